@@ -1,0 +1,35 @@
+//! What can be wrong with data on disk.
+
+use std::path::PathBuf;
+
+/// A missing, damaged or unusable file.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the file `{}` of the reviews is missing", path.display())]
+    Missing { path: PathBuf },
+    #[error("the file `{}` is not the expected one: its sha256 is {found}, expected {expected}", path.display())]
+    Damaged { path: PathBuf, found: String, expected: &'static str },
+    #[error("failed to read `{}`", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("failed to write `{}`", path.display())]
+    Write { path: PathBuf, source: std::io::Error },
+    #[error("row {row} of `{}` cannot be read: {problem}", path.display())]
+    Row { path: PathBuf, row: usize, problem: String },
+    #[error("the tokenizer failed: {problem}")]
+    Tokenizer { problem: String },
+    #[error("no two responses could be paired after {tries} tries on one prompt: the policy repeats itself")]
+    NoPairs { tries: usize },
+}
+
+impl Error {
+    /// What the person can change.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Missing { .. } | Self::Damaged { .. } => {
+                Some("run `scripts/get-data reviews`, which fetches the files and checks them".into())
+            }
+            Self::NoPairs { .. } => Some("train the SFT stage less, or raise the vocabulary of its responses".into()),
+            _ => None,
+        }
+    }
+}

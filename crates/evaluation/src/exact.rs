@@ -1,0 +1,235 @@
+//! The exact yardstick of `grammar`: every response to every prompt, by one walk over the tree of prefixes.
+
+use crate::law::{Frontier, Law, at_kl, optimum};
+use crate::score::{Marks, Score};
+use crate::{Result, invariants};
+use burn::tensor::{Int, Tensor, TensorData};
+use duel_data::World;
+use duel_data::grammar::{
+    ACTIONS, GrammarWorld, MAX_SYMBOLS, SYMBOLS, Task, all_responses, excitements, gold, reference_decisions, response_logp,
+};
+use duel_model::{Cache, Policy, Reader, Responses, generate, weights::host};
+use duel_reward::Scorer;
+use duel_spec::{Split, metrics, seeds};
+
+/// Samples of the check that the sampler follows the model.
+const SAMPLER_DRAWS: usize = 1024;
+
+/// Log-law of the next action (order of [`ACTIONS`]) after every decision prefix, for each prompt:
+/// `[prompts][DECISIONS][6]`. One cached walk over the tree; `policy` carries no gradient.
+pub fn decision_laws(policy: &Policy, reader: &Reader, prompts: &[Vec<u32>]) -> Vec<Vec<[f64; 6]>> {
+    let (device, vocabulary) = (reader.device(), reader.space().vocabulary);
+    let mut laws: Vec<Vec<[f64; 6]>> = vec![vec![]; prompts.len()];
+    let mut cache = Cache::default();
+    let mut feed: Vec<i32> = prompts.iter().flatten().map(|&id| id as i32).collect();
+    let (mut per_prompt, mut width) = (1, reader.space().prompt_tokens);
+    for level in 0..MAX_SYMBOLS {
+        let rows = per_prompt * prompts.len();
+        let ids = Tensor::<2, Int>::from_data(TensorData::new(feed, [rows, width]), device);
+        let logits = host(policy.next_logits(ids, &mut cache)); // [rows, V]
+        for (row, logits) in logits.chunks_exact(vocabulary).enumerate() {
+            laws[row / per_prompt].push(log_law(logits));
+        }
+        if level + 1 == MAX_SYMBOLS {
+            break;
+        }
+        // The children of a prefix: the same past, then each symbol.
+        let parents: Vec<i32> = (0..rows as i32).flat_map(|row| [row; SYMBOLS.len()]).collect();
+        let children = parents.len();
+        cache = cache.select(Tensor::from_data(TensorData::new(parents, [children]), device));
+        feed = (0..rows).flat_map(|_| SYMBOLS.map(|s| s as i32)).collect();
+        per_prompt *= SYMBOLS.len();
+        width = 1;
+    }
+    laws
+}
+
+/// The log-softmax over the allowed actions, in f64.
+fn log_law(logits: &[f32]) -> [f64; 6] {
+    let chosen = ACTIONS.map(|a| f64::from(logits[a as usize]));
+    let max = chosen.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let log_z = max + chosen.iter().map(|x| (x - max).exp()).sum::<f64>().ln();
+    chosen.map(|x| x - log_z)
+}
+
+/// Scores of every response to each prompt, `[prompts][RESPONSES]`.
+pub fn proxy_table(scorer: &dyn Scorer, prompts: &[Vec<u32>], eos: u32) -> Result<Vec<Vec<f64>>> {
+    let closed: Vec<Vec<u32>> = all_responses().into_iter().map(|r| r.into_iter().chain([eos]).collect()).collect();
+    prompts
+        .iter()
+        .map(|prompt| {
+            let batch =
+                Responses { prompts: vec![prompt.clone(); closed.len()], responses: closed.clone(), logp: vec![] };
+            Ok(scorer.score(&batch)?)
+        })
+        .collect()
+}
+
+/// One split with its reference, ready to measure any policy.
+#[derive(Debug, Clone)]
+struct Side {
+    split: Split,
+    prompts: Vec<Vec<u32>>,
+    reference: Vec<Law>,
+    gold: Vec<Vec<f64>>,
+    /// The learned reward of every response, where there is one.
+    proxy: Option<Vec<Vec<f64>>>,
+    reference_gold: f64,
+}
+
+/// Measures policies on validation and test prompts by enumeration.
+#[derive(Debug, Clone)]
+pub struct GrammarYardstick {
+    reader: Reader,
+    sides: Vec<Side>,
+    lengths: Vec<f64>,
+    trap: Vec<f64>,
+}
+
+impl GrammarYardstick {
+    /// `reference` and `reader` carry no gradient; `proxy` gives the learned reward of every response to
+    /// each prompt of a split.
+    pub fn new(
+        world: &GrammarWorld,
+        reader: Reader,
+        reference: &Policy,
+        proxy: Option<&dyn Fn(Split) -> Vec<Vec<f64>>>,
+    ) -> Result<Self> {
+        let all = all_responses();
+        let sides = [Split::Validation, Split::Test]
+            .map(|split| {
+                let prompts: Vec<Vec<u32>> = world.prompts(split).iter().map(|p| p.ids.clone()).collect();
+                let reference = laws(reference, &reader, &prompts)?;
+                let gold: Vec<Vec<f64>> =
+                    prompts.iter().map(|p| all.iter().map(|r| gold(Task::of(p), r)).collect()).collect();
+                let reference_gold = mean(reference.iter().zip(&gold).map(|(law, gold)| law.expect(gold)));
+                Ok(Side { split, prompts, reference, gold, proxy: proxy.map(|p| p(split)), reference_gold })
+            })
+            .into_iter()
+            .collect::<Result<_>>()?;
+        Ok(Self {
+            reader,
+            sides,
+            lengths: all.iter().map(|r| r.len() as f64 + 1.0).collect(),
+            trap: all.iter().map(|r| f64::from(excitements(r) >= 2)).collect(),
+        })
+    }
+
+    /// Marks of a policy on validation and test; `beta` prices its objective where it has one.
+    pub fn measure(&self, policy: &Policy, beta: Option<f64>) -> Result<Vec<Score>> {
+        self.sides
+            .iter()
+            .map(|side| {
+                let laws = laws(policy, &self.reader, &side.prompts)?;
+                self.score(side, &laws, beta)
+            })
+            .collect()
+    }
+
+    /// Marks of the exact optimum of the gold reward at each beta, and of the PPO-ideal at each beta:
+    /// `(arm, beta, marks)`.
+    pub fn theory(&self, betas: &[f64]) -> Result<Vec<(&'static str, f64, Score)>> {
+        let mut out = Vec::new();
+        for side in &self.sides {
+            let climbs = [("optimum", Some(&side.gold)), ("ppo-ideal", side.proxy.as_ref())];
+            for (arm, climbed) in climbs {
+                for &beta in betas {
+                    let Some(climbed) = climbed else { continue };
+                    let laws: Vec<Law> =
+                        side.reference.iter().zip(climbed).map(|(law, r)| optimum(law, r, beta)).collect();
+                    out.push((arm, beta, self.score(side, &laws, Some(beta))?));
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    fn score(&self, side: &Side, laws: &[Law], beta: Option<f64>) -> Result<Score> {
+        laws.iter().try_for_each(|law| invariants::probabilities_sum_to_one(law.total()))?;
+        let pairs = || laws.iter().zip(&side.reference);
+        let gold = mean(laws.iter().zip(&side.gold).map(|(law, gold)| law.expect(gold)));
+        let square = mean(laws.iter().zip(&side.gold).map(|(law, gold)| {
+            law.expect(&gold.iter().map(|r| r * r).collect::<Vec<_>>())
+        }));
+        let kl = mean(pairs().map(|(law, reference)| law.kl(reference)));
+        invariants::kl_is_not_negative(kl)?;
+        let beats: Vec<(f64, f64)> =
+            pairs().zip(&side.gold).map(|((law, reference), gold)| law.beats(reference, gold)).collect();
+        let tie_rate = mean(beats.iter().map(|(_, tie)| *tie));
+        let marks = Marks {
+            gold,
+            gold_se: 0.0,
+            gold_sd: (square - gold * gold).max(0.0).sqrt(),
+            proxy: side.proxy.as_ref().map(|proxy| mean(laws.iter().zip(proxy).map(|(law, r)| law.expect(r)))),
+            kl: kl.max(0.0),
+            kl_se: 0.0,
+            win_rate: mean(beats.iter().map(|(win, _)| *win)) + tie_rate / 2.0,
+            tie_rate,
+            length: mean(laws.iter().map(|law| law.expect(&self.lengths))),
+            entropy: mean(laws.iter().map(Law::entropy)),
+        };
+        let mut score = marks.into_score(side.split);
+        score.values.push((metrics::TRAP_MASS, mean(laws.iter().map(|law| law.expect(&self.trap)))));
+        score.values.push((metrics::TOTAL_PROBABILITY, mean(laws.iter().map(Law::total))));
+        if let Some(beta) = beta {
+            let best = Frontier::at_beta(&side.reference, &side.gold, &side.gold, beta);
+            let objective = gold - beta * kl;
+            invariants::nobody_beats_the_optimum(objective, best.gold - beta * best.kl)?;
+            score.values.push((metrics::OBJECTIVE, objective));
+        }
+        self.compare_at_kl(side, gold, kl, &mut score);
+        Ok(score)
+    }
+
+    /// η and its companions: what the exact optimum and the PPO-ideal earn at the same KL (claims §1).
+    fn compare_at_kl(&self, side: &Side, gold: f64, kl: f64, score: &mut Score) {
+        if kl < 1e-4 {
+            return;
+        }
+        let Some(best) = at_kl(&side.reference, &side.gold, &side.gold, kl) else { return };
+        let gain = best.gold - side.reference_gold;
+        score.values.push((metrics::OPTIMUM_GOLD, best.gold));
+        score.values.push((metrics::ETA, (gold - side.reference_gold) / gain));
+        let ideal = side.proxy.as_ref().and_then(|proxy| at_kl(&side.reference, proxy, &side.gold, kl));
+        if let Some(ideal) = ideal {
+            score.values.push((metrics::IDEAL_GOLD, ideal.gold));
+            score.values.push((metrics::IDEAL_ETA, (ideal.gold - side.reference_gold) / gain));
+        }
+    }
+
+    /// Draws responses to the first test prompt and compares their frequencies with the law.
+    pub fn check_sampler(&self, policy: &Policy, seed: u64) -> Result<()> {
+        let prompt = &self.sides[1].prompts[0];
+        let law = &laws(policy, &self.reader, std::slice::from_ref(prompt))?[0];
+        let mut rng = seeds::derive(seed, "evaluation", 0, "sampler");
+        let space = self.reader.space();
+        let drawn = generate(policy, space, vec![prompt.clone(); SAMPLER_DRAWS], &mut rng, self.reader.device());
+        let place: std::collections::HashMap<Vec<u32>, usize> =
+            all_responses().into_iter().enumerate().map(|(i, r)| (r, i)).collect();
+        let mut counts = vec![0.0; law.0.len()];
+        for response in &drawn.responses {
+            counts[place[&response[..response.len() - 1]]] += 1.0;
+        }
+        let expected: Vec<f64> = law.0.iter().map(|logp| logp.exp() * SAMPLER_DRAWS as f64).collect();
+        invariants::sampler_follows_the_model(&counts, &expected)
+    }
+}
+
+/// Laws of a policy over all responses to each prompt.
+fn laws(policy: &Policy, reader: &Reader, prompts: &[Vec<u32>]) -> Result<Vec<Law>> {
+    Ok(decision_laws(policy, reader, prompts).iter().map(|decisions| Law(response_logp(decisions))).collect())
+}
+
+/// Exact KL(grammar || policy) a response, mean over all prompts: the SFT gate of task S1.
+pub fn kl_grammar(world: &GrammarWorld, reader: &Reader, policy: &Policy) -> Result<f64> {
+    let prompts: Vec<Vec<u32>> = world.all_prompts().map(|p| p.ids.clone()).collect();
+    let laws = laws(policy, reader, &prompts)?;
+    Ok(mean(prompts.iter().zip(&laws).map(|(prompt, law)| {
+        Law(response_logp(&reference_decisions(Task::of(prompt).stance, world.rho()))).kl(law)
+    })))
+}
+
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, n) = values.fold((0.0, 0.0), |(sum, n), x| (sum + x, n + 1.0));
+    sum / n
+}

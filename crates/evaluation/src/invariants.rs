@@ -1,0 +1,60 @@
+//! What must hold of every measurement (claims §8).
+
+use crate::{Error, Result};
+
+/// Fails by name unless the condition holds.
+pub fn require(name: &'static str, holds: bool, what: &str, found: f64, expected: &str) -> Result<()> {
+    if holds {
+        return Ok(());
+    }
+    Err(Error::Invariant { name, what: what.into(), found: found.to_string(), expected: expected.into() })
+}
+
+/// The probabilities of all enumerated responses sum to 1.
+pub fn probabilities_sum_to_one(total: f64) -> Result<()> {
+    let holds = (total - 1.0).abs() <= 1e-6;
+    require("probabilities_sum_to_one", holds, "the sum over all responses", total, "1 within 1e-6")
+}
+
+/// No KL is negative.
+pub fn kl_is_not_negative(kl: f64) -> Result<()> {
+    require("kl_is_not_negative", kl >= -1e-6, "the KL to the reference", kl, "at least 0")
+}
+
+/// No policy beats the exact optimum of the objective `gold − β·KL`.
+pub fn nobody_beats_the_optimum(objective: f64, optimum: f64) -> Result<()> {
+    let holds = objective <= optimum + 1e-6;
+    require("nobody_beats_the_optimum", holds, "the objective", objective, &format!("at most {optimum}"))
+}
+
+/// The Rao-Blackwell KL and its sampled cross-check agree within four standard errors.
+pub fn kl_estimates_agree(rao_blackwell: f64, k1: f64, standard_error: f64) -> Result<()> {
+    let holds = (rao_blackwell - k1).abs() <= 4.0 * standard_error + 1e-3;
+    let expected = format!("{rao_blackwell} within 4 × {standard_error}");
+    require("kl_estimates_agree", holds, "the k1 estimate of the KL", k1, &expected)
+}
+
+/// The sampler draws responses as often as the model says: Pearson's chi-square over responses expected
+/// at least 5 times, the rest pooled; at most the quantile five standard deviations out.
+pub fn sampler_follows_the_model(counts: &[f64], expected: &[f64]) -> Result<()> {
+    let (mut statistic, mut cells) = (0.0, 0.0);
+    let (mut pooled_count, mut pooled_expected) = (0.0, 0.0);
+    for (&count, &expect) in counts.iter().zip(expected) {
+        if expect >= 5.0 {
+            statistic += (count - expect).powi(2) / expect;
+            cells += 1.0;
+        } else {
+            pooled_count += count;
+            pooled_expected += expect;
+        }
+    }
+    if pooled_expected > 0.0 {
+        statistic += (pooled_count - pooled_expected).powi(2) / pooled_expected.max(1.0);
+        cells += 1.0;
+    }
+    // Wilson–Hilferty: (χ²/k)^⅓ is about normal with mean 1 − 2/9k and variance 2/9k.
+    let k = f64::max(cells - 1.0, 1.0);
+    let limit = k * (1.0 - 2.0 / (9.0 * k) + 5.0 * (2.0 / (9.0 * k)).sqrt()).powi(3);
+    let what = "the chi-square of sampled against predicted responses";
+    require("sampler_follows_the_model", statistic <= limit, what, statistic, &format!("at most {limit}"))
+}

@@ -1,0 +1,207 @@
+//! Laws over all responses to a prompt, and the exact optimum of reward minus β·KL.
+
+/// Log-probability of every response to one prompt, in the world's fixed order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Law(pub Vec<f64>);
+
+impl Law {
+    /// `Σ p(y) f(y)`.
+    pub fn expect(&self, f: &[f64]) -> f64 {
+        self.0.iter().zip(f).map(|(logp, f)| logp.exp() * f).sum()
+    }
+
+    /// `Σ p(y)`: 1.
+    pub fn total(&self) -> f64 {
+        self.0.iter().map(|logp| logp.exp()).sum()
+    }
+
+    /// `KL(self || reference)`, nats.
+    pub fn kl(&self, reference: &Self) -> f64 {
+        self.0.iter().zip(&reference.0).map(|(p, q)| if *p > -700.0 { p.exp() * (p - q) } else { 0.0 }).sum()
+    }
+
+    /// Entropy, nats.
+    pub fn entropy(&self) -> f64 {
+        -self.0.iter().map(|p| if *p > -700.0 { p.exp() * p } else { 0.0 }).sum::<f64>()
+    }
+
+    /// Chance that a response of `self` has more reward than one of `other`, and the chance of a tie
+    /// (rewards within 1e-9).
+    pub fn beats(&self, other: &Self, reward: &[f64]) -> (f64, f64) {
+        let mut order: Vec<usize> = (0..reward.len()).collect();
+        order.sort_by(|&a, &b| reward[a].total_cmp(&reward[b]));
+        let (mut wins, mut ties, mut below) = (0.0, 0.0, 0.0);
+        for group in order.chunk_by(|&a, &b| (reward[a] - reward[b]).abs() < 1e-9) {
+            let mine: f64 = group.iter().map(|&i| self.0[i].exp()).sum();
+            let theirs: f64 = group.iter().map(|&i| other.0[i].exp()).sum();
+            wins += mine * below;
+            ties += mine * theirs;
+            below += theirs;
+        }
+        (wins, ties)
+    }
+}
+
+/// `π*(y|x) ∝ π_ref(y|x) exp(r(x, y)/β)`: the unique optimum of `E r − β KL(π || π_ref)`.
+/// Rafailov et al. 2023, eq. 4.
+pub fn optimum(reference: &Law, reward: &[f64], beta: f64) -> Law {
+    let tilted: Vec<f64> = reference.0.iter().zip(reward).map(|(q, r)| q + r / beta).collect();
+    let max = tilted.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let log_z = max + tilted.iter().map(|t| (t - max).exp()).sum::<f64>().ln();
+    Law(tilted.into_iter().map(|t| t - log_z).collect())
+}
+
+/// Means over prompts of what a family of optima earns and costs.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Frontier {
+    pub beta: f64,
+    /// Mean gold reward.
+    pub gold: f64,
+    /// Mean KL to the reference, nats.
+    pub kl: f64,
+}
+
+impl Frontier {
+    /// The optimum of `climbed` at one beta for all prompts, judged by `gold`.
+    pub fn at_beta(references: &[Law], climbed: &[Vec<f64>], gold: &[Vec<f64>], beta: f64) -> Self {
+        let n = references.len() as f64;
+        let (mut total_gold, mut total_kl) = (0.0, 0.0);
+        for ((reference, climbed), gold) in references.iter().zip(climbed).zip(gold) {
+            let law = optimum(reference, climbed, beta);
+            total_gold += law.expect(gold);
+            total_kl += law.kl(reference);
+        }
+        Self { beta, gold: total_gold / n, kl: total_kl / n }
+    }
+}
+
+/// The point of the frontier of `climbed` whose mean KL is `kl`, one beta for all prompts; `None` beyond
+/// the largest KL that any beta above 1e-3 reaches.
+pub fn at_kl(references: &[Law], climbed: &[Vec<f64>], gold: &[Vec<f64>], kl: f64) -> Option<Frontier> {
+    let (mut low, mut high) = (1e-3f64, 1e4f64);
+    if Frontier::at_beta(references, climbed, gold, low).kl < kl {
+        return None;
+    }
+    for _ in 0..60 {
+        let middle = (low * high).sqrt();
+        if Frontier::at_beta(references, climbed, gold, middle).kl > kl { low = middle } else { high = middle }
+    }
+    Some(Frontier::at_beta(references, climbed, gold, (low * high).sqrt()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use duel_data::World;
+    use duel_data::grammar::{GrammarWorld, Task, all_responses, excitements, gold, reference_decisions, response_logp};
+    use duel_spec::Split;
+
+    /// Reference grammar and gold over the test prompts, as in claims.md's fixtures.
+    fn fixture() -> (Vec<Law>, Vec<Vec<f64>>) {
+        let world = GrammarWorld::new(0.02, 1);
+        let all = all_responses();
+        let task = |ids: &[u32]| Task::of(ids);
+        let prompts = world.prompts(Split::Test);
+        let laws = prompts.iter().map(|p| Law(response_logp(&reference_decisions(task(&p.ids).stance, 0.02)))).collect();
+        let golds = prompts.iter().map(|p| all.iter().map(|r| gold(task(&p.ids), r)).collect()).collect();
+        (laws, golds)
+    }
+
+    #[test]
+    fn the_optimum_has_the_figures_of_the_catalogue() {
+        let (laws, golds) = fixture();
+        let reference: f64 = laws.iter().zip(&golds).map(|(l, g)| l.expect(g)).sum::<f64>() / 6.0;
+        assert!((reference - 0.31857).abs() < 1e-5, "{reference}");
+        let expected = [
+            (1.0, 1.68603, 0.64856),
+            (0.5, 2.48064, 1.78930),
+            (0.3, 2.84363, 2.70282),
+            (0.2, 2.96208, 3.17736),
+            (0.1, 3.06026, 3.85978),
+            (0.05, 3.11065, 4.55274),
+        ];
+        for (beta, gold, kl) in expected {
+            let found = Frontier::at_beta(&laws, &golds, &golds, beta);
+            assert!((found.gold - gold).abs() < 1e-5 && (found.kl - kl).abs() < 1e-5, "{found:?}");
+            let back = at_kl(&laws, &golds, &golds, kl).expect("reached");
+            assert!((back.beta - beta).abs() < 1e-3 * beta, "{back:?}");
+        }
+    }
+
+    #[test]
+    fn the_proxy_of_the_catalogue_falls_into_the_trap() {
+        let (laws, golds) = fixture();
+        let all = all_responses();
+        // r~ = r* with the excitement term replaced by 1.5 k
+        let proxy: Vec<Vec<f64>> = golds
+            .iter()
+            .map(|g| {
+                let term = |k: usize| match k { 0 => 0.0, 1 => 1.5, _ => -2.5 };
+                all.iter().zip(g).map(|(r, g)| g - term(excitements(r)) + 1.5 * excitements(r) as f64).collect()
+            })
+            .collect();
+        let trap: Vec<f64> = all.iter().map(|r| f64::from(excitements(r) >= 2)).collect();
+        let mass: f64 = laws.iter().map(|l| l.expect(&trap)).sum::<f64>() / 6.0;
+        assert!((mass - 0.00123).abs() < 5e-6, "{mass}");
+        for (beta, gold, kl, p_trap) in [
+            (1.0, 1.64277, 0.66281, 0.01274),
+            (0.5, 2.17549, 1.98985, 0.08045),
+            (0.3, 0.99193, 4.86886, 0.46092),
+            (0.2, -1.09979, 12.1428, 0.96543),
+        ] {
+            let found = Frontier::at_beta(&laws, &proxy, &golds, beta);
+            assert!((found.gold - gold).abs() < 1e-5 && (found.kl - kl).abs() < 1e-4, "{found:?}");
+            let mass: f64 = laws.iter().zip(&proxy).map(|(l, p)| optimum(l, p, beta).expect(&trap)).sum::<f64>() / 6.0;
+            assert!((mass - p_trap).abs() < 1e-5, "{mass}");
+        }
+    }
+
+    #[test]
+    fn win_rates_of_the_catalogue() {
+        let (laws, golds) = fixture();
+        for (beta, expected) in [(1.0, 0.7957), (0.5, 0.9271)] {
+            let rate: f64 = laws
+                .iter()
+                .zip(&golds)
+                .map(|(l, g)| {
+                    let (win, tie) = optimum(l, g, beta).beats(l, g);
+                    win + tie / 2.0
+                })
+                .sum::<f64>()
+                / 6.0;
+            assert!((rate - expected).abs() < 5e-5, "{rate}");
+        }
+    }
+
+    #[test]
+    fn a_law_against_itself_wins_half() {
+        let (laws, golds) = fixture();
+        let (win, tie) = laws[0].beats(&laws[0], &golds[0]);
+        assert!((win + tie / 2.0 - 0.5).abs() < 1e-12);
+        assert!(laws[0].kl(&laws[0]).abs() < 1e-12);
+    }
+
+    #[test]
+    fn labels_have_the_bayes_accuracy_of_the_catalogue() {
+        // claims.md: .760/.855/.919 ± .005 at tau 1/.5/.25, over train prompts, rows with two x rejected
+        let world = GrammarWorld::new(0.02, 1);
+        let all = all_responses();
+        for (tau, expected) in [(1.0, 0.760), (0.5, 0.855), (0.25, 0.919)] {
+            let mut rng = duel_spec::seeds::derive(0, "test", 0, "bayes");
+            let (mut total, mut n) = (0.0, 0.0);
+            while n < 40_000.0 {
+                let prompt = &world.prompts(Split::Train)[(n as usize) % 12];
+                let task = Task::of(&prompt.ids);
+                let [a, b] = [0, 1].map(|_| duel_data::grammar::sample_reference(task.stance, 0.02, &mut rng));
+                if a == b || !world.admits(&a) || !world.admits(&b) {
+                    continue;
+                }
+                let p = 1.0 / (1.0 + (-(gold(task, &a) - gold(task, &b)) / tau).exp());
+                total += p.max(1.0 - p);
+                n += 1.0;
+            }
+            assert!((total / n - expected).abs() < 0.01, "{}", total / n);
+        }
+        assert_eq!(all.len(), 3906);
+    }
+}

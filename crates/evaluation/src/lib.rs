@@ -1,0 +1,18 @@
+//! One yardstick for all arms and the reference: gold and proxy reward, KL to the reference, win rate,
+//! regret. Exact where the world can be enumerated, sampled elsewhere.
+
+mod error;
+mod exact;
+pub mod invariants;
+mod law;
+mod sampled;
+mod score;
+
+pub use error::Error;
+pub use exact::{GrammarYardstick, decision_laws, kl_grammar, proxy_table};
+pub use law::{Frontier, Law, at_kl, optimum};
+pub use sampled::{Effort, SampledYardstick};
+pub use score::{Score, Whose, completions};
+
+/// What a fallible call of this crate returns.
+pub type Result<T> = std::result::Result<T, Error>;

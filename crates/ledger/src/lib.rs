@@ -1,0 +1,23 @@
+//! The run directory: manifest, stages, metrics and completions as parquet, locks, atomic files.
+//! Never compiles a tensor.
+
+mod error;
+mod files;
+mod lock;
+mod manifest;
+mod recorder;
+mod run;
+mod stage;
+mod tables;
+
+pub use error::Error;
+pub use files::write_atomically;
+pub use lock::RunLock;
+pub use manifest::{Host, Manifest};
+pub use recorder::StageRecorder;
+pub use run::RunDir;
+pub use stage::{StageDir, StageId};
+pub use tables::{MetricTable, Row, read_completions, read_metrics, write_completions, write_metrics};
+
+/// What a fallible call of this crate returns.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,128 @@
+//! A stage's folder: made under a temporary name, renamed when whole, `done.json` written last.
+
+use crate::files::{create_folder, io, sync_folder, write_atomically};
+use crate::{Error, Result};
+use duel_spec::FORMAT_VERSION;
+use duel_spec::ids::hash_bytes;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// Names a stage by its kind and content hash.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct StageId {
+    pub kind: String,
+    pub hash: String,
+}
+
+impl StageId {
+    /// Name of its folder.
+    pub fn folder(&self) -> String {
+        format!("{}-{}", self.kind, self.hash)
+    }
+}
+
+/// `done.json`: what makes a stage whole.
+#[derive(Debug, Serialize, Deserialize)]
+struct Done {
+    format: u32,
+    kind: String,
+    hash: String,
+    /// sha256 of every other file of the folder.
+    files: BTreeMap<String, String>,
+}
+
+/// A finished stage.
+#[derive(Debug, Clone)]
+pub struct StageDir(PathBuf);
+
+impl StageDir {
+    /// Opens a finished stage under `stages`; `None` if it is not there. A damaged one is set aside as
+    /// `<name>.damaged` and counts as not there.
+    pub fn open(stages: &Path, id: &StageId) -> Result<Option<Self>> {
+        let path = stages.join(id.folder());
+        match Self::check(&path) {
+            Ok(true) => Ok(Some(Self(path))),
+            Ok(false) => Ok(None),
+            Err(Error::Damaged { .. }) => {
+                let aside = stages.join(format!("{}.damaged", id.folder()));
+                let _ = std::fs::remove_dir_all(&aside);
+                std::fs::rename(&path, &aside).map_err(io("set aside", &path))?;
+                Ok(None)
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    fn check(path: &Path) -> Result<bool> {
+        if !path.exists() {
+            return Ok(false);
+        }
+        let done = path.join("done.json");
+        let damaged = |problem: String| Error::Damaged { path: path.into(), problem };
+        let text = std::fs::read_to_string(&done).map_err(|e| damaged(format!("done.json: {e}")))?;
+        let done: Done = serde_json::from_str(&text).map_err(|e| damaged(format!("done.json: {e}")))?;
+        if done.format > FORMAT_VERSION {
+            return Err(Error::Newer { path: path.into(), found: done.format, known: FORMAT_VERSION });
+        }
+        for (name, expected) in &done.files {
+            let bytes = std::fs::read(path.join(name)).map_err(|e| damaged(format!("{name}: {e}")))?;
+            if hash_bytes(&bytes) != *expected {
+                return Err(damaged(format!("{name} does not have the hash that done.json gives")));
+            }
+        }
+        Ok(true)
+    }
+
+    /// Makes a stage: `fill` writes its files into a fresh folder, which then takes its place.
+    pub fn make<E: From<Error>>(
+        stages: &Path,
+        id: &StageId,
+        fill: impl FnOnce(&Path) -> std::result::Result<(), E>,
+    ) -> std::result::Result<Self, E> {
+        let path = stages.join(id.folder());
+        let making = stages.join(format!("{}.making", id.folder()));
+        if making.exists() {
+            std::fs::remove_dir_all(&making).map_err(io("clear", &making))?;
+        }
+        create_folder(&making)?;
+        fill(&making)?;
+        let mut files = BTreeMap::new();
+        for entry in std::fs::read_dir(&making).map_err(io("list", &making))? {
+            let entry = entry.map_err(io("list", &making))?;
+            let bytes = std::fs::read(entry.path()).map_err(io("read", &entry.path()))?;
+            files.insert(entry.file_name().to_string_lossy().into_owned(), hash_bytes(&bytes));
+        }
+        let done = Done { format: FORMAT_VERSION, kind: id.kind.clone(), hash: id.hash.clone(), files };
+        let json = serde_json::to_vec_pretty(&done).expect("done.json is plain data");
+        write_atomically(&making.join("done.json"), &json)?;
+        std::fs::rename(&making, &path).map_err(io("put in place", &path))?;
+        sync_folder(stages)?;
+        Ok(Self(path))
+    }
+
+    /// Takes over a finished stage of another run by hard links (copies where links are refused).
+    pub fn adopt(&self, stages: &Path, id: &StageId) -> Result<Self> {
+        Self::make(stages, id, |to| {
+            for entry in std::fs::read_dir(&self.0).map_err(io("list", &self.0))? {
+                let from = entry.map_err(io("list", &self.0))?.path();
+                let Some(name) = from.file_name().filter(|n| *n != "done.json") else { continue };
+                let target = to.join(name);
+                std::fs::hard_link(&from, &target)
+                    .or_else(|_| std::fs::copy(&from, &target).map(|_| ()))
+                    .map_err(io("copy", &target))?;
+            }
+            Ok(())
+        })
+    }
+
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// A file of the stage.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+}

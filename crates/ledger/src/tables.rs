@@ -1,0 +1,182 @@
+//! `metrics.parquet` and `completions.parquet`, written and read by polars; zstd.
+
+use crate::{Error, Result, write_atomically};
+use duel_spec::{Clocks, Completion, MetricRow};
+use polars::prelude::*;
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+fn broken(action: &'static str, path: &Path) -> impl Fn(PolarsError) -> Error {
+    let path = path.to_path_buf();
+    move |e| Error::Table { action, path: path.clone(), problem: e.to_string() }
+}
+
+fn write(path: &Path, mut table: DataFrame) -> Result<()> {
+    let mut bytes = Vec::new();
+    ParquetWriter::new(&mut bytes)
+        .with_compression(ParquetCompression::Zstd(None))
+        .finish(&mut table)
+        .map_err(broken("written", path))?;
+    write_atomically(path, &bytes)
+}
+
+fn read(path: &Path) -> Result<DataFrame> {
+    let file = std::fs::File::open(path).map_err(crate::files::io("open", path))?;
+    ParquetReader::new(file).finish().map_err(broken("read", path))
+}
+
+/// Writes the rows of a `metrics.parquet`.
+pub fn write_metrics(path: &Path, rows: &[MetricRow]) -> Result<()> {
+    let text = |f: fn(&MetricRow) -> &str| rows.iter().map(f).collect::<Vec<&str>>();
+    let table = df!(
+        "arm" => text(|r| &r.arm),
+        "method" => text(|r| &r.method),
+        "point" => text(|r| &r.point),
+        "seed" => rows.iter().map(|r| r.seed).collect::<Vec<_>>(),
+        "stage" => text(|r| &r.stage),
+        "step" => rows.iter().map(|r| r.clocks.step).collect::<Vec<_>>(),
+        "tokens" => rows.iter().map(|r| r.clocks.tokens).collect::<Vec<_>>(),
+        "flops" => rows.iter().map(|r| r.clocks.flops).collect::<Vec<_>>(),
+        "wall_seconds" => rows.iter().map(|r| r.clocks.wall_seconds).collect::<Vec<_>>(),
+        "metric" => text(|r| &r.metric),
+        "value" => rows.iter().map(|r| r.value).collect::<Vec<_>>(),
+    )
+    .map_err(broken("written", path))?;
+    write(path, table)
+}
+
+/// A row of `metrics.parquet` with its names shared.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Row {
+    pub arm: Arc<str>,
+    pub method: Arc<str>,
+    pub point: Arc<str>,
+    pub seed: u64,
+    pub stage: Arc<str>,
+    pub clocks: Clocks,
+    pub metric: Arc<str>,
+    pub value: f64,
+}
+
+/// All rows of a `metrics.parquet`.
+#[derive(Debug, Clone, Default)]
+pub struct MetricTable {
+    pub rows: Vec<Row>,
+}
+
+impl MetricTable {
+    /// The rows of one metric of one stage.
+    pub fn of<'a>(&'a self, stage: &'a str, metric: &'a str) -> impl Iterator<Item = &'a Row> {
+        self.rows.iter().filter(move |r| &*r.stage == stage && &*r.metric == metric)
+    }
+}
+
+/// One copy of every name.
+#[derive(Default)]
+struct Names(HashMap<String, Arc<str>>);
+
+impl Names {
+    fn shared(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.0.get(name) {
+            return known.clone();
+        }
+        let fresh: Arc<str> = name.into();
+        self.0.insert(name.into(), fresh.clone());
+        fresh
+    }
+}
+
+fn texts(table: &DataFrame, column: &str, names: &mut Names) -> PolarsResult<Vec<Arc<str>>> {
+    Ok(table.column(column)?.str()?.iter().map(|x| names.shared(x.unwrap_or_default())).collect())
+}
+
+fn floats(table: &DataFrame, column: &str) -> PolarsResult<Vec<f64>> {
+    Ok(table.column(column)?.f64()?.iter().map(|x| x.unwrap_or(f64::NAN)).collect())
+}
+
+fn integers(table: &DataFrame, column: &str) -> PolarsResult<Vec<u64>> {
+    Ok(table.column(column)?.u64()?.iter().map(Option::unwrap_or_default).collect())
+}
+
+/// Reads a `metrics.parquet`.
+pub fn read_metrics(path: &Path) -> Result<MetricTable> {
+    let table = read(path)?;
+    let columns = || -> PolarsResult<MetricTable> {
+        let mut names = Names::default();
+        let mut text = |column| texts(&table, column, &mut names);
+        let (arm, method, point, stage, metric) =
+            (text("arm")?, text("method")?, text("point")?, text("stage")?, text("metric")?);
+        let (seed, step, tokens) = (integers(&table, "seed")?, integers(&table, "step")?, integers(&table, "tokens")?);
+        let (flops, wall, value) = (floats(&table, "flops")?, floats(&table, "wall_seconds")?, floats(&table, "value")?);
+        let rows = (0..table.height())
+            .map(|i| Row {
+                arm: arm[i].clone(),
+                method: method[i].clone(),
+                point: point[i].clone(),
+                seed: seed[i],
+                stage: stage[i].clone(),
+                clocks: Clocks { step: step[i], tokens: tokens[i], flops: flops[i], wall_seconds: wall[i] },
+                metric: metric[i].clone(),
+                value: value[i],
+            })
+            .collect();
+        Ok(MetricTable { rows })
+    };
+    columns().map_err(broken("read", path))
+}
+
+/// Writes the rows of a `completions.parquet`.
+pub fn write_completions(path: &Path, rows: &[Completion]) -> Result<()> {
+    let text = |f: fn(&Completion) -> &str| rows.iter().map(f).collect::<Vec<&str>>();
+    let number = |f: fn(&Completion) -> f64| rows.iter().map(f).collect::<Vec<f64>>();
+    let table = df!(
+        "arm" => text(|r| &r.arm),
+        "point" => text(|r| &r.point),
+        "seed" => rows.iter().map(|r| r.seed).collect::<Vec<_>>(),
+        "step" => rows.iter().map(|r| r.step).collect::<Vec<_>>(),
+        "split" => text(|r| &r.split),
+        "prompt" => text(|r| &r.prompt),
+        "completion" => text(|r| &r.completion),
+        "gold_reward" => number(|r| r.gold_reward),
+        "proxy_reward" => number(|r| r.proxy_reward),
+        "kl" => number(|r| r.kl),
+        "tokens" => rows.iter().map(|r| r.tokens).collect::<Vec<_>>(),
+        "ended" => rows.iter().map(|r| r.ended).collect::<Vec<_>>(),
+    )
+    .map_err(broken("written", path))?;
+    write(path, table)
+}
+
+/// Reads a `completions.parquet`.
+pub fn read_completions(path: &Path) -> Result<Vec<Completion>> {
+    let table = read(path)?;
+    let columns = || -> PolarsResult<Vec<Completion>> {
+        let text = |column: &str| -> PolarsResult<Vec<String>> {
+            Ok(table.column(column)?.str()?.iter().map(|x| x.unwrap_or_default().to_string()).collect())
+        };
+        let (arm, point, split, prompt, completion) =
+            (text("arm")?, text("point")?, text("split")?, text("prompt")?, text("completion")?);
+        let (seed, step) = (integers(&table, "seed")?, integers(&table, "step")?);
+        let tokens: Vec<u32> = table.column("tokens")?.u32()?.iter().map(Option::unwrap_or_default).collect();
+        let ended: Vec<bool> = table.column("ended")?.bool()?.iter().map(Option::unwrap_or_default).collect();
+        let (gold, proxy, kl) = (floats(&table, "gold_reward")?, floats(&table, "proxy_reward")?, floats(&table, "kl")?);
+        Ok((0..table.height())
+            .map(|i| Completion {
+                arm: arm[i].clone(),
+                point: point[i].clone(),
+                seed: seed[i],
+                step: step[i],
+                split: split[i].clone(),
+                prompt: prompt[i].clone(),
+                completion: completion[i].clone(),
+                gold_reward: gold[i],
+                proxy_reward: proxy[i],
+                kl: kl[i],
+                tokens: tokens[i],
+                ended: ended[i],
+            })
+            .collect())
+    };
+    columns().map_err(broken("read", path))
+}

@@ -1,0 +1,122 @@
+//! The run directory keeps its promises: whole files, one owner, damage set aside.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use duel_ledger::*;
+use duel_spec::{Clocks, Completion, MetricRow};
+
+fn id() -> StageId {
+    StageId { kind: "sft".into(), hash: "0123".into() }
+}
+
+fn make(stages: &std::path::Path) -> StageDir {
+    StageDir::make(stages, &id(), |to| write_atomically(&to.join("weights"), b"abc")).unwrap()
+}
+
+#[test]
+fn tables_come_back_as_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let row = |metric: &str, value| MetricRow {
+        arm: "dpo".into(),
+        method: "dpo".into(),
+        point: "beta=0.1".into(),
+        seed: 3,
+        stage: "train".into(),
+        clocks: Clocks { step: 7, tokens: 1 << 40, flops: 1.5e12, wall_seconds: 0.25 },
+        metric: metric.into(),
+        value,
+    };
+    let path = folder.path().join("metrics.parquet");
+    write_metrics(&path, &[row("loss", 0.5), row("kl", 1.25)]).unwrap();
+    let table = read_metrics(&path).unwrap();
+    let kl: Vec<_> = table.of("train", "kl").collect();
+    assert_eq!((kl.len(), kl[0].value, kl[0].seed, &*kl[0].arm), (1, 1.25, 3, "dpo"));
+    assert_eq!(kl[0].clocks, Clocks { step: 7, tokens: 1 << 40, flops: 1.5e12, wall_seconds: 0.25 });
+
+    let completion = Completion {
+        arm: "ppo".into(),
+        point: "beta=1".into(),
+        seed: 0,
+        step: 9,
+        split: "test".into(),
+        prompt: "praise the plot:".into(),
+        completion: "very good — wow!".into(),
+        gold_reward: 1.0,
+        proxy_reward: f64::NAN,
+        kl: 0.5,
+        tokens: 4,
+        ended: true,
+    };
+    let path = folder.path().join("completions.parquet");
+    write_completions(&path, std::slice::from_ref(&completion)).unwrap();
+    let back = read_completions(&path).unwrap();
+    assert!(back[0].proxy_reward.is_nan());
+    assert_eq!(Completion { proxy_reward: 0.0, ..back[0].clone() }, Completion { proxy_reward: 0.0, ..completion });
+}
+
+#[test]
+fn an_unfinished_stage_is_not_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let failed = StageDir::make::<Error>(folder.path(), &id(), |to| {
+        write_atomically(&to.join("weights"), b"half")?;
+        Err(Error::NotARun { path: to.into(), missing: "anything" })
+    });
+    assert!(failed.is_err());
+    assert!(StageDir::open(folder.path(), &id()).unwrap().is_none());
+    let stage = make(folder.path());
+    assert_eq!(std::fs::read(stage.file("weights")).unwrap(), b"abc");
+    assert!(StageDir::open(folder.path(), &id()).unwrap().is_some());
+}
+
+#[test]
+fn a_damaged_stage_is_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let stage = make(folder.path());
+    std::fs::write(stage.file("weights"), b"abd").unwrap();
+    assert!(StageDir::open(folder.path(), &id()).unwrap().is_none());
+    assert!(folder.path().join("sft-0123.damaged").join("weights").is_file());
+    make(folder.path());
+}
+
+#[test]
+fn a_newer_stage_is_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let done = make(folder.path()).file("done.json");
+    let text = std::fs::read_to_string(&done).unwrap().replacen(&format!("\"format\": {}", duel_spec::FORMAT_VERSION), "\"format\": 999", 1);
+    std::fs::write(&done, text).unwrap();
+    assert!(matches!(StageDir::open(folder.path(), &id()), Err(Error::Newer { found: 999, .. })));
+    assert!(done.is_file());
+}
+
+#[test]
+fn runs_beside_each_other_share_stages() {
+    let out = tempfile::tempdir().unwrap();
+    let first = RunDir::create(out.path(), "first").unwrap();
+    let second = RunDir::create(out.path(), "second").unwrap();
+    assert!(second.find_stage(&id()).unwrap().is_none());
+    make(&first.stages());
+    let adopted = second.find_stage(&id()).unwrap().unwrap();
+    assert!(adopted.path().starts_with(second.path()));
+    assert_eq!(std::fs::read(adopted.file("weights")).unwrap(), b"abc");
+}
+
+#[test]
+fn a_run_has_one_owner() {
+    let folder = tempfile::tempdir().unwrap();
+    let lock = RunLock::take(folder.path()).unwrap();
+    let error = RunLock::take(folder.path()).unwrap_err();
+    assert!(matches!(&error, Error::Locked { holder, .. } if *holder == std::process::id().to_string()), "{error}");
+    drop(lock);
+    RunLock::take(folder.path()).unwrap();
+}
+
+#[test]
+fn a_failed_write_leaves_the_old_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a").join("b");
+    assert!(write_atomically(&path, b"x").is_err());
+    let path = folder.path().join("c");
+    write_atomically(&path, b"old").unwrap();
+    write_atomically(&path, b"new").unwrap();
+    assert_eq!(std::fs::read(&path).unwrap(), b"new");
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}

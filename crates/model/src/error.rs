@@ -1,0 +1,36 @@
+//! What can go wrong between files and tensors.
+
+use std::path::PathBuf;
+
+/// A device or a weight file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("unknown device `{name}`")]
+    UnknownDevice { name: String },
+    #[error("this build has no `{name}` device")]
+    DeviceNotBuilt { name: String },
+    #[error("failed to read the weights `{}`", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("failed to write the weights `{}`", path.display())]
+    Write { path: PathBuf, source: std::io::Error },
+    #[error("the weights `{}` are damaged: {problem}", path.display())]
+    Damaged { path: PathBuf, problem: String },
+    #[error("the weights do not fit the model: `{name}` has shape {found:?}, expected {expected:?}")]
+    Shape { name: String, found: Vec<usize>, expected: Vec<usize> },
+    #[error("the weights lack `{name}`")]
+    Lacking { name: String },
+}
+
+impl Error {
+    /// What the person can change.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::UnknownDevice { .. } => Some("devices: flex (the default), ndarray, wgpu".into()),
+            Self::DeviceNotBuilt { name } => Some(format!("build with `cargo build --release --features {name}`")),
+            Self::Damaged { .. } | Self::Lacking { .. } | Self::Shape { .. } => {
+                Some("remove the stage's folder and run again; it will be trained anew".into())
+            }
+            _ => None,
+        }
+    }
+}

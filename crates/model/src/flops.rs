@@ -1,0 +1,41 @@
+//! Matrix-multiply FLOPs by one rule (claims §4.4): 2N a token forward, 4N backward, with N the matrix
+//! parameters, plus attention `2·layers·context·width` a forward token where context > 6·width.
+
+use crate::TransformerConfig;
+
+/// Counts the FLOPs of one model.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Flops {
+    /// FLOPs of one token's forward pass.
+    pub forward: f64,
+}
+
+impl Flops {
+    /// Of a policy: its matrices and its head.
+    pub fn policy(config: &TransformerConfig) -> Self {
+        Self::new(config, config.vocabulary)
+    }
+
+    /// Of a reward or value model: its matrices and a head of one output.
+    pub fn scalar(config: &TransformerConfig) -> Self {
+        Self::new(config, 1)
+    }
+
+    fn new(config: &TransformerConfig, outputs: usize) -> Self {
+        let (layers, width) = (config.layers as f64, config.width as f64);
+        let parameters = 12.0 * layers * width * width + width * outputs as f64;
+        let context = config.context as f64;
+        let attention = if context > 6.0 * width { 2.0 * layers * context * width } else { 0.0 };
+        Self { forward: 2.0 * parameters + attention }
+    }
+
+    /// FLOPs of forward passes over so many tokens.
+    pub fn forward(&self, tokens: u64) -> f64 {
+        self.forward * tokens as f64
+    }
+
+    /// FLOPs of training on so many tokens: forward and backward.
+    pub fn train(&self, tokens: u64) -> f64 {
+        3.0 * self.forward(tokens)
+    }
+}

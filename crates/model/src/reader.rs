@@ -1,0 +1,71 @@
+//! How a model reads responses: the one place that aligns columns. Column j of every `[B, T]` here
+//! belongs to response token j; its log-prob and its value are those given all before it.
+
+use crate::{Policy, Responses, Scalar};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
+use duel_spec::Space;
+
+/// Reads responses of one world on one device.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    space: Space,
+    device: Device,
+    /// `[1, T, V]`, true = the response cannot hold this token there.
+    hidden: Option<Tensor<3, Bool>>,
+}
+
+impl Reader {
+    /// `device` must be that of the models read (with or without autodiff).
+    pub fn new(space: &Space, device: &Device) -> Self {
+        let hidden = space.hidden().map(|rows| {
+            let shape = [1, space.response_tokens, space.vocabulary];
+            Tensor::from_data(TensorData::new(rows.concat(), shape), device)
+        });
+        Self { space: space.clone(), device: device.clone(), hidden }
+    }
+
+    /// The world's sizes.
+    pub fn space(&self) -> &Space {
+        &self.space
+    }
+
+    /// Where the tensors live.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Prompts and responses `[B, P + T]`.
+    pub fn ids(&self, batch: &Responses) -> Tensor<2, Int> {
+        batch.ids(&self.space, &self.device)
+    }
+
+    /// The response tokens `[B, T]` of `ids`.
+    pub fn targets(&self, ids: Tensor<2, Int>) -> Tensor<2, Int> {
+        ids.narrow(1, self.space.prompt_tokens, self.space.response_tokens)
+    }
+
+    /// Logits of each response token, hidden ones at −1e30: `[B, T, V]` from `ids` `[B, P + T]`.
+    pub fn logits(&self, policy: &Policy, ids: Tensor<2, Int>) -> Tensor<3> {
+        let Space { prompt_tokens: p, response_tokens: t, vocabulary: v, .. } = self.space;
+        let [b, _] = ids.dims();
+        let logits = policy.logits(ids.narrow(1, 0, p + t - 1), p - 1); // [B, T, V]
+        match &self.hidden {
+            Some(hidden) => logits.mask_fill(hidden.clone().expand([b, t, v]), -1e30),
+            None => logits,
+        }
+    }
+
+    /// Value of the state before each response token: `[B, T]`.
+    pub fn values(&self, critic: &Scalar, ids: Tensor<2, Int>) -> Tensor<2> {
+        let Space { prompt_tokens: p, response_tokens: t, .. } = self.space;
+        critic.forward(ids.narrow(1, 0, p + t - 1)).narrow(1, p - 1, t)
+    }
+
+    /// Score on each response's last counted token: `[B]`.
+    pub fn scores(&self, model: &Scalar, batch: &Responses) -> Tensor<1> {
+        let p = self.space.prompt_tokens;
+        let last: Vec<i32> = batch.responses.iter().map(|r| (p + r.len() - 1) as i32).collect();
+        let last = Tensor::<2, Int>::from_data(TensorData::new(last, [batch.len(), 1]), &self.device);
+        model.forward(self.ids(batch)).gather(1, last).squeeze_dim::<1>(1)
+    }
+}

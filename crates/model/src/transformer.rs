@@ -1,0 +1,244 @@
+//! A decoder-only transformer in the GPT-2 manner: learned positions, pre-norm blocks, GELU.
+//! Radford et al. 2019; Xiong et al. 2020 (pre-norm).
+//!
+//! Letters: `B` rows, `L` tokens, `D` width, `H` heads, `E` = D/H, `V` vocabulary.
+
+use burn::module::{Module, Param};
+use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
+use duel_spec::seeds::Rng;
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+
+/// Sizes of a transformer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransformerConfig {
+    pub vocabulary: usize,
+    /// Most tokens of a sequence.
+    pub context: usize,
+    pub layers: usize,
+    pub width: usize,
+    pub heads: usize,
+    /// Whether a policy's head shares the token embedding.
+    pub tied: bool,
+}
+
+#[derive(Module, Debug)]
+struct Block {
+    norm_attention: LayerNorm,
+    qkv: Linear,
+    out: Linear,
+    norm_mlp: LayerNorm,
+    up: Linear,
+    down: Linear,
+    heads: usize,
+}
+
+/// Keys and values of every block for the tokens read so far, each `[B, H, L, E]`.
+#[derive(Debug, Clone, Default)]
+pub struct Cache {
+    layers: Vec<(Tensor<4>, Tensor<4>)>,
+    /// Tokens read.
+    tokens: usize,
+}
+
+impl Cache {
+    /// The cache of some rows, in the given order; a row may be taken more than once.
+    pub fn select(&self, rows: Tensor<1, Int>) -> Self {
+        let pick = |x: &Tensor<4>| x.clone().select(0, rows.clone());
+        Self { layers: self.layers.iter().map(|(k, v)| (pick(k), pick(v))).collect(), tokens: self.tokens }
+    }
+}
+
+impl Block {
+    fn new(config: &TransformerConfig, rng: &mut Rng, device: &Device) -> Self {
+        let d = config.width;
+        let std = 0.5 / (d as f64).sqrt();
+        let residual = std / (2.0 * config.layers as f64).sqrt(); // GPT-2: residual projections start smaller
+        Self {
+            norm_attention: LayerNormConfig::new(d).init(device),
+            qkv: linear(d, 3 * d, std, rng, device),
+            out: linear(d, d, residual, rng, device),
+            norm_mlp: LayerNormConfig::new(d).init(device),
+            up: linear(d, 4 * d, std, rng, device),
+            down: linear(4 * d, d, residual, rng, device),
+            heads: config.heads,
+        }
+    }
+
+    /// `x`: `[B, L, D]`; `hidden`: `[L, past + L]`, true = may not look; `past` grows by `L` tokens.
+    fn forward(&self, x: Tensor<3>, hidden: Option<&Tensor<2, Bool>>, past: Option<&mut (Tensor<4>, Tensor<4>)>) -> Tensor<3> {
+        let [b, l, d] = x.dims();
+        let (h, e) = (self.heads, d / self.heads);
+        let qkv = self.qkv.forward(self.norm_attention.forward(x.clone())).reshape([b, l, 3, h, e]);
+        let part = |i: usize| qkv.clone().narrow(2, i, 1).reshape([b, l, h, e]).swap_dims(1, 2); // [B, H, L, E]
+        let (q, mut k, mut v) = (part(0), part(1), part(2));
+        if let Some(past) = past {
+            if past.0.dims()[2] > 0 {
+                k = Tensor::cat(vec![past.0.clone(), k], 2);
+                v = Tensor::cat(vec![past.1.clone(), v], 2);
+            }
+            *past = (k.clone(), v.clone());
+        }
+        let mut scores = q.matmul(k.swap_dims(2, 3)) / (e as f64).sqrt(); // [B, H, L, past + L]
+        if let Some(hidden) = hidden {
+            let [_, keys] = hidden.dims();
+            scores = scores.mask_fill(hidden.clone().unsqueeze::<4>().expand([b, h, l, keys]), -1e9);
+        }
+        let mixed = activation::softmax(scores, 3).matmul(v); // [B, H, L, E]
+        let x = x + self.out.forward(mixed.swap_dims(1, 2).reshape([b, l, d]));
+        let inner = activation::gelu(self.up.forward(self.norm_mlp.forward(x.clone())));
+        x + self.down.forward(inner) // [B, L, D]
+    }
+}
+
+/// Ids to hidden states.
+#[derive(Module, Debug)]
+struct Body {
+    tokens: Embedding,
+    positions: Param<Tensor<2>>,
+    blocks: Vec<Block>,
+    norm: LayerNorm,
+}
+
+impl Body {
+    fn new(config: &TransformerConfig, rng: &mut Rng, device: &Device) -> Self {
+        let mut tokens = EmbeddingConfig::new(config.vocabulary, config.width).init(device);
+        tokens.weight = normal([config.vocabulary, config.width], 0.02, rng, device);
+        Self {
+            tokens,
+            positions: normal([config.context, config.width], 0.02, rng, device),
+            blocks: (0..config.layers).map(|_| Block::new(config, rng, device)).collect(),
+            norm: LayerNormConfig::new(config.width).init(device),
+        }
+    }
+
+    /// Hidden states `[B, L, D]` of `ids` `[B, L]`, which follow the tokens of `cache` where one is given.
+    fn forward(&self, ids: Tensor<2, Int>, mut cache: Option<&mut Cache>) -> Tensor<3> {
+        let [b, l] = ids.dims();
+        let device = ids.device();
+        let start = cache.as_ref().map_or(0, |c| c.tokens);
+        let positions = self.positions.val().narrow(0, start, l).unsqueeze::<3>(); // [1, L, D]
+        let mut x = self.tokens.forward(ids) + positions;
+        let hidden = (l > 1).then(|| Tensor::<2, Bool>::tril_mask([l, start + l], start as i64, &device));
+        for (i, block) in self.blocks.iter().enumerate() {
+            let past = cache.as_deref_mut().map(|cache| {
+                if cache.layers.len() <= i {
+                    let empty = || Tensor::empty([b, block.heads, 0, 1], &device);
+                    cache.layers.push((empty(), empty()));
+                }
+                &mut cache.layers[i]
+            });
+            x = block.forward(x, hidden.as_ref(), past);
+        }
+        if let Some(cache) = cache {
+            cache.tokens += l;
+        }
+        self.norm.forward(x)
+    }
+}
+
+/// A language model.
+#[derive(Module, Debug)]
+pub struct Policy {
+    body: Body,
+    /// `None` where the head shares the token embedding.
+    head: Option<Linear>,
+}
+
+impl Policy {
+    /// A fresh model; every weight is drawn from `rng`.
+    pub fn new(config: &TransformerConfig, rng: &mut Rng, device: &Device) -> Self {
+        let body = Body::new(config, rng, device);
+        let head = (!config.tied).then(|| {
+            let weight = normal([config.width, config.vocabulary], 0.02, rng, device);
+            let mut head = LinearConfig::new(config.width, config.vocabulary).with_bias(false).init(device);
+            head.weight = weight;
+            head
+        });
+        Self { body, head }
+    }
+
+    /// Logits after each token from position `from` on.
+    ///
+    /// # Shapes
+    /// `ids`: `[B, L]`; returns `[B, L − from, V]`. Only those positions reach the head.
+    pub fn logits(&self, ids: Tensor<2, Int>, from: usize) -> Tensor<3> {
+        let [_, l] = ids.dims();
+        let hidden = self.body.forward(ids, None).narrow(1, from, l - from);
+        self.read_out(hidden)
+    }
+
+    /// Logits after the last of the new tokens, which follow those of `cache`.
+    ///
+    /// # Shapes
+    /// `ids`: `[B, L]`; returns `[B, V]`. Without gradient in mind.
+    pub fn next_logits(&self, ids: Tensor<2, Int>, cache: &mut Cache) -> Tensor<2> {
+        let [_, l] = ids.dims();
+        let hidden = self.body.forward(ids, Some(cache)).narrow(1, l - 1, 1);
+        self.read_out(hidden).squeeze_dim::<2>(1)
+    }
+
+    fn read_out(&self, hidden: Tensor<3>) -> Tensor<3> {
+        match &self.head {
+            Some(head) => head.forward(hidden),
+            None => {
+                let [b, l, d] = hidden.dims();
+                let embedding = self.body.tokens.weight.val(); // [V, D]
+                let [v, _] = embedding.dims();
+                hidden.reshape([b * l, d]).matmul(embedding.transpose()).reshape([b, l, v])
+            }
+        }
+    }
+}
+
+/// A model of one number a token: reward model and value model.
+#[derive(Module, Debug)]
+pub struct Scalar {
+    body: Body,
+    head: Linear,
+}
+
+impl Scalar {
+    /// The policy's body under a head that starts at zero.
+    pub fn from_policy(policy: Policy, device: &Device) -> Self {
+        let width = policy.body.positions.dims()[1];
+        let mut head = LinearConfig::new(width, 1).init(device);
+        head.weight = Param::from_tensor(Tensor::zeros([width, 1], device));
+        head.bias = Some(Param::from_tensor(Tensor::zeros([1], device)));
+        Self { body: policy.body, head }
+    }
+
+    /// The same model giving `(x − centre) / scale` where it gave x.
+    pub fn rescaled(mut self, centre: f64, scale: f64) -> Self {
+        self.head.weight = self.head.weight.map(|w| w / scale);
+        self.head.bias = self.head.bias.map(|b| b.map(|b| (b - centre) / scale));
+        self
+    }
+
+    /// One number after each token of `ids`.
+    ///
+    /// # Shapes
+    /// `ids`: `[B, L]`; returns `[B, L]`.
+    pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<2> {
+        self.head.forward(self.body.forward(ids, None)).squeeze_dim::<2>(2)
+    }
+}
+
+fn linear(inputs: usize, outputs: usize, std: f64, rng: &mut Rng, device: &Device) -> Linear {
+    let mut linear = LinearConfig::new(inputs, outputs).init(device);
+    linear.weight = normal([inputs, outputs], std, rng, device);
+    linear.bias = Some(Param::from_tensor(Tensor::zeros([outputs], device)));
+    linear
+}
+
+/// Normal draws of mean 0 from the host's generator (Box–Muller).
+fn normal(shape: [usize; 2], std: f64, rng: &mut Rng, device: &Device) -> Param<Tensor<2>> {
+    let values: Vec<f32> = (0..shape[0] * shape[1])
+        .map(|_| {
+            let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
+            (radius * (std::f64::consts::TAU * rng.random::<f64>()).cos() * std) as f32
+        })
+        .collect();
+    Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), device))
+}

@@ -1,0 +1,67 @@
+//! From scores to advantages: the KL toll, credit over time, whitening. Nothing here carries a gradient.
+
+use crate::ResponseMask;
+use crate::kl::k1;
+use burn::tensor::Tensor;
+
+/// `r_t = −β (log π − log π_ref)_t`, plus the score once, on the last counted token.
+///
+/// # Shapes
+/// `scores`: `[B]`; `logp`, `ref_logp`: `[B, T]`; returns `[B, T]`, 0 on padding.
+/// # Source
+/// Stiennon et al. 2020, §3.3; Ziegler et al. 2019, eq. 2.
+pub fn kl_shaped_rewards(
+    scores: Tensor<1>,
+    logp: Tensor<2>,
+    ref_logp: Tensor<2>,
+    beta: f64,
+    mask: &ResponseMask,
+) -> Tensor<2> {
+    let toll = mask.apply(k1(logp, ref_logp)) * -beta; // [B, T]
+    toll + mask.last() * scores.unsqueeze_dim::<2>(1)
+}
+
+/// What [`gae`] returns, both `[B, T]`.
+#[derive(Debug, Clone)]
+pub struct Gae {
+    pub advantages: Tensor<2>,
+    pub returns: Tensor<2>,
+}
+
+/// Generalised advantage estimation, backwards over the response:
+/// `δ_t = r_t + γ V_{t+1} − V_t`, `A_t = δ_t + γλ A_{t+1}`, and the return `A_t + V_t`.
+/// Beyond the last counted token V is 0; at γ = λ = 1 the advantage is the return minus the value.
+///
+/// # Shapes
+/// `rewards`, `values`: `[B, T]`; padding is ignored and comes back 0.
+/// # Source
+/// Schulman et al. 2016, eq. 16.
+pub fn gae(rewards: Tensor<2>, values: Tensor<2>, gamma: f64, lambda: f64, mask: &ResponseMask) -> Gae {
+    let values = mask.apply(values); // [B, T]
+    let [rows, tokens] = values.dims();
+    let mut next_value = Tensor::<2>::zeros([rows, 1], &values.device());
+    let mut advantage = Tensor::<2>::zeros([rows, 1], &values.device());
+    let mut columns = Vec::with_capacity(tokens);
+    for t in (0..tokens).rev() {
+        let value = values.clone().narrow(1, t, 1); // [B, 1]
+        let delta = rewards.clone().narrow(1, t, 1) + next_value * gamma - value.clone();
+        advantage = delta + advantage * (gamma * lambda);
+        next_value = value;
+        columns.push(advantage.clone());
+    }
+    columns.reverse();
+    let advantages = mask.apply(Tensor::cat(columns, 1)); // [B, T]
+    Gae { returns: mask.apply(advantages.clone() + values), advantages }
+}
+
+/// Whitens over all counted tokens of the batch: mean 0, variance 1 (Bessel-corrected), 0 on padding.
+///
+/// # Source
+/// `trl.core.masked_whiten` with `shift_mean=True`; 1e-8 stands under the root.
+pub fn centre_and_scale(x: Tensor<2>, mask: &ResponseMask) -> Tensor<2> {
+    let count = mask.tensor().sum(); // [1]
+    let mean = mask.mean(x.clone()); // [1]
+    let centred = mask.apply(x - mean.unsqueeze::<2>()); // [B, T]
+    let variance = centred.clone().square().sum() / (count - 1.0).clamp_min(1.0); // [1]
+    centred / (variance + 1e-8).sqrt().unsqueeze::<2>()
+}

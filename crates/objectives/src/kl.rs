@@ -1,0 +1,29 @@
+//! How far a policy is from its reference. Schulman, "Approximating KL divergence", 2020.
+
+use burn::tensor::{Tensor, activation::log_softmax};
+
+/// `log π − log π_ref` of the sampled token: unbiased, of any sign. `[B, T]` in, `[B, T]` out, nats.
+pub fn k1(logp: Tensor<2>, ref_logp: Tensor<2>) -> Tensor<2> {
+    logp - ref_logp
+}
+
+/// `(log π − log π_ref)² / 2`: biased, small variance, never negative.
+pub fn k2(logp: Tensor<2>, ref_logp: Tensor<2>) -> Tensor<2> {
+    k1(logp, ref_logp).square() / 2.0
+}
+
+/// `π_ref/π − 1 − log(π_ref/π)`: unbiased, never negative; its variance explodes beyond a nat (claims A10).
+pub fn k3(logp: Tensor<2>, ref_logp: Tensor<2>) -> Tensor<2> {
+    let log_ratio = ref_logp - logp; // [B, T]
+    log_ratio.clone().exp() - 1.0 - log_ratio
+}
+
+/// `KL(π(·|y<t) || π_ref(·|y<t))` over the whole vocabulary at each position; summed over a sampled
+/// response it is the Rao-Blackwell estimate of the sequence KL (Amini et al. 2025).
+///
+/// # Shapes
+/// both logits: `[B, T, V]`; returns `[B, T]`, each at least 0.
+pub fn full_kl(logits: Tensor<3>, ref_logits: Tensor<3>) -> Tensor<2> {
+    let (logp, ref_logp) = (log_softmax(logits, 2), log_softmax(ref_logits, 2)); // [B, T, V]
+    (logp.clone().exp() * (logp - ref_logp)).sum_dim(2).squeeze_dim::<2>(2) // [B, T]
+}

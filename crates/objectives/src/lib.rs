@@ -1,0 +1,20 @@
+//! The equations, on tensors. No model, no file, no loop.
+//!
+//! Letters: `B` batch, `N` pairs, `T` response tokens, `V` vocabulary. Log-probs in nats. A per-token
+//! tensor is `[B, T]`; column j belongs to response token j. Shape mistakes panic, as burn's do.
+
+mod advantages;
+mod kl;
+mod logprobs;
+mod mask;
+mod ppo;
+mod preference;
+mod reward;
+
+pub use advantages::{Gae, centre_and_scale, gae, kl_shaped_rewards};
+pub use kl::{full_kl, k1, k2, k3};
+pub use logprobs::{entropy, token_logp};
+pub use mask::ResponseMask;
+pub use ppo::{PolicyLoss, ValueLoss, clipped_policy_loss, clipped_value_loss};
+pub use preference::{ChosenRejected, PreferenceLoss, PreferenceOutcome, preference_loss};
+pub use reward::{BradleyTerry, bradley_terry_loss};

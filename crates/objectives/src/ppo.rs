@@ -1,0 +1,73 @@
+//! The clipped losses of PPO.
+
+use crate::ResponseMask;
+use crate::kl::k3;
+use burn::tensor::Tensor;
+
+/// The policy's loss and what it says of the step; all `[1]`, the diagnostics without gradient.
+#[derive(Debug, Clone)]
+pub struct PolicyLoss {
+    pub loss: Tensor<1>,
+    /// Share of counted tokens whose ratio left the clip interval.
+    pub clip_share: Tensor<1>,
+    /// k3 of the new policy from the rollout's, mean over counted tokens, nats.
+    pub kl: Tensor<1>,
+    /// Largest ratio over counted tokens (1 on padding).
+    pub ratio_max: Tensor<1>,
+    /// Largest `|ratio − 1|` over counted tokens.
+    pub ratio_deviation: Tensor<1>,
+}
+
+/// Schulman et al. 2017, eq. 7, to be minimised: `mean max(−A r, −A clip(r, 1−ε, 1+ε))`, r the ratio
+/// of the new policy to the one that wrote the response.
+///
+/// # Shapes
+/// all `[B, T]`; the mean is over the counted tokens of the batch.
+pub fn clipped_policy_loss(
+    logp: Tensor<2>,
+    old_logp: Tensor<2>,
+    advantages: Tensor<2>,
+    clip_range: f64,
+    mask: &ResponseMask,
+) -> PolicyLoss {
+    let log_ratio = mask.apply(logp - old_logp); // [B, T]
+    let ratio = log_ratio.clone().exp(); // [B, T]
+    let unclipped = ratio.clone() * advantages.clone();
+    let clipped = ratio.clone().clamp(1.0 - clip_range, 1.0 + clip_range) * advantages;
+    let loss = mask.mean(unclipped.min_pair(clipped)).neg();
+
+    let (ratio, log_ratio) = (ratio.detach(), log_ratio.detach());
+    let deviation = (ratio.clone() - 1.0).abs(); // [B, T]
+    PolicyLoss {
+        loss,
+        clip_share: mask.mean(deviation.clone().greater_scalar(clip_range).float()),
+        kl: mask.mean(k3(log_ratio.clone(), log_ratio.zeros_like())),
+        ratio_max: ratio.max(),
+        ratio_deviation: deviation.max(),
+    }
+}
+
+/// The value model's loss, `[1]`.
+#[derive(Debug, Clone)]
+pub struct ValueLoss {
+    pub loss: Tensor<1>,
+}
+
+/// `½ mean max((V − R)², (clip(V, V_old ± ε) − R)²)` over counted tokens.
+///
+/// # Shapes
+/// all `[B, T]`.
+/// # Source
+/// Huang et al. 2024; `trl 0.11 PPOTrainer.loss`.
+pub fn clipped_value_loss(
+    values: Tensor<2>,
+    old_values: Tensor<2>,
+    returns: Tensor<2>,
+    clip_range: f64,
+    mask: &ResponseMask,
+) -> ValueLoss {
+    let clipped = old_values.clone() + (values.clone() - old_values).clamp(-clip_range, clip_range); // [B, T]
+    let unclipped_error = (values - returns.clone()).square();
+    let clipped_error = (clipped - returns).square();
+    ValueLoss { loss: mask.mean(unclipped_error.max_pair(clipped_error)) * 0.5 }
+}

@@ -1,0 +1,74 @@
+//! What must hold whatever the numbers are, worked out by hand.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use burn::tensor::{Device, Tensor};
+use duel_objectives::*;
+
+fn values<const D: usize>(t: Tensor<D>) -> Vec<f32> {
+    t.try_into_vec_as::<f32>().unwrap()
+}
+
+#[test]
+fn dpo_starts_at_ln_2_and_a_swap_flips_the_margin() {
+    let device = Device::flex();
+    let at = |c: [f32; 2], r: [f32; 2]| ChosenRejected { chosen: Tensor::from_data(c, &device), rejected: Tensor::from_data(r, &device) };
+    let plain = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
+    let start = preference_loss(&plain, at([0.0, 0.0], [0.0, 0.0]), 0.3);
+    assert!((values(start.loss)[0] - std::f32::consts::LN_2).abs() < 1e-6);
+    let there = values(preference_loss(&plain, at([1.0, -2.0], [0.5, 0.0]), 2.0).margins());
+    let back = values(preference_loss(&plain, at([0.5, 0.0], [1.0, -2.0]), 2.0).margins());
+    assert_eq!(there, vec![1.0, -4.0]);
+    assert_eq!(back, vec![-1.0, 4.0]);
+}
+
+#[test]
+fn gae_by_hand_and_at_lambda_1() {
+    let device = Device::flex();
+    let mask = ResponseMask::from_lengths(&[3, 1], 3, &device);
+    let rewards = Tensor::<2>::from_data([[0.0, 0.0, 1.0], [2.0, 0.0, 0.0]], &device);
+    let garbage = 99.0;
+    let values_in = Tensor::<2>::from_data([[0.5, 0.25, 0.75], [0.5, garbage, garbage]], &device);
+    // row 0, γ 1, λ ½: δ = (-0.25, 0.5, 0.25); A2 = .25, A1 = .5 + .125, A0 = -.25 + .3125
+    let half = gae(rewards.clone(), values_in.clone(), 1.0, 0.5, &mask);
+    assert_eq!(values(half.advantages), vec![0.0625, 0.625, 0.25, 1.5, 0.0, 0.0]);
+    let one = gae(rewards, values_in, 1.0, 1.0, &mask);
+    assert_eq!(values(one.advantages), vec![0.5, 0.75, 0.25, 1.5, 0.0, 0.0]);
+    assert_eq!(values(one.returns), vec![1.0, 1.0, 1.0, 2.0, 0.0, 0.0]);
+}
+
+#[test]
+fn the_score_lands_once_on_the_last_counted_token() {
+    let device = Device::flex();
+    let mask = ResponseMask::from_lengths(&[1, 3, 2], 3, &device);
+    let zero = Tensor::<2>::zeros([3, 3], &device);
+    let rewards = kl_shaped_rewards(Tensor::from_data([1.0, 2.0, 3.0], &device), zero.clone(), zero, 0.1, &mask);
+    assert_eq!(values(rewards), vec![1.0, 0.0, 0.0, 0.0, 0.0, 2.0, 0.0, 3.0, 0.0]);
+}
+
+#[test]
+fn clipping_stops_gains_but_not_losses() {
+    let device = Device::flex();
+    let mask = ResponseMask::from_lengths(&[2], 2, &device);
+    let old = Tensor::<2>::zeros([1, 2], &device);
+    let ratio = |r: f32| Tensor::<2>::from_data([[r.ln(), r.ln()]], &device);
+    let advantage = Tensor::<2>::from_data([[1.0, -1.0]], &device);
+    // r = 1.5, ε = .2: gain counts as 1.2, loss in full: -(1.2 - 1.5) / 2
+    let up = clipped_policy_loss(ratio(1.5), old.clone(), advantage.clone(), 0.2, &mask);
+    assert!((values(up.loss)[0] - 0.15).abs() < 1e-6);
+    assert_eq!(values(up.clip_share), vec![1.0]);
+    // r = 1: the loss is minus the mean advantage, nothing is clipped, the policies agree
+    let same = clipped_policy_loss(ratio(1.0), old, advantage, 0.2, &mask);
+    assert_eq!((values(same.loss)[0], values(same.clip_share)[0], values(same.kl)[0]), (0.0, 0.0, 0.0));
+}
+
+#[test]
+fn whitening_ignores_padding() {
+    let device = Device::flex();
+    let mask = ResponseMask::from_lengths(&[2, 1], 2, &device);
+    let x = |pad: f32| Tensor::<2>::from_data([[1.0, 2.0], [3.0, pad]], &device);
+    let white = values(centre_and_scale(x(0.0), &mask));
+    assert_eq!(white, values(centre_and_scale(x(1e3), &mask)));
+    for (found, expected) in white.iter().zip([-1.0, 0.0, 1.0, 0.0]) {
+        assert!((found - expected).abs() < 1e-6, "{white:?}");
+    }
+}

@@ -1,0 +1,68 @@
+//! What must hold of PPO in every run (claims §8).
+
+use burn::tensor::Tensor;
+use duel_model::weights::host;
+use duel_objectives::{ResponseMask, gae};
+use duel_training::Result;
+use duel_training::invariants::close;
+
+/// The log-probs kept while sampling are those that the policy gives when it reads the response again.
+pub fn sampled_logp_is_the_policys(step: u64, sampled: &[Vec<f32>], read: &[f32], columns: usize) -> Result<()> {
+    let worst = sampled
+        .iter()
+        .enumerate()
+        .flat_map(|(row, kept)| kept.iter().enumerate().map(move |(t, logp)| (logp - read[row * columns + t]).abs()))
+        .fold(0f32, f32::max);
+    let what = "the largest difference of a sampled log-prob from the one read again";
+    close("sampled_logp_is_the_policys", step, what, f64::from(worst), 0.0, 1e-3)
+}
+
+/// At the first minibatch of the first epoch the ratio is 1 and nothing is clipped.
+pub fn first_ratio_is_one(step: u64, deviation: f64, clip_share: f64) -> Result<()> {
+    close("first_ratio_is_one", step, "the largest |ratio − 1| of the first minibatch", deviation, 0.0, 1e-5)?;
+    close("first_ratio_is_one", step, "the clip share of the first minibatch", clip_share, 0.0, 0.0)
+}
+
+/// Whitened advantages have mean 0 and standard deviation 1 over counted tokens.
+pub fn advantages_are_white(step: u64, advantages: &Tensor<2>, raw_sd: f64, mask: &ResponseMask) -> Result<()> {
+    let mean = f64::from(host(mask.mean(advantages.clone()))[0]);
+    close("advantages_are_white", step, "the mean of whitened advantages", mean, 0.0, 1e-4)?;
+    if raw_sd < 1e-3 {
+        return Ok(()); // nothing to scale: ε under the root takes over
+    }
+    let count: f32 = host(mask.tensor().sum())[0];
+    let square = f64::from(host(mask.mean(advantages.clone().square()))[0]);
+    let sd = (square * f64::from(count) / f64::from(count - 1.0)).sqrt();
+    close("advantages_are_white", step, "the standard deviation of whitened advantages", sd, 1.0, 1e-3)
+}
+
+/// Shaped rewards sum to score − β·k1 in every row: the toll is whole and the score enters once.
+pub fn reward_enters_once(step: u64, rewards: &Tensor<2>, scores: &[f64], k1: &[f32], beta: f64, mask: &ResponseMask) -> Result<()> {
+    let sums = host(mask.row_sums(rewards.clone()));
+    for (row, sum) in sums.iter().enumerate() {
+        let expected = scores[row] - beta * f64::from(k1[row]);
+        let tolerance = 1e-4 * (1.0 + expected.abs());
+        close("reward_enters_once", step, &format!("the summed reward of row {row}"), f64::from(*sum), expected, tolerance)?;
+    }
+    Ok(())
+}
+
+/// GAE at γ = λ = 1 is the return minus the value.
+pub fn gae_at_one_is_return_minus_value(step: u64, rewards: &Tensor<2>, values: &Tensor<2>, mask: &ResponseMask) -> Result<()> {
+    let [_, columns] = rewards.dims();
+    let found = host(gae(rewards.clone(), values.clone(), 1.0, 1.0, mask).advantages);
+    let (rewards, values, counts) = (host(rewards.clone()), host(values.clone()), host(mask.tensor()));
+    let mut worst = 0f32;
+    for row in 0..counts.len() / columns {
+        let mut to_go = 0f32;
+        for t in (0..columns).rev() {
+            let at = row * columns + t;
+            if counts[at] > 0.0 {
+                to_go += rewards[at];
+                worst = worst.max((found[at] - (to_go - values[at])).abs());
+            }
+        }
+    }
+    let what = "the largest difference of GAE(1, 1) from return − value";
+    close("gae_at_one_is_return_minus_value", step, what, f64::from(worst), 0.0, 1e-3)
+}

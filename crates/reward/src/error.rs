@@ -1,0 +1,16 @@
+//! What can go wrong when something is judged.
+
+use std::path::PathBuf;
+
+/// A judge that cannot judge.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the judge `{}` cannot be read: {problem}", path.display())]
+    Judge { path: PathBuf, problem: String },
+    #[error(transparent)]
+    Training(#[from] duel_training::Error),
+    #[error(transparent)]
+    Model(#[from] duel_model::Error),
+    #[error(transparent)]
+    Data(#[from] duel_data::Error),
+}

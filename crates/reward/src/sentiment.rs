@@ -1,0 +1,288 @@
+//! The gold scorer of `reviews`: TF-IDF of words and word pairs under logistic regression, calibrated by
+//! Platt's method on reviews it was not fitted to.
+
+use crate::{Error, Result};
+use duel_data::reviews::{Rated, Review};
+use duel_spec::LearnerSettings;
+use duel_spec::seeds::Rng;
+use duel_training::AdamW;
+use rand::RngExt;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+/// Terms seen in fewer reviews are left out.
+const MIN_REVIEWS: u32 = 2;
+/// Share of the gold third, at the end of each label's block, that calibrates.
+const CALIBRATION: f64 = 0.15;
+/// Full passes of the fit, its peak rate, and the weight of the squared penalty.
+const PASSES: usize = 150;
+const RATE: f64 = 0.3;
+const PENALTY: f64 = 1e-6;
+
+/// A calibrated sentiment model.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Sentiment {
+    /// Term → (inverse document frequency, weight).
+    terms: HashMap<String, (f32, f32)>,
+    bias: f64,
+    /// Platt: the calibrated logit is `slope · raw + offset`.
+    slope: f64,
+    offset: f64,
+}
+
+/// How good the judge is on text it never saw.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct SentimentReport {
+    /// On held-out full reviews.
+    pub accuracy: f64,
+    /// On their first judged words.
+    pub accuracy_window: f64,
+    /// Expected calibration error on the same windows, 10 bins.
+    pub calibration_error: f64,
+    /// Pairs of human-rated sentences, means at least 1 apart, that it orders as people do.
+    pub human_agreement: f64,
+}
+
+/// Words of a text: runs of letters, digits and apostrophes, in lower case.
+fn words(text: &str, limit: usize) -> Vec<String> {
+    text.split(|c: char| !c.is_alphanumeric() && c != '\'')
+        .filter(|w| !w.is_empty())
+        .take(limit)
+        .map(str::to_lowercase)
+        .collect()
+}
+
+/// Terms of a text with their counts: words and neighbouring pairs.
+fn terms(text: &str, limit: usize) -> BTreeMap<String, u32> {
+    let words = words(text, limit);
+    let mut counts = BTreeMap::new();
+    for pair in words.windows(2) {
+        *counts.entry(format!("{} {}", pair[0], pair[1])).or_insert(0) += 1;
+    }
+    for word in words {
+        *counts.entry(word).or_insert(0) += 1;
+    }
+    counts
+}
+
+/// `(1 + ln count) · idf` of the known terms, scaled to length 1.
+fn weigh<K>(counts: impl Iterator<Item = (K, u32, f32)>) -> Vec<(K, f32)> {
+    let mut weighed: Vec<(K, f32)> = counts.map(|(k, n, idf)| (k, (1.0 + (n as f32).ln()) * idf)).collect();
+    let length = weighed.iter().map(|(_, x)| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+    weighed.iter_mut().for_each(|(_, x)| *x /= length);
+    weighed
+}
+
+fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+impl Sentiment {
+    /// Fits and calibrates on the gold third; `judged_words` is the window it will read.
+    pub fn train(gold: &[Review], judged_words: usize) -> Self {
+        let (fit, calibration) = split(gold);
+        let mut model = Self::fit(&fit);
+        let raw: Vec<f64> = calibration.iter().map(|r| model.raw(&r.text, judged_words)).collect();
+        let labels: Vec<bool> = calibration.iter().map(|r| r.positive).collect();
+        (model.slope, model.offset) = platt(&raw, &labels);
+        model
+    }
+
+    fn fit(reviews: &[&Review]) -> Self {
+        let counts: Vec<BTreeMap<String, u32>> = reviews.iter().map(|r| terms(&r.text, usize::MAX)).collect();
+        let mut reviews_with: BTreeMap<&str, u32> = BTreeMap::new();
+        for review in &counts {
+            for term in review.keys() {
+                *reviews_with.entry(term).or_insert(0) += 1;
+            }
+        }
+        let n = reviews.len() as f32;
+        let known: Vec<(&str, f32)> = reviews_with
+            .iter()
+            .filter(|(_, seen)| **seen >= MIN_REVIEWS)
+            .map(|(term, seen)| (*term, ((1.0 + n) / (1.0 + *seen as f32)).ln() + 1.0))
+            .collect();
+        let index: HashMap<&str, usize> = known.iter().enumerate().map(|(i, (term, _))| (*term, i)).collect();
+        let rows: Vec<Vec<(usize, f32)>> = counts
+            .iter()
+            .map(|review| {
+                weigh(review.iter().filter_map(|(term, n)| index.get(term.as_str()).map(|&i| (i, *n, known[i].1))))
+            })
+            .collect();
+        let weights = logistic(&rows, &reviews.iter().map(|r| r.positive).collect::<Vec<_>>(), known.len());
+        let bias = f64::from(weights[known.len()]);
+        let terms = known.iter().zip(&weights).map(|((term, idf), w)| ((*term).to_string(), (*idf, *w))).collect();
+        Self { terms, bias, slope: 1.0, offset: 0.0 }
+    }
+
+    fn raw(&self, text: &str, limit: usize) -> f64 {
+        let known = terms(text, limit).into_iter().filter_map(|(term, n)| self.terms.get(&term).map(|&(idf, w)| (w, n, idf)));
+        self.bias + weigh(known).into_iter().map(|(w, x)| f64::from(w * x)).sum::<f64>()
+    }
+
+    /// Calibrated log-odds that the first `limit` words of the text are positive.
+    pub fn logit(&self, text: &str, limit: usize) -> f64 {
+        self.slope * self.raw(text, limit) + self.offset
+    }
+
+    /// Measures the judge on reviews and rated sentences it was not fitted to.
+    pub fn report(&self, heldout: &[Review], rated: &[Rated], judged_words: usize, rng: &mut Rng) -> SentimentReport {
+        let right = |limit| {
+            let hits = heldout.iter().filter(|r| (self.raw(&r.text, limit) > 0.0) == r.positive).count();
+            hits as f64 / heldout.len() as f64
+        };
+        let windows: Vec<(f64, bool)> =
+            heldout.iter().map(|r| (sigmoid(self.logit(&r.text, judged_words)), r.positive)).collect();
+        let window_hits = windows.iter().filter(|(p, positive)| (*p > 0.5) == *positive).count();
+        let scores: Vec<f64> = rated.iter().map(|r| self.logit(&r.text, judged_words)).collect();
+        let (mut agree, mut pairs) = (0.0, 0.0);
+        while pairs < 100_000.0 {
+            let (a, b) = (rng.random_range(0..rated.len()), rng.random_range(0..rated.len()));
+            let difference = rated[a].mean - rated[b].mean;
+            if difference >= 1.0 {
+                pairs += 1.0;
+                agree += if scores[a] == scores[b] { 0.5 } else { f64::from(scores[a] > scores[b]) };
+            }
+        }
+        SentimentReport {
+            accuracy: right(usize::MAX),
+            accuracy_window: window_hits as f64 / heldout.len() as f64,
+            calibration_error: calibration_error(&windows),
+            human_agreement: agree / pairs,
+        }
+    }
+
+    /// Writes the judge as JSON.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let broken = |problem: String| Error::Judge { path: path.into(), problem };
+        let terms: BTreeMap<_, _> = self.terms.iter().collect(); // a fixed order: the file is hashed
+        let value = (terms, self.bias, self.slope, self.offset);
+        let json = serde_json::to_vec(&value).map_err(|e| broken(e.to_string()))?;
+        std::fs::write(path, json).map_err(|e| broken(e.to_string()))
+    }
+
+    /// Reads what [`Self::save`] wrote.
+    pub fn open(path: &Path) -> Result<Self> {
+        let broken = |problem: String| Error::Judge { path: path.into(), problem };
+        let bytes = std::fs::read(path).map_err(|e| broken(e.to_string()))?;
+        let (terms, bias, slope, offset) = serde_json::from_slice(&bytes).map_err(|e| broken(e.to_string()))?;
+        Ok(Self { terms, bias, slope, offset })
+    }
+}
+
+/// The gold third without and with the end of each label's block.
+fn split(gold: &[Review]) -> (Vec<&Review>, Vec<&Review>) {
+    let (mut fit, mut calibration) = (vec![], vec![]);
+    for positive in [false, true] {
+        let block: Vec<&Review> = gold.iter().filter(|r| r.positive == positive).collect();
+        let (head, tail) = block.split_at((block.len() as f64 * (1.0 - CALIBRATION)) as usize);
+        fit.extend(head);
+        calibration.extend(tail);
+    }
+    (fit, calibration)
+}
+
+/// Logistic regression on sparse rows by full-batch AdamW; the last weight is the bias.
+fn logistic(rows: &[Vec<(usize, f32)>], labels: &[bool], features: usize) -> Vec<f32> {
+    let settings = LearnerSettings {
+        adam_beta1: 0.9,
+        adam_beta2: 0.999,
+        adam_epsilon: 1e-8,
+        weight_decay: 0.0,
+        clip_norm: f64::INFINITY,
+        schedule: duel_spec::Schedule::Cosine,
+        warmup: 0.0,
+    };
+    let mut weights = vec![0f32; features + 1];
+    let mut optimizer = AdamW::new(&settings, weights.len());
+    for pass in 0..PASSES {
+        let mut gradient: Vec<f32> = weights.iter().map(|w| PENALTY as f32 * w).collect();
+        for (row, &positive) in rows.iter().zip(labels) {
+            let logit = weights[features] + row.iter().map(|&(i, x)| weights[i] * x).sum::<f32>();
+            let error = (1.0 / (1.0 + (-logit).exp()) - f32::from(positive)) / rows.len() as f32;
+            row.iter().for_each(|&(i, x)| gradient[i] += error * x);
+            gradient[features] += error;
+        }
+        let rate = duel_training::rate(settings.schedule, RATE, settings.warmup, pass as u64, PASSES as u64);
+        optimizer.step(&mut weights, &gradient, rate);
+    }
+    weights
+}
+
+/// Slope and offset of the logistic curve through (raw score, label), by Newton's method (Platt 1999).
+fn platt(raw: &[f64], labels: &[bool]) -> (f64, f64) {
+    let (mut a, mut b) = (1.0, 0.0);
+    for _ in 0..50 {
+        let (mut ga, mut gb, mut haa, mut hab, mut hbb) = (0.0, 0.0, 1e-9, 0.0, 1e-9);
+        for (&x, &positive) in raw.iter().zip(labels) {
+            let p = sigmoid(a * x + b);
+            let (error, weight) = (p - f64::from(positive), p * (1.0 - p));
+            ga += error * x;
+            gb += error;
+            haa += weight * x * x;
+            hab += weight * x;
+            hbb += weight;
+        }
+        let determinant = haa * hbb - hab * hab;
+        a -= (hbb * ga - hab * gb) / determinant;
+        b -= (haa * gb - hab * ga) / determinant;
+    }
+    (a, b)
+}
+
+/// Mean over 10 equal bins of |share of positives − mean probability|, weighted by size.
+fn calibration_error(judged: &[(f64, bool)]) -> f64 {
+    let mut bins = [(0.0, 0.0, 0.0); 10];
+    for &(p, positive) in judged {
+        let bin = &mut bins[((p * 10.0) as usize).min(9)];
+        bin.0 += 1.0;
+        bin.1 += p;
+        bin.2 += f64::from(positive);
+    }
+    bins.iter().map(|(_, p, positives)| (p - positives).abs()).sum::<f64>() / judged.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_learns_words_and_pairs_and_reads_only_the_window() {
+        let review = |text: &str, positive| Review { text: text.into(), positive };
+        let corpus: Vec<Review> = (0..40)
+            .flat_map(|i| {
+                [
+                    review(&format!("a good film number {i}"), true),
+                    review(&format!("not good at all number {i}"), false),
+                    review(&format!("a bad film number {i}"), false),
+                ]
+            })
+            .collect();
+        let judge = Sentiment::train(&corpus, 48);
+        assert!(judge.logit("a good film", 48) > 0.0);
+        assert!(judge.logit("not good at all", 48) < 0.0);
+        assert_eq!(judge.logit("a good film", 3), judge.logit("a good film not good at all", 3));
+    }
+
+    #[test]
+    fn platt_recovers_a_known_curve() {
+        // labels in exact proportion to sigmoid(2x - 1)
+        let (mut raw, mut labels) = (vec![], vec![]);
+        for x in [-1.0, 0.0, 0.5, 1.0, 2.0] {
+            let positives = (sigmoid(2.0 * x - 1.0) * 1e5) as usize;
+            for i in 0..100_000 {
+                raw.push(x);
+                labels.push(i < positives);
+            }
+        }
+        let (a, b) = platt(&raw, &labels);
+        assert!((a - 2.0).abs() < 1e-3 && (b + 1.0).abs() < 1e-3, "{a} {b}");
+    }
+
+    #[test]
+    fn calibration_error_by_hand() {
+        // one bin, mean probability .75, half positive
+        assert!((calibration_error(&[(0.75, true), (0.75, false)]) - 0.25).abs() < 1e-12);
+    }
+}

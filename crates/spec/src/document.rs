@@ -1,0 +1,309 @@
+//! The merge: `defaults.toml`, then the file, then `--set`, each value with its origin.
+//!
+//! `defaults.toml` is the schema. A key of the file must exist there and have the same type;
+//! an arm's keys are those of its method's block.
+
+use crate::{Error, Result};
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use toml::{Table, Value};
+
+/// Where a piece of the user's text stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Name shown to the user: the file, or the command-line argument.
+    pub name: String,
+    /// The whole text that `span` points into.
+    pub text: String,
+    /// Bytes of `text`.
+    pub span: Range<usize>,
+}
+
+/// Who gave a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    Default,
+    File,
+    CommandLine,
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Default => "default",
+            Self::File => "file",
+            Self::CommandLine => "--set",
+        })
+    }
+}
+
+/// The commented page of every default.
+pub fn defaults_text() -> &'static str {
+    include_str!("defaults.toml")
+}
+
+/// A merged experiment: all values, and for each leaf where it came from.
+#[derive(Debug, Clone)]
+pub struct Document {
+    pub(crate) merged: Table,
+    origins: BTreeMap<String, Origin>,
+    places: BTreeMap<String, Place>,
+    whole: Place,
+}
+
+impl Document {
+    /// Reads `path` and merges it over the defaults, then `overrides` (`key=value`) over both.
+    ///
+    /// # Errors
+    /// Unreadable or malformed file, unknown key, wrong type, empty grid: see [`Error`].
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        Self::parse(&path.display().to_string(), &text, overrides)
+    }
+
+    /// As [`Document::load`], from text already read; `name` is shown in errors.
+    pub fn parse(name: &str, text: &str, overrides: &[String]) -> Result<Self> {
+        let whole = Place { name: name.into(), text: text.into(), span: 0..0 };
+        let (given, mut places) = read_toml(&whole)?;
+        let mut layers = vec![(given, Origin::File)];
+        for argument in overrides {
+            let (table, place) = read_override(argument)?;
+            places.extend(leaves(&table).into_iter().map(|(key, _)| (key, place.clone())));
+            layers.push((table, Origin::CommandLine));
+        }
+        let mut user = Table::new();
+        let mut origins = BTreeMap::new();
+        for (layer, origin) in layers {
+            origins.extend(leaves(&layer).into_iter().map(|(key, _)| (key, origin.clone())));
+            merge(&mut user, layer);
+        }
+        let mut document = Self { merged: Table::new(), origins, places, whole };
+        document.merge_over_defaults(user)?;
+        Ok(document)
+    }
+
+    /// The origin of one leaf, for `duel plan`.
+    pub fn origin(&self, key: &str) -> Origin {
+        self.origins.get(key).cloned().unwrap_or(Origin::Default)
+    }
+
+    /// Every leaf in order: dotted key, value, origin.
+    pub fn resolved(&self) -> Vec<(String, Value, Origin)> {
+        leaves(&self.merged).into_iter().map(|(key, value)| (key.clone(), value, self.origin(&key))).collect()
+    }
+
+    /// The merged file, as TOML text.
+    pub fn to_toml(&self) -> String {
+        self.merged.to_string()
+    }
+
+    /// Where `key` (or the nearest table around it) stands.
+    pub fn place(&self, key: &str) -> Place {
+        let mut key = key;
+        loop {
+            if let Some(place) = self.places.get(key) {
+                return place.clone();
+            }
+            match key.rfind('.') {
+                Some(dot) => key = &key[..dot],
+                None => return self.whole.clone(),
+            }
+        }
+    }
+
+    fn merge_over_defaults(&mut self, mut user: Table) -> Result<()> {
+        let mut defaults: Table = toml::from_str(defaults_text()).expect("defaults.toml is tested to parse");
+        let methods = defaults.remove("method").expect("defaults.toml has [method.*]");
+        let arms = user.remove("arms");
+        self.check_table("", &defaults, &user)?;
+        merge(&mut defaults, user);
+        let mut resolved = Table::new();
+        match arms {
+            Some(Value::Table(arms)) => {
+                for (name, arm) in arms {
+                    let arm = self.resolve_arm(&name, arm, &methods)?;
+                    resolved.insert(name, Value::Table(arm));
+                }
+            }
+            Some(other) => return Err(self.wrong_type("arms", "a table", &other)),
+            None => {}
+        }
+        if resolved.is_empty() {
+            return Err(Error::NoArms { place: self.whole.clone() });
+        }
+        defaults.insert("arms".into(), Value::Table(resolved));
+        self.merged = defaults;
+        Ok(())
+    }
+
+    fn resolve_arm(&self, name: &str, arm: Value, methods: &Value) -> Result<Table> {
+        let key = format!("arms.{name}");
+        let Value::Table(mut arm) = arm else { return Err(self.wrong_type(&key, "a table", &arm)) };
+        let known: Vec<&str> = methods.as_table().into_iter().flat_map(|t| t.keys().map(String::as_str)).collect();
+        let method = match arm.remove("method") {
+            Some(Value::String(method)) => method,
+            Some(other) => return Err(self.wrong_type(&format!("{key}.method"), "a string", &other)),
+            None => return Err(Error::NoMethod { arm: name.into(), place: self.place(&key) }),
+        };
+        let Some(Value::Table(schema)) = methods.get(&method) else {
+            return Err(Error::UnknownChoice {
+                key: format!("{key}.method"),
+                found: method,
+                accepted: if known.is_empty() { vec![] } else { vec!["dpo", "ppo"] },
+                place: self.place(&format!("{key}.method")),
+            });
+        };
+        let grid = arm.remove("grid").unwrap_or_else(|| Value::Table(Table::new()));
+        let Value::Table(grid) = grid else { return Err(self.wrong_type(&format!("{key}.grid"), "a table", &grid)) };
+        for (axis, values) in &grid {
+            let axis_key = format!("{key}.grid.{axis}");
+            let Some(example) = schema.get(axis) else { return Err(self.unknown_key(&axis_key, schema)) };
+            let Value::Array(values) = values else {
+                return Err(self.wrong_type(&axis_key, "an array of values to try", values));
+            };
+            if values.is_empty() {
+                return Err(Error::EmptyGrid { key: axis_key.clone(), place: self.place(&axis_key) });
+            }
+            for value in values {
+                self.check_value(&axis_key, example, value)?;
+            }
+        }
+        let mut with_shape = schema.clone();
+        with_shape.insert("grid".into(), Value::Table(Table::new()));
+        with_shape.insert("method".into(), Value::String(method.clone()));
+        self.check_table(&key, &with_shape, &arm)?;
+        let mut resolved = schema.clone();
+        merge(&mut resolved, arm);
+        resolved.insert("method".into(), Value::String(method));
+        resolved.insert("grid".into(), Value::Table(grid));
+        Ok(resolved)
+    }
+
+    fn check_table(&self, prefix: &str, schema: &Table, given: &Table) -> Result<()> {
+        for (name, value) in given {
+            let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+            let Some(example) = schema.get(name) else { return Err(self.unknown_key(&key, schema)) };
+            match (example, value) {
+                (Value::Table(schema), Value::Table(given)) => self.check_table(&key, schema, given)?,
+                _ => self.check_value(&key, example, value)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn check_value(&self, key: &str, example: &Value, value: &Value) -> Result<()> {
+        let fits = matches!((example, value), (Value::Float(_), Value::Integer(_))) || example.same_type(value);
+        if fits { Ok(()) } else { Err(self.wrong_type(key, type_name(example), value)) }
+    }
+
+    fn wrong_type(&self, key: &str, expected: &'static str, found: &Value) -> Error {
+        Error::WrongType {
+            key: key.into(),
+            expected,
+            found: format!("{} `{found}`", type_name(found)),
+            place: self.place(key),
+        }
+    }
+
+    fn unknown_key(&self, key: &str, schema: &Table) -> Error {
+        let name = key.rsplit('.').next().unwrap_or(key);
+        let mut known: Vec<String> = schema.keys().cloned().collect();
+        if key.split('.').count() == 1 {
+            known.push("arms".into());
+        }
+        let nearest = known
+            .iter()
+            .map(|k| (strsim::jaro_winkler(name, k), k))
+            .filter(|(similarity, _)| *similarity > 0.7)
+            .max_by(|a, b| a.0.total_cmp(&b.0))
+            .map(|(_, k)| k.clone());
+        Error::UnknownKey { key: key.into(), nearest, known, place: self.place(key) }
+    }
+}
+
+fn type_name(value: &Value) -> &'static str {
+    match value {
+        Value::String(_) => "a string",
+        Value::Integer(_) => "an integer",
+        Value::Float(_) => "a number",
+        Value::Boolean(_) => "true or false",
+        Value::Datetime(_) => "a date",
+        Value::Array(_) => "an array",
+        Value::Table(_) => "a table",
+    }
+}
+
+/// Parses a file; returns its values and the span of each key's value.
+fn read_toml(whole: &Place) -> Result<(Table, BTreeMap<String, Place>)> {
+    let syntax = |message: &str, span: Option<Range<usize>>| Error::Syntax {
+        message: message.into(),
+        place: Place { span: span.unwrap_or(0..0), ..whole.clone() },
+    };
+    let parsed: toml_edit::Document<&str> =
+        toml_edit::Document::parse(whole.text.as_str()).map_err(|e| syntax(e.message(), e.span()))?;
+    let values: Table = toml::from_str(&whole.text).map_err(|e| syntax(e.message(), e.span()))?;
+    let mut places = BTreeMap::new();
+    collect_places("", parsed.as_table(), whole, &mut places);
+    Ok((values, places))
+}
+
+fn collect_places(prefix: &str, table: &dyn toml_edit::TableLike, whole: &Place, out: &mut BTreeMap<String, Place>) {
+    for (name, item) in table.iter() {
+        let key = if prefix.is_empty() { name.to_string() } else { format!("{prefix}.{name}") };
+        // An unknown key is marked at its name, everything else at its value: keep the value's span
+        // for leaves and the header's for tables.
+        let span = match item {
+            toml_edit::Item::Value(value) => value.span(),
+            other => other.span().or_else(|| table.key(name).and_then(toml_edit::Key::span)),
+        };
+        let key_span = table.get_key_value(name).and_then(|(k, _)| k.span());
+        if let Some(span) = span.or(key_span) {
+            out.insert(key.clone(), Place { span, ..whole.clone() });
+        }
+        if let Some(inner) = item.as_table_like() {
+            collect_places(&key, inner, whole, out);
+        }
+    }
+}
+
+fn read_override(argument: &str) -> Result<(Table, Place)> {
+    let refuse = || Error::Override { given: argument.into() };
+    let (key, value) = argument.split_once('=').ok_or_else(refuse)?;
+    let (key, value) = (key.trim(), value.trim());
+    if key.is_empty() || key.split('.').any(str::is_empty) {
+        return Err(refuse());
+    }
+    let value = toml::from_str::<Table>(&format!("v = {value}"))
+        .ok()
+        .and_then(|mut t| t.remove("v"))
+        .unwrap_or_else(|| Value::String(value.into()));
+    let table = key.rsplit('.').fold(value, |inner, name| Value::Table(Table::from_iter([(name.to_string(), inner)])));
+    let Value::Table(table) = table else { return Err(refuse()) };
+    Ok((table, Place { name: "--set".into(), text: argument.into(), span: 0..argument.len() }))
+}
+
+/// Lays `over` on `base`; tables merge, everything else replaces.
+fn merge(base: &mut Table, over: Table) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Table(base)), Value::Table(over)) => merge(base, over),
+            (_, value) => {
+                base.insert(key, value);
+            }
+        }
+    }
+}
+
+fn leaves(table: &Table) -> Vec<(String, Value)> {
+    let mut out = Vec::new();
+    for (name, value) in table {
+        match value {
+            Value::Table(inner) if !inner.is_empty() => {
+                out.extend(leaves(inner).into_iter().map(|(key, v)| (format!("{name}.{key}"), v)));
+            }
+            other => out.push((name.clone(), other.clone())),
+        }
+    }
+    out
+}

@@ -1,0 +1,86 @@
+//! What can be wrong with an experiment file, each with the place and what would be accepted.
+
+use crate::document::Place;
+use std::path::PathBuf;
+
+/// A mistake in the experiment file or on the command line.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot read the experiment file `{}`", path.display())]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("the experiment file is not valid TOML: {message}")]
+    Syntax { message: String, place: Place },
+    #[error("`{given}` is not of the form key=value")]
+    Override { given: String },
+    #[error("unknown key `{key}`")]
+    UnknownKey { key: String, nearest: Option<String>, known: Vec<String>, place: Place },
+    #[error("`{key}` should be {expected}, found {found}")]
+    WrongType { key: String, expected: &'static str, found: String, place: Place },
+    #[error("`{key}` is out of range: {found}")]
+    OutOfRange { key: String, found: String, accepted: String, place: Place },
+    #[error("`{key}` has an unknown value, `{found}`")]
+    UnknownChoice { key: String, found: String, accepted: Vec<&'static str>, place: Place },
+    #[error("the grid of `{key}` is empty")]
+    EmptyGrid { key: String, place: Place },
+    #[error("the experiment has no arms")]
+    NoArms { place: Place },
+    #[error("arm `{arm}` names no method")]
+    NoMethod { arm: String, place: Place },
+}
+
+impl Error {
+    /// Where in the file or on the command line the mistake stands.
+    pub fn place(&self) -> Option<&Place> {
+        match self {
+            Self::Read { .. } | Self::Override { .. } => None,
+            Self::Syntax { place, .. }
+            | Self::UnknownKey { place, .. }
+            | Self::WrongType { place, .. }
+            | Self::OutOfRange { place, .. }
+            | Self::UnknownChoice { place, .. }
+            | Self::EmptyGrid { place, .. }
+            | Self::NoArms { place }
+            | Self::NoMethod { place, .. } => Some(place),
+        }
+    }
+
+    /// What stands under the marked text: what would be accepted there.
+    pub fn label(&self) -> String {
+        match self {
+            Self::UnknownKey { nearest: Some(near), .. } => format!("did you mean `{near}`?"),
+            Self::UnknownKey { .. } => "not a key of this table".into(),
+            Self::WrongType { expected, .. } => format!("expected {expected}"),
+            Self::OutOfRange { accepted, .. } => format!("expected {accepted}"),
+            Self::UnknownChoice { accepted, .. } => {
+                format!("expected {}", accepted.iter().map(|a| format!("`{a}`")).collect::<Vec<_>>().join(" or "))
+            }
+            Self::EmptyGrid { .. } => "give at least one value".into(),
+            Self::NoMethod { .. } => "this arm".into(),
+            Self::Syntax { .. } => "here".into(),
+            Self::Read { .. } | Self::Override { .. } | Self::NoArms { .. } => String::new(),
+        }
+    }
+
+    /// What the person can change.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Read { .. } => "the experiments that come with Duel stand in `experiments/`".into(),
+            Self::Override { .. } => "write for example `--set arms.dpo.beta=0.2`".into(),
+            Self::Syntax { .. } => "TOML is described at https://toml.io; strings need quotes".into(),
+            Self::UnknownKey { known, .. } => format!("known here: {}", known.join(", ")),
+            Self::WrongType { key, .. } | Self::OutOfRange { key, .. } => {
+                format!("`duel defaults` prints every key with its default, unit and source; look for `{}`", last(key))
+            }
+            Self::UnknownChoice { .. } => "`duel defaults` prints what each choice means".into(),
+            Self::EmptyGrid { key, .. } => {
+                format!("write for example `{} = [0.1, 0.5]`, or leave the key out to train one point", last(key))
+            }
+            Self::NoArms { .. } => "add for example `[arms.dpo]` with `method = \"dpo\"`".into(),
+            Self::NoMethod { arm, .. } => format!("add `method = \"ppo\"` or `method = \"dpo\"` under `[arms.{arm}]`"),
+        }
+    }
+}
+
+fn last(key: &str) -> &str {
+    key.rsplit('.').next().unwrap_or(key)
+}

@@ -1,0 +1,29 @@
+//! The experiment written down: one TOML file merged with `defaults.toml`, ids and seeds, the
+//! metric catalogue, and the [`Recorder`] through which every room reports numbers.
+//!
+//! Knows no tensor and no parquet.
+
+mod document;
+mod error;
+mod experiment;
+pub mod ids;
+pub mod metrics;
+mod record;
+pub mod seeds;
+
+pub use document::{Document, Origin, Place, defaults_text};
+pub use error::Error;
+pub use experiment::{
+    Arm, BaseStage, Cell, Dpo, Evaluation, Experiment, Grammar, LearnerSettings, Method, ModelShape, PairsStage, Point,
+    Ppo, RewardSource, Reviews, RmStage, Schedule, SftStage, Stages, Temperature, World, WorldKind,
+};
+pub use record::{Clocks, Completion, MetricRow, Recorder};
+
+/// Version of every file that Duel writes; part of each stage's hash.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// What a fallible call of this crate returns.
+pub type Result<T> = std::result::Result<T, Error>;
+
+mod space;
+pub use space::{Space, Split};

@@ -1,0 +1,127 @@
+//! The metric catalogue: each name once, with its unit and its formula.
+//!
+//! FLOPs are counted by one rule everywhere (claims §4): with N matrix parameters, a forward pass
+//! costs 2N a token and a backward pass 4N, plus attention `2·layers·context·width` a forward token.
+
+use std::fmt;
+
+/// A name of the catalogue.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metric {
+    pub name: &'static str,
+    pub unit: &'static str,
+    /// The formula, with its denominator.
+    pub meaning: &'static str,
+}
+
+impl fmt::Display for Metric {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+macro_rules! catalogue {
+    ($($constant:ident = $name:literal, $unit:literal, $meaning:literal;)*) => {
+        $(#[doc = concat!($meaning, " [", $unit, "]")] pub const $constant: Metric = Metric { name: $name, unit: $unit, meaning: $meaning };)*
+        /// Every metric, in the catalogue's order.
+        pub const ALL: &[Metric] = &[$($constant),*];
+    };
+}
+
+catalogue! {
+    // every training
+    LOSS = "loss", "nats", "the stage's training loss, mean over its batch";
+    LEARNING_RATE = "learning_rate", "1", "the optimizer's rate at this step";
+    GRAD_NORM = "grad_norm", "1", "global L2 norm of the gradient before clipping";
+    UPDATE_RATIO = "update_ratio", "1", "L2 norm of the step over L2 norm of the weights";
+    PEAK_RSS = "peak_rss", "bytes", "largest resident set of the worker process so far";
+    PARAMETERS = "parameters", "1", "trained parameters";
+    MODELS_RESIDENT = "models_resident", "1", "models the training keeps in memory";
+    TRAINED_TOKENS = "trained_tokens", "tokens", "tokens that passed a backward pass, summed over the stage";
+    SAMPLED_TOKENS = "sampled_tokens", "tokens", "tokens that the policy wrote during the training, summed over the stage";
+    STAGE_SECONDS = "stage_seconds", "s", "seconds of work of the whole stage, evaluation left out";
+    // language models
+    NLL_TOKEN = "nll_per_token", "nats", "negative log-likelihood over counted tokens, held-out rows";
+    NLL_SEQUENCE = "nll_per_sequence", "nats", "negative log-likelihood summed over a response, mean over rows";
+    KL_GRAMMAR = "kl_grammar_reference", "nats", "exact KL(grammar || reference) a response, mean over all prompts";
+    // pairs and reward model
+    BAYES_ACCURACY = "bayes_accuracy", "share", "mean over rows of the larger label probability: no judge can do better";
+    TAU = "tau", "gold reward", "temperature of the Bradley-Terry labels";
+    PAIR_ACCURACY_TRAIN = "pair_accuracy_train", "share", "rows where the chosen response scores higher, ties half; train prompts";
+    PAIR_ACCURACY_VALIDATION = "pair_accuracy_validation", "share", "as pair_accuracy_train, on validation prompts";
+    PAIR_ACCURACY_TEST = "pair_accuracy_test", "share", "as pair_accuracy_train, on test prompts";
+    RM_MARGIN = "rm_margin", "score", "mean raw score of chosen minus rejected over the batch";
+    RM_LOSS_VALIDATION = "rm_loss_validation", "nats", "Bradley-Terry loss on validation prompts";
+    RM_SPEARMAN_GOLD = "rm_spearman_gold", "1", "rank correlation of proxy and gold over held-out responses";
+    RM_LENGTH_CORRELATION = "rm_length_correlation", "1", "correlation of proxy and response length over held-out responses";
+    RM_TRAP_SLOPE = "rm_trap_slope", "score", "mean change of the proxy when a second x is added: claims §2, manipulation check";
+    GOLD_ACCURACY = "gold_accuracy", "share", "gold scorer's accuracy on held-out full reviews";
+    GOLD_ACCURACY_WINDOW = "gold_accuracy_window", "share", "gold scorer's accuracy on the first judged words of held-out reviews";
+    GOLD_HUMAN_AGREEMENT = "gold_human_agreement", "share", "pairs of human-rated sentences, means at least 1 apart, ordered alike";
+    GOLD_CALIBRATION = "gold_calibration_error", "share", "expected calibration error on held-out full reviews, 10 bins";
+    // DPO
+    DPO_MARGIN = "dpo_margin", "reward", "mean of beta times (log-ratio of chosen minus log-ratio of rejected)";
+    DPO_MARGIN_SD = "dpo_margin_sd", "reward", "standard deviation of the same over the batch";
+    DPO_ACCURACY = "dpo_accuracy", "share", "rows with a positive margin, ties half";
+    REWARD_CHOSEN = "reward_chosen", "reward", "mean of beta times the log-ratio of the chosen response";
+    REWARD_REJECTED = "reward_rejected", "reward", "mean of beta times the log-ratio of the rejected response";
+    LOGP_CHOSEN = "logp_chosen", "nats", "mean log-probability of the chosen response, summed over tokens";
+    LOGP_REJECTED = "logp_rejected", "nats", "mean log-probability of the rejected response, summed over tokens";
+    DPO_SATURATED = "dpo_saturated", "share", "rows whose gradient weight sg(-u) is below .01";
+    DPO_LOSS_VALIDATION = "dpo_loss_validation", "nats", "DPO loss on validation prompts";
+    DPO_ACCURACY_VALIDATION = "dpo_accuracy_validation", "share", "DPO accuracy on validation prompts";
+    // PPO
+    ROLLOUT_PROXY = "rollout_proxy", "reward", "mean score that the rollout earned before the KL price";
+    ROLLOUT_KL = "rollout_kl", "nats", "mean over responses of the summed log-ratio to the reference (k1)";
+    ROLLOUT_RETURN = "rollout_return", "reward", "mean over responses of score minus beta times k1";
+    ROLLOUT_LENGTH = "rollout_length", "tokens", "mean counted tokens of the rollout's responses";
+    ROLLOUT_ENTROPY = "rollout_entropy", "nats", "mean over counted tokens of minus the sampled log-probability";
+    ROLLOUT_UNENDED = "rollout_unended", "share", "responses cut off before EOS";
+    ROLLOUT_UNIQUE = "rollout_unique", "share", "distinct (prompt, response) over responses";
+    RATIO_MAX = "ratio_max", "1", "largest probability ratio to the rollout's policy over the iteration";
+    CLIP_SHARE = "clip_share", "share", "counted tokens whose ratio left the clip interval, mean over minibatches";
+    KL_STEP = "kl_step", "nats", "k3 of the new policy from the rollout's policy a token, last minibatch";
+    UPDATES_SKIPPED = "updates_skipped", "share", "minibatches left out because target_kl was passed";
+    ADVANTAGE_SD = "advantage_sd", "reward", "standard deviation of raw advantages over counted tokens";
+    VALUE_LOSS = "value_loss", "reward²", "clipped value loss, mean over counted tokens and minibatches";
+    EXPLAINED_VARIANCE = "explained_variance", "share", "1 - var(return - value) / var(return) over counted tokens";
+    // evaluation, the same for every arm
+    GOLD = "gold_reward", "gold reward", "mean gold reward of the policy's responses to the split's prompts";
+    GOLD_SE = "gold_reward_se", "gold reward", "standard error of gold_reward, clustered by prompt; 0 where exact";
+    GOLD_SD = "gold_reward_sd", "gold reward", "standard deviation of gold reward over responses";
+    PROXY = "proxy_reward", "score", "mean proxy reward of the same responses";
+    KL = "kl", "nats", "KL(policy || reference) a response: exact on grammar, Rao-Blackwell estimate elsewhere";
+    KL_SE = "kl_se", "nats", "standard error of kl, clustered by prompt; 0 where exact";
+    KL_K1 = "kl_k1", "nats", "sampled log-ratio, the cross-check of the Rao-Blackwell estimate";
+    WIN_RATE = "win_rate", "share", "chance that the policy's response has more gold than the reference's, ties half";
+    TIE_RATE = "tie_rate", "share", "chance of equal gold";
+    LENGTH = "length", "tokens", "mean counted tokens of a response, EOS included";
+    ENTROPY = "entropy", "nats", "entropy of the policy a response";
+    TRAP_MASS = "trap_mass", "share", "chance of a response with two or more x (grammar)";
+    DISTINCT_2 = "distinct_2", "share", "distinct bigrams over bigrams of the sampled responses";
+    OBJECTIVE = "objective", "gold reward", "gold_reward - beta * kl at the point's beta";
+    ETA = "eta", "share", "(gold - reference gold) / (exact optimum's gold at this kl - reference gold)";
+    OPTIMUM_GOLD = "optimum_gold", "gold reward", "gold of the exact optimum at this policy's kl";
+    IDEAL_GOLD = "ideal_gold", "gold reward", "gold of the PPO-ideal, ref*exp(proxy/b), at this policy's kl";
+    IDEAL_ETA = "ideal_eta", "share", "eta of the PPO-ideal at this policy's kl";
+    TOTAL_PROBABILITY = "total_probability", "1", "sum of the policy's probabilities over all enumerated responses";
+    PERPLEXITY_REFERENCE = "reference_nll_per_token", "nats", "the reference's negative log-likelihood of the policy's responses, a token";
+}
+
+/// Looks a metric up by its name.
+pub fn find(name: &str) -> Option<Metric> {
+    ALL.iter().copied().find(|m| m.name == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_unique_and_found() {
+        let names: std::collections::HashSet<_> = ALL.iter().map(|m| m.name).collect();
+        assert_eq!(names.len(), ALL.len());
+        assert_eq!(find("gold_reward"), Some(GOLD));
+        assert_eq!(find("gold"), None);
+    }
+}

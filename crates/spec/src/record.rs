@@ -1,0 +1,60 @@
+//! How numbers leave a room: rows of the metric catalogue with all clocks.
+
+use crate::metrics::Metric;
+use serde::{Deserialize, Serialize};
+
+/// The clocks of a row. Arms differ in what a step costs, so every row carries all of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+pub struct Clocks {
+    /// Optimizer steps of this stage.
+    pub step: u64,
+    /// Tokens that the stage has read or written: trained, sampled and scored.
+    pub tokens: u64,
+    /// Matrix-multiply FLOPs, by the rules of [`crate::metrics`].
+    pub flops: f64,
+    /// Seconds of work of this stage; evaluation is not counted.
+    pub wall_seconds: f64,
+}
+
+/// One row of `metrics.parquet`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct MetricRow {
+    pub arm: String,
+    pub method: String,
+    pub point: String,
+    pub seed: u64,
+    pub stage: String,
+    pub clocks: Clocks,
+    pub metric: String,
+    pub value: f64,
+}
+
+/// One row of `completions.parquet`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Completion {
+    pub arm: String,
+    pub point: String,
+    pub seed: u64,
+    pub step: u64,
+    pub split: String,
+    pub prompt: String,
+    pub completion: String,
+    pub gold_reward: f64,
+    /// NaN where no reward model exists.
+    pub proxy_reward: f64,
+    /// log π(y|x) − log π_ref(y|x) of this response, nats.
+    pub kl: f64,
+    pub tokens: u32,
+    /// Whether the response closed with EOS.
+    pub ended: bool,
+}
+
+/// Takes what a training or an evaluation has to say.
+pub trait Recorder {
+    /// One value of the catalogue at these clocks.
+    fn record(&mut self, stage: &str, clocks: Clocks, metric: Metric, value: f64);
+    /// One kept response.
+    fn completion(&mut self, completion: Completion);
+    /// How far the stage is, for whoever watches: done of total, and a few words.
+    fn progress(&mut self, done: u64, total: u64, words: &str);
+}

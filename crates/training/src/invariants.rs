@@ -1,0 +1,90 @@
+//! What must hold in every training; a breach stops the run by the invariant's name (claims §8).
+
+use crate::{Error, Result};
+use burn::tensor::{Int, Tensor, TensorData};
+use duel_model::{Policy, Reader, Responses, weights};
+use duel_objectives::token_logp;
+
+/// Fails by name unless `|found − expected| ≤ tolerance`.
+pub fn close(name: &'static str, step: u64, what: &str, found: f64, expected: f64, tolerance: f64) -> Result<()> {
+    if (found - expected).abs() <= tolerance {
+        return Ok(());
+    }
+    Err(breach(name, step, what, found.to_string(), format!("{expected} within {tolerance:e}")))
+}
+
+/// The error of a broken invariant.
+pub fn breach(name: &'static str, step: u64, what: &str, found: String, expected: String) -> Error {
+    Error::Invariant { name, step, what: what.into(), found, expected }
+}
+
+/// A learning rate of 0 changes nothing.
+pub fn zero_rate_moves_nothing(step: u64, moved: f64) -> Result<()> {
+    close("zero_rate_moves_nothing", step, "the norm of an update at learning rate 0", moved, 0.0, 0.0)
+}
+
+/// What stands on PAD does not move a log-prob that counts.
+pub fn padding_is_inert(reader: &Reader, policy: &Policy, batch: &Responses) -> Result<()> {
+    let space = reader.space();
+    let ids = reader.ids(batch);
+    let reads = |ids: Tensor<2, Int>| {
+        let targets = reader.targets(ids.clone());
+        weights::host(token_logp(reader.logits(policy, ids), targets).inner_if_autodiff())
+    };
+    let plain = reads(ids.clone());
+    let mut other = ids.into_data().iter::<i32>().collect::<Vec<_>>();
+    let width = space.context();
+    for (row, response) in batch.responses.iter().enumerate() {
+        for id in &mut other[row * width + space.prompt_tokens + response.len()..(row + 1) * width] {
+            *id = space.bos as i32;
+        }
+    }
+    let other = Tensor::from_data(TensorData::new(other, [batch.len(), width]), reader.device());
+    let changed = reads(other);
+    let mut worst = 0f64;
+    for (row, response) in batch.responses.iter().enumerate() {
+        for t in 0..response.len() {
+            let at = row * space.response_tokens + t;
+            worst = worst.max(f64::from((plain[at] - changed[at]).abs()));
+        }
+    }
+    close("padding_is_inert", 0, "the largest change of a log-prob when PAD holds another token", worst, 0.0, 1e-5)
+}
+
+/// Every response counts up to its first EOS, or fills the row; EOS and PAD differ.
+pub fn eos_counts_and_pad_does_not(reader: &Reader, batch: &Responses) -> Result<()> {
+    let space = reader.space();
+    let name = "eos_counts_and_pad_does_not";
+    if space.eos == space.pad {
+        return Err(breach(name, 0, "the id of EOS", space.eos.to_string(), "other than PAD's".into()));
+    }
+    for (row, response) in batch.responses.iter().enumerate() {
+        let first_eos = response.iter().position(|&id| id == space.eos).map(|i| i + 1);
+        let expected = first_eos.unwrap_or(space.response_tokens);
+        let whole = first_eos.is_some() || response.len() == space.response_tokens;
+        if !whole || response.len() != expected || response.contains(&space.pad) {
+            let what = format!("the counted tokens of response {row}");
+            return Err(breach(name, 0, &what, format!("{response:?}"), format!("{expected} tokens, none of them PAD")));
+        }
+    }
+    Ok(())
+}
+
+/// A model that must not train has not.
+pub fn frozen_weights_unchanged(what: &str, step: u64, before: &str, after: &str) -> Result<()> {
+    if before == after {
+        return Ok(());
+    }
+    Err(breach("frozen_weights_unchanged", step, &format!("the hash of {what}"), after.into(), before.into()))
+}
+
+/// Tensors with and without autodiff in one call.
+trait InnerIfAutodiff {
+    fn inner_if_autodiff(self) -> Self;
+}
+
+impl<const D: usize> InnerIfAutodiff for Tensor<D> {
+    fn inner_if_autodiff(self) -> Self {
+        if self.is_autodiff() { self.inner() } else { self }
+    }
+}

@@ -1,0 +1,119 @@
+//! The only place that calls backward, clips by the global norm, steps, and guards against NaN.
+
+use crate::optimizer::AdamW;
+use crate::{Error, Result, invariants, schedule::rate};
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::Tensor;
+use duel_model::weights;
+use duel_spec::LearnerSettings;
+
+/// A module and all that improves it.
+#[derive(Debug)]
+pub struct Learner<M> {
+    module: Option<M>,
+    weights: Vec<f32>,
+    optimizer: AdamW,
+    settings: LearnerSettings,
+    learning_rate: f64,
+    total: u64,
+    step: u64,
+}
+
+/// What one update did.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Update {
+    /// The loss before the step.
+    pub loss: f64,
+    /// Global L2 norm of the gradient before clipping.
+    pub grad_norm: f64,
+    pub learning_rate: f64,
+    /// L2 norm of the step over that of the weights.
+    pub update_ratio: f64,
+}
+
+impl<M: Module> Learner<M> {
+    /// Takes a module on an autodiff device; `learning_rate` is the peak, `total` the planned updates.
+    pub fn new(module: M, settings: &LearnerSettings, learning_rate: f64, total: u64) -> Self {
+        let weights = weights::flatten(&module);
+        let optimizer = AdamW::new(settings, weights.len());
+        Self { module: Some(module), weights, optimizer, settings: settings.clone(), learning_rate, total, step: 0 }
+    }
+
+    /// The module as it is now.
+    pub fn module(&self) -> &M {
+        self.module.as_ref().expect("the module is away only within minimize")
+    }
+
+    /// Updates made.
+    pub fn step(&self) -> u64 {
+        self.step
+    }
+
+    /// Trained parameters.
+    pub fn parameters(&self) -> usize {
+        self.weights.len()
+    }
+
+    /// Gives the trained module back.
+    pub fn into_module(self) -> M {
+        self.module.expect("the module is away only within minimize")
+    }
+
+    /// One update against the gradient of `loss` `[1]`.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] if the loss or the gradient is not finite; the weights are then untouched.
+    pub fn minimize(&mut self, loss: Tensor<1>) -> Result<Update> {
+        let step = self.step;
+        // 1. Guard, backward, and the gradient as one vector in the order of the weights.
+        let value = f64::from(weights::host(loss.clone().inner())[0]);
+        if !value.is_finite() {
+            return Err(Error::Diverged { step, what: "the loss", found: value });
+        }
+        let mut gradient = self.gradient(loss);
+
+        // 2. Clip by the global norm.
+        let grad_norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+        if !grad_norm.is_finite() {
+            return Err(Error::Diverged { step, what: "the gradient norm", found: grad_norm });
+        }
+        let scale = (self.settings.clip_norm / (grad_norm + 1e-6)).min(1.0) as f32;
+        if scale < 1.0 {
+            gradient.iter_mut().for_each(|g| *g *= scale);
+        }
+
+        // 3. Step.
+        let learning_rate = rate(self.settings.schedule, self.learning_rate, self.settings.warmup, step, self.total);
+        let size = self.weights.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>().sqrt();
+        let moved = self.optimizer.step(&mut self.weights, &gradient, learning_rate);
+        if learning_rate == 0.0 {
+            invariants::zero_rate_moves_nothing(step, moved)?;
+        }
+        let module = self.module.take().expect("present between calls");
+        self.module = Some(weights::unflatten(module, &self.weights));
+        self.step += 1;
+        Ok(Update { loss: value, grad_norm, learning_rate, update_ratio: moved / size.max(f64::MIN_POSITIVE) })
+    }
+
+    /// The gradient of a loss as one vector, without a step; parameters the loss does not reach get 0.
+    pub fn gradient(&self, loss: Tensor<1>) -> Vec<f32> {
+        struct Collect<'a> {
+            gradients: &'a mut GradientsParams,
+            flat: Vec<f32>,
+        }
+        impl ModuleVisitor for Collect<'_> {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                match self.gradients.remove::<D>(param.id) {
+                    Some(gradient) => self.flat.extend(weights::host(gradient)),
+                    None => self.flat.resize(self.flat.len() + param.shape().num_elements(), 0.0),
+                }
+            }
+        }
+        let module = self.module();
+        let mut gradients = GradientsParams::from_grads(loss.backward(), module);
+        let mut collect = Collect { gradients: &mut gradients, flat: Vec::with_capacity(self.weights.len()) };
+        module.visit(&mut collect);
+        collect.flat
+    }
+}

@@ -1,0 +1,21 @@
+//! What every method shares: [`Method`], [`Learner`] (optimizer, schedule, clipping, NaN guard), the
+//! loop, supervised fine-tuning. Knows no particular preference method.
+
+mod error;
+pub mod invariants;
+mod learner;
+mod method;
+mod optimizer;
+mod schedule;
+pub mod pairs;
+pub mod sft;
+
+pub use error::Error;
+pub use learner::{Learner, Update};
+pub use method::{Cost, Method, Metrics, Watch, curve_steps, train};
+pub use optimizer::AdamW;
+pub use pairs::PairBatch;
+pub use schedule::rate;
+
+/// What a fallible call of this crate returns.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,76 @@
+//! Preference rows as a batch: both responses of every pair in one pass.
+
+use duel_data::pairs::PreferenceRow;
+use duel_model::Responses;
+use duel_spec::seeds::Rng;
+use rand::seq::SliceRandom;
+
+/// `N` pairs. Rows 0..N of `both` are the chosen responses, rows N..2N the rejected ones.
+#[derive(Debug, Clone)]
+pub struct PairBatch {
+    /// Which preference rows these are, for caches over all rows.
+    pub rows: Vec<usize>,
+    pub both: Responses,
+}
+
+impl PairBatch {
+    /// The given preference rows.
+    pub fn new(all: &[PreferenceRow], rows: &[usize]) -> Self {
+        let mut both = Responses::default();
+        for side in [|r: &PreferenceRow| r.chosen.clone(), |r: &PreferenceRow| r.rejected.clone()] {
+            for &row in rows {
+                both.prompts.push(all[row].prompt.clone());
+                both.responses.push(side(&all[row]));
+            }
+        }
+        Self { rows: rows.to_vec(), both }
+    }
+
+    /// Pairs, `N`.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there are no pairs.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The same pairs with chosen and rejected exchanged.
+    pub fn swapped(&self) -> Self {
+        let n = self.len();
+        let order: Vec<usize> = (n..2 * n).chain(0..n).collect();
+        Self { rows: self.rows.clone(), both: self.both.select(&order) }
+    }
+
+    /// The same pairs with the chosen response on both sides.
+    pub fn tied(&self) -> Self {
+        let order: Vec<usize> = (0..self.len()).chain(0..self.len()).collect();
+        Self { rows: self.rows.clone(), both: self.both.select(&order) }
+    }
+}
+
+/// Row numbers in shuffled epochs, cut into batches of equal size; an epoch's short rest is left out
+/// unless it is all there is.
+pub fn shuffled_batches(rows: usize, batch_size: usize, rng: &mut Rng) -> Vec<Vec<usize>> {
+    let mut order: Vec<usize> = (0..rows).collect();
+    order.shuffle(rng);
+    let size = batch_size.min(rows);
+    order.chunks_exact(size).map(<[usize]>::to_vec).collect()
+}
+
+/// Share of positive margins, ties half.
+pub fn accuracy(margins: &[f32]) -> f64 {
+    let hits: f64 = margins.iter().map(|&m| if m == 0.0 { 0.5 } else { f64::from(m > 0.0) }).sum();
+    hits / margins.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::accuracy;
+
+    #[test]
+    fn ties_count_half() {
+        assert_eq!(accuracy(&[1.0, -1.0, 0.0, 2.0]), 0.625);
+    }
+}

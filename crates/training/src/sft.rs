@@ -1,0 +1,118 @@
+//! Maximum likelihood: on responses given their prompts (SFT), and on running text (the base model).
+
+use crate::{Cost, Learner, Method, Metrics, Result};
+use burn::tensor::{Int, Tensor, TensorData};
+use duel_model::{Flops, Policy, Reader, Responses, TransformerConfig, weights};
+use duel_objectives::{ResponseMask, token_logp};
+use duel_spec::metrics;
+
+/// Supervised fine-tuning: mean negative log-likelihood of counted response tokens; prompts carry no loss.
+#[derive(Debug)]
+pub struct Sft {
+    reader: Reader,
+    flops: Flops,
+}
+
+impl Sft {
+    /// `reader` is on the autodiff device.
+    pub fn new(reader: Reader, config: &TransformerConfig) -> Self {
+        Self { reader, flops: Flops::policy(config) }
+    }
+}
+
+impl Method for Sft {
+    type Module = Policy;
+    type Batch = Responses;
+
+    fn iteration(&mut self, batch: &Responses, learner: &mut Learner<Policy>) -> Result<Metrics> {
+        let logp = response_logp(&self.reader, learner.module(), batch); // [B, T]
+        let mask = mask(&self.reader, batch);
+        let update = learner.minimize(mask.mean(logp).neg())?;
+        let tokens = batch.tokens();
+        Ok(update.metrics(Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() }))
+    }
+}
+
+/// Language modelling of windows of running text, `[B, L + 1]` ids each.
+#[derive(Debug)]
+pub struct RunningText {
+    reader: Reader,
+    flops: Flops,
+}
+
+impl RunningText {
+    /// `reader` is on the autodiff device.
+    pub fn new(reader: Reader, config: &TransformerConfig) -> Self {
+        Self { reader, flops: Flops::policy(config) }
+    }
+
+    /// Mean negative log-likelihood a token of the windows, `[1]`.
+    pub fn loss(&self, policy: &Policy, windows: &[Vec<u32>]) -> Tensor<1> {
+        let (rows, width) = (windows.len(), windows[0].len());
+        let ids: Vec<i32> = windows.concat().into_iter().map(|id| id as i32).collect();
+        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [rows, width]), self.reader.device()); // [B, L+1]
+        let logits = policy.logits(ids.clone().narrow(1, 0, width - 1), 0); // [B, L, V]
+        token_logp(logits, ids.narrow(1, 1, width - 1)).mean().neg()
+    }
+}
+
+impl Method for RunningText {
+    type Module = Policy;
+    type Batch = Vec<Vec<u32>>;
+
+    fn iteration(&mut self, windows: &Vec<Vec<u32>>, learner: &mut Learner<Policy>) -> Result<Metrics> {
+        let update = learner.minimize(self.loss(learner.module(), windows))?;
+        let tokens = windows.iter().map(|w| w.len() as u64 - 1).sum();
+        Ok(update.metrics(Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() }))
+    }
+}
+
+impl crate::Update {
+    /// The update as the first metrics of an iteration.
+    pub fn metrics(self, cost: Cost) -> Metrics {
+        let values = vec![
+            (metrics::LOSS, self.loss),
+            (metrics::GRAD_NORM, self.grad_norm),
+            (metrics::LEARNING_RATE, self.learning_rate),
+            (metrics::UPDATE_RATIO, self.update_ratio),
+        ];
+        Metrics { values, cost }
+    }
+}
+
+/// The batch's mask on the reader's device.
+pub fn mask(reader: &Reader, batch: &Responses) -> ResponseMask {
+    ResponseMask::from_lengths(&batch.lengths(), reader.space().response_tokens, reader.device())
+}
+
+/// Log-probability of each response token, `[B, T]`; columns past the response mean nothing.
+pub fn response_logp(reader: &Reader, policy: &Policy, batch: &Responses) -> Tensor<2> {
+    let ids = reader.ids(batch);
+    token_logp(reader.logits(policy, ids.clone()), reader.targets(ids))
+}
+
+/// Log-probability of each response, summed over its counted tokens, in blocks of rows that bound
+/// memory; `reader` and `policy` carry no gradient.
+pub fn sequence_logp(reader: &Reader, policy: &Policy, batch: &Responses) -> Vec<f32> {
+    blocks(batch)
+        .flat_map(|block| {
+            let logp = response_logp(reader, policy, &block);
+            weights::host(mask(reader, &block).row_sums(logp))
+        })
+        .collect()
+}
+
+/// A batch cut into blocks of rows.
+pub fn blocks(batch: &Responses) -> impl Iterator<Item = Responses> {
+    const ROWS: usize = 256;
+    (0..batch.len()).step_by(ROWS).map(|start| {
+        let rows: Vec<usize> = (start..batch.len().min(start + ROWS)).collect();
+        batch.select(&rows)
+    })
+}
+
+/// Mean negative log-likelihood over held-out rows: a token, and a response.
+pub fn heldout_nll(reader: &Reader, policy: &Policy, batch: &Responses) -> (f64, f64) {
+    let total: f64 = sequence_logp(reader, policy, batch).iter().map(|&x| -f64::from(x)).sum();
+    (total / batch.response_tokens() as f64, total / batch.len() as f64)
+}
