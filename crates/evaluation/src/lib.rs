@@ -7,12 +7,14 @@ pub mod invariants;
 mod law;
 mod sampled;
 mod score;
+mod yardstick;
 
 pub use error::Error;
 pub use exact::{GrammarYardstick, decision_laws, kl_grammar, proxy_table};
 pub use law::{Frontier, Law, at_kl, optimum};
 pub use sampled::{Effort, SampledYardstick};
 pub use score::{Score, Whose, completions};
+pub use yardstick::{Moment, Yardstick};
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

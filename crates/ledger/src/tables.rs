@@ -180,3 +180,22 @@ pub fn read_completions(path: &Path) -> Result<Vec<Completion>> {
     };
     columns().map_err(broken("read", path))
 }
+
+/// Joins the tables of finished stages, in the given order, into one file.
+pub fn merge_tables(from: &[std::path::PathBuf], to: &Path) -> Result<()> {
+    let mut joined: Option<DataFrame> = None;
+    for path in from {
+        let table = read(path)?;
+        joined = Some(match joined {
+            None => table,
+            Some(mut all) => {
+                all.vstack_mut_owned(table).map_err(broken("joined", path))?;
+                all
+            }
+        });
+    }
+    match joined {
+        Some(table) => write(to, table),
+        None => Ok(()),
+    }
+}

@@ -67,20 +67,20 @@ pub fn curve_steps(iterations: u64, points: usize) -> Vec<u64> {
 
 /// Runs a method for `iterations`: logs every one with all clocks, and calls `look` after those listed
 /// in `look_after` (its time is not counted). Returns the clocks at the end.
-pub fn train<M: Method>(
+pub fn train<M: Method, E: From<Error>>(
     method: &mut M,
     learner: &mut Learner<M::Module>,
     iterations: u64,
-    mut batch: impl FnMut(u64) -> Result<M::Batch>,
+    mut batch: impl FnMut(u64) -> std::result::Result<M::Batch, E>,
     watch: &mut Watch<'_>,
     look_after: &[u64],
-    mut look: impl FnMut(&M::Module, Clocks, &mut dyn Recorder) -> Result<()>,
-) -> Result<Clocks> {
+    mut look: impl FnMut(&M::Module, Clocks, &mut dyn Recorder) -> std::result::Result<(), E>,
+) -> std::result::Result<Clocks, E> {
     let mut clocks = Clocks::default();
     let mut total = Cost::default();
     for iteration in 0..iterations {
         if watch.stop.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
+            return Err(Error::Interrupted.into());
         }
         let started = Instant::now();
         let said = method.iteration(&batch(iteration)?, learner)?;

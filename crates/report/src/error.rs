@@ -1,0 +1,18 @@
+//! What can go wrong when a run is reported.
+
+use std::path::PathBuf;
+
+/// A report that cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Ledger(#[from] duel_ledger::Error),
+    #[error("failed to write `{}`", path.display())]
+    Write { path: PathBuf, source: std::io::Error },
+    #[error("failed to draw the chart `{chart}`: {problem}")]
+    Chart { chart: String, problem: String },
+    #[error("failed to fill the page: {problem}")]
+    Page { problem: String },
+    #[error("the experiment of the run cannot be read")]
+    Spec(#[from] duel_spec::Error),
+}

@@ -1,0 +1,77 @@
+//! Every error of every room, with its exit code and its hint.
+
+use std::path::PathBuf;
+
+/// What can end `duel`.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Spec(#[from] duel_spec::Error),
+    #[error(transparent)]
+    Data(#[from] duel_data::Error),
+    #[error(transparent)]
+    Model(#[from] duel_model::Error),
+    #[error(transparent)]
+    Training(#[from] duel_training::Error),
+    #[error(transparent)]
+    Reward(#[from] duel_reward::Error),
+    #[error(transparent)]
+    Evaluation(#[from] duel_evaluation::Error),
+    #[error(transparent)]
+    Ledger(#[from] duel_ledger::Error),
+    #[error(transparent)]
+    Report(#[from] duel_report::Error),
+    #[error("interrupted; finished stages are kept")]
+    Interrupted,
+    #[error("stage `{stage}` failed{}", if tail.is_empty() { String::new() } else { format!(":\n{tail}") })]
+    Stage { stage: String, tail: String, exit: u8 },
+    #[error("failed to start a worker")]
+    Worker { source: std::io::Error },
+    #[error("the worker was asked for stage {place} of {name}, which the run's experiment.toml does not have")]
+    StrayWorker { place: usize, name: String },
+    #[error("failed to {action} `{}`", path.display())]
+    Io { action: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("`{}` is not what stage `{stage}` writes: {problem}", path.display())]
+    Foreign { stage: &'static str, path: PathBuf, problem: String },
+}
+
+impl Error {
+    /// The process's exit code (see DESIGN, "The command line").
+    pub fn exit(&self) -> u8 {
+        match self {
+            Self::Spec(_) => 2,
+            Self::Model(duel_model::Error::UnknownDevice { .. } | duel_model::Error::DeviceNotBuilt { .. }) => 2,
+            Self::Training(duel_training::Error::Diverged { .. } | duel_training::Error::Invariant { .. }) => 4,
+            Self::Evaluation(duel_evaluation::Error::Invariant { .. }) => 4,
+            Self::Evaluation(duel_evaluation::Error::Reward(duel_reward::Error::Training(inner)))
+            | Self::Reward(duel_reward::Error::Training(inner)) => match inner {
+                duel_training::Error::Diverged { .. } | duel_training::Error::Invariant { .. } => 4,
+                duel_training::Error::Interrupted => 130,
+                _ => 1,
+            },
+            Self::Interrupted | Self::Training(duel_training::Error::Interrupted) => 130,
+            Self::Stage { exit, .. } => *exit,
+            _ => 1,
+        }
+    }
+
+    /// What the person can change.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Spec(e) => Some(e.hint()),
+            Self::Data(e) | Self::Training(duel_training::Error::Data(e)) | Self::Reward(duel_reward::Error::Data(e)) => {
+                e.hint()
+            }
+            Self::Model(e) => e.hint(),
+            Self::Ledger(e) | Self::Report(duel_report::Error::Ledger(e)) => e.hint(),
+            Self::Interrupted => Some("run the same command again to go on".into()),
+            Self::Training(duel_training::Error::Diverged { .. }) => {
+                Some("lower this stage's `learning_rate`, or `learner.clip_norm`; finished stages are kept".into())
+            }
+            Self::Training(duel_training::Error::Invariant { .. }) | Self::Evaluation(duel_evaluation::Error::Invariant { .. }) => {
+                Some("this is a fault of Duel, not of the experiment: please report it with experiment.toml and this message".into())
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! From an experiment to its stages: what depends on what, and the hash that names each.
+
+use crate::Result;
+use duel_ledger::StageId;
+use duel_spec::ids::{hash_bytes, stage_hash};
+use duel_spec::{Cell, Experiment, Method, WorldKind};
+use serde::Serialize;
+use serde_json::json;
+
+/// What a stage does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Tokenizer, prompts and gold scorer of real text.
+    Corpus,
+    /// The language model that every seed starts from.
+    Base,
+    Sft,
+    Pairs,
+    Rm,
+    /// Log-probs of all rows under the reference.
+    Reference,
+    /// Marks of the reference and of the exact optima.
+    Yardstick,
+    /// One arm at one point: training and evaluation.
+    Cell,
+}
+
+impl Kind {
+    /// As in the stage's folder.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Corpus => "corpus",
+            Self::Base => "base",
+            Self::Sft => "sft",
+            Self::Pairs => "pairs",
+            Self::Rm => "rm",
+            Self::Reference => "reference",
+            Self::Yardstick => "yardstick",
+            Self::Cell => "cell",
+        }
+    }
+
+    /// Whether the stage stands alone in the plan and may use every core.
+    pub fn is_shared(self) -> bool {
+        matches!(self, Self::Corpus | Self::Base)
+    }
+}
+
+/// A piece of work with a content hash.
+#[derive(Debug, Clone)]
+pub struct Stage {
+    pub kind: Kind,
+    pub id: StageId,
+    pub seed: u64,
+    /// Places in the plan of the stages that must be done before.
+    pub needs: Vec<usize>,
+    pub cell: Option<Cell>,
+}
+
+impl Stage {
+    /// For people: `sft, seed 3` or `ppo beta=0.1, seed 3`.
+    pub fn label(&self) -> String {
+        match (&self.cell, self.kind.is_shared()) {
+            (Some(cell), _) => format!("{} {}, seed {}", cell.arm, cell.point.label, self.seed),
+            (None, true) => self.kind.name().into(),
+            (None, false) => format!("{}, seed {}", self.kind.name(), self.seed),
+        }
+    }
+}
+
+/// All stages in an order that respects their needs.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    pub stages: Vec<Stage>,
+}
+
+impl Plan {
+    /// Lays an experiment out; `device` is part of every hash, as results depend on it.
+    pub fn new(experiment: &Experiment, device: &str) -> Result<Self> {
+        let mut plan = Self { stages: vec![] };
+        let world = world_settings(experiment);
+        let learner = &experiment.learner;
+        let model = &experiment.model;
+        let shared = match experiment.world.kind {
+            WorldKind::Grammar => None,
+            WorldKind::Reviews => {
+                let files: Vec<&str> = duel_data::reviews::FILES.iter().map(|(_, hash)| *hash).collect();
+                let corpus = plan.add(Kind::Corpus, 0, json!([device, &world, files]), vec![], None);
+                let base = json!([device, model, learner, &experiment.stages.base]);
+                Some((corpus, plan.add(Kind::Base, 0, base, vec![corpus], None)))
+            }
+        };
+        let shared_needs: Vec<usize> = shared.iter().flat_map(|(corpus, base)| [*corpus, *base]).collect();
+        for seed in experiment.seed_list() {
+            let with = |needs: &[usize]| [shared_needs.as_slice(), needs].concat();
+            let settings = json!([device, &world, model, learner, &experiment.stages.sft]);
+            let sft = plan.add(Kind::Sft, seed, settings, shared_needs.clone(), None);
+            let pairs = plan.add(Kind::Pairs, seed, json!(&experiment.stages.pairs), with(&[sft]), None);
+            let rm = plan.add(Kind::Rm, seed, json!([learner, &experiment.stages.rm]), with(&[sft, pairs]), None);
+            let reference = plan.add(Kind::Reference, seed, json!(null), with(&[sft, pairs]), None);
+            let evaluation = &experiment.evaluation;
+            plan.add(Kind::Yardstick, seed, json!(evaluation), with(&[sft, pairs, rm]), None);
+            for cell in experiment.cells().into_iter().filter(|cell| cell.seed == seed) {
+                let settings = json!([learner, &cell.point.method, evaluation, &cell.arm, &cell.point.label]);
+                let needs = match cell.point.method {
+                    Method::Ppo(_) => with(&[sft, pairs, rm]),
+                    Method::Dpo(_) => with(&[sft, pairs, rm, reference]),
+                };
+                plan.add(Kind::Cell, seed, settings, needs, Some(cell));
+            }
+        }
+        Ok(plan)
+    }
+
+    fn add(&mut self, kind: Kind, seed: u64, settings: serde_json::Value, needs: Vec<usize>, cell: Option<Cell>) -> usize {
+        let inputs: Vec<&str> = needs.iter().map(|&n| self.stages[n].id.hash.as_str()).collect();
+        let hash = stage_hash(kind.name(), &json!([seed, settings]), &inputs);
+        self.stages.push(Stage { kind, id: StageId { kind: kind.name().into(), hash }, seed, needs, cell });
+        self.stages.len() - 1
+    }
+
+    /// The stage of a kind that `stage` needs.
+    pub fn needed(&self, stage: &Stage, kind: Kind) -> Option<&Stage> {
+        stage.needs.iter().map(|&n| &self.stages[n]).find(|s| s.kind == kind)
+    }
+}
+
+/// The world's settings that decide what it is.
+fn world_settings(experiment: &Experiment) -> serde_json::Value {
+    let world = &experiment.world;
+    match world.kind {
+        WorldKind::Grammar => json!(["grammar", world.grammar]),
+        WorldKind::Reviews => {
+            let mut settings = json!(world.reviews);
+            settings["data"] = json!(null); // where the files stand does not change what they say
+            json!(["reviews", settings])
+        }
+    }
+}
+
+/// A hash over the whole resolved experiment, for the manifest.
+pub fn experiment_hash(experiment: &Experiment) -> String {
+    hash_bytes(json!(experiment).to_string().as_bytes())
+}
+
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use duel_spec::Document;
+
+    fn plan(text: &str) -> Plan {
+        let document = Document::parse("t", text, &[]).expect("valid");
+        Plan::new(&Experiment::from_document(&document).expect("valid"), "flex").expect("plans")
+    }
+
+    const TEXT: &str = "seeds = 2\n[arms.ppo]\nmethod = \"ppo\"\n[arms.ppo.grid]\nbeta = [0.1, 0.5]\n[arms.dpo]\nmethod = \"dpo\"\n";
+
+    #[test]
+    fn both_arms_share_start_rows_and_reference() {
+        let plan = plan(TEXT);
+        let count = |kind| plan.stages.iter().filter(|s| s.kind == kind).count();
+        assert_eq!([Kind::Sft, Kind::Pairs, Kind::Rm, Kind::Cell].map(count), [2, 2, 2, 6]);
+        for stage in plan.stages.iter().filter(|s| s.kind == Kind::Cell && s.seed == 1) {
+            let sft = plan.needed(stage, Kind::Sft).expect("starts from sft");
+            assert_eq!(sft.seed, 1);
+            assert!(plan.needed(stage, Kind::Pairs).is_some());
+        }
+        for (place, stage) in plan.stages.iter().enumerate() {
+            assert!(stage.needs.iter().all(|&n| n < place));
+        }
+    }
+
+    #[test]
+    fn a_setting_moves_only_what_depends_on_it() {
+        let (before, after) = (plan(TEXT), plan(&format!("{TEXT}epochs = 2\n")));
+        for (a, b) in before.stages.iter().zip(&after.stages) {
+            let is_dpo = a.cell.as_ref().is_some_and(|c| c.arm == "dpo");
+            assert_eq!(a.id == b.id, !is_dpo, "{}", a.label());
+        }
+        let more_rows = plan(&format!("{TEXT}[stages.pairs]\nrows = 99\n"));
+        for (a, b) in before.stages.iter().zip(&more_rows.stages) {
+            assert_eq!(a.id == b.id, a.kind == Kind::Sft, "{}", a.label());
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What a person sees while a run goes: a bar on a terminal, plain lines elsewhere.
+
+use crate::plan::{Kind, Plan, Stage};
+use crate::worker::Progress;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+/// Least time between two plain lines that only say how far a stage is.
+const PAUSE: Duration = Duration::from_secs(15);
+
+/// The state of a run for whoever watches.
+#[derive(Debug)]
+pub struct Board {
+    bar: Option<ProgressBar>,
+    jobs: usize,
+    started: Instant,
+    last_line: Instant,
+    total: usize,
+    done: usize,
+    /// Share done of each running stage.
+    shares: BTreeMap<usize, (String, f64, String)>,
+    /// Stages not yet finished, by what they are like, and seconds that one of them took.
+    left: BTreeMap<String, usize>,
+    took: BTreeMap<String, Vec<f64>>,
+}
+
+/// Stages of one likeness take about as long.
+fn likeness(stage: &Stage) -> String {
+    stage.cell.as_ref().map_or_else(|| stage.kind.name().to_string(), |cell| format!("cell {}", cell.arm))
+}
+
+impl Board {
+    /// An empty board.
+    pub fn new(jobs: usize) -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
+            let style = ProgressStyle::with_template("{bar:24} {pos}/{len} stages  {elapsed}  {wide_msg}");
+            if let Ok(style) = style {
+                bar.set_style(style);
+            }
+            bar.enable_steady_tick(Duration::from_millis(250));
+            bar
+        });
+        Self {
+            bar,
+            jobs,
+            started: Instant::now(),
+            last_line: Instant::now(),
+            total: 0,
+            done: 0,
+            shares: BTreeMap::new(),
+            left: BTreeMap::new(),
+            took: BTreeMap::new(),
+        }
+    }
+
+    /// A line that stays.
+    pub fn say(&self, line: &str) {
+        match &self.bar {
+            Some(bar) => bar.println(line),
+            None => {
+                let _ = writeln!(std::io::stderr(), "{line}");
+            }
+        }
+    }
+
+    /// The plan is known.
+    pub fn start(&mut self, plan: &Plan, finished: &[bool]) {
+        self.total = plan.stages.len();
+        self.done = finished.iter().filter(|f| **f).count();
+        for (stage, _) in plan.stages.iter().zip(finished).filter(|(_, finished)| !**finished) {
+            *self.left.entry(likeness(stage)).or_insert(0) += 1;
+        }
+        let cells = plan.stages.iter().filter(|s| s.kind == Kind::Cell).count();
+        let words = format!("{} stages, {cells} of them cells; {} already finished; {} at once", self.total, self.done, self.jobs);
+        self.say(&words);
+        if let Some(bar) = &self.bar {
+            bar.set_length(self.total as u64);
+            bar.set_position(self.done as u64);
+        }
+    }
+
+    pub fn stage_started(&mut self, place: usize, stage: &Stage) {
+        self.shares.insert(place, (stage.label(), 0.0, String::new()));
+        self.draw();
+    }
+
+    pub fn stage_progress(&mut self, place: usize, progress: &Progress) {
+        if let Some((_, share, words)) = self.shares.get_mut(&place) {
+            *share = progress.done as f64 / progress.total.max(1) as f64;
+            *words = format!("{}/{} {}", progress.done, progress.total, progress.words);
+        }
+        self.draw();
+        if self.bar.is_none() && self.last_line.elapsed() > PAUSE {
+            self.last_line = Instant::now();
+            let at: Vec<String> = self.shares.values().map(|(label, _, words)| format!("{label}: {words}")).collect();
+            self.say(&format!("[{}/{}] {}{}", self.done, self.total, at.join("; "), self.time_left()));
+        }
+    }
+
+    pub fn stage_finished(&mut self, place: usize, stage: &Stage, took: Duration) {
+        self.shares.remove(&place);
+        self.done += 1;
+        let likeness = likeness(stage);
+        if let Some(left) = self.left.get_mut(&likeness) {
+            *left -= 1;
+        }
+        self.took.entry(likeness).or_default().push(took.as_secs_f64());
+        if self.bar.is_none() {
+            self.last_line = Instant::now();
+            self.say(&format!(
+                "[{}/{}] {} done in {:.1} s{}",
+                self.done, self.total, stage.label(), took.as_secs_f64(), self.time_left()
+            ));
+        }
+        self.draw();
+    }
+
+    /// The run is over.
+    pub fn finish(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn draw(&self) {
+        let Some(bar) = &self.bar else { return };
+        bar.set_position(self.done as u64);
+        let at: Vec<String> = self.shares.values().map(|(label, share, _)| format!("{label} {:.0}%", share * 100.0)).collect();
+        bar.set_message(format!("{}{}", at.join("; "), self.time_left()));
+    }
+
+    /// Stages a minute, and time left once every likeness has been seen.
+    fn time_left(&self) -> String {
+        let minutes = self.started.elapsed().as_secs_f64() / 60.0;
+        let made: usize = self.took.values().map(Vec::len).sum();
+        if made == 0 {
+            return String::new();
+        }
+        let throughput = format!("; {:.1} stages a minute", made as f64 / minutes.max(1e-3));
+        let mut seconds = 0.0;
+        for (likeness, left) in self.left.iter().filter(|(_, left)| **left > 0) {
+            let Some(took) = self.took.get(likeness) else { return throughput };
+            seconds += *left as f64 * took.iter().sum::<f64>() / took.len() as f64;
+        }
+        // running stages have part of their time behind them
+        let per_stage = seconds / self.left.values().sum::<usize>().max(1) as f64;
+        seconds -= per_stage * self.shares.values().map(|(_, share, _)| share).sum::<f64>();
+        let seconds = (seconds / self.jobs as f64).max(0.0) as u64;
+        format!("{throughput}, about {}:{:02} left", seconds / 60, seconds % 60)
+    }
+}

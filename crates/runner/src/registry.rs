@@ -1,0 +1,124 @@
+//! The methods by name: one line in [`run`] and one function each. A new method is added here.
+
+use crate::Result;
+use crate::work::Batches;
+use burn::module::Module;
+use duel_data::World;
+use duel_data::pairs::PreferenceRow;
+use duel_dpo::{Dpo, ReferenceLogp};
+use duel_evaluation::Moment;
+use duel_ledger::StageRecorder;
+use duel_model::{Flops, Policy, Reader, Scalar, TransformerConfig, weights};
+use duel_ppo::{ActorCritic, Ppo, Setting};
+use duel_reward::{LearnedReward, Scorer};
+use duel_spec::{Clocks, LearnerSettings, Method, Recorder, RewardSource, Split, metrics, seeds};
+use duel_training::{Learner, PairBatch, Watch, curve_steps, invariants, train};
+use rand::RngExt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// What every method is given: the same start, rows, prompts and judges.
+pub struct CellWork<'a> {
+    pub seed: u64,
+    pub world: Arc<dyn World>,
+    pub config: TransformerConfig,
+    pub learner: &'a LearnerSettings,
+    /// The SFT policy, without gradient.
+    pub reference: Policy,
+    /// The same, ready to train.
+    pub start: Policy,
+    pub reader: Reader,
+    pub train_reader: Reader,
+    pub gold: Arc<dyn Scorer>,
+    pub reward: LearnedReward,
+    pub rows: Vec<PreferenceRow>,
+    /// Of train rows and of validation rows, for methods on pairs.
+    pub reference_logp: Option<(ReferenceLogp, ReferenceLogp)>,
+    pub curve_points: usize,
+    pub stop: &'a AtomicBool,
+}
+
+/// Called on the policy without gradient at points of the curve.
+pub type Look<'a> = &'a mut dyn FnMut(&Policy, Clocks, &mut dyn Recorder, Moment) -> Result<()>;
+
+/// Trains one point; returns the policy without gradient and its clocks. The last curve point is left to
+/// the caller, who measures it in full.
+pub fn run(method: &Method, work: CellWork<'_>, look: Look<'_>, recorder: &mut StageRecorder) -> Result<(Policy, Clocks)> {
+    match method {
+        Method::Ppo(settings) => ppo(settings, work, look, recorder),
+        Method::Dpo(settings) => dpo(settings, work, look, recorder),
+    }
+}
+
+fn ppo(settings: &duel_spec::Ppo, work: CellWork<'_>, look: Look<'_>, recorder: &mut StageRecorder) -> Result<(Policy, Clocks)> {
+    let (scorer, critic, scorer_flops, resident): (Arc<dyn Scorer>, Scalar, f64, f64) = match settings.reward {
+        RewardSource::Rm => {
+            let critic = work.reward.model().clone().rescaled(work.reward.centre, work.reward.scale).train();
+            (Arc::new(work.reward.clone()), critic, Flops::scalar(&work.config).forward(1), 4.0)
+        }
+        RewardSource::Gold => {
+            let critic = Scalar::from_policy(work.start.clone(), work.train_reader.device());
+            (work.gold.clone(), critic, 0.0, 3.0)
+        }
+    };
+    let reward_hash = weights::hash(work.reward.model());
+    let given = Setting {
+        reference: work.reference.clone(),
+        scorer,
+        reader: work.reader.clone(),
+        train_reader: work.train_reader.clone(),
+        config: work.config.clone(),
+        scorer_flops,
+        seed: work.seed,
+    };
+    let mut method = Ppo::new(settings.clone(), given);
+    let module = ActorCritic { actor: work.start, critic };
+    let mut learner = Learner::new(module, work.learner, settings.learning_rate, Ppo::updates(settings));
+    let prompts = work.world.prompts(Split::Train);
+    let batch = |iteration| -> Result<_> {
+        let mut rng = seeds::derive(work.seed, "ppo", iteration, "prompts");
+        Ok((0..settings.episodes).map(|_| prompts[rng.random_range(0..prompts.len())].ids.clone()).collect())
+    };
+    let iterations = settings.iterations as u64;
+    let mut watch = Watch { stage: "train", recorder: &mut *recorder, stop: work.stop };
+    let clocks = train(&mut method, &mut learner, iterations, batch, &mut watch, &inner_points(iterations, work.curve_points), |module, clocks, recorder| {
+        look(&module.actor.valid(), clocks, recorder, Moment::Curve)
+    })?;
+    invariants::frozen_weights_unchanged("the reward model", clocks.step, &reward_hash, &weights::hash(work.reward.model()))?;
+    recorder.record("train", clocks, metrics::MODELS_RESIDENT, resident);
+    Ok((learner.into_module().valid().actor, clocks))
+}
+
+fn dpo(settings: &duel_spec::Dpo, work: CellWork<'_>, look: Look<'_>, recorder: &mut StageRecorder) -> Result<(Policy, Clocks)> {
+    let (on_train, on_validation) = work.reference_logp.expect("the plan gives DPO the reference's log-probs");
+    let of = |split| work.rows.iter().filter(|r| r.split == split).cloned().collect::<Vec<_>>();
+    let (rows, validation) = (of(Split::Train), of(Split::Validation));
+    let mut method = Dpo::new(settings.clone(), work.train_reader.clone(), on_train.clone(), &work.config);
+    let validator = Dpo::new(settings.clone(), work.train_reader, on_train, &work.config);
+    let steps = (settings.epochs * (rows.len() / settings.batch_size.min(rows.len()))) as u64;
+    let mut learner = Learner::new(work.start, work.learner, settings.learning_rate, steps);
+    let mut queue = Batches::new(rows.len(), settings.batch_size, work.seed, "dpo");
+    let batch = |_| -> Result<_> { Ok(PairBatch::new(&rows, &queue.next())) };
+    let validate = |policy: &Policy, clocks: Clocks, recorder: &mut dyn Recorder| {
+        let found = validator.validate(&work.reader, policy, &validation, &on_validation);
+        recorder.record("train", clocks, metrics::DPO_LOSS_VALIDATION, found.loss);
+        recorder.record("train", clocks, metrics::DPO_ACCURACY_VALIDATION, found.accuracy);
+    };
+    let mut watch = Watch { stage: "train", recorder: &mut *recorder, stop: work.stop };
+    let clocks = train(&mut method, &mut learner, steps, batch, &mut watch, &inner_points(steps, work.curve_points), |policy, clocks, recorder| {
+        let policy = policy.valid();
+        validate(&policy, clocks, recorder);
+        look(&policy, clocks, recorder, Moment::Curve)
+    })?;
+    let policy = learner.into_module().valid();
+    validate(&policy, clocks, recorder);
+    recorder.record("train", clocks, metrics::MODELS_RESIDENT, 1.0);
+    Ok((policy, clocks))
+}
+
+/// The curve's points but the last, which is the finished policy.
+fn inner_points(iterations: u64, points: usize) -> Vec<u64> {
+    let mut steps = curve_steps(iterations, points);
+    steps.pop();
+    steps
+}

@@ -1,0 +1,572 @@
+//! What each stage does: the experiment's settings put together with the rooms. No mathematics here.
+
+use crate::plan::{Kind, Plan, Stage};
+use crate::registry::{self, CellWork};
+use crate::{Error, Result};
+use burn::module::Module;
+use burn::tensor::Device;
+use duel_data::grammar::{GrammarWorld, excitements, token};
+use duel_data::pairs::{Annotator, PreferenceRow, bayes_accuracy, solve_tau};
+use duel_data::reviews::{self, ReviewsWorld, Sizes};
+use duel_data::{Row, World};
+use duel_evaluation::{Effort, GrammarYardstick, Moment, SampledYardstick, Whose, Yardstick, kl_grammar, proxy_table};
+use duel_ledger::{RunDir, StageDir, StageRecorder};
+use duel_model::{Policy, Reader, Responses, Scalar, TransformerConfig, generate, weights};
+use duel_reward::{GrammarGold, LearnedReward, ReviewsGold, RewardModel, Scorer, Sentiment, collect, label, quality};
+use duel_spec::{Clocks, Experiment, Recorder, Split, Temperature, WorldKind, metrics, seeds};
+use duel_training::pairs::shuffled_batches;
+use duel_training::sft::{RunningText, Sft, heldout_nll};
+use duel_training::{Learner, PairBatch, Watch, invariants, train};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// File names within stages.
+const POLICY: &str = "policy.safetensors";
+const GOLD: &str = "gold.json";
+const ROWS: &str = "rows.jsonl";
+const RM: &str = "rm.safetensors";
+const RM_SCALE: &str = "rm.json";
+const PROXY: &str = "proxy.json";
+const REFERENCE: &str = "reference.json";
+
+/// Samples of the SFT policy that centre and scale the reward model.
+const NORMALISING_SAMPLES: usize = 2048;
+/// Prompts and samples of a curve point where evaluation samples.
+const CURVE_EFFORT: Effort = Effort { prompts: 128, samples_per_prompt: 1 };
+/// Held-out rows that the language model's loss is read on.
+const HELDOUT_ROWS: usize = 2048;
+
+/// Everything a stage may look at.
+pub struct Desk<'a> {
+    pub experiment: &'a Experiment,
+    pub plan: &'a Plan,
+    pub stage: &'a Stage,
+    pub run: &'a RunDir,
+    pub device: Device,
+    pub stop: &'a AtomicBool,
+}
+
+/// What centres and scales a learned reward.
+#[derive(Serialize, Deserialize)]
+struct RmScale {
+    centre: f64,
+    scale: f64,
+}
+
+/// A world with its gold scorer.
+struct Scene {
+    world: Arc<dyn World>,
+    grammar: Option<Arc<GrammarWorld>>,
+    reviews: Option<Arc<ReviewsWorld>>,
+    gold: Option<Arc<dyn Scorer>>,
+}
+
+impl Desk<'_> {
+    /// Does the stage; its files go to `to`.
+    pub fn work(&self, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
+        match self.stage.kind {
+            Kind::Corpus => self.corpus(to, recorder)?,
+            Kind::Base => self.base(to, recorder)?,
+            Kind::Sft => self.sft(to, recorder)?,
+            Kind::Pairs => self.pairs(to, recorder)?,
+            Kind::Rm => self.rm(to, recorder)?,
+            Kind::Reference => self.reference(to)?,
+            Kind::Yardstick => self.yardstick_stage(recorder)?,
+            Kind::Cell => self.cell(to, recorder)?,
+        }
+        recorder.record(self.stage.kind.name(), Clocks::default(), metrics::PEAK_RSS, crate::host::peak_memory() as f64);
+        recorder.write(to)?;
+        Ok(())
+    }
+
+    // ── stages ──────────────────────────────────────────────────────────────────────────────────
+
+    /// Tokenizer, prompts, gold scorer.
+    fn corpus(&self, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
+        let settings = &self.experiment.world.reviews;
+        let folder = PathBuf::from(&settings.data);
+        recorder.progress(0, 3, "reading");
+        let thirds = reviews::load_thirds(&folder)?;
+        let rated = reviews::load_ratings(&folder)?;
+        recorder.progress(1, 3, "tokenizer");
+        reviews::prepare(&thirds, settings.vocabulary, settings.prompt_tokens, to)?;
+        recorder.progress(2, 3, "gold scorer");
+        let judge = Sentiment::train(&thirds.gold, settings.judged_words);
+        judge.save(&to.join(GOLD))?;
+        let mut rng = seeds::derive(0, "corpus", 0, "human pairs");
+        let report = judge.report(&thirds.language, &rated, settings.judged_words, &mut rng);
+        let mut say = |metric, value| recorder.record("corpus", Clocks::default(), metric, value);
+        say(metrics::GOLD_ACCURACY, report.accuracy);
+        say(metrics::GOLD_ACCURACY_WINDOW, report.accuracy_window);
+        say(metrics::GOLD_CALIBRATION, report.calibration_error);
+        say(metrics::GOLD_HUMAN_AGREEMENT, report.human_agreement);
+        Ok(())
+    }
+
+    /// The language model of running text.
+    fn base(&self, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
+        use rand::RngExt;
+        let settings = &self.experiment.stages.base;
+        let scene = self.scene()?;
+        let world = scene.reviews.as_ref().expect("only reviews has a base stage");
+        let config = self.config(scene.world.as_ref());
+        let policy = Policy::new(&config, &mut seeds::derive(0, "base", 0, "init"), &self.train_device());
+        let mut method = RunningText::new(self.train_reader(scene.world.as_ref()), &config);
+        let mut learner = Learner::new(policy, &self.experiment.learner, settings.learning_rate, settings.steps as u64);
+        let stream = world.language();
+        let batch = |step: u64| -> Result<_> {
+            let mut rng = seeds::derive(0, "base", step, "windows");
+            Ok((0..settings.batch_size)
+                .map(|_| {
+                    let start = rng.random_range(0..stream.len() - settings.window);
+                    stream[start..=start + settings.window].iter().map(|&id| u32::from(id)).collect()
+                })
+                .collect())
+        };
+        let mut watch = Watch { stage: "base", recorder: &mut *recorder, stop: self.stop };
+        let clocks = train(&mut method, &mut learner, settings.steps as u64, batch, &mut watch, &[], |_, _, _| Ok(()))?;
+
+        let heldout: Vec<Vec<u32>> = world
+            .language_heldout()
+            .chunks_exact(settings.window + 1)
+            .map(|window| window.iter().map(|&id| u32::from(id)).collect())
+            .collect();
+        let policy = learner.into_module().valid();
+        let reader = RunningText::new(self.reader(scene.world.as_ref()), &config);
+        let losses: Vec<f64> =
+            heldout.chunks(64).map(|w| f64::from(weights::host(reader.loss(&policy, w))[0]) * w.len() as f64).collect();
+        recorder.record("base", clocks, metrics::NLL_TOKEN, losses.iter().sum::<f64>() / heldout.len() as f64);
+        weights::save(&policy, &to.join(POLICY))?;
+        Ok(())
+    }
+
+    /// The policy that both arms start from and are measured against.
+    fn sft(&self, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
+        let (settings, seed) = (&self.experiment.stages.sft, self.stage.seed);
+        let scene = self.scene()?;
+        let world = scene.world.as_ref();
+        let config = self.config(world);
+        let fresh = Policy::new(&config, &mut seeds::derive(seed, "sft", 0, "init"), &self.train_device());
+        let policy = match self.plan.needed(self.stage, Kind::Base) {
+            Some(base) => weights::load(fresh, &self.folder(base)?.file(POLICY))?,
+            None => fresh,
+        };
+        let rows = responses(world.sft_rows(&mut seeds::derive(seed, "sft", 0, "corpus")));
+        let mut method = Sft::new(self.train_reader(world), &config);
+        let mut learner = Learner::new(policy, &self.experiment.learner, settings.learning_rate, settings.steps as u64);
+        let reader = self.train_reader(world);
+        let mut queue = Batches::new(rows.len(), settings.batch_size, seed, "sft");
+        let batch = |step: u64| -> Result<_> {
+            let batch = rows.select(&queue.next());
+            if step == 0 {
+                invariants::eos_counts_and_pad_does_not(&reader, &batch)?;
+            }
+            Ok(batch)
+        };
+        let mut watch = Watch { stage: "sft", recorder: &mut *recorder, stop: self.stop };
+        let clocks = train(&mut method, &mut learner, settings.steps as u64, batch, &mut watch, &[], |_, _, _| Ok(()))?;
+
+        let policy = learner.into_module().valid();
+        let reader = self.reader(world);
+        let mut heldout = responses(world.heldout_rows(&mut seeds::derive(seed, "sft", 0, "heldout")));
+        heldout = heldout.select(&(0..heldout.len().min(HELDOUT_ROWS)).collect::<Vec<_>>());
+        invariants::padding_is_inert(&reader, &policy, &heldout.select(&(0..heldout.len().min(64)).collect::<Vec<_>>()))?;
+        let (token, sequence) = heldout_nll(&reader, &policy, &heldout);
+        recorder.record("sft", clocks, metrics::NLL_TOKEN, token);
+        recorder.record("sft", clocks, metrics::NLL_SEQUENCE, sequence);
+        if let Some(grammar) = &scene.grammar {
+            recorder.record("sft", clocks, metrics::KL_GRAMMAR, kl_grammar(grammar, &reader, &policy)?);
+        }
+        weights::save(&policy, &to.join(POLICY))?;
+        Ok(())
+    }
+
+    /// Preference rows on train prompts to learn from, on validation and test prompts to judge by.
+    fn pairs(&self, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
+        let (settings, seed) = (&self.experiment.stages.pairs, self.stage.seed);
+        let scene = self.scene()?;
+        let world = scene.world.as_ref();
+        let gold = scene.gold()?;
+        let policy = self.sft_policy(world)?;
+        let reader = self.reader(world);
+        let mut candidates = Vec::new();
+        for (split, count) in
+            [(Split::Train, settings.rows), (Split::Validation, settings.holdout_rows), (Split::Test, settings.holdout_rows)]
+        {
+            recorder.progress(split as u64, 3, split.name());
+            let mut rng = seeds::derive(seed, "pairs", split as u64, "responses");
+            candidates.push((split, collect(&policy, &reader, world, gold.as_ref(), split, count, &mut rng)?));
+        }
+        let tau = match settings.temperature {
+            Temperature::Fixed => settings.tau,
+            Temperature::Bayes => {
+                let differences: Vec<f64> = candidates[0].1.iter().map(|c| c.gold[0] - c.gold[1]).collect();
+                solve_tau(&differences, settings.bayes_accuracy)
+            }
+        };
+        let annotator = Annotator { tau, flips: settings.label_flips, length_bias: settings.length_bias };
+        let mut lines = String::new();
+        for (split, candidates) in candidates {
+            let mut rng = seeds::derive(seed, "pairs", split as u64, "labels");
+            let rows = label(candidates, split, &annotator, &mut rng);
+            if split == Split::Test {
+                recorder.record("pairs", Clocks::default(), metrics::BAYES_ACCURACY, bayes_accuracy(&rows));
+                recorder.record("pairs", Clocks::default(), metrics::TAU, tau);
+            }
+            for row in rows {
+                lines += &serde_json::to_string(&row).expect("a row is plain data");
+                lines.push('\n');
+            }
+        }
+        duel_ledger::write_atomically(&to.join(ROWS), lines.as_bytes())?;
+        Ok(())
+    }
+
+    /// The reward model, its scale, its quality, and on grammar its score of every response.
+    fn rm(&self, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
+        let (settings, seed) = (&self.experiment.stages.rm, self.stage.seed);
+        let scene = self.scene()?;
+        let world = scene.world.as_ref();
+        let config = self.config(world);
+        let rows = self.rows()?;
+        let of = |split| rows.iter().filter(|r| r.split == split).cloned().collect::<Vec<PreferenceRow>>();
+        let (train_rows, validation, test) = (of(Split::Train), of(Split::Validation), of(Split::Test));
+        let sft_policy = self.sft_policy(world)?;
+        let start = self.on_train_device(sft_policy.clone());
+        let model = Scalar::from_policy(start, &self.train_device());
+        let mut method = RewardModel::new(self.train_reader(world), &config);
+        let mut learner = Learner::new(model, &self.experiment.learner, settings.learning_rate, settings.steps as u64);
+        let mut queue = Batches::new(train_rows.len(), settings.batch_size, seed, "rm");
+        let batch = |_| -> Result<_> { Ok(PairBatch::new(&train_rows, &queue.next())) };
+        let mut watch = Watch { stage: "rm", recorder: &mut *recorder, stop: self.stop };
+        let clocks = train(&mut method, &mut learner, settings.steps as u64, batch, &mut watch, &[], |_, _, _| Ok(()))?;
+
+        let model = learner.into_module().valid();
+        let reader = self.reader(world);
+        let prompts = world.prompts(Split::Train);
+        let ids = (0..NORMALISING_SAMPLES).map(|i| prompts[i % prompts.len()].ids.clone()).collect();
+        let mut rng = seeds::derive(seed, "rm", 0, "normalising samples");
+        let samples = generate(&sft_policy, world.space(), ids, &mut rng, &self.device);
+        let reward = LearnedReward::normalised_on(model, reader, &samples)?;
+        let mut say = |metric, value| recorder.record("rm", clocks, metric, value);
+        let (on_validation, on_test) = (quality(&reward, &validation)?, quality(&reward, &test)?);
+        say(metrics::PAIR_ACCURACY_TRAIN, quality(&reward, &train_rows)?.accuracy);
+        say(metrics::PAIR_ACCURACY_VALIDATION, on_validation.accuracy);
+        say(metrics::PAIR_ACCURACY_TEST, on_test.accuracy);
+        say(metrics::RM_LOSS_VALIDATION, on_validation.loss);
+        say(metrics::RM_SPEARMAN_GOLD, on_test.spearman);
+        say(metrics::RM_LENGTH_CORRELATION, on_test.length_correlation);
+        if let Some(grammar) = &scene.grammar {
+            if let Some(slope) = trap_slope(&reward, &samples)? {
+                say(metrics::RM_TRAP_SLOPE, slope);
+            }
+            let table = [Split::Validation, Split::Test].map(|split| {
+                let prompts: Vec<Vec<u32>> = grammar.prompts(split).iter().map(|p| p.ids.clone()).collect();
+                proxy_table(&reward, &prompts, token::EOS)
+            });
+            let [validation, test] = table;
+            save_json(&to.join(PROXY), &(validation?, test?))?;
+        }
+        save_json(&to.join(RM_SCALE), &RmScale { centre: reward.centre, scale: reward.scale })?;
+        weights::save(reward.model(), &to.join(RM))?;
+        Ok(())
+    }
+
+    /// The reference's log-probs of all rows, once for every point of every DPO arm.
+    fn reference(&self, to: &Path) -> Result<()> {
+        let scene = self.scene()?;
+        let world = scene.world.as_ref();
+        let policy = self.sft_policy(world)?;
+        let rows = self.rows()?;
+        let reader = self.reader(world);
+        let of = |split| {
+            let rows: Vec<PreferenceRow> = rows.iter().filter(|r| r.split == split).cloned().collect();
+            duel_dpo::ReferenceLogp::compute(&reader, &policy, &rows)
+        };
+        save_json(&to.join(REFERENCE), &(of(Split::Train), of(Split::Validation)))
+    }
+
+    /// Marks and completions of the reference; on grammar, of the exact optima too.
+    fn yardstick_stage(&self, recorder: &mut StageRecorder) -> Result<()> {
+        let scene = self.scene()?;
+        let world = scene.world.as_ref();
+        let reference = self.sft_policy(world)?;
+        let yardstick = self.yardstick(&scene, &reference)?;
+        recorder.speak_for("reference", "sft", "sft");
+        for score in yardstick.measure(&reference, None, Moment::End)? {
+            score.record(Clocks::default(), recorder);
+        }
+        self.keep_completions("reference", "sft", 0, &scene, &reference, &reference, recorder)?;
+        if let Yardstick::Exact(exact) = &yardstick {
+            exact.check_sampler(&reference, self.stage.seed)?;
+            // from nearly the reference to far beyond any useful KL
+            let betas: Vec<f64> = (0..=36).map(|i| 20.0 * 10f64.powf(-f64::from(i) / 12.0)).collect();
+            for (arm, beta, score) in exact.theory(&betas)? {
+                recorder.speak_for(arm, "exact", &format!("beta={beta:.5}"));
+                score.record(Clocks::default(), recorder);
+            }
+        }
+        Ok(())
+    }
+
+    /// One arm at one point.
+    fn cell(&self, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
+        let cell = self.stage.cell.as_ref().expect("a cell stage holds its cell");
+        let scene = self.scene()?;
+        let world = scene.world.as_ref();
+        let reference = self.sft_policy(world)?;
+        let yardstick = self.yardstick(&scene, &reference)?;
+        let reference_hash = weights::hash(&reference);
+        let work = CellWork {
+            seed: self.stage.seed,
+            world: scene.world.clone(),
+            config: self.config(world),
+            learner: &self.experiment.learner,
+            reference: reference.clone(),
+            start: self.on_train_device(reference.clone()),
+            reader: self.reader(world),
+            train_reader: self.train_reader(world),
+            gold: scene.gold()?,
+            reward: self.learned_reward(world)?,
+            rows: self.rows()?,
+            reference_logp: match self.plan.needed(self.stage, Kind::Reference) {
+                Some(stage) => Some(load_json("reference", &self.folder(stage)?.file(REFERENCE))?),
+                None => None,
+            },
+            curve_points: self.experiment.evaluation.curve_points,
+            stop: self.stop,
+        };
+        let beta = Some(cell.point.method.beta());
+        let mut look = |policy: &Policy, clocks: Clocks, recorder: &mut dyn Recorder, moment: Moment| -> Result<()> {
+            for score in yardstick.measure(policy, beta, moment)? {
+                score.record(clocks, recorder);
+            }
+            Ok(())
+        };
+        let (policy, clocks) = registry::run(&cell.point.method, work, &mut look, recorder)?;
+        invariants::frozen_weights_unchanged("the reference", clocks.step, &reference_hash, &weights::hash(&reference))?;
+        look(&policy, clocks, recorder, Moment::End)?;
+        if let Yardstick::Exact(exact) = &yardstick {
+            exact.check_sampler(&policy, self.stage.seed)?;
+        }
+        self.keep_completions(&cell.arm, &cell.point.label, clocks.step, &scene, &policy, &reference, recorder)?;
+        weights::save(&policy, &to.join(POLICY))?;
+        Ok(())
+    }
+
+    // ── what stages share ───────────────────────────────────────────────────────────────────────
+
+    #[expect(clippy::too_many_arguments, reason = "passes on what a completion is made of")]
+    fn keep_completions(
+        &self,
+        arm: &str,
+        point: &str,
+        step: u64,
+        scene: &Scene,
+        policy: &Policy,
+        reference: &Policy,
+        recorder: &mut StageRecorder,
+    ) -> Result<()> {
+        let world = scene.world.as_ref();
+        let reward = self.learned_reward(world)?;
+        let whose = Whose { arm, point, seed: self.stage.seed, step };
+        let count = self.experiment.evaluation.completions;
+        let reader = self.reader(world);
+        let gold = scene.gold()?;
+        duel_evaluation::completions(
+            whose, world, &reader, policy, reference, gold.as_ref(), Some(&reward), count, recorder,
+        )?;
+        Ok(())
+    }
+
+    fn yardstick(&self, scene: &Scene, reference: &Policy) -> Result<Yardstick> {
+        let reader = self.reader(scene.world.as_ref());
+        match &scene.grammar {
+            Some(grammar) => {
+                let rm = self.plan.needed(self.stage, Kind::Rm).expect("measuring stages need the reward model");
+                let tables: (Vec<Vec<f64>>, Vec<Vec<f64>>) = load_json("rm", &self.folder(rm)?.file(PROXY))?;
+                let table = |split| if split == Split::Validation { tables.0.clone() } else { tables.1.clone() };
+                Ok(Yardstick::Exact(GrammarYardstick::new(grammar, reader, reference, Some(&table))?))
+            }
+            None => {
+                let reward: Arc<dyn Scorer> = Arc::new(self.learned_reward(scene.world.as_ref())?);
+                let settings = &self.experiment.evaluation;
+                let end = Effort { prompts: settings.prompts, samples_per_prompt: settings.samples_per_prompt };
+                let curve = Effort { prompts: CURVE_EFFORT.prompts.min(settings.prompts), ..CURVE_EFFORT };
+                let yardstick = SampledYardstick::new(
+                    scene.world.clone(),
+                    reader,
+                    reference.clone(),
+                    scene.gold()?,
+                    Some(reward),
+                    self.stage.seed,
+                );
+                Ok(Yardstick::Sampled { yardstick, curve, end })
+            }
+        }
+    }
+
+    fn scene(&self) -> Result<Scene> {
+        let world = &self.experiment.world;
+        match world.kind {
+            WorldKind::Grammar => {
+                let grammar = Arc::new(GrammarWorld::new(world.grammar.rho, world.grammar.sft_rows));
+                Ok(Scene { world: grammar.clone(), grammar: Some(grammar), reviews: None, gold: Some(Arc::new(GrammarGold)) })
+            }
+            WorldKind::Reviews => {
+                let corpus = self.plan.needed(self.stage, Kind::Corpus).expect("every stage of reviews needs the corpus");
+                let folder = self.folder(corpus)?;
+                let settings = &world.reviews;
+                let sizes = Sizes { prompt_tokens: settings.prompt_tokens, response_tokens: settings.response_tokens };
+                let reviews = Arc::new(ReviewsWorld::open(folder.path(), sizes)?);
+                let gold = ReviewsGold {
+                    sentiment: Arc::new(Sentiment::open(&folder.file(GOLD))?),
+                    world: reviews.clone(),
+                    judged_words: settings.judged_words,
+                    clip: settings.gold_clip,
+                };
+                Ok(Scene { world: reviews.clone(), grammar: None, reviews: Some(reviews), gold: Some(Arc::new(gold)) })
+            }
+        }
+    }
+
+    fn config(&self, world: &dyn World) -> TransformerConfig {
+        let shape = &self.experiment.model;
+        let context = match self.experiment.world.kind {
+            WorldKind::Grammar => world.space().context(),
+            WorldKind::Reviews => self.experiment.stages.base.window,
+        };
+        TransformerConfig {
+            vocabulary: world.space().vocabulary,
+            context,
+            layers: shape.layers,
+            width: shape.width,
+            heads: shape.heads,
+            tied: shape.tied,
+        }
+    }
+
+    fn train_device(&self) -> Device {
+        self.device.clone().autodiff()
+    }
+
+    fn reader(&self, world: &dyn World) -> Reader {
+        Reader::new(world.space(), &self.device)
+    }
+
+    fn train_reader(&self, world: &dyn World) -> Reader {
+        Reader::new(world.space(), &self.train_device())
+    }
+
+    /// A copy of a policy on the autodiff device, ready to train.
+    fn on_train_device(&self, policy: Policy) -> Policy {
+        policy.train()
+    }
+
+    fn folder(&self, stage: &Stage) -> Result<StageDir> {
+        StageDir::open(&self.run.stages(), &stage.id)?.ok_or_else(|| {
+            let path = self.run.stages().join(stage.id.folder());
+            Error::Foreign { stage: stage.kind.name(), path, problem: "it is not there".into() }
+        })
+    }
+
+    /// The SFT policy of this seed, without gradient.
+    fn sft_policy(&self, world: &dyn World) -> Result<Policy> {
+        let sft = self.plan.needed(self.stage, Kind::Sft).expect("every later stage needs the SFT policy");
+        // The fresh weights only give the shape; they are replaced at once.
+        let shape = Policy::new(&self.config(world), &mut seeds::derive(0, "shape", 0, "init"), &self.train_device());
+        Ok(weights::load(shape, &self.folder(sft)?.file(POLICY))?.valid())
+    }
+
+    fn learned_reward(&self, world: &dyn World) -> Result<LearnedReward> {
+        let rm = self.plan.needed(self.stage, Kind::Rm).expect("stages that score need the reward model");
+        let folder = self.folder(rm)?;
+        let shape = Policy::new(&self.config(world), &mut seeds::derive(0, "shape", 0, "init"), &self.train_device());
+        let model = weights::load(Scalar::from_policy(shape, &self.train_device()), &folder.file(RM))?.valid();
+        let RmScale { centre, scale } = load_json("rm", &folder.file(RM_SCALE))?;
+        Ok(LearnedReward::new(model, self.reader(world), centre, scale))
+    }
+
+    fn rows(&self) -> Result<Vec<PreferenceRow>> {
+        let pairs = self.plan.needed(self.stage, Kind::Pairs).expect("stages that read rows need them");
+        let path = self.folder(pairs)?.file(ROWS);
+        let text = std::fs::read_to_string(&path).map_err(|source| Error::Io { action: "read", path: path.clone(), source })?;
+        text.lines()
+            .map(|line| {
+                serde_json::from_str(line)
+                    .map_err(|e| Error::Foreign { stage: "pairs", path: path.clone(), problem: e.to_string() })
+            })
+            .collect()
+    }
+}
+
+impl Scene {
+    fn gold(&self) -> Result<Arc<dyn Scorer>> {
+        Ok(self.gold.clone().expect("every world so far has a gold scorer"))
+    }
+}
+
+/// Row numbers, epoch after epoch, each shuffled by its own generator.
+pub struct Batches {
+    rows: usize,
+    batch_size: usize,
+    seed: u64,
+    stage: &'static str,
+    epoch: u64,
+    queue: std::vec::IntoIter<Vec<usize>>,
+}
+
+impl Batches {
+    /// Batches of `batch_size` of `rows` rows.
+    pub fn new(rows: usize, batch_size: usize, seed: u64, stage: &'static str) -> Self {
+        Self { rows, batch_size, seed, stage, epoch: 0, queue: vec![].into_iter() }
+    }
+
+    /// The next batch, without end.
+    pub fn next(&mut self) -> Vec<usize> {
+        loop {
+            if let Some(batch) = self.queue.next() {
+                return batch;
+            }
+            let mut rng = seeds::derive(self.seed, self.stage, self.epoch, "rows");
+            self.queue = shuffled_batches(self.rows, self.batch_size, &mut rng).into_iter();
+            self.epoch += 1;
+        }
+    }
+}
+
+fn responses(rows: Vec<Row>) -> Responses {
+    let (prompts, responses) = rows.into_iter().map(|r| (r.prompt, r.response)).unzip();
+    Responses { prompts, responses, logp: vec![] }
+}
+
+/// Mean change of the proxy when one more x follows a response that ends in its only x (claims §2,
+/// manipulation check); `None` where no sample is of that kind.
+fn trap_slope(reward: &LearnedReward, samples: &Responses) -> Result<Option<f64>> {
+    let once: Vec<usize> = (0..samples.len())
+        .filter(|&i| {
+            let r = &samples.responses[i];
+            excitements(r) == 1 && r.len() >= 2 && r[r.len() - 2] == token::X && r.len() < 6
+        })
+        .collect();
+    if once.is_empty() {
+        return Ok(None);
+    }
+    let before = samples.select(&once);
+    let mut after = before.clone();
+    after.responses.iter_mut().for_each(|r| r.insert(r.len() - 1, token::X));
+    let change: f64 = reward.score(&after)?.iter().zip(reward.score(&before)?).map(|(a, b)| a - b).sum();
+    Ok(Some(change / once.len() as f64))
+}
+
+fn save_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+    let json = serde_json::to_vec(value).expect("stages write plain data");
+    Ok(duel_ledger::write_atomically(path, &json)?)
+}
+
+fn load_json<T: serde::de::DeserializeOwned>(stage: &'static str, path: &Path) -> Result<T> {
+    let bytes = std::fs::read(path).map_err(|source| Error::Io { action: "read", path: path.into(), source })?;
+    serde_json::from_slice(&bytes).map_err(|e| Error::Foreign { stage, path: path.into(), problem: e.to_string() })
+}

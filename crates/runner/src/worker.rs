@@ -1,0 +1,66 @@
+//! A worker: one process, one stage. It reports progress as JSON lines on standard output and stops when
+//! its parent is gone.
+
+use crate::plan::Plan;
+use crate::work::Desk;
+use crate::{Error, Result};
+use duel_ledger::{RunDir, StageDir, StageRecorder};
+use duel_spec::Experiment;
+use serde::{Deserialize, Serialize};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// What a worker says while it works.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Progress {
+    pub done: u64,
+    pub total: u64,
+    pub words: String,
+}
+
+/// Least time between two lines of progress.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Does the stage at this place of the run's plan.
+pub fn work(run: &Path, place: usize, device: &str) -> Result<()> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        signal_hook::flag::register(signal, stop.clone()).map_err(|source| Error::Worker { source })?;
+    }
+    stop_with_parent(stop.clone());
+    let (experiment, _) = Experiment::load(&run.join("experiment.toml"), &[])?;
+    let plan = Plan::new(&experiment, device)?;
+    let Some(stage) = plan.stages.get(place) else {
+        return Err(Error::StrayWorker { place, name: experiment.name });
+    };
+    let run = RunDir::create(run.parent().unwrap_or(Path::new(".")), &experiment.name)?;
+    let (arm, method, point) = match &stage.cell {
+        Some(cell) => (cell.arm.as_str(), cell.point.method.name(), cell.point.label.as_str()),
+        None => ("shared", stage.kind.name(), "-"),
+    };
+    let mut last = Instant::now() - PAUSE;
+    let tell = move |done, total, words: &str| {
+        if last.elapsed() < PAUSE && done < total {
+            return;
+        }
+        last = Instant::now();
+        let line = serde_json::to_string(&Progress { done, total, words: words.into() }).expect("plain data");
+        let _ = writeln!(std::io::stdout(), "{line}");
+    };
+    let mut recorder = StageRecorder::new(arm, method, point, stage.seed, Box::new(tell));
+    let desk = Desk { experiment: &experiment, plan: &plan, stage, run: &run, device: duel_model::device::open(device)?, stop: &stop };
+    StageDir::make(&run.stages(), &stage.id, |to| desk.work(to, &mut recorder))?;
+    Ok(())
+}
+
+/// The parent holds the other end of standard input; when it closes, the parent is gone.
+fn stop_with_parent(stop: Arc<AtomicBool>) {
+    std::thread::spawn(move || {
+        let mut byte = [0];
+        while std::io::stdin().read(&mut byte).is_ok_and(|n| n > 0) {}
+        stop.store(true, Ordering::Relaxed);
+    });
+}
