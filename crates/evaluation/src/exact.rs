@@ -121,7 +121,9 @@ impl GrammarYardstick {
             .iter()
             .map(|side| {
                 let laws = laws(policy, &self.reader, &side.prompts)?;
-                self.score(side, &laws, beta)
+                let mut score = self.score(side, &laws, beta)?;
+                self.compare_at_kl(side, &mut score);
+                Ok(score)
             })
             .collect()
     }
@@ -137,7 +139,11 @@ impl GrammarYardstick {
                     let Some(climbed) = climbed else { continue };
                     let laws: Vec<Law> =
                         side.reference.iter().zip(climbed).map(|(law, r)| optimum(law, r, beta)).collect();
-                    out.push((arm, beta, self.score(side, &laws, Some(beta))?));
+                    let mut score = self.score(side, &laws, Some(beta))?;
+                    if arm == "ppo-ideal" {
+                        self.compare_at_kl(side, &mut score);
+                    }
+                    out.push((arm, beta, score));
                 }
             }
         }
@@ -177,14 +183,14 @@ impl GrammarYardstick {
             invariants::nobody_beats_the_optimum(objective, best.gold - beta * best.kl)?;
             score.values.push((metrics::OBJECTIVE, objective));
         }
-        self.compare_at_kl(side, gold, kl, &mut score);
         Ok(score)
     }
 
     /// η and its companions: what the exact optimum and the PPO-ideal earn at the same KL (claims §1).
-    fn compare_at_kl(&self, side: &Side, gold: f64, kl: f64, score: &mut Score) {
+    fn compare_at_kl(&self, side: &Side, score: &mut Score) {
+        let (Some(gold), Some(kl)) = (score.get(metrics::GOLD), score.get(metrics::KL)) else { return };
         if kl < 1e-4 {
-            return;
+            return; // at the reference itself nothing is gained and η is 0/0
         }
         let Some(best) = at_kl(&side.reference, &side.gold, &side.gold, kl) else { return };
         let gain = best.gold - side.reference_gold;

@@ -82,7 +82,8 @@ pub fn at_kl(references: &[Law], climbed: &[Vec<f64>], gold: &[Vec<f64>], kl: f6
     if Frontier::at_beta(references, climbed, gold, low).kl < kl {
         return None;
     }
-    for _ in 0..60 {
+    // 32 halvings of 7 decades: β to 1e-8 of itself
+    for _ in 0..32 {
         let middle = (low * high).sqrt();
         if Frontier::at_beta(references, climbed, gold, middle).kl > kl { low = middle } else { high = middle }
     }

@@ -302,7 +302,7 @@ impl Desk<'_> {
         if let Yardstick::Exact(exact) = &yardstick {
             exact.check_sampler(&reference, self.stage.seed)?;
             // from nearly the reference to far beyond any useful KL
-            let betas: Vec<f64> = (0..=36).map(|i| 20.0 * 10f64.powf(-f64::from(i) / 12.0)).collect();
+            let betas: Vec<f64> = (0..=24).map(|i| 20.0 * 10f64.powf(-f64::from(i) / 8.0)).collect();
             for (arm, beta, score) in exact.theory(&betas)? {
                 recorder.speak_for(arm, "exact", &format!("beta={beta:.5}"));
                 score.record(Clocks::default(), recorder);
