@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 #[derive(Debug, Clone)]
 pub struct PolicyLoss {
     pub loss: Tensor<1>,
-    /// Share of counted tokens whose ratio left the clip interval.
+    /// Share of counted tokens on which the clip was binding: the clipped term was the smaller gain.
     pub clip_share: Tensor<1>,
     /// k3 of the new policy from the rollout's, mean over counted tokens, nats.
     pub kl: Tensor<1>,
@@ -34,13 +34,14 @@ pub fn clipped_policy_loss(
     let ratio = log_ratio.clone().exp(); // [B, T]
     let unclipped = ratio.clone() * advantages.clone();
     let clipped = ratio.clone().clamp(1.0 - clip_range, 1.0 + clip_range) * advantages;
+    let clip_share = mask.mean(clipped.clone().lower(unclipped.clone()).float()).detach();
     let loss = mask.mean(unclipped.min_pair(clipped)).neg();
 
     let (ratio, log_ratio) = (ratio.detach(), log_ratio.detach());
     let deviation = (ratio.clone() - 1.0).abs(); // [B, T]
     PolicyLoss {
         loss,
-        clip_share: mask.mean(deviation.clone().greater_scalar(clip_range).float()),
+        clip_share,
         kl: mask.mean(k3(log_ratio.clone(), log_ratio.zeros_like())),
         ratio_max: ratio.max(),
         ratio_deviation: deviation.max(),

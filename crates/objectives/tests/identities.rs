@@ -55,7 +55,7 @@ fn clipping_stops_gains_but_not_losses() {
     // r = 1.5, ε = .2: gain counts as 1.2, loss in full: -(1.2 - 1.5) / 2
     let up = clipped_policy_loss(ratio(1.5), old.clone(), advantage.clone(), 0.2, &mask);
     assert!((values(up.loss)[0] - 0.15).abs() < 1e-6);
-    assert_eq!(values(up.clip_share), vec![1.0]);
+    assert_eq!(values(up.clip_share), vec![0.5]); // binding on the gain only
     // r = 1: the loss is minus the mean advantage, nothing is clipped, the policies agree
     let same = clipped_policy_loss(ratio(1.0), old, advantage, 0.2, &mask);
     assert_eq!((values(same.loss)[0], values(same.clip_share)[0], values(same.kl)[0]), (0.0, 0.0, 0.0));

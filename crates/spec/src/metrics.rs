@@ -79,7 +79,7 @@ catalogue! {
     ROLLOUT_UNENDED = "rollout_unended", "share", "responses cut off before EOS";
     ROLLOUT_UNIQUE = "rollout_unique", "share", "distinct (prompt, response) over responses";
     RATIO_MAX = "ratio_max", "1", "largest probability ratio to the rollout's policy over the iteration";
-    CLIP_SHARE = "clip_share", "share", "counted tokens whose ratio left the clip interval, mean over minibatches";
+    CLIP_SHARE = "clip_share", "share", "counted tokens on which the clip was binding (A·clip(r) < A·r), mean over minibatches";
     KL_STEP = "kl_step", "nats", "k3 of the new policy from the rollout's policy a token, last minibatch";
     UPDATES_SKIPPED = "updates_skipped", "share", "minibatches left out because target_kl was passed";
     ADVANTAGE_SD = "advantage_sd", "reward", "standard deviation of raw advantages over counted tokens";
