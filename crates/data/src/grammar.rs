@@ -132,7 +132,9 @@ pub fn all_responses() -> Vec<Vec<u32>> {
     for _ in 0..MAX_SYMBOLS {
         level = level
             .iter()
-            .flat_map(|prefix: &Vec<u32>| SYMBOLS.iter().map(|&s| prefix.iter().copied().chain([s]).collect::<Vec<u32>>()))
+            .flat_map(|prefix: &Vec<u32>| {
+                SYMBOLS.iter().map(|&s| prefix.iter().copied().chain([s]).collect::<Vec<u32>>())
+            })
             .collect();
         all.extend(level.iter().cloned());
     }
@@ -147,9 +149,8 @@ pub fn response_logp(decisions: &[[f64; 6]]) -> Vec<f64> {
     let mut level_len = 1;
     for _ in 0..MAX_SYMBOLS {
         for i in level_start..level_start + level_len {
-            for action in 0..SYMBOLS.len() {
-                prefix.push(prefix[i] + decisions[i][action]);
-            }
+            let so_far = prefix[i];
+            prefix.extend(decisions[i][..SYMBOLS.len()].iter().map(|next| so_far + next));
         }
         level_start += level_len;
         level_len *= SYMBOLS.len();

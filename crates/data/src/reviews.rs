@@ -81,7 +81,8 @@ pub fn load_thirds(folder: &Path) -> Result<Thirds> {
     for (row, record) in csv::Reader::from_reader(bytes.as_slice()).byte_records().enumerate() {
         let refuse = |problem: String| Error::Row { path: path.clone(), row: row + 2, problem };
         let record = record.map_err(|e| refuse(e.to_string()))?;
-        let field = |i: usize| record.get(i).map(String::from_utf8_lossy).ok_or_else(|| refuse(format!("no column {i}")));
+        let field =
+            |i: usize| record.get(i).map(String::from_utf8_lossy).ok_or_else(|| refuse(format!("no column {i}")));
         if field(2)? != "imdb" {
             continue;
         }
@@ -307,8 +308,11 @@ impl ReviewsWorld {
             Ok(read(folder.join(name))?.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect())
         };
         let path = folder.join(PROMPTS);
-        let file: PromptFile = serde_json::from_slice(&read(path.clone())?)
-            .map_err(|e| Error::Row { path, row: e.line(), problem: e.to_string() })?;
+        let file: PromptFile = serde_json::from_slice(&read(path.clone())?).map_err(|e| Error::Row {
+            path,
+            row: e.line(),
+            problem: e.to_string(),
+        })?;
         let mut splits = [vec![], vec![], vec![]];
         for (index, (split, ids, text)) in file.prompts.into_iter().enumerate() {
             splits[split as usize].push(Prompt { index, split, ids, text });
@@ -395,7 +399,7 @@ mod tests {
 
     #[test]
     fn cleaning_drops_markup_and_mends_controls() {
-        assert_eq!(clean("A film.<br /><br />It\u{92}s  <i>good</i>\u{85} if 3 < 4"), "A film. It's good … if 3 < 4".replace("good …", "good …"));
+        assert_eq!(clean("A film.<br /><br />It\u{92}s  <i>good</i>\u{85} if 3 < 4"), "A film. It's good … if 3 < 4");
     }
 
     #[test]

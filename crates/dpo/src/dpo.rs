@@ -82,8 +82,10 @@ impl Dpo {
         let reference = self.reference.rows(&pairs.rows, &self.reader);
         let policy = self.pair_logp(learner.module(), pairs);
         let live: Vec<f32> = host(policy.chosen.inner()).into_iter().chain(host(policy.rejected.inner())).collect();
-        let cached: Vec<f32> =
-            host(reference.chosen.clone().inner()).into_iter().chain(host(reference.rejected.clone().inner())).collect();
+        let cached: Vec<f32> = host(reference.chosen.clone().inner())
+            .into_iter()
+            .chain(host(reference.rejected.clone().inner()))
+            .collect();
         invariants::cached_reference_is_live(&live, &cached)?;
         let margins = host(outcome.margins().inner());
         invariants::starts_at_ln_2(f64::from(host(outcome.loss.clone().inner())[0]), &margins, accuracy(&margins))?;

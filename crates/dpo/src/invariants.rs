@@ -23,7 +23,14 @@ pub fn a_swap_flips_the_margin(step: u64, margins: &[f32], swapped: &[f32]) -> R
 
 /// A pair of equal responses moves nothing.
 pub fn equal_pairs_have_no_gradient(step: u64, gradient_norm: f64) -> Result<()> {
-    close("equal_pairs_have_no_gradient", step, "the gradient norm of pairs with chosen = rejected", gradient_norm, 0.0, 1e-5)
+    close(
+        "equal_pairs_have_no_gradient",
+        step,
+        "the gradient norm of pairs with chosen = rejected",
+        gradient_norm,
+        0.0,
+        1e-5,
+    )
 }
 
 /// The cached reference log-probs are those of the reference itself.
@@ -33,5 +40,12 @@ pub fn cached_reference_is_live(live: &[f32], cached: &[f32]) -> Result<()> {
         return Err(breach("cached_reference_is_live", 0, "the number of cached log-probs", found, expected));
     }
     let worst = live.iter().zip(cached).fold(0f32, |m, (a, b)| m.max((a - b).abs() / a.abs().max(1.0)));
-    close("cached_reference_is_live", 0, "the largest relative difference of a cached log-prob", f64::from(worst), 0.0, 1e-6)
+    close(
+        "cached_reference_is_live",
+        0,
+        "the largest relative difference of a cached log-prob",
+        f64::from(worst),
+        0.0,
+        1e-6,
+    )
 }

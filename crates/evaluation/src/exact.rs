@@ -6,7 +6,8 @@ use crate::{Result, invariants};
 use burn::tensor::{Int, Tensor, TensorData};
 use duel_data::World;
 use duel_data::grammar::{
-    ACTIONS, GrammarWorld, MAX_SYMBOLS, SYMBOLS, Task, all_responses, excitements, gold, reference_decisions, response_logp,
+    ACTIONS, GrammarWorld, MAX_SYMBOLS, SYMBOLS, Task, all_responses, excitements, gold, reference_decisions,
+    response_logp,
 };
 use duel_model::{Cache, Policy, Reader, Responses, generate, weights::host};
 use duel_reward::Scorer;
@@ -154,9 +155,9 @@ impl GrammarYardstick {
         laws.iter().try_for_each(|law| invariants::probabilities_sum_to_one(law.total()))?;
         let pairs = || laws.iter().zip(&side.reference);
         let gold = mean(laws.iter().zip(&side.gold).map(|(law, gold)| law.expect(gold)));
-        let square = mean(laws.iter().zip(&side.gold).map(|(law, gold)| {
-            law.expect(&gold.iter().map(|r| r * r).collect::<Vec<_>>())
-        }));
+        let square = mean(
+            laws.iter().zip(&side.gold).map(|(law, gold)| law.expect(&gold.iter().map(|r| r * r).collect::<Vec<_>>())),
+        );
         let kl = mean(pairs().map(|(law, reference)| law.kl(reference)));
         invariants::kl_is_not_negative(kl)?;
         let beats: Vec<(f64, f64)> =
@@ -230,9 +231,11 @@ fn laws(policy: &Policy, reader: &Reader, prompts: &[Vec<u32>]) -> Result<Vec<La
 pub fn kl_grammar(world: &GrammarWorld, reader: &Reader, policy: &Policy) -> Result<f64> {
     let prompts: Vec<Vec<u32>> = world.all_prompts().map(|p| p.ids.clone()).collect();
     let laws = laws(policy, reader, &prompts)?;
-    Ok(mean(prompts.iter().zip(&laws).map(|(prompt, law)| {
-        Law(response_logp(&reference_decisions(Task::of(prompt).stance, world.rho()))).kl(law)
-    })))
+    Ok(mean(
+        prompts.iter().zip(&laws).map(|(prompt, law)| {
+            Law(response_logp(&reference_decisions(Task::of(prompt).stance, world.rho()))).kl(law)
+        }),
+    ))
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> f64 {

@@ -94,7 +94,9 @@ pub fn at_kl(references: &[Law], climbed: &[Vec<f64>], gold: &[Vec<f64>], kl: f6
 mod tests {
     use super::*;
     use duel_data::World;
-    use duel_data::grammar::{GrammarWorld, Task, all_responses, excitements, gold, reference_decisions, response_logp};
+    use duel_data::grammar::{
+        GrammarWorld, Task, all_responses, excitements, gold, reference_decisions, response_logp,
+    };
     use duel_spec::Split;
 
     /// Reference grammar and gold over the test prompts, as in claims.md's fixtures.
@@ -103,7 +105,8 @@ mod tests {
         let all = all_responses();
         let task = |ids: &[u32]| Task::of(ids);
         let prompts = world.prompts(Split::Test);
-        let laws = prompts.iter().map(|p| Law(response_logp(&reference_decisions(task(&p.ids).stance, 0.02)))).collect();
+        let laws =
+            prompts.iter().map(|p| Law(response_logp(&reference_decisions(task(&p.ids).stance, 0.02)))).collect();
         let golds = prompts.iter().map(|p| all.iter().map(|r| gold(task(&p.ids), r)).collect()).collect();
         (laws, golds)
     }
@@ -137,7 +140,11 @@ mod tests {
         let proxy: Vec<Vec<f64>> = golds
             .iter()
             .map(|g| {
-                let term = |k: usize| match k { 0 => 0.0, 1 => 1.5, _ => -2.5 };
+                let term = |k: usize| match k {
+                    0 => 0.0,
+                    1 => 1.5,
+                    _ => -2.5,
+                };
                 all.iter().zip(g).map(|(r, g)| g - term(excitements(r)) + 1.5 * excitements(r) as f64).collect()
             })
             .collect();

@@ -121,7 +121,9 @@ impl SampledYardstick {
         let mut score = marks.into_score(split);
         score.values.push((metrics::KL_K1, k1_mean));
         score.values.push((metrics::DISTINCT_2, distinct_2(&batch.responses)));
-        score.values.push((metrics::PERPLEXITY_REFERENCE, ref_nll.iter().sum::<f64>() / batch.response_tokens() as f64));
+        score
+            .values
+            .push((metrics::PERPLEXITY_REFERENCE, ref_nll.iter().sum::<f64>() / batch.response_tokens() as f64));
         Ok(score)
     }
 }

@@ -7,7 +7,7 @@ use duel_spec::Split;
 /// When a policy is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moment {
-    /// A point of the learning curve: where measuring costs, test prompts only and fewer of them.
+    /// A point of the learning curve: where measuring costs, on fewer prompts.
     Curve,
     /// The finished policy: validation and test in full.
     End,
@@ -16,20 +16,18 @@ pub enum Moment {
 /// Measures every policy of a world in the same way.
 #[derive(Debug)]
 pub enum Yardstick {
-    Exact(GrammarYardstick),
-    Sampled { yardstick: SampledYardstick, curve: Effort, end: Effort },
+    Exact(Box<GrammarYardstick>),
+    Sampled { yardstick: Box<SampledYardstick>, curve: Effort, end: Effort },
 }
 
 impl Yardstick {
     /// Marks of a policy without gradient; `beta` prices its objective where it has one.
     pub fn measure(&self, policy: &Policy, beta: Option<f64>, moment: Moment) -> Result<Vec<Score>> {
-        match (self, moment) {
-            (Self::Exact(exact), _) => exact.measure(policy, beta),
-            (Self::Sampled { yardstick, curve, .. }, Moment::Curve) => {
-                Ok(vec![yardstick.measure(policy, Split::Test, *curve)?])
-            }
-            (Self::Sampled { yardstick, end, .. }, Moment::End) => {
-                [Split::Validation, Split::Test].iter().map(|s| yardstick.measure(policy, *s, *end)).collect()
+        match self {
+            Self::Exact(exact) => exact.measure(policy, beta),
+            Self::Sampled { yardstick, curve, end } => {
+                let effort = if moment == Moment::Curve { *curve } else { *end };
+                [Split::Validation, Split::Test].iter().map(|s| yardstick.measure(policy, *s, effort)).collect()
             }
         }
     }

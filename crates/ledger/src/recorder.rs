@@ -1,7 +1,7 @@
 //! The [`Recorder`] of a worker: rows in memory, written when the stage is done.
 
-use crate::tables::{write_completions, write_metrics};
 use crate::Result;
+use crate::tables::{write_completions, write_metrics};
 use duel_spec::metrics::Metric;
 use duel_spec::{Clocks, Completion, MetricRow, Recorder};
 use std::path::Path;

@@ -108,7 +108,8 @@ pub fn read_metrics(path: &Path) -> Result<MetricTable> {
         let (arm, method, point, stage, metric) =
             (text("arm")?, text("method")?, text("point")?, text("stage")?, text("metric")?);
         let (seed, step, tokens) = (integers(&table, "seed")?, integers(&table, "step")?, integers(&table, "tokens")?);
-        let (flops, wall, value) = (floats(&table, "flops")?, floats(&table, "wall_seconds")?, floats(&table, "value")?);
+        let (flops, wall, value) =
+            (floats(&table, "flops")?, floats(&table, "wall_seconds")?, floats(&table, "value")?);
         let rows = (0..table.height())
             .map(|i| Row {
                 arm: arm[i].clone(),
@@ -160,7 +161,8 @@ pub fn read_completions(path: &Path) -> Result<Vec<Completion>> {
         let (seed, step) = (integers(&table, "seed")?, integers(&table, "step")?);
         let tokens: Vec<u32> = table.column("tokens")?.u32()?.iter().map(Option::unwrap_or_default).collect();
         let ended: Vec<bool> = table.column("ended")?.bool()?.iter().map(Option::unwrap_or_default).collect();
-        let (gold, proxy, kl) = (floats(&table, "gold_reward")?, floats(&table, "proxy_reward")?, floats(&table, "kl")?);
+        let (gold, proxy, kl) =
+            (floats(&table, "gold_reward")?, floats(&table, "proxy_reward")?, floats(&table, "kl")?);
         Ok((0..table.height())
             .map(|i| Completion {
                 arm: arm[i].clone(),

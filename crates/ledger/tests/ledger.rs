@@ -81,7 +81,11 @@ fn a_damaged_stage_is_set_aside() {
 fn a_newer_stage_is_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let done = make(folder.path()).file("done.json");
-    let text = std::fs::read_to_string(&done).unwrap().replacen(&format!("\"format\": {}", duel_spec::FORMAT_VERSION), "\"format\": 999", 1);
+    let text = std::fs::read_to_string(&done).unwrap().replacen(
+        &format!("\"format\": {}", duel_spec::FORMAT_VERSION),
+        "\"format\": 999",
+        1,
+    );
     std::fs::write(&done, text).unwrap();
     assert!(matches!(StageDir::open(folder.path(), &id()), Err(Error::Newer { found: 999, .. })));
     assert!(done.is_file());

@@ -46,10 +46,8 @@ impl ResponseMask {
     /// 1 on each row's last counted token, 0 elsewhere, `[B, T]`.
     pub fn last(&self) -> Tensor<2> {
         let [rows, tokens] = self.0.dims();
-        let after = Tensor::cat(
-            vec![self.tensor().narrow(1, 1, tokens - 1), Tensor::zeros([rows, 1], &self.0.device())],
-            1,
-        ); // [B, T]
+        let after =
+            Tensor::cat(vec![self.tensor().narrow(1, 1, tokens - 1), Tensor::zeros([rows, 1], &self.0.device())], 1); // [B, T]
         self.tensor() - after
     }
 

@@ -7,7 +7,8 @@ use duel_objectives::*;
 use serde_json::Value;
 
 fn golden(file: &str) -> Value {
-    let folder = std::env::var("DUEL_GOLDEN").unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden").into());
+    let folder =
+        std::env::var("DUEL_GOLDEN").unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden").into());
     let path = std::path::Path::new(&folder).join(file);
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     serde_json::from_str(&text).unwrap()
@@ -60,7 +61,11 @@ fn golden_logprobs_and_entropies() {
     let cases = file["cases"].as_array().unwrap();
     assert!(!cases.is_empty());
     for (i, case) in cases.iter().enumerate() {
-        let logits = if case["logits"].is_null() { &cases[case["logits_of_case"].as_u64().unwrap() as usize]["logits"] } else { &case["logits"] };
+        let logits = if case["logits"].is_null() {
+            &cases[case["logits_of_case"].as_u64().unwrap() as usize]["logits"]
+        } else {
+            &case["logits"]
+        };
         let ids = numbers(&case["token_ids"]).iter().map(|x| *x as i32).collect::<Vec<_>>();
         let [b, l] = shape_of(&case["token_ids"])[..] else { panic!() };
         let leaf = tensor::<3>(logits, &device).require_grad();
@@ -100,10 +105,14 @@ fn golden_dpo_losses_with_gradients() {
             chosen: column("policy_chosen_logps").require_grad(),
             rejected: column("policy_rejected_logps").require_grad(),
         };
-        let reference = ChosenRejected { chosen: column("reference_chosen_logps"), rejected: column("reference_rejected_logps") };
+        let reference =
+            ChosenRejected { chosen: column("reference_chosen_logps"), rejected: column("reference_rejected_logps") };
         let beta = case["params"]["beta"].as_f64().unwrap();
-        let outcome =
-            preference_loss(&PreferenceLoss::Sigmoid { label_smoothing }, ChosenRejected::log_ratios(policy.clone(), reference), beta);
+        let outcome = preference_loss(
+            &PreferenceLoss::Sigmoid { label_smoothing },
+            ChosenRejected::log_ratios(policy.clone(), reference),
+            beta,
+        );
         close(name, &values(outcome.loss.clone()), &case["loss"], 1e-5);
         close(name, &values(outcome.losses.clone()), &case["losses"], 2e-5);
         close(name, &values(outcome.rewards.chosen.clone()), &case["chosen_rewards"], 1e-4);
@@ -153,8 +162,13 @@ fn golden_ppo_rewards_advantages_and_losses() {
         }
         seen += 1;
         let p = |key: &str| params[key].as_f64().unwrap();
-        let rewards =
-            kl_shaped_rewards(tensor::<1>(&inputs["scores"], &device), of("old_logprobs"), of("ref_logprobs"), p("kl_coef"), &mask);
+        let rewards = kl_shaped_rewards(
+            tensor::<1>(&inputs["scores"], &device),
+            of("old_logprobs"),
+            of("ref_logprobs"),
+            p("kl_coef"),
+            &mask,
+        );
         close("rewards", &keep(&mask, rewards.clone()), &masked(&case["rewards"], &inputs["mask"]), 1e-5);
         let Gae { advantages, returns } = gae(rewards, of("values"), p("gamma"), p("lam"), &mask);
         close("advantages", &keep(&mask, advantages.clone()), &masked(&case["advantages_raw"], &inputs["mask"]), 1e-5);
@@ -179,9 +193,14 @@ fn golden_kl_estimators() {
     let device = Device::flex();
     let file = golden("ppo.json");
     let (inputs, expected) = (&file["inputs"], &file["kl_estimators"]);
-    let (logp, ref_logp) = (tensor::<2>(&inputs["old_logprobs"], &device), tensor::<2>(&inputs["ref_logprobs"], &device));
+    let (logp, ref_logp) =
+        (tensor::<2>(&inputs["old_logprobs"], &device), tensor::<2>(&inputs["ref_logprobs"], &device));
     let mask = ResponseMask::from_tensor(tensor::<2>(&inputs["mask"], &device));
-    for (name, found) in [("k1", k1(logp.clone(), ref_logp.clone())), ("k2", k2(logp.clone(), ref_logp.clone())), ("k3", k3(logp, ref_logp))] {
+    for (name, found) in [
+        ("k1", k1(logp.clone(), ref_logp.clone())),
+        ("k2", k2(logp.clone(), ref_logp.clone())),
+        ("k3", k3(logp, ref_logp)),
+    ] {
         close(name, &values(mask.mean(found.clone())), &expected[format!("{name}_masked_mean")], 1e-5);
         close(name, &values(mask.row_sums(found)), &expected[format!("{name}_sequence_sums")], 1e-5);
     }

@@ -11,7 +11,10 @@ fn values<const D: usize>(t: Tensor<D>) -> Vec<f32> {
 #[test]
 fn dpo_starts_at_ln_2_and_a_swap_flips_the_margin() {
     let device = Device::flex();
-    let at = |c: [f32; 2], r: [f32; 2]| ChosenRejected { chosen: Tensor::from_data(c, &device), rejected: Tensor::from_data(r, &device) };
+    let at = |c: [f32; 2], r: [f32; 2]| ChosenRejected {
+        chosen: Tensor::from_data(c, &device),
+        rejected: Tensor::from_data(r, &device),
+    };
     let plain = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
     let start = preference_loss(&plain, at([0.0, 0.0], [0.0, 0.0]), 0.3);
     assert!((values(start.loss)[0] - std::f32::consts::LN_2).abs() < 1e-6);

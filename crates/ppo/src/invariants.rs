@@ -37,18 +37,37 @@ pub fn advantages_are_white(step: u64, advantages: &Tensor<2>, raw_sd: f64, mask
 }
 
 /// Shaped rewards sum to score − β·k1 in every row: the toll is whole and the score enters once.
-pub fn reward_enters_once(step: u64, rewards: &Tensor<2>, scores: &[f64], k1: &[f32], beta: f64, mask: &ResponseMask) -> Result<()> {
+pub fn reward_enters_once(
+    step: u64,
+    rewards: &Tensor<2>,
+    scores: &[f64],
+    k1: &[f32],
+    beta: f64,
+    mask: &ResponseMask,
+) -> Result<()> {
     let sums = host(mask.row_sums(rewards.clone()));
     for (row, sum) in sums.iter().enumerate() {
         let expected = scores[row] - beta * f64::from(k1[row]);
         let tolerance = 1e-4 * (1.0 + expected.abs());
-        close("reward_enters_once", step, &format!("the summed reward of row {row}"), f64::from(*sum), expected, tolerance)?;
+        close(
+            "reward_enters_once",
+            step,
+            &format!("the summed reward of row {row}"),
+            f64::from(*sum),
+            expected,
+            tolerance,
+        )?;
     }
     Ok(())
 }
 
 /// GAE at γ = λ = 1 is the return minus the value.
-pub fn gae_at_one_is_return_minus_value(step: u64, rewards: &Tensor<2>, values: &Tensor<2>, mask: &ResponseMask) -> Result<()> {
+pub fn gae_at_one_is_return_minus_value(
+    step: u64,
+    rewards: &Tensor<2>,
+    values: &Tensor<2>,
+    mask: &ResponseMask,
+) -> Result<()> {
     let [_, columns] = rewards.dims();
     let found = host(gae(rewards.clone(), values.clone(), 1.0, 1.0, mask).advantages);
     let (rewards, values, counts) = (host(rewards.clone()), host(values.clone()), host(mask.tensor()));

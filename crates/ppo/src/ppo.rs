@@ -10,7 +10,8 @@ use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 use duel_model::{Flops, Policy, Reader, Responses, Scalar, TransformerConfig, generate, weights::host};
 use duel_objectives::{
-    Gae, ResponseMask, centre_and_scale, clipped_policy_loss, clipped_value_loss, gae, k1, kl_shaped_rewards, token_logp,
+    Gae, ResponseMask, centre_and_scale, clipped_policy_loss, clipped_value_loss, gae, k1, kl_shaped_rewards,
+    token_logp,
 };
 use duel_reward::Scorer;
 use duel_spec::{Ppo as Settings, metrics, seeds};
@@ -76,7 +77,12 @@ impl Ppo {
     }
 
     /// Steps 1 to 3: what the old policy did and how good it was. Nothing here carries a gradient.
-    fn experience(&self, prompts: &[Vec<u32>], learner: &Learner<ActorCritic>, said: &mut Metrics) -> Result<Experience> {
+    fn experience(
+        &self,
+        prompts: &[Vec<u32>],
+        learner: &Learner<ActorCritic>,
+        said: &mut Metrics,
+    ) -> Result<Experience> {
         let (s, given, step) = (&self.settings, &self.given, learner.step());
         let reader = &given.reader;
         // 1. Roll out with a snapshot of actor and critic.
@@ -88,10 +94,16 @@ impl Ppo {
         let ref_logp = sft::response_logp(reader, &given.reference, &rollout); // [B, T]
         let values = reader.values(&old.critic, reader.ids(&rollout)); // [B, T]
         let scores = given.scorer.score(&rollout).map_err(unscored)?; // [B]
-        invariants::sampled_logp_is_the_policys(step, &rollout.logp, &host(logp.clone()), reader.space().response_tokens)?;
+        invariants::sampled_logp_is_the_policys(
+            step,
+            &rollout.logp,
+            &host(logp.clone()),
+            reader.space().response_tokens,
+        )?;
 
         // 2. Shape the reward: a KL toll on every token, the score on the last.
-        let score_tensor = Tensor::<1>::from_data(scores.iter().map(|&x| x as f32).collect::<Vec<_>>().as_slice(), reader.device());
+        let score_tensor =
+            Tensor::<1>::from_data(scores.iter().map(|&x| x as f32).collect::<Vec<_>>().as_slice(), reader.device());
         let rewards = kl_shaped_rewards(score_tensor, logp.clone(), ref_logp.clone(), s.beta, &mask); // [B, T]
         let kl = host(mask.row_sums(k1(logp.clone(), ref_logp))); // [B]
         invariants::reward_enters_once(step, &rewards, &scores, &kl, s.beta, &mask)?;
@@ -157,8 +169,13 @@ impl Method for Ppo {
                 let values = reader.values(&module.critic, ids); // [b, T]
                 let policy =
                     clipped_policy_loss(logp, of(&experience.logp), of(&experience.advantages), s.clip_range, &mask);
-                let value =
-                    clipped_value_loss(values, of(&experience.values), of(&experience.returns), s.value_clip_range, &mask);
+                let value = clipped_value_loss(
+                    values,
+                    of(&experience.values),
+                    of(&experience.returns),
+                    s.value_clip_range,
+                    &mask,
+                );
                 let first = |x: Tensor<1>| f64::from(host(x.inner())[0]);
                 let (clip_share, kl) = (first(policy.clip_share), first(policy.kl));
                 if epoch == 0 && i == 0 {
@@ -240,8 +257,12 @@ fn unscored(error: duel_reward::Error) -> duel_training::Error {
         duel_reward::Error::Training(error) => error,
         duel_reward::Error::Model(error) => error.into(),
         duel_reward::Error::Data(error) => error.into(),
-        judge @ duel_reward::Error::Judge { .. } => {
-            duel_training::invariants::breach("scorer_answers", 0, "the scorer", judge.to_string(), "a score a response".into())
-        }
+        judge @ duel_reward::Error::Judge { .. } => duel_training::invariants::breach(
+            "scorer_answers",
+            0,
+            "the scorer",
+            judge.to_string(),
+            "a score a response".into(),
+        ),
     }
 }

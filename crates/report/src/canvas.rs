@@ -21,12 +21,22 @@ const PNG_SCALE: f64 = 3.0;
 /// How a series is drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Look {
-    Line { width: f64 },
-    Dashed { width: f64 },
-    Dots { radius: f64 },
+    Line {
+        width: f64,
+    },
+    Dashed {
+        width: f64,
+    },
+    Dots {
+        radius: f64,
+    },
     /// Rings with a white middle, for means.
-    Rings { radius: f64 },
-    Cross { radius: f64 },
+    Rings {
+        radius: f64,
+    },
+    Cross {
+        radius: f64,
+    },
 }
 
 /// Points or a line of one colour.
@@ -169,7 +179,11 @@ impl Plot {
     }
 
     /// The legend, above the plot; returns its height in pixels.
-    fn legend<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, scale: f64) -> std::result::Result<u32, DrawingAreaErrorKind<B::ErrorType>> {
+    fn legend<B: DrawingBackend>(
+        &self,
+        area: &DrawingArea<B, Shift>,
+        scale: f64,
+    ) -> std::result::Result<u32, DrawingAreaErrorKind<B::ErrorType>> {
         let px = |x: f64| (x * scale) as i32;
         let style = text(13.0, INK, scale).pos(Pos::new(HPos::Left, VPos::Center));
         let (mut x, mut y) = (px(14.0), px(16.0));
@@ -204,7 +218,13 @@ impl Plot {
 }
 
 /// One mark at a pixel.
-fn marker<B: DrawingBackend>(area: &DrawingArea<B, Shift>, at: (i32, i32), look: Look, colour: RGBAColor, scale: f64) -> Drawn<B> {
+fn marker<B: DrawingBackend>(
+    area: &DrawingArea<B, Shift>,
+    at: (i32, i32),
+    look: Look,
+    colour: RGBAColor,
+    scale: f64,
+) -> Drawn<B> {
     let px = |x: f64| (x * scale).round() as i32;
     match look {
         Look::Dots { radius } => area.draw(&Circle::new(at, px(radius), colour.filled())),
@@ -235,17 +255,18 @@ impl Chart for Plot {
         let (y0, y1) = Self::range(all().map(|p| p.1), 0.08);
         let x_ticks: Vec<f64> = match (&self.x_ticks, self.x_scale) {
             (Some(ticks), _) => ticks.clone(),
-            (None, Scale::Linear) => round_ticks(x0, x1, 6),
+            (None, Scale::Linear) => round_ticks(x0, x1, 7),
             (None, Scale::Log) => log_ticks(x0, x1),
         };
-        let y_ticks = round_ticks(y0, y1, 6);
+        let y_ticks = round_ticks(y0, y1, 7);
         let (x_step, y_step) = (step_of(&x_ticks), step_of(&y_ticks));
         let mut chart = ChartBuilder::on(&body)
+            .margin_left(px(8.0))
             .margin_right(px(20.0))
             .margin_top(px(4.0))
             .margin_bottom(px(4.0))
-            .x_label_area_size(px(46.0))
-            .y_label_area_size(px(62.0))
+            .x_label_area_size(px(42.0))
+            .y_label_area_size(px(58.0))
             .build_cartesian_2d(Axis { range: x0..x1, ticks: x_ticks }, Axis { range: y0..y1, ticks: y_ticks })?;
         chart
             .configure_mesh()
@@ -276,14 +297,14 @@ impl Chart for Plot {
                 }
                 look => {
                     for &at in &data {
-                        marker(&body, plane.map_coordinate(&at), look, colour, scale)?;
+                        marker(area, plane.map_coordinate(&at), look, colour, scale)?;
                     }
                 }
             }
             let style = text(11.0, series.colour, scale).pos(Pos::new(HPos::Left, VPos::Center));
             for (&at, words) in data.iter().zip(&series.words) {
                 let (x, y) = plane.map_coordinate(&at);
-                body.draw(&Text::new(words.clone(), (x + px(9.0), y + px(9.0)), style.clone()))?;
+                area.draw(&Text::new(words.clone(), (x + px(9.0), y + px(9.0)), style.clone()))?;
             }
         }
         Ok(())

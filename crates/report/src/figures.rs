@@ -12,8 +12,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Colours that remain apart for colour-blind eyes (Okabe & Ito 2008).
-const ARM_COLOURS: [RGBColor; 5] =
-    [RGBColor(0, 114, 178), RGBColor(213, 94, 0), RGBColor(204, 121, 167), RGBColor(0, 158, 115), RGBColor(86, 180, 233)];
+const ARM_COLOURS: [RGBColor; 5] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(204, 121, 167),
+    RGBColor(0, 158, 115),
+    RGBColor(86, 180, 233),
+];
 const BLACK: RGBColor = RGBColor(34, 34, 40);
 const GREY: RGBColor = RGBColor(120, 122, 132);
 const GREEN: RGBColor = RGBColor(0, 158, 115);
@@ -23,6 +28,9 @@ const WIDE: (u32, u32) = (760, 470);
 const NARROW: (u32, u32) = (400, 400);
 const PANEL: (u32, u32) = (400, 310);
 const BAR_PANEL: (u32, u32) = (400, 120);
+
+/// One of the clocks of a row.
+type Clock = fn(Clocks) -> f64;
 
 /// A drawn chart.
 #[derive(Debug, serde::Serialize)]
@@ -46,7 +54,7 @@ pub(crate) fn draw(run: &Run, charts: &Path) -> Result<Figures> {
     let plot = |plot: &Plot, name: &str| -> Result<Figure> {
         Ok(Figure { name: name.into(), svg: save(plot, charts, name)? })
     };
-    let clocks: [(&str, &str, fn(Clocks) -> f64); 4] = [
+    let clocks: [(&str, &str, Clock); 4] = [
         ("steps", "optimizer steps", |c| c.step as f64),
         ("tokens", "tokens trained, sampled and scored", |c| c.tokens as f64),
         ("flops", "FLOPs", |c| c.flops),
@@ -61,7 +69,9 @@ pub(crate) fn draw(run: &Run, charts: &Path) -> Result<Figures> {
             .collect::<Result<_>>()?,
         costs: costs(run)
             .into_iter()
-            .map(|(name, bars)| Ok(Figure { name: format!("cost-{name}"), svg: save(&bars, charts, &format!("cost-{name}"))? }))
+            .map(|(name, bars)| {
+                Ok(Figure { name: format!("cost-{name}"), svg: save(&bars, charts, &format!("cost-{name}"))? })
+            })
             .collect::<Result<_>>()?,
         judge: judge(run).map(|p| plot(&p, "reward-model")).transpose()?,
     })
@@ -96,16 +106,22 @@ fn frontier(run: &Run, size: (u32, u32)) -> Plot {
         .flat_map(|arm| run.points_of(arm))
         .flat_map(|p| p.final_test(metrics::KL))
         .fold(0.0, f64::max);
-    let theory = [("optimum", "exact optimum", BLACK, Look::Line { width: 2.0 }), ("ppo-ideal", "PPO-ideal", GREEN, Look::Dashed { width: 2.0 })];
+    let theory = [
+        ("optimum", "exact optimum", BLACK, Look::Line { width: 2.0 }),
+        ("ppo-ideal", "PPO-ideal", GREEN, Look::Dashed { width: 2.0 }),
+    ];
     for (arm, name, colour, look) in theory {
-        let mut curve: Vec<(f64, f64)> = run.reference().into_iter().chain(run.points_of(arm)).filter_map(kl_gold).collect();
+        let mut curve: Vec<(f64, f64)> =
+            run.reference().into_iter().chain(run.points_of(arm)).filter_map(kl_gold).collect();
         if curve.len() < 2 {
             continue;
         }
         curve.sort_by(|a, b| a.0.total_cmp(&b.0));
         let inside = curve.iter().filter(|p| p.0 <= reach * 1.05).count();
         curve.truncate((inside + 1).max(2));
-        if let [.., a, b] = curve[..] && b.0 > reach * 1.05 {
+        if let [.., a, b] = curve[..]
+            && b.0 > reach * 1.05
+        {
             // the last stretch ends with the chart
             let x = (reach * 1.05).max(a.0);
             let last = curve.len() - 1;
@@ -120,15 +136,36 @@ fn frontier(run: &Run, size: (u32, u32)) -> Plot {
             .flat_map(|p| p.finished())
             .filter_map(|(_, m)| Some((m.test(metrics::KL)?, m.test(metrics::GOLD)?)))
             .collect();
-        series.push(Series { name: String::new(), colour, opacity: 0.3, look: Look::Dots { radius: 3.0 }, data: seeds, words: vec![] });
+        series.push(Series {
+            name: String::new(),
+            colour,
+            opacity: 0.3,
+            look: Look::Dots { radius: 3.0 },
+            data: seeds,
+            words: vec![],
+        });
         let mut means: Vec<((f64, f64), String)> = run
             .points_of(arm)
             .filter_map(|p| Some((kl_gold(p)?, p.beta().map_or(String::new(), |b| format!("β={b}")))))
             .collect();
         means.sort_by(|a, b| a.0.0.total_cmp(&b.0.0));
         let (data, words): (Vec<_>, Vec<_>) = means.into_iter().unzip();
-        series.push(Series { name: String::new(), colour, opacity: 0.55, look: Look::Line { width: 1.5 }, data: data.clone(), words: vec![] });
-        series.push(Series { name: arm.to_uppercase(), colour, opacity: 1.0, look: Look::Rings { radius: 5.5 }, data, words });
+        series.push(Series {
+            name: String::new(),
+            colour,
+            opacity: 0.55,
+            look: Look::Line { width: 1.5 },
+            data: data.clone(),
+            words: vec![],
+        });
+        series.push(Series {
+            name: arm.to_uppercase(),
+            colour,
+            opacity: 1.0,
+            look: Look::Rings { radius: 5.5 },
+            data,
+            words,
+        });
     }
     if let Some(at) = run.reference().and_then(kl_gold) {
         series.push(Series {
@@ -157,7 +194,7 @@ fn before(run: &Run, method: &str) -> BTreeMap<u64, Clocks> {
 }
 
 /// Gold reward along training, mean over seeds, each point of the grid a line; the featured one strong.
-fn curve(run: &Run, x_name: &str, clock: fn(Clocks) -> f64) -> Plot {
+fn curve(run: &Run, x_name: &str, clock: Clock) -> Plot {
     let mut series = Vec::new();
     for arm in run.arms() {
         let colour = colour(run, arm);
@@ -166,7 +203,11 @@ fn curve(run: &Run, x_name: &str, clock: fn(Clocks) -> f64) -> Plot {
             let before = before(run, &point.method);
             let is_featured = featured.as_deref() == Some(&point.label);
             series.push(Series {
-                name: if is_featured { format!("{} ({})", arm.to_uppercase(), point.label.replace("beta", "β")) } else { String::new() },
+                name: if is_featured {
+                    format!("{} ({})", arm.to_uppercase(), point.label.replace("beta", "β"))
+                } else {
+                    String::new()
+                },
                 colour,
                 opacity: if is_featured { 1.0 } else { 0.3 },
                 look: Look::Line { width: if is_featured { 2.5 } else { 1.2 } },
@@ -189,12 +230,19 @@ fn curve(run: &Run, x_name: &str, clock: fn(Clocks) -> f64) -> Plot {
             words: vec![],
         });
     }
-    Plot { size: PANEL, x_name: x_name.into(), y_name: "gold reward".into(), x_scale: Scale::Log, x_ticks: None, series }
+    Plot {
+        size: PANEL,
+        x_name: x_name.into(),
+        y_name: "gold reward".into(),
+        x_scale: Scale::Log,
+        x_ticks: None,
+        series,
+    }
 }
 
 /// The k-th evaluations of all seeds, averaged; `before` is added to each seed's clock, steps excepted as
 /// steps of different stages do not add.
-fn mean_curve(point: &Point, before: &BTreeMap<u64, Clocks>, clock: fn(Clocks) -> f64) -> Vec<(f64, f64)> {
+fn mean_curve(point: &Point, before: &BTreeMap<u64, Clocks>, clock: Clock) -> Vec<(f64, f64)> {
     let length = point.seeds.values().map(Vec::len).min().unwrap_or(0);
     (0..length)
         .filter_map(|k| {
@@ -229,9 +277,11 @@ pub(crate) fn arm_costs(run: &Run) -> Vec<Cost> {
         .filter_map(|arm| {
             let points: Vec<&Point> = run.points_of(arm).collect();
             let over = |f: &dyn Fn(&Point) -> Vec<f64>| mean(&points.iter().flat_map(|p| f(p)).collect::<Vec<_>>());
-            let ends = |f: fn(Clocks) -> f64| over(&|p| p.finished().map(|(_, m)| f(m.clocks)).collect());
+            let ends = |f: Clock| over(&|p| p.finished().map(|(_, m)| f(m.clocks)).collect());
             let before: Vec<Clocks> = before(run, &points.first()?.method).into_values().collect();
-            let spent = |f: fn(&Clocks) -> f64| if before.is_empty() { 0.0 } else { mean(&before.iter().map(f).collect::<Vec<_>>()) };
+            let spent = |f: fn(&Clocks) -> f64| {
+                if before.is_empty() { 0.0 } else { mean(&before.iter().map(f).collect::<Vec<_>>()) }
+            };
             let (flops_before, seconds_before) = (spent(|c| c.flops), spent(|c| c.wall_seconds));
             Some(Cost {
                 arm: arm.into(),
@@ -264,7 +314,14 @@ fn costs(run: &Run) -> Vec<(&'static str, Bars)> {
         ("models", panel("models in memory while training", &|c| [0.0, c.models], &|x| format!("{x:.0}"))),
         ("sampled", panel("tokens sampled in the loop", &|c| [0.0, c.sampled], &si)),
         ("flops", panel("FLOPs (pale: before the loop)", &|c| [c.flops_before, c.flops - c.flops_before], &si)),
-        ("seconds", panel("seconds, one thread (pale: before the loop)", &|c| [c.seconds_before, c.seconds - c.seconds_before], &seconds)),
+        (
+            "seconds",
+            panel(
+                "seconds, one thread (pale: before the loop)",
+                &|c| [c.seconds_before, c.seconds - c.seconds_before],
+                &seconds,
+            ),
+        ),
     ]
 }
 

@@ -104,8 +104,7 @@ pub fn at_equal_kl(run: &Run) -> Vec<Matched> {
     let frontiers: Vec<Vec<Vec<KlGold>>> =
         arms.iter().map(|arm| seeds.iter().map(|&s| arm_frontier(run, arm, s)).collect()).collect();
     let best: Vec<Vec<KlGold>> = seeds.iter().map(|&s| optimum_frontier(run, s)).collect();
-    let base: Vec<Option<f64>> =
-        seeds.iter().map(|s| run.reference()?.seeds.get(s)?.last()?.test(GOLD)).collect();
+    let base: Vec<Option<f64>> = seeds.iter().map(|s| run.reference()?.seeds.get(s)?.last()?.test(GOLD)).collect();
     matched_kls(run)
         .iter()
         .filter_map(|&kl| {

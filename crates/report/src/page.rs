@@ -101,7 +101,7 @@ pub(crate) fn fill(run: &Run, charts: &Figures, tables: &Tables) -> Result<Strin
                 gold_sd => format!("{:.2}", mean(&of_reference(metrics::GOLD_SD))),
                 length => format!("{:.1}", mean(&of_reference(metrics::LENGTH))),
             },
-            rows => si(run.experiment.stages.pairs.rows as f64),
+            rows => run.experiment.stages.pairs.rows,
             bayes => shared("pairs", metrics::BAYES_ACCURACY, 3),
             tau => shared("pairs", metrics::TAU, 2),
             rm_test => shared("rm", metrics::PAIR_ACCURACY_TEST, 3),
@@ -130,16 +130,23 @@ pub(crate) fn fill(run: &Run, charts: &Figures, tables: &Tables) -> Result<Strin
 fn story(run: &Run, arm: &str) -> Option<ArmStory> {
     let featured = run.featured(arm)?;
     let cost = figures::arm_costs(run).into_iter().find(|c| c.arm == arm)?;
-    let say = |metric: Metric, places: usize| Estimate::of(&featured.final_test(metric)).map(|e| format!("{e:.places$}"));
+    let say =
+        |metric: Metric, places: usize| Estimate::of(&featured.final_test(metric)).map(|e| format!("{e:.places$}"));
     let golds = featured.final_test(metrics::GOLD);
     let reference = run.reference()?;
     let gain = Estimate::of_differences(&golds, &reference.final_test(metrics::GOLD))?;
     let sd = mean(&reference.final_test(metrics::GOLD_SD));
-    let best = run.points_of(arm).filter(|p| !p.final_test(metrics::ETA).is_empty()).max_by(|a, b| {
-        mean(&a.final_test(metrics::ETA)).total_cmp(&mean(&b.final_test(metrics::ETA)))
-    });
+    let best = run
+        .points_of(arm)
+        .filter(|p| !p.final_test(metrics::ETA).is_empty())
+        .max_by(|a, b| mean(&a.final_test(metrics::ETA)).total_cmp(&mean(&b.final_test(metrics::ETA))));
     let colour = figures::colour(run, arm);
-    let method = run.experiment.cells().into_iter().find(|c| c.arm == arm && c.point.label == featured.label).map(|c| c.point.method);
+    let method = run
+        .experiment
+        .cells()
+        .into_iter()
+        .find(|c| c.arm == arm && c.point.label == featured.label)
+        .map(|c| c.point.method);
     Some(ArmStory {
         name: arm.to_uppercase(),
         method: featured.method.clone(),
@@ -200,7 +207,11 @@ fn matched_sentences(run: &Run) -> Vec<String> {
 
 /// Whose answers stand side by side: the reference and each arm's featured point.
 fn heads(run: &Run) -> Vec<String> {
-    let arms = run.arms().into_iter().filter_map(|a| run.featured(a)).map(|p| format!("{} {}", p.arm.to_uppercase(), p.label.replace("beta", "β")));
+    let arms = run
+        .arms()
+        .into_iter()
+        .filter_map(|a| run.featured(a))
+        .map(|p| format!("{} {}", p.arm.to_uppercase(), p.label.replace("beta", "β")));
     std::iter::once("reference (SFT)".to_string()).chain(arms).collect()
 }
 

@@ -134,8 +134,7 @@ impl Run {
     /// one that the page tells of. Test prompts play no part in the choice.
     pub fn featured<'a>(&'a self, arm: &'a str) -> Option<&'a Point> {
         let merit = |p: &Point| {
-            let golds: Vec<f64> =
-                p.finished().filter_map(|(_, m)| m.validation(duel_spec::metrics::GOLD)).collect();
+            let golds: Vec<f64> = p.finished().filter_map(|(_, m)| m.validation(duel_spec::metrics::GOLD)).collect();
             crate::stats::mean(&golds)
         };
         self.points_of(arm).max_by(|a, b| merit(a).total_cmp(&merit(b)))

@@ -52,8 +52,9 @@ impl fmt::Display for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let places = f.precision().unwrap_or(2);
         match self.half_width {
-            Some(h) => write!(f, "{:.places$} ± {h:.places$}", self.mean),
-            None => write!(f, "{:.places$}", self.mean),
+            // a value that is the same for every seed was set, not measured
+            Some(h) if h > 0.0 => write!(f, "{:.places$} ± {h:.places$}", self.mean),
+            _ => write!(f, "{:.places$}", self.mean),
         }
     }
 }

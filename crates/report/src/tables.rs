@@ -55,7 +55,9 @@ fn points(run: &Run) -> Table {
         ("distinct-2", metrics::DISTINCT_2, 3),
     ]
     .into_iter()
-    .filter(|(_, metric, _)| run.arms().iter().flat_map(|a| run.points_of(a)).any(|p| !p.final_test(*metric).is_empty()))
+    .filter(|(_, metric, _)| {
+        run.arms().iter().flat_map(|a| run.points_of(a)).any(|p| !p.final_test(*metric).is_empty())
+    })
     .collect();
     let row = |p: &Point| {
         let mut row = vec![p.arm.clone(), p.label.clone(), p.seeds.len().to_string()];
@@ -102,7 +104,15 @@ fn matched(run: &Run) -> Table {
 
 /// What training took.
 fn costs(run: &Run) -> Table {
-    let head = ["arm", "models in memory", "tokens sampled", "FLOPs", "of them before the loop", "seconds", "of them before the loop"];
+    let head = [
+        "arm",
+        "models in memory",
+        "tokens sampled",
+        "FLOPs",
+        "of them before the loop",
+        "seconds",
+        "of them before the loop",
+    ];
     let rows = arm_costs(run)
         .into_iter()
         .map(|c| {
@@ -183,7 +193,10 @@ fn latex_of(table: &Table) -> String {
     let line = |row: &Vec<String>| row.iter().map(escape).collect::<Vec<_>>().join(" & ") + " \\\\\n";
     let columns = "l".repeat(table.head.len());
     let body: String = table.rows.iter().map(line).collect();
-    format!("\\begin{{tabular}}{{{columns}}}\n\\toprule\n{}\\midrule\n{body}\\bottomrule\n\\end{{tabular}}\n", line(&table.head))
+    format!(
+        "\\begin{{tabular}}{{{columns}}}\n\\toprule\n{}\\midrule\n{body}\\bottomrule\n\\end{{tabular}}\n",
+        line(&table.head)
+    )
 }
 
 #[cfg(test)]
@@ -192,7 +205,11 @@ mod tests {
 
     #[test]
     fn the_three_forms_say_the_same() {
-        let table = Table { name: "t", head: vec!["arm".into(), "η".into()], rows: vec![vec!["ppo_1".into(), "0.8 ± 0.1".into()]] };
+        let table = Table {
+            name: "t",
+            head: vec!["arm".into(), "η".into()],
+            rows: vec![vec!["ppo_1".into(), "0.8 ± 0.1".into()]],
+        };
         assert_eq!(String::from_utf8(csv_of(&table).expect("csv")).expect("utf-8"), "arm,η\nppo_1,0.8 ± 0.1\n");
         assert_eq!(markdown_of(&table), "| arm | η |\n| --- | --- |\n| ppo_1 | 0.8 ± 0.1 |\n");
         assert_eq!(

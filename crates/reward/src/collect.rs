@@ -35,7 +35,8 @@ pub fn collect(
     let mut candidates: Vec<Candidate> = Vec::with_capacity(count);
     let mut barren = 0;
     while candidates.len() < count {
-        let drawn: Vec<Vec<u32>> = (0..BLOCK).map(|_| prompts[rng.random_range(0..prompts.len())].ids.clone()).collect();
+        let drawn: Vec<Vec<u32>> =
+            (0..BLOCK).map(|_| prompts[rng.random_range(0..prompts.len())].ids.clone()).collect();
         let twice: Vec<Vec<u32>> = drawn.iter().flat_map(|p| [p.clone(), p.clone()]).collect();
         let batch = generate(policy, reader.space(), twice, rng, reader.device());
         let scores = gold.score(&batch)?;
@@ -63,10 +64,26 @@ pub fn label(candidates: Vec<Candidate>, split: Split, annotator: &Annotator, rn
             let lengths = [first.len(), second.len()];
             let p_first = annotator.prefers_first(gold, lengths);
             if annotator.choose_first(gold, lengths, rng) {
-                PreferenceRow { split, prompt, chosen: first, rejected: second, gold_chosen: gold[0], gold_rejected: gold[1], p_label: p_first }
+                PreferenceRow {
+                    split,
+                    prompt,
+                    chosen: first,
+                    rejected: second,
+                    gold_chosen: gold[0],
+                    gold_rejected: gold[1],
+                    p_label: p_first,
+                }
             } else {
                 let p_label = 1.0 - p_first;
-                PreferenceRow { split, prompt, chosen: second, rejected: first, gold_chosen: gold[1], gold_rejected: gold[0], p_label }
+                PreferenceRow {
+                    split,
+                    prompt,
+                    chosen: second,
+                    rejected: first,
+                    gold_chosen: gold[1],
+                    gold_rejected: gold[0],
+                    p_label,
+                }
             }
         })
         .collect()

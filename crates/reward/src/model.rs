@@ -45,7 +45,8 @@ impl Method for RewardModel {
         // 2. Improve.
         let update = learner.minimize(outcome.loss)?;
         let tokens = pairs.both.tokens();
-        let mut said = update.metrics(Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() });
+        let mut said =
+            update.metrics(Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() });
         said.put(metrics::RM_MARGIN, mean(margins.iter().map(|&m| f64::from(m))));
         said.put(metrics::PAIR_ACCURACY_TRAIN, accuracy(&margins));
         Ok(said)

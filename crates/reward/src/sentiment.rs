@@ -117,7 +117,8 @@ impl Sentiment {
     }
 
     fn raw(&self, text: &str, limit: usize) -> f64 {
-        let known = terms(text, limit).into_iter().filter_map(|(term, n)| self.terms.get(&term).map(|&(idf, w)| (w, n, idf)));
+        let known =
+            terms(text, limit).into_iter().filter_map(|(term, n)| self.terms.get(&term).map(|&(idf, w)| (w, n, idf)));
         self.bias + weigh(known).into_iter().map(|(w, x)| f64::from(w * x)).sum::<f64>()
     }
 

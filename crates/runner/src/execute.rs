@@ -68,9 +68,7 @@ pub fn execute(plan: &Plan, settings: &Settings<'_>, board: &mut Board) -> Resul
             return Err(Error::Interrupted);
         }
         while running.len() < settings.jobs {
-            let ready = |&place: &usize| {
-                !started[place] && plan.stages[place].needs.iter().all(|&n| finished[n])
-            };
+            let ready = |&place: &usize| !started[place] && plan.stages[place].needs.iter().all(|&n| finished[n]);
             let Some(place) = (0..plan.stages.len()).find(ready) else { break };
             started[place] = true;
             let child = spawn(place, &plan.stages[place], settings, &sender)?;
@@ -81,9 +79,9 @@ pub fn execute(plan: &Plan, settings: &Settings<'_>, board: &mut Board) -> Resul
             return Ok(outcome);
         }
         listen(&receiver, &mut words, board);
-        outcome.peak_memory = outcome
-            .peak_memory
-            .max(host::memory_of(std::process::id()) + running.iter().map(|r| host::memory_of(r.child.id())).sum::<u64>());
+        outcome.peak_memory = outcome.peak_memory.max(
+            host::memory_of(std::process::id()) + running.iter().map(|r| host::memory_of(r.child.id())).sum::<u64>(),
+        );
         let mut still = Vec::new();
         for mut worker in running {
             match worker.child.try_wait().map_err(|source| Error::Worker { source })? {

@@ -113,7 +113,14 @@ impl Plan {
         Ok(plan)
     }
 
-    fn add(&mut self, kind: Kind, seed: u64, settings: serde_json::Value, needs: Vec<usize>, cell: Option<Cell>) -> usize {
+    fn add(
+        &mut self,
+        kind: Kind,
+        seed: u64,
+        settings: serde_json::Value,
+        needs: Vec<usize>,
+        cell: Option<Cell>,
+    ) -> usize {
         let inputs: Vec<&str> = needs.iter().map(|&n| self.stages[n].id.hash.as_str()).collect();
         let hash = stage_hash(kind.name(), &json!([seed, settings]), &inputs);
         self.stages.push(Stage { kind, id: StageId { kind: kind.name().into(), hash }, seed, needs, cell });
@@ -144,7 +151,6 @@ pub fn experiment_hash(experiment: &Experiment) -> String {
     hash_bytes(json!(experiment).to_string().as_bytes())
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -155,7 +161,8 @@ mod tests {
         Plan::new(&Experiment::from_document(&document).expect("valid"), "flex").expect("plans")
     }
 
-    const TEXT: &str = "seeds = 2\n[arms.ppo]\nmethod = \"ppo\"\n[arms.ppo.grid]\nbeta = [0.1, 0.5]\n[arms.dpo]\nmethod = \"dpo\"\n";
+    const TEXT: &str =
+        "seeds = 2\n[arms.ppo]\nmethod = \"ppo\"\n[arms.ppo.grid]\nbeta = [0.1, 0.5]\n[arms.dpo]\nmethod = \"dpo\"\n";
 
     #[test]
     fn both_arms_share_start_rows_and_reference() {

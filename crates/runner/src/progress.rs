@@ -74,7 +74,10 @@ impl Board {
             *self.left.entry(likeness(stage)).or_insert(0) += 1;
         }
         let cells = plan.stages.iter().filter(|s| s.kind == Kind::Cell).count();
-        let words = format!("{} stages, {cells} of them cells; {} already finished; {} at once", self.total, self.done, self.jobs);
+        let words = format!(
+            "{} stages, {cells} of them cells; {} already finished; {} at once",
+            self.total, self.done, self.jobs
+        );
         self.say(&words);
         if let Some(bar) = &self.bar {
             bar.set_length(self.total as u64);
@@ -112,7 +115,11 @@ impl Board {
             self.last_line = Instant::now();
             self.say(&format!(
                 "[{}/{}] {} done in {:.1} s{}",
-                self.done, self.total, stage.label(), took.as_secs_f64(), self.time_left()
+                self.done,
+                self.total,
+                stage.label(),
+                took.as_secs_f64(),
+                self.time_left()
             ));
         }
         self.draw();
@@ -128,7 +135,8 @@ impl Board {
     fn draw(&self) {
         let Some(bar) = &self.bar else { return };
         bar.set_position(self.done as u64);
-        let at: Vec<String> = self.shares.values().map(|(label, share, _)| format!("{label} {:.0}%", share * 100.0)).collect();
+        let at: Vec<String> =
+            self.shares.values().map(|(label, share, _)| format!("{label} {:.0}%", share * 100.0)).collect();
         bar.set_message(format!("{}{}", at.join("; "), self.time_left()));
     }
 

@@ -43,14 +43,24 @@ pub type Look<'a> = &'a mut dyn FnMut(&Policy, Clocks, &mut dyn Recorder, Moment
 
 /// Trains one point; returns the policy without gradient and its clocks. The last curve point is left to
 /// the caller, who measures it in full.
-pub fn run(method: &Method, work: CellWork<'_>, look: Look<'_>, recorder: &mut StageRecorder) -> Result<(Policy, Clocks)> {
+pub fn run(
+    method: &Method,
+    work: CellWork<'_>,
+    look: Look<'_>,
+    recorder: &mut StageRecorder,
+) -> Result<(Policy, Clocks)> {
     match method {
         Method::Ppo(settings) => ppo(settings, work, look, recorder),
         Method::Dpo(settings) => dpo(settings, work, look, recorder),
     }
 }
 
-fn ppo(settings: &duel_spec::Ppo, work: CellWork<'_>, look: Look<'_>, recorder: &mut StageRecorder) -> Result<(Policy, Clocks)> {
+fn ppo(
+    settings: &duel_spec::Ppo,
+    work: CellWork<'_>,
+    look: Look<'_>,
+    recorder: &mut StageRecorder,
+) -> Result<(Policy, Clocks)> {
     let (scorer, critic, scorer_flops, resident): (Arc<dyn Scorer>, Scalar, f64, f64) = match settings.reward {
         RewardSource::Rm => {
             let critic = work.reward.model().clone().rescaled(work.reward.centre, work.reward.scale).train();
@@ -81,15 +91,31 @@ fn ppo(settings: &duel_spec::Ppo, work: CellWork<'_>, look: Look<'_>, recorder: 
     };
     let iterations = settings.iterations as u64;
     let mut watch = Watch { stage: "train", recorder: &mut *recorder, stop: work.stop };
-    let clocks = train(&mut method, &mut learner, iterations, batch, &mut watch, &inner_points(iterations, work.curve_points), |module, clocks, recorder| {
-        look(&module.actor.valid(), clocks, recorder, Moment::Curve)
-    })?;
-    invariants::frozen_weights_unchanged("the reward model", clocks.step, &reward_hash, &weights::hash(work.reward.model()))?;
+    let clocks = train(
+        &mut method,
+        &mut learner,
+        iterations,
+        batch,
+        &mut watch,
+        &inner_points(iterations, work.curve_points),
+        |module, clocks, recorder| look(&module.actor.valid(), clocks, recorder, Moment::Curve),
+    )?;
+    invariants::frozen_weights_unchanged(
+        "the reward model",
+        clocks.step,
+        &reward_hash,
+        &weights::hash(work.reward.model()),
+    )?;
     recorder.record("train", clocks, metrics::MODELS_RESIDENT, resident);
     Ok((learner.into_module().valid().actor, clocks))
 }
 
-fn dpo(settings: &duel_spec::Dpo, work: CellWork<'_>, look: Look<'_>, recorder: &mut StageRecorder) -> Result<(Policy, Clocks)> {
+fn dpo(
+    settings: &duel_spec::Dpo,
+    work: CellWork<'_>,
+    look: Look<'_>,
+    recorder: &mut StageRecorder,
+) -> Result<(Policy, Clocks)> {
     let (on_train, on_validation) = work.reference_logp.expect("the plan gives DPO the reference's log-probs");
     let of = |split| work.rows.iter().filter(|r| r.split == split).cloned().collect::<Vec<_>>();
     let (rows, validation) = (of(Split::Train), of(Split::Validation));
@@ -105,11 +131,19 @@ fn dpo(settings: &duel_spec::Dpo, work: CellWork<'_>, look: Look<'_>, recorder: 
         recorder.record("train", clocks, metrics::DPO_ACCURACY_VALIDATION, found.accuracy);
     };
     let mut watch = Watch { stage: "train", recorder: &mut *recorder, stop: work.stop };
-    let clocks = train(&mut method, &mut learner, steps, batch, &mut watch, &inner_points(steps, work.curve_points), |policy, clocks, recorder| {
-        let policy = policy.valid();
-        validate(&policy, clocks, recorder);
-        look(&policy, clocks, recorder, Moment::Curve)
-    })?;
+    let clocks = train(
+        &mut method,
+        &mut learner,
+        steps,
+        batch,
+        &mut watch,
+        &inner_points(steps, work.curve_points),
+        |policy, clocks, recorder| {
+            let policy = policy.valid();
+            validate(&policy, clocks, recorder);
+            look(&policy, clocks, recorder, Moment::Curve)
+        },
+    )?;
     let policy = learner.into_module().valid();
     validate(&policy, clocks, recorder);
     recorder.record("train", clocks, metrics::MODELS_RESIDENT, 1.0);

@@ -31,7 +31,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // the first asks for a clean stop, the second ends at once
-        signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone()).map_err(|source| Error::Worker { source })?;
+        signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone())
+            .map_err(|source| Error::Worker { source })?;
         signal_hook::flag::register(signal, stop.clone()).map_err(|source| Error::Worker { source })?;
     }
     let jobs = args.jobs.map_or_else(host::cores, usize::from);
@@ -126,10 +127,15 @@ pub fn plan(args: &ExperimentArgs) -> Result<()> {
     for (key, value, origin) in document.resolved() {
         text += &format!("{:<44} # {origin}\n", format!("{key} = {value}"));
     }
-    text += &format!("\n# {} stages, of them {} cells\n", plan.stages.len(), plan.stages.iter().filter(|s| s.kind == Kind::Cell).count());
+    text += &format!(
+        "\n# {} stages, of them {} cells\n",
+        plan.stages.len(),
+        plan.stages.iter().filter(|s| s.kind == Kind::Cell).count()
+    );
     for stage in &plan.stages {
         let there = StageDir::open(&stages, &stage.id)?.is_some();
-        text += &format!("{:<9} {:<28} {}\n", if there { "finished" } else { "to do" }, stage.id.folder(), stage.label());
+        text +=
+            &format!("{:<9} {:<28} {}\n", if there { "finished" } else { "to do" }, stage.id.folder(), stage.label());
     }
     crate::print(&text);
     Ok(())

@@ -77,7 +77,12 @@ impl Desk<'_> {
             Kind::Yardstick => self.yardstick_stage(recorder)?,
             Kind::Cell => self.cell(to, recorder)?,
         }
-        recorder.record(self.stage.kind.name(), Clocks::default(), metrics::PEAK_RSS, crate::host::peak_memory() as f64);
+        recorder.record(
+            self.stage.kind.name(),
+            Clocks::default(),
+            metrics::PEAK_RSS,
+            crate::host::peak_memory() as f64,
+        );
         recorder.write(to)?;
         Ok(())
     }
@@ -173,7 +178,11 @@ impl Desk<'_> {
         let reader = self.reader(world);
         let mut heldout = responses(world.heldout_rows(&mut seeds::derive(seed, "sft", 0, "heldout")));
         heldout = heldout.select(&(0..heldout.len().min(HELDOUT_ROWS)).collect::<Vec<_>>());
-        invariants::padding_is_inert(&reader, &policy, &heldout.select(&(0..heldout.len().min(64)).collect::<Vec<_>>()))?;
+        invariants::padding_is_inert(
+            &reader,
+            &policy,
+            &heldout.select(&(0..heldout.len().min(64)).collect::<Vec<_>>()),
+        )?;
         let (token, sequence) = heldout_nll(&reader, &policy, &heldout);
         recorder.record("sft", clocks, metrics::NLL_TOKEN, token);
         recorder.record("sft", clocks, metrics::NLL_SEQUENCE, sequence);
@@ -193,9 +202,11 @@ impl Desk<'_> {
         let policy = self.sft_policy(world)?;
         let reader = self.reader(world);
         let mut candidates = Vec::new();
-        for (split, count) in
-            [(Split::Train, settings.rows), (Split::Validation, settings.holdout_rows), (Split::Test, settings.holdout_rows)]
-        {
+        for (split, count) in [
+            (Split::Train, settings.rows),
+            (Split::Validation, settings.holdout_rows),
+            (Split::Test, settings.holdout_rows),
+        ] {
             recorder.progress(split as u64, 3, split.name());
             let mut rng = seeds::derive(seed, "pairs", split as u64, "responses");
             candidates.push((split, collect(&policy, &reader, world, gold.as_ref(), split, count, &mut rng)?));
@@ -355,7 +366,12 @@ impl Desk<'_> {
             Ok(())
         };
         let (policy, clocks) = registry::run(&cell.point.method, work, &mut look, recorder)?;
-        invariants::frozen_weights_unchanged("the reference", clocks.step, &reference_hash, &weights::hash(&reference))?;
+        invariants::frozen_weights_unchanged(
+            "the reference",
+            clocks.step,
+            &reference_hash,
+            &weights::hash(&reference),
+        )?;
         look(&policy, clocks, recorder, Moment::End)?;
         if let Yardstick::Exact(exact) = &yardstick {
             exact.check_sampler(&policy, self.stage.seed)?;
@@ -385,7 +401,15 @@ impl Desk<'_> {
         let reader = self.reader(world);
         let gold = scene.gold()?;
         duel_evaluation::completions(
-            whose, world, &reader, policy, reference, gold.as_ref(), Some(&reward), count, recorder,
+            whose,
+            world,
+            &reader,
+            policy,
+            reference,
+            gold.as_ref(),
+            Some(&reward),
+            count,
+            recorder,
         )?;
         Ok(())
     }
@@ -397,7 +421,7 @@ impl Desk<'_> {
                 let rm = self.plan.needed(self.stage, Kind::Rm).expect("measuring stages need the reward model");
                 let tables: (Vec<Vec<f64>>, Vec<Vec<f64>>) = load_json("rm", &self.folder(rm)?.file(PROXY))?;
                 let table = |split| if split == Split::Validation { tables.0.clone() } else { tables.1.clone() };
-                Ok(Yardstick::Exact(GrammarYardstick::new(grammar, reader, reference, Some(&table))?))
+                Ok(Yardstick::Exact(Box::new(GrammarYardstick::new(grammar, reader, reference, Some(&table))?)))
             }
             None => {
                 let reward: Arc<dyn Scorer> = Arc::new(self.learned_reward(scene.world.as_ref())?);
@@ -412,7 +436,7 @@ impl Desk<'_> {
                     Some(reward),
                     self.stage.seed,
                 );
-                Ok(Yardstick::Sampled { yardstick, curve, end })
+                Ok(Yardstick::Sampled { yardstick: Box::new(yardstick), curve, end })
             }
         }
     }
@@ -422,10 +446,16 @@ impl Desk<'_> {
         match world.kind {
             WorldKind::Grammar => {
                 let grammar = Arc::new(GrammarWorld::new(world.grammar.rho, world.grammar.sft_rows));
-                Ok(Scene { world: grammar.clone(), grammar: Some(grammar), reviews: None, gold: Some(Arc::new(GrammarGold)) })
+                Ok(Scene {
+                    world: grammar.clone(),
+                    grammar: Some(grammar),
+                    reviews: None,
+                    gold: Some(Arc::new(GrammarGold)),
+                })
             }
             WorldKind::Reviews => {
-                let corpus = self.plan.needed(self.stage, Kind::Corpus).expect("every stage of reviews needs the corpus");
+                let corpus =
+                    self.plan.needed(self.stage, Kind::Corpus).expect("every stage of reviews needs the corpus");
                 let folder = self.folder(corpus)?;
                 let settings = &world.reviews;
                 let sizes = Sizes { prompt_tokens: settings.prompt_tokens, response_tokens: settings.response_tokens };
@@ -501,11 +531,18 @@ impl Desk<'_> {
     fn rows(&self) -> Result<Vec<PreferenceRow>> {
         let pairs = self.plan.needed(self.stage, Kind::Pairs).expect("stages that read rows need them");
         let path = self.folder(pairs)?.file(ROWS);
-        let text = std::fs::read_to_string(&path).map_err(|source| Error::Io { action: "read", path: path.clone(), source })?;
+        let text = std::fs::read_to_string(&path).map_err(|source| Error::Io {
+            action: "read",
+            path: path.clone(),
+            source,
+        })?;
         text.lines()
             .map(|line| {
-                serde_json::from_str(line)
-                    .map_err(|e| Error::Foreign { stage: "pairs", path: path.clone(), problem: e.to_string() })
+                serde_json::from_str(line).map_err(|e| Error::Foreign {
+                    stage: "pairs",
+                    path: path.clone(),
+                    problem: e.to_string(),
+                })
             })
             .collect()
     }

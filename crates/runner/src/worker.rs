@@ -51,7 +51,14 @@ pub fn work(run: &Path, place: usize, device: &str) -> Result<()> {
         let _ = writeln!(std::io::stdout(), "{line}");
     };
     let mut recorder = StageRecorder::new(arm, method, point, stage.seed, Box::new(tell));
-    let desk = Desk { experiment: &experiment, plan: &plan, stage, run: &run, device: duel_model::device::open(device)?, stop: &stop };
+    let desk = Desk {
+        experiment: &experiment,
+        plan: &plan,
+        stage,
+        run: &run,
+        device: duel_model::device::open(device)?,
+        stop: &stop,
+    };
     StageDir::make(&run.stages(), &stage.id, |to| desk.work(to, &mut recorder))?;
     Ok(())
 }

@@ -99,15 +99,15 @@ impl Document {
     }
 
     /// Where `key` (or the nearest table around it) stands.
-    pub fn place(&self, key: &str) -> Place {
+    pub fn place(&self, key: &str) -> Box<Place> {
         let mut key = key;
         loop {
             if let Some(place) = self.places.get(key) {
-                return place.clone();
+                return Box::new(place.clone());
             }
             match key.rfind('.') {
                 Some(dot) => key = &key[..dot],
-                None => return self.whole.clone(),
+                None => return Box::new(self.whole.clone()),
             }
         }
     }
@@ -130,7 +130,7 @@ impl Document {
             None => {}
         }
         if resolved.is_empty() {
-            return Err(Error::NoArms { place: self.whole.clone() });
+            return Err(Error::NoArms { place: Box::new(self.whole.clone()) });
         }
         defaults.insert("arms".into(), Value::Table(resolved));
         self.merged = defaults;
@@ -238,7 +238,7 @@ fn type_name(value: &Value) -> &'static str {
 fn read_toml(whole: &Place) -> Result<(Table, BTreeMap<String, Place>)> {
     let syntax = |message: &str, span: Option<Range<usize>>| Error::Syntax {
         message: message.into(),
-        place: Place { span: span.unwrap_or(0..0), ..whole.clone() },
+        place: Box::new(Place { span: span.unwrap_or(0..0), ..whole.clone() }),
     };
     let parsed: toml_edit::Document<&str> =
         toml_edit::Document::parse(whole.text.as_str()).map_err(|e| syntax(e.message(), e.span()))?;

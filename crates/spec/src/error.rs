@@ -9,23 +9,23 @@ pub enum Error {
     #[error("cannot read the experiment file `{}`", path.display())]
     Read { path: PathBuf, source: std::io::Error },
     #[error("the experiment file is not valid TOML: {message}")]
-    Syntax { message: String, place: Place },
+    Syntax { message: String, place: Box<Place> },
     #[error("`{given}` is not of the form key=value")]
     Override { given: String },
     #[error("unknown key `{key}`")]
-    UnknownKey { key: String, nearest: Option<String>, known: Vec<String>, place: Place },
+    UnknownKey { key: String, nearest: Option<String>, known: Vec<String>, place: Box<Place> },
     #[error("`{key}` should be {expected}, found {found}")]
-    WrongType { key: String, expected: &'static str, found: String, place: Place },
+    WrongType { key: String, expected: &'static str, found: String, place: Box<Place> },
     #[error("`{key}` is out of range: {found}")]
-    OutOfRange { key: String, found: String, accepted: String, place: Place },
+    OutOfRange { key: String, found: String, accepted: String, place: Box<Place> },
     #[error("`{key}` has an unknown value, `{found}`")]
-    UnknownChoice { key: String, found: String, accepted: Vec<&'static str>, place: Place },
+    UnknownChoice { key: String, found: String, accepted: Vec<&'static str>, place: Box<Place> },
     #[error("the grid of `{key}` is empty")]
-    EmptyGrid { key: String, place: Place },
+    EmptyGrid { key: String, place: Box<Place> },
     #[error("the experiment has no arms")]
-    NoArms { place: Place },
+    NoArms { place: Box<Place> },
     #[error("arm `{arm}` names no method")]
-    NoMethod { arm: String, place: Place },
+    NoMethod { arm: String, place: Box<Place> },
 }
 
 impl Error {

@@ -290,7 +290,11 @@ impl Experiment {
             && !self.name.starts_with('.')
             && self.name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
         if !name_ok {
-            return refuse("name", format!("`{}`", self.name), "letters, digits, `-`, `_` and `.`, as it names a folder");
+            return refuse(
+                "name",
+                format!("`{}`", self.name),
+                "letters, digits, `-`, `_` and `.`, as it names a folder",
+            );
         }
         if !self.model.width.is_multiple_of(self.model.heads.max(1)) {
             let found = format!("{} does not divide width {}", self.model.heads, self.model.width);
@@ -325,7 +329,9 @@ impl Experiment {
             }
         }
         let reviews = &self.world.reviews;
-        if self.world.kind == WorldKind::Reviews && 1 + reviews.prompt_tokens + reviews.response_tokens > self.stages.base.window {
+        if self.world.kind == WorldKind::Reviews
+            && 1 + reviews.prompt_tokens + reviews.response_tokens > self.stages.base.window
+        {
             let found = format!("{} tokens", self.stages.base.window);
             let accepted = format!(
                 "at least 1 + prompt_tokens + response_tokens = {}",
@@ -390,7 +396,12 @@ fn check_choices(document: &Document) -> Result<()> {
         for word in words {
             let found = plain(&word);
             if !accepted.contains(&found.as_str()) {
-                return Err(Error::UnknownChoice { place: document.place(&key), key, found, accepted: accepted.to_vec() });
+                return Err(Error::UnknownChoice {
+                    place: document.place(&key),
+                    key,
+                    found,
+                    accepted: accepted.to_vec(),
+                });
             }
         }
     }
@@ -544,13 +555,17 @@ mod tests {
         assert!(matches!(choice, Error::UnknownChoice { .. }), "{choice:?}");
         assert!(matches!(parse("[arms.a]\nbeta = 0.1\n").expect_err("method"), Error::NoMethod { .. }));
         assert!(matches!(parse("seeds = 1\n").expect_err("arms"), Error::NoArms { .. }));
-        assert!(matches!(parse("name = \"../up\"\n[arms.a]\nmethod=\"dpo\"\n").expect_err("name"), Error::OutOfRange { .. }));
+        assert!(matches!(
+            parse("name = \"../up\"\n[arms.a]\nmethod=\"dpo\"\n").expect_err("name"),
+            Error::OutOfRange { .. }
+        ));
     }
 
     #[test]
     fn the_command_line_overrides_the_file_and_says_so() {
         let text = "seeds = 2\n[arms.a]\nmethod = \"dpo\"\nbeta = 0.1\n";
-        let document = Document::parse("t", text, &["arms.a.beta=0.3".into(), "world.kind=grammar".into()]).expect("valid");
+        let document =
+            Document::parse("t", text, &["arms.a.beta=0.3".into(), "world.kind=grammar".into()]).expect("valid");
         assert_eq!(document.origin("arms.a.beta"), crate::Origin::CommandLine);
         assert_eq!(document.origin("seeds"), crate::Origin::File);
         assert_eq!(document.origin("seed"), crate::Origin::Default);
@@ -561,7 +576,8 @@ mod tests {
 
     #[test]
     fn every_numeric_default_has_a_range() {
-        let document = Document::parse("t", "[arms.p]\nmethod=\"ppo\"\n[arms.d]\nmethod=\"dpo\"\n", &[]).expect("valid");
+        let document =
+            Document::parse("t", "[arms.p]\nmethod=\"ppo\"\n[arms.d]\nmethod=\"dpo\"\n", &[]).expect("valid");
         for (key, value, _) in document.resolved() {
             if matches!(value, Value::Integer(_) | Value::Float(_)) {
                 assert!(range_of(&key).is_some(), "{key} has no range");

@@ -15,7 +15,7 @@ pub use document::{Document, Origin, Place, defaults_text};
 pub use error::Error;
 pub use experiment::{
     Arm, BaseStage, Cell, Dpo, Evaluation, Experiment, Grammar, LearnerSettings, Method, ModelShape, PairsStage, Point,
-    Ppo, RewardSource, Reviews, RmStage, Schedule, SftStage, Stages, Temperature, World, WorldKind,
+    Ppo, Reviews, RewardSource, RmStage, Schedule, SftStage, Stages, Temperature, World, WorldKind,
 };
 pub use record::{Clocks, Completion, MetricRow, Recorder};
 

@@ -26,8 +26,16 @@ mod tests {
 
     #[test]
     fn each_coordinate_gives_its_own_stream() {
-        let first = |seed, stage: &str, iteration, purpose: &str| derive(seed, stage, iteration, purpose).random::<u64>();
-        let streams = [first(0, "sft", 0, "rows"), first(1, "sft", 0, "rows"), first(0, "rm", 0, "rows"), first(0, "sft", 1, "rows"), first(0, "sft", 0, "init"), first(0, "sf", 0, "trows")];
+        let first =
+            |seed, stage: &str, iteration, purpose: &str| derive(seed, stage, iteration, purpose).random::<u64>();
+        let streams = [
+            first(0, "sft", 0, "rows"),
+            first(1, "sft", 0, "rows"),
+            first(0, "rm", 0, "rows"),
+            first(0, "sft", 1, "rows"),
+            first(0, "sft", 0, "init"),
+            first(0, "sf", 0, "trows"),
+        ];
         let distinct: std::collections::HashSet<_> = streams.iter().collect();
         assert_eq!(distinct.len(), streams.len());
         assert_eq!(first(0, "sft", 0, "rows"), streams[0]);

@@ -64,7 +64,13 @@ pub fn eos_counts_and_pad_does_not(reader: &Reader, batch: &Responses) -> Result
         let whole = first_eos.is_some() || response.len() == space.response_tokens;
         if !whole || response.len() != expected || response.contains(&space.pad) {
             let what = format!("the counted tokens of response {row}");
-            return Err(breach(name, 0, &what, format!("{response:?}"), format!("{expected} tokens, none of them PAD")));
+            return Err(breach(
+                name,
+                0,
+                &what,
+                format!("{response:?}"),
+                format!("{expected} tokens, none of them PAD"),
+            ));
         }
     }
     Ok(())

@@ -6,8 +6,8 @@ pub mod invariants;
 mod learner;
 mod method;
 mod optimizer;
-mod schedule;
 pub mod pairs;
+mod schedule;
 pub mod sft;
 
 pub use error::Error;

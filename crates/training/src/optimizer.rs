@@ -35,6 +35,7 @@ impl AdamW {
     pub fn step(&mut self, weights: &mut [f32], gradient: &[f32], learning_rate: f64) -> f64 {
         self.time += 1;
         let (b1, b2) = (self.beta1 as f32, self.beta2 as f32);
+        let (n1, n2) = ((1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32); // 1 − β₂ in f32 would be off by 1e-5
         let first_correction = 1.0 - self.beta1.powi(self.time);
         let second_root = (1.0 - self.beta2.powi(self.time)).sqrt() as f32;
         let size = (learning_rate / first_correction) as f32;
@@ -42,8 +43,8 @@ impl AdamW {
         let epsilon = self.epsilon as f32;
         let mut moved = 0f64;
         for (((w, &g), m), v) in weights.iter_mut().zip(gradient).zip(&mut self.first).zip(&mut self.second) {
-            *m = b1 * *m + (1.0 - b1) * g;
-            *v = b2 * *v + (1.0 - b2) * g * g;
+            *m = b1 * *m + n1 * g;
+            *v = b2 * *v + n2 * g * g;
             let before = *w;
             *w = keep * before - size * *m / (v.sqrt() / second_root + epsilon);
             moved += f64::from(*w - before).powi(2);

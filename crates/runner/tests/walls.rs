@@ -1,0 +1,90 @@
+//! The walls between crates: who may import whom, read from the manifests. ARCHITECTURE.md says why.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// What each crate of ours may import of ours.
+const MAY_IMPORT: [(&str, &[&str]); 12] = [
+    ("spec", &[]),
+    ("objectives", &[]),
+    ("data", &["spec"]),
+    ("model", &["spec"]),
+    ("training", &["spec", "objectives", "data", "model"]),
+    ("reward", &["spec", "objectives", "data", "model", "training"]),
+    ("ppo", &["spec", "objectives", "data", "model", "training", "reward"]),
+    ("dpo", &["spec", "objectives", "data", "model", "training"]),
+    ("evaluation", &["spec", "objectives", "data", "model", "training", "reward"]),
+    ("ledger", &["spec"]),
+    ("report", &["spec", "ledger"]),
+    (
+        "runner",
+        &["spec", "objectives", "data", "model", "training", "reward", "ppo", "dpo", "evaluation", "ledger", "report"],
+    ),
+];
+
+/// Crates that never compile a tensor, and the libraries of tensors.
+const WITHOUT_TENSORS: [&str; 4] = ["spec", "data", "ledger", "report"];
+const TENSORS: [&str; 2] = ["burn", "burn-flex"];
+
+/// Each crate's direct dependencies outside tests.
+fn manifests() -> BTreeMap<String, BTreeSet<String>> {
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("crates/");
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(crates).expect("crates/ can be listed") {
+        let path = entry.expect("an entry").path().join("Cargo.toml");
+        let manifest: toml::Table = std::fs::read_to_string(&path).expect("a manifest").parse().expect("valid TOML");
+        let name = manifest["package"]["name"].as_str().expect("a name").to_string();
+        let dependencies = ["dependencies", "build-dependencies"]
+            .iter()
+            .filter_map(|table| manifest.get(*table)?.as_table())
+            .flat_map(|table| table.keys().cloned())
+            .collect();
+        found.insert(name, dependencies);
+    }
+    found
+}
+
+#[test]
+fn the_workspace_has_the_twelve_crates_and_no_other() {
+    let expected: BTreeSet<String> = MAY_IMPORT.iter().map(|(name, _)| format!("duel-{name}")).collect();
+    assert_eq!(manifests().into_keys().collect::<BTreeSet<_>>(), expected);
+}
+
+#[test]
+fn crates_import_only_what_lies_below_them() {
+    let manifests = manifests();
+    for (name, may) in MAY_IMPORT {
+        let may: BTreeSet<String> = may.iter().map(|m| format!("duel-{m}")).collect();
+        for imported in manifests[&format!("duel-{name}")].iter().filter(|d| d.starts_with("duel-")) {
+            assert!(may.contains(imported), "{name} must not import {imported}");
+        }
+    }
+}
+
+#[test]
+fn tensors_tables_charts_and_error_rendering_stay_in_their_rooms() {
+    let manifests = manifests();
+    for name in WITHOUT_TENSORS {
+        for tensor in TENSORS {
+            assert!(!manifests[&format!("duel-{name}")].contains(tensor), "{name} must not import {tensor}");
+        }
+    }
+    for (name, dependencies) in &manifests {
+        assert_eq!(dependencies.contains("polars"), name == "duel-ledger", "{name}: only the ledger imports polars");
+        assert_eq!(dependencies.contains("plotters"), name == "duel-report", "{name}: only the report draws");
+        assert_eq!(dependencies.contains("miette"), name == "duel-runner", "{name}: only the runner renders errors");
+    }
+}
+
+#[test]
+fn every_version_is_pinned_in_one_place() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.toml");
+    let manifest: toml::Table = std::fs::read_to_string(root).expect("the manifest").parse().expect("valid TOML");
+    for (name, dependency) in manifest["workspace"]["dependencies"].as_table().expect("dependencies") {
+        let version = dependency.as_str().or_else(|| dependency.get("version")?.as_str());
+        match version {
+            Some(version) => assert!(version.starts_with('='), "{name} = \"{version}\" is not pinned"),
+            None => assert!(dependency.get("path").is_some(), "{name} has neither version nor path"),
+        }
+    }
+}
