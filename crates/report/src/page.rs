@@ -184,25 +184,28 @@ fn above(point: &Point, reference: &Point) -> bool {
     })
 }
 
-/// What the comparison at each KL says, in words; an interval that holds zero decides nothing.
+/// What the comparison at equal KL says, in words; an interval that holds zero decides nothing.
 fn matched_sentences(run: &Run) -> Vec<String> {
-    frontier::at_equal_kl(run)
-        .into_iter()
-        .filter_map(|m| {
-            let [a, b] = &m.arms[..] else { return None };
-            let difference = m.difference?;
-            let unit = if a.eta.is_some() { "of the optimum's gain" } else { "gold reward" };
-            let at = format!("At KL {} ({} seeds)", m.kl, difference.n);
-            let (a, b) = (a.arm.to_uppercase(), b.arm.to_uppercase());
-            let (ahead, behind) = if difference.mean >= 0.0 { (b, a) } else { (a, b) };
-            let size = Estimate { mean: difference.mean.abs(), ..difference };
-            Some(match difference.excludes_zero() {
-                Some(true) => format!("{at}, {ahead} is ahead of {behind} by {size:.3} {unit}."),
-                Some(false) => format!("{at}, the arms are not told apart: {ahead} leads {behind} by {size:.3} {unit}, an interval that holds zero."),
-                None => format!("{at}, {ahead} leads {behind} by {size:.3} {unit}; one seed gives no interval."),
-            })
-        })
-        .collect()
+    let mut sentences = Vec::new();
+    let mut undecided = Vec::new();
+    for m in frontier::at_equal_kl(run) {
+        let ([a, b], Some(difference)) = (&m.arms[..], m.difference) else { continue };
+        let unit = if a.eta.is_some() { "of the optimum's gain" } else { "gold reward" };
+        let (a, b) = (a.arm.to_uppercase(), b.arm.to_uppercase());
+        let (ahead, behind) = if difference.mean >= 0.0 { (b, a) } else { (a, b) };
+        let size = Estimate { mean: difference.mean.abs(), ..difference };
+        let lead = format!("At KL {}, {ahead} is ahead of {behind} by {size:.3} {unit}", m.kl);
+        match difference.excludes_zero() {
+            Some(true) => sentences.push(format!("{lead}.")),
+            Some(false) => undecided.push(m.kl.to_string()),
+            None => sentences.push(format!("{lead}; one seed gives no interval, so this says little.")),
+        }
+    }
+    if let Some((last, first)) = undecided.split_last() {
+        let kls = if first.is_empty() { last.clone() } else { format!("{} and {last}", first.join(", ")) };
+        sentences.push(format!("At KL {kls} the interval of the difference holds zero: the arms are not told apart."));
+    }
+    sentences
 }
 
 /// Whose answers stand side by side: the reference and each arm's featured point.

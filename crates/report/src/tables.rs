@@ -109,9 +109,9 @@ fn costs(run: &Run) -> Table {
         "models in memory",
         "tokens sampled",
         "FLOPs",
-        "of them before the loop",
+        "before the loop",
         "seconds",
-        "of them before the loop",
+        "before the loop",
     ];
     let rows = arm_costs(run)
         .into_iter()

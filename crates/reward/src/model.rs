@@ -35,11 +35,14 @@ impl Method for RewardModel {
 
     fn iteration(&mut self, pairs: &PairBatch, learner: &mut Learner<Scalar>) -> duel_training::Result<Metrics> {
         // 1. Score both responses of every pair in one pass.
-        let outcome = bradley_terry_loss(self.scores(learner.module(), pairs));
+        let scores = self.scores(learner.module(), pairs);
+        let outcome = bradley_terry_loss(scores.clone());
         let margins = weights::host(outcome.margins.inner()); // [N]
         if learner.step() == 0 {
             let tied = bradley_terry_loss(self.scores(learner.module(), &pairs.tied()));
-            invariants::tied_pairs_cost_ln_2(f64::from(weights::host(tied.loss.inner())[0]))?;
+            invariants::tied_pairs_cost_ln_2(first(tied.loss))?;
+            let raised = ChosenRejected { chosen: scores.chosen + 1.0, rejected: scores.rejected + 1.0 };
+            invariants::a_constant_changes_no_loss(first(outcome.loss.clone()), first(bradley_terry_loss(raised).loss))?;
         }
 
         // 2. Improve.
@@ -51,6 +54,11 @@ impl Method for RewardModel {
         said.put(metrics::PAIR_ACCURACY_TRAIN, accuracy(&margins));
         Ok(said)
     }
+}
+
+/// The number in a tensor of one, without its gradient.
+fn first(x: Tensor<1>) -> f64 {
+    f64::from(weights::host(x.inner())[0])
 }
 
 /// A trained reward model that scores: `(raw − centre) / scale`.

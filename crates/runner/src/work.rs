@@ -198,6 +198,7 @@ impl Desk<'_> {
         let (settings, seed) = (&self.experiment.stages.pairs, self.stage.seed);
         let scene = self.scene()?;
         let world = scene.world.as_ref();
+        invariants::splits_are_disjoint(world)?;
         let gold = scene.gold()?;
         let policy = self.sft_policy(world)?;
         let reader = self.reader(world);

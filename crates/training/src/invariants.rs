@@ -2,8 +2,11 @@
 
 use crate::{Error, Result};
 use burn::tensor::{Int, Tensor, TensorData};
+use duel_data::World;
 use duel_model::{Policy, Reader, Responses, weights};
 use duel_objectives::token_logp;
+use duel_spec::Split;
+use std::collections::HashSet;
 
 /// Fails by name unless `|found − expected| ≤ tolerance`.
 pub fn close(name: &'static str, step: u64, what: &str, found: f64, expected: f64, tolerance: f64) -> Result<()> {
@@ -72,6 +75,20 @@ pub fn eos_counts_and_pad_does_not(reader: &Reader, batch: &Responses) -> Result
                 format!("{expected} tokens, none of them PAD"),
             ));
         }
+    }
+    Ok(())
+}
+
+/// No prompt stands in two splits.
+pub fn splits_are_disjoint(world: &dyn World) -> Result<()> {
+    let mut seen = HashSet::new();
+    for split in [Split::Train, Split::Validation, Split::Test] {
+        let own: HashSet<&Vec<u32>> = world.prompts(split).iter().map(|p| &p.ids).collect();
+        if let Some(twice) = own.intersection(&seen).next() {
+            let what = format!("a prompt of the {} split", split.name());
+            return Err(breach("splits_are_disjoint", 0, &what, format!("{twice:?}"), "in one split only".into()));
+        }
+        seen.extend(own);
     }
     Ok(())
 }
