@@ -138,14 +138,9 @@ impl Method for Dpo {
         let rewards = [&outcome.rewards.chosen, &outcome.rewards.rejected].map(|x| mean(&host(x.clone().inner())));
 
         // 3. Improve.
-        let first = learner.step() == 0;
         let update = learner.minimize(outcome.loss)?;
         let tokens = pairs.both.tokens();
-        let mut cost = Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() };
-        if first {
-            cost.scored_tokens = self.reference.tokens;
-            cost.flops += self.flops.forward(self.reference.tokens);
-        }
+        let cost = Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() };
         let mut said = update.metrics(cost);
         let centre = mean(&margins);
         let squares: Vec<f32> = margins.iter().map(|m| (m - centre as f32).powi(2)).collect();

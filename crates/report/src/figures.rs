@@ -144,10 +144,8 @@ fn frontier(run: &Run, size: (u32, u32)) -> Plot {
             data: seeds,
             words: vec![],
         });
-        let mut means: Vec<((f64, f64), String)> = run
-            .points_of(arm)
-            .filter_map(|p| Some((kl_gold(p)?, p.beta().map_or(String::new(), |b| format!("β={b}")))))
-            .collect();
+        let mut means: Vec<((f64, f64), String)> =
+            run.points_of(arm).filter_map(|p| Some((kl_gold(p)?, p.words()))).collect();
         means.sort_by(|a, b| a.0.0.total_cmp(&b.0.0));
         let (data, words): (Vec<_>, Vec<_>) = means.into_iter().unzip();
         series.push(Series {
@@ -203,11 +201,7 @@ fn curve(run: &Run, x_name: &str, clock: Clock) -> Plot {
             let before = before(run, &point.method);
             let is_featured = featured.as_deref() == Some(&point.label);
             series.push(Series {
-                name: if is_featured {
-                    format!("{} ({})", arm.to_uppercase(), point.label.replace("beta", "β"))
-                } else {
-                    String::new()
-                },
+                name: if is_featured { format!("{} ({})", arm.to_uppercase(), point.words()) } else { String::new() },
                 colour,
                 opacity: if is_featured { 1.0 } else { 0.3 },
                 look: Look::Line { width: if is_featured { 2.5 } else { 1.2 } },

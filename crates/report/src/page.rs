@@ -152,7 +152,7 @@ fn story(run: &Run, arm: &str) -> Option<ArmStory> {
         method: featured.method.clone(),
         colour: format!("rgb({}, {}, {})", colour.0, colour.1, colour.2),
         points: run.points_of(arm).count(),
-        label: featured.label.replace("beta", "β"),
+        label: featured.words(),
         gold: say(metrics::GOLD, 2)?,
         gain: format!("{gain:.2}"),
         gain_sd: format!("{:.1}", gain.mean / sd),
@@ -160,7 +160,7 @@ fn story(run: &Run, arm: &str) -> Option<ArmStory> {
         eta: say(metrics::ETA, 2),
         ideal_eta: say(metrics::IDEAL_ETA, 2),
         best_eta: best.and_then(|p| Estimate::of(&p.final_test(metrics::ETA))).map(|e| format!("{e:.2}")),
-        best_eta_label: best.map(|p| p.label.replace("beta", "β")),
+        best_eta_label: best.map(|p| p.words()),
         win_rate: percent(mean(&featured.final_test(metrics::WIN_RATE))),
         proxy: say(metrics::PROXY, 2).unwrap_or_default(),
         models: format!("{:.0}", cost.models),
@@ -214,7 +214,7 @@ fn heads(run: &Run) -> Vec<String> {
         .arms()
         .into_iter()
         .filter_map(|a| run.featured(a))
-        .map(|p| format!("{} {}", p.arm.to_uppercase(), p.label.replace("beta", "β")));
+        .map(|p| format!("{} {}", p.arm.to_uppercase(), p.words()));
     std::iter::once("reference (SFT)".to_string()).chain(arms).collect()
 }
 

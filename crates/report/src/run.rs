@@ -49,9 +49,9 @@ impl Point {
         self.finished().filter_map(|(_, mark)| mark.test(metric)).collect()
     }
 
-    /// The price of KL, as the label says it.
-    pub fn beta(&self) -> Option<f64> {
-        self.label.split(", ").find_map(|part| part.strip_prefix("beta=")).and_then(|b| b.parse().ok())
+    /// The label as people write it.
+    pub fn words(&self) -> String {
+        self.label.replace("beta", "β").replace(',', ", ")
     }
 }
 

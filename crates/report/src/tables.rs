@@ -104,15 +104,7 @@ fn matched(run: &Run) -> Table {
 
 /// What training took.
 fn costs(run: &Run) -> Table {
-    let head = [
-        "arm",
-        "models in memory",
-        "tokens sampled",
-        "FLOPs",
-        "before the loop",
-        "seconds",
-        "before the loop",
-    ];
+    let head = ["arm", "models in memory", "tokens sampled", "FLOPs", "before the loop", "seconds", "before the loop"];
     let rows = arm_costs(run)
         .into_iter()
         .map(|c| {

@@ -42,7 +42,10 @@ impl Method for RewardModel {
             let tied = bradley_terry_loss(self.scores(learner.module(), &pairs.tied()));
             invariants::tied_pairs_cost_ln_2(first(tied.loss))?;
             let raised = ChosenRejected { chosen: scores.chosen + 1.0, rejected: scores.rejected + 1.0 };
-            invariants::a_constant_changes_no_loss(first(outcome.loss.clone()), first(bradley_terry_loss(raised).loss))?;
+            invariants::a_constant_changes_no_loss(
+                first(outcome.loss.clone()),
+                first(bradley_terry_loss(raised).loss),
+            )?;
         }
 
         // 2. Improve.

@@ -287,26 +287,28 @@ impl Desk<'_> {
         Ok(())
     }
 
-    /// The reference's log-probs of all rows, once for every point of every DPO arm.
+    /// The reference's log-probs of all rows, once for every point of every DPO arm. The clocks are those of
+    /// the train rows: the others serve validation only.
     fn reference(&self, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
         let scene = self.scene()?;
         let world = scene.world.as_ref();
         let policy = self.sft_policy(world)?;
         let rows = self.rows()?;
         let reader = self.reader(world);
-        let started = Instant::now();
         let of = |split| {
             let rows: Vec<PreferenceRow> = rows.iter().filter(|r| r.split == split).cloned().collect();
             duel_dpo::ReferenceLogp::compute(&reader, &policy, &rows)
         };
-        save_json(&to.join(REFERENCE), &(of(Split::Train), of(Split::Validation)))?;
-        let wall_seconds = started.elapsed().as_secs_f64();
-        let read = rows.iter().filter(|r| r.split != Split::Test);
-        let tokens: u64 = read.map(|r| (2 * r.prompt.len() + r.chosen.len() + r.rejected.len()) as u64).sum();
-        let flops = Flops::policy(&self.config(world)).forward(tokens);
-        let clocks = Clocks { step: 0, tokens, flops, wall_seconds };
-        recorder.record("reference", clocks, metrics::STAGE_SECONDS, wall_seconds);
-        Ok(())
+        let started = Instant::now();
+        let train = of(Split::Train);
+        let clocks = Clocks {
+            step: 0,
+            tokens: train.tokens,
+            flops: Flops::policy(&self.config(world)).forward(train.tokens),
+            wall_seconds: started.elapsed().as_secs_f64(),
+        };
+        recorder.record("reference", clocks, metrics::STAGE_SECONDS, clocks.wall_seconds);
+        save_json(&to.join(REFERENCE), &(train, of(Split::Validation)))
     }
 
     /// Marks and completions of the reference; on grammar, of the exact optima too.
