@@ -49,3 +49,32 @@ pub fn cached_reference_is_live(live: &[f32], cached: &[f32]) -> Result<()> {
         1e-6,
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use duel_training::Error;
+
+    fn breaks(name: &str, result: Result<()>) {
+        match result {
+            Err(Error::Invariant { name: found, .. }) => assert_eq!(found, name),
+            other => panic!("{name} should break, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_holds_where_it_should_and_breaks_where_it_should() {
+        let ln_2 = std::f64::consts::LN_2;
+        assert!(starts_at_ln_2(ln_2, &[0.0, 0.0], 0.5).is_ok());
+        breaks("starts_at_ln_2", starts_at_ln_2(0.7, &[0.0, 0.0], 0.5));
+        breaks("starts_at_ln_2", starts_at_ln_2(ln_2, &[0.01, -0.01], 0.5));
+        breaks("starts_at_ln_2", starts_at_ln_2(ln_2, &[0.0, 0.0], 1.0));
+        assert!(a_swap_flips_the_margin(0, &[0.3, -0.1], &[-0.3, 0.1]).is_ok());
+        breaks("a_swap_flips_the_margin", a_swap_flips_the_margin(0, &[0.3], &[0.3]));
+        assert!(equal_pairs_have_no_gradient(0, 1e-7).is_ok());
+        breaks("equal_pairs_have_no_gradient", equal_pairs_have_no_gradient(0, 1e-2));
+        assert!(cached_reference_is_live(&[-5.0, -7.0], &[-5.0, -7.0]).is_ok());
+        breaks("cached_reference_is_live", cached_reference_is_live(&[-5.0, -7.0], &[-7.0, -5.0]));
+        breaks("cached_reference_is_live", cached_reference_is_live(&[-5.0, -7.0], &[-5.0]));
+    }
+}

@@ -58,3 +58,37 @@ pub fn sampler_follows_the_model(counts: &[f64], expected: &[f64]) -> Result<()>
     let what = "the chi-square of sampled against predicted responses";
     require("sampler_follows_the_model", statistic <= limit, what, statistic, &format!("at most {limit}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn breaks(name: &str, result: Result<()>) {
+        match result {
+            Err(Error::Invariant { name: found, .. }) => assert_eq!(found, name),
+            other => panic!("{name} should break, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn each_holds_where_it_should_and_breaks_where_it_should() {
+        assert!(probabilities_sum_to_one(1.0 - 1e-9).is_ok());
+        breaks("probabilities_sum_to_one", probabilities_sum_to_one(0.999));
+        assert!(kl_is_not_negative(0.0).is_ok());
+        breaks("kl_is_not_negative", kl_is_not_negative(-0.01));
+        assert!(nobody_beats_the_optimum(0.9, 0.9).is_ok());
+        breaks("nobody_beats_the_optimum", nobody_beats_the_optimum(0.91, 0.9));
+        assert!(kl_estimates_agree(2.0, 2.3, 0.1).is_ok());
+        breaks("kl_estimates_agree", kl_estimates_agree(2.0, 2.5, 0.1));
+        // a thousand draws of three responses and a rest
+        assert!(sampler_follows_the_model(&[510.0, 290.0, 195.0, 5.0], &[500.0, 300.0, 196.0, 4.0]).is_ok());
+        breaks(
+            "sampler_follows_the_model",
+            sampler_follows_the_model(&[300.0, 500.0, 195.0, 5.0], &[500.0, 300.0, 196.0, 4.0]),
+        );
+        breaks(
+            "sampler_follows_the_model",
+            sampler_follows_the_model(&[500.0, 300.0, 100.0, 100.0], &[500.0, 300.0, 196.0, 4.0]),
+        );
+    }
+}

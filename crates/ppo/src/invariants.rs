@@ -85,3 +85,43 @@ pub fn gae_at_one_is_return_minus_value(
     let what = "the largest difference of GAE(1, 1) from return − value";
     close("gae_at_one_is_return_minus_value", step, what, f64::from(worst), 0.0, 1e-3)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+    use duel_training::Error;
+
+    fn breaks(name: &str, result: Result<()>) {
+        match result {
+            Err(Error::Invariant { name: found, .. }) => assert_eq!(found, name),
+            other => panic!("{name} should break, got {other:?}"),
+        }
+    }
+
+    fn row(values: [f32; 3]) -> Tensor<2> {
+        Tensor::from_data([values], &Device::flex())
+    }
+
+    #[test]
+    fn each_holds_where_it_should_and_breaks_where_it_should() {
+        let mask = ResponseMask::from_lengths(&[2], 3, &Device::flex());
+        // two counted tokens; the third column is padding
+        assert!(sampled_logp_is_the_policys(0, &[vec![-1.0, -2.0]], &[-1.0, -2.0, 9.0], 3).is_ok());
+        breaks(
+            "sampled_logp_is_the_policys",
+            sampled_logp_is_the_policys(0, &[vec![-1.0, -2.0]], &[-1.0, -2.1, 9.0], 3),
+        );
+        assert!(first_ratio_is_one(0, 5e-6, 0.0).is_ok());
+        breaks("first_ratio_is_one", first_ratio_is_one(0, 1e-3, 0.0));
+        breaks("first_ratio_is_one", first_ratio_is_one(0, 0.0, 0.01));
+        let white = 0.5f32.sqrt(); // ±√½ has variance 1 with n − 1
+        assert!(advantages_are_white(0, &row([white, -white, 0.0]), 2.0, &mask).is_ok());
+        breaks("advantages_are_white", advantages_are_white(0, &row([white, white, 0.0]), 2.0, &mask));
+        breaks("advantages_are_white", advantages_are_white(0, &row([3.0, -3.0, 0.0]), 2.0, &mask));
+        // score 2, k1 of the row .5, β .2: the shaped rewards sum to 1.9
+        assert!(reward_enters_once(0, &row([-0.1, 2.0, 0.0]), &[2.0], &[0.5], 0.2, &mask).is_ok());
+        breaks("reward_enters_once", reward_enters_once(0, &row([1.9, 2.0, 0.0]), &[2.0], &[0.5], 0.2, &mask));
+        assert!(gae_at_one_is_return_minus_value(0, &row([0.1, 1.0, 0.0]), &row([0.3, 0.6, 7.0]), &mask).is_ok());
+    }
+}

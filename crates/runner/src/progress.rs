@@ -99,7 +99,7 @@ impl Board {
         if self.bar.is_none() && self.last_line.elapsed() > PAUSE {
             self.last_line = Instant::now();
             let at: Vec<String> = self.shares.values().map(|(label, _, words)| format!("{label}: {words}")).collect();
-            self.say(&format!("[{}/{}] {}{}", self.done, self.total, at.join("; "), self.time_left()));
+            self.say(&format!("[{}/{}] {}", self.done, self.total, self.and_time_left(at)));
         }
     }
 
@@ -113,14 +113,8 @@ impl Board {
         self.took.entry(likeness).or_default().push(took.as_secs_f64());
         if self.bar.is_none() {
             self.last_line = Instant::now();
-            self.say(&format!(
-                "[{}/{}] {} done in {:.1} s{}",
-                self.done,
-                self.total,
-                stage.label(),
-                took.as_secs_f64(),
-                self.time_left()
-            ));
+            let done = format!("{} done in {:.1} s", stage.label(), took.as_secs_f64());
+            self.say(&format!("[{}/{}] {}", self.done, self.total, self.and_time_left(vec![done])));
         }
         self.draw();
     }
@@ -137,26 +131,32 @@ impl Board {
         bar.set_position(self.done as u64);
         let at: Vec<String> =
             self.shares.values().map(|(label, share, _)| format!("{label} {:.0}%", share * 100.0)).collect();
-        bar.set_message(format!("{}{}", at.join("; "), self.time_left()));
+        // what is cut off on a narrow terminal stands last
+        let words: Vec<String> = self.time_left().into_iter().chain(at).collect();
+        bar.set_message(words.join("; "));
+    }
+
+    fn and_time_left(&self, words: Vec<String>) -> String {
+        words.into_iter().chain(self.time_left()).collect::<Vec<_>>().join("; ")
     }
 
     /// Stages a minute, and time left once every likeness has been seen.
-    fn time_left(&self) -> String {
+    fn time_left(&self) -> Option<String> {
         let minutes = self.started.elapsed().as_secs_f64() / 60.0;
         let made: usize = self.took.values().map(Vec::len).sum();
         if made == 0 {
-            return String::new();
+            return None;
         }
-        let throughput = format!("; {:.1} stages a minute", made as f64 / minutes.max(1e-3));
+        let throughput = format!("{:.1} stages a minute", made as f64 / minutes.max(1e-3));
         let mut seconds = 0.0;
         for (likeness, left) in self.left.iter().filter(|(_, left)| **left > 0) {
-            let Some(took) = self.took.get(likeness) else { return throughput };
+            let Some(took) = self.took.get(likeness) else { return Some(throughput) };
             seconds += *left as f64 * took.iter().sum::<f64>() / took.len() as f64;
         }
         // running stages have part of their time behind them
         let per_stage = seconds / self.left.values().sum::<usize>().max(1) as f64;
         seconds -= per_stage * self.shares.values().map(|(_, share, _)| share).sum::<f64>();
         let seconds = (seconds / self.jobs as f64).max(0.0) as u64;
-        format!("{throughput}, about {}:{:02} left", seconds / 60, seconds % 60)
+        Some(format!("{throughput}, about {}:{:02} left", seconds / 60, seconds % 60))
     }
 }
