@@ -1,14 +1,14 @@
 //! What must hold of DPO in every run (claims §8).
 
 use duel_training::Result;
-use duel_training::invariants::{breach, close};
+use duel_training::invariants::{breach, close, largest};
 
 /// At step 0 the policy is its reference: loss ln 2, all margins 0, accuracy ½.
 pub fn starts_at_ln_2(loss: f64, margins: &[f32], accuracy: f64) -> Result<()> {
     let name = "starts_at_ln_2";
-    let largest = margins.iter().fold(0f32, |m, x| m.max(x.abs()));
+    let margin = largest(margins.iter().map(|x| x.abs()));
     close(name, 0, "the loss", loss, std::f64::consts::LN_2, 1e-5)?;
-    close(name, 0, "the largest margin", f64::from(largest), 0.0, 1e-4)?;
+    close(name, 0, "the largest margin", margin, 0.0, 1e-4)?;
     if margins.iter().all(|&m| m == 0.0) {
         close(name, 0, "the accuracy", accuracy, 0.5, 0.0)?;
     }
@@ -17,8 +17,8 @@ pub fn starts_at_ln_2(loss: f64, margins: &[f32], accuracy: f64) -> Result<()> {
 
 /// Exchanging chosen and rejected flips every margin.
 pub fn a_swap_flips_the_margin(step: u64, margins: &[f32], swapped: &[f32]) -> Result<()> {
-    let worst = margins.iter().zip(swapped).fold(0f32, |m, (a, b)| m.max((a + b).abs()));
-    close("a_swap_flips_the_margin", step, "the largest |u + u(swapped)|", f64::from(worst), 0.0, 1e-4)
+    let worst = largest(margins.iter().zip(swapped).map(|(a, b)| (a + b).abs()));
+    close("a_swap_flips_the_margin", step, "the largest |u + u(swapped)|", worst, 0.0, 1e-4)
 }
 
 /// A pair of equal responses moves nothing.
@@ -39,15 +39,8 @@ pub fn cached_reference_is_live(live: &[f32], cached: &[f32]) -> Result<()> {
         let (found, expected) = (cached.len().to_string(), live.len().to_string());
         return Err(breach("cached_reference_is_live", 0, "the number of cached log-probs", found, expected));
     }
-    let worst = live.iter().zip(cached).fold(0f32, |m, (a, b)| m.max((a - b).abs() / a.abs().max(1.0)));
-    close(
-        "cached_reference_is_live",
-        0,
-        "the largest relative difference of a cached log-prob",
-        f64::from(worst),
-        0.0,
-        1e-6,
-    )
+    let worst = largest(live.iter().zip(cached).map(|(a, b)| (a - b).abs() / a.abs().max(1.0)));
+    close("cached_reference_is_live", 0, "the largest relative difference of a cached log-prob", worst, 0.0, 1e-6)
 }
 
 #[cfg(test)]

@@ -193,11 +193,11 @@ impl GrammarYardstick {
         if kl < 1e-4 {
             return; // at the reference itself nothing is gained and η is 0/0
         }
-        let Some(best) = at_kl(&side.reference, &side.gold, &side.gold, kl) else { return };
+        let best = at_kl(&side.reference, &side.gold, &side.gold, kl);
         let gain = best.gold - side.reference_gold;
         score.values.push((metrics::OPTIMUM_GOLD, best.gold));
         score.values.push((metrics::ETA, (gold - side.reference_gold) / gain));
-        let ideal = side.proxy.as_ref().and_then(|proxy| at_kl(&side.reference, proxy, &side.gold, kl));
+        let ideal = side.proxy.as_ref().map(|proxy| at_kl(&side.reference, proxy, &side.gold, kl));
         if let Some(ideal) = ideal {
             score.values.push((metrics::IDEAL_GOLD, ideal.gold));
             score.values.push((metrics::IDEAL_ETA, (ideal.gold - side.reference_gold) / gain));

@@ -75,19 +75,20 @@ impl Frontier {
     }
 }
 
-/// The point of the frontier of `climbed` whose mean KL is `kl`, one beta for all prompts; `None` beyond
-/// the largest KL that any beta above 1e-3 reaches.
-pub fn at_kl(references: &[Law], climbed: &[Vec<f64>], gold: &[Vec<f64>], kl: f64) -> Option<Frontier> {
+/// The point of the frontier of `climbed` whose mean KL is `kl`, one beta for all prompts. A policy that went
+/// further than the optimum at β = 1e-3 is held against that one: no more can be had by going further.
+pub fn at_kl(references: &[Law], climbed: &[Vec<f64>], gold: &[Vec<f64>], kl: f64) -> Frontier {
     let (mut low, mut high) = (1e-3f64, 1e4f64);
-    if Frontier::at_beta(references, climbed, gold, low).kl < kl {
-        return None;
+    let furthest = Frontier::at_beta(references, climbed, gold, low);
+    if furthest.kl < kl {
+        return furthest;
     }
     // 32 halvings of 7 decades: β to 1e-8 of itself
     for _ in 0..32 {
         let middle = (low * high).sqrt();
         if Frontier::at_beta(references, climbed, gold, middle).kl > kl { low = middle } else { high = middle }
     }
-    Some(Frontier::at_beta(references, climbed, gold, (low * high).sqrt()))
+    Frontier::at_beta(references, climbed, gold, (low * high).sqrt())
 }
 
 #[cfg(test)]
@@ -127,7 +128,7 @@ mod tests {
         for (beta, gold, kl) in expected {
             let found = Frontier::at_beta(&laws, &golds, &golds, beta);
             assert!((found.gold - gold).abs() < 1e-5 && (found.kl - kl).abs() < 1e-5, "{found:?}");
-            let back = at_kl(&laws, &golds, &golds, kl).expect("reached");
+            let back = at_kl(&laws, &golds, &golds, kl);
             assert!((back.beta - beta).abs() < 1e-3 * beta, "{back:?}");
         }
     }

@@ -10,7 +10,7 @@ pub struct PolicyLoss {
     pub loss: Tensor<1>,
     /// Share of counted tokens on which the clip was binding: the clipped term was the smaller gain.
     pub clip_share: Tensor<1>,
-    /// k3 of the new policy from the rollout's, mean over counted tokens, nats.
+    /// k3 of KL(rollout's policy || new policy), mean over counted tokens, nats: the tokens are the rollout's.
     pub kl: Tensor<1>,
     /// Largest ratio over counted tokens (1 on padding).
     pub ratio_max: Tensor<1>,
@@ -42,7 +42,7 @@ pub fn clipped_policy_loss(
     PolicyLoss {
         loss,
         clip_share,
-        kl: mask.mean(k3(log_ratio.clone(), log_ratio.zeros_like())),
+        kl: mask.mean(k3(log_ratio.zeros_like(), log_ratio)),
         ratio_max: ratio.max(),
         ratio_deviation: deviation.max(),
     }

@@ -59,6 +59,8 @@ fn clipping_stops_gains_but_not_losses() {
     let up = clipped_policy_loss(ratio(1.5), old.clone(), advantage.clone(), 0.2, &mask);
     assert!((values(up.loss)[0] - 0.15).abs() < 1e-6);
     assert_eq!(values(up.clip_share), vec![0.5]); // binding on the gain only
+    // the tokens were drawn from the old policy: k3 of KL(old || new) is r − 1 − ln r
+    assert!((values(up.kl)[0] - (0.5 - 1.5f32.ln())).abs() < 1e-6);
     // r = 1: the loss is minus the mean advantage, nothing is clipped, the policies agree
     let same = clipped_policy_loss(ratio(1.0), old, advantage, 0.2, &mask);
     assert_eq!((values(same.loss)[0], values(same.clip_share)[0], values(same.kl)[0]), (0.0, 0.0, 0.0));

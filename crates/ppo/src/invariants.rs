@@ -4,17 +4,16 @@ use burn::tensor::Tensor;
 use duel_model::weights::host;
 use duel_objectives::{ResponseMask, gae};
 use duel_training::Result;
-use duel_training::invariants::close;
+use duel_training::invariants::{close, largest};
 
 /// The log-probs kept while sampling are those that the policy gives when it reads the response again.
 pub fn sampled_logp_is_the_policys(step: u64, sampled: &[Vec<f32>], read: &[f32], columns: usize) -> Result<()> {
-    let worst = sampled
-        .iter()
-        .enumerate()
-        .flat_map(|(row, kept)| kept.iter().enumerate().map(move |(t, logp)| (logp - read[row * columns + t]).abs()))
-        .fold(0f32, f32::max);
+    let worst =
+        largest(sampled.iter().enumerate().flat_map(|(row, kept)| {
+            kept.iter().enumerate().map(move |(t, logp)| (logp - read[row * columns + t]).abs())
+        }));
     let what = "the largest difference of a sampled log-prob from the one read again";
-    close("sampled_logp_is_the_policys", step, what, f64::from(worst), 0.0, 1e-3)
+    close("sampled_logp_is_the_policys", step, what, worst, 0.0, 1e-3)
 }
 
 /// At the first minibatch of the first epoch the ratio is 1 and nothing is clipped.

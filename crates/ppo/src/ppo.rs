@@ -76,6 +76,13 @@ impl Ppo {
         (settings.iterations * settings.epochs * settings.minibatches) as u64
     }
 
+    /// What `read` gives of each minibatch-sized block of rows, one below the other.
+    fn in_minibatches(&self, rollout: &Responses, read: impl Fn(&Responses) -> Tensor<2>) -> Tensor<2> {
+        let rows: Vec<usize> = (0..rollout.len()).collect();
+        let size = rollout.len() / self.settings.minibatches;
+        Tensor::cat(rows.chunks(size).map(|block| read(&rollout.select(block))).collect(), 0)
+    }
+
     /// Steps 1 to 3: what the old policy did and how good it was. Nothing here carries a gradient.
     fn experience(
         &self,
@@ -90,9 +97,10 @@ impl Ppo {
         let mut rng = seeds::derive(given.seed, "ppo", self.iteration, "rollout");
         let rollout = generate(&old.actor, reader.space(), prompts.to_vec(), &mut rng, reader.device());
         let mask = sft::mask(reader, &rollout); // [B, T]
-        let logp = sft::response_logp(reader, &old.actor, &rollout); // [B, T]
+        // read in blocks as large as a minibatch: the same arithmetic, so the first ratios are 1 to the last bit
+        let logp = self.in_minibatches(&rollout, |block| sft::response_logp(reader, &old.actor, block)); // [B, T]
         let ref_logp = sft::response_logp(reader, &given.reference, &rollout); // [B, T]
-        let values = reader.values(&old.critic, reader.ids(&rollout)); // [B, T]
+        let values = self.in_minibatches(&rollout, |block| reader.values(&old.critic, reader.ids(block))); // [B, T]
         let scores = given.scorer.score(&rollout).map_err(unscored)?; // [B]
         invariants::sampled_logp_is_the_policys(
             step,
@@ -182,6 +190,7 @@ impl Method for Ppo {
                     invariants::first_ratio_is_one(learner.step(), first(policy.ratio_deviation), clip_share)?;
                 }
                 if kl > s.target_kl {
+                    learner.skip((s.epochs * s.minibatches) as u64 - sums.updates as u64);
                     break 'update;
                 }
                 let value_loss = first(value.loss.clone());

@@ -185,10 +185,14 @@ fn frontier(run: &Run, size: (u32, u32)) -> Plot {
     }
 }
 
-/// Clocks spent before a method's own training: the reward model for what learns from it, the cached
-/// reference log-probs for what learns from pairs.
-fn before(run: &Run, method: &str) -> BTreeMap<u64, Clocks> {
-    run.shared_clocks(if method == "ppo" { "rm" } else { "reference" })
+/// Clocks spent before a point's own training: the reward model for what climbs it, the cached reference
+/// log-probs for what learns from pairs.
+fn before(run: &Run, point: &Point) -> BTreeMap<u64, Clocks> {
+    match point.method.as_str() {
+        _ if run.climbs_gold(point) => BTreeMap::new(),
+        "ppo" => run.shared_clocks("rm"),
+        _ => run.shared_clocks("reference"),
+    }
 }
 
 /// Gold reward along training, mean over seeds, each point of the grid a line; the featured one strong.
@@ -198,7 +202,7 @@ fn curve(run: &Run, x_name: &str, clock: Clock) -> Plot {
         let colour = colour(run, arm);
         let featured = run.featured(arm).map(|p| p.label.clone());
         for point in run.points_of(arm) {
-            let before = before(run, &point.method);
+            let before = before(run, point);
             let is_featured = featured.as_deref() == Some(&point.label);
             series.push(Series {
                 name: if is_featured { format!("{} ({})", arm.to_uppercase(), point.words()) } else { String::new() },
@@ -272,7 +276,7 @@ pub(crate) fn arm_costs(run: &Run) -> Vec<Cost> {
             let points: Vec<&Point> = run.points_of(arm).collect();
             let over = |f: &dyn Fn(&Point) -> Vec<f64>| mean(&points.iter().flat_map(|p| f(p)).collect::<Vec<_>>());
             let ends = |f: Clock| over(&|p| p.finished().map(|(_, m)| f(m.clocks)).collect());
-            let before: Vec<Clocks> = before(run, &points.first()?.method).into_values().collect();
+            let before: Vec<Clocks> = before(run, points.first()?).into_values().collect();
             let spent = |f: fn(&Clocks) -> f64| {
                 if before.is_empty() { 0.0 } else { mean(&before.iter().map(f).collect::<Vec<_>>()) }
             };

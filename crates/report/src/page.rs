@@ -12,6 +12,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, context};
 use serde::Serialize;
+use std::collections::HashSet;
 
 /// An arm as the page tells of it.
 #[derive(Debug, Serialize)]
@@ -40,6 +41,8 @@ struct ArmStory {
     /// The method's own settings at the featured point.
     settings: Option<serde_json::Value>,
     always_above_reference: bool,
+    /// Whether the shown point climbs the world's own judge in place of a reward model.
+    on_gold: bool,
 }
 
 /// One prompt with every policy's answer.
@@ -92,6 +95,8 @@ pub(crate) fn fill(run: &Run, charts: &Figures, tables: &Tables) -> Result<Strin
             question => run.experiment.question.clone(),
             is_exact,
             seeds => run.experiment.seeds,
+            only_beta => only_beta(run),
+            noisy => run.experiment.stages.pairs.length_bias > 0.0 || run.experiment.stages.pairs.label_flips > 0.0,
             cells => run.experiment.cells().len(),
             arms => Serde(&stories),
             matched => matched_sentences(run),
@@ -136,17 +141,13 @@ fn story(run: &Run, arm: &str) -> Option<ArmStory> {
     let reference = run.reference()?;
     let gain = Estimate::of_differences(&golds, &reference.final_test(metrics::GOLD))?;
     let sd = mean(&reference.final_test(metrics::GOLD_SD));
+    // chosen on validation prompts, told from test prompts
+    let merit = |p: &Point| mean(&p.final_validation(metrics::ETA));
     let best = run
         .points_of(arm)
-        .filter(|p| !p.final_test(metrics::ETA).is_empty())
-        .max_by(|a, b| mean(&a.final_test(metrics::ETA)).total_cmp(&mean(&b.final_test(metrics::ETA))));
+        .filter(|p| !p.final_validation(metrics::ETA).is_empty())
+        .max_by(|a, b| merit(a).total_cmp(&merit(b)));
     let colour = figures::colour(run, arm);
-    let method = run
-        .experiment
-        .cells()
-        .into_iter()
-        .find(|c| c.arm == arm && c.point.label == featured.label)
-        .map(|c| c.point.method);
     Some(ArmStory {
         name: arm.to_uppercase(),
         method: featured.method.clone(),
@@ -168,12 +169,19 @@ fn story(run: &Run, arm: &str) -> Option<ArmStory> {
         sampled_nothing: cost.sampled == 0.0,
         flops: si(cost.flops),
         seconds: seconds(cost.seconds),
-        settings: method.map(|m| match m {
+        settings: run.method_of(featured).map(|m| match m {
             Method::Ppo(settings) => serde_json::json!(settings),
             Method::Dpo(settings) => serde_json::json!(settings),
         }),
         always_above_reference: run.points_of(arm).all(|p| above(p, reference)),
+        on_gold: run.climbs_gold(featured),
     })
+}
+
+/// Whether every arm's grid spans `beta` and nothing else.
+fn only_beta(run: &Run) -> bool {
+    let plain = |p: &Point| p.label.starts_with("beta=") && !p.label.contains(',');
+    run.arms().into_iter().all(|arm| run.points_of(arm).all(plain))
 }
 
 /// Whether every seed's finished policy earns more gold than its reference.
@@ -230,9 +238,14 @@ fn completions(run: &Run) -> Vec<Answers> {
     let mut columns = vec![of("reference", "sft")];
     columns.extend(run.arms().into_iter().filter_map(|a| run.featured(a)).map(|p| of(&p.arm, &p.label)));
     let rows = columns.iter().map(Vec::len).min().unwrap_or(0);
-    (0..SHOWN.min(rows))
-        .map(|k| {
-            let row = k * rows / SHOWN.min(rows);
+    // different prompts first, then others of their answers
+    let mut seen = HashSet::new();
+    let (fresh, again): (Vec<usize>, Vec<usize>) = (0..rows).partition(|&row| seen.insert(&columns[0][row].prompt));
+    fresh
+        .into_iter()
+        .chain(again)
+        .take(SHOWN)
+        .map(|row| {
             let answers = columns
                 .iter()
                 .map(|column| {

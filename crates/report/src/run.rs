@@ -3,7 +3,7 @@
 use crate::Result;
 use duel_ledger::{Manifest, MetricTable, read_completions, read_metrics};
 use duel_spec::metrics::Metric;
-use duel_spec::{Clocks, Completion, Experiment};
+use duel_spec::{Clocks, Completion, Experiment, Method, RewardSource};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,6 +47,11 @@ impl Point {
     /// A test mark of each seed's finished policy, in seed order.
     pub fn final_test(&self, metric: Metric) -> Vec<f64> {
         self.finished().filter_map(|(_, mark)| mark.test(metric)).collect()
+    }
+
+    /// As [`Self::final_test`], on validation prompts.
+    pub fn final_validation(&self, metric: Metric) -> Vec<f64> {
+        self.finished().filter_map(|(_, mark)| mark.validation(metric)).collect()
     }
 
     /// The label as people write it.
@@ -95,6 +100,17 @@ impl Run {
         self.points.iter().filter(move |p| p.arm == arm)
     }
 
+    /// The settings of a trained point.
+    pub fn method_of(&self, point: &Point) -> Option<Method> {
+        let cells = self.experiment.cells();
+        cells.into_iter().find(|c| c.arm == point.arm && c.point.label == point.label).map(|c| c.point.method)
+    }
+
+    /// Whether a point climbs the world's own judge.
+    pub fn climbs_gold(&self, point: &Point) -> bool {
+        matches!(self.method_of(point), Some(Method::Ppo(ppo)) if ppo.reward == RewardSource::Gold)
+    }
+
     /// The SFT policy that every arm starts from.
     pub fn reference(&self) -> Option<&Point> {
         self.points_of("reference").next()
@@ -133,10 +149,7 @@ impl Run {
     /// The arm's point whose finished policies earn most gold on validation prompts, mean over seeds: the
     /// one that the page tells of. Test prompts play no part in the choice.
     pub fn featured<'a>(&'a self, arm: &'a str) -> Option<&'a Point> {
-        let merit = |p: &Point| {
-            let golds: Vec<f64> = p.finished().filter_map(|(_, m)| m.validation(duel_spec::metrics::GOLD)).collect();
-            crate::stats::mean(&golds)
-        };
+        let merit = |p: &Point| crate::stats::mean(&p.final_validation(duel_spec::metrics::GOLD));
         self.points_of(arm).max_by(|a, b| merit(a).total_cmp(&merit(b)))
     }
 }

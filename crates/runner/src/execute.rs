@@ -59,58 +59,54 @@ pub fn execute(plan: &Plan, settings: &Settings<'_>, board: &mut Board) -> Resul
     }
     board.start(plan, &finished);
     let (sender, receiver) = channel();
-    let mut running: Vec<Running> = Vec::new();
+    let mut running = Workers::default();
     let mut started = finished.clone();
     let mut words: Vec<String> = vec![String::new(); plan.stages.len()];
     loop {
         if settings.stop.load(Ordering::Relaxed) {
-            end(&mut running);
             return Err(Error::Interrupted);
         }
-        while running.len() < settings.jobs {
+        while running.0.len() < settings.jobs {
             let ready = |&place: &usize| !started[place] && plan.stages[place].needs.iter().all(|&n| finished[n]);
             let Some(place) = (0..plan.stages.len()).find(ready) else { break };
             started[place] = true;
             let child = spawn(place, &plan.stages[place], settings, &sender)?;
             board.stage_started(place, &plan.stages[place]);
-            running.push(Running { place, child, started: Instant::now() });
+            running.0.push(Running { place, child, started: Instant::now() });
         }
-        if running.is_empty() {
+        if running.0.is_empty() {
             return Ok(outcome);
         }
         listen(&receiver, &mut words, board);
         outcome.peak_memory = outcome.peak_memory.max(
-            host::memory_of(std::process::id()) + running.iter().map(|r| host::memory_of(r.child.id())).sum::<u64>(),
+            host::memory_of(std::process::id()) + running.0.iter().map(|r| host::memory_of(r.child.id())).sum::<u64>(),
         );
-        let mut still = Vec::new();
-        for mut worker in running {
-            match worker.child.try_wait().map_err(|source| Error::Worker { source })? {
-                None => still.push(worker),
-                Some(status) => {
-                    let (place, stage) = (worker.place, &plan.stages[worker.place]);
-                    let done = status.success() && StageDir::open(&settings.run.stages(), &stage.id)?.is_some();
-                    if done {
-                        finished[place] = true;
-                        outcome.made += 1;
-                        board.stage_finished(place, stage, worker.started.elapsed());
-                        continue;
-                    }
-                    end(&mut still);
-                    if settings.stop.load(Ordering::Relaxed) || status.code() == Some(130) {
-                        return Err(Error::Interrupted);
-                    }
-                    std::thread::sleep(Duration::from_millis(100)); // its last words may still be on their way
-                    listen(&receiver, &mut words, board);
-                    let mut tail = words[place].trim().to_string();
-                    if status.code().is_none() {
-                        tail = format!("{tail}\nthe worker was ended by {status} (out of memory?)").trim().to_string();
-                    }
-                    let exit = status.code().map_or(1, |code| code.clamp(1, 255) as u8);
-                    return Err(Error::Stage { stage: stage.label(), tail, exit });
-                }
+        let mut at = 0;
+        while at < running.0.len() {
+            let Some(status) = running.0[at].child.try_wait().map_err(|source| Error::Worker { source })? else {
+                at += 1;
+                continue;
+            };
+            let worker = running.0.swap_remove(at);
+            let (place, stage) = (worker.place, &plan.stages[worker.place]);
+            if status.success() && StageDir::open(&settings.run.stages(), &stage.id)?.is_some() {
+                finished[place] = true;
+                outcome.made += 1;
+                board.stage_finished(place, stage, worker.started.elapsed());
+                continue;
             }
+            if settings.stop.load(Ordering::Relaxed) || status.code() == Some(130) {
+                return Err(Error::Interrupted);
+            }
+            std::thread::sleep(Duration::from_millis(100)); // its last words may still be on their way
+            listen(&receiver, &mut words, board);
+            let mut tail = words[place].trim().to_string();
+            if status.code().is_none() {
+                tail = format!("{tail}\nthe worker was ended by {status} (out of memory?)").trim().to_string();
+            }
+            let exit = status.code().map_or(1, |code| code.clamp(1, 255) as u8);
+            return Err(Error::Stage { stage: stage.label(), tail, exit });
         }
-        running = still;
     }
 }
 
@@ -162,17 +158,21 @@ fn spawn(place: usize, stage: &Stage, settings: &Settings<'_>, sender: &Sender<N
     Ok(child)
 }
 
-/// Ends workers: closing their standard input asks them to stop; those that do not are killed. Nothing is
-/// lost, as a stage appears whole or not at all.
-fn end(running: &mut Vec<Running>) {
-    running.iter_mut().for_each(|r| drop(r.child.stdin.take()));
-    let asked = Instant::now();
-    while asked.elapsed() < GRACE && running.iter_mut().any(|r| matches!(r.child.try_wait(), Ok(None))) {
-        std::thread::sleep(Duration::from_millis(20));
+/// The workers that run; whichever way the run ends, none outlives it. Closing their standard input asks them
+/// to stop; those that do not are killed. Nothing is lost, as a stage appears whole or not at all.
+#[derive(Default)]
+struct Workers(Vec<Running>);
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.0.iter_mut().for_each(|r| drop(r.child.stdin.take()));
+        let asked = Instant::now();
+        while asked.elapsed() < GRACE && self.0.iter_mut().any(|r| matches!(r.child.try_wait(), Ok(None))) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        for worker in &mut self.0 {
+            let _ = worker.child.kill();
+            let _ = worker.child.wait();
+        }
     }
-    for worker in running.iter_mut() {
-        let _ = worker.child.kill();
-        let _ = worker.child.wait();
-    }
-    running.clear();
 }

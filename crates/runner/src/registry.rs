@@ -27,6 +27,8 @@ pub struct CellWork<'a> {
     pub reference: Policy,
     /// The same, ready to train.
     pub start: Policy,
+    /// The same once more with parameters of its own, for a critic where no reward model gives one.
+    pub critic_start: Policy,
     pub reader: Reader,
     pub train_reader: Reader,
     pub gold: Arc<dyn Scorer>,
@@ -67,7 +69,7 @@ fn ppo(
             (Arc::new(work.reward.clone()), critic, Flops::scalar(&work.config).forward(1), 4.0)
         }
         RewardSource::Gold => {
-            let critic = Scalar::from_policy(work.start.clone(), work.train_reader.device());
+            let critic = Scalar::from_policy(work.critic_start, work.train_reader.device());
             (work.gold.clone(), critic, 0.0, 3.0)
         }
     };

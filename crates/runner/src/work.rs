@@ -349,6 +349,8 @@ impl Desk<'_> {
             learner: &self.experiment.learner,
             reference: reference.clone(),
             start: self.on_train_device(reference.clone()),
+            // loaded anew: clones of a module share their parameters' ids, and with them their gradients
+            critic_start: self.on_train_device(self.sft_policy(world)?),
             reader: self.reader(world),
             train_reader: self.train_reader(world),
             gold: scene.gold()?,

@@ -87,6 +87,8 @@ fn a_wrong_type_says_what_is_accepted() {
 fn a_value_out_of_range_says_the_range() {
     refuses("[arms.a]\nmethod = \"dpo\"\nbeta = -1.0\n", &[], 2, &["beta", "e.toml:3", "-1"]);
     refuses("seeds = 0\n[arms.a]\nmethod = \"dpo\"\n", &[], 2, &["seeds", "e.toml:1"]);
+    refuses("seeds = -1\n[arms.a]\nmethod = \"dpo\"\n", &[], 2, &["seeds", "e.toml:1", "-1"]);
+    refuses("[arms.a]\nmethod = \"dpo\"\n", &["--seeds", "4000000000"], 2, &["seeds", "1000"]);
     refuses("[model]\nheads = 5\n[arms.a]\nmethod = \"dpo\"\n", &[], 2, &["heads"]);
     refuses("[arms.a]\nmethod = \"dpo\"\n", &["--seeds", "0"], 2, &["seeds"]);
 }
@@ -95,6 +97,18 @@ fn a_value_out_of_range_says_the_range() {
 fn an_empty_grid_and_an_experiment_without_arms_are_refused() {
     refuses("[arms.a]\nmethod = \"dpo\"\n[arms.a.grid]\nbeta = []\n", &[], 2, &["beta", "e.toml:4", "empty"]);
     refuses("seeds = 1\n", &[], 2, &["arms"]);
+}
+
+#[test]
+fn a_grid_that_repeats_itself_and_a_name_that_is_taken_are_refused() {
+    refuses(
+        "[arms.a]\nmethod = \"dpo\"\n[arms.a.grid]\nbeta = [1, 0.5, 1.0]\n",
+        &[],
+        2,
+        &["beta", "e.toml:4", "twice"],
+    );
+    refuses("[arms.\"a.b\"]\nmethod = \"dpo\"\nbeta = -1.0\n", &[], 2, &["a.b", "letters"]);
+    refuses("[arms.reference]\nmethod = \"dpo\"\n", &[], 2, &["reference", "taken"]);
 }
 
 #[test]
@@ -211,6 +225,19 @@ fn the_chain_runs_is_reused_and_a_changed_arm_alone_is_made_anew() {
 
     let changed = duel(folder.path(), &["run", "e.toml", "--set", "arms.dpo.grid.beta=[0.2]"]);
     assert!(text(&changed.stdout).contains("1 stages made, 6 reused"), "{}", text(&changed.stdout));
+}
+
+#[test]
+fn ppo_on_gold_trains_actor_and_critic_apart() {
+    let folder = folder(TINY);
+    let gold = ["run", "e.toml", "--set", "arms.ppo.reward=gold", "--set", "arms.ppo.iterations=8"];
+    let out = duel(folder.path(), &gold);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    let page = std::fs::read_to_string(folder.path().join("runs/tiny/report/index.html")).unwrap();
+    assert!(
+        page.contains("world's own judge") && !page.contains("its own reward model"),
+        "the page tells of a reward model"
+    );
 }
 
 #[cfg(unix)]

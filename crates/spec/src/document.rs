@@ -139,6 +139,10 @@ impl Document {
 
     fn resolve_arm(&self, name: &str, arm: Value, methods: &Value) -> Result<Table> {
         let key = format!("arms.{name}");
+        let plain = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
+        if !plain || RESERVED_ARMS.contains(&name) {
+            return Err(Error::ArmName { arm: name.into(), place: self.place(&key) });
+        }
         let Value::Table(mut arm) = arm else { return Err(self.wrong_type(&key, "a table", &arm)) };
         let known: Vec<&str> = methods.as_table().into_iter().flat_map(|t| t.keys().map(String::as_str)).collect();
         let method = match arm.remove("method") {
@@ -165,8 +169,12 @@ impl Document {
             if values.is_empty() {
                 return Err(Error::EmptyGrid { key: axis_key.clone(), place: self.place(&axis_key) });
             }
-            for value in values {
+            for (i, value) in values.iter().enumerate() {
                 self.check_value(&axis_key, example, value)?;
+                if values[..i].iter().any(|earlier| same(earlier, value)) {
+                    let found = value.to_string();
+                    return Err(Error::GridRepeats { place: self.place(&axis_key), key: axis_key, found });
+                }
             }
         }
         let mut with_shape = schema.clone();
@@ -231,6 +239,18 @@ fn type_name(value: &Value) -> &'static str {
         Value::Datetime(_) => "a date",
         Value::Array(_) => "an array",
         Value::Table(_) => "a table",
+    }
+}
+
+/// Names that rows of pseudo-arms carry, and a word of the file itself.
+const RESERVED_ARMS: [&str; 5] = ["shared", "reference", "optimum", "ppo-ideal", "grid"];
+
+/// Whether two values train the same point: 1 and 1.0 do.
+fn same(a: &Value, b: &Value) -> bool {
+    let number = |v: &Value| v.as_float().or_else(|| v.as_integer().map(|i| i as f64));
+    match (number(a), number(b)) {
+        (Some(a), Some(b)) => a == b,
+        _ => a == b,
     }
 }
 

@@ -22,6 +22,10 @@ pub enum Error {
     UnknownChoice { key: String, found: String, accepted: Vec<&'static str>, place: Box<Place> },
     #[error("the grid of `{key}` is empty")]
     EmptyGrid { key: String, place: Box<Place> },
+    #[error("the grid of `{key}` lists {found} twice")]
+    GridRepeats { key: String, found: String, place: Box<Place> },
+    #[error("an arm cannot be called `{arm}`")]
+    ArmName { arm: String, place: Box<Place> },
     #[error("the experiment has no arms")]
     NoArms { place: Box<Place> },
     #[error("arm `{arm}` names no method")]
@@ -39,6 +43,8 @@ impl Error {
             | Self::OutOfRange { place, .. }
             | Self::UnknownChoice { place, .. }
             | Self::EmptyGrid { place, .. }
+            | Self::GridRepeats { place, .. }
+            | Self::ArmName { place, .. }
             | Self::NoArms { place }
             | Self::NoMethod { place, .. } => Some(place),
         }
@@ -55,7 +61,8 @@ impl Error {
                 format!("expected {}", accepted.iter().map(|a| format!("`{a}`")).collect::<Vec<_>>().join(" or "))
             }
             Self::EmptyGrid { .. } => "give at least one value".into(),
-            Self::NoMethod { .. } => "this arm".into(),
+            Self::GridRepeats { .. } => "each value once".into(),
+            Self::NoMethod { .. } | Self::ArmName { .. } => "this arm".into(),
             Self::Syntax { .. } => "here".into(),
             Self::Read { .. } | Self::Override { .. } | Self::NoArms { .. } => String::new(),
         }
@@ -74,6 +81,11 @@ impl Error {
             Self::UnknownChoice { .. } => "`duel defaults` prints what each choice means".into(),
             Self::EmptyGrid { key, .. } => {
                 format!("write for example `{} = [0.1, 0.5]`, or leave the key out to train one point", last(key))
+            }
+            Self::GridRepeats { .. } => "each value of a grid is one point; repeat with `seeds`".into(),
+            Self::ArmName { .. } => {
+                "use letters, digits, `-` and `_`; `shared`, `reference`, `optimum`, `ppo-ideal` and `grid` are taken"
+                    .into()
             }
             Self::NoArms { .. } => "add for example `[arms.dpo]` with `method = \"dpo\"`".into(),
             Self::NoMethod { arm, .. } => format!("add `method = \"ppo\"` or `method = \"dpo\"` under `[arms.{arm}]`"),

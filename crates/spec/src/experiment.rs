@@ -254,6 +254,7 @@ impl Experiment {
     /// The typed view of a merged document.
     pub fn from_document(document: &Document) -> Result<Self> {
         check_choices(document)?;
+        check_numbers(document)?;
         let experiment: Self = document.merged.clone().try_into().map_err(|e: toml::de::Error| Error::WrongType {
             key: "experiment".into(),
             expected: "a value that fits its key",
@@ -299,24 +300,6 @@ impl Experiment {
         if !self.model.width.is_multiple_of(self.model.heads.max(1)) {
             let found = format!("{} does not divide width {}", self.model.heads, self.model.width);
             return refuse("model.heads", found, "a divisor of model.width");
-        }
-        for (key, value, _) in document.resolved() {
-            let key_path = key.as_str();
-            let Some(rule) = range_of(key_path) else { continue };
-            let values = match &value {
-                Value::Array(values) => values.clone(),
-                single => vec![single.clone()],
-            };
-            for value in values {
-                let number = match value {
-                    Value::Integer(i) => i as f64,
-                    Value::Float(f) => f,
-                    _ => continue,
-                };
-                if !rule.holds(number) {
-                    return refuse(key_path, value.to_string(), rule.text());
-                }
-            }
         }
         for (name, arm) in &self.arms {
             for point in arm.points() {
@@ -408,6 +391,34 @@ fn check_choices(document: &Document) -> Result<()> {
     Ok(())
 }
 
+/// Every number against its range, before types are taken: a negative count is out of range, not of a wrong type.
+fn check_numbers(document: &Document) -> Result<()> {
+    for (key, value, _) in document.resolved() {
+        let key_path = key.as_str();
+        let Some(rule) = range_of(key_path) else { continue };
+        let values = match &value {
+            Value::Array(values) => values.clone(),
+            single => vec![single.clone()],
+        };
+        for value in values {
+            let number = match value {
+                Value::Integer(i) => i as f64,
+                Value::Float(f) => f,
+                _ => continue,
+            };
+            if !rule.holds(number) {
+                return Err(Error::OutOfRange {
+                    key: key_path.into(),
+                    found: value.to_string(),
+                    accepted: rule.text().into(),
+                    place: document.place(key_path),
+                });
+            }
+        }
+    }
+    Ok(())
+}
+
 #[derive(Clone, Copy)]
 enum Range {
     Positive,
@@ -419,6 +430,8 @@ enum Range {
     Accuracy,
     Vocabulary,
     AtLeastTwo,
+    Seeds,
+    Size,
 }
 
 impl Range {
@@ -428,6 +441,8 @@ impl Range {
                 Self::Positive => x > 0.0,
                 Self::AtLeastOne => x >= 1.0,
                 Self::AtLeastTwo => x >= 2.0,
+                Self::Seeds => (1.0..=1000.0).contains(&x),
+                Self::Size => (1.0..=16384.0).contains(&x),
                 Self::NotNegative => x >= 0.0,
                 Self::Fraction => (0.0..=1.0).contains(&x),
                 Self::BelowOne => (0.0..1.0).contains(&x),
@@ -442,6 +457,8 @@ impl Range {
             Self::Positive => "a number above 0",
             Self::AtLeastOne => "an integer of at least 1",
             Self::AtLeastTwo => "an integer of at least 2",
+            Self::Seeds => "an integer from 1 to 1000",
+            Self::Size => "an integer from 1 to 16384",
             Self::NotNegative => "a number of at least 0",
             Self::Fraction => "a number from 0 to 1",
             Self::BelowOne => "a number of at least 0 and below 1",
@@ -454,18 +471,18 @@ impl Range {
 
 /// Ranges by key; `*` stands for an arm's name, and a grid axis has the range of its key.
 const RANGES: [(&str, Range); 52] = [
-    ("seeds", Range::AtLeastOne),
+    ("seeds", Range::Seeds),
     ("seed", Range::NotNegative),
     ("world.grammar.rho", Range::Fraction),
     ("world.grammar.sft_rows", Range::AtLeastOne),
     ("world.reviews.vocabulary", Range::Vocabulary),
     ("world.reviews.prompt_tokens", Range::AtLeastOne),
-    ("world.reviews.response_tokens", Range::AtLeastOne),
+    ("world.reviews.response_tokens", Range::AtLeastTwo),
     ("world.reviews.judged_words", Range::AtLeastOne),
     ("world.reviews.gold_clip", Range::Positive),
-    ("model.layers", Range::AtLeastOne),
-    ("model.width", Range::AtLeastOne),
-    ("model.heads", Range::AtLeastOne),
+    ("model.layers", Range::Size),
+    ("model.width", Range::Size),
+    ("model.heads", Range::Size),
     ("learner.adam_beta1", Range::BelowOne),
     ("learner.adam_beta2", Range::BelowOne),
     ("learner.adam_epsilon", Range::Positive),
@@ -474,7 +491,7 @@ const RANGES: [(&str, Range); 52] = [
     ("learner.warmup", Range::BelowOne),
     ("stages.base.steps", Range::AtLeastOne),
     ("stages.base.batch_size", Range::AtLeastOne),
-    ("stages.base.window", Range::AtLeastTwo),
+    ("stages.base.window", Range::Size),
     ("stages.base.learning_rate", Range::Positive),
     ("stages.sft.steps", Range::AtLeastOne),
     ("stages.sft.batch_size", Range::AtLeastOne),
@@ -489,7 +506,7 @@ const RANGES: [(&str, Range); 52] = [
     ("stages.rm.learning_rate", Range::Positive),
     ("evaluation.prompts", Range::AtLeastTwo),
     ("evaluation.samples_per_prompt", Range::AtLeastOne),
-    ("evaluation.curve_points", Range::AtLeastOne),
+    ("evaluation.curve_points", Range::Size),
     ("evaluation.completions", Range::AtLeastOne),
     ("arms.*.beta", Range::Positive),
     ("arms.*.iterations", Range::AtLeastOne),

@@ -58,7 +58,7 @@ catalogue! {
     GOLD_ACCURACY = "gold_accuracy", "share", "gold scorer's accuracy on held-out full reviews";
     GOLD_ACCURACY_WINDOW = "gold_accuracy_window", "share", "gold scorer's accuracy on the first judged words of held-out reviews";
     GOLD_HUMAN_AGREEMENT = "gold_human_agreement", "share", "pairs of human-rated sentences, means at least 1 apart, ordered alike";
-    GOLD_CALIBRATION = "gold_calibration_error", "share", "expected calibration error on held-out full reviews, 10 bins";
+    GOLD_CALIBRATION = "gold_calibration_error", "share", "expected calibration error on the first judged words of held-out reviews, 10 bins";
     // DPO
     DPO_MARGIN = "dpo_margin", "reward", "mean of beta times (log-ratio of chosen minus log-ratio of rejected)";
     DPO_MARGIN_SD = "dpo_margin_sd", "reward", "standard deviation of the same over the batch";
@@ -80,7 +80,7 @@ catalogue! {
     ROLLOUT_UNIQUE = "rollout_unique", "share", "distinct (prompt, response) over responses";
     RATIO_MAX = "ratio_max", "1", "largest probability ratio to the rollout's policy over the iteration";
     CLIP_SHARE = "clip_share", "share", "counted tokens on which the clip was binding (A·clip(r) < A·r), mean over minibatches";
-    KL_STEP = "kl_step", "nats", "k3 of the new policy from the rollout's policy a token, last minibatch";
+    KL_STEP = "kl_step", "nats", "k3 of KL(rollout's policy || new policy) a token, last minibatch";
     UPDATES_SKIPPED = "updates_skipped", "share", "minibatches left out because target_kl was passed";
     ADVANTAGE_SD = "advantage_sd", "reward", "standard deviation of raw advantages over counted tokens";
     VALUE_LOSS = "value_loss", "reward²", "clipped value loss, mean over counted tokens and minibatches";

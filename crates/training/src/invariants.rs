@@ -16,6 +16,11 @@ pub fn close(name: &'static str, step: u64, what: &str, found: f64, expected: f6
     Err(breach(name, step, what, found.to_string(), format!("{expected} within {tolerance:e}")))
 }
 
+/// The largest of some sizes, 0 of none; NaN if one is NaN, so that [`close`] then fails.
+pub fn largest(sizes: impl Iterator<Item = f32>) -> f64 {
+    f64::from(sizes.fold(0f32, |m, x| if x.is_nan() || x > m { x } else { m }))
+}
+
 /// The error of a broken invariant.
 pub fn breach(name: &'static str, step: u64, what: &str, found: String, expected: String) -> Error {
     Error::Invariant { name, step, what: what.into(), found, expected }

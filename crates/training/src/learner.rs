@@ -2,11 +2,12 @@
 
 use crate::optimizer::AdamW;
 use crate::{Error, Result, invariants, schedule::rate};
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use duel_model::weights;
 use duel_spec::LearnerSettings;
+use std::collections::HashSet;
 
 /// A module and all that improves it.
 #[derive(Debug)]
@@ -18,6 +19,8 @@ pub struct Learner<M> {
     learning_rate: f64,
     total: u64,
     step: u64,
+    /// Updates that were planned but left out; the schedule counts them.
+    skipped: u64,
 }
 
 /// What one update did.
@@ -35,9 +38,19 @@ pub struct Update {
 impl<M: Module> Learner<M> {
     /// Takes a module on an autodiff device; `learning_rate` is the peak, `total` the planned updates.
     pub fn new(module: M, settings: &LearnerSettings, learning_rate: f64, total: u64) -> Self {
+        assert!(ids_are_unique(&module), "two parameters share an id, and would take each other's gradient");
         let weights = weights::flatten(&module);
         let optimizer = AdamW::new(settings, weights.len());
-        Self { module: Some(module), weights, optimizer, settings: settings.clone(), learning_rate, total, step: 0 }
+        Self {
+            module: Some(module),
+            weights,
+            optimizer,
+            settings: settings.clone(),
+            learning_rate,
+            total,
+            step: 0,
+            skipped: 0,
+        }
     }
 
     /// The module as it is now.
@@ -48,6 +61,12 @@ impl<M: Module> Learner<M> {
     /// Updates made.
     pub fn step(&self) -> u64 {
         self.step
+    }
+
+    /// Leaves out planned updates: the schedule goes on as if they had been made, so that every training ends
+    /// at the rate that its schedule ends at.
+    pub fn skip(&mut self, updates: u64) {
+        self.skipped += updates;
     }
 
     /// Trained parameters.
@@ -84,7 +103,8 @@ impl<M: Module> Learner<M> {
         }
 
         // 3. Step.
-        let learning_rate = rate(self.settings.schedule, self.learning_rate, self.settings.warmup, step, self.total);
+        let planned = step + self.skipped;
+        let learning_rate = rate(self.settings.schedule, self.learning_rate, self.settings.warmup, planned, self.total);
         let size = self.weights.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>().sqrt();
         let moved = self.optimizer.step(&mut self.weights, &gradient, learning_rate);
         if learning_rate == 0.0 {
@@ -116,4 +136,20 @@ impl<M: Module> Learner<M> {
         module.visit(&mut collect);
         collect.flat
     }
+}
+
+/// Clones of a module keep their parameters' ids; a module put together from two clones must not be trained.
+fn ids_are_unique<M: Module>(module: &M) -> bool {
+    struct Ids {
+        seen: HashSet<ParamId>,
+        unique: bool,
+    }
+    impl ModuleVisitor for Ids {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.unique &= self.seen.insert(param.id);
+        }
+    }
+    let mut ids = Ids { seen: HashSet::new(), unique: true };
+    module.visit(&mut ids);
+    ids.unique
 }
