@@ -19,6 +19,8 @@ pub struct Board {
     last_line: Instant,
     total: usize,
     done: usize,
+    cells: usize,
+    cells_done: usize,
     /// Share done of each running stage.
     shares: BTreeMap<usize, (String, f64, String)>,
     /// Stages not yet finished, by what they are like, and seconds that one of them took.
@@ -50,6 +52,8 @@ impl Board {
             last_line: Instant::now(),
             total: 0,
             done: 0,
+            cells: 0,
+            cells_done: 0,
             shares: BTreeMap::new(),
             left: BTreeMap::new(),
             took: BTreeMap::new(),
@@ -73,7 +77,10 @@ impl Board {
         for (stage, _) in plan.stages.iter().zip(finished).filter(|(_, finished)| !**finished) {
             *self.left.entry(likeness(stage)).or_insert(0) += 1;
         }
-        let cells = plan.stages.iter().filter(|s| s.kind == Kind::Cell).count();
+        let is_cell = |stage: &Stage| stage.kind == Kind::Cell;
+        self.cells = plan.stages.iter().filter(|s| is_cell(s)).count();
+        self.cells_done = plan.stages.iter().zip(finished).filter(|(s, finished)| **finished && is_cell(s)).count();
+        let cells = self.cells;
         let words = format!(
             "{} stages, {cells} of them cells; {} already finished; {} at once",
             self.total, self.done, self.jobs
@@ -99,13 +106,14 @@ impl Board {
         if self.bar.is_none() && self.last_line.elapsed() > PAUSE {
             self.last_line = Instant::now();
             let at: Vec<String> = self.shares.values().map(|(label, _, words)| format!("{label}: {words}")).collect();
-            self.say(&format!("[{}/{}] {}", self.done, self.total, self.and_time_left(at)));
+            self.say(&format!("{} {}", self.count(), self.and_time_left(at)));
         }
     }
 
     pub fn stage_finished(&mut self, place: usize, stage: &Stage, took: Duration) {
         self.shares.remove(&place);
         self.done += 1;
+        self.cells_done += usize::from(stage.kind == Kind::Cell);
         let likeness = likeness(stage);
         if let Some(left) = self.left.get_mut(&likeness) {
             *left -= 1;
@@ -114,7 +122,7 @@ impl Board {
         if self.bar.is_none() {
             self.last_line = Instant::now();
             let done = format!("{} done in {:.1} s", stage.label(), took.as_secs_f64());
-            self.say(&format!("[{}/{}] {}", self.done, self.total, self.and_time_left(vec![done])));
+            self.say(&format!("{} {}", self.count(), self.and_time_left(vec![done])));
         }
         self.draw();
     }
@@ -132,8 +140,13 @@ impl Board {
         let at: Vec<String> =
             self.shares.values().map(|(label, share, _)| format!("{label} {:.0}%", share * 100.0)).collect();
         // what is cut off on a narrow terminal stands last
-        let words: Vec<String> = self.time_left().into_iter().chain(at).collect();
+        let cells = format!("{}/{} cells", self.cells_done, self.cells);
+        let words: Vec<String> = std::iter::once(cells).chain(self.time_left()).chain(at).collect();
         bar.set_message(words.join("; "));
+    }
+
+    fn count(&self) -> String {
+        format!("[{}/{} stages, {}/{} cells]", self.done, self.total, self.cells_done, self.cells)
     }
 
     fn and_time_left(&self, words: Vec<String>) -> String {

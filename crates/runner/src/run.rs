@@ -10,7 +10,7 @@ use duel_spec::{Document, Experiment, FORMAT_VERSION, WorldKind};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Reads the experiment and checks what can be checked before anything is made.
@@ -46,6 +46,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
     board.say(&format!("{}: {}", experiment.name, experiment.question));
     let settings = Settings { run: &run, device: &args.experiment.device, jobs, stop: &stop };
     let outcome = execute(&plan, &settings, &mut board).and_then(|outcome| {
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
         board.say("merging and reporting");
         merge(&run, &plan)?;
         Ok(outcome)
