@@ -1,6 +1,6 @@
 //! The page: one self-contained HTML file that tells a run with its own numbers.
 
-use crate::figures::{self, Figures};
+use crate::figures::{self, Cost, Figures};
 use crate::format::{percent, seconds, si};
 use crate::run::{Point, Run};
 use crate::stats::{Estimate, mean};
@@ -20,7 +20,6 @@ struct ArmStory {
     name: String,
     method: String,
     colour: String,
-    points: usize,
     label: String,
     gold: String,
     gain: String,
@@ -68,13 +67,13 @@ pub(crate) fn fill(run: &Run, charts: &Figures, tables: &Tables) -> Result<Strin
     environment.add_template("page.html", include_str!("page.html")).map_err(broken)?;
     let template = environment.get_template("page.html").map_err(broken)?;
 
-    let stories: Vec<ArmStory> = run.arms().into_iter().filter_map(|arm| story(run, arm)).collect();
+    let costs = figures::arm_costs(run);
+    let stories: Vec<ArmStory> = run.arms().into_iter().filter_map(|arm| story(run, arm, &costs)).collect();
     let reference = run.reference();
     let of_reference = |metric: Metric| reference.map(|p| p.final_test(metric)).unwrap_or_default();
     let shared = |stage: &str, metric: Metric, places: usize| {
         Estimate::of(&run.shared(stage, metric)).map(|e| format!("{e:.places$}"))
     };
-    let costs = figures::arm_costs(run);
     let ratio = match &costs[..] {
         [a, b] => {
             let (cheap, dear) = if a.flops <= b.flops { (a, b) } else { (b, a) };
@@ -104,7 +103,6 @@ pub(crate) fn fill(run: &Run, charts: &Figures, tables: &Tables) -> Result<Strin
             reference => context! {
                 gold => Estimate::of(&of_reference(metrics::GOLD)).map(|e| format!("{e:.2}")),
                 gold_sd => format!("{:.2}", mean(&of_reference(metrics::GOLD_SD))),
-                length => format!("{:.1}", mean(&of_reference(metrics::LENGTH))),
             },
             rows => run.experiment.stages.pairs.rows,
             bayes => shared("pairs", metrics::BAYES_ACCURACY, 3),
@@ -132,9 +130,9 @@ pub(crate) fn fill(run: &Run, charts: &Figures, tables: &Tables) -> Result<Strin
         .map_err(broken)
 }
 
-fn story(run: &Run, arm: &str) -> Option<ArmStory> {
+fn story(run: &Run, arm: &str, costs: &[Cost]) -> Option<ArmStory> {
     let featured = run.featured(arm)?;
-    let cost = figures::arm_costs(run).into_iter().find(|c| c.arm == arm)?;
+    let cost = costs.iter().find(|c| c.arm == arm)?;
     let say =
         |metric: Metric, places: usize| Estimate::of(&featured.final_test(metric)).map(|e| format!("{e:.places$}"));
     let golds = featured.final_test(metrics::GOLD);
@@ -152,7 +150,6 @@ fn story(run: &Run, arm: &str) -> Option<ArmStory> {
         name: arm.to_uppercase(),
         method: featured.method.clone(),
         colour: format!("rgb({}, {}, {})", colour.0, colour.1, colour.2),
-        points: run.points_of(arm).count(),
         label: featured.words(),
         gold: say(metrics::GOLD, 2)?,
         gain: format!("{gain:.2}"),
