@@ -4,7 +4,7 @@ use crate::invariants;
 use burn::tensor::{Tensor, TensorData};
 use duel_data::pairs::PreferenceRow;
 use duel_model::{Flops, Policy, Reader, TransformerConfig, weights::host};
-use duel_objectives::{ChosenRejected, PreferenceLoss, PreferenceOutcome, preference_loss};
+use duel_objectives::{ChosenRejected, PairLogp, PreferenceLoss, PreferenceOutcome, preference_loss};
 use duel_spec::{Dpo as Settings, metrics};
 use duel_training::{Cost, Learner, Method, Metrics, PairBatch, Result, pairs::accuracy, sft};
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ impl ReferenceLogp {
         let n = rows.len();
         let pairs = PairBatch::new(rows, &(0..n).collect::<Vec<_>>());
         let logp = sft::sequence_logp(reader, reference, &pairs.both);
-        Self { chosen: logp[..n].to_vec(), rejected: logp[n..].to_vec(), tokens: pairs.both.tokens() }
+        Self { chosen: logp[..n].to_vec(), rejected: logp[n..].to_vec(), tokens: pairs.both.token_count() }
     }
 
     /// The rows of a batch as tensors `[N]`.
@@ -67,14 +67,19 @@ impl Dpo {
 
     /// Log-probs of both responses under a policy, `[N]` each.
     fn pair_logp(&self, policy: &Policy, pairs: &PairBatch) -> ChosenRejected {
-        let n = pairs.len();
         let mask = sft::mask(&self.reader, &pairs.both); // [2N, T]
-        let logp = mask.row_sums(sft::response_logp(&self.reader, policy, &pairs.both)); // [2N]
-        ChosenRejected { chosen: logp.clone().narrow(0, 0, n), rejected: logp.narrow(0, n, n) }
+        halves(mask.row_sums(sft::response_logp(&self.reader, policy, &pairs.both)))
     }
 
-    fn outcome(&self, policy: ChosenRejected, reference: ChosenRejected) -> PreferenceOutcome {
-        preference_loss(&self.loss(), ChosenRejected::log_ratios(policy, reference), self.settings.beta)
+    fn outcome(
+        &self,
+        reader: &Reader,
+        policy: ChosenRejected,
+        reference: ChosenRejected,
+        pairs: &PairBatch,
+    ) -> PreferenceOutcome {
+        let lengths = halves(sft::mask(reader, &pairs.both).lengths());
+        preference_loss(&self.loss(), &PairLogp { policy, reference, lengths }, self.settings.beta)
     }
 
     /// The invariants of step 0, each on the first batch.
@@ -90,13 +95,17 @@ impl Dpo {
         let margins = host(outcome.margins().inner());
         invariants::starts_at_ln_2(f64::from(host(outcome.loss.clone().inner())[0]), &margins, accuracy(&margins))?;
         let swapped = self.outcome(
+            &self.reader,
             self.pair_logp(learner.module(), &pairs.swapped()),
             ChosenRejected { chosen: reference.rejected.clone(), rejected: reference.chosen.clone() },
+            &pairs.swapped(),
         );
         invariants::a_swap_flips_the_margin(0, &margins, &host(swapped.margins().inner()))?;
         let tied = self.outcome(
+            &self.reader,
             self.pair_logp(learner.module(), &pairs.tied()),
             ChosenRejected { chosen: reference.chosen.clone(), rejected: reference.chosen },
+            &pairs.tied(),
         );
         let gradient = learner.gradient(tied.loss);
         invariants::equal_pairs_have_no_gradient(0, gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt())
@@ -112,8 +121,8 @@ impl Dpo {
     ) -> Validation {
         let now = ReferenceLogp::compute(reader, policy, rows);
         let all: Vec<usize> = (0..rows.len()).collect();
-        let log_ratios = ChosenRejected::log_ratios(now.rows(&all, reader), reference.rows(&all, reader));
-        let outcome = preference_loss(&self.loss(), log_ratios, self.settings.beta);
+        let pairs = PairBatch::new(rows, &all);
+        let outcome = self.outcome(reader, now.rows(&all, reader), reference.rows(&all, reader), &pairs);
         let margins = host(outcome.margins());
         Validation { loss: f64::from(host(outcome.loss)[0]), accuracy: accuracy(&margins) }
     }
@@ -130,7 +139,7 @@ impl Method for Dpo {
 
         // 2. How far has each response moved from the reference?
         let [chosen, rejected] = [&policy.chosen, &policy.rejected].map(|x| mean(&host(x.clone().inner())));
-        let outcome = self.outcome(policy, reference);
+        let outcome = self.outcome(&self.reader, policy, reference, pairs);
         if learner.step() == 0 {
             self.check_start(pairs, learner, &outcome)?;
         }
@@ -139,7 +148,7 @@ impl Method for Dpo {
 
         // 3. Improve.
         let update = learner.minimize(outcome.loss)?;
-        let tokens = pairs.both.tokens();
+        let tokens = pairs.both.token_count();
         let cost = Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() };
         let mut said = update.metrics(cost);
         let centre = mean(&margins);
@@ -155,6 +164,12 @@ impl Method for Dpo {
         said.put(metrics::LOGP_REJECTED, rejected);
         Ok(said)
     }
+}
+
+/// Rows 0..N of a batch of pairs are the chosen responses, rows N..2N the rejected ones.
+fn halves(both: Tensor<1>) -> ChosenRejected {
+    let n = both.dims()[0] / 2;
+    ChosenRejected { chosen: both.clone().narrow(0, 0, n), rejected: both.narrow(0, n, n) }
 }
 
 fn mean(values: &[f32]) -> f64 {

@@ -35,9 +35,8 @@ pub fn decision_laws(policy: &Policy, reader: &Reader, prompts: &[Vec<u32>]) -> 
             break;
         }
         // The children of a prefix: the same past, then each symbol.
-        let parents: Vec<i32> = (0..rows as i32).flat_map(|row| [row; SYMBOLS.len()]).collect();
-        let children = parents.len();
-        cache = cache.select(Tensor::from_data(TensorData::new(parents, [children]), device));
+        let parents: Vec<usize> = (0..rows).flat_map(|row| [row; SYMBOLS.len()]).collect();
+        cache = cache.select(&parents);
         feed = (0..rows).flat_map(|_| SYMBOLS.map(|s| s as i32)).collect();
         per_prompt *= SYMBOLS.len();
         width = 1;

@@ -70,11 +70,11 @@ impl SampledYardstick {
         // 2. Per response: Rao-Blackwell KL, its cross-check k1, entropy, and the reference's own view.
         let mut per_response: [Vec<f64>; 4] = Default::default();
         for block in sft::blocks(&batch) {
-            let ids = self.reader.ids(&block);
+            let tokens = self.reader.tokens(&block);
             let mask = sft::mask(&self.reader, &block);
-            let logits = self.reader.logits(policy, ids.clone()); // [B, T, V]
-            let ref_logits = self.reader.logits(&self.reference, ids.clone()); // [B, T, V]
-            let targets = self.reader.targets(ids);
+            let logits = self.reader.logits(policy, &tokens); // [B, T, V]
+            let ref_logits = self.reader.logits(&self.reference, &tokens); // [B, T, V]
+            let targets = self.reader.targets(&tokens);
             let ref_logp = token_logp(ref_logits.clone(), targets.clone());
             let logp = token_logp(logits.clone(), targets);
             let sums = [

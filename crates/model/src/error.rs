@@ -19,6 +19,10 @@ pub enum Error {
     Shape { name: String, found: Vec<usize>, expected: Vec<usize> },
     #[error("the weights lack `{name}`")]
     Lacking { name: String },
+    #[error("the weights `{}` hold `{name}`, which the model has no place for", path.display())]
+    Foreign { path: PathBuf, name: String },
+    #[error("`{}` asks for something that is not supported: `{key}` is {found}", path.display())]
+    Unsupported { path: PathBuf, key: String, found: String, accepted: String },
 }
 
 impl Error {
@@ -28,8 +32,9 @@ impl Error {
             Self::UnknownDevice { .. } => Some("devices: flex (the default), ndarray, wgpu".into()),
             Self::DeviceNotBuilt { name } => Some(format!("build with `cargo build --release --features {name}`")),
             Self::Damaged { .. } | Self::Lacking { .. } | Self::Shape { .. } => {
-                Some("remove the stage's folder and run again; it will be trained anew".into())
+                Some("if a stage wrote it: remove the stage's folder and run again; it will be trained anew".into())
             }
+            Self::Unsupported { key, accepted, .. } => Some(format!("accepted for `{key}`: {accepted}")),
             _ => None,
         }
     }

@@ -22,10 +22,9 @@ impl Flops {
     }
 
     fn new(config: &TransformerConfig, outputs: usize) -> Self {
-        let (layers, width) = (config.layers as f64, config.width as f64);
-        let parameters = 12.0 * layers * width * width + width * outputs as f64;
-        let context = config.context as f64;
-        let attention = if context > 6.0 * width { 2.0 * layers * context * width } else { 0.0 };
+        let parameters = (config.layers * config.block_matrices() + config.width * outputs) as f64;
+        let (context, width) = (config.context as f64, config.width as f64);
+        let attention = if context > 6.0 * width { 2.0 * config.layers as f64 * context * width } else { 0.0 };
         Self { forward: 2.0 * parameters + attention }
     }
 

@@ -1,21 +1,28 @@
 //! Ids to logits: the transformer, its heads, the KV cache, generation, weights in and out, and the one
 //! door to devices. Burn's attention masks (true = hidden) are built only here.
 
+mod config;
 pub mod device;
 mod error;
 mod flops;
 mod generate;
+pub mod huggingface;
+mod projection;
 mod reader;
 mod responses;
+mod tokens;
 mod transformer;
 pub mod weights;
 
+pub use config::{Activation, Family, TransformerConfig};
 pub use error::Error;
 pub use flops::Flops;
-pub use generate::generate;
+pub use generate::{generate, greedy};
+pub use projection::{Lora, Projection};
 pub use reader::Reader;
 pub use responses::Responses;
-pub use transformer::{Cache, Policy, Scalar, TransformerConfig};
+pub use tokens::Tokens;
+pub use transformer::{Cache, Policy, Scalar};
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

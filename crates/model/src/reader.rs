@@ -1,7 +1,7 @@
 //! How a model reads responses: the one place that aligns columns. Column j of every `[B, T]` here
 //! belongs to response token j; its log-prob and its value are those given all before it.
 
-use crate::{Policy, Responses, Scalar};
+use crate::{Policy, Responses, Scalar, Tokens};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use duel_spec::Space;
 
@@ -35,20 +35,20 @@ impl Reader {
     }
 
     /// Prompts and responses `[B, P + T]`.
-    pub fn ids(&self, batch: &Responses) -> Tensor<2, Int> {
-        batch.ids(&self.space, &self.device)
+    pub fn tokens(&self, batch: &Responses) -> Tokens {
+        batch.tokens(&self.space, &self.device)
     }
 
-    /// The response tokens `[B, T]` of `ids`.
-    pub fn targets(&self, ids: Tensor<2, Int>) -> Tensor<2, Int> {
-        ids.narrow(1, self.space.prompt_tokens, self.space.response_tokens)
+    /// The response tokens `[B, T]`.
+    pub fn targets(&self, tokens: &Tokens) -> Tensor<2, Int> {
+        tokens.ids.clone().narrow(1, self.space.prompt_tokens, self.space.response_tokens)
     }
 
-    /// Logits of each response token, hidden ones at −1e30: `[B, T, V]` from `ids` `[B, P + T]`.
-    pub fn logits(&self, policy: &Policy, ids: Tensor<2, Int>) -> Tensor<3> {
+    /// Logits of each response token, hidden ones at −1e30: `[B, T, V]` from `[B, P + T]`.
+    pub fn logits(&self, policy: &Policy, tokens: &Tokens) -> Tensor<3> {
         let Space { prompt_tokens: p, response_tokens: t, vocabulary: v, .. } = self.space;
-        let [b, _] = ids.dims();
-        let logits = policy.logits(ids.narrow(1, 0, p + t - 1), p - 1); // [B, T, V]
+        let [b, _] = tokens.ids.dims();
+        let logits = policy.logits(tokens.clone().narrow(0, p + t - 1), p - 1); // [B, T, V]
         match &self.hidden {
             Some(hidden) => logits.mask_fill(hidden.clone().expand([b, t, v]), -1e30),
             None => logits,
@@ -56,9 +56,9 @@ impl Reader {
     }
 
     /// Value of the state before each response token: `[B, T]`.
-    pub fn values(&self, critic: &Scalar, ids: Tensor<2, Int>) -> Tensor<2> {
+    pub fn values(&self, critic: &Scalar, tokens: &Tokens) -> Tensor<2> {
         let Space { prompt_tokens: p, response_tokens: t, .. } = self.space;
-        critic.forward(ids.narrow(1, 0, p + t - 1)).narrow(1, p - 1, t)
+        critic.forward(tokens.clone().narrow(0, p + t - 1)).narrow(1, p - 1, t)
     }
 
     /// Score on each response's last counted token: `[B]`.
@@ -66,6 +66,6 @@ impl Reader {
         let p = self.space.prompt_tokens;
         let last: Vec<i32> = batch.responses.iter().map(|r| (p + r.len() - 1) as i32).collect();
         let last = Tensor::<2, Int>::from_data(TensorData::new(last, [batch.len(), 1]), &self.device);
-        model.forward(self.ids(batch)).gather(1, last).squeeze_dim::<1>(1)
+        model.forward(self.tokens(batch)).gather(1, last).squeeze_dim::<1>(1)
     }
 }

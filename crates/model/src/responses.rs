@@ -1,12 +1,13 @@
 //! A batch of prompts with their responses, on the host.
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use crate::Tokens;
+use burn::tensor::{Device, Tensor, TensorData};
 use duel_spec::Space;
 
 /// Responses to prompts. A response holds its counted tokens only: up to and including the first EOS.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Responses {
-    /// `P` ids each.
+    /// 1 to `P` ids each.
     pub prompts: Vec<Vec<u32>>,
     /// 1 to `T` ids each.
     pub responses: Vec<Vec<u32>>,
@@ -36,7 +37,7 @@ impl Responses {
     }
 
     /// Prompt tokens and counted response tokens together.
-    pub fn tokens(&self) -> u64 {
+    pub fn token_count(&self) -> u64 {
         self.prompts.iter().map(|p| p.len() as u64).sum::<u64>() + self.response_tokens()
     }
 
@@ -52,18 +53,20 @@ impl Responses {
         Self { prompts: pick(&self.prompts), responses: pick(&self.responses), logp }
     }
 
-    /// Prompts and responses, right-padded: `[B, P + T]`.
-    pub fn ids(&self, space: &Space, device: &Device) -> Tensor<2, Int> {
-        let width = space.context();
+    /// Prompts, padded on the left, and responses, padded on the right: `[B, P + T]`.
+    pub fn tokens(&self, space: &Space, device: &Device) -> Tokens {
+        let (p, t) = (space.prompt_tokens, space.response_tokens);
+        let padding = |n: usize| std::iter::repeat_n(space.pad, n);
         let ids: Vec<i32> = self
             .prompts
             .iter()
             .zip(&self.responses)
             .flat_map(|(prompt, response)| {
-                let pad = width - prompt.len() - response.len();
-                prompt.iter().chain(response).copied().chain(std::iter::repeat_n(space.pad, pad)).map(|id| id as i32)
+                let prompt = padding(p - prompt.len()).chain(prompt.iter().copied());
+                prompt.chain(response.iter().copied()).chain(padding(t - response.len())).map(|id| id as i32)
             })
             .collect();
-        Tensor::from_data(TensorData::new(ids, [self.len(), width]), device)
+        let ids = Tensor::from_data(TensorData::new(ids, [self.len(), p + t]), device);
+        Tokens::marked(ids, self.prompts.iter().map(|prompt| p - prompt.len()).collect())
     }
 }

@@ -1,84 +1,142 @@
-//! A decoder-only transformer in the GPT-2 manner: learned positions, pre-norm blocks, squared ReLU.
-//! Radford et al. 2019; Xiong et al. 2020 (pre-norm); So et al. 2021 (squared ReLU: as good as GELU here at
-//! a third less time a step).
+//! A decoder-only transformer, pre-norm and causal, in two families: GPT-2 (Radford et al. 2019) and Llama
+//! (Touvron et al. 2023). [`TransformerConfig`] says which.
 //!
-//! Letters: `B` rows, `L` tokens, `D` width, `H` heads, `E` = D/H, `V` vocabulary.
+//! Letters: `B` rows, `L` tokens, `K` tokens with those of the cache, `D` width, `H` heads, `G` heads of keys
+//! and values, `E` units of a head, `V` vocabulary.
 
+use crate::config::{Activation, Family, TransformerConfig};
+use crate::projection::Projection;
+use crate::tokens::Tokens;
+use crate::weights::normal;
 use burn::module::{Module, Param};
-use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig};
+use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
 use duel_spec::seeds::Rng;
-use rand::RngExt;
-use serde::{Deserialize, Serialize};
 
-/// Sizes of a transformer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TransformerConfig {
-    pub vocabulary: usize,
-    /// Most tokens of a sequence.
-    pub context: usize,
-    pub layers: usize,
-    pub width: usize,
-    pub heads: usize,
-    /// Whether a policy's head shares the token embedding.
-    pub tied: bool,
-}
-
-#[derive(Module, Debug)]
-struct Block {
-    norm_attention: LayerNorm,
-    qkv: Linear,
-    out: Linear,
-    norm_mlp: LayerNorm,
-    up: Linear,
-    down: Linear,
-    heads: usize,
-}
-
-/// Keys and values of every block for the tokens read so far, each `[B, H, L, E]`.
+/// Keys and values of every block for the tokens read so far, each `[B, G, K, E]`.
 #[derive(Debug, Clone, Default)]
 pub struct Cache {
     layers: Vec<(Tensor<4>, Tensor<4>)>,
-    /// Tokens read.
-    tokens: usize,
+    /// Columns read.
+    columns: usize,
+    /// Padded columns of each row.
+    left: Option<Vec<usize>>,
 }
 
 impl Cache {
     /// The cache of some rows, in the given order; a row may be taken more than once.
-    pub fn select(&self, rows: Tensor<1, Int>) -> Self {
-        let pick = |x: &Tensor<4>| x.clone().select(0, rows.clone());
-        Self { layers: self.layers.iter().map(|(k, v)| (pick(k), pick(v))).collect(), tokens: self.tokens }
+    pub fn select(&self, rows: &[usize]) -> Self {
+        let Some((first, _)) = self.layers.first() else { return self.clone() };
+        let index: Vec<i32> = rows.iter().map(|&row| row as i32).collect();
+        let index = Tensor::<1, Int>::from_data(TensorData::new(index, [rows.len()]), &first.device());
+        let pick = |x: &Tensor<4>| x.clone().select(0, index.clone());
+        Self {
+            layers: self.layers.iter().map(|(k, v)| (pick(k), pick(v))).collect(),
+            columns: self.columns,
+            left: self.left.as_ref().map(|left| rows.iter().map(|&row| left[row]).collect()),
+        }
     }
 }
 
-impl Block {
-    fn new(config: &TransformerConfig, rng: &mut Rng, device: &Device) -> Self {
-        let d = config.width;
-        let std = 0.5 / (d as f64).sqrt();
-        let residual = std / (2.0 * config.layers as f64).sqrt(); // GPT-2: residual projections start smaller
-        Self {
-            norm_attention: LayerNormConfig::new(d).init(device),
-            qkv: linear(d, 3 * d, std, rng, device),
-            out: linear(d, d, residual, rng, device),
-            norm_mlp: LayerNormConfig::new(d).init(device),
-            up: linear(d, 4 * d, std, rng, device),
-            down: linear(4 * d, d, residual, rng, device),
-            heads: config.heads,
+#[derive(Module, Debug)]
+enum Norm {
+    Layer(LayerNorm),
+    Rms(RmsNorm),
+}
+
+impl Norm {
+    fn new(config: &TransformerConfig, device: &Device) -> Self {
+        match config.family {
+            Family::Gpt2 { epsilon, .. } => {
+                Self::Layer(LayerNormConfig::new(config.width).with_epsilon(epsilon).init(device))
+            }
+            Family::Llama { epsilon, .. } => {
+                Self::Rms(RmsNormConfig::new(config.width).with_epsilon(epsilon).init(device))
+            }
         }
     }
 
-    /// `x`: `[B, L, D]`; `hidden`: `[L, past + L]`, true = may not look; `past` grows by `L` tokens.
-    fn forward(
-        &self,
-        x: Tensor<3>,
-        hidden: Option<&Tensor<2, Bool>>,
-        past: Option<&mut (Tensor<4>, Tensor<4>)>,
-    ) -> Tensor<3> {
-        let [b, l, d] = x.dims();
-        let (h, e) = (self.heads, d / self.heads);
-        let qkv = self.qkv.forward(self.norm_attention.forward(x.clone())).reshape([b, l, 3, h, e]);
-        let part = |i: usize| qkv.clone().narrow(2, i, 1).reshape([b, l, h, e]).swap_dims(1, 2); // [B, H, L, E]
-        let (q, mut k, mut v) = (part(0), part(1), part(2));
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        match self {
+            Self::Layer(norm) => norm.forward(x),
+            Self::Rms(norm) => norm.forward(x),
+        }
+    }
+}
+
+/// Queries, keys and values of one projection side by side (GPT-2), or of three (Llama).
+#[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one or two a block")]
+enum Inputs {
+    Joint(Projection),
+    Apart(Apart),
+}
+
+#[derive(Module, Debug)]
+struct Apart {
+    q: Projection,
+    k: Projection,
+    v: Projection,
+}
+
+#[derive(Module, Debug)]
+struct Attention {
+    inputs: Inputs,
+    out: Projection,
+    heads: usize,
+    key_value_heads: usize,
+    head_width: usize,
+}
+
+/// What attention must know of where its columns stand.
+struct Place {
+    /// Which keys a query may not see, `[B or 1, 1, L, K]`.
+    hidden: Option<Tensor<4, Bool>>,
+    /// Cosine and sine of each column's rotary angles, `[B or 1, 1, L, E/2]`.
+    rotation: Option<(Tensor<4>, Tensor<4>)>,
+}
+
+impl Attention {
+    fn new(config: &TransformerConfig, std: f64, residual: f64, rng: &mut Rng, device: &Device) -> Self {
+        let (d, e) = (config.width, config.head_width());
+        let (heads, key_value_heads) = (config.heads, config.key_value_heads());
+        let bias = matches!(config.family, Family::Gpt2 { .. });
+        let mut projection = |outputs: usize| Projection::new(d, outputs, bias, std, rng, device);
+        let inputs = match config.family {
+            Family::Gpt2 { .. } => Inputs::Joint(projection(3 * d)),
+            Family::Llama { .. } => Inputs::Apart(Apart {
+                q: projection(heads * e),
+                k: projection(key_value_heads * e),
+                v: projection(key_value_heads * e),
+            }),
+        };
+        let out = Projection::new(heads * e, d, bias, residual, rng, device);
+        Self { inputs, out, heads, key_value_heads, head_width: e }
+    }
+
+    /// `x`: `[B, L, D]`; `past` grows by `L` tokens.
+    fn forward(&self, x: Tensor<3>, place: &Place, past: Option<&mut (Tensor<4>, Tensor<4>)>) -> Tensor<3> {
+        let [b, l, _] = x.dims();
+        let (h, g, e) = (self.heads, self.key_value_heads, self.head_width);
+        let (mut q, mut k, mut v) = match &self.inputs {
+            Inputs::Joint(joint) => {
+                let qkv = joint.forward(x).reshape([b, l, 3, h, e]);
+                let part = |i: usize| qkv.clone().narrow(2, i, 1).reshape([b, l, h, e]).swap_dims(1, 2);
+                (part(0), part(1), part(2)) // [B, H, L, E]
+            }
+            Inputs::Apart(apart) => {
+                let split = |x: Tensor<3>, heads: usize| x.reshape([b, l, heads, e]).swap_dims(1, 2);
+                (
+                    split(apart.q.forward(x.clone()), h),
+                    split(apart.k.forward(x.clone()), g),
+                    split(apart.v.forward(x), g),
+                )
+            }
+        };
+        if let Some((cos, sin)) = &place.rotation {
+            q = rotate(q, cos, sin);
+            k = rotate(k, cos, sin);
+        }
         if let Some(past) = past {
             if past.0.dims()[2] > 0 {
                 k = Tensor::cat(vec![past.0.clone(), k], 2);
@@ -86,15 +144,138 @@ impl Block {
             }
             *past = (k.clone(), v.clone());
         }
-        let mut scores = q.matmul(k.swap_dims(2, 3)) / (e as f64).sqrt(); // [B, H, L, past + L]
-        if let Some(hidden) = hidden {
-            let [_, keys] = hidden.dims();
-            scores = scores.mask_fill(hidden.clone().unsqueeze::<4>().expand([b, h, l, keys]), -1e9);
+        if g < h {
+            // each head of keys and values serves h/g neighbouring queries
+            let keys = k.dims()[2];
+            let repeat = |x: Tensor<4>| {
+                x.unsqueeze_dim::<5>(2).expand([b, g, h / g, keys, e]).reshape([b, h, keys, e]) // [B, H, K, E]
+            };
+            (k, v) = (repeat(k), repeat(v));
+        }
+        let mut scores = q.matmul(k.swap_dims(2, 3)) / (e as f64).sqrt(); // [B, H, L, K]
+        if let Some(hidden) = &place.hidden {
+            let shape = scores.dims();
+            scores = scores.mask_fill(hidden.clone().expand(shape), -1e9);
         }
         let mixed = activation::softmax(scores, 3).matmul(v); // [B, H, L, E]
-        let x = x + self.out.forward(mixed.swap_dims(1, 2).reshape([b, l, d]));
-        let inner = activation::relu(self.up.forward(self.norm_mlp.forward(x.clone()))).square();
-        x + self.down.forward(inner) // [B, L, D]
+        self.out.forward(mixed.swap_dims(1, 2).reshape([b, l, h * e]))
+    }
+}
+
+/// Rotates the pairs (i, i + E/2) of each head. Su et al. 2021, in the half-split layout.
+fn rotate(x: Tensor<4>, cos: &Tensor<4>, sin: &Tensor<4>) -> Tensor<4> {
+    let half = x.dims()[3] / 2;
+    let (a, b) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
+    let turned = a.clone() * cos.clone() - b.clone() * sin.clone();
+    Tensor::cat(vec![turned, b * cos.clone() + a * sin.clone()], 3)
+}
+
+#[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one or two a block")]
+enum Mlp {
+    SquaredRelu(Plain),
+    GeluTanh(Plain),
+    Gated(Gated),
+}
+
+#[derive(Module, Debug)]
+struct Plain {
+    up: Projection,
+    down: Projection,
+}
+
+#[derive(Module, Debug)]
+struct Gated {
+    gate: Projection,
+    up: Projection,
+    down: Projection,
+}
+
+impl Mlp {
+    fn new(config: &TransformerConfig, std: f64, residual: f64, rng: &mut Rng, device: &Device) -> Self {
+        let d = config.width;
+        match config.family {
+            Family::Gpt2 { activation, inner, .. } => {
+                let up = Projection::new(d, inner, true, std, rng, device);
+                let plain = Plain { up, down: Projection::new(inner, d, true, residual, rng, device) };
+                match activation {
+                    Activation::SquaredRelu => Self::SquaredRelu(plain),
+                    Activation::GeluTanh => Self::GeluTanh(plain),
+                }
+            }
+            Family::Llama { inner, .. } => Self::Gated(Gated {
+                gate: Projection::new(d, inner, false, std, rng, device),
+                up: Projection::new(d, inner, false, std, rng, device),
+                down: Projection::new(inner, d, false, residual, rng, device),
+            }),
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        match self {
+            Self::SquaredRelu(m) => m.down.forward(activation::relu(m.up.forward(x)).square()),
+            Self::GeluTanh(m) => m.down.forward(activation::gelu_approximate(m.up.forward(x))),
+            Self::Gated(m) => m.down.forward(activation::silu(m.gate.forward(x.clone())) * m.up.forward(x)),
+        }
+    }
+}
+
+#[derive(Module, Debug)]
+struct Block {
+    norm_attention: Norm,
+    attention: Attention,
+    norm_mlp: Norm,
+    mlp: Mlp,
+}
+
+impl Block {
+    fn new(config: &TransformerConfig, rng: &mut Rng, device: &Device) -> Self {
+        let std = 0.5 / (config.width as f64).sqrt();
+        let residual = std / (2.0 * config.layers as f64).sqrt(); // GPT-2: residual projections start smaller
+        Self {
+            norm_attention: Norm::new(config, device),
+            attention: Attention::new(config, std, residual, rng, device),
+            norm_mlp: Norm::new(config, device),
+            mlp: Mlp::new(config, std, residual, rng, device),
+        }
+    }
+
+    fn forward(&self, x: Tensor<3>, place: &Place, past: Option<&mut (Tensor<4>, Tensor<4>)>) -> Tensor<3> {
+        let x = x.clone() + self.attention.forward(self.norm_attention.forward(x), place, past);
+        x.clone() + self.mlp.forward(self.norm_mlp.forward(x)) // [B, L, D]
+    }
+}
+
+/// How a model knows where a token stands.
+#[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one or two a block")]
+enum Positions {
+    Learned(Learned),
+    Rotary(Rotary),
+}
+
+#[derive(Module, Debug)]
+struct Learned {
+    /// `[context, D]`
+    weight: Param<Tensor<2>>,
+}
+
+/// Tables of `cos` and `sin` of position over wavelength, `[context, E/2]`.
+#[derive(Module, Debug)]
+struct Rotary {
+    cos: Tensor<2>,
+    sin: Tensor<2>,
+}
+
+impl Rotary {
+    fn new(context: usize, head_width: usize, theta: f64, device: &Device) -> Self {
+        let half = head_width / 2;
+        let angle = |position: usize, i: usize| position as f64 * theta.powf(-2.0 * i as f64 / head_width as f64);
+        let table = |f: fn(f64) -> f64| {
+            let values: Vec<f32> = (0..context).flat_map(|p| (0..half).map(move |i| f(angle(p, i)) as f32)).collect();
+            Tensor::from_data(TensorData::new(values, [context, half]), device)
+        };
+        Self { cos: table(f64::cos), sin: table(f64::sin) }
     }
 }
 
@@ -102,9 +283,9 @@ impl Block {
 #[derive(Module, Debug)]
 struct Body {
     tokens: Embedding,
-    positions: Param<Tensor<2>>,
+    positions: Positions,
     blocks: Vec<Block>,
-    norm: LayerNorm,
+    norm: Norm,
 }
 
 impl Body {
@@ -112,36 +293,79 @@ impl Body {
         let mut tokens = EmbeddingConfig::new(config.vocabulary, config.width).init(device);
         let std = 1.0 / (config.width as f64).sqrt();
         tokens.weight = normal([config.vocabulary, config.width], std, rng, device);
+        let positions = match config.family {
+            Family::Gpt2 { .. } => {
+                Positions::Learned(Learned { weight: normal([config.context, config.width], std, rng, device) })
+            }
+            Family::Llama { rope_theta, head_width, .. } => {
+                Positions::Rotary(Rotary::new(config.context, head_width, rope_theta, device))
+            }
+        };
         Self {
             tokens,
-            positions: normal([config.context, config.width], std, rng, device),
+            positions,
             blocks: (0..config.layers).map(|_| Block::new(config, rng, device)).collect(),
-            norm: LayerNormConfig::new(config.width).init(device),
+            norm: Norm::new(config, device),
         }
     }
 
-    /// Hidden states `[B, L, D]` of `ids` `[B, L]`, which follow the tokens of `cache` where one is given.
-    fn forward(&self, ids: Tensor<2, Int>, mut cache: Option<&mut Cache>) -> Tensor<3> {
-        let [b, l] = ids.dims();
-        let device = ids.device();
-        let start = cache.as_ref().map_or(0, |c| c.tokens);
-        let positions = self.positions.val().narrow(0, start, l).unsqueeze::<3>(); // [1, L, D]
-        let mut x = self.tokens.forward(ids) + positions;
-        let hidden = (l > 1).then(|| Tensor::<2, Bool>::tril_mask([l, start + l], start as i64, &device));
+    /// Hidden states `[B, L, D]` of tokens, which follow those of `cache` where one is given.
+    fn forward(&self, tokens: Tokens, mut cache: Option<&mut Cache>) -> Tensor<3> {
+        let [b, l] = tokens.ids.dims();
+        let device = tokens.ids.device();
+        let start = cache.as_ref().map_or(0, |c| c.columns);
+        let left = cache.as_ref().and_then(|c| c.left.clone()).or(tokens.left);
+        let mut x = self.tokens.forward(tokens.ids); // [B, L, D]
+        let mut rotation = None;
+        match &self.positions {
+            Positions::Learned(table) => x = x + at_positions(&table.weight.val(), start, l, left.as_deref()),
+            Positions::Rotary(table) => {
+                let of = |t: &Tensor<2>| at_positions(t, start, l, left.as_deref()).unsqueeze_dim::<4>(1);
+                rotation = Some((of(&table.cos), of(&table.sin)));
+            }
+        }
+        let place = Place { hidden: hidden(b, start, l, left.as_deref(), &device), rotation };
         for (i, block) in self.blocks.iter().enumerate() {
             let past = cache.as_deref_mut().map(|cache| {
                 if cache.layers.len() <= i {
-                    let empty = || Tensor::empty([b, block.heads, 0, 1], &device);
+                    let empty = || Tensor::empty([b, 1, 0, 1], &device);
                     cache.layers.push((empty(), empty()));
                 }
                 &mut cache.layers[i]
             });
-            x = block.forward(x, hidden.as_ref(), past);
+            x = block.forward(x, &place, past);
         }
         if let Some(cache) = cache {
-            cache.tokens += l;
+            cache.columns += l;
+            cache.left = left;
         }
         self.norm.forward(x)
+    }
+}
+
+/// Rows of a table by position, `[B or 1, L, ·]`: a column's position does not count the padding before it.
+fn at_positions(table: &Tensor<2>, start: usize, l: usize, left: Option<&[usize]>) -> Tensor<3> {
+    let Some(left) = left else { return table.clone().narrow(0, start, l).unsqueeze::<3>() };
+    let positions: Vec<i32> =
+        left.iter().flat_map(|&n| (start..start + l).map(move |column| column.saturating_sub(n) as i32)).collect();
+    let count = positions.len();
+    let index = Tensor::<1, Int>::from_data(TensorData::new(positions, [count]), &table.device());
+    let units = table.dims()[1];
+    table.clone().select(0, index).reshape([left.len(), l, units])
+}
+
+/// Which keys a query may not see: those after it, and padding. `[B or 1, 1, L, start + L]`.
+fn hidden(b: usize, start: usize, l: usize, left: Option<&[usize]>, device: &Device) -> Option<Tensor<4, Bool>> {
+    let keys = start + l;
+    match left {
+        None if l == 1 => None,
+        None => Some(Tensor::<2, Bool>::tril_mask([l, keys], start as i64, device).unsqueeze::<4>()),
+        Some(left) => {
+            let see = |row: usize, query: usize, key: usize| key <= start + query && key >= left[row];
+            let hide: Vec<bool> =
+                (0..b).flat_map(|row| (0..l).flat_map(move |q| (0..keys).map(move |k| !see(row, q, k)))).collect();
+            Some(Tensor::from_data(TensorData::new(hide, [b, 1, l, keys]), device))
+        }
     }
 }
 
@@ -166,23 +390,25 @@ impl Policy {
         Self { body, head }
     }
 
-    /// Logits after each token from position `from` on.
+    /// Logits after each token from column `from` on.
     ///
     /// # Shapes
-    /// `ids`: `[B, L]`; returns `[B, L − from, V]`. Only those positions reach the head.
-    pub fn logits(&self, ids: Tensor<2, Int>, from: usize) -> Tensor<3> {
-        let [_, l] = ids.dims();
-        let hidden = self.body.forward(ids, None).narrow(1, from, l - from);
+    /// `tokens`: `[B, L]`; returns `[B, L − from, V]`. Only those columns reach the head.
+    pub fn logits(&self, tokens: impl Into<Tokens>, from: usize) -> Tensor<3> {
+        let tokens = tokens.into();
+        let [_, l] = tokens.ids.dims();
+        let hidden = self.body.forward(tokens, None).narrow(1, from, l - from);
         self.read_out(hidden)
     }
 
     /// Logits after the last of the new tokens, which follow those of `cache`.
     ///
     /// # Shapes
-    /// `ids`: `[B, L]`; returns `[B, V]`. Without gradient in mind.
-    pub fn next_logits(&self, ids: Tensor<2, Int>, cache: &mut Cache) -> Tensor<2> {
-        let [_, l] = ids.dims();
-        let hidden = self.body.forward(ids, Some(cache)).narrow(1, l - 1, 1);
+    /// `tokens`: `[B, L]`; returns `[B, V]`. Without gradient in mind.
+    pub fn next_logits(&self, tokens: impl Into<Tokens>, cache: &mut Cache) -> Tensor<2> {
+        let tokens = tokens.into();
+        let [_, l] = tokens.ids.dims();
+        let hidden = self.body.forward(tokens, Some(cache)).narrow(1, l - 1, 1);
         self.read_out(hidden).squeeze_dim::<2>(1)
     }
 
@@ -197,6 +423,41 @@ impl Policy {
             }
         }
     }
+
+    /// The model with each projection of its blocks replaced, by name (`blocks.0.attention.q`, `blocks.0.mlp.up`).
+    pub fn map_projections(mut self, mut f: impl FnMut(String, Projection) -> Projection) -> Self {
+        for (i, block) in self.body.blocks.iter_mut().enumerate() {
+            let mut at = |part: &str, slot: &mut Projection| {
+                *slot = f(format!("blocks.{i}.{part}"), slot.clone());
+            };
+            match &mut block.attention.inputs {
+                Inputs::Joint(joint) => at("attention.qkv", joint),
+                Inputs::Apart(apart) => {
+                    at("attention.q", &mut apart.q);
+                    at("attention.k", &mut apart.k);
+                    at("attention.v", &mut apart.v);
+                }
+            }
+            at("attention.out", &mut block.attention.out);
+            match &mut block.mlp {
+                Mlp::SquaredRelu(m) | Mlp::GeluTanh(m) => {
+                    at("mlp.up", &mut m.up);
+                    at("mlp.down", &mut m.down);
+                }
+                Mlp::Gated(m) => {
+                    at("mlp.gate", &mut m.gate);
+                    at("mlp.up", &mut m.up);
+                    at("mlp.down", &mut m.down);
+                }
+            }
+        }
+        self
+    }
+
+    /// The model with its adapters worked into its matrices.
+    pub fn merged(self) -> Self {
+        self.map_projections(|_, projection| projection.merged())
+    }
 }
 
 /// A model of one number a token: reward model and value model.
@@ -209,45 +470,36 @@ pub struct Scalar {
 impl Scalar {
     /// The policy's body under a head that starts at zero.
     pub fn from_policy(policy: Policy, device: &Device) -> Self {
-        let width = policy.body.positions.dims()[1];
-        let mut head = LinearConfig::new(width, 1).init(device);
-        head.weight = Param::from_tensor(Tensor::zeros([width, 1], device));
-        head.bias = Some(Param::from_tensor(Tensor::zeros([1], device)));
+        let width = policy.body.tokens.weight.dims()[1];
+        let mut model = Self::with_head(policy, vec![0.0; width], device);
+        model.head.bias = Some(Param::from_tensor(Tensor::zeros([1], device)));
+        model
+    }
+
+    /// The policy's body under a head of the given weights `[D]` and no bias.
+    pub fn with_head(policy: Policy, weights: Vec<f32>, device: &Device) -> Self {
+        let width = weights.len();
+        let mut head = LinearConfig::new(width, 1).with_bias(false).init(device);
+        head.weight = Param::from_tensor(Tensor::from_data(TensorData::new(weights, [width, 1]), device));
         Self { body: policy.body, head }
     }
 
     /// The same model giving `(x − centre) / scale` where it gave x.
     pub fn rescaled(mut self, centre: f64, scale: f64) -> Self {
+        let device = self.head.weight.device();
         self.head.weight = self.head.weight.map(|w| w / scale);
-        self.head.bias = self.head.bias.map(|b| b.map(|b| (b - centre) / scale));
+        let bias = self.head.bias.take().unwrap_or_else(|| Param::from_tensor(Tensor::zeros([1], &device)));
+        self.head.bias = Some(bias.map(|b| (b - centre) / scale));
         self
     }
 
-    /// One number after each token of `ids`.
+    /// One number after each token.
     ///
     /// # Shapes
-    /// `ids`: `[B, L]`; returns `[B, L]`.
-    pub fn forward(&self, ids: Tensor<2, Int>) -> Tensor<2> {
-        self.head.forward(self.body.forward(ids, None)).squeeze_dim::<2>(2)
+    /// `tokens`: `[B, L]`; returns `[B, L]`.
+    pub fn forward(&self, tokens: impl Into<Tokens>) -> Tensor<2> {
+        self.head.forward(self.body.forward(tokens.into(), None)).squeeze_dim::<2>(2)
     }
-}
-
-fn linear(inputs: usize, outputs: usize, std: f64, rng: &mut Rng, device: &Device) -> Linear {
-    let mut linear = LinearConfig::new(inputs, outputs).init(device);
-    linear.weight = normal([inputs, outputs], std, rng, device);
-    linear.bias = Some(Param::from_tensor(Tensor::zeros([outputs], device)));
-    linear
-}
-
-/// Normal draws of mean 0 from the host's generator (Box–Muller).
-fn normal(shape: [usize; 2], std: f64, rng: &mut Rng, device: &Device) -> Param<Tensor<2>> {
-    let values: Vec<f32> = (0..shape[0] * shape[1])
-        .map(|_| {
-            let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
-            (radius * (std::f64::consts::TAU * rng.random::<f64>()).cos() * std) as f32
-        })
-        .collect();
-    Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), device))
 }
 
 #[cfg(test)]
@@ -258,7 +510,7 @@ mod tests {
     use duel_spec::{Space, seeds};
 
     fn config(tied: bool) -> TransformerConfig {
-        TransformerConfig { vocabulary: 11, context: 10, layers: 2, width: 16, heads: 2, tied }
+        TransformerConfig::small(11, 10, 2, 16, 2, tied)
     }
 
     fn space() -> Space {
@@ -306,7 +558,7 @@ mod tests {
         let mut found = vec![weights::host(policy.next_logits(ids(&[&[1, 5, 6], &[1, 3, 3]]), &mut cache))];
         found.push(weights::host(policy.next_logits(ids(&[&[7], &[9]]), &mut cache)));
         // the second row alone goes on
-        let mut cache = cache.select(Tensor::from_data([1], &Device::flex()));
+        let mut cache = cache.select(&[1]);
         found.push(weights::host(policy.next_logits(ids(&[&[4]]), &mut cache)));
         let at = |row: usize, token: usize| &whole[(row * 5 + token) * 11..(row * 5 + token + 1) * 11];
         assert!(apart(&found[0], &[at(0, 2), at(1, 2)].concat()) < 1e-5);
@@ -323,7 +575,7 @@ mod tests {
         };
         let batch = draw(prompts.clone());
         let reader = Reader::new(&space, &Device::flex());
-        let logits = reader.logits(&policy, reader.ids(&batch)); // [B, T, V]
+        let logits = reader.logits(&policy, &reader.tokens(&batch)); // [B, T, V]
         let logp = weights::host(activation::log_softmax(logits, 2));
         for (row, response) in batch.responses.iter().enumerate() {
             for (column, &token) in response.iter().enumerate() {
@@ -344,7 +596,7 @@ mod tests {
             assert!(response.iter().all(|t| [2, 5, 6].contains(t)) && batch.ended(row, &space));
         }
         let reader = Reader::new(&space, &Device::flex());
-        let logits = weights::host(reader.logits(&policy, reader.ids(&batch)));
+        let logits = weights::host(reader.logits(&policy, &reader.tokens(&batch)));
         let last = (space.response_tokens - 1) * 11;
         assert!(logits[last + 5] < -1e29 && logits[last + 2] > -1e3);
     }
@@ -360,7 +612,7 @@ mod tests {
         assert_ne!(weights::hash(&other), weights::hash(&policy));
         assert_eq!(weights::hash(&weights::load(other, &path).expect("a writable folder")), weights::hash(&policy));
         let wide = Policy::new(
-            &TransformerConfig { width: 32, ..config(false) },
+            &TransformerConfig::small(11, 10, 2, 32, 2, false),
             &mut seeds::derive(8, "test", 0, "init"),
             &Device::flex(),
         );
@@ -381,8 +633,8 @@ mod tests {
         let reader = Reader::new(&space, &Device::flex());
         let batch =
             Responses { prompts: vec![vec![1, 5, 6, 7]; 2], responses: vec![vec![8, 9, 2], vec![8, 2]], logp: vec![] };
-        let all = weights::host(critic.forward(reader.ids(&batch))); // [2, 10]
-        let values = weights::host(reader.values(&critic, reader.ids(&batch))); // [2, 6]
+        let all = weights::host(critic.forward(reader.tokens(&batch))); // [2, 10]
+        let values = weights::host(reader.values(&critic, &reader.tokens(&batch))); // [2, 6]
         let scores = weights::host(reader.scores(&critic, &batch)); // [2]
         assert_eq!(&values[..3], &all[3..6]); // before tokens 8, 9, EOS
         assert_eq!(scores, vec![all[6], all[10 + 5]]); // on each EOS

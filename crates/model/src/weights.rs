@@ -2,8 +2,9 @@
 
 use crate::{Error, Result};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Tensor, TensorData};
-use duel_spec::ids::hash_bytes;
+use burn::tensor::{Device, Tensor, TensorData};
+use duel_spec::{ids::hash_bytes, seeds::Rng};
+use rand::RngExt;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use std::collections::HashMap;
 use std::path::Path;
@@ -85,9 +86,21 @@ pub fn hash<M: Module>(module: &M) -> String {
 
 /// Writes the module as safetensors.
 pub fn save<M: Module>(module: &M, path: &Path) -> Result<()> {
+    save_as(module, path, |ours| (ours.into(), false))
+}
+
+/// Writes the module as safetensors under other names; true: the matrix is written transposed.
+pub fn save_as<M: Module>(module: &M, path: &Path, naming: impl Fn(&str) -> (String, bool)) -> Result<()> {
     let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = named(module)
         .into_iter()
-        .map(|n| (n.name, n.shape, n.values.iter().flat_map(|v| v.to_le_bytes()).collect()))
+        .map(|mut n| {
+            let (name, turned) = naming(&n.name);
+            if turned {
+                n.values = transposed(&n.values, n.shape[0], n.shape[1]);
+                n.shape.reverse();
+            }
+            (name, n.shape, n.values.iter().flat_map(|v| v.to_le_bytes()).collect())
+        })
         .collect();
     let damaged = |problem: String| Error::Damaged { path: path.into(), problem };
     let views: Vec<(&str, TensorView)> = tensors
@@ -97,8 +110,37 @@ pub fn save<M: Module>(module: &M, path: &Path) -> Result<()> {
             Ok((name.as_str(), view))
         })
         .collect::<Result<_>>()?;
-    let bytes = safetensors::serialize(views, None).map_err(|e| damaged(e.to_string()))?;
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]); // transformers asks for it
+    let bytes = safetensors::serialize(views, Some(format)).map_err(|e| damaged(e.to_string()))?;
     std::fs::write(path, bytes).map_err(|source| Error::Write { path: path.into(), source })
+}
+
+/// One tensor of a file.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Stored {
+    pub shape: Vec<usize>,
+    pub values: Vec<f32>,
+}
+
+/// Every tensor of a safetensors file, as f32.
+///
+/// # Errors
+/// A file that is missing, damaged, or of other numbers than f32, f16 and bf16.
+pub fn stored(path: &Path) -> Result<HashMap<String, Stored>> {
+    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    let damaged = |problem: String| Error::Damaged { path: path.into(), problem };
+    let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
+    let convert = |(name, view): (String, TensorView)| {
+        let halves = || view.data().chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+        let values = match view.dtype() {
+            Dtype::F32 => view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            Dtype::BF16 => halves().map(|x| half::bf16::from_bits(x).to_f32()).collect(),
+            Dtype::F16 => halves().map(|x| half::f16::from_bits(x).to_f32()).collect(),
+            other => return Err(damaged(format!("`{name}` is of type {other:?}, not f32, f16 or bf16"))),
+        };
+        Ok((name, Stored { shape: view.shape().to_vec(), values }))
+    };
+    file.tensors().into_iter().map(convert).collect()
 }
 
 /// Fills the module from safetensors.
@@ -106,17 +148,50 @@ pub fn save<M: Module>(module: &M, path: &Path) -> Result<()> {
 /// # Errors
 /// A file that is damaged, or whose names or shapes are not the module's.
 pub fn load<M: Module>(module: M, path: &Path) -> Result<M> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.into(), source })?;
-    let damaged = |problem: String| Error::Damaged { path: path.into(), problem };
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
-    let stored: HashMap<String, TensorView> = file.tensors().into_iter().collect();
+    load_as(module, path, |ours| (ours.into(), false), |_| false)
+}
+
+/// Fills the module from safetensors under other names; true: the matrix is stored transposed. Tensors that the
+/// module has no place for must be `spare`.
+pub fn load_as<M: Module>(
+    module: M,
+    path: &Path,
+    naming: impl Fn(&str) -> (String, bool),
+    spare: impl Fn(&str) -> bool,
+) -> Result<M> {
+    let mut stored = stored(path)?;
     let mut flat = Vec::new();
     for Named { name, shape, .. } in named(&module) {
-        let Some(view) = stored.get(&name) else { return Err(Error::Lacking { name }) };
-        if view.shape() != shape || view.dtype() != Dtype::F32 {
-            return Err(Error::Shape { name, found: view.shape().to_vec(), expected: shape });
+        let (name, turned) = naming(&name);
+        let Some(found) = stored.remove(&name) else { return Err(Error::Lacking { name }) };
+        let expected = if turned { vec![shape[1], shape[0]] } else { shape };
+        if found.shape != expected {
+            return Err(Error::Shape { name, found: found.shape, expected });
         }
-        flat.extend(view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])));
+        if turned {
+            flat.extend(transposed(&found.values, expected[0], expected[1]));
+        } else {
+            flat.extend(found.values);
+        }
     }
-    Ok(unflatten(module, &flat))
+    match stored.into_keys().filter(|name| !spare(name)).min() {
+        Some(name) => Err(Error::Foreign { path: path.into(), name }),
+        None => Ok(unflatten(module, &flat)),
+    }
+}
+
+/// A matrix of the given rows and columns, row by row, turned over.
+pub fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
+    (0..columns).flat_map(|c| (0..rows).map(move |r| values[r * columns + c])).collect()
+}
+
+/// Normal draws of mean 0 from the host's generator (Box–Muller).
+pub(crate) fn normal(shape: [usize; 2], std: f64, rng: &mut Rng, device: &Device) -> Param<Tensor<2>> {
+    let values: Vec<f32> = (0..shape[0] * shape[1])
+        .map(|_| {
+            let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
+            (radius * (std::f64::consts::TAU * rng.random::<f64>()).cos() * std) as f32
+        })
+        .collect();
+    Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), device))
 }

@@ -1,24 +1,17 @@
 //! From scores to advantages: the KL toll, credit over time, whitening. Nothing here carries a gradient.
 
 use crate::ResponseMask;
-use crate::kl::k1;
 use burn::tensor::Tensor;
 
-/// `r_t = −β (log π − log π_ref)_t`, plus the score once, on the last counted token.
+/// `r_t = −β KL_t`, plus the score once, on the last counted token. With [`k1`](crate::k1) for `KL_t` the tolls of a
+/// response sum to `−β log(π/π_ref)`.
 ///
 /// # Shapes
-/// `scores`: `[B]`; `logp`, `ref_logp`: `[B, T]`; returns `[B, T]`, 0 on padding.
+/// `scores`: `[B]`; `kl`: `[B, T]`, an estimate of each token's KL; returns `[B, T]`, 0 on padding.
 /// # Source
 /// Stiennon et al. 2020, §3.3; Ziegler et al. 2019, eq. 2.
-pub fn kl_shaped_rewards(
-    scores: Tensor<1>,
-    logp: Tensor<2>,
-    ref_logp: Tensor<2>,
-    beta: f64,
-    mask: &ResponseMask,
-) -> Tensor<2> {
-    let toll = mask.apply(k1(logp, ref_logp)) * -beta; // [B, T]
-    toll + mask.last() * scores.unsqueeze_dim::<2>(1)
+pub fn kl_shaped_rewards(scores: Tensor<1>, kl: Tensor<2>, beta: f64, mask: &ResponseMask) -> Tensor<2> {
+    mask.apply(kl) * -beta + mask.last() * scores.unsqueeze_dim::<2>(1) // [B, T]
 }
 
 /// What [`gae`] returns, both `[B, T]`.
@@ -38,9 +31,9 @@ pub struct Gae {
 /// Schulman et al. 2016, eq. 16.
 pub fn gae(rewards: Tensor<2>, values: Tensor<2>, gamma: f64, lambda: f64, mask: &ResponseMask) -> Gae {
     let values = mask.apply(values); // [B, T]
-    let [rows, tokens] = values.dims();
-    let mut next_value = Tensor::<2>::zeros([rows, 1], &values.device());
-    let mut advantage = Tensor::<2>::zeros([rows, 1], &values.device());
+    let tokens = values.dims()[1];
+    let mut next_value = values.clone().narrow(1, 0, 1).zeros_like(); // [B, 1]
+    let mut advantage = next_value.clone(); // [B, 1]
     let mut columns = Vec::with_capacity(tokens);
     for t in (0..tokens).rev() {
         let value = values.clone().narrow(1, t, 1); // [B, 1]
@@ -59,9 +52,23 @@ pub fn gae(rewards: Tensor<2>, values: Tensor<2>, gamma: f64, lambda: f64, mask:
 /// # Source
 /// `trl.core.masked_whiten` with `shift_mean=True`; 1e-8 stands under the root.
 pub fn centre_and_scale(x: Tensor<2>, mask: &ResponseMask) -> Tensor<2> {
-    let count = mask.tensor().sum(); // [1]
     let mean = mask.mean(x.clone()); // [1]
-    let centred = mask.apply(x - mean.unsqueeze::<2>()); // [B, T]
-    let variance = centred.clone().square().sum() / (count - 1.0).clamp_min(1.0); // [1]
-    centred / (variance + 1e-8).sqrt().unsqueeze::<2>()
+    mask.apply(x.clone() - mean.unsqueeze::<2>()) / spread(x, mask)
+}
+
+/// Scales to variance 1 over all counted tokens and leaves the mean where it was, 0 on padding.
+///
+/// # Source
+/// `trl.core.masked_whiten` with `shift_mean=False`: the mean itself is not scaled; used on rewards.
+pub fn scale_around_mean(x: Tensor<2>, mask: &ResponseMask) -> Tensor<2> {
+    let mean = mask.mean(x.clone()).unsqueeze::<2>(); // [1, 1]
+    mask.apply((x.clone() - mean.clone()) / spread(x, mask) + mean)
+}
+
+/// Bessel-corrected standard deviation over counted tokens, 1e-8 under the root, `[1, 1]`.
+fn spread(x: Tensor<2>, mask: &ResponseMask) -> Tensor<2> {
+    let count = mask.tensor().sum(); // [1]
+    let centred = mask.apply(x.clone() - mask.mean(x).unsqueeze::<2>()); // [B, T]
+    let variance = centred.square().sum() / (count - 1.0).clamp_min(1.0); // [1]
+    (variance + 1e-8).sqrt().unsqueeze::<2>()
 }

@@ -27,3 +27,21 @@ pub fn full_kl(logits: Tensor<3>, ref_logits: Tensor<3>) -> Tensor<2> {
     let (logp, ref_logp) = (log_softmax(logits, 2), log_softmax(ref_logits, 2)); // [B, T, V]
     (logp.clone().exp() * (logp - ref_logp)).sum_dim(2).squeeze_dim::<2>(2) // [B, T]
 }
+
+/// Ziegler et al. 2019, eq. 2–3: the price of KL that steers the measured KL to a target.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AdaptiveBeta {
+    pub beta: f64,
+    /// KL a response to hold, nats.
+    pub target: f64,
+    /// Episodes over which a steady error of 1 would change beta e-fold.
+    pub horizon: f64,
+}
+
+impl AdaptiveBeta {
+    /// After `episodes` responses whose mean KL was `kl`: `β (1 + clip(kl/target − 1, ±0.2) · episodes/horizon)`.
+    pub fn update(&mut self, kl: f64, episodes: usize) {
+        let error = (kl / self.target - 1.0).clamp(-0.2, 0.2);
+        self.beta *= 1.0 + error * episodes as f64 / self.horizon;
+    }
+}

@@ -11,10 +11,13 @@ mod ppo;
 mod preference;
 mod reward;
 
-pub use advantages::{Gae, centre_and_scale, gae, kl_shaped_rewards};
-pub use kl::{full_kl, k1, k2, k3};
+pub use advantages::{Gae, centre_and_scale, gae, kl_shaped_rewards, scale_around_mean};
+pub use kl::{AdaptiveBeta, full_kl, k1, k2, k3};
 pub use logprobs::{entropy, token_logp};
 pub use mask::ResponseMask;
 pub use ppo::{PolicyLoss, ValueLoss, clipped_policy_loss, clipped_value_loss};
-pub use preference::{ChosenRejected, PreferenceLoss, PreferenceOutcome, preference_loss};
+pub use preference::{
+    ChosenRejected, KtoWeights, PairLogp, PreferenceLoss, PreferenceOutcome, chosen_nll, chosen_sequence_nll, kto_loss,
+    preference_loss,
+};
 pub use reward::{BradleyTerry, bradley_terry_loss};

@@ -1,6 +1,6 @@
 //! Which response tokens count: 1 up to and including the first EOS, 0 after.
 
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Bool, Device, Tensor, TensorData};
 
 /// `[B, T]`, 1 = the token counts. Every mean over tokens goes through [`ResponseMask::mean`].
 #[derive(Debug, Clone)]
@@ -33,6 +33,11 @@ impl ResponseMask {
         self.apply(x).sum() / self.0.clone().sum()
     }
 
+    /// Share of the counted tokens on which something holds, `[1]`, without gradient.
+    pub fn share(&self, holds: Tensor<2, Bool>) -> Tensor<1> {
+        self.mean(self.0.zeros_like().mask_fill(holds, 1.0)).detach()
+    }
+
     /// Sum of `x` over each row's counted tokens, `[B]`.
     pub fn row_sums(&self, x: Tensor<2>) -> Tensor<1> {
         self.apply(x).sum_dim(1).squeeze_dim::<1>(1)
@@ -45,10 +50,9 @@ impl ResponseMask {
 
     /// 1 on each row's last counted token, 0 elsewhere, `[B, T]`.
     pub fn last(&self) -> Tensor<2> {
-        let [rows, tokens] = self.0.dims();
-        let after =
-            Tensor::cat(vec![self.tensor().narrow(1, 1, tokens - 1), Tensor::zeros([rows, 1], &self.0.device())], 1); // [B, T]
-        self.tensor() - after
+        let tokens = self.0.dims()[1];
+        let end = self.tensor().narrow(1, 0, 1).zeros_like(); // [B, 1]
+        self.tensor() - Tensor::cat(vec![self.tensor().narrow(1, 1, tokens - 1), end], 1)
     }
 
     /// Some rows of the mask.

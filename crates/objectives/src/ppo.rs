@@ -34,7 +34,7 @@ pub fn clipped_policy_loss(
     let ratio = log_ratio.clone().exp(); // [B, T]
     let unclipped = ratio.clone() * advantages.clone();
     let clipped = ratio.clone().clamp(1.0 - clip_range, 1.0 + clip_range) * advantages;
-    let clip_share = mask.mean(clipped.clone().lower(unclipped.clone()).float()).detach();
+    let clip_share = mask.share(clipped.clone().lower(unclipped.clone()));
     let loss = mask.mean(unclipped.min_pair(clipped)).neg();
 
     let (ratio, log_ratio) = (ratio.detach(), log_ratio.detach());
@@ -52,6 +52,8 @@ pub fn clipped_policy_loss(
 #[derive(Debug, Clone)]
 pub struct ValueLoss {
     pub loss: Tensor<1>,
+    /// Share of counted tokens on which the clip was binding: the clipped error was the larger.
+    pub clip_share: Tensor<1>,
 }
 
 /// `½ mean max((V − R)², (clip(V, V_old ± ε) − R)²)` over counted tokens.
@@ -70,5 +72,6 @@ pub fn clipped_value_loss(
     let clipped = old_values.clone() + (values.clone() - old_values).clamp(-clip_range, clip_range); // [B, T]
     let unclipped_error = (values - returns.clone()).square();
     let clipped_error = (clipped - returns).square();
-    ValueLoss { loss: mask.mean(unclipped_error.max_pair(clipped_error)) * 0.5 }
+    let clip_share = mask.share(clipped_error.clone().greater(unclipped_error.clone()));
+    ValueLoss { loss: mask.mean(unclipped_error.max_pair(clipped_error)) * 0.5, clip_share }
 }

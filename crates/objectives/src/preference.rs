@@ -1,6 +1,10 @@
 //! Losses on pairs of responses to one prompt.
+//!
+//! Letters: `Δw`, `Δl` log-ratios of chosen and rejected (policy over reference, summed over tokens),
+//! `u = β(Δw − Δl)`, `e` label smoothing, `|y|` counted tokens. Log-probs in nats; `beta` is reward per nat.
 
-use burn::tensor::{Tensor, activation::log_sigmoid};
+use burn::tensor::activation::{log_sigmoid, sigmoid, softplus};
+use burn::tensor::{Tensor, activation::relu};
 use serde::{Deserialize, Serialize};
 
 /// One number per pair for each of its two responses, so that chosen cannot pass for rejected.
@@ -13,18 +17,98 @@ pub struct ChosenRejected {
 }
 
 impl ChosenRejected {
-    /// Policy over reference: how far each response has moved, `log π − log π_ref`.
-    pub fn log_ratios(policy: Self, reference: Self) -> Self {
-        Self { chosen: policy.chosen - reference.chosen, rejected: policy.rejected - reference.rejected }
+    /// Both responses through one function.
+    pub fn map(self, f: impl Fn(Tensor<1>) -> Tensor<1>) -> Self {
+        Self { chosen: f(self.chosen), rejected: f(self.rejected) }
+    }
+
+    /// Both responses with their counterparts through one function.
+    pub fn zip(self, other: Self, f: impl Fn(Tensor<1>, Tensor<1>) -> Tensor<1>) -> Self {
+        Self { chosen: f(self.chosen, other.chosen), rejected: f(self.rejected, other.rejected) }
+    }
+
+    /// Chosen minus rejected, `[N]`.
+    pub fn difference(self) -> Tensor<1> {
+        self.chosen - self.rejected
+    }
+}
+
+/// What a preference loss reads of a batch of pairs.
+#[derive(Debug, Clone)]
+pub struct PairLogp {
+    /// `log π` of each response, summed over its counted tokens.
+    pub policy: ChosenRejected,
+    /// `log π_ref`, likewise, without gradient.
+    pub reference: ChosenRejected,
+    /// Counted tokens `|y|`.
+    pub lengths: ChosenRejected,
+}
+
+impl PairLogp {
+    /// How far each response has moved: `log π − log π_ref`.
+    pub fn log_ratios(&self) -> ChosenRejected {
+        self.policy.clone().zip(self.reference.clone(), Tensor::sub)
+    }
+
+    /// Log-ratio a token.
+    fn averaged_log_ratios(&self) -> ChosenRejected {
+        self.log_ratios().zip(self.lengths.clone(), Tensor::div)
+    }
+
+    /// Log-prob a token, no reference.
+    fn averaged_policy(&self) -> ChosenRejected {
+        self.policy.clone().zip(self.lengths.clone(), Tensor::div)
     }
 }
 
 /// The loss on a pair, with the settings that only it has.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "lowercase")]
+#[serde(tag = "kind", rename_all = "snake_case")]
 pub enum PreferenceLoss {
     /// `−(1−e) log σ(u) − e log σ(−u)`; e = 0 is Rafailov et al. 2023, eq. 7; e > 0 is conservative DPO.
     Sigmoid { label_smoothing: f64 },
+    /// Sigmoid on log-ratios a token (TRL `sigmoid_norm`).
+    SigmoidAveraged,
+    /// `(−(1−e) log σ(u) + e log σ(−u)) / (1−2e)`: unbiased under label flips. Chowdhury et al. 2024, eq. 12.
+    Robust { label_smoothing: f64 },
+    /// `max(0, 1 − u)`. Zhao et al. 2023 (SLiC).
+    Hinge,
+    /// `(Δw − Δl − 1/(2β))²`. Azar et al. 2023, eq. 17, where β is τ.
+    Ipo,
+    /// The same on log-ratios a token, as TRL trains it.
+    IpoAveraged,
+    /// Reverse KL between the policy's and the labels' law of the pair, labels smoothed by e. Ji et al. 2024, eq. 16.
+    Exo { label_smoothing: f64 },
+    /// `−log σ(βΔw) − ½ log σ(−βΔw) − ½ log σ(−βΔl)`. Chen et al. 2024 (NCA).
+    Nca,
+    /// `−log σ(βΔw − δ) − log σ(δ − βΔl)`, δ the reward shift. Jung et al. 2024 (BCO).
+    Bco { shift: f64 },
+    /// `(Δw − 1/(2β))² + (Δl + 1/(2β))²`. Wu et al. 2024 (SPPO, hard labels).
+    Sppo,
+    /// `1 − σ(βΔw) + σ(βΔl)`. D'Oosterlinck et al. 2024, eq. 7.
+    ApoZero,
+    /// `σ(βΔw) + 1 − σ(β(Δw − Δl))`. D'Oosterlinck et al. 2024, eq. 8.
+    ApoDown,
+    /// Sigmoid on the sorted margins of policy and of reference. Melnyk et al. 2024 (AOT, paired).
+    Aot { label_smoothing: f64 },
+    /// Sigmoid on the sorted log-ratios of chosen and of rejected. Melnyk et al. 2024 (AOT, unpaired).
+    AotUnpaired { label_smoothing: f64 },
+    /// Logistic and exponential loss, blended by `σ(u/τ)`. Lu et al. 2024 (DiscoPOP).
+    DiscoPop { tau: f64 },
+    /// Sigmoid on `−exp(−Δ)`: forward KL in place of reverse. Wang et al. 2024 (f-DPO).
+    ForwardKl,
+    /// Sigmoid on `(exp((α−1)Δ) − 1)/(α−1)`, the exponent at most 80. Wang et al. 2024.
+    AlphaDivergence { alpha: f64 },
+    /// Sigmoid on `Δ − softplus(Δ)`: Jensen–Shannon. Wang et al. 2024.
+    JsDivergence,
+    /// `−log σ(β(log π(y_w)/|y_w| − log π(y_l)/|y_l|) − γ)`, no reference. Meng et al. 2024, eq. 6.
+    SimPo { gamma: f64 },
+    /// `NLL − β log σ(log odds ratio)` of log-probs a token, no reference. Hong et al. 2024, eq. 6–7.
+    Orpo,
+    /// Each response against the other side's mean log-ratio, at least 0. Ethayarajh et al. 2024, batch form.
+    KtoPair,
+    /// `−log σ(u − λ max(0, −Δw))`: the chosen may not fall below the reference. Pal et al. 2024, eq. 3 (times β).
+    Positive { lambda: f64 },
 }
 
 /// What a preference loss says of a batch; all but `loss` carry no gradient worth following.
@@ -32,34 +116,131 @@ pub enum PreferenceLoss {
 pub struct PreferenceOutcome {
     /// Mean over pairs, `[1]`.
     pub loss: Tensor<1>,
-    /// Per pair, `[N]`.
+    /// Per pair, `[N]`; per response, `[2N]`, chosen first, from KTO.
     pub losses: Tensor<1>,
-    /// `β (log π − log π_ref)` of each response, `[N]`.
+    /// `β (log π − log π_ref)` of each response, `[N]`; β times the mean log-prob where there is no reference.
     pub rewards: ChosenRejected,
 }
 
 impl PreferenceOutcome {
     /// `u`: implicit reward of chosen minus rejected, `[N]`.
     pub fn margins(&self) -> Tensor<1> {
-        self.rewards.chosen.clone() - self.rewards.rejected.clone()
+        self.rewards.clone().difference()
     }
 }
 
-/// Rafailov et al. 2023, eq. 7: `−log σ(β (log-ratio of chosen − log-ratio of rejected))`.
+/// The loss on a batch of pairs.
+///
+/// # Source
+/// For each kind beside its name; TRL 1.16 where the paper leaves a choice.
+pub fn preference_loss(loss: &PreferenceLoss, pairs: &PairLogp, beta: f64) -> PreferenceOutcome {
+    use PreferenceLoss as Kind;
+    let ratios = pairs.log_ratios();
+    let ChosenRejected { chosen, rejected } = ratios.clone(); // Δw, Δl: [N]
+    let mut rewards = ratios.clone().map(|x| x * beta);
+    let u = || rewards.clone().difference(); // [N]
+    let losses = match *loss {
+        Kind::Sigmoid { label_smoothing } => smoothed(u(), label_smoothing),
+        Kind::SigmoidAveraged => log_sigmoid(pairs.averaged_log_ratios().difference() * beta).neg(),
+        Kind::Robust { label_smoothing: e } => {
+            (log_sigmoid(u().neg()) * e - log_sigmoid(u()) * (1.0 - e)) / (1.0 - 2.0 * e)
+        }
+        Kind::Hinge => relu(u().neg() + 1.0),
+        Kind::Ipo => (ratios.difference() - 0.5 / beta).square(),
+        Kind::IpoAveraged => (pairs.averaged_log_ratios().difference() - 0.5 / beta).square(),
+        Kind::Exo { label_smoothing: e } => {
+            let e = if e == 0.0 { 1e-3 } else { e }; // log 0 otherwise, as in TRL
+            sigmoid(u()) * (log_sigmoid(u()) - (1.0 - e).ln()) + sigmoid(u().neg()) * (log_sigmoid(u().neg()) - e.ln())
+        }
+        Kind::Nca => {
+            let ChosenRejected { chosen, rejected } = rewards.clone();
+            (log_sigmoid(chosen.clone()) + (log_sigmoid(chosen.neg()) + log_sigmoid(rejected.neg())) * 0.5).neg()
+        }
+        Kind::Bco { shift } => {
+            let ChosenRejected { chosen, rejected } = rewards.clone();
+            (log_sigmoid(chosen - shift) + log_sigmoid(rejected.neg() + shift)).neg()
+        }
+        Kind::Sppo => (chosen - 0.5 / beta).square() + (rejected + 0.5 / beta).square(),
+        Kind::ApoZero => sigmoid(rejected * beta) - sigmoid(chosen * beta) + 1.0,
+        Kind::ApoDown => sigmoid(chosen * beta) - sigmoid(u()) + 1.0,
+        Kind::Aot { label_smoothing } => {
+            let policy = pairs.policy.clone().difference().sort(0);
+            let reference = pairs.reference.clone().difference().sort(0);
+            smoothed((policy - reference) * beta, label_smoothing)
+        }
+        Kind::AotUnpaired { label_smoothing } => smoothed((chosen.sort(0) - rejected.sort(0)) * beta, label_smoothing),
+        Kind::DiscoPop { tau } => {
+            let blend = sigmoid(u() / tau); // [N]
+            log_sigmoid(u()).neg() * (blend.clone().neg() + 1.0) + u().neg().exp() * blend
+        }
+        Kind::ForwardKl => smoothed(ratios.map(|x| x.neg().exp().neg()).difference() * beta, 0.0),
+        Kind::AlphaDivergence { alpha } => {
+            let score = |x: Tensor<1>| ((x * (alpha - 1.0)).clamp_max(80.0).exp() - 1.0) / (alpha - 1.0);
+            smoothed(ratios.map(score).difference() * beta, 0.0)
+        }
+        Kind::JsDivergence => smoothed(ratios.map(|x| x.clone() - softplus(x, 1.0)).difference() * beta, 0.0),
+        Kind::SimPo { gamma } => {
+            rewards = pairs.averaged_policy().map(|x| x * beta);
+            log_sigmoid(rewards.clone().difference() - gamma).neg()
+        }
+        Kind::Orpo => {
+            let averaged = pairs.averaged_policy();
+            rewards = averaged.clone().map(|x| x * beta);
+            let log_odds = averaged.map(|x| x.clone() - (x.exp().neg() + 1.0).log()).difference();
+            log_sigmoid(log_odds) * -beta
+        }
+        Kind::KtoPair => {
+            let kl = ratios.map(|x| x.mean().clamp_min(0.0)); // [1] each
+            let wins = sigmoid((chosen - kl.rejected) * beta);
+            Tensor::cat(vec![wins, sigmoid((kl.chosen - rejected) * beta)], 0).neg() + 1.0 // [2N]
+        }
+        Kind::Positive { lambda } => log_sigmoid(u() - relu(chosen.neg()) * (beta * lambda)).neg(),
+    };
+    let mut mean = losses.clone().mean();
+    if *loss == Kind::Orpo {
+        mean = mean + chosen_nll(pairs);
+    }
+    PreferenceOutcome { loss: mean, losses, rewards }
+}
+
+/// `−(1−e) log σ(u) − e log σ(−u)`, `[N]`.
+fn smoothed(u: Tensor<1>, e: f64) -> Tensor<1> {
+    if e == 0.0 {
+        return log_sigmoid(u).neg();
+    }
+    (log_sigmoid(u.clone()) * (1.0 - e) + log_sigmoid(u.neg()) * e).neg()
+}
+
+/// Negative log-likelihood of the chosen responses a token, mean over all tokens of the batch, `[1]`:
+/// what `NLL-augmented` losses add.
+pub fn chosen_nll(pairs: &PairLogp) -> Tensor<1> {
+    pairs.policy.chosen.clone().sum().neg() / pairs.lengths.chosen.clone().sum()
+}
+
+/// The same as a mean over pairs of each response's NLL a token, `[1]`. Pang et al. 2024, eq. 1.
+pub fn chosen_sequence_nll(pairs: &PairLogp) -> Tensor<1> {
+    pairs.averaged_policy().chosen.mean().neg()
+}
+
+/// KTO's weights of the two sides.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct KtoWeights {
+    pub desirable: f64,
+    pub undesirable: f64,
+}
+
+/// `w_D (1 − σ(β(Δ − z)))` on desirable and `w_U (1 − σ(β(z − Δ)))` on undesirable responses, which need not be
+/// pairs; z is the policy's KL on mismatched responses, at least 0, without gradient.
 ///
 /// # Shapes
-/// `log_ratios`: `[N]` each, policy over reference, summed over tokens.
-/// # Units
-/// Nats; `beta` is reward per nat.
-pub fn preference_loss(loss: &PreferenceLoss, log_ratios: ChosenRejected, beta: f64) -> PreferenceOutcome {
-    let rewards =
-        ChosenRejected { chosen: log_ratios.chosen.mul_scalar(beta), rejected: log_ratios.rejected.mul_scalar(beta) };
-    let u = rewards.chosen.clone() - rewards.rejected.clone(); // [N]
-    let losses = match *loss {
-        PreferenceLoss::Sigmoid { label_smoothing: 0.0 } => log_sigmoid(u).neg(),
-        PreferenceLoss::Sigmoid { label_smoothing: e } => {
-            (log_sigmoid(u.clone()) * (1.0 - e) + log_sigmoid(u.neg()) * e).neg()
-        }
-    }; // [N]
+/// `log_ratios`: any number on either side; `kl`: `[1]`; `losses` and `loss` are over both sides together.
+/// # Source
+/// Ethayarajh et al. 2024, eq. 7–8.
+pub fn kto_loss(log_ratios: ChosenRejected, kl: Tensor<1>, weights: KtoWeights, beta: f64) -> PreferenceOutcome {
+    let kl = kl.detach().clamp_min(0.0);
+    let rewards = log_ratios.clone().map(|x| x * beta);
+    let desirable = sigmoid((log_ratios.chosen - kl.clone()) * beta).neg() + 1.0;
+    let undesirable = sigmoid((kl - log_ratios.rejected) * beta).neg() + 1.0;
+    let losses = Tensor::cat(vec![desirable * weights.desirable, undesirable * weights.undesirable], 0);
     PreferenceOutcome { loss: losses.clone().mean(), losses, rewards }
 }

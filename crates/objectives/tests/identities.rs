@@ -11,15 +11,20 @@ fn values<const D: usize>(t: Tensor<D>) -> Vec<f32> {
 #[test]
 fn dpo_starts_at_ln_2_and_a_swap_flips_the_margin() {
     let device = Device::flex();
-    let at = |c: [f32; 2], r: [f32; 2]| ChosenRejected {
+    let both = |c: [f32; 2], r: [f32; 2]| ChosenRejected {
         chosen: Tensor::from_data(c, &device),
         rejected: Tensor::from_data(r, &device),
     };
+    let at = |c, r| PairLogp {
+        policy: both(c, r),
+        reference: both([0.0; 2], [0.0; 2]),
+        lengths: both([3.0, 1.0], [2.0, 5.0]),
+    };
     let plain = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
-    let start = preference_loss(&plain, at([0.0, 0.0], [0.0, 0.0]), 0.3);
+    let start = preference_loss(&plain, &at([0.0, 0.0], [0.0, 0.0]), 0.3);
     assert!((values(start.loss)[0] - std::f32::consts::LN_2).abs() < 1e-6);
-    let there = values(preference_loss(&plain, at([1.0, -2.0], [0.5, 0.0]), 2.0).margins());
-    let back = values(preference_loss(&plain, at([0.5, 0.0], [1.0, -2.0]), 2.0).margins());
+    let there = values(preference_loss(&plain, &at([1.0, -2.0], [0.5, 0.0]), 2.0).margins());
+    let back = values(preference_loss(&plain, &at([0.5, 0.0], [1.0, -2.0]), 2.0).margins());
     assert_eq!(there, vec![1.0, -4.0]);
     assert_eq!(back, vec![-1.0, 4.0]);
 }
@@ -44,7 +49,7 @@ fn the_score_lands_once_on_the_last_counted_token() {
     let device = Device::flex();
     let mask = ResponseMask::from_lengths(&[1, 3, 2], 3, &device);
     let zero = Tensor::<2>::zeros([3, 3], &device);
-    let rewards = kl_shaped_rewards(Tensor::from_data([1.0, 2.0, 3.0], &device), zero.clone(), zero, 0.1, &mask);
+    let rewards = kl_shaped_rewards(Tensor::from_data([1.0, 2.0, 3.0], &device), zero, 0.1, &mask);
     assert_eq!(values(rewards), vec![1.0, 0.0, 0.0, 0.0, 0.0, 2.0, 0.0, 3.0, 0.0]);
 }
 

@@ -3,4 +3,4 @@
 pub mod invariants;
 mod ppo;
 
-pub use ppo::{ActorCritic, Ppo, Setting};
+pub use ppo::{ActorCritic, Experience, Ppo, Rollout, Setting};

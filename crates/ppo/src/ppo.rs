@@ -10,8 +10,8 @@ use burn::module::Module;
 use burn::tensor::{Int, Tensor, TensorData};
 use duel_model::{Flops, Policy, Reader, Responses, Scalar, TransformerConfig, generate, weights::host};
 use duel_objectives::{
-    Gae, ResponseMask, centre_and_scale, clipped_policy_loss, clipped_value_loss, gae, k1, kl_shaped_rewards,
-    token_logp,
+    Gae, PolicyLoss, ResponseMask, ValueLoss, centre_and_scale, clipped_policy_loss, clipped_value_loss, gae, k1,
+    kl_shaped_rewards, token_logp,
 };
 use duel_reward::Scorer;
 use duel_spec::{Ppo as Settings, metrics, seeds};
@@ -56,13 +56,67 @@ pub struct Ppo {
     iteration: u64,
 }
 
+/// What the old policy and its judges said of a rollout, `[B, T]` each, without gradient.
+#[derive(Debug, Clone)]
+pub struct Rollout {
+    pub responses: Responses,
+    pub mask: ResponseMask,
+    /// Log-probs under the policy that wrote the responses.
+    pub logp: Tensor<2>,
+    pub ref_logp: Tensor<2>,
+    pub values: Tensor<2>,
+    /// One a response, `[B]`.
+    pub scores: Vec<f64>,
+}
+
 /// A rollout with all that the updates need, `[B, T]` each, without gradient.
-struct Experience {
-    rollout: Responses,
-    logp: Tensor<2>,
-    values: Tensor<2>,
-    advantages: Tensor<2>,
-    returns: Tensor<2>,
+#[derive(Debug, Clone)]
+pub struct Experience {
+    rollout: Rollout,
+    /// KL toll on every token and the score on the last.
+    pub rewards: Tensor<2>,
+    /// As [`gae`] gives them.
+    pub raw_advantages: Tensor<2>,
+    /// Whitened.
+    pub advantages: Tensor<2>,
+    pub returns: Tensor<2>,
+}
+
+impl Experience {
+    /// Steps 2 and 3: what each token earned, and how much better that was than expected.
+    pub fn new(rollout: Rollout, settings: &Settings) -> Self {
+        let Rollout { mask, logp, ref_logp, values, scores, .. } = &rollout;
+        // 2. Shape the reward: a KL toll on every token, the score on the last.
+        let scores: Vec<f32> = scores.iter().map(|&x| x as f32).collect();
+        let scores = Tensor::<1>::from_data(scores.as_slice(), &logp.device());
+        let rewards = kl_shaped_rewards(scores, k1(logp.clone(), ref_logp.clone()), settings.beta, mask); // [B, T]
+
+        // 3. Credit: how much better than expected was each token?
+        let Gae { advantages, returns } = gae(rewards.clone(), values.clone(), settings.gamma, settings.lambda, mask);
+        let white = centre_and_scale(advantages.clone(), mask);
+        Self { rollout, rewards, raw_advantages: advantages, advantages: white, returns }
+    }
+
+    /// The losses of some rows under the actor and critic as they are now; `reader` is on the autodiff device.
+    pub fn losses(
+        &self,
+        module: &ActorCritic,
+        rows: &[usize],
+        settings: &Settings,
+        reader: &Reader,
+    ) -> (PolicyLoss, ValueLoss) {
+        let batch = self.rollout.responses.select(rows);
+        let mask = sft::mask(reader, &batch); // [b, T]
+        let of = |x: &Tensor<2>| Tensor::from_inner(x.clone().select(0, index(rows, x))); // [b, T]
+        let tokens = reader.tokens(&batch);
+        let logp = token_logp(reader.logits(&module.actor, &tokens), reader.targets(&tokens)); // [b, T]
+        let values = reader.values(&module.critic, &tokens); // [b, T]
+        let policy =
+            clipped_policy_loss(logp, of(&self.rollout.logp), of(&self.advantages), settings.clip_range, &mask);
+        let returns = of(&self.returns);
+        let value = clipped_value_loss(values, of(&self.rollout.values), returns, settings.value_clip_range, &mask);
+        (policy, value)
+    }
 }
 
 impl Ppo {
@@ -95,59 +149,51 @@ impl Ppo {
         // 1. Roll out with a snapshot of actor and critic.
         let old = learner.module().valid();
         let mut rng = seeds::derive(given.seed, "ppo", self.iteration, "rollout");
-        let rollout = generate(&old.actor, reader.space(), prompts.to_vec(), &mut rng, reader.device());
-        let mask = sft::mask(reader, &rollout); // [B, T]
+        let responses = generate(&old.actor, reader.space(), prompts.to_vec(), &mut rng, reader.device());
+        let mask = sft::mask(reader, &responses); // [B, T]
         // read in blocks as large as a minibatch: the same arithmetic, so the first ratios are 1 to the last bit
-        let logp = self.in_minibatches(&rollout, |block| sft::response_logp(reader, &old.actor, block)); // [B, T]
-        let ref_logp = sft::response_logp(reader, &given.reference, &rollout); // [B, T]
-        let values = self.in_minibatches(&rollout, |block| reader.values(&old.critic, reader.ids(block))); // [B, T]
-        let scores = given.scorer.score(&rollout).map_err(unscored)?; // [B]
-        invariants::sampled_logp_is_the_policys(
-            step,
-            &rollout.logp,
-            &host(logp.clone()),
-            reader.space().response_tokens,
-        )?;
+        let logp = self.in_minibatches(&responses, |block| sft::response_logp(reader, &old.actor, block)); // [B, T]
+        let ref_logp = sft::response_logp(reader, &given.reference, &responses); // [B, T]
+        let values = self.in_minibatches(&responses, |block| reader.values(&old.critic, &reader.tokens(block))); // [B, T]
+        let scores = given.scorer.score(&responses).map_err(unscored)?; // [B]
+        let columns = reader.space().response_tokens;
+        invariants::sampled_logp_is_the_policys(step, &responses.logp, &host(logp.clone()), columns)?;
+        let kl = host(mask.row_sums(k1(logp.clone(), ref_logp.clone()))); // [B]
 
-        // 2. Shape the reward: a KL toll on every token, the score on the last.
-        let score_tensor =
-            Tensor::<1>::from_data(scores.iter().map(|&x| x as f32).collect::<Vec<_>>().as_slice(), reader.device());
-        let rewards = kl_shaped_rewards(score_tensor, logp.clone(), ref_logp.clone(), s.beta, &mask); // [B, T]
-        let kl = host(mask.row_sums(k1(logp.clone(), ref_logp))); // [B]
-        invariants::reward_enters_once(step, &rewards, &scores, &kl, s.beta, &mask)?;
+        // 2. and 3. Reward and credit.
+        let experience = Experience::new(Rollout { responses, mask, logp, ref_logp, values, scores }, s);
+        let Experience { rollout, rewards, raw_advantages, advantages, returns } = &experience;
+        let Rollout { responses, mask, logp, values, scores, .. } = rollout;
+        invariants::reward_enters_once(step, rewards, scores, &kl, s.beta, mask)?;
         if self.iteration == 0 {
-            invariants::gae_at_one_is_return_minus_value(step, &rewards, &values, &mask)?;
+            invariants::gae_at_one_is_return_minus_value(step, rewards, values, mask)?;
         }
+        let advantage_sd = variance(raw_advantages, mask).sqrt();
+        invariants::advantages_are_white(step, advantages, advantage_sd, mask)?;
 
-        // 3. Credit: how much better than expected was each token?
-        let Gae { advantages: raw, returns } = gae(rewards, values.clone(), s.gamma, s.lambda, &mask);
-        let advantages = centre_and_scale(raw.clone(), &mask);
-        let advantage_sd = variance(&raw, &mask).sqrt();
-        invariants::advantages_are_white(step, &advantages, advantage_sd, &mask)?;
-
-        let n = rollout.len() as f64;
+        let n = responses.len() as f64;
         let mean_kl = kl.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
         let mean_score = scores.iter().sum::<f64>() / n;
-        let distinct: HashSet<_> = rollout.prompts.iter().zip(&rollout.responses).collect();
-        let unended = (0..rollout.len()).filter(|&row| !rollout.ended(row, reader.space())).count();
+        let distinct: HashSet<_> = responses.prompts.iter().zip(&responses.responses).collect();
+        let unended = (0..responses.len()).filter(|&row| !responses.ended(row, reader.space())).count();
         said.put(metrics::ROLLOUT_PROXY, mean_score);
         said.put(metrics::ROLLOUT_KL, mean_kl);
         said.put(metrics::ROLLOUT_RETURN, mean_score - s.beta * mean_kl);
-        said.put(metrics::ROLLOUT_LENGTH, rollout.response_tokens() as f64 / n);
+        said.put(metrics::ROLLOUT_LENGTH, responses.response_tokens() as f64 / n);
         said.put(metrics::ROLLOUT_ENTROPY, -f64::from(host(mask.mean(logp.clone()))[0]));
         said.put(metrics::ROLLOUT_UNENDED, unended as f64 / n);
         said.put(metrics::ROLLOUT_UNIQUE, distinct.len() as f64 / n);
         said.put(metrics::ADVANTAGE_SD, advantage_sd);
-        let unexplained = variance(&(returns.clone() - values.clone()), &mask) / variance(&returns, &mask).max(1e-12);
+        let unexplained = variance(&(returns.clone() - values.clone()), mask) / variance(returns, mask).max(1e-12);
         said.put(metrics::EXPLAINED_VARIANCE, 1.0 - unexplained);
 
         // Generate, old log-probs, reference, value and score passes: one forward each (claims §4.4).
-        let tokens = rollout.tokens();
+        let tokens = responses.token_count();
         let (policy, critic) = (Flops::policy(&given.config), Flops::scalar(&given.config));
-        said.cost.sampled_tokens = rollout.response_tokens();
+        said.cost.sampled_tokens = responses.response_tokens();
         said.cost.scored_tokens = tokens * if given.scorer_flops > 0.0 { 4 } else { 3 };
         said.cost.flops = 3.0 * policy.forward(tokens) + critic.forward(tokens) + given.scorer_flops * tokens as f64;
-        Ok(Experience { rollout, logp, values, advantages, returns })
+        Ok(experience)
     }
 }
 
@@ -168,22 +214,7 @@ impl Method for Ppo {
         let mut sums = Sums::default();
         'update: for epoch in 0..s.epochs {
             for (i, rows) in shuffled_batches(prompts.len(), size, &mut rng).into_iter().enumerate() {
-                let batch = experience.rollout.select(&rows);
-                let mask = sft::mask(reader, &batch); // [b, T]
-                let of = |x: &Tensor<2>| Tensor::from_inner(x.clone().select(0, index(&rows, x))); // [b, T]
-                let ids = reader.ids(&batch);
-                let module = learner.module();
-                let logp = token_logp(reader.logits(&module.actor, ids.clone()), reader.targets(ids.clone())); // [b, T]
-                let values = reader.values(&module.critic, ids); // [b, T]
-                let policy =
-                    clipped_policy_loss(logp, of(&experience.logp), of(&experience.advantages), s.clip_range, &mask);
-                let value = clipped_value_loss(
-                    values,
-                    of(&experience.values),
-                    of(&experience.returns),
-                    s.value_clip_range,
-                    &mask,
-                );
+                let (policy, value) = experience.losses(learner.module(), &rows, s, reader);
                 let first = |x: Tensor<1>| f64::from(host(x.inner())[0]);
                 let (clip_share, kl) = (first(policy.clip_share), first(policy.kl));
                 if epoch == 0 && i == 0 {
@@ -196,7 +227,7 @@ impl Method for Ppo {
                 let value_loss = first(value.loss.clone());
                 let update = learner.minimize(policy.loss + value.loss * s.value_coef)?;
                 sums.add(&update, value_loss, clip_share, kl, first(policy.ratio_max));
-                let tokens = batch.tokens();
+                let tokens = experience.rollout.responses.select(&rows).token_count();
                 said.cost.trained_tokens += tokens;
                 said.cost.flops += per_token * tokens as f64;
             }

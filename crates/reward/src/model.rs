@@ -36,21 +36,21 @@ impl Method for RewardModel {
     fn iteration(&mut self, pairs: &PairBatch, learner: &mut Learner<Scalar>) -> duel_training::Result<Metrics> {
         // 1. Score both responses of every pair in one pass.
         let scores = self.scores(learner.module(), pairs);
-        let outcome = bradley_terry_loss(scores.clone());
+        let outcome = bradley_terry_loss(scores.clone(), None, 0.0);
         let margins = weights::host(outcome.margins.inner()); // [N]
         if learner.step() == 0 {
-            let tied = bradley_terry_loss(self.scores(learner.module(), &pairs.tied()));
+            let tied = bradley_terry_loss(self.scores(learner.module(), &pairs.tied()), None, 0.0);
             invariants::tied_pairs_cost_ln_2(first(tied.loss))?;
             let raised = ChosenRejected { chosen: scores.chosen + 1.0, rejected: scores.rejected + 1.0 };
             invariants::a_constant_changes_no_loss(
                 first(outcome.loss.clone()),
-                first(bradley_terry_loss(raised).loss),
+                first(bradley_terry_loss(raised, None, 0.0).loss),
             )?;
         }
 
         // 2. Improve.
         let update = learner.minimize(outcome.loss)?;
-        let tokens = pairs.both.tokens();
+        let tokens = pairs.both.token_count();
         let mut said =
             update.metrics(Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() });
         said.put(metrics::RM_MARGIN, mean(margins.iter().map(|&m| f64::from(m))));
@@ -128,7 +128,7 @@ pub fn quality(reward: &LearnedReward, rows: &[PreferenceRow]) -> Result<Quality
     let lengths: Vec<f64> = pairs.both.lengths().iter().map(|&l| l as f64).collect();
     let device = reward.reader.device();
     let chosen = Tensor::<1>::from_data(margins.as_slice(), device);
-    let loss = bradley_terry_loss(ChosenRejected { rejected: chosen.zeros_like(), chosen }).loss;
+    let loss = bradley_terry_loss(ChosenRejected { rejected: chosen.zeros_like(), chosen }, None, 0.0).loss;
     Ok(Quality {
         accuracy: accuracy(&margins),
         loss: f64::from(weights::host(loss)[0]),

@@ -3,7 +3,6 @@
 
 use crate::{Error, Result};
 use duel_data::reviews::{Rated, Review};
-use duel_spec::LearnerSettings;
 use duel_spec::seeds::Rng;
 use duel_training::AdamW;
 use rand::RngExt;
@@ -186,17 +185,9 @@ fn split(gold: &[Review]) -> (Vec<&Review>, Vec<&Review>) {
 
 /// Logistic regression on sparse rows by full-batch AdamW; the last weight is the bias.
 fn logistic(rows: &[Vec<(usize, f32)>], labels: &[bool], features: usize) -> Vec<f32> {
-    let settings = LearnerSettings {
-        adam_beta1: 0.9,
-        adam_beta2: 0.999,
-        adam_epsilon: 1e-8,
-        weight_decay: 0.0,
-        clip_norm: f64::INFINITY,
-        schedule: duel_spec::Schedule::Cosine,
-        warmup: 0.0,
-    };
     let mut weights = vec![0f32; features + 1];
-    let mut optimizer = AdamW::new(&settings, weights.len());
+    let mut optimizer = AdamW::new(0.9, 0.999, 1e-8, weights.len());
+    let decay = vec![0.0; weights.len()];
     for pass in 0..PASSES {
         let mut gradient: Vec<f32> = weights.iter().map(|w| PENALTY as f32 * w).collect();
         for (row, &positive) in rows.iter().zip(labels) {
@@ -205,8 +196,8 @@ fn logistic(rows: &[Vec<(usize, f32)>], labels: &[bool], features: usize) -> Vec
             row.iter().for_each(|&(i, x)| gradient[i] += error * x);
             gradient[features] += error;
         }
-        let rate = duel_training::rate(settings.schedule, RATE, settings.warmup, pass as u64, PASSES as u64);
-        optimizer.step(&mut weights, &gradient, rate);
+        let cosine = 0.5 * (1.0 + (std::f64::consts::PI * pass as f64 / PASSES as f64).cos());
+        optimizer.step(&mut weights, &gradient, &decay, RATE * cosine);
     }
     weights
 }

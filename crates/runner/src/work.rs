@@ -482,14 +482,8 @@ impl Desk<'_> {
             WorldKind::Grammar => world.space().context(),
             WorldKind::Reviews => self.experiment.stages.base.window,
         };
-        TransformerConfig {
-            vocabulary: world.space().vocabulary,
-            context,
-            layers: shape.layers,
-            width: shape.width,
-            heads: shape.heads,
-            tied: shape.tied,
-        }
+        let space = world.space();
+        TransformerConfig::small(space.vocabulary, context, shape.layers, shape.width, shape.heads, shape.tied)
     }
 
     fn train_device(&self) -> Device {

@@ -68,6 +68,14 @@ pub struct ModelShape {
     pub tied: bool,
 }
 
+/// What turns a gradient into a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Optimizer {
+    Adamw,
+    Rmsprop,
+}
+
 /// How the learning rate moves after warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -80,13 +88,20 @@ pub enum Schedule {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LearnerSettings {
+    pub optimizer: Optimizer,
     pub adam_beta1: f64,
     pub adam_beta2: f64,
     pub adam_epsilon: f64,
+    pub rms_alpha: f64,
+    pub rms_epsilon: f64,
+    pub rms_momentum: f64,
+    pub rms_centred: bool,
     pub weight_decay: f64,
+    pub decay_vectors: bool,
     pub clip_norm: f64,
     pub schedule: Schedule,
     pub warmup: f64,
+    pub final_rate: f64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -470,7 +485,7 @@ impl Range {
 }
 
 /// Ranges by key; `*` stands for an arm's name, and a grid axis has the range of its key.
-const RANGES: [(&str, Range); 52] = [
+const RANGES: [(&str, Range); 56] = [
     ("seeds", Range::Seeds),
     ("seed", Range::NotNegative),
     ("world.grammar.rho", Range::Fraction),
@@ -486,9 +501,13 @@ const RANGES: [(&str, Range); 52] = [
     ("learner.adam_beta1", Range::BelowOne),
     ("learner.adam_beta2", Range::BelowOne),
     ("learner.adam_epsilon", Range::Positive),
+    ("learner.rms_alpha", Range::BelowOne),
+    ("learner.rms_epsilon", Range::Positive),
+    ("learner.rms_momentum", Range::BelowOne),
     ("learner.weight_decay", Range::NotNegative),
     ("learner.clip_norm", Range::Positive),
     ("learner.warmup", Range::BelowOne),
+    ("learner.final_rate", Range::Fraction),
     ("stages.base.steps", Range::AtLeastOne),
     ("stages.base.batch_size", Range::AtLeastOne),
     ("stages.base.window", Range::Size),

@@ -14,13 +14,13 @@ pub mod seeds;
 pub use document::{Document, Origin, Place, defaults_text};
 pub use error::Error;
 pub use experiment::{
-    Arm, BaseStage, Cell, Dpo, Evaluation, Experiment, Grammar, LearnerSettings, Method, ModelShape, PairsStage, Point,
-    Ppo, Reviews, RewardSource, RmStage, Schedule, SftStage, Stages, Temperature, World, WorldKind,
+    Arm, BaseStage, Cell, Dpo, Evaluation, Experiment, Grammar, LearnerSettings, Method, ModelShape, Optimizer,
+    PairsStage, Point, Ppo, Reviews, RewardSource, RmStage, Schedule, SftStage, Stages, Temperature, World, WorldKind,
 };
 pub use record::{Clocks, Completion, MetricRow, Recorder};
 
 /// Version of every file that Duel writes; part of each stage's hash.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -1,9 +1,9 @@
 //! What must hold in every training; a breach stops the run by the invariant's name (claims §8).
 
 use crate::{Error, Result};
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Tensor, TensorData};
 use duel_data::World;
-use duel_model::{Policy, Reader, Responses, weights};
+use duel_model::{Policy, Reader, Responses, Tokens, weights};
 use duel_objectives::token_logp;
 use duel_spec::Split;
 use std::collections::HashSet;
@@ -34,13 +34,12 @@ pub fn zero_rate_moves_nothing(step: u64, moved: f64) -> Result<()> {
 /// What stands on PAD does not move a log-prob that counts.
 pub fn padding_is_inert(reader: &Reader, policy: &Policy, batch: &Responses) -> Result<()> {
     let space = reader.space();
-    let ids = reader.ids(batch);
-    let reads = |ids: Tensor<2, Int>| {
-        let targets = reader.targets(ids.clone());
-        weights::host(token_logp(reader.logits(policy, ids), targets).inner_if_autodiff())
+    let tokens = reader.tokens(batch);
+    let reads = |tokens: &Tokens| {
+        weights::host(token_logp(reader.logits(policy, tokens), reader.targets(tokens)).inner_if_autodiff())
     };
-    let plain = reads(ids.clone());
-    let mut other = ids.into_data().iter::<i32>().collect::<Vec<_>>();
+    let plain = reads(&tokens);
+    let mut other = tokens.ids.clone().into_data().iter::<i32>().collect::<Vec<_>>();
     let width = space.context();
     for (row, response) in batch.responses.iter().enumerate() {
         for id in &mut other[row * width + space.prompt_tokens + response.len()..(row + 1) * width] {
@@ -48,7 +47,7 @@ pub fn padding_is_inert(reader: &Reader, policy: &Policy, batch: &Responses) -> 
         }
     }
     let other = Tensor::from_data(TensorData::new(other, [batch.len(), width]), reader.device());
-    let changed = reads(other);
+    let changed = reads(&Tokens { ids: other, left: tokens.left });
     let mut worst = 0f64;
     for (row, response) in batch.responses.iter().enumerate() {
         for t in 0..response.len() {

@@ -1,6 +1,6 @@
 //! The only place that calls backward, clips by the global norm, steps, and guards against NaN.
 
-use crate::optimizer::AdamW;
+use crate::optimizer::Optimizer;
 use crate::{Error, Result, invariants, schedule::rate};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
@@ -14,7 +14,9 @@ use std::collections::HashSet;
 pub struct Learner<M> {
     module: Option<M>,
     weights: Vec<f32>,
-    optimizer: AdamW,
+    /// Each weight's decay.
+    decay: Vec<f32>,
+    optimizer: Optimizer,
     settings: LearnerSettings,
     learning_rate: f64,
     total: u64,
@@ -40,10 +42,12 @@ impl<M: Module> Learner<M> {
     pub fn new(module: M, settings: &LearnerSettings, learning_rate: f64, total: u64) -> Self {
         assert!(ids_are_unique(&module), "two parameters share an id, and would take each other's gradient");
         let weights = weights::flatten(&module);
-        let optimizer = AdamW::new(settings, weights.len());
+        let decay = decay(&module, settings);
+        let optimizer = Optimizer::new(settings, weights.len());
         Self {
             module: Some(module),
             weights,
+            decay,
             optimizer,
             settings: settings.clone(),
             learning_rate,
@@ -104,9 +108,9 @@ impl<M: Module> Learner<M> {
 
         // 3. Step.
         let planned = step + self.skipped;
-        let learning_rate = rate(self.settings.schedule, self.learning_rate, self.settings.warmup, planned, self.total);
+        let learning_rate = rate(&self.settings, self.learning_rate, planned, self.total);
         let size = self.weights.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>().sqrt();
-        let moved = self.optimizer.step(&mut self.weights, &gradient, learning_rate);
+        let moved = self.optimizer.step(&mut self.weights, &gradient, &self.decay, learning_rate);
         if learning_rate == 0.0 {
             invariants::zero_rate_moves_nothing(step, moved)?;
         }
@@ -136,6 +140,15 @@ impl<M: Module> Learner<M> {
         module.visit(&mut collect);
         collect.flat
     }
+}
+
+/// Each weight's decay: biases and norm gains, which are vectors, are left out unless the settings say otherwise.
+fn decay<M: Module>(module: &M, settings: &LearnerSettings) -> Vec<f32> {
+    let of = |n: weights::Named| {
+        let decays = n.shape.len() > 1 || settings.decay_vectors;
+        vec![if decays { settings.weight_decay as f32 } else { 0.0 }; n.values.len()]
+    };
+    weights::named(module).into_iter().flat_map(of).collect()
 }
 
 /// Clones of a module keep their parameters' ids; a module put together from two clones must not be trained.

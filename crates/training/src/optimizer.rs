@@ -1,15 +1,44 @@
-//! AdamW over one flat buffer: the whole update is a single pass, and the whole state is two vectors.
+//! Optimizers over one flat buffer: the whole update is a single pass, and the whole state is two or three vectors.
 
-use duel_spec::LearnerSettings;
+use duel_spec::{LearnerSettings, Optimizer as Kind};
+
+/// What turns a gradient into a step.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Optimizer {
+    AdamW(AdamW),
+    RmsProp(RmsProp),
+}
+
+impl Optimizer {
+    /// For so many weights.
+    pub fn new(settings: &LearnerSettings, weights: usize) -> Self {
+        match settings.optimizer {
+            Kind::Adamw => {
+                Self::AdamW(AdamW::new(settings.adam_beta1, settings.adam_beta2, settings.adam_epsilon, weights))
+            }
+            Kind::Rmsprop => Self::RmsProp(RmsProp::new(settings, weights)),
+        }
+    }
+
+    /// Moves the weights against the gradient, each decaying at its own rate; returns the L2 norm of the move.
+    ///
+    /// # Shapes
+    /// `weights`, `gradient` and `decay` are equally long.
+    pub fn step(&mut self, weights: &mut [f32], gradient: &[f32], decay: &[f32], learning_rate: f64) -> f64 {
+        match self {
+            Self::AdamW(adamw) => adamw.step(weights, gradient, decay, learning_rate),
+            Self::RmsProp(rmsprop) => rmsprop.step(weights, gradient, decay, learning_rate),
+        }
+    }
+}
 
 /// Loshchilov & Hutter 2019, alg. 2, as in `torch.optim.AdamW`: ε stands outside the root, after bias
-/// correction.
+/// correction; decay is decoupled from the moments.
 #[derive(Debug, Clone, PartialEq)]
 pub struct AdamW {
     beta1: f64,
     beta2: f64,
     epsilon: f64,
-    weight_decay: f64,
     /// Updates made.
     time: i32,
     /// First and second moments, as long as the weights.
@@ -19,34 +48,77 @@ pub struct AdamW {
 
 impl AdamW {
     /// For so many weights.
-    pub fn new(settings: &LearnerSettings, weights: usize) -> Self {
-        Self {
-            beta1: settings.adam_beta1,
-            beta2: settings.adam_beta2,
-            epsilon: settings.adam_epsilon,
-            weight_decay: settings.weight_decay,
-            time: 0,
-            first: vec![0.0; weights],
-            second: vec![0.0; weights],
-        }
+    pub fn new(beta1: f64, beta2: f64, epsilon: f64, weights: usize) -> Self {
+        Self { beta1, beta2, epsilon, time: 0, first: vec![0.0; weights], second: vec![0.0; weights] }
     }
 
-    /// Moves the weights against the gradient; returns the L2 norm of the move.
-    pub fn step(&mut self, weights: &mut [f32], gradient: &[f32], learning_rate: f64) -> f64 {
+    /// As [`Optimizer::step`].
+    pub fn step(&mut self, weights: &mut [f32], gradient: &[f32], decay: &[f32], learning_rate: f64) -> f64 {
         self.time += 1;
         let (b1, b2) = (self.beta1 as f32, self.beta2 as f32);
         let (n1, n2) = ((1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32); // 1 − β₂ in f32 would be off by 1e-5
         let first_correction = 1.0 - self.beta1.powi(self.time);
         let second_root = (1.0 - self.beta2.powi(self.time)).sqrt() as f32;
         let size = (learning_rate / first_correction) as f32;
-        let keep = (1.0 - learning_rate * self.weight_decay) as f32;
-        let epsilon = self.epsilon as f32;
+        let (rate, epsilon) = (learning_rate as f32, self.epsilon as f32);
         let mut moved = 0f64;
-        for (((w, &g), m), v) in weights.iter_mut().zip(gradient).zip(&mut self.first).zip(&mut self.second) {
+        let moments = self.first.iter_mut().zip(&mut self.second);
+        for (((w, &g), &decay), (m, v)) in weights.iter_mut().zip(gradient).zip(decay).zip(moments) {
             *m = b1 * *m + n1 * g;
             *v = b2 * *v + n2 * g * g;
             let before = *w;
-            *w = keep * before - size * *m / (v.sqrt() / second_root + epsilon);
+            *w = (1.0 - rate * decay) * before - size * *m / (v.sqrt() / second_root + epsilon);
+            moved += f64::from(*w - before).powi(2);
+        }
+        moved.sqrt()
+    }
+}
+
+/// Hinton 2012, lecture 6e, as in `torch.optim.RMSprop`: ε stands outside the root, no bias correction; decay is
+/// added to the gradient. The optimizer of Rafailov et al. 2023, app. B.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RmsProp {
+    alpha: f32,
+    epsilon: f32,
+    momentum: f32,
+    /// Whether the variance is taken around the mean gradient (Graves 2013).
+    centred: bool,
+    /// Mean square, mean and velocity of the gradient, as long as the weights.
+    square: Vec<f32>,
+    mean: Vec<f32>,
+    velocity: Vec<f32>,
+}
+
+impl RmsProp {
+    fn new(settings: &LearnerSettings, weights: usize) -> Self {
+        Self {
+            alpha: settings.rms_alpha as f32,
+            epsilon: settings.rms_epsilon as f32,
+            momentum: settings.rms_momentum as f32,
+            centred: settings.rms_centred,
+            square: vec![0.0; weights],
+            mean: vec![0.0; weights],
+            velocity: vec![0.0; weights],
+        }
+    }
+
+    fn step(&mut self, weights: &mut [f32], gradient: &[f32], decay: &[f32], learning_rate: f64) -> f64 {
+        let (alpha, rate) = (self.alpha, learning_rate as f32);
+        let mut moved = 0f64;
+        let moments = self.square.iter_mut().zip(&mut self.mean).zip(&mut self.velocity);
+        for (((w, &g), &decay), ((square, mean), velocity)) in weights.iter_mut().zip(gradient).zip(decay).zip(moments)
+        {
+            let g = g + decay * *w;
+            *square = alpha * *square + (1.0 - alpha) * g * g;
+            let variance = if self.centred {
+                *mean = alpha * *mean + (1.0 - alpha) * g;
+                (*square - *mean * *mean).max(0.0)
+            } else {
+                *square
+            };
+            *velocity = self.momentum * *velocity + g / (variance.sqrt() + self.epsilon);
+            let before = *w;
+            *w = before - rate * *velocity;
             moved += f64::from(*w - before).powi(2);
         }
         moved.sqrt()

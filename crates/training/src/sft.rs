@@ -28,7 +28,7 @@ impl Method for Sft {
         let logp = response_logp(&self.reader, learner.module(), batch); // [B, T]
         let mask = mask(&self.reader, batch);
         let update = learner.minimize(mask.mean(logp).neg())?;
-        let tokens = batch.tokens();
+        let tokens = batch.token_count();
         Ok(update.metrics(Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() }))
     }
 }
@@ -87,8 +87,8 @@ pub fn mask(reader: &Reader, batch: &Responses) -> ResponseMask {
 
 /// Log-probability of each response token, `[B, T]`; columns past the response mean nothing.
 pub fn response_logp(reader: &Reader, policy: &Policy, batch: &Responses) -> Tensor<2> {
-    let ids = reader.ids(batch);
-    token_logp(reader.logits(policy, ids.clone()), reader.targets(ids))
+    let tokens = reader.tokens(batch);
+    token_logp(reader.logits(policy, &tokens), reader.targets(&tokens))
 }
 
 /// Log-probability of each response, summed over its counted tokens, in blocks of rows that bound

@@ -1,0 +1,68 @@
+//! A whole DPO training against bare PyTorch and TRL, step by step.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../../../tests/golden.rs"]
+mod golden;
+#[path = "../../../tests/trajectory.rs"]
+mod trajectory;
+
+use burn::module::Module;
+use burn::tensor::Device;
+use duel_dpo::{Dpo, ReferenceLogp};
+use duel_model::{Reader, huggingface::Checkpoint};
+use duel_spec::metrics::{self, Metric};
+use duel_training::{Learner, Method, PairBatch};
+use golden::{close, items, number, numbers};
+
+#[test]
+fn golden_dpo_training_step_by_step() {
+    let file = golden::read("dpo_steps.json");
+    let hyper = &file["hyper"];
+    let device = Device::flex().autodiff();
+    let Checkpoint { config, policy, .. } = trajectory::checkpoint(&file["model"], &device);
+    let (rows, space) = trajectory::pairs(&file, config.vocabulary);
+
+    let reference = ReferenceLogp::compute(&Reader::new(&space, &Device::flex()), &policy.valid(), &rows);
+    let host = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
+    close("reference, chosen", &host(&reference.chosen), &numbers(&file["reference_chosen_logps"]), 1e-5);
+    close("reference, rejected", &host(&reference.rejected), &numbers(&file["reference_rejected_logps"]), 1e-5);
+
+    let settings = duel_spec::Dpo {
+        beta: number(hyper, "beta"),
+        epochs: 1,
+        batch_size: rows.len(),
+        learning_rate: number(hyper, "lr"),
+        label_smoothing: 0.0,
+    };
+    let mut dpo = Dpo::new(settings, Reader::new(&space, &device), reference, &config);
+    let steps = items(&file, "steps");
+    let adamw = trajectory::adamw(hyper["max_grad_norm"].as_f64());
+    let mut learner = Learner::new(policy, &adamw, number(hyper, "lr"), steps.len() as u64);
+    let batch = PairBatch::new(&rows, &(0..rows.len()).collect::<Vec<_>>());
+    for (i, step) in steps.iter().enumerate() {
+        let said = dpo.iteration(&batch, &mut learner).unwrap();
+        let found = |metric: Metric| said.values.iter().find(|(m, _)| *m == metric).unwrap().1;
+        for (key, metric) in [
+            ("loss", metrics::LOSS),
+            ("rewards/chosen", metrics::REWARD_CHOSEN),
+            ("rewards/rejected", metrics::REWARD_REJECTED),
+            ("rewards/margins", metrics::DPO_MARGIN),
+            ("rewards/accuracies", metrics::DPO_ACCURACY),
+            ("logps/chosen", metrics::LOGP_CHOSEN),
+            ("logps/rejected", metrics::LOGP_REJECTED),
+            ("grad_norm", metrics::GRAD_NORM),
+        ] {
+            let (what, found, expected) = (format!("step {i}, {key}"), found(metric), number(step, key));
+            match key {
+                // before the first update all pairs tie, and rounding decides
+                "rewards/accuracies" if i == 0 => {}
+                // differences of log-probs near -90, which f32 holds to 4e-6
+                _ if key.starts_with("rewards") => {
+                    assert!((found - expected).abs() < 1e-4 * expected.abs() + 1e-6, "{what}: {found}, {expected}");
+                }
+                _ => close(&what, &[found], &[expected], 1e-4),
+            }
+        }
+    }
+    trajectory::same_norms("DPO", learner.module(), &config, false, &file["final_parameter_norms"]);
+}

@@ -1,0 +1,70 @@
+//! A linear map that may carry a low-rank adapter.
+
+use burn::module::{Module, Param};
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::{DType, Device, Tensor};
+use duel_spec::seeds::Rng;
+
+/// `x W + b`, and `+ (α/r) x A B` where an adapter is on.
+#[derive(Module, Debug)]
+pub struct Projection {
+    pub linear: Linear,
+    pub lora: Option<Lora>,
+}
+
+/// A low-rank change of a matrix. Hu et al. 2021, eq. 3.
+#[derive(Module, Debug)]
+pub struct Lora {
+    /// `[in, r]`
+    pub a: Param<Tensor<2>>,
+    /// `[r, out]`, zero at the start: the adapter then changes nothing.
+    pub b: Param<Tensor<2>>,
+    /// `α/r`
+    pub scale: f64,
+}
+
+impl Projection {
+    /// Normal weights of the given spread, and a bias of zeros where there is one.
+    pub fn new(inputs: usize, outputs: usize, bias: bool, std: f64, rng: &mut Rng, device: &Device) -> Self {
+        let mut linear = LinearConfig::new(inputs, outputs).with_bias(bias).init(device);
+        linear.weight = crate::weights::normal([inputs, outputs], std, rng, device);
+        if bias {
+            linear.bias = Some(Param::from_tensor(Tensor::zeros([outputs], device)));
+        }
+        Self { linear, lora: None }
+    }
+
+    /// `[B, L, in]` to `[B, L, out]`.
+    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        let y = self.linear.forward(x.clone());
+        match &self.lora {
+            Some(lora) => {
+                let [b, l, d] = x.dims();
+                let low = x.reshape([b * l, d]).matmul(lora.a.val()); // [B·L, r]
+                let out = y.dims()[2];
+                y + (low.matmul(lora.b.val()) * lora.scale).reshape([b, l, out])
+            }
+            None => y,
+        }
+    }
+
+    /// Puts an adapter on.
+    pub fn with_lora(mut self, lora: Lora) -> Self {
+        self.lora = Some(lora);
+        self
+    }
+
+    /// The same map with the adapter worked into the matrix.
+    pub fn merged(mut self) -> Self {
+        if let Some(lora) = self.lora.take() {
+            // rounded once, at the end
+            let wide = |x: Tensor<2>| x.cast(DType::F64);
+            let change = wide(lora.a.val()).matmul(wide(lora.b.val())) * lora.scale; // [in, out]
+            self.linear.weight = self.linear.weight.map(|w| {
+                let dtype = w.dtype();
+                (wide(w) + change.clone()).cast(dtype)
+            });
+        }
+        self
+    }
+}

@@ -1,0 +1,226 @@
+//! GPT-2 and Llama checkpoints that transformers wrote, and PEFT adapters on them: logits, losses, gradients,
+//! greedy generation, and the way back to disk.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../../../tests/golden.rs"]
+mod golden;
+#[path = "../../../tests/precision.rs"]
+mod precision;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
+use duel_model::huggingface::{self, Checkpoint};
+use duel_model::{Policy, Tokens, TransformerConfig, greedy, weights};
+use duel_spec::Space;
+use golden::{close, id_rows, items, number, numbers};
+use precision::values;
+use serde_json::Value;
+use std::collections::HashMap;
+
+const MODELS: [&str; 3] = ["gpt2", "llama_tied", "llama_untied"];
+const ADAPTED: [(&str, &str); 2] = [("gpt2", "gpt2_lora"), ("llama_untied", "llama_untied_lora")];
+
+fn checkpoint(name: &str, device: &Device) -> Checkpoint {
+    huggingface::read(&golden::folder().join("models").join(name), device).unwrap()
+}
+
+fn expected(name: &str) -> Value {
+    golden::read(&format!("models/{name}/expected.json"))
+}
+
+/// A case's ids and padding.
+fn tokens(case: &Value, device: &Device) -> Tokens {
+    let ids = id_rows(&case["input_ids"]);
+    let shape = [ids.len(), ids[0].len()];
+    let ids: Vec<i32> = ids.concat().into_iter().map(|id| id as i32).collect();
+    Tokens::marked(Tensor::from_data(TensorData::new(ids, shape), device), left(case))
+}
+
+/// Zeros of the attention mask before the first one.
+fn left(case: &Value) -> Vec<usize> {
+    id_rows(&case["attention_mask"]).iter().map(|row| row.iter().take_while(|m| **m == 0).count()).collect()
+}
+
+/// Log-prob of each next token, `[B, L − 1]`.
+fn next_logp(policy: &Policy, tokens: &Tokens) -> Tensor<2> {
+    let [_, l] = tokens.ids.dims();
+    let logits = policy.logits(tokens.clone(), 0).narrow(1, 0, l - 1);
+    let next: Tensor<2, Int> = tokens.ids.clone().narrow(1, 1, l - 1);
+    log_softmax(logits, 2).gather(2, next.unsqueeze_dim::<3>(2)).squeeze_dim::<2>(2)
+}
+
+/// Which next tokens count: those that are real and whose predecessor is, row by row.
+fn counted(case: &Value) -> Vec<f32> {
+    let mask = id_rows(&case["attention_mask"]);
+    mask.iter().flat_map(|row| row.windows(2).map(|w| (w[0] * w[1]) as f32)).collect()
+}
+
+/// Mean NLL over counted tokens.
+fn loss(policy: &Policy, tokens: &Tokens, case: &Value) -> Tensor<1> {
+    let logp = next_logp(policy, tokens);
+    let counts = Tensor::<2>::from_data(TensorData::new(counted(case), logp.dims()), &tokens.ids.device());
+    (logp * counts.clone()).sum().neg() / counts.sum()
+}
+
+/// The norm of the loss's gradient by parameter, under transformers' names.
+fn gradient_norms(policy: &Policy, config: &TransformerConfig, loss: Tensor<1>) -> HashMap<String, f64> {
+    struct Norms<'a> {
+        gradients: &'a burn::tensor::Gradients,
+        norms: Vec<Option<f64>>,
+    }
+    impl ModuleVisitor for Norms<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let norm = |g: Tensor<D>| values(g).iter().map(|x| x * x).sum::<f64>().sqrt();
+            self.norms.push(param.val().grad(self.gradients).map(norm));
+        }
+    }
+    let gradients = loss.backward();
+    let mut visitor = Norms { gradients: &gradients, norms: vec![] };
+    policy.visit(&mut visitor);
+    let names = weights::named(policy).into_iter().map(|n| huggingface::theirs(config, &n.name).0);
+    names.zip(visitor.norms).filter_map(|(name, norm)| Some((name, norm?))).collect()
+}
+
+/// The logits of a file's sample of positions, within 2e-5 and a relative 1e-5.
+fn same_logits(what: &str, logits: Tensor<3>, cases: &[Value]) {
+    let [_, l, v] = logits.dims();
+    let found = values(logits);
+    for case in cases {
+        let (row, column) = (number(case, "row") as usize, number(case, "position") as usize);
+        let start = (row * l + column) * v;
+        for (token, (f, e)) in found[start..start + v].iter().zip(numbers(&case["values"])).enumerate() {
+            assert!(
+                (f - e).abs() < 2e-5 + 1e-5 * e.abs(),
+                "{what}, row {row}, column {column}, token {token}: {f}, expected {e}"
+            );
+        }
+    }
+}
+
+/// Logits, next-token log-probs, loss and gradient norms of a model on one case.
+fn forward_and_backward(what: &str, policy: &Policy, config: &TransformerConfig, case: &Value, device: &Device) {
+    let tokens = tokens(case, device);
+    same_logits(what, policy.logits(tokens.clone(), 0), items(case, "logits"));
+
+    let real = counted(case);
+    let kept = |all: Vec<f64>| all.iter().zip(&real).filter(|(_, m)| **m > 0.0).map(|(x, _)| *x).collect::<Vec<_>>();
+    let expected = kept(numbers(&case["next_token_logprob_all_positions"]));
+    close(&format!("{what}: log-probs"), &kept(values(next_logp(policy, &tokens))), &expected, 1e-5);
+
+    let loss = loss(policy, &tokens, case);
+    close(&format!("{what}: loss"), &values(loss.clone()), &[number(case, "loss")], 1e-5);
+    let found = gradient_norms(policy, config, loss);
+    let expected = case["grad_norm_per_parameter"].as_object().unwrap();
+    assert!(!expected.is_empty());
+    for (name, norm) in expected {
+        let found = found.get(name).unwrap_or_else(|| panic!("{what}: no gradient of `{name}`"));
+        close(&format!("{what}: gradient of {name}"), &[*found], &[norm.as_f64().unwrap()], 1e-4);
+    }
+    if let Some(total) = case["grad_norm_global"].as_f64() {
+        let found = found.values().map(|x| x * x).sum::<f64>().sqrt();
+        close(&format!("{what}: gradient"), &[found], &[total], 1e-4);
+    }
+}
+
+#[test]
+fn golden_models_forward_and_backward_on_every_padding() {
+    let device = Device::flex().autodiff();
+    for name in MODELS {
+        let Checkpoint { config, policy, .. } = checkpoint(name, &device);
+        for case in items(&expected(name), "cases") {
+            forward_and_backward(&format!("{name}, {}", case["name"]), &policy, &config, case, &device);
+        }
+    }
+}
+
+#[test]
+fn golden_models_write_greedily() {
+    let device = Device::flex();
+    for name in MODELS {
+        let Checkpoint { config, policy, .. } = checkpoint(name, &device);
+        let mut seen = 0;
+        for case in items(&expected(name), "cases") {
+            for key in ["greedy", "greedy_with_eos"] {
+                let greedily = &case[key];
+                if greedily.is_null() {
+                    continue;
+                }
+                seen += 1;
+                let new = id_rows(&greedily["new_tokens"]);
+                let never = config.vocabulary as u32;
+                let rows = id_rows(&case["input_ids"]);
+                let space = Space {
+                    vocabulary: config.vocabulary,
+                    pad: 0,
+                    bos: 1,
+                    eos: greedily["eos_token_id"].as_u64().map_or(never, |id| id as u32),
+                    prompt_tokens: rows[0].len(),
+                    response_tokens: new[0].len(),
+                    actions: None,
+                    ends: false,
+                };
+                let prompts = rows.iter().zip(left(case)).map(|(row, left)| row[left..].to_vec()).collect();
+                let found = greedy(&policy, &space, prompts, &device).responses;
+                let end = |row: &[u32]| row.iter().position(|&id| id == space.eos).map_or(row.len(), |i| i + 1);
+                let expected: Vec<Vec<u32>> = new.iter().map(|row| row[..end(row)].to_vec()).collect();
+                assert_eq!(found, expected, "{name}, {}, {key}", case["name"]);
+            }
+        }
+        assert!(seen > 0, "{name} has no greedy case");
+    }
+}
+
+#[test]
+fn golden_adapters_before_and_after_merging() {
+    let device = Device::flex().autodiff();
+    for (base, adapted) in ADAPTED {
+        let Checkpoint { config, policy, .. } = checkpoint(base, &device);
+        let folder = golden::folder().join("models").join(adapted);
+        let policy = huggingface::read_adapter(&folder, &config, policy, &device).unwrap();
+        let file = expected(adapted);
+        for case in items(&file, "cases") {
+            forward_and_backward(&format!("{adapted}, {}", case["name"]), &policy, &config, case, &device);
+        }
+        let merged = policy.merged();
+        for case in items(&file, "cases") {
+            let what = format!("{adapted}, merged, {}", case["name"]);
+            same_logits(&what, merged.logits(tokens(case, &device), 0), items(case, "logits_after_merge"));
+        }
+        let norms = file["merged_parameter_norms"].as_object().unwrap();
+        let parameters = weights::named(&merged);
+        assert_eq!(norms.len(), parameters.len(), "{adapted}: no adapter is left");
+        for n in parameters {
+            let (name, _) = huggingface::theirs(&config, &n.name);
+            let found = n.values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+            close(&format!("{adapted}, merged {name}"), &[found], &[norms[&name].as_f64().unwrap()], 1e-5);
+        }
+    }
+}
+
+#[test]
+fn golden_models_go_to_disk_and_back_unchanged() {
+    let device = Device::flex();
+    for name in MODELS {
+        let source = golden::folder().join("models").join(name);
+        let Checkpoint { config, policy, special } = checkpoint(name, &device);
+        let folder = std::env::temp_dir().join(format!("duel-golden-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        huggingface::write(&folder, &config, &policy, special).unwrap();
+        let again = huggingface::read(&folder, &device).unwrap();
+        assert_eq!((again.config, again.special), (config, special));
+        assert_eq!(weights::hash(&again.policy), weights::hash(&policy));
+        let tensors = |folder: &std::path::Path| weights::stored(&folder.join("model.safetensors")).unwrap();
+        assert_eq!(tensors(&folder), tensors(&source), "{name}: the same tensors under the same names");
+        let json = |folder: &std::path::Path| -> Value {
+            serde_json::from_str(&std::fs::read_to_string(folder.join("config.json")).unwrap()).unwrap()
+        };
+        let (ours, theirs) = (json(&folder), json(&source));
+        for (key, value) in ours.as_object().unwrap() {
+            // they leave `n_inner` empty where it is four times the width, and write theta once
+            if !["n_inner", "rope_theta"].contains(&key.as_str()) {
+                assert_eq!(*value, theirs[key], "{name}: {key}");
+            }
+        }
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+}

@@ -1,0 +1,75 @@
+//! Whole reward-model trainings against bare PyTorch and TRL, step by step.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../../../tests/golden.rs"]
+mod golden;
+#[path = "../../../tests/precision.rs"]
+mod precision;
+#[path = "../../../tests/trajectory.rs"]
+mod trajectory;
+
+use burn::tensor::Device;
+use duel_model::{Reader, Scalar, huggingface::Checkpoint};
+use duel_objectives::{ChosenRejected, bradley_terry_loss};
+use duel_reward::RewardModel;
+use duel_spec::metrics::{self, Metric};
+use duel_training::{Learner, Method, PairBatch};
+use golden::{close, items, number, numbers};
+use precision::{F32, values};
+
+#[test]
+fn golden_reward_model_trainings_step_by_step() {
+    let file = golden::read("reward_steps.json");
+    let hyper = &file["hyper"];
+    let device = Device::flex().autodiff();
+    let head: Vec<f32> = numbers(&file["score_weight"]).into_iter().map(|x| x as f32).collect();
+    for variant in items(&file, "variants") {
+        let name = variant["name"].as_str().unwrap();
+        let Checkpoint { config, policy, .. } = trajectory::checkpoint(&file["model"], &device);
+        let (rows, space) = trajectory::pairs(&file, config.vocabulary);
+        let batch = PairBatch::new(&rows, &(0..rows.len()).collect::<Vec<_>>());
+        let reader = Reader::new(&space, &device);
+        let model = Scalar::with_head(policy, head.clone(), &device);
+        let steps = items(variant, "steps");
+        let adamw = trajectory::adamw(hyper["max_grad_norm"].as_f64());
+        let mut learner = Learner::new(model, &adamw, number(hyper, "lr"), steps.len() as u64);
+
+        let plain = variant["margins"].is_null() && variant["center_rewards_coefficient"].is_null();
+        let mut method = RewardModel::new(reader.clone(), &config);
+        for (i, step) in steps.iter().enumerate() {
+            let both = reader.scores(learner.module(), &batch.both); // [2N]
+            let n = rows.len();
+            let scores =
+                ChosenRejected { chosen: both.clone().narrow(0, 0, n), rejected: both.clone().narrow(0, n, n) };
+            let all = values(both);
+            if i == 0 {
+                close(name, &all[..n], &numbers(&variant["initial_rewards_chosen"]), 1e-4);
+                close(name, &all[n..], &numbers(&variant["initial_rewards_rejected"]), 1e-4);
+            }
+            let same = |key: &str, found: f64| {
+                close(&format!("{name}, step {i}, {key}"), &[found], &[number(step, key)], 1e-4);
+            };
+            same("mean_reward", all.iter().sum::<f64>() / all.len() as f64);
+            same("min_reward", all.iter().copied().fold(f64::INFINITY, f64::min));
+            same("max_reward", all.iter().copied().fold(f64::NEG_INFINITY, f64::max));
+            let (loss, grad_norm, margin) = if plain {
+                // the method itself
+                let said = method.iteration(&batch, &mut learner).unwrap();
+                let found = |metric: Metric| said.values.iter().find(|(m, _)| *m == metric).unwrap().1;
+                same("accuracy", found(metrics::PAIR_ACCURACY_TRAIN));
+                (found(metrics::LOSS), found(metrics::GRAD_NORM), found(metrics::RM_MARGIN))
+            } else {
+                let strengths = (!variant["margins"].is_null()).then(|| F32.tensor::<1>(&variant["margins"]));
+                let centring = variant["center_rewards_coefficient"].as_f64().unwrap_or(0.0);
+                let outcome = bradley_terry_loss(scores, strengths, centring);
+                let margins = values(outcome.margins);
+                let update = learner.minimize(outcome.loss).unwrap();
+                (update.loss, update.grad_norm, margins.iter().sum::<f64>() / n as f64)
+            };
+            same("loss", loss);
+            same("grad_norm", grad_norm);
+            same("margin", margin);
+        }
+        trajectory::same_norms(name, learner.module(), &config, true, &variant["final_parameter_norms"]);
+    }
+}

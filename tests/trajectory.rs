@@ -1,0 +1,76 @@
+//! What the golden trainings share: their optimizer, and checks of what they end at.
+#![allow(dead_code, reason = "each crate's tests take what they need")]
+
+use crate::golden::{self, close};
+use burn::module::Module;
+use burn::tensor::Device;
+use duel_data::pairs::PreferenceRow;
+use duel_model::huggingface::{self, Checkpoint};
+use duel_model::{TransformerConfig, weights};
+use duel_spec::{LearnerSettings, Optimizer, Schedule, Space, Split};
+use serde_json::Value;
+
+/// AdamW at a constant rate, without decay, as all golden trainings.
+pub fn adamw(clip_norm: Option<f64>) -> LearnerSettings {
+    LearnerSettings {
+        optimizer: Optimizer::Adamw,
+        adam_beta1: 0.9,
+        adam_beta2: 0.999,
+        adam_epsilon: 1e-8,
+        rms_alpha: 0.99,
+        rms_epsilon: 1e-8,
+        rms_momentum: 0.0,
+        rms_centred: false,
+        weight_decay: 0.0,
+        decay_vectors: false,
+        clip_norm: clip_norm.unwrap_or(f64::INFINITY),
+        schedule: Schedule::Constant,
+        warmup: 0.0,
+        final_rate: 0.0,
+    }
+}
+
+/// A model of the golden folder, by the name that a training gives it.
+pub fn checkpoint(name: &Value, device: &Device) -> Checkpoint {
+    let folder = golden::folder().join(name.as_str().expect("a model's name"));
+    huggingface::read(&folder, device).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The shape of a training's batches.
+pub fn space(vocabulary: usize, prompt_tokens: usize, response_tokens: usize) -> Space {
+    Space { vocabulary, pad: 0, bos: 1, eos: 2, prompt_tokens, response_tokens, actions: None, ends: false }
+}
+
+/// The pairs of a training, and the shape that holds them.
+pub fn pairs(file: &Value, vocabulary: usize) -> (Vec<PreferenceRow>, Space) {
+    let row = |pair: &Value| PreferenceRow {
+        split: Split::Train,
+        prompt: golden::ids(&pair["prompt_ids"]),
+        chosen: golden::ids(&pair["chosen_ids"]),
+        rejected: golden::ids(&pair["rejected_ids"]),
+        gold_chosen: 0.0,
+        gold_rejected: 0.0,
+        p_label: 1.0,
+    };
+    let rows: Vec<PreferenceRow> = golden::items(file, "pairs").iter().map(row).collect();
+    let prompt = rows.iter().map(|r| r.prompt.len()).max().expect("pairs");
+    let response = rows.iter().map(|r| r.chosen.len().max(r.rejected.len())).max().expect("pairs");
+    let space = space(vocabulary, prompt, response);
+    (rows, space)
+}
+
+/// The norm of every parameter after a training, under transformers' names; `score.weight` is a scalar head's.
+pub fn same_norms<M: Module>(what: &str, module: &M, config: &TransformerConfig, scalar: bool, expected: &Value) {
+    let expected = expected.as_object().expect("norms");
+    let parameters = weights::named(module);
+    assert_eq!(parameters.len(), expected.len(), "{what}: parameters");
+    for n in parameters {
+        let (mut name, _) = huggingface::theirs(config, &n.name);
+        if scalar && name == "lm_head.weight" {
+            name = "score.weight".into();
+        }
+        let found = n.values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        let expected = expected.get(&name).unwrap_or_else(|| panic!("{what}: no `{name}`"));
+        close(&format!("{what}: norm of {name}"), &[found], &[expected.as_f64().expect("a norm")], 1e-4);
+    }
+}
