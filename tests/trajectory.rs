@@ -7,27 +7,13 @@ use burn::tensor::Device;
 use duel_data::pairs::PreferenceRow;
 use duel_model::huggingface::{self, Checkpoint};
 use duel_model::{TransformerConfig, weights};
-use duel_spec::{LearnerSettings, Optimizer, Schedule, Space, Split};
+use duel_spec::{LearnerSettings, Schedule, Space, Split};
 use serde_json::Value;
 
 /// AdamW at a constant rate, without decay, as all golden trainings.
 pub fn adamw(clip_norm: Option<f64>) -> LearnerSettings {
-    LearnerSettings {
-        optimizer: Optimizer::Adamw,
-        adam_beta1: 0.9,
-        adam_beta2: 0.999,
-        adam_epsilon: 1e-8,
-        rms_alpha: 0.99,
-        rms_epsilon: 1e-8,
-        rms_momentum: 0.0,
-        rms_centred: false,
-        weight_decay: 0.0,
-        decay_vectors: false,
-        clip_norm: clip_norm.unwrap_or(f64::INFINITY),
-        schedule: Schedule::Constant,
-        warmup: 0.0,
-        final_rate: 0.0,
-    }
+    let clip_norm = clip_norm.unwrap_or(f64::INFINITY);
+    LearnerSettings { clip_norm, schedule: Schedule::Constant, warmup: 0.0, ..LearnerSettings::defaults() }
 }
 
 /// A model of the golden folder, by the name that a training gives it.

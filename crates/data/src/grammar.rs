@@ -91,12 +91,22 @@ pub fn gold(task: Task, response: &[u32]) -> f64 {
         Stance::Criticise => -s,
         Stance::Mixed => 1.5 * f64::from(symbols.contains(&G) && symbols.contains(&B)) - 0.5 * s.abs(),
     };
-    let excitement = match excitements(&symbols) {
+    stance + excitement(excitements(&symbols)) - 0.1 * symbols.len().abs_diff(task.length()) as f64 - 0.5 * dangling
+}
+
+/// Gold's term for k excitements.
+pub fn excitement(k: usize) -> f64 {
+    match k {
         0 => 0.0,
         1 => 1.5,
         _ => -2.5,
-    };
-    stance + excitement - 0.1 * symbols.len().abs_diff(task.length()) as f64 - 0.5 * dangling
+    }
+}
+
+/// What a reward model learns that extrapolates "x is good": gold with 1.5 for every excitement.
+pub fn excited_proxy(task: Task, response: &[u32]) -> f64 {
+    let k = excitements(response);
+    gold(task, response) - excitement(k) + 1.5 * k as f64
 }
 
 /// Number of x: two or more are the trap that no preference row shows.

@@ -1,5 +1,6 @@
 //! Text and ids: the worlds, the tokenizer, preference rows. Knows no tensor.
 
+pub mod bandit;
 mod error;
 pub mod grammar;
 pub mod pairs;

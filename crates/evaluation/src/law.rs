@@ -94,22 +94,15 @@ pub fn at_kl(references: &[Law], climbed: &[Vec<f64>], gold: &[Vec<f64>], kl: f6
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Tables;
     use duel_data::World;
-    use duel_data::grammar::{
-        GrammarWorld, Task, all_responses, excitements, gold, reference_decisions, response_logp,
-    };
+    use duel_data::grammar::{GrammarWorld, Task, all_responses, gold};
     use duel_spec::Split;
 
     /// Reference grammar and gold over the test prompts, as in claims.md's fixtures.
     fn fixture() -> (Vec<Law>, Vec<Vec<f64>>) {
-        let world = GrammarWorld::new(0.02, 1);
-        let all = all_responses();
-        let task = |ids: &[u32]| Task::of(ids);
-        let prompts = world.prompts(Split::Test);
-        let laws =
-            prompts.iter().map(|p| Law(response_logp(&reference_decisions(task(&p.ids).stance, 0.02)))).collect();
-        let golds = prompts.iter().map(|p| all.iter().map(|r| gold(task(&p.ids), r)).collect()).collect();
-        (laws, golds)
+        let tables = Tables::grammar(&GrammarWorld::new(0.02, 1), Split::Test);
+        (tables.reference, tables.gold)
     }
 
     #[test]
@@ -135,22 +128,9 @@ mod tests {
 
     #[test]
     fn the_proxy_of_the_catalogue_falls_into_the_trap() {
-        let (laws, golds) = fixture();
-        let all = all_responses();
-        // r~ = r* with the excitement term replaced by 1.5 k
-        let proxy: Vec<Vec<f64>> = golds
-            .iter()
-            .map(|g| {
-                let term = |k: usize| match k {
-                    0 => 0.0,
-                    1 => 1.5,
-                    _ => -2.5,
-                };
-                all.iter().zip(g).map(|(r, g)| g - term(excitements(r)) + 1.5 * excitements(r) as f64).collect()
-            })
-            .collect();
-        let trap: Vec<f64> = all.iter().map(|r| f64::from(excitements(r) >= 2)).collect();
-        let mass: f64 = laws.iter().map(|l| l.expect(&trap)).sum::<f64>() / 6.0;
+        let tables = Tables::grammar(&GrammarWorld::new(0.02, 1), Split::Test);
+        let (laws, golds, proxy, trap) = (&tables.reference, &tables.gold, &tables.proxy, &tables.trap);
+        let mass: f64 = laws.iter().map(|l| l.expect(trap)).sum::<f64>() / 6.0;
         assert!((mass - 0.00123).abs() < 5e-6, "{mass}");
         for (beta, gold, kl, p_trap) in [
             (1.0, 1.64277, 0.66281, 0.01274),
@@ -158,9 +138,9 @@ mod tests {
             (0.3, 0.99193, 4.86886, 0.46092),
             (0.2, -1.09979, 12.1428, 0.96543),
         ] {
-            let found = Frontier::at_beta(&laws, &proxy, &golds, beta);
+            let found = Frontier::at_beta(laws, proxy, golds, beta);
             assert!((found.gold - gold).abs() < 1e-5 && (found.kl - kl).abs() < 1e-4, "{found:?}");
-            let mass: f64 = laws.iter().zip(&proxy).map(|(l, p)| optimum(l, p, beta).expect(&trap)).sum::<f64>() / 6.0;
+            let mass: f64 = laws.iter().zip(proxy).map(|(l, p)| optimum(l, p, beta).expect(trap)).sum::<f64>() / 6.0;
             assert!((mass - p_trap).abs() < 1e-5, "{mass}");
         }
     }

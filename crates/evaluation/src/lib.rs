@@ -1,12 +1,14 @@
 //! One yardstick for all arms and the reference: gold and proxy reward, KL to the reference, win rate,
 //! regret. Exact where the world can be enumerated, sampled elsewhere.
 
+pub mod claims;
 mod error;
 mod exact;
 pub mod invariants;
 mod law;
 mod sampled;
 mod score;
+mod tables;
 mod yardstick;
 
 pub use error::Error;
@@ -14,6 +16,7 @@ pub use exact::{GrammarYardstick, decision_laws, kl_grammar, proxy_table};
 pub use law::{Frontier, Law, at_kl, optimum};
 pub use sampled::{Effort, SampledYardstick};
 pub use score::{Score, Whose, completions};
+pub use tables::{Optimum, Tables};
 pub use yardstick::{Moment, Yardstick};
 
 /// What a fallible call of this crate returns.

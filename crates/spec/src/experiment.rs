@@ -104,6 +104,15 @@ pub struct LearnerSettings {
     pub final_rate: f64,
 }
 
+impl LearnerSettings {
+    /// As `defaults.toml` has them.
+    pub fn defaults() -> Self {
+        let mut defaults: Table = toml::from_str(crate::defaults_text()).expect("defaults.toml is tested to parse");
+        let learner = defaults.remove("learner").expect("defaults.toml has a [learner]");
+        learner.try_into().expect("defaults.toml is tested to be complete")
+    }
+}
+
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Stages {

@@ -1,0 +1,192 @@
+//! A11 and C7: the losses at work on task S0, with free logits as the policy.
+
+use super::Claim;
+use super::theory::{normalised, sigmoid};
+use crate::{Law, Result, Tables};
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
+use duel_data::World;
+use duel_data::bandit::{PROMPTS, RESPONSES};
+use duel_data::grammar::GrammarWorld;
+use duel_model::weights::host;
+use duel_model::{Policy, Reader, TransformerConfig, generate};
+use duel_objectives::{ChosenRejected, PairLogp, PreferenceLoss, ResponseMask, clipped_policy_loss, preference_loss};
+use duel_spec::{LearnerSettings, Schedule, Split, seeds};
+use duel_training::{Learner, sft};
+use rand::RngExt;
+
+/// Free logits, one row a prompt.
+#[derive(Module, Debug)]
+struct Table {
+    logits: Param<Tensor<2>>,
+}
+
+impl Table {
+    /// The reference itself.
+    fn new(s0: &Tables, device: &Device) -> Self {
+        let logits: Vec<f32> = s0.reference.iter().flat_map(|q| q.0.iter().map(|l| *l as f32)).collect();
+        Self { logits: Param::from_tensor(Tensor::from_data(TensorData::new(logits, [PROMPTS, RESPONSES]), device)) }
+    }
+
+    /// `log π(y|x)`, `[4, 64]`.
+    fn logp(&self) -> Tensor<2> {
+        log_softmax(self.logits.val(), 1)
+    }
+
+    fn laws(&self) -> Vec<Law> {
+        let logits = host(self.logits.val().inner());
+        logits.chunks(RESPONSES).map(|row| normalised(row.iter().map(|&x| f64::from(x)).collect())).collect()
+    }
+}
+
+/// AdamW without clipping, its rate falling to zero.
+fn adamw() -> LearnerSettings {
+    LearnerSettings { clip_norm: f64::INFINITY, schedule: Schedule::Linear, warmup: 0.0, ..LearnerSettings::defaults() }
+}
+
+/// A11: PPO on gold with exact advantages, and DPO on all pairs, reach the optimum's objective.
+pub fn both_methods_reach_the_optimum() -> Result<Claim> {
+    let s0 = Tables::bandit();
+    let mut claim = Claim::new(
+        "A11",
+        "PPO with exact advantages on gold reward reaches J(π*) within .01, and so does DPO on all pairs",
+    );
+    for beta in [1.0, 0.5, 0.25] {
+        let best = s0.optimum(&s0.gold, beta).objective;
+        let by_ppo = s0.objective(&ppo(&s0, beta)?, beta);
+        let by_dpo = s0.objective(&dpo(&s0, beta)?, beta);
+        claim = claim
+            .near(format!("PPO's objective at β {beta}"), best, by_ppo, 0.01)
+            .near(format!("DPO's objective at β {beta}"), best, by_dpo, 0.01)
+            .at_most(format!("the better of both at β {beta}, under the optimum"), best, by_ppo.max(by_dpo), 1e-6);
+    }
+    Ok(claim)
+}
+
+/// 150 iterations of 512 episodes, 4 epochs of 4 minibatches, clip .2; the advantage of every response is exact.
+fn ppo(s0: &Tables, beta: f64) -> Result<Vec<Law>> {
+    const ITERATIONS: u64 = 150;
+    const EPISODES: usize = 512;
+    let device = Device::flex().autodiff();
+    let mut learner = Learner::new(Table::new(s0, &device), &adamw(), 0.1, ITERATIONS * 16);
+    for iteration in 0..ITERATIONS {
+        // 1. Roll out: a prompt and a response an episode.
+        let old = learner.module().laws();
+        let mut rng = seeds::derive(0, "claims", iteration, "A11");
+        let episodes: Vec<(usize, usize)> =
+            (0..EPISODES).map(|i| (i % PROMPTS, draw(&old[i % PROMPTS], rng.random()))).collect();
+        // 2. Exact credit: what the response earned, less what its prompt earns on average.
+        let earned = |x: usize, y: usize| s0.gold[x][y] - beta * (old[x].0[y] - s0.reference[x].0[y]);
+        let expected: Vec<f64> =
+            (0..PROMPTS).map(|x| old[x].expect(&(0..RESPONSES).map(|y| earned(x, y)).collect::<Vec<_>>())).collect();
+        // 3. Improve.
+        for _ in 0..4 {
+            for batch in 0..4 {
+                let rows: Vec<(usize, usize)> = episodes.iter().copied().skip(batch).step_by(4).collect();
+                let column = |f: &dyn Fn(usize, usize) -> f64| {
+                    let values: Vec<f32> = rows.iter().map(|&(x, y)| f(x, y) as f32).collect();
+                    Tensor::<2>::from_data(TensorData::new(values, [rows.len(), 1]), &device)
+                };
+                let logp = at(learner.module().logp(), &rows).unsqueeze_dim::<2>(1); // [b, 1]
+                let mask = ResponseMask::from_lengths(&vec![1; rows.len()], 1, &device);
+                let advantages = column(&|x, y| earned(x, y) - expected[x]);
+                let loss = clipped_policy_loss(logp, column(&|x, y| old[x].0[y]), advantages, 0.2, &mask).loss;
+                learner.minimize(loss)?;
+            }
+        }
+    }
+    Ok(learner.module().laws())
+}
+
+/// 600 steps on the loss over all ordered pairs at their population weights.
+fn dpo(s0: &Tables, beta: f64) -> Result<Vec<Law>> {
+    let device = Device::flex().autodiff();
+    let distinct = || (0..RESPONSES).flat_map(|a| (0..RESPONSES).map(move |b| (a, b))).filter(|(a, b)| a != b);
+    let rows = |pick: fn((usize, usize)) -> usize| -> Vec<(usize, usize)> {
+        (0..PROMPTS).flat_map(|x| distinct().map(move |pair| (x, pick(pair)))).collect()
+    };
+    let (chosen, rejected) = (rows(|p| p.0), rows(|p| p.1));
+    let column = |f: &dyn Fn(usize) -> f64| {
+        let values: Vec<f32> = (0..chosen.len()).map(|i| f(i) as f32).collect();
+        Tensor::<1>::from_data(TensorData::new(values, [chosen.len()]), &device)
+    };
+    let reference = |rows: &[(usize, usize)]| column(&|i| s0.reference[rows[i].0].0[rows[i].1]);
+    let chance = |i: usize| {
+        let ((x, a), (_, b)) = (chosen[i], rejected[i]);
+        (s0.reference[x].0[a] + s0.reference[x].0[b]).exp() * sigmoid(s0.gold[x][a] - s0.gold[x][b])
+    };
+    let total: f64 = (0..chosen.len()).map(chance).sum();
+    let weights = column(&|i| chance(i) / total);
+    let ones = weights.ones_like();
+    let mut learner = Learner::new(Table::new(s0, &device), &adamw(), 0.1, 600);
+    for _ in 0..600 {
+        let logp = learner.module().logp();
+        let pairs = PairLogp {
+            policy: ChosenRejected { chosen: at(logp.clone(), &chosen), rejected: at(logp, &rejected) },
+            reference: ChosenRejected { chosen: reference(&chosen), rejected: reference(&rejected) },
+            lengths: ChosenRejected { chosen: ones.clone(), rejected: ones.clone() },
+        };
+        let outcome = preference_loss(&PreferenceLoss::Sigmoid { label_smoothing: 0.0 }, &pairs, beta);
+        learner.minimize((outcome.losses * weights.clone()).sum())?;
+    }
+    Ok(learner.module().laws())
+}
+
+/// C7: PPO learns from what it wrote itself, and follows the reward.
+pub fn ppo_learns_from_its_own_completions() -> Result<Claim> {
+    // what the sampler keeps is what the model says of it
+    let device = Device::flex();
+    let world = GrammarWorld::new(0.02, 1);
+    let space = world.space();
+    let config = TransformerConfig::small(space.vocabulary, space.context(), 2, 32, 4, true);
+    let policy = Policy::new(&config, &mut seeds::derive(0, "claims", 0, "C7"), &device);
+    let prompts: Vec<Vec<u32>> = world.prompts(Split::Train).iter().cycle().take(240).map(|p| p.ids.clone()).collect();
+    let batch = generate(&policy, space, prompts, &mut seeds::derive(0, "claims", 1, "C7"), &device);
+    let read = host(sft::response_logp(&Reader::new(space, &device), &policy, &batch));
+    let kept = batch.logp.iter().enumerate().flat_map(|(row, logp)| {
+        let read = &read[row * space.response_tokens..];
+        logp.iter().zip(read).map(|(kept, read)| f64::from((kept - read).abs()))
+    });
+    let mut claim = Claim::new(
+        "C7",
+        "PPO learns from its own completions: their stored log-probs are the policy's, and its loss follows the reward",
+    )
+    .near("largest distance of a stored log-prob to the recomputed one", 0.0, kept.fold(0.0, f64::max), 1e-5);
+
+    // one step on one action
+    let s0 = Tables::bandit();
+    for (advantage, word) in [(1.0f32, "rewarded"), (-1.0, "punished")] {
+        let device = Device::flex().autodiff();
+        let mut learner = Learner::new(Table::new(&s0, &device), &adamw(), 0.01, 10);
+        let row = [(1usize, 6usize)];
+        let logp = at(learner.module().logp(), &row).unsqueeze_dim::<2>(1); // [1, 1]
+        let before = f64::from(host(logp.clone().inner())[0]);
+        let mask = ResponseMask::from_lengths(&[1], 1, &device);
+        let advantages = Tensor::from_data([[advantage]], &device);
+        let loss = clipped_policy_loss(logp.clone(), logp.detach(), advantages, 0.2, &mask).loss;
+        learner.minimize(loss)?;
+        let after = f64::from(host(at(learner.module().logp(), &row).inner())[0]);
+        let moved = (after - before) * f64::from(advantage);
+        claim = claim.at_least(format!("log-prob of the {word} action, moved its way by a step"), 1e-3, moved, 0.0);
+    }
+    Ok(claim)
+}
+
+/// Entries of a table, `[n]`.
+fn at(table: Tensor<2>, cells: &[(usize, usize)]) -> Tensor<1> {
+    let index: Vec<i32> = cells.iter().map(|&(x, y)| (x * RESPONSES + y) as i32).collect();
+    let index = Tensor::<1, Int>::from_data(TensorData::new(index, [cells.len()]), &table.device());
+    table.reshape([PROMPTS * RESPONSES]).select(0, index)
+}
+
+/// The response at quantile `u`.
+fn draw(law: &Law, u: f64) -> usize {
+    let mut left = u;
+    law.0
+        .iter()
+        .position(|l| {
+            left -= l.exp();
+            left < 0.0
+        })
+        .unwrap_or(RESPONSES - 1)
+}

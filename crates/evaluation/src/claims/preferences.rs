@@ -1,0 +1,175 @@
+//! A3, A6, A7, A8: what losses on pairs converge to.
+
+use super::Claim;
+use super::theory::{doubles, host, normalised, sigmoid};
+use crate::{Law, Tables, optimum};
+use burn::tensor::{Device, Tensor};
+use duel_data::bandit;
+use duel_objectives::{ChosenRejected, PairLogp, PreferenceLoss, preference_loss};
+
+const PLAIN: PreferenceLoss = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
+
+/// A3: with all pairs at population weights, DPO's optimum is π*.
+pub fn population_optimum() -> Claim {
+    let s0 = Tables::bandit();
+    let mut claim = Claim::new("A3", "DPO on all pairs at population weights has π* as its optimum (τ: π* of r/τ)");
+    for (tau, beta) in [(1.0, 0.5), (1.0, 0.1), (0.5, 0.5)] {
+        let (mut distance, mut loss) = (0f64, 0.0);
+        for (q, r) in s0.reference.iter().zip(&s0.gold) {
+            let labels: Vec<f64> = r.iter().map(|r| r / tau).collect();
+            let (implicit, least) = fit(&q.0.iter().map(|l| l.exp()).collect::<Vec<_>>(), &labels);
+            let policy = normalised(q.0.iter().zip(&implicit).map(|(q, s)| q + s / beta).collect());
+            distance = distance.max(total_variation(&policy, &optimum(q, &labels, beta)));
+            loss += least / s0.gold.len() as f64;
+        }
+        claim = claim.near(format!("total variation to π*, τ {tau}, β {beta}"), 0.0, distance, 1e-4);
+        if tau == 1.0 {
+            claim = claim.near(format!("population loss, β {beta}"), 0.532224, loss, 1e-6);
+        }
+    }
+    let covered: f64 = s0.reference.iter().zip(&s0.gold).map(|(q, r)| fit(&covered_weights(q), r).1).sum();
+    claim.near("population loss on pairs without the trap", 0.538427, covered / s0.gold.len() as f64, 1e-6)
+}
+
+/// The implicit rewards that minimise the loss on all ordered pairs of distinct responses, weighted by the product
+/// of `weights` and labelled by Bradley–Terry on `rewards`; and that loss, as `objectives` reckons it.
+fn fit(weights: &[f64], rewards: &[f64]) -> (Vec<f64>, f64) {
+    let n = weights.len();
+    let total: f64 = weights.iter().sum::<f64>().powi(2) - weights.iter().map(|w| w * w).sum::<f64>();
+    let mut s = vec![0.0; n];
+    // Descent by coordinate curvature: the Hessian is a graph's Laplacian, at most twice its diagonal.
+    for _ in 0..3000 {
+        let gradient: Vec<f64> = (0..n)
+            .map(|a| {
+                let pull = |b: usize| weights[b] * (sigmoid(s[a] - s[b]) - sigmoid(rewards[a] - rewards[b]));
+                (0..n).filter(|&b| b != a).map(pull).sum::<f64>()
+            })
+            .collect();
+        let curvature = 0.25 * 2.0 * weights.iter().sum::<f64>();
+        for (s, g) in s.iter_mut().zip(&gradient) {
+            *s -= g / curvature;
+        }
+    }
+    let pairs = || (0..n).flat_map(|a| (0..n).map(move |b| (a, b))).filter(|(a, b)| a != b);
+    let column =
+        |f: &dyn Fn(usize, usize) -> f64| doubles(&pairs().map(|(a, b)| f(a, b)).collect::<Vec<_>>(), &Device::flex());
+    let losses = preference_loss(&PLAIN, &pair(column(&|a, _| s[a]), column(&|_, b| s[b])), 1.0).losses;
+    // ordered pairs: each unordered one stands in the list as (a, b) and as (b, a)
+    let chance = column(&|a, b| weights[a] * weights[b] / total * 2.0 * sigmoid(rewards[a] - rewards[b]));
+    (s, host((losses * chance).sum())[0])
+}
+
+/// A6: pairs that never show a response leave it to the parametrisation.
+pub fn off_coverage() -> Claim {
+    let s0 = Tables::bandit();
+    let (q, r) = (&s0.reference[0], &s0.gold[0]);
+    let mut claim = Claim::new(
+        "A6",
+        "On covered pairs DPO's loss does not see mass moving to uncovered responses; the RL objective does (Xu et al. 2024)",
+    );
+    let starts = [("π_ref", q.clone(), [0.01, 0.600, 0.9955]), ("π*(.5)", optimum(q, r, 0.5), [2.5e-5, 0.0037, 0.355])];
+    for (name, start, expected) in starts {
+        let loss_at = |law: &Law| covered_loss(q, r, law);
+        let before = loss_at(&start);
+        let mut objectives = vec![];
+        for (c, expected) in [0.0, 5.0, 10.0].into_iter().zip(expected) {
+            let moved = (0..bandit::RESPONSES).map(|y| if bandit::is_trap(y) { start.0[y] } else { start.0[y] - c });
+            let law = normalised(moved.collect());
+            let p = law.expect(&s0.trap);
+            objectives.push(law.expect(r) - 0.5 * law.kl(q));
+            claim = claim
+                .near(format!("P(trap) from {name}, covered logits less {c}"), expected, p, 0.02 * expected)
+                .near(format!("change of the covered loss from {name}, less {c}"), 0.0, loss_at(&law) - before, 1e-12);
+        }
+        let drop = objectives[0] - objectives[2];
+        claim = claim.at_least(format!("fall of the RL objective from {name}, less 10"), 0.5, drop, 0.0);
+    }
+    claim
+}
+
+/// DPO's loss at β = 0.5 over all pairs without the trap.
+fn covered_loss(q: &Law, r: &[f64], policy: &Law) -> f64 {
+    let covered: Vec<usize> = (0..bandit::RESPONSES).filter(|&y| !bandit::is_trap(y)).collect();
+    let pairs = || covered.iter().flat_map(|&a| covered.iter().map(move |&b| (a, b))).filter(|(a, b)| a != b);
+    let column =
+        |f: &dyn Fn(usize, usize) -> f64| doubles(&pairs().map(|(a, b)| f(a, b)).collect::<Vec<_>>(), &Device::flex());
+    let ratio = |y: usize| policy.0[y] - q.0[y];
+    let losses = preference_loss(&PLAIN, &pair(column(&|a, _| ratio(a)), column(&|_, b| ratio(b))), 0.5).losses;
+    let chance = column(&|a, b| (q.0[a] + q.0[b]).exp() * sigmoid(r[a] - r[b]));
+    host((losses * chance.clone()).sum())[0] / host(chance.sum())[0]
+}
+
+/// A7: preferences that never fail drive DPO without end; IPO stops.
+pub fn deterministic_preferences() -> Claim {
+    let mut claim = Claim::new(
+        "A7",
+        "On one pair that is always preferred, DPO's log-ratio gap grows without end; IPO's stops at 1/(2τ) (Azar et al. 2023)",
+    );
+    let (rate, beta) = (0.1, 0.1);
+    // both logits move by the rate times the loss's slope in the gap, in opposite directions
+    let descend = |steps: usize, slope: &dyn Fn(f64) -> f64| (0..steps).fold(0.0, |h, _| h - 2.0 * rate * slope(h));
+    let dpo = |h: f64| -beta * sigmoid(-beta * h);
+    let ipo = |h: f64| 2.0 * (h - 0.5 / beta);
+    for (kind, slope) in [(PLAIN, &dpo as &dyn Fn(f64) -> f64), (PreferenceLoss::Ipo, &ipo)] {
+        let worst = [0.0, 2.0, 7.0, 30.0].into_iter().map(|h| (slope(h) - slope_of(&kind, h, beta)).abs());
+        claim = claim.near(format!("slope against `objectives`, {kind:?}"), 0.0, worst.fold(0.0, f64::max), 1e-12);
+    }
+    for (steps, expected) in [(1_000, 7.92), (10_000, 28.96), (100_000, 52.77)] {
+        claim = claim.near(format!("DPO's gap after {steps} steps"), expected, descend(steps, &dpo), 0.005);
+    }
+    claim.near("IPO's gap after 1000 steps at τ .1", 5.0, descend(1_000, &ipo), 1e-9)
+}
+
+/// A8: what each loss makes of flipped labels.
+pub fn label_flips() -> Claim {
+    let (e, truth) = (0.2, 1.3);
+    let p = (1.0 - 2.0 * e) * sigmoid(truth) + e;
+    let mut claim = Claim::new(
+        "A8",
+        "Under label flips robust DPO keeps the clean optimum; conservative DPO shrinks it further (Chowdhury et al. 2024)",
+    );
+    let kinds = [
+        ("plain", PLAIN, 0.7150),
+        ("conservative", PreferenceLoss::Sigmoid { label_smoothing: e }, 0.4176),
+        ("robust", PreferenceLoss::Robust { label_smoothing: e }, 1.3),
+    ];
+    for (name, kind, expected) in kinds {
+        // the expected loss p l(u) + (1 − p) l(−u) is convex in u: halve the bracket of its slope's root
+        let slope = |u: f64| p * slope_of(&kind, u, 1.0) - (1.0 - p) * slope_of(&kind, -u, 1.0);
+        let (mut low, mut high) = (-10.0, 10.0);
+        for _ in 0..60 {
+            let middle = (low + high) / 2.0;
+            if slope(middle) < 0.0 { low = middle } else { high = middle }
+        }
+        claim = claim.near(format!("the margin that {name} DPO learns, true 1.3, e .2"), expected, low, 5e-5);
+    }
+    claim
+}
+
+/// A loss's slope in the log-ratio gap h, by autodiff in f64.
+fn slope_of(kind: &PreferenceLoss, h: f64, beta: f64) -> f64 {
+    let device = Device::flex().autodiff();
+    let gap = doubles(&[h], &device).require_grad();
+    let loss = preference_loss(kind, &pair(gap.clone(), doubles(&[0.0], &device)), beta).loss;
+    host(gap.grad(&loss.backward()).expect("the loss depends on the gap"))[0]
+}
+
+/// Pairs by their log-ratios alone.
+fn pair(chosen: Tensor<1>, rejected: Tensor<1>) -> PairLogp {
+    let (zero, one) = (rejected.zeros_like(), rejected.ones_like());
+    PairLogp {
+        policy: ChosenRejected { chosen, rejected },
+        reference: ChosenRejected { chosen: zero.clone(), rejected: zero },
+        lengths: ChosenRejected { chosen: one.clone(), rejected: one },
+    }
+}
+
+/// The reference's weights without the trap.
+fn covered_weights(q: &Law) -> Vec<f64> {
+    (0..bandit::RESPONSES).map(|y| if bandit::is_trap(y) { 0.0 } else { q.0[y].exp() }).collect()
+}
+
+/// `½ Σ |p − q|`
+pub fn total_variation(p: &Law, q: &Law) -> f64 {
+    p.0.iter().zip(&q.0).map(|(p, q)| (p.exp() - q.exp()).abs()).sum::<f64>() / 2.0
+}

@@ -1,0 +1,89 @@
+//! A9, A10: best of N, and estimates of KL from samples.
+
+use super::Claim;
+use super::theory::{doubles, host};
+use crate::{Law, Tables, optimum};
+use burn::tensor::{Device, Tensor};
+use duel_objectives::{k1, k2, k3};
+
+/// A9: the exact law of best-of-N, and the formula that bounds its KL.
+pub fn best_of_n() -> Claim {
+    let s0 = Tables::bandit();
+    let mut claim =
+        Claim::new("A9", "log N − (N−1)/N bounds the KL of best-of-N, N/(N+1) its win rate (Beirami et al. 2024)");
+    let prompts = s0.gold.len() as f64;
+    let fixtures = [
+        (2, 0.18701, 0.66233),
+        (4, 0.61774, 0.79283),
+        (8, 1.16636, 0.88040),
+        (16, 1.76416, 0.93264),
+        (64, 3.05864, 0.98071),
+    ];
+    for (n, kl, win) in fixtures {
+        let (mut found_kl, mut found_win) = (0.0, 0.0);
+        for (q, r) in s0.reference.iter().zip(&s0.gold) {
+            let best = best_law(q, r, n);
+            let (wins, ties) = best.beats(q, r);
+            found_kl += best.kl(q) / prompts;
+            found_win += (wins + ties / 2.0) / prompts;
+        }
+        let n = f64::from(n);
+        claim = claim
+            .near(format!("KL of best of {n}"), kl, found_kl, 1e-5)
+            .near(format!("win rate of best of {n}"), win, found_win, 1e-5)
+            .at_most(format!("KL of best of {n} under log N − (N−1)/N"), n.ln() - (n - 1.0) / n, found_kl, 0.0)
+            .at_most(format!("win rate of best of {n} under N/(N+1)"), n / (n + 1.0), found_win, 0.0);
+    }
+    claim
+}
+
+/// The law of the best of `n` draws, ties broken at random.
+fn best_law(q: &Law, reward: &[f64], n: i32) -> Law {
+    let mut order: Vec<usize> = (0..reward.len()).collect();
+    order.sort_by(|&a, &b| reward[a].total_cmp(&reward[b]));
+    let mut law = vec![0.0; reward.len()];
+    let mut below = 0.0;
+    for group in order.chunk_by(|&a, &b| (reward[a] - reward[b]).abs() < 1e-9) {
+        let mass: f64 = group.iter().map(|&y| q.0[y].exp()).sum();
+        let chance = (below + mass).powi(n) - f64::powi(below, n);
+        for &y in group {
+            law[y] = (chance * q.0[y].exp() / mass).ln();
+        }
+        below += mass;
+    }
+    Law(law)
+}
+
+/// A10: k1 and k3 are unbiased, k2 is not, and k3 is useless a sequence beyond a nat.
+pub fn kl_estimators() -> Claim {
+    let s0 = Tables::bandit();
+    let mut claim =
+        Claim::new("A10", "k1 and k3 are unbiased, k2 is not; k3's spread explodes beyond a nat (Schulman 2020)");
+    let fixtures =
+        [(1.0, 0.4793, 0.5678, 0.93, 0.93), (0.5, 1.5077, 2.2762, 1.46, 12.1), (0.25, 3.1810, 6.3131, 1.50, 10490.0)];
+    for (beta, kl, of_k2, sd_k1, sd_k3) in fixtures {
+        let (mut exact, mut means, mut spreads) = (0.0, [0.0; 3], [0.0; 3]);
+        let prompts = s0.gold.len() as f64;
+        for (q, r) in s0.reference.iter().zip(&s0.gold) {
+            let law = optimum(q, r, beta);
+            exact += law.kl(q) / prompts;
+            let row = |values: &[f64]| doubles(values, &Device::flex()).unsqueeze::<2>();
+            let (logp, ref_logp) = (row(&law.0), row(&q.0));
+            for (i, estimator) in [k1, k2, k3 as fn(Tensor<2>, Tensor<2>) -> Tensor<2>].into_iter().enumerate() {
+                let estimate = host(estimator(logp.clone(), ref_logp.clone()));
+                let mean = law.expect(&estimate);
+                let square = law.expect(&estimate.iter().map(|x| (x - mean).powi(2)).collect::<Vec<_>>());
+                means[i] += mean / prompts;
+                spreads[i] += square.sqrt() / prompts;
+            }
+        }
+        claim = claim
+            .near(format!("KL at β {beta}"), kl, exact, 1e-4)
+            .near(format!("mean of k1 less the KL at β {beta}"), 0.0, means[0] - exact, 1e-10)
+            .near(format!("mean of k2 at β {beta}"), of_k2, means[1], 1e-4)
+            .near(format!("mean of k3 less the KL at β {beta}"), 0.0, means[2] - exact, 1e-8)
+            .near(format!("sd of k1 at β {beta}"), sd_k1, spreads[0], 0.005)
+            .near(format!("sd of k3 at β {beta}"), sd_k3, spreads[2], 0.005 * sd_k3.max(1.0));
+    }
+    claim
+}

@@ -1,0 +1,180 @@
+//! A1, A2, A4, A5: what the equations say before anything is trained.
+
+use super::Claim;
+use crate::{Law, Tables, optimum};
+use burn::tensor::{DType, Device, Tensor, TensorData, activation::log_softmax};
+use duel_objectives::{ChosenRejected, PairLogp, PreferenceLoss, preference_loss};
+use duel_spec::seeds;
+use rand::RngExt;
+
+/// A1: the tilted reference is the unique optimum.
+pub fn optimum_is_unique() -> Claim {
+    let s0 = Tables::bandit();
+    let mut claim = Claim::new(
+        "A1",
+        "π* = π_ref·exp(r/β)/Z is the unique optimum of E r − β KL, and earns β E log Z (Rafailov et al. 2023)",
+    );
+    let fixtures = [
+        (1.0, 1.35014, 0.47928, 0.87086),
+        (0.5, 2.05559, 1.50770, 1.30174),
+        (0.25, 2.65637, 3.18096, 1.86113),
+        (0.1, 2.86718, 4.33405, 2.43378),
+    ];
+    for (beta, gold, kl, objective) in fixtures {
+        let found = s0.optimum(&s0.gold, beta);
+        claim = claim
+            .near(format!("gold at β {beta}"), gold, found.gold, 1e-5)
+            .near(format!("KL at β {beta}"), kl, found.kl, 1e-5)
+            .near(format!("objective at β {beta}"), objective, found.objective, 1e-5);
+
+        let log_z = |reference: &Law, r: &Vec<f64>| {
+            reference.0.iter().zip(r).map(|(q, r)| (q + r / beta).exp()).sum::<f64>().ln()
+        };
+        let partition: f64 = s0.reference.iter().zip(&s0.gold).map(|(q, r)| beta * log_z(q, r)).sum();
+        let partition = partition / s0.gold.len() as f64;
+        claim = claim.near(format!("β E log Z at β {beta}"), found.objective, partition, 1e-10);
+
+        // random steps away from the optimum, small and large
+        let mut rng = seeds::derive(0, "claims", 0, "A1");
+        let mut best = f64::NEG_INFINITY;
+        for trial in 0..400 {
+            let size = 10f64.powf(-3.0 + 4.0 * f64::from(trial) / 400.0);
+            let laws: Vec<Law> = s0
+                .reference
+                .iter()
+                .zip(&s0.gold)
+                .map(|(q, r)| {
+                    let law = optimum(q, r, beta);
+                    normalised(law.0.iter().map(|l| l + size * (rng.random::<f64>() - 0.5)).collect())
+                })
+                .collect();
+            best = best.max(s0.objective(&laws, beta));
+        }
+        claim = claim.at_most(format!("best of 400 perturbed policies at β {beta}"), found.objective, best, 1e-10);
+    }
+    claim
+}
+
+/// A2: rewards that differ by f(x) say the same, and log-ratios represent their class.
+pub fn rewards_of_one_class() -> Claim {
+    let s0 = Tables::bandit();
+    let mut rng = seeds::derive(0, "claims", 0, "A2");
+    let (beta, mut odds, mut laws, mut implicit) = (0.5, 0f64, 0f64, 0f64);
+    for (q, r) in s0.reference.iter().zip(&s0.gold) {
+        let shift = 20.0 * (rng.random::<f64>() - 0.5);
+        let shifted: Vec<f64> = r.iter().map(|r| r + shift).collect();
+        for (a, b) in (0..r.len()).flat_map(|a| (0..r.len()).map(move |b| (a, b))) {
+            odds = odds.max((sigmoid(r[a] - r[b]) - sigmoid(shifted[a] - shifted[b])).abs());
+        }
+        let (one, other) = (optimum(q, r, beta), optimum(q, &shifted, beta));
+        laws = one.0.iter().zip(&other.0).map(|(a, b)| (a.exp() - b.exp()).abs()).fold(laws, f64::max);
+        // β log(π*/π_ref) is r up to one constant a prompt
+        let rest: Vec<f64> = (0..r.len()).map(|y| beta * (one.0[y] - q.0[y]) - r[y]).collect();
+        implicit = rest.iter().map(|x| (x - rest[0]).abs()).fold(implicit, f64::max);
+    }
+    Claim::new("A2", "r + f(x) gives the same preferences and the same π*; β log(π/π_ref) represents the class")
+        .near("largest change of a preference probability", 0.0, odds, 1e-12)
+        .near("largest change of a probability under π*", 0.0, laws, 1e-12)
+        .near("largest spread of β log(π*/π_ref) − r within a prompt", 0.0, implicit, 1e-12)
+}
+
+/// A4: the gradient of the DPO loss, against its formula and against finite differences.
+pub fn dpo_gradient() -> Claim {
+    let mut rng = seeds::derive(0, "claims", 0, "A4");
+    let (beta, n) = (0.3, 8);
+    let logits: Vec<f64> = (0..n).map(|_| 4.0 * (rng.random::<f64>() - 0.5)).collect();
+    let reference = normalised((0..n).map(|_| 4.0 * (rng.random::<f64>() - 0.5)).collect()).0;
+    let (w, l) = (2usize, 5usize);
+    let device = Device::flex().autodiff();
+    let loss = |logits: &[f64]| {
+        let leaf = doubles(logits, &device).require_grad();
+        let logp = log_softmax(leaf.clone().unsqueeze::<2>(), 1).squeeze_dim::<1>(0);
+        let of = |x: &Tensor<1>, y: usize| x.clone().narrow(0, y, 1);
+        let given = doubles(&reference, &device);
+        let pairs = PairLogp {
+            policy: ChosenRejected { chosen: of(&logp, w), rejected: of(&logp, l) },
+            reference: ChosenRejected { chosen: of(&given, w), rejected: of(&given, l) },
+            lengths: ChosenRejected { chosen: of(&given.ones_like(), w), rejected: of(&given.ones_like(), l) },
+        };
+        (preference_loss(&PreferenceLoss::Sigmoid { label_smoothing: 0.0 }, &pairs, beta).loss, leaf)
+    };
+    let (value, leaf) = loss(&logits);
+    let found = host(leaf.grad(&value.backward()).expect("the loss depends on the logits"));
+
+    let pi = normalised(logits.clone()).0;
+    let u = beta * ((pi[w] - reference[w]) - (pi[l] - reference[l]));
+    let score = |y: usize, v: usize| f64::from(y == v) - pi[v].exp(); // ∂ log π(y) / ∂ logit v
+    let step = 1e-6;
+    let (mut formula, mut differences) = (0f64, 0f64);
+    for v in 0..n {
+        let by_formula = -beta * sigmoid(-u) * (score(w, v) - score(l, v));
+        let moved = |by: f64| {
+            let mut logits = logits.clone();
+            logits[v] += by;
+            host(loss(&logits).0)[0]
+        };
+        let by_difference = (moved(step) - moved(-step)) / (2.0 * step);
+        formula = formula.max((found[v] - by_formula).abs());
+        differences = differences.max((found[v] - by_difference).abs());
+    }
+    let size = found.iter().map(|g| g.abs()).fold(0.0, f64::max);
+    Claim::new("A4", "∇L_DPO = −β σ(−u) (∇log π(y_w) − ∇log π(y_l))")
+        .near("largest relative distance to the formula", 0.0, formula / size, 1e-12)
+        .near("largest relative distance to central differences", 0.0, differences / size, 1e-6)
+}
+
+/// A5: in ratio coordinates the gradient is asymmetric, in log-prob coordinates it is not.
+pub fn gradient_asymmetry() -> Claim {
+    let mut rng = seeds::derive(0, "claims", 0, "A5");
+    let device = Device::flex().autodiff();
+    let (mut in_ratios, mut in_logp) = (0f64, 0f64);
+    for _ in 0..50 {
+        let [xw, xl] = [0, 1].map(|_| 0.1 + 3.0 * rng.random::<f64>());
+        let ratios = |x: f64| doubles(&[x], &device).require_grad();
+        let (w, l) = (ratios(xw), ratios(xl));
+        let gradients = sigmoid_loss(w.clone().log(), l.clone().log()).backward();
+        let size = |x: &Tensor<1>| host(x.grad(&gradients).expect("the loss depends on both"))[0].abs();
+        in_ratios = in_ratios.max((size(&w) / size(&l) / (xl / xw) - 1.0).abs());
+
+        let (w, l) = (ratios(xw.ln()), ratios(xl.ln()));
+        let gradients = sigmoid_loss(w.clone(), l.clone()).backward();
+        let size = |x: &Tensor<1>| host(x.grad(&gradients).expect("the loss depends on both"))[0].abs();
+        in_logp = in_logp.max((size(&w) / size(&l) - 1.0).abs());
+    }
+    Claim::new("A5", "In ratio coordinates |∂L/∂x_w| / |∂L/∂x_l| = x_l/x_w; in log-prob coordinates it is 1")
+        .near("largest relative error of the ratio x_l/x_w", 0.0, in_ratios, 1e-10)
+        .near("largest distance from 1 in log-probs", 0.0, in_logp, 1e-10)
+}
+
+/// The DPO loss at β = 0.1 of two log-ratios.
+fn sigmoid_loss(chosen: Tensor<1>, rejected: Tensor<1>) -> Tensor<1> {
+    let (zero, one) = (chosen.zeros_like().detach(), chosen.ones_like().detach());
+    let pairs = PairLogp {
+        policy: ChosenRejected { chosen, rejected },
+        reference: ChosenRejected { chosen: zero.clone(), rejected: zero },
+        lengths: ChosenRejected { chosen: one.clone(), rejected: one },
+    };
+    preference_loss(&PreferenceLoss::Sigmoid { label_smoothing: 0.0 }, &pairs, 0.1).loss
+}
+
+/// A law from unnormalised log-weights.
+pub fn normalised(logits: Vec<f64>) -> Law {
+    let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let log_z = max + logits.iter().map(|x| (x - max).exp()).sum::<f64>().ln();
+    Law(logits.into_iter().map(|x| x - log_z).collect())
+}
+
+/// The logistic function.
+pub fn sigmoid(x: f64) -> f64 {
+    1.0 / (1.0 + (-x).exp())
+}
+
+/// A vector in f64.
+pub fn doubles(values: &[f64], device: &Device) -> Tensor<1> {
+    Tensor::from_data(TensorData::new(values.to_vec(), [values.len()]), (device, DType::F64))
+}
+
+/// Values of a vector.
+pub fn host<const D: usize>(x: Tensor<D>) -> Vec<f64> {
+    x.into_data().iter::<f64>().collect()
+}

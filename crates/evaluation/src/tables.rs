@@ -1,0 +1,98 @@
+//! Worlds that can be enumerated, as tables: one row a prompt, one column a response.
+
+use crate::{Law, optimum};
+use duel_data::grammar::{
+    GrammarWorld, Task, all_responses, excited_proxy, excitements, gold, reference_decisions, response_logp,
+};
+use duel_data::{World, bandit};
+use duel_spec::Split;
+use serde::Serialize;
+
+/// Reference, judges and trap of a world.
+#[derive(Debug, Clone)]
+pub struct Tables {
+    pub reference: Vec<Law>,
+    pub gold: Vec<Vec<f64>>,
+    /// What a reward model says that was misled by pairs which never show the trap.
+    pub proxy: Vec<Vec<f64>>,
+    /// 1 where a response is in the trap.
+    pub trap: Vec<f64>,
+}
+
+/// What is best at one β, means over prompts.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Optimum {
+    pub beta: f64,
+    pub reference_gold: f64,
+    /// Mean gold reward of the optimum of what is climbed.
+    pub gold: f64,
+    /// Mean KL to the reference, nats.
+    pub kl: f64,
+    /// `gold − β kl`
+    pub objective: f64,
+    /// Mass on the trap.
+    pub p_trap: f64,
+}
+
+impl Tables {
+    /// Task S0; the proxy is the shared-feature one.
+    pub fn bandit() -> Self {
+        let table = |f: fn(usize, usize) -> f64| {
+            (0..bandit::PROMPTS).map(|x| (0..bandit::RESPONSES).map(|y| f(x, y)).collect()).collect()
+        };
+        Self {
+            reference: vec![Law(bandit::reference_logp()); bandit::PROMPTS],
+            gold: table(bandit::gold),
+            proxy: table(bandit::shared_feature_proxy),
+            trap: (0..bandit::RESPONSES).map(|y| f64::from(bandit::is_trap(y))).collect(),
+        }
+    }
+
+    /// Task S1 on the prompts of a split, with the grammar itself as the reference; the proxy is gold with 1.5 for
+    /// every excitement.
+    pub fn grammar(world: &GrammarWorld, split: Split) -> Self {
+        let laws = |prompts: &[Vec<u32>]| {
+            let law = |p: &Vec<u32>| Law(response_logp(&reference_decisions(Task::of(p).stance, world.rho())));
+            prompts.iter().map(law).collect()
+        };
+        Self::grammar_with(world, split, laws)
+    }
+
+    /// The same with another reference, given as the laws of some prompts.
+    pub fn grammar_with(world: &GrammarWorld, split: Split, reference: impl FnOnce(&[Vec<u32>]) -> Vec<Law>) -> Self {
+        let all = all_responses();
+        let prompts: Vec<Vec<u32>> = world.prompts(split).iter().map(|p| p.ids.clone()).collect();
+        let judged = |judge: fn(Task, &[u32]) -> f64| {
+            prompts.iter().map(|p| all.iter().map(|r| judge(Task::of(p), r)).collect()).collect()
+        };
+        Self {
+            reference: reference(&prompts),
+            gold: judged(gold),
+            proxy: judged(excited_proxy),
+            trap: all.iter().map(|r| f64::from(excitements(r) >= 2)).collect(),
+        }
+    }
+
+    /// The optimum of `climbed` (gold or the proxy) at one β, judged by gold.
+    pub fn optimum(&self, climbed: &[Vec<f64>], beta: f64) -> Optimum {
+        let mean = |f: &dyn Fn(usize) -> f64| (0..self.gold.len()).map(f).sum::<f64>() / self.gold.len() as f64;
+        let best: Vec<Law> = self.reference.iter().zip(climbed).map(|(law, r)| optimum(law, r, beta)).collect();
+        let gold = mean(&|x| best[x].expect(&self.gold[x]));
+        let kl = mean(&|x| best[x].kl(&self.reference[x]));
+        Optimum {
+            beta,
+            reference_gold: mean(&|x| self.reference[x].expect(&self.gold[x])),
+            gold,
+            kl,
+            objective: gold - beta * kl,
+            p_trap: mean(&|x| best[x].expect(&self.trap)),
+        }
+    }
+
+    /// `E gold − β KL` of some laws, one a prompt.
+    pub fn objective(&self, laws: &[Law], beta: f64) -> f64 {
+        let terms = laws.iter().zip(&self.reference).zip(&self.gold);
+        terms.map(|((law, reference), gold)| law.expect(gold) - beta * law.kl(reference)).sum::<f64>()
+            / laws.len() as f64
+    }
+}
