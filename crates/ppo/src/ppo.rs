@@ -130,17 +130,16 @@ impl Ppo {
         (settings.iterations * settings.epochs * settings.minibatches) as u64
     }
 
-    /// What `read` gives of each minibatch-sized block of rows, one below the other.
-    fn in_minibatches(&self, rollout: &Responses, read: impl Fn(&Responses) -> Tensor<2>) -> Tensor<2> {
-        let rows: Vec<usize> = (0..rollout.len()).collect();
-        let size = rollout.len() / self.settings.minibatches;
-        Tensor::cat(rows.chunks(size).map(|block| read(&rollout.select(block))).collect(), 0)
+    /// Rows of the minibatches of one epoch.
+    fn minibatches(&self, rows: usize, rng: &mut seeds::Rng) -> Vec<Vec<usize>> {
+        shuffled_batches(rows, rows / self.settings.minibatches, rng)
     }
 
     /// Steps 1 to 3: what the old policy did and how good it was. Nothing here carries a gradient.
     fn experience(
         &self,
         prompts: &[Vec<u32>],
+        first_epoch: &[Vec<usize>],
         learner: &Learner<ActorCritic>,
         said: &mut Metrics,
     ) -> Result<Experience> {
@@ -151,10 +150,10 @@ impl Ppo {
         let mut rng = seeds::derive(given.seed, "ppo", self.iteration, "rollout");
         let responses = generate(&old.actor, reader.space(), prompts.to_vec(), &mut rng, reader.device());
         let mask = sft::mask(reader, &responses); // [B, T]
-        // read in blocks as large as a minibatch: the same arithmetic, so the first ratios are 1 to the last bit
-        let logp = self.in_minibatches(&responses, |block| sft::response_logp(reader, &old.actor, block)); // [B, T]
+        // read in the minibatches of the first epoch: the same arithmetic, so its ratios start at 1 to the last bit
+        let logp = in_blocks(&responses, first_epoch, |block| sft::response_logp(reader, &old.actor, block)); // [B, T]
         let ref_logp = sft::response_logp(reader, &given.reference, &responses); // [B, T]
-        let values = self.in_minibatches(&responses, |block| reader.values(&old.critic, &reader.tokens(block))); // [B, T]
+        let values = in_blocks(&responses, first_epoch, |block| reader.values(&old.critic, &reader.tokens(block))); // [B, T]
         let scores = given.scorer.score(&responses).map_err(unscored)?; // [B]
         let columns = reader.space().response_tokens;
         invariants::sampled_logp_is_the_policys(step, &responses.logp, &host(logp.clone()), columns)?;
@@ -204,16 +203,17 @@ impl Method for Ppo {
 
     fn iteration(&mut self, prompts: &Vec<Vec<u32>>, learner: &mut Learner<ActorCritic>) -> Result<Metrics> {
         let mut said = Metrics::default();
-        let experience = self.experience(prompts, learner, &mut said)?;
+        let mut rng = seeds::derive(self.given.seed, "ppo", self.iteration, "minibatches");
+        let first_epoch = self.minibatches(prompts.len(), &mut rng);
+        let experience = self.experience(prompts, &first_epoch, learner, &mut said)?;
         let (s, reader) = (&self.settings, &self.given.train_reader);
-        let size = prompts.len() / s.minibatches;
         let per_token = Flops::policy(&self.given.config).train(1) + Flops::scalar(&self.given.config).train(1);
 
         // 4. Improve, staying near the policy that wrote the responses.
-        let mut rng = seeds::derive(self.given.seed, "ppo", self.iteration, "minibatches");
         let mut sums = Sums::default();
         'update: for epoch in 0..s.epochs {
-            for (i, rows) in shuffled_batches(prompts.len(), size, &mut rng).into_iter().enumerate() {
+            let batches = if epoch == 0 { first_epoch.clone() } else { self.minibatches(prompts.len(), &mut rng) };
+            for (i, rows) in batches.into_iter().enumerate() {
                 let (policy, value) = experience.losses(learner.module(), &rows, s, reader);
                 let first = |x: Tensor<1>| f64::from(host(x.inner())[0]);
                 let (clip_share, kl) = (first(policy.clip_share), first(policy.kl));
@@ -277,6 +277,17 @@ impl Sums {
         said.put(metrics::RATIO_MAX, self.ratio_max);
         said.put(metrics::UPDATES_SKIPPED, 1.0 - self.updates / planned);
     }
+}
+
+/// What `read` gives of each block of rows (and of those in none), in the order of the rollout.
+fn in_blocks(rollout: &Responses, blocks: &[Vec<usize>], read: impl Fn(&Responses) -> Tensor<2>) -> Tensor<2> {
+    let taken: HashSet<usize> = blocks.iter().flatten().copied().collect();
+    let rest: Vec<usize> = (0..rollout.len()).filter(|row| !taken.contains(row)).collect();
+    let blocks = || blocks.iter().chain(std::iter::once(&rest)).filter(|rows| !rows.is_empty());
+    let shuffled = Tensor::cat(blocks().map(|rows| read(&rollout.select(rows))).collect(), 0); // [B, T]
+    let mut place = vec![0; rollout.len()];
+    blocks().flatten().enumerate().for_each(|(at, &row)| place[row] = at);
+    shuffled.clone().select(0, index(&place, &shuffled))
 }
 
 fn index(rows: &[usize], like: &Tensor<2>) -> Tensor<1, Int> {
