@@ -150,8 +150,11 @@ impl Ppo {
         let mut rng = seeds::derive(given.seed, "ppo", self.iteration, "rollout");
         let responses = generate(&old.actor, reader.space(), prompts.to_vec(), &mut rng, reader.device());
         let mask = sft::mask(reader, &responses); // [B, T]
-        // read in the minibatches of the first epoch: the same arithmetic, so its ratios start at 1 to the last bit
-        let logp = in_blocks(&responses, first_epoch, |block| sft::response_logp(reader, &old.actor, block)); // [B, T]
+        // read as the first epoch will: in its minibatches, by the training module (autodiff's softmax is not the
+        // fused one). The same arithmetic, so the ratios start at 1 to the last bit.
+        let (now, train_reader) = (learner.module(), &given.train_reader);
+        let read = |block: &Responses| sft::response_logp(train_reader, &now.actor, block).inner();
+        let logp = in_blocks(&responses, first_epoch, read); // [B, T]
         let ref_logp = sft::response_logp(reader, &given.reference, &responses); // [B, T]
         let values = in_blocks(&responses, first_epoch, |block| reader.values(&old.critic, &reader.tokens(block))); // [B, T]
         let scores = given.scorer.score(&responses).map_err(unscored)?; // [B]
