@@ -1,6 +1,7 @@
 //! The command line. Help is generated from here, never typed elsewhere.
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use duel_spec::Split;
 use std::path::PathBuf;
 
 /// Train a language model from human preferences by PPO and by DPO, side by side, and say which did better
@@ -25,6 +26,12 @@ pub enum Command {
         /// The run directory, for example runs/article
         run: PathBuf,
     },
+    /// Judge claims with known answers
+    ///
+    /// Runs every claim of the family and prints expected and found numbers. Exit code 0 if all hold, 3 otherwise.
+    Verify(VerifyArgs),
+    /// Print the exact optimum of a world at one price of KL
+    Optimum(OptimumArgs),
     /// Print every key of an experiment file with its default, unit and source
     Defaults,
     /// Do one stage of a run (started by `duel run`)
@@ -65,6 +72,82 @@ pub struct RunArgs {
     /// Stages at once, one thread each [default: the machine's cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
+}
+
+/// How a machine or a person reads the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    Text,
+    Json,
+}
+
+/// Claims that belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Family {
+    /// A1 to A11, C1 and C7: the equations, on worlds whose answers are known
+    Exact,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// Which claims
+    #[arg(long)]
+    pub family: Family,
+    #[arg(long, default_value = "text")]
+    pub format: Format,
+}
+
+/// A world that can be enumerated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExactWorld {
+    /// Task S1: responses of up to five tokens
+    Grammar,
+    /// Task S0: four prompts, 64 responses, a table
+    Bandit,
+}
+
+/// A reward that is climbed in place of gold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Proxy {
+    /// What a reward model learns from pairs that never show the trap: "more is better"
+    Excitement,
+}
+
+#[derive(Debug, Args)]
+pub struct OptimumArgs {
+    #[arg(long)]
+    pub world: ExactWorld,
+    /// Price of a nat of KL, above 0
+    #[arg(long, value_parser = positive)]
+    pub beta: f64,
+    /// Prompts of the grammar; the bandit has only one set
+    #[arg(long, default_value = "test", value_parser = split)]
+    pub split: Split,
+    /// Climb this reward instead of gold; gold still judges
+    #[arg(long)]
+    pub proxy: Option<Proxy>,
+    /// `grammar` itself, or a run directory whose SFT policy is the reference
+    #[arg(long, value_name = "grammar|RUN", default_value = "grammar")]
+    pub reference: String,
+    /// Which seed's SFT policy, where the reference is a run's
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    #[arg(long, default_value = "text")]
+    pub format: Format,
+}
+
+fn positive(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(x) if x > 0.0 && x.is_finite() => Ok(x),
+        _ => Err("a number above 0 is wanted".into()),
+    }
+}
+
+fn split(text: &str) -> Result<Split, String> {
+    [Split::Train, Split::Validation, Split::Test]
+        .into_iter()
+        .find(|split| split.name() == text)
+        .ok_or_else(|| "train, validation or test is wanted".into())
 }
 
 impl ExperimentArgs {

@@ -25,6 +25,12 @@ pub enum Error {
     Interrupted,
     #[error("stage `{stage}` failed{}", if tail.is_empty() { String::new() } else { format!(":\n{tail}") })]
     Stage { stage: String, tail: String, exit: u8 },
+    #[error("{broken} of {claims} claims do not hold")]
+    Contradicted { broken: usize, claims: usize },
+    #[error("`{}` is a run of the world {found}, which cannot be enumerated", path.display())]
+    NotExact { path: PathBuf, found: &'static str },
+    #[error("the run `{}` has no seed {seed}", path.display())]
+    NoSeed { path: PathBuf, seed: u64 },
     #[error("failed to start a worker")]
     Worker { source: std::io::Error },
     #[error("the worker was asked for stage {place} of {name}, which the run's experiment.toml does not have")]
@@ -39,7 +45,8 @@ impl Error {
     /// The process's exit code (see DESIGN, "The command line").
     pub fn exit(&self) -> u8 {
         match self {
-            Self::Spec(_) => 2,
+            Self::Spec(_) | Self::NotExact { .. } | Self::NoSeed { .. } => 2,
+            Self::Contradicted { .. } => 3,
             Self::Model(duel_model::Error::UnknownDevice { .. } | duel_model::Error::DeviceNotBuilt { .. }) => 2,
             Self::Training(duel_training::Error::Diverged { .. } | duel_training::Error::Invariant { .. }) => 4,
             Self::Evaluation(duel_evaluation::Error::Invariant { .. }) => 4,
@@ -64,6 +71,9 @@ impl Error {
             }
             Self::Model(e) => e.hint(),
             Self::Ledger(e) | Self::Report(duel_report::Error::Ledger(e)) => e.hint(),
+            Self::NotExact { .. } => Some("the grammar is the only world whose runs can be enumerated".into()),
+            Self::NoSeed { .. } => Some("--seed counts from 0; `duel plan` shows a run's seeds".into()),
+            Self::Contradicted { .. } => Some("the lines above marked ✗ say which number is off".into()),
             Self::Interrupted => Some("run the same command again to go on".into()),
             Self::Training(duel_training::Error::Diverged { .. }) => {
                 Some("lower this stage's `learning_rate`, or `learner.clip_norm`; finished stages are kept".into())

@@ -9,6 +9,7 @@ mod progress;
 mod registry;
 mod render;
 mod run;
+mod theory;
 mod work;
 mod worker;
 
@@ -45,6 +46,8 @@ fn dispatch(command: Command) -> Result<()> {
             print(&format!("{}\n", page.display()));
             Ok(())
         }
+        Command::Verify(args) => theory::verify(&args),
+        Command::Optimum(args) => theory::optimum(&args),
         Command::Defaults => {
             print(duel_spec::defaults_text());
             Ok(())

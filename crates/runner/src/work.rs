@@ -511,7 +511,7 @@ impl Desk<'_> {
     }
 
     /// The SFT policy of this seed, without gradient.
-    fn sft_policy(&self, world: &dyn World) -> Result<Policy> {
+    pub fn sft_policy(&self, world: &dyn World) -> Result<Policy> {
         let sft = self.plan.needed(self.stage, Kind::Sft).expect("every later stage needs the SFT policy");
         // The fresh weights only give the shape; they are replaced at once.
         let shape = Policy::new(&self.config(world), &mut seeds::derive(0, "shape", 0, "init"), &self.train_device());

@@ -107,10 +107,22 @@ pub struct LearnerSettings {
 impl LearnerSettings {
     /// As `defaults.toml` has them.
     pub fn defaults() -> Self {
-        let mut defaults: Table = toml::from_str(crate::defaults_text()).expect("defaults.toml is tested to parse");
-        let learner = defaults.remove("learner").expect("defaults.toml has a [learner]");
-        learner.try_into().expect("defaults.toml is tested to be complete")
+        default_of(&["learner"])
     }
+}
+
+impl Grammar {
+    /// As `defaults.toml` has them.
+    pub fn defaults() -> Self {
+        default_of(&["world", "grammar"])
+    }
+}
+
+/// A table of `defaults.toml` as its type.
+fn default_of<T: serde::de::DeserializeOwned>(path: &[&str]) -> T {
+    let defaults: Table = toml::from_str(crate::defaults_text()).expect("defaults.toml is tested to parse");
+    let found = path.iter().fold(Value::Table(defaults), |table, key| table[*key].clone());
+    found.try_into().expect("defaults.toml is tested to be complete")
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,0 +1,174 @@
+//! `duel optimum` and `duel verify --family exact`: what is known without any experiment file.
+
+use crate::cli::{ExactWorld, Family, Format, OptimumArgs, Proxy, VerifyArgs};
+use crate::plan::{Kind, Plan};
+use crate::work::Desk;
+use crate::{Error, Result, print};
+use duel_data::grammar::{GrammarWorld, response_logp};
+use duel_evaluation::claims::{self, Bound, Claim};
+use duel_evaluation::{Law, Optimum, Tables, decision_laws};
+use duel_ledger::{RunDir, read_metrics};
+use duel_model::Reader;
+use duel_spec::{Experiment, Grammar, WorldKind, metrics};
+use std::fmt::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::sync::atomic::AtomicBool;
+
+/// Prints the exact optimum of a world.
+pub fn optimum(args: &OptimumArgs) -> Result<()> {
+    let tables = match args.world {
+        ExactWorld::Bandit => Tables::bandit(),
+        ExactWorld::Grammar if args.reference == "grammar" => {
+            Tables::grammar(&GrammarWorld::new(Grammar::defaults().rho, 1), args.split)
+        }
+        ExactWorld::Grammar => of_run(args, Path::new(&args.reference))?,
+    };
+    let climbed = match args.proxy {
+        None => &tables.gold,
+        Some(Proxy::Excitement) => &tables.proxy,
+    };
+    let best = tables.optimum(climbed, args.beta);
+    print(&match args.format {
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&best).expect("plain numbers")),
+        Format::Text => as_text(&best),
+    });
+    Ok(())
+}
+
+fn as_text(best: &Optimum) -> String {
+    let rows = [
+        ("beta", best.beta),
+        ("reference_gold", best.reference_gold),
+        ("gold", best.gold),
+        ("kl", best.kl),
+        ("objective", best.objective),
+        ("p_trap", best.p_trap),
+    ];
+    rows.iter().fold(String::new(), |mut text, (name, value)| {
+        let _ = writeln!(text, "{name:<15} {value:>10.6}");
+        text
+    })
+}
+
+/// Tables whose reference is the SFT policy of a run's seed.
+fn of_run(args: &OptimumArgs, path: &Path) -> Result<Tables> {
+    let (experiment, _) = Experiment::load(&path.join("experiment.toml"), &[])?;
+    if experiment.world.kind != WorldKind::Grammar {
+        return Err(Error::NotExact { path: path.into(), found: "reviews" });
+    }
+    let plan = Plan::new(&experiment, "flex")?;
+    let stage = plan.stages.iter().find(|s| s.kind == Kind::Pairs && s.seed == args.seed);
+    let stage = stage.ok_or_else(|| Error::NoSeed { path: path.into(), seed: args.seed })?;
+    let run = RunDir::create(path.parent().unwrap_or(Path::new(".")), &experiment.name)?;
+    let (device, stop) = (duel_model::device::open("flex")?, AtomicBool::new(false));
+    let world = GrammarWorld::new(experiment.world.grammar.rho, experiment.world.grammar.sft_rows);
+    let desk = Desk { experiment: &experiment, plan: &plan, stage, run: &run, device: device.clone(), stop: &stop };
+    let policy = desk.sft_policy(&world)?;
+    let reader = Reader::new(duel_data::World::space(&world), &device);
+    let laws =
+        |prompts: &[Vec<u32>]| decision_laws(&policy, &reader, prompts).iter().map(|d| Law(response_logp(d))).collect();
+    Ok(Tables::grammar_with(&world, args.split, laws))
+}
+
+/// Judges a family of claims; an error where one does not hold.
+pub fn verify(args: &VerifyArgs) -> Result<()> {
+    let Family::Exact = args.family;
+    let mut claims = claims::exact()?;
+    let last = claims.len() - 1;
+    claims.insert(last, no_reward_model_and_no_sampling()?); // C1 before C7
+    print(&match args.format {
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&claims).expect("plain numbers")),
+        Format::Text => table(&claims),
+    });
+    let broken = claims.iter().filter(|claim| !claim.holds()).count();
+    if broken > 0 {
+        return Err(Error::Contradicted { broken, claims: claims.len() });
+    }
+    Ok(())
+}
+
+/// One line a number, under its claim.
+fn table(claims: &[Claim]) -> String {
+    let mut text = String::new();
+    for claim in claims {
+        let verdict = if claim.holds() { "holds" } else { "DOES NOT HOLD" };
+        let _ = writeln!(text, "{:<4}{verdict}: {}", claim.id, claim.statement);
+        for f in &claim.findings {
+            let expected = match f.bound {
+                Bound::Near => format!("{:.6} ± {:.0e}", f.expected, f.tolerance),
+                Bound::AtMost => format!("at most {:.6}", f.expected),
+                Bound::AtLeast => format!("at least {:.6}", f.expected),
+            };
+            let mark = if f.holds { " " } else { "✗" };
+            let _ = writeln!(text, "  {mark} {:<70} {:>14.6}   {expected}", f.quantity, f.found);
+        }
+    }
+    let (held, all) = (claims.iter().filter(|c| c.holds()).count(), claims.len());
+    let numbers: usize = claims.iter().map(|c| c.findings.len()).sum();
+    let _ = writeln!(text, "{held} of {all} claims hold, {numbers} numbers");
+    text
+}
+
+/// A training of both arms in seconds: enough to count models and tokens.
+const TINY: &str = r#"
+name = "c1"
+seeds = 1
+[stages.sft]
+steps = 12
+[stages.pairs]
+rows = 64
+holdout_rows = 32
+[stages.rm]
+steps = 6
+batch_size = 16
+[evaluation]
+curve_points = 2
+completions = 6
+[arms.ppo]
+method = "ppo"
+iterations = 2
+episodes = 16
+minibatches = 2
+[arms.ppo.grid]
+beta = [0.5]
+[arms.dpo]
+method = "dpo"
+epochs = 2
+batch_size = 16
+[arms.dpo.grid]
+beta = [0.5]
+"#;
+
+/// C1: DPO needs no reward model and no sampling in the loop; counted in a real run of both arms.
+fn no_reward_model_and_no_sampling() -> Result<Claim> {
+    let folder =
+        tempfile::tempdir().map_err(|source| Error::Io { action: "make", path: std::env::temp_dir(), source })?;
+    let file = folder.path().join("c1.toml");
+    let io = |source| Error::Io { action: "write", path: file.clone(), source };
+    std::fs::write(&file, TINY).map_err(io)?;
+    let binary = std::env::current_exe().map_err(|source| Error::Worker { source })?;
+    let done = Command::new(binary)
+        .arg("run")
+        .arg(&file)
+        .arg("--out")
+        .arg(folder.path())
+        .stdin(Stdio::null())
+        .output()
+        .map_err(|source| Error::Worker { source })?;
+    if !done.status.success() {
+        let tail = String::from_utf8_lossy(&done.stderr).into_owned();
+        return Err(Error::Stage { stage: "C1's run".into(), tail, exit: 1 });
+    }
+    let table = read_metrics(&folder.path().join("c1/metrics.parquet"))?;
+    let last = |arm: &str, metric: metrics::Metric| {
+        table.of("train", metric.name).filter(|row| &*row.arm == arm).last().map_or(f64::NAN, |row| row.value)
+    };
+    let resident = |arm| last(arm, metrics::MODELS_RESIDENT);
+    let sampled = |arm| last(arm, metrics::SAMPLED_TOKENS);
+    Ok(Claim::new("C1", "DPO needs no reward model and no sampling in the loop")
+        .near("models resident while DPO trains, the reference's log-probs cached", 1.0, resident("dpo"), 0.0)
+        .near("models resident while PPO trains: policy, reference, reward, value", 4.0, resident("ppo"), 0.0)
+        .near("tokens that DPO samples in training", 0.0, sampled("dpo"), 0.0)
+        .at_least("tokens that PPO samples in training", 32.0, sampled("ppo"), 0.0))
+}
