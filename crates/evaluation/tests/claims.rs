@@ -4,14 +4,6 @@
 fn every_exact_claim_holds() {
     let claims = duel_evaluation::claims::exact().unwrap_or_else(|e| panic!("{e}"));
     assert_eq!(claims.len(), 12);
-    for claim in &claims {
-        for f in &claim.findings {
-            println!(
-                "{} {}: {} (expected {} ± {:e}) {}",
-                claim.id, f.quantity, f.found, f.expected, f.tolerance, f.holds
-            );
-        }
-    }
     for claim in claims {
         let broken: Vec<_> = claim.findings.iter().filter(|f| !f.holds).collect();
         assert!(broken.is_empty(), "{broken:?}");
