@@ -20,6 +20,11 @@ impl Law {
         self.0.iter().zip(&reference.0).map(|(p, q)| if *p > -700.0 { p.exp() * (p - q) } else { 0.0 }).sum()
     }
 
+    /// `½ Σ |p − q|`
+    pub fn total_variation(&self, other: &Self) -> f64 {
+        self.0.iter().zip(&other.0).map(|(p, q)| (p.exp() - q.exp()).abs()).sum::<f64>() / 2.0
+    }
+
     /// Entropy, nats.
     pub fn entropy(&self) -> f64 {
         -self.0.iter().map(|p| if *p > -700.0 { p.exp() * p } else { 0.0 }).sum::<f64>()

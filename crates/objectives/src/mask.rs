@@ -28,9 +28,9 @@ impl ResponseMask {
         x * self.tensor() // [B, T]
     }
 
-    /// Mean of `x` over all counted tokens of the batch, `[1]`.
+    /// Mean of `x` over all counted tokens of the batch, `[1]`; 0 if none counts.
     pub fn mean(&self, x: Tensor<2>) -> Tensor<1> {
-        self.apply(x).sum() / self.0.clone().sum()
+        self.apply(x).sum() / self.0.clone().sum().clamp_min(1.0)
     }
 
     /// Share of the counted tokens on which something holds, `[1]`, without gradient.

@@ -5,7 +5,7 @@ use burn::tensor::{Tensor, TensorData};
 use duel_data::World;
 use duel_model::{Policy, Reader, Responses, Tokens, weights};
 use duel_objectives::token_logp;
-use duel_spec::Split;
+use duel_spec::{Space, Split};
 use std::collections::HashSet;
 
 /// Fails by name unless `|found − expected| ≤ tolerance`.
@@ -31,7 +31,12 @@ pub fn zero_rate_moves_nothing(step: u64, moved: f64) -> Result<()> {
     close("zero_rate_moves_nothing", step, "the norm of an update at learning rate 0", moved, 0.0, 0.0)
 }
 
-/// What stands on PAD does not move a log-prob that counts.
+/// The parts that were accumulated make one batch.
+pub fn parts_make_a_whole(step: u64, share: f64) -> Result<()> {
+    close("parts_make_a_whole", step, "the sum of the accumulated parts' shares", share, 1.0, 1e-6)
+}
+
+/// Neither what stands on PAD nor how much of it stands before a prompt moves a log-prob that counts.
 pub fn padding_is_inert(reader: &Reader, policy: &Policy, batch: &Responses) -> Result<()> {
     let space = reader.space();
     let tokens = reader.tokens(batch);
@@ -47,15 +52,21 @@ pub fn padding_is_inert(reader: &Reader, policy: &Policy, batch: &Responses) -> 
         }
     }
     let other = Tensor::from_data(TensorData::new(other, [batch.len(), width]), reader.device());
-    let changed = reads(&Tokens { ids: other, left: tokens.left });
-    let mut worst = 0f64;
-    for (row, response) in batch.responses.iter().enumerate() {
-        for t in 0..response.len() {
-            let at = row * space.response_tokens + t;
-            worst = worst.max(f64::from((plain[at] - changed[at]).abs()));
-        }
-    }
-    close("padding_is_inert", 0, "the largest change of a log-prob when PAD holds another token", worst, 0.0, 1e-5)
+    let changed = reads(&Tokens { ids: other, left: tokens.left.clone() });
+    let counted = |all: &[f32]| -> Vec<f32> {
+        let rows = batch.responses.iter().enumerate();
+        rows.flat_map(|(row, r)| all[row * space.response_tokens..][..r.len()].to_vec()).collect()
+    };
+    let plain = counted(&plain);
+    let moved = |other: &[f32]| largest(plain.iter().zip(counted(other)).map(|(a, b)| (a - b).abs()));
+    let name = "padding_is_inert";
+    let what = "the largest change of a log-prob when PAD holds another token";
+    close(name, 0, what, moved(&changed), 0.0, 1e-5)?;
+    let wide = Reader::new(&Space { prompt_tokens: space.prompt_tokens + 3, ..space.clone() }, reader.device());
+    let tokens = wide.tokens(batch);
+    let wider = token_logp(wide.logits(policy, &tokens), wide.targets(&tokens)).inner_if_autodiff();
+    let what = "the largest change of a log-prob when three PADs stand before each prompt";
+    close(name, 0, what, moved(&weights::host(wider)), 0.0, 1e-5)
 }
 
 /// Every response counts up to its first EOS, or fills the row; EOS and PAD differ.

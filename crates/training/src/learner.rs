@@ -23,6 +23,15 @@ pub struct Learner<M> {
     step: u64,
     /// Updates that were planned but left out; the schedule counts them.
     skipped: u64,
+    pending: Pending,
+}
+
+/// What the parts of a batch have added up to since the last update.
+#[derive(Debug, Default)]
+struct Pending {
+    gradient: Vec<f32>,
+    loss: f64,
+    share: f64,
 }
 
 /// What one update did.
@@ -54,6 +63,7 @@ impl<M: Module> Learner<M> {
             total,
             step: 0,
             skipped: 0,
+            pending: Pending::default(),
         }
     }
 
@@ -88,13 +98,42 @@ impl<M: Module> Learner<M> {
     /// # Errors
     /// [`Error::Diverged`] if the loss or the gradient is not finite; the weights are then untouched.
     pub fn minimize(&mut self, loss: Tensor<1>) -> Result<Update> {
-        let step = self.step;
+        self.accumulate(loss, 1.0)?;
+        self.update()
+    }
+
+    /// Adds the gradient of one part of a batch. `loss` `[1]` is a mean over the part, `share` the part's share of what
+    /// the whole batch's mean is over (counted tokens, pairs), so that 1×8 and 8×1 are the same update.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] if the loss is not finite; the batch's earlier parts are then forgotten.
+    pub fn accumulate(&mut self, loss: Tensor<1>, share: f64) -> Result<()> {
         // 1. Guard, backward, and the gradient as one vector in the order of the weights.
         let value = f64::from(weights::host(loss.clone().inner())[0]);
         if !value.is_finite() {
-            return Err(Error::Diverged { step, what: "the loss", found: value });
+            self.pending = Pending::default();
+            return Err(Error::Diverged { step: self.step, what: "the loss", found: value });
         }
-        let mut gradient = self.gradient(loss);
+        let gradient = self.gradient(loss * share);
+        self.pending.loss += value * share;
+        self.pending.share += share;
+        if self.pending.gradient.is_empty() {
+            self.pending.gradient = gradient;
+        } else {
+            self.pending.gradient.iter_mut().zip(gradient).for_each(|(sum, g)| *sum += g);
+        }
+        Ok(())
+    }
+
+    /// One update against what was accumulated.
+    ///
+    /// # Errors
+    /// [`Error::Diverged`] if the gradient is not finite, a broken invariant if the shares do not make a whole batch;
+    /// the weights are then untouched.
+    pub fn update(&mut self) -> Result<Update> {
+        let step = self.step;
+        let Pending { mut gradient, loss: value, share } = std::mem::take(&mut self.pending);
+        invariants::parts_make_a_whole(step, share)?;
 
         // 2. Clip by the global norm.
         let grad_norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();

@@ -19,7 +19,7 @@ pub fn population_optimum() -> Claim {
             let labels: Vec<f64> = r.iter().map(|r| r / tau).collect();
             let (implicit, least) = fit(&q.0.iter().map(|l| l.exp()).collect::<Vec<_>>(), &labels);
             let policy = normalised(q.0.iter().zip(&implicit).map(|(q, s)| q + s / beta).collect());
-            distance = distance.max(total_variation(&policy, &optimum(q, &labels, beta)));
+            distance = distance.max(policy.total_variation(&optimum(q, &labels, beta)));
             loss += least / s0.gold.len() as f64;
         }
         claim = claim.near(format!("total variation to π*, τ {tau}, β {beta}"), 0.0, distance, 1e-4);
@@ -167,9 +167,4 @@ fn pair(chosen: Tensor<1>, rejected: Tensor<1>) -> PairLogp {
 /// The reference's weights without the trap.
 fn covered_weights(q: &Law) -> Vec<f64> {
     (0..bandit::RESPONSES).map(|y| if bandit::is_trap(y) { 0.0 } else { q.0[y].exp() }).collect()
-}
-
-/// `½ Σ |p − q|`
-pub fn total_variation(p: &Law, q: &Law) -> f64 {
-    p.0.iter().zip(&q.0).map(|(p, q)| (p.exp() - q.exp()).abs()).sum::<f64>() / 2.0
 }

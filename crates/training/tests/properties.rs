@@ -1,0 +1,69 @@
+//! An update does not depend on how its batch was cut.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use burn::tensor::{Device, Tensor};
+use duel_model::{Policy, Reader, Responses, TransformerConfig, weights};
+use duel_objectives::ResponseMask;
+use duel_spec::{LearnerSettings, Space, seeds};
+use duel_training::{Error, Learner, sft};
+use proptest::prelude::*;
+
+fn space() -> Space {
+    Space { vocabulary: 11, pad: 0, bos: 1, eos: 2, prompt_tokens: 3, response_tokens: 5, actions: None, ends: false }
+}
+
+fn learner() -> Learner<Policy> {
+    let config = TransformerConfig::small(11, 8, 1, 8, 2, true);
+    let device = Device::flex().autodiff();
+    let policy = Policy::new(&config, &mut seeds::derive(5, "test", 0, "init"), &device);
+    // plain descent on a large epsilon: the weights then follow the gradient smoothly
+    let settings = LearnerSettings { warmup: 0.0, adam_epsilon: 1.0, ..LearnerSettings::defaults() };
+    Learner::new(policy, &settings, 0.1, 10)
+}
+
+/// Mean NLL over the counted tokens of some rows, and how many there are.
+fn loss(learner: &Learner<Policy>, batch: &Responses) -> (Tensor<1>, f64) {
+    let reader = Reader::new(&space(), &Device::flex().autodiff());
+    let mask: ResponseMask = sft::mask(&reader, batch);
+    (mask.mean(sft::response_logp(&reader, learner.module(), batch)).neg(), batch.response_tokens() as f64)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn parts_of_a_batch_add_up_to_the_whole(
+        responses in prop::collection::vec(prop::collection::vec(2..11u32, 1..=5), 8),
+        cuts in prop::collection::vec(1..8usize, 0..4),
+    ) {
+        let batch = Responses { prompts: vec![vec![1, 5, 6]; 8], responses, logp: vec![] };
+        let mut whole = learner();
+        let (mean, total) = loss(&whole, &batch);
+        let one = whole.minimize(mean).unwrap();
+
+        let mut edges: Vec<usize> = cuts.into_iter().chain([0, 8]).collect();
+        edges.sort_unstable();
+        edges.dedup();
+        let mut parts = learner();
+        for edge in edges.windows(2) {
+            let (mean, count) = loss(&parts, &batch.select(&(edge[0]..edge[1]).collect::<Vec<_>>()));
+            parts.accumulate(mean, count / total).unwrap();
+        }
+        let other = parts.update().unwrap();
+        prop_assert!((one.loss - other.loss).abs() < 1e-5 * one.loss.abs());
+        prop_assert!((one.grad_norm - other.grad_norm).abs() < 1e-5 * one.grad_norm);
+        let (a, b) = (weights::flatten(whole.module()), weights::flatten(parts.module()));
+        prop_assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5 * a.abs().max(0.1)));
+    }
+}
+
+#[test]
+fn parts_that_are_no_whole_are_refused() {
+    let mut learner = learner();
+    let batch = Responses { prompts: vec![vec![1, 5, 6]; 2], responses: vec![vec![7, 2]; 2], logp: vec![] };
+    let before = weights::flatten(learner.module());
+    let (mean, _) = loss(&learner, &batch);
+    learner.accumulate(mean, 0.5).unwrap();
+    assert!(matches!(learner.update(), Err(Error::Invariant { name: "parts_make_a_whole", .. })));
+    assert_eq!(weights::flatten(learner.module()), before);
+}
