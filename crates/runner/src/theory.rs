@@ -111,40 +111,13 @@ fn table(claims: &[Claim]) -> String {
 }
 
 /// A training of both arms in seconds: enough to count models and tokens.
-const TINY: &str = r#"
-name = "c1"
-seeds = 1
-[stages.sft]
-steps = 12
-[stages.pairs]
-rows = 64
-holdout_rows = 32
-[stages.rm]
-steps = 6
-batch_size = 16
-[evaluation]
-curve_points = 2
-completions = 6
-[arms.ppo]
-method = "ppo"
-iterations = 2
-episodes = 16
-minibatches = 2
-[arms.ppo.grid]
-beta = [0.5]
-[arms.dpo]
-method = "dpo"
-epochs = 2
-batch_size = 16
-[arms.dpo.grid]
-beta = [0.5]
-"#;
+const TINY: &str = include_str!("tiny.toml");
 
 /// C1: DPO needs no reward model and no sampling in the loop; counted in a real run of both arms.
 fn no_reward_model_and_no_sampling() -> Result<Claim> {
     let folder =
         tempfile::tempdir().map_err(|source| Error::Io { action: "make", path: std::env::temp_dir(), source })?;
-    let file = folder.path().join("c1.toml");
+    let file = folder.path().join("tiny.toml");
     let io = |source| Error::Io { action: "write", path: file.clone(), source };
     std::fs::write(&file, TINY).map_err(io)?;
     let binary = std::env::current_exe().map_err(|source| Error::Worker { source })?;
@@ -160,7 +133,7 @@ fn no_reward_model_and_no_sampling() -> Result<Claim> {
         let tail = String::from_utf8_lossy(&done.stderr).into_owned();
         return Err(Error::Stage { stage: "C1's run".into(), tail, exit: 1 });
     }
-    let table = read_metrics(&folder.path().join("c1/metrics.parquet"))?;
+    let table = read_metrics(&folder.path().join("tiny/metrics.parquet"))?;
     let last = |arm: &str, metric: metrics::Metric| {
         table.of("train", metric.name).filter(|row| &*row.arm == arm).last().map_or(f64::NAN, |row| row.value)
     };

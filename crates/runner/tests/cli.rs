@@ -6,41 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-const TINY: &str = r#"
-name = "tiny"
-seeds = 1
-
-[stages.sft]
-steps = 12
-
-[stages.pairs]
-rows = 64
-holdout_rows = 32
-
-[stages.rm]
-steps = 6
-batch_size = 16
-
-[evaluation]
-curve_points = 2
-completions = 6
-
-[arms.ppo]
-method = "ppo"
-iterations = 2
-episodes = 16
-minibatches = 2
-epochs = 2
-[arms.ppo.grid]
-beta = [0.5]
-
-[arms.dpo]
-method = "dpo"
-epochs = 2
-batch_size = 16
-[arms.dpo.grid]
-beta = [0.5]
-"#;
+const TINY: &str = include_str!("../src/tiny.toml");
 
 fn duel(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_duel")).current_dir(folder).args(args).env("NO_COLOR", "1").output().unwrap()
