@@ -6,7 +6,7 @@ use duel_data::pairs::PreferenceRow;
 use duel_model::{Flops, Policy, Reader, TransformerConfig, weights::host};
 use duel_objectives::{ChosenRejected, PairLogp, PreferenceLoss, PreferenceOutcome, preference_loss};
 use duel_spec::{Dpo as Settings, metrics};
-use duel_training::{Cost, Learner, Method, Metrics, PairBatch, Result, pairs::accuracy, sft};
+use duel_training::{Cost, Learner, Method, Metrics, PairBatch, Result, pairs::accuracy, pairs::halves, sft};
 use serde::{Deserialize, Serialize};
 
 /// Log-probabilities of both responses of every row under the reference, computed once before training.
@@ -164,12 +164,6 @@ impl Method for Dpo {
         said.put(metrics::LOGP_REJECTED, rejected);
         Ok(said)
     }
-}
-
-/// Rows 0..N of a batch of pairs are the chosen responses, rows N..2N the rejected ones.
-fn halves(both: Tensor<1>) -> ChosenRejected {
-    let n = both.dims()[0] / 2;
-    ChosenRejected { chosen: both.clone().narrow(0, 0, n), rejected: both.narrow(0, n, n) }
 }
 
 fn mean(values: &[f32]) -> f64 {

@@ -18,7 +18,7 @@ const SAMPLER_DRAWS: usize = 1024;
 
 /// Log-law of the next action (order of [`ACTIONS`]) after every decision prefix, for each prompt:
 /// `[prompts][DECISIONS][6]`. One cached walk over the tree; `policy` carries no gradient.
-pub fn decision_laws(policy: &Policy, reader: &Reader, prompts: &[Vec<u32>]) -> Vec<Vec<[f64; 6]>> {
+fn decision_laws(policy: &Policy, reader: &Reader, prompts: &[Vec<u32>]) -> Vec<Vec<[f64; 6]>> {
     let (device, vocabulary) = (reader.device(), reader.space().vocabulary);
     let mut laws: Vec<Vec<[f64; 6]>> = vec![vec![]; prompts.len()];
     let mut cache = Cache::default();
@@ -99,7 +99,7 @@ impl GrammarYardstick {
         let sides = [Split::Validation, Split::Test]
             .map(|split| {
                 let prompts: Vec<Vec<u32>> = world.prompts(split).iter().map(|p| p.ids.clone()).collect();
-                let reference = laws(reference, &reader, &prompts)?;
+                let reference = laws(reference, &reader, &prompts);
                 let gold: Vec<Vec<f64>> =
                     prompts.iter().map(|p| all.iter().map(|r| gold(Task::of(p), r)).collect()).collect();
                 let reference_gold = mean(reference.iter().zip(&gold).map(|(law, gold)| law.expect(gold)));
@@ -120,7 +120,7 @@ impl GrammarYardstick {
         self.sides
             .iter()
             .map(|side| {
-                let laws = laws(policy, &self.reader, &side.prompts)?;
+                let laws = laws(policy, &self.reader, &side.prompts);
                 let mut score = self.score(side, &laws, beta)?;
                 self.compare_at_kl(side, &mut score);
                 Ok(score)
@@ -210,7 +210,7 @@ impl GrammarYardstick {
     /// Draws responses to the first test prompt and compares their frequencies with the law.
     pub fn check_sampler(&self, policy: &Policy, seed: u64) -> Result<()> {
         let prompt = &self.sides[1].prompts[0];
-        let law = &laws(policy, &self.reader, std::slice::from_ref(prompt))?[0];
+        let law = &laws(policy, &self.reader, std::slice::from_ref(prompt))[0];
         let mut rng = seeds::derive(seed, "evaluation", 0, "sampler");
         let space = self.reader.space();
         let drawn = generate(policy, space, vec![prompt.clone(); SAMPLER_DRAWS], &mut rng, self.reader.device());
@@ -226,14 +226,14 @@ impl GrammarYardstick {
 }
 
 /// Laws of a policy over all responses to each prompt.
-fn laws(policy: &Policy, reader: &Reader, prompts: &[Vec<u32>]) -> Result<Vec<Law>> {
-    Ok(decision_laws(policy, reader, prompts).iter().map(|decisions| Law(response_logp(decisions))).collect())
+pub fn laws(policy: &Policy, reader: &Reader, prompts: &[Vec<u32>]) -> Vec<Law> {
+    decision_laws(policy, reader, prompts).iter().map(|decisions| Law(response_logp(decisions))).collect()
 }
 
 /// Exact KL(grammar || policy) a response, mean over all prompts: the SFT gate of task S1.
 pub fn kl_grammar(world: &GrammarWorld, reader: &Reader, policy: &Policy) -> Result<f64> {
     let prompts: Vec<Vec<u32>> = world.all_prompts().map(|p| p.ids.clone()).collect();
-    let laws = laws(policy, reader, &prompts)?;
+    let laws = laws(policy, reader, &prompts);
     Ok(mean(
         prompts.iter().zip(&laws).map(|(prompt, law)| {
             Law(response_logp(&reference_decisions(Task::of(prompt).stance, world.rho()))).kl(law)

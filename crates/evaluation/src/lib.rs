@@ -12,7 +12,7 @@ mod tables;
 mod yardstick;
 
 pub use error::Error;
-pub use exact::{GrammarYardstick, decision_laws, kl_grammar, proxy_table};
+pub use exact::{GrammarYardstick, kl_grammar, laws, proxy_table};
 pub use law::{Frontier, Law, at_kl, optimum};
 pub use sampled::{Effort, SampledYardstick};
 pub use score::{Score, Whose, completions};

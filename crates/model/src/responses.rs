@@ -1,7 +1,7 @@
 //! A batch of prompts with their responses, on the host.
 
 use crate::Tokens;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::Device;
 use duel_spec::Space;
 
 /// Responses to prompts. A response holds its counted tokens only: up to and including the first EOS.
@@ -55,18 +55,12 @@ impl Responses {
 
     /// Prompts, padded on the left, and responses, padded on the right: `[B, P + T]`.
     pub fn tokens(&self, space: &Space, device: &Device) -> Tokens {
-        let (p, t) = (space.prompt_tokens, space.response_tokens);
-        let padding = |n: usize| std::iter::repeat_n(space.pad, n);
-        let ids: Vec<i32> = self
-            .prompts
-            .iter()
-            .zip(&self.responses)
-            .flat_map(|(prompt, response)| {
-                let prompt = padding(p - prompt.len()).chain(prompt.iter().copied());
-                prompt.chain(response.iter().copied()).chain(padding(t - response.len())).map(|id| id as i32)
-            })
-            .collect();
-        let ids = Tensor::from_data(TensorData::new(ids, [self.len(), p + t]), device);
-        Tokens::marked(ids, self.prompts.iter().map(|prompt| p - prompt.len()).collect())
+        let pad = |n: usize| std::iter::repeat_n(space.pad, n);
+        let row = |(prompt, response): (&Vec<u32>, &Vec<u32>)| {
+            let rest = space.response_tokens - response.len();
+            prompt.iter().chain(response).copied().chain(pad(rest)).collect()
+        };
+        let rows: Vec<Vec<u32>> = self.prompts.iter().zip(&self.responses).map(row).collect();
+        Tokens::left_padded(&rows, space.context(), space.pad, device)
     }
 }

@@ -7,7 +7,7 @@ use duel_data::pairs::PreferenceRow;
 use duel_model::{Flops, Reader, Responses, Scalar, TransformerConfig, weights};
 use duel_objectives::{ChosenRejected, bradley_terry_loss};
 use duel_spec::metrics;
-use duel_training::{Cost, Learner, Method, Metrics, PairBatch, pairs::accuracy, sft};
+use duel_training::{Cost, Learner, Method, Metrics, PairBatch, pairs::accuracy, pairs::halves, sft};
 
 /// The training of a reward model.
 #[derive(Debug)]
@@ -23,9 +23,7 @@ impl RewardModel {
     }
 
     fn scores(&self, model: &Scalar, pairs: &PairBatch) -> ChosenRejected {
-        let n = pairs.len();
-        let both = self.reader.scores(model, &pairs.both); // [2N]
-        ChosenRejected { chosen: both.clone().narrow(0, 0, n), rejected: both.narrow(0, n, n) }
+        halves(self.reader.scores(model, &pairs.both))
     }
 }
 

@@ -10,10 +10,10 @@ mod trajectory;
 
 use burn::tensor::Device;
 use duel_model::{Reader, Scalar, huggingface::Checkpoint};
-use duel_objectives::{ChosenRejected, bradley_terry_loss};
+use duel_objectives::bradley_terry_loss;
 use duel_reward::RewardModel;
 use duel_spec::metrics::{self, Metric};
-use duel_training::{Learner, Method, PairBatch};
+use duel_training::{Learner, Method, PairBatch, pairs::halves};
 use golden::{close, items, number, numbers};
 use precision::{F32, values};
 
@@ -39,8 +39,7 @@ fn golden_reward_model_trainings_step_by_step() {
         for (i, step) in steps.iter().enumerate() {
             let both = reader.scores(learner.module(), &batch.both); // [2N]
             let n = rows.len();
-            let scores =
-                ChosenRejected { chosen: both.clone().narrow(0, 0, n), rejected: both.clone().narrow(0, n, n) };
+            let scores = halves(both.clone());
             let all = values(both);
             if i == 0 {
                 close(name, &all[..n], &numbers(&variant["initial_rewards_chosen"]), 1e-4);

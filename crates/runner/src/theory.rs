@@ -4,9 +4,9 @@ use crate::cli::{ExactWorld, Family, Format, OptimumArgs, Proxy, VerifyArgs};
 use crate::plan::{Kind, Plan};
 use crate::work::Desk;
 use crate::{Error, Result, print};
-use duel_data::grammar::{GrammarWorld, response_logp};
+use duel_data::grammar::GrammarWorld;
 use duel_evaluation::claims::{self, Bound, Claim};
-use duel_evaluation::{Law, Optimum, Tables, decision_laws};
+use duel_evaluation::{Optimum, Tables, laws};
 use duel_ledger::{RunDir, read_metrics};
 use duel_model::Reader;
 use duel_spec::{Experiment, Grammar, WorldKind, metrics};
@@ -66,9 +66,7 @@ fn of_run(args: &OptimumArgs, path: &Path) -> Result<Tables> {
     let desk = Desk { experiment: &experiment, plan: &plan, stage, run: &run, device: device.clone(), stop: &stop };
     let policy = desk.sft_policy(&world)?;
     let reader = Reader::new(duel_data::World::space(&world), &device);
-    let laws =
-        |prompts: &[Vec<u32>]| decision_laws(&policy, &reader, prompts).iter().map(|d| Law(response_logp(d))).collect();
-    Ok(Tables::grammar_with(&world, args.split, laws))
+    Ok(Tables::grammar_with(&world, args.split, |prompts| laws(&policy, &reader, prompts)))
 }
 
 /// Judges a family of claims; an error where one does not hold.

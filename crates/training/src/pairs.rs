@@ -1,7 +1,9 @@
 //! Preference rows as a batch: both responses of every pair in one pass.
 
+use burn::tensor::Tensor;
 use duel_data::pairs::PreferenceRow;
 use duel_model::Responses;
+use duel_objectives::ChosenRejected;
 use duel_spec::seeds::Rng;
 use rand::seq::SliceRandom;
 
@@ -48,6 +50,12 @@ impl PairBatch {
         let order: Vec<usize> = (0..self.len()).chain(0..self.len()).collect();
         Self { rows: self.rows.clone(), both: self.both.select(&order) }
     }
+}
+
+/// What was read of [`PairBatch::both`], `[2N]`: rows 0..N are the chosen responses, rows N..2N the rejected ones.
+pub fn halves(both: Tensor<1>) -> ChosenRejected {
+    let n = both.dims()[0] / 2;
+    ChosenRejected { chosen: both.clone().narrow(0, 0, n), rejected: both.narrow(0, n, n) }
 }
 
 /// Row numbers in shuffled epochs, cut into batches of equal size; an epoch's short rest is left out
