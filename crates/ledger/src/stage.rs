@@ -74,16 +74,20 @@ impl StageDir {
         Ok(true)
     }
 
-    /// Makes a stage: `fill` writes its files into a fresh folder, which then takes its place.
+    /// Makes a stage: `fill` writes its files into a fresh folder of this process, which then takes its place. A worker
+    /// that outlives its killed run for a moment is not in the way: what it leaves is swept up, and if it was faster, its
+    /// stage is as good.
     pub fn make<E: From<Error>>(
         stages: &Path,
         id: &StageId,
         fill: impl FnOnce(&Path) -> std::result::Result<(), E>,
     ) -> std::result::Result<Self, E> {
         let path = stages.join(id.folder());
-        let making = stages.join(format!("{}.making", id.folder()));
-        if making.exists() {
-            std::fs::remove_dir_all(&making).map_err(io("clear", &making))?;
+        let making = stages.join(format!("{}.making-{}", id.folder(), std::process::id()));
+        for left in std::fs::read_dir(stages).map_err(io("list", stages))?.flatten() {
+            if left.file_name().to_string_lossy().starts_with(&format!("{}.making", id.folder())) {
+                let _ = std::fs::remove_dir_all(left.path()); // its maker may be writing to it still
+            }
         }
         create_folder(&making)?;
         fill(&making)?;
@@ -96,7 +100,11 @@ impl StageDir {
         let done = Done { format: FORMAT_VERSION, kind: id.kind.clone(), hash: id.hash.clone(), files };
         let json = serde_json::to_vec_pretty(&done).expect("done.json is plain data");
         write_atomically(&making.join("done.json"), &json)?;
-        std::fs::rename(&making, &path).map_err(io("put in place", &path))?;
+        if let Err(taken) = std::fs::rename(&making, &path) {
+            let Some(other) = Self::open(stages, id)? else { return Err(io("put in place", &path)(taken).into()) };
+            std::fs::remove_dir_all(&making).map_err(io("clear", &making))?;
+            return Ok(other);
+        }
         sync_folder(stages)?;
         Ok(Self(path))
     }

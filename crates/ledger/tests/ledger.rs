@@ -68,6 +68,28 @@ fn an_unfinished_stage_is_not_there() {
 }
 
 #[test]
+fn a_worker_that_outlives_its_run_is_not_in_the_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let stages = folder.path();
+    let left = stages.join("sft-0123.making-1");
+    std::fs::create_dir(&left).unwrap();
+    std::fs::write(left.join("half"), b"a").unwrap();
+    let faster = |to: &std::path::Path| {
+        // the other one finishes while this one works
+        let other = stages.join("other");
+        std::fs::create_dir(&other).unwrap();
+        make(&other);
+        std::fs::rename(other.join("sft-0123"), stages.join("sft-0123")).unwrap();
+        write_atomically(&to.join("weights"), b"abc")
+    };
+    let stage = StageDir::make(stages, &id(), faster).unwrap();
+    assert_eq!(std::fs::read(stage.file("weights")).unwrap(), b"abc");
+    assert!(StageDir::open(stages, &id()).unwrap().is_some());
+    let left = std::fs::read_dir(stages).unwrap().flatten().filter(|e| e.path().join("weights").is_file()).count();
+    assert_eq!((left, stages.join("sft-0123.making-1").exists()), (1, false), "only the stage itself is left");
+}
+
+#[test]
 fn a_damaged_stage_is_set_aside() {
     let folder = tempfile::tempdir().unwrap();
     let stage = make(folder.path());
