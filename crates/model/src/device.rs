@@ -14,6 +14,7 @@ pub fn open(name: &str) -> Result<Device> {
     match name {
         "flex" => Ok(Device::flex()),
         #[cfg(feature = "ndarray")]
+        #[expect(deprecated, reason = "burn will drop it; until then it is the second opinion on flex")]
         "ndarray" => Ok(Device::ndarray()),
         #[cfg(feature = "wgpu")]
         "wgpu" => Ok(Device::wgpu(burn::tensor::DeviceKind::DefaultDevice)),

@@ -1,0 +1,162 @@
+//! Two devices that share no kernel, flex and ndarray, agree on every model and every method: the forward pass, the
+//! gradient, and ten training steps, to 1e-4.
+#![cfg(feature = "ndarray")]
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use burn::module::Module;
+use burn::tensor::Device;
+use duel_data::World;
+use duel_data::grammar::GrammarWorld;
+use duel_data::pairs::PreferenceRow;
+use duel_dpo::{Dpo, ReferenceLogp};
+use duel_model::{Activation, Family, Policy, Reader, Responses, Scalar, TransformerConfig, device, weights};
+use duel_ppo::{ActorCritic, Ppo, Setting};
+use duel_reward::{LearnedReward, RewardModel};
+use duel_spec::{Document, Experiment, LearnerSettings, Method as Settings, Space, Split, metrics, seeds};
+use duel_training::sft::{self, RunningText, Sft};
+use duel_training::{Learner, Method, PairBatch};
+use std::sync::Arc;
+
+const STEPS: u64 = 10;
+
+/// Every shape of model that Duel trains: its own with a tied and an untied head, GPT-2, and Llama with grouped queries.
+fn configs(space: &Space) -> Vec<(&'static str, TransformerConfig)> {
+    let own = |tied| TransformerConfig::small(space.vocabulary, space.context() + 3, 2, 16, 4, tied);
+    let gelu = Family::Gpt2 { activation: Activation::GeluTanh, inner: 40, epsilon: 1e-5 };
+    let llama = Family::Llama { key_value_heads: 2, head_width: 8, inner: 24, rope_theta: 10_000.0, epsilon: 1e-6 };
+    vec![
+        ("tied", own(true)),
+        ("untied", own(false)),
+        ("gpt2", TransformerConfig { family: gelu, ..own(true) }),
+        ("llama", TransformerConfig { family: llama, ..own(false) }),
+    ]
+}
+
+/// A policy with the same weights on every device.
+fn policy(config: &TransformerConfig, device: &Device) -> Policy {
+    let policy = Policy::new(config, &mut seeds::derive(3, "test", 0, "init"), device);
+    let wide = weights::flatten(&policy).iter().map(|w| 2.0 * w).collect::<Vec<_>>();
+    weights::unflatten(policy, &wide) // far from zero, so that every kernel has something to do
+}
+
+fn rows(world: &GrammarWorld) -> Vec<PreferenceRow> {
+    let rows = world.sft_rows(&mut seeds::derive(3, "test", 0, "rows"));
+    let pairs = rows.chunks_exact(2).filter(|two| two[0].response != two[1].response).take(64);
+    pairs
+        .map(|two| PreferenceRow {
+            split: Split::Train,
+            prompt: two[0].prompt.clone(),
+            chosen: two[0].response.clone(),
+            rejected: two[1].response.clone(),
+            gold_chosen: 1.0,
+            gold_rejected: 0.0,
+            p_label: 0.7,
+        })
+        .collect()
+}
+
+/// What is compared: numbers under a name, in the order in which they came to be.
+type Trace = Vec<(String, Vec<f32>)>;
+
+/// The losses and the weights of ten iterations.
+fn ten_steps<M: Method>(name: &str, method: &mut M, module: M::Module, batches: &[M::Batch]) -> Trace {
+    let settings = LearnerSettings { warmup: 0.0, adam_epsilon: 1e-4, ..LearnerSettings::defaults() };
+    let mut learner = Learner::new(module, &settings, 1e-3, 1000);
+    let mut trace = Trace::new();
+    for step in 0..STEPS as usize {
+        let said = method.iteration(&batches[step % batches.len()], &mut learner).unwrap();
+        let values = said.values.iter().filter(|(metric, _)| [metrics::LOSS, metrics::GRAD_NORM].contains(metric));
+        trace
+            .push((format!("{name}, loss and gradient norm of step {step}"), values.map(|(_, x)| *x as f32).collect()));
+    }
+    trace.push((format!("{name}, weights after {STEPS} steps"), weights::flatten(learner.module())));
+    trace
+}
+
+/// Everything that one device makes of one model.
+fn trace(config: &TransformerConfig, plain: &Device) -> Trace {
+    let world = GrammarWorld::new(0.02, 400);
+    let train = plain.clone().autodiff();
+    let (reader, train_reader) = (Reader::new(world.space(), plain), Reader::new(world.space(), &train));
+    let rows = rows(&world);
+    let fresh = || policy(config, &train);
+    let reference = fresh().valid();
+    let pairs: Vec<PairBatch> =
+        (0..4).map(|i| PairBatch::new(&rows, &(16 * i..16 * (i + 1)).collect::<Vec<_>>())).collect();
+    let texts: Vec<Responses> = pairs.iter().map(|p| p.both.clone()).collect();
+    let mut trace = Trace::new();
+
+    // forward and gradient
+    let logp = sft::response_logp(&train_reader, &fresh(), &texts[0]);
+    trace.push(("log-probs".into(), weights::host(logp.inner())));
+    let learner = Learner::new(fresh(), &LearnerSettings::defaults(), 1e-3, 1);
+    let mask = sft::mask(&train_reader, &texts[0]);
+    let loss = mask.mean(sft::response_logp(&train_reader, learner.module(), &texts[0])).neg();
+    trace.push(("gradient".into(), learner.gradient(loss)));
+
+    // ten steps of every method
+    trace.extend(ten_steps("SFT", &mut Sft::new(train_reader.clone(), config), fresh(), &texts));
+    let windows: Vec<Vec<Vec<u32>>> =
+        vec![rows.iter().map(|r| [r.prompt.clone(), r.chosen[..1].to_vec()].concat()).collect()];
+    trace.extend(ten_steps("running text", &mut RunningText::new(train_reader.clone(), config), fresh(), &windows));
+    let scalar = || Scalar::from_policy(fresh(), &train);
+    trace.extend(ten_steps("reward model", &mut RewardModel::new(train_reader.clone(), config), scalar(), &pairs));
+
+    let (ppo, dpo) = arms();
+    let cached = ReferenceLogp::compute(&reader, &reference, &rows);
+    trace.extend(ten_steps("DPO", &mut Dpo::new(dpo, train_reader.clone(), cached, config), fresh(), &pairs));
+
+    let prompts: Vec<Vec<Vec<u32>>> = vec![rows.iter().take(32).map(|r| r.prompt.clone()).collect()];
+    let learned = LearnedReward::new(
+        Scalar::with_head(fresh(), (0..config.width).map(|i| (i as f32 * 0.7).sin() * 0.3).collect(), &train).valid(),
+        reader.clone(),
+        0.0,
+        1.0,
+    );
+    let given = Setting {
+        reference: reference.clone(),
+        scorer: Arc::new(learned),
+        reader: reader.clone(),
+        train_reader: train_reader.clone(),
+        config: config.clone(),
+        scorer_flops: 1.0,
+        seed: 3,
+    };
+    let module = ActorCritic { actor: fresh(), critic: scalar() };
+    trace.extend(ten_steps("PPO", &mut Ppo::new(ppo, given), module, &prompts));
+    trace
+}
+
+/// Both arms' settings; PPO's iterations are of two updates each.
+fn arms() -> (duel_spec::Ppo, duel_spec::Dpo) {
+    let text = "name = 't'\n[arms.ppo]\nmethod = 'ppo'\nepochs = 1\nminibatches = 2\ntarget_kl = 10.0\nbeta = 0.2\n\
+                [arms.dpo]\nmethod = 'dpo'\n";
+    let document = Document::parse("t.toml", text, &[]).unwrap();
+    let (mut ppo, mut dpo) = (None, None);
+    for cell in Experiment::from_document(&document).unwrap().cells() {
+        match cell.point.method {
+            Settings::Ppo(settings) => ppo = Some(settings),
+            Settings::Dpo(settings) => dpo = Some(settings),
+        }
+    }
+    (ppo.unwrap(), dpo.unwrap())
+}
+
+#[test]
+fn flex_and_ndarray_agree() {
+    let (flex, ndarray) = (device::open("flex").unwrap(), device::open("ndarray").unwrap());
+    let world = GrammarWorld::new(0.02, 400);
+    for (name, config) in configs(world.space()) {
+        let (a, b) = (trace(&config, &flex), trace(&config, &ndarray));
+        assert_eq!(a.len(), b.len());
+        for ((what, a), (_, b)) in a.iter().zip(&b) {
+            assert_eq!(a.len(), b.len(), "{name}: {what}");
+            assert!(!a.is_empty(), "{name}: {what} is empty");
+            // to the largest of the tensor: entries that cancel to nearly 0 have no relative precision
+            let size = a.iter().fold(0f32, |m, x| m.max(x.abs()));
+            for (i, (a, b)) in a.iter().zip(b).enumerate() {
+                assert!((a - b).abs() <= 1e-4 * size, "{name}: {what}, entry {i}: flex {a}, ndarray {b}");
+            }
+        }
+    }
+}
