@@ -1,6 +1,6 @@
 //! Preference rows: two responses to one prompt, ordered by a noisy annotator.
 
-use duel_spec::{Split, seeds::Rng};
+use duel_spec::{Split, ids::hash_bytes, seeds::Rng};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,13 @@ pub struct PreferenceRow {
     pub gold_rejected: f64,
     /// Probability with which the annotator gives this order.
     pub p_label: f64,
+}
+
+/// A hash of rows: prompts, responses and their order.
+pub fn hash(rows: &[PreferenceRow]) -> String {
+    let sides = rows.iter().flat_map(|row| [&row.prompt, &row.chosen, &row.rejected]);
+    let numbers = sides.flat_map(|ids| std::iter::once(ids.len() as u32).chain(ids.iter().copied()));
+    hash_bytes(&numbers.flat_map(u32::to_le_bytes).collect::<Vec<_>>())
 }
 
 /// The annotator: `P(y1 > y2) = (1−2e) σ((r1−r2)/τ + λ (len1−len2)) + e`.

@@ -2,16 +2,21 @@
 
 use crate::invariants;
 use burn::tensor::{Tensor, TensorData};
-use duel_data::pairs::PreferenceRow;
-use duel_model::{Flops, Policy, Reader, TransformerConfig, weights::host};
+use duel_data::pairs::{PreferenceRow, hash};
+use duel_model::{Flops, Policy, Reader, TransformerConfig, weights, weights::host};
 use duel_objectives::{ChosenRejected, PairLogp, PreferenceLoss, PreferenceOutcome, preference_loss};
 use duel_spec::{Dpo as Settings, metrics};
+use duel_training::invariants as always;
 use duel_training::{Cost, Learner, Method, Metrics, PairBatch, Result, pairs::accuracy, pairs::halves, sft};
 use serde::{Deserialize, Serialize};
 
 /// Log-probabilities of both responses of every row under the reference, computed once before training.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReferenceLogp {
+    /// Hash of the reference's weights.
+    pub reference: String,
+    /// Hash of the rows.
+    pub rows: String,
     /// Per row, summed over tokens, nats.
     pub chosen: Vec<f32>,
     pub rejected: Vec<f32>,
@@ -25,16 +30,31 @@ impl ReferenceLogp {
         let n = rows.len();
         let pairs = PairBatch::new(rows, &(0..n).collect::<Vec<_>>());
         let logp = sft::sequence_logp(reader, reference, &pairs.both);
-        Self { chosen: logp[..n].to_vec(), rejected: logp[n..].to_vec(), tokens: pairs.both.token_count() }
+        Self {
+            reference: weights::hash(reference),
+            rows: hash(rows),
+            chosen: logp[..n].to_vec(),
+            rejected: logp[n..].to_vec(),
+            tokens: pairs.both.token_count(),
+        }
     }
 
-    /// The rows of a batch as tensors `[N]`.
-    fn rows(&self, rows: &[usize], reader: &Reader) -> ChosenRejected {
+    /// The log-probs of a batch's rows as tensors `[N]`.
+    fn batch(&self, rows: &[usize], reader: &Reader) -> ChosenRejected {
         let of = |all: &[f32]| {
             let values: Vec<f32> = rows.iter().map(|&r| all[r]).collect();
             Tensor::<1>::from_data(TensorData::new(values, [rows.len()]), reader.device())
         };
         ChosenRejected { chosen: of(&self.chosen), rejected: of(&self.rejected) }
+    }
+
+    /// Whether these are the log-probs of this reference on these rows.
+    ///
+    /// # Errors
+    /// The broken invariant.
+    pub fn check_origin(&self, reference: &str, rows: &[PreferenceRow]) -> Result<()> {
+        invariants::cache_is_of("the reference", &self.reference, reference)?;
+        invariants::cache_is_of("the rows", &self.rows, &hash(rows))
     }
 }
 
@@ -84,7 +104,9 @@ impl Dpo {
 
     /// The invariants of step 0, each on the first batch.
     fn check_start(&self, pairs: &PairBatch, learner: &Learner<Policy>, outcome: &PreferenceOutcome) -> Result<()> {
-        let reference = self.reference.rows(&pairs.rows, &self.reader);
+        always::eos_counts_and_pad_does_not(0, &self.reader, &pairs.both)?;
+        always::reads_are_sound(0, &self.reader, learner.module(), &pairs.both)?;
+        let reference = self.reference.batch(&pairs.rows, &self.reader);
         let policy = self.pair_logp(learner.module(), pairs);
         let live: Vec<f32> = host(policy.chosen.inner()).into_iter().chain(host(policy.rejected.inner())).collect();
         let cached: Vec<f32> = host(reference.chosen.clone().inner())
@@ -108,7 +130,14 @@ impl Dpo {
             &pairs.tied(),
         );
         let gradient = learner.gradient(tied.loss);
-        invariants::equal_pairs_have_no_gradient(0, gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt())
+        let norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+        invariants::equal_pairs_have_no_gradient(0, norm)?;
+        always::parts_make_the_same_gradient(learner, pairs.len(), |rows| {
+            let part = pairs.select(rows);
+            let reference = self.reference.batch(&part.rows, &self.reader);
+            let policy = self.pair_logp(learner.module(), &part);
+            (self.outcome(&self.reader, policy, reference, &part).loss, part.len() as f64)
+        })
     }
 
     /// Loss and accuracy of a policy without gradient on rows with their own reference log-probs.
@@ -119,10 +148,11 @@ impl Dpo {
         rows: &[PreferenceRow],
         reference: &ReferenceLogp,
     ) -> Validation {
-        let now = ReferenceLogp::compute(reader, policy, rows);
         let all: Vec<usize> = (0..rows.len()).collect();
         let pairs = PairBatch::new(rows, &all);
-        let outcome = self.outcome(reader, now.rows(&all, reader), reference.rows(&all, reader), &pairs);
+        let logp = sft::sequence_logp(reader, policy, &pairs.both);
+        let now = halves(Tensor::from_data(logp.as_slice(), reader.device()));
+        let outcome = self.outcome(reader, now, reference.batch(&all, reader), &pairs);
         let margins = host(outcome.margins());
         Validation { loss: f64::from(host(outcome.loss)[0]), accuracy: accuracy(&margins) }
     }
@@ -135,13 +165,14 @@ impl Method for Dpo {
     fn iteration(&mut self, pairs: &PairBatch, learner: &mut Learner<Policy>) -> Result<Metrics> {
         // 1. Log-probs of both responses; the reference's were computed once, before training.
         let policy = self.pair_logp(learner.module(), pairs);
-        let reference = self.reference.rows(&pairs.rows, &self.reader);
+        let reference = self.reference.batch(&pairs.rows, &self.reader);
 
         // 2. How far has each response moved from the reference?
         let [chosen, rejected] = [&policy.chosen, &policy.rejected].map(|x| mean(&host(x.clone().inner())));
         let outcome = self.outcome(&self.reader, policy, reference, pairs);
+        let mut said = Metrics::default();
         if learner.step() == 0 {
-            self.check_start(pairs, learner, &outcome)?;
+            said.check(|| self.check_start(pairs, learner, &outcome))?;
         }
         let margins = host(outcome.margins().inner()); // [N]
         let rewards = [&outcome.rewards.chosen, &outcome.rewards.rejected].map(|x| mean(&host(x.clone().inner())));
@@ -150,7 +181,7 @@ impl Method for Dpo {
         let update = learner.minimize(outcome.loss)?;
         let tokens = pairs.both.token_count();
         let cost = Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() };
-        let mut said = update.metrics(cost);
+        said.learned(update, cost);
         let centre = mean(&margins);
         let squares: Vec<f32> = margins.iter().map(|m| (m - centre as f32).powi(2)).collect();
         let saturated: Vec<f32> = margins.iter().map(|m| f32::from(1.0 / (1.0 + m.exp()) < 0.01)).collect();

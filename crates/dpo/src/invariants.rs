@@ -33,6 +33,15 @@ pub fn equal_pairs_have_no_gradient(step: u64, gradient_norm: f64) -> Result<()>
     )
 }
 
+/// A cache of log-probs carries the hashes of the checkpoint and of the rows that it was made from.
+pub fn cache_is_of(what: &str, cached: &str, wanted: &str) -> Result<()> {
+    if cached == wanted {
+        return Ok(());
+    }
+    let what = format!("the hash of {what} that the cached log-probs were made from");
+    Err(breach("cache_is_of", 0, &what, cached.into(), wanted.into()))
+}
+
 /// The cached reference log-probs are those of the reference itself.
 pub fn cached_reference_is_live(live: &[f32], cached: &[f32]) -> Result<()> {
     if live.len() != cached.len() {
@@ -66,6 +75,8 @@ mod tests {
         breaks("a_swap_flips_the_margin", a_swap_flips_the_margin(0, &[0.3], &[0.3]));
         assert!(equal_pairs_have_no_gradient(0, 1e-7).is_ok());
         breaks("equal_pairs_have_no_gradient", equal_pairs_have_no_gradient(0, 1e-2));
+        assert!(cache_is_of("the rows", "ab", "ab").is_ok());
+        breaks("cache_is_of", cache_is_of("the rows", "ab", "cd"));
         assert!(cached_reference_is_live(&[-5.0, -7.0], &[-5.0, -7.0]).is_ok());
         breaks("cached_reference_is_live", cached_reference_is_live(&[-5.0, -7.0], &[-7.0, -5.0]));
         breaks("cached_reference_is_live", cached_reference_is_live(&[-5.0, -7.0], &[-5.0]));

@@ -3,12 +3,22 @@
 /// A measurement that cannot be trusted.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("invariant `{name}` failed in an evaluation: {what} is {found}, expected {expected}")]
-    Invariant { name: &'static str, what: String, found: String, expected: String },
+    #[error("invariant `{name}` failed in the evaluation at step {step}: {what} is {found}, expected {expected}")]
+    Invariant { name: &'static str, step: u64, what: String, found: String, expected: String },
     #[error(transparent)]
     Training(#[from] duel_training::Error),
     #[error(transparent)]
     Reward(#[from] duel_reward::Error),
     #[error(transparent)]
     Data(#[from] duel_data::Error),
+}
+
+impl Error {
+    /// The same error, of a policy that has made `step` updates.
+    pub fn at_step(mut self, now: u64) -> Self {
+        if let Self::Invariant { step, .. } = &mut self {
+            *step = now;
+        }
+        self
+    }
 }

@@ -2,12 +2,12 @@
 
 use crate::{Error, Result};
 
-/// Fails by name unless the condition holds.
+/// Fails by name unless the condition holds. The step is that of the reference until [`Error::at_step`] tells.
 pub fn require(name: &'static str, holds: bool, what: &str, found: f64, expected: &str) -> Result<()> {
     if holds {
         return Ok(());
     }
-    Err(Error::Invariant { name, what: what.into(), found: found.to_string(), expected: expected.into() })
+    Err(Error::Invariant { name, step: 0, what: what.into(), found: found.to_string(), expected: expected.into() })
 }
 
 /// The probabilities of all enumerated responses sum to 1.

@@ -46,6 +46,11 @@ impl Responses {
         self.responses[row].last() == Some(&space.eos)
     }
 
+    /// The first `n` rows, or all.
+    pub fn first(&self, n: usize) -> Self {
+        self.select(&(0..n.min(self.len())).collect::<Vec<_>>())
+    }
+
     /// Some rows, in the given order.
     pub fn select(&self, rows: &[usize]) -> Self {
         let pick = |x: &Vec<Vec<u32>>| rows.iter().map(|&r| x[r].clone()).collect();

@@ -4,7 +4,7 @@ use burn::tensor::Tensor;
 use duel_model::weights::host;
 use duel_objectives::{ResponseMask, gae};
 use duel_training::Result;
-use duel_training::invariants::{close, largest};
+use duel_training::invariants::{breach, close, largest};
 
 /// The log-probs kept while sampling are those that the policy gives when it reads the response again.
 pub fn sampled_logp_is_the_policys(step: u64, sampled: &[Vec<f32>], read: &[f32], columns: usize) -> Result<()> {
@@ -35,27 +35,27 @@ pub fn advantages_are_white(step: u64, advantages: &Tensor<2>, raw_sd: f64, mask
     close("advantages_are_white", step, "the standard deviation of whitened advantages", sd, 1.0, 1e-3)
 }
 
-/// Shaped rewards sum to score − β·k1 in every row: the toll is whole and the score enters once.
+/// Every counted token pays β·k1, and the score enters once, at the last of them; nothing else is rewarded.
+///
+/// # Shapes
+/// `rewards`: `[B, T]`; `k1`: its host values, `[B·T]`; `lengths`: counted tokens, `[B]`.
 pub fn reward_enters_once(
     step: u64,
     rewards: &Tensor<2>,
     scores: &[f64],
     k1: &[f32],
     beta: f64,
-    mask: &ResponseMask,
+    lengths: &[usize],
 ) -> Result<()> {
-    let sums = host(mask.row_sums(rewards.clone()));
-    for (row, sum) in sums.iter().enumerate() {
-        let expected = scores[row] - beta * f64::from(k1[row]);
-        let tolerance = 1e-4 * (1.0 + expected.abs());
-        close(
-            "reward_enters_once",
-            step,
-            &format!("the summed reward of row {row}"),
-            f64::from(*sum),
-            expected,
-            tolerance,
-        )?;
+    let [_, columns] = rewards.dims();
+    for (at, reward) in host(rewards.clone()).into_iter().enumerate() {
+        let (row, t) = (at / columns, at % columns);
+        let toll = if t < lengths[row] { -beta * f64::from(k1[at]) } else { 0.0 };
+        let expected = toll + if t + 1 == lengths[row] { scores[row] } else { 0.0 };
+        if (f64::from(reward) - expected).abs() > 1e-4 * (1.0 + expected.abs()) || reward.is_nan() {
+            let what = format!("the reward of token {t} of response {row}");
+            return Err(breach("reward_enters_once", step, &what, reward.to_string(), expected.to_string()));
+        }
     }
     Ok(())
 }
@@ -118,9 +118,13 @@ mod tests {
         assert!(advantages_are_white(0, &row([white, -white, 0.0]), 2.0, &mask).is_ok());
         breaks("advantages_are_white", advantages_are_white(0, &row([white, white, 0.0]), 2.0, &mask));
         breaks("advantages_are_white", advantages_are_white(0, &row([3.0, -3.0, 0.0]), 2.0, &mask));
-        // score 2, k1 of the row .5, β .2: the shaped rewards sum to 1.9
-        assert!(reward_enters_once(0, &row([-0.1, 2.0, 0.0]), &[2.0], &[0.5], 0.2, &mask).is_ok());
-        breaks("reward_enters_once", reward_enters_once(0, &row([1.9, 2.0, 0.0]), &[2.0], &[0.5], 0.2, &mask));
+        // score 2, k1 .5 then 0, β .2
+        let entered = |rewards| reward_enters_once(0, &row(rewards), &[2.0], &[0.5, 0.0, 9.0], 0.2, &[2]);
+        assert!(entered([-0.1, 2.0, 0.0]).is_ok());
+        breaks("reward_enters_once", entered([1.9, 2.0, 0.0])); // twice
+        breaks("reward_enters_once", entered([1.9, 0.0, 0.0])); // on the first token: the sum is the same
+        breaks("reward_enters_once", entered([0.1, 2.0, 0.0])); // the toll paid out
+        breaks("reward_enters_once", entered([-0.1, 2.0, -1.8])); // padding pays too
         assert!(gae_at_one_is_return_minus_value(0, &row([0.1, 1.0, 0.0]), &row([0.3, 0.6, 7.0]), &mask).is_ok());
     }
 }

@@ -15,6 +15,7 @@ use duel_objectives::{
 };
 use duel_reward::Scorer;
 use duel_spec::{Ppo as Settings, metrics, seeds};
+use duel_training::invariants as always;
 use duel_training::{Learner, Method, Metrics, Result, pairs::shuffled_batches, sft};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -159,19 +160,28 @@ impl Ppo {
         let values = in_blocks(&responses, first_epoch, |block| reader.values(&old.critic, &reader.tokens(block))); // [B, T]
         let scores = given.scorer.score(&responses).map_err(unscored)?; // [B]
         let columns = reader.space().response_tokens;
-        invariants::sampled_logp_is_the_policys(step, &responses.logp, &host(logp.clone()), columns)?;
-        let kl = host(mask.row_sums(k1(logp.clone(), ref_logp.clone()))); // [B]
+        said.check(|| {
+            if self.iteration == 0 {
+                always::eos_counts_and_pad_does_not(step, reader, &responses)?;
+                always::reads_are_sound(step, train_reader, &now.actor, &responses)?;
+            }
+            invariants::sampled_logp_is_the_policys(step, &responses.logp, &host(logp.clone()), columns)
+        })?;
+        let token_kl = k1(logp.clone(), ref_logp.clone()); // [B, T]
+        let kl = host(mask.row_sums(token_kl.clone())); // [B]
 
         // 2. and 3. Reward and credit.
         let experience = Experience::new(Rollout { responses, mask, logp, ref_logp, values, scores }, s);
         let Experience { rollout, rewards, raw_advantages, advantages, returns } = &experience;
         let Rollout { responses, mask, logp, values, scores, .. } = rollout;
-        invariants::reward_enters_once(step, rewards, scores, &kl, s.beta, mask)?;
-        if self.iteration == 0 {
-            invariants::gae_at_one_is_return_minus_value(step, rewards, values, mask)?;
-        }
         let advantage_sd = variance(raw_advantages, mask).sqrt();
-        invariants::advantages_are_white(step, advantages, advantage_sd, mask)?;
+        said.check(|| {
+            invariants::reward_enters_once(step, rewards, scores, &host(token_kl), s.beta, &responses.lengths())?;
+            if self.iteration == 0 {
+                invariants::gae_at_one_is_return_minus_value(step, rewards, values, mask)?;
+            }
+            invariants::advantages_are_white(step, advantages, advantage_sd, mask)
+        })?;
 
         let n = responses.len() as f64;
         let mean_kl = kl.iter().map(|&x| f64::from(x)).sum::<f64>() / n;
@@ -222,6 +232,16 @@ impl Method for Ppo {
                 let (clip_share, kl) = (first(policy.clip_share), first(policy.kl));
                 if epoch == 0 && i == 0 {
                     invariants::first_ratio_is_one(learner.step(), first(policy.ratio_deviation), clip_share)?;
+                }
+                if learner.step() == 0 {
+                    said.check(|| {
+                        always::parts_make_the_same_gradient(learner, rows.len(), |part| {
+                            let rows: Vec<usize> = part.iter().map(|&i| rows[i]).collect();
+                            let (policy, value) = experience.losses(learner.module(), &rows, s, reader);
+                            let tokens = experience.rollout.responses.select(&rows).response_tokens();
+                            (policy.loss + value.loss * s.value_coef, tokens as f64)
+                        })
+                    })?;
                 }
                 if kl > s.target_kl {
                     learner.skip((s.epochs * s.minibatches) as u64 - sums.updates as u64);

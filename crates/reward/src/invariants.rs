@@ -4,13 +4,21 @@ use duel_training::Result;
 use duel_training::invariants::close;
 
 /// A pair of equal responses costs ln 2.
-pub fn tied_pairs_cost_ln_2(loss: f64) -> Result<()> {
-    close("tied_pairs_cost_ln_2", 0, "the loss of tied pairs", loss, std::f64::consts::LN_2, 1e-6)
+pub fn tied_pairs_cost_ln_2(step: u64, loss: f64) -> Result<()> {
+    close("tied_pairs_cost_ln_2", step, "the loss of tied pairs", loss, std::f64::consts::LN_2, 1e-6)
 }
 
 /// Adding a constant to every score changes no loss: only differences are identified.
-pub fn a_constant_changes_no_loss(loss: f64, loss_with_constant: f64) -> Result<()> {
-    close("a_constant_changes_no_loss", 0, "the loss with 1 added to every score", loss_with_constant, loss, 1e-5)
+pub fn a_constant_changes_no_loss(step: u64, loss: f64, loss_with_constant: f64) -> Result<()> {
+    let tolerance = 1e-5 * loss.max(1.0);
+    close(
+        "a_constant_changes_no_loss",
+        step,
+        "the loss with 1 added to every score",
+        loss_with_constant,
+        loss,
+        tolerance,
+    )
 }
 
 /// Scores of the SFT samples have mean 0 and standard deviation 1, unless they do not vary at all.

@@ -25,6 +25,29 @@ impl RewardModel {
     fn scores(&self, model: &Scalar, pairs: &PairBatch) -> ChosenRejected {
         halves(self.reader.scores(model, &pairs.both))
     }
+
+    /// What must hold of a reward model as it is at a step, on some pairs.
+    ///
+    /// # Errors
+    /// The broken invariant.
+    pub fn check(&self, step: u64, model: &Scalar, pairs: &PairBatch) -> duel_training::Result<()> {
+        let (reader, both) = (&self.reader, &pairs.both);
+        duel_training::invariants::eos_counts_and_pad_does_not(step, reader, both)?;
+        duel_training::invariants::padding_is_inert(
+            step,
+            reader,
+            &both.first(duel_training::invariants::PROBE),
+            |reader, tokens| {
+                let space = reader.space();
+                model.forward(tokens.clone()).narrow(1, space.prompt_tokens, space.response_tokens) // [B, T]
+            },
+        )?;
+        let loss = |scores| first(bradley_terry_loss(scores, None, 0.0).loss);
+        let scores = self.scores(model, pairs);
+        let raised = ChosenRejected { chosen: scores.chosen.clone() + 1.0, rejected: scores.rejected.clone() + 1.0 };
+        invariants::tied_pairs_cost_ln_2(step, loss(self.scores(model, &pairs.tied())))?;
+        invariants::a_constant_changes_no_loss(step, loss(scores), loss(raised))
+    }
 }
 
 impl Method for RewardModel {
@@ -34,32 +57,32 @@ impl Method for RewardModel {
     fn iteration(&mut self, pairs: &PairBatch, learner: &mut Learner<Scalar>) -> duel_training::Result<Metrics> {
         // 1. Score both responses of every pair in one pass.
         let scores = self.scores(learner.module(), pairs);
-        let outcome = bradley_terry_loss(scores.clone(), None, 0.0);
+        let outcome = bradley_terry_loss(scores, None, 0.0);
         let margins = weights::host(outcome.margins.inner()); // [N]
+        let mut said = Metrics::default();
         if learner.step() == 0 {
-            let tied = bradley_terry_loss(self.scores(learner.module(), &pairs.tied()), None, 0.0);
-            invariants::tied_pairs_cost_ln_2(first(tied.loss))?;
-            let raised = ChosenRejected { chosen: scores.chosen + 1.0, rejected: scores.rejected + 1.0 };
-            invariants::a_constant_changes_no_loss(
-                first(outcome.loss.clone()),
-                first(bradley_terry_loss(raised, None, 0.0).loss),
-            )?;
+            said.check(|| {
+                self.check(0, learner.module(), pairs)?;
+                duel_training::invariants::parts_make_the_same_gradient(learner, pairs.len(), |rows| {
+                    let scores = self.scores(learner.module(), &pairs.select(rows));
+                    (bradley_terry_loss(scores, None, 0.0).loss, rows.len() as f64)
+                })
+            })?;
         }
 
         // 2. Improve.
         let update = learner.minimize(outcome.loss)?;
         let tokens = pairs.both.token_count();
-        let mut said =
-            update.metrics(Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() });
+        said.learned(update, Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() });
         said.put(metrics::RM_MARGIN, mean(margins.iter().map(|&m| f64::from(m))));
         said.put(metrics::PAIR_ACCURACY_TRAIN, accuracy(&margins));
         Ok(said)
     }
 }
 
-/// The number in a tensor of one, without its gradient.
+/// The number in a tensor of one.
 fn first(x: Tensor<1>) -> f64 {
-    f64::from(weights::host(x.inner())[0])
+    f64::from(weights::host(x)[0])
 }
 
 /// A trained reward model that scores: `(raw − centre) / scale`.

@@ -34,6 +34,8 @@ pub struct CellWork<'a> {
     pub gold: Arc<dyn Scorer>,
     pub reward: LearnedReward,
     pub rows: Vec<PreferenceRow>,
+    /// Of the reference's weights.
+    pub reference_hash: String,
     /// Of train rows and of validation rows, for methods on pairs.
     pub reference_logp: Option<(ReferenceLogp, ReferenceLogp)>,
     pub curve_points: usize,
@@ -121,6 +123,8 @@ fn dpo(
     let (on_train, on_validation) = work.reference_logp.expect("the plan gives DPO the reference's log-probs");
     let of = |split| work.rows.iter().filter(|r| r.split == split).cloned().collect::<Vec<_>>();
     let (rows, validation) = (of(Split::Train), of(Split::Validation));
+    on_train.check_origin(&work.reference_hash, &rows)?;
+    on_validation.check_origin(&work.reference_hash, &validation)?;
     let mut method = Dpo::new(settings.clone(), work.train_reader.clone(), on_train.clone(), &work.config);
     let validator = Dpo::new(settings.clone(), work.train_reader, on_train, &work.config);
     let steps = (settings.epochs * (rows.len() / settings.batch_size.min(rows.len()))) as u64;

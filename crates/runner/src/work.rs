@@ -162,15 +162,8 @@ impl Desk<'_> {
         let rows = responses(world.sft_rows(&mut seeds::derive(seed, "sft", 0, "corpus")));
         let mut method = Sft::new(self.train_reader(world), &config);
         let mut learner = Learner::new(policy, &self.experiment.learner, settings.learning_rate, settings.steps as u64);
-        let reader = self.train_reader(world);
         let mut queue = Batches::new(rows.len(), settings.batch_size, seed, "sft");
-        let batch = |step: u64| -> Result<_> {
-            let batch = rows.select(&queue.next());
-            if step == 0 {
-                invariants::eos_counts_and_pad_does_not(&reader, &batch)?;
-            }
-            Ok(batch)
-        };
+        let batch = |_| -> Result<_> { Ok(rows.select(&queue.next())) };
         let mut watch = Watch { stage: "sft", recorder: &mut *recorder, stop: self.stop };
         let clocks = train(&mut method, &mut learner, settings.steps as u64, batch, &mut watch, &[], |_, _, _| Ok(()))?;
 
@@ -178,11 +171,7 @@ impl Desk<'_> {
         let reader = self.reader(world);
         let mut heldout = responses(world.heldout_rows(&mut seeds::derive(seed, "sft", 0, "heldout")));
         heldout = heldout.select(&(0..heldout.len().min(HELDOUT_ROWS)).collect::<Vec<_>>());
-        invariants::padding_is_inert(
-            &reader,
-            &policy,
-            &heldout.select(&(0..heldout.len().min(64)).collect::<Vec<_>>()),
-        )?;
+        invariants::reads_are_sound(clocks.step, &reader, &policy, &heldout)?;
         let (token, sequence) = heldout_nll(&reader, &policy, &heldout);
         recorder.record("sft", clocks, metrics::NLL_TOKEN, token);
         recorder.record("sft", clocks, metrics::NLL_SEQUENCE, sequence);
@@ -262,6 +251,8 @@ impl Desk<'_> {
         let ids = (0..NORMALISING_SAMPLES).map(|i| prompts[i % prompts.len()].ids.clone()).collect();
         let mut rng = seeds::derive(seed, "rm", 0, "normalising samples");
         let samples = generate(&sft_policy, world.space(), ids, &mut rng, &self.device);
+        let probe = PairBatch::new(&validation, &(0..validation.len().min(64)).collect::<Vec<_>>());
+        RewardModel::new(reader.clone(), &config).check(clocks.step, &model, &probe)?;
         let reward = LearnedReward::normalised_on(model, reader, &samples)?;
         let mut say = |metric, value| recorder.record("rm", clocks, metric, value);
         let (on_validation, on_test) = (quality(&reward, &validation)?, quality(&reward, &test)?);
@@ -342,6 +333,11 @@ impl Desk<'_> {
         let reference = self.sft_policy(world)?;
         let yardstick = self.yardstick(&scene, &reference)?;
         let reference_hash = weights::hash(&reference);
+        let rows = self.rows()?;
+        let reader = self.reader(world);
+        let probe: Vec<usize> =
+            (0..rows.len()).filter(|&i| rows[i].split == Split::Validation).take(invariants::PROBE).collect();
+        let probe = PairBatch::new(&rows, &probe).both;
         let work = CellWork {
             seed: self.stage.seed,
             world: scene.world.clone(),
@@ -355,7 +351,8 @@ impl Desk<'_> {
             train_reader: self.train_reader(world),
             gold: scene.gold()?,
             reward: self.learned_reward(world)?,
-            rows: self.rows()?,
+            rows,
+            reference_hash: reference_hash.clone(),
             reference_logp: match self.plan.needed(self.stage, Kind::Reference) {
                 Some(stage) => Some(load_json("reference", &self.folder(stage)?.file(REFERENCE))?),
                 None => None,
@@ -365,21 +362,24 @@ impl Desk<'_> {
         };
         let beta = Some(cell.point.method.beta());
         let mut look = |policy: &Policy, clocks: Clocks, recorder: &mut dyn Recorder, moment: Moment| -> Result<()> {
-            for score in yardstick.measure(policy, beta, moment)? {
+            invariants::reads_are_sound(clocks.step, &reader, policy, &probe)?;
+            invariants::frozen_weights_unchanged(
+                "the reference",
+                clocks.step,
+                &reference_hash,
+                &weights::hash(&reference),
+            )?;
+            let started = Instant::now();
+            for score in yardstick.measure(policy, beta, moment).map_err(|e| e.at_step(clocks.step))? {
                 score.record(clocks, recorder);
             }
+            recorder.record("train", clocks, metrics::EVALUATION_SECONDS, started.elapsed().as_secs_f64());
             Ok(())
         };
         let (policy, clocks) = registry::run(&cell.point.method, work, &mut look, recorder)?;
-        invariants::frozen_weights_unchanged(
-            "the reference",
-            clocks.step,
-            &reference_hash,
-            &weights::hash(&reference),
-        )?;
         look(&policy, clocks, recorder, Moment::End)?;
         if let Yardstick::Exact(exact) = &yardstick {
-            exact.check_sampler(&policy, self.stage.seed)?;
+            exact.check_sampler(&policy, self.stage.seed).map_err(|e| e.at_step(clocks.step))?;
         }
         self.keep_completions(&cell.arm, &cell.point.label, clocks.step, &scene, &policy, &reference, recorder)?;
         weights::save(&policy, &to.join(POLICY))?;

@@ -232,6 +232,55 @@ fn ctrl_c_stops_cleanly_and_the_same_command_goes_on() {
     assert!(text(&out.stdout).contains("1 stages made, 6 reused"), "{}{}", text(&out.stdout), text(&out.stderr));
 }
 
+#[cfg(unix)]
+#[test]
+fn a_killed_run_gives_what_an_uninterrupted_one_gives() {
+    let (straight, killed) = (folder(TINY), folder(TINY));
+    let out = duel(straight.path(), &["run", "e.toml"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+
+    let mut child = Command::new(env!("CARGO_BIN_EXE_duel"))
+        .current_dir(killed.path())
+        .args(["run", "e.toml"])
+        .stderr(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    wait_for("the first stages", || finished(&killed.path().join("runs/tiny/stages")) >= 3);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let out = duel(killed.path(), &["run", "e.toml"]);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert!(!text(&out.stdout).contains(" 0 reused"), "{}", text(&out.stdout));
+    assert_eq!(deterministic(straight.path()), deterministic(killed.path()));
+}
+
+/// Everything of a run but its timings: weights, rows and caches as hashes, metrics as numbers.
+fn deterministic(folder: &Path) -> Vec<String> {
+    let run = folder.join("runs/tiny");
+    let mut out = Vec::new();
+    for stage in std::fs::read_dir(run.join("stages")).unwrap().flatten() {
+        for file in std::fs::read_dir(stage.path()).unwrap().flatten() {
+            let name = file.file_name().into_string().unwrap();
+            if name != "done.json" && name != "metrics.parquet" {
+                let hash = duel_spec::ids::hash_bytes(&std::fs::read(file.path()).unwrap());
+                out.push(format!("{}/{name} {hash}", stage.file_name().display()));
+            }
+        }
+    }
+    for row in duel_ledger::read_metrics(&run.join("metrics.parquet")).unwrap().rows {
+        if !row.metric.ends_with("_seconds") && &*row.metric != "peak_rss" {
+            let clocks = (row.clocks.step, row.clocks.tokens, row.clocks.flops.to_bits());
+            out.push(format!(
+                "{} {} {} {} {} {clocks:?} {}",
+                row.arm, row.point, row.seed, row.stage, row.metric, row.value
+            ));
+        }
+    }
+    out.sort();
+    out
+}
+
 /// Stages with a `done.json`.
 fn finished(stages: &Path) -> usize {
     let Ok(entries) = std::fs::read_dir(stages) else { return 0 };

@@ -20,7 +20,7 @@ pub use experiment::{
 pub use record::{Clocks, Completion, MetricRow, Recorder};
 
 /// Version of every file that Duel writes; part of each stage's hash.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -40,6 +40,7 @@ catalogue! {
     TRAINED_TOKENS = "trained_tokens", "tokens", "tokens that passed a backward pass, summed over the stage";
     SAMPLED_TOKENS = "sampled_tokens", "tokens", "tokens that the policy wrote during the training, summed over the stage";
     STAGE_SECONDS = "stage_seconds", "s", "seconds of work of the whole stage, evaluation left out";
+    CHECK_SECONDS = "check_seconds", "s", "seconds of stage_seconds that the training's invariants took";
     // language models
     NLL_TOKEN = "nll_per_token", "nats", "negative log-likelihood over counted tokens, held-out rows";
     NLL_SEQUENCE = "nll_per_sequence", "nats", "negative log-likelihood summed over a response, mean over rows";
@@ -107,6 +108,7 @@ catalogue! {
     IDEAL_GOLD = "ideal_gold", "gold reward", "gold of the PPO-ideal, ref*exp(proxy/b), at this policy's kl";
     IDEAL_ETA = "ideal_eta", "share", "eta of the PPO-ideal at this policy's kl";
     TOTAL_PROBABILITY = "total_probability", "1", "sum of the policy's probabilities over all enumerated responses";
+    EVALUATION_SECONDS = "evaluation_seconds", "s", "seconds that measuring the policy took, validation and test together; on no clock";
     PERPLEXITY_REFERENCE = "reference_nll_per_token", "nats", "the reference's negative log-likelihood of the policy's responses, a token";
 }
 

@@ -1,12 +1,16 @@
 //! What must hold in every training; a breach stops the run by the invariant's name (claims §8).
 
-use crate::{Error, Result};
+use crate::{Error, Learner, Result, sft};
+use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
 use duel_data::World;
 use duel_model::{Policy, Reader, Responses, Tokens, weights};
 use duel_objectives::token_logp;
 use duel_spec::{Space, Split};
 use std::collections::HashSet;
+
+/// Rows that a check which reads a model again looks at: enough to see a fault, too few to cost a training anything.
+pub const PROBE: usize = 16;
 
 /// Fails by name unless `|found − expected| ≤ tolerance`.
 pub fn close(name: &'static str, step: u64, what: &str, found: f64, expected: f64, tolerance: f64) -> Result<()> {
@@ -36,14 +40,47 @@ pub fn parts_make_a_whole(step: u64, share: f64) -> Result<()> {
     close("parts_make_a_whole", step, "the sum of the accumulated parts' shares", share, 1.0, 1e-6)
 }
 
-/// Neither what stands on PAD nor how much of it stands before a prompt moves a log-prob that counts.
-pub fn padding_is_inert(reader: &Reader, policy: &Policy, batch: &Responses) -> Result<()> {
+/// Rows of a batch in eight parts, weighted by what each mean is over, have the gradient of the whole. `loss` gives the
+/// loss `[1]` of some rows and what it is a mean over (counted tokens, pairs). The first [`PROBE`] rows are enough.
+pub fn parts_make_the_same_gradient<M: Module>(
+    learner: &Learner<M>,
+    rows: usize,
+    loss: impl Fn(&[usize]) -> (Tensor<1>, f64),
+) -> Result<()> {
+    let all: Vec<usize> = (0..rows.min(PROBE)).collect();
+    let (whole, weight) = loss(&all);
+    let mut off = learner.gradient(whole);
+    let norm = |gradient: &[f32]| gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+    let mut sizes = norm(&off);
+    for part in all.chunks(all.len().div_ceil(8)) {
+        let (loss, of) = loss(part);
+        let part = learner.gradient(loss * (of / weight));
+        sizes += norm(&part);
+        off.iter_mut().zip(part).for_each(|(off, g)| *off -= g);
+    }
+    let what = "the gradient of the whole batch less that of its parts, over the norms of both";
+    close("parts_make_the_same_gradient", learner.step(), what, norm(&off) / sizes.max(1e-12), 0.0, 1e-5)
+}
+
+/// Neither what stands on PAD nor how much of it stands before a prompt moves a number that counts. `read` gives what
+/// a model makes of tokens, one or more numbers a row; `counted` are the places that count.
+pub fn padding_is_inert(
+    step: u64,
+    reader: &Reader,
+    batch: &Responses,
+    read: impl Fn(&Reader, &Tokens) -> Tensor<2>,
+) -> Result<()> {
     let space = reader.space();
     let tokens = reader.tokens(batch);
-    let reads = |tokens: &Tokens| {
-        weights::host(token_logp(reader.logits(policy, tokens), reader.targets(tokens)).inner_if_autodiff())
+    let counted = |reader: &Reader, tokens: &Tokens| -> Vec<f32> {
+        let all = weights::host(read(reader, tokens).inner_if_autodiff());
+        let rows = batch.responses.iter().enumerate();
+        rows.flat_map(|(row, r)| all[row * space.response_tokens..][..r.len()].to_vec()).collect()
     };
-    let plain = reads(&tokens);
+    let plain = counted(reader, &tokens);
+    let moved = |other: Vec<f32>| largest(plain.iter().zip(other).map(|(a, b)| (a - b).abs() / a.abs().max(1.0)));
+    let name = "padding_is_inert";
+
     let mut other = tokens.ids.clone().into_data().iter::<i32>().collect::<Vec<_>>();
     let width = space.context();
     for (row, response) in batch.responses.iter().enumerate() {
@@ -52,29 +89,79 @@ pub fn padding_is_inert(reader: &Reader, policy: &Policy, batch: &Responses) -> 
         }
     }
     let other = Tensor::from_data(TensorData::new(other, [batch.len(), width]), reader.device());
-    let changed = reads(&Tokens { ids: other, left: tokens.left.clone() });
-    let counted = |all: &[f32]| -> Vec<f32> {
-        let rows = batch.responses.iter().enumerate();
-        rows.flat_map(|(row, r)| all[row * space.response_tokens..][..r.len()].to_vec()).collect()
-    };
-    let plain = counted(&plain);
-    let moved = |other: &[f32]| largest(plain.iter().zip(counted(other)).map(|(a, b)| (a - b).abs()));
-    let name = "padding_is_inert";
-    let what = "the largest change of a log-prob when PAD holds another token";
-    close(name, 0, what, moved(&changed), 0.0, 1e-5)?;
+    let changed = counted(reader, &Tokens { ids: other, left: tokens.left.clone() });
+    let what = "the largest relative change of what is read when PAD holds another token";
+    close(name, step, what, moved(changed), 0.0, 1e-5)?;
+
     let wide = Reader::new(&Space { prompt_tokens: space.prompt_tokens + 3, ..space.clone() }, reader.device());
-    let tokens = wide.tokens(batch);
-    let wider = token_logp(wide.logits(policy, &tokens), wide.targets(&tokens)).inner_if_autodiff();
-    let what = "the largest change of a log-prob when three PADs stand before each prompt";
-    close(name, 0, what, moved(&weights::host(wider)), 0.0, 1e-5)
+    let wider = counted(&wide, &wide.tokens(batch));
+    let what = "the largest relative change of what is read when three PADs stand before each prompt";
+    close(name, step, what, moved(wider), 0.0, 1e-5)
+}
+
+/// What is read of a policy is sound: [`padding_is_inert`] and [`labels_are_shifted`], on the first rows of a batch.
+pub fn reads_are_sound(step: u64, reader: &Reader, policy: &Policy, batch: &Responses) -> Result<()> {
+    let probe = batch.first(PROBE);
+    padding_is_inert(step, reader, &probe, |reader, tokens| {
+        token_logp(reader.logits(policy, tokens), reader.targets(tokens))
+    })?;
+    labels_are_shifted(step, reader, policy, &probe)
+}
+
+/// Labels are shifted by one: the log-prob of each response token is what the column before it predicts, worked out
+/// by hand in f64 from logits that nobody aligned. EOS is among them, prompts and PAD are not.
+pub fn labels_are_shifted(step: u64, reader: &Reader, policy: &Policy, batch: &Responses) -> Result<()> {
+    let columns = reader.space().response_tokens;
+    let read = weights::host(sft::response_logp(reader, policy, batch).inner_if_autodiff());
+    let by_hand = by_hand(reader, policy, batch);
+    let worst = largest(by_hand.iter().enumerate().flat_map(|(row, tokens)| {
+        {
+            let read = &read[row * columns..];
+            tokens.iter().zip(read).map(|(hand, read)| ((hand - f64::from(*read)) / hand.abs().max(1.0)) as f32)
+        }
+        .map(f32::abs)
+    }));
+    let what = "the largest relative difference of a log-prob from the one shifted by hand";
+    close("labels_are_shifted", step, what, worst, 0.0, 1e-4)
+}
+
+/// A loss over tokens counts response tokens, EOS among them, and neither prompts nor PAD: worked out by hand.
+pub fn only_responses_carry_loss(
+    step: u64,
+    loss: f64,
+    reader: &Reader,
+    policy: &Policy,
+    batch: &Responses,
+) -> Result<()> {
+    let by_hand = by_hand(reader, policy, batch).concat();
+    let mean = -by_hand.iter().sum::<f64>() / by_hand.len() as f64;
+    close("only_responses_carry_loss", step, "the loss", loss, mean, 1e-4 * mean.max(1.0))
+}
+
+/// The log-prob of each response token, `[B][length]`: nothing here is shared with [`Reader`] but the model's logits.
+fn by_hand(reader: &Reader, policy: &Policy, batch: &Responses) -> Vec<Vec<f64>> {
+    let space = reader.space();
+    let (width, v, hidden) = (space.context(), space.vocabulary, space.hidden());
+    let ids: Vec<i32> = batch.tokens(space, reader.device()).ids.into_data().iter::<i32>().collect();
+    let logits = policy.logits(batch.tokens(space, reader.device()), 0).inner_if_autodiff(); // [B, P + T, V]
+    let logits = weights::host(logits);
+    let logp = |row: usize, j: usize| {
+        let at = space.prompt_tokens + j;
+        let predicted = &logits[(row * width + at - 1) * v..][..v];
+        let allowed = |id: usize| hidden.as_ref().is_none_or(|hidden| !hidden[j][id]);
+        let sum: f64 = (0..v).filter(|&id| allowed(id)).map(|id| f64::from(predicted[id]).exp()).sum();
+        f64::from(predicted[ids[row * width + at] as usize]) - sum.ln()
+    };
+    let rows = batch.responses.iter().enumerate();
+    rows.map(|(row, response)| (0..response.len()).map(|j| logp(row, j)).collect()).collect()
 }
 
 /// Every response counts up to its first EOS, or fills the row; EOS and PAD differ.
-pub fn eos_counts_and_pad_does_not(reader: &Reader, batch: &Responses) -> Result<()> {
+pub fn eos_counts_and_pad_does_not(step: u64, reader: &Reader, batch: &Responses) -> Result<()> {
     let space = reader.space();
     let name = "eos_counts_and_pad_does_not";
     if space.eos == space.pad {
-        return Err(breach(name, 0, "the id of EOS", space.eos.to_string(), "other than PAD's".into()));
+        return Err(breach(name, step, "the id of EOS", space.eos.to_string(), "other than PAD's".into()));
     }
     for (row, response) in batch.responses.iter().enumerate() {
         let first_eos = response.iter().position(|&id| id == space.eos).map(|i| i + 1);
@@ -84,7 +171,7 @@ pub fn eos_counts_and_pad_does_not(reader: &Reader, batch: &Responses) -> Result
             let what = format!("the counted tokens of response {row}");
             return Err(breach(
                 name,
-                0,
+                step,
                 &what,
                 format!("{response:?}"),
                 format!("{expected} tokens, none of them PAD"),

@@ -146,6 +146,9 @@ impl<M: Module> Learner<M> {
         }
 
         // 3. Step.
+        if step == 0 {
+            self.check_zero_rate(&gradient)?;
+        }
         let planned = step + self.skipped;
         let learning_rate = rate(&self.settings, self.learning_rate, planned, self.total);
         let size = self.weights.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>().sqrt();
@@ -157,6 +160,14 @@ impl<M: Module> Learner<M> {
         self.module = Some(weights::unflatten(module, &self.weights));
         self.step += 1;
         Ok(Update { loss: value, grad_norm, learning_rate, update_ratio: moved / size.max(f64::MIN_POSITIVE) })
+    }
+
+    /// A step at rate 0, on a few weights beside the real ones: nothing may move.
+    fn check_zero_rate(&self, gradient: &[f32]) -> Result<()> {
+        let n = self.weights.len().min(1 << 16);
+        let mut weights = self.weights[..n].to_vec();
+        let moved = Optimizer::new(&self.settings, n).step(&mut weights, &gradient[..n], &self.decay[..n], 0.0);
+        invariants::zero_rate_moves_nothing(self.step, moved)
     }
 
     /// The gradient of a loss as one vector, without a step; parameters the loss does not reach get 0.

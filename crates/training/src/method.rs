@@ -1,6 +1,6 @@
 //! The seam between the shared loop and the methods. The loop knows no algorithm.
 
-use crate::{Error, Learner, Result};
+use crate::{Error, Learner, Result, Update};
 use burn::module::Module;
 use duel_spec::metrics::{self, Metric};
 use duel_spec::{Clocks, Recorder};
@@ -24,12 +24,31 @@ pub struct Cost {
 pub struct Metrics {
     pub values: Vec<(Metric, f64)>,
     pub cost: Cost,
+    /// Seconds spent on invariants.
+    pub checking: f64,
 }
 
 impl Metrics {
     /// Adds a value.
     pub fn put(&mut self, metric: Metric, value: f64) {
         self.values.push((metric, value));
+    }
+
+    /// Checks invariants, and counts the time that it takes.
+    pub fn check(&mut self, invariants: impl FnOnce() -> Result<()>) -> Result<()> {
+        let started = Instant::now();
+        let outcome = invariants();
+        self.checking += started.elapsed().as_secs_f64();
+        outcome
+    }
+
+    /// Adds what an update says of itself, and what it cost.
+    pub fn learned(&mut self, update: Update, cost: Cost) {
+        self.put(metrics::LOSS, update.loss);
+        self.put(metrics::GRAD_NORM, update.grad_norm);
+        self.put(metrics::LEARNING_RATE, update.learning_rate);
+        self.put(metrics::UPDATE_RATIO, update.update_ratio);
+        self.cost = cost;
     }
 }
 
@@ -77,7 +96,7 @@ pub fn train<M: Method, E: From<Error>>(
     mut look: impl FnMut(&M::Module, Clocks, &mut dyn Recorder) -> std::result::Result<(), E>,
 ) -> std::result::Result<Clocks, E> {
     let mut clocks = Clocks::default();
-    let mut total = Cost::default();
+    let (mut total, mut checking) = (Cost::default(), 0.0);
     for iteration in 0..iterations {
         if watch.stop.load(Ordering::Relaxed) {
             return Err(Error::Interrupted.into());
@@ -90,6 +109,7 @@ pub fn train<M: Method, E: From<Error>>(
         clocks.flops += said.cost.flops;
         total.trained_tokens += said.cost.trained_tokens;
         total.sampled_tokens += said.cost.sampled_tokens;
+        checking += said.checking;
         for (metric, value) in &said.values {
             watch.recorder.record(watch.stage, clocks, *metric, *value);
         }
@@ -103,6 +123,7 @@ pub fn train<M: Method, E: From<Error>>(
     say(metrics::TRAINED_TOKENS, total.trained_tokens as f64);
     say(metrics::SAMPLED_TOKENS, total.sampled_tokens as f64);
     say(metrics::STAGE_SECONDS, clocks.wall_seconds);
+    say(metrics::CHECK_SECONDS, checking);
     say(metrics::PARAMETERS, learner.parameters() as f64);
     Ok(clocks)
 }

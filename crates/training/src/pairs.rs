@@ -38,6 +38,12 @@ impl PairBatch {
         self.rows.is_empty()
     }
 
+    /// Some of the pairs.
+    pub fn select(&self, pairs: &[usize]) -> Self {
+        let both: Vec<usize> = pairs.iter().copied().chain(pairs.iter().map(|p| p + self.len())).collect();
+        Self { rows: pairs.iter().map(|&p| self.rows[p]).collect(), both: self.both.select(&both) }
+    }
+
     /// The same pairs with chosen and rejected exchanged.
     pub fn swapped(&self) -> Self {
         let n = self.len();

@@ -1,10 +1,9 @@
 //! Maximum likelihood: on responses given their prompts (SFT), and on running text (the base model).
 
-use crate::{Cost, Learner, Method, Metrics, Result};
+use crate::{Cost, Learner, Method, Metrics, Result, invariants};
 use burn::tensor::{Int, Tensor, TensorData};
 use duel_model::{Flops, Policy, Reader, Responses, TransformerConfig, weights};
 use duel_objectives::{ResponseMask, token_logp};
-use duel_spec::metrics;
 
 /// Supervised fine-tuning: mean negative log-likelihood of counted response tokens; prompts carry no loss.
 #[derive(Debug)]
@@ -18,6 +17,25 @@ impl Sft {
     pub fn new(reader: Reader, config: &TransformerConfig) -> Self {
         Self { reader, flops: Flops::policy(config) }
     }
+
+    fn loss(&self, policy: &Policy, batch: &Responses) -> Tensor<1> {
+        let logp = response_logp(&self.reader, policy, batch); // [B, T]
+        mask(&self.reader, batch).mean(logp).neg()
+    }
+
+    /// The invariants of step 0, on the first batch.
+    fn check_start(&self, batch: &Responses, learner: &Learner<Policy>) -> Result<()> {
+        let (reader, policy) = (&self.reader, learner.module());
+        invariants::eos_counts_and_pad_does_not(0, reader, batch)?;
+        invariants::reads_are_sound(0, reader, policy, batch)?;
+        let probe = batch.first(invariants::PROBE);
+        let loss = f64::from(weights::host(self.loss(policy, &probe).inner())[0]);
+        invariants::only_responses_carry_loss(0, loss, reader, policy, &probe)?;
+        invariants::parts_make_the_same_gradient(learner, batch.len(), |rows| {
+            let part = batch.select(rows);
+            (self.loss(policy, &part), part.response_tokens() as f64)
+        })
+    }
 }
 
 impl Method for Sft {
@@ -25,11 +43,15 @@ impl Method for Sft {
     type Batch = Responses;
 
     fn iteration(&mut self, batch: &Responses, learner: &mut Learner<Policy>) -> Result<Metrics> {
-        let logp = response_logp(&self.reader, learner.module(), batch); // [B, T]
-        let mask = mask(&self.reader, batch);
-        let update = learner.minimize(mask.mean(logp).neg())?;
+        let mut said = Metrics::default();
+        let loss = self.loss(learner.module(), batch);
+        if learner.step() == 0 {
+            said.check(|| self.check_start(batch, learner))?;
+        }
+        let update = learner.minimize(loss)?;
         let tokens = batch.token_count();
-        Ok(update.metrics(Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() }))
+        said.learned(update, Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() });
+        Ok(said)
     }
 }
 
@@ -61,22 +83,19 @@ impl Method for RunningText {
     type Batch = Vec<Vec<u32>>;
 
     fn iteration(&mut self, windows: &Vec<Vec<u32>>, learner: &mut Learner<Policy>) -> Result<Metrics> {
+        let mut said = Metrics::default();
+        if learner.step() == 0 {
+            said.check(|| {
+                invariants::parts_make_the_same_gradient(learner, windows.len(), |rows| {
+                    let part: Vec<Vec<u32>> = rows.iter().map(|&r| windows[r].clone()).collect();
+                    (self.loss(learner.module(), &part), part.len() as f64)
+                })
+            })?;
+        }
         let update = learner.minimize(self.loss(learner.module(), windows))?;
         let tokens = windows.iter().map(|w| w.len() as u64 - 1).sum();
-        Ok(update.metrics(Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() }))
-    }
-}
-
-impl crate::Update {
-    /// The update as the first metrics of an iteration.
-    pub fn metrics(self, cost: Cost) -> Metrics {
-        let values = vec![
-            (metrics::LOSS, self.loss),
-            (metrics::GRAD_NORM, self.grad_norm),
-            (metrics::LEARNING_RATE, self.learning_rate),
-            (metrics::UPDATE_RATIO, self.update_ratio),
-        ];
-        Metrics { values, cost }
+        said.learned(update, Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() });
+        Ok(said)
     }
 }
 
