@@ -3,8 +3,10 @@
 use crate::weights::host;
 use crate::{Cache, Policy, Responses, Tokens};
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use duel_kernels::{Decoding, softmax_weights};
 use duel_spec::{Space, seeds::Rng};
 use rand::RngExt;
+use rayon::prelude::*;
 
 /// Samples one response a prompt at temperature 1 over the allowed tokens, and keeps the log-probs.
 ///
@@ -26,6 +28,45 @@ pub fn greedy(policy: &Policy, space: &Space, prompts: Vec<Vec<u32>>, device: &D
     })
 }
 
+/// A model reading some sequences, columns after columns.
+trait Reading {
+    /// Reads the next columns, ids `[B, l]`; returns the logits after the last, `[B, V]`.
+    fn read(&mut self, ids: Vec<i32>) -> Vec<f32>;
+    /// Keeps some of the sequences, in rising order.
+    fn keep(&mut self, places: &[usize]);
+}
+
+impl Reading for Decoding<'_> {
+    fn read(&mut self, ids: Vec<i32>) -> Vec<f32> {
+        Decoding::read(self, &ids)
+    }
+
+    fn keep(&mut self, places: &[usize]) {
+        Decoding::keep(self, places);
+    }
+}
+
+/// Composed of tensor operations, on any device.
+struct Composed<'a> {
+    policy: &'a Policy,
+    device: &'a Device,
+    cache: Cache,
+    left: Vec<usize>,
+}
+
+impl Reading for Composed<'_> {
+    fn read(&mut self, ids: Vec<i32>) -> Vec<f32> {
+        let shape = [self.left.len(), ids.len() / self.left.len()];
+        let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, shape), self.device);
+        host(self.policy.next_logits(Tokens::marked(ids, self.left.clone()), &mut self.cache))
+    }
+
+    fn keep(&mut self, places: &[usize]) {
+        self.cache = self.cache.select(places);
+        self.left = places.iter().map(|&place| self.left[place]).collect();
+    }
+}
+
 /// Writes responses token by token; `choose` takes a row, a column, the row's logits and which tokens are hidden,
 /// and gives the token with its log-prob.
 fn write(
@@ -33,35 +74,67 @@ fn write(
     space: &Space,
     prompts: Vec<Vec<u32>>,
     device: &Device,
-    choose: impl Fn(usize, usize, &[f32], Option<&[bool]>) -> (u32, f32),
+    choose: impl Fn(usize, usize, &[f32], Option<&[bool]>) -> (u32, f32) + Sync,
 ) -> Responses {
-    let (rows, columns) = (prompts.len(), space.response_tokens);
-    let hidden = space.hidden();
-    let mut tokens = Tokens::left_padded(&prompts, space.prompt_tokens, space.pad, device);
-    let mut out = Responses { responses: vec![vec![]; rows], logp: vec![vec![]; rows], prompts };
+    let lefts = |rows: &[Vec<u32>]| -> Vec<usize> { rows.iter().map(|row| space.prompt_tokens - row.len()).collect() };
+    let written: Vec<Written> = match policy.decoder() {
+        // every thread takes its rows through all columns; no row sees another, so it does not matter which
+        Some(decoder) => {
+            let share = prompts.len().div_ceil(rayon::current_num_threads()).max(1);
+            let shares = prompts.par_chunks(share).enumerate();
+            shares
+                .map(|(i, prompts)| {
+                    let reading = decoder.start(lefts(prompts), space.context());
+                    write_rows(reading, space, prompts, |row, column, logits, hidden| {
+                        choose(i * share + row, column, logits, hidden)
+                    })
+                })
+                .collect()
+        }
+        None => {
+            let reading = Composed { policy, device, cache: Cache::default(), left: lefts(&prompts) };
+            vec![write_rows(reading, space, &prompts, &choose)]
+        }
+    };
+    let (responses, logp) = written.into_iter().flatten().unzip();
+    Responses { prompts, responses, logp }
+}
 
-    let mut cache = Cache::default();
-    let mut alive: Vec<usize> = (0..rows).collect();
+/// Responses with their log-probs.
+type Written = Vec<(Vec<u32>, Vec<f32>)>;
+
+fn write_rows(
+    mut model: impl Reading,
+    space: &Space,
+    prompts: &[Vec<u32>],
+    choose: impl Fn(usize, usize, &[f32], Option<&[bool]>) -> (u32, f32),
+) -> Written {
+    let columns = space.response_tokens;
+    let hidden = space.hidden();
+    let padded = |prompt: &Vec<u32>| [vec![space.pad; space.prompt_tokens - prompt.len()], prompt.clone()].concat();
+    let mut ids: Vec<i32> = prompts.iter().flat_map(padded).map(|id| id as i32).collect();
+    let mut out: Written = vec![Default::default(); prompts.len()];
+    let mut alive: Vec<usize> = (0..prompts.len()).collect();
     for column in 0..columns {
         // A column that allows nothing but EOS needs no model.
         if space.ends && column + 1 == columns {
             for &row in &alive {
-                out.responses[row].push(space.eos);
-                out.logp[row].push(0.0);
+                out[row].0.push(space.eos);
+                out[row].1.push(0.0);
             }
             break;
         }
-        let logits = host(policy.next_logits(tokens, &mut cache)); // [alive, V]
+        let logits = model.read(ids); // [alive, V]
         let mut still = Vec::with_capacity(alive.len());
-        let mut next = Vec::with_capacity(alive.len());
+        ids = Vec::with_capacity(alive.len());
         for (place, &row) in alive.iter().enumerate() {
             let law = &logits[place * space.vocabulary..(place + 1) * space.vocabulary];
             let (token, logp) = choose(row, column, law, hidden.as_ref().map(|h| h[column].as_slice()));
-            out.responses[row].push(token);
-            out.logp[row].push(logp);
+            out[row].0.push(token);
+            out[row].1.push(logp);
             if token != space.eos {
                 still.push(place);
-                next.push(token as i32);
+                ids.push(token as i32);
             }
         }
         if still.is_empty() {
@@ -69,10 +142,9 @@ fn write(
         }
         // Rows that ended leave the cache.
         if still.len() < alive.len() {
-            cache = cache.select(&still);
+            model.keep(&still);
             alive = still.iter().map(|&place| alive[place]).collect();
         }
-        tokens = Tensor::<2, Int>::from_data(TensorData::new(next, [alive.len(), 1]), device).into();
     }
     out
 }
@@ -101,10 +173,8 @@ fn logp(logit: f32, max: f32, total: f64) -> f32 {
 
 /// `exp(logit − max)` of the allowed tokens (0 of the others), the largest logit, and the weights' sum.
 fn softmax(logits: &[f32], hidden: Option<&[bool]>) -> (Vec<f32>, f32, f64) {
-    let allowed = |v: usize| hidden.is_none_or(|h| !h[v]);
-    let max = logits.iter().enumerate().filter(|(v, _)| allowed(*v)).fold(f32::NEG_INFINITY, |m, (_, x)| m.max(*x));
-    let weights: Vec<f32> =
-        logits.iter().enumerate().map(|(v, x)| if allowed(v) { (x - max).exp() } else { 0.0 }).collect();
+    let mut weights = vec![0f32; logits.len()];
+    let max = softmax_weights(logits, hidden, &mut weights);
     let total = weights.iter().map(|w| f64::from(*w)).sum();
     (weights, max, total)
 }

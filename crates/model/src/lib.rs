@@ -5,6 +5,7 @@ mod config;
 pub mod device;
 mod error;
 mod flops;
+mod fused;
 mod generate;
 pub mod huggingface;
 mod projection;

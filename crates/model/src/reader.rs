@@ -4,6 +4,7 @@
 use crate::{Policy, Responses, Scalar, Tokens};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use duel_spec::Space;
+use std::sync::Arc;
 
 /// Reads responses of one world on one device.
 #[derive(Debug, Clone)]
@@ -12,6 +13,8 @@ pub struct Reader {
     device: Device,
     /// `[1, T, V]`, true = the response cannot hold this token there.
     hidden: Option<Tensor<3, Bool>>,
+    /// The same on the host, `[T, V]`.
+    host_hidden: Option<Arc<Vec<bool>>>,
 }
 
 impl Reader {
@@ -21,7 +24,8 @@ impl Reader {
             let shape = [1, space.response_tokens, space.vocabulary];
             Tensor::from_data(TensorData::new(rows.concat(), shape), device)
         });
-        Self { space: space.clone(), device: device.clone(), hidden }
+        let host_hidden = space.hidden().map(|rows| Arc::new(rows.concat()));
+        Self { space: space.clone(), device: device.clone(), hidden, host_hidden }
     }
 
     /// The world's sizes.
@@ -53,6 +57,14 @@ impl Reader {
             Some(hidden) => logits.mask_fill(hidden.clone().expand([b, t, v]), -1e30),
             None => logits,
         }
+    }
+
+    /// Log-probs of the response tokens `[B, T]` from `[B, P + T]` without making logits; `None` where the device has no
+    /// such operation.
+    pub fn chosen_logp(&self, policy: &Policy, tokens: &Tokens) -> Option<Tensor<2>> {
+        let Space { prompt_tokens: p, response_tokens: t, .. } = self.space;
+        let read = tokens.clone().narrow(0, p + t - 1);
+        policy.chosen_logp(read, p - 1, self.targets(tokens), self.host_hidden.clone())
     }
 
     /// Value of the state before each response token: `[B, T]`.

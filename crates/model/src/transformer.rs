@@ -5,13 +5,16 @@
 //! and values, `E` units of a head, `V` vocabulary.
 
 use crate::config::{Activation, Family, TransformerConfig};
+use crate::fused::{self, BlockPlan, BlockTensors, LogpPlan};
 use crate::projection::Projection;
 use crate::tokens::Tokens;
-use crate::weights::normal;
+use crate::weights::{host, normal};
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
+use duel_kernels::{BlockShape, BlockWeights, Decoder, DecoderParts};
 use duel_spec::seeds::Rng;
+use std::sync::Arc;
 
 /// Keys and values of every block for the tokens read so far, each `[B, G, K, E]`.
 #[derive(Debug, Clone, Default)]
@@ -211,6 +214,15 @@ impl Mlp {
         }
     }
 
+    /// The bend, where the MLP is not gated.
+    fn activation(&self) -> Option<duel_kernels::Activation> {
+        match self {
+            Self::SquaredRelu(_) => Some(duel_kernels::Activation::SquaredRelu),
+            Self::GeluTanh(_) => Some(duel_kernels::Activation::GeluTanh),
+            Self::Gated(_) => None,
+        }
+    }
+
     fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         match self {
             Self::SquaredRelu(m) => m.down.forward(activation::relu(m.up.forward(x)).square()),
@@ -222,6 +234,7 @@ impl Mlp {
 
 #[derive(Module, Debug)]
 struct Block {
+    epsilon: f64,
     norm_attention: Norm,
     attention: Attention,
     norm_mlp: Norm,
@@ -232,7 +245,9 @@ impl Block {
     fn new(config: &TransformerConfig, rng: &mut Rng, device: &Device) -> Self {
         let std = 0.5 / (config.width as f64).sqrt();
         let residual = std / (2.0 * config.layers as f64).sqrt(); // GPT-2: residual projections start smaller
+        let (Family::Gpt2 { epsilon, .. } | Family::Llama { epsilon, .. }) = config.family;
         Self {
+            epsilon,
             norm_attention: Norm::new(config, device),
             attention: Attention::new(config, std, residual, rng, device),
             norm_mlp: Norm::new(config, device),
@@ -243,6 +258,69 @@ impl Block {
     fn forward(&self, x: Tensor<3>, place: &Place, past: Option<&mut (Tensor<4>, Tensor<4>)>) -> Tensor<3> {
         let x = x.clone() + self.attention.forward(self.norm_attention.forward(x), place, past);
         x.clone() + self.mlp.forward(self.norm_mlp.forward(x)) // [B, L, D]
+    }
+
+    /// Its parameters on the host in the order of [`BlockWeights`], where it is GPT-2's and wears no adapter.
+    fn host(&self) -> Option<[Vec<f32>; 12]> {
+        let (Norm::Layer(norm1), Norm::Layer(norm2)) = (&self.norm_attention, &self.norm_mlp) else { return None };
+        let Inputs::Joint(qkv) = &self.attention.inputs else { return None };
+        let (Mlp::SquaredRelu(mlp) | Mlp::GeluTanh(mlp)) = &self.mlp else { return None };
+        let matrix = |of: &Projection| of.lora.is_none().then(|| host(of.linear.weight.val()));
+        let bias = |of: &Projection| Some(host(of.linear.bias.as_ref()?.val()));
+        let (gain, beta) =
+            (|of: &LayerNorm| host(of.gamma.val()), |of: &LayerNorm| Some(host(of.beta.as_ref()?.val())));
+        let out = &self.attention.out;
+        Some([
+            gain(norm1),
+            beta(norm1)?,
+            matrix(qkv)?,
+            bias(qkv)?,
+            matrix(out)?,
+            bias(out)?,
+            gain(norm2),
+            beta(norm2)?,
+            matrix(&mlp.up)?,
+            bias(&mlp.up)?,
+            matrix(&mlp.down)?,
+            bias(&mlp.down)?,
+        ])
+    }
+
+    /// The whole block in one operation, where it is GPT-2's and wears no adapter.
+    fn fused(&self, x: &Tensor<3>, left: Option<&Arc<Vec<usize>>>) -> Option<Tensor<3>> {
+        let (Norm::Layer(norm1), Norm::Layer(norm2)) = (&self.norm_attention, &self.norm_mlp) else { return None };
+        let Inputs::Joint(qkv) = &self.attention.inputs else { return None };
+        let (Mlp::SquaredRelu(mlp) | Mlp::GeluTanh(mlp)) = &self.mlp else { return None };
+        let activation = self.mlp.activation()?;
+        let matrix = |of: &Projection| of.lora.is_none().then(|| of.linear.weight.val().into_dispatch());
+        let bias = |of: &Projection| Some(of.linear.bias.as_ref()?.val().into_dispatch());
+        let beta = |of: &LayerNorm| Some(of.beta.as_ref()?.val().into_dispatch());
+        let [sequences, columns, width] = x.dims();
+        let shape = BlockShape {
+            sequences,
+            columns,
+            width,
+            heads: self.attention.heads,
+            inner: mlp.up.linear.weight.dims()[1],
+            activation,
+            epsilon: self.epsilon as f32,
+        };
+        let tensors = BlockTensors {
+            x: x.clone().into_dispatch(),
+            norm1_gain: norm1.gamma.val().into_dispatch(),
+            norm1_bias: beta(norm1)?,
+            qkv: matrix(qkv)?,
+            qkv_bias: bias(qkv)?,
+            out: matrix(&self.attention.out)?,
+            out_bias: bias(&self.attention.out)?,
+            norm2_gain: norm2.gamma.val().into_dispatch(),
+            norm2_bias: beta(norm2)?,
+            up: matrix(&mlp.up)?,
+            up_bias: bias(&mlp.up)?,
+            down: matrix(&mlp.down)?,
+            down_bias: bias(&mlp.down)?,
+        };
+        Some(fused::block(tensors, BlockPlan { shape, left: left.cloned() }))
     }
 }
 
@@ -324,6 +402,13 @@ impl Body {
                 rotation = Some((of(&table.cos), of(&table.sin)));
             }
         }
+        if cache.is_none() && fused::applies(&x) {
+            let left = left.clone().map(Arc::new);
+            let all = self.blocks.iter().try_fold(x.clone(), |x, block| block.fused(&x, left.as_ref()));
+            if let Some(x) = all {
+                return self.norm.forward(x);
+            }
+        }
         let place = Place { hidden: hidden(b, start, l, left.as_deref(), &device), rotation };
         for (i, block) in self.blocks.iter().enumerate() {
             let past = cache.as_deref_mut().map(|cache| {
@@ -401,6 +486,32 @@ impl Policy {
         self.read_out(hidden)
     }
 
+    /// Log-probs `[B, T]` of `targets` `[B, T]`, the tokens after columns `from..from + T` of `tokens`, as one operation;
+    /// `None` where that cannot be had. `hidden` tokens `[T, V]` cannot be said.
+    pub fn chosen_logp(
+        &self,
+        tokens: Tokens,
+        from: usize,
+        targets: Tensor<2, Int>,
+        hidden: Option<Arc<Vec<bool>>>,
+    ) -> Option<Tensor<2>> {
+        let (weight, tied) = match &self.head {
+            Some(head) if head.bias.is_some() => return None,
+            Some(head) => (head.weight.val(), false),
+            None => (self.body.tokens.weight.val(), true),
+        };
+        if !fused::applies(&weight) {
+            return None;
+        }
+        let [b, t] = targets.dims();
+        let vocabulary = weight.dims()[usize::from(!tied)];
+        let states = self.body.forward(tokens, None).narrow(1, from, t); // [B, T, D]
+        let width = states.dims()[2];
+        let targets = Arc::new(targets.into_data().iter::<i32>().collect());
+        let plan = LogpPlan { targets, vocabulary, tied, hidden };
+        Some(fused::chosen_logp(states.reshape([b * t, width]), weight, plan).reshape([b, t]))
+    }
+
     /// Logits after the last of the new tokens, which follow those of `cache`.
     ///
     /// # Shapes
@@ -410,6 +521,34 @@ impl Policy {
         let [_, l] = tokens.ids.dims();
         let hidden = self.body.forward(tokens, Some(cache)).narrow(1, l - 1, 1);
         self.read_out(hidden).squeeze_dim::<2>(1)
+    }
+
+    /// The model with its weights packed for writing, where it is GPT-2 without adapters on a device that has one.
+    pub fn decoder(&self) -> Option<Decoder> {
+        let Body { tokens, positions: Positions::Learned(positions), blocks, norm: Norm::Layer(norm) } = &self.body
+        else {
+            return None;
+        };
+        if !fused::applies(&tokens.weight.val()) || self.head.as_ref().is_some_and(|head| head.bias.is_some()) {
+            return None;
+        }
+        let first = blocks.first()?;
+        let activation = first.mlp.activation()?;
+        let weights: Vec<[Vec<f32>; 12]> = blocks.iter().map(Block::host).collect::<Option<_>>()?;
+        let weights: Vec<BlockWeights<'_>> = weights.iter().map(BlockWeights::from).collect();
+        let head = self.head.as_ref().map(|head| host(head.weight.val()));
+        let parts = DecoderParts {
+            width: tokens.weight.dims()[1],
+            heads: first.attention.heads,
+            activation,
+            epsilon: first.epsilon as f32,
+            tokens: &host(tokens.weight.val()),
+            positions: &host(positions.weight.val()),
+            norm_gain: &host(norm.gamma.val()),
+            norm_bias: &host(norm.beta.as_ref()?.val()),
+            head: head.as_deref(),
+        };
+        Some(Decoder::new(parts, &weights))
     }
 
     fn read_out(&self, hidden: Tensor<3>) -> Tensor<3> {

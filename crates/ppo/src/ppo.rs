@@ -11,7 +11,7 @@ use burn::tensor::{Int, Tensor, TensorData};
 use duel_model::{Flops, Policy, Reader, Responses, Scalar, TransformerConfig, generate, weights::host};
 use duel_objectives::{
     Gae, PolicyLoss, ResponseMask, ValueLoss, centre_and_scale, clipped_policy_loss, clipped_value_loss, gae, k1,
-    kl_shaped_rewards, token_logp,
+    kl_shaped_rewards,
 };
 use duel_reward::Scorer;
 use duel_spec::{Ppo as Settings, metrics, seeds};
@@ -110,7 +110,7 @@ impl Experience {
         let mask = sft::mask(reader, &batch); // [b, T]
         let of = |x: &Tensor<2>| Tensor::from_inner(x.clone().select(0, index(rows, x))); // [b, T]
         let tokens = reader.tokens(&batch);
-        let logp = token_logp(reader.logits(&module.actor, &tokens), reader.targets(&tokens)); // [b, T]
+        let logp = sft::tokens_logp(reader, &module.actor, &tokens); // [b, T]
         let values = reader.values(&module.critic, &tokens); // [b, T]
         let policy =
             clipped_policy_loss(logp, of(&self.rollout.logp), of(&self.advantages), settings.clip_range, &mask);

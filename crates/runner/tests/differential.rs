@@ -12,7 +12,7 @@ use duel_dpo::{Dpo, ReferenceLogp};
 use duel_model::{Activation, Family, Policy, Reader, Responses, Scalar, TransformerConfig, device, weights};
 use duel_ppo::{ActorCritic, Ppo, Setting};
 use duel_reward::{LearnedReward, RewardModel};
-use duel_spec::{Document, Experiment, LearnerSettings, Method as Settings, Space, Split, metrics, seeds};
+use duel_spec::{LearnerSettings, Space, Split, metrics, seeds};
 use duel_training::sft::{self, RunningText, Sft};
 use duel_training::{Learner, Method, PairBatch};
 use std::sync::Arc;
@@ -102,7 +102,9 @@ fn trace(config: &TransformerConfig, plain: &Device) -> Trace {
     let scalar = || Scalar::from_policy(fresh(), &train);
     trace.extend(ten_steps("reward model", &mut RewardModel::new(train_reader.clone(), config), scalar(), &pairs));
 
-    let (ppo, dpo) = arms();
+    // iterations of two updates each, none left out
+    let ppo = duel_spec::Ppo { epochs: 1, minibatches: 2, target_kl: 10.0, beta: 0.2, ..duel_spec::Ppo::defaults() };
+    let dpo = duel_spec::Dpo::defaults();
     let cached = ReferenceLogp::compute(&reader, &reference, &rows);
     trace.extend(ten_steps("DPO", &mut Dpo::new(dpo, train_reader.clone(), cached, config), fresh(), &pairs));
 
@@ -125,21 +127,6 @@ fn trace(config: &TransformerConfig, plain: &Device) -> Trace {
     let module = ActorCritic { actor: fresh(), critic: scalar() };
     trace.extend(ten_steps("PPO", &mut Ppo::new(ppo, given), module, &prompts));
     trace
-}
-
-/// Both arms' settings; PPO's iterations are of two updates each.
-fn arms() -> (duel_spec::Ppo, duel_spec::Dpo) {
-    let text = "name = 't'\n[arms.ppo]\nmethod = 'ppo'\nepochs = 1\nminibatches = 2\ntarget_kl = 10.0\nbeta = 0.2\n\
-                [arms.dpo]\nmethod = 'dpo'\n";
-    let document = Document::parse("t.toml", text, &[]).unwrap();
-    let (mut ppo, mut dpo) = (None, None);
-    for cell in Experiment::from_document(&document).unwrap().cells() {
-        match cell.point.method {
-            Settings::Ppo(settings) => ppo = Some(settings),
-            Settings::Dpo(settings) => dpo = Some(settings),
-        }
-    }
-    (ppo.unwrap(), dpo.unwrap())
 }
 
 #[test]

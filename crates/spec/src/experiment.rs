@@ -104,18 +104,23 @@ pub struct LearnerSettings {
     pub final_rate: f64,
 }
 
-impl LearnerSettings {
-    /// As `defaults.toml` has them.
-    pub fn defaults() -> Self {
-        default_of(&["learner"])
-    }
+macro_rules! defaults {
+    ($($settings:ty: $path:expr;)*) => {$(
+        impl $settings {
+            /// As `defaults.toml` has them.
+            pub fn defaults() -> Self {
+                default_of(&$path)
+            }
+        }
+    )*};
 }
 
-impl Grammar {
-    /// As `defaults.toml` has them.
-    pub fn defaults() -> Self {
-        default_of(&["world", "grammar"])
-    }
+defaults! {
+    ModelShape: ["model"];
+    LearnerSettings: ["learner"];
+    Grammar: ["world", "grammar"];
+    Ppo: ["method", "ppo"];
+    Dpo: ["method", "dpo"];
 }
 
 /// A table of `defaults.toml` as its type.

@@ -5,7 +5,6 @@ use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
 use duel_data::World;
 use duel_model::{Policy, Reader, Responses, Tokens, weights};
-use duel_objectives::token_logp;
 use duel_spec::{Space, Split};
 use std::collections::HashSet;
 
@@ -102,9 +101,7 @@ pub fn padding_is_inert(
 /// What is read of a policy is sound: [`padding_is_inert`] and [`labels_are_shifted`], on the first rows of a batch.
 pub fn reads_are_sound(step: u64, reader: &Reader, policy: &Policy, batch: &Responses) -> Result<()> {
     let probe = batch.first(PROBE);
-    padding_is_inert(step, reader, &probe, |reader, tokens| {
-        token_logp(reader.logits(policy, tokens), reader.targets(tokens))
-    })?;
+    padding_is_inert(step, reader, &probe, |reader, tokens| sft::tokens_logp(reader, policy, tokens))?;
     labels_are_shifted(step, reader, policy, &probe)
 }
 

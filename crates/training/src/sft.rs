@@ -2,7 +2,7 @@
 
 use crate::{Cost, Learner, Method, Metrics, Result, invariants};
 use burn::tensor::{Int, Tensor, TensorData};
-use duel_model::{Flops, Policy, Reader, Responses, TransformerConfig, weights};
+use duel_model::{Flops, Policy, Reader, Responses, Tokens, TransformerConfig, weights};
 use duel_objectives::{ResponseMask, token_logp};
 
 /// Supervised fine-tuning: mean negative log-likelihood of counted response tokens; prompts carry no loss.
@@ -106,8 +106,13 @@ pub fn mask(reader: &Reader, batch: &Responses) -> ResponseMask {
 
 /// Log-probability of each response token, `[B, T]`; columns past the response mean nothing.
 pub fn response_logp(reader: &Reader, policy: &Policy, batch: &Responses) -> Tensor<2> {
-    let tokens = reader.tokens(batch);
-    token_logp(reader.logits(policy, &tokens), reader.targets(&tokens))
+    tokens_logp(reader, policy, &reader.tokens(batch))
+}
+
+/// The same of tokens `[B, P + T]`: in one operation where the device has it, else from logits.
+pub fn tokens_logp(reader: &Reader, policy: &Policy, tokens: &Tokens) -> Tensor<2> {
+    let fused = reader.chosen_logp(policy, tokens);
+    fused.unwrap_or_else(|| token_logp(reader.logits(policy, tokens), reader.targets(tokens)))
 }
 
 /// Log-probability of each response, summed over its counted tokens, in blocks of rows that bound

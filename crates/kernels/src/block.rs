@@ -1,0 +1,316 @@
+//! A pre-norm GPT-2 block as one operation: `x₁ = x + attention(norm(x))`, `y = x₁ + mlp(norm(x₁))`.
+
+use crate::attention::{self, Heads};
+use crate::buffer::Buffer;
+use crate::matrix::{Matrix, product};
+use crate::rows;
+use rayon::prelude::*;
+
+/// The bend in the MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `max(0, x)²`
+    SquaredRelu,
+    /// `x/2 (1 + tanh(√(2/π)(x + 0.044715 x³)))`
+    GeluTanh,
+}
+
+/// Sizes of a block and of its batch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BlockShape {
+    /// Sequences, `B`.
+    pub sequences: usize,
+    /// `L`
+    pub columns: usize,
+    /// `D`
+    pub width: usize,
+    pub heads: usize,
+    /// `F`
+    pub inner: usize,
+    pub activation: Activation,
+    pub epsilon: f32,
+}
+
+/// A block's parameters. Matrices are `[inputs, outputs]`.
+#[derive(Debug, Clone, Copy)]
+pub struct BlockWeights<'a> {
+    pub norm1_gain: &'a [f32],
+    pub norm1_bias: &'a [f32],
+    /// Queries, keys and values, `[D, 3D]`.
+    pub qkv: &'a [f32],
+    pub qkv_bias: &'a [f32],
+    pub out: &'a [f32],
+    pub out_bias: &'a [f32],
+    pub norm2_gain: &'a [f32],
+    pub norm2_bias: &'a [f32],
+    pub up: &'a [f32],
+    pub up_bias: &'a [f32],
+    pub down: &'a [f32],
+    pub down_bias: &'a [f32],
+}
+
+impl<'a> From<&'a [Vec<f32>; 12]> for BlockWeights<'a> {
+    /// From the parameters in the order of the fields.
+    fn from(w: &'a [Vec<f32>; 12]) -> Self {
+        Self {
+            norm1_gain: &w[0],
+            norm1_bias: &w[1],
+            qkv: &w[2],
+            qkv_bias: &w[3],
+            out: &w[4],
+            out_bias: &w[5],
+            norm2_gain: &w[6],
+            norm2_bias: &w[7],
+            up: &w[8],
+            up_bias: &w[9],
+            down: &w[10],
+            down_bias: &w[11],
+        }
+    }
+}
+
+/// What the forward pass leaves for the backward pass: `11·D` numbers a token with `F = 4·D`.
+#[derive(Debug, Clone)]
+pub struct BlockSaved {
+    /// Mean and 1/sd of both norms' rows, `[N, 2]` each.
+    kept1: Buffer,
+    kept2: Buffer,
+    /// What the norms gave, `[N, D]`.
+    normed1: Buffer,
+    normed2: Buffer,
+    /// `[N, 3D]`
+    qkv: Buffer,
+    /// What attention mixed, before its projection, `[N, D]`.
+    mixed: Buffer,
+    /// After attention, `[N, D]`.
+    middle: Buffer,
+    /// Before the bend, `[N, F]`.
+    up: Buffer,
+}
+
+/// Gradients in the shapes of [`BlockWeights`].
+#[derive(Debug, Clone, Default)]
+pub struct BlockGradient {
+    pub norm1_gain: Vec<f32>,
+    pub norm1_bias: Vec<f32>,
+    pub qkv: Vec<f32>,
+    pub qkv_bias: Vec<f32>,
+    pub out: Vec<f32>,
+    pub out_bias: Vec<f32>,
+    pub norm2_gain: Vec<f32>,
+    pub norm2_bias: Vec<f32>,
+    pub up: Vec<f32>,
+    pub up_bias: Vec<f32>,
+    pub down: Vec<f32>,
+    pub down_bias: Vec<f32>,
+}
+
+/// Tokens of a shard, about.
+const SHARD: usize = 512;
+
+impl BlockShape {
+    fn tokens(self) -> usize {
+        self.sequences * self.columns
+    }
+
+    /// Sequences of a shard.
+    fn shard(self) -> usize {
+        (SHARD / self.columns).clamp(1, self.sequences.max(1))
+    }
+
+    fn heads_of(self, left: usize) -> Heads {
+        Heads { columns: self.columns, heads: self.heads, width: self.width / self.heads, left }
+    }
+
+    /// Padding of the sequences of each shard.
+    fn lefts(self, left: Option<&[usize]>) -> Vec<Vec<usize>> {
+        let all: Vec<usize> = left.map_or_else(|| vec![0; self.sequences], <[usize]>::to_vec);
+        all.chunks(self.shard()).map(<[usize]>::to_vec).collect()
+    }
+}
+
+/// `x·w + bias` into `y`, whose rows are `bias.len()` wide.
+fn affine(x: &[f32], w: &[f32], bias: &[f32], y: &mut [f32]) {
+    let outputs = bias.len();
+    rows::fill(bias, y);
+    let (tokens, inputs) = (y.len() / outputs, w.len() / outputs);
+    product([tokens, inputs, outputs], y, outputs, true, Matrix::rows(x, inputs), Matrix::rows(w, outputs), 1.0);
+}
+
+/// `x·w` added to `y`.
+fn add_product(x: &[f32], w: &[f32], outputs: usize, y: &mut [f32]) {
+    let (tokens, inputs) = (y.len() / outputs, w.len() / outputs);
+    product([tokens, inputs, outputs], y, outputs, true, Matrix::rows(x, inputs), Matrix::rows(w, outputs), 1.0);
+}
+
+/// `dy·wᵀ` into `dx`; `w` is `[inputs, outputs]`.
+fn back_product(dy: &[f32], w: &[f32], outputs: usize, dx: &mut [f32]) {
+    let (inputs, tokens) = (w.len() / outputs, dy.len() / outputs);
+    let w = Matrix::rows(w, outputs).t();
+    product([tokens, outputs, inputs], dx, inputs, false, Matrix::rows(dy, outputs), w, 1.0);
+}
+
+/// The block's output `[N, D]`, and what its backward pass needs.
+///
+/// # Shapes
+/// `x`: `[N, D]`; `left`: columns of padding before each sequence's first token, `[B]`. What stands in padded columns
+/// is seen by nobody.
+pub fn block_forward(
+    shape: BlockShape,
+    w: BlockWeights<'_>,
+    x: &[f32],
+    left: Option<&[usize]>,
+) -> (Vec<f32>, BlockSaved) {
+    let (n, d, f) = (shape.tokens(), shape.width, shape.inner);
+    let mut y = vec![0f32; n * d];
+    let new = |width: usize| Buffer::new(n * width);
+    let mut saved = BlockSaved {
+        kept1: new(2),
+        kept2: new(2),
+        normed1: new(d),
+        normed2: new(d),
+        qkv: new(3 * d),
+        mixed: new(d),
+        middle: new(d),
+        up: new(f),
+    };
+    let tokens = shape.shard() * shape.columns;
+    let BlockSaved { kept1, kept2, normed1, normed2, qkv, mixed, middle, up } = &mut saved;
+    let shards = (x.par_chunks(tokens * d), y.par_chunks_mut(tokens * d), shape.lefts(left).into_par_iter());
+    let norms = (kept1.par_chunks_mut(2 * tokens), normed1.par_chunks_mut(tokens * d));
+    let more_norms = (kept2.par_chunks_mut(2 * tokens), normed2.par_chunks_mut(tokens * d));
+    let inner = (
+        qkv.par_chunks_mut(3 * tokens * d),
+        mixed.par_chunks_mut(tokens * d),
+        middle.par_chunks_mut(tokens * d),
+        up.par_chunks_mut(tokens * f),
+    );
+    (shards, norms, more_norms, inner).into_par_iter().for_each(
+        |((x, y, left), (kept1, normed1), (kept2, normed2), (qkv, mixed, middle, up))| {
+            // 1. x₁ = x + attention(norm(x))
+            rows::layer_norm(x, w.norm1_gain, w.norm1_bias, shape.epsilon, normed1, kept1);
+            affine(normed1, w.qkv, w.qkv_bias, qkv);
+            let mut scratch = Buffer::new(shape.heads_of(0).scratch());
+            let sequences = qkv.chunks(3 * shape.columns * d).zip(mixed.chunks_mut(shape.columns * d)).zip(left);
+            for ((qkv, mixed), left) in sequences {
+                attention::forward(shape.heads_of(left), qkv, mixed, &mut scratch);
+            }
+            rows::add_bias(x, w.out_bias, middle);
+            add_product(mixed, w.out, d, middle);
+
+            // 2. y = x₁ + mlp(norm(x₁))
+            rows::layer_norm(middle, w.norm2_gain, w.norm2_bias, shape.epsilon, normed2, kept2);
+            affine(normed2, w.up, w.up_bias, up);
+            let mut bent = Buffer::new(up.len());
+            rows::bend(shape.activation, up, &mut bent);
+            rows::add_bias(middle, w.down_bias, y);
+            add_product(&bent, w.down, d, y);
+        },
+    );
+    (y, saved)
+}
+
+/// The gradient of the block's input `[N, D]`, and of its parameters, from that of its output.
+pub fn block_backward(
+    shape: BlockShape,
+    w: BlockWeights<'_>,
+    x: &[f32],
+    saved: &BlockSaved,
+    left: Option<&[usize]>,
+    dy: &[f32],
+) -> (Vec<f32>, BlockGradient) {
+    let (n, d, f) = (shape.tokens(), shape.width, shape.inner);
+    let mut dx = vec![0f32; n * d];
+    let new = |width: usize| Buffer::new(n * width);
+    let (mut bent, mut d_up, mut d_middle, mut d_qkv) = (new(f), new(f), new(d), new(3 * d));
+    let per = shape.shard() * shape.columns;
+
+    // 1. Shard by shard, back through the MLP and attention; the norms' parameters are summed within the shard.
+    let outer = (x.par_chunks(per * d), dy.par_chunks(per * d), dx.par_chunks_mut(per * d));
+    let norms = (saved.kept1.par_chunks(2 * per), saved.kept2.par_chunks(2 * per), shape.lefts(left).into_par_iter());
+    let kept = (saved.qkv.par_chunks(3 * per * d), saved.middle.par_chunks(per * d), saved.up.par_chunks(per * f));
+    let made = (
+        bent.par_chunks_mut(per * f),
+        d_up.par_chunks_mut(per * f),
+        d_middle.par_chunks_mut(per * d),
+        d_qkv.par_chunks_mut(3 * per * d),
+    );
+    let norm_parts: Vec<[Vec<f32>; 4]> = (outer, norms, kept, made)
+        .into_par_iter()
+        .map(|((x, dy, dx), (kept1, kept2, left), (qkv, middle, up), (bent, d_up, d_middle, d_qkv))| {
+            let mut parts: [Vec<f32>; 4] = std::array::from_fn(|_| vec![0.0; d]);
+            let [gain1, bias1, gain2, bias2] = &mut parts;
+            let mut wide = Buffer::new(x.len()); // a gradient after a norm, or before a projection
+
+            back_product(dy, w.down, d, d_up);
+            rows::bend_backward(shape.activation, up, d_up, bent);
+            back_product(d_up, w.up, f, &mut wide);
+            d_middle.copy_from_slice(dy);
+            rows::layer_norm_backward(&wide, middle, kept2, w.norm2_gain, d_middle, gain2, bias2);
+
+            back_product(d_middle, w.out, d, &mut wide);
+            let mut scratch = Buffer::new(shape.heads_of(0).scratch());
+            let sequence = shape.columns * d;
+            let sequences =
+                qkv.chunks(3 * sequence).zip(wide.chunks(sequence)).zip(d_qkv.chunks_mut(3 * sequence)).zip(left);
+            for (((qkv, d_mixed), d_qkv), left) in sequences {
+                attention::backward(shape.heads_of(left), qkv, d_mixed, d_qkv, &mut scratch);
+            }
+            back_product(d_qkv, w.qkv, 3 * d, &mut wide);
+            dx.copy_from_slice(d_middle);
+            rows::layer_norm_backward(&wide, x, kept1, w.norm1_gain, dx, gain1, bias1);
+            parts
+        })
+        .collect();
+
+    // 2. The matrices, each a product over all tokens, cut into panels of columns.
+    let mut gradient = BlockGradient {
+        qkv: vec![0.0; w.qkv.len()],
+        qkv_bias: vec![0.0; 3 * d],
+        out: vec![0.0; w.out.len()],
+        out_bias: vec![0.0; d],
+        up: vec![0.0; w.up.len()],
+        up_bias: vec![0.0; f],
+        down: vec![0.0; w.down.len()],
+        down_bias: vec![0.0; d],
+        ..BlockGradient::default()
+    };
+    let g = &mut gradient;
+    weight_gradients(vec![
+        (&saved.normed1, &d_qkv, &mut g.qkv, &mut g.qkv_bias),
+        (&saved.mixed, &d_middle, &mut g.out, &mut g.out_bias),
+        (&saved.normed2, &d_up, &mut g.up, &mut g.up_bias),
+        (&bent, dy, &mut g.down, &mut g.down_bias),
+    ]);
+    let sums = |which: usize| -> Vec<f32> {
+        let zero = vec![0f32; d];
+        norm_parts.iter().fold(zero, |mut sum, parts| {
+            sum.iter_mut().zip(&parts[which]).for_each(|(sum, x)| *sum += x);
+            sum
+        })
+    };
+    (g.norm1_gain, g.norm1_bias, g.norm2_gain, g.norm2_bias) = (sums(0), sums(1), sums(2), sums(3));
+    (dx, gradient)
+}
+
+/// An affine map's input and output gradient over all tokens, then its matrix's and its bias's gradient.
+type Affine<'a> = (&'a [f32], &'a [f32], &'a mut Vec<f32>, &'a mut Vec<f32>);
+
+/// `xᵀ·dy` and the column sums of `dy`, for several maps at once: one task a panel of rows of the matrix.
+fn weight_gradients(maps: Vec<Affine<'_>>) {
+    const PANEL: usize = 128;
+    rayon::scope(|scope| {
+        for (x, dy, matrix, bias) in maps {
+            let outputs = bias.len();
+            let (inputs, tokens) = (matrix.len() / outputs, dy.len() / outputs);
+            for (panel, rows) in matrix.chunks_mut(PANEL * outputs).enumerate() {
+                scope.spawn(move |_| {
+                    let x = Matrix::rows(&x[panel * PANEL..], inputs).t(); // [rows, N]
+                    let shape = [rows.len() / outputs, tokens, outputs];
+                    product(shape, rows, outputs, false, x, Matrix::rows(dy, outputs), 1.0);
+                });
+            }
+            scope.spawn(move |_| rows::column_sums(dy, outputs, 0, bias));
+        }
+    });
+}

@@ -1,0 +1,26 @@
+//! Fused operations on plain `f32` slices, row-major: a whole transformer block, and the log-probs of chosen tokens.
+//! Each has a hand-written backward pass; none knows of tensors, graphs or devices.
+//!
+//! Work is cut into shards of whole sequences, one thread a shard with one-thread matrix products. How it is cut
+//! depends on the shapes alone, and sums over shards run in a fixed order, so that a result does not depend on the
+//! number of threads.
+//!
+//! [`Decoder`] writes: weights packed once, a cache of keys and values, one token a sequence and step.
+//!
+//! Letters: `B` sequences, `L` columns, `N = B·L` tokens, `D` width, `H` heads, `E = D/H`, `F` hidden units of the MLP,
+//! `V` vocabulary.
+
+mod attention;
+mod block;
+mod buffer;
+mod decoder;
+mod logp;
+mod matrix;
+mod rows;
+mod simd;
+
+pub use block::{Activation, BlockGradient, BlockSaved, BlockShape, BlockWeights, block_backward, block_forward};
+pub use buffer::Buffer;
+pub use decoder::{Decoder, DecoderParts, Decoding, softmax_weights};
+pub use logp::{Head, Logp, LogpGradient, logp_backward, logp_forward};
+pub use matrix::{Matrix, product};

@@ -1,0 +1,138 @@
+//! Work on rows of `D` numbers: layer norm, the MLP's bends, biases.
+
+use crate::block::Activation;
+use crate::simd::{exp, sum_of, widest};
+
+widest! {
+    /// `y = (x − mean)/sd · gain + bias`, row by row; keeps `[mean, 1/sd]` of each row. Ba et al. 2016, eq. 4.
+    pub fn layer_norm(x: &[f32], gain: &[f32], bias: &[f32], epsilon: f32, y: &mut [f32], kept: &mut [f32]) {
+        let d = gain.len();
+        for ((x, y), kept) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)).zip(kept.chunks_exact_mut(2)) {
+            let mean = sum_of(x, |x| x) / d as f32;
+            let variance = sum_of(x, |x| (x - mean) * (x - mean)) / d as f32;
+            let scale = 1.0 / (variance + epsilon).sqrt();
+            for (((y, x), gain), bias) in y.iter_mut().zip(x).zip(gain).zip(bias) {
+                *y = (x - mean) * scale * gain + bias;
+            }
+            kept[0] = mean;
+            kept[1] = scale;
+        }
+    }
+}
+
+widest! {
+    /// Adds to `dx` the gradient of [`layer_norm`]'s input, and to `d_gain` and `d_bias` those of its parameters.
+    pub fn layer_norm_backward(
+        dy: &[f32],
+        x: &[f32],
+        kept: &[f32],
+        gain: &[f32],
+        dx: &mut [f32],
+        d_gain: &mut [f32],
+        d_bias: &mut [f32],
+    ) {
+        let d = gain.len();
+        let rows = dy.chunks_exact(d).zip(x.chunks_exact(d)).zip(kept.chunks_exact(2)).zip(dx.chunks_exact_mut(d));
+        for (((dy, x), kept), dx) in rows {
+            let (mean, scale) = (kept[0], kept[1]);
+            let (mut sums, mut products) = ([0f32; 16], [0f32; 16]);
+            for (i, (((dy, x), gain), (d_gain, d_bias))) in
+                dy.iter().zip(x).zip(gain).zip(d_gain.iter_mut().zip(d_bias.iter_mut())).enumerate()
+            {
+                let unit = (x - mean) * scale;
+                *d_gain += dy * unit;
+                *d_bias += dy;
+                let g = dy * gain;
+                sums[i % 16] += g;
+                products[i % 16] += g * unit;
+            }
+            let sum = sums.iter().sum::<f32>() / d as f32;
+            let product = products.iter().sum::<f32>() / d as f32;
+            for (((dx, dy), x), gain) in dx.iter_mut().zip(dy).zip(x).zip(gain) {
+                *dx += scale * (dy * gain - sum - (x - mean) * scale * product);
+            }
+        }
+    }
+}
+
+/// √(2/π)
+const ROOT: f32 = 0.797_884_6;
+
+/// `GELU(x) = x·σ(2u)`, `u = √(2/π)(x + 0.044715 x³)`: Hendrycks & Gimpel's tanh form, as ½(1 + tanh u) = σ(2u).
+#[inline(always)]
+fn gate(x: f32) -> f32 {
+    1.0 / (1.0 + exp(-2.0 * ROOT * (x + 0.044_715 * x * x * x)))
+}
+
+widest! {
+    /// The MLP's bend.
+    pub fn bend(activation: Activation, x: &[f32], y: &mut [f32]) {
+        match activation {
+            Activation::GeluTanh => y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * gate(x)),
+            Activation::SquaredRelu => y.iter_mut().zip(x).for_each(|(y, &x)| {
+                let positive = x.max(0.0);
+                *y = positive * positive;
+            }),
+        }
+    }
+}
+
+widest! {
+    /// Makes `dy` the gradient before the bend, and `y` what the bend gave.
+    pub fn bend_backward(activation: Activation, x: &[f32], dy: &mut [f32], y: &mut [f32]) {
+        match activation {
+            Activation::GeluTanh => {
+                for ((dy, y), &x) in dy.iter_mut().zip(y.iter_mut()).zip(x) {
+                    let s = gate(x);
+                    *y = x * s;
+                    *dy *= s + x * s * (1.0 - s) * (2.0 * ROOT) * (1.0 + 3.0 * 0.044_715 * x * x);
+                }
+            }
+            Activation::SquaredRelu => {
+                for ((dy, y), &x) in dy.iter_mut().zip(y.iter_mut()).zip(x) {
+                    let positive = x.max(0.0);
+                    *y = positive * positive;
+                    *dy *= 2.0 * positive;
+                }
+            }
+        }
+    }
+}
+
+widest! {
+    /// Every row of `y` becomes the bias.
+    pub fn fill(bias: &[f32], y: &mut [f32]) {
+        y.chunks_exact_mut(bias.len()).for_each(|row| row.copy_from_slice(bias));
+    }
+}
+
+widest! {
+    /// The bias is added to every row of `y`.
+    pub fn add_bias_to(bias: &[f32], y: &mut [f32]) {
+        for y in y.chunks_exact_mut(bias.len()) {
+            y.iter_mut().zip(bias).for_each(|(y, b)| *y += b);
+        }
+    }
+}
+
+widest! {
+    /// Every row of `y` becomes the row of `x` plus the bias.
+    pub fn add_bias(x: &[f32], bias: &[f32], y: &mut [f32]) {
+        let d = bias.len();
+        for (y, x) in y.chunks_exact_mut(d).zip(x.chunks_exact(d)) {
+            for ((y, x), b) in y.iter_mut().zip(x).zip(bias) {
+                *y = x + b;
+            }
+        }
+    }
+}
+
+widest! {
+    /// Sums of the columns `from..from + sums.len()` of rows `step` wide.
+    pub fn column_sums(x: &[f32], step: usize, from: usize, sums: &mut [f32]) {
+        sums.fill(0.0);
+        for row in x.chunks_exact(step) {
+            sums.iter_mut().zip(&row[from..]).for_each(|(sum, x)| *sum += x);
+        }
+    }
+}

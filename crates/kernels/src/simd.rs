@@ -1,0 +1,148 @@
+//! The widest vectors that the processor has, chosen at run time, and an exponential that fills them.
+
+/// Compiles a function once for AVX-512, once for AVX2 and once for any processor; the caller gets the widest.
+macro_rules! widest {
+    ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
+        $(#[$meta])*
+        #[expect(clippy::allow_attributes, reason = "the wide versions exist on x86-64 only")]
+        #[allow(unsafe_code, unreachable_code, clippy::too_many_arguments)]
+        $vis fn $name($($arg: $ty),*) $(-> $ret)? {
+            #[inline(always)]
+            fn any($($arg: $ty),*) $(-> $ret)? $body
+
+            #[cfg(target_arch = "x86_64")]
+            {
+                #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
+                fn v4($($arg: $ty),*) $(-> $ret)? { any($($arg),*) }
+                #[target_feature(enable = "avx2,fma")]
+                fn v3($($arg: $ty),*) $(-> $ret)? { any($($arg),*) }
+                match crate::simd::level() {
+                    // SAFETY: `level` asked the processor for exactly these features.
+                    4 => return unsafe { v4($($arg),*) },
+                    3 => return unsafe { v3($($arg),*) },
+                    _ => {}
+                }
+            }
+            any($($arg),*)
+        }
+    };
+}
+pub(crate) use widest;
+
+/// 4: AVX-512, 3: AVX2, 0: neither. The standard library keeps the answer.
+#[cfg(target_arch = "x86_64")]
+pub fn level() -> u8 {
+    if is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+        && is_x86_feature_detected!("fma")
+    {
+        4
+    } else if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") {
+        3
+    } else {
+        0
+    }
+}
+
+/// `eˣ` to a relative error below 2e-7 for x in [−87, 88]; outside, the value at the nearer end. Cody & Waite's
+/// reduction, then Cephes' polynomial of degree 5; without a branch, so that a loop of it becomes vectors.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    const ROUND: f32 = 12_582_912.0; // 1.5·2²³: adding it leaves the nearest integer in the last bits
+    let x = x.clamp(-87.0, 88.0);
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = n.mul_add(2.121_944_4e-4, n.mul_add(-0.693_359_4, x));
+    let p = 1.987_569_1e-4f32;
+    let p = p.mul_add(r, 1.398_2e-3);
+    let p = p.mul_add(r, 8.333_452e-3);
+    let p = p.mul_add(r, 4.166_579_6e-2);
+    let p = p.mul_add(r, 1.666_666_6e-1);
+    let p = p.mul_add(r, 5e-1);
+    let p = (p * r).mul_add(r, r) + 1.0;
+    p * f32::from_bits(shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23)
+}
+
+/// Lanes that sums run in, whatever the processor's width: the order of a sum is part of its value.
+pub const LANES: usize = 16;
+
+/// `Σ f(x)` over a row.
+#[inline(always)]
+pub fn sum_of(row: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let chunks = row.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane += f(*x);
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane += f(*x);
+    }
+    lanes.iter().sum()
+}
+
+/// `Σ x·y` over two rows.
+#[inline(always)]
+pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0f32; LANES];
+    let (chunks, others) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    let (rest, other_rest) = (chunks.remainder(), others.remainder());
+    for (a, b) in chunks.zip(others) {
+        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane = a.mul_add(*b, *lane);
+        }
+    }
+    for ((lane, a), b) in lanes.iter_mut().zip(rest).zip(other_rest) {
+        *lane += a * b;
+    }
+    lanes.iter().sum()
+}
+
+/// The largest of a row; −∞ of an empty one.
+#[inline(always)]
+pub fn max_of(row: &[f32]) -> f32 {
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let chunks = row.chunks_exact(LANES);
+    let rest = chunks.remainder();
+    for chunk in chunks {
+        for (lane, x) in lanes.iter_mut().zip(chunk) {
+            *lane = if *x > *lane { *x } else { *lane };
+        }
+    }
+    for (lane, x) in lanes.iter_mut().zip(rest) {
+        *lane = if *x > *lane { *x } else { *lane };
+    }
+    lanes.iter().copied().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_exponential_is_exact_to_2e_7() {
+        let mut worst = 0f64;
+        for i in 0..400_000 {
+            let x = -87.0 + i as f32 * (175.0 / 400_000.0);
+            let exact = f64::from(x).exp();
+            worst = worst.max((f64::from(exp(x)) - exact).abs() / exact);
+        }
+        assert!(worst < 2e-7, "{worst}");
+        assert_eq!(exp(0.0), 1.0);
+        assert_eq!(exp(-1e30), exp(-87.0));
+    }
+
+    #[test]
+    fn sums_of_any_length() {
+        for n in [0, 1, 15, 16, 17, 40] {
+            let row: Vec<f32> = (0..n).map(|i| i as f32 - 3.0).collect();
+            assert_eq!(sum_of(&row, |x| x), row.iter().sum::<f32>());
+            assert_eq!(dot(&row, &row), row.iter().map(|x| x * x).sum::<f32>());
+            assert_eq!(max_of(&row), row.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        }
+    }
+}

@@ -1,0 +1,326 @@
+//! Every operation against itself written plainly in f64: values, and gradients by central differences.
+
+use duel_kernels::*;
+
+/// Numbers between −1 and 1 that look random.
+fn numbers(seed: u64, n: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    (0..n)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| f64::from(x)).collect()
+}
+
+/// `x·w + b`, `[N, I]·[I, O]`.
+fn affine(x: &[f64], w: &[f64], b: &[f64]) -> Vec<f64> {
+    let outputs = b.len();
+    let inputs = w.len() / outputs;
+    let row = |x: &[f64]| -> Vec<f64> {
+        (0..outputs).map(|o| b[o] + (0..inputs).map(|i| x[i] * w[i * outputs + o]).sum::<f64>()).collect()
+    };
+    x.chunks(inputs).flat_map(row).collect()
+}
+
+fn norm(x: &[f64], gain: &[f64], bias: &[f64], epsilon: f64) -> Vec<f64> {
+    let d = gain.len() as f64;
+    let row = |x: &[f64]| -> Vec<f64> {
+        let mean = x.iter().sum::<f64>() / d;
+        let variance = x.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / d;
+        x.iter().zip(gain).zip(bias).map(|((x, g), b)| (x - mean) / (variance + epsilon).sqrt() * g + b).collect()
+    };
+    x.chunks(gain.len()).flat_map(row).collect()
+}
+
+/// The block's parameters in the order of [`BlockWeights`].
+fn block(shape: BlockShape, w: &[Vec<f64>], x: &[f64], left: &[usize]) -> Vec<f64> {
+    let (l, d, h) = (shape.columns, shape.width, shape.heads);
+    let e = d / h;
+    let epsilon = f64::from(shape.epsilon);
+    let qkv = affine(&norm(x, &w[0], &w[1], epsilon), &w[2], &w[3]);
+    let mut mixed = vec![0.0; x.len()];
+    for (sequence, &left) in left.iter().enumerate() {
+        let at =
+            |t: usize, part: usize, head: usize, i: usize| qkv[(sequence * l + t) * 3 * d + part * d + head * e + i];
+        for head in 0..h {
+            for q in left..l {
+                let score =
+                    |k: usize| (0..e).map(|i| at(q, 0, head, i) * at(k, 1, head, i)).sum::<f64>() / (e as f64).sqrt();
+                let weights: Vec<f64> = (left..=q).map(|k| score(k).exp()).collect();
+                let total: f64 = weights.iter().sum();
+                for i in 0..e {
+                    let sum: f64 = (left..=q).zip(&weights).map(|(k, w)| w / total * at(k, 2, head, i)).sum();
+                    mixed[(sequence * l + q) * d + head * e + i] = sum;
+                }
+            }
+        }
+    }
+    let middle: Vec<f64> = affine(&mixed, &w[4], &w[5]).iter().zip(x).map(|(a, x)| a + x).collect();
+    let bend = |x: f64| match shape.activation {
+        Activation::SquaredRelu => x.max(0.0).powi(2),
+        Activation::GeluTanh => {
+            0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+        }
+    };
+    let up: Vec<f64> = affine(&norm(&middle, &w[6], &w[7], epsilon), &w[8], &w[9]).into_iter().map(bend).collect();
+    affine(&up, &w[10], &w[11]).iter().zip(&middle).map(|(a, x)| a + x).collect()
+}
+
+fn weights(w: &[Vec<f32>]) -> BlockWeights<'_> {
+    let w: &[Vec<f32>; 12] = w.try_into().expect("twelve parameters");
+    w.into()
+}
+
+/// `|a − b| ≤ tolerance` of the largest of `b`, or of 1e-3 where all are nearly 0.
+fn close(what: &str, a: &[f32], b: &[f64], tolerance: f64) {
+    assert_eq!(a.len(), b.len(), "{what}");
+    let size = b.iter().fold(1e-3f64, |m, x| m.max(x.abs()));
+    for (i, (a, b)) in a.iter().zip(b).enumerate() {
+        assert!((f64::from(*a) - b).abs() <= tolerance * size, "{what}, entry {i}: {a}, expected {b}");
+    }
+}
+
+/// Central differences of `loss` at some entries of `x`.
+fn differences(x: &[f32], entries: &[usize], loss: impl Fn(&[f64]) -> f64) -> Vec<f64> {
+    let step = 1e-5;
+    let at = |i: usize, by: f64| {
+        let mut x = wide(x);
+        x[i] += by;
+        loss(&x)
+    };
+    entries.iter().map(|&i| (at(i, step) - at(i, -step)) / (2.0 * step)).collect()
+}
+
+fn check_block(shape: BlockShape, left: Option<&[usize]>) {
+    let (b, l, d, f) = (shape.sequences, shape.columns, shape.width, shape.inner);
+    let lefts = left.map_or_else(|| vec![0; b], <[usize]>::to_vec);
+    let sizes = [d, d, 3 * d * d, 3 * d, d * d, d, d, d, d * f, f, f * d, d];
+    let w: Vec<Vec<f32>> = sizes.iter().enumerate().map(|(i, &n)| numbers(i as u64 + 7, n)).collect();
+    let w64: Vec<Vec<f64>> = w.iter().map(|w| wide(w)).collect();
+    let x = numbers(3, b * l * d);
+    // nobody asks what stands in padded columns
+    let mut dy = numbers(5, x.len());
+    for (sequence, left) in lefts.iter().enumerate() {
+        dy[sequence * l * d..(sequence * l + left) * d].fill(0.0);
+    }
+    let loss = |y: &[f64]| y.iter().zip(&dy).map(|(y, c)| y * f64::from(*c)).sum::<f64>();
+
+    let (y, saved) = block_forward(shape, weights(&w), &x, left);
+    let exact = block(shape, &w64, &wide(&x), &lefts);
+    let counted = |i: &usize| i / d % l >= lefts[i / d / l];
+    let some: Vec<usize> = (0..y.len()).filter(counted).collect();
+    let pick = |all: &[f64]| some.iter().map(|&i| all[i]).collect::<Vec<_>>();
+    close("output", &some.iter().map(|&i| y[i]).collect::<Vec<_>>(), &pick(&exact), 2e-6);
+
+    let (dx, gradient) = block_backward(shape, weights(&w), &x, &saved, left, &dy);
+    let entries: Vec<usize> = (0..x.len()).step_by(x.len() / 40 + 1).collect();
+    let by_differences = differences(&x, &entries, |x| loss(&block(shape, &w64, x, &lefts)));
+    close("dx", &entries.iter().map(|&i| dx[i]).collect::<Vec<_>>(), &by_differences, 1e-5);
+    let g = gradient;
+    let gradients = [
+        g.norm1_gain,
+        g.norm1_bias,
+        g.qkv,
+        g.qkv_bias,
+        g.out,
+        g.out_bias,
+        g.norm2_gain,
+        g.norm2_bias,
+        g.up,
+        g.up_bias,
+        g.down,
+        g.down_bias,
+    ];
+    for (which, found) in gradients.iter().enumerate() {
+        let entries: Vec<usize> = (0..found.len()).step_by(found.len() / 12 + 1).collect();
+        let by_differences = differences(&w[which], &entries, |changed| {
+            let mut w = w64.clone();
+            w[which] = changed.to_vec();
+            loss(&block(shape, &w, &wide(&x), &lefts))
+        });
+        let found: Vec<f32> = entries.iter().map(|&i| found[i]).collect();
+        close(&format!("gradient of parameter {which}"), &found, &by_differences, 2e-5);
+    }
+}
+
+fn shape(activation: Activation) -> BlockShape {
+    BlockShape { sequences: 3, columns: 40, width: 12, heads: 2, inner: 20, activation, epsilon: 1e-5 }
+}
+
+#[test]
+fn a_block_is_what_it_says() {
+    check_block(shape(Activation::GeluTanh), None);
+    check_block(shape(Activation::SquaredRelu), None);
+}
+
+#[test]
+fn padding_before_a_sequence_is_not_seen() {
+    check_block(shape(Activation::GeluTanh), Some(&[0, 3, 39]));
+    check_block(shape(Activation::GeluTanh), Some(&[35, 1, 0]));
+}
+
+#[test]
+fn a_block_of_one_token() {
+    check_block(BlockShape { sequences: 1, columns: 1, ..shape(Activation::GeluTanh) }, None);
+}
+
+#[test]
+fn a_block_of_many_shards() {
+    // 4 shards of 12 sequences and a rest
+    check_block(BlockShape { sequences: 50, ..shape(Activation::GeluTanh) }, None);
+}
+
+fn check_logp(n: usize, d: usize, v: usize, tied: bool, hidden: Option<&[bool]>) {
+    let (states, weight) = (numbers(1, n * d), numbers(2, d * v));
+    let columns = hidden.map_or(1, |hidden| hidden.len() / v);
+    let allowed = |row: usize, id: usize| hidden.is_none_or(|hidden| !hidden[row % columns * v + id]);
+    let targets: Vec<i32> =
+        (0..n).map(|i| (0..v).map(|k| (i * 7 + k) % v).find(|&id| allowed(i, id)).expect("a token") as i32).collect();
+    let gradient = numbers(4, n);
+    let exact = |states: &[f64], weight: &[f64]| -> Vec<f64> {
+        (0..n)
+            .map(|row| {
+                let logit = |id: usize| -> f64 {
+                    (0..d)
+                        .map(|i| states[row * d + i] * if tied { weight[id * d + i] } else { weight[i * v + id] })
+                        .sum()
+                };
+                let z: f64 = (0..v).filter(|&id| allowed(row, id)).map(|id| logit(id).exp()).sum();
+                logit(targets[row] as usize) - z.ln()
+            })
+            .collect()
+    };
+    let head = Head { weight: &weight, vocabulary: v, tied, hidden };
+    let Logp { logp, log_z } = logp_forward(head, &states, &targets);
+    close("log-probs", &logp, &exact(&wide(&states), &wide(&weight)), 2e-6);
+
+    let found = logp_backward(head, &states, &targets, &log_z, &gradient, true);
+    let loss = |logp: Vec<f64>| logp.iter().zip(&gradient).map(|(x, c)| x * f64::from(*c)).sum::<f64>();
+    let some = |n: usize| (0..n).step_by(n / 25 + 1).collect::<Vec<_>>();
+    let pick = |all: &[f32], entries: &[usize]| entries.iter().map(|&i| all[i]).collect::<Vec<_>>();
+    let entries = some(states.len());
+    let by_differences = differences(&states, &entries, |states| loss(exact(states, &wide(&weight))));
+    close("gradient of states", &pick(&found.states, &entries), &by_differences, 1e-5);
+    let entries = some(weight.len());
+    let by_differences = differences(&weight, &entries, |weight| loss(exact(&wide(&states), weight)));
+    close("gradient of weight", &pick(&found.weight.expect("asked"), &entries), &by_differences, 1e-5);
+    assert!(logp_backward(head, &states, &targets, &log_z, &gradient, false).weight.is_none());
+}
+
+#[test]
+fn log_probs_are_what_they_say() {
+    check_logp(5, 6, 11, true, None);
+    check_logp(5, 6, 11, false, None);
+    // more rows than a block, more tokens than a panel
+    check_logp(101, 3, 530, true, None);
+    check_logp(3, 2, 2200, false, None);
+}
+
+#[test]
+fn hidden_tokens_take_no_mass() {
+    let hidden: Vec<bool> = (0..4 * 9).map(|i| i % 3 == 1).collect();
+    check_logp(12, 5, 9, true, Some(&hidden));
+}
+
+/// A model's parameters: embeddings, positions, blocks, final norm.
+struct Model {
+    tokens: Vec<f32>,
+    positions: Vec<f32>,
+    blocks: Vec<Vec<Vec<f32>>>,
+    norm: [Vec<f32>; 2],
+    head: Vec<f32>,
+}
+
+/// Logits `[V]` after the last of some ids.
+fn logits(model: &Model, shape: BlockShape, ids: &[i32], tied: bool) -> Vec<f64> {
+    let d = shape.width;
+    let shape = BlockShape { sequences: 1, columns: ids.len(), ..shape };
+    let mut x: Vec<f64> = ids
+        .iter()
+        .enumerate()
+        .flat_map(|(t, &id)| (0..d).map(move |i| (t, id as usize, i)))
+        .map(|(t, id, i)| f64::from(model.tokens[id * d + i]) + f64::from(model.positions[t * d + i]))
+        .collect();
+    for w in &model.blocks {
+        x = block(shape, &w.iter().map(|w| wide(w)).collect::<Vec<_>>(), &x, &[0]);
+    }
+    let last = norm(&x[x.len() - d..], &wide(&model.norm[0]), &wide(&model.norm[1]), f64::from(shape.epsilon));
+    let v = model.tokens.len() / d;
+    let weight = |i: usize, id: usize| f64::from(if tied { model.tokens[id * d + i] } else { model.head[i * v + id] });
+    (0..v).map(|id| (0..d).map(|i| last[i] * weight(i, id)).sum()).collect()
+}
+
+#[test]
+fn decoding_step_by_step_is_reading_at_once() {
+    let (v, context) = (37, 24);
+    let shape = shape(Activation::GeluTanh);
+    let (d, f) = (shape.width, shape.inner);
+    let sizes = [d, d, 3 * d * d, 3 * d, d * d, d, d, d, d * f, f, f * d, d];
+    let model = Model {
+        tokens: numbers(1, v * d),
+        positions: numbers(2, context * d),
+        blocks: (0..2)
+            .map(|b| sizes.iter().enumerate().map(|(i, &n)| numbers(20 * b + i as u64, n)).collect())
+            .collect(),
+        norm: [numbers(5, d), numbers(6, d)],
+        head: numbers(7, d * v),
+    };
+    for tied in [true, false] {
+        let parts = DecoderParts {
+            width: d,
+            heads: shape.heads,
+            activation: shape.activation,
+            epsilon: shape.epsilon,
+            tokens: &model.tokens,
+            positions: &model.positions,
+            norm_gain: &model.norm[0],
+            norm_bias: &model.norm[1],
+            head: (!tied).then_some(model.head.as_slice()),
+        };
+        let decoder = Decoder::new(parts, &model.blocks.iter().map(|w| weights(w)).collect::<Vec<_>>());
+        // eleven sequences (a tile of eight and a rest), prompts of 1 to 4 ids padded on the left, then five steps
+        let mut ids: Vec<Vec<i32>> =
+            (0..11).map(|row| (0..1 + row % 4).map(|t| (5 * row + 3 * t) % 37).collect()).collect();
+        let left: Vec<usize> = ids.iter().map(|ids| 4 - ids.len()).collect();
+        let padded =
+            ids.iter().zip(&left).flat_map(|(ids, &left)| [vec![0; left], ids.clone()].concat()).collect::<Vec<_>>();
+        let mut decoding = decoder.start(left, 9);
+        let mut found = decoding.read(&padded);
+        for step in 0..5 {
+            for (found, ids) in found.chunks_exact(v).zip(&ids) {
+                close("logits", found, &logits(&model, shape, ids, tied), 3e-6);
+            }
+            if step == 2 {
+                // some sequences end
+                let places = [0, 2, 3, 7, 10];
+                decoding.keep(&places);
+                ids = places.iter().map(|&place| ids[place].clone()).collect();
+            }
+            let next: Vec<i32> = (0..ids.len() as i32).map(|row| (11 * row + step) % 37).collect();
+            ids.iter_mut().zip(&next).for_each(|(ids, next)| ids.push(*next));
+            found = decoding.read(&next);
+        }
+    }
+}
+
+#[test]
+fn weights_of_allowed_tokens() {
+    let logits = numbers(9, 50);
+    let hidden: Vec<bool> = (0..50).map(|i| i % 7 == 3).collect();
+    let mut weights = vec![0.0; 50];
+    let max = softmax_weights(&logits, Some(&hidden), &mut weights);
+    let exact: Vec<f64> = logits
+        .iter()
+        .zip(&hidden)
+        .map(|(x, hidden)| if *hidden { 0.0 } else { (f64::from(*x) - f64::from(max)).exp() })
+        .collect();
+    close("weights", &weights, &exact, 1e-6);
+    assert_eq!(weights.iter().copied().fold(0.0, f32::max), 1.0);
+}
