@@ -32,6 +32,11 @@ pub enum Command {
     Verify(VerifyArgs),
     /// Print the exact optimum of a world at one price of KL
     Optimum(OptimumArgs),
+    /// Time each step of training on this machine
+    ///
+    /// Every case runs the code that trains, twice to warm up and then as often as asked; medians stand beside the
+    /// machine's own matrix product, measured in the same run.
+    Bench(BenchArgs),
     /// Print every key of an experiment file with its default, unit and source
     Defaults,
     /// Do one stage of a run (started by `duel run`)
@@ -93,6 +98,34 @@ pub struct VerifyArgs {
     /// Which claims
     #[arg(long)]
     pub family: Family,
+    #[arg(long, default_value = "text")]
+    pub format: Format,
+}
+
+/// Sizes to time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "verbatim")]
+pub enum BenchShape {
+    /// 4 layers, width 128, vocabulary 4,096, 32 sequences of 16 + 48 tokens; every core
+    S,
+    /// 6 layers, width 384, vocabulary 8,192, 8 sequences of 32 + 96 tokens; every core
+    M,
+    /// The default model of the world `grammar`, 64 sequences of 4 + 6 tokens; one thread
+    #[value(name = "grammar")]
+    Grammar,
+}
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Which sizes; may be repeated
+    #[arg(long, default_values = ["S"])]
+    pub config: Vec<BenchShape>,
+    /// Only this case: sft, reward, dpo_cached, dpo_live, generate, logp, ppo, evaluation; may be repeated
+    #[arg(long)]
+    pub case: Vec<String>,
+    /// Timed runs of each case
+    #[arg(long, value_name = "N", default_value = "7", value_parser = clap::value_parser!(u16).range(1..))]
+    pub runs: u16,
     #[arg(long, default_value = "text")]
     pub format: Format,
 }

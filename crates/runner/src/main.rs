@@ -1,5 +1,6 @@
 //! The binary `duel`: from an experiment file to stages, cells, parquet and the page.
 
+mod bench;
 mod cli;
 mod error;
 mod execute;
@@ -48,6 +49,7 @@ fn dispatch(command: Command) -> Result<()> {
         }
         Command::Verify(args) => theory::verify(&args),
         Command::Optimum(args) => theory::optimum(&args),
+        Command::Bench(args) => bench::bench(&args),
         Command::Defaults => {
             print(duel_spec::defaults_text());
             Ok(())
