@@ -105,8 +105,10 @@ pub struct BlockGradient {
     pub down_bias: Vec<f32>,
 }
 
-/// Tokens of a shard, about.
-const SHARD: usize = 512;
+/// Tokens of a shard: at least, and at most.
+const SHARD: [usize; 2] = [128, 512];
+/// Shards that a batch is cut into where it is neither small nor large.
+const SHARDS: usize = 8;
 
 impl BlockShape {
     fn tokens(self) -> usize {
@@ -115,7 +117,8 @@ impl BlockShape {
 
     /// Sequences of a shard.
     fn shard(self) -> usize {
-        (SHARD / self.columns).clamp(1, self.sequences.max(1))
+        let [least, most] = SHARD.map(|tokens| (tokens / self.columns).max(1));
+        self.sequences.div_ceil(SHARDS).clamp(least, most)
     }
 
     fn heads_of(self, left: usize) -> Heads {

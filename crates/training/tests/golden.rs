@@ -109,6 +109,26 @@ fn golden_schedules() {
 }
 
 #[test]
+fn decay_spares_vectors_unless_told() {
+    let device = Device::flex().autodiff();
+    for decay_vectors in [false, true] {
+        let two = Two {
+            p1: Param::from_tensor(Tensor::ones([4], &device)),
+            p2: Param::from_tensor(Tensor::ones([2, 3], &device)),
+        };
+        let params = serde_json::json!({"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.5});
+        let settings = LearnerSettings { decay_vectors, ..settings(&params, &Value::Null) };
+        let mut learner = Learner::new(two, &settings, 0.1, 10);
+        let nothing = (learner.module().p1.val() * 0.0).sum() + (learner.module().p2.val() * 0.0).sum();
+        learner.minimize(nothing).unwrap();
+        // without a gradient a decayed weight shrinks by rate · decay
+        let expected = [[if decay_vectors { 0.95 } else { 1.0 }; 4].to_vec(), vec![0.95; 6]].concat();
+        let found = weights::flatten(learner.module());
+        assert!(found.iter().zip(&expected).all(|(a, b): (&f32, &f32)| (a - b).abs() < 1e-6), "{found:?}");
+    }
+}
+
+#[test]
 fn a_loss_that_is_not_finite_stops_and_moves_nothing() {
     let device = Device::flex().autodiff();
     let two = Two {
