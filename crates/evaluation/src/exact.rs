@@ -182,7 +182,11 @@ impl GrammarYardstick {
             let objective = gold - beta * kl;
             invariants::nobody_beats_the_optimum(objective, best.gold - beta * best.kl)?;
             score.values.push((metrics::OBJECTIVE, objective));
-            score.values.push((metrics::REGRET, best.gold - beta * best.kl - objective));
+            let optimum_objective = best.gold - beta * best.kl;
+            score.values.push((metrics::REGRET, optimum_objective - objective));
+            if optimum_objective > 0.0 {
+                score.values.push((metrics::OBJECTIVE_SHARE, objective / optimum_objective));
+            }
             let optima = side.reference.iter().zip(&side.gold).map(|(law, gold)| optimum(law, gold, beta));
             let apart = mean(laws.iter().zip(optima).map(|(law, best)| law.total_variation(&best)));
             score.values.push((metrics::TOTAL_VARIATION, apart));

@@ -2,6 +2,7 @@
 //! what a row says does not depend on which rows are read beside it.
 
 use crate::block::Activation;
+use crate::buffer::Buffer;
 use crate::matrix::Matrix;
 use crate::rows;
 use crate::simd::{exp, max_of, widest};
@@ -31,47 +32,91 @@ impl Packed {
         Self { panels, inputs, outputs }
     }
 
-    /// `y = x·w + y`, `x` `[rows, K]`, `y` `[rows, N]`.
+    /// `y = x·w + y`, `x` `[rows, K]`, `y` `[rows, N]`: eight rows at a time, one or two left over alone, more of them
+    /// as eight. Every entry is summed in the order of the inputs, whatever stands beside it.
     fn add_to(&self, x: &[f32], y: &mut [f32]) {
-        multiply(x, &self.panels, self.inputs, self.outputs, y);
-    }
-}
-
-widest! {
-    /// `y += x·w`, eight rows and one panel at a time.
-    fn multiply(x: &[f32], panels: &[f32], inputs: usize, outputs: usize, y: &mut [f32]) {
-        for (panel, w) in panels.chunks_exact(inputs * PANEL).enumerate() {
+        let (inputs, outputs) = (self.inputs, self.outputs);
+        let rows = x.len() / inputs;
+        let tiles = if rows % ROWS > 2 { rows.div_ceil(ROWS) } else { rows / ROWS };
+        let in_tiles = rows.min(tiles * ROWS);
+        let (x_tiles, x_rest) = x.split_at(in_tiles * inputs);
+        let (y_tiles, y_rest) = y.split_at_mut(in_tiles * outputs);
+        let mut turned = Buffer::new(tiles * ROWS * inputs);
+        turn(x_tiles, inputs, &mut turned);
+        for (panel, w) in self.panels.chunks_exact(inputs * PANEL).enumerate() {
             let from = panel * PANEL;
             let width = PANEL.min(outputs - from);
-            let mut rows = x.chunks_exact(8 * inputs).zip(y.chunks_exact_mut(8 * outputs));
-            for (x, y) in rows.by_ref() {
-                tile::<8>(x, w, inputs, outputs, from, width, y);
+            let w = w.as_chunks::<PANEL>().0;
+            let add = |y: &mut [f32], sums: &[f32; PANEL]| {
+                y[from..][..width].iter_mut().zip(sums).for_each(|(y, sum)| *y += sum);
+            };
+            for (x, y) in turned.chunks_exact(ROWS * inputs).zip(y_tiles.chunks_mut(ROWS * outputs)) {
+                let sums = tile::<ROWS>(x.as_chunks().0, w);
+                y.chunks_exact_mut(outputs).zip(&sums).for_each(|(y, sums)| add(y, sums));
             }
-            let done = x.len() / inputs / 8 * 8;
-            let (x, y) = (&x[done * inputs..], &mut y[done * outputs..]);
-            for (x, y) in x.chunks_exact(inputs).zip(y.chunks_exact_mut(outputs)) {
-                tile::<1>(x, w, inputs, outputs, from, width, y);
+            for (x, y) in x_rest.chunks_exact(inputs).zip(y_rest.chunks_exact_mut(outputs)) {
+                add(y, &tile::<1>(x.as_chunks().0, w)[0]);
             }
         }
     }
 }
 
-/// `M` rows of the product on one panel.
-#[inline(always)]
-fn tile<const M: usize>(x: &[f32], w: &[f32], inputs: usize, outputs: usize, from: usize, width: usize, y: &mut [f32]) {
-    let mut sums = [[0f32; PANEL]; M];
-    let rows: [&[f32]; M] = std::array::from_fn(|m| &x[m * inputs..][..inputs]);
-    for (k, w) in w.chunks_exact(PANEL).enumerate() {
-        for m in 0..M {
-            let x = rows[m][k];
-            for j in 0..PANEL {
-                sums[m][j] = x.mul_add(w[j], sums[m][j]);
-            }
+/// Rows of a tile.
+const ROWS: usize = 8;
+
+/// Every eight rows `[8, K]` become `[K, 8]`; rows that are not there are 0.
+fn turn(x: &[f32], inputs: usize, turned: &mut [f32]) {
+    for (x, turned) in x.chunks(ROWS * inputs).zip(turned.chunks_exact_mut(ROWS * inputs)) {
+        if x.len() < turned.len() {
+            turned.fill(0.0);
+        }
+        for (row, x) in x.chunks_exact(inputs).enumerate() {
+            turned[row..].iter_mut().step_by(ROWS).zip(x).for_each(|(to, x)| *to = *x);
         }
     }
-    for (m, sums) in sums.iter().enumerate() {
-        y[m * outputs + from..][..width].iter_mut().zip(sums).for_each(|(y, sum)| *y += sum);
+}
+
+/// `M` rows of the product on one panel: `x` is `[K, M]`, `w` `[K, PANEL]`.
+fn tile<const M: usize>(x: &[[f32; M]], w: &[[f32; PANEL]]) -> [[f32; PANEL]; M] {
+    #[cfg(target_arch = "x86_64")]
+    if crate::simd::level() == 4 {
+        #[expect(unsafe_code, reason = "`level` asked the processor for AVX-512")]
+        // SAFETY: as the reason says.
+        return unsafe { tile_v4(x, w) };
     }
+    let mut sums = [[0f32; PANEL]; M];
+    for (x, w) in x.iter().zip(w) {
+        for (sums, x) in sums.iter_mut().zip(x) {
+            sums.iter_mut().zip(w).for_each(|(sum, w)| *sum = x.mul_add(*w, *sum));
+        }
+    }
+    sums
+}
+
+/// The same, its sums in registers: left to itself the compiler makes vectors of the rows.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f")]
+#[expect(unsafe_code, reason = "loads and stores of whole registers")]
+fn tile_v4<const M: usize>(x: &[[f32; M]], w: &[[f32; PANEL]]) -> [[f32; PANEL]; M] {
+    use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps};
+    let mut sums = [[_mm512_setzero_ps(); 2]; M];
+    for (x, w) in x.iter().zip(w) {
+        // SAFETY: a row of a panel is two registers long.
+        let w = unsafe { [_mm512_loadu_ps(w.as_ptr()), _mm512_loadu_ps(w.as_ptr().add(16))] };
+        for (sums, x) in sums.iter_mut().zip(x) {
+            let x = _mm512_set1_ps(*x);
+            *sums = [_mm512_fmadd_ps(x, w[0], sums[0]), _mm512_fmadd_ps(x, w[1], sums[1])];
+        }
+    }
+    let mut out = [[0f32; PANEL]; M];
+    for (out, sums) in out.iter_mut().zip(&sums) {
+        // SAFETY: as above.
+        unsafe {
+            _mm512_storeu_ps(out.as_mut_ptr(), sums[0]);
+            _mm512_storeu_ps(out.as_mut_ptr().add(16), sums[1]);
+        }
+    }
+    out
 }
 
 /// A block's parameters, ready to decode with.
@@ -316,6 +361,13 @@ widest! {
             let w = w / total;
             mixed.iter_mut().zip(&values[t * step..]).for_each(|(m, v)| *m = w.mul_add(*v, *m));
         }
+    }
+}
+
+widest! {
+    /// Sums of neighbouring blocks of `block` numbers.
+    pub fn sums_of_blocks(x: &[f32], block: usize) -> Vec<f64> {
+        x.chunks(block).map(|block| f64::from(crate::simd::sum_of(block, |x| x))).collect()
     }
 }
 

@@ -16,11 +16,13 @@ mod buffer;
 mod decoder;
 mod logp;
 mod matrix;
+mod optimizer;
 mod rows;
 mod simd;
 
 pub use block::{Activation, BlockGradient, BlockSaved, BlockShape, BlockWeights, block_backward, block_forward};
 pub use buffer::Buffer;
-pub use decoder::{Decoder, DecoderParts, Decoding, softmax_weights};
+pub use decoder::{Decoder, DecoderParts, Decoding, softmax_weights, sums_of_blocks};
 pub use logp::{Head, Logp, LogpGradient, logp_backward, logp_forward};
 pub use matrix::{Matrix, product};
+pub use optimizer::{AdamW, adamw, squares};

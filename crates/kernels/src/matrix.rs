@@ -28,7 +28,6 @@ impl<'a> Matrix<'a> {
 ///
 /// # Panics
 /// If a slice is too short for its shape.
-#[expect(clippy::too_many_arguments, reason = "a matrix product has this many")]
 #[expect(unsafe_code, reason = "the library takes pointers; the lengths are checked here")]
 pub fn product(
     [m, k, n]: [usize; 3],

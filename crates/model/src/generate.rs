@@ -3,7 +3,7 @@
 use crate::weights::host;
 use crate::{Cache, Policy, Responses, Tokens};
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use duel_kernels::{Decoding, softmax_weights};
+use duel_kernels::{Decoding, softmax_weights, sums_of_blocks};
 use duel_spec::{Space, seeds::Rng};
 use rand::RngExt;
 use rayon::prelude::*;
@@ -23,7 +23,7 @@ pub fn greedy(policy: &Policy, space: &Space, prompts: Vec<Vec<u32>>, device: &D
     write(policy, space, prompts, device, |_, _, logits, hidden| {
         let allowed = (0..logits.len()).filter(|&v| hidden.is_none_or(|h| !h[v]));
         let best = allowed.reduce(|best, v| if logits[v] > logits[best] { v } else { best }).unwrap_or(0);
-        let (_, max, total) = softmax(logits, hidden);
+        let Softmax { max, total, .. } = softmax(logits, hidden);
         (best as u32, logp(logits[best], max, total))
     })
 }
@@ -151,16 +151,25 @@ fn write_rows(
 
 /// The token at quantile `u` of the softmax of the allowed logits, and its log-probability.
 fn draw(logits: &[f32], hidden: Option<&[bool]>, u: f64) -> (u32, f32) {
-    let (weights, max, total) = softmax(logits, hidden);
+    let Softmax { weights, sums, max, total } = softmax(logits, hidden);
+    // 1. The block in which the quantile lies; the last that has any weight where rounding leaves none.
     let mut left = u * total;
-    let mut token = 0;
-    for (v, &w) in weights.iter().enumerate() {
-        if w > 0.0 {
-            token = v;
-            left -= f64::from(w);
-            if left < 0.0 {
-                break;
-            }
+    let mut block = 0;
+    for (i, &sum) in sums.iter().enumerate().filter(|(_, sum)| **sum > 0.0) {
+        block = i;
+        if left < sum {
+            break;
+        }
+        left -= sum;
+    }
+    // 2. The token within it.
+    let first = block * BLOCK;
+    let mut token = first;
+    for (i, &w) in weights[first..].iter().take(BLOCK).enumerate().filter(|(_, w)| **w > 0.0) {
+        token = first + i;
+        left -= f64::from(w);
+        if left < 0.0 {
+            break;
         }
     }
     (token as u32, logp(logits[token], max, total))
@@ -171,12 +180,24 @@ fn logp(logit: f32, max: f32, total: f64) -> f32 {
     (f64::from(logit - max) - total.ln()) as f32
 }
 
-/// `exp(logit − max)` of the allowed tokens (0 of the others), the largest logit, and the weights' sum.
-fn softmax(logits: &[f32], hidden: Option<&[bool]>) -> (Vec<f32>, f32, f64) {
+/// Tokens that a draw skips at once.
+const BLOCK: usize = 64;
+
+struct Softmax {
+    /// `exp(logit − max)` of the allowed tokens, 0 of the others.
+    weights: Vec<f32>,
+    /// Of blocks of [`BLOCK`] weights.
+    sums: Vec<f64>,
+    max: f32,
+    total: f64,
+}
+
+fn softmax(logits: &[f32], hidden: Option<&[bool]>) -> Softmax {
     let mut weights = vec![0f32; logits.len()];
     let max = softmax_weights(logits, hidden, &mut weights);
-    let total = weights.iter().map(|w| f64::from(*w)).sum();
-    (weights, max, total)
+    let sums = sums_of_blocks(&weights, BLOCK);
+    let total = sums.iter().sum();
+    Softmax { weights, sums, max, total }
 }
 
 #[cfg(test)]
@@ -190,5 +211,10 @@ mod tests {
         let at = |u| draw(&logits, Some(&hidden), u);
         assert_eq!([at(0.0).0, at(0.24).0, at(0.26).0, at(0.49).0, at(0.51).0, at(0.999).0], [0, 0, 2, 2, 3, 3]);
         assert!((at(0.6).1 - 0.5f32.ln()).abs() < 1e-6);
+        // over several blocks: all weight is on tokens 70 and 150
+        let mut hidden = [true; 200];
+        (hidden[70], hidden[150]) = (false, false);
+        let at = |u| draw(&[0.0; 200], Some(&hidden), u).0;
+        assert_eq!([at(0.0), at(0.49), at(0.51), at(1.0)], [70, 70, 150, 150]);
     }
 }

@@ -48,6 +48,7 @@ fn points(run: &Run) -> Table {
         ("KL", metrics::KL, 3),
         ("η", metrics::ETA, 3),
         ("η of PPO-ideal", metrics::IDEAL_ETA, 3),
+        ("share of J(π*)", metrics::OBJECTIVE_SHARE, 3),
         ("win rate", metrics::WIN_RATE, 3),
         ("proxy", metrics::PROXY, 3),
         ("length", metrics::LENGTH, 2),

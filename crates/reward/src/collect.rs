@@ -20,8 +20,9 @@ pub struct Candidate {
     pub gold: [f64; 2],
 }
 
-/// Draws `count` candidates on prompts of the split: two responses from the policy, both admitted by the
-/// world and not the same. `policy` and `reader` carry no gradient.
+/// Draws `count` candidates on prompts of the split: two responses from the policy that are not the same, and both
+/// admitted by the world unless `trap_rows`. `policy` and `reader` carry no gradient.
+#[expect(clippy::too_many_arguments, reason = "what a row is made of")]
 pub fn collect(
     policy: &Policy,
     reader: &Reader,
@@ -29,6 +30,7 @@ pub fn collect(
     gold: &dyn Scorer,
     split: Split,
     count: usize,
+    trap_rows: bool,
     rng: &mut Rng,
 ) -> Result<Vec<Candidate>> {
     let prompts = world.prompts(split);
@@ -43,7 +45,7 @@ pub fn collect(
         let before = candidates.len();
         for (i, prompt) in drawn.into_iter().enumerate() {
             let responses = [batch.responses[2 * i].clone(), batch.responses[2 * i + 1].clone()];
-            if responses[0] != responses[1] && responses.iter().all(|r| world.admits(r)) {
+            if responses[0] != responses[1] && (trap_rows || responses.iter().all(|r| world.admits(r))) {
                 candidates.push(Candidate { prompt, responses, gold: [scores[2 * i], scores[2 * i + 1]] });
             }
         }
@@ -87,4 +89,32 @@ pub fn label(candidates: Vec<Candidate>, split: Split, annotator: &Annotator, rn
             }
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::GrammarGold;
+    use burn::tensor::Device;
+    use duel_data::grammar::{GrammarWorld, excitements};
+    use duel_model::TransformerConfig;
+    use duel_spec::seeds;
+
+    #[test]
+    fn rows_show_the_trap_only_when_told() -> Result<()> {
+        let world = GrammarWorld::new(0.02, 1);
+        let space = world.space();
+        let config = TransformerConfig::small(space.vocabulary, space.context(), 1, 8, 2, true);
+        let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &Device::flex());
+        let reader = Reader::new(space, &Device::flex());
+        let mut traps = |told| -> Result<usize> {
+            let mut rng = seeds::derive(0, "test", 0, "pairs");
+            let rows = collect(&policy, &reader, &world, &GrammarGold, Split::Train, 100, told, &mut rng)?;
+            assert!(rows.len() == 100 && rows.iter().all(|row| row.responses[0] != row.responses[1]));
+            Ok(rows.iter().filter(|row| row.responses.iter().any(|r| excitements(r) >= 2)).count())
+        };
+        assert_eq!(traps(false)?, 0);
+        assert!(traps(true)? > 10, "an untrained policy says x as often as anything");
+        Ok(())
+    }
 }

@@ -199,7 +199,8 @@ impl Desk<'_> {
         ] {
             recorder.progress(split as u64, 3, split.name());
             let mut rng = seeds::derive(seed, "pairs", split as u64, "responses");
-            candidates.push((split, collect(&policy, &reader, world, gold.as_ref(), split, count, &mut rng)?));
+            let trap = settings.trap_rows;
+            candidates.push((split, collect(&policy, &reader, world, gold.as_ref(), split, count, trap, &mut rng)?));
         }
         let tau = match settings.temperature {
             Temperature::Fixed => settings.tau,

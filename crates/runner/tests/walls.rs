@@ -10,7 +10,7 @@ const MAY_IMPORT: [(&str, &[&str]); 13] = [
     ("kernels", &[]),
     ("data", &["spec"]),
     ("model", &["spec", "kernels"]),
-    ("training", &["spec", "objectives", "data", "model"]),
+    ("training", &["spec", "kernels", "objectives", "data", "model"]),
     ("reward", &["spec", "objectives", "data", "model", "training"]),
     ("ppo", &["spec", "objectives", "data", "model", "training", "reward"]),
     ("dpo", &["spec", "objectives", "data", "model", "training"]),

@@ -172,6 +172,7 @@ pub struct PairsStage {
     pub temperature: Temperature,
     pub tau: f64,
     pub bayes_accuracy: f64,
+    pub trap_rows: bool,
     pub label_flips: f64,
     pub length_bias: f64,
 }

@@ -102,6 +102,7 @@ catalogue! {
     DISTINCT_2 = "distinct_2", "share", "distinct bigrams over bigrams of the sampled responses";
     OBJECTIVE = "objective", "gold reward", "gold_reward - beta * kl at the point's beta";
     REGRET = "regret", "gold reward", "the exact optimum's objective at the point's beta - objective";
+    OBJECTIVE_SHARE = "objective_share", "share", "objective / the exact optimum's objective at the point's beta, where that is positive";
     TOTAL_VARIATION = "total_variation", "share", "half the sum of |policy - exact optimum at the point's beta| over responses";
     ETA = "eta", "share", "(gold - reference gold) / (exact optimum's gold at this kl - reference gold)";
     OPTIMUM_GOLD = "optimum_gold", "gold reward", "gold of the exact optimum at this policy's kl";

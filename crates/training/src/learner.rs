@@ -136,7 +136,7 @@ impl<M: Module> Learner<M> {
         invariants::parts_make_a_whole(step, share)?;
 
         // 2. Clip by the global norm.
-        let grad_norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+        let grad_norm = duel_kernels::squares(&gradient).sqrt();
         if !grad_norm.is_finite() {
             return Err(Error::Diverged { step, what: "the gradient norm", found: grad_norm });
         }
@@ -151,7 +151,7 @@ impl<M: Module> Learner<M> {
         }
         let planned = step + self.skipped;
         let learning_rate = rate(&self.settings, self.learning_rate, planned, self.total);
-        let size = self.weights.iter().map(|&w| f64::from(w).powi(2)).sum::<f64>().sqrt();
+        let size = duel_kernels::squares(&self.weights).sqrt();
         let moved = self.optimizer.step(&mut self.weights, &gradient, &self.decay, learning_rate);
         if learning_rate == 0.0 {
             invariants::zero_rate_moves_nothing(step, moved)?;

@@ -55,22 +55,19 @@ impl AdamW {
     /// As [`Optimizer::step`].
     pub fn step(&mut self, weights: &mut [f32], gradient: &[f32], decay: &[f32], learning_rate: f64) -> f64 {
         self.time += 1;
-        let (b1, b2) = (self.beta1 as f32, self.beta2 as f32);
-        let (n1, n2) = ((1.0 - self.beta1) as f32, (1.0 - self.beta2) as f32); // 1 − β₂ in f32 would be off by 1e-5
         let first_correction = 1.0 - self.beta1.powi(self.time);
         let second_root = (1.0 - self.beta2.powi(self.time)).sqrt() as f32;
-        let size = (learning_rate / first_correction) as f32;
-        let (rate, epsilon) = (learning_rate as f32, self.epsilon as f32);
-        let mut moved = 0f64;
-        let moments = self.first.iter_mut().zip(&mut self.second);
-        for (((w, &g), &decay), (m, v)) in weights.iter_mut().zip(gradient).zip(decay).zip(moments) {
-            *m = b1 * *m + n1 * g;
-            *v = b2 * *v + n2 * g * g;
-            let before = *w;
-            *w = (1.0 - rate * decay) * before - size * *m / (v.sqrt() / second_root + epsilon);
-            moved += f64::from(*w - before).powi(2);
-        }
-        moved.sqrt()
+        let how = duel_kernels::AdamW {
+            beta1: self.beta1 as f32,
+            beta2: self.beta2 as f32,
+            rest1: (1.0 - self.beta1) as f32,
+            rest2: (1.0 - self.beta2) as f32,
+            size: (learning_rate / first_correction) as f32,
+            second_root,
+            epsilon: self.epsilon as f32,
+            rate: learning_rate as f32,
+        };
+        duel_kernels::adamw(how, weights, gradient, decay, &mut self.first, &mut self.second).sqrt()
     }
 }
 
