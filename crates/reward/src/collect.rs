@@ -107,7 +107,7 @@ mod tests {
         let config = TransformerConfig::small(space.vocabulary, space.context(), 1, 8, 2, true);
         let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &Device::flex());
         let reader = Reader::new(space, &Device::flex());
-        let mut traps = |told| -> Result<usize> {
+        let traps = |told| -> Result<usize> {
             let mut rng = seeds::derive(0, "test", 0, "pairs");
             let rows = collect(&policy, &reader, &world, &GrammarGold, Split::Train, 100, told, &mut rng)?;
             assert!(rows.len() == 100 && rows.iter().all(|row| row.responses[0] != row.responses[1]));
