@@ -1,4 +1,4 @@
-//! Hugging Face directories: `config.json`, `model.safetensors`, and PEFT adapters beside them. What transformers
+//! Hugging Face directories: `config.json`, `model.safetensors`, `tokenizer.json`, and PEFT adapters beside them. What transformers
 //! wrote, [`read`] reads; what [`write`] writes, transformers reads. A setting that the two families do not have is
 //! a named error.
 
@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
+const TOKENIZER: &str = "tokenizer.json";
 const ADAPTER_CONFIG: &str = "adapter_config.json";
 const ADAPTER: &str = "adapter_model.safetensors";
 
@@ -32,6 +33,8 @@ pub struct Checkpoint {
     pub config: TransformerConfig,
     pub policy: Policy,
     pub special: Special,
+    /// What `tokenizer.json` holds, passed on as it is; `None` where there is none.
+    pub tokenizer: Option<Vec<u8>>,
 }
 
 /// Reads a GPT-2 or Llama directory.
@@ -46,18 +49,34 @@ pub fn read(folder: &Path, device: &Device) -> Result<Checkpoint> {
     // the drawn weights are all replaced
     let shape = Policy::new(&config, &mut seeds::derive(0, "shape", 0, "init"), device);
     let policy = weights::load_as(shape, &folder.join(WEIGHTS), |ours| theirs(&config, ours), is_buffer)?;
-    Ok(Checkpoint { config, policy, special })
+    let path = folder.join(TOKENIZER);
+    let tokenizer = match std::fs::read(&path) {
+        Ok(bytes) => Some(bytes),
+        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => None,
+        Err(source) => return Err(Error::Read { path, source }),
+    };
+    if let Some(problem) = tokenizer.as_ref().and_then(|bytes| serde_json::from_slice::<Value>(bytes).err()) {
+        return Err(Error::Damaged { path, problem: problem.to_string() });
+    }
+    Ok(Checkpoint { config, policy, special, tokenizer })
 }
 
 /// Writes a directory that transformers reads.
-pub fn write(folder: &Path, config: &TransformerConfig, policy: &Policy, special: Special) -> Result<()> {
+pub fn write(folder: &Path, checkpoint: &Checkpoint) -> Result<()> {
+    let Checkpoint { config, policy, special, tokenizer } = checkpoint;
     weights::save_as(policy, &folder.join(WEIGHTS), |ours| theirs(config, ours))?;
     let mut json = to_json(config);
     for (key, id) in [("bos_token_id", special.bos), ("eos_token_id", special.eos), ("pad_token_id", special.pad)] {
         json[key] = json!(id);
     }
-    let path = folder.join(CONFIG);
-    std::fs::write(&path, format!("{json:#}\n")).map_err(|source| Error::Write { path, source })
+    let put = |name: &str, bytes: &[u8]| {
+        let path = folder.join(name);
+        std::fs::write(&path, bytes).map_err(|source| Error::Write { path, source })
+    };
+    if let Some(tokenizer) = tokenizer {
+        put(TOKENIZER, tokenizer)?;
+    }
+    put(CONFIG, format!("{json:#}\n").as_bytes())
 }
 
 /// Puts a PEFT LoRA adapter onto a policy.
