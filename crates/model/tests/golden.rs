@@ -224,7 +224,7 @@ fn golden_models_go_to_disk_and_back_unchanged() {
             }
         }
         std::fs::write(folder.join("tokenizer.json"), "{").unwrap();
-        assert!(matches!(huggingface::read(&folder, &device), Err(Error::Damaged { .. })));
+        assert!(matches!(huggingface::read(&folder, &device), Err(duel_model::Error::Damaged { .. })));
         std::fs::remove_dir_all(folder).unwrap();
     }
 }
