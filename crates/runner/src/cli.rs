@@ -120,8 +120,8 @@ pub struct BenchArgs {
     /// Which sizes; may be repeated
     #[arg(long, default_values = ["S"])]
     pub config: Vec<BenchShape>,
-    /// Only this case: sft, reward, dpo_cached, dpo_live, generate, logp, ppo, evaluation; may be repeated
-    #[arg(long)]
+    /// Only this case; may be repeated. `evaluation` is of the world `grammar` alone
+    #[arg(long, value_parser = ["sft", "reward", "dpo_cached", "dpo_live", "generate", "logp", "ppo", "evaluation"])]
     pub case: Vec<String>,
     /// Timed runs of each case
     #[arg(long, value_name = "N", default_value = "7", value_parser = clap::value_parser!(u16).range(1..))]
