@@ -49,22 +49,36 @@ pub struct BlockWeights<'a> {
     pub down_bias: &'a [f32],
 }
 
-impl<'a> From<&'a [Vec<f32>; 12]> for BlockWeights<'a> {
+impl<'a> From<[&'a [f32]; 12]> for BlockWeights<'a> {
     /// From the parameters in the order of the fields.
-    fn from(w: &'a [Vec<f32>; 12]) -> Self {
+    fn from(parameters: [&'a [f32]; 12]) -> Self {
+        let [
+            norm1_gain,
+            norm1_bias,
+            qkv,
+            qkv_bias,
+            out,
+            out_bias,
+            norm2_gain,
+            norm2_bias,
+            up,
+            up_bias,
+            down,
+            down_bias,
+        ] = parameters;
         Self {
-            norm1_gain: &w[0],
-            norm1_bias: &w[1],
-            qkv: &w[2],
-            qkv_bias: &w[3],
-            out: &w[4],
-            out_bias: &w[5],
-            norm2_gain: &w[6],
-            norm2_bias: &w[7],
-            up: &w[8],
-            up_bias: &w[9],
-            down: &w[10],
-            down_bias: &w[11],
+            norm1_gain,
+            norm1_bias,
+            qkv,
+            qkv_bias,
+            out,
+            out_bias,
+            norm2_gain,
+            norm2_bias,
+            up,
+            up_bias,
+            down,
+            down_bias,
         }
     }
 }
@@ -105,6 +119,26 @@ pub struct BlockGradient {
     pub down_bias: Vec<f32>,
 }
 
+impl BlockGradient {
+    /// In the order of the fields.
+    pub fn into_parts(self) -> [Vec<f32>; 12] {
+        [
+            self.norm1_gain,
+            self.norm1_bias,
+            self.qkv,
+            self.qkv_bias,
+            self.out,
+            self.out_bias,
+            self.norm2_gain,
+            self.norm2_bias,
+            self.up,
+            self.up_bias,
+            self.down,
+            self.down_bias,
+        ]
+    }
+}
+
 /// Tokens of a shard: at least, and at most.
 const SHARD: [usize; 2] = [128, 512];
 /// Shards that a batch is cut into where it is neither small nor large.
@@ -134,10 +168,8 @@ impl BlockShape {
 
 /// `x·w + bias` into `y`, whose rows are `bias.len()` wide.
 fn affine(x: &[f32], w: &[f32], bias: &[f32], y: &mut [f32]) {
-    let outputs = bias.len();
     rows::fill(bias, y);
-    let (tokens, inputs) = (y.len() / outputs, w.len() / outputs);
-    product([tokens, inputs, outputs], y, outputs, true, Matrix::rows(x, inputs), Matrix::rows(w, outputs), 1.0);
+    add_product(x, w, bias.len(), y);
 }
 
 /// `x·w` added to `y`.
@@ -313,7 +345,7 @@ fn weight_gradients(maps: Vec<Affine<'_>>) {
                     product(shape, rows, outputs, false, x, Matrix::rows(dy, outputs), 1.0);
                 });
             }
-            scope.spawn(move |_| rows::column_sums(dy, outputs, 0, bias));
+            scope.spawn(move |_| rows::column_sums(dy, bias));
         }
     });
 }

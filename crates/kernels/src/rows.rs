@@ -128,11 +128,11 @@ widest! {
 }
 
 widest! {
-    /// Sums of the columns `from..from + sums.len()` of rows `step` wide.
-    pub fn column_sums(x: &[f32], step: usize, from: usize, sums: &mut [f32]) {
+    /// Sums of the columns of rows as wide as `sums`.
+    pub fn column_sums(x: &[f32], sums: &mut [f32]) {
         sums.fill(0.0);
-        for row in x.chunks_exact(step) {
-            sums.iter_mut().zip(&row[from..]).for_each(|(sum, x)| *sum += x);
+        for row in x.chunks_exact(sums.len()) {
+            sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
         }
     }
 }

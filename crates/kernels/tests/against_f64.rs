@@ -74,8 +74,7 @@ fn block(shape: BlockShape, w: &[Vec<f64>], x: &[f64], left: &[usize]) -> Vec<f6
 }
 
 fn weights(w: &[Vec<f32>]) -> BlockWeights<'_> {
-    let w: &[Vec<f32>; 12] = w.try_into().expect("twelve parameters");
-    w.into()
+    std::array::from_fn(|i| w[i].as_slice()).into()
 }
 
 /// `|a − b| ≤ tolerance` of the largest of `b`, or of 1e-3 where all are nearly 0.
@@ -123,22 +122,7 @@ fn check_block(shape: BlockShape, left: Option<&[usize]>) {
     let entries: Vec<usize> = (0..x.len()).step_by(x.len() / 40 + 1).collect();
     let by_differences = differences(&x, &entries, |x| loss(&block(shape, &w64, x, &lefts)));
     close("dx", &entries.iter().map(|&i| dx[i]).collect::<Vec<_>>(), &by_differences, 1e-5);
-    let g = gradient;
-    let gradients = [
-        g.norm1_gain,
-        g.norm1_bias,
-        g.qkv,
-        g.qkv_bias,
-        g.out,
-        g.out_bias,
-        g.norm2_gain,
-        g.norm2_bias,
-        g.up,
-        g.up_bias,
-        g.down,
-        g.down_bias,
-    ];
-    for (which, found) in gradients.iter().enumerate() {
+    for (which, found) in gradient.into_parts().iter().enumerate() {
         let entries: Vec<usize> = (0..found.len()).step_by(found.len() / 12 + 1).collect();
         let by_differences = differences(&w[which], &entries, |changed| {
             let mut w = w64.clone();

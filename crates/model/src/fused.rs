@@ -8,7 +8,7 @@ use burn_autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_flex::FlexTensor;
-use duel_kernels::{BlockGradient, BlockSaved, BlockShape, BlockWeights, Head};
+use duel_kernels::{BlockSaved, BlockShape, BlockWeights, Head};
 use std::sync::Arc;
 
 /// Whether fused operations can read this tensor.
@@ -80,82 +80,55 @@ fn tensor(values: Vec<f32>, like: &FlexTensor) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, like.shape()))
 }
 
-impl BlockTensors<Flex> {
-    fn contiguous(self) -> Self {
-        Self {
-            x: self.x.to_contiguous(),
-            norm1_gain: self.norm1_gain.to_contiguous(),
-            norm1_bias: self.norm1_bias.to_contiguous(),
-            qkv: self.qkv.to_contiguous(),
-            qkv_bias: self.qkv_bias.to_contiguous(),
-            out: self.out.to_contiguous(),
-            out_bias: self.out_bias.to_contiguous(),
-            norm2_gain: self.norm2_gain.to_contiguous(),
-            norm2_bias: self.norm2_bias.to_contiguous(),
-            up: self.up.to_contiguous(),
-            up_bias: self.up_bias.to_contiguous(),
-            down: self.down.to_contiguous(),
-            down_bias: self.down_bias.to_contiguous(),
-        }
-    }
-
-    fn weights(&self) -> BlockWeights<'_> {
-        BlockWeights {
-            norm1_gain: numbers(&self.norm1_gain),
-            norm1_bias: numbers(&self.norm1_bias),
-            qkv: numbers(&self.qkv),
-            qkv_bias: numbers(&self.qkv_bias),
-            out: numbers(&self.out),
-            out_bias: numbers(&self.out_bias),
-            norm2_gain: numbers(&self.norm2_gain),
-            norm2_bias: numbers(&self.norm2_bias),
-            up: numbers(&self.up),
-            up_bias: numbers(&self.up_bias),
-            down: numbers(&self.down),
-            down_bias: numbers(&self.down_bias),
-        }
-    }
-
-    fn forward(&self, plan: &BlockPlan) -> (FlexTensor, BlockSaved) {
-        let left = plan.left.as_ref().map(|left| left.as_slice());
-        let (y, saved) = duel_kernels::block_forward(plan.shape, self.weights(), numbers(&self.x), left);
-        (tensor(y, &self.x), saved)
-    }
-
-    /// Gradients in the order of the fields.
-    fn backward(&self, plan: &BlockPlan, saved: &BlockSaved, dy: &FlexTensor) -> [FlexTensor; 13] {
-        let left = plan.left.as_ref().map(|left| left.as_slice());
-        let (x, dy) = (numbers(&self.x), numbers(dy));
-        let (dx, g) = duel_kernels::block_backward(plan.shape, self.weights(), x, saved, left, dy);
-        let BlockGradient {
-            norm1_gain,
-            norm1_bias,
-            qkv,
-            qkv_bias,
-            out,
-            out_bias,
-            norm2_gain,
-            norm2_bias,
-            up,
-            up_bias,
-            down,
-            down_bias,
-        } = g;
+impl<B: Backend> BlockTensors<B> {
+    /// In the order of the fields.
+    fn parts(self) -> Parts<FloatTensor<B>> {
         [
-            tensor(dx, &self.x),
-            tensor(norm1_gain, &self.norm1_gain),
-            tensor(norm1_bias, &self.norm1_bias),
-            tensor(qkv, &self.qkv),
-            tensor(qkv_bias, &self.qkv_bias),
-            tensor(out, &self.out),
-            tensor(out_bias, &self.out_bias),
-            tensor(norm2_gain, &self.norm2_gain),
-            tensor(norm2_bias, &self.norm2_bias),
-            tensor(up, &self.up),
-            tensor(up_bias, &self.up_bias),
-            tensor(down, &self.down),
-            tensor(down_bias, &self.down_bias),
+            self.x,
+            self.norm1_gain,
+            self.norm1_bias,
+            self.qkv,
+            self.qkv_bias,
+            self.out,
+            self.out_bias,
+            self.norm2_gain,
+            self.norm2_bias,
+            self.up,
+            self.up_bias,
+            self.down,
+            self.down_bias,
         ]
+    }
+}
+
+/// A block's input and its parameters in the order of [`BlockTensors`].
+type Parts<T> = [T; 13];
+
+fn contiguous(parts: Parts<&FlexTensor>) -> Parts<FlexTensor> {
+    parts.map(FlexTensor::to_contiguous)
+}
+
+fn block_weights(parts: &Parts<FlexTensor>) -> BlockWeights<'_> {
+    std::array::from_fn(|i| numbers(&parts[i + 1])).into()
+}
+
+impl BlockPlan {
+    fn left(&self) -> Option<&[usize]> {
+        self.left.as_ref().map(|left| left.as_slice())
+    }
+
+    fn forward(&self, parts: &Parts<FlexTensor>) -> (FlexTensor, BlockSaved) {
+        let x = &parts[0];
+        let (y, saved) = duel_kernels::block_forward(self.shape, block_weights(parts), numbers(x), self.left());
+        (tensor(y, x), saved)
+    }
+
+    /// Gradients of the parts, in their order.
+    fn backward(&self, parts: &Parts<FlexTensor>, saved: &BlockSaved, dy: &FlexTensor) -> Vec<FlexTensor> {
+        let (weights, x) = (block_weights(parts), numbers(&parts[0]));
+        let (dx, gradient) = duel_kernels::block_backward(self.shape, weights, x, saved, self.left(), numbers(dy));
+        let gradients = std::iter::once(dx).chain(gradient.into_parts());
+        gradients.zip(parts).map(|(gradient, like)| tensor(gradient, like)).collect()
     }
 }
 
@@ -168,7 +141,7 @@ impl LogpPlan {
 
 impl Fused for Flex {
     fn block(tensors: BlockTensors<Self>, plan: BlockPlan) -> FloatTensor<Self> {
-        tensors.contiguous().forward(&plan).0
+        plan.forward(&contiguous(tensors.parts().each_ref())).0
     }
 
     fn chosen_logp(states: FloatTensor<Self>, weight: FloatTensor<Self>, plan: LogpPlan) -> FloatTensor<Self> {
@@ -183,56 +156,24 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         #[derive(Debug)]
         struct Back;
         impl Backward<Flex, 13> for Back {
-            type State = (BlockTensors<Flex>, BlockPlan, BlockSaved);
+            type State = (Parts<FlexTensor>, BlockPlan, BlockSaved);
 
             fn backward(self, ops: Ops<Self::State, 13>, gradients: &mut Gradients, _: &mut Checkpointer) {
                 let dy = gradients.consume::<Flex>(&ops.node).to_contiguous();
-                let (tensors, plan, saved) = ops.state;
-                let found = tensors.backward(&plan, &saved, &dy);
-                for (node, gradient) in ops.parents.into_iter().zip(found) {
+                let (parts, plan, saved) = ops.state;
+                for (node, gradient) in ops.parents.into_iter().zip(plan.backward(&parts, &saved, &dy)) {
                     if let Some(node) = node {
                         gradients.register::<Flex>(node.id, gradient);
                     }
                 }
             }
         }
-        let t = &tensors;
-        let parts = [
-            &t.x,
-            &t.norm1_gain,
-            &t.norm1_bias,
-            &t.qkv,
-            &t.qkv_bias,
-            &t.out,
-            &t.out_bias,
-            &t.norm2_gain,
-            &t.norm2_bias,
-            &t.up,
-            &t.up_bias,
-            &t.down,
-            &t.down_bias,
-        ];
-        let nodes = parts.map(|part| part.node());
-        let [x, a, b, c, d, e, f, g, h, i, j, k, l] = parts.map(|part| part.primitive().clone());
-        let plain = BlockTensors::<Flex> {
-            x,
-            norm1_gain: a,
-            norm1_bias: b,
-            qkv: c,
-            qkv_bias: d,
-            out: e,
-            out_bias: f,
-            norm2_gain: g,
-            norm2_bias: h,
-            up: i,
-            up_bias: j,
-            down: k,
-            down_bias: l,
-        }
-        .contiguous();
-        let (y, saved) = plain.forward(&plan);
+        let parts = tensors.parts();
+        let nodes = parts.each_ref().map(|part| part.node());
+        let parts = contiguous(parts.each_ref().map(|part| part.primitive()));
+        let (y, saved) = plan.forward(&parts);
         match Back.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((plain, plan, saved), y),
+            OpsKind::Tracked(prep) => prep.finish((parts, plan, saved), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }

@@ -20,11 +20,11 @@ pub struct Reader {
 impl Reader {
     /// `device` must be that of the models read (with or without autodiff).
     pub fn new(space: &Space, device: &Device) -> Self {
-        let hidden = space.hidden().map(|rows| {
-            let shape = [1, space.response_tokens, space.vocabulary];
-            Tensor::from_data(TensorData::new(rows.concat(), shape), device)
-        });
         let host_hidden = space.hidden().map(|rows| Arc::new(rows.concat()));
+        let hidden = host_hidden.as_ref().map(|hidden| {
+            let shape = [1, space.response_tokens, space.vocabulary];
+            Tensor::from_data(TensorData::new(hidden.to_vec(), shape), device)
+        });
         Self { space: space.clone(), device: device.clone(), hidden, host_hidden }
     }
 

@@ -260,67 +260,82 @@ impl Block {
         x.clone() + self.mlp.forward(self.norm_mlp.forward(x)) // [B, L, D]
     }
 
-    /// Its parameters on the host in the order of [`BlockWeights`], where it is GPT-2's and wears no adapter.
-    fn host(&self) -> Option<[Vec<f32>; 12]> {
+    /// What it is made of, where it is GPT-2's and wears no adapter: what fused operations can read.
+    fn gpt2(&self) -> Option<Gpt2Parts> {
         let (Norm::Layer(norm1), Norm::Layer(norm2)) = (&self.norm_attention, &self.norm_mlp) else { return None };
         let Inputs::Joint(qkv) = &self.attention.inputs else { return None };
         let (Mlp::SquaredRelu(mlp) | Mlp::GeluTanh(mlp)) = &self.mlp else { return None };
-        let matrix = |of: &Projection| of.lora.is_none().then(|| host(of.linear.weight.val()));
-        let bias = |of: &Projection| Some(host(of.linear.bias.as_ref()?.val()));
-        let (gain, beta) =
-            (|of: &LayerNorm| host(of.gamma.val()), |of: &LayerNorm| Some(host(of.beta.as_ref()?.val())));
-        let out = &self.attention.out;
-        Some([
-            gain(norm1),
-            beta(norm1)?,
-            matrix(qkv)?,
-            bias(qkv)?,
-            matrix(out)?,
-            bias(out)?,
-            gain(norm2),
-            beta(norm2)?,
-            matrix(&mlp.up)?,
-            bias(&mlp.up)?,
-            matrix(&mlp.down)?,
-            bias(&mlp.down)?,
-        ])
+        let norm = |of: &LayerNorm| Some((of.gamma.val(), of.beta.as_ref()?.val()));
+        let affine = |of: &Projection| {
+            let bias = of.linear.bias.as_ref()?.val();
+            of.lora.is_none().then(|| (of.linear.weight.val(), bias))
+        };
+        Some(Gpt2Parts {
+            norm1: norm(norm1)?,
+            qkv: affine(qkv)?,
+            out: affine(&self.attention.out)?,
+            norm2: norm(norm2)?,
+            up: affine(&mlp.up)?,
+            down: affine(&mlp.down)?,
+            activation: self.mlp.activation()?,
+        })
     }
 
-    /// The whole block in one operation, where it is GPT-2's and wears no adapter.
+    /// The whole block in one operation, where [`Block::gpt2`] is.
     fn fused(&self, x: &Tensor<3>, left: Option<&Arc<Vec<usize>>>) -> Option<Tensor<3>> {
-        let (Norm::Layer(norm1), Norm::Layer(norm2)) = (&self.norm_attention, &self.norm_mlp) else { return None };
-        let Inputs::Joint(qkv) = &self.attention.inputs else { return None };
-        let (Mlp::SquaredRelu(mlp) | Mlp::GeluTanh(mlp)) = &self.mlp else { return None };
-        let activation = self.mlp.activation()?;
-        let matrix = |of: &Projection| of.lora.is_none().then(|| of.linear.weight.val().into_dispatch());
-        let bias = |of: &Projection| Some(of.linear.bias.as_ref()?.val().into_dispatch());
-        let beta = |of: &LayerNorm| Some(of.beta.as_ref()?.val().into_dispatch());
+        let parts = self.gpt2()?;
         let [sequences, columns, width] = x.dims();
         let shape = BlockShape {
             sequences,
             columns,
             width,
             heads: self.attention.heads,
-            inner: mlp.up.linear.weight.dims()[1],
-            activation,
+            inner: parts.up.0.dims()[1],
+            activation: parts.activation,
             epsilon: self.epsilon as f32,
         };
         let tensors = BlockTensors {
             x: x.clone().into_dispatch(),
-            norm1_gain: norm1.gamma.val().into_dispatch(),
-            norm1_bias: beta(norm1)?,
-            qkv: matrix(qkv)?,
-            qkv_bias: bias(qkv)?,
-            out: matrix(&self.attention.out)?,
-            out_bias: bias(&self.attention.out)?,
-            norm2_gain: norm2.gamma.val().into_dispatch(),
-            norm2_bias: beta(norm2)?,
-            up: matrix(&mlp.up)?,
-            up_bias: bias(&mlp.up)?,
-            down: matrix(&mlp.down)?,
-            down_bias: bias(&mlp.down)?,
+            norm1_gain: parts.norm1.0.into_dispatch(),
+            norm1_bias: parts.norm1.1.into_dispatch(),
+            qkv: parts.qkv.0.into_dispatch(),
+            qkv_bias: parts.qkv.1.into_dispatch(),
+            out: parts.out.0.into_dispatch(),
+            out_bias: parts.out.1.into_dispatch(),
+            norm2_gain: parts.norm2.0.into_dispatch(),
+            norm2_bias: parts.norm2.1.into_dispatch(),
+            up: parts.up.0.into_dispatch(),
+            up_bias: parts.up.1.into_dispatch(),
+            down: parts.down.0.into_dispatch(),
+            down_bias: parts.down.1.into_dispatch(),
         };
         Some(fused::block(tensors, BlockPlan { shape, left: left.cloned() }))
+    }
+}
+
+/// The parameters of a GPT-2 block: gains and matrices, each with its bias.
+struct Gpt2Parts {
+    norm1: (Tensor<1>, Tensor<1>),
+    qkv: (Tensor<2>, Tensor<1>),
+    out: (Tensor<2>, Tensor<1>),
+    norm2: (Tensor<1>, Tensor<1>),
+    up: (Tensor<2>, Tensor<1>),
+    down: (Tensor<2>, Tensor<1>),
+    activation: duel_kernels::Activation,
+}
+
+impl Gpt2Parts {
+    /// On the host, in the order of [`BlockWeights`].
+    fn host(self) -> [Vec<f32>; 12] {
+        let norm = |(gain, bias): (Tensor<1>, Tensor<1>)| [host(gain), host(bias)];
+        let affine = |(matrix, bias): (Tensor<2>, Tensor<1>)| [host(matrix), host(bias)];
+        let [n1, b1] = norm(self.norm1);
+        let [n2, b2] = norm(self.norm2);
+        let [qkv, qkv_bias] = affine(self.qkv);
+        let [out, out_bias] = affine(self.out);
+        let [up, up_bias] = affine(self.up);
+        let [down, down_bias] = affine(self.down);
+        [n1, b1, qkv, qkv_bias, out, out_bias, n2, b2, up, up_bias, down, down_bias]
     }
 }
 
@@ -534,8 +549,10 @@ impl Policy {
         }
         let first = blocks.first()?;
         let activation = first.mlp.activation()?;
-        let weights: Vec<[Vec<f32>; 12]> = blocks.iter().map(Block::host).collect::<Option<_>>()?;
-        let weights: Vec<BlockWeights<'_>> = weights.iter().map(BlockWeights::from).collect();
+        let parts = blocks.iter().map(|block| Some(block.gpt2()?.host()));
+        let weights: Vec<[Vec<f32>; 12]> = parts.collect::<Option<_>>()?;
+        let weights: Vec<BlockWeights<'_>> =
+            weights.iter().map(|w| w.each_ref().map(|w| w.as_slice()).into()).collect();
         let head = self.head.as_ref().map(|head| host(head.weight.val()));
         let parts = DecoderParts {
             width: tokens.weight.dims()[1],
