@@ -7,7 +7,7 @@ use duel_model::{Flops, Policy, Reader, TransformerConfig, weights, weights::hos
 use duel_objectives::{ChosenRejected, PairLogp, PreferenceLoss, PreferenceOutcome, preference_loss};
 use duel_spec::{Dpo as Settings, metrics};
 use duel_training::invariants as always;
-use duel_training::{Cost, Learner, Method, Metrics, PairBatch, Result, pairs::accuracy, pairs::halves, sft};
+use duel_training::{Cost, Learner, Method, Metrics, PairBatch, Result, norm, pairs::accuracy, pairs::halves, sft};
 use serde::{Deserialize, Serialize};
 
 /// Log-probabilities of both responses of every row under the reference, computed once before training.
@@ -130,8 +130,7 @@ impl Dpo {
             &pairs.tied(),
         );
         let gradient = learner.gradient(tied.loss);
-        let norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
-        invariants::equal_pairs_have_no_gradient(0, norm)?;
+        invariants::equal_pairs_have_no_gradient(0, norm(&gradient))?;
         always::parts_make_the_same_gradient(learner, pairs.len(), |rows| {
             let part = pairs.select(rows);
             let reference = self.reference.batch(&part.rows, &self.reader);

@@ -1,5 +1,6 @@
 //! What must hold in every training; a breach stops the run by the invariant's name (claims §8).
 
+use crate::learner::norm;
 use crate::{Error, Learner, Result, sft};
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
@@ -49,7 +50,6 @@ pub fn parts_make_the_same_gradient<M: Module>(
     let all: Vec<usize> = (0..rows.min(PROBE)).collect();
     let (whole, weight) = loss(&all);
     let mut off = learner.gradient(whole);
-    let norm = |gradient: &[f32]| gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
     let mut sizes = norm(&off);
     for part in all.chunks(all.len().div_ceil(8)) {
         let (loss, of) = loss(part);

@@ -136,7 +136,7 @@ impl<M: Module> Learner<M> {
         invariants::parts_make_a_whole(step, share)?;
 
         // 2. Clip by the global norm.
-        let grad_norm = duel_kernels::squares(&gradient).sqrt();
+        let grad_norm = norm(&gradient);
         if !grad_norm.is_finite() {
             return Err(Error::Diverged { step, what: "the gradient norm", found: grad_norm });
         }
@@ -151,7 +151,7 @@ impl<M: Module> Learner<M> {
         }
         let planned = step + self.skipped;
         let learning_rate = rate(&self.settings, self.learning_rate, planned, self.total);
-        let size = duel_kernels::squares(&self.weights).sqrt();
+        let size = norm(&self.weights);
         let moved = self.optimizer.step(&mut self.weights, &gradient, &self.decay, learning_rate);
         if learning_rate == 0.0 {
             invariants::zero_rate_moves_nothing(step, moved)?;
@@ -190,6 +190,11 @@ impl<M: Module> Learner<M> {
         module.visit(&mut collect);
         collect.flat
     }
+}
+
+/// L2 norm of a flat vector of weights or gradients.
+pub fn norm(flat: &[f32]) -> f64 {
+    duel_kernels::squares(flat).sqrt()
 }
 
 /// Each weight's decay: biases and norm gains, which are vectors, are left out unless the settings say otherwise.

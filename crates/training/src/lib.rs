@@ -11,7 +11,7 @@ mod schedule;
 pub mod sft;
 
 pub use error::Error;
-pub use learner::{Learner, Update};
+pub use learner::{Learner, Update, norm};
 pub use method::{Cost, Method, Metrics, Watch, curve_steps, train};
 pub use optimizer::{AdamW, Optimizer, RmsProp};
 pub use pairs::PairBatch;
