@@ -121,13 +121,24 @@ pub struct BenchArgs {
     #[arg(long, default_values = ["S"])]
     pub config: Vec<BenchShape>,
     /// Only this case; may be repeated. `evaluation` is of the world `grammar` alone
-    #[arg(long, value_parser = ["sft", "reward", "dpo_cached", "dpo_live", "generate", "logp", "ppo", "evaluation"])]
+    #[arg(long, value_parser = crate::bench::CASES)]
     pub case: Vec<String>,
     /// Timed runs of each case
     #[arg(long, value_name = "N", default_value = "7", value_parser = clap::value_parser!(u16).range(1..))]
     pub runs: u16,
+    /// Beside PyTorch and TRL, in turn with ours; builds them with pip the first time (scripts/bench-peers)
+    #[arg(long)]
+    pub peers: bool,
     #[arg(long, default_value = "text")]
-    pub format: Format,
+    pub format: BenchFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BenchFormat {
+    Text,
+    Json,
+    /// The README's table
+    Markdown,
 }
 
 /// A world that can be enumerated.

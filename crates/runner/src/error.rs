@@ -35,6 +35,8 @@ pub enum Error {
     Worker { source: std::io::Error },
     #[error("the worker was asked for stage {place} of {name}, which the run's experiment.toml does not have")]
     StrayWorker { place: usize, name: String },
+    #[error("the peer `{name}` cannot be timed: {problem}")]
+    Peer { name: &'static str, problem: String },
     #[error("failed to {action} `{}`", path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("`{}` is not what stage `{stage}` writes: {problem}", path.display())]
@@ -74,6 +76,7 @@ impl Error {
             Self::NotExact { .. } => Some("the grammar is the only world whose runs can be enumerated".into()),
             Self::NoSeed { .. } => Some("--seed counts from 0; `duel plan` shows a run's seeds".into()),
             Self::Contradicted { .. } => Some("the lines above marked ✗ say which number is off".into()),
+            Self::Peer { .. } => Some("run this from the repository's root; `scripts/bench-peers` says how to try a peer alone".into()),
             Self::Interrupted => Some("run the same command again to go on".into()),
             Self::Training(duel_training::Error::Diverged { .. }) => {
                 Some("lower this stage's `learning_rate`, or `learner.clip_norm`; finished stages are kept".into())

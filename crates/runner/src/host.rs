@@ -22,9 +22,14 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// Largest resident set of this process so far, bytes; 0 where the system does not say.
+/// Largest resident set of this process so far, or since [`forget_peak_memory`], bytes; 0 where the system does not say.
 pub fn peak_memory() -> u64 {
     field("self", "VmHWM:")
+}
+
+/// Starts [`peak_memory`] anew from what is in use now, where the system can.
+pub fn forget_peak_memory() {
+    let _ = std::fs::write("/proc/self/clear_refs", "5");
 }
 
 /// Resident set of a process, bytes; 0 once it is gone.

@@ -1,0 +1,241 @@
+//! What `duel bench` times: each step of training, through the code that trains.
+
+use crate::cli::BenchShape;
+use crate::{Result, host};
+use burn::module::Module;
+use burn::tensor::Device;
+use duel_data::World;
+use duel_data::grammar::GrammarWorld;
+use duel_data::pairs::PreferenceRow;
+use duel_dpo::{Dpo, ReferenceLogp};
+use duel_evaluation::GrammarYardstick;
+use duel_model::{Activation, Family, Policy, Reader, Responses, Scalar, TransformerConfig, generate};
+use duel_ppo::{ActorCritic, Ppo, Setting};
+use duel_reward::{LearnedReward, RewardModel};
+use duel_spec::{Grammar, LearnerSettings, ModelShape, Space, Split, seeds};
+use duel_training::sft::{self, Sft};
+use duel_training::{Learner, Method, PairBatch};
+use rand::RngExt;
+use std::sync::Arc;
+
+/// Sizes of a model and of a batch.
+#[derive(Debug)]
+pub struct Shape {
+    pub name: &'static str,
+    pub config: TransformerConfig,
+    pub space: Space,
+    /// Sequences of an SFT step and of a rollout; pairs of the others.
+    pub batch: usize,
+    pub threads: usize,
+}
+
+impl Shape {
+    pub fn of(shape: BenchShape) -> Self {
+        let gpt2 = |name, layers, width: usize, heads, vocabulary: usize, prompt_tokens, response_tokens, batch| {
+            let family = Family::Gpt2 { activation: Activation::GeluTanh, inner: 4 * width, epsilon: 1e-5 };
+            let context = prompt_tokens + response_tokens;
+            let config = TransformerConfig { vocabulary, context, layers, width, heads, tied: true, family };
+            // sequences of full length: EOS is no token of the vocabulary, and PAD is never said
+            let actions = Some((1..vocabulary as u32).collect());
+            let eos = vocabulary as u32;
+            let space = Space { vocabulary, pad: 0, bos: 1, eos, prompt_tokens, response_tokens, actions, ends: false };
+            Self { name, config, space, batch, threads: host::cores() }
+        };
+        match shape {
+            BenchShape::S => gpt2("S", 4, 128, 4, 4096, 16, 48, 32),
+            BenchShape::M => gpt2("M", 6, 384, 6, 8192, 32, 96, 8),
+            BenchShape::Grammar => {
+                let world = GrammarWorld::new(Grammar::defaults().rho, 1);
+                let model = ModelShape::defaults();
+                let space = world.space().clone();
+                let config = TransformerConfig::small(
+                    space.vocabulary,
+                    space.context(),
+                    model.layers,
+                    model.width,
+                    model.heads,
+                    model.tied,
+                );
+                Self { name: "grammar", config, space, batch: 64, threads: 1 }
+            }
+        }
+    }
+
+    /// FLOPs of a forward pass over so many tokens, of which `read_out` meet the head.
+    fn forward(&self, tokens: usize, read_out: usize) -> f64 {
+        let TransformerConfig { layers, width, vocabulary, .. } = self.config;
+        let matrices = (layers * self.config.block_matrices()) as f64;
+        let attention = (2 * layers * self.space.context() * width) as f64;
+        tokens as f64 * (2.0 * matrices + attention) + (2 * vocabulary * width * read_out) as f64
+    }
+
+    fn policy(&self, device: &Device) -> Policy {
+        Policy::new(&self.config, &mut seeds::derive(0, "bench", 0, "init"), device)
+    }
+
+    /// Responses of full length to random prompts.
+    fn responses(&self, rows: usize) -> Responses {
+        let mut rng = seeds::derive(0, "bench", rows as u64, "tokens");
+        let Space { prompt_tokens, response_tokens, actions, ends, eos, .. } = &self.space;
+        let said = actions.clone().unwrap_or_default();
+        let said: Vec<u32> = said.into_iter().filter(|id| id != eos).collect();
+        let mut some = |n: usize| -> Vec<u32> { (0..n).map(|_| said[rng.random_range(0..said.len())]).collect() };
+        let prompts = (0..rows).map(|_| some(*prompt_tokens)).collect();
+        let responses = (0..rows)
+            .map(|_| {
+                let mut response = some(*response_tokens);
+                if *ends {
+                    response[response_tokens - 1] = *eos;
+                }
+                response
+            })
+            .collect();
+        Responses { prompts, responses, logp: vec![] }
+    }
+
+    fn rows(&self) -> Vec<PreferenceRow> {
+        let both = self.responses(2 * self.batch);
+        let n = self.batch;
+        (0..n)
+            .map(|i| PreferenceRow {
+                split: Split::Train,
+                prompt: both.prompts[i].clone(),
+                chosen: both.responses[i].clone(),
+                rejected: both.responses[n + i].clone(),
+                gold_chosen: 0.0,
+                gold_rejected: 0.0,
+                p_label: 0.5,
+            })
+            .collect()
+    }
+
+    /// A batch of pairs.
+    fn pairs(&self) -> PairBatch {
+        PairBatch::new(&self.rows(), &(0..self.batch).collect::<Vec<_>>())
+    }
+}
+
+/// Something to time.
+pub struct Case<'a> {
+    /// Tokens and FLOPs of a run: of the arithmetic that must be done, so that recomputation is not counted.
+    pub tokens: usize,
+    pub flops: Option<f64>,
+    pub run: Box<dyn FnMut() -> Result<()> + 'a>,
+}
+
+/// Every case, by name.
+pub const CASES: [&str; 8] = ["sft", "reward", "dpo_cached", "dpo_live", "generate", "logp", "ppo", "evaluation"];
+
+/// A case of a shape, made ready; `None` where the shape has no such case. A training step is forward, backward,
+/// clipping and AdamW.
+pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
+    let (plain, train) = (Device::flex(), Device::flex().autodiff());
+    let (reader, train_reader) = (Reader::new(&shape.space, &plain), Reader::new(&shape.space, &train));
+    let settings = LearnerSettings::defaults();
+    let config = &shape.config;
+    let (batch, context, said) = (shape.batch, shape.space.context(), shape.space.response_tokens);
+    let policy = || shape.policy(&train);
+    let scalar = || Scalar::from_policy(policy(), &train);
+    // far from its end, so that the rate never reaches 0
+    let (rate, updates) = (1e-4, 1 << 20);
+    let case = match name {
+        "sft" => {
+            let texts = shape.responses(batch);
+            let mut method = Sft::new(train_reader, config);
+            let mut learner = Learner::new(policy(), &settings, rate, updates);
+            Case {
+                tokens: batch * context,
+                flops: Some(3.0 * shape.forward(batch * context, batch * said)),
+                run: Box::new(move || Ok(method.iteration(&texts, &mut learner).map(drop)?)),
+            }
+        }
+        "reward" => {
+            let pairs = shape.pairs();
+            let mut method = RewardModel::new(train_reader, config);
+            let mut learner = Learner::new(scalar(), &settings, rate, updates);
+            Case {
+                tokens: 2 * batch * context,
+                flops: Some(3.0 * shape.forward(2 * batch * context, 0)),
+                run: Box::new(move || Ok(method.iteration(&pairs, &mut learner).map(drop)?)),
+            }
+        }
+        "dpo_cached" | "dpo_live" => {
+            let live = name == "dpo_live";
+            let (pairs, reference) = (shape.pairs(), policy().valid());
+            let cached = ReferenceLogp::compute(&reader, &reference, &shape.rows());
+            let mut method = Dpo::new(duel_spec::Dpo::defaults(), train_reader, cached, config);
+            let mut learner = Learner::new(policy(), &settings, rate, updates);
+            let passes = if live { 4.0 } else { 3.0 };
+            Case {
+                tokens: 2 * batch * context,
+                flops: Some(passes * shape.forward(2 * batch * context, 2 * batch * said)),
+                run: Box::new(move || {
+                    if live {
+                        std::hint::black_box(sft::sequence_logp(&reader, &reference, &pairs.both));
+                    }
+                    Ok(method.iteration(&pairs, &mut learner).map(drop)?)
+                }),
+            }
+        }
+        "generate" => {
+            let (prompts, space, writer) = (shape.responses(batch).prompts, shape.space.clone(), policy().valid());
+            let mut round = 0;
+            Case {
+                tokens: batch * said,
+                flops: None,
+                run: Box::new(move || {
+                    round += 1;
+                    let mut rng = seeds::derive(round, "bench", 0, "generate");
+                    std::hint::black_box(generate(&writer, &space, prompts.clone(), &mut rng, &plain));
+                    Ok(())
+                }),
+            }
+        }
+        "logp" => {
+            let (texts, model) = (shape.responses(batch), policy().valid());
+            Case {
+                tokens: batch * context,
+                flops: Some(shape.forward(batch * context, batch * said)),
+                run: Box::new(move || {
+                    std::hint::black_box(sft::sequence_logp(&reader, &model, &texts));
+                    Ok(())
+                }),
+            }
+        }
+        "ppo" => {
+            let given = Setting {
+                reference: policy().valid(),
+                scorer: Arc::new(LearnedReward::new(scalar().valid(), reader.clone(), 0.0, 1.0)),
+                reader,
+                train_reader,
+                config: config.clone(),
+                scorer_flops: 1.0,
+                seed: 0,
+            };
+            // every minibatch is trained on, as in the peers' loop
+            let ppo = duel_spec::Ppo { target_kl: 1e9, episodes: batch, ..duel_spec::Ppo::defaults() };
+            let (prompts, mut method) = (shape.responses(batch).prompts, Ppo::new(ppo, given));
+            let both = ActorCritic { actor: policy(), critic: scalar() };
+            let mut learner = Learner::new(both, &settings, 1e-5, updates);
+            Case {
+                tokens: batch * said,
+                flops: None,
+                run: Box::new(move || Ok(method.iteration(&prompts, &mut learner).map(drop)?)),
+            }
+        }
+        "evaluation" if shape.name == "grammar" => {
+            let (world, reference) = (GrammarWorld::new(Grammar::defaults().rho, 1), policy().valid());
+            let yardstick = GrammarYardstick::new(&world, reader, &reference, None)?;
+            Case {
+                tokens: 0,
+                flops: None,
+                run: Box::new(move || {
+                    std::hint::black_box(yardstick.measure(&reference, Some(0.5))?);
+                    Ok(())
+                }),
+            }
+        }
+        _ => return Ok(None),
+    };
+    Ok(Some(case))
+}

@@ -1,0 +1,120 @@
+//! The other side of `duel bench --peers`: programs that make one step each time they are asked.
+
+use super::cases::Shape;
+use crate::{Error, Result};
+use duel_model::{Activation, Family};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+
+/// Where the peers stand, from the repository's root.
+const SCRIPT: &str = "scripts/bench-peers";
+
+/// A peer that is ready to make its next step of one case.
+#[derive(Debug)]
+pub struct Peer {
+    pub name: &'static str,
+    /// Of its libraries.
+    pub versions: BTreeMap<String, String>,
+    process: Child,
+    asks: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Answer {
+    Step { seconds: f64 },
+    Ready { versions: BTreeMap<String, String> },
+}
+
+/// The peers of a case: a lean PyTorch loop, and TRL (or Hugging Face's models alone where TRL has nothing of its own).
+pub fn start(shape: &Shape, case: &str) -> Result<Vec<Peer>> {
+    let names: &[&'static str] = match case {
+        "evaluation" => &[],
+        _ => &["torch", "trl"],
+    };
+    names.iter().map(|name| Peer::start(name, shape, case)).collect()
+}
+
+/// Builds what the peers need, where that has not been done.
+pub fn set_up() -> Result<()> {
+    if !Path::new(SCRIPT).exists() {
+        return Err(Error::Peer { name: "setup", problem: format!("there is no `{SCRIPT}` here") });
+    }
+    let done = Command::new(SCRIPT).arg("--setup").stdout(Stdio::null()).status();
+    match done {
+        Ok(status) if status.success() => Ok(()),
+        Ok(status) => Err(Error::Peer { name: "setup", problem: format!("`{SCRIPT} --setup` ended with {status}") }),
+        Err(e) => Err(Error::Peer { name: "setup", problem: e.to_string() }),
+    }
+}
+
+impl Peer {
+    fn start(name: &'static str, shape: &Shape, case: &str) -> Result<Self> {
+        let fails = |problem: String| Error::Peer { name, problem };
+        let threads = shape.threads.to_string();
+        let sizes = sizes(shape).to_string();
+        let mut process = Command::new(SCRIPT)
+            .args(["--case", case, "--impl", name, "--threads", &threads, "--shape", &sizes])
+            .env("OMP_NUM_THREADS", &threads)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|e| fails(e.to_string()))?;
+        let (asks, answers) = (process.stdin.take(), process.stdout.take());
+        let answers = answers.ok_or_else(|| fails("its output could not be opened".into()))?;
+        let mut peer = Self { name, versions: BTreeMap::new(), process, asks, answers: BufReader::new(answers) };
+        match peer.answer()? {
+            Answer::Ready { versions } => peer.versions = versions,
+            Answer::Step { .. } => return Err(fails("it answered before it was asked".into())),
+        }
+        Ok(peer)
+    }
+
+    /// Seconds of one step.
+    pub fn step(&mut self) -> Result<f64> {
+        let fails = |problem: String| Error::Peer { name: self.name, problem };
+        let asks = self.asks.as_mut().ok_or_else(|| fails("its input is closed".into()))?;
+        writeln!(asks, "run").and_then(|()| asks.flush()).map_err(|e| fails(e.to_string()))?;
+        match self.answer()? {
+            Answer::Step { seconds } => Ok(seconds),
+            Answer::Ready { .. } => Err(Error::Peer { name: self.name, problem: "it is ready twice".into() }),
+        }
+    }
+
+    fn answer(&mut self) -> Result<Answer> {
+        let fails = |problem: String| Error::Peer { name: self.name, problem };
+        let mut line = String::new();
+        match self.answers.read_line(&mut line) {
+            Ok(0) => Err(fails("it ended without an answer".into())),
+            Ok(_) => serde_json::from_str(&line).map_err(|e| fails(format!("`{}`: {e}", line.trim()))),
+            Err(e) => Err(fails(e.to_string())),
+        }
+    }
+}
+
+impl Drop for Peer {
+    /// Its input ends, and with it the peer.
+    fn drop(&mut self) {
+        self.asks = None;
+        let _ = self.process.wait();
+    }
+}
+
+/// A shape in the peers' words.
+fn sizes(shape: &Shape) -> serde_json::Value {
+    let config = &shape.config;
+    let (family, gelu, inner) = match &config.family {
+        Family::Gpt2 { activation, inner, .. } => ("gpt2", *activation == Activation::GeluTanh, *inner),
+        Family::Llama { inner, .. } => ("llama", false, *inner),
+    };
+    serde_json::json!({
+        "family": family, "gelu": gelu, "inner": inner, "layers": config.layers, "width": config.width,
+        "heads": config.heads, "key_value_heads": config.key_value_heads(), "vocabulary": config.vocabulary,
+        "prompt": shape.space.prompt_tokens, "response": shape.space.response_tokens, "batch": shape.batch,
+    })
+}
