@@ -1,8 +1,11 @@
 //! Causal attention of one sequence, all heads: no `[L, L]` matrix outlives its head, and the half that nobody may see
 //! is not worked on. Backward makes the weights again from queries and keys.
+//!
+//! Weights stand transposed, a row a key and a lane a query, so that a softmax runs down the rows and never across lanes.
 
-use crate::matrix::{Matrix, product};
-use crate::simd::{LANES, dot, exp, max_of, widest};
+use crate::buffer::Buffer;
+use crate::matrix::{Matrix, Over, Packed};
+use crate::simd::{LANES, exp, widest};
 
 /// Queries worked on at a time.
 const QUERIES: usize = 32;
@@ -18,107 +21,155 @@ pub struct Heads {
     pub left: usize,
 }
 
+/// A block of queries.
+#[derive(Debug, Clone, Copy)]
+struct Block {
+    start: usize,
+    end: usize,
+    /// Keys that its last query sees.
+    seen: usize,
+    /// Numbers between the rows of its weights: whole vectors.
+    step: usize,
+}
+
 impl Heads {
     fn d(self) -> usize {
         self.heads * self.width
     }
 
-    /// Scratch that the passes need.
-    pub fn scratch(self) -> usize {
-        2 * QUERIES * stride(self.columns)
+    fn blocks(self) -> impl Iterator<Item = Block> {
+        (self.left..self.columns).step_by(QUERIES).map(move |start| {
+            let end = (start + QUERIES).min(self.columns);
+            Block { start, end, seen: end - self.left, step: (end - start).next_multiple_of(LANES) }
+        })
     }
 
-    /// Blocks of queries `start..end`.
-    fn blocks(self) -> impl Iterator<Item = (usize, usize)> {
-        (self.left..self.columns).step_by(QUERIES).map(move |start| (start, (start + QUERIES).min(self.columns)))
+    /// What stands at `which` (0 queries, 1 keys, 2 values) of one head, from column `from` on: `[L − from, E]`.
+    fn part<'a>(self, qkv: &'a [f32], head: usize, which: usize, from: usize) -> Matrix<'a> {
+        let step = 3 * self.d();
+        Matrix::rows(&qkv[from * step + which * self.d() + head * self.width..], step)
     }
 
-    /// The softmax weights of queries `start..end` on keys `left..end`, rows [`stride`] apart; 0 on later keys.
-    fn weights(self, qkv: &[f32], head: usize, (start, end): (usize, usize), weights: &mut [f32]) {
-        let (d, e, step) = (self.d(), self.width, 3 * self.d());
-        let queries = Matrix::rows(&qkv[start * step + head * e..], step);
-        let keys = Matrix::rows(&qkv[self.left * step + d + head * e..], step);
-        let count = end - self.left;
-        product([end - start, e, count], weights, stride(count), false, queries, keys.t(), 1.0 / (e as f32).sqrt());
-        causal_softmax(weights, stride(count), start - self.left);
+    /// The softmax weights of a block of queries, `[seen, queries]`; 0 on later keys. `queries` is working memory.
+    fn weights(self, qkv: &[f32], head: usize, block: Block, queries: &mut Packed, weights: &mut [f32]) {
+        let (e, count) = (self.width, block.end - block.start);
+        let scale = 1.0 / (e as f32).sqrt();
+        queries.fill(self.part(qkv, head, 0, block.start).t(), e, count);
+        let keys = self.part(qkv, head, 1, self.left);
+        queries.part((block.seen, 0..e, count), keys, weights, block.step, Over::Write, scale);
+        causal_softmax(weights, block.step, block.start - self.left);
     }
 }
 
-/// Numbers between the rows of a matrix of weights: whole vectors.
-fn stride(keys: usize) -> usize {
-    keys.next_multiple_of(LANES)
+/// What the passes work in, made once for many sequences.
+#[derive(Debug)]
+pub struct Scratch {
+    weights: Buffer,
+    gradient: Buffer,
+    packed: [Packed; 4],
+}
+
+impl Scratch {
+    /// For sequences of so many columns.
+    pub fn new(columns: usize) -> Self {
+        let block = || Buffer::new(QUERIES * columns);
+        Self { weights: block(), gradient: block(), packed: std::array::from_fn(|_| Packed::empty()) }
+    }
 }
 
 widest! {
-    /// Row i becomes the softmax of its first `seen + i + 1` numbers, the others 0. `width` is whole vectors.
-    fn causal_softmax(rows: &mut [f32], width: usize, seen: usize) {
-        for (i, row) in rows.chunks_exact_mut(width).enumerate() {
-            row[seen + i + 1..].fill(f32::NEG_INFINITY);
-            let max = max_of(row);
-            let mut lanes = [0f32; LANES];
-            for chunk in row.as_chunks_mut::<LANES>().0 {
-                for (x, lane) in chunk.iter_mut().zip(&mut lanes) {
-                    *x = exp(*x - max);
-                    *lane += *x;
+    /// Lane q of every row becomes the softmax of the first `seen + q + 1` rows' lanes q, and 0 in later rows. Rows are
+    /// `step` long, whole vectors.
+    fn causal_softmax(rows: &mut [f32], step: usize, seen: usize) {
+        for lanes in (0..step).step_by(LANES) {
+            let vectors = (lanes..rows.len()).step_by(step);
+            let mut max = [f32::NEG_INFINITY; LANES];
+            for (key, at) in vectors.clone().enumerate() {
+                let row: &mut [f32; LANES] = (&mut rows[at..at + LANES]).try_into().expect("a vector");
+                if key > seen + lanes {
+                    for (lane, x) in row.iter_mut().enumerate() {
+                        *x = if key > seen + lanes + lane { f32::NEG_INFINITY } else { *x };
+                    }
+                }
+                for (max, x) in max.iter_mut().zip(row) {
+                    *max = if *x > *max { *x } else { *max };
                 }
             }
-            let scale = 1.0 / lanes.iter().sum::<f32>();
-            row.iter_mut().for_each(|x| *x *= scale);
+            let mut sums = [0f32; LANES];
+            for at in vectors.clone() {
+                let row: &mut [f32; LANES] = (&mut rows[at..at + LANES]).try_into().expect("a vector");
+                for ((x, max), sum) in row.iter_mut().zip(&max).zip(&mut sums) {
+                    *x = exp(*x - max);
+                    *sum += *x;
+                }
+            }
+            let scale = sums.map(|sum| 1.0 / sum);
+            for at in vectors {
+                rows[at..at + LANES].iter_mut().zip(&scale).for_each(|(x, scale)| *x *= scale);
+            }
         }
     }
 }
 
 widest! {
-    /// `dS = P ∘ (dP − Σ dP∘P)`, row by row, in place of `dP`, whose rows hold `keys` numbers. `width` is whole vectors.
-    fn softmax_backward(weights: &[f32], gradient: &mut [f32], width: usize, keys: usize) {
-        for (p, g) in weights.chunks_exact(width).zip(gradient.chunks_exact_mut(width)) {
-            g[keys..].fill(0.0);
-            let sum = dot(p, g);
-            g.iter_mut().zip(p).for_each(|(g, p)| *g = p * (*g - sum));
+    /// `dS = P ∘ (dP − Σ dP∘P)`, summed down the rows, in place of `dP`. Rows are `step` long, whole vectors.
+    fn softmax_backward(weights: &[f32], gradient: &mut [f32], step: usize) {
+        for lanes in (0..step).step_by(LANES) {
+            let mut sums = [0f32; LANES];
+            for at in (lanes..weights.len()).step_by(step) {
+                let (p, g) = (&weights[at..at + LANES], &gradient[at..at + LANES]);
+                sums.iter_mut().zip(p).zip(g).for_each(|((sum, p), g)| *sum += p * g);
+            }
+            for at in (lanes..weights.len()).step_by(step) {
+                let (p, g) = (&weights[at..at + LANES], &mut gradient[at..at + LANES]);
+                g.iter_mut().zip(p).zip(&sums).for_each(|((g, p), sum)| *g = p * (*g - sum));
+            }
         }
     }
 }
 
 /// `mixed`: `[L, D]`; rows of padding become 0.
-pub fn forward(heads: Heads, qkv: &[f32], mixed: &mut [f32], scratch: &mut [f32]) {
-    let (d, e, step) = (heads.d(), heads.width, 3 * heads.d());
-    mixed[..heads.left * d].fill(0.0);
+pub fn forward(heads: Heads, qkv: &[f32], mixed: &mut [f32], scratch: &mut Scratch) {
+    let (d, e, left) = (heads.d(), heads.width, heads.left);
+    mixed[..left * d].fill(0.0);
+    let Scratch { weights, packed: [queries_t, values, ..], .. } = scratch;
     for head in 0..heads.heads {
-        for (start, end) in heads.blocks() {
-            let (rows, keys) = (end - start, end - heads.left);
-            let weights = &mut scratch[..rows * stride(keys)];
-            heads.weights(qkv, head, (start, end), weights);
-            let values = Matrix::rows(&qkv[heads.left * step + 2 * d + head * e..], step);
-            let mixed = &mut mixed[start * d + head * e..];
-            product([rows, keys, e], mixed, d, false, Matrix::rows(weights, stride(keys)), values, 1.0);
+        values.fill(heads.part(qkv, head, 2, left), heads.columns - left, e);
+        for block in heads.blocks() {
+            let weights = &mut weights[..block.seen * block.step];
+            heads.weights(qkv, head, block, queries_t, weights);
+            let mixed = &mut mixed[block.start * d + head * e..];
+            let weights = Matrix::rows(weights, block.step).t(); // [queries, seen]
+            values.part((block.end - block.start, 0..block.seen, e), weights, mixed, d, Over::Write, 1.0);
         }
     }
 }
 
 /// `d_qkv` `[L, 3D]` from `d_mixed` `[L, D]`.
-pub fn backward(heads: Heads, qkv: &[f32], d_mixed: &[f32], d_qkv: &mut [f32], scratch: &mut [f32]) {
-    let (d, e, step) = (heads.d(), heads.width, 3 * heads.d());
-    let scale = 1.0 / (e as f32).sqrt();
+pub fn backward(heads: Heads, qkv: &[f32], d_mixed: &[f32], d_qkv: &mut [f32], scratch: &mut Scratch) {
+    let (d, e, step, left) = (heads.d(), heads.width, 3 * heads.d(), heads.left);
+    let (count, scale) = (heads.columns - left, 1.0 / (e as f32).sqrt());
     d_qkv.fill(0.0); // keys and values take what every block of queries adds
-    let (weights, gradient) = scratch.split_at_mut(QUERIES * stride(heads.columns));
+    let Scratch { weights, gradient, packed: [turned, keys, queries, d_head] } = scratch;
     for head in 0..heads.heads {
-        for (start, end) in heads.blocks() {
-            let (rows, keys) = (end - start, end - heads.left);
-            let step_of = stride(keys);
-            let (weights, gradient) = (&mut weights[..rows * step_of], &mut gradient[..rows * step_of]);
-            heads.weights(qkv, head, (start, end), weights);
-            let part = |which: usize, row: usize| row * step + which * d + head * e;
-            let from = Matrix::rows(&d_mixed[start * d + head * e..], d); // [rows, E]
-            let values = Matrix::rows(&qkv[part(2, heads.left)..], step);
-            let weights_t = Matrix::rows(weights, step_of).t();
-            product([keys, rows, e], &mut d_qkv[part(2, heads.left)..], step, true, weights_t, from, 1.0);
-            product([rows, e, keys], gradient, step_of, false, from, values.t(), 1.0);
-            softmax_backward(weights, gradient, step_of, keys);
-            let gradient = Matrix::rows(gradient, step_of);
-            let (queries, all_keys) =
-                (Matrix::rows(&qkv[part(0, start)..], step), Matrix::rows(&qkv[part(1, heads.left)..], step));
-            product([rows, keys, e], &mut d_qkv[part(0, start)..], step, false, gradient, all_keys, scale);
-            product([keys, rows, e], &mut d_qkv[part(1, heads.left)..], step, true, gradient.t(), queries, scale);
+        let d_mixed = |from: usize| Matrix::rows(&d_mixed[from * d + head * e..], d); // [L − from, E]
+        keys.fill(heads.part(qkv, head, 1, left), count, e);
+        queries.fill(heads.part(qkv, head, 0, left), count, e);
+        d_head.fill(d_mixed(left), count, e);
+        let at = |which: usize, row: usize| row * step + which * d + head * e;
+        for block in heads.blocks() {
+            let Block { start, end, seen, step: lanes } = block;
+            let (rows, within) = (end - start, start - left..end - left);
+            let (weights, gradient) = (&mut weights[..seen * lanes], &mut gradient[..seen * lanes]);
+            heads.weights(qkv, head, block, turned, weights);
+            let weights_t = Matrix::rows(weights, lanes); // [seen, queries]
+            d_head.part((seen, within.clone(), e), weights_t, &mut d_qkv[at(2, left)..], step, Over::Add, 1.0);
+            turned.fill(d_mixed(start).t(), e, rows);
+            turned.part((seen, 0..e, rows), heads.part(qkv, head, 2, left), gradient, lanes, Over::Write, 1.0);
+            softmax_backward(weights, gradient, lanes);
+            let gradient_t = Matrix::rows(gradient, lanes); // [seen, queries]
+            keys.part((rows, 0..seen, e), gradient_t.t(), &mut d_qkv[at(0, start)..], step, Over::Write, scale);
+            queries.part((seen, within, e), gradient_t, &mut d_qkv[at(1, left)..], step, Over::Add, scale);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::attention::{self, Heads};
 use crate::buffer::Buffer;
-use crate::matrix::{Matrix, product};
+use crate::matrix::{Matrix, Over, Packed, product};
 use crate::rows;
 use rayon::prelude::*;
 
@@ -140,9 +140,9 @@ impl BlockGradient {
 }
 
 /// Tokens of a shard: at least, and at most.
-const SHARD: [usize; 2] = [128, 512];
+const SHARD: [usize; 2] = [64, 128];
 /// Shards that a batch is cut into where it is neither small nor large.
-const SHARDS: usize = 8;
+const SHARDS: usize = 16;
 
 impl BlockShape {
     fn tokens(self) -> usize {
@@ -166,23 +166,14 @@ impl BlockShape {
     }
 }
 
-/// `x·w + bias` into `y`, whose rows are `bias.len()` wide.
-fn affine(x: &[f32], w: &[f32], bias: &[f32], y: &mut [f32]) {
-    rows::fill(bias, y);
-    add_product(x, w, bias.len(), y);
+/// A weight `[inputs, outputs]`, ready for the forward pass.
+fn packed(w: &[f32], outputs: usize) -> Packed {
+    Packed::new(Matrix::rows(w, outputs), w.len() / outputs, outputs)
 }
 
-/// `x·w` added to `y`.
-fn add_product(x: &[f32], w: &[f32], outputs: usize, y: &mut [f32]) {
-    let (tokens, inputs) = (y.len() / outputs, w.len() / outputs);
-    product([tokens, inputs, outputs], y, outputs, true, Matrix::rows(x, inputs), Matrix::rows(w, outputs), 1.0);
-}
-
-/// `dy·wᵀ` into `dx`; `w` is `[inputs, outputs]`.
-fn back_product(dy: &[f32], w: &[f32], outputs: usize, dx: &mut [f32]) {
-    let (inputs, tokens) = (w.len() / outputs, dy.len() / outputs);
-    let w = Matrix::rows(w, outputs).t();
-    product([tokens, outputs, inputs], dx, inputs, false, Matrix::rows(dy, outputs), w, 1.0);
+/// A weight `[inputs, outputs]`, turned for the backward pass.
+fn packed_back(w: &[f32], outputs: usize) -> Packed {
+    Packed::new(Matrix::rows(w, outputs).t(), outputs, w.len() / outputs)
 }
 
 /// The block's output `[N, D]`, and what its backward pass needs.
@@ -210,6 +201,7 @@ pub fn block_forward(
         up: new(f),
     };
     let tokens = shape.shard() * shape.columns;
+    let (to_qkv, to_out, to_up, to_down) = (packed(w.qkv, 3 * d), packed(w.out, d), packed(w.up, f), packed(w.down, d));
     let BlockSaved { kept1, kept2, normed1, normed2, qkv, mixed, middle, up } = &mut saved;
     let shards = (x.par_chunks(tokens * d), y.par_chunks_mut(tokens * d), shape.lefts(left).into_par_iter());
     let norms = (kept1.par_chunks_mut(2 * tokens), normed1.par_chunks_mut(tokens * d));
@@ -224,22 +216,24 @@ pub fn block_forward(
         |((x, y, left), (kept1, normed1), (kept2, normed2), (qkv, mixed, middle, up))| {
             // 1. x₁ = x + attention(norm(x))
             rows::layer_norm(x, w.norm1_gain, w.norm1_bias, shape.epsilon, normed1, kept1);
-            affine(normed1, w.qkv, w.qkv_bias, qkv);
-            let mut scratch = Buffer::new(shape.heads_of(0).scratch());
+            rows::fill(w.qkv_bias, qkv);
+            to_qkv.product(normed1, qkv, Over::Add);
+            let mut scratch = attention::Scratch::new(shape.columns);
             let sequences = qkv.chunks(3 * shape.columns * d).zip(mixed.chunks_mut(shape.columns * d)).zip(left);
             for ((qkv, mixed), left) in sequences {
                 attention::forward(shape.heads_of(left), qkv, mixed, &mut scratch);
             }
             rows::add_bias(x, w.out_bias, middle);
-            add_product(mixed, w.out, d, middle);
+            to_out.product(mixed, middle, Over::Add);
 
             // 2. y = x₁ + mlp(norm(x₁))
             rows::layer_norm(middle, w.norm2_gain, w.norm2_bias, shape.epsilon, normed2, kept2);
-            affine(normed2, w.up, w.up_bias, up);
+            rows::fill(w.up_bias, up);
+            to_up.product(normed2, up, Over::Add);
             let mut bent = Buffer::new(up.len());
             rows::bend(shape.activation, up, &mut bent);
             rows::add_bias(middle, w.down_bias, y);
-            add_product(&bent, w.down, d, y);
+            to_down.product(&bent, y, Over::Add);
         },
     );
     (y, saved)
@@ -259,6 +253,8 @@ pub fn block_backward(
     let new = |width: usize| Buffer::new(n * width);
     let (mut bent, mut d_up, mut d_middle, mut d_qkv) = (new(f), new(f), new(d), new(3 * d));
     let per = shape.shard() * shape.columns;
+    let (from_qkv, from_out, from_up, from_down) =
+        (packed_back(w.qkv, 3 * d), packed_back(w.out, d), packed_back(w.up, f), packed_back(w.down, d));
 
     // 1. Shard by shard, back through the MLP and attention; the norms' parameters are summed within the shard.
     let outer = (x.par_chunks(per * d), dy.par_chunks(per * d), dx.par_chunks_mut(per * d));
@@ -277,21 +273,21 @@ pub fn block_backward(
             let [gain1, bias1, gain2, bias2] = &mut parts;
             let mut wide = Buffer::new(x.len()); // a gradient after a norm, or before a projection
 
-            back_product(dy, w.down, d, d_up);
+            from_down.product(dy, d_up, Over::Write);
             rows::bend_backward(shape.activation, up, d_up, bent);
-            back_product(d_up, w.up, f, &mut wide);
+            from_up.product(d_up, &mut wide, Over::Write);
             d_middle.copy_from_slice(dy);
             rows::layer_norm_backward(&wide, middle, kept2, w.norm2_gain, d_middle, gain2, bias2);
 
-            back_product(d_middle, w.out, d, &mut wide);
-            let mut scratch = Buffer::new(shape.heads_of(0).scratch());
+            from_out.product(d_middle, &mut wide, Over::Write);
+            let mut scratch = attention::Scratch::new(shape.columns);
             let sequence = shape.columns * d;
             let sequences =
                 qkv.chunks(3 * sequence).zip(wide.chunks(sequence)).zip(d_qkv.chunks_mut(3 * sequence)).zip(left);
             for (((qkv, d_mixed), d_qkv), left) in sequences {
                 attention::backward(shape.heads_of(left), qkv, d_mixed, d_qkv, &mut scratch);
             }
-            back_product(d_qkv, w.qkv, 3 * d, &mut wide);
+            from_qkv.product(d_qkv, &mut wide, Over::Write);
             dx.copy_from_slice(d_middle);
             rows::layer_norm_backward(&wide, x, kept1, w.norm1_gain, dx, gain1, bias1);
             parts
@@ -333,7 +329,7 @@ type Affine<'a> = (&'a [f32], &'a [f32], &'a mut Vec<f32>, &'a mut Vec<f32>);
 
 /// `xᵀ·dy` and the column sums of `dy`, for several maps at once: one task a panel of rows of the matrix.
 fn weight_gradients(maps: Vec<Affine<'_>>) {
-    const PANEL: usize = 128;
+    const PANEL: usize = 256;
     rayon::scope(|scope| {
         for (x, dy, matrix, bias) in maps {
             let outputs = bias.len();
@@ -342,7 +338,7 @@ fn weight_gradients(maps: Vec<Affine<'_>>) {
                 scope.spawn(move |_| {
                     let x = Matrix::rows(&x[panel * PANEL..], inputs).t(); // [rows, N]
                     let shape = [rows.len() / outputs, tokens, outputs];
-                    product(shape, rows, outputs, false, x, Matrix::rows(dy, outputs), 1.0);
+                    product(shape, rows, outputs, Over::Write, x, Matrix::rows(dy, outputs), 1.0);
                 });
             }
             scope.spawn(move |_| rows::column_sums(dy, bias));

@@ -2,122 +2,9 @@
 //! what a row says does not depend on which rows are read beside it.
 
 use crate::block::Activation;
-use crate::buffer::Buffer;
-use crate::matrix::Matrix;
+use crate::matrix::{Matrix, Over, Packed};
 use crate::rows;
 use crate::simd::{exp, max_of, widest};
-
-/// Columns of a panel: two registers of AVX-512.
-const PANEL: usize = 32;
-
-/// A matrix `[K, N]` cut into panels of columns, each contiguous, for products with few rows.
-#[derive(Debug, Clone)]
-struct Packed {
-    panels: Vec<f32>,
-    inputs: usize,
-    outputs: usize,
-}
-
-impl Packed {
-    fn new(from: Matrix<'_>, inputs: usize, outputs: usize) -> Self {
-        let mut panels = vec![0f32; inputs * outputs.div_ceil(PANEL) * PANEL];
-        for (panel, to) in panels.chunks_exact_mut(inputs * PANEL).enumerate() {
-            let columns = panel * PANEL..outputs.min((panel + 1) * PANEL);
-            for (row, to) in to.chunks_exact_mut(PANEL).enumerate() {
-                for (to, column) in to.iter_mut().zip(columns.clone()) {
-                    *to = from.values[row * from.row_step + column * from.column_step];
-                }
-            }
-        }
-        Self { panels, inputs, outputs }
-    }
-
-    /// `y = x·w + y`, `x` `[rows, K]`, `y` `[rows, N]`: eight rows at a time, one or two left over alone, more of them
-    /// as eight. Every entry is summed in the order of the inputs, whatever stands beside it.
-    fn add_to(&self, x: &[f32], y: &mut [f32]) {
-        let (inputs, outputs) = (self.inputs, self.outputs);
-        let rows = x.len() / inputs;
-        let tiles = if rows % ROWS > 2 { rows.div_ceil(ROWS) } else { rows / ROWS };
-        let in_tiles = rows.min(tiles * ROWS);
-        let (x_tiles, x_rest) = x.split_at(in_tiles * inputs);
-        let (y_tiles, y_rest) = y.split_at_mut(in_tiles * outputs);
-        let mut turned = Buffer::new(tiles * ROWS * inputs);
-        turn(x_tiles, inputs, &mut turned);
-        for (panel, w) in self.panels.chunks_exact(inputs * PANEL).enumerate() {
-            let from = panel * PANEL;
-            let width = PANEL.min(outputs - from);
-            let w = w.as_chunks::<PANEL>().0;
-            let add = |y: &mut [f32], sums: &[f32; PANEL]| {
-                y[from..][..width].iter_mut().zip(sums).for_each(|(y, sum)| *y += sum);
-            };
-            for (x, y) in turned.chunks_exact(ROWS * inputs).zip(y_tiles.chunks_mut(ROWS * outputs)) {
-                let sums = tile::<ROWS>(x.as_chunks().0, w);
-                y.chunks_exact_mut(outputs).zip(&sums).for_each(|(y, sums)| add(y, sums));
-            }
-            for (x, y) in x_rest.chunks_exact(inputs).zip(y_rest.chunks_exact_mut(outputs)) {
-                add(y, &tile::<1>(x.as_chunks().0, w)[0]);
-            }
-        }
-    }
-}
-
-/// Rows of a tile.
-const ROWS: usize = 8;
-
-/// Every eight rows `[8, K]` become `[K, 8]`; rows that are not there are 0.
-fn turn(x: &[f32], inputs: usize, turned: &mut [f32]) {
-    for (x, turned) in x.chunks(ROWS * inputs).zip(turned.chunks_exact_mut(ROWS * inputs)) {
-        if x.len() < turned.len() {
-            turned.fill(0.0);
-        }
-        for (row, x) in x.chunks_exact(inputs).enumerate() {
-            turned[row..].iter_mut().step_by(ROWS).zip(x).for_each(|(to, x)| *to = *x);
-        }
-    }
-}
-
-/// `M` rows of the product on one panel: `x` is `[K, M]`, `w` `[K, PANEL]`.
-fn tile<const M: usize>(x: &[[f32; M]], w: &[[f32; PANEL]]) -> [[f32; PANEL]; M] {
-    #[cfg(target_arch = "x86_64")]
-    if crate::simd::level() == 4 {
-        #[expect(unsafe_code, reason = "`level` asked the processor for AVX-512")]
-        // SAFETY: as the reason says.
-        return unsafe { tile_v4(x, w) };
-    }
-    let mut sums = [[0f32; PANEL]; M];
-    for (x, w) in x.iter().zip(w) {
-        for (sums, x) in sums.iter_mut().zip(x) {
-            sums.iter_mut().zip(w).for_each(|(sum, w)| *sum = x.mul_add(*w, *sum));
-        }
-    }
-    sums
-}
-
-/// The same, its sums in registers: left to itself the compiler makes vectors of the rows.
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f")]
-#[expect(unsafe_code, reason = "loads and stores of whole registers")]
-fn tile_v4<const M: usize>(x: &[[f32; M]], w: &[[f32; PANEL]]) -> [[f32; PANEL]; M] {
-    use std::arch::x86_64::{_mm512_fmadd_ps, _mm512_loadu_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_storeu_ps};
-    let mut sums = [[_mm512_setzero_ps(); 2]; M];
-    for (x, w) in x.iter().zip(w) {
-        // SAFETY: a row of a panel is two registers long.
-        let w = unsafe { [_mm512_loadu_ps(w.as_ptr()), _mm512_loadu_ps(w.as_ptr().add(16))] };
-        for (sums, x) in sums.iter_mut().zip(x) {
-            let x = _mm512_set1_ps(*x);
-            *sums = [_mm512_fmadd_ps(x, w[0], sums[0]), _mm512_fmadd_ps(x, w[1], sums[1])];
-        }
-    }
-    let mut out = [[0f32; PANEL]; M];
-    for (out, sums) in out.iter_mut().zip(&sums) {
-        // SAFETY: as above.
-        unsafe {
-            _mm512_storeu_ps(out.as_mut_ptr(), sums[0]);
-            _mm512_storeu_ps(out.as_mut_ptr().add(16), sums[1]);
-        }
-    }
-    out
-}
 
 /// A block's parameters, ready to decode with.
 #[derive(Debug, Clone)]
@@ -258,18 +145,18 @@ impl Decoding<'_> {
         for (layer, block) in model.blocks.iter().enumerate() {
             rows::layer_norm(&x, &block.norm1[0], &block.norm1[1], epsilon, &mut normed, &mut kept);
             rows::fill(&block.qkv_bias, &mut qkv);
-            block.qkv.add_to(&normed, &mut qkv);
+            block.qkv.product(&normed, &mut qkv, Over::Add);
             self.remember(layer, &qkv, l);
             self.attend(layer, &qkv, l, &mut mixed);
             rows::add_bias_to(&block.out_bias, &mut x);
-            block.out.add_to(&mixed, &mut x);
+            block.out.product(&mixed, &mut x, Over::Add);
 
             rows::layer_norm(&x, &block.norm2[0], &block.norm2[1], epsilon, &mut normed, &mut kept);
             rows::fill(&block.up_bias, &mut up);
-            block.up.add_to(&normed, &mut up);
+            block.up.product(&normed, &mut up, Over::Add);
             rows::bend(activation, &up, &mut bent);
             rows::add_bias_to(&block.down_bias, &mut x);
-            block.down.add_to(&bent, &mut x);
+            block.down.product(&bent, &mut x, Over::Add);
         }
         self.columns += l;
 
@@ -278,7 +165,7 @@ impl Decoding<'_> {
         let mut normed = vec![0f32; sequences * d];
         rows::layer_norm(&last, &model.norm[0], &model.norm[1], epsilon, &mut normed, &mut kept[..2 * sequences]);
         let mut logits = vec![0f32; sequences * model.head.outputs];
-        model.head.add_to(&normed, &mut logits);
+        model.head.product(&normed, &mut logits, Over::Add);
         logits
     }
 

@@ -5,7 +5,7 @@
 //! depends on the shapes alone, and sums over shards run in a fixed order, so that a result does not depend on the
 //! number of threads.
 //!
-//! [`Decoder`] writes: weights packed once, a cache of keys and values, one token a sequence and step.
+//! Layer norm stands alone too. [`Decoder`] writes: weights packed once, a cache of keys and values, one token a sequence and step.
 //!
 //! Letters: `B` sequences, `L` columns, `N = B·L` tokens, `D` width, `H` heads, `E = D/H`, `F` hidden units of the MLP,
 //! `V` vocabulary.
@@ -24,5 +24,6 @@ pub use block::{Activation, BlockGradient, BlockSaved, BlockShape, BlockWeights,
 pub use buffer::Buffer;
 pub use decoder::{Decoder, DecoderParts, Decoding, softmax_weights, sums_of_blocks};
 pub use logp::{Head, Logp, LogpGradient, logp_backward, logp_forward};
-pub use matrix::{Matrix, product};
-pub use optimizer::{AdamW, adamw, squares};
+pub use matrix::{Matrix, Over, Packed, product};
+pub use optimizer::{AdamW, adamw, scale, squares};
+pub use rows::{layer_norm_forward as layer_norm, layer_norm_gradients as layer_norm_backward};

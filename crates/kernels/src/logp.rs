@@ -2,8 +2,8 @@
 //! rows at a time, the backward pass makes each panel of logits again.
 
 use crate::buffer::Buffer;
-use crate::matrix::{Matrix, product};
-use crate::simd::{exp, max_of, widest};
+use crate::matrix::{Matrix, Over, Packed, product};
+use crate::simd::{exp, max_of, sum_of, widest};
 use rayon::prelude::*;
 
 /// The matrix that reads hidden states out.
@@ -36,9 +36,11 @@ pub struct LogpGradient {
 }
 
 /// Rows worked on at a time.
-const ROWS: usize = 96;
-/// Columns of the vocabulary worked on at a time.
+const ROWS: usize = 128;
+/// Columns of the vocabulary worked on at a time: the logits of so many rows stay in the second cache.
 const PANEL: usize = 512;
+/// Columns that are packed at a time, forward.
+const CHUNK: usize = 4096;
 /// Groups of panels in the backward pass; each sums its own gradient of the states.
 const GROUPS: usize = 4;
 
@@ -52,10 +54,10 @@ impl<'a> Head<'a> {
         }
     }
 
-    /// Logits of some rows on columns `from..from + width`, hidden ones at −1e30.
-    fn logits(self, states: &[f32], d: usize, first_row: usize, from: usize, width: usize, logits: &mut [f32]) {
-        let count = states.len() / d;
-        product([count, d, width], logits, width, false, Matrix::rows(states, d), self.matrix(d, from), 1.0);
+    /// Logits of some rows on columns `from..from + width`, which `packed` holds, hidden ones at −1e30.
+    fn logits(self, packed: &Packed, states: &[f32], first_row: usize, from: usize, logits: &mut [f32]) {
+        let width = packed.outputs;
+        packed.product(states, logits, Over::Write);
         let Some(hidden) = self.hidden else { return };
         let columns = hidden.len() / self.vocabulary;
         for (i, row) in logits.chunks_exact_mut(width).enumerate() {
@@ -69,18 +71,33 @@ impl<'a> Head<'a> {
 pub fn logp_forward(head: Head<'_>, states: &[f32], targets: &[i32]) -> Logp {
     let (n, v) = (targets.len(), head.vocabulary);
     let d = states.len() / n.max(1);
-    let (mut logp, mut log_z) = (vec![0f32; n], vec![0f32; n]);
-    let rows = logp.par_chunks_mut(ROWS).zip(log_z.par_chunks_mut(ROWS)).zip(targets.par_chunks(ROWS)).enumerate();
-    rows.for_each(|(block, ((logp, log_z), targets))| {
-        let mut logits = Buffer::new(ROWS * v);
-        let logits = &mut logits[..targets.len() * v];
-        let first = block * ROWS;
-        head.logits(&states[first * d..(first + targets.len()) * d], d, first, 0, v, logits);
-        for (((row, logp), log_z), &target) in logits.chunks_exact(v).zip(logp).zip(log_z).zip(targets) {
-            *log_z = log_sum_exp(row);
-            *logp = row[target as usize] - *log_z;
-        }
-    });
+    let mut logp = vec![0f32; n];
+    let mut sums = vec![[f32::NEG_INFINITY, 0.0]; n]; // the largest logit m so far, and Σ exp(logit − m)
+    for chunk in (0..v).step_by(CHUNK) {
+        let starts: Vec<usize> = (chunk..v.min(chunk + CHUNK)).step_by(PANEL).collect();
+        let panel = |&from: &usize| (from, Packed::new(head.matrix(d, from), d, PANEL.min(v - from)));
+        let panels: Vec<(usize, Packed)> = starts.par_iter().map(panel).collect();
+        let rows = logp.par_chunks_mut(ROWS).zip(sums.par_chunks_mut(ROWS)).zip(targets.par_chunks(ROWS)).enumerate();
+        rows.for_each(|(block, ((logp, sums), targets))| {
+            let mut logits = Buffer::new(ROWS * PANEL);
+            let first = block * ROWS;
+            let states = &states[first * d..(first + targets.len()) * d];
+            for (from, packed) in &panels {
+                let logits = &mut logits[..targets.len() * packed.outputs];
+                head.logits(packed, states, first, *from, logits);
+                for (((row, logp), sum), &target) in
+                    logits.chunks_exact(packed.outputs).zip(&mut *logp).zip(&mut *sums).zip(targets)
+                {
+                    if let Some(&logit) = (target as usize).checked_sub(*from).and_then(|at| row.get(at)) {
+                        *logp = logit;
+                    }
+                    *sum = add_exp(row, *sum);
+                }
+            }
+        });
+    }
+    let log_z: Vec<f32> = sums.iter().map(|[max, sum]| max + sum.ln()).collect();
+    logp.iter_mut().zip(&log_z).for_each(|(logp, log_z)| *logp -= log_z);
     Logp { logp, log_z }
 }
 
@@ -97,22 +114,30 @@ pub fn logp_backward(
     let d = states.len() / n.max(1);
     let panels: Vec<usize> = (0..v).step_by(PANEL).collect();
     let group = panels.len().div_ceil(GROUPS);
-    // each group: its part of the states' gradient, and its panels of the weight's, `[width, D]` each
-    let parts: Vec<(Buffer, Vec<Vec<f32>>)> = panels
+    let mut weight = vec![0f32; if weight_too { v * d } else { 0 }]; // [V, D]
+    let weights: Vec<&mut [f32]> = match weight_too {
+        true => weight.chunks_mut(group * PANEL * d).collect(),
+        false => panels.chunks(group).map(|_| <&mut [f32]>::default()).collect(),
+    };
+    // each group: its panels of the weight's gradient, and its part of the states'
+    let parts: Vec<Buffer> = panels
         .par_chunks(group)
-        .map(|panels| {
+        .zip(weights)
+        .map(|(panels, mut weight)| {
             let mut d_states = Buffer::new(n * d);
             d_states.fill(0.0);
             let mut logits = Buffer::new(ROWS * PANEL);
-            let weights = panels.iter().map(|&from| {
+            for &from in panels {
                 let width = PANEL.min(v - from);
-                let mut d_weight = vec![0f32; if weight_too { width * d } else { 0 }];
+                let read_out = Packed::new(head.matrix(d, from), d, width);
+                let back = Packed::new(head.matrix(d, from).t(), width, d);
+                let d_weight = weight.split_off_mut(..weight.len().min(width * d)).unwrap_or_default();
                 for first in (0..n).step_by(ROWS) {
                     let count = ROWS.min(n - first);
                     let logits = &mut logits[..count * width];
                     let rows = first..first + count;
                     let states = &states[first * d..(first + count) * d];
-                    head.logits(states, d, first, from, width, logits);
+                    head.logits(&read_out, states, first, from, logits);
                     softmax_gradient(logits, width, &log_z[rows.clone()], &gradient[rows.clone()]);
                     for (row, i) in logits.chunks_exact_mut(width).zip(rows) {
                         if let Some(x) = (targets[i] as usize).checked_sub(from).and_then(|at| row.get_mut(at)) {
@@ -121,27 +146,23 @@ pub fn logp_backward(
                     }
                     let logits = Matrix::rows(logits, width);
                     let d_states = &mut d_states[first * d..];
-                    product([count, width, d], d_states, d, true, logits, head.matrix(d, from).t(), 1.0);
+                    back.part((count, 0..width, d), logits, d_states, d, Over::Add, 1.0);
                     if weight_too {
-                        product([width, count, d], &mut d_weight, d, true, logits.t(), Matrix::rows(states, d), 1.0);
+                        let states = Matrix::rows(states, d);
+                        product([width, count, d], d_weight, d, Over::Add, logits.t(), states, 1.0);
                     }
                 }
-                d_weight
-            });
-            let weights = weights.collect();
-            (d_states, weights)
+            }
+            d_states
         })
         .collect();
     let mut d_states = vec![0f32; n * d];
     d_states.par_chunks_mut(ROWS * d).enumerate().for_each(|(block, sum)| {
-        for (part, _) in &parts {
+        for part in &parts {
             sum.iter_mut().zip(&part[block * ROWS * d..]).for_each(|(sum, x)| *sum += x);
         }
     });
-    let weight = weight_too.then(|| {
-        let by_token: Vec<f32> = parts.into_iter().flat_map(|(_, panels)| panels).flatten().collect(); // [V, D]
-        if head.tied { by_token } else { transposed(&by_token, v, d) }
-    });
+    let weight = weight_too.then(|| if head.tied { weight } else { transposed(&weight, v, d) });
     LogpGradient { states: d_states, weight }
 }
 
@@ -162,21 +183,11 @@ widest! {
 }
 
 widest! {
-    /// `log Σ exp(x)` of a row.
-    fn log_sum_exp(row: &[f32]) -> f32 {
-        let max = max_of(row);
-        let mut lanes = [0f32; 16];
-        let chunks = row.chunks_exact(16);
-        let rest = chunks.remainder();
-        for chunk in chunks {
-            for (x, lane) in chunk.iter().zip(&mut lanes) {
-                *lane += exp(*x - max);
-            }
-        }
-        for (x, lane) in rest.iter().zip(&mut lanes) {
-            *lane += exp(*x - max);
-        }
-        max + lanes.iter().sum::<f32>().ln()
+    /// A largest number m and `Σ exp(x − m)`, a row of numbers later. Milakov & Gimelshein 2018, alg. 3.
+    fn add_exp(row: &[f32], sum: [f32; 2]) -> [f32; 2] {
+        let [before, sum] = sum;
+        let max = before.max(max_of(row));
+        [max, sum * exp(before - max) + sum_of(row, |x| exp(x - max))]
     }
 }
 

@@ -61,6 +61,11 @@ widest! {
     }
 }
 
+/// `x = x·factor`.
+pub fn scale(x: &mut [f32], factor: f32) {
+    x.par_chunks_mut(PIECE).for_each(|piece| piece.iter_mut().for_each(|x| *x *= factor));
+}
+
 /// `Σ x²` in f64.
 pub fn squares(x: &[f32]) -> f64 {
     let pieces: Vec<f64> = x.par_chunks(PIECE).map(squares_piece).collect();

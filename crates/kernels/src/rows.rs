@@ -1,7 +1,9 @@
 //! Work on rows of `D` numbers: layer norm, the MLP's bends, biases.
 
 use crate::block::Activation;
-use crate::simd::{exp, sum_of, widest};
+use crate::buffer::Buffer;
+use crate::simd::{LANES, exp, sum_of, total, widest};
+use rayon::prelude::*;
 
 widest! {
     /// `y = (x − mean)/sd · gain + bias`, row by row; keeps `[mean, 1/sd]` of each row. Ba et al. 2016, eq. 4.
@@ -35,24 +37,61 @@ widest! {
         let rows = dy.chunks_exact(d).zip(x.chunks_exact(d)).zip(kept.chunks_exact(2)).zip(dx.chunks_exact_mut(d));
         for (((dy, x), kept), dx) in rows {
             let (mean, scale) = (kept[0], kept[1]);
-            let (mut sums, mut products) = ([0f32; 16], [0f32; 16]);
-            for (i, (((dy, x), gain), (d_gain, d_bias))) in
-                dy.iter().zip(x).zip(gain).zip(d_gain.iter_mut().zip(d_bias.iter_mut())).enumerate()
-            {
-                let unit = (x - mean) * scale;
-                *d_gain += dy * unit;
-                *d_bias += dy;
-                let g = dy * gain;
-                sums[i % 16] += g;
-                products[i % 16] += g * unit;
+            let (mut sums, mut products) = ([0f32; LANES], [0f32; LANES]);
+            let inputs = dy.chunks(LANES).zip(x.chunks(LANES)).zip(gain.chunks(LANES));
+            for (((dy, x), gain), (d_gain, d_bias)) in inputs.zip(d_gain.chunks_mut(LANES).zip(d_bias.chunks_mut(LANES))) {
+                let lanes = sums.iter_mut().zip(&mut products).zip(d_gain.iter_mut().zip(d_bias));
+                for (((dy, x), gain), ((sum, product), (d_gain, d_bias))) in dy.iter().zip(x).zip(gain).zip(lanes) {
+                    let unit = (x - mean) * scale;
+                    *d_gain += dy * unit;
+                    *d_bias += dy;
+                    *sum += dy * gain;
+                    *product += dy * gain * unit;
+                }
             }
-            let sum = sums.iter().sum::<f32>() / d as f32;
-            let product = products.iter().sum::<f32>() / d as f32;
+            let sum = total(sums) / d as f32;
+            let product = total(products) / d as f32;
             for (((dx, dy), x), gain) in dx.iter_mut().zip(dy).zip(x).zip(gain) {
                 *dx += scale * (dy * gain - sum - (x - mean) * scale * product);
             }
         }
     }
+}
+
+/// Rows that one thread works on at a time.
+const ROWS: usize = 128;
+
+/// The layer norm of rows as wide as the gain, and what its backward pass needs, `[mean, 1/sd]` of each row.
+pub fn layer_norm_forward(x: &[f32], gain: &[f32], bias: &[f32], epsilon: f32) -> (Vec<f32>, Buffer) {
+    let d = gain.len();
+    let (mut y, mut kept) = (vec![0f32; x.len()], Buffer::new(2 * x.len() / d));
+    let rows = x.par_chunks(ROWS * d).zip(y.par_chunks_mut(ROWS * d)).zip(kept.par_chunks_mut(2 * ROWS));
+    rows.for_each(|((x, y), kept)| layer_norm(x, gain, bias, epsilon, y, kept));
+    (y, kept)
+}
+
+/// Gradients of the norm's input, gain and bias.
+pub fn layer_norm_gradients(dy: &[f32], x: &[f32], kept: &[f32], gain: &[f32]) -> [Vec<f32>; 3] {
+    let d = gain.len();
+    let mut dx = vec![0f32; x.len()];
+    let inputs = dy.par_chunks(ROWS * d).zip(x.par_chunks(ROWS * d)).zip(kept.par_chunks(2 * ROWS));
+    let parts = inputs.zip(dx.par_chunks_mut(ROWS * d)).map(|(((dy, x), kept), dx)| {
+        let (mut d_gain, mut d_bias) = (vec![0f32; d], vec![0f32; d]);
+        layer_norm_backward(dy, x, kept, gain, dx, &mut d_gain, &mut d_bias);
+        (d_gain, d_bias)
+    });
+    let parts: Vec<(Vec<f32>, Vec<f32>)> = parts.collect();
+    let (mut d_gain, mut d_bias) = (vec![0f32; d], vec![0f32; d]);
+    for (gain, bias) in &parts {
+        add(gain, &mut d_gain);
+        add(bias, &mut d_bias);
+    }
+    [dx, d_gain, d_bias]
+}
+
+/// `sums = sums + x`
+fn add(x: &[f32], sums: &mut [f32]) {
+    sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
 }
 
 /// √(2/π)
