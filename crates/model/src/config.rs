@@ -64,6 +64,12 @@ impl TransformerConfig {
         }
     }
 
+    /// What its norms add to the variance.
+    pub fn epsilon(&self) -> f64 {
+        let (Family::Gpt2 { epsilon, .. } | Family::Llama { epsilon, .. }) = self.family;
+        epsilon
+    }
+
     /// Heads of keys and values.
     pub fn key_value_heads(&self) -> usize {
         match self.family {

@@ -8,7 +8,7 @@ use burn_autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_flex::FlexTensor;
-use duel_kernels::{BlockSaved, BlockShape, BlockWeights, Head};
+use duel_kernels::{BlockSaved, BlockShape, BlockWeights, Buffer, Head};
 use std::sync::Arc;
 
 /// Whether fused operations can read this tensor.
@@ -58,6 +58,13 @@ pub struct LogpPlan {
 pub trait Fused: Backend {
     /// A transformer block, `[B, L, D]`.
     fn block(#[extension_type] tensors: BlockTensors<Self>, plan: BlockPlan) -> FloatTensor<Self>;
+    /// Layer norm of rows `[…, D]`.
+    fn layer_norm(
+        x: FloatTensor<Self>,
+        gain: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f32,
+    ) -> FloatTensor<Self>;
     /// Log-probs `[N]` of the plan's targets after states `[N, D]`.
     fn chosen_logp(states: FloatTensor<Self>, weight: FloatTensor<Self>, plan: LogpPlan) -> FloatTensor<Self>;
 }
@@ -65,6 +72,12 @@ pub trait Fused: Backend {
 /// [`Fused::block`] on tensors.
 pub fn block(tensors: BlockTensors<Dispatch>, plan: BlockPlan) -> Tensor<3> {
     Tensor::from_dispatch(<Dispatch as Fused>::block(tensors, plan))
+}
+
+/// [`Fused::layer_norm`] on tensors.
+pub fn layer_norm(x: Tensor<3>, gain: Tensor<1>, bias: Tensor<1>, epsilon: f64) -> Tensor<3> {
+    let (x, gain, bias) = (x.into_dispatch(), gain.into_dispatch(), bias.into_dispatch());
+    Tensor::from_dispatch(<Dispatch as Fused>::layer_norm(x, gain, bias, epsilon as f32))
 }
 
 /// [`Fused::chosen_logp`] on tensors.
@@ -144,6 +157,12 @@ impl Fused for Flex {
         plan.forward(&contiguous(tensors.parts().each_ref())).0
     }
 
+    fn layer_norm(x: FlexTensor, gain: FlexTensor, bias: FlexTensor, epsilon: f32) -> FlexTensor {
+        let x = x.to_contiguous();
+        let (y, _) = duel_kernels::layer_norm(numbers(&x), numbers(&gain), numbers(&bias), epsilon);
+        tensor(y, &x)
+    }
+
     fn chosen_logp(states: FloatTensor<Self>, weight: FloatTensor<Self>, plan: LogpPlan) -> FloatTensor<Self> {
         let (states, weight) = (states.to_contiguous(), weight.to_contiguous());
         let logp = duel_kernels::logp_forward(plan.head(&weight), numbers(&states), &plan.targets).logp;
@@ -174,6 +193,40 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         let (y, saved) = plan.forward(&parts);
         match Back.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish((parts, plan, saved), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn layer_norm(
+        x: FloatTensor<Self>,
+        gain: FloatTensor<Self>,
+        bias: FloatTensor<Self>,
+        epsilon: f32,
+    ) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Back;
+        impl Backward<Flex, 3> for Back {
+            type State = (FlexTensor, FlexTensor, Buffer);
+
+            fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
+                let dy = gradients.consume::<Flex>(&ops.node).to_contiguous();
+                let (x, gain, kept) = ops.state;
+                let found = duel_kernels::layer_norm_backward(numbers(&dy), numbers(&x), &kept, numbers(&gain));
+                let found = found.into_iter().zip([&x, &gain, &gain]);
+                for (node, (gradient, like)) in ops.parents.into_iter().zip(found) {
+                    if let Some(node) = node {
+                        gradients.register::<Flex>(node.id, tensor(gradient, like));
+                    }
+                }
+            }
+        }
+        let nodes = [x.node(), gain.node(), bias.node()];
+        let (x, gain, bias) =
+            (x.primitive().to_contiguous(), gain.primitive().to_contiguous(), bias.primitive().clone());
+        let (y, kept) = duel_kernels::layer_norm(numbers(&x), numbers(&gain), numbers(&bias), epsilon);
+        let y = tensor(y, &x);
+        match Back.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((x, gain, kept), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }

@@ -59,8 +59,12 @@ impl Norm {
         }
     }
 
-    fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+    /// `epsilon` is the one that it was made with, which burn keeps to itself.
+    fn forward(&self, x: Tensor<3>, epsilon: f64) -> Tensor<3> {
         match self {
+            Self::Layer(LayerNorm { gamma, beta: Some(beta), .. }) if fused::applies(&x) => {
+                fused::layer_norm(x, gamma.val(), beta.val(), epsilon)
+            }
             Self::Layer(norm) => norm.forward(x),
             Self::Rms(norm) => norm.forward(x),
         }
@@ -245,9 +249,8 @@ impl Block {
     fn new(config: &TransformerConfig, rng: &mut Rng, device: &Device) -> Self {
         let std = 0.5 / (config.width as f64).sqrt();
         let residual = std / (2.0 * config.layers as f64).sqrt(); // GPT-2: residual projections start smaller
-        let (Family::Gpt2 { epsilon, .. } | Family::Llama { epsilon, .. }) = config.family;
         Self {
-            epsilon,
+            epsilon: config.epsilon(),
             norm_attention: Norm::new(config, device),
             attention: Attention::new(config, std, residual, rng, device),
             norm_mlp: Norm::new(config, device),
@@ -256,8 +259,8 @@ impl Block {
     }
 
     fn forward(&self, x: Tensor<3>, place: &Place, past: Option<&mut (Tensor<4>, Tensor<4>)>) -> Tensor<3> {
-        let x = x.clone() + self.attention.forward(self.norm_attention.forward(x), place, past);
-        x.clone() + self.mlp.forward(self.norm_mlp.forward(x)) // [B, L, D]
+        let x = x.clone() + self.attention.forward(self.norm_attention.forward(x, self.epsilon), place, past);
+        x.clone() + self.mlp.forward(self.norm_mlp.forward(x, self.epsilon)) // [B, L, D]
     }
 
     /// What it is made of, where it is GPT-2's and wears no adapter: what fused operations can read.
@@ -379,6 +382,7 @@ struct Body {
     positions: Positions,
     blocks: Vec<Block>,
     norm: Norm,
+    epsilon: f64,
 }
 
 impl Body {
@@ -399,6 +403,7 @@ impl Body {
             positions,
             blocks: (0..config.layers).map(|_| Block::new(config, rng, device)).collect(),
             norm: Norm::new(config, device),
+            epsilon: config.epsilon(),
         }
     }
 
@@ -421,7 +426,7 @@ impl Body {
             let left = left.clone().map(Arc::new);
             let all = self.blocks.iter().try_fold(x.clone(), |x, block| block.fused(&x, left.as_ref()));
             if let Some(x) = all {
-                return self.norm.forward(x);
+                return self.norm.forward(x, self.epsilon);
             }
         }
         let place = Place { hidden: hidden(b, start, l, left.as_deref(), &device), rotation };
@@ -439,7 +444,7 @@ impl Body {
             cache.columns += l;
             cache.left = left;
         }
-        self.norm.forward(x)
+        self.norm.forward(x, self.epsilon)
     }
 }
 
@@ -540,7 +545,8 @@ impl Policy {
 
     /// The model with its weights packed for writing, where it is GPT-2 without adapters on a device that has one.
     pub fn decoder(&self) -> Option<Decoder> {
-        let Body { tokens, positions: Positions::Learned(positions), blocks, norm: Norm::Layer(norm) } = &self.body
+        let Body { tokens, positions: Positions::Learned(positions), blocks, norm: Norm::Layer(norm), epsilon } =
+            &self.body
         else {
             return None;
         };
@@ -558,7 +564,7 @@ impl Policy {
             width: tokens.weight.dims()[1],
             heads: first.attention.heads,
             activation,
-            epsilon: first.epsilon as f32,
+            epsilon: *epsilon as f32,
             tokens: &host(tokens.weight.val()),
             positions: &host(positions.weight.val()),
             norm_gain: &host(norm.gamma.val()),

@@ -46,6 +46,11 @@ pub fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
     tensor.into_data().try_to_vec::<f32>().expect("all models are f32")
 }
 
+/// Appends a float tensor's values.
+pub fn append<const D: usize>(tensor: Tensor<D>, to: &mut Vec<f32>) {
+    to.extend_from_slice(tensor.into_data().as_slice().expect("all models are f32"));
+}
+
 /// All parameters one after another.
 pub fn flatten<M: Module>(module: &M) -> Vec<f32> {
     named(module).into_iter().flat_map(|n| n.values).collect()

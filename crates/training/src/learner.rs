@@ -142,7 +142,7 @@ impl<M: Module> Learner<M> {
         }
         let scale = (self.settings.clip_norm / (grad_norm + 1e-6)).min(1.0) as f32;
         if scale < 1.0 {
-            gradient.iter_mut().for_each(|g| *g *= scale);
+            duel_kernels::scale(&mut gradient, scale);
         }
 
         // 3. Step.
@@ -179,7 +179,7 @@ impl<M: Module> Learner<M> {
         impl ModuleVisitor for Collect<'_> {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
                 match self.gradients.remove::<D>(param.id) {
-                    Some(gradient) => self.flat.extend(weights::host(gradient)),
+                    Some(gradient) => weights::append(gradient, &mut self.flat),
                     None => self.flat.resize(self.flat.len() + param.shape().num_elements(), 0.0),
                 }
             }
