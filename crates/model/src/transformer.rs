@@ -6,7 +6,7 @@
 
 use crate::config::{Activation, Family, TransformerConfig};
 use crate::fused::{self, BlockPlan, BlockTensors, LogpPlan};
-use crate::projection::Projection;
+use crate::projection::{Lora, Projection};
 use crate::tokens::Tokens;
 use crate::weights::{host, normal};
 use burn::module::{Module, Param};
@@ -614,6 +614,17 @@ impl Policy {
             }
         }
         self
+    }
+
+    /// The model frozen, with a fresh adapter of the given rank on each projection of its blocks: all that is trained. An
+    /// adapter starts as no change; `α/r` is 2. Hu et al. 2021, as PEFT starts it.
+    pub fn with_fresh_lora(self, rank: usize, rng: &mut Rng, device: &Device) -> Self {
+        self.no_grad().map_projections(|_, projection| {
+            let [inputs, outputs] = projection.linear.weight.dims();
+            let a = normal([inputs, rank], 1.0 / (3.0 * inputs as f64).sqrt(), rng, device);
+            let b = Param::from_tensor(Tensor::zeros([rank, outputs], device));
+            projection.with_lora(Lora { a, b, scale: 2.0 })
+        })
     }
 
     /// The model with its adapters worked into its matrices.

@@ -19,7 +19,17 @@ pub struct Named {
 
 /// Every float parameter in the module's fixed order.
 pub fn named<M: Module>(module: &M) -> Vec<Named> {
+    collect(module, false)
+}
+
+/// The same without frozen ones; the module is on an autodiff device.
+pub fn trained<M: Module>(module: &M) -> Vec<Named> {
+    collect(module, true)
+}
+
+fn collect<M: Module>(module: &M, trained_only: bool) -> Vec<Named> {
     struct Collect {
+        trained_only: bool,
         path: Vec<String>,
         out: Vec<Named>,
     }
@@ -32,11 +42,14 @@ pub fn named<M: Module>(module: &M) -> Vec<Named> {
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             let tensor = param.val();
+            if self.trained_only && !tensor.is_require_grad() {
+                return;
+            }
             let shape = tensor.dims().to_vec();
             self.out.push(Named { name: self.path.join("."), shape, values: host(tensor) });
         }
     }
-    let mut collect = Collect { path: vec![], out: vec![] };
+    let mut collect = Collect { trained_only, path: vec![], out: vec![] };
     module.visit(&mut collect);
     collect.out
 }
@@ -58,12 +71,25 @@ pub fn flatten<M: Module>(module: &M) -> Vec<f32> {
 
 /// The module with its parameters replaced by `flat`, in the order of [`flatten`].
 pub fn unflatten<M: Module>(module: M, flat: &[f32]) -> M {
+    fill(module, flat, false)
+}
+
+/// The same for the parameters of [`trained`].
+pub fn with_trained<M: Module>(module: M, flat: &[f32]) -> M {
+    fill(module, flat, true)
+}
+
+fn fill<M: Module>(module: M, flat: &[f32], trained_only: bool) -> M {
     struct Fill<'a> {
+        trained_only: bool,
         flat: &'a [f32],
         place: usize,
     }
     impl ModuleMapper for Fill<'_> {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            if self.trained_only && !param.val().is_require_grad() {
+                return param;
+            }
             let (id, tensor, mapper) = param.consume();
             let shape = tensor.shape();
             let values = self.flat[self.place..self.place + shape.num_elements()].to_vec();
@@ -75,7 +101,7 @@ pub fn unflatten<M: Module>(module: M, flat: &[f32]) -> M {
             Param::from_mapped_value(id, fresh, mapper)
         }
     }
-    module.map(&mut Fill { flat, place: 0 })
+    module.map(&mut Fill { trained_only, flat, place: 0 })
 }
 
 /// Hash of all parameters, names and shapes included.

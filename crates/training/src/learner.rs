@@ -47,11 +47,12 @@ pub struct Update {
 }
 
 impl<M: Module> Learner<M> {
-    /// Takes a module on an autodiff device; `learning_rate` is the peak, `total` the planned updates.
+    /// Takes a module on an autodiff device, whose frozen parameters stay as they are; `learning_rate` is the peak, `total` the planned updates.
     pub fn new(module: M, settings: &LearnerSettings, learning_rate: f64, total: u64) -> Self {
         assert!(ids_are_unique(&module), "two parameters share an id, and would take each other's gradient");
-        let weights = weights::flatten(&module);
-        let decay = decay(&module, settings);
+        let trained = weights::trained(&module);
+        let decay = trained.iter().flat_map(|n| vec![decay(n, settings); n.values.len()]).collect();
+        let weights: Vec<f32> = trained.into_iter().flat_map(|n| n.values).collect();
         let optimizer = Optimizer::new(settings, weights.len());
         Self {
             module: Some(module),
@@ -157,7 +158,7 @@ impl<M: Module> Learner<M> {
             invariants::zero_rate_moves_nothing(step, moved)?;
         }
         let module = self.module.take().expect("present between calls");
-        self.module = Some(weights::unflatten(module, &self.weights));
+        self.module = Some(weights::with_trained(module, &self.weights));
         self.step += 1;
         Ok(Update { loss: value, grad_norm, learning_rate, update_ratio: moved / size.max(f64::MIN_POSITIVE) })
     }
@@ -180,6 +181,7 @@ impl<M: Module> Learner<M> {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
                 match self.gradients.remove::<D>(param.id) {
                     Some(gradient) => weights::append(gradient, &mut self.flat),
+                    None if !param.val().is_require_grad() => {}
                     None => self.flat.resize(self.flat.len() + param.shape().num_elements(), 0.0),
                 }
             }
@@ -197,13 +199,9 @@ pub fn norm(flat: &[f32]) -> f64 {
     duel_kernels::squares(flat).sqrt()
 }
 
-/// Each weight's decay: biases and norm gains, which are vectors, are left out unless the settings say otherwise.
-fn decay<M: Module>(module: &M, settings: &LearnerSettings) -> Vec<f32> {
-    let of = |n: weights::Named| {
-        let decays = n.shape.len() > 1 || settings.decay_vectors;
-        vec![if decays { settings.weight_decay as f32 } else { 0.0 }; n.values.len()]
-    };
-    weights::named(module).into_iter().flat_map(of).collect()
+/// A parameter's decay: biases and norm gains, which are vectors, are left out unless the settings say otherwise.
+fn decay(parameter: &weights::Named, settings: &LearnerSettings) -> f32 {
+    if parameter.shape.len() > 1 || settings.decay_vectors { settings.weight_decay as f32 } else { 0.0 }
 }
 
 /// Clones of a module keep their parameters' ids; a module put together from two clones must not be trained.

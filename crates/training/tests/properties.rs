@@ -67,3 +67,23 @@ fn parts_that_are_no_whole_are_refused() {
     assert!(matches!(learner.update(), Err(Error::Invariant { name: "parts_make_a_whole", .. })));
     assert_eq!(weights::flatten(learner.module()), before);
 }
+
+#[test]
+fn frozen_parameters_stay_and_adapters_move() {
+    let (config, device) = (TransformerConfig::small(11, 8, 1, 8, 2, true), Device::flex().autodiff());
+    let mut rng = seeds::derive(5, "test", 0, "init");
+    let policy = Policy::new(&config, &mut rng, &device).with_fresh_lora(2, &mut rng, &device);
+    let before = weights::named(&policy);
+    let settings = LearnerSettings { warmup: 0.0, ..LearnerSettings::defaults() };
+    let mut learner = Learner::new(policy, &settings, 0.1, 10);
+    assert_eq!(learner.parameters(), 2 * (8 + 24) + 2 * (8 + 8) + 2 * 2 * (8 + 32));
+    let batch = Responses { prompts: vec![vec![1, 5, 6]; 2], responses: vec![vec![7, 2]; 2], logp: vec![] };
+    for _ in 0..2 {
+        let (mean, _) = loss(&learner, &batch);
+        learner.minimize(mean).unwrap();
+    }
+    for (before, after) in before.iter().zip(weights::named(learner.module())) {
+        assert_eq!(before.name, after.name);
+        assert_eq!(before.values != after.values, after.name.contains("lora"), "{}", after.name);
+    }
+}
