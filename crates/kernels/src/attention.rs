@@ -10,11 +10,15 @@ use crate::simd::{LANES, exp, widest};
 /// Queries worked on at a time.
 const QUERIES: usize = 32;
 
-/// Sizes of one sequence. Its numbers stand in rows of `3·D`: queries, keys, values, each head after head.
+/// Sizes of one sequence. Its numbers stand in rows of `(H + 2G)·E`: queries, keys, values, each head after head. A head of
+/// keys and values serves `H/G` neighbouring heads of queries.
 #[derive(Debug, Clone, Copy)]
 pub struct Heads {
     pub columns: usize,
+    /// `H`
     pub heads: usize,
+    /// `G`
+    pub key_value_heads: usize,
     /// `E`
     pub width: usize,
     /// Columns of padding before the first token.
@@ -33,8 +37,25 @@ struct Block {
 }
 
 impl Heads {
+    /// Width of what is mixed.
     fn d(self) -> usize {
         self.heads * self.width
+    }
+
+    /// Numbers of a row of queries, keys and values.
+    fn row(self) -> usize {
+        (self.heads + 2 * self.key_value_heads) * self.width
+    }
+
+    /// Where in a row `which` (0 queries, 1 keys, 2 values) of one head of queries stands.
+    fn at(self, head: usize, which: usize) -> usize {
+        let shared = head / (self.heads / self.key_value_heads);
+        let place = match which {
+            0 => head,
+            1 => self.heads + shared,
+            _ => self.heads + self.key_value_heads + shared,
+        };
+        place * self.width
     }
 
     fn blocks(self) -> impl Iterator<Item = Block> {
@@ -46,8 +67,7 @@ impl Heads {
 
     /// What stands at `which` (0 queries, 1 keys, 2 values) of one head, from column `from` on: `[L − from, E]`.
     fn part<'a>(self, qkv: &'a [f32], head: usize, which: usize, from: usize) -> Matrix<'a> {
-        let step = 3 * self.d();
-        Matrix::rows(&qkv[from * step + which * self.d() + head * self.width..], step)
+        Matrix::rows(&qkv[from * self.row() + self.at(head, which)..], self.row())
     }
 
     /// The softmax weights of a block of queries, `[seen, queries]`; 0 on later keys. `queries` is working memory.
@@ -128,7 +148,7 @@ widest! {
     }
 }
 
-/// `mixed`: `[L, D]`; rows of padding become 0.
+/// `mixed`: `[L, H·E]`; rows of padding become 0.
 pub fn forward(heads: Heads, qkv: &[f32], mixed: &mut [f32], scratch: &mut Scratch) {
     let (d, e, left) = (heads.d(), heads.width, heads.left);
     mixed[..left * d].fill(0.0);
@@ -145,9 +165,9 @@ pub fn forward(heads: Heads, qkv: &[f32], mixed: &mut [f32], scratch: &mut Scrat
     }
 }
 
-/// `d_qkv` `[L, 3D]` from `d_mixed` `[L, D]`.
+/// `d_qkv` `[L, (H + 2G)·E]` from `d_mixed` `[L, H·E]`.
 pub fn backward(heads: Heads, qkv: &[f32], d_mixed: &[f32], d_qkv: &mut [f32], scratch: &mut Scratch) {
-    let (d, e, step, left) = (heads.d(), heads.width, 3 * heads.d(), heads.left);
+    let (d, e, step, left) = (heads.d(), heads.width, heads.row(), heads.left);
     let (count, scale) = (heads.columns - left, 1.0 / (e as f32).sqrt());
     d_qkv.fill(0.0); // keys and values take what every block of queries adds
     let Scratch { weights, gradient, packed: [turned, keys, queries, d_head] } = scratch;
@@ -156,7 +176,7 @@ pub fn backward(heads: Heads, qkv: &[f32], d_mixed: &[f32], d_qkv: &mut [f32], s
         keys.fill(heads.part(qkv, head, 1, left), count, e);
         queries.fill(heads.part(qkv, head, 0, left), count, e);
         d_head.fill(d_mixed(left), count, e);
-        let at = |which: usize, row: usize| row * step + which * d + head * e;
+        let at = |which: usize, row: usize| row * step + heads.at(head, which);
         for block in heads.blocks() {
             let Block { start, end, seen, step: lanes } = block;
             let (rows, within) = (end - start, start - left..end - left);

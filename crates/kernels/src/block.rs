@@ -156,7 +156,8 @@ impl BlockShape {
     }
 
     fn heads_of(self, left: usize) -> Heads {
-        Heads { columns: self.columns, heads: self.heads, width: self.width / self.heads, left }
+        let Self { columns, heads, width, .. } = self;
+        Heads { columns, heads, key_value_heads: heads, width: width / heads, left }
     }
 
     /// Padding of the sequences of each shard.

@@ -14,6 +14,7 @@ mod attention;
 mod block;
 mod buffer;
 mod decoder;
+mod llama;
 mod logp;
 mod matrix;
 mod optimizer;
@@ -21,9 +22,12 @@ mod rows;
 mod simd;
 
 pub use block::{Activation, BlockGradient, BlockSaved, BlockShape, BlockWeights, block_backward, block_forward};
-pub use buffer::Buffer;
+pub use buffer::{Buffer, updated};
 pub use decoder::{Decoder, DecoderParts, Decoding, softmax_weights, sums_of_blocks};
+pub use llama::{
+    LlamaGradient, LlamaMap, LlamaSaved, LlamaShape, LlamaWeights, MAPS, Place, llama_backward, llama_forward,
+};
 pub use logp::{Head, Logp, LogpGradient, logp_backward, logp_forward};
 pub use matrix::{Matrix, Over, Packed, product};
-pub use optimizer::{AdamW, adamw, scale, squares};
+pub use optimizer::{AdamW, adamw, squares};
 pub use rows::{layer_norm_forward as layer_norm, layer_norm_gradients as layer_norm_backward};

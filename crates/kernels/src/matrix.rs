@@ -72,6 +72,11 @@ impl Packed {
         packed
     }
 
+    /// `K`
+    pub fn inputs(&self) -> usize {
+        self.inputs
+    }
+
     /// To be filled.
     pub fn empty() -> Self {
         Self { panels: Buffer::new(0), inputs: 0, outputs: 0 }

@@ -21,9 +21,12 @@ pub struct AdamW {
     pub epsilon: f32,
     /// The rate, for the decay.
     pub rate: f32,
+    /// What the gradient is multiplied by first.
+    pub gradient_scale: f32,
 }
 
-/// Moves `weights` against `gradient`, each weight decaying at its own rate; returns the squared norm of the move.
+/// Moves `weights` against `gradient`, each weight decaying at its own rate; returns the squared norms of the move and of
+/// the weights before it.
 /// Loshchilov & Hutter 2019, alg. 2: ε stands outside the root, after bias correction.
 ///
 /// # Shapes
@@ -35,35 +38,33 @@ pub fn adamw(
     decay: &[f32],
     first: &mut [f32],
     second: &mut [f32],
-) -> f64 {
+) -> [f64; 2] {
     let moments = first.par_chunks_mut(PIECE).zip(second.par_chunks_mut(PIECE));
     let given = gradient.par_chunks(PIECE).zip(decay.par_chunks(PIECE));
     let pieces = weights.par_chunks_mut(PIECE).zip(given).zip(moments);
-    let moved: Vec<f64> = pieces.map(|((w, (g, decay)), (m, v))| adamw_piece(how, w, g, decay, m, v)).collect();
-    moved.iter().sum()
+    let norms: Vec<[f64; 2]> = pieces.map(|((w, (g, decay)), (m, v))| adamw_piece(how, w, g, decay, m, v)).collect();
+    norms.iter().fold([0.0; 2], |[moved, size], [m, s]| [moved + m, size + s])
 }
 
 widest! {
-    fn adamw_piece(how: AdamW, w: &mut [f32], g: &[f32], decay: &[f32], m: &mut [f32], v: &mut [f32]) -> f64 {
-        let mut lanes = [0f64; 8];
+    fn adamw_piece(how: AdamW, w: &mut [f32], g: &[f32], decay: &[f32], m: &mut [f32], v: &mut [f32]) -> [f64; 2] {
+        let (mut moved, mut size) = ([0f64; 8], [0f64; 8]);
         let moments = m.chunks_mut(8).zip(v.chunks_mut(8));
         for ((w, (g, decay)), (m, v)) in w.chunks_mut(8).zip(g.chunks(8).zip(decay.chunks(8))).zip(moments) {
-            for (((((w, &g), &decay), m), v), lane) in w.iter_mut().zip(g).zip(decay).zip(m).zip(v).zip(&mut lanes) {
+            let lanes = moved.iter_mut().zip(&mut size);
+            for (((((w, &g), &decay), m), v), (moved, size)) in w.iter_mut().zip(g).zip(decay).zip(m).zip(v).zip(lanes) {
+                let g = g * how.gradient_scale;
                 *m = how.beta1 * *m + how.rest1 * g;
                 *v = how.beta2 * *v + how.rest2 * g * g;
                 let before = *w;
                 *w = (1.0 - how.rate * decay) * before - how.size * *m / (v.sqrt() / how.second_root + how.epsilon);
                 let step = f64::from(*w - before);
-                *lane += step * step;
+                *moved += step * step;
+                *size += f64::from(before) * f64::from(before);
             }
         }
-        lanes.iter().sum()
+        [moved.iter().sum(), size.iter().sum()]
     }
-}
-
-/// `x = x·factor`.
-pub fn scale(x: &mut [f32], factor: f32) {
-    x.par_chunks_mut(PIECE).for_each(|piece| piece.iter_mut().for_each(|x| *x *= factor));
 }
 
 /// `Σ x²` in f64.

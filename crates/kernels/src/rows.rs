@@ -89,9 +89,81 @@ pub fn layer_norm_gradients(dy: &[f32], x: &[f32], kept: &[f32], gain: &[f32]) -
     [dx, d_gain, d_bias]
 }
 
-/// `sums = sums + x`
-fn add(x: &[f32], sums: &mut [f32]) {
-    sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+widest! {
+    /// `sums = sums + x`
+    pub fn add(x: &[f32], sums: &mut [f32]) {
+        sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
+    }
+}
+
+widest! {
+    /// `y = x/rms · gain`, row by row; keeps `1/rms` of each row. Zhang & Sennrich 2019, eq. 4.
+    pub fn rms_norm(x: &[f32], gain: &[f32], epsilon: f32, y: &mut [f32], kept: &mut [f32]) {
+        let d = gain.len();
+        for ((x, y), kept) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)).zip(kept) {
+            *kept = 1.0 / (sum_of(x, |x| x * x) / d as f32 + epsilon).sqrt();
+            y.iter_mut().zip(x).zip(gain).for_each(|((y, x), gain)| *y = x * *kept * gain);
+        }
+    }
+}
+
+widest! {
+    /// What [`rms_norm`] gave, from what it kept.
+    pub fn rms_normed(x: &[f32], kept: &[f32], gain: &[f32], y: &mut [f32]) {
+        let d = gain.len();
+        for ((x, y), kept) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)).zip(kept) {
+            y.iter_mut().zip(x).zip(gain).for_each(|((y, x), gain)| *y = x * kept * gain);
+        }
+    }
+}
+
+widest! {
+    /// Adds to `dx` the gradient of [`rms_norm`]'s input, and to `d_gain` that of its gain.
+    pub fn rms_norm_backward(
+        dy: &[f32],
+        x: &[f32],
+        kept: &[f32],
+        gain: &[f32],
+        dx: &mut [f32],
+        d_gain: &mut [f32],
+    ) {
+        let d = gain.len();
+        let rows = dy.chunks_exact(d).zip(x.chunks_exact(d)).zip(kept).zip(dx.chunks_exact_mut(d));
+        for (((dy, x), &kept), dx) in rows {
+            let mut products = [0f32; LANES];
+            let inputs = dy.chunks(LANES).zip(x.chunks(LANES)).zip(gain.chunks(LANES));
+            for (((dy, x), gain), d_gain) in inputs.zip(d_gain.chunks_mut(LANES)) {
+                let lanes = products.iter_mut().zip(d_gain);
+                for (((dy, x), gain), (product, d_gain)) in dy.iter().zip(x).zip(gain).zip(lanes) {
+                    *d_gain += dy * x * kept;
+                    *product += dy * gain * x;
+                }
+            }
+            let product = total(products) * kept * kept / d as f32;
+            for (((dx, dy), x), gain) in dx.iter_mut().zip(dy).zip(x).zip(gain) {
+                *dx += kept * (dy * gain - x * product);
+            }
+        }
+    }
+}
+
+widest! {
+    /// `SiLU(gate) · up`, `SiLU(x) = x·σ(x)`. Shazeer 2020, eq. 6.
+    pub fn gated(gate: &[f32], up: &[f32], y: &mut [f32]) {
+        y.iter_mut().zip(gate).zip(up).for_each(|((y, g), u)| *y = g / (1.0 + exp(-g)) * u);
+    }
+}
+
+widest! {
+    /// Gradients of [`gated`]'s inputs.
+    pub fn gated_backward(gate: &[f32], up: &[f32], dy: &[f32], d_gate: &mut [f32], d_up: &mut [f32]) {
+        let inputs = gate.iter().zip(up).zip(dy);
+        for (((g, u), dy), (d_gate, d_up)) in inputs.zip(d_gate.iter_mut().zip(d_up)) {
+            let s = 1.0 / (1.0 + exp(-g));
+            *d_up = dy * g * s;
+            *d_gate = dy * u * s * (1.0 + g * (1.0 - s));
+        }
+    }
 }
 
 /// √(2/π)

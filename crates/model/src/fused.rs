@@ -8,7 +8,9 @@ use burn_autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy
 use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_flex::FlexTensor;
-use duel_kernels::{BlockSaved, BlockShape, BlockWeights, Buffer, Head};
+use duel_kernels::{
+    BlockSaved, BlockShape, BlockWeights, Buffer, Head, LlamaMap, LlamaSaved, LlamaShape, LlamaWeights, MAPS, Place,
+};
 use std::sync::Arc;
 
 /// Whether fused operations can read this tensor.
@@ -41,6 +43,45 @@ pub struct BlockPlan {
     pub left: Option<Arc<Vec<usize>>>,
 }
 
+/// A Llama block's input `[B, L, D]` and its parameters, named as in [`LlamaWeights`]; where no adapter is on, `_a` and
+/// `_b` are read by nobody.
+#[derive(Debug, Clone, ExtensionType)]
+pub struct LlamaTensors<B: Backend> {
+    pub x: FloatTensor<B>,
+    pub norm1: FloatTensor<B>,
+    pub norm2: FloatTensor<B>,
+    pub q: FloatTensor<B>,
+    pub k: FloatTensor<B>,
+    pub v: FloatTensor<B>,
+    pub out: FloatTensor<B>,
+    pub gate: FloatTensor<B>,
+    pub up: FloatTensor<B>,
+    pub down: FloatTensor<B>,
+    pub q_a: FloatTensor<B>,
+    pub q_b: FloatTensor<B>,
+    pub k_a: FloatTensor<B>,
+    pub k_b: FloatTensor<B>,
+    pub v_a: FloatTensor<B>,
+    pub v_b: FloatTensor<B>,
+    pub out_a: FloatTensor<B>,
+    pub out_b: FloatTensor<B>,
+    pub gate_a: FloatTensor<B>,
+    pub gate_b: FloatTensor<B>,
+    pub up_a: FloatTensor<B>,
+    pub up_b: FloatTensor<B>,
+    pub down_a: FloatTensor<B>,
+    pub down_b: FloatTensor<B>,
+}
+
+/// A Llama block's sizes, its rotary tables `[context, E/2]`, and the padding before each sequence.
+#[derive(Debug, Clone)]
+pub struct LlamaPlan {
+    pub shape: LlamaShape,
+    pub cos: Arc<Vec<f32>>,
+    pub sin: Arc<Vec<f32>>,
+    pub left: Option<Arc<Vec<usize>>>,
+}
+
 /// Which log-probs are asked for.
 #[derive(Debug, Clone)]
 pub struct LogpPlan {
@@ -58,6 +99,8 @@ pub struct LogpPlan {
 pub trait Fused: Backend {
     /// A transformer block, `[B, L, D]`.
     fn block(#[extension_type] tensors: BlockTensors<Self>, plan: BlockPlan) -> FloatTensor<Self>;
+    /// A Llama block, `[B, L, D]`.
+    fn llama(#[extension_type] tensors: LlamaTensors<Self>, plan: LlamaPlan) -> FloatTensor<Self>;
     /// Layer norm of rows `[…, D]`.
     fn layer_norm(
         x: FloatTensor<Self>,
@@ -72,6 +115,11 @@ pub trait Fused: Backend {
 /// [`Fused::block`] on tensors.
 pub fn block(tensors: BlockTensors<Dispatch>, plan: BlockPlan) -> Tensor<3> {
     Tensor::from_dispatch(<Dispatch as Fused>::block(tensors, plan))
+}
+
+/// [`Fused::llama`] on tensors.
+pub fn llama(tensors: LlamaTensors<Dispatch>, plan: LlamaPlan) -> Tensor<3> {
+    Tensor::from_dispatch(<Dispatch as Fused>::llama(tensors, plan))
 }
 
 /// [`Fused::layer_norm`] on tensors.
@@ -125,6 +173,75 @@ fn block_weights(parts: &Parts<FlexTensor>) -> BlockWeights<'_> {
     std::array::from_fn(|i| numbers(&parts[i + 1])).into()
 }
 
+impl<B: Backend> LlamaTensors<B> {
+    /// In the order of the fields.
+    fn parts(self) -> LlamaParts<FloatTensor<B>> {
+        [
+            self.x,
+            self.norm1,
+            self.norm2,
+            self.q,
+            self.k,
+            self.v,
+            self.out,
+            self.gate,
+            self.up,
+            self.down,
+            self.q_a,
+            self.q_b,
+            self.k_a,
+            self.k_b,
+            self.v_a,
+            self.v_b,
+            self.out_a,
+            self.out_b,
+            self.gate_a,
+            self.gate_b,
+            self.up_a,
+            self.up_b,
+            self.down_a,
+            self.down_b,
+        ]
+    }
+}
+
+/// A Llama block's input and its parameters in the order of [`LlamaTensors`].
+type LlamaParts<T> = [T; 24];
+
+fn llama_weights(parts: &LlamaParts<FlexTensor>) -> LlamaWeights<'_> {
+    let of = |i: usize| numbers(&parts[i]);
+    let map = |i: usize| LlamaMap { weight: of(3 + i), a: of(10 + 2 * i), b: of(11 + 2 * i) };
+    LlamaWeights { norms: [of(1), of(2)], maps: std::array::from_fn(map) }
+}
+
+impl LlamaPlan {
+    fn place(&self) -> Place<'_> {
+        Place { cos: &self.cos, sin: &self.sin, left: self.left.as_ref().map(|left| left.as_slice()) }
+    }
+
+    fn forward(&self, parts: &LlamaParts<FlexTensor>) -> (FlexTensor, LlamaSaved) {
+        let x = &parts[0];
+        let (y, saved) = duel_kernels::llama_forward(self.shape, llama_weights(parts), numbers(x), self.place());
+        (tensor(y, x), saved)
+    }
+
+    /// Gradients of the parts, in their order; `None` where nobody asked for a matrix's, and where no adapter is on.
+    fn backward(
+        &self,
+        parts: &LlamaParts<FlexTensor>,
+        saved: &LlamaSaved,
+        dy: &FlexTensor,
+        asked: [bool; MAPS],
+    ) -> Vec<Option<FlexTensor>> {
+        let (weights, x) = (llama_weights(parts), numbers(&parts[0]));
+        let (dx, gradient) =
+            duel_kernels::llama_backward(self.shape, weights, x, saved, self.place(), numbers(dy), asked);
+        let adapters = gradient.a.into_iter().zip(gradient.b).flat_map(|(a, b)| [a, b]);
+        let all = std::iter::once(dx).chain(gradient.norms).chain(gradient.weights).chain(adapters);
+        all.zip(parts).map(|(values, like)| (!values.is_empty()).then(|| tensor(values, like))).collect()
+    }
+}
+
 impl BlockPlan {
     fn left(&self) -> Option<&[usize]> {
         self.left.as_ref().map(|left| left.as_slice())
@@ -155,6 +272,10 @@ impl LogpPlan {
 impl Fused for Flex {
     fn block(tensors: BlockTensors<Self>, plan: BlockPlan) -> FloatTensor<Self> {
         plan.forward(&contiguous(tensors.parts().each_ref())).0
+    }
+
+    fn llama(tensors: LlamaTensors<Self>, plan: LlamaPlan) -> FloatTensor<Self> {
+        plan.forward(&tensors.parts().map(|part| part.to_contiguous())).0
     }
 
     fn layer_norm(x: FlexTensor, gain: FlexTensor, bias: FlexTensor, epsilon: f32) -> FlexTensor {
@@ -190,6 +311,34 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         let parts = tensors.parts();
         let nodes = parts.each_ref().map(|part| part.node());
         let parts = contiguous(parts.each_ref().map(|part| part.primitive()));
+        let (y, saved) = plan.forward(&parts);
+        match Back.prepare::<C>(nodes).compute_bound().stateful() {
+            OpsKind::Tracked(prep) => prep.finish((parts, plan, saved), y),
+            OpsKind::UnTracked(prep) => prep.finish(y),
+        }
+    }
+
+    fn llama(tensors: LlamaTensors<Self>, plan: LlamaPlan) -> FloatTensor<Self> {
+        #[derive(Debug)]
+        struct Back;
+        impl Backward<Flex, 24> for Back {
+            type State = (LlamaParts<FlexTensor>, LlamaPlan, LlamaSaved);
+
+            fn backward(self, ops: Ops<Self::State, 24>, gradients: &mut Gradients, _: &mut Checkpointer) {
+                let dy = gradients.consume::<Flex>(&ops.node).to_contiguous();
+                let (parts, plan, saved) = ops.state;
+                let asked = std::array::from_fn(|map| ops.parents[3 + map].is_some());
+                let found = plan.backward(&parts, &saved, &dy, asked);
+                for (node, gradient) in ops.parents.into_iter().zip(found) {
+                    if let (Some(node), Some(gradient)) = (node, gradient) {
+                        gradients.register::<Flex>(node.id, gradient);
+                    }
+                }
+            }
+        }
+        let parts = tensors.parts();
+        let nodes = parts.each_ref().map(|part| part.node());
+        let parts = parts.map(|part| part.primitive().to_contiguous());
         let (y, saved) = plan.forward(&parts);
         match Back.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish((parts, plan, saved), y),

@@ -28,6 +28,11 @@ impl Reader {
         Self { space: space.clone(), device: device.clone(), hidden, host_hidden }
     }
 
+    /// The same without a graph of gradients.
+    pub fn valid(&self) -> Self {
+        Self::new(&self.space, &self.device.clone().inner())
+    }
+
     /// The world's sizes.
     pub fn space(&self) -> &Space {
         &self.space

@@ -5,14 +5,14 @@
 //! and values, `E` units of a head, `V` vocabulary.
 
 use crate::config::{Activation, Family, TransformerConfig};
-use crate::fused::{self, BlockPlan, BlockTensors, LogpPlan};
+use crate::fused::{self, BlockPlan, BlockTensors, LlamaPlan, LlamaTensors, LogpPlan};
 use crate::projection::{Lora, Projection};
 use crate::tokens::Tokens;
 use crate::weights::{host, normal};
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
-use duel_kernels::{BlockShape, BlockWeights, Decoder, DecoderParts};
+use duel_kernels::{BlockShape, BlockWeights, Decoder, DecoderParts, LlamaShape};
 use duel_spec::seeds::Rng;
 use std::sync::Arc;
 
@@ -284,8 +284,80 @@ impl Block {
         })
     }
 
-    /// The whole block in one operation, where [`Block::gpt2`] is.
-    fn fused(&self, x: &Tensor<3>, left: Option<&Arc<Vec<usize>>>) -> Option<Tensor<3>> {
+    /// The whole block in one operation, where there is one for it.
+    fn fused(&self, x: &Tensor<3>, place: &FusedPlace) -> Option<Tensor<3>> {
+        match &place.tables {
+            Some(tables) => self.fused_llama(x, place.left.as_ref(), tables),
+            None => self.fused_gpt2(x, place.left.as_ref()),
+        }
+    }
+
+    /// A Llama block, whose projections carry adapters of one rank and scale, or none.
+    fn fused_llama(
+        &self,
+        x: &Tensor<3>,
+        left: Option<&Arc<Vec<usize>>>,
+        [cos, sin]: &[Arc<Vec<f32>>; 2],
+    ) -> Option<Tensor<3>> {
+        let (Norm::Rms(norm1), Norm::Rms(norm2)) = (&self.norm_attention, &self.norm_mlp) else { return None };
+        let Inputs::Apart(Apart { q, k, v }) = &self.attention.inputs else { return None };
+        let Mlp::Gated(Gated { gate, up, down }) = &self.mlp else { return None };
+        let Attention { heads, key_value_heads, head_width, out, .. } = &self.attention;
+        let maps = [q, k, v, out, gate, up, down];
+        let adapter = |map: &Projection| map.lora.as_ref().map(|lora| (lora.a.dims()[1], lora.scale));
+        let first = adapter(q);
+        if maps.iter().any(|map| map.linear.bias.is_some() || adapter(map) != first) {
+            return None;
+        }
+        let (rank, scale) = first.unwrap_or((0, 0.0));
+        let [sequences, columns, width] = x.dims();
+        let shape = LlamaShape {
+            sequences,
+            columns,
+            width,
+            heads: *heads,
+            key_value_heads: *key_value_heads,
+            head_width: *head_width,
+            inner: gate.linear.weight.dims()[1],
+            epsilon: self.epsilon as f32,
+            rank,
+            scale: scale as f32,
+        };
+        let weight = |map: &Projection| map.linear.weight.val().into_dispatch();
+        let none = Tensor::<2>::zeros([1, 1], &x.device());
+        let a = |map: &Projection| map.lora.as_ref().map_or(none.clone(), |lora| lora.a.val()).into_dispatch();
+        let b = |map: &Projection| map.lora.as_ref().map_or(none.clone(), |lora| lora.b.val()).into_dispatch();
+        let tensors = LlamaTensors {
+            x: x.clone().into_dispatch(),
+            norm1: norm1.gamma.val().into_dispatch(),
+            norm2: norm2.gamma.val().into_dispatch(),
+            q: weight(q),
+            k: weight(k),
+            v: weight(v),
+            out: weight(out),
+            gate: weight(gate),
+            up: weight(up),
+            down: weight(down),
+            q_a: a(q),
+            q_b: b(q),
+            k_a: a(k),
+            k_b: b(k),
+            v_a: a(v),
+            v_b: b(v),
+            out_a: a(out),
+            out_b: b(out),
+            gate_a: a(gate),
+            gate_b: b(gate),
+            up_a: a(up),
+            up_b: b(up),
+            down_a: a(down),
+            down_b: b(down),
+        };
+        let plan = LlamaPlan { shape, cos: cos.clone(), sin: sin.clone(), left: left.cloned() };
+        Some(fused::llama(tensors, plan))
+    }
+
+    fn fused_gpt2(&self, x: &Tensor<3>, left: Option<&Arc<Vec<usize>>>) -> Option<Tensor<3>> {
         let parts = self.gpt2()?;
         let [sequences, columns, width] = x.dims();
         let shape = BlockShape {
@@ -314,6 +386,13 @@ impl Block {
         };
         Some(fused::block(tensors, BlockPlan { shape, left: left.cloned() }))
     }
+}
+
+/// Where a block's columns stand, for the operation that does all of a block.
+struct FusedPlace {
+    left: Option<Arc<Vec<usize>>>,
+    /// `cos` and `sin` of the rotary angles, `[context, E/2]` each.
+    tables: Option<[Arc<Vec<f32>>; 2]>,
 }
 
 /// The parameters of a GPT-2 block: gains and matrices, each with its bias.
@@ -423,8 +502,12 @@ impl Body {
             }
         }
         if cache.is_none() && fused::applies(&x) {
-            let left = left.clone().map(Arc::new);
-            let all = self.blocks.iter().try_fold(x.clone(), |x, block| block.fused(&x, left.as_ref()));
+            let tables = match &self.positions {
+                Positions::Learned(_) => None,
+                Positions::Rotary(Rotary { cos, sin }) => Some([cos, sin].map(|table| Arc::new(host(table.clone())))),
+            };
+            let place = FusedPlace { left: left.clone().map(Arc::new), tables };
+            let all = self.blocks.iter().try_fold(x.clone(), |x, block| block.fused(&x, &place));
             if let Some(x) = all {
                 return self.norm.forward(x, self.epsilon);
             }

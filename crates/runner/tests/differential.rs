@@ -19,23 +19,28 @@ use std::sync::Arc;
 
 const STEPS: u64 = 10;
 
-/// Every shape of model that Duel trains: its own with a tied and an untied head, GPT-2, and Llama with grouped queries.
-fn configs(space: &Space) -> Vec<(&'static str, TransformerConfig)> {
+/// Every shape of model that Duel trains: its own with a tied and an untied head, GPT-2, and Llama with grouped queries,
+/// whole and frozen under adapters (true).
+fn configs(space: &Space) -> Vec<(&'static str, TransformerConfig, bool)> {
     let own = |tied| TransformerConfig::small(space.vocabulary, space.context() + 3, 2, 16, 4, tied);
     let gelu = Family::Gpt2 { activation: Activation::GeluTanh, inner: 40, epsilon: 1e-5 };
     let llama = Family::Llama { key_value_heads: 2, head_width: 8, inner: 24, rope_theta: 10_000.0, epsilon: 1e-6 };
     vec![
-        ("tied", own(true)),
-        ("untied", own(false)),
-        ("gpt2", TransformerConfig { family: gelu, ..own(true) }),
-        ("llama", TransformerConfig { family: llama, ..own(false) }),
+        ("tied", own(true), false),
+        ("untied", own(false), false),
+        ("gpt2", TransformerConfig { family: gelu, ..own(true) }, false),
+        ("llama", TransformerConfig { family: llama.clone(), ..own(false) }, false),
+        ("llama with adapters", TransformerConfig { family: llama, ..own(true) }, true),
     ]
 }
 
 /// A policy with the same weights on every device.
-fn policy(config: &TransformerConfig, device: &Device) -> Policy {
-    let policy = Policy::new(config, &mut seeds::derive(3, "test", 0, "init"), device);
-    let wide = weights::flatten(&policy).iter().map(|w| 2.0 * w).collect::<Vec<_>>();
+fn policy(config: &TransformerConfig, adapters: bool, device: &Device) -> Policy {
+    let mut rng = seeds::derive(3, "test", 0, "init");
+    let policy = Policy::new(config, &mut rng, device);
+    let policy = if adapters { policy.with_fresh_lora(3, &mut rng, device) } else { policy };
+    let some = |i: usize| (i % 7) as f32 * 0.01 - 0.03; // adapters start at zero
+    let wide = weights::flatten(&policy).iter().enumerate().map(|(i, w)| 2.0 * w + some(i)).collect::<Vec<_>>();
     weights::unflatten(policy, &wide) // far from zero, so that every kernel has something to do
 }
 
@@ -74,12 +79,12 @@ fn ten_steps<M: Method>(name: &str, method: &mut M, module: M::Module, batches: 
 }
 
 /// Everything that one device makes of one model.
-fn trace(config: &TransformerConfig, plain: &Device) -> Trace {
+fn trace(config: &TransformerConfig, adapters: bool, plain: &Device) -> Trace {
     let world = GrammarWorld::new(0.02, 400);
     let train = plain.clone().autodiff();
     let (reader, train_reader) = (Reader::new(world.space(), plain), Reader::new(world.space(), &train));
     let rows = rows(&world);
-    let fresh = || policy(config, &train);
+    let fresh = || policy(config, adapters, &train);
     let reference = fresh().valid();
     let pairs: Vec<PairBatch> =
         (0..4).map(|i| PairBatch::new(&rows, &(16 * i..16 * (i + 1)).collect::<Vec<_>>())).collect();
@@ -133,8 +138,8 @@ fn trace(config: &TransformerConfig, plain: &Device) -> Trace {
 fn flex_and_ndarray_agree() {
     let (flex, ndarray) = (device::open("flex").unwrap(), device::open("ndarray").unwrap());
     let world = GrammarWorld::new(0.02, 400);
-    for (name, config) in configs(world.space()) {
-        let (a, b) = (trace(&config, &flex), trace(&config, &ndarray));
+    for (name, config, adapters) in configs(world.space()) {
+        let (a, b) = (trace(&config, adapters, &flex), trace(&config, adapters, &ndarray));
         assert_eq!(a.len(), b.len());
         for ((what, a), (_, b)) in a.iter().zip(&b) {
             assert_eq!(a.len(), b.len(), "{name}: {what}");

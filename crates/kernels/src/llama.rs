@@ -1,0 +1,371 @@
+//! A Llama block as one operation: `x₁ = x + attention(norm(x))`, `y = x₁ + mlp(norm(x₁))`, with RMS norms, rotary
+//! positions, grouped queries and a gated MLP, and with a low-rank adapter on each of its seven matrices where one is on.
+
+use crate::attention::{self, Heads};
+use crate::buffer::Buffer;
+use crate::matrix::{Matrix, Over, Packed, product};
+use crate::rows;
+use rayon::prelude::*;
+use std::ops::Range;
+
+/// Sizes of a block and of its batch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LlamaShape {
+    /// Sequences, `B`.
+    pub sequences: usize,
+    /// `L`
+    pub columns: usize,
+    /// `D`
+    pub width: usize,
+    /// `H`
+    pub heads: usize,
+    /// Heads of keys and values, `G`.
+    pub key_value_heads: usize,
+    /// `E`
+    pub head_width: usize,
+    /// `F`
+    pub inner: usize,
+    pub epsilon: f32,
+    /// Rank of the adapters, `r`; 0 where none is on.
+    pub rank: usize,
+    /// The adapters' `α/r`.
+    pub scale: f32,
+}
+
+/// A matrix `[inputs, outputs]`, and its adapter `[inputs, r]`, `[r, outputs]`, empty where none is on.
+#[derive(Debug, Clone, Copy)]
+pub struct LlamaMap<'a> {
+    pub weight: &'a [f32],
+    pub a: &'a [f32],
+    pub b: &'a [f32],
+}
+
+/// A block's maps, in this order wherever seven of anything stand: queries, keys, values, out, gate, up, down.
+pub const MAPS: usize = 7;
+
+/// A block's parameters.
+#[derive(Debug, Clone, Copy)]
+pub struct LlamaWeights<'a> {
+    /// Gains, `[D]` each.
+    pub norms: [&'a [f32]; 2],
+    pub maps: [LlamaMap<'a>; MAPS],
+}
+
+/// `cos` and `sin` of the rotary angles, `[context, E/2]` each, and the padding before each sequence.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    pub cos: &'a [f32],
+    pub sin: &'a [f32],
+    pub left: Option<&'a [usize]>,
+}
+
+/// What the forward pass leaves for the backward pass.
+#[derive(Debug, Clone)]
+pub struct LlamaSaved {
+    /// 1/rms of both norms' rows, `[N]` each.
+    kept: [Buffer; 2],
+    /// Rotated queries, rotated keys, values, `[N, (H + 2G)·E]`.
+    qkv: Buffer,
+    /// What attention mixed, `[N, H·E]`.
+    mixed: Buffer,
+    /// After attention, `[N, D]`.
+    middle: Buffer,
+    /// `[N, F]` each.
+    gate: Buffer,
+    up: Buffer,
+}
+
+/// Gradients in the shapes of [`LlamaWeights`]; those of matrices that nobody asked for are empty.
+#[derive(Debug, Clone, Default)]
+pub struct LlamaGradient {
+    pub norms: [Vec<f32>; 2],
+    pub weights: [Vec<f32>; MAPS],
+    pub a: [Vec<f32>; MAPS],
+    pub b: [Vec<f32>; MAPS],
+}
+
+/// Tokens of a shard, about.
+const SHARD: usize = 128;
+/// Most groups of shards in the backward pass; each sums its own gradient of the parameters.
+const GROUPS: usize = 8;
+
+impl LlamaShape {
+    fn heads_of(self, left: usize) -> Heads {
+        let Self { columns, heads, key_value_heads, head_width: width, .. } = self;
+        Heads { columns, heads, key_value_heads, width, left }
+    }
+
+    /// Sequences of a shard.
+    fn shard(self) -> usize {
+        (SHARD / self.columns).max(1)
+    }
+
+    /// Width of queries, and of keys and of values.
+    fn widths(self) -> [usize; 2] {
+        [self.heads * self.head_width, self.key_value_heads * self.head_width]
+    }
+
+    /// Inputs and outputs of each map.
+    fn maps(self) -> [[usize; 2]; MAPS] {
+        let ([q, kv], d, f) = (self.widths(), self.width, self.inner);
+        [[d, q], [d, kv], [d, kv], [q, d], [d, f], [d, f], [f, d]]
+    }
+}
+
+/// A map ready for products one way: its matrix and its adapter's two.
+struct Ready {
+    weight: Packed,
+    adapter: Option<(Packed, Packed)>,
+}
+
+impl Ready {
+    /// `x·W + scale·x·A·B`
+    fn forward(map: LlamaMap<'_>, [inputs, outputs]: [usize; 2], rank: usize) -> Self {
+        let pack = |w: &[f32], inputs, outputs| Packed::new(Matrix::rows(w, outputs), inputs, outputs);
+        let adapter = (rank > 0).then(|| (pack(map.a, inputs, rank), pack(map.b, rank, outputs)));
+        Self { weight: pack(map.weight, inputs, outputs), adapter }
+    }
+
+    /// The same from outputs to inputs.
+    fn back(map: LlamaMap<'_>, [inputs, outputs]: [usize; 2], rank: usize) -> Self {
+        let turn = |w: &[f32], inputs, outputs| Packed::new(Matrix::rows(w, outputs).t(), outputs, inputs);
+        let adapter = (rank > 0).then(|| (turn(map.b, rank, outputs), turn(map.a, inputs, rank)));
+        Self { weight: turn(map.weight, inputs, outputs), adapter }
+    }
+
+    /// The map of `rows` rows into `y`, whose rows stand `y_step` apart. `low` takes what stands between the adapter's two
+    /// matrices, `[rows, r]`, scaled.
+    #[expect(clippy::too_many_arguments, reason = "what a map is made of")]
+    fn apply(&self, rows: usize, x: Matrix<'_>, y: &mut [f32], y_step: usize, over: Over, scale: f32, low: &mut [f32]) {
+        let (inputs, outputs) = (self.weight.inputs(), self.weight.outputs);
+        self.weight.part((rows, 0..inputs, outputs), x, y, y_step, over, 1.0);
+        if let Some((first, second)) = &self.adapter {
+            let rank = first.outputs;
+            first.part((rows, 0..inputs, rank), x, low, rank, Over::Write, scale);
+            second.part((rows, 0..rank, outputs), Matrix::rows(low, rank), y, y_step, Over::Add, 1.0);
+        }
+    }
+}
+
+/// The block's output `[N, D]`, and what its backward pass needs, from `x` `[N, D]`.
+pub fn llama_forward(shape: LlamaShape, w: LlamaWeights<'_>, x: &[f32], place: Place<'_>) -> (Vec<f32>, LlamaSaved) {
+    let LlamaShape { columns, width: d, inner: f, rank, scale, .. } = shape;
+    let ([q, kv], n) = (shape.widths(), shape.sequences * shape.columns);
+    let row = q + 2 * kv;
+    let mut y = vec![0f32; n * d];
+    let new = |width: usize| Buffer::new(n * width);
+    let mut saved =
+        LlamaSaved { kept: [new(1), new(1)], qkv: new(row), mixed: new(q), middle: new(d), gate: new(f), up: new(f) };
+    let mut maps = w.maps.into_iter().zip(shape.maps()).map(|(map, sizes)| Ready::forward(map, sizes, rank));
+    let maps: [Ready; MAPS] = std::array::from_fn(|_| maps.next().expect("seven maps"));
+    let [to_q, to_k, to_v, to_out, to_gate, to_up, to_down] = &maps;
+
+    let tokens = shape.shard() * columns;
+    let LlamaSaved { kept: [kept1, kept2], qkv, mixed, middle, gate, up } = &mut saved;
+    let outer = (x.par_chunks(tokens * d), y.par_chunks_mut(tokens * d));
+    let kept = (kept1.par_chunks_mut(tokens), kept2.par_chunks_mut(tokens));
+    let attended =
+        (qkv.par_chunks_mut(tokens * row), mixed.par_chunks_mut(tokens * q), middle.par_chunks_mut(tokens * d));
+    let wide = (gate.par_chunks_mut(tokens * f), up.par_chunks_mut(tokens * f));
+    (outer, kept, attended, wide).into_par_iter().enumerate().for_each(
+        |(shard, ((x, y), (kept1, kept2), (qkv, mixed, middle), (gate, up)))| {
+            let n = x.len() / d;
+            let (mut normed, mut low) = (Buffer::new(n * d), Buffer::new(n * rank));
+            // 1. x₁ = x + attention(norm(x))
+            rows::rms_norm(x, w.norms[0], shape.epsilon, &mut normed, kept1);
+            let from = Matrix::rows(&normed, d);
+            to_q.apply(n, from, qkv, row, Over::Write, scale, &mut low);
+            to_k.apply(n, from, &mut qkv[q..], row, Over::Write, scale, &mut low);
+            to_v.apply(n, from, &mut qkv[q + kv..], row, Over::Write, scale, &mut low);
+            let mut scratch = attention::Scratch::new(columns);
+            let sequences = qkv.chunks_mut(columns * row).zip(mixed.chunks_mut(columns * q));
+            for (at, (qkv, mixed)) in (shard * shape.shard()..).zip(sequences) {
+                let left = place.left.map_or(0, |left| left[at]);
+                rotate(shape, qkv, place, left, 1.0);
+                attention::forward(shape.heads_of(left), qkv, mixed, &mut scratch);
+            }
+            middle.copy_from_slice(x);
+            to_out.apply(n, Matrix::rows(mixed, q), middle, d, Over::Add, scale, &mut low);
+
+            // 2. y = x₁ + mlp(norm(x₁))
+            rows::rms_norm(middle, w.norms[1], shape.epsilon, &mut normed, kept2);
+            let from = Matrix::rows(&normed, d);
+            to_gate.apply(n, from, gate, f, Over::Write, scale, &mut low);
+            to_up.apply(n, from, up, f, Over::Write, scale, &mut low);
+            let mut bent = Buffer::new(up.len());
+            rows::gated(gate, up, &mut bent);
+            y.copy_from_slice(middle);
+            to_down.apply(n, Matrix::rows(&bent, f), y, d, Over::Add, scale, &mut low);
+        },
+    );
+    (y, saved)
+}
+
+/// The gradient of the block's input `[N, D]`, and of its parameters, from that of its output; of those matrices that are
+/// `asked` for, and of all adapters.
+pub fn llama_backward(
+    shape: LlamaShape,
+    w: LlamaWeights<'_>,
+    x: &[f32],
+    saved: &LlamaSaved,
+    place: Place<'_>,
+    dy: &[f32],
+    asked: [bool; MAPS],
+) -> (Vec<f32>, LlamaGradient) {
+    let (d, n) = (shape.width, shape.sequences * shape.columns);
+    let mut maps = w.maps.into_iter().zip(shape.maps()).map(|(map, sizes)| Ready::back(map, sizes, shape.rank));
+    let maps: [Ready; MAPS] = std::array::from_fn(|_| maps.next().expect("seven maps"));
+    let back = Back { shape, w, maps: &maps, x, saved, place, dy };
+    let mut dx = vec![0f32; n * d];
+
+    // 1. Group by group, each shard after shard.
+    let shard = shape.shard() * shape.columns;
+    let shards = n.div_ceil(shard);
+    let group = shards.div_ceil((shards / 2).clamp(1, GROUPS)) * shard;
+    let groups: Vec<LlamaGradient> = dx
+        .par_chunks_mut(group * d)
+        .enumerate()
+        .map(|(at, dx)| {
+            let mut gradient = LlamaGradient::zeros(shape, asked);
+            for (i, dx) in dx.chunks_mut(shard * d).enumerate() {
+                let first = at * group + i * shard;
+                back.shard(first..first + dx.len() / d, dx, &mut gradient);
+            }
+            gradient
+        })
+        .collect();
+
+    // 2. The groups' sum.
+    let mut groups = groups.into_iter();
+    let mut sum = groups.next().unwrap_or_default();
+    groups.for_each(|group| sum.add(&group));
+    (dx, sum)
+}
+
+impl LlamaGradient {
+    fn zeros(shape: LlamaShape, asked: [bool; MAPS]) -> Self {
+        let (maps, rank) = (shape.maps(), shape.rank);
+        Self {
+            norms: std::array::from_fn(|_| vec![0.0; shape.width]),
+            weights: std::array::from_fn(|i| vec![0.0; if asked[i] { maps[i][0] * maps[i][1] } else { 0 }]),
+            a: std::array::from_fn(|i| vec![0.0; maps[i][0] * rank]),
+            b: std::array::from_fn(|i| vec![0.0; rank * maps[i][1]]),
+        }
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &Vec<f32>> {
+        self.norms.iter().chain(&self.weights).chain(&self.a).chain(&self.b)
+    }
+
+    fn add(&mut self, other: &Self) {
+        let parts = self.norms.iter_mut().chain(&mut self.weights).chain(&mut self.a).chain(&mut self.b);
+        parts.zip(other.parts()).for_each(|(sum, x)| rows::add(x, sum));
+    }
+}
+
+/// All that a backward pass reads.
+struct Back<'a> {
+    shape: LlamaShape,
+    w: LlamaWeights<'a>,
+    maps: &'a [Ready; MAPS],
+    x: &'a [f32],
+    saved: &'a LlamaSaved,
+    place: Place<'a>,
+    dy: &'a [f32],
+}
+
+impl Back<'_> {
+    /// Some tokens: `dx` is written, the parameters' gradients are added to.
+    fn shard(&self, tokens: Range<usize>, dx: &mut [f32], g: &mut LlamaGradient) {
+        let Self { shape, w, maps, saved, .. } = self;
+        let LlamaShape { columns, width: d, inner: f, rank, .. } = *shape;
+        let ([q, kv], n) = (shape.widths(), tokens.len());
+        let row = q + 2 * kv;
+        let of = |width: usize| tokens.start * width..tokens.end * width;
+        let (x, dy) = (&self.x[of(d)], &self.dy[of(d)]);
+        let (kept1, kept2) = (&saved.kept[0][of(1)], &saved.kept[1][of(1)]);
+        let (qkv, mixed, middle) = (&saved.qkv[of(row)], &saved.mixed[of(q)], &saved.middle[of(d)]);
+        let (gate, up) = (&saved.gate[of(f)], &saved.up[of(f)]);
+        let new = |width: usize| Buffer::new(n * width);
+        let (mut normed, mut wide, mut low, mut other_low) = (new(d), new(d), new(rank), new(rank));
+        let mut through = |map: usize, x: Matrix<'_>, dy: Matrix<'_>, d_input: &mut [f32], over: Over| {
+            let step = shape.maps()[map][0];
+            maps[map].apply(n, dy, d_input, step, over, shape.scale, &mut low);
+            self.parameters(map, n, x, dy, &low, &mut other_low, g);
+        };
+
+        // 1. The MLP: d_middle, which takes the residual's gradient too.
+        let (mut d_gate, mut d_up, mut bent) = (new(f), new(f), new(f));
+        rows::gated(gate, up, &mut bent);
+        let mut d_bent = new(f);
+        through(6, Matrix::rows(&bent, f), Matrix::rows(dy, d), &mut d_bent, Over::Write);
+        rows::gated_backward(gate, up, &d_bent, &mut d_gate, &mut d_up);
+        rows::rms_normed(middle, kept2, w.norms[1], &mut normed);
+        through(4, Matrix::rows(&normed, d), Matrix::rows(&d_gate, f), &mut wide, Over::Write);
+        through(5, Matrix::rows(&normed, d), Matrix::rows(&d_up, f), &mut wide, Over::Add);
+        let mut d_middle = new(d);
+        d_middle.copy_from_slice(dy);
+        let mut norm_gains = [vec![0f32; d], vec![0f32; d]];
+        rows::rms_norm_backward(&wide, middle, kept2, w.norms[1], &mut d_middle, &mut norm_gains[1]);
+
+        // 2. Attention: dx, which takes the residual's gradient too.
+        let mut d_mixed = new(q);
+        through(3, Matrix::rows(mixed, q), Matrix::rows(&d_middle, d), &mut d_mixed, Over::Write);
+        let (mut d_qkv, mut scratch) = (new(row), attention::Scratch::new(columns));
+        let sequences = qkv.chunks(columns * row).zip(d_mixed.chunks(columns * q)).zip(d_qkv.chunks_mut(columns * row));
+        for (at, ((qkv, d_mixed), d_qkv)) in (tokens.start / columns..).zip(sequences) {
+            let left = self.place.left.map_or(0, |left| left[at]);
+            attention::backward(shape.heads_of(left), qkv, d_mixed, d_qkv, &mut scratch);
+            rotate(*shape, d_qkv, self.place, left, -1.0);
+        }
+        rows::rms_normed(x, kept1, w.norms[0], &mut normed);
+        for (map, from, over) in [(0, 0, Over::Write), (1, q, Over::Add), (2, q + kv, Over::Add)] {
+            through(map, Matrix::rows(&normed, d), Matrix::rows(&d_qkv[from..], row), &mut wide, over);
+        }
+        dx.copy_from_slice(&d_middle);
+        rows::rms_norm_backward(&wide, x, kept1, w.norms[0], dx, &mut norm_gains[0]);
+        g.norms.iter_mut().zip(&norm_gains).for_each(|(sum, x)| rows::add(x, sum));
+    }
+
+    /// Adds to the gradients of one map's parameters: `d_low` is the scaled `dy·Bᵀ`; `low` takes `x·A`.
+    #[expect(clippy::too_many_arguments, reason = "what a map's gradient is made of")]
+    fn parameters(
+        &self,
+        map: usize,
+        n: usize,
+        x: Matrix<'_>,
+        dy: Matrix<'_>,
+        d_low: &[f32],
+        low: &mut [f32],
+        g: &mut LlamaGradient,
+    ) {
+        let [inputs, outputs] = self.shape.maps()[map];
+        let LlamaShape { rank, scale, .. } = self.shape;
+        if !g.weights[map].is_empty() {
+            product([inputs, n, outputs], &mut g.weights[map], outputs, Over::Add, x.t(), dy, 1.0);
+        }
+        if rank > 0 {
+            product([inputs, n, rank], &mut g.a[map], rank, Over::Add, x.t(), Matrix::rows(d_low, rank), 1.0);
+            let a = Matrix::rows(self.w.maps[map].a, rank);
+            product([n, inputs, rank], low, rank, Over::Write, x, a, 1.0);
+            product([rank, n, outputs], &mut g.b[map], outputs, Over::Add, Matrix::rows(low, rank).t(), dy, scale);
+        }
+    }
+}
+
+/// Turns queries and keys of one sequence by their rotary angles, `sign` 1, or back, −1. Su et al. 2021, half-split.
+fn rotate(shape: LlamaShape, qkv: &mut [f32], place: Place<'_>, left: usize, sign: f32) {
+    let ([q, kv], e) = (shape.widths(), shape.head_width);
+    let half = e / 2;
+    for (column, row) in qkv.chunks_exact_mut(q + 2 * kv).enumerate() {
+        let position = column.saturating_sub(left);
+        let (cos, sin) = (&place.cos[position * half..][..half], &place.sin[position * half..][..half]);
+        for head in row[..q + kv].chunks_exact_mut(e) {
+            let (a, b) = head.split_at_mut(half);
+            for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
+                let sin = sign * sin;
+                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
+            }
+        }
+    }
+}
