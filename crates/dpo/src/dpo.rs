@@ -86,9 +86,9 @@ impl Dpo {
     }
 
     /// Log-probs of both responses under a policy, `[N]` each.
-    fn pair_logp(&self, policy: &Policy, pairs: &PairBatch) -> ChosenRejected {
-        let mask = sft::mask(&self.reader, &pairs.both); // [2N, T]
-        halves(mask.row_sums(sft::response_logp(&self.reader, policy, &pairs.both)))
+    fn pair_logp(reader: &Reader, policy: &Policy, pairs: &PairBatch) -> ChosenRejected {
+        let mask = sft::mask(reader, &pairs.both); // [2N, T]
+        halves(mask.row_sums(sft::response_logp(reader, policy, &pairs.both)))
     }
 
     fn outcome(
@@ -102,30 +102,29 @@ impl Dpo {
         preference_loss(&self.loss(), &PairLogp { policy, reference, lengths }, self.settings.beta)
     }
 
-    /// The invariants of step 0, each on the first batch.
-    fn check_start(&self, pairs: &PairBatch, learner: &Learner<Policy>, outcome: &PreferenceOutcome) -> Result<()> {
+    /// The invariants of step 0 that look at more than the first loss, each on the first batch.
+    fn check_start(&self, pairs: &PairBatch, learner: &Learner<Policy>) -> Result<()> {
         always::eos_counts_and_pad_does_not(0, &self.reader, &pairs.both)?;
         always::reads_are_sound(0, &self.reader, learner.module(), &pairs.both)?;
-        let reference = self.reference.batch(&pairs.rows, &self.reader);
-        let policy = self.pair_logp(learner.module(), pairs);
-        let live: Vec<f32> = host(policy.chosen.inner()).into_iter().chain(host(policy.rejected.inner())).collect();
-        let cached: Vec<f32> = host(reference.chosen.clone().inner())
-            .into_iter()
-            .chain(host(reference.rejected.clone().inner()))
-            .collect();
+        let (reader, module) = always::without_graph(&self.reader, learner.module());
+        let reference = self.reference.batch(&pairs.rows, &reader);
+        let policy = Self::pair_logp(&reader, &module, pairs);
+        let live: Vec<f32> = host(policy.chosen.clone()).into_iter().chain(host(policy.rejected.clone())).collect();
+        let cached: Vec<f32> =
+            host(reference.chosen.clone()).into_iter().chain(host(reference.rejected.clone())).collect();
         invariants::cached_reference_is_live(&live, &cached)?;
-        let margins = host(outcome.margins().inner());
-        invariants::starts_at_ln_2(f64::from(host(outcome.loss.clone().inner())[0]), &margins, accuracy(&margins))?;
+        let margins = host(self.outcome(&reader, policy, reference.clone(), pairs).margins());
         let swapped = self.outcome(
-            &self.reader,
-            self.pair_logp(learner.module(), &pairs.swapped()),
-            ChosenRejected { chosen: reference.rejected.clone(), rejected: reference.chosen.clone() },
+            &reader,
+            Self::pair_logp(&reader, &module, &pairs.swapped()),
+            ChosenRejected { chosen: reference.rejected, rejected: reference.chosen },
             &pairs.swapped(),
         );
-        invariants::a_swap_flips_the_margin(0, &margins, &host(swapped.margins().inner()))?;
+        invariants::a_swap_flips_the_margin(0, &margins, &host(swapped.margins()))?;
+        let reference = self.reference.batch(&pairs.rows, &self.reader);
         let tied = self.outcome(
             &self.reader,
-            self.pair_logp(learner.module(), &pairs.tied()),
+            Self::pair_logp(&self.reader, learner.module(), &pairs.tied()),
             ChosenRejected { chosen: reference.chosen.clone(), rejected: reference.chosen },
             &pairs.tied(),
         );
@@ -134,7 +133,7 @@ impl Dpo {
         always::parts_make_the_same_gradient(learner, pairs.len(), |rows| {
             let part = pairs.select(rows);
             let reference = self.reference.batch(&part.rows, &self.reader);
-            let policy = self.pair_logp(learner.module(), &part);
+            let policy = Self::pair_logp(&self.reader, learner.module(), &part);
             (self.outcome(&self.reader, policy, reference, &part).loss, part.len() as f64)
         })
     }
@@ -162,18 +161,23 @@ impl Method for Dpo {
     type Batch = PairBatch;
 
     fn iteration(&mut self, pairs: &PairBatch, learner: &mut Learner<Policy>) -> Result<Metrics> {
+        let mut said = Metrics::default();
+        if learner.step() == 0 {
+            said.check(|| self.check_start(pairs, learner))?;
+        }
+
         // 1. Log-probs of both responses; the reference's were computed once, before training.
-        let policy = self.pair_logp(learner.module(), pairs);
+        let policy = Self::pair_logp(&self.reader, learner.module(), pairs);
         let reference = self.reference.batch(&pairs.rows, &self.reader);
 
         // 2. How far has each response moved from the reference?
         let [chosen, rejected] = [&policy.chosen, &policy.rejected].map(|x| mean(&host(x.clone().inner())));
         let outcome = self.outcome(&self.reader, policy, reference, pairs);
-        let mut said = Metrics::default();
-        if learner.step() == 0 {
-            said.check(|| self.check_start(pairs, learner, &outcome))?;
-        }
         let margins = host(outcome.margins().inner()); // [N]
+        if learner.step() == 0 {
+            let loss = f64::from(host(outcome.loss.clone().inner())[0]);
+            said.check(|| invariants::starts_at_ln_2(loss, &margins, accuracy(&margins)))?;
+        }
         let rewards = [&outcome.rewards.chosen, &outcome.rewards.rejected].map(|x| mean(&host(x.clone().inner())));
 
         // 3. Improve.

@@ -197,7 +197,7 @@ fn logistic(rows: &[Vec<(usize, f32)>], labels: &[bool], features: usize) -> Vec
             gradient[features] += error;
         }
         let cosine = 0.5 * (1.0 + (std::f64::consts::PI * pass as f64 / PASSES as f64).cos());
-        optimizer.step(&mut weights, &gradient, &decay, RATE * cosine);
+        optimizer.step(&mut weights, &gradient, 1.0, &decay, RATE * cosine);
     }
     weights
 }

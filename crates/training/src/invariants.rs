@@ -101,8 +101,15 @@ pub fn padding_is_inert(
 /// What is read of a policy is sound: [`padding_is_inert`] and [`labels_are_shifted`], on the first rows of a batch.
 pub fn reads_are_sound(step: u64, reader: &Reader, policy: &Policy, batch: &Responses) -> Result<()> {
     let probe = batch.first(PROBE);
-    padding_is_inert(step, reader, &probe, |reader, tokens| sft::tokens_logp(reader, policy, tokens))?;
-    labels_are_shifted(step, reader, policy, &probe)
+    let (reader, policy) = without_graph(reader, policy);
+    padding_is_inert(step, &reader, &probe, |reader, tokens| sft::tokens_logp(reader, &policy, tokens))?;
+    labels_are_shifted(step, &reader, &policy, &probe)
+}
+
+/// A reader and its policy as they are where nobody asks for a gradient: a pass that is never gone back over would keep all
+/// that it saved until the next backward pass.
+pub fn without_graph(reader: &Reader, policy: &Policy) -> (Reader, Policy) {
+    if reader.device().is_autodiff() { (reader.valid(), policy.valid()) } else { (reader.clone(), policy.clone()) }
 }
 
 /// Labels are shifted by one: the log-prob of each response token is what the column before it predicts, worked out
@@ -130,7 +137,8 @@ pub fn only_responses_carry_loss(
     policy: &Policy,
     batch: &Responses,
 ) -> Result<()> {
-    let by_hand = by_hand(reader, policy, batch).concat();
+    let (reader, policy) = without_graph(reader, policy);
+    let by_hand = by_hand(&reader, &policy, batch).concat();
     let mean = -by_hand.iter().sum::<f64>() / by_hand.len() as f64;
     close("only_responses_carry_loss", step, "the loss", loss, mean, 1e-4 * mean.max(1.0))
 }

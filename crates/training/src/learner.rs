@@ -1,6 +1,6 @@
 //! The only place that calls backward, clips by the global norm, steps, and guards against NaN.
 
-use crate::optimizer::Optimizer;
+use crate::optimizer::{Move, Optimizer};
 use crate::{Error, Result, invariants, schedule::rate};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
@@ -24,6 +24,8 @@ pub struct Learner<M> {
     /// Updates that were planned but left out; the schedule counts them.
     skipped: u64,
     pending: Pending,
+    /// The last gradient's memory.
+    spare: Vec<f32>,
 }
 
 /// What the parts of a batch have added up to since the last update.
@@ -65,6 +67,7 @@ impl<M: Module> Learner<M> {
             step: 0,
             skipped: 0,
             pending: Pending::default(),
+            spare: Vec::new(),
         }
     }
 
@@ -115,7 +118,8 @@ impl<M: Module> Learner<M> {
             self.pending = Pending::default();
             return Err(Error::Diverged { step: self.step, what: "the loss", found: value });
         }
-        let gradient = self.gradient(loss * share);
+        let spare = std::mem::take(&mut self.spare);
+        let gradient = self.gradient_in(spare, loss * share);
         self.pending.loss += value * share;
         self.pending.share += share;
         if self.pending.gradient.is_empty() {
@@ -133,7 +137,7 @@ impl<M: Module> Learner<M> {
     /// the weights are then untouched.
     pub fn update(&mut self) -> Result<Update> {
         let step = self.step;
-        let Pending { mut gradient, loss: value, share } = std::mem::take(&mut self.pending);
+        let Pending { gradient, loss: value, share } = std::mem::take(&mut self.pending);
         invariants::parts_make_a_whole(step, share)?;
 
         // 2. Clip by the global norm.
@@ -142,9 +146,6 @@ impl<M: Module> Learner<M> {
             return Err(Error::Diverged { step, what: "the gradient norm", found: grad_norm });
         }
         let scale = (self.settings.clip_norm / (grad_norm + 1e-6)).min(1.0) as f32;
-        if scale < 1.0 {
-            duel_kernels::scale(&mut gradient, scale);
-        }
 
         // 3. Step.
         if step == 0 {
@@ -152,27 +153,34 @@ impl<M: Module> Learner<M> {
         }
         let planned = step + self.skipped;
         let learning_rate = rate(&self.settings, self.learning_rate, planned, self.total);
-        let size = norm(&self.weights);
-        let moved = self.optimizer.step(&mut self.weights, &gradient, &self.decay, learning_rate);
+        let Move { length, from } =
+            self.optimizer.step(&mut self.weights, &gradient, scale, &self.decay, learning_rate);
+        self.spare = gradient;
         if learning_rate == 0.0 {
-            invariants::zero_rate_moves_nothing(step, moved)?;
+            invariants::zero_rate_moves_nothing(step, length)?;
         }
         let module = self.module.take().expect("present between calls");
         self.module = Some(weights::with_trained(module, &self.weights));
         self.step += 1;
-        Ok(Update { loss: value, grad_norm, learning_rate, update_ratio: moved / size.max(f64::MIN_POSITIVE) })
+        duel_kernels::updated();
+        Ok(Update { loss: value, grad_norm, learning_rate, update_ratio: length / from.max(f64::MIN_POSITIVE) })
     }
 
     /// A step at rate 0, on a few weights beside the real ones: nothing may move.
     fn check_zero_rate(&self, gradient: &[f32]) -> Result<()> {
         let n = self.weights.len().min(1 << 16);
         let mut weights = self.weights[..n].to_vec();
-        let moved = Optimizer::new(&self.settings, n).step(&mut weights, &gradient[..n], &self.decay[..n], 0.0);
-        invariants::zero_rate_moves_nothing(self.step, moved)
+        let moved = Optimizer::new(&self.settings, n).step(&mut weights, &gradient[..n], 1.0, &self.decay[..n], 0.0);
+        invariants::zero_rate_moves_nothing(self.step, moved.length)
     }
 
     /// The gradient of a loss as one vector, without a step; parameters the loss does not reach get 0.
     pub fn gradient(&self, loss: Tensor<1>) -> Vec<f32> {
+        self.gradient_in(Vec::with_capacity(self.weights.len()), loss)
+    }
+
+    /// The same in the memory of another vector.
+    fn gradient_in(&self, mut flat: Vec<f32>, loss: Tensor<1>) -> Vec<f32> {
         struct Collect<'a> {
             gradients: &'a mut GradientsParams,
             flat: Vec<f32>,
@@ -188,7 +196,8 @@ impl<M: Module> Learner<M> {
         }
         let module = self.module();
         let mut gradients = GradientsParams::from_grads(loss.backward(), module);
-        let mut collect = Collect { gradients: &mut gradients, flat: Vec::with_capacity(self.weights.len()) };
+        flat.clear();
+        let mut collect = Collect { gradients: &mut gradients, flat };
         module.visit(&mut collect);
         collect.flat
     }

@@ -20,16 +20,32 @@ impl Optimizer {
         }
     }
 
-    /// Moves the weights against the gradient, each decaying at its own rate; returns the L2 norm of the move.
+    /// Moves the weights against the gradient times `scale`, each decaying at its own rate.
     ///
     /// # Shapes
     /// `weights`, `gradient` and `decay` are equally long.
-    pub fn step(&mut self, weights: &mut [f32], gradient: &[f32], decay: &[f32], learning_rate: f64) -> f64 {
+    pub fn step(
+        &mut self,
+        weights: &mut [f32],
+        gradient: &[f32],
+        scale: f32,
+        decay: &[f32],
+        learning_rate: f64,
+    ) -> Move {
         match self {
-            Self::AdamW(adamw) => adamw.step(weights, gradient, decay, learning_rate),
-            Self::RmsProp(rmsprop) => rmsprop.step(weights, gradient, decay, learning_rate),
+            Self::AdamW(adamw) => adamw.step(weights, gradient, scale, decay, learning_rate),
+            Self::RmsProp(rmsprop) => rmsprop.step(weights, gradient, scale, decay, learning_rate),
         }
     }
+}
+
+/// What a step was.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Move {
+    /// L2 norm of the step.
+    pub length: f64,
+    /// L2 norm of the weights before it.
+    pub from: f64,
 }
 
 /// Loshchilov & Hutter 2019, alg. 2, as in `torch.optim.AdamW`: ε stands outside the root, after bias
@@ -53,7 +69,14 @@ impl AdamW {
     }
 
     /// As [`Optimizer::step`].
-    pub fn step(&mut self, weights: &mut [f32], gradient: &[f32], decay: &[f32], learning_rate: f64) -> f64 {
+    pub fn step(
+        &mut self,
+        weights: &mut [f32],
+        gradient: &[f32],
+        scale: f32,
+        decay: &[f32],
+        learning_rate: f64,
+    ) -> Move {
         self.time += 1;
         let first_correction = 1.0 - self.beta1.powi(self.time);
         let second_root = (1.0 - self.beta2.powi(self.time)).sqrt() as f32;
@@ -66,8 +89,11 @@ impl AdamW {
             second_root,
             epsilon: self.epsilon as f32,
             rate: learning_rate as f32,
+            gradient_scale: scale,
         };
-        duel_kernels::adamw(how, weights, gradient, decay, &mut self.first, &mut self.second).sqrt()
+        let squares = duel_kernels::adamw(how, weights, gradient, decay, &mut self.first, &mut self.second);
+        let [length, from] = squares.map(f64::sqrt);
+        Move { length, from }
     }
 }
 
@@ -99,13 +125,13 @@ impl RmsProp {
         }
     }
 
-    fn step(&mut self, weights: &mut [f32], gradient: &[f32], decay: &[f32], learning_rate: f64) -> f64 {
+    fn step(&mut self, weights: &mut [f32], gradient: &[f32], scale: f32, decay: &[f32], learning_rate: f64) -> Move {
         let (alpha, rate) = (self.alpha, learning_rate as f32);
-        let mut moved = 0f64;
+        let (mut moved, mut size) = (0f64, 0f64);
         let moments = self.square.iter_mut().zip(&mut self.mean).zip(&mut self.velocity);
         for (((w, &g), &decay), ((square, mean), velocity)) in weights.iter_mut().zip(gradient).zip(decay).zip(moments)
         {
-            let g = g + decay * *w;
+            let g = g * scale + decay * *w;
             *square = alpha * *square + (1.0 - alpha) * g * g;
             let variance = if self.centred {
                 *mean = alpha * *mean + (1.0 - alpha) * g;
@@ -117,7 +143,8 @@ impl RmsProp {
             let before = *w;
             *w = before - rate * *velocity;
             moved += f64::from(*w - before).powi(2);
+            size += f64::from(before).powi(2);
         }
-        moved.sqrt()
+        Move { length: moved.sqrt(), from: size.sqrt() }
     }
 }
