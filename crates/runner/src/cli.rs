@@ -110,6 +110,10 @@ pub enum BenchShape {
     S,
     /// 6 layers, width 384, vocabulary 8,192, 8 sequences of 32 + 96 tokens; every core
     M,
+    /// A Llama of 135 M parameters (30 layers, width 576, vocabulary 49,152) under LoRA of rank 16, 8 pairs of 32 + 96
+    /// tokens; every core
+    #[value(name = "135M")]
+    Llama,
     /// The default model of the world `grammar`, 64 sequences of 4 + 6 tokens; one thread
     #[value(name = "grammar")]
     Grammar,

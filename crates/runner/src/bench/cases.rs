@@ -44,6 +44,17 @@ impl Shape {
         match shape {
             BenchShape::S => gpt2("S", 4, 128, 4, 4096, 16, 48, 32),
             BenchShape::M => gpt2("M", 6, 384, 6, 8192, 32, 96, 8),
+            BenchShape::Llama => {
+                let (prompt_tokens, response_tokens, vocabulary) = (32, 96, 49_152);
+                let actions = Some((3..vocabulary as u32).collect());
+                let (pad, bos, eos) = (0, 1, vocabulary as u32);
+                let space = Space { vocabulary, pad, bos, eos, prompt_tokens, response_tokens, actions, ends: false };
+                let (head_width, inner, rope_theta, epsilon) = (64, 1536, 10_000.0, 1e-5);
+                let family = Family::Llama { key_value_heads: 3, head_width, inner, rope_theta, epsilon };
+                let (layers, width, heads, context) = (30, 576, 9, space.context());
+                let config = TransformerConfig { vocabulary, context, layers, width, heads, tied: true, family };
+                Self { name: "135M", config, space, batch: 8, threads: host::cores() }
+            }
             BenchShape::Grammar => {
                 let world = GrammarWorld::new(Grammar::defaults().rho, 1);
                 let model = ModelShape::defaults();
@@ -124,7 +135,10 @@ pub struct Case<'a> {
 }
 
 /// Every case, by name.
-pub const CASES: [&str; 8] = ["sft", "reward", "dpo_cached", "dpo_live", "generate", "logp", "ppo", "evaluation"];
+pub const CASES: [&str; 9] =
+    ["sft", "reward", "dpo_cached", "dpo_live", "dpo_lora", "generate", "logp", "ppo", "evaluation"];
+/// Rank of the adapters.
+pub const LORA_RANK: usize = 16;
 
 /// A case of a shape, made ready; `None` where the shape has no such case. A training step is forward, backward,
 /// clipping and AdamW.
@@ -138,7 +152,23 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
     let scalar = || Scalar::from_policy(policy(), &train);
     // far from its end, so that the rate never reaches 0
     let (rate, updates) = (1e-4, 1 << 20);
+    let large = shape.name == "135M";
     let case = match name {
+        _ if large != (name == "dpo_lora") && !(large && matches!(name, "logp" | "generate")) => return Ok(None),
+        "dpo_lora" => {
+            let base = policy();
+            let cached = ReferenceLogp::compute(&reader, &base.valid(), &shape.rows());
+            let adapted = base.with_fresh_lora(LORA_RANK, &mut seeds::derive(0, "bench", 0, "lora"), &train);
+            let pairs = shape.pairs();
+            let mut method = Dpo::new(duel_spec::Dpo::defaults(), train_reader, cached, config);
+            let mut learner = Learner::new(adapted, &settings, rate, updates);
+            Case {
+                tokens: 2 * batch * context,
+                // the frozen matrices have no gradient: forward, and back to the input
+                flops: Some(2.0 * shape.forward(2 * batch * context, 2 * batch * said)),
+                run: Box::new(move || Ok(method.iteration(&pairs, &mut learner).map(drop)?)),
+            }
+        }
         "sft" => {
             let texts = shape.responses(batch);
             let mut method = Sft::new(train_reader, config);

@@ -1,6 +1,6 @@
 //! The other side of `duel bench --peers`: programs that make one step each time they are asked.
 
-use super::cases::Shape;
+use super::cases::{LORA_RANK, Shape};
 use crate::{Error, Result};
 use duel_model::{Activation, Family};
 use serde::Deserialize;
@@ -34,6 +34,7 @@ enum Answer {
 pub fn start(shape: &Shape, case: &str) -> Result<Vec<Peer>> {
     let names: &[&'static str] = match case {
         "evaluation" => &[],
+        _ if shape.name == "135M" => &["trl"],
         _ => &["torch", "trl"],
     };
     names.iter().map(|name| Peer::start(name, shape, case)).collect()
@@ -115,6 +116,6 @@ fn sizes(shape: &Shape) -> serde_json::Value {
     serde_json::json!({
         "family": family, "gelu": gelu, "inner": inner, "layers": config.layers, "width": config.width,
         "heads": config.heads, "key_value_heads": config.key_value_heads(), "vocabulary": config.vocabulary,
-        "prompt": shape.space.prompt_tokens, "response": shape.space.response_tokens, "batch": shape.batch,
+        "lora_rank": LORA_RANK, "prompt": shape.space.prompt_tokens, "response": shape.space.response_tokens, "batch": shape.batch,
     })
 }
