@@ -317,7 +317,7 @@ pub fn block_backward(
     let sums = |which: usize| -> Vec<f32> {
         let zero = vec![0f32; d];
         norm_parts.iter().fold(zero, |mut sum, parts| {
-            sum.iter_mut().zip(&parts[which]).for_each(|(sum, x)| *sum += x);
+            rows::add(&parts[which], &mut sum);
             sum
         })
     };

@@ -28,6 +28,5 @@ pub use llama::{
     LlamaGradient, LlamaMap, LlamaSaved, LlamaShape, LlamaWeights, MAPS, Place, llama_backward, llama_forward,
 };
 pub use logp::{Head, Logp, LogpGradient, logp_backward, logp_forward};
-pub use matrix::{Matrix, Over, Packed, product};
 pub use optimizer::{AdamW, adamw, squares};
 pub use rows::{layer_norm_forward as layer_norm, layer_norm_gradients as layer_norm_backward};

@@ -3,6 +3,7 @@
 
 use crate::buffer::Buffer;
 use crate::matrix::{Matrix, Over, Packed, product};
+use crate::rows;
 use crate::simd::{exp, max_of, sum_of, widest};
 use rayon::prelude::*;
 
@@ -159,7 +160,7 @@ pub fn logp_backward(
     let mut d_states = vec![0f32; n * d];
     d_states.par_chunks_mut(ROWS * d).enumerate().for_each(|(block, sum)| {
         for part in &parts {
-            sum.iter_mut().zip(&part[block * ROWS * d..]).for_each(|(sum, x)| *sum += x);
+            rows::add(&part[block * ROWS * d..], sum);
         }
     });
     let weight = weight_too.then(|| if head.tied { weight } else { transposed(&weight, v, d) });

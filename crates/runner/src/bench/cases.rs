@@ -152,9 +152,16 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
     let scalar = || Scalar::from_policy(policy(), &train);
     // far from its end, so that the rate never reaches 0
     let (rate, updates) = (1e-4, 1 << 20);
-    let large = shape.name == "135M";
+    let stands = match (shape.name, name) {
+        ("135M", _) => matches!(name, "dpo_lora" | "generate" | "logp"),
+        (_, "dpo_lora") => false,
+        (_, "evaluation") => shape.name == "grammar",
+        _ => true,
+    };
+    if !stands {
+        return Ok(None);
+    }
     let case = match name {
-        _ if large != (name == "dpo_lora") && !(large && matches!(name, "logp" | "generate")) => return Ok(None),
         "dpo_lora" => {
             let base = policy();
             let cached = ReferenceLogp::compute(&reader, &base.valid(), &shape.rows());
@@ -253,7 +260,7 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
                 run: Box::new(move || Ok(method.iteration(&prompts, &mut learner).map(drop)?)),
             }
         }
-        "evaluation" if shape.name == "grammar" => {
+        "evaluation" => {
             let (world, reference) = (GrammarWorld::new(Grammar::defaults().rho, 1), policy().valid());
             let yardstick = GrammarYardstick::new(&world, reader, &reference, None)?;
             Case {
