@@ -321,19 +321,12 @@ widest! {
     ) {
         let [rows, depth, width] = shape;
         let start = |row: usize| row / ROWS * x.tile_step + row % ROWS * x.row_step;
+        let fused = cfg!(not(target_arch = "x86_64")) || crate::simd::level() >= 3;
         let mut row = 0;
         while row < rows {
             let count = 2.min(rows - row);
-            let (first, second) = (start(row), start(row + count - 1));
-            let mut sums = [[0f32; PANEL]; 2];
-            for k in 0..depth {
-                let w = &w.values[k * w.step..][..PANEL];
-                let (a, b) = (x.values[first + k * x.input_step], x.values[second + k * x.input_step]);
-                for (column, w) in w.iter().enumerate() {
-                    sums[0][column] += a * w;
-                    sums[1][column] += b * w;
-                }
-            }
+            let starts = [start(row), start(row + count - 1)];
+            let sums = if fused { two_rows::<true>(depth, x, starts, w) } else { two_rows::<false>(depth, x, starts, w) };
             for (i, sums) in sums.iter().take(count).enumerate() {
                 for (y, sum) in y[(row + i) * y_step..][..width].iter_mut().zip(sums) {
                     *y = if over == Over::Add { *y + sum * scale } else { sum * scale };
@@ -342,6 +335,22 @@ widest! {
             row += count;
         }
     }
+}
+
+/// The sums of two rows on a panel; without an instruction for it, `mul_add` would be a call.
+#[inline(always)]
+fn two_rows<const FUSED: bool>(depth: usize, x: Left<'_>, starts: [usize; 2], w: Right<'_>) -> [[f32; PANEL]; 2] {
+    let mut sums = [[0f32; PANEL]; 2];
+    for k in 0..depth {
+        let w = &w.values[k * w.step..][..PANEL];
+        for (sums, start) in sums.iter_mut().zip(starts) {
+            let x = x.values[start + k * x.input_step];
+            for (sum, w) in sums.iter_mut().zip(w) {
+                *sum = if FUSED { x.mul_add(*w, *sum) } else { *sum + x * w };
+            }
+        }
+    }
+    sums
 }
 
 /// Tiles whose sums stand in registers of AVX-512: left to itself the compiler makes vectors of the rows.
