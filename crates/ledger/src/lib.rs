@@ -17,7 +17,9 @@ pub use manifest::{Host, Manifest};
 pub use recorder::StageRecorder;
 pub use run::RunDir;
 pub use stage::{StageDir, StageId};
-pub use tables::{MetricTable, Row, merge_tables, read_completions, read_metrics, write_completions, write_metrics};
+pub use tables::{
+    MetricTable, Row, merge_tables, read_completions, read_metrics, scan_metrics, write_completions, write_metrics,
+};
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -88,7 +88,15 @@ impl Names {
 }
 
 fn texts(table: &DataFrame, column: &str, names: &mut Names) -> PolarsResult<Vec<Arc<str>>> {
-    Ok(table.column(column)?.str()?.iter().map(|x| names.shared(x.unwrap_or_default())).collect())
+    let mut last: Arc<str> = names.shared("");
+    let shared = |text: Option<&str>| {
+        let text = text.unwrap_or_default();
+        if *last != *text {
+            last = names.shared(text);
+        }
+        last.clone()
+    };
+    Ok(table.column(column)?.str()?.iter().map(shared).collect())
 }
 
 fn floats(table: &DataFrame, column: &str) -> PolarsResult<Vec<f64>> {
@@ -99,19 +107,24 @@ fn integers(table: &DataFrame, column: &str) -> PolarsResult<Vec<u64>> {
     Ok(table.column(column)?.u64()?.iter().map(Option::unwrap_or_default).collect())
 }
 
-/// Reads a `metrics.parquet`.
-pub fn read_metrics(path: &Path) -> Result<MetricTable> {
-    let table = read(path)?;
-    let columns = || -> PolarsResult<MetricTable> {
-        let mut names = Names::default();
-        let mut text = |column| texts(&table, column, &mut names);
+/// Rows that stand in memory at a time while a `metrics.parquet` is read: as many as are written in one group.
+const ROWS_AT_A_TIME: usize = 1 << 18;
+
+/// Reads a `metrics.parquet` piece by piece, row after row. One name is one `Arc` in all rows.
+pub fn scan_metrics(path: &Path, mut each: impl FnMut(Row)) -> Result<()> {
+    let open = || -> Result<_> {
+        let file = std::fs::File::open(path).map_err(crate::files::io("open", path))?;
+        Ok(ParquetReader::new(file))
+    };
+    let mut names = Names::default();
+    let mut piece = |table: &DataFrame| -> PolarsResult<()> {
+        let mut text = |column| texts(table, column, &mut names);
         let (arm, method, point, stage, metric) =
             (text("arm")?, text("method")?, text("point")?, text("stage")?, text("metric")?);
-        let (seed, step, tokens) = (integers(&table, "seed")?, integers(&table, "step")?, integers(&table, "tokens")?);
-        let (flops, wall, value) =
-            (floats(&table, "flops")?, floats(&table, "wall_seconds")?, floats(&table, "value")?);
-        let rows = (0..table.height())
-            .map(|i| Row {
+        let (seed, step, tokens) = (integers(table, "seed")?, integers(table, "step")?, integers(table, "tokens")?);
+        let (flops, wall, value) = (floats(table, "flops")?, floats(table, "wall_seconds")?, floats(table, "value")?);
+        for i in 0..table.height() {
+            each(Row {
                 arm: arm[i].clone(),
                 method: method[i].clone(),
                 point: point[i].clone(),
@@ -120,11 +133,23 @@ pub fn read_metrics(path: &Path) -> Result<MetricTable> {
                 clocks: Clocks { step: step[i], tokens: tokens[i], flops: flops[i], wall_seconds: wall[i] },
                 metric: metric[i].clone(),
                 value: value[i],
-            })
-            .collect();
-        Ok(MetricTable { rows })
+            });
+        }
+        Ok(())
     };
-    columns().map_err(broken("read", path))
+    let rows = open()?.num_rows().map_err(broken("read", path))?;
+    for from in (0..rows).step_by(ROWS_AT_A_TIME) {
+        let table = open()?.with_slice(Some((from, ROWS_AT_A_TIME))).finish().map_err(broken("read", path))?;
+        piece(&table).map_err(broken("read", path))?;
+    }
+    Ok(())
+}
+
+/// Reads all of a `metrics.parquet`.
+pub fn read_metrics(path: &Path) -> Result<MetricTable> {
+    let mut rows = Vec::new();
+    scan_metrics(path, |row| rows.push(row))?;
+    Ok(MetricTable { rows })
 }
 
 /// Writes the rows of a `completions.parquet`.

@@ -1,10 +1,10 @@
 //! A run as the report sees it: its files read once and laid out by arm, point, seed and step.
 
 use crate::Result;
-use duel_ledger::{Manifest, MetricTable, read_completions, read_metrics};
+use duel_ledger::{Manifest, Row, read_completions, scan_metrics};
 use duel_spec::metrics::Metric;
-use duel_spec::{Clocks, Completion, Experiment, Method, RewardSource};
-use std::collections::BTreeMap;
+use duel_spec::{Clocks, Completion, Experiment, Method, NO_POINT, RewardSource, SHARED_ARM};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -66,12 +66,18 @@ pub struct Run {
     pub folder: PathBuf,
     pub experiment: Experiment,
     pub manifest: Manifest,
-    pub metrics: MetricTable,
     pub completions: Vec<Completion>,
     /// The points of the experiment's arms, arm by arm, then the pseudo-arms: `reference`, `optimum`,
     /// `ppo-ideal`.
     pub points: Vec<Point>,
+    /// The last value of every metric of every training.
+    last: HashMap<Place, BTreeMap<u64, f64>>,
+    /// What each shared stage cost, by seed.
+    shared_clocks: HashMap<Arc<str>, BTreeMap<u64, Clocks>>,
 }
+
+/// Arm, point, stage and metric of a row.
+type Place = [Arc<str>; 4];
 
 /// Arms that are not trained: what the trained ones are held against.
 const PSEUDO_ARMS: [&str; 3] = ["reference", "optimum", "ppo-ideal"];
@@ -84,10 +90,58 @@ impl Run {
     pub fn read(folder: &Path) -> Result<Self> {
         let manifest = Manifest::read(folder)?;
         let (experiment, _) = Experiment::load(&folder.join("experiment.toml"), &[])?;
-        let metrics = read_metrics(&folder.join("metrics.parquet"))?;
         let completions = read_completions(&folder.join("completions.parquet"))?;
-        let points = points(&metrics, &experiment);
-        Ok(Self { folder: folder.into(), experiment, manifest, metrics, completions, points })
+        let mut run = Self {
+            folder: folder.into(),
+            experiment,
+            manifest,
+            completions,
+            points: vec![],
+            last: HashMap::new(),
+            shared_clocks: HashMap::new(),
+        };
+        // row by row: a long run has more rows than memory should hold
+        let mut place = 0;
+        scan_metrics(&folder.join("metrics.parquet"), |row| {
+            if row.stage.starts_with("evaluation-") {
+                run.mark(&mut place, row);
+            } else {
+                run.note(row);
+            }
+        })?;
+        let arms: Vec<&str> = run.experiment.arms.keys().map(String::as_str).chain(PSEUDO_ARMS).collect();
+        run.points.sort_by_key(|p| arms.iter().position(|a| *a == p.arm)); // stable: the grid's order stays
+        Ok(run)
+    }
+
+    /// Takes a row of an evaluation; `place` is where the last one's point stands.
+    fn mark(&mut self, place: &mut usize, row: Row) {
+        let is_its = |p: &Point| *p.arm == *row.arm && *p.label == *row.point;
+        if !self.points.get(*place).is_some_and(is_its) {
+            *place = self.points.iter().position(is_its).unwrap_or_else(|| {
+                let (arm, method, label) = (row.arm.to_string(), row.method.to_string(), row.point.to_string());
+                self.points.push(Point { arm, method, label, seeds: BTreeMap::new() });
+                self.points.len() - 1
+            });
+        }
+        let marks = self.points[*place].seeds.entry(row.seed).or_default();
+        if marks.last().is_none_or(|m| m.clocks.step != row.clocks.step) {
+            marks.push(Mark { clocks: row.clocks, ..Mark::default() });
+        }
+        let mark = marks.last_mut().expect("one was just there");
+        let side = if &*row.stage == "evaluation-test" { &mut mark.test } else { &mut mark.validation };
+        side.insert(row.metric, row.value);
+    }
+
+    /// Takes a row of a training.
+    fn note(&mut self, row: Row) {
+        if &*row.arm == SHARED_ARM {
+            let entry = self.shared_clocks.entry(row.stage.clone()).or_default().entry(row.seed).or_default();
+            if row.clocks.flops >= entry.flops {
+                *entry = row.clocks;
+            }
+        }
+        self.last.entry([row.arm, row.point, row.stage, row.metric]).or_default().insert(row.seed, row.value);
     }
 
     /// Names of the trained arms.
@@ -118,32 +172,22 @@ impl Run {
 
     /// Values of a shared stage's metric, one a seed: the last that was recorded.
     pub fn shared(&self, stage: &str, metric: Metric) -> Vec<f64> {
-        let mut last: BTreeMap<u64, f64> = BTreeMap::new();
-        for row in self.metrics.of(stage, metric.name).filter(|r| &*r.arm == "shared") {
-            last.insert(row.seed, row.value);
-        }
-        last.into_values().collect()
+        self.last_of([SHARED_ARM, NO_POINT, stage, metric.name])
+    }
+
+    fn last_of(&self, place: [&str; 4]) -> Vec<f64> {
+        let values = self.last.get(&place.map(Arc::from));
+        values.map_or(vec![], |by_seed| by_seed.values().copied().collect())
     }
 
     /// What a shared stage cost, by seed.
     pub fn shared_clocks(&self, stage: &str) -> BTreeMap<u64, Clocks> {
-        let mut last = BTreeMap::new();
-        for row in self.metrics.rows.iter().filter(|r| &*r.stage == stage && &*r.arm == "shared") {
-            let entry: &mut Clocks = last.entry(row.seed).or_default();
-            if row.clocks.flops >= entry.flops {
-                *entry = row.clocks;
-            }
-        }
-        last
+        self.shared_clocks.get(stage).cloned().unwrap_or_default()
     }
 
     /// Last value of a training metric, by seed of a point.
     pub fn trained(&self, point: &Point, metric: Metric) -> Vec<f64> {
-        let mut last: BTreeMap<u64, f64> = BTreeMap::new();
-        for row in self.metrics.of("train", metric.name).filter(|r| *r.arm == *point.arm && *r.point == *point.label) {
-            last.insert(row.seed, row.value);
-        }
-        last.into_values().collect()
+        self.last_of([&point.arm, &point.label, "train", metric.name])
     }
 
     /// The arm's point whose finished policies earn most gold on validation prompts, mean over seeds: the
@@ -152,29 +196,4 @@ impl Run {
         let merit = |p: &Point| crate::stats::mean(&p.final_validation(duel_spec::metrics::GOLD));
         self.points_of(arm).max_by(|a, b| merit(a).total_cmp(&merit(b)))
     }
-}
-
-/// Groups the evaluation rows.
-fn points(metrics: &MetricTable, experiment: &Experiment) -> Vec<Point> {
-    let arms: Vec<&str> = experiment.arms.keys().map(String::as_str).chain(PSEUDO_ARMS).collect();
-    let mut points: Vec<Point> = Vec::new();
-    for row in metrics.rows.iter().filter(|r| r.stage.starts_with("evaluation-")) {
-        let place = match points.iter().position(|p| *p.arm == *row.arm && *p.label == *row.point) {
-            Some(place) => place,
-            None => {
-                let (arm, method, label) = (row.arm.to_string(), row.method.to_string(), row.point.to_string());
-                points.push(Point { arm, method, label, seeds: BTreeMap::new() });
-                points.len() - 1
-            }
-        };
-        let marks = points[place].seeds.entry(row.seed).or_default();
-        if marks.last().is_none_or(|m| m.clocks.step != row.clocks.step) {
-            marks.push(Mark { clocks: row.clocks, ..Mark::default() });
-        }
-        let mark = marks.last_mut().expect("one was just there");
-        let side = if &*row.stage == "evaluation-test" { &mut mark.test } else { &mut mark.validation };
-        side.insert(row.metric.clone(), row.value);
-    }
-    points.sort_by_key(|p| arms.iter().position(|a| *a == p.arm)); // stable: the grid's order stays
-    points
 }

@@ -5,7 +5,7 @@ use crate::plan::Plan;
 use crate::work::Desk;
 use crate::{Error, Result};
 use duel_ledger::{RunDir, StageDir, StageRecorder};
-use duel_spec::Experiment;
+use duel_spec::{Experiment, NO_POINT, SHARED_ARM};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -39,7 +39,7 @@ pub fn work(run: &Path, place: usize, device: &str) -> Result<()> {
     let run = RunDir::create(run.parent().unwrap_or(Path::new(".")), &experiment.name)?;
     let (arm, method, point) = match &stage.cell {
         Some(cell) => (cell.arm.as_str(), cell.point.method.name(), cell.point.label.as_str()),
-        None => ("shared", stage.kind.name(), "-"),
+        None => (SHARED_ARM, stage.kind.name(), NO_POINT),
     };
     let mut last = Instant::now() - PAUSE;
     let tell = move |done, total, words: &str| {

@@ -3,7 +3,7 @@
 //! `defaults.toml` is the schema. A key of the file must exist there and have the same type;
 //! an arm's keys are those of its method's block.
 
-use crate::{Error, Result};
+use crate::{Error, Result, SHARED_ARM};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -243,7 +243,7 @@ fn type_name(value: &Value) -> &'static str {
 }
 
 /// Names that rows of pseudo-arms carry, and a word of the file itself.
-const RESERVED_ARMS: [&str; 5] = ["shared", "reference", "optimum", "ppo-ideal", "grid"];
+const RESERVED_ARMS: [&str; 5] = [SHARED_ARM, "reference", "optimum", "ppo-ideal", "grid"];
 
 /// Whether two values train the same point: 1 and 1.0 do.
 fn same(a: &Value, b: &Value) -> bool {

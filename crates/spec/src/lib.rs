@@ -17,7 +17,7 @@ pub use experiment::{
     Arm, BaseStage, Cell, Dpo, Evaluation, Experiment, Grammar, LearnerSettings, Method, ModelShape, Optimizer,
     PairsStage, Point, Ppo, Reviews, RewardSource, RmStage, Schedule, SftStage, Stages, Temperature, World, WorldKind,
 };
-pub use record::{Clocks, Completion, MetricRow, Recorder};
+pub use record::{Clocks, Completion, MetricRow, NO_POINT, Recorder, SHARED_ARM};
 
 /// Version of every file that Duel writes; part of each stage's hash.
 pub const FORMAT_VERSION: u32 = 3;

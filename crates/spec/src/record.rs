@@ -16,6 +16,11 @@ pub struct Clocks {
     pub wall_seconds: f64,
 }
 
+/// The arm of a shared stage's rows.
+pub const SHARED_ARM: &str = "shared";
+/// The point of a shared stage's rows.
+pub const NO_POINT: &str = "-";
+
 /// One row of `metrics.parquet`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct MetricRow {
