@@ -151,10 +151,13 @@ impl Ppo {
         let mut rng = seeds::derive(given.seed, "ppo", self.iteration, "rollout");
         let responses = generate(&old.actor, reader.space(), prompts.to_vec(), &mut rng, reader.device());
         let mask = sft::mask(reader, &responses); // [B, T]
-        // read as the first epoch will: in its minibatches, by the training module (autodiff's softmax is not the
-        // fused one). The same arithmetic, so the ratios start at 1 to the last bit.
+        // read as the first epoch will, in its minibatches: the same arithmetic, so the ratios start at 1 to the last
+        // bit. Where the device has no log-probs of its own, the training module reads: autodiff composes its softmax.
         let (now, train_reader) = (learner.module(), &given.train_reader);
-        let read = |block: &Responses| sft::response_logp(train_reader, &now.actor, block).inner();
+        let read = |block: &Responses| {
+            let fused = reader.chosen_logp(&old.actor, &reader.tokens(block));
+            fused.unwrap_or_else(|| sft::response_logp(train_reader, &now.actor, block).inner())
+        };
         let logp = in_blocks(&responses, first_epoch, read); // [B, T]
         let ref_logp = sft::response_logp(reader, &given.reference, &responses); // [B, T]
         let values = in_blocks(&responses, first_epoch, |block| reader.values(&old.critic, &reader.tokens(block))); // [B, T]

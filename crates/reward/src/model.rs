@@ -7,7 +7,9 @@ use duel_data::pairs::PreferenceRow;
 use duel_model::{Flops, Reader, Responses, Scalar, TransformerConfig, weights};
 use duel_objectives::{ChosenRejected, bradley_terry_loss};
 use duel_spec::metrics;
-use duel_training::{Cost, Learner, Method, Metrics, PairBatch, pairs::accuracy, pairs::halves, sft};
+use duel_training::{
+    Cost, Learner, Method, Metrics, PairBatch, invariants as always, pairs::accuracy, pairs::halves, sft,
+};
 
 /// The training of a reward model.
 #[derive(Debug)]
@@ -22,8 +24,8 @@ impl RewardModel {
         Self { reader, flops: Flops::scalar(config) }
     }
 
-    fn scores(&self, model: &Scalar, pairs: &PairBatch) -> ChosenRejected {
-        halves(self.reader.scores(model, &pairs.both))
+    fn scores(reader: &Reader, model: &Scalar, pairs: &PairBatch) -> ChosenRejected {
+        halves(reader.scores(model, &pairs.both))
     }
 
     /// What must hold of a reward model as it is at a step, on some pairs.
@@ -31,21 +33,16 @@ impl RewardModel {
     /// # Errors
     /// The broken invariant.
     pub fn check(&self, step: u64, model: &Scalar, pairs: &PairBatch) -> duel_training::Result<()> {
-        let (reader, both) = (&self.reader, &pairs.both);
-        duel_training::invariants::eos_counts_and_pad_does_not(step, reader, both)?;
-        duel_training::invariants::padding_is_inert(
-            step,
-            reader,
-            &both.first(duel_training::invariants::PROBE),
-            |reader, tokens| {
-                let space = reader.space();
-                model.forward(tokens.clone()).narrow(1, space.prompt_tokens, space.response_tokens) // [B, T]
-            },
-        )?;
+        let (reader, model) = always::without_graph(&self.reader, model);
+        always::eos_counts_and_pad_does_not(step, &reader, &pairs.both)?;
+        always::padding_is_inert(step, &reader, &pairs.both.first(always::PROBE), |reader, tokens| {
+            let space = reader.space();
+            model.forward(tokens.clone()).narrow(1, space.prompt_tokens, space.response_tokens) // [B, T]
+        })?;
         let loss = |scores| first(bradley_terry_loss(scores, None, 0.0).loss);
-        let scores = self.scores(model, pairs);
+        let scores = Self::scores(&reader, &model, pairs);
         let raised = ChosenRejected { chosen: scores.chosen.clone() + 1.0, rejected: scores.rejected.clone() + 1.0 };
-        invariants::tied_pairs_cost_ln_2(step, loss(self.scores(model, &pairs.tied())))?;
+        invariants::tied_pairs_cost_ln_2(step, loss(Self::scores(&reader, &model, &pairs.tied())))?;
         invariants::a_constant_changes_no_loss(step, loss(scores), loss(raised))
     }
 }
@@ -55,20 +52,21 @@ impl Method for RewardModel {
     type Batch = PairBatch;
 
     fn iteration(&mut self, pairs: &PairBatch, learner: &mut Learner<Scalar>) -> duel_training::Result<Metrics> {
-        // 1. Score both responses of every pair in one pass.
-        let scores = self.scores(learner.module(), pairs);
-        let outcome = bradley_terry_loss(scores, None, 0.0);
-        let margins = weights::host(outcome.margins.inner()); // [N]
         let mut said = Metrics::default();
         if learner.step() == 0 {
             said.check(|| {
                 self.check(0, learner.module(), pairs)?;
-                duel_training::invariants::parts_make_the_same_gradient(learner, pairs.len(), |rows| {
-                    let scores = self.scores(learner.module(), &pairs.select(rows));
+                always::parts_make_the_same_gradient(learner, pairs.len(), |rows| {
+                    let scores = Self::scores(&self.reader, learner.module(), &pairs.select(rows));
                     (bradley_terry_loss(scores, None, 0.0).loss, rows.len() as f64)
                 })
             })?;
         }
+
+        // 1. Score both responses of every pair in one pass.
+        let scores = Self::scores(&self.reader, learner.module(), pairs);
+        let outcome = bradley_terry_loss(scores, None, 0.0);
+        let margins = weights::host(outcome.margins.inner()); // [N]
 
         // 2. Improve.
         let update = learner.minimize(outcome.loss)?;

@@ -106,10 +106,10 @@ pub fn reads_are_sound(step: u64, reader: &Reader, policy: &Policy, batch: &Resp
     labels_are_shifted(step, &reader, &policy, &probe)
 }
 
-/// A reader and its policy as they are where nobody asks for a gradient: a pass that is never gone back over would keep all
+/// A reader and a model as they are where nobody asks for a gradient: a pass that is never gone back over would keep all
 /// that it saved until the next backward pass.
-pub fn without_graph(reader: &Reader, policy: &Policy) -> (Reader, Policy) {
-    if reader.device().is_autodiff() { (reader.valid(), policy.valid()) } else { (reader.clone(), policy.clone()) }
+pub fn without_graph<M: Module>(reader: &Reader, model: &M) -> (Reader, M) {
+    if reader.device().is_autodiff() { (reader.valid(), model.valid()) } else { (reader.clone(), model.clone()) }
 }
 
 /// Labels are shifted by one: the log-prob of each response token is what the column before it predicts, worked out
