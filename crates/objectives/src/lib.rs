@@ -4,6 +4,7 @@
 //! tensor is `[B, T]`; column j belongs to response token j. Shape mistakes panic, as burn's do.
 
 mod advantages;
+mod baselines;
 mod kl;
 mod logprobs;
 mod mask;
@@ -12,6 +13,7 @@ mod preference;
 mod reward;
 
 pub use advantages::{Gae, centre_and_scale, gae, kl_shaped_rewards, scale_around_mean};
+pub use baselines::{group_relative, leave_one_out};
 pub use kl::{AdaptiveBeta, full_kl, k1, k2, k3};
 pub use logprobs::{entropy, token_logp};
 pub use mask::ResponseMask;

@@ -109,6 +109,60 @@ pub enum PreferenceLoss {
     KtoPair,
     /// `−log σ(u − λ max(0, −Δw))`: the chosen may not fall below the reference. Pal et al. 2024, eq. 3 (times β).
     Positive { lambda: f64 },
+    /// `−log π(y_w)`: imitation of the chosen responses, no reference. Rafailov et al. 2023, §6 (Preferred-FT).
+    PreferredFt,
+    /// `−log π(y_w) + α log π(y_l)`, no reference. Welleck et al. 2020; Rafailov et al. 2023, §6.
+    Unlikelihood { alpha: f64 },
+}
+
+impl PreferenceLoss {
+    /// What the loss is while the policy is its reference; `None` where it does not look at the reference.
+    pub fn at_the_reference(&self, beta: f64) -> Option<f64> {
+        let ln_2 = std::f64::consts::LN_2;
+        Some(match *self {
+            Self::Hinge | Self::ApoZero | Self::ApoDown => 1.0,
+            Self::Ipo | Self::IpoAveraged => (0.5 / beta).powi(2),
+            Self::Sppo => 2.0 * (0.5 / beta).powi(2),
+            Self::Exo { label_smoothing } => {
+                let e = exo_smoothing(label_smoothing);
+                -ln_2 - 0.5 * ((1.0 - e).ln() + e.ln())
+            }
+            Self::Nca => 2.0 * ln_2,
+            Self::Bco { shift } => (1.0 + shift.exp()).ln() + (1.0 + (-shift).exp()).ln(),
+            Self::DiscoPop { .. } => 0.5 * ln_2 + 0.5,
+            Self::KtoPair => 0.5,
+            Self::SimPo { .. } | Self::Orpo | Self::PreferredFt | Self::Unlikelihood { .. } => return None,
+            Self::Sigmoid { .. }
+            | Self::SigmoidAveraged
+            | Self::Robust { .. }
+            | Self::Aot { .. }
+            | Self::AotUnpaired { .. }
+            | Self::ForwardKl
+            | Self::AlphaDivergence { .. }
+            | Self::JsDivergence
+            | Self::Positive { .. } => ln_2,
+        })
+    }
+
+    /// Whether a pair of equal responses moves nothing while the policy is its reference.
+    pub fn ignores_ties(&self) -> bool {
+        match *self {
+            Self::Bco { shift } => shift == 0.0,
+            Self::Unlikelihood { alpha } => alpha == 1.0,
+            Self::ApoDown | Self::Orpo | Self::PreferredFt => false,
+            _ => true,
+        }
+    }
+
+    /// Whether the loss of a batch is the mean of its pairs' losses, each of which stands alone.
+    pub fn is_mean_of_pairs(&self) -> bool {
+        !matches!(self, Self::Aot { .. } | Self::AotUnpaired { .. } | Self::KtoPair | Self::Orpo)
+    }
+}
+
+/// EXO's smoothing: log 0 otherwise, as in TRL.
+fn exo_smoothing(e: f64) -> f64 {
+    if e == 0.0 { 1e-3 } else { e }
 }
 
 /// What a preference loss says of a batch; all but `loss` carry no gradient worth following.
@@ -149,7 +203,7 @@ pub fn preference_loss(loss: &PreferenceLoss, pairs: &PairLogp, beta: f64) -> Pr
         Kind::Ipo => (ratios.difference() - 0.5 / beta).square(),
         Kind::IpoAveraged => (pairs.averaged_log_ratios().difference() - 0.5 / beta).square(),
         Kind::Exo { label_smoothing: e } => {
-            let e = if e == 0.0 { 1e-3 } else { e }; // log 0 otherwise, as in TRL
+            let e = exo_smoothing(e);
             sigmoid(u()) * (log_sigmoid(u()) - (1.0 - e).ln()) + sigmoid(u().neg()) * (log_sigmoid(u().neg()) - e.ln())
         }
         Kind::Nca => {
@@ -195,6 +249,8 @@ pub fn preference_loss(loss: &PreferenceLoss, pairs: &PairLogp, beta: f64) -> Pr
             Tensor::cat(vec![wins, sigmoid((kl.chosen - rejected) * beta)], 0).neg() + 1.0 // [2N]
         }
         Kind::Positive { lambda } => log_sigmoid(u() - relu(chosen.neg()) * (beta * lambda)).neg(),
+        Kind::PreferredFt => pairs.policy.chosen.clone().neg(),
+        Kind::Unlikelihood { alpha } => pairs.policy.rejected.clone() * alpha - pairs.policy.chosen.clone(),
     };
     let mut mean = losses.clone().mean();
     if *loss == Kind::Orpo {

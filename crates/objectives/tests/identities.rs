@@ -82,3 +82,73 @@ fn whitening_ignores_padding() {
         assert!((found - expected).abs() < 1e-6, "{white:?}");
     }
 }
+
+/// Two pairs whose policy stands so far from the reference.
+fn moved(chosen: [f32; 2], rejected: [f32; 2]) -> PairLogp {
+    let device = Device::flex();
+    let both = |c: [f32; 2], r: [f32; 2]| ChosenRejected {
+        chosen: Tensor::from_data(c, &device),
+        rejected: Tensor::from_data(r, &device),
+    };
+    let (reference_chosen, reference_rejected) = ([-7.0, -3.0], [-4.0, -6.0]);
+    let sum = |a: [f32; 2], b: [f32; 2]| [a[0] + b[0], a[1] + b[1]];
+    PairLogp {
+        policy: both(sum(reference_chosen, chosen), sum(reference_rejected, rejected)),
+        reference: both(reference_chosen, reference_rejected),
+        lengths: both([3.0, 1.0], [2.0, 5.0]),
+    }
+}
+
+#[test]
+fn at_the_reference_every_loss_is_what_it_says() {
+    use PreferenceLoss as Loss;
+    let (label_smoothing, beta) = (0.1, 0.4);
+    let start = moved([0.0; 2], [0.0; 2]);
+    for loss in [
+        Loss::Sigmoid { label_smoothing },
+        Loss::SigmoidAveraged,
+        Loss::Robust { label_smoothing },
+        Loss::Hinge,
+        Loss::Ipo,
+        Loss::IpoAveraged,
+        Loss::Exo { label_smoothing },
+        Loss::Exo { label_smoothing: 0.0 },
+        Loss::Nca,
+        Loss::Bco { shift: 0.3 },
+        Loss::Sppo,
+        Loss::ApoZero,
+        Loss::ApoDown,
+        Loss::Aot { label_smoothing },
+        Loss::AotUnpaired { label_smoothing },
+        Loss::DiscoPop { tau: 0.05 },
+        Loss::ForwardKl,
+        Loss::AlphaDivergence { alpha: 0.5 },
+        Loss::JsDivergence,
+        Loss::KtoPair,
+        Loss::Positive { lambda: 5.0 },
+    ] {
+        let found = f64::from(values(preference_loss(&loss, &start, beta).loss)[0]);
+        let expected = loss.at_the_reference(beta).unwrap();
+        assert!((found - expected).abs() < 1e-5, "{loss:?}: {found}, expected {expected}");
+    }
+    for loss in [Loss::SimPo { gamma: 0.5 }, Loss::Orpo, Loss::PreferredFt, Loss::Unlikelihood { alpha: 0.5 }] {
+        assert_eq!(loss.at_the_reference(beta), None, "{loss:?}");
+    }
+}
+
+#[test]
+fn losses_without_golden_values_by_hand() {
+    use PreferenceLoss as Loss;
+    let pairs = moved([-1.0, 2.0], [0.5, -0.5]);
+    let losses = |loss: Loss| values(preference_loss(&loss, &pairs, 0.4).losses);
+    // log π: chosen −8, −1; rejected −3.5, −6.5
+    assert_eq!(losses(Loss::PreferredFt), [8.0, 1.0]);
+    assert_eq!(losses(Loss::Unlikelihood { alpha: 0.5 }), [8.0 - 1.75, 1.0 - 3.25]);
+    // u = −.6 and 1; the first chosen response fell by 1 nat: u − βλ·1
+    let log_sigmoid = |x: f32| -(1.0 + (-x).exp()).ln();
+    let expected = [-log_sigmoid(-0.6 - 0.4 * 5.0), -log_sigmoid(1.0)];
+    for (found, expected) in losses(Loss::Positive { lambda: 5.0 }).into_iter().zip(expected) {
+        assert!((found - expected).abs() < 1e-6, "{found}, expected {expected}");
+    }
+    assert_eq!(losses(Loss::Positive { lambda: 0.0 }), losses(Loss::Sigmoid { label_smoothing: 0.0 }));
+}

@@ -1,0 +1,62 @@
+//! Baselines without a value model: what a response earned against what its likes earned. Nothing here carries a gradient.
+//!
+//! # Shapes
+//! `returns`: `[B]`, one a response, `B` a multiple of `group`; responses to one prompt stand one after another.
+
+use burn::tensor::Tensor;
+
+/// Each return less the mean of the others to its prompt, `[B]`.
+///
+/// # Source
+/// Kool et al. 2019; Ahmadian et al. 2024, eq. 9 (RLOO).
+pub fn leave_one_out(returns: Tensor<1>, group: usize) -> Tensor<1> {
+    let k = group as f64;
+    centred(returns, group).flatten::<1>(0, 1) * (k / (k - 1.0))
+}
+
+/// Each return less the mean to its prompt, over the (Bessel-corrected) standard deviation to its prompt plus 1e-4 where
+/// `scale` is set, `[B]`.
+///
+/// # Source
+/// Shao et al. 2024, §4.1.2 (GRPO); without the scale Liu et al. 2025, eq. 4. The 1e-4 is that of trl's GRPOTrainer.
+pub fn group_relative(returns: Tensor<1>, group: usize, scale: bool) -> Tensor<1> {
+    let centred = centred(returns, group); // [B/K, K]
+    if !scale {
+        return centred.flatten(0, 1);
+    }
+    let variance = centred.clone().square().sum_dim(1) / (group as f64 - 1.0).max(1.0); // [B/K, 1]
+    (centred / (variance.sqrt() + 1e-4)).flatten(0, 1)
+}
+
+/// `[B/K, K]`, each row of mean 0. Measured from the row's first, so that equal returns give 0 and not the rounding of
+/// their mean, which a tiny spread would magnify.
+fn centred(returns: Tensor<1>, group: usize) -> Tensor<2> {
+    let [rows] = returns.dims();
+    let groups = returns.reshape([rows / group, group]); // [B/K, K]
+    let groups = groups.clone() - groups.narrow(1, 0, 1);
+    groups.clone() - groups.mean_dim(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn values(x: Tensor<1>) -> Vec<f32> {
+        x.into_data().try_to_vec().expect("f32")
+    }
+
+    #[test]
+    fn by_hand() {
+        let returns = || Tensor::<1>::from_data([1.0f32, 2.0, 6.0, 5.0, 5.0, 5.0], &burn::tensor::Device::flex());
+        // 1 − (2+6)/2, 2 − (1+6)/2, 6 − (1+2)/2; equal returns are worth nothing
+        assert_eq!(values(leave_one_out(returns(), 3)), [-3.0, -1.5, 4.5, 0.0, 0.0, 0.0]);
+        assert_eq!(values(group_relative(returns(), 3, false)), [-2.0, -1.0, 3.0, 0.0, 0.0, 0.0]);
+        let equal = Tensor::<1>::from_data([0.1f32; 7], &burn::tensor::Device::flex());
+        assert_eq!(values(group_relative(equal, 7, true)), [0.0; 7]);
+        let sd = 7f32.sqrt() + 1e-4; // (4 + 1 + 9) / 2
+        for (found, expected) in values(group_relative(returns(), 3, true)).iter().zip([-2.0, -1.0, 3.0, 0.0, 0.0, 0.0])
+        {
+            assert!((found - expected / sd).abs() < 1e-6, "{found}, expected {}", expected / sd);
+        }
+    }
+}
