@@ -1,11 +1,14 @@
-//! Direct preference optimisation. Rafailov et al. 2023, eq. 7. Deviations: none.
+//! Direct preference optimisation, Rafailov et al. 2023, eq. 7, and its relatives on the same rows: IPO, hinge, robust,
+//! SimPO and others by `loss`. Deviations: none of DPO; the relatives' stand in METHODS.md.
 
 use crate::invariants;
 use burn::tensor::{Tensor, TensorData};
 use duel_data::pairs::{PreferenceRow, hash};
 use duel_model::{Flops, Policy, Reader, TransformerConfig, weights, weights::host};
-use duel_objectives::{ChosenRejected, PairLogp, PreferenceLoss, PreferenceOutcome, preference_loss};
-use duel_spec::{Dpo as Settings, metrics};
+use duel_objectives::{
+    ChosenRejected, PairLogp, PreferenceLoss, PreferenceOutcome, chosen_sequence_nll, preference_loss,
+};
+use duel_spec::{Dpo as Settings, PairLoss, metrics};
 use duel_training::invariants as always;
 use duel_training::{Cost, Learner, Method, Metrics, PairBatch, Result, norm, pairs::accuracy, pairs::halves, sft};
 use serde::{Deserialize, Serialize};
@@ -81,10 +84,6 @@ impl Dpo {
         Self { settings, reader, reference, flops: Flops::policy(config) }
     }
 
-    fn loss(&self) -> PreferenceLoss {
-        PreferenceLoss::Sigmoid { label_smoothing: self.settings.label_smoothing }
-    }
-
     /// Log-probs of both responses under a policy, `[N]` each.
     fn pair_logp(reader: &Reader, policy: &Policy, pairs: &PairBatch) -> ChosenRejected {
         let mask = sft::mask(reader, &pairs.both); // [2N, T]
@@ -99,7 +98,24 @@ impl Dpo {
         pairs: &PairBatch,
     ) -> PreferenceOutcome {
         let lengths = halves(sft::mask(reader, &pairs.both).lengths());
-        preference_loss(&self.loss(), &PairLogp { policy, reference, lengths }, self.settings.beta)
+        let logp = PairLogp { policy, reference, lengths };
+        let mut outcome = preference_loss(&loss(&self.settings), &logp, self.settings.beta);
+        if self.settings.nll_coef > 0.0 {
+            outcome.loss = outcome.loss + chosen_sequence_nll(&logp) * self.settings.nll_coef;
+        }
+        outcome
+    }
+
+    /// The reference's log-probs of a batch, `[N]` each; 0 where it does without.
+    fn reference(&self, reference: &ReferenceLogp, rows: &[usize], reader: &Reader) -> ChosenRejected {
+        let logp = reference.batch(rows, reader);
+        if self.settings.reference_free { logp.map(|x| x.zeros_like()) } else { logp }
+    }
+
+    /// The loss while the policy is its reference, where that is known.
+    fn first_loss(&self) -> Option<f64> {
+        let known = loss(&self.settings).at_the_reference(self.settings.beta);
+        known.filter(|_| !self.settings.reference_free && self.settings.nll_coef == 0.0)
     }
 
     /// The invariants of step 0 that look at more than the first loss, each on the first batch.
@@ -113,6 +129,7 @@ impl Dpo {
         let cached: Vec<f32> =
             host(reference.chosen.clone()).into_iter().chain(host(reference.rejected.clone())).collect();
         invariants::cached_reference_is_live(&live, &cached)?;
+        let (reference, loss) = (self.reference(&self.reference, &pairs.rows, &reader), loss(&self.settings));
         let margins = host(self.outcome(&reader, policy, reference.clone(), pairs).margins());
         let swapped = self.outcome(
             &reader,
@@ -121,18 +138,23 @@ impl Dpo {
             &pairs.swapped(),
         );
         invariants::a_swap_flips_the_margin(0, &margins, &host(swapped.margins()))?;
-        let reference = self.reference.batch(&pairs.rows, &self.reader);
-        let tied = self.outcome(
-            &self.reader,
-            Self::pair_logp(&self.reader, learner.module(), &pairs.tied()),
-            ChosenRejected { chosen: reference.chosen.clone(), rejected: reference.chosen },
-            &pairs.tied(),
-        );
-        let gradient = learner.gradient(tied.loss);
-        invariants::equal_pairs_have_no_gradient(0, norm(&gradient))?;
+        if loss.ignores_ties() && self.settings.nll_coef == 0.0 {
+            let reference = self.reference(&self.reference, &pairs.rows, &self.reader);
+            let tied = self.outcome(
+                &self.reader,
+                Self::pair_logp(&self.reader, learner.module(), &pairs.tied()),
+                ChosenRejected { chosen: reference.chosen.clone(), rejected: reference.chosen },
+                &pairs.tied(),
+            );
+            let gradient = learner.gradient(tied.loss);
+            invariants::equal_pairs_have_no_gradient(0, norm(&gradient))?;
+        }
+        if !loss.is_mean_of_pairs() {
+            return Ok(());
+        }
         always::parts_make_the_same_gradient(learner, pairs.len(), |rows| {
             let part = pairs.select(rows);
-            let reference = self.reference.batch(&part.rows, &self.reader);
+            let reference = self.reference(&self.reference, &part.rows, &self.reader);
             let policy = Self::pair_logp(&self.reader, learner.module(), &part);
             (self.outcome(&self.reader, policy, reference, &part).loss, part.len() as f64)
         })
@@ -150,7 +172,7 @@ impl Dpo {
         let pairs = PairBatch::new(rows, &all);
         let logp = sft::sequence_logp(reader, policy, &pairs.both);
         let now = halves(Tensor::from_data(logp.as_slice(), reader.device()));
-        let outcome = self.outcome(reader, now, reference.batch(&all, reader), &pairs);
+        let outcome = self.outcome(reader, now, self.reference(reference, &all, reader), &pairs);
         let margins = host(outcome.margins());
         Validation { loss: f64::from(host(outcome.loss)[0]), accuracy: accuracy(&margins) }
     }
@@ -168,15 +190,17 @@ impl Method for Dpo {
 
         // 1. Log-probs of both responses; the reference's were computed once, before training.
         let policy = Self::pair_logp(&self.reader, learner.module(), pairs);
-        let reference = self.reference.batch(&pairs.rows, &self.reader);
+        let reference = self.reference(&self.reference, &pairs.rows, &self.reader);
 
         // 2. How far has each response moved from the reference?
         let [chosen, rejected] = [&policy.chosen, &policy.rejected].map(|x| mean(&host(x.clone().inner())));
         let outcome = self.outcome(&self.reader, policy, reference, pairs);
         let margins = host(outcome.margins().inner()); // [N]
-        if learner.step() == 0 {
+        if learner.step() == 0
+            && let Some(expected) = self.first_loss()
+        {
             let loss = f64::from(host(outcome.loss.clone().inner())[0]);
-            said.check(|| invariants::starts_at_ln_2(loss, &margins, accuracy(&margins)))?;
+            said.check(|| invariants::starts_at_the_reference(loss, expected, &margins, accuracy(&margins)))?;
         }
         let rewards = [&outcome.rewards.chosen, &outcome.rewards.rejected].map(|x| mean(&host(x.clone().inner())));
 
@@ -197,6 +221,37 @@ impl Method for Dpo {
         said.put(metrics::LOGP_CHOSEN, chosen);
         said.put(metrics::LOGP_REJECTED, rejected);
         Ok(said)
+    }
+}
+
+/// The settings' loss with what only it reads.
+pub fn loss(settings: &Settings) -> PreferenceLoss {
+    use PreferenceLoss as Loss;
+    let label_smoothing = settings.label_smoothing;
+    match settings.loss {
+        PairLoss::Sigmoid => Loss::Sigmoid { label_smoothing },
+        PairLoss::SigmoidAveraged => Loss::SigmoidAveraged,
+        PairLoss::Robust => Loss::Robust { label_smoothing },
+        PairLoss::Hinge => Loss::Hinge,
+        PairLoss::Ipo => Loss::Ipo,
+        PairLoss::IpoAveraged => Loss::IpoAveraged,
+        PairLoss::Exo => Loss::Exo { label_smoothing },
+        PairLoss::Nca => Loss::Nca,
+        PairLoss::Sppo => Loss::Sppo,
+        PairLoss::ApoZero => Loss::ApoZero,
+        PairLoss::ApoDown => Loss::ApoDown,
+        PairLoss::Aot => Loss::Aot { label_smoothing },
+        PairLoss::AotUnpaired => Loss::AotUnpaired { label_smoothing },
+        PairLoss::Discopop => Loss::DiscoPop { tau: settings.discopop_tau },
+        PairLoss::ForwardKl => Loss::ForwardKl,
+        PairLoss::AlphaDivergence => Loss::AlphaDivergence { alpha: settings.alpha },
+        PairLoss::JsDivergence => Loss::JsDivergence,
+        PairLoss::Simpo => Loss::SimPo { gamma: settings.simpo_margin },
+        PairLoss::Orpo => Loss::Orpo,
+        PairLoss::KtoPair => Loss::KtoPair,
+        PairLoss::Positive => Loss::Positive { lambda: settings.positive_lambda },
+        PairLoss::PreferredFt => Loss::PreferredFt,
+        PairLoss::Unlikelihood => Loss::Unlikelihood { alpha: settings.unlikelihood_alpha },
     }
 }
 

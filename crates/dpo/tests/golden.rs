@@ -33,6 +33,7 @@ fn golden_dpo_training_step_by_step() {
         batch_size: rows.len(),
         learning_rate: number(hyper, "lr"),
         label_smoothing: 0.0,
+        ..duel_spec::Dpo::defaults()
     };
     let mut dpo = Dpo::new(settings, Reader::new(&space, &device), reference, &config);
     let steps = items(&file, "steps");

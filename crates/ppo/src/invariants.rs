@@ -35,6 +35,22 @@ pub fn advantages_are_white(step: u64, advantages: &Tensor<2>, raw_sd: f64, mask
     close("advantages_are_white", step, "the standard deviation of whitened advantages", sd, 1.0, 1e-3)
 }
 
+/// Advantages within a group have mean 0.
+pub fn groups_are_centred(step: u64, advantages: &[f64], group: usize) -> Result<()> {
+    let sums = advantages.chunks(group).map(|group| {
+        let size = group.iter().map(|x| x.abs()).sum::<f64>();
+        (group.iter().sum::<f64>().abs() / size.max(1.0)) as f32
+    });
+    close(
+        "groups_are_centred",
+        step,
+        "the largest sum of a group's advantages, over their size",
+        largest(sums),
+        0.0,
+        1e-5,
+    )
+}
+
 /// Every counted token pays β·k1, and the score enters once, at the last of them; nothing else is rewarded.
 ///
 /// # Shapes

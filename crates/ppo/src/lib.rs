@@ -1,6 +1,11 @@
-//! PPO: rollouts, shaped reward, clipped updates.
+//! Methods on the policy's own completions: PPO, and policy gradients without a value model.
 
+mod critic_free;
 pub mod invariants;
 mod ppo;
+mod rollout;
+mod updates;
 
-pub use ppo::{ActorCritic, Experience, Ppo, Rollout, Setting};
+pub use critic_free::CriticFree;
+pub use ppo::{ActorCritic, Experience, Ppo};
+pub use rollout::{Rollout, Setting};

@@ -139,10 +139,9 @@ fn golden_ppo_updates_minibatch_by_minibatch() {
         mask: mask.clone(),
         logp: start.given("old_logprobs"),
         ref_logp: start.given("reference_logprobs"),
-        values,
         scores: start.scores(),
     };
-    let experience = Experience::new(rollout, &start.settings);
+    let experience = Experience::new(rollout, values, &start.settings);
     same("rewards", &experience.rewards, &variant["rewards"], &mask);
     same("advantages", &experience.raw_advantages, &variant["advantages_raw"], &mask);
     same("whitened advantages", &experience.advantages, &variant["advantages_whitened"], &mask);

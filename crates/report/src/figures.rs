@@ -5,8 +5,8 @@ use crate::canvas::{Bar, Bars, Look, Plot, Scale, Series, save};
 use crate::format::{seconds, si};
 use crate::run::{Mark, Point, Run};
 use crate::stats::mean;
-use duel_spec::Clocks;
 use duel_spec::metrics::{self, Metric};
+use duel_spec::{Clocks, RewardSource};
 use plotters::style::RGBColor;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -188,10 +188,10 @@ fn frontier(run: &Run, size: (u32, u32)) -> Plot {
 /// Clocks spent before a point's own training: the reward model for what climbs it, the cached reference
 /// log-probs for what learns from pairs.
 fn before(run: &Run, point: &Point) -> BTreeMap<u64, Clocks> {
-    match point.method.as_str() {
-        _ if run.climbs_gold(point) => BTreeMap::new(),
-        "ppo" => run.shared_clocks("rm"),
-        _ => run.shared_clocks("reference"),
+    match run.method_of(point) {
+        Some(method) if method.climbs() == Some(RewardSource::Rm) => run.shared_clocks("rm"),
+        Some(method) if method.reads_reference_logp() => run.shared_clocks("reference"),
+        _ => BTreeMap::new(),
     }
 }
 

@@ -7,7 +7,7 @@ use crate::stats::{Estimate, mean};
 use crate::tables::Tables;
 use crate::{Error, Result, frontier};
 use duel_spec::metrics::{self, Metric};
-use duel_spec::{Completion, Method, WorldKind};
+use duel_spec::{Completion, WorldKind};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, context};
@@ -40,6 +40,8 @@ struct ArmStory {
     /// The method's own settings at the featured point.
     settings: Option<serde_json::Value>,
     always_above_reference: bool,
+    /// Whether it climbs a score with responses of its own.
+    climbs: bool,
     /// Whether the shown point climbs the world's own judge in place of a reward model.
     on_gold: bool,
 }
@@ -166,11 +168,9 @@ fn story(run: &Run, arm: &str, costs: &[Cost]) -> Option<ArmStory> {
         sampled_nothing: cost.sampled == 0.0,
         flops: si(cost.flops),
         seconds: seconds(cost.seconds),
-        settings: run.method_of(featured).map(|m| match m {
-            Method::Ppo(settings) => serde_json::json!(settings),
-            Method::Dpo(settings) => serde_json::json!(settings),
-        }),
+        settings: run.method_of(featured).map(|method| serde_json::json!(method)),
         always_above_reference: run.points_of(arm).all(|p| above(p, reference)),
+        climbs: run.method_of(featured).is_some_and(|method| method.climbs().is_some()),
         on_gold: run.climbs_gold(featured),
     })
 }

@@ -162,7 +162,7 @@ impl Run {
 
     /// Whether a point climbs the world's own judge.
     pub fn climbs_gold(&self, point: &Point) -> bool {
-        matches!(self.method_of(point), Some(Method::Ppo(ppo)) if ppo.reward == RewardSource::Gold)
+        self.method_of(point).and_then(|method| method.climbs()) == Some(RewardSource::Gold)
     }
 
     /// The SFT policy that every arm starts from.

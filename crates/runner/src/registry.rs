@@ -9,9 +9,9 @@ use duel_dpo::{Dpo, ReferenceLogp};
 use duel_evaluation::Moment;
 use duel_ledger::StageRecorder;
 use duel_model::{Flops, Policy, Reader, Scalar, TransformerConfig, weights};
-use duel_ppo::{ActorCritic, Ppo, Setting};
+use duel_ppo::{ActorCritic, CriticFree, Ppo, Setting};
 use duel_reward::{LearnedReward, Scorer};
-use duel_spec::{Clocks, LearnerSettings, Method, Recorder, RewardSource, Split, metrics, seeds};
+use duel_spec::{Baseline, Clocks, LearnerSettings, Method, Recorder, RewardSource, Split, metrics, seeds};
 use duel_training::{Learner, PairBatch, Watch, curve_steps, invariants, train};
 use rand::RngExt;
 use std::sync::Arc;
@@ -55,8 +55,36 @@ pub fn run(
 ) -> Result<(Policy, Clocks)> {
     match method {
         Method::Ppo(settings) => ppo(settings, work, look, recorder),
+        Method::Reinforce(settings) => critic_free(Baseline::Past, settings, work, look, recorder),
+        Method::Rloo(settings) => critic_free(Baseline::LeaveOneOut, settings, work, look, recorder),
+        Method::Grpo(settings) => critic_free(Baseline::Group, settings, work, look, recorder),
         Method::Dpo(settings) => dpo(settings, work, look, recorder),
     }
+}
+
+/// What a method on rollouts is given, by whose score it climbs.
+fn setting(reward: RewardSource, work: &CellWork<'_>) -> Setting {
+    let (scorer, scorer_flops): (Arc<dyn Scorer>, f64) = match reward {
+        RewardSource::Rm => (Arc::new(work.reward.clone()), Flops::scalar(&work.config).forward(1)),
+        RewardSource::Gold => (work.gold.clone(), 0.0),
+    };
+    Setting {
+        reference: work.reference.clone(),
+        scorer,
+        reader: work.reader.clone(),
+        train_reader: work.train_reader.clone(),
+        config: work.config.clone(),
+        scorer_flops,
+        seed: work.seed,
+    }
+}
+
+/// The prompts of an iteration, drawn from the training split; each `group` times in a row.
+fn prompts_of(work: &CellWork<'_>, iteration: u64, episodes: usize, group: usize) -> Vec<Vec<u32>> {
+    let prompts = work.world.prompts(Split::Train);
+    let mut rng = seeds::derive(work.seed, "ppo", iteration, "prompts"); // the same for every method on rollouts
+    let drawn = (0..episodes / group).map(|_| prompts[rng.random_range(0..prompts.len())].ids.clone());
+    drawn.flat_map(|prompt| std::iter::repeat_n(prompt, group)).collect()
 }
 
 fn ppo(
@@ -65,34 +93,16 @@ fn ppo(
     look: Look<'_>,
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
-    let (scorer, critic, scorer_flops, resident): (Arc<dyn Scorer>, Scalar, f64, f64) = match settings.reward {
-        RewardSource::Rm => {
-            let critic = work.reward.model().clone().rescaled(work.reward.centre, work.reward.scale).train();
-            (Arc::new(work.reward.clone()), critic, Flops::scalar(&work.config).forward(1), 4.0)
-        }
-        RewardSource::Gold => {
-            let critic = Scalar::from_policy(work.critic_start, work.train_reader.device());
-            (work.gold.clone(), critic, 0.0, 3.0)
-        }
+    let given = setting(settings.reward, &work);
+    let (critic, resident) = match settings.reward {
+        RewardSource::Rm => (work.reward.model().clone().rescaled(work.reward.centre, work.reward.scale).train(), 4.0),
+        RewardSource::Gold => (Scalar::from_policy(work.critic_start.clone(), work.train_reader.device()), 3.0),
     };
     let reward_hash = weights::hash(work.reward.model());
-    let given = Setting {
-        reference: work.reference.clone(),
-        scorer,
-        reader: work.reader.clone(),
-        train_reader: work.train_reader.clone(),
-        config: work.config.clone(),
-        scorer_flops,
-        seed: work.seed,
-    };
     let mut method = Ppo::new(settings.clone(), given);
-    let module = ActorCritic { actor: work.start, critic };
+    let module = ActorCritic { actor: work.start.clone(), critic };
     let mut learner = Learner::new(module, work.learner, settings.learning_rate, Ppo::updates(settings));
-    let prompts = work.world.prompts(Split::Train);
-    let batch = |iteration| -> Result<_> {
-        let mut rng = seeds::derive(work.seed, "ppo", iteration, "prompts");
-        Ok((0..settings.episodes).map(|_| prompts[rng.random_range(0..prompts.len())].ids.clone()).collect())
-    };
+    let batch = |iteration| -> Result<_> { Ok(prompts_of(&work, iteration, settings.episodes, 1)) };
     let iterations = settings.iterations as u64;
     let mut watch = Watch { stage: "train", recorder: &mut *recorder, stop: work.stop };
     let clocks = train(
@@ -112,6 +122,37 @@ fn ppo(
     )?;
     recorder.record("train", clocks, metrics::MODELS_RESIDENT, resident);
     Ok((learner.into_module().valid().actor, clocks))
+}
+
+fn critic_free(
+    baseline: Baseline,
+    settings: &duel_spec::CriticFree,
+    work: CellWork<'_>,
+    look: Look<'_>,
+    recorder: &mut StageRecorder,
+) -> Result<(Policy, Clocks)> {
+    let mut method = CriticFree::new(baseline, settings.clone(), setting(settings.reward, &work));
+    let resident = if settings.reward == RewardSource::Rm { 3.0 } else { 2.0 };
+    let reward_hash = weights::hash(work.reward.model());
+    let updates = CriticFree::updates(settings);
+    let mut learner = Learner::new(work.start.clone(), work.learner, settings.learning_rate, updates);
+    let group = if baseline == Baseline::Past { 1 } else { settings.group };
+    let batch = |iteration| -> Result<_> { Ok(prompts_of(&work, iteration, settings.episodes, group)) };
+    let iterations = settings.iterations as u64;
+    let mut watch = Watch { stage: "train", recorder: &mut *recorder, stop: work.stop };
+    let clocks = train(
+        &mut method,
+        &mut learner,
+        iterations,
+        batch,
+        &mut watch,
+        &inner_points(iterations, work.curve_points),
+        |policy, clocks, recorder| look(&policy.valid(), clocks, recorder, Moment::Curve),
+    )?;
+    let after = weights::hash(work.reward.model());
+    invariants::frozen_weights_unchanged("the reward model", clocks.step, &reward_hash, &after)?;
+    recorder.record("train", clocks, metrics::MODELS_RESIDENT, resident);
+    Ok((learner.into_module().valid(), clocks))
 }
 
 fn dpo(

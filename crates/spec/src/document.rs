@@ -3,6 +3,7 @@
 //! `defaults.toml` is the schema. A key of the file must exist there and have the same type;
 //! an arm's keys are those of its method's block.
 
+use crate::experiment::METHODS;
 use crate::{Error, Result, SHARED_ARM};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -144,7 +145,6 @@ impl Document {
             return Err(Error::ArmName { arm: name.into(), place: self.place(&key) });
         }
         let Value::Table(mut arm) = arm else { return Err(self.wrong_type(&key, "a table", &arm)) };
-        let known: Vec<&str> = methods.as_table().into_iter().flat_map(|t| t.keys().map(String::as_str)).collect();
         let method = match arm.remove("method") {
             Some(Value::String(method)) => method,
             Some(other) => return Err(self.wrong_type(&format!("{key}.method"), "a string", &other)),
@@ -154,7 +154,7 @@ impl Document {
             return Err(Error::UnknownChoice {
                 key: format!("{key}.method"),
                 found: method,
-                accepted: if known.is_empty() { vec![] } else { vec!["dpo", "ppo"] },
+                accepted: METHODS.to_vec(),
                 place: self.place(&format!("{key}.method")),
             });
         };
@@ -246,7 +246,7 @@ fn type_name(value: &Value) -> &'static str {
 const RESERVED_ARMS: [&str; 5] = [SHARED_ARM, "reference", "optimum", "ppo-ideal", "grid"];
 
 /// Whether two values train the same point: 1 and 1.0 do.
-fn same(a: &Value, b: &Value) -> bool {
+pub(crate) fn same(a: &Value, b: &Value) -> bool {
     let number = |v: &Value| v.as_float().or_else(|| v.as_integer().map(|i| i as f64));
     match (number(a), number(b)) {
         (Some(a), Some(b)) => a == b,

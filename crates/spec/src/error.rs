@@ -20,6 +20,8 @@ pub enum Error {
     OutOfRange { key: String, found: String, accepted: String, place: Box<Place> },
     #[error("`{key}` has an unknown value, `{found}`")]
     UnknownChoice { key: String, found: String, accepted: Vec<&'static str>, place: Box<Place> },
+    #[error("`{key}` and `{with}` do not go together: {why}")]
+    Clash { key: String, with: String, why: String, place: Box<Place> },
     #[error("the grid of `{key}` is empty")]
     EmptyGrid { key: String, place: Box<Place> },
     #[error("the grid of `{key}` lists {found} twice")]
@@ -42,6 +44,7 @@ impl Error {
             | Self::WrongType { place, .. }
             | Self::OutOfRange { place, .. }
             | Self::UnknownChoice { place, .. }
+            | Self::Clash { place, .. }
             | Self::EmptyGrid { place, .. }
             | Self::GridRepeats { place, .. }
             | Self::ArmName { place, .. }
@@ -60,6 +63,7 @@ impl Error {
             Self::UnknownChoice { accepted, .. } => {
                 format!("expected {}", accepted.iter().map(|a| format!("`{a}`")).collect::<Vec<_>>().join(" or "))
             }
+            Self::Clash { with, .. } => format!("of no use with `{with}`"),
             Self::EmptyGrid { .. } => "give at least one value".into(),
             Self::GridRepeats { .. } => "each value once".into(),
             Self::NoMethod { .. } | Self::ArmName { .. } => "this arm".into(),
@@ -79,6 +83,7 @@ impl Error {
                 format!("`duel defaults` prints every key with its default, unit and source; look for `{}`", last(key))
             }
             Self::UnknownChoice { .. } => "`duel defaults` prints what each choice means".into(),
+            Self::Clash { .. } => "take one of the two out; METHODS.md says what each method reads".into(),
             Self::EmptyGrid { key, .. } => {
                 format!("write for example `{} = [0.1, 0.5]`, or leave the key out to train one point", last(key))
             }
@@ -88,7 +93,9 @@ impl Error {
                     .into()
             }
             Self::NoArms { .. } => "add for example `[arms.dpo]` with `method = \"dpo\"`".into(),
-            Self::NoMethod { arm, .. } => format!("add `method = \"ppo\"` or `method = \"dpo\"` under `[arms.{arm}]`"),
+            Self::NoMethod { arm, .. } => {
+                format!("add for example `method = \"dpo\"` under `[arms.{arm}]`; METHODS.md lists the methods")
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The typed experiment: what the merged document says, checked for range, and the cells it spans.
 
-use crate::document::Document;
+use crate::document::{Document, same};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -123,11 +123,15 @@ defaults! {
     Dpo: ["method", "dpo"];
 }
 
-/// A table of `defaults.toml` as its type.
-fn default_of<T: serde::de::DeserializeOwned>(path: &[&str]) -> T {
+/// A table of `defaults.toml`.
+fn default_table(path: &[&str]) -> Value {
     let defaults: Table = toml::from_str(crate::defaults_text()).expect("defaults.toml is tested to parse");
-    let found = path.iter().fold(Value::Table(defaults), |table, key| table[*key].clone());
-    found.try_into().expect("defaults.toml is tested to be complete")
+    path.iter().fold(Value::Table(defaults), |table, key| table[*key].clone())
+}
+
+/// The same as its type.
+fn default_of<T: serde::de::DeserializeOwned>(path: &[&str]) -> T {
+    default_table(path).try_into().expect("defaults.toml is tested to be complete")
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -229,6 +233,124 @@ pub struct Ppo {
     pub target_kl: f64,
 }
 
+/// Where a nat of KL is paid for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KlPlace {
+    Reward,
+    Loss,
+}
+
+/// What a response's return is held against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Baseline {
+    /// The mean return so far.
+    Past,
+    /// The mean of the others to the same prompt.
+    LeaveOneOut,
+    /// The mean to the same prompt.
+    Group,
+}
+
+/// Settings of [`Method::Reinforce`], [`Method::Rloo`] and [`Method::Grpo`]; units and sources in `defaults.toml`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CriticFree {
+    pub beta: f64,
+    pub kl: KlPlace,
+    pub reward: RewardSource,
+    pub iterations: usize,
+    pub episodes: usize,
+    pub group: usize,
+    pub scale: bool,
+    pub epochs: usize,
+    pub minibatches: usize,
+    pub learning_rate: f64,
+    pub clip_range: f64,
+    pub target_kl: f64,
+}
+
+/// Which loss a pair costs; equations in `duel_objectives::PreferenceLoss`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PairLoss {
+    Sigmoid,
+    SigmoidAveraged,
+    Robust,
+    Hinge,
+    Ipo,
+    IpoAveraged,
+    Exo,
+    Nca,
+    Sppo,
+    ApoZero,
+    ApoDown,
+    Aot,
+    AotUnpaired,
+    Discopop,
+    ForwardKl,
+    AlphaDivergence,
+    JsDivergence,
+    Simpo,
+    Orpo,
+    KtoPair,
+    Positive,
+    PreferredFt,
+    Unlikelihood,
+}
+
+/// The words for [`PairLoss`].
+const PAIR_LOSSES: [&str; 23] = [
+    "sigmoid",
+    "sigmoid_averaged",
+    "robust",
+    "hinge",
+    "ipo",
+    "ipo_averaged",
+    "exo",
+    "nca",
+    "sppo",
+    "apo_zero",
+    "apo_down",
+    "aot",
+    "aot_unpaired",
+    "discopop",
+    "forward_kl",
+    "alpha_divergence",
+    "js_divergence",
+    "simpo",
+    "orpo",
+    "kto_pair",
+    "positive",
+    "preferred_ft",
+    "unlikelihood",
+];
+
+impl PairLoss {
+    /// Whether the loss looks at the reference's log-probs.
+    pub fn reads_reference(self) -> bool {
+        !matches!(self, Self::Simpo | Self::Orpo | Self::PreferredFt | Self::Unlikelihood)
+    }
+
+    /// Whether the loss reads this key of [`Dpo`].
+    fn reads(self, key: &str) -> bool {
+        match key {
+            "beta" => !matches!(self, Self::PreferredFt | Self::Unlikelihood),
+            "label_smoothing" => {
+                matches!(self, Self::Sigmoid | Self::Robust | Self::Exo | Self::Aot | Self::AotUnpaired)
+            }
+            "simpo_margin" => self == Self::Simpo,
+            "positive_lambda" => self == Self::Positive,
+            "discopop_tau" => self == Self::Discopop,
+            "alpha" => self == Self::AlphaDivergence,
+            "unlikelihood_alpha" => self == Self::Unlikelihood,
+            "nll_coef" => !matches!(self, Self::Orpo | Self::PreferredFt | Self::Unlikelihood), // they have it
+            "reference_free" => self.reads_reference(),
+            _ => true,
+        }
+    }
+}
+
 /// Settings of [`Method::Dpo`]; units and sources in `defaults.toml`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -237,7 +359,15 @@ pub struct Dpo {
     pub epochs: usize,
     pub batch_size: usize,
     pub learning_rate: f64,
+    pub loss: PairLoss,
     pub label_smoothing: f64,
+    pub simpo_margin: f64,
+    pub positive_lambda: f64,
+    pub discopop_tau: f64,
+    pub alpha: f64,
+    pub unlikelihood_alpha: f64,
+    pub nll_coef: f64,
+    pub reference_free: bool,
 }
 
 /// One setting of one arm, ready to train.
@@ -245,15 +375,49 @@ pub struct Dpo {
 #[serde(tag = "method", rename_all = "lowercase")]
 pub enum Method {
     Ppo(Ppo),
+    Reinforce(CriticFree),
+    Rloo(CriticFree),
+    Grpo(CriticFree),
     Dpo(Dpo),
 }
+
+/// The words for [`Method`].
+pub(crate) const METHODS: [&str; 5] = ["dpo", "grpo", "ppo", "reinforce", "rloo"];
 
 impl Method {
     /// Name as written in the experiment file.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Ppo(_) => "ppo",
+            Self::Reinforce(_) => "reinforce",
+            Self::Rloo(_) => "rloo",
+            Self::Grpo(_) => "grpo",
             Self::Dpo(_) => "dpo",
+        }
+    }
+
+    /// Whose score it climbs; `None` where it reads preference rows.
+    pub fn climbs(&self) -> Option<RewardSource> {
+        match self {
+            Self::Ppo(ppo) => Some(ppo.reward),
+            Self::Reinforce(free) | Self::Rloo(free) | Self::Grpo(free) => Some(free.reward),
+            Self::Dpo(_) => None,
+        }
+    }
+
+    /// Whether it reads the reference's log-probs of preference rows.
+    pub fn reads_reference_logp(&self) -> bool {
+        matches!(self, Self::Dpo(dpo) if dpo.loss.reads_reference() && !dpo.reference_free)
+    }
+
+    /// Whether a setting of its block is read at all; if not, the setting that sees to that.
+    fn ignores(&self, key: &str) -> Option<String> {
+        let word = |x: serde_json::Value| x.as_str().unwrap_or_default().to_string();
+        match self {
+            Self::Dpo(dpo) if !dpo.loss.reads(key) => Some(format!("loss = \"{}\"", word(serde_json::json!(dpo.loss)))),
+            Self::Reinforce(_) if matches!(key, "group" | "scale") => Some("method = \"reinforce\"".into()),
+            Self::Rloo(_) if key == "scale" => Some("method = \"rloo\"".into()),
+            _ => None,
         }
     }
 
@@ -261,6 +425,7 @@ impl Method {
     pub fn beta(&self) -> f64 {
         match self {
             Self::Ppo(ppo) => ppo.beta,
+            Self::Reinforce(free) | Self::Rloo(free) | Self::Grpo(free) => free.beta,
             Self::Dpo(dpo) => dpo.beta,
         }
     }
@@ -345,14 +510,30 @@ impl Experiment {
         }
         for (name, arm) in &self.arms {
             for point in arm.points() {
-                if let Method::Ppo(ppo) = &point.method
-                    && !ppo.episodes.is_multiple_of(ppo.minibatches)
-                {
-                    let found = format!("{} does not divide {} episodes", ppo.minibatches, ppo.episodes);
+                let (episodes, minibatches, group) = match &point.method {
+                    Method::Ppo(ppo) => (ppo.episodes, ppo.minibatches, 1),
+                    Method::Reinforce(free) => (free.episodes, free.minibatches, 1),
+                    Method::Rloo(free) | Method::Grpo(free) => (free.episodes, free.minibatches, free.group),
+                    Method::Dpo(_) => continue,
+                };
+                if !episodes.is_multiple_of(minibatches) {
+                    let found = format!("{minibatches} does not divide {episodes} episodes");
                     return refuse(&format!("arms.{name}.minibatches"), found, "a divisor of episodes");
+                }
+                if !episodes.is_multiple_of(group) {
+                    let found = format!("{group} does not divide {episodes} episodes");
+                    return refuse(&format!("arms.{name}.group"), found, "a divisor of episodes");
+                }
+                if group == 1 && matches!(point.method, Method::Rloo(_) | Method::Grpo(_)) {
+                    return refuse(
+                        &format!("arms.{name}.group"),
+                        "1".into(),
+                        "at least 2: a group is its own baseline",
+                    );
                 }
             }
         }
+        self.check_clashes(document)?;
         let reviews = &self.world.reviews;
         if self.world.kind == WorldKind::Reviews
             && 1 + reviews.prompt_tokens + reviews.response_tokens > self.stages.base.window
@@ -363,6 +544,29 @@ impl Experiment {
                 1 + reviews.prompt_tokens + reviews.response_tokens
             );
             return refuse("stages.base.window", found, &accepted);
+        }
+        Ok(())
+    }
+}
+
+impl Experiment {
+    /// A setting of an arm that is not its default, and that none of the arm's points reads. Where it comes from plays no
+    /// part: a run's own copy of its experiment holds every value.
+    fn check_clashes(&self, document: &Document) -> Result<()> {
+        for (key, value, _) in document.resolved() {
+            let Some((name, setting)) = key.strip_prefix("arms.").and_then(|key| key.split_once('.')) else { continue };
+            let Some(arm) = self.arms.get(name) else { continue };
+            let (points, swept) = (arm.points(), setting.strip_prefix("grid."));
+            let block = default_table(&["method", points[0].method.name()]);
+            if swept.is_none() && block.get(setting).is_none_or(|default| same(default, &value)) {
+                continue;
+            }
+            let setting = swept.unwrap_or(setting);
+            let deaf: Option<Vec<String>> = points.iter().map(|point| point.method.ignores(setting)).collect();
+            if let Some(with) = deaf.and_then(|with| with.into_iter().next()) {
+                let why = "it is not read".into();
+                return Err(Error::Clash { with, why, place: document.place(&key), key });
+            }
         }
         Ok(())
     }
@@ -403,12 +607,14 @@ fn plain(value: &Value) -> String {
 }
 
 /// The words that a key accepts.
-const CHOICES: [(&str, &[&str]); 5] = [
+const CHOICES: [(&str, &[&str]); 7] = [
     ("world.kind", &["grammar", "reviews"]),
     ("learner.schedule", &["constant", "linear", "cosine"]),
     ("stages.pairs.temperature", &["fixed", "bayes"]),
-    ("arms.*.method", &["ppo", "dpo"]),
+    ("arms.*.method", &METHODS),
     ("arms.*.reward", &["rm", "gold"]),
+    ("arms.*.loss", &PAIR_LOSSES),
+    ("arms.*.kl", &["reward", "loss"]),
 ];
 
 fn check_choices(document: &Document) -> Result<()> {
@@ -512,7 +718,7 @@ impl Range {
 }
 
 /// Ranges by key; `*` stands for an arm's name, and a grid axis has the range of its key.
-const RANGES: [(&str, Range); 56] = [
+const RANGES: [(&str, Range); 63] = [
     ("seeds", Range::Seeds),
     ("seed", Range::NotNegative),
     ("world.grammar.rho", Range::Fraction),
@@ -558,6 +764,7 @@ const RANGES: [(&str, Range); 56] = [
     ("arms.*.iterations", Range::AtLeastOne),
     ("arms.*.episodes", Range::AtLeastOne),
     ("arms.*.epochs", Range::AtLeastOne),
+    ("arms.*.group", Range::AtLeastOne),
     ("arms.*.minibatches", Range::AtLeastOne),
     ("arms.*.batch_size", Range::AtLeastOne),
     ("arms.*.learning_rate", Range::Positive),
@@ -568,6 +775,12 @@ const RANGES: [(&str, Range); 56] = [
     ("arms.*.lambda", Range::Fraction),
     ("arms.*.target_kl", Range::Positive),
     ("arms.*.label_smoothing", Range::BelowHalf),
+    ("arms.*.simpo_margin", Range::NotNegative),
+    ("arms.*.positive_lambda", Range::NotNegative),
+    ("arms.*.discopop_tau", Range::Positive),
+    ("arms.*.alpha", Range::BelowOne),
+    ("arms.*.unlikelihood_alpha", Range::Fraction),
+    ("arms.*.nll_coef", Range::NotNegative),
     ("stages.pairs.length_bias", Range::NotNegative),
 ];
 
@@ -635,6 +848,26 @@ mod tests {
         let experiment = Experiment::from_document(&document).expect("valid");
         assert_eq!(experiment.cells()[0].point.method.beta(), 0.3);
         assert!(Document::parse("t", text, &["nonsense".into()]).is_err());
+    }
+
+    #[test]
+    fn every_word_for_a_loss_is_one_and_settings_that_no_loss_reads_clash() {
+        for word in PAIR_LOSSES {
+            let arm = format!("[arms.a]\nmethod = \"dpo\"\nloss = \"{word}\"\n");
+            let found = match &parse(&arm).expect(word).cells()[0].point.method {
+                Method::Dpo(dpo) => serde_json::to_value(dpo.loss).expect("a word"),
+                other => panic!("a DPO arm, not {other:?}"),
+            };
+            assert_eq!(found, word);
+        }
+        let clash = |text: &str| matches!(parse(text), Err(Error::Clash { .. }));
+        assert!(clash("[arms.a]\nmethod = \"dpo\"\nloss = \"ipo\"\nlabel_smoothing = 0.1\n"));
+        assert!(clash("[arms.a]\nmethod = \"dpo\"\nloss = \"simpo\"\nreference_free = true\n"));
+        assert!(clash("[arms.a]\nmethod = \"dpo\"\nloss = \"preferred_ft\"\n[arms.a.grid]\nbeta = [0.1, 1]\n"));
+        // one of the grid's losses reads it
+        assert!(!clash(
+            "[arms.a]\nmethod = \"dpo\"\nlabel_smoothing = 0.1\n[arms.a.grid]\nloss = [\"ipo\", \"robust\"]\n"
+        ));
     }
 
     #[test]

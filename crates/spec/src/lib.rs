@@ -14,8 +14,9 @@ pub mod seeds;
 pub use document::{Document, Origin, Place, defaults_text};
 pub use error::Error;
 pub use experiment::{
-    Arm, BaseStage, Cell, Dpo, Evaluation, Experiment, Grammar, LearnerSettings, Method, ModelShape, Optimizer,
-    PairsStage, Point, Ppo, Reviews, RewardSource, RmStage, Schedule, SftStage, Stages, Temperature, World, WorldKind,
+    Arm, BaseStage, Baseline, Cell, CriticFree, Dpo, Evaluation, Experiment, Grammar, KlPlace, LearnerSettings, Method,
+    ModelShape, Optimizer, PairLoss, PairsStage, Point, Ppo, Reviews, RewardSource, RmStage, Schedule, SftStage,
+    Stages, Temperature, World, WorldKind,
 };
 pub use record::{Clocks, Completion, MetricRow, NO_POINT, Recorder, SHARED_ARM};
 
