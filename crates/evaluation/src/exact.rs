@@ -1,6 +1,6 @@
 //! The exact yardstick of `grammar`: every response to every prompt, by one walk over the tree of prefixes.
 
-use crate::law::{Frontier, Law, at_kl, optimum};
+use crate::law::{Frontier, Law, at_kl, best_of_n, optimum};
 use crate::score::{Marks, Score};
 use crate::{Result, invariants};
 use burn::tensor::{Int, Tensor, TensorData};
@@ -128,23 +128,31 @@ impl GrammarYardstick {
             .collect()
     }
 
-    /// Marks of the exact optimum of the gold reward at each beta, and of the PPO-ideal at each beta:
-    /// `(arm, beta, marks)`.
-    pub fn theory(&self, betas: &[f64]) -> Result<Vec<(&'static str, f64, Score)>> {
+    /// Marks of what is not trained, as `(arm, point, marks)`: the exact optimum of the gold reward and the PPO-ideal at each
+    /// beta, and the best of N responses of the reference by the learned reward.
+    pub fn theory(&self, betas: &[f64], ns: &[i32]) -> Result<Vec<(&'static str, String, Score)>> {
         let mut out = Vec::new();
         for side in &self.sides {
+            let laws = |law: &dyn Fn(&Law, &[f64]) -> Law, climbed: &[Vec<f64>]| -> Vec<Law> {
+                side.reference.iter().zip(climbed).map(|(reference, r)| law(reference, r)).collect()
+            };
             let climbs = [("optimum", Some(&side.gold)), ("ppo-ideal", side.proxy.as_ref())];
             for (arm, climbed) in climbs {
                 for &beta in betas {
                     let Some(climbed) = climbed else { continue };
-                    let laws: Vec<Law> =
-                        side.reference.iter().zip(climbed).map(|(law, r)| optimum(law, r, beta)).collect();
+                    let laws = laws(&|law, r| optimum(law, r, beta), climbed);
                     let mut score = self.score(side, &laws, Some(beta))?;
                     if arm == "ppo-ideal" {
                         self.compare_at_kl(side, &mut score);
                     }
-                    out.push((arm, beta, score));
+                    out.push((arm, format!("beta={beta:.5}"), score));
                 }
+            }
+            for &n in ns {
+                let Some(proxy) = &side.proxy else { continue };
+                let mut score = self.score(side, &laws(&|law, r| best_of_n(law, r, n), proxy), None)?;
+                self.compare_at_kl(side, &mut score);
+                out.push(("best-of-n", format!("n={n}"), score));
             }
         }
         Ok(out)

@@ -56,6 +56,24 @@ pub fn optimum(reference: &Law, reward: &[f64], beta: f64) -> Law {
     Law(tilted.into_iter().map(|t| t - log_z).collect())
 }
 
+/// The law of the best of `n` draws of a reference by a reward, ties broken at random. Stiennon et al. 2020, §3.4;
+/// Beirami et al. 2024.
+pub fn best_of_n(q: &Law, reward: &[f64], n: i32) -> Law {
+    let mut order: Vec<usize> = (0..reward.len()).collect();
+    order.sort_by(|&a, &b| reward[a].total_cmp(&reward[b]));
+    let mut law = vec![0.0; reward.len()];
+    let mut below = 0.0;
+    for group in order.chunk_by(|&a, &b| (reward[a] - reward[b]).abs() < 1e-9) {
+        let mass: f64 = group.iter().map(|&y| q.0[y].exp()).sum();
+        let chance = (below + mass).powi(n) - f64::powi(below, n);
+        for &y in group {
+            law[y] = (chance * q.0[y].exp() / mass).ln();
+        }
+        below += mass;
+    }
+    Law(law)
+}
+
 /// Means over prompts of what a family of optima earns and costs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Frontier {

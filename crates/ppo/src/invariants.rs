@@ -134,6 +134,8 @@ mod tests {
         assert!(advantages_are_white(0, &row([white, -white, 0.0]), 2.0, &mask).is_ok());
         breaks("advantages_are_white", advantages_are_white(0, &row([white, white, 0.0]), 2.0, &mask));
         breaks("advantages_are_white", advantages_are_white(0, &row([3.0, -3.0, 0.0]), 2.0, &mask));
+        assert!(groups_are_centred(0, &[1.0, -1.0, 0.0, 0.0], 2).is_ok());
+        breaks("groups_are_centred", groups_are_centred(0, &[1.0, -1.0, 0.0, 0.1], 2));
         // score 2, k1 .5 then 0, β .2
         let entered = |rewards| reward_enters_once(0, &row(rewards), &[2.0], &[0.5, 0.0, 9.0], 0.2, &[2]);
         assert!(entered([-0.1, 2.0, 0.0]).is_ok());

@@ -12,12 +12,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Colours that remain apart for colour-blind eyes (Okabe & Ito 2008).
-const ARM_COLOURS: [RGBColor; 5] = [
+const ARM_COLOURS: [RGBColor; 7] = [
     RGBColor(0, 114, 178),
     RGBColor(213, 94, 0),
     RGBColor(204, 121, 167),
-    RGBColor(0, 158, 115),
+    RGBColor(230, 159, 0),
     RGBColor(86, 180, 233),
+    RGBColor(120, 70, 40),
+    RGBColor(90, 60, 150),
 ];
 const BLACK: RGBColor = RGBColor(34, 34, 40);
 const GREY: RGBColor = RGBColor(120, 122, 132);
@@ -109,6 +111,7 @@ fn frontier(run: &Run, size: (u32, u32)) -> Plot {
     let theory = [
         ("optimum", "exact optimum", BLACK, Look::Line { width: 2.0 }),
         ("ppo-ideal", "PPO-ideal", GREEN, Look::Dashed { width: 2.0 }),
+        ("best-of-n", "best of N", GREY, Look::Dashed { width: 1.5 }),
     ];
     for (arm, name, colour, look) in theory {
         let mut curve: Vec<(f64, f64)> =

@@ -68,7 +68,7 @@ pub struct Run {
     pub manifest: Manifest,
     pub completions: Vec<Completion>,
     /// The points of the experiment's arms, arm by arm, then the pseudo-arms: `reference`, `optimum`,
-    /// `ppo-ideal`.
+    /// `ppo-ideal`, `best-of-n`.
     pub points: Vec<Point>,
     /// The last value of every metric of every training.
     last: HashMap<Place, BTreeMap<u64, f64>>,
@@ -80,7 +80,7 @@ pub struct Run {
 type Place = [Arc<str>; 4];
 
 /// Arms that are not trained: what the trained ones are held against.
-const PSEUDO_ARMS: [&str; 3] = ["reference", "optimum", "ppo-ideal"];
+const PSEUDO_ARMS: [&str; 4] = ["reference", "optimum", "ppo-ideal", "best-of-n"];
 
 impl Run {
     /// Reads a run directory.

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// Side of the square matrices whose product gives the machine's peak.
 const PEAK_SIDE: usize = 2048;
-/// Runs of each case before it is timed.
-const WARM: usize = 2;
+/// Rounds of each case before it is timed: new memory comes in over the first steps.
+const WARM: usize = 6;
 /// Seconds of a turn.
 const TURN: f64 = 0.1;
 /// Stillness before a run that follows another program's, so that the other's threads are asleep.

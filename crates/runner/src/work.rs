@@ -318,8 +318,9 @@ impl Desk<'_> {
             exact.check_sampler(&reference, self.stage.seed)?;
             // from nearly the reference to far beyond any useful KL
             let betas: Vec<f64> = (0..=24).map(|i| 20.0 * 10f64.powf(-f64::from(i) / 8.0)).collect();
-            for (arm, beta, score) in exact.theory(&betas)? {
-                recorder.speak_for(arm, "exact", &format!("beta={beta:.5}"));
+            let ns: Vec<i32> = (1..=12).map(|i| 1 << i).collect();
+            for (arm, point, score) in exact.theory(&betas, &ns)? {
+                recorder.speak_for(arm, "exact", &point);
                 score.record(Clocks::default(), recorder);
             }
         }

@@ -243,7 +243,7 @@ fn type_name(value: &Value) -> &'static str {
 }
 
 /// Names that rows of pseudo-arms carry, and a word of the file itself.
-const RESERVED_ARMS: [&str; 5] = [SHARED_ARM, "reference", "optimum", "ppo-ideal", "grid"];
+const RESERVED_ARMS: [&str; 6] = [SHARED_ARM, "reference", "optimum", "ppo-ideal", "best-of-n", "grid"];
 
 /// Whether two values train the same point: 1 and 1.0 do.
 pub(crate) fn same(a: &Value, b: &Value) -> bool {

@@ -89,7 +89,7 @@ impl Error {
             }
             Self::GridRepeats { .. } => "each value of a grid is one point; repeat with `seeds`".into(),
             Self::ArmName { .. } => {
-                "use letters, digits, `-` and `_`; `shared`, `reference`, `optimum`, `ppo-ideal` and `grid` are taken"
+                "use letters, digits, `-` and `_`; `shared`, `reference`, `optimum`, `ppo-ideal`, `best-of-n` and `grid` are taken"
                     .into()
             }
             Self::NoArms { .. } => "add for example `[arms.dpo]` with `method = \"dpo\"`".into(),

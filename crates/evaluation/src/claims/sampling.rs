@@ -2,7 +2,8 @@
 
 use super::Claim;
 use super::theory::{doubles, host};
-use crate::{Law, Tables, optimum};
+use crate::law::best_of_n as best_of_n_law;
+use crate::{Tables, optimum};
 use burn::tensor::{Device, Tensor};
 use duel_objectives::{k1, k2, k3};
 
@@ -22,7 +23,7 @@ pub fn best_of_n() -> Claim {
     for (n, kl, win) in fixtures {
         let (mut found_kl, mut found_win) = (0.0, 0.0);
         for (q, r) in s0.reference.iter().zip(&s0.gold) {
-            let best = best_law(q, r, n);
+            let best = best_of_n_law(q, r, n);
             let (wins, ties) = best.beats(q, r);
             found_kl += best.kl(q) / prompts;
             found_win += (wins + ties / 2.0) / prompts;
@@ -35,23 +36,6 @@ pub fn best_of_n() -> Claim {
             .at_most(format!("win rate of best of {n} under N/(N+1)"), n / (n + 1.0), found_win, 0.0);
     }
     claim
-}
-
-/// The law of the best of `n` draws, ties broken at random.
-fn best_law(q: &Law, reward: &[f64], n: i32) -> Law {
-    let mut order: Vec<usize> = (0..reward.len()).collect();
-    order.sort_by(|&a, &b| reward[a].total_cmp(&reward[b]));
-    let mut law = vec![0.0; reward.len()];
-    let mut below = 0.0;
-    for group in order.chunk_by(|&a, &b| (reward[a] - reward[b]).abs() < 1e-9) {
-        let mass: f64 = group.iter().map(|&y| q.0[y].exp()).sum();
-        let chance = (below + mass).powi(n) - f64::powi(below, n);
-        for &y in group {
-            law[y] = (chance * q.0[y].exp() / mass).ln();
-        }
-        below += mass;
-    }
-    Law(law)
 }
 
 /// A10: k1 and k3 are unbiased, k2 is not, and k3 is useless a sequence beyond a nat.
