@@ -79,11 +79,12 @@ pub struct Reached {
     pub eta: Option<Estimate>,
 }
 
-/// Both arms at one KL.
+/// All arms at one KL.
 #[derive(Debug, Clone)]
 pub struct Matched {
     pub kl: f64,
-    pub arms: Vec<Reached>,
+    /// In the arms' order; `None` where no seed of an arm gets so far.
+    pub arms: Vec<Option<Reached>>,
     /// The second arm minus the first, paired by seed, over the seeds where both reach this KL.
     pub difference: Option<Estimate>,
 }
@@ -96,8 +97,8 @@ fn matched_kls(run: &Run) -> &'static [f64] {
     }
 }
 
-/// The arms at equal KL, over the seeds at which every arm reaches it; KL values that no seed's arms all
-/// reach are left out.
+/// The arms at equal KL, over the seeds at which every arm reaches it that does so at any seed; KL values that fewer than
+/// two arms reach at one seed are left out.
 pub fn at_equal_kl(run: &Run) -> Vec<Matched> {
     let arms = run.arms();
     let seeds = run.experiment.seed_list();
@@ -108,25 +109,31 @@ pub fn at_equal_kl(run: &Run) -> Vec<Matched> {
     matched_kls(run)
         .iter()
         .filter_map(|&kl| {
+            let reaches: Vec<bool> = frontiers.iter().map(|f| f.iter().any(|f| gold_at(f, kl).is_some())).collect();
             let mut gains: Vec<Vec<f64>> = vec![vec![]; arms.len()];
             let mut shares: Vec<Vec<f64>> = vec![vec![]; arms.len()];
             for (place, base) in base.iter().enumerate() {
-                let here: Option<Vec<f64>> = frontiers.iter().map(|f| gold_at(&f[place], kl)).collect();
+                let there = (0..arms.len()).filter(|&arm| reaches[arm]);
+                let here: Option<Vec<(usize, f64)>> =
+                    there.map(|arm| Some((arm, gold_at(&frontiers[arm][place], kl)?))).collect();
                 let (Some(here), Some(base)) = (here, base) else { continue };
                 let optimum = gold_at(&best[place], kl);
-                for (arm, gold) in here.iter().enumerate() {
+                for (arm, gold) in here {
                     gains[arm].push(gold - base);
                     shares[arm].extend(optimum.map(|best| (gold - base) / (best - base)));
                 }
             }
-            let reached = arms
+            let reached: Vec<Option<Reached>> = arms
                 .iter()
                 .zip(&gains)
                 .zip(&shares)
                 .map(|((arm, gain), eta)| {
                     Some(Reached { arm: arm.to_string(), gain: Estimate::of(gain)?, eta: Estimate::of(eta) })
                 })
-                .collect::<Option<Vec<_>>>()?;
+                .collect();
+            if reached.iter().flatten().count() < 2 {
+                return None;
+            }
             let difference = match (&gains[..], &shares[..]) {
                 (_, [a, b]) if !a.is_empty() => Estimate::of_differences(b, a),
                 ([a, b], _) => Estimate::of_differences(b, a),

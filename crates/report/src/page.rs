@@ -194,7 +194,7 @@ fn matched_sentences(run: &Run) -> Vec<String> {
     let mut sentences = Vec::new();
     let mut undecided = Vec::new();
     for m in frontier::at_equal_kl(run) {
-        let ([a, b], Some(difference)) = (&m.arms[..], m.difference) else { continue };
+        let ([Some(a), Some(b)], Some(difference)) = (&m.arms[..], m.difference) else { continue };
         let unit = if a.eta.is_some() { "of the optimum's gain" } else { "gold reward" };
         let (a, b) = (a.arm.to_uppercase(), b.arm.to_uppercase());
         let (ahead, behind) = if difference.mean >= 0.0 { (b, a) } else { (a, b) };

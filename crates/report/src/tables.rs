@@ -77,7 +77,7 @@ fn points(run: &Run) -> Table {
 fn matched(run: &Run) -> Table {
     let arms = run.arms();
     let matched = frontier::at_equal_kl(run);
-    let exact = matched.iter().any(|m| m.arms.iter().any(|a| a.eta.is_some()));
+    let exact = matched.iter().any(|m| m.arms.iter().flatten().any(|a| a.eta.is_some()));
     let mut head = vec!["KL".to_string(), "seeds".into()];
     for arm in &arms {
         head.push(format!("{arm}: gain in gold"));
@@ -89,10 +89,10 @@ fn matched(run: &Run) -> Table {
     let rows = matched
         .iter()
         .map(|m| {
-            let mut row = vec![format!("{}", m.kl), m.arms.first().map_or(0, |a| a.gain.n).to_string()];
+            let mut row = vec![format!("{}", m.kl), m.arms.iter().flatten().next().map_or(0, |a| a.gain.n).to_string()];
             for arm in &m.arms {
-                row.push(format!("{:.3}", arm.gain));
-                row.extend(exact.then(|| arm.eta.map_or("–".into(), |e| format!("{e:.3}"))));
+                row.push(arm.as_ref().map_or("–".into(), |a| format!("{:.3}", a.gain)));
+                row.extend(exact.then(|| arm.as_ref().and_then(|a| a.eta).map_or("–".into(), |e| format!("{e:.3}"))));
             }
             if arms.len() == 2 {
                 row.push(m.difference.map_or("–".into(), |d| format!("{d:.3}")));
