@@ -158,7 +158,7 @@ pub struct Stored {
 /// # Errors
 /// A file that is missing, damaged, or of other numbers than f32, f16 and bf16.
 pub fn stored(path: &Path) -> Result<HashMap<String, Stored>> {
-    let bytes = std::fs::read(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    let bytes = mapped(path).map_err(|source| Error::Read { path: path.into(), source })?;
     let damaged = |problem: String| Error::Damaged { path: path.into(), problem };
     let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
     let convert = |(name, view): (String, TensorView)| {
@@ -172,6 +172,15 @@ pub fn stored(path: &Path) -> Result<HashMap<String, Stored>> {
         Ok((name, Stored { shape: view.shape().to_vec(), values }))
     };
     file.tensors().into_iter().map(convert).collect()
+}
+
+/// A file as memory that all processes which read it share.
+#[expect(unsafe_code, reason = "a mapped file may change under its reader")]
+fn mapped(path: &Path) -> std::io::Result<memmap2::Mmap> {
+    let file = std::fs::File::open(path)?;
+    // SAFETY: finished stages are never written again, only renamed or removed, which leaves a mapping whole; a model
+    // directory of the user's is read once, when a run begins.
+    unsafe { memmap2::Mmap::map(&file) }
 }
 
 /// Fills the module from safetensors.
