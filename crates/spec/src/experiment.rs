@@ -553,19 +553,17 @@ impl Experiment {
     /// A setting of an arm that is not its default, and that none of the arm's points reads. Where it comes from plays no
     /// part: a run's own copy of its experiment holds every value.
     fn check_clashes(&self, document: &Document) -> Result<()> {
-        for (key, value, _) in document.resolved() {
-            let Some((name, setting)) = key.strip_prefix("arms.").and_then(|key| key.split_once('.')) else { continue };
-            let Some(arm) = self.arms.get(name) else { continue };
-            let (points, swept) = (arm.points(), setting.strip_prefix("grid."));
-            let block = default_table(&["method", points[0].method.name()]);
-            if swept.is_none() && block.get(setting).is_none_or(|default| same(default, &value)) {
-                continue;
-            }
-            let setting = swept.unwrap_or(setting);
-            let deaf: Option<Vec<String>> = points.iter().map(|point| point.method.ignores(setting)).collect();
-            if let Some(with) = deaf.and_then(|with| with.into_iter().next()) {
-                let why = "it is not read".into();
-                return Err(Error::Clash { with, why, place: document.place(&key), key });
+        for (name, arm) in &self.arms {
+            let points = arm.points();
+            let defaults = default_table(&["method", points[0].method.name()]);
+            let moved = |(setting, value): &(&String, &Value)| defaults.get(setting).is_some_and(|x| !same(x, value));
+            let set = arm.settings.iter().filter(moved).map(|(setting, _)| (setting, ""));
+            for (setting, table) in set.chain(arm.grid.keys().map(|axis| (axis, "grid."))) {
+                let deaf: Option<Vec<String>> = points.iter().map(|point| point.method.ignores(setting)).collect();
+                if let Some(with) = deaf.and_then(|with| with.into_iter().next()) {
+                    let key = format!("arms.{name}.{table}{setting}");
+                    return Err(Error::Clash { with, why: "it is not read".into(), place: document.place(&key), key });
+                }
             }
         }
         Ok(())
