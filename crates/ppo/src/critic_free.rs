@@ -6,14 +6,13 @@
 
 use crate::invariants;
 use crate::rollout::{Actors, Rollout, Setting, When, index};
-use crate::updates::Sums;
+use crate::updates::{Losses, Updates};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use duel_model::{Flops, Policy, weights::host};
 use duel_objectives::{PolicyLoss, clipped_policy_loss, group_relative, k3, leave_one_out};
 use duel_spec::{Baseline, CriticFree as Settings, KlPlace, metrics, seeds};
-use duel_training::invariants as always;
-use duel_training::{Learner, Method, Metrics, Result, pairs::shuffled_batches, sft};
+use duel_training::{Learner, Method, Metrics, Result, sft};
 
 /// The methods.
 #[derive(Debug)]
@@ -35,10 +34,6 @@ impl CriticFree {
     /// Updates of the whole training, for the schedule.
     pub fn updates(settings: &Settings) -> u64 {
         (settings.iterations * settings.epochs * settings.minibatches) as u64
-    }
-
-    fn minibatches(&self, rows: usize, rng: &mut seeds::Rng) -> Vec<Vec<usize>> {
-        shuffled_batches(rows, rows / self.settings.minibatches, rng)
     }
 
     /// Step 2: how much better each response was than its likes, `[B]`.
@@ -84,7 +79,10 @@ impl Method for CriticFree {
         let mut said = Metrics::default();
         let (seed, step) = (self.given.seed, learner.step());
         let mut rng = seeds::derive(seed, "critic-free", self.iteration, "minibatches");
-        let first_epoch = self.minibatches(prompts.len(), &mut rng);
+        let s = &self.settings;
+        let flops = Flops::policy(&self.given.config).train(1);
+        let updates = Updates { epochs: s.epochs, minibatches: s.minibatches, target_kl: s.target_kl, flops };
+        let first_epoch = updates.shuffled(prompts.len(), &mut rng);
 
         // 1. Roll out with a snapshot of the policy.
         let old = learner.module().valid();
@@ -103,37 +101,11 @@ impl Method for CriticFree {
         said.put(metrics::ADVANTAGE_SD, (worth.iter().map(|x| x * x).sum::<f64>() / worth.len() as f64).sqrt());
 
         // 3. Improve, staying near the policy that wrote the responses.
-        let (s, mut sums) = (&self.settings, Sums::default());
-        'update: for epoch in 0..s.epochs {
-            let batches = if epoch == 0 { first_epoch.clone() } else { self.minibatches(prompts.len(), &mut rng) };
-            for (i, rows) in batches.into_iter().enumerate() {
-                let policy = self.loss(&rollout, &advantages, learner.module(), &rows);
-                let first = |x: Tensor<1>| f64::from(host(x.inner())[0]);
-                let (clip_share, kl) = (first(policy.clip_share), first(policy.kl));
-                if epoch == 0 && i == 0 {
-                    invariants::first_ratio_is_one(learner.step(), first(policy.ratio_deviation), clip_share)?;
-                }
-                if learner.step() == 0 {
-                    said.check(|| {
-                        always::parts_make_the_same_gradient(learner, rows.len(), |part| {
-                            let rows: Vec<usize> = part.iter().map(|&i| rows[i]).collect();
-                            let loss = self.loss(&rollout, &advantages, learner.module(), &rows).loss;
-                            (loss, rollout.responses.select(&rows).response_tokens() as f64)
-                        })
-                    })?;
-                }
-                if kl > s.target_kl {
-                    learner.skip((s.epochs * s.minibatches) as u64 - sums.updates as u64);
-                    break 'update;
-                }
-                let update = learner.minimize(policy.loss)?;
-                sums.add(&update, clip_share, kl, first(policy.ratio_max));
-                let tokens = rollout.responses.select(&rows).token_count();
-                said.cost.trained_tokens += tokens;
-                said.cost.flops += Flops::policy(&self.given.config).train(tokens);
-            }
-        }
-        sums.into_metrics((s.epochs * s.minibatches) as f64, &mut said);
+        let losses = |actor: &Policy, rows: &[usize]| Losses {
+            policy: self.loss(&rollout, &advantages, actor, rows),
+            value: None,
+        };
+        updates.make(learner, &rollout.responses, &first_epoch, &mut rng, losses, &mut said)?;
         self.iteration += 1;
         Ok(said)
     }

@@ -7,7 +7,7 @@
 
 use crate::invariants;
 use crate::rollout::{Actors, Rollout, Setting, When, in_blocks, index, variance};
-use crate::updates::Sums;
+use crate::updates::{Losses, Updates};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use duel_model::{Flops, Policy, Reader, Responses, Scalar, weights::host};
@@ -15,8 +15,7 @@ use duel_objectives::{
     Gae, PolicyLoss, ValueLoss, centre_and_scale, clipped_policy_loss, clipped_value_loss, gae, kl_shaped_rewards,
 };
 use duel_spec::{Ppo as Settings, metrics, seeds};
-use duel_training::invariants as always;
-use duel_training::{Learner, Method, Metrics, Result, pairs::shuffled_batches, sft};
+use duel_training::{Learner, Method, Metrics, Result, sft};
 
 /// What PPO trains: the policy and the value model.
 #[derive(Module, Debug)]
@@ -94,11 +93,6 @@ impl Ppo {
         (settings.iterations * settings.epochs * settings.minibatches) as u64
     }
 
-    /// Rows of the minibatches of one epoch.
-    fn minibatches(&self, rows: usize, rng: &mut seeds::Rng) -> Vec<Vec<usize>> {
-        shuffled_batches(rows, rows / self.settings.minibatches, rng)
-    }
-
     /// Steps 1 to 3: what the old policy did and how good it was. Nothing here carries a gradient.
     fn experience(
         &self,
@@ -150,47 +144,18 @@ impl Method for Ppo {
     fn iteration(&mut self, prompts: &Vec<Vec<u32>>, learner: &mut Learner<ActorCritic>) -> Result<Metrics> {
         let mut said = Metrics::default();
         let mut rng = seeds::derive(self.given.seed, "ppo", self.iteration, "minibatches");
-        let first_epoch = self.minibatches(prompts.len(), &mut rng);
+        let (s, given) = (&self.settings, &self.given);
+        let flops = Flops::policy(&given.config).train(1) + Flops::scalar(&given.config).train(1);
+        let updates = Updates { epochs: s.epochs, minibatches: s.minibatches, target_kl: s.target_kl, flops };
+        let first_epoch = updates.shuffled(prompts.len(), &mut rng);
         let experience = self.experience(prompts, &first_epoch, learner, &mut said)?;
-        let (s, reader) = (&self.settings, &self.given.train_reader);
-        let per_token = Flops::policy(&self.given.config).train(1) + Flops::scalar(&self.given.config).train(1);
 
         // 4. Improve, staying near the policy that wrote the responses.
-        let (mut sums, mut value_losses) = (Sums::default(), 0.0);
-        'update: for epoch in 0..s.epochs {
-            let batches = if epoch == 0 { first_epoch.clone() } else { self.minibatches(prompts.len(), &mut rng) };
-            for (i, rows) in batches.into_iter().enumerate() {
-                let (policy, value) = experience.losses(learner.module(), &rows, s, reader);
-                let first = |x: Tensor<1>| f64::from(host(x.inner())[0]);
-                let (clip_share, kl) = (first(policy.clip_share), first(policy.kl));
-                if epoch == 0 && i == 0 {
-                    invariants::first_ratio_is_one(learner.step(), first(policy.ratio_deviation), clip_share)?;
-                }
-                if learner.step() == 0 {
-                    said.check(|| {
-                        always::parts_make_the_same_gradient(learner, rows.len(), |part| {
-                            let rows: Vec<usize> = part.iter().map(|&i| rows[i]).collect();
-                            let (policy, value) = experience.losses(learner.module(), &rows, s, reader);
-                            let tokens = experience.rollout.responses.select(&rows).response_tokens();
-                            (policy.loss + value.loss * s.value_coef, tokens as f64)
-                        })
-                    })?;
-                }
-                if kl > s.target_kl {
-                    learner.skip((s.epochs * s.minibatches) as u64 - sums.updates as u64);
-                    break 'update;
-                }
-                let value_loss = first(value.loss.clone());
-                let update = learner.minimize(policy.loss + value.loss * s.value_coef)?;
-                sums.add(&update, clip_share, kl, first(policy.ratio_max));
-                value_losses += value_loss;
-                let tokens = experience.rollout.responses.select(&rows).token_count();
-                said.cost.trained_tokens += tokens;
-                said.cost.flops += per_token * tokens as f64;
-            }
-        }
-        said.put(metrics::VALUE_LOSS, value_losses / sums.updates.max(1.0));
-        sums.into_metrics((s.epochs * s.minibatches) as f64, &mut said);
+        let losses = |module: &ActorCritic, rows: &[usize]| {
+            let (policy, value) = experience.losses(module, rows, s, &given.train_reader);
+            Losses { policy, value: Some((value.loss, s.value_coef)) }
+        };
+        updates.make(learner, &experience.rollout.responses, &first_epoch, &mut rng, losses, &mut said)?;
         self.iteration += 1;
         Ok(said)
     }

@@ -98,30 +98,14 @@ fn ppo(
         RewardSource::Rm => (work.reward.model().clone().rescaled(work.reward.centre, work.reward.scale).train(), 4.0),
         RewardSource::Gold => (Scalar::from_policy(work.critic_start.clone(), work.train_reader.device()), 3.0),
     };
-    let reward_hash = weights::hash(work.reward.model());
     let mut method = Ppo::new(settings.clone(), given);
     let module = ActorCritic { actor: work.start.clone(), critic };
     let mut learner = Learner::new(module, work.learner, settings.learning_rate, Ppo::updates(settings));
-    let batch = |iteration| -> Result<_> { Ok(prompts_of(&work, iteration, settings.episodes, 1)) };
-    let iterations = settings.iterations as u64;
-    let mut watch = Watch { stage: "train", recorder: &mut *recorder, stop: work.stop };
-    let clocks = train(
-        &mut method,
-        &mut learner,
-        iterations,
-        batch,
-        &mut watch,
-        &inner_points(iterations, work.curve_points),
-        |module, clocks, recorder| look(&module.actor.valid(), clocks, recorder, Moment::Curve),
-    )?;
-    invariants::frozen_weights_unchanged(
-        "the reward model",
-        clocks.step,
-        &reward_hash,
-        &weights::hash(work.reward.model()),
-    )?;
-    recorder.record("train", clocks, metrics::MODELS_RESIDENT, resident);
-    Ok((learner.into_module().valid().actor, clocks))
+    let rounds = Rounds { iterations: settings.iterations as u64, episodes: settings.episodes, group: 1 };
+    let actor = |module: &ActorCritic| module.actor.valid();
+    let trained = on_rollouts(&mut method, &mut learner, rounds, &work, actor, look, recorder)?;
+    recorder.record("train", trained.1, metrics::MODELS_RESIDENT, resident);
+    Ok(trained)
 }
 
 fn critic_free(
@@ -133,26 +117,49 @@ fn critic_free(
 ) -> Result<(Policy, Clocks)> {
     let mut method = CriticFree::new(baseline, settings.clone(), setting(settings.reward, &work));
     let resident = if settings.reward == RewardSource::Rm { 3.0 } else { 2.0 };
-    let reward_hash = weights::hash(work.reward.model());
     let updates = CriticFree::updates(settings);
     let mut learner = Learner::new(work.start.clone(), work.learner, settings.learning_rate, updates);
     let group = if baseline == Baseline::Past { 1 } else { settings.group };
-    let batch = |iteration| -> Result<_> { Ok(prompts_of(&work, iteration, settings.episodes, group)) };
-    let iterations = settings.iterations as u64;
-    let mut watch = Watch { stage: "train", recorder: &mut *recorder, stop: work.stop };
+    let rounds = Rounds { iterations: settings.iterations as u64, episodes: settings.episodes, group };
+    let trained = on_rollouts(&mut method, &mut learner, rounds, &work, Policy::valid, look, recorder)?;
+    recorder.record("train", trained.1, metrics::MODELS_RESIDENT, resident);
+    Ok(trained)
+}
+
+/// How often a method rolls out, and how much.
+#[derive(Clone, Copy)]
+struct Rounds {
+    iterations: u64,
+    episodes: usize,
+    /// Responses to one prompt.
+    group: usize,
+}
+
+/// Trains on the policy's own completions; `actor` gives the policy without gradient.
+fn on_rollouts<M: duel_training::Method<Batch = Vec<Vec<u32>>>>(
+    method: &mut M,
+    learner: &mut Learner<M::Module>,
+    rounds: Rounds,
+    work: &CellWork<'_>,
+    actor: impl Fn(&M::Module) -> Policy,
+    look: Look<'_>,
+    recorder: &mut StageRecorder,
+) -> Result<(Policy, Clocks)> {
+    let reward_hash = weights::hash(work.reward.model());
+    let batch = |iteration| -> Result<_> { Ok(prompts_of(work, iteration, rounds.episodes, rounds.group)) };
+    let mut watch = Watch { stage: "train", recorder, stop: work.stop };
     let clocks = train(
-        &mut method,
-        &mut learner,
-        iterations,
+        method,
+        learner,
+        rounds.iterations,
         batch,
         &mut watch,
-        &inner_points(iterations, work.curve_points),
-        |policy, clocks, recorder| look(&policy.valid(), clocks, recorder, Moment::Curve),
+        &inner_points(rounds.iterations, work.curve_points),
+        |module, clocks, recorder| look(&actor(module), clocks, recorder, Moment::Curve),
     )?;
     let after = weights::hash(work.reward.model());
     invariants::frozen_weights_unchanged("the reward model", clocks.step, &reward_hash, &after)?;
-    recorder.record("train", clocks, metrics::MODELS_RESIDENT, resident);
-    Ok((learner.into_module().valid(), clocks))
+    Ok((actor(learner.module()), clocks))
 }
 
 fn dpo(
