@@ -23,7 +23,7 @@ pub use projection::{Lora, Projection};
 pub use reader::Reader;
 pub use responses::Responses;
 pub use tokens::Tokens;
-pub use transformer::{Cache, Policy, Scalar};
+pub use transformer::{Cache, Policy, Scalar, ValueHead};
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -53,11 +53,22 @@ impl Reader {
         tokens.ids.clone().narrow(1, self.space.prompt_tokens, self.space.response_tokens)
     }
 
+    /// Hidden states before each response token: `[B, T, D]` from `[B, P + T]`.
+    pub fn states(&self, policy: &Policy, tokens: &Tokens) -> Tensor<3> {
+        let Space { prompt_tokens: p, response_tokens: t, .. } = self.space;
+        policy.states(tokens.clone().narrow(0, p + t - 1), p - 1)
+    }
+
     /// Logits of each response token, hidden ones at −1e30: `[B, T, V]` from `[B, P + T]`.
     pub fn logits(&self, policy: &Policy, tokens: &Tokens) -> Tensor<3> {
-        let Space { prompt_tokens: p, response_tokens: t, vocabulary: v, .. } = self.space;
-        let [b, _] = tokens.ids.dims();
-        let logits = policy.logits(tokens.clone().narrow(0, p + t - 1), p - 1); // [B, T, V]
+        self.logits_after(policy, self.states(policy, tokens))
+    }
+
+    /// The same from the policy's hidden states `[B, T, D]`.
+    pub fn logits_after(&self, policy: &Policy, states: Tensor<3>) -> Tensor<3> {
+        let Space { response_tokens: t, vocabulary: v, .. } = self.space;
+        let [b, _, _] = states.dims();
+        let logits = policy.read_out(states); // [B, T, V]
         match &self.hidden {
             Some(hidden) => logits.mask_fill(hidden.clone().expand([b, t, v]), -1e30),
             None => logits,
@@ -67,9 +78,12 @@ impl Reader {
     /// Log-probs of the response tokens `[B, T]` from `[B, P + T]` without making logits; `None` where the device has no
     /// such operation.
     pub fn chosen_logp(&self, policy: &Policy, tokens: &Tokens) -> Option<Tensor<2>> {
-        let Space { prompt_tokens: p, response_tokens: t, .. } = self.space;
-        let read = tokens.clone().narrow(0, p + t - 1);
-        policy.chosen_logp(read, p - 1, self.targets(tokens), self.host_hidden.clone())
+        policy.chosen_logp(|| self.states(policy, tokens), self.targets(tokens), self.host_hidden.clone())
+    }
+
+    /// The same from the policy's hidden states `[B, T, D]`.
+    pub fn chosen_logp_after(&self, policy: &Policy, states: Tensor<3>, tokens: &Tokens) -> Option<Tensor<2>> {
+        policy.chosen_logp(|| states, self.targets(tokens), self.host_hidden.clone())
     }
 
     /// Value of the state before each response token: `[B, T]`.

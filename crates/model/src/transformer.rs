@@ -583,18 +583,24 @@ impl Policy {
     /// # Shapes
     /// `tokens`: `[B, L]`; returns `[B, L − from, V]`. Only those columns reach the head.
     pub fn logits(&self, tokens: impl Into<Tokens>, from: usize) -> Tensor<3> {
-        let tokens = tokens.into();
-        let [_, l] = tokens.ids.dims();
-        let hidden = self.body.forward(tokens, None).narrow(1, from, l - from);
-        self.read_out(hidden)
+        self.read_out(self.states(tokens, from))
     }
 
-    /// Log-probs `[B, T]` of `targets` `[B, T]`, the tokens after columns `from..from + T` of `tokens`, as one operation;
-    /// `None` where that cannot be had. `hidden` tokens `[T, V]` cannot be said.
+    /// Hidden states after each token from column `from` on: what the head reads.
+    ///
+    /// # Shapes
+    /// `tokens`: `[B, L]`; returns `[B, L − from, D]`.
+    pub fn states(&self, tokens: impl Into<Tokens>, from: usize) -> Tensor<3> {
+        let tokens = tokens.into();
+        let [_, l] = tokens.ids.dims();
+        self.body.forward(tokens, None).narrow(1, from, l - from)
+    }
+
+    /// Log-probs `[B, T]` of `targets` `[B, T]`, the tokens after `states` `[B, T, D]`, as one operation; `None` where that
+    /// cannot be had. `hidden` tokens `[T, V]` cannot be said. The states are asked for only where there is one.
     pub fn chosen_logp(
         &self,
-        tokens: Tokens,
-        from: usize,
+        states: impl FnOnce() -> Tensor<3>,
         targets: Tensor<2, Int>,
         hidden: Option<Arc<Vec<bool>>>,
     ) -> Option<Tensor<2>> {
@@ -606,10 +612,9 @@ impl Policy {
         if !fused::applies(&weight) {
             return None;
         }
-        let [b, t] = targets.dims();
         let vocabulary = weight.dims()[usize::from(!tied)];
-        let states = self.body.forward(tokens, None).narrow(1, from, t); // [B, T, D]
-        let width = states.dims()[2];
+        let states = states(); // [B, T, D]
+        let [b, t, width] = states.dims();
         let targets = Arc::new(targets.into_data().iter::<i32>().collect());
         let plan = LogpPlan { targets, vocabulary, tied, hidden };
         Some(fused::chosen_logp(states.reshape([b * t, width]), weight, plan).reshape([b, t]))
@@ -657,7 +662,8 @@ impl Policy {
         Some(Decoder::new(parts, &weights))
     }
 
-    fn read_out(&self, hidden: Tensor<3>) -> Tensor<3> {
+    /// Logits `[B, T, V]` after hidden states `[B, T, D]`.
+    pub fn read_out(&self, hidden: Tensor<3>) -> Tensor<3> {
         match &self.head {
             Some(head) => head.forward(hidden),
             None => {
@@ -713,6 +719,27 @@ impl Policy {
     /// The model with its adapters worked into its matrices.
     pub fn merged(self) -> Self {
         self.map_projections(|_, projection| projection.merged())
+    }
+}
+
+/// A value head on a policy's own hidden states, which starts at zero.
+#[derive(Module, Debug)]
+pub struct ValueHead {
+    head: Linear,
+}
+
+impl ValueHead {
+    /// For states of a policy of that width.
+    pub fn new(width: usize, device: &Device) -> Self {
+        let mut head = LinearConfig::new(width, 1).init(device);
+        head.weight = Param::from_tensor(Tensor::zeros([width, 1], device));
+        head.bias = Some(Param::from_tensor(Tensor::zeros([1], device)));
+        Self { head }
+    }
+
+    /// A value `[B, T]` for each state `[B, T, D]`.
+    pub fn forward(&self, states: Tensor<3>) -> Tensor<2> {
+        self.head.forward(states).squeeze_dim::<2>(2)
     }
 }
 

@@ -45,3 +45,24 @@ impl AdaptiveBeta {
         self.beta *= 1.0 + error * episodes as f64 / self.horizon;
     }
 }
+
+/// Schulman et al. 2017, §4: β halved where the KL is below `target`/1.5, doubled where it is above 1.5 `target`.
+pub fn halved_or_doubled(beta: f64, kl: f64, target: f64) -> f64 {
+    if kl < target / 1.5 {
+        beta / 2.0
+    } else if kl > target * 1.5 {
+        beta * 2.0
+    } else {
+        beta
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::halved_or_doubled;
+
+    #[test]
+    fn beta_moves_only_outside_the_band() {
+        assert_eq!([1.9, 2.1, 4.4, 4.6].map(|kl| halved_or_doubled(0.4, kl, 3.0)), [0.2, 0.4, 0.4, 0.8]);
+    }
+}

@@ -14,9 +14,9 @@ mod reward;
 
 pub use advantages::{Gae, centre_and_scale, gae, kl_shaped_rewards, scale_around_mean};
 pub use baselines::{group_relative, leave_one_out};
-pub use kl::{AdaptiveBeta, full_kl, k1, k2, k3};
+pub use kl::{AdaptiveBeta, full_kl, halved_or_doubled, k1, k2, k3};
 pub use logprobs::{entropy, token_logp};
-pub use mask::ResponseMask;
+pub use mask::{Average, ResponseMask};
 pub use ppo::{PolicyLoss, ValueLoss, clipped_policy_loss, clipped_value_loss};
 pub use preference::{
     ChosenRejected, KtoWeights, PairLogp, PreferenceLoss, PreferenceOutcome, chosen_nll, chosen_sequence_nll, kto_loss,

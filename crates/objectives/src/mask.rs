@@ -2,25 +2,44 @@
 
 use burn::tensor::{Bool, Device, Tensor, TensorData};
 
-/// `[B, T]`, 1 = the token counts. Every mean over tokens goes through [`ResponseMask::mean`].
+/// What a loss is a mean over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Average {
+    /// The counted tokens of the batch.
+    #[default]
+    Tokens,
+    /// The responses that count, each the mean of its tokens.
+    Responses,
+}
+
+/// `[B, T]`, 1 = the token counts. Every mean over tokens goes through [`ResponseMask::mean`], every loss of tokens
+/// through [`ResponseMask::average`].
 #[derive(Debug, Clone)]
-pub struct ResponseMask(Tensor<2>);
+pub struct ResponseMask {
+    ones: Tensor<2>,
+    average: Average,
+}
 
 impl ResponseMask {
     /// From the number of counted tokens of each row.
     pub fn from_lengths(lengths: &[usize], tokens: usize, device: &Device) -> Self {
         let cells = lengths.iter().flat_map(|&n| (0..tokens).map(move |t| f32::from(t < n))).collect::<Vec<f32>>();
-        Self(Tensor::from_data(TensorData::new(cells, [lengths.len(), tokens]), device)) // [B, T]
+        Self::from_tensor(Tensor::from_data(TensorData::new(cells, [lengths.len(), tokens]), device)) // [B, T]
     }
 
     /// From ones and zeros that are already a tensor.
     pub fn from_tensor(ones: Tensor<2>) -> Self {
-        Self(ones)
+        Self { ones, average: Average::Tokens }
+    }
+
+    /// The same mask under which losses are another average.
+    pub fn averaging(self, average: Average) -> Self {
+        Self { average, ..self }
     }
 
     /// The ones and zeros, `[B, T]`.
     pub fn tensor(&self) -> Tensor<2> {
-        self.0.clone()
+        self.ones.clone()
     }
 
     /// `x` on counted tokens, 0 elsewhere.
@@ -30,12 +49,31 @@ impl ResponseMask {
 
     /// Mean of `x` over all counted tokens of the batch, `[1]`; 0 if none counts.
     pub fn mean(&self, x: Tensor<2>) -> Tensor<1> {
-        self.apply(x).sum() / self.0.clone().sum().clamp_min(1.0)
+        self.apply(x).sum() / self.ones.clone().sum().clamp_min(1.0)
+    }
+
+    /// `x` as a loss: its mean over tokens, or over responses, `[1]`; 0 if none counts.
+    pub fn average(&self, x: Tensor<2>) -> Tensor<1> {
+        match self.average {
+            Average::Tokens => self.mean(x),
+            Average::Responses => {
+                let means = self.row_sums(x) / self.lengths().clamp_min(1.0); // [B]
+                means.sum() / self.weight().clamp_min(1.0)
+            }
+        }
+    }
+
+    /// How many tokens or responses [`average`](Self::average) is over, `[1]`.
+    pub fn weight(&self) -> Tensor<1> {
+        match self.average {
+            Average::Tokens => self.ones.clone().sum(),
+            Average::Responses => self.lengths().clamp_max(1.0).sum(),
+        }
     }
 
     /// Share of the counted tokens on which something holds, `[1]`, without gradient.
     pub fn share(&self, holds: Tensor<2, Bool>) -> Tensor<1> {
-        self.mean(self.0.zeros_like().mask_fill(holds, 1.0)).detach()
+        self.mean(self.ones.zeros_like().mask_fill(holds, 1.0)).detach()
     }
 
     /// Sum of `x` over each row's counted tokens, `[B]`.
@@ -50,13 +88,30 @@ impl ResponseMask {
 
     /// 1 on each row's last counted token, 0 elsewhere, `[B, T]`.
     pub fn last(&self) -> Tensor<2> {
-        let tokens = self.0.dims()[1];
+        let tokens = self.ones.dims()[1];
         let end = self.tensor().narrow(1, 0, 1).zeros_like(); // [B, 1]
         self.tensor() - Tensor::cat(vec![self.tensor().narrow(1, 1, tokens - 1), end], 1)
     }
 
-    /// Some rows of the mask.
-    pub fn select(&self, rows: Tensor<1, burn::tensor::Int>) -> Self {
-        Self(self.tensor().select(0, rows))
+    /// The mask of which some rows are taken, or that stands on another device.
+    pub fn on(self, f: impl FnOnce(Tensor<2>) -> Tensor<2>) -> Self {
+        Self { ones: f(self.ones), ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_loss_is_a_mean_over_tokens_or_over_responses() {
+        let device = Device::flex();
+        let x = Tensor::<2>::from_data([[1.0f32, 2.0, 9.0], [6.0, 9.0, 9.0], [9.0, 9.0, 9.0]], &device);
+        let of = |average| {
+            let mask = ResponseMask::from_lengths(&[2, 1, 0], 3, &device).averaging(average);
+            mask.average(x.clone()).into_data().try_to_vec::<f32>().expect("f32")[0]
+        };
+        assert_eq!(of(Average::Tokens), 3.0); // (1 + 2 + 6) / 3
+        assert_eq!(of(Average::Responses), 3.75); // (1.5 + 6) / 2: the last has no token
     }
 }

@@ -18,11 +18,32 @@ pub struct PolicyLoss {
     pub ratio_deviation: Tensor<1>,
 }
 
+impl PolicyLoss {
+    /// A loss without a clip, with what the log-probs `[B, T]` say of the step.
+    pub fn unclipped(loss: Tensor<1>, logp: Tensor<2>, old_logp: Tensor<2>, mask: &ResponseMask) -> Self {
+        let log_ratio = mask.apply(logp - old_logp).detach(); // [B, T]
+        Self::told(loss, Tensor::zeros([1], &log_ratio.device()), log_ratio, mask)
+    }
+
+    /// `log_ratio` `[B, T]` carries no gradient.
+    fn told(loss: Tensor<1>, clip_share: Tensor<1>, log_ratio: Tensor<2>, mask: &ResponseMask) -> Self {
+        let ratio = log_ratio.clone().exp(); // [B, T]
+        let deviation = (ratio.clone() - 1.0).abs(); // [B, T]
+        Self {
+            loss,
+            clip_share,
+            kl: mask.mean(k3(log_ratio.zeros_like(), log_ratio)),
+            ratio_max: ratio.max(),
+            ratio_deviation: deviation.max(),
+        }
+    }
+}
+
 /// Schulman et al. 2017, eq. 7, to be minimised: `mean max(−A r, −A clip(r, 1−ε, 1+ε))`, r the ratio
 /// of the new policy to the one that wrote the response.
 ///
 /// # Shapes
-/// all `[B, T]`; the mean is over the counted tokens of the batch.
+/// all `[B, T]`; the mean is the mask's [`average`](ResponseMask::average).
 pub fn clipped_policy_loss(
     logp: Tensor<2>,
     old_logp: Tensor<2>,
@@ -35,17 +56,8 @@ pub fn clipped_policy_loss(
     let unclipped = ratio.clone() * advantages.clone();
     let clipped = ratio.clone().clamp(1.0 - clip_range, 1.0 + clip_range) * advantages;
     let clip_share = mask.share(clipped.clone().lower(unclipped.clone()));
-    let loss = mask.mean(unclipped.min_pair(clipped)).neg();
-
-    let (ratio, log_ratio) = (ratio.detach(), log_ratio.detach());
-    let deviation = (ratio.clone() - 1.0).abs(); // [B, T]
-    PolicyLoss {
-        loss,
-        clip_share,
-        kl: mask.mean(k3(log_ratio.zeros_like(), log_ratio)),
-        ratio_max: ratio.max(),
-        ratio_deviation: deviation.max(),
-    }
+    let loss = mask.average(unclipped.min_pair(clipped)).neg();
+    PolicyLoss::told(loss, clip_share, log_ratio.detach(), mask)
 }
 
 /// The value model's loss, `[1]`.
@@ -56,7 +68,7 @@ pub struct ValueLoss {
     pub clip_share: Tensor<1>,
 }
 
-/// `½ mean max((V − R)², (clip(V, V_old ± ε) − R)²)` over counted tokens.
+/// `½ mean max((V − R)², (clip(V, V_old ± ε) − R)²)`, the mask's [`average`](ResponseMask::average).
 ///
 /// # Shapes
 /// all `[B, T]`.
@@ -73,5 +85,5 @@ pub fn clipped_value_loss(
     let unclipped_error = (values - returns.clone()).square();
     let clipped_error = (clipped - returns).square();
     let clip_share = mask.share(clipped_error.clone().greater(unclipped_error.clone()));
-    ValueLoss { loss: mask.mean(unclipped_error.max_pair(clipped_error)) * 0.5, clip_share }
+    ValueLoss { loss: mask.average(unclipped_error.max_pair(clipped_error)) * 0.5, clip_share }
 }

@@ -1,11 +1,16 @@
-//! Methods on the policy's own completions: PPO, and policy gradients without a value model.
+//! Methods on the policy's own completions: PPO, policy gradients without a value model, online DPO.
 
 mod critic_free;
 pub mod invariants;
+mod online_dpo;
+mod policy;
 mod ppo;
 mod rollout;
+mod shaping;
 mod updates;
 
-pub use critic_free::CriticFree;
-pub use ppo::{ActorCritic, Experience, Ppo};
+pub use critic_free::{Baseline, CriticFree};
+pub use online_dpo::OnlineDpo;
+pub use ppo::{ActorCritic, Critic, Experience, Ppo};
 pub use rollout::{Rollout, Setting};
+pub use updates::planned;

@@ -3,33 +3,64 @@
 //! Deviations from the paper: a KL toll in the reward (Stiennon et al. 2020, §3.3); advantages whitened
 //! per rollout, an update stopped when k3 passes `target_kl`, the value clipped too (Huang et al. 2024);
 //! temperature 1, so sampled and trained log-probs agree; the score lands on the last counted token, so
-//! one mask serves both losses; actor and critic are separate networks under one optimizer.
+//! one mask serves both losses; actor and critic are separate networks under one optimizer unless `critic` says otherwise.
 
 use crate::invariants;
-use crate::rollout::{Actors, Rollout, Setting, When, in_blocks, index, variance};
+use crate::policy::{Reading, policy_loss};
+use crate::rollout::{Actors, Rollout, Sampler, Setting, in_blocks, index, variance};
 use crate::updates::{Losses, Updates};
 use burn::module::Module;
 use burn::tensor::Tensor;
-use duel_model::{Flops, Policy, Reader, Responses, Scalar, weights::host};
+use duel_model::{Flops, Policy, Reader, Responses, Scalar, Tokens, ValueHead, weights::host};
 use duel_objectives::{
-    Gae, PolicyLoss, ValueLoss, centre_and_scale, clipped_policy_loss, clipped_value_loss, gae, kl_shaped_rewards,
+    Gae, PolicyLoss, ResponseMask, ValueLoss, centre_and_scale, clipped_value_loss, gae, kl_shaped_rewards,
+    scale_around_mean,
 };
-use duel_spec::{Ppo as Settings, metrics, seeds};
-use duel_training::{Learner, Method, Metrics, Result, sft};
+use duel_spec::{CriticBody, KlPlace, Ppo as Settings, Scaling, metrics, seeds};
+use duel_training::{Learner, Method, Metrics, Result};
 
 /// What PPO trains: the policy and the value model.
 #[derive(Module, Debug)]
 pub struct ActorCritic {
     pub actor: Policy,
-    pub critic: Scalar,
+    pub critic: Critic,
+}
+
+/// The value model.
+#[derive(Module, Debug)]
+#[expect(clippy::large_enum_variant, reason = "one a training")]
+pub enum Critic {
+    /// A body of its own.
+    Separate(Scalar),
+    /// A head on the policy's.
+    Shared(ValueHead),
+}
+
+impl ActorCritic {
+    /// What the policy says and what the critic expects of `tokens`: values `[b, T]`.
+    fn read(&self, s: &Settings, reader: &Reader, tokens: &Tokens) -> (Reading, Tensor<2>) {
+        let states = reader.states(&self.actor, tokens); // [b, T, D]
+        let values = match &self.critic {
+            Critic::Separate(critic) => reader.values(critic, tokens),
+            Critic::Shared(head) => head.forward(states.clone()),
+        };
+        (Reading::after(&s.shared, reader, &self.actor, states, tokens), values)
+    }
+
+    /// What the critic expects before each response token, `[b, T]`.
+    fn values(&self, reader: &Reader, tokens: &Tokens) -> Tensor<2> {
+        match &self.critic {
+            Critic::Separate(critic) => reader.values(critic, tokens),
+            Critic::Shared(head) => head.forward(reader.states(&self.actor, tokens)),
+        }
+    }
 }
 
 /// The method.
 #[derive(Debug)]
 pub struct Ppo {
     settings: Settings,
-    given: Setting,
-    iteration: u64,
+    sampler: Sampler,
 }
 
 /// A rollout with all that the updates need, `[B, T]` each, without gradient.
@@ -42,22 +73,23 @@ pub struct Experience {
     pub rewards: Tensor<2>,
     /// As [`gae`] gives them.
     pub raw_advantages: Tensor<2>,
-    /// Whitened.
+    /// Scaled as `advantages` says.
     pub advantages: Tensor<2>,
     pub returns: Tensor<2>,
 }
 
 impl Experience {
     /// Steps 2 and 3: what each token earned, and how much better that was than expected.
-    pub fn new(rollout: Rollout, values: Tensor<2>, settings: &Settings) -> Self {
+    pub fn new(rollout: Rollout, values: Tensor<2>, s: &Settings) -> Self {
         let mask = &rollout.mask;
         // 2. Shape the reward: a KL toll on every token, the score on the last.
-        let rewards = kl_shaped_rewards(rollout.score_tensor(), rollout.token_kl(), settings.beta, mask); // [B, T]
+        let rewards = kl_shaped_rewards(rollout.score_tensor(), rollout.token_kl.clone(), toll(s, &rollout), mask);
 
         // 3. Credit: how much better than expected was each token?
-        let Gae { advantages, returns } = gae(rewards.clone(), values.clone(), settings.gamma, settings.lambda, mask);
-        let white = centre_and_scale(advantages.clone(), mask);
-        Self { rollout, values, rewards, raw_advantages: advantages, advantages: white, returns }
+        let earned = scaled(rewards.clone(), s.rewards, mask); // [B, T]
+        let Gae { advantages, returns } = gae(earned, values.clone(), s.gamma, s.lambda, mask);
+        let credit = scaled(advantages.clone(), s.advantages, mask);
+        Self { rollout, values, rewards, raw_advantages: advantages, advantages: credit, returns }
     }
 
     /// The losses of some rows under the actor and critic as they are now; `reader` is on the autodiff device.
@@ -65,50 +97,54 @@ impl Experience {
         &self,
         module: &ActorCritic,
         rows: &[usize],
-        settings: &Settings,
+        s: &Settings,
         reader: &Reader,
     ) -> (PolicyLoss, ValueLoss) {
-        let batch = self.rollout.responses.select(rows);
-        let mask = sft::mask(reader, &batch); // [b, T]
+        let tokens = reader.tokens(&self.rollout.responses.select(rows));
+        let (now, values) = module.read(s, reader, &tokens); // [b, T]
+        let policy = policy_loss(&s.shared, &self.rollout, &self.advantages, rows, now, reader);
         let of = |x: &Tensor<2>| Tensor::from_inner(x.clone().select(0, index(rows, x))); // [b, T]
-        let tokens = reader.tokens(&batch);
-        let logp = sft::tokens_logp(reader, &module.actor, &tokens); // [b, T]
-        let values = reader.values(&module.critic, &tokens); // [b, T]
-        let policy =
-            clipped_policy_loss(logp, of(&self.rollout.logp), of(&self.advantages), settings.clip_range, &mask);
-        let returns = of(&self.returns);
-        let value = clipped_value_loss(values, of(&self.values), returns, settings.value_clip_range, &mask);
-        (policy, value)
+        let (old, returns, mask) = (of(&self.values), of(&self.returns), self.rollout.mask_of(rows));
+        (policy, clipped_value_loss(values, old, returns, s.value_clip_range, &mask))
+    }
+}
+
+/// What a nat of a token's KL costs in the reward.
+fn toll(s: &Settings, rollout: &Rollout) -> f64 {
+    if s.shared.kl == KlPlace::Reward { rollout.beta } else { 0.0 }
+}
+
+/// `[B, T]` over the counted tokens of a rollout.
+fn scaled(x: Tensor<2>, how: Scaling, mask: &ResponseMask) -> Tensor<2> {
+    match how {
+        Scaling::Raw => x,
+        Scaling::Scaled => scale_around_mean(x, mask),
+        Scaling::White => centre_and_scale(x, mask),
     }
 }
 
 impl Ppo {
     /// `settings` in full; see `defaults.toml` for units and sources.
     pub fn new(settings: Settings, given: Setting) -> Self {
-        Self { settings, given, iteration: 0 }
-    }
-
-    /// Updates of the whole training, for the schedule.
-    pub fn updates(settings: &Settings) -> u64 {
-        (settings.iterations * settings.epochs * settings.minibatches) as u64
+        let sampler = Sampler::new(given, settings.shared.clone());
+        Self { settings, sampler }
     }
 
     /// Steps 1 to 3: what the old policy did and how good it was. Nothing here carries a gradient.
     fn experience(
-        &self,
+        &mut self,
         prompts: &[Vec<u32>],
         first_epoch: &[Vec<usize>],
         learner: &Learner<ActorCritic>,
+        old: &ActorCritic,
         said: &mut Metrics,
     ) -> Result<Experience> {
-        let (s, given, step) = (&self.settings, &self.given, learner.step());
+        let (s, step, first) = (&self.settings, learner.step(), self.sampler.iteration == 0);
         // 1. Roll out with a snapshot of actor and critic.
-        let old = learner.module().valid();
-        let mut rng = seeds::derive(given.seed, "ppo", self.iteration, "rollout");
         let actors = Actors { old: &old.actor, now: &learner.module().actor };
-        let when = When { step, first: self.iteration == 0 };
-        let rollout = given.roll_out(actors, prompts, first_epoch, &mut rng, when, said)?;
-        let read = |block: &Responses| given.reader.values(&old.critic, &given.reader.tokens(block));
+        let rollout = self.sampler.roll_out(actors, prompts, first_epoch, step, said)?;
+        let given = &self.sampler.given;
+        let read = |block: &Responses| old.values(&given.reader, &given.reader.tokens(block));
         let values = in_blocks(&rollout.responses, first_epoch, read); // [B, T]
 
         // 2. and 3. Reward and credit.
@@ -117,21 +153,27 @@ impl Ppo {
         let Rollout { responses, mask, scores, .. } = rollout;
         let advantage_sd = variance(raw_advantages, mask).sqrt();
         said.check(|| {
-            let (k1, lengths) = (host(rollout.token_kl()), responses.lengths());
-            invariants::reward_enters_once(step, rewards, scores, &k1, s.beta, &lengths)?;
-            if self.iteration == 0 {
+            let (kl, lengths) = (host(rollout.token_kl.clone()), host(mask.lengths()));
+            let lengths: Vec<usize> = lengths.into_iter().map(|n| n as usize).collect();
+            invariants::reward_enters_once(step, rewards, scores, &kl, toll(s, rollout), &lengths)?;
+            if first {
                 invariants::gae_at_one_is_return_minus_value(step, rewards, values, mask)?;
             }
-            invariants::advantages_are_white(step, advantages, advantage_sd, mask)
+            if s.advantages == Scaling::White {
+                invariants::advantages_are_white(step, advantages, advantage_sd, mask)?;
+            }
+            Ok(())
         })?;
-        said.put(metrics::ROLLOUT_RETURN, rollout.mean_return(s.beta));
+        said.put(metrics::ROLLOUT_RETURN, rollout.mean_return());
         said.put(metrics::ADVANTAGE_SD, advantage_sd);
         let unexplained = variance(&(returns.clone() - values.clone()), mask) / variance(returns, mask).max(1e-12);
         said.put(metrics::EXPLAINED_VARIANCE, 1.0 - unexplained);
 
-        let tokens = responses.token_count(); // the value pass (claims §4.4)
-        said.cost.scored_tokens += tokens;
-        said.cost.flops += Flops::scalar(&given.config).forward(tokens);
+        if s.critic == CriticBody::Separate {
+            let tokens = responses.token_count(); // the value pass (claims §4.4); a shared critic's is the actor's
+            said.cost.scored_tokens += tokens;
+            said.cost.flops += Flops::scalar(&given.config).forward(tokens);
+        }
         Ok(experience)
     }
 }
@@ -143,20 +185,24 @@ impl Method for Ppo {
 
     fn iteration(&mut self, prompts: &Vec<Vec<u32>>, learner: &mut Learner<ActorCritic>) -> Result<Metrics> {
         let mut said = Metrics::default();
-        let mut rng = seeds::derive(self.given.seed, "ppo", self.iteration, "minibatches");
-        let (s, given) = (&self.settings, &self.given);
-        let flops = Flops::policy(&given.config).train(1) + Flops::scalar(&given.config).train(1);
-        let updates = Updates { epochs: s.epochs, minibatches: s.minibatches, target_kl: s.target_kl, flops };
+        let (iteration, config) = (self.sampler.iteration, &self.sampler.given.config);
+        let mut rng = seeds::derive(self.sampler.given.seed, "ppo", iteration, "minibatches");
+        let body = if self.settings.critic == CriticBody::Shared { 0.0 } else { Flops::scalar(config).train(1) };
+        let updates = Updates::new(&self.settings.shared, 1, Flops::policy(config).train(1) + body);
         let first_epoch = updates.shuffled(prompts.len(), &mut rng);
-        let experience = self.experience(prompts, &first_epoch, learner, &mut said)?;
+        let old = learner.module().valid();
+        let experience = self.experience(prompts, &first_epoch, learner, &old, &mut said)?;
 
-        // 4. Improve, staying near the policy that wrote the responses.
+        // 4. Improve, staying near the policy that wrote the responses; the critic alone while it warms up.
+        let (s, reader) = (&self.settings, &self.sampler.given.train_reader);
+        let acts = f64::from(iteration >= s.critic_warmup as u64);
         let losses = |module: &ActorCritic, rows: &[usize]| {
-            let (policy, value) = experience.losses(module, rows, s, &given.train_reader);
+            let (mut policy, value) = experience.losses(module, rows, s, reader);
+            policy.loss = policy.loss * acts;
             Losses { policy, value: Some((value.loss, s.value_coef)) }
         };
-        updates.make(learner, &experience.rollout.responses, &first_epoch, &mut rng, losses, &mut said)?;
-        self.iteration += 1;
+        updates.make(learner, &experience.rollout, &first_epoch, &mut rng, losses, &mut said)?;
+        self.sampler.next(&experience.rollout, &old.actor);
         Ok(said)
     }
 }

@@ -1,19 +1,21 @@
 //! What every method on its own completions begins with: responses of the policy as it is, and what its judges say of them.
 
 use crate::invariants;
+use crate::policy::estimate;
+use crate::shaping::{Moments, next_price, shaped};
 use burn::tensor::{Int, Tensor, TensorData};
-use duel_model::{Flops, Policy, Reader, Responses, TransformerConfig, generate, weights::host};
-use duel_objectives::{ResponseMask, k1};
+use duel_model::{Flops, Policy, Reader, Responses, TransformerConfig, generate, weights, weights::host};
+use duel_objectives::{Average, ResponseMask, full_kl, k1};
 use duel_reward::Scorer;
-use duel_spec::{metrics, seeds};
+use duel_spec::{KlEstimator, KlPlace, LossMean, OnPolicy, Reference, Truncated, metrics, seeds};
 use duel_training::invariants as always;
 use duel_training::{Metrics, Result, sft};
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// What a method on rollouts is given and never changes.
+/// What a method on rollouts is given.
 pub struct Setting {
-    /// The frozen SFT policy, without gradient.
+    /// The SFT policy, without gradient.
     pub reference: Policy,
     /// Whose score is climbed.
     pub scorer: Arc<dyn Scorer>,
@@ -37,12 +39,19 @@ impl std::fmt::Debug for Setting {
 #[derive(Debug, Clone)]
 pub struct Rollout {
     pub responses: Responses,
+    /// What counts in the losses.
     pub mask: ResponseMask,
     /// Log-probs under the policy that wrote the responses.
     pub logp: Tensor<2>,
     pub ref_logp: Tensor<2>,
-    /// One a response, `[B]`.
+    /// The estimate of each token's KL that is paid for.
+    pub token_kl: Tensor<2>,
+    /// Its price.
+    pub beta: f64,
+    /// The reward of each response before that, `[B]`.
     pub scores: Vec<f64>,
+    /// The reference itself, where a loss asks for its whole law.
+    pub reference: Option<Policy>,
 }
 
 /// The policy that speaks: its snapshot without gradient, and as it is trained.
@@ -52,33 +61,44 @@ pub struct Actors<'a> {
     pub now: &'a Policy,
 }
 
-/// When a rollout happens.
-#[derive(Debug, Clone, Copy)]
-pub struct When {
-    /// Updates made.
-    pub step: u64,
-    /// Whether it is the training's first.
-    pub first: bool,
+/// Rolls out, iteration after iteration, and keeps what changes from one to the next.
+#[derive(Debug)]
+pub struct Sampler {
+    pub given: Setting,
+    settings: OnPolicy,
+    /// Whom the policy is kept near, and the price of a nat of it.
+    reference: Policy,
+    beta: f64,
+    /// Of all scores so far.
+    seen: Moments,
+    /// Rollouts made.
+    pub iteration: u64,
 }
 
-impl Setting {
+impl Sampler {
+    /// `settings` in full; see `defaults.toml` for units and sources.
+    pub fn new(given: Setting, settings: OnPolicy) -> Self {
+        let (reference, beta) = (given.reference.clone(), settings.beta);
+        Self { given, settings, reference, beta, seen: Moments::default(), iteration: 0 }
+    }
+
     /// Lets the policy answer the prompts, one response each, and has them read and scored. `blocks` are the minibatches
     /// of the first epoch.
     ///
     /// # Errors
     /// A broken invariant, and a judge that fails.
     pub fn roll_out(
-        &self,
+        &mut self,
         actors: Actors<'_>,
         prompts: &[Vec<u32>],
         blocks: &[Vec<usize>],
-        rng: &mut seeds::Rng,
-        when: When,
+        step: u64,
         said: &mut Metrics,
     ) -> Result<Rollout> {
-        let (reader, train_reader) = (&self.reader, &self.train_reader);
-        let responses = generate(actors.old, reader.space(), prompts.to_vec(), rng, reader.device());
-        let mask = sft::mask(reader, &responses); // [B, T]
+        let Setting { reader, train_reader, scorer, config, scorer_flops, seed, .. } = &self.given;
+        let (s, space) = (&self.settings, reader.space());
+        let mut rng = seeds::derive(*seed, "ppo", self.iteration, "rollout");
+        let responses = generate(actors.old, space, prompts.to_vec(), &mut rng, reader.device());
         // read as the first epoch will, in its minibatches: the same arithmetic, so the ratios start at 1 to the last
         // bit. Where the device has no log-probs of its own, the training module reads: autodiff composes its softmax.
         let read = |block: &Responses| {
@@ -87,36 +107,85 @@ impl Setting {
         };
         let logp = in_blocks(&responses, blocks, read); // [B, T]
         let ref_logp = sft::response_logp(reader, &self.reference, &responses); // [B, T]
-        let scores = self.scorer.score(&responses).map_err(unscored)?; // [B]
+        let raw = scorer.score(&responses).map_err(unscored)?; // [B]
         said.check(|| {
-            if when.first {
-                always::eos_counts_and_pad_does_not(when.step, reader, &responses)?;
-                always::reads_are_sound(when.step, train_reader, actors.now, &responses)?;
+            if self.iteration == 0 {
+                always::eos_counts_and_pad_does_not(step, reader, &responses)?;
+                always::reads_are_sound(step, train_reader, actors.now, &responses)?;
             }
-            let columns = reader.space().response_tokens;
-            invariants::sampled_logp_is_the_policys(when.step, &responses.logp, &host(logp.clone()), columns)
+            let columns = space.response_tokens;
+            invariants::sampled_logp_is_the_policys(step, &responses.logp, &host(logp.clone()), columns)
         })?;
-        let rollout = Rollout { responses, mask, logp, ref_logp, scores };
-        rollout.tell(reader, said);
 
         // Generate, old log-probs, reference and score passes: one forward each (claims §4.4).
-        let tokens = rollout.responses.token_count();
-        said.cost.sampled_tokens += rollout.responses.response_tokens();
-        said.cost.scored_tokens += tokens * if self.scorer_flops > 0.0 { 3 } else { 2 };
-        said.cost.flops += 3.0 * Flops::policy(&self.config).forward(tokens) + self.scorer_flops * tokens as f64;
+        let tokens = responses.token_count();
+        let mut passes = 3;
+        let whole = s.kl == KlPlace::Reward && s.kl_estimator == KlEstimator::Full;
+        let token_kl = if whole {
+            passes += 2;
+            let read = |policy, block: &Responses| reader.logits(policy, &reader.tokens(block)); // [b, T, V]
+            let each = sft::blocks(&responses).map(|b| full_kl(read(actors.old, &b), read(&self.reference, &b)));
+            Tensor::cat(each.collect(), 0)
+        } else {
+            estimate(s.kl_estimator, logp.clone(), ref_logp.clone())
+        };
+        let scores = shaped(s, &mut self.seen, &raw, |row| responses.ended(row, space));
+        said.cost.sampled_tokens += responses.response_tokens();
+        said.cost.scored_tokens += tokens * (passes - 1 + u64::from(*scorer_flops > 0.0));
+        said.cost.flops += passes as f64 * Flops::policy(config).forward(tokens) + scorer_flops * tokens as f64;
+
+        let counted: Vec<usize> = (0..responses.len())
+            .map(|row| {
+                if s.truncated == Truncated::Mask && !responses.ended(row, space) {
+                    0
+                } else {
+                    responses.responses[row].len()
+                }
+            })
+            .collect();
+        let average = match s.loss_mean {
+            LossMean::Tokens => Average::Tokens,
+            LossMean::Responses => Average::Responses,
+        };
+        let mask = ResponseMask::from_lengths(&counted, space.response_tokens, reader.device()).averaging(average); // [B, T]
+        let reference = s.reads_whole_law().then(|| self.reference.clone());
+        let rollout = Rollout { responses, mask, logp, ref_logp, token_kl, beta: self.beta, scores, reference };
+        rollout.tell(&raw, reader, said);
         Ok(rollout)
+    }
+
+    /// What changes for the next rollout: the price of KL by what this one measured, and a reference that follows.
+    pub fn next(&mut self, rollout: &Rollout, actor: &Policy) {
+        let s = &self.settings;
+        self.beta = next_price(s, self.beta, rollout.mean_kl(), rollout.responses.len());
+        if s.reference == Reference::Ema {
+            let (decay, now) = (s.reference_decay as f32, weights::flatten(actor));
+            let old = weights::flatten(&self.reference);
+            let blend: Vec<f32> = old.iter().zip(now).map(|(old, now)| decay * old + (1.0 - decay) * now).collect();
+            self.reference = weights::unflatten(self.reference.clone(), &blend);
+        }
+        self.iteration += 1;
     }
 }
 
 impl Rollout {
-    /// k1 of each token, `[B, T]`.
-    pub fn token_kl(&self) -> Tensor<2> {
-        k1(self.logp.clone(), self.ref_logp.clone())
+    /// k1 of each response, nats, `[B]`.
+    fn kl(&self) -> Tensor<1> {
+        self.mask.row_sums(k1(self.logp.clone(), self.ref_logp.clone()))
     }
 
-    /// k1 of each response, nats, `[B]`.
-    pub fn kl(&self) -> Tensor<1> {
-        self.mask.row_sums(self.token_kl())
+    /// What counts of some rows, on the autodiff device.
+    pub fn mask_of(&self, rows: &[usize]) -> ResponseMask {
+        let mask = self.mask.tensor();
+        let rows = index(rows, &mask);
+        self.mask.clone().on(|ones| Tensor::from_inner(ones.select(0, rows)))
+    }
+
+    /// How much of what the losses are means over is in some rows: tokens, or responses that count.
+    pub fn weight(&self, rows: &[usize]) -> f64 {
+        let mask = self.mask.tensor();
+        let rows = index(rows, &mask);
+        f64::from(host(self.mask.clone().on(|ones| ones.select(0, rows)).weight())[0])
     }
 
     /// `[B]`
@@ -126,20 +195,21 @@ impl Rollout {
     }
 
     /// Mean score less the toll.
-    pub fn mean_return(&self, beta: f64) -> f64 {
-        mean(self.scores.iter().copied()) - beta * self.mean_kl()
+    pub fn mean_return(&self) -> f64 {
+        mean(self.scores.iter().copied()) - self.beta * self.mean_kl()
     }
 
     fn mean_kl(&self) -> f64 {
         mean(host(self.kl()).into_iter().map(f64::from))
     }
 
-    fn tell(&self, reader: &Reader, said: &mut Metrics) {
-        let Self { responses, mask, logp, scores, .. } = self;
+    fn tell(&self, raw: &[f64], reader: &Reader, said: &mut Metrics) {
+        let Self { responses, mask, logp, .. } = self;
         let n = responses.len() as f64;
         let distinct: HashSet<_> = responses.prompts.iter().zip(&responses.responses).collect();
         let unended = (0..responses.len()).filter(|&row| !responses.ended(row, reader.space())).count();
-        said.put(metrics::ROLLOUT_PROXY, mean(scores.iter().copied()));
+        said.put(metrics::ROLLOUT_PROXY, mean(raw.iter().copied()));
+        said.put(metrics::KL_PRICE, self.beta);
         said.put(metrics::ROLLOUT_KL, self.mean_kl());
         said.put(metrics::ROLLOUT_LENGTH, responses.response_tokens() as f64 / n);
         said.put(metrics::ROLLOUT_ENTROPY, -f64::from(host(mask.mean(logp.clone()))[0]));

@@ -1,24 +1,27 @@
 //! The updates on one rollout: epochs of minibatches, near the policy that wrote the responses.
 
 use crate::invariants;
+use crate::rollout::Rollout;
 use burn::module::Module;
 use burn::tensor::Tensor;
-use duel_model::{Responses, weights::host};
+use duel_model::weights::host;
 use duel_objectives::PolicyLoss;
-use duel_spec::{metrics, seeds};
+use duel_spec::{OnPolicy, metrics, seeds};
 use duel_training::invariants as always;
 use duel_training::{Learner, Metrics, Result, Update, pairs::shuffled_batches};
 
 /// How many updates, and how far they may go.
 #[derive(Debug, Clone, Copy)]
 pub struct Updates {
-    pub epochs: usize,
+    epochs: usize,
     /// Of one epoch.
-    pub minibatches: usize,
+    minibatches: usize,
     /// Nats a token, k3 of a minibatch: past it the updates stop.
-    pub target_kl: f64,
+    target_kl: f64,
     /// FLOPs of training on a token.
-    pub flops: f64,
+    flops: f64,
+    /// Responses that stay together, one after another.
+    together: usize,
 }
 
 /// What some rows cost under the module as it is now.
@@ -39,7 +42,17 @@ impl Losses {
     }
 }
 
+/// Updates of a whole training, for the schedule.
+pub fn planned(s: &OnPolicy) -> u64 {
+    (s.iterations * s.epochs * s.minibatches) as u64
+}
+
 impl Updates {
+    /// As the settings say; `together` responses, one after another, are never parted.
+    pub fn new(s: &OnPolicy, together: usize, flops: f64) -> Self {
+        Self { epochs: s.epochs, minibatches: s.minibatches, target_kl: s.target_kl, flops, together }
+    }
+
     /// All of one rollout.
     fn planned(self) -> u64 {
         (self.epochs * self.minibatches) as u64
@@ -47,7 +60,10 @@ impl Updates {
 
     /// Rows of the minibatches of one epoch.
     pub fn shuffled(self, rows: usize, rng: &mut seeds::Rng) -> Vec<Vec<usize>> {
-        shuffled_batches(rows, rows / self.minibatches, rng)
+        let units = rows / self.together;
+        let batches = shuffled_batches(units, units / self.minibatches, rng);
+        let whole = |units: Vec<usize>| units.iter().flat_map(|u| u * self.together..(u + 1) * self.together).collect();
+        batches.into_iter().map(whole).collect()
     }
 
     /// Makes the updates, beginning with the minibatches of `first_epoch`. Schulman et al. 2017, alg. 1.
@@ -57,40 +73,44 @@ impl Updates {
     pub fn make<M: Module>(
         self,
         learner: &mut Learner<M>,
-        responses: &Responses,
+        rollout: &Rollout,
         first_epoch: &[Vec<usize>],
         rng: &mut seeds::Rng,
         losses: impl Fn(&M, &[usize]) -> Losses,
         said: &mut Metrics,
     ) -> Result<()> {
+        let responses = &rollout.responses;
+        let weight = |rows: &[usize]| rollout.weight(rows);
         let mut sums = Sums::default();
         'update: for epoch in 0..self.epochs {
             let batches = if epoch == 0 { first_epoch.to_vec() } else { self.shuffled(responses.len(), rng) };
             for (i, rows) in batches.into_iter().enumerate() {
-                let found = losses(learner.module(), &rows);
-                let first = |x: &Tensor<1>| f64::from(host(x.clone().inner())[0]);
-                let (clip_share, kl) = (first(&found.policy.clip_share), first(&found.policy.kl));
-                if epoch == 0 && i == 0 {
-                    let deviation = first(&found.policy.ratio_deviation);
-                    invariants::first_ratio_is_one(learner.step(), deviation, clip_share)?;
-                }
                 if learner.step() == 0 {
                     said.check(|| {
-                        always::parts_make_the_same_gradient(learner, rows.len(), |part| {
-                            let rows: Vec<usize> = part.iter().map(|&i| rows[i]).collect();
-                            let tokens = responses.select(&rows).response_tokens();
-                            (losses(learner.module(), &rows).total(), tokens as f64)
+                        let units: Vec<&[usize]> = rows.chunks(self.together).collect();
+                        always::parts_make_the_same_gradient(learner, units.len(), |part| {
+                            let rows: Vec<usize> = part.iter().flat_map(|&unit| units[unit]).copied().collect();
+                            (losses(learner.module(), &rows).total(), weight(&rows))
                         })
                     })?;
                 }
-                if kl > self.target_kl {
-                    learner.skip(self.planned() - sums.updates as u64);
-                    break 'update;
+                // a batch may be read in parts: what it says is then theirs together
+                let mut saw = Diagnostics::default();
+                let (parts, whole) = (learner.parts(&rows, self.together), weight(&rows).max(1.0));
+                for (at, part) in parts.iter().enumerate() {
+                    let found = losses(learner.module(), part);
+                    saw.add(&found, weight(part) / whole);
+                    if epoch == 0 && i == 0 {
+                        invariants::first_ratio_is_one(learner.step(), saw.ratio_deviation, saw.clip_share)?;
+                    }
+                    if at + 1 == parts.len() && saw.kl > self.target_kl {
+                        learner.forget();
+                        learner.skip(self.planned() - sums.updates as u64);
+                        break 'update;
+                    }
+                    learner.accumulate(found.total(), weight(part) / whole)?;
                 }
-                let (ratio_max, value_loss) =
-                    (first(&found.policy.ratio_max), found.value.as_ref().map(|v| first(&v.0)));
-                let update = learner.minimize(found.total())?;
-                sums.add(&update, value_loss, clip_share, kl, ratio_max);
+                sums.add(&learner.update()?, &saw);
                 let tokens = responses.select(&rows).token_count();
                 said.cost.trained_tokens += tokens;
                 said.cost.flops += self.flops * tokens as f64;
@@ -98,6 +118,31 @@ impl Updates {
         }
         sums.into_metrics(self.planned() as f64, said);
         Ok(())
+    }
+}
+
+/// What the losses of a minibatch say of the step, over its parts.
+#[derive(Default)]
+struct Diagnostics {
+    value_loss: Option<f64>,
+    clip_share: f64,
+    kl: f64,
+    ratio_max: f64,
+    ratio_deviation: f64,
+}
+
+impl Diagnostics {
+    /// Counts a part that is so much of the whole.
+    fn add(&mut self, found: &Losses, share: f64) {
+        let first = |x: &Tensor<1>| f64::from(host(x.clone().inner())[0]);
+        let PolicyLoss { clip_share, kl, ratio_max, ratio_deviation, .. } = &found.policy;
+        self.clip_share += share * first(clip_share);
+        self.kl += share * first(kl);
+        self.ratio_max = self.ratio_max.max(first(ratio_max));
+        self.ratio_deviation = self.ratio_deviation.max(first(ratio_deviation));
+        if let Some((loss, _)) = &found.value {
+            *self.value_loss.get_or_insert(0.0) += share * first(loss);
+        }
     }
 }
 
@@ -117,18 +162,18 @@ struct Sums {
 
 impl Sums {
     /// Counts one update.
-    fn add(&mut self, update: &Update, value_loss: Option<f64>, clip_share: f64, kl: f64, ratio_max: f64) {
+    fn add(&mut self, update: &Update, saw: &Diagnostics) {
         self.updates += 1.0;
         self.loss += update.loss;
         self.grad_norm += update.grad_norm;
         self.update_ratio += update.update_ratio;
         self.learning_rate = update.learning_rate;
-        if let Some(loss) = value_loss {
+        if let Some(loss) = saw.value_loss {
             *self.value_loss.get_or_insert(0.0) += loss;
         }
-        self.clip_share += clip_share;
-        self.kl = kl;
-        self.ratio_max = self.ratio_max.max(ratio_max);
+        self.clip_share += saw.clip_share;
+        self.kl = saw.kl;
+        self.ratio_max = self.ratio_max.max(saw.ratio_max);
     }
 
     /// Their means, of so many planned updates.

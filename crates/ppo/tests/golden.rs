@@ -15,8 +15,8 @@ use duel_objectives::{
     Gae, ResponseMask, centre_and_scale, clipped_policy_loss, clipped_value_loss, entropy, gae, k1, k2,
     kl_shaped_rewards,
 };
-use duel_ppo::{ActorCritic, Experience, Rollout};
-use duel_spec::{Ppo, RewardSource};
+use duel_ppo::{ActorCritic, Critic, Experience, Rollout};
+use duel_spec::{OnPolicy, Ppo, RewardSource};
 use duel_training::{Learner, sft};
 use golden::{close, id_rows, items, number, numbers};
 use precision::{F32, values};
@@ -51,7 +51,8 @@ fn start() -> Start {
     };
     let of = |key: &str| number(hyper, key);
     let space = trajectory::space(policy_config.vocabulary, of("C") as usize, of("R") as usize);
-    let settings = Ppo {
+    let defaults = Ppo::defaults();
+    let shared = OnPolicy {
         beta: of("kl_coef"),
         reward: RewardSource::Gold,
         iterations: 1,
@@ -60,11 +61,16 @@ fn start() -> Start {
         minibatches: of("minibatches") as usize,
         learning_rate: of("lr"),
         clip_range: of("cliprange"),
+        target_kl: f64::INFINITY,
+        ..defaults.shared
+    };
+    let settings = Ppo {
+        shared,
         value_clip_range: of("cliprange_value"),
         value_coef: of("vf_coef"),
         gamma: of("gamma"),
         lambda: of("lam"),
-        target_kl: f64::INFINITY,
+        ..defaults
     };
     let critic = Scalar::with_head(body, head, &device);
     let reader = Reader::new(&space, &device);
@@ -87,21 +93,29 @@ impl Start {
 
     /// Rows of each minibatch, epoch by epoch.
     fn minibatches(&self) -> Vec<Vec<usize>> {
-        let size = self.responses.len() / self.settings.minibatches;
+        let size = self.responses.len() / self.settings.shared.minibatches;
         let order = id_rows(&self.file["hyper"]["order"]);
         order.concat().chunks(size).map(|rows| rows.iter().map(|&r| r as usize).collect()).collect()
     }
 
     fn learner(&self, variant: &Value) -> Learner<ActorCritic> {
-        let module = ActorCritic { actor: self.policy.clone(), critic: self.critic.clone() };
+        let module = ActorCritic { actor: self.policy.clone(), critic: Critic::Separate(self.critic.clone()) };
         let adamw = trajectory::adamw(variant["max_grad_norm"].as_f64());
-        Learner::new(module, &adamw, self.settings.learning_rate, self.minibatches().len() as u64)
+        Learner::new(module, &adamw, self.settings.shared.learning_rate, self.minibatches().len() as u64)
     }
 
     fn same_norms(&self, name: &str, module: &ActorCritic, variant: &Value) {
         let (actor, critic) = (&variant["final_policy_norms"], &variant["final_value_norms"]);
         trajectory::same_norms(name, &module.actor, &self.policy_config, false, actor);
-        trajectory::same_norms(name, &module.critic, &self.critic_config, true, critic);
+        let Critic::Separate(critic_now) = &module.critic else { panic!("a critic of its own") };
+        trajectory::same_norms(name, critic_now, &self.critic_config, true, critic);
+    }
+}
+
+fn critic_of(learner: &Learner<ActorCritic>) -> &Scalar {
+    match &learner.module().critic {
+        Critic::Separate(critic) => critic,
+        Critic::Shared(_) => panic!("a critic of its own"),
     }
 }
 
@@ -137,9 +151,12 @@ fn golden_ppo_updates_minibatch_by_minibatch() {
     let rollout = Rollout {
         responses: start.responses.clone(),
         mask: mask.clone(),
+        token_kl: k1(start.given("old_logprobs"), start.given("reference_logprobs")),
         logp: start.given("old_logprobs"),
         ref_logp: start.given("reference_logprobs"),
+        beta: start.settings.shared.beta,
         scores: start.scores(),
+        reference: None,
     };
     let experience = Experience::new(rollout, values, &start.settings);
     same("rewards", &experience.rewards, &variant["rewards"], &mask);
@@ -179,7 +196,7 @@ fn golden_ppo_updates_of_trl_minibatch_by_minibatch() {
     same("KL", &kl, &variant["kl_per_token"], &mask);
     let scores: Vec<f32> = start.scores().iter().map(|&x| x as f32).collect();
     let scores = Tensor::<1>::from_data(scores.as_slice(), plain.device());
-    let toll = kl_shaped_rewards(scores.zeros_like(), kl, start.settings.beta, &mask);
+    let toll = kl_shaped_rewards(scores.zeros_like(), kl, start.settings.shared.beta, &mask);
     let rewards = toll + value_mask.last() * scores.unsqueeze_dim::<2>(1);
     same("rewards", &rewards, &variant["rewards"], &value_mask);
     let Gae { advantages, returns } =
@@ -197,8 +214,8 @@ fn golden_ppo_updates_of_trl_minibatch_by_minibatch() {
         let tokens = start.reader.tokens(&batch);
         let logits = start.reader.logits(&learner.module().actor, &tokens); // [b, T, V]
         let logp = duel_objectives::token_logp(logits.clone(), start.reader.targets(&tokens));
-        let now = start.reader.values(&learner.module().critic, &tokens);
-        let (clip, value_clip) = (start.settings.clip_range, start.settings.value_clip_range);
+        let now = start.reader.values(critic_of(&learner), &tokens);
+        let (clip, value_clip) = (start.settings.shared.clip_range, start.settings.value_clip_range);
         let policy = clipped_policy_loss(logp.clone(), on(&old_logp), on(&advantages), clip, &of(&mask));
         let value = clipped_value_loss(now, on(&old_values), on(&returns), value_clip, &of(&value_mask));
         let found = [

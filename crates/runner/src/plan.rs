@@ -104,10 +104,8 @@ impl Plan {
             for cell in experiment.cells().into_iter().filter(|cell| cell.seed == seed) {
                 let settings = json!([learner, &cell.point.method, evaluation, &cell.arm, &cell.point.label]);
                 let needs = match cell.point.method {
-                    Method::Ppo(_) | Method::Reinforce(_) | Method::Rloo(_) | Method::Grpo(_) => {
-                        with(&[sft, pairs, rm])
-                    }
                     Method::Dpo(_) => with(&[sft, pairs, rm, reference]),
+                    _ => with(&[sft, pairs, rm]),
                 };
                 plan.add(Kind::Cell, seed, settings, needs, Some(cell));
             }

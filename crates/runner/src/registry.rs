@@ -8,10 +8,13 @@ use duel_data::pairs::PreferenceRow;
 use duel_dpo::{Dpo, ReferenceLogp};
 use duel_evaluation::Moment;
 use duel_ledger::StageRecorder;
-use duel_model::{Flops, Policy, Reader, Scalar, TransformerConfig, weights};
-use duel_ppo::{ActorCritic, CriticFree, Ppo, Setting};
+use duel_model::{Flops, Policy, Reader, Scalar, TransformerConfig, ValueHead, weights};
+use duel_ppo::{ActorCritic, Baseline, Critic, CriticFree, OnlineDpo, Ppo, Setting, planned};
 use duel_reward::{LearnedReward, Scorer};
-use duel_spec::{Baseline, Clocks, LearnerSettings, Method, Recorder, RewardSource, Split, metrics, seeds};
+use duel_spec::{
+    Clocks, CriticBody, CriticStart, Grpo, LearnerSettings, Method, OnPolicy, Recorder, RewardSource, Rloo, Split,
+    metrics, seeds,
+};
 use duel_training::{Learner, PairBatch, Watch, curve_steps, invariants, train};
 use rand::RngExt;
 use std::sync::Arc;
@@ -55,9 +58,19 @@ pub fn run(
 ) -> Result<(Policy, Clocks)> {
     match method {
         Method::Ppo(settings) => ppo(settings, work, look, recorder),
-        Method::Reinforce(settings) => critic_free(Baseline::Past, settings, work, look, recorder),
-        Method::Rloo(settings) => critic_free(Baseline::LeaveOneOut, settings, work, look, recorder),
-        Method::Grpo(settings) => critic_free(Baseline::Group, settings, work, look, recorder),
+        Method::Reinforce(shared) => {
+            critic_free(Baseline::Past { sum: 0.0, n: 0.0 }, shared, method.group(), work, look, recorder)
+        }
+        Method::Rloo(Rloo { shared, group }) => {
+            critic_free(Baseline::LeaveOneOut { group: *group }, shared, *group, work, look, recorder)
+        }
+        Method::Grpo(Grpo { shared, group, scale }) => {
+            critic_free(Baseline::Group { group: *group, scale: *scale }, shared, *group, work, look, recorder)
+        }
+        Method::OnlineDpo(settings) => {
+            let mut method = OnlineDpo::new(settings.clone(), setting(settings.shared.reward, &work));
+            actor_alone(&mut method, &settings.shared, 2, work, look, recorder)
+        }
         Method::Dpo(settings) => dpo(settings, work, look, recorder),
     }
 }
@@ -93,68 +106,78 @@ fn ppo(
     look: Look<'_>,
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
-    let given = setting(settings.reward, &work);
-    let (critic, resident) = match settings.reward {
-        RewardSource::Rm => (work.reward.model().clone().rescaled(work.reward.centre, work.reward.scale).train(), 4.0),
-        RewardSource::Gold => (Scalar::from_policy(work.critic_start.clone(), work.train_reader.device()), 3.0),
+    let shared = &settings.shared;
+    let device = work.train_reader.device();
+    let critic = match (settings.critic, settings.critic_start, shared.reward) {
+        (CriticBody::Shared, ..) => Critic::Shared(ValueHead::new(work.config.width, device)),
+        (_, CriticStart::Scorer, RewardSource::Rm) => {
+            Critic::Separate(work.reward.model().clone().rescaled(work.reward.centre, work.reward.scale).train())
+        }
+        _ => Critic::Separate(Scalar::from_policy(work.critic_start.clone(), device)),
     };
-    let mut method = Ppo::new(settings.clone(), given);
+    // actor and reference, a separate critic, the scorer where it is a model
+    let resident =
+        2.0 + f64::from(settings.critic == CriticBody::Separate) + f64::from(shared.reward == RewardSource::Rm);
+    let mut method = Ppo::new(settings.clone(), setting(shared.reward, &work));
     let module = ActorCritic { actor: work.start.clone(), critic };
-    let mut learner = Learner::new(module, work.learner, settings.learning_rate, Ppo::updates(settings));
-    let rounds = Rounds { iterations: settings.iterations as u64, episodes: settings.episodes, group: 1 };
+    let mut learner = Learner::new(module, work.learner, shared.learning_rate, planned(shared));
     let actor = |module: &ActorCritic| module.actor.valid();
-    let trained = on_rollouts(&mut method, &mut learner, rounds, &work, actor, look, recorder)?;
+    let trained = on_rollouts(&mut method, &mut learner, shared, 1, &work, actor, look, recorder)?;
     recorder.record("train", trained.1, metrics::MODELS_RESIDENT, resident);
     Ok(trained)
 }
 
 fn critic_free(
     baseline: Baseline,
-    settings: &duel_spec::CriticFree,
+    shared: &OnPolicy,
+    group: usize,
     work: CellWork<'_>,
     look: Look<'_>,
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
-    let mut method = CriticFree::new(baseline, settings.clone(), setting(settings.reward, &work));
-    let resident = if settings.reward == RewardSource::Rm { 3.0 } else { 2.0 };
-    let updates = CriticFree::updates(settings);
-    let mut learner = Learner::new(work.start.clone(), work.learner, settings.learning_rate, updates);
-    let group = if baseline == Baseline::Past { 1 } else { settings.group };
-    let rounds = Rounds { iterations: settings.iterations as u64, episodes: settings.episodes, group };
-    let trained = on_rollouts(&mut method, &mut learner, rounds, &work, Policy::valid, look, recorder)?;
+    let mut method = CriticFree::new(baseline, shared.clone(), setting(shared.reward, &work));
+    actor_alone(&mut method, shared, group, work, look, recorder)
+}
+
+/// A method on rollouts that trains nothing but the policy.
+fn actor_alone<M: duel_training::Method<Module = Policy, Batch = Vec<Vec<u32>>>>(
+    method: &mut M,
+    shared: &OnPolicy,
+    group: usize,
+    work: CellWork<'_>,
+    look: Look<'_>,
+    recorder: &mut StageRecorder,
+) -> Result<(Policy, Clocks)> {
+    let resident = 2.0 + f64::from(shared.reward == RewardSource::Rm);
+    let mut learner = Learner::new(work.start.clone(), work.learner, shared.learning_rate, planned(shared));
+    let trained = on_rollouts(method, &mut learner, shared, group, &work, Policy::valid, look, recorder)?;
     recorder.record("train", trained.1, metrics::MODELS_RESIDENT, resident);
     Ok(trained)
 }
 
-/// How often a method rolls out, and how much.
-#[derive(Clone, Copy)]
-struct Rounds {
-    iterations: u64,
-    episodes: usize,
-    /// Responses to one prompt.
-    group: usize,
-}
-
 /// Trains on the policy's own completions; `actor` gives the policy without gradient.
+#[expect(clippy::too_many_arguments, reason = "a training and all who look on")]
 fn on_rollouts<M: duel_training::Method<Batch = Vec<Vec<u32>>>>(
     method: &mut M,
     learner: &mut Learner<M::Module>,
-    rounds: Rounds,
+    shared: &OnPolicy,
+    group: usize,
     work: &CellWork<'_>,
     actor: impl Fn(&M::Module) -> Policy,
     look: Look<'_>,
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
     let reward_hash = weights::hash(work.reward.model());
-    let batch = |iteration| -> Result<_> { Ok(prompts_of(work, iteration, rounds.episodes, rounds.group)) };
+    let iterations = shared.iterations as u64;
+    let batch = |iteration| -> Result<_> { Ok(prompts_of(work, iteration, shared.episodes, group)) };
     let mut watch = Watch { stage: "train", recorder, stop: work.stop };
     let clocks = train(
         method,
         learner,
-        rounds.iterations,
+        iterations,
         batch,
         &mut watch,
-        &inner_points(rounds.iterations, work.curve_points),
+        &inner_points(iterations, work.curve_points),
         |module, clocks, recorder| look(&actor(module), clocks, recorder, Moment::Curve),
     )?;
     let after = weights::hash(work.reward.model());

@@ -10,9 +10,9 @@ use duel_data::grammar::GrammarWorld;
 use duel_data::pairs::PreferenceRow;
 use duel_dpo::{Dpo, ReferenceLogp};
 use duel_model::{Activation, Family, Policy, Reader, Responses, Scalar, TransformerConfig, device, weights};
-use duel_ppo::{ActorCritic, Ppo, Setting};
+use duel_ppo::{ActorCritic, Critic, Ppo, Setting};
 use duel_reward::{LearnedReward, RewardModel};
-use duel_spec::{LearnerSettings, Space, Split, metrics, seeds};
+use duel_spec::{LearnerSettings, OnPolicy, Space, Split, metrics, seeds};
 use duel_training::sft::{self, RunningText, Sft};
 use duel_training::{Learner, Method, PairBatch};
 use std::sync::Arc;
@@ -108,7 +108,8 @@ fn trace(config: &TransformerConfig, adapters: bool, plain: &Device) -> Trace {
     trace.extend(ten_steps("reward model", &mut RewardModel::new(train_reader.clone(), config), scalar(), &pairs));
 
     // iterations of two updates each, none left out
-    let ppo = duel_spec::Ppo { epochs: 1, minibatches: 2, target_kl: 10.0, beta: 0.2, ..duel_spec::Ppo::defaults() };
+    let mut ppo = duel_spec::Ppo::defaults();
+    ppo.shared = OnPolicy { epochs: 1, minibatches: 2, target_kl: 10.0, beta: 0.2, ..ppo.shared };
     let dpo = duel_spec::Dpo::defaults();
     let cached = ReferenceLogp::compute(&reader, &reference, &rows);
     trace.extend(ten_steps("DPO", &mut Dpo::new(dpo, train_reader.clone(), cached, config), fresh(), &pairs));
@@ -129,7 +130,7 @@ fn trace(config: &TransformerConfig, adapters: bool, plain: &Device) -> Trace {
         scorer_flops: 1.0,
         seed: 3,
     };
-    let module = ActorCritic { actor: fresh(), critic: scalar() };
+    let module = ActorCritic { actor: fresh(), critic: Critic::Separate(scalar()) };
     trace.extend(ten_steps("PPO", &mut Ppo::new(ppo, given), module, &prompts));
     trace
 }

@@ -3,7 +3,7 @@
 //! `defaults.toml` is the schema. A key of the file must exist there and have the same type;
 //! an arm's keys are those of its method's block.
 
-use crate::experiment::METHODS;
+use crate::method::METHODS;
 use crate::{Error, Result, SHARED_ARM};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -42,6 +42,26 @@ impl std::fmt::Display for Origin {
 /// The commented page of every default.
 pub fn defaults_text() -> &'static str {
     include_str!("defaults.toml")
+}
+
+/// The defaults of an experiment, and those of each method: its block laid over the one that it is `like`.
+pub(crate) fn defaults() -> (Table, Table) {
+    let mut defaults: Table = toml::from_str(defaults_text()).expect("defaults.toml is tested to parse");
+    let Some(Value::Table(mut methods)) = defaults.remove("method") else {
+        unreachable!("defaults.toml has [method.*]")
+    };
+    let Some(Value::Table(rollouts)) = defaults.remove("rollouts") else {
+        unreachable!("defaults.toml has [rollouts]")
+    };
+    for (_, block) in methods.iter_mut() {
+        if let Value::Table(block) = block
+            && block.remove("like").is_some()
+        {
+            let own = std::mem::replace(block, rollouts.clone());
+            merge(block, own);
+        }
+    }
+    (defaults, methods)
 }
 
 /// A merged experiment: all values, and for each leaf where it came from.
@@ -114,8 +134,7 @@ impl Document {
     }
 
     fn merge_over_defaults(&mut self, mut user: Table) -> Result<()> {
-        let mut defaults: Table = toml::from_str(defaults_text()).expect("defaults.toml is tested to parse");
-        let methods = defaults.remove("method").expect("defaults.toml has [method.*]");
+        let (mut defaults, methods) = defaults();
         let arms = user.remove("arms");
         self.check_table("", &defaults, &user)?;
         merge(&mut defaults, user);
@@ -138,7 +157,7 @@ impl Document {
         Ok(())
     }
 
-    fn resolve_arm(&self, name: &str, arm: Value, methods: &Value) -> Result<Table> {
+    fn resolve_arm(&self, name: &str, arm: Value, methods: &Table) -> Result<Table> {
         let key = format!("arms.{name}");
         let plain = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_".contains(c));
         if !plain || RESERVED_ARMS.contains(&name) {

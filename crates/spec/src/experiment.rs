@@ -1,6 +1,8 @@
 //! The typed experiment: what the merged document says, checked for range, and the cells it spans.
 
-use crate::document::{Document, same};
+use crate::checks::{check_choices, check_numbers};
+use crate::document::{Document, defaults, same};
+use crate::method::{Clash, Dpo, Method, OnPolicy, Ppo};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -74,6 +76,7 @@ pub struct ModelShape {
 pub enum Optimizer {
     Adamw,
     Rmsprop,
+    Lion,
 }
 
 /// How the learning rate moves after warm-up.
@@ -96,8 +99,12 @@ pub struct LearnerSettings {
     pub rms_epsilon: f64,
     pub rms_momentum: f64,
     pub rms_centred: bool,
+    pub lion_beta1: f64,
+    pub lion_beta2: f64,
     pub weight_decay: f64,
     pub decay_vectors: bool,
+    pub decay_embeddings: bool,
+    pub accumulate: usize,
     pub clip_norm: f64,
     pub schedule: Schedule,
     pub warmup: f64,
@@ -123,15 +130,12 @@ defaults! {
     Dpo: ["method", "dpo"];
 }
 
-/// A table of `defaults.toml`.
-fn default_table(path: &[&str]) -> Value {
-    let defaults: Table = toml::from_str(crate::defaults_text()).expect("defaults.toml is tested to parse");
-    path.iter().fold(Value::Table(defaults), |table, key| table[*key].clone())
-}
-
-/// The same as its type.
+/// A table of `defaults.toml` as its type; a method's with all that it is like.
 fn default_of<T: serde::de::DeserializeOwned>(path: &[&str]) -> T {
-    default_table(path).try_into().expect("defaults.toml is tested to be complete")
+    let (mut defaults, methods) = defaults();
+    defaults.insert("method".into(), Value::Table(methods));
+    let table = path.iter().fold(Value::Table(defaults), |table, key| table[*key].clone());
+    table.try_into().expect("defaults.toml is tested to be complete")
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -204,231 +208,6 @@ pub struct Arm {
     #[serde(flatten)]
     settings: Table,
     grid: BTreeMap<String, Vec<Value>>,
-}
-
-/// Whose score PPO climbs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum RewardSource {
-    Rm,
-    Gold,
-}
-
-/// Settings of [`Method::Ppo`]; units and sources in `defaults.toml`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Ppo {
-    pub beta: f64,
-    pub reward: RewardSource,
-    pub iterations: usize,
-    pub episodes: usize,
-    pub epochs: usize,
-    pub minibatches: usize,
-    pub learning_rate: f64,
-    pub clip_range: f64,
-    pub value_clip_range: f64,
-    pub value_coef: f64,
-    pub gamma: f64,
-    pub lambda: f64,
-    pub target_kl: f64,
-}
-
-/// Where a nat of KL is paid for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum KlPlace {
-    Reward,
-    Loss,
-}
-
-/// What a response's return is held against.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Baseline {
-    /// The mean return so far.
-    Past,
-    /// The mean of the others to the same prompt.
-    LeaveOneOut,
-    /// The mean to the same prompt.
-    Group,
-}
-
-/// Settings of [`Method::Reinforce`], [`Method::Rloo`] and [`Method::Grpo`]; units and sources in `defaults.toml`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CriticFree {
-    pub beta: f64,
-    pub kl: KlPlace,
-    pub reward: RewardSource,
-    pub iterations: usize,
-    pub episodes: usize,
-    pub group: usize,
-    pub scale: bool,
-    pub epochs: usize,
-    pub minibatches: usize,
-    pub learning_rate: f64,
-    pub clip_range: f64,
-    pub target_kl: f64,
-}
-
-/// Which loss a pair costs; equations in `duel_objectives::PreferenceLoss`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PairLoss {
-    Sigmoid,
-    SigmoidAveraged,
-    Robust,
-    Hinge,
-    Ipo,
-    IpoAveraged,
-    Exo,
-    Nca,
-    Sppo,
-    ApoZero,
-    ApoDown,
-    Aot,
-    AotUnpaired,
-    Discopop,
-    ForwardKl,
-    AlphaDivergence,
-    JsDivergence,
-    Simpo,
-    Orpo,
-    KtoPair,
-    Positive,
-    PreferredFt,
-    Unlikelihood,
-}
-
-/// The words for [`PairLoss`].
-const PAIR_LOSSES: [&str; 23] = [
-    "sigmoid",
-    "sigmoid_averaged",
-    "robust",
-    "hinge",
-    "ipo",
-    "ipo_averaged",
-    "exo",
-    "nca",
-    "sppo",
-    "apo_zero",
-    "apo_down",
-    "aot",
-    "aot_unpaired",
-    "discopop",
-    "forward_kl",
-    "alpha_divergence",
-    "js_divergence",
-    "simpo",
-    "orpo",
-    "kto_pair",
-    "positive",
-    "preferred_ft",
-    "unlikelihood",
-];
-
-impl PairLoss {
-    /// Whether the loss looks at the reference's log-probs.
-    pub fn reads_reference(self) -> bool {
-        !matches!(self, Self::Simpo | Self::Orpo | Self::PreferredFt | Self::Unlikelihood)
-    }
-
-    /// Whether the loss reads this key of [`Dpo`].
-    fn reads(self, key: &str) -> bool {
-        match key {
-            "beta" => !matches!(self, Self::PreferredFt | Self::Unlikelihood),
-            "label_smoothing" => {
-                matches!(self, Self::Sigmoid | Self::Robust | Self::Exo | Self::Aot | Self::AotUnpaired)
-            }
-            "simpo_margin" => self == Self::Simpo,
-            "positive_lambda" => self == Self::Positive,
-            "discopop_tau" => self == Self::Discopop,
-            "alpha" => self == Self::AlphaDivergence,
-            "unlikelihood_alpha" => self == Self::Unlikelihood,
-            "nll_coef" => !matches!(self, Self::Orpo | Self::PreferredFt | Self::Unlikelihood), // they have it
-            "reference_free" => self.reads_reference(),
-            _ => true,
-        }
-    }
-}
-
-/// Settings of [`Method::Dpo`]; units and sources in `defaults.toml`.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Dpo {
-    pub beta: f64,
-    pub epochs: usize,
-    pub batch_size: usize,
-    pub learning_rate: f64,
-    pub loss: PairLoss,
-    pub label_smoothing: f64,
-    pub simpo_margin: f64,
-    pub positive_lambda: f64,
-    pub discopop_tau: f64,
-    pub alpha: f64,
-    pub unlikelihood_alpha: f64,
-    pub nll_coef: f64,
-    pub reference_free: bool,
-}
-
-/// One setting of one arm, ready to train.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(tag = "method", rename_all = "lowercase")]
-pub enum Method {
-    Ppo(Ppo),
-    Reinforce(CriticFree),
-    Rloo(CriticFree),
-    Grpo(CriticFree),
-    Dpo(Dpo),
-}
-
-/// The words for [`Method`].
-pub(crate) const METHODS: [&str; 5] = ["dpo", "grpo", "ppo", "reinforce", "rloo"];
-
-impl Method {
-    /// Name as written in the experiment file.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Ppo(_) => "ppo",
-            Self::Reinforce(_) => "reinforce",
-            Self::Rloo(_) => "rloo",
-            Self::Grpo(_) => "grpo",
-            Self::Dpo(_) => "dpo",
-        }
-    }
-
-    /// Whose score it climbs; `None` where it reads preference rows.
-    pub fn climbs(&self) -> Option<RewardSource> {
-        match self {
-            Self::Ppo(ppo) => Some(ppo.reward),
-            Self::Reinforce(free) | Self::Rloo(free) | Self::Grpo(free) => Some(free.reward),
-            Self::Dpo(_) => None,
-        }
-    }
-
-    /// Whether it reads the reference's log-probs of preference rows.
-    pub fn reads_reference_logp(&self) -> bool {
-        matches!(self, Self::Dpo(dpo) if dpo.loss.reads_reference() && !dpo.reference_free)
-    }
-
-    /// Whether a setting of its block is read at all; if not, the setting that sees to that.
-    fn ignores(&self, key: &str) -> Option<String> {
-        let word = |x: serde_json::Value| x.as_str().unwrap_or_default().to_string();
-        match self {
-            Self::Dpo(dpo) if !dpo.loss.reads(key) => Some(format!("loss = \"{}\"", word(serde_json::json!(dpo.loss)))),
-            Self::Reinforce(_) if matches!(key, "group" | "scale") => Some("method = \"reinforce\"".into()),
-            Self::Rloo(_) if key == "scale" => Some("method = \"rloo\"".into()),
-            _ => None,
-        }
-    }
-
-    /// The price of one nat of KL, the one knob both methods share.
-    pub fn beta(&self) -> f64 {
-        match self {
-            Self::Ppo(ppo) => ppo.beta,
-            Self::Reinforce(free) | Self::Rloo(free) | Self::Grpo(free) => free.beta,
-            Self::Dpo(dpo) => dpo.beta,
-        }
-    }
 }
 
 /// One setting of an arm's grid.
@@ -510,12 +289,8 @@ impl Experiment {
         }
         for (name, arm) in &self.arms {
             for point in arm.points() {
-                let (episodes, minibatches, group) = match &point.method {
-                    Method::Ppo(ppo) => (ppo.episodes, ppo.minibatches, 1),
-                    Method::Reinforce(free) => (free.episodes, free.minibatches, 1),
-                    Method::Rloo(free) | Method::Grpo(free) => (free.episodes, free.minibatches, free.group),
-                    Method::Dpo(_) => continue,
-                };
+                let Some(&OnPolicy { episodes, minibatches, .. }) = point.method.on_policy() else { continue };
+                let group = point.method.group();
                 if !episodes.is_multiple_of(minibatches) {
                     let found = format!("{minibatches} does not divide {episodes} episodes");
                     return refuse(&format!("arms.{name}.minibatches"), found, "a divisor of episodes");
@@ -555,7 +330,8 @@ impl Experiment {
     fn check_clashes(&self, document: &Document) -> Result<()> {
         for (name, arm) in &self.arms {
             let points = arm.points();
-            let defaults = default_table(&["method", points[0].method.name()]);
+            let (_, methods) = defaults();
+            let defaults = &methods[points[0].method.name()];
             let moved = |(setting, value): &(&String, &Value)| defaults.get(setting).is_some_and(|x| !same(x, value));
             let set = arm.settings.iter().filter(moved).map(|(setting, _)| (setting, ""));
             for (setting, table) in set.chain(arm.grid.keys().map(|axis| (axis, "grid."))) {
@@ -564,6 +340,10 @@ impl Experiment {
                     let key = format!("arms.{name}.{table}{setting}");
                     return Err(Error::Clash { with, why: "it is not read".into(), place: document.place(&key), key });
                 }
+            }
+            if let Some(Clash { key, with, why }) = points.iter().find_map(|point| point.method.clash()) {
+                let key = format!("arms.{name}.{}{key}", if arm.grid.contains_key(key) { "grid." } else { "" });
+                return Err(Error::Clash { with, why: why.into(), place: document.place(&key), key });
             }
         }
         Ok(())
@@ -597,199 +377,11 @@ impl Arm {
     }
 }
 
-fn plain(value: &Value) -> String {
+pub(crate) fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     }
-}
-
-/// The words that a key accepts.
-const CHOICES: [(&str, &[&str]); 7] = [
-    ("world.kind", &["grammar", "reviews"]),
-    ("learner.schedule", &["constant", "linear", "cosine"]),
-    ("stages.pairs.temperature", &["fixed", "bayes"]),
-    ("arms.*.method", &METHODS),
-    ("arms.*.reward", &["rm", "gold"]),
-    ("arms.*.loss", &PAIR_LOSSES),
-    ("arms.*.kl", &["reward", "loss"]),
-];
-
-fn check_choices(document: &Document) -> Result<()> {
-    for (key, value, _) in document.resolved() {
-        let Some((_, accepted)) = CHOICES.iter().find(|(pattern, _)| matches_key(pattern, &key)) else { continue };
-        let words = match &value {
-            Value::Array(values) => values.clone(),
-            single => vec![single.clone()],
-        };
-        for word in words {
-            let found = plain(&word);
-            if !accepted.contains(&found.as_str()) {
-                return Err(Error::UnknownChoice {
-                    place: document.place(&key),
-                    key,
-                    found,
-                    accepted: accepted.to_vec(),
-                });
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Every number against its range, before types are taken: a negative count is out of range, not of a wrong type.
-fn check_numbers(document: &Document) -> Result<()> {
-    for (key, value, _) in document.resolved() {
-        let key_path = key.as_str();
-        let Some(rule) = range_of(key_path) else { continue };
-        let values = match &value {
-            Value::Array(values) => values.clone(),
-            single => vec![single.clone()],
-        };
-        for value in values {
-            let number = match value {
-                Value::Integer(i) => i as f64,
-                Value::Float(f) => f,
-                _ => continue,
-            };
-            if !rule.holds(number) {
-                return Err(Error::OutOfRange {
-                    key: key_path.into(),
-                    found: value.to_string(),
-                    accepted: rule.text().into(),
-                    place: document.place(key_path),
-                });
-            }
-        }
-    }
-    Ok(())
-}
-
-#[derive(Clone, Copy)]
-enum Range {
-    Positive,
-    AtLeastOne,
-    NotNegative,
-    Fraction,
-    BelowOne,
-    BelowHalf,
-    Accuracy,
-    Vocabulary,
-    AtLeastTwo,
-    Seeds,
-    Size,
-}
-
-impl Range {
-    fn holds(self, x: f64) -> bool {
-        x.is_finite()
-            && match self {
-                Self::Positive => x > 0.0,
-                Self::AtLeastOne => x >= 1.0,
-                Self::AtLeastTwo => x >= 2.0,
-                Self::Seeds => (1.0..=1000.0).contains(&x),
-                Self::Size => (1.0..=16384.0).contains(&x),
-                Self::NotNegative => x >= 0.0,
-                Self::Fraction => (0.0..=1.0).contains(&x),
-                Self::BelowOne => (0.0..1.0).contains(&x),
-                Self::BelowHalf => (0.0..0.5).contains(&x),
-                Self::Accuracy => x > 0.5 && x < 1.0,
-                Self::Vocabulary => (300.0..=4096.0).contains(&x),
-            }
-    }
-
-    fn text(self) -> &'static str {
-        match self {
-            Self::Positive => "a number above 0",
-            Self::AtLeastOne => "an integer of at least 1",
-            Self::AtLeastTwo => "an integer of at least 2",
-            Self::Seeds => "an integer from 1 to 1000",
-            Self::Size => "an integer from 1 to 16384",
-            Self::NotNegative => "a number of at least 0",
-            Self::Fraction => "a number from 0 to 1",
-            Self::BelowOne => "a number of at least 0 and below 1",
-            Self::BelowHalf => "a number of at least 0 and below 0.5",
-            Self::Accuracy => "a number above 0.5 and below 1",
-            Self::Vocabulary => "an integer from 300 to 4096",
-        }
-    }
-}
-
-/// Ranges by key; `*` stands for an arm's name, and a grid axis has the range of its key.
-const RANGES: [(&str, Range); 63] = [
-    ("seeds", Range::Seeds),
-    ("seed", Range::NotNegative),
-    ("world.grammar.rho", Range::Fraction),
-    ("world.grammar.sft_rows", Range::AtLeastOne),
-    ("world.reviews.vocabulary", Range::Vocabulary),
-    ("world.reviews.prompt_tokens", Range::AtLeastOne),
-    ("world.reviews.response_tokens", Range::AtLeastTwo),
-    ("world.reviews.judged_words", Range::AtLeastOne),
-    ("world.reviews.gold_clip", Range::Positive),
-    ("model.layers", Range::Size),
-    ("model.width", Range::Size),
-    ("model.heads", Range::Size),
-    ("learner.adam_beta1", Range::BelowOne),
-    ("learner.adam_beta2", Range::BelowOne),
-    ("learner.adam_epsilon", Range::Positive),
-    ("learner.rms_alpha", Range::BelowOne),
-    ("learner.rms_epsilon", Range::Positive),
-    ("learner.rms_momentum", Range::BelowOne),
-    ("learner.weight_decay", Range::NotNegative),
-    ("learner.clip_norm", Range::Positive),
-    ("learner.warmup", Range::BelowOne),
-    ("learner.final_rate", Range::Fraction),
-    ("stages.base.steps", Range::AtLeastOne),
-    ("stages.base.batch_size", Range::AtLeastOne),
-    ("stages.base.window", Range::Size),
-    ("stages.base.learning_rate", Range::Positive),
-    ("stages.sft.steps", Range::AtLeastOne),
-    ("stages.sft.batch_size", Range::AtLeastOne),
-    ("stages.sft.learning_rate", Range::Positive),
-    ("stages.pairs.rows", Range::AtLeastOne),
-    ("stages.pairs.holdout_rows", Range::AtLeastOne),
-    ("stages.pairs.tau", Range::Positive),
-    ("stages.pairs.bayes_accuracy", Range::Accuracy),
-    ("stages.pairs.label_flips", Range::BelowHalf),
-    ("stages.rm.steps", Range::AtLeastOne),
-    ("stages.rm.batch_size", Range::AtLeastOne),
-    ("stages.rm.learning_rate", Range::Positive),
-    ("evaluation.prompts", Range::AtLeastTwo),
-    ("evaluation.samples_per_prompt", Range::AtLeastOne),
-    ("evaluation.curve_points", Range::Size),
-    ("evaluation.completions", Range::AtLeastOne),
-    ("arms.*.beta", Range::Positive),
-    ("arms.*.iterations", Range::AtLeastOne),
-    ("arms.*.episodes", Range::AtLeastOne),
-    ("arms.*.epochs", Range::AtLeastOne),
-    ("arms.*.group", Range::AtLeastOne),
-    ("arms.*.minibatches", Range::AtLeastOne),
-    ("arms.*.batch_size", Range::AtLeastOne),
-    ("arms.*.learning_rate", Range::Positive),
-    ("arms.*.clip_range", Range::Positive),
-    ("arms.*.value_clip_range", Range::Positive),
-    ("arms.*.value_coef", Range::NotNegative),
-    ("arms.*.gamma", Range::Fraction),
-    ("arms.*.lambda", Range::Fraction),
-    ("arms.*.target_kl", Range::Positive),
-    ("arms.*.label_smoothing", Range::BelowHalf),
-    ("arms.*.simpo_margin", Range::NotNegative),
-    ("arms.*.positive_lambda", Range::NotNegative),
-    ("arms.*.discopop_tau", Range::Positive),
-    ("arms.*.alpha", Range::BelowOne),
-    ("arms.*.unlikelihood_alpha", Range::Fraction),
-    ("arms.*.nll_coef", Range::NotNegative),
-    ("stages.pairs.length_bias", Range::NotNegative),
-];
-
-fn range_of(key: &str) -> Option<Range> {
-    RANGES.iter().find(|(pattern, _)| matches_key(pattern, key)).map(|(_, range)| *range)
-}
-
-fn matches_key(pattern: &str, key: &str) -> bool {
-    let key = key.replacen(".grid.", ".", 1);
-    let (pattern, key): (Vec<_>, Vec<_>) = (pattern.split('.').collect(), key.split('.').collect());
-    pattern.len() == key.len() && pattern.iter().zip(&key).all(|(p, k)| *p == "*" || p == k)
 }
 
 #[cfg(test)]
@@ -850,7 +442,7 @@ mod tests {
 
     #[test]
     fn every_word_for_a_loss_is_one_and_settings_that_no_loss_reads_clash() {
-        for word in PAIR_LOSSES {
+        for word in crate::method::PAIR_LOSSES {
             let arm = format!("[arms.a]\nmethod = \"dpo\"\nloss = \"{word}\"\n");
             let found = match &parse(&arm).expect(word).cells()[0].point.method {
                 Method::Dpo(dpo) => serde_json::to_value(dpo.loss).expect("a word"),
@@ -874,7 +466,7 @@ mod tests {
             Document::parse("t", "[arms.p]\nmethod=\"ppo\"\n[arms.d]\nmethod=\"dpo\"\n", &[]).expect("valid");
         for (key, value, _) in document.resolved() {
             if matches!(value, Value::Integer(_) | Value::Float(_)) {
-                assert!(range_of(&key).is_some(), "{key} has no range");
+                assert!(crate::checks::range_of(&key).is_some(), "{key} has no range");
             }
         }
     }

@@ -3,10 +3,12 @@
 //!
 //! Knows no tensor and no parquet.
 
+mod checks;
 mod document;
 mod error;
 mod experiment;
 pub mod ids;
+mod method;
 pub mod metrics;
 mod record;
 pub mod seeds;
@@ -14,14 +16,17 @@ pub mod seeds;
 pub use document::{Document, Origin, Place, defaults_text};
 pub use error::Error;
 pub use experiment::{
-    Arm, BaseStage, Baseline, Cell, CriticFree, Dpo, Evaluation, Experiment, Grammar, KlPlace, LearnerSettings, Method,
-    ModelShape, Optimizer, PairLoss, PairsStage, Point, Ppo, Reviews, RewardSource, RmStage, Schedule, SftStage,
-    Stages, Temperature, World, WorldKind,
+    Arm, BaseStage, Cell, Evaluation, Experiment, Grammar, LearnerSettings, ModelShape, Optimizer, PairsStage, Point,
+    Reviews, RmStage, Schedule, SftStage, Stages, Temperature, World, WorldKind,
+};
+pub use method::{
+    CriticBody, CriticStart, Dpo, Grpo, KlControl, KlEstimator, KlPlace, LossMean, Method, OnPolicy, OnlineDpo,
+    OnlineLoss, PairLoss, Ppo, Reference, RewardSource, Rloo, Scaling, Truncated,
 };
 pub use record::{Clocks, Completion, MetricRow, NO_POINT, Recorder, SHARED_ARM};
 
 /// Version of every file that Duel writes; part of each stage's hash.
-pub const FORMAT_VERSION: u32 = 4;
+pub const FORMAT_VERSION: u32 = 5;
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -72,8 +72,9 @@ catalogue! {
     DPO_LOSS_VALIDATION = "dpo_loss_validation", "nats", "DPO loss on validation prompts";
     DPO_ACCURACY_VALIDATION = "dpo_accuracy_validation", "share", "DPO accuracy on validation prompts";
     // PPO
-    ROLLOUT_PROXY = "rollout_proxy", "reward", "mean score that the rollout earned before the KL price";
+    ROLLOUT_PROXY = "rollout_proxy", "reward", "mean score that the rollout earned, as its judge gave it";
     ROLLOUT_KL = "rollout_kl", "nats", "mean over responses of the summed log-ratio to the reference (k1)";
+    KL_PRICE = "kl_price", "reward", "beta of the iteration: the price of a nat of KL";
     ROLLOUT_RETURN = "rollout_return", "reward", "mean over responses of score minus beta times k1";
     ROLLOUT_LENGTH = "rollout_length", "tokens", "mean counted tokens of the rollout's responses";
     ROLLOUT_ENTROPY = "rollout_entropy", "nats", "mean over counted tokens of minus the sampled log-probability";

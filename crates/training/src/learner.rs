@@ -106,6 +106,39 @@ impl<M: Module> Learner<M> {
         self.update()
     }
 
+    /// The same for a batch of `rows` things that is read in `accumulate` parts, so that no more than a part is in memory.
+    /// `part` gives the mean loss `[1]` of some of the rows, `weight` how much they hold of what it is a mean over
+    /// (counted tokens, pairs).
+    ///
+    /// # Errors
+    /// As [`Learner::minimize`].
+    pub fn minimize_in_parts(
+        &mut self,
+        rows: usize,
+        weight: impl Fn(&[usize]) -> f64,
+        mut part: impl FnMut(&M, &[usize]) -> Tensor<1>,
+    ) -> Result<Update> {
+        let parts = self.parts(&(0..rows).collect::<Vec<_>>(), 1);
+        let weights: Vec<f64> = parts.iter().map(|rows| weight(rows)).collect();
+        let total: f64 = weights.iter().sum();
+        for (rows, weight) in parts.iter().zip(weights) {
+            let loss = part(self.module(), rows);
+            self.accumulate(loss, weight / total)?;
+        }
+        self.update()
+    }
+
+    /// Rows of a batch in the `accumulate` parts that they are read in; so many rows stay `together`.
+    pub fn parts(&self, rows: &[usize], together: usize) -> Vec<Vec<usize>> {
+        let units = (rows.len() / together).div_ceil(self.settings.accumulate).max(1);
+        rows.chunks(units * together).map(<[usize]>::to_vec).collect()
+    }
+
+    /// Drops what was accumulated since the last update.
+    pub fn forget(&mut self) {
+        self.pending = Pending::default();
+    }
+
     /// Adds the gradient of one part of a batch. `loss` `[1]` is a mean over the part, `share` the part's share of what
     /// the whole batch's mean is over (counted tokens, pairs), so that 1×8 and 8×1 are the same update.
     ///
@@ -208,9 +241,12 @@ pub fn norm(flat: &[f32]) -> f64 {
     duel_kernels::squares(flat).sqrt()
 }
 
-/// A parameter's decay: biases and norm gains, which are vectors, are left out unless the settings say otherwise.
+/// A parameter's decay: biases and norm gains, which are vectors, are left out unless the settings say otherwise, and
+/// embeddings where they say so.
 fn decay(parameter: &weights::Named, settings: &LearnerSettings) -> f32 {
-    if parameter.shape.len() > 1 || settings.decay_vectors { settings.weight_decay as f32 } else { 0.0 }
+    let embeds = ["tokens.", "positions."].iter().any(|part| parameter.name.contains(part));
+    let decays = if embeds { settings.decay_embeddings } else { parameter.shape.len() > 1 || settings.decay_vectors };
+    if decays { settings.weight_decay as f32 } else { 0.0 }
 }
 
 /// Clones of a module keep their parameters' ids; a module put together from two clones must not be trained.

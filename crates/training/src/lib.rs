@@ -13,7 +13,7 @@ pub mod sft;
 pub use error::Error;
 pub use learner::{Learner, Update, norm};
 pub use method::{Cost, Method, Metrics, Watch, curve_steps, train};
-pub use optimizer::{AdamW, Optimizer, RmsProp};
+pub use optimizer::{AdamW, Lion, Optimizer, RmsProp};
 pub use pairs::PairBatch;
 pub use schedule::rate;
 

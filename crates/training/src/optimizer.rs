@@ -7,6 +7,7 @@ use duel_spec::{LearnerSettings, Optimizer as Kind};
 pub enum Optimizer {
     AdamW(AdamW),
     RmsProp(RmsProp),
+    Lion(Lion),
 }
 
 impl Optimizer {
@@ -17,6 +18,7 @@ impl Optimizer {
                 Self::AdamW(AdamW::new(settings.adam_beta1, settings.adam_beta2, settings.adam_epsilon, weights))
             }
             Kind::Rmsprop => Self::RmsProp(RmsProp::new(settings, weights)),
+            Kind::Lion => Self::Lion(Lion::new(settings.lion_beta1, settings.lion_beta2, weights)),
         }
     }
 
@@ -35,6 +37,7 @@ impl Optimizer {
         match self {
             Self::AdamW(adamw) => adamw.step(weights, gradient, scale, decay, learning_rate),
             Self::RmsProp(rmsprop) => rmsprop.step(weights, gradient, scale, decay, learning_rate),
+            Self::Lion(lion) => lion.step(weights, gradient, scale, decay, learning_rate),
         }
     }
 }
@@ -146,5 +149,65 @@ impl RmsProp {
             size += f64::from(before).powi(2);
         }
         Move { length: moved.sqrt(), from: size.sqrt() }
+    }
+}
+
+/// Chen et al. 2023, alg. 2: the sign of a blend of momentum and gradient; decay is decoupled.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Lion {
+    beta1: f32,
+    beta2: f32,
+    /// As long as the weights.
+    momentum: Vec<f32>,
+}
+
+impl Lion {
+    /// For so many weights.
+    pub fn new(beta1: f64, beta2: f64, weights: usize) -> Self {
+        Self { beta1: beta1 as f32, beta2: beta2 as f32, momentum: vec![0.0; weights] }
+    }
+
+    /// As [`Optimizer::step`].
+    pub fn step(
+        &mut self,
+        weights: &mut [f32],
+        gradient: &[f32],
+        scale: f32,
+        decay: &[f32],
+        learning_rate: f64,
+    ) -> Move {
+        let rate = learning_rate as f32;
+        let (mut moved, mut size) = (0f64, 0f64);
+        for (((w, &g), &decay), momentum) in weights.iter_mut().zip(gradient).zip(decay).zip(&mut self.momentum) {
+            let g = g * scale;
+            let blend = self.beta1 * *momentum + (1.0 - self.beta1) * g;
+            let sign = if blend == 0.0 { 0.0 } else { blend.signum() };
+            *momentum = self.beta2 * *momentum + (1.0 - self.beta2) * g;
+            let before = *w;
+            *w = before - rate * (sign + decay * before);
+            moved += f64::from(*w - before).powi(2);
+            size += f64::from(before).powi(2);
+        }
+        Move { length: moved.sqrt(), from: size.sqrt() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lion_by_hand() {
+        let mut lion = Lion::new(0.9, 0.5, 3);
+        let mut weights = vec![1.0, -2.0, 0.5];
+        // blends .1·(4, −1, 0): signs +, −, 0; the decay of .1 pulls by w/10
+        let moved = lion.step(&mut weights, &[8.0, -2.0, 0.0], 0.5, &[0.1, 0.1, 0.0], 0.01);
+        let close = |x: f32, y: f32| (x - y).abs() < 1e-6;
+        assert!(close(weights[0], 1.0 - 0.011) && close(weights[1], -2.0 + 0.012) && weights[2] == 0.5, "{weights:?}");
+        assert!((moved.length - (0.011f64.powi(2) + 0.012f64.powi(2)).sqrt()).abs() < 1e-6);
+        // momentum (2, −.5, 0): .9·2 − .1·17 > 0, so the sign is the momentum's and not the gradient's; then .9·(−.5) + .1·5
+        lion.step(&mut weights, &[-17.0, 5.0, 0.0], 1.0, &[0.0; 3], 0.01);
+        assert!(close(weights[0], 1.0 - 0.021) && close(weights[1], -2.0 + 0.002), "{weights:?}");
+        assert!(close(lion.momentum[0], 1.0 - 8.5) && close(lion.momentum[1], -0.25 + 2.5));
     }
 }

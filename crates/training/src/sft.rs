@@ -44,11 +44,12 @@ impl Method for Sft {
 
     fn iteration(&mut self, batch: &Responses, learner: &mut Learner<Policy>) -> Result<Metrics> {
         let mut said = Metrics::default();
-        let loss = self.loss(learner.module(), batch);
         if learner.step() == 0 {
             said.check(|| self.check_start(batch, learner))?;
         }
-        let update = learner.minimize(loss)?;
+        let tokens = |rows: &[usize]| batch.select(rows).response_tokens() as f64;
+        let update =
+            learner.minimize_in_parts(batch.len(), tokens, |policy, rows| self.loss(policy, &batch.select(rows)))?;
         let tokens = batch.token_count();
         said.learned(update, Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() });
         Ok(said)
@@ -84,15 +85,20 @@ impl Method for RunningText {
 
     fn iteration(&mut self, windows: &Vec<Vec<u32>>, learner: &mut Learner<Policy>) -> Result<Metrics> {
         let mut said = Metrics::default();
+        let some = |rows: &[usize]| rows.iter().map(|&r| windows[r].clone()).collect::<Vec<_>>();
         if learner.step() == 0 {
             said.check(|| {
                 invariants::parts_make_the_same_gradient(learner, windows.len(), |rows| {
-                    let part: Vec<Vec<u32>> = rows.iter().map(|&r| windows[r].clone()).collect();
+                    let part = some(rows);
                     (self.loss(learner.module(), &part), part.len() as f64)
                 })
             })?;
         }
-        let update = learner.minimize(self.loss(learner.module(), windows))?;
+        let update = learner.minimize_in_parts(
+            windows.len(),
+            |rows| rows.len() as f64,
+            |policy, rows| self.loss(policy, &some(rows)),
+        )?;
         let tokens = windows.iter().map(|w| w.len() as u64 - 1).sum();
         said.learned(update, Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() });
         Ok(said)

@@ -43,7 +43,11 @@ fn settings(params: &Value, clip: &Value) -> LearnerSettings {
         rms_momentum: optional("momentum"),
         rms_centred: params["centered"].as_bool().unwrap_or(false),
         weight_decay: optional("weight_decay"),
+        lion_beta1: 0.0,
+        lion_beta2: 0.0,
         decay_vectors: true, // torch decays what it is given
+        decay_embeddings: true,
+        accumulate: 1,
         clip_norm: clip.as_f64().unwrap_or(f64::INFINITY),
         schedule: match total {
             Some(_) if !params["num_cycles"].is_null() => Schedule::Cosine,

@@ -10,7 +10,7 @@ use duel_data::pairs::PreferenceRow;
 use duel_dpo::{Dpo, ReferenceLogp};
 use duel_evaluation::GrammarYardstick;
 use duel_model::{Activation, Family, Policy, Reader, Responses, Scalar, TransformerConfig, generate};
-use duel_ppo::{ActorCritic, Ppo, Setting};
+use duel_ppo::{ActorCritic, Critic, Ppo, Setting};
 use duel_reward::{LearnedReward, RewardModel};
 use duel_spec::{Grammar, LearnerSettings, ModelShape, Space, Split, seeds};
 use duel_training::sft::{self, Sft};
@@ -250,9 +250,10 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
                 seed: 0,
             };
             // every minibatch is trained on, as in the peers' loop
-            let ppo = duel_spec::Ppo { target_kl: 1e9, episodes: batch, ..duel_spec::Ppo::defaults() };
+            let mut ppo = duel_spec::Ppo::defaults();
+            (ppo.shared.target_kl, ppo.shared.episodes) = (f64::INFINITY, batch);
             let (prompts, mut method) = (shape.responses(batch).prompts, Ppo::new(ppo, given));
-            let both = ActorCritic { actor: policy(), critic: scalar() };
+            let both = ActorCritic { actor: policy(), critic: Critic::Separate(scalar()) };
             let mut learner = Learner::new(both, &settings, 1e-5, updates);
             Case {
                 tokens: batch * said,

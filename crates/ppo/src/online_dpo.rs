@@ -1,0 +1,108 @@
+//! Online DPO: fresh pairs of the policy's own responses, labelled by a scorer, under DPO's loss. Guo et al. 2024.
+//!
+//! Deviations from the paper: a label is drawn from Bradley–Terry at `label_temperature` (0: the higher score, as there);
+//! several updates of a rollout, with PPO's stop at `target_kl`.
+
+use crate::policy::Reading;
+use crate::rollout::{Actors, Rollout, Sampler, Setting, index};
+use crate::updates::{Losses, Updates};
+use burn::module::Module;
+use burn::tensor::{Tensor, TensorData};
+use duel_model::{Flops, Policy};
+use duel_objectives::{ChosenRejected, PairLogp, PolicyLoss, PreferenceLoss, preference_loss};
+use duel_spec::{LossMean, OnPolicy, OnlineDpo as Settings, OnlineLoss, metrics, seeds};
+use duel_training::{Learner, Method, Metrics, Result, pairs::accuracy};
+use rand::RngExt;
+
+/// The method.
+#[derive(Debug)]
+pub struct OnlineDpo {
+    settings: Settings,
+    sampler: Sampler,
+}
+
+impl OnlineDpo {
+    /// `settings` in full; see `defaults.toml` for units and sources.
+    pub fn new(settings: Settings, given: Setting) -> Self {
+        // the loss is a mean over pairs, and so over responses
+        let sampler = Sampler::new(given, OnPolicy { loss_mean: LossMean::Responses, ..settings.shared.clone() });
+        Self { settings, sampler }
+    }
+
+    /// Step 2: whether the first response of each pair is preferred, `[B/2]`.
+    fn labels(&self, rollout: &Rollout) -> Vec<bool> {
+        let mut rng = seeds::derive(self.sampler.given.seed, "online-dpo", self.sampler.iteration, "labels");
+        let temperature = self.settings.label_temperature;
+        let pairs = rollout.scores.chunks_exact(2).map(|pair| pair[0] - pair[1]);
+        pairs
+            .map(|difference| {
+                let u: f64 = rng.random();
+                if temperature == 0.0 { difference > 0.0 } else { u < 1.0 / (1.0 + (-difference / temperature).exp()) }
+            })
+            .collect()
+    }
+
+    /// Step 3's loss of some pairs, two rows each, and their margins.
+    fn loss(&self, rollout: &Rollout, labels: &[bool], actor: &Policy, rows: &[usize]) -> (PolicyLoss, Tensor<1>) {
+        let (s, reader) = (&self.settings, &self.sampler.given.train_reader);
+        let mask = rollout.mask_of(rows); // [b, T]
+        let of = |x: &Tensor<2>| Tensor::from_inner(x.clone().select(0, index(rows, x))); // [b, T]
+        let logp = Reading::of(&s.shared, reader, actor, &reader.tokens(&rollout.responses.select(rows))).logp; // [b, T]
+        let wins: Vec<f32> = rows.chunks_exact(2).map(|pair| f32::from(labels[pair[0] / 2])).collect();
+        let pairs = wins.len();
+        let wins = Tensor::<1>::from_data(TensorData::new(wins, [pairs]), reader.device()); // [b/2]
+        let ordered = |x: Tensor<1>| {
+            let both = x.reshape([pairs, 2]);
+            let [first, second] = [0, 1].map(|i| both.clone().narrow(1, i, 1).squeeze_dim::<1>(1));
+            let apart = (first.clone() - second.clone()) * wins.clone();
+            ChosenRejected { chosen: second.clone() + apart.clone(), rejected: first - apart }
+        };
+        let read = PairLogp {
+            policy: ordered(mask.row_sums(logp.clone())),
+            reference: ordered(mask.row_sums(of(&rollout.ref_logp))),
+            lengths: ordered(mask.lengths()),
+        };
+        let loss = match s.pair_loss {
+            OnlineLoss::Sigmoid => PreferenceLoss::Sigmoid { label_smoothing: 0.0 },
+            OnlineLoss::Hinge => PreferenceLoss::Hinge,
+            OnlineLoss::Ipo => PreferenceLoss::Ipo,
+        };
+        let outcome = preference_loss(&loss, &read, rollout.beta);
+        (PolicyLoss::unclipped(outcome.loss.clone(), logp, of(&rollout.logp), &mask), outcome.margins())
+    }
+}
+
+impl Method for OnlineDpo {
+    type Module = Policy;
+    /// Prompts, one a response, each twice in a row.
+    type Batch = Vec<Vec<u32>>;
+
+    fn iteration(&mut self, prompts: &Vec<Vec<u32>>, learner: &mut Learner<Policy>) -> Result<Metrics> {
+        let mut said = Metrics::default();
+        let (given, step) = (&self.sampler.given, learner.step());
+        let mut rng = seeds::derive(given.seed, "online-dpo", self.sampler.iteration, "minibatches");
+        let updates = Updates::new(&self.settings.shared, 2, Flops::policy(&given.config).train(1));
+        let first_epoch = updates.shuffled(prompts.len(), &mut rng);
+
+        // 1. Two responses to each prompt from a snapshot of the policy.
+        let old = learner.module().valid();
+        let actors = Actors { old: &old, now: learner.module() };
+        let rollout = self.sampler.roll_out(actors, prompts, &first_epoch, step, &mut said)?;
+
+        // 2. Which of the two is preferred?
+        let labels = self.labels(&rollout);
+        said.put(metrics::ROLLOUT_RETURN, rollout.mean_return());
+
+        // 3. How far has each moved from the reference? Improve.
+        let rows: Vec<usize> = (0..prompts.len()).collect();
+        let margins = duel_model::weights::host(self.loss(&rollout, &labels, learner.module(), &rows).1.inner());
+        said.put(metrics::DPO_ACCURACY, accuracy(&margins));
+        let losses = |actor: &Policy, rows: &[usize]| Losses {
+            policy: self.loss(&rollout, &labels, actor, rows).0,
+            value: None,
+        };
+        updates.make(learner, &rollout, &first_epoch, &mut rng, losses, &mut said)?;
+        self.sampler.next(&rollout, &old);
+        Ok(said)
+    }
+}

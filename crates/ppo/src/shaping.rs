@@ -1,0 +1,96 @@
+//! What stands between a judge's score and the reward: scaling, clipping, the price of KL and what moves it.
+
+use duel_objectives::{AdaptiveBeta, halved_or_doubled};
+use duel_spec::{KlControl, OnPolicy, Scaling};
+
+/// Mean and spread of all numbers seen so far. Chan et al. 1979.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Moments {
+    n: f64,
+    mean: f64,
+    /// Sum of squares around the mean.
+    squares: f64,
+}
+
+impl Moments {
+    /// Adds some more.
+    pub fn add(&mut self, values: &[f64]) {
+        let n = values.len() as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let squares: f64 = values.iter().map(|x| (x - mean).powi(2)).sum();
+        let (apart, all) = (mean - self.mean, self.n + n);
+        self.squares += squares + apart * apart * self.n * n / all;
+        self.mean += apart * n / all;
+        self.n = all;
+    }
+
+    /// Bessel-corrected, at least 1e-4.
+    fn sd(&self) -> f64 {
+        (self.squares / (self.n - 1.0).max(1.0)).sqrt().max(1e-4)
+    }
+}
+
+/// Scores to rewards of whole responses: scaled by all scores so far, clipped, less the penalty of being cut off.
+///
+/// # Source
+/// `trl 0.11 PPOTrainer` (`use_score_scaling`, `use_score_norm`, `score_clip`); `trl PPOConfig.missing_eos_penalty`.
+pub fn shaped(s: &OnPolicy, seen: &mut Moments, scores: &[f64], ended: impl Fn(usize) -> bool) -> Vec<f64> {
+    seen.add(scores);
+    let scaled = |x: f64| match s.scores {
+        Scaling::Raw => x,
+        Scaling::Scaled => x / seen.sd(),
+        Scaling::White => (x - seen.mean) / seen.sd(),
+    };
+    let penalty = |row: usize| if ended(row) { 0.0 } else { s.eos_penalty };
+    scores.iter().enumerate().map(|(row, &x)| scaled(x).clamp(-s.score_clip, s.score_clip) - penalty(row)).collect()
+}
+
+/// The price of a nat of KL after `episodes` responses that were on average `kl` nats from the reference.
+pub fn next_price(s: &OnPolicy, beta: f64, kl: f64, episodes: usize) -> f64 {
+    match s.kl_control {
+        KlControl::Fixed => beta,
+        KlControl::Adaptive => {
+            let mut control = AdaptiveBeta { beta, target: s.kl_target, horizon: s.kl_horizon };
+            control.update(kl, episodes);
+            control.beta
+        }
+        KlControl::Target => halved_or_doubled(beta, kl, s.kl_target),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings() -> OnPolicy {
+        duel_spec::Ppo::defaults().shared
+    }
+
+    #[test]
+    fn moments_are_those_of_all_numbers_together() {
+        let mut moments = Moments::default();
+        moments.add(&[1.0, 2.0]);
+        moments.add(&[6.0]);
+        assert!((moments.mean - 3.0).abs() < 1e-12 && (moments.sd() - 7f64.sqrt()).abs() < 1e-12); // (4 + 1 + 9) / 2
+    }
+
+    #[test]
+    fn scores_by_hand() {
+        let all = |s: &OnPolicy| shaped(s, &mut Moments::default(), &[1.0, 2.0, 6.0], |row| row != 0);
+        assert_eq!(all(&settings()), [1.0, 2.0, 6.0]);
+        assert_eq!(all(&OnPolicy { score_clip: 1.5, eos_penalty: 0.5, ..settings() }), [0.5, 1.5, 1.5]);
+        let sd = 7f64.sqrt();
+        assert_eq!(all(&OnPolicy { scores: Scaling::Scaled, ..settings() }), [1.0 / sd, 2.0 / sd, 6.0 / sd]);
+        assert_eq!(all(&OnPolicy { scores: Scaling::White, ..settings() }), [-2.0 / sd, -1.0 / sd, 3.0 / sd]);
+    }
+
+    #[test]
+    fn the_price_follows_its_control() {
+        let of = |kl_control, kl| next_price(&OnPolicy { kl_control, ..settings() }, 0.1, kl, 256);
+        assert_eq!(of(KlControl::Fixed, 9.0), 0.1);
+        assert_eq!(of(KlControl::Target, 9.0), 0.2);
+        // 9/3 − 1 is clipped to .2; 256 of 10,000 episodes
+        assert!((of(KlControl::Adaptive, 9.0) - 0.1 * (1.0 + 0.2 * 0.0256)).abs() < 1e-12);
+        assert!((of(KlControl::Adaptive, 2.7) - 0.1 * (1.0 - 0.1 * 0.0256)).abs() < 1e-12);
+    }
+}

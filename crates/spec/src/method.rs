@@ -1,0 +1,395 @@
+//! The methods by name, and the settings of each; units and sources in `defaults.toml`.
+
+use serde::{Deserialize, Serialize};
+
+/// Whose score PPO climbs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RewardSource {
+    Rm,
+    Gold,
+}
+
+/// Where a nat of KL is paid for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KlPlace {
+    Reward,
+    Loss,
+}
+
+/// What stands for a token's KL; `duel_objectives` has the equations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KlEstimator {
+    K1,
+    K2,
+    K3,
+    /// The whole vocabulary at each position.
+    Full,
+}
+
+/// What moves the price of KL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum KlControl {
+    Fixed,
+    /// Ziegler et al. 2019, §2.2.
+    Adaptive,
+    /// Schulman et al. 2017, §4.
+    Target,
+}
+
+/// Whom the policy is kept near.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reference {
+    Frozen,
+    /// A running mean of the policy.
+    Ema,
+}
+
+/// What is done to scores before they are rewards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scaling {
+    Raw,
+    /// Over the standard deviation.
+    Scaled,
+    /// The same, less the mean.
+    White,
+}
+
+/// What becomes of a response that was cut off before EOS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Truncated {
+    Keep,
+    Mask,
+}
+
+/// What a loss is a mean over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LossMean {
+    Tokens,
+    Responses,
+}
+
+/// What the methods on their own completions share; `[rollouts]` in `defaults.toml`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OnPolicy {
+    pub beta: f64,
+    pub reward: RewardSource,
+    pub iterations: usize,
+    pub episodes: usize,
+    pub epochs: usize,
+    pub minibatches: usize,
+    pub learning_rate: f64,
+    pub clip_range: f64,
+    pub target_kl: f64,
+    pub kl: KlPlace,
+    pub kl_estimator: KlEstimator,
+    pub kl_control: KlControl,
+    pub kl_target: f64,
+    pub kl_horizon: f64,
+    pub reference: Reference,
+    pub reference_decay: f64,
+    pub scores: Scaling,
+    pub score_clip: f64,
+    pub eos_penalty: f64,
+    pub truncated: Truncated,
+    pub entropy_coef: f64,
+    pub loss_mean: LossMean,
+}
+
+impl OnPolicy {
+    /// Whether a loss asks for the policy's whole law at each position.
+    pub fn reads_whole_law(&self) -> bool {
+        self.entropy_coef != 0.0 || (self.kl == KlPlace::Loss && self.kl_estimator == KlEstimator::Full)
+    }
+
+    /// A setting of its own that makes another one pointless.
+    fn ignores(&self, key: &str) -> Option<&'static str> {
+        match key {
+            "kl_target" | "kl_horizon" if self.kl_control == KlControl::Fixed => Some("kl_control = \"fixed\""),
+            "kl_horizon" if self.kl_control == KlControl::Target => Some("kl_control = \"target\""),
+            "reference_decay" if self.reference == Reference::Frozen => Some("reference = \"frozen\""),
+            "eos_penalty" if self.truncated == Truncated::Mask => Some("truncated = \"mask\""),
+            _ => None,
+        }
+    }
+}
+
+/// The loss of a fresh pair.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnlineLoss {
+    Sigmoid,
+    Hinge,
+    Ipo,
+}
+
+/// Settings of [`Method::OnlineDpo`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OnlineDpo {
+    #[serde(flatten)]
+    pub shared: OnPolicy,
+    pub pair_loss: OnlineLoss,
+    pub label_temperature: f64,
+}
+
+/// What the clipped loss reads and a pair's does not.
+const OF_THE_CLIPPED_LOSS: [&str; 6] = ["clip_range", "kl", "kl_estimator", "entropy_coef", "loss_mean", "truncated"];
+
+/// Where PPO's critic has its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CriticBody {
+    Separate,
+    /// The policy's.
+    Shared,
+}
+
+/// What PPO's separate critic starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum CriticStart {
+    /// The reward model where that is climbed, else the SFT policy.
+    Scorer,
+    Sft,
+}
+
+/// Settings of [`Method::Ppo`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Ppo {
+    #[serde(flatten)]
+    pub shared: OnPolicy,
+    pub value_clip_range: f64,
+    pub value_coef: f64,
+    pub gamma: f64,
+    pub lambda: f64,
+    pub advantages: Scaling,
+    pub rewards: Scaling,
+    pub critic: CriticBody,
+    pub critic_start: CriticStart,
+    pub critic_warmup: usize,
+}
+
+/// Settings of [`Method::Rloo`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Rloo {
+    #[serde(flatten)]
+    pub shared: OnPolicy,
+    pub group: usize,
+}
+
+/// Settings of [`Method::Grpo`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Grpo {
+    #[serde(flatten)]
+    pub shared: OnPolicy,
+    pub group: usize,
+    pub scale: bool,
+}
+
+/// Which loss a pair costs; equations in `duel_objectives::PreferenceLoss`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PairLoss {
+    Sigmoid,
+    SigmoidAveraged,
+    Robust,
+    Hinge,
+    Ipo,
+    IpoAveraged,
+    Exo,
+    Nca,
+    Sppo,
+    ApoZero,
+    ApoDown,
+    Aot,
+    AotUnpaired,
+    Discopop,
+    ForwardKl,
+    AlphaDivergence,
+    JsDivergence,
+    Simpo,
+    Orpo,
+    KtoPair,
+    Positive,
+    PreferredFt,
+    Unlikelihood,
+}
+
+/// The words for [`PairLoss`].
+pub(crate) const PAIR_LOSSES: [&str; 23] = [
+    "sigmoid",
+    "sigmoid_averaged",
+    "robust",
+    "hinge",
+    "ipo",
+    "ipo_averaged",
+    "exo",
+    "nca",
+    "sppo",
+    "apo_zero",
+    "apo_down",
+    "aot",
+    "aot_unpaired",
+    "discopop",
+    "forward_kl",
+    "alpha_divergence",
+    "js_divergence",
+    "simpo",
+    "orpo",
+    "kto_pair",
+    "positive",
+    "preferred_ft",
+    "unlikelihood",
+];
+
+impl PairLoss {
+    /// Whether the loss looks at the reference's log-probs.
+    pub fn reads_reference(self) -> bool {
+        !matches!(self, Self::Simpo | Self::Orpo | Self::PreferredFt | Self::Unlikelihood)
+    }
+
+    /// Whether the loss reads this key of [`Dpo`].
+    fn reads(self, key: &str) -> bool {
+        match key {
+            "beta" => !matches!(self, Self::PreferredFt | Self::Unlikelihood),
+            "label_smoothing" => {
+                matches!(self, Self::Sigmoid | Self::Robust | Self::Exo | Self::Aot | Self::AotUnpaired)
+            }
+            "simpo_margin" => self == Self::Simpo,
+            "positive_lambda" => self == Self::Positive,
+            "discopop_tau" => self == Self::Discopop,
+            "alpha" => self == Self::AlphaDivergence,
+            "unlikelihood_alpha" => self == Self::Unlikelihood,
+            "nll_coef" => !matches!(self, Self::Orpo | Self::PreferredFt | Self::Unlikelihood), // they have it
+            "reference_free" => self.reads_reference(),
+            _ => true,
+        }
+    }
+}
+
+/// Settings of [`Method::Dpo`]; units and sources in `defaults.toml`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dpo {
+    pub beta: f64,
+    pub epochs: usize,
+    pub batch_size: usize,
+    pub learning_rate: f64,
+    pub loss: PairLoss,
+    pub label_smoothing: f64,
+    pub simpo_margin: f64,
+    pub positive_lambda: f64,
+    pub discopop_tau: f64,
+    pub alpha: f64,
+    pub unlikelihood_alpha: f64,
+    pub nll_coef: f64,
+    pub reference_free: bool,
+}
+
+/// One setting of one arm, ready to train.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "method", rename_all = "snake_case")]
+pub enum Method {
+    Ppo(Ppo),
+    Reinforce(OnPolicy),
+    Rloo(Rloo),
+    Grpo(Grpo),
+    OnlineDpo(OnlineDpo),
+    Dpo(Dpo),
+}
+
+/// The words for [`Method`].
+pub(crate) const METHODS: [&str; 6] = ["dpo", "grpo", "online_dpo", "ppo", "reinforce", "rloo"];
+
+/// Two settings that cannot stand together.
+pub(crate) struct Clash {
+    /// The one to move, and the one in its way.
+    pub key: &'static str,
+    pub with: String,
+    pub why: &'static str,
+}
+
+impl Method {
+    /// Name as written in the experiment file.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Ppo(_) => "ppo",
+            Self::Reinforce(_) => "reinforce",
+            Self::Rloo(_) => "rloo",
+            Self::Grpo(_) => "grpo",
+            Self::OnlineDpo(_) => "online_dpo",
+            Self::Dpo(_) => "dpo",
+        }
+    }
+
+    /// What a method on its own completions shares with the others of its kind.
+    pub fn on_policy(&self) -> Option<&OnPolicy> {
+        match self {
+            Self::Ppo(Ppo { shared, .. })
+            | Self::Rloo(Rloo { shared, .. })
+            | Self::Grpo(Grpo { shared, .. })
+            | Self::OnlineDpo(OnlineDpo { shared, .. })
+            | Self::Reinforce(shared) => Some(shared),
+            Self::Dpo(_) => None,
+        }
+    }
+
+    /// Responses to one prompt in a rollout.
+    pub fn group(&self) -> usize {
+        match self {
+            Self::Rloo(Rloo { group, .. }) | Self::Grpo(Grpo { group, .. }) => *group,
+            Self::OnlineDpo(_) => 2,
+            Self::Ppo(_) | Self::Reinforce(_) | Self::Dpo(_) => 1,
+        }
+    }
+
+    /// Whose score it climbs; `None` where it reads preference rows.
+    pub fn climbs(&self) -> Option<RewardSource> {
+        self.on_policy().map(|shared| shared.reward)
+    }
+
+    /// Whether it reads the reference's log-probs of preference rows.
+    pub fn reads_reference_logp(&self) -> bool {
+        matches!(self, Self::Dpo(dpo) if dpo.loss.reads_reference() && !dpo.reference_free)
+    }
+
+    /// Whether a setting of its block is read at all; if not, the setting that sees to that.
+    pub(crate) fn ignores(&self, key: &str) -> Option<String> {
+        let word = |x: serde_json::Value| x.as_str().unwrap_or_default().to_string();
+        match self {
+            Self::Dpo(dpo) if !dpo.loss.reads(key) => Some(format!("loss = \"{}\"", word(serde_json::json!(dpo.loss)))),
+            Self::Ppo(ppo) if key == "critic_start" && ppo.critic == CriticBody::Shared => {
+                Some("critic = \"shared\"".into())
+            }
+            Self::OnlineDpo(_) if OF_THE_CLIPPED_LOSS.contains(&key) => Some("method = \"online_dpo\"".into()),
+            _ => self.on_policy().and_then(|shared| shared.ignores(key)).map(str::to_string),
+        }
+    }
+
+    /// Settings that are read and yet cannot stand together.
+    pub(crate) fn clash(&self) -> Option<Clash> {
+        match self.on_policy() {
+            Some(OnPolicy { kl: KlPlace::Loss, kl_estimator: KlEstimator::K1, .. }) => Some(Clash {
+                key: "kl_estimator",
+                with: "kl = \"loss\"".into(),
+                why: "the gradient of k1 has mean 0 and would price nothing",
+            }),
+            _ => None,
+        }
+    }
+
+    /// The price of one nat of KL, the one knob both methods share.
+    pub fn beta(&self) -> f64 {
+        match self {
+            Self::Dpo(dpo) => dpo.beta,
+            _ => self.on_policy().map_or(0.0, |shared| shared.beta),
+        }
+    }
+}
