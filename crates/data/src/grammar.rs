@@ -71,27 +71,49 @@ impl Task {
     }
 }
 
-/// Gold reward of a response (EOS may close it or not).
-pub fn gold(task: Task, response: &[u32]) -> f64 {
+/// What gold looks at in a response beside the number of x.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Parts {
+    /// `2 tanh(A/2)`, A the sum of g (+1) and b (−1), doubled after v.
+    pub sentiment: f64,
+    /// Whether there are both g and b.
+    pub both: bool,
+    /// `|len − L|`
+    pub off_length: usize,
+    /// v that no g or b follows.
+    pub dangling: usize,
+}
+
+/// The parts of a response (EOS may close it or not).
+pub fn parts(task: Task, response: &[u32]) -> Parts {
     let symbols: Vec<u32> = response.iter().copied().filter(|t| SYMBOLS.contains(t)).collect();
-    let mut sentiment = 0.0;
-    let mut dangling = 0.0;
+    let (mut sum, mut dangling) = (0.0, 0);
     for (i, &symbol) in symbols.iter().enumerate() {
         let doubled = if i > 0 && symbols[i - 1] == V { 2.0 } else { 1.0 };
         match symbol {
-            G => sentiment += doubled,
-            B => sentiment -= doubled,
-            V if !matches!(symbols.get(i + 1), Some(&G | &B)) => dangling += 1.0,
+            G => sum += doubled,
+            B => sum -= doubled,
+            V if !matches!(symbols.get(i + 1), Some(&G | &B)) => dangling += 1,
             _ => {}
         }
     }
-    let s = 2.0 * f64::tanh(sentiment / 2.0);
+    Parts {
+        sentiment: 2.0 * f64::tanh(sum / 2.0),
+        both: symbols.contains(&G) && symbols.contains(&B),
+        off_length: symbols.len().abs_diff(task.length()),
+        dangling,
+    }
+}
+
+/// Gold reward of a response (EOS may close it or not).
+pub fn gold(task: Task, response: &[u32]) -> f64 {
+    let Parts { sentiment, both, off_length, dangling } = parts(task, response);
     let stance = match task.stance {
-        Stance::Praise => s,
-        Stance::Criticise => -s,
-        Stance::Mixed => 1.5 * f64::from(symbols.contains(&G) && symbols.contains(&B)) - 0.5 * s.abs(),
+        Stance::Praise => sentiment,
+        Stance::Criticise => -sentiment,
+        Stance::Mixed => 1.5 * f64::from(both) - 0.5 * sentiment.abs(),
     };
-    stance + excitement(excitements(&symbols)) - 0.1 * symbols.len().abs_diff(task.length()) as f64 - 0.5 * dangling
+    stance + excitement(excitements(response)) - 0.1 * off_length as f64 - 0.5 * dangling as f64
 }
 
 /// Gold's term for k excitements.

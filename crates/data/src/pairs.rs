@@ -17,6 +17,14 @@ pub struct PreferenceRow {
     pub p_label: f64,
 }
 
+impl PreferenceRow {
+    /// How sure the annotator was, 0 to 1: `|log-odds of the label|`, three and more counting as 1. What a person would say in
+    /// words ("slightly better", "much better").
+    pub fn strength(&self) -> f64 {
+        ((self.p_label / (1.0 - self.p_label)).ln().abs() / 3.0).min(1.0)
+    }
+}
+
 /// A hash of rows: prompts, responses and their order.
 pub fn hash(rows: &[PreferenceRow]) -> String {
     let sides = rows.iter().flat_map(|row| [&row.prompt, &row.chosen, &row.rejected]);
@@ -81,6 +89,23 @@ mod tests {
         assert!((biased.prefers_first([0.0, 0.0], [4, 2]) - 1.0 / (1.0 + (-0.6f64).exp())).abs() < 1e-15);
         let cold = Annotator { tau: 0.5, ..plain };
         assert!((cold.prefers_first([1.0, 0.0], [1, 1]) - 1.0 / (1.0 + (-2f64).exp())).abs() < 1e-15);
+    }
+
+    #[test]
+    fn a_rows_strength_is_the_annotators_certainty() {
+        let row = |p_label| PreferenceRow {
+            split: Split::Train,
+            prompt: vec![],
+            chosen: vec![],
+            rejected: vec![],
+            gold_chosen: 0.0,
+            gold_rejected: 0.0,
+            p_label,
+        };
+        let odds = |logit: f64| 1.0 / (1.0 + (-logit).exp());
+        for (logit, expected) in [(0.0, 0.0), (1.5, 0.5), (-1.5, 0.5), (3.0, 1.0), (9.0, 1.0)] {
+            assert!((row(odds(logit)).strength() - expected).abs() < 1e-9);
+        }
     }
 
     #[test]

@@ -184,28 +184,32 @@ impl Method for Dpo {
 
     fn iteration(&mut self, pairs: &PairBatch, learner: &mut Learner<Policy>) -> Result<Metrics> {
         let mut said = Metrics::default();
-        if learner.step() == 0 {
+        let first = learner.step() == 0;
+        if first {
             said.check(|| self.check_start(pairs, learner))?;
         }
+        let mut read = Read::default();
+        let update = learner.minimize_in_parts(
+            pairs.len(),
+            |rows| rows.len() as f64,
+            |module, rows| {
+                let part = pairs.select(rows);
+                // 1. Log-probs of both responses; the reference's were computed once, before training.
+                let policy = Self::pair_logp(&self.reader, module, &part);
+                let reference = self.reference(&self.reference, &part.rows, &self.reader);
 
-        // 1. Log-probs of both responses; the reference's were computed once, before training.
-        let policy = Self::pair_logp(&self.reader, learner.module(), pairs);
-        let reference = self.reference(&self.reference, &pairs.rows, &self.reader);
+                // 2. How far has each response moved from the reference?
+                let outcome = self.outcome(&self.reader, policy.clone(), reference, &part);
+                read.add(&policy, &outcome);
 
-        // 2. How far has each response moved from the reference?
-        let [chosen, rejected] = [&policy.chosen, &policy.rejected].map(|x| mean(&host(x.clone().inner())));
-        let outcome = self.outcome(&self.reader, policy, reference, pairs);
-        let margins = host(outcome.margins().inner()); // [N]
-        if learner.step() == 0
-            && let Some(expected) = self.first_loss()
-        {
-            let loss = f64::from(host(outcome.loss.clone().inner())[0]);
-            said.check(|| invariants::starts_at_the_reference(loss, expected, &margins, accuracy(&margins)))?;
+                // 3. Improve.
+                outcome.loss
+            },
+        )?;
+        let Read { margins, rewards, logp } = read;
+        if first && let Some(expected) = self.first_loss() {
+            said.check(|| invariants::starts_at_the_reference(update.loss, expected, &margins, accuracy(&margins)))?;
         }
-        let rewards = [&outcome.rewards.chosen, &outcome.rewards.rejected].map(|x| mean(&host(x.clone().inner())));
-
-        // 3. Improve.
-        let update = learner.minimize(outcome.loss)?;
         let tokens = pairs.both.token_count();
         let cost = Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() };
         said.learned(update, cost);
@@ -216,11 +220,31 @@ impl Method for Dpo {
         said.put(metrics::DPO_MARGIN_SD, mean(&squares).sqrt());
         said.put(metrics::DPO_ACCURACY, accuracy(&margins));
         said.put(metrics::DPO_SATURATED, mean(&saturated));
-        said.put(metrics::REWARD_CHOSEN, rewards[0]);
-        said.put(metrics::REWARD_REJECTED, rewards[1]);
-        said.put(metrics::LOGP_CHOSEN, chosen);
-        said.put(metrics::LOGP_REJECTED, rejected);
+        said.put(metrics::REWARD_CHOSEN, mean(&rewards[0]));
+        said.put(metrics::REWARD_REJECTED, mean(&rewards[1]));
+        said.put(metrics::LOGP_CHOSEN, mean(&logp[0]));
+        said.put(metrics::LOGP_REJECTED, mean(&logp[1]));
         Ok(said)
+    }
+}
+
+/// What the parts of a batch say, pair by pair; of both responses, the chosen one first.
+#[derive(Default)]
+struct Read {
+    margins: Vec<f32>,
+    rewards: [Vec<f32>; 2],
+    logp: [Vec<f32>; 2],
+}
+
+impl Read {
+    fn add(&mut self, policy: &ChosenRejected, outcome: &PreferenceOutcome) {
+        let told = |x: &Tensor<1>| host(x.clone().inner());
+        self.margins.extend(told(&outcome.margins()));
+        let both = [(&policy.chosen, &outcome.rewards.chosen), (&policy.rejected, &outcome.rewards.rejected)];
+        for (side, (logp, reward)) in both.into_iter().enumerate() {
+            self.logp[side].extend(told(logp));
+            self.rewards[side].extend(told(reward));
+        }
     }
 }
 

@@ -705,14 +705,24 @@ impl Policy {
         self
     }
 
-    /// The model frozen, with a fresh adapter of the given rank on each projection of its blocks: all that is trained. An
-    /// adapter starts as no change; `α/r` is 2. Hu et al. 2021, as PEFT starts it.
-    pub fn with_fresh_lora(self, rank: usize, rng: &mut Rng, device: &Device) -> Self {
-        self.no_grad().map_projections(|_, projection| {
+    /// The model frozen, with a fresh adapter of the given rank and `scale` (α/r) on each projection of its blocks whose
+    /// name `wears` one: all that is trained. An adapter starts as no change. Hu et al. 2021, as PEFT starts it.
+    pub fn with_fresh_lora(
+        self,
+        rank: usize,
+        scale: f64,
+        wears: impl Fn(&str) -> bool,
+        rng: &mut Rng,
+        device: &Device,
+    ) -> Self {
+        self.no_grad().map_projections(|name, projection| {
+            if !wears(&name) {
+                return projection;
+            }
             let [inputs, outputs] = projection.linear.weight.dims();
             let a = normal([inputs, rank], 1.0 / (3.0 * inputs as f64).sqrt(), rng, device);
             let b = Param::from_tensor(Tensor::zeros([rank, outputs], device));
-            projection.with_lora(Lora { a, b, scale: 2.0 })
+            projection.with_lora(Lora { a, b, scale })
         })
     }
 

@@ -22,4 +22,4 @@ pub use preference::{
     ChosenRejected, KtoWeights, PairLogp, PreferenceLoss, PreferenceOutcome, chosen_nll, chosen_sequence_nll, kto_loss,
     preference_loss,
 };
-pub use reward::{BradleyTerry, bradley_terry_loss};
+pub use reward::{BradleyTerry, Terms, bradley_terry_loss};

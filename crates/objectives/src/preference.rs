@@ -260,7 +260,7 @@ pub fn preference_loss(loss: &PreferenceLoss, pairs: &PairLogp, beta: f64) -> Pr
 }
 
 /// `−(1−e) log σ(u) − e log σ(−u)`, `[N]`.
-fn smoothed(u: Tensor<1>, e: f64) -> Tensor<1> {
+pub(crate) fn smoothed(u: Tensor<1>, e: f64) -> Tensor<1> {
     if e == 0.0 {
         return log_sigmoid(u).neg();
     }

@@ -1,7 +1,8 @@
 //! The reward model's loss on pairs.
 
 use crate::ChosenRejected;
-use burn::tensor::{Tensor, activation::log_sigmoid};
+use crate::preference::smoothed;
+use burn::tensor::Tensor;
 
 /// What [`bradley_terry_loss`] says of a batch.
 #[derive(Debug, Clone)]
@@ -14,21 +15,30 @@ pub struct BradleyTerry {
     pub margins: Tensor<1>,
 }
 
-/// `−log σ(r(x, y_w) − r(x, y_l) − m) + c (r(x, y_w) + r(x, y_l))²`: at m = c = 0, ln 2 on a tie and blind to a
-/// constant added to both scores.
+/// What may be added to [`bradley_terry_loss`]; nothing by default.
+#[derive(Debug, Clone, Default)]
+pub struct Terms {
+    /// m, `[N]`: how much better the chosen response is said to be. Touvron et al. 2023, eq. 2.
+    pub strengths: Option<Tensor<1>>,
+    /// c pulls scores to 0. Eisenstein et al. 2023.
+    pub centring: f64,
+    /// e, the chance that a label is wrong. Wang et al. 2024 (Secrets of RLHF II), eq. 11.
+    pub label_smoothing: f64,
+}
+
+/// `−(1−e) log σ(u) − e log σ(−u) + c (r(x, y_w) + r(x, y_l))²`, `u = r(x, y_w) − r(x, y_l) − m`: at m = c = 0, ln 2 on a
+/// tie and blind to a constant added to both scores.
 ///
-/// # Shapes
-/// `strengths` m: `[N]`, how much better the chosen response is said to be; `centring` c pulls scores to 0.
 /// # Source
-/// Bradley & Terry 1952; Stiennon et al. 2020, eq. 1; margin: Touvron et al. 2023, eq. 2; centring: Eisenstein
-/// et al. 2023.
-pub fn bradley_terry_loss(scores: ChosenRejected, strengths: Option<Tensor<1>>, centring: f64) -> BradleyTerry {
+/// Bradley & Terry 1952; Stiennon et al. 2020, eq. 1.
+pub fn bradley_terry_loss(scores: ChosenRejected, terms: Terms) -> BradleyTerry {
+    let Terms { strengths, centring, label_smoothing } = terms;
     let margins = scores.clone().difference(); // [N]
     let surplus = match strengths {
         Some(strengths) => margins.clone() - strengths,
         None => margins.clone(),
     };
-    let losses = log_sigmoid(surplus).neg();
+    let losses = smoothed(surplus, label_smoothing);
     let mut loss = losses.clone().mean();
     if centring != 0.0 {
         loss = loss + (scores.chosen + scores.rejected).square().mean() * centring;

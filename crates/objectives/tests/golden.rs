@@ -141,7 +141,10 @@ fn golden_reward_model_loss() {
             };
             let strengths = (!case["margin"].is_null()).then(|| p.tensor::<1>(&case["margin"]));
             let centring = case["center_rewards_coefficient"].as_f64().unwrap_or(0.0);
-            let outcome = bradley_terry_loss(scores.clone(), strengths.clone(), centring);
+            let outcome = bradley_terry_loss(
+                scores.clone(),
+                Terms { strengths: strengths.clone(), centring, ..Terms::default() },
+            );
             p.values(&format!("loss {i}"), outcome.loss.clone(), &case["loss"]);
             p.values(&format!("losses {i}"), outcome.losses.clone(), &case["per_pair_bt_loss"]);
             p.values(&format!("margin {i}"), outcome.margins.clone().mean(), &case["mean_margin"]);

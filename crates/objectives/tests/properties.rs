@@ -195,7 +195,7 @@ proptest! {
         let loss = |shift: f64| {
             let side = |f: fn(&(f64, f64)) -> f64| vector(&scores.iter().map(|s| f(s) + shift).collect::<Vec<_>>());
             let scores = ChosenRejected { chosen: side(|s| s.0), rejected: side(|s| s.1) };
-            values(bradley_terry_loss(scores, None, 0.0).loss)[0]
+            values(bradley_terry_loss(scores, Terms::default()).loss)[0]
         };
         prop_assert!((loss(0.0) - loss(shift)).abs() < 1e-9);
     }

@@ -98,7 +98,8 @@ impl Sampler {
         let Setting { reader, train_reader, scorer, config, scorer_flops, seed, .. } = &self.given;
         let (s, space) = (&self.settings, reader.space());
         let mut rng = seeds::derive(*seed, "ppo", self.iteration, "rollout");
-        let responses = generate(actors.old, space, prompts.to_vec(), &mut rng, reader.device());
+        let writer = actors.old.clone().merged(); // adapters are worked in: the fast path writes
+        let responses = generate(&writer, space, prompts.to_vec(), &mut rng, reader.device());
         // read as the first epoch will, in its minibatches: the same arithmetic, so the ratios start at 1 to the last
         // bit. Where the device has no log-probs of its own, the training module reads: autodiff composes its softmax.
         let read = |block: &Responses| {
@@ -159,7 +160,7 @@ impl Sampler {
         let s = &self.settings;
         self.beta = next_price(s, self.beta, rollout.mean_kl(), rollout.responses.len());
         if s.reference == Reference::Ema {
-            let (decay, now) = (s.reference_decay as f32, weights::flatten(actor));
+            let (decay, now) = (s.reference_decay as f32, weights::flatten(&actor.clone().merged()));
             let old = weights::flatten(&self.reference);
             let blend: Vec<f32> = old.iter().zip(now).map(|(old, now)| decay * old + (1.0 - decay) * now).collect();
             self.reference = weights::unflatten(self.reference.clone(), &blend);

@@ -4,14 +4,20 @@ mod collect;
 mod error;
 mod gold;
 pub mod invariants;
+mod learned;
+mod linear;
 mod model;
+mod quality;
 mod scorer;
 mod sentiment;
 
 pub use collect::{Candidate, collect, label};
 pub use error::Error;
 pub use gold::{GrammarGold, ReviewsGold};
-pub use model::{LearnedReward, Quality, RewardModel, quality};
+pub use learned::{Judge, LearnedReward};
+pub use linear::Linear;
+pub use model::RewardModel;
+pub use quality::{Bin, Calibration, Quality, quality};
 pub use scorer::Scorer;
 pub use sentiment::{Sentiment, SentimentReport};
 

@@ -10,8 +10,9 @@ mod trajectory;
 
 use burn::tensor::Device;
 use duel_model::{Reader, Scalar, huggingface::Checkpoint};
-use duel_objectives::bradley_terry_loss;
+use duel_objectives::{Terms, bradley_terry_loss};
 use duel_reward::RewardModel;
+use duel_spec::RmStage;
 use duel_spec::metrics::{self, Metric};
 use duel_training::{Learner, Method, PairBatch, pairs::halves};
 use golden::{close, items, number, numbers};
@@ -35,7 +36,7 @@ fn golden_reward_model_trainings_step_by_step() {
         let mut learner = Learner::new(model, &adamw, number(hyper, "lr"), steps.len() as u64);
 
         let plain = variant["margins"].is_null() && variant["center_rewards_coefficient"].is_null();
-        let mut method = RewardModel::new(reader.clone(), &config);
+        let mut method = RewardModel::new(RmStage::defaults(), reader.clone(), &config);
         for (i, step) in steps.iter().enumerate() {
             let both = reader.scores(learner.module(), &batch.both); // [2N]
             let n = rows.len();
@@ -60,7 +61,7 @@ fn golden_reward_model_trainings_step_by_step() {
             } else {
                 let strengths = (!variant["margins"].is_null()).then(|| F32.tensor::<1>(&variant["margins"]));
                 let centring = variant["center_rewards_coefficient"].as_f64().unwrap_or(0.0);
-                let outcome = bradley_terry_loss(scores, strengths, centring);
+                let outcome = bradley_terry_loss(scores, Terms { strengths, centring, ..Terms::default() });
                 let margins = values(outcome.margins);
                 let update = learner.minimize(outcome.loss).unwrap();
                 (update.loss, update.grad_norm, margins.iter().sum::<f64>() / n as f64)

@@ -9,6 +9,7 @@ mod plan;
 mod progress;
 mod registry;
 mod render;
+mod rm;
 mod run;
 mod theory;
 mod work;

@@ -6,16 +6,16 @@ use burn::module::Module;
 use duel_data::World;
 use duel_data::pairs::PreferenceRow;
 use duel_dpo::{Dpo, ReferenceLogp};
-use duel_evaluation::Moment;
+use duel_evaluation::{Moment, Score};
 use duel_ledger::StageRecorder;
-use duel_model::{Flops, Policy, Reader, Scalar, TransformerConfig, ValueHead, weights};
+use duel_model::{Flops, Policy, Reader, Scalar, TransformerConfig, ValueHead};
 use duel_ppo::{ActorCritic, Baseline, Critic, CriticFree, OnlineDpo, Ppo, Setting, planned};
 use duel_reward::{LearnedReward, Scorer};
 use duel_spec::{
-    Clocks, CriticBody, CriticStart, Grpo, LearnerSettings, Method, OnPolicy, Recorder, RewardSource, Rloo, Split,
-    metrics, seeds,
+    Clocks, CriticBody, CriticStart, Every, Grpo, Keep, LearnerSettings, LoraTargets, Method, OnPolicy, Recorder,
+    RewardSource, Rloo, Split, metrics, seeds,
 };
-use duel_training::{Learner, PairBatch, Watch, curve_steps, invariants, train};
+use duel_training::{Keeper, Learner, Onward, PairBatch, Watch, curve_steps, invariants, train};
 use rand::RngExt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -45,8 +45,8 @@ pub struct CellWork<'a> {
     pub stop: &'a AtomicBool,
 }
 
-/// Called on the policy without gradient at points of the curve.
-pub type Look<'a> = &'a mut dyn FnMut(&Policy, Clocks, &mut dyn Recorder, Moment) -> Result<()>;
+/// Called on the policy without gradient at points of the curve; gives its marks on validation prompts.
+pub type Look<'a> = &'a mut dyn FnMut(&Policy, Clocks, &mut dyn Recorder, Moment) -> Result<Score>;
 
 /// Trains one point; returns the policy without gradient and its clocks. The last curve point is left to
 /// the caller, who measures it in full.
@@ -68,17 +68,68 @@ pub fn run(
             critic_free(Baseline::Group { group: *group, scale: *scale }, shared, *group, work, look, recorder)
         }
         Method::OnlineDpo(settings) => {
-            let mut method = OnlineDpo::new(settings.clone(), setting(settings.shared.reward, &work));
-            actor_alone(&mut method, &settings.shared, 2, work, look, recorder)
+            let mut online = OnlineDpo::new(settings.clone(), setting(settings.shared.reward, &work));
+            actor_alone(&mut online, &settings.shared, method.group(), work, look, recorder)
         }
         Method::Dpo(settings) => dpo(settings, work, look, recorder),
+    }
+}
+
+/// The policy that trains: the SFT policy, or its adapters.
+fn start(every: &Every, work: &CellWork<'_>) -> Policy {
+    let start = work.start.clone();
+    if !every.lora {
+        return start;
+    }
+    let wears = |name: &str| match every.lora_targets {
+        LoraTargets::All => true,
+        LoraTargets::Attention => name.contains(".attention."),
+        LoraTargets::Mlp => name.contains(".mlp."),
+    };
+    let scale = every.lora_alpha / every.lora_rank as f64;
+    let mut rng = seeds::derive(work.seed, "lora", 0, "init");
+    start.with_fresh_lora(every.lora_rank, scale, wears, &mut rng, work.train_reader.device())
+}
+
+/// Keeps the policy that its arm asks for.
+struct Choice {
+    by: Keep,
+    keeper: Keeper,
+}
+
+impl Choice {
+    fn new(every: &Every) -> Self {
+        Self { by: every.keep, keeper: Keeper::new(every.patience) }
+    }
+
+    /// A look at the module: its marks on validation prompts, and what its method's loss is there.
+    fn saw<M: Module>(&mut self, marks: &Score, loss: Option<f64>, step: u64, module: &M) -> Result<Onward> {
+        let by = match self.by {
+            Keep::Last => return Ok(Onward::Go),
+            Keep::Gold => marks.get(metrics::GOLD),
+            Keep::Proxy => marks.get(metrics::PROXY),
+            Keep::Loss => loss.map(|loss| -loss),
+        };
+        Ok(self.keeper.saw(by.unwrap_or(f64::NAN), step, module))
+    }
+
+    /// The module to keep.
+    fn made<M: Module>(self, module: M, clocks: Clocks, recorder: &mut dyn Recorder) -> M {
+        let (module, step) = self.keeper.restore(module);
+        if let Some(step) = step {
+            recorder.record("train", clocks, metrics::KEPT_STEP, step as f64);
+        }
+        module
     }
 }
 
 /// What a method on rollouts is given, by whose score it climbs.
 fn setting(reward: RewardSource, work: &CellWork<'_>) -> Setting {
     let (scorer, scorer_flops): (Arc<dyn Scorer>, f64) = match reward {
-        RewardSource::Rm => (Arc::new(work.reward.clone()), Flops::scalar(&work.config).forward(1)),
+        RewardSource::Rm => {
+            let networks = work.reward.networks() as f64;
+            (Arc::new(work.reward.clone()), networks * Flops::scalar(&work.config).forward(1))
+        }
         RewardSource::Gold => (work.gold.clone(), 0.0),
     };
     Setting {
@@ -108,21 +159,20 @@ fn ppo(
 ) -> Result<(Policy, Clocks)> {
     let shared = &settings.shared;
     let device = work.train_reader.device();
-    let critic = match (settings.critic, settings.critic_start, shared.reward) {
-        (CriticBody::Shared, ..) => Critic::Shared(ValueHead::new(work.config.width, device)),
-        (_, CriticStart::Scorer, RewardSource::Rm) => {
-            Critic::Separate(work.reward.model().clone().rescaled(work.reward.centre, work.reward.scale).train())
-        }
-        _ => Critic::Separate(Scalar::from_policy(work.critic_start.clone(), device)),
+    let climbs = (settings.critic_start == CriticStart::Scorer && shared.reward == RewardSource::Rm)
+        .then(|| work.reward.value_model())
+        .flatten();
+    let critic = match (settings.critic, climbs) {
+        (CriticBody::Shared, _) => Critic::Shared(ValueHead::new(work.config.width, device)),
+        (CriticBody::Separate, Some(scorer)) => Critic::Separate(scorer.train()),
+        (CriticBody::Separate, None) => Critic::Separate(Scalar::from_policy(work.critic_start.clone(), device)),
     };
-    // actor and reference, a separate critic, the scorer where it is a model
-    let resident =
-        2.0 + f64::from(settings.critic == CriticBody::Separate) + f64::from(shared.reward == RewardSource::Rm);
+    let resident = resident(shared, &work) + f64::from(settings.critic == CriticBody::Separate);
     let mut method = Ppo::new(settings.clone(), setting(shared.reward, &work));
-    let module = ActorCritic { actor: work.start.clone(), critic };
-    let mut learner = Learner::new(module, work.learner, shared.learning_rate, planned(shared));
-    let actor = |module: &ActorCritic| module.actor.valid();
-    let trained = on_rollouts(&mut method, &mut learner, shared, 1, &work, actor, look, recorder)?;
+    let module = ActorCritic { actor: start(&shared.every, &work), critic };
+    let learner = Learner::new(module, work.learner, shared.learning_rate, planned(shared));
+    let actor = |module: &ActorCritic| module.actor.valid().merged();
+    let trained = on_rollouts(&mut method, learner, shared, 1, &work, actor, look, recorder)?;
     recorder.record("train", trained.1, metrics::MODELS_RESIDENT, resident);
     Ok(trained)
 }
@@ -148,18 +198,23 @@ fn actor_alone<M: duel_training::Method<Module = Policy, Batch = Vec<Vec<u32>>>>
     look: Look<'_>,
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
-    let resident = 2.0 + f64::from(shared.reward == RewardSource::Rm);
-    let mut learner = Learner::new(work.start.clone(), work.learner, shared.learning_rate, planned(shared));
-    let trained = on_rollouts(method, &mut learner, shared, group, &work, Policy::valid, look, recorder)?;
-    recorder.record("train", trained.1, metrics::MODELS_RESIDENT, resident);
+    let learner = Learner::new(start(&shared.every, &work), work.learner, shared.learning_rate, planned(shared));
+    let actor = |policy: &Policy| policy.valid().merged();
+    let trained = on_rollouts(method, learner, shared, group, &work, actor, look, recorder)?;
+    recorder.record("train", trained.1, metrics::MODELS_RESIDENT, resident(shared, &work));
     Ok(trained)
 }
 
-/// Trains on the policy's own completions; `actor` gives the policy without gradient.
+/// Models in memory beside a critic: actor and reference, and the networks that score.
+fn resident(shared: &OnPolicy, work: &CellWork<'_>) -> f64 {
+    2.0 + if shared.reward == RewardSource::Rm { work.reward.networks() as f64 } else { 0.0 }
+}
+
+/// Trains on the policy's own completions; `actor` gives the policy without gradient and adapters.
 #[expect(clippy::too_many_arguments, reason = "a training and all who look on")]
 fn on_rollouts<M: duel_training::Method<Batch = Vec<Vec<u32>>>>(
     method: &mut M,
-    learner: &mut Learner<M::Module>,
+    mut learner: Learner<M::Module>,
     shared: &OnPolicy,
     group: usize,
     work: &CellWork<'_>,
@@ -167,22 +222,20 @@ fn on_rollouts<M: duel_training::Method<Batch = Vec<Vec<u32>>>>(
     look: Look<'_>,
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
-    let reward_hash = weights::hash(work.reward.model());
+    let reward_hash = work.reward.hash();
     let iterations = shared.iterations as u64;
     let batch = |iteration| -> Result<_> { Ok(prompts_of(work, iteration, shared.episodes, group)) };
-    let mut watch = Watch { stage: "train", recorder, stop: work.stop };
-    let clocks = train(
-        method,
-        learner,
-        iterations,
-        batch,
-        &mut watch,
-        &inner_points(iterations, work.curve_points),
-        |module, clocks, recorder| look(&actor(module), clocks, recorder, Moment::Curve),
-    )?;
-    let after = weights::hash(work.reward.model());
-    invariants::frozen_weights_unchanged("the reward model", clocks.step, &reward_hash, &after)?;
-    Ok((actor(learner.module()), clocks))
+    let mut choice = Choice::new(&shared.every);
+    let mut watch = Watch { stage: "train", recorder: &mut *recorder, stop: work.stop };
+    let points = points(&shared.every, iterations, work.curve_points);
+    let clocks = train(method, &mut learner, iterations, batch, &mut watch, &points, |module, clocks, recorder| {
+        let marks = look(&actor(module), clocks, recorder, Moment::Curve)?;
+        let loss = marks.get(metrics::PROXY).zip(marks.get(metrics::KL)).map(|(proxy, kl)| shared.beta * kl - proxy);
+        choice.saw(&marks, loss, clocks.step, module)
+    })?;
+    invariants::frozen_weights_unchanged("the reward model", clocks.step, &reward_hash, &work.reward.hash())?;
+    let module = choice.made(learner.into_module(), clocks, recorder);
+    Ok((actor(&module), clocks))
 }
 
 fn dpo(
@@ -191,6 +244,7 @@ fn dpo(
     look: Look<'_>,
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
+    let policy = start(&settings.every, &work);
     let (on_train, on_validation) = work.reference_logp.expect("the plan gives DPO the reference's log-probs");
     let of = |split| work.rows.iter().filter(|r| r.split == split).cloned().collect::<Vec<_>>();
     let (rows, validation) = (of(Split::Train), of(Split::Validation));
@@ -199,37 +253,36 @@ fn dpo(
     let mut method = Dpo::new(settings.clone(), work.train_reader.clone(), on_train.clone(), &work.config);
     let validator = Dpo::new(settings.clone(), work.train_reader, on_train, &work.config);
     let steps = (settings.epochs * (rows.len() / settings.batch_size.min(rows.len()))) as u64;
-    let mut learner = Learner::new(work.start, work.learner, settings.learning_rate, steps);
+    let mut learner = Learner::new(policy, work.learner, settings.learning_rate, steps);
     let mut queue = Batches::new(rows.len(), settings.batch_size, work.seed, "dpo");
     let batch = |_| -> Result<_> { Ok(PairBatch::new(&rows, &queue.next())) };
     let validate = |policy: &Policy, clocks: Clocks, recorder: &mut dyn Recorder| {
         let found = validator.validate(&work.reader, policy, &validation, &on_validation);
         recorder.record("train", clocks, metrics::DPO_LOSS_VALIDATION, found.loss);
         recorder.record("train", clocks, metrics::DPO_ACCURACY_VALIDATION, found.accuracy);
+        found.loss
     };
+    let mut choice = Choice::new(&settings.every);
     let mut watch = Watch { stage: "train", recorder: &mut *recorder, stop: work.stop };
-    let clocks = train(
-        &mut method,
-        &mut learner,
-        steps,
-        batch,
-        &mut watch,
-        &inner_points(steps, work.curve_points),
-        |policy, clocks, recorder| {
-            let policy = policy.valid();
-            validate(&policy, clocks, recorder);
-            look(&policy, clocks, recorder, Moment::Curve)
-        },
-    )?;
-    let policy = learner.into_module().valid();
+    let points = points(&settings.every, steps, work.curve_points);
+    let clocks = train(&mut method, &mut learner, steps, batch, &mut watch, &points, |module, clocks, recorder| {
+        let policy = module.valid().merged();
+        let loss = validate(&policy, clocks, recorder);
+        let marks = look(&policy, clocks, recorder, Moment::Curve)?;
+        choice.saw(&marks, Some(loss), clocks.step, module)
+    })?;
+    let policy = choice.made(learner.into_module(), clocks, recorder).valid().merged();
     validate(&policy, clocks, recorder);
     recorder.record("train", clocks, metrics::MODELS_RESIDENT, 1.0);
     Ok((policy, clocks))
 }
 
-/// The curve's points but the last, which is the finished policy.
-fn inner_points(iterations: u64, points: usize) -> Vec<u64> {
+/// When a training is looked at. Its end is measured in full by the caller, and needs a look only where policies are held
+/// against each other.
+fn points(every: &Every, iterations: u64, points: usize) -> Vec<u64> {
     let mut steps = curve_steps(iterations, points);
-    steps.pop();
+    if every.keep == Keep::Last {
+        steps.pop();
+    }
     steps
 }

@@ -5,19 +5,19 @@ use crate::registry::{self, CellWork};
 use crate::{Error, Result};
 use burn::module::Module;
 use burn::tensor::Device;
-use duel_data::grammar::{GrammarWorld, excitements, token};
+use duel_data::grammar::GrammarWorld;
 use duel_data::pairs::{Annotator, PreferenceRow, bayes_accuracy, solve_tau};
 use duel_data::reviews::{self, ReviewsWorld, Sizes};
 use duel_data::{Row, World};
-use duel_evaluation::{Effort, GrammarYardstick, Moment, SampledYardstick, Whose, Yardstick, kl_grammar, proxy_table};
+use duel_evaluation::{Effort, GrammarYardstick, Moment, SampledYardstick, Score, Whose, Yardstick, kl_grammar};
 use duel_ledger::{RunDir, StageDir, StageRecorder};
-use duel_model::{Flops, Policy, Reader, Responses, Scalar, TransformerConfig, generate, weights};
-use duel_reward::{GrammarGold, LearnedReward, ReviewsGold, RewardModel, Scorer, Sentiment, collect, label, quality};
+use duel_model::{Flops, Policy, Reader, Responses, TransformerConfig, weights};
+use duel_reward::{GrammarGold, ReviewsGold, Scorer, Sentiment, collect, label};
 use duel_spec::{Clocks, Experiment, Recorder, Split, Temperature, WorldKind, metrics, seeds};
 use duel_training::pairs::shuffled_batches;
 use duel_training::sft::{RunningText, Sft, heldout_nll};
-use duel_training::{Learner, PairBatch, Watch, invariants, train};
-use serde::{Deserialize, Serialize};
+use duel_training::{Learner, Onward, PairBatch, Watch, invariants, train};
+use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -27,13 +27,9 @@ use std::time::Instant;
 const POLICY: &str = "policy.safetensors";
 const GOLD: &str = "gold.json";
 const ROWS: &str = "rows.jsonl";
-const RM: &str = "rm.safetensors";
-const RM_SCALE: &str = "rm.json";
-const PROXY: &str = "proxy.json";
+pub(crate) const PROXY: &str = "proxy.json";
 const REFERENCE: &str = "reference.json";
 
-/// Samples of the SFT policy that centre and scale the reward model.
-const NORMALISING_SAMPLES: usize = 2048;
 /// Prompts and samples of a curve point where evaluation samples.
 const CURVE_EFFORT: Effort = Effort { prompts: 128, samples_per_prompt: 1 };
 /// Held-out rows that the language model's loss is read on.
@@ -49,17 +45,10 @@ pub struct Desk<'a> {
     pub stop: &'a AtomicBool,
 }
 
-/// What centres and scales a learned reward.
-#[derive(Serialize, Deserialize)]
-struct RmScale {
-    centre: f64,
-    scale: f64,
-}
-
 /// A world with its gold scorer.
-struct Scene {
-    world: Arc<dyn World>,
-    grammar: Option<Arc<GrammarWorld>>,
+pub(crate) struct Scene {
+    pub(crate) world: Arc<dyn World>,
+    pub(crate) grammar: Option<Arc<GrammarWorld>>,
     reviews: Option<Arc<ReviewsWorld>>,
     gold: Option<Arc<dyn Scorer>>,
 }
@@ -132,7 +121,8 @@ impl Desk<'_> {
                 .collect())
         };
         let mut watch = Watch { stage: "base", recorder: &mut *recorder, stop: self.stop };
-        let clocks = train(&mut method, &mut learner, settings.steps as u64, batch, &mut watch, &[], |_, _, _| Ok(()))?;
+        let clocks =
+            train(&mut method, &mut learner, settings.steps as u64, batch, &mut watch, &[], |_, _, _| Ok(Onward::Go))?;
 
         let heldout: Vec<Vec<u32>> = world
             .language_heldout()
@@ -165,7 +155,8 @@ impl Desk<'_> {
         let mut queue = Batches::new(rows.len(), settings.batch_size, seed, "sft");
         let batch = |_| -> Result<_> { Ok(rows.select(&queue.next())) };
         let mut watch = Watch { stage: "sft", recorder: &mut *recorder, stop: self.stop };
-        let clocks = train(&mut method, &mut learner, settings.steps as u64, batch, &mut watch, &[], |_, _, _| Ok(()))?;
+        let clocks =
+            train(&mut method, &mut learner, settings.steps as u64, batch, &mut watch, &[], |_, _, _| Ok(Onward::Go))?;
 
         let policy = learner.into_module().valid();
         let reader = self.reader(world);
@@ -224,58 +215,6 @@ impl Desk<'_> {
             }
         }
         duel_ledger::write_atomically(&to.join(ROWS), lines.as_bytes())?;
-        Ok(())
-    }
-
-    /// The reward model, its scale, its quality, and on grammar its score of every response.
-    fn rm(&self, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
-        let (settings, seed) = (&self.experiment.stages.rm, self.stage.seed);
-        let scene = self.scene()?;
-        let world = scene.world.as_ref();
-        let config = self.config(world);
-        let rows = self.rows()?;
-        let of = |split| rows.iter().filter(|r| r.split == split).cloned().collect::<Vec<PreferenceRow>>();
-        let (train_rows, validation, test) = (of(Split::Train), of(Split::Validation), of(Split::Test));
-        let sft_policy = self.sft_policy(world)?;
-        let start = self.on_train_device(sft_policy.clone());
-        let model = Scalar::from_policy(start, &self.train_device());
-        let mut method = RewardModel::new(self.train_reader(world), &config);
-        let mut learner = Learner::new(model, &self.experiment.learner, settings.learning_rate, settings.steps as u64);
-        let mut queue = Batches::new(train_rows.len(), settings.batch_size, seed, "rm");
-        let batch = |_| -> Result<_> { Ok(PairBatch::new(&train_rows, &queue.next())) };
-        let mut watch = Watch { stage: "rm", recorder: &mut *recorder, stop: self.stop };
-        let clocks = train(&mut method, &mut learner, settings.steps as u64, batch, &mut watch, &[], |_, _, _| Ok(()))?;
-
-        let model = learner.into_module().valid();
-        let reader = self.reader(world);
-        let prompts = world.prompts(Split::Train);
-        let ids = (0..NORMALISING_SAMPLES).map(|i| prompts[i % prompts.len()].ids.clone()).collect();
-        let mut rng = seeds::derive(seed, "rm", 0, "normalising samples");
-        let samples = generate(&sft_policy, world.space(), ids, &mut rng, &self.device);
-        let probe = PairBatch::new(&validation, &(0..validation.len().min(64)).collect::<Vec<_>>());
-        RewardModel::new(reader.clone(), &config).check(clocks.step, &model, &probe)?;
-        let reward = LearnedReward::normalised_on(model, reader, &samples)?;
-        let mut say = |metric, value| recorder.record("rm", clocks, metric, value);
-        let (on_validation, on_test) = (quality(&reward, &validation)?, quality(&reward, &test)?);
-        say(metrics::PAIR_ACCURACY_TRAIN, quality(&reward, &train_rows)?.accuracy);
-        say(metrics::PAIR_ACCURACY_VALIDATION, on_validation.accuracy);
-        say(metrics::PAIR_ACCURACY_TEST, on_test.accuracy);
-        say(metrics::RM_LOSS_VALIDATION, on_validation.loss);
-        say(metrics::RM_SPEARMAN_GOLD, on_test.spearman);
-        say(metrics::RM_LENGTH_CORRELATION, on_test.length_correlation);
-        if let Some(grammar) = &scene.grammar {
-            if let Some(slope) = trap_slope(&reward, &samples)? {
-                say(metrics::RM_TRAP_SLOPE, slope);
-            }
-            let table = [Split::Validation, Split::Test].map(|split| {
-                let prompts: Vec<Vec<u32>> = grammar.prompts(split).iter().map(|p| p.ids.clone()).collect();
-                proxy_table(&reward, &prompts, token::EOS)
-            });
-            let [validation, test] = table;
-            save_json(&to.join(PROXY), &(validation?, test?))?;
-        }
-        save_json(&to.join(RM_SCALE), &RmScale { centre: reward.centre, scale: reward.scale })?;
-        weights::save(reward.model(), &to.join(RM))?;
         Ok(())
     }
 
@@ -363,21 +302,21 @@ impl Desk<'_> {
             stop: self.stop,
         };
         let beta = Some(cell.point.method.beta());
-        let mut look = |policy: &Policy, clocks: Clocks, recorder: &mut dyn Recorder, moment: Moment| -> Result<()> {
-            invariants::reads_are_sound(clocks.step, &reader, policy, &probe)?;
-            invariants::frozen_weights_unchanged(
-                "the reference",
-                clocks.step,
-                &reference_hash,
-                &weights::hash(&reference),
-            )?;
-            let started = Instant::now();
-            for score in yardstick.measure(policy, beta, moment).map_err(|e| e.at_step(clocks.step))? {
-                score.record(clocks, recorder);
-            }
-            recorder.record("train", clocks, metrics::EVALUATION_SECONDS, started.elapsed().as_secs_f64());
-            Ok(())
-        };
+        let mut look =
+            |policy: &Policy, clocks: Clocks, recorder: &mut dyn Recorder, moment: Moment| -> Result<Score> {
+                invariants::reads_are_sound(clocks.step, &reader, policy, &probe)?;
+                invariants::frozen_weights_unchanged(
+                    "the reference",
+                    clocks.step,
+                    &reference_hash,
+                    &weights::hash(&reference),
+                )?;
+                let started = Instant::now();
+                let scores = yardstick.measure(policy, beta, moment).map_err(|e| e.at_step(clocks.step))?;
+                scores.iter().for_each(|score| score.record(clocks, recorder));
+                recorder.record("train", clocks, metrics::EVALUATION_SECONDS, started.elapsed().as_secs_f64());
+                Ok(scores.into_iter().find(|score| score.split == Split::Validation).expect("both splits are measured"))
+            };
         let (policy, clocks) = registry::run(&cell.point.method, work, &mut look, recorder)?;
         look(&policy, clocks, recorder, Moment::End)?;
         if let Yardstick::Exact(exact) = &yardstick {
@@ -448,7 +387,7 @@ impl Desk<'_> {
         }
     }
 
-    fn scene(&self) -> Result<Scene> {
+    pub(crate) fn scene(&self) -> Result<Scene> {
         let world = &self.experiment.world;
         match world.kind {
             WorldKind::Grammar => {
@@ -478,7 +417,7 @@ impl Desk<'_> {
         }
     }
 
-    fn config(&self, world: &dyn World) -> TransformerConfig {
+    pub(crate) fn config(&self, world: &dyn World) -> TransformerConfig {
         let shape = &self.experiment.model;
         let context = match self.experiment.world.kind {
             WorldKind::Grammar => world.space().context(),
@@ -488,24 +427,24 @@ impl Desk<'_> {
         TransformerConfig::small(space.vocabulary, context, shape.layers, shape.width, shape.heads, shape.tied)
     }
 
-    fn train_device(&self) -> Device {
+    pub(crate) fn train_device(&self) -> Device {
         self.device.clone().autodiff()
     }
 
-    fn reader(&self, world: &dyn World) -> Reader {
+    pub(crate) fn reader(&self, world: &dyn World) -> Reader {
         Reader::new(world.space(), &self.device)
     }
 
-    fn train_reader(&self, world: &dyn World) -> Reader {
+    pub(crate) fn train_reader(&self, world: &dyn World) -> Reader {
         Reader::new(world.space(), &self.train_device())
     }
 
     /// A copy of a policy on the autodiff device, ready to train.
-    fn on_train_device(&self, policy: Policy) -> Policy {
+    pub(crate) fn on_train_device(&self, policy: Policy) -> Policy {
         policy.train()
     }
 
-    fn folder(&self, stage: &Stage) -> Result<StageDir> {
+    pub(crate) fn folder(&self, stage: &Stage) -> Result<StageDir> {
         StageDir::open(&self.run.stages(), &stage.id)?.ok_or_else(|| {
             let path = self.run.stages().join(stage.id.folder());
             Error::Foreign { stage: stage.kind.name(), path, problem: "it is not there".into() }
@@ -514,22 +453,18 @@ impl Desk<'_> {
 
     /// The SFT policy of this seed, without gradient.
     pub fn sft_policy(&self, world: &dyn World) -> Result<Policy> {
-        let sft = self.plan.needed(self.stage, Kind::Sft).expect("every later stage needs the SFT policy");
+        self.policy_of(Kind::Sft, world)
+    }
+
+    /// The policy that a stage of the plan has trained, without gradient.
+    pub(crate) fn policy_of(&self, kind: Kind, world: &dyn World) -> Result<Policy> {
+        let stage = self.plan.needed(self.stage, kind).expect("later stages need the policies before them");
         // The fresh weights only give the shape; they are replaced at once.
         let shape = Policy::new(&self.config(world), &mut seeds::derive(0, "shape", 0, "init"), &self.train_device());
-        Ok(weights::load(shape, &self.folder(sft)?.file(POLICY))?.valid())
+        Ok(weights::load(shape, &self.folder(stage)?.file(POLICY))?.valid())
     }
 
-    fn learned_reward(&self, world: &dyn World) -> Result<LearnedReward> {
-        let rm = self.plan.needed(self.stage, Kind::Rm).expect("stages that score need the reward model");
-        let folder = self.folder(rm)?;
-        let shape = Policy::new(&self.config(world), &mut seeds::derive(0, "shape", 0, "init"), &self.train_device());
-        let model = weights::load(Scalar::from_policy(shape, &self.train_device()), &folder.file(RM))?.valid();
-        let RmScale { centre, scale } = load_json("rm", &folder.file(RM_SCALE))?;
-        Ok(LearnedReward::new(model, self.reader(world), centre, scale))
-    }
-
-    fn rows(&self) -> Result<Vec<PreferenceRow>> {
+    pub(crate) fn rows(&self) -> Result<Vec<PreferenceRow>> {
         let pairs = self.plan.needed(self.stage, Kind::Pairs).expect("stages that read rows need them");
         let path = self.folder(pairs)?.file(ROWS);
         let text = std::fs::read_to_string(&path).map_err(|source| Error::Io {
@@ -560,15 +495,15 @@ pub struct Batches {
     rows: usize,
     batch_size: usize,
     seed: u64,
-    stage: &'static str,
+    stage: String,
     epoch: u64,
     queue: std::vec::IntoIter<Vec<usize>>,
 }
 
 impl Batches {
     /// Batches of `batch_size` of `rows` rows.
-    pub fn new(rows: usize, batch_size: usize, seed: u64, stage: &'static str) -> Self {
-        Self { rows, batch_size, seed, stage, epoch: 0, queue: vec![].into_iter() }
+    pub fn new(rows: usize, batch_size: usize, seed: u64, stage: impl Into<String>) -> Self {
+        Self { rows, batch_size, seed, stage: stage.into(), epoch: 0, queue: vec![].into_iter() }
     }
 
     /// The next batch, without end.
@@ -577,7 +512,7 @@ impl Batches {
             if let Some(batch) = self.queue.next() {
                 return batch;
             }
-            let mut rng = seeds::derive(self.seed, self.stage, self.epoch, "rows");
+            let mut rng = seeds::derive(self.seed, &self.stage, self.epoch, "rows");
             self.queue = shuffled_batches(self.rows, self.batch_size, &mut rng).into_iter();
             self.epoch += 1;
         }
@@ -589,31 +524,12 @@ fn responses(rows: Vec<Row>) -> Responses {
     Responses { prompts, responses, logp: vec![] }
 }
 
-/// Mean change of the proxy when one more x follows a response that ends in its only x (claims §2,
-/// manipulation check); `None` where no sample is of that kind.
-fn trap_slope(reward: &LearnedReward, samples: &Responses) -> Result<Option<f64>> {
-    let once: Vec<usize> = (0..samples.len())
-        .filter(|&i| {
-            let r = &samples.responses[i];
-            excitements(r) == 1 && r.len() >= 2 && r[r.len() - 2] == token::X && r.len() < 6
-        })
-        .collect();
-    if once.is_empty() {
-        return Ok(None);
-    }
-    let before = samples.select(&once);
-    let mut after = before.clone();
-    after.responses.iter_mut().for_each(|r| r.insert(r.len() - 1, token::X));
-    let change: f64 = reward.score(&after)?.iter().zip(reward.score(&before)?).map(|(a, b)| a - b).sum();
-    Ok(Some(change / once.len() as f64))
-}
-
-fn save_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
+pub(crate) fn save_json<T: Serialize>(path: &Path, value: &T) -> Result<()> {
     let json = serde_json::to_vec(value).expect("stages write plain data");
     Ok(duel_ledger::write_atomically(path, &json)?)
 }
 
-fn load_json<T: serde::de::DeserializeOwned>(stage: &'static str, path: &Path) -> Result<T> {
+pub(crate) fn load_json<T: serde::de::DeserializeOwned>(stage: &'static str, path: &Path) -> Result<T> {
     let bytes = std::fs::read(path).map_err(|source| Error::Io { action: "read", path: path.into(), source })?;
     serde_json::from_slice(&bytes).map_err(|e| Error::Foreign { stage, path: path.into(), problem: e.to_string() })
 }

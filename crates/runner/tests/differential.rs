@@ -11,8 +11,8 @@ use duel_data::pairs::PreferenceRow;
 use duel_dpo::{Dpo, ReferenceLogp};
 use duel_model::{Activation, Family, Policy, Reader, Responses, Scalar, TransformerConfig, device, weights};
 use duel_ppo::{ActorCritic, Critic, Ppo, Setting};
-use duel_reward::{LearnedReward, RewardModel};
-use duel_spec::{LearnerSettings, OnPolicy, Space, Split, metrics, seeds};
+use duel_reward::{Judge, LearnedReward, RewardModel};
+use duel_spec::{EnsembleScore, LearnerSettings, OnPolicy, RmStage, Space, Split, metrics, seeds};
 use duel_training::sft::{self, RunningText, Sft};
 use duel_training::{Learner, Method, PairBatch};
 use std::sync::Arc;
@@ -38,7 +38,7 @@ fn configs(space: &Space) -> Vec<(&'static str, TransformerConfig, bool)> {
 fn policy(config: &TransformerConfig, adapters: bool, device: &Device) -> Policy {
     let mut rng = seeds::derive(3, "test", 0, "init");
     let policy = Policy::new(config, &mut rng, device);
-    let policy = if adapters { policy.with_fresh_lora(3, &mut rng, device) } else { policy };
+    let policy = if adapters { policy.with_fresh_lora(3, 2.0, |_| true, &mut rng, device) } else { policy };
     let some = |i: usize| (i % 7) as f32 * 0.01 - 0.03; // adapters start at zero
     let wide = weights::flatten(&policy).iter().enumerate().map(|(i, w)| 2.0 * w + some(i)).collect::<Vec<_>>();
     weights::unflatten(policy, &wide) // far from zero, so that every kernel has something to do
@@ -105,7 +105,12 @@ fn trace(config: &TransformerConfig, adapters: bool, plain: &Device) -> Trace {
         vec![rows.iter().map(|r| [r.prompt.clone(), r.chosen[..1].to_vec()].concat()).collect()];
     trace.extend(ten_steps("running text", &mut RunningText::new(train_reader.clone(), config), fresh(), &windows));
     let scalar = || Scalar::from_policy(fresh(), &train);
-    trace.extend(ten_steps("reward model", &mut RewardModel::new(train_reader.clone(), config), scalar(), &pairs));
+    trace.extend(ten_steps(
+        "reward model",
+        &mut RewardModel::new(RmStage::defaults(), train_reader.clone(), config),
+        scalar(),
+        &pairs,
+    ));
 
     // iterations of two updates each, none left out
     let mut ppo = duel_spec::Ppo::defaults();
@@ -115,12 +120,9 @@ fn trace(config: &TransformerConfig, adapters: bool, plain: &Device) -> Trace {
     trace.extend(ten_steps("DPO", &mut Dpo::new(dpo, train_reader.clone(), cached, config), fresh(), &pairs));
 
     let prompts: Vec<Vec<Vec<u32>>> = vec![rows.iter().take(32).map(|r| r.prompt.clone()).collect()];
-    let learned = LearnedReward::new(
-        Scalar::with_head(fresh(), (0..config.width).map(|i| (i as f32 * 0.7).sin() * 0.3).collect(), &train).valid(),
-        reader.clone(),
-        0.0,
-        1.0,
-    );
+    let head = (0..config.width).map(|i| (i as f32 * 0.7).sin() * 0.3).collect();
+    let judge = Judge::Network(Scalar::with_head(fresh(), head, &train).valid());
+    let learned = LearnedReward::new(vec![(judge, 0.0)], EnsembleScore::Mean, reader.clone(), 0.0, 1.0);
     let given = Setting {
         reference: reference.clone(),
         scorer: Arc::new(learned),

@@ -44,21 +44,23 @@ pub fn defaults_text() -> &'static str {
     include_str!("defaults.toml")
 }
 
-/// The defaults of an experiment, and those of each method: its block laid over the one that it is `like`.
+/// The defaults of an experiment, and those of each method: its block laid over the one that it is `like`, and both over
+/// what every arm has.
 pub(crate) fn defaults() -> (Table, Table) {
     let mut defaults: Table = toml::from_str(defaults_text()).expect("defaults.toml is tested to parse");
-    let Some(Value::Table(mut methods)) = defaults.remove("method") else {
-        unreachable!("defaults.toml has [method.*]")
+    let mut take = |name: &str| match defaults.remove(name) {
+        Some(Value::Table(table)) => table,
+        _ => unreachable!("defaults.toml has [{name}]"),
     };
-    let Some(Value::Table(rollouts)) = defaults.remove("rollouts") else {
-        unreachable!("defaults.toml has [rollouts]")
-    };
+    let [mut methods, rollouts, every] = ["method", "rollouts", "every"].map(&mut take);
     for (_, block) in methods.iter_mut() {
-        if let Value::Table(block) = block
-            && block.remove("like").is_some()
-        {
-            let own = std::mem::replace(block, rollouts.clone());
+        if let Value::Table(block) = block {
+            let own = std::mem::replace(block, every.clone());
+            if own.contains_key("like") {
+                merge(block, rollouts.clone());
+            }
             merge(block, own);
+            block.remove("like");
         }
     }
     (defaults, methods)

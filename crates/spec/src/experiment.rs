@@ -126,6 +126,7 @@ defaults! {
     ModelShape: ["model"];
     LearnerSettings: ["learner"];
     Grammar: ["world", "grammar"];
+    RmStage: ["stages", "rm"];
     Ppo: ["method", "ppo"];
     Dpo: ["method", "dpo"];
 }
@@ -191,6 +192,53 @@ pub struct RmStage {
     pub steps: usize,
     pub batch_size: usize,
     pub learning_rate: f64,
+    pub model: RmModel,
+    pub ridge: f64,
+    pub start: RmStart,
+    pub ensemble: usize,
+    pub ensemble_score: EnsembleScore,
+    pub margin: f64,
+    pub centring: f64,
+    pub label_smoothing: f64,
+    pub keep: RmKeep,
+    pub checks: usize,
+    pub patience: f64,
+}
+
+/// What a reward model is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RmModel {
+    Transformer,
+    /// Features of the world `grammar`.
+    Linear,
+}
+
+/// Which policy's body a reward model starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RmStart {
+    Sft,
+    Base,
+}
+
+/// What several reward models say together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EnsembleScore {
+    Mean,
+    Worst,
+    /// Mean less the standard deviation.
+    Cautious,
+}
+
+/// Which of a reward model's steps is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RmKeep {
+    Last,
+    /// The most accurate on validation rows.
+    Best,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -309,6 +357,7 @@ impl Experiment {
             }
         }
         self.check_clashes(document)?;
+        self.check_reward_model(document)?;
         let reviews = &self.world.reviews;
         if self.world.kind == WorldKind::Reviews
             && 1 + reviews.prompt_tokens + reviews.response_tokens > self.stages.base.window
@@ -325,6 +374,40 @@ impl Experiment {
 }
 
 impl Experiment {
+    /// Settings of the reward model that cannot stand together.
+    fn check_reward_model(&self, document: &Document) -> Result<()> {
+        let (rm, defaults, reviews) = (&self.stages.rm, RmStage::defaults(), self.world.kind == WorldKind::Reviews);
+        let linear = rm.model == RmModel::Linear;
+        let last = rm.keep == RmKeep::Last;
+        let moved = [
+            (
+                "model",
+                linear && reviews,
+                "world.kind = \"reviews\"",
+                "the linear model's features are those of grammar",
+            ),
+            ("start", rm.start == RmStart::Base && !reviews, "world.kind = \"grammar\"", "grammar has no base model"),
+            ("start", linear && rm.start != defaults.start, "model = \"linear\"", "it has no body to start"),
+            ("ensemble", linear && rm.ensemble > 1, "model = \"linear\"", "its fit is unique, so that all would agree"),
+            ("centring", linear && rm.centring != defaults.centring, "model = \"linear\"", "it is not read"),
+            ("keep", linear && !last, "model = \"linear\"", "it is fitted in one go"),
+            ("patience", last && rm.patience != defaults.patience, "keep = \"last\"", "it is not read"),
+            (
+                "ensemble_score",
+                rm.ensemble == 1 && rm.ensemble_score != defaults.ensemble_score,
+                "ensemble = 1",
+                "one model alone is its own mean and worst",
+            ),
+        ];
+        match moved.into_iter().find(|(_, clashes, ..)| *clashes) {
+            Some((key, _, with, why)) => {
+                let key = format!("stages.rm.{key}");
+                Err(Error::Clash { with: with.into(), why: why.into(), place: document.place(&key), key })
+            }
+            None => Ok(()),
+        }
+    }
+
     /// A setting of an arm that is not its default, and that none of the arm's points reads. Where it comes from plays no
     /// part: a run's own copy of its experiment holds every value.
     fn check_clashes(&self, document: &Document) -> Result<()> {
@@ -340,6 +423,15 @@ impl Experiment {
                     let key = format!("arms.{name}.{table}{setting}");
                     return Err(Error::Clash { with, why: "it is not read".into(), place: document.place(&key), key });
                 }
+            }
+            let coupled = |point: &Point| matches!(&point.method, Method::Dpo(dpo) if dpo.loss.couples_pairs());
+            if self.learner.accumulate > 1 && points.iter().any(coupled) {
+                return Err(Error::Clash {
+                    key: format!("arms.{name}.loss"),
+                    with: "learner.accumulate".into(),
+                    why: "the loss couples the pairs of a batch, which may not be read in parts".into(),
+                    place: document.place(&format!("arms.{name}.loss")),
+                });
             }
             if let Some(Clash { key, with, why }) = points.iter().find_map(|point| point.method.clash()) {
                 let key = format!("arms.{name}.{}{key}", if arm.grid.contains_key(key) { "grid." } else { "" });

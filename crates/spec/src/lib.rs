@@ -16,17 +16,18 @@ pub mod seeds;
 pub use document::{Document, Origin, Place, defaults_text};
 pub use error::Error;
 pub use experiment::{
-    Arm, BaseStage, Cell, Evaluation, Experiment, Grammar, LearnerSettings, ModelShape, Optimizer, PairsStage, Point,
-    Reviews, RmStage, Schedule, SftStage, Stages, Temperature, World, WorldKind,
+    Arm, BaseStage, Cell, EnsembleScore, Evaluation, Experiment, Grammar, LearnerSettings, ModelShape, Optimizer,
+    PairsStage, Point, Reviews, RmKeep, RmModel, RmStage, RmStart, Schedule, SftStage, Stages, Temperature, World,
+    WorldKind,
 };
 pub use method::{
-    CriticBody, CriticStart, Dpo, Grpo, KlControl, KlEstimator, KlPlace, LossMean, Method, OnPolicy, OnlineDpo,
-    OnlineLoss, PairLoss, Ppo, Reference, RewardSource, Rloo, Scaling, Truncated,
+    CriticBody, CriticStart, Dpo, Every, Grpo, Keep, KlControl, KlEstimator, KlPlace, LoraTargets, LossMean, Method,
+    OnPolicy, OnlineDpo, OnlineLoss, PairLoss, Ppo, Reference, RewardSource, Rloo, Scaling, Truncated,
 };
 pub use record::{Clocks, Completion, MetricRow, NO_POINT, Recorder, SHARED_ARM};
 
 /// Version of every file that Duel writes; part of each stage's hash.
-pub const FORMAT_VERSION: u32 = 5;
+pub const FORMAT_VERSION: u32 = 6;
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -10,6 +10,47 @@ pub enum RewardSource {
     Gold,
 }
 
+/// Which of a training's policies is kept: the last, or the best on validation prompts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Keep {
+    Last,
+    Gold,
+    Proxy,
+    Loss,
+}
+
+/// Which projections of a block wear an adapter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LoraTargets {
+    All,
+    Attention,
+    Mlp,
+}
+
+/// What every arm has, whatever its method; `[every]` in `defaults.toml`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Every {
+    pub keep: Keep,
+    pub patience: f64,
+    pub lora: bool,
+    pub lora_rank: usize,
+    pub lora_alpha: f64,
+    pub lora_targets: LoraTargets,
+}
+
+impl Every {
+    /// A setting of its own that makes another one pointless.
+    fn ignores(&self, key: &str) -> Option<&'static str> {
+        match key {
+            "patience" if self.keep == Keep::Last => Some("keep = \"last\""),
+            "lora_rank" | "lora_alpha" | "lora_targets" if !self.lora => Some("lora = false"),
+            _ => None,
+        }
+    }
+}
+
 /// Where a nat of KL is paid for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -79,6 +120,8 @@ pub enum LossMean {
 /// What the methods on their own completions share; `[rollouts]` in `defaults.toml`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OnPolicy {
+    #[serde(flatten)]
+    pub every: Every,
     pub beta: f64,
     pub reward: RewardSource,
     pub iterations: usize,
@@ -255,6 +298,11 @@ impl PairLoss {
         !matches!(self, Self::Simpo | Self::Orpo | Self::PreferredFt | Self::Unlikelihood)
     }
 
+    /// Whether a batch's loss is more than the mean of its pairs' losses.
+    pub fn couples_pairs(self) -> bool {
+        matches!(self, Self::Aot | Self::AotUnpaired | Self::KtoPair | Self::Orpo)
+    }
+
     /// Whether the loss reads this key of [`Dpo`].
     fn reads(self, key: &str) -> bool {
         match key {
@@ -276,8 +324,9 @@ impl PairLoss {
 
 /// Settings of [`Method::Dpo`]; units and sources in `defaults.toml`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Dpo {
+    #[serde(flatten)]
+    pub every: Every,
     pub beta: f64,
     pub epochs: usize,
     pub batch_size: usize,
@@ -341,6 +390,18 @@ impl Method {
         }
     }
 
+    /// What it has whatever it is.
+    pub fn every(&self) -> &Every {
+        match self {
+            Self::Ppo(Ppo { shared, .. })
+            | Self::Rloo(Rloo { shared, .. })
+            | Self::Grpo(Grpo { shared, .. })
+            | Self::OnlineDpo(OnlineDpo { shared, .. })
+            | Self::Reinforce(shared) => &shared.every,
+            Self::Dpo(dpo) => &dpo.every,
+        }
+    }
+
     /// Responses to one prompt in a rollout.
     pub fn group(&self) -> usize {
         match self {
@@ -369,7 +430,10 @@ impl Method {
                 Some("critic = \"shared\"".into())
             }
             Self::OnlineDpo(_) if OF_THE_CLIPPED_LOSS.contains(&key) => Some("method = \"online_dpo\"".into()),
-            _ => self.on_policy().and_then(|shared| shared.ignores(key)).map(str::to_string),
+            _ => {
+                let shared = self.on_policy().and_then(|shared| shared.ignores(key));
+                shared.or_else(|| self.every().ignores(key)).map(str::to_string)
+            }
         }
     }
 

@@ -56,6 +56,11 @@ catalogue! {
     RM_SPEARMAN_GOLD = "rm_spearman_gold", "1", "rank correlation of proxy and gold over held-out responses";
     RM_LENGTH_CORRELATION = "rm_length_correlation", "1", "correlation of proxy and response length over held-out responses";
     RM_TRAP_SLOPE = "rm_trap_slope", "score", "mean change of the proxy when a second x is added: claims §2, manipulation check";
+    RM_CALIBRATION = "rm_calibration_error", "share", "expected calibration error of the raw scores on test prompts, 10 bins of the higher score's probability";
+    CALIBRATION_SAID = "calibration_said", "share", "a bin (its number is the step): mean probability that the raw scores give to the higher one, test prompts";
+    CALIBRATION_WAS = "calibration_was", "share", "the same bin: share of its pairs in which the higher score was chosen, ties half";
+    CALIBRATION_PAIRS = "calibration_pairs", "pairs", "the same bin: its pairs";
+    KEPT_STEP = "kept_step", "updates", "the step whose weights are kept, where that is not the last";
     GOLD_ACCURACY = "gold_accuracy", "share", "gold scorer's accuracy on held-out full reviews";
     GOLD_ACCURACY_WINDOW = "gold_accuracy_window", "share", "gold scorer's accuracy on the first judged words of held-out reviews";
     GOLD_HUMAN_AGREEMENT = "gold_human_agreement", "share", "pairs of human-rated sentences, means at least 1 apart, ordered alike";

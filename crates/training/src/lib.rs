@@ -3,6 +3,7 @@
 
 mod error;
 pub mod invariants;
+mod keeper;
 mod learner;
 mod method;
 mod optimizer;
@@ -11,6 +12,7 @@ mod schedule;
 pub mod sft;
 
 pub use error::Error;
+pub use keeper::{Keeper, Onward};
 pub use learner::{Learner, Update, norm};
 pub use method::{Cost, Method, Metrics, Watch, curve_steps, train};
 pub use optimizer::{AdamW, Lion, Optimizer, RmsProp};

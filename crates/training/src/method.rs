@@ -1,6 +1,6 @@
 //! The seam between the shared loop and the methods. The loop knows no algorithm.
 
-use crate::{Error, Learner, Result, Update};
+use crate::{Error, Learner, Onward, Result, Update};
 use burn::module::Module;
 use duel_spec::metrics::{self, Metric};
 use duel_spec::{Clocks, Recorder};
@@ -85,7 +85,7 @@ pub fn curve_steps(iterations: u64, points: usize) -> Vec<u64> {
 }
 
 /// Runs a method for `iterations`: logs every one with all clocks, and calls `look` after those listed
-/// in `look_after` (its time is not counted). Returns the clocks at the end.
+/// in `look_after` (its time is not counted), which may end the training. Returns the clocks at the end.
 pub fn train<M: Method, E: From<Error>>(
     method: &mut M,
     learner: &mut Learner<M::Module>,
@@ -93,7 +93,7 @@ pub fn train<M: Method, E: From<Error>>(
     mut batch: impl FnMut(u64) -> std::result::Result<M::Batch, E>,
     watch: &mut Watch<'_>,
     look_after: &[u64],
-    mut look: impl FnMut(&M::Module, Clocks, &mut dyn Recorder) -> std::result::Result<(), E>,
+    mut look: impl FnMut(&M::Module, Clocks, &mut dyn Recorder) -> std::result::Result<Onward, E>,
 ) -> std::result::Result<Clocks, E> {
     let mut clocks = Clocks::default();
     let (mut total, mut checking) = (Cost::default(), 0.0);
@@ -115,8 +115,8 @@ pub fn train<M: Method, E: From<Error>>(
         }
         let loss = said.values.iter().find(|(m, _)| *m == metrics::LOSS).map_or(f64::NAN, |(_, v)| *v);
         watch.recorder.progress(iteration + 1, iterations, &format!("loss {loss:.3}"));
-        if look_after.contains(&(iteration + 1)) {
-            look(learner.module(), clocks, watch.recorder)?;
+        if look_after.contains(&(iteration + 1)) && look(learner.module(), clocks, watch.recorder)? == Onward::Stop {
+            break;
         }
     }
     let mut say = |metric, value| watch.recorder.record(watch.stage, clocks, metric, value);

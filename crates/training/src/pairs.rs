@@ -13,6 +13,8 @@ pub struct PairBatch {
     /// Which preference rows these are, for caches over all rows.
     pub rows: Vec<usize>,
     pub both: Responses,
+    /// How sure the annotator was of each pair, 0 to 1.
+    pub strengths: Vec<f64>,
 }
 
 impl PairBatch {
@@ -25,7 +27,7 @@ impl PairBatch {
                 both.responses.push(side(&all[row]));
             }
         }
-        Self { rows: rows.to_vec(), both }
+        Self { rows: rows.to_vec(), both, strengths: rows.iter().map(|&row| all[row].strength()).collect() }
     }
 
     /// Pairs, `N`.
@@ -41,20 +43,24 @@ impl PairBatch {
     /// Some of the pairs.
     pub fn select(&self, pairs: &[usize]) -> Self {
         let both: Vec<usize> = pairs.iter().copied().chain(pairs.iter().map(|p| p + self.len())).collect();
-        Self { rows: pairs.iter().map(|&p| self.rows[p]).collect(), both: self.both.select(&both) }
+        Self {
+            rows: pairs.iter().map(|&p| self.rows[p]).collect(),
+            both: self.both.select(&both),
+            strengths: pairs.iter().map(|&p| self.strengths[p]).collect(),
+        }
     }
 
     /// The same pairs with chosen and rejected exchanged.
     pub fn swapped(&self) -> Self {
         let n = self.len();
         let order: Vec<usize> = (n..2 * n).chain(0..n).collect();
-        Self { rows: self.rows.clone(), both: self.both.select(&order) }
+        Self { both: self.both.select(&order), ..self.clone() }
     }
 
     /// The same pairs with the chosen response on both sides.
     pub fn tied(&self) -> Self {
         let order: Vec<usize> = (0..self.len()).chain(0..self.len()).collect();
-        Self { rows: self.rows.clone(), both: self.both.select(&order) }
+        Self { both: self.both.select(&order), ..self.clone() }
     }
 }
 

@@ -72,7 +72,7 @@ fn parts_that_are_no_whole_are_refused() {
 fn frozen_parameters_stay_and_adapters_move() {
     let (config, device) = (TransformerConfig::small(11, 8, 1, 8, 2, true), Device::flex().autodiff());
     let mut rng = seeds::derive(5, "test", 0, "init");
-    let policy = Policy::new(&config, &mut rng, &device).with_fresh_lora(2, &mut rng, &device);
+    let policy = Policy::new(&config, &mut rng, &device).with_fresh_lora(2, 2.0, |_| true, &mut rng, &device);
     let before = weights::named(&policy);
     let settings = LearnerSettings { warmup: 0.0, ..LearnerSettings::defaults() };
     let mut learner = Learner::new(policy, &settings, 0.1, 10);

@@ -11,8 +11,8 @@ use duel_dpo::{Dpo, ReferenceLogp};
 use duel_evaluation::GrammarYardstick;
 use duel_model::{Activation, Family, Policy, Reader, Responses, Scalar, TransformerConfig, generate};
 use duel_ppo::{ActorCritic, Critic, Ppo, Setting};
-use duel_reward::{LearnedReward, RewardModel};
-use duel_spec::{Grammar, LearnerSettings, ModelShape, Space, Split, seeds};
+use duel_reward::{Judge, LearnedReward, RewardModel};
+use duel_spec::{EnsembleScore, Grammar, LearnerSettings, ModelShape, RmStage, Space, Split, seeds};
 use duel_training::sft::{self, Sft};
 use duel_training::{Learner, Method, PairBatch};
 use rand::RngExt;
@@ -165,7 +165,8 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
         "dpo_lora" => {
             let base = policy();
             let cached = ReferenceLogp::compute(&reader, &base.valid(), &shape.rows());
-            let adapted = base.with_fresh_lora(LORA_RANK, &mut seeds::derive(0, "bench", 0, "lora"), &train);
+            let adapted =
+                base.with_fresh_lora(LORA_RANK, 2.0, |_| true, &mut seeds::derive(0, "bench", 0, "lora"), &train);
             let pairs = shape.pairs();
             let mut method = Dpo::new(duel_spec::Dpo::defaults(), train_reader, cached, config);
             let mut learner = Learner::new(adapted, &settings, rate, updates);
@@ -188,7 +189,7 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
         }
         "reward" => {
             let pairs = shape.pairs();
-            let mut method = RewardModel::new(train_reader, config);
+            let mut method = RewardModel::new(RmStage::defaults(), train_reader, config);
             let mut learner = Learner::new(scalar(), &settings, rate, updates);
             Case {
                 tokens: 2 * batch * context,
@@ -242,7 +243,13 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
         "ppo" => {
             let given = Setting {
                 reference: policy().valid(),
-                scorer: Arc::new(LearnedReward::new(scalar().valid(), reader.clone(), 0.0, 1.0)),
+                scorer: Arc::new(LearnedReward::new(
+                    vec![(Judge::Network(scalar().valid()), 0.0)],
+                    EnsembleScore::Mean,
+                    reader.clone(),
+                    0.0,
+                    1.0,
+                )),
                 reader,
                 train_reader,
                 config: config.clone(),

@@ -1,0 +1,142 @@
+//! A learned reward that scores: one model or several, centred and scaled on samples of the SFT policy.
+
+use crate::{Linear, Result, Scorer, invariants};
+use duel_model::{Reader, Responses, Scalar, weights};
+use duel_spec::EnsembleScore;
+use duel_training::sft;
+
+/// What was learned from the rows; scores are in units of the labels' log-odds.
+#[derive(Debug, Clone)]
+pub enum Judge {
+    Network(Scalar),
+    Linear(Linear),
+}
+
+impl Judge {
+    fn score(&self, reader: &Reader, batch: &Responses) -> Vec<f64> {
+        match self {
+            Self::Network(model) => sft::blocks(batch)
+                .flat_map(|block| weights::host::<1>(reader.scores(model, &block)))
+                .map(f64::from)
+                .collect(),
+            Self::Linear(linear) => {
+                batch.prompts.iter().zip(&batch.responses).map(|(p, r)| linear.score(p, r)).collect()
+            }
+        }
+    }
+}
+
+/// Judges that score together: `(together − centre) / scale`, where each judge's scores are first centred.
+#[derive(Debug, Clone)]
+pub struct LearnedReward {
+    judges: Vec<(Judge, f64)>,
+    together: EnsembleScore,
+    pub(crate) reader: Reader,
+    /// Mean and standard deviation of what they say together over SFT samples.
+    pub centre: f64,
+    pub scale: f64,
+}
+
+impl LearnedReward {
+    /// Judges with the mean of each one's raw scores. Models and `reader` carry no gradient.
+    pub fn new(judges: Vec<(Judge, f64)>, together: EnsembleScore, reader: Reader, centre: f64, scale: f64) -> Self {
+        Self { judges, together, reader, centre, scale }
+    }
+
+    /// Centres and scales on samples of the SFT policy.
+    pub fn normalised_on(
+        judges: Vec<Judge>,
+        together: EnsembleScore,
+        reader: Reader,
+        samples: &Responses,
+    ) -> Result<Self> {
+        let centred = judges.into_iter().map(|judge| {
+            let centre = mean(&judge.score(&reader, samples));
+            (judge, centre)
+        });
+        let mut this = Self::new(centred.collect(), together, reader.clone(), 0.0, 1.0);
+        let raw = this.score(samples)?;
+        this.centre = mean(&raw);
+        let squares: Vec<f64> = raw.iter().map(|r| (r - this.centre).powi(2)).collect();
+        this.scale = mean(&squares).sqrt().max(1e-6);
+        invariants::scores_are_normalised(&this.score(samples)?)?;
+        Ok(this)
+    }
+
+    /// Judges with the mean of each one's raw scores.
+    pub fn judges(&self) -> &[(Judge, f64)] {
+        &self.judges
+    }
+
+    /// A value model that starts where the reward stands: the first network, giving what it adds to the score.
+    pub fn value_model(&self) -> Option<Scalar> {
+        match self.judges.first() {
+            Some((Judge::Network(model), centre)) => Some(model.clone().rescaled(centre + self.centre, self.scale)),
+            _ => None,
+        }
+    }
+
+    /// Networks that are read for each score.
+    pub fn networks(&self) -> usize {
+        self.judges.iter().filter(|(judge, _)| matches!(judge, Judge::Network(_))).count()
+    }
+
+    /// A hash over all weights.
+    pub fn hash(&self) -> String {
+        let of = |(judge, _): &(Judge, f64)| match judge {
+            Judge::Network(model) => weights::hash(model),
+            Judge::Linear(linear) => format!("{linear:?}"),
+        };
+        self.judges.iter().map(of).collect::<Vec<_>>().join(" ")
+    }
+}
+
+impl Scorer for LearnedReward {
+    fn score(&self, batch: &Responses) -> Result<Vec<f64>> {
+        let each: Vec<Vec<f64>> = self
+            .judges
+            .iter()
+            .map(|(judge, centre)| judge.score(&self.reader, batch).into_iter().map(|x| x - centre).collect())
+            .collect();
+        Ok((0..batch.len())
+            .map(|row| {
+                let said: Vec<f64> = each.iter().map(|scores| scores[row]).collect();
+                (combined(&said, self.together) - self.centre) / self.scale
+            })
+            .collect())
+    }
+}
+
+/// What several say of one response.
+///
+/// # Source
+/// Coste et al. 2024, eq. 2 to 4; the spread is taken once, where their uncertainty-weighted form has a coefficient on
+/// the variance.
+fn combined(said: &[f64], together: EnsembleScore) -> f64 {
+    let centre = mean(said);
+    match together {
+        EnsembleScore::Mean => centre,
+        EnsembleScore::Worst => said.iter().copied().fold(f64::INFINITY, f64::min),
+        EnsembleScore::Cautious => {
+            let squares: Vec<f64> = said.iter().map(|x| (x - centre).powi(2)).collect();
+            centre - mean(&squares).sqrt()
+        }
+    }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_several_say_by_hand() {
+        let said = [1.0, 2.0, 6.0];
+        assert_eq!(combined(&said, EnsembleScore::Mean), 3.0);
+        assert_eq!(combined(&said, EnsembleScore::Worst), 1.0);
+        assert!((combined(&said, EnsembleScore::Cautious) - (3.0 - (14f64 / 3.0).sqrt())).abs() < 1e-12);
+    }
+}

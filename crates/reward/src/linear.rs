@@ -1,0 +1,157 @@
+//! The linear reward model of `grammar`: named features of prompt and response under Bradley–Terry.
+//!
+//! It is linear in the number of x, so that it extrapolates "x is good" from rows that never show two of them: the
+//! positive control of over-optimisation (claims §2).
+
+use crate::{Error, Result};
+use duel_data::grammar::{Stance, Task, excitements, parts};
+use duel_data::pairs::PreferenceRow;
+use duel_training::invariants::breach;
+use serde::{Deserialize, Serialize};
+
+/// Features of a response.
+const FEATURES: usize = 12;
+/// Newton steps at most; it takes six or so.
+const STEPS: usize = 50;
+
+/// Weights of the features.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Linear {
+    weights: Vec<f64>,
+}
+
+/// For each stance: sentiment, its size, whether both kinds are said; then x, distance from the asked length, dangling v.
+fn features(prompt: &[u32], response: &[u32]) -> [f64; FEATURES] {
+    let task = Task::of(prompt);
+    let parts = parts(task, response);
+    let stance = match task.stance {
+        Stance::Praise => 0,
+        Stance::Criticise => 3,
+        Stance::Mixed => 6,
+    };
+    let mut features = [0.0; FEATURES];
+    features[stance] = parts.sentiment;
+    features[stance + 1] = parts.sentiment.abs();
+    features[stance + 2] = f64::from(parts.both);
+    features[9] = excitements(response) as f64;
+    features[10] = parts.off_length as f64;
+    features[11] = parts.dangling as f64;
+    features
+}
+
+impl Linear {
+    /// The maximum of the rows' log-likelihood less `ridge`/2 times the squared weights, by Newton's method. `e` is the
+    /// chance that a label is wrong, `strengths` how much better each chosen response is said to be.
+    ///
+    /// # Errors
+    /// A broken invariant, if the gradient does not vanish.
+    pub fn fit(rows: &[PreferenceRow], strengths: &[f64], e: f64, ridge: f64) -> Result<Self> {
+        let differences: Vec<[f64; FEATURES]> = rows
+            .iter()
+            .map(|row| {
+                let (chosen, rejected) = (features(&row.prompt, &row.chosen), features(&row.prompt, &row.rejected));
+                std::array::from_fn(|i| chosen[i] - rejected[i])
+            })
+            .collect();
+        let mut w = vec![0.0; FEATURES];
+        for _ in 0..STEPS {
+            let mut gradient: Vec<f64> = w.iter().map(|w| ridge * w).collect();
+            let mut hessian = vec![vec![0.0; FEATURES]; FEATURES];
+            for (d, strength) in differences.iter().zip(strengths) {
+                let u = dot(d, &w) - strength;
+                let p = 1.0 / (1.0 + (-u).exp());
+                let (slope, bend) = (p - (1.0 - e), p * (1.0 - p)); // of −(1−e) log σ(u) − e log σ(−u)
+                for i in 0..FEATURES {
+                    gradient[i] += slope * d[i];
+                    (0..FEATURES).for_each(|j| hessian[i][j] += bend * d[i] * d[j]);
+                }
+            }
+            let left = gradient.iter().map(|g| g.abs()).fold(0.0, f64::max) / rows.len() as f64;
+            if left < 1e-10 {
+                return Ok(Self { weights: w });
+            }
+            (0..FEATURES).for_each(|i| hessian[i][i] += ridge);
+            for (w, step) in w.iter_mut().zip(solve(hessian, gradient)) {
+                *w -= step;
+            }
+        }
+        let found = format!("{w:?}");
+        Err(Error::Training(breach("newton_converges", STEPS as u64, "the linear reward model", found, "a fit".into())))
+    }
+
+    /// In units of the labels' log-odds.
+    pub fn score(&self, prompt: &[u32], response: &[u32]) -> f64 {
+        dot(&features(prompt, response), &self.weights)
+    }
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// `x` of `a x = b`, a positive definite, by Cholesky's factors.
+fn solve(a: Vec<Vec<f64>>, mut b: Vec<f64>) -> Vec<f64> {
+    let n = b.len();
+    let mut l = vec![vec![0.0; n]; n];
+    for i in 0..n {
+        for j in 0..=i {
+            let rest = a[i][j] - dot(&l[i][..j], &l[j][..j]);
+            l[i][j] = if i == j { rest.max(f64::MIN_POSITIVE).sqrt() } else { rest / l[j][j] };
+        }
+        b[i] = (b[i] - dot(&l[i][..i], &b[..i])) / l[i][i];
+    }
+    for i in (0..n).rev() {
+        let after: f64 = (i + 1..n).map(|k| l[k][i] * b[k]).sum();
+        b[i] = (b[i] - after) / l[i][i];
+    }
+    b
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use duel_data::World;
+    use duel_data::grammar::{GrammarWorld, excited_proxy, sample_reference};
+    use duel_data::pairs::Annotator;
+    use duel_spec::{Split, seeds};
+
+    #[test]
+    fn equations_are_solved() {
+        // 4·2 + 2·(−1) = 6, 2·2 + 3·(−1) = 1
+        let x = solve(vec![vec![4.0, 2.0], vec![2.0, 3.0]], vec![6.0, 1.0]);
+        assert!((x[0] - 2.0).abs() < 1e-12 && (x[1] + 1.0).abs() < 1e-12, "{x:?}");
+    }
+
+    #[test]
+    fn it_learns_what_the_rows_show_and_extrapolates_the_trap() -> Result<()> {
+        let world = GrammarWorld::new(0.02, 1);
+        let annotator = Annotator { tau: 1.0, flips: 0.0, length_bias: 0.0 };
+        let mut rng = seeds::derive(0, "test", 0, "rows");
+        let prompts = world.prompts(Split::Train);
+        let mut rows = Vec::new();
+        while rows.len() < 20_000 {
+            let prompt = &prompts[rows.len() % prompts.len()].ids;
+            let task = Task::of(prompt);
+            let [a, b] = [0, 1].map(|_| sample_reference(task.stance, 0.02, &mut rng));
+            if a == b || !world.admits(&a) || !world.admits(&b) {
+                continue;
+            }
+            let gold = [&a, &b].map(|r| duel_data::grammar::gold(task, r));
+            let candidate = crate::Candidate { prompt: prompt.clone(), responses: [a, b], gold };
+            rows.extend(crate::label(vec![candidate], Split::Train, &annotator, &mut rng));
+        }
+        let linear = Linear::fit(&rows, &vec![0.0; rows.len()], 0.0, 1.0)?;
+        // gold's own weights, each within four standard errors or so
+        let expected = [1.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, -0.5, 1.5, 1.5, -0.1, -0.5];
+        for (i, (found, expected)) in linear.weights.iter().zip(expected).enumerate() {
+            assert!((found - expected).abs() < 0.25, "feature {i}: {found}, expected {expected}");
+        }
+        // and so it is the proxy of the catalogue on responses with any number of x
+        let prompt = &prompts[0].ids;
+        let twice = [5, 7, 7, 2];
+        let change = linear.score(prompt, &twice) - linear.score(prompt, &[5, 7, 2]);
+        let task = Task::of(prompt);
+        assert!((change - (excited_proxy(task, &twice) - excited_proxy(task, &[5, 7, 2]))).abs() < 0.3, "{change}");
+        Ok(())
+    }
+}

@@ -1,0 +1,139 @@
+//! How good a learned reward is on rows that it may not have seen.
+
+use crate::{LearnedReward, Result, Scorer};
+use burn::tensor::Tensor;
+use duel_data::pairs::PreferenceRow;
+use duel_model::weights;
+use duel_objectives::{ChosenRejected, Terms, bradley_terry_loss};
+use duel_training::{PairBatch, pairs::accuracy};
+
+/// How good a reward model is on rows of one split.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Quality {
+    /// Rows where the chosen response scores higher, ties half.
+    pub accuracy: f64,
+    /// Bradley–Terry loss of the raw scores, nats.
+    pub loss: f64,
+    /// Rank correlation of proxy and gold over both responses of all rows.
+    pub spearman: f64,
+    /// Correlation of proxy and response length.
+    pub length_correlation: f64,
+    /// Of how often the higher score is chosen against how sure the scores are.
+    pub calibration: Calibration,
+}
+
+/// Pairs in ten bins of the probability, .5 to 1, that the scores give to their higher one.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Calibration {
+    pub bins: [Bin; 10],
+}
+
+/// One bin.
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub struct Bin {
+    pub pairs: f64,
+    /// Mean probability given to the higher score.
+    pub said: f64,
+    /// Share in which it was chosen, ties half.
+    pub was: f64,
+}
+
+impl Calibration {
+    /// From raw scores of chosen minus rejected.
+    fn of(margins: &[f32]) -> Self {
+        let mut bins = [Bin::default(); 10];
+        for &margin in margins {
+            let sure = 1.0 / (1.0 + f64::from(-margin.abs()).exp()); // .5 to 1
+            let bin = &mut bins[(((sure - 0.5) * 20.0) as usize).min(9)];
+            bin.pairs += 1.0;
+            bin.said += sure;
+            bin.was += if margin == 0.0 { 0.5 } else { f64::from(margin > 0.0) };
+        }
+        for bin in &mut bins {
+            (bin.said, bin.was) = (bin.said / bin.pairs.max(1.0), bin.was / bin.pairs.max(1.0));
+        }
+        Self { bins }
+    }
+
+    /// Expected calibration error: mean of |said − was| over pairs.
+    pub fn error(&self) -> f64 {
+        let pairs: f64 = self.bins.iter().map(|bin| bin.pairs).sum();
+        self.bins.iter().map(|bin| bin.pairs * (bin.said - bin.was).abs()).sum::<f64>() / pairs
+    }
+}
+
+/// Judges the judge.
+pub fn quality(reward: &LearnedReward, rows: &[PreferenceRow]) -> Result<Quality> {
+    let n = rows.len();
+    let pairs = PairBatch::new(rows, &(0..n).collect::<Vec<_>>());
+    let scores = reward.score(&pairs.both)?;
+    let margins: Vec<f32> = (0..n).map(|i| ((scores[i] - scores[n + i]) * reward.scale) as f32).collect();
+    let gold: Vec<f64> = rows.iter().map(|r| r.gold_chosen).chain(rows.iter().map(|r| r.gold_rejected)).collect();
+    let lengths: Vec<f64> = pairs.both.lengths().iter().map(|&l| l as f64).collect();
+    let device = reward.reader.device();
+    let chosen = Tensor::<1>::from_data(margins.as_slice(), device);
+    let loss = bradley_terry_loss(ChosenRejected { rejected: chosen.zeros_like(), chosen }, Terms::default()).loss;
+    Ok(Quality {
+        accuracy: accuracy(&margins),
+        loss: f64::from(weights::host(loss)[0]),
+        spearman: correlation(&ranks(&scores), &ranks(&gold)),
+        length_correlation: correlation(&scores, &lengths),
+        calibration: Calibration::of(&margins),
+    })
+}
+
+fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
+    let n = values.len() as f64;
+    values.sum::<f64>() / n
+}
+
+/// Ranks from 0, ties sharing their mean.
+fn ranks(values: &[f64]) -> Vec<f64> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&a, &b| values[a].total_cmp(&values[b]));
+    let mut ranks = vec![0.0; values.len()];
+    let mut start = 0;
+    for group in order.chunk_by(|&a, &b| values[a] == values[b]) {
+        let shared = start as f64 + (group.len() - 1) as f64 / 2.0;
+        group.iter().for_each(|&i| ranks[i] = shared);
+        start += group.len();
+    }
+    ranks
+}
+
+/// Pearson's correlation; 0 where one side does not vary.
+fn correlation(x: &[f64], y: &[f64]) -> f64 {
+    let (mx, my) = (mean(x.iter().copied()), mean(y.iter().copied()));
+    let (mut xy, mut xx, mut yy) = (0.0, 0.0, 0.0);
+    for (a, b) in x.iter().zip(y) {
+        xy += (a - mx) * (b - my);
+        xx += (a - mx).powi(2);
+        yy += (b - my).powi(2);
+    }
+    if xx * yy == 0.0 { 0.0 } else { xy / (xx * yy).sqrt() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn calibration_by_hand() {
+        let margin = |p: f32| (p / (1.0 - p)).ln();
+        // .72 said three times and right twice, .97 once and wrong
+        let found = Calibration::of(&[margin(0.72), margin(0.72), -margin(0.72), -margin(0.97)]);
+        assert!((found.bins[4].said - 0.72).abs() < 1e-6 && (found.bins[4].was - 2.0 / 3.0).abs() < 1e-9);
+        assert!((found.bins[9].pairs, found.bins[9].was) == (1.0, 0.0));
+        let expected = (3.0 * (0.72 - 2.0 / 3.0) + 0.97) / 4.0;
+        assert!((found.error() - expected).abs() < 1e-6, "{}", found.error());
+    }
+
+    #[test]
+    fn correlations_by_hand() {
+        assert_eq!(ranks(&[3.0, 1.0, 3.0, 2.0]), vec![2.5, 0.0, 2.5, 1.0]);
+        assert!((correlation(&[1.0, 2.0, 3.0], &[2.0, 4.0, 6.0]) - 1.0).abs() < 1e-12);
+        // by hand: x - 2 = (-1, 0, 1), y - 2 = (-1, 1, 0): 1 / sqrt(2 · 2)
+        assert!((correlation(&[1.0, 2.0, 3.0], &[1.0, 3.0, 2.0]) - 0.5).abs() < 1e-12);
+        assert_eq!(correlation(&[1.0, 1.0], &[1.0, 2.0]), 0.0);
+    }
+}

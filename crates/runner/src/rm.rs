@@ -1,0 +1,214 @@
+//! The stage that learns a reward from preference rows.
+
+use crate::Result;
+use crate::plan::{Kind, Stage};
+use crate::work::{Batches, Desk, PROXY, load_json, save_json};
+use burn::module::Module;
+use duel_data::World;
+use duel_data::grammar::{excitements, token};
+use duel_data::pairs::PreferenceRow;
+use duel_evaluation::proxy_table;
+use duel_ledger::StageRecorder;
+use duel_model::{Policy, Responses, Scalar, generate, weights};
+use duel_reward::{Calibration, Judge, LearnedReward, Linear, RewardModel, Scorer, quality};
+use duel_spec::{Clocks, Recorder, RmKeep, RmModel, RmStart, Split, metrics, seeds};
+use duel_training::{Keeper, Learner, Onward, PairBatch, Watch, curve_steps, train};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// What a learned reward is beside the networks' weights.
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    /// Of each judge's raw scores over samples of the SFT policy.
+    centres: Vec<f64>,
+    linear: Option<Linear>,
+    /// Of what all say together.
+    centre: f64,
+    scale: f64,
+}
+
+const KEPT: &str = "rm.json";
+
+/// The weights of the `i`-th network.
+fn network(i: usize) -> String {
+    if i == 0 { "rm.safetensors".into() } else { format!("rm-{i}.safetensors") }
+}
+
+/// Samples of the SFT policy that centre and scale the reward.
+const NORMALISING_SAMPLES: usize = 2048;
+
+impl Desk<'_> {
+    /// The reward model, its scale, its quality, and on grammar its score of every response.
+    pub(crate) fn rm(&self, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
+        let (settings, seed) = (&self.experiment.stages.rm, self.stage.seed);
+        let scene = self.scene()?;
+        let world = scene.world.as_ref();
+        let rows = self.rows()?;
+        let of = |split| rows.iter().filter(|r| r.split == split).cloned().collect::<Vec<PreferenceRow>>();
+        let (train_rows, validation, test) = (of(Split::Train), of(Split::Validation), of(Split::Test));
+
+        // 1. Learn from the train rows.
+        let (mut judges, mut clocks) = (vec![], Clocks::default());
+        match settings.model {
+            RmModel::Linear => {
+                let strengths: Vec<f64> = train_rows.iter().map(|row| settings.margin * row.strength()).collect();
+                judges.push(Judge::Linear(Linear::fit(
+                    &train_rows,
+                    &strengths,
+                    settings.label_smoothing,
+                    settings.ridge,
+                )?));
+            }
+            RmModel::Transformer => {
+                for member in 0..settings.ensemble {
+                    let (model, spent) = self.network(member, world, &train_rows, &validation, clocks, recorder)?;
+                    judges.push(Judge::Network(model));
+                    clocks = spent;
+                }
+            }
+        }
+
+        // 2. Centre and scale on what the SFT policy says.
+        let sft_policy = self.sft_policy(world)?;
+        let prompts = world.prompts(Split::Train);
+        let ids = (0..NORMALISING_SAMPLES).map(|i| prompts[i % prompts.len()].ids.clone()).collect();
+        let mut rng = seeds::derive(seed, "rm", 0, "normalising samples");
+        let samples = generate(&sft_policy, world.space(), ids, &mut rng, &self.device);
+        let reward = LearnedReward::normalised_on(judges, settings.ensemble_score, self.reader(world), &samples)?;
+
+        // 3. Say how good it is.
+        let mut say = |metric, value| recorder.record("rm", clocks, metric, value);
+        let (on_validation, on_test) = (quality(&reward, &validation)?, quality(&reward, &test)?);
+        say(metrics::PAIR_ACCURACY_TRAIN, quality(&reward, &train_rows)?.accuracy);
+        say(metrics::PAIR_ACCURACY_VALIDATION, on_validation.accuracy);
+        say(metrics::PAIR_ACCURACY_TEST, on_test.accuracy);
+        say(metrics::RM_LOSS_VALIDATION, on_validation.loss);
+        say(metrics::RM_SPEARMAN_GOLD, on_test.spearman);
+        say(metrics::RM_LENGTH_CORRELATION, on_test.length_correlation);
+        say(metrics::RM_CALIBRATION, on_test.calibration.error());
+        if let Some(slope) = scene.grammar.as_ref().map(|_| trap_slope(&reward, &samples)).transpose()?.flatten() {
+            say(metrics::RM_TRAP_SLOPE, slope);
+        }
+        record_curve(&on_test.calibration, recorder);
+
+        // 4. Keep it.
+        if let Some(grammar) = &scene.grammar {
+            let table = [Split::Validation, Split::Test].map(|split| {
+                let prompts: Vec<Vec<u32>> = grammar.prompts(split).iter().map(|p| p.ids.clone()).collect();
+                proxy_table(&reward, &prompts, token::EOS)
+            });
+            let [validation, test] = table;
+            save_json(&to.join(PROXY), &(validation?, test?))?;
+        }
+        let mut linear = None;
+        for (i, (judge, _)) in reward.judges().iter().enumerate() {
+            match judge {
+                Judge::Network(model) => weights::save(model, &to.join(network(i)))?,
+                Judge::Linear(weights) => linear = Some(weights.clone()),
+            }
+        }
+        let centres = reward.judges().iter().map(|(_, centre)| *centre).collect();
+        save_json(&to.join(KEPT), &Kept { centres, linear, centre: reward.centre, scale: reward.scale })
+    }
+
+    /// One network, without gradient, and the clocks after it; `before` is what the others have cost.
+    fn network(
+        &self,
+        member: usize,
+        world: &dyn World,
+        rows: &[PreferenceRow],
+        validation: &[PreferenceRow],
+        before: Clocks,
+        recorder: &mut StageRecorder,
+    ) -> Result<(Scalar, Clocks)> {
+        let (settings, config) = (&self.experiment.stages.rm, self.config(world));
+        let body = match settings.start {
+            RmStart::Sft => self.sft_policy(world)?,
+            RmStart::Base => self.policy_of(Kind::Base, world)?,
+        };
+        let model = Scalar::from_policy(self.on_train_device(body), &self.train_device());
+        let mut method = RewardModel::new(settings.clone(), self.train_reader(world), &config);
+        let steps = settings.steps as u64;
+        let mut learner = Learner::new(model, &self.experiment.learner, settings.learning_rate, steps);
+        let stream = if member == 0 { "rm".to_string() } else { format!("rm-{member}") };
+        let mut queue = Batches::new(rows.len(), settings.batch_size, self.stage.seed, stream);
+        let batch = |_| -> Result<_> { Ok(PairBatch::new(rows, &queue.next())) };
+
+        // the most accurate step on validation rows, where that is asked for
+        let mut keeper = Keeper::new(settings.patience);
+        let best = settings.keep == RmKeep::Best;
+        let looks = if best { curve_steps(steps, settings.checks) } else { vec![] };
+        let all = PairBatch::new(validation, &(0..validation.len()).collect::<Vec<_>>());
+        let mut watch = Watch { stage: "rm", recorder: &mut *recorder, stop: self.stop };
+        let spent = train(&mut method, &mut learner, steps, batch, &mut watch, &looks, |model, clocks, recorder| {
+            let accuracy = RewardModel::accuracy(&self.reader(world), &model.valid(), &all);
+            recorder.record("rm", clocks, metrics::PAIR_ACCURACY_VALIDATION, accuracy);
+            Ok::<Onward, crate::Error>(keeper.saw(accuracy, clocks.step, model))
+        })?;
+        let (model, kept) = keeper.restore(learner.into_module());
+        let model = model.valid();
+        if let Some(step) = kept {
+            recorder.record("rm", spent, metrics::KEPT_STEP, step as f64);
+        }
+        let probe = PairBatch::new(validation, &(0..validation.len().min(64)).collect::<Vec<_>>());
+        RewardModel::new(settings.clone(), self.reader(world), &config).check(spent.step, &model, &probe)?;
+        let clocks = Clocks {
+            step: before.step + spent.step,
+            tokens: before.tokens + spent.tokens,
+            flops: before.flops + spent.flops,
+            wall_seconds: before.wall_seconds + spent.wall_seconds,
+        };
+        Ok((model, clocks))
+    }
+
+    /// The reward that the plan's stage has learned.
+    pub(crate) fn learned_reward(&self, world: &dyn World) -> Result<LearnedReward> {
+        let rm: &Stage = self.plan.needed(self.stage, Kind::Rm).expect("stages that score need the reward model");
+        let folder = self.folder(rm)?;
+        let Kept { centres, linear, centre, scale } = load_json("rm", &folder.file(KEPT))?;
+        let mut judges = vec![];
+        for (i, mean) in centres.into_iter().enumerate() {
+            let judge = match &linear {
+                Some(linear) => Judge::Linear(linear.clone()),
+                None => {
+                    let rng = &mut seeds::derive(0, "shape", 0, "init");
+                    let shape = Policy::new(&self.config(world), rng, &self.train_device());
+                    let shape = Scalar::from_policy(shape, &self.train_device());
+                    Judge::Network(weights::load(shape, &folder.file(&network(i)))?.valid())
+                }
+            };
+            judges.push((judge, mean));
+        }
+        let together = self.experiment.stages.rm.ensemble_score;
+        Ok(LearnedReward::new(judges, together, self.reader(world), centre, scale))
+    }
+}
+
+/// The calibration curve, a bin a step.
+fn record_curve(curve: &Calibration, recorder: &mut StageRecorder) {
+    for (i, bin) in curve.bins.iter().enumerate().filter(|(_, bin)| bin.pairs > 0.0) {
+        let clocks = Clocks { step: i as u64, ..Clocks::default() };
+        recorder.record("rm-calibration", clocks, metrics::CALIBRATION_SAID, bin.said);
+        recorder.record("rm-calibration", clocks, metrics::CALIBRATION_WAS, bin.was);
+        recorder.record("rm-calibration", clocks, metrics::CALIBRATION_PAIRS, bin.pairs);
+    }
+}
+
+/// Mean change of the proxy when one more x follows a response that ends in its only x (claims §2,
+/// manipulation check); `None` where no sample is of that kind.
+fn trap_slope(reward: &LearnedReward, samples: &Responses) -> Result<Option<f64>> {
+    let once: Vec<usize> = (0..samples.len())
+        .filter(|&i| {
+            let r = &samples.responses[i];
+            excitements(r) == 1 && r.len() >= 2 && r[r.len() - 2] == token::X && r.len() < 6
+        })
+        .collect();
+    if once.is_empty() {
+        return Ok(None);
+    }
+    let before = samples.select(&once);
+    let mut after = before.clone();
+    after.responses.iter_mut().for_each(|r| r.insert(r.len() - 1, token::X));
+    let change: f64 = reward.score(&after)?.iter().zip(reward.score(&before)?).map(|(a, b)| a - b).sum();
+    Ok(Some(change / once.len() as f64))
+}
