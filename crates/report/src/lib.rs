@@ -5,6 +5,7 @@ mod error;
 mod figures;
 mod format;
 mod frontier;
+mod over;
 mod page;
 mod run;
 pub mod stats;

@@ -2,6 +2,7 @@
 
 use crate::figures::arm_costs;
 use crate::format::{seconds, si};
+use crate::over::{self, Drops};
 use crate::run::{Point, Run};
 use crate::stats::Estimate;
 use crate::{Error, Result, frontier};
@@ -20,6 +21,9 @@ pub(crate) struct Table {
 #[derive(Debug, serde::Serialize)]
 pub(crate) struct Tables {
     pub(crate) points: Table,
+    /// As `points`, on validation prompts: what settings are chosen by.
+    pub(crate) validation: Table,
+    pub(crate) drops: Table,
     pub(crate) matched: Table,
     pub(crate) costs: Table,
     pub(crate) stages: Table,
@@ -27,8 +31,16 @@ pub(crate) struct Tables {
 
 /// Writes `<name>.csv`, `.md` and `.tex` of every table.
 pub(crate) fn write(run: &Run, folder: &Path) -> Result<Tables> {
-    let tables = Tables { points: points(run), matched: matched(run), costs: costs(run), stages: stages(run) };
-    for table in [&tables.points, &tables.matched, &tables.costs, &tables.stages] {
+    let tables = Tables {
+        points: points(run, "points", Point::final_test),
+        validation: points(run, "validation", Point::final_validation),
+        drops: drops(run),
+        matched: matched(run),
+        costs: costs(run),
+        stages: stages(run),
+    };
+    let all = [&tables.points, &tables.validation, &tables.drops, &tables.matched, &tables.costs, &tables.stages];
+    for table in all {
         let to = |ending: &str| folder.join(format!("{}.{ending}", table.name));
         duel_ledger::write_atomically(&to("csv"), &csv_of(table)?)?;
         duel_ledger::write_atomically(&to("md"), markdown_of(table).as_bytes())?;
@@ -41,8 +53,9 @@ fn estimate(values: &[f64], places: usize) -> String {
     Estimate::of(values).map_or("–".into(), |e| format!("{e:.places$}"))
 }
 
-/// Every point's finished policies on test prompts, mean ± half width of the 95% t-interval over seeds.
-fn points(run: &Run) -> Table {
+/// Every point's finished policies, mean ± half width of the 95% t-interval over seeds; `of` reads them on test or on
+/// validation prompts.
+fn points(run: &Run, name: &'static str, of: fn(&Point, Metric) -> Vec<f64>) -> Table {
     let columns: Vec<(&str, Metric, usize)> = [
         ("gold", metrics::GOLD, 3),
         ("KL", metrics::KL, 3),
@@ -56,20 +69,47 @@ fn points(run: &Run) -> Table {
         ("distinct-2", metrics::DISTINCT_2, 3),
     ]
     .into_iter()
-    .filter(|(_, metric, _)| {
-        run.arms().iter().flat_map(|a| run.points_of(a)).any(|p| !p.final_test(*metric).is_empty())
-    })
+    .filter(|(_, metric, _)| run.arms().iter().flat_map(|a| run.points_of(a)).any(|p| !of(p, *metric).is_empty()))
     .collect();
     let row = |p: &Point| {
         let mut row = vec![p.arm.clone(), p.label.clone(), p.seeds.len().to_string()];
-        row.extend(columns.iter().map(|(_, metric, places)| estimate(&p.final_test(*metric), *places)));
+        row.extend(columns.iter().map(|(_, metric, places)| estimate(&of(p, *metric), *places)));
         row
     };
     let arms = run.arms();
     Table {
-        name: "points",
+        name,
         head: ["arm", "point", "seeds"].into_iter().chain(columns.iter().map(|c| c.0)).map(String::from).collect(),
         rows: arms.iter().flat_map(|a| run.points_of(a)).chain(run.reference()).map(row).collect(),
+    }
+}
+
+/// Over-optimisation: what is lost beyond the peak.
+fn drops(run: &Run) -> Table {
+    let head = [
+        "along",
+        "seeds",
+        "KL at the peak",
+        "gold at the peak",
+        "furthest KL",
+        "gold there",
+        "drop, ref. sd",
+        "proxy gained since the peak",
+        "peak before one epoch, share",
+    ];
+    let row = |d: Drops| {
+        let mut row = vec![d.along, d.drop.len().to_string()];
+        row.extend(
+            [(&d.peak_kl, 2), (&d.peak_gold, 3), (&d.kl, 2), (&d.gold, 3)].map(|(of, places)| estimate(of, places)),
+        );
+        row.extend([&d.drop, &d.proxy].map(|of| estimate(of, 3)));
+        row.push(d.early.map_or("–".into(), |share| format!("{share:.2}")));
+        row
+    };
+    Table {
+        name: "over-optimisation",
+        head: head.map(String::from).to_vec(),
+        rows: over::drops(run).into_iter().map(row).collect(),
     }
 }
 
@@ -125,7 +165,7 @@ fn costs(run: &Run) -> Table {
 
 /// What the shared stages measured, mean ± interval over seeds.
 fn stages(run: &Run) -> Table {
-    let wanted: [(&str, &str, Metric, usize); 17] = [
+    let wanted: [(&str, &str, Metric, usize); 18] = [
         ("gold scorer: accuracy on held-out full reviews", "corpus", metrics::GOLD_ACCURACY, 3),
         ("gold scorer: accuracy on the judged window", "corpus", metrics::GOLD_ACCURACY_WINDOW, 3),
         ("gold scorer: calibration error", "corpus", metrics::GOLD_CALIBRATION, 3),
@@ -141,6 +181,7 @@ fn stages(run: &Run) -> Table {
         ("reward model: loss on validation, nats", "rm", metrics::RM_LOSS_VALIDATION, 3),
         ("reward model: rank correlation with gold", "rm", metrics::RM_SPEARMAN_GOLD, 3),
         ("reward model: correlation with length", "rm", metrics::RM_LENGTH_CORRELATION, 3),
+        ("reward model: calibration error", "rm", metrics::RM_CALIBRATION, 3),
         ("reward model: change at a second x", "rm", metrics::RM_TRAP_SLOPE, 3),
         ("reward model: seconds", "rm", metrics::STAGE_SECONDS, 1),
     ];
