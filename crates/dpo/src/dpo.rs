@@ -6,7 +6,7 @@ use burn::tensor::{Tensor, TensorData};
 use duel_data::pairs::{PreferenceRow, hash};
 use duel_model::{Flops, Policy, Reader, TransformerConfig, weights, weights::host};
 use duel_objectives::{
-    ChosenRejected, PairLogp, PreferenceLoss, PreferenceOutcome, chosen_sequence_nll, preference_loss,
+    ChosenRejected, KtoWeights, PairLogp, PreferenceLoss, PreferenceOutcome, chosen_sequence_nll, preference_loss,
 };
 use duel_spec::{Dpo as Settings, PairLoss, metrics};
 use duel_training::invariants as always;
@@ -75,13 +75,31 @@ pub struct Dpo {
     /// On the autodiff device.
     reader: Reader,
     reference: ReferenceLogp,
+    /// The reference itself, which KTO asks about responses that answer other prompts.
+    judge: Option<Policy>,
     flops: Flops,
 }
 
 impl Dpo {
     /// `reader` is on the autodiff device; `reference` holds the rows that batches index.
     pub fn new(settings: Settings, reader: Reader, reference: ReferenceLogp, config: &TransformerConfig) -> Self {
-        Self { settings, reader, reference, flops: Flops::policy(config) }
+        Self { settings, reader, reference, judge: None, flops: Flops::policy(config) }
+    }
+
+    /// With the reference itself, without gradient, where the loss asks it: KTO's does.
+    pub fn with_reference(self, reference: &Policy) -> Self {
+        let judge = (self.settings.loss == PairLoss::Kto).then(|| reference.clone());
+        Self { judge, ..self }
+    }
+
+    /// Log-ratios `[N]` of the chosen responses as answers to their neighbours' prompts: what KTO takes the KL from.
+    /// `reader` and `policy` carry no gradient.
+    fn mismatched(&self, reader: &Reader, policy: &Policy, pairs: &PairBatch) -> Option<Vec<f32>> {
+        let judge = self.judge.as_ref()?;
+        let mut batch = pairs.both.first(pairs.len());
+        batch.responses.rotate_left(1);
+        let [now, then] = [policy, judge].map(|policy| sft::sequence_logp(reader, policy, &batch));
+        Some(now.into_iter().zip(then).map(|(now, then)| now - then).collect())
     }
 
     /// Log-probs of both responses under a policy, `[N]` each.
@@ -96,10 +114,22 @@ impl Dpo {
         policy: ChosenRejected,
         reference: ChosenRejected,
         pairs: &PairBatch,
+        mismatched: Option<Vec<f32>>,
     ) -> PreferenceOutcome {
         let lengths = halves(sft::mask(reader, &pairs.both).lengths());
-        let logp = PairLogp { policy, reference, lengths };
+        let column = |x: Vec<f32>| Tensor::<1>::from_data(TensorData::new(x, [pairs.len()]), reader.device()); // [N]
+        let mut logp = PairLogp { policy, reference, lengths, mismatched: mismatched.map(column) };
+        // a margin m asked for is u − m in place of u
+        let margin = (self.settings.margin > 0.0)
+            .then(|| column(pairs.strengths.iter().map(|s| (self.settings.margin * s) as f32).collect()));
+        if let Some(margin) = &margin {
+            logp.policy.chosen = logp.policy.chosen - margin.clone() / self.settings.beta;
+        }
         let mut outcome = preference_loss(&loss(&self.settings), &logp, self.settings.beta);
+        if let Some(margin) = margin {
+            outcome.rewards.chosen = outcome.rewards.chosen + margin.clone();
+            logp.policy.chosen = logp.policy.chosen + margin / self.settings.beta;
+        }
         if self.settings.nll_coef > 0.0 {
             outcome.loss = outcome.loss + chosen_sequence_nll(&logp) * self.settings.nll_coef;
         }
@@ -115,7 +145,8 @@ impl Dpo {
     /// The loss while the policy is its reference, where that is known.
     fn first_loss(&self) -> Option<f64> {
         let known = loss(&self.settings).at_the_reference(self.settings.beta);
-        known.filter(|_| !self.settings.reference_free && self.settings.nll_coef == 0.0)
+        let Settings { reference_free, nll_coef, margin, .. } = self.settings;
+        known.filter(|_| !reference_free && nll_coef == 0.0 && margin == 0.0)
     }
 
     /// The invariants of step 0 that look at more than the first loss, each on the first batch.
@@ -130,12 +161,13 @@ impl Dpo {
             host(reference.chosen.clone()).into_iter().chain(host(reference.rejected.clone())).collect();
         invariants::cached_reference_is_live(&live, &cached)?;
         let (reference, loss) = (self.reference(&self.reference, &pairs.rows, &reader), loss(&self.settings));
-        let margins = host(self.outcome(&reader, policy, reference.clone(), pairs).margins());
+        let margins = host(self.outcome(&reader, policy, reference.clone(), pairs, None).margins());
         let swapped = self.outcome(
             &reader,
             Self::pair_logp(&reader, &module, &pairs.swapped()),
             ChosenRejected { chosen: reference.rejected, rejected: reference.chosen },
             &pairs.swapped(),
+            None,
         );
         invariants::a_swap_flips_the_margin(0, &margins, &host(swapped.margins()))?;
         if loss.ignores_ties() && self.settings.nll_coef == 0.0 {
@@ -145,6 +177,7 @@ impl Dpo {
                 Self::pair_logp(&self.reader, learner.module(), &pairs.tied()),
                 ChosenRejected { chosen: reference.chosen.clone(), rejected: reference.chosen },
                 &pairs.tied(),
+                None,
             );
             let gradient = learner.gradient(tied.loss);
             invariants::equal_pairs_have_no_gradient(0, norm(&gradient))?;
@@ -156,7 +189,7 @@ impl Dpo {
             let part = pairs.select(rows);
             let reference = self.reference(&self.reference, &part.rows, &self.reader);
             let policy = Self::pair_logp(&self.reader, learner.module(), &part);
-            (self.outcome(&self.reader, policy, reference, &part).loss, part.len() as f64)
+            (self.outcome(&self.reader, policy, reference, &part, None).loss, part.len() as f64)
         })
     }
 
@@ -172,7 +205,8 @@ impl Dpo {
         let pairs = PairBatch::new(rows, &all);
         let logp = sft::sequence_logp(reader, policy, &pairs.both);
         let now = halves(Tensor::from_data(logp.as_slice(), reader.device()));
-        let outcome = self.outcome(reader, now, self.reference(reference, &all, reader), &pairs);
+        let mismatched = self.mismatched(reader, policy, &pairs);
+        let outcome = self.outcome(reader, now, self.reference(reference, &all, reader), &pairs, mismatched);
         let margins = host(outcome.margins());
         Validation { loss: f64::from(host(outcome.loss)[0]), accuracy: accuracy(&margins) }
     }
@@ -199,7 +233,11 @@ impl Method for Dpo {
                 let reference = self.reference(&self.reference, &part.rows, &self.reader);
 
                 // 2. How far has each response moved from the reference?
-                let outcome = self.outcome(&self.reader, policy.clone(), reference, &part);
+                let mismatched = self.judge.as_ref().and_then(|_| {
+                    let (reader, module) = always::without_graph(&self.reader, module);
+                    self.mismatched(&reader, &module, &part)
+                });
+                let outcome = self.outcome(&self.reader, policy.clone(), reference, &part, mismatched);
                 read.add(&policy, &outcome);
 
                 // 3. Improve.
@@ -211,8 +249,9 @@ impl Method for Dpo {
             said.check(|| invariants::starts_at_the_reference(update.loss, expected, &margins, accuracy(&margins)))?;
         }
         let tokens = pairs.both.token_count();
-        let cost = Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() };
-        said.learned(update, cost);
+        let asked = if self.judge.is_some() { 2 * pairs.both.first(pairs.len()).token_count() } else { 0 };
+        let flops = self.flops.train(tokens) + self.flops.forward(asked);
+        said.learned(update, Cost { trained_tokens: tokens, scored_tokens: asked, flops, ..Cost::default() });
         let centre = mean(&margins);
         let squares: Vec<f32> = margins.iter().map(|m| (m - centre as f32).powi(2)).collect();
         let saturated: Vec<f32> = margins.iter().map(|m| f32::from(1.0 / (1.0 + m.exp()) < 0.01)).collect();
@@ -272,6 +311,10 @@ pub fn loss(settings: &Settings) -> PreferenceLoss {
         PairLoss::JsDivergence => Loss::JsDivergence,
         PairLoss::Simpo => Loss::SimPo { gamma: settings.simpo_margin },
         PairLoss::Orpo => Loss::Orpo,
+        PairLoss::Kto => {
+            let (desirable, undesirable) = (settings.kto_desirable, settings.kto_undesirable);
+            Loss::Kto { weights: KtoWeights { desirable, undesirable } }
+        }
         PairLoss::KtoPair => Loss::KtoPair,
         PairLoss::Positive => Loss::Positive { lambda: settings.positive_lambda },
         PairLoss::PreferredFt => Loss::PreferredFt,

@@ -41,6 +41,8 @@ pub struct BlockTensors<B: Backend> {
 pub struct BlockPlan {
     pub shape: BlockShape,
     pub left: Option<Arc<Vec<usize>>>,
+    /// Whether what is between input and output is made again on the way back, and not kept. Chen et al. 2016.
+    pub recompute: bool,
 }
 
 /// A Llama block's input `[B, L, D]` and its parameters, named as in [`LlamaWeights`]; where no adapter is on, `_a` and
@@ -80,6 +82,7 @@ pub struct LlamaPlan {
     pub cos: Arc<Vec<f32>>,
     pub sin: Arc<Vec<f32>>,
     pub left: Option<Arc<Vec<usize>>>,
+    pub recompute: bool,
 }
 
 /// Which log-probs are asked for.
@@ -296,11 +299,12 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         #[derive(Debug)]
         struct Back;
         impl Backward<Flex, 13> for Back {
-            type State = (Parts<FlexTensor>, BlockPlan, BlockSaved);
+            type State = (Parts<FlexTensor>, BlockPlan, Option<BlockSaved>);
 
             fn backward(self, ops: Ops<Self::State, 13>, gradients: &mut Gradients, _: &mut Checkpointer) {
                 let dy = gradients.consume::<Flex>(&ops.node).to_contiguous();
                 let (parts, plan, saved) = ops.state;
+                let saved = saved.unwrap_or_else(|| plan.forward(&parts).1);
                 for (node, gradient) in ops.parents.into_iter().zip(plan.backward(&parts, &saved, &dy)) {
                     if let Some(node) = node {
                         gradients.register::<Flex>(node.id, gradient);
@@ -313,7 +317,10 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         let parts = contiguous(parts.each_ref().map(|part| part.primitive()));
         let (y, saved) = plan.forward(&parts);
         match Back.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((parts, plan, saved), y),
+            OpsKind::Tracked(prep) => {
+                let saved = (!plan.recompute).then_some(saved);
+                prep.finish((parts, plan, saved), y)
+            }
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }
@@ -322,11 +329,12 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         #[derive(Debug)]
         struct Back;
         impl Backward<Flex, 24> for Back {
-            type State = (LlamaParts<FlexTensor>, LlamaPlan, LlamaSaved);
+            type State = (LlamaParts<FlexTensor>, LlamaPlan, Option<LlamaSaved>);
 
             fn backward(self, ops: Ops<Self::State, 24>, gradients: &mut Gradients, _: &mut Checkpointer) {
                 let dy = gradients.consume::<Flex>(&ops.node).to_contiguous();
                 let (parts, plan, saved) = ops.state;
+                let saved = saved.unwrap_or_else(|| plan.forward(&parts).1);
                 let asked = std::array::from_fn(|map| ops.parents[3 + map].is_some());
                 let found = plan.backward(&parts, &saved, &dy, asked);
                 for (node, gradient) in ops.parents.into_iter().zip(found) {
@@ -341,7 +349,10 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         let parts = parts.map(|part| part.primitive().to_contiguous());
         let (y, saved) = plan.forward(&parts);
         match Back.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((parts, plan, saved), y),
+            OpsKind::Tracked(prep) => {
+                let saved = (!plan.recompute).then_some(saved);
+                prep.finish((parts, plan, saved), y)
+            }
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }

@@ -287,18 +287,13 @@ impl Block {
     /// The whole block in one operation, where there is one for it.
     fn fused(&self, x: &Tensor<3>, place: &FusedPlace) -> Option<Tensor<3>> {
         match &place.tables {
-            Some(tables) => self.fused_llama(x, place.left.as_ref(), tables),
-            None => self.fused_gpt2(x, place.left.as_ref()),
+            Some(tables) => self.fused_llama(x, place, tables),
+            None => self.fused_gpt2(x, place),
         }
     }
 
     /// A Llama block, whose projections carry adapters of one rank and scale, or none.
-    fn fused_llama(
-        &self,
-        x: &Tensor<3>,
-        left: Option<&Arc<Vec<usize>>>,
-        [cos, sin]: &[Arc<Vec<f32>>; 2],
-    ) -> Option<Tensor<3>> {
+    fn fused_llama(&self, x: &Tensor<3>, place: &FusedPlace, [cos, sin]: &[Arc<Vec<f32>>; 2]) -> Option<Tensor<3>> {
         let (Norm::Rms(norm1), Norm::Rms(norm2)) = (&self.norm_attention, &self.norm_mlp) else { return None };
         let Inputs::Apart(Apart { q, k, v }) = &self.attention.inputs else { return None };
         let Mlp::Gated(Gated { gate, up, down }) = &self.mlp else { return None };
@@ -353,11 +348,17 @@ impl Block {
             down_a: a(down),
             down_b: b(down),
         };
-        let plan = LlamaPlan { shape, cos: cos.clone(), sin: sin.clone(), left: left.cloned() };
+        let plan = LlamaPlan {
+            shape,
+            cos: cos.clone(),
+            sin: sin.clone(),
+            left: place.left.clone(),
+            recompute: place.recompute,
+        };
         Some(fused::llama(tensors, plan))
     }
 
-    fn fused_gpt2(&self, x: &Tensor<3>, left: Option<&Arc<Vec<usize>>>) -> Option<Tensor<3>> {
+    fn fused_gpt2(&self, x: &Tensor<3>, place: &FusedPlace) -> Option<Tensor<3>> {
         let parts = self.gpt2()?;
         let [sequences, columns, width] = x.dims();
         let shape = BlockShape {
@@ -384,13 +385,14 @@ impl Block {
             down: parts.down.0.into_dispatch(),
             down_bias: parts.down.1.into_dispatch(),
         };
-        Some(fused::block(tensors, BlockPlan { shape, left: left.cloned() }))
+        Some(fused::block(tensors, BlockPlan { shape, left: place.left.clone(), recompute: place.recompute }))
     }
 }
 
 /// Where a block's columns stand, for the operation that does all of a block.
 struct FusedPlace {
     left: Option<Arc<Vec<usize>>>,
+    recompute: bool,
     /// `cos` and `sin` of the rotary angles, `[context, E/2]` each.
     tables: Option<[Arc<Vec<f32>>; 2]>,
 }
@@ -462,6 +464,8 @@ struct Body {
     blocks: Vec<Block>,
     norm: Norm,
     epsilon: f64,
+    /// Whether fused blocks keep nothing between their input and their output.
+    recompute: bool,
 }
 
 impl Body {
@@ -483,6 +487,7 @@ impl Body {
             blocks: (0..config.layers).map(|_| Block::new(config, rng, device)).collect(),
             norm: Norm::new(config, device),
             epsilon: config.epsilon(),
+            recompute: false,
         }
     }
 
@@ -506,7 +511,7 @@ impl Body {
                 Positions::Learned(_) => None,
                 Positions::Rotary(Rotary { cos, sin }) => Some([cos, sin].map(|table| Arc::new(host(table.clone())))),
             };
-            let place = FusedPlace { left: left.clone().map(Arc::new), tables };
+            let place = FusedPlace { left: left.clone().map(Arc::new), recompute: self.recompute, tables };
             let all = self.blocks.iter().try_fold(x.clone(), |x, block| block.fused(&x, &place));
             if let Some(x) = all {
                 return self.norm.forward(x, self.epsilon);
@@ -633,7 +638,7 @@ impl Policy {
 
     /// The model with its weights packed for writing, where it is GPT-2 without adapters on a device that has one.
     pub fn decoder(&self) -> Option<Decoder> {
-        let Body { tokens, positions: Positions::Learned(positions), blocks, norm: Norm::Layer(norm), epsilon } =
+        let Body { tokens, positions: Positions::Learned(positions), blocks, norm: Norm::Layer(norm), epsilon, .. } =
             &self.body
         else {
             return None;
@@ -724,6 +729,13 @@ impl Policy {
             let b = Param::from_tensor(Tensor::zeros([rank, outputs], device));
             projection.with_lora(Lora { a, b, scale })
         })
+    }
+
+    /// The model whose fused blocks make again on the way back what lies within them: less memory, a forward pass more.
+    /// Blocks of composed operations keep what they made.
+    pub fn with_recomputed_blocks(mut self) -> Self {
+        self.body.recompute = true;
+        self
     }
 
     /// The model with its adapters worked into its matrices.
@@ -841,6 +853,20 @@ mod tests {
             assert_eq!(apart(&a[..3 * 11], &b[..3 * 11]), 0.0);
             assert!(apart(&a[3 * 11..4 * 11], &b[3 * 11..4 * 11]) > 1e-4);
         }
+    }
+
+    #[test]
+    fn recomputed_blocks_have_the_same_gradient() {
+        let device = Device::flex().autodiff();
+        let policy = Policy::new(&config(true), &mut seeds::derive(7, "test", 0, "init"), &device);
+        let gradient = |policy: &Policy| {
+            let ids = Tensor::<2, Int>::from_data([[1, 5, 6, 7, 8], [1, 5, 6, 9, 10]], &device);
+            let gradients = policy.logits(ids, 0).square().mean().backward();
+            host(policy.body.tokens.weight.val().grad(&gradients).expect("the loss reaches the embedding"))
+        };
+        let found = gradient(&policy);
+        assert!(found.iter().any(|g| *g != 0.0));
+        assert_eq!(gradient(&policy.with_recomputed_blocks()), found);
     }
 
     #[test]

@@ -42,6 +42,8 @@ pub struct PairLogp {
     pub reference: ChosenRejected,
     /// Counted tokens `|y|`.
     pub lengths: ChosenRejected,
+    /// Log-ratios `[N]` of responses that answer other prompts, without gradient: the KL of KTO.
+    pub mismatched: Option<Tensor<1>>,
 }
 
 impl PairLogp {
@@ -105,6 +107,8 @@ pub enum PreferenceLoss {
     SimPo { gamma: f64 },
     /// `NLL − β log σ(log odds ratio)` of log-probs a token, no reference. Hong et al. 2024, eq. 6–7.
     Orpo,
+    /// [`kto_loss`] with the log-ratios of mismatched responses, `[N]`, in [`PairLogp::mismatched`].
+    Kto { weights: KtoWeights },
     /// Each response against the other side's mean log-ratio, at least 0. Ethayarajh et al. 2024, batch form.
     KtoPair,
     /// `−log σ(u − λ max(0, −Δw))`: the chosen may not fall below the reference. Pal et al. 2024, eq. 3 (times β).
@@ -130,6 +134,7 @@ impl PreferenceLoss {
             Self::Nca => 2.0 * ln_2,
             Self::Bco { shift } => (1.0 + shift.exp()).ln() + (1.0 + (-shift).exp()).ln(),
             Self::DiscoPop { .. } => 0.5 * ln_2 + 0.5,
+            Self::Kto { weights } => 0.25 * (weights.desirable + weights.undesirable),
             Self::KtoPair => 0.5,
             Self::SimPo { .. } | Self::Orpo | Self::PreferredFt | Self::Unlikelihood { .. } => return None,
             Self::Sigmoid { .. }
@@ -149,6 +154,7 @@ impl PreferenceLoss {
         match *self {
             Self::Bco { shift } => shift == 0.0,
             Self::Unlikelihood { alpha } => alpha == 1.0,
+            Self::Kto { weights } => weights.desirable == weights.undesirable,
             Self::ApoDown | Self::Orpo | Self::PreferredFt => false,
             _ => true,
         }
@@ -156,7 +162,7 @@ impl PreferenceLoss {
 
     /// Whether the loss of a batch is the mean of its pairs' losses, each of which stands alone.
     pub fn is_mean_of_pairs(&self) -> bool {
-        !matches!(self, Self::Aot { .. } | Self::AotUnpaired { .. } | Self::KtoPair | Self::Orpo)
+        !matches!(self, Self::Aot { .. } | Self::AotUnpaired { .. } | Self::Kto { .. } | Self::KtoPair | Self::Orpo)
     }
 }
 
@@ -243,6 +249,10 @@ pub fn preference_loss(loss: &PreferenceLoss, pairs: &PairLogp, beta: f64) -> Pr
             let log_odds = averaged.map(|x| x.clone() - (x.exp().neg() + 1.0).log()).difference();
             log_sigmoid(log_odds) * -beta
         }
+        Kind::Kto { weights } => {
+            let kl = pairs.mismatched.clone().map_or_else(|| Tensor::zeros([1], &chosen.device()), Tensor::mean);
+            return kto_loss(ratios, kl, weights, beta);
+        }
         Kind::KtoPair => {
             let kl = ratios.map(|x| x.mean().clamp_min(0.0)); // [1] each
             let wins = sigmoid((chosen - kl.rejected) * beta);
@@ -279,7 +289,7 @@ pub fn chosen_sequence_nll(pairs: &PairLogp) -> Tensor<1> {
 }
 
 /// KTO's weights of the two sides.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct KtoWeights {
     pub desirable: f64,
     pub undesirable: f64,

@@ -19,6 +19,7 @@ fn dpo_starts_at_ln_2_and_a_swap_flips_the_margin() {
         policy: both(c, r),
         reference: both([0.0; 2], [0.0; 2]),
         lengths: both([3.0, 1.0], [2.0, 5.0]),
+        mismatched: None,
     };
     let plain = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
     let start = preference_loss(&plain, &at([0.0, 0.0], [0.0, 0.0]), 0.3);
@@ -96,6 +97,7 @@ fn moved(chosen: [f32; 2], rejected: [f32; 2]) -> PairLogp {
         policy: both(sum(reference_chosen, chosen), sum(reference_rejected, rejected)),
         reference: both(reference_chosen, reference_rejected),
         lengths: both([3.0, 1.0], [2.0, 5.0]),
+        mismatched: None,
     }
 }
 

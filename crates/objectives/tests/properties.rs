@@ -144,6 +144,7 @@ proptest! {
                 policy: ChosenRejected { chosen: column(0), rejected: column(1) },
                 reference: ChosenRejected { chosen: column(2), rejected: column(3) },
                 lengths: ChosenRejected { chosen: column(0).ones_like() * 3.0, rejected: column(0).ones_like() },
+                mismatched: None,
             };
             let outcome = preference_loss(kind, &pairs, beta);
             (values(outcome.losses.clone()), values(outcome.margins()), values(outcome.loss)[0])
@@ -180,6 +181,7 @@ proptest! {
             policy: tied(leaf.clone()),
             reference: tied(leaf.zeros_like().detach()),
             lengths: tied(leaf.ones_like().detach()),
+            mismatched: None,
         };
         let outcome = preference_loss(&PreferenceLoss::Sigmoid { label_smoothing: 0.0 }, &pairs, beta);
         prop_assert!(close(&values(outcome.loss.clone()), &[std::f64::consts::LN_2]));

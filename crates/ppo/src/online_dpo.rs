@@ -61,6 +61,7 @@ impl OnlineDpo {
             policy: ordered(mask.row_sums(logp.clone())),
             reference: ordered(mask.row_sums(of(&rollout.ref_logp))),
             lengths: ordered(mask.lengths()),
+            mismatched: None,
         };
         let loss = match s.pair_loss {
             OnlineLoss::Sigmoid => PreferenceLoss::Sigmoid { label_smoothing: 0.0 },

@@ -7,6 +7,7 @@ use duel_training::sft;
 
 /// What was learned from the rows; scores are in units of the labels' log-odds.
 #[derive(Debug, Clone)]
+#[expect(clippy::large_enum_variant, reason = "one or a few a run")]
 pub enum Judge {
     Network(Scalar),
     Linear(Linear),

@@ -12,8 +12,8 @@ use duel_model::{Flops, Policy, Reader, Scalar, TransformerConfig, ValueHead};
 use duel_ppo::{ActorCritic, Baseline, Critic, CriticFree, OnlineDpo, Ppo, Setting, planned};
 use duel_reward::{LearnedReward, Scorer};
 use duel_spec::{
-    Clocks, CriticBody, CriticStart, Every, Grpo, Keep, LearnerSettings, LoraTargets, Method, OnPolicy, Recorder,
-    RewardSource, Rloo, Split, metrics, seeds,
+    Clocks, CriticBody, CriticStart, Every, Grpo, Keep, LearnerSettings, LoraTargets, Method, OnPolicy, PairLoss,
+    Recorder, RewardSource, Rloo, Split, metrics, seeds,
 };
 use duel_training::{Keeper, Learner, Onward, PairBatch, Watch, curve_steps, invariants, train};
 use rand::RngExt;
@@ -250,8 +250,9 @@ fn dpo(
     let (rows, validation) = (of(Split::Train), of(Split::Validation));
     on_train.check_origin(&work.reference_hash, &rows)?;
     on_validation.check_origin(&work.reference_hash, &validation)?;
-    let mut method = Dpo::new(settings.clone(), work.train_reader.clone(), on_train.clone(), &work.config);
-    let validator = Dpo::new(settings.clone(), work.train_reader, on_train, &work.config);
+    let made = |logp| Dpo::new(settings.clone(), work.train_reader.clone(), logp, &work.config);
+    let mut method = made(on_train.clone()).with_reference(&work.reference);
+    let validator = made(on_train).with_reference(&work.reference);
     let steps = (settings.epochs * (rows.len() / settings.batch_size.min(rows.len()))) as u64;
     let mut learner = Learner::new(policy, work.learner, settings.learning_rate, steps);
     let mut queue = Batches::new(rows.len(), settings.batch_size, work.seed, "dpo");
@@ -273,7 +274,8 @@ fn dpo(
     })?;
     let policy = choice.made(learner.into_module(), clocks, recorder).valid().merged();
     validate(&policy, clocks, recorder);
-    recorder.record("train", clocks, metrics::MODELS_RESIDENT, 1.0);
+    let resident = 1.0 + f64::from(settings.loss == PairLoss::Kto); // the others' reference is in the cache
+    recorder.record("train", clocks, metrics::MODELS_RESIDENT, resident);
     Ok((policy, clocks))
 }
 

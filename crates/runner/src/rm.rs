@@ -9,7 +9,7 @@ use duel_data::grammar::{excitements, token};
 use duel_data::pairs::PreferenceRow;
 use duel_evaluation::proxy_table;
 use duel_ledger::StageRecorder;
-use duel_model::{Policy, Responses, Scalar, generate, weights};
+use duel_model::{Responses, Scalar, generate, weights};
 use duel_reward::{Calibration, Judge, LearnedReward, Linear, RewardModel, Scorer, quality};
 use duel_spec::{Clocks, Recorder, RmKeep, RmModel, RmStart, Split, metrics, seeds};
 use duel_training::{Keeper, Learner, Onward, PairBatch, Watch, curve_steps, train};
@@ -171,8 +171,7 @@ impl Desk<'_> {
             let judge = match &linear {
                 Some(linear) => Judge::Linear(linear.clone()),
                 None => {
-                    let rng = &mut seeds::derive(0, "shape", 0, "init");
-                    let shape = Policy::new(&self.config(world), rng, &self.train_device());
+                    let shape = self.fresh_policy(world, &mut seeds::derive(0, "shape", 0, "init"));
                     let shape = Scalar::from_policy(shape, &self.train_device());
                     Judge::Network(weights::load(shape, &folder.file(&network(i)))?.valid())
                 }

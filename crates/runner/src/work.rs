@@ -107,7 +107,7 @@ impl Desk<'_> {
         let scene = self.scene()?;
         let world = scene.reviews.as_ref().expect("only reviews has a base stage");
         let config = self.config(scene.world.as_ref());
-        let policy = Policy::new(&config, &mut seeds::derive(0, "base", 0, "init"), &self.train_device());
+        let policy = self.fresh_policy(scene.world.as_ref(), &mut seeds::derive(0, "base", 0, "init"));
         let mut method = RunningText::new(self.train_reader(scene.world.as_ref()), &config);
         let mut learner = Learner::new(policy, &self.experiment.learner, settings.learning_rate, settings.steps as u64);
         let stream = world.language();
@@ -144,7 +144,7 @@ impl Desk<'_> {
         let scene = self.scene()?;
         let world = scene.world.as_ref();
         let config = self.config(world);
-        let fresh = Policy::new(&config, &mut seeds::derive(seed, "sft", 0, "init"), &self.train_device());
+        let fresh = self.fresh_policy(world, &mut seeds::derive(seed, "sft", 0, "init"));
         let policy = match self.plan.needed(self.stage, Kind::Base) {
             Some(base) => weights::load(fresh, &self.folder(base)?.file(POLICY))?,
             None => fresh,
@@ -427,6 +427,12 @@ impl Desk<'_> {
         TransformerConfig::small(space.vocabulary, context, shape.layers, shape.width, shape.heads, shape.tied)
     }
 
+    /// A fresh policy, ready to train.
+    pub(crate) fn fresh_policy(&self, world: &dyn World, rng: &mut seeds::Rng) -> Policy {
+        let policy = Policy::new(&self.config(world), rng, &self.train_device());
+        if self.experiment.learner.recompute { policy.with_recomputed_blocks() } else { policy }
+    }
+
     pub(crate) fn train_device(&self) -> Device {
         self.device.clone().autodiff()
     }
@@ -460,7 +466,7 @@ impl Desk<'_> {
     pub(crate) fn policy_of(&self, kind: Kind, world: &dyn World) -> Result<Policy> {
         let stage = self.plan.needed(self.stage, kind).expect("later stages need the policies before them");
         // The fresh weights only give the shape; they are replaced at once.
-        let shape = Policy::new(&self.config(world), &mut seeds::derive(0, "shape", 0, "init"), &self.train_device());
+        let shape = self.fresh_policy(world, &mut seeds::derive(0, "shape", 0, "init"));
         Ok(weights::load(shape, &self.folder(stage)?.file(POLICY))?.valid())
     }
 

@@ -224,6 +224,9 @@ const RANGES: &[(&str, Range)] = &[
     ("arms.*.discopop_tau", Range::Positive),
     ("arms.*.alpha", Range::BelowOne),
     ("arms.*.unlikelihood_alpha", Range::Fraction),
+    ("arms.*.margin", Range::NotNegative),
+    ("arms.*.kto_desirable", Range::NotNegative),
+    ("arms.*.kto_undesirable", Range::NotNegative),
     ("arms.*.nll_coef", Range::NotNegative),
     ("stages.pairs.length_bias", Range::NotNegative),
 ];

@@ -105,6 +105,7 @@ pub struct LearnerSettings {
     pub decay_vectors: bool,
     pub decay_embeddings: bool,
     pub accumulate: usize,
+    pub recompute: bool,
     pub clip_norm: f64,
     pub schedule: Schedule,
     pub warmup: f64,

@@ -259,6 +259,7 @@ pub enum PairLoss {
     JsDivergence,
     Simpo,
     Orpo,
+    Kto,
     KtoPair,
     Positive,
     PreferredFt,
@@ -266,7 +267,7 @@ pub enum PairLoss {
 }
 
 /// The words for [`PairLoss`].
-pub(crate) const PAIR_LOSSES: [&str; 23] = [
+pub(crate) const PAIR_LOSSES: [&str; 24] = [
     "sigmoid",
     "sigmoid_averaged",
     "robust",
@@ -286,6 +287,7 @@ pub(crate) const PAIR_LOSSES: [&str; 23] = [
     "js_divergence",
     "simpo",
     "orpo",
+    "kto",
     "kto_pair",
     "positive",
     "preferred_ft",
@@ -300,7 +302,7 @@ impl PairLoss {
 
     /// Whether a batch's loss is more than the mean of its pairs' losses.
     pub fn couples_pairs(self) -> bool {
-        matches!(self, Self::Aot | Self::AotUnpaired | Self::KtoPair | Self::Orpo)
+        matches!(self, Self::Aot | Self::AotUnpaired | Self::Kto | Self::KtoPair | Self::Orpo)
     }
 
     /// Whether the loss reads this key of [`Dpo`].
@@ -310,6 +312,8 @@ impl PairLoss {
             "label_smoothing" => {
                 matches!(self, Self::Sigmoid | Self::Robust | Self::Exo | Self::Aot | Self::AotUnpaired)
             }
+            "margin" => matches!(self, Self::Sigmoid | Self::Robust | Self::Hinge | Self::Ipo),
+            "kto_desirable" | "kto_undesirable" => self == Self::Kto,
             "simpo_margin" => self == Self::Simpo,
             "positive_lambda" => self == Self::Positive,
             "discopop_tau" => self == Self::Discopop,
@@ -339,6 +343,9 @@ pub struct Dpo {
     pub alpha: f64,
     pub unlikelihood_alpha: f64,
     pub nll_coef: f64,
+    pub margin: f64,
+    pub kto_desirable: f64,
+    pub kto_undesirable: f64,
     pub reference_free: bool,
 }
 

@@ -48,6 +48,7 @@ fn settings(params: &Value, clip: &Value) -> LearnerSettings {
         decay_vectors: true, // torch decays what it is given
         decay_embeddings: true,
         accumulate: 1,
+        recompute: false,
         clip_norm: clip.as_f64().unwrap_or(f64::INFINITY),
         schedule: match total {
             Some(_) if !params["num_cycles"].is_null() => Schedule::Cosine,

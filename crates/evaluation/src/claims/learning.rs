@@ -125,6 +125,7 @@ fn dpo(s0: &Tables, beta: f64) -> Result<Vec<Law>> {
             policy: ChosenRejected { chosen: at(logp.clone(), &chosen), rejected: at(logp, &rejected) },
             reference: ChosenRejected { chosen: reference(&chosen), rejected: reference(&rejected) },
             lengths: ChosenRejected { chosen: ones.clone(), rejected: ones.clone() },
+            mismatched: None,
         };
         let outcome = preference_loss(&PreferenceLoss::Sigmoid { label_smoothing: 0.0 }, &pairs, beta);
         learner.minimize((outcome.losses * weights.clone()).sum())?;

@@ -161,6 +161,7 @@ fn pair(chosen: Tensor<1>, rejected: Tensor<1>) -> PairLogp {
         policy: ChosenRejected { chosen, rejected },
         reference: ChosenRejected { chosen: zero.clone(), rejected: zero },
         lengths: ChosenRejected { chosen: one.clone(), rejected: one },
+        mismatched: None,
     }
 }
 
