@@ -312,7 +312,7 @@ impl PairLoss {
             "label_smoothing" => {
                 matches!(self, Self::Sigmoid | Self::Robust | Self::Exo | Self::Aot | Self::AotUnpaired)
             }
-            "margin" => matches!(self, Self::Sigmoid | Self::Robust | Self::Hinge | Self::Ipo),
+            "margin" => matches!(self, Self::Sigmoid | Self::Robust | Self::Hinge),
             "kto_desirable" | "kto_undesirable" => self == Self::Kto,
             "simpo_margin" => self == Self::Simpo,
             "positive_lambda" => self == Self::Positive,
