@@ -37,6 +37,7 @@ pub fn pairs(file: &Value, vocabulary: usize) -> (Vec<PreferenceRow>, Space) {
         gold_chosen: 0.0,
         gold_rejected: 0.0,
         p_label: 1.0,
+        tie: false,
     };
     let rows: Vec<PreferenceRow> = golden::items(file, "pairs").iter().map(row).collect();
     let prompt = rows.iter().map(|r| r.prompt.len()).max().expect("pairs");

@@ -13,8 +13,11 @@ pub struct PreferenceRow {
     pub rejected: Vec<u32>,
     pub gold_chosen: f64,
     pub gold_rejected: f64,
-    /// Probability with which the annotator gives this order.
+    /// Probability with which the annotator gives this order, of those that it does not call a tie; ½ of a tie.
     pub p_label: f64,
+    /// Whether the annotator could not tell; which response stands as chosen is then a coin's word.
+    #[serde(default)]
+    pub tie: bool,
 }
 
 impl PreferenceRow {
@@ -25,14 +28,18 @@ impl PreferenceRow {
     }
 }
 
-/// A hash of rows: prompts, responses and their order.
+/// A hash of rows: prompts, responses, their order and whether they are tied.
 pub fn hash(rows: &[PreferenceRow]) -> String {
-    let sides = rows.iter().flat_map(|row| [&row.prompt, &row.chosen, &row.rejected]);
-    let numbers = sides.flat_map(|ids| std::iter::once(ids.len() as u32).chain(ids.iter().copied()));
+    let numbers = rows.iter().flat_map(|row| {
+        let sides = [&row.prompt, &row.chosen, &row.rejected].into_iter();
+        let ids = sides.flat_map(|ids| std::iter::once(ids.len() as u32).chain(ids.iter().copied()));
+        ids.chain(std::iter::once(u32::from(row.tie)))
+    });
     hash_bytes(&numbers.flat_map(u32::to_le_bytes).collect::<Vec<_>>())
 }
 
-/// The annotator: `P(y1 > y2) = (1−2e) σ((r1−r2)/τ + λ (len1−len2)) + e`.
+/// The annotator: `P(y1 > y2) = (1−e) σ(d − α) + e σ(−d − α)`, `d = (r1−r2)/τ + λ (len1−len2)`; what is left is a tie.
+/// Bradley & Terry 1952; ties as in Rao & Kupper 1967, their ν = exp α.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Annotator {
     /// Temperature, in units of gold reward.
@@ -41,18 +48,35 @@ pub struct Annotator {
     pub flips: f64,
     /// λ: logits per extra response token.
     pub length_bias: f64,
+    /// α: logits that a response must be ahead before it is told apart; 0: always.
+    pub ties: f64,
+}
+
+/// What an annotator says of two responses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Label {
+    First,
+    Second,
+    Tie,
 }
 
 impl Annotator {
-    /// Probability that the first response is preferred.
-    pub fn prefers_first(&self, gold: [f64; 2], lengths: [usize; 2]) -> f64 {
+    /// Probabilities that the first response is preferred, and that the second is.
+    pub fn prefers(&self, gold: [f64; 2], lengths: [usize; 2]) -> [f64; 2] {
         let logit = (gold[0] - gold[1]) / self.tau + self.length_bias * (lengths[0] as f64 - lengths[1] as f64);
-        (1.0 - 2.0 * self.flips) / (1.0 + (-logit).exp()) + self.flips
+        let [first, second] = [logit, -logit].map(|d| 1.0 / (1.0 + (self.ties - d).exp()));
+        let e = self.flips;
+        [(1.0 - e) * first + e * second, (1.0 - e) * second + e * first]
     }
 
-    /// Draws the label of a pair: whether the first response is preferred.
-    pub fn choose_first(&self, gold: [f64; 2], lengths: [usize; 2], rng: &mut Rng) -> bool {
-        rng.random::<f64>() < self.prefers_first(gold, lengths)
+    /// Draws the label of a pair.
+    pub fn label(&self, gold: [f64; 2], lengths: [usize; 2], rng: &mut Rng) -> Label {
+        let [first, second] = self.prefers(gold, lengths);
+        match rng.random::<f64>() {
+            drawn if drawn < first => Label::First,
+            drawn if self.ties == 0.0 || drawn < first + second => Label::Second,
+            _ => Label::Tie,
+        }
     }
 }
 
@@ -81,14 +105,24 @@ mod tests {
 
     #[test]
     fn the_annotator_by_hand() {
-        let plain = Annotator { tau: 1.0, flips: 0.0, length_bias: 0.0 };
-        assert!((plain.prefers_first([1.0, 0.0], [1, 9]) - 0.731_058_578_630_004_9).abs() < 1e-15);
+        let plain = Annotator { tau: 1.0, flips: 0.0, length_bias: 0.0, ties: 0.0 };
+        assert!((plain.prefers([1.0, 0.0], [1, 9])[0] - 0.731_058_578_630_004_9).abs() < 1e-15);
         let flipped = Annotator { flips: 0.2, ..plain };
-        assert!((flipped.prefers_first([1.0, 0.0], [1, 1]) - (0.6 * 0.731_058_578_630_004_9 + 0.2)).abs() < 1e-15);
+        assert!((flipped.prefers([1.0, 0.0], [1, 1])[0] - (0.6 * 0.731_058_578_630_004_9 + 0.2)).abs() < 1e-15);
         let biased = Annotator { length_bias: 0.3, ..plain };
-        assert!((biased.prefers_first([0.0, 0.0], [4, 2]) - 1.0 / (1.0 + (-0.6f64).exp())).abs() < 1e-15);
+        assert!((biased.prefers([0.0, 0.0], [4, 2])[0] - 1.0 / (1.0 + (-0.6f64).exp())).abs() < 1e-15);
+        // Rao & Kupper 1967: λ1/(λ1 + ν λ2), λ2/(νλ1 + λ2) with λ = e, 1 and ν = 2
+        let unsure = Annotator { ties: 2f64.ln(), ..plain };
+        let e = std::f64::consts::E;
+        let [first, second] = unsure.prefers([1.0, 0.0], [1, 1]);
+        assert!((first - e / (e + 2.0)).abs() < 1e-15 && (second - 1.0 / (2.0 * e + 1.0)).abs() < 1e-15);
+        let mut rng = duel_spec::seeds::derive(0, "test", 0, "ties");
+        let labels: Vec<Label> = (0..10_000).map(|_| unsure.label([1.0, 0.0], [1, 1], &mut rng)).collect();
+        let share = |of| labels.iter().filter(|&&label| label == of).count() as f64 / 10_000.0;
+        let expected = [(Label::First, first), (Label::Second, second), (Label::Tie, 1.0 - first - second)];
+        assert!(expected.iter().all(|&(label, p)| (share(label) - p).abs() < 0.02)); // four sd
         let cold = Annotator { tau: 0.5, ..plain };
-        assert!((cold.prefers_first([1.0, 0.0], [1, 1]) - 1.0 / (1.0 + (-2f64).exp())).abs() < 1e-15);
+        assert!((cold.prefers([1.0, 0.0], [1, 1])[0] - 1.0 / (1.0 + (-2f64).exp())).abs() < 1e-15);
     }
 
     #[test]
@@ -101,6 +135,7 @@ mod tests {
             gold_chosen: 0.0,
             gold_rejected: 0.0,
             p_label,
+            tie: false,
         };
         let odds = |logit: f64| 1.0 / (1.0 + (-logit).exp());
         for (logit, expected) in [(0.0, 0.0), (1.5, 0.5), (-1.5, 0.5), (3.0, 1.0), (9.0, 1.0)] {

@@ -118,7 +118,8 @@ impl Dpo {
     ) -> PreferenceOutcome {
         let lengths = halves(sft::mask(reader, &pairs.both).lengths());
         let column = |x: Vec<f32>| Tensor::<1>::from_data(TensorData::new(x, [pairs.len()]), reader.device()); // [N]
-        let mut logp = PairLogp { policy, reference, lengths, mismatched: mismatched.map(column) };
+        let tied = pairs.ties.contains(&true).then(|| column(pairs.ties.iter().map(|&tie| f32::from(tie)).collect()));
+        let mut logp = PairLogp { policy, reference, lengths, mismatched: mismatched.map(column), tied };
         // a margin m asked for is u − m in place of u
         let margin = (self.settings.margin > 0.0)
             .then(|| column(pairs.strengths.iter().map(|s| (self.settings.margin * s) as f32).collect()));
@@ -142,9 +143,12 @@ impl Dpo {
         if self.settings.reference_free { logp.map(|x| x.zeros_like()) } else { logp }
     }
 
-    /// The loss while the policy is its reference, where that is known.
-    fn first_loss(&self) -> Option<f64> {
-        let known = loss(&self.settings).at_the_reference(self.settings.beta);
+    /// The loss of a batch while the policy is its reference, where that is known.
+    fn first_loss(&self, pairs: &PairBatch) -> Option<f64> {
+        let loss = loss(&self.settings);
+        let twice = |tie: bool| f64::from(tie && matches!(loss, PreferenceLoss::RaoKupper { .. }));
+        let ties = pairs.ties.iter().map(|&tie| twice(tie)).sum::<f64>() / pairs.len() as f64;
+        let known = loss.at_the_reference(self.settings.beta).map(|loss| loss * (1.0 + ties));
         let Settings { reference_free, nll_coef, margin, .. } = self.settings;
         known.filter(|_| !reference_free && nll_coef == 0.0 && margin == 0.0)
     }
@@ -245,7 +249,7 @@ impl Method for Dpo {
             },
         )?;
         let Read { margins, rewards, logp } = read;
-        if first && let Some(expected) = self.first_loss() {
+        if first && let Some(expected) = self.first_loss(pairs) {
             said.check(|| invariants::starts_at_the_reference(update.loss, expected, &margins, accuracy(&margins)))?;
         }
         let tokens = pairs.both.token_count();
@@ -298,6 +302,7 @@ pub fn loss(settings: &Settings) -> PreferenceLoss {
         PairLoss::Hinge => Loss::Hinge,
         PairLoss::Ipo => Loss::Ipo,
         PairLoss::IpoAveraged => Loss::IpoAveraged,
+        PairLoss::RaoKupper => Loss::RaoKupper { alpha: settings.tie_margin },
         PairLoss::Exo => Loss::Exo { label_smoothing },
         PairLoss::Nca => Loss::Nca,
         PairLoss::Sppo => Loss::Sppo,

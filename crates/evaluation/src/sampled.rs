@@ -99,9 +99,7 @@ impl SampledYardstick {
             invariants::kl_estimates_agree(kl_mean, k1_mean, k1_se)?;
         }
         let n = batch.len() as f64;
-        let wins = gold.iter().zip(&other_gold).filter(|(a, b)| *a - *b > 1e-9).count() as f64 / n;
-        let ties = gold.iter().zip(&other_gold).filter(|(a, b)| (*a - *b).abs() <= 1e-9).count() as f64 / n;
-        let variance = gold.iter().map(|g| (g - gold_mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+        let (wins, ties) = against(&gold, &other_gold);
         let proxy = match &self.proxy {
             Some(proxy) => Some(mean(&proxy.score(&batch)?)),
             None => None,
@@ -109,7 +107,7 @@ impl SampledYardstick {
         let marks = Marks {
             gold: gold_mean,
             gold_se,
-            gold_sd: variance.sqrt(),
+            gold_sd: spread(&gold),
             proxy,
             kl: kl_mean.max(0.0),
             kl_se,
@@ -126,6 +124,56 @@ impl SampledYardstick {
             .push((metrics::PERPLEXITY_REFERENCE, ref_nll.iter().sum::<f64>() / batch.response_tokens() as f64));
         Ok(score)
     }
+
+    /// Marks of the best of n responses of the reference by the proxy, for each n, on prompts of the split. Of a prompt's
+    /// samples, of which each n is a divisor, every n in a row are a draw. KL is the bound
+    /// `log n − (n − 1)/n`, which is exact where no two responses score alike. Nothing where there is no proxy.
+    ///
+    /// # Source
+    /// Stiennon et al. 2020, §3.4; the bound: Beirami et al. 2024, thm. 1.
+    pub fn best_of_n(&self, ns: &[usize], split: Split, effort: Effort) -> Result<Vec<(usize, Score)>> {
+        let Some(proxy) = &self.proxy else { return Ok(vec![]) };
+        let batch = self.sample(&self.reference, split, effort, "best of n");
+        let other = self.sample(&self.reference, split, effort, "reference");
+        let (proxy, gold) = (proxy.score(&batch)?, self.gold.score(&batch)?);
+        let other_gold = self.gold.score(&other)?;
+        let score = |n: usize| {
+            let draws: Vec<usize> = (0..batch.len()).step_by(n).collect();
+            let best = |&from: &usize| (from..from + n).max_by(|&a, &b| proxy[a].total_cmp(&proxy[b])).unwrap_or(from);
+            let best: Vec<usize> = draws.iter().map(best).collect();
+            let of = |values: &[f64]| -> Vec<f64> { best.iter().map(|&row| values[row]).collect() };
+            let golds = of(&gold);
+            let (gold, gold_se) = clustered(&golds, effort.samples_per_prompt / n);
+            let (wins, ties) = against(&golds, &draws.iter().map(|&row| other_gold[row]).collect::<Vec<_>>());
+            let chosen = batch.select(&best);
+            let values = vec![
+                (metrics::GOLD, gold),
+                (metrics::GOLD_SE, gold_se),
+                (metrics::GOLD_SD, spread(&golds)),
+                (metrics::KL, (n as f64).ln() - (n as f64 - 1.0) / n as f64),
+                (metrics::WIN_RATE, wins + ties / 2.0),
+                (metrics::TIE_RATE, ties),
+                (metrics::LENGTH, chosen.response_tokens() as f64 / chosen.len() as f64),
+                (metrics::PROXY, mean(&of(&proxy))),
+                (metrics::DISTINCT_2, distinct_2(&chosen.responses)),
+            ];
+            (n, Score { split, values })
+        };
+        Ok(ns.iter().map(|&n| score(n)).collect())
+    }
+}
+
+/// Shares of wins and of ties of one list against another.
+fn against(ours: &[f64], theirs: &[f64]) -> (f64, f64) {
+    let share =
+        |is: fn(f64) -> bool| ours.iter().zip(theirs).filter(|(a, b)| is(*a - *b)).count() as f64 / ours.len() as f64;
+    (share(|gap| gap > 1e-9), share(|gap| gap.abs() <= 1e-9))
+}
+
+/// Standard deviation.
+fn spread(values: &[f64]) -> f64 {
+    let (centre, n) = (mean(values), values.len() as f64);
+    (values.iter().map(|x| (x - centre).powi(2)).sum::<f64>() / (n - 1.0).max(1.0)).sqrt()
 }
 
 fn mean(values: &[f64]) -> f64 {
@@ -143,7 +191,41 @@ fn clustered(values: &[f64], group: usize) -> (f64, f64) {
 
 #[cfg(test)]
 mod tests {
-    use super::clustered;
+    use super::*;
+    use crate::GrammarYardstick;
+    use burn::tensor::Device;
+    use duel_data::grammar::GrammarWorld;
+    use duel_model::TransformerConfig;
+    use duel_reward::GrammarGold;
+
+    #[test]
+    fn the_best_of_n_samples_follow_their_law() -> Result<()> {
+        let device = Device::flex();
+        let world = Arc::new(GrammarWorld::new(0.02, 1));
+        let space = world.space();
+        let config = TransformerConfig::small(space.vocabulary, space.context(), 1, 8, 2, true);
+        let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &device);
+        let (reader, gold) = (Reader::new(space, &device), Arc::new(GrammarGold));
+        let ids = |split| world.prompts(split).iter().map(|p| p.ids.clone()).collect::<Vec<_>>();
+        let tables = |split| crate::proxy_table(&*gold, &ids(split), space.eos).expect("gold scores all");
+        let exact = GrammarYardstick::new(&world, reader.clone(), &policy, Some(&tables))?.theory(&[], &[2, 4, 8])?;
+        let sampled = SampledYardstick::new(world.clone(), reader, policy, gold.clone(), Some(gold), 0);
+        let effort = Effort { prompts: 6, samples_per_prompt: 2048 };
+        let found = sampled.best_of_n(&[2, 4, 8], Split::Test, effort)?;
+        assert_eq!(found.len(), 3);
+        for (n, found) in found {
+            let is_its =
+                |(_, label, score): &&(_, String, Score)| *label == format!("n={n}") && score.split == Split::Test;
+            let (.., exact) = exact.iter().find(is_its).expect("each n has its law");
+            let [of, se] = [metrics::GOLD, metrics::GOLD_SE].map(|metric| found.get(metric).expect("marked"));
+            let gold = exact.get(metrics::GOLD).expect("marked");
+            // gold of a prompt's draws scatters less than prompts do: the clustered error is an upper bound here
+            assert!((of - gold).abs() < se.min(0.05), "n = {n}: {of}, exactly {gold}");
+            let [bound, kl] = [&found, exact].map(|score| score.get(metrics::KL).expect("marked"));
+            assert!(kl <= bound + 1e-9 && kl > 0.0, "n = {n}: KL {kl}, bound {bound}");
+        }
+        Ok(())
+    }
 
     #[test]
     fn errors_are_clustered_by_prompt() {

@@ -20,6 +20,6 @@ pub use mask::{Average, ResponseMask};
 pub use ppo::{PolicyLoss, ValueLoss, clipped_policy_loss, clipped_value_loss};
 pub use preference::{
     ChosenRejected, KtoWeights, PairLogp, PreferenceLoss, PreferenceOutcome, chosen_nll, chosen_sequence_nll, kto_loss,
-    preference_loss,
+    preference_loss, rao_kupper,
 };
 pub use reward::{BradleyTerry, Terms, bradley_terry_loss};

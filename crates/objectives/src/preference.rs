@@ -44,6 +44,8 @@ pub struct PairLogp {
     pub lengths: ChosenRejected,
     /// Log-ratios `[N]` of responses that answer other prompts, without gradient: the KL of KTO.
     pub mismatched: Option<Tensor<1>>,
+    /// 1 where the annotator could not tell, else 0, `[N]`; none of the pairs where there is nothing.
+    pub tied: Option<Tensor<1>>,
 }
 
 impl PairLogp {
@@ -79,6 +81,8 @@ pub enum PreferenceLoss {
     Ipo,
     /// The same on log-ratios a token, as TRL trains it.
     IpoAveraged,
+    /// [`rao_kupper`] of u: ties are rows too. Chen et al. 2024 (DPO-RK), their ν = exp α.
+    RaoKupper { alpha: f64 },
     /// Reverse KL between the policy's and the labels' law of the pair, labels smoothed by e. Ji et al. 2024, eq. 16.
     Exo { label_smoothing: f64 },
     /// `−log σ(βΔw) − ½ log σ(−βΔw) − ½ log σ(−βΔl)`. Chen et al. 2024 (NCA).
@@ -127,6 +131,7 @@ impl PreferenceLoss {
             Self::Hinge | Self::ApoZero | Self::ApoDown => 1.0,
             Self::Ipo | Self::IpoAveraged => (0.5 / beta).powi(2),
             Self::Sppo => 2.0 * (0.5 / beta).powi(2),
+            Self::RaoKupper { alpha } => (1.0 + alpha.exp()).ln(), // twice on a tie
             Self::Exo { label_smoothing } => {
                 let e = exo_smoothing(label_smoothing);
                 -ln_2 - 0.5 * ((1.0 - e).ln() + e.ln())
@@ -207,6 +212,7 @@ pub fn preference_loss(loss: &PreferenceLoss, pairs: &PairLogp, beta: f64) -> Pr
         }
         Kind::Hinge => relu(u().neg() + 1.0),
         Kind::Ipo => (ratios.difference() - 0.5 / beta).square(),
+        Kind::RaoKupper { alpha } => rao_kupper(u(), pairs.tied.clone(), alpha),
         Kind::IpoAveraged => (pairs.averaged_log_ratios().difference() - 0.5 / beta).square(),
         Kind::Exo { label_smoothing: e } => {
             let e = exo_smoothing(e);
@@ -275,6 +281,19 @@ pub(crate) fn smoothed(u: Tensor<1>, e: f64) -> Tensor<1> {
         return log_sigmoid(u).neg();
     }
     (log_sigmoid(u.clone()) * (1.0 - e) + log_sigmoid(u.neg()) * e).neg()
+}
+
+/// `−log σ(u − α)` of a pair that was told apart, `−log σ(u − α) − log σ(−u − α)` of a tie (`tied` is 1): the negative
+/// log-likelihood of the label less a constant of α, `[N]`.
+///
+/// # Source
+/// Rao & Kupper 1967, eq. 2.1–2.3, at worths exp u to 1 and ν = exp α.
+pub fn rao_kupper(u: Tensor<1>, tied: Option<Tensor<1>>, alpha: f64) -> Tensor<1> {
+    let ahead = log_sigmoid(u.clone() - alpha).neg();
+    match tied {
+        Some(tied) => ahead - log_sigmoid(u.neg() - alpha) * tied,
+        None => ahead,
+    }
 }
 
 /// Negative log-likelihood of the chosen responses a token, mean over all tokens of the batch, `[1]`:

@@ -1,7 +1,7 @@
 //! The reward model's loss on pairs.
 
 use crate::ChosenRejected;
-use crate::preference::smoothed;
+use crate::preference::{rao_kupper, smoothed};
 use burn::tensor::Tensor;
 
 /// What [`bradley_terry_loss`] says of a batch.
@@ -22,23 +22,28 @@ pub struct Terms {
     pub strengths: Option<Tensor<1>>,
     /// c pulls scores to 0. Eisenstein et al. 2023.
     pub centring: f64,
+    /// 1 where the annotator could not tell, else 0, `[N]`, and how far ahead, α, a response must be to be told apart.
+    pub ties: Option<(Tensor<1>, f64)>,
     /// e, the chance that a label is wrong. Wang et al. 2024 (Secrets of RLHF II), eq. 11.
     pub label_smoothing: f64,
 }
 
 /// `−(1−e) log σ(u) − e log σ(−u) + c (r(x, y_w) + r(x, y_l))²`, `u = r(x, y_w) − r(x, y_l) − m`: at m = c = 0, ln 2 on a
-/// tie and blind to a constant added to both scores.
+/// tie and blind to a constant added to both scores. With `ties`, [`rao_kupper`] of u in place of both logarithms.
 ///
 /// # Source
 /// Bradley & Terry 1952; Stiennon et al. 2020, eq. 1.
 pub fn bradley_terry_loss(scores: ChosenRejected, terms: Terms) -> BradleyTerry {
-    let Terms { strengths, centring, label_smoothing } = terms;
+    let Terms { strengths, centring, ties, label_smoothing } = terms;
     let margins = scores.clone().difference(); // [N]
     let surplus = match strengths {
         Some(strengths) => margins.clone() - strengths,
         None => margins.clone(),
     };
-    let losses = smoothed(surplus, label_smoothing);
+    let losses = match ties {
+        Some((tied, alpha)) => rao_kupper(surplus, Some(tied), alpha),
+        None => smoothed(surplus, label_smoothing),
+    };
     let mut loss = losses.clone().mean();
     if centring != 0.0 {
         loss = loss + (scores.chosen + scores.rejected).square().mean() * centring;

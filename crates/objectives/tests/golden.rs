@@ -96,6 +96,7 @@ fn golden_preference_losses_with_gradients() {
                 reference: both("reference_SIDE_logps"),
                 lengths: both("SIDE_lengths"),
                 mismatched: None,
+                tied: None,
             };
             let mut outcome = if name == "kto" {
                 let kl = (column("policy_kl_logps") - column("reference_kl_logps")).mean();

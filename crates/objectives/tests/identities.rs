@@ -20,6 +20,7 @@ fn dpo_starts_at_ln_2_and_a_swap_flips_the_margin() {
         reference: both([0.0; 2], [0.0; 2]),
         lengths: both([3.0, 1.0], [2.0, 5.0]),
         mismatched: None,
+        tied: None,
     };
     let plain = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
     let start = preference_loss(&plain, &at([0.0, 0.0], [0.0, 0.0]), 0.3);
@@ -98,6 +99,7 @@ fn moved(chosen: [f32; 2], rejected: [f32; 2]) -> PairLogp {
         reference: both(reference_chosen, reference_rejected),
         lengths: both([3.0, 1.0], [2.0, 5.0]),
         mismatched: None,
+        tied: None,
     }
 }
 
@@ -153,4 +155,31 @@ fn losses_without_golden_values_by_hand() {
         assert!((found - expected).abs() < 1e-6, "{found}, expected {expected}");
     }
     assert_eq!(losses(Loss::Positive { lambda: 0.0 }), losses(Loss::Sigmoid { label_smoothing: 0.0 }));
+}
+
+#[test]
+fn rao_kupper_gives_the_three_labels_all_the_mass() {
+    let device = Device::flex();
+    let alpha = 0.7f64;
+    let at = |u: [f32; 3], tied: f32| {
+        let tied = Tensor::<1>::from_data([tied; 3], &device);
+        values(rao_kupper(Tensor::from_data(u, &device), Some(tied), alpha))
+    };
+    let u = [-1.3, 0.0, 2.0f32];
+    let (first, second, tie) = (at(u, 0.0), at(u.map(|u| -u), 0.0), at(u, 1.0));
+    let constant = (2.0 * alpha).exp() - 1.0; // ν² − 1
+    for i in 0..3 {
+        let mass = (-first[i]).exp() + (-second[i]).exp() + constant as f32 * (-tie[i]).exp();
+        assert!((mass - 1.0).abs() < 1e-5, "{mass}");
+    }
+    // worths 2 to 1 at ν = 3: 2/(2 + 3) and 1/(6 + 1)
+    let [two, three] = [2f32, 3.0].map(f32::ln);
+    let told = |u: f32| values(rao_kupper(Tensor::<1>::from_data([u], &device), None, f64::from(three)))[0];
+    assert!((told(two) - 2.5f32.ln()).abs() < 1e-6 && (told(-two) - 7f32.ln()).abs() < 1e-6);
+    // a loss of a batch, and that of a reward model, are the same function
+    let pairs = PairLogp { tied: Some(Tensor::from_data([1.0, 0.0f32], &device)), ..moved([-1.0, 2.0], [0.5, -0.5]) };
+    let outcome = preference_loss(&PreferenceLoss::RaoKupper { alpha }, &pairs, 0.4); // u = −.6 and 1
+    let scores = ChosenRejected { chosen: outcome.margins(), rejected: Tensor::zeros([2], &device) };
+    let terms = Terms { ties: Some((pairs.tied.unwrap(), alpha)), ..Terms::default() };
+    assert_eq!(values(outcome.losses), values(bradley_terry_loss(scores, terms).losses));
 }

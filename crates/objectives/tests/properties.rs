@@ -145,6 +145,7 @@ proptest! {
                 reference: ChosenRejected { chosen: column(2), rejected: column(3) },
                 lengths: ChosenRejected { chosen: column(0).ones_like() * 3.0, rejected: column(0).ones_like() },
                 mismatched: None,
+                tied: None,
             };
             let outcome = preference_loss(kind, &pairs, beta);
             (values(outcome.losses.clone()), values(outcome.margins()), values(outcome.loss)[0])
@@ -182,6 +183,7 @@ proptest! {
             reference: tied(leaf.zeros_like().detach()),
             lengths: tied(leaf.ones_like().detach()),
             mismatched: None,
+            tied: None,
         };
         let outcome = preference_loss(&PreferenceLoss::Sigmoid { label_smoothing: 0.0 }, &pairs, beta);
         prop_assert!(close(&values(outcome.loss.clone()), &[std::f64::consts::LN_2]));

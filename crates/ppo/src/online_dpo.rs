@@ -62,6 +62,7 @@ impl OnlineDpo {
             reference: ordered(mask.row_sums(of(&rollout.ref_logp))),
             lengths: ordered(mask.lengths()),
             mismatched: None,
+            tied: None,
         };
         let loss = match s.pair_loss {
             OnlineLoss::Sigmoid => PreferenceLoss::Sigmoid { label_smoothing: 0.0 },

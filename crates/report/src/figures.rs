@@ -21,14 +21,14 @@ const ARM_COLOURS: [RGBColor; 7] = [
     RGBColor(120, 70, 40),
     RGBColor(90, 60, 150),
 ];
-const BLACK: RGBColor = RGBColor(34, 34, 40);
-const GREY: RGBColor = RGBColor(120, 122, 132);
+pub(crate) const BLACK: RGBColor = RGBColor(34, 34, 40);
+pub(crate) const GREY: RGBColor = RGBColor(120, 122, 132);
 const GREEN: RGBColor = RGBColor(0, 158, 115);
 
 /// Sizes in SVG pixels: a wide chart, the same for a narrow screen, a panel of a row.
 const WIDE: (u32, u32) = (760, 470);
 const NARROW: (u32, u32) = (400, 400);
-const PANEL: (u32, u32) = (400, 310);
+pub(crate) const PANEL: (u32, u32) = (400, 310);
 const BAR_PANEL: (u32, u32) = (400, 120);
 
 /// One of the clocks of a row.
@@ -49,6 +49,7 @@ pub(crate) struct Figures {
     pub(crate) curves: Vec<Figure>,
     pub(crate) costs: Vec<Figure>,
     pub(crate) judge: Option<Figure>,
+    pub(crate) calibration: Option<Figure>,
 }
 
 /// Draws every chart into `charts/`.
@@ -76,12 +77,18 @@ pub(crate) fn draw(run: &Run, charts: &Path) -> Result<Figures> {
             })
             .collect::<Result<_>>()?,
         judge: judge(run).map(|p| plot(&p, "reward-model")).transpose()?,
+        calibration: crate::calibration::plot(run).map(|p| plot(&p, "calibration")).transpose()?,
     })
 }
 
 /// An arm's colour, by its place in the experiment.
 pub(crate) fn colour(run: &Run, arm: &str) -> RGBColor {
     let place = run.arms().iter().position(|a| *a == arm).unwrap_or(0);
+    colour_at(place)
+}
+
+/// The colour of a place in a list.
+pub(crate) fn colour_at(place: usize) -> RGBColor {
     ARM_COLOURS[place % ARM_COLOURS.len()]
 }
 

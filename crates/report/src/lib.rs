@@ -1,5 +1,6 @@
 //! Statistics, charts, tables and the page, from ledgers alone. Never compiles a tensor.
 
+mod calibration;
 mod canvas;
 mod error;
 mod figures;

@@ -1,6 +1,7 @@
 //! A run as the report sees it: its files read once and laid out by arm, point, seed and step.
 
 use crate::Result;
+use crate::calibration::Bin;
 use duel_ledger::{Manifest, Row, read_completions, scan_metrics};
 use duel_spec::metrics::Metric;
 use duel_spec::{Clocks, Completion, Experiment, Method, NO_POINT, RewardSource, SHARED_ARM};
@@ -74,6 +75,8 @@ pub struct Run {
     last: HashMap<Place, BTreeMap<u64, f64>>,
     /// What each shared stage cost, by seed.
     shared_clocks: HashMap<Arc<str>, BTreeMap<u64, Clocks>>,
+    /// Bins of the reward model's calibration, by bin and seed.
+    pub(crate) calibration: BTreeMap<u64, BTreeMap<u64, Bin>>,
 }
 
 /// Arm, point, stage and metric of a row.
@@ -99,6 +102,7 @@ impl Run {
             points: vec![],
             last: HashMap::new(),
             shared_clocks: HashMap::new(),
+            calibration: BTreeMap::new(),
         };
         // row by row: a long run has more rows than memory should hold
         let mut place = 0;
@@ -135,6 +139,10 @@ impl Run {
 
     /// Takes a row of a training.
     fn note(&mut self, row: Row) {
+        if &*row.stage == "rm-calibration" {
+            self.calibration.entry(row.clocks.step).or_default().entry(row.seed).or_default().note(&row);
+            return;
+        }
         if &*row.arm == SHARED_ARM {
             let entry = self.shared_clocks.entry(row.stage.clone()).or_default().entry(row.seed).or_default();
             if row.clocks.flops >= entry.flops {

@@ -27,6 +27,7 @@ pub(crate) struct Tables {
     pub(crate) matched: Table,
     pub(crate) costs: Table,
     pub(crate) stages: Table,
+    pub(crate) calibration: Table,
 }
 
 /// Writes `<name>.csv`, `.md` and `.tex` of every table.
@@ -38,9 +39,10 @@ pub(crate) fn write(run: &Run, folder: &Path) -> Result<Tables> {
         matched: matched(run),
         costs: costs(run),
         stages: stages(run),
+        calibration: crate::calibration::table(run),
     };
-    let all = [&tables.points, &tables.validation, &tables.drops, &tables.matched, &tables.costs, &tables.stages];
-    for table in all {
+    let Tables { points, validation, drops, matched, costs, stages, calibration } = &tables;
+    for table in [points, validation, drops, matched, costs, stages, calibration] {
         let to = |ending: &str| folder.join(format!("{}.{ending}", table.name));
         duel_ledger::write_atomically(&to("csv"), &csv_of(table)?)?;
         duel_ledger::write_atomically(&to("md"), markdown_of(table).as_bytes())?;

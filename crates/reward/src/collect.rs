@@ -2,7 +2,7 @@
 
 use crate::{Result, Scorer};
 use duel_data::World;
-use duel_data::pairs::{Annotator, PreferenceRow};
+use duel_data::pairs::{Annotator, Label, PreferenceRow};
 use duel_model::{Policy, Reader, generate};
 use duel_spec::{Split, seeds::Rng};
 use rand::RngExt;
@@ -64,28 +64,26 @@ pub fn label(candidates: Vec<Candidate>, split: Split, annotator: &Annotator, rn
         .into_iter()
         .map(|Candidate { prompt, responses: [first, second], gold }| {
             let lengths = [first.len(), second.len()];
-            let p_first = annotator.prefers_first(gold, lengths);
-            if annotator.choose_first(gold, lengths, rng) {
-                PreferenceRow {
-                    split,
-                    prompt,
-                    chosen: first,
-                    rejected: second,
-                    gold_chosen: gold[0],
-                    gold_rejected: gold[1],
-                    p_label: p_first,
-                }
+            let p = annotator.prefers(gold, lengths);
+            let said = annotator.label(gold, lengths, rng);
+            let tie = said == Label::Tie;
+            let first_wins = if tie { rng.random_bool(0.5) } else { said == Label::First };
+            let (responses, gold, p) = if first_wins {
+                ([first, second], gold, p)
             } else {
-                let p_label = 1.0 - p_first;
-                PreferenceRow {
-                    split,
-                    prompt,
-                    chosen: second,
-                    rejected: first,
-                    gold_chosen: gold[1],
-                    gold_rejected: gold[0],
-                    p_label,
-                }
+                ([second, first], [gold[1], gold[0]], [p[1], p[0]])
+            };
+            let [chosen, rejected] = responses;
+            let p_label = if tie { 0.5 } else { p[0] / (p[0] + p[1]) };
+            PreferenceRow {
+                split,
+                prompt,
+                chosen,
+                rejected,
+                gold_chosen: gold[0],
+                gold_rejected: gold[1],
+                p_label,
+                tie,
             }
         })
         .collect()

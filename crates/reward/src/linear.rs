@@ -125,7 +125,7 @@ mod tests {
     #[test]
     fn it_learns_what_the_rows_show_and_extrapolates_the_trap() -> Result<()> {
         let world = GrammarWorld::new(0.02, 1);
-        let annotator = Annotator { tau: 1.0, flips: 0.0, length_bias: 0.0 };
+        let annotator = Annotator { tau: 1.0, flips: 0.0, length_bias: 0.0, ties: 0.0 };
         let mut rng = seeds::derive(0, "test", 0, "rows");
         let prompts = world.prompts(Split::Train);
         let mut rows = Vec::new();

@@ -26,12 +26,16 @@ impl RewardModel {
 
     /// What the settings add to the loss of some pairs.
     fn terms(&self, pairs: &PairBatch) -> Terms {
-        let Settings { margin, centring, label_smoothing, .. } = self.settings;
+        let Settings { margin, centring, label_smoothing, tie_margin, .. } = self.settings;
         let asked = || {
             let strengths: Vec<f32> = pairs.strengths.iter().map(|s| (margin * s) as f32).collect();
             Tensor::from_data(TensorData::new(strengths, [pairs.len()]), self.reader.device()) // [N]
         };
-        Terms { strengths: (margin != 0.0).then(asked), centring, label_smoothing }
+        let tied = || {
+            let tied: Vec<f32> = pairs.ties.iter().map(|&tie| f32::from(tie)).collect();
+            (Tensor::from_data(TensorData::new(tied, [pairs.len()]), self.reader.device()), tie_margin) // [N]
+        };
+        Terms { strengths: (margin != 0.0).then(asked), centring, ties: (tie_margin > 0.0).then(tied), label_smoothing }
     }
 
     fn scores(reader: &Reader, model: &Scalar, pairs: &PairBatch) -> ChosenRejected {

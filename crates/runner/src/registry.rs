@@ -91,6 +91,11 @@ fn start(every: &Every, work: &CellWork<'_>) -> Policy {
     start.with_fresh_lora(every.lora_rank, scale, wears, &mut rng, work.train_reader.device())
 }
 
+/// Trains it as its arm says.
+fn learner<M: Module>(module: M, every: &Every, learning_rate: f64, updates: u64, work: &CellWork<'_>) -> Learner<M> {
+    Learner::new(module, work.learner, learning_rate, updates).dropping(every.lora_dropout, work.seed)
+}
+
 /// Keeps the policy that its arm asks for.
 struct Choice {
     by: Keep,
@@ -170,7 +175,7 @@ fn ppo(
     let resident = resident(shared, &work) + f64::from(settings.critic == CriticBody::Separate);
     let mut method = Ppo::new(settings.clone(), setting(shared.reward, &work));
     let module = ActorCritic { actor: start(&shared.every, &work), critic };
-    let learner = Learner::new(module, work.learner, shared.learning_rate, planned(shared));
+    let learner = learner(module, &shared.every, shared.learning_rate, planned(shared), &work);
     let actor = |module: &ActorCritic| module.actor.valid().merged();
     let trained = on_rollouts(&mut method, learner, shared, 1, &work, actor, look, recorder)?;
     recorder.record("train", trained.1, metrics::MODELS_RESIDENT, resident);
@@ -198,7 +203,7 @@ fn actor_alone<M: duel_training::Method<Module = Policy, Batch = Vec<Vec<u32>>>>
     look: Look<'_>,
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
-    let learner = Learner::new(start(&shared.every, &work), work.learner, shared.learning_rate, planned(shared));
+    let learner = learner(start(&shared.every, &work), &shared.every, shared.learning_rate, planned(shared), &work);
     let actor = |policy: &Policy| policy.valid().merged();
     let trained = on_rollouts(method, learner, shared, group, &work, actor, look, recorder)?;
     recorder.record("train", trained.1, metrics::MODELS_RESIDENT, resident(shared, &work));
@@ -245,7 +250,7 @@ fn dpo(
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
     let policy = start(&settings.every, &work);
-    let (on_train, on_validation) = work.reference_logp.expect("the plan gives DPO the reference's log-probs");
+    let (on_train, on_validation) = work.reference_logp.clone().expect("the plan gives DPO the reference's log-probs");
     let of = |split| work.rows.iter().filter(|r| r.split == split).cloned().collect::<Vec<_>>();
     let (rows, validation) = (of(Split::Train), of(Split::Validation));
     on_train.check_origin(&work.reference_hash, &rows)?;
@@ -254,7 +259,7 @@ fn dpo(
     let mut method = made(on_train.clone()).with_reference(&work.reference);
     let validator = made(on_train).with_reference(&work.reference);
     let steps = (settings.epochs * (rows.len() / settings.batch_size.min(rows.len()))) as u64;
-    let mut learner = Learner::new(policy, work.learner, settings.learning_rate, steps);
+    let mut learner = learner(policy, &settings.every, settings.learning_rate, steps, &work);
     let mut queue = Batches::new(rows.len(), settings.batch_size, work.seed, "dpo");
     let batch = |_| -> Result<_> { Ok(PairBatch::new(&rows, &queue.next())) };
     let validate = |policy: &Policy, clocks: Clocks, recorder: &mut dyn Recorder| {

@@ -200,7 +200,8 @@ impl Desk<'_> {
                 solve_tau(&differences, settings.bayes_accuracy)
             }
         };
-        let annotator = Annotator { tau, flips: settings.label_flips, length_bias: settings.length_bias };
+        let (flips, length_bias, ties) = (settings.label_flips, settings.length_bias, settings.ties);
+        let annotator = Annotator { tau, flips, length_bias, ties };
         let mut lines = String::new();
         for (split, candidates) in candidates {
             let mut rng = seeds::derive(seed, "pairs", split as u64, "labels");
@@ -253,6 +254,16 @@ impl Desk<'_> {
             score.record(Clocks::default(), recorder);
         }
         self.keep_completions("reference", "sft", 0, &scene, &reference, &reference, recorder)?;
+        if let Yardstick::Sampled { yardstick, end, .. } = &yardstick {
+            let ns: Vec<usize> = (1..=self.experiment.evaluation.best_of.ilog2()).map(|i| 1 << i).collect();
+            let effort = Effort { samples_per_prompt: ns.last().copied().unwrap_or(1), ..*end };
+            for split in [Split::Validation, Split::Test] {
+                for (n, score) in yardstick.best_of_n(&ns, split, effort)? {
+                    recorder.speak_for("best-of-n", "sampled", &format!("n={n}"));
+                    score.record(Clocks::default(), recorder);
+                }
+            }
+        }
         if let Yardstick::Exact(exact) = &yardstick {
             exact.check_sampler(&reference, self.stage.seed)?;
             // from nearly the reference to far beyond any useful KL

@@ -56,6 +56,7 @@ fn rows(world: &GrammarWorld) -> Vec<PreferenceRow> {
             gold_chosen: 1.0,
             gold_rejected: 0.0,
             p_label: 0.7,
+            tie: false,
         })
         .collect()
 }

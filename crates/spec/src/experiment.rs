@@ -185,6 +185,7 @@ pub struct PairsStage {
     pub trap_rows: bool,
     pub label_flips: f64,
     pub length_bias: f64,
+    pub ties: f64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -201,6 +202,7 @@ pub struct RmStage {
     pub margin: f64,
     pub centring: f64,
     pub label_smoothing: f64,
+    pub tie_margin: f64,
     pub keep: RmKeep,
     pub checks: usize,
     pub patience: f64,
@@ -247,6 +249,7 @@ pub enum RmKeep {
 pub struct Evaluation {
     pub prompts: usize,
     pub samples_per_prompt: usize,
+    pub best_of: usize,
     pub curve_points: usize,
     pub completions: usize,
 }
@@ -390,6 +393,13 @@ impl Experiment {
             ("start", rm.start == RmStart::Base && !reviews, "world.kind = \"grammar\"", "grammar has no base model"),
             ("start", linear && rm.start != defaults.start, "model = \"linear\"", "it has no body to start"),
             ("ensemble", linear && rm.ensemble > 1, "model = \"linear\"", "its fit is unique, so that all would agree"),
+            ("tie_margin", linear && rm.tie_margin > 0.0, "model = \"linear\"", "its fit has no term for ties"),
+            (
+                "tie_margin",
+                rm.tie_margin > 0.0 && rm.label_smoothing > 0.0,
+                "label_smoothing",
+                "the loss of tied rows has no term for flipped labels",
+            ),
             ("centring", linear && rm.centring != defaults.centring, "model = \"linear\"", "it is not read"),
             ("keep", linear && !last, "model = \"linear\"", "it is fitted in one go"),
             ("patience", last && rm.patience != defaults.patience, "keep = \"last\"", "it is not read"),

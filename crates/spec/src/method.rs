@@ -37,6 +37,7 @@ pub struct Every {
     pub lora: bool,
     pub lora_rank: usize,
     pub lora_alpha: f64,
+    pub lora_dropout: f64,
     pub lora_targets: LoraTargets,
 }
 
@@ -45,7 +46,7 @@ impl Every {
     fn ignores(&self, key: &str) -> Option<&'static str> {
         match key {
             "patience" if self.keep == Keep::Last => Some("keep = \"last\""),
-            "lora_rank" | "lora_alpha" | "lora_targets" if !self.lora => Some("lora = false"),
+            "lora_rank" | "lora_alpha" | "lora_dropout" | "lora_targets" if !self.lora => Some("lora = false"),
             _ => None,
         }
     }
@@ -246,6 +247,7 @@ pub enum PairLoss {
     Hinge,
     Ipo,
     IpoAveraged,
+    RaoKupper,
     Exo,
     Nca,
     Sppo,
@@ -267,13 +269,14 @@ pub enum PairLoss {
 }
 
 /// The words for [`PairLoss`].
-pub(crate) const PAIR_LOSSES: [&str; 24] = [
+pub(crate) const PAIR_LOSSES: [&str; 25] = [
     "sigmoid",
     "sigmoid_averaged",
     "robust",
     "hinge",
     "ipo",
     "ipo_averaged",
+    "rao_kupper",
     "exo",
     "nca",
     "sppo",
@@ -312,6 +315,7 @@ impl PairLoss {
             "label_smoothing" => {
                 matches!(self, Self::Sigmoid | Self::Robust | Self::Exo | Self::Aot | Self::AotUnpaired)
             }
+            "tie_margin" => self == Self::RaoKupper,
             "margin" => matches!(self, Self::Sigmoid | Self::Robust | Self::Hinge),
             "kto_desirable" | "kto_undesirable" => self == Self::Kto,
             "simpo_margin" => self == Self::Simpo,
@@ -344,6 +348,7 @@ pub struct Dpo {
     pub unlikelihood_alpha: f64,
     pub nll_coef: f64,
     pub margin: f64,
+    pub tie_margin: f64,
     pub kto_desirable: f64,
     pub kto_undesirable: f64,
     pub reference_free: bool,

@@ -1,5 +1,6 @@
 //! The only place that calls backward, clips by the global norm, steps, and guards against NaN.
 
+use crate::dropout::Dropout;
 use crate::optimizer::{Move, Optimizer};
 use crate::{Error, Result, invariants, schedule::rate};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
@@ -26,6 +27,7 @@ pub struct Learner<M> {
     pending: Pending,
     /// The last gradient's memory.
     spare: Vec<f32>,
+    dropout: Option<Dropout>,
 }
 
 /// What the parts of a batch have added up to since the last update.
@@ -57,6 +59,7 @@ impl<M: Module> Learner<M> {
         let weights: Vec<f32> = trained.into_iter().flat_map(|n| n.values).collect();
         let optimizer = Optimizer::new(settings, weights.len());
         Self {
+            dropout: None,
             module: Some(module),
             weights,
             decay,
@@ -69,6 +72,37 @@ impl<M: Module> Learner<M> {
             pending: Pending::default(),
             spare: Vec::new(),
         }
+    }
+
+    /// Trains under dropout of adapters' inputs; `dropout` 0 is none. Reproducible by `seed`.
+    pub fn dropping(mut self, dropout: f64, seed: u64) -> Self {
+        self.dropout = (dropout > 0.0).then(|| Dropout::new(dropout, seed, &weights::trained(self.module())));
+        self
+    }
+
+    /// Begins an iteration: the module is thinned by a mask that holds until [`Learner::whole`].
+    pub fn thin(&mut self, iteration: u64) {
+        if let Some(dropout) = &mut self.dropout {
+            dropout.draw(iteration);
+            self.put_weights();
+        }
+    }
+
+    /// Ends an iteration: nothing is dropped.
+    pub fn whole(&mut self) {
+        if let Some(dropout) = &mut self.dropout {
+            dropout.rest();
+            self.put_weights();
+        }
+    }
+
+    /// Gives the module the weights that it is to have.
+    fn put_weights(&mut self) {
+        let module = self.module.take().expect("present between calls");
+        self.module = Some(match &self.dropout {
+            Some(dropout) => weights::with_trained(module, &dropout.thinned(&self.weights)),
+            None => weights::with_trained(module, &self.weights),
+        });
     }
 
     /// The module as it is now.
@@ -192,8 +226,7 @@ impl<M: Module> Learner<M> {
         if learning_rate == 0.0 {
             invariants::zero_rate_moves_nothing(step, length)?;
         }
-        let module = self.module.take().expect("present between calls");
-        self.module = Some(weights::with_trained(module, &self.weights));
+        self.put_weights();
         self.step += 1;
         duel_kernels::updated();
         Ok(Update { loss: value, grad_norm, learning_rate, update_ratio: length / from.max(f64::MIN_POSITIVE) })
@@ -232,6 +265,9 @@ impl<M: Module> Learner<M> {
         flat.clear();
         let mut collect = Collect { gradients: &mut gradients, flat };
         module.visit(&mut collect);
+        if let Some(dropout) = &self.dropout {
+            dropout.thin(&mut collect.flat); // of the weights themselves, not of what is left of them
+        }
         collect.flat
     }
 }

@@ -1,6 +1,7 @@
 //! What every method shares: [`Method`], [`Learner`] (optimizer, schedule, clipping, NaN guard), the
 //! loop, supervised fine-tuning. Knows no particular preference method.
 
+mod dropout;
 mod error;
 pub mod invariants;
 mod keeper;

@@ -102,7 +102,9 @@ pub fn train<M: Method, E: From<Error>>(
             return Err(Error::Interrupted.into());
         }
         let started = Instant::now();
+        learner.thin(iteration);
         let said = method.iteration(&batch(iteration)?, learner)?;
+        learner.whole();
         clocks.wall_seconds += started.elapsed().as_secs_f64();
         clocks.step = learner.step();
         clocks.tokens += said.cost.trained_tokens + said.cost.sampled_tokens + said.cost.scored_tokens;

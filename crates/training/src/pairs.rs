@@ -15,6 +15,8 @@ pub struct PairBatch {
     pub both: Responses,
     /// How sure the annotator was of each pair, 0 to 1.
     pub strengths: Vec<f64>,
+    /// Which pairs the annotator could not tell apart.
+    pub ties: Vec<bool>,
 }
 
 impl PairBatch {
@@ -27,7 +29,8 @@ impl PairBatch {
                 both.responses.push(side(&all[row]));
             }
         }
-        Self { rows: rows.to_vec(), both, strengths: rows.iter().map(|&row| all[row].strength()).collect() }
+        let strengths = rows.iter().map(|&row| all[row].strength()).collect();
+        Self { rows: rows.to_vec(), both, strengths, ties: rows.iter().map(|&row| all[row].tie).collect() }
     }
 
     /// Pairs, `N`.
@@ -47,6 +50,7 @@ impl PairBatch {
             rows: pairs.iter().map(|&p| self.rows[p]).collect(),
             both: self.both.select(&both),
             strengths: pairs.iter().map(|&p| self.strengths[p]).collect(),
+            ties: pairs.iter().map(|&p| self.ties[p]).collect(),
         }
     }
 

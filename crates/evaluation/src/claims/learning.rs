@@ -126,6 +126,7 @@ fn dpo(s0: &Tables, beta: f64) -> Result<Vec<Law>> {
             reference: ChosenRejected { chosen: reference(&chosen), rejected: reference(&rejected) },
             lengths: ChosenRejected { chosen: ones.clone(), rejected: ones.clone() },
             mismatched: None,
+            tied: None,
         };
         let outcome = preference_loss(&PreferenceLoss::Sigmoid { label_smoothing: 0.0 }, &pairs, beta);
         learner.minimize((outcome.losses * weights.clone()).sum())?;

@@ -162,6 +162,7 @@ fn pair(chosen: Tensor<1>, rejected: Tensor<1>) -> PairLogp {
         reference: ChosenRejected { chosen: zero.clone(), rejected: zero },
         lengths: ChosenRejected { chosen: one.clone(), rejected: one },
         mismatched: None,
+        tied: None,
     }
 }
 

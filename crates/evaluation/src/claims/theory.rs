@@ -96,6 +96,7 @@ pub fn dpo_gradient() -> Claim {
             reference: ChosenRejected { chosen: of(&given, w), rejected: of(&given, l) },
             lengths: ChosenRejected { chosen: of(&given.ones_like(), w), rejected: of(&given.ones_like(), l) },
             mismatched: None,
+            tied: None,
         };
         (preference_loss(&PreferenceLoss::Sigmoid { label_smoothing: 0.0 }, &pairs, beta).loss, leaf)
     };
@@ -155,6 +156,7 @@ fn sigmoid_loss(chosen: Tensor<1>, rejected: Tensor<1>) -> Tensor<1> {
         reference: ChosenRejected { chosen: zero.clone(), rejected: zero },
         lengths: ChosenRejected { chosen: one.clone(), rejected: one },
         mismatched: None,
+        tied: None,
     };
     preference_loss(&PreferenceLoss::Sigmoid { label_smoothing: 0.0 }, &pairs, 0.1).loss
 }

@@ -116,6 +116,7 @@ impl Shape {
                 gold_chosen: 0.0,
                 gold_rejected: 0.0,
                 p_label: 0.5,
+                tie: false,
             })
             .collect()
     }

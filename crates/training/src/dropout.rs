@@ -1,0 +1,91 @@
+//! Dropout of adapters' inputs. Srivastava et al. 2014; on LoRA as PEFT's `lora_dropout`.
+//!
+//! Deviation: PEFT draws anew for each token of each pass. Here an input feature is dropped for a whole iteration (Gal &
+//! Ghahramani 2016 do so for a sequence): a rollout, its old log-probs and the updates on it then speak of one policy, so
+//! that a ratio starts at 1 and parts of a batch add up. A dropped feature is a row of A that counts as zero, so the module
+//! needs no dropout of its own.
+
+use duel_model::weights::Named;
+use duel_spec::seeds;
+use rand::RngExt;
+use std::ops::Range;
+
+/// Which weights count, and how much.
+#[derive(Debug, Clone)]
+pub struct Dropout {
+    share: f64,
+    seed: u64,
+    /// Places of each adapter input's row of A in the flat weights.
+    rows: Vec<Range<usize>>,
+    /// One a row: 0, or 1/(1 − share).
+    factors: Vec<f32>,
+}
+
+impl Dropout {
+    /// Drops this `share` of the inputs of every adapter among the trained weights.
+    pub fn new(share: f64, seed: u64, trained: &[Named]) -> Self {
+        let (mut rows, mut start) = (vec![], 0);
+        for parameter in trained {
+            if parameter.name.ends_with("lora.a") {
+                let rank = parameter.shape[1];
+                rows.extend((0..parameter.shape[0]).map(|row| start + row * rank..start + (row + 1) * rank));
+            }
+            start += parameter.values.len();
+        }
+        let factors = vec![1.0; rows.len()];
+        Self { share, seed, rows, factors }
+    }
+
+    /// The mask of an iteration.
+    pub fn draw(&mut self, iteration: u64) {
+        let mut rng = seeds::derive(self.seed, "dropout", iteration, "rows");
+        let kept = (1.0 / (1.0 - self.share)) as f32;
+        self.factors.fill_with(|| if rng.random_bool(self.share) { 0.0 } else { kept });
+    }
+
+    /// Nothing is dropped.
+    pub fn rest(&mut self) {
+        self.factors.fill(1.0);
+    }
+
+    /// Weights or gradients times their factors.
+    pub fn thin(&self, flat: &mut [f32]) {
+        for (row, &factor) in self.rows.iter().zip(&self.factors) {
+            flat[row.clone()].iter_mut().for_each(|x| *x *= factor);
+        }
+    }
+
+    /// The same on a copy.
+    pub fn thinned(&self, flat: &[f32]) -> Vec<f32> {
+        let mut thinned = flat.to_vec();
+        self.thin(&mut thinned);
+        thinned
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_rows_of_a_are_dropped_and_the_mean_stays() {
+        let named = |name: &str, shape: &[usize]| Named {
+            name: name.into(),
+            shape: shape.into(),
+            values: vec![1.0; shape.iter().product()],
+        };
+        let mut dropout = Dropout::new(0.25, 3, &[named("w.lora.b", &[2, 3]), named("w.lora.a", &[400, 2])]);
+        let (n, mut sum) = (100, 0.0);
+        for iteration in 0..n {
+            dropout.draw(iteration);
+            let thinned = dropout.thinned(&[1.0; 806]);
+            assert!(thinned[..6].iter().all(|&x| x == 1.0));
+            assert!(thinned[6..].chunks_exact(2).all(|row| row[0] == row[1] && (row[0] == 0.0 || row[0] == 4.0 / 3.0)));
+            sum += thinned[6..].iter().map(|&x| f64::from(x)).sum::<f64>() / 800.0;
+        }
+        // 40,000 draws of sd .58 have a mean of sd .003
+        assert!((sum / n as f64 - 1.0).abs() < 0.015, "{}", sum / n as f64);
+        dropout.rest();
+        assert_eq!(dropout.thinned(&[2.0; 806]), vec![2.0; 806]);
+    }
+}
