@@ -219,6 +219,7 @@ impl Dpo {
 impl Method for Dpo {
     type Module = Policy;
     type Batch = PairBatch;
+    type State = ();
 
     fn iteration(&mut self, pairs: &PairBatch, learner: &mut Learner<Policy>) -> Result<Metrics> {
         let mut said = Metrics::default();
@@ -269,6 +270,10 @@ impl Method for Dpo {
         said.put(metrics::LOGP_REJECTED, mean(&logp[1]));
         Ok(said)
     }
+
+    fn state(&self) {}
+
+    fn resume(&mut self, (): ()) {}
 }
 
 /// What the parts of a batch say, pair by pair; of both responses, the chosen one first.

@@ -19,6 +19,18 @@ pub enum Error {
     Newer { path: PathBuf, found: u32, known: u32 },
 }
 
+impl From<Error> for std::io::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Io { source, action, path } => {
+                let words = format!("failed to {action} `{}`: {source}", path.display());
+                Self::new(source.kind(), words)
+            }
+            other => Self::other(other),
+        }
+    }
+}
+
 impl Error {
     /// What the person can change.
     pub fn hint(&self) -> Option<String> {

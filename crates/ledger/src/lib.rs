@@ -1,6 +1,7 @@
 //! The run directory: manifest, stages, metrics and completions as parquet, locks, atomic files.
 //! Never compiles a tensor.
 
+mod digest;
 mod error;
 mod files;
 mod lock;
@@ -10,6 +11,7 @@ mod run;
 mod stage;
 mod tables;
 
+pub use digest::{Digest, digest, digests};
 pub use error::Error;
 pub use files::write_atomically;
 pub use lock::RunLock;

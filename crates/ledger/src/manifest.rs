@@ -40,6 +40,9 @@ pub struct Manifest {
     /// Stages found finished by this invocation, and made by it.
     pub stages_reused: usize,
     pub stages_made: usize,
+    /// Stages that could not be made, and why.
+    #[serde(default)]
+    pub failed: BTreeMap<String, String>,
     /// Largest sum of resident memory of the processes, sampled while they ran; bytes.
     pub peak_memory: u64,
 }

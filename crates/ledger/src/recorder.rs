@@ -1,10 +1,16 @@
 //! The [`Recorder`] of a worker: rows in memory, written when the stage is done.
 
-use crate::Result;
+use crate::files::create_folder;
 use crate::tables::{write_completions, write_metrics};
+use crate::{Result, write_atomically};
+use duel_spec::ids::hash_bytes;
 use duel_spec::metrics::Metric;
 use duel_spec::{Clocks, Completion, MetricRow, Recorder};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Letters of a hash.
+const HASH: usize = 64;
 
 /// Whoever is told of progress: done, total, a few words.
 type OnProgress = Box<dyn FnMut(u64, u64, &str)>;
@@ -18,7 +24,20 @@ pub struct StageRecorder {
     rows: Vec<MetricRow>,
     completions: Vec<Completion>,
     on_progress: OnProgress,
+    keeping: Option<Keeping>,
 }
+
+/// Where and how often states of trainings are kept.
+struct Keeping {
+    folder: PathBuf,
+    /// Whose states they are: those of another binary are not gone on from.
+    tag: String,
+    pause: Duration,
+    last: Instant,
+}
+
+/// A file of a state: whose it is, the rows and completions so far, the state.
+type Kept = (String, Vec<MetricRow>, Vec<Completion>, Vec<u8>);
 
 impl std::fmt::Debug for StageRecorder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -37,7 +56,14 @@ impl StageRecorder {
             rows: vec![],
             completions: vec![],
             on_progress,
+            keeping: None,
         }
+    }
+
+    /// Keeps states of trainings in `folder`, no more often than every `pause`; goes on from those that bear the same `tag`.
+    pub fn keeping(mut self, folder: PathBuf, tag: &str, pause: Duration) -> Self {
+        self.keeping = Some(Keeping { folder, tag: tag.into(), pause, last: Instant::now() });
+        self
     }
 
     /// What follows is of another arm and point (a stage that measures several policies).
@@ -77,5 +103,43 @@ impl Recorder for StageRecorder {
 
     fn progress(&mut self, done: u64, total: u64, words: &str) {
         (self.on_progress)(done, total, words);
+    }
+
+    fn is_due(&self) -> bool {
+        self.keeping.as_ref().is_some_and(|keeping| keeping.last.elapsed() >= keeping.pause)
+    }
+
+    fn keep(&mut self, training: &str, state: &[u8]) -> std::io::Result<()> {
+        let Some(keeping) = &mut self.keeping else { return Ok(()) };
+        let rows = postcard::to_stdvec(&(&keeping.tag, &self.rows, &self.completions, state));
+        let rows = rows.map_err(std::io::Error::other)?;
+        let mut bytes = hash_bytes(&rows).into_bytes();
+        bytes.extend(rows);
+        create_folder(&keeping.folder).and_then(|()| write_atomically(&keeping.folder.join(training), &bytes))?;
+        keeping.last = Instant::now();
+        Ok(())
+    }
+
+    fn resume(&mut self, training: &str) -> std::io::Result<Option<Vec<u8>>> {
+        let Some(keeping) = &self.keeping else { return Ok(None) };
+        let path = keeping.folder.join(training);
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(none) if none.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(other) => return Err(other),
+        };
+        let whole = bytes.split_at_checked(HASH).filter(|(hash, rest)| *hash == hash_bytes(rest).as_bytes());
+        let Some((tag, rows, completions, state)) = whole.and_then(|(_, rest)| postcard::from_bytes::<Kept>(rest).ok())
+        else {
+            // the training begins anew; what was damaged stays to be looked at
+            std::fs::rename(&path, path.with_extension("damaged"))?;
+            (self.on_progress)(0, 1, "the kept state is damaged: begins anew");
+            return Ok(None);
+        };
+        if tag != keeping.tag {
+            return Ok(None);
+        }
+        (self.rows, self.completions) = (rows, completions);
+        Ok(Some(state))
     }
 }

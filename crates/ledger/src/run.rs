@@ -19,6 +19,31 @@ impl RunDir {
         Ok(run)
     }
 
+    /// The directory of a run, whether it is there or not; nothing is made.
+    pub fn at(out: &Path, name: &str) -> Self {
+        Self { path: out.join(name), out: out.into() }
+    }
+
+    /// Whether a finished and whole stage of this name is in this run or in one beside it. Nothing is moved.
+    pub fn has_stage(&self, id: &StageId) -> Result<bool> {
+        if StageDir::is_whole(&self.stages(), id)? {
+            return Ok(true);
+        }
+        for stages in self.beside()? {
+            if StageDir::is_whole(&stages, id)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Where the stages of the runs beside this one stand.
+    fn beside(&self) -> Result<Vec<PathBuf>> {
+        let Ok(beside) = std::fs::read_dir(&self.out) else { return Ok(vec![]) };
+        let all = beside.map(|entry| Ok(entry.map_err(io("list", &self.out))?.path().join("stages")));
+        Ok(all.collect::<Result<Vec<_>>>()?.into_iter().filter(|stages| *stages != self.stages()).collect())
+    }
+
     /// Enters the directory of a run that has results.
     pub fn open(path: &Path) -> Result<Self> {
         Manifest::read(path)?;
@@ -41,10 +66,8 @@ impl RunDir {
         if let Some(own) = StageDir::open(&self.stages(), id)? {
             return Ok(Some(own));
         }
-        let Ok(beside) = std::fs::read_dir(&self.out) else { return Ok(None) };
-        for entry in beside {
-            let stages = entry.map_err(io("list", &self.out))?.path().join("stages");
-            if stages == self.stages() || !stages.join(id.folder()).join("done.json").is_file() {
+        for stages in self.beside()? {
+            if !stages.join(id.folder()).join("done.json").is_file() {
                 continue;
             }
             if let Ok(Some(theirs)) = StageDir::open(&stages, id) {

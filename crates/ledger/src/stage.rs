@@ -20,6 +20,11 @@ impl StageId {
     pub fn folder(&self) -> String {
         format!("{}-{}", self.kind, self.hash)
     }
+
+    /// Name of the folder beside it where states of its trainings are kept while it is made.
+    pub fn kept(&self) -> String {
+        format!("{}.kept", self.folder())
+    }
 }
 
 /// `done.json`: what makes a stage whole.
@@ -51,6 +56,14 @@ impl StageDir {
                 Ok(None)
             }
             Err(other) => Err(other),
+        }
+    }
+
+    /// Whether the stage is there and every file has its hash; a damaged one is left as it is.
+    pub fn is_whole(stages: &Path, id: &StageId) -> Result<bool> {
+        match Self::check(&stages.join(id.folder())) {
+            Err(Error::Damaged { .. }) => Ok(false),
+            other => other,
         }
     }
 
@@ -106,6 +119,7 @@ impl StageDir {
             return Ok(other);
         }
         sync_folder(stages)?;
+        let _ = std::fs::remove_dir_all(stages.join(id.kept())); // of no more use
         Ok(Self(path))
     }
 

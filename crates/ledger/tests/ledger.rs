@@ -146,3 +146,39 @@ fn a_failed_write_leaves_the_old_file() {
     assert_eq!(std::fs::read(&path).unwrap(), b"new");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
 }
+
+#[test]
+fn a_kept_state_brings_its_rows_back_and_a_damaged_one_is_set_aside() {
+    use duel_spec::{Recorder, metrics};
+    use std::time::Duration;
+    let folder = tempfile::tempdir().unwrap();
+    let kept = folder.path().join("cell-0123.kept");
+    let recorder = |tag: &str| {
+        let quiet = Box::new(|_: u64, _: u64, _: &str| {});
+        StageRecorder::new("dpo", "dpo", "-", 0, quiet).keeping(kept.clone(), tag, Duration::ZERO)
+    };
+    let mut first = recorder("a");
+    assert!(first.is_due() && first.resume("train").unwrap().is_none());
+    first.record("train", Clocks::default(), metrics::LOSS, f64::NAN);
+    first.keep("train", b"state").unwrap();
+    first.record("train", Clocks::default(), metrics::LOSS, 0.25); // after the state: is forgotten
+
+    let mut second = recorder("a");
+    second.record("train", Clocks::default(), metrics::LOSS, 7.0); // of this life: is forgotten
+    assert_eq!(second.resume("train").unwrap().unwrap(), b"state");
+    let to = folder.path().join("out");
+    std::fs::create_dir(&to).unwrap();
+    second.write(&to).unwrap();
+    let rows = read_metrics(&to.join("metrics.parquet")).unwrap().rows;
+    assert!(rows.len() == 1 && rows[0].value.is_nan());
+
+    assert!(recorder("b").resume("train").unwrap().is_none(), "another binary's");
+    let file = kept.join("train");
+    let mut bytes = std::fs::read(&file).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+    assert!(recorder("a").resume("train").unwrap().is_none());
+    assert!(!file.exists() && kept.join("train.damaged").exists());
+    std::fs::write(&file, b"short").unwrap();
+    assert!(recorder("a").resume("train").unwrap().is_none());
+}

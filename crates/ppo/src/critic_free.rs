@@ -6,7 +6,7 @@
 
 use crate::invariants;
 use crate::policy::{Reading, policy_loss};
-use crate::rollout::{Actors, Rollout, Sampler, Setting};
+use crate::rollout::{Actors, Rollout, Sampler, SamplerState, Setting};
 use crate::updates::{Losses, Updates};
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -14,9 +14,10 @@ use duel_model::{Flops, Policy, weights::host};
 use duel_objectives::{group_relative, leave_one_out};
 use duel_spec::{KlPlace, OnPolicy, metrics, seeds};
 use duel_training::{Learner, Method, Metrics, Result};
+use serde::{Deserialize, Serialize};
 
 /// What a response's return is held against.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Baseline {
     /// The mean return so far: the sum of the returns, and how many there were.
     Past { sum: f64, n: f64 },
@@ -63,6 +64,7 @@ impl Method for CriticFree {
     type Module = Policy;
     /// Prompts, one a response; those of a group stand one after another.
     type Batch = Vec<Vec<u32>>;
+    type State = (SamplerState, Baseline);
 
     fn iteration(&mut self, prompts: &Vec<Vec<u32>>, learner: &mut Learner<Policy>) -> Result<Metrics> {
         let mut said = Metrics::default();
@@ -95,5 +97,14 @@ impl Method for CriticFree {
         updates.make(learner, &rollout, &first_epoch, &mut rng, losses, &mut said)?;
         self.sampler.next(&rollout, &old);
         Ok(said)
+    }
+
+    fn state(&self) -> (SamplerState, Baseline) {
+        (self.sampler.state(), self.baseline)
+    }
+
+    fn resume(&mut self, (sampler, baseline): (SamplerState, Baseline)) {
+        self.sampler.resume(sampler);
+        self.baseline = baseline;
     }
 }

@@ -4,7 +4,7 @@
 //! several updates of a rollout, with PPO's stop at `target_kl`.
 
 use crate::policy::Reading;
-use crate::rollout::{Actors, Rollout, Sampler, Setting, index};
+use crate::rollout::{Actors, Rollout, Sampler, SamplerState, Setting, index};
 use crate::updates::{Losses, Updates};
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
@@ -78,6 +78,7 @@ impl Method for OnlineDpo {
     type Module = Policy;
     /// Prompts, one a response, each twice in a row.
     type Batch = Vec<Vec<u32>>;
+    type State = SamplerState;
 
     fn iteration(&mut self, prompts: &Vec<Vec<u32>>, learner: &mut Learner<Policy>) -> Result<Metrics> {
         let mut said = Metrics::default();
@@ -106,5 +107,13 @@ impl Method for OnlineDpo {
         updates.make(learner, &rollout, &first_epoch, &mut rng, losses, &mut said)?;
         self.sampler.next(&rollout, &old);
         Ok(said)
+    }
+
+    fn state(&self) -> SamplerState {
+        self.sampler.state()
+    }
+
+    fn resume(&mut self, state: SamplerState) {
+        self.sampler.resume(state);
     }
 }

@@ -7,7 +7,7 @@
 
 use crate::invariants;
 use crate::policy::{Reading, policy_loss};
-use crate::rollout::{Actors, Rollout, Sampler, Setting, in_blocks, index, variance};
+use crate::rollout::{Actors, Rollout, Sampler, SamplerState, Setting, in_blocks, index, variance};
 use crate::updates::{Losses, Updates};
 use burn::module::Module;
 use burn::tensor::Tensor;
@@ -182,6 +182,7 @@ impl Method for Ppo {
     type Module = ActorCritic;
     /// Prompts, one a response.
     type Batch = Vec<Vec<u32>>;
+    type State = SamplerState;
 
     fn iteration(&mut self, prompts: &Vec<Vec<u32>>, learner: &mut Learner<ActorCritic>) -> Result<Metrics> {
         let mut said = Metrics::default();
@@ -204,5 +205,13 @@ impl Method for Ppo {
         updates.make(learner, &experience.rollout, &first_epoch, &mut rng, losses, &mut said)?;
         self.sampler.next(&experience.rollout, &old.actor);
         Ok(said)
+    }
+
+    fn state(&self) -> SamplerState {
+        self.sampler.state()
+    }
+
+    fn resume(&mut self, state: SamplerState) {
+        self.sampler.resume(state);
     }
 }

@@ -10,6 +10,7 @@ use duel_reward::Scorer;
 use duel_spec::{KlEstimator, KlPlace, LossMean, OnPolicy, Reference, Truncated, metrics, seeds};
 use duel_training::invariants as always;
 use duel_training::{Metrics, Result, sft};
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -75,7 +76,33 @@ pub struct Sampler {
     pub iteration: u64,
 }
 
+/// What changes in a sampler from one iteration to the next.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SamplerState {
+    /// Weights of the reference, where it follows the policy.
+    reference: Option<Vec<f32>>,
+    beta: f64,
+    seen: Moments,
+    iteration: u64,
+}
+
 impl Sampler {
+    /// What has to be kept to go on from here.
+    pub fn state(&self) -> SamplerState {
+        let follows = self.settings.reference == Reference::Ema;
+        let reference = follows.then(|| weights::flatten(&self.reference));
+        SamplerState { reference, beta: self.beta, seen: self.seen, iteration: self.iteration }
+    }
+
+    /// Goes on from there.
+    pub fn resume(&mut self, state: SamplerState) {
+        let SamplerState { reference, beta, seen, iteration } = state;
+        if let Some(reference) = reference {
+            self.reference = weights::unflatten(self.reference.clone(), &reference);
+        }
+        (self.beta, self.seen, self.iteration) = (beta, seen, iteration);
+    }
+
     /// `settings` in full; see `defaults.toml` for units and sources.
     pub fn new(given: Setting, settings: OnPolicy) -> Self {
         let (reference, beta) = (given.reference.clone(), settings.beta);

@@ -2,9 +2,10 @@
 
 use duel_objectives::{AdaptiveBeta, halved_or_doubled};
 use duel_spec::{KlControl, OnPolicy, Scaling};
+use serde::{Deserialize, Serialize};
 
 /// Mean and spread of all numbers seen so far. Chan et al. 1979.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Moments {
     n: f64,
     mean: f64,

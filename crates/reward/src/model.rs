@@ -72,6 +72,7 @@ impl RewardModel {
 impl Method for RewardModel {
     type Module = Scalar;
     type Batch = PairBatch;
+    type State = ();
 
     fn iteration(&mut self, pairs: &PairBatch, learner: &mut Learner<Scalar>) -> duel_training::Result<Metrics> {
         let mut said = Metrics::default();
@@ -104,6 +105,10 @@ impl Method for RewardModel {
         said.put(metrics::PAIR_ACCURACY_TRAIN, accuracy(&margins));
         Ok(said)
     }
+
+    fn state(&self) {}
+
+    fn resume(&mut self, (): ()) {}
 }
 
 /// The number in a tensor of one.

@@ -7,7 +7,8 @@ use crate::cli::{BenchArgs, BenchFormat};
 use crate::{Result, host, print};
 use burn::tensor::{Device, Distribution, Tensor};
 pub use cases::CASES;
-use cases::{Case, Shape};
+use cases::Case;
+pub use cases::Shape;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -118,6 +119,22 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
         BenchFormat::Text => as_text(&answer),
     });
     Ok(())
+}
+
+/// Seconds of one token of a case on one thread, or of one run where no tokens are counted, from a third of a second of it.
+pub fn seconds_a_token(shape: &Shape, name: &str) -> Result<f64> {
+    in_threads(1, || {
+        let mut case = cases::case(shape, name)?.expect("a case that every shape has");
+        for _ in 0..2 {
+            (case.run)()?;
+        }
+        let (started, mut runs) = (Instant::now(), 0);
+        while runs == 0 || started.elapsed().as_secs_f64() < 0.35 {
+            (case.run)()?;
+            runs += 1;
+        }
+        Ok(started.elapsed().as_secs_f64() / f64::from(runs) / case.tokens.max(1) as f64)
+    })
 }
 
 /// Runs something with so many threads for all kernels.

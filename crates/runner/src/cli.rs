@@ -19,12 +19,26 @@ pub enum Command {
     /// Plans the experiment, trains what is missing, merges the numbers into parquet, draws the charts and
     /// writes the page. Running the same command again reuses every finished stage.
     Run(RunArgs),
-    /// Show an experiment's stages and cells, and what is already there; run nothing
-    Plan(ExperimentArgs),
+    /// Show an experiment's stages and cells, what they cost and what is already there; run nothing
+    ///
+    /// Time is estimated from how fast each step is at the experiment's model on this machine: measured for two seconds,
+    /// once for each model.
+    Plan(PlanArgs),
     /// Draw charts, tables and the page again, from the parquet files alone
     Report {
         /// The run directory, for example runs/article
         run: PathBuf,
+    },
+    /// Print one hash over all that is deterministic in a run
+    ///
+    /// Two runs of one experiment by one binary on one machine have the same, however often either was killed. Left out is
+    /// what tells of time and memory: wall clocks, metrics in seconds and bytes, the manifest, the report.
+    Digest {
+        /// The run directory, for example runs/article
+        run: PathBuf,
+        /// One hash a file in place of one in all
+        #[arg(long)]
+        detail: bool,
     },
     /// Judge claims with known answers
     ///
@@ -48,6 +62,8 @@ pub enum Command {
         stage: usize,
         #[arg(long)]
         device: String,
+        #[arg(long)]
+        checkpoint_seconds: f64,
     },
 }
 
@@ -71,12 +87,37 @@ pub struct ExperimentArgs {
 }
 
 #[derive(Debug, Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub experiment: ExperimentArgs,
+    /// Stages at once, one thread each [default: the machine's cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub jobs: Option<u16>,
+    /// Every setting as resolved, and where it comes from
+    #[arg(long)]
+    pub settings: bool,
+    #[arg(long, default_value = "text")]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
 pub struct RunArgs {
     #[command(flatten)]
     pub experiment: ExperimentArgs,
     /// Stages at once, one thread each [default: the machine's cores]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
+    /// End at the first stage that fails
+    ///
+    /// Without it a failed stage costs itself and what needs it; the rest goes on, and the exit code says so at the end.
+    #[arg(long, conflicts_with = "keep_going")]
+    pub fail_fast: bool,
+    /// Go on after a stage has failed, which is the default
+    #[arg(long)]
+    pub keep_going: bool,
+    /// Seconds between checkpoints of a training: no more than this much work is lost to a kill, and none of the result
+    #[arg(long, value_name = "S", default_value = "30", value_parser = not_negative)]
+    pub checkpoint_seconds: f64,
 }
 
 /// How a machine or a person reads the answer.
@@ -182,6 +223,13 @@ pub struct OptimumArgs {
     pub seed: u64,
     #[arg(long, default_value = "text")]
     pub format: Format,
+}
+
+fn not_negative(text: &str) -> Result<f64, String> {
+    match text.parse::<f64>() {
+        Ok(x) if x >= 0.0 && x.is_finite() => Ok(x),
+        _ => Err("a number of at least 0 is wanted".into()),
+    }
 }
 
 fn positive(text: &str) -> Result<f64, String> {

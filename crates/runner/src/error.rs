@@ -1,5 +1,6 @@
 //! Every error of every room, with its exit code and its hint.
 
+use crate::execute::Failure;
 use std::path::PathBuf;
 
 /// What can end `duel`.
@@ -23,8 +24,8 @@ pub enum Error {
     Report(#[from] duel_report::Error),
     #[error("interrupted; finished stages are kept")]
     Interrupted,
-    #[error("stage `{stage}` failed{}", if tail.is_empty() { String::new() } else { format!(":\n{tail}") })]
-    Stage { stage: String, tail: String, exit: u8 },
+    #[error("{}", failed(failures, *left_out))]
+    Stages { failures: Vec<Failure>, left_out: usize },
     #[error("{broken} of {claims} claims do not hold")]
     Contradicted { broken: usize, claims: usize },
     #[error("`{}` is a run of the world {found}, which cannot be enumerated", path.display())]
@@ -43,6 +44,19 @@ pub enum Error {
     Foreign { stage: &'static str, path: PathBuf, problem: String },
 }
 
+/// The stages that failed with their last words.
+fn failed(failures: &[Failure], left_out: usize) -> String {
+    let each = failures.iter().map(|Failure { stage, tail, .. }| match tail.as_str() {
+        "" => format!("stage `{stage}` failed"),
+        tail => format!("stage `{stage}` failed:\n{tail}"),
+    });
+    let mut text = each.collect::<Vec<_>>().join("\n");
+    if left_out > 0 {
+        text += &format!("\nleft out, as they need what failed: {left_out} stages");
+    }
+    text
+}
+
 impl Error {
     /// The process's exit code (see DESIGN, "The command line").
     pub fn exit(&self) -> u8 {
@@ -59,7 +73,10 @@ impl Error {
                 _ => 1,
             },
             Self::Interrupted | Self::Training(duel_training::Error::Interrupted) => 130,
-            Self::Stage { exit, .. } => *exit,
+            // that a training diverged says most
+            Self::Stages { failures, .. } => {
+                failures.iter().find(|f| f.exit == 4).or(failures.first()).map_or(1, |f| f.exit)
+            }
             _ => 1,
         }
     }
@@ -77,6 +94,7 @@ impl Error {
             Self::NoSeed { .. } => Some("--seed counts from 0; `duel plan` shows a run's seeds".into()),
             Self::Contradicted { .. } => Some("the lines above marked ✗ say which number is off".into()),
             Self::Peer { .. } => Some("run this from the repository's root; `scripts/bench-peers` says how to try a peer alone".into()),
+            Self::Stages { .. } => Some("all others are kept: run the same command again to try only what is missing".into()),
             Self::Interrupted => Some("run the same command again to go on".into()),
             Self::Training(duel_training::Error::Diverged { .. }) => {
                 Some("lower this stage's `learning_rate`, or `learner.clip_norm`; finished stages are kept".into())

@@ -6,7 +6,7 @@ use crate::worker::Progress;
 use crate::{Error, Result, host};
 use duel_ledger::{RunDir, StageDir};
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
@@ -17,17 +17,33 @@ pub struct Settings<'a> {
     pub run: &'a RunDir,
     pub device: &'a str,
     pub jobs: usize,
+    /// Least time between two checkpoints of a training.
+    pub checkpoint_seconds: f64,
+    /// Whether the first stage that fails ends the run.
+    pub fail_fast: bool,
     /// Set by Ctrl-C.
     pub stop: &'a AtomicBool,
 }
 
 /// What came of it.
-#[derive(Debug, Default, Clone, Copy)]
+#[derive(Debug, Default)]
 pub struct Outcome {
     pub reused: usize,
     pub made: usize,
+    pub failures: Vec<Failure>,
+    /// Stages that were not begun, as one that they need has failed.
+    pub left_out: Vec<String>,
     /// Largest sum of resident memory of this process and its workers, bytes.
     pub peak_memory: u64,
+}
+
+/// A stage that could not be made.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    pub stage: String,
+    /// The last words of its worker.
+    pub tail: String,
+    pub exit: u8,
 }
 
 /// What the threads that listen to workers send.
@@ -43,33 +59,50 @@ struct Running {
     started: Instant,
 }
 
+/// Where a stage stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// How often its worker was ended by the system.
+    Waiting {
+        killed: usize,
+    },
+    Running {
+        killed: usize,
+    },
+    Finished,
+    /// It failed, or one that it needs did.
+    Lost,
+}
+
 /// Time that workers get to stop by themselves after Ctrl-C.
 const GRACE: Duration = Duration::from_secs(3);
+/// How often a worker that the system ended is started again. A training that fails by itself would fail again.
+const RETRIES: usize = 2;
 
-/// Runs all stages that are not finished.
+/// Runs all stages that are not finished. One that fails costs itself and what needs it; the rest goes on.
 ///
 /// # Errors
-/// The first stage that fails ends the run, with its last words; [`Error::Interrupted`] on Ctrl-C.
+/// [`Error::Interrupted`] on Ctrl-C; a run directory that cannot be used.
 pub fn execute(plan: &Plan, settings: &Settings<'_>, board: &mut Board) -> Result<Outcome> {
     let mut outcome = Outcome::default();
-    let mut finished = vec![false; plan.stages.len()];
+    let mut states = vec![State::Waiting { killed: 0 }; plan.stages.len()];
     for (place, stage) in plan.stages.iter().enumerate() {
-        finished[place] = settings.run.find_stage(&stage.id)?.is_some();
-        outcome.reused += usize::from(finished[place]);
+        if settings.run.find_stage(&stage.id)?.is_some() {
+            states[place] = State::Finished;
+            outcome.reused += 1;
+        }
     }
-    board.start(plan, &finished);
+    board.start(plan, &states.iter().map(|state| *state == State::Finished).collect::<Vec<_>>());
     let (sender, receiver) = channel();
     let mut running = Workers::default();
-    let mut started = finished.clone();
     let mut words: Vec<String> = vec![String::new(); plan.stages.len()];
     loop {
         if settings.stop.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
-        while running.0.len() < settings.jobs {
-            let ready = |&place: &usize| !started[place] && plan.stages[place].needs.iter().all(|&n| finished[n]);
-            let Some(place) = (0..plan.stages.len()).find(ready) else { break };
-            started[place] = true;
+        // 1. Start what can be started. A worker that was killed, perhaps for memory, works alone the next time.
+        while let Some((place, killed)) = next(plan, &states, settings.jobs) {
+            states[place] = State::Running { killed };
             let child = spawn(place, &plan.stages[place], settings, &sender)?;
             board.stage_started(place, &plan.stages[place]);
             running.0.push(Running { place, child, started: Instant::now() });
@@ -77,10 +110,14 @@ pub fn execute(plan: &Plan, settings: &Settings<'_>, board: &mut Board) -> Resul
         if running.0.is_empty() {
             return Ok(outcome);
         }
+
+        // 2. Listen.
         listen(&receiver, &mut words, board);
         outcome.peak_memory = outcome.peak_memory.max(
             host::memory_of(std::process::id()) + running.0.iter().map(|r| host::memory_of(r.child.id())).sum::<u64>(),
         );
+
+        // 3. See who has ended, and how.
         let mut at = 0;
         while at < running.0.len() {
             let Some(status) = running.0[at].child.try_wait().map_err(|source| Error::Worker { source })? else {
@@ -90,7 +127,7 @@ pub fn execute(plan: &Plan, settings: &Settings<'_>, board: &mut Board) -> Resul
             let worker = running.0.swap_remove(at);
             let (place, stage) = (worker.place, &plan.stages[worker.place]);
             if status.success() && StageDir::open(&settings.run.stages(), &stage.id)?.is_some() {
-                finished[place] = true;
+                states[place] = State::Finished;
                 outcome.made += 1;
                 board.stage_finished(place, stage, worker.started.elapsed());
                 continue;
@@ -98,16 +135,73 @@ pub fn execute(plan: &Plan, settings: &Settings<'_>, board: &mut Board) -> Resul
             if settings.stop.load(Ordering::Relaxed) || status.code() == Some(130) {
                 return Err(Error::Interrupted);
             }
+            let killed = if let State::Running { killed } = states[place] { killed } else { 0 };
+            if status.code().is_none() && killed < RETRIES {
+                states[place] = State::Waiting { killed: killed + 1 };
+                board.stage_ended(place);
+                let (label, again) = (stage.label(), killed + 2);
+                board.say(&format!(
+                    "{label}: its worker was ended by {status}; begun again from its last checkpoint, alone ({again} of {})",
+                    RETRIES + 1
+                ));
+                continue;
+            }
             std::thread::sleep(Duration::from_millis(100)); // its last words may still be on their way
             listen(&receiver, &mut words, board);
-            let mut tail = words[place].trim().to_string();
-            if status.code().is_none() {
-                tail = format!("{tail}\nthe worker was ended by {status} (out of memory?)").trim().to_string();
+            let failure = failure(stage, &words[place], status);
+            board.stage_ended(place);
+            board.say(&format!("{} failed:\n{}", failure.stage, failure.tail));
+            outcome.failures.push(failure);
+            for lost in lost_with(plan, place) {
+                states[lost] = State::Lost;
+                if lost != place {
+                    outcome.left_out.push(plan.stages[lost].label());
+                }
             }
-            let exit = status.code().map_or(1, |code| code.clamp(1, 255) as u8);
-            return Err(Error::Stage { stage: stage.label(), tail, exit });
+            if settings.fail_fast {
+                return Ok(outcome);
+            }
         }
     }
+}
+
+/// The next stage that can be started, and how often it was killed.
+fn next(plan: &Plan, states: &[State], jobs: usize) -> Option<(usize, usize)> {
+    let running = states.iter().filter(|state| matches!(state, State::Running { .. })).count();
+    let alone = states.iter().any(|state| matches!(state, State::Running { killed: 1.. }));
+    if running >= jobs || alone {
+        return None;
+    }
+    let ready = |place: usize| match states[place] {
+        State::Waiting { killed } if plan.stages[place].needs.iter().all(|&n| states[n] == State::Finished) => {
+            Some((place, killed))
+        }
+        _ => None,
+    };
+    let mut ready: Vec<(usize, usize)> = (0..plan.stages.len()).filter_map(ready).collect();
+    ready.sort_by_key(|&(place, killed)| (killed > 0, place)); // those that were killed wait until they can be alone
+    ready.into_iter().find(|&(_, killed)| killed == 0 || running == 0)
+}
+
+/// A stage and all that need it.
+fn lost_with(plan: &Plan, place: usize) -> Vec<usize> {
+    let mut lost = vec![place];
+    for later in place + 1..plan.stages.len() {
+        if plan.stages[later].needs.iter().any(|need| lost.contains(need)) {
+            lost.push(later);
+        }
+    }
+    lost
+}
+
+/// What is known of a worker that did not finish its stage.
+fn failure(stage: &Stage, words: &str, status: ExitStatus) -> Failure {
+    let mut tail = words.trim().to_string();
+    if status.code().is_none() {
+        tail = format!("{tail}\nthe worker was ended by {status} (out of memory?)").trim().to_string();
+    }
+    let exit = status.code().map_or(1, |code| code.clamp(1, 255) as u8);
+    Failure { stage: stage.label(), tail, exit }
 }
 
 /// Takes in what workers have said, waiting a moment for the first word.
@@ -132,6 +226,7 @@ fn spawn(place: usize, stage: &Stage, settings: &Settings<'_>, sender: &Sender<N
         .arg("--run")
         .arg(settings.run.path())
         .args(["--stage", &place.to_string(), "--device", settings.device])
+        .args(["--checkpoint-seconds", &settings.checkpoint_seconds.to_string()])
         .env("RAYON_NUM_THREADS", threads.to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

@@ -22,6 +22,14 @@ pub fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
+/// Memory of the machine, bytes; infinite where the system does not say.
+pub fn memory() -> f64 {
+    let info = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kilobytes =
+        info.lines().find_map(|line| line.strip_prefix("MemTotal:")?.split_whitespace().next()?.parse().ok());
+    kilobytes.map_or(f64::INFINITY, |kilobytes: f64| kilobytes * 1024.0)
+}
+
 /// Largest resident set of this process so far, or since [`forget_peak_memory`], bytes; 0 where the system does not say.
 pub fn peak_memory() -> u64 {
     field("self", "VmHWM:")

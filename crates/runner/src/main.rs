@@ -3,6 +3,7 @@
 mod bench;
 mod cli;
 mod error;
+mod estimate;
 mod execute;
 mod host;
 mod plan;
@@ -11,6 +12,7 @@ mod registry;
 mod render;
 mod rm;
 mod run;
+mod show;
 mod theory;
 mod work;
 mod worker;
@@ -20,6 +22,7 @@ use cli::{Cli, Command};
 use error::Error;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// What a fallible call of this crate returns.
 type Result<T> = std::result::Result<T, Error>;
@@ -55,10 +58,19 @@ fn keep_pages() {
 fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Run(args) => run::run(&args),
-        Command::Plan(args) => run::plan(&args),
+        Command::Plan(args) => show::plan(&args),
         Command::Report { run } => {
             let page = duel_report::write(&run)?;
             print(&format!("{}\n", page.display()));
+            Ok(())
+        }
+        Command::Digest { run, detail } => {
+            let digests = duel_ledger::digests(&run)?;
+            if detail {
+                digests.iter().for_each(|digest| print(&format!("{}  {}\n", digest.hash, digest.file)));
+            } else {
+                print(&format!("{}\n", duel_ledger::digest(&digests)));
+            }
             Ok(())
         }
         Command::Verify(args) => theory::verify(&args),
@@ -68,7 +80,9 @@ fn dispatch(command: Command) -> Result<()> {
             print(duel_spec::defaults_text());
             Ok(())
         }
-        Command::Worker { run, stage, device } => worker::work(&run, stage, &device),
+        Command::Worker { run, stage, device, checkpoint_seconds } => {
+            worker::work(&run, stage, &device, Duration::from_secs_f64(checkpoint_seconds))
+        }
     }
 }
 

@@ -110,6 +110,12 @@ impl Board {
         }
     }
 
+    /// A worker is gone without having finished its stage.
+    pub fn stage_ended(&mut self, place: usize) {
+        self.shares.remove(&place);
+        self.draw();
+    }
+
     pub fn stage_finished(&mut self, place: usize, stage: &Stage, took: Duration) {
         self.shares.remove(&place);
         self.done += 1;

@@ -15,7 +15,7 @@ use duel_spec::{
     Clocks, CriticBody, CriticStart, Every, Grpo, Keep, LearnerSettings, LoraTargets, Method, OnPolicy, PairLoss,
     Recorder, RewardSource, Rloo, Split, metrics, seeds,
 };
-use duel_training::{Keeper, Learner, Onward, PairBatch, Watch, curve_steps, invariants, train};
+use duel_training::{Course, Keeper, Learner, PairBatch, Watch, curve_steps, invariants, train};
 use rand::RngExt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -96,36 +96,25 @@ fn learner<M: Module>(module: M, every: &Every, learning_rate: f64, updates: u64
     Learner::new(module, work.learner, learning_rate, updates).dropping(every.lora_dropout, work.seed)
 }
 
-/// Keeps the policy that its arm asks for.
-struct Choice {
-    by: Keep,
-    keeper: Keeper,
+/// By what a policy is chosen among those at the points of the curve: marks on validation prompts, or what its method's
+/// loss is there. `None` where the last one is kept.
+fn merit(every: &Every, marks: &Score, loss: Option<f64>) -> Option<f64> {
+    let by = match every.keep {
+        Keep::Last => return None,
+        Keep::Gold => marks.get(metrics::GOLD),
+        Keep::Proxy => marks.get(metrics::PROXY),
+        Keep::Loss => loss.map(|loss| -loss),
+    };
+    Some(by.unwrap_or(f64::NAN))
 }
 
-impl Choice {
-    fn new(every: &Every) -> Self {
-        Self { by: every.keep, keeper: Keeper::new(every.patience) }
+/// The module to keep.
+fn kept<M: Module>(keeper: Keeper, module: M, clocks: Clocks, recorder: &mut dyn Recorder) -> M {
+    let (module, step) = keeper.restore(module);
+    if let Some(step) = step {
+        recorder.record("train", clocks, metrics::KEPT_STEP, step as f64);
     }
-
-    /// A look at the module: its marks on validation prompts, and what its method's loss is there.
-    fn saw<M: Module>(&mut self, marks: &Score, loss: Option<f64>, step: u64, module: &M) -> Result<Onward> {
-        let by = match self.by {
-            Keep::Last => return Ok(Onward::Go),
-            Keep::Gold => marks.get(metrics::GOLD),
-            Keep::Proxy => marks.get(metrics::PROXY),
-            Keep::Loss => loss.map(|loss| -loss),
-        };
-        Ok(self.keeper.saw(by.unwrap_or(f64::NAN), step, module))
-    }
-
-    /// The module to keep.
-    fn made<M: Module>(self, module: M, clocks: Clocks, recorder: &mut dyn Recorder) -> M {
-        let (module, step) = self.keeper.restore(module);
-        if let Some(step) = step {
-            recorder.record("train", clocks, metrics::KEPT_STEP, step as f64);
-        }
-        module
-    }
+    module
 }
 
 /// What a method on rollouts is given, by whose score it climbs.
@@ -230,16 +219,18 @@ fn on_rollouts<M: duel_training::Method<Batch = Vec<Vec<u32>>>>(
     let reward_hash = work.reward.hash();
     let iterations = shared.iterations as u64;
     let batch = |iteration| -> Result<_> { Ok(prompts_of(work, iteration, shared.episodes, group)) };
-    let mut choice = Choice::new(&shared.every);
-    let mut watch = Watch { stage: "train", recorder: &mut *recorder, stop: work.stop };
+    let mut keeper = Keeper::new(shared.every.patience);
+    let mut watch = Watch { stage: "train", training: "train", recorder: &mut *recorder, stop: work.stop };
     let points = points(&shared.every, iterations, work.curve_points);
-    let clocks = train(method, &mut learner, iterations, batch, &mut watch, &points, |module, clocks, recorder| {
+    let course = Course { iterations, looks: &points };
+    let look = |module: &M::Module, clocks: Clocks, recorder: &mut dyn Recorder| {
         let marks = look(&actor(module), clocks, recorder, Moment::Curve)?;
         let loss = marks.get(metrics::PROXY).zip(marks.get(metrics::KL)).map(|(proxy, kl)| shared.beta * kl - proxy);
-        choice.saw(&marks, loss, clocks.step, module)
-    })?;
+        Ok::<_, crate::Error>(merit(&shared.every, &marks, loss))
+    };
+    let clocks = train(method, &mut learner, &mut keeper, course, batch, &mut watch, look)?;
     invariants::frozen_weights_unchanged("the reward model", clocks.step, &reward_hash, &work.reward.hash())?;
-    let module = choice.made(learner.into_module(), clocks, recorder);
+    let module = kept(keeper, learner.into_module(), clocks, recorder);
     Ok((actor(&module), clocks))
 }
 
@@ -261,23 +252,25 @@ fn dpo(
     let steps = (settings.epochs * (rows.len() / settings.batch_size.min(rows.len()))) as u64;
     let mut learner = learner(policy, &settings.every, settings.learning_rate, steps, &work);
     let mut queue = Batches::new(rows.len(), settings.batch_size, work.seed, "dpo");
-    let batch = |_| -> Result<_> { Ok(PairBatch::new(&rows, &queue.next())) };
+    let batch = |step| -> Result<_> { Ok(PairBatch::new(&rows, queue.at(step))) };
     let validate = |policy: &Policy, clocks: Clocks, recorder: &mut dyn Recorder| {
         let found = validator.validate(&work.reader, policy, &validation, &on_validation);
         recorder.record("train", clocks, metrics::DPO_LOSS_VALIDATION, found.loss);
         recorder.record("train", clocks, metrics::DPO_ACCURACY_VALIDATION, found.accuracy);
         found.loss
     };
-    let mut choice = Choice::new(&settings.every);
-    let mut watch = Watch { stage: "train", recorder: &mut *recorder, stop: work.stop };
+    let mut keeper = Keeper::new(settings.every.patience);
+    let mut watch = Watch { stage: "train", training: "train", recorder: &mut *recorder, stop: work.stop };
     let points = points(&settings.every, steps, work.curve_points);
-    let clocks = train(&mut method, &mut learner, steps, batch, &mut watch, &points, |module, clocks, recorder| {
+    let course = Course { iterations: steps, looks: &points };
+    let looked = |module: &Policy, clocks: Clocks, recorder: &mut dyn Recorder| {
         let policy = module.valid().merged();
         let loss = validate(&policy, clocks, recorder);
         let marks = look(&policy, clocks, recorder, Moment::Curve)?;
-        choice.saw(&marks, Some(loss), clocks.step, module)
-    })?;
-    let policy = choice.made(learner.into_module(), clocks, recorder).valid().merged();
+        Ok::<_, crate::Error>(merit(&settings.every, &marks, Some(loss)))
+    };
+    let clocks = train(&mut method, &mut learner, &mut keeper, course, batch, &mut watch, looked)?;
+    let policy = kept(keeper, learner.into_module(), clocks, recorder).valid().merged();
     validate(&policy, clocks, recorder);
     let resident = 1.0 + f64::from(settings.loss == PairLoss::Kto); // the others' reference is in the cache
     recorder.record("train", clocks, metrics::MODELS_RESIDENT, resident);

@@ -12,7 +12,7 @@ use duel_ledger::StageRecorder;
 use duel_model::{Responses, Scalar, generate, weights};
 use duel_reward::{Calibration, Judge, LearnedReward, Linear, RewardModel, Scorer, quality};
 use duel_spec::{Clocks, Recorder, RmKeep, RmModel, RmStart, Split, metrics, seeds};
-use duel_training::{Keeper, Learner, Onward, PairBatch, Watch, curve_steps, train};
+use duel_training::{Course, Keeper, Learner, PairBatch, Watch, curve_steps, train};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -131,20 +131,22 @@ impl Desk<'_> {
         let steps = settings.steps as u64;
         let mut learner = Learner::new(model, &self.experiment.learner, settings.learning_rate, steps);
         let stream = if member == 0 { "rm".to_string() } else { format!("rm-{member}") };
-        let mut queue = Batches::new(rows.len(), settings.batch_size, self.stage.seed, stream);
-        let batch = |_| -> Result<_> { Ok(PairBatch::new(rows, &queue.next())) };
+        let mut queue = Batches::new(rows.len(), settings.batch_size, self.stage.seed, stream.clone());
+        let batch = |step| -> Result<_> { Ok(PairBatch::new(rows, queue.at(step))) };
 
         // the most accurate step on validation rows, where that is asked for
         let mut keeper = Keeper::new(settings.patience);
         let best = settings.keep == RmKeep::Best;
         let looks = if best { curve_steps(steps, settings.checks) } else { vec![] };
         let all = PairBatch::new(validation, &(0..validation.len()).collect::<Vec<_>>());
-        let mut watch = Watch { stage: "rm", recorder: &mut *recorder, stop: self.stop };
-        let spent = train(&mut method, &mut learner, steps, batch, &mut watch, &looks, |model, clocks, recorder| {
+        let mut watch = Watch { stage: "rm", training: &stream, recorder: &mut *recorder, stop: self.stop };
+        let course = Course { iterations: steps, looks: &looks };
+        let look = |model: &Scalar, clocks: Clocks, recorder: &mut dyn Recorder| {
             let accuracy = RewardModel::accuracy(&self.reader(world), &model.valid(), &all);
             recorder.record("rm", clocks, metrics::PAIR_ACCURACY_VALIDATION, accuracy);
-            Ok::<Onward, crate::Error>(keeper.saw(accuracy, clocks.step, model))
-        })?;
+            Ok::<_, crate::Error>(Some(accuracy))
+        };
+        let spent = train(&mut method, &mut learner, &mut keeper, course, batch, &mut watch, look)?;
         let (model, kept) = keeper.restore(learner.into_module());
         let model = model.valid();
         if let Some(step) = kept {

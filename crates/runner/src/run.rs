@@ -5,7 +5,7 @@ use crate::execute::{Outcome, Settings, execute};
 use crate::plan::{Kind, Plan, experiment_hash};
 use crate::progress::Board;
 use crate::{Error, Result, host};
-use duel_ledger::{Manifest, RunDir, RunLock, StageDir, merge_tables, write_atomically};
+use duel_ledger::{Manifest, RunDir, RunLock, merge_tables, write_atomically};
 use duel_spec::{Document, Experiment, FORMAT_VERSION, WorldKind};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -13,8 +13,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
+/// The commit that the binary was built from.
+pub const COMMIT: &str = match option_env!("DUEL_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+
 /// Reads the experiment and checks what can be checked before anything is made.
-fn prepare(args: &ExperimentArgs) -> Result<(Experiment, Document, Plan)> {
+pub(crate) fn prepare(args: &ExperimentArgs) -> Result<(Experiment, Document, Plan)> {
     let (experiment, document) = Experiment::load(&args.file, &args.overrides())?;
     duel_model::device::open(&args.device)?;
     if experiment.world.kind == WorldKind::Reviews {
@@ -44,7 +50,14 @@ pub fn run(args: &RunArgs) -> Result<()> {
 
     let mut board = Board::new(jobs);
     board.say(&format!("{}: {}", experiment.name, experiment.question));
-    let settings = Settings { run: &run, device: &args.experiment.device, jobs, stop: &stop };
+    let settings = Settings {
+        run: &run,
+        device: &args.experiment.device,
+        jobs,
+        checkpoint_seconds: args.checkpoint_seconds,
+        fail_fast: args.fail_fast && !args.keep_going,
+        stop: &stop,
+    };
     let outcome = execute(&plan, &settings, &mut board).and_then(|outcome| {
         if stop.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
@@ -56,17 +69,21 @@ pub fn run(args: &RunArgs) -> Result<()> {
     board.finish();
     finish(&mut manifest, &outcome, started);
     manifest.write(run.path())?;
-    let outcome = outcome?;
+    let Outcome { reused, made, failures, left_out, peak_memory } = outcome?;
+    let has_cells = plan.stages.iter().any(|s| s.kind == Kind::Cell && run.stages().join(s.id.folder()).is_dir());
+    if !failures.is_empty() && !has_cells {
+        return Err(Error::Stages { failures, left_out: left_out.len() }); // nothing to report
+    }
     let page = duel_report::write(run.path())?;
     crate::print(&format!(
         "{} stages made, {} reused, {:.1} s, peak memory {:.0} MB\n{}\n",
-        outcome.made,
-        outcome.reused,
+        made,
+        reused,
         started.elapsed().as_secs_f64(),
-        outcome.peak_memory as f64 / 1e6,
+        peak_memory as f64 / 1e6,
         page.display()
     ));
-    Ok(())
+    if failures.is_empty() { Ok(()) } else { Err(Error::Stages { failures, left_out: left_out.len() }) }
 }
 
 fn manifest(experiment: &Experiment, plan: &Plan, device: &str, jobs: usize) -> Manifest {
@@ -77,7 +94,7 @@ fn manifest(experiment: &Experiment, plan: &Plan, device: &str, jobs: usize) -> 
     Manifest {
         format: FORMAT_VERSION,
         duel: env!("CARGO_PKG_VERSION").into(),
-        commit: option_env!("DUEL_COMMIT").unwrap_or("unknown").into(),
+        commit: COMMIT.into(),
         host: host::describe(),
         device: device.into(),
         jobs,
@@ -96,15 +113,18 @@ fn finish(manifest: &mut Manifest, outcome: &Result<Outcome>, started: Instant) 
     manifest.ended = Some(manifest.started + seconds as u64);
     manifest.wall_seconds = Some(seconds);
     manifest.exit = match outcome {
-        Ok(_) => "complete",
+        Ok(outcome) if outcome.failures.is_empty() => "complete",
         Err(Error::Interrupted) => "interrupted",
-        Err(_) => "failed",
+        Ok(_) | Err(_) => "failed",
     }
     .into();
     if let Ok(outcome) = outcome {
         manifest.stages_reused = outcome.reused;
         manifest.stages_made = outcome.made;
         manifest.peak_memory = outcome.peak_memory;
+        let last = |tail: &str| tail.lines().last().unwrap_or_default().trim().to_string();
+        manifest.failed = outcome.failures.iter().map(|f| (f.stage.clone(), last(&f.tail))).collect();
+        manifest.failed.extend(outcome.left_out.iter().map(|stage| (stage.clone(), "needs what failed".into())));
     }
 }
 
@@ -119,27 +139,5 @@ fn merge(run: &RunDir, plan: &Plan) -> Result<()> {
             .collect();
         merge_tables(&parts, &run.path().join(file))?;
     }
-    Ok(())
-}
-
-/// Prints the plan; makes nothing.
-pub fn plan(args: &ExperimentArgs) -> Result<()> {
-    let (experiment, document, plan) = prepare(args)?;
-    let stages = args.out.join(&experiment.name).join("stages");
-    let mut text = format!("# {}\n", experiment.name);
-    for (key, value, origin) in document.resolved() {
-        text += &format!("{:<44} # {origin}\n", format!("{key} = {value}"));
-    }
-    text += &format!(
-        "\n# {} stages, of them {} cells\n",
-        plan.stages.len(),
-        plan.stages.iter().filter(|s| s.kind == Kind::Cell).count()
-    );
-    for stage in &plan.stages {
-        let there = StageDir::open(&stages, &stage.id)?.is_some();
-        text +=
-            &format!("{:<9} {:<28} {}\n", if there { "finished" } else { "to do" }, stage.id.folder(), stage.label());
-    }
-    crate::print(&text);
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! `duel optimum` and `duel verify --family exact`: what is known without any experiment file.
 
 use crate::cli::{ExactWorld, Family, Format, OptimumArgs, Proxy, VerifyArgs};
+use crate::execute::Failure;
 use crate::plan::{Kind, Plan};
 use crate::work::Desk;
 use crate::{Error, Result, print};
@@ -129,7 +130,7 @@ fn no_reward_model_and_no_sampling() -> Result<Claim> {
         .map_err(|source| Error::Worker { source })?;
     if !done.status.success() {
         let tail = String::from_utf8_lossy(&done.stderr).into_owned();
-        return Err(Error::Stage { stage: "C1's run".into(), tail, exit: 1 });
+        return Err(Error::Stages { failures: vec![Failure { stage: "C1's run".into(), tail, exit: 1 }], left_out: 0 });
     }
     let table = read_metrics(&folder.path().join("tiny/metrics.parquet"))?;
     let last = |arm: &str, metric: metrics::Metric| {

@@ -16,7 +16,7 @@ use duel_reward::{GrammarGold, ReviewsGold, Scorer, Sentiment, collect, label};
 use duel_spec::{Clocks, Experiment, Recorder, Split, Temperature, WorldKind, metrics, seeds};
 use duel_training::pairs::shuffled_batches;
 use duel_training::sft::{RunningText, Sft, heldout_nll};
-use duel_training::{Learner, Onward, PairBatch, Watch, invariants, train};
+use duel_training::{Course, Keeper, Learner, Method, PairBatch, Watch, invariants, train};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -120,9 +120,7 @@ impl Desk<'_> {
                 })
                 .collect())
         };
-        let mut watch = Watch { stage: "base", recorder: &mut *recorder, stop: self.stop };
-        let clocks =
-            train(&mut method, &mut learner, settings.steps as u64, batch, &mut watch, &[], |_, _, _| Ok(Onward::Go))?;
+        let clocks = self.train_alone("base", &mut method, &mut learner, settings.steps, batch, recorder)?;
 
         let heldout: Vec<Vec<u32>> = world
             .language_heldout()
@@ -136,6 +134,21 @@ impl Desk<'_> {
         recorder.record("base", clocks, metrics::NLL_TOKEN, losses.iter().sum::<f64>() / heldout.len() as f64);
         weights::save(&policy, &to.join(POLICY))?;
         Ok(())
+    }
+
+    /// Trains without a look on the way.
+    fn train_alone<M: Method>(
+        &self,
+        stage: &str,
+        method: &mut M,
+        learner: &mut Learner<M::Module>,
+        steps: usize,
+        batch: impl FnMut(u64) -> Result<M::Batch>,
+        recorder: &mut StageRecorder,
+    ) -> Result<Clocks> {
+        let mut watch = Watch { stage, training: stage, recorder, stop: self.stop };
+        let course = Course { iterations: steps as u64, looks: &[] };
+        train(method, learner, &mut Keeper::default(), course, batch, &mut watch, |_, _, _| Ok(None))
     }
 
     /// The policy that both arms start from and are measured against.
@@ -153,10 +166,8 @@ impl Desk<'_> {
         let mut method = Sft::new(self.train_reader(world), &config);
         let mut learner = Learner::new(policy, &self.experiment.learner, settings.learning_rate, settings.steps as u64);
         let mut queue = Batches::new(rows.len(), settings.batch_size, seed, "sft");
-        let batch = |_| -> Result<_> { Ok(rows.select(&queue.next())) };
-        let mut watch = Watch { stage: "sft", recorder: &mut *recorder, stop: self.stop };
-        let clocks =
-            train(&mut method, &mut learner, settings.steps as u64, batch, &mut watch, &[], |_, _, _| Ok(Onward::Go))?;
+        let batch = |step| -> Result<_> { Ok(rows.select(queue.at(step))) };
+        let clocks = self.train_alone("sft", &mut method, &mut learner, settings.steps, batch, recorder)?;
 
         let policy = learner.into_module().valid();
         let reader = self.reader(world);
@@ -513,26 +524,26 @@ pub struct Batches {
     batch_size: usize,
     seed: u64,
     stage: String,
-    epoch: u64,
-    queue: std::vec::IntoIter<Vec<usize>>,
+    epoch: Option<u64>,
+    batches: Vec<Vec<usize>>,
 }
 
 impl Batches {
     /// Batches of `batch_size` of `rows` rows.
     pub fn new(rows: usize, batch_size: usize, seed: u64, stage: impl Into<String>) -> Self {
-        Self { rows, batch_size, seed, stage: stage.into(), epoch: 0, queue: vec![].into_iter() }
+        Self { rows, batch_size, seed, stage: stage.into(), epoch: None, batches: vec![] }
     }
 
-    /// The next batch, without end.
-    pub fn next(&mut self) -> Vec<usize> {
-        loop {
-            if let Some(batch) = self.queue.next() {
-                return batch;
-            }
-            let mut rng = seeds::derive(self.seed, &self.stage, self.epoch, "rows");
-            self.queue = shuffled_batches(self.rows, self.batch_size, &mut rng).into_iter();
-            self.epoch += 1;
+    /// The batch of a step; the same one whenever it is asked.
+    pub fn at(&mut self, step: u64) -> &[usize] {
+        let an_epoch = (self.rows / self.batch_size.min(self.rows)) as u64;
+        let (epoch, place) = (step / an_epoch, (step % an_epoch) as usize);
+        if self.epoch != Some(epoch) {
+            let mut rng = seeds::derive(self.seed, &self.stage, epoch, "rows");
+            self.batches = shuffled_batches(self.rows, self.batch_size, &mut rng);
+            self.epoch = Some(epoch);
         }
+        &self.batches[place]
     }
 }
 

@@ -5,7 +5,7 @@ use crate::plan::Plan;
 use crate::work::Desk;
 use crate::{Error, Result};
 use duel_ledger::{RunDir, StageDir, StageRecorder};
-use duel_spec::{Experiment, NO_POINT, SHARED_ARM};
+use duel_spec::{Experiment, FORMAT_VERSION, NO_POINT, SHARED_ARM};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -25,7 +25,7 @@ pub struct Progress {
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Does the stage at this place of the run's plan.
-pub fn work(run: &Path, place: usize, device: &str) -> Result<()> {
+pub fn work(run: &Path, place: usize, device: &str, checkpoints: Duration) -> Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, stop.clone()).map_err(|source| Error::Worker { source })?;
@@ -50,7 +50,12 @@ pub fn work(run: &Path, place: usize, device: &str) -> Result<()> {
         let line = serde_json::to_string(&Progress { done, total, words: words.into() }).expect("plain data");
         let _ = writeln!(std::io::stdout(), "{line}");
     };
-    let mut recorder = StageRecorder::new(arm, method, point, stage.seed, Box::new(tell));
+    let tag = format!("{FORMAT_VERSION} {} {device}", crate::run::COMMIT);
+    let mut recorder = StageRecorder::new(arm, method, point, stage.seed, Box::new(tell)).keeping(
+        run.stages().join(stage.id.kept()),
+        &tag,
+        checkpoints,
+    );
     let desk = Desk {
         experiment: &experiment,
         plan: &plan,

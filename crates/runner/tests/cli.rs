@@ -255,6 +255,59 @@ fn a_killed_run_gives_what_an_uninterrupted_one_gives() {
     assert_eq!(deterministic(straight.path()), deterministic(killed.path()));
 }
 
+#[test]
+fn a_cell_that_fails_costs_itself_alone() {
+    let folder = folder(TINY);
+    let wild = ["run", "e.toml", "--set", "arms.dpo.learning_rate=1e30"];
+    let out = duel(folder.path(), &wild);
+    let message = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(4), "{message}");
+    for words in ["stage `dpo beta=0.5, seed 0` failed", "diverged", "run the same command again"] {
+        assert!(message.contains(words), "`{words}` is not in:\n{message}");
+    }
+    assert!(text(&out.stdout).contains("6 stages made, 0 reused"), "{}", text(&out.stdout));
+    let run = folder.path().join("runs/tiny");
+    let page = std::fs::read_to_string(run.join("report/index.html")).unwrap();
+    assert!(
+        page.contains("Not complete.") && page.contains("dpo beta=0.5, seed 0"),
+        "the page does not say what is missing"
+    );
+    let manifest = std::fs::read_to_string(run.join("manifest.json")).unwrap();
+    assert!(manifest.contains("\"failed\"") && manifest.contains("diverged"), "{manifest}");
+    // with other settings only what failed is made
+    let out = duel(folder.path(), &["run", "e.toml"]);
+    assert!(text(&out.stdout).contains("1 stages made, 6 reused"), "{}", text(&out.stdout));
+    // what needs a stage that fails is left out
+    let out = duel(folder.path(), &["run", "e.toml", "--set", "stages.rm.learning_rate=1e30"]);
+    assert!(out.status.code() == Some(4) && text(&out.stderr).contains("left out"), "{}", text(&out.stderr));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_worker_that_is_killed_is_begun_again() {
+    let folder = folder(TINY);
+    let child = Command::new(env!("CARGO_BIN_EXE_duel"))
+        .current_dir(folder.path())
+        .args(["run", "e.toml", "--jobs", "1", "--checkpoint-seconds", "0"])
+        .stderr(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let kept = || {
+        std::fs::read_dir(folder.path().join("runs/tiny/stages")).is_ok_and(|mut all| {
+            all.any(|stage| stage.is_ok_and(|stage| stage.file_name().to_string_lossy().ends_with(".kept")))
+        })
+    };
+    wait_for("a checkpoint", kept);
+    let children = format!("/proc/{0}/task/{0}/children", child.id());
+    let worker = std::fs::read_to_string(children).unwrap();
+    let worker = worker.split_whitespace().next().expect("a worker runs").to_string();
+    Command::new("kill").args(["-9", &worker]).status().unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("begun again"), "{}", text(&out.stderr));
+}
+
 /// Everything of a run but its timings: weights, rows and caches as hashes, metrics as numbers.
 fn deterministic(folder: &Path) -> Vec<String> {
     let run = folder.join("runs/tiny");

@@ -454,6 +454,11 @@ impl Experiment {
 }
 
 impl Arm {
+    /// The grid's axes and how many values each has.
+    pub fn axes(&self) -> impl Iterator<Item = (&str, usize)> {
+        self.grid.iter().map(|(axis, values)| (axis.as_str(), values.len()))
+    }
+
     /// The points of the grid: the Cartesian product of its axes, the last axis fastest.
     pub fn points(&self) -> Vec<Point> {
         let mut settings = vec![(String::new(), self.settings.clone())];

@@ -14,6 +14,13 @@ pub struct Metric {
     pub meaning: &'static str,
 }
 
+impl Metric {
+    /// Whether it is of the machine's time or memory, and so not the same when it is measured again.
+    pub fn tells_of_the_machine(&self) -> bool {
+        matches!(self.unit, "s" | "bytes")
+    }
+}
+
 impl fmt::Display for Metric {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name)

@@ -22,7 +22,7 @@ pub const SHARED_ARM: &str = "shared";
 pub const NO_POINT: &str = "-";
 
 /// One row of `metrics.parquet`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MetricRow {
     pub arm: String,
     pub method: String,
@@ -35,7 +35,7 @@ pub struct MetricRow {
 }
 
 /// One row of `completions.parquet`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Completion {
     pub arm: String,
     pub point: String,
@@ -62,4 +62,20 @@ pub trait Recorder {
     fn completion(&mut self, completion: Completion);
     /// How far the stage is, for whoever watches: done of total, and a few words.
     fn progress(&mut self, done: u64, total: u64, words: &str);
+
+    /// Whether it is time to keep a training's state again.
+    fn is_due(&self) -> bool {
+        false
+    }
+
+    /// Keeps the state of a training of this name beside all that was said so far, to go on from there after a kill.
+    fn keep(&mut self, _training: &str, _state: &[u8]) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    /// The last state that was kept of this training. What was said since then, or is not of this life, is forgotten: the
+    /// rows are those of that moment.
+    fn resume(&mut self, _training: &str) -> std::io::Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
 }

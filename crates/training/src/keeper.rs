@@ -2,6 +2,7 @@
 
 use burn::module::Module;
 use duel_model::weights;
+use serde::{Deserialize, Serialize};
 
 /// Whether a training goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,7 +12,7 @@ pub enum Onward {
 }
 
 /// The best step of a training so far, by a score that is higher the better.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Keeper {
     /// Looks without a better one after which to stop; infinite: never.
     patience: f64,
@@ -21,7 +22,7 @@ pub struct Keeper {
 }
 
 /// A step that was kept.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Kept {
     pub score: f64,
     pub step: u64,
@@ -34,9 +35,9 @@ impl Keeper {
         Self { patience, best: None, since: 0.0 }
     }
 
-    /// A look at the module as it is at a step.
+    /// A look at the module as it is at a step. NaN is no better than anything.
     pub fn saw<M: Module>(&mut self, score: f64, step: u64, module: &M) -> Onward {
-        if self.best.as_ref().is_none_or(|best| score > best.score) {
+        if score > self.best.as_ref().map_or(f64::NEG_INFINITY, |best| best.score) {
             self.best = Some(Kept { score, step, weights: weights::flatten(module) });
             self.since = 0.0;
         } else {

@@ -8,26 +8,33 @@ use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 use duel_model::weights;
 use duel_spec::LearnerSettings;
+use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
 /// A module and all that improves it.
 #[derive(Debug)]
 pub struct Learner<M> {
     module: Option<M>,
-    weights: Vec<f32>,
+    at: LearnerState,
     /// Each weight's decay.
     decay: Vec<f32>,
-    optimizer: Optimizer,
     settings: LearnerSettings,
     learning_rate: f64,
     total: u64,
-    step: u64,
-    /// Updates that were planned but left out; the schedule counts them.
-    skipped: u64,
     pending: Pending,
     /// The last gradient's memory.
     spare: Vec<f32>,
     dropout: Option<Dropout>,
+}
+
+/// All that an update changes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LearnerState {
+    weights: Vec<f32>,
+    optimizer: Optimizer,
+    step: u64,
+    /// Updates that were planned but left out; the schedule counts them.
+    skipped: u64,
 }
 
 /// What the parts of a batch have added up to since the last update.
@@ -59,18 +66,15 @@ impl<M: Module> Learner<M> {
         let weights: Vec<f32> = trained.into_iter().flat_map(|n| n.values).collect();
         let optimizer = Optimizer::new(settings, weights.len());
         Self {
-            dropout: None,
             module: Some(module),
-            weights,
+            at: LearnerState { weights, optimizer, step: 0, skipped: 0 },
             decay,
-            optimizer,
             settings: settings.clone(),
             learning_rate,
             total,
-            step: 0,
-            skipped: 0,
             pending: Pending::default(),
             spare: Vec::new(),
+            dropout: None,
         }
     }
 
@@ -100,9 +104,24 @@ impl<M: Module> Learner<M> {
     fn put_weights(&mut self) {
         let module = self.module.take().expect("present between calls");
         self.module = Some(match &self.dropout {
-            Some(dropout) => weights::with_trained(module, &dropout.thinned(&self.weights)),
-            None => weights::with_trained(module, &self.weights),
+            Some(dropout) => weights::with_trained(module, &dropout.thinned(&self.at.weights)),
+            None => weights::with_trained(module, &self.at.weights),
         });
+    }
+
+    /// What a training between two iterations has to keep to go on.
+    pub fn state(&self) -> &LearnerState {
+        &self.at
+    }
+
+    /// Goes on from a state that a learner of the same module and settings had; `false` if it is another's.
+    pub fn resume(&mut self, state: LearnerState) -> bool {
+        let fits = state.weights.len() == self.at.weights.len();
+        if fits {
+            self.at = state;
+            self.put_weights();
+        }
+        fits
     }
 
     /// The module as it is now.
@@ -112,18 +131,18 @@ impl<M: Module> Learner<M> {
 
     /// Updates made.
     pub fn step(&self) -> u64 {
-        self.step
+        self.at.step
     }
 
     /// Leaves out planned updates: the schedule goes on as if they had been made, so that every training ends
     /// at the rate that its schedule ends at.
     pub fn skip(&mut self, updates: u64) {
-        self.skipped += updates;
+        self.at.skipped += updates;
     }
 
     /// Trained parameters.
     pub fn parameters(&self) -> usize {
-        self.weights.len()
+        self.at.weights.len()
     }
 
     /// Gives the trained module back.
@@ -183,7 +202,7 @@ impl<M: Module> Learner<M> {
         let value = f64::from(weights::host(loss.clone().inner())[0]);
         if !value.is_finite() {
             self.pending = Pending::default();
-            return Err(Error::Diverged { step: self.step, what: "the loss", found: value });
+            return Err(Error::Diverged { step: self.at.step, what: "the loss", found: value });
         }
         let spare = std::mem::take(&mut self.spare);
         let gradient = self.gradient_in(spare, loss * share);
@@ -203,7 +222,7 @@ impl<M: Module> Learner<M> {
     /// [`Error::Diverged`] if the gradient is not finite, a broken invariant if the shares do not make a whole batch;
     /// the weights are then untouched.
     pub fn update(&mut self) -> Result<Update> {
-        let step = self.step;
+        let step = self.at.step;
         let Pending { gradient, loss: value, share } = std::mem::take(&mut self.pending);
         invariants::parts_make_a_whole(step, share)?;
 
@@ -218,31 +237,31 @@ impl<M: Module> Learner<M> {
         if step == 0 {
             self.check_zero_rate(&gradient)?;
         }
-        let planned = step + self.skipped;
+        let planned = step + self.at.skipped;
         let learning_rate = rate(&self.settings, self.learning_rate, planned, self.total);
         let Move { length, from } =
-            self.optimizer.step(&mut self.weights, &gradient, scale, &self.decay, learning_rate);
+            self.at.optimizer.step(&mut self.at.weights, &gradient, scale, &self.decay, learning_rate);
         self.spare = gradient;
         if learning_rate == 0.0 {
             invariants::zero_rate_moves_nothing(step, length)?;
         }
         self.put_weights();
-        self.step += 1;
+        self.at.step += 1;
         duel_kernels::updated();
         Ok(Update { loss: value, grad_norm, learning_rate, update_ratio: length / from.max(f64::MIN_POSITIVE) })
     }
 
     /// A step at rate 0, on a few weights beside the real ones: nothing may move.
     fn check_zero_rate(&self, gradient: &[f32]) -> Result<()> {
-        let n = self.weights.len().min(1 << 16);
-        let mut weights = self.weights[..n].to_vec();
+        let n = self.at.weights.len().min(1 << 16);
+        let mut weights = self.at.weights[..n].to_vec();
         let moved = Optimizer::new(&self.settings, n).step(&mut weights, &gradient[..n], 1.0, &self.decay[..n], 0.0);
-        invariants::zero_rate_moves_nothing(self.step, moved.length)
+        invariants::zero_rate_moves_nothing(self.at.step, moved.length)
     }
 
     /// The gradient of a loss as one vector, without a step; parameters the loss does not reach get 0.
     pub fn gradient(&self, loss: Tensor<1>) -> Vec<f32> {
-        self.gradient_in(Vec::with_capacity(self.weights.len()), loss)
+        self.gradient_in(Vec::with_capacity(self.at.weights.len()), loss)
     }
 
     /// The same in the memory of another vector.

@@ -14,8 +14,8 @@ pub mod sft;
 
 pub use error::Error;
 pub use keeper::{Keeper, Onward};
-pub use learner::{Learner, Update, norm};
-pub use method::{Cost, Method, Metrics, Watch, curve_steps, train};
+pub use learner::{Learner, LearnerState, Update, norm};
+pub use method::{Cost, Course, Method, Metrics, Watch, curve_steps, train};
 pub use optimizer::{AdamW, Lion, Optimizer, RmsProp};
 pub use pairs::PairBatch;
 pub use schedule::rate;

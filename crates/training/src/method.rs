@@ -1,14 +1,16 @@
 //! The seam between the shared loop and the methods. The loop knows no algorithm.
 
-use crate::{Error, Learner, Onward, Result, Update};
+use crate::{Error, Keeper, Learner, LearnerState, Onward, Result, Update};
 use burn::module::Module;
 use duel_spec::metrics::{self, Metric};
 use duel_spec::{Clocks, Recorder};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 /// What an iteration cost.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Cost {
     /// Tokens that passed a backward pass.
     pub trained_tokens: u64,
@@ -56,15 +58,25 @@ impl Metrics {
 pub trait Method {
     type Module: Module;
     type Batch;
+    /// What it remembers from one iteration to the next, beside what the learner holds.
+    type State: Serialize + DeserializeOwned;
 
     /// One iteration; every update goes through the learner.
     fn iteration(&mut self, batch: &Self::Batch, learner: &mut Learner<Self::Module>) -> Result<Metrics>;
+
+    /// What has to be kept to go on after a kill as if nothing had happened.
+    fn state(&self) -> Self::State;
+
+    /// Goes on from there.
+    fn resume(&mut self, state: Self::State);
 }
 
 /// Who looks on while a stage trains.
 pub struct Watch<'a> {
     /// Name of the stage in the metrics.
     pub stage: &'a str,
+    /// Name of the training among those of its stage.
+    pub training: &'a str,
     pub recorder: &'a mut dyn Recorder,
     /// Set from outside to stop after the current iteration.
     pub stop: &'a AtomicBool,
@@ -84,50 +96,118 @@ pub fn curve_steps(iterations: u64, points: usize) -> Vec<u64> {
     steps
 }
 
-/// Runs a method for `iterations`: logs every one with all clocks, and calls `look` after those listed
-/// in `look_after` (its time is not counted), which may end the training. Returns the clocks at the end.
+/// Where a training stands between two iterations.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+struct Stand {
+    iteration: u64,
+    clocks: Clocks,
+    total: Cost,
+    /// Seconds spent on invariants.
+    checking: f64,
+    /// Whether a look ended it.
+    over: bool,
+}
+
+/// How long a training is, and when it is looked at.
+#[derive(Debug, Clone, Copy)]
+pub struct Course<'a> {
+    pub iterations: u64,
+    /// The iterations after which it is looked at.
+    pub looks: &'a [u64],
+}
+
+/// Runs a method over its course: logs every iteration with all clocks, and calls `look` after those listed (its time is
+/// not counted); the keeper sees the score that it gives, and may end the training. `batch` gives the batch of an
+/// iteration, and the same one whenever it is asked. A training that was killed goes on from the state that the recorder
+/// kept last, and ends as if it had not been. Returns the clocks at the end.
+///
+/// # Errors
+/// [`Error::Interrupted`], the state kept; what the method, `batch` and `look` fail with.
 pub fn train<M: Method, E: From<Error>>(
     method: &mut M,
     learner: &mut Learner<M::Module>,
-    iterations: u64,
+    keeper: &mut Keeper,
+    course: Course<'_>,
     mut batch: impl FnMut(u64) -> std::result::Result<M::Batch, E>,
     watch: &mut Watch<'_>,
-    look_after: &[u64],
-    mut look: impl FnMut(&M::Module, Clocks, &mut dyn Recorder) -> std::result::Result<Onward, E>,
+    mut look: impl FnMut(&M::Module, Clocks, &mut dyn Recorder) -> std::result::Result<Option<f64>, E>,
 ) -> std::result::Result<Clocks, E> {
-    let mut clocks = Clocks::default();
-    let (mut total, mut checking) = (Cost::default(), 0.0);
-    for iteration in 0..iterations {
+    let mut at = resumed(method, learner, keeper, watch)?.unwrap_or_default();
+    while at.iteration < course.iterations && !at.over {
         if watch.stop.load(Ordering::Relaxed) {
+            keep(&at, method, learner, keeper, watch)?;
             return Err(Error::Interrupted.into());
         }
         let started = Instant::now();
-        learner.thin(iteration);
-        let said = method.iteration(&batch(iteration)?, learner)?;
+        learner.thin(at.iteration);
+        let said = method.iteration(&batch(at.iteration)?, learner)?;
         learner.whole();
-        clocks.wall_seconds += started.elapsed().as_secs_f64();
-        clocks.step = learner.step();
-        clocks.tokens += said.cost.trained_tokens + said.cost.sampled_tokens + said.cost.scored_tokens;
-        clocks.flops += said.cost.flops;
-        total.trained_tokens += said.cost.trained_tokens;
-        total.sampled_tokens += said.cost.sampled_tokens;
-        checking += said.checking;
+        at.iteration += 1;
+        at.clocks.wall_seconds += started.elapsed().as_secs_f64();
+        at.clocks.step = learner.step();
+        at.clocks.tokens += said.cost.trained_tokens + said.cost.sampled_tokens + said.cost.scored_tokens;
+        at.clocks.flops += said.cost.flops;
+        at.total.trained_tokens += said.cost.trained_tokens;
+        at.total.sampled_tokens += said.cost.sampled_tokens;
+        at.checking += said.checking;
         for (metric, value) in &said.values {
-            watch.recorder.record(watch.stage, clocks, *metric, *value);
+            watch.recorder.record(watch.stage, at.clocks, *metric, *value);
         }
         let loss = said.values.iter().find(|(m, _)| *m == metrics::LOSS).map_or(f64::NAN, |(_, v)| *v);
-        watch.recorder.progress(iteration + 1, iterations, &format!("loss {loss:.3}"));
-        if look_after.contains(&(iteration + 1)) && look(learner.module(), clocks, watch.recorder)? == Onward::Stop {
-            break;
+        watch.recorder.progress(at.iteration, course.iterations, &format!("loss {loss:.3}"));
+        if course.looks.contains(&at.iteration)
+            && let Some(score) = look(learner.module(), at.clocks, watch.recorder)?
+        {
+            at.over = keeper.saw(score, at.clocks.step, learner.module()) == Onward::Stop;
+        }
+        if watch.recorder.is_due() {
+            keep(&at, method, learner, keeper, watch)?;
         }
     }
-    let mut say = |metric, value| watch.recorder.record(watch.stage, clocks, metric, value);
-    say(metrics::TRAINED_TOKENS, total.trained_tokens as f64);
-    say(metrics::SAMPLED_TOKENS, total.sampled_tokens as f64);
-    say(metrics::STAGE_SECONDS, clocks.wall_seconds);
-    say(metrics::CHECK_SECONDS, checking);
+    let mut say = |metric, value| watch.recorder.record(watch.stage, at.clocks, metric, value);
+    say(metrics::TRAINED_TOKENS, at.total.trained_tokens as f64);
+    say(metrics::SAMPLED_TOKENS, at.total.sampled_tokens as f64);
+    say(metrics::STAGE_SECONDS, at.clocks.wall_seconds);
+    say(metrics::CHECK_SECONDS, at.checking);
     say(metrics::PARAMETERS, learner.parameters() as f64);
-    Ok(clocks)
+    Ok(at.clocks)
+}
+
+/// What is kept of a training, in this order.
+type Kept<S> = (Stand, LearnerState, Keeper, S);
+
+/// Has the recorder keep where the training stands.
+fn keep<M: Method>(
+    at: &Stand,
+    method: &M,
+    learner: &Learner<M::Module>,
+    keeper: &Keeper,
+    watch: &mut Watch<'_>,
+) -> Result<()> {
+    let state = postcard::to_stdvec(&(at, learner.state(), keeper, method.state())).map_err(unkept)?;
+    watch.recorder.keep(watch.training, &state).map_err(|source| Error::State { action: "kept", source })
+}
+
+/// Goes on from what the recorder kept, if there is anything.
+fn resumed<M: Method>(
+    method: &mut M,
+    learner: &mut Learner<M::Module>,
+    keeper: &mut Keeper,
+    watch: &mut Watch<'_>,
+) -> Result<Option<Stand>> {
+    let kept = watch.recorder.resume(watch.training).map_err(|source| Error::State { action: "read", source })?;
+    let Some(bytes) = kept else { return Ok(None) };
+    let (at, state, kept, its): Kept<M::State> = postcard::from_bytes(&bytes).map_err(unkept)?;
+    if !learner.resume(state) {
+        return Err(unkept("it is of another model"));
+    }
+    *keeper = kept;
+    method.resume(its);
+    Ok(Some(at))
+}
+
+fn unkept(problem: impl ToString) -> Error {
+    Error::State { action: "understood", source: std::io::Error::other(problem.to_string()) }
 }
 
 #[cfg(test)]

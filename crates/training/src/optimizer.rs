@@ -1,9 +1,10 @@
 //! Optimizers over one flat buffer: the whole update is a single pass, and the whole state is two or three vectors.
 
 use duel_spec::{LearnerSettings, Optimizer as Kind};
+use serde::{Deserialize, Serialize};
 
 /// What turns a gradient into a step.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Optimizer {
     AdamW(AdamW),
     RmsProp(RmsProp),
@@ -53,7 +54,7 @@ pub struct Move {
 
 /// Loshchilov & Hutter 2019, alg. 2, as in `torch.optim.AdamW`: ε stands outside the root, after bias
 /// correction; decay is decoupled from the moments.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AdamW {
     beta1: f64,
     beta2: f64,
@@ -102,7 +103,7 @@ impl AdamW {
 
 /// Hinton 2012, lecture 6e, as in `torch.optim.RMSprop`: ε stands outside the root, no bias correction; decay is
 /// added to the gradient. The optimizer of Rafailov et al. 2023, app. B.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RmsProp {
     alpha: f32,
     epsilon: f32,
@@ -153,7 +154,7 @@ impl RmsProp {
 }
 
 /// Chen et al. 2023, alg. 2: the sign of a blend of momentum and gradient; decay is decoupled.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Lion {
     beta1: f32,
     beta2: f32,

@@ -41,6 +41,7 @@ impl Sft {
 impl Method for Sft {
     type Module = Policy;
     type Batch = Responses;
+    type State = ();
 
     fn iteration(&mut self, batch: &Responses, learner: &mut Learner<Policy>) -> Result<Metrics> {
         let mut said = Metrics::default();
@@ -54,6 +55,10 @@ impl Method for Sft {
         said.learned(update, Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() });
         Ok(said)
     }
+
+    fn state(&self) {}
+
+    fn resume(&mut self, (): ()) {}
 }
 
 /// Language modelling of windows of running text, `[B, L + 1]` ids each.
@@ -82,6 +87,7 @@ impl RunningText {
 impl Method for RunningText {
     type Module = Policy;
     type Batch = Vec<Vec<u32>>;
+    type State = ();
 
     fn iteration(&mut self, windows: &Vec<Vec<u32>>, learner: &mut Learner<Policy>) -> Result<Metrics> {
         let mut said = Metrics::default();
@@ -103,6 +109,10 @@ impl Method for RunningText {
         said.learned(update, Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() });
         Ok(said)
     }
+
+    fn state(&self) {}
+
+    fn resume(&mut self, (): ()) {}
 }
 
 /// The batch's mask on the reader's device.

@@ -19,7 +19,7 @@ use rand::RngExt;
 use std::sync::Arc;
 
 /// Sizes of a model and of a batch.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Shape {
     pub name: &'static str,
     pub config: TransformerConfig,

@@ -1,0 +1,70 @@
+//! One hash over all that is deterministic in a run: equal for two runs of one experiment, however they were interrupted.
+
+use crate::files::io;
+use crate::tables::{read_completions, scan_metrics};
+use crate::{Manifest, Result};
+use duel_spec::ids::hash_bytes;
+use duel_spec::metrics;
+use std::path::Path;
+
+/// A file of a run, by its path within it, and the hash of what is deterministic in it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Digest {
+    pub file: String,
+    pub hash: String,
+}
+
+/// Digests of all files of a run that has ended: its experiment, its tables, every stage. What tells of time and memory is
+/// left out: `done.json`, the column `wall_seconds`, metrics in seconds and bytes, the manifest, the report.
+pub fn digests(run: &Path) -> Result<Vec<Digest>> {
+    let manifest = Manifest::read(run)?;
+    let mut files: Vec<String> = ["experiment.toml", "metrics.parquet", "completions.parquet"].map(String::from).into();
+    for folder in manifest.stages.values() {
+        let path = run.join("stages").join(folder);
+        for entry in std::fs::read_dir(&path).map_err(io("list", &path))? {
+            let name = entry.map_err(io("list", &path))?.file_name();
+            if name != "done.json" {
+                files.push(format!("stages/{folder}/{}", name.to_string_lossy()));
+            }
+        }
+    }
+    files.sort();
+    files.into_iter().map(|file| Ok(Digest { hash: hash(&run.join(&file))?, file })).collect()
+}
+
+/// One hash of them all.
+pub fn digest(of: &[Digest]) -> String {
+    let lines: String = of.iter().map(|digest| format!("{}  {}\n", digest.hash, digest.file)).collect();
+    hash_bytes(lines.as_bytes())
+}
+
+/// Hash of what is deterministic in a file.
+fn hash(path: &Path) -> Result<String> {
+    let name = path.file_name().unwrap_or_default();
+    let mut text = String::new();
+    let bits = |x: f64| if x.is_nan() { f64::NAN.to_bits() } else { x.to_bits() };
+    if name == "metrics.parquet" {
+        scan_metrics(path, |row| {
+            if metrics::find(&row.metric).is_some_and(|metric| metric.tells_of_the_machine()) {
+                return;
+            }
+            let names = [&row.arm, &row.method, &row.point, &row.stage, &row.metric].map(|name| &**name).join("\t");
+            let numbers = [row.seed, row.clocks.step, row.clocks.tokens, bits(row.clocks.flops), bits(row.value)];
+            text += &format!("{names}\t{numbers:?}\n");
+        })?;
+    } else if name == "completions.parquet" {
+        for row in read_completions(path)? {
+            let numbers = [row.gold_reward, row.proxy_reward, row.kl].map(bits);
+            text += &format!(
+                "{:?}\n",
+                (
+                    (row.arm, row.point, row.seed, row.step, row.split),
+                    (row.prompt, row.completion, numbers, row.tokens, row.ended)
+                )
+            );
+        }
+    } else {
+        return Ok(hash_bytes(&std::fs::read(path).map_err(io("read", path))?));
+    }
+    Ok(hash_bytes(text.as_bytes()))
+}

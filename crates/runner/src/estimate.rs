@@ -1,0 +1,263 @@
+//! What a plan will cost before it is begun: FLOPs by the rule of claims §4, memory by what must be held, time by how fast
+//! each step is on this machine.
+
+use crate::bench::{Shape, seconds_a_token};
+use crate::plan::{Kind, Plan, Stage};
+use crate::{Result, host};
+use duel_data::World;
+use duel_data::grammar::GrammarWorld;
+use duel_ledger::write_atomically;
+use duel_model::{Flops, TransformerConfig};
+use duel_spec::{CriticBody, Experiment, Method, OnPolicy, PairLoss, RewardSource, RmModel, Space, WorldKind};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Responses of the world `grammar` to one prompt, and prompts of its two judged splits.
+const ENUMERATED: f64 = 3906.0;
+const GRAMMAR_PROMPTS: f64 = 12.0;
+/// Seconds that a worker takes to start, read its inputs and write its tables.
+const OVERHEAD: f64 = 0.25;
+/// Bytes that a worker holds before it trains anything: the binary, its allocator, tables.
+const BASE_MEMORY: f64 = 60e6;
+
+/// How fast this machine is at an experiment's model: seconds a token of each step on one thread.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Rates {
+    /// Training of a policy, and of a model with a scalar head.
+    pub train: f64,
+    pub train_scalar: f64,
+    pub sample: f64,
+    /// Log-probs of given tokens.
+    pub read: f64,
+    /// Seconds of one exact evaluation of a policy; 0 where the world is sampled.
+    pub evaluation: f64,
+}
+
+/// What a stage costs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Cost {
+    pub flops: f64,
+    pub seconds: f64,
+    /// Peak, of its worker; bytes.
+    pub memory: f64,
+}
+
+/// The experiment's model and space as they will be.
+#[derive(Debug, Clone)]
+pub struct Sizes {
+    pub config: TransformerConfig,
+    pub space: Space,
+}
+
+impl Sizes {
+    /// Without looking at any data.
+    pub fn of(experiment: &Experiment) -> Self {
+        let shape = &experiment.model;
+        let (space, context) = match experiment.world.kind {
+            WorldKind::Grammar => {
+                let space = GrammarWorld::new(experiment.world.grammar.rho, 1).space().clone();
+                let context = space.context();
+                (space, context)
+            }
+            WorldKind::Reviews => {
+                let reviews = &experiment.world.reviews;
+                let space = Space {
+                    vocabulary: reviews.vocabulary,
+                    pad: 0,
+                    bos: 1,
+                    eos: 2,
+                    prompt_tokens: 1 + reviews.prompt_tokens,
+                    response_tokens: reviews.response_tokens,
+                    actions: Some((3..reviews.vocabulary as u32).collect()),
+                    ends: false,
+                };
+                (space, experiment.stages.base.window)
+            }
+        };
+        let config =
+            TransformerConfig::small(space.vocabulary, context, shape.layers, shape.width, shape.heads, shape.tied);
+        Self { config, space }
+    }
+}
+
+impl Rates {
+    /// Measures them, two seconds in all, or takes what was measured here before.
+    pub fn of(experiment: &Experiment, out: &Path) -> Result<Self> {
+        let Sizes { config, space } = Sizes::of(experiment);
+        let path = out.join(".calibration.json");
+        let here = format!("{} {} {config:?}", crate::run::COMMIT, host::describe().processor);
+        let mut known: std::collections::BTreeMap<String, Self> =
+            std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
+        if let Some(rates) = known.get(&here) {
+            return Ok(*rates);
+        }
+        let shape = Shape { name: "experiment", config, space, batch: 64, threads: 1 };
+        let exact = experiment.world.kind == WorldKind::Grammar;
+        let rate = |case| seconds_a_token(&shape, case);
+        let rates = Self {
+            train: rate("sft")?,
+            train_scalar: rate("reward")?,
+            sample: rate("generate")?,
+            read: rate("logp")?,
+            evaluation: if exact {
+                seconds_a_token(&Shape { name: "grammar", ..shape.clone() }, "evaluation")?
+            } else {
+                0.0
+            },
+        };
+        known.insert(here, rates);
+        if out.is_dir() {
+            let json = serde_json::to_vec_pretty(&known).expect("plain data");
+            let _ = write_atomically(&path, &json); // on a disk that takes nothing it is measured again
+        }
+        Ok(rates)
+    }
+}
+
+/// Estimates the stages of one experiment.
+#[derive(Debug)]
+pub struct Estimator<'a> {
+    experiment: &'a Experiment,
+    sizes: Sizes,
+    rates: Rates,
+    cores: f64,
+}
+
+impl<'a> Estimator<'a> {
+    pub fn new(experiment: &'a Experiment, rates: Rates, cores: usize) -> Self {
+        Self { experiment, sizes: Sizes::of(experiment), rates, cores: cores as f64 }
+    }
+
+    /// What a stage of the plan costs.
+    pub fn cost(&self, stage: &Stage) -> Cost {
+        let Experiment { stages, evaluation, learner, .. } = self.experiment;
+        let Rates { train, train_scalar, sample, read, .. } = self.rates;
+        let (policy, scalar) = (Flops::policy(&self.sizes.config), Flops::scalar(&self.sizes.config));
+        let (columns, said) = (self.sizes.space.context() as f64, self.sizes.space.response_tokens as f64);
+        let rows = (stages.pairs.rows + 2 * stages.pairs.holdout_rows) as f64;
+        let exact = self.experiment.world.kind == WorldKind::Grammar;
+        let models = |n: f64, batch: f64| self.memory(n, batch / learner.accumulate as f64);
+        let (flops, seconds, memory) = match (stage.kind, &stage.cell) {
+            (Kind::Corpus, _) => (0.0, 60.0, 400e6), // measured once; it depends on the text, not on the experiment
+            (Kind::Base, _) => {
+                let tokens = (stages.base.steps * stages.base.batch_size * stages.base.window) as f64;
+                let rows = (stages.base.batch_size * stages.base.window) as f64 / columns;
+                (3.0 * policy.forward * tokens, train * tokens / self.cores, models(1.0, rows))
+            }
+            (Kind::Sft, _) => {
+                let tokens = (stages.sft.steps * stages.sft.batch_size) as f64 * columns;
+                (3.0 * policy.forward * tokens, train * tokens, models(1.0, stages.sft.batch_size as f64))
+            }
+            (Kind::Pairs, _) => {
+                let tokens = 2.0 * rows * said;
+                (policy.forward * tokens, sample * tokens, models(0.3, 512.0))
+            }
+            (Kind::Rm, _) => {
+                let tokens = match stages.rm.model {
+                    RmModel::Linear => 0.0,
+                    RmModel::Transformer => {
+                        (stages.rm.ensemble * stages.rm.steps * 2 * stages.rm.batch_size) as f64 * columns
+                    }
+                };
+                let table = if exact { ENUMERATED * GRAMMAR_PROMPTS * columns } else { 0.0 };
+                let scored = stages.rm.ensemble as f64 * (2.0 * rows * columns + table);
+                let flops = 3.0 * scalar.forward * tokens + scalar.forward * scored;
+                let batch = 2.0 * stages.rm.batch_size as f64;
+                (flops, train_scalar * tokens + read * scored, models(stages.rm.ensemble as f64, batch))
+            }
+            (Kind::Reference, _) => {
+                let tokens = 2.0 * rows * columns;
+                (policy.forward * tokens, read * tokens, models(0.3, 512.0))
+            }
+            (Kind::Yardstick, _) => {
+                let best = if exact { 0.0 } else { evaluation.best_of as f64 * evaluation.prompts as f64 * 4.0 };
+                let (flops, seconds) = self.evaluation(1.0);
+                // the exact optima at 25 prices, twice, and 12 sizes of best-of-N cost about as much as evaluations
+                let theory = if exact { 45.0 * seconds } else { 0.0 };
+                (flops + best * said * policy.forward, seconds + theory + best * said * sample, models(0.3, 512.0))
+            }
+            (Kind::Cell, None) => (0.0, 0.0, 0.0),
+            (Kind::Cell, Some(cell)) => {
+                let method = &cell.point.method;
+                let (flops, seconds, memory) = match method {
+                    Method::Dpo(dpo) => {
+                        let trained = (dpo.epochs * 2 * stages.pairs.rows) as f64 * columns;
+                        let judged = f64::from(dpo.loss == PairLoss::Kto) * trained;
+                        let looks = evaluation.curve_points as f64 * 2.0 * stages.pairs.holdout_rows as f64 * columns;
+                        let flops = 3.0 * policy.forward * trained + policy.forward * judged;
+                        let seconds = train * trained + read * (judged + looks);
+                        let kept = 1.0 + f64::from(dpo.loss == PairLoss::Kto) * 0.3;
+                        (flops, seconds, models(kept, 2.0 * dpo.batch_size as f64))
+                    }
+                    other => self.on_rollouts(other, other.on_policy().expect("all others write their own rows")),
+                };
+                let (look_flops, look_seconds) = self.evaluation(evaluation.curve_points as f64);
+                (flops + look_flops, seconds + look_seconds, memory)
+            }
+        };
+        Cost { flops, seconds: seconds + OVERHEAD, memory: memory + BASE_MEMORY }
+    }
+
+    /// Iterations of rolling out, reading, scoring and updating.
+    fn on_rollouts(&self, method: &Method, shared: &OnPolicy) -> (f64, f64, f64) {
+        let Rates { train, train_scalar, sample, read, .. } = self.rates;
+        let (policy, scalar) = (Flops::policy(&self.sizes.config), Flops::scalar(&self.sizes.config));
+        let (columns, said) = (self.sizes.space.context() as f64, self.sizes.space.response_tokens as f64);
+        let rows = (shared.iterations * shared.episodes) as f64;
+        let critic = match method {
+            Method::Ppo(ppo) if ppo.critic == CriticBody::Separate => 1.0,
+            _ => 0.0,
+        };
+        let judges = if shared.reward == RewardSource::Rm { self.experiment.stages.rm.ensemble as f64 } else { 0.0 };
+        let updates = shared.epochs as f64 * rows * columns;
+        let reads = rows * columns * (2.0 + judges + critic);
+        let flops = policy.forward * (rows * said + 2.0 * rows * columns + 3.0 * updates)
+            + scalar.forward * (rows * columns * (judges + critic) + 3.0 * critic * updates);
+        let seconds = sample * rows * said + read * reads + train * updates + train_scalar * critic * updates;
+        let batch = (shared.episodes / shared.minibatches) as f64 / self.experiment.learner.accumulate as f64;
+        (flops, seconds, self.memory(1.0 + critic + 0.3 * (1.0 + judges), batch.max(64.0)))
+    }
+
+    /// Measuring a policy so often on a curve, and once at its end.
+    fn evaluation(&self, times: f64) -> (f64, f64) {
+        let policy = Flops::policy(&self.sizes.config);
+        if self.experiment.world.kind == WorldKind::Grammar {
+            // a prefix of the tree is read once
+            return (times * GRAMMAR_PROMPTS * ENUMERATED * policy.forward, times * self.rates.evaluation);
+        }
+        let settings = &self.experiment.evaluation;
+        let (columns, said) = (self.sizes.space.context() as f64, self.sizes.space.response_tokens as f64);
+        let curve = (times - 1.0) * settings.prompts.min(128) as f64;
+        let rows = 2.0 * (curve + (settings.prompts * settings.samples_per_prompt) as f64); // of both splits
+        let seconds = rows * (2.0 * said * self.rates.sample + 3.0 * columns * self.rates.read);
+        (rows * policy.forward * (2.0 * said + 3.0 * columns), seconds)
+    }
+
+    /// Bytes of so many models in training (weights, gradient, two moments and a spare) on batches of so many rows.
+    fn memory(&self, models: f64, batch: f64) -> f64 {
+        let TransformerConfig { layers, width, vocabulary, context, .. } = self.sizes.config;
+        let parameters = (layers * self.sizes.config.block_matrices() + width * (vocabulary + context)) as f64;
+        let tokens = batch * self.sizes.space.context() as f64;
+        let kept = if self.experiment.learner.recompute { 2.0 } else { 14.0 }; // vectors of the width a layer and token
+        let activations = tokens * (layers * width) as f64 * kept;
+        let logits = 2.0 * batch * (self.sizes.space.response_tokens * vocabulary) as f64;
+        4.0 * (5.0 * models * parameters + activations + logits)
+    }
+}
+
+/// Seconds until a plan is done, its stages as long as they are estimated, so many at once; those that are there take none.
+pub fn makespan(plan: &Plan, costs: &[Cost], there: &[bool], jobs: usize) -> f64 {
+    let mut ends = vec![f64::NAN; plan.stages.len()];
+    let mut free = vec![0.0f64; jobs.max(1)];
+    for (place, stage) in plan.stages.iter().enumerate() {
+        let ready = stage.needs.iter().map(|&need| ends[need]).fold(0.0, f64::max);
+        if there[place] {
+            ends[place] = 0.0;
+            continue;
+        }
+        let slot = (0..free.len()).min_by(|&a, &b| free[a].total_cmp(&free[b])).unwrap_or(0);
+        ends[place] = free[slot].max(ready) + costs[place].seconds;
+        free[slot] = ends[place];
+    }
+    ends.into_iter().fold(0.0, f64::max)
+}

@@ -1,0 +1,240 @@
+//! `duel plan`: what a run will do and cost, before anything is spent.
+
+use crate::cli::{Format, PlanArgs};
+use crate::estimate::{Cost, Estimator, Rates, makespan};
+use crate::plan::{Kind, Plan};
+use crate::run::prepare;
+use crate::{Result, host, print};
+use duel_ledger::RunDir;
+use duel_spec::{Document, Experiment};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// Seeds below which no claim is judged (claims §1).
+const FEWEST_SEEDS: u64 = 5;
+/// Seconds from which on a run is called long.
+const LONG: f64 = 3600.0;
+
+/// The answer as a machine reads it.
+#[derive(Debug, Serialize)]
+struct Answer<'a> {
+    name: &'a str,
+    question: &'a str,
+    jobs: usize,
+    stages: Vec<Line>,
+    /// Of what is to be done.
+    flops: f64,
+    seconds: f64,
+    /// Of the stages that may run at once; bytes.
+    memory: f64,
+    warnings: Vec<String>,
+    /// Value and origin of each setting.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settings: Option<BTreeMap<String, [String; 2]>>,
+}
+
+/// A stage.
+#[derive(Debug, Serialize)]
+struct Line {
+    label: String,
+    folder: String,
+    finished: bool,
+    /// Labels of the stages that must be done before.
+    needs: Vec<String>,
+    #[serde(flatten)]
+    cost: Cost,
+}
+
+/// Prints the plan; makes nothing but the note of how fast the machine is.
+pub fn plan(args: &PlanArgs) -> Result<()> {
+    let (experiment, document, plan) = prepare(&args.experiment)?;
+    let run = RunDir::at(&args.experiment.out, &experiment.name);
+    let there: Vec<bool> =
+        plan.stages.iter().map(|stage| run.has_stage(&stage.id)).collect::<duel_ledger::Result<_>>()?;
+    let rates = Rates::of(&experiment, &args.experiment.out)?;
+    let cores = host::cores();
+    let jobs = args.jobs.map_or(cores, usize::from);
+    let mut answer = answer(&experiment, &plan, &there, rates, jobs, Machine { cores, memory: host::memory() });
+    if args.settings {
+        answer.settings = Some(settings(&document));
+    }
+    print(&match args.format {
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&answer).expect("plain data")),
+        Format::Text => text(&answer, &experiment, &plan),
+    });
+    Ok(())
+}
+
+/// What there is to run on.
+#[derive(Debug, Clone, Copy)]
+struct Machine {
+    cores: usize,
+    /// Bytes.
+    memory: f64,
+}
+
+fn settings(document: &Document) -> BTreeMap<String, [String; 2]> {
+    document.resolved().into_iter().map(|(key, value, origin)| (key, [value.to_string(), origin.to_string()])).collect()
+}
+
+fn answer<'a>(
+    experiment: &'a Experiment,
+    plan: &Plan,
+    there: &[bool],
+    rates: Rates,
+    jobs: usize,
+    machine: Machine,
+) -> Answer<'a> {
+    let estimator = Estimator::new(experiment, rates, machine.cores);
+    let costs: Vec<Cost> = plan.stages.iter().map(|stage| estimator.cost(stage)).collect();
+    let to_do = || costs.iter().zip(there).filter(|(_, there)| !**there).map(|(cost, _)| cost);
+    let mut memories: Vec<f64> = to_do().map(|cost| cost.memory).collect();
+    memories.sort_by(|a, b| b.total_cmp(a));
+    let memory = memories.iter().take(jobs).sum();
+    let seconds = makespan(plan, &costs, there, jobs);
+    let lines = plan.stages.iter().zip(&costs).zip(there).map(|((stage, cost), there)| Line {
+        label: stage.label(),
+        folder: stage.id.folder(),
+        finished: *there,
+        needs: stage.needs.iter().map(|&need| plan.stages[need].label()).collect(),
+        cost: *cost,
+    });
+    Answer {
+        name: &experiment.name,
+        question: &experiment.question,
+        jobs,
+        stages: lines.collect(),
+        flops: to_do().map(|cost| cost.flops).sum(),
+        seconds,
+        memory,
+        warnings: warnings(experiment, memory, seconds, machine),
+        settings: None,
+    }
+}
+
+/// What a person would want to know before hours are spent.
+fn warnings(experiment: &Experiment, memory: f64, seconds: f64, machine: Machine) -> Vec<String> {
+    let mut warnings = vec![];
+    if experiment.seeds < FEWEST_SEEDS {
+        let seeds = experiment.seeds;
+        warnings.push(format!("{seeds} seeds: no claim is judged on fewer than {FEWEST_SEEDS}"));
+    }
+    if memory > machine.memory {
+        let [needed, there] = [memory, machine.memory].map(bytes);
+        warnings
+            .push(format!("about {needed} of memory for stages at once, and the machine has {there}: lower --jobs"));
+    }
+    if seconds > LONG {
+        warnings.push(format!("about {}: it can be interrupted at any time and goes on where it was", time(seconds)));
+    }
+    let mut budgets = BTreeMap::new();
+    for (name, arm) in &experiment.arms {
+        budgets.insert(name, arm.points().len());
+        for (axis, values) in arm.axes() {
+            if values == 2 {
+                warnings
+                    .push(format!("arms.{name}.grid.{axis} has two values: its best is at an edge whichever it is"));
+            }
+        }
+    }
+    if let (Some(least), Some(most)) = (budgets.values().min(), budgets.values().max())
+        && least != most
+    {
+        let words: Vec<String> = budgets.iter().map(|(arm, points)| format!("{arm} {points}")).collect();
+        warnings.push(format!("the arms have unequal budgets, points each: {}", words.join(", ")));
+    }
+    warnings
+}
+
+fn text(answer: &Answer<'_>, experiment: &Experiment, plan: &Plan) -> String {
+    let mut text = format!("{}: {}\n", answer.name, answer.question);
+    if let Some(settings) = &answer.settings {
+        text += "\n";
+        for (key, [value, origin]) in settings {
+            text += &format!("{:<44} # {origin}\n", format!("{key} = {value}"));
+        }
+    }
+    // 1. The graph: each kind of stage once, what it needs, and what all of its kind cost.
+    text +=
+        "\n   to do  finished  stage                       after                            GFLOP     time   memory\n";
+    let mut groups: Vec<(String, Vec<usize>)> = vec![];
+    for (place, stage) in plan.stages.iter().enumerate() {
+        let name = match &stage.cell {
+            Some(cell) => format!("{} {}", cell.arm, cell.point.label),
+            None => stage.kind.name().to_string(),
+        };
+        match groups.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, places)) => places.push(place),
+            None => groups.push((name, vec![place])),
+        }
+    }
+    for (name, places) in &groups {
+        let done = places.iter().filter(|&&place| answer.stages[place].finished).count();
+        let mut kinds: Vec<Kind> = plan.stages[places[0]].needs.iter().map(|&n| plan.stages[n].kind).collect();
+        kinds.dedup();
+        let after: Vec<&str> = kinds.into_iter().map(Kind::name).collect();
+        let cost = answer.stages[places[0]].cost;
+        text += &format!(
+            "{:>8}  {:>8}  {:<27} {:<28} {:>9.1} {:>8} {:>8}\n",
+            places.len() - done,
+            done,
+            name,
+            after.join(", "),
+            cost.flops / 1e9,
+            time(cost.seconds),
+            bytes(cost.memory),
+        );
+    }
+    // 2. All together.
+    let finished = answer.stages.iter().filter(|line| line.finished).count();
+    text += &format!(
+        "\n{} stages for {} seeds, {} of them cells, {finished} finished; GFLOP, time and memory of one each\n\
+         to do: {:.1} GFLOP, about {} with {} at once, about {} of memory\n",
+        answer.stages.len(),
+        experiment.seeds,
+        plan.stages.iter().filter(|stage| stage.kind == Kind::Cell).count(),
+        answer.flops / 1e9,
+        time(answer.seconds),
+        answer.jobs,
+        bytes(answer.memory),
+    );
+    for warning in &answer.warnings {
+        text += &format!("warning: {warning}\n");
+    }
+    text
+}
+
+/// Seconds for people.
+pub fn time(seconds: f64) -> String {
+    match seconds {
+        s if s < 99.5 => format!("{s:.1} s"),
+        s if s < 5970.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
+}
+
+/// Bytes for people.
+fn bytes(bytes: f64) -> String {
+    if bytes < 995e6 { format!("{:.0} MB", bytes / 1e6) } else { format!("{:.1} GB", bytes / 1e9) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_plan_as_people_see_it() {
+        let text_of = include_str!("tiny.toml");
+        let document = Document::parse("tiny.toml", text_of, &["seeds=2".into()]).expect("valid");
+        let experiment = Experiment::from_document(&document).expect("valid");
+        let plan = Plan::new(&experiment, "flex").expect("plans");
+        let mut there = vec![false; plan.stages.len()];
+        there[0] = true;
+        let rates = Rates { train: 4e-6, train_scalar: 4e-6, sample: 3e-6, read: 1e-6, evaluation: 0.02 };
+        let machine = Machine { cores: 2, memory: 8e9 };
+        let answer = answer(&experiment, &plan, &there, rates, 2, machine);
+        let found = text(&answer, &experiment, &plan);
+        let expected = include_str!("plan.snapshot.txt");
+        assert_eq!(found, expected, "\n{found}");
+    }
+}

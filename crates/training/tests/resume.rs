@@ -1,0 +1,97 @@
+//! A training that is cut off between two iterations goes on as if it had not been.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use burn::module::Module;
+use burn::tensor::Device;
+use duel_model::{Policy, Reader, Responses, TransformerConfig, weights};
+use duel_spec::metrics::Metric;
+use duel_spec::{Clocks, Completion, LearnerSettings, Optimizer, Recorder, Space, seeds};
+use duel_training::sft::Sft;
+use duel_training::{Course, Error, Keeper, Learner, Watch, train};
+use std::sync::atomic::AtomicBool;
+
+/// Rows in memory; asks for a state after every iteration, and stops the training after some.
+#[derive(Default)]
+struct Memory {
+    rows: Vec<(u64, &'static str, u64)>,
+    kept: Option<(usize, Vec<u8>)>,
+}
+
+impl Recorder for Memory {
+    fn record(&mut self, _: &str, clocks: Clocks, metric: Metric, value: f64) {
+        if !metric.tells_of_the_machine() {
+            self.rows.push((clocks.step, metric.name, value.to_bits()));
+        }
+    }
+    fn completion(&mut self, _: Completion) {}
+    fn progress(&mut self, _: u64, _: u64, _: &str) {}
+    fn keep(&mut self, _: &str, state: &[u8]) -> std::io::Result<()> {
+        self.kept = Some((self.rows.len(), state.to_vec()));
+        Ok(())
+    }
+    fn resume(&mut self, _: &str) -> std::io::Result<Option<Vec<u8>>> {
+        let Some((rows, state)) = self.kept.clone() else { return Ok(None) };
+        self.rows.truncate(rows);
+        Ok(Some(state))
+    }
+}
+
+/// Trains for six iterations, cut off before those listed; the weights in the end, and the rows.
+fn trained(settings: &LearnerSettings, cuts: &[u64]) -> (Vec<f32>, Memory) {
+    let space = Space {
+        vocabulary: 12,
+        pad: 0,
+        bos: 1,
+        eos: 2,
+        prompt_tokens: 3,
+        response_tokens: 4,
+        actions: Some((2..12).collect()),
+        ends: false,
+    };
+    let device = Device::flex().autodiff();
+    let config = TransformerConfig::small(12, 8, 1, 8, 2, true);
+    let mut memory = Memory::default();
+    let mut cuts = cuts.iter().copied();
+    loop {
+        let cut = cuts.next();
+        let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &device);
+        let policy = policy.with_fresh_lora(2, 2.0, |_| true, &mut seeds::derive(0, "test", 0, "lora"), &device);
+        let mut learner = Learner::new(policy, settings, 1e-2, 6).dropping(0.3, 5);
+        let mut method = Sft::new(Reader::new(&space, &device), &config);
+        let mut keeper = Keeper::new(f64::INFINITY);
+        let stop = AtomicBool::new(false);
+        let mut watch = Watch { stage: "test", training: "test", recorder: &mut memory, stop: &stop };
+        let batch = |iteration: u64| {
+            if cut == Some(iteration) {
+                stop.store(true, std::sync::atomic::Ordering::Relaxed); // heard before the next iteration
+            }
+            let word = 3 + iteration as u32;
+            let responses = vec![vec![word, word + 1, 2], vec![word, 4, 5, 2]];
+            Ok::<_, Error>(Responses { prompts: vec![vec![1, 3, 4], vec![1, 6, 7]], responses, logp: vec![] })
+        };
+        // the third is the best
+        let look = |_: &Policy, clocks: Clocks, _: &mut dyn Recorder| Ok(Some(-(clocks.step as f64 - 3.0).abs()));
+        let course = Course { iterations: 6, looks: &[1, 2, 3, 4, 5, 6] };
+        match train(&mut method, &mut learner, &mut keeper, course, batch, &mut watch, look) {
+            Err(Error::Interrupted) => assert!(memory.kept.is_some() && cut.is_some()),
+            done => {
+                assert_eq!(done.unwrap().step, 6);
+                let last = weights::flatten(learner.module());
+                let (best, step) = keeper.restore(learner.into_module());
+                assert_eq!(step, Some(3));
+                return ([last, weights::flatten(&best.valid())].concat(), memory);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_training_that_is_cut_off_ends_as_one_that_is_not() {
+    for optimizer in [Optimizer::Adamw, Optimizer::Rmsprop, Optimizer::Lion] {
+        let settings = LearnerSettings { optimizer, ..LearnerSettings::defaults() };
+        let (whole, rows) = trained(&settings, &[]);
+        let (cut, its_rows) = trained(&settings, &[0, 2, 4]);
+        assert!(whole == cut, "{optimizer:?}: other weights");
+        assert_eq!(rows.rows, its_rows.rows, "{optimizer:?}");
+    }
+}
