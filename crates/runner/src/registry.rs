@@ -9,7 +9,7 @@ use duel_dpo::{Dpo, ReferenceLogp};
 use duel_evaluation::{Moment, Score};
 use duel_ledger::StageRecorder;
 use duel_model::{Flops, Policy, Reader, Scalar, TransformerConfig, ValueHead};
-use duel_ppo::{ActorCritic, Baseline, Critic, CriticFree, OnlineDpo, Ppo, Setting, planned};
+use duel_ppo::{ActorCritic, Baseline, Critic, CriticFree, OnlineDpo, Ppo, Raft, Setting, planned};
 use duel_reward::{LearnedReward, Scorer};
 use duel_spec::{
     Clocks, CriticBody, CriticStart, Every, Grpo, Keep, LearnerSettings, LoraTargets, Method, OnPolicy, PairLoss,
@@ -70,6 +70,10 @@ pub fn run(
         Method::OnlineDpo(settings) => {
             let mut online = OnlineDpo::new(settings.clone(), setting(settings.shared.reward, &work));
             actor_alone(&mut online, &settings.shared, method.group(), work, look, recorder)
+        }
+        Method::Raft(settings) => {
+            let mut raft = Raft::new(settings.clone(), setting(settings.shared.reward, &work));
+            actor_alone(&mut raft, &settings.shared, settings.group, work, look, recorder)
         }
         Method::Dpo(settings) => dpo(settings, work, look, recorder),
     }

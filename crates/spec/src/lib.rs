@@ -22,7 +22,7 @@ pub use experiment::{
 };
 pub use method::{
     CriticBody, CriticStart, Dpo, Every, Grpo, Keep, KlControl, KlEstimator, KlPlace, LoraTargets, LossMean, Method,
-    OnPolicy, OnlineDpo, OnlineLoss, PairLoss, Ppo, Reference, RewardSource, Rloo, Scaling, Truncated,
+    OnPolicy, OnlineDpo, OnlineLoss, PairLoss, Ppo, Raft, Reference, RewardSource, Rloo, Scaling, Truncated,
 };
 pub use record::{Clocks, Completion, MetricRow, NO_POINT, Recorder, SHARED_ARM};
 

@@ -228,6 +228,14 @@ pub struct Rloo {
     pub group: usize,
 }
 
+/// Settings of [`Method::Raft`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Raft {
+    #[serde(flatten)]
+    pub shared: OnPolicy,
+    pub group: usize,
+}
+
 /// Settings of [`Method::Grpo`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Grpo {
@@ -363,11 +371,12 @@ pub enum Method {
     Rloo(Rloo),
     Grpo(Grpo),
     OnlineDpo(OnlineDpo),
+    Raft(Raft),
     Dpo(Dpo),
 }
 
 /// The words for [`Method`].
-pub(crate) const METHODS: [&str; 6] = ["dpo", "grpo", "online_dpo", "ppo", "reinforce", "rloo"];
+pub(crate) const METHODS: [&str; 7] = ["dpo", "grpo", "online_dpo", "ppo", "raft", "reinforce", "rloo"];
 
 /// Two settings that cannot stand together.
 pub(crate) struct Clash {
@@ -386,6 +395,7 @@ impl Method {
             Self::Rloo(_) => "rloo",
             Self::Grpo(_) => "grpo",
             Self::OnlineDpo(_) => "online_dpo",
+            Self::Raft(_) => "raft",
             Self::Dpo(_) => "dpo",
         }
     }
@@ -397,6 +407,7 @@ impl Method {
             | Self::Rloo(Rloo { shared, .. })
             | Self::Grpo(Grpo { shared, .. })
             | Self::OnlineDpo(OnlineDpo { shared, .. })
+            | Self::Raft(Raft { shared, .. })
             | Self::Reinforce(shared) => Some(shared),
             Self::Dpo(_) => None,
         }
@@ -409,6 +420,7 @@ impl Method {
             | Self::Rloo(Rloo { shared, .. })
             | Self::Grpo(Grpo { shared, .. })
             | Self::OnlineDpo(OnlineDpo { shared, .. })
+            | Self::Raft(Raft { shared, .. })
             | Self::Reinforce(shared) => &shared.every,
             Self::Dpo(dpo) => &dpo.every,
         }
@@ -417,7 +429,7 @@ impl Method {
     /// Responses to one prompt in a rollout.
     pub fn group(&self) -> usize {
         match self {
-            Self::Rloo(Rloo { group, .. }) | Self::Grpo(Grpo { group, .. }) => *group,
+            Self::Rloo(Rloo { group, .. }) | Self::Grpo(Grpo { group, .. }) | Self::Raft(Raft { group, .. }) => *group,
             Self::OnlineDpo(_) => 2,
             Self::Ppo(_) | Self::Reinforce(_) | Self::Dpo(_) => 1,
         }
@@ -441,7 +453,9 @@ impl Method {
             Self::Ppo(ppo) if key == "critic_start" && ppo.critic == CriticBody::Shared => {
                 Some("critic = \"shared\"".into())
             }
-            Self::OnlineDpo(_) if OF_THE_CLIPPED_LOSS.contains(&key) => Some("method = \"online_dpo\"".into()),
+            Self::OnlineDpo(_) | Self::Raft(_) if OF_THE_CLIPPED_LOSS.contains(&key) => {
+                Some(format!("method = \"{}\"", self.name()))
+            }
             _ => {
                 let shared = self.on_policy().and_then(|shared| shared.ignores(key));
                 shared.or_else(|| self.every().ignores(key)).map(str::to_string)
