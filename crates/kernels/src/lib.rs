@@ -30,3 +30,12 @@ pub use llama::{
 pub use logp::{Head, Logp, LogpGradient, logp_backward, logp_forward};
 pub use optimizer::{AdamW, adamw, squares};
 pub use rows::{layer_norm_forward as layer_norm, layer_norm_gradients as layer_norm_backward};
+
+/// The widest vectors that the kernels use on this machine.
+pub fn vectors() -> &'static str {
+    match simd::level() {
+        4 => "AVX-512",
+        3 => "AVX2",
+        _ => "none",
+    }
+}

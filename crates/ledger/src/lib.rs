@@ -3,6 +3,7 @@
 
 mod digest;
 mod error;
+mod events;
 mod files;
 mod lock;
 mod manifest;
@@ -13,6 +14,7 @@ mod tables;
 
 pub use digest::{Digest, digest, digests};
 pub use error::Error;
+pub use events::write_events;
 pub use files::write_atomically;
 pub use lock::RunLock;
 pub use manifest::{Host, Manifest};

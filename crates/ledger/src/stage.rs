@@ -33,6 +33,9 @@ struct Done {
     format: u32,
     kind: String,
     hash: String,
+    /// What the hash is of: what is held against it when a stage is not reused.
+    #[serde(default)]
+    key: serde_json::Value,
     /// sha256 of every other file of the folder.
     files: BTreeMap<String, String>,
 }
@@ -67,6 +70,22 @@ impl StageDir {
         }
     }
 
+    /// Every stage of the runs in `out` that has a `done.json`; its files are not read.
+    pub fn all(out: &Path) -> Result<Vec<Self>> {
+        let folders = |path: &Path| -> Result<Vec<PathBuf>> {
+            let Ok(entries) = std::fs::read_dir(path) else { return Ok(vec![]) };
+            let mut paths = entries.map(|e| Ok(e.map_err(io("list", path))?.path())).collect::<Result<Vec<_>>>()?;
+            paths.sort();
+            Ok(paths)
+        };
+        let mut stages = vec![];
+        for run in folders(out)? {
+            let all = folders(&run.join("stages"))?;
+            stages.extend(all.into_iter().filter(|stage| stage.join("done.json").is_file()).map(Self));
+        }
+        Ok(stages)
+    }
+
     fn check(path: &Path) -> Result<bool> {
         if !path.exists() {
             return Ok(false);
@@ -93,6 +112,7 @@ impl StageDir {
     pub fn make<E: From<Error>>(
         stages: &Path,
         id: &StageId,
+        key: &serde_json::Value,
         fill: impl FnOnce(&Path) -> std::result::Result<(), E>,
     ) -> std::result::Result<Self, E> {
         let path = stages.join(id.folder());
@@ -110,7 +130,8 @@ impl StageDir {
             let bytes = std::fs::read(entry.path()).map_err(io("read", &entry.path()))?;
             files.insert(entry.file_name().to_string_lossy().into_owned(), hash_bytes(&bytes));
         }
-        let done = Done { format: FORMAT_VERSION, kind: id.kind.clone(), hash: id.hash.clone(), files };
+        let (kind, hash) = (id.kind.clone(), id.hash.clone());
+        let done = Done { format: FORMAT_VERSION, kind, hash, key: key.clone(), files };
         let json = serde_json::to_vec_pretty(&done).expect("done.json is plain data");
         write_atomically(&making.join("done.json"), &json)?;
         if let Err(taken) = std::fs::rename(&making, &path) {
@@ -125,7 +146,7 @@ impl StageDir {
 
     /// Takes over a finished stage of another run by hard links (copies where links are refused).
     pub fn adopt(&self, stages: &Path, id: &StageId) -> Result<Self> {
-        Self::make(stages, id, |to| {
+        Self::make(stages, id, &self.key()?, |to| {
             for entry in std::fs::read_dir(&self.0).map_err(io("list", &self.0))? {
                 let from = entry.map_err(io("list", &self.0))?.path();
                 let Some(name) = from.file_name().filter(|n| *n != "done.json") else { continue };
@@ -136,6 +157,15 @@ impl StageDir {
             }
             Ok(())
         })
+    }
+
+    /// What the stage's hash is of.
+    pub fn key(&self) -> Result<serde_json::Value> {
+        let path = self.0.join("done.json");
+        let text = std::fs::read_to_string(&path).map_err(io("read", &path))?;
+        let done: Done = serde_json::from_str(&text)
+            .map_err(|e| Error::Damaged { path: self.0.clone(), problem: format!("done.json: {e}") })?;
+        Ok(done.key)
     }
 
     /// The folder.

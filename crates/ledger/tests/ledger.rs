@@ -9,7 +9,8 @@ fn id() -> StageId {
 }
 
 fn make(stages: &std::path::Path) -> StageDir {
-    StageDir::make(stages, &id(), |to| write_atomically(&to.join("weights"), b"abc")).unwrap()
+    StageDir::make(stages, &id(), &serde_json::json!({"rows": 2}), |to| write_atomically(&to.join("weights"), b"abc"))
+        .unwrap()
 }
 
 #[test]
@@ -56,7 +57,7 @@ fn tables_come_back_as_written() {
 #[test]
 fn an_unfinished_stage_is_not_there() {
     let folder = tempfile::tempdir().unwrap();
-    let failed = StageDir::make::<Error>(folder.path(), &id(), |to| {
+    let failed = StageDir::make::<Error>(folder.path(), &id(), &serde_json::Value::Null, |to| {
         write_atomically(&to.join("weights"), b"half")?;
         Err(Error::NotARun { path: to.into(), missing: "anything" })
     });
@@ -82,7 +83,7 @@ fn a_worker_that_outlives_its_run_is_not_in_the_way() {
         std::fs::rename(other.join("sft-0123"), stages.join("sft-0123")).unwrap();
         write_atomically(&to.join("weights"), b"abc")
     };
-    let stage = StageDir::make(stages, &id(), faster).unwrap();
+    let stage = StageDir::make(stages, &id(), &serde_json::Value::Null, faster).unwrap();
     assert_eq!(std::fs::read(stage.file("weights")).unwrap(), b"abc");
     assert!(StageDir::open(stages, &id()).unwrap().is_some());
     let left = std::fs::read_dir(stages).unwrap().flatten().filter(|e| e.path().join("weights").is_file()).count();

@@ -22,3 +22,8 @@ pub fn open(name: &str) -> Result<Device> {
         _ => Err(Error::UnknownDevice { name: name.into() }),
     }
 }
+
+/// The widest vectors that `flex` computes with on this machine.
+pub fn vectors() -> &'static str {
+    duel_kernels::vectors()
+}

@@ -29,6 +29,9 @@ pub enum Command {
         /// The run directory, for example runs/article
         run: PathBuf,
     },
+    /// The finished stages under one root
+    #[command(subcommand)]
+    Cache(CacheCommand),
     /// Print one hash over all that is deterministic in a run
     ///
     /// Two runs of one experiment by one binary on one machine have the same, however often either was killed. Left out is
@@ -53,6 +56,21 @@ pub enum Command {
     Bench(BenchArgs),
     /// Print every key of an experiment file with its default, unit and source
     Defaults,
+    /// Say what will run on this machine and what will not, and why
+    Doctor {
+        /// Where runs are to stand
+        #[arg(long, value_name = "DIR", default_value = "runs")]
+        out: PathBuf,
+    },
+    /// Print a shell's completions
+    ///
+    /// For example: duel completions bash > ~/.local/share/bash-completion/completions/duel
+    Completions { shell: clap_complete::Shell },
+    /// Write the man pages, one a command
+    Man {
+        /// Where they go, for example ~/.local/share/man/man1
+        to: PathBuf,
+    },
     /// Do one stage of a run (started by `duel run`)
     #[command(hide = true)]
     Worker {
@@ -64,6 +82,29 @@ pub enum Command {
         device: String,
         #[arg(long)]
         checkpoint_seconds: f64,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Every stage with its size and the runs that hold it
+    List {
+        /// Where runs stand
+        #[arg(long, value_name = "DIR", default_value = "runs")]
+        out: PathBuf,
+    },
+    /// Say of each stage of an experiment whether it is reused, and if not, which settings differ from the nearest one
+    Explain(ExperimentArgs),
+    /// Remove stages that no run names any more, and what is left of damaged and unfinished ones
+    ///
+    /// Runs that go on are left alone.
+    Prune {
+        /// Where runs stand
+        #[arg(long, value_name = "DIR", default_value = "runs")]
+        out: PathBuf,
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 

@@ -1,7 +1,9 @@
 //! The binary `duel`: from an experiment file to stages, cells, parquet and the page.
 
 mod bench;
+mod cache;
 mod cli;
+mod doctor;
 mod error;
 mod estimate;
 mod execute;
@@ -17,7 +19,7 @@ mod theory;
 mod work;
 mod worker;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
 use error::Error;
 use std::io::Write;
@@ -64,6 +66,7 @@ fn dispatch(command: Command) -> Result<()> {
             print(&format!("{}\n", page.display()));
             Ok(())
         }
+        Command::Cache(command) => cache::cache(&command),
         Command::Digest { run, detail } => {
             let digests = duel_ledger::digests(&run)?;
             if detail {
@@ -76,6 +79,22 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Verify(args) => theory::verify(&args),
         Command::Optimum(args) => theory::optimum(&args),
         Command::Bench(args) => bench::bench(&args),
+        Command::Doctor { out } => doctor::doctor(&out),
+        Command::Completions { shell } => {
+            let mut text = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "duel", &mut text);
+            print(&String::from_utf8_lossy(&text));
+            Ok(())
+        }
+        Command::Man { to } => {
+            let io = |action| {
+                let path = to.clone();
+                move |source| Error::Io { action, path, source }
+            };
+            std::fs::create_dir_all(&to).map_err(io("create"))?;
+            clap_mangen::generate_to(Cli::command(), &to).map_err(io("write"))?;
+            Ok(())
+        }
         Command::Defaults => {
             print(duel_spec::defaults_text());
             Ok(())

@@ -5,7 +5,7 @@ use duel_ledger::StageId;
 use duel_spec::ids::{hash_bytes, stage_hash};
 use duel_spec::{Cell, Experiment, Method, WorldKind};
 use serde::Serialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// What a stage does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -52,6 +52,8 @@ impl Kind {
 pub struct Stage {
     pub kind: Kind,
     pub id: StageId,
+    /// What the hash is of: its seed, its settings by name, the stages that it needs by their kinds.
+    pub key: Value,
     pub seed: u64,
     /// Places in the plan of the stages that must be done before.
     pub needs: Vec<usize>,
@@ -86,23 +88,34 @@ impl Plan {
             WorldKind::Grammar => None,
             WorldKind::Reviews => {
                 let files: Vec<&str> = duel_data::reviews::FILES.iter().map(|(_, hash)| *hash).collect();
-                let corpus = plan.add(Kind::Corpus, 0, json!([device, &world, files]), vec![], None);
-                let base = json!([device, model, learner, &experiment.stages.base]);
+                let corpus =
+                    plan.add(Kind::Corpus, 0, json!({"device": device, "world": &world, "files": files}), vec![], None);
+                let base = json!({"device": device, "model": model, "learner": learner, "stages": {"base": &experiment.stages.base}});
                 Some((corpus, plan.add(Kind::Base, 0, base, vec![corpus], None)))
             }
         };
         let shared_needs: Vec<usize> = shared.iter().flat_map(|(corpus, base)| [*corpus, *base]).collect();
         for seed in experiment.seed_list() {
             let with = |needs: &[usize]| [shared_needs.as_slice(), needs].concat();
-            let settings = json!([device, &world, model, learner, &experiment.stages.sft]);
+            let settings = json!({"device": device, "world": &world, "model": model, "learner": learner, "stages": {"sft": &experiment.stages.sft}});
             let sft = plan.add(Kind::Sft, seed, settings, shared_needs.clone(), None);
-            let pairs = plan.add(Kind::Pairs, seed, json!(&experiment.stages.pairs), with(&[sft]), None);
-            let rm = plan.add(Kind::Rm, seed, json!([learner, &experiment.stages.rm]), with(&[sft, pairs]), None);
-            let reference = plan.add(Kind::Reference, seed, json!(null), with(&[sft, pairs]), None);
+            let pairs =
+                plan.add(Kind::Pairs, seed, json!({"stages": {"pairs": &experiment.stages.pairs}}), with(&[sft]), None);
+            let rm = plan.add(
+                Kind::Rm,
+                seed,
+                json!({"learner": learner, "stages": {"rm": &experiment.stages.rm}}),
+                with(&[sft, pairs]),
+                None,
+            );
+            let reference = plan.add(Kind::Reference, seed, json!({}), with(&[sft, pairs]), None);
             let evaluation = &experiment.evaluation;
-            plan.add(Kind::Yardstick, seed, json!(evaluation), with(&[sft, pairs, rm]), None);
+            plan.add(Kind::Yardstick, seed, json!({"evaluation": evaluation}), with(&[sft, pairs, rm]), None);
             for cell in experiment.cells().into_iter().filter(|cell| cell.seed == seed) {
-                let settings = json!([learner, &cell.point.method, evaluation, &cell.arm, &cell.point.label]);
+                let settings = json!({
+                    "learner": learner, "method": &cell.point.method, "evaluation": evaluation, "arm": &cell.arm,
+                    "point": &cell.point.label
+                });
                 let needs = match cell.point.method {
                     Method::Dpo(_) => with(&[sft, pairs, rm, reference]),
                     _ => with(&[sft, pairs, rm]),
@@ -113,17 +126,15 @@ impl Plan {
         Ok(plan)
     }
 
-    fn add(
-        &mut self,
-        kind: Kind,
-        seed: u64,
-        settings: serde_json::Value,
-        needs: Vec<usize>,
-        cell: Option<Cell>,
-    ) -> usize {
+    fn add(&mut self, kind: Kind, seed: u64, settings: Value, needs: Vec<usize>, cell: Option<Cell>) -> usize {
         let inputs: Vec<&str> = needs.iter().map(|&n| self.stages[n].id.hash.as_str()).collect();
-        let hash = stage_hash(kind.name(), &json!([seed, settings]), &inputs);
-        self.stages.push(Stage { kind, id: StageId { kind: kind.name().into(), hash }, seed, needs, cell });
+        let mut key = settings;
+        key["seed"] = json!(seed);
+        let hash = stage_hash(kind.name(), &key, &inputs);
+        for &need in &needs {
+            key["needs"][self.stages[need].kind.name()] = json!(self.stages[need].id.folder());
+        }
+        self.stages.push(Stage { kind, id: StageId { kind: kind.name().into(), hash }, key, seed, needs, cell });
         self.stages.len() - 1
     }
 
@@ -134,14 +145,14 @@ impl Plan {
 }
 
 /// The world's settings that decide what it is.
-fn world_settings(experiment: &Experiment) -> serde_json::Value {
+fn world_settings(experiment: &Experiment) -> Value {
     let world = &experiment.world;
     match world.kind {
-        WorldKind::Grammar => json!(["grammar", world.grammar]),
+        WorldKind::Grammar => json!({"kind": "grammar", "grammar": world.grammar}),
         WorldKind::Reviews => {
             let mut settings = json!(world.reviews);
             settings["data"] = json!(null); // where the files stand does not change what they say
-            json!(["reviews", settings])
+            json!({"kind": "reviews", "reviews": settings})
         }
     }
 }

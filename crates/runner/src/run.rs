@@ -64,6 +64,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
         }
         board.say("merging and reporting");
         merge(&run, &plan)?;
+        if run.path().join("metrics.parquet").is_file() {
+            duel_ledger::write_events(run.path(), manifest.started)?;
+        }
         Ok(outcome)
     });
     board.finish();
@@ -122,7 +125,10 @@ fn finish(manifest: &mut Manifest, outcome: &Result<Outcome>, started: Instant) 
         manifest.stages_reused = outcome.reused;
         manifest.stages_made = outcome.made;
         manifest.peak_memory = outcome.peak_memory;
-        let last = |tail: &str| tail.lines().last().unwrap_or_default().trim().to_string();
+        let last = |tail: &str| {
+            let told = tail.lines().find(|line| line.contains('×')).or(tail.lines().last()).unwrap_or_default();
+            told.trim_matches([' ', '×']).to_string()
+        };
         manifest.failed = outcome.failures.iter().map(|f| (f.stage.clone(), last(&f.tail))).collect();
         manifest.failed.extend(outcome.left_out.iter().map(|stage| (stage.clone(), "needs what failed".into())));
     }

@@ -214,8 +214,14 @@ pub fn time(seconds: f64) -> String {
 }
 
 /// Bytes for people.
-fn bytes(bytes: f64) -> String {
-    if bytes < 995e6 { format!("{:.0} MB", bytes / 1e6) } else { format!("{:.1} GB", bytes / 1e9) }
+pub fn bytes(bytes: f64) -> String {
+    if bytes < 995e3 {
+        format!("{:.0} kB", bytes / 1e3)
+    } else if bytes < 995e6 {
+        format!("{:.0} MB", bytes / 1e6)
+    } else {
+        format!("{:.1} GB", bytes / 1e9)
+    }
 }
 
 #[cfg(test)]

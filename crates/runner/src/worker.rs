@@ -64,7 +64,7 @@ pub fn work(run: &Path, place: usize, device: &str, checkpoints: Duration) -> Re
         device: duel_model::device::open(device)?,
         stop: &stop,
     };
-    StageDir::make(&run.stages(), &stage.id, |to| desk.work(to, &mut recorder))?;
+    StageDir::make(&run.stages(), &stage.id, &stage.key, |to| desk.work(to, &mut recorder))?;
     Ok(())
 }
 

@@ -127,6 +127,7 @@ defaults! {
     ModelShape: ["model"];
     LearnerSettings: ["learner"];
     Grammar: ["world", "grammar"];
+    Reviews: ["world", "reviews"];
     RmStage: ["stages", "rm"];
     Ppo: ["method", "ppo"];
     Dpo: ["method", "dpo"];

@@ -27,7 +27,7 @@ pub use method::{
 pub use record::{Clocks, Completion, MetricRow, NO_POINT, Recorder, SHARED_ARM};
 
 /// Version of every file that Duel writes; part of each stage's hash.
-pub const FORMAT_VERSION: u32 = 7;
+pub const FORMAT_VERSION: u32 = 8;
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

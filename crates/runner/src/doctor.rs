@@ -1,0 +1,70 @@
+//! `duel doctor`: what will run here and what will not, and why.
+
+use crate::show::bytes;
+use crate::{Result, host, print};
+use duel_model::device;
+use std::path::Path;
+
+/// One finding.
+struct Finding {
+    /// Whether it is as it should be; `None` where it is only worth knowing.
+    good: Option<bool>,
+    what: &'static str,
+    words: String,
+}
+
+/// Prints what was found; `out` is where runs are to stand.
+pub fn doctor(out: &Path) -> Result<()> {
+    let found = |good, what, words: String| Finding { good, what, words };
+    let host = host::describe();
+    let mut all = vec![
+        found(None, "duel", format!("{}, commit {}", env!("CARGO_PKG_VERSION"), crate::run::COMMIT)),
+        found(None, "machine", format!("{}, {} cores, {}", host.processor, host.cores, host.system)),
+    ];
+    let memory = host::memory();
+    let enough = memory >= 1e9;
+    all.push(found(Some(enough), "memory", format!("{}; article.toml takes about 320 MB", bytes(memory))));
+    let vectors = device::vectors();
+    let slow = if vectors == "none" { ": everything works, several times slower" } else { "" };
+    all.push(found(Some(vectors != "none"), "vectors", format!("{vectors}{slow}")));
+    for name in device::NAMES {
+        all.push(match device::open(name) {
+            Ok(_) => found(Some(true), "device", name.into()),
+            Err(error) => found(None, "device", format!("{error}: cargo build --release --features {name}")),
+        });
+    }
+    all.push(match place(out) {
+        Ok(free) => found(Some(free > 1e9), "runs", format!("{}: {} free", out.display(), bytes(free))),
+        Err(problem) => found(Some(false), "runs", format!("{}: {problem}; choose another with --out", out.display())),
+    });
+    let data = Path::new(&duel_spec::Reviews::defaults().data).to_path_buf();
+    all.push(match duel_data::reviews::check_present(&data) {
+        Ok(()) => found(Some(true), "reviews", format!("{} is complete", data.display())),
+        Err(_) => found(None, "reviews", "not fetched: scripts/get-data reviews".into()),
+    });
+    let mut text = String::new();
+    for Finding { good, what, words } in &all {
+        let mark = match good {
+            Some(true) => "✓",
+            Some(false) => "✗",
+            None => "–",
+        };
+        text += &format!("{mark} {what:<9} {words}\n");
+    }
+    print(&text);
+    Ok(())
+}
+
+/// Bytes free where runs are to stand, or at the nearest folder above that is there.
+fn place(out: &Path) -> std::result::Result<f64, String> {
+    let here = std::path::absolute(out).map_err(|e| e.to_string())?;
+    let there = here.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+    if !there.is_dir() {
+        return Err("a file stands there".into());
+    }
+    if rustix::fs::access(there, rustix::fs::Access::WRITE_OK).is_err() {
+        return Err("it cannot be written to".into());
+    }
+    let space = rustix::fs::statvfs(there).map_err(|e| e.to_string())?;
+    Ok(space.f_bavail as f64 * space.f_frsize as f64)
+}
