@@ -1,6 +1,7 @@
 //! The [`Recorder`] of a worker: rows in memory, written when the stage is done.
 
 use crate::files::create_folder;
+use crate::live::Teller;
 use crate::tables::{write_completions, write_metrics};
 use crate::{Result, write_atomically};
 use duel_spec::ids::hash_bytes;
@@ -25,6 +26,7 @@ pub struct StageRecorder {
     completions: Vec<Completion>,
     on_progress: OnProgress,
     keeping: Option<Keeping>,
+    teller: Option<Teller>,
 }
 
 /// Where and how often states of trainings are kept.
@@ -57,7 +59,14 @@ impl StageRecorder {
             completions: vec![],
             on_progress,
             keeping: None,
+            teller: None,
         }
+    }
+
+    /// Tells whoever watches `run` how the stage of this folder name gets on.
+    pub fn told_in(mut self, run: &Path, folder: &str) -> Self {
+        self.teller = Some(Teller::new(run, folder));
+        self
     }
 
     /// Keeps states of trainings in `folder`, no more often than every `pause`; goes on from those that bear the same `tag`.
@@ -103,6 +112,9 @@ impl Recorder for StageRecorder {
 
     fn progress(&mut self, done: u64, total: u64, words: &str) {
         (self.on_progress)(done, total, words);
+        if let Some(teller) = &mut self.teller {
+            teller.tell(done, total, words, &self.rows);
+        }
     }
 
     fn is_due(&self) -> bool {

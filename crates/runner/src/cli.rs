@@ -29,6 +29,11 @@ pub enum Command {
         /// The run directory, for example runs/article
         run: PathBuf,
     },
+    /// Watch a run in the terminal as it goes
+    ///
+    /// Stages with their state and time left, curves of any metric by arm, what finished cells write. Reads the run's files
+    /// alone: it may be started and left at any time, and from another machine that sees them.
+    Watch(WatchArgs),
     /// The finished stages under one root
     #[command(subcommand)]
     Cache(CacheCommand),
@@ -125,6 +130,21 @@ pub struct ExperimentArgs {
     /// Where tensors live: flex, ndarray or wgpu
     #[arg(long, value_name = "NAME", default_value = "flex")]
     pub device: String,
+}
+
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// The run directory, for example runs/article
+    pub run: PathBuf,
+    /// Print the screen once as text
+    #[arg(long)]
+    pub once: bool,
+    /// Columns of the text [default: the terminal's, or 80]
+    #[arg(long, value_name = "N", requires = "once", value_parser = clap::value_parser!(u16).range(40..=500))]
+    pub width: Option<u16>,
+    /// Lines of the text [default: the terminal's, or 24]
+    #[arg(long, value_name = "N", requires = "once", value_parser = clap::value_parser!(u16).range(12..=300))]
+    pub height: Option<u16>,
 }
 
 #[derive(Debug, Args)]

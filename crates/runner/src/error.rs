@@ -32,6 +32,8 @@ pub enum Error {
     NotExact { path: PathBuf, found: &'static str },
     #[error("the run `{}` has no seed {seed}", path.display())]
     NoSeed { path: PathBuf, seed: u64 },
+    #[error("the terminal cannot be drawn on")]
+    Screen { source: std::io::Error },
     #[error("failed to start a worker")]
     Worker { source: std::io::Error },
     #[error("the worker was asked for stage {place} of {name}, which the run's experiment.toml does not have")]
@@ -95,6 +97,7 @@ impl Error {
             Self::Contradicted { .. } => Some("the lines above marked ✗ say which number is off".into()),
             Self::Peer { .. } => Some("run this from the repository's root; `scripts/bench-peers` says how to try a peer alone".into()),
             Self::Stages { .. } => Some("all others are kept: run the same command again to try only what is missing".into()),
+            Self::Screen { .. } => Some("`duel watch RUN --once` prints the same as text".into()),
             Self::Interrupted => Some("run the same command again to go on".into()),
             Self::Training(duel_training::Error::Diverged { .. }) => {
                 Some("lower this stage's `learning_rate`, or `learner.clip_norm`; finished stages are kept".into())

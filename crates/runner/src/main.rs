@@ -16,6 +16,7 @@ mod rm;
 mod run;
 mod show;
 mod theory;
+mod watch;
 mod work;
 mod worker;
 
@@ -67,6 +68,7 @@ fn dispatch(command: Command) -> Result<()> {
             Ok(())
         }
         Command::Cache(command) => cache::cache(&command),
+        Command::Watch(args) => watch::watch(&args),
         Command::Digest { run, detail } => {
             let digests = duel_ledger::digests(&run)?;
             if detail {

@@ -5,7 +5,7 @@ use crate::plan::Plan;
 use crate::work::Desk;
 use crate::{Error, Result};
 use duel_ledger::{RunDir, StageDir, StageRecorder};
-use duel_spec::{Experiment, FORMAT_VERSION, NO_POINT, SHARED_ARM};
+use duel_spec::{Experiment, FORMAT_VERSION, NO_POINT, Recorder, SHARED_ARM};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
 use std::path::Path;
@@ -56,6 +56,8 @@ pub fn work(run: &Path, place: usize, device: &str, checkpoints: Duration) -> Re
         &tag,
         checkpoints,
     );
+    recorder = recorder.told_in(run.path(), &stage.id.folder());
+    recorder.progress(0, 1, "begun");
     let desk = Desk {
         experiment: &experiment,
         plan: &plan,

@@ -1,0 +1,374 @@
+//! `duel watch`: a run as it goes, in the terminal; from its files alone, so that it does not matter who works at it.
+
+use crate::cli::WatchArgs;
+use crate::plan::{Kind, Plan, Stage};
+use crate::show::{bytes, time};
+use crate::{Error, Result, host, print};
+use duel_ledger::{Live, Manifest, read_completions, read_metrics};
+use duel_spec::{Completion, Experiment};
+use ratatui::backend::TestBackend;
+use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Style, Stylize};
+use ratatui::symbols::Marker;
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Axis, Block, Chart, Dataset, GraphType, Paragraph, Wrap};
+use ratatui::{Frame, Terminal};
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Seconds of silence after which a stage is taken for one that nobody works at, unless its worker is seen here.
+const SILENT: f64 = 20.0;
+/// Time between two looks.
+const PAUSE: Duration = Duration::from_millis(500);
+/// Colours by arm (Okabe & Ito 2008).
+const COLOURS: [Color; 6] = [
+    Color::Rgb(0, 114, 178),
+    Color::Rgb(213, 94, 0),
+    Color::Rgb(204, 121, 167),
+    Color::Rgb(230, 159, 0),
+    Color::Rgb(86, 180, 233),
+    Color::Rgb(0, 158, 115),
+];
+/// Shown first.
+const FAVOURITE: &str = "evaluation-test/gold_reward";
+
+/// Curves of a stage by `<stage>/<metric>`.
+type Curves = BTreeMap<String, Vec<(u64, f64)>>;
+
+/// Where a stage stands.
+#[derive(Debug)]
+enum State {
+    Waiting,
+    Working(Box<Live>),
+    Finished,
+    Failed(String),
+}
+
+/// A run, looked at again and again.
+struct Watched {
+    path: PathBuf,
+    experiment: Experiment,
+    plan: Plan,
+    manifest: Manifest,
+    states: Vec<State>,
+    /// Of finished cells; they no longer change.
+    curves: HashMap<usize, Curves>,
+    said: HashMap<usize, Vec<Completion>>,
+}
+
+/// What the person looks at.
+#[derive(Default)]
+struct Eye {
+    metric: usize,
+    scroll: usize,
+    help: bool,
+}
+
+/// Watches until it is told to stop, or renders once.
+pub fn watch(args: &WatchArgs) -> Result<()> {
+    let mut watched = Watched::open(&args.run)?;
+    let mut eye = Eye::default();
+    if args.once {
+        let (width, height) = ratatui::crossterm::terminal::size().unwrap_or((80, 24));
+        let (width, height) = (args.width.unwrap_or(width), args.height.unwrap_or(height));
+        watched.look()?;
+        print(&rendered(&watched, &eye, width, height));
+        return Ok(());
+    }
+    let screen = |source| Error::Screen { source };
+    let mut terminal = ratatui::try_init().map_err(screen)?;
+    let outcome = follow(&mut watched, &mut eye, &mut terminal);
+    ratatui::try_restore().map_err(screen)?;
+    outcome
+}
+
+fn follow(watched: &mut Watched, eye: &mut Eye, terminal: &mut ratatui::DefaultTerminal) -> Result<()> {
+    let screen = |source| Error::Screen { source };
+    loop {
+        watched.look()?;
+        terminal.draw(|frame| draw(frame, watched, eye)).map_err(screen)?;
+        while event::poll(PAUSE).map_err(screen)? {
+            if let Event::Key(key) = event::read().map_err(screen)?
+                && key.kind == KeyEventKind::Press
+            {
+                match key.code {
+                    KeyCode::Char('q') | KeyCode::Esc => return Ok(()),
+                    KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Ok(()),
+                    KeyCode::Right | KeyCode::Char('m') => eye.metric += 1,
+                    KeyCode::Left => eye.metric = eye.metric.saturating_sub(1),
+                    KeyCode::Down | KeyCode::Char('j') => eye.scroll += 1,
+                    KeyCode::Up | KeyCode::Char('k') => eye.scroll = eye.scroll.saturating_sub(1),
+                    KeyCode::Char('?') => eye.help = !eye.help,
+                    _ => {}
+                }
+            }
+            terminal.draw(|frame| draw(frame, watched, eye)).map_err(screen)?;
+        }
+    }
+}
+
+/// The screen as text.
+fn rendered(watched: &Watched, eye: &Eye, width: u16, height: u16) -> String {
+    let Ok(mut terminal) = Terminal::new(TestBackend::new(width, height));
+    let Ok(_) = terminal.draw(|frame| draw(frame, watched, eye));
+    let buffer = terminal.backend().buffer();
+    let row = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_string() + "\n";
+    (0..height).map(row).collect()
+}
+
+impl Watched {
+    fn open(path: &std::path::Path) -> Result<Self> {
+        let manifest = Manifest::read(path)?;
+        let (experiment, _) = Experiment::load(&path.join("experiment.toml"), &[])?;
+        let plan = Plan::new(&experiment, &manifest.device)?;
+        Ok(Self {
+            path: path.into(),
+            experiment,
+            plan,
+            manifest,
+            states: vec![],
+            curves: HashMap::new(),
+            said: HashMap::new(),
+        })
+    }
+
+    /// Takes in what has changed.
+    fn look(&mut self) -> Result<()> {
+        self.manifest = Manifest::read(&self.path)?;
+        self.states = self.plan.stages.iter().map(|stage| self.state(stage)).collect();
+        for (place, stage) in self.plan.stages.iter().enumerate() {
+            let fresh = matches!(self.states[place], State::Finished) && !self.curves.contains_key(&place);
+            if stage.kind != Kind::Cell || !fresh {
+                continue;
+            }
+            let folder = self.path.join("stages").join(stage.id.folder());
+            let mut curves = Curves::new();
+            for row in read_metrics(&folder.join("metrics.parquet"))?.rows {
+                curves.entry(format!("{}/{}", row.stage, row.metric)).or_default().push((row.clocks.step, row.value));
+            }
+            self.curves.insert(place, curves);
+            let said = folder.join("completions.parquet");
+            if said.is_file() {
+                self.said.insert(place, read_completions(&said)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn state(&self, stage: &Stage) -> State {
+        let folder = stage.id.folder();
+        if self.path.join("stages").join(&folder).join("done.json").is_file() {
+            return State::Finished;
+        }
+        match Live::read(&self.path, &folder) {
+            Some((live, age)) if age < SILENT || host::memory_of(live.process) > 0 => State::Working(Box::new(live)),
+            _ => self.manifest.failed.get(&stage.label()).map_or(State::Waiting, |why| State::Failed(why.clone())),
+        }
+    }
+
+    /// Curves of a cell, finished or not.
+    fn curves_of(&self, place: usize) -> Option<&Curves> {
+        match &self.states[place] {
+            State::Working(live) => Some(&live.curves),
+            _ => self.curves.get(&place),
+        }
+    }
+
+    /// Names of all curves, the favourite first, then evaluations, then trainings.
+    fn metrics(&self) -> Vec<String> {
+        let cells = (0..self.plan.stages.len()).filter(|&place| self.plan.stages[place].kind == Kind::Cell);
+        let mut names: Vec<String> =
+            cells.filter_map(|place| self.curves_of(place)).flat_map(|c| c.keys().cloned()).collect();
+        names.sort_by_key(|name| (name != FAVOURITE, !name.starts_with("evaluation-test"), name.clone()));
+        names.dedup();
+        names
+    }
+
+    fn count(&self, is: fn(&State) -> bool) -> usize {
+        self.states.iter().filter(|state| is(state)).count()
+    }
+}
+
+fn draw(frame: &mut Frame<'_>, watched: &Watched, eye: &Eye) {
+    let [head, body, foot] =
+        Layout::vertical([Constraint::Length(3), Constraint::Min(6), Constraint::Length(1)]).areas(frame.area());
+    draw_head(frame, head, watched);
+    let wide = body.width >= 100;
+    let (cells, chart, said) = if wide {
+        let [left, right] = Layout::horizontal([Constraint::Percentage(42), Constraint::Min(40)]).areas(body);
+        let [chart, said] = Layout::vertical([Constraint::Min(8), Constraint::Length(10)]).areas(right);
+        (left, chart, Some(said))
+    } else {
+        let [top, bottom] = Layout::vertical([Constraint::Percentage(45), Constraint::Min(6)]).areas(body);
+        (top, bottom, None)
+    };
+    draw_cells(frame, cells, watched, eye);
+    draw_chart(frame, chart, watched, eye);
+    if let Some(said) = said {
+        draw_said(frame, said, watched);
+    }
+    let keys = if eye.help {
+        "← → or m: another curve   ↑ ↓ or j k: scroll the stages   ?: less   q: leave; the run goes on"
+    } else {
+        "q leave   ← → curve   ↑ ↓ scroll   ? help"
+    };
+    frame.render_widget(Paragraph::new(keys).dim(), foot);
+}
+
+fn draw_head(frame: &mut Frame<'_>, area: Rect, watched: &Watched) {
+    let manifest = &watched.manifest;
+    let all = watched.states.len();
+    let finished = watched.count(|s| matches!(s, State::Finished));
+    let (working, failed) =
+        (watched.count(|s| matches!(s, State::Working(_))), watched.count(|s| matches!(s, State::Failed(_))));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let elapsed = manifest.ended.unwrap_or(now).saturating_sub(manifest.started) as f64;
+    let memory: u64 = watched
+        .states
+        .iter()
+        .map(|s| if let State::Working(live) = s { host::memory_of(live.process) } else { 0 })
+        .sum();
+    let mut words = format!("{finished} of {all} stages, {working} at work");
+    if failed > 0 {
+        words += &format!(", {failed} failed");
+    }
+    words += &format!(" · {} · {}", manifest.exit, time(elapsed));
+    if let Some(left) = time_left(watched) {
+        words += &format!(", about {} left", time(left));
+    }
+    if memory > 0 {
+        words += &format!(" · {}", bytes(memory as f64));
+    }
+    let share = finished as f64 / all.max(1) as f64;
+    let filled = (share * f64::from(area.width.saturating_sub(1))) as usize;
+    let bar = "━".repeat(filled) + &"─".repeat(usize::from(area.width).saturating_sub(filled));
+    let title = Line::from(vec![
+        Span::from(watched.experiment.name.clone()).bold(),
+        "  ".into(),
+        watched.experiment.question.clone().into(),
+    ]);
+    frame.render_widget(Paragraph::new(vec![title, words.into(), Line::from(bar).dim()]), area);
+}
+
+/// Seconds until all is done, from what stages like those that are left have taken.
+fn time_left(watched: &Watched) -> Option<f64> {
+    let mut running = 0.0f64;
+    let mut each: Vec<f64> = vec![];
+    for state in &watched.states {
+        if let State::Working(live) = state
+            && live.done > 0
+        {
+            let whole = live.seconds * live.total as f64 / live.done as f64;
+            running = running.max(whole - live.seconds);
+            each.push(whole);
+        }
+    }
+    if each.is_empty() {
+        return None;
+    }
+    let mean = each.iter().sum::<f64>() / each.len() as f64;
+    let waiting = watched.count(|s| matches!(s, State::Waiting)) as f64;
+    Some(running + waiting * mean / watched.manifest.jobs.max(1) as f64)
+}
+
+fn draw_cells(frame: &mut Frame<'_>, area: Rect, watched: &Watched, eye: &Eye) {
+    // those at work and those that failed first: they are what one looks for
+    let rank = |state: &State| match state {
+        State::Failed(_) => 0,
+        State::Working(_) => 1,
+        State::Waiting => 2,
+        State::Finished => 3,
+    };
+    let mut order: Vec<usize> = (0..watched.states.len()).collect();
+    order.sort_by_key(|&place| (rank(&watched.states[place]), place));
+    let line = |place: usize| {
+        let stage = &watched.plan.stages[place];
+        let label = format!("{:<30}", stage.label());
+        match &watched.states[place] {
+            State::Waiting => Line::from(format!("· {label} waits")).dim(),
+            State::Finished => Line::from(format!("✓ {label} done")).green(),
+            State::Failed(why) => Line::from(format!("✗ {label} {why}")).red(),
+            State::Working(live) => {
+                let share = live.done as f64 / live.total.max(1) as f64;
+                let left = if live.done > 0 { time(live.seconds * (1.0 / share - 1.0)) } else { "–".into() };
+                Line::from(format!("▶ {label} {:>3.0}%  {left} left  {}", share * 100.0, live.words)).bold()
+            }
+        }
+    };
+    let height = usize::from(area.height.saturating_sub(2));
+    let from = eye.scroll.min(order.len().saturating_sub(height));
+    let lines: Vec<Line<'_>> = order.into_iter().skip(from).take(height).map(line).collect();
+    frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(" stages ")), area);
+}
+
+fn draw_chart(frame: &mut Frame<'_>, area: Rect, watched: &Watched, eye: &Eye) {
+    let names = watched.metrics();
+    let Some(name) = names.get(eye.metric.min(names.len().saturating_sub(1))) else {
+        let none = Paragraph::new("no curve yet: cells have not begun").block(Block::bordered().title(" curves "));
+        frame.render_widget(none, area);
+        return;
+    };
+    let arms: Vec<&String> = watched.experiment.arms.keys().collect();
+    let mut series: Vec<Vec<(f64, f64)>> = vec![vec![]; arms.len()];
+    for (place, stage) in watched.plan.stages.iter().enumerate() {
+        let Some(cell) = &stage.cell else { continue };
+        let (Some(arm), Some(curve)) =
+            (arms.iter().position(|arm| **arm == cell.arm), watched.curves_of(place).and_then(|all| all.get(name)))
+        else {
+            continue;
+        };
+        series[arm].extend(curve.iter().filter(|(_, y)| y.is_finite()).map(|&(x, y)| (x as f64, y)));
+    }
+    let bounds = |of: fn(&(f64, f64)) -> f64| {
+        let ends =
+            series.iter().flatten().map(of).fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), x| (a.min(x), b.max(x)));
+        if ends.0 < ends.1 { ends } else { (ends.0 - 0.5, ends.0 + 0.5) }
+    };
+    let (x, y) = (bounds(|p| p.0), bounds(|p| p.1));
+    let datasets = arms.iter().zip(&series).enumerate().map(|(i, (arm, points))| {
+        let style = Style::default().fg(COLOURS[i % COLOURS.len()]);
+        Dataset::default()
+            .name(arm.as_str())
+            .marker(Marker::Braille)
+            .graph_type(GraphType::Scatter)
+            .style(style)
+            .data(points)
+    });
+    let labels = |(low, high): (f64, f64)| [low, (low + high) / 2.0, high].map(|v| Line::from(short(v)));
+    let chart = Chart::new(datasets.collect())
+        .block(Block::bordered().title(format!(
+            " {name} over steps, every point and seed ({} of {}) ",
+            eye.metric.min(names.len() - 1) + 1,
+            names.len()
+        )))
+        .x_axis(Axis::default().bounds([x.0, x.1]).labels(labels(x)))
+        .y_axis(Axis::default().bounds([y.0, y.1]).labels(labels(y)));
+    frame.render_widget(chart, area);
+}
+
+/// A number on an axis.
+fn short(value: f64) -> String {
+    match value.abs() {
+        v if v >= 1e5 || (v < 1e-3 && v > 0.0) => format!("{value:.1e}"),
+        v if v >= 100.0 => format!("{value:.0}"),
+        _ => format!("{value:.3}"),
+    }
+}
+
+fn draw_said(frame: &mut Frame<'_>, area: Rect, watched: &Watched) {
+    let last = watched.said.iter().max_by_key(|(place, _)| **place);
+    let lines: Vec<Line<'_>> = last
+        .into_iter()
+        .flat_map(|(_, said)| said.iter().take(8))
+        .map(|c| {
+            Line::from(format!(
+                "{} | {} → {}  (gold {:.2}, proxy {:.2})",
+                c.arm, c.prompt, c.completion, c.gold_reward, c.proxy_reward
+            ))
+        })
+        .collect();
+    let block = Block::bordered().title(" what the last finished cell writes ");
+    frame.render_widget(Paragraph::new(lines).wrap(Wrap { trim: true }).block(block), area);
+}
