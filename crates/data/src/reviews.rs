@@ -211,6 +211,22 @@ pub struct Sizes {
     pub response_tokens: usize,
 }
 
+impl Sizes {
+    /// The world's space under a tokenizer of that vocabulary.
+    pub fn space(self, vocabulary: usize) -> Space {
+        Space {
+            vocabulary,
+            pad: PAD,
+            bos: BOS,
+            eos: EOS,
+            prompt_tokens: self.prompt_tokens + 1,
+            response_tokens: self.response_tokens,
+            actions: None,
+            ends: false,
+        }
+    }
+}
+
 /// What [`prepare`] leaves on disk.
 #[derive(Debug, Serialize, Deserialize)]
 struct PromptFile {
@@ -318,16 +334,7 @@ impl ReviewsWorld {
             splits[split as usize].push(Prompt { index, split, ids, text });
         }
         Ok(Self {
-            space: Space {
-                vocabulary: tokenizer.vocabulary(),
-                pad: PAD,
-                bos: BOS,
-                eos: EOS,
-                prompt_tokens: sizes.prompt_tokens + 1,
-                response_tokens: sizes.response_tokens,
-                actions: None,
-                ends: false,
-            },
+            space: sizes.space(tokenizer.vocabulary()),
             language: stream(LANGUAGE)?,
             heldout: stream(LANGUAGE_HELDOUT)?,
             tokenizer,

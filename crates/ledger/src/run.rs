@@ -14,7 +14,7 @@ pub struct RunDir {
 impl RunDir {
     /// Creates (or enters) the directory of a run.
     pub fn create(out: &Path, name: &str) -> Result<Self> {
-        let run = Self { path: out.join(name), out: out.into() };
+        let run = Self::at(out, name);
         create_folder(&run.stages())?;
         Ok(run)
     }

@@ -3,17 +3,19 @@
 
 use crate::bench::{Shape, seconds_a_token};
 use crate::plan::{Kind, Plan, Stage};
+use crate::work::model_of;
 use crate::{Result, host};
 use duel_data::World;
-use duel_data::grammar::GrammarWorld;
+use duel_data::grammar::{GrammarWorld, RESPONSES};
+use duel_data::reviews;
 use duel_ledger::write_atomically;
 use duel_model::{Flops, TransformerConfig};
-use duel_spec::{CriticBody, Experiment, Method, OnPolicy, PairLoss, RewardSource, RmModel, Space, WorldKind};
+use duel_spec::{CriticBody, Experiment, Method, OnPolicy, PairLoss, Reviews, RewardSource, RmModel, Space, WorldKind};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// Responses of the world `grammar` to one prompt, and prompts of its two judged splits.
-const ENUMERATED: f64 = 3906.0;
+const ENUMERATED: f64 = RESPONSES as f64;
 const GRAMMAR_PROMPTS: f64 = 12.0;
 /// Seconds that a worker takes to start, read its inputs and write its tables.
 const OVERHEAD: f64 = 0.25;
@@ -52,30 +54,18 @@ pub struct Sizes {
 impl Sizes {
     /// Without looking at any data.
     pub fn of(experiment: &Experiment) -> Self {
-        let shape = &experiment.model;
-        let (space, context) = match experiment.world.kind {
-            WorldKind::Grammar => {
-                let space = GrammarWorld::new(experiment.world.grammar.rho, 1).space().clone();
-                let context = space.context();
-                (space, context)
-            }
+        let space = match experiment.world.kind {
+            WorldKind::Grammar => GrammarWorld::new(experiment.world.grammar.rho, 1).space().clone(),
             WorldKind::Reviews => {
-                let reviews = &experiment.world.reviews;
-                let space = Space {
-                    vocabulary: reviews.vocabulary,
-                    pad: 0,
-                    bos: 1,
-                    eos: 2,
-                    prompt_tokens: 1 + reviews.prompt_tokens,
-                    response_tokens: reviews.response_tokens,
-                    actions: Some((3..reviews.vocabulary as u32).collect()),
-                    ends: false,
-                };
-                (space, experiment.stages.base.window)
+                let Reviews { vocabulary, prompt_tokens, response_tokens, .. } = experiment.world.reviews;
+                let space = reviews::Sizes { prompt_tokens, response_tokens }.space(vocabulary);
+                // what is said when speed is measured: anything but PAD, BOS and EOS
+                let special = [space.pad, space.bos, space.eos];
+                let said = (0..vocabulary as u32).filter(|id| !special.contains(id)).collect();
+                Space { actions: Some(said), ..space }
             }
         };
-        let config =
-            TransformerConfig::small(space.vocabulary, context, shape.layers, shape.width, shape.heads, shape.tied);
+        let config = model_of(experiment, &space);
         Self { config, space }
     }
 }

@@ -153,10 +153,11 @@ pub fn execute(plan: &Plan, settings: &Settings<'_>, board: &mut Board) -> Resul
             board.say(&format!("{} failed:\n{}", failure.stage, failure.tail));
             outcome.failures.push(failure);
             for lost in lost_with(plan, place) {
-                states[lost] = State::Lost;
-                if lost != place {
+                // one that needs two stages that failed is left out once
+                if lost != place && states[lost] != State::Lost {
                     outcome.left_out.push(plan.stages[lost].label());
                 }
+                states[lost] = State::Lost;
             }
             if settings.fail_fast {
                 return Ok(outcome);

@@ -13,7 +13,7 @@ use duel_evaluation::{Effort, GrammarYardstick, Moment, SampledYardstick, Score,
 use duel_ledger::{RunDir, StageDir, StageRecorder};
 use duel_model::{Flops, Policy, Reader, Responses, TransformerConfig, weights};
 use duel_reward::{GrammarGold, ReviewsGold, Scorer, Sentiment, collect, label};
-use duel_spec::{Clocks, Experiment, Recorder, Split, Temperature, WorldKind, metrics, seeds};
+use duel_spec::{Clocks, Experiment, Recorder, Space, Split, Temperature, WorldKind, metrics, seeds};
 use duel_training::pairs::shuffled_batches;
 use duel_training::sft::{RunningText, Sft, heldout_nll};
 use duel_training::{Course, Keeper, Learner, Method, PairBatch, Watch, invariants, train};
@@ -440,13 +440,7 @@ impl Desk<'_> {
     }
 
     pub(crate) fn config(&self, world: &dyn World) -> TransformerConfig {
-        let shape = &self.experiment.model;
-        let context = match self.experiment.world.kind {
-            WorldKind::Grammar => world.space().context(),
-            WorldKind::Reviews => self.experiment.stages.base.window,
-        };
-        let space = world.space();
-        TransformerConfig::small(space.vocabulary, context, shape.layers, shape.width, shape.heads, shape.tied)
+        model_of(self.experiment, world.space())
     }
 
     /// A fresh policy, ready to train.
@@ -516,6 +510,16 @@ impl Scene {
     fn gold(&self) -> Result<Arc<dyn Scorer>> {
         Ok(self.gold.clone().expect("every world so far has a gold scorer"))
     }
+}
+
+/// The shape of an experiment's model in a world.
+pub(crate) fn model_of(experiment: &Experiment, space: &Space) -> TransformerConfig {
+    let shape = &experiment.model;
+    let context = match experiment.world.kind {
+        WorldKind::Grammar => space.context(),
+        WorldKind::Reviews => experiment.stages.base.window,
+    };
+    TransformerConfig::small(space.vocabulary, context, shape.layers, shape.width, shape.heads, shape.tied)
 }
 
 /// Row numbers, epoch after epoch, each shuffled by its own generator.
