@@ -19,6 +19,9 @@ pub struct Digest {
 pub fn digests(run: &Path) -> Result<Vec<Digest>> {
     let manifest = Manifest::read(run)?;
     let mut files: Vec<String> = ["experiment.toml", "metrics.parquet", "completions.parquet"].map(String::from).into();
+    files.extend(
+        ["search.json", "tuning.parquet"].map(String::from).into_iter().filter(|file| run.join(file).is_file()),
+    );
     for folder in manifest.stages.values() {
         let path = run.join("stages").join(folder);
         for entry in std::fs::read_dir(&path).map_err(io("list", &path))? {
@@ -43,7 +46,7 @@ fn hash(path: &Path) -> Result<String> {
     let name = path.file_name().unwrap_or_default();
     let mut text = String::new();
     let bits = |x: f64| if x.is_nan() { f64::NAN.to_bits() } else { x.to_bits() };
-    if name == "metrics.parquet" {
+    if name == "metrics.parquet" || name == "tuning.parquet" {
         scan_metrics(path, |row| {
             if metrics::find(&row.metric).is_some_and(|metric| metric.tells_of_the_machine()) {
                 return;

@@ -9,6 +9,7 @@ mod live;
 mod lock;
 mod manifest;
 mod recorder;
+mod rounds;
 mod run;
 mod stage;
 mod tables;
@@ -21,6 +22,7 @@ pub use live::Live;
 pub use lock::RunLock;
 pub use manifest::{Host, Manifest};
 pub use recorder::StageRecorder;
+pub use rounds::{cells_of, read_rounds, write_rounds};
 pub use run::RunDir;
 pub use stage::{StageDir, StageId};
 pub use tables::{

@@ -70,6 +70,7 @@ pub(crate) fn plot(run: &Run) -> Option<Plot> {
         y_name: "share in which it was chosen".into(),
         x_scale: Scale::Linear,
         x_ticks: None,
+        x_words: vec![],
         series: vec![
             series("as sure as it should be", BLACK, 0.8, Look::Dashed { width: 1.5 }, vec![(0.5, 0.5), (1.0, 1.0)]),
             series("one seed", GREY, 0.5, Look::Dots { radius: 2.5 }, each),

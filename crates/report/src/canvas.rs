@@ -12,9 +12,9 @@ use std::path::Path;
 use std::sync::Once;
 
 const FONT: &str = "sans-serif";
-const INK: RGBColor = RGBColor(34, 34, 40);
-const SOFT: RGBColor = RGBColor(110, 112, 122);
-const GRID: RGBColor = RGBColor(229, 231, 236);
+pub(crate) const INK: RGBColor = RGBColor(34, 34, 40);
+pub(crate) const SOFT: RGBColor = RGBColor(110, 112, 122);
+pub(crate) const GRID: RGBColor = RGBColor(229, 231, 236);
 /// Pixels of a PNG for one of the SVG: sharp in print.
 const PNG_SCALE: f64 = 3.0;
 
@@ -68,6 +68,8 @@ pub(crate) struct Plot {
     pub(crate) x_scale: Scale,
     /// x values that must be marked, in place of round ones.
     pub(crate) x_ticks: Option<Vec<f64>>,
+    /// Words in place of their numbers, 0, 1, …; empty for none.
+    pub(crate) x_words: Vec<String>,
     pub(crate) series: Vec<Series>,
 }
 
@@ -113,7 +115,7 @@ impl Ranged for Axis {
     }
 }
 
-type Drawn<B> = std::result::Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
+pub(crate) type Drawn<B> = std::result::Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
 
 /// Something that can be drawn at any scale.
 pub(crate) trait Chart {
@@ -155,7 +157,7 @@ pub(crate) fn save(chart: &impl Chart, folder: &Path, name: &str) -> Result<Stri
 }
 
 /// A text style: size in SVG pixels, colour.
-fn text(size: f64, colour: RGBColor, scale: f64) -> TextStyle<'static> {
+pub(crate) fn text(size: f64, colour: RGBColor, scale: f64) -> TextStyle<'static> {
     TextStyle { color: colour.to_backend_color(), ..TextStyle::from((FONT, size * scale).into_font()) }
 }
 
@@ -278,6 +280,7 @@ impl Chart for Plot {
             .label_style(text(12.0, SOFT, scale))
             .axis_desc_style(text(13.0, INK, scale))
             .x_label_formatter(&|x| match self.x_scale {
+                _ if !self.x_words.is_empty() => self.x_words.get(*x as usize).cloned().unwrap_or_default(),
                 Scale::Linear => crate::format::tick(*x, x_step),
                 Scale::Log => crate::format::si(10f64.powf(*x)),
             })
@@ -399,6 +402,7 @@ mod tests {
                 y_name: "gold".into(),
                 x_scale: Scale::Linear,
                 x_ticks: None,
+                x_words: vec![],
                 series,
             };
             let svg = save(&plot, folder.path(), "plot").expect("drawn");

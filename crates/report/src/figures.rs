@@ -1,10 +1,11 @@
 //! The charts of a run: what is drawn from which numbers.
 
-use crate::Result;
 use crate::canvas::{Bar, Bars, Look, Plot, Scale, Series, save};
 use crate::format::{seconds, si};
 use crate::run::{Mark, Point, Run};
 use crate::stats::mean;
+use crate::tuning::Tuning;
+use crate::{Result, sensitivity};
 use duel_spec::metrics::{self, Metric};
 use duel_spec::{Clocks, RewardSource};
 use plotters::style::RGBColor;
@@ -50,10 +51,14 @@ pub(crate) struct Figures {
     pub(crate) costs: Vec<Figure>,
     pub(crate) judge: Option<Figure>,
     pub(crate) calibration: Option<Figure>,
+    /// Of each arm, all of its settings, and then each by itself.
+    pub(crate) sensitivity: Vec<Figure>,
+    pub(crate) slices: Vec<Figure>,
 }
 
 /// Draws every chart into `charts/`.
-pub(crate) fn draw(run: &Run, charts: &Path) -> Result<Figures> {
+pub(crate) fn draw(run: &Run, tuning: &Tuning, charts: &Path) -> Result<Figures> {
+    let (wholes, slices) = sensitivity::charts(run, tuning);
     let plot = |plot: &Plot, name: &str| -> Result<Figure> {
         Ok(Figure { name: name.into(), svg: save(plot, charts, name)? })
     };
@@ -78,6 +83,11 @@ pub(crate) fn draw(run: &Run, charts: &Path) -> Result<Figures> {
             .collect::<Result<_>>()?,
         judge: judge(run).map(|p| plot(&p, "reward-model")).transpose()?,
         calibration: crate::calibration::plot(run).map(|p| plot(&p, "calibration")).transpose()?,
+        sensitivity: wholes
+            .iter()
+            .map(|(name, chart)| Ok(Figure { name: name.clone(), svg: save(chart, charts, name)? }))
+            .collect::<Result<_>>()?,
+        slices: slices.iter().map(|(name, chart)| plot(chart, name)).collect::<Result<_>>()?,
     })
 }
 
@@ -191,6 +201,7 @@ fn frontier(run: &Run, size: (u32, u32)) -> Plot {
         y_name: gold_axis(run),
         x_scale: Scale::Linear,
         x_ticks: None,
+        x_words: vec![],
         series,
     }
 }
@@ -244,6 +255,7 @@ fn curve(run: &Run, x_name: &str, clock: Clock) -> Plot {
         y_name: "gold reward".into(),
         x_scale: Scale::Log,
         x_ticks: None,
+        x_words: vec![],
         series,
     }
 }
@@ -369,6 +381,7 @@ fn judge(run: &Run) -> Option<Plot> {
         y_name: "pair accuracy of the reward model".into(),
         x_scale: Scale::Linear,
         x_ticks: Some(ticks),
+        x_words: vec![],
         series,
     })
 }

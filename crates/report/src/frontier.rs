@@ -6,7 +6,7 @@ use duel_spec::WorldKind;
 use duel_spec::metrics::{GOLD, KL};
 
 /// A policy by its KL to the reference and its gold reward.
-type KlGold = (f64, f64);
+pub(crate) type KlGold = (f64, f64);
 
 /// Places of the upper concave hull in KL, by rising KL: what mixing policies can reach, as gold is linear
 /// in a mixture and KL convex.
@@ -31,11 +31,18 @@ fn upper_hull(points: &[KlGold]) -> Vec<usize> {
 }
 
 /// Gold at a KL, linear between neighbours; `None` outside what was reached.
-fn gold_at(curve: &[KlGold], kl: f64) -> Option<f64> {
+pub(crate) fn gold_at(curve: &[KlGold], kl: f64) -> Option<f64> {
     curve.windows(2).find_map(|pair| {
         let [(x0, y0), (x1, y1)] = [pair[0], pair[1]];
         (x0 <= kl && kl <= x1 && x1 > x0).then(|| y0 + (y1 - y0) * (kl - x0) / (x1 - x0))
     })
+}
+
+/// The most gold that a mixture of policies reaches at no more than a KL. One of them has a KL of at most that.
+pub(crate) fn within(points: &[KlGold], kl: f64) -> f64 {
+    let hull: Vec<KlGold> = upper_hull(points).into_iter().map(|place| points[place]).collect();
+    let there = hull.iter().filter(|point| point.0 <= kl).map(|point| point.1);
+    there.chain(gold_at(&hull, kl)).fold(f64::NEG_INFINITY, f64::max)
 }
 
 /// An arm's frontier of one seed on test prompts: all its points and checkpoints, and the reference, the
@@ -153,6 +160,12 @@ mod tests {
         // (1, 1) lies under the line from (0, 0) to (2, 3); (3, 2) is past the top but still a corner
         let points = [(0.0, 0.0), (1.0, 1.0), (2.0, 3.0), (3.0, 2.0), (2.5, 2.0)];
         assert_eq!(upper_hull(&points), vec![0, 2, 3]);
+    }
+
+    #[test]
+    fn within_a_kl_the_best_mixture_counts() {
+        let points = [(0.0, 1.0), (2.0, 3.0), (4.0, 2.0)];
+        assert_eq!([0.0, 1.0, 2.0, 3.0, 9.0].map(|kl| within(&points, kl)), [1.0, 2.0, 3.0, 3.0, 3.0]);
     }
 
     #[test]

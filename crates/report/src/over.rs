@@ -23,7 +23,8 @@ pub struct Drops {
     pub early: Option<f64>,
 }
 
-/// Of every arm with more than two points, and of every point of a method on fixed rows along its training.
+/// Of every arm with more than two points, and along the training of every point of a method on fixed rows, and of one on
+/// rollouts where its arm has no other to be held against.
 pub fn drops(run: &Run) -> Vec<Drops> {
     let seeds = run.experiment.seed_list();
     let mut out = Vec::new();
@@ -36,15 +37,21 @@ pub fn drops(run: &Run) -> Vec<Drops> {
         }
     }
     for point in arms.iter().flat_map(|arm| run.points_of(arm)) {
-        let Some(Method::Dpo(dpo)) = run.method_of(point) else { continue };
+        let epoch = match run.method_of(point) {
+            Some(Method::Dpo(dpo)) => {
+                let rows = run.experiment.stages.pairs.rows;
+                Some((rows / dpo.batch_size.min(rows)) as u64)
+            }
+            Some(_) if run.points_of(&point.arm).count() < 3 => None,
+            _ => continue,
+        };
         let along = |seed| point.seeds.get(&seed).map_or(vec![], |marks| marks.iter().collect());
         let Some((mut drops, peaks)) = held(run, format!("{} {}, its training", point.arm, point.label), &seeds, along)
         else {
             continue;
         };
-        let rows = run.experiment.stages.pairs.rows;
-        let epoch = (rows / dpo.batch_size.min(rows)) as u64;
-        drops.early = Some(peaks.iter().filter(|&&step| step < epoch).count() as f64 / peaks.len() as f64);
+        let early = |epoch| peaks.iter().filter(|&&step| step < epoch).count() as f64 / peaks.len() as f64;
+        drops.early = epoch.map(early);
         out.push(drops);
     }
     out

@@ -62,7 +62,7 @@ struct Answer {
 }
 
 /// Fills the page.
-pub(crate) fn fill(run: &Run, charts: &Figures, tables: &Tables) -> Result<String> {
+pub(crate) fn fill(run: &Run, charts: &Figures, tables: &Tables, edges: &[String]) -> Result<String> {
     let broken = |e: minijinja::Error| Error::Page { problem: format!("{e:#}") };
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(broken)?);
@@ -98,7 +98,7 @@ pub(crate) fn fill(run: &Run, charts: &Figures, tables: &Tables) -> Result<Strin
             seeds => run.experiment.seeds,
             only_beta => only_beta(run),
             noisy => run.experiment.stages.pairs.length_bias > 0.0 || run.experiment.stages.pairs.label_flips > 0.0,
-            cells => run.experiment.cells().len(),
+            cells => run.cells.len(),
             arms => Serde(&stories),
             matched => matched_sentences(run),
             ratio,
@@ -121,6 +121,9 @@ pub(crate) fn fill(run: &Run, charts: &Figures, tables: &Tables) -> Result<Strin
             judged_words => run.experiment.world.reviews.judged_words,
             charts => Serde(charts),
             tables => Serde(tables),
+            tuned => run.experiment.is_tuned(),
+            tuning => Serde(&run.experiment.tuning),
+            edges => Serde(edges),
             completions => Serde(completions(run)),
             completion_heads => heads(run),
             manifest => Serde(manifest),

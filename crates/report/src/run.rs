@@ -4,7 +4,7 @@ use crate::Result;
 use crate::calibration::Bin;
 use duel_ledger::{Manifest, Row, read_completions, scan_metrics};
 use duel_spec::metrics::Metric;
-use duel_spec::{Clocks, Completion, Experiment, Method, NO_POINT, RewardSource, SHARED_ARM};
+use duel_spec::{Cell, Clocks, Completion, Experiment, Method, NO_POINT, RewardSource, SHARED_ARM};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -61,11 +61,42 @@ impl Point {
     }
 }
 
+/// Points as the rows of their evaluations come.
+#[derive(Debug, Default)]
+pub(crate) struct Points {
+    pub(crate) all: Vec<Point>,
+    /// Where the last row's point stands.
+    place: usize,
+}
+
+impl Points {
+    /// Takes a row of an evaluation.
+    pub(crate) fn mark(&mut self, row: Row) {
+        let is_its = |p: &Point| *p.arm == *row.arm && *p.label == *row.point;
+        if !self.all.get(self.place).is_some_and(is_its) {
+            self.place = self.all.iter().position(is_its).unwrap_or_else(|| {
+                let (arm, method, label) = (row.arm.to_string(), row.method.to_string(), row.point.to_string());
+                self.all.push(Point { arm, method, label, seeds: BTreeMap::new() });
+                self.all.len() - 1
+            });
+        }
+        let marks = self.all[self.place].seeds.entry(row.seed).or_default();
+        if marks.last().is_none_or(|m| m.clocks.step != row.clocks.step) {
+            marks.push(Mark { clocks: row.clocks, ..Mark::default() });
+        }
+        let mark = marks.last_mut().expect("one was just there");
+        let side = if &*row.stage == "evaluation-test" { &mut mark.test } else { &mut mark.validation };
+        side.insert(row.metric, row.value);
+    }
+}
+
 /// All that a report is made from.
 #[derive(Debug)]
 pub struct Run {
     pub folder: PathBuf,
     pub experiment: Experiment,
+    /// What the arms are compared on, without what was tried for a choice.
+    pub cells: Vec<Cell>,
     pub manifest: Manifest,
     pub completions: Vec<Completion>,
     /// The points of the experiment's arms, arm by arm, then the pseudo-arms: `reference`, `optimum`,
@@ -93,10 +124,13 @@ impl Run {
     pub fn read(folder: &Path) -> Result<Self> {
         let manifest = Manifest::read(folder)?;
         let (experiment, _) = Experiment::load(&folder.join("experiment.toml"), &[])?;
+        let mut cells = duel_ledger::cells_of(folder, &experiment)?;
+        cells.retain(|cell| !cell.tuning);
         let completions = read_completions(&folder.join("completions.parquet"))?;
         let mut run = Self {
             folder: folder.into(),
             experiment,
+            cells,
             manifest,
             completions,
             points: vec![],
@@ -105,36 +139,18 @@ impl Run {
             calibration: BTreeMap::new(),
         };
         // row by row: a long run has more rows than memory should hold
-        let mut place = 0;
+        let mut points = Points::default();
         scan_metrics(&folder.join("metrics.parquet"), |row| {
             if row.stage.starts_with("evaluation-") {
-                run.mark(&mut place, row);
+                points.mark(row);
             } else {
                 run.note(row);
             }
         })?;
+        run.points = points.all;
         let arms: Vec<&str> = run.experiment.arms.keys().map(String::as_str).chain(PSEUDO_ARMS).collect();
         run.points.sort_by_key(|p| arms.iter().position(|a| *a == p.arm)); // stable: the grid's order stays
         Ok(run)
-    }
-
-    /// Takes a row of an evaluation; `place` is where the last one's point stands.
-    fn mark(&mut self, place: &mut usize, row: Row) {
-        let is_its = |p: &Point| *p.arm == *row.arm && *p.label == *row.point;
-        if !self.points.get(*place).is_some_and(is_its) {
-            *place = self.points.iter().position(is_its).unwrap_or_else(|| {
-                let (arm, method, label) = (row.arm.to_string(), row.method.to_string(), row.point.to_string());
-                self.points.push(Point { arm, method, label, seeds: BTreeMap::new() });
-                self.points.len() - 1
-            });
-        }
-        let marks = self.points[*place].seeds.entry(row.seed).or_default();
-        if marks.last().is_none_or(|m| m.clocks.step != row.clocks.step) {
-            marks.push(Mark { clocks: row.clocks, ..Mark::default() });
-        }
-        let mark = marks.last_mut().expect("one was just there");
-        let side = if &*row.stage == "evaluation-test" { &mut mark.test } else { &mut mark.validation };
-        side.insert(row.metric, row.value);
     }
 
     /// Takes a row of a training.
@@ -164,8 +180,8 @@ impl Run {
 
     /// The settings of a trained point.
     pub fn method_of(&self, point: &Point) -> Option<Method> {
-        let cells = self.experiment.cells();
-        cells.into_iter().find(|c| c.arm == point.arm && c.point.label == point.label).map(|c| c.point.method)
+        let its = |cell: &&Cell| cell.arm == point.arm && cell.point.label == point.label;
+        self.cells.iter().find(its).map(|cell| cell.point.method.clone())
     }
 
     /// Whether a point climbs the world's own judge.

@@ -5,6 +5,7 @@ use crate::format::{seconds, si};
 use crate::over::{self, Drops};
 use crate::run::{Point, Run};
 use crate::stats::Estimate;
+use crate::tuning::Tuning;
 use crate::{Error, Result, frontier};
 use duel_spec::metrics::{self, Metric};
 use std::path::Path;
@@ -28,10 +29,11 @@ pub(crate) struct Tables {
     pub(crate) costs: Table,
     pub(crate) stages: Table,
     pub(crate) calibration: Table,
+    pub(crate) tuning: Table,
 }
 
 /// Writes `<name>.csv`, `.md` and `.tex` of every table.
-pub(crate) fn write(run: &Run, folder: &Path) -> Result<Tables> {
+pub(crate) fn write(run: &Run, tuning: &Tuning, folder: &Path) -> Result<Tables> {
     let tables = Tables {
         points: points(run, "points", Point::final_test),
         validation: points(run, "validation", Point::final_validation),
@@ -40,9 +42,11 @@ pub(crate) fn write(run: &Run, folder: &Path) -> Result<Tables> {
         costs: costs(run),
         stages: stages(run),
         calibration: crate::calibration::table(run),
+        tuning: crate::sensitivity::table(run, tuning),
     };
-    let Tables { points, validation, drops, matched, costs, stages, calibration } = &tables;
-    for table in [points, validation, drops, matched, costs, stages, calibration] {
+    let Tables { points, validation, drops, matched, costs, stages, calibration, tuning } = &tables;
+    let tuning = run.experiment.is_tuned().then_some(tuning);
+    for table in [points, validation, drops, matched, costs, stages, calibration].into_iter().chain(tuning) {
         let to = |ending: &str| folder.join(format!("{}.{ending}", table.name));
         duel_ledger::write_atomically(&to("csv"), &csv_of(table)?)?;
         duel_ledger::write_atomically(&to("md"), markdown_of(table).as_bytes())?;

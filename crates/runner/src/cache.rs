@@ -2,7 +2,7 @@
 
 use crate::cli::{CacheCommand, ExperimentArgs};
 use crate::plan::{Plan, Stage};
-use crate::run::prepare;
+use crate::run::{prepare, whole_plan};
 use crate::show::bytes;
 use crate::{Error, Result, print};
 use duel_ledger::{Manifest, RunDir, RunLock, StageDir};
@@ -41,7 +41,8 @@ fn list(out: &Path) -> Result<()> {
 
 /// Why stages of an experiment are not reused: which settings differ from the nearest stage of its kind.
 fn explain(args: &ExperimentArgs) -> Result<()> {
-    let (experiment, _, plan) = prepare(args)?;
+    let (experiment, _) = prepare(args)?;
+    let plan = whole_plan(args, &experiment)?;
     let run = RunDir::at(&args.out, &experiment.name);
     let all = StageDir::all(&args.out)?;
     let mut text = String::new();

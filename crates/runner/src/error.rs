@@ -26,6 +26,8 @@ pub enum Error {
     Interrupted,
     #[error("{}", failed(failures, *left_out))]
     Stages { failures: Vec<Failure>, left_out: usize },
+    #[error("no point of arm `{arm}` ran on every tuning seed, so that none can be chosen")]
+    NothingToChoose { arm: String },
     #[error("{broken} of {claims} claims do not hold")]
     Contradicted { broken: usize, claims: usize },
     #[error("`{}` is a run of the world {found}, which cannot be enumerated", path.display())]
@@ -97,6 +99,9 @@ impl Error {
             Self::Contradicted { .. } => Some("the lines above marked ✗ say which number is off".into()),
             Self::Peer { .. } => Some("run this from the repository's root; `scripts/bench-peers` says how to try a peer alone".into()),
             Self::Stages { .. } => Some("all others are kept: run the same command again to try only what is missing".into()),
+            Self::NothingToChoose { arm } => {
+                Some(format!("the reasons stand above; narrow `arms.{arm}.space`, or give `tuning.configurations` a larger number"))
+            }
             Self::Screen { .. } => Some("`duel watch RUN --once` prints the same as text".into()),
             Self::Interrupted => Some("run the same command again to go on".into()),
             Self::Training(duel_training::Error::Diverged { .. }) => {

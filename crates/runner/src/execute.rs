@@ -37,6 +37,17 @@ pub struct Outcome {
     pub peak_memory: u64,
 }
 
+impl Outcome {
+    /// Takes in what came of a later round.
+    pub fn join(&mut self, later: Self) {
+        self.reused += later.reused;
+        self.made += later.made;
+        self.failures.extend(later.failures);
+        self.left_out.extend(later.left_out);
+        self.peak_memory = self.peak_memory.max(later.peak_memory);
+    }
+}
+
 /// A stage that could not be made.
 #[derive(Debug, Clone)]
 pub struct Failure {
@@ -79,17 +90,23 @@ const GRACE: Duration = Duration::from_secs(3);
 /// How often a worker that the system ended is started again. A training that fails by itself would fail again.
 const RETRIES: usize = 2;
 
-/// Runs all stages that are not finished. One that fails costs itself and what needs it; the rest goes on.
+/// Runs all stages that are not finished. One that fails costs itself and what needs it; the rest goes on. Those up to
+/// `from` were run before: what of them is not finished has failed.
 ///
 /// # Errors
 /// [`Error::Interrupted`] on Ctrl-C; a run directory that cannot be used.
-pub fn execute(plan: &Plan, settings: &Settings<'_>, board: &mut Board) -> Result<Outcome> {
+pub fn execute(plan: &Plan, from: usize, settings: &Settings<'_>, board: &mut Board) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let mut states = vec![State::Waiting { killed: 0 }; plan.stages.len()];
     for (place, stage) in plan.stages.iter().enumerate() {
         if settings.run.find_stage(&stage.id)?.is_some() {
             states[place] = State::Finished;
-            outcome.reused += 1;
+            outcome.reused += usize::from(place >= from);
+        } else if place < from {
+            states[place] = State::Lost;
+        } else if stage.needs.iter().any(|&need| states[need] == State::Lost) {
+            states[place] = State::Lost;
+            outcome.left_out.push(stage.label());
         }
     }
     board.start(plan, &states.iter().map(|state| *state == State::Finished).collect::<Vec<_>>());

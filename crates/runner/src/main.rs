@@ -8,12 +8,14 @@ mod error;
 mod estimate;
 mod execute;
 mod host;
+mod parzen;
 mod plan;
 mod progress;
 mod registry;
 mod render;
 mod rm;
 mod run;
+mod search;
 mod show;
 mod theory;
 mod watch;
@@ -62,11 +64,7 @@ fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Run(args) => run::run(&args),
         Command::Plan(args) => show::plan(&args),
-        Command::Report { run } => {
-            let page = duel_report::write(&run)?;
-            print(&format!("{}\n", page.display()));
-            Ok(())
-        }
+        Command::Report { run } => run::report(&run),
         Command::Cache(command) => cache::cache(&command),
         Command::Watch(args) => watch::watch(&args),
         Command::Digest { run, detail } => {

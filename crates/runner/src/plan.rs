@@ -6,6 +6,7 @@ use duel_spec::ids::{hash_bytes, stage_hash};
 use duel_spec::{Cell, Experiment, Method, WorldKind};
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 
 /// What a stage does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -78,8 +79,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Lays an experiment out; `device` is part of every hash, as results depend on it.
-    pub fn new(experiment: &Experiment, device: &str) -> Result<Self> {
+    /// Lays cells of an experiment out with all that they need, in the cells' order: more cells leave the places of those
+    /// before them as they are. `device` is part of every hash, as results depend on it.
+    pub fn new(experiment: &Experiment, device: &str, cells: Vec<Cell>) -> Result<Self> {
         let mut plan = Self { stages: vec![] };
         let world = world_settings(experiment);
         let learner = &experiment.learner;
@@ -95,33 +97,31 @@ impl Plan {
             }
         };
         let shared_needs: Vec<usize> = shared.iter().flat_map(|(corpus, base)| [*corpus, *base]).collect();
-        for seed in experiment.seed_list() {
+        let mut common: BTreeMap<u64, [usize; 4]> = BTreeMap::new();
+        for cell in cells {
+            let seed = cell.seed;
             let with = |needs: &[usize]| [shared_needs.as_slice(), needs].concat();
-            let settings = json!({"device": device, "world": &world, "model": model, "learner": learner, "stages": {"sft": &experiment.stages.sft}});
-            let sft = plan.add(Kind::Sft, seed, settings, shared_needs.clone(), None);
-            let pairs =
-                plan.add(Kind::Pairs, seed, json!({"stages": {"pairs": &experiment.stages.pairs}}), with(&[sft]), None);
-            let rm = plan.add(
-                Kind::Rm,
-                seed,
-                json!({"learner": learner, "stages": {"rm": &experiment.stages.rm}}),
-                with(&[sft, pairs]),
-                None,
-            );
-            let reference = plan.add(Kind::Reference, seed, json!({}), with(&[sft, pairs]), None);
             let evaluation = &experiment.evaluation;
-            plan.add(Kind::Yardstick, seed, json!({"evaluation": evaluation}), with(&[sft, pairs, rm]), None);
-            for cell in experiment.cells().into_iter().filter(|cell| cell.seed == seed) {
-                let settings = json!({
-                    "learner": learner, "method": &cell.point.method, "evaluation": evaluation, "arm": &cell.arm,
-                    "point": &cell.point.label
-                });
-                let needs = match cell.point.method {
-                    Method::Dpo(_) => with(&[sft, pairs, rm, reference]),
-                    _ => with(&[sft, pairs, rm]),
-                };
-                plan.add(Kind::Cell, seed, settings, needs, Some(cell));
-            }
+            let [sft, pairs, rm, reference] = *common.entry(seed).or_insert_with(|| {
+                let sft = json!({"device": device, "world": &world, "model": model, "learner": learner, "stages": {"sft": &experiment.stages.sft}});
+                let sft = plan.add(Kind::Sft, seed, sft, shared_needs.clone(), None);
+                let pairs = json!({"stages": {"pairs": &experiment.stages.pairs}});
+                let pairs = plan.add(Kind::Pairs, seed, pairs, with(&[sft]), None);
+                let rm = json!({"learner": learner, "stages": {"rm": &experiment.stages.rm}});
+                let rm = plan.add(Kind::Rm, seed, rm, with(&[sft, pairs]), None);
+                let reference = plan.add(Kind::Reference, seed, json!({}), with(&[sft, pairs]), None);
+                plan.add(Kind::Yardstick, seed, json!({"evaluation": evaluation}), with(&[sft, pairs, rm]), None);
+                [sft, pairs, rm, reference]
+            });
+            let settings = json!({
+                "learner": learner, "method": &cell.point.method, "evaluation": evaluation, "arm": &cell.arm,
+                "point": &cell.point.label
+            });
+            let needs = match cell.point.method {
+                Method::Dpo(_) => with(&[sft, pairs, rm, reference]),
+                _ => with(&[sft, pairs, rm]),
+            };
+            plan.add(Kind::Cell, seed, settings, needs, Some(cell));
         }
         Ok(plan)
     }
@@ -169,7 +169,8 @@ mod tests {
 
     fn plan(text: &str) -> Plan {
         let document = Document::parse("t", text, &[]).expect("valid");
-        Plan::new(&Experiment::from_document(&document).expect("valid"), "flex").expect("plans")
+        let experiment = Experiment::from_document(&document).expect("valid");
+        Plan::new(&experiment, "flex", experiment.lay_out(&experiment.trials())).expect("plans")
     }
 
     const TEXT: &str =
@@ -188,6 +189,17 @@ mod tests {
         for (place, stage) in plan.stages.iter().enumerate() {
             assert!(stage.needs.iter().all(|&n| n < place));
         }
+    }
+
+    #[test]
+    fn more_cells_leave_the_places_of_those_before() {
+        let document = Document::parse("t", TEXT, &[]).expect("valid");
+        let experiment = Experiment::from_document(&document).expect("valid");
+        let cells = experiment.lay_out(&experiment.trials());
+        let all = Plan::new(&experiment, "flex", cells.clone()).expect("plans");
+        let some = Plan::new(&experiment, "flex", cells[..4].to_vec()).expect("plans");
+        let ids = |plan: &Plan| plan.stages.iter().map(|s| s.id.folder()).collect::<Vec<_>>();
+        assert!(ids(&all).starts_with(&ids(&some)) && all.stages.len() > some.stages.len());
     }
 
     #[test]

@@ -74,6 +74,7 @@ impl Board {
     pub fn start(&mut self, plan: &Plan, finished: &[bool]) {
         self.total = plan.stages.len();
         self.done = finished.iter().filter(|f| **f).count();
+        self.left.clear();
         for (stage, _) in plan.stages.iter().zip(finished).filter(|(_, finished)| !**finished) {
             *self.left.entry(likeness(stage)).or_insert(0) += 1;
         }

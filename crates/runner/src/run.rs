@@ -2,12 +2,13 @@
 
 use crate::cli::{ExperimentArgs, RunArgs};
 use crate::execute::{Outcome, Settings, execute};
-use crate::plan::{Kind, Plan, experiment_hash};
+use crate::plan::{Kind, Plan, Stage, experiment_hash};
 use crate::progress::Board;
-use crate::{Error, Result, host};
-use duel_ledger::{Manifest, RunDir, RunLock, merge_tables, write_atomically};
-use duel_spec::{Document, Experiment, FORMAT_VERSION, WorldKind};
-use std::collections::BTreeMap;
+use crate::{Error, Result, host, search};
+use duel_ledger::{Manifest, RunDir, RunLock, merge_tables, read_rounds, write_atomically};
+use duel_report::{Tuning, Written};
+use duel_spec::{Cell, Document, Experiment, FORMAT_VERSION, Trial, WorldKind};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,20 +21,27 @@ pub const COMMIT: &str = match option_env!("DUEL_COMMIT") {
 };
 
 /// Reads the experiment and checks what can be checked before anything is made.
-pub(crate) fn prepare(args: &ExperimentArgs) -> Result<(Experiment, Document, Plan)> {
+pub(crate) fn prepare(args: &ExperimentArgs) -> Result<(Experiment, Document)> {
     let (experiment, document) = Experiment::load(&args.file, &args.overrides())?;
     duel_model::device::open(&args.device)?;
     if experiment.world.kind == WorldKind::Reviews {
         duel_data::reviews::check_present(Path::new(&experiment.world.reviews.data))?;
     }
-    let plan = Plan::new(&experiment, &args.device)?;
-    Ok((experiment, document, plan))
+    Ok((experiment, document))
+}
+
+/// All that an experiment will come to. Of a search that has not ended, as many points as it may try.
+pub(crate) fn whole_plan(args: &ExperimentArgs, experiment: &Experiment) -> Result<Plan> {
+    let there = read_rounds(&args.out.join(&experiment.name))?;
+    let ended = there.last().is_some_and(|round| round.iter().any(|trial| !trial.tuning));
+    let rounds = if experiment.is_tuned() && ended { there } else { search::preview(experiment) };
+    Plan::new(experiment, &args.device, rounds.iter().flat_map(|round| experiment.lay_out(round)).collect())
 }
 
 /// Runs an experiment to its page.
 pub fn run(args: &RunArgs) -> Result<()> {
     let started = Instant::now();
-    let (experiment, document, plan) = prepare(&args.experiment)?;
+    let (experiment, document) = prepare(&args.experiment)?;
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         // the first asks for a clean stop, the second ends at once
@@ -45,7 +53,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let run = RunDir::create(&args.experiment.out, &experiment.name)?;
     let _lock = RunLock::take(run.path())?;
     write_atomically(&run.path().join("experiment.toml"), document.to_toml().as_bytes())?;
-    let mut manifest = manifest(&experiment, &plan, &args.experiment.device, jobs);
+    let mut manifest = manifest(&experiment, &args.experiment.device, jobs);
     manifest.write(run.path())?;
 
     let mut board = Board::new(jobs);
@@ -58,38 +66,96 @@ pub fn run(args: &RunArgs) -> Result<()> {
         fail_fast: args.fail_fast && !args.keep_going,
         stop: &stop,
     };
-    let outcome = execute(&plan, &settings, &mut board).and_then(|outcome| {
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
-        }
+    let outcome = rounds(&experiment, &settings, &mut manifest, &mut board).and_then(|(outcome, plan)| {
         board.say("merging and reporting");
-        merge(&run, &plan)?;
+        merge(&run, &plan, false)?;
         if run.path().join("metrics.parquet").is_file() {
             duel_ledger::write_events(run.path(), manifest.started)?;
         }
-        Ok(outcome)
+        Ok((outcome, plan))
     });
     board.finish();
-    finish(&mut manifest, &outcome, started);
+    finish(&mut manifest, outcome.as_ref().map(|(outcome, _)| outcome), started);
     manifest.write(run.path())?;
-    let Outcome { reused, made, failures, left_out, peak_memory } = outcome?;
+    let (Outcome { reused, made, failures, left_out, peak_memory }, plan) = outcome?;
     let has_cells = plan.stages.iter().any(|s| s.kind == Kind::Cell && run.stages().join(s.id.folder()).is_dir());
     if !failures.is_empty() && !has_cells {
         return Err(Error::Stages { failures, left_out: left_out.len() }); // nothing to report
     }
-    let page = duel_report::write(run.path())?;
     crate::print(&format!(
-        "{} stages made, {} reused, {:.1} s, peak memory {:.0} MB\n{}\n",
-        made,
-        reused,
+        "{made} stages made, {reused} reused, {:.1} s, peak memory {:.0} MB\n",
         started.elapsed().as_secs_f64(),
         peak_memory as f64 / 1e6,
-        page.display()
     ));
+    report(run.path())?;
     if failures.is_empty() { Ok(()) } else { Err(Error::Stages { failures, left_out: left_out.len() }) }
 }
 
-fn manifest(experiment: &Experiment, plan: &Plan, device: &str, jobs: usize) -> Manifest {
+/// Writes the report of a run, and says where it is and what to know before it is believed.
+pub fn report(run: &Path) -> Result<()> {
+    let Written { page, warnings } = duel_report::write(run)?;
+    let warnings: String = warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
+    crate::print(&format!("{warnings}{}\n", page.display()));
+    Ok(())
+}
+
+/// Runs what an experiment asks for, round after round: one where nothing is searched.
+fn rounds(
+    experiment: &Experiment,
+    settings: &Settings<'_>,
+    manifest: &mut Manifest,
+    board: &mut Board,
+) -> Result<(Outcome, Plan)> {
+    let (run, mut rounds) = (settings.run, vec![]);
+    let (mut whole, mut found) = (Outcome::default(), Tuning::default());
+    let mut plan = Plan { stages: vec![] };
+    while let Some(round) = search::next_round(experiment, &rounds, &found)? {
+        if experiment.is_tuned() {
+            board.say(&told(&round, rounds.len() + 1));
+        }
+        rounds.push(round);
+        if experiment.is_tuned() {
+            duel_ledger::write_rounds(run.path(), &rounds)?;
+        }
+        let cells: Vec<Cell> = rounds.iter().flat_map(|round| experiment.lay_out(round)).collect();
+        let before = plan.stages.len();
+        plan = Plan::new(experiment, settings.device, cells.clone())?;
+        manifest.stages = plan.stages.iter().map(|s| (s.label(), s.id.folder())).collect();
+        manifest.write(run.path())?;
+        whole.join(execute(&plan, before, settings, board)?);
+        if settings.stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        if settings.fail_fast && !whole.failures.is_empty() {
+            break;
+        }
+        if experiment.is_tuned() {
+            merge(run, &plan, true)?;
+            found = Tuning::read(run.path(), experiment, &cells)?;
+        }
+    }
+    Ok((whole, plan))
+}
+
+/// A round in one line.
+fn told(round: &[Trial], number: usize) -> String {
+    if round.iter().all(|trial| !trial.tuning) {
+        let chosen: Vec<String> = round
+            .iter()
+            .map(|trial| {
+                let set: Vec<String> = trial.settings.iter().map(|(name, value)| format!("{name} {value}")).collect();
+                format!("{}: {}", trial.arm, set.join(", "))
+            })
+            .collect();
+        return format!("chosen on validation prompts, and now on fresh seeds: {}", chosen.join("; "));
+    }
+    let mut points: BTreeMap<&str, usize> = BTreeMap::new();
+    round.iter().for_each(|trial| *points.entry(&trial.arm).or_default() += 1);
+    let points: Vec<String> = points.iter().map(|(arm, n)| format!("{n} of {arm}")).collect();
+    format!("search, round {number}: points {}", points.join(", "))
+}
+
+fn manifest(experiment: &Experiment, device: &str, jobs: usize) -> Manifest {
     let mut inputs = BTreeMap::from([("experiment".to_string(), experiment_hash(experiment))]);
     if experiment.world.kind == WorldKind::Reviews {
         inputs.extend(duel_data::reviews::FILES.map(|(name, hash)| (name.to_string(), hash.to_string())));
@@ -104,14 +170,13 @@ fn manifest(experiment: &Experiment, plan: &Plan, device: &str, jobs: usize) -> 
         threads_per_job: 1,
         command: std::env::args().collect(),
         inputs,
-        stages: plan.stages.iter().map(|s| (s.label(), s.id.folder())).collect(),
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         exit: "running".into(),
         ..Manifest::default()
     }
 }
 
-fn finish(manifest: &mut Manifest, outcome: &Result<Outcome>, started: Instant) {
+fn finish(manifest: &mut Manifest, outcome: std::result::Result<&Outcome, &Error>, started: Instant) {
     let seconds = started.elapsed().as_secs_f64();
     manifest.ended = Some(manifest.started + seconds as u64);
     manifest.wall_seconds = Some(seconds);
@@ -134,16 +199,23 @@ fn finish(manifest: &mut Manifest, outcome: &Result<Outcome>, started: Instant) 
     }
 }
 
-/// Joins what the stages measured, in the plan's order.
-fn merge(run: &RunDir, plan: &Plan) -> Result<()> {
-    for file in ["metrics.parquet", "completions.parquet"] {
+/// Joins what the stages measured, in the plan's order: those of the comparison, or those of the search before it.
+fn merge(run: &RunDir, plan: &Plan, tuning: bool) -> Result<()> {
+    let of = |stage: &Stage| stage.cell.as_ref().is_none_or(|cell| cell.tuning == tuning);
+    let seeds: BTreeSet<u64> = plan.stages.iter().filter(|s| s.cell.is_some() && of(s)).map(|s| s.seed).collect();
+    let files: &[(&str, &str)] = match tuning {
+        false => &[("metrics.parquet", "metrics.parquet"), ("completions.parquet", "completions.parquet")],
+        true => &[("metrics.parquet", "tuning.parquet")],
+    };
+    for (file, to) in files {
         let parts: Vec<_> = plan
             .stages
             .iter()
-            .map(|s| run.stages().join(s.id.folder()).join(file))
+            .filter(|stage| of(stage) && (stage.kind.is_shared() || seeds.contains(&stage.seed)))
+            .map(|stage| run.stages().join(stage.id.folder()).join(file))
             .filter(|path| path.is_file())
             .collect();
-        merge_tables(&parts, &run.path().join(file))?;
+        merge_tables(&parts, &run.path().join(to))?;
     }
     Ok(())
 }

@@ -3,7 +3,7 @@
 use crate::cli::{Format, PlanArgs};
 use crate::estimate::{Cost, Estimator, Rates, makespan};
 use crate::plan::{Kind, Plan};
-use crate::run::prepare;
+use crate::run::{prepare, whole_plan};
 use crate::{Result, host, print};
 use duel_ledger::RunDir;
 use duel_spec::{Document, Experiment};
@@ -47,7 +47,8 @@ struct Line {
 
 /// Prints the plan; makes nothing but the note of how fast the machine is.
 pub fn plan(args: &PlanArgs) -> Result<()> {
-    let (experiment, document, plan) = prepare(&args.experiment)?;
+    let (experiment, document) = prepare(&args.experiment)?;
+    let plan = whole_plan(&args.experiment, &experiment)?;
     let run = RunDir::at(&args.experiment.out, &experiment.name);
     let there: Vec<bool> =
         plan.stages.iter().map(|stage| run.has_stage(&stage.id)).collect::<duel_ledger::Result<_>>()?;
@@ -129,7 +130,9 @@ fn warnings(experiment: &Experiment, memory: f64, seconds: f64, machine: Machine
     }
     let mut budgets = BTreeMap::new();
     for (name, arm) in &experiment.arms {
-        budgets.insert(name, arm.points().len());
+        if !experiment.is_tuned() {
+            budgets.insert(name, arm.grid_settings().len());
+        }
         for (axis, values) in arm.axes() {
             if values == 2 {
                 warnings
@@ -160,6 +163,8 @@ fn text(answer: &Answer<'_>, experiment: &Experiment, plan: &Plan) -> String {
     let mut groups: Vec<(String, Vec<usize>)> = vec![];
     for (place, stage) in plan.stages.iter().enumerate() {
         let name = match &stage.cell {
+            Some(cell) if cell.tuning => format!("{}: search", cell.arm),
+            Some(cell) if experiment.is_tuned() => format!("{}: chosen point", cell.arm),
             Some(cell) => format!("{} {}", cell.arm, cell.point.label),
             None => stage.kind.name().to_string(),
         };
@@ -198,6 +203,9 @@ fn text(answer: &Answer<'_>, experiment: &Experiment, plan: &Plan) -> String {
         answer.jobs,
         bytes(answer.memory),
     );
+    if experiment.is_tuned() {
+        text += "the search proposes as it goes; this is all that it may try\n";
+    }
     for warning in &answer.warnings {
         text += &format!("warning: {warning}\n");
     }
@@ -233,7 +241,7 @@ mod tests {
         let text_of = include_str!("tiny.toml");
         let document = Document::parse("tiny.toml", text_of, &["seeds=2".into()]).expect("valid");
         let experiment = Experiment::from_document(&document).expect("valid");
-        let plan = Plan::new(&experiment, "flex").expect("plans");
+        let plan = Plan::new(&experiment, "flex", experiment.lay_out(&experiment.trials())).expect("plans");
         let mut there = vec![false; plan.stages.len()];
         there[0] = true;
         let rates = Rates { train: 4e-6, train_scalar: 4e-6, sample: 3e-6, read: 1e-6, evaluation: 0.02 };

@@ -58,7 +58,7 @@ fn of_run(args: &OptimumArgs, path: &Path) -> Result<Tables> {
     if experiment.world.kind != WorldKind::Grammar {
         return Err(Error::NotExact { path: path.into(), found: "reviews" });
     }
-    let plan = Plan::new(&experiment, "flex")?;
+    let plan = Plan::new(&experiment, "flex", duel_ledger::cells_of(path, &experiment)?)?;
     let stage = plan.stages.iter().find(|s| s.kind == Kind::Pairs && s.seed == args.seed);
     let stage = stage.ok_or_else(|| Error::NoSeed { path: path.into(), seed: args.seed })?;
     let run = RunDir::create(path.parent().unwrap_or(Path::new(".")), &experiment.name)?;

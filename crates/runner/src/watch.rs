@@ -4,7 +4,7 @@ use crate::cli::WatchArgs;
 use crate::plan::{Kind, Plan, Stage};
 use crate::show::{bytes, time};
 use crate::{Error, Result, host, print};
-use duel_ledger::{Live, Manifest, read_completions, read_metrics};
+use duel_ledger::{Live, Manifest, cells_of, read_completions, read_metrics};
 use duel_spec::{Completion, Experiment};
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
@@ -122,7 +122,7 @@ impl Watched {
     fn open(path: &std::path::Path) -> Result<Self> {
         let manifest = Manifest::read(path)?;
         let (experiment, _) = Experiment::load(&path.join("experiment.toml"), &[])?;
-        let plan = Plan::new(&experiment, &manifest.device)?;
+        let plan = Plan::new(&experiment, &manifest.device, cells_of(path, &experiment)?)?;
         Ok(Self {
             path: path.into(),
             experiment,
@@ -137,6 +137,10 @@ impl Watched {
     /// Takes in what has changed.
     fn look(&mut self) -> Result<()> {
         self.manifest = Manifest::read(&self.path)?;
+        if self.experiment.is_tuned() {
+            // a search asks for more as it goes
+            self.plan = Plan::new(&self.experiment, &self.manifest.device, cells_of(&self.path, &self.experiment)?)?;
+        }
         self.states = self.plan.stages.iter().map(|stage| self.state(stage)).collect();
         for (place, stage) in self.plan.stages.iter().enumerate() {
             let fresh = matches!(self.states[place], State::Finished) && !self.curves.contains_key(&place);

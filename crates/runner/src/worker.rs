@@ -32,7 +32,7 @@ pub fn work(run: &Path, place: usize, device: &str, checkpoints: Duration) -> Re
     }
     stop_with_parent(stop.clone());
     let (experiment, _) = Experiment::load(&run.join("experiment.toml"), &[])?;
-    let plan = Plan::new(&experiment, device)?;
+    let plan = Plan::new(&experiment, device, duel_ledger::cells_of(run, &experiment)?)?;
     let Some(stage) = plan.stages.get(place) else {
         return Err(Error::StrayWorker { place, name: experiment.name });
     };

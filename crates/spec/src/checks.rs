@@ -18,6 +18,8 @@ const CHOICES: &[(&str, &[&str])] = &[
     ("stages.rm.start", &["sft", "base"]),
     ("stages.rm.ensemble_score", &["mean", "worst", "cautious"]),
     ("stages.rm.keep", &["last", "best"]),
+    ("tuning.choose", &["gold", "proxy"]),
+    ("arms.*.search", &["grid", "random", "tpe", "halving"]),
     ("arms.*.method", &METHODS),
     ("arms.*.reward", &["rm", "gold"]),
     ("arms.*.loss", &PAIR_LOSSES),
@@ -140,7 +142,7 @@ impl Range {
     }
 }
 
-/// Ranges by key; `*` stands for an arm's name, and a grid axis has the range of its key.
+/// Ranges by key; `*` stands for an arm's name, and the axes of its grid and space have the range of their key.
 const RANGES: &[(&str, Range)] = &[
     ("seeds", Range::Seeds),
     ("seed", Range::NotNegative),
@@ -195,6 +197,12 @@ const RANGES: &[(&str, Range)] = &[
     ("evaluation.best_of", Range::Size),
     ("evaluation.curve_points", Range::Size),
     ("evaluation.completions", Range::AtLeastOne),
+    ("tuning.configurations", Range::NotNegative),
+    ("tuning.seeds", Range::Seeds),
+    ("tuning.seed", Range::NotNegative),
+    ("tuning.flops", Range::Bound),
+    ("tuning.kl", Range::Positive),
+    ("tuning.at_once", Range::Size),
     ("arms.*.patience", Range::Bound),
     ("arms.*.lora_rank", Range::Size),
     ("arms.*.lora_alpha", Range::Positive),
@@ -241,7 +249,8 @@ pub(crate) fn range_of(key: &str) -> Option<Range> {
 }
 
 fn matches_key(pattern: &str, key: &str) -> bool {
-    let key = key.replacen(".grid.", ".", 1);
+    let key = key.replacen(".grid.", ".", 1).replacen(".space.", ".", 1);
+    let key = [".low", ".high", ".choices"].iter().find_map(|end| key.strip_suffix(end)).unwrap_or(&key);
     let (pattern, key): (Vec<_>, Vec<_>) = (pattern.split('.').collect(), key.split('.').collect());
     pattern.len() == key.len() && pattern.iter().zip(&key).all(|(p, k)| *p == "*" || p == k)
 }

@@ -53,6 +53,7 @@ pub(crate) fn defaults() -> (Table, Table) {
         _ => unreachable!("defaults.toml has [{name}]"),
     };
     let [mut methods, rollouts, every] = ["method", "rollouts", "every"].map(&mut take);
+    take("arm");
     for (_, block) in methods.iter_mut() {
         if let Value::Table(block) = block {
             let own = std::mem::replace(block, every.clone());
@@ -64,6 +65,12 @@ pub(crate) fn defaults() -> (Table, Table) {
         }
     }
     (defaults, methods)
+}
+
+/// Who proposes an arm's points, where it does not say.
+fn default_search() -> Value {
+    let defaults: Table = toml::from_str(defaults_text()).expect("defaults.toml is tested to parse");
+    defaults["arm"]["search"].clone()
 }
 
 /// A merged experiment: all values, and for each leaf where it came from.
@@ -198,15 +205,100 @@ impl Document {
                 }
             }
         }
+        let space = match arm.remove("space") {
+            Some(Value::Table(space)) => self.resolve_space(&key, space, schema)?,
+            Some(other) => return Err(self.wrong_type(&format!("{key}.space"), "a table", &other)),
+            None => Table::new(),
+        };
         let mut with_shape = schema.clone();
+        with_shape.insert("space".into(), Value::Table(Table::new()));
+        with_shape.insert("search".into(), default_search());
         with_shape.insert("grid".into(), Value::Table(Table::new()));
         with_shape.insert("method".into(), Value::String(method.clone()));
         self.check_table(&key, &with_shape, &arm)?;
         let mut resolved = schema.clone();
+        resolved.insert("search".into(), default_search());
         merge(&mut resolved, arm);
         resolved.insert("method".into(), Value::String(method));
         resolved.insert("grid".into(), Value::Table(grid));
+        resolved.insert("space".into(), Value::Table(space));
         Ok(resolved)
+    }
+
+    /// Checks where an arm's settings may lie; ends of a number that is no integer become such.
+    fn resolve_space(&self, arm: &str, mut space: Table, schema: &Table) -> Result<Table> {
+        let names: Vec<String> = space.keys().cloned().collect();
+        let conditional: Vec<String> =
+            names.iter().filter(|name| space[*name].get("when").is_some()).cloned().collect();
+        for (name, axis) in space.iter_mut() {
+            let key = format!("{arm}.space.{name}");
+            let Some(example) = schema.get(name) else { return Err(self.unknown_key(&key, schema)) };
+            let refuse = |key: String, found: String, accepted: &str| {
+                Err(Error::OutOfRange { place: self.place(&key), key, found, accepted: accepted.into() })
+            };
+            let Value::Table(axis) = axis else {
+                return Err(self.wrong_type(&key, "a table with `low` and `high`, or with `choices`", axis));
+            };
+            let shape = Table::from_iter([
+                ("low".into(), example.clone()),
+                ("high".into(), example.clone()),
+                ("log".into(), Value::Boolean(false)),
+                ("choices".into(), Value::Array(vec![])),
+                ("when".into(), Value::Table(schema.iter().map(|(k, _)| (k.clone(), Value::Array(vec![]))).collect())),
+            ]);
+            self.check_table(&key, &shape, axis)?;
+            for (setting, values) in axis.get("when").and_then(Value::as_table).into_iter().flatten() {
+                let key = format!("{key}.when.{setting}");
+                if conditional.contains(setting) {
+                    let with = format!("{arm}.space.{setting}.when");
+                    let why = "a condition may not have one itself".into();
+                    return Err(Error::Clash { place: self.place(&key), key, with, why });
+                }
+                for value in values.as_array().into_iter().flatten() {
+                    self.check_value(&key, &schema[setting], value)?;
+                }
+            }
+            if let Some(choices) = axis.get("choices").and_then(Value::as_array) {
+                if axis.contains_key("low") || axis.contains_key("high") || axis.contains_key("log") {
+                    return refuse(key, "choices and ends".into(), "either `choices`, or `low` and `high`");
+                }
+                if choices.len() < 2 {
+                    return refuse(
+                        format!("{key}.choices"),
+                        format!("{} choices", choices.len()),
+                        "two choices or more",
+                    );
+                }
+                for (i, value) in choices.iter().enumerate() {
+                    self.check_value(&format!("{key}.choices"), example, value)?;
+                    if choices[..i].iter().any(|earlier| same(earlier, value)) {
+                        let (key, found) = (format!("{key}.choices"), value.to_string());
+                        return Err(Error::GridRepeats { place: self.place(&key), key, found });
+                    }
+                }
+                continue;
+            }
+            let ends = ["low", "high"].map(|end| axis.get(end).and_then(crate::search::number));
+            let [Some(low), Some(high)] = ends else {
+                return refuse(key, "no two ends".into(), "`low` and `high` for a number, `choices` for a word");
+            };
+            let log = axis.get("log").and_then(Value::as_bool).unwrap_or(false);
+            if !(low < high && low.is_finite() && high.is_finite()) || (log && low <= 0.0) {
+                let found = format!("from {low} to {high}");
+                return refuse(key, found, if log { "0 < low < high" } else { "low < high" });
+            }
+            if example.is_float() {
+                axis.insert("low".into(), Value::Float(low));
+                axis.insert("high".into(), Value::Float(high));
+            } else if UNEVEN.contains(&name.as_str()) {
+                return refuse(
+                    key,
+                    "a span".into(),
+                    "`choices`: episodes, minibatches and group must divide each other",
+                );
+            }
+        }
+        Ok(space)
     }
 
     fn check_table(&self, prefix: &str, schema: &Table, given: &Table) -> Result<()> {
@@ -250,6 +342,9 @@ impl Document {
         Error::UnknownKey { key: key.into(), nearest, known, place: self.place(key) }
     }
 }
+
+/// Integers that must divide others.
+const UNEVEN: [&str; 3] = ["episodes", "minibatches", "group"];
 
 fn type_name(value: &Value) -> &'static str {
     match value {

@@ -22,7 +22,7 @@ pub enum Error {
     UnknownChoice { key: String, found: String, accepted: Vec<&'static str>, place: Box<Place> },
     #[error("`{key}` and `{with}` do not go together: {why}")]
     Clash { key: String, with: String, why: String, place: Box<Place> },
-    #[error("the grid of `{key}` is empty")]
+    #[error("`{key}` is empty")]
     EmptyGrid { key: String, place: Box<Place> },
     #[error("the grid of `{key}` lists {found} twice")]
     GridRepeats { key: String, found: String, place: Box<Place> },

@@ -3,6 +3,7 @@
 use crate::checks::{check_choices, check_numbers};
 use crate::document::{Document, defaults, same};
 use crate::method::{Clash, Dpo, Method, OnPolicy, Ppo};
+use crate::search::{Axis, Drawn, Search, Trial, Tuning};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ pub struct Experiment {
     pub model: ModelShape,
     pub learner: LearnerSettings,
     pub stages: Stages,
+    pub tuning: Tuning,
     pub evaluation: Evaluation,
     pub arms: BTreeMap<String, Arm>,
 }
@@ -255,19 +257,23 @@ pub struct Evaluation {
     pub completions: usize,
 }
 
-/// A method with its settings and the grid swept over them.
+/// A method with its settings and what is swept over them.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Arm {
     #[serde(flatten)]
     settings: Table,
+    pub search: Search,
     grid: BTreeMap<String, Vec<Value>>,
+    space: BTreeMap<String, Axis>,
 }
 
-/// One setting of an arm's grid.
+/// One setting of an arm.
 #[derive(Debug, Clone)]
 pub struct Point {
     /// `beta=0.1`, with the other axes of the grid after it; `default` where there is no grid.
     pub label: String,
+    /// What it sets beside what its arm does.
+    pub settings: Drawn,
     pub method: Method,
 }
 
@@ -277,6 +283,8 @@ pub struct Cell {
     pub arm: String,
     pub point: Point,
     pub seed: u64,
+    /// Whether it is looked at for a choice, or for the comparison itself.
+    pub tuning: bool,
 }
 
 impl Experiment {
@@ -309,14 +317,37 @@ impl Experiment {
         (self.seed..self.seed + self.seeds).collect()
     }
 
-    /// Every (arm, point, seed), seeds outermost so that early results span all arms.
-    pub fn cells(&self) -> Vec<Cell> {
+    /// Whether settings are searched before arms are compared.
+    pub fn is_tuned(&self) -> bool {
+        self.tuning.configurations > 0
+    }
+
+    /// The seeds of the search, in order.
+    pub fn tuning_seeds(&self) -> Vec<u64> {
+        (self.tuning.seed..self.tuning.seed + self.tuning.seeds).collect()
+    }
+
+    /// Every point of every grid, on the experiment's own seeds: what an experiment without tuning runs.
+    pub fn trials(&self) -> Vec<Trial> {
+        let seeds = self.seed_list();
+        let of = |(name, arm): (&String, &Arm)| {
+            let trial = |settings| Trial { arm: name.clone(), settings, seeds: seeds.clone(), tuning: false };
+            arm.grid_settings().into_iter().map(trial).collect::<Vec<_>>()
+        };
+        self.arms.iter().flat_map(of).collect()
+    }
+
+    /// Every (arm, point, seed) of some trials, seeds outermost so that early results span all arms.
+    pub fn lay_out(&self, trials: &[Trial]) -> Vec<Cell> {
         let mut cells = Vec::new();
-        for seed in self.seed_list() {
-            for (name, arm) in &self.arms {
-                for point in arm.points() {
-                    cells.push(Cell { arm: name.clone(), point, seed });
-                }
+        let mut seeds: Vec<u64> = trials.iter().flat_map(|trial| trial.seeds.clone()).collect();
+        seeds.sort_unstable();
+        seeds.dedup();
+        for seed in seeds {
+            for trial in trials.iter().filter(|trial| trial.seeds.contains(&seed)) {
+                let Some(arm) = self.arms.get(&trial.arm) else { continue };
+                let point = arm.point(&trial.settings);
+                cells.push(Cell { arm: trial.arm.clone(), point, seed, tuning: trial.tuning });
             }
         }
         cells
@@ -341,7 +372,7 @@ impl Experiment {
             return refuse("model.heads", found, "a divisor of model.width");
         }
         for (name, arm) in &self.arms {
-            for point in arm.points() {
+            for point in arm.corners() {
                 let Some(&OnPolicy { episodes, minibatches, .. }) = point.method.on_policy() else { continue };
                 let group = point.method.group();
                 if !episodes.is_multiple_of(minibatches) {
@@ -362,6 +393,7 @@ impl Experiment {
             }
         }
         self.check_clashes(document)?;
+        self.check_search(document)?;
         self.check_reward_model(document)?;
         let reviews = &self.world.reviews;
         if self.world.kind == WorldKind::Reviews
@@ -424,12 +456,13 @@ impl Experiment {
     /// part: a run's own copy of its experiment holds every value.
     fn check_clashes(&self, document: &Document) -> Result<()> {
         for (name, arm) in &self.arms {
-            let points = arm.points();
+            let points = arm.corners();
             let (_, methods) = defaults();
             let defaults = &methods[points[0].method.name()];
             let moved = |(setting, value): &(&String, &Value)| defaults.get(setting).is_some_and(|x| !same(x, value));
             let set = arm.settings.iter().filter(moved).map(|(setting, _)| (setting, ""));
-            for (setting, table) in set.chain(arm.grid.keys().map(|axis| (axis, "grid."))) {
+            let axes = arm.grid.keys().map(|axis| (axis, "grid.")).chain(arm.space.keys().map(|axis| (axis, "space.")));
+            for (setting, table) in set.chain(axes) {
                 let deaf: Option<Vec<String>> = points.iter().map(|point| point.method.ignores(setting)).collect();
                 if let Some(with) = deaf.and_then(|with| with.into_iter().next()) {
                     let key = format!("arms.{name}.{table}{setting}");
@@ -446,8 +479,58 @@ impl Experiment {
                 });
             }
             if let Some(Clash { key, with, why }) = points.iter().find_map(|point| point.method.clash()) {
-                let key = format!("arms.{name}.{}{key}", if arm.grid.contains_key(key) { "grid." } else { "" });
+                let table = match (arm.grid.contains_key(key), arm.space.contains_key(key)) {
+                    (true, _) => "grid.",
+                    (_, true) => "space.",
+                    _ => "",
+                };
+                let key = format!("arms.{name}.{table}{key}");
                 return Err(Error::Clash { with, why: why.into(), place: document.place(&key), key });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Experiment {
+    /// Searches that cannot be, or whose budgets would differ.
+    fn check_search(&self, document: &Document) -> Result<()> {
+        let clash = |key: String, with: &str, why: &str| {
+            Err(Error::Clash { place: document.place(&key), key, with: with.into(), why: why.into() })
+        };
+        let tuning = &self.tuning;
+        let (own, theirs) = (self.seed_list(), self.tuning_seeds());
+        if self.is_tuned() && theirs.iter().any(|seed| own.contains(seed)) {
+            return clash("tuning.seed".into(), "seed", "a seed that a choice was made on would be compared on");
+        }
+        for (name, arm) in &self.arms {
+            let key = |key: &str| format!("arms.{name}.{key}");
+            if arm.search == Search::Grid {
+                if !arm.space.is_empty() {
+                    return clash(key("space"), "search = \"grid\"", "a grid is not drawn from a space");
+                }
+                let points = arm.grid_settings().len();
+                if self.is_tuned() && points != tuning.configurations {
+                    let why =
+                        format!("the grid has {points} points, and every arm is to try {}", tuning.configurations);
+                    return clash(key("grid"), "tuning.configurations", &why);
+                }
+                if self.is_tuned() && tuning.flops.is_finite() {
+                    return clash(key("search"), "tuning.flops", "a grid is tried as a whole");
+                }
+                continue;
+            }
+            if !arm.grid.is_empty() {
+                return clash(key("grid"), "search", "its points are drawn from `space`");
+            }
+            if arm.space.is_empty() {
+                return Err(Error::EmptyGrid { key: key("space"), place: document.place(&key("search")) });
+            }
+            if !self.is_tuned() {
+                return clash(key("search"), "tuning.configurations = 0", "nothing says how many points to draw");
+            }
+            if arm.search == Search::Halving && tuning.seeds < 2 {
+                return clash(key("search"), "tuning.seeds = 1", "no point falls behind on the evidence of one seed");
             }
         }
         Ok(())
@@ -460,30 +543,70 @@ impl Arm {
         self.grid.iter().map(|(axis, values)| (axis.as_str(), values.len()))
     }
 
-    /// The points of the grid: the Cartesian product of its axes, the last axis fastest.
-    pub fn points(&self) -> Vec<Point> {
-        let mut settings = vec![(String::new(), self.settings.clone())];
+    /// Where the settings of a search lie.
+    pub fn space(&self) -> &BTreeMap<String, Axis> {
+        &self.space
+    }
+
+    /// A point of the space, each setting at its share of the way (in [0, 1)); those that do not count are left out.
+    pub fn draw(&self, mut share: impl FnMut(&str, &Axis) -> f64) -> Drawn {
+        let mut drawn = Drawn::new();
+        for conditional in [false, true] {
+            for (name, axis) in self.space.iter().filter(|(_, axis)| axis.when.is_empty() != conditional) {
+                if axis.counts(&drawn, &self.settings) {
+                    let at = share(name, axis);
+                    drawn.insert(name.clone(), axis.at(at));
+                }
+            }
+        }
+        drawn
+    }
+
+    /// Points that stand for all others where settings are checked: the grid's, or the space's corners.
+    fn corners(&self) -> Vec<Point> {
+        if self.space.is_empty() {
+            return self.grid_settings().iter().map(|settings| self.point(settings)).collect();
+        }
+        let mut corners = vec![Drawn::new()];
+        for conditional in [false, true] {
+            for (name, axis) in self.space.iter().filter(|(_, axis)| axis.when.is_empty() != conditional) {
+                let with = |drawn: Drawn| match axis.counts(&drawn, &self.settings) {
+                    false => vec![drawn],
+                    true => axis.ends().into_iter().map(|end| with_one(&drawn, name, end)).collect(),
+                };
+                corners = corners.into_iter().flat_map(with).collect();
+            }
+        }
+        corners.iter().map(|settings| self.point(settings)).collect()
+    }
+
+    /// What the points of the grid set: the Cartesian product of its axes, the last axis fastest.
+    pub fn grid_settings(&self) -> Vec<Drawn> {
+        let mut settings = vec![Drawn::new()];
         for (axis, values) in &self.grid {
-            settings = settings
-                .into_iter()
-                .flat_map(|(label, table)| {
-                    values.iter().map(move |value| {
-                        let mut table = table.clone();
-                        table.insert(axis.clone(), value.clone());
-                        let comma = if label.is_empty() { "" } else { "," };
-                        (format!("{label}{comma}{axis}={}", plain(value)), table)
-                    })
-                })
-                .collect();
+            let with = |drawn: Drawn| values.iter().map(move |value| with_one(&drawn, axis, value.clone())).collect();
+            settings = settings.into_iter().flat_map(|drawn| -> Vec<Drawn> { with(drawn) }).collect();
         }
         settings
-            .into_iter()
-            .map(|(label, table)| Point {
-                label: if label.is_empty() { "default".into() } else { label },
-                method: table.try_into().expect("the document checked every key, type and choice of an arm"),
-            })
-            .collect()
     }
+
+    /// The arm with some settings of its own.
+    pub fn point(&self, settings: &Drawn) -> Point {
+        let words: Vec<String> = settings.iter().map(|(name, value)| format!("{name}={}", plain(value))).collect();
+        let mut table = self.settings.clone();
+        table.extend(settings.clone());
+        Point {
+            label: if words.is_empty() { "default".into() } else { words.join(",") },
+            settings: settings.clone(),
+            method: table.try_into().expect("the document checked every key, type and choice of an arm"),
+        }
+    }
+}
+
+fn with_one(drawn: &Drawn, name: &str, value: Value) -> Drawn {
+    let mut drawn = drawn.clone();
+    drawn.insert(name.into(), value);
+    drawn
 }
 
 pub(crate) fn plain(value: &Value) -> String {
@@ -501,13 +624,17 @@ mod tests {
         Experiment::from_document(&Document::parse("t.toml", text, &[])?)
     }
 
+    fn first(experiment: &Experiment) -> Method {
+        experiment.lay_out(&experiment.trials())[0].point.method.clone()
+    }
+
     #[test]
     fn a_grid_spans_its_product_and_is_paired_over_seeds() {
         let experiment = parse(
             "name = \"t\"\nseeds = 2\n[arms.a]\nmethod = \"dpo\"\n[arms.a.grid]\nbeta = [0.1, 1]\nepochs = [1, 2, 3]\n",
         )
         .expect("valid");
-        let cells = experiment.cells();
+        let cells = experiment.lay_out(&experiment.trials());
         assert_eq!(cells.len(), 12);
         assert_eq!(cells[0].point.label, "beta=0.1,epochs=1");
         assert_eq!(cells[5].point.label, "beta=1,epochs=3");
@@ -545,7 +672,7 @@ mod tests {
         assert_eq!(document.origin("seeds"), crate::Origin::File);
         assert_eq!(document.origin("seed"), crate::Origin::Default);
         let experiment = Experiment::from_document(&document).expect("valid");
-        assert_eq!(experiment.cells()[0].point.method.beta(), 0.3);
+        assert_eq!(first(&experiment).beta(), 0.3);
         assert!(Document::parse("t", text, &["nonsense".into()]).is_err());
     }
 
@@ -553,7 +680,7 @@ mod tests {
     fn every_word_for_a_loss_is_one_and_settings_that_no_loss_reads_clash() {
         for word in crate::method::PAIR_LOSSES {
             let arm = format!("[arms.a]\nmethod = \"dpo\"\nloss = \"{word}\"\n");
-            let found = match &parse(&arm).expect(word).cells()[0].point.method {
+            let found = match first(&parse(&arm).expect(word)) {
                 Method::Dpo(dpo) => serde_json::to_value(dpo.loss).expect("a word"),
                 other => panic!("a DPO arm, not {other:?}"),
             };
@@ -567,6 +694,56 @@ mod tests {
         assert!(!clash(
             "[arms.a]\nmethod = \"dpo\"\nlabel_smoothing = 0.1\n[arms.a.grid]\nloss = [\"ipo\", \"robust\"]\n"
         ));
+    }
+
+    const SPACE: &str =
+        "[tuning]\nconfigurations = 4\n[arms.d]\nmethod = \"dpo\"\nsearch = \"random\"\n[arms.d.space]\n";
+
+    #[test]
+    fn a_space_is_drawn_from_and_its_conditions_hold() {
+        let text = format!(
+            "{SPACE}beta = {{ low = 1, high = 2 }}\nepochs = {{ low = 1, high = 3 }}\nloss = {{ choices = [\"ipo\", \"robust\"] }}\nlabel_smoothing = {{ low = 0.1, high = 0.2, when = {{ loss = [\"robust\"] }} }}\n"
+        );
+        let experiment = parse(&text).expect("valid");
+        let arm = &experiment.arms["d"];
+        assert_eq!(arm.point(&arm.draw(|_, _| 0.4)).label, "beta=1.4,epochs=2,loss=ipo");
+        let robust = arm.point(&arm.draw(|name, _| if name == "loss" { 0.9 } else { 0.0 }));
+        assert_eq!(robust.label, "beta=1.0,epochs=1,label_smoothing=0.1,loss=robust");
+        assert_eq!(arm.corners().len(), 2 * 2 * (1 + 2));
+    }
+
+    #[test]
+    fn searches_that_cannot_be_are_refused() {
+        let axis = |axis: &str| parse(&format!("{SPACE}{axis}\n"));
+        assert!(axis("beta = { low = 0.1, high = 1.0, log = true }").is_ok());
+        for refused in [
+            "beta = { low = 1.0, high = 0.1 }",
+            "beta = { low = -1.0, high = 0.1 }",
+            "beta = { low = 0.0, high = 0.1, log = true }",
+            "beta = { low = 0.1 }",
+            "beta = { choices = [0.1] }",
+            "beta = { choices = [0.1, 0.1] }",
+            "beta = { choices = [0.1, 0.2], low = 0.1 }",
+            "beta = { low = \"a\", high = \"b\" }",
+            "beta = 0.1",
+            "betta = { low = 0.1, high = 0.2 }",
+            "loss = { choices = [\"ipo\", \"ipx\"] }",
+            "label_smoothing = { low = 0.1, high = 0.6 }",
+            "label_smoothing = { low = 0.1, high = 0.2, when = { beta = [\"x\"] } }",
+        ] {
+            assert!(axis(refused).is_err(), "{refused}");
+        }
+        let clash = |text: &str| matches!(parse(text), Err(Error::Clash { .. }));
+        let beta = "beta = { low = 0.1, high = 1.0 }\n";
+        assert!(clash(&format!("seed = 99\n{SPACE}{beta}")), "tuning seeds are compared on");
+        assert!(clash(&format!("{}{beta}", SPACE.replace("4", "0"))), "no number of points");
+        assert!(clash(&format!("{}{beta}", SPACE.replace("random", "grid"))), "a grid with a space");
+        assert!(clash("[tuning]\nconfigurations = 4\n[arms.d]\nmethod = \"dpo\"\ngrid.beta = [0.1, 0.2]\n"), "budgets");
+        assert!(clash(&format!("{}{beta}", SPACE.replace("random", "halving").replace("4", "4\nseeds = 1"))));
+        // of no use with every loss but one that is not drawn
+        assert!(clash(&format!(
+            "{SPACE}label_smoothing = {{ low = 0.1, high = 0.2, when = {{ loss = [\"ipo\"] }} }}\nloss = {{ choices = [\"ipo\", \"hinge\"] }}\n"
+        )));
     }
 
     #[test]

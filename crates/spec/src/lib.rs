@@ -11,6 +11,7 @@ pub mod ids;
 mod method;
 pub mod metrics;
 mod record;
+mod search;
 pub mod seeds;
 
 pub use document::{Document, Origin, Place, defaults_text};
@@ -25,6 +26,7 @@ pub use method::{
     OnPolicy, OnlineDpo, OnlineLoss, PairLoss, Ppo, Raft, Reference, RewardSource, Rloo, Scaling, Truncated,
 };
 pub use record::{Clocks, Completion, MetricRow, NO_POINT, Recorder, SHARED_ARM};
+pub use search::{Axis, Choose, Drawn, Search, Trial, Tuning};
 
 /// Version of every file that Duel writes; part of each stage's hash.
 pub const FORMAT_VERSION: u32 = 8;

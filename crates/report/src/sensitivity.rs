@@ -1,0 +1,238 @@
+//! How much the settings matter: what was tried, as a table, as parallel coordinates and as slices; and whether the best of it
+//! lies at an edge.
+
+use crate::canvas::{Look, Plot, Scale, Series};
+use crate::figures::{PANEL, colour};
+use crate::format::si;
+use crate::parallel::{Parallel, Strand, Upright};
+use crate::run::Run;
+use crate::stats::{Estimate, mean};
+use crate::tables::Table;
+use crate::tuning::{Tried, Tuning};
+use duel_spec::{Axis, Choose, Search};
+use std::collections::BTreeSet;
+use toml::Value;
+
+/// Sizes in SVG pixels.
+const SIZE: (u32, u32) = (760, 330);
+/// Points from which on an arm's settings are worth a chart.
+const FEWEST: usize = 3;
+
+/// The settings in which an arm's points differ, and the values of each.
+fn varied(tried: &[&Tried]) -> Vec<(String, Vec<Value>)> {
+    let names: BTreeSet<&String> = tried.iter().flat_map(|t| t.settings.keys()).collect();
+    let values = |name: &String| {
+        let mut values: Vec<Value> = vec![];
+        for value in tried.iter().filter_map(|t| t.settings.get(name)) {
+            if !values.contains(value) {
+                values.push(value.clone());
+            }
+        }
+        values.sort_by(|a, b| match (number(a), number(b)) {
+            (Some(a), Some(b)) => a.total_cmp(&b),
+            _ => a.to_string().cmp(&b.to_string()),
+        });
+        values
+    };
+    names.into_iter().map(|name| (name.clone(), values(name))).filter(|(_, values)| values.len() > 1).collect()
+}
+
+fn number(value: &Value) -> Option<f64> {
+    value.as_float().or_else(|| value.as_integer().map(|i| i as f64))
+}
+
+fn words(value: &Value) -> String {
+    match (value.as_str(), number(value)) {
+        (Some(text), _) => text.into(),
+        (_, Some(number)) if number != 0.0 && number.abs() < 0.01 => format!("{number:e}"),
+        _ => value.to_string(),
+    }
+}
+
+/// An axis over the values that were tried: between the least and the largest number, in log where they were drawn so or
+/// span a decade; in steps where there is a word among them.
+fn axis_of(values: &[Value], drawn: Option<&Axis>) -> Axis {
+    let numbers: Option<Vec<f64>> = values.iter().map(number).collect();
+    match numbers.as_deref() {
+        Some([low, .., high]) => Axis {
+            low: Some(Value::Float(*low)),
+            high: Some(Value::Float(*high)),
+            log: drawn.map_or(*low > 0.0 && high / low >= 10.0, |axis| axis.log),
+            ..Axis::default()
+        },
+        _ => Axis { choices: values.to_vec(), ..Axis::default() },
+    }
+}
+
+/// What the worth of a point is, in words.
+fn worth(tuning: &Tuning, run: &Run) -> String {
+    let kl = run.experiment.tuning.kl;
+    let nats = if kl == 1.0 { "nat" } else { "nats" };
+    if tuning.is_share { format!("η within {kl} {nats}") } else { format!("gold gained within {kl} {nats}") }
+}
+
+/// The charts by name, arm after arm: the whole, then a slice for each setting.
+pub(crate) fn charts(run: &Run, tuning: &Tuning) -> (Vec<(String, Parallel)>, Vec<(String, Plot)>) {
+    let (mut wholes, mut slices) = (vec![], vec![]);
+    for arm in run.arms() {
+        let tried: Vec<&Tried> =
+            tuning.tried.iter().filter(|t| t.arm == arm && t.merit(Choose::Gold).is_finite()).collect();
+        let varied = varied(&tried);
+        if tried.len() < FEWEST || varied.is_empty() {
+            continue;
+        }
+        wholes.push((format!("sensitivity-{arm}"), whole(run, tuning, arm, &tried, &varied)));
+        for (name, values) in &varied {
+            slices.push((format!("slice-{arm}-{name}"), slice(run, tuning, arm, &tried, name, values)));
+        }
+    }
+    (wholes, slices)
+}
+
+fn whole(run: &Run, tuning: &Tuning, arm: &str, tried: &[&Tried], varied: &[(String, Vec<Value>)]) -> Parallel {
+    let mut ranked = tried.to_vec();
+    ranked.sort_by(|a, b| a.merit(Choose::Gold).total_cmp(&b.merit(Choose::Gold)));
+    let merits: Vec<f64> = ranked.iter().map(|t| t.merit(Choose::Gold)).collect();
+    let (low, high) = (merits[0], merits[merits.len() - 1]);
+    let share = |merit: f64| if high > low { (merit - low) / (high - low) } else { 0.5 };
+    let axes: Vec<Axis> =
+        varied.iter().map(|(name, values)| axis_of(values, run.experiment.arms[arm].space().get(name))).collect();
+    let upright = |((name, values), axis): (&(String, Vec<Value>), &Axis)| Upright {
+        name: name.clone(),
+        ticks: ticks(values, axis),
+    };
+    let strand = |t: &&Tried| Strand {
+        at: (varied.iter().zip(&axes))
+            .map(|((name, _), axis)| axis.share(t.settings.get(name)?))
+            .chain([Some(share(t.merit(Choose::Gold)))])
+            .collect(),
+        strength: share(t.merit(Choose::Gold)),
+    };
+    let merit = Upright {
+        name: worth(tuning, run),
+        ticks: [low, (low + high) / 2.0, high].map(|m| (share(m), format!("{m:.2}"))).into(),
+    };
+    Parallel {
+        size: SIZE,
+        colour: colour(run, arm),
+        axes: varied.iter().zip(&axes).map(upright).chain([merit]).collect(),
+        strands: ranked.iter().map(strand).collect(),
+    }
+}
+
+/// The values to write at an axis: those that have room.
+fn ticks(values: &[Value], axis: &Axis) -> Vec<(f64, String)> {
+    let mut ticks: Vec<(f64, String)> = vec![];
+    let ends = [0, values.len() - 1];
+    let order = ends.into_iter().chain(1..values.len() - 1);
+    for value in order.map(|place| &values[place]) {
+        let Some(share) = axis.share(value) else { continue };
+        if ticks.iter().all(|(other, _)| (other - share).abs() > ROOM) {
+            ticks.push((share, words(value)));
+        }
+    }
+    ticks
+}
+
+/// Share of an axis' height that a word takes.
+const ROOM: f64 = 0.06;
+
+fn slice(run: &Run, tuning: &Tuning, arm: &str, tried: &[&Tried], name: &str, values: &[Value]) -> Plot {
+    let axis = axis_of(values, run.experiment.arms[arm].space().get(name));
+    let is_words = !axis.choices.is_empty();
+    let x = |t: &Tried| {
+        let value = t.settings.get(name)?;
+        if is_words { values.iter().position(|v| v == value).map(|i| i as f64) } else { number(value) }
+    };
+    let of = |t: &&Tried| -> Vec<(f64, f64)> {
+        let at = x(t);
+        t.values(Choose::Gold).into_iter().filter_map(|worth| Some((at?, worth))).collect()
+    };
+    let centre = |t: &&Tried| Some((x(t)?, mean(&t.values(Choose::Gold))));
+    let colour = colour(run, arm);
+    let series = |look, opacity, data| Series { name: String::new(), colour, opacity, look, data, words: vec![] };
+    Plot {
+        size: PANEL,
+        x_name: format!("{arm}: {name}"),
+        y_name: format!("{}, validation", worth(tuning, run)),
+        x_scale: if axis.log { Scale::Log } else { Scale::Linear },
+        x_ticks: is_words.then(|| (0..values.len()).map(|i| i as f64).collect()),
+        x_words: if is_words { values.iter().map(words).collect() } else { vec![] },
+        series: vec![
+            series(Look::Dots { radius: 2.5 }, 0.35, tried.iter().flat_map(of).collect()),
+            series(Look::Rings { radius: 4.5 }, 1.0, tried.iter().filter_map(centre).collect()),
+        ],
+    }
+}
+
+/// Every point that was tried for a choice, the best of each arm first; empty where nothing was to be chosen.
+pub(crate) fn table(run: &Run, tuning: &Tuning) -> Table {
+    let (choose, seeds) = (run.experiment.tuning.choose, run.experiment.tuning_seeds());
+    let head = ["arm", "point", "seeds", &worth(tuning, run), "learned reward gained there", "FLOPs a training", ""];
+    let mut rows = vec![];
+    for arm in run.arms().into_iter().filter(|_| run.experiment.is_tuned()) {
+        let ranked = tuning.ranked(arm, &seeds, choose);
+        let best = |choose| tuning.ranked(arm, &seeds, choose).first().map(|t| t.label.clone());
+        let (chosen, blind) = (best(choose), best(Choose::Proxy));
+        let others = tuning.tried.iter().filter(|t| t.arm == arm && !ranked.iter().any(|r| r.label == t.label));
+        for tried in ranked.iter().copied().chain(others) {
+            let worths: Vec<_> = tried.seeds.values().flatten().collect();
+            let say = |of: fn(&&crate::Worth) -> f64| {
+                Estimate::of(&worths.iter().map(|w| of(w)).collect::<Vec<_>>())
+                    .map_or("–".into(), |e| format!("{e:.3}"))
+            };
+            let is = |label: &Option<String>| label.as_ref() == Some(&tried.label);
+            let mut notes = vec![];
+            notes.extend(is(&chosen).then_some("chosen"));
+            notes.extend((is(&blind) && choose == Choose::Gold).then_some("would be chosen by the learned reward"));
+            notes.extend((worths.len() < tried.seeds.len()).then_some("failed"));
+            notes.extend((tried.seeds.len() < seeds.len()).then_some("dropped"));
+            rows.push(vec![
+                arm.to_string(),
+                tried.label.clone(),
+                tried.seeds.len().to_string(),
+                say(|w| w.gold),
+                say(|w| w.proxy),
+                si(mean(&worths.iter().map(|w| w.flops).collect::<Vec<_>>())),
+                notes.join(", "),
+            ]);
+        }
+    }
+    Table { name: "tuning", head: head.map(String::from).to_vec(), rows }
+}
+
+/// Settings whose best value lies at an end of what was tried, in words.
+pub(crate) fn edges(run: &Run, tuning: &Tuning) -> Vec<String> {
+    let mut found = vec![];
+    let (choose, tuned) = (run.experiment.tuning.choose, run.experiment.is_tuned());
+    let seeds = if tuned { run.experiment.tuning_seeds() } else { run.experiment.seed_list() };
+    for (name, arm) in &run.experiment.arms {
+        let tried: Vec<&Tried> = tuning.tried.iter().filter(|t| t.arm == *name).collect();
+        let Some(best) = tuning.ranked(name, &seeds, choose).first().copied() else { continue };
+        for (setting, values) in varied(&tried) {
+            let drawn = arm.search != Search::Grid;
+            let (axis, table) = match (drawn, arm.space().get(&setting)) {
+                (true, Some(axis)) => (axis.clone(), "space"),
+                _ => (axis_of(&values, None), "grid"),
+            };
+            let (Some(value), true, true) = (best.settings.get(&setting), axis.choices.is_empty(), values.len() > 1)
+            else {
+                continue;
+            };
+            let margin = if drawn { EDGE } else { 1e-6 };
+            let at = axis.share(value).unwrap_or(0.5);
+            if at < margin || at > 1.0 - margin {
+                let ends: Vec<String> = axis.ends().iter().map(words).collect();
+                found.push(format!(
+                    "arms.{name}.{table}.{setting}: the best has {}, at the edge of what was tried, {}",
+                    words(value),
+                    ends.join(" to ")
+                ));
+            }
+        }
+    }
+    found
+}
+
+/// Share of an axis that counts as its edge.
+const EDGE: f64 = 0.05;

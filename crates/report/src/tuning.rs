@@ -1,0 +1,200 @@
+//! What a search found: the worth of every point that was tried, on validation prompts (claims §4).
+
+use crate::Result;
+use crate::frontier::{KlGold, gold_at, within};
+use crate::run::{Mark, Point, Points, Run};
+use crate::stats::{Estimate, mean};
+use duel_ledger::scan_metrics;
+use duel_spec::metrics::{self, Metric};
+use duel_spec::{Cell, Choose, Drawn, Experiment, RewardSource, SHARED_ARM};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// What one training was worth.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Worth {
+    /// Gold above the reference that a mixture of the training's checkpoints reaches within `tuning.kl`; as a share of
+    /// what the exact optimum gains there, where that is known.
+    pub gold: f64,
+    /// Learned reward above the reference's, likewise.
+    pub proxy: f64,
+    /// Of the training, the reward model's share not in it.
+    pub flops: f64,
+}
+
+/// A point with what each of its seeds was worth; `None` where the training failed.
+#[derive(Debug, Clone)]
+pub struct Tried {
+    pub arm: String,
+    pub label: String,
+    pub settings: Drawn,
+    pub seeds: BTreeMap<u64, Option<Worth>>,
+}
+
+impl Tried {
+    /// The mean worth over seeds; below all others where a seed failed.
+    pub fn merit(&self, choose: Choose) -> f64 {
+        mean(&self.values(choose))
+    }
+
+    /// Worth by seed, in their order.
+    pub fn values(&self, choose: Choose) -> Vec<f64> {
+        let of = |worth: &Option<Worth>| match (worth, choose) {
+            (None, _) => f64::NEG_INFINITY,
+            (Some(worth), Choose::Gold) => worth.gold,
+            (Some(worth), Choose::Proxy) => worth.proxy,
+        };
+        self.seeds.values().map(of).collect()
+    }
+
+    /// Whether it falls behind another on the evidence of the seeds that both ran on: at least two of them, and the 95%
+    /// interval of the paired difference below zero. One that fails where the other does not is behind.
+    pub fn is_behind(&self, other: &Self, choose: Choose) -> bool {
+        let shared = |of: &Self, with: &Self| {
+            let seeds = of.seeds.iter().filter(|(seed, _)| with.seeds.contains_key(seed));
+            Self { seeds: seeds.map(|(seed, worth)| (*seed, *worth)).collect(), ..of.clone() }.values(choose)
+        };
+        let (own, theirs) = (shared(self, other), shared(other, self));
+        let differences: Vec<f64> = own.iter().zip(&theirs).map(|(a, b)| a - b).filter(|d| !d.is_nan()).collect();
+        match Estimate::of(&differences) {
+            _ if differences.contains(&f64::NEG_INFINITY) => true,
+            Some(Estimate { mean, half_width: Some(half), .. }) => mean + half < 0.0,
+            _ => false,
+        }
+    }
+}
+
+/// All that a run tried for a choice, or, where nothing was to be chosen, all that it compared.
+#[derive(Debug, Clone, Default)]
+pub struct Tuning {
+    pub tried: Vec<Tried>,
+    /// FLOPs of the reward model, by seed.
+    pub reward_model: BTreeMap<u64, f64>,
+    /// Whether gold is a share of the exact optimum's.
+    pub is_share: bool,
+}
+
+impl Tuning {
+    /// Reads `tuning.parquet` of a run; `cells` are those that were begun.
+    ///
+    /// # Errors
+    /// A table that is damaged.
+    pub fn read(run: &Path, experiment: &Experiment, cells: &[Cell]) -> Result<Self> {
+        let mut points = Points::default();
+        let mut reward_model: BTreeMap<u64, f64> = BTreeMap::new();
+        scan_metrics(&run.join("tuning.parquet"), |row| {
+            if row.stage.starts_with("evaluation-") {
+                points.mark(row);
+            } else if &*row.stage == "rm" && &*row.arm == SHARED_ARM {
+                let flops = reward_model.entry(row.seed).or_default();
+                *flops = flops.max(row.clocks.flops);
+            }
+        })?;
+        let cells: Vec<&Cell> = cells.iter().filter(|cell| cell.tuning).collect();
+        Ok(Self { reward_model, ..weigh(&points.all, &cells, experiment) })
+    }
+
+    /// Of the points that a run compared.
+    pub(crate) fn of(run: &Run) -> Self {
+        weigh(&run.points, &run.cells.iter().collect::<Vec<_>>(), &run.experiment)
+    }
+
+    /// The points of an arm that ran on every one of these seeds, the best first; of equals the earlier.
+    pub fn ranked(&self, arm: &str, seeds: &[u64], choose: Choose) -> Vec<&Tried> {
+        let complete = |tried: &&Tried| tried.arm == arm && seeds.iter().all(|seed| tried.seeds.contains_key(seed));
+        let mut ranked: Vec<&Tried> = self.tried.iter().filter(complete).collect();
+        ranked.sort_by(|a, b| b.merit(choose).total_cmp(&a.merit(choose)));
+        ranked
+    }
+
+    /// FLOPs that an arm has cost: its trainings, and a reward model a seed where one is climbed.
+    pub fn spent(&self, arm: &str, experiment: &Experiment) -> f64 {
+        let own = || self.tried.iter().filter(|tried| tried.arm == arm);
+        let trainings: f64 = own().flat_map(|tried| tried.seeds.values().flatten()).map(|worth| worth.flops).sum();
+        let climbs =
+            |tried: &Tried| experiment.arms[arm].point(&tried.settings).method.climbs() == Some(RewardSource::Rm);
+        let mut seeds: Vec<u64> = own().filter(|tried| climbs(tried)).flat_map(|t| t.seeds.keys().copied()).collect();
+        seeds.sort_unstable();
+        seeds.dedup();
+        trainings + seeds.iter().filter_map(|seed| self.reward_model.get(seed)).sum::<f64>()
+    }
+}
+
+fn weigh(points: &[Point], cells: &[&Cell], experiment: &Experiment) -> Tuning {
+    let kl = experiment.tuning.kl;
+    let marks = |arm: &str, label: Option<&str>, seed: u64| -> Vec<&Mark> {
+        let its = |p: &&Point| p.arm == arm && label.is_none_or(|label| p.label == label);
+        points.iter().filter(its).filter_map(|p| p.seeds.get(&seed)).flatten().collect()
+    };
+    let curve = |marks: &[&Mark], metric: Metric| -> Vec<KlGold> {
+        marks.iter().filter_map(|m| Some((m.validation(metrics::KL)?, m.validation(metric)?))).collect()
+    };
+    let mut tuning = Tuning { tried: vec![], reward_model: BTreeMap::new(), is_share: false };
+    for cell in cells {
+        let (seed, label) = (cell.seed, &cell.point.label);
+        let (reference, own) = (marks("reference", None, seed), marks(&cell.arm, Some(label), seed));
+        let gain = |metric: Metric| {
+            let base = curve(&reference, metric).last()?.1;
+            let all = [curve(&reference, metric), curve(&own, metric)].concat();
+            (!own.is_empty()).then(|| within(&all, kl) - base)
+        };
+        let mut best = curve(&[reference.clone(), marks("optimum", None, seed)].concat(), metrics::GOLD);
+        best.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let possible = gold_at(&best, kl).zip(best.first()).map(|(most, base)| most - base.1);
+        tuning.is_share |= possible.is_some();
+        let worth = gain(metrics::GOLD).map(|gold| Worth {
+            gold: gold / possible.unwrap_or(1.0),
+            proxy: gain(metrics::PROXY).unwrap_or(f64::NAN),
+            flops: own.last().map_or(0.0, |mark| mark.clocks.flops),
+        });
+        let place = tuning.tried.iter().position(|t| t.arm == cell.arm && t.label == *label).unwrap_or_else(|| {
+            let (arm, settings) = (cell.arm.clone(), cell.point.settings.clone());
+            tuning.tried.push(Tried { arm, label: label.clone(), settings, seeds: BTreeMap::new() });
+            tuning.tried.len() - 1
+        });
+        tuning.tried[place].seeds.insert(seed, worth);
+    }
+    tuning
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tried(worth: &[Option<f64>]) -> Tried {
+        let of = |gold: &Option<f64>| gold.map(|gold| Worth { gold, proxy: -gold, flops: 1.0 });
+        Tried {
+            arm: "a".into(),
+            label: format!("{worth:?}"),
+            settings: Drawn::new(),
+            seeds: worth.iter().map(of).enumerate().map(|(seed, worth)| (seed as u64, worth)).collect(),
+        }
+    }
+
+    #[test]
+    fn a_point_is_behind_on_paired_evidence_alone() {
+        let leader = tried(&[Some(0.9), Some(0.5), Some(0.7)]);
+        // the same lag at seeds that differ much
+        assert!(tried(&[Some(0.8), Some(0.39), Some(0.6)]).is_behind(&leader, Choose::Gold));
+        assert!(!tried(&[Some(0.8), Some(0.39), Some(0.6)]).is_behind(&leader, Choose::Proxy));
+        // as low on average, but not at every seed
+        assert!(!tried(&[Some(0.5), Some(0.6), Some(0.7)]).is_behind(&leader, Choose::Gold));
+        // one seed is no evidence, whatever it says
+        assert!(!tried(&[Some(-5.0)]).is_behind(&leader, Choose::Gold));
+        assert!(tried(&[Some(0.9), None]).is_behind(&leader, Choose::Gold));
+        assert!(!leader.is_behind(&leader, Choose::Gold));
+    }
+
+    #[test]
+    fn the_best_that_ran_on_all_seeds_leads_and_a_failure_comes_last() {
+        let all = [
+            tried(&[Some(0.9)]),
+            tried(&[Some(0.5), Some(0.6)]),
+            tried(&[Some(0.99), None]),
+            tried(&[Some(0.7), Some(0.6)]),
+        ];
+        let tuning = Tuning { tried: all.to_vec(), reward_model: BTreeMap::new(), is_share: false };
+        let ranked: Vec<&str> = tuning.ranked("a", &[0, 1], Choose::Gold).iter().map(|t| t.label.as_str()).collect();
+        assert_eq!(ranked, [&all[3].label, &all[1].label, &all[2].label]);
+    }
+}

@@ -1,0 +1,319 @@
+//! Searches of settings: which points are tried next, given what the earlier ones were worth, until every arm has spent the
+//! same budget; then the best of each go on to seeds that no choice has seen (claims §4).
+//!
+//! A round is a function of the experiment and of what was found, so that a run that was cut off comes by the same rounds
+//! again.
+
+use crate::{Error, Result, parzen};
+use duel_report::{Tried, Tuning};
+use duel_spec::seeds::derive;
+use duel_spec::{Arm, Choose, Drawn, Experiment, Search, Trial};
+use rand::RngExt;
+
+/// The next round of a run; `None` once the comparison itself has been asked for.
+pub fn next_round(experiment: &Experiment, rounds: &[Vec<Trial>], found: &Tuning) -> Result<Option<Vec<Trial>>> {
+    if !experiment.is_tuned() {
+        return Ok(rounds.is_empty().then(|| experiment.trials()));
+    }
+    if rounds.last().is_some_and(|round| round.iter().any(|trial| !trial.tuning)) {
+        return Ok(None);
+    }
+    let round: Vec<Trial> =
+        experiment.arms.keys().flat_map(|arm| Hunt::new(experiment, arm, found).proposals()).collect();
+    if round.is_empty() { compared(experiment, found).map(Some) } else { Ok(Some(round)) }
+}
+
+/// The best point of each arm, on the experiment's own seeds.
+fn compared(experiment: &Experiment, found: &Tuning) -> Result<Vec<Trial>> {
+    let (choose, seeds) = (experiment.tuning.choose, experiment.tuning_seeds());
+    let best = |arm: &String| match found.ranked(arm, &seeds, choose).first() {
+        Some(best) if best.merit(choose).is_finite() => Ok(Trial {
+            arm: arm.clone(),
+            settings: best.settings.clone(),
+            seeds: experiment.seed_list(),
+            tuning: false,
+        }),
+        _ => Err(Error::NothingToChoose { arm: arm.clone() }),
+    };
+    experiment.arms.keys().map(best).collect()
+}
+
+/// Rounds of the size that a run will come to, whatever it finds: for a plan.
+pub fn preview(experiment: &Experiment) -> Vec<Vec<Trial>> {
+    if !experiment.is_tuned() {
+        return vec![experiment.trials()];
+    }
+    let nothing = Tuning::default();
+    let all = |arm: &String| Hunt::new(experiment, arm, &nothing).drawn_or_listed(experiment.tuning.configurations);
+    let tried: Vec<Trial> = experiment.arms.keys().flat_map(all).collect();
+    let first = |arm: &String| tried.iter().find(|trial| trial.arm == *arm);
+    let seeds = experiment.seed_list();
+    let compared = experiment.arms.keys().filter_map(first);
+    let compared = compared.map(|trial| Trial { seeds: seeds.clone(), tuning: false, ..trial.clone() }).collect();
+    vec![tried, compared]
+}
+
+/// The search of one arm.
+struct Hunt<'a> {
+    experiment: &'a Experiment,
+    name: &'a str,
+    arm: &'a Arm,
+    found: &'a Tuning,
+    tried: Vec<&'a Tried>,
+    seeds: Vec<u64>,
+}
+
+impl<'a> Hunt<'a> {
+    fn new(experiment: &'a Experiment, name: &'a str, found: &'a Tuning) -> Self {
+        let tried = found.tried.iter().filter(|tried| tried.arm == name).collect();
+        Self { experiment, name, arm: &experiment.arms[name], found, tried, seeds: experiment.tuning_seeds() }
+    }
+
+    /// What the arm tries next; nothing once its budget is spent.
+    fn proposals(&self) -> Vec<Trial> {
+        let tuning = &self.experiment.tuning;
+        let left = tuning.configurations.saturating_sub(self.tried.len());
+        match self.arm.search {
+            Search::Grid => self.drawn_or_listed(left),
+            Search::Random => self.drawn_or_listed(left.min(self.affordable())),
+            // the first third by chance: an estimate of what is good needs some that are not
+            Search::Tpe if self.tried.is_empty() => {
+                let first = (tuning.configurations / 3).max(tuning.at_once);
+                self.drawn_or_listed(left.min(first).min(self.affordable()))
+            }
+            Search::Tpe => self.estimated(left.min(tuning.at_once).min(self.affordable())),
+            Search::Halving => self.raced(),
+        }
+    }
+
+    /// Points that the FLOPs that are left pay for, at what one has cost so far.
+    fn affordable(&self) -> usize {
+        let budget = self.experiment.tuning.flops;
+        if budget.is_infinite() {
+            return usize::MAX;
+        }
+        let spent = self.found.spent(self.name, self.experiment);
+        if spent <= 0.0 {
+            return self.experiment.tuning.at_once; // nothing has been learned of its price
+        }
+        let trainings: usize = self.tried.iter().map(|tried| tried.seeds.len()).sum();
+        let one = spent / trainings as f64 * self.seeds.len() as f64;
+        ((budget - spent).max(0.0) / one) as usize
+    }
+
+    fn trial(&self, settings: Drawn, seeds: Vec<u64>) -> Trial {
+        Trial { arm: self.name.into(), settings, seeds, tuning: true }
+    }
+
+    /// The grid, or the next points by chance, each on every tuning seed.
+    fn drawn_or_listed(&self, count: usize) -> Vec<Trial> {
+        let settings = match self.arm.search {
+            Search::Grid => self.arm.grid_settings().into_iter().take(count).collect(),
+            _ => self.by_chance(count),
+        };
+        settings.into_iter().map(|settings| self.trial(settings, self.seeds.clone())).collect()
+    }
+
+    /// Fresh points, every setting evenly over its axis; fewer where the space has no more.
+    fn by_chance(&self, count: usize) -> Vec<Drawn> {
+        self.fresh(count, |index| {
+            let mut rng = derive(self.experiment.seed, self.name, index, "search");
+            self.arm.draw(|_, _| rng.random::<f64>())
+        })
+    }
+
+    /// Points that were not tried before; `draw` is given the number of each.
+    fn fresh(&self, count: usize, mut draw: impl FnMut(u64) -> Drawn) -> Vec<Drawn> {
+        let mut fresh: Vec<Drawn> = vec![];
+        let first = self.tried.len() as u64;
+        for index in (0..).map(|i| first + i).take(count.saturating_mul(MISSES)) {
+            if fresh.len() == count {
+                break;
+            }
+            let drawn = draw(index);
+            if !fresh.contains(&drawn) && !self.tried.iter().any(|tried| tried.settings == drawn) {
+                fresh.push(drawn);
+            }
+        }
+        fresh
+    }
+
+    /// Points by tree-structured Parzen estimation, each setting by itself (Bergstra et al. 2011).
+    fn estimated(&self, count: usize) -> Vec<Trial> {
+        let choose = self.experiment.tuning.choose;
+        let mut ranked = self.tried.clone();
+        ranked.sort_by(|a, b| b.merit(choose).total_cmp(&a.merit(choose)));
+        let (good, others) = ranked.split_at((ranked.len() as f64 * BETTER).ceil() as usize);
+        let mut proposed: Vec<Drawn> = vec![];
+        let points = self.fresh(count, |index| {
+            let mut rng = derive(self.experiment.seed, self.name, index, "tpe");
+            let drawn = self.arm.draw(|name, axis| {
+                let shares = |of: &[&Tried]| -> Vec<f64> {
+                    of.iter().filter_map(|tried| axis.share(tried.settings.get(name)?)).collect()
+                };
+                // those of this round count as no good, so that they do not crowd (Ginsbourger et al. 2010)
+                let here = proposed.iter().filter_map(|drawn| axis.share(drawn.get(name)?));
+                parzen::propose(axis, &shares(good), &[shares(others), here.collect()].concat(), &mut rng)
+            });
+            proposed.push(drawn.clone());
+            drawn
+        });
+        points.into_iter().map(|settings| self.trial(settings, self.seeds.clone())).collect()
+    }
+
+    /// A race: all points on one seed after another, without those that have fallen behind the leader on the seeds that both
+    /// ran on. What that saves goes to fresh points.
+    fn raced(&self) -> Vec<Trial> {
+        let tuning = &self.experiment.tuning;
+        let spent: usize = self.tried.iter().map(|tried| tried.seeds.len()).sum();
+        let left = (tuning.configurations * self.seeds.len())
+            .saturating_sub(spent)
+            .min(self.affordable().saturating_mul(self.seeds.len()));
+        if self.tried.is_empty() {
+            let first = self.by_chance(tuning.configurations.min(left));
+            return first.into_iter().map(|settings| self.trial(settings, vec![self.seeds[0]])).collect();
+        }
+        let alive = survivors(&self.tried, tuning.choose);
+        let mut running: Vec<&&Tried> = alive.iter().filter(|tried| tried.seeds.len() < self.seeds.len()).collect();
+        if running.is_empty() {
+            // only as many as the budget takes to the end
+            let fresh = self.by_chance(left / self.seeds.len());
+            return fresh.into_iter().map(|settings| self.trial(settings, vec![self.seeds[0]])).collect();
+        }
+        running.sort_by(|a, b| b.merit(tuning.choose).total_cmp(&a.merit(tuning.choose)));
+        let next = |tried: &&&Tried| self.trial(tried.settings.clone(), vec![self.seeds[tried.seeds.len()]]);
+        running.iter().take(left).map(next).collect()
+    }
+}
+
+/// Draws that may be in vain, for each fresh point: of a small space little is left in the end.
+const MISSES: usize = 50;
+
+/// Those that are not behind the best of those that ran on the most seeds.
+fn survivors<'a>(tried: &[&'a Tried], choose: Choose) -> Vec<&'a Tried> {
+    let most = tried.iter().map(|tried| tried.seeds.len()).max().unwrap_or(0);
+    let furthest = tried.iter().filter(|tried| tried.seeds.len() == most);
+    let Some(leader) = furthest.max_by(|a, b| a.merit(choose).total_cmp(&b.merit(choose))) else { return vec![] };
+    tried.iter().filter(|tried| !tried.is_behind(leader, choose)).copied().collect()
+}
+
+/// The share of points that count as good. A quarter, where Bergstra et al. have 15%: searches here have tens of points.
+const BETTER: f64 = 0.25;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use duel_report::Worth;
+    use duel_spec::Document;
+    use std::collections::BTreeMap;
+
+    fn experiment(search: &str, more: &str) -> Experiment {
+        let text = format!(
+            "seeds = 2\n[tuning]\nconfigurations = 12\n{more}\n[arms.d]\nmethod = \"dpo\"\nsearch = \"{search}\"\n\
+             [arms.d.space]\nbeta = {{ low = 0.01, high = 1.0, log = true }}\nlearning_rate = {{ low = 1e-5, high = 1e-2, log = true }}\n\
+             loss = {{ choices = [\"sigmoid\", \"robust\"] }}\nlabel_smoothing = {{ low = 0.0, high = 0.3, when = {{ loss = [\"robust\"] }} }}\n"
+        );
+        Experiment::from_document(&Document::parse("t", &text, &[]).expect("parses")).expect("valid")
+    }
+
+    /// Runs a search to its end on a made-up worth; returns its rounds and what was found.
+    fn search(experiment: &Experiment, worth: impl Fn(&Drawn, u64) -> Option<f64>) -> (Vec<Vec<Trial>>, Tuning) {
+        let (mut rounds, mut found) = (vec![], Tuning::default());
+        while let Some(round) = next_round(experiment, &rounds, &found).unwrap_or_else(|e| panic!("{e}: {found:?}")) {
+            for cell in experiment.lay_out(&round).iter().filter(|cell| cell.tuning) {
+                let its = |t: &Tried| t.label == cell.point.label;
+                let place = found.tried.iter().position(its).unwrap_or_else(|| {
+                    let (arm, label) = (cell.arm.clone(), cell.point.label.clone());
+                    let settings = cell.point.settings.clone();
+                    found.tried.push(Tried { arm, label, settings, seeds: BTreeMap::new() });
+                    found.tried.len() - 1
+                });
+                let worth = worth(&cell.point.settings, cell.seed).map(|gold| Worth { gold, proxy: 0.0, flops: 10.0 });
+                assert_eq!(found.tried[place].seeds.insert(cell.seed, worth), None, "a cell is run once");
+            }
+            rounds.push(round);
+        }
+        (rounds, found)
+    }
+
+    /// Best at beta 0.1 and learning rate 1e-3; seeds differ much, in the same way for all.
+    fn bowl(drawn: &Drawn, seed: u64) -> Option<f64> {
+        let log = |name: &str| drawn[name].as_float().expect("a number").log10();
+        let robust = drawn.contains_key("label_smoothing");
+        let wiggle = 0.01 * ((log("beta") * 77.0 + seed as f64).sin());
+        Some(
+            1.0 - (log("beta") + 1.0).powi(2)
+                - (log("learning_rate") + 3.0).powi(2)
+                - 0.1 * f64::from(u8::from(robust))
+                + wiggle
+                + seed as f64,
+        )
+    }
+
+    #[test]
+    fn every_search_spends_the_same_and_compares_its_best_on_fresh_seeds() {
+        for kind in ["random", "tpe", "halving"] {
+            let experiment = experiment(kind, "");
+            let (rounds, found) = search(&experiment, bowl);
+            let spent: usize = found.tried.iter().map(|t| t.seeds.len()).sum();
+            assert!((34..=36).contains(&spent), "{kind} spent {spent}");
+            let [last] = &rounds.last().expect("rounds")[..] else { panic!("one arm, one point") };
+            assert!(!last.tuning && last.seeds == [0, 1]);
+            let best = found.ranked("d", &experiment.tuning_seeds(), Choose::Gold)[0];
+            assert_eq!(best.settings, last.settings);
+            // the same again
+            assert_eq!(search(&experiment, bowl).0, rounds, "{kind}");
+        }
+    }
+
+    #[test]
+    fn a_search_that_looks_finds_more_than_chance() {
+        let regret = |kind: &str| {
+            let of = |seed: u64| {
+                let mut experiment = Experiment { seed: 1000 + seed, ..experiment(kind, "") };
+                experiment.tuning.configurations = 30;
+                let (_, found) = search(&experiment, bowl);
+                101.0 + 1.0 - found.ranked("d", &experiment.tuning_seeds(), Choose::Gold)[0].merit(Choose::Gold)
+            };
+            (0..40).map(of).sum::<f64>() / 40.0
+        };
+        let (chance, looked) = (regret("random"), regret("tpe"));
+        assert!(looked < 0.7 * chance, "random {chance}, tpe {looked}");
+    }
+
+    #[test]
+    fn a_race_drops_only_what_is_behind_and_tries_others_instead() {
+        let experiment = experiment("halving", "seeds = 6");
+        let (rounds, found) = search(&experiment, bowl);
+        assert!(rounds[0].iter().all(|trial| trial.seeds == [100]));
+        let full = |t: &&Tried| t.seeds.len() == 6;
+        let dropped: Vec<&Tried> = found.tried.iter().filter(|t| !full(t)).collect();
+        assert!(found.tried.len() > 12 && !dropped.is_empty(), "{} tried", found.tried.len());
+        for tried in dropped.iter().filter(|t| t.seeds.len() > 1) {
+            assert!(found.tried.iter().any(|other| tried.is_behind(other, Choose::Gold)), "{}", tried.label);
+        }
+        let best = found.tried.iter().filter(full).map(|t| t.merit(Choose::Gold)).fold(f64::MIN, f64::max);
+        assert_eq!(found.ranked("d", &experiment.tuning_seeds(), Choose::Gold)[0].merit(Choose::Gold), best);
+    }
+
+    #[test]
+    fn flops_bound_a_search_and_failures_are_never_chosen() {
+        let experiment = experiment("random", "flops = 200.0");
+        let (_, found) = search(&experiment, |_, _| Some(1.0));
+        assert_eq!(found.tried.len(), 6, "each costs 3 × 10");
+        let (rounds, _) = search(&experiment, |drawn, seed| {
+            bowl(drawn, seed).filter(|_| drawn["beta"].as_float().is_some_and(|beta| beta < 0.1))
+        });
+        assert!(rounds.last().expect("rounds")[0].settings["beta"].as_float().is_some_and(|beta| beta < 0.1));
+        let none = Tuning::default();
+        assert!(matches!(compared(&experiment, &none), Err(Error::NothingToChoose { .. })));
+    }
+
+    #[test]
+    fn a_small_space_is_used_up_and_not_tried_twice() {
+        let text = "[tuning]\nconfigurations = 12\n[arms.d]\nmethod = \"dpo\"\nsearch = \"tpe\"\n[arms.d.space]\nepochs = { low = 1, high = 5 }\n";
+        let experiment = Experiment::from_document(&Document::parse("t", text, &[]).expect("parses")).expect("valid");
+        let (_, found) = search(&experiment, |drawn, _| drawn["epochs"].as_integer().map(|n| n as f64));
+        assert_eq!(found.tried.len(), 5);
+    }
+}
