@@ -63,18 +63,24 @@ impl RunDir {
 
     /// A finished stage of this run, or one of any run beside it, adopted.
     pub fn find_stage(&self, id: &StageId) -> Result<Option<StageDir>> {
-        if let Some(own) = StageDir::open(&self.stages(), id)? {
-            return Ok(Some(own));
+        Ok(self.sift_stage(id)?.0)
+    }
+
+    /// As [`Self::find_stage`], and what of this run was found damaged and set aside, in words.
+    pub fn sift_stage(&self, id: &StageId) -> Result<(Option<StageDir>, Option<String>)> {
+        let (own, damage) = StageDir::sift(&self.stages(), id)?;
+        if own.is_some() {
+            return Ok((own, None));
         }
         for stages in self.beside()? {
             if !stages.join(id.folder()).join("done.json").is_file() {
                 continue;
             }
             if let Ok(Some(theirs)) = StageDir::open(&stages, id) {
-                return theirs.adopt(&self.stages(), id).map(Some);
+                return Ok((Some(theirs.adopt(&self.stages(), id)?), damage));
             }
         }
-        Ok(None)
+        Ok((None, damage))
     }
 
     /// Reads a file of the run.

@@ -38,6 +38,29 @@ struct Done {
     key: serde_json::Value,
     /// sha256 of every other file of the folder.
     files: BTreeMap<String, String>,
+    /// sha256 of all of this, itself left empty.
+    #[serde(default)]
+    sum: String,
+}
+
+impl Done {
+    /// As text, with the sum in its place.
+    fn to_json(&self) -> String {
+        let text = serde_json::to_string_pretty(self).expect("done.json is plain data");
+        text.replacen(NO_SUM, &with_sum(&hash_bytes(text.as_bytes())), 1)
+    }
+
+    /// Whether the text that it was read from has its sum.
+    fn is_of(&self, text: &str) -> bool {
+        let unsummed = text.replacen(&with_sum(&self.sum), NO_SUM, 1);
+        hash_bytes(unsummed.as_bytes()) == self.sum
+    }
+}
+
+const NO_SUM: &str = "\"sum\": \"\"";
+
+fn with_sum(sum: &str) -> String {
+    format!("\"sum\": \"{sum}\"")
 }
 
 /// A finished stage.
@@ -48,15 +71,20 @@ impl StageDir {
     /// Opens a finished stage under `stages`; `None` if it is not there. A damaged one is set aside as
     /// `<name>.damaged` and counts as not there.
     pub fn open(stages: &Path, id: &StageId) -> Result<Option<Self>> {
+        Ok(Self::sift(stages, id)?.0)
+    }
+
+    /// As [`Self::open`], and what was found damaged, in words.
+    pub fn sift(stages: &Path, id: &StageId) -> Result<(Option<Self>, Option<String>)> {
         let path = stages.join(id.folder());
         match Self::check(&path) {
-            Ok(true) => Ok(Some(Self(path))),
-            Ok(false) => Ok(None),
-            Err(Error::Damaged { .. }) => {
+            Ok(true) => Ok((Some(Self(path)), None)),
+            Ok(false) => Ok((None, None)),
+            Err(damage @ Error::Damaged { .. }) => {
                 let aside = stages.join(format!("{}.damaged", id.folder()));
                 let _ = std::fs::remove_dir_all(&aside);
                 std::fs::rename(&path, &aside).map_err(io("set aside", &path))?;
-                Ok(None)
+                Ok((None, Some(format!("{damage}; set aside as {}.damaged, and made anew", id.folder()))))
             }
             Err(other) => Err(other),
         }
@@ -97,6 +125,9 @@ impl StageDir {
         if done.format > FORMAT_VERSION {
             return Err(Error::Newer { path: path.into(), found: done.format, known: FORMAT_VERSION });
         }
+        if !done.is_of(&text) {
+            return Err(damaged("done.json does not have the hash that it gives itself".into()));
+        }
         for (name, expected) in &done.files {
             let bytes = std::fs::read(path.join(name)).map_err(|e| damaged(format!("{name}: {e}")))?;
             if hash_bytes(&bytes) != *expected {
@@ -131,9 +162,8 @@ impl StageDir {
             files.insert(entry.file_name().to_string_lossy().into_owned(), hash_bytes(&bytes));
         }
         let (kind, hash) = (id.kind.clone(), id.hash.clone());
-        let done = Done { format: FORMAT_VERSION, kind, hash, key: key.clone(), files };
-        let json = serde_json::to_vec_pretty(&done).expect("done.json is plain data");
-        write_atomically(&making.join("done.json"), &json)?;
+        let done = Done { format: FORMAT_VERSION, kind, hash, key: key.clone(), files, sum: String::new() };
+        write_atomically(&making.join("done.json"), done.to_json().as_bytes())?;
         if let Err(taken) = std::fs::rename(&making, &path) {
             let Some(other) = Self::open(stages, id)? else { return Err(io("put in place", &path)(taken).into()) };
             std::fs::remove_dir_all(&making).map_err(io("clear", &making))?;

@@ -148,12 +148,28 @@ pub(crate) fn save(chart: &impl Chart, folder: &Path, name: &str) -> Result<Stri
         area.present().map_err(undrawn(name))?;
     }
     duel_ledger::write_atomically(&folder.join(format!("{name}.svg")), svg.as_bytes())?;
-    let large = ((f64::from(width) * PNG_SCALE) as u32, (f64::from(height) * PNG_SCALE) as u32);
-    let png = folder.join(format!("{name}.png"));
-    let area = BitMapBackend::new(&png, large).into_drawing_area();
-    chart.draw(&area, PNG_SCALE).map_err(undrawn(name))?;
-    area.present().map_err(undrawn(name))?;
+    let (width, height) = ((f64::from(width) * PNG_SCALE) as u32, (f64::from(height) * PNG_SCALE) as u32);
+    let mut pixels = vec![0; (width * height * 3) as usize];
+    {
+        let area = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
+        chart.draw(&area, PNG_SCALE).map_err(undrawn(name))?;
+        area.present().map_err(undrawn(name))?;
+    }
+    duel_ledger::write_atomically(
+        &folder.join(format!("{name}.png")),
+        &png(&pixels, width, height).map_err(undrawn(name))?,
+    )?;
     Ok(svg)
+}
+
+/// Red, green and blue of every pixel as the bytes of a file.
+fn png(pixels: &[u8], width: u32, height: u32) -> std::result::Result<Vec<u8>, png::EncodingError> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    encoder.set_depth(png::BitDepth::Eight);
+    encoder.write_header()?.write_image_data(pixels)?;
+    Ok(bytes)
 }
 
 /// A text style: size in SVG pixels, colour.

@@ -130,8 +130,9 @@ fn prune(out: &Path, dry_run: bool) -> Result<()> {
         for entry in std::fs::read_dir(&stages).map_err(io("list", &stages))?.flatten() {
             let folder = name(&entry.path());
             let (stage, rest) = folder.split_once('.').unwrap_or((&folder, ""));
-            // what is kept of a stage that is not finished lets its run go on
-            if named.contains(stage) && (rest.is_empty() || rest == "kept") {
+            // what is kept of a stage that is not finished lets its run go on; a worker of a cluster may be at one
+            let at_work = stages.join(format!("{stage}.lease")).is_file();
+            if named.contains(stage) && (rest.is_empty() || rest == "kept" || at_work) || rest.starts_with("lease") {
                 continue;
             }
             freed += size(&entry.path())?;

@@ -10,6 +10,12 @@ use std::path::PathBuf;
 pub struct Cli {
     #[command(subcommand)]
     pub command: Command,
+    /// Say nothing on standard error but what is wrong
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Say on standard error what happens, as in a run's log.jsonl; twice for more. RUST_LOG does the same by target
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    pub verbose: u8,
 }
 
 #[derive(Debug, Subcommand)]
@@ -26,6 +32,13 @@ pub enum Command {
     Plan(PlanArgs),
     /// Draw charts, tables and the page again, from the parquet files alone
     Report {
+        /// The run directory, for example runs/article
+        run: PathBuf,
+    },
+    /// Cancel a run's jobs on the cluster
+    ///
+    /// What is finished or kept of a training stays; `duel run … --executor slurm` goes on from there.
+    Cancel {
         /// The run directory, for example runs/article
         run: PathBuf,
     },
@@ -87,6 +100,9 @@ pub enum Command {
         device: String,
         #[arg(long)]
         checkpoint_seconds: f64,
+        /// It stands alone: its parent may end, and what it dies of is written down
+        #[arg(long)]
+        detached: bool,
     },
 }
 
@@ -165,9 +181,12 @@ pub struct PlanArgs {
 pub struct RunArgs {
     #[command(flatten)]
     pub experiment: ExperimentArgs,
-    /// Stages at once, one thread each [default: the machine's cores]
+    /// Stages at once, one thread each [default: the machine's cores; on a cluster as many as it grants]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub jobs: Option<u16>,
+    /// Where stages run: on this machine, or as Slurm job arrays over a shared directory (`[slurm]` in the experiment)
+    #[arg(long, value_name = "NAME", default_value = "local")]
+    pub executor: Executor,
     /// End at the first stage that fails
     ///
     /// Without it a failed stage costs itself and what needs it; the rest goes on, and the exit code says so at the end.
@@ -179,6 +198,13 @@ pub struct RunArgs {
     /// Seconds between checkpoints of a training: no more than this much work is lost to a kill, and none of the result
     #[arg(long, value_name = "S", default_value = "30", value_parser = not_negative)]
     pub checkpoint_seconds: f64,
+}
+
+/// Who runs stages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Executor {
+    Local,
+    Slurm,
 }
 
 /// How a machine or a person reads the answer.

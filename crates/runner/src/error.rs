@@ -40,6 +40,12 @@ pub enum Error {
     Worker { source: std::io::Error },
     #[error("the worker was asked for stage {place} of {name}, which the run's experiment.toml does not have")]
     StrayWorker { place: usize, name: String },
+    #[error("`{stage}` needs `{needs}`, which is not finished")]
+    Missing { stage: String, needs: String },
+    #[error("{program} {}", problem.trim())]
+    Cluster { program: &'static str, problem: String },
+    #[error("the run goes on as jobs of the cluster")]
+    Detached,
     #[error("the peer `{name}` cannot be timed: {problem}")]
     Peer { name: &'static str, problem: String },
     #[error("failed to {action} `{}`", path.display())]
@@ -76,7 +82,7 @@ impl Error {
                 duel_training::Error::Interrupted => 130,
                 _ => 1,
             },
-            Self::Interrupted | Self::Training(duel_training::Error::Interrupted) => 130,
+            Self::Interrupted | Self::Detached | Self::Training(duel_training::Error::Interrupted) => 130,
             // that a training diverged says most
             Self::Stages { failures, .. } => {
                 failures.iter().find(|f| f.exit == 4).or(failures.first()).map_or(1, |f| f.exit)
@@ -103,6 +109,8 @@ impl Error {
                 Some(format!("the reasons stand above; narrow `arms.{arm}.space`, or give `tuning.configurations` a larger number"))
             }
             Self::Screen { .. } => Some("`duel watch RUN --once` prints the same as text".into()),
+            Self::Cluster { .. } => Some("`sinfo` says whether this machine belongs to a Slurm cluster; the run's folder `slurm/` has what was submitted".into()),
+            Self::Detached => Some("run the same command again to follow them and to report; `duel cancel RUN` cancels them".into()),
             Self::Interrupted => Some("run the same command again to go on".into()),
             Self::Training(duel_training::Error::Diverged { .. }) => {
                 Some("lower this stage's `learning_rate`, or `learner.clip_norm`; finished stages are kept".into())

@@ -17,6 +17,8 @@ pub struct Settings<'a> {
     pub run: &'a RunDir,
     pub device: &'a str,
     pub jobs: usize,
+    /// What `--jobs` said.
+    pub asked: Option<usize>,
     /// Least time between two checkpoints of a training.
     pub checkpoint_seconds: f64,
     /// Whether the first stage that fails ends the run.
@@ -99,7 +101,9 @@ pub fn execute(plan: &Plan, from: usize, settings: &Settings<'_>, board: &mut Bo
     let mut outcome = Outcome::default();
     let mut states = vec![State::Waiting { killed: 0 }; plan.stages.len()];
     for (place, stage) in plan.stages.iter().enumerate() {
-        if settings.run.find_stage(&stage.id)?.is_some() {
+        let (there, damage) = settings.run.sift_stage(&stage.id)?;
+        damage.iter().for_each(|damage| board.say(damage));
+        if there.is_some() {
             states[place] = State::Finished;
             outcome.reused += usize::from(place >= from);
         } else if place < from {
@@ -166,6 +170,7 @@ pub fn execute(plan: &Plan, from: usize, settings: &Settings<'_>, board: &mut Bo
             std::thread::sleep(Duration::from_millis(100)); // its last words may still be on their way
             listen(&receiver, &mut words, board);
             let failure = failure(stage, &words[place], status);
+            tracing::warn!(stage = failure.stage, exit = failure.exit, "failed");
             board.stage_ended(place);
             board.say(&format!("{} failed:\n{}", failure.stage, failure.tail));
             outcome.failures.push(failure);
@@ -202,7 +207,7 @@ fn next(plan: &Plan, states: &[State], jobs: usize) -> Option<(usize, usize)> {
 }
 
 /// A stage and all that need it.
-fn lost_with(plan: &Plan, place: usize) -> Vec<usize> {
+pub fn lost_with(plan: &Plan, place: usize) -> Vec<usize> {
     let mut lost = vec![place];
     for later in place + 1..plan.stages.len() {
         if plan.stages[later].needs.iter().any(|need| lost.contains(need)) {

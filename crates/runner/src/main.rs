@@ -8,6 +8,7 @@ mod error;
 mod estimate;
 mod execute;
 mod host;
+mod log;
 mod parzen;
 mod plan;
 mod progress;
@@ -17,6 +18,7 @@ mod rm;
 mod run;
 mod search;
 mod show;
+mod slurm;
 mod theory;
 mod watch;
 mod work;
@@ -44,9 +46,11 @@ const KEPT: std::ffi::c_long = 60_000;
 fn main() -> ExitCode {
     keep_pages();
     let cli = Cli::parse();
+    log::start(cli.quiet, cli.verbose);
     match dispatch(cli.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
+            tracing::error!(exit = error.exit(), "{error}");
             let _ = writeln!(std::io::stderr(), "{}", render::render(&error));
             ExitCode::from(error.exit())
         }
@@ -99,8 +103,14 @@ fn dispatch(command: Command) -> Result<()> {
             print(duel_spec::defaults_text());
             Ok(())
         }
-        Command::Worker { run, stage, device, checkpoint_seconds } => {
-            worker::work(&run, stage, &device, Duration::from_secs_f64(checkpoint_seconds))
+        Command::Cancel { run } => slurm::cancel(&run),
+        Command::Worker { run, stage, device, checkpoint_seconds, detached } => {
+            let checkpoints = Duration::from_secs_f64(checkpoint_seconds);
+            let done = worker::work(&run, stage, &device, checkpoints, detached);
+            if let (true, Err(error)) = (detached, &done) {
+                slurm::note_failure(&run, stage, error);
+            }
+            done
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What a person sees while a run goes: a bar on a terminal, plain lines elsewhere.
 
+use crate::log;
 use crate::plan::{Kind, Plan, Stage};
 use crate::worker::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -36,7 +37,7 @@ fn likeness(stage: &Stage) -> String {
 impl Board {
     /// An empty board.
     pub fn new(jobs: usize) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+        let bar = (std::io::stderr().is_terminal() && !log::is_quiet()).then(|| {
             let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
             let style = ProgressStyle::with_template("{bar:24} {pos}/{len} stages  {elapsed}  {wide_msg}");
             if let Ok(style) = style {
@@ -60,10 +61,19 @@ impl Board {
         }
     }
 
-    /// A line that stays.
+    /// A line that stays, and is an event.
     pub fn say(&self, line: &str) {
+        tracing::info!("{line}");
+        if !log::is_told() {
+            self.show(line);
+        }
+    }
+
+    /// A line that stays.
+    fn show(&self, line: &str) {
         match &self.bar {
             Some(bar) => bar.println(line),
+            None if log::is_quiet() => {}
             None => {
                 let _ = writeln!(std::io::stderr(), "{line}");
             }
@@ -94,6 +104,7 @@ impl Board {
     }
 
     pub fn stage_started(&mut self, place: usize, stage: &Stage) {
+        tracing::info!(stage = stage.label(), folder = stage.id.folder(), "begun");
         self.shares.insert(place, (stage.label(), 0.0, String::new()));
         self.draw();
     }
@@ -107,7 +118,7 @@ impl Board {
         if self.bar.is_none() && self.last_line.elapsed() > PAUSE {
             self.last_line = Instant::now();
             let at: Vec<String> = self.shares.values().map(|(label, _, words)| format!("{label}: {words}")).collect();
-            self.say(&format!("{} {}", self.count(), self.and_time_left(at)));
+            self.show(&format!("{} {}", self.count(), self.and_time_left(at)));
         }
     }
 
@@ -118,6 +129,7 @@ impl Board {
     }
 
     pub fn stage_finished(&mut self, place: usize, stage: &Stage, took: Duration) {
+        tracing::info!(stage = stage.label(), folder = stage.id.folder(), seconds = took.as_secs_f64(), "done");
         self.shares.remove(&place);
         self.done += 1;
         self.cells_done += usize::from(stage.kind == Kind::Cell);
@@ -129,7 +141,7 @@ impl Board {
         if self.bar.is_none() {
             self.last_line = Instant::now();
             let done = format!("{} done in {:.1} s", stage.label(), took.as_secs_f64());
-            self.say(&format!("{} {}", self.count(), self.and_time_left(vec![done])));
+            self.show(&format!("{} {}", self.count(), self.and_time_left(vec![done])));
         }
         self.draw();
     }

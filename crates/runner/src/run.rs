@@ -1,10 +1,10 @@
 //! `duel run` and `duel plan`.
 
-use crate::cli::{ExperimentArgs, RunArgs};
+use crate::cli::{Executor, ExperimentArgs, RunArgs};
 use crate::execute::{Outcome, Settings, execute};
 use crate::plan::{Kind, Plan, Stage, experiment_hash};
 use crate::progress::Board;
-use crate::{Error, Result, host, search};
+use crate::{Error, Result, host, log, search, slurm};
 use duel_ledger::{Manifest, RunDir, RunLock, merge_tables, read_rounds, write_atomically};
 use duel_report::{Tuning, Written};
 use duel_spec::{Cell, Document, Experiment, FORMAT_VERSION, Trial, WorldKind};
@@ -52,6 +52,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let jobs = args.jobs.map_or_else(host::cores, usize::from);
     let run = RunDir::create(&args.experiment.out, &experiment.name)?;
     let _lock = RunLock::take(run.path())?;
+    log::write_to(run.path());
+    let command: Vec<String> = std::env::args().collect();
+    tracing::info!(command = command.join(" "), commit = COMMIT, device = args.experiment.device, jobs, "run");
     write_atomically(&run.path().join("experiment.toml"), document.to_toml().as_bytes())?;
     let mut manifest = manifest(&experiment, &args.experiment.device, jobs);
     manifest.write(run.path())?;
@@ -62,19 +65,23 @@ pub fn run(args: &RunArgs) -> Result<()> {
         run: &run,
         device: &args.experiment.device,
         jobs,
+        asked: args.jobs.map(usize::from),
         checkpoint_seconds: args.checkpoint_seconds,
         fail_fast: args.fail_fast && !args.keep_going,
         stop: &stop,
     };
-    let outcome = rounds(&experiment, &settings, &mut manifest, &mut board).and_then(|(outcome, plan)| {
-        board.say("merging and reporting");
-        merge(&run, &plan, false)?;
-        if run.path().join("metrics.parquet").is_file() {
-            duel_ledger::write_events(run.path(), manifest.started)?;
-        }
-        Ok((outcome, plan))
-    });
+    let outcome =
+        rounds(&experiment, args.executor, &settings, &mut manifest, &mut board).and_then(|(outcome, plan)| {
+            board.say("merging and reporting");
+            merge(&run, &plan, false)?;
+            if run.path().join("metrics.parquet").is_file() {
+                duel_ledger::write_events(run.path(), manifest.started)?;
+            }
+            Ok((outcome, plan))
+        });
     board.finish();
+    let (made, reused) = outcome.as_ref().map_or((0, 0), |(outcome, _)| (outcome.made, outcome.reused));
+    tracing::info!(made, reused, seconds = started.elapsed().as_secs_f64(), ok = outcome.is_ok(), "over");
     finish(&mut manifest, outcome.as_ref().map(|(outcome, _)| outcome), started);
     manifest.write(run.path())?;
     let (Outcome { reused, made, failures, left_out, peak_memory }, plan) = outcome?;
@@ -102,6 +109,7 @@ pub fn report(run: &Path) -> Result<()> {
 /// Runs what an experiment asks for, round after round: one where nothing is searched.
 fn rounds(
     experiment: &Experiment,
+    executor: Executor,
     settings: &Settings<'_>,
     manifest: &mut Manifest,
     board: &mut Board,
@@ -122,7 +130,10 @@ fn rounds(
         plan = Plan::new(experiment, settings.device, cells.clone())?;
         manifest.stages = plan.stages.iter().map(|s| (s.label(), s.id.folder())).collect();
         manifest.write(run.path())?;
-        whole.join(execute(&plan, before, settings, board)?);
+        whole.join(match executor {
+            Executor::Local => execute(&plan, before, settings, board)?,
+            Executor::Slurm => slurm::execute(&plan, before, &experiment.slurm, settings, board)?,
+        });
         if settings.stop.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
@@ -183,6 +194,7 @@ fn finish(manifest: &mut Manifest, outcome: std::result::Result<&Outcome, &Error
     manifest.exit = match outcome {
         Ok(outcome) if outcome.failures.is_empty() => "complete",
         Err(Error::Interrupted) => "interrupted",
+        Err(Error::Detached) => "running",
         Ok(_) | Err(_) => "failed",
     }
     .into();

@@ -1,10 +1,11 @@
 //! A worker: one process, one stage. It reports progress as JSON lines on standard output and stops when
-//! its parent is gone.
+//! its parent is gone, unless it is detached.
 
+use crate::log;
 use crate::plan::Plan;
 use crate::work::Desk;
 use crate::{Error, Result};
-use duel_ledger::{RunDir, StageDir, StageRecorder};
+use duel_ledger::{Lease, RunDir, StageDir, StageRecorder};
 use duel_spec::{Experiment, FORMAT_VERSION, NO_POINT, Recorder, SHARED_ARM};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
@@ -25,18 +26,40 @@ pub struct Progress {
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Does the stage at this place of the run's plan.
-pub fn work(run: &Path, place: usize, device: &str, checkpoints: Duration) -> Result<()> {
+pub fn work(run: &Path, place: usize, device: &str, checkpoints: Duration, detached: bool) -> Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, stop.clone()).map_err(|source| Error::Worker { source })?;
     }
-    stop_with_parent(stop.clone());
+    if !detached {
+        log::write_to(run);
+        stop_with_parent(stop.clone());
+    }
     let (experiment, _) = Experiment::load(&run.join("experiment.toml"), &[])?;
     let plan = Plan::new(&experiment, device, duel_ledger::cells_of(run, &experiment)?)?;
     let Some(stage) = plan.stages.get(place) else {
         return Err(Error::StrayWorker { place, name: experiment.name });
     };
     let run = RunDir::create(run.parent().unwrap_or(Path::new(".")), &experiment.name)?;
+    if let Some(missing) = stage.needs.iter().find(|&&need| !run.stages().join(plan.stages[need].id.folder()).is_dir())
+    {
+        return Err(Error::Missing { stage: stage.label(), needs: plan.stages[*missing].label() });
+    }
+    // whoever else is at it may be done before us
+    tracing::debug!(stage = stage.label(), process = std::process::id(), "asks for the lease");
+    let _lease = loop {
+        if let Some(lease) = Lease::take(&run.stages(), &stage.id, stop.clone())? {
+            break lease;
+        }
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        std::thread::sleep(PAUSE);
+    };
+    if run.find_stage(&stage.id)?.is_some() {
+        tracing::debug!(stage = stage.label(), "was finished by another");
+        return Ok(());
+    }
     let (arm, method, point) = match &stage.cell {
         Some(cell) => (cell.arm.as_str(), cell.point.method.name(), cell.point.label.as_str()),
         None => (SHARED_ARM, stage.kind.name(), NO_POINT),
@@ -47,10 +70,15 @@ pub fn work(run: &Path, place: usize, device: &str, checkpoints: Duration) -> Re
             return;
         }
         last = Instant::now();
+        if detached {
+            return; // nobody listens
+        }
         let line = serde_json::to_string(&Progress { done, total, words: words.into() }).expect("plain data");
         let _ = writeln!(std::io::stdout(), "{line}");
     };
     let tag = format!("{FORMAT_VERSION} {} {device}", crate::run::COMMIT);
+    let kept = run.stages().join(stage.id.kept()).is_dir();
+    tracing::debug!(stage = stage.label(), process = std::process::id(), kept, "at work");
     let mut recorder = StageRecorder::new(arm, method, point, stage.seed, Box::new(tell)).keeping(
         run.stages().join(stage.id.kept()),
         &tag,

@@ -413,6 +413,7 @@ fn read_override(argument: &str) -> Result<(Table, Place)> {
     let value = toml::from_str::<Table>(&format!("v = {value}"))
         .ok()
         .and_then(|mut t| t.remove("v"))
+        .filter(|value| !matches!(value, Value::Datetime(_))) // a time of day is a word here
         .unwrap_or_else(|| Value::String(value.into()));
     let table = key.rsplit('.').fold(value, |inner, name| Value::Table(Table::from_iter([(name.to_string(), inner)])));
     let Value::Table(table) = table else { return Err(refuse()) };

@@ -24,6 +24,7 @@ pub struct Experiment {
     pub stages: Stages,
     pub tuning: Tuning,
     pub evaluation: Evaluation,
+    pub slurm: Slurm,
     pub arms: BTreeMap<String, Arm>,
 }
 
@@ -255,6 +256,20 @@ pub struct Evaluation {
     pub best_of: usize,
     pub curve_points: usize,
     pub completions: usize,
+}
+
+/// What is asked of a cluster for each stage.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Slurm {
+    pub partition: String,
+    pub time: String,
+    pub memory: String,
+    pub shared_cores: usize,
+    pub setup: String,
+    pub extra: Vec<String>,
+    pub retries: usize,
+    pub poll: f64,
 }
 
 /// A method with its settings and what is swept over them.

@@ -18,8 +18,8 @@ pub use document::{Document, Origin, Place, defaults_text};
 pub use error::Error;
 pub use experiment::{
     Arm, BaseStage, Cell, EnsembleScore, Evaluation, Experiment, Grammar, LearnerSettings, ModelShape, Optimizer,
-    PairsStage, Point, Reviews, RmKeep, RmModel, RmStage, RmStart, Schedule, SftStage, Stages, Temperature, World,
-    WorldKind,
+    PairsStage, Point, Reviews, RmKeep, RmModel, RmStage, RmStart, Schedule, SftStage, Slurm, Stages, Temperature,
+    World, WorldKind,
 };
 pub use method::{
     CriticBody, CriticStart, Dpo, Every, Grpo, Keep, KlControl, KlEstimator, KlPlace, LoraTargets, LossMean, Method,
@@ -29,7 +29,7 @@ pub use record::{Clocks, Completion, MetricRow, NO_POINT, Recorder, SHARED_ARM};
 pub use search::{Axis, Choose, Drawn, Search, Trial, Tuning};
 
 /// Version of every file that Duel writes; part of each stage's hash.
-pub const FORMAT_VERSION: u32 = 8;
+pub const FORMAT_VERSION: u32 = 9;
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;
