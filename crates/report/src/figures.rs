@@ -58,7 +58,7 @@ pub(crate) struct Figures {
 
 /// Draws every chart into `charts/`.
 pub(crate) fn draw(run: &Run, tuning: &Tuning, charts: &Path) -> Result<Figures> {
-    let (wholes, slices) = sensitivity::charts(run, tuning);
+    let sensitivity::Charts { wholes, slices } = sensitivity::charts(run, tuning);
     let plot = |plot: &Plot, name: &str| -> Result<Figure> {
         Ok(Figure { name: name.into(), svg: save(plot, charts, name)? })
     };

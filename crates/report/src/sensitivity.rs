@@ -71,9 +71,18 @@ fn worth(tuning: &Tuning, run: &Run) -> String {
     if tuning.is_share { format!("η within {kl} {nats}") } else { format!("gold gained within {kl} {nats}") }
 }
 
-/// The charts by name, arm after arm: the whole, then a slice for each setting.
-pub(crate) fn charts(run: &Run, tuning: &Tuning) -> (Vec<(String, Parallel)>, Vec<(String, Plot)>) {
-    let (mut wholes, mut slices) = (vec![], vec![]);
+/// Charts by name, arm after arm.
+#[derive(Debug, Default)]
+pub(crate) struct Charts {
+    /// Of all settings together.
+    pub(crate) wholes: Vec<(String, Parallel)>,
+    /// Of each by itself.
+    pub(crate) slices: Vec<(String, Plot)>,
+}
+
+/// The charts of every arm that tried enough.
+pub(crate) fn charts(run: &Run, tuning: &Tuning) -> Charts {
+    let Charts { mut wholes, mut slices } = Charts::default();
     for arm in run.arms() {
         let tried: Vec<&Tried> =
             tuning.tried.iter().filter(|t| t.arm == arm && t.merit(Choose::Gold).is_finite()).collect();
@@ -86,7 +95,7 @@ pub(crate) fn charts(run: &Run, tuning: &Tuning) -> (Vec<(String, Parallel)>, Ve
             slices.push((format!("slice-{arm}-{name}"), slice(run, tuning, arm, &tried, name, values)));
         }
     }
-    (wholes, slices)
+    Charts { wholes, slices }
 }
 
 fn whole(run: &Run, tuning: &Tuning, arm: &str, tried: &[&Tried], varied: &[(String, Vec<Value>)]) -> Parallel {
@@ -178,8 +187,7 @@ pub(crate) fn table(run: &Run, tuning: &Tuning) -> Table {
         for tried in ranked.iter().copied().chain(others) {
             let worths: Vec<_> = tried.seeds.values().flatten().collect();
             let say = |of: fn(&&crate::Worth) -> f64| {
-                Estimate::of(&worths.iter().map(|w| of(w)).collect::<Vec<_>>())
-                    .map_or("–".into(), |e| format!("{e:.3}"))
+                Estimate::of(&worths.iter().map(of).collect::<Vec<_>>()).map_or("–".into(), |e| format!("{e:.3}"))
             };
             let is = |label: &Option<String>| label.as_ref() == Some(&tried.label);
             let mut notes = vec![];

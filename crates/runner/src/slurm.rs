@@ -10,6 +10,7 @@ use crate::{Error, Result};
 use duel_ledger::{Live, RunDir, RunLock, StageDir, write_atomically};
 use duel_spec::Slurm;
 use serde::{Deserialize, Serialize};
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -294,8 +295,8 @@ impl Follower<'_> {
             match queue.get(&task) {
                 Some(Task::Pending) => {}
                 Some(Task::Running) => {
-                    if !self.began.contains_key(&place) {
-                        self.began.insert(place, Instant::now());
+                    if let Entry::Vacant(first) = self.began.entry(place) {
+                        first.insert(Instant::now());
                         board.stage_started(place, &self.plan.stages[place]);
                     }
                     if let Some((live, _)) = Live::read(self.run(), &folder) {

@@ -74,7 +74,7 @@ impl Axis {
         let Some((low, high)) = self.span() else {
             return self.choices[((share * self.choices.len() as f64) as usize).min(self.choices.len() - 1)].clone();
         };
-        let inside = self.from_line(self.to_line(low) + share * (self.to_line(high) - self.to_line(low)));
+        let inside = self.off_line(self.on_line(low) + share * (self.on_line(high) - self.on_line(low)));
         if self.is_whole() {
             return Value::Integer(inside.floor() as i64);
         }
@@ -92,7 +92,7 @@ impl Axis {
         };
         // a whole number stands for all that is rounded down to it
         let x = number(value)? + if self.is_whole() { 0.5 } else { 0.0 };
-        let share = (self.to_line(x) - self.to_line(low)) / (self.to_line(high) - self.to_line(low));
+        let share = (self.on_line(x) - self.on_line(low)) / (self.on_line(high) - self.on_line(low));
         (-1e-9..=1.0 + 1e-9).contains(&share).then(|| share.clamp(0.0, 1.0 - 1e-9))
     }
 
@@ -114,11 +114,11 @@ impl Axis {
         Some((low, if self.is_whole() { high + 1.0 } else { high }))
     }
 
-    fn to_line(&self, x: f64) -> f64 {
+    fn on_line(&self, x: f64) -> f64 {
         if self.log { x.ln() } else { x }
     }
 
-    fn from_line(&self, x: f64) -> f64 {
+    fn off_line(&self, x: f64) -> f64 {
         if self.log { x.exp() } else { x }
     }
 }
