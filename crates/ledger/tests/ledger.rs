@@ -92,12 +92,29 @@ fn a_worker_that_outlives_its_run_is_not_in_the_way() {
 
 #[test]
 fn a_damaged_stage_is_set_aside() {
-    let folder = tempfile::tempdir().unwrap();
-    let stage = make(folder.path());
-    std::fs::write(stage.file("weights"), b"abd").unwrap();
-    assert!(StageDir::open(folder.path(), &id()).unwrap().is_none());
-    assert!(folder.path().join("sft-0123.damaged").join("weights").is_file());
-    make(folder.path());
+    let files = ["weights.safetensors", "tokenizer.json", "rows.parquet"];
+    let make = |stages: &std::path::Path| {
+        StageDir::make(stages, &id(), &serde_json::json!({"rate": 5e-4}), |to| {
+            files.iter().try_for_each(|file| write_atomically(&to.join(file), b"0123456789"))
+        })
+    };
+    for file in files.into_iter().chain(["done.json"]) {
+        let ways: [&dyn Fn(&mut Vec<u8>); 3] =
+            [&|bytes| bytes.truncate(5), &|bytes| bytes[5] ^= 1, &|bytes| *bytes.last_mut().unwrap() ^= 1];
+        for damage in ways {
+            let folder = tempfile::tempdir().unwrap();
+            let path = make(folder.path()).unwrap().file(file);
+            let mut bytes = std::fs::read(&path).unwrap();
+            damage(&mut bytes);
+            std::fs::write(&path, bytes).unwrap();
+            let (found, words) = StageDir::sift(folder.path(), &id()).unwrap();
+            let words = words.unwrap();
+            assert!(found.is_none() && words.contains(file) && words.contains("sft-0123.damaged"), "{words}");
+            assert!(folder.path().join("sft-0123.damaged").join(file).is_file());
+            make(folder.path()).unwrap();
+            assert!(StageDir::open(folder.path(), &id()).unwrap().is_some());
+        }
+    }
 }
 
 #[test]

@@ -290,6 +290,31 @@ pub(crate) struct Cost {
     pub(crate) seconds_before: f64,
 }
 
+/// What a training of one seed took, with what must come before it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SeedCost {
+    pub(crate) flops: f64,
+    pub(crate) seconds: f64,
+}
+
+/// By seed, mean over an arm's points.
+pub(crate) fn arm_costs_by_seed(run: &Run, arm: &str) -> BTreeMap<u64, SeedCost> {
+    let mut all: BTreeMap<u64, Vec<(f64, f64)>> = BTreeMap::new();
+    for point in run.points_of(arm) {
+        let before = before(run, point);
+        for (seed, mark) in point.finished() {
+            let first = before.get(&seed).copied().unwrap_or_default();
+            let clocks = mark.clocks;
+            all.entry(seed).or_default().push((clocks.flops + first.flops, clocks.wall_seconds + first.wall_seconds));
+        }
+    }
+    let mean_of = |costs: Vec<(f64, f64)>| {
+        let (flops, seconds): (Vec<f64>, Vec<f64>) = costs.into_iter().unzip();
+        SeedCost { flops: mean(&flops), seconds: mean(&seconds) }
+    };
+    all.into_iter().map(|(seed, costs)| (seed, mean_of(costs))).collect()
+}
+
 /// Costs of each arm; the reward model counts as PPO's, once a cell, as a single training would pay it.
 pub(crate) fn arm_costs(run: &Run) -> Vec<Cost> {
     run.arms()

@@ -76,6 +76,14 @@ fn optimum_frontier(run: &Run, seed: u64) -> Vec<KlGold> {
     curve
 }
 
+/// An arm's gain in gold over the reference at one KL of one seed, and what share it is of the exact optimum's, where that is
+/// known; `None` where the arm does not get so far.
+pub(crate) fn gain_at(run: &Run, arm: &str, seed: u64, kl: f64) -> Option<(f64, Option<f64>)> {
+    let base = run.reference()?.seeds.get(&seed)?.last()?.test(GOLD)?;
+    let gain = gold_at(&arm_frontier(run, arm, seed), kl)? - base;
+    Some((gain, gold_at(&optimum_frontier(run, seed), kl).map(|best| gain / (best - base))))
+}
+
 /// One arm at one KL.
 #[derive(Debug, Clone)]
 pub struct Reached {
@@ -109,25 +117,21 @@ fn matched_kls(run: &Run) -> &'static [f64] {
 pub fn at_equal_kl(run: &Run) -> Vec<Matched> {
     let arms = run.arms();
     let seeds = run.experiment.seed_list();
-    let frontiers: Vec<Vec<Vec<KlGold>>> =
-        arms.iter().map(|arm| seeds.iter().map(|&s| arm_frontier(run, arm, s)).collect()).collect();
-    let best: Vec<Vec<KlGold>> = seeds.iter().map(|&s| optimum_frontier(run, s)).collect();
-    let base: Vec<Option<f64>> = seeds.iter().map(|s| run.reference()?.seeds.get(s)?.last()?.test(GOLD)).collect();
     matched_kls(run)
         .iter()
         .filter_map(|&kl| {
-            let reaches: Vec<bool> = frontiers.iter().map(|f| f.iter().any(|f| gold_at(f, kl).is_some())).collect();
+            // by arm and seed
+            let found: Vec<Vec<Option<(f64, Option<f64>)>>> =
+                arms.iter().map(|arm| seeds.iter().map(|&seed| gain_at(run, arm, seed, kl)).collect()).collect();
+            let reaches: Vec<bool> = found.iter().map(|seeds| seeds.iter().any(Option::is_some)).collect();
             let mut gains: Vec<Vec<f64>> = vec![vec![]; arms.len()];
             let mut shares: Vec<Vec<f64>> = vec![vec![]; arms.len()];
-            for (place, base) in base.iter().enumerate() {
+            for place in 0..seeds.len() {
                 let there = (0..arms.len()).filter(|&arm| reaches[arm]);
-                let here: Option<Vec<(usize, f64)>> =
-                    there.map(|arm| Some((arm, gold_at(&frontiers[arm][place], kl)?))).collect();
-                let (Some(here), Some(base)) = (here, base) else { continue };
-                let optimum = gold_at(&best[place], kl);
-                for (arm, gold) in here {
-                    gains[arm].push(gold - base);
-                    shares[arm].extend(optimum.map(|best| (gold - base) / (best - base)));
+                let here: Option<Vec<_>> = there.map(|arm| Some((arm, found[arm][place]?))).collect();
+                for (arm, (gain, share)) in here.into_iter().flatten() {
+                    gains[arm].push(gain);
+                    shares[arm].extend(share);
                 }
             }
             let reached: Vec<Option<Reached>> = arms

@@ -14,10 +14,12 @@ mod sensitivity;
 pub mod stats;
 mod tables;
 mod tuning;
+mod verdict;
 
 pub use error::Error;
 pub use run::{Mark, Point, Run};
 pub use tuning::{Tried, Tuning, Worth};
+pub use verdict::{Budget, Judgement, Verdict};
 
 use std::path::{Path, PathBuf};
 
@@ -32,27 +34,42 @@ pub struct Written {
     pub warnings: Vec<String>,
 }
 
+/// What a run tried, for a choice or for the comparison itself.
+fn searched(run: &Run) -> Result<Tuning> {
+    if !run.experiment.is_tuned() {
+        return Ok(Tuning::of(run));
+    }
+    let cells = duel_ledger::cells_of(&run.folder, &run.experiment)?;
+    Tuning::read(&run.folder, &run.experiment, &cells)
+}
+
+/// Judges the claims of a run's experiment.
+///
+/// # Errors
+/// A run whose parquet files are missing or damaged.
+pub fn judge(run: &Path) -> Result<Vec<Verdict>> {
+    let run = Run::read(run)?;
+    let tuning = searched(&run)?;
+    Ok(verdict::judge(&run, &tuning))
+}
+
 /// Writes `report/` of a run: charts, tables, and the page.
 ///
 /// # Errors
 /// A run whose parquet files are missing or damaged; a folder that cannot be written.
 pub fn write(run: &Path) -> Result<Written> {
     let run = Run::read(run)?;
-    let tuning = if run.experiment.is_tuned() {
-        let cells = duel_ledger::cells_of(&run.folder, &run.experiment)?;
-        Tuning::read(&run.folder, &run.experiment, &cells)?
-    } else {
-        Tuning::of(&run)
-    };
+    let tuning = searched(&run)?;
     let report = run.folder.join("report");
     for folder in ["charts", "tables"] {
         let path = report.join(folder);
         std::fs::create_dir_all(&path).map_err(|source| Error::Write { path, source })?;
     }
     let warnings = sensitivity::edges(&run, &tuning);
+    let verdicts = verdict::judge(&run, &tuning);
     let charts = figures::draw(&run, &tuning, &report.join("charts"))?;
-    let tables = tables::write(&run, &tuning, &report.join("tables"))?;
+    let tables = tables::write(&run, &tuning, &verdicts, &report.join("tables"))?;
     let page = report.join("index.html");
-    duel_ledger::write_atomically(&page, page::fill(&run, &charts, &tables, &warnings)?.as_bytes())?;
+    duel_ledger::write_atomically(&page, page::fill(&run, &charts, &tables, &warnings, &verdicts)?.as_bytes())?;
     Ok(Written { page, warnings })
 }

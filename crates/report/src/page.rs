@@ -5,6 +5,7 @@ use crate::format::{percent, seconds, si};
 use crate::run::{Point, Run};
 use crate::stats::{Estimate, mean};
 use crate::tables::Tables;
+use crate::verdict::Verdict;
 use crate::{Error, Result, frontier};
 use duel_spec::metrics::{self, Metric};
 use duel_spec::{Completion, WorldKind};
@@ -62,7 +63,13 @@ struct Answer {
 }
 
 /// Fills the page.
-pub(crate) fn fill(run: &Run, charts: &Figures, tables: &Tables, edges: &[String]) -> Result<String> {
+pub(crate) fn fill(
+    run: &Run,
+    charts: &Figures,
+    tables: &Tables,
+    edges: &[String],
+    verdicts: &[Verdict],
+) -> Result<String> {
     let broken = |e: minijinja::Error| Error::Page { problem: format!("{e:#}") };
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(broken)?);
@@ -123,7 +130,9 @@ pub(crate) fn fill(run: &Run, charts: &Figures, tables: &Tables, edges: &[String
             tables => Serde(tables),
             tuned => run.experiment.is_tuned(),
             tuning => Serde(&run.experiment.tuning),
+            tuning_kl => format!("{} nat{}", run.experiment.tuning.kl, if run.experiment.tuning.kl == 1.0 { "" } else { "s" }),
             edges => Serde(edges),
+            verdicts => Serde(verdicts),
             completions => Serde(completions(run)),
             completion_heads => heads(run),
             manifest => Serde(manifest),

@@ -177,7 +177,7 @@ fn slice(run: &Run, tuning: &Tuning, arm: &str, tried: &[&Tried], name: &str, va
 /// Every point that was tried for a choice, the best of each arm first; empty where nothing was to be chosen.
 pub(crate) fn table(run: &Run, tuning: &Tuning) -> Table {
     let (choose, seeds) = (run.experiment.tuning.choose, run.experiment.tuning_seeds());
-    let head = ["arm", "point", "seeds", &worth(tuning, run), "learned reward gained there", "FLOPs a training", ""];
+    let head = ["arm", "point", "", "seeds", &worth(tuning, run), "learned reward gained there", "FLOPs a training"];
     let mut rows = vec![];
     for arm in run.arms().into_iter().filter(|_| run.experiment.is_tuned()) {
         let ranked = tuning.ranked(arm, &seeds, choose);
@@ -198,11 +198,11 @@ pub(crate) fn table(run: &Run, tuning: &Tuning) -> Table {
             rows.push(vec![
                 arm.to_string(),
                 tried.label.clone(),
+                notes.join(", "),
                 tried.seeds.len().to_string(),
                 say(|w| w.gold),
                 say(|w| w.proxy),
                 si(mean(&worths.iter().map(|w| w.flops).collect::<Vec<_>>())),
-                notes.join(", "),
             ]);
         }
     }

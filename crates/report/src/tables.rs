@@ -6,6 +6,7 @@ use crate::over::{self, Drops};
 use crate::run::{Point, Run};
 use crate::stats::Estimate;
 use crate::tuning::Tuning;
+use crate::verdict::Verdict;
 use crate::{Error, Result, frontier};
 use duel_spec::metrics::{self, Metric};
 use std::path::Path;
@@ -30,10 +31,11 @@ pub(crate) struct Tables {
     pub(crate) stages: Table,
     pub(crate) calibration: Table,
     pub(crate) tuning: Table,
+    pub(crate) verdicts: Table,
 }
 
 /// Writes `<name>.csv`, `.md` and `.tex` of every table.
-pub(crate) fn write(run: &Run, tuning: &Tuning, folder: &Path) -> Result<Tables> {
+pub(crate) fn write(run: &Run, tuning: &Tuning, judged: &[Verdict], folder: &Path) -> Result<Tables> {
     let tables = Tables {
         points: points(run, "points", Point::final_test),
         validation: points(run, "validation", Point::final_validation),
@@ -43,10 +45,14 @@ pub(crate) fn write(run: &Run, tuning: &Tuning, folder: &Path) -> Result<Tables>
         stages: stages(run),
         calibration: crate::calibration::table(run),
         tuning: crate::sensitivity::table(run, tuning),
+        verdicts: verdicts(judged),
     };
-    let Tables { points, validation, drops, matched, costs, stages, calibration, tuning } = &tables;
+    let Tables { points, validation, drops, matched, costs, stages, calibration, tuning, verdicts } = &tables;
     let tuning = run.experiment.is_tuned().then_some(tuning);
-    for table in [points, validation, drops, matched, costs, stages, calibration].into_iter().chain(tuning) {
+    let verdicts = (!judged.is_empty()).then_some(verdicts);
+    for table in
+        [points, validation, drops, matched, costs, stages, calibration].into_iter().chain(tuning).chain(verdicts)
+    {
         let to = |ending: &str| folder.join(format!("{}.{ending}", table.name));
         duel_ledger::write_atomically(&to("csv"), &csv_of(table)?)?;
         duel_ledger::write_atomically(&to("md"), markdown_of(table).as_bytes())?;
@@ -147,6 +153,26 @@ fn matched(run: &Run) -> Table {
         })
         .collect();
     Table { name: "equal-kl", head, rows }
+}
+
+/// What became of each claim.
+fn verdicts(judged: &[Verdict]) -> Table {
+    let head = ["claim", "verdict", "effect", "interval", "level", "p", "seeds", "smallest effect", "reasons"];
+    let number = |x: Option<f64>| x.map_or("–".into(), |x| format!("{x:.3}"));
+    let row = |v: &Verdict| {
+        vec![
+            v.claim.id.clone(),
+            v.judgement.to_string(),
+            number(v.effect),
+            v.interval.map_or("–".into(), |[low, high]| format!("{low:.3} to {high:.3}")),
+            format!("{:.3}", v.level),
+            v.p.map_or("–".into(), |p| format!("{p:.2e}")),
+            v.seeds.to_string(),
+            v.claim.smallest.to_string(),
+            v.reasons.join("; "),
+        ]
+    };
+    Table { name: "verdicts", head: head.map(String::from).to_vec(), rows: judged.iter().map(row).collect() }
 }
 
 /// What training took.

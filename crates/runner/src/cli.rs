@@ -61,9 +61,11 @@ pub enum Command {
         #[arg(long)]
         detail: bool,
     },
-    /// Judge claims with known answers
+    /// Judge a run's claims, or those with known answers
     ///
-    /// Runs every claim of the family and prints expected and found numbers. Exit code 0 if all hold, 3 otherwise.
+    /// With a run directory: each of its experiment's `[[claims]]` is REPRODUCED, CONTRADICTED or INCONCLUSIVE, with the effect, its
+    /// interval, seeds, budgets and reasons. With `--family exact`: expected and found numbers of every claim whose answer is
+    /// known. Exit code 3 if one is contradicted.
     Verify(VerifyArgs),
     /// Print the exact optimum of a world at one price of KL
     Optimum(OptimumArgs),
@@ -222,10 +224,19 @@ pub enum Family {
 }
 
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["run", "family"]))]
 pub struct VerifyArgs {
-    /// Which claims
+    /// The run directory whose `[[claims]]` are judged, for example runs/article
+    pub run: Option<PathBuf>,
+    /// Which claims with known answers
     #[arg(long)]
-    pub family: Family,
+    pub family: Option<Family>,
+    /// Only this claim of the run; may be repeated
+    #[arg(long, value_name = "ID", requires = "run")]
+    pub claim: Vec<String>,
+    /// Exit code 3 also where a claim is inconclusive
+    #[arg(long, requires = "run")]
+    pub strict: bool,
     #[arg(long, default_value = "text")]
     pub format: Format,
 }

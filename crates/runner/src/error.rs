@@ -26,6 +26,8 @@ pub enum Error {
     Interrupted,
     #[error("{}", failed(failures, *left_out))]
     Stages { failures: Vec<Failure>, left_out: usize },
+    #[error("`{}` {}", run.display(), if id.is_empty() { "makes no claim".to_string() } else { format!("has no claim `{id}`") })]
+    NoClaim { run: PathBuf, id: String, known: Vec<String> },
     #[error("no point of arm `{arm}` ran on every tuning seed, so that none can be chosen")]
     NothingToChoose { arm: String },
     #[error("{broken} of {claims} claims do not hold")]
@@ -71,7 +73,7 @@ impl Error {
     /// The process's exit code (see DESIGN, "The command line").
     pub fn exit(&self) -> u8 {
         match self {
-            Self::Spec(_) | Self::NotExact { .. } | Self::NoSeed { .. } => 2,
+            Self::Spec(_) | Self::NotExact { .. } | Self::NoSeed { .. } | Self::NoClaim { .. } => 2,
             Self::Contradicted { .. } => 3,
             Self::Model(duel_model::Error::UnknownDevice { .. } | duel_model::Error::DeviceNotBuilt { .. }) => 2,
             Self::Training(duel_training::Error::Diverged { .. } | duel_training::Error::Invariant { .. }) => 4,
@@ -105,6 +107,10 @@ impl Error {
             Self::Contradicted { .. } => Some("the lines above marked ✗ say which number is off".into()),
             Self::Peer { .. } => Some("run this from the repository's root; `scripts/bench-peers` says how to try a peer alone".into()),
             Self::Stages { .. } => Some("all others are kept: run the same command again to try only what is missing".into()),
+            Self::NoClaim { known, .. } if known.is_empty() => {
+                Some("write for example `[[claims]]` with `id`, `arms = [\"dpo\", \"ppo\"]` and `kl` into the experiment".into())
+            }
+            Self::NoClaim { known, .. } => Some(format!("its claims: {}", known.join(", "))),
             Self::NothingToChoose { arm } => {
                 Some(format!("the reasons stand above; narrow `arms.{arm}.space`, or give `tuning.configurations` a larger number"))
             }

@@ -1,4 +1,4 @@
-//! `duel optimum` and `duel verify --family exact`: what is known without any experiment file.
+//! `duel optimum` and `duel verify`: what is known without any experiment, and what an experiment has shown.
 
 use crate::cli::{ExactWorld, Family, Format, OptimumArgs, Proxy, VerifyArgs};
 use crate::execute::Failure;
@@ -10,6 +10,7 @@ use duel_evaluation::claims::{self, Bound, Claim};
 use duel_evaluation::{Optimum, Tables, laws};
 use duel_ledger::{RunDir, read_metrics};
 use duel_model::Reader;
+use duel_report::{Judgement, Verdict};
 use duel_spec::{Experiment, Grammar, WorldKind, metrics};
 use std::fmt::Write;
 use std::path::Path;
@@ -70,9 +71,71 @@ fn of_run(args: &OptimumArgs, path: &Path) -> Result<Tables> {
     Ok(Tables::grammar_with(&world, args.split, |prompts| laws(&policy, &reader, prompts)))
 }
 
-/// Judges a family of claims; an error where one does not hold.
+/// Judges a run's claims, or a family of claims; an error where one does not hold.
 pub fn verify(args: &VerifyArgs) -> Result<()> {
-    let Family::Exact = args.family;
+    match (&args.run, args.family) {
+        (Some(run), _) => of_experiment(args, run),
+        (None, Some(Family::Exact)) => exact(args),
+        (None, None) => unreachable!("clap asks for one of the two"),
+    }
+}
+
+/// Judges what an experiment set out to show.
+fn of_experiment(args: &VerifyArgs, run: &Path) -> Result<()> {
+    let mut verdicts = duel_report::judge(run)?;
+    let known: Vec<String> = verdicts.iter().map(|v| v.claim.id.clone()).collect();
+    let unknown = args.claim.iter().find(|id| !known.contains(id));
+    if let (Some(id), _) | (None, Some(id)) = (unknown, known.is_empty().then_some(&String::new())) {
+        return Err(Error::NoClaim { run: run.into(), id: id.clone(), known });
+    }
+    verdicts.retain(|v| args.claim.is_empty() || args.claim.contains(&v.claim.id));
+    print(&match args.format {
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&verdicts).expect("plain numbers")),
+        Format::Text => verdicts.iter().map(told).collect(),
+    });
+    let counts = |judgement| verdicts.iter().filter(|v| v.judgement == judgement).count();
+    let broken = counts(Judgement::Contradicted) + if args.strict { counts(Judgement::Inconclusive) } else { 0 };
+    if broken > 0 {
+        return Err(Error::Contradicted { broken, claims: verdicts.len() });
+    }
+    Ok(())
+}
+
+/// A verdict in lines.
+fn told(v: &Verdict) -> String {
+    let claim = &v.claim;
+    let words = match claim.statement.as_str() {
+        "" => format!("{} is ahead of {}", claim.arms[0], claim.arms[1]),
+        words => words.into(),
+    };
+    let source = if claim.source.is_empty() { String::new() } else { format!(" ({})", claim.source) };
+    let mut text = format!("{:<6}{}: {words}{source}\n", claim.id, v.judgement);
+    let number = |x: Option<f64>, places: usize| x.map_or("–".into(), |x| format!("{x:.places$}"));
+    let interval = v.interval.map_or("no interval".into(), |[low, high]| format!("{low:.3} to {high:.3}"));
+    let _ = writeln!(
+        text,
+        "      effect {}, {:.1}% interval {interval}, p {}, {} seeds; at least {} was asked for",
+        number(v.effect, 3),
+        100.0 * v.level,
+        number(v.p, 4),
+        v.seeds,
+        claim.smallest
+    );
+    if let Some(p) = v.p_sign_flip {
+        let _ = writeln!(text, "      p of the test that flips signs {p:.4}");
+    }
+    for (arm, budget) in &v.budgets {
+        let (points, trainings, flops) = (budget.points, budget.trainings, budget.flops / 1e9);
+        let _ = writeln!(text, "      {arm}: {points} points, {trainings} trainings, {flops:.1} GFLOP");
+    }
+    for reason in &v.reasons {
+        let _ = writeln!(text, "      {reason}");
+    }
+    text
+}
+
+/// Judges the claims whose answers are known.
+fn exact(args: &VerifyArgs) -> Result<()> {
     let mut claims = claims::exact()?;
     let last = claims.len() - 1;
     claims.insert(last, no_reward_model_and_no_sampling()?); // C1 before C7

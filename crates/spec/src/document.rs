@@ -54,6 +54,7 @@ pub(crate) fn defaults() -> (Table, Table) {
     };
     let [mut methods, rollouts, every] = ["method", "rollouts", "every"].map(&mut take);
     take("arm");
+    take("claim");
     for (_, block) in methods.iter_mut() {
         if let Value::Table(block) = block {
             let own = std::mem::replace(block, every.clone());
@@ -65,6 +66,15 @@ pub(crate) fn defaults() -> (Table, Table) {
         }
     }
     (defaults, methods)
+}
+
+/// A claim that says nothing yet.
+fn default_claim() -> Table {
+    let mut defaults: Table = toml::from_str(defaults_text()).expect("defaults.toml is tested to parse");
+    match defaults.remove("claim") {
+        Some(Value::Table(claim)) => claim,
+        _ => unreachable!("defaults.toml has [claim]"),
+    }
 }
 
 /// Who proposes an arm's points, where it does not say.
@@ -145,6 +155,7 @@ impl Document {
     fn merge_over_defaults(&mut self, mut user: Table) -> Result<()> {
         let (mut defaults, methods) = defaults();
         let arms = user.remove("arms");
+        let claims = self.resolve_claims(user.remove("claims"))?;
         self.check_table("", &defaults, &user)?;
         merge(&mut defaults, user);
         let mut resolved = Table::new();
@@ -162,8 +173,35 @@ impl Document {
             return Err(Error::NoArms { place: Box::new(self.whole.clone()) });
         }
         defaults.insert("arms".into(), Value::Table(resolved));
+        defaults.insert("claims".into(), Value::Array(claims));
         self.merged = defaults;
         Ok(())
+    }
+
+    /// Every claim with all that it does not say.
+    fn resolve_claims(&self, given: Option<Value>) -> Result<Vec<Value>> {
+        let given = match given {
+            None => return Ok(vec![]),
+            Some(Value::Array(claims)) => claims,
+            Some(other) => {
+                return Err(self.wrong_type("claims", "an array of tables, each begun by [[claims]]", &other));
+            }
+        };
+        let schema = default_claim();
+        let resolve = |claim: Value| {
+            let Value::Table(claim) = claim else { return Err(self.wrong_type("claims", "a table", &claim)) };
+            self.check_table("claims", &schema, &claim)?;
+            let mut resolved = schema.clone();
+            merge(&mut resolved, claim);
+            let arms = resolved["arms"].as_array().map_or(&[][..], Vec::as_slice);
+            if arms.len() != 2 || !arms.iter().all(Value::is_str) {
+                let (key, found) = ("claims.arms".into(), resolved["arms"].to_string());
+                let accepted = "two arms: the one that is claimed to be ahead, and the other".into();
+                return Err(Error::OutOfRange { place: self.place("claims"), key, found, accepted });
+            }
+            Ok(Value::Table(resolved))
+        };
+        given.into_iter().map(resolve).collect()
     }
 
     fn resolve_arm(&self, name: &str, arm: Value, methods: &Table) -> Result<Table> {
@@ -331,7 +369,7 @@ impl Document {
         let name = key.rsplit('.').next().unwrap_or(key);
         let mut known: Vec<String> = schema.keys().cloned().collect();
         if key.split('.').count() == 1 {
-            known.push("arms".into());
+            known.extend(["arms".into(), "claims".into()]);
         }
         let nearest = known
             .iter()

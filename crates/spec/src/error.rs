@@ -84,6 +84,9 @@ impl Error {
             }
             Self::UnknownChoice { .. } => "`duel defaults` prints what each choice means".into(),
             Self::Clash { .. } => "take one of the two out; METHODS.md says what each method reads".into(),
+            Self::EmptyGrid { key, .. } if last(key) == "space" => {
+                format!("write under `[{key}]` for example `beta = {{ low = 0.05, high = 1.0, log = true }}`")
+            }
             Self::EmptyGrid { key, .. } => {
                 format!("write for example `{} = [0.1, 0.5]`, or leave the key out to train one point", last(key))
             }

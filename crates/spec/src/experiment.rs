@@ -1,6 +1,7 @@
 //! The typed experiment: what the merged document says, checked for range, and the cells it spans.
 
 use crate::checks::{check_choices, check_numbers};
+use crate::claim::Claim;
 use crate::document::{Document, defaults, same};
 use crate::method::{Clash, Dpo, Method, OnPolicy, Ppo};
 use crate::search::{Axis, Drawn, Search, Trial, Tuning};
@@ -26,6 +27,7 @@ pub struct Experiment {
     pub evaluation: Evaluation,
     pub slurm: Slurm,
     pub arms: BTreeMap<String, Arm>,
+    pub claims: Vec<Claim>,
 }
 
 /// Where prompts and judgements come from.
@@ -409,6 +411,7 @@ impl Experiment {
         }
         self.check_clashes(document)?;
         self.check_search(document)?;
+        self.check_claims(document)?;
         self.check_reward_model(document)?;
         let reviews = &self.world.reviews;
         if self.world.kind == WorldKind::Reviews
@@ -508,6 +511,40 @@ impl Experiment {
 }
 
 impl Experiment {
+    /// Claims that name what is not there.
+    fn check_claims(&self, document: &Document) -> Result<()> {
+        let refuse = |key: String, found: String, accepted: String| {
+            Err(Error::OutOfRange { place: document.place("claims"), key, found, accepted })
+        };
+        for (place, claim) in self.claims.iter().enumerate() {
+            let key = |key: &str| format!("claims.{key}");
+            if claim.id.is_empty() || self.claims[..place].iter().any(|earlier| earlier.id == claim.id) {
+                let accepted = "a name that no other claim has".into();
+                return refuse(key("id"), format!("`{}`", claim.id), accepted);
+            }
+            let known: Vec<&str> = self.arms.keys().map(String::as_str).collect();
+            if let Some(arm) = claim.arms.iter().find(|arm| !self.arms.contains_key(*arm)) {
+                return refuse(
+                    key("arms"),
+                    format!("`{arm}` in claim {}", claim.id),
+                    format!("arms of the experiment: {}", known.join(", ")),
+                );
+            }
+            if claim.arms[0] == claim.arms[1] {
+                return refuse(
+                    key("arms"),
+                    format!("`{}` twice in claim {}", claim.arms[0], claim.id),
+                    "two arms".into(),
+                );
+            }
+            if !(claim.kl > 0.0 && claim.kl.is_finite()) || !(claim.smallest >= 0.0 && claim.smallest.is_finite()) {
+                let found = format!("kl {} and smallest {} in claim {}", claim.kl, claim.smallest, claim.id);
+                return refuse("claims".into(), found, "kl above 0, smallest of at least 0".into());
+            }
+        }
+        Ok(())
+    }
+
     /// Searches that cannot be, or whose budgets would differ.
     fn check_search(&self, document: &Document) -> Result<()> {
         let clash = |key: String, with: &str, why: &str| {
@@ -725,6 +762,28 @@ mod tests {
         let robust = arm.point(&arm.draw(|name, _| if name == "loss" { 0.9 } else { 0.0 }));
         assert_eq!(robust.label, "beta=1.0,epochs=1,label_smoothing=0.1,loss=robust");
         assert_eq!(arm.corners().len(), 2 * 2 * (1 + 2));
+    }
+
+    #[test]
+    fn claims_are_read_and_name_what_is_there() {
+        let arms = "[arms.a]\nmethod = \"dpo\"\n[arms.b]\nmethod = \"ppo\"\n";
+        let claim = |claim: &str| parse(&format!("{arms}[[claims]]\n{claim}\n"));
+        let all = claim("id = \"B1\"\narms = [\"a\", \"b\"]\nkl = 2.0").expect("valid").claims;
+        assert_eq!((all.len(), all[0].kl, all[0].smallest), (1, 2.0, 0.05));
+        for refused in [
+            "arms = [\"a\", \"b\"]",
+            "id = \"B1\"",
+            "id = \"B1\"\narms = [\"a\"]",
+            "id = \"B1\"\narms = [\"a\", \"a\"]",
+            "id = \"B1\"\narms = [\"a\", \"c\"]",
+            "id = \"B1\"\narms = [\"a\", \"b\"]\nmetric = \"eta\"",
+            "id = \"B1\"\narms = [\"a\", \"b\"]\nkl = -1.0",
+            "id = \"B1\"\narms = [\"a\", \"b\"]\nsmallest = inf",
+            "id = \"B1\"\narms = [\"a\", \"b\"]\nkll = 1.0",
+            "id = \"B1\"\narms = [\"a\", \"b\"]\n[[claims]]\nid = \"B1\"\narms = [\"a\", \"b\"]",
+        ] {
+            assert!(claim(refused).is_err(), "{refused}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! Knows no tensor and no parquet.
 
 mod checks;
+mod claim;
 mod document;
 mod error;
 mod experiment;
@@ -14,6 +15,7 @@ mod record;
 mod search;
 pub mod seeds;
 
+pub use claim::{Claim, ClaimMetric};
 pub use document::{Document, Origin, Place, defaults_text};
 pub use error::Error;
 pub use experiment::{
