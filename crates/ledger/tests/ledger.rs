@@ -99,8 +99,8 @@ fn a_damaged_stage_is_set_aside() {
         })
     };
     for file in files.into_iter().chain(["done.json"]) {
-        let ways: [&dyn Fn(&mut Vec<u8>); 3] =
-            [&|bytes| bytes.truncate(5), &|bytes| bytes[5] ^= 1, &|bytes| *bytes.last_mut().unwrap() ^= 1];
+        let ways: [fn(&mut Vec<u8>); 3] =
+            [|bytes| bytes.truncate(5), |bytes| bytes[5] ^= 1, |bytes| *bytes.last_mut().unwrap() ^= 1];
         for damage in ways {
             let folder = tempfile::tempdir().unwrap();
             let path = make(folder.path()).unwrap().file(file);

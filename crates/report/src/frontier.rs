@@ -76,9 +76,12 @@ fn optimum_frontier(run: &Run, seed: u64) -> Vec<KlGold> {
     curve
 }
 
+/// Gold above the reference, and what share that is of the exact optimum's gain.
+pub(crate) type Gain = (f64, Option<f64>);
+
 /// An arm's gain in gold over the reference at one KL of one seed, and what share it is of the exact optimum's, where that is
 /// known; `None` where the arm does not get so far.
-pub(crate) fn gain_at(run: &Run, arm: &str, seed: u64, kl: f64) -> Option<(f64, Option<f64>)> {
+pub(crate) fn gain_at(run: &Run, arm: &str, seed: u64, kl: f64) -> Option<Gain> {
     let base = run.reference()?.seeds.get(&seed)?.last()?.test(GOLD)?;
     let gain = gold_at(&arm_frontier(run, arm, seed), kl)? - base;
     Some((gain, gold_at(&optimum_frontier(run, seed), kl).map(|best| gain / (best - base))))
@@ -120,15 +123,14 @@ pub fn at_equal_kl(run: &Run) -> Vec<Matched> {
     matched_kls(run)
         .iter()
         .filter_map(|&kl| {
-            // by arm and seed
-            let found: Vec<Vec<Option<(f64, Option<f64>)>>> =
-                arms.iter().map(|arm| seeds.iter().map(|&seed| gain_at(run, arm, seed, kl)).collect()).collect();
-            let reaches: Vec<bool> = found.iter().map(|seeds| seeds.iter().any(Option::is_some)).collect();
+            let at = |seed: u64| arms.iter().map(|arm| gain_at(run, arm, seed, kl)).collect();
+            let found: Vec<Vec<Option<Gain>>> = seeds.iter().map(|&seed| at(seed)).collect(); // by seed, then arm
+            let reaches: Vec<bool> = (0..arms.len()).map(|arm| found.iter().any(|seed| seed[arm].is_some())).collect();
             let mut gains: Vec<Vec<f64>> = vec![vec![]; arms.len()];
             let mut shares: Vec<Vec<f64>> = vec![vec![]; arms.len()];
-            for place in 0..seeds.len() {
+            for seed in &found {
                 let there = (0..arms.len()).filter(|&arm| reaches[arm]);
-                let here: Option<Vec<_>> = there.map(|arm| Some((arm, found[arm][place]?))).collect();
+                let here: Option<Vec<(usize, Gain)>> = there.map(|arm| Some((arm, seed[arm]?))).collect();
                 for (arm, (gain, share)) in here.into_iter().flatten() {
                     gains[arm].push(gain);
                     shares[arm].extend(share);

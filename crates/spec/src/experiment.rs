@@ -537,7 +537,8 @@ impl Experiment {
                     "two arms".into(),
                 );
             }
-            if !(claim.kl > 0.0 && claim.kl.is_finite()) || !(claim.smallest >= 0.0 && claim.smallest.is_finite()) {
+            let is_number = |x: f64, from: f64| x >= from && x.is_finite();
+            if !(is_number(claim.kl, f64::MIN_POSITIVE) && is_number(claim.smallest, 0.0)) {
                 let found = format!("kl {} and smallest {} in claim {}", claim.kl, claim.smallest, claim.id);
                 return refuse("claims".into(), found, "kl above 0, smallest of at least 0".into());
             }
