@@ -3,6 +3,7 @@
 
 use crate::files::io;
 use crate::{Result, StageId};
+use duel_spec::ids::hash_bytes;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -74,7 +75,7 @@ impl Lease {
         let path = stages.join(format!("{}.lease", id.folder()));
         let owner = serde_json::to_vec(&Owner::here()).expect("plain data");
         // 1. A file of our own, whole before it has the lease's name, and with the time of whoever keeps the files.
-        let own = stages.join(format!("{}.lease-{}-{:x}", id.folder(), std::process::id(), hash(&owner)));
+        let own = stages.join(format!("{}.lease-{}", id.folder(), hash_bytes(&owner)));
         std::fs::write(&own, &owner).map_err(io("write", &own))?;
         let now = modified(&own).unwrap_or_else(SystemTime::now);
         let lease = Self { path, owner, done: Arc::new(AtomicBool::new(false)) };
@@ -157,13 +158,6 @@ fn modified(path: &Path) -> Option<SystemTime> {
 /// Time since a file was written; none where it lies ahead, as after a clock has gone back.
 fn age(path: &Path, now: SystemTime) -> Duration {
     modified(path).and_then(|then| now.duration_since(then).ok()).unwrap_or_default()
-}
-
-fn hash(bytes: &[u8]) -> u64 {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    (bytes, SystemTime::now()).hash(&mut hasher);
-    hasher.finish()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::run::Run;
 use crate::stats::{Estimate, mean};
 use crate::tables::Table;
 use crate::tuning::{Tried, Tuning};
-use duel_spec::{Axis, Choose, Search};
+use duel_spec::{Axis, Choose, Search, number};
 use std::collections::BTreeSet;
 use toml::Value;
 
@@ -35,10 +35,6 @@ fn varied(tried: &[&Tried]) -> Vec<(String, Vec<Value>)> {
         values
     };
     names.into_iter().map(|name| (name.clone(), values(name))).filter(|(_, values)| values.len() > 1).collect()
-}
-
-fn number(value: &Value) -> Option<f64> {
-    value.as_float().or_else(|| value.as_integer().map(|i| i as f64))
 }
 
 fn words(value: &Value) -> String {

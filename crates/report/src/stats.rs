@@ -26,15 +26,7 @@ pub struct Estimate {
 impl Estimate {
     /// `mean ± t_{.975, n−1} · sd / √n`; `None` of nothing.
     pub fn of(values: &[f64]) -> Option<Self> {
-        let n = values.len();
-        if n == 0 {
-            return None;
-        }
-        let half_width = (n > 1).then(|| {
-            let t = StudentsT::new(0.0, 1.0, n as f64 - 1.0).expect("n - 1 > 0").inverse_cdf(0.975);
-            t * sd(values) / (n as f64).sqrt()
-        });
-        Some(Self { mean: mean(values), half_width, n })
+        Self::of_at(values, 0.95)
     }
 
     /// Of the differences `a − b`, paired by place.
@@ -52,12 +44,14 @@ impl Estimate {
     /// As [`Self::of`], with an interval that holds the mean with another chance than 95%.
     pub fn of_at(values: &[f64], level: f64) -> Option<Self> {
         let n = values.len();
-        let plain = Self::of(values)?;
+        if n == 0 {
+            return None;
+        }
         let half_width = (n > 1).then(|| {
             let t = StudentsT::new(0.0, 1.0, n as f64 - 1.0).expect("n - 1 > 0").inverse_cdf(0.5 + level / 2.0);
             t * sd(values) / (n as f64).sqrt()
         });
-        Some(Self { half_width, ..plain })
+        Some(Self { mean: mean(values), half_width, n })
     }
 }
 

@@ -74,7 +74,7 @@ struct Running {
 
 /// Where a stage stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+pub enum State {
     /// How often its worker was ended by the system.
     Waiting {
         killed: usize,
@@ -98,21 +98,7 @@ const RETRIES: usize = 2;
 /// # Errors
 /// [`Error::Interrupted`] on Ctrl-C; a run directory that cannot be used.
 pub fn execute(plan: &Plan, from: usize, settings: &Settings<'_>, board: &mut Board) -> Result<Outcome> {
-    let mut outcome = Outcome::default();
-    let mut states = vec![State::Waiting { killed: 0 }; plan.stages.len()];
-    for (place, stage) in plan.stages.iter().enumerate() {
-        let (there, damage) = settings.run.sift_stage(&stage.id)?;
-        damage.iter().for_each(|damage| board.say(damage));
-        if there.is_some() {
-            states[place] = State::Finished;
-            outcome.reused += usize::from(place >= from);
-        } else if place < from {
-            states[place] = State::Lost;
-        } else if stage.needs.iter().any(|&need| states[need] == State::Lost) {
-            states[place] = State::Lost;
-            outcome.left_out.push(stage.label());
-        }
-    }
+    let (mut states, mut outcome) = survey(plan, from, settings.run, board)?;
     board.start(plan, &states.iter().map(|state| *state == State::Finished).collect::<Vec<_>>());
     let (sender, receiver) = channel();
     let mut running = Workers::default();
@@ -186,6 +172,31 @@ pub fn execute(plan: &Plan, from: usize, settings: &Settings<'_>, board: &mut Bo
             }
         }
     }
+}
+
+/// Where every stage stands before anything is begun. Stages up to `from` were run by an earlier round, which has looked into
+/// them: what of them is not there is lost, with all that need it.
+pub fn survey(plan: &Plan, from: usize, run: &RunDir, board: &Board) -> Result<(Vec<State>, Outcome)> {
+    let (mut states, mut outcome) = (Vec::<State>::with_capacity(plan.stages.len()), Outcome::default());
+    for (place, stage) in plan.stages.iter().enumerate() {
+        let state = if place < from {
+            if run.stages().join(stage.id.folder()).is_dir() { State::Finished } else { State::Lost }
+        } else {
+            let (there, damage) = run.sift_stage(&stage.id)?;
+            damage.iter().for_each(|damage| board.say(damage));
+            if there.is_some() {
+                outcome.reused += 1;
+                State::Finished
+            } else if stage.needs.iter().any(|&need| states[need] == State::Lost) {
+                outcome.left_out.push(stage.label());
+                State::Lost
+            } else {
+                State::Waiting { killed: 0 }
+            }
+        };
+        states.push(state);
+    }
+    Ok((states, outcome))
 }
 
 /// The next stage that can be started, and how often it was killed.

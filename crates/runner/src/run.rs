@@ -33,8 +33,7 @@ pub(crate) fn prepare(args: &ExperimentArgs) -> Result<(Experiment, Document)> {
 /// All that an experiment will come to. Of a search that has not ended, as many points as it may try.
 pub(crate) fn whole_plan(args: &ExperimentArgs, experiment: &Experiment) -> Result<Plan> {
     let there = read_rounds(&args.out.join(&experiment.name))?;
-    let ended = there.last().is_some_and(|round| round.iter().any(|trial| !trial.tuning));
-    let rounds = if experiment.is_tuned() && ended { there } else { search::preview(experiment) };
+    let rounds = if experiment.is_tuned() && search::have_ended(&there) { there } else { search::preview(experiment) };
     Plan::new(experiment, &args.device, rounds.iter().flat_map(|round| experiment.lay_out(round)).collect())
 }
 

@@ -15,12 +15,17 @@ pub fn next_round(experiment: &Experiment, rounds: &[Vec<Trial>], found: &Tuning
     if !experiment.is_tuned() {
         return Ok(rounds.is_empty().then(|| experiment.trials()));
     }
-    if rounds.last().is_some_and(|round| round.iter().any(|trial| !trial.tuning)) {
+    if have_ended(rounds) {
         return Ok(None);
     }
     let round: Vec<Trial> =
         experiment.arms.keys().flat_map(|arm| Hunt::new(experiment, arm, found).proposals()).collect();
     if round.is_empty() { compared(experiment, found).map(Some) } else { Ok(Some(round)) }
+}
+
+/// Whether the comparison itself has been asked for.
+pub fn have_ended(rounds: &[Vec<Trial>]) -> bool {
+    rounds.last().is_some_and(|round| round.iter().any(|trial| !trial.tuning))
 }
 
 /// The best point of each arm, on the experiment's own seeds.

@@ -2,7 +2,7 @@
 //! before it. What is submitted is written down, so that the process that submits may end at any time: the same command finds
 //! the jobs again. What becomes of a stage is told by the run directory itself; the queue only says who is still at it.
 
-use crate::execute::{Failure, Outcome, Settings, lost_with};
+use crate::execute::{Failure, Outcome, Settings, State, lost_with, survey};
 use crate::plan::{Plan, Stage};
 use crate::progress::Board;
 use crate::worker::Progress;
@@ -92,25 +92,9 @@ pub fn execute(plan: &Plan, from: usize, slurm: &Slurm, settings: &Settings<'_>,
     jobs.write(run)?;
     let mut follower =
         Follower { plan, slurm, settings, jobs, open: BTreeSet::new(), began: BTreeMap::new(), given: BTreeMap::new() };
-    let mut outcome = Outcome::default();
-    let mut lost: Vec<usize> = vec![];
-    for (place, stage) in plan.stages.iter().enumerate() {
-        let (there, damage) = settings.run.sift_stage(&stage.id)?;
-        damage.iter().for_each(|damage| board.say(damage));
-        if there.is_some() {
-            outcome.reused += usize::from(place >= from);
-        } else if place < from {
-            lost.push(place);
-        } else if stage.needs.iter().any(|need| lost.contains(need)) {
-            lost.push(place);
-            outcome.left_out.push(stage.label());
-        } else {
-            follower.open.insert(place);
-        }
-    }
-    let finished: Vec<bool> =
-        (0..plan.stages.len()).map(|p| !follower.open.contains(&p) && !lost.contains(&p)).collect();
-    board.start(plan, &finished);
+    let (states, mut outcome) = survey(plan, from, settings.run, board)?;
+    follower.open = (0..states.len()).filter(|&place| matches!(states[place], State::Waiting { .. })).collect();
+    board.start(plan, &states.iter().map(|state| *state == State::Finished).collect::<Vec<_>>());
     follower.begin(board)?;
     while !follower.open.is_empty() {
         follower.wait()?;
@@ -275,7 +259,7 @@ impl Follower<'_> {
 
     /// Takes in what has become of each open stage.
     fn look(&mut self, board: &mut Board, outcome: &mut Outcome) -> Result<()> {
-        let queue = self.queue()?;
+        let queue = self.queue()?; // before the stages are looked at: one that is gone from it has finished by now, or will not
         let mut again: Vec<usize> = vec![];
         for place in self.open.clone() {
             if !self.open.contains(&place) {
@@ -312,17 +296,9 @@ impl Follower<'_> {
                     if why.starts_with("CANCELLED") && Jobs::read(self.run())?.cancelled {
                         return Err(Error::Interrupted);
                     }
-                    // 1. It may have finished between the two looks.
-                    if StageDir::open(&self.settings.run.stages(), &id)?.is_some() {
-                        again.retain(|&p| p != place);
-                        self.open.remove(&place);
-                        outcome.made += 1;
-                        board.stage_finished(place, &self.plan.stages[place], Duration::ZERO);
-                        continue;
-                    }
                     board.stage_ended(place);
                     self.began.remove(&place);
-                    // 2. What a training dies of by itself it would die of again; what the cluster does to it, perhaps not.
+                    // what a training dies of by itself it would die of again; what the cluster does to it, perhaps not.
                     let note = self.note(&folder);
                     if note.as_ref().is_some_and(|note| note.in_vain) {
                         self.given.entry(place).and_modify(|times| *times -= 1);

@@ -66,13 +66,10 @@ pub fn work(run: &Path, place: usize, device: &str, checkpoints: Duration, detac
     };
     let mut last = Instant::now() - PAUSE;
     let tell = move |done, total, words: &str| {
-        if last.elapsed() < PAUSE && done < total {
-            return;
+        if detached || (last.elapsed() < PAUSE && done < total) {
+            return; // nobody listens, or has just heard
         }
         last = Instant::now();
-        if detached {
-            return; // nobody listens
-        }
         let line = serde_json::to_string(&Progress { done, total, words: words.into() }).expect("plain data");
         let _ = writeln!(std::io::stdout(), "{line}");
     };

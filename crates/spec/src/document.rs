@@ -4,6 +4,7 @@
 //! an arm's keys are those of its method's block.
 
 use crate::method::METHODS;
+use crate::search::number;
 use crate::{Error, Result, SHARED_ARM};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -68,19 +69,13 @@ pub(crate) fn defaults() -> (Table, Table) {
     (defaults, methods)
 }
 
-/// A claim that says nothing yet.
-fn default_claim() -> Table {
+/// A block of `defaults.toml` that an experiment does not hold itself: what an arm or a claim says where it is silent.
+fn block(name: &str) -> Table {
     let mut defaults: Table = toml::from_str(defaults_text()).expect("defaults.toml is tested to parse");
-    match defaults.remove("claim") {
-        Some(Value::Table(claim)) => claim,
-        _ => unreachable!("defaults.toml has [claim]"),
+    match defaults.remove(name) {
+        Some(Value::Table(block)) => block,
+        _ => unreachable!("defaults.toml has [{name}]"),
     }
-}
-
-/// Who proposes an arm's points, where it does not say.
-fn default_search() -> Value {
-    let defaults: Table = toml::from_str(defaults_text()).expect("defaults.toml is tested to parse");
-    defaults["arm"]["search"].clone()
 }
 
 /// A merged experiment: all values, and for each leaf where it came from.
@@ -187,7 +182,7 @@ impl Document {
                 return Err(self.wrong_type("claims", "an array of tables, each begun by [[claims]]", &other));
             }
         };
-        let schema = default_claim();
+        let schema = block("claim");
         let resolve = |claim: Value| {
             let Value::Table(claim) = claim else { return Err(self.wrong_type("claims", "a table", &claim)) };
             self.check_table("claims", &schema, &claim)?;
@@ -250,12 +245,12 @@ impl Document {
         };
         let mut with_shape = schema.clone();
         with_shape.insert("space".into(), Value::Table(Table::new()));
-        with_shape.insert("search".into(), default_search());
+        with_shape.extend(block("arm"));
         with_shape.insert("grid".into(), Value::Table(Table::new()));
         with_shape.insert("method".into(), Value::String(method.clone()));
         self.check_table(&key, &with_shape, &arm)?;
         let mut resolved = schema.clone();
-        resolved.insert("search".into(), default_search());
+        resolved.extend(block("arm"));
         merge(&mut resolved, arm);
         resolved.insert("method".into(), Value::String(method));
         resolved.insert("grid".into(), Value::Table(grid));
@@ -316,7 +311,7 @@ impl Document {
                 }
                 continue;
             }
-            let ends = ["low", "high"].map(|end| axis.get(end).and_then(crate::search::number));
+            let ends = ["low", "high"].map(|end| axis.get(end).and_then(number));
             let [Some(low), Some(high)] = ends else {
                 return refuse(key, "no two ends".into(), "`low` and `high` for a number, `choices` for a word");
             };
@@ -401,7 +396,6 @@ const RESERVED_ARMS: [&str; 6] = [SHARED_ARM, "reference", "optimum", "ppo-ideal
 
 /// Whether two values train the same point: 1 and 1.0 do.
 pub(crate) fn same(a: &Value, b: &Value) -> bool {
-    let number = |v: &Value| v.as_float().or_else(|| v.as_integer().map(|i| i as f64));
     match (number(a), number(b)) {
         (Some(a), Some(b)) => a == b,
         _ => a == b,

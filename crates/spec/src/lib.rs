@@ -28,7 +28,7 @@ pub use method::{
     OnPolicy, OnlineDpo, OnlineLoss, PairLoss, Ppo, Raft, Reference, RewardSource, Rloo, Scaling, Truncated,
 };
 pub use record::{Clocks, Completion, MetricRow, NO_POINT, Recorder, SHARED_ARM};
-pub use search::{Axis, Choose, Drawn, Search, Trial, Tuning};
+pub use search::{Axis, Choose, Drawn, Search, Trial, Tuning, number};
 
 /// Version of every file that Duel writes; part of each stage's hash.
 pub const FORMAT_VERSION: u32 = 9;

@@ -58,7 +58,7 @@ pub struct Axis {
 }
 
 /// Digits of a number that is drawn: its label then says all of it.
-const DIGITS: i32 = 3;
+const DIGITS: usize = 3;
 
 impl Axis {
     /// Both ends, or all choices.
@@ -78,9 +78,7 @@ impl Axis {
         if self.is_whole() {
             return Value::Integer(inside.floor() as i64);
         }
-        let unit = 10f64.powi(inside.abs().log10().floor() as i32 + 1 - DIGITS);
-        let rounded: f64 = format!("{:.*e}", DIGITS as usize - 1, inside).parse().unwrap_or(inside);
-        debug_assert!(inside == 0.0 || (rounded - inside).abs() <= unit);
+        let rounded: f64 = format!("{:.*e}", DIGITS - 1, inside).parse().unwrap_or(inside);
         Value::Float(rounded.clamp(low, high))
     }
 
@@ -123,7 +121,8 @@ impl Axis {
     }
 }
 
-pub(crate) fn number(value: &Value) -> Option<f64> {
+/// A setting as a number; `None` of a word.
+pub fn number(value: &Value) -> Option<f64> {
     value.as_float().or_else(|| value.as_integer().map(|i| i as f64))
 }
 
