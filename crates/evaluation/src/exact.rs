@@ -11,10 +11,13 @@ use duel_data::grammar::{
 };
 use duel_model::{Cache, Policy, Reader, Responses, generate, weights::host};
 use duel_reward::Scorer;
-use duel_spec::{Split, metrics, seeds};
+use duel_spec::{Outcome, Split, metrics, seeds};
 
 /// Samples of the check that the sampler follows the model.
 const SAMPLER_DRAWS: usize = 1024;
+
+/// Chance of an outcome below which it is not kept.
+const LEAST_SHARE: f64 = 1e-6;
 
 /// Log-law of the next action (order of [`ACTIONS`]) after every decision prefix, for each prompt:
 /// `[prompts][DECISIONS][6]`. One cached walk over the tree; `policy` carries no gradient.
@@ -65,6 +68,42 @@ pub fn proxy_table(scorer: &dyn Scorer, prompts: &[Vec<u32>], eos: u32) -> Resul
         .collect()
 }
 
+/// Responses to one prompt in groups of the same gold and length.
+#[derive(Debug, Clone)]
+struct Alike {
+    /// Of each response.
+    group: Vec<usize>,
+    /// Gold and tokens of each group.
+    of: Vec<(f64, u32)>,
+}
+
+impl Alike {
+    fn new(gold: &[f64], lengths: &[f64]) -> Self {
+        let mut order: Vec<usize> = (0..gold.len()).collect();
+        order.sort_by(|&a, &b| lengths[a].total_cmp(&lengths[b]).then(gold[a].total_cmp(&gold[b])));
+        let (mut group, mut of) = (vec![0; gold.len()], vec![]);
+        let is_alike = |&a: &usize, &b: &usize| lengths[a] == lengths[b] && (gold[a] - gold[b]).abs() < 1e-9;
+        for responses in order.chunk_by(is_alike) {
+            responses.iter().for_each(|&y| group[y] = of.len());
+            of.push((gold[responses[0]], lengths[responses[0]] as u32));
+        }
+        Self { group, of }
+    }
+
+    /// What a law earns, but for what is next to impossible.
+    fn outcomes(&self, prompt: usize, law: &Law) -> Vec<Outcome> {
+        let mut shares = vec![0.0; self.of.len()];
+        self.group.iter().zip(&law.0).for_each(|(&group, logp)| shares[group] += logp.exp());
+        let outcome = |(&(gold_reward, tokens), share): (&(f64, u32), f64)| Outcome {
+            prompt: prompt as u32,
+            gold_reward,
+            tokens,
+            share: share as f32,
+        };
+        self.of.iter().zip(shares).filter(|(_, share)| *share >= LEAST_SHARE).map(outcome).collect()
+    }
+}
+
 /// One split with its reference, ready to measure any policy.
 #[derive(Debug, Clone)]
 struct Side {
@@ -72,6 +111,8 @@ struct Side {
     prompts: Vec<Vec<u32>>,
     reference: Vec<Law>,
     gold: Vec<Vec<f64>>,
+    /// Responses to each prompt that are as long and earn as much.
+    alike: Vec<Alike>,
     /// The learned reward of every response, where there is one.
     proxy: Option<Vec<Vec<f64>>>,
     reference_gold: f64,
@@ -96,6 +137,7 @@ impl GrammarYardstick {
         proxy: Option<&dyn Fn(Split) -> Vec<Vec<f64>>>,
     ) -> Result<Self> {
         let all = all_responses();
+        let lengths: Vec<f64> = all.iter().map(|r| r.len() as f64 + 1.0).collect();
         let sides = [Split::Validation, Split::Test]
             .map(|split| {
                 let prompts: Vec<Vec<u32>> = world.prompts(split).iter().map(|p| p.ids.clone()).collect();
@@ -103,16 +145,12 @@ impl GrammarYardstick {
                 let gold: Vec<Vec<f64>> =
                     prompts.iter().map(|p| all.iter().map(|r| gold(Task::of(p), r)).collect()).collect();
                 let reference_gold = mean(reference.iter().zip(&gold).map(|(law, gold)| law.expect(gold)));
-                Ok(Side { split, prompts, reference, gold, proxy: proxy.map(|p| p(split)), reference_gold })
+                let alike = gold.iter().map(|gold| Alike::new(gold, &lengths)).collect();
+                Ok(Side { split, prompts, reference, gold, alike, proxy: proxy.map(|p| p(split)), reference_gold })
             })
             .into_iter()
             .collect::<Result<_>>()?;
-        Ok(Self {
-            reader,
-            sides,
-            lengths: all.iter().map(|r| r.len() as f64 + 1.0).collect(),
-            trap: all.iter().map(|r| f64::from(excitements(r) >= 2)).collect(),
-        })
+        Ok(Self { reader, sides, lengths, trap: all.iter().map(|r| f64::from(excitements(r) >= 2)).collect() })
     }
 
     /// Marks of a policy on validation and test; `beta` prices its objective where it has one.
@@ -123,6 +161,8 @@ impl GrammarYardstick {
                 let laws = laws(policy, &self.reader, &side.prompts);
                 let mut score = self.score(side, &laws, beta)?;
                 self.compare_at_kl(side, &mut score);
+                let earned = laws.iter().zip(&side.alike).enumerate();
+                score.outcomes = earned.flat_map(|(prompt, (law, alike))| alike.outcomes(prompt, law)).collect();
                 Ok(score)
             })
             .collect()

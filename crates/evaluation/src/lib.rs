@@ -4,6 +4,7 @@
 pub mod claims;
 mod error;
 mod exact;
+mod held_out;
 pub mod invariants;
 mod law;
 mod sampled;
@@ -13,6 +14,7 @@ mod yardstick;
 
 pub use error::Error;
 pub use exact::{GrammarYardstick, kl_grammar, laws, proxy_table};
+pub use held_out::HeldOut;
 pub use law::{Frontier, Law, at_kl, optimum};
 pub use sampled::{Effort, SampledYardstick};
 pub use score::{Score, Whose, completions};

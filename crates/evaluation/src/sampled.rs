@@ -8,7 +8,7 @@ use duel_data::World;
 use duel_model::{Policy, Reader, Responses, generate, weights::host};
 use duel_objectives::{entropy, full_kl, k1, token_logp};
 use duel_reward::Scorer;
-use duel_spec::{Split, metrics, seeds};
+use duel_spec::{Outcome, Split, metrics, seeds};
 use duel_training::sft;
 use std::sync::Arc;
 
@@ -117,6 +117,14 @@ impl SampledYardstick {
             entropy: mean(&entropy),
         };
         let mut score = marks.into_score(split);
+        score.outcomes = (gold.iter().zip(&batch.responses).enumerate())
+            .map(|(row, (&gold_reward, response))| Outcome {
+                prompt: (row / group) as u32,
+                gold_reward,
+                tokens: response.len() as u32,
+                share: 1.0 / group as f32,
+            })
+            .collect();
         score.values.push((metrics::KL_K1, k1_mean));
         score.values.push((metrics::DISTINCT_2, distinct_2(&batch.responses)));
         score
@@ -157,7 +165,7 @@ impl SampledYardstick {
                 (metrics::PROXY, mean(&of(&proxy))),
                 (metrics::DISTINCT_2, distinct_2(&chosen.responses)),
             ];
-            (n, Score { split, values })
+            (n, Score { split, values, outcomes: vec![] })
         };
         Ok(ns.iter().map(|&n| score(n)).collect())
     }

@@ -5,7 +5,7 @@ use duel_data::World;
 use duel_model::{Policy, Reader, Responses, generate};
 use duel_reward::Scorer;
 use duel_spec::metrics::{self, Metric};
-use duel_spec::{Clocks, Completion, Recorder, Split, seeds};
+use duel_spec::{Clocks, Completion, Outcome, Recorder, Split, seeds};
 use duel_training::sft;
 
 /// A policy's marks on one split. Means are over prompts, and over responses within a prompt.
@@ -13,6 +13,8 @@ use duel_training::sft;
 pub struct Score {
     pub split: Split,
     pub values: Vec<(Metric, f64)>,
+    /// What it earns, prompt by prompt; empty where that is not wanted.
+    pub outcomes: Vec<Outcome>,
 }
 
 impl Score {
@@ -122,6 +124,6 @@ impl Marks {
             (metrics::ENTROPY, self.entropy),
         ];
         values.extend(self.proxy.map(|p| (metrics::PROXY, p)));
-        Score { split, values }
+        Score { split, values, outcomes: vec![] }
     }
 }

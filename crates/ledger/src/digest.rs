@@ -1,7 +1,7 @@
 //! One hash over all that is deterministic in a run: equal for two runs of one experiment, however they were interrupted.
 
 use crate::files::io;
-use crate::tables::{read_completions, scan_metrics};
+use crate::tables::{read_completions, read_outcomes, scan_metrics};
 use crate::{Manifest, Result};
 use duel_spec::ids::hash_bytes;
 use duel_spec::metrics;
@@ -20,7 +20,10 @@ pub fn digests(run: &Path) -> Result<Vec<Digest>> {
     let manifest = Manifest::read(run)?;
     let mut files: Vec<String> = ["experiment.toml", "metrics.parquet", "completions.parquet"].map(String::from).into();
     files.extend(
-        ["search.json", "tuning.parquet"].map(String::from).into_iter().filter(|file| run.join(file).is_file()),
+        ["outcomes.parquet", "search.json", "tuning.parquet"]
+            .map(String::from)
+            .into_iter()
+            .filter(|file| run.join(file).is_file()),
     );
     for folder in manifest.stages.values() {
         let path = run.join("stages").join(folder);
@@ -55,6 +58,14 @@ fn hash(path: &Path) -> Result<String> {
             let numbers = [row.seed, row.clocks.step, row.clocks.tokens, bits(row.clocks.flops), bits(row.value)];
             text += &format!("{names}\t{numbers:?}\n");
         })?;
+    } else if name == "outcomes.parquet" {
+        for policy in read_outcomes(path)? {
+            text += &format!("{} {} {}\n", policy.arm, policy.point, policy.seed);
+            for outcome in policy.all {
+                let bits = (outcome.gold_reward.to_bits(), outcome.share.to_bits());
+                text += &format!("{} {} {bits:?}\n", outcome.prompt, outcome.tokens);
+            }
+        }
     } else if name == "completions.parquet" {
         for row in read_completions(path)? {
             let numbers = [row.gold_reward, row.proxy_reward, row.kl].map(bits);

@@ -28,7 +28,8 @@ pub use rounds::{cells_of, read_rounds, write_rounds};
 pub use run::RunDir;
 pub use stage::{StageDir, StageId};
 pub use tables::{
-    MetricTable, Row, merge_tables, read_completions, read_metrics, scan_metrics, write_completions, write_metrics,
+    MetricTable, Outcomes, Row, merge_tables, read_completions, read_metrics, read_outcomes, scan_metrics,
+    write_completions, write_metrics, write_outcomes,
 };
 
 /// What a fallible call of this crate returns.

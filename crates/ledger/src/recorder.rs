@@ -2,11 +2,11 @@
 
 use crate::files::create_folder;
 use crate::live::Teller;
-use crate::tables::{write_completions, write_metrics};
+use crate::tables::{Outcomes, write_completions, write_metrics, write_outcomes};
 use crate::{Result, write_atomically};
 use duel_spec::ids::hash_bytes;
 use duel_spec::metrics::Metric;
-use duel_spec::{Clocks, Completion, MetricRow, Recorder};
+use duel_spec::{Clocks, Completion, MetricRow, Outcome, Recorder};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,7 @@ pub struct StageRecorder {
     seed: u64,
     rows: Vec<MetricRow>,
     completions: Vec<Completion>,
+    outcomes: Vec<Outcomes>,
     on_progress: OnProgress,
     keeping: Option<Keeping>,
     teller: Option<Teller>,
@@ -57,6 +58,7 @@ impl StageRecorder {
             seed,
             rows: vec![],
             completions: vec![],
+            outcomes: vec![],
             on_progress,
             keeping: None,
             teller: None,
@@ -82,9 +84,12 @@ impl StageRecorder {
         self.point = point.into();
     }
 
-    /// Writes `metrics.parquet` and, where there are any, `completions.parquet`.
+    /// Writes `metrics.parquet` and, where there are any, `completions.parquet` and `outcomes.parquet`.
     pub fn write(&self, folder: &Path) -> Result<()> {
         write_metrics(&folder.join("metrics.parquet"), &self.rows)?;
+        if !self.outcomes.is_empty() {
+            write_outcomes(&folder.join("outcomes.parquet"), &self.outcomes)?;
+        }
         if self.completions.is_empty() {
             return Ok(());
         }
@@ -108,6 +113,11 @@ impl Recorder for StageRecorder {
 
     fn completion(&mut self, completion: Completion) {
         self.completions.push(completion);
+    }
+
+    fn outcomes(&mut self, outcomes: &[Outcome]) {
+        let (arm, point) = (self.arm.as_str().into(), self.point.as_str().into());
+        self.outcomes.push(Outcomes { arm, point, seed: self.seed, all: outcomes.to_vec() });
     }
 
     fn progress(&mut self, done: u64, total: u64, words: &str) {

@@ -1,7 +1,7 @@
-//! `metrics.parquet` and `completions.parquet`, written and read by polars; zstd.
+//! `metrics.parquet`, `completions.parquet` and `outcomes.parquet`, written and read by polars; zstd.
 
 use crate::{Error, Result, write_atomically};
-use duel_spec::{Clocks, Completion, MetricRow};
+use duel_spec::{Clocks, Completion, MetricRow, Outcome};
 use polars::prelude::*;
 use std::collections::HashMap;
 use std::path::Path;
@@ -206,6 +206,61 @@ pub fn read_completions(path: &Path) -> Result<Vec<Completion>> {
             .collect())
     };
     columns().map_err(broken("read", path))
+}
+
+/// What the finished policies of one arm, point and seed earn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Outcomes {
+    pub arm: Arc<str>,
+    pub point: Arc<str>,
+    pub seed: u64,
+    pub all: Vec<Outcome>,
+}
+
+/// Writes the rows of an `outcomes.parquet`.
+pub fn write_outcomes(path: &Path, policies: &[Outcomes]) -> Result<()> {
+    let rows = || policies.iter().flat_map(|policy| policy.all.iter().map(move |outcome| (policy, outcome)));
+    let table = df!(
+        "arm" => rows().map(|(policy, _)| &*policy.arm).collect::<Vec<&str>>(),
+        "point" => rows().map(|(policy, _)| &*policy.point).collect::<Vec<&str>>(),
+        "seed" => rows().map(|(policy, _)| policy.seed).collect::<Vec<_>>(),
+        "prompt" => rows().map(|(_, outcome)| outcome.prompt).collect::<Vec<_>>(),
+        "gold_reward" => rows().map(|(_, outcome)| outcome.gold_reward).collect::<Vec<_>>(),
+        "tokens" => rows().map(|(_, outcome)| outcome.tokens).collect::<Vec<_>>(),
+        "share" => rows().map(|(_, outcome)| outcome.share).collect::<Vec<_>>(),
+    )
+    .map_err(broken("written", path))?;
+    write(path, table)
+}
+
+/// Reads an `outcomes.parquet`.
+pub fn read_outcomes(path: &Path) -> Result<Vec<Outcomes>> {
+    let table = read(path)?;
+    let mut names = Names::default();
+    let mut policies = || -> PolarsResult<Vec<Outcomes>> {
+        let (arm, point) = (texts(&table, "arm", &mut names)?, texts(&table, "point", &mut names)?);
+        let (seed, gold) = (integers(&table, "seed")?, floats(&table, "gold_reward")?);
+        let small = |column: &str| -> PolarsResult<Vec<u32>> {
+            Ok(table.column(column)?.u32()?.iter().map(Option::unwrap_or_default).collect())
+        };
+        let (prompt, tokens) = (small("prompt")?, small("tokens")?);
+        let share: Vec<f32> = table.column("share")?.f32()?.iter().map(Option::unwrap_or_default).collect();
+        let mut policies: Vec<Outcomes> = vec![];
+        for i in 0..table.height() {
+            let outcome = Outcome { prompt: prompt[i], gold_reward: gold[i], tokens: tokens[i], share: share[i] };
+            match policies.last_mut() {
+                Some(last) if last.arm == arm[i] && last.point == point[i] && last.seed == seed[i] => {
+                    last.all.push(outcome);
+                }
+                _ => {
+                    let (arm, point) = (arm[i].clone(), point[i].clone());
+                    policies.push(Outcomes { arm, point, seed: seed[i], all: vec![outcome] });
+                }
+            }
+        }
+        Ok(policies)
+    };
+    policies().map_err(broken("read", path))
 }
 
 /// Joins the tables of finished stages, in the given order, into one file.

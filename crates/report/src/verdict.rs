@@ -7,7 +7,7 @@ use crate::sensitivity;
 use crate::stats::{Estimate, holm_levels, sign_flip_test, t_test};
 use crate::tuning::Tuning;
 use duel_spec::metrics::{GOLD, KL, KL_SE};
-use duel_spec::{Claim, ClaimMetric};
+use duel_spec::{Claim, ClaimMetric, Side};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -104,7 +104,7 @@ pub fn judge(run: &Run, tuning: &Tuning) -> Vec<Verdict> {
             p: p[place],
             p_sign_flip: (2..FEW_SEEDS).contains(&effects[place].len()).then(|| sign_flip_test(&effects[place])),
             seeds: effects[place].len(),
-            budgets: claim.arms.iter().map(|arm| (arm.clone(), budget(run, tuning, arm))).collect(),
+            budgets: claim.arms.iter().map(|side| (side.to_string(), budget(run, tuning, &side.arm))).collect(),
             reasons: refused[place].iter().cloned().chain(why).collect(),
         });
     }
@@ -131,7 +131,7 @@ fn decide(estimate: &Estimate, smallest: f64) -> (Judgement, Option<String>) {
 
 /// First arm less second, over the seeds that have both.
 fn effects(run: &Run, claim: &Claim) -> Vec<f64> {
-    let [first, second] = &claim.arms;
+    let [Side { arm: first, .. }, Side { arm: second, .. }] = &claim.arms[..] else { return vec![] };
     let cost = |of: fn(&crate::figures::SeedCost) -> f64| {
         let (own, others) = (arm_costs_by_seed(run, first), arm_costs_by_seed(run, second));
         let pairs = own.iter().filter_map(|(seed, cost)| Some((of(others.get(seed)?) / of(cost)).ln()));
@@ -140,7 +140,7 @@ fn effects(run: &Run, claim: &Claim) -> Vec<f64> {
     match claim.metric {
         ClaimMetric::Gain => {
             let at = |arm: &str, seed| {
-                let (gain, share) = gain_at(run, arm, seed, claim.kl)?;
+                let (gain, share) = gain_at(run, arm, seed, claim.kl[0])?;
                 Some(share.unwrap_or(gain))
             };
             let pair = |seed: u64| Some(at(first, seed)? - at(second, seed)?);
@@ -148,6 +148,7 @@ fn effects(run: &Run, claim: &Claim) -> Vec<f64> {
         }
         ClaimMetric::Flops => cost(|cost| cost.flops),
         ClaimMetric::Seconds => cost(|cost| cost.seconds),
+        _ => vec![],
     }
 }
 
@@ -156,7 +157,7 @@ fn refusals(run: &Run, tuning: &Tuning, claim: &Claim, seeds: usize, edges: &[St
     let mut reasons = vec![];
     if seeds < FEWEST_SEEDS {
         let where_both = match claim.metric {
-            ClaimMetric::Gain => format!("both arms reach KL {}", claim.kl),
+            ClaimMetric::Gain => format!("both arms reach KL {}", claim.kl[0]),
             _ => "both arms have finished".into(),
         };
         reasons.push(format!(
@@ -164,12 +165,12 @@ fn refusals(run: &Run, tuning: &Tuning, claim: &Claim, seeds: usize, edges: &[St
             run.experiment.seeds
         ));
     }
-    let [a, b] = claim.arms.each_ref().map(|arm| budget(run, tuning, arm));
+    let [Side { arm: first, .. }, Side { arm: second, .. }] = &claim.arms[..] else { return reasons };
+    let [a, b] = [first, second].map(|arm| budget(run, tuning, arm));
     if a.points.abs_diff(b.points) * 20 > a.points.max(b.points) {
-        let [first, second] = &claim.arms;
         reasons.push(format!("unequal budgets: {} points of {first}, {} of {second}", a.points, b.points));
     }
-    for arm in &claim.arms {
+    for Side { arm, .. } in &claim.arms {
         let prefix = format!("arms.{arm}.");
         reasons.extend(edges.iter().filter(|edge| edge.starts_with(&prefix)).cloned());
         let failed: Vec<&String> = run.manifest.failed.keys().filter(|s| s.starts_with(&format!("{arm} "))).collect();

@@ -20,8 +20,29 @@ pub struct Candidate {
     pub gold: [f64; 2],
 }
 
-/// Draws `count` candidates on prompts of the split: two responses from the policy that are not the same, and both
-/// admitted by the world unless `trap_rows`. `policy` and `reader` carry no gradient.
+/// Which pairs may become rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted {
+    /// Whether responses may show what the world keeps out of rows.
+    pub trap_rows: bool,
+    /// Edits of a token that the two may be apart (Levenshtein 1966).
+    pub max_edits: f64,
+}
+
+impl Wanted {
+    fn holds(self, world: &dyn World, [first, second]: [&[u32]; 2]) -> bool {
+        first != second
+            && (self.trap_rows || (world.admits(first) && world.admits(second)))
+            && (self.max_edits.is_infinite() || edits(first, second) as f64 <= self.max_edits)
+    }
+}
+
+fn edits(a: &[u32], b: &[u32]) -> usize {
+    strsim::generic_levenshtein(&a.to_vec(), &b.to_vec())
+}
+
+/// Draws `count` candidates on prompts of the split: two responses from the policy that are `wanted`. `policy` and `reader`
+/// carry no gradient.
 #[expect(clippy::too_many_arguments, reason = "what a row is made of")]
 pub fn collect(
     policy: &Policy,
@@ -30,7 +51,7 @@ pub fn collect(
     gold: &dyn Scorer,
     split: Split,
     count: usize,
-    trap_rows: bool,
+    wanted: Wanted,
     rng: &mut Rng,
 ) -> Result<Vec<Candidate>> {
     let prompts = world.prompts(split);
@@ -45,7 +66,7 @@ pub fn collect(
         let before = candidates.len();
         for (i, prompt) in drawn.into_iter().enumerate() {
             let responses = [batch.responses[2 * i].clone(), batch.responses[2 * i + 1].clone()];
-            if responses[0] != responses[1] && (trap_rows || responses.iter().all(|r| world.admits(r))) {
+            if wanted.holds(world, [&responses[0], &responses[1]]) {
                 candidates.push(Candidate { prompt, responses, gold: [scores[2 * i], scores[2 * i + 1]] });
             }
         }
@@ -107,12 +128,18 @@ mod tests {
         let reader = Reader::new(space, &Device::flex());
         let traps = |told| -> Result<usize> {
             let mut rng = seeds::derive(0, "test", 0, "pairs");
-            let rows = collect(&policy, &reader, &world, &GrammarGold, Split::Train, 100, told, &mut rng)?;
+            let wanted = Wanted { trap_rows: told, max_edits: f64::INFINITY };
+            let rows = collect(&policy, &reader, &world, &GrammarGold, Split::Train, 100, wanted, &mut rng)?;
             assert!(rows.len() == 100 && rows.iter().all(|row| row.responses[0] != row.responses[1]));
             Ok(rows.iter().filter(|row| row.responses.iter().any(|r| excitements(r) >= 2)).count())
         };
         assert_eq!(traps(false)?, 0);
         assert!(traps(true)? > 10, "an untrained policy says x as often as anything");
+        let wanted = Wanted { trap_rows: false, max_edits: 1.0 };
+        let mut rng = seeds::derive(0, "test", 0, "near");
+        let near = collect(&policy, &reader, &world, &GrammarGold, Split::Train, 50, wanted, &mut rng)?;
+        assert!(near.iter().all(|row| edits(&row.responses[0], &row.responses[1]) == 1));
+        assert_eq!([edits(&[3, 4, 5], &[3, 5]), edits(&[3, 4], &[4, 3]), edits(&[], &[3])], [1, 2, 1]);
         Ok(())
     }
 }

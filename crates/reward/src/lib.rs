@@ -11,7 +11,7 @@ mod quality;
 mod scorer;
 mod sentiment;
 
-pub use collect::{Candidate, collect, label};
+pub use collect::{Candidate, Wanted, collect, label};
 pub use error::Error;
 pub use gold::{GrammarGold, ReviewsGold};
 pub use learned::{Judge, LearnedReward};

@@ -215,7 +215,11 @@ fn merge(run: &RunDir, plan: &Plan, tuning: bool) -> Result<()> {
     let of = |stage: &Stage| stage.cell.as_ref().is_none_or(|cell| cell.tuning == tuning);
     let seeds: BTreeSet<u64> = plan.stages.iter().filter(|s| s.cell.is_some() && of(s)).map(|s| s.seed).collect();
     let files: &[(&str, &str)] = match tuning {
-        false => &[("metrics.parquet", "metrics.parquet"), ("completions.parquet", "completions.parquet")],
+        false => &[
+            ("metrics.parquet", "metrics.parquet"),
+            ("completions.parquet", "completions.parquet"),
+            ("outcomes.parquet", "outcomes.parquet"),
+        ],
         true => &[("metrics.parquet", "tuning.parquet")],
     };
     for (file, to) in files {

@@ -9,10 +9,12 @@ use duel_data::grammar::GrammarWorld;
 use duel_data::pairs::{Annotator, PreferenceRow, bayes_accuracy, solve_tau};
 use duel_data::reviews::{self, ReviewsWorld, Sizes};
 use duel_data::{Row, World};
-use duel_evaluation::{Effort, GrammarYardstick, Moment, SampledYardstick, Score, Whose, Yardstick, kl_grammar};
+use duel_evaluation::{
+    Effort, GrammarYardstick, HeldOut, Moment, SampledYardstick, Score, Whose, Yardstick, kl_grammar,
+};
 use duel_ledger::{RunDir, StageDir, StageRecorder};
 use duel_model::{Flops, Policy, Reader, Responses, TransformerConfig, weights};
-use duel_reward::{GrammarGold, ReviewsGold, Scorer, Sentiment, collect, label};
+use duel_reward::{GrammarGold, ReviewsGold, Scorer, Sentiment, Wanted, collect, label};
 use duel_spec::{Clocks, Experiment, Recorder, Space, Split, Temperature, WorldKind, metrics, seeds};
 use duel_training::pairs::shuffled_batches;
 use duel_training::sft::{RunningText, Sft, heldout_nll};
@@ -201,8 +203,8 @@ impl Desk<'_> {
         ] {
             recorder.progress(split as u64, 3, split.name());
             let mut rng = seeds::derive(seed, "pairs", split as u64, "responses");
-            let trap = settings.trap_rows;
-            candidates.push((split, collect(&policy, &reader, world, gold.as_ref(), split, count, trap, &mut rng)?));
+            let wanted = Wanted { trap_rows: settings.trap_rows, max_edits: settings.max_edits };
+            candidates.push((split, collect(&policy, &reader, world, gold.as_ref(), split, count, wanted, &mut rng)?));
         }
         let tau = match settings.temperature {
             Temperature::Fixed => settings.tau,
@@ -263,6 +265,9 @@ impl Desk<'_> {
         recorder.speak_for("reference", "sft", "sft");
         for score in yardstick.measure(&reference, None, Moment::End)? {
             score.record(Clocks::default(), recorder);
+            if score.split == Split::Test {
+                recorder.outcomes(&score.outcomes);
+            }
         }
         self.keep_completions("reference", "sft", 0, &scene, &reference, &reference, recorder)?;
         if let Yardstick::Sampled { yardstick, end, .. } = &yardstick {
@@ -301,6 +306,7 @@ impl Desk<'_> {
         let probe: Vec<usize> =
             (0..rows.len()).filter(|&i| rows[i].split == Split::Validation).take(invariants::PROBE).collect();
         let probe = PairBatch::new(&rows, &probe).both;
+        let held_out = HeldOut::new(reader.clone(), &reference, &rows);
         let work = CellWork {
             seed: self.stage.seed,
             world: scene.world.clone(),
@@ -336,6 +342,13 @@ impl Desk<'_> {
                 let started = Instant::now();
                 let scores = yardstick.measure(policy, beta, moment).map_err(|e| e.at_step(clocks.step))?;
                 scores.iter().for_each(|score| score.record(clocks, recorder));
+                for (split, values) in held_out.measure(policy) {
+                    let stage = Score::stage(split);
+                    values.iter().for_each(|(metric, value)| recorder.record(&stage, clocks, *metric, *value));
+                }
+                if moment == Moment::End {
+                    scores.iter().filter(|s| s.split == Split::Test).for_each(|s| recorder.outcomes(&s.outcomes));
+                }
                 recorder.record("train", clocks, metrics::EVALUATION_SECONDS, started.elapsed().as_secs_f64());
                 Ok(scores.into_iter().find(|score| score.split == Split::Validation).expect("both splits are measured"))
             };

@@ -181,6 +181,7 @@ const RANGES: &[(&str, Range)] = &[
     ("stages.pairs.tau", Range::Positive),
     ("stages.pairs.bayes_accuracy", Range::Accuracy),
     ("stages.pairs.label_flips", Range::BelowHalf),
+    ("stages.pairs.max_edits", Range::Bound),
     ("stages.rm.steps", Range::AtLeastOne),
     ("stages.rm.batch_size", Range::AtLeastOne),
     ("stages.rm.learning_rate", Range::Positive),

@@ -189,9 +189,9 @@ impl Document {
             let mut resolved = schema.clone();
             merge(&mut resolved, claim);
             let arms = resolved["arms"].as_array().map_or(&[][..], Vec::as_slice);
-            if arms.len() != 2 || !arms.iter().all(Value::is_str) {
+            if !(1..=2).contains(&arms.len()) || !arms.iter().all(Value::is_str) {
                 let (key, found) = ("claims.arms".into(), resolved["arms"].to_string());
-                let accepted = "two arms: the one that is claimed to be ahead, and the other".into();
+                let accepted = "two arms: the one that is claimed to be ahead, and the other; or one alone".into();
                 return Err(Error::OutOfRange { place: self.place("claims"), key, found, accepted });
             }
             Ok(Value::Table(resolved))

@@ -1,9 +1,10 @@
 //! The typed experiment: what the merged document says, checked for range, and the cells it spans.
 
 use crate::checks::{check_choices, check_numbers};
-use crate::claim::Claim;
+use crate::claim::{Claim, Side};
 use crate::document::{Document, defaults, same};
 use crate::method::{Clash, Dpo, Method, OnPolicy, Ppo};
+use crate::record::REFERENCE;
 use crate::search::{Axis, Drawn, Search, Trial, Tuning};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
@@ -189,6 +190,7 @@ pub struct PairsStage {
     pub tau: f64,
     pub bayes_accuracy: f64,
     pub trap_rows: bool,
+    pub max_edits: f64,
     pub label_flips: f64,
     pub length_bias: f64,
     pub ties: f64,
@@ -461,6 +463,11 @@ impl Experiment {
                 "one model alone is its own mean and worst",
             ),
         ];
+        let key = "stages.pairs.max_edits".to_string();
+        if self.stages.pairs.max_edits.is_finite() && reviews {
+            let (with, why) = ("world.kind = \"reviews\"".into(), "two long texts are never so near".into());
+            return Err(Error::Clash { with, why, place: document.place(&key), key });
+        }
         match moved.into_iter().find(|(_, clashes, ..)| *clashes) {
             Some((key, _, with, why)) => {
                 let key = format!("stages.rm.{key}");
@@ -523,24 +530,43 @@ impl Experiment {
                 return refuse(key("id"), format!("`{}`", claim.id), accepted);
             }
             let known: Vec<&str> = self.arms.keys().map(String::as_str).collect();
-            if let Some(arm) = claim.arms.iter().find(|arm| !self.arms.contains_key(*arm)) {
+            let is_unknown =
+                |side: &&Side| side.run.is_none() && side.arm != REFERENCE && !self.arms.contains_key(&side.arm);
+            if let Some(arm) = claim.arms.iter().find(is_unknown) {
                 return refuse(
                     key("arms"),
                     format!("`{arm}` in claim {}", claim.id),
                     format!("arms of the experiment: {}", known.join(", ")),
                 );
             }
-            if claim.arms[0] == claim.arms[1] {
+            if claim.arms.first() == claim.arms.get(1) {
                 return refuse(
                     key("arms"),
                     format!("`{}` twice in claim {}", claim.arms[0], claim.id),
                     "two arms".into(),
                 );
             }
+            if claim.arms.len() == 1 && !claim.metric.stands_alone() {
+                let found = format!("`{}` alone in claim {}", claim.arms[0], claim.id);
+                return refuse(key("arms"), found, "two arms: this metric holds one against another".into());
+            }
             let is_number = |x: f64, from: f64| x >= from && x.is_finite();
-            if !(is_number(claim.kl, f64::MIN_POSITIVE) && is_number(claim.smallest, 0.0)) {
-                let found = format!("kl {} and smallest {} in claim {}", claim.kl, claim.smallest, claim.id);
-                return refuse("claims".into(), found, "kl above 0, smallest of at least 0".into());
+            let places = &claim.kl;
+            let are_places = !places.is_empty()
+                && places[0] >= f64::MIN_POSITIVE
+                && places.is_sorted_by(|a, b| a < b)
+                && places.iter().all(|kl| kl.is_finite());
+            if !are_places {
+                let found = format!("{places:?} in claim {}", claim.id);
+                return refuse(key("kl"), found, "numbers above 0, each larger than the one before".into());
+            }
+            if claim.at_least > places.len() {
+                let found = format!("{} in claim {}", claim.at_least, claim.id);
+                return refuse(key("at_least"), found, format!("a whole number of at most {}", places.len()));
+            }
+            if !is_number(claim.smallest, 0.0) {
+                let found = format!("{} in claim {}", claim.smallest, claim.id);
+                return refuse(key("smallest"), found, "a number of at least 0".into());
             }
         }
         Ok(())
@@ -769,8 +795,11 @@ mod tests {
     fn claims_are_read_and_name_what_is_there() {
         let arms = "[arms.a]\nmethod = \"dpo\"\n[arms.b]\nmethod = \"ppo\"\n";
         let claim = |claim: &str| parse(&format!("{arms}[[claims]]\n{claim}\n"));
-        let all = claim("id = \"B1\"\narms = [\"a\", \"b\"]\nkl = 2.0").expect("valid").claims;
-        assert_eq!((all.len(), all[0].kl, all[0].smallest), (1, 2.0, 0.05));
+        let all = claim("id = \"B1\"\narms = [\"a\", \"b\"]\nkl = [2.0]").expect("valid").claims;
+        assert_eq!((all.len(), &all[0].kl[..], all[0].smallest), (1, &[2.0][..], 0.05));
+        let other = claim("id = \"B9\"\narms = [\"a@few-rows\", \"b\"]\nmetric = \"peak\"").expect("valid").claims;
+        assert_eq!(other[0].arms[0], Side { arm: "a".into(), run: Some("few-rows".into()) });
+        assert!(claim("id = \"B6\"\narms = [\"a\"]\nmetric = \"drop\"\nkl = [0.5, 1]\nat_least = 1").is_ok());
         for refused in [
             "arms = [\"a\", \"b\"]",
             "id = \"B1\"",
@@ -778,7 +807,10 @@ mod tests {
             "id = \"B1\"\narms = [\"a\", \"a\"]",
             "id = \"B1\"\narms = [\"a\", \"c\"]",
             "id = \"B1\"\narms = [\"a\", \"b\"]\nmetric = \"eta\"",
-            "id = \"B1\"\narms = [\"a\", \"b\"]\nkl = -1.0",
+            "id = \"B1\"\narms = [\"a\", \"b\"]\nkl = [-1.0]",
+            "id = \"B1\"\narms = [\"a\", \"b\"]\nkl = [1.0, 1.0]",
+            "id = \"B1\"\narms = [\"a\", \"b\"]\nkl = []",
+            "id = \"B1\"\narms = [\"a\", \"b\"]\nat_least = 2",
             "id = \"B1\"\narms = [\"a\", \"b\"]\nsmallest = inf",
             "id = \"B1\"\narms = [\"a\", \"b\"]\nkll = 1.0",
             "id = \"B1\"\narms = [\"a\", \"b\"]\n[[claims]]\nid = \"B1\"\narms = [\"a\", \"b\"]",

@@ -15,7 +15,7 @@ mod record;
 mod search;
 pub mod seeds;
 
-pub use claim::{Claim, ClaimMetric};
+pub use claim::{Claim, ClaimMetric, ClaimRule, Side};
 pub use document::{Document, Origin, Place, defaults_text};
 pub use error::Error;
 pub use experiment::{
@@ -27,11 +27,11 @@ pub use method::{
     CriticBody, CriticStart, Dpo, Every, Grpo, Keep, KlControl, KlEstimator, KlPlace, LoraTargets, LossMean, Method,
     OnPolicy, OnlineDpo, OnlineLoss, PairLoss, Ppo, Raft, Reference, RewardSource, Rloo, Scaling, Truncated,
 };
-pub use record::{Clocks, Completion, MetricRow, NO_POINT, Recorder, SHARED_ARM};
+pub use record::{Clocks, Completion, MetricRow, NO_POINT, Outcome, REFERENCE, Recorder, SHARED_ARM};
 pub use search::{Axis, Choose, Drawn, Search, Trial, Tuning, number};
 
 /// Version of every file that Duel writes; part of each stage's hash.
-pub const FORMAT_VERSION: u32 = 9;
+pub const FORMAT_VERSION: u32 = 10;
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -83,6 +83,10 @@ catalogue! {
     DPO_SATURATED = "dpo_saturated", "share", "rows whose gradient weight sg(-u) is below .01";
     DPO_LOSS_VALIDATION = "dpo_loss_validation", "nats", "DPO loss on validation prompts";
     DPO_ACCURACY_VALIDATION = "dpo_accuracy_validation", "share", "DPO accuracy on validation prompts";
+    // any policy, on held-out pairs
+    LOG_RATIO_CHOSEN = "log_ratio_chosen", "nats", "mean log pi - log reference of the chosen responses of 256 held-out pairs of the split";
+    LOG_RATIO_REJECTED = "log_ratio_rejected", "nats", "the same of the rejected responses";
+    ORDERED_PAIRS = "ordered_pairs", "share", "of the same pairs, those whose chosen response has the larger log-ratio, ties half";
     // PPO
     ROLLOUT_PROXY = "rollout_proxy", "reward", "mean score that the rollout earned, as its judge gave it";
     ROLLOUT_KL = "rollout_kl", "nats", "mean over responses of the summed log-ratio to the reference (k1)";

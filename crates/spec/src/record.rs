@@ -18,6 +18,8 @@ pub struct Clocks {
 
 /// The arm of a shared stage's rows.
 pub const SHARED_ARM: &str = "shared";
+/// The arm of the policy that all others start from.
+pub const REFERENCE: &str = "reference";
 /// The point of a shared stage's rows.
 pub const NO_POINT: &str = "-";
 
@@ -54,12 +56,26 @@ pub struct Completion {
     pub ended: bool,
 }
 
+/// How likely a finished policy is to earn so much gold with a response of so many tokens to a prompt of the test split.
+/// Of all outcomes of a policy and a prompt the shares sum to 1, but for those that are next to impossible.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// Its place in the split.
+    pub prompt: u32,
+    pub gold_reward: f64,
+    /// Counted tokens, EOS included.
+    pub tokens: u32,
+    pub share: f32,
+}
+
 /// Takes what a training or an evaluation has to say.
 pub trait Recorder {
     /// One value of the catalogue at these clocks.
     fn record(&mut self, stage: &str, clocks: Clocks, metric: Metric, value: f64);
     /// One kept response.
     fn completion(&mut self, completion: Completion);
+    /// What the finished policy earns.
+    fn outcomes(&mut self, outcomes: &[Outcome]);
     /// How far the stage is, for whoever watches: done of total, and a few words.
     fn progress(&mut self, done: u64, total: u64, words: &str);
 

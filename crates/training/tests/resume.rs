@@ -5,7 +5,7 @@ use burn::module::Module;
 use burn::tensor::Device;
 use duel_model::{Policy, Reader, Responses, TransformerConfig, weights};
 use duel_spec::metrics::Metric;
-use duel_spec::{Clocks, Completion, LearnerSettings, Optimizer, Recorder, Space, seeds};
+use duel_spec::{Clocks, Completion, LearnerSettings, Optimizer, Outcome, Recorder, Space, seeds};
 use duel_training::sft::Sft;
 use duel_training::{Course, Error, Keeper, Learner, Watch, train};
 use std::sync::atomic::AtomicBool;
@@ -24,6 +24,7 @@ impl Recorder for Memory {
         }
     }
     fn completion(&mut self, _: Completion) {}
+    fn outcomes(&mut self, _: &[Outcome]) {}
     fn progress(&mut self, _: u64, _: u64, _: &str) {}
     fn keep(&mut self, _: &str, state: &[u8]) -> std::io::Result<()> {
         self.kept = Some((self.rows.len(), state.to_vec()));

@@ -1,0 +1,95 @@
+//! How a policy reads held-out pairs: what became of the likelihood of what was chosen and what was not (claims B11).
+
+use burn::module::Module;
+use duel_data::pairs::PreferenceRow;
+use duel_model::{Policy, Reader};
+use duel_spec::{Split, metrics, metrics::Metric};
+use duel_training::{PairBatch, sft};
+
+/// Pairs of a split that are read.
+const PAIRS: usize = 256;
+
+/// Held-out pairs of both splits with the reference's log-probabilities.
+#[derive(Debug)]
+pub struct HeldOut {
+    reader: Reader,
+    splits: Vec<(Split, PairBatch, Vec<f32>)>,
+}
+
+impl HeldOut {
+    /// `reader` and `reference` carry no gradient.
+    pub fn new(reader: Reader, reference: &Policy, rows: &[PreferenceRow]) -> Self {
+        let reference = reference.clone().no_grad();
+        let splits = [Split::Validation, Split::Test].map(|split| {
+            let own: Vec<usize> = (0..rows.len()).filter(|&row| rows[row].split == split).take(PAIRS).collect();
+            let pairs = PairBatch::new(rows, &own);
+            let logp = sft::sequence_logp(&reader, &reference, &pairs.both); // [2N]
+            (split, pairs, logp)
+        });
+        Self { reader, splits: splits.into() }
+    }
+
+    /// What became of each split's pairs under a policy without gradient.
+    pub fn measure(&self, policy: &Policy) -> Vec<(Split, [(Metric, f64); 3])> {
+        let of = |(split, pairs, reference): &(Split, PairBatch, Vec<f32>)| {
+            let logp = sft::sequence_logp(&self.reader, policy, &pairs.both); // [2N]
+            let ratios: Vec<f64> = logp.iter().zip(reference).map(|(own, other)| f64::from(own - other)).collect();
+            let (chosen, rejected) = ratios.split_at(pairs.len());
+            let n = pairs.len() as f64;
+            let ordered = |(chosen, rejected): (&f64, &f64)| match chosen.total_cmp(rejected) {
+                std::cmp::Ordering::Greater => 1.0,
+                std::cmp::Ordering::Equal => 0.5,
+                std::cmp::Ordering::Less => 0.0,
+            };
+            let ordered: f64 = chosen.iter().zip(rejected).map(ordered).sum();
+            let values = [
+                (metrics::LOG_RATIO_CHOSEN, chosen.iter().sum::<f64>() / n),
+                (metrics::LOG_RATIO_REJECTED, rejected.iter().sum::<f64>() / n),
+                (metrics::ORDERED_PAIRS, ordered / n),
+            ];
+            (*split, values)
+        };
+        self.splits.iter().map(of).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+    use duel_data::World;
+    use duel_data::grammar::GrammarWorld;
+    use duel_model::TransformerConfig;
+    use duel_spec::seeds;
+
+    /// The reference itself moved nothing; what puts all of its mass elsewhere did.
+    #[test]
+    fn the_reference_moves_nothing_and_others_do() {
+        let world = GrammarWorld::new(0.02, 1);
+        let space = world.space();
+        let config = TransformerConfig::small(space.vocabulary, space.context(), 1, 8, 2, true);
+        let policy = |seed| Policy::new(&config, &mut seeds::derive(seed, "test", 0, "init"), &Device::flex());
+        let prompt = world.prompts(Split::Test)[0].ids.clone();
+        let row = |split, chosen: [u32; 2], rejected: [u32; 2]| PreferenceRow {
+            split,
+            prompt: prompt.clone(),
+            chosen: chosen.to_vec(),
+            rejected: rejected.to_vec(),
+            gold_chosen: 0.0,
+            gold_rejected: 0.0,
+            p_label: 0.5,
+            tie: false,
+        };
+        let (validation, test) = (row(Split::Validation, [3, 2], [4, 2]), row(Split::Test, [5, 2], [6, 2]));
+        let swapped = PreferenceRow { chosen: test.rejected.clone(), rejected: test.chosen.clone(), ..test.clone() };
+        let reader = Reader::new(space, &Device::flex());
+        let of = |test: &PreferenceRow| HeldOut::new(reader.clone(), &policy(0), &[validation.clone(), test.clone()]);
+        for (_, values) in of(&test).measure(&policy(0)) {
+            assert_eq!(values.map(|(_, value)| value), [0.0, 0.0, 0.5]);
+        }
+        let values = |rows: &PreferenceRow| of(rows).measure(&policy(1))[1].1.map(|(_, value)| value);
+        let ([chosen, rejected, ordered], other) = (values(&test), values(&swapped));
+        assert_eq!(other, [rejected, chosen, 1.0 - ordered]);
+        assert!(chosen != 0.0 && ordered == f64::from(u8::from(chosen > rejected)));
+    }
+}
