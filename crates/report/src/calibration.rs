@@ -1,10 +1,11 @@
 //! Whether a reward model is as sure as it should be: how often its higher score was chosen, against the chance that the
 //! scores give to that.
 
-use crate::canvas::{Look, Plot, Scale, Series};
-use crate::figures::{BLACK, GREY, PANEL, colour_at};
+use crate::canvas::{Look, Plot, Series};
+use crate::figures::PANEL;
 use crate::run::Run;
 use crate::tables::Table;
+use crate::theme::{GREY, INK, colour_at};
 use duel_ledger::Row;
 use duel_spec::metrics;
 
@@ -54,30 +55,17 @@ pub(crate) fn plot(run: &Run) -> Option<Plot> {
     let at = |bin: &Bin| (bin.said, bin.was);
     let each =
         run.calibration.values().flat_map(|seeds| seeds.values()).filter(|bin| bin.pairs > 0.0).map(at).collect();
-    let series = |name: &str, colour, opacity, look, data| Series {
-        name: name.into(),
-        colour,
-        opacity,
-        look,
-        data,
-        words: vec![],
-    };
     let ours = colour_at(0);
     let all: Vec<_> = pooled.iter().map(at).collect();
-    Some(Plot {
-        size: PANEL,
-        x_name: "chance that the scores give to the higher one".into(),
-        y_name: "share in which it was chosen".into(),
-        x_scale: Scale::Linear,
-        x_ticks: None,
-        x_words: vec![],
-        series: vec![
-            series("as sure as it should be", BLACK, 0.8, Look::Dashed { width: 1.5 }, vec![(0.5, 0.5), (1.0, 1.0)]),
-            series("one seed", GREY, 0.5, Look::Dots { radius: 2.5 }, each),
-            series("", ours, 1.0, Look::Line { width: 2.0 }, all.clone()),
-            series("all seeds, test pairs", ours, 1.0, Look::Rings { radius: 5.0 }, all),
-        ],
-    })
+    let line = vec![(0.5, 0.5), (1.0, 1.0)];
+    let series = vec![
+        Series::new(Look::Dashed { width: 1.5 }, INK, line).faint(0.8).named("as sure as it should be"),
+        Series::new(Look::Dots { radius: 2.5 }, GREY, each).faint(0.5).named("one seed"),
+        Series::new(Look::Line { width: 2.0 }, ours, all.clone()),
+        Series::new(Look::Rings { radius: 5.0 }, ours, all).named("all seeds"),
+    ];
+    let x_name = "chance that the scores give to the higher one";
+    Some(Plot::new(PANEL, x_name, "share in which it was chosen", series))
 }
 
 /// The same as numbers.

@@ -1,5 +1,7 @@
-//! Two kinds of chart, drawn alike to SVG and PNG, with a font that comes along.
+//! Charts of a few kinds, drawn alike to SVG, PNG and PDF, light and dark, with a font that comes along.
 
+use crate::pdf::Pdf;
+use crate::theme::{Dark, INK, LINE, PAPER, SOFT, colour_at};
 use crate::{Error, Result};
 use plotters::coord::Shift;
 use plotters::coord::ranged1d::{DefaultFormatting, KeyPointHint};
@@ -12,12 +14,6 @@ use std::path::Path;
 use std::sync::Once;
 
 const FONT: &str = "sans-serif";
-pub(crate) const INK: RGBColor = RGBColor(34, 34, 40);
-pub(crate) const SOFT: RGBColor = RGBColor(110, 112, 122);
-pub(crate) const GRID: RGBColor = RGBColor(229, 231, 236);
-/// Pixels of a PNG for one of the SVG: sharp in print.
-const PNG_SCALE: f64 = 3.0;
-
 /// How a series is drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Look {
@@ -30,26 +26,78 @@ pub(crate) enum Look {
     Dots {
         radius: f64,
     },
-    /// Rings with a white middle, for means.
+    /// Rings with a pale middle, for means.
     Rings {
         radius: f64,
     },
     Cross {
         radius: f64,
     },
+    /// The area within a closed line: an interval.
+    Band,
+    /// A line to the right and left of every other point: an interval along x.
+    Whiskers {
+        width: f64,
+    },
 }
 
 /// Points or a line of one colour.
 #[derive(Debug, Clone)]
 pub(crate) struct Series {
-    /// Shown in the legend; empty for none.
+    /// Written at its end, or in the legend where it has none; empty for none.
     pub(crate) name: String,
+    /// What it is, for whoever points at it and in the table of the chart.
+    pub(crate) about: String,
     pub(crate) colour: RGBColor,
     pub(crate) opacity: f64,
     pub(crate) look: Look,
     pub(crate) data: Vec<(f64, f64)>,
     /// Words beside each point; empty for none.
     pub(crate) words: Vec<String>,
+}
+
+impl Series {
+    /// Without name or words; what is not finite is left out.
+    pub(crate) fn new(look: Look, colour: RGBColor, mut data: Vec<(f64, f64)>) -> Self {
+        data.retain(|(x, y)| x.is_finite() && y.is_finite());
+        Self { name: String::new(), about: String::new(), colour, opacity: 1.0, look, data, words: vec![] }
+    }
+
+    pub(crate) fn named(self, name: impl Into<String>) -> Self {
+        let name = name.into();
+        let about = if self.about.is_empty() { name.clone() } else { self.about };
+        Self { name, about, ..self }
+    }
+
+    pub(crate) fn about(self, about: impl Into<String>) -> Self {
+        Self { about: about.into(), ..self }
+    }
+
+    pub(crate) fn faint(self, opacity: f64) -> Self {
+        Self { opacity, ..self }
+    }
+
+    pub(crate) fn worded(self, words: Vec<String>) -> Self {
+        Self { words, ..self }
+    }
+
+    /// The interval between two lines over the same x.
+    pub(crate) fn band(colour: RGBColor, low: &[(f64, f64)], high: &[(f64, f64)]) -> Self {
+        let around = high.iter().chain(low.iter().rev()).copied().collect();
+        Self::new(Look::Band, colour, around).faint(0.16)
+    }
+
+    fn ends_with_name(&self) -> bool {
+        matches!(self.look, Look::Line { .. } | Look::Dashed { .. } | Look::Rings { .. })
+    }
+}
+
+/// A place on a chart with what stands there.
+#[derive(Debug, Clone, PartialEq, serde::Serialize)]
+pub(crate) struct Spot {
+    pub(crate) x: i32,
+    pub(crate) y: i32,
+    pub(crate) words: String,
 }
 
 /// How an axis runs.
@@ -70,7 +118,24 @@ pub(crate) struct Plot {
     pub(crate) x_ticks: Option<Vec<f64>>,
     /// Words in place of their numbers, 0, 1, …; empty for none.
     pub(crate) x_words: Vec<String>,
+    pub(crate) y_words: Vec<String>,
     pub(crate) series: Vec<Series>,
+}
+
+impl Plot {
+    /// Linear axes, round ticks.
+    pub(crate) fn new(size: (u32, u32), x_name: impl Into<String>, y_name: impl Into<String>, series: Vec<Series>) -> Self {
+        Self {
+            size,
+            x_name: x_name.into(),
+            y_name: y_name.into(),
+            x_scale: Scale::Linear,
+            x_ticks: None,
+            x_words: vec![],
+            y_words: vec![],
+            series,
+        }
+    }
 }
 
 /// One bar, perhaps of two parts.
@@ -89,6 +154,16 @@ pub(crate) struct Bars {
     pub(crate) size: (u32, u32),
     pub(crate) title: String,
     pub(crate) bars: Vec<Bar>,
+}
+
+/// Shares of a square table, by row and column.
+#[derive(Debug, Clone)]
+pub(crate) struct Matrix {
+    pub(crate) size: (u32, u32),
+    pub(crate) names: Vec<String>,
+    /// `None` where there is nothing to say.
+    pub(crate) shares: Vec<Vec<Option<f64>>>,
+    pub(crate) words: Vec<Vec<String>>,
 }
 
 /// An axis with the ticks that it is given.
@@ -120,7 +195,48 @@ pub(crate) type Drawn<B> = std::result::Result<(), DrawingAreaErrorKind<<B as Dr
 /// Something that can be drawn at any scale.
 pub(crate) trait Chart {
     fn size(&self) -> (u32, u32);
-    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, scale: f64) -> Drawn<B>;
+    /// The places that it tells of are in pixels of what is drawn.
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, scale: f64, spots: &mut Vec<Spot>) -> Drawn<B>;
+    /// Its numbers: the head and the rows of a table.
+    fn numbers(&self) -> (Vec<String>, Vec<Vec<String>>);
+}
+
+/// Any of them.
+#[derive(Debug, Clone)]
+pub(crate) enum Drawing {
+    Plot(Plot),
+    Bars(Bars),
+    Parallel(crate::parallel::Parallel),
+    Matrix(Matrix),
+}
+
+impl Chart for Drawing {
+    fn size(&self) -> (u32, u32) {
+        match self {
+            Self::Plot(chart) => chart.size(),
+            Self::Bars(chart) => chart.size(),
+            Self::Parallel(chart) => chart.size(),
+            Self::Matrix(chart) => chart.size(),
+        }
+    }
+
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, scale: f64, spots: &mut Vec<Spot>) -> Drawn<B> {
+        match self {
+            Self::Plot(chart) => chart.draw(area, scale, spots),
+            Self::Bars(chart) => chart.draw(area, scale, spots),
+            Self::Parallel(chart) => chart.draw(area, scale, spots),
+            Self::Matrix(chart) => chart.draw(area, scale, spots),
+        }
+    }
+
+    fn numbers(&self) -> (Vec<String>, Vec<Vec<String>>) {
+        match self {
+            Self::Plot(chart) => chart.numbers(),
+            Self::Bars(chart) => chart.numbers(),
+            Self::Parallel(chart) => chart.numbers(),
+            Self::Matrix(chart) => chart.numbers(),
+        }
+    }
 }
 
 fn with_font() {
@@ -132,38 +248,60 @@ fn with_font() {
     });
 }
 
-fn undrawn<E: std::fmt::Display>(chart: &str) -> impl Fn(E) -> Error {
-    let chart = chart.to_string();
-    move |e| Error::Chart { chart: chart.clone(), problem: e.to_string() }
+/// Draws to a backend, in the colours of the day or of the night.
+fn drawn<B: DrawingBackend>(chart: &impl Chart, backend: B, scale: f64, is_dark: bool) -> Result<Vec<Spot>> {
+    fn whole<B: DrawingBackend>(chart: &impl Chart, backend: B, scale: f64) -> std::result::Result<Vec<Spot>, String> {
+        let mut spots = vec![];
+        let area = backend.into_drawing_area();
+        chart.draw(&area, scale, &mut spots).map_err(|e| e.to_string())?;
+        area.present().map_err(|e| e.to_string())?;
+        Ok(spots)
+    }
+    with_font();
+    let found = if is_dark { whole(chart, Dark(backend), scale) } else { whole(chart, backend, scale) };
+    found.map_err(|problem| Error::Chart { problem })
 }
 
-/// Writes `<name>.svg` and `<name>.png` into a folder and returns the SVG.
-pub(crate) fn save(chart: &impl Chart, folder: &Path, name: &str) -> Result<String> {
-    with_font();
-    let (width, height) = chart.size();
+/// An SVG of the chart's own size, and the places on it.
+pub(crate) fn svg(chart: &impl Chart, is_dark: bool) -> Result<(String, Vec<Spot>)> {
     let mut svg = String::new();
-    {
-        let area = SVGBackend::with_string(&mut svg, (width, height)).into_drawing_area();
-        chart.draw(&area, 1.0).map_err(undrawn(name))?;
-        area.present().map_err(undrawn(name))?;
-    }
-    duel_ledger::write_atomically(&folder.join(format!("{name}.svg")), svg.as_bytes())?;
-    let (width, height) = ((f64::from(width) * PNG_SCALE) as u32, (f64::from(height) * PNG_SCALE) as u32);
+    let spots = drawn(chart, SVGBackend::with_string(&mut svg, chart.size()), 1.0, is_dark)?;
+    Ok((svg, spots))
+}
+
+/// The bytes of a PNG, so many pixels for one of the chart.
+pub(crate) fn png(chart: &impl Chart, scale: f64, is_dark: bool) -> Result<Vec<u8>> {
+    let [width, height] = [chart.size().0, chart.size().1].map(|side| (f64::from(side) * scale).round() as u32);
     let mut pixels = vec![0; (width * height * 3) as usize];
-    {
-        let area = BitMapBackend::with_buffer(&mut pixels, (width, height)).into_drawing_area();
-        chart.draw(&area, PNG_SCALE).map_err(undrawn(name))?;
-        area.present().map_err(undrawn(name))?;
-    }
-    duel_ledger::write_atomically(
-        &folder.join(format!("{name}.png")),
-        &png(&pixels, width, height).map_err(undrawn(name))?,
-    )?;
-    Ok(svg)
+    drawn(chart, BitMapBackend::with_buffer(&mut pixels, (width, height)), scale, is_dark)?;
+    png_of(&pixels, width, height).map_err(|e| Error::Chart { problem: e.to_string() })
+}
+
+/// Units of a PDF's drawing for a pixel of the chart: places are whole numbers there.
+const PDF_GRAIN: f64 = 16.0;
+
+/// The bytes of a PDF, so many points wide.
+pub(crate) fn pdf(chart: &impl Chart, points: f64, is_dark: bool) -> Result<Vec<u8>> {
+    let (width, height) = chart.size();
+    let grains = [width, height].map(|side| (f64::from(side) * PDF_GRAIN) as u32);
+    let mut bytes = vec![];
+    drawn(chart, Pdf::new(&mut bytes, (grains[0], grains[1]), points), PDF_GRAIN, is_dark)?;
+    Ok(bytes)
+}
+
+/// Pixels of a PNG beside the page for one of the SVG: sharp in print.
+const PNG_SCALE: f64 = 3.0;
+
+/// Writes `<name>.svg` and `<name>.png` into a folder and returns the SVG and the places on it.
+pub(crate) fn save(chart: &impl Chart, folder: &Path, name: &str) -> Result<(String, Vec<Spot>)> {
+    let (svg, spots) = svg(chart, false)?;
+    duel_ledger::write_atomically(&folder.join(format!("{name}.svg")), svg.as_bytes())?;
+    duel_ledger::write_atomically(&folder.join(format!("{name}.png")), &png(chart, PNG_SCALE, false)?)?;
+    Ok((svg, spots))
 }
 
 /// Red, green and blue of every pixel as the bytes of a file.
-fn png(pixels: &[u8], width: u32, height: u32) -> std::result::Result<Vec<u8>, png::EncodingError> {
+fn png_of(pixels: &[u8], width: u32, height: u32) -> std::result::Result<Vec<u8>, png::EncodingError> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, width, height);
     encoder.set_color(png::ColorType::Rgb);
@@ -196,6 +334,65 @@ impl Plot {
         (lo - margin, hi + margin)
     }
 
+    /// Whether a series has its name at its end: where there is a value at all.
+    fn is_at_end(&self, series: &Series) -> bool {
+        series.ends_with_name() && self.y_words.is_empty() && series.data.iter().any(|p| p.1.is_finite())
+    }
+
+    /// Names at the ends of their lines, pushed apart where they would cover each other.
+    fn end_names<B: DrawingBackend>(
+        &self,
+        area: &DrawingArea<B, Shift>,
+        scale: f64,
+        at: impl Fn((f64, f64)) -> (i32, i32),
+    ) -> Drawn<B> {
+        let px = |x: f64| (x * scale) as i32;
+        let size = area.dim_in_pixel();
+        let mut names = vec![];
+        for series in self.series.iter().filter(|s| !s.name.is_empty() && self.is_at_end(s)) {
+            let Some(&last) = series.data.iter().rfind(|p| p.1.is_finite()) else { continue };
+            let style = text(12.0, series.colour, scale).pos(Pos::new(HPos::Left, VPos::Center));
+            let (w, h) = area.estimate_text_size(&series.name, &style)?;
+            let (x, y) = at(last);
+            let x = (x + px(8.0)).min(size.0 as i32 - w as i32 - px(2.0));
+            names.push((x, y, w as i32, h as i32, &series.name, style));
+        }
+        names.sort_by_key(|name| name.1);
+        let mut placed: Vec<(i32, i32, i32)> = vec![]; // left, right, y
+        for (x, mut y, w, h, name, style) in names {
+            let row = h.max(px(13.0));
+            for (left, right, above) in &placed {
+                if x < *right && *left < x + w && y < above + row {
+                    y = above + row;
+                }
+            }
+            y = y.min(size.1 as i32 - row / 2);
+            placed.push((x, x + w, y));
+            let behind = [(x - px(1.0), y - h / 2), (x + w + px(1.0), y + h / 2)];
+            area.draw(&Rectangle::new(behind, PAPER.mix(0.7).filled()))?;
+            area.draw(&Text::new(name.clone(), (x, y), style))?;
+        }
+        Ok(())
+    }
+
+    /// Room at the right for names that end there.
+    fn room_for_names<B: DrawingBackend>(
+        &self,
+        area: &DrawingArea<B, Shift>,
+        scale: f64,
+        right: f64,
+    ) -> std::result::Result<i32, DrawingAreaErrorKind<B::ErrorType>> {
+        let mut room = (20.0 * scale) as i32;
+        for series in self.series.iter().filter(|s| !s.name.is_empty() && self.is_at_end(s)) {
+            let last = series.data.iter().rfind(|p| p.1.is_finite()).map_or(f64::NAN, |p| self.tr(p.0));
+            if last >= right {
+                let (w, _) = area.estimate_text_size(&series.name, &text(12.0, INK, scale))?;
+                room = room.max(w as i32 + (12.0 * scale) as i32);
+            }
+        }
+        Ok(room.min(area.dim_in_pixel().0 as i32 / 3))
+    }
+
     /// The legend, above the plot; returns its height in pixels.
     fn legend<B: DrawingBackend>(
         &self,
@@ -206,7 +403,7 @@ impl Plot {
         let style = text(13.0, INK, scale).pos(Pos::new(HPos::Left, VPos::Center));
         let (mut x, mut y) = (px(14.0), px(16.0));
         let (width, row) = (area.dim_in_pixel().0 as i32, px(20.0));
-        let named: Vec<&Series> = self.series.iter().filter(|s| !s.name.is_empty()).collect();
+        let named: Vec<&Series> = self.series.iter().filter(|s| !s.name.is_empty() && !self.is_at_end(s)).collect();
         if named.is_empty() {
             return Ok(px(8.0) as u32);
         }
@@ -225,6 +422,10 @@ impl Plot {
                     let stroke = colour.stroke_width(px(width).max(1) as u32);
                     area.draw(&PathElement::new(vec![left, (x + px(8.0), y)], stroke))?;
                     area.draw(&PathElement::new(vec![(x + px(12.0), y), right], stroke))?;
+                }
+                Look::Band => {
+                    let corners = [(x, y - px(6.0)), (x + px(20.0), y + px(6.0))];
+                    area.draw(&Rectangle::new(corners, series.colour.mix(0.25).filled()))?;
                 }
                 look => marker(area, (x + px(10.0), y), look, colour, scale)?,
             }
@@ -248,14 +449,14 @@ fn marker<B: DrawingBackend>(
         Look::Dots { radius } => area.draw(&Circle::new(at, px(radius), colour.filled())),
         Look::Rings { radius } => {
             area.draw(&Circle::new(at, px(radius), colour.filled()))?;
-            area.draw(&Circle::new(at, px(radius * 0.5), WHITE.filled()))
+            area.draw(&Circle::new(at, px(radius * 0.5), PAPER.filled()))
         }
         Look::Cross { radius } => {
             let (r, stroke) = (px(radius), colour.stroke_width(px(2.0) as u32));
             area.draw(&PathElement::new(vec![(at.0 - r, at.1 - r), (at.0 + r, at.1 + r)], stroke))?;
             area.draw(&PathElement::new(vec![(at.0 - r, at.1 + r), (at.0 + r, at.1 - r)], stroke))
         }
-        Look::Line { .. } | Look::Dashed { .. } => Ok(()),
+        Look::Line { .. } | Look::Dashed { .. } | Look::Band | Look::Whiskers { .. } => Ok(()),
     }
 }
 
@@ -264,31 +465,45 @@ impl Chart for Plot {
         self.size
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, scale: f64) -> Drawn<B> {
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, scale: f64, spots: &mut Vec<Spot>) -> Drawn<B> {
         let px = |x: f64| (x * scale) as i32;
-        area.fill(&WHITE)?;
+        area.fill(&PAPER)?;
         let (_, body) = area.split_vertically(self.legend(area, scale)?);
         let all = || self.series.iter().flat_map(|s| &s.data);
         let (x0, x1) = Self::range(all().map(|p| self.tr(p.0)), 0.05);
-        let (y0, y1) = Self::range(all().map(|p| p.1), 0.08);
+        let (y0, y1) = match self.y_words.len() {
+            0 => Self::range(all().map(|p| p.1), 0.08),
+            rows => (rows as f64 - 0.5, -0.5), // the first on top
+        };
         let x_ticks: Vec<f64> = match (&self.x_ticks, self.x_scale) {
             (Some(ticks), _) => ticks.clone(),
             (None, Scale::Linear) => round_ticks(x0, x1, 7),
             (None, Scale::Log) => log_ticks(x0, x1),
         };
-        let y_ticks = round_ticks(y0, y1, 7);
+        let y_ticks = match self.y_words.len() {
+            0 => round_ticks(y0, y1, 7),
+            rows => (0..rows).map(|row| row as f64).collect(),
+        };
         let (x_step, y_step) = (step_of(&x_ticks), step_of(&y_ticks));
+        let mut left = px(58.0);
+        for words in &self.y_words {
+            let (w, _) = area.estimate_text_size(words, &text(12.0, INK, scale))?;
+            left = left.max(w as i32 + px(14.0));
+        }
+        if self.y_name.is_empty() && !self.y_words.is_empty() {
+            left -= px(4.0);
+        }
         let mut chart = ChartBuilder::on(&body)
             .margin_left(px(8.0))
-            .margin_right(px(20.0))
-            .margin_top(px(4.0))
+            .margin_right(self.room_for_names(area, scale, x0 + (x1 - x0) * 0.7)?)
+            .margin_top(px(6.0))
             .margin_bottom(px(4.0))
             .x_label_area_size(px(42.0))
-            .y_label_area_size(px(58.0))
+            .y_label_area_size(left)
             .build_cartesian_2d(Axis { range: x0..x1, ticks: x_ticks }, Axis { range: y0..y1, ticks: y_ticks })?;
         chart
             .configure_mesh()
-            .bold_line_style(GRID.stroke_width(px(1.0) as u32))
+            .bold_line_style(LINE.stroke_width(px(1.0) as u32))
             .light_line_style(TRANSPARENT)
             .axis_style(SOFT.stroke_width(px(1.0) as u32))
             .x_desc(self.x_name.as_str())
@@ -300,7 +515,10 @@ impl Chart for Plot {
                 Scale::Linear => crate::format::tick(*x, x_step),
                 Scale::Log => crate::format::si(10f64.powf(*x)),
             })
-            .y_label_formatter(&|y| crate::format::tick(*y, y_step))
+            .y_label_formatter(&|y| match self.y_words.get(*y as usize) {
+                Some(words) => words.clone(),
+                None => crate::format::tick(*y, y_step),
+            })
             .draw()?;
         let plane = chart.plotting_area();
         for series in &self.series {
@@ -314,19 +532,74 @@ impl Chart for Plot {
                     let stroke = colour.stroke_width(px(width).max(1) as u32);
                     plane.draw(&DashedPathElement::new(data.clone(), px(7.0), px(5.0), stroke))?;
                 }
+                Look::Band if data.len() > 2 => plane.draw(&Polygon::new(data.clone(), colour.filled()))?,
+                Look::Whiskers { width } => {
+                    for ends in data.chunks_exact(2) {
+                        plane.draw(&PathElement::new(ends.to_vec(), colour.stroke_width(px(width).max(1) as u32)))?;
+                    }
+                }
                 look => {
                     for &at in &data {
                         marker(area, plane.map_coordinate(&at), look, colour, scale)?;
                     }
                 }
             }
-            let style = text(11.0, series.colour, scale).pos(Pos::new(HPos::Left, VPos::Center));
+            let style = text(10.5, series.colour, scale).pos(Pos::new(HPos::Left, VPos::Center));
             for (&at, words) in data.iter().zip(&series.words) {
                 let (x, y) = plane.map_coordinate(&at);
-                area.draw(&Text::new(words.clone(), (x + px(9.0), y + px(9.0)), style.clone()))?;
+                area.draw(&Text::new(words.clone(), (x + px(8.0), y + px(10.0)), style.clone()))?;
+            }
+            if !matches!(series.look, Look::Band | Look::Whiskers { .. }) && data.len() <= MANY {
+                for (place, &at) in data.iter().enumerate() {
+                    let (x, y) = plane.map_coordinate(&at);
+                    spots.push(Spot { x, y, words: self.told(series, place) });
+                }
             }
         }
-        Ok(())
+        self.end_names(area, scale, |at| plane.map_coordinate(&(self.tr(at.0), at.1)))
+    }
+
+    fn numbers(&self) -> (Vec<String>, Vec<Vec<String>>) {
+        let y_name = if self.y_name.is_empty() { "of" } else { &self.y_name };
+        let head = ["series", self.x_name.as_str(), y_name, "words"].map(String::from).to_vec();
+        let row = |series: &Series, place: usize, (x, y): (f64, f64)| {
+            let name = |words: &[String], value: f64| match words.get(value.round() as usize) {
+                Some(word) => word.clone(),
+                None => exact(value),
+            };
+            let words = series.words.get(place).cloned().unwrap_or_default();
+            vec![series.about.clone(), name(&self.x_words, x), name(&self.y_words, y), words]
+        };
+        let rows = |series: &Series| {
+            series.data.iter().enumerate().map(|(place, &at)| row(series, place, at)).collect::<Vec<_>>()
+        };
+        (head, self.series.iter().flat_map(rows).collect())
+    }
+}
+
+/// Points of a series beyond which they are not told of one by one.
+const MANY: usize = 400;
+
+/// A number with the digits that it has, and no more than make a difference.
+pub(crate) fn exact(x: f64) -> String {
+    format!("{:.6e}", x).parse::<f64>().map_or_else(|_| x.to_string(), |x| x.to_string())
+}
+
+impl Plot {
+    /// What stands at a point, in words.
+    fn told(&self, series: &Series, place: usize) -> String {
+        let (x, y) = series.data[place];
+        let short = |name: &str| name.split([',', '(']).next().unwrap_or_default().trim().to_string();
+        let value = |x: f64| if x.abs() >= 1000.0 { crate::format::si(x) } else { format!("{x:.3}") };
+        let part = |name: &str, words: &[String], x: f64| match words.get(x.round() as usize) {
+            Some(word) => word.clone(),
+            None => format!("{} {}", short(name), value(x)),
+        };
+        let named = [Some(&series.about), series.words.get(place)].into_iter().flatten().filter(|w| !w.is_empty());
+        let mut all: Vec<String> = named.cloned().collect();
+        all.push(part(&self.x_name, &self.x_words, x));
+        all.push(part(&self.y_name, &self.y_words, y));
+        all.join(" · ")
     }
 }
 
@@ -335,9 +608,9 @@ impl Chart for Bars {
         self.size
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, scale: f64) -> Drawn<B> {
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, scale: f64, spots: &mut Vec<Spot>) -> Drawn<B> {
         let px = |x: f64| (x * scale) as i32;
-        area.fill(&WHITE)?;
+        area.fill(&PAPER)?;
         let (width, height) = area.dim_in_pixel();
         let style = text(13.0, INK, scale).pos(Pos::new(HPos::Left, VPos::Center));
         area.draw(&Text::new(self.title.clone(), (px(12.0), px(16.0)), style))?;
@@ -358,8 +631,60 @@ impl Chart for Bars {
             area.draw(&Rectangle::new([(split, above), (whole, below)], bar.colour.filled()))?;
             let words = text(12.0, INK, scale).pos(Pos::new(HPos::Left, VPos::Center));
             area.draw(&Text::new(bar.words.clone(), (whole + px(7.0), (above + below) / 2), words))?;
+            let told = format!("{} · {} · {}", self.title, bar.name, bar.words);
+            spots.push(Spot { x: whole, y: (above + below) / 2, words: told });
         }
         Ok(())
+    }
+
+    fn numbers(&self) -> (Vec<String>, Vec<Vec<String>>) {
+        let head = vec!["bar".into(), format!("{}: before the loop", self.title), "in it".into()];
+        (head, self.bars.iter().map(|bar| vec![bar.name.clone(), exact(bar.parts[0]), exact(bar.parts[1])]).collect())
+    }
+}
+
+impl Chart for Matrix {
+    fn size(&self) -> (u32, u32) {
+        self.size
+    }
+
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, scale: f64, spots: &mut Vec<Spot>) -> Drawn<B> {
+        let px = |x: f64| (x * scale) as i32;
+        area.fill(&PAPER)?;
+        let (width, height) = area.dim_in_pixel();
+        let mut left = px(40.0);
+        for name in &self.names {
+            left = left.max(area.estimate_text_size(name, &text(12.0, INK, scale))?.0 as i32 + px(20.0));
+        }
+        let (top, n) = (px(36.0), self.names.len().max(1) as i32);
+        let (wide, high) = ((width as i32 - left - px(8.0)) / n, (height as i32 - top - px(8.0)) / n);
+        for (row, name) in self.names.iter().enumerate() {
+            let y = top + high * row as i32 + high / 2;
+            let right = text(12.0, INK, scale).pos(Pos::new(HPos::Right, VPos::Center));
+            area.draw(&Text::new(name.clone(), (left - px(8.0), y), right))?;
+            let middle = text(12.0, INK, scale).pos(Pos::new(HPos::Center, VPos::Center));
+            let x = left + wide * row as i32 + wide / 2;
+            area.draw(&Text::new(name.clone(), (x, px(18.0)), middle.clone()))?;
+            for (column, other) in self.names.iter().enumerate() {
+                let x = left + wide * column as i32;
+                let corners = [(x + px(1.0), y - high / 2 + px(1.0)), (x + wide - px(1.0), y + high / 2 - px(1.0))];
+                if let Some(share) = self.shares[row][column] {
+                    let colour = colour_at(usize::from(share < 0.5)).mix((share - 0.5).abs().min(0.5) * 1.4);
+                    area.draw(&Rectangle::new(corners, colour.filled()))?;
+                }
+                area.draw(&Rectangle::new(corners, LINE.stroke_width(px(1.0) as u32)))?;
+                let words = &self.words[row][column];
+                area.draw(&Text::new(words.clone(), (x + wide / 2, y), middle.clone()))?;
+                spots.push(Spot { x: x + wide / 2, y, words: format!("{name} against {other} · {words}") });
+            }
+        }
+        Ok(())
+    }
+
+    fn numbers(&self) -> (Vec<String>, Vec<Vec<String>>) {
+        let head = std::iter::once("wins of the row against the column".to_string()).chain(self.names.clone()).collect();
+        let row = |(name, words): (&String, &Vec<String>)| std::iter::once(name.clone()).chain(words.clone()).collect();
+        (head, self.names.iter().zip(&self.words).map(row).collect())
     }
 }
 
@@ -403,28 +728,26 @@ mod tests {
     #[test]
     fn charts_draw_without_installed_fonts_and_with_nothing_in_them() {
         let folder = tempfile::tempdir().expect("a folder");
-        let series = Series {
-            name: "PPO".into(),
-            colour: INK,
-            opacity: 1.0,
-            look: Look::Rings { radius: 5.0 },
-            data: vec![(0.0, 1.0), (1.0, f64::NAN)],
-            words: vec!["β=0.1".into()],
-        };
+        let rings = Series::new(Look::Rings { radius: 5.0 }, INK, vec![(0.0, 1.0), (1.0, f64::NAN)]);
+        let series = rings.named("PPO").worded(vec!["β=0.1".into()]);
         for series in [vec![series], vec![]] {
-            let plot = Plot {
-                size: (300, 200),
-                x_name: "KL".into(),
-                y_name: "gold".into(),
-                x_scale: Scale::Linear,
-                x_ticks: None,
-                x_words: vec![],
-                series,
-            };
-            let svg = save(&plot, folder.path(), "plot").expect("drawn");
+            let plot = Plot::new((300, 200), "KL", "gold", series);
+            let (svg, _) = save(&plot, folder.path(), "plot").expect("drawn");
             assert!(svg.starts_with("<svg") && svg.contains("gold"));
             let png = std::fs::read(folder.path().join("plot.png")).expect("written");
             assert_eq!(&png[1..4], b"PNG");
         }
+    }
+
+    /// The same chart by day and by night; and as a PDF that ends as one should.
+    #[test]
+    fn a_chart_has_a_day_and_a_night() {
+        let line = Series::new(Look::Line { width: 2.0 }, colour_at(0), vec![(0.0, 1.0), (1.0, 2.0)]).named("PPO");
+        let plot = Plot::new((300, 200), "√KL", "gold", vec![line]);
+        let [(day, spots), (night, same)] = [false, true].map(|dark| svg(&plot, dark).expect("drawn"));
+        assert!(day.contains("#FFFFFF") && !night.contains("#FFFFFF") && night.contains("#15171C"));
+        assert!(spots == same && spots.len() == 2 && spots[1].words == "PPO · √KL 1.000 · gold 2.000", "{spots:?}");
+        let pdf = pdf(&plot, 200.0, false).expect("drawn");
+        assert!(pdf.starts_with(b"%PDF-1.7") && pdf.ends_with(b"%%EOF"));
     }
 }

@@ -9,8 +9,8 @@ pub enum Error {
     Ledger(#[from] duel_ledger::Error),
     #[error("failed to write `{}`", path.display())]
     Write { path: PathBuf, source: std::io::Error },
-    #[error("failed to draw the chart `{chart}`: {problem}")]
-    Chart { chart: String, problem: String },
+    #[error("failed to draw a chart: {problem}")]
+    Chart { problem: String },
     #[error("failed to fill the page: {problem}")]
     Page { problem: String },
     #[error("the experiment of the run cannot be read")]

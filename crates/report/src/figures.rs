@@ -1,30 +1,18 @@
 //! The charts of a run: what is drawn from which numbers.
 
-use crate::canvas::{Bar, Bars, Look, Plot, Scale, Series, save};
+use crate::canvas::{Bar, Bars, Chart, Drawing, Look, Matrix, Plot, Scale, Series, Spot, save};
 use crate::format::{seconds, si};
+use crate::frontier::{finished_policies, gain_at, mixture_at, value_range};
 use crate::run::{Mark, Point, Run};
-use crate::stats::mean;
+use crate::stats::{Estimate, mean, median, prompt_bootstrap};
+use crate::theme::{GREY, IDEAL, INK, colour_at};
 use crate::tuning::Tuning;
-use crate::{Result, sensitivity};
+use crate::{Error, Result, frontier, reach, sensitivity, theme, wins};
 use duel_spec::metrics::{self, Metric};
-use duel_spec::{Clocks, RewardSource};
+use duel_spec::{Clocks, REFERENCE, RewardSource, WorldKind};
 use plotters::style::RGBColor;
 use std::collections::BTreeMap;
 use std::path::Path;
-
-/// Colours that remain apart for colour-blind eyes (Okabe & Ito 2008).
-const ARM_COLOURS: [RGBColor; 7] = [
-    RGBColor(0, 114, 178),
-    RGBColor(213, 94, 0),
-    RGBColor(204, 121, 167),
-    RGBColor(230, 159, 0),
-    RGBColor(86, 180, 233),
-    RGBColor(120, 70, 40),
-    RGBColor(90, 60, 150),
-];
-pub(crate) const BLACK: RGBColor = RGBColor(34, 34, 40);
-pub(crate) const GREY: RGBColor = RGBColor(120, 122, 132);
-const GREEN: RGBColor = RGBColor(0, 158, 115);
 
 /// Sizes in SVG pixels: a wide chart, the same for a narrow screen, a panel of a row.
 const WIDE: (u32, u32) = (760, 470);
@@ -35,79 +23,150 @@ const BAR_PANEL: (u32, u32) = (400, 120);
 /// One of the clocks of a row.
 type Clock = fn(Clocks) -> f64;
 
+/// The clocks by what they are called, with their axis.
+const CLOCKS: [(&str, &str, Clock); 4] = [
+    ("steps", "optimizer steps", |c| c.step as f64),
+    ("tokens", "tokens trained, sampled and scored", |c| c.tokens as f64),
+    ("flops", "FLOPs", |c| c.flops),
+    ("seconds", "seconds of training", |c| c.wall_seconds),
+];
+
+/// A chart with its place on the page.
+#[derive(Debug, Clone)]
+pub(crate) struct Named {
+    pub(crate) name: String,
+    pub(crate) group: &'static str,
+    /// What it shows, for whoever does not see it.
+    pub(crate) alt: String,
+    pub(crate) drawing: Drawing,
+}
+
 /// A drawn chart.
 #[derive(Debug, serde::Serialize)]
 pub(crate) struct Figure {
     pub(crate) name: String,
+    pub(crate) group: &'static str,
+    pub(crate) alt: String,
     pub(crate) svg: String,
+    /// As JSON.
+    pub(crate) spots: String,
+    pub(crate) head: Vec<String>,
+    pub(crate) rows: Vec<Vec<String>>,
+    pub(crate) csv: String,
 }
 
-/// All charts of a run.
-#[derive(Debug, serde::Serialize)]
-pub(crate) struct Figures {
-    pub(crate) frontier: Figure,
-    pub(crate) frontier_narrow: Figure,
-    pub(crate) curves: Vec<Figure>,
-    pub(crate) costs: Vec<Figure>,
-    pub(crate) judge: Option<Figure>,
-    pub(crate) calibration: Option<Figure>,
-    /// Of each arm, all of its settings, and then each by itself.
-    pub(crate) sensitivity: Vec<Figure>,
-    pub(crate) slices: Vec<Figure>,
-}
-
-/// Draws every chart into `charts/`.
-pub(crate) fn draw(run: &Run, tuning: &Tuning, charts: &Path) -> Result<Figures> {
-    let sensitivity::Charts { wholes, slices } = sensitivity::charts(run, tuning);
-    let plot = |plot: &Plot, name: &str| -> Result<Figure> {
-        Ok(Figure { name: name.into(), svg: save(plot, charts, name)? })
+/// Draws every chart into `charts/`, as SVG and PNG, its numbers as CSV beside.
+pub(crate) fn draw(run: &Run, tuning: &Tuning, charts: &Path) -> Result<Vec<Figure>> {
+    let figure = |Named { name, group, alt, drawing }: Named| -> Result<Figure> {
+        let (svg, spots) = save(&drawing, charts, &name)?;
+        let (head, rows) = drawing.numbers();
+        let csv = crate::tables::csv(&head, &rows)?;
+        duel_ledger::write_atomically(&charts.join(format!("{name}.csv")), csv.as_bytes())?;
+        let spots = serde_json::to_string::<[Spot]>(&spots).map_err(|e| Error::Page { problem: e.to_string() })?;
+        Ok(Figure { name, group, alt, svg: theme::on_page(&svg), spots, head, rows, csv })
     };
-    let clocks: [(&str, &str, Clock); 4] = [
-        ("steps", "optimizer steps", |c| c.step as f64),
-        ("tokens", "tokens trained, sampled and scored", |c| c.tokens as f64),
-        ("flops", "FLOPs", |c| c.flops),
-        ("seconds", "seconds of training", |c| c.wall_seconds),
-    ];
-    Ok(Figures {
-        frontier: plot(&frontier(run, WIDE), "frontier")?,
-        frontier_narrow: plot(&frontier(run, NARROW), "frontier-narrow")?,
-        curves: clocks
-            .into_iter()
-            .map(|(name, label, clock)| plot(&curve(run, label, clock), &format!("curve-{name}")))
-            .collect::<Result<_>>()?,
-        costs: costs(run)
-            .into_iter()
-            .map(|(name, bars)| {
-                Ok(Figure { name: format!("cost-{name}"), svg: save(&bars, charts, &format!("cost-{name}"))? })
-            })
-            .collect::<Result<_>>()?,
-        judge: judge(run).map(|p| plot(&p, "reward-model")).transpose()?,
-        calibration: crate::calibration::plot(run).map(|p| plot(&p, "calibration")).transpose()?,
-        sensitivity: wholes
-            .iter()
-            .map(|(name, chart)| Ok(Figure { name: name.clone(), svg: save(chart, charts, name)? }))
-            .collect::<Result<_>>()?,
-        slices: slices.iter().map(|(name, chart)| plot(chart, name)).collect::<Result<_>>()?,
-    })
+    all(run, tuning).into_iter().map(figure).collect()
+}
+
+/// Every chart that the run has numbers for.
+pub(crate) fn all(run: &Run, tuning: &Tuning) -> Vec<Named> {
+    let mut all = vec![];
+    let mut put = |group, name: &str, alt: &str, drawing: Drawing| {
+        all.push(Named { name: name.into(), group, alt: alt.into(), drawing });
+    };
+    let frontier_alt = "Gold reward over KL from the reference: points, seeds and frontier of every arm";
+    put("frontier", "frontier", frontier_alt, Drawing::Plot(frontier_plot(run, WIDE)));
+    put("frontier-narrow", "frontier-narrow", frontier_alt, Drawing::Plot(frontier_plot(run, NARROW)));
+    for (name, label, clock) in CLOCKS {
+        let alt = format!("Gold reward while training, over {label}");
+        put("curves", &format!("curve-{name}"), &alt, Drawing::Plot(curve(run, label, clock)));
+    }
+    for (name, bars) in costs(run) {
+        let alt = bars.title.clone();
+        put("costs", &format!("cost-{name}"), &alt, Drawing::Bars(bars));
+    }
+    for (name, label, clock) in &CLOCKS[2..] {
+        let alt = format!("What each arm must spend to reach half of the possible gain, in {label}");
+        if let Some(plot) = reached(run, label, *clock) {
+            put("reach", &format!("reach-{name}"), &alt, Drawing::Plot(plot));
+        }
+    }
+    if let Some(matrix) = win_rates(run) {
+        put("wins", "win-rates", "Win rate of every arm against every other", Drawing::Matrix(matrix));
+    }
+    if let Some(plot) = stability(run) {
+        put("stability", "stability", "The gain at equal KL by seed, for every arm", Drawing::Plot(plot));
+    }
+    for (name, alt, plot) in [
+        ("proxy", "Gold and learned reward over the square root of KL", gold_and_proxy(run)),
+        ("trust-kl", "KL of the policy before each update to the one after", along(run, metrics::KL_STEP, "KL of an update, nats a token")),
+        ("trust-clip", "Share of tokens on which the clip was binding", along(run, metrics::CLIP_SHARE, "clipped, share of tokens")),
+        ("margin", "Margin of preferred over rejected responses while DPO trains", along(run, metrics::DPO_MARGIN, "margin, reward")),
+        ("displacement", "Log-ratio of held-out chosen and rejected responses to the reference while training", displacement(run)),
+        ("length", "Length of responses over KL", over_kl(run, metrics::LENGTH, "tokens of a response")),
+        ("distinct", "Share of distinct bigrams over KL", over_kl(run, metrics::DISTINCT_2, "distinct bigrams, share")),
+        ("entropy", "Entropy of the policy over KL", over_kl(run, metrics::ENTROPY, "entropy, nats a response")),
+    ] {
+        let group = match name {
+            "proxy" => "proxy",
+            "trust-kl" | "trust-clip" => "trust",
+            "margin" | "displacement" => "displacement",
+            _ => "shape",
+        };
+        if let Some(plot) = plot {
+            put(group, name, alt, Drawing::Plot(plot));
+        }
+    }
+    if let Some(plot) = judge(run) {
+        put("judge", "reward-model", "Pair accuracy of the reward model by seed", Drawing::Plot(plot));
+    }
+    if let Some(plot) = crate::calibration::plot(run) {
+        put("judge", "calibration", "Calibration of the reward model on test pairs", Drawing::Plot(plot));
+    }
+    let sensitivity::Charts { wholes, slices } = sensitivity::charts(run, tuning);
+    for (name, chart) in wholes {
+        put("sensitivity", &name, &format!("{name}: every point over its settings and its worth"), Drawing::Parallel(chart));
+    }
+    for (name, chart) in slices {
+        put("slices", &name, &format!("{name}: worth over one setting"), Drawing::Plot(chart));
+    }
+    all
 }
 
 /// An arm's colour, by its place in the experiment.
 pub(crate) fn colour(run: &Run, arm: &str) -> RGBColor {
-    let place = run.arms().iter().position(|a| *a == arm).unwrap_or(0);
-    colour_at(place)
+    colour_at(place(run, arm))
 }
 
-/// The colour of a place in a list.
-pub(crate) fn colour_at(place: usize) -> RGBColor {
-    ARM_COLOURS[place % ARM_COLOURS.len()]
+/// An arm's place in the experiment.
+pub(crate) fn place(run: &Run, arm: &str) -> usize {
+    run.arms().iter().position(|a| *a == arm).unwrap_or(0)
+}
+
+/// The KL at which arms are held against each other where one must do: that of the experiment's tuning, or the furthest preset that
+/// most seeds of all arms reach.
+pub(crate) fn common_kl(run: &Run) -> f64 {
+    let reached = |kl: &f64| {
+        let arms = run.arms();
+        let seeds = run.experiment.seed_list();
+        let all = |seed: &u64| arms.iter().all(|arm| gain_at(run, arm, *seed, *kl).is_some());
+        2 * seeds.iter().filter(|seed| all(seed)).count() > seeds.len()
+    };
+    let preset = run.experiment.tuning.kl;
+    if reached(&preset) {
+        return preset;
+    }
+    frontier::matched_kls(run).iter().copied().filter(reached).last().unwrap_or(preset)
 }
 
 fn gold_axis(run: &Run) -> String {
     match run.experiment.world.kind {
-        duel_spec::WorldKind::Grammar => "gold reward, test prompts".into(),
-        duel_spec::WorldKind::Reviews => "gold reward (sentiment log-odds), test prompts".into(),
+        WorldKind::Grammar => "gold reward, test prompts".into(),
+        WorldKind::Reviews => "gold reward (sentiment log-odds), test prompts".into(),
     }
 }
+
+const KL_AXIS: &str = "KL from the reference, nats a response";
 
 /// Means over seeds of two marks.
 fn centre(point: &Point, x: Metric, y: Metric) -> Option<(f64, f64)> {
@@ -115,8 +174,24 @@ fn centre(point: &Point, x: Metric, y: Metric) -> Option<(f64, f64)> {
     (!x.is_empty() && !y.is_empty()).then(|| (mean(&x), mean(&y)))
 }
 
-/// Gold reward over KL: each arm's points and seeds, what is possible, and where all begin.
-fn frontier(run: &Run, size: (u32, u32)) -> Plot {
+/// Two marks of each seed's finished policies.
+fn scatter(run: &Run, arm: &str, x: Metric, y: Metric) -> Vec<(f64, f64)> {
+    run.points_of(arm).flat_map(|p| p.finished()).filter_map(|(_, m)| Some((m.test(x)?, m.test(y)?))).collect()
+}
+
+/// An arm's points by rising x: means over seeds, and their words.
+fn means(run: &Run, arm: &str, x: Metric, y: Metric) -> (Vec<(f64, f64)>, Vec<String>) {
+    let mut means: Vec<((f64, f64), String)> =
+        run.points_of(arm).filter_map(|p| Some((centre(p, x, y)?, p.words()))).collect();
+    means.sort_by(|a, b| a.0.0.total_cmp(&b.0.0));
+    means.into_iter().unzip()
+}
+
+/// Points of all arms beyond which their settings are not written beside them.
+const WORDY: usize = 12;
+
+/// Gold reward over KL: each arm's points, seeds and frontier with its interval, what is possible, and where all begin.
+fn frontier_plot(run: &Run, size: (u32, u32)) -> Plot {
     let mut series = Vec::new();
     let kl_gold = |p: &Point| centre(p, metrics::KL, metrics::GOLD);
     let reach = run
@@ -126,8 +201,8 @@ fn frontier(run: &Run, size: (u32, u32)) -> Plot {
         .flat_map(|p| p.final_test(metrics::KL))
         .fold(0.0, f64::max);
     let theory = [
-        ("optimum", "exact optimum", BLACK, Look::Line { width: 2.0 }),
-        ("ppo-ideal", "PPO-ideal", GREEN, Look::Dashed { width: 2.0 }),
+        ("optimum", "optimum", INK, Look::Line { width: 2.0 }),
+        ("ppo-ideal", "PPO-ideal", IDEAL, Look::Dashed { width: 2.0 }),
         ("best-of-n", "best of N", GREY, Look::Dashed { width: 1.5 }),
     ];
     for (arm, name, colour, look) in theory {
@@ -147,68 +222,32 @@ fn frontier(run: &Run, size: (u32, u32)) -> Plot {
             let last = curve.len() - 1;
             curve[last] = (x, a.1 + (b.1 - a.1) * (x - a.0) / (b.0 - a.0));
         }
-        series.push(Series { name: name.into(), colour, opacity: 0.9, look, data: curve, words: vec![] });
+        series.push(Series::new(look, colour, curve).faint(0.9).named(name));
     }
+    let few = run.arms().iter().map(|arm| run.points_of(arm).count()).sum::<usize>() <= WORDY && size == WIDE;
     for arm in run.arms() {
-        let colour = colour(run, arm);
-        let seeds = run
-            .points_of(arm)
-            .flat_map(|p| p.finished())
-            .filter_map(|(_, m)| Some((m.test(metrics::KL)?, m.test(metrics::GOLD)?)))
-            .collect();
-        series.push(Series {
-            name: String::new(),
-            colour,
-            opacity: 0.3,
-            look: Look::Dots { radius: 3.0 },
-            data: seeds,
-            words: vec![],
-        });
-        let mut means: Vec<((f64, f64), String)> =
-            run.points_of(arm).filter_map(|p| Some((kl_gold(p)?, p.words()))).collect();
-        means.sort_by(|a, b| a.0.0.total_cmp(&b.0.0));
-        let (data, words): (Vec<_>, Vec<_>) = means.into_iter().unzip();
-        series.push(Series {
-            name: String::new(),
-            colour,
-            opacity: 0.55,
-            look: Look::Line { width: 1.5 },
-            data: data.clone(),
-            words: vec![],
-        });
-        series.push(Series {
-            name: arm.to_uppercase(),
-            colour,
-            opacity: 1.0,
-            look: Look::Rings { radius: 5.5 },
-            data,
-            words,
-        });
+        let (colour, name) = (colour(run, arm), arm.to_uppercase());
+        let (low, high) = frontier::band(run, arm, BAND_STEPS);
+        series.push(Series::band(colour, &low, &high).about(format!("{name}, interval of its frontier")));
+        let seeds = scatter(run, arm, metrics::KL, metrics::GOLD);
+        series.push(Series::new(Look::Dots { radius: 2.5 }, colour, seeds).faint(0.35).about(format!("{name}, a seed")));
+        let (data, words) = means(run, arm, metrics::KL, metrics::GOLD);
+        series.push(Series::new(Look::Line { width: 1.5 }, colour, data.clone()).faint(0.55));
+        let rings = Series::new(Look::Rings { radius: 5.0 }, colour, data).named(name);
+        series.push(if few { rings.worded(words) } else { rings });
     }
     if let Some(at) = run.reference().and_then(kl_gold) {
-        series.push(Series {
-            name: "reference (SFT)".into(),
-            colour: BLACK,
-            opacity: 1.0,
-            look: Look::Cross { radius: 5.0 },
-            data: vec![at],
-            words: vec![],
-        });
+        series.push(Series::new(Look::Cross { radius: 5.0 }, INK, vec![at]).named("reference (SFT)"));
     }
-    Plot {
-        size,
-        x_name: "KL from the reference, nats a response".into(),
-        y_name: gold_axis(run),
-        x_scale: Scale::Linear,
-        x_ticks: None,
-        x_words: vec![],
-        series,
-    }
+    Plot::new(size, KL_AXIS, gold_axis(run), series)
 }
+
+/// Places along an arm's frontier at which its interval is drawn.
+const BAND_STEPS: usize = 24;
 
 /// Clocks spent before a point's own training: the reward model for what climbs it, the cached reference
 /// log-probs for what learns from pairs.
-fn before(run: &Run, point: &Point) -> BTreeMap<u64, Clocks> {
+pub(crate) fn before(run: &Run, point: &Point) -> BTreeMap<u64, Clocks> {
     match run.method_of(point) {
         Some(method) if method.climbs() == Some(RewardSource::Rm) => run.shared_clocks("rm"),
         Some(method) if method.reads_reference_logp() => run.shared_clocks("reference"),
@@ -216,65 +255,250 @@ fn before(run: &Run, point: &Point) -> BTreeMap<u64, Clocks> {
     }
 }
 
-/// Gold reward along training, mean over seeds, each point of the grid a line; the featured one strong.
+/// Gold reward along training, mean over seeds with its interval, each point of the grid a line; the featured one strong.
 fn curve(run: &Run, x_name: &str, clock: Clock) -> Plot {
     let mut series = Vec::new();
     for arm in run.arms() {
-        let colour = colour(run, arm);
+        let (colour, name) = (colour(run, arm), arm.to_uppercase());
         let featured = run.featured(arm).map(|p| p.label.clone());
         for point in run.points_of(arm) {
             let before = before(run, point);
-            let is_featured = featured.as_deref() == Some(&point.label);
-            series.push(Series {
-                name: if is_featured { format!("{} ({})", arm.to_uppercase(), point.words()) } else { String::new() },
-                colour,
-                opacity: if is_featured { 1.0 } else { 0.3 },
-                look: Look::Line { width: if is_featured { 2.5 } else { 1.2 } },
-                data: mean_curve(point, &before, clock),
-                words: vec![],
-            });
+            let looks = looks(point, &before, clock, |m| m.test(metrics::GOLD));
+            let line: Vec<(f64, f64)> = looks.iter().map(|(x, y)| (*x, y.mean)).collect();
+            let about = format!("{name} {}", point.words());
+            if featured.as_deref() == Some(&point.label) {
+                let end = |sign: f64| -> Vec<(f64, f64)> {
+                    looks.iter().map(|(x, y)| (*x, y.mean + sign * y.half_width.unwrap_or(0.0))).collect()
+                };
+                series.push(Series::band(colour, &end(-1.0), &end(1.0)).about(format!("{about}, interval")));
+                series.push(Series::new(Look::Line { width: 2.5 }, colour, line).named(name.clone()).about(about));
+            } else {
+                series.push(Series::new(Look::Line { width: 1.2 }, colour, line).faint(0.3).about(about));
+            }
         }
     }
     let ends: Vec<f64> = series.iter().flat_map(|s| &s.data).map(|p| p.0).collect();
     if let Some((_, gold)) = run.reference().and_then(|p| centre(p, metrics::KL, metrics::GOLD))
-        && !ends.is_empty()
+        && let Some((low, high)) = value_range(&ends)
     {
-        let (lo, hi) = ends.iter().fold((f64::INFINITY, 0.0f64), |(lo, hi), &x| (lo.min(x), hi.max(x)));
-        series.push(Series {
-            name: "reference".into(),
-            colour: GREY,
-            opacity: 1.0,
-            look: Look::Dashed { width: 1.2 },
-            data: vec![(lo, gold), (hi, gold)],
-            words: vec![],
-        });
+        let level = vec![(low, gold), (high, gold)];
+        series.push(Series::new(Look::Dashed { width: 1.2 }, GREY, level).named("reference"));
     }
-    Plot {
-        size: PANEL,
-        x_name: x_name.into(),
-        y_name: "gold reward".into(),
-        x_scale: Scale::Log,
-        x_ticks: None,
-        x_words: vec![],
-        series,
-    }
+    Plot { x_scale: Scale::Log, ..Plot::new(PANEL, x_name, "gold reward", series) }
 }
 
-/// The k-th evaluations of all seeds, averaged; `before` is added to each seed's clock, steps excepted as
-/// steps of different stages do not add.
-fn mean_curve(point: &Point, before: &BTreeMap<u64, Clocks>, clock: Clock) -> Vec<(f64, f64)> {
+/// The k-th evaluations of all seeds: mean clock, and a mark's mean with its interval; `before` is added to each seed's clock,
+/// steps excepted as steps of different stages do not add.
+fn looks(
+    point: &Point,
+    before: &BTreeMap<u64, Clocks>,
+    clock: Clock,
+    of: impl Fn(&Mark) -> Option<f64>,
+) -> Vec<(f64, Estimate)> {
     let length = point.seeds.values().map(Vec::len).min().unwrap_or(0);
     (0..length)
         .filter_map(|k| {
             let at = |seed: &u64, marks: &Vec<Mark>| {
                 let spent = before.get(seed).map_or(0.0, |c| clock(Clocks { step: 0, ..*c }));
-                Some((clock(marks[k].clocks) + spent, marks[k].test(metrics::GOLD)?))
+                Some((clock(marks[k].clocks) + spent, of(&marks[k])?))
             };
             let found: Vec<(f64, f64)> = point.seeds.iter().filter_map(|(seed, marks)| at(seed, marks)).collect();
             let (xs, ys): (Vec<f64>, Vec<f64>) = found.into_iter().unzip();
-            (!xs.is_empty()).then(|| (mean(&xs), mean(&ys)))
+            Some((mean(&xs), Estimate::of(&ys)?))
         })
         .collect()
+}
+
+/// What each arm must spend at each seed until its gold first reaches the target, arm by arm from above; the median is a ring.
+fn reached(run: &Run, label: &str, clock: Clock) -> Option<Plot> {
+    let (arms, kl) = (run.arms(), run.experiment.tuning.kl);
+    let (mut series, mut words) = (vec![], vec![]);
+    for (row, arm) in arms.iter().enumerate() {
+        let seeds = run.experiment.seed_list();
+        let all: Vec<f64> = seeds.iter().filter_map(|&seed| reach::price(run, arm, seed, kl, clock)).collect();
+        let there: Vec<(f64, f64)> = all.iter().filter(|x| x.is_finite()).map(|&x| (x, row as f64)).collect();
+        let never = all.len() - there.len();
+        words.push(if never > 0 { format!("{} ({never} never)", arm.to_uppercase()) } else { arm.to_uppercase() });
+        let (colour, name) = (colour(run, arm), arm.to_uppercase());
+        series.push(Series::new(Look::Dots { radius: 4.0 }, colour, there).faint(0.45).about(format!("{name}, a seed")));
+        let middle = vec![(median(&all), row as f64)];
+        series.push(Series::new(Look::Rings { radius: 6.0 }, colour, middle).about(format!("{name}, median")));
+    }
+    let height = 90 + 34 * arms.len() as u32;
+    let is_any = series.iter().any(|s| !s.data.is_empty());
+    let plot = Plot::new((PANEL.0, height), format!("{label} to the target"), "", series);
+    is_any.then_some(Plot { x_scale: Scale::Log, y_words: words, ..plot })
+}
+
+/// The gain at one KL by seed, arm by arm from above: seeds, mean and interval.
+fn stability(run: &Run) -> Option<Plot> {
+    let (arms, kl) = (run.arms(), common_kl(run));
+    let (mut series, mut words, mut is_share) = (vec![], vec![], false);
+    for (row, arm) in arms.iter().enumerate() {
+        let (colour, name, y) = (colour(run, arm), arm.to_uppercase(), row as f64);
+        words.push(name.clone());
+        let found = run.experiment.seed_list().into_iter().filter_map(|seed| gain_at(run, arm, seed, kl));
+        let values: Vec<f64> = found
+            .map(|(gain, share)| {
+                is_share |= share.is_some();
+                share.unwrap_or(gain)
+            })
+            .collect();
+        let Some(estimate) = Estimate::of(&values) else { continue };
+        let seeds = values.iter().map(|&x| (x, y)).collect();
+        series.push(Series::new(Look::Dots { radius: 4.0 }, colour, seeds).faint(0.4).about(format!("{name}, a seed")));
+        if let Some(half) = estimate.half_width {
+            let ends = vec![(estimate.mean - half, y), (estimate.mean + half, y)];
+            series.push(Series::new(Look::Whiskers { width: 2.5 }, colour, ends).about(format!("{name}, interval")));
+        }
+        series.push(Series::new(Look::Rings { radius: 6.0 }, colour, vec![(estimate.mean, y)]).about(format!("{name}, mean")));
+    }
+    let what = if is_share { "share of the possible gain, η," } else { "gain in gold" };
+    let nats = if kl == 1.0 { "nat" } else { "nats" };
+    let is_any = !series.is_empty();
+    let plot = Plot::new((PANEL.0, 90 + 34 * arms.len() as u32), format!("{what} at {kl} {nats}"), "", series);
+    is_any.then_some(Plot { y_words: words, ..plot })
+}
+
+/// Who wins against whom at one KL, mixtures of finished policies; the reference too.
+fn win_rates(run: &Run) -> Option<Matrix> {
+    if run.outcomes.is_empty() {
+        return None;
+    }
+    let kl = common_kl(run);
+    let names: Vec<&str> = run.arms().into_iter().chain([REFERENCE]).collect();
+    let seeds = run.experiment.seed_list();
+    let laws = |arm: &str, seed: u64| {
+        let mixture = mixture_at(run, arm, seed, kl, finished_policies(run, arm, seed))?;
+        let parts = mixture.iter().map(|((point, _), share)| Some((run.outcomes_of(point, seed)?, *share)));
+        Some(wins::mixture(&parts.collect::<Option<Vec<_>>>()?))
+    };
+    let all: Vec<Vec<Option<Vec<wins::Law>>>> =
+        names.iter().map(|arm| seeds.iter().map(|&seed| laws(arm, seed)).collect()).collect();
+    let rates = |a: usize, b: usize| -> Vec<Vec<f64>> {
+        let pairs = all[a].iter().zip(&all[b]);
+        pairs.filter_map(|(a, b)| Some(wins::by_prompt(a.as_ref()?, b.as_ref()?, false))).filter(|r| !r.is_empty()).collect()
+    };
+    let cell = |a: usize, b: usize| -> (Option<f64>, String) {
+        if a == b {
+            return (None, "–".into());
+        }
+        let rates = rates(a, b);
+        let means: Vec<f64> = rates.iter().map(|of_prompts| mean(of_prompts)).collect();
+        match Estimate::of(&means) {
+            // one seed: its prompts alone tell how sure that is
+            Some(Estimate { mean, half_width: None, .. }) => {
+                let ends = prompt_bootstrap(&rates, 0.95, 2000).filter(|_| run.experiment.world.kind != WorldKind::Grammar);
+                let around = ends.map_or(String::new(), |[low, high]| format!(" [{low:.2}, {high:.2}]"));
+                (Some(mean), format!("{mean:.2}{around}"))
+            }
+            Some(estimate) => (Some(estimate.mean), format!("{estimate:.2}")),
+            None => (None, "–".into()),
+        }
+    };
+    let table: Vec<Vec<(Option<f64>, String)>> =
+        (0..names.len()).map(|a| (0..names.len()).map(|b| cell(a, b)).collect()).collect();
+    let (shares, words) = table.into_iter().map(|row| row.into_iter().unzip()).unzip();
+    let width = 150 + 120 * names.len() as u32;
+    let size = (width.clamp(PANEL.0, WIDE.0), 50 + 40 * names.len() as u32);
+    let names = names.iter().map(|name| if *name == REFERENCE { "reference".into() } else { name.to_uppercase() }).collect();
+    Some(Matrix { size, names, shares, words })
+}
+
+/// Gold and the learned reward above the reference over √KL, for what climbs the learned reward.
+fn gold_and_proxy(run: &Run) -> Option<Plot> {
+    let base = |metric| run.reference().map(|p| mean(&p.final_test(metric)));
+    let (gold, proxy) = (base(metrics::GOLD)?, base(metrics::PROXY)?);
+    let mut series = vec![];
+    let theory = [("ppo-ideal", IDEAL), ("best-of-n", GREY)];
+    let arms = run.arms().into_iter().map(|arm| (arm, colour(run, arm)));
+    let far = run.arms().iter().flat_map(|arm| run.points_of(arm)).flat_map(|p| p.final_test(metrics::KL)).fold(0.0, f64::max);
+    for (arm, colour) in arms.chain(theory) {
+        for (metric, base, look, what) in [
+            (metrics::GOLD, gold, Look::Line { width: 2.2 }, "gold"),
+            (metrics::PROXY, proxy, Look::Dashed { width: 1.8 }, "proxy"),
+        ] {
+            let (data, _) = means(run, arm, metrics::KL, metric);
+            let inside = data.into_iter().filter(|p| p.0 <= far * 1.05);
+            let rises: Vec<(f64, f64)> = inside.map(|(kl, reward)| (kl.max(0.0).sqrt(), reward - base)).collect();
+            if rises.is_empty() {
+                continue;
+            }
+            let line = std::iter::once((0.0, 0.0)).chain(rises).collect();
+            series.push(Series::new(look, colour, line).named(format!("{} {what}", arm.to_uppercase())));
+        }
+    }
+    (!series.is_empty()).then(|| Plot::new(WIDE, "√KL, √nats", "reward above the reference's", series))
+}
+
+/// A metric along the trainings, mean over seeds; every point that has it, the featured one strong.
+fn along(run: &Run, metric: Metric, y_name: &str) -> Option<Plot> {
+    let mut series = vec![];
+    for arm in run.arms() {
+        let featured = run.featured(arm).map(|p| p.label.clone());
+        for point in run.points_of(arm) {
+            let Some(along) = run.along(point, metric) else { continue };
+            let line = thinned(along.steps().collect());
+            let is_featured = featured.as_deref() == Some(&point.label);
+            let (width, opacity) = if is_featured { (2.2, 1.0) } else { (1.1, 0.35) };
+            let about = format!("{} {}", arm.to_uppercase(), point.words());
+            let line = Series::new(Look::Line { width }, colour(run, arm), line).faint(opacity).about(about);
+            series.push(if is_featured { Series { name: arm.to_uppercase(), ..line } } else { line });
+        }
+    }
+    (!series.is_empty()).then(|| Plot::new(PANEL, "optimizer steps", y_name, series))
+}
+
+/// A line of no more than so many points, each the mean of its neighbours.
+fn thinned(line: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
+    const POINTS: usize = 120;
+    let group = line.len().div_ceil(POINTS).max(1);
+    let middle = |part: &[(f64, f64)]| {
+        let (x, y): (Vec<f64>, Vec<f64>) = part.iter().copied().unzip();
+        (mean(&x), mean(&y))
+    };
+    line.chunks(group).map(middle).collect()
+}
+
+/// What becomes of held-out chosen and rejected responses while each arm's featured point trains.
+fn displacement(run: &Run) -> Option<Plot> {
+    let mut series = vec![];
+    for arm in run.arms() {
+        let Some(point) = run.featured(arm) else { continue };
+        for (metric, look, what) in [
+            (metrics::LOG_RATIO_CHOSEN, Look::Line { width: 2.2 }, "chosen"),
+            (metrics::LOG_RATIO_REJECTED, Look::Dashed { width: 1.8 }, "rejected"),
+        ] {
+            let looks = looks(point, &BTreeMap::new(), |c| c.step as f64, |mark| mark.test(metric));
+            if looks.is_empty() {
+                continue;
+            }
+            let line = std::iter::once((0.0, 0.0)).chain(looks.into_iter().map(|(x, y)| (x, y.mean))).collect();
+            series.push(Series::new(look, colour(run, arm), line).named(format!("{} {what}", arm.to_uppercase())));
+        }
+    }
+    let y_name = "log π − log π_ref, nats a response";
+    (!series.is_empty()).then(|| Plot::new(WIDE, "optimizer steps", y_name, series))
+}
+
+/// A mark of finished policies over their KL, seeds faint, means joined.
+fn over_kl(run: &Run, metric: Metric, y_name: &str) -> Option<Plot> {
+    let mut series = vec![];
+    for arm in run.arms() {
+        let (colour, name) = (colour(run, arm), arm.to_uppercase());
+        let (line, _) = means(run, arm, metrics::KL, metric);
+        if line.is_empty() {
+            continue;
+        }
+        let seeds = scatter(run, arm, metrics::KL, metric);
+        series.push(Series::new(Look::Dots { radius: 2.5 }, colour, seeds).faint(0.35).about(format!("{name}, a seed")));
+        series.push(Series::new(Look::Line { width: 1.5 }, colour, line.clone()).faint(0.55));
+        series.push(Series::new(Look::Rings { radius: 4.5 }, colour, line).named(name));
+    }
+    if let Some(at) = run.reference().and_then(|p| centre(p, metrics::KL, metric)) {
+        series.push(Series::new(Look::Cross { radius: 5.0 }, INK, vec![at]).named("reference (SFT)"));
+    }
+    (series.len() > 1).then(|| Plot::new(PANEL, KL_AXIS, y_name, series))
 }
 
 /// What training one cell of an arm took, mean over points and seeds.
@@ -288,31 +512,6 @@ pub(crate) struct Cost {
     /// Of those, before the method's own training: reward model or reference log-probs.
     pub(crate) flops_before: f64,
     pub(crate) seconds_before: f64,
-}
-
-/// What a training of one seed took, with what must come before it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct SeedCost {
-    pub(crate) flops: f64,
-    pub(crate) seconds: f64,
-}
-
-/// By seed, mean over an arm's points.
-pub(crate) fn arm_costs_by_seed(run: &Run, arm: &str) -> BTreeMap<u64, SeedCost> {
-    let mut all: BTreeMap<u64, Vec<(f64, f64)>> = BTreeMap::new();
-    for point in run.points_of(arm) {
-        let before = before(run, point);
-        for (seed, mark) in point.finished() {
-            let first = before.get(&seed).copied().unwrap_or_default();
-            let clocks = mark.clocks;
-            all.entry(seed).or_default().push((clocks.flops + first.flops, clocks.wall_seconds + first.wall_seconds));
-        }
-    }
-    let mean_of = |costs: Vec<(f64, f64)>| {
-        let (flops, seconds): (Vec<f64>, Vec<f64>) = costs.into_iter().unzip();
-        SeedCost { flops: mean(&flops), seconds: mean(&seconds) }
-    };
-    all.into_iter().map(|(seed, costs)| (seed, mean_of(costs))).collect()
 }
 
 /// Costs of each arm; the reward model counts as PPO's, once a cell, as a single training would pay it.
@@ -374,8 +573,8 @@ fn costs(run: &Run) -> Vec<(&'static str, Bars)> {
 fn judge(run: &Run) -> Option<Plot> {
     let rows: [(&str, Metric, RGBColor, Look); 3] = [
         ("train prompts", metrics::PAIR_ACCURACY_TRAIN, GREY, Look::Dots { radius: 4.0 }),
-        ("validation", metrics::PAIR_ACCURACY_VALIDATION, ARM_COLOURS[4], Look::Dots { radius: 4.0 }),
-        ("test", metrics::PAIR_ACCURACY_TEST, ARM_COLOURS[0], Look::Rings { radius: 6.0 }),
+        ("validation", metrics::PAIR_ACCURACY_VALIDATION, colour_at(4), Look::Dots { radius: 4.0 }),
+        ("test", metrics::PAIR_ACCURACY_TEST, colour_at(0), Look::Dots { radius: 5.0 }),
     ];
     let numbered = |values: Vec<f64>| values.into_iter().enumerate().map(|(i, v)| (i as f64, v)).collect::<Vec<_>>();
     let ceiling = numbered(run.shared("pairs", metrics::BAYES_ACCURACY));
@@ -383,30 +582,15 @@ fn judge(run: &Run) -> Option<Plot> {
         return None;
     }
     let ticks: Vec<f64> = ceiling.iter().map(|p| p.0).collect();
-    let reach = |ys: &[(f64, f64)]| match ys {
+    let reach = match &ceiling[..] {
         [only] => vec![(only.0 - 0.4, only.1), (only.0 + 0.4, only.1)],
         many => many.to_vec(),
     };
-    let mut series = vec![Series {
-        name: "Bayes ceiling (test)".into(),
-        colour: BLACK,
-        opacity: 0.8,
-        look: Look::Dashed { width: 1.5 },
-        data: reach(&ceiling),
-        words: vec![],
-    }];
+    let mut series = vec![Series::new(Look::Dashed { width: 1.5 }, INK, reach).faint(0.8).named("ceiling (test)")];
     for (name, metric, colour, look) in rows {
-        let data = numbered(run.shared("rm", metric));
-        series.push(Series { name: name.into(), colour, opacity: 1.0, look, data, words: vec![] });
+        series.push(Series::new(look, colour, numbered(run.shared("rm", metric))).named(name));
     }
     let first = run.experiment.seed;
-    Some(Plot {
-        size: PANEL,
-        x_name: format!("seed (first: {first})"),
-        y_name: "pair accuracy of the reward model".into(),
-        x_scale: Scale::Linear,
-        x_ticks: Some(ticks),
-        x_words: vec![],
-        series,
-    })
+    let x_name = format!("seed (first: {first})");
+    Some(Plot { x_ticks: Some(ticks), ..Plot::new(PANEL, x_name, "pair accuracy of the reward model", series) })
 }

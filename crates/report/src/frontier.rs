@@ -1,9 +1,9 @@
 //! What an arm can reach at each KL: picked on validation prompts, read on test prompts (claims §4.5).
 
-use crate::run::{Point, Run};
+use crate::run::{Mark, Point, Run};
 use crate::stats::Estimate;
-use duel_spec::WorldKind;
-use duel_spec::metrics::{GOLD, KL};
+use duel_spec::metrics::{GOLD, GOLD_SD, KL, Metric};
+use duel_spec::{REFERENCE, WorldKind};
 
 /// A policy by its KL to the reference and its gold reward.
 pub(crate) type KlGold = (f64, f64);
@@ -45,32 +45,79 @@ pub(crate) fn within(points: &[KlGold], kl: f64) -> f64 {
     there.chain(gold_at(&hull, kl)).fold(f64::NEG_INFINITY, f64::max)
 }
 
-/// An arm's frontier of one seed on test prompts: all its points and checkpoints, and the reference, the
-/// hull picked on validation.
-fn arm_frontier(run: &Run, arm: &str, seed: u64) -> Vec<KlGold> {
-    let mut validation = Vec::new();
-    let mut test = Vec::new();
-    let reference = run.reference().into_iter().flat_map(|p| p.seeds.get(&seed)).flatten();
-    let own = run.points_of(arm).filter_map(|p| p.seeds.get(&seed)).flatten();
-    for mark in reference.chain(own) {
-        let at = |get: &dyn Fn(_) -> Option<f64>| Some((get(KL)?, get(GOLD)?));
-        if let (Some(v), Some(t)) = (at(&|m| mark.validation(m)), at(&|m| mark.test(m))) {
-            validation.push(v);
-            test.push(t);
-        }
-    }
-    let mut picked: Vec<KlGold> = upper_hull(&validation).into_iter().map(|i| test[i]).collect();
+/// A policy with what it is called.
+pub(crate) type Labelled<'a> = (&'a Point, &'a Mark);
+
+/// The policies of one seed whose mixtures are an arm's frontier, the reference among them: the hull is picked on validation
+/// prompts, and their order is that of KL on test prompts.
+fn picked<'a>(run: &'a Run, seed: u64, policies: impl Iterator<Item = Labelled<'a>>) -> Vec<(f64, Labelled<'a>)> {
+    let reference = run.reference().and_then(|point| Some((point, point.seeds.get(&seed)?.last()?)));
+    let whole = |(_, mark): &Labelled| {
+        let tested = mark.test(KL).and(mark.test(GOLD)).is_some();
+        mark.validation(KL).zip(mark.validation(GOLD)).filter(|_| tested)
+    };
+    let (validation, all): (Vec<KlGold>, Vec<Labelled>) =
+        reference.into_iter().chain(policies).filter_map(|policy| Some((whole(&policy)?, policy))).unzip();
+    let kept = upper_hull(&validation).into_iter().map(|place| all[place]);
+    let mut picked: Vec<(f64, Labelled)> = kept.map(|policy| (policy.1.test(KL).unwrap_or(f64::NAN), policy)).collect();
     picked.sort_by(|a, b| a.0.total_cmp(&b.0));
     picked
 }
 
-/// The exact optimum's curve of one seed on test prompts, from the reference on.
-fn optimum_frontier(run: &Run, seed: u64) -> Vec<KlGold> {
+/// All points and checkpoints of an arm at one seed.
+pub(crate) fn all_policies<'a>(run: &'a Run, arm: &'a str, seed: u64) -> impl Iterator<Item = Labelled<'a>> {
+    run.points_of(arm).flat_map(move |p| p.seeds.get(&seed).into_iter().flatten().map(move |mark| (p, mark)))
+}
+
+/// Its finished policies.
+pub(crate) fn finished_policies<'a>(run: &'a Run, arm: &'a str, seed: u64) -> impl Iterator<Item = Labelled<'a>> {
+    run.points_of(arm).filter_map(move |p| Some((p, p.seeds.get(&seed)?.last()?)))
+}
+
+/// An arm's frontier of one seed on test prompts: all its points and checkpoints, and the reference, the
+/// hull picked on validation.
+fn arm_frontier(run: &Run, arm: &str, seed: u64) -> Vec<KlGold> {
+    let gold = |(kl, (_, mark)): (f64, Labelled)| (kl, mark.test(GOLD).unwrap_or(f64::NAN));
+    picked(run, seed, all_policies(run, arm, seed)).into_iter().map(gold).collect()
+}
+
+/// The two policies between which an arm's frontier is read at a KL, and the share of the second; `None` where the arm does not
+/// get so far. The reference stands anywhere for itself.
+pub(crate) fn mixture_at<'a>(
+    run: &'a Run,
+    arm: &str,
+    seed: u64,
+    kl: f64,
+    policies: impl Iterator<Item = Labelled<'a>>,
+) -> Option<[(Labelled<'a>, f64); 2]> {
+    if arm == REFERENCE {
+        let point = run.reference()?;
+        let own = (point, point.seeds.get(&seed)?.last()?);
+        return Some([(own, 1.0), (own, 0.0)]);
+    }
+    picked(run, seed, policies).windows(2).find_map(|pair| {
+        let ((x0, a), (x1, b)) = (pair[0], pair[1]);
+        let share = (kl - x0) / (x1 - x0);
+        (x0 <= kl && kl <= x1 && x1 > x0).then_some([(a, 1.0 - share), (b, share)])
+    })
+}
+
+/// A mark on test prompts along an arm's frontier, at one KL.
+pub(crate) fn mark_at(run: &Run, arm: &str, seed: u64, kl: f64, metric: Metric) -> Option<f64> {
+    let mixture = mixture_at(run, arm, seed, kl, all_policies(run, arm, seed))?;
+    mixture.iter().map(|((_, mark), share)| Some(mark.test(metric)? * share)).sum()
+}
+
+/// How a mark is read: on test or on validation prompts.
+pub(crate) type Side = fn(&Mark, Metric) -> Option<f64>;
+
+/// The exact optimum's curve of one seed, from the reference on.
+fn optimum_frontier(run: &Run, seed: u64, side: Side) -> Vec<KlGold> {
     let all: Vec<&Point> = run.reference().into_iter().chain(run.points_of("optimum")).collect();
     let mut curve: Vec<KlGold> = all
         .iter()
         .filter_map(|p| p.seeds.get(&seed)?.last())
-        .filter_map(|mark| Some((mark.test(KL)?, mark.test(GOLD)?)))
+        .filter_map(|mark| Some((side(mark, KL)?, side(mark, GOLD)?)))
         .collect();
     curve.sort_by(|a, b| a.0.total_cmp(&b.0));
     curve
@@ -84,7 +131,41 @@ pub(crate) type Gain = (f64, Option<f64>);
 pub(crate) fn gain_at(run: &Run, arm: &str, seed: u64, kl: f64) -> Option<Gain> {
     let base = run.reference()?.seeds.get(&seed)?.last()?.test(GOLD)?;
     let gain = gold_at(&arm_frontier(run, arm, seed), kl)? - base;
-    Some((gain, gold_at(&optimum_frontier(run, seed), kl).map(|best| gain / (best - base))))
+    Some((gain, gold_at(&optimum_frontier(run, seed, Mark::test), kl).map(|best| gain / (best - base))))
+}
+
+/// Gold of a policy that is half of the way from the reference to the exact optimum at one KL; one standard deviation of gold
+/// above the reference where no optimum is known.
+pub(crate) fn target(run: &Run, seed: u64, kl: f64, side: Side) -> Option<f64> {
+    let reference = run.reference()?.seeds.get(&seed)?.last()?;
+    let base = side(reference, GOLD)?;
+    match gold_at(&optimum_frontier(run, seed, side), kl) {
+        Some(best) => Some(base + (best - base) / 2.0),
+        None => Some(base + side(reference, GOLD_SD)?),
+    }
+}
+
+/// Lower and upper end of the 95% interval of an arm's frontier over seeds, at so many KL as far as most of them reach.
+pub(crate) fn band(run: &Run, arm: &str, steps: usize) -> (Vec<KlGold>, Vec<KlGold>) {
+    let seeds = run.experiment.seed_list();
+    let frontiers: Vec<Vec<KlGold>> = seeds.iter().map(|&seed| arm_frontier(run, arm, seed)).collect();
+    let mut ends: Vec<f64> = frontiers.iter().filter_map(|curve| curve.last().map(|last| last.0)).collect();
+    ends.sort_by(f64::total_cmp);
+    let Some(&far) = ends.get(ends.len() / 2) else { return (vec![], vec![]) };
+    let interval = |step: usize| {
+        let kl = far * step as f64 / steps as f64;
+        let golds: Vec<f64> = frontiers.iter().filter_map(|curve| gold_at(curve, kl)).collect();
+        let Estimate { mean, half_width, .. } = Estimate::of(&golds)?;
+        let half = half_width?;
+        Some(((kl, mean - half), (kl, mean + half)))
+    };
+    (0..=steps).filter_map(interval).unzip()
+}
+
+/// The least and the largest of some values.
+pub(crate) fn value_range(values: &[f64]) -> Option<(f64, f64)> {
+    let ends = |(low, high): (f64, f64), &x: &f64| (low.min(x), high.max(x));
+    (!values.is_empty()).then(|| values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), ends))
 }
 
 /// One arm at one KL.
@@ -108,7 +189,7 @@ pub struct Matched {
 }
 
 /// KL values at which arms are compared, nats a response (claims §3, B1).
-fn matched_kls(run: &Run) -> &'static [f64] {
+pub(crate) fn matched_kls(run: &Run) -> &'static [f64] {
     match run.experiment.world.kind {
         WorldKind::Grammar => &[0.25, 0.5, 1.0, 2.0],
         WorldKind::Reviews => &[3.0, 6.0, 9.0],

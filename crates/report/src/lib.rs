@@ -2,6 +2,7 @@
 
 mod calibration;
 mod canvas;
+mod effects;
 mod error;
 mod figures;
 mod format;
@@ -9,17 +10,21 @@ mod frontier;
 mod over;
 mod page;
 mod parallel;
+mod pdf;
+mod reach;
 mod run;
 mod sensitivity;
 pub mod stats;
 mod tables;
+mod theme;
 mod tuning;
 mod verdict;
+mod wins;
 
 pub use error::Error;
 pub use run::{Mark, Point, Run};
 pub use tuning::{Tried, Tuning, Worth};
-pub use verdict::{Budget, Judgement, Verdict};
+pub use verdict::{Budget, Judgement, Test, Verdict};
 
 use std::path::{Path, PathBuf};
 
@@ -50,7 +55,7 @@ fn searched(run: &Run) -> Result<Tuning> {
 pub fn judge(run: &Path) -> Result<Vec<Verdict>> {
     let run = Run::read(run)?;
     let tuning = searched(&run)?;
-    Ok(verdict::judge(&run, &tuning))
+    verdict::judge(&run, &tuning)
 }
 
 /// Writes `report/` of a run: charts, tables, and the page.
@@ -66,7 +71,7 @@ pub fn write(run: &Path) -> Result<Written> {
         std::fs::create_dir_all(&path).map_err(|source| Error::Write { path, source })?;
     }
     let warnings = sensitivity::edges(&run, &tuning);
-    let verdicts = verdict::judge(&run, &tuning);
+    let verdicts = verdict::judge(&run, &tuning)?;
     let charts = figures::draw(&run, &tuning, &report.join("charts"))?;
     let tables = tables::write(&run, &tuning, &verdicts, &report.join("tables"))?;
     let page = report.join("index.html");

@@ -1,5 +1,6 @@
 //! Over-optimisation: how much gold is lost by going on beyond the best (claims B6, B7).
 
+use crate::frontier::all_policies;
 use crate::run::{Mark, Point, Run};
 use duel_spec::Method;
 use duel_spec::metrics::{GOLD, GOLD_SD, KL, PROXY};
@@ -55,6 +56,12 @@ pub fn drops(run: &Run) -> Vec<Drops> {
         out.push(drops);
     }
     out
+}
+
+/// Of all points and checkpoints of an arm at one seed.
+pub(crate) fn of_seed(run: &Run, arm: &str, seed: u64) -> Option<Drops> {
+    let all = |seed| all_policies(run, arm, seed).map(|(_, mark)| mark).collect();
+    held(run, arm.to_string(), &[seed], all).map(|(drops, _)| drops)
 }
 
 /// Also the steps of the peaks; `None` where no seed has two policies.

@@ -1,14 +1,14 @@
 //! The page: one self-contained HTML file that tells a run with its own numbers.
 
-use crate::figures::{self, Cost, Figures};
+use crate::figures::{self, Cost, Figure};
 use crate::format::{percent, seconds, si};
 use crate::run::{Point, Run};
 use crate::stats::{Estimate, mean};
 use crate::tables::Tables;
 use crate::verdict::Verdict;
-use crate::{Error, Result, frontier};
+use crate::{Error, Result, frontier, theme};
 use duel_spec::metrics::{self, Metric};
-use duel_spec::{Completion, WorldKind};
+use duel_spec::{Completion, REFERENCE, WorldKind};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, context};
@@ -20,7 +20,8 @@ use std::collections::HashSet;
 struct ArmStory {
     name: String,
     method: String,
-    colour: String,
+    /// Its name among the colours of the page.
+    colour: &'static str,
     label: String,
     gold: String,
     gain: String,
@@ -47,25 +48,10 @@ struct ArmStory {
     on_gold: bool,
 }
 
-/// One prompt with every policy's answer.
-#[derive(Debug, Serialize)]
-struct Answers {
-    prompt: String,
-    answers: Vec<Answer>,
-}
-
-#[derive(Debug, Serialize)]
-struct Answer {
-    text: String,
-    gold: String,
-    kl: String,
-    ended: bool,
-}
-
 /// Fills the page.
 pub(crate) fn fill(
     run: &Run,
-    charts: &Figures,
+    charts: &[Figure],
     tables: &Tables,
     edges: &[String],
     verdicts: &[Verdict],
@@ -127,21 +113,36 @@ pub(crate) fn fill(
             gold_calibration => shared("corpus", metrics::GOLD_CALIBRATION, 3),
             judged_words => run.experiment.world.reviews.judged_words,
             charts => Serde(charts),
+            groups => charts.iter().map(|chart| chart.group).collect::<HashSet<_>>(),
+            light => theme::css(false),
+            dark => theme::css(true),
+            script => include_str!("page.js"),
+            style => include_str!("page.css"),
+            kl => figures::common_kl(run),
             tables => Serde(tables),
             tuned => run.experiment.is_tuned(),
             tuning => Serde(&run.experiment.tuning),
             tuning_kl => format!("{} nat{}", run.experiment.tuning.kl, if run.experiment.tuning.kl == 1.0 { "" } else { "s" }),
             edges => Serde(edges),
             verdicts => Serde(verdicts),
-            completions => Serde(completions(run)),
-            completion_heads => heads(run),
+            units => verdicts.iter().map(|v| v.claim.metric.unit()).collect::<Vec<_>>(),
+            folder => format!("runs/{}", run.experiment.name),
+            completions => embedded(&completions(run))?,
+            featured => embedded(&featured(run))?,
             manifest => Serde(manifest),
             seconds => manifest.wall_seconds.map(seconds),
             memory => si(manifest.peak_memory as f64),
-            command => manifest.command.join(" "),
+            command => std::iter::once("duel").chain(manifest.command.iter().skip(1).map(String::as_str)).collect::<Vec<_>>().join(" "),
+            settings => std::fs::read_to_string(run.folder.join("experiment.toml")).unwrap_or_default(),
             world => format!("{:?}", run.experiment.world.kind).to_lowercase(),
         })
         .map_err(broken)
+}
+
+/// JSON that may stand within a page's script element.
+fn embedded<T: Serialize>(value: &T) -> Result<String> {
+    let json = serde_json::to_string(value).map_err(|e| Error::Page { problem: e.to_string() })?;
+    Ok(json.replace("</", "<\\/"))
 }
 
 fn story(run: &Run, arm: &str, costs: &[Cost]) -> Option<ArmStory> {
@@ -159,11 +160,10 @@ fn story(run: &Run, arm: &str, costs: &[Cost]) -> Option<ArmStory> {
         .points_of(arm)
         .filter(|p| !p.final_validation(metrics::ETA).is_empty())
         .max_by(|a, b| merit(a).total_cmp(&merit(b)));
-    let colour = figures::colour(run, arm);
     Some(ArmStory {
         name: arm.to_uppercase(),
         method: featured.method.clone(),
-        colour: format!("rgb({}, {}, {})", colour.0, colour.1, colour.2),
+        colour: theme::name_at(figures::place(run, arm)),
         label: featured.words(),
         gold: say(metrics::GOLD, 2)?,
         gain: format!("{gain:.2}"),
@@ -225,49 +225,31 @@ fn matched_sentences(run: &Run) -> Vec<String> {
     sentences
 }
 
-/// Whose answers stand side by side: the reference and each arm's featured point.
-fn heads(run: &Run) -> Vec<String> {
-    let arms = run
-        .arms()
-        .into_iter()
-        .filter_map(|a| run.featured(a))
-        .map(|p| format!("{} {}", p.arm.to_uppercase(), p.words()));
-    std::iter::once("reference (SFT)".to_string()).chain(arms).collect()
+/// One kept response, short for the page: arm, settings, seed, prompt, text, gold, proxy, log-ratio, tokens, whether it ended.
+type Kept = (String, String, u64, String, String, String, String, String, u32, bool);
+
+/// Seeds whose responses can be looked through.
+const SEEDS_SHOWN: usize = 3;
+
+/// The kept responses of the first seeds' policies, prompt by prompt.
+fn completions(run: &Run) -> Vec<Kept> {
+    let seeds: Vec<u64> = run.experiment.seed_list().into_iter().take(SEEDS_SHOWN).collect();
+    let number = |x: f64, places: usize| if x.is_finite() { format!("{x:+.places$}") } else { "–".into() };
+    let kept = |c: &Completion| {
+        let point = run.points_of(&c.arm).find(|p| p.label == c.point).map_or(c.point.clone(), Point::words);
+        let arm = if c.arm == REFERENCE { c.arm.clone() } else { c.arm.to_uppercase() };
+        let (gold, proxy, ratio) = (number(c.gold_reward, 2), number(c.proxy_reward, 2), number(c.kl, 1));
+        (arm, point, c.seed, c.prompt.clone(), c.completion.clone(), gold, proxy, ratio, c.tokens, c.ended)
+    };
+    let mut all: Vec<Kept> = run.completions.iter().filter(|c| seeds.contains(&c.seed)).map(kept).collect();
+    let order: Vec<String> = std::iter::once(REFERENCE.to_string()).chain(run.arms().iter().map(|a| a.to_uppercase())).collect();
+    let place = |arm: &String| order.iter().position(|a| a == arm);
+    all.sort_by(|a, b| (a.2, &a.3, place(&a.0)).cmp(&(b.2, &b.3, place(&b.0))));
+    all
 }
 
-/// Rows of the table of completions.
-const SHOWN: usize = 8;
-
-/// Answers of the first seed's policies to the same prompts.
-fn completions(run: &Run) -> Vec<Answers> {
-    let seed = run.experiment.seed;
-    let of = |arm: &str, point: &str| -> Vec<&Completion> {
-        run.completions.iter().filter(|c| c.arm == arm && c.point == point && c.seed == seed).collect()
-    };
-    let mut columns = vec![of("reference", "sft")];
-    columns.extend(run.arms().into_iter().filter_map(|a| run.featured(a)).map(|p| of(&p.arm, &p.label)));
-    let rows = columns.iter().map(Vec::len).min().unwrap_or(0);
-    // different prompts first, then others of their answers
-    let mut seen = HashSet::new();
-    let (fresh, again): (Vec<usize>, Vec<usize>) = (0..rows).partition(|&row| seen.insert(&columns[0][row].prompt));
-    fresh
-        .into_iter()
-        .chain(again)
-        .take(SHOWN)
-        .map(|row| {
-            let answers = columns
-                .iter()
-                .map(|column| {
-                    let c = column[row];
-                    Answer {
-                        text: c.completion.clone(),
-                        gold: format!("{:+.2}", c.gold_reward),
-                        kl: format!("{:+.1}", c.kl),
-                        ended: c.ended,
-                    }
-                })
-                .collect();
-            Answers { prompt: columns[0][row].prompt.clone(), answers }
-        })
-        .collect()
+/// Settings and labels that the browser of responses begins with: the reference, and each arm's featured point.
+fn featured(run: &Run) -> Vec<(String, String)> {
+    let arms = run.arms().into_iter().filter_map(|a| run.featured(a)).map(|p| (p.arm.to_uppercase(), p.words()));
+    std::iter::once((REFERENCE.to_string(), "sft".to_string())).chain(arms).collect()
 }

@@ -1,6 +1,7 @@
 //! Parallel coordinates: every point that was tried as a line over its settings, the better the stronger (Inselberg 1985).
 
-use crate::canvas::{Chart, Drawn, GRID, INK, SOFT, text};
+use crate::canvas::{Chart, Drawn, Spot, exact, text};
+use crate::theme::{INK, LINE, PAPER, SOFT};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -36,9 +37,9 @@ impl Chart for Parallel {
         self.size
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, scale: f64) -> Drawn<B> {
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, scale: f64, _: &mut Vec<Spot>) -> Drawn<B> {
         let px = |x: f64| (x * scale).round() as i32;
-        area.fill(&WHITE)?;
+        area.fill(&PAPER)?;
         let (width, height) = area.dim_in_pixel();
         let (left, right) = (px(52.0), width as i32 - px(64.0));
         let (top, bottom) = (px(40.0), height as i32 - px(34.0));
@@ -50,7 +51,7 @@ impl Chart for Parallel {
             None => bottom + px(18.0),
         };
         for (place, axis) in self.axes.iter().enumerate() {
-            area.draw(&PathElement::new(vec![(x(place), top), (x(place), bottom)], GRID.stroke_width(px(1.5) as u32)))?;
+            area.draw(&PathElement::new(vec![(x(place), top), (x(place), bottom)], LINE.stroke_width(px(1.5) as u32)))?;
             let name = text(12.0, INK, scale).pos(Pos::new(HPos::Center, VPos::Center));
             area.draw(&Text::new(axis.name.clone(), (x(place), px(16.0)), name))?;
         }
@@ -75,10 +76,16 @@ impl Chart for Parallel {
                 let corner = (x(place) + px(6.0), at);
                 let behind =
                     [(corner.0 - px(1.0), at - h as i32 / 2), (corner.0 + w as i32 + px(1.0), at + h as i32 / 2)];
-                area.draw(&Rectangle::new(behind, WHITE.mix(0.75).filled()))?;
+                area.draw(&Rectangle::new(behind, PAPER.mix(0.75).filled()))?;
                 area.draw(&Text::new(words.clone(), corner, style.clone()))?;
             }
         }
         Ok(())
+    }
+
+    fn numbers(&self) -> (Vec<String>, Vec<Vec<String>>) {
+        let head = self.axes.iter().map(|axis| format!("{}, share of the axis", axis.name)).collect();
+        let row = |strand: &Strand| strand.at.iter().map(|at| at.map_or("–".into(), exact)).collect();
+        (head, self.strands.iter().map(row).collect())
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::Result;
 use crate::calibration::Bin;
-use duel_ledger::{Manifest, Row, read_completions, scan_metrics};
-use duel_spec::metrics::Metric;
+use duel_ledger::{Manifest, Outcomes, Row, read_completions, read_outcomes, scan_metrics};
+use duel_spec::metrics::{self, Metric};
 use duel_spec::{Cell, Clocks, Completion, Experiment, Method, NO_POINT, RewardSource, SHARED_ARM};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -102,6 +102,10 @@ pub struct Run {
     /// The points of the experiment's arms, arm by arm, then the pseudo-arms: `reference`, `optimum`,
     /// `ppo-ideal`, `best-of-n`.
     pub points: Vec<Point>,
+    /// What the finished policies earn; empty where a run of an older format has none.
+    pub outcomes: Vec<Outcomes>,
+    /// How some metrics went along each point's training.
+    along: HashMap<[Arc<str>; 3], Along>,
     /// The last value of every metric of every training.
     last: HashMap<Place, BTreeMap<u64, f64>>,
     /// What each shared stage cost, by seed.
@@ -109,6 +113,39 @@ pub struct Run {
     /// Bins of the reward model's calibration, by bin and seed.
     pub(crate) calibration: BTreeMap<u64, BTreeMap<u64, Bin>>,
 }
+
+/// How a metric went along the trainings of a point.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Along {
+    /// Sum over seeds and their number, by step.
+    by_step: BTreeMap<u64, (f64, u32)>,
+    /// Sum over steps and their number, by seed.
+    by_seed: BTreeMap<u64, (f64, u32)>,
+}
+
+impl Along {
+    fn note(&mut self, row: &Row) {
+        let (step, seed) =
+            (self.by_step.entry(row.clocks.step).or_default(), self.by_seed.entry(row.seed).or_default());
+        for (sum, n) in [step, seed] {
+            *sum += row.value;
+            *n += 1;
+        }
+    }
+
+    /// Mean over seeds, step by step.
+    pub(crate) fn steps(&self) -> impl Iterator<Item = (f64, f64)> {
+        self.by_step.iter().map(|(step, (sum, n))| (*step as f64, sum / f64::from(*n)))
+    }
+
+    /// Mean over the training of a seed.
+    pub(crate) fn mean_of(&self, seed: u64) -> Option<f64> {
+        self.by_seed.get(&seed).map(|(sum, n)| sum / f64::from(*n))
+    }
+}
+
+/// The metrics of which all steps are kept.
+const ALONG: [Metric; 4] = [metrics::KL_STEP, metrics::CLIP_SHARE, metrics::DPO_MARGIN, metrics::DPO_ACCURACY];
 
 /// Arm, point, stage and metric of a row.
 type Place = [Arc<str>; 4];
@@ -127,7 +164,11 @@ impl Run {
         let mut cells = duel_ledger::cells_of(folder, &experiment)?;
         cells.retain(|cell| !cell.tuning);
         let completions = read_completions(&folder.join("completions.parquet"))?;
+        let earned = folder.join("outcomes.parquet");
+        let outcomes = if earned.is_file() { read_outcomes(&earned)? } else { vec![] };
         let mut run = Self {
+            outcomes,
+            along: HashMap::new(),
             folder: folder.into(),
             experiment,
             cells,
@@ -165,6 +206,10 @@ impl Run {
                 *entry = row.clocks;
             }
         }
+        if &*row.stage == "train" && ALONG.iter().any(|metric| metric.name == &*row.metric) {
+            let place = [row.arm.clone(), row.point.clone(), row.metric.clone()];
+            self.along.entry(place).or_default().note(&row);
+        }
         self.last.entry([row.arm, row.point, row.stage, row.metric]).or_default().insert(row.seed, row.value);
     }
 
@@ -199,6 +244,16 @@ impl Run {
         self.last_of([SHARED_ARM, NO_POINT, stage, metric.name])
     }
 
+    /// What the finished policy of a point earns at a seed.
+    pub(crate) fn outcomes_of(&self, point: &Point, seed: u64) -> Option<&Outcomes> {
+        self.outcomes.iter().find(|o| *o.arm == *point.arm && *o.point == *point.label && o.seed == seed)
+    }
+
+    /// How a metric went along the trainings of a point.
+    pub(crate) fn along(&self, point: &Point, metric: Metric) -> Option<&Along> {
+        self.along.get(&[point.arm.as_str(), point.label.as_str(), metric.name].map(Arc::from))
+    }
+
     fn last_of(&self, place: [&str; 4]) -> Vec<f64> {
         let values = self.last.get(&place.map(Arc::from));
         values.map_or(vec![], |by_seed| by_seed.values().copied().collect())
@@ -209,6 +264,12 @@ impl Run {
         self.shared_clocks.get(stage).cloned().unwrap_or_default()
     }
 
+    /// Last value of a metric that a stage of the point's cell recorded at one seed: its training, or the cell as a whole.
+    pub(crate) fn last_at(&self, point: &Point, stage: &str, metric: Metric, seed: u64) -> Option<f64> {
+        let place = [point.arm.as_str(), point.label.as_str(), stage, metric.name].map(Arc::from);
+        self.last.get(&place)?.get(&seed).copied()
+    }
+
     /// Last value of a training metric, by seed of a point.
     pub fn trained(&self, point: &Point, metric: Metric) -> Vec<f64> {
         self.last_of([&point.arm, &point.label, "train", metric.name])
@@ -217,7 +278,7 @@ impl Run {
     /// The arm's point whose finished policies earn most gold on validation prompts, mean over seeds: the
     /// one that the page tells of. Test prompts play no part in the choice.
     pub fn featured<'a>(&'a self, arm: &'a str) -> Option<&'a Point> {
-        let merit = |p: &Point| crate::stats::mean(&p.final_validation(duel_spec::metrics::GOLD));
+        let merit = |p: &Point| crate::stats::mean(&p.final_validation(metrics::GOLD));
         self.points_of(arm).max_by(|a, b| merit(a).total_cmp(&merit(b)))
     }
 }

@@ -155,18 +155,14 @@ fn slice(run: &Run, tuning: &Tuning, arm: &str, tried: &[&Tried], name: &str, va
     };
     let centre = |t: &&Tried| Some((x(t)?, mean(&t.values(Choose::Gold))));
     let colour = colour(run, arm);
-    let series = |look, opacity, data| Series { name: String::new(), colour, opacity, look, data, words: vec![] };
+    let seeds = Series::new(Look::Dots { radius: 2.5 }, colour, tried.iter().flat_map(of).collect()).faint(0.35);
+    let means = Series::new(Look::Rings { radius: 4.5 }, colour, tried.iter().filter_map(centre).collect());
+    let series = vec![seeds.about("a seed"), means.about("mean")];
     Plot {
-        size: PANEL,
-        x_name: format!("{arm}: {name}"),
-        y_name: format!("{}, validation", worth(tuning, run)),
         x_scale: if axis.log { Scale::Log } else { Scale::Linear },
         x_ticks: is_words.then(|| (0..values.len()).map(|i| i as f64).collect()),
         x_words: if is_words { values.iter().map(words).collect() } else { vec![] },
-        series: vec![
-            series(Look::Dots { radius: 2.5 }, 0.35, tried.iter().flat_map(of).collect()),
-            series(Look::Rings { radius: 4.5 }, 1.0, tried.iter().filter_map(centre).collect()),
-        ],
+        ..Plot::new(PANEL, format!("{arm}: {name}"), format!("{}, validation", worth(tuning, run)), series)
     }
 }
 

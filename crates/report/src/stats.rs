@@ -1,6 +1,8 @@
 //! Statistics over seeds, the unit of replication (claims §5).
 
-use statrs::distribution::{ContinuousCDF, StudentsT};
+use duel_spec::seeds;
+use rand::RngExt;
+use statrs::distribution::{Binomial, ContinuousCDF, DiscreteCDF, Normal, StudentsT};
 use std::fmt;
 
 /// Arithmetic mean; NaN of nothing.
@@ -99,6 +101,88 @@ pub fn holm_levels(p: &[f64], alpha: f64) -> Vec<f64> {
         }
     }
     levels
+}
+
+/// The middle of a list; of two middles their mean. Infinite values have a place like all others. NaN of nothing.
+pub fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    match sorted.len() {
+        0 => f64::NAN,
+        n if n % 2 == 1 => sorted[n / 2],
+        n if sorted[n / 2 - 1] == sorted[n / 2] => sorted[n / 2], // both may be infinite
+        n => sorted[n / 2 - 1] / 2.0 + sorted[n / 2] / 2.0,
+    }
+}
+
+/// The narrowest interval between two values of a list, as many from either end, that holds the median of their law with at least
+/// this chance, whatever the law; `None` where they are too few. Values may be infinite: what was cut off still has its place.
+pub fn median_interval(values: &[f64], level: f64) -> Option<[f64; 2]> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let law = Binomial::new(0.5, sorted.len() as u64).ok()?;
+    let holds = |from_end: usize| 1.0 - 2.0 * law.cdf(from_end as u64) >= level - 1e-12;
+    let from_end = (0..sorted.len() / 2).take_while(|&k| holds(k)).last()?;
+    Some([sorted[from_end], sorted[sorted.len() - 1 - from_end]])
+}
+
+/// Two-sided p of the test that as many lie above zero as below; zeros are left out. 1 of nothing.
+pub fn sign_test(values: &[f64]) -> f64 {
+    let (above, below) = (values.iter().filter(|x| **x > 0.0).count(), values.iter().filter(|x| **x < 0.0).count());
+    let fewer = above.min(below) as u64;
+    Binomial::new(0.5, (above + below) as u64).map_or(1.0, |law| (2.0 * law.cdf(fewer)).min(1.0))
+}
+
+/// The interval of a share: Wilson 1927, eq. 4, for independent draws that each win or do not.
+pub fn wilson(wins: f64, n: f64, level: f64) -> [f64; 2] {
+    let z = Normal::standard().inverse_cdf(0.5 + level / 2.0);
+    let (share, z2) = (wins / n, z * z);
+    let centre = (share + z2 / (2.0 * n)) / (1.0 + z2 / n);
+    let half = z / (1.0 + z2 / n) * (share * (1.0 - share) / n + z2 / (4.0 * n * n)).sqrt();
+    [centre - half, centre + half]
+}
+
+/// The interval of a mean over prompts and seeds by resampling prompts, the same ones at every seed: Efron & Tibshirani 1993,
+/// §13.3. It speaks of these trainings on other prompts; seeds are not resampled. `by_seed[s][p]`, as many prompts each.
+pub fn prompt_bootstrap(by_seed: &[Vec<f64>], level: f64, draws: usize) -> Option<[f64; 2]> {
+    let prompts = by_seed.first()?.len();
+    if prompts < 2 || by_seed.iter().any(|values| values.len() != prompts) {
+        return None;
+    }
+    let of_prompt = |p: usize| mean(&by_seed.iter().map(|values| values[p]).collect::<Vec<_>>());
+    let of_prompts: Vec<f64> = (0..prompts).map(of_prompt).collect();
+    let mut rng = seeds::derive(0, "report", 0, "prompt bootstrap");
+    let mut drawn = || (0..prompts).map(|_| of_prompts[rng.random_range(0..prompts)]).sum::<f64>() / prompts as f64;
+    let mut means: Vec<f64> = (0..draws).map(|_| drawn()).collect();
+    means.sort_by(f64::total_cmp);
+    let at = |share: f64| means[((draws - 1) as f64 * share).round() as usize];
+    Some([at((1.0 - level) / 2.0), at(0.5 + level / 2.0)])
+}
+
+/// Log of the ratio of the standard deviations of two paired lists, `ln sd(b) − ln sd(a)`, with its interval and two-sided p.
+/// Pitman 1939 and Morgan 1939: exact for normal values, however the two hang together. `None` with fewer than three pairs or
+/// without spread.
+pub fn spread_ratio(pairs: &[(f64, f64)], level: f64) -> Option<(f64, [f64; 2], f64)> {
+    let n = pairs.len() as f64;
+    let (a, b): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
+    let ratio = (sd(&b) / sd(&a)).ln();
+    if n < 3.0 || !ratio.is_finite() {
+        return None;
+    }
+    let law = StudentsT::new(0.0, 1.0, n - 2.0).expect("n - 2 > 0");
+    let correlation = |x: &[f64], y: &[f64]| {
+        let (mx, my) = (mean(x), mean(y));
+        let sum: f64 = x.iter().zip(y).map(|(x, y)| (x - mx) * (y - my)).sum();
+        sum / ((n - 1.0) * sd(x) * sd(y))
+    };
+    let r = correlation(&a, &b).clamp(-1.0, 1.0);
+    let t = law.inverse_cdf(0.5 + level / 2.0);
+    let k = 1.0 + 2.0 * (1.0 - r * r) * t * t / (n - 2.0);
+    let half = (k + (k * k - 1.0).sqrt()).ln() / 2.0;
+    let sum_and_difference: (Vec<f64>, Vec<f64>) = pairs.iter().map(|(a, b)| (a + b, b - a)).unzip();
+    let tied = correlation(&sum_and_difference.0, &sum_and_difference.1).clamp(-1.0, 1.0);
+    let statistic = tied * ((n - 2.0) / (1.0 - tied * tied).max(f64::MIN_POSITIVE)).sqrt();
+    Some((ratio, [ratio - half, ratio + half], 2.0 * law.cdf(-statistic.abs())))
 }
 
 impl fmt::Display for Estimate {

@@ -54,7 +54,7 @@ pub(crate) fn write(run: &Run, tuning: &Tuning, judged: &[Verdict], folder: &Pat
         [points, validation, drops, matched, costs, stages, calibration].into_iter().chain(tuning).chain(verdicts)
     {
         let to = |ending: &str| folder.join(format!("{}.{ending}", table.name));
-        duel_ledger::write_atomically(&to("csv"), &csv_of(table)?)?;
+        duel_ledger::write_atomically(&to("csv"), csv(&table.head, &table.rows)?.as_bytes())?;
         duel_ledger::write_atomically(&to("md"), markdown_of(table).as_bytes())?;
         duel_ledger::write_atomically(&to("tex"), latex_of(table).as_bytes())?;
     }
@@ -155,24 +155,28 @@ fn matched(run: &Run) -> Table {
     Table { name: "equal-kl", head, rows }
 }
 
-/// What became of each claim.
+/// What became of each claim, a row a test.
 fn verdicts(judged: &[Verdict]) -> Table {
-    let head = ["claim", "verdict", "effect", "interval", "level", "p", "seeds", "smallest effect", "reasons"];
+    let head = ["claim", "verdict", "at KL", "test", "effect", "interval", "level", "p", "seeds", "smallest", "unit"];
     let number = |x: Option<f64>| x.map_or("–".into(), |x| format!("{x:.3}"));
-    let row = |v: &Verdict| {
-        vec![
-            v.claim.id.clone(),
-            v.judgement.to_string(),
-            number(v.effect),
-            v.interval.map_or("–".into(), |[low, high]| format!("{low:.3} to {high:.3}")),
-            format!("{:.3}", v.level),
-            v.p.map_or("–".into(), |p| format!("{p:.2e}")),
-            v.seeds.to_string(),
-            v.claim.smallest.to_string(),
-            v.reasons.join("; "),
-        ]
-    };
-    Table { name: "verdicts", head: head.map(String::from).to_vec(), rows: judged.iter().map(row).collect() }
+    let rows = judged.iter().flat_map(|v| {
+        v.tests.iter().map(move |test| {
+            vec![
+                v.claim.id.clone(),
+                v.judgement.to_string(),
+                test.kl.map_or("–".into(), |kl| kl.to_string()),
+                test.judgement.to_string().to_lowercase(),
+                number(test.effect),
+                test.interval.map_or("–".into(), |[low, high]| format!("{low:.3} to {high:.3}")),
+                format!("{:.3}", test.level),
+                test.p.map_or("–".into(), |p| format!("{p:.2e}")),
+                test.seeds.to_string(),
+                v.claim.smallest.to_string(),
+                v.claim.metric.unit().into(),
+            ]
+        })
+    });
+    Table { name: "verdicts", head: head.map(String::from).to_vec(), rows: rows.collect() }
 }
 
 /// What training took.
@@ -227,13 +231,15 @@ fn stages(run: &Run) -> Table {
     Table { name: "stages", head: vec!["what".into(), "value".into(), "seeds".into()], rows }
 }
 
-fn csv_of(table: &Table) -> Result<Vec<u8>> {
+/// Comma-separated values.
+pub(crate) fn csv(head: &[String], rows: &[Vec<String>]) -> Result<String> {
     let broken = |e: String| Error::Page { problem: e };
     let mut writer = csv::Writer::from_writer(vec![]);
-    for row in std::iter::once(&table.head).chain(&table.rows) {
+    for row in std::iter::once(head).chain(rows.iter().map(Vec::as_slice)) {
         writer.write_record(row).map_err(|e| broken(e.to_string()))?;
     }
-    writer.into_inner().map_err(|e| broken(e.to_string()))
+    let bytes = writer.into_inner().map_err(|e| broken(e.to_string()))?;
+    String::from_utf8(bytes).map_err(|e| broken(e.to_string()))
 }
 
 fn markdown_of(table: &Table) -> String {
@@ -276,7 +282,7 @@ mod tests {
             head: vec!["arm".into(), "η".into()],
             rows: vec![vec!["ppo_1".into(), "0.8 ± 0.1".into()]],
         };
-        assert_eq!(String::from_utf8(csv_of(&table).expect("csv")).expect("utf-8"), "arm,η\nppo_1,0.8 ± 0.1\n");
+        assert_eq!(csv(&table.head, &table.rows).expect("csv"), "arm,η\nppo_1,0.8 ± 0.1\n");
         assert_eq!(markdown_of(&table), "| arm | η |\n| --- | --- |\n| ppo_1 | 0.8 ± 0.1 |\n");
         assert_eq!(
             latex_of(&table),

@@ -1,27 +1,20 @@
 //! Judges what an experiment set out to show, from its ledgers alone (rule D of claims §1).
 
-use crate::figures::arm_costs_by_seed;
-use crate::frontier::gain_at;
+use crate::effects::{Arm, Effect, Sample, has_diverged, sample};
 use crate::run::{Point, Run};
-use crate::sensitivity;
-use crate::stats::{Estimate, holm_levels, sign_flip_test, t_test};
+use crate::stats::{holm_levels, mean};
 use crate::tuning::Tuning;
-use duel_spec::metrics::{GOLD, KL, KL_SE};
-use duel_spec::{Claim, ClaimMetric, Side};
+use crate::{Result, over, searched, sensitivity};
+use duel_spec::metrics::{KL, KL_SE};
+use duel_spec::{Claim, ClaimMetric, ClaimRule, REFERENCE, Side};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
 
 /// Seeds of both arms below which nothing is judged.
 const FEWEST_SEEDS: usize = 5;
-/// Seeds below which the test that flips signs stands beside the t-interval.
-const FEW_SEEDS: usize = 8;
 /// Chance of being wrong that a family of claims shares.
 const ALPHA: f64 = 0.05;
-/// KL beyond which a training counts as diverged, nats.
-const FAR: f64 = 50.0;
-/// Price of KL from which on a policy below its reference counts as diverged.
-const DEAR: f64 = 0.5;
 
 /// What becomes of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -48,18 +41,28 @@ pub struct Verdict {
     #[serde(flatten)]
     pub claim: Claim,
     pub judgement: Judgement,
-    /// First arm less second, paired by seed; a log ratio of costs.
+    /// One a distance, or one alone.
+    pub tests: Vec<Test>,
+    /// Trainings that each arm had, and FLOPs that they took.
+    pub budgets: BTreeMap<String, Budget>,
+    pub reasons: Vec<String>,
+}
+
+/// What was found at one distance.
+#[derive(Debug, Clone, Serialize)]
+pub struct Test {
+    pub kl: Option<f64>,
+    pub judgement: Judgement,
+    /// In the unit of the claim's metric; infinite ones are `null` in JSON.
     pub effect: Option<f64>,
     /// The interval of it at the level that its family leaves to it.
     pub interval: Option<[f64; 2]>,
     pub level: f64,
-    /// Two-sided, of the t-test; and of the test that flips signs, where seeds are few.
+    /// Two-sided; and of the test that flips signs, where seeds are few.
     pub p: Option<f64>,
     pub p_sign_flip: Option<f64>,
     pub seeds: usize,
-    /// Trainings that each arm had, and FLOPs that they took.
-    pub budgets: BTreeMap<String, Budget>,
-    pub reasons: Vec<String>,
+    pub reason: Option<String>,
 }
 
 /// What an arm was allowed.
@@ -70,143 +73,234 @@ pub struct Budget {
     pub flops: f64,
 }
 
+/// A run with what it tried and where that ended at an edge.
+struct Evidence<'a> {
+    run: &'a Run,
+    tuning: &'a Tuning,
+    edges: Vec<String>,
+}
+
+impl<'a> Evidence<'a> {
+    fn new(run: &'a Run, tuning: &'a Tuning) -> Self {
+        Self { run, tuning, edges: sensitivity::edges(run, tuning) }
+    }
+}
+
+/// Runs that claims name, by name; `None` where none of that name lies beside this one.
+type Others = BTreeMap<String, Option<(Run, Tuning)>>;
+
 /// Judges every claim of a run's experiment, each family together.
-pub fn judge(run: &Run, tuning: &Tuning) -> Vec<Verdict> {
-    let edges = sensitivity::edges(run, tuning);
+///
+/// # Errors
+/// A run that a claim names, and whose files are damaged.
+pub fn judge(run: &Run, tuning: &Tuning) -> Result<Vec<Verdict>> {
     let claims = &run.experiment.claims;
-    let effects: Vec<Vec<f64>> = claims.iter().map(|claim| effects(run, claim)).collect();
-    let refused: Vec<Vec<String>> = claims
-        .iter()
-        .zip(&effects)
-        .map(|(claim, effects)| refusals(run, tuning, claim, effects.len(), &edges))
-        .collect();
-    let p: Vec<Option<f64>> = effects.iter().map(|effects| t_test(effects)).collect();
-    let mut verdicts = vec![];
-    for (place, claim) in claims.iter().enumerate() {
-        // whoever is refused takes its share of the family's chance all the same: families are listed beforehand
-        let family: Vec<usize> = (0..claims.len())
-            .filter(|&other| other == place || (!claim.family.is_empty() && claims[other].family == claim.family))
-            .collect();
-        let ps: Vec<f64> = family.iter().map(|&other| p[other].unwrap_or(1.0)).collect();
-        let levels = holm_levels(&ps, ALPHA);
-        let own = family.iter().position(|&other| other == place).map_or(ALPHA, |i| levels[i]);
-        let estimate = Estimate::of_at(&effects[place], 1.0 - own);
-        let (judgement, why) = match (&refused[place][..], estimate) {
-            ([], Some(estimate)) => decide(&estimate, claim.smallest),
-            _ => (Judgement::Inconclusive, None),
-        };
-        verdicts.push(Verdict {
-            claim: claim.clone(),
-            judgement,
-            effect: estimate.map(|e| e.mean),
-            interval: estimate.and_then(|e| e.half_width.map(|h| [e.mean - h, e.mean + h])),
-            level: 1.0 - own,
-            p: p[place],
-            p_sign_flip: (2..FEW_SEEDS).contains(&effects[place].len()).then(|| sign_flip_test(&effects[place])),
-            seeds: effects[place].len(),
-            budgets: claim.arms.iter().map(|side| (side.to_string(), budget(run, tuning, &side.arm))).collect(),
-            reasons: refused[place].iter().cloned().chain(why).collect(),
-        });
-    }
-    verdicts
-}
-
-/// The rule: ahead by an interval above zero and at least the smallest effect; behind by an interval below zero, or none by one
-/// within the smallest effect of it.
-fn decide(estimate: &Estimate, smallest: f64) -> (Judgement, Option<String>) {
-    let Some(half) = estimate.half_width else { return (Judgement::Inconclusive, None) };
-    let (low, high) = (estimate.mean - half, estimate.mean + half);
-    if low > 0.0 && estimate.mean >= smallest {
-        (Judgement::Reproduced, None)
-    } else if high < 0.0 {
-        (Judgement::Contradicted, Some("the other is ahead".into()))
-    } else if low > -smallest && high < smallest {
-        (Judgement::Contradicted, Some(format!("null: the whole interval lies within ±{smallest}")))
-    } else if low > 0.0 {
-        (Judgement::Inconclusive, Some(format!("ahead, but by less than {smallest}")))
-    } else {
-        (Judgement::Inconclusive, Some("the interval holds zero, and more than the smallest effect".into()))
-    }
-}
-
-/// First arm less second, over the seeds that have both.
-fn effects(run: &Run, claim: &Claim) -> Vec<f64> {
-    let [Side { arm: first, .. }, Side { arm: second, .. }] = &claim.arms[..] else { return vec![] };
-    let cost = |of: fn(&crate::figures::SeedCost) -> f64| {
-        let (own, others) = (arm_costs_by_seed(run, first), arm_costs_by_seed(run, second));
-        let pairs = own.iter().filter_map(|(seed, cost)| Some((of(others.get(seed)?) / of(cost)).ln()));
-        pairs.filter(|x| x.is_finite()).collect()
-    };
-    match claim.metric {
-        ClaimMetric::Gain => {
-            let at = |arm: &str, seed| {
-                let (gain, share) = gain_at(run, arm, seed, claim.kl[0])?;
-                Some(share.unwrap_or(gain))
+    // 1. The runs beside this one.
+    let mut others = Others::new();
+    for name in claims.iter().flat_map(|claim| &claim.arms).filter_map(|side| side.run.as_ref()) {
+        if !others.contains_key(name) {
+            let folder = run.folder.parent().map(|beside| beside.join(name)).filter(|f| f.join("manifest.json").is_file());
+            let read = |folder| {
+                let run = Run::read(folder)?;
+                let tuning = searched(&run)?;
+                Ok::<_, crate::Error>((run, tuning))
             };
-            let pair = |seed: u64| Some(at(first, seed)? - at(second, seed)?);
-            run.experiment.seed_list().into_iter().filter_map(pair).collect()
+            others.insert(name.clone(), folder.as_deref().map(read).transpose()?);
         }
-        ClaimMetric::Flops => cost(|cost| cost.flops),
-        ClaimMetric::Seconds => cost(|cost| cost.seconds),
-        _ => vec![],
     }
+    let own = Evidence::new(run, tuning);
+    let beside: BTreeMap<&String, Option<Evidence>> =
+        others.iter().map(|(name, of)| (name, of.as_ref().map(|(run, tuning)| Evidence::new(run, tuning)))).collect();
+    let evidence = |side: &Side| match &side.run {
+        None => Some(&own),
+        Some(name) => beside.get(name)?.as_ref(),
+    };
+
+    // 2. What each claim is about, seed by seed, and why nothing can be said.
+    let mut tests: Vec<(usize, Option<f64>, Sample)> = vec![];
+    let mut refused: Vec<Vec<String>> = vec![];
+    for (place, claim) in claims.iter().enumerate() {
+        let sides: Option<Vec<(&Evidence, &str)>> =
+            claim.arms.iter().map(|side| Some((evidence(side)?, side.arm.as_str()))).collect();
+        refused.push(match &sides {
+            Some(sides) => refusals(claim, sides),
+            None => vec![missing(claim, &others)],
+        });
+        for kl in claim.places() {
+            let found = sides.as_ref().map(|sides| {
+                sample(claim.metric, kl.unwrap_or(f64::NAN), arm_of(&sides[0]), sides.get(1).map(arm_of))
+            });
+            tests.push((place, kl, found.unwrap_or(Sample::Mean(vec![]))));
+        }
+    }
+
+    // 3. The level of each test: whoever is refused takes its share of the family's chance all the same.
+    let family = |claim: &Claim| if claim.family.is_empty() { claim.id.clone() } else { claim.family.clone() };
+    let mut levels = vec![ALPHA; tests.len()];
+    let families: std::collections::BTreeSet<String> = claims.iter().map(family).collect();
+    for name in families {
+        let members: Vec<usize> = (0..tests.len()).filter(|&t| family(&claims[tests[t].0]) == name).collect();
+        let p: Vec<f64> = members.iter().map(|&t| tests[t].2.p().unwrap_or(1.0)).collect();
+        members.iter().zip(holm_levels(&p, ALPHA)).for_each(|(&t, level)| levels[t] = level);
+    }
+
+    // 4. The verdicts.
+    let verdict = |(place, claim): (usize, &Claim)| {
+        let of_claim = tests.iter().zip(&levels).filter(|((of, ..), _)| *of == place);
+        let tests: Vec<Test> = of_claim.map(|((_, kl, sample), alpha)| test(claim, *kl, sample, 1.0 - alpha)).collect();
+        let (judgement, why) = together(claim, &tests, !refused[place].is_empty());
+        let budget = |side: &Side| Some((side.to_string(), budget(evidence(side)?, &side.arm)));
+        let budgets = claim.arms.iter().filter(|side| side.arm != REFERENCE).filter_map(budget).collect();
+        let reasons = refused[place].iter().cloned().chain(why).collect();
+        Verdict { claim: claim.clone(), judgement, tests, budgets, reasons }
+    };
+    Ok(claims.iter().enumerate().map(verdict).collect())
+}
+
+fn arm_of<'a>((evidence, name): &(&Evidence<'a>, &'a str)) -> Arm<'a> {
+    Arm { run: evidence.run, name }
+}
+
+fn missing(claim: &Claim, others: &Others) -> String {
+    let named = claim.arms.iter().filter_map(|side| side.run.as_ref());
+    let absent: Vec<String> = named.filter(|name| others[*name].is_none()).map(|name| format!("`{name}`")).collect();
+    format!("no run {} lies beside this one", absent.join(" and "))
+}
+
+/// One test of a claim, for itself.
+fn test(claim: &Claim, kl: Option<f64>, sample: &Sample, level: f64) -> Test {
+    let (effect, seeds) = (sample.at(level), sample.seeds());
+    let (judgement, reason) = match effect {
+        _ if seeds < FEWEST_SEEDS => {
+            let both = if claim.arms.len() == 1 { "" } else { "both arms " };
+            let at = kl.map_or(format!("{both}measured"), |kl| format!("{both}at KL {kl}"));
+            (Judgement::Inconclusive, Some(format!("{seeds} seeds with {at}, and {FEWEST_SEEDS} are needed")))
+        }
+        Some(effect) if claim.metric.is_counted() => counted(&effect),
+        Some(effect) => decide(claim.rule, &effect, claim.smallest),
+        None => (Judgement::Inconclusive, Some("there is nothing to compare".into())),
+    };
+    Test {
+        kl,
+        judgement,
+        effect: effect.map(|e| e.value),
+        interval: effect.and_then(|e| e.interval),
+        level,
+        p: sample.p(),
+        p_sign_flip: sample.p_sign_flip(),
+        seeds,
+        reason,
+    }
+}
+
+/// Counts that chance plays no part in: the claim holds where it does at every seed.
+fn counted(effect: &Effect) -> (Judgement, Option<String>) {
+    match effect.interval {
+        Some([low, _]) if low > 0.0 => (Judgement::Reproduced, None),
+        Some([_, high]) if high <= 0.0 => (Judgement::Contradicted, Some("at no seed".into())),
+        _ => (Judgement::Inconclusive, Some("at some seeds".into())),
+    }
+}
+
+/// The rule. Ahead: by an interval above zero and at least the smallest effect; behind by an interval below zero, or none by one
+/// within the smallest effect of it. Equal: by an interval within the smallest effect of zero; not, by one off zero and an effect
+/// of at least that.
+fn decide(rule: ClaimRule, effect: &Effect, smallest: f64) -> (Judgement, Option<String>) {
+    let Some([low, high]) = effect.interval else {
+        return (Judgement::Inconclusive, Some("too few seeds for an interval".into()));
+    };
+    let is_null = low > -smallest && high < smallest;
+    let off_zero = low > 0.0 || high < 0.0;
+    match rule {
+        ClaimRule::Equal if is_null => (Judgement::Reproduced, None),
+        ClaimRule::Equal if off_zero && effect.value.abs() >= smallest => {
+            (Judgement::Contradicted, Some(format!("{} by {smallest} or more", if low > 0.0 { "ahead" } else { "behind" })))
+        }
+        ClaimRule::Equal => (Judgement::Inconclusive, Some(format!("the interval reaches beyond ±{smallest}"))),
+        ClaimRule::Ahead if low > 0.0 && effect.value >= smallest => (Judgement::Reproduced, None),
+        ClaimRule::Ahead if high < 0.0 => (Judgement::Contradicted, Some("the other is ahead".into())),
+        ClaimRule::Ahead if is_null => {
+            (Judgement::Contradicted, Some(format!("null: the whole interval lies within ±{smallest}")))
+        }
+        ClaimRule::Ahead if low > 0.0 => (Judgement::Inconclusive, Some(format!("ahead, but by less than {smallest}"))),
+        ClaimRule::Ahead => {
+            (Judgement::Inconclusive, Some("the interval holds zero, and more than the smallest effect".into()))
+        }
+    }
+}
+
+/// What all tests of a claim say together.
+fn together(claim: &Claim, tests: &[Test], is_refused: bool) -> (Judgement, Vec<String>) {
+    let count = |judgement| tests.iter().filter(|test| test.judgement == judgement).count();
+    let (held, broken) = (count(Judgement::Reproduced), count(Judgement::Contradicted));
+    let needed = if claim.metric.is_at_kl() { claim.needed() } else { 1 };
+    let told = |test: &Test| {
+        let at = test.kl.filter(|_| tests.len() > 1).map_or(String::new(), |kl| format!("at KL {kl} "));
+        test.reason.as_ref().map(|why| format!("{at}{why}"))
+    };
+    let why = tests.iter().filter_map(told).collect();
+    let judgement = match () {
+        () if is_refused => Judgement::Inconclusive,
+        () if held >= needed => Judgement::Reproduced,
+        () if broken > tests.len() - needed => Judgement::Contradicted,
+        () => Judgement::Inconclusive,
+    };
+    (judgement, why)
 }
 
 /// Why nothing can be said, whatever the numbers.
-fn refusals(run: &Run, tuning: &Tuning, claim: &Claim, seeds: usize, edges: &[String]) -> Vec<String> {
+fn refusals(claim: &Claim, sides: &[(&Evidence, &str)]) -> Vec<String> {
     let mut reasons = vec![];
-    if seeds < FEWEST_SEEDS {
-        let where_both = match claim.metric {
-            ClaimMetric::Gain => format!("both arms reach KL {}", claim.kl[0]),
-            _ => "both arms have finished".into(),
-        };
-        reasons.push(format!(
-            "{seeds} of {} seeds where {where_both}, and {FEWEST_SEEDS} are needed",
-            run.experiment.seeds
-        ));
-    }
-    let [Side { arm: first, .. }, Side { arm: second, .. }] = &claim.arms[..] else { return reasons };
-    let [a, b] = [first, second].map(|arm| budget(run, tuning, arm));
-    if a.points.abs_diff(b.points) * 20 > a.points.max(b.points) {
-        reasons.push(format!("unequal budgets: {} points of {first}, {} of {second}", a.points, b.points));
-    }
-    for Side { arm, .. } in &claim.arms {
-        let prefix = format!("arms.{arm}.");
-        reasons.extend(edges.iter().filter(|edge| edge.starts_with(&prefix)).cloned());
-        let failed: Vec<&String> = run.manifest.failed.keys().filter(|s| s.starts_with(&format!("{arm} "))).collect();
-        let cells = run.cells.iter().filter(|cell| cell.arm == *arm).count();
-        let diverged = failed.len() + run.points_of(arm).map(|point| diverged(run, point)).sum::<usize>();
-        if diverged * 5 > cells {
-            reasons.push(format!("{diverged} of {cells} trainings of {arm} diverged, and that is the result"));
-        } else if let Some(stage) = failed.first() {
-            reasons.push(format!("{stage} failed: {}", run.manifest.failed[*stage]));
+    let trained: Vec<_> = sides.iter().filter(|(_, arm)| *arm != REFERENCE).collect();
+    if let [(one, first), (other, second)] = trained[..] {
+        let [a, b] = [budget(one, first), budget(other, second)];
+        if a.points.abs_diff(b.points) * 20 > a.points.max(b.points) {
+            reasons.push(format!("unequal budgets: {} points of {first}, {} of {second}", a.points, b.points));
         }
-        let vague = |point: &Point| {
-            let (kl, error) = (point.final_test(KL), point.final_test(KL_SE));
-            kl.iter().zip(&error).any(|(kl, error)| *error > 0.1 * kl)
-        };
-        if claim.metric == ClaimMetric::Gain
-            && let Some(point) = run.points_of(arm).find(|point| vague(point))
+    }
+    for (evidence, arm) in trained {
+        let run = evidence.run;
+        let is_of_quality = claim.metric.is_at_kl() && claim.metric != ClaimMetric::Length;
+        if is_of_quality {
+            let prefix = format!("arms.{arm}.");
+            reasons.extend(evidence.edges.iter().filter(|edge| edge.starts_with(&prefix)).cloned());
+        }
+        let cells: Vec<_> = run.cells.iter().filter(|cell| cell.arm == *arm).collect();
+        let lost = cells.iter().filter(|cell| has_diverged(run, cell)).count();
+        let failed = run.manifest.failed.iter().find(|(stage, _)| stage.starts_with(&format!("{arm} ")));
+        if claim.metric == ClaimMetric::Diverged {
+            // that is what it asks
+        } else if lost * 5 > cells.len() {
+            reasons.push(format!("{lost} of {} trainings of {arm} diverged, and that is the result", cells.len()));
+        } else if let Some((stage, why)) = failed {
+            reasons.push(format!("{stage} failed: {why}"));
+        }
+        if claim.metric.is_at_kl()
+            && let Some(point) = run.points_of(arm).find(|point| is_vague(point))
         {
             reasons.push(format!("the standard error of {arm}'s KL at {} is more than a tenth of it", point.label));
+        }
+        if claim.metric == ClaimMetric::Drop {
+            let rise = |seed: u64| over::of_seed(run, arm, seed)?.proxy.first().copied();
+            let rises: Vec<f64> = run.experiment.seed_list().into_iter().filter_map(rise).collect();
+            let rise = mean(&rises);
+            if rise.is_nan() || rise <= 0.0 {
+                reasons.push(format!("manipulation check: beyond the peak {arm}'s proxy does not rise ({rise:.2})"));
+            }
         }
     }
     reasons
 }
 
-/// Seeds of a point that went where no training should.
-fn diverged(run: &Run, point: &Point) -> usize {
-    let beta = run.method_of(point).map_or(0.0, |method| method.beta());
-    let is_far = |(seed, mark): (u64, &crate::Mark)| {
-        let base = run.reference().and_then(|p| p.seeds.get(&seed)?.last()?.test(GOLD));
-        let below = mark.test(GOLD).zip(base).is_some_and(|(gold, base)| gold < base);
-        mark.test(KL).is_some_and(|kl| !kl.is_finite() || kl > FAR) || (beta >= DEAR && below)
-    };
-    point.finished().filter(|finished| is_far(*finished)).count()
+/// Whether the KL of a point's finished policies is not known well enough.
+fn is_vague(point: &Point) -> bool {
+    let (kl, error) = (point.final_test(KL), point.final_test(KL_SE));
+    kl.iter().zip(&error).any(|(kl, error)| *error > 0.1 * kl)
 }
 
 /// What an arm was allowed: its search where there was one, and its own trainings.
-fn budget(run: &Run, tuning: &Tuning, arm: &str) -> Budget {
+fn budget(evidence: &Evidence, arm: &str) -> Budget {
+    let (run, tuning) = (evidence.run, evidence.tuning);
     let compared = run.points_of(arm).count();
     let tried: Vec<_> = tuning.tried.iter().filter(|tried| tried.arm == arm).collect();
     let (points, searched) = if run.experiment.is_tuned() {
@@ -224,20 +318,60 @@ fn budget(run: &Run, tuning: &Tuning, arm: &str) -> Budget {
 mod tests {
     use super::*;
 
-    fn estimate(mean: f64, half: f64) -> Estimate {
-        Estimate { mean, half_width: Some(half), n: 6 }
+    fn effect(value: f64, half: f64) -> Effect {
+        Effect { value, interval: Some([value - half, value + half]) }
     }
 
     #[test]
     fn the_rule_of_the_catalogue() {
-        let of = |mean, half| decide(&estimate(mean, half), 0.05).0;
+        let of = |mean, half| decide(ClaimRule::Ahead, &effect(mean, half), 0.05).0;
         assert_eq!(of(0.2, 0.1), Judgement::Reproduced);
         assert_eq!(of(-0.2, 0.1), Judgement::Contradicted);
         assert_eq!(of(0.01, 0.02), Judgement::Contradicted); // null
         assert_eq!(of(0.03, 0.01), Judgement::Contradicted); // ahead for sure, and by nothing worth it
         assert_eq!(of(0.04, 0.03), Judgement::Inconclusive);
         assert_eq!(of(0.2, 0.3), Judgement::Inconclusive);
-        assert_eq!(decide(&Estimate { mean: 1.0, half_width: None, n: 1 }, 0.05).0, Judgement::Inconclusive);
+        let none = Effect { value: 1.0, interval: None };
+        assert_eq!(decide(ClaimRule::Ahead, &none, 0.05).0, Judgement::Inconclusive);
+        let endless = Effect { value: f64::INFINITY, interval: Some([0.1, f64::INFINITY]) };
+        assert_eq!(decide(ClaimRule::Ahead, &endless, 0.05).0, Judgement::Reproduced);
+    }
+
+    #[test]
+    fn alike_is_shown_by_an_interval_within_the_smallest_effect() {
+        let of = |mean, half| decide(ClaimRule::Equal, &effect(mean, half), 0.05).0;
+        assert_eq!(of(0.01, 0.03), Judgement::Reproduced);
+        assert_eq!(of(0.03, 0.01), Judgement::Reproduced); // apart for sure, and by nothing worth it
+        assert_eq!(of(-0.2, 0.1), Judgement::Contradicted);
+        assert_eq!(of(0.01, 0.2), Judgement::Inconclusive); // not told apart is not alike
+        assert_eq!(of(0.06, 0.2), Judgement::Inconclusive);
+    }
+
+    #[test]
+    fn a_claim_at_several_distances_needs_as_many_as_it_says() {
+        let claim: Claim = serde_json::from_str(
+            r#"{"id":"B1","statement":"","source":"","family":"","arms":["a","b"],"metric":"gain","rule":"ahead",
+            "kl":[0.5,1.0,2.0],"at_least":2,"smallest":0.05}"#,
+        )
+        .expect("a claim");
+        let of = |all: [Judgement; 3], is_refused| {
+            let test = |judgement| Test {
+                kl: None,
+                judgement,
+                effect: None,
+                interval: None,
+                level: 0.95,
+                p: None,
+                p_sign_flip: None,
+                seeds: 5,
+                reason: None,
+            };
+            together(&claim, &all.map(test), is_refused).0
+        };
+        use Judgement::{Contradicted as No, Inconclusive as Open, Reproduced as Yes};
+        assert_eq!([of([Yes, Yes, Open], false), of([Yes, Yes, No], false)], [Yes, Yes]);
+        assert_eq!([of([Yes, Open, Open], false), of([Yes, Open, No], false)], [Open, Open]);
+        assert_eq!([of([Yes, No, No], false), of([Yes, Yes, Yes], true)], [No, Open]);
     }
 
     /// Where there is nothing, the rule says that there is something in no more than 2.5% of cases; of a family of four, in
@@ -254,9 +388,11 @@ mod tests {
             let mut wrong = 0;
             for _ in 0..100_000 {
                 let effects: Vec<Vec<f64>> = (0..family).map(|_| (0..seeds).map(|_| normal()).collect()).collect();
-                let p: Vec<f64> = effects.iter().map(|e| t_test(e).unwrap_or(1.0)).collect();
+                let effects: Vec<Sample> = effects.into_iter().map(Sample::Mean).collect();
+                let p: Vec<f64> = effects.iter().map(|e| e.p().unwrap_or(1.0)).collect();
                 let reproduced = effects.iter().zip(holm_levels(&p, ALPHA)).any(|(effects, level)| {
-                    Estimate::of_at(effects, 1.0 - level).is_some_and(|e| decide(&e, 0.05).0 == Judgement::Reproduced)
+                    let found = effects.at(1.0 - level);
+                    found.is_some_and(|e| decide(ClaimRule::Ahead, &e, 0.05).0 == Judgement::Reproduced)
                 });
                 wrong += usize::from(reproduced);
             }

@@ -105,25 +105,28 @@ fn of_experiment(args: &VerifyArgs, run: &Path) -> Result<()> {
 fn told(v: &Verdict) -> String {
     let claim = &v.claim;
     let words = match claim.statement.as_str() {
-        "" => format!("{} is ahead of {}", claim.arms[0], claim.arms[1]),
+        "" => claim.arms.iter().map(ToString::to_string).collect::<Vec<_>>().join(" is ahead of "),
         words => words.into(),
     };
     let source = if claim.source.is_empty() { String::new() } else { format!(" ({})", claim.source) };
-    let mut text = format!("{:<6}{}: {words}{source}\n", claim.id, v.judgement);
+    let mut text = format!("{} {}: {words}{source}\n", claim.id, v.judgement);
     let number = |x: Option<f64>, places: usize| x.map_or("–".into(), |x| format!("{x:.places$}"));
-    let interval = v.interval.map_or("no interval".into(), |[low, high]| format!("{low:.3} to {high:.3}"));
-    let _ = writeln!(
-        text,
-        "      effect {}, {:.1}% interval {interval}, p {}, {} seeds; at least {} was asked for",
-        number(v.effect, 3),
-        100.0 * v.level,
-        number(v.p, 4),
-        v.seeds,
-        claim.smallest
-    );
-    if let Some(p) = v.p_sign_flip {
-        let _ = writeln!(text, "      p of the test that flips signs {p:.4}");
+    for test in &v.tests {
+        let interval = test.interval.map_or("no interval".into(), |[low, high]| format!("{low:.3} to {high:.3}"));
+        let at = test.kl.map_or(String::new(), |kl| format!("at KL {kl}: "));
+        let _ = writeln!(
+            text,
+            "      {at}effect {}, {:.1}% interval {interval}, p {}, {} seeds",
+            number(test.effect, 3),
+            100.0 * test.level,
+            number(test.p, 4),
+            test.seeds,
+        );
+        if let Some(p) = test.p_sign_flip {
+            let _ = writeln!(text, "      p of the test that flips signs {p:.4}");
+        }
     }
+    let _ = writeln!(text, "      asked for: {} {}", claim.smallest, claim.metric.unit());
     for (arm, budget) in &v.budgets {
         let (points, trainings, flops) = (budget.points, budget.trainings, budget.flops / 1e9);
         let _ = writeln!(text, "      {arm}: {points} points, {trainings} trainings, {flops:.1} GFLOP");

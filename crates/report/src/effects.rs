@@ -1,0 +1,209 @@
+//! What a claim is about, seed by seed, and how sure that is.
+
+use crate::frontier::{finished_policies, gain_at, mark_at, mixture_at, target};
+use crate::run::{Mark, Point, Run};
+use crate::stats::{Estimate, mean, median, median_interval, sd, sign_flip_test, sign_test, spread_ratio, t_test};
+use crate::{frontier, over, reach, wins};
+use duel_spec::metrics::{self, GOLD, GOLD_SD, KL, Metric};
+use duel_spec::{Cell, ClaimMetric, Clocks, REFERENCE};
+
+/// Seeds below which the test that flips signs stands beside the t-interval.
+const FEW_SEEDS: usize = 8;
+/// KL beyond which a training counts as diverged, nats.
+const FAR: f64 = 50.0;
+/// Price of KL from which on a policy below its reference counts as diverged.
+const DEAR: f64 = 0.5;
+
+/// An arm of a run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arm<'a> {
+    pub(crate) run: &'a Run,
+    pub(crate) name: &'a str,
+}
+
+/// What was found at each seed.
+#[derive(Debug, Clone)]
+pub(crate) enum Sample {
+    /// Differences, judged by their mean.
+    Mean(Vec<f64>),
+    /// Log ratios that may be infinite, judged by their median.
+    Median(Vec<f64>),
+    /// Values of both arms, judged by how much they scatter.
+    Spread(Vec<(f64, f64)>),
+    /// Counts, without chance.
+    Counted(Vec<f64>),
+}
+
+/// An effect with its interval at some level.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Effect {
+    pub(crate) value: f64,
+    pub(crate) interval: Option<[f64; 2]>,
+}
+
+impl Sample {
+    pub(crate) fn seeds(&self) -> usize {
+        match self {
+            Self::Mean(x) | Self::Median(x) | Self::Counted(x) => x.len(),
+            Self::Spread(x) => x.len(),
+        }
+    }
+
+    /// Two-sided p that there is nothing; `None` where nothing can be said.
+    pub(crate) fn p(&self) -> Option<f64> {
+        match self {
+            Self::Mean(x) => t_test(x),
+            Self::Median(x) if x.is_empty() => None,
+            Self::Median(x) => Some(sign_test(x)),
+            Self::Spread(x) => spread_ratio(x, 0.95).map(|(_, _, p)| p),
+            Self::Counted(_) => None,
+        }
+    }
+
+    /// The same by flipping signs, where seeds are few.
+    pub(crate) fn p_sign_flip(&self) -> Option<f64> {
+        match self {
+            Self::Mean(x) if (2..FEW_SEEDS).contains(&x.len()) => Some(sign_flip_test(x)),
+            _ => None,
+        }
+    }
+
+    /// The effect with the interval that holds it with this chance.
+    pub(crate) fn at(&self, level: f64) -> Option<Effect> {
+        if self.seeds() == 0 {
+            return None;
+        }
+        match self {
+            Self::Mean(x) => Estimate::of_at(x, level)
+                .map(|e| Effect { value: e.mean, interval: e.half_width.map(|h| [e.mean - h, e.mean + h]) }),
+            Self::Median(x) => Some(Effect { value: median(x), interval: median_interval(x, level) }),
+            Self::Spread(x) => {
+                spread_ratio(x, level).map(|(value, interval, _)| Effect { value, interval: Some(interval) })
+            }
+            Self::Counted(x) => {
+                let ends = x.iter().fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], &v| [low.min(v), high.max(v)]);
+                Some(Effect { value: mean(x), interval: Some(ends) })
+            }
+        }
+    }
+}
+
+/// The first less the second over the seeds that both have; of an arm alone, against what its metric says.
+pub(crate) fn sample(metric: ClaimMetric, kl: f64, first: Arm, second: Option<Arm>) -> Sample {
+    let seeds = first.run.experiment.seed_list();
+    let each = |of: &dyn Fn(Arm, u64) -> Option<f64>| -> Vec<(f64, f64)> {
+        let pair = |&seed: &u64| Some((of(first, seed)?, second.map_or(Some(0.0), |second| of(second, seed))?));
+        seeds.iter().filter_map(pair).collect()
+    };
+    let differences = |of: &dyn Fn(Arm, u64) -> Option<f64>| -> Vec<f64> {
+        each(of).into_iter().map(|(a, b)| a - b).filter(|x| x.is_finite()).collect()
+    };
+    let less = |of: &dyn Fn(Arm, u64) -> Option<f64>| -> Vec<f64> {
+        each(of).into_iter().map(|(a, b)| b - a).filter(|x| x.is_finite()).collect()
+    };
+    let log_less = |of: &dyn Fn(Arm, u64) -> Option<f64>| -> Vec<f64> {
+        each(of).into_iter().map(|(a, b)| (b / a).ln()).filter(|x| x.is_finite()).collect()
+    };
+    let price = |clock: fn(Clocks) -> f64| {
+        let of = |arm: Arm, seed| reach::price(arm.run, arm.name, seed, kl, clock);
+        Sample::Median(each(&of).into_iter().filter_map(|(own, theirs)| reach::log_ratio(own, theirs)).collect())
+    };
+    let trained = |arm: Arm, seed, metric: Metric| mean_over_points(arm, |point| arm.run.last_at(point, "train", metric, seed));
+    let finished = |arm: Arm, seed, metric: Metric| {
+        if arm.name == REFERENCE {
+            return Some(0.0);
+        }
+        mean_over_points(arm, |point| point.seeds.get(&seed)?.last()?.test(metric))
+    };
+    match metric {
+        ClaimMetric::Gain => Sample::Mean(differences(&|arm, seed| gain(arm, seed, kl))),
+        ClaimMetric::WinRate | ClaimMetric::WinRateAtLength => {
+            let equal_length = metric == ClaimMetric::WinRateAtLength;
+            let of = |seed: &u64| win_rate(first, second?, *seed, kl, equal_length);
+            Sample::Mean(seeds.iter().filter_map(of).map(|share| share - 0.5).collect())
+        }
+        ClaimMetric::Length => {
+            Sample::Mean(differences(&|arm, seed| mark_at(arm.run, arm.name, seed, kl, metrics::LENGTH)))
+        }
+        ClaimMetric::Peak => Sample::Mean(differences(&|arm, seed| {
+            let spread = arm.run.reference()?.seeds.get(&seed)?.last()?.test(GOLD_SD)?;
+            Some(over::of_seed(arm.run, arm.name, seed)?.peak_gold.first()? / spread)
+        })),
+        ClaimMetric::Drop => Sample::Mean(differences(&|arm, seed| {
+            over::of_seed(arm.run, arm.name, seed)?.drop.first().copied()
+        })),
+        ClaimMetric::Displacement => Sample::Mean(differences(&|arm, seed| {
+            finished(arm, seed, metrics::LOG_RATIO_CHOSEN).map(|x| -x)
+        })),
+        ClaimMetric::Ordered => Sample::Mean(differences(&|arm, seed| finished(arm, seed, metrics::ORDERED_PAIRS))),
+        ClaimMetric::Flops => price(|clocks| clocks.flops),
+        ClaimMetric::Seconds => price(|clocks| clocks.wall_seconds),
+        ClaimMetric::Memory => Sample::Mean(log_less(&|arm, seed| {
+            mean_over_points(arm, |point| arm.run.last_at(point, "cell", metrics::PEAK_RSS, seed))
+        })),
+        ClaimMetric::Models => Sample::Counted(less(&|arm, seed| trained(arm, seed, metrics::MODELS_RESIDENT))),
+        ClaimMetric::Sampled => Sample::Counted(less(&|arm, seed| trained(arm, seed, metrics::SAMPLED_TOKENS))),
+        ClaimMetric::Spread => Sample::Spread(each(&|arm, seed| gain(arm, seed, kl))),
+        ClaimMetric::SpreadOfPoints => Sample::Mean(log_less(&|arm, seed| {
+            let worths: Vec<f64> = arm.run.points_of(arm.name).filter_map(|point| worth(arm.run, point, seed)).collect();
+            (worths.len() > 1).then(|| sd(&worths))
+        })),
+        ClaimMetric::Diverged => Sample::Mean(less(&|arm, seed| {
+            let of_seed = |cell: &&Cell| cell.arm == arm.name && cell.seed == seed;
+            let lost = |cell: &Cell| f64::from(u8::from(has_diverged(arm.run, cell)));
+            let all: Vec<f64> = arm.run.cells.iter().filter(of_seed).map(lost).collect();
+            (!all.is_empty()).then(|| mean(&all))
+        })),
+        ClaimMetric::Step => Sample::Mean(log_less(&|arm, seed| {
+            mean_over_points(arm, |point| arm.run.along(point, metrics::KL_STEP)?.mean_of(seed))
+        })),
+    }
+}
+
+/// Mean over the arm's points that have it; `None` where none has.
+fn mean_over_points(arm: Arm, of: impl Fn(&Point) -> Option<f64>) -> Option<f64> {
+    let values: Vec<f64> = arm.run.points_of(arm.name).filter_map(of).collect();
+    (!values.is_empty()).then(|| mean(&values))
+}
+
+/// Gold above the reference at one KL: as a share of the exact optimum's, or in standard deviations of the reference's gold.
+fn gain(arm: Arm, seed: u64, kl: f64) -> Option<f64> {
+    if arm.name == REFERENCE {
+        return Some(0.0);
+    }
+    let (gain, share) = gain_at(arm.run, arm.name, seed, kl)?;
+    let spread = arm.run.reference()?.seeds.get(&seed)?.last()?.test(GOLD_SD)?;
+    Some(share.unwrap_or(gain / spread))
+}
+
+/// Chance that the first earns more than the second at one KL, mean over prompts; mixtures of finished policies.
+fn win_rate(first: Arm, second: Arm, seed: u64, kl: f64, equal_length: bool) -> Option<f64> {
+    let laws = |arm: Arm| {
+        let mixture = mixture_at(arm.run, arm.name, seed, kl, finished_policies(arm.run, arm.name, seed))?;
+        let parts = mixture.iter().map(|((point, _), share)| Some((arm.run.outcomes_of(point, seed)?, *share)));
+        Some(wins::mixture(&parts.collect::<Option<Vec<_>>>()?))
+    };
+    let rates = wins::by_prompt(&laws(first)?, &laws(second)?, equal_length);
+    (!rates.is_empty()).then(|| mean(&rates))
+}
+
+/// What a point's checkpoints reach on test prompts within the KL of the experiment's tuning.
+fn worth(run: &Run, point: &Point, seed: u64) -> Option<f64> {
+    let kl = run.experiment.tuning.kl;
+    let reference = run.reference()?.seeds.get(&seed)?.last()?;
+    let base = reference.test(GOLD)?;
+    let own = point.seeds.get(&seed)?.iter().chain([reference]);
+    let marks: Vec<frontier::KlGold> = own.filter_map(|mark| Some((mark.test(KL)?, mark.test(GOLD)?))).collect();
+    let half = target(run, seed, kl, Mark::test)? - base;
+    Some((frontier::within(&marks, kl) - base) / half)
+}
+
+/// Whether a training failed, or its policy went where none should.
+pub(crate) fn has_diverged(run: &Run, cell: &Cell) -> bool {
+    let its = |p: &&Point| p.label == cell.point.label;
+    let found = run.points_of(&cell.arm).find(its).and_then(|point| point.seeds.get(&cell.seed)?.last());
+    let Some(mark) = found else { return true };
+    let base = run.reference().and_then(|p| p.seeds.get(&cell.seed)?.last()?.test(GOLD));
+    let below = mark.test(GOLD).zip(base).is_some_and(|(gold, base)| gold < base);
+    mark.test(KL).is_some_and(|kl| !kl.is_finite() || kl > FAR) || (cell.point.method.beta() >= DEAR && below)
+}

@@ -1,0 +1,61 @@
+//! What it costs to get so far: the price of a first training that reaches a target (claims C2).
+
+use crate::figures::before;
+use crate::frontier::{Side, target};
+use crate::run::{Mark, Point, Run};
+use duel_spec::Clocks;
+use duel_spec::metrics::GOLD;
+
+/// Where a clock stands when a training first earns the target's gold, what must come before it included, on a straight line
+/// between two looks; infinite where it never does.
+fn reached(run: &Run, point: &Point, seed: u64, target: f64, side: Side, clock: fn(Clocks) -> f64) -> f64 {
+    let first = before(run, point).get(&seed).copied().unwrap_or_default();
+    let start = run.reference().and_then(|p| side(p.seeds.get(&seed)?.last()?, GOLD)).unwrap_or(f64::NAN);
+    let mut last = (clock(Clocks::default()), start);
+    for mark in point.seeds.get(&seed).into_iter().flatten() {
+        let Some(gold) = side(mark, GOLD) else { continue };
+        let now = (clock(mark.clocks), gold);
+        if gold >= target {
+            let share = if gold > last.1 { ((target - last.1) / (gold - last.1)).clamp(0.0, 1.0) } else { 1.0 };
+            return clock(first) + last.0 + share * (now.0 - last.0);
+        }
+        last = now;
+    }
+    f64::INFINITY
+}
+
+/// What an arm must spend at one seed to reach half of the exact optimum's gain at a KL, or one standard deviation of gold: of the
+/// point that gets there first on validation prompts, the price at which it does so on test prompts; infinite where none does.
+pub(crate) fn price(run: &Run, arm: &str, seed: u64, kl: f64, clock: fn(Clocks) -> f64) -> Option<f64> {
+    let (aim, judged) = (target(run, seed, kl, Mark::validation)?, target(run, seed, kl, Mark::test)?);
+    let on_validation = |point: &Point| reached(run, point, seed, aim, Mark::validation, clock);
+    let ran = run.points_of(arm).filter(|point| point.seeds.contains_key(&seed));
+    let cheapest = ran.min_by(|a, b| on_validation(a).total_cmp(&on_validation(b)))?;
+    if on_validation(cheapest).is_infinite() {
+        return Some(f64::INFINITY);
+    }
+    Some(reached(run, cheapest, seed, judged, Mark::test, clock))
+}
+
+/// `ln(theirs / own)` where either may be infinite; `None` where both are: neither arrived, and nothing is known of the order.
+pub(crate) fn log_ratio(own: f64, theirs: f64) -> Option<f64> {
+    match (own.is_finite(), theirs.is_finite()) {
+        (true, true) => Some((theirs / own).ln()).filter(|x| !x.is_nan()),
+        (true, false) => Some(f64::INFINITY),
+        (false, true) => Some(f64::NEG_INFINITY),
+        (false, false) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_never_arrives_is_behind_who_does() {
+        let far = f64::INFINITY;
+        assert_eq!(log_ratio(1.0, 1.0), Some(0.0));
+        assert_eq!([log_ratio(1.0, far), log_ratio(far, 1.0)], [Some(far), Some(-far)]);
+        assert_eq!(log_ratio(far, far), None);
+    }
+}
