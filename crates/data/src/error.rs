@@ -19,6 +19,8 @@ pub enum Error {
     Tokenizer { problem: String },
     #[error("no two responses could be paired after {tries} tries on one prompt: the policy repeats itself")]
     NoPairs { tries: usize },
+    #[error("`{text}` is no prompt of this world: {found}")]
+    NoPrompt { text: String, found: String, accepted: String },
 }
 
 impl Error {
@@ -29,6 +31,7 @@ impl Error {
                 Some("run `scripts/get-data reviews`, which fetches the files and checks them".into())
             }
             Self::NoPairs { .. } => Some("train the SFT stage less, or raise the vocabulary of its responses".into()),
+            Self::NoPrompt { accepted, .. } => Some(accepted.clone()),
             _ => None,
         }
     }

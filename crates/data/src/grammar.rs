@@ -1,7 +1,7 @@
 //! The world `grammar`, task S1: tiny film reviews over 24 prompts, small enough that every response
 //! is enumerated. Vocabulary, reference grammar, gold reward and split are those of `claims.md`.
 
-use crate::{Prompt, Result, Row, World};
+use crate::{Error, Prompt, Result, Row, World};
 use duel_spec::{Space, Split, seeds::Rng};
 use rand::RngExt;
 
@@ -304,6 +304,15 @@ impl World for GrammarWorld {
     /// Rows with two or more x are banned: the trap stays unseen.
     fn admits(&self, response: &[u32]) -> bool {
         excitements(response) < 2
+    }
+
+    fn read_prompt(&self, text: &str) -> Result<Prompt> {
+        let bare = |text: &str| text.trim().trim_end_matches(':').to_lowercase();
+        self.all_prompts().find(|prompt| bare(&prompt.text) == bare(text)).cloned().ok_or_else(|| Error::NoPrompt {
+            text: text.into(),
+            found: "it has 24, and this is none of them".into(),
+            accepted: self.all_prompts().map(|prompt| prompt.text.trim_end_matches(':')).collect::<Vec<_>>().join(", "),
+        })
     }
 
     fn render(&self, prompt: &Prompt, response: &[u32]) -> Result<String> {

@@ -395,6 +395,22 @@ impl World for ReviewsWorld {
         true
     }
 
+    /// The first tokens of the text: as many as every prompt has.
+    fn read_prompt(&self, text: &str) -> Result<Prompt> {
+        let wanted = self.space.prompt_tokens - 1; // BOS comes before them
+        let found = self.tokenizer.encode(&[text])?.remove(0);
+        if found.len() < wanted {
+            return Err(Error::NoPrompt {
+                text: text.into(),
+                found: format!("it has {} tokens", found.len()),
+                accepted: format!("prompts here have {wanted} tokens: write the beginning of a review, a few words longer"),
+            });
+        }
+        let ids: Vec<u32> = std::iter::once(self.space.bos).chain(found.into_iter().take(wanted)).collect();
+        let text = self.tokenizer.decode(&ids)?;
+        Ok(Prompt { index: usize::MAX, split: Split::Test, ids, text })
+    }
+
     fn render(&self, _: &Prompt, response: &[u32]) -> Result<String> {
         self.tokenizer.decode(response)
     }

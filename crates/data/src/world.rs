@@ -36,6 +36,11 @@ pub trait World: Send + Sync {
     fn heldout_rows(&self, rng: &mut Rng) -> Vec<Row>;
     /// Whether a response may stand in a preference row.
     fn admits(&self, response: &[u32]) -> bool;
+    /// A prompt from what a person writes.
+    ///
+    /// # Errors
+    /// Words that are no prompt of this world, with those that are.
+    fn read_prompt(&self, text: &str) -> Result<Prompt>;
     /// A response as a person reads it after its prompt.
     fn render(&self, prompt: &Prompt, response: &[u32]) -> Result<String>;
 }

@@ -13,6 +13,8 @@ pub enum Error {
     Chart { problem: String },
     #[error("failed to fill the page: {problem}")]
     Page { problem: String },
+    #[error("there is no chart `{name}` of this run; there are {}", known.join(", "))]
+    NoFigure { name: String, known: Vec<String> },
     #[error("the experiment of the run cannot be read")]
     Spec(#[from] duel_spec::Error),
 }

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 /// Sizes in SVG pixels: a wide chart, the same for a narrow screen, a panel of a row.
-const WIDE: (u32, u32) = (760, 470);
+pub(crate) const WIDE: (u32, u32) = (760, 470);
 const NARROW: (u32, u32) = (400, 400);
 pub(crate) const PANEL: (u32, u32) = (400, 310);
 const BAR_PANEL: (u32, u32) = (400, 120);
@@ -57,15 +57,17 @@ pub(crate) struct Figure {
 
 /// Draws every chart into `charts/`, as SVG and PNG, its numbers as CSV beside.
 pub(crate) fn draw(run: &Run, tuning: &Tuning, charts: &Path) -> Result<Vec<Figure>> {
-    let figure = |Named { name, group, alt, drawing }: Named| -> Result<Figure> {
-        let (svg, spots) = save(&drawing, charts, &name)?;
-        let (head, rows) = drawing.numbers();
-        let csv = crate::tables::csv(&head, &rows)?;
-        duel_ledger::write_atomically(&charts.join(format!("{name}.csv")), csv.as_bytes())?;
-        let spots = serde_json::to_string::<[Spot]>(&spots).map_err(|e| Error::Page { problem: e.to_string() })?;
-        Ok(Figure { name, group, alt, svg: theme::on_page(&svg), spots, head, rows, csv })
-    };
-    all(run, tuning).into_iter().map(figure).collect()
+    all(run, tuning).into_iter().map(|chart| written(chart, charts)).collect()
+}
+
+/// Draws one chart into a folder.
+pub(crate) fn written(Named { name, group, alt, drawing }: Named, charts: &Path) -> Result<Figure> {
+    let (svg, spots) = save(&drawing, charts, &name)?;
+    let (head, rows) = drawing.numbers();
+    let csv = crate::tables::csv(&head, &rows)?;
+    duel_ledger::write_atomically(&charts.join(format!("{name}.csv")), csv.as_bytes())?;
+    let spots = serde_json::to_string::<[Spot]>(&spots).map_err(|e| Error::Page { problem: e.to_string() })?;
+    Ok(Figure { name, group, alt, svg: theme::on_page(&svg), spots, head, rows, csv })
 }
 
 /// Every chart that the run has numbers for.
@@ -159,14 +161,14 @@ pub(crate) fn common_kl(run: &Run) -> f64 {
     frontier::matched_kls(run).iter().copied().filter(reached).last().unwrap_or(preset)
 }
 
-fn gold_axis(run: &Run) -> String {
+pub(crate) fn gold_axis(run: &Run) -> String {
     match run.experiment.world.kind {
         WorldKind::Grammar => "gold reward, test prompts".into(),
         WorldKind::Reviews => "gold reward (sentiment log-odds), test prompts".into(),
     }
 }
 
-const KL_AXIS: &str = "KL from the reference, nats a response";
+pub(crate) const KL_AXIS: &str = "KL from the reference, nats a response";
 
 /// Means over seeds of two marks.
 fn centre(point: &Point, x: Metric, y: Metric) -> Option<(f64, f64)> {
@@ -226,20 +228,26 @@ fn frontier_plot(run: &Run, size: (u32, u32)) -> Plot {
     }
     let few = run.arms().iter().map(|arm| run.points_of(arm).count()).sum::<usize>() <= WORDY && size == WIDE;
     for arm in run.arms() {
-        let (colour, name) = (colour(run, arm), arm.to_uppercase());
-        let (low, high) = frontier::band(run, arm, BAND_STEPS);
-        series.push(Series::band(colour, &low, &high).about(format!("{name}, interval of its frontier")));
-        let seeds = scatter(run, arm, metrics::KL, metrics::GOLD);
-        series.push(Series::new(Look::Dots { radius: 2.5 }, colour, seeds).faint(0.35).about(format!("{name}, a seed")));
-        let (data, words) = means(run, arm, metrics::KL, metrics::GOLD);
-        series.push(Series::new(Look::Line { width: 1.5 }, colour, data.clone()).faint(0.55));
-        let rings = Series::new(Look::Rings { radius: 5.0 }, colour, data).named(name);
-        series.push(if few { rings.worded(words) } else { rings });
+        series.extend(frontier_of(run, arm, colour(run, arm), arm.to_uppercase(), few));
     }
     if let Some(at) = run.reference().and_then(kl_gold) {
         series.push(Series::new(Look::Cross { radius: 5.0 }, INK, vec![at]).named("reference (SFT)"));
     }
     Plot::new(size, KL_AXIS, gold_axis(run), series)
+}
+
+/// One arm on a chart of gold over KL.
+pub(crate) fn frontier_of(run: &Run, arm: &str, colour: RGBColor, name: String, worded: bool) -> [Series; 4] {
+    let (low, high) = frontier::band(run, arm, BAND_STEPS);
+    let seeds = scatter(run, arm, metrics::KL, metrics::GOLD);
+    let (data, words) = means(run, arm, metrics::KL, metrics::GOLD);
+    let rings = Series::new(Look::Rings { radius: 5.0 }, colour, data.clone()).named(name.clone());
+    [
+        Series::band(colour, &low, &high).about(format!("{name}, interval of its frontier")),
+        Series::new(Look::Dots { radius: 2.5 }, colour, seeds).faint(0.35).about(format!("{name}, a seed")),
+        Series::new(Look::Line { width: 1.5 }, colour, data).faint(0.55),
+        if worded { rings.worded(words) } else { rings },
+    ]
 }
 
 /// Places along an arm's frontier at which its interval is drawn.
@@ -399,7 +407,7 @@ fn win_rates(run: &Run) -> Option<Matrix> {
     let table: Vec<Vec<(Option<f64>, String)>> =
         (0..names.len()).map(|a| (0..names.len()).map(|b| cell(a, b)).collect()).collect();
     let (shares, words) = table.into_iter().map(|row| row.into_iter().unzip()).unzip();
-    let width = 150 + 120 * names.len() as u32;
+    let width = 100 + 95 * names.len() as u32;
     let size = (width.clamp(PANEL.0, WIDE.0), 50 + 40 * names.len() as u32);
     let names = names.iter().map(|name| if *name == REFERENCE { "reference".into() } else { name.to_uppercase() }).collect();
     Some(Matrix { size, names, shares, words })

@@ -145,13 +145,13 @@ pub(crate) fn target(run: &Run, seed: u64, kl: f64, side: Side) -> Option<f64> {
     }
 }
 
-/// Lower and upper end of the 95% interval of an arm's frontier over seeds, at so many KL as far as most of them reach.
+/// Lower and upper end of the 95% interval of an arm's frontier over seeds, at so many KL as far as four of five reach.
 pub(crate) fn band(run: &Run, arm: &str, steps: usize) -> (Vec<KlGold>, Vec<KlGold>) {
     let seeds = run.experiment.seed_list();
     let frontiers: Vec<Vec<KlGold>> = seeds.iter().map(|&seed| arm_frontier(run, arm, seed)).collect();
     let mut ends: Vec<f64> = frontiers.iter().filter_map(|curve| curve.last().map(|last| last.0)).collect();
     ends.sort_by(f64::total_cmp);
-    let Some(&far) = ends.get(ends.len() / 2) else { return (vec![], vec![]) };
+    let Some(&far) = ends.get(ends.len() / 5) else { return (vec![], vec![]) };
     let interval = |step: usize| {
         let kl = far * step as f64 / steps as f64;
         let golds: Vec<f64> = frontiers.iter().filter_map(|curve| gold_at(curve, kl)).collect();

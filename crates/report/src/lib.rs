@@ -2,8 +2,10 @@
 
 mod calibration;
 mod canvas;
+mod compare;
 mod effects;
 mod error;
+mod export;
 mod figures;
 mod format;
 mod frontier;
@@ -13,6 +15,7 @@ mod parallel;
 mod pdf;
 mod reach;
 mod run;
+mod said;
 mod sensitivity;
 pub mod stats;
 mod tables;
@@ -21,8 +24,11 @@ mod tuning;
 mod verdict;
 mod wins;
 
+pub use compare::compare;
 pub use error::Error;
+pub use export::{Format, Theme, Width, figure, figures};
 pub use run::{Mark, Point, Run};
+pub use said::{Piece, Said, page as said_page};
 pub use tuning::{Tried, Tuning, Worth};
 pub use verdict::{Budget, Judgement, Test, Verdict};
 

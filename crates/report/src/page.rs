@@ -56,12 +56,6 @@ pub(crate) fn fill(
     edges: &[String],
     verdicts: &[Verdict],
 ) -> Result<String> {
-    let broken = |e: minijinja::Error| Error::Page { problem: format!("{e:#}") };
-    let mut environment = Environment::new();
-    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(broken)?);
-    environment.add_template("page.html", include_str!("page.html")).map_err(broken)?;
-    let template = environment.get_template("page.html").map_err(broken)?;
-
     let costs = figures::arm_costs(run);
     let stories: Vec<ArmStory> = run.arms().into_iter().filter_map(|arm| story(run, arm, &costs)).collect();
     let reference = run.reference();
@@ -83,8 +77,9 @@ pub(crate) fn fill(
     };
     let manifest = &run.manifest;
     let is_exact = run.experiment.world.kind == WorldKind::Grammar;
-    template
-        .render(context! {
+    filled(
+        "page.html",
+        context! {
             name => run.experiment.name.clone(),
             question => run.experiment.question.clone(),
             is_exact,
@@ -114,10 +109,6 @@ pub(crate) fn fill(
             judged_words => run.experiment.world.reviews.judged_words,
             charts => Serde(charts),
             groups => charts.iter().map(|chart| chart.group).collect::<HashSet<_>>(),
-            light => theme::css(false),
-            dark => theme::css(true),
-            script => include_str!("page.js"),
-            style => include_str!("page.css"),
             kl => figures::common_kl(run),
             tables => Serde(tables),
             tuned => run.experiment.is_tuned(),
@@ -135,8 +126,30 @@ pub(crate) fn fill(
             command => std::iter::once("duel").chain(manifest.command.iter().skip(1).map(String::as_str)).collect::<Vec<_>>().join(" "),
             settings => std::fs::read_to_string(run.folder.join("experiment.toml")).unwrap_or_default(),
             world => format!("{:?}", run.experiment.world.kind).to_lowercase(),
-        })
-        .map_err(broken)
+        },
+    )
+}
+
+/// A template filled, with the look that all pages share.
+pub(crate) fn filled(template: &str, of: minijinja::Value) -> Result<String> {
+    let broken = |e: minijinja::Error| Error::Page { problem: format!("{e:#}") };
+    let mut environment = Environment::new();
+    environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(broken)?);
+    for (name, text) in [
+        ("macros.html", include_str!("macros.html")),
+        ("page.html", include_str!("page.html")),
+        ("compare.html", include_str!("compare.html")),
+        ("said.html", include_str!("said.html")),
+    ] {
+        environment.add_template(name, text).map_err(broken)?;
+    }
+    let look = context! {
+        light => theme::css(false),
+        dark => theme::css(true),
+        script => include_str!("page.js"),
+        style => include_str!("page.css"),
+    };
+    environment.get_template(template).and_then(|template| template.render(context! { ..of, ..look })).map_err(broken)
 }
 
 /// JSON that may stand within a page's script element.

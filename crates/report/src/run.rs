@@ -213,6 +213,28 @@ impl Run {
         self.last.entry([row.arm, row.point, row.stage, row.metric]).or_default().insert(row.seed, row.value);
     }
 
+    /// What the run is called.
+    pub(crate) fn name(&self) -> &str {
+        &self.experiment.name
+    }
+
+    /// Every setting of its experiment, with its key.
+    pub(crate) fn settings(&self) -> Vec<(String, String)> {
+        fn leaves(key: &str, value: &toml::Value, all: &mut Vec<(String, String)>) {
+            match value {
+                toml::Value::Table(table) => table.iter().for_each(|(name, value)| {
+                    leaves(&if key.is_empty() { name.clone() } else { format!("{key}.{name}") }, value, all);
+                }),
+                value => all.push((key.into(), value.to_string())),
+            }
+        }
+        let mut all = vec![];
+        if let Ok(whole) = toml::Value::try_from(&self.experiment) {
+            leaves("", &whole, &mut all);
+        }
+        all
+    }
+
     /// Names of the trained arms.
     pub fn arms(&self) -> Vec<&str> {
         self.experiment.arms.keys().map(String::as_str).collect()

@@ -31,10 +31,14 @@ pub enum Command {
     /// once for each model.
     Plan(PlanArgs),
     /// Draw charts, tables and the page again, from the parquet files alone
-    Report {
-        /// The run directory, for example runs/article
-        run: PathBuf,
-    },
+    ///
+    /// Of several runs: one page that compares them. With `--figure`: one chart at paper size.
+    Report(ReportArgs),
+    /// Let all arms of a run respond to a prompt, side by side
+    ///
+    /// Each response with its gold and proxy reward and its KL; each token in the colour of its log-ratio to the reference:
+    /// likelier than under the reference in blue, less likely in orange.
+    Sample(SampleArgs),
     /// Cancel a run's jobs on the cluster
     ///
     /// What is finished or kept of a training stays; `duel run … --executor slurm` goes on from there.
@@ -106,6 +110,60 @@ pub enum Command {
         #[arg(long)]
         detached: bool,
     },
+}
+
+#[derive(Debug, Args)]
+pub struct ReportArgs {
+    /// The run directory, for example runs/article; of several, the page compares them
+    #[arg(required = true)]
+    pub runs: Vec<PathBuf>,
+    /// Where the page of several runs goes
+    #[arg(long, value_name = "DIR")]
+    pub to: Option<PathBuf>,
+    /// Draw this chart alone; `list` names those that there are
+    #[arg(long, value_name = "NAME")]
+    pub figure: Option<String>,
+    /// How wide, for example 84mm, 3.3in, 240pt or 800px
+    #[arg(long, default_value = "84mm", requires = "figure")]
+    pub width: duel_report::Width,
+    /// svg, png or pdf
+    #[arg(long, default_value = "svg", requires = "figure")]
+    pub format: duel_report::Format,
+    /// light or dark
+    #[arg(long, default_value = "light", requires = "figure")]
+    pub theme: duel_report::Theme,
+    /// The file that is written; by its default, NAME.FORMAT here
+    #[arg(long, value_name = "FILE", requires = "figure")]
+    pub output: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct SampleArgs {
+    /// The run directory, for example runs/article
+    pub run: PathBuf,
+    /// What to respond to; may be repeated. On reviews the beginning of a review. By default the first test prompts
+    #[arg(long)]
+    pub prompt: Vec<String>,
+    /// Only these arms; `reference` is one
+    #[arg(long)]
+    pub arm: Vec<String>,
+    /// The point of the arms, as `duel plan` writes it; by default each arm's best on validation prompts
+    #[arg(long)]
+    pub point: Option<String>,
+    /// Whose policies: a seed of the experiment; its first by default
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Responses of each arm
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub responses: u16,
+    /// Draws: another number, other responses
+    #[arg(long, default_value_t = 0)]
+    pub draw: u64,
+    /// Also write a page of them
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
 }
 
 #[derive(Debug, Subcommand)]

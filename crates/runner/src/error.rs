@@ -30,6 +30,8 @@ pub enum Error {
     NoClaim { run: PathBuf, id: String, known: Vec<String> },
     #[error("no point of arm `{arm}` ran on every tuning seed, so that none can be chosen")]
     NothingToChoose { arm: String },
+    #[error("there is no {what} `{found}`")]
+    NoSuch { what: &'static str, found: String, accepted: String },
     #[error("{broken} of {claims} claims do not hold")]
     Contradicted { broken: usize, claims: usize },
     #[error("`{}` is a run of the world {found}, which cannot be enumerated", path.display())]
@@ -73,7 +75,8 @@ impl Error {
     /// The process's exit code (see DESIGN, "The command line").
     pub fn exit(&self) -> u8 {
         match self {
-            Self::Spec(_) | Self::NotExact { .. } | Self::NoSeed { .. } | Self::NoClaim { .. } => 2,
+            Self::Spec(_) | Self::NotExact { .. } | Self::NoSeed { .. } | Self::NoClaim { .. } | Self::NoSuch { .. } => 2,
+            Self::Data(duel_data::Error::NoPrompt { .. }) | Self::Report(duel_report::Error::NoFigure { .. }) => 2,
             Self::Contradicted { .. } => 3,
             Self::Model(duel_model::Error::UnknownDevice { .. } | duel_model::Error::DeviceNotBuilt { .. }) => 2,
             Self::Training(duel_training::Error::Diverged { .. } | duel_training::Error::Invariant { .. }) => 4,
@@ -104,7 +107,8 @@ impl Error {
             Self::Ledger(e) | Self::Report(duel_report::Error::Ledger(e)) => e.hint(),
             Self::NotExact { .. } => Some("the grammar is the only world whose runs can be enumerated".into()),
             Self::NoSeed { .. } => Some("--seed counts from 0; `duel plan` shows a run's seeds".into()),
-            Self::Contradicted { .. } => Some("the lines above marked ✗ say which number is off".into()),
+            Self::NoSuch { accepted, .. } => Some(format!("there are: {accepted}")),
+            Self::Contradicted { .. } => Some("the lines above say which".into()),
             Self::Peer { .. } => Some("run this from the repository's root; `scripts/bench-peers` says how to try a peer alone".into()),
             Self::Stages { .. } => Some("all others are kept: run the same command again to try only what is missing".into()),
             Self::NoClaim { known, .. } if known.is_empty() => {

@@ -16,6 +16,7 @@ mod registry;
 mod render;
 mod rm;
 mod run;
+mod sample;
 mod search;
 mod show;
 mod slurm;
@@ -68,7 +69,8 @@ fn dispatch(command: Command) -> Result<()> {
     match command {
         Command::Run(args) => run::run(&args),
         Command::Plan(args) => show::plan(&args),
-        Command::Report { run } => run::report(&run),
+        Command::Report(args) => run::report(&args),
+        Command::Sample(args) => sample::sample(&args),
         Command::Cache(command) => cache::cache(&command),
         Command::Watch(args) => watch::watch(&args),
         Command::Digest { run, detail } => {

@@ -1,6 +1,6 @@
 //! `duel run` and `duel plan`.
 
-use crate::cli::{Executor, ExperimentArgs, RunArgs};
+use crate::cli::{Executor, ExperimentArgs, ReportArgs, RunArgs};
 use crate::execute::{Outcome, Settings, execute};
 use crate::plan::{Kind, Plan, Stage, experiment_hash};
 use crate::progress::Board;
@@ -93,15 +93,33 @@ pub fn run(args: &RunArgs) -> Result<()> {
         started.elapsed().as_secs_f64(),
         peak_memory as f64 / 1e6,
     ));
-    report(run.path())?;
+    say_written(duel_report::write(run.path())?);
     if failures.is_empty() { Ok(()) } else { Err(Error::Stages { failures, left_out: left_out.len() }) }
 }
 
-/// Writes the report of a run, and says where it is and what to know before it is believed.
-pub fn report(run: &Path) -> Result<()> {
-    let Written { page, warnings } = duel_report::write(run)?;
+/// Says where a page is, and what to know before it is believed.
+fn say_written(Written { page, warnings }: Written) {
     let warnings: String = warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
     crate::print(&format!("{warnings}{}\n", page.display()));
+}
+
+/// Writes the report of a run, one chart of it, or the page that compares several.
+pub fn report(args: &ReportArgs) -> Result<()> {
+    match (&args.runs[..], &args.figure) {
+        ([run], None) => say_written(duel_report::write(run)?),
+        ([run], Some(name)) if name == "list" => crate::print(&(duel_report::figures(run)?.join("\n") + "\n")),
+        ([run], Some(name)) => {
+            let bytes = duel_report::figure(run, name, args.width, args.format, args.theme)?;
+            let path = args.output.clone().unwrap_or_else(|| format!("{name}.{}", args.format).into());
+            duel_ledger::write_atomically(&path, &bytes)?;
+            crate::print(&format!("{}\n", path.display()));
+        }
+        (runs, _) => {
+            let beside = runs[0].parent().unwrap_or(Path::new("."));
+            let to = args.to.clone().unwrap_or_else(|| beside.join("comparison"));
+            say_written(duel_report::compare(runs, &to)?);
+        }
+    }
     Ok(())
 }
 

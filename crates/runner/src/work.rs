@@ -486,6 +486,12 @@ impl Desk<'_> {
         })
     }
 
+    /// The policy that this cell has trained, without gradient.
+    pub(crate) fn trained_policy(&self, world: &dyn World) -> Result<Policy> {
+        let shape = self.fresh_policy(world, &mut seeds::derive(0, "shape", 0, "init"));
+        Ok(weights::load(shape, &self.folder(self.stage)?.file(POLICY))?.valid())
+    }
+
     /// The SFT policy of this seed, without gradient.
     pub fn sft_policy(&self, world: &dyn World) -> Result<Policy> {
         self.policy_of(Kind::Sft, world)
@@ -520,7 +526,7 @@ impl Desk<'_> {
 }
 
 impl Scene {
-    fn gold(&self) -> Result<Arc<dyn Scorer>> {
+    pub(crate) fn gold(&self) -> Result<Arc<dyn Scorer>> {
         Ok(self.gold.clone().expect("every world so far has a gold scorer"))
     }
 }

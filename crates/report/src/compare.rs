@@ -1,0 +1,118 @@
+//! Several runs on one page: their frontiers, what they reach at equal KL, what they cost, what they claim, and how they differ.
+
+use crate::canvas::{Drawing, Look, Plot, Series};
+use crate::figures::{KL_AXIS, Named, WIDE, arm_costs, frontier_of, gold_axis, written};
+use crate::format::{seconds, si};
+use crate::frontier::{gain_at, matched_kls};
+use crate::run::Run;
+use crate::stats::{Estimate, mean};
+use crate::tables::Table;
+use crate::theme::{INK, colour_at};
+use crate::{Error, Result, Written, page, searched, sensitivity, verdict};
+use duel_spec::metrics::{GOLD, KL};
+use minijinja::context;
+use minijinja::value::Serde;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// Writes a page that compares runs, its charts beside it.
+///
+/// # Errors
+/// Runs whose parquet files are missing or damaged; a folder that cannot be written.
+pub fn compare(folders: &[PathBuf], to: &Path) -> Result<Written> {
+    let runs: Vec<Run> = folders.iter().map(|folder| Run::read(folder)).collect::<Result<_>>()?;
+    let (mut warnings, mut verdicts) = (vec![], vec![]);
+    for run in &runs {
+        let tuning = searched(run)?;
+        let name = &run.experiment.name;
+        warnings.extend(sensitivity::edges(run, &tuning).into_iter().map(|edge| format!("{name}: {edge}")));
+        verdicts.extend(verdict::judge(run, &tuning)?.into_iter().map(|verdict| (name.clone(), verdict)));
+    }
+    let charts = to.join("charts");
+    std::fs::create_dir_all(&charts).map_err(|source| Error::Write { path: charts.clone(), source })?;
+    let chart = Named {
+        name: "frontiers".into(),
+        group: "frontier",
+        alt: "Gold reward over KL from the reference for every arm of every run".into(),
+        drawing: Drawing::Plot(frontiers(&runs)),
+    };
+    let filled = page::filled(
+        "compare.html",
+        context! {
+            names => runs.iter().map(|run| run.experiment.name.clone()).collect::<Vec<_>>(),
+            questions => runs.iter().map(|run| run.experiment.question.clone()).collect::<Vec<_>>(),
+            chart => Serde(written(chart, &charts)?),
+            reached => Serde(reached(&runs)),
+            costs => Serde(costs(&runs)),
+            settings => Serde(settings(&runs)),
+            verdicts => Serde(verdicts),
+        },
+    )?;
+    let page = to.join("index.html");
+    duel_ledger::write_atomically(&page, filled.as_bytes())?;
+    Ok(Written { page, warnings })
+}
+
+/// Every arm with its run, in the order that gives them their colours.
+fn arms(runs: &[Run]) -> Vec<(&Run, &str, String)> {
+    let of = |run| -> Vec<(&Run, &str, String)> {
+        let named = |arm: &str| format!("{}@{}", arm.to_uppercase(), Run::name(run));
+        run.arms().into_iter().map(|arm| (run, arm, named(arm))).collect()
+    };
+    runs.iter().flat_map(of).collect()
+}
+
+fn frontiers(runs: &[Run]) -> Plot {
+    let mut series: Vec<Series> = vec![];
+    for (place, (run, arm, name)) in arms(runs).into_iter().enumerate() {
+        series.extend(frontier_of(run, arm, colour_at(place), name, false));
+    }
+    for run in runs {
+        let at = run.reference().map(|p| (mean(&p.final_test(KL)), mean(&p.final_test(GOLD))));
+        let name = format!("reference of {}", run.name());
+        series.push(Series::new(Look::Cross { radius: 5.0 }, INK, at.into_iter().collect()).about(name));
+    }
+    Plot::new(WIDE, KL_AXIS, gold_axis(&runs[0]), series)
+}
+
+/// What every arm gains at each preset KL, over the seeds where it gets there.
+fn reached(runs: &[Run]) -> Table {
+    let arms = arms(runs);
+    let head = std::iter::once("KL".to_string()).chain(arms.iter().map(|(.., name)| name.clone())).collect();
+    let row = |&kl: &f64| {
+        let cell = |(run, arm, _): &(&Run, &str, String)| {
+            let all = run.experiment.seed_list().into_iter().filter_map(|seed| gain_at(run, arm, seed, kl));
+            let gains: Vec<f64> = all.map(|(gain, share)| share.unwrap_or(gain)).collect();
+            Estimate::of(&gains).map_or("–".into(), |e| format!("{e:.3} ({})", e.n))
+        };
+        std::iter::once(kl.to_string()).chain(arms.iter().map(cell)).collect()
+    };
+    Table { name: "reached", head, rows: matched_kls(&runs[0]).iter().map(row).collect() }
+}
+
+fn costs(runs: &[Run]) -> Table {
+    let head = ["run", "arm", "models in memory", "tokens sampled", "FLOPs", "seconds"].map(String::from).to_vec();
+    let of = |run: &Run| -> Vec<Vec<String>> {
+        let row = |c: crate::figures::Cost| {
+            vec![run.name().into(), c.arm, format!("{:.0}", c.models), si(c.sampled), si(c.flops), seconds(c.seconds)]
+        };
+        arm_costs(run).into_iter().map(row).collect()
+    };
+    Table { name: "costs", head, rows: runs.iter().flat_map(of).collect() }
+}
+
+/// The settings in which the experiments differ.
+fn settings(runs: &[Run]) -> Table {
+    let all: Vec<Vec<(String, String)>> = runs.iter().map(Run::settings).collect();
+    let keys: BTreeSet<&String> = all.iter().flatten().map(|(key, _)| key).collect();
+    let row = |key: &&String| {
+        let of = |settings: &Vec<(String, String)>| {
+            settings.iter().find(|(other, _)| other == *key).map_or("–".to_string(), |(_, value)| value.clone())
+        };
+        let values: Vec<String> = all.iter().map(of).collect();
+        values.iter().any(|v| *v != values[0]).then(|| std::iter::once((*key).clone()).chain(values).collect())
+    };
+    let head = std::iter::once("setting".to_string()).chain(runs.iter().map(|run| run.name().to_string())).collect();
+    let hidden = |key: &&&String| !key.starts_with("claims") && !matches!(key.as_str(), "name" | "question");
+    Table { name: "settings", head, rows: keys.iter().filter(hidden).filter_map(row).collect() }
+}

@@ -1,0 +1,38 @@
+//! A page of responses, side by side, token by token.
+
+use crate::{Result, page};
+use minijinja::context;
+use minijinja::value::Serde;
+use serde::Serialize;
+
+/// A token of a response and its log-ratio to the reference, nats.
+#[derive(Debug, Clone, Serialize)]
+pub struct Piece {
+    pub text: String,
+    pub log_ratio: f64,
+}
+
+/// A response with what there is to say of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Said {
+    pub prompt: String,
+    pub arm: String,
+    pub point: String,
+    pub seed: u64,
+    pub pieces: Vec<Piece>,
+    pub gold_reward: f64,
+    pub proxy_reward: f64,
+    /// KL of the policy to the reference over the whole vocabulary, summed over this response's prefixes, nats.
+    pub kl: f64,
+    /// log π(y|x) − log π_ref(y|x), nats.
+    pub log_ratio: f64,
+    pub ended: bool,
+}
+
+/// The page of them.
+///
+/// # Errors
+/// None that a person can cause.
+pub fn page(all: &[Said], run: &str) -> Result<String> {
+    page::filled("said.html", context! { all => Serde(all), run })
+}

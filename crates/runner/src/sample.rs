@@ -1,0 +1,211 @@
+//! `duel sample`: what every arm of a run responds, side by side, token by token.
+
+use crate::cli::{Format, SampleArgs};
+use crate::plan::{Kind, Plan, Stage};
+use crate::work::Desk;
+use crate::{Error, Result, print};
+use duel_data::World;
+use duel_data::Prompt;
+use duel_ledger::{Manifest, RunDir, cells_of};
+use duel_model::{Policy, Responses, generate, weights::host};
+use duel_objectives::{full_kl, token_logp};
+use duel_report::{Piece, Run, Said};
+use duel_reward::Scorer;
+use duel_spec::{Experiment, REFERENCE, Split, seeds};
+use duel_training::sft;
+use std::fmt::Write as _;
+use std::io::IsTerminal;
+use std::sync::atomic::AtomicBool;
+
+/// Test prompts that are answered where none is given.
+const PROMPTS: usize = 3;
+/// Log-ratio at which a token's colour is at its strongest, nats.
+const STRONGEST: f64 = 2.0;
+
+/// Prints the responses, and writes their page.
+pub fn sample(args: &SampleArgs) -> Result<()> {
+    let all = responses(args)?;
+    if let Some(path) = &args.html {
+        let name = args.run.file_name().unwrap_or_default().to_string_lossy();
+        duel_ledger::write_atomically(path, duel_report::said_page(&all, &name)?.as_bytes())?;
+    }
+    let in_colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    print(&match args.format {
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&all).expect("plain numbers")),
+        Format::Text => told(&all, in_colour),
+    });
+    Ok(())
+}
+
+/// Every response that is asked for, prompt by prompt.
+fn responses(args: &SampleArgs) -> Result<Vec<Said>> {
+    // 1. The run, and whose policies speak.
+    let manifest = Manifest::read(&args.run)?;
+    let (experiment, _) = Experiment::load(&args.run.join("experiment.toml"), &[])?;
+    let plan = Plan::new(&experiment, &manifest.device, cells_of(&args.run, &experiment)?)?;
+    let (report, run) = (Run::read(&args.run)?, RunDir::open(&args.run)?);
+    let seed = args.seed.unwrap_or(experiment.seed);
+    let (device, stop) = (duel_model::device::open(&manifest.device)?, AtomicBool::new(false));
+    let desk = |stage| Desk { experiment: &experiment, plan: &plan, stage, run: &run, device: device.clone(), stop: &stop };
+    let speakers = speakers(args, &plan, &report, seed)?;
+
+    // 2. What they are asked: the same prompts and random numbers for all.
+    let some = desk(speakers[0].2);
+    let scene = some.scene()?;
+    let world = scene.world.as_ref();
+    let prompts = match &args.prompt[..] {
+        [] => world.prompts(Split::Test).iter().take(PROMPTS).cloned().collect(),
+        texts => texts.iter().map(|text| Ok(world.read_prompt(text)?)).collect::<Result<Vec<_>>>()?,
+    };
+    let reference = some.sft_policy(world)?;
+    let (gold, proxy) = (scene.gold()?, some.learned_reward(world)?);
+
+    // 3. What they say.
+    let mut all = vec![];
+    for (arm, point, stage) in &speakers {
+        let policy = if *arm == REFERENCE { reference.clone() } else { desk(stage).trained_policy(world)? };
+        let whose = (arm.as_str(), point.as_str(), seed);
+        let asked = Asked { desk: &some, world, reference: &reference, prompts: &prompts, args };
+        all.extend(asked.answers(whose, &policy, [gold.as_ref(), &proxy])?);
+    }
+    all.sort_by_key(|(place, _)| *place); // stable: the arms' order stays
+    Ok(all.into_iter().map(|(_, said)| said).collect())
+}
+
+/// Arm, point, and the stage of each; the reference's is any that needs the reward model.
+fn speakers<'a>(args: &SampleArgs, plan: &'a Plan, report: &Run, seed: u64) -> Result<Vec<(String, String, &'a Stage)>> {
+    let wanted = |arm: &str| args.arm.is_empty() || args.arm.iter().any(|a| a.eq_ignore_ascii_case(arm));
+    let arms = report.arms();
+    let known = || arms.iter().copied().chain([REFERENCE]).collect::<Vec<_>>().join(", ");
+    if let Some(arm) = args.arm.iter().find(|a| !arms.iter().chain([&REFERENCE]).any(|k| k.eq_ignore_ascii_case(a))) {
+        return Err(Error::NoSuch { what: "arm", found: arm.clone(), accepted: known() });
+    }
+    let cells: Vec<&Stage> = plan.stages.iter().filter(|s| s.kind == Kind::Cell && s.seed == seed).collect();
+    let Some(first) = cells.first() else { return Err(Error::NoSeed { path: args.run.clone(), seed }) };
+    let mut all = vec![];
+    if wanted(REFERENCE) {
+        all.push((REFERENCE.to_string(), "sft".to_string(), *first));
+    }
+    for arm in arms.iter().copied().filter(|arm| wanted(arm)) {
+        let label = match &args.point {
+            Some(label) => Some(label.clone()),
+            None => report.featured(arm).map(|point| point.label.clone()),
+        };
+        let its = |s: &&&Stage| s.cell.as_ref().is_some_and(|c| c.arm == arm && Some(&c.point.label) == label.as_ref());
+        match cells.iter().find(its) {
+            Some(stage) => all.push((arm.to_string(), label.unwrap_or_default(), *stage)),
+            None => {
+                let own = cells.iter().filter_map(|s| s.cell.as_ref()).filter(|c| c.arm == arm);
+                let accepted = own.map(|c| c.point.label.clone()).collect::<Vec<_>>().join(" | ");
+                return Err(Error::NoSuch { what: "point", found: label.unwrap_or_default(), accepted });
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// What every arm is asked.
+struct Asked<'a> {
+    desk: &'a Desk<'a>,
+    world: &'a dyn World,
+    reference: &'a Policy,
+    prompts: &'a [Prompt],
+    args: &'a SampleArgs,
+}
+
+impl Asked<'_> {
+    /// One arm's answers, each with the place of its prompt.
+    fn answers(
+        &self,
+        (arm, point, seed): (&str, &str, u64),
+        policy: &Policy,
+        [gold, proxy]: [&dyn Scorer; 2],
+    ) -> Result<Vec<(usize, Said)>> {
+        let (reader, times) = (self.desk.reader(self.world), usize::from(self.args.responses));
+        let places: Vec<usize> = (0..self.prompts.len()).flat_map(|place| std::iter::repeat_n(place, times)).collect();
+        let ids = places.iter().map(|&place| self.prompts[place].ids.clone()).collect();
+        let mut rng = seeds::derive(seed, "sample", self.args.draw, "responses");
+        let batch: Responses = generate(policy, reader.space(), ids, &mut rng, reader.device());
+        let (golds, proxies) = (gold.score(&batch)?, proxy.score(&batch)?);
+
+        let tokens = reader.tokens(&batch);
+        let mask = sft::mask(&reader, &batch);
+        let [logits, ref_logits] = [policy, self.reference].map(|policy| reader.logits(policy, &tokens)); // [B, T, V]
+        let targets = reader.targets(&tokens);
+        let ratios = token_logp(logits.clone(), targets.clone()) - token_logp(ref_logits.clone(), targets); // [B, T]
+        let width = reader.space().response_tokens;
+        let kls = host(mask.row_sums(full_kl(logits, ref_logits)));
+        let ratios = host(ratios);
+
+        let mut all = vec![];
+        for (row, &place) in places.iter().enumerate() {
+            let (prompt, response) = (&self.prompts[place], &batch.responses[row]);
+            let own: Vec<f64> = ratios[row * width..][..response.len()].iter().map(|&x| f64::from(x)).collect();
+            let (mut pieces, mut written) = (vec![], String::new());
+            for (end, &log_ratio) in own.iter().enumerate() {
+                let ends = response[end] == reader.space().eos;
+                let whole = if ends { written.clone() } else { self.world.render(prompt, &response[..=end])? };
+                // a letter of several tokens is written with its last
+                let text = whole.strip_prefix(&written).map_or(whole.clone(), String::from);
+                pieces.push(Piece { text: if ends { " ∎".into() } else { text }, log_ratio });
+                written = whole;
+            }
+            let said = Said {
+                prompt: prompt.text.clone(),
+                arm: arm.into(),
+                point: point.into(),
+                seed,
+                pieces,
+                gold_reward: golds[row],
+                proxy_reward: proxies[row],
+                kl: f64::from(kls[row]),
+                log_ratio: own.iter().sum(),
+                ended: batch.ended(row, reader.space()),
+            };
+            all.push((place, said));
+        }
+        Ok(all)
+    }
+}
+
+/// The responses in lines.
+fn told(all: &[Said], in_colour: bool) -> String {
+    let mut text = String::new();
+    let mut last = "";
+    for said in all {
+        if said.prompt != last {
+            let _ = writeln!(text, "{}{}", if last.is_empty() { "" } else { "\n" }, said.prompt);
+            last = &said.prompt;
+        }
+        let name = if said.arm == REFERENCE { said.arm.clone() } else { format!("{} {}", said.arm, said.point) };
+        let pieces = said.pieces.iter().map(|piece| if in_colour { coloured(piece) } else { piece.text.clone() });
+        let _ = writeln!(text, "  {name:<20} {}{}", pieces.collect::<String>(), if said.ended { "" } else { "…" });
+        let (gold, proxy, kl, ratio) = (said.gold_reward, said.proxy_reward, said.kl, said.log_ratio);
+        let _ = writeln!(text, "  {:<20} gold {gold:+.2}, proxy {proxy:+.2}, KL {kl:.2}, log-ratio {ratio:+.2}", "");
+    }
+    text
+}
+
+/// Likelier than under the reference on blue, less likely on orange, the more the stronger.
+fn coloured(piece: &Piece) -> String {
+    let strength = (piece.log_ratio.abs() / STRONGEST).min(1.0);
+    if strength < 0.05 {
+        return piece.text.clone();
+    }
+    let full = if piece.log_ratio > 0.0 { [0.0, 90.0, 150.0] } else { [165.0, 70.0, 0.0] };
+    let [r, g, b] = full.map(|part: f64| (part * strength + 40.0 * (1.0 - strength)).round() as u8);
+    format!("\x1b[38;2;255;255;255;48;2;{r};{g};{b}m{}\x1b[0m", piece.text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_coloured_by_its_log_ratio() {
+        let piece = |log_ratio| Piece { text: "good".into(), log_ratio };
+        assert_eq!(coloured(&piece(0.01)), "good");
+        assert!(coloured(&piece(5.0)).contains("48;2;0;90;150") && coloured(&piece(-5.0)).contains("48;2;165;70;0"));
+        assert!(coloured(&piece(1.0)).contains("48;2;20;65;95"));
+    }
+}
