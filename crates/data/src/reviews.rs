@@ -403,7 +403,9 @@ impl World for ReviewsWorld {
             return Err(Error::NoPrompt {
                 text: text.into(),
                 found: format!("it has {} tokens", found.len()),
-                accepted: format!("prompts here have {wanted} tokens: write the beginning of a review, a few words longer"),
+                accepted: format!(
+                    "prompts here have {wanted} tokens: write the beginning of a review, a few words longer"
+                ),
             });
         }
         let ids: Vec<u32> = std::iter::once(self.space.bos).chain(found.into_iter().take(wanted)).collect();

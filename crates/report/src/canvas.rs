@@ -124,7 +124,12 @@ pub(crate) struct Plot {
 
 impl Plot {
     /// Linear axes, round ticks.
-    pub(crate) fn new(size: (u32, u32), x_name: impl Into<String>, y_name: impl Into<String>, series: Vec<Series>) -> Self {
+    pub(crate) fn new(
+        size: (u32, u32),
+        x_name: impl Into<String>,
+        y_name: impl Into<String>,
+        series: Vec<Series>,
+    ) -> Self {
         Self {
             size,
             x_name: x_name.into(),
@@ -506,6 +511,7 @@ impl Chart for Plot {
             .bold_line_style(LINE.stroke_width(px(1.0) as u32))
             .light_line_style(TRANSPARENT)
             .axis_style(SOFT.stroke_width(px(1.0) as u32))
+            .set_all_tick_mark_size(px(5.0))
             .x_desc(self.x_name.as_str())
             .y_desc(self.y_name.as_str())
             .label_style(text(12.0, SOFT, scale))
@@ -682,7 +688,8 @@ impl Chart for Matrix {
     }
 
     fn numbers(&self) -> (Vec<String>, Vec<Vec<String>>) {
-        let head = std::iter::once("wins of the row against the column".to_string()).chain(self.names.clone()).collect();
+        let head =
+            std::iter::once("wins of the row against the column".to_string()).chain(self.names.clone()).collect();
         let row = |(name, words): (&String, &Vec<String>)| std::iter::once(name.clone()).chain(words.clone()).collect();
         (head, self.names.iter().zip(&self.words).map(row).collect())
     }

@@ -81,7 +81,8 @@ impl Sample {
                 spread_ratio(x, level).map(|(value, interval, _)| Effect { value, interval: Some(interval) })
             }
             Self::Counted(x) => {
-                let ends = x.iter().fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], &v| [low.min(v), high.max(v)]);
+                let ends =
+                    x.iter().fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], &v| [low.min(v), high.max(v)]);
                 Some(Effect { value: mean(x), interval: Some(ends) })
             }
         }
@@ -108,7 +109,8 @@ pub(crate) fn sample(metric: ClaimMetric, kl: f64, first: Arm, second: Option<Ar
         let of = |arm: Arm, seed| reach::price(arm.run, arm.name, seed, kl, clock);
         Sample::Median(each(&of).into_iter().filter_map(|(own, theirs)| reach::log_ratio(own, theirs)).collect())
     };
-    let trained = |arm: Arm, seed, metric: Metric| mean_over_points(arm, |point| arm.run.last_at(point, "train", metric, seed));
+    let trained =
+        |arm: Arm, seed, metric: Metric| mean_over_points(arm, |point| arm.run.last_at(point, "train", metric, seed));
     let finished = |arm: Arm, seed, metric: Metric| {
         if arm.name == REFERENCE {
             return Some(0.0);
@@ -129,12 +131,12 @@ pub(crate) fn sample(metric: ClaimMetric, kl: f64, first: Arm, second: Option<Ar
             let spread = arm.run.reference()?.seeds.get(&seed)?.last()?.test(GOLD_SD)?;
             Some(over::of_seed(arm.run, arm.name, seed)?.peak_gold.first()? / spread)
         })),
-        ClaimMetric::Drop => Sample::Mean(differences(&|arm, seed| {
-            over::of_seed(arm.run, arm.name, seed)?.drop.first().copied()
-        })),
-        ClaimMetric::Displacement => Sample::Mean(differences(&|arm, seed| {
-            finished(arm, seed, metrics::LOG_RATIO_CHOSEN).map(|x| -x)
-        })),
+        ClaimMetric::Drop => {
+            Sample::Mean(differences(&|arm, seed| over::of_seed(arm.run, arm.name, seed)?.drop.first().copied()))
+        }
+        ClaimMetric::Displacement => {
+            Sample::Mean(differences(&|arm, seed| finished(arm, seed, metrics::LOG_RATIO_CHOSEN).map(|x| -x)))
+        }
         ClaimMetric::Ordered => Sample::Mean(differences(&|arm, seed| finished(arm, seed, metrics::ORDERED_PAIRS))),
         ClaimMetric::Flops => price(|clocks| clocks.flops),
         ClaimMetric::Seconds => price(|clocks| clocks.wall_seconds),
@@ -145,7 +147,8 @@ pub(crate) fn sample(metric: ClaimMetric, kl: f64, first: Arm, second: Option<Ar
         ClaimMetric::Sampled => Sample::Counted(less(&|arm, seed| trained(arm, seed, metrics::SAMPLED_TOKENS))),
         ClaimMetric::Spread => Sample::Spread(each(&|arm, seed| gain(arm, seed, kl))),
         ClaimMetric::SpreadOfPoints => Sample::Mean(log_less(&|arm, seed| {
-            let worths: Vec<f64> = arm.run.points_of(arm.name).filter_map(|point| worth(arm.run, point, seed)).collect();
+            let worths: Vec<f64> =
+                arm.run.points_of(arm.name).filter_map(|point| worth(arm.run, point, seed)).collect();
             (worths.len() > 1).then(|| sd(&worths))
         })),
         ClaimMetric::Diverged => Sample::Mean(less(&|arm, seed| {

@@ -20,7 +20,9 @@ impl FromStr for Width {
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         let units = [("mm", 25.4), ("cm", 2.54), ("in", 1.0), ("pt", 72.0), ("px", 96.0)];
-        let found = units.iter().find_map(|(unit, per_inch)| Some(text.strip_suffix(unit)?.trim().parse::<f64>().ok()? / per_inch));
+        let found = units
+            .iter()
+            .find_map(|(unit, per_inch)| Some(text.strip_suffix(unit)?.trim().parse::<f64>().ok()? / per_inch));
         match found {
             Some(inches) if (0.5..=50.0).contains(&inches) => Ok(Self(inches)),
             Some(_) => Err("half an inch to 50 inches are accepted".into()),
@@ -41,7 +43,10 @@ impl FromStr for Format {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
-        [Self::Svg, Self::Png, Self::Pdf].into_iter().find(|f| f.to_string() == text).ok_or("svg, png and pdf are accepted".into())
+        [Self::Svg, Self::Png, Self::Pdf]
+            .into_iter()
+            .find(|f| f.to_string() == text)
+            .ok_or("svg, png and pdf are accepted".into())
     }
 }
 
@@ -121,7 +126,10 @@ mod tests {
     #[test]
     fn widths_are_read_in_the_units_of_papers() {
         let of = |text: &str| text.parse::<Width>().map(|w| (w.0 * 1000.0).round());
-        assert_eq!([of("84mm"), of("8.4 cm"), of("3.3in"), of("240pt"), of("96px")].map(|w| w.unwrap_or(0.0)), [3307.0, 3307.0, 3300.0, 3333.0, 1000.0]);
+        assert_eq!(
+            [of("84mm"), of("8.4 cm"), of("3.3in"), of("240pt"), of("96px")].map(|w| w.unwrap_or(0.0)),
+            [3307.0, 3307.0, 3300.0, 3333.0, 1000.0]
+        );
         assert!(["84", "wide", "-3in", "1mm", "infin"].iter().all(|text| of(text).is_err()));
     }
 }

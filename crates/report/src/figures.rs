@@ -101,10 +101,26 @@ pub(crate) fn all(run: &Run, tuning: &Tuning) -> Vec<Named> {
     }
     for (name, alt, plot) in [
         ("proxy", "Gold and learned reward over the square root of KL", gold_and_proxy(run)),
-        ("trust-kl", "KL of the policy before each update to the one after", along(run, metrics::KL_STEP, "KL of an update, nats a token")),
-        ("trust-clip", "Share of tokens on which the clip was binding", along(run, metrics::CLIP_SHARE, "clipped, share of tokens")),
-        ("margin", "Margin of preferred over rejected responses while DPO trains", along(run, metrics::DPO_MARGIN, "margin, reward")),
-        ("displacement", "Log-ratio of held-out chosen and rejected responses to the reference while training", displacement(run)),
+        (
+            "trust-kl",
+            "KL of the policy before each update to the one after",
+            along(run, metrics::KL_STEP, "KL of an update, nats a token"),
+        ),
+        (
+            "trust-clip",
+            "Share of tokens on which the clip was binding",
+            along(run, metrics::CLIP_SHARE, "clipped, share of tokens"),
+        ),
+        (
+            "margin",
+            "Margin of preferred over rejected responses while DPO trains",
+            along(run, metrics::DPO_MARGIN, "margin, reward"),
+        ),
+        (
+            "displacement",
+            "Log-ratio of held-out chosen and rejected responses to the reference while training",
+            displacement(run),
+        ),
         ("length", "Length of responses over KL", over_kl(run, metrics::LENGTH, "tokens of a response")),
         ("distinct", "Share of distinct bigrams over KL", over_kl(run, metrics::DISTINCT_2, "distinct bigrams, share")),
         ("entropy", "Entropy of the policy over KL", over_kl(run, metrics::ENTROPY, "entropy, nats a response")),
@@ -127,7 +143,12 @@ pub(crate) fn all(run: &Run, tuning: &Tuning) -> Vec<Named> {
     }
     let sensitivity::Charts { wholes, slices } = sensitivity::charts(run, tuning);
     for (name, chart) in wholes {
-        put("sensitivity", &name, &format!("{name}: every point over its settings and its worth"), Drawing::Parallel(chart));
+        put(
+            "sensitivity",
+            &name,
+            &format!("{name}: every point over its settings and its worth"),
+            Drawing::Parallel(chart),
+        );
     }
     for (name, chart) in slices {
         put("slices", &name, &format!("{name}: worth over one setting"), Drawing::Plot(chart));
@@ -158,7 +179,7 @@ pub(crate) fn common_kl(run: &Run) -> f64 {
     if reached(&preset) {
         return preset;
     }
-    frontier::matched_kls(run).iter().copied().filter(reached).last().unwrap_or(preset)
+    frontier::matched_kls(run).iter().copied().rfind(reached).unwrap_or(preset)
 }
 
 pub(crate) fn gold_axis(run: &Run) -> String {
@@ -328,7 +349,8 @@ fn reached(run: &Run, label: &str, clock: Clock) -> Option<Plot> {
         let never = all.len() - there.len();
         words.push(if never > 0 { format!("{} ({never} never)", arm.to_uppercase()) } else { arm.to_uppercase() });
         let (colour, name) = (colour(run, arm), arm.to_uppercase());
-        series.push(Series::new(Look::Dots { radius: 4.0 }, colour, there).faint(0.45).about(format!("{name}, a seed")));
+        series
+            .push(Series::new(Look::Dots { radius: 4.0 }, colour, there).faint(0.45).about(format!("{name}, a seed")));
         let middle = vec![(median(&all), row as f64)];
         series.push(Series::new(Look::Rings { radius: 6.0 }, colour, middle).about(format!("{name}, median")));
     }
@@ -359,7 +381,9 @@ fn stability(run: &Run) -> Option<Plot> {
             let ends = vec![(estimate.mean - half, y), (estimate.mean + half, y)];
             series.push(Series::new(Look::Whiskers { width: 2.5 }, colour, ends).about(format!("{name}, interval")));
         }
-        series.push(Series::new(Look::Rings { radius: 6.0 }, colour, vec![(estimate.mean, y)]).about(format!("{name}, mean")));
+        series.push(
+            Series::new(Look::Rings { radius: 6.0 }, colour, vec![(estimate.mean, y)]).about(format!("{name}, mean")),
+        );
     }
     let what = if is_share { "share of the possible gain, η," } else { "gain in gold" };
     let nats = if kl == 1.0 { "nat" } else { "nats" };
@@ -385,7 +409,10 @@ fn win_rates(run: &Run) -> Option<Matrix> {
         names.iter().map(|arm| seeds.iter().map(|&seed| laws(arm, seed)).collect()).collect();
     let rates = |a: usize, b: usize| -> Vec<Vec<f64>> {
         let pairs = all[a].iter().zip(&all[b]);
-        pairs.filter_map(|(a, b)| Some(wins::by_prompt(a.as_ref()?, b.as_ref()?, false))).filter(|r| !r.is_empty()).collect()
+        pairs
+            .filter_map(|(a, b)| Some(wins::by_prompt(a.as_ref()?, b.as_ref()?, false)))
+            .filter(|r| !r.is_empty())
+            .collect()
     };
     let cell = |a: usize, b: usize| -> (Option<f64>, String) {
         if a == b {
@@ -396,7 +423,8 @@ fn win_rates(run: &Run) -> Option<Matrix> {
         match Estimate::of(&means) {
             // one seed: its prompts alone tell how sure that is
             Some(Estimate { mean, half_width: None, .. }) => {
-                let ends = prompt_bootstrap(&rates, 0.95, 2000).filter(|_| run.experiment.world.kind != WorldKind::Grammar);
+                let ends =
+                    prompt_bootstrap(&rates, 0.95, 2000).filter(|_| run.experiment.world.kind != WorldKind::Grammar);
                 let around = ends.map_or(String::new(), |[low, high]| format!(" [{low:.2}, {high:.2}]"));
                 (Some(mean), format!("{mean:.2}{around}"))
             }
@@ -409,7 +437,8 @@ fn win_rates(run: &Run) -> Option<Matrix> {
     let (shares, words) = table.into_iter().map(|row| row.into_iter().unzip()).unzip();
     let width = 100 + 95 * names.len() as u32;
     let size = (width.clamp(PANEL.0, WIDE.0), 50 + 40 * names.len() as u32);
-    let names = names.iter().map(|name| if *name == REFERENCE { "reference".into() } else { name.to_uppercase() }).collect();
+    let names =
+        names.iter().map(|name| if *name == REFERENCE { "reference".into() } else { name.to_uppercase() }).collect();
     Some(Matrix { size, names, shares, words })
 }
 
@@ -420,7 +449,12 @@ fn gold_and_proxy(run: &Run) -> Option<Plot> {
     let mut series = vec![];
     let theory = [("ppo-ideal", IDEAL), ("best-of-n", GREY)];
     let arms = run.arms().into_iter().map(|arm| (arm, colour(run, arm)));
-    let far = run.arms().iter().flat_map(|arm| run.points_of(arm)).flat_map(|p| p.final_test(metrics::KL)).fold(0.0, f64::max);
+    let far = run
+        .arms()
+        .iter()
+        .flat_map(|arm| run.points_of(arm))
+        .flat_map(|p| p.final_test(metrics::KL))
+        .fold(0.0, f64::max);
     for (arm, colour) in arms.chain(theory) {
         for (metric, base, look, what) in [
             (metrics::GOLD, gold, Look::Line { width: 2.2 }, "gold"),
@@ -499,7 +533,8 @@ fn over_kl(run: &Run, metric: Metric, y_name: &str) -> Option<Plot> {
             continue;
         }
         let seeds = scatter(run, arm, metrics::KL, metric);
-        series.push(Series::new(Look::Dots { radius: 2.5 }, colour, seeds).faint(0.35).about(format!("{name}, a seed")));
+        series
+            .push(Series::new(Look::Dots { radius: 2.5 }, colour, seeds).faint(0.35).about(format!("{name}, a seed")));
         series.push(Series::new(Look::Line { width: 1.5 }, colour, line.clone()).faint(0.55));
         series.push(Series::new(Look::Rings { radius: 4.5 }, colour, line).named(name));
     }

@@ -109,11 +109,11 @@ pub(crate) fn fill(
             judged_words => run.experiment.world.reviews.judged_words,
             charts => Serde(charts),
             groups => charts.iter().map(|chart| chart.group).collect::<HashSet<_>>(),
-            kl => figures::common_kl(run),
+            tidy_kl => nats(figures::common_kl(run)),
             tables => Serde(tables),
             tuned => run.experiment.is_tuned(),
             tuning => Serde(&run.experiment.tuning),
-            tuning_kl => format!("{} nat{}", run.experiment.tuning.kl, if run.experiment.tuning.kl == 1.0 { "" } else { "s" }),
+            tuning_kl => nats(run.experiment.tuning.kl),
             edges => Serde(edges),
             verdicts => Serde(verdicts),
             units => verdicts.iter().map(|v| v.claim.metric.unit()).collect::<Vec<_>>(),
@@ -150,6 +150,11 @@ pub(crate) fn filled(template: &str, of: minijinja::Value) -> Result<String> {
         style => include_str!("page.css"),
     };
     environment.get_template(template).and_then(|template| template.render(context! { ..of, ..look })).map_err(broken)
+}
+
+/// A distance in words.
+fn nats(kl: f64) -> String {
+    format!("{kl} nat{}", if kl == 1.0 { "" } else { "s" })
 }
 
 /// JSON that may stand within a page's script element.
@@ -255,7 +260,8 @@ fn completions(run: &Run) -> Vec<Kept> {
         (arm, point, c.seed, c.prompt.clone(), c.completion.clone(), gold, proxy, ratio, c.tokens, c.ended)
     };
     let mut all: Vec<Kept> = run.completions.iter().filter(|c| seeds.contains(&c.seed)).map(kept).collect();
-    let order: Vec<String> = std::iter::once(REFERENCE.to_string()).chain(run.arms().iter().map(|a| a.to_uppercase())).collect();
+    let order: Vec<String> =
+        std::iter::once(REFERENCE.to_string()).chain(run.arms().iter().map(|a| a.to_uppercase())).collect();
     let place = |arm: &String| order.iter().position(|a| a == arm);
     all.sort_by(|a, b| (a.2, &a.3, place(&a.0)).cmp(&(b.2, &b.3, place(&b.0))));
     all

@@ -66,7 +66,11 @@ impl<'a> Pdf<'a> {
     }
 
     fn finish(&mut self, fill: bool) {
-        if fill { self.content.fill_nonzero() } else { self.content.stroke() };
+        if fill {
+            self.content.fill_nonzero()
+        } else {
+            self.content.stroke()
+        };
     }
 
     /// Width of a glyph in units of an em's thousandth.
@@ -87,7 +91,8 @@ impl<'a> Pdf<'a> {
 
     /// The whole file.
     fn write(&mut self) {
-        let [catalog, pages, page, content, font, cid, descriptor, file, unicode] = [1, 2, 3, 4, 5, 6, 7, 8, 9].map(Ref::new);
+        let [catalog, pages, page, content, font, cid, descriptor, file, unicode] =
+            [1, 2, 3, 4, 5, 6, 7, 8, 9].map(Ref::new);
         let state = |place: usize| Ref::new(10 + place as i32);
         let mut pdf = File::new();
         pdf.catalog(catalog).pages(pages);

@@ -235,22 +235,107 @@ mod tests {
         assert_eq!(levels, [0.05 / 3.0, 0.025, 0.025, 0.0125]);
     }
 
-    /// 10,000 experiments of 5 and of 10 seeds whose true difference is .3: how often the interval holds it.
+    /// scipy 1.17: `quantile_test(x, q=0, p=.5)` with `confidence_interval(.95)`, `binomtest(1, 7, .5)`,
+    /// `binomtest(37, 50).proportion_ci(.95, "wilson")`.
+    #[test]
+    fn medians_and_shares_are_those_of_scipy() {
+        let x = [0.3, -0.1, 0.4, 0.2, 0.5, 0.9, 0.35];
+        assert!((sign_test(&x) - 0.125).abs() < 1e-12);
+        assert_eq!((median(&x), median_interval(&x, 0.95)), (0.35, Some([-0.1, 0.9])));
+        let ten: Vec<f64> = (1..=10).map(f64::from).collect();
+        assert_eq!((median(&ten), median_interval(&ten, 0.95)), (5.5, Some([2.0, 9.0])));
+        assert_eq!(median_interval(&ten, 0.99), Some([1.0, 10.0]));
+        // five values hold the median with 1 − 2/32 at most
+        assert_eq!(median_interval(&x[..5], 0.95), None);
+        let [low, high] = wilson(37.0, 50.0, 0.95);
+        assert!((low - 0.604_468_427_351_511_5).abs() < 1e-9 && (high - 0.841_284_725_064_476_2).abs() < 1e-9);
+        assert_eq!([sign_test(&[]), sign_test(&[0.0, 0.0])], [1.0, 1.0]);
+    }
+
+    /// What was cut off before it arrived is beyond all others, and the median is known all the same.
+    #[test]
+    fn censored_values_keep_their_place() {
+        let far = f64::INFINITY;
+        assert_eq!(median(&[1.0, far, 2.0, far, 3.0]), 3.0);
+        assert_eq!(median(&[far, far, 1.0]), far);
+        assert_eq!(median_interval(&[far, 1.0, 2.0, 3.0, 4.0, 5.0], 0.95), Some([1.0, far]));
+        assert!((sign_test(&[far; 5]) - 0.0625).abs() < 1e-12);
+    }
+
+    /// scipy 1.17: `pearsonr(x + y, y − x).pvalue`; the ends are the ratios at which that test, with x scaled by them, has p = .05
+    /// (`optimize.brentq`).
+    #[test]
+    fn the_ratio_of_paired_spreads_is_pitmans_and_morgans() {
+        let x = [0.3, -0.1, 0.4, 0.2, 0.5, 0.9, 0.35];
+        let y = [0.1, 0.4, -0.8, 0.6, 1.9, -0.7, 0.2];
+        let pairs: Vec<(f64, f64)> = x.into_iter().zip(y).collect();
+        let (ratio, [low, high], p) = spread_ratio(&pairs, 0.95).expect("seven pairs");
+        assert!((ratio - 1.090_008_215_462_134_2).abs() < 1e-9 && (p - 0.028_089_086_110_984_107).abs() < 1e-9);
+        assert!((low - 0.134_338_983_495_470_13).abs() < 1e-8 && (high - 2.045_677_447_428_798_4).abs() < 1e-8);
+        assert_eq!(spread_ratio(&pairs[..2], 0.95), None);
+        assert_eq!(spread_ratio(&[(1.0, 1.0), (1.0, 2.0), (1.0, 3.0)], 0.95), None);
+    }
+
+    fn normals(stage: &str) -> impl FnMut() -> f64 {
+        let mut rng = duel_spec::seeds::derive(7, stage, 0, "stats");
+        move || {
+            let (a, b): (f64, f64) = (rng.random(), rng.random());
+            (-2.0 * (1.0 - a).ln()).sqrt() * (std::f64::consts::TAU * b).cos()
+        }
+    }
+
+    /// 10,000 experiments of 5 and of 10 seeds whose true difference is .3, and whose paired spreads differ by a factor of 2: how
+    /// often the intervals hold what is true.
     #[test]
     fn intervals_cover_what_they_promise() {
-        use rand::RngExt;
         for seeds in [5, 10] {
-            let mut rng = duel_spec::seeds::derive(7, "coverage", seeds, "stats");
-            let mut normal = || {
-                let (a, b): (f64, f64) = (rng.random(), rng.random());
-                (-2.0 * (1.0 - a).ln()).sqrt() * (std::f64::consts::TAU * b).cos()
-            };
+            let mut normal = normals("coverage");
             let holds = |values: Vec<f64>| {
                 Estimate::of(&values).is_some_and(|e| e.half_width.is_some_and(|h| (e.mean - 0.3).abs() <= h))
             };
             let held = (0..10_000).filter(|_| holds((0..seeds).map(|_| 0.3 + normal()).collect())).count();
             assert!((9_300..=9_700).contains(&held), "{seeds} seeds: {held}");
+            let mut pair = || {
+                let shared = normal();
+                (shared + normal(), 2.0 * (shared + normal()))
+            };
+            let ratio = |pairs: Vec<(f64, f64)>| {
+                spread_ratio(&pairs, 0.95).is_some_and(|(_, [low, high], _)| (low..=high).contains(&2f64.ln()))
+            };
+            let held = (0..10_000).filter(|_| ratio((0..seeds).map(|_| pair()).collect())).count();
+            assert!((9_300..=9_700).contains(&held), "{seeds} seeds, spreads: {held}");
         }
+    }
+
+    /// The interval of a median lies between two of the values, so that what it promises comes in steps: with ten, 1 − 22/1024.
+    #[test]
+    fn the_interval_of_a_median_covers_at_least_what_it_promises() {
+        let mut normal = normals("medians");
+        // of a skewed law: the median of exp(z) is 1
+        let holds =
+            |values: Vec<f64>| median_interval(&values, 0.95).is_some_and(|[low, high]| (low..=high).contains(&1.0));
+        let held = (0..10_000).filter(|_| holds((0..10).map(|_| normal().exp()).collect())).count();
+        assert!((9_740..=9_830).contains(&held), "{held}");
+    }
+
+    #[test]
+    fn intervals_of_win_rates_cover_what_they_promise() {
+        let mut rng = duel_spec::seeds::derive(7, "wins", 0, "stats");
+        let mut held = [0, 0];
+        for _ in 0..2_000 {
+            let wins: Vec<f64> = (0..200).map(|_| f64::from(u8::from(rng.random_bool(0.7)))).collect();
+            let [low, high] = wilson(wins.iter().sum(), 200.0, 0.95);
+            held[0] += usize::from((low..=high).contains(&0.7));
+            // three seeds on the same prompts: prompts differ in how easy they are, seeds draw anew
+            let ease: Vec<f64> = (0..100).map(|_| rng.random_range(0.4..1.0)).collect();
+            let seeds: Vec<Vec<f64>> =
+                (0..3).map(|_| ease.iter().map(|&p| f64::from(u8::from(rng.random_bool(p)))).collect()).collect();
+            let [low, high] = prompt_bootstrap(&seeds, 0.95, 400).expect("100 prompts");
+            held[1] += usize::from((low..=high).contains(&0.7));
+        }
+        assert!(held.iter().all(|held| (1_860..=1_950).contains(held)), "{held:?}");
+        assert_eq!(prompt_bootstrap(&[vec![1.0]], 0.95, 10), None);
+        assert_eq!(prompt_bootstrap(&[vec![1.0, 0.0], vec![1.0]], 0.95, 10), None);
     }
 
     #[test]

@@ -99,7 +99,8 @@ pub fn judge(run: &Run, tuning: &Tuning) -> Result<Vec<Verdict>> {
     let mut others = Others::new();
     for name in claims.iter().flat_map(|claim| &claim.arms).filter_map(|side| side.run.as_ref()) {
         if !others.contains_key(name) {
-            let folder = run.folder.parent().map(|beside| beside.join(name)).filter(|f| f.join("manifest.json").is_file());
+            let folder =
+                run.folder.parent().map(|beside| beside.join(name)).filter(|f| f.join("manifest.json").is_file());
             let read = |folder| {
                 let run = Run::read(folder)?;
                 let tuning = searched(&run)?;
@@ -127,9 +128,9 @@ pub fn judge(run: &Run, tuning: &Tuning) -> Result<Vec<Verdict>> {
             None => vec![missing(claim, &others)],
         });
         for kl in claim.places() {
-            let found = sides.as_ref().map(|sides| {
-                sample(claim.metric, kl.unwrap_or(f64::NAN), arm_of(&sides[0]), sides.get(1).map(arm_of))
-            });
+            let found = sides
+                .as_ref()
+                .map(|sides| sample(claim.metric, kl.unwrap_or(f64::NAN), arm_of(&sides[0]), sides.get(1).map(arm_of)));
             tests.push((place, kl, found.unwrap_or(Sample::Mean(vec![]))));
         }
     }
@@ -213,9 +214,10 @@ fn decide(rule: ClaimRule, effect: &Effect, smallest: f64) -> (Judgement, Option
     let off_zero = low > 0.0 || high < 0.0;
     match rule {
         ClaimRule::Equal if is_null => (Judgement::Reproduced, None),
-        ClaimRule::Equal if off_zero && effect.value.abs() >= smallest => {
-            (Judgement::Contradicted, Some(format!("{} by {smallest} or more", if low > 0.0 { "ahead" } else { "behind" })))
-        }
+        ClaimRule::Equal if off_zero && effect.value.abs() >= smallest => (
+            Judgement::Contradicted,
+            Some(format!("{} by {smallest} or more", if low > 0.0 { "ahead" } else { "behind" })),
+        ),
         ClaimRule::Equal => (Judgement::Inconclusive, Some(format!("the interval reaches beyond ±{smallest}"))),
         ClaimRule::Ahead if low > 0.0 && effect.value >= smallest => (Judgement::Reproduced, None),
         ClaimRule::Ahead if high < 0.0 => (Judgement::Contradicted, Some("the other is ahead".into())),

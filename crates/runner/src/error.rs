@@ -75,7 +75,11 @@ impl Error {
     /// The process's exit code (see DESIGN, "The command line").
     pub fn exit(&self) -> u8 {
         match self {
-            Self::Spec(_) | Self::NotExact { .. } | Self::NoSeed { .. } | Self::NoClaim { .. } | Self::NoSuch { .. } => 2,
+            Self::Spec(_)
+            | Self::NotExact { .. }
+            | Self::NoSeed { .. }
+            | Self::NoClaim { .. }
+            | Self::NoSuch { .. } => 2,
             Self::Data(duel_data::Error::NoPrompt { .. }) | Self::Report(duel_report::Error::NoFigure { .. }) => 2,
             Self::Contradicted { .. } => 3,
             Self::Model(duel_model::Error::UnknownDevice { .. } | duel_model::Error::DeviceNotBuilt { .. }) => 2,

@@ -4,8 +4,8 @@ use crate::cli::{Format, SampleArgs};
 use crate::plan::{Kind, Plan, Stage};
 use crate::work::Desk;
 use crate::{Error, Result, print};
-use duel_data::World;
 use duel_data::Prompt;
+use duel_data::World;
 use duel_ledger::{Manifest, RunDir, cells_of};
 use duel_model::{Policy, Responses, generate, weights::host};
 use duel_objectives::{full_kl, token_logp};
@@ -46,7 +46,8 @@ fn responses(args: &SampleArgs) -> Result<Vec<Said>> {
     let (report, run) = (Run::read(&args.run)?, RunDir::open(&args.run)?);
     let seed = args.seed.unwrap_or(experiment.seed);
     let (device, stop) = (duel_model::device::open(&manifest.device)?, AtomicBool::new(false));
-    let desk = |stage| Desk { experiment: &experiment, plan: &plan, stage, run: &run, device: device.clone(), stop: &stop };
+    let desk =
+        |stage| Desk { experiment: &experiment, plan: &plan, stage, run: &run, device: device.clone(), stop: &stop };
     let speakers = speakers(args, &plan, &report, seed)?;
 
     // 2. What they are asked: the same prompts and random numbers for all.
@@ -73,7 +74,12 @@ fn responses(args: &SampleArgs) -> Result<Vec<Said>> {
 }
 
 /// Arm, point, and the stage of each; the reference's is any that needs the reward model.
-fn speakers<'a>(args: &SampleArgs, plan: &'a Plan, report: &Run, seed: u64) -> Result<Vec<(String, String, &'a Stage)>> {
+fn speakers<'a>(
+    args: &SampleArgs,
+    plan: &'a Plan,
+    report: &Run,
+    seed: u64,
+) -> Result<Vec<(String, String, &'a Stage)>> {
     let wanted = |arm: &str| args.arm.is_empty() || args.arm.iter().any(|a| a.eq_ignore_ascii_case(arm));
     let arms = report.arms();
     let known = || arms.iter().copied().chain([REFERENCE]).collect::<Vec<_>>().join(", ");
