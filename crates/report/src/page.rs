@@ -116,7 +116,6 @@ pub(crate) fn fill(
             tuning_kl => nats(run.experiment.tuning.kl),
             edges => Serde(edges),
             verdicts => Serde(verdicts),
-            units => verdicts.iter().map(|v| v.claim.metric.unit()).collect::<Vec<_>>(),
             folder => format!("runs/{}", run.experiment.name),
             completions => embedded(&completions(run))?,
             featured => embedded(&featured(run))?,

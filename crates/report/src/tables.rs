@@ -172,7 +172,7 @@ fn verdicts(judged: &[Verdict]) -> Table {
                 test.p.map_or("–".into(), |p| format!("{p:.2e}")),
                 test.seeds.to_string(),
                 v.claim.smallest.to_string(),
-                v.claim.metric.unit().into(),
+                v.unit.into(),
             ]
         })
     });

@@ -6,7 +6,7 @@ use crate::stats::{holm_levels, mean};
 use crate::tuning::Tuning;
 use crate::{Result, over, searched, sensitivity};
 use duel_spec::metrics::{KL, KL_SE};
-use duel_spec::{Claim, ClaimMetric, ClaimRule, REFERENCE, Side};
+use duel_spec::{Claim, ClaimMetric, ClaimRule, REFERENCE, Side, WorldKind};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -41,6 +41,8 @@ pub struct Verdict {
     #[serde(flatten)]
     pub claim: Claim,
     pub judgement: Judgement,
+    /// Of effects and intervals.
+    pub unit: &'static str,
     /// One a distance, or one alone.
     pub tests: Vec<Test>,
     /// Trainings that each arm had, and FLOPs that they took.
@@ -55,6 +57,8 @@ pub struct Test {
     pub judgement: Judgement,
     /// In the unit of the claim's metric; infinite ones are `null` in JSON.
     pub effect: Option<f64>,
+    /// A log ratio as a factor.
+    pub times: Option<f64>,
     /// The interval of it at the level that its family leaves to it.
     pub interval: Option<[f64; 2]>,
     pub level: f64,
@@ -153,7 +157,8 @@ pub fn judge(run: &Run, tuning: &Tuning) -> Result<Vec<Verdict>> {
         let budget = |side: &Side| Some((side.to_string(), budget(evidence(side)?, &side.arm)));
         let budgets = claim.arms.iter().filter(|side| side.arm != REFERENCE).filter_map(budget).collect();
         let reasons = refused[place].iter().cloned().chain(why).collect();
-        Verdict { claim: claim.clone(), judgement, tests, budgets, reasons }
+        let unit = claim.metric.unit(run.experiment.world.kind == WorldKind::Grammar);
+        Verdict { claim: claim.clone(), judgement, unit, tests, budgets, reasons }
     };
     Ok(claims.iter().enumerate().map(verdict).collect())
 }
@@ -174,8 +179,8 @@ fn test(claim: &Claim, kl: Option<f64>, sample: &Sample, level: f64) -> Test {
     let (judgement, reason) = match effect {
         _ if seeds < FEWEST_SEEDS => {
             let both = if claim.arms.len() == 1 { "" } else { "both arms " };
-            let at = kl.map_or(format!("{both}measured"), |kl| format!("{both}at KL {kl}"));
-            (Judgement::Inconclusive, Some(format!("{seeds} seeds with {at}, and {FEWEST_SEEDS} are needed")))
+            let at = kl.map_or("measured", |_| "there");
+            (Judgement::Inconclusive, Some(format!("{seeds} seeds with {both}{at}, and {FEWEST_SEEDS} are needed")))
         }
         Some(effect) if claim.metric.is_counted() => counted(&effect),
         Some(effect) => decide(claim.rule, &effect, claim.smallest),
@@ -185,6 +190,7 @@ fn test(claim: &Claim, kl: Option<f64>, sample: &Sample, level: f64) -> Test {
         kl,
         judgement,
         effect: effect.map(|e| e.value),
+        times: effect.filter(|_| claim.metric.is_log_ratio()).map(|e| e.value.exp()),
         interval: effect.and_then(|e| e.interval),
         level,
         p: sample.p(),
@@ -236,11 +242,21 @@ fn together(claim: &Claim, tests: &[Test], is_refused: bool) -> (Judgement, Vec<
     let count = |judgement| tests.iter().filter(|test| test.judgement == judgement).count();
     let (held, broken) = (count(Judgement::Reproduced), count(Judgement::Contradicted));
     let needed = if claim.metric.is_at_kl() { claim.needed() } else { 1 };
-    let told = |test: &Test| {
-        let at = test.kl.filter(|_| tests.len() > 1).map_or(String::new(), |kl| format!("at KL {kl} "));
-        test.reason.as_ref().map(|why| format!("{at}{why}"))
+    // distances with the same reason share it
+    let mut said: Vec<(&String, Vec<String>)> = vec![];
+    for test in tests {
+        let Some(why) = &test.reason else { continue };
+        let at = test.kl.filter(|_| tests.len() > 1).map(|kl| kl.to_string());
+        match said.iter_mut().find(|(other, _)| *other == why) {
+            Some((_, places)) => places.extend(at),
+            None => said.push((why, at.into_iter().collect())),
+        }
+    }
+    let told = |(why, places): &(&String, Vec<String>)| match &places[..] {
+        [] => (*why).clone(),
+        places => format!("at KL {}: {why}", places.join(", ")),
     };
-    let why = tests.iter().filter_map(told).collect();
+    let why = said.iter().map(told).collect();
     let judgement = match () {
         () if is_refused => Judgement::Inconclusive,
         () if held >= needed => Judgement::Reproduced,
@@ -361,6 +377,7 @@ mod tests {
                 kl: None,
                 judgement,
                 effect: None,
+                times: None,
                 interval: None,
                 level: 0.95,
                 p: None,

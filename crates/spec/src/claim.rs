@@ -107,6 +107,8 @@ pub enum ClaimMetric {
     Step,
 }
 
+const LOG_RATIO: &str = "log of the ratio";
+
 impl ClaimMetric {
     /// Whether it is read at one KL from the reference.
     pub fn is_at_kl(self) -> bool {
@@ -132,17 +134,23 @@ impl ClaimMetric {
         matches!(self, Self::Models | Self::Sampled)
     }
 
-    /// Its unit.
-    pub fn unit(self) -> &'static str {
+    /// Whether it is the log of a ratio.
+    pub fn is_log_ratio(self) -> bool {
+        self.unit(true) == LOG_RATIO
+    }
+
+    /// Its unit, where the optimum is known exactly or is not.
+    pub fn unit(self, is_exact: bool) -> &'static str {
         match self {
-            Self::Gain => "of the optimum's gain, or sd of the reference's gold",
+            Self::Gain if is_exact => "of the optimum's gain",
+            Self::Gain => "sd of the reference's gold",
             Self::WinRate | Self::WinRateAtLength | Self::Ordered | Self::Diverged => "share",
             Self::Length | Self::Sampled => "tokens",
             Self::Peak | Self::Drop => "sd of the reference's gold",
             Self::Displacement => "nats",
             Self::Models => "models",
             Self::Flops | Self::Seconds | Self::Memory | Self::Spread | Self::SpreadOfPoints | Self::Step => {
-                "log of the ratio"
+                LOG_RATIO
             }
         }
     }
