@@ -12,7 +12,7 @@ mod ppo;
 mod preference;
 mod reward;
 
-pub use advantages::{Gae, centre_and_scale, gae, kl_shaped_rewards, scale_around_mean};
+pub use advantages::{Gae, UNDER_THE_ROOT, centre_and_scale, gae, kl_shaped_rewards, scale_around_mean};
 pub use baselines::{group_relative, leave_one_out};
 pub use kl::{AdaptiveBeta, full_kl, halved_or_doubled, k1, k2, k3};
 pub use logprobs::{entropy, token_logp};

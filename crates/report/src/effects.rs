@@ -113,7 +113,7 @@ pub(crate) fn sample(metric: ClaimMetric, kl: f64, first: Arm, second: Option<Ar
         |arm: Arm, seed, metric: Metric| mean_over_points(arm, |point| arm.run.last_at(point, "train", metric, seed));
     let finished = |arm: Arm, seed, metric: Metric| {
         if arm.name == REFERENCE {
-            return Some(0.0);
+            return (metric == metrics::LOG_RATIO_CHOSEN).then_some(0.0); // by what it is
         }
         mean_over_points(arm, |point| point.seeds.get(&seed)?.last()?.test(metric))
     };
@@ -208,5 +208,5 @@ pub(crate) fn has_diverged(run: &Run, cell: &Cell) -> bool {
     let Some(mark) = found else { return true };
     let base = run.reference().and_then(|p| p.seeds.get(&cell.seed)?.last()?.test(GOLD));
     let below = mark.test(GOLD).zip(base).is_some_and(|(gold, base)| gold < base);
-    mark.test(KL).is_some_and(|kl| !kl.is_finite() || kl > FAR) || (cell.point.method.beta() >= DEAR && below)
+    mark.test(KL).is_none_or(|kl| kl > FAR) || (cell.point.method.beta() >= DEAR && below)
 }

@@ -19,14 +19,14 @@ pub struct Mark {
 }
 
 impl Mark {
-    /// A mark on test prompts.
+    /// A mark on test prompts; what is not finite was not measured.
     pub fn test(&self, metric: Metric) -> Option<f64> {
-        self.test.get(metric.name).copied()
+        self.test.get(metric.name).copied().filter(|x| x.is_finite())
     }
 
-    /// A mark on validation prompts.
+    /// A mark on validation prompts, likewise.
     pub fn validation(&self, metric: Metric) -> Option<f64> {
-        self.validation.get(metric.name).copied()
+        self.validation.get(metric.name).copied().filter(|x| x.is_finite())
     }
 }
 

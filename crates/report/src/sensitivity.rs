@@ -208,7 +208,17 @@ pub(crate) fn edges(run: &Run, tuning: &Tuning) -> Vec<String> {
     let seeds = if tuned { run.experiment.tuning_seeds() } else { run.experiment.seed_list() };
     for (name, arm) in &run.experiment.arms {
         let tried: Vec<&Tried> = tuning.tried.iter().filter(|t| t.arm == *name).collect();
-        let Some(best) = tuning.ranked(name, &seeds, choose).first().copied() else { continue };
+        // where every point lacks a seed, those that they have must do
+        let known = |t: &Tried| mean(&t.values(choose).into_iter().filter(|x| x.is_finite()).collect::<Vec<_>>());
+        let ranked = tuning.ranked(name, &seeds, choose);
+        let best = match ranked.first() {
+            Some(first) if first.merit(choose).is_finite() => *first,
+            _ => {
+                let comparable = tried.iter().copied().filter(|t| known(t).is_finite());
+                let Some(best) = comparable.max_by(|a, b| known(a).total_cmp(&known(b))) else { continue };
+                best
+            }
+        };
         for (setting, values) in varied(&tried) {
             let drawn = arm.search != Search::Grid;
             let (axis, table) = match (drawn, arm.space().get(&setting)) {

@@ -57,6 +57,9 @@ impl Estimate {
     }
 }
 
+/// Spread and effect below which values differ by how sums are rounded.
+const ROUNDING: f64 = 1e-12;
+
 /// Two-sided p of the t-test that the mean is zero; `None` with fewer than two values. Values that do not differ leave no
 /// doubt: 0, or 1 where they are zero.
 pub fn t_test(values: &[f64]) -> Option<f64> {
@@ -65,8 +68,8 @@ pub fn t_test(values: &[f64]) -> Option<f64> {
         return None;
     }
     let (m, s) = (mean(values), sd(values));
-    if s == 0.0 {
-        return Some(f64::from(u8::from(m == 0.0)));
+    if s < ROUNDING {
+        return Some(f64::from(u8::from(m.abs() < ROUNDING)));
     }
     let law = StudentsT::new(0.0, 1.0, n - 1.0).expect("n - 1 > 0");
     Some(2.0 * law.cdf(-(m / (s / n.sqrt())).abs()))

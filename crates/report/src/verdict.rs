@@ -286,8 +286,8 @@ fn refusals(claim: &Claim, sides: &[(&Evidence, &str)]) -> Vec<String> {
         let cells: Vec<_> = run.cells.iter().filter(|cell| cell.arm == *arm).collect();
         let lost = cells.iter().filter(|cell| has_diverged(run, cell)).count();
         let failed = run.manifest.failed.iter().find(|(stage, _)| stage.starts_with(&format!("{arm} ")));
-        if claim.metric == ClaimMetric::Diverged {
-            // that is what it asks
+        if claim.metric == ClaimMetric::Diverged || claim.metric.is_counted() {
+            // that is what it asks, or nothing to what it counts
         } else if lost * 5 > cells.len() {
             reasons.push(format!("{lost} of {} trainings of {arm} diverged, and that is the result", cells.len()));
         } else if let Some((stage, why)) = failed {

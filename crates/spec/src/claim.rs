@@ -149,9 +149,7 @@ impl ClaimMetric {
             Self::Peak | Self::Drop => "sd of the reference's gold",
             Self::Displacement => "nats",
             Self::Models => "models",
-            Self::Flops | Self::Seconds | Self::Memory | Self::Spread | Self::SpreadOfPoints | Self::Step => {
-                LOG_RATIO
-            }
+            Self::Flops | Self::Seconds | Self::Memory | Self::Spread | Self::SpreadOfPoints | Self::Step => LOG_RATIO,
         }
     }
 }

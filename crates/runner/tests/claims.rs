@@ -1,0 +1,136 @@
+//! A run that is judged, drawn, compared and let speak, as a person does it.
+#![expect(clippy::unwrap_used, reason = "a test that cannot set itself up should stop")]
+
+use serde_json::Value;
+use std::path::Path;
+use std::process::{Command, Output};
+
+const TINY: &str = include_str!("../src/tiny.toml");
+const METRICS: [&str; 17] = [
+    "gain",
+    "win_rate",
+    "win_rate_at_length",
+    "length",
+    "flops",
+    "seconds",
+    "memory",
+    "models",
+    "sampled",
+    "spread",
+    "spread_of_points",
+    "step",
+    "diverged",
+    "peak",
+    "drop",
+    "displacement",
+    "ordered",
+];
+
+fn duel(folder: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_duel")).current_dir(folder).args(args).env("NO_COLOR", "1").output().unwrap()
+}
+
+fn said(out: &Output) -> String {
+    String::from_utf8_lossy(&out.stdout).into_owned()
+}
+
+fn json(out: &Output) -> Value {
+    serde_json::from_slice(&out.stdout).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&out.stderr)))
+}
+
+#[test]
+fn a_run_is_judged_drawn_compared_and_let_speak() {
+    let folder = tempfile::tempdir().unwrap();
+    let claims: String = METRICS
+        .iter()
+        .map(|m| format!("[[claims]]\nid = \"{m}\"\narms = [\"dpo\", \"ppo\"]\nmetric = \"{m}\"\nkl = [0.01]\n"))
+        .chain([
+            "[[claims]]\nid = \"alone\"\narms = [\"dpo\"]\nmetric = \"displacement\"\n".into(),
+            "[[claims]]\nid = \"itself\"\narms = [\"dpo\", \"dpo@other\"]\nmetric = \"length\"\nkl = [0.01]\n".into(),
+            "[[claims]]\nid = \"nobody\"\narms = [\"dpo\", \"dpo@none\"]\n".into(),
+        ])
+        .collect();
+    let path = folder.path().join("e.toml");
+    std::fs::write(&path, format!("{TINY}\n{claims}")).unwrap();
+    for name in ["name=other", "name=tiny"] {
+        let out = duel(folder.path(), &["run", "e.toml", "--seeds", "5", "--set", name]);
+        assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    }
+
+    // 1. judged: every metric by its own numbers
+    let verdicts = json(&duel(folder.path(), &["verify", "runs/tiny", "--format", "json"]));
+    let of = |id: &str| verdicts.as_array().unwrap().iter().find(|v| v["id"] == id).unwrap().clone();
+    for metric in METRICS.iter().filter(|m| !["flops", "seconds", "drop", "spread_of_points", "step"].contains(m)) {
+        assert_eq!(of(metric)["tests"][0]["seeds"], 5, "{metric}: {}", of(metric));
+    }
+    assert_eq!([&of("models")["judgement"], &of("sampled")["judgement"]], ["REPRODUCED", "REPRODUCED"]);
+    assert_eq!(of("alone")["budgets"].as_object().unwrap().len(), 1);
+    // the run beside it is of the same stages
+    assert_eq!(
+        (&of("itself")["judgement"], of("itself")["tests"][0]["effect"].as_f64()),
+        (&"CONTRADICTED".into(), Some(0.0))
+    );
+    assert_eq!(of("nobody")["judgement"], "INCONCLUSIVE");
+    assert!(of("nobody")["reasons"][0].as_str().unwrap().contains("`none`"));
+    let strict = duel(folder.path(), &["verify", "runs/tiny", "--claim", "nobody", "--strict"]);
+    assert_eq!(strict.status.code(), Some(3));
+    assert_eq!(duel(folder.path(), &["verify", "runs/tiny", "--claim", "nobody"]).status.code(), Some(0));
+
+    // 2. drawn: again byte for byte, and one chart at a time
+    let page = folder.path().join("runs/tiny/report/index.html");
+    let before = std::fs::read(&page).unwrap();
+    assert!(duel(folder.path(), &["report", "runs/tiny"]).status.success());
+    assert!(std::fs::read(&page).unwrap() == before && before.len() < 5_000_000);
+    let names = said(&duel(folder.path(), &["report", "runs/tiny", "--figure", "list"]));
+    assert!(
+        ["frontier", "win-rates", "trust-kl", "displacement", "reward-model"].iter().all(|n| names.contains(n)),
+        "{names}"
+    );
+    for (format, begin) in [("svg", &b"<svg width=\"3.9370in\""[..]), ("png", b"\x89PNG"), ("pdf", b"%PDF")] {
+        let draw =
+            ["report", "runs/tiny", "--figure", "frontier", "--width", "100mm", "--format", format, "--theme", "dark"];
+        assert!(duel(folder.path(), &draw).status.success(), "{format}");
+        assert!(
+            std::fs::read(folder.path().join(format!("frontier.{format}"))).unwrap().starts_with(begin),
+            "{format}"
+        );
+    }
+    for wrong in [&["--figure", "nothing"][..], &["--figure", "frontier", "--width", "wide"], &["--width", "84mm"]] {
+        let args: Vec<&str> = ["report", "runs/tiny"].iter().chain(wrong).copied().collect();
+        assert_eq!(duel(folder.path(), &args).status.code(), Some(2), "{wrong:?}");
+    }
+
+    // 3. compared
+    assert!(duel(folder.path(), &["report", "runs/tiny", "runs/other", "--to", "both"]).status.success());
+    let both = std::fs::read_to_string(folder.path().join("both/index.html")).unwrap();
+    assert!(both.contains("DPO@tiny") && both.contains("PPO@other") && both.contains("In nothing but their names"));
+
+    // 4. let speak: the same prompts for all, and the page of it
+    let ask = [
+        "sample",
+        "runs/tiny",
+        "--prompt",
+        "Praise the plot",
+        "--responses",
+        "2",
+        "--seed",
+        "3",
+        "--html",
+        "said.html",
+    ];
+    let spoken = json(&duel(folder.path(), &[&ask[..], &["--format", "json"]].concat()));
+    let spoken = spoken.as_array().unwrap();
+    let arms: Vec<&str> = spoken.iter().map(|s| s["arm"].as_str().unwrap()).collect();
+    assert_eq!(arms, ["reference", "reference", "dpo", "dpo", "ppo", "ppo"]);
+    assert!(spoken.iter().all(|s| s["prompt"] == "praise the plot:" && s["seed"] == 3));
+    let sum = |s: &Value| s["pieces"].as_array().unwrap().iter().map(|p| p["log_ratio"].as_f64().unwrap()).sum::<f64>();
+    assert!(spoken.iter().all(|s| (sum(s) - s["log_ratio"].as_f64().unwrap()).abs() < 1e-9));
+    assert!(spoken[..2].iter().all(|s| s["log_ratio"] == 0.0 && s["kl"] == 0.0));
+    assert!(std::fs::read_to_string(folder.path().join("said.html")).unwrap().contains("praise the plot:"));
+    let text = said(&duel(folder.path(), &["sample", "runs/tiny", "--arm", "dpo"]));
+    assert!(text.contains("gold") && !text.contains("reference  ") && !text.contains('\x1b'), "{text}");
+    for wrong in [["--prompt", "sing"], ["--arm", "sac"], ["--point", "beta=9"], ["--seed", "99"]] {
+        let out = duel(folder.path(), &["sample", "runs/tiny", wrong[0], wrong[1]]);
+        assert_eq!(out.status.code(), Some(2), "{wrong:?}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+}
