@@ -156,14 +156,24 @@ pub(crate) fn all(run: &Run, tuning: &Tuning) -> Vec<Named> {
     all
 }
 
-/// An arm's colour, by its place in the experiment.
+/// An arm's colour.
 pub(crate) fn colour(run: &Run, arm: &str) -> RGBColor {
     colour_at(place(run, arm))
 }
 
-/// An arm's place in the experiment.
+/// Arms whose colours are the same in every run.
+const KNOWN: [&str; 2] = ["dpo", "ppo"];
+
+/// An arm's place among the colours: its own where it has one in every run, else the next that is free.
 pub(crate) fn place(run: &Run, arm: &str) -> usize {
-    run.arms().iter().position(|a| *a == arm).unwrap_or(0)
+    if let Some(place) = KNOWN.iter().position(|known| *known == arm) {
+        return place;
+    }
+    let arms = run.arms();
+    let others = arms.iter().filter(|a| !KNOWN.contains(a)).position(|a| *a == arm).unwrap_or(0);
+    let free: Vec<usize> =
+        (0..theme::COLOURS).filter(|&place| KNOWN.get(place).is_none_or(|k| !arms.contains(k))).collect();
+    free[others % free.len()]
 }
 
 /// The KL at which arms are held against each other where one must do: that of the experiment's tuning, or the furthest preset that

@@ -41,6 +41,9 @@ pub(crate) const GREY: RGBColor = INKS[5].light;
 /// Colours for the places of a list.
 const ARMS: std::ops::Range<usize> = 6..13;
 
+/// How many there are.
+pub(crate) const COLOURS: usize = ARMS.end - ARMS.start;
+
 /// The colour of a place in a list.
 pub(crate) fn colour_at(place: usize) -> RGBColor {
     INKS[ARMS.start + place % ARMS.len()].light

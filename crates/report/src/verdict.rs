@@ -43,6 +43,8 @@ pub struct Verdict {
     pub judgement: Judgement,
     /// Of effects and intervals.
     pub unit: &'static str,
+    /// Seeds, and what was asked for, in words.
+    pub asked: String,
     /// One a distance, or one alone.
     pub tests: Vec<Test>,
     /// Trainings that each arm had, and FLOPs that they took.
@@ -158,9 +160,25 @@ pub fn judge(run: &Run, tuning: &Tuning) -> Result<Vec<Verdict>> {
         let budgets = claim.arms.iter().filter(|side| side.arm != REFERENCE).filter_map(budget).collect();
         let reasons = refused[place].iter().cloned().chain(why).collect();
         let unit = claim.metric.unit(run.experiment.world.kind == WorldKind::Grammar);
-        Verdict { claim: claim.clone(), judgement, unit, tests, budgets, reasons }
+        let asked = asked(claim, &tests, unit);
+        Verdict { claim: claim.clone(), judgement, unit, asked, tests, budgets, reasons }
     };
     Ok(claims.iter().enumerate().map(verdict).collect())
+}
+
+fn asked(claim: &Claim, tests: &[Test], unit: &str) -> String {
+    let (fewest, most) = tests.iter().fold((usize::MAX, 0), |(low, high), t| (low.min(t.seeds), high.max(t.seeds)));
+    let seeds = if fewest == most { most.to_string() } else { format!("{fewest} to {most}") };
+    let size = match claim.rule {
+        _ if claim.metric.is_counted() => "fewer at every seed".to_string(),
+        ClaimRule::Ahead => format!("at least {} {unit}", claim.smallest),
+        ClaimRule::Equal => format!("within ±{} {unit}", claim.smallest),
+    };
+    let places = match tests.len() {
+        1 => String::new(),
+        all => format!(", at {} of {all} distances", claim.needed()),
+    };
+    format!("{seeds} seed{}; asked for: {size}{places}", if most == 1 { "" } else { "s" })
 }
 
 fn arm_of<'a>((evidence, name): &(&Evidence<'a>, &'a str)) -> Arm<'a> {

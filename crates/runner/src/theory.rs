@@ -116,18 +116,17 @@ fn told(v: &Verdict) -> String {
         let at = test.kl.map_or(String::new(), |kl| format!("at KL {kl}: "));
         let _ = writeln!(
             text,
-            "      {at}effect {}{}, {:.1}% interval {interval}, p {}, {} seeds",
+            "      {at}effect {}{}, {:.1}% interval {interval}, p {}",
             number(test.effect, 3),
             test.times.map_or(String::new(), |times| format!(" ({times:.2} times)")),
             100.0 * test.level,
             number(test.p, 4),
-            test.seeds,
         );
         if let Some(p) = test.p_sign_flip {
             let _ = writeln!(text, "      p of the test that flips signs {p:.4}");
         }
     }
-    let _ = writeln!(text, "      asked for: {} {}", claim.smallest, v.unit);
+    let _ = writeln!(text, "      {}", v.asked);
     for (arm, budget) in &v.budgets {
         let (points, trainings, flops) = (budget.points, budget.trainings, budget.flops / 1e9);
         let _ = writeln!(text, "      {arm}: {points} points, {trainings} trainings, {flops:.1} GFLOP");
