@@ -1,6 +1,6 @@
 //! What a claim is about, seed by seed, and how sure that is.
 
-use crate::frontier::{finished_policies, gain_at, mark_at, mixture_at, target};
+use crate::frontier::{gain_at, mark_at, target};
 use crate::run::{Mark, Point, Run};
 use crate::stats::{Estimate, mean, median, median_interval, sd, sign_flip_test, sign_test, spread_ratio, t_test};
 use crate::{frontier, over, reach, wins};
@@ -181,11 +181,7 @@ fn gain(arm: Arm, seed: u64, kl: f64) -> Option<f64> {
 
 /// Chance that the first earns more than the second at one KL, mean over prompts; mixtures of finished policies.
 fn win_rate(first: Arm, second: Arm, seed: u64, kl: f64, equal_length: bool) -> Option<f64> {
-    let laws = |arm: Arm| {
-        let mixture = mixture_at(arm.run, arm.name, seed, kl, finished_policies(arm.run, arm.name, seed))?;
-        let parts = mixture.iter().map(|((point, _), share)| Some((arm.run.outcomes_of(point, seed)?, *share)));
-        Some(wins::mixture(&parts.collect::<Option<Vec<_>>>()?))
-    };
+    let laws = |arm: Arm| wins::laws_at(arm.run, arm.name, seed, kl);
     let rates = wins::by_prompt(&laws(first)?, &laws(second)?, equal_length);
     (!rates.is_empty()).then(|| mean(&rates))
 }

@@ -2,9 +2,9 @@
 
 use crate::canvas::{Bar, Bars, Chart, Drawing, Look, Matrix, Plot, Scale, Series, Spot, save};
 use crate::format::{seconds, si};
-use crate::frontier::{finished_policies, gain_at, mixture_at, value_range};
+use crate::frontier::{gain_at, value_range};
 use crate::run::{Mark, Point, Run};
-use crate::stats::{Estimate, mean, median, prompt_bootstrap};
+use crate::stats::{Estimate, mean, median, prompt_bootstrap, wilson};
 use crate::theme::{GREY, IDEAL, INK, colour_at};
 use crate::tuning::Tuning;
 use crate::{Error, Result, frontier, reach, sensitivity, theme, wins};
@@ -410,13 +410,8 @@ fn win_rates(run: &Run) -> Option<Matrix> {
     let kl = common_kl(run);
     let names: Vec<&str> = run.arms().into_iter().chain([REFERENCE]).collect();
     let seeds = run.experiment.seed_list();
-    let laws = |arm: &str, seed: u64| {
-        let mixture = mixture_at(run, arm, seed, kl, finished_policies(run, arm, seed))?;
-        let parts = mixture.iter().map(|((point, _), share)| Some((run.outcomes_of(point, seed)?, *share)));
-        Some(wins::mixture(&parts.collect::<Option<Vec<_>>>()?))
-    };
     let all: Vec<Vec<Option<Vec<wins::Law>>>> =
-        names.iter().map(|arm| seeds.iter().map(|&seed| laws(arm, seed)).collect()).collect();
+        names.iter().map(|arm| seeds.iter().map(|&seed| wins::laws_at(run, arm, seed, kl)).collect()).collect();
     let rates = |a: usize, b: usize| -> Vec<Vec<f64>> {
         let pairs = all[a].iter().zip(&all[b]);
         pairs
@@ -431,11 +426,11 @@ fn win_rates(run: &Run) -> Option<Matrix> {
         let rates = rates(a, b);
         let means: Vec<f64> = rates.iter().map(|of_prompts| mean(of_prompts)).collect();
         match Estimate::of(&means) {
-            // one seed: its prompts alone tell how sure that is
+            // one seed: its prompts alone tell how sure that is, where they are a sample
             Some(Estimate { mean, half_width: None, .. }) => {
-                let ends =
-                    prompt_bootstrap(&rates, 0.95, 2000).filter(|_| run.experiment.world.kind != WorldKind::Grammar);
-                let around = ends.map_or(String::new(), |[low, high]| format!(" [{low:.2}, {high:.2}]"));
+                let is_sample = run.experiment.world.kind != WorldKind::Grammar;
+                let around = prompt_interval(&rates).filter(|_| is_sample);
+                let around = around.map_or(String::new(), |[low, high]| format!(" [{low:.2}, {high:.2}]"));
                 (Some(mean), format!("{mean:.2}{around}"))
             }
             Some(estimate) => (Some(estimate.mean), format!("{estimate:.2}")),
@@ -451,6 +446,22 @@ fn win_rates(run: &Run) -> Option<Matrix> {
         names.iter().map(|name| if *name == REFERENCE { "reference".into() } else { name.to_uppercase() }).collect();
     Some(Matrix { size, names, shares, words })
 }
+
+/// The interval of win rates over prompts: Wilson's where every prompt has one pair and hardly any ties, else by resampling prompts
+/// (claims §5).
+fn prompt_interval(rates: &[Vec<f64>]) -> Option<[f64; 2]> {
+    let one = rates.first()?;
+    let decided = one.iter().filter(|rate| **rate == 0.0 || **rate == 1.0).count();
+    match rates {
+        [_] if decided as f64 >= FEW_TIES * one.len() as f64 => Some(wilson(one.iter().sum(), one.len() as f64, 0.95)),
+        _ => prompt_bootstrap(rates, 0.95, RESAMPLES),
+    }
+}
+
+/// Share of prompts without a tie from which on ties are few.
+const FEW_TIES: f64 = 0.98;
+/// Draws of the bootstrap (claims §5).
+const RESAMPLES: usize = 2000;
 
 /// Gold and the learned reward above the reference over √KL, for what climbs the learned reward.
 fn gold_and_proxy(run: &Run) -> Option<Plot> {
@@ -646,4 +657,27 @@ fn judge(run: &Run) -> Option<Plot> {
     let first = run.experiment.seed;
     let x_name = format!("seed (first: {first})");
     Some(Plot { x_ticks: Some(ticks), ..Plot::new(PANEL, x_name, "pair accuracy of the reward model", series) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn single_pairs_have_wilsons_interval_and_others_are_resampled() {
+        let wins: Vec<f64> = (0..50).map(|i| f64::from(u8::from(i < 37))).collect();
+        assert_eq!(prompt_interval(std::slice::from_ref(&wins)), Some(wilson(37.0, 50.0, 0.95)));
+        let graded: Vec<f64> = wins.iter().map(|w| 0.25 + w / 2.0).collect();
+        let [low, high] = prompt_interval(std::slice::from_ref(&graded)).expect("fifty prompts");
+        assert!(low < 0.62 && 0.62 < high && high - low < 0.2, "{low} to {high}");
+        assert_eq!(prompt_interval(&[]), None);
+    }
+
+    #[test]
+    fn a_long_line_is_thinned_to_means() {
+        let line: Vec<(f64, f64)> = (0..300).map(|i| (f64::from(i), 2.0)).collect();
+        let thin = thinned(line);
+        assert!(thin.len() == 100 && thin[0] == (1.0, 2.0) && thin[99] == (298.0, 2.0));
+        assert_eq!(thinned(vec![(1.0, 2.0)]), [(1.0, 2.0)]);
+    }
 }

@@ -1,5 +1,7 @@
 //! Who earns more: win rates of any two policies, from what each earns on every prompt.
 
+use crate::frontier::{finished_policies, mixture_at};
+use crate::run::Run;
 use duel_ledger::Outcomes;
 use duel_spec::Outcome;
 
@@ -20,6 +22,13 @@ pub(crate) fn mixture(parts: &[(&Outcomes, f64)]) -> Vec<Law> {
     }
     laws.iter_mut().for_each(|law| law.sort_by(|a, b| a.0.total_cmp(&b.0)));
     laws
+}
+
+/// What an arm's mixture of finished policies at one KL earns at a seed; `None` where it does not get so far.
+pub(crate) fn laws_at(run: &Run, arm: &str, seed: u64, kl: f64) -> Option<Vec<Law>> {
+    let mixed = mixture_at(run, arm, seed, kl, finished_policies(run, arm, seed))?;
+    let parts = mixed.iter().map(|((point, _), share)| Some((run.outcomes_of(point, seed)?, *share)));
+    Some(mixture(&parts.collect::<Option<Vec<_>>>()?))
 }
 
 /// Chance that a draw of the first has more gold than one of the second, and the chance of a tie.
