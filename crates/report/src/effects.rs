@@ -2,7 +2,9 @@
 
 use crate::frontier::{gain_at, mark_at, target};
 use crate::run::{Mark, Point, Run};
-use crate::stats::{Estimate, mean, median, median_interval, sd, sign_flip_test, sign_test, spread_ratio, t_test};
+use crate::stats::{
+    Estimate, mean, median, median_interval, range, sd, sign_flip_test, sign_test, spread_ratio, t_test,
+};
 use crate::{frontier, over, reach, wins};
 use duel_spec::metrics::{self, GOLD, GOLD_SD, KL, Metric};
 use duel_spec::{Cell, ClaimMetric, Clocks, REFERENCE};
@@ -80,11 +82,7 @@ impl Sample {
             Self::Spread(x) => {
                 spread_ratio(x, level).map(|(value, interval, _)| Effect { value, interval: Some(interval) })
             }
-            Self::Counted(x) => {
-                let ends =
-                    x.iter().fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], &v| [low.min(v), high.max(v)]);
-                Some(Effect { value: mean(x), interval: Some(ends) })
-            }
+            Self::Counted(x) => Some(Effect { value: mean(x), interval: range(x) }),
         }
     }
 }
@@ -128,7 +126,7 @@ pub(crate) fn sample(metric: ClaimMetric, kl: f64, first: Arm, second: Option<Ar
             Sample::Mean(differences(&|arm, seed| mark_at(arm.run, arm.name, seed, kl, metrics::LENGTH)))
         }
         ClaimMetric::Peak => Sample::Mean(differences(&|arm, seed| {
-            let spread = arm.run.reference()?.seeds.get(&seed)?.last()?.test(GOLD_SD)?;
+            let spread = arm.run.reference_at(seed)?.test(GOLD_SD)?;
             Some(over::of_seed(arm.run, arm.name, seed)?.peak_gold.first()? / spread)
         })),
         ClaimMetric::Drop => {
@@ -175,7 +173,7 @@ fn gain(arm: Arm, seed: u64, kl: f64) -> Option<f64> {
         return Some(0.0);
     }
     let (gain, share) = gain_at(arm.run, arm.name, seed, kl)?;
-    let spread = arm.run.reference()?.seeds.get(&seed)?.last()?.test(GOLD_SD)?;
+    let spread = arm.run.reference_at(seed)?.test(GOLD_SD)?;
     Some(share.unwrap_or(gain / spread))
 }
 
@@ -189,7 +187,7 @@ fn win_rate(first: Arm, second: Arm, seed: u64, kl: f64, equal_length: bool) -> 
 /// What a point's checkpoints reach on test prompts within the KL of the experiment's tuning.
 fn worth(run: &Run, point: &Point, seed: u64) -> Option<f64> {
     let kl = run.experiment.tuning.kl;
-    let reference = run.reference()?.seeds.get(&seed)?.last()?;
+    let reference = run.reference_at(seed)?;
     let base = reference.test(GOLD)?;
     let own = point.seeds.get(&seed)?.iter().chain([reference]);
     let marks: Vec<frontier::KlGold> = own.filter_map(|mark| Some((mark.test(KL)?, mark.test(GOLD)?))).collect();
@@ -202,7 +200,7 @@ pub(crate) fn has_diverged(run: &Run, cell: &Cell) -> bool {
     let its = |p: &&Point| p.label == cell.point.label;
     let found = run.points_of(&cell.arm).find(its).and_then(|point| point.seeds.get(&cell.seed)?.last());
     let Some(mark) = found else { return true };
-    let base = run.reference().and_then(|p| p.seeds.get(&cell.seed)?.last()?.test(GOLD));
+    let base = run.reference_at(cell.seed).and_then(|mark| mark.test(GOLD));
     let below = mark.test(GOLD).zip(base).is_some_and(|(gold, base)| gold < base);
     mark.test(KL).is_none_or(|kl| kl > FAR) || (cell.point.method.beta() >= DEAR && below)
 }

@@ -1,10 +1,10 @@
 //! The charts of a run: what is drawn from which numbers.
 
 use crate::canvas::{Bar, Bars, Chart, Drawing, Look, Matrix, Plot, Scale, Series, Spot, save};
-use crate::format::{seconds, si};
-use crate::frontier::{gain_at, value_range};
+use crate::format::{nats, seconds, si};
+use crate::frontier::gain_at;
 use crate::run::{Mark, Point, Run};
-use crate::stats::{Estimate, mean, median, prompt_bootstrap, wilson};
+use crate::stats::{Estimate, mean, median, prompt_bootstrap, range, wilson};
 use crate::theme::{GREY, IDEAL, INK, colour_at};
 use crate::tuning::Tuning;
 use crate::{Error, Result, frontier, reach, sensitivity, theme, wins};
@@ -99,38 +99,46 @@ pub(crate) fn all(run: &Run, tuning: &Tuning) -> Vec<Named> {
     if let Some(plot) = stability(run) {
         put("stability", "stability", "The gain at equal KL by seed, for every arm", Drawing::Plot(plot));
     }
-    for (name, alt, plot) in [
-        ("proxy", "Gold and learned reward over the square root of KL", gold_and_proxy(run)),
+    for (group, name, alt, plot) in [
+        ("proxy", "proxy", "Gold and learned reward over the square root of KL", gold_and_proxy(run)),
         (
+            "trust",
             "trust-kl",
             "KL of the policy before each update to the one after",
             along(run, metrics::KL_STEP, "KL of an update, nats a token"),
         ),
         (
+            "trust",
             "trust-clip",
             "Share of tokens on which the clip was binding",
             along(run, metrics::CLIP_SHARE, "clipped, share of tokens"),
         ),
         (
+            "displacement",
             "margin",
             "Margin of preferred over rejected responses while DPO trains",
             along(run, metrics::DPO_MARGIN, "margin, reward"),
         ),
         (
             "displacement",
+            "displacement",
             "Log-ratio of held-out chosen and rejected responses to the reference while training",
             displacement(run),
         ),
-        ("length", "Length of responses over KL", over_kl(run, metrics::LENGTH, "tokens of a response")),
-        ("distinct", "Share of distinct bigrams over KL", over_kl(run, metrics::DISTINCT_2, "distinct bigrams, share")),
-        ("entropy", "Entropy of the policy over KL", over_kl(run, metrics::ENTROPY, "entropy, nats a response")),
+        ("shape", "length", "Length of responses over KL", over_kl(run, metrics::LENGTH, "tokens of a response")),
+        (
+            "shape",
+            "distinct",
+            "Share of distinct bigrams over KL",
+            over_kl(run, metrics::DISTINCT_2, "distinct bigrams, share"),
+        ),
+        (
+            "shape",
+            "entropy",
+            "Entropy of the policy over KL",
+            over_kl(run, metrics::ENTROPY, "entropy, nats a response"),
+        ),
     ] {
-        let group = match name {
-            "proxy" => "proxy",
-            "trust-kl" | "trust-clip" => "trust",
-            "margin" | "displacement" => "displacement",
-            _ => "shape",
-        };
         if let Some(plot) = plot {
             put(group, name, alt, Drawing::Plot(plot));
         }
@@ -318,7 +326,7 @@ fn curve(run: &Run, x_name: &str, clock: Clock) -> Plot {
     }
     let ends: Vec<f64> = series.iter().flat_map(|s| &s.data).map(|p| p.0).collect();
     if let Some((_, gold)) = run.reference().and_then(|p| centre(p, metrics::KL, metrics::GOLD))
-        && let Some((low, high)) = value_range(&ends)
+        && let Some([low, high]) = range(&ends)
     {
         let level = vec![(low, gold), (high, gold)];
         series.push(Series::new(Look::Dashed { width: 1.2 }, GREY, level).named("reference"));
@@ -396,9 +404,8 @@ fn stability(run: &Run) -> Option<Plot> {
         );
     }
     let what = if is_share { "share of the possible gain, η," } else { "gain in gold" };
-    let nats = if kl == 1.0 { "nat" } else { "nats" };
     let is_any = !series.is_empty();
-    let plot = Plot::new((PANEL.0, 90 + 34 * arms.len() as u32), format!("{what} at {kl} {nats}"), "", series);
+    let plot = Plot::new((PANEL.0, 90 + 34 * arms.len() as u32), format!("{what} at {}", nats(kl)), "", series);
     is_any.then_some(Plot { y_words: words, ..plot })
 }
 

@@ -40,6 +40,11 @@ pub(crate) fn seconds(s: f64) -> String {
     }
 }
 
+/// A distance in words: `1 nat`, `0.5 nats`.
+pub(crate) fn nats(kl: f64) -> String {
+    format!("{kl} nat{}", if kl == 1.0 { "" } else { "s" })
+}
+
 /// A share in percent.
 pub(crate) fn percent(x: f64) -> String {
     format!("{:.0}%", x * 100.0)

@@ -51,7 +51,7 @@ pub(crate) type Labelled<'a> = (&'a Point, &'a Mark);
 /// The policies of one seed whose mixtures are an arm's frontier, the reference among them: the hull is picked on validation
 /// prompts, and their order is that of KL on test prompts.
 fn picked<'a>(run: &'a Run, seed: u64, policies: impl Iterator<Item = Labelled<'a>>) -> Vec<(f64, Labelled<'a>)> {
-    let reference = run.reference().and_then(|point| Some((point, point.seeds.get(&seed)?.last()?)));
+    let reference = run.reference().zip(run.reference_at(seed));
     let whole = |(_, mark): &Labelled| {
         let tested = mark.test(KL).and(mark.test(GOLD)).is_some();
         mark.validation(KL).zip(mark.validation(GOLD)).filter(|_| tested)
@@ -91,8 +91,7 @@ pub(crate) fn mixture_at<'a>(
     policies: impl Iterator<Item = Labelled<'a>>,
 ) -> Option<[(Labelled<'a>, f64); 2]> {
     if arm == REFERENCE {
-        let point = run.reference()?;
-        let own = (point, point.seeds.get(&seed)?.last()?);
+        let own = run.reference().zip(run.reference_at(seed))?;
         return Some([(own, 1.0), (own, 0.0)]);
     }
     picked(run, seed, policies).windows(2).find_map(|pair| {
@@ -129,7 +128,7 @@ pub(crate) type Gain = (f64, Option<f64>);
 /// An arm's gain in gold over the reference at one KL of one seed, and what share it is of the exact optimum's, where that is
 /// known; `None` where the arm does not get so far.
 pub(crate) fn gain_at(run: &Run, arm: &str, seed: u64, kl: f64) -> Option<Gain> {
-    let base = run.reference()?.seeds.get(&seed)?.last()?.test(GOLD)?;
+    let base = run.reference_at(seed)?.test(GOLD)?;
     let gain = gold_at(&arm_frontier(run, arm, seed), kl)? - base;
     Some((gain, gold_at(&optimum_frontier(run, seed, Mark::test), kl).map(|best| gain / (best - base))))
 }
@@ -137,7 +136,7 @@ pub(crate) fn gain_at(run: &Run, arm: &str, seed: u64, kl: f64) -> Option<Gain> 
 /// Gold of a policy that is half of the way from the reference to the exact optimum at one KL; one standard deviation of gold
 /// above the reference where no optimum is known.
 pub(crate) fn target(run: &Run, seed: u64, kl: f64, side: Side) -> Option<f64> {
-    let reference = run.reference()?.seeds.get(&seed)?.last()?;
+    let reference = run.reference_at(seed)?;
     let base = side(reference, GOLD)?;
     match gold_at(&optimum_frontier(run, seed, side), kl) {
         Some(best) => Some(base + (best - base) / 2.0),
@@ -160,12 +159,6 @@ pub(crate) fn band(run: &Run, arm: &str, steps: usize) -> (Vec<KlGold>, Vec<KlGo
         Some(((kl, mean - half), (kl, mean + half)))
     };
     (0..=steps).filter_map(interval).unzip()
-}
-
-/// The least and the largest of some values.
-pub(crate) fn value_range(values: &[f64]) -> Option<(f64, f64)> {
-    let ends = |(low, high): (f64, f64), &x: &f64| (low.min(x), high.max(x));
-    (!values.is_empty()).then(|| values.iter().fold((f64::INFINITY, f64::NEG_INFINITY), ends))
 }
 
 /// One arm at one KL.

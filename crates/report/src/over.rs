@@ -86,7 +86,7 @@ fn held<'a>(
         vec![],
     );
     for &seed in seeds {
-        let spread = run.reference().and_then(|p| p.seeds.get(&seed)?.last()?.test(GOLD_SD));
+        let spread = run.reference_at(seed).and_then(|mark| mark.test(GOLD_SD));
         let all = policies(seed);
         let by = |of: fn(&Mark) -> Option<f64>| {
             all.iter()

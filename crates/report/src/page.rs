@@ -1,7 +1,7 @@
 //! The page: one self-contained HTML file that tells a run with its own numbers.
 
 use crate::figures::{self, Cost, Figure};
-use crate::format::{percent, seconds, si};
+use crate::format::{nats, percent, seconds, si};
 use crate::run::{Point, Run};
 use crate::stats::{Estimate, mean};
 use crate::tables::Tables;
@@ -149,11 +149,6 @@ pub(crate) fn filled(template: &str, of: minijinja::Value) -> Result<String> {
         style => include_str!("page.css"),
     };
     environment.get_template(template).and_then(|template| template.render(context! { ..of, ..look })).map_err(broken)
-}
-
-/// A distance in words.
-fn nats(kl: f64) -> String {
-    format!("{kl} nat{}", if kl == 1.0 { "" } else { "s" })
 }
 
 /// JSON that may stand within a page's script element.

@@ -10,7 +10,7 @@ use duel_spec::metrics::GOLD;
 /// between two looks; infinite where it never does.
 fn reached(run: &Run, point: &Point, seed: u64, target: f64, side: Side, clock: fn(Clocks) -> f64) -> f64 {
     let first = before(run, point).get(&seed).copied().unwrap_or_default();
-    let start = run.reference().and_then(|p| side(p.seeds.get(&seed)?.last()?, GOLD)).unwrap_or(f64::NAN);
+    let start = run.reference_at(seed).and_then(|mark| side(mark, GOLD)).unwrap_or(f64::NAN);
     let mut last = (clock(Clocks::default()), start);
     for mark in point.seeds.get(&seed).into_iter().flatten() {
         let Some(gold) = side(mark, GOLD) else { continue };

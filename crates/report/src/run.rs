@@ -261,6 +261,11 @@ impl Run {
         self.points_of("reference").next()
     }
 
+    /// The marks of the SFT policy of one seed.
+    pub(crate) fn reference_at(&self, seed: u64) -> Option<&Mark> {
+        self.reference()?.seeds.get(&seed)?.last()
+    }
+
     /// Values of a shared stage's metric, one a seed: the last that was recorded.
     pub fn shared(&self, stage: &str, metric: Metric) -> Vec<f64> {
         self.last_of([SHARED_ARM, NO_POINT, stage, metric.name])

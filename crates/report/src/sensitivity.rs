@@ -3,7 +3,7 @@
 
 use crate::canvas::{Look, Plot, Scale, Series};
 use crate::figures::{PANEL, colour};
-use crate::format::si;
+use crate::format::{nats, si};
 use crate::parallel::{Parallel, Strand, Upright};
 use crate::run::Run;
 use crate::stats::{Estimate, mean};
@@ -62,9 +62,8 @@ fn axis_of(values: &[Value], drawn: Option<&Axis>) -> Axis {
 
 /// What the worth of a point is, in words.
 fn worth(tuning: &Tuning, run: &Run) -> String {
-    let kl = run.experiment.tuning.kl;
-    let nats = if kl == 1.0 { "nat" } else { "nats" };
-    if tuning.is_share { format!("η within {kl} {nats}") } else { format!("gold gained within {kl} {nats}") }
+    let what = if tuning.is_share { "η" } else { "gold gained" };
+    format!("{what} within {}", nats(run.experiment.tuning.kl))
 }
 
 /// Charts by name, arm after arm.

@@ -16,6 +16,12 @@ pub fn sd(values: &[f64]) -> f64 {
     (values.iter().map(|x| (x - m).powi(2)).sum::<f64>() / (values.len() as f64 - 1.0)).sqrt()
 }
 
+/// The least and the largest; `None` of nothing.
+pub fn range(values: &[f64]) -> Option<[f64; 2]> {
+    let ends = |[low, high]: [f64; 2], &x: &f64| [low.min(x), high.max(x)];
+    (!values.is_empty()).then(|| values.iter().fold([f64::INFINITY, f64::NEG_INFINITY], ends))
+}
+
 /// A mean over seeds with its 95% t-interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
