@@ -15,6 +15,10 @@ pub enum Error {
     Write { path: PathBuf, source: std::io::Error },
     #[error("row {row} of `{}` cannot be read: {problem}", path.display())]
     Row { path: PathBuf, row: usize, problem: String },
+    #[error("`{}` is of a kind that is not read", path.display())]
+    Format { path: PathBuf },
+    #[error("the chat template cannot be used: {problem}")]
+    Template { problem: String },
     #[error("the tokenizer failed: {problem}")]
     Tokenizer { problem: String },
     #[error("no two responses could be paired after {tries} tries on one prompt: the policy repeats itself")]
@@ -30,6 +34,7 @@ impl Error {
             Self::Missing { .. } | Self::Damaged { .. } => {
                 Some("run `scripts/get-data reviews`, which fetches the files and checks them".into())
             }
+            Self::Format { .. } => Some("files of rows end in .jsonl, .json, .csv, .tsv or .parquet".into()),
             Self::NoPairs { .. } => Some("train the SFT stage less, or raise the vocabulary of its responses".into()),
             Self::NoPrompt { accepted, .. } => Some(accepted.clone()),
             _ => None,

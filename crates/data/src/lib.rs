@@ -1,13 +1,17 @@
 //! Text and ids: the worlds, the tokenizer, preference rows. Knows no tensor.
 
 pub mod bandit;
+pub mod chat;
 mod error;
 pub mod grammar;
 pub mod pairs;
+pub mod records;
 pub mod reviews;
+mod text;
 mod world;
 
 pub use error::Error;
+pub use text::TextTokenizer;
 pub use world::{Prompt, Row, World};
 
 /// What a fallible call of this crate returns.

@@ -1,16 +1,12 @@
 //! The world `reviews`, task S2: IMDb film reviews in disjoint thirds for language model, gold scorer,
 //! and prompts with the proxy. `scripts/get-data reviews` fetches the files.
 
-use crate::{Error, Prompt, Result, Row, World};
+use crate::{Error, Prompt, Result, Row, TextTokenizer, World};
 use duel_spec::{Space, Split, ids::hash_bytes, seeds::Rng};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
-use tokenizers::models::TrainerWrapper;
-use tokenizers::models::bpe::{BPE, BpeTrainer};
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::{AddedToken, Tokenizer};
 
 /// The files and what they must hash to.
 pub const FILES: [(&str, &str); 2] = [
@@ -148,60 +144,6 @@ fn clean(raw: &str) -> String {
         })
         .collect();
     mended.split_whitespace().collect::<Vec<_>>().join(" ")
-}
-
-/// Byte-level BPE with `<pad>`, `<bos>`, `<eos>` as ids 0, 1, 2.
-#[derive(Debug, Clone)]
-pub struct TextTokenizer(Tokenizer);
-
-fn tokenizer_error(e: impl std::fmt::Display) -> Error {
-    Error::Tokenizer { problem: e.to_string() }
-}
-
-impl TextTokenizer {
-    /// Trains on the texts.
-    pub fn train<'a>(texts: impl Iterator<Item = &'a str> + Send, vocabulary: usize) -> Result<Self> {
-        let byte_level = ByteLevel::new(false, true, true);
-        let mut tokenizer = Tokenizer::new(BPE::default());
-        tokenizer.with_pre_tokenizer(Some(byte_level)).with_decoder(Some(byte_level));
-        let mut trainer = TrainerWrapper::from(
-            BpeTrainer::builder()
-                .show_progress(false)
-                .vocab_size(vocabulary)
-                .min_frequency(2)
-                .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
-                .special_tokens(["<pad>", "<bos>", "<eos>"].iter().map(|t| AddedToken::from(*t, true)).collect())
-                .build(),
-        );
-        tokenizer.train(&mut trainer, texts.map(str::to_owned)).map_err(tokenizer_error)?;
-        Ok(Self(tokenizer))
-    }
-
-    /// Writes `tokenizer.json`.
-    pub fn save(&self, path: &Path) -> Result<()> {
-        self.0.save(path, false).map_err(tokenizer_error)
-    }
-
-    /// Reads `tokenizer.json`.
-    pub fn open(path: &Path) -> Result<Self> {
-        Tokenizer::from_file(path).map(Self).map_err(tokenizer_error)
-    }
-
-    /// Tokens of the vocabulary, specials included.
-    pub fn vocabulary(&self) -> usize {
-        self.0.get_vocab_size(true)
-    }
-
-    /// Ids of each text, without specials.
-    pub fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
-        let encodings = self.0.encode_batch(texts.to_vec(), false).map_err(tokenizer_error)?;
-        Ok(encodings.into_iter().map(|e| e.get_ids().to_vec()).collect())
-    }
-
-    /// Text of the ids, specials left out.
-    pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.0.decode(ids, true).map_err(tokenizer_error)
-    }
 }
 
 /// Sizes of the world's prompts and responses.
@@ -437,17 +379,6 @@ mod tests {
         ];
         drop_leaks(&mut prompts);
         assert_eq!(prompts.iter().map(|(s, _, _)| *s).collect::<Vec<_>>(), vec![Split::Train, Split::Validation]);
-    }
-
-    #[test]
-    fn the_tokenizer_goes_there_and_back() {
-        let texts = ["a very good film, a very bad film", "the film was very very good", "café naïve film"];
-        let tokenizer = TextTokenizer::train(texts.iter().copied(), 300).expect("trains");
-        for text in texts {
-            let ids = tokenizer.encode(&[text]).expect("encodes").remove(0);
-            assert_eq!(tokenizer.decode(&ids).expect("decodes"), text);
-            assert!(ids.iter().all(|&id| id > EOS && (id as usize) < tokenizer.vocabulary()));
-        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 #[path = "../../../tests/golden.rs"]
 mod golden;
 
-use duel_data::reviews::TextTokenizer;
+use duel_data::TextTokenizer;
 use golden::{ids, items};
 
 #[test]

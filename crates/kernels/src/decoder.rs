@@ -2,100 +2,249 @@
 //! what a row says does not depend on which rows are read beside it.
 
 use crate::block::Activation;
-use crate::matrix::{Matrix, Over, Packed};
+use crate::llama::{LlamaMap, LlamaWeights};
+use crate::matrix::{Matrix, Over, Packed, product};
 use crate::rows;
 use crate::simd::{exp, max_of, widest};
+use std::borrow::Cow;
+
+/// A layer norm's gain and bias, or an RMS norm's gain.
+#[derive(Debug, Clone)]
+enum Norm {
+    Layer([Vec<f32>; 2]),
+    Rms(Vec<f32>),
+}
+
+impl Norm {
+    fn apply(&self, x: &[f32], epsilon: f32, y: &mut [f32], kept: &mut [f32]) {
+        match self {
+            Self::Layer([gain, bias]) => rows::layer_norm(x, gain, bias, epsilon, y, kept),
+            Self::Rms(gain) => rows::rms_norm(x, gain, epsilon, y, &mut kept[..x.len() / gain.len()]),
+        }
+    }
+}
+
+/// `x·W`, and `+ b` where there is a bias.
+#[derive(Debug, Clone)]
+struct Affine {
+    weight: Packed,
+    bias: Option<Vec<f32>>,
+}
+
+impl Affine {
+    /// `y = x·W + b`
+    fn write(&self, x: &[f32], y: &mut [f32], split: bool) {
+        match &self.bias {
+            Some(bias) => {
+                rows::fill(bias, y);
+                self.weight.product_on(x, y, Over::Add, split);
+            }
+            None => self.weight.product_on(x, y, Over::Write, split),
+        }
+    }
+
+    /// `y = y + x·W + b`
+    fn add(&self, x: &[f32], y: &mut [f32], split: bool) {
+        if let Some(bias) = &self.bias {
+            rows::add_bias_to(bias, y);
+        }
+        self.weight.product_on(x, y, Over::Add, split);
+    }
+}
 
 /// A block's parameters, ready to decode with.
 #[derive(Debug, Clone)]
 struct PackedBlock {
-    norm1: [Vec<f32>; 2],
-    qkv: Packed,
-    qkv_bias: Vec<f32>,
-    out: Packed,
-    out_bias: Vec<f32>,
-    norm2: [Vec<f32>; 2],
-    up: Packed,
-    up_bias: Vec<f32>,
-    down: Packed,
-    down_bias: Vec<f32>,
+    norm1: Norm,
+    /// Queries, keys and values side by side, `[D, (H + 2G)·E]`.
+    qkv: Affine,
+    out: Affine,
+    norm2: Norm,
+    /// `[D, F]`; of a gated MLP the gate and what it opens side by side, `[D, 2F]`.
+    up: Affine,
+    down: Affine,
 }
 
-/// A GPT-2 ready to decode.
+/// A block's parameters as they are packed.
+#[derive(Debug)]
+pub enum DecoderBlock<'a> {
+    Gpt2(crate::BlockWeights<'a>),
+    Llama(LlamaWeights<'a>),
+}
+
+/// How a decoder knows where a token stands.
+#[derive(Debug, Clone)]
+pub enum DecoderPositions {
+    /// `[context, D]`
+    Learned(Vec<f32>),
+    /// `cos` and `sin` of the rotary angles, `[context, E/2]` each.
+    Rotary([Vec<f32>; 2]),
+}
+
+/// The bend of a decoder's MLPs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DecoderMlp {
+    Plain(Activation),
+    Gated,
+}
+
+/// What a decoder is made of besides its blocks.
+#[derive(Debug)]
+pub struct DecoderParts<'a> {
+    pub width: usize,
+    /// `H`
+    pub heads: usize,
+    /// `G`
+    pub key_value_heads: usize,
+    /// `E`
+    pub head_width: usize,
+    pub mlp: DecoderMlp,
+    pub epsilon: f32,
+    /// `[V, D]`
+    pub tokens: &'a [f32],
+    pub positions: DecoderPositions,
+    pub norm_gain: Vec<f32>,
+    /// Empty under an RMS norm.
+    pub norm_bias: Vec<f32>,
+    /// `[D, V]`; `None` where the head is the embedding.
+    pub head: Option<&'a [f32]>,
+    /// Scale `α/r` of the adapters.
+    pub scale: f32,
+}
+
+/// A GPT-2 or a Llama ready to decode.
 #[derive(Debug, Clone)]
 pub struct Decoder {
     width: usize,
     heads: usize,
-    activation: Activation,
+    key_value_heads: usize,
+    head_width: usize,
+    mlp: DecoderMlp,
     epsilon: f32,
-    /// `[V, D]`
+    scale: f32,
+    /// `[V, D]`; empty where the head is the embedding, which then is read there.
     tokens: Vec<f32>,
-    /// `[context, D]`
-    positions: Vec<f32>,
+    positions: DecoderPositions,
     blocks: Vec<PackedBlock>,
-    norm: [Vec<f32>; 2],
+    norm: Norm,
     head: Packed,
 }
 
-/// What a decoder is made of besides its blocks.
-#[derive(Debug, Clone, Copy)]
-pub struct DecoderParts<'a> {
-    pub width: usize,
-    pub heads: usize,
-    pub activation: Activation,
-    pub epsilon: f32,
-    /// `[V, D]`
-    pub tokens: &'a [f32],
-    /// `[context, D]`
-    pub positions: &'a [f32],
-    pub norm_gain: &'a [f32],
-    pub norm_bias: &'a [f32],
-    /// `[D, V]`; `None` where the head is the embedding.
-    pub head: Option<&'a [f32]>,
-}
+/// Weights of a model from which on reading them costs more than what is done with them.
+const LARGE: usize = 1 << 22;
+/// Rows of a thread below which a large model's matrices are shared among threads, in place of its rows.
+const FEW_ROWS: usize = 16;
 
 impl Decoder {
-    /// Packs the weights of a model.
-    pub fn new(parts: DecoderParts<'_>, blocks: &[crate::BlockWeights<'_>]) -> Self {
+    /// A model without blocks, which follow by [`Decoder::push`].
+    pub fn new(parts: DecoderParts<'_>) -> Self {
         let d = parts.width;
         let vocabulary = parts.tokens.len() / d;
-        let pack = |w: &[f32], outputs: usize| Packed::new(Matrix::rows(w, outputs), w.len() / outputs, outputs);
+        let (head, tokens) = match parts.head {
+            Some(head) => (Packed::new(Matrix::rows(head, vocabulary), d, vocabulary), parts.tokens.to_vec()),
+            None => (Packed::new(Matrix::rows(parts.tokens, d).t(), d, vocabulary), vec![]),
+        };
+        let norm = match parts.norm_bias.is_empty() {
+            true => Norm::Rms(parts.norm_gain),
+            false => Norm::Layer([parts.norm_gain, parts.norm_bias]),
+        };
         Self {
             width: d,
             heads: parts.heads,
-            activation: parts.activation,
+            key_value_heads: parts.key_value_heads,
+            head_width: parts.head_width,
+            mlp: parts.mlp,
             epsilon: parts.epsilon,
-            tokens: parts.tokens.to_vec(),
-            positions: parts.positions.to_vec(),
-            blocks: blocks
-                .iter()
-                .map(|w| PackedBlock {
-                    norm1: [w.norm1_gain.to_vec(), w.norm1_bias.to_vec()],
-                    qkv: pack(w.qkv, 3 * d),
-                    qkv_bias: w.qkv_bias.to_vec(),
-                    out: pack(w.out, d),
-                    out_bias: w.out_bias.to_vec(),
-                    norm2: [w.norm2_gain.to_vec(), w.norm2_bias.to_vec()],
-                    up: pack(w.up, w.up_bias.len()),
-                    up_bias: w.up_bias.to_vec(),
-                    down: pack(w.down, d),
-                    down_bias: w.down_bias.to_vec(),
-                })
-                .collect(),
-            norm: [parts.norm_gain.to_vec(), parts.norm_bias.to_vec()],
-            head: match parts.head {
-                Some(head) => pack(head, vocabulary),
-                None => Packed::new(Matrix::rows(parts.tokens, d).t(), d, vocabulary),
-            },
+            scale: parts.scale,
+            tokens,
+            positions: parts.positions,
+            blocks: vec![],
+            norm,
+            head,
         }
+    }
+
+    /// Packs the next block; adapters are worked into their matrices.
+    pub fn push(&mut self, block: &DecoderBlock<'_>) {
+        let d = self.width;
+        let pack = |w: &[f32], outputs: usize| Packed::new(Matrix::rows(w, outputs), w.len() / outputs, outputs);
+        self.blocks.push(match block {
+            DecoderBlock::Gpt2(w) => {
+                let affine = |w: &[f32], bias: &[f32]| Affine { weight: pack(w, bias.len()), bias: Some(bias.to_vec()) };
+                PackedBlock {
+                    norm1: Norm::Layer([w.norm1_gain.to_vec(), w.norm1_bias.to_vec()]),
+                    qkv: affine(w.qkv, w.qkv_bias),
+                    out: affine(w.out, w.out_bias),
+                    norm2: Norm::Layer([w.norm2_gain.to_vec(), w.norm2_bias.to_vec()]),
+                    up: affine(w.up, w.up_bias),
+                    down: affine(w.down, w.down_bias),
+                }
+            }
+            DecoderBlock::Llama(w) => {
+                let [q, k, v, out, gate, up, down] = &w.maps;
+                let scale = self.scale;
+                let beside = |maps: &[&LlamaMap<'_>]| {
+                    let merged: Vec<Cow<'_, [f32]>> = maps.iter().map(|map| merged(map, d, scale)).collect();
+                    let outputs: usize = merged.iter().map(|w| w.len() / d).sum();
+                    let row = |row: usize| merged.iter().flat_map(move |w| &w[row * (w.len() / d)..][..w.len() / d]);
+                    let joint: Vec<f32> = (0..d).flat_map(row).copied().collect();
+                    Affine { weight: pack(&joint, outputs), bias: None }
+                };
+                let inner = gate.weight.len() / d;
+                let alone = |map, inputs| Affine { weight: pack(&merged(map, inputs, scale), d), bias: None };
+                PackedBlock {
+                    norm1: Norm::Rms(w.norms[0].to_vec()),
+                    qkv: beside(&[q, k, v]),
+                    out: alone(out, self.heads * self.head_width),
+                    norm2: Norm::Rms(w.norms[1].to_vec()),
+                    up: beside(&[gate, up]),
+                    down: alone(down, inner),
+                }
+            }
+        });
+    }
+
+    /// How many of so many sequences each of `threads` threads takes: all of them where the weights are so large that
+    /// threads had better share each matrix.
+    pub fn share(&self, sequences: usize, threads: usize) -> usize {
+        let share = sequences.div_ceil(threads.max(1)).max(1);
+        if self.is_large() && share < FEW_ROWS { sequences.max(1) } else { share }
+    }
+
+    fn is_large(&self) -> bool {
+        let of = |affine: &Affine| affine.weight.inputs() * affine.weight.outputs;
+        let block = self.blocks.first().map_or(0, |b| of(&b.qkv) + of(&b.out) + of(&b.up) + of(&b.down));
+        block * self.blocks.len() >= LARGE
     }
 
     /// Starts some sequences, padded on the left by `left` columns each, of at most `capacity` columns.
     pub fn start(&self, left: Vec<usize>, capacity: usize) -> Decoding<'_> {
-        let size = left.len() * capacity * self.width;
+        let size = left.len() * capacity * self.key_value_heads * self.head_width;
         let empty = || self.blocks.iter().map(|_| vec![0f32; size]).collect();
-        Decoding { decoder: self, capacity, columns: 0, keys: empty(), values: empty(), left }
+        let split = self.is_large() && left.len() < 2 * FEW_ROWS;
+        Decoding { decoder: self, capacity, columns: 0, keys: empty(), values: empty(), left, split }
     }
+
+    /// Adds the embedding of a token to `x`.
+    fn embed(&self, token: usize, x: &mut [f32]) {
+        if self.tokens.is_empty() {
+            x.iter_mut().zip(self.head.column(token)).for_each(|(x, t)| *x += t);
+        } else {
+            x.iter_mut().zip(&self.tokens[token * self.width..]).for_each(|(x, t)| *x += t);
+        }
+    }
+}
+
+/// A map's matrix with its adapter worked in.
+fn merged<'a>(map: &LlamaMap<'a>, inputs: usize, scale: f32) -> Cow<'a, [f32]> {
+    if map.a.is_empty() {
+        return Cow::Borrowed(map.weight);
+    }
+    let (rank, outputs) = (map.a.len() / inputs, map.weight.len() / inputs);
+    let mut weight = map.weight.to_vec();
+    let (a, b) = (Matrix::rows(map.a, rank), Matrix::rows(map.b, outputs));
+    product([inputs, rank, outputs], &mut weight, outputs, Over::Add, a, b, scale);
+    Cow::Owned(weight)
 }
 
 /// Sequences being decoded, with their keys and values.
@@ -106,10 +255,12 @@ pub struct Decoding<'a> {
     /// Columns read.
     columns: usize,
     left: Vec<usize>,
-    /// For each block, `[B, H, E, capacity]`.
+    /// For each block, `[B, G, E, capacity]`.
     keys: Vec<Vec<f32>>,
-    /// For each block, `[B, capacity, D]`.
+    /// For each block, `[B, capacity, G·E]`.
     values: Vec<Vec<f32>>,
+    /// Whether threads share each product.
+    split: bool,
 }
 
 impl Decoding<'_> {
@@ -118,101 +269,125 @@ impl Decoding<'_> {
     /// # Panics
     /// If the sequences grow past their capacity.
     pub fn read(&mut self, ids: &[i32]) -> Vec<f32> {
-        let Decoder { width: d, activation, epsilon, .. } = *self.decoder;
         let model = self.decoder;
+        let (d, epsilon, split) = (model.width, model.epsilon, self.split);
         let (sequences, start) = (self.left.len(), self.columns);
         let l = ids.len() / sequences.max(1);
         assert!(start + l <= self.capacity, "the sequences grow past their capacity");
 
-        // 1. Tokens and positions; the padding before a sequence does not count.
+        // 1. Tokens, and positions where they are added; the padding before a sequence does not count.
         let n = sequences * l;
+        let position = |at: usize, left: &[usize]| (start + at % l).saturating_sub(left[at / l]);
         let mut x = vec![0f32; n * d]; // [B, l, D]
         for (at, x) in x.chunks_exact_mut(d).enumerate() {
-            let position = (start + at % l).saturating_sub(self.left[at / l]);
-            let token = &model.tokens[ids[at] as usize * d..][..d];
-            let position = &model.positions[position * d..][..d];
-            x.iter_mut().zip(token).zip(position).for_each(|((x, t), p)| *x = t + p);
+            if let DecoderPositions::Learned(table) = &model.positions {
+                x.copy_from_slice(&table[position(at, &self.left) * d..][..d]);
+            }
+            model.embed(ids[at] as usize, x);
         }
 
         // 2. Block by block.
-        let inner = model.blocks.first().map_or(0, |block| block.up_bias.len());
+        let (q, kv) = (model.heads * model.head_width, model.key_value_heads * model.head_width);
+        let row = q + 2 * kv;
+        let wide = model.blocks.first().map_or(0, |block| block.up.weight.outputs);
+        let inner = model.blocks.first().map_or(0, |block| block.down.weight.inputs());
         let mut normed = vec![0f32; n * d];
         let mut kept = vec![0f32; 2 * n];
-        let mut qkv = vec![0f32; 3 * n * d];
-        let mut mixed = vec![0f32; n * d];
-        let mut up = vec![0f32; n * inner];
+        let mut qkv = vec![0f32; n * row];
+        let mut mixed = vec![0f32; n * q];
+        let mut up = vec![0f32; n * wide];
         let mut bent = vec![0f32; n * inner];
         for (layer, block) in model.blocks.iter().enumerate() {
-            rows::layer_norm(&x, &block.norm1[0], &block.norm1[1], epsilon, &mut normed, &mut kept);
-            rows::fill(&block.qkv_bias, &mut qkv);
-            block.qkv.product(&normed, &mut qkv, Over::Add);
+            block.norm1.apply(&x, epsilon, &mut normed, &mut kept);
+            block.qkv.write(&normed, &mut qkv, split);
+            if let DecoderPositions::Rotary([cos, sin]) = &model.positions {
+                let half = model.head_width / 2;
+                for (at, row) in qkv.chunks_exact_mut(row).enumerate() {
+                    let from = position(at, &self.left) * half;
+                    rows::rotate(&mut row[..q + kv], &cos[from..][..half], &sin[from..][..half], 1.0);
+                }
+            }
             self.remember(layer, &qkv, l);
             self.attend(layer, &qkv, l, &mut mixed);
-            rows::add_bias_to(&block.out_bias, &mut x);
-            block.out.product(&mixed, &mut x, Over::Add);
+            block.out.add(&mixed, &mut x, split);
 
-            rows::layer_norm(&x, &block.norm2[0], &block.norm2[1], epsilon, &mut normed, &mut kept);
-            rows::fill(&block.up_bias, &mut up);
-            block.up.product(&normed, &mut up, Over::Add);
-            rows::bend(activation, &up, &mut bent);
-            rows::add_bias_to(&block.down_bias, &mut x);
-            block.down.product(&bent, &mut x, Over::Add);
+            block.norm2.apply(&x, epsilon, &mut normed, &mut kept);
+            block.up.write(&normed, &mut up, split);
+            match model.mlp {
+                DecoderMlp::Plain(activation) => rows::bend(activation, &up, &mut bent),
+                DecoderMlp::Gated => {
+                    for (both, bent) in up.chunks_exact(wide).zip(bent.chunks_exact_mut(inner)) {
+                        let (gate, up) = both.split_at(inner);
+                        rows::gated(gate, up, bent);
+                    }
+                }
+            }
+            block.down.add(&bent, &mut x, split);
         }
         self.columns += l;
 
         // 3. The last column's logits.
         let last: Vec<f32> = x.chunks_exact(l * d).flat_map(|row| row[(l - 1) * d..].iter().copied()).collect(); // [B, D]
         let mut normed = vec![0f32; sequences * d];
-        rows::layer_norm(&last, &model.norm[0], &model.norm[1], epsilon, &mut normed, &mut kept[..2 * sequences]);
+        model.norm.apply(&last, epsilon, &mut normed, &mut kept[..2 * sequences]);
         let mut logits = vec![0f32; sequences * model.head.outputs];
-        model.head.product(&normed, &mut logits, Over::Add);
+        model.head.product_on(&normed, &mut logits, Over::Write, split);
         logits
     }
 
-    /// Keeps some of the sequences, in rising order.
-    pub fn keep(&mut self, places: &[usize]) {
-        let size = self.capacity * self.decoder.width;
+    /// Takes some of the sequences in place of all, in any order; one may be taken several times.
+    pub fn take(&mut self, places: &[usize]) {
+        let size = self.capacity * self.decoder.key_value_heads * self.decoder.head_width;
+        let rising = places.windows(2).all(|pair| pair[0] < pair[1]);
         for cache in self.keys.iter_mut().chain(&mut self.values) {
-            for (to, &from) in places.iter().enumerate() {
-                cache.copy_within(from * size..(from + 1) * size, to * size);
+            if rising {
+                for (to, &from) in places.iter().enumerate() {
+                    cache.copy_within(from * size..(from + 1) * size, to * size);
+                }
+                cache.truncate(places.len() * size);
+            } else {
+                *cache = places.iter().flat_map(|&from| cache[from * size..][..size].iter().copied()).collect();
             }
-            cache.truncate(places.len() * size);
         }
         self.left = places.iter().map(|&place| self.left[place]).collect();
     }
 
     /// Puts the new columns' keys and values into the cache.
     fn remember(&mut self, layer: usize, qkv: &[f32], l: usize) {
-        let (d, capacity, start) = (self.decoder.width, self.capacity, self.columns);
+        let (capacity, start) = (self.capacity, self.columns);
+        let Decoder { heads, key_value_heads, head_width, .. } = *self.decoder;
+        let (q, kv) = (heads * head_width, key_value_heads * head_width);
         let (keys, values) = (&mut self.keys[layer], &mut self.values[layer]);
-        for (at, row) in qkv.chunks_exact(3 * d).enumerate() {
+        for (at, row) in qkv.chunks_exact(q + 2 * kv).enumerate() {
             let (sequence, column) = (at / l, start + at % l);
-            let keys = &mut keys[sequence * capacity * d..][..capacity * d];
-            keys[column..].iter_mut().step_by(capacity).zip(&row[d..2 * d]).for_each(|(key, x)| *key = *x);
-            values[(sequence * capacity + column) * d..][..d].copy_from_slice(&row[2 * d..]);
+            let keys = &mut keys[sequence * capacity * kv..][..capacity * kv];
+            keys[column..].iter_mut().step_by(capacity).zip(&row[q..q + kv]).for_each(|(key, x)| *key = *x);
+            values[(sequence * capacity + column) * kv..][..kv].copy_from_slice(&row[q + kv..]);
         }
     }
 
-    /// What each new column mixes from the columns up to itself, `[B, l, D]`.
+    /// What each new column mixes from the columns up to itself, `[B, l, H·E]`.
     fn attend(&self, layer: usize, qkv: &[f32], l: usize, mixed: &mut [f32]) {
-        let (d, capacity) = (self.decoder.width, self.capacity);
-        let e = d / self.decoder.heads;
+        let capacity = self.capacity;
+        let Decoder { heads, key_value_heads, head_width: e, .. } = *self.decoder;
+        let (q, kv) = (heads * e, key_value_heads * e);
         let mut weights = vec![0f32; self.columns + l];
-        for (at, mixed) in mixed.chunks_exact_mut(d).enumerate() {
+        for (at, mixed) in mixed.chunks_exact_mut(q).enumerate() {
             let (sequence, column) = (at / l, self.columns + at % l);
             let left = self.left[sequence];
             if column < left {
                 mixed.fill(0.0); // nobody sees it
                 continue;
             }
-            let keys = &self.keys[layer][sequence * capacity * d..][..capacity * d];
-            let values = &self.values[layer][sequence * capacity * d..][..capacity * d];
+            let keys = &self.keys[layer][sequence * capacity * kv..][..capacity * kv];
+            let values = &self.values[layer][sequence * capacity * kv..][..capacity * kv];
             let weights = &mut weights[..=column - left];
-            for head in 0..self.decoder.heads {
-                let query = &qkv[at * 3 * d + head * e..][..e];
-                let keys = &keys[head * e * capacity + left..];
+            for head in 0..heads {
+                let shared = head / (heads / key_value_heads);
+                let query = &qkv[at * (q + 2 * kv) + head * e..][..e];
+                let keys = &keys[shared * e * capacity + left..];
                 let mixed = &mut mixed[head * e..][..e];
-                attend_one(query, keys, capacity, &values[left * d + head * e..], d, weights, mixed);
+                attend_one(query, keys, capacity, &values[left * kv + shared * e..], kv, weights, mixed);
             }
         }
     }

@@ -23,7 +23,9 @@ mod simd;
 
 pub use block::{Activation, BlockGradient, BlockSaved, BlockShape, BlockWeights, block_backward, block_forward};
 pub use buffer::{Buffer, updated};
-pub use decoder::{Decoder, DecoderParts, Decoding, softmax_weights, sums_of_blocks};
+pub use decoder::{
+    Decoder, DecoderBlock, DecoderMlp, DecoderParts, DecoderPositions, Decoding, softmax_weights, sums_of_blocks,
+};
 pub use llama::{
     LlamaGradient, LlamaMap, LlamaSaved, LlamaShape, LlamaWeights, MAPS, Place, llama_backward, llama_forward,
 };

@@ -353,19 +353,12 @@ impl Back<'_> {
     }
 }
 
-/// Turns queries and keys of one sequence by their rotary angles, `sign` 1, or back, −1. Su et al. 2021, half-split.
+/// Turns queries and keys of one sequence by their rotary angles, `sign` 1, or back, −1.
 fn rotate(shape: LlamaShape, qkv: &mut [f32], place: Place<'_>, left: usize, sign: f32) {
-    let ([q, kv], e) = (shape.widths(), shape.head_width);
-    let half = e / 2;
+    let ([q, kv], half) = (shape.widths(), shape.head_width / 2);
     for (column, row) in qkv.chunks_exact_mut(q + 2 * kv).enumerate() {
         let position = column.saturating_sub(left);
         let (cos, sin) = (&place.cos[position * half..][..half], &place.sin[position * half..][..half]);
-        for head in row[..q + kv].chunks_exact_mut(e) {
-            let (a, b) = head.split_at_mut(half);
-            for (((a, b), cos), sin) in a.iter_mut().zip(b).zip(cos).zip(sin) {
-                let sin = sign * sin;
-                (*a, *b) = (*a * cos - *b * sin, *b * cos + *a * sin);
-            }
-        }
+        rows::rotate(&mut row[..q + kv], cos, sin, sign);
     }
 }

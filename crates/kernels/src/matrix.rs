@@ -126,32 +126,76 @@ impl Packed {
         if inputs.is_empty() && over == Over::Write {
             y.chunks_mut(y_step).take(rows).for_each(|row| row[..columns].fill(0.0));
         }
-        let mut scratch: Scratch = None;
-        for from in inputs.clone().step_by(DEPTH) {
-            let depth = DEPTH.min(inputs.end - from);
-            let over = if from == inputs.start { over } else { Over::Add };
-            let left = Left::new(x, from - inputs.start, [rows, depth], columns, &mut scratch);
-            for (panel, w) in self.panels.chunks_exact(self.inputs * PANEL).take(columns.div_ceil(PANEL)).enumerate() {
-                let first = panel * PANEL;
-                let right = Right { values: &w[from * PANEL..(from + depth) * PANEL], step: PANEL };
-                panel_product(
-                    [rows, depth, PANEL.min(columns - first)],
-                    left,
-                    right,
-                    &mut y[first..],
-                    y_step,
-                    over,
-                    scale,
-                );
-            }
-        }
+        panels_product(&self.panels, self.inputs, (rows, inputs, columns), x, y, y_step, over, scale);
     }
 
     /// `y (+)= x·w` of rows that stand one after another.
     pub fn product(&self, x: &[f32], y: &mut [f32], over: Over) {
+        self.product_on(x, y, over, false);
+    }
+
+    /// The same on this thread or, `split`, with the columns shared among all; which of both changes no number.
+    pub fn product_on(&self, x: &[f32], y: &mut [f32], over: Over, split: bool) {
         let rows = y.len() / self.outputs.max(1);
-        let x = Matrix::rows(x, self.inputs);
-        self.part((rows, 0..self.inputs, self.outputs), x, y, self.outputs, over, 1.0);
+        let threads = rayon::current_num_threads();
+        if !split || threads == 1 || self.outputs < 2 * PANEL {
+            self.part((rows, 0..self.inputs, self.outputs), Matrix::rows(x, self.inputs), y, self.outputs, over, 1.0);
+            return;
+        }
+        let panels = self.outputs.div_ceil(PANEL).div_ceil(threads);
+        let size = panels * PANEL * self.inputs;
+        let before = &*y;
+        let parts: Vec<(usize, usize, Buffer)> = (0..self.outputs.div_ceil(panels * PANEL))
+            .into_par_iter()
+            .map(|part| {
+                let first = part * panels * PANEL;
+                let columns = (panels * PANEL).min(self.outputs - first);
+                let mut out = Buffer::new(rows * columns);
+                if over == Over::Add {
+                    let from = before.chunks_exact(self.outputs).zip(out.chunks_exact_mut(columns));
+                    from.for_each(|(y, out)| out.copy_from_slice(&y[first..][..columns]));
+                }
+                let held = &self.panels[part * size..(part * size + size).min(self.panels.len())];
+                panels_product(held, self.inputs, (rows, 0..self.inputs, columns), Matrix::rows(x, self.inputs), &mut out, columns, over, 1.0);
+                (first, columns, out)
+            })
+            .collect();
+        for (first, columns, part) in parts {
+            for (y, part) in y.chunks_exact_mut(self.outputs).zip(part.chunks_exact(columns)) {
+                y[first..][..columns].copy_from_slice(part);
+            }
+        }
+    }
+
+    /// One column of the matrix.
+    pub fn column(&self, column: usize) -> impl Iterator<Item = &f32> {
+        let panel = &self.panels[column / PANEL * PANEL * self.inputs..][..PANEL * self.inputs];
+        panel[column % PANEL..].iter().step_by(PANEL)
+    }
+}
+
+/// [`Packed::part`] on panels that stand one after another.
+#[expect(clippy::too_many_arguments, reason = "what a product is made of")]
+fn panels_product(
+    panels: &[f32],
+    k: usize,
+    (rows, inputs, columns): (usize, Range<usize>, usize),
+    x: Matrix<'_>,
+    y: &mut [f32],
+    y_step: usize,
+    over: Over,
+    scale: f32,
+) {
+    let mut scratch: Scratch = None;
+    for from in inputs.clone().step_by(DEPTH) {
+        let depth = DEPTH.min(inputs.end - from);
+        let over = if from == inputs.start { over } else { Over::Add };
+        let left = Left::new(x, from - inputs.start, [rows, depth], columns, &mut scratch);
+        for (panel, w) in panels.chunks_exact(k * PANEL).take(columns.div_ceil(PANEL)).enumerate() {
+            let first = panel * PANEL;
+            let right = Right { values: &w[from * PANEL..(from + depth) * PANEL], step: PANEL };
+            panel_product([rows, depth, PANEL.min(columns - first)], left, right, &mut y[first..], y_step, over, scale);
+        }
     }
 }
 

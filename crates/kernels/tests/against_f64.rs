@@ -260,15 +260,19 @@ fn decoding_step_by_step_is_reading_at_once() {
         let parts = DecoderParts {
             width: d,
             heads: shape.heads,
-            activation: shape.activation,
+            key_value_heads: shape.heads,
+            head_width: d / shape.heads,
+            mlp: DecoderMlp::Plain(shape.activation),
             epsilon: shape.epsilon,
             tokens: &model.tokens,
-            positions: &model.positions,
-            norm_gain: &model.norm[0],
-            norm_bias: &model.norm[1],
+            positions: DecoderPositions::Learned(model.positions.clone()),
+            norm_gain: model.norm[0].clone(),
+            norm_bias: model.norm[1].clone(),
             head: (!tied).then_some(model.head.as_slice()),
+            scale: 0.0,
         };
-        let decoder = Decoder::new(parts, &model.blocks.iter().map(|w| weights(w)).collect::<Vec<_>>());
+        let mut decoder = Decoder::new(parts);
+        model.blocks.iter().for_each(|w| decoder.push(&DecoderBlock::Gpt2(weights(w))));
         // eleven sequences (a tile of eight and a rest), prompts of 1 to 4 ids padded on the left, then five steps
         let mut ids: Vec<Vec<i32>> =
             (0..11).map(|row| (0..1 + row % 4).map(|t| (5 * row + 3 * t) % 37).collect()).collect();
@@ -284,7 +288,13 @@ fn decoding_step_by_step_is_reading_at_once() {
             if step == 2 {
                 // some sequences end
                 let places = [0, 2, 3, 7, 10];
-                decoding.keep(&places);
+                decoding.take(&places);
+                ids = places.iter().map(|&place| ids[place].clone()).collect();
+            }
+            if step == 3 {
+                // one goes on three times, in another order
+                let places = [4, 0, 4, 1, 4];
+                decoding.take(&places);
                 ids = places.iter().map(|&place| ids[place].clone()).collect();
             }
             let next: Vec<i32> = (0..ids.len() as i32).map(|row| (11 * row + step) % 37).collect();

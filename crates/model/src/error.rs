@@ -21,6 +21,8 @@ pub enum Error {
     Lacking { name: String },
     #[error("the weights `{}` hold `{name}`, which the model has no place for", path.display())]
     Foreign { path: PathBuf, name: String },
+    #[error("sequences of {asked} tokens are asked of a model that was made for {context}")]
+    TooLong { asked: usize, context: usize },
     #[error("`{}` asks for something that is not supported: `{key}` is {found}", path.display())]
     Unsupported { path: PathBuf, key: String, found: String, accepted: String },
 }
@@ -34,6 +36,7 @@ impl Error {
             Self::Damaged { .. } | Self::Lacking { .. } | Self::Shape { .. } => {
                 Some("if a stage wrote it: remove the stage's folder and run again; it will be trained anew".into())
             }
+            Self::TooLong { .. } => Some("lower `prompt_tokens` or `response_tokens` of the world".into()),
             Self::Unsupported { key, accepted, .. } => Some(format!("accepted for `{key}`: {accepted}")),
             _ => None,
         }

@@ -32,8 +32,8 @@ pub fn greedy(policy: &Policy, space: &Space, prompts: Vec<Vec<u32>>, device: &D
 trait Reading {
     /// Reads the next columns, ids `[B, l]`; returns the logits after the last, `[B, V]`.
     fn read(&mut self, ids: Vec<i32>) -> Vec<f32>;
-    /// Keeps some of the sequences, in rising order.
-    fn keep(&mut self, places: &[usize]);
+    /// Takes some of the sequences in place of all, in any order; one may be taken several times.
+    fn take(&mut self, places: &[usize]);
 }
 
 impl Reading for Decoding<'_> {
@@ -41,8 +41,8 @@ impl Reading for Decoding<'_> {
         Decoding::read(self, &ids)
     }
 
-    fn keep(&mut self, places: &[usize]) {
-        Decoding::keep(self, places);
+    fn take(&mut self, places: &[usize]) {
+        Decoding::take(self, places);
     }
 }
 
@@ -61,7 +61,7 @@ impl Reading for Composed<'_> {
         host(self.policy.next_logits(Tokens::marked(ids, self.left.clone()), &mut self.cache))
     }
 
-    fn keep(&mut self, places: &[usize]) {
+    fn take(&mut self, places: &[usize]) {
         self.cache = self.cache.select(places);
         self.left = places.iter().map(|&place| self.left[place]).collect();
     }
@@ -80,11 +80,11 @@ fn write(
     let written: Vec<Written> = match policy.decoder() {
         // every thread takes its rows through all columns; no row sees another, so it does not matter which
         Some(decoder) => {
-            let share = prompts.len().div_ceil(rayon::current_num_threads()).max(1);
+            let share = decoder.share(prompts.len(), rayon::current_num_threads());
             let shares = prompts.par_chunks(share).enumerate();
             shares
                 .map(|(i, prompts)| {
-                    let reading = decoder.start(lefts(prompts), space.context());
+                    let reading = |prompts: &[Vec<u32>]| decoder.start(lefts(prompts), space.context());
                     write_rows(reading, space, prompts, |row, column, logits, hidden| {
                         choose(i * share + row, column, logits, hidden)
                     })
@@ -92,7 +92,8 @@ fn write(
                 .collect()
         }
         None => {
-            let reading = Composed { policy, device, cache: Cache::default(), left: lefts(&prompts) };
+            let reading =
+                |prompts: &[Vec<u32>]| Composed { policy, device, cache: Cache::default(), left: lefts(prompts) };
             vec![write_rows(reading, space, &prompts, &choose)]
         }
     };
@@ -103,16 +104,28 @@ fn write(
 /// Responses with their log-probs.
 type Written = Vec<(Vec<u32>, Vec<f32>)>;
 
-fn write_rows(
-    mut model: impl Reading,
+fn write_rows<R: Reading>(
+    start: impl FnOnce(&[Vec<u32>]) -> R,
     space: &Space,
     prompts: &[Vec<u32>],
     choose: impl Fn(usize, usize, &[f32], Option<&[bool]>) -> (u32, f32),
 ) -> Written {
     let columns = space.response_tokens;
     let hidden = space.hidden();
+    // A prompt that stands next to itself is read once.
+    let mut own: Vec<Vec<u32>> = vec![];
+    let mut places = Vec::with_capacity(prompts.len());
+    for prompt in prompts {
+        if own.last() != Some(prompt) {
+            own.push(prompt.clone());
+        }
+        places.push(own.len() - 1);
+    }
     let padded = |prompt: &Vec<u32>| [vec![space.pad; space.prompt_tokens - prompt.len()], prompt.clone()].concat();
-    let mut ids: Vec<i32> = prompts.iter().flat_map(padded).map(|id| id as i32).collect();
+    let ids: Vec<i32> = own.iter().flat_map(padded).map(|id| id as i32).collect();
+    let mut model = start(&own);
+    let mut shared = Some((ids, places));
+    let mut ids = vec![];
     let mut out: Written = vec![Default::default(); prompts.len()];
     let mut alive: Vec<usize> = (0..prompts.len()).collect();
     for column in 0..columns {
@@ -124,7 +137,14 @@ fn write_rows(
             }
             break;
         }
-        let logits = model.read(ids); // [alive, V]
+        let logits = match shared.take() {
+            Some((ids, places)) => {
+                let own = model.read(ids);
+                model.take(&places);
+                places.iter().flat_map(|&place| &own[place * space.vocabulary..][..space.vocabulary]).copied().collect()
+            }
+            None => model.read(ids),
+        }; // [alive, V]
         let mut still = Vec::with_capacity(alive.len());
         ids = Vec::with_capacity(alive.len());
         for (place, &row) in alive.iter().enumerate() {
@@ -142,7 +162,7 @@ fn write_rows(
         }
         // Rows that ended leave the cache.
         if still.len() < alive.len() {
-            model.keep(&still);
+            model.take(&still);
             alive = still.iter().map(|&place| alive[place]).collect();
         }
     }

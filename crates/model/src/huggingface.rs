@@ -1,21 +1,27 @@
-//! Hugging Face directories: `config.json`, `model.safetensors`, `tokenizer.json`, and PEFT adapters beside them. What transformers
+//! Hugging Face directories: `config.json`, `model.safetensors` in one piece or several, `tokenizer.json` with what stands
+//! beside it, and PEFT adapters. What transformers
 //! wrote, [`read`] reads; what [`write`] writes, transformers reads. A setting that the two families do not have is
 //! a named error.
 
 use crate::config::{Activation, Family, TransformerConfig};
+use crate::pretrained::Pretrained;
 use crate::projection::Lora;
+use crate::shelf::{Kind, Shelf};
 use crate::weights::{self, Stored};
 use crate::{Error, Policy, Result};
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
-use duel_spec::seeds;
 use serde_json::{Value, json};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
 const TOKENIZER: &str = "tokenizer.json";
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+const TEMPLATE: &str = "chat_template.jinja";
+const GENERATION: &str = "generation_config.json";
 const ADAPTER_CONFIG: &str = "adapter_config.json";
 const ADAPTER: &str = "adapter_model.safetensors";
 
@@ -32,9 +38,106 @@ pub struct Special {
 pub struct Checkpoint {
     pub config: TransformerConfig,
     pub policy: Policy,
+    pub words: Words,
+}
+
+/// How a model's text becomes ids: passed on as it is.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Words {
     pub special: Special,
-    /// What `tokenizer.json` holds, passed on as it is; `None` where there is none.
+    /// What `tokenizer.json` holds; `None` where there is none.
     pub tokenizer: Option<Vec<u8>>,
+    /// The chat template, in Jinja.
+    pub template: Option<String>,
+}
+
+/// Opens a GPT-2 or Llama directory: its settings, and its tensors to be taken one by one.
+///
+/// # Errors
+/// Files that are missing or damaged, settings that are not supported.
+pub(crate) fn open(folder: &Path) -> Result<(TransformerConfig, Words, Shelf)> {
+    let settings = Settings::open(folder.join(CONFIG))?;
+    let config = settings.config()?;
+    let words = words(folder, &settings.json)?;
+    let index = folder.join(INDEX);
+    let files = if index.is_file() && !folder.join(WEIGHTS).is_file() {
+        shards(folder, &Settings::open(index)?)?
+    } else {
+        vec![folder.join(WEIGHTS)]
+    };
+    Ok((config, words, Shelf::safetensors(&files)?))
+}
+
+/// The files that an index names, each once.
+fn shards(folder: &Path, index: &Settings) -> Result<Vec<PathBuf>> {
+    let map = index.json["weight_map"].as_object();
+    let map = map.ok_or_else(|| index.unsupported("weight_map", "the file of each tensor"))?;
+    let mut names = BTreeSet::new();
+    for file in map.values() {
+        // a name beside the index, and nothing that leads elsewhere
+        let plain = file.as_str().filter(|name| Path::new(name).file_name().is_some_and(|own| own == *name));
+        names.insert(plain.ok_or_else(|| index.unsupported("weight_map", "names of files beside it"))?);
+    }
+    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
+/// A file that may be absent.
+fn optional(path: &Path) -> Result<Option<Vec<u8>>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::Read { path: path.into(), source }),
+    }
+}
+
+fn optional_json(path: &Path) -> Result<Value> {
+    match optional(path)? {
+        Some(bytes) => serde_json::from_slice(&bytes)
+            .map_err(|e| Error::Damaged { path: path.into(), problem: e.to_string() }),
+        None => Ok(Value::Null),
+    }
+}
+
+/// Tokenizer, template and special ids of a directory: the generation's word counts before the model's.
+fn words(folder: &Path, config: &Value) -> Result<Words> {
+    let path = folder.join(TOKENIZER);
+    let tokenizer = optional(&path)?;
+    let vocabulary: Value = match &tokenizer {
+        Some(bytes) => serde_json::from_slice(bytes).map_err(|e| Error::Damaged { path, problem: e.to_string() })?,
+        None => Value::Null,
+    };
+    let generation = optional_json(&folder.join(GENERATION))?;
+    let settings = optional_json(&folder.join(TOKENIZER_CONFIG))?;
+    // "eos_token": "</s>" or {"content": "</s>"}
+    let named = |key: &str| {
+        let token = &settings[format!("{key}_token")];
+        let text = token.as_str().or_else(|| token["content"].as_str())?;
+        let added = vocabulary["added_tokens"].as_array().into_iter().flatten();
+        let id = added.clone().find(|token| token["content"] == text).map(|token| &token["id"]);
+        id.unwrap_or(&vocabulary["model"]["vocab"][text]).as_u64().map(|id| id as u32)
+    };
+    let id = |key: &str| {
+        let said = [&generation, config].map(|json| &json[format!("{key}_token_id")]);
+        let listed = said.iter().find(|value| !value.is_null()).map_or(vec![], |value| match value {
+            Value::Array(ids) => ids.iter().filter_map(Value::as_u64).map(|id| id as u32).collect(),
+            one => one.as_u64().map(|id| id as u32).into_iter().collect::<Vec<_>>(),
+        });
+        // of several, the one that the tokenizer itself calls so
+        named(key).filter(|own| listed.contains(own)).or(listed.first().copied()).or_else(|| named(key))
+    };
+    let special = Special { bos: id("bos"), eos: id("eos"), pad: id("pad") };
+    let template = match optional(&folder.join(TEMPLATE))? {
+        Some(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
+        None => match &settings["chat_template"] {
+            Value::String(template) => Some(template.clone()),
+            Value::Array(several) => {
+                let default = several.iter().find(|one| one["name"] == "default").or(several.first());
+                default.and_then(|one| one["template"].as_str()).map(str::to_owned)
+            }
+            _ => None,
+        },
+    };
+    Ok(Words { special, tokenizer, template })
 }
 
 /// Reads a GPT-2 or Llama directory.
@@ -42,41 +145,105 @@ pub struct Checkpoint {
 /// # Errors
 /// Files that are missing or damaged, settings that are not supported, tensors that do not fit.
 pub fn read(folder: &Path, device: &Device) -> Result<Checkpoint> {
-    let settings = Settings::open(folder.join(CONFIG))?;
-    let config = settings.config()?;
-    let id = |key: &str| settings.json[key].as_u64().map(|id| id as u32);
-    let special = Special { bos: id("bos_token_id"), eos: id("eos_token_id"), pad: id("pad_token_id") };
-    // the drawn weights are all replaced
-    let shape = Policy::new(&config, &mut seeds::derive(0, "shape", 0, "init"), device);
-    let policy = weights::load_as(shape, &folder.join(WEIGHTS), |ours| theirs(&config, ours), is_buffer)?;
-    let path = folder.join(TOKENIZER);
-    let tokenizer = match std::fs::read(&path) {
-        Ok(bytes) => Some(bytes),
-        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => None,
-        Err(source) => return Err(Error::Read { path, source }),
-    };
-    if let Some(problem) = tokenizer.as_ref().and_then(|bytes| serde_json::from_slice::<Value>(bytes).err()) {
-        return Err(Error::Damaged { path, problem: problem.to_string() });
-    }
-    Ok(Checkpoint { config, policy, special, tokenizer })
+    let model = Pretrained::open(folder)?;
+    Ok(Checkpoint { policy: model.policy(model.config.context, device)?, config: model.config, words: model.words })
 }
 
-/// Writes a directory that transformers reads.
-pub fn write(folder: &Path, checkpoint: &Checkpoint) -> Result<()> {
-    let Checkpoint { config, policy, special, tokenizer } = checkpoint;
-    weights::save_as(policy, &folder.join(WEIGHTS), |ours| theirs(config, ours))?;
+/// Writes a directory that transformers reads; matrices and vectors as f32, f16 or bf16.
+pub fn write(folder: &Path, checkpoint: &Checkpoint, kind: Kind) -> Result<()> {
+    let Checkpoint { config, policy, words } = checkpoint;
+    weights::save_in(kind, policy, &folder.join(WEIGHTS), |ours| Some(theirs(config, ours)))?;
     let mut json = to_json(config);
-    for (key, id) in [("bos_token_id", special.bos), ("eos_token_id", special.eos), ("pad_token_id", special.pad)] {
+    if kind != Kind::F32 {
+        json["dtype"] = json!(if kind == Kind::F16 { "float16" } else { "bfloat16" });
+    }
+    let Special { bos, eos, pad } = words.special;
+    let mut generation = json!({});
+    for (key, id) in [("bos_token_id", bos), ("eos_token_id", eos), ("pad_token_id", pad)] {
         json[key] = json!(id);
+        generation[key] = json!(id);
     }
-    let put = |name: &str, bytes: &[u8]| {
-        let path = folder.join(name);
-        std::fs::write(&path, bytes).map_err(|source| Error::Write { path, source })
+    put(folder, CONFIG, format!("{json:#}\n").as_bytes())?;
+    put(folder, GENERATION, format!("{generation:#}\n").as_bytes())?;
+    write_words(folder, config, words)
+}
+
+fn put(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+    let path = folder.join(name);
+    std::fs::write(&path, bytes).map_err(|source| Error::Write { path, source })
+}
+
+/// Tokenizer and template, as transformers reads them.
+fn write_words(folder: &Path, config: &TransformerConfig, words: &Words) -> Result<()> {
+    let Some(tokenizer) = &words.tokenizer else { return Ok(()) };
+    put(folder, TOKENIZER, tokenizer)?;
+    let vocabulary: Value = serde_json::from_slice(tokenizer).unwrap_or_default();
+    let text = |id: Option<u32>| {
+        let id = u64::from(id?);
+        let mut added = vocabulary["added_tokens"].as_array().into_iter().flatten();
+        let own = added.find(|token| token["id"] == id).and_then(|token| token["content"].as_str());
+        let of_model = || vocabulary["model"]["vocab"].as_object()?.iter().find(|(_, own)| **own == id);
+        own.map(str::to_owned).or_else(|| of_model().map(|(token, _)| token.clone()))
     };
-    if let Some(tokenizer) = tokenizer {
-        put(TOKENIZER, tokenizer)?;
+    let Special { bos, eos, pad } = words.special;
+    let mut settings = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": config.context,
+        "clean_up_tokenization_spaces": false,
+    });
+    for (key, id) in [("bos_token", bos), ("eos_token", eos), ("pad_token", pad)] {
+        if let Some(text) = text(id) {
+            settings[key] = json!(text);
+        }
     }
-    put(CONFIG, format!("{json:#}\n").as_bytes())
+    if let Some(template) = &words.template {
+        settings["chat_template"] = json!(template);
+    }
+    put(folder, TOKENIZER_CONFIG, format!("{settings:#}\n").as_bytes())
+}
+
+/// Writes the adapters of a policy as PEFT does, to be put onto the model at `base`.
+///
+/// # Errors
+/// [`Error::Lacking`] where the policy wears none; adapters of several ranks.
+pub fn write_adapter(folder: &Path, config: &TransformerConfig, policy: &Policy, base: &str) -> Result<()> {
+    let mut worn = BTreeSet::new();
+    let mut sizes = BTreeSet::new();
+    let _ = policy.clone().map_projections(|ours, projection| {
+        if let Some(lora) = &projection.lora {
+            let rank = lora.a.dims()[1];
+            let alpha = (lora.scale * rank as f64 * 1e6).round() as u64; // millionths, so that they can be compared
+            sizes.insert((rank, alpha));
+            let stem = their_stem(config, &ours);
+            worn.insert(stem.rsplit('.').next().unwrap_or_default().to_owned());
+        }
+        projection
+    });
+    let path = folder.join(ADAPTER);
+    let (rank, alpha) = match sizes.len() {
+        0 => return Err(Error::Lacking { name: "lora_A".into() }),
+        1 => sizes.into_iter().next().unwrap_or_default(),
+        n => {
+            let (key, accepted) = ("r".to_owned(), "one rank and scale".to_owned());
+            return Err(Error::Unsupported { path, key, found: format!("{n} ranks"), accepted });
+        }
+    };
+    weights::save_some(policy, &path, |ours| ours.contains(".lora.").then(|| theirs(config, ours)))?;
+    let json = json!({
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "base_model_name_or_path": base,
+        "r": rank,
+        "lora_alpha": alpha as f64 / 1e6,
+        "lora_dropout": 0.0,
+        "target_modules": worn,
+        "bias": "none",
+        "fan_in_fan_out": matches!(config.family, Family::Gpt2 { .. }),
+        "inference_mode": true,
+        "use_dora": false,
+        "use_rslora": false,
+    });
+    put(folder, ADAPTER_CONFIG, format!("{json:#}\n").as_bytes())
 }
 
 /// Puts a PEFT LoRA adapter onto a policy.
@@ -136,23 +303,34 @@ pub fn read_adapter(folder: &Path, config: &TransformerConfig, policy: Policy, d
 
 /// The name and the orientation of one of our parameters in a Hugging Face file: true where it is stored transposed.
 pub fn theirs(config: &TransformerConfig, ours: &str) -> (String, bool) {
-    // what the names of our fields and variants say twice
-    const SILENT: [&str; 9] =
-        ["body", "linear", "Layer", "Rms", "Learned", "SquaredRelu", "GeluTanh", "Gated", "Apart"];
-    let ours = ours.replace("inputs.Joint", "qkv").replace("inputs.Apart", "Apart");
-    let parts: Vec<&str> = ours.split('.').filter(|part| !SILENT.contains(part)).collect();
-    let (last, stem) = parts.split_last().expect("a parameter has a name");
-    let stem = stem.join(".");
+    let ours = plain_name(ours);
+    let (stem, last) = ours.rsplit_once('.').unwrap_or(("", &ours));
     if let Some(projection) = stem.strip_suffix(".lora") {
         let name = format!("base_model.model.{}.lora_{}.weight", their_stem(config, projection), last.to_uppercase());
         return (name, true);
     }
-    let kind = if *last == "beta" || *last == "bias" { "bias" } else { "weight" };
-    let is_matrix = !["tokens", "positions", "norm"].contains(&stem.as_str()) && !stem.contains("norm_");
+    let kind = if last == "bias" { "bias" } else { "weight" };
+    let is_matrix = !["tokens", "positions", "norm"].contains(&stem) && !stem.contains("norm_");
     let llama = matches!(config.family, Family::Llama { .. });
     // GPT-2's Conv1D keeps [in, out], as burn does
     let transposed = kind == "weight" && is_matrix && (llama || stem == "head");
-    (format!("{}.{kind}", their_stem(config, &stem)), transposed)
+    (format!("{}.{kind}", their_stem(config, stem)), transposed)
+}
+
+/// A parameter's name without what our fields and variants say twice: `blocks.3.attention.q.weight`.
+pub(crate) fn plain_name(ours: &str) -> String {
+    const SILENT: [&str; 9] =
+        ["body", "linear", "Layer", "Rms", "Learned", "SquaredRelu", "GeluTanh", "Gated", "Apart"];
+    let ours = ours.replace("inputs.Joint", "qkv").replace("inputs.Apart", "Apart");
+    let mut parts: Vec<&str> = ours.split('.').filter(|part| !SILENT.contains(part)).collect();
+    if let Some(last) = parts.last_mut() {
+        *last = match *last {
+            "gamma" => "weight",
+            "beta" => "bias",
+            other => other,
+        };
+    }
+    parts.join(".")
 }
 
 /// `blocks.3.attention.q` as `model.layers.3.self_attn.q_proj`, and so on.
@@ -185,7 +363,7 @@ fn their_stem(config: &TransformerConfig, ours: &str) -> String {
 }
 
 /// Tensors of old files that are no parameters: causal masks, rotary tables; and a head that is tied.
-fn is_buffer(name: &str) -> bool {
+pub(crate) fn is_buffer(name: &str) -> bool {
     name.ends_with(".attn.bias")
         || name.ends_with(".attn.masked_bias")
         || name.ends_with("rotary_emb.inv_freq")

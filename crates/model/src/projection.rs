@@ -1,9 +1,9 @@
 //! A linear map that may carry a low-rank adapter.
 
+use crate::weights::{Start, normal};
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor};
-use duel_spec::seeds::Rng;
 
 /// `x W + b`, and `+ (α/r) x A B` where an adapter is on.
 #[derive(Module, Debug)]
@@ -25,9 +25,16 @@ pub struct Lora {
 
 impl Projection {
     /// Normal weights of the given spread, and a bias of zeros where there is one.
-    pub fn new(inputs: usize, outputs: usize, bias: bool, std: f64, rng: &mut Rng, device: &Device) -> Self {
+    pub(crate) fn new(
+        inputs: usize,
+        outputs: usize,
+        bias: bool,
+        std: f64,
+        start: &mut Start<'_>,
+        device: &Device,
+    ) -> Self {
         let mut linear = LinearConfig::new(inputs, outputs).with_bias(bias).init(device);
-        linear.weight = crate::weights::normal([inputs, outputs], std, rng, device);
+        linear.weight = normal([inputs, outputs], std, start, device);
         if bias {
             linear.bias = Some(Param::from_tensor(Tensor::zeros([outputs], device)));
         }

@@ -8,11 +8,13 @@ use crate::config::{Activation, Family, TransformerConfig};
 use crate::fused::{self, BlockPlan, BlockTensors, LlamaPlan, LlamaTensors, LogpPlan};
 use crate::projection::{Lora, Projection};
 use crate::tokens::Tokens;
-use crate::weights::{host, normal};
+use crate::weights::{Start, host, normal};
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
-use duel_kernels::{BlockShape, BlockWeights, Decoder, DecoderParts, LlamaShape};
+use duel_kernels::{
+    BlockShape, Decoder, DecoderBlock, DecoderMlp, DecoderParts, DecoderPositions, LlamaMap, LlamaShape, LlamaWeights, MAPS,
+};
 use duel_spec::seeds::Rng;
 use std::sync::Arc;
 
@@ -104,7 +106,7 @@ struct Place {
 }
 
 impl Attention {
-    fn new(config: &TransformerConfig, std: f64, residual: f64, rng: &mut Rng, device: &Device) -> Self {
+    fn new(config: &TransformerConfig, std: f64, residual: f64, rng: &mut Start<'_>, device: &Device) -> Self {
         let (d, e) = (config.width, config.head_width());
         let (heads, key_value_heads) = (config.heads, config.key_value_heads());
         let bias = matches!(config.family, Family::Gpt2 { .. });
@@ -199,7 +201,7 @@ struct Gated {
 }
 
 impl Mlp {
-    fn new(config: &TransformerConfig, std: f64, residual: f64, rng: &mut Rng, device: &Device) -> Self {
+    fn new(config: &TransformerConfig, std: f64, residual: f64, rng: &mut Start<'_>, device: &Device) -> Self {
         let d = config.width;
         match config.family {
             Family::Gpt2 { activation, inner, .. } => {
@@ -246,7 +248,7 @@ struct Block {
 }
 
 impl Block {
-    fn new(config: &TransformerConfig, rng: &mut Rng, device: &Device) -> Self {
+    fn new(config: &TransformerConfig, rng: &mut Start<'_>, device: &Device) -> Self {
         let std = 0.5 / (config.width as f64).sqrt();
         let residual = std / (2.0 * config.layers as f64).sqrt(); // GPT-2: residual projections start smaller
         Self {
@@ -282,6 +284,36 @@ impl Block {
             down: affine(&mlp.down)?,
             activation: self.mlp.activation()?,
         })
+    }
+
+    /// The projections of a Llama block; none of another.
+    fn llama_maps(&self) -> Vec<&Projection> {
+        match (&self.attention.inputs, &self.mlp) {
+            (Inputs::Apart(Apart { q, k, v }), Mlp::Gated(Gated { gate, up, down })) => {
+                vec![q, k, v, &self.attention.out, gate, up, down]
+            }
+            _ => vec![],
+        }
+    }
+
+    /// Packs the block for writing.
+    fn pack(&self, decoder: &mut Decoder) -> Option<()> {
+        if let Some(parts) = self.gpt2() {
+            let parts = parts.host();
+            decoder.push(&DecoderBlock::Gpt2(parts.each_ref().map(|w| w.as_slice()).into()));
+            return Some(());
+        }
+        let (Norm::Rms(norm1), Norm::Rms(norm2)) = (&self.norm_attention, &self.norm_mlp) else { return None };
+        let norms = [norm1, norm2].map(|norm| host(norm.gamma.val()));
+        let of = |map: &Projection| {
+            let [a, b] = map.lora.as_ref().map_or([vec![], vec![]], |lora| [host(lora.a.val()), host(lora.b.val())]);
+            [host(map.linear.weight.val()), a, b]
+        };
+        let maps: Vec<[Vec<f32>; 3]> = self.llama_maps().into_iter().map(of).collect();
+        let maps: [LlamaMap<'_>; MAPS] =
+            maps.iter().map(|[weight, a, b]| LlamaMap { weight, a, b }).collect::<Vec<_>>().try_into().ok()?;
+        decoder.push(&DecoderBlock::Llama(LlamaWeights { norms: norms.each_ref().map(|w| w.as_slice()), maps }));
+        Some(())
     }
 
     /// The whole block in one operation, where there is one for it.
@@ -469,7 +501,7 @@ struct Body {
 }
 
 impl Body {
-    fn new(config: &TransformerConfig, rng: &mut Rng, device: &Device) -> Self {
+    fn new(config: &TransformerConfig, rng: &mut Start<'_>, device: &Device) -> Self {
         let mut tokens = EmbeddingConfig::new(config.vocabulary, config.width).init(device);
         let std = 1.0 / (config.width as f64).sqrt();
         tokens.weight = normal([config.vocabulary, config.width], std, rng, device);
@@ -573,6 +605,15 @@ pub struct Policy {
 impl Policy {
     /// A fresh model; every weight is drawn from `rng`.
     pub fn new(config: &TransformerConfig, rng: &mut Rng, device: &Device) -> Self {
+        Self::starting(config, &mut Start::Drawn(rng), device)
+    }
+
+    /// The shape of a model, whose weights are to be replaced.
+    pub fn zeros(config: &TransformerConfig, device: &Device) -> Self {
+        Self::starting(config, &mut Start::Zeros, device)
+    }
+
+    fn starting(config: &TransformerConfig, rng: &mut Start<'_>, device: &Device) -> Self {
         let body = Body::new(config, rng, device);
         let head = (!config.tied).then(|| {
             let weight = normal([config.width, config.vocabulary], 0.02, rng, device);
@@ -636,35 +677,58 @@ impl Policy {
         self.read_out(hidden).squeeze_dim::<2>(1)
     }
 
-    /// The model with its weights packed for writing, where it is GPT-2 without adapters on a device that has one.
+    /// The model with its weights packed for writing and its adapters worked in, on a device that has such an operation.
+    /// GPT-2 has it without adapters.
     pub fn decoder(&self) -> Option<Decoder> {
-        let Body { tokens, positions: Positions::Learned(positions), blocks, norm: Norm::Layer(norm), epsilon, .. } =
-            &self.body
-        else {
-            return None;
-        };
+        let Body { tokens, positions, blocks, norm, epsilon, .. } = &self.body;
         if !fused::applies(&tokens.weight.val()) || self.head.as_ref().is_some_and(|head| head.bias.is_some()) {
             return None;
         }
         let first = blocks.first()?;
-        let activation = first.mlp.activation()?;
-        let parts = blocks.iter().map(|block| Some(block.gpt2()?.host()));
-        let weights: Vec<[Vec<f32>; 12]> = parts.collect::<Option<_>>()?;
-        let weights: Vec<BlockWeights<'_>> =
-            weights.iter().map(|w| w.each_ref().map(|w| w.as_slice()).into()).collect();
-        let head = self.head.as_ref().map(|head| host(head.weight.val()));
-        let parts = DecoderParts {
+        let mut scale = 0.0;
+        let mlp = match first.mlp.activation() {
+            Some(activation) => {
+                blocks.iter().try_for_each(|block| block.gpt2().map(|_| ()))?;
+                DecoderMlp::Plain(activation)
+            }
+            None => {
+                let worn = blocks.iter().flat_map(Block::llama_maps).filter_map(|map| map.lora.as_ref());
+                let mut scales = worn.map(|lora| lora.scale);
+                scale = scales.next().unwrap_or(0.0);
+                if scales.any(|other| other != scale) {
+                    return None;
+                }
+                DecoderMlp::Gated
+            }
+        };
+        let positions = match positions {
+            Positions::Learned(table) => DecoderPositions::Learned(host(table.weight.val())),
+            Positions::Rotary(Rotary { cos, sin }) => {
+                DecoderPositions::Rotary([cos, sin].map(|table| host(table.clone())))
+            }
+        };
+        let (norm_gain, norm_bias) = match norm {
+            Norm::Layer(norm) => (host(norm.gamma.val()), host(norm.beta.as_ref()?.val())),
+            Norm::Rms(norm) => (host(norm.gamma.val()), vec![]),
+        };
+        let mut decoder = Decoder::new(DecoderParts {
             width: tokens.weight.dims()[1],
             heads: first.attention.heads,
-            activation,
+            key_value_heads: first.attention.key_value_heads,
+            head_width: first.attention.head_width,
+            mlp,
             epsilon: *epsilon as f32,
             tokens: &host(tokens.weight.val()),
-            positions: &host(positions.weight.val()),
-            norm_gain: &host(norm.gamma.val()),
-            norm_bias: &host(norm.beta.as_ref()?.val()),
-            head: head.as_deref(),
-        };
-        Some(Decoder::new(parts, &weights))
+            positions,
+            norm_gain,
+            norm_bias,
+            head: self.head.as_ref().map(|head| host(head.weight.val())).as_deref(),
+            scale: scale as f32,
+        });
+        for block in blocks {
+            block.pack(&mut decoder)?;
+        }
+        Some(decoder)
     }
 
     /// Logits `[B, T, V]` after hidden states `[B, T, D]`.
@@ -725,7 +789,8 @@ impl Policy {
                 return projection;
             }
             let [inputs, outputs] = projection.linear.weight.dims();
-            let a = normal([inputs, rank], 1.0 / (3.0 * inputs as f64).sqrt(), rng, device);
+            let spread = 1.0 / (3.0 * inputs as f64).sqrt();
+            let a = normal([inputs, rank], spread, &mut Start::Drawn(rng), device);
             let b = Param::from_tensor(Tensor::zeros([rank, outputs], device));
             projection.with_lora(Lora { a, b, scale })
         })

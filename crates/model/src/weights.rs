@@ -1,12 +1,13 @@
 //! Weights of any module as named host buffers: to and from safetensors, flat for the optimizer, hashed.
 
+use crate::shelf::{Kind, Shelf};
 use crate::{Error, Result};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
-use duel_spec::{ids::hash_bytes, seeds::Rng};
+use duel_spec::{ids::Hasher, seeds::Rng};
 use rand::RngExt;
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
-use std::collections::HashMap;
+use safetensors::tensor::{Dtype, TensorView};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::path::Path;
 
 /// One parameter on the host.
@@ -69,6 +70,11 @@ pub fn flatten<M: Module>(module: &M) -> Vec<f32> {
     named(module).into_iter().flat_map(|n| n.values).collect()
 }
 
+/// The parameters of [`trained`] one after another.
+pub fn flatten_trained<M: Module>(module: &M) -> Vec<f32> {
+    trained(module).into_iter().flat_map(|n| n.values).collect()
+}
+
 /// The module with its parameters replaced by `flat`, in the order of [`flatten`].
 pub fn unflatten<M: Module>(module: M, flat: &[f32]) -> M {
     fill(module, flat, false)
@@ -104,15 +110,59 @@ fn fill<M: Module>(module: M, flat: &[f32], trained_only: bool) -> M {
     module.map(&mut Fill { trained_only, flat, place: 0 })
 }
 
+/// Name and shape of every float parameter in the module's fixed order.
+pub fn shapes<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
+    struct Shapes {
+        path: Vec<String>,
+        out: Vec<(String, Vec<usize>)>,
+    }
+    impl ModuleVisitor for Shapes {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.into());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.out.push((self.path.join("."), param.val().dims().to_vec()));
+        }
+    }
+    let mut shapes = Shapes { path: vec![], out: vec![] };
+    module.visit(&mut shapes);
+    shapes.out
+}
+
 /// Hash of all parameters, names and shapes included.
 pub fn hash<M: Module>(module: &M) -> String {
-    let mut bytes = Vec::new();
-    for n in named(module) {
-        bytes.extend(n.name.as_bytes());
-        n.shape.iter().for_each(|s| bytes.extend(s.to_le_bytes()));
-        n.values.iter().for_each(|v| bytes.extend(v.to_le_bytes()));
+    struct Hash {
+        path: Vec<String>,
+        hasher: Hasher,
     }
-    hash_bytes(&bytes)
+    impl ModuleVisitor for Hash {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.into());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let tensor = param.val();
+            self.hasher.add(self.path.join(".").as_bytes());
+            tensor.dims().iter().for_each(|size| self.hasher.add(&size.to_le_bytes()));
+            let data = tensor.into_data();
+            let values: &[f32] = data.as_slice().expect("all models are f32");
+            let mut bytes = Vec::with_capacity(4 * values.len().min(BLOCK));
+            for block in values.chunks(BLOCK) {
+                bytes.clear();
+                bytes.extend(block.iter().flat_map(|v| v.to_le_bytes()));
+                self.hasher.add(&bytes);
+            }
+        }
+    }
+    const BLOCK: usize = 1 << 16; // numbers that are turned into bytes at once
+    let mut hash = Hash { path: vec![], hasher: Hasher::default() };
+    module.visit(&mut hash);
+    hash.hasher.finish()
 }
 
 /// Writes the module as safetensors.
@@ -122,22 +172,43 @@ pub fn save<M: Module>(module: &M, path: &Path) -> Result<()> {
 
 /// Writes the module as safetensors under other names; true: the matrix is written transposed.
 pub fn save_as<M: Module>(module: &M, path: &Path, naming: impl Fn(&str) -> (String, bool)) -> Result<()> {
+    save_some(module, path, |ours| Some(naming(ours)))
+}
+
+/// The same for those parameters that are given a name.
+pub fn save_some<M: Module>(module: &M, path: &Path, naming: impl Fn(&str) -> Option<(String, bool)>) -> Result<()> {
+    save_in(Kind::F32, module, path, naming)
+}
+
+/// The same as f32, f16 or bf16.
+pub fn save_in<M: Module>(
+    kind: Kind,
+    module: &M,
+    path: &Path,
+    naming: impl Fn(&str) -> Option<(String, bool)>,
+) -> Result<()> {
+    let dtype = match kind {
+        Kind::F16 => Dtype::F16,
+        Kind::Bf16 => Dtype::BF16,
+        _ => Dtype::F32,
+    };
+    let kind = if dtype == Dtype::F32 { Kind::F32 } else { kind };
     let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = named(module)
         .into_iter()
-        .map(|mut n| {
-            let (name, turned) = naming(&n.name);
+        .filter_map(|mut n| {
+            let (name, turned) = naming(&n.name)?;
             if turned {
                 n.values = transposed(&n.values, n.shape[0], n.shape[1]);
                 n.shape.reverse();
             }
-            (name, n.shape, n.values.iter().flat_map(|v| v.to_le_bytes()).collect())
+            Some((name, n.shape, kind.encode(&n.values)))
         })
         .collect();
     let damaged = |problem: String| Error::Damaged { path: path.into(), problem };
     let views: Vec<(&str, TensorView)> = tensors
         .iter()
         .map(|(name, shape, bytes)| {
-            let view = TensorView::new(Dtype::F32, shape.clone(), bytes).map_err(|e| damaged(e.to_string()))?;
+            let view = TensorView::new(dtype, shape.clone(), bytes).map_err(|e| damaged(e.to_string()))?;
             Ok((name.as_str(), view))
         })
         .collect::<Result<_>>()?;
@@ -156,27 +227,15 @@ pub struct Stored {
 /// Every tensor of a safetensors file, as f32.
 ///
 /// # Errors
-/// A file that is missing, damaged, or of other numbers than f32, f16 and bf16.
+/// As [`Shelf::safetensors`].
 pub fn stored(path: &Path) -> Result<HashMap<String, Stored>> {
-    let bytes = mapped(path).map_err(|source| Error::Read { path: path.into(), source })?;
-    let damaged = |problem: String| Error::Damaged { path: path.into(), problem };
-    let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
-    let convert = |(name, view): (String, TensorView)| {
-        let halves = || view.data().chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
-        let values = match view.dtype() {
-            Dtype::F32 => view.data().chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
-            Dtype::BF16 => halves().map(|x| half::bf16::from_bits(x).to_f32()).collect(),
-            Dtype::F16 => halves().map(|x| half::f16::from_bits(x).to_f32()).collect(),
-            other => return Err(damaged(format!("`{name}` is of type {other:?}, not f32, f16 or bf16"))),
-        };
-        Ok((name, Stored { shape: view.shape().to_vec(), values }))
-    };
-    file.tensors().into_iter().map(convert).collect()
+    let shelf = Shelf::safetensors(&[path.into()])?;
+    Ok(shelf.names().filter_map(|name| Some((name.to_owned(), shelf.get(name)?))).collect())
 }
 
 /// A file as memory that all processes which read it share.
 #[expect(unsafe_code, reason = "a mapped file may change under its reader")]
-fn mapped(path: &Path) -> std::io::Result<memmap2::Mmap> {
+pub(crate) fn mapped(path: &Path) -> std::io::Result<memmap2::Mmap> {
     let file = std::fs::File::open(path)?;
     // SAFETY: finished stages are never written again, only renamed or removed, which leaves a mapping whole; a model
     // directory of the user's is read once, when a run begins.
@@ -199,25 +258,67 @@ pub fn load_as<M: Module>(
     naming: impl Fn(&str) -> (String, bool),
     spare: impl Fn(&str) -> bool,
 ) -> Result<M> {
-    let mut stored = stored(path)?;
-    let mut flat = Vec::new();
-    for Named { name, shape, .. } in named(&module) {
-        let (name, turned) = naming(&name);
-        let Some(found) = stored.remove(&name) else { return Err(Error::Lacking { name }) };
-        let expected = if turned { vec![shape[1], shape[0]] } else { shape };
-        if found.shape != expected {
-            return Err(Error::Shape { name, found: found.shape, expected });
+    load_from(module, &Shelf::safetensors(&[path.into()])?, |ours| Some(naming(ours)), |_, found| found, spare)
+}
+
+/// Fills those parameters of the module that a safetensors file holds, under our names.
+///
+/// # Errors
+/// A file that is damaged, or that holds what the module does not have.
+pub fn load_some<M: Module>(module: M, path: &Path) -> Result<M> {
+    let shelf = Shelf::safetensors(&[path.into()])?;
+    load_from(module, &shelf, |ours| shelf.shape(ours).map(|_| (ours.to_owned(), false)), |_, found| found, |_| false)
+}
+
+/// Fills the module's parameters that are given a name from a shelf, one after another, each `mended` before it is turned.
+pub fn load_from<M: Module>(
+    module: M,
+    shelf: &Shelf,
+    naming: impl Fn(&str) -> Option<(String, bool)>,
+    mended: impl Fn(&str, Stored) -> Stored,
+    spare: impl Fn(&str) -> bool,
+) -> Result<M> {
+    // 1. Everything fits before anything is replaced.
+    let mut foreign: HashSet<&str> = shelf.names().collect();
+    let mut plan = VecDeque::new();
+    for (ours, shape) in shapes(&module) {
+        let Some((name, turned)) = naming(&ours) else {
+            plan.push_back(None);
+            continue;
+        };
+        let Some(found) = shelf.shape(&name) else { return Err(Error::Lacking { name }) };
+        let expected: Vec<usize> = if turned { shape.into_iter().rev().collect() } else { shape };
+        if found != expected {
+            return Err(Error::Shape { name, found: found.to_vec(), expected });
         }
-        if turned {
-            flat.extend(transposed(&found.values, expected[0], expected[1]));
-        } else {
-            flat.extend(found.values);
+        foreign.remove(name.as_str());
+        plan.push_back(Some((ours, name, turned)));
+    }
+    if let Some(name) = foreign.into_iter().filter(|name| !spare(name)).min() {
+        return Err(Error::Foreign { path: shelf.path_of(name), name: name.into() });
+    }
+
+    // 2. Parameter by parameter.
+    struct Put<'a, F> {
+        shelf: &'a Shelf,
+        plan: VecDeque<Option<(String, String, bool)>>,
+        mended: F,
+    }
+    impl<F: Fn(&str, Stored) -> Stored> ModuleMapper for Put<'_, F> {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let Some((ours, name, turned)) = self.plan.pop_front().flatten() else { return param };
+            let Some(found) = self.shelf.get(&name) else { return param };
+            let Stored { shape, values } = (self.mended)(&ours, found);
+            let values = if turned { transposed(&values, shape[0], shape[1]) } else { values };
+            let (id, tensor, mapper) = param.consume();
+            let mut fresh = Tensor::from_data(TensorData::new(values, tensor.shape()), &tensor.device());
+            if tensor.is_require_grad() {
+                fresh = fresh.require_grad();
+            }
+            Param::from_mapped_value(id, fresh, mapper)
         }
     }
-    match stored.into_keys().filter(|name| !spare(name)).min() {
-        Some(name) => Err(Error::Foreign { path: path.into(), name }),
-        None => Ok(unflatten(module, &flat)),
-    }
+    Ok(module.map(&mut Put { shelf, plan, mended }))
 }
 
 /// A matrix of the given rows and columns, row by row, turned over.
@@ -225,8 +326,17 @@ pub fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
     (0..columns).flat_map(|c| (0..rows).map(move |r| values[r * columns + c])).collect()
 }
 
-/// Normal draws of mean 0 from the host's generator (Box–Muller).
-pub(crate) fn normal(shape: [usize; 2], std: f64, rng: &mut Rng, device: &Device) -> Param<Tensor<2>> {
+/// How a model's weights begin.
+pub(crate) enum Start<'a> {
+    /// Drawn from a generator of the host's.
+    Drawn(&'a mut Rng),
+    /// Zeros, to be replaced.
+    Zeros,
+}
+
+/// Normal draws of mean 0 (Box–Muller), or zeros.
+pub(crate) fn normal(shape: [usize; 2], std: f64, start: &mut Start<'_>, device: &Device) -> Param<Tensor<2>> {
+    let Start::Drawn(rng) = start else { return Param::from_tensor(Tensor::zeros(shape, device)) };
     let values: Vec<f32> = (0..shape[0] * shape[1])
         .map(|_| {
             let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();

@@ -9,8 +9,8 @@ mod precision;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
-use duel_model::huggingface::{self, Checkpoint};
-use duel_model::{Policy, Tokens, TransformerConfig, greedy, weights};
+use duel_model::huggingface::{self, Checkpoint, Words};
+use duel_model::{Kind, Policy, Tokens, TransformerConfig, greedy, weights};
 use duel_spec::Space;
 use golden::{close, id_rows, items, number, numbers};
 use precision::values;
@@ -204,12 +204,13 @@ fn golden_models_go_to_disk_and_back_unchanged() {
         let source = golden::folder().join("models").join(name);
         // the directories come without a tokenizer; whatever it is, it is passed on byte by byte
         let tokenizer = Some(b"{\"version\": \"1.0\",\n \"model\": {}}".to_vec());
-        let before = Checkpoint { tokenizer, ..checkpoint(name, &device) };
+        let mut before = checkpoint(name, &device);
+        before.words = Words { tokenizer, template: Some("{{ messages }}".into()), ..before.words };
         let folder = std::env::temp_dir().join(format!("duel-golden-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        huggingface::write(&folder, &before).unwrap();
+        huggingface::write(&folder, &before, Kind::F32).unwrap();
         let again = huggingface::read(&folder, &device).unwrap();
-        assert_eq!((again.config, again.special, again.tokenizer), (before.config, before.special, before.tokenizer));
+        assert_eq!((again.config, again.words), (before.config, before.words));
         assert_eq!(weights::hash(&again.policy), weights::hash(&before.policy));
         let tensors = |folder: &std::path::Path| weights::stored(&folder.join("model.safetensors")).unwrap();
         assert_eq!(tensors(&folder), tensors(&source), "{name}: the same tensors under the same names");

@@ -38,7 +38,7 @@ impl Keeper {
     /// A look at the module as it is at a step. NaN is no better than anything.
     pub fn saw<M: Module>(&mut self, score: f64, step: u64, module: &M) -> Onward {
         if score > self.best.as_ref().map_or(f64::NEG_INFINITY, |best| best.score) {
-            self.best = Some(Kept { score, step, weights: weights::flatten(module) });
+            self.best = Some(Kept { score, step, weights: weights::flatten_trained(module) });
             self.since = 0.0;
         } else {
             self.since += 1.0;
@@ -49,7 +49,7 @@ impl Keeper {
     /// The module as it was at the best step, and which that was; as it is where nothing was seen.
     pub fn restore<M: Module>(self, module: M) -> (M, Option<u64>) {
         match self.best {
-            Some(Kept { step, weights, .. }) => (weights::unflatten(module, &weights), Some(step)),
+            Some(Kept { step, weights, .. }) => (weights::with_trained(module, &weights), Some(step)),
             None => (module, None),
         }
     }
@@ -68,7 +68,8 @@ mod tests {
 
     #[test]
     fn the_first_of_the_best_is_kept_and_patience_ends() {
-        let one = |x: f32| One { w: Param::from_tensor(Tensor::from_data([x], &Device::flex())) };
+        let device = Device::flex().autodiff();
+        let one = |x: f32| One { w: Param::from_tensor(Tensor::from_data([x], &device).require_grad()) };
         let mut keeper = Keeper::new(2.0);
         let scores = [0.5, 0.7, 0.7, 0.6];
         let onward: Vec<Onward> = (0..).zip(scores).map(|(i, s)| keeper.saw(s, i, &one(i as f32))).collect();

@@ -304,7 +304,8 @@ fn decay(parameter: &weights::Named, settings: &LearnerSettings) -> f32 {
     if decays { settings.weight_decay as f32 } else { 0.0 }
 }
 
-/// Clones of a module keep their parameters' ids; a module put together from two clones must not be trained.
+/// Clones of a module keep their parameters' ids; a module put together from two clones may share what is frozen, and
+/// nothing else.
 fn ids_are_unique<M: Module>(module: &M) -> bool {
     struct Ids {
         seen: HashSet<ParamId>,
@@ -312,7 +313,7 @@ fn ids_are_unique<M: Module>(module: &M) -> bool {
     }
     impl ModuleVisitor for Ids {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            self.unique &= self.seen.insert(param.id);
+            self.unique &= !param.val().is_require_grad() || self.seen.insert(param.id);
         }
     }
     let mut ids = Ids { seen: HashSet::new(), unique: true };

@@ -1,0 +1,380 @@
+//! A person's own rows as files hold them: JSON lines, JSON, CSV and parquet, in the shapes that TRL knows. Files are read row
+//! by row; how large they are does not matter.
+
+use crate::chat::Message;
+use crate::{Error, Result};
+use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::record::Field;
+use serde_json::{Map, Value};
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+/// A file's rows, each with the line, or the row of a parquet file, that it stands on.
+pub type Lines = Box<dyn Iterator<Item = (usize, std::result::Result<Value, String>)>>;
+
+/// Opens a file by the ending of its name: `.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`.
+///
+/// # Errors
+/// A file that is missing or of another kind.
+pub fn open(path: &Path) -> Result<Lines> {
+    let read = |source| Error::Read { path: path.into(), source };
+    let file = File::open(path).map_err(read)?;
+    let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_lowercase();
+    match ending.as_str() {
+        "jsonl" | "ndjson" => Ok(json_lines(file)),
+        "json" => {
+            let mut reader = BufReader::new(file);
+            let first = reader.fill_buf().map_err(read)?.iter().find(|byte| !byte.is_ascii_whitespace()).copied();
+            if first != Some(b'[') {
+                return open_again(path).map(json_lines);
+            }
+            let rows: Vec<Value> = serde_json::from_reader(reader).map_err(|e| Error::Row {
+                path: path.into(),
+                row: e.line(),
+                problem: e.to_string(),
+            })?;
+            Ok(Box::new(rows.into_iter().enumerate().map(|(row, value)| (row + 1, Ok(value)))))
+        }
+        "csv" | "tsv" => {
+            let delimiter = if ending == "csv" { b',' } else { b'\t' };
+            let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(file);
+            let refuse = |e: csv::Error| Error::Row { path: path.into(), row: 1, problem: e.to_string() };
+            let names = reader.headers().map_err(refuse)?.clone();
+            Ok(Box::new(reader.into_records().map(move |record| match record {
+                Ok(record) => {
+                    let line = record.position().map_or(0, |at| at.line() as usize);
+                    let cell = |(name, cell): (&str, &str)| (name.to_owned(), cell_value(cell));
+                    (line, Ok(Value::Object(names.iter().zip(&record).map(cell).collect())))
+                }
+                Err(e) => (e.position().map_or(0, |at| at.line() as usize), Err(e.to_string())),
+            })))
+        }
+        "parquet" => {
+            let refuse = |e: parquet::errors::ParquetError| Error::Row { path: path.into(), row: 0, problem: e.to_string() };
+            let reader = SerializedFileReader::new(file).map_err(refuse)?;
+            let rows = parquet::record::reader::RowIter::from_file_into(Box::new(reader) as Box<dyn FileReader>);
+            Ok(Box::new(rows.enumerate().map(|(row, found)| match found {
+                Ok(found) => (row + 1, Ok(object(found.get_column_iter()))),
+                Err(e) => (row + 1, Err(e.to_string())),
+            })))
+        }
+        _ => Err(Error::Format { path: path.into() }),
+    }
+}
+
+fn open_again(path: &Path) -> Result<File> {
+    File::open(path).map_err(|source| Error::Read { path: path.into(), source })
+}
+
+fn json_lines(file: File) -> Lines {
+    let lines = BufReader::with_capacity(1 << 16, file).lines().enumerate();
+    Box::new(lines.filter_map(|(line, text)| match text {
+        Ok(text) if text.trim().is_empty() => None,
+        Ok(text) => {
+            let text = text.trim_start_matches('\u{feff}');
+            Some((line + 1, serde_json::from_str(text).map_err(|e| format!("it is no JSON: {e}"))))
+        }
+        Err(e) => Some((line + 1, Err(e.to_string()))),
+    }))
+}
+
+/// A cell of CSV: JSON where it is a list, a number or a flag; else text, or nothing.
+fn cell_value(cell: &str) -> Value {
+    let looks = cell.trim_start().starts_with('[') || cell.parse::<f64>().is_ok();
+    match cell {
+        "" => Value::Null,
+        "true" | "True" | "TRUE" => Value::Bool(true),
+        "false" | "False" | "FALSE" => Value::Bool(false),
+        _ if looks => serde_json::from_str(cell).unwrap_or_else(|_| Value::String(cell.into())),
+        _ => Value::String(cell.into()),
+    }
+}
+
+fn object<'a>(fields: impl Iterator<Item = (&'a String, &'a Field)>) -> Value {
+    Value::Object(fields.map(|(name, field)| (name.clone(), value_of(field))).collect::<Map<_, _>>())
+}
+
+fn value_of(field: &Field) -> Value {
+    match field {
+        Field::Bool(flag) => Value::Bool(*flag),
+        Field::Byte(n) => Value::from(*n),
+        Field::Short(n) => Value::from(*n),
+        Field::Int(n) => Value::from(*n),
+        Field::Long(n) => Value::from(*n),
+        Field::UByte(n) => Value::from(*n),
+        Field::UShort(n) => Value::from(*n),
+        Field::UInt(n) => Value::from(*n),
+        Field::ULong(n) => Value::from(*n),
+        Field::Float(x) => Value::from(*x),
+        Field::Double(x) => Value::from(*x),
+        Field::Str(text) => Value::String(text.clone()),
+        Field::Bytes(bytes) => Value::String(String::from_utf8_lossy(bytes.data()).into_owned()),
+        Field::Group(row) => object(row.get_column_iter()),
+        Field::ListInternal(list) => Value::Array(list.elements().iter().map(value_of).collect()),
+        Field::Null => Value::Null,
+        other => Value::String(other.to_string()),
+    }
+}
+
+/// What somebody says: plain text, or turns of a conversation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    Text(String),
+    Turns(Vec<Message>),
+}
+
+/// A row, in one of the shapes that are read.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Record {
+    /// Two completions of one prompt, of which the first was preferred.
+    Pair {
+        prompt: Said,
+        chosen: Said,
+        rejected: Said,
+        /// By how much, in log-odds, where the row says so.
+        margin: Option<f64>,
+        /// Somebody's scores of both.
+        scores: Option<[f64; 2]>,
+    },
+    /// One completion, and whether it is wanted.
+    Judged { prompt: Said, completion: Said, wanted: bool },
+    /// A prompt alone.
+    Prompt { prompt: Said },
+}
+
+/// Under which names a row's parts stand.
+#[derive(Debug, Clone)]
+pub struct Columns {
+    pub prompt: String,
+    pub chosen: String,
+    pub rejected: String,
+}
+
+impl Record {
+    /// Reads a row.
+    ///
+    /// # Errors
+    /// In words, what is missing or of the wrong kind.
+    pub fn read(row: &Value, columns: &Columns) -> std::result::Result<Self, String> {
+        let Some(row) = row.as_object() else { return Err(format!("a row is an object, not {}", kind(row))) };
+        let get = |name: &str| row.get(name).filter(|value| !value.is_null());
+        let part = |name: &str| get(name).map(|value| said(value, name)).transpose();
+        let prompt = match part(&columns.prompt)? {
+            Some(prompt) => Some(prompt),
+            None => part("conversations")?, // ShareGPT
+        };
+        let number = |name: &str| match get(name) {
+            None => Ok(None),
+            Some(value) => match value.as_f64().filter(|x| x.is_finite()) {
+                Some(x) => Ok(Some(x)),
+                None => Err(format!("`{name}` is {}, not a number", kind(value))),
+            },
+        };
+        match (part(&columns.chosen)?, part(&columns.rejected)?) {
+            (Some(chosen), Some(rejected)) => {
+                let (prompt, chosen, rejected) = match prompt {
+                    Some(prompt) => (prompt, chosen, rejected),
+                    None => implicit(chosen, rejected)?,
+                };
+                let scores = match (number("score_chosen")?, number("score_rejected")?) {
+                    (Some(chosen), Some(rejected)) => Some([chosen, rejected]),
+                    (None, None) => None,
+                    _ => return Err("`score_chosen` and `score_rejected` stand together".into()),
+                };
+                Ok(Self::Pair { prompt, chosen, rejected, margin: number("margin")?, scores })
+            }
+            (None, None) => {
+                let wanted = match (get("label"), get("completion")) {
+                    (None, None) => None,
+                    (Some(Value::Bool(label)), Some(_)) => Some(*label),
+                    (Some(Value::Number(n)), Some(_)) if n.as_f64() == Some(0.0) || n.as_f64() == Some(1.0) => {
+                        Some(n.as_f64() == Some(1.0))
+                    }
+                    (Some(label), Some(_)) => return Err(format!("`label` is {}, not true or false", kind(label))),
+                    (Some(_), None) => return Err("`label` without `completion`".into()),
+                    (None, Some(_)) => return Err("`completion` without `label`: is it wanted or not?".into()),
+                };
+                match (prompt, part("completion")?, wanted) {
+                    (Some(prompt), Some(completion), Some(wanted)) => {
+                        Ok(Self::Judged { prompt, completion, wanted })
+                    }
+                    (Some(prompt), ..) => Ok(Self::Prompt { prompt }),
+                    (None, Some(_), _) => Err(format!("`{}` is missing", columns.prompt)),
+                    (None, None, _) => {
+                        let found: Vec<&str> = row.keys().map(String::as_str).collect();
+                        Err(format!(
+                            "neither `{}` and `{}` nor `{}` is there, only {}",
+                            columns.chosen,
+                            columns.rejected,
+                            columns.prompt,
+                            if found.is_empty() { "nothing".into() } else { found.join(", ") }
+                        ))
+                    }
+                }
+            }
+            (Some(_), None) => Err(format!("`{}` is missing", columns.rejected)),
+            (None, Some(_)) => Err(format!("`{}` is missing", columns.chosen)),
+        }
+    }
+}
+
+/// What kind of value was found, in words.
+fn kind(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "nothing",
+        Value::Bool(_) => "a flag",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+/// Text, a turn, or a list of turns.
+fn said(value: &Value, name: &str) -> std::result::Result<Said, String> {
+    match value {
+        Value::String(text) => Ok(Said::Text(text.clone())),
+        Value::Object(_) => Ok(Said::Turns(vec![turn(value, name, 0)?])),
+        Value::Array(turns) if turns.is_empty() => Err(format!("`{name}` has no turns")),
+        Value::Array(turns) => {
+            Ok(Said::Turns(turns.iter().enumerate().map(|(i, one)| turn(one, name, i)).collect::<std::result::Result<_, _>>()?))
+        }
+        other => Err(format!("`{name}` is {}, not text or a list of turns", kind(other))),
+    }
+}
+
+/// `{role, content}`, or ShareGPT's `{from, value}`.
+fn turn(value: &Value, name: &str, place: usize) -> std::result::Result<Message, String> {
+    let at = || format!("turn {} of `{name}`", place + 1);
+    let text = |keys: [&str; 2]| keys.iter().find_map(|key| value[*key].as_str());
+    let role = text(["role", "from"]).ok_or_else(|| format!("{} has no `role`", at()))?;
+    let content = text(["content", "value"]).ok_or_else(|| format!("{} has no `content` that is text", at()))?;
+    let role = match role {
+        "human" => "user",
+        "gpt" => "assistant",
+        role => role,
+    };
+    Ok(Message { role: role.into(), content: content.into() })
+}
+
+/// The prompt that both completions begin with. TRL's implicit prompts.
+fn implicit(chosen: Said, rejected: Said) -> std::result::Result<(Said, Said, Said), String> {
+    match (chosen, rejected) {
+        (Said::Turns(chosen), Said::Turns(rejected)) => {
+            let same = chosen.iter().zip(&rejected).take_while(|(a, b)| a == b).count();
+            // both end in what an assistant says, even where they are the same
+            let cut = same.min(chosen.len().min(rejected.len()).saturating_sub(1));
+            if cut == 0 {
+                return Err("there is no `prompt`, and `chosen` and `rejected` begin differently".into());
+            }
+            let rest = |turns: &[Message]| Said::Turns(turns[cut..].to_vec());
+            Ok((Said::Turns(chosen[..cut].to_vec()), rest(&chosen), rest(&rejected)))
+        }
+        (Said::Text(chosen), Said::Text(rejected)) => {
+            let same: usize =
+                chosen.chars().zip(rejected.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
+            // the space before a word belongs to the word
+            let cut = chosen[..same].trim_end().len();
+            if cut == 0 {
+                return Err("there is no `prompt`, and `chosen` and `rejected` begin differently".into());
+            }
+            let rest = |text: &str| Said::Text(text[cut..].to_owned());
+            Ok((Said::Text(chosen[..cut].to_owned()), rest(&chosen), rest(&rejected)))
+        }
+        _ => Err("`chosen` and `rejected` are of different kinds, text and turns".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn columns() -> Columns {
+        let [prompt, chosen, rejected] = ["prompt", "chosen", "rejected"].map(str::to_owned);
+        Columns { prompt, chosen, rejected }
+    }
+
+    fn text(text: &str) -> Said {
+        Said::Text(text.into())
+    }
+
+    fn turns(turns: &[(&str, &str)]) -> Said {
+        Said::Turns(turns.iter().map(|(role, content)| Message { role: (*role).into(), content: (*content).into() }).collect())
+    }
+
+    /// TRL's dataset formats, one by one.
+    #[test]
+    fn every_shape_is_read() {
+        let pair = |prompt, chosen, rejected| Record::Pair { prompt, chosen, rejected, margin: None, scores: None };
+        let user = ("user", "What color is the sky?");
+        let (blue, green) = (("assistant", "It is blue."), ("assistant", "It is green."));
+        let cases = [
+            (
+                json!({"prompt": "The sky is", "chosen": " blue.", "rejected": " green."}),
+                pair(text("The sky is"), text(" blue."), text(" green.")),
+            ),
+            (
+                json!({"chosen": "The sky is blue.", "rejected": "The sky is green."}),
+                pair(text("The sky is"), text(" blue."), text(" green.")),
+            ),
+            (
+                json!({"prompt": [{"role": "user", "content": user.1}], "chosen": [{"role": "assistant", "content": blue.1}],
+                    "rejected": [{"role": "assistant", "content": green.1}]}),
+                pair(turns(&[user]), turns(&[blue]), turns(&[green])),
+            ),
+            (
+                json!({"chosen": [{"role": "user", "content": user.1}, {"role": "assistant", "content": blue.1}],
+                    "rejected": [{"role": "user", "content": user.1}, {"role": "assistant", "content": green.1}]}),
+                pair(turns(&[user]), turns(&[blue]), turns(&[green])),
+            ),
+            (
+                json!({"conversations": [{"from": "human", "value": user.1}], "chosen": {"from": "gpt", "value": blue.1},
+                    "rejected": {"from": "gpt", "value": green.1}}),
+                pair(turns(&[user]), turns(&[blue]), turns(&[green])),
+            ),
+            (
+                json!({"prompt": "a", "chosen": "b", "rejected": "c", "margin": 0.5, "score_chosen": 2, "score_rejected": -1.0}),
+                Record::Pair {
+                    prompt: text("a"),
+                    chosen: text("b"),
+                    rejected: text("c"),
+                    margin: Some(0.5),
+                    scores: Some([2.0, -1.0]),
+                },
+            ),
+            (
+                json!({"prompt": "a", "completion": "b", "label": false}),
+                Record::Judged { prompt: text("a"), completion: text("b"), wanted: false },
+            ),
+            (json!({"prompt": "a"}), Record::Prompt { prompt: text("a") }),
+        ];
+        for (row, expected) in cases {
+            assert_eq!(Record::read(&row, &columns()), Ok(expected), "{row}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_said() {
+        let cases = [
+            (json!([1]), "a row is an object, not a list"),
+            (json!({}), "neither `chosen` and `rejected` nor `prompt` is there, only nothing"),
+            (json!({"prompt": "a", "chosen": "b"}), "`rejected` is missing"),
+            (json!({"prompt": "a", "chosen": 1, "rejected": "c"}), "`chosen` is a number, not text or a list of turns"),
+            (json!({"prompt": [], "chosen": "b", "rejected": "c"}), "`prompt` has no turns"),
+            (json!({"prompt": [{"content": "a"}], "chosen": "b", "rejected": "c"}), "turn 1 of `prompt` has no `role`"),
+            (json!({"chosen": "b", "rejected": "c"}), "there is no `prompt`, and `chosen` and `rejected` begin differently"),
+            (json!({"prompt": "a", "completion": "b"}), "`completion` without `label`: is it wanted or not?"),
+            (json!({"prompt": "a", "completion": "b", "label": "yes"}), "`label` is text, not true or false"),
+            (json!({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "x"}), "`margin` is text, not a number"),
+            (
+                json!({"prompt": "a", "chosen": "b", "rejected": "c", "score_chosen": 1}),
+                "`score_chosen` and `score_rejected` stand together",
+            ),
+        ];
+        for (row, expected) in cases {
+            assert_eq!(Record::read(&row, &columns()), Err(expected.to_owned()), "{row}");
+        }
+    }
+}

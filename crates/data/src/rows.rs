@@ -1,0 +1,273 @@
+//! The world `rows`: a person's own preference file. Prompts are split by their text, so that one prompt is never on both
+//! sides; what is too long is left out and counted.
+
+use crate::encode::Encoder;
+use crate::pairs::PreferenceRow;
+use crate::records::{self, Columns, Record, Said};
+use crate::{Error, Prompt, Result, Row, World};
+use duel_spec::{Space, Split, ids::hash_bytes, seeds::Rng};
+use rand::seq::SliceRandom;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashSet};
+use std::path::{Path, PathBuf};
+
+/// What [`prepare`] reads, and how much of it.
+#[derive(Debug, Clone)]
+pub struct Source {
+    /// One file, whose prompts are split; or one each for training, validation and test.
+    pub files: Vec<(Option<Split>, PathBuf)>,
+    pub columns: Columns,
+    /// Share of a single file's prompts for validation, and as many for test.
+    pub holdout: f64,
+    pub prompt_tokens: usize,
+    pub response_tokens: usize,
+    /// Rows kept of the training split, and of each of the others.
+    pub most: [usize; 2],
+}
+
+/// What became of the rows that were read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tally {
+    pub read: usize,
+    pub kept: usize,
+    /// Of another shape, or refused by the template.
+    pub unreadable: usize,
+    pub prompts_too_long: usize,
+    pub responses_too_long: usize,
+    /// Both completions are the same.
+    pub same: usize,
+    pub duplicates: usize,
+}
+
+const ROWS: &str = "rows.jsonl";
+const PROMPTS: &str = "prompts.json";
+
+/// A place in an order that depends on the text alone: the first eight bytes of its SHA-256.
+fn key(text: &str) -> u64 {
+    u64::from_str_radix(&hash_bytes(text.as_bytes())[..16], 16).unwrap_or(0)
+}
+
+/// What tells prompts apart.
+pub fn prompt_key(prompt: &Said) -> u64 {
+    match prompt {
+        Said::Text(text) => key(text),
+        Said::Turns(turns) => key(&turns.iter().flat_map(|turn| [&*turn.role, "\0", &*turn.content, "\0"]).collect::<String>()),
+    }
+}
+
+/// The split of a prompt by its key: validation, test, then training.
+fn split_of(key: u64, holdout: f64) -> Split {
+    let share = key as f64 / u64::MAX as f64;
+    match share {
+        _ if share < holdout => Split::Validation,
+        _ if share < 2.0 * holdout => Split::Test,
+        _ => Split::Train,
+    }
+}
+
+/// Reads the files row by row and writes, under `to`, the rows and prompts as ids. Of more rows than are wanted those with the
+/// smallest hashes stay, whatever their order in the file.
+///
+/// # Errors
+/// A file that cannot be read; no row that is a pair.
+pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
+    let mut tally = Tally::default();
+    let mut kept: [BTreeMap<(u64, u64), PreferenceRow>; 3] = Default::default();
+    let mut prompts: [BTreeMap<u64, Vec<u32>>; 3] = Default::default();
+    let mut seen: HashSet<u64> = HashSet::new();
+    for (split, path) in &source.files {
+        for (_, row) in records::open(path)? {
+            tally.read += 1;
+            let record = row.and_then(|row| Record::read(&row, &source.columns));
+            let encoded = record.and_then(|record| {
+                let encoded = encoder.encode(&record).map_err(|e| e.to_string())?;
+                Ok((record, encoded))
+            });
+            let Ok((record, encoded)) = encoded else {
+                tally.unreadable += 1;
+                continue;
+            };
+            let (Record::Pair { prompt, .. } | Record::Judged { prompt, .. } | Record::Prompt { prompt }) = &record;
+            let of_prompt = prompt_key(prompt);
+            let split = split.unwrap_or_else(|| split_of(of_prompt, source.holdout));
+            if encoded.prompt.len() > source.prompt_tokens {
+                tally.prompts_too_long += 1;
+                continue;
+            }
+            if encoded.completions.iter().any(|ids| ids.len() > source.response_tokens) {
+                tally.responses_too_long += 1;
+                continue;
+            }
+            let most = source.most[usize::from(split != Split::Train)];
+            let among = &mut prompts[split as usize];
+            among.insert(of_prompt, encoded.prompt.clone());
+            if among.len() > most {
+                among.pop_last();
+            }
+            let (Record::Pair { margin, scores, .. }, [chosen, rejected]) = (&record, encoded.completions.as_slice()) else {
+                continue;
+            };
+            if chosen == rejected {
+                tally.same += 1;
+                continue;
+            }
+            let of_row = key(&format!("{of_prompt} {chosen:?} {rejected:?}"));
+            if !seen.insert(of_row) {
+                tally.duplicates += 1;
+                continue;
+            }
+            let row = preference(split, encoded.prompt, chosen, rejected, *margin, *scores);
+            let rows = &mut kept[split as usize];
+            rows.insert((of_row, tally.read as u64), row);
+            if rows.len() > most {
+                rows.pop_last();
+            }
+        }
+    }
+    tally.kept = kept.iter().map(BTreeMap::len).sum();
+    if kept.iter().any(BTreeMap::is_empty) {
+        let of = |split: Split| format!("{} of {}", kept[split as usize].len(), split.name());
+        let found = [Split::Train, Split::Validation, Split::Test].map(of).join(", ");
+        return Err(Error::FewRows { found: format!("{found}, out of {}", tally.read), tally: Box::new(tally) });
+    }
+    let lines = kept.into_iter().flat_map(BTreeMap::into_values).map(|row| {
+        serde_json::to_string(&row).map(|line| line + "\n").map_err(|e| Error::Tokenizer { problem: e.to_string() })
+    });
+    write(&to.join(ROWS), lines.collect::<Result<String>>()?.as_bytes())?;
+    let prompts: [Vec<Vec<u32>>; 3] = prompts.map(|prompts| prompts.into_values().collect());
+    let json = serde_json::to_vec(&prompts).map_err(|e| Error::Tokenizer { problem: e.to_string() })?;
+    write(&to.join(PROMPTS), &json)?;
+    Ok(tally)
+}
+
+/// A row whose annotator was as sure as it says: its margin, else the gap of its scores, as log-odds; else sure.
+fn preference(
+    split: Split,
+    prompt: Vec<u32>,
+    chosen: &[u32],
+    rejected: &[u32],
+    margin: Option<f64>,
+    scores: Option<[f64; 2]>,
+) -> PreferenceRow {
+    let odds = margin.or(scores.map(|[chosen, rejected]| chosen - rejected));
+    PreferenceRow {
+        split,
+        prompt,
+        chosen: chosen.to_vec(),
+        rejected: rejected.to_vec(),
+        gold_chosen: 0.0,
+        gold_rejected: 0.0,
+        p_label: odds.map_or(1.0, |odds| 1.0 / (1.0 + (-odds).exp())),
+        tie: odds == Some(0.0),
+    }
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    std::fs::write(path, bytes).map_err(|source| Error::Write { path: path.into(), source })
+}
+
+/// The prepared world.
+#[derive(Debug)]
+pub struct RowsWorld {
+    space: Space,
+    encoder: Encoder,
+    rows: Vec<PreferenceRow>,
+    splits: [Vec<Prompt>; 3],
+}
+
+impl RowsWorld {
+    /// Opens what [`prepare`] wrote.
+    ///
+    /// # Errors
+    /// A file that is missing or damaged.
+    pub fn open(folder: &Path, encoder: Encoder, space: Space) -> Result<Self> {
+        let read = |name: &str| {
+            let path = folder.join(name);
+            std::fs::read(&path).map_err(|source| Error::Read { path, source })
+        };
+        let damaged = |name: &str, e: serde_json::Error| Error::Row {
+            path: folder.join(name),
+            row: e.line(),
+            problem: e.to_string(),
+        };
+        let rows = serde_json::Deserializer::from_slice(&read(ROWS)?)
+            .into_iter()
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|e| damaged(ROWS, e))?;
+        let prompts: [Vec<Vec<u32>>; 3] = serde_json::from_slice(&read(PROMPTS)?).map_err(|e| damaged(PROMPTS, e))?;
+        let mut splits = [vec![], vec![], vec![]];
+        let mut index = 0;
+        for (split, prompts) in [Split::Train, Split::Validation, Split::Test].into_iter().zip(prompts) {
+            for ids in prompts {
+                let text = encoder.tokenizer().decode(&ids)?;
+                splits[split as usize].push(Prompt { index, split, ids, text });
+                index += 1;
+            }
+        }
+        Ok(Self { space, encoder, rows, splits })
+    }
+
+    /// The preference rows of all splits.
+    pub fn rows(&self) -> &[PreferenceRow] {
+        &self.rows
+    }
+
+    /// Text of the ids, specials left out.
+    ///
+    /// # Errors
+    /// Ids that the tokenizer does not know.
+    pub fn text(&self, ids: &[u32]) -> Result<String> {
+        self.encoder.tokenizer().decode(ids)
+    }
+
+    fn chosen(&self, is_wanted: impl Fn(Split) -> bool) -> Vec<Row> {
+        let wanted = self.rows.iter().filter(|row| is_wanted(row.split));
+        wanted.map(|row| Row { prompt: row.prompt.clone(), response: row.chosen.clone() }).collect()
+    }
+}
+
+impl World for RowsWorld {
+    fn space(&self) -> &Space {
+        &self.space
+    }
+
+    fn prompts(&self, split: Split) -> &[Prompt] {
+        &self.splits[split as usize]
+    }
+
+    /// What was preferred, on training prompts.
+    fn sft_rows(&self, rng: &mut Rng) -> Vec<Row> {
+        let mut rows = self.chosen(|split| split == Split::Train);
+        rows.shuffle(rng);
+        rows
+    }
+
+    fn heldout_rows(&self, _: &mut Rng) -> Vec<Row> {
+        self.chosen(|split| split == Split::Validation)
+    }
+
+    fn admits(&self, _: &[u32]) -> bool {
+        true
+    }
+
+    /// What a person asks, as a conversation of one turn where the model has a template.
+    fn read_prompt(&self, text: &str) -> Result<Prompt> {
+        let turn = || Said::Turns(vec![crate::chat::Message { role: "user".into(), content: text.into() }]);
+        let ids = match self.encoder.prompt(&turn()) {
+            Ok(ids) => ids,
+            Err(_) => self.encoder.prompt(&Said::Text(text.into()))?,
+        };
+        if ids.is_empty() || ids.len() > self.space.prompt_tokens {
+            return Err(Error::NoPrompt {
+                text: text.into(),
+                found: format!("it has {} tokens", ids.len()),
+                accepted: format!("prompts here have 1 to {} tokens", self.space.prompt_tokens),
+            });
+        }
+        Ok(Prompt { index: usize::MAX, split: Split::Test, ids, text: text.into() })
+    }
+
+    fn render(&self, _: &Prompt, response: &[u32]) -> Result<String> {
+        self.text(response)
+    }
+}

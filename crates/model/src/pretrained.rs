@@ -1,0 +1,98 @@
+//! A model on disk, whatever it is kept in: a Hugging Face directory or a GGUF file.
+
+use crate::huggingface::{self, Words};
+use crate::shelf::Shelf;
+use crate::weights::{self, Stored};
+use crate::{Error, Policy, Result, TransformerConfig, gguf};
+use burn::tensor::Device;
+use duel_spec::ids::Hasher;
+use std::path::{Path, PathBuf};
+
+/// A model whose settings have been read, and whose tensors wait to be asked for.
+#[derive(Debug)]
+pub struct Pretrained {
+    pub config: TransformerConfig,
+    pub words: Words,
+    shelf: Shelf,
+    is_gguf: bool,
+}
+
+/// Whether a path is taken for a GGUF file rather than a directory.
+fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "gguf")
+}
+
+impl Pretrained {
+    /// Opens a directory or a `.gguf` file.
+    ///
+    /// # Errors
+    /// Files that are missing or damaged, settings that are not supported.
+    pub fn open(path: &Path) -> Result<Self> {
+        let is_gguf = is_gguf(path);
+        let (config, words, shelf) = if is_gguf { gguf::open(path)? } else { huggingface::open(path)? };
+        Ok(Self { config, words, shelf, is_gguf })
+    }
+
+    /// The model, for sequences of at most `context` tokens.
+    ///
+    /// # Errors
+    /// Tensors that do not fit the settings; more tokens than the model was made for.
+    pub fn policy(&self, context: usize, device: &Device) -> Result<Policy> {
+        let config = self.config_for(context)?;
+        let shape = Policy::zeros(&config, device);
+        if self.is_gguf {
+            let mended = |ours: &str, found: Stored| match gguf::interleaved(&config, ours) {
+                Some(heads) => {
+                    let values = gguf::halves(&found.values, heads, found.shape[1]);
+                    Stored { values, ..found }
+                }
+                None => found,
+            };
+            // tables of long contexts, which plain rotary positions do not need
+            let spare = |name: &str| name == "rope_freqs.weight";
+            return weights::load_from(shape, &self.shelf, |ours| Some(gguf::theirs(ours)), mended, spare);
+        }
+        let naming = |ours: &str| Some(huggingface::theirs(&config, ours));
+        weights::load_from(shape, &self.shelf, naming, |_, found| found, huggingface::is_buffer)
+    }
+
+    /// The model's sizes where sequences have at most `context` tokens: its positions are tables of that length.
+    ///
+    /// # Errors
+    /// More tokens than the model was made for.
+    pub fn config_for(&self, context: usize) -> Result<TransformerConfig> {
+        if context > self.config.context {
+            return Err(Error::TooLong { asked: context, context: self.config.context });
+        }
+        // learned positions are weights, and stay as they are
+        let rotary = matches!(self.config.family, crate::Family::Llama { .. });
+        Ok(TransformerConfig { context: if rotary { context } else { self.config.context }, ..self.config.clone() })
+    }
+}
+
+/// A hash of all that [`Pretrained::open`] reads.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn hash(path: &Path) -> Result<String> {
+    let mut hasher = Hasher::default();
+    let mut add = |path: PathBuf| -> Result<()> {
+        let bytes = weights::mapped(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        hasher.add(path.file_name().unwrap_or_default().as_encoded_bytes());
+        hasher.add(&bytes);
+        Ok(())
+    };
+    if is_gguf(path) {
+        add(path.into())?;
+        return Ok(hasher.finish());
+    }
+    let entries = std::fs::read_dir(path).map_err(|source| Error::Read { path: path.into(), source })?;
+    let is_read = |path: &PathBuf| {
+        let known = path.extension().is_some_and(|e| e == "safetensors" || e == "json" || e == "jinja");
+        known && path.is_file()
+    };
+    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_read).collect();
+    files.sort();
+    files.into_iter().try_for_each(add)?;
+    Ok(hasher.finish())
+}

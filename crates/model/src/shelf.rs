@@ -1,0 +1,248 @@
+//! Tensors of files, by name, decoded one at a time when they are asked for: a model is read without a second copy of it.
+
+use crate::weights::{Stored, mapped};
+use crate::{Error, Result};
+use half::{bf16, f16};
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, SafeTensors};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+/// How numbers are kept in a file. The quantised kinds are ggml's blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    F32,
+    F16,
+    Bf16,
+    Q4_0,
+    Q4_1,
+    Q5_0,
+    Q5_1,
+    Q8_0,
+    Q4K,
+    Q6K,
+}
+
+impl Kind {
+    /// By ggml's number.
+    pub fn of_ggml(code: u32) -> Option<Self> {
+        Some(match code {
+            0 => Self::F32,
+            1 => Self::F16,
+            2 => Self::Q4_0,
+            3 => Self::Q4_1,
+            6 => Self::Q5_0,
+            7 => Self::Q5_1,
+            8 => Self::Q8_0,
+            12 => Self::Q4K,
+            14 => Self::Q6K,
+            30 => Self::Bf16,
+            _ => return None,
+        })
+    }
+
+    /// ggml's number.
+    pub fn ggml(self) -> u32 {
+        match self {
+            Self::F32 => 0,
+            Self::F16 => 1,
+            Self::Q4_0 => 2,
+            Self::Q4_1 => 3,
+            Self::Q5_0 => 6,
+            Self::Q5_1 => 7,
+            Self::Q8_0 => 8,
+            Self::Q4K => 12,
+            Self::Q6K => 14,
+            Self::Bf16 => 30,
+        }
+    }
+
+    /// Numbers of a block, and its bytes.
+    fn block(self) -> [usize; 2] {
+        match self {
+            Self::F32 => [1, 4],
+            Self::F16 | Self::Bf16 => [1, 2],
+            Self::Q4_0 => [32, 18],
+            Self::Q4_1 => [32, 20],
+            Self::Q5_0 => [32, 22],
+            Self::Q5_1 => [32, 24],
+            Self::Q8_0 => [32, 34],
+            Self::Q4K => [256, 144],
+            Self::Q6K => [256, 210],
+        }
+    }
+
+    /// Bytes of a tensor; `None` where its rows are not whole blocks, or where the number is too large to say.
+    pub fn bytes(self, shape: &[usize]) -> Option<usize> {
+        let [numbers, bytes] = self.block();
+        if !shape.last().copied().unwrap_or(1).is_multiple_of(numbers) {
+            return None;
+        }
+        let count = shape.iter().try_fold(1usize, |count, n| count.checked_mul(*n))?;
+        (count / numbers).checked_mul(bytes)
+    }
+
+    /// The numbers of whole blocks.
+    pub fn decode(self, bytes: &[u8]) -> Vec<f32> {
+        let [numbers, size] = self.block();
+        let mut values = Vec::with_capacity(bytes.len() / size * numbers);
+        for block in bytes.chunks_exact(size) {
+            self.decode_block(block, &mut values);
+        }
+        values
+    }
+
+    fn decode_block(self, b: &[u8], to: &mut Vec<f32>) {
+        let half = |at: usize| f16::from_le_bytes([b[at], b[at + 1]]).to_f32();
+        // sixteen bytes of two numbers each: low halves, then high halves, with a fifth bit where there is one
+        let mut nibbles = |at: usize, fifth: u32, of: &dyn Fn(u32) -> f32| {
+            to.extend(b[at..at + 16].iter().enumerate().map(|(j, q)| of(u32::from(q & 15) | (fifth >> j & 1) << 4)));
+            to.extend(b[at..at + 16].iter().enumerate().map(|(j, q)| of(u32::from(q >> 4) | (fifth >> (j + 16) & 1) << 4)));
+        };
+        let bits = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
+        match self {
+            Self::F32 => to.push(f32::from_bits(bits(0))),
+            Self::F16 => to.push(half(0)),
+            Self::Bf16 => to.push(bf16::from_le_bytes([b[0], b[1]]).to_f32()),
+            Self::Q4_0 => nibbles(2, 0, &|q| (q as f32 - 8.0) * half(0)),
+            Self::Q4_1 => nibbles(4, 0, &|q| q as f32 * half(0) + half(2)),
+            Self::Q5_0 => nibbles(6, bits(2), &|q| (q as f32 - 16.0) * half(0)),
+            Self::Q5_1 => nibbles(8, bits(4), &|q| q as f32 * half(0) + half(2)),
+            Self::Q8_0 => to.extend(b[2..].iter().map(|q| f32::from(*q as i8) * half(0))),
+            Self::Q4K => {
+                let (d, least, scales) = (half(0), half(2), &b[4..16]);
+                let scale = |j: usize| match j {
+                    0..4 => [scales[j] & 63, scales[j + 4] & 63],
+                    _ => [
+                        scales[j + 4] & 15 | scales[j - 4] >> 6 << 4,
+                        scales[j + 4] >> 4 | scales[j] >> 6 << 4,
+                    ],
+                };
+                for (j, q) in b[16..].chunks_exact(32).enumerate() {
+                    let of = |part: usize| scale(2 * j + part).map(f32::from);
+                    let ([s1, m1], [s2, m2]) = (of(0), of(1));
+                    to.extend(q.iter().map(|q| d * s1 * f32::from(q & 15) - least * m1));
+                    to.extend(q.iter().map(|q| d * s2 * f32::from(q >> 4) - least * m2));
+                }
+            }
+            Self::Q6K => {
+                let (d, scales) = (half(208), &b[192..208]);
+                for n in 0..2 {
+                    let (low, high, scales) = (&b[64 * n..][..64], &b[128 + 32 * n..][..32], &scales[8 * n..][..8]);
+                    for quarter in 0..4 {
+                        to.extend((0..32).map(|l| {
+                            let byte = low[l + 32 * (quarter % 2)];
+                            let four = if quarter < 2 { byte & 15 } else { byte >> 4 };
+                            let q = i32::from(four | (high[l] >> (2 * quarter) & 3) << 4) - 32;
+                            d * f32::from(scales[l / 16 + 2 * quarter] as i8) * q as f32
+                        }));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Numbers as bytes of f32, f16, bf16 or Q8_0, which are what is written.
+    pub fn encode(self, values: &[f32]) -> Vec<u8> {
+        match self {
+            Self::F16 => values.iter().flat_map(|x| f16::from_f32(*x).to_le_bytes()).collect(),
+            Self::Bf16 => values.iter().flat_map(|x| bf16::from_f32(*x).to_le_bytes()).collect(),
+            Self::Q8_0 => values.chunks_exact(32).flat_map(q8_block).collect(),
+            _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        }
+    }
+}
+
+/// 32 numbers as eight bits each and a scale.
+fn q8_block(x: &[f32]) -> [u8; 34] {
+    let d = x.iter().fold(0f32, |most, x| most.max(x.abs())) / 127.0;
+    let per = if d > 0.0 { 1.0 / d } else { 0.0 };
+    let mut block = [0; 34];
+    block[..2].copy_from_slice(&f16::from_f32(d).to_le_bytes());
+    block[2..].iter_mut().zip(x).for_each(|(q, x)| *q = (x * per).round() as i8 as u8);
+    block
+}
+
+/// Where a tensor stands.
+#[derive(Debug, Clone)]
+struct Entry {
+    file: usize,
+    shape: Vec<usize>,
+    kind: Kind,
+    range: Range<usize>,
+}
+
+/// Tensors of one file or several.
+#[derive(Debug)]
+pub struct Shelf {
+    files: Vec<(PathBuf, Mmap)>,
+    entries: HashMap<String, Entry>,
+}
+
+impl Shelf {
+    /// Opens safetensors files, which together hold each tensor once.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged, or of other numbers than f32, f16 and bf16.
+    pub fn safetensors(paths: &[PathBuf]) -> Result<Self> {
+        let mut shelf = Self { files: vec![], entries: HashMap::new() };
+        for path in paths {
+            let bytes = mapped(path).map_err(|source| Error::Read { path: path.clone(), source })?;
+            let damaged = |problem: String| Error::Damaged { path: path.clone(), problem };
+            let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
+            let mut found = vec![];
+            for (name, view) in file.tensors() {
+                let kind = match view.dtype() {
+                    Dtype::F32 => Kind::F32,
+                    Dtype::BF16 => Kind::Bf16,
+                    Dtype::F16 => Kind::F16,
+                    other => return Err(damaged(format!("`{name}` is of type {other:?}, not f32, f16 or bf16"))),
+                };
+                let from = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
+                found.push((name, view.shape().to_vec(), kind, from..from + view.data().len()));
+            }
+            drop(file);
+            shelf.add(path, bytes, found)?;
+        }
+        Ok(shelf)
+    }
+
+    /// The tensors of one file whose header has been checked against its length.
+    pub(crate) fn of_mapped(path: &Path, bytes: Mmap, tensors: Vec<(String, Vec<usize>, Kind, Range<usize>)>) -> Self {
+        let entry = |(name, shape, kind, range)| (name, Entry { file: 0, shape, kind, range });
+        Self { files: vec![(path.into(), bytes)], entries: tensors.into_iter().map(entry).collect() }
+    }
+
+    fn add(&mut self, path: &Path, bytes: Mmap, found: Vec<(String, Vec<usize>, Kind, Range<usize>)>) -> Result<()> {
+        let file = self.files.len();
+        for (name, shape, kind, range) in found {
+            if self.entries.insert(name.clone(), Entry { file, shape, kind, range }).is_some() {
+                return Err(Error::Damaged { path: path.into(), problem: format!("`{name}` is in two files") });
+            }
+        }
+        self.files.push((path.into(), bytes));
+        Ok(())
+    }
+
+    /// A tensor's shape; `None` where there is no such tensor.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    /// A tensor as f32.
+    pub fn get(&self, name: &str) -> Option<Stored> {
+        let Entry { file, shape, kind, range } = self.entries.get(name)?;
+        Some(Stored { shape: shape.clone(), values: kind.decode(&self.files[*file].1[range.clone()]) })
+    }
+
+    /// The names of all tensors, and the first file they stand in.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// The file that holds a tensor, for errors that name it.
+    pub fn path_of(&self, name: &str) -> PathBuf {
+        self.entries.get(name).map(|entry| self.files[entry.file].0.clone()).unwrap_or_default()
+    }
+}
