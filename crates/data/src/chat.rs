@@ -107,7 +107,8 @@ mod tests {
     fn a_conversation_is_cut_where_the_answer_begins() -> Result<()> {
         let template = ChatTemplate::new(CHATML, None, None)?;
         let (prompt, answer) = template.split(&[message("user", "Hi")], &[message("assistant", "Hello")])?;
-        let expected = "<|im_start|>system\nYou are kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
+        let expected =
+            "<|im_start|>system\nYou are kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
         assert_eq!((prompt.as_str(), answer.as_str()), (expected, "Hello<|im_end|>\n"));
         Ok(())
     }
@@ -121,7 +122,10 @@ mod tests {
             ("{%- generation %}a{% endgeneration -%}", "a"),
             ("  {% if true %}\nb\n  {% endif %}\n", "b\n"),
             ("{{ messages[0]['content'].startswith('h') and 'tools' not in messages[0] }}", "true"),
-            ("{%- set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", "1"),
+            (
+                "{%- set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
+                "1",
+            ),
         ];
         for (source, expected) in cases {
             let found = ChatTemplate::new(source, Some("<s>".into()), None)?.render(&[message("user", "hi")], false)?;

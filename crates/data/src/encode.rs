@@ -64,7 +64,8 @@ impl Encoder {
                 return Err(Error::Template { problem: "the prompt is text, but its completion is turns".into() });
             }
         };
-        let holds = joint.len() == prompt.len() + answer.len() && joint.starts_with(&prompt) && joint.ends_with(&answer);
+        let holds =
+            joint.len() == prompt.len() + answer.len() && joint.starts_with(&prompt) && joint.ends_with(&answer);
         Ok((prompt, self.closed(answer), holds))
     }
 

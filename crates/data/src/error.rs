@@ -21,6 +21,8 @@ pub enum Error {
     Template { problem: String },
     #[error("the tokenizer failed: {problem}")]
     Tokenizer { problem: String },
+    #[error("too few rows can be used: {found}")]
+    FewRows { found: String, tally: Box<crate::rows::Tally> },
     #[error("no two responses could be paired after {tries} tries on one prompt: the policy repeats itself")]
     NoPairs { tries: usize },
     #[error("`{text}` is no prompt of this world: {found}")]
@@ -34,6 +36,7 @@ impl Error {
             Self::Missing { .. } | Self::Damaged { .. } => {
                 Some("run `scripts/get-data reviews`, which fetches the files and checks them".into())
             }
+            Self::FewRows { tally, .. } => Some(format!("{tally}; `duel data check` says more, line by line")),
             Self::Format { .. } => Some("files of rows end in .jsonl, .json, .csv, .tsv or .parquet".into()),
             Self::NoPairs { .. } => Some("train the SFT stage less, or raise the vocabulary of its responses".into()),
             Self::NoPrompt { accepted, .. } => Some(accepted.clone()),

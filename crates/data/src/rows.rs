@@ -4,7 +4,7 @@
 use crate::encode::Encoder;
 use crate::pairs::PreferenceRow;
 use crate::records::{self, Columns, Record, Said};
-use crate::{Error, Prompt, Result, Row, World};
+use crate::{Error, Prompt, Result, Row, Texts, World};
 use duel_spec::{Space, Split, ids::hash_bytes, seeds::Rng};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
@@ -39,6 +39,17 @@ pub struct Tally {
     pub duplicates: usize,
 }
 
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { read, kept, unreadable, prompts_too_long, responses_too_long, same, duplicates } = self;
+        write!(
+            f,
+            "{kept} of {read} rows kept; {unreadable} unreadable, {prompts_too_long} with prompts too long, \
+             {responses_too_long} with completions too long, {same} whose completions are the same, {duplicates} duplicates"
+        )
+    }
+}
+
 const ROWS: &str = "rows.jsonl";
 const PROMPTS: &str = "prompts.json";
 
@@ -51,7 +62,9 @@ fn key(text: &str) -> u64 {
 pub fn prompt_key(prompt: &Said) -> u64 {
     match prompt {
         Said::Text(text) => key(text),
-        Said::Turns(turns) => key(&turns.iter().flat_map(|turn| [&*turn.role, "\0", &*turn.content, "\0"]).collect::<String>()),
+        Said::Turns(turns) => {
+            key(&turns.iter().flat_map(|turn| [&*turn.role, "\0", &*turn.content, "\0"]).collect::<String>())
+        }
     }
 }
 
@@ -104,7 +117,8 @@ pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
             if among.len() > most {
                 among.pop_last();
             }
-            let (Record::Pair { margin, scores, .. }, [chosen, rejected]) = (&record, encoded.completions.as_slice()) else {
+            let (Record::Pair { margin, scores, .. }, [chosen, rejected]) = (&record, encoded.completions.as_slice())
+            else {
                 continue;
             };
             if chosen == rejected {
@@ -212,17 +226,15 @@ impl RowsWorld {
         &self.rows
     }
 
-    /// Text of the ids, specials left out.
-    ///
-    /// # Errors
-    /// Ids that the tokenizer does not know.
-    pub fn text(&self, ids: &[u32]) -> Result<String> {
-        self.encoder.tokenizer().decode(ids)
-    }
-
     fn chosen(&self, is_wanted: impl Fn(Split) -> bool) -> Vec<Row> {
         let wanted = self.rows.iter().filter(|row| is_wanted(row.split));
         wanted.map(|row| Row { prompt: row.prompt.clone(), response: row.chosen.clone() }).collect()
+    }
+}
+
+impl Texts for RowsWorld {
+    fn text(&self, ids: &[u32]) -> Result<String> {
+        self.encoder.tokenizer().decode(ids)
     }
 }
 

@@ -65,6 +65,14 @@ impl TextTokenizer {
         Ok(self.0.encode_fast(text, true).map_err(tokenizer_error)?.get_ids().to_vec())
     }
 
+    /// Control tokens, in rising order.
+    pub fn controls(&self) -> Vec<u32> {
+        let added = self.0.get_added_tokens_decoder();
+        let mut ids: Vec<u32> = added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect();
+        ids.sort_unstable();
+        ids
+    }
+
     /// The text of one id, specials too; `None` where there is none.
     pub fn token(&self, id: u32) -> Option<String> {
         self.0.id_to_token(id)

@@ -44,3 +44,12 @@ pub trait World: Send + Sync {
     /// A response as a person reads it after its prompt.
     fn render(&self, prompt: &Prompt, response: &[u32]) -> Result<String>;
 }
+
+/// Worlds whose ids are text.
+pub trait Texts: Send + Sync {
+    /// Text of the ids, specials left out.
+    ///
+    /// # Errors
+    /// Ids that the tokenizer does not know.
+    fn text(&self, ids: &[u32]) -> Result<String>;
+}

@@ -69,7 +69,7 @@ impl SampledYardstick {
 
         // 2. Per response: Rao-Blackwell KL, its cross-check k1, entropy, and the reference's own view.
         let mut per_response: [Vec<f64>; 4] = Default::default();
-        for block in sft::blocks(&batch) {
+        for block in sft::blocks_of_logits(&self.reader, &batch) {
             let tokens = self.reader.tokens(&block);
             let mask = sft::mask(&self.reader, &block);
             let logits = self.reader.logits(policy, &tokens); // [B, T, V]

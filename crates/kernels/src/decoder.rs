@@ -170,7 +170,8 @@ impl Decoder {
         let pack = |w: &[f32], outputs: usize| Packed::new(Matrix::rows(w, outputs), w.len() / outputs, outputs);
         self.blocks.push(match block {
             DecoderBlock::Gpt2(w) => {
-                let affine = |w: &[f32], bias: &[f32]| Affine { weight: pack(w, bias.len()), bias: Some(bias.to_vec()) };
+                let affine =
+                    |w: &[f32], bias: &[f32]| Affine { weight: pack(w, bias.len()), bias: Some(bias.to_vec()) };
                 PackedBlock {
                     norm1: Norm::Layer([w.norm1_gain.to_vec(), w.norm1_bias.to_vec()]),
                     qkv: affine(w.qkv, w.qkv_bias),

@@ -76,7 +76,6 @@ fn write(
     device: &Device,
     choose: impl Fn(usize, usize, &[f32], Option<&[bool]>) -> (u32, f32) + Sync,
 ) -> Responses {
-    let lefts = |rows: &[Vec<u32>]| -> Vec<usize> { rows.iter().map(|row| space.prompt_tokens - row.len()).collect() };
     let written: Vec<Written> = match policy.decoder() {
         // every thread takes its rows through all columns; no row sees another, so it does not matter which
         Some(decoder) => {
@@ -84,7 +83,8 @@ fn write(
             let shares = prompts.par_chunks(share).enumerate();
             shares
                 .map(|(i, prompts)| {
-                    let reading = |prompts: &[Vec<u32>]| decoder.start(lefts(prompts), space.context());
+                    let reading =
+                        |prompts: &[Vec<u32>]| decoder.start(lefts(prompts), longest(prompts) + space.response_tokens);
                     write_rows(reading, space, prompts, |row, column, logits, hidden| {
                         choose(i * share + row, column, logits, hidden)
                     })
@@ -99,6 +99,16 @@ fn write(
     };
     let (responses, logp) = written.into_iter().flatten().unzip();
     Responses { prompts, responses, logp }
+}
+
+fn longest(prompts: &[Vec<u32>]) -> usize {
+    prompts.iter().map(Vec::len).max().unwrap_or(0)
+}
+
+/// Columns of padding before each prompt.
+fn lefts(prompts: &[Vec<u32>]) -> Vec<usize> {
+    let width = longest(prompts);
+    prompts.iter().map(|prompt| width - prompt.len()).collect()
 }
 
 /// Responses with their log-probs.
@@ -121,7 +131,8 @@ fn write_rows<R: Reading>(
         }
         places.push(own.len() - 1);
     }
-    let padded = |prompt: &Vec<u32>| [vec![space.pad; space.prompt_tokens - prompt.len()], prompt.clone()].concat();
+    let width = longest(&own);
+    let padded = |prompt: &Vec<u32>| [vec![space.pad; width - prompt.len()], prompt.clone()].concat();
     let ids: Vec<i32> = own.iter().flat_map(padded).map(|id| id as i32).collect();
     let mut model = start(&own);
     let mut shared = Some((ids, places));

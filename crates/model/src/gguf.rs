@@ -29,7 +29,11 @@ pub enum Meta {
     /// Where its bytes stand.
     Text(Range<usize>),
     /// `count` values of one type, the first at `at`; decoded when they are asked for.
-    List { of: u32, count: usize, at: usize },
+    List {
+        of: u32,
+        count: usize,
+        at: usize,
+    },
 }
 
 /// What a GGUF file says of itself.
@@ -343,7 +347,9 @@ impl Settings<'_> {
             }
             let head_width = self.size_or(&of("attention.key_length"), width / heads)?;
             if head_width % 2 != 0 || self.size_or(&of("rope.dimension_count"), head_width)? != head_width {
-                return Err(self.unsupported(&of("rope.dimension_count"), &format!("{head_width}, a head's even width")));
+                return Err(
+                    self.unsupported(&of("rope.dimension_count"), &format!("{head_width}, a head's even width"))
+                );
             }
             let theta = of("rope.freq_base");
             let rope_theta = if self.header.values.contains_key(&theta) { self.positive(&theta)? } else { 10_000.0 };
@@ -371,9 +377,8 @@ impl Settings<'_> {
             None if !self.header.values.contains_key(key) => return Ok(None),
             _ => return Err(self.unsupported(key, "\"gpt2\", which is byte-level BPE")),
         }
-        let list = |key: &str| {
-            self.header.texts(key, self.bytes).ok_or_else(|| self.unsupported(key, "a list of texts"))
-        };
+        let list =
+            |key: &str| self.header.texts(key, self.bytes).ok_or_else(|| self.unsupported(key, "a list of texts"));
         let (tokens, merges) = (list("tokenizer.ggml.tokens")?, list("tokenizer.ggml.merges")?);
         let kinds = self.header.wholes("tokenizer.ggml.token_type", self.bytes).unwrap_or_default();
         let key = "tokenizer.ggml.pre";
@@ -414,7 +419,10 @@ impl Settings<'_> {
 
 /// How text is cut before BPE, by the names that GGUF gives, as `tokenizer.json` says it.
 const PRE_TOKENIZERS: [(&[&str], &str); 4] = [
-    (&["gpt-2", "default", "phi-2"], r#"{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true}"#),
+    (
+        &["gpt-2", "default", "phi-2"],
+        r#"{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true}"#,
+    ),
     (
         &["smollm"],
         r#"{"type":"Sequence","pretokenizers":[{"type":"Digits","individual_digits":true},{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true}]}"#,
@@ -530,7 +538,8 @@ pub fn write(path: &Path, checkpoint: &Checkpoint, precision: Precision) -> Resu
     put(&of("vocab_size"), 4, size(config.vocabulary));
     match config.family {
         Family::Gpt2 { activation: crate::Activation::SquaredRelu, .. } => {
-            let (key, accepted) = ("activation".to_owned(), "GPT-2's own bend: GGUF has no word for another".to_owned());
+            let (key, accepted) =
+                ("activation".to_owned(), "GPT-2's own bend: GGUF has no word for another".to_owned());
             return Err(Error::Unsupported { path: path.into(), key, found: "squared ReLU".into(), accepted });
         }
         Family::Gpt2 { inner, epsilon, .. } => {
@@ -557,7 +566,11 @@ pub fn write(path: &Path, checkpoint: &Checkpoint, precision: Precision) -> Resu
             tokens.push((format!("[PAD{id}]"), 5));
         }
         put("tokenizer.ggml.tokens", 9, list(8, tokens.iter().map(|(token, _)| text(token)).collect()));
-        put("tokenizer.ggml.token_type", 9, list(5, tokens.iter().map(|(_, kind)| kind.to_le_bytes().to_vec()).collect()));
+        put(
+            "tokenizer.ggml.token_type",
+            9,
+            list(5, tokens.iter().map(|(_, kind)| kind.to_le_bytes().to_vec()).collect()),
+        );
         put("tokenizer.ggml.merges", 9, list(8, vocabulary.merges.iter().map(|merge| text(merge)).collect()));
         put("tokenizer.ggml.add_bos_token", 7, vec![0]);
         let special = words.special;
@@ -649,7 +662,11 @@ fn read_back(path: &Path, bytes: &[u8]) -> Result<Vocabulary> {
     });
     let Some((names, _)) = pre else {
         let found = json["pre_tokenizer"].to_string();
-        return Err(unsupported("tokenizer.json pre_tokenizer", found, "one that GGUF has a name for: gpt-2, smollm, llama-bpe, qwen2"));
+        return Err(unsupported(
+            "tokenizer.json pre_tokenizer",
+            found,
+            "one that GGUF has a name for: gpt-2, smollm, llama-bpe, qwen2",
+        ));
     };
     let mut tokens: BTreeMap<u64, (String, i32)> = BTreeMap::new();
     for (token, id) in vocabulary {

@@ -92,8 +92,9 @@ fn optional(path: &Path) -> Result<Option<Vec<u8>>> {
 
 fn optional_json(path: &Path) -> Result<Value> {
     match optional(path)? {
-        Some(bytes) => serde_json::from_slice(&bytes)
-            .map_err(|e| Error::Damaged { path: path.into(), problem: e.to_string() }),
+        Some(bytes) => {
+            serde_json::from_slice(&bytes).map_err(|e| Error::Damaged { path: path.into(), problem: e.to_string() })
+        }
         None => Ok(Value::Null),
     }
 }

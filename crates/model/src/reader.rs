@@ -48,14 +48,19 @@ impl Reader {
         batch.tokens(&self.space, &self.device)
     }
 
+    /// Columns before the responses: what is left of the tokens' width.
+    fn prompt_columns(&self, tokens: &Tokens) -> usize {
+        tokens.ids.dims()[1] - self.space.response_tokens
+    }
+
     /// The response tokens `[B, T]`.
     pub fn targets(&self, tokens: &Tokens) -> Tensor<2, Int> {
-        tokens.ids.clone().narrow(1, self.space.prompt_tokens, self.space.response_tokens)
+        tokens.ids.clone().narrow(1, self.prompt_columns(tokens), self.space.response_tokens)
     }
 
     /// Hidden states before each response token: `[B, T, D]` from `[B, P + T]`.
     pub fn states(&self, policy: &Policy, tokens: &Tokens) -> Tensor<3> {
-        let Space { prompt_tokens: p, response_tokens: t, .. } = self.space;
+        let (p, t) = (self.prompt_columns(tokens), self.space.response_tokens);
         policy.states(tokens.clone().narrow(0, p + t - 1), p - 1)
     }
 
@@ -88,15 +93,16 @@ impl Reader {
 
     /// Value of the state before each response token: `[B, T]`.
     pub fn values(&self, critic: &Scalar, tokens: &Tokens) -> Tensor<2> {
-        let Space { prompt_tokens: p, response_tokens: t, .. } = self.space;
+        let (p, t) = (self.prompt_columns(tokens), self.space.response_tokens);
         critic.forward(tokens.clone().narrow(0, p + t - 1)).narrow(1, p - 1, t)
     }
 
     /// Score on each response's last counted token: `[B]`.
     pub fn scores(&self, model: &Scalar, batch: &Responses) -> Tensor<1> {
-        let p = self.space.prompt_tokens;
+        let tokens = self.tokens(batch);
+        let p = self.prompt_columns(&tokens);
         let last: Vec<i32> = batch.responses.iter().map(|r| (p + r.len() - 1) as i32).collect();
         let last = Tensor::<2, Int>::from_data(TensorData::new(last, [batch.len(), 1]), &self.device);
-        model.forward(self.tokens(batch)).gather(1, last).squeeze_dim::<1>(1)
+        model.forward(tokens).gather(1, last).squeeze_dim::<1>(1)
     }
 }

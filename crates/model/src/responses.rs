@@ -58,7 +58,7 @@ impl Responses {
         Self { prompts: pick(&self.prompts), responses: pick(&self.responses), logp }
     }
 
-    /// Prompts, padded on the left, and responses, padded on the right: `[B, P + T]`.
+    /// Prompts, padded on the left to the longest of them, and responses, padded on the right: `[B, P + T]`.
     pub fn tokens(&self, space: &Space, device: &Device) -> Tokens {
         let pad = |n: usize| std::iter::repeat_n(space.pad, n);
         let row = |(prompt, response): (&Vec<u32>, &Vec<u32>)| {
@@ -66,6 +66,7 @@ impl Responses {
             prompt.iter().chain(response).copied().chain(pad(rest)).collect()
         };
         let rows: Vec<Vec<u32>> = self.prompts.iter().zip(&self.responses).map(row).collect();
-        Tokens::left_padded(&rows, space.context(), space.pad, device)
+        let longest = self.prompts.iter().map(Vec::len).max().unwrap_or(space.prompt_tokens);
+        Tokens::left_padded(&rows, longest + space.response_tokens, space.pad, device)
     }
 }

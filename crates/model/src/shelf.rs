@@ -98,7 +98,9 @@ impl Kind {
         // sixteen bytes of two numbers each: low halves, then high halves, with a fifth bit where there is one
         let mut nibbles = |at: usize, fifth: u32, of: &dyn Fn(u32) -> f32| {
             to.extend(b[at..at + 16].iter().enumerate().map(|(j, q)| of(u32::from(q & 15) | (fifth >> j & 1) << 4)));
-            to.extend(b[at..at + 16].iter().enumerate().map(|(j, q)| of(u32::from(q >> 4) | (fifth >> (j + 16) & 1) << 4)));
+            to.extend(
+                b[at..at + 16].iter().enumerate().map(|(j, q)| of(u32::from(q >> 4) | (fifth >> (j + 16) & 1) << 4)),
+            );
         };
         let bits = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
         match self {
@@ -114,10 +116,7 @@ impl Kind {
                 let (d, least, scales) = (half(0), half(2), &b[4..16]);
                 let scale = |j: usize| match j {
                     0..4 => [scales[j] & 63, scales[j + 4] & 63],
-                    _ => [
-                        scales[j + 4] & 15 | scales[j - 4] >> 6 << 4,
-                        scales[j + 4] >> 4 | scales[j] >> 6 << 4,
-                    ],
+                    _ => [scales[j + 4] & 15 | scales[j - 4] >> 6 << 4, scales[j + 4] >> 4 | scales[j] >> 6 << 4],
                 };
                 for (j, q) in b[16..].chunks_exact(32).enumerate() {
                     let of = |part: usize| scale(2 * j + part).map(f32::from);

@@ -13,7 +13,8 @@ use burn::module::{Module, Param};
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
 use duel_kernels::{
-    BlockShape, Decoder, DecoderBlock, DecoderMlp, DecoderParts, DecoderPositions, LlamaMap, LlamaShape, LlamaWeights, MAPS,
+    BlockShape, Decoder, DecoderBlock, DecoderMlp, DecoderParts, DecoderPositions, LlamaMap, LlamaShape, LlamaWeights,
+    MAPS,
 };
 use duel_spec::seeds::Rng;
 use std::sync::Arc;
@@ -801,6 +802,32 @@ impl Policy {
     pub fn with_recomputed_blocks(mut self) -> Self {
         self.body.recompute = true;
         self
+    }
+
+    /// Whether an adapter is on.
+    pub fn wears_adapters(&self) -> bool {
+        let worn = |block: &Block| {
+            let mlp = match &block.mlp {
+                Mlp::SquaredRelu(m) | Mlp::GeluTanh(m) => vec![&m.up, &m.down],
+                Mlp::Gated(m) => vec![&m.gate, &m.up, &m.down],
+            };
+            let attention = match &block.attention.inputs {
+                Inputs::Joint(joint) => vec![joint],
+                Inputs::Apart(apart) => vec![&apart.q, &apart.k, &apart.v],
+            };
+            let all = mlp.into_iter().chain(attention).chain([&block.attention.out]);
+            all.into_iter().any(|map| map.lora.is_some())
+        };
+        self.body.blocks.iter().any(worn)
+    }
+
+    /// The model as it is read fastest: a Llama's adapters stay on, so that the frozen weights are not copied; GPT-2's are
+    /// worked in, since its one operation knows none.
+    pub fn as_read(self) -> Self {
+        match self.body.positions {
+            Positions::Rotary(_) => self,
+            Positions::Learned(_) => self.merged(),
+        }
     }
 
     /// The model with its adapters worked into its matrices.

@@ -132,6 +132,28 @@ pub fn shapes<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
     shapes.out
 }
 
+/// The module with those parameters trained whose names are wanted, and all others frozen; it is on an autodiff device.
+pub fn training<M: Module>(module: M, wanted: impl Fn(&str) -> bool) -> M {
+    struct Choose<F> {
+        path: Vec<String>,
+        wanted: F,
+    }
+    impl<F: Fn(&str) -> bool> ModuleMapper for Choose<F> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.into());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            let trained = (self.wanted)(&self.path.join("."));
+            let (id, tensor, mapper) = param.consume();
+            Param::from_mapped_value(id, tensor.set_require_grad(trained), mapper).set_require_grad(trained)
+        }
+    }
+    module.map(&mut Choose { path: vec![], wanted })
+}
+
 /// Hash of all parameters, names and shapes included.
 pub fn hash<M: Module>(module: &M) -> String {
     struct Hash {

@@ -125,7 +125,7 @@ impl Sampler {
         let Setting { reader, train_reader, scorer, config, scorer_flops, seed, .. } = &self.given;
         let (s, space) = (&self.settings, reader.space());
         let mut rng = seeds::derive(*seed, "ppo", self.iteration, "rollout");
-        let writer = actors.old.clone().merged(); // adapters are worked in: the fast path writes
+        let writer = actors.old.clone().as_read(); // the fast path writes
         let responses = generate(&writer, space, prompts.to_vec(), &mut rng, reader.device());
         // read as the first epoch will, in its minibatches: the same arithmetic, so the ratios start at 1 to the last
         // bit. Where the device has no log-probs of its own, the training module reads: autodiff composes its softmax.
@@ -152,7 +152,8 @@ impl Sampler {
         let token_kl = if whole {
             passes += 2;
             let read = |policy, block: &Responses| reader.logits(policy, &reader.tokens(block)); // [b, T, V]
-            let each = sft::blocks(&responses).map(|b| full_kl(read(actors.old, &b), read(&self.reference, &b)));
+            let each = sft::blocks_of_logits(reader, &responses)
+                .map(|b| full_kl(read(actors.old, &b), read(&self.reference, &b)));
             Tensor::cat(each.collect(), 0)
         } else {
             estimate(s.kl_estimator, logp.clone(), ref_logp.clone())
@@ -281,12 +282,9 @@ fn unscored(error: duel_reward::Error) -> duel_training::Error {
         duel_reward::Error::Training(error) => error,
         duel_reward::Error::Model(error) => error.into(),
         duel_reward::Error::Data(error) => error.into(),
-        judge @ duel_reward::Error::Judge { .. } => duel_training::invariants::breach(
-            "scorer_answers",
-            0,
-            "the scorer",
-            judge.to_string(),
-            "a score a response".into(),
-        ),
+        judge => {
+            let expected = "a score a response".into();
+            duel_training::invariants::breach("scorer_answers", 0, "the scorer", judge.to_string(), expected)
+        }
     }
 }

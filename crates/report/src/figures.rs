@@ -9,7 +9,7 @@ use crate::theme::{GREY, IDEAL, INK, colour_at};
 use crate::tuning::Tuning;
 use crate::{Error, Result, frontier, reach, sensitivity, theme, wins};
 use duel_spec::metrics::{self, Metric};
-use duel_spec::{Clocks, REFERENCE, RewardSource, WorldKind};
+use duel_spec::{Clocks, JudgeKind, REFERENCE, RewardSource, WorldKind};
 use plotters::style::RGBColor;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -203,7 +203,10 @@ pub(crate) fn common_kl(run: &Run) -> f64 {
 pub(crate) fn gold_axis(run: &Run) -> String {
     match run.experiment.world.kind {
         WorldKind::Grammar => "gold reward, test prompts".into(),
-        WorldKind::Reviews => "gold reward (sentiment log-odds), test prompts".into(),
+        WorldKind::Reviews if run.experiment.judge.kind == JudgeKind::World => {
+            "gold reward (sentiment log-odds), test prompts".into()
+        }
+        WorldKind::Reviews | WorldKind::Rows => "gold reward, test prompts".into(),
     }
 }
 

@@ -185,7 +185,7 @@ pub struct Matched {
 pub(crate) fn matched_kls(run: &Run) -> &'static [f64] {
     match run.experiment.world.kind {
         WorldKind::Grammar => &[0.25, 0.5, 1.0, 2.0],
-        WorldKind::Reviews => &[3.0, 6.0, 9.0],
+        WorldKind::Reviews | WorldKind::Rows => &[3.0, 6.0, 9.0],
     }
 }
 

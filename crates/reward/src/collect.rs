@@ -7,8 +7,8 @@ use duel_model::{Policy, Reader, generate};
 use duel_spec::{Split, seeds::Rng};
 use rand::RngExt;
 
-/// Prompts that are answered in one pass.
-const BLOCK: usize = 256;
+/// Prompts that are answered in one pass at most, and at least.
+const BLOCK: [usize; 2] = [16, 256];
 /// Passes without a single new pair before giving up.
 const TRIES: usize = 20;
 
@@ -55,11 +55,12 @@ pub fn collect(
     rng: &mut Rng,
 ) -> Result<Vec<Candidate>> {
     let prompts = world.prompts(split);
+    let block = count.clamp(BLOCK[0], BLOCK[1]);
     let mut candidates: Vec<Candidate> = Vec::with_capacity(count);
     let mut barren = 0;
     while candidates.len() < count {
         let drawn: Vec<Vec<u32>> =
-            (0..BLOCK).map(|_| prompts[rng.random_range(0..prompts.len())].ids.clone()).collect();
+            (0..block).map(|_| prompts[rng.random_range(0..prompts.len())].ids.clone()).collect();
         let twice: Vec<Vec<u32>> = drawn.iter().flat_map(|p| [p.clone(), p.clone()]).collect();
         let batch = generate(policy, reader.space(), twice, rng, reader.device());
         let scores = gold.score(&batch)?;
@@ -72,7 +73,7 @@ pub fn collect(
         }
         barren = if candidates.len() == before { barren + 1 } else { 0 };
         if barren == TRIES {
-            return Err(duel_data::Error::NoPairs { tries: TRIES * BLOCK }.into());
+            return Err(duel_data::Error::NoPairs { tries: TRIES * block }.into());
         }
     }
     candidates.truncate(count);

@@ -16,7 +16,7 @@ pub enum Judge {
 impl Judge {
     fn score(&self, reader: &Reader, batch: &Responses) -> Vec<f64> {
         match self {
-            Self::Network(model) => sft::blocks(batch)
+            Self::Network(model) => sft::blocks(batch, reader.space().context(), sft::TOKENS)
                 .flat_map(|block| weights::host::<1>(reader.scores(model, &block)))
                 .map(f64::from)
                 .collect(),

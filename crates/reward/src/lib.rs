@@ -4,6 +4,7 @@ mod collect;
 mod error;
 mod gold;
 pub mod invariants;
+mod judges;
 mod learned;
 mod linear;
 mod model;
@@ -13,13 +14,14 @@ mod sentiment;
 
 pub use collect::{Candidate, Wanted, collect, label};
 pub use error::Error;
-pub use gold::{GrammarGold, ReviewsGold};
+pub use gold::GrammarGold;
+pub use judges::{Asked, External, Rules, SentimentJudge, TasteJudge, TextGold, TextJudge};
 pub use learned::{Judge, LearnedReward};
 pub use linear::Linear;
 pub use model::RewardModel;
 pub use quality::{Bin, Calibration, Quality, quality};
 pub use scorer::Scorer;
-pub use sentiment::{Sentiment, SentimentReport};
+pub use sentiment::{Sentiment, SentimentReport, Taste};
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

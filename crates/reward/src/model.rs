@@ -44,7 +44,8 @@ impl RewardModel {
 
     /// Share of pairs whose chosen response scores higher, ties half; `reader` and `model` carry no gradient.
     pub fn accuracy(reader: &Reader, model: &Scalar, pairs: &PairBatch) -> f64 {
-        let scores = sft::blocks(&pairs.both).flat_map(|block| weights::host::<1>(reader.scores(model, &block)));
+        let scores = sft::blocks(&pairs.both, reader.space().context(), sft::TOKENS)
+            .flat_map(|block| weights::host::<1>(reader.scores(model, &block)));
         let scores: Vec<f32> = scores.collect();
         let (chosen, rejected) = scores.split_at(pairs.len());
         accuracy(&chosen.iter().zip(rejected).map(|(c, r)| c - r).collect::<Vec<_>>())
@@ -59,7 +60,8 @@ impl RewardModel {
         always::eos_counts_and_pad_does_not(step, &reader, &pairs.both)?;
         always::padding_is_inert(step, &reader, &pairs.both.first(always::PROBE), |reader, tokens| {
             let space = reader.space();
-            model.forward(tokens.clone()).narrow(1, space.prompt_tokens, space.response_tokens) // [B, T]
+            let columns = tokens.ids.dims()[1];
+            model.forward(tokens.clone()).narrow(1, columns - space.response_tokens, space.response_tokens) // [B, T]
         })?;
         let loss = |scores| first(bradley_terry_loss(scores, Terms::default()).loss);
         let scores = Self::scores(&reader, &model, pairs);

@@ -1,4 +1,4 @@
-//! The gold scorer of `reviews`: TF-IDF of words and word pairs under logistic regression, calibrated by
+//! Judges of words: the gold scorer of `reviews`, and what people prefer. The scorer: TF-IDF of words and word pairs under logistic regression, calibrated by
 //! Platt's method on reviews it was not fitted to.
 
 use crate::{Error, Result};
@@ -22,8 +22,7 @@ const PENALTY: f64 = 1e-6;
 /// A calibrated sentiment model.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sentiment {
-    /// Term → (inverse document frequency, weight).
-    terms: HashMap<String, (f32, f32)>,
+    terms: Terms,
     bias: f64,
     /// Platt: the calibrated logit is `slope · raw + offset`.
     slope: f64,
@@ -73,6 +72,108 @@ fn weigh<K>(counts: impl Iterator<Item = (K, u32, f32)>) -> Vec<(K, f32)> {
     weighed
 }
 
+/// The terms of several texts with their inverse document frequencies, and each text weighed by them.
+fn weighed<'a>(texts: impl Iterator<Item = &'a str>) -> (Vec<(String, f32)>, Vec<Vec<(usize, f32)>>) {
+    let counts: Vec<BTreeMap<String, u32>> = texts.map(|text| terms(text, usize::MAX)).collect();
+    let mut texts_with: BTreeMap<&str, u32> = BTreeMap::new();
+    for text in &counts {
+        for term in text.keys() {
+            *texts_with.entry(term).or_insert(0) += 1;
+        }
+    }
+    let n = counts.len() as f32;
+    let known: Vec<(String, f32)> = texts_with
+        .into_iter()
+        .filter(|(_, seen)| *seen >= MIN_REVIEWS)
+        .map(|(term, seen)| (term.to_owned(), ((1.0 + n) / (1.0 + seen as f32)).ln() + 1.0))
+        .collect();
+    let index: HashMap<&str, usize> = known.iter().enumerate().map(|(i, (term, _))| (term.as_str(), i)).collect();
+    let row = |text: &BTreeMap<String, u32>| {
+        weigh(text.iter().filter_map(|(term, n)| index.get(term.as_str()).map(|&i| (i, *n, known[i].1))))
+    };
+    let rows = counts.iter().map(row).collect();
+    (known, rows)
+}
+
+/// Term → (inverse document frequency, weight).
+type Terms = HashMap<String, (f32, f32)>;
+
+fn with_weights(known: Vec<(String, f32)>, weights: &[f32]) -> Terms {
+    known.into_iter().zip(weights).map(|((term, idf), w)| (term, (idf, *w))).collect()
+}
+
+/// What the known terms of a text's first words add up to.
+fn weighed_sum(known: &Terms, text: &str, limit: usize) -> f64 {
+    let found = terms(text, limit).into_iter().filter_map(|(term, n)| known.get(&term).map(|&(idf, w)| (w, n, idf)));
+    weigh(found).into_iter().map(|(w, x)| f64::from(w * x)).sum()
+}
+
+/// What people prefer, learned from pairs of texts: Bradley and Terry's law over TF-IDF of words and word pairs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Taste {
+    terms: Terms,
+}
+
+/// Weight of the squared penalty of a taste: pairs are fewer than reviews, and their labels noisier.
+const TASTE_PENALTY: f64 = 1e-5;
+
+impl Taste {
+    /// Fits `P(first preferred) = σ(score(first) − score(second))`; `pairs` are places in `texts` with the chance that the first
+    /// is preferred.
+    pub fn fit(texts: &[&str], pairs: &[(usize, usize, f32)]) -> Self {
+        let (known, rows) = weighed(texts.iter().copied());
+        let difference = |&(first, second, _): &(usize, usize, f32)| {
+            let mut row = rows[first].clone();
+            row.extend(rows[second].iter().map(|&(i, x)| (i, -x)));
+            row
+        };
+        let differences: Vec<Vec<(usize, f32)>> = pairs.iter().map(difference).collect();
+        let labels: Vec<f32> = pairs.iter().map(|pair| pair.2).collect();
+        let weights = logistic(&differences, &labels, known.len(), TASTE_PENALTY);
+        Self { terms: with_weights(known, &weights) }
+    }
+
+    /// Log-odds of the first `limit` words against a text that says nothing.
+    pub fn score(&self, text: &str, limit: usize) -> f64 {
+        weighed_sum(&self.terms, text, limit)
+    }
+
+    /// Share of pairs of rated sentences, means at least 1 apart, that it orders as people do.
+    pub fn agreement(&self, rated: &[Rated], rng: &mut Rng) -> f64 {
+        let scores: Vec<f64> = rated.iter().map(|r| self.score(&r.text, usize::MAX)).collect();
+        human_agreement(&scores, rated, rng)
+    }
+
+    /// Writes it as JSON.
+    pub fn save(&self, path: &Path) -> Result<()> {
+        let broken = |problem: String| Error::Judge { path: path.into(), problem };
+        let terms: BTreeMap<_, _> = self.terms.iter().collect(); // a fixed order: the file is hashed
+        let json = serde_json::to_vec(&terms).map_err(|e| broken(e.to_string()))?;
+        std::fs::write(path, json).map_err(|e| broken(e.to_string()))
+    }
+
+    /// Reads what [`Self::save`] wrote.
+    pub fn open(path: &Path) -> Result<Self> {
+        let broken = |problem: String| Error::Judge { path: path.into(), problem };
+        let bytes = std::fs::read(path).map_err(|e| broken(e.to_string()))?;
+        Ok(Self { terms: serde_json::from_slice(&bytes).map_err(|e| broken(e.to_string()))? })
+    }
+}
+
+/// Share of pairs of sentences, means at least 1 apart, that scores order as people do; a tie is half.
+fn human_agreement(scores: &[f64], rated: &[Rated], rng: &mut Rng) -> f64 {
+    let (mut agree, mut pairs) = (0.0, 0.0);
+    while pairs < 100_000.0 {
+        let (a, b) = (rng.random_range(0..rated.len()), rng.random_range(0..rated.len()));
+        let difference = rated[a].mean - rated[b].mean;
+        if difference >= 1.0 {
+            pairs += 1.0;
+            agree += if scores[a] == scores[b] { 0.5 } else { f64::from(scores[a] > scores[b]) };
+        }
+    }
+    agree / pairs
+}
+
 fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
@@ -89,36 +190,15 @@ impl Sentiment {
     }
 
     fn fit(reviews: &[&Review]) -> Self {
-        let counts: Vec<BTreeMap<String, u32>> = reviews.iter().map(|r| terms(&r.text, usize::MAX)).collect();
-        let mut reviews_with: BTreeMap<&str, u32> = BTreeMap::new();
-        for review in &counts {
-            for term in review.keys() {
-                *reviews_with.entry(term).or_insert(0) += 1;
-            }
-        }
-        let n = reviews.len() as f32;
-        let known: Vec<(&str, f32)> = reviews_with
-            .iter()
-            .filter(|(_, seen)| **seen >= MIN_REVIEWS)
-            .map(|(term, seen)| (*term, ((1.0 + n) / (1.0 + *seen as f32)).ln() + 1.0))
-            .collect();
-        let index: HashMap<&str, usize> = known.iter().enumerate().map(|(i, (term, _))| (*term, i)).collect();
-        let rows: Vec<Vec<(usize, f32)>> = counts
-            .iter()
-            .map(|review| {
-                weigh(review.iter().filter_map(|(term, n)| index.get(term.as_str()).map(|&i| (i, *n, known[i].1))))
-            })
-            .collect();
-        let weights = logistic(&rows, &reviews.iter().map(|r| r.positive).collect::<Vec<_>>(), known.len());
+        let (known, rows) = weighed(reviews.iter().map(|review| review.text.as_str()));
+        let labels: Vec<f32> = reviews.iter().map(|r| f32::from(r.positive)).collect();
+        let weights = logistic(&rows, &labels, known.len(), PENALTY);
         let bias = f64::from(weights[known.len()]);
-        let terms = known.iter().zip(&weights).map(|((term, idf), w)| ((*term).to_string(), (*idf, *w))).collect();
-        Self { terms, bias, slope: 1.0, offset: 0.0 }
+        Self { terms: with_weights(known, &weights), bias, slope: 1.0, offset: 0.0 }
     }
 
     fn raw(&self, text: &str, limit: usize) -> f64 {
-        let known =
-            terms(text, limit).into_iter().filter_map(|(term, n)| self.terms.get(&term).map(|&(idf, w)| (w, n, idf)));
-        self.bias + weigh(known).into_iter().map(|(w, x)| f64::from(w * x)).sum::<f64>()
+        self.bias + weighed_sum(&self.terms, text, limit)
     }
 
     /// Calibrated log-odds that the first `limit` words of the text are positive.
@@ -136,20 +216,11 @@ impl Sentiment {
             heldout.iter().map(|r| (sigmoid(self.logit(&r.text, judged_words)), r.positive)).collect();
         let window_hits = windows.iter().filter(|(p, positive)| (*p > 0.5) == *positive).count();
         let scores: Vec<f64> = rated.iter().map(|r| self.logit(&r.text, judged_words)).collect();
-        let (mut agree, mut pairs) = (0.0, 0.0);
-        while pairs < 100_000.0 {
-            let (a, b) = (rng.random_range(0..rated.len()), rng.random_range(0..rated.len()));
-            let difference = rated[a].mean - rated[b].mean;
-            if difference >= 1.0 {
-                pairs += 1.0;
-                agree += if scores[a] == scores[b] { 0.5 } else { f64::from(scores[a] > scores[b]) };
-            }
-        }
         SentimentReport {
             accuracy: right(usize::MAX),
             accuracy_window: window_hits as f64 / heldout.len() as f64,
             calibration_error: calibration_error(&windows),
-            human_agreement: agree / pairs,
+            human_agreement: human_agreement(&scores, rated, rng),
         }
     }
 
@@ -183,16 +254,16 @@ fn split(gold: &[Review]) -> (Vec<&Review>, Vec<&Review>) {
     (fit, calibration)
 }
 
-/// Logistic regression on sparse rows by full-batch AdamW; the last weight is the bias.
-fn logistic(rows: &[Vec<(usize, f32)>], labels: &[bool], features: usize) -> Vec<f32> {
+/// Logistic regression on sparse rows by full-batch AdamW; a label is the chance of being positive, the last weight is the bias.
+fn logistic(rows: &[Vec<(usize, f32)>], labels: &[f32], features: usize, penalty: f64) -> Vec<f32> {
     let mut weights = vec![0f32; features + 1];
     let mut optimizer = AdamW::new(0.9, 0.999, 1e-8, weights.len());
     let decay = vec![0.0; weights.len()];
     for pass in 0..PASSES {
-        let mut gradient: Vec<f32> = weights.iter().map(|w| PENALTY as f32 * w).collect();
-        for (row, &positive) in rows.iter().zip(labels) {
+        let mut gradient: Vec<f32> = weights.iter().map(|w| penalty as f32 * w).collect();
+        for (row, &label) in rows.iter().zip(labels) {
             let logit = weights[features] + row.iter().map(|&(i, x)| weights[i] * x).sum::<f32>();
-            let error = (1.0 / (1.0 + (-logit).exp()) - f32::from(positive)) / rows.len() as f32;
+            let error = (1.0 / (1.0 + (-logit).exp()) - label) / rows.len() as f32;
             row.iter().for_each(|&(i, x)| gradient[i] += error * x);
             gradient[features] += error;
         }
@@ -255,6 +326,17 @@ mod tests {
         assert!(judge.logit("a good film", 48) > 0.0);
         assert!(judge.logit("not good at all", 48) < 0.0);
         assert_eq!(judge.logit("a good film", 3), judge.logit("a good film not good at all", 3));
+    }
+
+    #[test]
+    fn a_taste_is_learned_from_pairs() {
+        let texts = ["a fine film", "a dull film", "fine acting", "dull acting", "an old film"];
+        let pairs = [(0, 1, 0.9), (2, 3, 0.9), (0, 4, 0.7), (4, 1, 0.7), (3, 2, 0.1)];
+        let taste = Taste::fit(&texts, &pairs);
+        let score = |text| taste.score(text, 48);
+        assert!(score("fine") > score("old") && score("film") > score("dull"));
+        assert_eq!(score("never seen"), 0.0);
+        assert_eq!(taste.score("fine dull", 1), score("fine"));
     }
 
     #[test]

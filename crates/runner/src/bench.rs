@@ -121,9 +121,9 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     Ok(())
 }
 
-/// Seconds of one token of a case on one thread, or of one run where no tokens are counted, from a third of a second of it.
+/// Seconds of one token of a case on the shape's threads, or of one run where no tokens are counted, from a third of a second of it.
 pub fn seconds_a_token(shape: &Shape, name: &str) -> Result<f64> {
-    in_threads(1, || {
+    in_threads(shape.threads, || {
         let mut case = cases::case(shape, name)?.expect("a case that every shape has");
         for _ in 0..2 {
             (case.run)()?;

@@ -39,6 +39,19 @@ pub enum Command {
     /// Each response with its gold and proxy reward and its KL; each token in the colour of its log-ratio to the reference:
     /// likelier than under the reference in blue, less likely in orange.
     Sample(SampleArgs),
+    /// A person's own preference rows
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// Write an experiment fitted to a file of rows and a model
+    ///
+    /// Its lengths hold 99 % of the rows; everything else is the commented template of experiments/own-data.toml.
+    Init(InitArgs),
+    /// Write a policy of a run for others: a Hugging Face directory, a PEFT adapter or a GGUF file
+    Export(ExportArgs),
+    /// Say what a model's files hold, and write them in another format
+    ///
+    /// Reads what `model.from` reads: Hugging Face directories of the Llama and GPT-2 families, and GGUF files.
+    Import(ImportArgs),
     /// Cancel a run's jobs on the cluster
     ///
     /// What is finished or kept of a training stays; `duel run … --executor slurm` goes on from there.
@@ -164,6 +177,122 @@ pub struct SampleArgs {
     pub html: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Say line by line what is wrong with rows, how long they are, and what would be left out
+    ///
+    /// JSON lines, JSON, CSV or parquet; pairs, completions with a label, or prompts alone, as text or as conversations. Exit
+    /// code 1 where rows ought to be mended.
+    Check(CheckArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The rows: .jsonl, .json, .csv, .tsv or .parquet
+    pub file: PathBuf,
+    /// The model whose tokenizer and chat template read them; lengths are in words without one
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    pub model: Option<PathBuf>,
+    /// Validation rows, in a file of their own
+    #[arg(long, value_name = "FILE")]
+    pub validation: Option<PathBuf>,
+    /// Test rows, in a file of their own
+    #[arg(long, value_name = "FILE")]
+    pub test: Option<PathBuf>,
+    /// Rows with longer prompts are left out
+    #[arg(long, value_name = "N", default_value_t = 256)]
+    pub prompt_tokens: usize,
+    /// Rows with longer completions are left out
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub response_tokens: usize,
+    /// The column of prompts
+    #[arg(long, value_name = "NAME", default_value = "prompt")]
+    pub prompt: String,
+    /// The column of what was preferred
+    #[arg(long, value_name = "NAME", default_value = "chosen")]
+    pub chosen: String,
+    /// The column of what was not
+    #[arg(long, value_name = "NAME", default_value = "rejected")]
+    pub rejected: String,
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: Format,
+}
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// Where experiment.toml goes; its name is the experiment's
+    pub folder: PathBuf,
+    /// The rows, as `duel data check` reads them
+    #[arg(long, value_name = "FILE")]
+    pub rows: PathBuf,
+    /// The model: a Hugging Face directory or a .gguf file
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    pub model: PathBuf,
+    /// The column of prompts
+    #[arg(long, value_name = "NAME", default_value = "prompt")]
+    pub prompt: String,
+    /// The column of what was preferred
+    #[arg(long, value_name = "NAME", default_value = "chosen")]
+    pub chosen: String,
+    /// The column of what was not
+    #[arg(long, value_name = "NAME", default_value = "rejected")]
+    pub rejected: String,
+}
+
+/// What an export writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportAs {
+    /// A Hugging Face directory, adapters worked in
+    Merged,
+    /// A PEFT directory, to be put onto the model that the run began from
+    Adapter,
+    /// A GGUF file
+    Gguf,
+}
+
+/// The numbers of matrices that are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Numbers {
+    F32,
+    F16,
+    Bf16,
+    /// GGUF only: eight bits and a scale for 32 numbers
+    Q8,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The run directory, for example runs/smollm
+    pub run: PathBuf,
+    /// Whose policy; `reference` is one
+    #[arg(long)]
+    pub arm: String,
+    /// The arm's point, as `duel plan` writes it; by default its best on validation prompts
+    #[arg(long)]
+    pub point: Option<String>,
+    /// A seed of the experiment; its first by default
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// The directory, or the .gguf file
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    pub to: PathBuf,
+    #[arg(long = "as", value_enum, default_value = "merged")]
+    pub form: ExportAs,
+    #[arg(long, value_enum, default_value = "f32")]
+    pub numbers: Numbers,
+}
+
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// A Hugging Face directory or a .gguf file
+    pub from: PathBuf,
+    /// Where it is written: a directory, or a .gguf file
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    pub to: Option<PathBuf>,
+    #[arg(long, value_enum, default_value = "f32")]
+    pub numbers: Numbers,
 }
 
 #[derive(Debug, Subcommand)]

@@ -52,6 +52,8 @@ pub enum Error {
     Detached,
     #[error("the peer `{name}` cannot be timed: {problem}")]
     Peer { name: &'static str, problem: String },
+    #[error("rows of `{}` ought to be mended", path.display())]
+    Rows { path: PathBuf },
     #[error("failed to {action} `{}`", path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("`{}` is not what stage `{stage}` writes: {problem}", path.display())]
@@ -125,6 +127,7 @@ impl Error {
             Self::Screen { .. } => Some("`duel watch RUN --once` prints the same as text".into()),
             Self::Cluster { .. } => Some("`sinfo` says whether this machine belongs to a Slurm cluster; the run's folder `slurm/` has what was submitted".into()),
             Self::Detached => Some("run the same command again to follow them and to report; `duel cancel RUN` cancels them".into()),
+            Self::Rows { .. } => Some("the lines above say which; unreadable and equal ones are left out of a training".into()),
             Self::Interrupted => Some("run the same command again to go on".into()),
             Self::Training(duel_training::Error::Diverged { .. }) => {
                 Some("lower this stage's `learning_rate`, or `learner.clip_norm`; finished stages are kept".into())

@@ -3,14 +3,11 @@
 
 use crate::bench::{Shape, seconds_a_token};
 use crate::plan::{Kind, Plan, Stage};
-use crate::work::model_of;
-use crate::{Result, host};
-use duel_data::World;
-use duel_data::grammar::{GrammarWorld, RESPONSES};
-use duel_data::reviews;
+use crate::{Result, host, scene};
+use duel_data::grammar::RESPONSES;
 use duel_ledger::write_atomically;
 use duel_model::{Flops, TransformerConfig};
-use duel_spec::{CriticBody, Experiment, Method, OnPolicy, PairLoss, Reviews, RewardSource, RmModel, Space, WorldKind};
+use duel_spec::{CriticBody, Experiment, Method, OnPolicy, PairLoss, RewardSource, RmModel, Space, WorldKind};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -22,7 +19,7 @@ const OVERHEAD: f64 = 0.25;
 /// Bytes that a worker holds before it trains anything: the binary, its allocator, tables.
 const BASE_MEMORY: f64 = 60e6;
 
-/// How fast this machine is at an experiment's model: seconds a token of each step on one thread.
+/// How fast this machine is at an experiment's model: seconds a token of each step on one thread, or, of a pretrained model, on all.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Rates {
     /// Training of a policy, and of a model with a scalar head.
@@ -53,27 +50,16 @@ pub struct Sizes {
 
 impl Sizes {
     /// Without looking at any data.
-    pub fn of(experiment: &Experiment) -> Self {
-        let space = match experiment.world.kind {
-            WorldKind::Grammar => GrammarWorld::new(experiment.world.grammar.rho, 1).space().clone(),
-            WorldKind::Reviews => {
-                let Reviews { vocabulary, prompt_tokens, response_tokens, .. } = experiment.world.reviews;
-                let space = reviews::Sizes { prompt_tokens, response_tokens }.space(vocabulary);
-                // what is said when speed is measured: anything but PAD, BOS and EOS
-                let special = [space.pad, space.bos, space.eos];
-                let said = (0..vocabulary as u32).filter(|id| !special.contains(id)).collect();
-                Space { actions: Some(said), ..space }
-            }
-        };
-        let config = model_of(experiment, &space);
-        Self { config, space }
+    pub fn of(experiment: &Experiment) -> Result<Self> {
+        let (space, config) = scene::sizes(experiment)?;
+        Ok(Self { config, space })
     }
 }
 
 impl Rates {
     /// Measures them, two seconds in all, or takes what was measured here before.
     pub fn of(experiment: &Experiment, out: &Path) -> Result<Self> {
-        let Sizes { config, space } = Sizes::of(experiment);
+        let Sizes { config, space } = Sizes::of(experiment)?;
         let path = out.join(".calibration.json");
         let here = format!("{} {} {config:?}", crate::run::COMMIT, host::describe().processor);
         let mut known: std::collections::BTreeMap<String, Self> =
@@ -81,7 +67,8 @@ impl Rates {
         if let Some(rates) = known.get(&here) {
             return Ok(*rates);
         }
-        let shape = Shape { name: "experiment", config, space, batch: 64, threads: 1 };
+        let (batch, threads) = if experiment.is_pretrained() { (8, host::cores()) } else { (64, 1) };
+        let shape = Shape { name: "experiment", config, space, batch, threads };
         let exact = experiment.world.kind == WorldKind::Grammar;
         let rate = |case| seconds_a_token(&shape, case);
         let rates = Self {
@@ -114,8 +101,8 @@ pub struct Estimator<'a> {
 }
 
 impl<'a> Estimator<'a> {
-    pub fn new(experiment: &'a Experiment, rates: Rates, cores: usize) -> Self {
-        Self { experiment, sizes: Sizes::of(experiment), rates, cores: cores as f64 }
+    pub fn new(experiment: &'a Experiment, rates: Rates, cores: usize) -> Result<Self> {
+        Ok(Self { experiment, sizes: Sizes::of(experiment)?, rates, cores: cores as f64 })
     }
 
     /// What a stage of the plan costs.

@@ -203,7 +203,9 @@ pub fn survey(plan: &Plan, from: usize, run: &RunDir, board: &Board) -> Result<(
 fn next(plan: &Plan, states: &[State], jobs: usize) -> Option<(usize, usize)> {
     let running = states.iter().filter(|state| matches!(state, State::Running { .. })).count();
     let alone = states.iter().any(|state| matches!(state, State::Running { killed: 1.. }));
-    if running >= jobs || alone {
+    let wide =
+        states.iter().zip(&plan.stages).any(|(state, stage)| matches!(state, State::Running { .. }) && stage.wide);
+    if running >= jobs || alone || wide {
         return None;
     }
     let ready = |place: usize| match states[place] {
@@ -214,7 +216,7 @@ fn next(plan: &Plan, states: &[State], jobs: usize) -> Option<(usize, usize)> {
     };
     let mut ready: Vec<(usize, usize)> = (0..plan.stages.len()).filter_map(ready).collect();
     ready.sort_by_key(|&(place, killed)| (killed > 0, place)); // those that were killed wait until they can be alone
-    ready.into_iter().find(|&(_, killed)| killed == 0 || running == 0)
+    ready.into_iter().find(|&(place, killed)| (killed == 0 && !plan.stages[place].wide) || running == 0)
 }
 
 /// A stage and all that need it.
@@ -253,7 +255,7 @@ fn listen(receiver: &Receiver<News>, words: &mut [String], board: &mut Board) {
 /// Starts a worker. A stage that stands alone in the plan gets every core, all others one thread, so that
 /// results do not depend on the number of jobs.
 fn spawn(place: usize, stage: &Stage, settings: &Settings<'_>, sender: &Sender<News>) -> Result<Child> {
-    let threads = if stage.kind.is_shared() { host::cores() } else { 1 };
+    let threads = if stage.wide { host::cores() } else { 1 };
     let program = std::env::current_exe().map_err(|source| Error::Worker { source })?;
     let mut child = Command::new(program)
         .arg("worker")

@@ -3,10 +3,12 @@
 mod bench;
 mod cache;
 mod cli;
+mod data;
 mod doctor;
 mod error;
 mod estimate;
 mod execute;
+mod export;
 mod host;
 mod log;
 mod parzen;
@@ -17,6 +19,7 @@ mod render;
 mod rm;
 mod run;
 mod sample;
+mod scene;
 mod search;
 mod show;
 mod slurm;
@@ -72,6 +75,10 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Report(args) => run::report(&args),
         Command::Sample(args) => sample::sample(&args),
         Command::Cache(command) => cache::cache(&command),
+        Command::Data(cli::DataCommand::Check(args)) => data::check(&args),
+        Command::Init(args) => data::init(&args),
+        Command::Export(args) => export::export(&args),
+        Command::Import(args) => export::import(&args),
         Command::Watch(args) => watch::watch(&args),
         Command::Digest { run, detail } => {
             let digests = duel_ledger::digests(&run)?;

@@ -1,12 +1,13 @@
 //! From an experiment to its stages: what depends on what, and the hash that names each.
 
-use crate::Result;
+use crate::{Result, scene};
 use duel_ledger::StageId;
 use duel_spec::ids::{hash_bytes, stage_hash};
 use duel_spec::{Cell, Experiment, Method, WorldKind};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::path::Path;
 
 /// What a stage does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -56,6 +57,8 @@ pub struct Stage {
     /// What the hash is of: its seed, its settings by name, the stages that it needs by their kinds.
     pub key: Value,
     pub seed: u64,
+    /// Whether it may use every core, and runs alone.
+    pub wide: bool,
     /// Places in the plan of the stages that must be done before.
     pub needs: Vec<usize>,
     pub cell: Option<Cell>,
@@ -83,20 +86,34 @@ impl Plan {
     /// before them as they are. `device` is part of every hash, as results depend on it.
     pub fn new(experiment: &Experiment, device: &str, cells: Vec<Cell>) -> Result<Self> {
         let mut plan = Self { stages: vec![] };
-        let world = world_settings(experiment);
+        let world = world_settings(experiment)?;
         let learner = &experiment.learner;
-        let model = &experiment.model;
-        let shared = match experiment.world.kind {
-            WorldKind::Grammar => None,
-            WorldKind::Reviews => {
-                let files: Vec<&str> = duel_data::reviews::FILES.iter().map(|(_, hash)| *hash).collect();
-                let corpus =
-                    plan.add(Kind::Corpus, 0, json!({"device": device, "world": &world, "files": files}), vec![], None);
-                let base = json!({"device": device, "model": model, "learner": learner, "stages": {"base": &experiment.stages.base}});
-                Some((corpus, plan.add(Kind::Base, 0, base, vec![corpus], None)))
-            }
+        let pretrained = experiment.is_pretrained();
+        let model = match pretrained {
+            // where the files stand does not change what they say
+            true => json!({"files": duel_model::hash_of_files(Path::new(&experiment.model.from))?}),
+            false => json!(&experiment.model),
         };
-        let shared_needs: Vec<usize> = shared.iter().flat_map(|(corpus, base)| [*corpus, *base]).collect();
+        let mut shared = vec![];
+        if experiment.world.kind != WorldKind::Grammar {
+            let files: Vec<&str> = match scene::reads_reviews(experiment) {
+                true => duel_data::reviews::FILES.iter().map(|(_, hash)| *hash).collect(),
+                false => vec![],
+            };
+            let mut corpus = json!({"device": device, "world": &world, "files": files});
+            if pretrained {
+                corpus["model"] = model.clone();
+            }
+            if experiment.world.kind == WorldKind::Rows {
+                corpus["most"] = json!([experiment.stages.pairs.rows, experiment.stages.pairs.holdout_rows]);
+            }
+            shared.push(plan.add(Kind::Corpus, 0, corpus, vec![], None));
+        }
+        if experiment.world.kind == WorldKind::Reviews && !pretrained {
+            let base = json!({"device": device, "model": model, "learner": learner, "stages": {"base": &experiment.stages.base}});
+            shared.push(plan.add(Kind::Base, 0, base, shared.clone(), None));
+        }
+        let shared_needs = shared;
         let mut common: BTreeMap<u64, [usize; 4]> = BTreeMap::new();
         for cell in cells {
             let seed = cell.seed;
@@ -123,6 +140,8 @@ impl Plan {
             };
             plan.add(Kind::Cell, seed, settings, needs, Some(cell));
         }
+        // a large model is held once, and its stages share the cores in place of the memory
+        plan.stages.iter_mut().for_each(|stage| stage.wide = pretrained || stage.kind.is_shared());
         Ok(plan)
     }
 
@@ -134,7 +153,8 @@ impl Plan {
         for &need in &needs {
             key["needs"][self.stages[need].kind.name()] = json!(self.stages[need].id.folder());
         }
-        self.stages.push(Stage { kind, id: StageId { kind: kind.name().into(), hash }, key, seed, needs, cell });
+        let id = StageId { kind: kind.name().into(), hash };
+        self.stages.push(Stage { kind, id, key, seed, wide: false, needs, cell });
         self.stages.len() - 1
     }
 
@@ -144,17 +164,24 @@ impl Plan {
     }
 }
 
-/// The world's settings that decide what it is.
-fn world_settings(experiment: &Experiment) -> Value {
+/// The world's settings that decide what it is, its judge's among them.
+fn world_settings(experiment: &Experiment) -> Result<Value> {
     let world = &experiment.world;
-    match world.kind {
+    Ok(match world.kind {
         WorldKind::Grammar => json!({"kind": "grammar", "grammar": world.grammar}),
         WorldKind::Reviews => {
             let mut settings = json!(world.reviews);
             settings["data"] = json!(null); // where the files stand does not change what they say
-            json!({"kind": "reviews", "reviews": settings})
+            json!({"kind": "reviews", "reviews": settings, "judge": &experiment.judge})
         }
-    }
+        WorldKind::Rows => {
+            let mut settings = json!(world.rows);
+            for (name, (_, path)) in ["train", "validation", "test"].iter().zip(scene::row_files(experiment)) {
+                settings[name] = json!(duel_data::records::hash(&path)?);
+            }
+            json!({"kind": "rows", "rows": settings, "judge": &experiment.judge})
+        }
+    })
 }
 
 /// A hash over the whole resolved experiment, for the manifest.

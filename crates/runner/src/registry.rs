@@ -8,7 +8,7 @@ use duel_data::pairs::PreferenceRow;
 use duel_dpo::{Dpo, ReferenceLogp};
 use duel_evaluation::{Moment, Score};
 use duel_ledger::StageRecorder;
-use duel_model::{Flops, Policy, Reader, Scalar, TransformerConfig, ValueHead};
+use duel_model::{Flops, Policy, Reader, Scalar, TransformerConfig, ValueHead, weights};
 use duel_ppo::{ActorCritic, Baseline, Critic, CriticFree, OnlineDpo, Ppo, Raft, Setting, planned};
 use duel_reward::{LearnedReward, Scorer};
 use duel_spec::{
@@ -25,6 +25,8 @@ pub struct CellWork<'a> {
     pub seed: u64,
     pub world: Arc<dyn World>,
     pub config: TransformerConfig,
+    /// Whether the model is one that somebody else has trained, and held once for all.
+    pub pretrained: bool,
     pub learner: &'a LearnerSettings,
     /// The SFT policy, without gradient.
     pub reference: Policy,
@@ -48,7 +50,7 @@ pub struct CellWork<'a> {
 /// Called on the policy without gradient at points of the curve; gives its marks on validation prompts.
 pub type Look<'a> = &'a mut dyn FnMut(&Policy, Clocks, &mut dyn Recorder, Moment) -> Result<Score>;
 
-/// Trains one point; returns the policy without gradient and its clocks. The last curve point is left to
+/// Trains one point; returns the policy without gradient, its adapters on, and its clocks. The last curve point is left to
 /// the caller, who measures it in full.
 pub fn run(
     method: &Method,
@@ -81,9 +83,16 @@ pub fn run(
 
 /// The policy that trains: the SFT policy, or its adapters.
 fn start(every: &Every, work: &CellWork<'_>) -> Policy {
-    let start = work.start.clone();
+    match (every.lora, work.pretrained) {
+        (false, true) => weights::training(work.start.clone(), |_| true),
+        _ => adapted(work.start.clone(), every, "init", work),
+    }
+}
+
+/// A policy under fresh adapters, frozen beneath them; as it is where its arm asks for none.
+fn adapted(policy: Policy, every: &Every, purpose: &str, work: &CellWork<'_>) -> Policy {
     if !every.lora {
-        return start;
+        return policy;
     }
     let wears = |name: &str| match every.lora_targets {
         LoraTargets::All => true,
@@ -91,8 +100,8 @@ fn start(every: &Every, work: &CellWork<'_>) -> Policy {
         LoraTargets::Mlp => name.contains(".mlp."),
     };
     let scale = every.lora_alpha / every.lora_rank as f64;
-    let mut rng = seeds::derive(work.seed, "lora", 0, "init");
-    start.with_fresh_lora(every.lora_rank, scale, wears, &mut rng, work.train_reader.device())
+    let mut rng = seeds::derive(work.seed, "lora", 0, purpose);
+    policy.with_fresh_lora(every.lora_rank, scale, wears, &mut rng, work.train_reader.device())
 }
 
 /// Trains it as its arm says.
@@ -162,14 +171,21 @@ fn ppo(
         .flatten();
     let critic = match (settings.critic, climbs) {
         (CriticBody::Shared, _) => Critic::Shared(ValueHead::new(work.config.width, device)),
-        (CriticBody::Separate, Some(scorer)) => Critic::Separate(scorer.train()),
-        (CriticBody::Separate, None) => Critic::Separate(Scalar::from_policy(work.critic_start.clone(), device)),
+        (CriticBody::Separate, Some(scorer)) => {
+            let adapted = weights::shapes(&scorer).iter().any(|(name, _)| name.contains(".lora."));
+            Critic::Separate(weights::training(scorer.train(), |name| !adapted || crate::rm::is_trained(name)))
+        }
+        (CriticBody::Separate, None) => {
+            let body = work.critic_start.clone();
+            let body = if work.pretrained { adapted(body, &shared.every, "critic", &work) } else { body };
+            Critic::Separate(Scalar::from_policy(body, device))
+        }
     };
     let resident = resident(shared, &work) + f64::from(settings.critic == CriticBody::Separate);
     let mut method = Ppo::new(settings.clone(), setting(shared.reward, &work));
     let module = ActorCritic { actor: start(&shared.every, &work), critic };
     let learner = learner(module, &shared.every, shared.learning_rate, planned(shared), &work);
-    let actor = |module: &ActorCritic| module.actor.valid().merged();
+    let actor = |module: &ActorCritic| module.actor.valid();
     let trained = on_rollouts(&mut method, learner, shared, 1, &work, actor, look, recorder)?;
     recorder.record("train", trained.1, metrics::MODELS_RESIDENT, resident);
     Ok(trained)
@@ -197,7 +213,7 @@ fn actor_alone<M: duel_training::Method<Module = Policy, Batch = Vec<Vec<u32>>>>
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
     let learner = learner(start(&shared.every, &work), &shared.every, shared.learning_rate, planned(shared), &work);
-    let actor = |policy: &Policy| policy.valid().merged();
+    let actor = |policy: &Policy| policy.valid();
     let trained = on_rollouts(method, learner, shared, group, &work, actor, look, recorder)?;
     recorder.record("train", trained.1, metrics::MODELS_RESIDENT, resident(shared, &work));
     Ok(trained)
@@ -228,7 +244,7 @@ fn on_rollouts<M: duel_training::Method<Batch = Vec<Vec<u32>>>>(
     let points = points(&shared.every, iterations, work.curve_points);
     let course = Course { iterations, looks: &points };
     let look = |module: &M::Module, clocks: Clocks, recorder: &mut dyn Recorder| {
-        let marks = look(&actor(module), clocks, recorder, Moment::Curve)?;
+        let marks = look(&actor(module).as_read(), clocks, recorder, Moment::Curve)?;
         let loss = marks.get(metrics::PROXY).zip(marks.get(metrics::KL)).map(|(proxy, kl)| shared.beta * kl - proxy);
         Ok::<_, crate::Error>(merit(&shared.every, &marks, loss))
     };
@@ -268,14 +284,14 @@ fn dpo(
     let points = points(&settings.every, steps, work.curve_points);
     let course = Course { iterations: steps, looks: &points };
     let looked = |module: &Policy, clocks: Clocks, recorder: &mut dyn Recorder| {
-        let policy = module.valid().merged();
+        let policy = module.valid().as_read();
         let loss = validate(&policy, clocks, recorder);
         let marks = look(&policy, clocks, recorder, Moment::Curve)?;
         Ok::<_, crate::Error>(merit(&settings.every, &marks, Some(loss)))
     };
     let clocks = train(&mut method, &mut learner, &mut keeper, course, batch, &mut watch, looked)?;
-    let policy = kept(keeper, learner.into_module(), clocks, recorder).valid().merged();
-    validate(&policy, clocks, recorder);
+    let policy = kept(keeper, learner.into_module(), clocks, recorder).valid();
+    validate(&policy.clone().as_read(), clocks, recorder);
     let resident = 1.0 + f64::from(settings.loss == PairLoss::Kto); // the others' reference is in the cache
     recorder.record("train", clocks, metrics::MODELS_RESIDENT, resident);
     Ok((policy, clocks))

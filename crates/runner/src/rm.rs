@@ -9,7 +9,7 @@ use duel_data::grammar::{excitements, token};
 use duel_data::pairs::PreferenceRow;
 use duel_evaluation::proxy_table;
 use duel_ledger::StageRecorder;
-use duel_model::{Responses, Scalar, generate, weights};
+use duel_model::{Policy, Responses, Scalar, generate, weights};
 use duel_reward::{Calibration, Judge, LearnedReward, Linear, RewardModel, Scorer, quality};
 use duel_spec::{Clocks, Recorder, RmKeep, RmModel, RmStart, Split, metrics, seeds};
 use duel_training::{Course, Keeper, Learner, PairBatch, Watch, curve_steps, train};
@@ -34,8 +34,10 @@ fn network(i: usize) -> String {
     if i == 0 { "rm.safetensors".into() } else { format!("rm-{i}.safetensors") }
 }
 
-/// Samples of the SFT policy that centre and scale the reward.
-const NORMALISING_SAMPLES: usize = 2048;
+/// Whether a parameter of a reward model on adapters is trained.
+pub(crate) fn is_trained(name: &str) -> bool {
+    name.contains(".lora.") || name.starts_with("head.")
+}
 
 impl Desk<'_> {
     /// The reward model, its scale, its quality, and on grammar its score of every response.
@@ -71,7 +73,7 @@ impl Desk<'_> {
         // 2. Centre and scale on what the SFT policy says.
         let sft_policy = self.sft_policy(world)?;
         let prompts = world.prompts(Split::Train);
-        let ids = (0..NORMALISING_SAMPLES).map(|i| prompts[i % prompts.len()].ids.clone()).collect();
+        let ids = (0..settings.samples).map(|i| prompts[i % prompts.len()].ids.clone()).collect();
         let mut rng = seeds::derive(seed, "rm", 0, "normalising samples");
         let samples = generate(&sft_policy, world.space(), ids, &mut rng, &self.device);
         let reward = LearnedReward::normalised_on(judges, settings.ensemble_score, self.reader(world), &samples)?;
@@ -103,7 +105,10 @@ impl Desk<'_> {
         let mut linear = None;
         for (i, (judge, _)) in reward.judges().iter().enumerate() {
             match judge {
-                Judge::Network(model) => weights::save(model, &to.join(network(i)))?,
+                Judge::Network(model) => {
+                    let name = |ours: &str| (!settings.lora || is_trained(ours)).then(|| (ours.to_owned(), false));
+                    weights::save_some(model, &to.join(network(i)), name)?;
+                }
                 Judge::Linear(weights) => linear = Some(weights.clone()),
             }
         }
@@ -121,12 +126,12 @@ impl Desk<'_> {
         before: Clocks,
         recorder: &mut StageRecorder,
     ) -> Result<(Scalar, Clocks)> {
-        let (settings, config) = (&self.experiment.stages.rm, self.config(world));
+        let (settings, config) = (&self.experiment.stages.rm, self.config(world)?);
         let body = match settings.start {
             RmStart::Sft => self.sft_policy(world)?,
-            RmStart::Base => self.policy_of(Kind::Base, world)?,
+            RmStart::Base => self.base_policy(world)?,
         };
-        let model = Scalar::from_policy(self.on_train_device(body), &self.train_device());
+        let model = self.scalar_on(self.on_train_device(body), member);
         let mut method = RewardModel::new(settings.clone(), self.train_reader(world), &config);
         let steps = settings.steps as u64;
         let mut learner = Learner::new(model, &self.experiment.learner, settings.learning_rate, steps);
@@ -152,7 +157,8 @@ impl Desk<'_> {
         if let Some(step) = kept {
             recorder.record("rm", spent, metrics::KEPT_STEP, step as f64);
         }
-        let probe = PairBatch::new(validation, &(0..validation.len().min(64)).collect::<Vec<_>>());
+        let some = validation.len().min(4 * duel_training::invariants::probe(world.space()));
+        let probe = PairBatch::new(validation, &(0..some).collect::<Vec<_>>());
         RewardModel::new(settings.clone(), self.reader(world), &config).check(spent.step, &model, &probe)?;
         let clocks = Clocks {
             step: before.step + spent.step,
@@ -161,6 +167,18 @@ impl Desk<'_> {
             wall_seconds: before.wall_seconds + spent.wall_seconds,
         };
         Ok((model, clocks))
+    }
+
+    /// A scalar head on a body, and adapters on the body where they are what is trained.
+    fn scalar_on(&self, body: Policy, member: usize) -> Scalar {
+        let settings = &self.experiment.stages.rm;
+        let device = self.train_device();
+        if !settings.lora {
+            return weights::training(Scalar::from_policy(body, &device), |_| true);
+        }
+        let (rank, scale) = (settings.lora_rank, settings.lora_alpha / settings.lora_rank as f64);
+        let mut rng = seeds::derive(self.stage.seed, "rm", member as u64, "lora");
+        Scalar::from_policy(body.with_fresh_lora(rank, scale, |_| true, &mut rng, &device), &device)
     }
 
     /// The reward that the plan's stage has learned.
@@ -173,9 +191,16 @@ impl Desk<'_> {
             let judge = match &linear {
                 Some(linear) => Judge::Linear(linear.clone()),
                 None => {
-                    let shape = self.fresh_policy(world, &mut seeds::derive(0, "shape", 0, "init"));
-                    let shape = Scalar::from_policy(shape, &self.train_device());
-                    Judge::Network(weights::load(shape, &folder.file(&network(i)))?.valid())
+                    let file = folder.file(&network(i));
+                    let body = match (self.experiment.stages.rm.lora, self.experiment.stages.rm.start) {
+                        (false, _) => self.recomputing(Policy::zeros(&self.config(world)?, &self.device)),
+                        (true, RmStart::Sft) => self.sft_policy(world)?,
+                        (true, RmStart::Base) => self.base_policy(world)?,
+                    };
+                    let shape = self.scalar_on(self.on_train_device(body), i);
+                    let some = self.experiment.stages.rm.lora;
+                    let model = if some { weights::load_some(shape, &file)? } else { weights::load(shape, &file)? };
+                    Judge::Network(model.valid())
                 }
             };
             judges.push((judge, mean));

@@ -4,10 +4,10 @@ use crate::cli::{Executor, ExperimentArgs, ReportArgs, RunArgs};
 use crate::execute::{Outcome, Settings, execute};
 use crate::plan::{Kind, Plan, Stage, experiment_hash};
 use crate::progress::Board;
-use crate::{Error, Result, host, log, search, slurm};
+use crate::{Error, Result, host, log, scene, search, slurm};
 use duel_ledger::{Manifest, RunDir, RunLock, merge_tables, read_rounds, write_atomically};
 use duel_report::{Tuning, Written};
-use duel_spec::{Cell, Document, Experiment, FORMAT_VERSION, Trial, WorldKind};
+use duel_spec::{Cell, Document, Experiment, FORMAT_VERSION, Trial};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
@@ -24,7 +24,7 @@ pub const COMMIT: &str = match option_env!("DUEL_COMMIT") {
 pub(crate) fn prepare(args: &ExperimentArgs) -> Result<(Experiment, Document)> {
     let (experiment, document) = Experiment::load(&args.file, &args.overrides())?;
     duel_model::device::open(&args.device)?;
-    if experiment.world.kind == WorldKind::Reviews {
+    if scene::reads_reviews(&experiment) {
         duel_data::reviews::check_present(Path::new(&experiment.world.reviews.data))?;
     }
     Ok((experiment, document))
@@ -185,7 +185,7 @@ fn told(round: &[Trial], number: usize) -> String {
 
 fn manifest(experiment: &Experiment, device: &str, jobs: usize) -> Manifest {
     let mut inputs = BTreeMap::from([("experiment".to_string(), experiment_hash(experiment))]);
-    if experiment.world.kind == WorldKind::Reviews {
+    if scene::reads_reviews(experiment) {
         inputs.extend(duel_data::reviews::FILES.map(|(name, hash)| (name.to_string(), hash.to_string())));
     }
     Manifest {

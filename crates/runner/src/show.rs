@@ -54,8 +54,9 @@ pub fn plan(args: &PlanArgs) -> Result<()> {
         plan.stages.iter().map(|stage| run.has_stage(&stage.id)).collect::<duel_ledger::Result<_>>()?;
     let rates = Rates::of(&experiment, &args.experiment.out)?;
     let cores = host::cores();
-    let jobs = args.jobs.map_or(cores, usize::from);
-    let mut answer = answer(&experiment, &plan, &there, rates, jobs, Machine { cores, memory: host::memory() });
+    // a large model is held once: its stages run one by one, on every core
+    let jobs = if experiment.is_pretrained() { 1 } else { args.jobs.map_or(cores, usize::from) };
+    let mut answer = answer(&experiment, &plan, &there, rates, jobs, Machine { cores, memory: host::memory() })?;
     if args.settings {
         answer.settings = Some(settings(&document));
     }
@@ -85,8 +86,8 @@ fn answer<'a>(
     rates: Rates,
     jobs: usize,
     machine: Machine,
-) -> Answer<'a> {
-    let estimator = Estimator::new(experiment, rates, machine.cores);
+) -> Result<Answer<'a>> {
+    let estimator = Estimator::new(experiment, rates, machine.cores)?;
     let costs: Vec<Cost> = plan.stages.iter().map(|stage| estimator.cost(stage)).collect();
     let to_do = || costs.iter().zip(there).filter(|(_, there)| !**there).map(|(cost, _)| cost);
     let mut memories: Vec<f64> = to_do().map(|cost| cost.memory).collect();
@@ -100,7 +101,7 @@ fn answer<'a>(
         needs: stage.needs.iter().map(|&need| plan.stages[need].label()).collect(),
         cost: *cost,
     });
-    Answer {
+    Ok(Answer {
         name: &experiment.name,
         question: &experiment.question,
         jobs,
@@ -110,7 +111,7 @@ fn answer<'a>(
         memory,
         warnings: warnings(experiment, memory, seconds, machine),
         settings: None,
-    }
+    })
 }
 
 /// What a person would want to know before hours are spent.
@@ -246,7 +247,7 @@ mod tests {
         there[0] = true;
         let rates = Rates { train: 4e-6, train_scalar: 4e-6, sample: 3e-6, read: 1e-6, evaluation: 0.02 };
         let machine = Machine { cores: 2, memory: 8e9 };
-        let answer = answer(&experiment, &plan, &there, rates, 2, machine);
+        let answer = answer(&experiment, &plan, &there, rates, 2, machine).expect("grammar needs no files");
         let found = text(&answer, &experiment, &plan);
         let expected = include_str!("plan.snapshot.txt");
         assert_eq!(found, expected, "\n{found}");

@@ -2,32 +2,31 @@
 
 use crate::plan::{Kind, Plan, Stage};
 use crate::registry::{self, CellWork};
+use crate::scene::{self, Scene};
 use crate::{Error, Result};
 use burn::module::Module;
 use burn::tensor::Device;
-use duel_data::grammar::GrammarWorld;
 use duel_data::pairs::{Annotator, PreferenceRow, bayes_accuracy, solve_tau};
-use duel_data::reviews::{self, ReviewsWorld, Sizes};
 use duel_data::{Row, World};
 use duel_evaluation::{
     Effort, GrammarYardstick, HeldOut, Moment, SampledYardstick, Score, Whose, Yardstick, kl_grammar,
 };
 use duel_ledger::{RunDir, StageDir, StageRecorder};
-use duel_model::{Flops, Policy, Reader, Responses, TransformerConfig, weights};
-use duel_reward::{GrammarGold, ReviewsGold, Scorer, Sentiment, Wanted, collect, label};
-use duel_spec::{Clocks, Experiment, Recorder, Space, Split, Temperature, WorldKind, metrics, seeds};
+use duel_model::{Flops, Policy, Pretrained, Reader, Responses, TransformerConfig, huggingface, weights};
+use duel_reward::{Scorer, Wanted, collect, label};
+use duel_spec::{Clocks, Experiment, Recorder, Split, Temperature, metrics, seeds};
 use duel_training::pairs::shuffled_batches;
 use duel_training::sft::{RunningText, Sft, heldout_nll};
 use duel_training::{Course, Keeper, Learner, Method, PairBatch, Watch, invariants, train};
 use serde::Serialize;
-use std::path::{Path, PathBuf};
+use std::cell::OnceCell;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 /// File names within stages.
 const POLICY: &str = "policy.safetensors";
-const GOLD: &str = "gold.json";
 const ROWS: &str = "rows.jsonl";
 pub(crate) const PROXY: &str = "proxy.json";
 const REFERENCE: &str = "reference.json";
@@ -45,21 +44,22 @@ pub struct Desk<'a> {
     pub run: &'a RunDir,
     pub device: Device,
     pub stop: &'a AtomicBool,
+    pub models: Models,
 }
 
-/// A world with its gold scorer.
-pub(crate) struct Scene {
-    pub(crate) world: Arc<dyn World>,
-    pub(crate) grammar: Option<Arc<GrammarWorld>>,
-    reviews: Option<Arc<ReviewsWorld>>,
-    gold: Option<Arc<dyn Scorer>>,
+/// Models that several parts of a stage share: one copy in memory, however many wear adapters on it.
+#[derive(Debug, Default)]
+pub struct Models {
+    config: OnceCell<TransformerConfig>,
+    pretrained: OnceCell<Policy>,
+    sft: OnceCell<Policy>,
 }
 
 impl Desk<'_> {
     /// Does the stage; its files go to `to`.
     pub fn work(&self, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
         match self.stage.kind {
-            Kind::Corpus => self.corpus(to, recorder)?,
+            Kind::Corpus => scene::prepare(self.experiment, to, recorder)?,
             Kind::Base => self.base(to, recorder)?,
             Kind::Sft => self.sft(to, recorder)?,
             Kind::Pairs => self.pairs(to, recorder)?,
@@ -80,36 +80,14 @@ impl Desk<'_> {
 
     // ── stages ──────────────────────────────────────────────────────────────────────────────────
 
-    /// Tokenizer, prompts, gold scorer.
-    fn corpus(&self, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
-        let settings = &self.experiment.world.reviews;
-        let folder = PathBuf::from(&settings.data);
-        recorder.progress(0, 3, "reading");
-        let thirds = reviews::load_thirds(&folder)?;
-        let rated = reviews::load_ratings(&folder)?;
-        recorder.progress(1, 3, "tokenizer");
-        reviews::prepare(&thirds, settings.vocabulary, settings.prompt_tokens, to)?;
-        recorder.progress(2, 3, "gold scorer");
-        let judge = Sentiment::train(&thirds.gold, settings.judged_words);
-        judge.save(&to.join(GOLD))?;
-        let mut rng = seeds::derive(0, "corpus", 0, "human pairs");
-        let report = judge.report(&thirds.language, &rated, settings.judged_words, &mut rng);
-        let mut say = |metric, value| recorder.record("corpus", Clocks::default(), metric, value);
-        say(metrics::GOLD_ACCURACY, report.accuracy);
-        say(metrics::GOLD_ACCURACY_WINDOW, report.accuracy_window);
-        say(metrics::GOLD_CALIBRATION, report.calibration_error);
-        say(metrics::GOLD_HUMAN_AGREEMENT, report.human_agreement);
-        Ok(())
-    }
-
     /// The language model of running text.
     fn base(&self, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
         use rand::RngExt;
         let settings = &self.experiment.stages.base;
         let scene = self.scene()?;
         let world = scene.reviews.as_ref().expect("only reviews has a base stage");
-        let config = self.config(scene.world.as_ref());
-        let policy = self.fresh_policy(scene.world.as_ref(), &mut seeds::derive(0, "base", 0, "init"));
+        let config = self.config(scene.world.as_ref())?;
+        let policy = self.fresh_policy(scene.world.as_ref(), &mut seeds::derive(0, "base", 0, "init"))?;
         let mut method = RunningText::new(self.train_reader(scene.world.as_ref()), &config);
         let mut learner = Learner::new(policy, &self.experiment.learner, settings.learning_rate, settings.steps as u64);
         let stream = world.language();
@@ -118,17 +96,14 @@ impl Desk<'_> {
             Ok((0..settings.batch_size)
                 .map(|_| {
                     let start = rng.random_range(0..stream.len() - settings.window);
-                    stream[start..=start + settings.window].iter().map(|&id| u32::from(id)).collect()
+                    stream[start..=start + settings.window].to_vec()
                 })
                 .collect())
         };
         let clocks = self.train_alone("base", &mut method, &mut learner, settings.steps, batch, recorder)?;
 
-        let heldout: Vec<Vec<u32>> = world
-            .language_heldout()
-            .chunks_exact(settings.window + 1)
-            .map(|window| window.iter().map(|&id| u32::from(id)).collect())
-            .collect();
+        let heldout: Vec<Vec<u32>> =
+            world.language_heldout().chunks_exact(settings.window + 1).map(<[u32]>::to_vec).collect();
         let policy = learner.into_module().valid();
         let reader = RunningText::new(self.reader(scene.world.as_ref()), &config);
         let losses: Vec<f64> =
@@ -158,11 +133,21 @@ impl Desk<'_> {
         let (settings, seed) = (&self.experiment.stages.sft, self.stage.seed);
         let scene = self.scene()?;
         let world = scene.world.as_ref();
-        let config = self.config(world);
-        let fresh = self.fresh_policy(world, &mut seeds::derive(seed, "sft", 0, "init"));
-        let policy = match self.plan.needed(self.stage, Kind::Base) {
-            Some(base) => weights::load(fresh, &self.folder(base)?.file(POLICY))?,
-            None => fresh,
+        let config = self.config(world)?;
+        if settings.steps == 0 {
+            return Ok(()); // the policy is the base model
+        }
+        let policy = match self.experiment.is_pretrained() || self.plan.needed(self.stage, Kind::Base).is_some() {
+            true => self.on_train_device(self.base_policy(world)?),
+            false => self.fresh_policy(world, &mut seeds::derive(seed, "sft", 0, "init"))?,
+        };
+        let policy = match settings.lora {
+            true => {
+                let mut rng = seeds::derive(seed, "sft", 0, "lora");
+                let (rank, scale) = (settings.lora_rank, settings.lora_alpha / settings.lora_rank as f64);
+                policy.with_fresh_lora(rank, scale, |_| true, &mut rng, &self.train_device())
+            }
+            false => weights::training(policy, |_| true),
         };
         let rows = responses(world.sft_rows(&mut seeds::derive(seed, "sft", 0, "corpus")));
         let mut method = Sft::new(self.train_reader(world), &config);
@@ -171,7 +156,8 @@ impl Desk<'_> {
         let batch = |step| -> Result<_> { Ok(rows.select(queue.at(step))) };
         let clocks = self.train_alone("sft", &mut method, &mut learner, settings.steps, batch, recorder)?;
 
-        let policy = learner.into_module().valid();
+        let trained = learner.into_module().valid();
+        let policy = trained.clone().as_read();
         let reader = self.reader(world);
         let mut heldout = responses(world.heldout_rows(&mut seeds::derive(seed, "sft", 0, "heldout")));
         heldout = heldout.select(&(0..heldout.len().min(HELDOUT_ROWS)).collect::<Vec<_>>());
@@ -182,8 +168,7 @@ impl Desk<'_> {
         if let Some(grammar) = &scene.grammar {
             recorder.record("sft", clocks, metrics::KL_GRAMMAR, kl_grammar(grammar, &reader, &policy)?);
         }
-        weights::save(&policy, &to.join(POLICY))?;
-        Ok(())
+        self.save_policy(trained, world, to)
     }
 
     /// Preference rows on train prompts to learn from, on validation and test prompts to judge by.
@@ -192,7 +177,10 @@ impl Desk<'_> {
         let scene = self.scene()?;
         let world = scene.world.as_ref();
         invariants::splits_are_disjoint(world)?;
-        let gold = scene.gold()?;
+        let gold = &scene.gold;
+        if let Some(own) = &scene.rows {
+            return save_rows(judged(own.rows(), gold.as_ref())?, to);
+        }
         let policy = self.sft_policy(world)?;
         let reader = self.reader(world);
         let mut candidates = Vec::new();
@@ -215,7 +203,7 @@ impl Desk<'_> {
         };
         let (flips, length_bias, ties) = (settings.label_flips, settings.length_bias, settings.ties);
         let annotator = Annotator { tau, flips, length_bias, ties };
-        let mut lines = String::new();
+        let mut all = vec![];
         for (split, candidates) in candidates {
             let mut rng = seeds::derive(seed, "pairs", split as u64, "labels");
             let rows = label(candidates, split, &annotator, &mut rng);
@@ -223,13 +211,9 @@ impl Desk<'_> {
                 recorder.record("pairs", Clocks::default(), metrics::BAYES_ACCURACY, bayes_accuracy(&rows));
                 recorder.record("pairs", Clocks::default(), metrics::TAU, tau);
             }
-            for row in rows {
-                lines += &serde_json::to_string(&row).expect("a row is plain data");
-                lines.push('\n');
-            }
+            all.extend(rows);
         }
-        duel_ledger::write_atomically(&to.join(ROWS), lines.as_bytes())?;
-        Ok(())
+        save_rows(all, to)
     }
 
     /// The reference's log-probs of all rows, once for every point of every DPO arm. The clocks are those of
@@ -249,7 +233,7 @@ impl Desk<'_> {
         let clocks = Clocks {
             step: 0,
             tokens: train.tokens,
-            flops: Flops::policy(&self.config(world)).forward(train.tokens),
+            flops: Flops::policy(&self.config(world)?).forward(train.tokens),
             wall_seconds: started.elapsed().as_secs_f64(),
         };
         recorder.record("reference", clocks, metrics::STAGE_SECONDS, clocks.wall_seconds);
@@ -303,14 +287,17 @@ impl Desk<'_> {
         let reference_hash = weights::hash(&reference);
         let rows = self.rows()?;
         let reader = self.reader(world);
-        let probe: Vec<usize> =
-            (0..rows.len()).filter(|&i| rows[i].split == Split::Validation).take(invariants::PROBE).collect();
+        let probe: Vec<usize> = (0..rows.len())
+            .filter(|&i| rows[i].split == Split::Validation)
+            .take(invariants::probe(world.space()))
+            .collect();
         let probe = PairBatch::new(&rows, &probe).both;
         let held_out = HeldOut::new(reader.clone(), &reference, &rows);
         let work = CellWork {
             seed: self.stage.seed,
             world: scene.world.clone(),
-            config: self.config(world),
+            config: self.config(world)?,
+            pretrained: self.experiment.is_pretrained(),
             learner: &self.experiment.learner,
             reference: reference.clone(),
             start: self.on_train_device(reference.clone()),
@@ -318,7 +305,7 @@ impl Desk<'_> {
             critic_start: self.on_train_device(self.sft_policy(world)?),
             reader: self.reader(world),
             train_reader: self.train_reader(world),
-            gold: scene.gold()?,
+            gold: scene.gold.clone(),
             reward: self.learned_reward(world)?,
             rows,
             reference_hash: reference_hash.clone(),
@@ -352,14 +339,14 @@ impl Desk<'_> {
                 recorder.record("train", clocks, metrics::EVALUATION_SECONDS, started.elapsed().as_secs_f64());
                 Ok(scores.into_iter().find(|score| score.split == Split::Validation).expect("both splits are measured"))
             };
-        let (policy, clocks) = registry::run(&cell.point.method, work, &mut look, recorder)?;
+        let (trained, clocks) = registry::run(&cell.point.method, work, &mut look, recorder)?;
+        let policy = trained.clone().as_read();
         look(&policy, clocks, recorder, Moment::End)?;
         if let Yardstick::Exact(exact) = &yardstick {
             exact.check_sampler(&policy, self.stage.seed).map_err(|e| e.at_step(clocks.step))?;
         }
         self.keep_completions(&cell.arm, &cell.point.label, clocks.step, &scene, &policy, &reference, recorder)?;
-        weights::save(&policy, &to.join(POLICY))?;
-        Ok(())
+        self.save_policy(trained, world, to)
     }
 
     // ── what stages share ───────────────────────────────────────────────────────────────────────
@@ -380,14 +367,13 @@ impl Desk<'_> {
         let whose = Whose { arm, point, seed: self.stage.seed, step };
         let count = self.experiment.evaluation.completions;
         let reader = self.reader(world);
-        let gold = scene.gold()?;
         duel_evaluation::completions(
             whose,
             world,
             &reader,
             policy,
             reference,
-            gold.as_ref(),
+            scene.gold.as_ref(),
             Some(&reward),
             count,
             recorder,
@@ -413,7 +399,7 @@ impl Desk<'_> {
                     scene.world.clone(),
                     reader,
                     reference.clone(),
-                    scene.gold()?,
+                    scene.gold.clone(),
                     Some(reward),
                     self.stage.seed,
                 );
@@ -423,43 +409,36 @@ impl Desk<'_> {
     }
 
     pub(crate) fn scene(&self) -> Result<Scene> {
-        let world = &self.experiment.world;
-        match world.kind {
-            WorldKind::Grammar => {
-                let grammar = Arc::new(GrammarWorld::new(world.grammar.rho, world.grammar.sft_rows));
-                Ok(Scene {
-                    world: grammar.clone(),
-                    grammar: Some(grammar),
-                    reviews: None,
-                    gold: Some(Arc::new(GrammarGold)),
-                })
-            }
-            WorldKind::Reviews => {
-                let corpus =
-                    self.plan.needed(self.stage, Kind::Corpus).expect("every stage of reviews needs the corpus");
-                let folder = self.folder(corpus)?;
-                let settings = &world.reviews;
-                let sizes = Sizes { prompt_tokens: settings.prompt_tokens, response_tokens: settings.response_tokens };
-                let reviews = Arc::new(ReviewsWorld::open(folder.path(), sizes)?);
-                let gold = ReviewsGold {
-                    sentiment: Arc::new(Sentiment::open(&folder.file(GOLD))?),
-                    world: reviews.clone(),
-                    judged_words: settings.judged_words,
-                    clip: settings.gold_clip,
-                };
-                Ok(Scene { world: reviews.clone(), grammar: None, reviews: Some(reviews), gold: Some(Arc::new(gold)) })
-            }
-        }
+        let corpus = self.plan.needed(self.stage, Kind::Corpus).map(|corpus| self.folder(corpus)).transpose()?;
+        scene::open(self.experiment, corpus.as_ref().map(StageDir::path))
     }
 
-    pub(crate) fn config(&self, world: &dyn World) -> TransformerConfig {
-        model_of(self.experiment, world.space())
+    /// The shape of the experiment's model.
+    pub(crate) fn config(&self, world: &dyn World) -> Result<TransformerConfig> {
+        if let Some(config) = self.models.config.get() {
+            return Ok(config.clone());
+        }
+        let config = scene::model_of(self.experiment, world.space())?;
+        Ok(self.models.config.get_or_init(|| config).clone())
     }
 
     /// A fresh policy, ready to train.
-    pub(crate) fn fresh_policy(&self, world: &dyn World, rng: &mut seeds::Rng) -> Policy {
-        let policy = Policy::new(&self.config(world), rng, &self.train_device());
+    fn fresh_policy(&self, world: &dyn World, rng: &mut seeds::Rng) -> Result<Policy> {
+        Ok(self.recomputing(Policy::new(&self.config(world)?, rng, &self.train_device())))
+    }
+
+    pub(crate) fn recomputing(&self, policy: Policy) -> Policy {
         if self.experiment.learner.recompute { policy.with_recomputed_blocks() } else { policy }
+    }
+
+    /// The pretrained model, without gradient: read once, and shared by all that start from it.
+    fn pretrained(&self, world: &dyn World) -> Result<Policy> {
+        if let Some(policy) = self.models.pretrained.get() {
+            return Ok(policy.clone());
+        }
+        let model = Pretrained::open(Path::new(&self.experiment.model.from))?;
+        let policy = self.recomputing(model.policy(world.space().context(), &self.device)?).no_grad();
+        Ok(self.models.pretrained.get_or_init(|| policy).clone())
     }
 
     pub(crate) fn train_device(&self) -> Device {
@@ -488,21 +467,51 @@ impl Desk<'_> {
 
     /// The policy that this cell has trained, without gradient.
     pub(crate) fn trained_policy(&self, world: &dyn World) -> Result<Policy> {
-        let shape = self.fresh_policy(world, &mut seeds::derive(0, "shape", 0, "init"));
-        Ok(weights::load(shape, &self.folder(self.stage)?.file(POLICY))?.valid())
+        self.read_policy(self.stage, || self.sft_policy(world), world)
     }
 
-    /// The SFT policy of this seed, without gradient.
+    /// The SFT policy of this seed, without gradient. Where it is a pretrained model it is held once, whoever asks.
     pub fn sft_policy(&self, world: &dyn World) -> Result<Policy> {
-        self.policy_of(Kind::Sft, world)
+        if let Some(policy) = self.models.sft.get() {
+            return Ok(policy.clone());
+        }
+        let policy = match self.experiment.stages.sft.steps {
+            0 => self.base_policy(world)?,
+            _ => self.policy_of(Kind::Sft, world)?,
+        };
+        if !self.experiment.is_pretrained() {
+            return Ok(policy); // clones of a module share their parameters' ids, and with them their gradients
+        }
+        Ok(self.models.sft.get_or_init(|| policy.merged().no_grad()).clone())
+    }
+
+    /// What SFT starts from, without gradient: the pretrained model, or what the stage `base` has trained.
+    pub(crate) fn base_policy(&self, world: &dyn World) -> Result<Policy> {
+        if self.experiment.is_pretrained() { self.pretrained(world) } else { self.policy_of(Kind::Base, world) }
     }
 
     /// The policy that a stage of the plan has trained, without gradient.
-    pub(crate) fn policy_of(&self, kind: Kind, world: &dyn World) -> Result<Policy> {
+    fn policy_of(&self, kind: Kind, world: &dyn World) -> Result<Policy> {
         let stage = self.plan.needed(self.stage, kind).expect("later stages need the policies before them");
-        // The fresh weights only give the shape; they are replaced at once.
-        let shape = self.fresh_policy(world, &mut seeds::derive(0, "shape", 0, "init"));
-        Ok(weights::load(shape, &self.folder(stage)?.file(POLICY))?.valid())
+        self.read_policy(stage, || self.pretrained(world), world)
+    }
+
+    /// Reads what [`Self::save_policy`] wrote; adapters are put onto `under`.
+    fn read_policy(&self, stage: &Stage, under: impl FnOnce() -> Result<Policy>, world: &dyn World) -> Result<Policy> {
+        let folder = self.folder(stage)?;
+        if self.experiment.is_pretrained() && !folder.file(POLICY).is_file() {
+            return Ok(huggingface::read_adapter(folder.path(), &self.config(world)?, under()?, &self.device)?);
+        }
+        let shape = self.recomputing(Policy::zeros(&self.config(world)?, &self.device));
+        Ok(weights::load(shape, &folder.file(POLICY))?)
+    }
+
+    /// Writes a policy: its adapters alone, as PEFT does, where they stand on a pretrained model; else all weights.
+    fn save_policy(&self, policy: Policy, world: &dyn World, to: &Path) -> Result<()> {
+        if self.experiment.is_pretrained() && policy.wears_adapters() {
+            return Ok(huggingface::write_adapter(to, &self.config(world)?, &policy, &self.experiment.model.from)?);
+        }
+        Ok(weights::save(&policy.merged(), &to.join(POLICY))?)
     }
 
     pub(crate) fn rows(&self) -> Result<Vec<PreferenceRow>> {
@@ -525,20 +534,29 @@ impl Desk<'_> {
     }
 }
 
-impl Scene {
-    pub(crate) fn gold(&self) -> Result<Arc<dyn Scorer>> {
-        Ok(self.gold.clone().expect("every world so far has a gold scorer"))
-    }
+/// A person's rows with what the judge says of both completions.
+fn judged(rows: &[PreferenceRow], gold: &dyn Scorer) -> Result<Vec<PreferenceRow>> {
+    let side = |of: fn(&PreferenceRow) -> &Vec<u32>| {
+        let prompts = rows.iter().map(|row| row.prompt.clone()).collect();
+        let responses = rows.iter().map(|row| of(row).clone()).collect();
+        Ok::<_, Error>(gold.score(&Responses { prompts, responses, logp: vec![] })?)
+    };
+    let (chosen, rejected) = (side(|row| &row.chosen)?, side(|row| &row.rejected)?);
+    let with = |((row, gold_chosen), gold_rejected): ((&PreferenceRow, f64), f64)| PreferenceRow {
+        gold_chosen,
+        gold_rejected,
+        ..row.clone()
+    };
+    Ok(rows.iter().zip(chosen).zip(rejected).map(with).collect())
 }
 
-/// The shape of an experiment's model in a world.
-pub(crate) fn model_of(experiment: &Experiment, space: &Space) -> TransformerConfig {
-    let shape = &experiment.model;
-    let context = match experiment.world.kind {
-        WorldKind::Grammar => space.context(),
-        WorldKind::Reviews => experiment.stages.base.window,
-    };
-    TransformerConfig::small(space.vocabulary, context, shape.layers, shape.width, shape.heads, shape.tied)
+fn save_rows(rows: Vec<PreferenceRow>, to: &Path) -> Result<()> {
+    let mut lines = String::new();
+    for row in rows {
+        lines += &serde_json::to_string(&row).expect("a row is plain data");
+        lines.push('\n');
+    }
+    Ok(duel_ledger::write_atomically(&to.join(ROWS), lines.as_bytes())?)
 }
 
 /// Row numbers, epoch after epoch, each shuffled by its own generator.

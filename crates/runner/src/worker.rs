@@ -3,7 +3,7 @@
 
 use crate::log;
 use crate::plan::Plan;
-use crate::work::Desk;
+use crate::work::{Desk, Models};
 use crate::{Error, Result};
 use duel_ledger::{Lease, RunDir, StageDir, StageRecorder};
 use duel_spec::{Experiment, FORMAT_VERSION, NO_POINT, Recorder, SHARED_ARM};
@@ -90,6 +90,7 @@ pub fn work(run: &Path, place: usize, device: &str, checkpoints: Duration, detac
         run: &run,
         device: duel_model::device::open(device)?,
         stop: &stop,
+        models: Models::default(),
     };
     StageDir::make(&run.stages(), &stage.id, &stage.key, |to| desk.work(to, &mut recorder))?;
     Ok(())

@@ -21,6 +21,7 @@ pub struct Experiment {
     pub seeds: u64,
     pub seed: u64,
     pub world: World,
+    pub judge: Judge,
     pub model: ModelShape,
     pub learner: LearnerSettings,
     pub stages: Stages,
@@ -37,6 +38,7 @@ pub struct Experiment {
 pub enum WorldKind {
     Grammar,
     Reviews,
+    Rows,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -45,6 +47,88 @@ pub struct World {
     pub kind: WorldKind,
     pub grammar: Grammar,
     pub reviews: Reviews,
+    pub rows: Rows,
+}
+
+/// A person's own rows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rows {
+    pub train: String,
+    pub validation: String,
+    pub test: String,
+    pub holdout: f64,
+    pub prompt: String,
+    pub chosen: String,
+    pub rejected: String,
+    pub prompt_tokens: usize,
+    pub response_tokens: usize,
+    pub judged_words: usize,
+}
+
+/// What earns gold reward in the worlds of text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JudgeKind {
+    World,
+    Sentiment,
+    Ratings,
+    Rules,
+    Command,
+}
+
+/// What of a text a judge reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reads {
+    Response,
+    All,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Judge {
+    pub kind: JudgeKind,
+    pub reads: Reads,
+    pub clip: f64,
+    pub rules: Vec<Rule>,
+    pub command: Vec<String>,
+    pub timeout: f64,
+    pub batch: usize,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// One thing that is asked of a text, and what it counts.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "rule", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Rule {
+    /// `−|words of the text − words| / per`
+    Length {
+        words: f64,
+        per: f64,
+        #[serde(default = "one")]
+        weight: f64,
+    },
+    /// How many of the words are there at least once.
+    Keyword {
+        any: Vec<String>,
+        #[serde(default = "one")]
+        weight: f64,
+    },
+    /// 1 where the pattern is found.
+    Regex {
+        pattern: String,
+        #[serde(default = "one")]
+        weight: f64,
+    },
+    /// 1 where the text is JSON.
+    Json {
+        #[serde(default = "one")]
+        weight: f64,
+    },
 }
 
 /// Settings of task S1.
@@ -70,6 +154,7 @@ pub struct Reviews {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelShape {
+    pub from: String,
     pub layers: usize,
     pub width: usize,
     pub heads: usize,
@@ -171,6 +256,9 @@ pub struct SftStage {
     pub steps: usize,
     pub batch_size: usize,
     pub learning_rate: f64,
+    pub lora: bool,
+    pub lora_rank: usize,
+    pub lora_alpha: f64,
 }
 
 /// How the Bradley–Terry temperature is found.
@@ -214,6 +302,10 @@ pub struct RmStage {
     pub keep: RmKeep,
     pub checks: usize,
     pub patience: f64,
+    pub samples: usize,
+    pub lora: bool,
+    pub lora_rank: usize,
+    pub lora_alpha: f64,
 }
 
 /// What a reward model is made of.
@@ -336,6 +428,11 @@ impl Experiment {
         (self.seed..self.seed + self.seeds).collect()
     }
 
+    /// Whether the model is one that somebody else has trained.
+    pub fn is_pretrained(&self) -> bool {
+        !self.model.from.is_empty()
+    }
+
     /// Whether settings are searched before arms are compared.
     pub fn is_tuned(&self) -> bool {
         self.tuning.configurations > 0
@@ -415,8 +512,10 @@ impl Experiment {
         self.check_search(document)?;
         self.check_claims(document)?;
         self.check_reward_model(document)?;
+        self.check_model(document)?;
         let reviews = &self.world.reviews;
         if self.world.kind == WorldKind::Reviews
+            && !self.is_pretrained()
             && 1 + reviews.prompt_tokens + reviews.response_tokens > self.stages.base.window
         {
             let found = format!("{} tokens", self.stages.base.window);
@@ -431,20 +530,63 @@ impl Experiment {
 }
 
 impl Experiment {
+    /// Where the model comes from, against the world; and the judge.
+    fn check_model(&self, document: &Document) -> Result<()> {
+        let (kind, from) = (self.world.kind, self.is_pretrained());
+        let clash = |key: &str, with: &str, why: &str| {
+            Err(Error::Clash { key: key.into(), with: with.into(), why: why.into(), place: document.place(key) })
+        };
+        let missing = |key: &str, accepted: &str| {
+            let place = document.place(key);
+            Err(Error::OutOfRange { key: key.into(), found: "nothing".into(), accepted: accepted.into(), place })
+        };
+        match kind {
+            WorldKind::Grammar if from => {
+                clash(
+                    "model.from",
+                    "world.kind = \"grammar\"",
+                    "its words are its own, and no pretrained model knows them",
+                )?;
+            }
+            WorldKind::Rows if !from => {
+                missing("model.from", "with world.kind = \"rows\": a Hugging Face directory or a .gguf file")?;
+            }
+            WorldKind::Rows if self.world.rows.train.is_empty() => {
+                missing("world.rows.train", "a file of preference rows")?;
+            }
+            _ => {}
+        }
+        if self.world.rows.validation.is_empty() != self.world.rows.test.is_empty() {
+            clash("world.rows.validation", "world.rows.test", "they stand together, or both are taken from train")?;
+        }
+        let judge = &self.judge;
+        if kind == WorldKind::Grammar && judge.kind != JudgeKind::World {
+            clash("judge.kind", "world.kind = \"grammar\"", "its formula is its judge")?;
+        }
+        if judge.kind == JudgeKind::Rules && judge.rules.is_empty() {
+            missing("judge.rules", "at least one rule")?;
+        }
+        if judge.kind == JudgeKind::Command && judge.command.is_empty() {
+            missing("judge.command", "a program and its arguments")?;
+        }
+        if self.stages.sft.steps == 0 && kind == WorldKind::Grammar {
+            missing("stages.sft.steps", "at least 1: grammar has no base model")?;
+        }
+        Ok(())
+    }
+
     /// Settings of the reward model that cannot stand together.
     fn check_reward_model(&self, document: &Document) -> Result<()> {
-        let (rm, defaults, reviews) = (&self.stages.rm, RmStage::defaults(), self.world.kind == WorldKind::Reviews);
+        let (rm, defaults, reviews) = (&self.stages.rm, RmStage::defaults(), self.world.kind != WorldKind::Grammar);
         let linear = rm.model == RmModel::Linear;
         let last = rm.keep == RmKeep::Last;
         let moved = [
-            (
-                "model",
-                linear && reviews,
-                "world.kind = \"reviews\"",
-                "the linear model's features are those of grammar",
-            ),
+            ("model", linear && reviews, "a world of text", "the linear model's features are those of grammar"),
             ("start", rm.start == RmStart::Base && !reviews, "world.kind = \"grammar\"", "grammar has no base model"),
             ("start", linear && rm.start != defaults.start, "model = \"linear\"", "it has no body to start"),
+            ("lora", linear && rm.lora, "model = \"linear\"", "it has no body to adapt"),
+            ("lora_rank", !rm.lora && rm.lora_rank != defaults.lora_rank, "lora = false", "it is not read"),
+            ("lora_alpha", !rm.lora && rm.lora_alpha != defaults.lora_alpha, "lora = false", "it is not read"),
             ("ensemble", linear && rm.ensemble > 1, "model = \"linear\"", "its fit is unique, so that all would agree"),
             ("tie_margin", linear && rm.tie_margin > 0.0, "model = \"linear\"", "its fit has no term for ties"),
             (
@@ -465,7 +607,7 @@ impl Experiment {
         ];
         let key = "stages.pairs.max_edits".to_string();
         if self.stages.pairs.max_edits.is_finite() && reviews {
-            let (with, why) = ("world.kind = \"reviews\"".into(), "two long texts are never so near".into());
+            let (with, why) = ("a world of text".into(), "two long texts are never so near".into());
             return Err(Error::Clash { with, why, place: document.place(&key), key });
         }
         match moved.into_iter().find(|(_, clashes, ..)| *clashes) {

@@ -19,9 +19,9 @@ pub use claim::{Claim, ClaimMetric, ClaimRule, Side};
 pub use document::{Document, Origin, Place, defaults_text};
 pub use error::Error;
 pub use experiment::{
-    Arm, BaseStage, Cell, EnsembleScore, Evaluation, Experiment, Grammar, LearnerSettings, ModelShape, Optimizer,
-    PairsStage, Point, Reviews, RmKeep, RmModel, RmStage, RmStart, Schedule, SftStage, Slurm, Stages, Temperature,
-    World, WorldKind,
+    Arm, BaseStage, Cell, EnsembleScore, Evaluation, Experiment, Grammar, Judge, JudgeKind, LearnerSettings,
+    ModelShape, Optimizer, PairsStage, Point, Reads, Reviews, RmKeep, RmModel, RmStage, RmStart, Rows, Rule, Schedule,
+    SftStage, Slurm, Stages, Temperature, World, WorldKind,
 };
 pub use method::{
     CriticBody, CriticStart, Dpo, Every, Grpo, Keep, KlControl, KlEstimator, KlPlace, LoraTargets, LossMean, Method,
@@ -31,7 +31,7 @@ pub use record::{Clocks, Completion, MetricRow, NO_POINT, Outcome, REFERENCE, Re
 pub use search::{Axis, Choose, Drawn, Search, Trial, Tuning, number};
 
 /// Version of every file that Duel writes; part of each stage's hash.
-pub const FORMAT_VERSION: u32 = 10;
+pub const FORMAT_VERSION: u32 = 11;
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -53,6 +53,8 @@ catalogue! {
     NLL_SEQUENCE = "nll_per_sequence", "nats", "negative log-likelihood summed over a response, mean over rows";
     KL_GRAMMAR = "kl_grammar_reference", "nats", "exact KL(grammar || reference) a response, mean over all prompts";
     // pairs and reward model
+    ROWS_READ = "rows_read", "rows", "rows of a person's own files";
+    ROWS_KEPT = "rows_kept", "rows", "those of them that are pairs, short enough, and wanted";
     BAYES_ACCURACY = "bayes_accuracy", "share", "mean over rows of the larger label probability: no judge can do better";
     TAU = "tau", "gold reward", "temperature of the Bradley-Terry labels";
     PAIR_ACCURACY_TRAIN = "pair_accuracy_train", "share", "rows where the chosen response scores higher, ties half; train prompts";

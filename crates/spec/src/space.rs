@@ -50,7 +50,8 @@ impl Space {
     /// For each response column, which tokens are hidden; `None` where nothing is.
     pub fn hidden(&self) -> Option<Vec<Vec<bool>>> {
         let actions = self.actions.as_ref()?;
-        let free: Vec<bool> = (0..self.vocabulary).map(|v| !actions.contains(&(v as u32))).collect();
+        let mut free = vec![true; self.vocabulary];
+        actions.iter().for_each(|&id| free[id as usize] = false);
         let only_eos: Vec<bool> = (0..self.vocabulary).map(|v| v as u32 != self.eos).collect();
         Some(
             (0..self.response_tokens)

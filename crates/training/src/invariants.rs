@@ -12,6 +12,11 @@ use std::collections::HashSet;
 /// Rows that a check which reads a model again looks at: enough to see a fault, too few to cost a training anything.
 pub const PROBE: usize = 16;
 
+/// The same where every logit of every column is read, which a large vocabulary makes many: 2²⁴ numbers at most, but two rows.
+pub fn probe(space: &Space) -> usize {
+    ((1 << 24) / (space.context() * space.vocabulary)).clamp(2, PROBE)
+}
+
 /// Fails by name unless `|found − expected| ≤ tolerance`.
 pub fn close(name: &'static str, step: u64, what: &str, found: f64, expected: f64, tolerance: f64) -> Result<()> {
     if (found - expected).abs() <= tolerance {
@@ -81,9 +86,10 @@ pub fn padding_is_inert(
     let name = "padding_is_inert";
 
     let mut other = tokens.ids.clone().into_data().iter::<i32>().collect::<Vec<_>>();
-    let width = space.context();
+    let width = tokens.ids.dims()[1];
+    let prompt = width - space.response_tokens;
     for (row, response) in batch.responses.iter().enumerate() {
-        for id in &mut other[row * width + space.prompt_tokens + response.len()..(row + 1) * width] {
+        for id in &mut other[row * width + prompt + response.len()..(row + 1) * width] {
             *id = space.bos as i32;
         }
     }
@@ -92,15 +98,23 @@ pub fn padding_is_inert(
     let what = "the largest relative change of what is read when PAD holds another token";
     close(name, step, what, moved(changed), 0.0, 1e-5)?;
 
-    let wide = Reader::new(&Space { prompt_tokens: space.prompt_tokens + 3, ..space.clone() }, reader.device());
-    let wider = counted(&wide, &wide.tokens(batch));
+    let wider = counted(reader, &padded_before(reader, batch, 3));
     let what = "the largest relative change of what is read when three PADs stand before each prompt";
     close(name, step, what, moved(wider), 0.0, 1e-5)
 }
 
+/// A batch's tokens with so many more PADs before each prompt.
+fn padded_before(reader: &Reader, batch: &Responses, more: usize) -> Tokens {
+    let Tokens { ids, left } = reader.tokens(batch);
+    let rows = ids.dims()[0];
+    let pads = Tensor::full([rows, more], reader.space().pad as i32, reader.device());
+    let left = left.unwrap_or(vec![0; rows]).into_iter().map(|left| left + more).collect();
+    Tokens::marked(Tensor::cat(vec![pads, ids], 1), left)
+}
+
 /// What is read of a policy is sound: [`padding_is_inert`] and [`labels_are_shifted`], on the first rows of a batch.
 pub fn reads_are_sound(step: u64, reader: &Reader, policy: &Policy, batch: &Responses) -> Result<()> {
-    let probe = batch.first(PROBE);
+    let probe = batch.first(probe(reader.space()));
     let (reader, policy) = without_graph(reader, policy);
     padding_is_inert(step, &reader, &probe, |reader, tokens| sft::tokens_logp(reader, &policy, tokens))?;
     labels_are_shifted(step, &reader, &policy, &probe)
@@ -146,12 +160,14 @@ pub fn only_responses_carry_loss(
 /// The log-prob of each response token, `[B][length]`: nothing here is shared with [`Reader`] but the model's logits.
 fn by_hand(reader: &Reader, policy: &Policy, batch: &Responses) -> Vec<Vec<f64>> {
     let space = reader.space();
-    let (width, v, hidden) = (space.context(), space.vocabulary, space.hidden());
-    let ids: Vec<i32> = batch.tokens(space, reader.device()).ids.into_data().iter::<i32>().collect();
-    let logits = policy.logits(batch.tokens(space, reader.device()), 0).inner_if_autodiff(); // [B, P + T, V]
+    let (v, hidden) = (space.vocabulary, space.hidden());
+    let tokens = batch.tokens(space, reader.device());
+    let width = tokens.ids.dims()[1];
+    let ids: Vec<i32> = tokens.ids.clone().into_data().iter::<i32>().collect();
+    let logits = policy.logits(tokens, 0).inner_if_autodiff(); // [B, P + T, V]
     let logits = weights::host(logits);
     let logp = |row: usize, j: usize| {
-        let at = space.prompt_tokens + j;
+        let at = width - space.response_tokens + j;
         let predicted = &logits[(row * width + at - 1) * v..][..v];
         let allowed = |id: usize| hidden.as_ref().is_none_or(|hidden| !hidden[j][id]);
         let sum: f64 = (0..v).filter(|&id| allowed(id)).map(|id| f64::from(predicted[id]).exp()).sum();
@@ -165,14 +181,16 @@ fn by_hand(reader: &Reader, policy: &Policy, batch: &Responses) -> Vec<Vec<f64>>
 pub fn eos_counts_and_pad_does_not(step: u64, reader: &Reader, batch: &Responses) -> Result<()> {
     let space = reader.space();
     let name = "eos_counts_and_pad_does_not";
-    if space.eos == space.pad {
+    // a pretrained model may know no control token but EOS; then PAD is told apart by its place alone
+    let apart = space.eos != space.pad;
+    if !apart && space.actions.is_none() {
         return Err(breach(name, step, "the id of EOS", space.eos.to_string(), "other than PAD's".into()));
     }
     for (row, response) in batch.responses.iter().enumerate() {
         let first_eos = response.iter().position(|&id| id == space.eos).map(|i| i + 1);
         let expected = first_eos.unwrap_or(space.response_tokens);
         let whole = first_eos.is_some() || response.len() == space.response_tokens;
-        if !whole || response.len() != expected || response.contains(&space.pad) {
+        if !whole || response.len() != expected || (apart && response.contains(&space.pad)) {
             let what = format!("the counted tokens of response {row}");
             return Err(breach(
                 name,

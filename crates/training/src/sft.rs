@@ -28,7 +28,7 @@ impl Sft {
         let (reader, policy) = (&self.reader, learner.module());
         invariants::eos_counts_and_pad_does_not(0, reader, batch)?;
         invariants::reads_are_sound(0, reader, policy, batch)?;
-        let probe = batch.first(invariants::PROBE);
+        let probe = batch.first(invariants::probe(reader.space()));
         let loss = f64::from(weights::host(self.loss(policy, &probe).inner())[0]);
         invariants::only_responses_carry_loss(0, loss, reader, policy, &probe)?;
         invariants::parts_make_the_same_gradient(learner, batch.len(), |rows| {
@@ -134,7 +134,7 @@ pub fn tokens_logp(reader: &Reader, policy: &Policy, tokens: &Tokens) -> Tensor<
 /// Log-probability of each response, summed over its counted tokens, in blocks of rows that bound
 /// memory; `reader` and `policy` carry no gradient.
 pub fn sequence_logp(reader: &Reader, policy: &Policy, batch: &Responses) -> Vec<f32> {
-    blocks(batch)
+    blocks(batch, reader.space().context(), TOKENS)
         .flat_map(|block| {
             let logp = response_logp(reader, policy, &block);
             weights::host(mask(reader, &block).row_sums(logp))
@@ -142,13 +142,25 @@ pub fn sequence_logp(reader: &Reader, policy: &Policy, batch: &Responses) -> Vec
         .collect()
 }
 
-/// A batch cut into blocks of rows.
-pub fn blocks(batch: &Responses) -> impl Iterator<Item = Responses> {
-    const ROWS: usize = 256;
-    (0..batch.len()).step_by(ROWS).map(|start| {
-        let rows: Vec<usize> = (start..batch.len().min(start + ROWS)).collect();
+/// Tokens that are read in one pass without a gradient.
+pub const TOKENS: usize = 1 << 14;
+
+/// Numbers of one tensor of logits.
+const LOGITS: usize = 1 << 24;
+
+/// A batch cut into blocks of rows of so many numbers each, `most` numbers in all and 256 rows at most.
+pub fn blocks(batch: &Responses, numbers: usize, most: usize) -> impl Iterator<Item = Responses> {
+    let size = (most / numbers.max(1)).clamp(1, 256);
+    (0..batch.len()).step_by(size).map(move |start| {
+        let rows: Vec<usize> = (start..batch.len().min(start + size)).collect();
         batch.select(&rows)
     })
+}
+
+/// Blocks of which the logits `[B, T, V]` are made.
+pub fn blocks_of_logits(reader: &Reader, batch: &Responses) -> impl Iterator<Item = Responses> {
+    let space = reader.space();
+    blocks(batch, space.response_tokens * space.vocabulary, LOGITS)
 }
 
 /// Mean negative log-likelihood over held-out rows: a token, and a response.

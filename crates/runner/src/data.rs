@@ -1,0 +1,186 @@
+//! `duel data check` and `duel init`: a person's own rows, before anything is trained.
+
+use crate::cli::{CheckArgs, Format, InitArgs};
+use crate::scene::Given as Model;
+use crate::{Error, Result, print};
+use duel_data::check::{self, Asked, Findings, Given, Lengths};
+use duel_data::records::Columns;
+use duel_spec::Split;
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// Says what is wrong with rows, and what would become of them.
+///
+/// # Errors
+/// Rows that ought to be mended.
+pub fn check(args: &CheckArgs) -> Result<()> {
+    let found = findings(args)?;
+    print(&match args.format {
+        Format::Json => format!("{}\n", serde_json::to_string_pretty(&found).expect("plain data")),
+        Format::Text => text(&found, args),
+    });
+    if found.are_bad() { Err(Error::Rows { path: args.file.clone() }) } else { Ok(()) }
+}
+
+fn findings(args: &CheckArgs) -> Result<Findings> {
+    let model = args.model.as_ref().map(|path| Model::open(&path.to_string_lossy())).transpose()?;
+    let encoder = model.as_ref().map(Model::encoder).transpose()?;
+    let alone = args.validation.is_none() && args.test.is_none();
+    let mut files = vec![Given { path: args.file.clone(), split: (!alone).then_some(Split::Train) }];
+    for (path, split) in [(&args.validation, Split::Validation), (&args.test, Split::Test)] {
+        files.extend(path.iter().map(|path| Given { path: path.clone(), split: Some(split) }));
+    }
+    let columns = Columns { prompt: args.prompt.clone(), chosen: args.chosen.clone(), rejected: args.rejected.clone() };
+    let asked = Asked {
+        columns,
+        encoder: encoder.as_ref(),
+        prompt_tokens: args.prompt_tokens,
+        response_tokens: args.response_tokens,
+    };
+    Ok(check::check(&files, &asked)?)
+}
+
+/// A number with commas.
+fn many(n: usize) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn text(found: &Findings, args: &CheckArgs) -> String {
+    let mut out = String::new();
+    let mut line = |text: String| {
+        let _ = writeln!(out, "{text}");
+    };
+    let kinds = [
+        (found.pairs, "pairs"),
+        (found.judged, "completions with a label"),
+        (found.prompts_alone, "prompts alone"),
+        (found.unreadable, "unreadable"),
+    ];
+    let kinds: Vec<String> =
+        kinds.iter().filter(|(n, _)| *n > 0).map(|(n, kind)| format!("{} {kind}", many(*n))).collect();
+    line(format!("{}: {} rows: {}", args.file.display(), many(found.rows), kinds.join(", ")));
+    if found.with_margin + found.with_scores > 0 {
+        line(format!("  {} with a margin, {} with scores", many(found.with_margin), many(found.with_scores)));
+    }
+    if !found.first.is_empty() {
+        line("what is wrong".into());
+        for problem in &found.first {
+            line(format!("  {}:{}: {}", problem.file.display(), problem.line, problem.what));
+        }
+        let all: usize = found.problems.values().sum();
+        if all > found.first.len() {
+            line(format!("  and {} more; in all:", many(all - found.first.len())));
+            for (kind, n) in &found.problems {
+                line(format!("  {:>8}  {kind}", many(*n)));
+            }
+        }
+    }
+    line(format!("lengths, {:<14} median    90 %    99 %    most", found.unit));
+    for (name, lengths) in [("prompt", found.prompt), ("chosen", found.chosen), ("rejected", found.rejected)] {
+        if let Some(Lengths { median, ninety, ninety_nine, most }) = lengths {
+            line(format!("  {name:<20} {median:>7} {ninety:>7} {ninety_nine:>7} {most:>7}"));
+        }
+    }
+    if args.model.is_some() {
+        let too_long = [
+            (found.prompts_too_long, "prompts", args.prompt_tokens, "--prompt-tokens"),
+            (found.responses_too_long, "completions", args.response_tokens, "--response-tokens"),
+        ];
+        for (n, what, most, option) in too_long {
+            line(format!("  {} rows have {what} of more than {most} tokens and are left out ({option})", many(n)));
+        }
+        line(format!(
+            "  {} rows change tokens where prompt and completion are joined{}",
+            many(found.boundaries),
+            if found.boundaries > 0 { ": end prompts without a space, begin completions with it" } else { "" }
+        ));
+    } else {
+        line("  give --model to count tokens, and to see what is too long for it".into());
+    }
+    line(format!("{} prompts, {} of them in more than one split", many(found.prompts), many(found.leaks)));
+    line(format!("{} duplicates, {} pairs whose completions are the same", many(found.duplicates), many(found.same)));
+    line(format!("{} pairs can be used", many(found.usable)));
+    out
+}
+
+/// The template that `duel init` fits, commented as a person would want it.
+const TEMPLATE: &str = include_str!("../../../experiments/own-data.toml");
+
+/// Writes an experiment fitted to rows and a model.
+///
+/// # Errors
+/// Rows of which too few can be used; an experiment that is there already.
+pub fn init(args: &InitArgs) -> Result<()> {
+    // 1. What the rows are like, with nothing left out for its length.
+    let asked = CheckArgs {
+        file: args.rows.clone(),
+        model: Some(args.model.clone()),
+        validation: None,
+        test: None,
+        prompt_tokens: usize::MAX,
+        response_tokens: usize::MAX,
+        prompt: args.prompt.clone(),
+        chosen: args.chosen.clone(),
+        rejected: args.rejected.clone(),
+        format: Format::Text,
+    };
+    let found = findings(&asked)?;
+    let (Some(prompt), Some(chosen), Some(rejected)) = (found.prompt, found.chosen, found.rejected) else {
+        print(&text(&found, &asked));
+        return Err(Error::Rows { path: args.rows.clone() });
+    };
+
+    // 2. Sizes that hold 99 % of them, and the hold-out, in round numbers.
+    let round = |n: usize| n.next_multiple_of(8).max(8);
+    let holdout = (found.usable / 10).clamp(2, 256);
+    let rows = found.usable.saturating_sub(2 * holdout).clamp(2, 4096);
+    let batch = if rows >= 64 { 16 } else { 4 };
+    let columns = [("prompt", &args.prompt), ("chosen", &args.chosen), ("rejected", &args.rejected)];
+    let renamed = columns.iter().filter(|(usual, name)| usual != name);
+    let renamed: String = renamed.map(|(usual, name)| format!("{usual} = {name:?}\n")).collect();
+    let name =
+        args.folder.file_name().unwrap_or_default().to_string_lossy().replace(|c: char| !c.is_alphanumeric(), "-");
+    let path =
+        |path: &Path| format!("{:?}", std::path::absolute(path).unwrap_or_else(|_| path.into()).to_string_lossy());
+    let values = [
+        ("\"own-data\"", format!("{name:?}")),
+        ("\"rows.jsonl\"", path(&args.rows)),
+        ("\"path/to/model\"", path(&args.model)),
+        ("# columns\n", renamed),
+        ("prompt_tokens = 256 ", format!("prompt_tokens = {:<4}", round(prompt.ninety_nine))),
+        (
+            "response_tokens = 128 ",
+            format!("response_tokens = {:<4}", round(chosen.ninety_nine.max(rejected.ninety_nine))),
+        ),
+        ("holdout_rows = 256 ", format!("holdout_rows = {holdout:<4}")),
+        ("rows = 4096 ", format!("rows = {rows:<5}")),
+        ("batch_size = 16 ", format!("batch_size = {batch:<3}")),
+        ("steps = 200 ", format!("steps = {:<4}", (3 * rows / batch).clamp(8, 400))),
+        ("prompts = 64 ", format!("prompts = {:<3}", holdout.min(64))),
+    ];
+    let fitted = values.into_iter().fold(TEMPLATE.to_owned(), |text, (from, to)| text.replace(from, &to));
+
+    // 3. The file, where none is.
+    let io = |action, path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Io { action, path, source }
+    };
+    std::fs::create_dir_all(&args.folder).map_err(io("create", &args.folder))?;
+    let to = args.folder.join("experiment.toml");
+    let mut file = std::fs::File::create_new(&to).map_err(io("create", &to))?;
+    std::io::Write::write_all(&mut file, fitted.as_bytes()).map_err(io("write", &to))?;
+    print(&text(&found, &asked));
+    print(&format!(
+        "\nwrote {0}; next:\n  duel plan {0}    what it will cost here\n  duel run {0}     both arms, to the page\n",
+        to.display()
+    ));
+    Ok(())
+}

@@ -1,0 +1,62 @@
+//! SmolLM2-135M-Instruct, which `scripts/get-data smollm2` fetches: is it read as it was meant? Run these with
+//! `cargo test --release --workspace smollm2 -- --ignored`.
+
+#![allow(clippy::unwrap_used)]
+
+use burn::tensor::Device;
+use duel_data::TextTokenizer;
+use duel_model::{Policy, Pretrained, Reader, Responses, greedy};
+use duel_spec::Space;
+use std::path::PathBuf;
+
+fn data(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../data").join(name)
+}
+
+fn open() -> (Pretrained, TextTokenizer) {
+    let model = Pretrained::open(&data("smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")).unwrap();
+    let tokenizer = TextTokenizer::from_bytes(model.words.tokenizer.as_ref().unwrap()).unwrap();
+    (model, tokenizer)
+}
+
+fn space(prompt_tokens: usize, response_tokens: usize) -> Space {
+    let (vocabulary, pad, bos, eos) = (49_152, 0, 1, 2);
+    Space { vocabulary, pad, bos, eos, prompt_tokens, response_tokens, actions: None, ends: false }
+}
+
+fn policy(model: &Pretrained, space: &Space) -> Policy {
+    model.policy(space.context(), &Device::flex()).unwrap()
+}
+
+#[test]
+#[ignore = "needs scripts/get-data smollm2"]
+fn smollm2_goes_on_as_it_should() {
+    let (model, tokenizer) = open();
+    assert_eq!((model.config.layers, model.config.width, model.config.tied), (30, 576, true));
+    assert_eq!((model.words.special.bos, model.words.special.eos), (Some(1), Some(2)));
+    assert!(model.words.template.as_ref().unwrap().contains("<|im_start|>"));
+    let prompt = tokenizer.encode(&["The capital of France is"]).unwrap().remove(0);
+    let space = space(prompt.len(), 8);
+    let policy = policy(&model, &space);
+    let said = greedy(&policy, &space, vec![prompt], &Device::flex());
+    let text = tokenizer.decode(&said.responses[0]).unwrap();
+    assert!(text.starts_with(" Paris.\n\nThe answer is:"), "{text:?}");
+}
+
+#[test]
+#[ignore = "needs scripts/get-data smollm2 and scripts/get-data reviews"]
+fn smollm2_finds_film_reviews_about_as_likely_as_it_should() {
+    let (model, tokenizer) = open();
+    let thirds = duel_data::reviews::load_thirds(&data("reviews")).unwrap();
+    let texts: Vec<&str> = thirds.prompts.iter().step_by(400).take(16).map(|review| review.text.as_str()).collect();
+    let mut ids = tokenizer.encode(&texts).unwrap();
+    ids.retain(|ids| ids.len() >= 128);
+    let space = space(1, 127);
+    let (prompts, responses) = ids.iter().map(|ids| (ids[..1].to_vec(), ids[1..128].to_vec())).unzip();
+    let batch = Responses { prompts, responses, logp: vec![] };
+    let reader = Reader::new(&space, &Device::flex());
+    let policy = policy(&model, &space);
+    let logp = reader.chosen_logp(&policy, &reader.tokens(&batch)).unwrap();
+    let nats = -duel_model::weights::host(logp).iter().sum::<f32>() / (127 * batch.len()) as f32;
+    assert!((3.7..4.1).contains(&nats), "{nats} nats a token");
+}
