@@ -117,7 +117,7 @@ mod tests {
     fn what_templates_use_is_there() -> Result<()> {
         let cases = [
             ("{{ messages[0].content.strip().upper() }}", "HI"),
-            ("{{ messages | tojson }}", r#"[{"content":"hi","role":"user"}]"#),
+            ("{{ messages | tojson }}", r#"[{"role": "user", "content": "hi"}]"#),
             ("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}x{% endfor %}{{ bos_token }}", "<s>"),
             ("{%- generation %}a{% endgeneration -%}", "a"),
             ("  {% if true %}\nb\n  {% endif %}\n", "b\n"),

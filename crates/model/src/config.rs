@@ -78,6 +78,21 @@ impl TransformerConfig {
         }
     }
 
+    /// Numbers that a model of these sizes is made of; `None` where they are more than can be counted.
+    pub fn numbers(&self) -> Option<usize> {
+        let (d, e) = (self.width, self.head_width());
+        let heads = self.heads.checked_mul(2)?.checked_add(self.key_value_heads().checked_mul(2)?)?;
+        let (mlp, inner, positions) = match self.family {
+            Family::Gpt2 { inner, .. } => (2, inner, self.context),
+            Family::Llama { inner, .. } => (3, inner, 0),
+        };
+        let attention = d.checked_mul(e)?.checked_mul(heads)?;
+        let block = attention.checked_add(d.checked_mul(inner)?.checked_mul(mlp)?)?.checked_add(d.checked_mul(2)?)?;
+        let heads = if self.tied { 1 } else { 2 };
+        let rows = self.vocabulary.checked_mul(heads)?.checked_add(positions)?;
+        self.layers.checked_mul(block)?.checked_add(d.checked_mul(rows)?)
+    }
+
     /// Parameters of a block's matrices.
     pub fn block_matrices(&self) -> usize {
         let (d, e) = (self.width, self.head_width());

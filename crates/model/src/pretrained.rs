@@ -17,6 +17,9 @@ pub struct Pretrained {
     is_gguf: bool,
 }
 
+/// Contexts longer than any model has.
+const LONGEST: usize = 1 << 24;
+
 /// Whether a path is taken for a GGUF file rather than a directory.
 fn is_gguf(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "gguf")
@@ -30,6 +33,15 @@ impl Pretrained {
     pub fn open(path: &Path) -> Result<Self> {
         let is_gguf = is_gguf(path);
         let (config, words, shelf) = if is_gguf { gguf::open(path)? } else { huggingface::open(path)? };
+        // what is made room for by the settings is at most what the files hold
+        let (asked, there) = (config.numbers(), shelf.numbers());
+        if asked.is_none_or(|asked| asked > there) || config.context > LONGEST {
+            let asked = asked.map_or("more numbers than can be counted".into(), |n| format!("{n} numbers"));
+            let context = config.context;
+            let problem =
+                format!("its settings ask for {asked} and contexts of {context}, and its tensors hold {there}");
+            return Err(Error::Damaged { path: path.into(), problem });
+        }
         Ok(Self { config, words, shelf, is_gguf })
     }
 

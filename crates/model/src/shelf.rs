@@ -235,7 +235,13 @@ impl Shelf {
         Some(Stored { shape: shape.clone(), values: kind.decode(&self.files[*file].1[range.clone()]) })
     }
 
-    /// The names of all tensors, and the first file they stand in.
+    /// Numbers of all tensors together.
+    pub fn numbers(&self) -> usize {
+        let of = |entry: &Entry| entry.shape.iter().product::<usize>();
+        self.entries.values().map(of).fold(0, usize::saturating_add)
+    }
+
+    /// The names of all tensors.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
     }

@@ -44,7 +44,7 @@ pub enum Command {
     Data(DataCommand),
     /// Write an experiment fitted to a file of rows and a model
     ///
-    /// Its lengths hold 99 % of the rows; everything else is the commented template of experiments/own-data.toml.
+    /// Its lengths hold nine rows of ten; everything else is the commented template of experiments/own-data.toml.
     Init(InitArgs),
     /// Write a policy of a run for others: a Hugging Face directory, a PEFT adapter or a GGUF file
     Export(ExportArgs),

@@ -138,7 +138,7 @@ pub fn init(args: &InitArgs) -> Result<()> {
         return Err(Error::Rows { path: args.rows.clone() });
     };
 
-    // 2. Sizes that hold 99 % of them, and the hold-out, in round numbers.
+    // 2. Sizes that hold nine of ten, and the hold-out, in round numbers.
     let round = |n: usize| n.next_multiple_of(8).max(8);
     let holdout = (found.usable / 10).clamp(2, 256);
     let rows = found.usable.saturating_sub(2 * holdout).clamp(2, 4096);
@@ -155,11 +155,8 @@ pub fn init(args: &InitArgs) -> Result<()> {
         ("\"rows.jsonl\"", path(&args.rows)),
         ("\"path/to/model\"", path(&args.model)),
         ("# columns\n", renamed),
-        ("prompt_tokens = 256 ", format!("prompt_tokens = {:<4}", round(prompt.ninety_nine))),
-        (
-            "response_tokens = 128 ",
-            format!("response_tokens = {:<4}", round(chosen.ninety_nine.max(rejected.ninety_nine))),
-        ),
+        ("prompt_tokens = 256 ", format!("prompt_tokens = {:<4}", round(prompt.ninety))),
+        ("response_tokens = 128 ", format!("response_tokens = {:<4}", round(chosen.ninety.max(rejected.ninety)))),
         ("holdout_rows = 256 ", format!("holdout_rows = {holdout:<4}")),
         ("rows = 4096 ", format!("rows = {rows:<5}")),
         ("batch_size = 16 ", format!("batch_size = {batch:<3}")),

@@ -1,0 +1,99 @@
+//! What `scripts/check-export` holds against transformers and peft: models in every form that Duel writes, and the logits that
+//! Duel reads from them. It says where they go by `DUEL_EXPORTED`.
+
+#![allow(clippy::unwrap_used)]
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use duel_model::gguf::{self, Precision};
+use duel_model::huggingface::{self, Checkpoint, Special, Words};
+use duel_model::{Family, Kind, Policy, Pretrained, TransformerConfig, weights};
+use duel_spec::seeds;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+
+/// A model with adapters that change something.
+fn adapted(policy: Policy, device: &Device) -> Policy {
+    let mut rng = seeds::derive(3, "test", 0, "lora");
+    let policy = policy.with_fresh_lora(4, 2.0, |_| true, &mut rng, device);
+    let some = |i: usize| ((i * 2_654_435_761) % 1000) as f32 / 1000.0 - 0.5;
+    let mut at = 0;
+    policy.map_projections(|_, mut projection| {
+        if let Some(lora) = &mut projection.lora {
+            let shape = lora.b.dims();
+            let values: Vec<f32> = (0..shape[0] * shape[1]).map(|i| 0.02 * some(at + i)).collect();
+            at += values.len();
+            lora.b = burn::module::Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), device));
+        }
+        projection
+    })
+}
+
+/// Logits `[1, L, V]` after some ids.
+fn logits(policy: &Policy, ids: &[i32]) -> Vec<f32> {
+    let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids.to_vec(), [1, ids.len()]), &Device::flex());
+    weights::host(policy.logits(tokens, 0))
+}
+
+/// Writes a model as a directory, as another with an adapter, and, where it can be said, as GGUF.
+fn write(folder: &Path, config: &TransformerConfig, words: Words, policy: Policy, ids: &[i32]) {
+    let device = Device::flex();
+    let worn = adapted(policy.clone(), &device);
+    let of = |policy: &Policy| Checkpoint { config: config.clone(), policy: policy.clone(), words: words.clone() };
+    let into = |name: &str| {
+        let to = folder.join(name);
+        std::fs::create_dir_all(&to).unwrap();
+        to
+    };
+    huggingface::write(&into("base"), &of(&policy), Kind::F32).unwrap();
+    huggingface::write_adapter(&into("adapter"), config, &worn, "base").unwrap();
+    let merged = worn.clone().merged();
+    huggingface::write(&into("merged"), &of(&merged), Kind::F32).unwrap();
+    let last = |policy: &Policy| logits(policy, ids)[(ids.len() - 1) * config.vocabulary..].to_vec();
+    let expected = json!({"ids": ids, "base": last(&policy), "worn": last(&worn)});
+    std::fs::write(folder.join("expected.json"), expected.to_string()).unwrap();
+    if words.tokenizer.is_some() {
+        for (name, precision) in [("f16.gguf", Precision::F16), ("q8.gguf", Precision::Q8)] {
+            let path = folder.join(name);
+            gguf::write(&path, &of(&merged), precision).unwrap();
+            // what was written is read back, with its words
+            let again = Pretrained::open(&path).unwrap();
+            assert_eq!(again.words.special, words.special);
+            let read = again.policy(again.config.context, &device).unwrap();
+            let apart = last(&read).iter().zip(last(&merged)).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
+            assert!(apart < if precision == Precision::F16 { 0.05 } else { 1.0 }, "{name}: logits {apart} apart");
+        }
+    }
+}
+
+fn folder() -> Option<PathBuf> {
+    std::env::var_os("DUEL_EXPORTED").map(PathBuf::from)
+}
+
+#[test]
+#[ignore = "scripts/check-export runs it"]
+fn tiny_models_are_written() {
+    let to = folder().unwrap();
+    let ids: Vec<i32> = vec![3, 17, 5, 40, 9, 22, 1];
+    let llama = Family::Llama { key_value_heads: 2, head_width: 8, inner: 48, rope_theta: 5000.0, epsilon: 1e-5 };
+    let gpt2 = Family::Gpt2 { activation: duel_model::Activation::GeluTanh, inner: 128, epsilon: 1e-5 };
+    for (name, family, tied) in [("llama", llama.clone(), true), ("llama-untied", llama, false), ("gpt2", gpt2, true)] {
+        let config = TransformerConfig { vocabulary: 48, context: 24, layers: 2, width: 32, heads: 4, tied, family };
+        let policy = Policy::new(&config, &mut seeds::derive(1, "test", 0, "init"), &Device::flex()).no_grad();
+        let words =
+            Words { special: Special { bos: Some(1), eos: Some(2), pad: Some(0) }, tokenizer: None, template: None };
+        write(&to.join(name), &config, words, policy, &ids);
+    }
+}
+
+#[test]
+#[ignore = "needs scripts/get-data smollm2; scripts/check-export runs it"]
+fn a_real_model_is_written() {
+    let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../data/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf");
+    let model = Pretrained::open(&data).unwrap();
+    let tokenizer = duel_data::TextTokenizer::from_bytes(model.words.tokenizer.as_ref().unwrap()).unwrap();
+    let ids = tokenizer.encode(&["The capital of France is"]).unwrap().remove(0);
+    let policy = model.policy(model.config.context, &Device::flex()).unwrap();
+    let ids: Vec<i32> = ids.into_iter().map(|id| id as i32).collect();
+    write(&folder().unwrap().join("smollm2"), &model.config, model.words, policy, &ids);
+}
