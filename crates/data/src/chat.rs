@@ -121,7 +121,7 @@ mod tests {
             ("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}x{% endfor %}{{ bos_token }}", "<s>"),
             ("{%- generation %}a{% endgeneration -%}", "a"),
             ("  {% if true %}\nb\n  {% endif %}\n", "b\n"),
-            ("{{ messages[0]['content'].startswith('h') and 'tools' not in messages[0] }}", "true"),
+            ("{{ messages[0]['content'].startswith('h') and 'tools' not in messages[0] }}", "True"),
             (
                 "{%- set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}",
                 "1",

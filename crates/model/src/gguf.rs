@@ -241,7 +241,7 @@ impl Header {
     pub fn texts<'a>(&self, key: &str, bytes: &'a [u8]) -> Option<Vec<&'a str>> {
         let Meta::List { of: 8, count, at } = self.values.get(key)? else { return None };
         let mut cursor = Cursor { bytes, at: *at };
-        (0..*count).map(|_| Some(std::str::from_utf8(&bytes[cursor.text().ok()?]).ok()?)).collect()
+        (0..*count).map(|_| std::str::from_utf8(&bytes[cursor.text().ok()?]).ok()).collect()
     }
 
     /// A list of whole numbers.

