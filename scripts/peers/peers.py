@@ -149,7 +149,8 @@ def torch_step(case, shape):
         return run
     model = Gpt2(shape).eval()
     if case == "generate":
-        return lambda: model.generate(ids[:, :p])
+        prompts = random_ids(shape, shape["rollout"], p)
+        return lambda: model.generate(prompts)
     if case == "logp":
         return torch.no_grad()(lambda: model.logp(ids))
     return torch_ppo(shape)
@@ -243,7 +244,7 @@ def hf_step(case, shape):
         how = GenerationConfig(
             max_new_tokens=n, do_sample=True, top_k=0, top_p=1.0, temperature=1.0, eos_token_id=None, pad_token_id=0
         )
-        prompts = ids[:, :p]
+        prompts = random_ids(shape, shape["rollout"], p)
         mask = torch.ones_like(prompts)
 
         @torch.no_grad()

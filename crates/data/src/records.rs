@@ -207,13 +207,12 @@ impl Record {
             }
             (None, None) => {
                 let wanted = match (get("label"), get("completion")) {
-                    (None, None) => None,
+                    (_, None) => None, // a label of something else
                     (Some(Value::Bool(label)), Some(_)) => Some(*label),
                     (Some(Value::Number(n)), Some(_)) if n.as_f64() == Some(0.0) || n.as_f64() == Some(1.0) => {
                         Some(n.as_f64() == Some(1.0))
                     }
                     (Some(label), Some(_)) => return Err(format!("`label` is {}, not true or false", kind(label))),
-                    (Some(_), None) => return Err("`label` without `completion`".into()),
                     (None, Some(_)) => return Err("`completion` without `label`: is it wanted or not?".into()),
                 };
                 match (prompt, part("completion")?, wanted) {
@@ -369,7 +368,7 @@ mod tests {
                 json!({"prompt": "a", "completion": "b", "label": false}),
                 Record::Judged { prompt: text("a"), completion: text("b"), wanted: false },
             ),
-            (json!({"prompt": "a"}), Record::Prompt { prompt: text("a") }),
+            (json!({"prompt": "a", "label": 1}), Record::Prompt { prompt: text("a") }),
         ];
         for (row, expected) in cases {
             assert_eq!(Record::read(&row, &columns()), Ok(expected), "{row}");

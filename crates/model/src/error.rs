@@ -33,8 +33,13 @@ impl Error {
         match self {
             Self::UnknownDevice { .. } => Some("devices: flex (the default), ndarray, wgpu".into()),
             Self::DeviceNotBuilt { name } => Some(format!("build with `cargo build --release --features {name}`")),
-            Self::Damaged { .. } | Self::Lacking { .. } | Self::Shape { .. } => {
-                Some("if a stage wrote it: remove the stage's folder and run again; it will be trained anew".into())
+            Self::Damaged { .. } | Self::Lacking { .. } | Self::Shape { .. } => Some(
+                "if it was downloaded, fetch it again; if a stage wrote it, remove the stage's folder and run again: it will be \
+                 trained anew"
+                    .into(),
+            ),
+            Self::Read { path, .. } if path.is_relative() => {
+                Some("relative paths of an experiment are those of the folder where `duel run` was started".into())
             }
             Self::TooLong { .. } => Some("lower `prompt_tokens` or `response_tokens` of the world".into()),
             Self::Unsupported { key, accepted, .. } => Some(format!("accepted for `{key}`: {accepted}")),

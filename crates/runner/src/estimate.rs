@@ -1,7 +1,7 @@
 //! What a plan will cost before it is begun: FLOPs by the rule of claims §4, memory by what must be held, time by how fast
 //! each step is on this machine.
 
-use crate::bench::{Shape, seconds_a_token};
+use crate::bench::{PRETRAINED, Shape, seconds_a_token};
 use crate::plan::{Kind, Plan, Stage};
 use crate::{Result, host, scene};
 use duel_data::grammar::RESPONSES;
@@ -67,13 +67,14 @@ impl Rates {
         if let Some(rates) = known.get(&here) {
             return Ok(*rates);
         }
-        let (batch, threads) = if experiment.is_pretrained() { (8, host::cores()) } else { (64, 1) };
-        let shape = Shape { name: "experiment", config, space, batch, threads };
+        let pretrained = experiment.is_pretrained();
+        let (name, batch, threads) = if pretrained { (PRETRAINED, 4, host::cores()) } else { ("experiment", 64, 1) };
+        let shape = Shape { name, config, space, batch, threads };
         let exact = experiment.world.kind == WorldKind::Grammar;
         let rate = |case| seconds_a_token(&shape, case);
         let rates = Self {
-            train: rate("sft")?,
-            train_scalar: rate("reward")?,
+            train: rate(if pretrained { "dpo_lora" } else { "sft" })?,
+            train_scalar: rate(if pretrained { "dpo_lora" } else { "reward" })?,
             sample: rate("generate")?,
             read: rate("logp")?,
             evaluation: if exact {

@@ -87,7 +87,8 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         let checkpoint = Checkpoint { config, policy: policy.merged(), words };
         write(&checkpoint, &args.to, args.form, args.numbers)?;
     }
-    print(&format!("wrote {}: {}, seed {seed}\n", args.to.display(), stage.label()));
+    let whose = if args.arm == REFERENCE { format!("{REFERENCE}, seed {seed}") } else { stage.label() };
+    print(&format!("wrote {}: {whose}\n", args.to.display()));
     Ok(())
 }
 

@@ -45,7 +45,7 @@ impl Shape {
             BenchShape::S => gpt2("S", 4, 128, 4, 4096, 16, 48, 32),
             BenchShape::M => gpt2("M", 6, 384, 6, 8192, 32, 96, 8),
             BenchShape::Llama => {
-                let (prompt_tokens, response_tokens, vocabulary) = (32, 96, 49_152);
+                let (prompt_tokens, response_tokens, vocabulary) = (32, 32, 49_152);
                 let actions = Some((3..vocabulary as u32).collect());
                 let (pad, bos, eos) = (0, 1, vocabulary as u32);
                 let space = Space { vocabulary, pad, bos, eos, prompt_tokens, response_tokens, actions, ends: false };
@@ -70,6 +70,11 @@ impl Shape {
                 Self { name: "grammar", config, space, batch: 64, threads: 1 }
             }
         }
+    }
+
+    /// Sequences that are written at a time: of the large model as many as a step on pairs reads.
+    pub fn rollout(&self) -> usize {
+        if self.name == "135M" { 2 * self.batch } else { self.batch }
     }
 
     /// FLOPs of a forward pass over so many tokens, of which `read_out` meet the head.
@@ -138,6 +143,8 @@ pub struct Case<'a> {
 /// Every case, by name.
 pub const CASES: [&str; 9] =
     ["sft", "reward", "dpo_cached", "dpo_live", "dpo_lora", "generate", "logp", "ppo", "evaluation"];
+/// A shape of somebody's model, of which adapters alone are trained.
+pub const PRETRAINED: &str = "pretrained";
 /// Rank of the adapters.
 pub const LORA_RANK: usize = 16;
 
@@ -154,7 +161,7 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
     // far from its end, so that the rate never reaches 0
     let (rate, updates) = (1e-4, 1 << 20);
     let stands = match (shape.name, name) {
-        ("135M", _) => matches!(name, "dpo_lora" | "generate" | "logp"),
+        ("135M" | PRETRAINED, _) => matches!(name, "dpo_lora" | "generate" | "logp"),
         (_, "dpo_lora") => false,
         (_, "evaluation") => shape.name == "grammar",
         _ => true,
@@ -217,6 +224,7 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
             }
         }
         "generate" => {
+            let batch = shape.rollout();
             let (prompts, space, writer) = (shape.responses(batch).prompts, shape.space.clone(), policy().valid());
             let mut round = 0;
             Case {

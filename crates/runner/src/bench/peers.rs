@@ -116,6 +116,6 @@ fn sizes(shape: &Shape) -> serde_json::Value {
     serde_json::json!({
         "family": family, "gelu": gelu, "inner": inner, "layers": config.layers, "width": config.width,
         "heads": config.heads, "key_value_heads": config.key_value_heads(), "vocabulary": config.vocabulary,
-        "lora_rank": LORA_RANK, "prompt": shape.space.prompt_tokens, "response": shape.space.response_tokens, "batch": shape.batch,
+        "lora_rank": LORA_RANK, "prompt": shape.space.prompt_tokens, "response": shape.space.response_tokens, "batch": shape.batch, "rollout": shape.rollout(),
     })
 }
