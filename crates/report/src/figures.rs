@@ -200,6 +200,11 @@ pub(crate) fn common_kl(run: &Run) -> f64 {
     frontier::matched_kls(run).iter().copied().rfind(reached).unwrap_or(preset)
 }
 
+/// On what a training's seconds were measured.
+pub(crate) fn threads(run: &Run) -> &'static str {
+    if run.experiment.is_pretrained() { "all cores" } else { "one thread" }
+}
+
 pub(crate) fn gold_axis(run: &Run) -> String {
     match run.experiment.world.kind {
         WorldKind::Grammar => "gold reward, test prompts".into(),
@@ -635,7 +640,7 @@ fn costs(run: &Run) -> Vec<(&'static str, Bars)> {
         (
             "seconds",
             panel(
-                "seconds, one thread (pale: before the loop)",
+                &format!("seconds, {} (pale: before the loop)", threads(run)),
                 &|c| [c.seconds_before, c.seconds - c.seconds_before],
                 &seconds,
             ),

@@ -8,7 +8,7 @@ use crate::tables::Tables;
 use crate::verdict::Verdict;
 use crate::{Error, Result, frontier, theme};
 use duel_spec::metrics::{self, Metric};
-use duel_spec::{Completion, REFERENCE, WorldKind};
+use duel_spec::{Completion, Experiment, JudgeKind, REFERENCE, WorldKind};
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, context};
@@ -95,6 +95,12 @@ pub(crate) fn fill(
                 gold_sd => format!("{:.2}", mean(&of_reference(metrics::GOLD_SD))),
             },
             rows => run.experiment.stages.pairs.rows,
+            pretrained => run.experiment.model.from.clone(),
+            sft => run.experiment.stages.sft.steps > 0,
+            own_rows => if run.experiment.world.kind == WorldKind::Rows { run.experiment.world.rows.train.clone() } else { String::new() },
+            judge => judge(&run.experiment),
+            judge_command => run.experiment.judge.command.join(" "),
+            threads => figures::threads(run),
             bayes => shared("pairs", metrics::BAYES_ACCURACY, 3),
             tau => shared("pairs", metrics::TAU, 2),
             rm_test => shared("rm", metrics::PAIR_ACCURACY_TEST, 3),
@@ -127,6 +133,17 @@ pub(crate) fn fill(
             world => format!("{:?}", run.experiment.world.kind).to_lowercase(),
         },
     )
+}
+
+/// What the judge of a world of text is.
+fn judge(experiment: &Experiment) -> &'static str {
+    match experiment.judge.kind {
+        JudgeKind::World if experiment.world.kind == WorldKind::Rows => "rows",
+        JudgeKind::World | JudgeKind::Sentiment => "sentiment",
+        JudgeKind::Ratings => "ratings",
+        JudgeKind::Rules => "rules",
+        JudgeKind::Command => "command",
+    }
 }
 
 /// A template filled, with the look that all pages share.
