@@ -188,6 +188,20 @@ pub enum DataCommand {
     Check(CheckArgs),
 }
 
+/// Under which names a row's parts stand.
+#[derive(Debug, Clone, Args)]
+pub struct ColumnArgs {
+    /// The column of prompts
+    #[arg(long, value_name = "NAME", default_value = "prompt")]
+    pub prompt: String,
+    /// The column of what was preferred
+    #[arg(long, value_name = "NAME", default_value = "chosen")]
+    pub chosen: String,
+    /// The column of what was not
+    #[arg(long, value_name = "NAME", default_value = "rejected")]
+    pub rejected: String,
+}
+
 #[derive(Debug, Args)]
 pub struct CheckArgs {
     /// The rows: .jsonl, .json, .csv, .tsv or .parquet
@@ -207,15 +221,8 @@ pub struct CheckArgs {
     /// Rows with longer completions are left out
     #[arg(long, value_name = "N", default_value_t = 128)]
     pub response_tokens: usize,
-    /// The column of prompts
-    #[arg(long, value_name = "NAME", default_value = "prompt")]
-    pub prompt: String,
-    /// The column of what was preferred
-    #[arg(long, value_name = "NAME", default_value = "chosen")]
-    pub chosen: String,
-    /// The column of what was not
-    #[arg(long, value_name = "NAME", default_value = "rejected")]
-    pub rejected: String,
+    #[command(flatten)]
+    pub columns: ColumnArgs,
     #[arg(long, value_enum, default_value = "text")]
     pub format: Format,
 }
@@ -230,15 +237,8 @@ pub struct InitArgs {
     /// The model: a Hugging Face directory or a .gguf file
     #[arg(long, value_name = "DIR|FILE.gguf")]
     pub model: PathBuf,
-    /// The column of prompts
-    #[arg(long, value_name = "NAME", default_value = "prompt")]
-    pub prompt: String,
-    /// The column of what was preferred
-    #[arg(long, value_name = "NAME", default_value = "chosen")]
-    pub chosen: String,
-    /// The column of what was not
-    #[arg(long, value_name = "NAME", default_value = "rejected")]
-    pub rejected: String,
+    #[command(flatten)]
+    pub columns: ColumnArgs,
 }
 
 /// What an export writes.

@@ -1,6 +1,6 @@
 //! `duel data check` and `duel init`: a person's own rows, before anything is trained.
 
-use crate::cli::{CheckArgs, Format, InitArgs};
+use crate::cli::{CheckArgs, ColumnArgs, Format, InitArgs};
 use crate::scene::Given as Model;
 use crate::{Error, Result, print};
 use duel_data::check::{self, Asked, Findings, Given, Lengths};
@@ -30,9 +30,9 @@ fn findings(args: &CheckArgs) -> Result<Findings> {
     for (path, split) in [(&args.validation, Split::Validation), (&args.test, Split::Test)] {
         files.extend(path.iter().map(|path| Given { path: path.clone(), split: Some(split) }));
     }
-    let columns = Columns { prompt: args.prompt.clone(), chosen: args.chosen.clone(), rejected: args.rejected.clone() };
+    let ColumnArgs { prompt, chosen, rejected } = args.columns.clone();
     let asked = Asked {
-        columns,
+        columns: Columns { prompt, chosen, rejected },
         encoder: encoder.as_ref(),
         prompt_tokens: args.prompt_tokens,
         response_tokens: args.response_tokens,
@@ -127,9 +127,7 @@ pub fn init(args: &InitArgs) -> Result<()> {
         test: None,
         prompt_tokens: usize::MAX,
         response_tokens: usize::MAX,
-        prompt: args.prompt.clone(),
-        chosen: args.chosen.clone(),
-        rejected: args.rejected.clone(),
+        columns: args.columns.clone(),
         format: Format::Text,
     };
     let found = findings(&asked)?;
@@ -143,7 +141,8 @@ pub fn init(args: &InitArgs) -> Result<()> {
     let holdout = (found.usable / 10).clamp(2, 256);
     let rows = found.usable.saturating_sub(2 * holdout).clamp(2, 4096);
     let batch = if rows >= 64 { 16 } else { 4 };
-    let columns = [("prompt", &args.prompt), ("chosen", &args.chosen), ("rejected", &args.rejected)];
+    let columns =
+        [("prompt", &args.columns.prompt), ("chosen", &args.columns.chosen), ("rejected", &args.columns.rejected)];
     let renamed = columns.iter().filter(|(usual, name)| usual != name);
     let renamed: String = renamed.map(|(usual, name)| format!("{usual} = {name:?}\n")).collect();
     let name =

@@ -2,7 +2,7 @@
 
 use crate::cli::{ExportArgs, ExportAs, ImportArgs, Numbers};
 use crate::plan::{Kind, Plan, Stage};
-use crate::work::{Desk, Models};
+use crate::work::Desk;
 use crate::{Error, Result, print};
 use duel_ledger::{Manifest, RunDir, cells_of};
 use duel_model::gguf::{self, Precision};
@@ -64,8 +64,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     let seed = args.seed.unwrap_or(experiment.seed);
     let stage = stage(args, &plan, seed)?;
     let (device, stop) = (duel_model::device::open(&manifest.device)?, AtomicBool::new(false));
-    let models = Models::default();
-    let desk = Desk { experiment: &experiment, plan: &plan, stage, run: &run, device, stop: &stop, models };
+    let desk = Desk::new(&experiment, &plan, stage, &run, device, &stop);
     let scene = desk.scene()?;
     let world = scene.world.as_ref();
     let policy = if args.arm == REFERENCE { desk.sft_policy(world)? } else { desk.trained_policy(world)? };

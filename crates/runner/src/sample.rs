@@ -2,7 +2,7 @@
 
 use crate::cli::{Format, SampleArgs};
 use crate::plan::{Kind, Plan, Stage};
-use crate::work::{Desk, Models};
+use crate::work::Desk;
 use crate::{Error, Result, print};
 use duel_data::{Prompt, World};
 use duel_ledger::{Manifest, RunDir, cells_of};
@@ -45,15 +45,7 @@ fn responses(args: &SampleArgs) -> Result<Vec<Said>> {
     let (report, run) = (Run::read(&args.run)?, RunDir::open(&args.run)?);
     let seed = args.seed.unwrap_or(experiment.seed);
     let (device, stop) = (duel_model::device::open(&manifest.device)?, AtomicBool::new(false));
-    let desk = |stage| Desk {
-        experiment: &experiment,
-        plan: &plan,
-        stage,
-        run: &run,
-        device: device.clone(),
-        stop: &stop,
-        models: Models::default(),
-    };
+    let desk = |stage| Desk::new(&experiment, &plan, stage, &run, device.clone(), &stop);
     let speakers = speakers(args, &plan, &report, seed)?;
 
     // 2. What they are asked: the same prompts and random numbers for all.

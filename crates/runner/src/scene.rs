@@ -86,38 +86,50 @@ impl Given {
     }
 }
 
+/// The model that an experiment begins from, where somebody else has trained it.
+fn given(experiment: &Experiment) -> Result<Option<Given>> {
+    experiment.is_pretrained().then(|| Given::open(&experiment.model.from)).transpose()
+}
+
 /// The ids of an experiment's world, and its model's sizes, without looking at any data.
 pub(crate) fn sizes(experiment: &Experiment) -> Result<(Space, TransformerConfig)> {
     let world = &experiment.world;
-    let space = match world.kind {
-        WorldKind::Grammar => GrammarWorld::new(world.grammar.rho, 1).space().clone(),
-        WorldKind::Reviews if experiment.is_pretrained() => {
-            reviews_space(experiment, &Given::open(&experiment.model.from)?)?
-        }
-        WorldKind::Reviews => {
+    let given = given(experiment)?;
+    let space = match (world.kind, &given) {
+        (WorldKind::Rows, Some(given)) => rows_space(experiment, given),
+        (WorldKind::Reviews, Some(given)) => reviews_space(experiment, given)?,
+        (WorldKind::Reviews, None) => {
             let space = reviews_sizes(experiment).space(world.reviews.vocabulary);
             // what is said when speed is measured: anything but PAD, BOS and EOS
             let special = [space.pad, space.bos, space.eos];
             let said = (0..space.vocabulary as u32).filter(|id| !special.contains(id)).collect();
             Space { actions: Some(said), ..space }
         }
-        WorldKind::Rows => rows_space(experiment, &Given::open(&experiment.model.from)?),
+        _ => GrammarWorld::new(world.grammar.rho, 1).space().clone(),
     };
-    let config = model_of(experiment, &space)?;
+    let config = match given {
+        Some(given) => given.model.config_for(space.context())?,
+        None => fresh_config(experiment, &space),
+    };
     Ok((space, config))
 }
 
 /// The shape of an experiment's model in a world.
 pub(crate) fn model_of(experiment: &Experiment, space: &Space) -> Result<TransformerConfig> {
-    let shape = &experiment.model;
     if experiment.is_pretrained() {
-        return Ok(Pretrained::open(Path::new(&shape.from))?.config_for(space.context())?);
+        return Ok(Pretrained::open(Path::new(&experiment.model.from))?.config_for(space.context())?);
     }
+    Ok(fresh_config(experiment, space))
+}
+
+/// The shape of a model that nobody has trained yet.
+fn fresh_config(experiment: &Experiment, space: &Space) -> TransformerConfig {
+    let shape = &experiment.model;
     let context = match experiment.world.kind {
         WorldKind::Grammar | WorldKind::Rows => space.context(),
         WorldKind::Reviews => experiment.stages.base.window,
     };
-    Ok(TransformerConfig::small(space.vocabulary, context, shape.layers, shape.width, shape.heads, shape.tied))
+    TransformerConfig::small(space.vocabulary, context, shape.layers, shape.width, shape.heads, shape.tied)
 }
 
 fn reviews_sizes(experiment: &Experiment) -> Sizes {
@@ -171,10 +183,7 @@ pub(crate) fn prepare(experiment: &Experiment, to: &Path, recorder: &mut StageRe
     let settings = &experiment.world.reviews;
     let folder = PathBuf::from(&settings.data);
     recorder.progress(0, 3, "reading");
-    let given = match experiment.is_pretrained() {
-        true => Some(Given::open(&experiment.model.from)?),
-        false => None,
-    };
+    let given = given(experiment)?;
     let thirds = if reads_reviews(experiment) { Some(reviews::load_thirds(&folder)?) } else { None };
 
     // 1. Prompts and rows.
@@ -274,10 +283,7 @@ pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>) -> Result<Sce
         let gold = Arc::new(GrammarGold);
         return Ok(Scene { world: grammar.clone(), grammar: Some(grammar), reviews: None, rows: None, gold });
     };
-    let given = match experiment.is_pretrained() {
-        true => Some(Given::open(&experiment.model.from)?),
-        false => None,
-    };
+    let given = given(experiment)?;
     match (settings.kind, given) {
         (WorldKind::Rows, Some(given)) => {
             let world = Arc::new(RowsWorld::open(folder, given.encoder()?, rows_space(experiment, &given))?);

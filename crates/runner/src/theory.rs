@@ -3,7 +3,7 @@
 use crate::cli::{ExactWorld, Family, Format, OptimumArgs, Proxy, VerifyArgs};
 use crate::execute::Failure;
 use crate::plan::{Kind, Plan};
-use crate::work::{Desk, Models};
+use crate::work::Desk;
 use crate::{Error, Result, print};
 use duel_data::grammar::GrammarWorld;
 use duel_evaluation::claims::{self, Bound, Claim};
@@ -65,15 +65,7 @@ fn of_run(args: &OptimumArgs, path: &Path) -> Result<Tables> {
     let run = RunDir::create(path.parent().unwrap_or(Path::new(".")), &experiment.name)?;
     let (device, stop) = (duel_model::device::open("flex")?, AtomicBool::new(false));
     let world = GrammarWorld::new(experiment.world.grammar.rho, experiment.world.grammar.sft_rows);
-    let desk = Desk {
-        experiment: &experiment,
-        plan: &plan,
-        stage,
-        run: &run,
-        device: device.clone(),
-        stop: &stop,
-        models: Models::default(),
-    };
+    let desk = Desk::new(&experiment, &plan, stage, &run, device.clone(), &stop);
     let policy = desk.sft_policy(&world)?;
     let reader = Reader::new(duel_data::World::space(&world), &device);
     Ok(Tables::grammar_with(&world, args.split, |prompts| laws(&policy, &reader, prompts)))

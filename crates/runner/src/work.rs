@@ -44,15 +44,29 @@ pub struct Desk<'a> {
     pub run: &'a RunDir,
     pub device: Device,
     pub stop: &'a AtomicBool,
-    pub models: Models,
+    models: Models,
 }
 
 /// Models that several parts of a stage share: one copy in memory, however many wear adapters on it.
 #[derive(Debug, Default)]
-pub struct Models {
+struct Models {
     config: OnceCell<TransformerConfig>,
     pretrained: OnceCell<Policy>,
     sft: OnceCell<Policy>,
+}
+
+impl<'a> Desk<'a> {
+    /// A desk at which no model has been read yet.
+    pub fn new(
+        experiment: &'a Experiment,
+        plan: &'a Plan,
+        stage: &'a Stage,
+        run: &'a RunDir,
+        device: Device,
+        stop: &'a AtomicBool,
+    ) -> Self {
+        Self { experiment, plan, stage, run, device, stop, models: Models::default() }
+    }
 }
 
 impl Desk<'_> {

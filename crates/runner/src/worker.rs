@@ -3,7 +3,7 @@
 
 use crate::log;
 use crate::plan::Plan;
-use crate::work::{Desk, Models};
+use crate::work::Desk;
 use crate::{Error, Result};
 use duel_ledger::{Lease, RunDir, StageDir, StageRecorder};
 use duel_spec::{Experiment, FORMAT_VERSION, NO_POINT, Recorder, SHARED_ARM};
@@ -83,15 +83,7 @@ pub fn work(run: &Path, place: usize, device: &str, checkpoints: Duration, detac
     );
     recorder = recorder.told_in(run.path(), &stage.id.folder());
     recorder.progress(0, 1, "begun");
-    let desk = Desk {
-        experiment: &experiment,
-        plan: &plan,
-        stage,
-        run: &run,
-        device: duel_model::device::open(device)?,
-        stop: &stop,
-        models: Models::default(),
-    };
+    let desk = Desk::new(&experiment, &plan, stage, &run, duel_model::device::open(device)?, &stop);
     StageDir::make(&run.stages(), &stage.id, &stage.key, |to| desk.work(to, &mut recorder))?;
     Ok(())
 }
