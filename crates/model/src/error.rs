@@ -9,6 +9,8 @@ pub enum Error {
     UnknownDevice { name: String },
     #[error("this build has no `{name}` device")]
     DeviceNotBuilt { name: String },
+    #[error("no adapter for `{name}` was found on this machine")]
+    NoAdapter { name: String },
     #[error("failed to read the weights `{}`", path.display())]
     Read { path: PathBuf, source: std::io::Error },
     #[error("failed to write the weights `{}`", path.display())]
@@ -31,8 +33,12 @@ impl Error {
     /// What the person can change.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::UnknownDevice { .. } => Some("devices: flex (the default), ndarray, wgpu".into()),
+            Self::UnknownDevice { .. } => Some("devices: flex (the default), ndarray, wgpu, cuda".into()),
             Self::DeviceNotBuilt { name } => Some(format!("build with `cargo build --release --features {name}`")),
+            Self::NoAdapter { name } if name == "wgpu" => Some(
+                "it needs a driver for Vulkan, Metal or DirectX 12; Debian's mesa-vulkan-drivers has one that computes on the processor".into(),
+            ),
+            Self::NoAdapter { .. } => Some("it needs a card and its driver; `duel doctor` lists what is found".into()),
             Self::Damaged { .. } | Self::Lacking { .. } | Self::Shape { .. } => Some(
                 "if it was downloaded, fetch it again; if a stage wrote it, remove the stage's folder and run again: it will be \
                  trained anew"

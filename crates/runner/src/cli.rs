@@ -332,7 +332,7 @@ pub struct ExperimentArgs {
     /// Where runs stand; this one goes to DIR/<name>
     #[arg(long, value_name = "DIR", default_value = "runs")]
     pub out: PathBuf,
-    /// Where tensors live: flex, ndarray or wgpu
+    /// Where tensors live: flex, ndarray, wgpu or cuda
     #[arg(long, value_name = "NAME", default_value = "flex")]
     pub device: String,
 }

@@ -29,7 +29,11 @@ pub fn doctor(out: &Path) -> Result<()> {
     all.push(found(Some(vectors != "none"), "vectors", format!("{vectors}{slow}")));
     for name in device::NAMES {
         all.push(match device::open(name) {
-            Ok(_) => found(Some(true), "device", name.into()),
+            Ok(_) => {
+                let on = device::adapters(name).map_or_else(String::new, |found| format!(" on {}", found.join(", ")));
+                found(Some(true), "device", format!("{name}{on}"))
+            }
+            Err(error @ duel_model::Error::NoAdapter { .. }) => found(Some(false), "device", error.to_string()),
             Err(error) => found(None, "device", format!("{error}: cargo build --release --features {name}")),
         });
     }
