@@ -34,6 +34,7 @@ pub fn pairs(file: &Value, vocabulary: usize) -> (Vec<PreferenceRow>, Space) {
         prompt: golden::ids(&pair["prompt_ids"]),
         chosen: golden::ids(&pair["chosen_ids"]),
         rejected: golden::ids(&pair["rejected_ids"]),
+        rejected_prompt: None,
         gold_chosen: 0.0,
         gold_rejected: 0.0,
         p_label: 1.0,

@@ -81,12 +81,22 @@ pub struct Findings {
     pub boundaries: usize,
     /// Pairs that would be trained on or judged by.
     pub usable: usize,
+    /// Single completions that would, wanted and unwanted.
+    pub usable_wanted: usize,
+    pub usable_unwanted: usize,
 }
 
 impl Findings {
     /// Whether something ought to be mended before anything is trained.
     pub fn are_bad(&self) -> bool {
-        self.unreadable > 0 || self.same > 0 || self.leaks > 0 || self.usable == 0
+        self.unreadable > 0 || self.same > 0 || self.leaks > 0 || self.all_usable() == 0
+    }
+
+    /// Pairs, and the twos that single completions come to stand in.
+    pub fn all_usable(&self) -> usize {
+        let [fewer, more] =
+            [self.usable_wanted.min(self.usable_unwanted), self.usable_wanted.max(self.usable_unwanted)];
+        self.usable + if fewer > 0 { more } else { 0 }
     }
 
     fn note(&mut self, file: &Path, line: usize, what: String, kind: &str) {
@@ -194,7 +204,7 @@ fn one(
     *prompts.entry(key).or_default() |= 1 << split.map_or(3, |split| split as u8);
     let whole = hash_bytes(format!("{record:?}").as_bytes());
     let is_new = rows.insert(u64::from_str_radix(&whole[..16], 16).unwrap_or(0));
-    let mut usable = matches!(record, Record::Pair { .. });
+    let mut usable = !matches!(record, Record::Prompt { .. });
     if !is_new {
         found.duplicates += 1;
         usable = false;
@@ -235,7 +245,8 @@ fn one(
     };
     let (prompt, completions) = sizes;
     lengths[0].add(prompt);
-    completions.iter().zip(&mut lengths[1..]).for_each(|(length, counts)| counts.add(*length));
+    let side = if matches!(record, Record::Judged { wanted: false, .. }) { 2 } else { 1 };
+    completions.iter().zip(&mut lengths[side..]).for_each(|(length, counts)| counts.add(*length));
     if asked.encoder.is_some() {
         if prompt > asked.prompt_tokens {
             found.prompts_too_long += 1;
@@ -246,7 +257,11 @@ fn one(
             usable = false;
         }
     }
-    found.usable += usize::from(usable);
+    *match record {
+        Record::Judged { wanted: true, .. } => &mut found.usable_wanted,
+        Record::Judged { wanted: false, .. } => &mut found.usable_unwanted,
+        _ => &mut found.usable,
+    } += usize::from(usable);
 }
 
 fn words(said: &Said) -> usize {
@@ -288,7 +303,9 @@ mod tests {
         let found = check(&files, &asked)?;
         assert_eq!((found.rows, found.pairs, found.judged, found.unreadable), (8, 5, 1, 2));
         assert_eq!((found.same, found.duplicates, found.leaks, found.prompts), (1, 1, 1, 4));
-        assert_eq!(found.usable, 3);
+        assert_eq!((found.usable, found.usable_wanted, found.usable_unwanted, found.all_usable()), (3, 1, 0, 3));
+        let two = Findings { usable_unwanted: 4, ..found.clone() };
+        assert_eq!(two.all_usable(), 7, "the one that is wanted stands beside each of the four");
         assert!(found.are_bad());
         let lines: Vec<usize> = found.first.iter().map(|problem| problem.line).collect();
         assert_eq!(lines, [2, 5, 6]);

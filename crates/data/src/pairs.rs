@@ -1,16 +1,20 @@
-//! Preference rows: two responses to one prompt, ordered by a noisy annotator.
+//! Preference rows: two responses, mostly to one prompt, ordered by a noisy annotator.
 
 use duel_spec::{Split, ids::hash_bytes, seeds::Rng};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
-/// Two responses to one prompt and which was preferred.
+/// Two responses and which was preferred.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PreferenceRow {
     pub split: Split,
     pub prompt: Vec<u32>,
     pub chosen: Vec<u32>,
     pub rejected: Vec<u32>,
+    /// The rejected response's own prompt, where it is another one: rows of single completions, wanted and unwanted, stand in
+    /// twos. Ethayarajh et al. 2024.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected_prompt: Option<Vec<u32>>,
     pub gold_chosen: f64,
     pub gold_rejected: f64,
     /// Probability with which the annotator gives this order, of those that it does not call a tie; ½ of a tie.
@@ -21,6 +25,11 @@ pub struct PreferenceRow {
 }
 
 impl PreferenceRow {
+    /// The prompt of the rejected response.
+    pub fn prompt_of_rejected(&self) -> &Vec<u32> {
+        self.rejected_prompt.as_ref().unwrap_or(&self.prompt)
+    }
+
     /// How sure the annotator was, 0 to 1: `|log-odds of the label|`, three and more counting as 1. What a person would say in
     /// words ("slightly better", "much better").
     pub fn strength(&self) -> f64 {
@@ -31,7 +40,7 @@ impl PreferenceRow {
 /// A hash of rows: prompts, responses, their order and whether they are tied.
 pub fn hash(rows: &[PreferenceRow]) -> String {
     let numbers = rows.iter().flat_map(|row| {
-        let sides = [&row.prompt, &row.chosen, &row.rejected].into_iter();
+        let sides = [&row.prompt, &row.chosen, &row.rejected].into_iter().chain(&row.rejected_prompt);
         let ids = sides.flat_map(|ids| std::iter::once(ids.len() as u32).chain(ids.iter().copied()));
         ids.chain(std::iter::once(u32::from(row.tie)))
     });
@@ -132,6 +141,7 @@ mod tests {
             prompt: vec![],
             chosen: vec![],
             rejected: vec![],
+            rejected_prompt: None,
             gold_chosen: 0.0,
             gold_rejected: 0.0,
             p_label,

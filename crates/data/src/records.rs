@@ -6,6 +6,7 @@ use crate::{Error, Result};
 use duel_spec::ids::Hasher;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -30,12 +31,7 @@ pub fn open(path: &Path) -> Result<Lines> {
             if first != Some(b'[') {
                 return open_again(path).map(json_lines);
             }
-            let rows: Vec<Value> = serde_json::from_reader(reader).map_err(|e| Error::Row {
-                path: path.into(),
-                row: e.line(),
-                problem: e.to_string(),
-            })?;
-            Ok(Box::new(rows.into_iter().enumerate().map(|(row, value)| (row + 1, Ok(value)))))
+            Ok(Box::new(JsonList { reader, row: 0 }))
         }
         "csv" | "tsv" => {
             let delimiter = if ending == "csv" { b',' } else { b'\t' };
@@ -84,6 +80,64 @@ pub fn hash(path: &Path) -> Result<String> {
     }
 }
 
+/// A JSON list, item by item.
+struct JsonList {
+    reader: BufReader<File>,
+    /// Items read; `usize::MAX` after the end.
+    row: usize,
+}
+
+impl JsonList {
+    /// The next byte that is no space, left where it is.
+    fn peek(&mut self) -> std::io::Result<Option<u8>> {
+        loop {
+            let bytes = self.reader.fill_buf()?;
+            let spaces = bytes.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+            let (next, is_end) = (bytes.get(spaces).copied(), bytes.is_empty());
+            self.reader.consume(spaces);
+            if next.is_some() || is_end {
+                return Ok(next);
+            }
+        }
+    }
+
+    /// The next item; nothing after the last.
+    fn item(&mut self) -> std::result::Result<Option<Value>, String> {
+        let opening = if self.row == 0 { b'[' } else { b',' };
+        let first = self.peek().map_err(|e| e.to_string())?;
+        match first {
+            Some(b']') if self.row > 0 => return Ok(None),
+            Some(byte) if byte == opening => self.reader.consume(1),
+            Some(byte) => return Err(format!("after a row stands `{}`, not `,` or `]`", char::from(byte))),
+            None => return Err("the list does not end".into()),
+        }
+        match self.peek().map_err(|e| e.to_string())? {
+            Some(b']') if self.row == 0 => Ok(None),
+            // an object is read to its last bracket and no further
+            Some(b'{') => {
+                let mut json = serde_json::Deserializer::from_reader(&mut self.reader);
+                Value::deserialize(&mut json).map(Some).map_err(|e| format!("it is no JSON: {e}"))
+            }
+            _ => Err("a row of the list is no object".into()),
+        }
+    }
+}
+
+impl Iterator for JsonList {
+    type Item = (usize, std::result::Result<Value, String>);
+
+    /// What is no JSON ends the list: nobody knows where the next row would begin.
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.row == usize::MAX {
+            return None;
+        }
+        let found = self.item().transpose()?;
+        let row = self.row + 1;
+        self.row = if found.is_ok() { row } else { usize::MAX };
+        Some((row, found))
+    }
+}
+
 fn open_again(path: &Path) -> Result<File> {
     File::open(path).map_err(|source| Error::Read { path: path.into(), source })
 }
@@ -100,16 +154,31 @@ fn json_lines(file: File) -> Lines {
     }))
 }
 
-/// A cell of CSV: JSON where it is a list, a number or a flag; else text, or nothing.
+/// A cell of CSV: a JSON list of turns, text, or nothing. Whether text is a number or a flag is for its column to say.
 fn cell_value(cell: &str) -> Value {
-    let looks = cell.trim_start().starts_with('[') || cell.parse::<f64>().is_ok();
+    let text = || Value::String(cell.into());
     match cell {
         "" => Value::Null,
-        "true" | "True" | "TRUE" => Value::Bool(true),
-        "false" | "False" | "FALSE" => Value::Bool(false),
-        _ if looks => serde_json::from_str(cell).unwrap_or_else(|_| Value::String(cell.into())),
-        _ => Value::String(cell.into()),
+        _ if cell.trim_start().starts_with('[') => serde_json::from_str(cell).unwrap_or_else(|_| text()),
+        _ => text(),
     }
+}
+
+/// A number, or text that is one.
+fn number_of(value: &Value) -> Option<f64> {
+    let x = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
+    x.filter(|x| x.is_finite())
+}
+
+/// A flag, 0 or 1, or text that is one of these.
+fn flag_of(value: &Value) -> Option<bool> {
+    let written = value.as_str().and_then(|text| text.trim().to_lowercase().parse().ok());
+    let counted = || match number_of(value)? {
+        0.0 => Some(false),
+        1.0 => Some(true),
+        _ => None,
+    };
+    value.as_bool().or(written).or_else(counted)
 }
 
 fn object<'a>(fields: impl Iterator<Item = (&'a String, &'a Field)>) -> Value {
@@ -187,7 +256,7 @@ impl Record {
         };
         let number = |name: &str| match get(name) {
             None => Ok(None),
-            Some(value) => match value.as_f64().filter(|x| x.is_finite()) {
+            Some(value) => match number_of(value) {
                 Some(x) => Ok(Some(x)),
                 None => Err(format!("`{name}` is {}, not a number", kind(value))),
             },
@@ -208,11 +277,10 @@ impl Record {
             (None, None) => {
                 let wanted = match (get("label"), get("completion")) {
                     (_, None) => None, // a label of something else
-                    (Some(Value::Bool(label)), Some(_)) => Some(*label),
-                    (Some(Value::Number(n)), Some(_)) if n.as_f64() == Some(0.0) || n.as_f64() == Some(1.0) => {
-                        Some(n.as_f64() == Some(1.0))
-                    }
-                    (Some(label), Some(_)) => return Err(format!("`label` is {}, not true or false", kind(label))),
+                    (Some(label), Some(_)) => match flag_of(label) {
+                        None => return Err(format!("`label` is {}, not true or false", kind(label))),
+                        wanted => wanted,
+                    },
                     (None, Some(_)) => return Err("`completion` without `label`: is it wanted or not?".into()),
                 };
                 match (prompt, part("completion")?, wanted) {

@@ -207,8 +207,8 @@ impl Sizes {
 pub enum Words {
     /// Its own, learned from the language third: so many.
     Own(usize),
-    /// Those of a pretrained model, with its EOS.
-    Given(Box<TextTokenizer>, u32),
+    /// Those of a pretrained model, with what comes before every prompt and its EOS.
+    Given(Box<TextTokenizer>, Vec<u32>, u32),
 }
 
 /// What [`prepare`] leaves on disk.
@@ -230,10 +230,7 @@ pub fn prepare(thirds: &Thirds, words: Words, prompt_tokens: usize, to: &Path) -
         Words::Own(vocabulary) => {
             (TextTokenizer::train(train.iter().map(|r| r.text.as_str()), vocabulary)?, vec![BOS], EOS)
         }
-        Words::Given(tokenizer, eos) => {
-            let start = tokenizer.encode_start("")?;
-            (*tokenizer, start, eos)
-        }
+        Words::Given(tokenizer, start, eos) => (*tokenizer, start, eos),
     };
     tokenizer.save(&to.join(TOKENIZER))?;
     for (file, part) in [(LANGUAGE, &train), (LANGUAGE_HELDOUT, &heldout)] {
@@ -262,8 +259,9 @@ pub fn prepare(thirds: &Thirds, words: Words, prompt_tokens: usize, to: &Path) -
         if ids.len() < prompt_tokens {
             continue;
         }
-        let ids: Vec<u32> = start.iter().copied().chain(ids.into_iter().take(prompt_tokens)).collect();
-        let text = tokenizer.decode(&ids)?;
+        let opening = &ids[..prompt_tokens];
+        let text = tokenizer.decode(opening)?;
+        let ids = [&start, opening].concat();
         prompts.push((split, ids, text));
     }
     drop_leaks(&mut prompts);
@@ -311,8 +309,9 @@ pub struct ReviewsWorld {
 }
 
 impl ReviewsWorld {
-    /// Opens what [`prepare`] wrote; `space` is that of a pretrained model, or the world's own.
-    pub fn open(folder: &Path, sizes: Sizes, space: Option<Space>) -> Result<Self> {
+    /// Opens what [`prepare`] wrote; `given` is a pretrained model's space with what comes before every prompt. Else both are the
+    /// world's own.
+    pub fn open(folder: &Path, sizes: Sizes, given: Option<(Space, Vec<u32>)>) -> Result<Self> {
         let tokenizer = TextTokenizer::open(&folder.join(TOKENIZER))?;
         let stream = |name: &str| -> Result<Vec<u32>> {
             Ok(read(folder.join(name))?.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
@@ -327,15 +326,8 @@ impl ReviewsWorld {
         for (index, (split, ids, text)) in file.prompts.into_iter().enumerate() {
             splits[split as usize].push(Prompt { index, split, ids, text });
         }
-        let start = if space.is_some() { tokenizer.encode_start("")? } else { vec![BOS] };
-        Ok(Self {
-            start,
-            space: space.unwrap_or_else(|| sizes.space(tokenizer.vocabulary())),
-            language: stream(LANGUAGE)?,
-            heldout: stream(LANGUAGE_HELDOUT)?,
-            tokenizer,
-            splits,
-        })
+        let (space, start) = given.unwrap_or_else(|| (sizes.space(tokenizer.vocabulary()), vec![BOS]));
+        Ok(Self { start, space, language: stream(LANGUAGE)?, heldout: stream(LANGUAGE_HELDOUT)?, tokenizer, splits })
     }
 
     /// Tokens of running text that the language model trains on: `<bos> review <eos>` over and over.
@@ -363,8 +355,9 @@ impl ReviewsWorld {
 }
 
 impl Texts for ReviewsWorld {
+    /// Of a prompt, what stands before it is left out.
     fn text(&self, ids: &[u32]) -> Result<String> {
-        self.tokenizer.decode(ids)
+        self.tokenizer.decode(ids.strip_prefix(self.start.as_slice()).unwrap_or(ids))
     }
 }
 
@@ -404,8 +397,9 @@ impl World for ReviewsWorld {
                 ),
             });
         }
-        let ids: Vec<u32> = self.start.iter().copied().chain(found.into_iter().take(wanted)).collect();
-        let text = self.tokenizer.decode(&ids)?;
+        let opening = &found[..wanted];
+        let text = self.tokenizer.decode(opening)?;
+        let ids = [&self.start, opening].concat();
         Ok(Prompt { index: usize::MAX, split: Split::Test, ids, text })
     }
 

@@ -30,6 +30,9 @@ pub struct Source {
 pub struct Tally {
     pub read: usize,
     pub kept: usize,
+    /// Of those kept, two single completions that stand together, one wanted and one not, to prompts of their own.
+    #[serde(default)]
+    pub unpaired: usize,
     /// Of another shape, or refused by the template.
     pub unreadable: usize,
     pub prompts_too_long: usize,
@@ -41,10 +44,10 @@ pub struct Tally {
 
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { read, kept, unreadable, prompts_too_long, responses_too_long, same, duplicates } = self;
+        let Self { read, kept, unpaired, unreadable, prompts_too_long, responses_too_long, same, duplicates } = self;
         write!(
             f,
-            "{kept} of {read} rows kept; {unreadable} unreadable, {prompts_too_long} with prompts too long, \
+            "{read} rows read, {kept} pairs kept, {unpaired} of them made of completions with a label; {unreadable} unreadable, {prompts_too_long} with prompts too long, \
              {responses_too_long} with completions too long, {same} whose completions are the same, {duplicates} duplicates"
         )
     }
@@ -86,6 +89,7 @@ fn split_of(key: u64, holdout: f64) -> Split {
 pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
     let mut tally = Tally::default();
     let mut kept: [BTreeMap<(u64, u64), PreferenceRow>; 3] = Default::default();
+    let mut single: [[BTreeMap<u64, Row>; 2]; 3] = Default::default(); // unwanted, wanted
     let mut prompts: [BTreeMap<u64, Vec<u32>>; 3] = Default::default();
     let mut seen: HashSet<u64> = HashSet::new();
     for (split, path) in &source.files {
@@ -117,6 +121,19 @@ pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
             if among.len() > most {
                 among.pop_last();
             }
+            if let (Record::Judged { wanted, .. }, [completion]) = (&record, encoded.completions.as_slice()) {
+                let of_row = key(&format!("{of_prompt} {completion:?} {wanted}"));
+                if !seen.insert(of_row) {
+                    tally.duplicates += 1;
+                    continue;
+                }
+                let rows = &mut single[split as usize][usize::from(*wanted)];
+                rows.insert(of_row, Row { prompt: encoded.prompt, response: completion.clone() });
+                if rows.len() > most {
+                    rows.pop_last();
+                }
+                continue;
+            }
             let (Record::Pair { margin, scores, .. }, [chosen, rejected]) = (&record, encoded.completions.as_slice())
             else {
                 continue;
@@ -138,6 +155,15 @@ pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
             }
         }
     }
+    for split in [Split::Train, Split::Validation, Split::Test] {
+        let (rows, most) = (&mut kept[split as usize], source.most[usize::from(split != Split::Train)]);
+        let before = rows.len();
+        let [unwanted, wanted] = std::mem::take(&mut single[split as usize]).map(|rows| rows.into_values().collect());
+        for (place, row) in in_twos(split, wanted, unwanted).into_iter().take(most - before).enumerate() {
+            rows.insert((u64::MAX, place as u64), row); // after the pairs of the file
+        }
+        tally.unpaired += rows.len() - before;
+    }
     tally.kept = kept.iter().map(BTreeMap::len).sum();
     if kept.iter().any(BTreeMap::is_empty) {
         let of = |split: Split| format!("{} of {}", kept[split as usize].len(), split.name());
@@ -152,6 +178,21 @@ pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
     let json = serde_json::to_vec(&prompts).map_err(|e| Error::Tokenizer { problem: e.to_string() })?;
     write(&to.join(PROMPTS), &json)?;
     Ok(tally)
+}
+
+/// Single completions in twos, each to its own prompt: as many as there are of the more frequent kind, where those of the other
+/// come round again. Their order is that of hashes, so that who stands beside whom is by chance.
+fn in_twos(split: Split, wanted: Vec<Row>, unwanted: Vec<Row>) -> Vec<PreferenceRow> {
+    if wanted.is_empty() || unwanted.is_empty() {
+        return vec![];
+    }
+    let count = wanted.len().max(unwanted.len());
+    let twos = wanted.iter().cycle().zip(unwanted.iter().cycle()).take(count);
+    let row = |(wanted, unwanted): (&Row, &Row)| PreferenceRow {
+        rejected_prompt: (wanted.prompt != unwanted.prompt).then(|| unwanted.prompt.clone()),
+        ..preference(split, wanted.prompt.clone(), &wanted.response, &unwanted.response, None, None)
+    };
+    twos.map(row).collect()
 }
 
 /// A row whose annotator was as sure as it says: its margin, else the gap of its scores, as log-odds; else sure.
@@ -169,6 +210,7 @@ fn preference(
         prompt,
         chosen: chosen.to_vec(),
         rejected: rejected.to_vec(),
+        rejected_prompt: None,
         gold_chosen: 0.0,
         gold_rejected: 0.0,
         p_label: odds.map_or(1.0, |odds| 1.0 / (1.0 + (-odds).exp())),

@@ -75,6 +75,7 @@ mod tests {
             prompt: prompt.clone(),
             chosen: chosen.to_vec(),
             rejected: rejected.to_vec(),
+            rejected_prompt: None,
             gold_chosen: 0.0,
             gold_rejected: 0.0,
             p_label: 0.5,

@@ -102,6 +102,7 @@ pub fn label(candidates: Vec<Candidate>, split: Split, annotator: &Annotator, rn
                 prompt,
                 chosen,
                 rejected,
+                rejected_prompt: None,
                 gold_chosen: gold[0],
                 gold_rejected: gold[1],
                 p_label,

@@ -107,12 +107,24 @@ fn text(found: &Findings, args: &CheckArgs) -> String {
     }
     line(format!("{} prompts, {} of them in more than one split", many(found.prompts), many(found.leaks)));
     line(format!("{} duplicates, {} pairs whose completions are the same", many(found.duplicates), many(found.same)));
-    line(format!("{} pairs can be used", many(found.usable)));
+    if found.pairs > 0 || found.judged == 0 {
+        line(format!("{} pairs can be used", many(found.usable)));
+    }
+    if found.judged > 0 {
+        let [wanted, unwanted] = [found.usable_wanted, found.usable_unwanted].map(many);
+        line(format!(
+            "{wanted} wanted and {unwanted} unwanted completions can be used, with loss = \"kto\" or \"aot_unpaired\""
+        ));
+    }
     out
 }
 
 /// The template that `duel init` fits, commented as a person would want it.
 const TEMPLATE: &str = include_str!("../../../experiments/own-data.toml");
+
+/// A line of the template, and what stands for it where the loss couples the pairs of a batch.
+const IN_PARTS: &str = "accumulate = 4                  # parts that a batch is read in: the same update in less memory. `recompute = true` does with less still";
+const WHOLE: &str = "recompute = true                # less memory; kto's batches may not be read in parts";
 
 /// Writes an experiment fitted to rows and a model.
 ///
@@ -138,8 +150,9 @@ pub fn init(args: &InitArgs) -> Result<()> {
 
     // 2. Sizes that hold nine of ten, and the hold-out, in round numbers.
     let round = |n: usize| n.next_multiple_of(8).max(8);
-    let holdout = (found.usable / 10).clamp(2, 256);
-    let rows = found.usable.saturating_sub(2 * holdout).clamp(2, 4096);
+    let (usable, is_unpaired) = (found.all_usable(), found.usable_wanted > 0);
+    let holdout = (usable / 10).clamp(2, 256);
+    let rows = usable.saturating_sub(2 * holdout).clamp(2, 4096);
     let batch = if rows >= 64 { 16 } else { 4 };
     let columns =
         [("prompt", &args.columns.prompt), ("chosen", &args.columns.chosen), ("rejected", &args.columns.rejected)];
@@ -154,6 +167,8 @@ pub fn init(args: &InitArgs) -> Result<()> {
         ("\"rows.jsonl\"", path(&args.rows)),
         ("\"path/to/model\"", path(&args.model)),
         ("# columns\n", renamed),
+        (IN_PARTS, if is_unpaired { WHOLE } else { IN_PARTS }.into()),
+        ("# loss = \"kto\"  ", if is_unpaired { "loss = \"kto\"    " } else { "# loss = \"kto\"  " }.into()),
         ("prompt_tokens = 256 ", format!("prompt_tokens = {:<4}", round(prompt.ninety))),
         ("response_tokens = 128 ", format!("response_tokens = {:<4}", round(chosen.ninety.max(rejected.ninety)))),
         ("holdout_rows = 256 ", format!("holdout_rows = {holdout:<4}")),

@@ -14,7 +14,7 @@ use duel_evaluation::{
 use duel_ledger::{RunDir, StageDir, StageRecorder};
 use duel_model::{Flops, Policy, Pretrained, Reader, Responses, TransformerConfig, huggingface, weights};
 use duel_reward::{Scorer, Wanted, collect, label};
-use duel_spec::{Clocks, Experiment, Recorder, Split, Temperature, metrics, seeds};
+use duel_spec::{Clocks, Experiment, PairLoss, Point, Recorder, Split, Temperature, metrics, seeds};
 use duel_training::pairs::shuffled_batches;
 use duel_training::sft::{RunningText, Sft, heldout_nll};
 use duel_training::{Course, Keeper, Learner, Method, PairBatch, Watch, invariants, train};
@@ -193,6 +193,7 @@ impl Desk<'_> {
         invariants::splits_are_disjoint(world)?;
         let gold = &scene.gold;
         if let Some(own) = &scene.rows {
+            check_unpaired(self.experiment, own.rows())?;
             return save_rows(judged(own.rows(), gold.as_ref())?, to);
         }
         let policy = self.sft_policy(world)?;
@@ -536,26 +537,38 @@ impl Desk<'_> {
             path: path.clone(),
             source,
         })?;
-        text.lines()
-            .map(|line| {
-                serde_json::from_str(line).map_err(|e| Error::Foreign {
-                    stage: "pairs",
-                    path: path.clone(),
-                    problem: e.to_string(),
-                })
+        let read = |line| {
+            serde_json::from_str(line).map_err(|e| Error::Foreign {
+                stage: "pairs",
+                path: path.clone(),
+                problem: e.to_string(),
             })
-            .collect()
+        };
+        let rows = text.lines().map(read).collect::<Result<Vec<PreferenceRow>>>()?;
+        check_unpaired(self.experiment, &rows)?;
+        Ok(rows)
+    }
+}
+
+/// Where single completions with a label stand in twos, each to a prompt of its own, only losses that look at each alone, or at
+/// all together, may read them.
+fn check_unpaired(experiment: &Experiment, rows: &[PreferenceRow]) -> Result<()> {
+    let unpaired = rows.iter().filter(|row| row.rejected_prompt.is_some()).count();
+    let compares = |point: &Point| match &point.method {
+        duel_spec::Method::Dpo(dpo) => !matches!(dpo.loss, PairLoss::Kto | PairLoss::AotUnpaired),
+        _ => false,
+    };
+    match experiment.arms.iter().find(|(_, arm)| unpaired > 0 && arm.corners().iter().any(compares)) {
+        Some((arm, _)) => Err(Error::Unpaired { arm: arm.clone(), rows: unpaired }),
+        None => Ok(()),
     }
 }
 
 /// A person's rows with what the judge says of both completions.
 fn judged(rows: &[PreferenceRow], gold: &dyn Scorer) -> Result<Vec<PreferenceRow>> {
-    let side = |of: fn(&PreferenceRow) -> &Vec<u32>| {
-        let prompts = rows.iter().map(|row| row.prompt.clone()).collect();
-        let responses = rows.iter().map(|row| of(row).clone()).collect();
-        Ok::<_, Error>(gold.score(&Responses { prompts, responses, logp: vec![] })?)
-    };
-    let (chosen, rejected) = (side(|row| &row.chosen)?, side(|row| &row.rejected)?);
+    let all: Vec<usize> = (0..rows.len()).collect();
+    let mut chosen = gold.score(&PairBatch::new(rows, &all).both)?;
+    let rejected = chosen.split_off(rows.len());
     let with = |((row, gold_chosen), gold_rejected): ((&PreferenceRow, f64), f64)| PreferenceRow {
         gold_chosen,
         gold_rejected,

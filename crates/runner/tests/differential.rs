@@ -1,6 +1,6 @@
-//! Two devices that share no kernel, flex and ndarray, agree on every model and every method: the forward pass, the
-//! gradient, and ten training steps, to 1e-4.
-#![cfg(feature = "ndarray")]
+//! Devices that share no kernel agree on every model and every method: the forward pass, the gradient, and ten training
+//! steps. ndarray with flex to 1e-4; wgpu and cuda, where they are built in (`scripts/wgpu`), to 1e-3.
+#![cfg(any(feature = "ndarray", feature = "wgpu", feature = "cuda"))]
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use burn::module::Module;
@@ -53,6 +53,7 @@ fn rows(world: &GrammarWorld) -> Vec<PreferenceRow> {
             prompt: two[0].prompt.clone(),
             chosen: two[0].response.clone(),
             rejected: two[1].response.clone(),
+            rejected_prompt: None,
             gold_chosen: 1.0,
             gold_rejected: 0.0,
             p_label: 0.7,
@@ -138,12 +139,12 @@ fn trace(config: &TransformerConfig, adapters: bool, plain: &Device) -> Trace {
     trace
 }
 
-#[test]
-fn flex_and_ndarray_agree() {
-    let (flex, ndarray) = (device::open("flex").unwrap(), device::open("ndarray").unwrap());
+/// Holds a device against flex, to a share of the largest entry of each tensor.
+fn agrees_with_flex(other: &str, tolerance: f32) {
+    let devices = ["flex", other].map(|name| device::open(name).unwrap());
     let world = GrammarWorld::new(0.02, 400);
     for (name, config, adapters) in configs(world.space()) {
-        let (a, b) = (trace(&config, adapters, &flex), trace(&config, adapters, &ndarray));
+        let [a, b] = devices.each_ref().map(|device| trace(&config, adapters, device));
         assert_eq!(a.len(), b.len());
         for ((what, a), (_, b)) in a.iter().zip(&b) {
             assert_eq!(a.len(), b.len(), "{name}: {what}");
@@ -151,8 +152,26 @@ fn flex_and_ndarray_agree() {
             // to the largest of the tensor: entries that cancel to nearly 0 have no relative precision
             let size = a.iter().fold(0f32, |m, x| m.max(x.abs()));
             for (i, (a, b)) in a.iter().zip(b).enumerate() {
-                assert!((a - b).abs() <= 1e-4 * size, "{name}: {what}, entry {i}: flex {a}, ndarray {b}");
+                assert!((a - b).abs() <= tolerance * size, "{name}: {what}, entry {i}: flex {a}, {other} {b}");
             }
         }
     }
+}
+
+#[cfg(feature = "ndarray")]
+#[test]
+fn flex_and_ndarray_agree() {
+    agrees_with_flex("ndarray", 1e-4);
+}
+
+#[cfg(feature = "wgpu")]
+#[test]
+fn flex_and_wgpu_agree() {
+    agrees_with_flex("wgpu", 1e-3);
+}
+
+#[cfg(feature = "cuda")]
+#[test]
+fn flex_and_cuda_agree() {
+    agrees_with_flex("cuda", 1e-3);
 }

@@ -23,11 +23,13 @@ impl PairBatch {
     /// The given preference rows.
     pub fn new(all: &[PreferenceRow], rows: &[usize]) -> Self {
         let mut both = Responses::default();
-        for side in [|r: &PreferenceRow| r.chosen.clone(), |r: &PreferenceRow| r.rejected.clone()] {
-            for &row in rows {
-                both.prompts.push(all[row].prompt.clone());
-                both.responses.push(side(&all[row]));
-            }
+        for &row in rows {
+            both.prompts.push(all[row].prompt.clone());
+            both.responses.push(all[row].chosen.clone());
+        }
+        for &row in rows {
+            both.prompts.push(all[row].prompt_of_rejected().clone());
+            both.responses.push(all[row].rejected.clone());
         }
         let strengths = rows.iter().map(|&row| all[row].strength()).collect();
         Self { rows: rows.to_vec(), both, strengths, ties: rows.iter().map(|&row| all[row].tie).collect() }

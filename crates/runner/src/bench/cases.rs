@@ -118,6 +118,7 @@ impl Shape {
                 prompt: both.prompts[i].clone(),
                 chosen: both.responses[i].clone(),
                 rejected: both.responses[n + i].clone(),
+                rejected_prompt: None,
                 gold_chosen: 0.0,
                 gold_rejected: 0.0,
                 p_label: 0.5,

@@ -1,0 +1,142 @@
+//! A stranger's three commands: a Hugging Face directory and a file of rows become a page with both arms. Of a model so small
+//! that a run takes seconds.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use burn::module::Module;
+use burn::tensor::Device;
+use duel_data::TextTokenizer;
+use duel_model::huggingface::{self, Checkpoint, Special, Words};
+use duel_model::{Family, Kind, Policy, TransformerConfig};
+use duel_spec::seeds;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::{Command, Output};
+
+const CHATML: &str = "{% for message in messages %}{{ '<pad>' + message['role'] + '\n' + message['content'] + '<eos>' }}{% endfor %}\
+                      {% if add_generation_prompt %}{{ '<pad>assistant\n' }}{% endif %}";
+
+/// A Llama of a few thousand weights with a tokenizer and a chat template, as a directory.
+fn model(to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    let texts = ["is it good or bad user assistant yes no very film it was a very good film it was a very bad film"];
+    let tokenizer = TextTokenizer::train(texts.into_iter(), 300).unwrap();
+    let vocabulary = tokenizer.vocabulary();
+    let trained = to.join("words.json");
+    tokenizer.save(&trained).unwrap();
+    let words = Words {
+        special: Special { bos: Some(1), eos: Some(2), pad: Some(0) },
+        tokenizer: Some(std::fs::read(trained).unwrap()),
+        template: Some(CHATML.into()),
+    };
+    let family = Family::Llama { key_value_heads: 2, head_width: 8, inner: 24, rope_theta: 5000.0, epsilon: 1e-5 };
+    let config = TransformerConfig { vocabulary, context: 128, layers: 2, width: 16, heads: 2, tied: true, family };
+    let policy = Policy::new(&config, &mut seeds::derive(1, "test", 0, "init"), &Device::flex()).no_grad();
+    huggingface::write(to, &Checkpoint { config, policy, words }, Kind::F32).unwrap();
+}
+
+fn duel(folder: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_duel")).args(args).current_dir(folder).output().unwrap()
+}
+
+fn ok(folder: &Path, args: &[&str]) -> String {
+    let output = duel(folder, args);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{args:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
+    said
+}
+
+/// Writes rows of JSON, one a line.
+fn write(to: &Path, rows: impl Iterator<Item = Value>) {
+    std::fs::write(to, rows.map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+}
+
+/// Sizes that a test has time for.
+const SMALL: [&str; 14] = [
+    "stages.pairs.rows=16",
+    "stages.pairs.holdout_rows=4",
+    "stages.rm.steps=2",
+    "stages.rm.batch_size=4",
+    "stages.rm.samples=8",
+    "arms.ppo.iterations=2",
+    "arms.ppo.episodes=8",
+    "arms.dpo.batch_size=4",
+    "evaluation.prompts=4",
+    "evaluation.best_of=2",
+    "evaluation.curve_points=1",
+    "evaluation.completions=2",
+    "world.rows.response_tokens=12",
+    "model.from=\"model\"",
+];
+
+/// Runs an experiment in small, and returns its page.
+fn page(folder: &Path, file: &str, further: &[&str]) -> String {
+    let mut args = vec!["run", file];
+    SMALL.iter().chain(further).for_each(|setting| args.extend(["--set", setting]));
+    ok(folder, &args);
+    let name = further.iter().find_map(|setting| setting.strip_prefix("name=")).unwrap_or("mine").replace('"', "");
+    std::fs::read_to_string(folder.join("runs").join(name).join("report/index.html")).unwrap()
+}
+
+#[test]
+fn three_commands_make_a_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    model(&folder.join("model"));
+    let turns = |role: &str, text: &str| json!([{"role": role, "content": text}]);
+    let rows = (0..40).map(|i| {
+        let prompt = turns("user", &format!("is it good {i}"));
+        json!({"prompt": prompt, "chosen": turns("assistant", "very good"), "rejected": turns("assistant", "no")})
+    });
+    write(&folder.join("rows.jsonl"), rows);
+    let said = ok(folder, &["data", "check", "rows.jsonl", "--model", "model"]);
+    assert!(said.contains("40 rows: 40 pairs") && said.contains("40 pairs can be used"), "{said}");
+    ok(folder, &["init", "mine", "--rows", "rows.jsonl", "--model", "model"]);
+    let html = page(folder, "mine/experiment.toml", &[]);
+    for wanted in ["ppo", "dpo", "rows.jsonl", "is it good"] {
+        assert!(html.contains(wanted), "the page lacks {wanted}");
+    }
+    // the arms begin from one model and end as two that other programs read
+    for arm in ["ppo", "dpo"] {
+        ok(folder, &["export", "runs/mine", "--arm", arm, "--to", &format!("out-{arm}")]);
+        assert!(folder.join(format!("out-{arm}/model.safetensors")).is_file());
+    }
+
+    // Another judge: rules, and a program of one's own.
+    let rules = "judge.rules=[{ rule = \"keyword\", any = [\"good\"] }, { rule = \"length\", words = 3, per = 2 }]";
+    page(folder, "mine/experiment.toml", &["name=\"ruled\"", "judge.kind=\"rules\"", rules]);
+    let program = "import json, sys\nfor line in sys.stdin:\n    print(json.dumps({'score': len(json.loads(line)['response']) / 9}), flush=True)\n";
+    std::fs::write(folder.join("judge.py"), program).unwrap();
+    let command = "judge.command=[\"python3\", \"judge.py\"]";
+    page(folder, "mine/experiment.toml", &["name=\"asked\"", "judge.kind=\"command\"", command]);
+    let refused = duel(folder, &["plan", "mine/experiment.toml", "--set", "judge.rules=[{ rule = \"kyeword\" }]"]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("judge.rules") && said.contains("unknown variant `kyeword`"), "{said}");
+}
+
+#[test]
+fn completions_with_a_label_are_learned_from_and_not_compared() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    model(&folder.join("model"));
+    let completion = |i: usize| if i % 3 == 0 { " no" } else { " very good" };
+    let rows = (0..60)
+        .map(|i| json!({"prompt": format!("it was {i}"), "completion": completion(i), "label": !i.is_multiple_of(3)}));
+    write(&folder.join("labels.jsonl"), rows);
+    let said = ok(folder, &["data", "check", "labels.jsonl"]);
+    assert!(said.contains("40 wanted and 20 unwanted completions can be used"), "{said}");
+    ok(folder, &["init", "mine", "--rows", "labels.jsonl", "--model", "model"]);
+    let written = std::fs::read_to_string(folder.join("mine/experiment.toml")).unwrap();
+    assert!(written.contains("\nloss = \"kto\"") && written.contains("\nrecompute = true"), "{written}");
+    page(folder, "mine/experiment.toml", &[]);
+    let rows = std::fs::read_dir(folder.join("runs/mine/stages"))
+        .unwrap()
+        .find_map(|stage| std::fs::read_to_string(stage.unwrap().path().join("rows.jsonl")).ok());
+    assert!(rows.unwrap().contains("\"rejected_prompt\":["));
+
+    // What compares two responses to one prompt is refused, whatever stages are there already.
+    let mut args = vec!["run", "mine/experiment.toml", "--set", "arms.dpo.loss=\"sigmoid\"", "--set", "name=\"wrong\""];
+    SMALL.iter().for_each(|setting| args.extend(["--set", setting]));
+    let refused = duel(folder, &args);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && said.contains("arm `dpo` compares two responses to one prompt"), "{said}");
+}
