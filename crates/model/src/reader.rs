@@ -3,7 +3,7 @@
 
 use crate::{Policy, Responses, Scalar, Tokens};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
-use duel_spec::Space;
+use duel_spec::{ScoreOf, Space};
 use std::sync::Arc;
 
 /// Reads responses of one world on one device.
@@ -97,12 +97,24 @@ impl Reader {
         critic.forward(tokens.clone().narrow(0, p + t - 1)).narrow(1, p - 1, t)
     }
 
-    /// Score on each response's last counted token: `[B]`.
+    /// Score of each response, on its last counted token or the mean over its tokens, as the model has it: `[B]`.
     pub fn scores(&self, model: &Scalar, batch: &Responses) -> Tensor<1> {
         let tokens = self.tokens(batch);
-        let p = self.prompt_columns(&tokens);
-        let last: Vec<i32> = batch.responses.iter().map(|r| (p + r.len() - 1) as i32).collect();
-        let last = Tensor::<2, Int>::from_data(TensorData::new(last, [batch.len(), 1]), &self.device);
-        model.forward(tokens).gather(1, last).squeeze_dim::<1>(1)
+        let (p, t) = (self.prompt_columns(&tokens), self.space.response_tokens);
+        let said = model.forward(tokens); // [B, P + T]
+        match model.score {
+            ScoreOf::Last => {
+                let last: Vec<i32> = batch.responses.iter().map(|r| (p + r.len() - 1) as i32).collect();
+                let last = Tensor::<2, Int>::from_data(TensorData::new(last, [batch.len(), 1]), &self.device);
+                said.gather(1, last).squeeze_dim::<1>(1)
+            }
+            ScoreOf::Mean => {
+                let share = |length: usize, i: usize| if i < length { 1.0 / length as f32 } else { 0.0 };
+                let lengths = batch.responses.iter().map(Vec::len);
+                let shares: Vec<f32> = lengths.flat_map(|length| (0..t).map(move |i| share(length, i))).collect();
+                let shares = Tensor::<2>::from_data(TensorData::new(shares, [batch.len(), t]), &self.device);
+                (said.narrow(1, p, t) * shares).sum_dim(1).squeeze_dim::<1>(1)
+            }
+        }
     }
 }

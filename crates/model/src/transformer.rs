@@ -16,7 +16,7 @@ use duel_kernels::{
     BlockShape, Decoder, DecoderBlock, DecoderMlp, DecoderParts, DecoderPositions, LlamaMap, LlamaShape, LlamaWeights,
     MAPS,
 };
-use duel_spec::seeds::Rng;
+use duel_spec::{ScoreOf, seeds::Rng};
 use std::sync::Arc;
 
 /// Keys and values of every block for the tokens read so far, each `[B, G, K, E]`.
@@ -862,6 +862,9 @@ impl ValueHead {
 pub struct Scalar {
     body: Body,
     head: Linear,
+    /// Which of a response's numbers are its score.
+    #[module(skip)]
+    pub(crate) score: ScoreOf,
 }
 
 impl Scalar {
@@ -878,7 +881,12 @@ impl Scalar {
         let width = weights.len();
         let mut head = LinearConfig::new(width, 1).with_bias(false).init(device);
         head.weight = Param::from_tensor(Tensor::from_data(TensorData::new(weights, [width, 1]), device));
-        Self { body: policy.body, head }
+        Self { body: policy.body, head, score: ScoreOf::Last }
+    }
+
+    /// The same model whose score of a response is another; it is that of the last token unless said.
+    pub fn scoring(self, score: ScoreOf) -> Self {
+        Self { score, ..self }
     }
 
     /// The same model giving `(x − centre) / scale` where it gave x.
@@ -1049,6 +1057,8 @@ mod tests {
         let scores = weights::host(reader.scores(&critic, &batch)); // [2]
         assert_eq!(&values[..3], &all[3..6]); // before tokens 8, 9, EOS
         assert_eq!(scores, vec![all[6], all[10 + 5]]); // on each EOS
+        let means = weights::host(reader.scores(&critic.clone().scoring(ScoreOf::Mean), &batch));
+        assert!(apart(&means, &[(all[4] + all[5] + all[6]) / 3.0, (all[14] + all[15]) / 2.0]) < 1e-6);
         let rescaled = critic.rescaled(1.5, 2.0);
         let again = weights::host(reader.scores(&rescaled.valid(), &batch));
         assert!(apart(&again, &[(scores[0] - 1.5) / 2.0, (scores[1] - 1.5) / 2.0]) < 1e-5);

@@ -76,6 +76,11 @@ impl Given {
         }
     }
 
+    /// What it reads before every opening of a review.
+    fn start(&self, reviews: &duel_spec::Reviews) -> Result<Vec<u32>> {
+        Ok(self.tokenizer.encode_start(&reviews.preface)?)
+    }
+
     /// What turns rows into its ids.
     pub(crate) fn encoder(&self) -> Result<Encoder> {
         let special = self.model.words.special;
@@ -139,8 +144,7 @@ fn reviews_sizes(experiment: &Experiment) -> Sizes {
 
 fn reviews_space(experiment: &Experiment, given: &Given) -> Result<Space> {
     let settings = &experiment.world.reviews;
-    let start = given.tokenizer.encode_start("")?.len();
-    Ok(given.space(start + settings.prompt_tokens, settings.response_tokens))
+    Ok(given.space(given.start(settings)?.len() + settings.prompt_tokens, settings.response_tokens))
 }
 
 fn rows_space(experiment: &Experiment, given: &Given) -> Space {
@@ -191,7 +195,9 @@ pub(crate) fn prepare(experiment: &Experiment, to: &Path, recorder: &mut StageRe
     match (experiment.world.kind, &thirds, &given) {
         (WorldKind::Reviews, Some(thirds), given) => {
             let words = match given {
-                Some(given) => reviews::Words::Given(Box::new(given.tokenizer.clone()), given.eos),
+                Some(given) => {
+                    reviews::Words::Given(Box::new(given.tokenizer.clone()), given.start(settings)?, given.eos)
+                }
                 None => reviews::Words::Own(settings.vocabulary),
             };
             reviews::prepare(thirds, words, settings.prompt_tokens, to)?;
@@ -291,8 +297,11 @@ pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>) -> Result<Sce
             Ok(Scene { world: world.clone(), grammar: None, reviews: None, rows: Some(world), gold })
         }
         (_, given) => {
-            let space = given.map(|given| reviews_space(experiment, &given)).transpose()?;
-            let world = Arc::new(ReviewsWorld::open(folder, reviews_sizes(experiment), space)?);
+            let spoken = |given: Given| -> Result<_> {
+                Ok((reviews_space(experiment, &given)?, given.start(&settings.reviews)?))
+            };
+            let given = given.map(spoken).transpose()?;
+            let world = Arc::new(ReviewsWorld::open(folder, reviews_sizes(experiment), given)?);
             // a prefix without its rest says little
             let gold = gold(experiment, folder, world.clone(), Reads::All, settings.reviews.judged_words)?;
             Ok(Scene { world: world.clone(), grammar: None, reviews: Some(world), rows: None, gold })

@@ -18,6 +18,7 @@ const CHOICES: &[(&str, &[&str])] = &[
     ("stages.pairs.temperature", &["fixed", "bayes"]),
     ("stages.rm.model", &["transformer", "linear"]),
     ("stages.rm.start", &["sft", "base"]),
+    ("stages.rm.score", &["last", "mean"]),
     ("stages.rm.ensemble_score", &["mean", "worst", "cautious"]),
     ("stages.rm.keep", &["last", "best"]),
     ("tuning.choose", &["gold", "proxy"]),

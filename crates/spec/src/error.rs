@@ -18,6 +18,8 @@ pub enum Error {
     WrongType { key: String, expected: &'static str, found: String, place: Box<Place> },
     #[error("`{key}` is out of range: {found}")]
     OutOfRange { key: String, found: String, accepted: String, place: Box<Place> },
+    #[error("`{key}` is missing")]
+    Missing { key: String, accepted: String, place: Box<Place> },
     #[error("`{key}` has an unknown value, `{found}`")]
     UnknownChoice { key: String, found: String, accepted: Vec<&'static str>, place: Box<Place> },
     #[error("`{key}` and `{with}` do not go together: {why}")]
@@ -43,6 +45,7 @@ impl Error {
             | Self::UnknownKey { place, .. }
             | Self::WrongType { place, .. }
             | Self::OutOfRange { place, .. }
+            | Self::Missing { place, .. }
             | Self::UnknownChoice { place, .. }
             | Self::Clash { place, .. }
             | Self::EmptyGrid { place, .. }
@@ -59,7 +62,7 @@ impl Error {
             Self::UnknownKey { nearest: Some(near), .. } => format!("did you mean `{near}`?"),
             Self::UnknownKey { .. } => "not a key of this table".into(),
             Self::WrongType { expected, .. } => format!("expected {expected}"),
-            Self::OutOfRange { accepted, .. } => format!("expected {accepted}"),
+            Self::OutOfRange { accepted, .. } | Self::Missing { accepted, .. } => format!("expected {accepted}"),
             Self::UnknownChoice { accepted, .. } => {
                 format!("expected {}", accepted.iter().map(|a| format!("`{a}`")).collect::<Vec<_>>().join(" or "))
             }
@@ -79,7 +82,7 @@ impl Error {
             Self::Override { .. } => "write for example `--set arms.dpo.beta=0.2`".into(),
             Self::Syntax { .. } => "TOML is described at https://toml.io; strings need quotes".into(),
             Self::UnknownKey { known, .. } => format!("known here: {}", known.join(", ")),
-            Self::WrongType { key, .. } | Self::OutOfRange { key, .. } => {
+            Self::WrongType { key, .. } | Self::OutOfRange { key, .. } | Self::Missing { key, .. } => {
                 format!("`duel defaults` prints every key with its default, unit and source; look for `{}`", last(key))
             }
             Self::UnknownChoice { .. } => "`duel defaults` prints what each choice means".into(),

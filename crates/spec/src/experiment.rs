@@ -146,6 +146,7 @@ pub struct Reviews {
     pub data: String,
     pub vocabulary: usize,
     pub prompt_tokens: usize,
+    pub preface: String,
     pub response_tokens: usize,
     pub judged_words: usize,
     pub gold_clip: f64,
@@ -219,9 +220,23 @@ defaults! {
     LearnerSettings: ["learner"];
     Grammar: ["world", "grammar"];
     Reviews: ["world", "reviews"];
+    SftStage: ["stages", "sft"];
     RmStage: ["stages", "rm"];
     Ppo: ["method", "ppo"];
     Dpo: ["method", "dpo"];
+}
+
+/// Each rule of the judge by itself, so that an error can name it.
+fn check_rules(document: &Document) -> Result<()> {
+    let rules = document.merged.get("judge").and_then(|judge| judge.get("rules")).and_then(Value::as_array);
+    for (place, rule) in rules.into_iter().flatten().enumerate() {
+        if let Err(e) = rule.clone().try_into::<Rule>() {
+            let found = format!("in rule {}: {}", place + 1, e.message());
+            let (expected, place) = ("a list of rules as `duel defaults` shows them", document.place("judge.rules"));
+            return Err(Error::WrongType { key: "judge.rules".into(), expected, found, place });
+        }
+    }
+    Ok(())
 }
 
 /// A table of `defaults.toml` as its type; a method's with all that it is like.
@@ -293,6 +308,7 @@ pub struct RmStage {
     pub model: RmModel,
     pub ridge: f64,
     pub start: RmStart,
+    pub score: ScoreOf,
     pub ensemble: usize,
     pub ensemble_score: EnsembleScore,
     pub margin: f64,
@@ -323,6 +339,14 @@ pub enum RmModel {
 pub enum RmStart {
     Sft,
     Base,
+}
+
+/// Which of the scalars after a response's tokens are its score.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScoreOf {
+    Last,
+    Mean,
 }
 
 /// What several reward models say together.
@@ -413,6 +437,7 @@ impl Experiment {
     pub fn from_document(document: &Document) -> Result<Self> {
         check_choices(document)?;
         check_numbers(document)?;
+        check_rules(document)?;
         let experiment: Self = document.merged.clone().try_into().map_err(|e: toml::de::Error| Error::WrongType {
             key: "experiment".into(),
             expected: "a value that fits its key",
@@ -538,7 +563,7 @@ impl Experiment {
         };
         let missing = |key: &str, accepted: &str| {
             let place = document.place(key);
-            Err(Error::OutOfRange { key: key.into(), found: "nothing".into(), accepted: accepted.into(), place })
+            Err(Error::Missing { key: key.into(), accepted: accepted.into(), place })
         };
         match kind {
             WorldKind::Grammar if from => {
@@ -569,8 +594,25 @@ impl Experiment {
         if judge.kind == JudgeKind::Command && judge.command.is_empty() {
             missing("judge.command", "a program and its arguments")?;
         }
-        if self.stages.sft.steps == 0 && kind == WorldKind::Grammar {
-            missing("stages.sft.steps", "at least 1: grammar has no base model")?;
+        if !self.world.reviews.preface.is_empty() && !(kind == WorldKind::Reviews && from) {
+            clash(
+                "world.reviews.preface",
+                "model.from = \"\"",
+                "only a pretrained model on reviews is spoken to first",
+            )?;
+        }
+        let (sft, defaults) = (&self.stages.sft, SftStage::defaults());
+        if sft.steps == 0 && kind == WorldKind::Grammar {
+            clash("stages.sft.steps", "world.kind = \"grammar\"", "it has no base model that could go without")?;
+        }
+        if sft.steps == 0 && sft.lora {
+            clash("stages.sft.lora", "stages.sft.steps = 0", "nothing is trained")?;
+        }
+        if !sft.lora && sft.lora_rank != defaults.lora_rank {
+            clash("stages.sft.lora_rank", "stages.sft.lora = false", "it is not read")?;
+        }
+        if !sft.lora && sft.lora_alpha != defaults.lora_alpha {
+            clash("stages.sft.lora_alpha", "stages.sft.lora = false", "it is not read")?;
         }
         Ok(())
     }
@@ -584,6 +626,7 @@ impl Experiment {
             ("model", linear && reviews, "a world of text", "the linear model's features are those of grammar"),
             ("start", rm.start == RmStart::Base && !reviews, "world.kind = \"grammar\"", "grammar has no base model"),
             ("start", linear && rm.start != defaults.start, "model = \"linear\"", "it has no body to start"),
+            ("score", linear && rm.score != defaults.score, "model = \"linear\"", "it has one number a response"),
             ("lora", linear && rm.lora, "model = \"linear\"", "it has no body to adapt"),
             ("lora_rank", !rm.lora && rm.lora_rank != defaults.lora_rank, "lora = false", "it is not read"),
             ("lora_alpha", !rm.lora && rm.lora_alpha != defaults.lora_alpha, "lora = false", "it is not read"),
@@ -784,7 +827,7 @@ impl Arm {
     }
 
     /// Points that stand for all others where settings are checked: the grid's, or the space's corners.
-    fn corners(&self) -> Vec<Point> {
+    pub fn corners(&self) -> Vec<Point> {
         if self.space.is_empty() {
             return self.grid_settings().iter().map(|settings| self.point(settings)).collect();
         }

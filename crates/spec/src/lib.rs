@@ -21,7 +21,7 @@ pub use error::Error;
 pub use experiment::{
     Arm, BaseStage, Cell, EnsembleScore, Evaluation, Experiment, Grammar, Judge, JudgeKind, LearnerSettings,
     ModelShape, Optimizer, PairsStage, Point, Reads, Reviews, RmKeep, RmModel, RmStage, RmStart, Rows, Rule, Schedule,
-    SftStage, Slurm, Stages, Temperature, World, WorldKind,
+    ScoreOf, SftStage, Slurm, Stages, Temperature, World, WorldKind,
 };
 pub use method::{
     CriticBody, CriticStart, Dpo, Every, Grpo, Keep, KlControl, KlEstimator, KlPlace, LoraTargets, LossMean, Method,
