@@ -7,13 +7,15 @@ use crate::rows::prompt_key;
 use crate::{Error, Result};
 use duel_spec::{Split, ids::hash_bytes};
 use serde::Serialize;
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// Problems that are shown with their lines; all others are counted.
 pub const SHOWN: usize = 20;
 /// Lengths that are told apart.
 const LONGEST: usize = 1 << 16;
+/// The bits of a prompt's key that tell its split.
+const SPLIT_BITS: u64 = 3;
 
 /// A file to check, and the split that it is where files are given one each.
 #[derive(Debug, Clone)]
@@ -89,7 +91,12 @@ pub struct Findings {
 impl Findings {
     /// Whether something ought to be mended before anything is trained.
     pub fn are_bad(&self) -> bool {
-        self.unreadable > 0 || self.same > 0 || self.leaks > 0 || self.all_usable() == 0
+        self.unreadable > 0 || self.same > 0 || self.leaks > 0 || (self.all_usable() == 0 && !self.are_prompts_alone())
+    }
+
+    /// Whether there is nothing but prompts.
+    pub fn are_prompts_alone(&self) -> bool {
+        self.prompts_alone > 0 && self.pairs + self.judged == 0
     }
 
     /// Pairs, and the twos that single completions come to stand in.
@@ -143,7 +150,7 @@ pub fn check(files: &[Given], asked: &Asked<'_>) -> Result<Findings> {
     let mut found = Findings { unit: if asked.encoder.is_some() { "tokens" } else { "words" }, ..Findings::default() };
     let mut lengths: [Counts; 3] = Default::default();
     let mut rows: HashSet<u64> = HashSet::new();
-    let mut prompts: HashMap<u64, u8> = HashMap::new();
+    let mut prompts: HashSet<u64> = HashSet::new(); // each once for every split that it stands in, which is in its last bits
     for Given { path, split } in files {
         for (line, row) in records::open(path)? {
             found.rows += 1;
@@ -159,8 +166,12 @@ pub fn check(files: &[Given], asked: &Asked<'_>) -> Result<Findings> {
             one(path, line, *split, &record, asked, &mut found, &mut lengths, (&mut rows, &mut prompts));
         }
     }
-    found.prompts = prompts.len();
-    found.leaks = prompts.values().filter(|splits| splits.count_ones() > 1).count();
+    let mut prompts: Vec<u64> = prompts.into_iter().collect();
+    prompts.sort_unstable();
+    for splits in prompts.chunk_by(|a, b| a | SPLIT_BITS == b | SPLIT_BITS) {
+        found.prompts += 1;
+        found.leaks += usize::from(splits.len() > 1);
+    }
     let [prompt, chosen, rejected] = lengths.map(|counts| counts.lengths());
     (found.prompt, found.chosen, found.rejected) = (prompt, chosen, rejected);
     Ok(found)
@@ -181,7 +192,7 @@ fn one(
     asked: &Asked<'_>,
     found: &mut Findings,
     lengths: &mut [Counts; 3],
-    (rows, prompts): (&mut HashSet<u64>, &mut HashMap<u64, u8>),
+    (rows, prompts): (&mut HashSet<u64>, &mut HashSet<u64>),
 ) {
     // 1. Which shape it has, and whether it is there already.
     let prompt = match record {
@@ -200,8 +211,7 @@ fn one(
             prompt
         }
     };
-    let key = prompt_key(prompt);
-    *prompts.entry(key).or_default() |= 1 << split.map_or(3, |split| split as u8);
+    prompts.insert((prompt_key(prompt) & !SPLIT_BITS) | split.map_or(SPLIT_BITS, |split| split as u64));
     let whole = hash_bytes(format!("{record:?}").as_bytes());
     let is_new = rows.insert(u64::from_str_radix(&whole[..16], 16).unwrap_or(0));
     let mut usable = !matches!(record, Record::Prompt { .. });

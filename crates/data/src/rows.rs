@@ -84,8 +84,10 @@ fn split_of(key: u64, holdout: f64) -> Split {
 /// Reads the files row by row and writes, under `to`, the rows and prompts as ids. Of more rows than are wanted those with the
 /// smallest hashes stay, whatever their order in the file.
 ///
+/// Prompts alone, of all splits, are a world without rows: completions are for the policy to write.
+///
 /// # Errors
-/// A file that cannot be read; no row that is a pair.
+/// A file that cannot be read; a split without rows.
 pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
     let mut tally = Tally::default();
     let mut kept: [BTreeMap<(u64, u64), PreferenceRow>; 3] = Default::default();
@@ -165,7 +167,8 @@ pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
         tally.unpaired += rows.len() - before;
     }
     tally.kept = kept.iter().map(BTreeMap::len).sum();
-    if kept.iter().any(BTreeMap::is_empty) {
+    let only_prompts = tally.kept == 0 && prompts.iter().all(|prompts| !prompts.is_empty());
+    if !only_prompts && kept.iter().any(BTreeMap::is_empty) {
         let of = |split: Split| format!("{} of {}", kept[split as usize].len(), split.name());
         let found = [Split::Train, Split::Validation, Split::Test].map(of).join(", ");
         return Err(Error::FewRows { found: format!("{found}, out of {}", tally.read), tally: Box::new(tally) });

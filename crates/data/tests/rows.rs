@@ -49,6 +49,28 @@ fn parquet_of_labels_is_read() {
     assert_eq!(rows[2], Err("`completion` without `label`: is it wanted or not?".into()));
 }
 
+/// A list is read item by item; where it is damaged, the rows before are there and the place is named.
+#[test]
+fn a_json_list_is_read_item_by_item() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rows.json");
+    let found = |text: &str| -> Vec<Result<Record, String>> {
+        std::fs::write(&file, text).unwrap();
+        read(&file)
+    };
+    let row = r#"{"prompt": "a } ] , b", "chosen": "c", "rejected": "d"}"#;
+    let rows = found(&format!("\n [ {row} ,\n{row}\t] \n"));
+    assert_eq!(rows.len(), 2);
+    assert!(rows.iter().all(|row| matches!(row, Ok(Record::Pair { .. }))), "{rows:?}");
+    assert!(found(" [ ] ").is_empty());
+    let said = |text: &str| found(text).pop().unwrap().unwrap_err();
+    assert_eq!(said(&format!("[{row} {row}]")), "after a row stands `{`, not `,` or `]`");
+    assert_eq!(said(&format!("[{row}")), "the list does not end");
+    assert_eq!(said(&format!("[{row}, 3]")), "a row of the list is no object");
+    assert!(said(&format!("[{row}, {{\"prompt\": ]")).starts_with("it is no JSON"));
+    assert_eq!(found(&format!("[{row}, 3, {row}]")).len(), 2);
+}
+
 /// Text that looks like a number or a flag is text in a column of text.
 #[test]
 fn csv_knows_by_the_column_what_a_cell_is() {
@@ -73,6 +95,20 @@ fn csv_knows_by_the_column_what_a_cell_is() {
     };
     let found: Vec<_> = read(&labels).into_iter().map(wanted).collect();
     assert_eq!(found, [Ok(true), Ok(false), Err(Err("`label` is text, not true or false".into()))]);
+}
+
+/// A file of prompts alone is a world without rows; in one split only it is refused.
+#[test]
+fn prompts_alone_are_a_world() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut source = source(folder.path(), &[]);
+    for (split, path) in &source.files {
+        std::fs::write(path, format!(r#"{{"prompt": "p {}"}}"#, split.unwrap().name())).unwrap();
+    }
+    let tally = prepare(&source, &encoder(), folder.path()).unwrap();
+    assert_eq!((tally.read, tally.kept), (3, 0));
+    source.files.truncate(1);
+    assert!(prepare(&source, &encoder(), folder.path()).is_err());
 }
 
 /// What stands in an empty `start` of files: one each for training, validation and test.

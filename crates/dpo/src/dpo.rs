@@ -175,12 +175,13 @@ impl Dpo {
         );
         invariants::a_swap_flips_the_margin(0, &margins, &host(swapped.margins()))?;
         if loss.ignores_ties() && self.settings.nll_coef == 0.0 {
-            let reference = self.reference(&self.reference, &pairs.rows, &self.reader);
+            let some = pairs.select(&(0..pairs.len().min(always::probe(reader.space()))).collect::<Vec<_>>()).tied();
+            let reference = self.reference(&self.reference, &some.rows, &self.reader);
             let tied = self.outcome(
                 &self.reader,
-                Self::pair_logp(&self.reader, learner.module(), &pairs.tied()),
+                Self::pair_logp(&self.reader, learner.module(), &some),
                 ChosenRejected { chosen: reference.chosen.clone(), rejected: reference.chosen },
-                &pairs.tied(),
+                &some,
                 None,
             );
             let gradient = learner.gradient(tied.loss);
@@ -189,7 +190,7 @@ impl Dpo {
         if !loss.is_mean_of_pairs() {
             return Ok(());
         }
-        always::parts_make_the_same_gradient(learner, pairs.len(), |rows| {
+        always::parts_make_the_same_gradient(learner, pairs.len().min(always::probe(self.reader.space())), |rows| {
             let part = pairs.select(rows);
             let reference = self.reference(&self.reference, &part.rows, &self.reader);
             let policy = Self::pair_logp(&self.reader, learner.module(), &part);

@@ -134,6 +134,8 @@ pub struct Decoder {
 const LARGE: usize = 1 << 22;
 /// Rows of a thread below which a large model's matrices are shared among threads, in place of its rows.
 const FEW_ROWS: usize = 16;
+/// Bytes of keys and values that a thread holds at most.
+const CACHE: usize = 256 << 20;
 
 impl Decoder {
     /// A model without blocks, which follow by [`Decoder::push`].
@@ -205,11 +207,14 @@ impl Decoder {
         });
     }
 
-    /// How many of so many sequences each of `threads` threads takes: all of them where the weights are so large that
-    /// threads had better share each matrix.
-    pub fn share(&self, sequences: usize, threads: usize) -> usize {
+    /// How many of so many sequences of at most `capacity` columns each of `threads` threads takes at once: all of them where the
+    /// weights are so large that threads had better share each matrix, and no more than [`CACHE`] holds.
+    pub fn share(&self, sequences: usize, capacity: usize, threads: usize) -> usize {
         let share = sequences.div_ceil(threads.max(1)).max(1);
-        if self.is_large() && share < FEW_ROWS { sequences.max(1) } else { share }
+        let all = if self.is_large() && share < FEW_ROWS { sequences.max(1) } else { share };
+        let row = 2 * self.blocks.len() * capacity * self.key_value_heads * self.head_width * size_of::<f32>();
+        let most = (CACHE / row.max(1)).clamp(1, all);
+        sequences.max(1).div_ceil(sequences.max(1).div_ceil(most))
     }
 
     fn is_large(&self) -> bool {

@@ -79,7 +79,8 @@ fn write(
     let written: Vec<Written> = match policy.decoder() {
         // every thread takes its rows through all columns; no row sees another, so it does not matter which
         Some(decoder) => {
-            let share = decoder.share(prompts.len(), rayon::current_num_threads());
+            let share =
+                decoder.share(prompts.len(), longest(&prompts) + space.response_tokens, rayon::current_num_threads());
             let shares = prompts.par_chunks(share).enumerate();
             shares
                 .map(|(i, prompts)| {

@@ -81,11 +81,15 @@ impl Method for RewardModel {
         if learner.step() == 0 {
             said.check(|| {
                 self.check(0, learner.module(), pairs)?;
-                always::parts_make_the_same_gradient(learner, pairs.len(), |rows| {
-                    let part = pairs.select(rows);
-                    let scores = Self::scores(&self.reader, learner.module(), &part);
-                    (bradley_terry_loss(scores, self.terms(&part)).loss, rows.len() as f64)
-                })
+                always::parts_make_the_same_gradient(
+                    learner,
+                    pairs.len().min(always::probe(self.reader.space())),
+                    |rows| {
+                        let part = pairs.select(rows);
+                        let scores = Self::scores(&self.reader, learner.module(), &part);
+                        (bradley_terry_loss(scores, self.terms(&part)).loss, rows.len() as f64)
+                    },
+                )
             })?;
         }
 

@@ -107,7 +107,9 @@ fn text(found: &Findings, args: &CheckArgs) -> String {
     }
     line(format!("{} prompts, {} of them in more than one split", many(found.prompts), many(found.leaks)));
     line(format!("{} duplicates, {} pairs whose completions are the same", many(found.duplicates), many(found.same)));
-    if found.pairs > 0 || found.judged == 0 {
+    if found.are_prompts_alone() {
+        line("prompts alone: the model writes two completions to each, and the judge labels them; choose one that is not \"world\"".into());
+    } else if found.pairs > 0 || found.judged == 0 {
         line(format!("{} pairs can be used", many(found.usable)));
     }
     if found.judged > 0 {
@@ -121,6 +123,9 @@ fn text(found: &Findings, args: &CheckArgs) -> String {
 
 /// The template that `duel init` fits, commented as a person would want it.
 const TEMPLATE: &str = include_str!("../../../experiments/own-data.toml");
+
+const INIT_HINT: &str =
+    "copy experiments/own-data.toml, name the file as world.rows.train, and choose a [judge] that is not \"world\"";
 
 /// A line of the template, and what stands for it where the loss couples the pairs of a batch.
 const IN_PARTS: &str = "accumulate = 4                  # parts that a batch is read in: the same update in less memory. `recompute = true` does with less still";
@@ -143,6 +148,10 @@ pub fn init(args: &InitArgs) -> Result<()> {
         format: Format::Text,
     };
     let found = findings(&asked)?;
+    if found.are_prompts_alone() {
+        print(&text(&found, &asked));
+        return Err(Error::OnlyPrompts { what: "an experiment fitted to rows", hint: INIT_HINT });
+    }
     let (Some(prompt), Some(chosen), Some(rejected)) = (found.prompt, found.chosen, found.rejected) else {
         print(&text(&found, &asked));
         return Err(Error::Rows { path: args.rows.clone() });

@@ -56,6 +56,8 @@ pub enum Error {
         "arm `{arm}` compares two responses to one prompt, and {rows} pairs are of completions with a label, each to its own"
     )]
     Unpaired { arm: String, rows: usize },
+    #[error("the rows are prompts alone, and {what} needs completions")]
+    OnlyPrompts { what: &'static str, hint: &'static str },
     #[error("rows of `{}` ought to be mended", path.display())]
     Rows { path: PathBuf },
     #[error("failed to {action} `{}`", path.display())]
@@ -133,6 +135,7 @@ impl Error {
             Self::Detached => Some("run the same command again to follow them and to report; `duel cancel RUN` cancels them".into()),
             Self::Rows { .. } => Some("the lines above say which; unreadable and equal ones are left out of a training".into()),
             Self::Unpaired { .. } => Some("give the arm loss = \"kto\" or \"aot_unpaired\", which look at each response by itself, or rows with `chosen` and `rejected`".into()),
+            Self::OnlyPrompts { hint, .. } => Some((*hint).into()),
             Self::Interrupted => Some("run the same command again to go on".into()),
             Self::Training(duel_training::Error::Diverged { .. }) => {
                 Some("lower this stage's `learning_rate`, or `learner.clip_norm`; finished stages are kept".into())

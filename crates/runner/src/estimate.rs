@@ -16,6 +16,10 @@ const ENUMERATED: f64 = RESPONSES as f64;
 const GRAMMAR_PROMPTS: f64 = 12.0;
 /// Seconds that a worker takes to start, read its inputs and write its tables.
 const OVERHEAD: f64 = 0.25;
+/// Bytes of keys and values while a pretrained model writes, and of its words.
+const PRETRAINED_MEMORY: f64 = 400e6;
+/// Rows that a pretrained model writes at once where its speed is measured.
+const WRITTEN: usize = 32;
 /// Bytes that a worker holds before it trains anything: the binary, its allocator, tables.
 const BASE_MEMORY: f64 = 60e6;
 
@@ -72,10 +76,11 @@ impl Rates {
         let shape = Shape { name, config, space, batch, threads };
         let exact = experiment.world.kind == WorldKind::Grammar;
         let rate = |case| seconds_a_token(&shape, case);
+        let written = Shape { batch: WRITTEN, ..shape.clone() }; // few rows wait for a large model's weights
         let rates = Self {
             train: rate(if pretrained { "dpo_lora" } else { "sft" })?,
             train_scalar: rate(if pretrained { "dpo_lora" } else { "reward" })?,
-            sample: rate("generate")?,
+            sample: if pretrained { seconds_a_token(&written, "generate")? } else { rate("generate")? },
             read: rate("logp")?,
             evaluation: if exact {
                 seconds_a_token(&Shape { name: "grammar", ..shape.clone() }, "evaluation")?
@@ -116,6 +121,7 @@ impl<'a> Estimator<'a> {
         let exact = self.experiment.world.kind == WorldKind::Grammar;
         let models = |n: f64, batch: f64| self.memory(n, batch / learner.accumulate as f64);
         let (flops, seconds, memory) = match (stage.kind, &stage.cell) {
+            (Kind::Corpus, _) if self.experiment.is_pretrained() => (0.0, 20.0, 600e6), // as below, without a tokenizer to learn
             (Kind::Corpus, _) => (0.0, 60.0, 400e6), // measured once; it depends on the text, not on the experiment
             (Kind::Base, _) => {
                 let tokens = (stages.base.steps * stages.base.batch_size * stages.base.window) as f64;
@@ -211,9 +217,16 @@ impl<'a> Estimator<'a> {
         (rows * policy.forward * (2.0 * said + 3.0 * columns), seconds)
     }
 
-    /// Bytes of so many models in training (weights, gradient, two moments and a spare) on batches of so many rows.
+    /// Bytes of so many models in training (weights, gradient, two moments and a spare) on batches of so many rows. A pretrained
+    /// model lies there once, frozen, and again as a decoder has it; what its adapters take is little beside that.
     fn memory(&self, models: f64, batch: f64) -> f64 {
         let TransformerConfig { layers, width, vocabulary, context, .. } = self.sizes.config;
+        if self.experiment.is_pretrained() {
+            let parameters = (layers * self.sizes.config.block_matrices() + width * vocabulary) as f64;
+            let a_token = if self.experiment.learner.recompute { 1.0 } else { 10.0 }; // vectors of the width a layer
+            let activations = batch.min(64.0) * (self.sizes.space.context() * layers * width) as f64 * a_token;
+            return 4.0 * (2.0 * parameters + activations) + PRETRAINED_MEMORY;
+        }
         let parameters = (layers * self.sizes.config.block_matrices() + width * (vocabulary + context)) as f64;
         let tokens = batch * self.sizes.space.context() as f64;
         let kept = if self.experiment.learner.recompute { 2.0 } else { 14.0 }; // vectors of the width a layer and token

@@ -46,9 +46,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 /// Milliseconds that free pages are kept: longer than a step, so that none clears pages that the last one had.
 const KEPT: std::ffi::c_long = 60_000;
+/// The same of a pretrained model: what one part of its work drops would lie beside what the next one takes.
+const KEPT_OF_LARGE: std::ffi::c_long = 500;
 
 fn main() -> ExitCode {
-    keep_pages();
+    keep_pages(KEPT);
     let cli = Cli::parse();
     log::start(cli.quiet, cli.verbose);
     match dispatch(cli.command) {
@@ -63,9 +65,9 @@ fn main() -> ExitCode {
 
 /// Pages stay with the process between steps, unless the environment's `MIMALLOC_PURGE_DELAY` says otherwise.
 #[expect(unsafe_code, reason = "a call into the allocator")]
-fn keep_pages() {
+fn keep_pages(milliseconds: std::ffi::c_long) {
     // SAFETY: sets a number within the allocator's table of options.
-    unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, KEPT) }
+    unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, milliseconds) }
 }
 
 fn dispatch(command: Command) -> Result<()> {

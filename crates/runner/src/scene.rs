@@ -1,6 +1,6 @@
 //! The world of an experiment as its stages see it: prompts, judge, and the model that somebody else has trained.
 
-use crate::Result;
+use crate::{Error, Result};
 use duel_data::chat::ChatTemplate;
 use duel_data::grammar::GrammarWorld;
 use duel_data::records::Columns;
@@ -161,6 +161,18 @@ pub(crate) fn row_files(experiment: &Experiment) -> Vec<(Option<Split>, PathBuf)
     files.into_iter().map(|(split, file)| (Some(split), PathBuf::from(file))).collect()
 }
 
+/// Prompts alone can do without rows to learn a taste or an SFT policy from only where neither is asked for.
+fn check_prompts_alone(experiment: &Experiment) -> Result<()> {
+    let refuse = |what, hint| Err(Error::OnlyPrompts { what, hint });
+    if experiment.judge.kind == JudgeKind::World {
+        return refuse("a judge that learns from them", "choose another `judge.kind`: `duel defaults` lists them");
+    }
+    if experiment.stages.sft.steps > 0 {
+        return refuse("SFT", "set stages.sft.steps = 0 to start from the model as it is");
+    }
+    Ok(())
+}
+
 /// The columns of a person's rows.
 fn columns(experiment: &Experiment) -> Columns {
     let rows = &experiment.world.rows;
@@ -214,6 +226,9 @@ pub(crate) fn prepare(experiment: &Experiment, to: &Path, recorder: &mut StageRe
             };
             let tally: Tally = rows::prepare(&source, &given.encoder()?, to)?;
             tracing::info!("{tally}");
+            if tally.kept == 0 {
+                check_prompts_alone(experiment)?;
+            }
             let mut say = |metric, count: usize| recorder.record("corpus", Clocks::default(), metric, count as f64);
             say(metrics::ROWS_READ, tally.read);
             say(metrics::ROWS_KEPT, tally.kept);

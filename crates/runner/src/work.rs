@@ -192,7 +192,7 @@ impl Desk<'_> {
         let world = scene.world.as_ref();
         invariants::splits_are_disjoint(world)?;
         let gold = &scene.gold;
-        if let Some(own) = &scene.rows {
+        if let Some(own) = scene.rows.as_ref().filter(|own| !own.rows().is_empty()) {
             check_unpaired(self.experiment, own.rows())?;
             return save_rows(judged(own.rows(), gold.as_ref())?, to);
         }

@@ -36,6 +36,9 @@ pub fn work(run: &Path, place: usize, device: &str, checkpoints: Duration, detac
         stop_with_parent(stop.clone());
     }
     let (experiment, _) = Experiment::load(&run.join("experiment.toml"), &[])?;
+    if experiment.is_pretrained() {
+        crate::keep_pages(crate::KEPT_OF_LARGE);
+    }
     let plan = Plan::new(&experiment, device, duel_ledger::cells_of(run, &experiment)?)?;
     let Some(stage) = plan.stages.get(place) else {
         return Err(Error::StrayWorker { place, name: experiment.name });

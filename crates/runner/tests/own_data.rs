@@ -133,6 +133,19 @@ fn completions_with_a_label_are_learned_from_and_not_compared() {
         .find_map(|stage| std::fs::read_to_string(stage.unwrap().path().join("rows.jsonl")).ok());
     assert!(rows.unwrap().contains("\"rejected_prompt\":["));
 
+    // Prompts alone: the model writes what the judge labels.
+    write(&folder.join("prompts.jsonl"), (0..60).map(|i| json!({"prompt": format!("it was {i}")})));
+    let prompts = "world.rows.train=\"prompts.jsonl\"";
+    let rules = "judge.rules=[{ rule = \"length\", words = 3, per = 2 }]";
+    page(
+        folder,
+        "mine/experiment.toml",
+        &["name=\"alone\"", prompts, "arms.dpo.loss=\"sigmoid\"", "judge.kind=\"rules\"", rules],
+    );
+    let refused = duel(folder, &["run", "mine/experiment.toml", "--set", prompts, "--set", "name=\"untold\""]);
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(said.contains("prompts alone, and a judge that learns from them needs completions"), "{said}");
+
     // What compares two responses to one prompt is refused, whatever stages are there already.
     let mut args = vec!["run", "mine/experiment.toml", "--set", "arms.dpo.loss=\"sigmoid\"", "--set", "name=\"wrong\""];
     SMALL.iter().for_each(|setting| args.extend(["--set", setting]));
