@@ -112,6 +112,7 @@ pub(crate) fn fill(
             gold_window => shared("corpus", metrics::GOLD_ACCURACY_WINDOW, 3),
             gold_human => shared("corpus", metrics::GOLD_HUMAN_AGREEMENT, 3),
             gold_calibration => shared("corpus", metrics::GOLD_CALIBRATION, 3),
+            preface => run.experiment.world.reviews.preface.trim_end(),
             judged_words => run.experiment.world.reviews.judged_words,
             charts => Serde(charts),
             groups => charts.iter().map(|chart| chart.group).collect::<HashSet<_>>(),
