@@ -91,10 +91,11 @@ fn csv_knows_by_the_column_what_a_cell_is() {
     std::fs::write(&labels, "prompt,completion,label\na,b,True\na,c,0\na,d,no\n").unwrap();
     let wanted = |row: Result<Record, String>| match row {
         Ok(Record::Judged { wanted, .. }) => Ok(wanted),
-        other => Err(other),
+        Ok(other) => panic!("{other:?}"),
+        Err(what) => Err(what),
     };
     let found: Vec<_> = read(&labels).into_iter().map(wanted).collect();
-    assert_eq!(found, [Ok(true), Ok(false), Err(Err("`label` is text, not true or false".into()))]);
+    assert_eq!(found, [Ok(true), Ok(false), Err("`label` is text, not true or false".to_owned())]);
 }
 
 /// A file of prompts alone is a world without rows; in one split only it is refused.
@@ -113,7 +114,7 @@ fn prompts_alone_are_a_world() {
 
 /// What stands in an empty `start` of files: one each for training, validation and test.
 fn source(folder: &Path, train: &[&str]) -> Source {
-    let rest = ["v {} a true", "v {} b false"].map(|line| row(line));
+    let rest = ["v {} a true", "v {} b false"].map(row);
     let files = [(Split::Train, train.iter().map(|line| row(line)).collect::<Vec<_>>())];
     let others = [Split::Validation, Split::Test]
         .map(|split| (split, rest.iter().map(|line| line.replace("{}", split.name())).collect()));

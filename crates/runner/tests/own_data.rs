@@ -118,7 +118,7 @@ fn completions_with_a_label_are_learned_from_and_not_compared() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     model(&folder.join("model"));
-    let completion = |i: usize| if i % 3 == 0 { " no" } else { " very good" };
+    let completion = |i: usize| if i.is_multiple_of(3) { " no" } else { " very good" };
     let rows = (0..60)
         .map(|i| json!({"prompt": format!("it was {i}"), "completion": completion(i), "label": !i.is_multiple_of(3)}));
     write(&folder.join("labels.jsonl"), rows);

@@ -594,7 +594,8 @@ impl Experiment {
         if judge.kind == JudgeKind::Command && judge.command.is_empty() {
             missing("judge.command", "a program and its arguments")?;
         }
-        if !self.world.reviews.preface.is_empty() && !(kind == WorldKind::Reviews && from) {
+        let is_spoken_to = from && kind == WorldKind::Reviews;
+        if !self.world.reviews.preface.is_empty() && !is_spoken_to {
             clash(
                 "world.reviews.preface",
                 "model.from = \"\"",
