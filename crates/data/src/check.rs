@@ -3,9 +3,9 @@
 
 use crate::encode::Encoder;
 use crate::records::{self, Columns, Record, Said};
-use crate::rows::prompt_key;
+use crate::rows::{key, prompt_key};
 use crate::{Error, Result};
-use duel_spec::{Split, ids::hash_bytes};
+use duel_spec::Split;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -212,8 +212,7 @@ fn one(
         }
     };
     prompts.insert((prompt_key(prompt) & !SPLIT_BITS) | split.map_or(SPLIT_BITS, |split| split as u64));
-    let whole = hash_bytes(format!("{record:?}").as_bytes());
-    let is_new = rows.insert(u64::from_str_radix(&whole[..16], 16).unwrap_or(0));
+    let is_new = rows.insert(key(&format!("{record:?}")));
     let mut usable = !matches!(record, Record::Prompt { .. });
     if !is_new {
         found.duplicates += 1;

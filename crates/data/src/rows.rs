@@ -57,7 +57,7 @@ const ROWS: &str = "rows.jsonl";
 const PROMPTS: &str = "prompts.json";
 
 /// A place in an order that depends on the text alone: the first eight bytes of its SHA-256.
-fn key(text: &str) -> u64 {
+pub(crate) fn key(text: &str) -> u64 {
     u64::from_str_radix(&hash_bytes(text.as_bytes())[..16], 16).unwrap_or(0)
 }
 
@@ -118,22 +118,15 @@ pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
                 continue;
             }
             let most = source.most[usize::from(split != Split::Train)];
-            let among = &mut prompts[split as usize];
-            among.insert(of_prompt, encoded.prompt.clone());
-            if among.len() > most {
-                among.pop_last();
-            }
+            keep_least(&mut prompts[split as usize], of_prompt, encoded.prompt.clone(), most);
             if let (Record::Judged { wanted, .. }, [completion]) = (&record, encoded.completions.as_slice()) {
                 let of_row = key(&format!("{of_prompt} {completion:?} {wanted}"));
                 if !seen.insert(of_row) {
                     tally.duplicates += 1;
                     continue;
                 }
-                let rows = &mut single[split as usize][usize::from(*wanted)];
-                rows.insert(of_row, Row { prompt: encoded.prompt, response: completion.clone() });
-                if rows.len() > most {
-                    rows.pop_last();
-                }
+                let row = Row { prompt: encoded.prompt, response: completion.clone() };
+                keep_least(&mut single[split as usize][usize::from(*wanted)], of_row, row, most);
                 continue;
             }
             let (Record::Pair { margin, scores, .. }, [chosen, rejected]) = (&record, encoded.completions.as_slice())
@@ -150,11 +143,7 @@ pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
                 continue;
             }
             let row = preference(split, encoded.prompt, chosen, rejected, *margin, *scores);
-            let rows = &mut kept[split as usize];
-            rows.insert((of_row, tally.read as u64), row);
-            if rows.len() > most {
-                rows.pop_last();
-            }
+            keep_least(&mut kept[split as usize], (of_row, tally.read as u64), row, most);
         }
     }
     for split in [Split::Train, Split::Validation, Split::Test] {
@@ -181,6 +170,14 @@ pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
     let json = serde_json::to_vec(&prompts).map_err(|e| Error::Tokenizer { problem: e.to_string() })?;
     write(&to.join(PROMPTS), &json)?;
     Ok(tally)
+}
+
+/// Keeps something among those with the smallest keys, `most` at most.
+fn keep_least<K: Ord, V>(among: &mut BTreeMap<K, V>, key: K, value: V, most: usize) {
+    among.insert(key, value);
+    if among.len() > most {
+        among.pop_last();
+    }
 }
 
 /// Single completions in twos, each to its own prompt: as many as there are of the more frequent kind, where those of the other
