@@ -202,7 +202,7 @@ fn panels_product(
         let left = Left::new(x, from - inputs.start, [rows, depth], columns, &mut scratch);
         for (panel, w) in panels.chunks_exact(k * PANEL).take(columns.div_ceil(PANEL)).enumerate() {
             let first = panel * PANEL;
-            let right = Right { values: &w[from * PANEL..(from + depth) * PANEL], step: PANEL };
+            let right = Right { values: &w[from * PANEL..(from + depth) * PANEL], step: PANEL, next: k * PANEL };
             panel_product([rows, depth, PANEL.min(columns - first)], left, right, &mut y[first..], y_step, over, scale);
         }
     }
@@ -237,11 +237,11 @@ pub fn product(
             let width = PANEL.min(n - first);
             // few rows read a panel where it stands; more of them share a copy that stays in the first cache
             let right = if m <= FEW && b.column_step == 1 && width == PANEL {
-                Right { values: &b.values[from * b.row_step + first..], step: b.row_step }
+                Right { values: &b.values[from * b.row_step + first..], step: b.row_step, next: 0 }
             } else {
                 let here = Matrix { values: &b.values[from * b.row_step..], ..b };
                 pack_panel(here, first, width, panel[..depth * PANEL].as_chunks_mut().0);
-                Right { values: &panel[..depth * PANEL], step: PANEL }
+                Right { values: &panel[..depth * PANEL], step: PANEL, next: 0 }
             };
             panel_product([m, depth, width], left, right, &mut c[first..], c_step, over, scale);
         }
@@ -263,6 +263,8 @@ struct Left<'a> {
 struct Right<'a> {
     values: &'a [f32],
     step: usize,
+    /// How far on the panel begins that will be read next: it comes from memory while this one is worked on. 0: there is none.
+    next: usize,
 }
 
 /// Where a left side is packed, made when it is needed.
@@ -422,8 +424,8 @@ fn two_rows<const FUSED: bool>(depth: usize, x: Left<'_>, starts: [usize; 2], w:
 mod v3 {
     use super::{Left, Over, PANEL, ROWS, Right};
     use std::arch::x86_64::{
-        _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_mul_ps, _mm256_set1_ps, _mm256_setzero_ps,
-        _mm256_storeu_ps,
+        _MM_HINT_T1, _mm_prefetch, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_mul_ps,
+        _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
     };
 
     /// Rows of a tile, and its columns.
@@ -443,24 +445,28 @@ mod v3 {
         scale: f32,
     ) {
         let how = How { depth, input_step: x.input_step, w_step: w.step, over, scale };
+        let tiles = rows.div_ceil(TALL);
         let start = |row: usize| x.values.as_ptr().wrapping_add(row / ROWS * x.tile_step + row % ROWS * x.row_step);
         for first in (0..width).step_by(HALF) {
             let columns = HALF.min(width - first);
-            let w = w.values.as_ptr().wrapping_add(first);
+            let begin = w.values.as_ptr().wrapping_add(first);
             // tiles of nearly equal height: a low one loads as much for fewer products
-            let tall = rows.div_ceil(rows.div_ceil(TALL));
-            for row in (0..rows).step_by(tall) {
+            let tall = rows.div_ceil(tiles);
+            for (i, row) in (0..rows).step_by(tall).enumerate() {
                 let y = y.as_mut_ptr().wrapping_add(row * y_step + first);
+                // each tile asks for its share of the next panel, evenly: memory has as long for it as the products take
+                let share = (first / HALF * tiles + i) * depth * HALF / tiles;
+                let ahead = Ahead { at: w.values.as_ptr().wrapping_add(w.next + share), step: HALF.div_ceil(tiles) };
                 let at = At { y, y_step, columns };
                 // SAFETY: the caller's: `count` rows from `row` on are there.
                 unsafe {
                     match tall.min(rows - row) {
-                        1 => tile([start(row)], w, at, how),
-                        2 => tile([start(row), start(row + 1)], w, at, how),
-                        3 => tile(std::array::from_fn::<_, 3, _>(|i| start(row + i)), w, at, how),
-                        4 => tile(std::array::from_fn::<_, 4, _>(|i| start(row + i)), w, at, how),
-                        5 => tile(std::array::from_fn::<_, 5, _>(|i| start(row + i)), w, at, how),
-                        _ => tile(std::array::from_fn::<_, TALL, _>(|i| start(row + i)), w, at, how),
+                        1 => tile([start(row)], begin, ahead, at, how),
+                        2 => tile([start(row), start(row + 1)], begin, ahead, at, how),
+                        3 => tile(std::array::from_fn::<_, 3, _>(|i| start(row + i)), begin, ahead, at, how),
+                        4 => tile(std::array::from_fn::<_, 4, _>(|i| start(row + i)), begin, ahead, at, how),
+                        5 => tile(std::array::from_fn::<_, 5, _>(|i| start(row + i)), begin, ahead, at, how),
+                        _ => tile(std::array::from_fn::<_, TALL, _>(|i| start(row + i)), begin, ahead, at, how),
                     }
                 }
             }
@@ -473,6 +479,13 @@ mod v3 {
         y: *mut f32,
         y_step: usize,
         columns: usize,
+    }
+
+    /// What is asked of memory beforehand, a line an input.
+    #[derive(Clone, Copy)]
+    struct Ahead {
+        at: *const f32,
+        step: usize,
     }
 
     /// What all tiles of a panel share.
@@ -488,10 +501,10 @@ mod v3 {
     /// Rows that begin at `x`, on half a panel at `w`.
     #[target_feature(enable = "avx2,fma")]
     #[inline]
-    unsafe fn tile<const M: usize>(x: [*const f32; M], w: *const f32, to: At, how: How) {
+    unsafe fn tile<const M: usize>(x: [*const f32; M], w: *const f32, ahead: Ahead, to: At, how: How) {
         let At { y, y_step, columns } = to;
         let mut sums = [[_mm256_setzero_ps(); 2]; M];
-        let (mut at, mut w) = (0, w);
+        let (mut at, mut w, mut ahead_at) = (0, w, ahead.at);
         for _ in 0..how.depth {
             // SAFETY: the caller's: there are so many inputs.
             unsafe {
@@ -500,7 +513,9 @@ mod v3 {
                     let x = _mm256_broadcast_ss(&*x.add(at));
                     *sums = [_mm256_fmadd_ps(x, pair[0], sums[0]), _mm256_fmadd_ps(x, pair[1], sums[1])];
                 }
+                _mm_prefetch::<_MM_HINT_T1>(ahead_at.cast()); // reads nothing, wherever it points
             }
+            ahead_at = ahead_at.wrapping_add(ahead.step);
             at = at.wrapping_add(how.input_step);
             w = w.wrapping_add(how.w_step);
         }
@@ -720,7 +735,7 @@ mod tests {
                             let (first, width) = (panel * PANEL, PANEL.min(n - panel * PANEL));
                             let mut none = None;
                             let (left, right) =
-                                (Left::new(a, 0, [m, k], 0, &mut none), Right { values: w, step: PANEL });
+                                (Left::new(a, 0, [m, k], 0, &mut none), Right { values: w, step: PANEL, next: 0 });
                             plain_panel([m, k, width], left, right, &mut plain[first..], n + 3, over, 0.25);
                         }
                     }
