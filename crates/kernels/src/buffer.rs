@@ -1,29 +1,53 @@
 //! Working memory that comes back: a buffer's pages are kept and used again, so that no step clears them anew.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex};
 
-/// A free buffer, and the update that it was last used in.
-type Kept = (u64, Vec<f32>);
-/// Free buffers by length.
-static FREE: LazyLock<Mutex<HashMap<usize, Vec<Kept>>>> = LazyLock::new(Mutex::default);
+/// Free buffers, the one that came back last at the end.
+static FREE: LazyLock<Mutex<Free>> = LazyLock::new(Mutex::default);
 /// Updates so far.
 static UPDATE: AtomicU64 = AtomicU64::new(0);
 /// Updates that a buffer waits for its next use before its pages go back to the system.
 const PATIENCE: u64 = 64;
+/// Numbers that wait at most, 256 MB: beyond it those go back that have waited longest.
+const MOST: usize = 1 << 26;
+
+#[derive(Default)]
+struct Free {
+    /// Each with the update that it was last used in.
+    buffers: VecDeque<(u64, Vec<f32>)>,
+    /// Numbers in all of them.
+    held: usize,
+}
+
+impl Free {
+    fn take(&mut self, length: usize) -> Option<Vec<f32>> {
+        let at = self.buffers.iter().rposition(|(_, numbers)| numbers.len() == length)?;
+        self.held -= length;
+        self.buffers.remove(at).map(|(_, numbers)| numbers)
+    }
+
+    fn put(&mut self, used: u64, numbers: Vec<f32>) {
+        self.held += numbers.len();
+        self.buffers.push_back((used, numbers));
+        self.shed(|held, _| held > MOST);
+    }
+
+    /// Lets go of those that have waited longest, as long as their number of numbers or their last use is such.
+    fn shed(&mut self, is_too_much: impl Fn(usize, u64) -> bool) {
+        while self.buffers.front().is_some_and(|(used, _)| is_too_much(self.held, *used)) {
+            self.held -= self.buffers.pop_front().map_or(0, |(_, numbers)| numbers.len());
+        }
+    }
+}
 
 /// Says that an update is made: what none of the last ones used goes back to the system.
 pub fn updated() {
     let now = UPDATE.fetch_add(1, Ordering::Relaxed);
-    if now.is_multiple_of(PATIENCE)
-        && let Ok(mut free) = FREE.lock()
-    {
-        free.retain(|_, buffers| {
-            buffers.retain(|(used, _)| used + PATIENCE > now);
-            !buffers.is_empty()
-        });
+    if let Ok(mut free) = FREE.lock() {
+        free.shed(|_, used| used + PATIENCE <= now);
     }
 }
 
@@ -34,8 +58,8 @@ pub struct Buffer(Vec<f32>);
 impl Buffer {
     /// A buffer of some length.
     pub fn new(length: usize) -> Self {
-        let kept = FREE.lock().ok().and_then(|mut free| free.get_mut(&length)?.pop());
-        Self(kept.map_or_else(|| vec![0.0; length], |(_, numbers)| numbers))
+        let kept = FREE.lock().ok().and_then(|mut free| free.take(length));
+        Self(kept.unwrap_or_else(|| vec![0.0; length]))
     }
 }
 
@@ -43,8 +67,7 @@ impl Drop for Buffer {
     fn drop(&mut self) {
         let numbers = std::mem::take(&mut self.0);
         if let Ok(mut free) = FREE.lock() {
-            let used = UPDATE.load(Ordering::Relaxed);
-            free.entry(numbers.len()).or_default().push((used, numbers));
+            free.put(UPDATE.load(Ordering::Relaxed), numbers);
         }
     }
 }
@@ -77,13 +100,26 @@ mod tests {
     #[test]
     fn a_buffer_is_used_again_until_it_has_waited_long() {
         let length = 12_345; // nobody else's
-        let kept = || FREE.lock().map_or(0, |free| free.get(&length).map_or(0, Vec::len));
+        let kept = || FREE.lock().map_or(0, |free| free.buffers.iter().filter(|(_, of)| of.len() == length).count());
         drop([Buffer::new(length), Buffer::new(length)]);
         assert_eq!(kept(), 2);
         let one = Buffer::new(length);
         assert_eq!((one.len(), kept()), (length, 1));
         drop(one);
-        (0..2 * PATIENCE).for_each(|_| updated());
+        (0..=PATIENCE).for_each(|_| updated());
         assert_eq!(kept(), 0);
+    }
+
+    #[test]
+    fn what_waits_is_bounded() {
+        let mut free = Free::default();
+        let third = MOST / 3;
+        (0..5).for_each(|i| free.put(i, vec![0.0; third]));
+        assert_eq!((free.buffers.len(), free.held), (3, 3 * third));
+        assert_eq!(free.buffers.front().map(|(used, _)| *used), Some(2));
+        assert!(free.take(third).is_some() && free.take(third + 1).is_none());
+        assert_eq!(free.held, 2 * third);
+        free.put(9, vec![0.0; MOST + 1]); // more than all that may wait
+        assert_eq!((free.buffers.len(), free.held), (0, 0));
     }
 }

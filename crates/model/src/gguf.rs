@@ -494,7 +494,9 @@ fn reordered(values: &[f32], heads: usize, columns: usize, from: impl Fn(usize, 
     let rows = values.len() / columns;
     let e = rows / heads;
     let row = |row: usize| (row / e) * e + from(e / 2, row % e);
-    (0..rows).flat_map(|r| values[row(r) * columns..][..columns].iter().copied()).collect()
+    let mut ordered = Vec::with_capacity(values.len());
+    (0..rows).for_each(|r| ordered.extend_from_slice(&values[row(r) * columns..][..columns]));
+    ordered
 }
 
 /// How matrices are kept in a file that is written.

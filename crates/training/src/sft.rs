@@ -143,7 +143,7 @@ pub fn sequence_logp(reader: &Reader, policy: &Policy, batch: &Responses) -> Vec
 }
 
 /// Tokens that are read in one pass without a gradient.
-pub const TOKENS: usize = 1 << 14;
+pub const TOKENS: usize = 1 << 12;
 
 /// Numbers of one tensor of logits.
 const LOGITS: usize = 1 << 24;
