@@ -4,7 +4,7 @@
 use crate::invariants;
 use burn::tensor::{Tensor, TensorData};
 use duel_data::pairs::{PreferenceRow, hash};
-use duel_model::{Flops, Policy, Reader, TransformerConfig, weights, weights::host};
+use duel_model::{Flops, Policy, Reader, TransformerConfig, weights::host};
 use duel_objectives::{
     ChosenRejected, KtoWeights, PairLogp, PreferenceLoss, PreferenceOutcome, chosen_sequence_nll, preference_loss,
 };
@@ -34,7 +34,7 @@ impl ReferenceLogp {
         let pairs = PairBatch::new(rows, &(0..n).collect::<Vec<_>>());
         let logp = sft::sequence_logp(reader, reference, &pairs.both);
         Self {
-            reference: weights::hash(reference),
+            reference: reference.hash(),
             rows: hash(rows),
             chosen: logp[..n].to_vec(),
             rejected: logp[n..].to_vec(),

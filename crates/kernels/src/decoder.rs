@@ -241,13 +241,22 @@ impl Decoder {
     }
 }
 
-/// A map's matrix with its adapter worked in.
+/// A map's matrix `[inputs, outputs]`, with its adapter worked in.
 fn merged<'a>(map: &LlamaMap<'a>, inputs: usize, scale: f32) -> Cow<'a, [f32]> {
+    let outputs = map.weight.len() / inputs;
+    let weight: Cow<'a, [f32]> = match map.turned {
+        true => {
+            let columns = (0..inputs).map(|input| map.weight[input..].iter().step_by(inputs));
+            let mut rows = Vec::with_capacity(map.weight.len());
+            columns.for_each(|column| rows.extend(column));
+            Cow::Owned(rows)
+        }
+        false => Cow::Borrowed(map.weight),
+    };
     if map.a.is_empty() {
-        return Cow::Borrowed(map.weight);
+        return weight;
     }
-    let (rank, outputs) = (map.a.len() / inputs, map.weight.len() / inputs);
-    let mut weight = map.weight.to_vec();
+    let (rank, mut weight) = (map.a.len() / inputs, weight.into_owned());
     let (a, b) = (Matrix::rows(map.a, rank), Matrix::rows(map.b, outputs));
     product([inputs, rank, outputs], &mut weight, outputs, Over::Add, a, b, scale);
     Cow::Owned(weight)

@@ -36,8 +36,17 @@ pub struct LlamaShape {
 #[derive(Debug, Clone, Copy)]
 pub struct LlamaMap<'a> {
     pub weight: &'a [f32],
+    /// Whether the matrix stands as `[outputs, inputs]`, as files have it.
+    pub turned: bool,
     pub a: &'a [f32],
     pub b: &'a [f32],
+}
+
+impl<'a> LlamaMap<'a> {
+    /// `[inputs, outputs]`, however it stands.
+    pub(crate) fn matrix(self, [inputs, outputs]: [usize; 2]) -> Matrix<'a> {
+        if self.turned { Matrix::rows(self.weight, inputs).t() } else { Matrix::rows(self.weight, outputs) }
+    }
 }
 
 /// A block's maps, in this order wherever seven of anything stand: queries, keys, values, out, gate, up, down.
@@ -120,17 +129,17 @@ struct Ready {
 
 impl Ready {
     /// `x·W + scale·x·A·B`
-    fn forward(map: LlamaMap<'_>, [inputs, outputs]: [usize; 2], rank: usize) -> Self {
+    fn forward(map: LlamaMap<'_>, sizes @ [inputs, outputs]: [usize; 2], rank: usize) -> Self {
         let pack = |w: &[f32], inputs, outputs| Packed::new(Matrix::rows(w, outputs), inputs, outputs);
         let adapter = (rank > 0).then(|| (pack(map.a, inputs, rank), pack(map.b, rank, outputs)));
-        Self { weight: pack(map.weight, inputs, outputs), adapter }
+        Self { weight: Packed::new(map.matrix(sizes), inputs, outputs), adapter }
     }
 
     /// The same from outputs to inputs.
-    fn back(map: LlamaMap<'_>, [inputs, outputs]: [usize; 2], rank: usize) -> Self {
+    fn back(map: LlamaMap<'_>, sizes @ [inputs, outputs]: [usize; 2], rank: usize) -> Self {
         let turn = |w: &[f32], inputs, outputs| Packed::new(Matrix::rows(w, outputs).t(), outputs, inputs);
         let adapter = (rank > 0).then(|| (turn(map.b, rank, outputs), turn(map.a, inputs, rank)));
-        Self { weight: turn(map.weight, inputs, outputs), adapter }
+        Self { weight: Packed::new(map.matrix(sizes).t(), outputs, inputs), adapter }
     }
 
     /// The map of `rows` rows into `y`, whose rows stand `y_step` apart. `low` takes what stands between the adapter's two

@@ -1,6 +1,7 @@
 //! The fused operations of `duel-kernels` as tensor operations with their own backward pass, through burn's extension
 //! door. They run on the device `flex`; everywhere else, and where an adapter is on, models compose burn's operations.
 
+use crate::shelf::Mapped;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType, Flex, TensorMetadata as _, backend_extension};
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -79,6 +80,8 @@ pub struct LlamaTensors<B: Backend> {
 #[derive(Debug, Clone)]
 pub struct LlamaPlan {
     pub shape: LlamaShape,
+    /// The block's matrices where they stay in their file: those of the tensors are then read by nobody.
+    pub mapped: Option<[Arc<Mapped>; MAPS]>,
     pub cos: Arc<Vec<f32>>,
     pub sin: Arc<Vec<f32>>,
     pub left: Option<Arc<Vec<usize>>>,
@@ -211,9 +214,12 @@ impl<B: Backend> LlamaTensors<B> {
 /// A Llama block's input and its parameters in the order of [`LlamaTensors`].
 type LlamaParts<T> = [T; 24];
 
-fn llama_weights(parts: &LlamaParts<FlexTensor>) -> LlamaWeights<'_> {
+fn llama_weights<'a>(parts: &'a LlamaParts<FlexTensor>, decoded: Option<&'a [Buffer; MAPS]>) -> LlamaWeights<'a> {
     let of = |i: usize| numbers(&parts[i]);
-    let map = |i: usize| LlamaMap { weight: of(3 + i), a: of(10 + 2 * i), b: of(11 + 2 * i) };
+    let map = |i: usize| {
+        let weight = decoded.map_or_else(|| of(3 + i), |decoded| &decoded[i][..]);
+        LlamaMap { weight, turned: decoded.is_some(), a: of(10 + 2 * i), b: of(11 + 2 * i) }
+    };
     LlamaWeights { norms: [of(1), of(2)], maps: std::array::from_fn(map) }
 }
 
@@ -223,9 +229,15 @@ impl LlamaPlan {
     }
 
     fn forward(&self, parts: &LlamaParts<FlexTensor>) -> (FlexTensor, LlamaSaved) {
-        let x = &parts[0];
-        let (y, saved) = duel_kernels::llama_forward(self.shape, llama_weights(parts), numbers(x), self.place());
+        let (x, decoded) = (&parts[0], self.decoded());
+        let weights = llama_weights(parts, decoded.as_ref());
+        let (y, saved) = duel_kernels::llama_forward(self.shape, weights, numbers(x), self.place());
         (tensor(y, x), saved)
+    }
+
+    /// The block's matrices `[out, in]` where they stay in their file.
+    fn decoded(&self) -> Option<[Buffer; MAPS]> {
+        self.mapped.as_ref().map(|mapped| mapped.each_ref().map(|mapped| mapped.read()))
     }
 
     /// Gradients of the parts, in their order; `None` where nobody asked for a matrix's, and where no adapter is on.
@@ -236,7 +248,8 @@ impl LlamaPlan {
         dy: &FlexTensor,
         asked: [bool; MAPS],
     ) -> Vec<Option<FlexTensor>> {
-        let (weights, x) = (llama_weights(parts), numbers(&parts[0]));
+        let decoded = self.decoded();
+        let (weights, x) = (llama_weights(parts, decoded.as_ref()), numbers(&parts[0]));
         let (dx, gradient) =
             duel_kernels::llama_backward(self.shape, weights, x, saved, self.place(), numbers(dy), asked);
         let adapters = gradient.a.into_iter().zip(gradient.b).flat_map(|(a, b)| [a, b]);

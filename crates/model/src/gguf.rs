@@ -482,20 +482,23 @@ pub fn interleaved(config: &TransformerConfig, ours: &str) -> Option<usize> {
 
 /// Rows of `heads` heads put from the order of neighbouring pairs `(2i, 2i + 1)` into that of halves `(i, i + E/2)`.
 pub fn halves(values: &[f32], heads: usize, columns: usize) -> Vec<f32> {
-    reordered(values, heads, columns, |half, row| 2 * (row % half) + row / half)
+    reordered(values, heads, columns, half_place)
+}
+
+/// Which of the rows of heads of `e` rows each, kept as neighbouring pairs, is row `row` of halves.
+pub fn half_place(e: usize, row: usize) -> usize {
+    (row / e) * e + 2 * (row % e % (e / 2)) + row % e / (e / 2)
 }
 
 /// The inverse of [`halves`].
 pub fn pairs(values: &[f32], heads: usize, columns: usize) -> Vec<f32> {
-    reordered(values, heads, columns, |half, row| (row % 2) * half + row / 2)
+    reordered(values, heads, columns, |e, row| (row / e) * e + (row % e % 2) * (e / 2) + row % e / 2)
 }
 
 fn reordered(values: &[f32], heads: usize, columns: usize, from: impl Fn(usize, usize) -> usize) -> Vec<f32> {
     let rows = values.len() / columns;
-    let e = rows / heads;
-    let row = |row: usize| (row / e) * e + from(e / 2, row % e);
     let mut ordered = Vec::with_capacity(values.len());
-    (0..rows).for_each(|r| ordered.extend_from_slice(&values[row(r) * columns..][..columns]));
+    (0..rows).for_each(|row| ordered.extend_from_slice(&values[from(rows / heads, row) * columns..][..columns]));
     ordered
 }
 

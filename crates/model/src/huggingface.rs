@@ -269,7 +269,7 @@ pub fn read_adapter(folder: &Path, config: &TransformerConfig, policy: Policy, d
     let policy = policy.map_projections(|ours, projection| {
         let stem = format!("base_model.model.{}", their_stem(config, &ours));
         let (a, b) = (taken(format!("{stem}.lora_A.weight")), taken(format!("{stem}.lora_B.weight")));
-        let [inputs, outputs] = projection.linear.weight.dims();
+        let [inputs, outputs] = projection.dims();
         match (a, b) {
             (Some(a), Some(b)) => {
                 let rank = a.shape.first().copied().unwrap_or(0);

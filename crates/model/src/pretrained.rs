@@ -1,11 +1,12 @@
 //! A model on disk, whatever it is kept in: a Hugging Face directory or a GGUF file.
 
 use crate::huggingface::{self, Words};
-use crate::shelf::Shelf;
+use crate::shelf::{Mapped, Shelf};
 use crate::weights::{self, Stored};
-use crate::{Error, Policy, Result, TransformerConfig, gguf};
+use crate::{Error, Family, Policy, Result, TransformerConfig, gguf};
 use burn::tensor::Device;
 use duel_spec::ids::Hasher;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// A model whose settings have been read, and whose tensors wait to be asked for.
@@ -15,6 +16,11 @@ pub struct Pretrained {
     pub words: Words,
     shelf: Shelf,
     is_gguf: bool,
+}
+
+/// Whether a name (`blocks.0.attention.q`) is one of [`Policy::map_projections`].
+fn is_projection(name: &str) -> bool {
+    name.starts_with("blocks.") && !name.contains("norm_")
 }
 
 /// Contexts longer than any model has.
@@ -50,8 +56,52 @@ impl Pretrained {
     /// # Errors
     /// Tensors that do not fit the settings; more tokens than the model was made for.
     pub fn policy(&self, context: usize, device: &Device) -> Result<Policy> {
+        self.read(context, device, &HashMap::new())
+    }
+
+    /// The same model with the matrices of its blocks left in their files, which are mapped into memory, and decoded each time
+    /// they are read. They cannot be trained, and the files must stay as they are as long as the model is used.
+    ///
+    /// # Errors
+    /// As [`Pretrained::policy`]; a model that is no Llama.
+    pub fn mapped(&self, context: usize, device: &Device) -> Result<Policy> {
+        let config = self.config_for(context)?;
+        if !matches!(config.family, Family::Llama { .. }) {
+            let (key, found) = ("model.mapped".into(), "a model of the family of GPT-2".into());
+            let accepted = "false; true for the family of Llama".into();
+            return Err(Error::Unsupported { path: self.shelf.path(), key, found, accepted });
+        }
+        let mut matrices = HashMap::new();
+        for (ours, shape) in weights::shapes(&Policy::zeros(&config, device)) {
+            let plain = huggingface::plain_name(&ours);
+            let Some(projection) = plain.strip_suffix(".weight").filter(|name| is_projection(name)) else { continue };
+            let name = self.name(&config, &ours).0;
+            let found = self.shelf.shape(&name).ok_or_else(|| Error::Lacking { name: name.clone() })?;
+            let expected: Vec<usize> = shape.into_iter().rev().collect();
+            let heads = self.is_gguf.then(|| gguf::interleaved(&config, &ours)).flatten();
+            match self.shelf.mapped(&name, heads).filter(|_| found == expected) {
+                Some(matrix) => matrices.insert(projection.to_owned(), (name, matrix)),
+                None => return Err(Error::Shape { name, found: found.to_vec(), expected }),
+            };
+        }
+        let policy = self.read(context, device, &matrices)?;
+        Ok(policy.map_projections(|name, projection| match matrices.remove(&name) {
+            Some((_, matrix)) => projection.on_file(matrix),
+            None => projection,
+        }))
+    }
+
+    /// The name and the orientation of one of our parameters in the file.
+    fn name(&self, config: &TransformerConfig, ours: &str) -> (String, bool) {
+        if self.is_gguf { gguf::theirs(ours) } else { huggingface::theirs(config, ours) }
+    }
+
+    /// Reads all but these projections' matrices, which stay zero.
+    fn read(&self, context: usize, device: &Device, without: &HashMap<String, (String, Mapped)>) -> Result<Policy> {
         let config = self.config_for(context)?;
         let shape = Policy::zeros(&config, device);
+        let left: HashSet<&str> = without.values().map(|(name, _)| name.as_str()).collect();
+        let naming = |ours: &str| Some(self.name(&config, ours)).filter(|(name, _)| !left.contains(name.as_str()));
         if self.is_gguf {
             let mended = |ours: &str, found: Stored| match gguf::interleaved(&config, ours) {
                 Some(heads) => {
@@ -61,11 +111,11 @@ impl Pretrained {
                 None => found,
             };
             // tables of long contexts, which plain rotary positions do not need
-            let spare = |name: &str| name == "rope_freqs.weight";
-            return weights::load_from(shape, &self.shelf, |ours| Some(gguf::theirs(ours)), mended, spare);
+            let spare = |name: &str| name == "rope_freqs.weight" || left.contains(name);
+            return weights::load_from(shape, &self.shelf, naming, mended, spare);
         }
-        let naming = |ours: &str| Some(huggingface::theirs(&config, ours));
-        weights::load_from(shape, &self.shelf, naming, |_, found| found, huggingface::is_buffer)
+        let spare = |name: &str| huggingface::is_buffer(name) || left.contains(name);
+        weights::load_from(shape, &self.shelf, naming, |_, found| found, spare)
     }
 
     /// The model's sizes where sequences have at most `context` tokens: its positions are tables of that length.

@@ -1,15 +1,20 @@
 //! A linear map that may carry a low-rank adapter.
 
+use crate::shelf::Mapped;
 use crate::weights::{Start, normal};
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
-use burn::tensor::{DType, Device, Tensor};
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use std::sync::Arc;
 
 /// `x W + b`, and `+ (α/r) x A B` where an adapter is on.
 #[derive(Module, Debug)]
 pub struct Projection {
     pub linear: Linear,
     pub lora: Option<Lora>,
+    /// The matrix where it stays in its file; `linear` then holds none.
+    #[module(skip)]
+    mapped: Option<Arc<Mapped>>,
 }
 
 /// A low-rank change of a matrix. Hu et al. 2021, eq. 3.
@@ -38,12 +43,45 @@ impl Projection {
         if bias {
             linear.bias = Some(Param::from_tensor(Tensor::zeros([outputs], device)));
         }
-        Self { linear, lora: None }
+        Self { linear, lora: None, mapped: None }
+    }
+
+    /// Inputs and outputs.
+    pub fn dims(&self) -> [usize; 2] {
+        self.mapped.as_ref().map_or_else(|| self.linear.weight.dims(), |mapped| mapped.dims())
+    }
+
+    /// The matrix `[in, out]`, decoded where it stays in its file.
+    pub fn matrix(&self) -> Tensor<2> {
+        let Some(mapped) = &self.mapped else { return self.linear.weight.val() };
+        Tensor::from_data(TensorData::new(mapped.values(), mapped.dims()), &self.linear.weight.device())
+    }
+
+    /// The matrix where it stays in its file.
+    pub(crate) fn mapped(&self) -> Option<&Arc<Mapped>> {
+        self.mapped.as_ref()
+    }
+
+    /// The map with this matrix, which stays in its file.
+    pub(crate) fn on_file(mut self, mapped: Mapped) -> Self {
+        let none = Tensor::zeros([1, 1], &self.linear.weight.device());
+        self.linear.weight = Param::from_tensor(none);
+        self.mapped = Some(Arc::new(mapped));
+        self
     }
 
     /// `[B, L, in]` to `[B, L, out]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let y = self.linear.forward(x.clone());
+        let y = match &self.mapped {
+            None => self.linear.forward(x.clone()),
+            Some(_) => {
+                let y = x.clone().matmul(self.matrix().unsqueeze());
+                match &self.linear.bias {
+                    Some(bias) => y + bias.val().unsqueeze(),
+                    None => y,
+                }
+            }
+        };
         match &self.lora {
             Some(lora) => {
                 let [b, l, d] = x.dims();
@@ -61,8 +99,12 @@ impl Projection {
         self
     }
 
-    /// The same map with the adapter worked into the matrix.
+    /// The same map with the adapter worked into the matrix, which is in memory.
     pub fn merged(mut self) -> Self {
+        if self.mapped.is_some() {
+            self.linear.weight = Param::from_tensor(self.matrix());
+            self.mapped = None;
+        }
         if let Some(lora) = self.lora.take() {
             // rounded once, at the end
             let wide = |x: Tensor<2>| x.cast(DType::F64);

@@ -1,13 +1,16 @@
 //! Tensors of files, by name, decoded one at a time when they are asked for: a model is read without a second copy of it.
 
-use crate::weights::{Stored, mapped};
-use crate::{Error, Result};
+use crate::weights::{Stored, mapped, transposed};
+use crate::{Error, Result, gguf};
+use duel_kernels::Buffer;
 use half::{bf16, f16};
 use memmap2::Mmap;
+use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors};
 use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// How numbers are kept in a file. The quantised kinds are ggml's blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,25 +98,25 @@ impl Kind {
 
     fn decode_block(self, b: &[u8], to: &mut Vec<f32>) {
         let half = |at: usize| f16::from_le_bytes([b[at], b[at + 1]]).to_f32();
-        // sixteen bytes of two numbers each: low halves, then high halves, with a fifth bit where there is one
-        let mut nibbles = |at: usize, fifth: u32, of: &dyn Fn(u32) -> f32| {
-            to.extend(b[at..at + 16].iter().enumerate().map(|(j, q)| of(u32::from(q & 15) | (fifth >> j & 1) << 4)));
-            to.extend(
-                b[at..at + 16].iter().enumerate().map(|(j, q)| of(u32::from(q >> 4) | (fifth >> (j + 16) & 1) << 4)),
-            );
-        };
         let bits = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
+        let d = half(0);
         match self {
             Self::F32 => to.push(f32::from_bits(bits(0))),
-            Self::F16 => to.push(half(0)),
+            Self::F16 => to.push(d),
             Self::Bf16 => to.push(bf16::from_le_bytes([b[0], b[1]]).to_f32()),
-            Self::Q4_0 => nibbles(2, 0, &|q| (q as f32 - 8.0) * half(0)),
-            Self::Q4_1 => nibbles(4, 0, &|q| q as f32 * half(0) + half(2)),
-            Self::Q5_0 => nibbles(6, bits(2), &|q| (q as f32 - 16.0) * half(0)),
-            Self::Q5_1 => nibbles(8, bits(4), &|q| q as f32 * half(0) + half(2)),
-            Self::Q8_0 => to.extend(b[2..].iter().map(|q| f32::from(*q as i8) * half(0))),
+            Self::Q4_0 => nibbles(&b[2..], 0, to, |q| (q as f32 - 8.0) * d),
+            Self::Q4_1 => {
+                let least = half(2);
+                nibbles(&b[4..], 0, to, |q| q as f32 * d + least);
+            }
+            Self::Q5_0 => nibbles(&b[6..], bits(2), to, |q| (q as f32 - 16.0) * d),
+            Self::Q5_1 => {
+                let least = half(2);
+                nibbles(&b[8..], bits(4), to, |q| q as f32 * d + least);
+            }
+            Self::Q8_0 => to.extend(b[2..].iter().map(|q| f32::from(*q as i8) * d)),
             Self::Q4K => {
-                let (d, least, scales) = (half(0), half(2), &b[4..16]);
+                let (least, scales) = (half(2), &b[4..16]);
                 let scale = |j: usize| match j {
                     0..4 => [scales[j] & 63, scales[j + 4] & 63],
                     _ => [scales[j + 4] & 15 | scales[j - 4] >> 6 << 4, scales[j + 4] >> 4 | scales[j] >> 6 << 4],
@@ -153,6 +156,12 @@ impl Kind {
     }
 }
 
+/// Sixteen bytes of two numbers each: low halves, then high halves, with a fifth bit where there is one.
+fn nibbles(b: &[u8], fifth: u32, to: &mut Vec<f32>, of: impl Fn(u32) -> f32) {
+    to.extend(b[..16].iter().enumerate().map(|(j, q)| of(u32::from(q & 15) | (fifth >> j & 1) << 4)));
+    to.extend(b[..16].iter().enumerate().map(|(j, q)| of(u32::from(q >> 4) | (fifth >> (j + 16) & 1) << 4)));
+}
+
 /// 32 numbers as eight bits each and a scale.
 fn q8_block(x: &[f32]) -> [u8; 34] {
     let d = x.iter().fold(0f32, |most, x| most.max(x.abs())) / 127.0;
@@ -175,7 +184,7 @@ struct Entry {
 /// Tensors of one file or several.
 #[derive(Debug)]
 pub struct Shelf {
-    files: Vec<(PathBuf, Mmap)>,
+    files: Vec<(PathBuf, Arc<Mmap>)>,
     entries: HashMap<String, Entry>,
 }
 
@@ -210,7 +219,7 @@ impl Shelf {
     /// The tensors of one file whose header has been checked against its length.
     pub(crate) fn of_mapped(path: &Path, bytes: Mmap, tensors: Vec<(String, Vec<usize>, Kind, Range<usize>)>) -> Self {
         let entry = |(name, shape, kind, range)| (name, Entry { file: 0, shape, kind, range });
-        Self { files: vec![(path.into(), bytes)], entries: tensors.into_iter().map(entry).collect() }
+        Self { files: vec![(path.into(), bytes.into())], entries: tensors.into_iter().map(entry).collect() }
     }
 
     fn add(&mut self, path: &Path, bytes: Mmap, found: Vec<(String, Vec<usize>, Kind, Range<usize>)>) -> Result<()> {
@@ -220,7 +229,7 @@ impl Shelf {
                 return Err(Error::Damaged { path: path.into(), problem: format!("`{name}` is in two files") });
             }
         }
-        self.files.push((path.into(), bytes));
+        self.files.push((path.into(), bytes.into()));
         Ok(())
     }
 
@@ -235,6 +244,15 @@ impl Shelf {
         Some(Stored { shape: shape.clone(), values: kind.decode(&self.files[*file].1[range.clone()]) })
     }
 
+    /// A matrix `[out, in]` that stays in its file; `None` where there is no such matrix. Of matrices whose rows come as
+    /// neighbouring pairs of so many `heads`, see [`gguf::interleaved`].
+    pub fn mapped(&self, name: &str, heads: Option<usize>) -> Option<Mapped> {
+        let Entry { file, shape, kind, range } = self.entries.get(name)?;
+        let [rows, columns] = shape[..] else { return None };
+        let file = self.files[*file].1.clone();
+        Some(Mapped { file, range: range.clone(), kind: *kind, rows, columns, heads })
+    }
+
     /// Numbers of all tensors together.
     pub fn numbers(&self) -> usize {
         let of = |entry: &Entry| entry.shape.iter().product::<usize>();
@@ -246,8 +264,58 @@ impl Shelf {
         self.entries.keys().map(String::as_str)
     }
 
+    /// The first of the files.
+    pub fn path(&self) -> PathBuf {
+        self.files.first().map(|(path, _)| path.clone()).unwrap_or_default()
+    }
+
     /// The file that holds a tensor, for errors that name it.
     pub fn path_of(&self, name: &str) -> PathBuf {
         self.entries.get(name).map(|entry| self.files[entry.file].0.clone()).unwrap_or_default()
+    }
+}
+
+/// A matrix that stays in its file, and is decoded each time it is read.
+#[derive(Debug, Clone)]
+pub struct Mapped {
+    file: Arc<Mmap>,
+    range: Range<usize>,
+    kind: Kind,
+    rows: usize,
+    columns: usize,
+    /// Heads whose rows stand as neighbouring pairs.
+    heads: Option<usize>,
+}
+
+/// Rows of a mapped matrix that one thread decodes at a time.
+const BAND: usize = 32;
+
+impl Mapped {
+    /// Inputs and outputs.
+    pub fn dims(&self) -> [usize; 2] {
+        [self.columns, self.rows]
+    }
+
+    /// The matrix `[in, out]`, row by row.
+    pub fn values(&self) -> Vec<f32> {
+        transposed(&self.read(), self.rows, self.columns)
+    }
+
+    /// The matrix `[out, in]`, row by row.
+    pub fn read(&self) -> Buffer {
+        let (columns, [numbers, size]) = (self.columns, self.kind.block());
+        let bytes = columns / numbers * size; // of a row, which is whole blocks
+        let place = |row: usize| self.heads.map_or(row, |heads| gguf::half_place(self.rows / heads, row));
+        let mut values = Buffer::new(self.rows * columns);
+        values.par_chunks_mut((BAND * columns).max(1)).enumerate().for_each(|(band, to)| {
+            let mut row = Vec::with_capacity(columns);
+            for (i, to) in to.chunks_exact_mut(columns).enumerate() {
+                let from = self.range.start + place(band * BAND + i) * bytes;
+                row.clear();
+                self.file[from..from + bytes].chunks_exact(size).for_each(|block| self.kind.decode_block(block, &mut row));
+                to.copy_from_slice(&row);
+            }
+        });
+        values
     }
 }

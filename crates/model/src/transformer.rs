@@ -6,9 +6,11 @@
 
 use crate::config::{Activation, Family, TransformerConfig};
 use crate::fused::{self, BlockPlan, BlockTensors, LlamaPlan, LlamaTensors, LogpPlan};
+use crate::huggingface::plain_name;
 use crate::projection::{Lora, Projection};
+use crate::shelf::Mapped;
 use crate::tokens::Tokens;
-use crate::weights::{Start, host, normal};
+use crate::weights::{self, Start, host, normal};
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
@@ -17,6 +19,7 @@ use duel_kernels::{
     MAPS,
 };
 use duel_spec::{ScoreOf, seeds::Rng};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Keys and values of every block for the tokens read so far, each `[B, G, K, E]`.
@@ -274,7 +277,7 @@ impl Block {
         let norm = |of: &LayerNorm| Some((of.gamma.val(), of.beta.as_ref()?.val()));
         let affine = |of: &Projection| {
             let bias = of.linear.bias.as_ref()?.val();
-            of.lora.is_none().then(|| (of.linear.weight.val(), bias))
+            of.lora.is_none().then(|| (of.matrix(), bias))
         };
         Some(Gpt2Parts {
             norm1: norm(norm1)?,
@@ -308,11 +311,11 @@ impl Block {
         let norms = [norm1, norm2].map(|norm| host(norm.gamma.val()));
         let of = |map: &Projection| {
             let [a, b] = map.lora.as_ref().map_or([vec![], vec![]], |lora| [host(lora.a.val()), host(lora.b.val())]);
-            [host(map.linear.weight.val()), a, b]
+            [host(map.matrix()), a, b]
         };
         let maps: Vec<[Vec<f32>; 3]> = self.llama_maps().into_iter().map(of).collect();
-        let maps: [LlamaMap<'_>; MAPS] =
-            maps.iter().map(|[weight, a, b]| LlamaMap { weight, a, b }).collect::<Vec<_>>().try_into().ok()?;
+        let maps = maps.iter().map(|[weight, a, b]| LlamaMap { weight, turned: false, a, b });
+        let maps: [LlamaMap<'_>; MAPS] = maps.collect::<Vec<_>>().try_into().ok()?;
         decoder.push(&DecoderBlock::Llama(LlamaWeights { norms: norms.each_ref().map(|w| w.as_slice()), maps }));
         Some(())
     }
@@ -346,7 +349,7 @@ impl Block {
             heads: *heads,
             key_value_heads: *key_value_heads,
             head_width: *head_width,
-            inner: gate.linear.weight.dims()[1],
+            inner: gate.dims()[1],
             epsilon: self.epsilon as f32,
             rank,
             scale: scale as f32,
@@ -381,8 +384,13 @@ impl Block {
             down_a: a(down),
             down_b: b(down),
         };
+        let mapped: Vec<_> = maps.iter().filter_map(|map| map.mapped().cloned()).collect();
+        if !mapped.is_empty() && mapped.len() < MAPS {
+            return None;
+        }
         let plan = LlamaPlan {
             shape,
+            mapped: mapped.try_into().ok(),
             cos: cos.clone(),
             sin: sin.clone(),
             left: place.left.clone(),
@@ -789,7 +797,7 @@ impl Policy {
             if !wears(&name) {
                 return projection;
             }
-            let [inputs, outputs] = projection.linear.weight.dims();
+            let [inputs, outputs] = projection.dims();
             let spread = 1.0 / (3.0 * inputs as f64).sqrt();
             let a = normal([inputs, rank], spread, &mut Start::Drawn(rng), device);
             let b = Param::from_tensor(Tensor::zeros([rank, outputs], device));
@@ -821,6 +829,19 @@ impl Policy {
         self.body.blocks.iter().any(worn)
     }
 
+    /// [`weights::hash`], of the matrices that stay in their file too: it does not depend on where they are.
+    pub fn hash(&self) -> String {
+        let mut mapped = HashMap::new();
+        let _ = self.clone().map_projections(|name, projection| {
+            mapped.extend(projection.mapped().cloned().map(|matrix| (name, matrix)));
+            projection
+        });
+        weights::hash_with(self, |ours| {
+            let matrix: &Arc<Mapped> = mapped.get(plain_name(ours).strip_suffix(".weight")?)?;
+            Some((matrix.dims(), matrix.values()))
+        })
+    }
+
     /// The model as it is read fastest: a Llama's adapters stay on, so that the frozen weights are not copied; GPT-2's are
     /// worked in, since its one operation knows none.
     pub fn as_read(self) -> Self {
@@ -830,7 +851,7 @@ impl Policy {
         }
     }
 
-    /// The model with its adapters worked into its matrices.
+    /// The model with its adapters worked into its matrices, all of which are in memory.
     pub fn merged(self) -> Self {
         self.map_projections(|_, projection| projection.merged())
     }
@@ -910,7 +931,7 @@ impl Scalar {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Reader, Responses, generate, weights};
+    use crate::{Reader, Responses, generate};
     use burn::module::Module;
     use duel_spec::{Space, seeds};
 

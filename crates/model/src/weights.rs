@@ -156,23 +156,20 @@ pub fn training<M: Module>(module: M, wanted: impl Fn(&str) -> bool) -> M {
 
 /// Hash of all parameters, names and shapes included.
 pub fn hash<M: Module>(module: &M) -> String {
-    struct Hash {
+    hash_with(module, |_| None)
+}
+
+/// The same with some parameters, by name, of other shapes and values than the module holds.
+pub(crate) fn hash_with<M: Module>(module: &M, other: impl Fn(&str) -> Option<([usize; 2], Vec<f32>)>) -> String {
+    struct Hash<F> {
         path: Vec<String>,
+        other: F,
         hasher: Hasher,
     }
-    impl ModuleVisitor for Hash {
-        fn enter_module(&mut self, name: &str, _: &str) {
-            self.path.push(name.into());
-        }
-        fn exit_module(&mut self, _: &str, _: &str) {
-            self.path.pop();
-        }
-        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-            let tensor = param.val();
-            self.hasher.add(self.path.join(".").as_bytes());
-            tensor.dims().iter().for_each(|size| self.hasher.add(&size.to_le_bytes()));
-            let data = tensor.into_data();
-            let values: &[f32] = data.as_slice().expect("all models are f32");
+    impl<F> Hash<F> {
+        fn add(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+            self.hasher.add(name.as_bytes());
+            shape.iter().for_each(|size| self.hasher.add(&size.to_le_bytes()));
             let mut bytes = Vec::with_capacity(4 * values.len().min(BLOCK));
             for block in values.chunks(BLOCK) {
                 bytes.clear();
@@ -181,8 +178,25 @@ pub fn hash<M: Module>(module: &M) -> String {
             }
         }
     }
+    impl<F: Fn(&str) -> Option<([usize; 2], Vec<f32>)>> ModuleVisitor for Hash<F> {
+        fn enter_module(&mut self, name: &str, _: &str) {
+            self.path.push(name.into());
+        }
+        fn exit_module(&mut self, _: &str, _: &str) {
+            self.path.pop();
+        }
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let name = self.path.join(".");
+            if let Some((shape, values)) = (self.other)(&name) {
+                return self.add(&name, &shape, &values);
+            }
+            let tensor = param.val();
+            let (shape, data) = (tensor.dims(), tensor.into_data());
+            self.add(&name, &shape, data.as_slice().expect("all models are f32"));
+        }
+    }
     const BLOCK: usize = 1 << 16; // numbers that are turned into bytes at once
-    let mut hash = Hash { path: vec![], hasher: Hasher::default() };
+    let mut hash = Hash { path: vec![], other, hasher: Hasher::default() };
     module.visit(&mut hash);
     hash.hasher.finish()
 }

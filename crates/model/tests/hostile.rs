@@ -36,6 +36,7 @@ fn gguf_bytes() -> Vec<u8> {
 fn try_all(path: &Path) {
     if let Ok(model) = Pretrained::open(path) {
         let _ = model.policy(model.config.context.min(16), &Device::flex());
+        let _ = model.mapped(model.config.context.min(16), &Device::flex()).map(Policy::merged);
     }
 }
 

@@ -218,14 +218,16 @@ impl<'a> Estimator<'a> {
     }
 
     /// Bytes of so many models in training (weights, gradient, two moments and a spare) on batches of so many rows. A pretrained
-    /// model lies there once, frozen, and again as a decoder has it; what its adapters take is little beside that.
+    /// model lies there once, frozen, where it does not stay in its file, and again as a decoder has it; what its adapters take is
+    /// little beside that.
     fn memory(&self, models: f64, batch: f64) -> f64 {
         let TransformerConfig { layers, width, vocabulary, context, .. } = self.sizes.config;
         if self.experiment.is_pretrained() {
             let parameters = (layers * self.sizes.config.block_matrices() + width * vocabulary) as f64;
             let a_token = if self.experiment.learner.recompute { 1.0 } else { 10.0 }; // vectors of the width a layer
             let activations = batch.min(64.0) * (self.sizes.space.context() * layers * width) as f64 * a_token;
-            return 4.0 * (2.0 * parameters + activations) + PRETRAINED_MEMORY;
+            let copies = if self.experiment.model.mapped { 1.0 } else { 2.0 };
+            return 4.0 * (copies * parameters + activations) + PRETRAINED_MEMORY;
         }
         let parameters = (layers * self.sizes.config.block_matrices() + width * (vocabulary + context)) as f64;
         let tokens = batch * self.sizes.space.context() as f64;

@@ -3,7 +3,7 @@
 use crate::{Result, scene};
 use duel_ledger::StageId;
 use duel_spec::ids::{hash_bytes, stage_hash};
-use duel_spec::{Cell, Experiment, Method, WorldKind};
+use duel_spec::{Cell, Experiment, Method, ModelShape, WorldKind};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -92,7 +92,10 @@ impl Plan {
         let model = match pretrained {
             // where the files stand does not change what they say
             true => json!({"files": duel_model::hash_of_files(Path::new(&experiment.model.from))?}),
-            false => json!(&experiment.model),
+            false => {
+                let ModelShape { layers, width, heads, tied, .. } = &experiment.model;
+                json!({"from": "", "layers": layers, "width": width, "heads": heads, "tied": tied})
+            }
         };
         let mut shared = vec![];
         if experiment.world.kind != WorldKind::Grammar {

@@ -299,7 +299,7 @@ impl Desk<'_> {
         let world = scene.world.as_ref();
         let reference = self.sft_policy(world)?;
         let yardstick = self.yardstick(&scene, &reference)?;
-        let reference_hash = weights::hash(&reference);
+        let reference_hash = reference.hash();
         let rows = self.rows()?;
         let reader = self.reader(world);
         let probe: Vec<usize> = (0..rows.len())
@@ -339,7 +339,7 @@ impl Desk<'_> {
                     "the reference",
                     clocks.step,
                     &reference_hash,
-                    &weights::hash(&reference),
+                    &reference.hash(),
                 )?;
                 let started = Instant::now();
                 let scores = yardstick.measure(policy, beta, moment).map_err(|e| e.at_step(clocks.step))?;
@@ -452,7 +452,9 @@ impl Desk<'_> {
             return Ok(policy.clone());
         }
         let model = Pretrained::open(Path::new(&self.experiment.model.from))?;
-        let policy = self.recomputing(model.policy(world.space().context(), &self.device)?).no_grad();
+        let (mapped, context) = (self.experiment.model.mapped, world.space().context());
+        let policy = if mapped { model.mapped(context, &self.device)? } else { model.policy(context, &self.device)? };
+        let policy = self.recomputing(policy).no_grad();
         Ok(self.models.pretrained.get_or_init(|| policy).clone())
     }
 
@@ -497,7 +499,8 @@ impl Desk<'_> {
         if !self.experiment.is_pretrained() {
             return Ok(policy); // clones of a module share their parameters' ids, and with them their gradients
         }
-        Ok(self.models.sft.get_or_init(|| policy.merged().no_grad()).clone())
+        let policy = if policy.wears_adapters() { policy.merged() } else { policy };
+        Ok(self.models.sft.get_or_init(|| policy.no_grad()).clone())
     }
 
     /// What SFT starts from, without gradient: the pretrained model, or what the stage `base` has trained.

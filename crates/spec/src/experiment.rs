@@ -156,6 +156,7 @@ pub struct Reviews {
 #[serde(deny_unknown_fields)]
 pub struct ModelShape {
     pub from: String,
+    pub mapped: bool,
     pub layers: usize,
     pub width: usize,
     pub heads: usize,
@@ -601,6 +602,22 @@ impl Experiment {
                 "model.from = \"\"",
                 "only a pretrained model on reviews is spoken to first",
             )?;
+        }
+        if self.model.mapped {
+            let why = "what is trained in whole cannot stay in its file";
+            let whole = self.arms.iter().find(|(_, arm)| arm.corners().iter().any(|point| !point.method.every().lora));
+            if !from {
+                clash("model.mapped", "model.from = \"\"", "a fresh model has no file")?;
+            }
+            if let Some((name, _)) = whole {
+                clash("model.mapped", &format!("arms.{name}.lora = false"), why)?;
+            }
+            if self.stages.sft.steps > 0 {
+                clash("model.mapped", "stages.sft.steps", "the SFT policy is held as a whole")?;
+            }
+            if !self.stages.rm.lora {
+                clash("model.mapped", "stages.rm.lora = false", why)?;
+            }
         }
         let (sft, defaults) = (&self.stages.sft, SftStage::defaults());
         if sft.steps == 0 && kind == WorldKind::Grammar {

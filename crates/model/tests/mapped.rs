@@ -1,0 +1,143 @@
+//! A model whose matrices stay in their file says what the same model says in memory, to the bit: read, written with, trained
+//! on and merged.
+
+#![allow(clippy::unwrap_used)]
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, Tensor, TensorData};
+use duel_model::gguf::{self, Precision};
+use duel_model::huggingface::{self, Checkpoint, Special, Words};
+use duel_model::{
+    Activation, Error, Family, Kind, Policy, Pretrained, Reader, Responses, TransformerConfig, device, generate, weights,
+};
+use duel_spec::{Space, seeds};
+use std::path::{Path, PathBuf};
+
+const SPACE: Space =
+    Space { vocabulary: 40, pad: 0, bos: 1, eos: 2, prompt_tokens: 4, response_tokens: 6, actions: None, ends: false };
+
+fn checkpoint(family: Family) -> Checkpoint {
+    let config = TransformerConfig { vocabulary: 40, context: 16, layers: 2, width: 64, heads: 4, tied: true, family };
+    let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &Device::flex());
+    let words = serde_json::json!({
+        "added_tokens": [{"id": 0, "content": "<s>", "special": true}],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "vocab": {"<s>": 0, "a": 1, "b": 2, "ab": 3}, "merges": [["a", "b"]]}
+    });
+    let special = Special { bos: Some(0), eos: Some(0), pad: None };
+    Checkpoint { config, policy, words: Words { special, tokenizer: Some(words.to_string().into_bytes()), template: None } }
+}
+
+fn llama() -> Checkpoint {
+    checkpoint(Family::Llama { key_value_heads: 2, head_width: 16, inner: 96, rope_theta: 1e4, epsilon: 1e-5 })
+}
+
+/// The model in every form that Duel writes.
+fn forms(folder: &Path) -> Vec<PathBuf> {
+    let mut paths = vec![];
+    for (name, kind) in [("f32", Kind::F32), ("f16", Kind::F16), ("bf16", Kind::Bf16)] {
+        let path = folder.join(name);
+        std::fs::create_dir(&path).unwrap();
+        huggingface::write(&path, &llama(), kind).unwrap();
+        paths.push(path);
+    }
+    for (name, precision) in [("f16.gguf", Precision::F16), ("q8.gguf", Precision::Q8)] {
+        gguf::write(&folder.join(name), &llama(), precision).unwrap();
+        paths.push(folder.join(name));
+    }
+    paths
+}
+
+/// Under adapters that change something.
+fn adapted(policy: Policy, device: &Device) -> Policy {
+    let mut rng = seeds::derive(3, "test", 0, "lora");
+    policy.with_fresh_lora(4, 2.0, |_| true, &mut rng, device).map_projections(|_, mut projection| {
+        if let Some(lora) = &mut projection.lora {
+            let [rank, outputs] = lora.b.dims();
+            let values: Vec<f32> = (0..rank * outputs).map(|i| (i % 7) as f32 * 0.01 - 0.03).collect();
+            lora.b = Param::from_tensor(Tensor::from_data(TensorData::new(values, [rank, outputs]), device));
+        }
+        projection
+    })
+}
+
+fn batch() -> Responses {
+    let responses = vec![vec![9, 4, 33, 21, 8, 2], vec![6, 30, 2]];
+    Responses { prompts: vec![vec![5, 17], vec![5, 11, 12, 38]], responses, logp: vec![] }
+}
+
+/// Gradients of all that is trained, of the sum of the responses' log-probs.
+fn gradient(policy: Policy) -> Vec<f32> {
+    struct Collect<'a>(&'a burn::tensor::Gradients, Vec<f32>);
+    impl ModuleVisitor for Collect<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = param.val().grad(self.0) {
+                self.1.extend(weights::host(gradient));
+            }
+        }
+    }
+    let reader = Reader::new(&SPACE, &Device::flex().autodiff());
+    let logp = reader.chosen_logp(&policy, &reader.tokens(&batch())).unwrap();
+    let gradients = logp.sum().backward();
+    let mut collect = Collect(&gradients, vec![]);
+    policy.visit(&mut collect);
+    collect.1
+}
+
+#[test]
+fn it_reads_writes_trains_and_merges_as_in_memory() {
+    let (folder, device) = (tempfile::tempdir().unwrap(), Device::flex());
+    for path in forms(folder.path()) {
+        let name = path.display();
+        let model = Pretrained::open(&path).unwrap();
+        let [whole, mapped] = [model.policy(16, &device).unwrap(), model.mapped(16, &device).unwrap()];
+        // only embedding and norms are in memory, and a place for each matrix
+        assert_eq!(weights::flatten(&mapped).len(), 40 * 64 + 5 * 64 + 2 * 7, "{name}");
+        assert_eq!(weights::hash(&mapped.clone().merged()), weights::hash(&whole), "{name}");
+        assert_eq!((mapped.hash(), whole.hash()), (weights::hash(&whole), weights::hash(&whole)), "{name}");
+
+        let [whole, mapped] = [whole, mapped].map(|policy| adapted(policy, &device));
+        let reader = Reader::new(&SPACE, &device);
+        let read = |policy: &Policy| weights::host(reader.logits(policy, &reader.tokens(&batch())));
+        assert_eq!(read(&mapped), read(&whole), "{name}");
+        assert_ne!(read(&mapped), read(&model.policy(16, &device).unwrap()), "{name}: the adapters change something");
+        let written = |policy: &Policy| {
+            let mut rng = seeds::derive(5, "test", 0, "draw");
+            let drawn = generate(policy, &SPACE, batch().prompts, &mut rng, &device);
+            (drawn.responses, drawn.logp)
+        };
+        assert_eq!(written(&mapped), written(&whole), "{name}");
+        assert_eq!(weights::hash(&mapped.clone().merged()), weights::hash(&whole.clone().merged()), "{name}");
+
+        let train = |policy: Policy| adapted(policy.no_grad().train(), &device.clone().autodiff());
+        let [of_mapped, of_whole] = [train(mapped.clone()), train(whole)].map(gradient);
+        assert!(of_whole.len() > 1000 && of_whole.iter().any(|x| *x != 0.0), "{name}");
+        assert_eq!(of_mapped, of_whole, "{name}");
+        assert_eq!(gradient(train(mapped).with_recomputed_blocks()), of_whole, "{name}");
+    }
+}
+
+#[test]
+fn other_devices_compose_it_from_operations() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("q8.gguf");
+    gguf::write(&path, &llama(), Precision::Q8).unwrap();
+    let model = Pretrained::open(&path).unwrap();
+    let read = |device: &Device| {
+        let reader = Reader::new(&SPACE, device);
+        let policy = adapted(model.mapped(16, device).unwrap(), device);
+        weights::host(reader.logits(&policy, &reader.tokens(&batch())))
+    };
+    for (a, b) in read(&Device::flex()).into_iter().zip(read(&device::open("ndarray").unwrap())) {
+        assert!((a - b).abs() < 1e-5, "{a} and {b}");
+    }
+}
+
+#[test]
+fn a_model_of_another_family_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let gpt2 = checkpoint(Family::Gpt2 { activation: Activation::GeluTanh, inner: 96, epsilon: 1e-5 });
+    huggingface::write(folder.path(), &gpt2, Kind::F32).unwrap();
+    let refused = Pretrained::open(folder.path()).unwrap().mapped(16, &Device::flex()).unwrap_err();
+    assert!(matches!(refused, Error::Unsupported { ref key, .. } if key == "model.mapped"), "{refused}");
+}
