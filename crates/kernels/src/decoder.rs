@@ -6,6 +6,7 @@ use crate::llama::{LlamaMap, LlamaWeights};
 use crate::matrix::{Matrix, Over, Packed, product};
 use crate::rows;
 use crate::simd::{exp, max_of, widest};
+use rayon::prelude::*;
 use std::borrow::Cow;
 
 /// A layer norm's gain and bias, or an RMS norm's gain.
@@ -67,6 +68,7 @@ struct PackedBlock {
 
 /// A block's parameters as they are packed.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "borrowed slices, made for one call")]
 pub enum DecoderBlock<'a> {
     Gpt2(crate::BlockWeights<'a>),
     Llama(LlamaWeights<'a>),
@@ -184,24 +186,26 @@ impl Decoder {
                 }
             }
             DecoderBlock::Llama(w) => {
-                let [q, k, v, out, gate, up, down] = &w.maps;
-                let scale = self.scale;
-                let beside = |maps: &[&LlamaMap<'_>]| {
-                    let merged: Vec<Cow<'_, [f32]>> = maps.iter().map(|map| merged(map, d, scale)).collect();
-                    let outputs: usize = merged.iter().map(|w| w.len() / d).sum();
-                    let row = |row: usize| merged.iter().flat_map(move |w| &w[row * (w.len() / d)..][..w.len() / d]);
-                    let joint: Vec<f32> = (0..d).flat_map(row).copied().collect();
+                let inner = w.maps[4].weight.len() / d;
+                let inputs = [d, d, d, self.heads * self.head_width, d, d, inner];
+                let ready: Vec<Cow<'_, [f32]>> =
+                    w.maps.par_iter().zip(inputs).map(|(map, inputs)| merged(map, inputs, self.scale)).collect();
+                let beside = |maps: &[Cow<'_, [f32]>]| {
+                    let outputs: usize = maps.iter().map(|w| w.len() / d).sum();
+                    let mut joint = Vec::with_capacity(d * outputs);
+                    for row in 0..d {
+                        maps.iter().for_each(|w| joint.extend_from_slice(&w[row * (w.len() / d)..][..w.len() / d]));
+                    }
                     Affine { weight: pack(&joint, outputs), bias: None }
                 };
-                let inner = gate.weight.len() / d;
-                let alone = |map, inputs| Affine { weight: pack(&merged(map, inputs, scale), d), bias: None };
+                let alone = |w: &[f32]| Affine { weight: pack(w, d), bias: None };
                 PackedBlock {
                     norm1: Norm::Rms(w.norms[0].to_vec()),
-                    qkv: beside(&[q, k, v]),
-                    out: alone(out, self.heads * self.head_width),
+                    qkv: beside(&ready[..3]),
+                    out: alone(&ready[3]),
                     norm2: Norm::Rms(w.norms[1].to_vec()),
-                    up: beside(&[gate, up]),
-                    down: alone(down, inner),
+                    up: beside(&ready[4..6]),
+                    down: alone(&ready[6]),
                 }
             }
         });

@@ -312,7 +312,9 @@ impl Mapped {
             for (i, to) in to.chunks_exact_mut(columns).enumerate() {
                 let from = self.range.start + place(band * BAND + i) * bytes;
                 row.clear();
-                self.file[from..from + bytes].chunks_exact(size).for_each(|block| self.kind.decode_block(block, &mut row));
+                self.file[from..from + bytes]
+                    .chunks_exact(size)
+                    .for_each(|block| self.kind.decode_block(block, &mut row));
                 to.copy_from_slice(&row);
             }
         });

@@ -8,7 +8,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use duel_model::gguf::{self, Precision};
 use duel_model::huggingface::{self, Checkpoint, Special, Words};
 use duel_model::{
-    Activation, Error, Family, Kind, Policy, Pretrained, Reader, Responses, TransformerConfig, device, generate, weights,
+    Activation, Error, Family, Kind, Policy, Pretrained, Reader, Responses, TransformerConfig, device, generate,
+    weights,
 };
 use duel_spec::{Space, seeds};
 use std::path::{Path, PathBuf};
@@ -25,7 +26,11 @@ fn checkpoint(family: Family) -> Checkpoint {
         "model": {"type": "BPE", "vocab": {"<s>": 0, "a": 1, "b": 2, "ab": 3}, "merges": [["a", "b"]]}
     });
     let special = Special { bos: Some(0), eos: Some(0), pad: None };
-    Checkpoint { config, policy, words: Words { special, tokenizer: Some(words.to_string().into_bytes()), template: None } }
+    Checkpoint {
+        config,
+        policy,
+        words: Words { special, tokenizer: Some(words.to_string().into_bytes()), template: None },
+    }
 }
 
 fn llama() -> Checkpoint {

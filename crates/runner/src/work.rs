@@ -335,12 +335,7 @@ impl Desk<'_> {
         let mut look =
             |policy: &Policy, clocks: Clocks, recorder: &mut dyn Recorder, moment: Moment| -> Result<Score> {
                 invariants::reads_are_sound(clocks.step, &reader, policy, &probe)?;
-                invariants::frozen_weights_unchanged(
-                    "the reference",
-                    clocks.step,
-                    &reference_hash,
-                    &reference.hash(),
-                )?;
+                invariants::frozen_weights_unchanged("the reference", clocks.step, &reference_hash, &reference.hash())?;
                 let started = Instant::now();
                 let scores = yardstick.measure(policy, beta, moment).map_err(|e| e.at_step(clocks.step))?;
                 scores.iter().for_each(|score| score.record(clocks, recorder));
