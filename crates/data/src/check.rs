@@ -1,7 +1,7 @@
 //! What is wrong with a person's rows, line by line, and what would become of them. Memory does not grow with a file but by eight
 //! bytes for each row and each prompt.
 
-use crate::encode::Encoder;
+use crate::encode::{Encoded, Encoder};
 use crate::records::{self, Columns, Record, Said};
 use crate::rows::{key, prompt_key};
 use crate::{Error, Result};
@@ -142,20 +142,22 @@ impl Counts {
     }
 }
 
-/// Reads files row by row.
+/// Reads files row by row, and tells how many it has read.
 ///
 /// # Errors
 /// A file that is missing or of another kind; what is wrong within it is found, not an error.
-pub fn check(files: &[Given], asked: &Asked<'_>) -> Result<Findings> {
+pub fn check(files: &[Given], asked: &Asked<'_>, tell: impl Fn(usize)) -> Result<Findings> {
     let mut found = Findings { unit: if asked.encoder.is_some() { "tokens" } else { "words" }, ..Findings::default() };
     let mut lengths: [Counts; 3] = Default::default();
     let mut rows: HashSet<u64> = HashSet::new();
     let mut prompts: HashSet<u64> = HashSet::new(); // each once for every split that it stands in, which is in its last bits
     for Given { path, split } in files {
-        for (line, row) in records::open(path)? {
+        let encode = |record: &Record| asked.encoder.map(|encoder| encoder.encode(record));
+        for (line, row) in records::read(path, &asked.columns, encode)? {
             found.rows += 1;
-            let record = match row.and_then(|row| Record::read(&row, &asked.columns)) {
-                Ok(record) => record,
+            tell(found.rows);
+            let (record, encoded) = match row {
+                Ok(read) => read,
                 Err(what) => {
                     found.unreadable += 1;
                     let kind = kind_of(&what);
@@ -163,7 +165,7 @@ pub fn check(files: &[Given], asked: &Asked<'_>) -> Result<Findings> {
                     continue;
                 }
             };
-            one(path, line, *split, &record, asked, &mut found, &mut lengths, (&mut rows, &mut prompts));
+            one(path, line, *split, &record, encoded, asked, &mut found, &mut lengths, (&mut rows, &mut prompts));
         }
     }
     let mut prompts: Vec<u64> = prompts.into_iter().collect();
@@ -189,6 +191,7 @@ fn one(
     line: usize,
     split: Option<Split>,
     record: &Record,
+    encoded: Option<Result<Encoded>>,
     asked: &Asked<'_>,
     found: &mut Findings,
     lengths: &mut [Counts; 3],
@@ -227,22 +230,18 @@ fn one(
     }
 
     // 2. How long it is.
-    let sizes = match asked.encoder {
-        Some(encoder) => match encoder.encode(record) {
-            Ok(encoded) => {
-                if !encoded.boundary_holds {
-                    found.boundaries += 1;
-                }
-                (encoded.prompt.len(), encoded.completions.iter().map(Vec::len).collect::<Vec<_>>())
-            }
-            Err(e) => {
-                found.unreadable += 1;
-                let what = if let Error::Template { problem } = e { problem } else { e.to_string() };
-                let kind = kind_of(&what);
-                found.note(path, line, what, &kind);
-                return;
-            }
-        },
+    let sizes = match encoded {
+        Some(Ok(encoded)) => {
+            found.boundaries += usize::from(!encoded.boundary_holds);
+            (encoded.prompt.len(), encoded.completions.iter().map(Vec::len).collect::<Vec<_>>())
+        }
+        Some(Err(e)) => {
+            found.unreadable += 1;
+            let what = if let Error::Template { problem } = e { problem } else { e.to_string() };
+            let kind = kind_of(&what);
+            found.note(path, line, what, &kind);
+            return;
+        }
         None => {
             let completions = match record {
                 Record::Pair { chosen, rejected, .. } => vec![words(chosen), words(rejected)],
@@ -309,7 +308,7 @@ mod tests {
         };
         let files = [(train.clone(), Split::Train), (test, Split::Test)];
         let files = files.map(|(path, split)| Given { path, split: Some(split) });
-        let found = check(&files, &asked)?;
+        let found = check(&files, &asked, |_| ())?;
         assert_eq!((found.rows, found.pairs, found.judged, found.unreadable), (8, 5, 1, 2));
         assert_eq!((found.same, found.duplicates, found.leaks, found.prompts), (1, 1, 1, 4));
         assert_eq!((found.usable, found.usable_wanted, found.usable_unwanted, found.all_usable()), (3, 1, 0, 3));

@@ -39,34 +39,31 @@ impl Encoder {
     /// A conversation where the model has no template, or one that its template refuses.
     pub fn prompt(&self, prompt: &Said) -> Result<Vec<u32>> {
         match prompt {
-            Said::Text(text) => self.tokenizer.encode_start(text),
-            Said::Turns(turns) => self.ids(&self.template()?.render(turns, true)?),
+            Said::Text(text) => self.begun(prompt, text),
+            Said::Turns(turns) => self.begun(prompt, &self.template()?.render(turns, true)?),
         }
     }
 
-    /// A prompt and one completion, and whether their boundary holds.
-    fn exchange(&self, prompt: &Said, completion: &Said) -> Result<(Vec<u32>, Vec<u32>, bool)> {
-        let (prompt, answer, joint) = match (prompt, completion) {
-            (Said::Text(prompt), Said::Text(answer)) => {
-                let joint = self.tokenizer.encode_start(&format!("{prompt}{answer}"))?;
-                (self.tokenizer.encode_start(prompt)?, self.ids(answer)?, joint)
-            }
-            (Said::Turns(prompt), answer) => {
-                let answer = match answer {
-                    Said::Turns(turns) => turns.clone(),
-                    Said::Text(text) => vec![Message { role: "assistant".into(), content: text.clone() }],
-                };
-                let (before, rest) = self.template()?.split(prompt, &answer)?;
-                let joint = self.ids(&format!("{before}{rest}"))?;
-                (self.ids(&before)?, self.ids(&rest)?, joint)
+    /// The texts of a prompt and one completion.
+    fn texts(&self, prompt: &Said, completion: &Said) -> Result<(String, String)> {
+        match (prompt, completion) {
+            (Said::Text(prompt), Said::Text(answer)) => Ok((prompt.clone(), answer.clone())),
+            (Said::Turns(prompt), Said::Turns(answer)) => self.template()?.split(prompt, answer),
+            (Said::Turns(prompt), Said::Text(answer)) => {
+                self.template()?.split(prompt, &[Message { role: "assistant".into(), content: answer.clone() }])
             }
             (Said::Text(_), Said::Turns(_)) => {
-                return Err(Error::Template { problem: "the prompt is text, but its completion is turns".into() });
+                Err(Error::Template { problem: "the prompt is text, but its completion is turns".into() })
             }
-        };
-        let holds =
-            joint.len() == prompt.len() + answer.len() && joint.starts_with(&prompt) && joint.ends_with(&answer);
-        Ok((prompt, self.closed(answer), holds))
+        }
+    }
+
+    /// The ids of a text that a prompt begins; a template has put there what a tokenizer puts before plain text.
+    fn begun(&self, prompt: &Said, text: &str) -> Result<Vec<u32>> {
+        match prompt {
+            Said::Text(_) => self.tokenizer.encode_start(text),
+            Said::Turns(_) => self.tokenizer.encode_part(text),
+        }
     }
 
     /// A completion ends with its first EOS.
@@ -89,20 +86,23 @@ impl Encoder {
             Record::Prompt { prompt } => (prompt, vec![]),
         };
         let mut encoded = Encoded { prompt: vec![], completions: vec![], boundary_holds: true };
+        let mut read = None; // the prompt's text, which is mostly that of all completions
         for completion in &completions {
-            let (prompt, answer, holds) = self.exchange(prompt, completion)?;
-            encoded.prompt = prompt;
-            encoded.completions.push(answer);
-            encoded.boundary_holds &= holds;
+            let (before, rest) = self.texts(prompt, completion)?;
+            if read.as_ref() != Some(&before) {
+                encoded.prompt = self.begun(prompt, &before)?;
+            }
+            let (joint, answer) = (self.begun(prompt, &format!("{before}{rest}"))?, self.tokenizer.encode_part(&rest)?);
+            encoded.boundary_holds &= joint.len() == encoded.prompt.len() + answer.len()
+                && joint.starts_with(&encoded.prompt)
+                && joint.ends_with(&answer);
+            encoded.completions.push(self.closed(answer));
+            read = Some(before);
         }
         if completions.is_empty() {
             encoded.prompt = self.prompt(prompt)?;
         }
         Ok(encoded)
-    }
-
-    fn ids(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.tokenizer.encode(&[text])?.remove(0))
     }
 
     fn template(&self) -> Result<&ChatTemplate> {

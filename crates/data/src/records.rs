@@ -6,14 +6,49 @@ use crate::{Error, Result};
 use duel_spec::ids::Hasher;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
+use rayon::prelude::*;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
-/// A file's rows, each with the line, or the row of a parquet file, that it stands on.
-pub type Lines = Box<dyn Iterator<Item = (usize, std::result::Result<Value, String>)>>;
+/// The line, or the row of a parquet file, and what stands on it or what is wrong with it.
+pub type Line<T> = (usize, std::result::Result<T, String>);
+
+/// A file's rows.
+pub type Lines = Box<dyn Iterator<Item = Line<Value>>>;
+
+/// Rows that are read at a time.
+const BLOCK: usize = 256;
+
+/// A file's rows as records, in their order, each with its line and with what `make` makes of it. Blocks of rows are read on all
+/// threads.
+///
+/// # Errors
+/// As [`open`].
+pub fn read<T: Send>(
+    path: &Path,
+    columns: &Columns,
+    make: impl Fn(&Record) -> T + Sync,
+) -> Result<impl Iterator<Item = Line<(Record, T)>>> {
+    let mut lines = open(path)?;
+    let blocks = std::iter::from_fn(move || {
+        let block: Vec<_> = lines.by_ref().take(BLOCK).collect();
+        (!block.is_empty()).then_some(block)
+    });
+    Ok(blocks.flat_map(move |block| {
+        let one = |(line, row): Line<Value>| {
+            let record = row.and_then(|row| Record::read(&row, columns));
+            let made = record.map(|record| {
+                let made = make(&record);
+                (record, made)
+            });
+            (line, made)
+        };
+        block.into_par_iter().map(one).collect::<Vec<_>>()
+    }))
+}
 
 /// Opens a file by the ending of its name: `.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`.
 ///
@@ -124,7 +159,7 @@ impl JsonList {
 }
 
 impl Iterator for JsonList {
-    type Item = (usize, std::result::Result<Value, String>);
+    type Item = Line<Value>;
 
     /// What is no JSON ends the list: nobody knows where the next row would begin.
     fn next(&mut self) -> Option<Self::Item> {

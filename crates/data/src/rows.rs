@@ -95,14 +95,9 @@ pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
     let mut prompts: [BTreeMap<u64, Vec<u32>>; 3] = Default::default();
     let mut seen: HashSet<u64> = HashSet::new();
     for (split, path) in &source.files {
-        for (_, row) in records::open(path)? {
+        for (_, row) in records::read(path, &source.columns, |record| encoder.encode(record))? {
             tally.read += 1;
-            let record = row.and_then(|row| Record::read(&row, &source.columns));
-            let encoded = record.and_then(|record| {
-                let encoded = encoder.encode(&record).map_err(|e| e.to_string())?;
-                Ok((record, encoded))
-            });
-            let Ok((record, encoded)) = encoded else {
+            let Ok((record, Ok(encoded))) = row else {
                 tally.unreadable += 1;
                 continue;
             };

@@ -60,6 +60,11 @@ impl TextTokenizer {
         Ok(encodings.into_iter().map(|e| e.get_ids().to_vec()).collect())
     }
 
+    /// Ids of one text, without specials.
+    pub fn encode_part(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(self.0.encode_fast(text, false).map_err(tokenizer_error)?.get_ids().to_vec())
+    }
+
     /// Ids of a text that begins a sequence: with those that the tokenizer puts before it, such as BOS.
     pub fn encode_start(&self, text: &str) -> Result<Vec<u32>> {
         Ok(self.0.encode_fast(text, true).map_err(tokenizer_error)?.get_ids().to_vec())

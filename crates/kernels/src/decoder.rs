@@ -188,9 +188,12 @@ impl Decoder {
             DecoderBlock::Llama(w) => {
                 let inner = w.maps[4].weight.len() / d;
                 let inputs = [d, d, d, self.heads * self.head_width, d, d, inner];
-                let ready: Vec<Cow<'_, [f32]>> =
-                    w.maps.par_iter().zip(inputs).map(|(map, inputs)| merged(map, inputs, self.scale)).collect();
-                let beside = |maps: &[Cow<'_, [f32]>]| {
+                let mut ready = w.maps.map(|map| Cow::Borrowed(map.weight));
+                ready.par_iter_mut().zip(&w.maps).zip(inputs).for_each(|((ready, map), inputs)| {
+                    *ready = merged(map, inputs, self.scale);
+                });
+                let [q, k, v, out, gate, up, down] = &ready; // [in, out] each
+                let beside = |maps: &[&Cow<'_, [f32]>]| {
                     let outputs: usize = maps.iter().map(|w| w.len() / d).sum();
                     let mut joint = Vec::with_capacity(d * outputs);
                     for row in 0..d {
@@ -201,11 +204,11 @@ impl Decoder {
                 let alone = |w: &[f32]| Affine { weight: pack(w, d), bias: None };
                 PackedBlock {
                     norm1: Norm::Rms(w.norms[0].to_vec()),
-                    qkv: beside(&ready[..3]),
-                    out: alone(&ready[3]),
+                    qkv: beside(&[q, k, v]),
+                    out: alone(out),
                     norm2: Norm::Rms(w.norms[1].to_vec()),
-                    up: beside(&ready[4..6]),
-                    down: alone(&ready[6]),
+                    up: beside(&[gate, up]),
+                    down: alone(down),
                 }
             }
         });
@@ -390,13 +393,12 @@ impl Decoding<'_> {
         let capacity = self.capacity;
         let Decoder { heads, key_value_heads, head_width: e, .. } = *self.decoder;
         let (q, kv) = (heads * e, key_value_heads * e);
-        let mut weights = vec![0f32; self.columns + l];
-        for (at, mixed) in mixed.chunks_exact_mut(q).enumerate() {
+        let one = |weights: &mut Vec<f32>, (at, mixed): (usize, &mut [f32])| {
             let (sequence, column) = (at / l, self.columns + at % l);
             let left = self.left[sequence];
             if column < left {
                 mixed.fill(0.0); // nobody sees it
-                continue;
+                return;
             }
             let keys = &self.keys[layer][sequence * capacity * kv..][..capacity * kv];
             let values = &self.values[layer][sequence * capacity * kv..][..capacity * kv];
@@ -407,6 +409,14 @@ impl Decoding<'_> {
                 let keys = &keys[shared * e * capacity + left..];
                 let mixed = &mut mixed[head * e..][..e];
                 attend_one(query, keys, capacity, &values[left * kv + shared * e..], kv, weights, mixed);
+            }
+        };
+        let weights = || vec![0f32; self.columns + l];
+        match self.split {
+            true => mixed.par_chunks_exact_mut(q).enumerate().for_each_init(weights, one),
+            false => {
+                let mut weights = weights();
+                mixed.chunks_exact_mut(q).enumerate().for_each(|column| one(&mut weights, column));
             }
         }
     }

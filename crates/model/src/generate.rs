@@ -112,6 +112,9 @@ fn lefts(prompts: &[Vec<u32>]) -> Vec<usize> {
     prompts.iter().map(|prompt| width - prompt.len()).collect()
 }
 
+/// Logits from which on threads share the choice of a column's tokens.
+const SMALL: usize = 1 << 15;
+
 /// Responses with their log-probs.
 type Written = Vec<(Vec<u32>, Vec<f32>)>;
 
@@ -119,7 +122,7 @@ fn write_rows<R: Reading>(
     start: impl FnOnce(&[Vec<u32>]) -> R,
     space: &Space,
     prompts: &[Vec<u32>],
-    choose: impl Fn(usize, usize, &[f32], Option<&[bool]>) -> (u32, f32),
+    choose: impl Fn(usize, usize, &[f32], Option<&[bool]>) -> (u32, f32) + Sync,
 ) -> Written {
     let columns = space.response_tokens;
     let hidden = space.hidden();
@@ -157,11 +160,15 @@ fn write_rows<R: Reading>(
             }
             None => model.read(ids),
         }; // [alive, V]
+        let hidden = hidden.as_ref().map(|h| h[column].as_slice());
+        let laws = logits.par_chunks_exact(space.vocabulary).zip(&alive);
+        let chosen: Vec<(u32, f32)> = laws
+            .with_min_len((SMALL / space.vocabulary).max(1))
+            .map(|(law, &row)| choose(row, column, law, hidden))
+            .collect();
         let mut still = Vec::with_capacity(alive.len());
         ids = Vec::with_capacity(alive.len());
-        for (place, &row) in alive.iter().enumerate() {
-            let law = &logits[place * space.vocabulary..(place + 1) * space.vocabulary];
-            let (token, logp) = choose(row, column, law, hidden.as_ref().map(|h| h[column].as_slice()));
+        for (place, (&row, (token, logp))) in alive.iter().zip(chosen).enumerate() {
             out[row].0.push(token);
             out[row].1.push(logp);
             if token != space.eos {

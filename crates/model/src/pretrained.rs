@@ -56,7 +56,8 @@ impl Pretrained {
     /// # Errors
     /// Tensors that do not fit the settings; more tokens than the model was made for.
     pub fn policy(&self, context: usize, device: &Device) -> Result<Policy> {
-        self.read(context, device, &HashMap::new())
+        let config = self.config_for(context)?;
+        self.read(&config, Policy::zeros(&config, device), &HashMap::new())
     }
 
     /// The same model with the matrices of its blocks left in their files, which are mapped into memory, and decoded each time
@@ -71,8 +72,9 @@ impl Pretrained {
             let accepted = "false; true for the family of Llama".into();
             return Err(Error::Unsupported { path: self.shelf.path(), key, found, accepted });
         }
+        let empty = Policy::zeros(&config, device);
         let mut matrices = HashMap::new();
-        for (ours, shape) in weights::shapes(&Policy::zeros(&config, device)) {
+        for (ours, shape) in weights::shapes(&empty) {
             let plain = huggingface::plain_name(&ours);
             let Some(projection) = plain.strip_suffix(".weight").filter(|name| is_projection(name)) else { continue };
             let name = self.name(&config, &ours).0;
@@ -84,7 +86,7 @@ impl Pretrained {
                 None => return Err(Error::Shape { name, found: found.to_vec(), expected }),
             };
         }
-        let policy = self.read(context, device, &matrices)?;
+        let policy = self.read(&config, empty, &matrices)?;
         Ok(policy.map_projections(|name, projection| match matrices.remove(&name) {
             Some((_, matrix)) => projection.on_file(matrix),
             None => projection,
@@ -96,14 +98,17 @@ impl Pretrained {
         if self.is_gguf { gguf::theirs(ours) } else { huggingface::theirs(config, ours) }
     }
 
-    /// Reads all but these projections' matrices, which stay zero.
-    fn read(&self, context: usize, device: &Device, without: &HashMap<String, (String, Mapped)>) -> Result<Policy> {
-        let config = self.config_for(context)?;
-        let shape = Policy::zeros(&config, device);
+    /// Fills an empty model of these sizes, all but these projections' matrices, which stay zero.
+    fn read(
+        &self,
+        config: &TransformerConfig,
+        empty: Policy,
+        without: &HashMap<String, (String, Mapped)>,
+    ) -> Result<Policy> {
         let left: HashSet<&str> = without.values().map(|(name, _)| name.as_str()).collect();
-        let naming = |ours: &str| Some(self.name(&config, ours)).filter(|(name, _)| !left.contains(name.as_str()));
+        let naming = |ours: &str| Some(self.name(config, ours)).filter(|(name, _)| !left.contains(name.as_str()));
         if self.is_gguf {
-            let mended = |ours: &str, found: Stored| match gguf::interleaved(&config, ours) {
+            let mended = |ours: &str, found: Stored| match gguf::interleaved(config, ours) {
                 Some(heads) => {
                     let values = gguf::halves(&found.values, heads, found.shape[1]);
                     Stored { values, ..found }
@@ -112,10 +117,10 @@ impl Pretrained {
             };
             // tables of long contexts, which plain rotary positions do not need
             let spare = |name: &str| name == "rope_freqs.weight" || left.contains(name);
-            return weights::load_from(shape, &self.shelf, naming, mended, spare);
+            return weights::load_from(empty, &self.shelf, naming, mended, spare);
         }
         let spare = |name: &str| huggingface::is_buffer(name) || left.contains(name);
-        weights::load_from(shape, &self.shelf, naming, |_, found| found, spare)
+        weights::load_from(empty, &self.shelf, naming, |_, found| found, spare)
     }
 
     /// The model's sizes where sequences have at most `context` tokens: its positions are tables of that length.

@@ -309,13 +309,19 @@ impl Block {
         }
         let (Norm::Rms(norm1), Norm::Rms(norm2)) = (&self.norm_attention, &self.norm_mlp) else { return None };
         let norms = [norm1, norm2].map(|norm| host(norm.gamma.val()));
-        let of = |map: &Projection| {
-            let [a, b] = map.lora.as_ref().map_or([vec![], vec![]], |lora| [host(lora.a.val()), host(lora.b.val())]);
-            [host(map.matrix()), a, b]
-        };
-        let maps: Vec<[Vec<f32>; 3]> = self.llama_maps().into_iter().map(of).collect();
-        let maps = maps.iter().map(|[weight, a, b]| LlamaMap { weight, turned: false, a, b });
-        let maps: [LlamaMap<'_>; MAPS] = maps.collect::<Vec<_>>().try_into().ok()?;
+        let maps: [&Projection; MAPS] = self.llama_maps().try_into().ok()?;
+        let decoded = maps.map(|map| map.mapped().map(|mapped| mapped.read())); // [out, in]
+        let held = maps.map(|map| match map.mapped() {
+            Some(_) => vec![],
+            None => host(map.matrix()), // [in, out]
+        });
+        let adapters = maps.map(|map| map.lora.as_ref().map(|lora| [host(lora.a.val()), host(lora.b.val())]));
+        let maps = std::array::from_fn(|i| LlamaMap {
+            weight: decoded[i].as_deref().unwrap_or(&held[i]),
+            turned: decoded[i].is_some(),
+            a: adapters[i].as_ref().map_or(&[], |[a, _]| a),
+            b: adapters[i].as_ref().map_or(&[], |[_, b]| b),
+        });
         decoder.push(&DecoderBlock::Llama(LlamaWeights { norms: norms.each_ref().map(|w| w.as_slice()), maps }));
         Some(())
     }
@@ -510,6 +516,50 @@ struct Body {
 }
 
 impl Body {
+    /// See [`Policy::map_projections`].
+    fn map_projections(mut self, mut f: impl FnMut(String, Projection) -> Projection) -> Self {
+        for (i, block) in self.blocks.iter_mut().enumerate() {
+            let mut at = |part: &str, slot: &mut Projection| {
+                *slot = f(format!("blocks.{i}.{part}"), slot.clone());
+            };
+            match &mut block.attention.inputs {
+                Inputs::Joint(joint) => at("attention.qkv", joint),
+                Inputs::Apart(apart) => {
+                    at("attention.q", &mut apart.q);
+                    at("attention.k", &mut apart.k);
+                    at("attention.v", &mut apart.v);
+                }
+            }
+            at("attention.out", &mut block.attention.out);
+            match &mut block.mlp {
+                Mlp::SquaredRelu(m) | Mlp::GeluTanh(m) => {
+                    at("mlp.up", &mut m.up);
+                    at("mlp.down", &mut m.down);
+                }
+                Mlp::Gated(m) => {
+                    at("mlp.gate", &mut m.gate);
+                    at("mlp.up", &mut m.up);
+                    at("mlp.down", &mut m.down);
+                }
+            }
+        }
+        self
+    }
+
+    /// [`weights::hash`] of a module with this body, of the matrices that stay in their file too: it does not depend on where
+    /// they are.
+    fn hash_of<M: Module>(&self, module: &M) -> String {
+        let mut mapped = HashMap::new();
+        let _ = self.clone().map_projections(|name, projection| {
+            mapped.extend(projection.mapped().cloned().map(|matrix| (name, matrix)));
+            projection
+        });
+        weights::hash_with(module, |ours| {
+            let matrix: &Arc<Mapped> = mapped.get(plain_name(ours).strip_suffix(".weight")?)?;
+            Some((matrix.dims(), matrix.values()))
+        })
+    }
+
     fn new(config: &TransformerConfig, rng: &mut Start<'_>, device: &Device) -> Self {
         let mut tokens = EmbeddingConfig::new(config.vocabulary, config.width).init(device);
         let std = 1.0 / (config.width as f64).sqrt();
@@ -754,32 +804,8 @@ impl Policy {
     }
 
     /// The model with each projection of its blocks replaced, by name (`blocks.0.attention.q`, `blocks.0.mlp.up`).
-    pub fn map_projections(mut self, mut f: impl FnMut(String, Projection) -> Projection) -> Self {
-        for (i, block) in self.body.blocks.iter_mut().enumerate() {
-            let mut at = |part: &str, slot: &mut Projection| {
-                *slot = f(format!("blocks.{i}.{part}"), slot.clone());
-            };
-            match &mut block.attention.inputs {
-                Inputs::Joint(joint) => at("attention.qkv", joint),
-                Inputs::Apart(apart) => {
-                    at("attention.q", &mut apart.q);
-                    at("attention.k", &mut apart.k);
-                    at("attention.v", &mut apart.v);
-                }
-            }
-            at("attention.out", &mut block.attention.out);
-            match &mut block.mlp {
-                Mlp::SquaredRelu(m) | Mlp::GeluTanh(m) => {
-                    at("mlp.up", &mut m.up);
-                    at("mlp.down", &mut m.down);
-                }
-                Mlp::Gated(m) => {
-                    at("mlp.gate", &mut m.gate);
-                    at("mlp.up", &mut m.up);
-                    at("mlp.down", &mut m.down);
-                }
-            }
-        }
+    pub fn map_projections(mut self, f: impl FnMut(String, Projection) -> Projection) -> Self {
+        self.body = self.body.map_projections(f);
         self
     }
 
@@ -829,17 +855,9 @@ impl Policy {
         self.body.blocks.iter().any(worn)
     }
 
-    /// [`weights::hash`], of the matrices that stay in their file too: it does not depend on where they are.
+    /// A hash of all weights, those that stay in their file too.
     pub fn hash(&self) -> String {
-        let mut mapped = HashMap::new();
-        let _ = self.clone().map_projections(|name, projection| {
-            mapped.extend(projection.mapped().cloned().map(|matrix| (name, matrix)));
-            projection
-        });
-        weights::hash_with(self, |ours| {
-            let matrix: &Arc<Mapped> = mapped.get(plain_name(ours).strip_suffix(".weight")?)?;
-            Some((matrix.dims(), matrix.values()))
-        })
+        self.body.hash_of(self)
     }
 
     /// The model as it is read fastest: a Llama's adapters stay on, so that the frozen weights are not copied; GPT-2's are
@@ -917,6 +935,11 @@ impl Scalar {
         let bias = self.head.bias.take().unwrap_or_else(|| Param::from_tensor(Tensor::zeros([1], &device)));
         self.head.bias = Some(bias.map(|b| (b - centre) / scale));
         self
+    }
+
+    /// A hash of all weights, those that stay in their file too.
+    pub fn hash(&self) -> String {
+        self.body.hash_of(self)
     }
 
     /// One number after each token.

@@ -8,8 +8,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use duel_model::gguf::{self, Precision};
 use duel_model::huggingface::{self, Checkpoint, Special, Words};
 use duel_model::{
-    Activation, Error, Family, Kind, Policy, Pretrained, Reader, Responses, TransformerConfig, device, generate,
-    weights,
+    Activation, Error, Family, Kind, Policy, Pretrained, Reader, Responses, Scalar, TransformerConfig, device,
+    generate, weights,
 };
 use duel_spec::{Space, seeds};
 use std::path::{Path, PathBuf};
@@ -100,6 +100,8 @@ fn it_reads_writes_trains_and_merges_as_in_memory() {
         assert_eq!(weights::flatten(&mapped).len(), 40 * 64 + 5 * 64 + 2 * 7, "{name}");
         assert_eq!(weights::hash(&mapped.clone().merged()), weights::hash(&whole), "{name}");
         assert_eq!((mapped.hash(), whole.hash()), (weights::hash(&whole), weights::hash(&whole)), "{name}");
+        let scalar = |policy: &Policy| Scalar::from_policy(policy.clone(), &device);
+        assert_eq!(scalar(&mapped).hash(), weights::hash(&scalar(&whole)), "{name}");
 
         let [whole, mapped] = [whole, mapped].map(|policy| adapted(policy, &device));
         let reader = Reader::new(&SPACE, &device);

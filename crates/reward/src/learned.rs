@@ -85,7 +85,7 @@ impl LearnedReward {
     /// A hash over all weights.
     pub fn hash(&self) -> String {
         let of = |(judge, _): &(Judge, f64)| match judge {
-            Judge::Network(model) => weights::hash(model),
+            Judge::Network(model) => model.hash(),
             Judge::Linear(linear) => format!("{linear:?}"),
         };
         self.judges.iter().map(of).collect::<Vec<_>>().join(" ")

@@ -2,10 +2,11 @@
 
 use crate::cli::{CheckArgs, ColumnArgs, Format, InitArgs};
 use crate::scene::Given as Model;
-use crate::{Error, Result, print};
+use crate::{Error, Result, log, print};
 use duel_data::check::{self, Asked, Findings, Given, Lengths};
 use duel_data::records::Columns;
 use duel_spec::Split;
+use indicatif::{ProgressBar, ProgressStyle};
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -37,7 +38,16 @@ fn findings(args: &CheckArgs) -> Result<Findings> {
         prompt_tokens: args.prompt_tokens,
         response_tokens: args.response_tokens,
     };
-    Ok(check::check(&files, &asked)?)
+    let bar = match log::is_quiet() {
+        true => ProgressBar::hidden(),
+        false => ProgressBar::new_spinner(),
+    };
+    if let Ok(style) = ProgressStyle::with_template("{human_pos} rows read  {elapsed}") {
+        bar.set_style(style);
+    }
+    let found = check::check(&files, &asked, |rows| bar.set_position(rows as u64))?;
+    bar.finish_and_clear();
+    Ok(found)
 }
 
 /// A number with commas.
