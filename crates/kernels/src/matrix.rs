@@ -195,16 +195,28 @@ fn panels_product(
     over: Over,
     scale: f32,
 ) {
+    let mut on = |(panel, w): (usize, &[f32]), from: usize, left: Left<'_>, next: usize| {
+        let (depth, first) = (DEPTH.min(inputs.end - from), panel * PANEL);
+        let over = if from == inputs.start { over } else { Over::Add };
+        let right = Right { values: &w[from * PANEL..(from + depth) * PANEL], step: PANEL, next };
+        panel_product([rows, depth, PANEL.min(columns - first)], left, right, &mut y[first..], y_step, over, scale);
+    };
     let mut scratch: Scratch = None;
+    let panels = panels.chunks_exact(k * PANEL).take(columns.div_ceil(PANEL)).enumerate();
+    if rows <= FEW && x.column_step == 1 {
+        // few rows wait for memory, which gives most where it is read from one end to the other
+        for panel in panels {
+            for from in inputs.clone().step_by(DEPTH) {
+                let depth = DEPTH.min(inputs.end - from);
+                on(panel, from, Left::new(x, from - inputs.start, [rows, depth], columns, &mut scratch), depth * PANEL);
+            }
+        }
+        return;
+    }
     for from in inputs.clone().step_by(DEPTH) {
         let depth = DEPTH.min(inputs.end - from);
-        let over = if from == inputs.start { over } else { Over::Add };
         let left = Left::new(x, from - inputs.start, [rows, depth], columns, &mut scratch);
-        for (panel, w) in panels.chunks_exact(k * PANEL).take(columns.div_ceil(PANEL)).enumerate() {
-            let first = panel * PANEL;
-            let right = Right { values: &w[from * PANEL..(from + depth) * PANEL], step: PANEL, next: k * PANEL };
-            panel_product([rows, depth, PANEL.min(columns - first)], left, right, &mut y[first..], y_step, over, scale);
-        }
+        panels.clone().for_each(|panel| on(panel, from, left, k * PANEL));
     }
 }
 
