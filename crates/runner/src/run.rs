@@ -48,7 +48,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
             .map_err(|source| Error::Worker { source })?;
         signal_hook::flag::register(signal, stop.clone()).map_err(|source| Error::Worker { source })?;
     }
-    let jobs = args.jobs.map_or_else(host::cores, usize::from);
+    let jobs = at_once(&experiment, args.jobs);
     let run = RunDir::create(&args.experiment.out, &experiment.name)?;
     let _lock = RunLock::take(run.path())?;
     log::write_to(run.path());
@@ -183,6 +183,12 @@ fn told(round: &[Trial], number: usize) -> String {
     format!("search, round {number}: points {}", points.join(", "))
 }
 
+/// Stages at once: as many as were asked for, or as there are cores. A pretrained model is held once: its stages run one by one, on
+/// every core.
+pub fn at_once(experiment: &Experiment, asked: Option<u16>) -> usize {
+    if experiment.is_pretrained() { 1 } else { asked.map_or_else(host::cores, usize::from) }
+}
+
 fn manifest(experiment: &Experiment, device: &str, jobs: usize) -> Manifest {
     let mut inputs = BTreeMap::from([("experiment".to_string(), experiment_hash(experiment))]);
     if scene::reads_reviews(experiment) {
@@ -195,7 +201,7 @@ fn manifest(experiment: &Experiment, device: &str, jobs: usize) -> Manifest {
         host: host::describe(),
         device: device.into(),
         jobs,
-        threads_per_job: 1,
+        threads_per_job: if experiment.is_pretrained() { host::cores() } else { 1 },
         command: std::env::args().collect(),
         inputs,
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),

@@ -3,7 +3,7 @@
 use crate::cli::{Format, PlanArgs};
 use crate::estimate::{Cost, Estimator, Rates, makespan};
 use crate::plan::{Kind, Plan};
-use crate::run::{prepare, whole_plan};
+use crate::run::{at_once, prepare, whole_plan};
 use crate::{Result, host, print};
 use duel_ledger::RunDir;
 use duel_spec::{Document, Experiment};
@@ -53,9 +53,7 @@ pub fn plan(args: &PlanArgs) -> Result<()> {
     let there: Vec<bool> =
         plan.stages.iter().map(|stage| run.has_stage(&stage.id)).collect::<duel_ledger::Result<_>>()?;
     let rates = Rates::of(&experiment, &args.experiment.out)?;
-    let cores = host::cores();
-    // a large model is held once: its stages run one by one, on every core
-    let jobs = if experiment.is_pretrained() { 1 } else { args.jobs.map_or(cores, usize::from) };
+    let (cores, jobs) = (host::cores(), at_once(&experiment, args.jobs));
     let mut answer = answer(&experiment, &plan, &there, rates, jobs, Machine { cores, memory: host::memory() })?;
     if args.settings {
         answer.settings = Some(settings(&document));
