@@ -14,6 +14,8 @@ use std::path::Path;
 use std::sync::Once;
 
 const FONT: &str = "sans-serif";
+/// Beyond which nothing is drawn, so that the length of an axis is a number.
+const LARGEST: f64 = 1e300;
 /// How a series is drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Look {
@@ -57,9 +59,9 @@ pub(crate) struct Series {
 }
 
 impl Series {
-    /// Without name or words; what is not finite is left out.
+    /// Without name or words; what no axis can hold is left out.
     pub(crate) fn new(look: Look, colour: RGBColor, mut data: Vec<(f64, f64)>) -> Self {
-        data.retain(|(x, y)| x.is_finite() && y.is_finite());
+        data.retain(|(x, y)| x.abs() <= LARGEST && y.abs() <= LARGEST);
         Self { name: String::new(), about: String::new(), colour, opacity: 1.0, look, data, words: vec![] }
     }
 
@@ -324,24 +326,53 @@ impl Plot {
     fn tr(&self, x: f64) -> f64 {
         match self.x_scale {
             Scale::Linear => x,
-            Scale::Log => x.max(f64::MIN_POSITIVE).log10(),
+            Scale::Log => x.log10(),
         }
     }
 
-    fn range(values: impl Iterator<Item = f64>, pad: f64) -> (f64, f64) {
-        let (lo, hi) = values
-            .filter(|x| x.is_finite())
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), x| (lo.min(x), hi.max(x)));
+    /// The points of a series that have a place on the axes, with their places in it: a logarithmic axis has none for zero.
+    fn placed(&self, series: &Series) -> Vec<(usize, (f64, f64))> {
+        let has_place = |(x, _): &(f64, f64)| self.x_scale == Scale::Linear || *x > 0.0;
+        let at = |(place, (x, y)): (usize, (f64, f64))| (place, (self.tr(x), y));
+        series.data.iter().copied().enumerate().filter(|(_, point)| has_place(point)).map(at).collect()
+    }
+
+    /// The ends of an axis, a share of its length beyond what it holds, or at least so far from a single value.
+    fn range(values: impl Iterator<Item = f64>, pad: f64, least: impl Fn(f64) -> f64) -> (f64, f64) {
+        let (lo, hi) = values.fold((f64::INFINITY, f64::NEG_INFINITY), |(lo, hi), x| (lo.min(x), hi.max(x)));
         if lo > hi {
             return (0.0, 1.0);
         }
-        let margin = ((hi - lo) * pad).max(1e-9 + hi.abs() * 1e-3);
+        let margin = ((hi - lo) * pad).max(least(lo.abs().max(hi.abs())));
         (lo - margin, hi + margin)
+    }
+
+    /// Ends of the axis of x: in log a single value stands in the middle of a factor of four.
+    fn x_range(&self) -> (f64, f64) {
+        let values = self.series.iter().flat_map(|series| self.placed(series)).map(|(_, at)| at.0);
+        match self.x_scale {
+            Scale::Linear => Self::range(values, 0.05, beside),
+            Scale::Log => {
+                let (lo, hi) = Self::range(values, 0.05, |_| 0.0);
+                if hi > lo { (lo, hi) } else { (lo - LOG_ROOM, hi + LOG_ROOM) }
+            }
+        }
+    }
+
+    /// The words at the ticks of an axis.
+    fn x_labels(&self, ticks: &[f64]) -> Vec<String> {
+        match self.x_scale {
+            _ if !self.x_words.is_empty() => {
+                ticks.iter().map(|x| self.x_words.get(x.round() as usize).cloned().unwrap_or_default()).collect()
+            }
+            Scale::Linear => crate::format::ticks(ticks),
+            Scale::Log => crate::format::log_ticks(&ticks.iter().map(|x| 10f64.powf(*x)).collect::<Vec<_>>()),
+        }
     }
 
     /// Whether a series has its name at its end: where there is a value at all.
     fn is_at_end(&self, series: &Series) -> bool {
-        series.ends_with_name() && self.y_words.is_empty() && series.data.iter().any(|p| p.1.is_finite())
+        series.ends_with_name() && self.y_words.is_empty() && !self.placed(series).is_empty()
     }
 
     /// Names at the ends of their lines, pushed apart where they would cover each other.
@@ -355,7 +386,7 @@ impl Plot {
         let size = area.dim_in_pixel();
         let mut names = vec![];
         for series in self.series.iter().filter(|s| !s.name.is_empty() && self.is_at_end(s)) {
-            let Some(&last) = series.data.iter().rfind(|p| p.1.is_finite()) else { continue };
+            let Some(&(_, last)) = self.placed(series).last() else { continue };
             let style = text(12.0, series.colour, scale).pos(Pos::new(HPos::Left, VPos::Center));
             let (w, h) = area.estimate_text_size(&series.name, &style)?;
             let (x, y) = at(last);
@@ -389,7 +420,7 @@ impl Plot {
     ) -> std::result::Result<i32, DrawingAreaErrorKind<B::ErrorType>> {
         let mut room = (20.0 * scale) as i32;
         for series in self.series.iter().filter(|s| !s.name.is_empty() && self.is_at_end(s)) {
-            let last = series.data.iter().rfind(|p| p.1.is_finite()).map_or(f64::NAN, |p| self.tr(p.0));
+            let last = self.placed(series).last().map_or(f64::NAN, |(_, at)| at.0);
             if last >= right {
                 let (w, _) = area.estimate_text_size(&series.name, &text(12.0, INK, scale))?;
                 room = room.max(w as i32 + (12.0 * scale) as i32);
@@ -474,10 +505,9 @@ impl Chart for Plot {
         let px = |x: f64| (x * scale) as i32;
         area.fill(&PAPER)?;
         let (_, body) = area.split_vertically(self.legend(area, scale)?);
-        let all = || self.series.iter().flat_map(|s| &s.data);
-        let (x0, x1) = Self::range(all().map(|p| self.tr(p.0)), 0.05);
+        let (x0, x1) = self.x_range();
         let (y0, y1) = match self.y_words.len() {
-            0 => Self::range(all().map(|p| p.1), 0.08),
+            0 => Self::range(self.series.iter().flat_map(|s| self.placed(s)).map(|(_, at)| at.1), 0.08, beside),
             rows => (rows as f64 - 0.5, -0.5), // the first on top
         };
         let x_ticks: Vec<f64> = match (&self.x_ticks, self.x_scale) {
@@ -489,7 +519,10 @@ impl Chart for Plot {
             0 => round_ticks(y0, y1, 7),
             rows => (0..rows).map(|row| row as f64).collect(),
         };
-        let (x_step, y_step) = (step_of(&x_ticks), step_of(&y_ticks));
+        let (x_labels, y_labels) = (self.x_labels(&x_ticks), crate::format::ticks(&y_ticks));
+        let of = |ticks: &[f64], labels: &[String], at: f64| {
+            ticks.iter().position(|tick| *tick == at).map_or(String::new(), |place| labels[place].clone())
+        };
         let mut left = px(58.0);
         for words in &self.y_words {
             let (w, _) = area.estimate_text_size(words, &text(12.0, INK, scale))?;
@@ -505,7 +538,10 @@ impl Chart for Plot {
             .margin_bottom(px(4.0))
             .x_label_area_size(px(42.0))
             .y_label_area_size(left)
-            .build_cartesian_2d(Axis { range: x0..x1, ticks: x_ticks }, Axis { range: y0..y1, ticks: y_ticks })?;
+            .build_cartesian_2d(
+                Axis { range: x0..x1, ticks: x_ticks.clone() },
+                Axis { range: y0..y1, ticks: y_ticks.clone() },
+            )?;
         chart
             .configure_mesh()
             .bold_line_style(LINE.stroke_width(px(1.0) as u32))
@@ -516,21 +552,24 @@ impl Chart for Plot {
             .y_desc(self.y_name.as_str())
             .label_style(text(12.0, SOFT, scale))
             .axis_desc_style(text(13.0, INK, scale))
-            .x_label_formatter(&|x| match self.x_scale {
-                _ if !self.x_words.is_empty() => self.x_words.get(*x as usize).cloned().unwrap_or_default(),
-                Scale::Linear => crate::format::tick(*x, x_step),
-                Scale::Log => crate::format::si(10f64.powf(*x)),
-            })
+            .x_label_formatter(&|x| of(&x_ticks, &x_labels, *x))
             .y_label_formatter(&|y| match self.y_words.get(*y as usize) {
                 Some(words) => words.clone(),
-                None => crate::format::tick(*y, y_step),
+                None => of(&y_ticks, &y_labels, *y),
             })
             .draw()?;
         let plane = chart.plotting_area();
         for series in &self.series {
             let colour = series.colour.mix(series.opacity);
-            let data: Vec<(f64, f64)> = series.data.iter().map(|&(x, y)| (self.tr(x), y)).collect();
+            let (places, data): (Vec<usize>, Vec<(f64, f64)>) = self.placed(series).into_iter().unzip();
+            let is_one_place = data.iter().all(|at| plane.map_coordinate(at) == plane.map_coordinate(&data[0]));
             match series.look {
+                // a line of one point would be nothing
+                Look::Line { width } | Look::Dashed { width } if is_one_place => {
+                    if let Some(at) = data.first() {
+                        marker(area, plane.map_coordinate(at), Look::Dots { radius: width + 1.0 }, colour, scale)?;
+                    }
+                }
                 Look::Line { width } => {
                     plane.draw(&PathElement::new(data.clone(), colour.stroke_width(px(width).max(1) as u32)))?;
                 }
@@ -539,6 +578,7 @@ impl Chart for Plot {
                     plane.draw(&DashedPathElement::new(data.clone(), px(7.0), px(5.0), stroke))?;
                 }
                 Look::Band if data.len() > 2 => plane.draw(&Polygon::new(data.clone(), colour.filled()))?,
+                Look::Band => plane.draw(&PathElement::new(data.clone(), colour.stroke_width(px(4.0) as u32)))?,
                 Look::Whiskers { width } => {
                     for ends in data.chunks_exact(2) {
                         plane.draw(&PathElement::new(ends.to_vec(), colour.stroke_width(px(width).max(1) as u32)))?;
@@ -551,18 +591,19 @@ impl Chart for Plot {
                 }
             }
             let style = text(10.5, series.colour, scale).pos(Pos::new(HPos::Left, VPos::Center));
-            for (&at, words) in data.iter().zip(&series.words) {
+            for (&at, place) in data.iter().zip(&places) {
+                let Some(words) = series.words.get(*place) else { continue };
                 let (x, y) = plane.map_coordinate(&at);
                 area.draw(&Text::new(words.clone(), (x + px(8.0), y + px(10.0)), style.clone()))?;
             }
             if !matches!(series.look, Look::Band | Look::Whiskers { .. }) && data.len() <= MANY {
-                for (place, &at) in data.iter().enumerate() {
+                for (&at, &place) in data.iter().zip(&places) {
                     let (x, y) = plane.map_coordinate(&at);
                     spots.push(Spot { x, y, words: self.told(series, place) });
                 }
             }
         }
-        self.end_names(area, scale, |at| plane.map_coordinate(&(self.tr(at.0), at.1)))
+        self.end_names(area, scale, |at| plane.map_coordinate(&at))
     }
 
     fn numbers(&self) -> (Vec<String>, Vec<Vec<String>>) {
@@ -588,7 +629,7 @@ const MANY: usize = 400;
 
 /// A number with the digits that it has, and no more than make a difference.
 pub(crate) fn exact(x: f64) -> String {
-    format!("{:.6e}", x).parse::<f64>().map_or_else(|_| x.to_string(), |x| x.to_string())
+    format!("{:.6e}", x).parse::<f64>().map_or_else(|_| x.to_string(), |x| (x + 0.0).to_string()) // −0 is 0
 }
 
 impl Plot {
@@ -596,7 +637,10 @@ impl Plot {
     fn told(&self, series: &Series, place: usize) -> String {
         let (x, y) = series.data[place];
         let short = |name: &str| name.split([',', '(']).next().unwrap_or_default().trim().to_string();
-        let value = |x: f64| if x.abs() >= 1000.0 { crate::format::si(x) } else { format!("{x:.3}") };
+        let value = |x: f64| match x.abs() {
+            far if far >= 1000.0 || (far < 0.001 && far > 0.0) => crate::format::si(x),
+            _ => crate::format::fixed(x, 3),
+        };
         let part = |name: &str, words: &[String], x: f64| match words.get(x.round() as usize) {
             Some(word) => word.clone(),
             None => format!("{} {}", short(name), value(x)),
@@ -674,7 +718,7 @@ impl Chart for Matrix {
             for (column, other) in self.names.iter().enumerate() {
                 let x = left + wide * column as i32;
                 let corners = [(x + px(1.0), y - high / 2 + px(1.0)), (x + wide - px(1.0), y + high / 2 - px(1.0))];
-                if let Some(share) = self.shares[row][column] {
+                if let Some(share) = self.shares[row][column].filter(|share| share.is_finite()) {
                     let colour = colour_at(usize::from(share < 0.5)).mix((share - 0.5).abs().min(0.5) * 1.4);
                     area.draw(&Rectangle::new(corners, colour.filled()))?;
                 }
@@ -711,14 +755,22 @@ fn log_ticks(lo: f64, hi: f64) -> Vec<f64> {
         return decades;
     }
     let mantissas: &[f64] = if hi - lo < 1.0 { &[1.0, 2.0, 3.0, 5.0] } else { &[1.0, 3.0] };
-    (lo.floor() as i64..=hi.ceil() as i64)
+    let ticks: Vec<f64> = (lo.floor() as i64..=hi.ceil() as i64)
         .flat_map(|k| mantissas.iter().map(move |m| k as f64 + m.log10()))
         .filter(|x| (lo..=hi).contains(x))
-        .collect()
+        .collect();
+    if ticks.len() >= 2 {
+        return ticks;
+    }
+    round_ticks(10f64.powf(lo), 10f64.powf(hi), 4).into_iter().map(f64::log10).filter(|x| x.is_finite()).collect()
 }
 
-fn step_of(ticks: &[f64]) -> f64 {
-    ticks.windows(2).map(|w| w[1] - w[0]).fold(f64::INFINITY, f64::min).min(1.0)
+/// Decades beside a single value on a logarithmic axis.
+const LOG_ROOM: f64 = 0.3;
+
+/// Room beside a single value of this size.
+fn beside(size: f64) -> f64 {
+    if size > 0.0 { size * 1e-3 } else { 1.0 }
 }
 
 #[cfg(test)]
@@ -744,6 +796,70 @@ mod tests {
             let png = std::fs::read(folder.path().join("plot.png")).expect("written");
             assert_eq!(&png[1..4], b"PNG");
         }
+    }
+
+    /// What `draw` writes at the axes of a plot of these points, and the places of the points.
+    fn drawn_texts(plot: &Plot) -> (Vec<String>, Vec<Spot>) {
+        let (svg, spots) = svg(plot, false).expect("drawn");
+        let texts = svg.split("<text").skip(1).filter_map(|part| part.split('>').nth(1)?.split("</text").next());
+        (texts.map(|text| text.trim().to_string()).filter(|text| !text.is_empty()).collect(), spots)
+    }
+
+    /// One point, equal ones, zeros, tiny and huge ranges, on either axis: every point within the frame, no label twice on one axis.
+    #[test]
+    fn axes_tell_their_ticks_apart_whatever_they_hold() {
+        let tiny = [3.0e-5, 3.1e-5];
+        for data in [
+            vec![(0.0, 0.0)],
+            vec![(5.0, 5.0)],
+            vec![(1e-9, -1e-9)],
+            vec![(2e12, 1e12)],
+            vec![(1.0, 2.0); 5],
+            vec![(0.0, 0.0), (1e-12, 1e-13)],
+            vec![(1e6, 1e6 + 1.0), (1e6 + 1.0, 1e6)],
+            vec![(1.0, 1e299), (2.0, -1e299)],
+            vec![(tiny[0], tiny[1]), (tiny[1], tiny[0])],
+            vec![(1e-5, 0.1), (3e-5, 0.2), (1e-4, 0.3)],
+            vec![(4096.0, -3.0), (4097.0, -3.0)],
+        ] {
+            for x_scale in [Scale::Linear, Scale::Log] {
+                let series = Series::new(Look::Rings { radius: 4.0 }, INK, data.clone());
+                let plot = Plot { x_scale, ..Plot::new((400, 300), "", "", vec![series]) };
+                let ((x0, x1), (svg, spots)) = (plot.x_range(), svg(&plot, false).expect("drawn"));
+                let placed = data.iter().filter(|p| x_scale == Scale::Linear || p.0 > 0.0).count();
+                assert!(
+                    spots.len() == placed && spots.iter().all(|s| (0..400).contains(&s.x) && (0..300).contains(&s.y)),
+                    "{data:?} {spots:?}"
+                );
+                assert!(x1 > x0 && !svg.contains("NaN") && !svg.contains("inf"), "{data:?}");
+                let ticks = if x_scale == Scale::Linear { round_ticks(x0, x1, 7) } else { log_ticks(x0, x1) };
+                let labels = plot.x_labels(&ticks);
+                let mut distinct = labels.clone();
+                distinct.sort_unstable();
+                distinct.dedup();
+                assert!(!labels.is_empty() && distinct.len() == labels.len(), "{data:?} {x_scale:?}: {labels:?}");
+            }
+        }
+    }
+
+    /// A line of one point is a dot, and what cannot be placed is left out: NaN, infinity, and zero in log.
+    #[test]
+    fn one_point_is_seen_and_what_has_no_place_is_left_out() {
+        let one = Series::new(Look::Line { width: 2.0 }, colour_at(0), vec![(3.0, 1.0)]).named("PPO");
+        let (drawn, spots) = svg(&Plot::new((400, 300), "steps", "gold", vec![one.clone()]), false).expect("drawn");
+        assert!(drawn.contains("<circle") && spots.len() == 1, "{drawn}");
+        let many = vec![(0.0, 1.0), (10.0, 2.0), (100.0, f64::NAN), (f64::INFINITY, 1.0), (1000.0, 3.0)];
+        let line = Series {
+            words: vec!["first".into(), "second".into(), "third".into()],
+            ..Series::new(Look::Line { width: 2.0 }, INK, many)
+        };
+        let plot = Plot { x_scale: Scale::Log, ..Plot::new((400, 300), "steps", "gold", vec![line]) };
+        let (texts, spots) = drawn_texts(&plot);
+        assert_eq!(
+            spots.iter().map(|s| s.words.as_str()).collect::<Vec<_>>(),
+            ["second · steps 10.000 · gold 2.000", "third · steps 1 k · gold 3.000"]
+        );
+        assert!(texts.contains(&"10".to_string()) && texts.contains(&"1 k".to_string()), "{texts:?}");
     }
 
     /// The same chart by day and by night; and as a PDF that ends as one should.

@@ -2,7 +2,7 @@
 
 use crate::canvas::{Drawing, Look, Plot, Series};
 use crate::figures::{KL_AXIS, Named, WIDE, arm_costs, frontier_of, gold_axis, written};
-use crate::format::{seconds, si};
+use crate::format::{fixed, seconds, si};
 use crate::frontier::{gain_at, matched_kls};
 use crate::run::Run;
 use crate::stats::{Estimate, mean};
@@ -26,7 +26,7 @@ pub fn compare(folders: &[PathBuf], to: &Path) -> Result<Written> {
         let tuning = searched(run)?;
         let name = &run.experiment.name;
         warnings.extend(sensitivity::edges(run, &tuning).into_iter().map(|edge| format!("{name}: {edge}")));
-        verdicts.extend(verdict::judge(run, &tuning)?.into_iter().map(|verdict| (name.clone(), verdict)));
+        verdicts.extend(verdict::judge(run, &tuning).into_iter().map(|verdict| (name.clone(), verdict)));
     }
     let charts = to.join("charts");
     std::fs::create_dir_all(&charts).map_err(|source| Error::Write { path: charts.clone(), source })?;
@@ -94,7 +94,7 @@ fn costs(runs: &[Run]) -> Table {
     let head = ["run", "arm", "models in memory", "tokens sampled", "FLOPs", "seconds"].map(String::from).to_vec();
     let of = |run: &Run| -> Vec<Vec<String>> {
         let row = |c: crate::figures::Cost| {
-            vec![run.name().into(), c.arm, format!("{:.0}", c.models), si(c.sampled), si(c.flops), seconds(c.seconds)]
+            vec![run.name().into(), c.arm, fixed(c.models, 0), si(c.sampled), si(c.flops), seconds(c.seconds)]
         };
         arm_costs(run).into_iter().map(row).collect()
     };

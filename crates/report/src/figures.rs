@@ -1,13 +1,13 @@
 //! The charts of a run: what is drawn from which numbers.
 
 use crate::canvas::{Bar, Bars, Chart, Drawing, Look, Matrix, Plot, Scale, Series, Spot, save};
-use crate::format::{nats, seconds, si};
+use crate::format::{fixed, nats, seconds, si};
 use crate::frontier::gain_at;
 use crate::run::{Mark, Point, Run};
 use crate::stats::{Estimate, mean, median, prompt_bootstrap, range, wilson};
 use crate::theme::{GREY, IDEAL, INK, colour_at};
 use crate::tuning::Tuning;
-use crate::{Error, Result, frontier, reach, sensitivity, theme, wins};
+use crate::{Result, frontier, page, reach, sensitivity, theme, wins};
 use duel_spec::metrics::{self, Metric};
 use duel_spec::{Clocks, JudgeKind, REFERENCE, RewardSource, WorldKind};
 use plotters::style::RGBColor;
@@ -52,6 +52,7 @@ pub(crate) struct Figure {
     pub(crate) spots: String,
     pub(crate) head: Vec<String>,
     pub(crate) rows: Vec<Vec<String>>,
+    /// As JSON, for the page.
     pub(crate) csv: String,
 }
 
@@ -66,8 +67,8 @@ pub(crate) fn written(Named { name, group, alt, drawing }: Named, charts: &Path)
     let (head, rows) = drawing.numbers();
     let csv = crate::tables::csv(&head, &rows)?;
     duel_ledger::write_atomically(&charts.join(format!("{name}.csv")), csv.as_bytes())?;
-    let spots = serde_json::to_string::<[Spot]>(&spots).map_err(|e| Error::Page { problem: e.to_string() })?;
-    Ok(Figure { name, group, alt, svg: theme::on_page(&svg), spots, head, rows, csv })
+    let spots = page::embedded::<[Spot]>(&spots)?;
+    Ok(Figure { name, group, alt, svg: theme::on_page(&svg), spots, head, rows, csv: page::embedded(&csv)? })
 }
 
 /// Every chart that the run has numbers for.
@@ -344,7 +345,7 @@ fn curve(run: &Run, x_name: &str, clock: Clock) -> Plot {
 
 /// The k-th evaluations of all seeds: mean clock, and a mark's mean with its interval; `before` is added to each seed's clock,
 /// steps excepted as steps of different stages do not add.
-fn looks(
+pub(crate) fn looks(
     point: &Point,
     before: &BTreeMap<u64, Clocks>,
     clock: Clock,
@@ -445,8 +446,9 @@ fn win_rates(run: &Run) -> Option<Matrix> {
             Some(Estimate { mean, half_width: None, .. }) => {
                 let is_sample = run.experiment.world.kind != WorldKind::Grammar;
                 let around = prompt_interval(&rates).filter(|_| is_sample);
-                let around = around.map_or(String::new(), |[low, high]| format!(" [{low:.2}, {high:.2}]"));
-                (Some(mean), format!("{mean:.2}{around}"))
+                let around =
+                    around.map_or(String::new(), |[low, high]| format!(" [{}, {}]", fixed(low, 2), fixed(high, 2)));
+                (Some(mean), format!("{}{around}", fixed(mean, 2)))
             }
             Some(estimate) => (Some(estimate.mean), format!("{estimate:.2}")),
             None => (None, "–".into()),
@@ -634,7 +636,7 @@ fn costs(run: &Run) -> Vec<(&'static str, Bars)> {
             .collect(),
     };
     vec![
-        ("models", panel("models in memory while training", &|c| [0.0, c.models], &|x| format!("{x:.0}"))),
+        ("models", panel("models in memory while training", &|c| [0.0, c.models], &|x| fixed(x, 0))),
         ("sampled", panel("tokens sampled in the loop", &|c| [0.0, c.sampled], &si)),
         ("flops", panel("FLOPs (pale: before the loop)", &|c| [c.flops_before, c.flops - c.flops_before], &si)),
         (

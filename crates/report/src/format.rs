@@ -1,9 +1,48 @@
-//! Numbers as people read them.
+//! Numbers as people read them. What is not known is a dash, and zero has no sign.
+
+use std::collections::BTreeSet;
+
+/// With so many places, and never as −0.
+pub fn fixed(x: f64, places: usize) -> String {
+    if x.is_nan() {
+        return "–".into();
+    }
+    if x.is_infinite() {
+        return if x > 0.0 { "∞".into() } else { "−∞".into() };
+    }
+    let text = format!("{x:.places$}");
+    match text.strip_prefix('-') {
+        Some(rest) if rest.bytes().all(|b| matches!(b, b'0' | b'.')) => rest.into(),
+        _ => text,
+    }
+}
+
+/// As [`fixed`], with a sign before all but zero.
+pub fn signed(x: f64, places: usize) -> String {
+    let text = fixed(x, places);
+    if x > 0.0 && text.bytes().any(|b| (b'1'..=b'9').contains(&b)) { format!("+{text}") } else { text }
+}
+
+/// With two digits below 10, else whole.
+pub(crate) fn short(x: f64) -> String {
+    match x.abs() {
+        far if far >= 9.95 => fixed(x, 0),
+        far if far >= 1e-3 => {
+            let text = fixed(x, (1.0 - far.log10().floor()).max(0.0) as usize);
+            let text = text.trim_end_matches('0').trim_end_matches('.');
+            text.into()
+        }
+        _ => scientific(x, 1),
+    }
+}
 
 /// With an SI suffix and up to three digits: `1.2 M`.
 pub(crate) fn si(x: f64) -> String {
     if x == 0.0 || !x.is_finite() {
-        return format!("{x:.0}");
+        return fixed(x, 0);
+    }
+    if x.abs() < 5e-4 || x.abs() >= 1e18 {
+        return scientific(x, 2);
     }
     const SUFFIXES: [(f64, &str); 6] = [(1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")];
     let (unit, suffix) = SUFFIXES.into_iter().find(|(unit, _)| x.abs() >= *unit * 0.9995).unwrap_or((1.0, ""));
@@ -14,25 +53,73 @@ pub(crate) fn si(x: f64) -> String {
         s if s >= 0.0995 => 2,
         _ => 3,
     };
-    let number = format!("{scaled:.places$}");
+    let number = fixed(scaled, places);
     let number = if number.contains('.') { number.trim_end_matches('0').trim_end_matches('.') } else { &number };
     if suffix.is_empty() { number.to_string() } else { format!("{number} {suffix}") }
 }
 
-/// A tick with as many digits as its step needs.
-pub(crate) fn tick(x: f64, step: f64) -> String {
-    if x.abs() >= 10_000.0 {
-        return si(x);
+/// The words at the ticks of an axis, rising: with as many digits as tell them apart.
+pub(crate) fn ticks(values: &[f64]) -> Vec<String> {
+    let step = values.windows(2).map(|w| (w[1] - w[0]).abs()).fold(f64::INFINITY, f64::min);
+    let largest = values.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
+    // what rounding leaves of zero
+    let clean = |x: f64| if x.abs() < 1e-9 * largest { 0.0 } else { x };
+    let are_told_apart = |words: &[String]| words.iter().collect::<BTreeSet<_>>().len() == words.len();
+    if largest >= 10_000.0 {
+        let words: Vec<String> =
+            values.iter().map(|&x| if x.abs() >= 10_000.0 { si(clean(x)) } else { number(clean(x)) }).collect();
+        if are_told_apart(&words) {
+            return words;
+        }
     }
-    let places = (0..6).find(|p| (step * 10f64.powi(*p) - (step * 10f64.powi(*p)).round()).abs() < 1e-6).unwrap_or(6);
-    let zero = if x.abs() < step * 1e-6 { 0.0 } else { x };
-    format!("{zero:.0$}", places as usize)
+    // as many places as the step has, or the values where there is no step
+    let is_whole = |x: f64, places: i32| (x * 10f64.powi(places) - (x * 10f64.powi(places)).round()).abs() < 1e-6;
+    let unit = if step.is_finite() { step } else { largest };
+    if let Some(places) = (0..=6).find(|&places| is_whole(unit, places))
+        && largest < 1e15
+    {
+        let words: Vec<String> = values.iter().map(|&x| fixed(clean(x), places as usize)).collect();
+        if are_told_apart(&words) {
+            return words;
+        }
+    }
+    let all = (2..=16).map(|digits| values.iter().map(|&x| scientific(clean(x), digits)).collect::<Vec<_>>());
+    all.into_iter().find(|words| are_told_apart(words)).unwrap_or_else(|| values.iter().map(f64::to_string).collect())
+}
+
+/// The words at the ticks of a logarithmic axis.
+pub(crate) fn log_ticks(values: &[f64]) -> Vec<String> {
+    let words: Vec<String> = values.iter().map(|&x| si(x)).collect();
+    let are_told_apart = words.iter().collect::<BTreeSet<_>>().len() == words.len();
+    if are_told_apart { words } else { ticks(values) }
+}
+
+/// Values with two places, or as many as tell them apart.
+pub(crate) fn told_apart(values: &[f64]) -> Vec<String> {
+    let all = (2..=9).map(|places| values.iter().map(|&x| fixed(x, places)).collect::<Vec<_>>());
+    let are_told_apart = |words: &Vec<String>| words.iter().collect::<BTreeSet<_>>().len() == words.len();
+    all.into_iter().find(are_told_apart).unwrap_or_else(|| ticks(values))
+}
+
+/// As short as it can be written.
+fn number(x: f64) -> String {
+    if x == 0.0 { "0".into() } else { x.to_string() }
+}
+
+/// `1.25e-9`, with so many digits behind the point at most.
+fn scientific(x: f64, digits: usize) -> String {
+    let text = format!("{x:.digits$e}");
+    let Some((mantissa, exponent)) = text.split_once('e') else { return text };
+    let mantissa = mantissa.trim_end_matches('0').trim_end_matches('.');
+    if exponent == "0" { mantissa.into() } else { format!("{mantissa}e{exponent}") }
 }
 
 /// Seconds as people say them: `8.4 s`, `3 min 05 s`.
 pub(crate) fn seconds(s: f64) -> String {
-    if s < 0.095 {
-        format!("{:.0} ms", s * 1e3)
+    if !s.is_finite() {
+        fixed(s, 0)
+    } else if s < 0.095 {
+        format!("{} ms", fixed(s * 1e3, 0))
     } else if s < 120.0 {
         format!("{s:.1} s")
     } else {
@@ -47,7 +134,7 @@ pub(crate) fn nats(kl: f64) -> String {
 
 /// A share in percent.
 pub(crate) fn percent(x: f64) -> String {
-    format!("{:.0}%", x * 100.0)
+    if x.is_finite() { format!("{}%", fixed(x * 100.0, 0)) } else { fixed(x, 0) }
 }
 
 #[cfg(test)]
@@ -64,11 +151,53 @@ mod tests {
             (2.5e12, "2.5 T"),
             (42.0, "42"),
             (0.031, "0.031"),
+            (3e-5, "3e-5"),
+            (-1.234e-7, "-1.23e-7"),
         ];
         for (x, words) in si_pairs {
             assert_eq!(si(x), words);
         }
-        assert_eq!([tick(0.5, 0.5), tick(2.0, 1.0), tick(-1e-12, 0.25)], ["0.5", "2", "0.00"]);
         assert_eq!([seconds(0.04), seconds(8.42), seconds(185.0)], ["40 ms", "8.4 s", "3 min 05 s"]);
+    }
+
+    #[test]
+    fn zero_has_no_sign_and_what_is_not_known_is_a_dash() {
+        let of = |x: f64| [si(x), seconds(x), percent(x), fixed(x, 2)];
+        assert_eq!(of(-0.0), ["0", "0 ms", "0%", "0.00"]);
+        assert_eq!([fixed(-0.004, 2), fixed(-0.006, 2), fixed(-0.4, 0)], ["0.00", "-0.01", "0"]);
+        assert_eq!([percent(-0.001), seconds(-1e-5)], ["0%", "0 ms"]);
+        assert_eq!(
+            [signed(0.25, 1), signed(-0.25, 2), signed(0.001, 2), signed(-0.0, 1)],
+            ["+0.2", "-0.25", "0.00", "0.0"]
+        );
+        assert_eq!(
+            [short(1.234), short(0.0456), short(2.0), short(42.4), short(3.21e-5)],
+            ["1.2", "0.046", "2", "42", "3.2e-5"]
+        );
+        assert_eq!(of(f64::NAN), ["–"; 4]);
+        assert_eq!(of(f64::INFINITY), ["∞"; 4]);
+        assert_eq!(of(f64::NEG_INFINITY), ["−∞"; 4]);
+    }
+
+    #[test]
+    fn ticks_are_told_apart() {
+        assert_eq!(told_apart(&[0.5, 0.501]), ["0.500", "0.501"]);
+        assert_eq!(told_apart(&[0.1, 0.2, 0.3]), ["0.10", "0.20", "0.30"]);
+        for (values, words) in [
+            (&[0.0, 0.5, 1.0][..], &["0.0", "0.5", "1.0"][..]),
+            (&[1.0, 2.0, 3.0], &["1", "2", "3"]),
+            (&[-0.25, -1e-17, 0.25], &["-0.25", "0.00", "0.25"]),
+            (&[0.0, 10_000.0, 20_000.0], &["0", "10 k", "20 k"]),
+            (&[12_301.0, 12_302.0, 12_303.0], &["12301", "12302", "12303"]),
+            (&[12_300.5, 12_301.0], &["12300.5", "12301.0"]),
+            (&[1e-10, 2e-10], &["1e-10", "2e-10"]),
+            (&[0.0, 5e-8, 1e-7], &["0", "5e-8", "1e-7"]),
+            (&[1e20, 1.001e20], &["1e20", "1.001e20"]),
+            (&[0.5], &["0.5"]),
+            (&[3e6], &["3 M"]),
+            (&[], &[]),
+        ] {
+            assert_eq!(ticks(values), words);
+        }
     }
 }

@@ -49,7 +49,7 @@ for (const chart of document.querySelectorAll(".chart[data-spots]")) {
 
 // A chart's numbers as a file: the text stands in the page.
 for (const link of document.querySelectorAll("a[data-csv]")) {
-  link.href = "data:text/csv;charset=utf-8," + encodeURIComponent(document.getElementById(link.dataset.csv).textContent);
+  link.href = "data:text/csv;charset=utf-8," + encodeURIComponent(JSON.parse(document.getElementById(link.dataset.csv).textContent));
 }
 
 // The responses: one row a prompt and policy, as the filters have it.

@@ -1,11 +1,11 @@
 //! The page: one self-contained HTML file that tells a run with its own numbers.
 
 use crate::figures::{self, Cost, Figure};
-use crate::format::{nats, percent, seconds, si};
+use crate::format::{fixed, nats, percent, seconds, short, si, signed};
 use crate::run::{Point, Run};
 use crate::stats::{Estimate, mean};
 use crate::tables::Tables;
-use crate::verdict::Verdict;
+use crate::verdict::{Test, Verdict};
 use crate::{Error, Result, frontier, theme};
 use duel_spec::metrics::{self, Metric};
 use duel_spec::{Completion, Experiment, JudgeKind, REFERENCE, WorldKind};
@@ -54,6 +54,7 @@ pub(crate) fn fill(
     charts: &[Figure],
     tables: &Tables,
     edges: &[String],
+    missing: &[String],
     verdicts: &[Verdict],
 ) -> Result<String> {
     let costs = figures::arm_costs(run);
@@ -69,9 +70,10 @@ pub(crate) fn fill(
             Some(context! {
                 cheap => cheap.arm.to_uppercase(),
                 dear => dear.arm.to_uppercase(),
-                flops => format!("{:.1}", dear.flops / cheap.flops),
-                seconds => format!("{:.1}", dear.seconds / cheap.seconds),
+                flops => fixed(dear.flops / cheap.flops, 1),
+                seconds => fixed(dear.seconds / cheap.seconds, 1),
             })
+            .filter(|_| cheap.flops > 0.0 && cheap.seconds > 0.0)
         }
         _ => None,
     };
@@ -92,7 +94,7 @@ pub(crate) fn fill(
             ratio,
             reference => context! {
                 gold => Estimate::of(&of_reference(metrics::GOLD)).map(|e| format!("{e:.2}")),
-                gold_sd => format!("{:.2}", mean(&of_reference(metrics::GOLD_SD))),
+                gold_sd => fixed(mean(&of_reference(metrics::GOLD_SD)), 2),
             },
             rows => run.experiment.stages.pairs.rows,
             pretrained => run.experiment.model.from.clone(),
@@ -122,7 +124,8 @@ pub(crate) fn fill(
             tuning => Serde(&run.experiment.tuning),
             tuning_kl => nats(run.experiment.tuning.kl),
             edges => Serde(edges),
-            verdicts => Serde(verdicts),
+            missing => Serde(missing),
+            verdicts => Serde(verdicts.iter().map(Judged::new).collect::<Vec<_>>()),
             folder => format!("runs/{}", run.experiment.name),
             completions => embedded(&completions(run))?,
             featured => embedded(&featured(run))?,
@@ -169,10 +172,35 @@ pub(crate) fn filled(template: &str, of: minijinja::Value) -> Result<String> {
     environment.get_template(template).and_then(|template| template.render(context! { ..of, ..look })).map_err(broken)
 }
 
-/// JSON that may stand within a page's script element.
-fn embedded<T: Serialize>(value: &T) -> Result<String> {
+/// JSON that may stand within a page's script element, whatever it says: no `<` ends or begins anything there.
+pub(crate) fn embedded<T: Serialize + ?Sized>(value: &T) -> Result<String> {
     let json = serde_json::to_string(value).map_err(|e| Error::Page { problem: e.to_string() })?;
-    Ok(json.replace("</", "<\\/"))
+    Ok(json.replace('<', "\\u003c"))
+}
+
+/// A verdict with its tests in words.
+#[derive(Debug, Serialize)]
+struct Judged<'a> {
+    #[serde(flatten)]
+    verdict: &'a Verdict,
+    found: String,
+}
+
+impl<'a> Judged<'a> {
+    fn new(verdict: &'a Verdict) -> Self {
+        Self { verdict, found: verdict.tests.iter().map(test_in_words).collect::<Vec<_>>().join("; ") }
+    }
+}
+
+/// `at KL 1: 0.123 (1.1×) [0.100, 0.146]`.
+fn test_in_words(test: &Test) -> String {
+    let at = test.kl.map_or(String::new(), |kl| format!("at KL {kl}: "));
+    let Some(effect) = test.effect else { return at + "–" };
+    let places = if effect.abs() > 1000.0 { 0 } else { 3 };
+    let times = test.times.filter(|times| (1e-6..1e6).contains(times));
+    let times = times.map_or(String::new(), |times| format!(" ({}×)", short(times)));
+    let ends = |[low, high]: [f64; 2]| format!(" [{}, {}]", fixed(low, places), fixed(high, places));
+    format!("{at}{}{times}{}", fixed(effect, places), test.interval.map_or(String::new(), ends))
 }
 
 fn story(run: &Run, arm: &str, costs: &[Cost]) -> Option<ArmStory> {
@@ -185,7 +213,7 @@ fn story(run: &Run, arm: &str, costs: &[Cost]) -> Option<ArmStory> {
     let gain = Estimate::of_differences(&golds, &reference.final_test(metrics::GOLD))?;
     let sd = mean(&reference.final_test(metrics::GOLD_SD));
     // chosen on validation prompts, told from test prompts
-    let merit = |p: &Point| mean(&p.final_validation(metrics::ETA));
+    let merit = |p: &Point| mean(&p.final_validation(metrics::ETA)); // of finite marks alone
     let best = run
         .points_of(arm)
         .filter(|p| !p.final_validation(metrics::ETA).is_empty())
@@ -197,7 +225,7 @@ fn story(run: &Run, arm: &str, costs: &[Cost]) -> Option<ArmStory> {
         label: featured.words(),
         gold: say(metrics::GOLD, 2)?,
         gain: format!("{gain:.2}"),
-        gain_sd: format!("{:.1}", gain.mean / sd),
+        gain_sd: if sd > 0.0 { fixed(gain.mean / sd, 1) } else { "–".into() },
         kl: say(metrics::KL, 2)?,
         eta: say(metrics::ETA, 2),
         ideal_eta: say(metrics::IDEAL_ETA, 2),
@@ -205,7 +233,7 @@ fn story(run: &Run, arm: &str, costs: &[Cost]) -> Option<ArmStory> {
         best_eta_label: best.map(|p| p.words()),
         win_rate: percent(mean(&featured.final_test(metrics::WIN_RATE))),
         proxy: say(metrics::PROXY, 2).unwrap_or_default(),
-        models: format!("{:.0}", cost.models),
+        models: fixed(cost.models, 0),
         sampled: si(cost.sampled),
         sampled_nothing: cost.sampled == 0.0,
         flops: si(cost.flops),
@@ -264,7 +292,7 @@ const SEEDS_SHOWN: usize = 3;
 /// The kept responses of the first seeds' policies, prompt by prompt.
 fn completions(run: &Run) -> Vec<Kept> {
     let seeds: Vec<u64> = run.experiment.seed_list().into_iter().take(SEEDS_SHOWN).collect();
-    let number = |x: f64, places: usize| if x.is_finite() { format!("{x:+.places$}") } else { "–".into() };
+    let number = |x: f64, places: usize| if x.is_finite() { signed(x, places) } else { "–".into() };
     let kept = |c: &Completion| {
         let point = run.points_of(&c.arm).find(|p| p.label == c.point).map_or(c.point.clone(), Point::words);
         let arm = if c.arm == REFERENCE { c.arm.clone() } else { c.arm.to_uppercase() };

@@ -3,7 +3,7 @@
 
 use crate::canvas::{Look, Plot, Scale, Series};
 use crate::figures::{PANEL, colour};
-use crate::format::{nats, si};
+use crate::format::{nats, si, told_apart};
 use crate::parallel::{Parallel, Strand, Upright};
 use crate::run::Run;
 use crate::stats::{Estimate, mean};
@@ -114,7 +114,10 @@ fn whole(run: &Run, tuning: &Tuning, arm: &str, tried: &[&Tried], varied: &[(Str
     };
     let merit = Upright {
         name: worth(tuning, run),
-        ticks: [low, (low + high) / 2.0, high].map(|m| (share(m), format!("{m:.2}"))).into(),
+        ticks: {
+            let values = if high > low { vec![low, low / 2.0 + high / 2.0, high] } else { vec![low] };
+            values.iter().map(|m| share(*m)).zip(told_apart(&values)).collect()
+        },
     };
     Parallel {
         size: SIZE,

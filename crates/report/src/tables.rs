@@ -1,7 +1,7 @@
 //! Tables of a run as CSV, Markdown and LaTeX.
 
 use crate::figures::arm_costs;
-use crate::format::{seconds, si};
+use crate::format::{fixed, seconds, si};
 use crate::over::{self, Drops};
 use crate::run::{Point, Run};
 use crate::stats::Estimate;
@@ -36,9 +36,10 @@ pub(crate) struct Tables {
 
 /// Writes `<name>.csv`, `.md` and `.tex` of every table.
 pub(crate) fn write(run: &Run, tuning: &Tuning, judged: &[Verdict], folder: &Path) -> Result<Tables> {
+    let [test, validation] = both_points(run);
     let tables = Tables {
-        points: points(run, "points", Point::final_test),
-        validation: points(run, "validation", Point::final_validation),
+        points: test,
+        validation,
         drops: drops(run),
         matched: matched(run),
         costs: costs(run),
@@ -63,6 +64,11 @@ pub(crate) fn write(run: &Run, tuning: &Tuning, judged: &[Verdict], folder: &Pat
 
 fn estimate(values: &[f64], places: usize) -> String {
     Estimate::of(values).map_or("–".into(), |e| format!("{e:.places$}"))
+}
+
+/// Every point's marks on test and on validation prompts.
+pub(crate) fn both_points(run: &Run) -> [Table; 2] {
+    [points(run, "points", Point::final_test), points(run, "validation", Point::final_validation)]
 }
 
 /// Every point's finished policies, mean ± half width of the 95% t-interval over seeds; `of` reads them on test or on
@@ -115,7 +121,7 @@ fn drops(run: &Run) -> Table {
             [(&d.peak_kl, 2), (&d.peak_gold, 3), (&d.kl, 2), (&d.gold, 3)].map(|(of, places)| estimate(of, places)),
         );
         row.extend([&d.drop, &d.proxy].map(|of| estimate(of, 3)));
-        row.push(d.early.map_or("–".into(), |share| format!("{share:.2}")));
+        row.push(d.early.map_or("–".into(), |share| fixed(share, 2)));
         row
     };
     Table {
@@ -158,7 +164,7 @@ fn matched(run: &Run) -> Table {
 /// What became of each claim, a row a test.
 fn verdicts(judged: &[Verdict]) -> Table {
     let head = ["claim", "verdict", "at KL", "test", "effect", "interval", "level", "p", "seeds", "smallest", "unit"];
-    let number = |x: Option<f64>| x.map_or("–".into(), |x| format!("{x:.3}"));
+    let number = |x: Option<f64>| x.map_or("–".into(), |x| fixed(x, 3));
     let rows = judged.iter().flat_map(|v| {
         v.tests.iter().map(move |test| {
             vec![
@@ -167,7 +173,7 @@ fn verdicts(judged: &[Verdict]) -> Table {
                 test.kl.map_or("–".into(), |kl| kl.to_string()),
                 test.judgement.to_string().to_lowercase(),
                 number(test.effect),
-                test.interval.map_or("–".into(), |[low, high]| format!("{low:.3} to {high:.3}")),
+                test.interval.map_or("–".into(), |[low, high]| format!("{} to {}", fixed(low, 3), fixed(high, 3))),
                 format!("{:.3}", test.level),
                 test.p.map_or("–".into(), |p| format!("{p:.2e}")),
                 test.seeds.to_string(),
@@ -187,7 +193,7 @@ fn costs(run: &Run) -> Table {
         .map(|c| {
             vec![
                 c.arm,
-                format!("{:.0}", c.models),
+                fixed(c.models, 0),
                 si(c.sampled),
                 si(c.flops),
                 si(c.flops_before),
@@ -231,38 +237,105 @@ fn stages(run: &Run) -> Table {
     Table { name: "stages", head: vec!["what".into(), "value".into(), "seeds".into()], rows }
 }
 
+/// Whether a cell is numbers alone, as `-0.3 ± 0.1` or `-1.0 to 2.0`.
+fn is_numbers(cell: &str) -> bool {
+    cell.split([' ', '±']).filter(|part| !part.is_empty() && *part != "to").all(|part| part.parse::<f64>().is_ok())
+}
+
+/// A cell that no program of spreadsheets takes for a formula: an apostrophe before whatever would begin one.
+fn no_formula(cell: &str) -> std::borrow::Cow<'_, str> {
+    if cell.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) && !is_numbers(cell) {
+        format!("'{cell}").into()
+    } else {
+        cell.into()
+    }
+}
+
 /// Comma-separated values.
 pub(crate) fn csv(head: &[String], rows: &[Vec<String>]) -> Result<String> {
     let broken = |e: String| Error::Page { problem: e };
     let mut writer = csv::Writer::from_writer(vec![]);
     for row in std::iter::once(head).chain(rows.iter().map(Vec::as_slice)) {
-        writer.write_record(row).map_err(|e| broken(e.to_string()))?;
+        let cells = row.iter().map(|cell| no_formula(cell).into_owned());
+        writer.write_record(cells).map_err(|e| broken(e.to_string()))?;
     }
     let bytes = writer.into_inner().map_err(|e| broken(e.to_string()))?;
     String::from_utf8(bytes).map_err(|e| broken(e.to_string()))
 }
 
-fn markdown_of(table: &Table) -> String {
-    let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
-    let rule = vec!["---".to_string(); table.head.len()];
-    std::iter::once(&table.head).chain([&rule]).chain(&table.rows).map(|row| line(row)).collect()
+/// One line, whatever stands in it.
+fn in_one_line(cell: &str) -> String {
+    cell.chars().map(|c| if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { ' ' } else { c }).collect()
 }
 
-/// Booktabs; the characters that LaTeX reads are escaped, the Greek and the signs put in math.
-fn latex_of(table: &Table) -> String {
-    let escape = |cell: &String| {
-        cell.chars().fold(String::new(), |out, c| match c {
-            '&' | '%' | '#' | '_' | '$' => out + "\\" + &c.to_string(),
-            'η' => out + "$\\eta$",
-            'β' => out + "$\\beta$",
-            '±' => out + "$\\pm$",
-            '−' => out + "$-$",
-            '–' => out + "--",
-            '|' => out + "$|$",
-            c => out + &c.to_string(),
-        })
+/// A cell of Markdown that says what it holds: what would end it, mark it up or begin HTML has a backslash. An underscore between
+/// letters is none of these.
+fn markdown_cell(cell: &str) -> String {
+    let text: Vec<char> = in_one_line(cell).chars().collect();
+    let is_word = |place: Option<usize>| place.and_then(|p| text.get(p)).is_some_and(|c| c.is_alphanumeric());
+    let mut out = String::new();
+    for (place, &c) in text.iter().enumerate() {
+        let is_mark = match c {
+            '\\' | '|' | '`' | '*' | '[' | ']' | '<' | '>' | '&' | '~' | '$' => true,
+            '_' => !(is_word(place.checked_sub(1)) && is_word(Some(place + 1))),
+            _ => false,
+        };
+        out.extend(is_mark.then_some('\\'));
+        out.push(c);
+    }
+    out
+}
+
+fn markdown_of(table: &Table) -> String {
+    let line = |cells: &[String]| {
+        format!("| {} |\n", cells.iter().map(|cell| markdown_cell(cell)).collect::<Vec<_>>().join(" | "))
     };
-    let line = |row: &Vec<String>| row.iter().map(escape).collect::<Vec<_>>().join(" & ") + " \\\\\n";
+    let rule = vec!["---".to_string(); table.head.len()];
+    let rule = format!("| {} |\n", rule.join(" | "));
+    line(&table.head) + &rule + &table.rows.iter().map(|row| line(row)).collect::<String>()
+}
+
+/// A cell of LaTeX: the characters that it reads are escaped, the Greek and the signs put in math.
+fn latex_cell(cell: &str) -> String {
+    let mut out = String::new();
+    for c in in_one_line(cell).chars() {
+        out += match c {
+            '&' => "\\&",
+            '%' => "\\%",
+            '#' => "\\#",
+            '_' => "\\_",
+            '$' => "\\$",
+            '{' => "\\{",
+            '}' => "\\}",
+            '\\' => "\\textbackslash{}",
+            '~' => "\\textasciitilde{}",
+            '^' => "\\textasciicircum{}",
+            '<' => "$<$",
+            '>' => "$>$",
+            '|' => "$|$",
+            '"' => "''",
+            '[' => "{[}", // one after a line's end would be its space
+            'η' => "$\\eta$",
+            'β' => "$\\beta$",
+            'π' => "$\\pi$",
+            '√' => "$\\surd$",
+            '×' => "$\\times$",
+            '∞' => "$\\infty$",
+            '±' => "$\\pm$",
+            '−' => "$-$",
+            '–' => "--",
+            c => {
+                out.push(c);
+                continue;
+            }
+        };
+    }
+    out
+}
+
+/// Booktabs.
+fn latex_of(table: &Table) -> String {
+    let line = |row: &Vec<String>| row.iter().map(|cell| latex_cell(cell)).collect::<Vec<_>>().join(" & ") + " \\\\\n";
     let columns = "l".repeat(table.head.len());
     let body: String = table.rows.iter().map(line).collect();
     format!(
@@ -274,6 +347,40 @@ fn latex_of(table: &Table) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What people call their arms, settings and claims stays what it is in every form.
+    #[test]
+    fn no_cell_is_read_as_anything_but_itself() {
+        for (cell, csv_cell, markdown, latex) in [
+            ("=HYPERLINK(1)", "'=HYPERLINK(1)", "=HYPERLINK(1)", "=HYPERLINK(1)"),
+            ("@SUM(A1)", "'@SUM(A1)", "@SUM(A1)", "@SUM(A1)"),
+            ("-1+cmd|' /C'!A0", "'-1+cmd|' /C'!A0", "-1+cmd\\|' /C'!A0", "-1+cmd$|$' /C'!A0"),
+            ("+x", "'+x", "+x", "+x"),
+            ("-0.3 ± 0.1", "-0.3 ± 0.1", "-0.3 ± 0.1", "-0.3 $\\pm$ 0.1"),
+            ("-1.000 to 2.000", "-1.000 to 2.000", "-1.000 to 2.000", "-1.000 to 2.000"),
+            ("a|b", "a|b", "a\\|b", "a$|$b"),
+            ("a,\"b\"", "\"a,\"\"b\"\"\"", "a,\"b\"", "a,''b''"),
+            ("a\r\n\r\nb", "\"a\r\n\r\nb\"", "a    b", "a    b"),
+            ("\tx", "'\tx", " x", " x"),
+            ("\\input{x}", "\\input{x}", "\\\\input{x}", "\\textbackslash{}input\\{x\\}"),
+            ("^~#%", "^~#%", "^\\~#%", "\\textasciicircum{}\\textasciitilde{}\\#\\%"),
+            ("[2] x", "[2] x", "\\[2\\] x", "{[}2] x"),
+            ("<b>&amp;", "<b>&amp;", "\\<b\\>\\&amp;", "$<$b$>$\\&amp;"),
+            (
+                "_a_ b_c *d* `e` $f$",
+                "_a_ b_c *d* `e` $f$",
+                "\\_a\\_ b_c \\*d\\* \\`e\\` \\$f\\$",
+                "\\_a\\_ b\\_c *d* `e` \\$f\\$",
+            ),
+        ] {
+            let row = vec![cell.to_string(), "1".into()];
+            assert_eq!(
+                csv(&["a".into(), "b".into()], std::slice::from_ref(&row)).expect("csv"),
+                format!("a,b\n{csv_cell},1\n")
+            );
+            assert_eq!((markdown_cell(cell), latex_cell(cell)), (markdown.to_string(), latex.to_string()));
+        }
+    }
 
     #[test]
     fn the_three_forms_say_the_same() {
