@@ -17,7 +17,7 @@ use std::path::Path;
 pub fn check(args: &CheckArgs) -> Result<()> {
     let found = findings(args)?;
     print(&match args.format {
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&found).expect("plain data")),
+        Format::Json => crate::terminal::json(&found),
         Format::Text => text(&found, args),
     });
     if found.are_bad() { Err(Error::Rows { path: args.file.clone() }) } else { Ok(()) }
@@ -104,7 +104,7 @@ fn text(found: &Findings, args: &CheckArgs) -> String {
             (found.prompts_too_long, "prompts", args.prompt_tokens, "--prompt-tokens"),
             (found.responses_too_long, "completions", args.response_tokens, "--response-tokens"),
         ];
-        for (n, what, most, option) in too_long {
+        for (n, what, most, option) in too_long.into_iter().filter(|(_, _, most, _)| *most < usize::MAX) {
             line(format!("  {} rows have {what} of more than {most} tokens and are left out ({option})", many(n)));
         }
         line(format!(

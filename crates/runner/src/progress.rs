@@ -2,6 +2,7 @@
 
 use crate::log;
 use crate::plan::{Kind, Plan, Stage};
+use crate::terminal::shown;
 use crate::worker::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::BTreeMap;
@@ -71,6 +72,7 @@ impl Board {
 
     /// A line that stays.
     fn show(&self, line: &str) {
+        let line = shown(line);
         match &self.bar {
             Some(bar) => bar.println(line),
             None if log::is_quiet() => {}
@@ -161,7 +163,7 @@ impl Board {
         // what is cut off on a narrow terminal stands last
         let cells = format!("{}/{} cells", self.cells_done, self.cells);
         let words: Vec<String> = std::iter::once(cells).chain(self.time_left()).chain(at).collect();
-        bar.set_message(words.join("; "));
+        bar.set_message(shown(&words.join("; ")).into_owned());
     }
 
     fn count(&self) -> String {

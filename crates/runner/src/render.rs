@@ -1,32 +1,62 @@
 //! Errors as people see them: what failed, the line of the file, what would be accepted, a hint.
 
 use crate::Error;
+use crate::terminal::shown;
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
 use std::fmt;
 use std::io::IsTerminal;
 
+/// What an error says, and what caused it; as a terminal may show it.
+#[derive(Debug)]
+struct Words {
+    said: String,
+    cause: Option<Box<Words>>,
+}
+
+impl Words {
+    fn of(error: &dyn std::error::Error) -> Self {
+        Self {
+            said: shown(&error.to_string()).into_owned(),
+            cause: error.source().map(|cause| Box::new(Self::of(cause))),
+        }
+    }
+}
+
+impl fmt::Display for Words {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.said)
+    }
+}
+
+impl std::error::Error for Words {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.as_deref().map(|cause| cause as &(dyn std::error::Error + 'static))
+    }
+}
+
 /// An error dressed for miette, which only the binary knows.
 #[derive(Debug)]
-struct Shown<'a> {
-    error: &'a Error,
+struct Shown {
+    words: Words,
+    hint: Option<String>,
     source: Option<(NamedSource<String>, LabeledSpan)>,
 }
 
-impl fmt::Display for Shown<'_> {
+impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.error.fmt(f)
+        self.words.fmt(f)
     }
 }
 
-impl std::error::Error for Shown<'_> {
+impl std::error::Error for Shown {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        std::error::Error::source(self.error)
+        self.words.source()
     }
 }
 
-impl Diagnostic for Shown<'_> {
+impl Diagnostic for Shown {
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        self.error.hint().map(|hint| Box::new(hint) as Box<dyn fmt::Display>)
+        self.hint.as_ref().map(|hint| Box::new(hint) as Box<dyn fmt::Display>)
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {
@@ -40,6 +70,13 @@ impl Diagnostic for Shown<'_> {
     }
 }
 
+/// A text whose characters stand where they stood, those that a terminal would obey as question marks.
+fn as_long(text: &str) -> String {
+    let one =
+        |c: char| if shown(c.encode_utf8(&mut [0; 4])).contains(c) { c.to_string() } else { "?".repeat(c.len_utf8()) };
+    text.chars().map(one).collect()
+}
+
 /// The error as text; coloured only on a terminal that wants it.
 pub fn render(error: &Error) -> String {
     let place = match error {
@@ -48,14 +85,15 @@ pub fn render(error: &Error) -> String {
     };
     let source = place.map(|(place, label)| {
         let span = (place.span.start, place.span.len());
-        (NamedSource::new(&place.name, place.text.clone()), LabeledSpan::new_with_span(Some(label), span))
+        (NamedSource::new(shown(&place.name), as_long(&place.text)), LabeledSpan::new_with_span(Some(label), span))
     });
     let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty()) || !std::io::stderr().is_terminal();
     let theme = if plain { GraphicalTheme::unicode_nocolor() } else { GraphicalTheme::unicode() };
     let mut text = String::new();
-    let shown = Shown { error, source };
+    let hint = error.hint().map(|hint| shown(&hint).into_owned());
+    let shown = Shown { words: Words::of(error), hint, source };
     match GraphicalReportHandler::new_themed(theme).with_width(100).render_report(&mut text, &shown) {
         Ok(()) => format!("error:\n{}", text.trim_end()),
-        Err(_) => format!("error: {error}"),
+        Err(_) => format!("error: {}", shown.words),
     }
 }

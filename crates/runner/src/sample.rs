@@ -2,13 +2,14 @@
 
 use crate::cli::{Format, SampleArgs};
 use crate::plan::{Kind, Plan, Stage};
+use crate::terminal::{json, shown};
 use crate::work::Desk;
-use crate::{Error, Result, print};
+use crate::{Error, Result, print_styled};
 use duel_data::{Prompt, World};
 use duel_ledger::{Manifest, RunDir, cells_of};
 use duel_model::{Policy, Responses, generate, weights::host};
 use duel_objectives::{full_kl, token_logp};
-use duel_report::{Piece, Run, Said};
+use duel_report::{Piece, Run, Said, fixed, signed};
 use duel_reward::Scorer;
 use duel_spec::{Experiment, REFERENCE, Split, seeds};
 use duel_training::sft;
@@ -29,8 +30,8 @@ pub fn sample(args: &SampleArgs) -> Result<()> {
         duel_ledger::write_atomically(path, duel_report::said_page(&all, &name)?.as_bytes())?;
     }
     let in_colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
-    print(&match args.format {
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&all).expect("plain numbers")),
+    print_styled(&match args.format {
+        Format::Json => json(&all),
         Format::Text => told(&all, in_colour),
     });
     Ok(())
@@ -178,14 +179,20 @@ fn told(all: &[Said], in_colour: bool) -> String {
     let mut last = "";
     for said in all {
         if said.prompt != last {
-            let _ = writeln!(text, "{}{}", if last.is_empty() { "" } else { "\n" }, said.prompt);
+            let _ = writeln!(text, "{}{}", if last.is_empty() { "" } else { "\n" }, shown(&said.prompt));
             last = &said.prompt;
         }
-        let name = if said.arm == REFERENCE { said.arm.clone() } else { format!("{} {}", said.arm, said.point) };
-        let pieces = said.pieces.iter().map(|piece| if in_colour { coloured(piece) } else { piece.text.clone() });
+        let name = if said.arm == REFERENCE {
+            said.arm.clone()
+        } else {
+            shown(&format!("{} {}", said.arm, said.point)).into_owned()
+        };
+        let pieces =
+            said.pieces.iter().map(|piece| if in_colour { coloured(piece) } else { shown(&piece.text).into_owned() });
         let _ = writeln!(text, "  {name:<20} {}{}", pieces.collect::<String>(), if said.ended { "" } else { "…" });
         let (gold, proxy, kl, ratio) = (said.gold_reward, said.proxy_reward, said.kl, said.log_ratio);
-        let _ = writeln!(text, "  {:<20} gold {gold:+.2}, proxy {proxy:+.2}, KL {kl:.2}, log-ratio {ratio:+.2}", "");
+        let [gold, proxy, ratio] = [gold, proxy, ratio].map(|x| signed(x, 2));
+        let _ = writeln!(text, "  {:<20} gold {gold}, proxy {proxy}, KL {}, log-ratio {ratio}", "", fixed(kl, 2));
     }
     text
 }
@@ -193,12 +200,13 @@ fn told(all: &[Said], in_colour: bool) -> String {
 /// Likelier than under the reference on blue, less likely on orange, the more the stronger.
 fn coloured(piece: &Piece) -> String {
     let strength = (piece.log_ratio.abs() / STRONGEST).min(1.0);
+    let text = shown(&piece.text);
     if strength < 0.05 {
-        return piece.text.clone();
+        return text.into_owned();
     }
     let full = if piece.log_ratio > 0.0 { [0.0, 90.0, 150.0] } else { [165.0, 70.0, 0.0] };
     let [r, g, b] = full.map(|part: f64| (part * strength + 40.0 * (1.0 - strength)).round() as u8);
-    format!("\x1b[38;2;255;255;255;48;2;{r};{g};{b}m{}\x1b[0m", piece.text)
+    format!("\x1b[38;2;255;255;255;48;2;{r};{g};{b}m{text}\x1b[0m")
 }
 
 #[cfg(test)]
@@ -211,5 +219,28 @@ mod tests {
         assert_eq!(coloured(&piece(0.01)), "good");
         assert!(coloured(&piece(5.0)).contains("48;2;0;90;150") && coloured(&piece(-5.0)).contains("48;2;165;70;0"));
         assert!(coloured(&piece(1.0)).contains("48;2;20;65;95"));
+    }
+
+    /// The only escapes are those that colour a token.
+    #[test]
+    fn a_response_moves_no_cursor() {
+        let piece = |log_ratio| Piece { text: "\x1b[2J\u{9b}H".into(), log_ratio };
+        let said = Said {
+            prompt: "p\x1b[A".into(),
+            arm: "a".into(),
+            point: "b\x07".into(),
+            seed: 1,
+            pieces: vec![piece(5.0), piece(0.0)],
+            gold_reward: -0.0,
+            proxy_reward: f64::NAN,
+            kl: -1e-9,
+            log_ratio: 1.0,
+            ended: true,
+        };
+        let plain = told(std::slice::from_ref(&said), false);
+        assert!(!plain.contains(|c: char| c.is_control() && c != '\n'), "{plain:?}");
+        assert!(plain.ends_with("gold 0.00, proxy –, KL 0.00, log-ratio +1.00\n"), "{plain:?}");
+        let coloured = told(&[said], true);
+        assert_eq!((coloured.matches('\x1b').count(), coloured.contains("\x1b[2J")), (2, false), "{coloured:?}");
     }
 }

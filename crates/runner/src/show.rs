@@ -4,6 +4,7 @@ use crate::cli::{Format, PlanArgs};
 use crate::estimate::{Cost, Estimator, Rates, makespan};
 use crate::plan::{Kind, Plan};
 use crate::run::{at_once, prepare, whole_plan};
+use crate::terminal::json;
 use crate::{Result, host, print};
 use duel_ledger::RunDir;
 use duel_spec::{Document, Experiment};
@@ -59,7 +60,7 @@ pub fn plan(args: &PlanArgs) -> Result<()> {
         answer.settings = Some(settings(&document));
     }
     print(&match args.format {
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&answer).expect("plain data")),
+        Format::Json => json(&answer),
         Format::Text => text(&answer, &experiment, &plan),
     });
     Ok(())
@@ -90,7 +91,7 @@ fn answer<'a>(
     let to_do = || costs.iter().zip(there).filter(|(_, there)| !**there).map(|(cost, _)| cost);
     let mut memories: Vec<f64> = to_do().map(|cost| cost.memory).collect();
     memories.sort_by(|a, b| b.total_cmp(a));
-    let memory = memories.iter().take(jobs).sum();
+    let memory = memories.iter().take(jobs).sum::<f64>() + 0.0;
     let seconds = makespan(plan, &costs, there, jobs);
     let lines = plan.stages.iter().zip(&costs).zip(there).map(|((stage, cost), there)| Line {
         label: stage.label(),
@@ -104,7 +105,7 @@ fn answer<'a>(
         question: &experiment.question,
         jobs,
         stages: lines.collect(),
-        flops: to_do().map(|cost| cost.flops).sum(),
+        flops: to_do().map(|cost| cost.flops).sum::<f64>() + 0.0, // the sum of nothing is −0
         seconds,
         memory,
         warnings: warnings(experiment, memory, seconds, machine),

@@ -3,8 +3,10 @@
 use crate::cli::WatchArgs;
 use crate::plan::{Kind, Plan, Stage};
 use crate::show::{bytes, time};
+use crate::terminal::shown;
 use crate::{Error, Result, host, print};
 use duel_ledger::{Live, Manifest, cells_of, read_completions, read_metrics};
+use duel_report::fixed;
 use duel_spec::{Completion, Experiment};
 use ratatui::backend::TestBackend;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
@@ -251,7 +253,7 @@ fn draw_head(frame: &mut Frame<'_>, area: Rect, watched: &Watched) {
     let title = Line::from(vec![
         Span::from(watched.experiment.name.clone()).bold(),
         "  ".into(),
-        watched.experiment.question.clone().into(),
+        shown(&watched.experiment.question).into_owned().into(),
     ]);
     frame.render_widget(Paragraph::new(vec![title, words.into(), Line::from(bar).dim()]), area);
 }
@@ -293,11 +295,11 @@ fn draw_cells(frame: &mut Frame<'_>, area: Rect, watched: &Watched, eye: &Eye) {
         match &watched.states[place] {
             State::Waiting => Line::from(format!("· {label} waits")).dim(),
             State::Finished => Line::from(format!("✓ {label} done")).green(),
-            State::Failed(why) => Line::from(format!("✗ {label} {why}")).red(),
+            State::Failed(why) => Line::from(format!("✗ {label} {}", shown(why))).red(),
             State::Working(live) => {
                 let share = live.done as f64 / live.total.max(1) as f64;
                 let left = if live.done > 0 { time(live.seconds * (1.0 / share - 1.0)) } else { "–".into() };
-                Line::from(format!("▶ {label} {:>3.0}%  {left} left  {}", share * 100.0, live.words)).bold()
+                Line::from(format!("▶ {label} {:>3.0}%  {left} left  {}", share * 100.0, shown(&live.words))).bold()
             }
         }
     };
@@ -328,7 +330,11 @@ fn draw_chart(frame: &mut Frame<'_>, area: Rect, watched: &Watched, eye: &Eye) {
     let bounds = |of: fn(&(f64, f64)) -> f64| {
         let ends =
             series.iter().flatten().map(of).fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), x| (a.min(x), b.max(x)));
-        if ends.0 < ends.1 { ends } else { (ends.0 - 0.5, ends.0 + 0.5) }
+        match ends {
+            (low, high) if low < high => ends,
+            (one, other) if one == other => (one - 0.5, one + 0.5),
+            _ => (0.0, 1.0),
+        }
     };
     let (x, y) = (bounds(|p| p.0), bounds(|p| p.1));
     let datasets = arms.iter().zip(&series).enumerate().map(|(i, (arm, points))| {
@@ -340,7 +346,7 @@ fn draw_chart(frame: &mut Frame<'_>, area: Rect, watched: &Watched, eye: &Eye) {
             .style(style)
             .data(points)
     });
-    let labels = |(low, high): (f64, f64)| [low, (low + high) / 2.0, high].map(|v| Line::from(short(v)));
+    let labels = |(low, high): (f64, f64)| labels([low, low / 2.0 + high / 2.0, high]).map(Line::from);
     let chart = Chart::new(datasets.collect())
         .block(Block::bordered().title(format!(
             " {name} over steps, every point and seed ({} of {}) ",
@@ -352,13 +358,21 @@ fn draw_chart(frame: &mut Frame<'_>, area: Rect, watched: &Watched, eye: &Eye) {
     frame.render_widget(chart, area);
 }
 
-/// A number on an axis.
-fn short(value: f64) -> String {
-    match value.abs() {
-        v if v >= 1e5 || (v < 1e-3 && v > 0.0) => format!("{value:.1e}"),
-        v if v >= 100.0 => format!("{value:.0}"),
-        _ => format!("{value:.3}"),
+/// Numbers on an axis, with as many digits as tell them apart.
+fn labels(values: [f64; 3]) -> [String; 3] {
+    let short = |value: f64, more: usize| match value.abs() {
+        v if v >= 1e5 || (v < 1e-3 && v > 0.0) => format!("{value:.0$e}", 1 + more),
+        v if v >= 100.0 => fixed(value, more),
+        _ => fixed(value, 3 + more),
+    };
+    let mut words = values.map(|value| short(value, 0));
+    for more in 1..=12 {
+        if words[0] != words[1] && words[1] != words[2] {
+            break;
+        }
+        words = values.map(|value| short(value, more));
     }
+    words
 }
 
 fn draw_said(frame: &mut Frame<'_>, area: Rect, watched: &Watched) {
@@ -367,10 +381,9 @@ fn draw_said(frame: &mut Frame<'_>, area: Rect, watched: &Watched) {
         .into_iter()
         .flat_map(|(_, said)| said.iter().take(8))
         .map(|c| {
-            Line::from(format!(
-                "{} | {} → {}  (gold {:.2}, proxy {:.2})",
-                c.arm, c.prompt, c.completion, c.gold_reward, c.proxy_reward
-            ))
+            let (gold, proxy) = (fixed(c.gold_reward, 2), fixed(c.proxy_reward, 2));
+            let (prompt, completion) = (shown(&c.prompt), shown(&c.completion));
+            Line::from(format!("{} | {prompt} → {completion}  (gold {gold}, proxy {proxy})", c.arm))
         })
         .collect();
     let block = Block::bordered().title(" what the last finished cell writes ");

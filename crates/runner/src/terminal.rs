@@ -1,0 +1,57 @@
+//! Text on its way to a terminal. Names, statements, responses, what a judge or a worker says: whatever came from outside moves no
+//! cursor, sets no colour and turns no line around. Colours are put on by the binary itself, on text that has passed here.
+
+use serde::Serialize;
+use std::borrow::Cow;
+
+/// Whether a terminal would obey it in place of showing it: control characters but the line's end and the tab, and what turns the
+/// direction of text (Unicode's embeddings, overrides and isolates).
+fn is_obeyed(c: char) -> bool {
+    (c.is_control() && c != '\n' && c != '\t') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// The text with a picture or the number in place of every character that a terminal would obey.
+pub fn shown(text: &str) -> Cow<'_, str> {
+    if !text.contains(is_obeyed) {
+        return text.into();
+    }
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            c if !is_obeyed(c) => out.push(c),
+            '\u{7f}' => out.push('␡'),
+            c if c < ' ' => out.extend(char::from_u32(0x2400 + u32::from(c))),
+            c => out.extend(c.escape_unicode()),
+        }
+    }
+    out.into()
+}
+
+/// A value as JSON that says the same and holds nothing that a terminal would obey.
+pub fn json(value: &impl Serialize) -> String {
+    let text = serde_json::to_string_pretty(value).expect("plain data");
+    // all of these stand within strings: JSON escapes the others itself
+    let escaped = |c: char| if is_obeyed(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
+    let text = if text.contains(is_obeyed) { text.chars().map(escaped).collect() } else { text };
+    text + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_shows_what_it_would_obey() {
+        assert!(matches!(shown("plain\ttext, ü 漢 ∎\n"), Cow::Borrowed("plain\ttext, ü 漢 ∎\n")));
+        assert_eq!(shown("\u{1b}[2J\u{1b}]0;x\u{7}a\rb\u{0}\u{8}"), "␛[2J␛]0;x␇a␍b␀␈");
+        assert_eq!(shown("\u{9b}31m\u{7f}\u{202e}abc\u{2066}"), "\\u{9b}31m␡\\u{202e}abc\\u{2066}");
+    }
+
+    #[test]
+    fn json_says_the_same_without_what_a_terminal_obeys() {
+        let text = "\u{1b}[1m\u{9b}\u{7f}\u{202e}\"\n";
+        let found = json(&[text]);
+        assert!(!found.contains(is_obeyed), "{found}");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&found).expect("JSON"), [text]);
+    }
+}
