@@ -3,7 +3,7 @@
 use crate::files::write_atomically;
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// The machine.
@@ -43,11 +43,24 @@ pub struct Manifest {
     /// Stages that could not be made, and why.
     #[serde(default)]
     pub failed: BTreeMap<String, String>,
+    /// Stages whose training diverged, in this invocation or an earlier one of the same stage, by label. What else has not
+    /// finished is missing.
+    #[serde(default)]
+    pub diverged: BTreeSet<String>,
     /// Largest sum of resident memory of the processes, sampled while they ran; bytes.
     pub peak_memory: u64,
 }
 
+/// The first format whose manifests say which trainings diverged; before it their last words do.
+const SAYS_WHO_DIVERGED: u32 = 12;
+
 impl Manifest {
+    /// Whether the stage of this label ended as its training diverged.
+    pub fn has_diverged(&self, label: &str) -> bool {
+        let in_words = || self.failed.get(label).is_some_and(|words| words.contains("training diverged at step"));
+        self.diverged.contains(label) || (self.format < SAYS_WHO_DIVERGED && in_words())
+    }
+
     /// Writes `manifest.json` into a run directory.
     pub fn write(&self, run: &Path) -> Result<()> {
         let json = serde_json::to_vec_pretty(self).expect("a manifest is plain data");

@@ -1,13 +1,15 @@
 //! What a claim is about, seed by seed, and how sure that is.
 
 use crate::frontier::{gain_at, mark_at, target};
-use crate::run::{Mark, Point, Run};
+use crate::run::{Ending, Mark, Point, Run};
 use crate::stats::{
-    Estimate, mean, median, median_interval, range, sd, sign_flip_test, sign_test, spread_ratio, t_test,
+    Estimate, difference, log_ratio, mean, median, median_interval, range, scatter, sign_flip_test, sign_test,
+    spread_ratio, t_test,
 };
 use crate::{frontier, over, reach, wins};
 use duel_spec::metrics::{self, GOLD, GOLD_SD, KL, Metric};
 use duel_spec::{Cell, ClaimMetric, Clocks, REFERENCE};
+use std::collections::BTreeSet;
 
 /// Seeds below which the test that flips signs stands beside the t-interval.
 const FEW_SEEDS: usize = 8;
@@ -57,7 +59,7 @@ impl Sample {
             Self::Mean(x) => t_test(x),
             Self::Median(x) if x.is_empty() => None,
             Self::Median(x) => Some(sign_test(x)),
-            Self::Spread(x) => spread_ratio(x, 0.95).map(|(_, _, p)| p),
+            Self::Spread(x) => spread_ratio(x, 0.95)?.p,
             Self::Counted(_) => None,
         }
     }
@@ -65,7 +67,9 @@ impl Sample {
     /// The same by flipping signs, where seeds are few.
     pub(crate) fn p_sign_flip(&self) -> Option<f64> {
         match self {
-            Self::Mean(x) if (2..FEW_SEEDS).contains(&x.len()) => Some(sign_flip_test(x)),
+            Self::Mean(x) if (2..FEW_SEEDS).contains(&x.len()) && x.iter().all(|x| x.is_finite()) => {
+                Some(sign_flip_test(x))
+            }
             _ => None,
         }
     }
@@ -75,37 +79,54 @@ impl Sample {
         if self.seeds() == 0 {
             return None;
         }
-        match self {
+        let found = match self {
             Self::Mean(x) => Estimate::of_at(x, level)
                 .map(|e| Effect { value: e.mean, interval: e.half_width.map(|h| [e.mean - h, e.mean + h]) }),
             Self::Median(x) => Some(Effect { value: median(x), interval: median_interval(x, level) }),
             Self::Spread(x) => {
-                spread_ratio(x, level).map(|(value, interval, _)| Effect { value, interval: Some(interval) })
+                spread_ratio(x, level).map(|found| Effect { value: found.log_ratio, interval: found.interval })
             }
             Self::Counted(x) => Some(Effect { value: mean(x), interval: range(x) }),
+        };
+        found.filter(|effect| !effect.value.is_nan()) // ∞ less ∞
+    }
+
+    /// Values that are infinite.
+    pub(crate) fn infinite(&self) -> usize {
+        match self {
+            Self::Mean(x) | Self::Median(x) | Self::Counted(x) => x.iter().filter(|x| x.is_infinite()).count(),
+            Self::Spread(_) => 0,
         }
     }
 }
 
 /// The first less the second over the seeds that both have; of an arm alone, against what its metric says.
 pub(crate) fn sample(metric: ClaimMetric, kl: f64, first: Arm, second: Option<Arm>) -> Sample {
-    let seeds = first.run.experiment.seed_list();
+    let mut seeds = first.run.experiment.seed_list();
+    seeds.retain(whole_seeds(first));
+    if let Some(second) = second {
+        seeds.retain(whole_seeds(second));
+    }
     let each = |of: &dyn Fn(Arm, u64) -> Option<f64>| -> Vec<(f64, f64)> {
         let pair = |&seed: &u64| Some((of(first, seed)?, second.map_or(Some(0.0), |second| of(second, seed))?));
         seeds.iter().filter_map(pair).collect()
     };
     let differences = |of: &dyn Fn(Arm, u64) -> Option<f64>| -> Vec<f64> {
-        each(of).into_iter().map(|(a, b)| a - b).filter(|x| x.is_finite()).collect()
+        each(of).into_iter().map(|(a, b)| difference(a, b)).filter(|x| x.is_finite()).collect()
     };
     let less = |of: &dyn Fn(Arm, u64) -> Option<f64>| -> Vec<f64> {
-        each(of).into_iter().map(|(a, b)| b - a).filter(|x| x.is_finite()).collect()
+        each(of).into_iter().map(|(a, b)| difference(b, a)).filter(|x| x.is_finite()).collect()
     };
     let log_less = |of: &dyn Fn(Arm, u64) -> Option<f64>| -> Vec<f64> {
-        each(of).into_iter().map(|(a, b)| (b / a).ln()).filter(|x| x.is_finite()).collect()
+        each(of)
+            .into_iter()
+            .filter(|(a, b)| a.is_finite() && b.is_finite())
+            .filter_map(|(a, b)| log_ratio(a, b))
+            .collect()
     };
     let price = |clock: fn(Clocks) -> f64| {
         let of = |arm: Arm, seed| reach::price(arm.run, arm.name, seed, kl, clock);
-        Sample::Median(each(&of).into_iter().filter_map(|(own, theirs)| reach::log_ratio(own, theirs)).collect())
+        Sample::Median(each(&of).into_iter().filter_map(|(own, theirs)| log_ratio(own, theirs)).collect())
     };
     let trained =
         |arm: Arm, seed, metric: Metric| mean_over_points(arm, |point| arm.run.last_at(point, "train", metric, seed));
@@ -120,7 +141,7 @@ pub(crate) fn sample(metric: ClaimMetric, kl: f64, first: Arm, second: Option<Ar
         ClaimMetric::WinRate | ClaimMetric::WinRateAtLength => {
             let equal_length = metric == ClaimMetric::WinRateAtLength;
             let of = |seed: &u64| win_rate(first, second?, *seed, kl, equal_length);
-            Sample::Mean(seeds.iter().filter_map(of).map(|share| share - 0.5).collect())
+            Sample::Mean(seeds.iter().filter_map(of).map(|share| difference(share, 0.5)).collect())
         }
         ClaimMetric::Length => {
             Sample::Mean(differences(&|arm, seed| mark_at(arm.run, arm.name, seed, kl, metrics::LENGTH)))
@@ -143,16 +164,20 @@ pub(crate) fn sample(metric: ClaimMetric, kl: f64, first: Arm, second: Option<Ar
         })),
         ClaimMetric::Models => Sample::Counted(less(&|arm, seed| trained(arm, seed, metrics::MODELS_RESIDENT))),
         ClaimMetric::Sampled => Sample::Counted(less(&|arm, seed| trained(arm, seed, metrics::SAMPLED_TOKENS))),
-        ClaimMetric::Spread => Sample::Spread(each(&|arm, seed| gain(arm, seed, kl))),
+        ClaimMetric::Spread => {
+            let mut gains = each(&|arm, seed| gain(arm, seed, kl));
+            gains.retain(|(a, b)| a.is_finite() && b.is_finite());
+            Sample::Spread(gains)
+        }
         ClaimMetric::SpreadOfPoints => Sample::Mean(log_less(&|arm, seed| {
-            let worths: Vec<f64> =
-                arm.run.points_of(arm.name).filter_map(|point| worth(arm.run, point, seed)).collect();
-            (worths.len() > 1).then(|| sd(&worths))
+            let worths = arm.run.points_of(arm.name).filter_map(|point| worth(arm.run, point, seed));
+            let worths: Vec<f64> = worths.filter(|worth| worth.is_finite()).collect();
+            (worths.len() > 1).then(|| scatter(&worths))
         })),
         ClaimMetric::Diverged => Sample::Mean(less(&|arm, seed| {
             let of_seed = |cell: &&Cell| cell.arm == arm.name && cell.seed == seed;
-            let lost = |cell: &Cell| f64::from(u8::from(has_diverged(arm.run, cell)));
-            let all: Vec<f64> = arm.run.cells.iter().filter(of_seed).map(lost).collect();
+            let lost = |cell: &Cell| has_diverged(arm.run, cell).map(|lost| f64::from(u8::from(lost)));
+            let all: Vec<f64> = arm.run.cells.iter().filter(of_seed).filter_map(lost).collect();
             (!all.is_empty()).then(|| mean(&all))
         })),
         ClaimMetric::Step => Sample::Mean(log_less(&|arm, seed| {
@@ -174,7 +199,7 @@ fn gain(arm: Arm, seed: u64, kl: f64) -> Option<f64> {
     }
     let (gain, share) = gain_at(arm.run, arm.name, seed, kl)?;
     let spread = arm.run.reference_at(seed)?.test(GOLD_SD)?;
-    Some(share.unwrap_or(gain / spread))
+    if frontier::has_optimum(arm.run, seed) { share } else { Some(gain / spread) }
 }
 
 /// Chance that the first earns more than the second at one KL, mean over prompts; mixtures of finished policies.
@@ -189,18 +214,32 @@ fn worth(run: &Run, point: &Point, seed: u64) -> Option<f64> {
     let kl = run.experiment.tuning.kl;
     let reference = run.reference_at(seed)?;
     let base = reference.test(GOLD)?;
-    let own = point.seeds.get(&seed)?.iter().chain([reference]);
-    let marks: Vec<frontier::KlGold> = own.filter_map(|mark| Some((mark.test(KL)?, mark.test(GOLD)?))).collect();
+    let at = |mark: &Mark| Some((mark.test(KL)?, mark.test(GOLD)?));
+    let mut marks: Vec<frontier::KlGold> = point.seeds.get(&seed)?.iter().filter_map(at).collect();
+    if marks.is_empty() {
+        return None;
+    }
+    marks.extend(at(reference));
     let half = target(run, seed, kl, Mark::test)? - base;
     Some((frontier::within(&marks, kl) - base) / half)
 }
 
-/// Whether a training failed, or its policy went where none should.
-pub(crate) fn has_diverged(run: &Run, cell: &Cell) -> bool {
-    let its = |p: &&Point| p.label == cell.point.label;
-    let found = run.points_of(&cell.arm).find(its).and_then(|point| point.seeds.get(&cell.seed)?.last());
-    let Some(mark) = found else { return true };
+/// Whether a training diverged, or its policy went where none should; `None` of a cell of which nothing is known.
+pub(crate) fn has_diverged(run: &Run, cell: &Cell) -> Option<bool> {
+    let mark = match run.ending(cell) {
+        Ending::Finished(mark) => mark,
+        Ending::Diverged => return Some(true),
+        Ending::Missing(_) => return None,
+    };
     let base = run.reference_at(cell.seed).and_then(|mark| mark.test(GOLD));
     let below = mark.test(GOLD).zip(base).is_some_and(|(gold, base)| gold < base);
-    mark.test(KL).is_none_or(|kl| kl > FAR) || (cell.point.method.beta() >= DEAR && below)
+    Some(mark.test(KL).is_none_or(|kl| kl > FAR) || (cell.point.method.beta() >= DEAR && below))
+}
+
+/// Seeds at which every cell of the arm has ended, by itself or as it diverged: claims are about these alone. What is over
+/// points would else be over other points here than there.
+fn whole_seeds(arm: Arm) -> impl Fn(&u64) -> bool {
+    let missing: BTreeSet<u64> =
+        arm.run.missing().into_iter().filter(|cell| cell.arm == arm.name).map(|cell| cell.seed).collect();
+    move |seed| !missing.contains(seed)
 }

@@ -1,7 +1,7 @@
 //! What an arm can reach at each KL: picked on validation prompts, read on test prompts (claims §4.5).
 
 use crate::run::{Mark, Point, Run};
-use crate::stats::Estimate;
+use crate::stats::{Estimate, difference};
 use duel_spec::metrics::{GOLD, GOLD_SD, KL, Metric};
 use duel_spec::{REFERENCE, WorldKind};
 
@@ -130,7 +130,13 @@ pub(crate) type Gain = (f64, Option<f64>);
 pub(crate) fn gain_at(run: &Run, arm: &str, seed: u64, kl: f64) -> Option<Gain> {
     let base = run.reference_at(seed)?.test(GOLD)?;
     let gain = gold_at(&arm_frontier(run, arm, seed), kl)? - base;
-    Some((gain, gold_at(&optimum_frontier(run, seed, Mark::test), kl).map(|best| gain / (best - base))))
+    let best = gold_at(&optimum_frontier(run, seed, Mark::test), kl).map(|best| difference(best, base));
+    Some((gain, best.filter(|best| *best > 0.0).map(|best| gain / best)))
+}
+
+/// Whether the exact optimum is known at a seed.
+pub(crate) fn has_optimum(run: &Run, seed: u64) -> bool {
+    run.points_of("optimum").any(|point| point.seeds.contains_key(&seed))
 }
 
 /// Gold of a policy that is half of the way from the reference to the exact optimum at one KL; one standard deviation of gold
@@ -140,6 +146,7 @@ pub(crate) fn target(run: &Run, seed: u64, kl: f64, side: Side) -> Option<f64> {
     let base = side(reference, GOLD)?;
     match gold_at(&optimum_frontier(run, seed, side), kl) {
         Some(best) => Some(base + (best - base) / 2.0),
+        None if has_optimum(run, seed) => None, // it is not known so far out
         None => Some(base + side(reference, GOLD_SD)?),
     }
 }

@@ -2,6 +2,8 @@
 
 mod calibration;
 mod canvas;
+#[cfg(test)]
+mod claims_at_their_edges;
 mod compare;
 mod effects;
 mod error;
@@ -23,11 +25,14 @@ mod theme;
 mod tuning;
 mod verdict;
 mod wins;
+#[cfg(test)]
+mod wiring;
 
 pub use compare::compare;
 pub use error::Error;
 pub use export::{Format, Theme, Width, figure, figures};
-pub use run::{Mark, Point, Run};
+pub use format::{fixed, signed};
+pub use run::{Mark, Missing, Point, Run};
 pub use said::{Piece, Said, page as said_page};
 pub use tuning::{Tried, Tuning, Worth};
 pub use verdict::{Budget, Judgement, Test, Verdict};
@@ -61,7 +66,7 @@ fn searched(run: &Run) -> Result<Tuning> {
 pub fn judge(run: &Path) -> Result<Vec<Verdict>> {
     let run = Run::read(run)?;
     let tuning = searched(&run)?;
-    verdict::judge(&run, &tuning)
+    Ok(verdict::judge(&run, &tuning))
 }
 
 /// Writes `report/` of a run: charts, tables, and the page.
@@ -76,11 +81,12 @@ pub fn write(run: &Path) -> Result<Written> {
         let path = report.join(folder);
         std::fs::create_dir_all(&path).map_err(|source| Error::Write { path, source })?;
     }
-    let warnings = sensitivity::edges(&run, &tuning);
-    let verdicts = verdict::judge(&run, &tuning)?;
+    let edges = sensitivity::edges(&run, &tuning);
+    let missing = verdict::missing_words(&run.missing());
+    let verdicts = verdict::judge(&run, &tuning);
     let charts = figures::draw(&run, &tuning, &report.join("charts"))?;
     let tables = tables::write(&run, &tuning, &verdicts, &report.join("tables"))?;
     let page = report.join("index.html");
-    duel_ledger::write_atomically(&page, page::fill(&run, &charts, &tables, &warnings, &verdicts)?.as_bytes())?;
-    Ok(Written { page, warnings })
+    duel_ledger::write_atomically(&page, page::fill(&run, &charts, &tables, &edges, &missing, &verdicts)?.as_bytes())?;
+    Ok(Written { page, warnings: missing.into_iter().chain(edges).collect() })
 }

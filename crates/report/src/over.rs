@@ -87,12 +87,11 @@ fn held<'a>(
     );
     for &seed in seeds {
         let spread = run.reference_at(seed).and_then(|mark| mark.test(GOLD_SD));
-        let all = policies(seed);
+        let is_placed =
+            |m: &&Mark| [m.validation(KL), m.validation(GOLD), m.test(KL), m.test(GOLD)].iter().all(Option::is_some);
+        let all: Vec<&Mark> = policies(seed).into_iter().filter(is_placed).collect();
         let by = |of: fn(&Mark) -> Option<f64>| {
-            all.iter()
-                .copied()
-                .filter(|m| of(m).is_some())
-                .max_by(|a, b| of(a).unwrap_or(0.0).total_cmp(&of(b).unwrap_or(0.0)))
+            all.iter().copied().max_by(|a, b| of(a).unwrap_or(0.0).total_cmp(&of(b).unwrap_or(0.0)))
         };
         let (Some(peak), Some(furthest)) = (by(|m| m.validation(GOLD)), by(|m| m.validation(KL))) else { continue };
         let of = |mark: &Mark| Some((mark.test(KL)?, mark.test(GOLD)?, mark.test(PROXY)?));

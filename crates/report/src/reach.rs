@@ -36,26 +36,3 @@ pub(crate) fn price(run: &Run, arm: &str, seed: u64, kl: f64, clock: fn(Clocks) 
     }
     Some(reached(run, cheapest, seed, judged, Mark::test, clock))
 }
-
-/// `ln(theirs / own)` where either may be infinite; `None` where both are: neither arrived, and nothing is known of the order.
-pub(crate) fn log_ratio(own: f64, theirs: f64) -> Option<f64> {
-    match (own.is_finite(), theirs.is_finite()) {
-        (true, true) => Some((theirs / own).ln()).filter(|x| !x.is_nan()),
-        (true, false) => Some(f64::INFINITY),
-        (false, true) => Some(f64::NEG_INFINITY),
-        (false, false) => None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn who_never_arrives_is_behind_who_does() {
-        let far = f64::INFINITY;
-        assert_eq!(log_ratio(1.0, 1.0), Some(0.0));
-        assert_eq!([log_ratio(1.0, far), log_ratio(far, 1.0)], [Some(far), Some(-far)]);
-        assert_eq!(log_ratio(far, far), None);
-    }
-}

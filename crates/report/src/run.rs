@@ -24,6 +24,11 @@ impl Mark {
         self.test.get(metric.name).copied().filter(|x| x.is_finite())
     }
 
+    /// Whether a metric was recorded on test prompts, finite or not.
+    pub(crate) fn is_recorded(&self, metric: Metric) -> bool {
+        self.test.contains_key(metric.name)
+    }
+
     /// A mark on validation prompts, likewise.
     pub fn validation(&self, metric: Metric) -> Option<f64> {
         self.validation.get(metric.name).copied().filter(|x| x.is_finite())
@@ -59,6 +64,26 @@ impl Point {
     pub fn words(&self) -> String {
         self.label.replace("beta", "β").replace(',', ", ")
     }
+}
+
+/// How a cell ended.
+#[derive(Debug, Clone)]
+pub(crate) enum Ending<'a> {
+    /// The marks of its finished policy.
+    Finished(&'a Mark),
+    /// Its training left the finite numbers, as its manifest says.
+    Diverged,
+    /// Nothing is known of its policy, for this reason.
+    Missing(String),
+}
+
+/// A cell of which nothing is known: it counts in no claim.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Missing {
+    pub arm: String,
+    pub point: String,
+    pub seed: u64,
+    pub because: String,
 }
 
 /// Points as the rows of their evaluations come.
@@ -163,35 +188,48 @@ impl Run {
         let (experiment, _) = Experiment::load(&folder.join("experiment.toml"), &[])?;
         let mut cells = duel_ledger::cells_of(folder, &experiment)?;
         cells.retain(|cell| !cell.tuning);
-        let completions = read_completions(&folder.join("completions.parquet"))?;
+        let mut run = Self::empty(folder, experiment, cells, manifest);
+        run.completions = read_completions(&folder.join("completions.parquet"))?;
         let earned = folder.join("outcomes.parquet");
-        let outcomes = if earned.is_file() { read_outcomes(&earned)? } else { vec![] };
-        let mut run = Self {
-            outcomes,
+        run.outcomes = if earned.is_file() { read_outcomes(&earned)? } else { vec![] };
+        // row by row: a long run has more rows than memory should hold
+        let mut points = Points::default();
+        scan_metrics(&folder.join("metrics.parquet"), |row| run.take(&mut points, row))?;
+        run.arrange(points);
+        Ok(run)
+    }
+
+    /// A run before its tables are read.
+    fn empty(folder: &Path, experiment: Experiment, cells: Vec<Cell>, manifest: Manifest) -> Self {
+        Self {
+            outcomes: vec![],
             along: HashMap::new(),
             folder: folder.into(),
             experiment,
             cells,
             manifest,
-            completions,
+            completions: vec![],
             points: vec![],
             last: HashMap::new(),
             shared_clocks: HashMap::new(),
             calibration: BTreeMap::new(),
-        };
-        // row by row: a long run has more rows than memory should hold
-        let mut points = Points::default();
-        scan_metrics(&folder.join("metrics.parquet"), |row| {
-            if row.stage.starts_with("evaluation-") {
-                points.mark(row);
-            } else {
-                run.note(row);
-            }
-        })?;
-        run.points = points.all;
-        let arms: Vec<&str> = run.experiment.arms.keys().map(String::as_str).chain(PSEUDO_ARMS).collect();
-        run.points.sort_by_key(|p| arms.iter().position(|a| *a == p.arm)); // stable: the grid's order stays
-        Ok(run)
+        }
+    }
+
+    /// Takes a row of the metrics.
+    fn take(&mut self, points: &mut Points, row: Row) {
+        if row.stage.starts_with("evaluation-") {
+            points.mark(row);
+        } else {
+            self.note(row);
+        }
+    }
+
+    /// Puts the points in the order of the experiment's arms, once all rows are read.
+    fn arrange(&mut self, points: Points) {
+        self.points = points.all;
+        let arms: Vec<&str> = self.experiment.arms.keys().map(String::as_str).chain(PSEUDO_ARMS).collect();
+        self.points.sort_by_key(|p| arms.iter().position(|a| *a == p.arm)); // stable: the grid's order stays
     }
 
     /// Takes a row of a training.
@@ -243,6 +281,36 @@ impl Run {
     /// Points of one arm, in the grid's order.
     pub fn points_of<'a>(&'a self, arm: &'a str) -> impl Iterator<Item = &'a Point> {
         self.points.iter().filter(move |p| p.arm == arm)
+    }
+
+    /// How a cell ended.
+    pub(crate) fn ending(&self, cell: &Cell) -> Ending<'_> {
+        let its = |p: &&Point| p.arm == cell.arm && p.label == cell.point.label;
+        let mark = self.points.iter().find(its).and_then(|point| point.seeds.get(&cell.seed)?.last());
+        // as `duel run` labels the stage of a cell
+        let label = format!("{} {}, seed {}", cell.arm, cell.point.label, cell.seed);
+        match mark {
+            Some(mark) if mark.is_recorded(metrics::KL) => Ending::Finished(mark),
+            Some(_) => Ending::Missing("its KL was not measured".into()),
+            None if self.manifest.has_diverged(&label) => Ending::Diverged,
+            None => Ending::Missing(match (self.manifest.failed.get(&label), self.manifest.exit.as_str()) {
+                (Some(words), _) => words.clone(),
+                (None, "interrupted") => "the run was interrupted before".into(),
+                (None, "running") => "the run has not ended".into(),
+                (None, _) => "the run ended before".into(),
+            }),
+        }
+    }
+
+    /// The cells of which nothing is known, in the experiment's order.
+    pub(crate) fn missing(&self) -> Vec<Missing> {
+        let missing = |cell: &Cell| match self.ending(cell) {
+            Ending::Missing(because) => {
+                Some(Missing { arm: cell.arm.clone(), point: cell.point.label.clone(), seed: cell.seed, because })
+            }
+            Ending::Finished(_) | Ending::Diverged => None,
+        };
+        self.cells.iter().filter_map(missing).collect()
     }
 
     /// The settings of a trained point.
@@ -306,6 +374,205 @@ impl Run {
     /// one that the page tells of. Test prompts play no part in the choice.
     pub fn featured<'a>(&'a self, arm: &'a str) -> Option<&'a Point> {
         let merit = |p: &Point| crate::stats::mean(&p.final_validation(metrics::GOLD));
-        self.points_of(arm).max_by(|a, b| merit(a).total_cmp(&merit(b)))
+        let known = |p: &&Point| merit(p).is_finite();
+        self.points_of(arm).filter(known).max_by(|a, b| merit(a).total_cmp(&merit(b)))
+    }
+}
+
+/// Runs made by hand, row by row.
+#[cfg(test)]
+pub(crate) mod by_hand {
+    use super::*;
+    use duel_spec::Document;
+
+    pub(crate) struct ByHand {
+        run: Run,
+        points: Points,
+    }
+
+    impl ByHand {
+        /// Of an experiment as its file says; nothing is measured yet.
+        pub(crate) fn new(experiment: &str) -> Self {
+            let document = Document::parse("by-hand.toml", experiment, &[]).expect("a valid document");
+            let experiment = Experiment::from_document(&document).expect("a valid experiment");
+            let cells = experiment.lay_out(&experiment.trials());
+            let manifest =
+                Manifest { exit: "complete".into(), format: duel_spec::FORMAT_VERSION, ..Manifest::default() };
+            let run = Run::empty(Path::new("by-hand"), experiment, cells, manifest);
+            Self { run, points: Points::default() }
+        }
+
+        /// A row of `metrics.parquet`.
+        pub(crate) fn row(
+            &mut self,
+            [arm, point, stage]: [&str; 3],
+            seed: u64,
+            clocks: Clocks,
+            metric: Metric,
+            value: f64,
+        ) -> &mut Self {
+            let [arm, point, stage, metric] = [arm, point, stage, metric.name].map(Arc::from);
+            let row = Row { arm, method: "dpo".into(), point, seed, stage, clocks, metric, value };
+            self.run.take(&mut self.points, row);
+            self
+        }
+
+        /// The same mark on validation and on test prompts.
+        pub(crate) fn mark(
+            &mut self,
+            arm: &str,
+            point: &str,
+            seed: u64,
+            clocks: Clocks,
+            marks: &[(Metric, f64)],
+        ) -> &mut Self {
+            for stage in ["evaluation-validation", "evaluation-test"] {
+                for &(metric, value) in marks {
+                    self.row([arm, point, stage], seed, clocks, metric, value);
+                }
+            }
+            self
+        }
+
+        pub(crate) fn run(&mut self) -> &mut Run {
+            &mut self.run
+        }
+
+        pub(crate) fn done(mut self) -> Run {
+            self.run.arrange(self.points);
+            self.run
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::by_hand::ByHand;
+    use super::*;
+    use crate::verdict::{Judgement, judge, missing_words};
+    use crate::{Tuning, Verdict};
+
+    const EXPERIMENT: &str = r#"
+        name = "missing"
+        seeds = 6
+        [arms.a]
+        method = "dpo"
+        grid.beta = [0.1, 0.2]
+        [arms.b]
+        method = "dpo"
+        grid.beta = [0.1, 0.2]
+        [[claims]]
+        id = "diverged"
+        arms = ["a", "b"]
+        metric = "diverged"
+    "#;
+
+    /// Cells `(arm, label, seed)` that have marks, of the reference at KL 0 and gold 0.
+    fn measured(has_marks: impl Fn(&str, &str, u64) -> bool) -> ByHand {
+        let mut run = ByHand::new(EXPERIMENT);
+        let clocks = Clocks { step: 1, ..Clocks::default() };
+        for cell in run.run().cells.clone() {
+            let marks = [(metrics::KL, 0.5), (metrics::GOLD, 1.0), (metrics::GOLD_SD, 1.0)];
+            run.mark("reference", "sft", cell.seed, clocks, &[(metrics::KL, 0.0), (metrics::GOLD, 0.0), marks[2]]);
+            if has_marks(&cell.arm, &cell.point.label, cell.seed) {
+                run.mark(&cell.arm, &cell.point.label, cell.seed, clocks, &marks);
+            }
+        }
+        run
+    }
+
+    fn verdict(run: &Run) -> Verdict {
+        judge(run, &Tuning::of(run)).remove(0)
+    }
+
+    /// Of six seeds `b` lacks its second cell everywhere: a share of ½ less than `a`'s 0 would be CONTRADICTED for `b`, and is only
+    /// that where the manifest says that those trainings diverged.
+    #[test]
+    fn a_cell_without_marks_has_diverged_only_where_its_manifest_says_so() {
+        let lacking = |arm: &str, label: &str, _| !(arm == "b" && label == "beta=0.2");
+        let labels = |run: &Run| -> Vec<String> {
+            run.cells
+                .iter()
+                .filter(|c| !lacking(&c.arm, &c.point.label, c.seed))
+                .map(|c| format!("b beta=0.2, seed {}", c.seed))
+                .collect()
+        };
+
+        let mut diverged = measured(lacking);
+        diverged.run().manifest.diverged = labels(diverged.run()).into_iter().collect();
+        let diverged = verdict(&diverged.done());
+        assert_eq!((diverged.judgement, diverged.tests[0].effect), (Judgement::Reproduced, Some(0.5)));
+        assert!(diverged.missing.is_empty());
+
+        for (exit, failed, because) in [
+            ("interrupted", None, "the run was interrupted before"),
+            ("running", None, "the run has not ended"),
+            (
+                "failed",
+                Some("the worker was ended by signal: 9 (SIGKILL) (out of memory?)"),
+                "the worker was ended by signal: 9 (SIGKILL) (out of memory?)",
+            ),
+            ("failed", Some("No space left on device (os error 28)"), "No space left on device (os error 28)"),
+            (
+                "failed",
+                Some("invariant `padding_is_inert` failed at step 1"),
+                "invariant `padding_is_inert` failed at step 1",
+            ),
+            ("complete", None, "the run ended before"),
+        ] {
+            let mut run = measured(lacking);
+            let labels = labels(run.run());
+            let manifest = &mut run.run().manifest;
+            manifest.exit = exit.into();
+            manifest.failed =
+                failed.into_iter().flat_map(|why| labels.iter().map(move |l| (l.clone(), why.to_string()))).collect();
+            let run = run.done();
+            let found = verdict(&run);
+            assert_eq!(
+                (found.judgement, found.tests[0].seeds, found.tests[0].effect),
+                (Judgement::Inconclusive, 0, None),
+                "{exit}"
+            );
+            assert!(
+                found.missing.len() == 6 && found.missing.iter().all(|cell| cell.because == because),
+                "{:?}",
+                found.missing
+            );
+            let words = missing_words(&run.missing());
+            assert_eq!(
+                words,
+                [format!(
+                    "6 trainings of b, the first beta=0.2 at seed 0, are missing and count in no claim, because: {because}"
+                )]
+            );
+            assert!(found.reasons.contains(&words[0]), "{:?}", found.reasons);
+        }
+    }
+
+    /// A seed at which one cell is missing is left out whole, so that arms are compared over the same points; the other five stay.
+    #[test]
+    fn a_seed_with_a_missing_cell_is_left_out() {
+        let run = measured(|arm, label, seed| !(arm == "a" && label == "beta=0.1" && seed == 3)).done();
+        let found = verdict(&run);
+        assert_eq!(
+            (found.judgement, found.tests[0].seeds, found.tests[0].effect),
+            (Judgement::Contradicted, 5, Some(0.0))
+        );
+        assert_eq!(found.missing.len(), 1);
+        assert_eq!(
+            found.reasons.last().map(String::as_str),
+            Some("the training a beta=0.1, seed 3, is missing and counts in no claim, because: the run ended before")
+        );
+    }
+
+    /// Manifests before format 12 have only the last words of what failed.
+    #[test]
+    fn an_older_manifest_says_by_its_words_who_diverged() {
+        let mut manifest = Manifest { format: 11, ..Manifest::default() };
+        manifest.failed.insert("b beta=0.2, seed 1".into(), "training diverged at step 7: loss is NaN".into());
+        manifest.failed.insert("b beta=0.2, seed 2".into(), "invariant `x` failed at step 7".into());
+        assert!(manifest.has_diverged("b beta=0.2, seed 1") && !manifest.has_diverged("b beta=0.2, seed 2"));
+        manifest.format = 12;
+        assert!(!manifest.has_diverged("b beta=0.2, seed 1"));
     }
 }

@@ -1,5 +1,6 @@
 //! Statistics over seeds, the unit of replication (claims §5).
 
+use crate::format::fixed;
 use duel_spec::seeds;
 use rand::RngExt;
 use statrs::distribution::{Binomial, ContinuousCDF, DiscreteCDF, Normal, StudentsT};
@@ -16,6 +17,33 @@ pub fn sd(values: &[f64]) -> f64 {
     (values.iter().map(|x| (x - m).powi(2)).sum::<f64>() / (values.len() as f64 - 1.0)).sqrt()
 }
 
+/// How far sums of the same parts come apart by their order, as a share of the larger or of 1, which is the unit of every metric.
+pub(crate) const ROUNDING: f64 = 1e-12;
+
+/// `a − b`; 0 where they differ by rounding alone.
+pub fn difference(a: f64, b: f64) -> f64 {
+    let d = a - b;
+    if d.is_finite() && d.abs() <= ROUNDING * a.abs().max(b.abs()).max(1.0) { 0.0 } else { d }
+}
+
+/// As [`sd`]; 0 where the values differ by rounding alone.
+pub fn scatter(values: &[f64]) -> f64 {
+    let (s, largest) = (sd(values), values.iter().fold(1.0, |m: f64, x| m.max(x.abs())));
+    if s <= ROUNDING * largest { 0.0 } else { s }
+}
+
+/// `ln(theirs / own)` of two prices or sizes; infinite where one of them is 0 or was never reached, 0 where both are the same. `None`
+/// where both were never reached, which says nothing of their order, and of what is no size.
+pub fn log_ratio(own: f64, theirs: f64) -> Option<f64> {
+    if own.is_nan() || theirs.is_nan() || own < 0.0 || theirs < 0.0 {
+        return None;
+    }
+    if own == theirs {
+        return own.is_finite().then_some(0.0);
+    }
+    Some(difference(theirs.ln(), own.ln()))
+}
+
 /// The least and the largest; `None` of nothing.
 pub fn range(values: &[f64]) -> Option<[f64; 2]> {
     let ends = |[low, high]: [f64; 2], &x: &f64| [low.min(x), high.max(x)];
@@ -26,7 +54,7 @@ pub fn range(values: &[f64]) -> Option<[f64; 2]> {
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Estimate {
     pub mean: f64,
-    /// Half width of the interval; `None` with fewer than two seeds.
+    /// Half width of the interval; `None` with fewer than two seeds, and where one is not finite.
     pub half_width: Option<f64>,
     pub n: usize,
 }
@@ -55,30 +83,35 @@ impl Estimate {
         if n == 0 {
             return None;
         }
-        let half_width = (n > 1).then(|| {
+        let (mean, spread) = (mean(values), scatter(values));
+        let half_width = (n > 1 && mean.is_finite() && spread.is_finite()).then(|| {
             let t = StudentsT::new(0.0, 1.0, n as f64 - 1.0).expect("n - 1 > 0").inverse_cdf(0.5 + level / 2.0);
-            t * sd(values) / (n as f64).sqrt()
+            t * spread / (n as f64).sqrt()
         });
-        Some(Self { mean: mean(values), half_width, n })
+        Some(Self { mean, half_width, n })
     }
 }
 
-/// Spread and effect below which values differ by how sums are rounded.
-const ROUNDING: f64 = 1e-12;
-
-/// Two-sided p of the t-test that the mean is zero; `None` with fewer than two values. Values that do not differ leave no
-/// doubt: 0, or 1 where they are zero.
+/// Two-sided p of the t-test that the mean is zero; `None` with fewer than two values, or where one is not finite. Values that do
+/// not differ leave no doubt: 0, or 1 where they are zero.
 pub fn t_test(values: &[f64]) -> Option<f64> {
     let n = values.len() as f64;
     if n < 2.0 {
         return None;
     }
-    let (m, s) = (mean(values), sd(values));
-    if s < ROUNDING {
-        return Some(f64::from(u8::from(m.abs() < ROUNDING)));
+    let (m, s) = (mean(values), scatter(values));
+    if !m.is_finite() || !s.is_finite() {
+        return None;
     }
-    let law = StudentsT::new(0.0, 1.0, n - 1.0).expect("n - 1 > 0");
-    Some(2.0 * law.cdf(-(m / (s / n.sqrt())).abs()))
+    if s == 0.0 {
+        return Some(f64::from(u8::from(difference(m, 0.0) == 0.0)));
+    }
+    Some(two_sided(m / (s / n.sqrt()), n - 1.0))
+}
+
+/// Chance of a Student's t at least so far from zero.
+fn two_sided(t: f64, freedom: f64) -> f64 {
+    2.0 * StudentsT::new(0.0, 1.0, freedom).expect("at least two values more than were fitted").cdf(-t.abs())
 }
 
 /// Two-sided p of the test that flips the signs of paired differences, over all 2ⁿ flips; for few seeds, where a t-test leans
@@ -168,16 +201,35 @@ pub fn prompt_bootstrap(by_seed: &[Vec<f64>], level: f64, draws: usize) -> Optio
     Some([at((1.0 - level) / 2.0), at(0.5 + level / 2.0)])
 }
 
-/// Log of the ratio of the standard deviations of two paired lists, `ln sd(b) − ln sd(a)`, with its interval and two-sided p.
-/// Pitman 1939 and Morgan 1939: exact for normal values, however the two hang together. `None` with fewer than three pairs or
-/// without spread.
-pub fn spread_ratio(pairs: &[(f64, f64)], level: f64) -> Option<(f64, [f64; 2], f64)> {
+/// How the spreads of two paired lists compare.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct SpreadRatio {
+    /// `ln sd(b) − ln sd(a)`; infinite where one of them does not scatter at all.
+    pub log_ratio: f64,
+    /// `None` of an infinite one.
+    pub interval: Option<[f64; 2]>,
+    /// Two-sided, that they are equal; `None` of an infinite one.
+    pub p: Option<f64>,
+}
+
+/// Log of the ratio of the standard deviations of two paired lists with its interval: Pitman 1939 and Morgan 1939, exact for normal
+/// values, however the two hang together. Lists that are a constant apart, and lists that do not scatter, have the same spread and
+/// leave that test nothing to do: 0, from 0 to 0. `None` with fewer than three pairs, or where one is not finite.
+pub fn spread_ratio(pairs: &[(f64, f64)], level: f64) -> Option<SpreadRatio> {
     let n = pairs.len() as f64;
     let (a, b): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
-    let ratio = (sd(&b) / sd(&a)).ln();
-    if n < 3.0 || !ratio.is_finite() {
+    let [sa, sb] = [scatter(&a), scatter(&b)];
+    if n < 3.0 || !sa.is_finite() || !sb.is_finite() {
         return None;
     }
+    let (sums, differences): (Vec<f64>, Vec<f64>) = pairs.iter().map(|&(a, b)| (a + b, difference(b, a))).unzip();
+    if scatter(&sums) == 0.0 || scatter(&differences) == 0.0 {
+        return Some(SpreadRatio { log_ratio: 0.0, interval: Some([0.0, 0.0]), p: Some(1.0) });
+    }
+    if sa == 0.0 || sb == 0.0 {
+        return Some(SpreadRatio { log_ratio: log_ratio(sa, sb)?, interval: None, p: None });
+    }
+    let ratio = (sb / sa).ln();
     let law = StudentsT::new(0.0, 1.0, n - 2.0).expect("n - 2 > 0");
     let correlation = |x: &[f64], y: &[f64]| {
         let (mx, my) = (mean(x), mean(y));
@@ -188,10 +240,13 @@ pub fn spread_ratio(pairs: &[(f64, f64)], level: f64) -> Option<(f64, [f64; 2], 
     let t = law.inverse_cdf(0.5 + level / 2.0);
     let k = 1.0 + 2.0 * (1.0 - r * r) * t * t / (n - 2.0);
     let half = (k + (k * k - 1.0).sqrt()).ln() / 2.0;
-    let sum_and_difference: (Vec<f64>, Vec<f64>) = pairs.iter().map(|(a, b)| (a + b, b - a)).unzip();
-    let tied = correlation(&sum_and_difference.0, &sum_and_difference.1).clamp(-1.0, 1.0);
+    let tied = correlation(&sums, &differences).clamp(-1.0, 1.0);
     let statistic = tied * ((n - 2.0) / (1.0 - tied * tied).max(f64::MIN_POSITIVE)).sqrt();
-    Some((ratio, [ratio - half, ratio + half], 2.0 * law.cdf(-statistic.abs())))
+    Some(SpreadRatio {
+        log_ratio: ratio,
+        interval: Some([ratio - half, ratio + half]),
+        p: Some(two_sided(statistic, n - 2.0)),
+    })
 }
 
 impl fmt::Display for Estimate {
@@ -199,8 +254,8 @@ impl fmt::Display for Estimate {
         let places = f.precision().unwrap_or(2);
         match self.half_width {
             // a value that is the same for every seed was set, not measured
-            Some(h) if h > 0.0 => write!(f, "{:.places$} ± {h:.places$}", self.mean),
-            _ => write!(f, "{:.places$}", self.mean),
+            Some(h) if h > 0.0 => write!(f, "{} ± {}", fixed(self.mean, places), fixed(h, places)),
+            _ => f.write_str(&fixed(self.mean, places)),
         }
     }
 }
@@ -278,11 +333,16 @@ mod tests {
         let x = [0.3, -0.1, 0.4, 0.2, 0.5, 0.9, 0.35];
         let y = [0.1, 0.4, -0.8, 0.6, 1.9, -0.7, 0.2];
         let pairs: Vec<(f64, f64)> = x.into_iter().zip(y).collect();
-        let (ratio, [low, high], p) = spread_ratio(&pairs, 0.95).expect("seven pairs");
+        let SpreadRatio { log_ratio: ratio, interval: Some([low, high]), p: Some(p) } =
+            spread_ratio(&pairs, 0.95).expect("seven pairs")
+        else {
+            panic!("both scatter")
+        };
         assert!((ratio - 1.090_008_215_462_134_2).abs() < 1e-9 && (p - 0.028_089_086_110_984_107).abs() < 1e-9);
         assert!((low - 0.134_338_983_495_470_13).abs() < 1e-8 && (high - 2.045_677_447_428_798_4).abs() < 1e-8);
         assert_eq!(spread_ratio(&pairs[..2], 0.95), None);
-        assert_eq!(spread_ratio(&[(1.0, 1.0), (1.0, 2.0), (1.0, 3.0)], 0.95), None);
+        let only_one = SpreadRatio { log_ratio: f64::INFINITY, interval: None, p: None };
+        assert_eq!(spread_ratio(&[(1.0, 1.0), (1.0, 2.0), (1.0, 3.0)], 0.95), Some(only_one));
     }
 
     fn normals(stage: &str) -> impl FnMut() -> f64 {
@@ -309,7 +369,8 @@ mod tests {
                 (shared + normal(), 2.0 * (shared + normal()))
             };
             let ratio = |pairs: Vec<(f64, f64)>| {
-                spread_ratio(&pairs, 0.95).is_some_and(|(_, [low, high], _)| (low..=high).contains(&2f64.ln()))
+                let interval = spread_ratio(&pairs, 0.95).and_then(|found| found.interval);
+                interval.is_some_and(|[low, high]| (low..=high).contains(&2f64.ln()))
             };
             let held = (0..10_000).filter(|_| ratio((0..seeds).map(|_| pair()).collect())).count();
             assert!((9_300..=9_700).contains(&held), "{seeds} seeds, spreads: {held}");
@@ -345,6 +406,52 @@ mod tests {
         assert!(held.iter().all(|held| (1_860..=1_950).contains(held)), "{held:?}");
         assert_eq!(prompt_bootstrap(&[vec![1.0]], 0.95, 10), None);
         assert_eq!(prompt_bootstrap(&[vec![1.0, 0.0], vec![1.0]], 0.95, 10), None);
+    }
+
+    /// What is a constant apart has the same spread, whichever way it runs; 0.1 + 0.2 is not 0.3 by rounding alone.
+    #[test]
+    fn spreads_of_what_does_not_differ_are_equal() {
+        let equal = Some(SpreadRatio { log_ratio: 0.0, interval: Some([0.0, 0.0]), p: Some(1.0) });
+        let x = [0.1, 0.4, -0.3, 0.2, 0.6];
+        let with = |of: fn(f64) -> f64| spread_ratio(&x.map(|x| (x, of(x))), 0.95);
+        assert_eq!([with(|x| x), with(|x| x + 3.0), with(|x| 1.0 - x), with(|x| (x + 0.2) - 0.2)], [equal; 4]);
+        assert_eq!(spread_ratio(&[(2.0, 3.0); 5], 0.95), equal);
+        let twice = with(|x| 2.0 * x).expect("both scatter");
+        assert!((twice.log_ratio - 2f64.ln()).abs() < 1e-12 && twice.p.is_some_and(|p| p < 1e-9), "{twice:?}");
+        assert_eq!(with(|_| 7.0), Some(SpreadRatio { log_ratio: f64::NEG_INFINITY, interval: None, p: None }));
+        assert_eq!(
+            [with(|x| if x > 0.5 { f64::NAN } else { x }), with(|x| if x > 0.5 { f64::INFINITY } else { x })],
+            [None; 2]
+        );
+    }
+
+    #[test]
+    fn what_is_not_finite_has_no_test() {
+        for x in [f64::NAN, f64::INFINITY, f64::MAX] {
+            let values = [x, x, 1.0, 2.0, 3.0];
+            assert_eq!(t_test(&values), None, "{x}");
+            assert_eq!(Estimate::of(&values).and_then(|e| e.half_width), None, "{x}");
+        }
+        assert_eq!(t_test(&[]), None);
+    }
+
+    /// Sums of the same parts in another order: what is left is no effect, however sure it looks.
+    #[test]
+    fn rounding_is_no_difference() {
+        let noise = [0.1 + 0.2 - 0.3, 0.7 - 0.1 - 0.6, 1e-16, 2e-16, 3e-16];
+        assert!(t_test(&noise) == Some(1.0) && Estimate::of(&noise).is_some_and(|e| e.half_width == Some(0.0)));
+        assert_eq!([difference(0.1 + 0.2, 0.3), difference(1e9 + 1e-4, 1e9), difference(2.0, 0.5)], [0.0, 0.0, 1.5]);
+        assert_eq!(difference(1e9 + 0.1, 1e9), 1e9 + 0.1 - 1e9);
+    }
+
+    #[test]
+    fn who_never_arrives_is_behind_who_does() {
+        let far = f64::INFINITY;
+        assert_eq!([log_ratio(1.0, 1.0), log_ratio(0.0, 0.0)], [Some(0.0); 2]);
+        assert_eq!([log_ratio(1.0, far), log_ratio(far, 1.0)], [Some(far), Some(-far)]);
+        assert_eq!([log_ratio(0.0, 1.0), log_ratio(1.0, 0.0)], [Some(far), Some(-far)]);
+        assert_eq!([log_ratio(far, far), log_ratio(f64::NAN, 1.0), log_ratio(-1.0, 1.0)], [None; 3]);
+        assert!((log_ratio(2.0, 6.0).expect("both") - 3f64.ln()).abs() < 1e-15);
     }
 
     #[test]

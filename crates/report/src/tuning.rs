@@ -3,7 +3,7 @@
 use crate::Result;
 use crate::frontier::{KlGold, gold_at, within};
 use crate::run::{Mark, Point, Points, Run};
-use crate::stats::{Estimate, mean};
+use crate::stats::{Estimate, difference, mean};
 use duel_ledger::scan_metrics;
 use duel_spec::metrics::{self, Metric};
 use duel_spec::{Cell, Choose, Drawn, Experiment, RewardSource, SHARED_ARM};
@@ -32,9 +32,10 @@ pub struct Tried {
 }
 
 impl Tried {
-    /// The mean worth over seeds; below all others where a seed failed.
+    /// The mean worth over seeds; below all others where a seed failed, or its worth is no number.
     pub fn merit(&self, choose: Choose) -> f64 {
-        mean(&self.values(choose))
+        let merit = mean(&self.values(choose));
+        if merit.is_nan() { f64::NEG_INFINITY } else { merit }
     }
 
     /// Worth by seed, in their order.
@@ -136,11 +137,12 @@ fn weigh(points: &[Point], cells: &[&Cell], experiment: &Experiment) -> Tuning {
         let gain = |metric: Metric| {
             let base = curve(&reference, metric).last()?.1;
             let all = [curve(&reference, metric), curve(&own, metric)].concat();
-            (!own.is_empty()).then(|| within(&all, kl) - base)
+            (!curve(&own, metric).is_empty()).then(|| within(&all, kl) - base)
         };
         let mut best = curve(&[reference.clone(), marks("optimum", None, seed)].concat(), metrics::GOLD);
         best.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let possible = gold_at(&best, kl).zip(best.first()).map(|(most, base)| most - base.1);
+        let possible = gold_at(&best, kl).zip(best.first()).map(|(most, base)| difference(most, base.1));
+        let possible = possible.filter(|gain| *gain > 0.0);
         tuning.is_share |= possible.is_some();
         let worth = gain(metrics::GOLD).map(|gold| Worth {
             gold: gold / possible.unwrap_or(1.0),

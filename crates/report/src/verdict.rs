@@ -1,15 +1,17 @@
 //! Judges what an experiment set out to show, from its ledgers alone (rule D of claims §1).
 
 use crate::effects::{Arm, Effect, Sample, has_diverged, sample};
-use crate::run::{Point, Run};
+use crate::format::fixed;
+use crate::run::{Missing, Point, Run};
 use crate::stats::{holm_levels, mean};
 use crate::tuning::Tuning;
-use crate::{Result, over, searched, sensitivity};
+use crate::{Error, over, searched, sensitivity};
 use duel_spec::metrics::{KL, KL_SE};
 use duel_spec::{Claim, ClaimMetric, ClaimRule, REFERENCE, Side, WorldKind};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::PathBuf;
 
 /// Seeds of both arms below which nothing is judged.
 const FEWEST_SEEDS: usize = 5;
@@ -40,6 +42,8 @@ impl fmt::Display for Judgement {
 pub struct Verdict {
     #[serde(flatten)]
     pub claim: Claim,
+    /// The claim in words: its statement, or what its rule says.
+    pub words: String,
     pub judgement: Judgement,
     /// Of effects and intervals.
     pub unit: &'static str,
@@ -49,6 +53,8 @@ pub struct Verdict {
     pub tests: Vec<Test>,
     /// Trainings that each arm had, and FLOPs that they took.
     pub budgets: BTreeMap<String, Budget>,
+    /// Trainings of its arms of which nothing is known; their seeds are left out.
+    pub missing: Vec<Missing>,
     pub reasons: Vec<String>,
 }
 
@@ -92,14 +98,11 @@ impl<'a> Evidence<'a> {
     }
 }
 
-/// Runs that claims name, by name; `None` where none of that name lies beside this one.
-type Others = BTreeMap<String, Option<(Run, Tuning)>>;
+/// Runs that claims name, by name, or why one cannot be read.
+type Others = BTreeMap<String, std::result::Result<(Run, Tuning), String>>;
 
-/// Judges every claim of a run's experiment, each family together.
-///
-/// # Errors
-/// A run that a claim names, and whose files are damaged.
-pub fn judge(run: &Run, tuning: &Tuning) -> Result<Vec<Verdict>> {
+/// Judges every claim of a run's experiment, each family together. What stands in the way of one is its own reason.
+pub fn judge(run: &Run, tuning: &Tuning) -> Vec<Verdict> {
     let claims = &run.experiment.claims;
     // 1. The runs beside this one.
     let mut others = Others::new();
@@ -107,17 +110,25 @@ pub fn judge(run: &Run, tuning: &Tuning) -> Result<Vec<Verdict>> {
         if !others.contains_key(name) {
             let folder =
                 run.folder.parent().map(|beside| beside.join(name)).filter(|f| f.join("manifest.json").is_file());
-            let read = |folder| {
-                let run = Run::read(folder)?;
+            let read = |folder: PathBuf| {
+                let run = Run::read(&folder)?;
                 let tuning = searched(&run)?;
-                Ok::<_, crate::Error>((run, tuning))
+                Ok((run, tuning))
             };
-            others.insert(name.clone(), folder.as_deref().map(read).transpose()?);
+            let found = match folder.map(read) {
+                None => Err(format!("no run `{name}` lies beside this one")),
+                Some(found) => {
+                    found.map_err(|e: Error| format!("the run `{name}` beside this one cannot be read: {e}"))
+                }
+            };
+            others.insert(name.clone(), found);
         }
     }
     let own = Evidence::new(run, tuning);
-    let beside: BTreeMap<&String, Option<Evidence>> =
-        others.iter().map(|(name, of)| (name, of.as_ref().map(|(run, tuning)| Evidence::new(run, tuning)))).collect();
+    let beside: BTreeMap<&String, Option<Evidence>> = others
+        .iter()
+        .map(|(name, of)| (name, of.as_ref().ok().map(|(run, tuning)| Evidence::new(run, tuning))))
+        .collect();
     let evidence = |side: &Side| match &side.run {
         None => Some(&own),
         Some(name) => beside.get(name)?.as_ref(),
@@ -131,7 +142,7 @@ pub fn judge(run: &Run, tuning: &Tuning) -> Result<Vec<Verdict>> {
             claim.arms.iter().map(|side| Some((evidence(side)?, side.arm.as_str()))).collect();
         refused.push(match &sides {
             Some(sides) => refusals(claim, sides),
-            None => vec![missing(claim, &others)],
+            None => absent(claim, &others),
         });
         for kl in claim.places() {
             let found = sides
@@ -144,7 +155,7 @@ pub fn judge(run: &Run, tuning: &Tuning) -> Result<Vec<Verdict>> {
     // 3. The level of each test: whoever is refused takes its share of the family's chance all the same.
     let family = |claim: &Claim| if claim.family.is_empty() { claim.id.clone() } else { claim.family.clone() };
     let mut levels = vec![ALPHA; tests.len()];
-    let families: std::collections::BTreeSet<String> = claims.iter().map(family).collect();
+    let families: BTreeSet<String> = claims.iter().map(family).collect();
     for name in families {
         let members: Vec<usize> = (0..tests.len()).filter(|&t| family(&claims[tests[t].0]) == name).collect();
         let p: Vec<f64> = members.iter().map(|&t| tests[t].2.p().unwrap_or(1.0)).collect();
@@ -158,19 +169,23 @@ pub fn judge(run: &Run, tuning: &Tuning) -> Result<Vec<Verdict>> {
         let (judgement, why) = together(claim, &tests, !refused[place].is_empty());
         let budget = |side: &Side| Some((side.to_string(), budget(evidence(side)?, &side.arm)));
         let budgets = claim.arms.iter().filter(|side| side.arm != REFERENCE).filter_map(budget).collect();
-        let reasons = refused[place].iter().cloned().chain(why).collect();
+        let of_side = |side: &Side| evidence(side).map_or(vec![], |e| missing_of(e.run, &side.arm));
+        let missing: Vec<Missing> = claim.arms.iter().flat_map(of_side).collect();
+        let reasons = refused[place].iter().cloned().chain(why).chain(missing_words(&missing)).collect();
         let unit = claim.metric.unit(run.experiment.world.kind == WorldKind::Grammar);
         let asked = asked(claim, &tests, unit);
-        Verdict { claim: claim.clone(), judgement, unit, asked, tests, budgets, reasons }
+        Verdict { claim: claim.clone(), words: words(claim), judgement, unit, asked, tests, budgets, missing, reasons }
     };
-    Ok(claims.iter().enumerate().map(verdict).collect())
+    claims.iter().enumerate().map(verdict).collect()
 }
 
 fn asked(claim: &Claim, tests: &[Test], unit: &str) -> String {
-    let (fewest, most) = tests.iter().fold((usize::MAX, 0), |(low, high), t| (low.min(t.seeds), high.max(t.seeds)));
+    let seeds = || tests.iter().map(|test| test.seeds);
+    let (fewest, most) = (seeds().min().unwrap_or(0), seeds().max().unwrap_or(0));
     let seeds = if fewest == most { most.to_string() } else { format!("{fewest} to {most}") };
     let size = match claim.rule {
-        _ if claim.metric.is_counted() => "fewer at every seed".to_string(),
+        ClaimRule::Ahead if claim.metric.is_counted() => "fewer at every seed".to_string(),
+        ClaimRule::Equal if claim.metric.is_counted() => "equal at every seed".to_string(),
         ClaimRule::Ahead => format!("at least {} {unit}", claim.smallest),
         ClaimRule::Equal => format!("within ±{} {unit}", claim.smallest),
     };
@@ -185,24 +200,71 @@ fn arm_of<'a>((evidence, name): &(&Evidence<'a>, &'a str)) -> Arm<'a> {
     Arm { run: evidence.run, name }
 }
 
-fn missing(claim: &Claim, others: &Others) -> String {
-    let named = claim.arms.iter().filter_map(|side| side.run.as_ref());
-    let absent: Vec<String> = named.filter(|name| others[*name].is_none()).map(|name| format!("`{name}`")).collect();
-    format!("no run {} lies beside this one", absent.join(" and "))
+/// Why runs that a claim names are not here.
+fn absent(claim: &Claim, others: &Others) -> Vec<String> {
+    let named: BTreeSet<&String> = claim.arms.iter().filter_map(|side| side.run.as_ref()).collect();
+    named.into_iter().filter_map(|name| others[name].as_ref().err().cloned()).collect()
+}
+
+/// What a claim says where it has no statement of its own.
+fn words(claim: &Claim) -> String {
+    let metric = toml::Value::try_from(claim.metric).ok().and_then(|name| name.as_str().map(String::from));
+    let metric = metric.unwrap_or_default().replace('_', " ");
+    match (&claim.arms[..], claim.rule) {
+        _ if !claim.statement.is_empty() => claim.statement.clone(),
+        ([a, b], ClaimRule::Ahead) => format!("{a} is ahead of {b} in {metric}"),
+        ([a, b], ClaimRule::Equal) => format!("{a} and {b} are equal in {metric}"),
+        (arms, ClaimRule::Ahead) => format!("{metric} of {} is above zero", join(arms)),
+        (arms, ClaimRule::Equal) => format!("{metric} of {} is zero", join(arms)),
+    }
+}
+
+fn join(arms: &[Side]) -> String {
+    arms.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+}
+
+fn missing_of(run: &Run, arm: &str) -> Vec<Missing> {
+    run.missing().into_iter().filter(|cell| cell.arm == arm).collect()
+}
+
+/// What is missing, a line an arm and a reason.
+pub(crate) fn missing_words(missing: &[Missing]) -> Vec<String> {
+    let mut groups: BTreeMap<(&str, &str), Vec<&Missing>> = BTreeMap::new();
+    missing.iter().for_each(|cell| groups.entry((&cell.arm, &cell.because)).or_default().push(cell));
+    let line = |((arm, because), cells): ((&str, &str), Vec<&Missing>)| {
+        let first = cells[0];
+        let named = match cells.len() {
+            1 => format!("the training {arm} {}, seed {}, is missing and counts", first.point, first.seed),
+            n => format!(
+                "{n} trainings of {arm}, the first {} at seed {}, are missing and count",
+                first.point, first.seed
+            ),
+        };
+        format!("{named} in no claim, because: {because}")
+    };
+    groups.into_iter().map(line).collect()
 }
 
 /// One test of a claim, for itself.
 fn test(claim: &Claim, kl: Option<f64>, sample: &Sample, level: f64) -> Test {
     let (effect, seeds) = (sample.at(level), sample.seeds());
-    let (judgement, reason) = match effect {
+    let (judgement, reason) = match (effect, sample) {
         _ if seeds < FEWEST_SEEDS => {
             let both = if claim.arms.len() == 1 { "" } else { "both arms " };
             let at = kl.map_or("measured", |_| "there");
             (Judgement::Inconclusive, Some(format!("{seeds} seeds with {both}{at}, and {FEWEST_SEEDS} are needed")))
         }
-        Some(effect) if claim.metric.is_counted() => counted(&effect),
-        Some(effect) => decide(claim.rule, &effect, claim.smallest),
-        None => (Judgement::Inconclusive, Some("there is nothing to compare".into())),
+        (_, Sample::Counted(values)) => counted(claim, values),
+        (Some(effect), Sample::Spread(_)) if effect.interval == Some([0.0, 0.0]) => same_spread(claim.rule),
+        (Some(effect), Sample::Spread(_)) if effect.value.is_infinite() => {
+            (Judgement::Inconclusive, Some("one arm does not scatter at all, so that the ratio has no size".into()))
+        }
+        (_, Sample::Mean(_)) if sample.infinite() > 0 => {
+            let (infinite, one) = (sample.infinite(), "one of the two is zero");
+            (Judgement::Inconclusive, Some(format!("{one} at {infinite} of {seeds} seeds: such ratios have no mean")))
+        }
+        (Some(effect), _) => decide(claim.rule, &effect, claim.smallest),
+        (None, _) => (Judgement::Inconclusive, Some("there is nothing to compare".into())),
     };
     Test {
         kl,
@@ -218,12 +280,28 @@ fn test(claim: &Claim, kl: Option<f64>, sample: &Sample, level: f64) -> Test {
     }
 }
 
-/// Counts that chance plays no part in: the claim holds where it does at every seed.
-fn counted(effect: &Effect) -> (Judgement, Option<String>) {
-    match effect.interval {
-        Some([low, _]) if low > 0.0 => (Judgement::Reproduced, None),
-        Some([_, high]) if high <= 0.0 => (Judgement::Contradicted, Some("at no seed".into())),
+/// Counts that chance plays no part in: the claim holds where it does at every seed. Ahead: fewer. Equal: within the smallest effect.
+fn counted(claim: &Claim, values: &[f64]) -> (Judgement, Option<String>) {
+    let holds = |x: &&f64| match claim.rule {
+        ClaimRule::Ahead => **x > 0.0,
+        ClaimRule::Equal => **x == 0.0 || x.abs() < claim.smallest,
+    };
+    match values.iter().filter(holds).count() {
+        0 => (Judgement::Contradicted, Some("at no seed".into())),
+        all if all == values.len() => (Judgement::Reproduced, None),
         _ => (Judgement::Inconclusive, Some("at some seeds".into())),
+    }
+}
+
+/// Spreads that are the same by what they are, as the values are a constant apart or do not scatter: that is equal, and no test of
+/// which of the two laws is the wider one.
+fn same_spread(rule: ClaimRule) -> (Judgement, Option<String>) {
+    match rule {
+        ClaimRule::Equal => (Judgement::Reproduced, None),
+        ClaimRule::Ahead => {
+            let why = "both arms scatter alike at these seeds, to the last digit: there is nothing to test";
+            (Judgement::Inconclusive, Some(why.into()))
+        }
     }
 }
 
@@ -232,9 +310,10 @@ fn counted(effect: &Effect) -> (Judgement, Option<String>) {
 /// of at least that.
 fn decide(rule: ClaimRule, effect: &Effect, smallest: f64) -> (Judgement, Option<String>) {
     let Some([low, high]) = effect.interval else {
-        return (Judgement::Inconclusive, Some("too few seeds for an interval".into()));
+        let why = if effect.value.is_finite() { "too few seeds for an interval" } else { "the effect has no size" };
+        return (Judgement::Inconclusive, Some(why.into()));
     };
-    let is_null = low > -smallest && high < smallest;
+    let is_null = (low > -smallest && high < smallest) || (low == 0.0 && high == 0.0);
     let off_zero = low > 0.0 || high < 0.0;
     match rule {
         ClaimRule::Equal if is_null => (Judgement::Reproduced, None),
@@ -301,13 +380,14 @@ fn refusals(claim: &Claim, sides: &[(&Evidence, &str)]) -> Vec<String> {
             let prefix = format!("arms.{arm}.");
             reasons.extend(evidence.edges.iter().filter(|edge| edge.starts_with(&prefix)).cloned());
         }
-        let cells: Vec<_> = run.cells.iter().filter(|cell| cell.arm == *arm).collect();
-        let lost = cells.iter().filter(|cell| has_diverged(run, cell)).count();
+        let ended: Vec<bool> =
+            run.cells.iter().filter(|cell| cell.arm == *arm).filter_map(|cell| has_diverged(run, cell)).collect();
+        let lost = ended.iter().filter(|lost| **lost).count();
         let failed = run.manifest.failed.iter().find(|(stage, _)| stage.starts_with(&format!("{arm} ")));
         if claim.metric == ClaimMetric::Diverged || claim.metric.is_counted() {
             // that is what it asks, or nothing to what it counts
-        } else if lost * 5 > cells.len() {
-            reasons.push(format!("{lost} of {} trainings of {arm} diverged, and that is the result", cells.len()));
+        } else if lost * 5 > ended.len() {
+            reasons.push(format!("{lost} of {} trainings of {arm} diverged, and that is the result", ended.len()));
         } else if let Some((stage, why)) = failed {
             reasons.push(format!("{stage} failed: {why}"));
         }
@@ -321,7 +401,10 @@ fn refusals(claim: &Claim, sides: &[(&Evidence, &str)]) -> Vec<String> {
             let rises: Vec<f64> = run.experiment.seed_list().into_iter().filter_map(rise).collect();
             let rise = mean(&rises);
             if rise.is_nan() || rise <= 0.0 {
-                reasons.push(format!("manipulation check: beyond the peak {arm}'s proxy does not rise ({rise:.2})"));
+                reasons.push(format!(
+                    "manipulation check: beyond the peak {arm}'s proxy does not rise ({})",
+                    fixed(rise, 2)
+                ));
             }
         }
     }
@@ -330,14 +413,15 @@ fn refusals(claim: &Claim, sides: &[(&Evidence, &str)]) -> Vec<String> {
 
 /// Whether the KL of a point's finished policies is not known well enough.
 fn is_vague(point: &Point) -> bool {
-    let (kl, error) = (point.final_test(KL), point.final_test(KL_SE));
-    kl.iter().zip(&error).any(|(kl, error)| *error > 0.1 * kl)
+    let known = point.finished().filter_map(|(_, mark)| mark.test(KL).zip(mark.test(KL_SE)));
+    known.into_iter().any(|(kl, error)| error > 0.1 * kl)
 }
 
 /// What an arm was allowed: its search where there was one, and its own trainings.
 fn budget(evidence: &Evidence, arm: &str) -> Budget {
     let (run, tuning) = (evidence.run, evidence.tuning);
-    let compared = run.points_of(arm).count();
+    let labels = run.cells.iter().filter(|cell| cell.arm == arm).map(|cell| &cell.point.label);
+    let compared = labels.collect::<BTreeSet<_>>().len();
     let tried: Vec<_> = tuning.tried.iter().filter(|tried| tried.arm == arm).collect();
     let (points, searched) = if run.experiment.is_tuned() {
         (tried.len(), tried.iter().map(|tried| tried.seeds.len()).sum())
@@ -347,7 +431,7 @@ fn budget(evidence: &Evidence, arm: &str) -> Budget {
     let own: usize = run.points_of(arm).map(|point| point.seeds.len()).sum();
     let flops: f64 = run.points_of(arm).flat_map(|p| p.finished()).map(|(_, mark)| mark.clocks.flops).sum();
     let spent = if run.experiment.is_tuned() { tuning.spent(arm, &run.experiment) } else { 0.0 };
-    Budget { points, trainings: searched + own, flops: flops + spent }
+    Budget { points, trainings: searched + own, flops: flops + spent + 0.0 } // the sum of nothing is −0
 }
 
 #[cfg(test)]

@@ -16,7 +16,8 @@ pub(crate) fn mixture(parts: &[(&Outcomes, f64)]) -> Vec<Law> {
     let prompts = parts.iter().flat_map(|(of, _)| &of.all).map(|o| o.prompt as usize + 1).max().unwrap_or(0);
     let mut laws: Vec<Law> = vec![vec![]; prompts];
     for (of, weight) in parts.iter().filter(|(_, weight)| *weight > 0.0) {
-        for Outcome { prompt, gold_reward, tokens, share } in &of.all {
+        // a gold that is no number was not measured
+        for Outcome { prompt, gold_reward, tokens, share } in of.all.iter().filter(|o| !o.gold_reward.is_nan()) {
             laws[*prompt as usize].push((*gold_reward, *tokens, f64::from(*share) * weight));
         }
     }

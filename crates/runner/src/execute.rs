@@ -2,7 +2,7 @@
 
 use crate::plan::{Plan, Stage};
 use crate::progress::Board;
-use crate::worker::Progress;
+use crate::worker::{Ended, Progress};
 use crate::{Error, Result, host};
 use duel_ledger::{RunDir, StageDir};
 use std::io::{BufRead, BufReader, Read};
@@ -39,17 +39,6 @@ pub struct Outcome {
     pub peak_memory: u64,
 }
 
-impl Outcome {
-    /// Takes in what came of a later round.
-    pub fn join(&mut self, later: Self) {
-        self.reused += later.reused;
-        self.made += later.made;
-        self.failures.extend(later.failures);
-        self.left_out.extend(later.left_out);
-        self.peak_memory = self.peak_memory.max(later.peak_memory);
-    }
-}
-
 /// A stage that could not be made.
 #[derive(Debug, Clone)]
 pub struct Failure {
@@ -57,13 +46,22 @@ pub struct Failure {
     /// The last words of its worker.
     pub tail: String,
     pub exit: u8,
+    pub diverged: bool,
 }
 
 /// What the threads that listen to workers send.
 enum News {
     Progress(usize, Progress),
+    Ended(usize, Ended),
     /// The worker's standard error, once it has closed.
     Said(usize, String),
+}
+
+/// What a worker has said of its end.
+#[derive(Debug, Clone, Default)]
+struct LastWords {
+    text: String,
+    diverged: bool,
 }
 
 struct Running {
@@ -93,16 +91,22 @@ const GRACE: Duration = Duration::from_secs(3);
 const RETRIES: usize = 2;
 
 /// Runs all stages that are not finished. One that fails costs itself and what needs it; the rest goes on. Those up to
-/// `from` were run before: what of them is not finished has failed.
+/// `from` were run before: what of them is not finished has failed. What came of it is in `outcome` however it ends.
 ///
 /// # Errors
 /// [`Error::Interrupted`] on Ctrl-C; a run directory that cannot be used.
-pub fn execute(plan: &Plan, from: usize, settings: &Settings<'_>, board: &mut Board) -> Result<Outcome> {
-    let (mut states, mut outcome) = survey(plan, from, settings.run, board)?;
+pub fn execute(
+    plan: &Plan,
+    from: usize,
+    settings: &Settings<'_>,
+    board: &mut Board,
+    outcome: &mut Outcome,
+) -> Result<()> {
+    let mut states = survey(plan, from, settings.run, board, outcome)?;
     board.start(plan, &states.iter().map(|state| *state == State::Finished).collect::<Vec<_>>());
     let (sender, receiver) = channel();
     let mut running = Workers::default();
-    let mut words: Vec<String> = vec![String::new(); plan.stages.len()];
+    let mut words = vec![LastWords::default(); plan.stages.len()];
     loop {
         if settings.stop.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
@@ -115,7 +119,7 @@ pub fn execute(plan: &Plan, from: usize, settings: &Settings<'_>, board: &mut Bo
             running.0.push(Running { place, child, started: Instant::now() });
         }
         if running.0.is_empty() {
-            return Ok(outcome);
+            return Ok(());
         }
 
         // 2. Listen.
@@ -168,7 +172,7 @@ pub fn execute(plan: &Plan, from: usize, settings: &Settings<'_>, board: &mut Bo
                 states[lost] = State::Lost;
             }
             if settings.fail_fast {
-                return Ok(outcome);
+                return Ok(());
             }
         }
     }
@@ -176,8 +180,8 @@ pub fn execute(plan: &Plan, from: usize, settings: &Settings<'_>, board: &mut Bo
 
 /// Where every stage stands before anything is begun. Stages up to `from` were run by an earlier round, which has looked into
 /// them: what of them is not there is lost, with all that need it.
-pub fn survey(plan: &Plan, from: usize, run: &RunDir, board: &Board) -> Result<(Vec<State>, Outcome)> {
-    let (mut states, mut outcome) = (Vec::<State>::with_capacity(plan.stages.len()), Outcome::default());
+pub fn survey(plan: &Plan, from: usize, run: &RunDir, board: &Board, outcome: &mut Outcome) -> Result<Vec<State>> {
+    let mut states = Vec::<State>::with_capacity(plan.stages.len());
     for (place, stage) in plan.stages.iter().enumerate() {
         let state = if place < from {
             if run.stages().join(stage.id.folder()).is_dir() { State::Finished } else { State::Lost }
@@ -196,7 +200,7 @@ pub fn survey(plan: &Plan, from: usize, run: &RunDir, board: &Board) -> Result<(
         };
         states.push(state);
     }
-    Ok((states, outcome))
+    Ok(states)
 }
 
 /// The next stage that can be started, and how often it was killed.
@@ -231,23 +235,24 @@ pub fn lost_with(plan: &Plan, place: usize) -> Vec<usize> {
 }
 
 /// What is known of a worker that did not finish its stage.
-fn failure(stage: &Stage, words: &str, status: ExitStatus) -> Failure {
-    let mut tail = words.trim().to_string();
+fn failure(stage: &Stage, words: &LastWords, status: ExitStatus) -> Failure {
+    let mut tail = words.text.trim().to_string();
     if status.code().is_none() {
         tail = format!("{tail}\nthe worker was ended by {status} (out of memory?)").trim().to_string();
     }
     let exit = status.code().map_or(1, |code| code.clamp(1, 255) as u8);
-    Failure { stage: stage.label(), tail, exit }
+    Failure { stage: stage.label(), tail, exit, diverged: words.diverged && exit == 4 }
 }
 
 /// Takes in what workers have said, waiting a moment for the first word.
-fn listen(receiver: &Receiver<News>, words: &mut [String], board: &mut Board) {
+fn listen(receiver: &Receiver<News>, words: &mut [LastWords], board: &mut Board) {
     let mut wait = Duration::from_millis(50);
     while let Ok(news) = receiver.recv_timeout(wait) {
         wait = Duration::ZERO;
         match news {
             News::Progress(place, progress) => board.stage_progress(place, &progress),
-            News::Said(place, text) => words[place] = text,
+            News::Ended(place, ended) => words[place].diverged = ended.diverged,
+            News::Said(place, text) => words[place].text = text,
         }
     }
 }
@@ -275,6 +280,8 @@ fn spawn(place: usize, stage: &Stage, settings: &Settings<'_>, sender: &Sender<N
             for line in BufReader::new(stdout).lines().map_while(std::io::Result::ok) {
                 if let Ok(news) = serde_json::from_str(&line) {
                     let _ = progress.send(News::Progress(place, news));
+                } else if let Ok(ended) = serde_json::from_str(&line) {
+                    let _ = progress.send(News::Ended(place, ended));
                 }
             }
         });

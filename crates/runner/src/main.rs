@@ -23,6 +23,7 @@ mod scene;
 mod search;
 mod show;
 mod slurm;
+mod terminal;
 mod theory;
 mod watch;
 mod work;
@@ -118,8 +119,10 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Worker { run, stage, device, checkpoint_seconds, detached } => {
             let checkpoints = Duration::from_secs_f64(checkpoint_seconds);
             let done = worker::work(&run, stage, &device, checkpoints, detached);
-            if let (true, Err(error)) = (detached, &done) {
-                slurm::note_failure(&run, stage, error);
+            match &done {
+                Ok(()) => {}
+                Err(error) if detached => slurm::note_failure(&run, stage, error),
+                Err(error) => worker::tell_end(error),
             }
             done
         }
@@ -128,5 +131,10 @@ fn dispatch(command: Command) -> Result<()> {
 
 /// Standard output; a closed pipe is no error.
 fn print(text: &str) {
+    print_styled(&terminal::shown(text));
+}
+
+/// As [`print`], of text with colours of our own; what came from outside has passed [`terminal::shown`] by itself.
+fn print_styled(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }

@@ -55,6 +55,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let command: Vec<String> = std::env::args().collect();
     tracing::info!(command = command.join(" "), commit = COMMIT, device = args.experiment.device, jobs, "run");
     write_atomically(&run.path().join("experiment.toml"), document.to_toml().as_bytes())?;
+    let before = Manifest::read(run.path()).ok();
     let mut manifest = manifest(&experiment, &args.experiment.device, jobs);
     manifest.write(run.path())?;
 
@@ -69,21 +70,22 @@ pub fn run(args: &RunArgs) -> Result<()> {
         fail_fast: args.fail_fast && !args.keep_going,
         stop: &stop,
     };
-    let outcome =
-        rounds(&experiment, args.executor, &settings, &mut manifest, &mut board).and_then(|(outcome, plan)| {
-            board.say("merging and reporting");
-            merge(&run, &plan, false)?;
-            if run.path().join("metrics.parquet").is_file() {
-                duel_ledger::write_events(run.path(), manifest.started)?;
-            }
-            Ok((outcome, plan))
-        });
+    let mut outcome = Outcome::default();
+    let ran = rounds(&experiment, args.executor, &settings, (&mut manifest, before), &mut board, &mut outcome);
+    let ran = ran.and_then(|plan| {
+        board.say("merging and reporting");
+        merge(&run, &plan, false)?;
+        if run.path().join("metrics.parquet").is_file() {
+            duel_ledger::write_events(run.path(), manifest.started)?;
+        }
+        Ok(plan)
+    });
     board.finish();
-    let (made, reused) = outcome.as_ref().map_or((0, 0), |(outcome, _)| (outcome.made, outcome.reused));
-    tracing::info!(made, reused, seconds = started.elapsed().as_secs_f64(), ok = outcome.is_ok(), "over");
-    finish(&mut manifest, outcome.as_ref().map(|(outcome, _)| outcome), started);
+    let (made, reused) = (outcome.made, outcome.reused);
+    tracing::info!(made, reused, seconds = started.elapsed().as_secs_f64(), ok = ran.is_ok(), "over");
+    finish(&mut manifest, &outcome, ran.as_ref().err(), started);
     manifest.write(run.path())?;
-    let (Outcome { reused, made, failures, left_out, peak_memory }, plan) = outcome?;
+    let (Outcome { reused, made, failures, left_out, peak_memory }, plan) = (outcome, ran?);
     let has_cells = plan.stages.iter().any(|s| s.kind == Kind::Cell && run.stages().join(s.id.folder()).is_dir());
     if !failures.is_empty() && !has_cells {
         return Err(Error::Stages { failures, left_out: left_out.len() }); // nothing to report
@@ -123,16 +125,17 @@ pub fn report(args: &ReportArgs) -> Result<()> {
     Ok(())
 }
 
-/// Runs what an experiment asks for, round after round: one where nothing is searched.
+/// Runs what an experiment asks for, round after round: one where nothing is searched. The manifest of an earlier invocation
+/// says which of the same stages have diverged.
 fn rounds(
     experiment: &Experiment,
     executor: Executor,
     settings: &Settings<'_>,
-    manifest: &mut Manifest,
+    (manifest, before): (&mut Manifest, Option<Manifest>),
     board: &mut Board,
-) -> Result<(Outcome, Plan)> {
-    let (run, mut rounds) = (settings.run, vec![]);
-    let (mut whole, mut found) = (Outcome::default(), Tuning::default());
+    outcome: &mut Outcome,
+) -> Result<Plan> {
+    let (run, mut rounds, mut found) = (settings.run, vec![], Tuning::default());
     let mut plan = Plan { stages: vec![] };
     while let Some(round) = search::next_round(experiment, &rounds, &found)? {
         if experiment.is_tuned() {
@@ -143,18 +146,22 @@ fn rounds(
             duel_ledger::write_rounds(run.path(), &rounds)?;
         }
         let cells: Vec<Cell> = rounds.iter().flat_map(|round| experiment.lay_out(round)).collect();
-        let before = plan.stages.len();
+        let from = plan.stages.len();
         plan = Plan::new(experiment, settings.device, cells.clone())?;
         manifest.stages = plan.stages.iter().map(|s| (s.label(), s.id.folder())).collect();
+        if let Some(before) = &before {
+            let is_same = |label: &&String| before.stages.get(*label) == manifest.stages.get(*label);
+            manifest.diverged = before.diverged.iter().filter(is_same).cloned().collect();
+        }
         manifest.write(run.path())?;
-        whole.join(match executor {
-            Executor::Local => execute(&plan, before, settings, board)?,
-            Executor::Slurm => slurm::execute(&plan, before, &experiment.slurm, settings, board)?,
-        });
+        match executor {
+            Executor::Local => execute(&plan, from, settings, board, outcome)?,
+            Executor::Slurm => slurm::execute(&plan, from, &experiment.slurm, settings, board, outcome)?,
+        }
         if settings.stop.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
-        if settings.fail_fast && !whole.failures.is_empty() {
+        if settings.fail_fast && !outcome.failures.is_empty() {
             break;
         }
         if experiment.is_tuned() {
@@ -162,7 +169,7 @@ fn rounds(
             found = Tuning::read(run.path(), experiment, &cells)?;
         }
     }
-    Ok((whole, plan))
+    Ok(plan)
 }
 
 /// A round in one line.
@@ -210,28 +217,27 @@ fn manifest(experiment: &Experiment, device: &str, jobs: usize) -> Manifest {
     }
 }
 
-fn finish(manifest: &mut Manifest, outcome: std::result::Result<&Outcome, &Error>, started: Instant) {
+fn finish(manifest: &mut Manifest, outcome: &Outcome, ended_by: Option<&Error>, started: Instant) {
     let seconds = started.elapsed().as_secs_f64();
     manifest.ended = Some(manifest.started + seconds as u64);
     manifest.wall_seconds = Some(seconds);
-    manifest.exit = match outcome {
-        Ok(outcome) if outcome.failures.is_empty() => "complete",
-        Err(Error::Interrupted) => "interrupted",
-        Err(Error::Detached) => "running",
-        Ok(_) | Err(_) => "failed",
+    manifest.exit = match ended_by {
+        None if outcome.failures.is_empty() => "complete",
+        Some(Error::Interrupted) => "interrupted",
+        Some(Error::Detached) => "running",
+        None | Some(_) => "failed",
     }
     .into();
-    if let Ok(outcome) = outcome {
-        manifest.stages_reused = outcome.reused;
-        manifest.stages_made = outcome.made;
-        manifest.peak_memory = outcome.peak_memory;
-        let last = |tail: &str| {
-            let told = tail.lines().find(|line| line.contains('×')).or(tail.lines().last()).unwrap_or_default();
-            told.trim_matches([' ', '×']).to_string()
-        };
-        manifest.failed = outcome.failures.iter().map(|f| (f.stage.clone(), last(&f.tail))).collect();
-        manifest.failed.extend(outcome.left_out.iter().map(|stage| (stage.clone(), "needs what failed".into())));
-    }
+    manifest.stages_reused = outcome.reused;
+    manifest.stages_made = outcome.made;
+    manifest.peak_memory = outcome.peak_memory;
+    let last = |tail: &str| {
+        let told = tail.lines().find(|line| line.contains('×')).or(tail.lines().last()).unwrap_or_default();
+        told.trim_matches([' ', '×']).to_string()
+    };
+    manifest.failed = outcome.failures.iter().map(|f| (f.stage.clone(), last(&f.tail))).collect();
+    manifest.failed.extend(outcome.left_out.iter().map(|stage| (stage.clone(), "needs what failed".into())));
+    manifest.diverged.extend(outcome.failures.iter().filter(|f| f.diverged).map(|f| f.stage.clone()));
 }
 
 /// Joins what the stages measured, in the plan's order: those of the comparison, or those of the search before it.

@@ -40,6 +40,8 @@ struct Note {
     tail: String,
     /// Whether it only lacked what it needs.
     in_vain: bool,
+    #[serde(default)]
+    diverged: bool,
 }
 
 /// What the cluster says of a task.
@@ -83,7 +85,14 @@ impl Jobs {
 ///
 /// # Errors
 /// [`Error::Detached`] on Ctrl-C: the jobs go on. A cluster that refuses a job.
-pub fn execute(plan: &Plan, from: usize, slurm: &Slurm, settings: &Settings<'_>, board: &mut Board) -> Result<Outcome> {
+pub fn execute(
+    plan: &Plan,
+    from: usize,
+    slurm: &Slurm,
+    settings: &Settings<'_>,
+    board: &mut Board,
+    outcome: &mut Outcome,
+) -> Result<()> {
     let run = settings.run.path();
     let folder = run.join("slurm/failed");
     std::fs::create_dir_all(&folder).map_err(|source| Error::Io { action: "create", path: folder, source })?;
@@ -92,19 +101,19 @@ pub fn execute(plan: &Plan, from: usize, slurm: &Slurm, settings: &Settings<'_>,
     jobs.write(run)?;
     let mut follower =
         Follower { plan, slurm, settings, jobs, open: BTreeSet::new(), began: BTreeMap::new(), given: BTreeMap::new() };
-    let (states, mut outcome) = survey(plan, from, settings.run, board)?;
+    let states = survey(plan, from, settings.run, board, outcome)?;
     follower.open = (0..states.len()).filter(|&place| matches!(states[place], State::Waiting { .. })).collect();
     board.start(plan, &states.iter().map(|state| *state == State::Finished).collect::<Vec<_>>());
     follower.begin(board)?;
     while !follower.open.is_empty() {
         follower.wait()?;
-        follower.look(board, &mut outcome)?;
+        follower.look(board, outcome)?;
         if settings.fail_fast && !outcome.failures.is_empty() {
             cancel_all(run, &follower.jobs)?;
             break;
         }
     }
-    Ok(outcome)
+    Ok(())
 }
 
 /// Follows the jobs of a plan.
@@ -318,8 +327,8 @@ impl Follower<'_> {
                         continue;
                     }
                     let tail = note.as_ref().map_or(format!("job {task} ended: {why}"), |note| note.tail.clone());
-                    let failure =
-                        Failure { stage: self.stage(place).label(), tail, exit: note.map_or(1, |note| note.exit) };
+                    let (exit, diverged) = note.map_or((1, false), |note| (note.exit, note.diverged));
+                    let failure = Failure { stage: self.stage(place).label(), tail, exit, diverged };
                     board.say(&format!("{} failed:\n{}", failure.stage, failure.tail));
                     outcome.failures.push(failure);
                     for lost in lost_with(self.plan, place) {
@@ -412,7 +421,8 @@ pub fn note_failure(run: &Path, place: usize, error: &Error) {
         let plan = Plan::new(&experiment, &device, duel_ledger::cells_of(run, &experiment)?)?;
         let Some(stage) = plan.stages.get(place) else { return Ok(()) };
         let in_vain = matches!(error, Error::Missing { .. });
-        let note = Note { exit: error.exit(), tail: crate::render::render(error), in_vain };
+        let note =
+            Note { exit: error.exit(), tail: crate::render::render(error), in_vain, diverged: error.is_divergence() };
         let path = run.join(format!("slurm/failed/{}.json", stage.id.folder()));
         Ok(write_atomically(&path, &serde_json::to_vec_pretty(&note).expect("plain data"))?)
     };

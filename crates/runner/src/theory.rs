@@ -3,6 +3,7 @@
 use crate::cli::{ExactWorld, Family, Format, OptimumArgs, Proxy, VerifyArgs};
 use crate::execute::Failure;
 use crate::plan::{Kind, Plan};
+use crate::terminal::json;
 use crate::work::Desk;
 use crate::{Error, Result, print};
 use duel_data::grammar::GrammarWorld;
@@ -10,7 +11,7 @@ use duel_evaluation::claims::{self, Bound, Claim};
 use duel_evaluation::{Optimum, Tables, laws};
 use duel_ledger::{RunDir, read_metrics};
 use duel_model::Reader;
-use duel_report::{Judgement, Verdict};
+use duel_report::{Judgement, Verdict, fixed};
 use duel_spec::{Experiment, Grammar, WorldKind, metrics};
 use std::fmt::Write;
 use std::path::Path;
@@ -32,7 +33,7 @@ pub fn optimum(args: &OptimumArgs) -> Result<()> {
     };
     let best = tables.optimum(climbed, args.beta);
     print(&match args.format {
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&best).expect("plain numbers")),
+        Format::Json => json(&best),
         Format::Text => as_text(&best),
     });
     Ok(())
@@ -90,7 +91,7 @@ fn of_experiment(args: &VerifyArgs, run: &Path) -> Result<()> {
     }
     verdicts.retain(|v| args.claim.is_empty() || args.claim.contains(&v.claim.id));
     print(&match args.format {
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&verdicts).expect("plain numbers")),
+        Format::Json => json(&verdicts),
         Format::Text => verdicts.iter().map(told).collect(),
     });
     let counts = |judgement| verdicts.iter().filter(|v| v.judgement == judgement).count();
@@ -104,21 +105,19 @@ fn of_experiment(args: &VerifyArgs, run: &Path) -> Result<()> {
 /// A verdict in lines.
 fn told(v: &Verdict) -> String {
     let claim = &v.claim;
-    let words = match claim.statement.as_str() {
-        "" => claim.arms.iter().map(ToString::to_string).collect::<Vec<_>>().join(" is ahead of "),
-        words => words.into(),
-    };
     let source = if claim.source.is_empty() { String::new() } else { format!(" ({})", claim.source) };
-    let mut text = format!("{} {}: {words}{source}\n", claim.id, v.judgement);
-    let number = |x: Option<f64>, places: usize| x.map_or("–".into(), |x| format!("{x:.places$}"));
+    let mut text = format!("{} {}: {}{source}\n", claim.id, v.judgement, v.words);
+    let number = |x: Option<f64>, places: usize| x.map_or("–".into(), |x| fixed(x, places));
     for test in &v.tests {
-        let interval = test.interval.map_or("no interval".into(), |[low, high]| format!("{low:.3} to {high:.3}"));
+        let interval = test
+            .interval
+            .map_or("no interval".into(), |[low, high]| format!("{} to {}", fixed(low, 3), fixed(high, 3)));
         let at = test.kl.map_or(String::new(), |kl| format!("at KL {kl}: "));
         let _ = writeln!(
             text,
             "      {at}effect {}{}, {:.1}% interval {interval}, p {}",
             number(test.effect, 3),
-            test.times.map_or(String::new(), |times| format!(" ({times:.2} times)")),
+            test.times.map_or(String::new(), |times| format!(" ({} times)", fixed(times, 2))),
             100.0 * test.level,
             number(test.p, 4),
         );
@@ -129,7 +128,7 @@ fn told(v: &Verdict) -> String {
     let _ = writeln!(text, "      {}", v.asked);
     for (arm, budget) in &v.budgets {
         let (points, trainings, flops) = (budget.points, budget.trainings, budget.flops / 1e9);
-        let _ = writeln!(text, "      {arm}: {points} points, {trainings} trainings, {flops:.1} GFLOP");
+        let _ = writeln!(text, "      {arm}: {points} points, {trainings} trainings, {} GFLOP", fixed(flops, 1));
     }
     for reason in &v.reasons {
         let _ = writeln!(text, "      {reason}");
@@ -143,7 +142,7 @@ fn exact(args: &VerifyArgs) -> Result<()> {
     let last = claims.len() - 1;
     claims.insert(last, no_reward_model_and_no_sampling()?); // C1 before C7
     print(&match args.format {
-        Format::Json => format!("{}\n", serde_json::to_string_pretty(&claims).expect("plain numbers")),
+        Format::Json => json(&claims),
         Format::Text => table(&claims),
     });
     let broken = claims.iter().filter(|claim| !claim.holds()).count();
@@ -196,7 +195,10 @@ fn no_reward_model_and_no_sampling() -> Result<Claim> {
         .map_err(|source| Error::Worker { source })?;
     if !done.status.success() {
         let tail = String::from_utf8_lossy(&done.stderr).into_owned();
-        return Err(Error::Stages { failures: vec![Failure { stage: "C1's run".into(), tail, exit: 1 }], left_out: 0 });
+        return Err(Error::Stages {
+            failures: vec![Failure { stage: "C1's run".into(), tail, exit: 1, diverged: false }],
+            left_out: 0,
+        });
     }
     let table = read_metrics(&folder.path().join("tiny/metrics.parquet"))?;
     let last = |arm: &str, metric: metrics::Metric| {

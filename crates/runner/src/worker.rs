@@ -22,6 +22,20 @@ pub struct Progress {
     pub words: String,
 }
 
+/// The last that a worker says, where it could not finish its stage.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ended {
+    /// Whether the training diverged.
+    pub diverged: bool,
+}
+
+/// Tells the parent why a stage was not finished.
+pub fn tell_end(error: &Error) {
+    let line = serde_json::to_string(&Ended { diverged: error.is_divergence() }).expect("plain data");
+    let _ = writeln!(std::io::stdout(), "{line}");
+}
+
 /// Least time between two lines of progress.
 const PAUSE: Duration = Duration::from_millis(200);
 
