@@ -2,7 +2,7 @@
 
 use crate::files::io;
 use crate::tables::{read_completions, read_outcomes, scan_metrics};
-use crate::{Manifest, Result};
+use crate::{Manifest, Result, StageDir};
 use duel_spec::ids::hash_bytes;
 use duel_spec::metrics;
 use std::path::Path;
@@ -26,13 +26,8 @@ pub fn digests(run: &Path) -> Result<Vec<Digest>> {
             .filter(|file| run.join(file).is_file()),
     );
     for folder in manifest.stages.values() {
-        let path = run.join("stages").join(folder);
-        for entry in std::fs::read_dir(&path).map_err(io("list", &path))? {
-            let name = entry.map_err(io("list", &path))?.file_name();
-            if name != "done.json" {
-                files.push(format!("stages/{folder}/{}", name.to_string_lossy()));
-            }
-        }
+        let stage = StageDir::at(&run.join("stages").join(folder));
+        files.extend(stage.files()?.into_iter().map(|name| format!("stages/{folder}/{name}")));
     }
     files.sort();
     files.into_iter().map(|file| Ok(Digest { hash: hash(&run.join(&file))?, file })).collect()

@@ -1,10 +1,11 @@
 //! Who makes a stage, where several machines share a folder: a file that is created once, renewed while its owner lives, and
 //! taken over once it has not been renewed for a while. No lock server; only what every shared file system does atomically.
 
-use crate::files::io;
+use crate::files::{io, read_bounded};
+use crate::owner::Owner;
 use crate::{Result, StageId};
-use duel_spec::ids::hash_bytes;
 use serde::{Deserialize, Serialize};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,49 +13,25 @@ use std::time::{Duration, SystemTime};
 
 /// Time without renewal after which an owner counts as gone.
 const EXPIRY: Duration = Duration::from_secs(60);
+/// Bytes of a lease.
+const MOST: u64 = 1 << 16;
 /// Time between two renewals.
 const RENEWAL: Duration = Duration::from_secs(10);
 
-/// A process, told from others of its number.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Owner {
-    host: String,
-    process: u32,
-    /// When it began, in the system's ticks.
-    began: u64,
+/// Who has a lease.
+#[derive(Debug, Serialize, Deserialize)]
+struct Holder {
+    #[serde(flatten)]
+    owner: Owner,
     /// Which of its leases.
     number: u64,
 }
 
-impl Owner {
+impl Holder {
     fn here() -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let process = std::process::id();
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Self { host: host(), process, began: began(process).unwrap_or(0), number }
+        Self { owner: Owner::here(), number: NUMBER.fetch_add(1, Ordering::Relaxed) }
     }
-
-    /// Whether it is known to be gone: a process of this machine that is no more.
-    fn is_gone(&self) -> bool {
-        self.host == host() && began(self.process) != Some(self.began)
-    }
-}
-
-fn host() -> String {
-    // the boot tells apart machines that share a name
-    let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default().trim().to_string();
-    format!("{} {}", read("/proc/sys/kernel/hostname"), read("/proc/sys/kernel/random/boot_id"))
-}
-
-/// When a process began, in ticks; `None` where there is none of that number.
-fn began(process: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).ok()?;
-    // the name, in parentheses, may hold anything; the state, which follows it, tells a zombie
-    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
-    if fields.next()? == "Z" {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
 }
 
 /// Held as long as this lives.
@@ -73,16 +50,26 @@ impl Lease {
     /// A folder that cannot be written.
     pub fn take(stages: &Path, id: &StageId, lost: Arc<AtomicBool>) -> Result<Option<Self>> {
         let path = stages.join(format!("{}.lease", id.folder()));
-        let owner = serde_json::to_vec(&Owner::here()).expect("plain data");
+        let holder = Holder::here();
+        let owner = serde_json::to_vec(&holder).expect("plain data");
         // 1. A file of our own, whole before it has the lease's name, and with the time of whoever keeps the files.
-        let own = stages.join(format!("{}.lease-{}", id.folder(), hash_bytes(&owner)));
+        let own = stages.join(format!("{}.lease-{}-{}", id.folder(), holder.owner.tag(), holder.number));
         std::fs::write(&own, &owner).map_err(io("write", &own))?;
         let now = modified(&own).unwrap_or_else(SystemTime::now);
         let lease = Self { path, owner, done: Arc::new(AtomicBool::new(false)) };
         // 2. Whoever links first has it; one that is stale is first swept away.
-        let taken =
-            std::fs::hard_link(&own, &lease.path).is_ok() || (lease.is_stale(now) && lease.take_over(&own, now));
+        let first = lease.link(&own);
+        let taken = match &first {
+            Ok(()) => true,
+            Err(there) if there.kind() == ErrorKind::AlreadyExists => lease.is_stale(now) && lease.take_over(&own, now),
+            Err(_) => false,
+        };
         std::fs::remove_file(&own).map_err(io("clear", &own))?;
+        if let Err(refused) = first
+            && refused.kind() != ErrorKind::AlreadyExists
+        {
+            return Err(io("make", &lease.path)(refused));
+        }
         if !taken {
             return Ok(None);
         }
@@ -90,10 +77,25 @@ impl Lease {
         Ok(Some(lease))
     }
 
+    /// Whether somebody who may live has the lease of the stage of this folder name.
+    pub fn is_held(stages: &Path, folder: &str) -> bool {
+        let path = stages.join(format!("{folder}.lease"));
+        path.exists() && !is_stale(&path, SystemTime::now())
+    }
+
+    /// Gives `own` the lease's name, unless a file has it. Where files have one name alone, it is written anew.
+    fn link(&self, own: &Path) -> std::io::Result<()> {
+        match std::fs::hard_link(own, &self.path) {
+            Err(e) if e.kind() != ErrorKind::AlreadyExists => {
+                std::fs::File::create_new(&self.path)?.write_all(&self.owner)
+            }
+            other => other,
+        }
+    }
+
     /// Whether whoever has the lease is gone.
     fn is_stale(&self, now: SystemTime) -> bool {
-        let Ok(there) = std::fs::read(&self.path) else { return false };
-        age(&self.path, now) > EXPIRY || serde_json::from_slice::<Owner>(&there).is_ok_and(|owner| owner.is_gone())
+        is_stale(&self.path, now)
     }
 
     /// Puts `own` in place of a stale lease. One at a time: another may have been as fast, and have a fresh one there.
@@ -105,9 +107,7 @@ impl Lease {
             }
             return false;
         }
-        let taken = self.is_stale(now)
-            && std::fs::remove_file(&self.path).is_ok()
-            && std::fs::hard_link(own, &self.path).is_ok();
+        let taken = self.is_stale(now) && std::fs::remove_file(&self.path).is_ok() && self.link(own).is_ok();
         let _ = std::fs::remove_file(&sweeping);
         taken
     }
@@ -125,16 +125,16 @@ impl Lease {
                         return;
                     }
                 }
-                match std::fs::read(&path) {
+                match read_bounded(&path, MOST) {
                     Ok(there) if there == owner => {
                         // written over in place: its time is then that of the keeper of the files
-                        let _ = std::fs::OpenOptions::new().write(true).open(&path).and_then(|mut file| {
-                            use std::io::Write;
-                            file.write_all(&owner)
-                        });
+                        let _ = std::fs::OpenOptions::new()
+                            .write(true)
+                            .open(&path)
+                            .and_then(|mut file| file.write_all(&owner));
                     }
                     Ok(_) => return lost.store(true, Ordering::Relaxed),
-                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => return lost.store(true, Ordering::Relaxed),
+                    Err(e) if e.kind() == ErrorKind::NotFound => return lost.store(true, Ordering::Relaxed),
                     Err(_) => {} // unreachable for now
                 }
             }
@@ -145,10 +145,15 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.done.store(true, Ordering::Relaxed);
-        if std::fs::read(&self.path).is_ok_and(|there| there == self.owner) {
+        if read_bounded(&self.path, MOST).is_ok_and(|there| there == self.owner) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
+}
+
+fn is_stale(path: &Path, now: SystemTime) -> bool {
+    let Ok(there) = read_bounded(path, MOST) else { return false };
+    age(path, now) > EXPIRY || serde_json::from_slice::<Holder>(&there).is_ok_and(|holder| holder.owner.is_gone())
 }
 
 fn modified(path: &Path) -> Option<SystemTime> {
@@ -163,6 +168,7 @@ fn age(path: &Path, now: SystemTime) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::owner::began;
 
     fn id() -> StageId {
         StageId { kind: "cell".into(), hash: "abc".into() }
@@ -172,11 +178,18 @@ mod tests {
         Lease::take(folder, &id(), Arc::default()).expect("a folder that can be written")
     }
 
+    fn lease_of(owner: Owner) -> Vec<u8> {
+        serde_json::to_vec(&Holder { owner, number: 0 }).expect("plain data")
+    }
+
+    fn elsewhere() -> Owner {
+        Owner { host: "elsewhere".into(), process: 1, began: 1, ..Owner::here() }
+    }
+
     /// A lease of somebody on another machine, renewed so long ago.
     fn theirs(folder: &Path, age: Duration) {
-        let owner = Owner { host: "elsewhere".into(), process: 1, began: 1, number: 0 };
         let path = folder.join("cell-abc.lease");
-        std::fs::write(&path, serde_json::to_vec(&owner).expect("plain")).expect("written");
+        std::fs::write(&path, lease_of(elsewhere())).expect("written");
         let file = std::fs::File::options().write(true).open(&path).expect("there");
         file.set_modified(SystemTime::now() - age).expect("set");
     }
@@ -212,9 +225,8 @@ mod tests {
     #[test]
     fn a_clock_that_goes_back_makes_no_owner_stale() {
         let folder = tempfile::tempdir().expect("a folder");
-        let owner = Owner { host: "elsewhere".into(), process: 1, began: 1, number: 0 };
         let path = folder.path().join("cell-abc.lease");
-        std::fs::write(&path, serde_json::to_vec(&owner).expect("plain")).expect("written");
+        std::fs::write(&path, lease_of(elsewhere())).expect("written");
         let file = std::fs::File::options().write(true).open(&path).expect("there");
         file.set_modified(SystemTime::now() + Duration::from_secs(9000)).expect("set");
         assert!(take(folder.path()).is_none());
@@ -225,9 +237,8 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("started");
         let owner = Owner { process: child.id(), began: began(child.id()).expect("it lives"), ..Owner::here() };
-        std::fs::write(folder.path().join("cell-abc.lease"), serde_json::to_vec(&owner).expect("plain"))
-            .expect("written");
-        assert!(take(folder.path()).is_none());
+        std::fs::write(folder.path().join("cell-abc.lease"), lease_of(owner)).expect("written");
+        assert!(take(folder.path()).is_none() && Lease::is_held(folder.path(), "cell-abc"));
         child.kill().expect("killed");
         // even before anybody has waited for it, once the signal has come through
         let free = (0..200).any(|_| {
@@ -236,5 +247,17 @@ mod tests {
         });
         assert!(free);
         child.wait().expect("waited");
+    }
+
+    #[test]
+    fn a_process_of_another_namespace_is_not_ours_of_the_same_number() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let gone = Owner { began: 1, ..Owner::here() };
+        let lease = folder.path().join("cell-abc.lease");
+        let contained = Owner { namespace: gone.namespace.map(|inode| inode + 1), ..gone.clone() };
+        std::fs::write(&lease, lease_of(contained)).expect("written");
+        assert!(take(folder.path()).is_none(), "a container's process is not seen from here");
+        std::fs::write(&lease, lease_of(gone)).expect("written");
+        assert!(take(folder.path()).is_some());
     }
 }

@@ -1,7 +1,8 @@
 //! What a stage says of itself while it is made, for whoever watches: `live/<stage>.json` in the run directory.
 
 use crate::Result;
-use crate::files::{create_folder, write_atomically};
+use crate::files::{MOST_TEXT, create_folder, read_bounded, write_in_passing};
+use crate::owner::Owner;
 use duel_spec::MetricRow;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -17,6 +18,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Live {
     pub process: u32,
+    /// Which process of that number.
+    #[serde(default)]
+    owner: Option<Owner>,
     pub done: u64,
     pub total: u64,
     pub words: String,
@@ -31,8 +35,28 @@ impl Live {
     pub fn read(run: &Path, folder: &str) -> Option<(Self, f64)> {
         let path = place(run, folder);
         let age = std::fs::metadata(&path).ok()?.modified().ok()?.elapsed().map_or(0.0, |age| age.as_secs_f64());
-        let live = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
+        let live = serde_json::from_slice(&read_bounded(&path, MOST_TEXT).ok()?).ok()?;
         Some((live, age))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of(owner: Owner) -> Self {
+        Self { process: owner.process, owner: Some(owner), ..Self::default() }
+    }
+
+    /// Whether its worker is seen from here: a living process of this machine.
+    pub fn is_here(&self) -> bool {
+        self.owner.as_ref().is_some_and(Owner::is_here)
+    }
+}
+
+/// Removes what workers that are gone last said.
+pub(crate) fn sweep(run: &Path) {
+    for path in std::fs::read_dir(run.join("live")).into_iter().flatten().flatten().map(|entry| entry.path()) {
+        let live = read_bounded(&path, MOST_TEXT).ok().and_then(|bytes| serde_json::from_slice::<Live>(&bytes).ok());
+        if live.and_then(|live| live.owner).is_some_and(|owner| owner.is_gone()) {
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 
@@ -68,12 +92,20 @@ impl Teller {
             *curve = curve.iter().rev().step_by(every).rev().copied().collect();
         }
         let seconds = self.began.elapsed().as_secs_f64();
-        let live = Live { process: std::process::id(), done, total, words: words.into(), seconds, curves };
+        let live = Live {
+            process: std::process::id(),
+            owner: Some(Owner::here()),
+            done,
+            total,
+            words: words.into(),
+            seconds,
+            curves,
+        };
         let written: Result<()> = self
             .path
             .parent()
             .map_or(Ok(()), create_folder)
-            .and_then(|()| write_atomically(&self.path, &serde_json::to_vec(&live).expect("plain data")));
+            .and_then(|()| write_in_passing(&self.path, &serde_json::to_vec(&live).expect("plain data")));
         drop(written);
     }
 }

@@ -1,9 +1,10 @@
 //! What a run was made with.
 
-use crate::files::write_atomically;
+use crate::files::{MOST_TEXT, io, read_bounded, write_atomically};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::path::Path;
 
 /// The machine.
@@ -70,8 +71,12 @@ impl Manifest {
     /// Reads it back.
     pub fn read(run: &Path) -> Result<Self> {
         let path = run.join("manifest.json");
-        let text = std::fs::read_to_string(&path)
-            .map_err(|_| Error::NotARun { path: run.into(), missing: "manifest.json" })?;
-        serde_json::from_str(&text).map_err(|e| Error::Damaged { path, problem: e.to_string() })
+        let bytes = read_bounded(&path, MOST_TEXT).map_err(|e| match e.kind() {
+            ErrorKind::NotFound | ErrorKind::NotADirectory => {
+                Error::NotARun { path: run.into(), missing: "manifest.json" }
+            }
+            _ => io("read", &path)(e),
+        })?;
+        serde_json::from_slice(&bytes).map_err(|e| Error::Damaged { path, problem: e.to_string() })
     }
 }

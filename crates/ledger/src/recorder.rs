@@ -1,6 +1,6 @@
 //! The [`Recorder`] of a worker: rows in memory, written when the stage is done.
 
-use crate::files::create_folder;
+use crate::files::{create_folder, read_bounded};
 use crate::live::Teller;
 use crate::tables::{Outcomes, write_completions, write_metrics, write_outcomes};
 use crate::{Result, write_atomically};
@@ -145,7 +145,7 @@ impl Recorder for StageRecorder {
     fn resume(&mut self, training: &str) -> std::io::Result<Option<Vec<u8>>> {
         let Some(keeping) = &self.keeping else { return Ok(None) };
         let path = keeping.folder.join(training);
-        let bytes = match std::fs::read(&path) {
+        let bytes = match read_bounded(&path, u64::MAX - 1) {
             Ok(bytes) => bytes,
             Err(none) if none.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(other) => return Err(other),

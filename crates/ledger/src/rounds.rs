@@ -1,6 +1,6 @@
 //! `search.json`: the rounds of trials that a search has asked for so far, the comparison's own last.
 
-use crate::files::write_atomically;
+use crate::files::{MOST_TEXT, read_bounded, write_atomically};
 use crate::{Error, Result};
 use duel_spec::{Cell, Experiment, Trial};
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::path::Path;
 /// The rounds of a run, in order; none where nothing is searched.
 pub fn read_rounds(run: &Path) -> Result<Vec<Vec<Trial>>> {
     let path = run.join("search.json");
-    match std::fs::read(&path) {
+    match read_bounded(&path, MOST_TEXT) {
         Ok(bytes) => {
             serde_json::from_slice(&bytes).map_err(|e| Error::Damaged { path: path.clone(), problem: e.to_string() })
         }
@@ -31,5 +31,11 @@ pub fn cells_of(run: &Path, experiment: &Experiment) -> Result<Vec<Cell>> {
     if !experiment.is_tuned() {
         return Ok(experiment.lay_out(&experiment.trials()));
     }
-    Ok(read_rounds(run)?.iter().flat_map(|round| experiment.lay_out(round)).collect())
+    let rounds = read_rounds(run)?;
+    let fits = |trial: &Trial| experiment.arms.get(&trial.arm).is_none_or(|arm| arm.fits(&trial.settings));
+    if let Some(trial) = rounds.iter().flatten().find(|trial| !fits(trial)) {
+        let problem = format!("it asks for a point of arm `{}` that the arm cannot have", trial.arm);
+        return Err(Error::Damaged { path: run.join("search.json"), problem });
+    }
+    Ok(rounds.iter().flat_map(|round| experiment.lay_out(round)).collect())
 }

@@ -1,7 +1,8 @@
 //! The run directory as a whole.
 
-use crate::files::{create_folder, io};
+use crate::files::{MOST_TEXT, create_folder, io, read_bounded};
 use crate::{Error, Manifest, Result, StageDir, StageId};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// `<out>/<name>`.
@@ -26,22 +27,15 @@ impl RunDir {
 
     /// Whether a finished and whole stage of this name is in this run or in one beside it. Nothing is moved.
     pub fn has_stage(&self, id: &StageId) -> Result<bool> {
-        if StageDir::is_whole(&self.stages(), id)? {
-            return Ok(true);
-        }
-        for stages in self.beside()? {
-            if StageDir::is_whole(&stages, id)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        Ok(StageDir::is_whole(&self.stages(), id)? || self.beside(id).is_some())
     }
 
-    /// Where the stages of the runs beside this one stand.
-    fn beside(&self) -> Result<Vec<PathBuf>> {
-        let Ok(beside) = std::fs::read_dir(&self.out) else { return Ok(vec![]) };
-        let all = beside.map(|entry| Ok(entry.map_err(io("list", &self.out))?.path().join("stages")));
-        Ok(all.collect::<Result<Vec<_>>>()?.into_iter().filter(|stages| *stages != self.stages()).collect())
+    /// A whole stage of this name in a run beside this one. Theirs is only looked at: what of it is damaged, of a newer version
+    /// or cannot be read is theirs to see to.
+    fn beside(&self, id: &StageId) -> Option<StageDir> {
+        let runs = std::fs::read_dir(&self.out).into_iter().flatten().flatten();
+        let mut all = runs.map(|run| run.path().join("stages")).filter(|stages| *stages != self.stages());
+        all.find_map(|stages| StageDir::find(&stages, id).ok().flatten())
     }
 
     /// Enters the directory of a run that has results.
@@ -72,20 +66,17 @@ impl RunDir {
         if own.is_some() {
             return Ok((own, None));
         }
-        for stages in self.beside()? {
-            if !stages.join(id.folder()).join("done.json").is_file() {
-                continue;
-            }
-            if let Ok(Some(theirs)) = StageDir::open(&stages, id) {
-                return Ok((Some(theirs.adopt(&self.stages(), id)?), damage));
-            }
-        }
-        Ok((None, damage))
+        let adopted = self.beside(id).map(|theirs| theirs.adopt(&self.stages(), id)).transpose()?;
+        Ok((adopted, damage))
     }
 
     /// Reads a file of the run.
     pub fn read(&self, name: &'static str) -> Result<String> {
-        std::fs::read_to_string(self.path.join(name))
-            .map_err(|_| Error::NotARun { path: self.path.clone(), missing: name })
+        let path = self.path.join(name);
+        let bytes = read_bounded(&path, MOST_TEXT).map_err(|e| match e.kind() {
+            ErrorKind::NotFound => Error::NotARun { path: self.path.clone(), missing: name },
+            _ => io("read", &path)(e),
+        })?;
+        String::from_utf8(bytes).map_err(|e| Error::Damaged { path, problem: e.to_string() })
     }
 }

@@ -1,12 +1,17 @@
 //! A stage's folder: made under a temporary name, renamed when whole, `done.json` written last.
 
-use crate::files::{create_folder, io, sync_folder, write_atomically};
+use crate::files::{
+    MOST_TEXT, create_folder, hash_and_sync, hash_file, io, is_stray, read_bounded, sync_folder, write_atomically,
+};
+use crate::owner::{Owner, is_left_behind};
 use crate::{Error, Result};
 use duel_spec::FORMAT_VERSION;
 use duel_spec::ids::hash_bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Names a stage by its kind and content hash.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -57,6 +62,21 @@ impl Done {
     }
 }
 
+/// What stands in a folder's name between its stage's and its maker's tag.
+const MAKING: &str = ".making-";
+
+/// What it says of a stage that one of its files cannot be read.
+fn unreadable<'a>(stage: &'a Path, file: &'a Path) -> impl FnOnce(std::io::Error) -> Error + 'a {
+    move |e| match e.kind() {
+        // it is not there, or is no file
+        ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidData => {
+            let name = file.file_name().unwrap_or_default().to_string_lossy();
+            Error::Damaged { path: stage.into(), problem: format!("{name}: {e}") }
+        }
+        _ => io("read", file)(e),
+    }
+}
+
 const NO_SUM: &str = "\"sum\": \"\"";
 
 fn with_sum(sum: &str) -> String {
@@ -78,8 +98,7 @@ impl StageDir {
     pub fn sift(stages: &Path, id: &StageId) -> Result<(Option<Self>, Option<String>)> {
         let path = stages.join(id.folder());
         match Self::check(&path) {
-            Ok(true) => Ok((Some(Self(path)), None)),
-            Ok(false) => Ok((None, None)),
+            Ok(done) => Ok((done.map(|_| Self(path)), None)),
             Err(damage @ Error::Damaged { .. }) => {
                 let aside = stages.join(format!("{}.damaged", id.folder()));
                 let _ = std::fs::remove_dir_all(&aside);
@@ -92,10 +111,16 @@ impl StageDir {
 
     /// Whether the stage is there and every file has its hash; a damaged one is left as it is.
     pub fn is_whole(stages: &Path, id: &StageId) -> Result<bool> {
-        match Self::check(&stages.join(id.folder())) {
+        match Self::find(stages, id) {
             Err(Error::Damaged { .. }) => Ok(false),
-            other => other,
+            other => Ok(other?.is_some()),
         }
+    }
+
+    /// As [`Self::open`], where the stages are another run's: nothing is moved.
+    pub(crate) fn find(stages: &Path, id: &StageId) -> Result<Option<Self>> {
+        let path = stages.join(id.folder());
+        Ok(Self::check(&path)?.map(|_| Self(path)))
     }
 
     /// Every stage of the runs in `out` that has a `done.json`; its files are not read.
@@ -114,13 +139,36 @@ impl StageDir {
         Ok(stages)
     }
 
-    fn check(path: &Path) -> Result<bool> {
-        if !path.exists() {
-            return Ok(false);
+    /// What makes the stage whole, with every file as it says; `None` where there is no stage. Whatever else lies in the
+    /// folder is nobody's, and harms nobody.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where something is missing or other than it was written; [`Error::Io`] where it cannot be read, which
+    /// says nothing against it.
+    fn check(path: &Path) -> Result<Option<Done>> {
+        match std::fs::metadata(path) {
+            Ok(_) => {}
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
+            Err(e) => return Err(io("read", path)(e)),
         }
-        let done = path.join("done.json");
+        let done = Self::read_done(path)?;
+        for (name, expected) in &done.files {
+            let file = path.join(name);
+            let found = hash_file(&file).map_err(unreadable(path, &file))?;
+            if found != *expected {
+                let problem = format!("{name} does not have the hash that done.json gives");
+                return Err(Error::Damaged { path: path.into(), problem });
+            }
+        }
+        Ok(Some(done))
+    }
+
+    /// Reads a stage's `done.json`.
+    fn read_done(path: &Path) -> Result<Done> {
+        let file = path.join("done.json");
         let damaged = |problem: String| Error::Damaged { path: path.into(), problem };
-        let text = std::fs::read_to_string(&done).map_err(|e| damaged(format!("done.json: {e}")))?;
+        let text = read_bounded(&file, MOST_TEXT).map_err(unreadable(path, &file))?;
+        let text = String::from_utf8(text).map_err(|e| damaged(format!("done.json: {e}")))?;
         let done: Done = serde_json::from_str(&text).map_err(|e| damaged(format!("done.json: {e}")))?;
         if done.format > FORMAT_VERSION {
             return Err(Error::Newer { path: path.into(), found: done.format, known: FORMAT_VERSION });
@@ -128,42 +176,50 @@ impl StageDir {
         if !done.is_of(&text) {
             return Err(damaged("done.json does not have the hash that it gives itself".into()));
         }
-        for (name, expected) in &done.files {
-            let bytes = std::fs::read(path.join(name)).map_err(|e| damaged(format!("{name}: {e}")))?;
-            if hash_bytes(&bytes) != *expected {
-                return Err(damaged(format!("{name} does not have the hash that done.json gives")));
-            }
+        // a name that leads elsewhere is no file of the stage
+        let leads_elsewhere = |name: &&String| Path::new(name).file_name() != Some(name.as_str().as_ref());
+        if let Some(name) = done.files.keys().find(leads_elsewhere) {
+            return Err(damaged(format!("done.json: `{name}` is no file's name")));
         }
-        Ok(true)
+        Ok(done)
     }
 
-    /// Makes a stage: `fill` writes its files into a fresh folder of this process, which then takes its place. A worker
-    /// that outlives its killed run for a moment is not in the way: what it leaves is swept up, and if it was faster, its
-    /// stage is as good.
+    /// Makes a stage: `fill` writes its files into a fresh folder of this process, which then takes its place once all of it is
+    /// on disk. A worker that outlives its killed run for a moment is not in the way: what it leaves is swept up once it is
+    /// gone, and if it was faster, its stage is as good.
     pub fn make<E: From<Error>>(
         stages: &Path,
         id: &StageId,
         key: &serde_json::Value,
         fill: impl FnOnce(&Path) -> std::result::Result<(), E>,
     ) -> std::result::Result<Self, E> {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
         let path = stages.join(id.folder());
-        let making = stages.join(format!("{}.making-{}", id.folder(), std::process::id()));
-        for left in std::fs::read_dir(stages).map_err(io("list", stages))?.flatten() {
-            if left.file_name().to_string_lossy().starts_with(&format!("{}.making", id.folder())) {
-                let _ = std::fs::remove_dir_all(left.path()); // its maker may be writing to it still
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let mark = format!("{}{MAKING}", id.folder());
+        let making = stages.join(format!("{mark}{}-{number}", Owner::here().tag()));
+        for left in std::fs::read_dir(stages).map_err(io("list", stages))?.flatten().map(|left| left.path()) {
+            if is_left_behind(&left, &mark) {
+                let _ = std::fs::remove_dir_all(left);
             }
         }
         create_folder(&making)?;
-        fill(&making)?;
+        if let Err(failed) = fill(&making) {
+            let _ = std::fs::remove_dir_all(&making);
+            return Err(failed);
+        }
         let mut files = BTreeMap::new();
         for entry in std::fs::read_dir(&making).map_err(io("list", &making))? {
             let entry = entry.map_err(io("list", &making))?;
-            let bytes = std::fs::read(entry.path()).map_err(io("read", &entry.path()))?;
-            files.insert(entry.file_name().to_string_lossy().into_owned(), hash_bytes(&bytes));
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if is_stray(&name) || !entry.path().is_file() {
+                continue; // not of the stage's making
+            }
+            files.insert(name, hash_and_sync(&entry.path()).map_err(io("read", &entry.path()))?);
         }
         let (kind, hash) = (id.kind.clone(), id.hash.clone());
         let done = Done { format: FORMAT_VERSION, kind, hash, key: key.clone(), files, sum: String::new() };
-        write_atomically(&making.join("done.json"), done.to_json().as_bytes())?;
+        write_atomically(&making.join("done.json"), done.to_json().as_bytes())?; // flushes the folder's entries, too
         if let Err(taken) = std::fs::rename(&making, &path) {
             let Some(other) = Self::open(stages, id)? else { return Err(io("put in place", &path)(taken).into()) };
             std::fs::remove_dir_all(&making).map_err(io("clear", &making))?;
@@ -176,11 +232,10 @@ impl StageDir {
 
     /// Takes over a finished stage of another run by hard links (copies where links are refused).
     pub fn adopt(&self, stages: &Path, id: &StageId) -> Result<Self> {
-        Self::make(stages, id, &self.key()?, |to| {
-            for entry in std::fs::read_dir(&self.0).map_err(io("list", &self.0))? {
-                let from = entry.map_err(io("list", &self.0))?.path();
-                let Some(name) = from.file_name().filter(|n| *n != "done.json") else { continue };
-                let target = to.join(name);
+        let done = Self::read_done(&self.0)?;
+        Self::make(stages, id, &done.key, |to| {
+            for name in done.files.keys() {
+                let (from, target) = (self.0.join(name), to.join(name));
                 std::fs::hard_link(&from, &target)
                     .or_else(|_| std::fs::copy(&from, &target).map(|_| ()))
                     .map_err(io("copy", &target))?;
@@ -191,11 +246,22 @@ impl StageDir {
 
     /// What the stage's hash is of.
     pub fn key(&self) -> Result<serde_json::Value> {
-        let path = self.0.join("done.json");
-        let text = std::fs::read_to_string(&path).map_err(io("read", &path))?;
-        let done: Done = serde_json::from_str(&text)
-            .map_err(|e| Error::Damaged { path: self.0.clone(), problem: format!("done.json: {e}") })?;
-        Ok(done.key)
+        Ok(Self::read_done(&self.0)?.key)
+    }
+
+    /// Names of its files, `done.json` left out.
+    pub fn files(&self) -> Result<Vec<String>> {
+        Ok(Self::read_done(&self.0)?.files.into_keys().collect())
+    }
+
+    /// The stage of this folder, whether it is there or not.
+    pub(crate) fn at(path: &Path) -> Self {
+        Self(path.into())
+    }
+
+    /// Whether a folder was begun as a stage by somebody who will not finish it.
+    pub fn is_left_behind(folder: &Path) -> bool {
+        is_left_behind(folder, MAKING)
     }
 
     /// The folder.
@@ -206,5 +272,32 @@ impl StageDir {
     /// A file of the stage.
     pub fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_maker_left_is_swept_and_what_a_living_one_makes_is_left() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let id = StageId { kind: "sft".into(), hash: "0123".into() };
+        let left = |owner: &Owner| {
+            let path = folder.path().join(format!("{}{MAKING}{}-0", id.folder(), owner.tag()));
+            std::fs::create_dir(&path).expect("made");
+            path
+        };
+        let here = Owner::here();
+        let (dead, alive) =
+            (left(&Owner { began: 1, ..here.clone() }), left(&Owner { host: "elsewhere".into(), ..here }));
+        let fill = |to: &Path| write_atomically(&to.join("weights"), b"abc");
+        StageDir::make(folder.path(), &id, &serde_json::Value::Null, fill).expect("made");
+        assert!(!dead.exists() && alive.exists());
+        // one that fails leaves nothing
+        let _ = StageDir::make::<Error>(folder.path(), &id, &serde_json::Value::Null, |to| {
+            Err(Error::NotARun { path: to.into(), missing: "anything" })
+        });
+        assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 2);
     }
 }

@@ -4,8 +4,10 @@ use crate::{Error, Result, write_atomically};
 use duel_spec::{Clocks, Completion, MetricRow, Outcome};
 use polars::prelude::*;
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Once};
 
 fn broken(action: &'static str, path: &Path) -> impl Fn(PolarsError) -> Error {
     let path = path.to_path_buf();
@@ -21,9 +23,59 @@ fn write(path: &Path, mut table: DataFrame) -> Result<()> {
     write_atomically(path, &bytes)
 }
 
+/// Rows of a table: more than any run writes, and what a file of a few bytes can claim.
+const MOST_ROWS: usize = 1 << 30;
+
+/// Reads rows of a file, all or a slice of them. What its reader cannot bear is an error of the file, as is a table whose
+/// columns are not of one length.
+fn read_rows(path: &Path, slice: Option<(usize, usize)>) -> Result<DataFrame> {
+    let file = crate::files::open(path).map_err(crate::files::io("open", path))?;
+    let rows = number_of_rows(path)?;
+    let wanted = slice.map_or(rows, |(from, most)| rows.saturating_sub(from).min(most));
+    let table = fenced(path, || ParquetReader::new(file).with_slice(slice).finish())?;
+    match table.columns().iter().find(|column| column.len() != wanted) {
+        None if table.height() == wanted => Ok(table),
+        found => {
+            let (name, length) = found.map_or(("the table", table.height()), |c| (c.name().as_str(), c.len()));
+            let problem = format!("{name} has {length} rows where the file speaks of {wanted}");
+            Err(Error::Table { action: "read", path: path.into(), problem })
+        }
+    }
+}
+
 fn read(path: &Path) -> Result<DataFrame> {
-    let file = std::fs::File::open(path).map_err(crate::files::io("open", path))?;
-    ParquetReader::new(file).finish().map_err(broken("read", path))
+    read_rows(path, None)
+}
+
+fn number_of_rows(path: &Path) -> Result<usize> {
+    let file = crate::files::open(path).map_err(crate::files::io("open", path))?;
+    match fenced(path, || ParquetReader::new(file).num_rows())? {
+        rows if rows <= MOST_ROWS => Ok(rows),
+        rows => {
+            let problem = format!("it speaks of {rows} rows, and at most {MOST_ROWS} are read");
+            Err(Error::Table { action: "read", path: path.into(), problem })
+        }
+    }
+}
+
+/// Calls the reader of somebody else's bytes: where it panics, the bytes are at fault.
+fn fenced<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
+    static QUIET: Once = Once::new();
+    static FENCES: AtomicUsize = AtomicUsize::new(0);
+    QUIET.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if FENCES.load(Ordering::Relaxed) == 0 {
+                usual(panic);
+            }
+        }));
+    });
+    FENCES.fetch_add(1, Ordering::Relaxed);
+    let outcome = std::panic::catch_unwind(AssertUnwindSafe(read));
+    FENCES.fetch_sub(1, Ordering::Relaxed);
+    outcome
+        .unwrap_or_else(|_| Err(PolarsError::ComputeError("its bytes are not those of a table".into())))
+        .map_err(broken("read", path))
 }
 
 /// Writes the rows of a `metrics.parquet`.
@@ -112,10 +164,6 @@ const ROWS_AT_A_TIME: usize = 1 << 18;
 
 /// Reads a `metrics.parquet` piece by piece, row after row. One name is one `Arc` in all rows.
 pub fn scan_metrics(path: &Path, mut each: impl FnMut(Row)) -> Result<()> {
-    let open = || -> Result<_> {
-        let file = std::fs::File::open(path).map_err(crate::files::io("open", path))?;
-        Ok(ParquetReader::new(file))
-    };
     let mut names = Names::default();
     let mut piece = |table: &DataFrame| -> PolarsResult<()> {
         let mut text = |column| texts(table, column, &mut names);
@@ -137,9 +185,8 @@ pub fn scan_metrics(path: &Path, mut each: impl FnMut(Row)) -> Result<()> {
         }
         Ok(())
     };
-    let rows = open()?.num_rows().map_err(broken("read", path))?;
-    for from in (0..rows).step_by(ROWS_AT_A_TIME) {
-        let table = open()?.with_slice(Some((from, ROWS_AT_A_TIME))).finish().map_err(broken("read", path))?;
+    for from in (0..number_of_rows(path)?).step_by(ROWS_AT_A_TIME) {
+        let table = read_rows(path, Some((from, ROWS_AT_A_TIME)))?;
         piece(&table).map_err(broken("read", path))?;
     }
     Ok(())

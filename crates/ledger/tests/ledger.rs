@@ -75,6 +75,10 @@ fn a_worker_that_outlives_its_run_is_not_in_the_way() {
     let left = stages.join("sft-0123.making-1");
     std::fs::create_dir(&left).unwrap();
     std::fs::write(left.join("half"), b"a").unwrap();
+    for path in [left.join("half"), left.clone()] {
+        let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3 * 24 * 3600);
+        std::fs::File::open(path).unwrap().set_modified(long_ago).unwrap();
+    }
     let faster = |to: &std::path::Path| {
         // the other one finishes while this one works
         let other = stages.join("other");
@@ -141,6 +145,122 @@ fn runs_beside_each_other_share_stages() {
     let adopted = second.find_stage(&id()).unwrap().unwrap();
     assert!(adopted.path().starts_with(second.path()));
     assert_eq!(std::fs::read(adopted.file("weights")).unwrap(), b"abc");
+}
+
+#[test]
+fn strangers_files_in_a_stage_harm_nobody() {
+    let strangers = |folder: &std::path::Path| {
+        for file in [".DS_Store", "weights~", "#weights#", ".weights.swp", "notes.txt", "Thumbs.db"] {
+            std::fs::write(folder.join(file), b"x").unwrap();
+        }
+        for folder in [folder.join(".ipynb_checkpoints"), folder.join("lost+found"), folder.join("backup")] {
+            std::fs::create_dir(&folder).unwrap();
+            std::fs::write(folder.join("inside"), b"x").unwrap();
+        }
+    };
+    let out = tempfile::tempdir().unwrap();
+    let [first, second] = ["first", "second"].map(|name| RunDir::create(out.path(), name).unwrap());
+    // while it is made, by whoever looks into the folder
+    let stage = StageDir::make(&first.stages(), &id(), &serde_json::json!({}), |to| {
+        strangers(to);
+        write_atomically(&to.join("weights"), b"abc")
+    })
+    .unwrap();
+    assert!(stage.files().unwrap().iter().all(|name| ["weights", "notes.txt"].contains(&name.as_str())));
+    // afterwards, in the stage, beside it, and beside the runs
+    for file in [".DS_Store", "weights~", "late.txt"] {
+        std::fs::write(stage.file(file), b"y").unwrap();
+    }
+    assert!(StageDir::open(&first.stages(), &id()).unwrap().is_some());
+    strangers(&first.stages());
+    strangers(out.path());
+    let adopted = second.find_stage(&id()).unwrap().unwrap();
+    let mut names: Vec<_> = std::fs::read_dir(adopted.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, ["done.json", "notes.txt", "weights"], "only what the stage is made of is taken over");
+    assert_eq!(StageDir::all(out.path()).unwrap().len(), 2);
+}
+
+#[cfg(unix)]
+#[test]
+fn what_cannot_be_read_is_not_damaged() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let weights = make(folder.path()).file("weights");
+    // a link that leads in a circle cannot be read, whoever asks
+    std::fs::remove_file(&weights).unwrap();
+    std::os::unix::fs::symlink("weights", &weights).unwrap();
+    let error = StageDir::sift(folder.path(), &id()).unwrap_err();
+    assert!(matches!(&error, Error::Io { path, .. } if path.ends_with("sft-0123/weights")), "{error}");
+    assert!(weights.is_symlink() && !folder.path().join("sft-0123.damaged").exists());
+    // nor can what permissions forbid, unless one is root
+    std::fs::remove_file(&weights).unwrap();
+    std::fs::write(&weights, b"abc").unwrap();
+    std::fs::set_permissions(&weights, std::fs::Permissions::from_mode(0)).unwrap();
+    if std::fs::read(&weights).is_err() {
+        assert!(matches!(StageDir::sift(folder.path(), &id()), Err(Error::Io { .. })));
+    }
+    // a file that is a folder, or gone, is
+    std::fs::remove_file(&weights).unwrap();
+    std::fs::create_dir(&weights).unwrap();
+    assert!(StageDir::sift(folder.path(), &id()).unwrap().1.unwrap().contains("weights"));
+    let weights = make(folder.path()).file("weights");
+    std::fs::remove_file(&weights).unwrap();
+    assert!(StageDir::sift(folder.path(), &id()).unwrap().1.unwrap().contains("weights"));
+}
+
+#[test]
+fn another_runs_stage_is_never_set_aside() {
+    let out = tempfile::tempdir().unwrap();
+    let [first, second, third] = ["first", "second", "third"].map(|name| RunDir::create(out.path(), name).unwrap());
+    let theirs = make(&first.stages());
+    make(&third.stages());
+    std::fs::write(theirs.file("weights"), b"abd").unwrap();
+    let (found, damage) = second.sift_stage(&id()).unwrap();
+    assert!(damage.is_none() && found.unwrap().path().starts_with(second.path()), "the whole one is taken over");
+    assert!(theirs.path().is_dir() && !first.stages().join("sft-0123.damaged").exists());
+}
+
+#[test]
+fn names_that_lead_elsewhere_are_no_files_of_a_stage() {
+    let folder = tempfile::tempdir().unwrap();
+    let stage = make(folder.path());
+    std::fs::write(folder.path().join("outside"), b"abc").unwrap();
+    let done = stage.file("done.json");
+    let text = std::fs::read_to_string(&done).unwrap().replace("\"weights\"", "\"../outside\"");
+    // with a hash of itself, as somebody would give it who wants it to be read
+    let sum = text.lines().find(|line| line.contains("\"sum\"")).unwrap().to_string();
+    let unsummed = text.replace(sum.trim(), "\"sum\": \"\"");
+    let summed = format!("\"sum\": \"{}\"", duel_spec::ids::hash_bytes(unsummed.as_bytes()));
+    std::fs::write(&done, text.replace(sum.trim(), &summed)).unwrap();
+    let (found, words) = StageDir::sift(folder.path(), &id()).unwrap();
+    assert!(found.is_none() && words.unwrap().contains("outside"));
+}
+
+#[test]
+fn a_table_whose_columns_differ_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("metrics.parquet");
+    let row = MetricRow {
+        arm: "a".into(),
+        method: "m".into(),
+        point: "-".into(),
+        seed: 0,
+        stage: "train".into(),
+        clocks: Clocks::default(),
+        metric: "loss".into(),
+        value: 1.0,
+    };
+    write_metrics(&path, &[row]).unwrap();
+    // columns of other types and other names
+    assert!(matches!(read_completions(&path), Err(Error::Table { .. })));
+    assert!(matches!(read_outcomes(&path), Err(Error::Table { .. })));
+    for (cut, what) in [(0, "nothing"), (4, "a beginning")] {
+        let bytes = std::fs::read(&path).unwrap();
+        std::fs::write(folder.path().join("cut.parquet"), &bytes[..cut]).unwrap();
+        assert!(matches!(read_metrics(&folder.path().join("cut.parquet")), Err(Error::Table { .. })), "{what}");
+    }
+    assert!(matches!(read_metrics(folder.path()), Err(Error::Io { .. })), "a folder");
 }
 
 #[test]
