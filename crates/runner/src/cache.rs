@@ -1,11 +1,11 @@
 //! `duel cache`: the stages under one root, why one is not reused, and which nobody needs any more.
 
 use crate::cli::{CacheCommand, ExperimentArgs};
-use crate::plan::{Plan, Stage};
+use crate::plan::{Kind, Plan, Stage};
 use crate::run::{prepare, whole_plan};
 use crate::show::bytes;
 use crate::{Error, Result, print};
-use duel_ledger::{Manifest, RunDir, RunLock, StageDir};
+use duel_ledger::{Lease, Manifest, RunDir, RunLock, StageDir};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -27,7 +27,7 @@ fn list(out: &Path) -> Result<()> {
     let mut held: BTreeMap<String, (u64, Vec<String>)> = BTreeMap::new();
     for stage in StageDir::all(out)? {
         let (folder, run) = (name(stage.path()), run_of(stage.path()));
-        held.entry(folder).or_insert((size(stage.path())?, vec![])).1.push(run);
+        held.entry(folder).or_insert_with(|| (size(stage.path()), vec![])).1.push(run);
     }
     let mut text = String::new();
     for (folder, (size, runs)) in &held {
@@ -67,7 +67,8 @@ fn why(plan: &Plan, stage: &Stage, all: &[StageDir]) -> Result<String> {
             continue;
         }
         let mut apart = vec![];
-        differences("", &stage.key, &other.key()?, &mut apart);
+        let Ok(key) = other.key() else { continue }; // damaged: near to nothing
+        differences("", &stage.key, &key, &mut apart);
         if nearest.as_ref().is_none_or(|(known, _)| apart.len() < known.len()) {
             nearest = Some((apart, format!("{}/{folder}", run_of(other.path()))));
         }
@@ -105,16 +106,28 @@ fn differences(path: &str, here: &Value, there: &Value, found: &mut Vec<String>)
     }
 }
 
-/// Removes stages that no run's manifest names, and what interrupted runs left behind of stages that none names.
+/// Removes stages that no run's manifest names, and what killed workers left behind. What cannot be read, or cannot be told, is
+/// needed.
 fn prune(out: &Path, dry_run: bool) -> Result<()> {
-    let (mut freed, mut gone) = (0, 0);
     let io = |action, path: &Path| {
         let path = path.to_path_buf();
         move |source| Error::Io { action, path, source }
     };
-    let Ok(runs) = std::fs::read_dir(out) else { return Err(io("list", out)(std::io::ErrorKind::NotFound.into())) };
-    for run in runs.flatten().map(|entry| entry.path()).filter(|path| path.join("stages").is_dir()) {
-        let _lock = match RunLock::take(&run) {
+    let entries = std::fs::read_dir(out).map_err(io("list", out))?;
+    let mut runs: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    runs.retain(|run| run.join("stages").is_dir());
+    runs.sort();
+    let needed = needed(&runs);
+    let (mut freed, mut gone) = (0, 0);
+    for (run, named) in &needed {
+        let named = match named {
+            Ok(named) => named,
+            Err(why) => {
+                print(&format!("left alone {}: {why}\n", run.display()));
+                continue;
+            }
+        };
+        let _lock = match RunLock::take(run) {
             Ok(lock) => lock,
             Err(duel_ledger::Error::Locked { path, holder }) => {
                 print(&format!("left alone {}: process {holder} is at it\n", path.display()));
@@ -122,20 +135,12 @@ fn prune(out: &Path, dry_run: bool) -> Result<()> {
             }
             Err(other) => return Err(other.into()),
         };
-        let named: BTreeSet<String> = match Manifest::read(&run) {
-            Ok(manifest) => manifest.stages.into_values().collect(),
-            Err(_) => BTreeSet::new(),
-        };
         let stages = run.join("stages");
         for entry in std::fs::read_dir(&stages).map_err(io("list", &stages))?.flatten() {
-            let folder = name(&entry.path());
-            let (stage, rest) = folder.split_once('.').unwrap_or((&folder, ""));
-            // what is kept of a stage that is not finished lets its run go on; a worker of a cluster may be at one
-            let at_work = stages.join(format!("{stage}.lease")).is_file();
-            if named.contains(stage) && (rest.is_empty() || rest == "kept" || at_work) || rest.starts_with("lease") {
+            if !is_prunable(&stages, &entry.path(), named) {
                 continue;
             }
-            freed += size(&entry.path())?;
+            freed += size(&entry.path());
             gone += 1;
             print(&format!("{} {}\n", if dry_run { "would remove" } else { "removed" }, entry.path().display()));
             if !dry_run {
@@ -143,8 +148,50 @@ fn prune(out: &Path, dry_run: bool) -> Result<()> {
             }
         }
     }
+    if !dry_run {
+        duel_ledger::sweep(out);
+    }
     print(&format!("{gone} folders, {}\n", bytes(freed as f64)));
     Ok(())
+}
+
+/// Which stages each run needs, or why that is not known. Runs whose `stages` are one folder (by a link) need what any of them
+/// needs.
+fn needed(runs: &[PathBuf]) -> Vec<(PathBuf, std::result::Result<BTreeSet<String>, String>)> {
+    let named = |run: &PathBuf| match Manifest::read(run) {
+        Ok(manifest) if manifest.stages.is_empty() => Err("its manifest names no stage".to_string()),
+        Ok(manifest) => Ok(manifest.stages.into_values().collect::<BTreeSet<String>>()),
+        Err(error) => Err(error.to_string()),
+    };
+    let own: Vec<_> = runs.iter().map(named).collect();
+    let place = |run: &PathBuf| std::fs::canonicalize(run.join("stages")).ok();
+    let all_of = |run: &PathBuf| {
+        let mut all = BTreeSet::new();
+        for (_, named) in runs.iter().zip(&own).filter(|(other, _)| place(other) == place(run)) {
+            all.extend(named.clone()?);
+        }
+        Ok(all)
+    };
+    runs.iter().map(|run| (run.clone(), all_of(run))).collect()
+}
+
+/// Whether a folder under `stages` is a stage, or what is left of one, that is of no use to anybody.
+fn is_prunable(stages: &Path, path: &Path, named: &BTreeSet<String>) -> bool {
+    let folder = name(path);
+    let (stage, rest) = folder.split_once('.').unwrap_or((&folder, ""));
+    let is_stage = stage.split_once('-').is_some_and(|(kind, hash)| {
+        Kind::ALL.iter().any(|known| known.name() == kind) && hash.chars().all(|c| c.is_ascii_hexdigit())
+    });
+    if !is_stage || !path.is_dir() || Lease::is_held(stages, stage) {
+        return false; // a stranger's, or a worker of a cluster is at it
+    }
+    match rest {
+        "" => !named.contains(stage),
+        // what is kept of a stage that is not finished lets its run go on
+        "kept" => !named.contains(stage) || stages.join(stage).join("done.json").is_file(),
+        "damaged" => true,
+        _ => StageDir::is_left_behind(path),
+    }
 }
 
 fn name(path: &Path) -> String {
@@ -156,15 +203,10 @@ fn run_of(stage: &Path) -> String {
     stage.parent().and_then(Path::parent).map_or(String::new(), name)
 }
 
-/// Bytes of a folder's files.
-fn size(folder: &Path) -> Result<u64> {
-    let io = |path: PathBuf| move |source| Error::Io { action: "list", path, source };
-    let mut total = 0;
-    for entry in std::fs::read_dir(folder).map_err(io(folder.into()))? {
-        let entry = entry.map_err(io(folder.into()))?;
-        total += entry.metadata().map_err(io(entry.path()))?.len();
-    }
-    Ok(total)
+/// Bytes of a folder's files, of those that can be seen.
+fn size(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.metadata().ok()).map(|data| data.len()).sum()
 }
 
 #[cfg(test)]
@@ -178,5 +220,87 @@ mod tests {
         let (here, there) = (json!({"a": {"b": 1, "c": 2}, "d": [1]}), json!({"a": {"b": 1, "c": 3}, "e": "x"}));
         differences("", &here, &there, &mut found);
         assert_eq!(found, ["a.c: 2 here, 3 there", "d: [1] here, null there", "e: null here, \"x\" there"]);
+    }
+
+    /// A run with finished stages of these folder names, and a manifest that names some of them.
+    fn run(out: &Path, name: &str, stages: &[&str], named: &[&str]) -> PathBuf {
+        let run = out.join(name);
+        for stage in stages {
+            std::fs::create_dir_all(run.join("stages").join(stage)).expect("made");
+            std::fs::write(run.join("stages").join(stage).join("done.json"), b"{}").expect("written");
+        }
+        let stages = named.iter().map(|name| ((*name).to_string(), (*name).to_string())).collect();
+        Manifest { stages, ..Manifest::default() }.write(&run).expect("written");
+        run
+    }
+
+    /// Names that are left under `stages`.
+    fn left(run: &Path) -> Vec<String> {
+        let mut names: Vec<String> = std::fs::read_dir(run.join("stages"))
+            .expect("a folder")
+            .flatten()
+            .map(|entry| name(&entry.path()))
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_is_named_kept_held_or_strange_stays_and_the_rest_goes() {
+        let out = tempfile::tempdir().expect("a folder");
+        let stages = [
+            "sft-0a",
+            "sft-0b",
+            "cell-0c.kept",
+            "cell-0d.kept",
+            "rm-0e.damaged",
+            "rm-0f",
+            "sft-0a.kept",
+            ".ipynb_checkpoints",
+        ];
+        let run = run(out.path(), "a", &stages, &["sft-0a", "cell-0c"]);
+        std::fs::write(run.join("stages/.DS_Store"), b"x").expect("written");
+        std::fs::write(run.join("stages/rm-0f.lease"), b"somebody's, just now").expect("written");
+        std::fs::create_dir(out.path().join("lost+found")).expect("made");
+        std::fs::write(out.path().join("notes.txt"), b"x").expect("written");
+        prune(out.path(), true).expect("looked at");
+        assert_eq!(left(&run).len(), 10);
+        prune(out.path(), false).expect("pruned");
+        let wanted = [".DS_Store", ".ipynb_checkpoints", "cell-0c.kept", "rm-0f", "rm-0f.lease", "sft-0a"];
+        assert_eq!(left(&run), wanted);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_needed() {
+        let damage: [fn(&Path); 5] = [
+            |manifest| std::fs::write(manifest, b"{").expect("written"),
+            |manifest| std::fs::write(manifest, [0xff, 0xfe]).expect("written"),
+            |manifest| std::fs::remove_file(manifest).expect("removed"),
+            |manifest| {
+                std::fs::remove_file(manifest).expect("removed");
+                std::fs::create_dir(manifest).expect("made");
+            },
+            // as a run had it that failed while it planned
+            |manifest| Manifest::default().write(manifest.parent().expect("a run")).expect("written"),
+        ];
+        for damage in damage {
+            let out = tempfile::tempdir().expect("a folder");
+            let first = run(out.path(), "a", &["sft-0a", "sft-0b"], &["sft-0a"]);
+            let second = run(out.path(), "b", &["sft-0a", "sft-0c"], &["sft-0c"]);
+            damage(&first.join("manifest.json"));
+            prune(out.path(), false).expect("pruned");
+            assert_eq!((left(&first), left(&second)), (vec!["sft-0a".into(), "sft-0b".into()], vec!["sft-0c".into()]));
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn runs_that_share_their_stages_need_what_any_of_them_needs() {
+        let out = tempfile::tempdir().expect("a folder");
+        let first = run(out.path(), "a", &["sft-0a", "sft-0b", "sft-0c"], &["sft-0a"]);
+        let second = run(out.path(), "b", &[], &["sft-0b"]);
+        std::os::unix::fs::symlink("../a/stages", second.join("stages")).expect("linked");
+        prune(out.path(), false).expect("pruned");
+        assert_eq!(left(&first), ["sft-0a", "sft-0b"]);
     }
 }

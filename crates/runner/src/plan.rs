@@ -29,6 +29,10 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// All of them.
+    pub const ALL: [Self; 8] =
+        [Self::Corpus, Self::Base, Self::Sft, Self::Pairs, Self::Rm, Self::Reference, Self::Yardstick, Self::Cell];
+
     /// As in the stage's folder.
     pub fn name(self) -> &'static str {
         match self {

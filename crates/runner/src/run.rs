@@ -37,26 +37,41 @@ pub(crate) fn whole_plan(args: &ExperimentArgs, experiment: &Experiment) -> Resu
     Plan::new(experiment, &args.device, rounds.iter().flat_map(|round| experiment.lay_out(round)).collect())
 }
 
+/// What a run needs from its first moment on: the stages of all rounds that it has come to before, else of its first one.
+fn first_stages(args: &ExperimentArgs, experiment: &Experiment) -> Result<BTreeMap<String, String>> {
+    let cells = duel_ledger::cells_of(&args.out.join(&experiment.name), experiment).unwrap_or_default();
+    let cells = match cells.is_empty() {
+        true => {
+            search::next_round(experiment, &[], &Tuning::default())?.map_or(vec![], |first| experiment.lay_out(&first))
+        }
+        false => cells,
+    };
+    let plan = Plan::new(experiment, &args.device, cells)?;
+    Ok(plan.stages.iter().map(|stage| (stage.label(), stage.id.folder())).collect())
+}
+
 /// Runs an experiment to its page.
 pub fn run(args: &RunArgs) -> Result<()> {
     let started = Instant::now();
     let (experiment, document) = prepare(&args.experiment)?;
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+    for signal in host::ending_signals() {
         // the first asks for a clean stop, the second ends at once
         signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone())
             .map_err(|source| Error::Worker { source })?;
         signal_hook::flag::register(signal, stop.clone()).map_err(|source| Error::Worker { source })?;
     }
     let jobs = at_once(&experiment, args.jobs);
+    // planned before anything is made: an experiment that cannot be planned leaves nothing
+    let needed = first_stages(&args.experiment, &experiment)?;
     let run = RunDir::create(&args.experiment.out, &experiment.name)?;
     let _lock = RunLock::take(run.path())?;
+    duel_ledger::sweep(run.path());
     log::write_to(run.path());
-    let command: Vec<String> = std::env::args().collect();
-    tracing::info!(command = command.join(" "), commit = COMMIT, device = args.experiment.device, jobs, "run");
+    tracing::info!(command = host::command().join(" "), commit = COMMIT, device = args.experiment.device, jobs, "run");
     write_atomically(&run.path().join("experiment.toml"), document.to_toml().as_bytes())?;
     let before = Manifest::read(run.path()).ok();
-    let mut manifest = manifest(&experiment, &args.experiment.device, jobs);
+    let mut manifest = Manifest { stages: needed, ..manifest(&experiment, &args.experiment.device, jobs) };
     manifest.write(run.path())?;
 
     let mut board = Board::new(jobs);
@@ -148,7 +163,7 @@ fn rounds(
         let cells: Vec<Cell> = rounds.iter().flat_map(|round| experiment.lay_out(round)).collect();
         let from = plan.stages.len();
         plan = Plan::new(experiment, settings.device, cells.clone())?;
-        manifest.stages = plan.stages.iter().map(|s| (s.label(), s.id.folder())).collect();
+        manifest.stages.extend(plan.stages.iter().map(|s| (s.label(), s.id.folder())));
         if let Some(before) = &before {
             let is_same = |label: &&String| before.stages.get(*label) == manifest.stages.get(*label);
             manifest.diverged = before.diverged.iter().filter(is_same).cloned().collect();
@@ -209,7 +224,7 @@ fn manifest(experiment: &Experiment, device: &str, jobs: usize) -> Manifest {
         device: device.into(),
         jobs,
         threads_per_job: if experiment.is_pretrained() { host::cores() } else { 1 },
-        command: std::env::args().collect(),
+        command: host::command(),
         inputs,
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         exit: "running".into(),
