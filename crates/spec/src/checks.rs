@@ -1,7 +1,7 @@
 //! What a key of the experiment file accepts: words and ranges.
 
 use crate::document::Document;
-use crate::experiment::plain;
+use crate::experiment::{Slurm, plain};
 use crate::method::{METHODS, PAIR_LOSSES};
 use crate::{Error, Result};
 use toml::Value;
@@ -64,6 +64,35 @@ pub(crate) fn check_choices(document: &Document) -> Result<()> {
     Ok(())
 }
 
+/// What is written into scripts for a cluster: one line each, of letters that mean nothing there.
+pub(crate) fn check_slurm(document: &Document, slurm: &Slurm) -> Result<()> {
+    let refuse = |key: &str, found: &str, accepted: &str| {
+        let (key, found) = (format!("slurm.{key}"), format!("{found:?}"));
+        Err(Error::OutOfRange { place: document.place(&key), key, found, accepted: accepted.into() })
+    };
+    let of = |text: &str, accepted: fn(char) -> bool| text.chars().all(accepted);
+    if !of(&slurm.partition, |c| c.is_ascii_alphanumeric() || "-_.,+".contains(c)) {
+        return refuse("partition", &slurm.partition, "names of partitions, with commas between them");
+    }
+    let is_time = of(&slurm.time, |c| c.is_ascii_digit() || "-:".contains(c)) && slurm.time.len() <= 12;
+    if !is_time || !slurm.time.starts_with(|c: char| c.is_ascii_digit()) {
+        return refuse("time", &slurm.time, "minutes, or for example \"04:00:00\" or \"2-12:00:00\"");
+    }
+    let digits = slurm.memory.trim_end_matches(['K', 'M', 'G', 'T']);
+    if !(1..=9).contains(&digits.len()) || !of(digits, |c| c.is_ascii_digit()) || slurm.memory.len() > digits.len() + 1
+    {
+        return refuse("memory", &slurm.memory, "a number with K, M, G or T, for example \"4G\"");
+    }
+    if let Some(option) = slurm.extra.iter().find(|option| !option.starts_with('-') || !of(option, |c| !c.is_control()))
+    {
+        return refuse("extra", option, "options of sbatch, a line each, for example \"--account=lab\"");
+    }
+    if !of(&slurm.setup, |c| !c.is_control() || "\n\t".contains(c)) {
+        return refuse("setup", &slurm.setup, "lines for the shell, without control characters");
+    }
+    Ok(())
+}
+
 /// Every number against its range, before types are taken: a negative count is out of range, not of a wrong type.
 pub(crate) fn check_numbers(document: &Document) -> Result<()> {
     for (key, value, _) in document.resolved() {
@@ -83,7 +112,7 @@ pub(crate) fn check_numbers(document: &Document) -> Result<()> {
                 return Err(Error::OutOfRange {
                     key: key_path.into(),
                     found: value.to_string(),
-                    accepted: rule.text().into(),
+                    accepted: rule.text(),
                     place: document.place(key_path),
                 });
             }
@@ -92,6 +121,7 @@ pub(crate) fn check_numbers(document: &Document) -> Result<()> {
     Ok(())
 }
 
+/// From where to where a number may lie. Every one has an end: what no experiment could bear is refused before it is begun.
 #[derive(Clone, Copy, PartialEq)]
 pub(crate) enum Range {
     /// Infinite where there is none.
@@ -99,6 +129,8 @@ pub(crate) enum Range {
     Positive,
     AtLeastOne,
     NotNegative,
+    /// A count that may be none.
+    Count,
     Fraction,
     BelowOne,
     BelowHalf,
@@ -106,41 +138,64 @@ pub(crate) enum Range {
     Vocabulary,
     AtLeastTwo,
     Seeds,
+    Seed,
     Size,
+    Layers,
+    /// Rows that are held in memory.
+    Rows,
+    /// Rows that are read at once.
+    Batch,
+    /// Tokens of a text.
+    Tokens,
+    Seconds,
 }
 
+/// The largest and the smallest real number: within what single precision holds.
+const MOST: f64 = 1e30;
+const LEAST: f64 = 1e-30;
+
 impl Range {
-    fn holds(self, x: f64) -> bool {
-        (x.is_finite() || (x > 0.0 && self == Self::Bound))
-            && match self {
-                Self::Bound | Self::Positive => x > 0.0,
-                Self::AtLeastOne => x >= 1.0,
-                Self::AtLeastTwo => x >= 2.0,
-                Self::Seeds => (1.0..=1000.0).contains(&x),
-                Self::Size => (1.0..=16384.0).contains(&x),
-                Self::NotNegative => x >= 0.0,
-                Self::Fraction => (0.0..=1.0).contains(&x),
-                Self::BelowOne => (0.0..1.0).contains(&x),
-                Self::BelowHalf => (0.0..0.5).contains(&x),
-                Self::Accuracy => x > 0.5 && x < 1.0,
-                Self::Vocabulary => (300.0..=4096.0).contains(&x),
-            }
+    /// The smallest and the largest that are accepted.
+    fn ends(self) -> (f64, f64) {
+        match self {
+            Self::Bound | Self::Positive => (LEAST, MOST),
+            Self::NotNegative => (0.0, MOST),
+            Self::AtLeastOne => (1.0, 1e9),
+            Self::AtLeastTwo => (2.0, 1e6),
+            Self::Count => (0.0, 1e9),
+            Self::Seeds => (1.0, 1000.0),
+            Self::Seed => (0.0, 9_007_199_254_740_991.0), // 2^53 - 1: whole in a float too
+            Self::Size => (1.0, 16384.0),
+            Self::Layers => (1.0, 512.0),
+            Self::Rows => (1.0, 1e7),
+            Self::Batch => (1.0, 65536.0),
+            Self::Tokens => (1.0, 1_048_576.0),
+            Self::Seconds => (LEAST, 86_400.0),
+            Self::Fraction => (0.0, 1.0),
+            Self::BelowOne => (0.0, 1.0f64.next_down()),
+            Self::BelowHalf => (0.0, 0.5f64.next_down()),
+            Self::Accuracy => (0.5f64.next_up(), 1.0f64.next_down()),
+            Self::Vocabulary => (300.0, 4096.0),
+        }
     }
 
-    fn text(self) -> &'static str {
+    fn holds(self, x: f64) -> bool {
+        let (from, to) = self.ends();
+        (from..=to).contains(&x) || (x == f64::INFINITY && self == Self::Bound)
+    }
+
+    fn text(self) -> String {
+        let (from, to) = self.ends();
         match self {
-            Self::Bound => "a number above 0, or inf",
-            Self::Positive => "a number above 0",
-            Self::AtLeastOne => "an integer of at least 1",
-            Self::AtLeastTwo => "an integer of at least 2",
-            Self::Seeds => "an integer from 1 to 1000",
-            Self::Size => "an integer from 1 to 16384",
-            Self::NotNegative => "a number of at least 0",
-            Self::Fraction => "a number from 0 to 1",
-            Self::BelowOne => "a number of at least 0 and below 1",
-            Self::BelowHalf => "a number of at least 0 and below 0.5",
-            Self::Accuracy => "a number above 0.5 and below 1",
-            Self::Vocabulary => "an integer from 300 to 4096",
+            Self::Bound => format!("a number above 0 and at most {MOST:e}, or inf"),
+            Self::Positive => format!("a number above 0, from {LEAST:e} to {MOST:e}"),
+            Self::NotNegative => format!("a number of at least 0 and at most {MOST:e}"),
+            Self::Seconds => format!("seconds, above 0 and at most {to}"),
+            Self::Fraction => "a number from 0 to 1".into(),
+            Self::BelowOne => "a number of at least 0 and below 1".into(),
+            Self::BelowHalf => "a number of at least 0 and below 0.5".into(),
+            Self::Accuracy => "a number above 0.5 and below 1".into(),
+            _ => format!("an integer from {from} to {to}"),
         }
     }
 }
@@ -148,22 +203,22 @@ impl Range {
 /// Ranges by key; `*` stands for an arm's name, and the axes of its grid and space have the range of their key.
 const RANGES: &[(&str, Range)] = &[
     ("seeds", Range::Seeds),
-    ("seed", Range::NotNegative),
+    ("seed", Range::Seed),
     ("world.grammar.rho", Range::Fraction),
-    ("world.grammar.sft_rows", Range::AtLeastOne),
+    ("world.grammar.sft_rows", Range::Rows),
     ("world.reviews.vocabulary", Range::Vocabulary),
-    ("world.reviews.prompt_tokens", Range::AtLeastOne),
+    ("world.reviews.prompt_tokens", Range::Tokens),
     ("world.reviews.response_tokens", Range::AtLeastTwo),
-    ("world.reviews.judged_words", Range::AtLeastOne),
+    ("world.reviews.judged_words", Range::Tokens),
     ("world.reviews.gold_clip", Range::Positive),
     ("world.rows.holdout", Range::BelowHalf),
-    ("world.rows.prompt_tokens", Range::AtLeastOne),
+    ("world.rows.prompt_tokens", Range::Tokens),
     ("world.rows.response_tokens", Range::AtLeastTwo),
-    ("world.rows.judged_words", Range::AtLeastOne),
+    ("world.rows.judged_words", Range::Tokens),
     ("judge.clip", Range::Positive),
-    ("judge.timeout", Range::Positive),
+    ("judge.timeout", Range::Seconds),
     ("judge.batch", Range::Size),
-    ("model.layers", Range::Size),
+    ("model.layers", Range::Layers),
     ("model.width", Range::Size),
     ("model.heads", Range::Size),
     ("learner.adam_beta1", Range::BelowOne),
@@ -174,28 +229,28 @@ const RANGES: &[(&str, Range)] = &[
     ("learner.rms_momentum", Range::BelowOne),
     ("learner.lion_beta1", Range::BelowOne),
     ("learner.lion_beta2", Range::BelowOne),
-    ("learner.accumulate", Range::AtLeastOne),
+    ("learner.accumulate", Range::Batch),
     ("learner.weight_decay", Range::NotNegative),
     ("learner.clip_norm", Range::Positive),
     ("learner.warmup", Range::BelowOne),
     ("learner.final_rate", Range::Fraction),
     ("stages.base.steps", Range::AtLeastOne),
-    ("stages.base.batch_size", Range::AtLeastOne),
+    ("stages.base.batch_size", Range::Batch),
     ("stages.base.window", Range::Size),
     ("stages.base.learning_rate", Range::Positive),
-    ("stages.sft.steps", Range::NotNegative),
+    ("stages.sft.steps", Range::Count),
     ("stages.sft.lora_rank", Range::Size),
     ("stages.sft.lora_alpha", Range::Positive),
-    ("stages.sft.batch_size", Range::AtLeastOne),
+    ("stages.sft.batch_size", Range::Batch),
     ("stages.sft.learning_rate", Range::Positive),
-    ("stages.pairs.rows", Range::AtLeastOne),
-    ("stages.pairs.holdout_rows", Range::AtLeastOne),
+    ("stages.pairs.rows", Range::Rows),
+    ("stages.pairs.holdout_rows", Range::Rows),
     ("stages.pairs.tau", Range::Positive),
     ("stages.pairs.bayes_accuracy", Range::Accuracy),
     ("stages.pairs.label_flips", Range::BelowHalf),
     ("stages.pairs.max_edits", Range::Bound),
     ("stages.rm.steps", Range::AtLeastOne),
-    ("stages.rm.batch_size", Range::AtLeastOne),
+    ("stages.rm.batch_size", Range::Batch),
     ("stages.rm.learning_rate", Range::Positive),
     ("stages.rm.ridge", Range::Positive),
     ("stages.rm.ensemble", Range::Size),
@@ -209,30 +264,30 @@ const RANGES: &[(&str, Range)] = &[
     ("stages.rm.lora_rank", Range::Size),
     ("stages.rm.lora_alpha", Range::Positive),
     ("evaluation.prompts", Range::AtLeastTwo),
-    ("evaluation.samples_per_prompt", Range::AtLeastOne),
+    ("evaluation.samples_per_prompt", Range::Size),
     ("evaluation.best_of", Range::Size),
     ("evaluation.curve_points", Range::Size),
-    ("evaluation.completions", Range::AtLeastOne),
-    ("tuning.configurations", Range::NotNegative),
+    ("evaluation.completions", Range::Rows),
+    ("tuning.configurations", Range::Count),
     ("tuning.seeds", Range::Seeds),
-    ("tuning.seed", Range::NotNegative),
+    ("tuning.seed", Range::Seed),
     ("tuning.flops", Range::Bound),
     ("tuning.kl", Range::Positive),
     ("tuning.at_once", Range::Size),
     ("slurm.shared_cores", Range::Size),
-    ("slurm.retries", Range::NotNegative),
-    ("slurm.poll", Range::Positive),
+    ("slurm.retries", Range::Count),
+    ("slurm.poll", Range::Seconds),
     ("arms.*.patience", Range::Bound),
     ("arms.*.lora_rank", Range::Size),
     ("arms.*.lora_alpha", Range::Positive),
     ("arms.*.lora_dropout", Range::BelowOne),
     ("arms.*.beta", Range::Positive),
     ("arms.*.iterations", Range::AtLeastOne),
-    ("arms.*.episodes", Range::AtLeastOne),
-    ("arms.*.epochs", Range::AtLeastOne),
-    ("arms.*.group", Range::AtLeastOne),
-    ("arms.*.minibatches", Range::AtLeastOne),
-    ("arms.*.batch_size", Range::AtLeastOne),
+    ("arms.*.episodes", Range::Rows),
+    ("arms.*.epochs", Range::Rows),
+    ("arms.*.group", Range::Batch),
+    ("arms.*.minibatches", Range::Rows),
+    ("arms.*.batch_size", Range::Batch),
     ("arms.*.learning_rate", Range::Positive),
     ("arms.*.clip_range", Range::Bound),
     ("arms.*.value_clip_range", Range::Bound),
@@ -243,7 +298,7 @@ const RANGES: &[(&str, Range)] = &[
     ("arms.*.label_temperature", Range::NotNegative),
     ("arms.*.eos_penalty", Range::NotNegative),
     ("arms.*.entropy_coef", Range::NotNegative),
-    ("arms.*.critic_warmup", Range::NotNegative),
+    ("arms.*.critic_warmup", Range::Count),
     ("arms.*.value_coef", Range::NotNegative),
     ("arms.*.gamma", Range::Fraction),
     ("arms.*.lambda", Range::Fraction),

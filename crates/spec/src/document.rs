@@ -7,8 +7,10 @@ use crate::method::METHODS;
 use crate::search::number;
 use crate::{Error, Result, SHARED_ARM};
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
+use std::sync::OnceLock;
 use toml::{Table, Value};
 
 /// Where a piece of the user's text stands.
@@ -45,10 +47,16 @@ pub fn defaults_text() -> &'static str {
     include_str!("defaults.toml")
 }
 
+/// All of the page, as it stands there.
+fn all_defaults() -> &'static Table {
+    static PARSED: OnceLock<Table> = OnceLock::new();
+    PARSED.get_or_init(|| toml::from_str(defaults_text()).expect("defaults.toml is tested to parse"))
+}
+
 /// The defaults of an experiment, and those of each method: its block laid over the one that it is `like`, and both over
 /// what every arm has.
 pub(crate) fn defaults() -> (Table, Table) {
-    let mut defaults: Table = toml::from_str(defaults_text()).expect("defaults.toml is tested to parse");
+    let mut defaults = all_defaults().clone();
     let mut take = |name: &str| match defaults.remove(name) {
         Some(Value::Table(table)) => table,
         _ => unreachable!("defaults.toml has [{name}]"),
@@ -71,9 +79,8 @@ pub(crate) fn defaults() -> (Table, Table) {
 
 /// A block of `defaults.toml` that an experiment does not hold itself: what an arm or a claim says where it is silent.
 fn block(name: &str) -> Table {
-    let mut defaults: Table = toml::from_str(defaults_text()).expect("defaults.toml is tested to parse");
-    match defaults.remove(name) {
-        Some(Value::Table(block)) => block,
+    match all_defaults().get(name) {
+        Some(Value::Table(block)) => block.clone(),
         _ => unreachable!("defaults.toml has [{name}]"),
     }
 }
@@ -93,7 +100,7 @@ impl Document {
     /// # Errors
     /// Unreadable or malformed file, unknown key, wrong type, empty grid: see [`Error`].
     pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.into(), source })?;
+        let text = read_bounded(path).map_err(|source| Error::Read { path: path.into(), source })?;
         Self::parse(&path.display().to_string(), &text, overrides)
     }
 
@@ -155,6 +162,15 @@ impl Document {
         merge(&mut defaults, user);
         let mut resolved = Table::new();
         match arms {
+            Some(Value::Table(arms)) if arms.len() > MOST_ARMS => {
+                let (key, found) = ("arms".into(), format!("{} arms", arms.len()));
+                return Err(Error::OutOfRange {
+                    place: self.place("arms"),
+                    key,
+                    found,
+                    accepted: format!("at most {MOST_ARMS}"),
+                });
+            }
             Some(Value::Table(arms)) => {
                 for (name, arm) in arms {
                     let arm = self.resolve_arm(&name, arm, &methods)?;
@@ -230,6 +246,7 @@ impl Document {
             if values.is_empty() {
                 return Err(Error::EmptyGrid { key: axis_key.clone(), place: self.place(&axis_key) });
             }
+            self.check_length(&axis_key, values)?;
             for (i, value) in values.iter().enumerate() {
                 self.check_value(&axis_key, example, value)?;
                 if values[..i].iter().any(|earlier| same(earlier, value)) {
@@ -302,6 +319,7 @@ impl Document {
                         "two choices or more",
                     );
                 }
+                self.check_length(&format!("{key}.choices"), choices)?;
                 for (i, value) in choices.iter().enumerate() {
                     self.check_value(&format!("{key}.choices"), example, value)?;
                     if choices[..i].iter().any(|earlier| same(earlier, value)) {
@@ -351,6 +369,15 @@ impl Document {
         if fits { Ok(()) } else { Err(self.wrong_type(key, type_name(example), value)) }
     }
 
+    /// Refuses an axis of more values than an arm may have points.
+    fn check_length(&self, key: &str, values: &[Value]) -> Result<()> {
+        if values.len() <= MOST_VALUES {
+            return Ok(());
+        }
+        let (found, accepted) = (format!("{} values", values.len()), format!("at most {MOST_VALUES}"));
+        Err(Error::OutOfRange { key: key.into(), found, accepted, place: self.place(key) })
+    }
+
     fn wrong_type(&self, key: &str, expected: &'static str, found: &Value) -> Error {
         Error::WrongType {
             key: key.into(),
@@ -374,6 +401,24 @@ impl Document {
             .map(|(_, k)| k.clone());
         Error::UnknownKey { key: key.into(), nearest, known, place: self.place(key) }
     }
+}
+
+/// Bytes of an experiment file.
+const MOST_BYTES: u64 = 4 << 20;
+/// Arms of an experiment, and values of an axis.
+const MOST_ARMS: usize = 256;
+const MOST_VALUES: usize = 10_000;
+/// Tables within tables on the command line.
+const DEEPEST: usize = 16;
+
+/// Reads a file of no more than [`MOST_BYTES`].
+fn read_bounded(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(MOST_BYTES + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MOST_BYTES {
+        return Err(std::io::Error::other(format!("it is larger than {} MB, as no experiment is", MOST_BYTES >> 20)));
+    }
+    Ok(text)
 }
 
 /// Integers that must divide others.
@@ -439,7 +484,7 @@ fn read_override(argument: &str) -> Result<(Table, Place)> {
     let refuse = || Error::Override { given: argument.into() };
     let (key, value) = argument.split_once('=').ok_or_else(refuse)?;
     let (key, value) = (key.trim(), value.trim());
-    if key.is_empty() || key.split('.').any(str::is_empty) {
+    if key.is_empty() || key.split('.').any(str::is_empty) || key.split('.').count() > DEEPEST {
         return Err(refuse());
     }
     let value = toml::from_str::<Table>(&format!("v = {value}"))

@@ -1,6 +1,6 @@
 //! The typed experiment: what the merged document says, checked for range, and the cells it spans.
 
-use crate::checks::{check_choices, check_numbers};
+use crate::checks::{check_choices, check_numbers, check_slurm};
 use crate::claim::{Claim, Side};
 use crate::document::{Document, defaults, same};
 use crate::method::{Clash, Dpo, Method, OnPolicy, Ppo};
@@ -509,6 +509,8 @@ impl Experiment {
                 "letters, digits, `-`, `_` and `.`, as it names a folder",
             );
         }
+        self.check_sizes(document)?;
+        check_slurm(document, &self.slurm)?;
         if !self.model.width.is_multiple_of(self.model.heads.max(1)) {
             let found = format!("{} does not divide width {}", self.model.heads, self.model.width);
             return refuse("model.heads", found, "a divisor of model.width");
@@ -767,9 +769,9 @@ impl Experiment {
                 let found = format!("{} in claim {}", claim.at_least, claim.id);
                 return refuse(key("at_least"), found, format!("a whole number of at most {}", places.len()));
             }
-            if !is_number(claim.smallest, 0.0) {
+            if !is_number(claim.smallest, 0.0) || claim.smallest > 1e30 {
                 let found = format!("{} in claim {}", claim.smallest, claim.id);
-                return refuse(key("smallest"), found, "a number of at least 0".into());
+                return refuse(key("smallest"), found, "a number of at least 0 and at most 1e30".into());
             }
         }
         Ok(())
@@ -823,6 +825,19 @@ impl Arm {
     /// The grid's axes and how many values each has.
     pub fn axes(&self) -> impl Iterator<Item = (&str, usize)> {
         self.grid.iter().map(|(axis, values)| (axis.as_str(), values.len()))
+    }
+
+    /// Points of the grid, or no fewer than the space has corners; of none of them is anything made.
+    pub(crate) fn most_points(&self) -> usize {
+        let axes = self.grid.values().map(Vec::len).chain(self.space.values().map(|axis| axis.ends().len()));
+        axes.fold(1, usize::saturating_mul)
+    }
+
+    /// Whether a point may set this: an earlier experiment's, or one that is damaged, may not fit.
+    pub fn fits(&self, settings: &Drawn) -> bool {
+        let mut table = self.settings.clone();
+        table.extend(settings.clone());
+        table.try_into::<Method>().is_ok()
     }
 
     /// Where the settings of a search lie.

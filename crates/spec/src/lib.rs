@@ -14,6 +14,7 @@ pub mod metrics;
 mod record;
 mod search;
 pub mod seeds;
+mod sizes;
 
 pub use claim::{Claim, ClaimMetric, ClaimRule, Side};
 pub use document::{Document, Origin, Place, defaults_text};

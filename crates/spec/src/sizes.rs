@@ -1,0 +1,255 @@
+//! How large an experiment may be: numbers that are each within their range, and together beyond what anybody could run.
+
+use crate::document::Document;
+use crate::experiment::{Experiment, Rule};
+use crate::{Error, Result};
+
+/// Points of an arm: those of its grid, or the corners of its space.
+const MOST_POINTS: usize = 10_000;
+/// Trainings of an experiment, and of its search.
+const MOST_TRAININGS: usize = 100_000;
+/// Weights of a model that is made here.
+const MOST_WEIGHTS: f64 = 1e9;
+/// Tokens of a batch of running text.
+const MOST_TOKENS: usize = 1 << 24;
+/// Claims, and places at which one is read.
+const MOST_CLAIMS: usize = 1000;
+/// Rules of a judge, and the largest number in one.
+const MOST_RULES: usize = 1000;
+const MOST_IN_A_RULE: f64 = 1e9;
+
+impl Experiment {
+    /// Checks what its numbers come to, before any of it is laid out.
+    pub(crate) fn check_sizes(&self, document: &Document) -> Result<()> {
+        let refuse = |key: &str, found: String, accepted: String| {
+            Err(Error::OutOfRange { key: key.into(), found, accepted, place: document.place(key) })
+        };
+        // 1. Points, and trainings.
+        let (mut trainings, mut widest) = (0usize, ("seeds".to_string(), 0));
+        for (name, arm) in &self.arms {
+            let points = arm.most_points();
+            let table = if arm.space().is_empty() { "grid" } else { "space" };
+            if points > MOST_POINTS {
+                let (what, key) = (if table == "grid" { "points" } else { "corners" }, format!("arms.{name}.{table}"));
+                return refuse(&key, format!("{points} {what}"), format!("at most {MOST_POINTS} {what}"));
+            }
+            trainings = trainings.saturating_add(points.saturating_mul(self.seeds as usize));
+            if points > widest.1 {
+                widest = (format!("arms.{name}.{table}"), points);
+            }
+        }
+        if self.is_tuned() {
+            let each = self.tuning.configurations.saturating_mul(self.tuning.seeds as usize);
+            let searched = each.saturating_mul(self.arms.len());
+            if searched > MOST_TRAININGS {
+                let found = format!("{searched} trainings: points, times tuning.seeds, of every arm");
+                return refuse("tuning.configurations", found, format!("at most {MOST_TRAININGS} in all"));
+            }
+            trainings = self.arms.len().saturating_mul(self.seeds as usize);
+        }
+        if trainings > MOST_TRAININGS {
+            let found = format!("{trainings} trainings: points, times seeds, of every arm");
+            return refuse(&widest.0, found, format!("at most {MOST_TRAININGS} in all"));
+        }
+        // 2. The model and its batches.
+        let shape = &self.model;
+        let weights = 12.0 * shape.layers as f64 * (shape.width as f64).powi(2)
+            + (self.world.reviews.vocabulary + self.stages.base.window) as f64 * shape.width as f64;
+        if !self.is_pretrained() && weights > MOST_WEIGHTS {
+            let found = format!("{} layers of width {} are {weights:.1e} weights", shape.layers, shape.width);
+            return refuse("model.layers", found, format!("at most {MOST_WEIGHTS:e} weights"));
+        }
+        let base = &self.stages.base;
+        let tokens = base.batch_size.saturating_mul(base.window);
+        if tokens > MOST_TOKENS {
+            let found = format!("{} windows of {} are {tokens} tokens", base.batch_size, base.window);
+            return refuse("stages.base.batch_size", found, format!("at most {MOST_TOKENS} tokens"));
+        }
+        // 3. What is judged, and by what.
+        if self.claims.len() > MOST_CLAIMS {
+            return refuse("claims", format!("{} claims", self.claims.len()), format!("at most {MOST_CLAIMS}"));
+        }
+        if let Some(claim) = self.claims.iter().find(|claim| claim.kl.len() > MOST_CLAIMS) {
+            let found = format!("{} places in claim {}", claim.kl.len(), claim.id);
+            return refuse("claims", found, format!("at most {MOST_CLAIMS}"));
+        }
+        let rules = &self.judge.rules;
+        if rules.len() > MOST_RULES {
+            return refuse("judge.rules", format!("{} rules", rules.len()), format!("at most {MOST_RULES}"));
+        }
+        for (place, rule) in rules.iter().enumerate() {
+            let (weight, words, per) = match rule {
+                Rule::Length { words, per, weight } => (*weight, *words, *per),
+                Rule::Keyword { weight, .. } | Rule::Regex { weight, .. } | Rule::Json { weight } => {
+                    (*weight, 0.0, 1.0)
+                }
+            };
+            let is_in = |x: f64| (0.0..=MOST_IN_A_RULE).contains(&x);
+            if !(is_in(weight.abs()) && is_in(words) && is_in(per) && per > 0.0) {
+                let found = format!("in rule {}: {rule:?}", place + 1);
+                let accepted = format!("numbers of at most {MOST_IN_A_RULE:e}; `words` of at least 0, `per` above 0");
+                return refuse("judge.rules", found, accepted);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ARMS: &str = "[arms.p]\nmethod = \"ppo\"\n[arms.d]\nmethod = \"dpo\"\n";
+
+    fn with(text: &str, overrides: &[String]) -> Result<Experiment> {
+        Experiment::from_document(&Document::parse("t", text, overrides)?)
+    }
+
+    /// One arm of each method, so that every key of the defaults stands in the document.
+    fn every_method() -> String {
+        crate::method::METHODS.iter().map(|method| format!("[arms.{method}]\nmethod = \"{method}\"\n")).collect()
+    }
+
+    #[test]
+    fn no_number_is_too_absurd_to_be_refused_by_its_name() {
+        let all = every_method();
+        let keys: Vec<(String, toml::Value)> = Document::parse("t", &all, &[])
+            .expect("valid")
+            .resolved()
+            .into_iter()
+            .map(|(key, value, _)| (key, value))
+            .filter(|(_, value)| matches!(value, toml::Value::Integer(_) | toml::Value::Float(_)))
+            // what several methods have is the same key
+            .filter({
+                let mut seen = std::collections::BTreeSet::new();
+                move |(key, _)| !key.starts_with("arms.") || seen.insert(key.rsplit('.').next().map(String::from))
+            })
+            .collect();
+        assert!(keys.len() > 100, "{}", keys.len());
+        let absurd = [
+            "-1",
+            "0",
+            "-0.0",
+            "1e300",
+            "-1e300",
+            "1e-320",
+            "nan",
+            "-nan",
+            "inf",
+            "-inf",
+            "1.5",
+            "16385",
+            "4294967296",
+            "9007199254740993",
+            "9223372036854775807",
+            "-9223372036854775808",
+            "9223372036854775808",
+            "1e999",
+        ];
+        for (key, default) in &keys {
+            let method = key.strip_prefix("arms.").and_then(|rest| rest.split_once('.')).map(|(method, _)| method);
+            // an arm alone, where the key is one's: the others would only be read again
+            let text = method.map_or(ARMS.into(), |method| format!("[arms.{method}]\nmethod = \"{method}\"\n"));
+            let axis = method.map(|method| key.replace(&format!("arms.{method}."), &format!("arms.{method}.grid.")));
+            let as_axis = |value: &str| axis.as_ref().map(|axis| format!("{axis}=[{value}]"));
+            for value in absurd {
+                for given in [Some(format!("{key}={value}")), as_axis(value)].into_iter().flatten() {
+                    let Err(error) = with(&text, std::slice::from_ref(&given)) else {
+                        let is_huge =
+                            if default.is_float() { value == "1e300" || value == "1e999" } else { value.len() == 19 };
+                        let may = value == "1e999" && range_has_no_end(key);
+                        assert!(!is_huge || may, "{given} has no end");
+                        continue;
+                    };
+                    let words = format!("{error} {} {}", error.label(), error.hint());
+                    let name = key.rsplit('.').next().unwrap_or(key);
+                    assert!(words.contains(name), "{given}: {words}");
+                }
+            }
+        }
+    }
+
+    /// Whether inf, which 1e999 is in TOML, is a word there.
+    fn range_has_no_end(key: &str) -> bool {
+        crate::checks::range_of(key) == Some(crate::checks::Range::Bound)
+    }
+
+    #[test]
+    fn what_is_too_much_together_is_refused_before_it_is_laid_out() {
+        let list = |n: usize| (1..=n).map(|i| format!("{}", i as f64 / 1e3)).collect::<Vec<_>>().join(", ");
+        let axes = |n: usize| {
+            let names = ["beta", "learning_rate", "simpo_margin", "label_smoothing", "alpha", "margin", "tie_margin"];
+            let more =
+                ["nll_coef", "kto_desirable", "kto_undesirable", "discopop_tau", "positive_lambda", "lora_alpha"];
+            let all = names.into_iter().chain(more).chain(["lora_dropout", "unlikelihood_alpha"]);
+            all.take(n).map(|name| format!("{name} = {{ low = 0.1, high = 0.4 }}\n")).collect::<String>()
+        };
+        let searched =
+            "[tuning]\nconfigurations = 4\n[arms.d]\nmethod = \"dpo\"\nsearch = \"random\"\n[arms.d.space]\n";
+        let grid = |points: &str| format!("[arms.d]\nmethod = \"dpo\"\n[arms.d.grid]\n{points}");
+        for (text, says) in [
+            (format!("{searched}{}", axes(15)), "32768 corners"),
+            (grid(&format!("beta = [{0}]\nlearning_rate = [{0}]\n", list(1000))), "1000000 points"),
+            (grid(&format!("beta = [{}]\n", list(10_001))), "10001 values"),
+            (format!("seeds = 1000\n{}", grid(&format!("beta = [{}]\n", list(101)))), "101000 trainings"),
+            (format!("[tuning]\nconfigurations = 1000000\n{ARMS}"), "6000000 trainings"),
+            (format!("[model]\nlayers = 512\nwidth = 16384\n{ARMS}"), "weights"),
+            (format!("[stages.base]\nbatch_size = 65536\nwindow = 16384\n{ARMS}"), "tokens"),
+            (format!("[judge]\nrules = [{{ rule = \"length\", words = 1e300, per = 1 }}]\n{ARMS}"), "rule 1"),
+            (format!("[judge]\nrules = [{{ rule = \"length\", words = 1, per = 0 }}]\n{ARMS}"), "rule 1"),
+            (format!("[judge]\nrules = [{{ rule = \"json\", weight = inf }}]\n{ARMS}"), "rule 1"),
+            ((0..300).map(|i| format!("[arms.a{i}]\nmethod = \"dpo\"\n")).collect(), "300 arms"),
+        ] {
+            let error = with(&text, &[]).expect_err(says);
+            assert!(error.to_string().contains(says), "{error}");
+            assert!(error.label().contains("at most"), "{}", error.label());
+        }
+        assert!(with(&grid(&format!("beta = [{}]\n", list(1000))), &[]).is_ok());
+    }
+
+    #[test]
+    fn keys_and_files_are_bounded_too() {
+        let deep = format!("{}=1", vec!["a"; 30_000].join("."));
+        assert!(matches!(with(ARMS, &[deep]), Err(Error::Override { .. })));
+        for nested in ["[".repeat(100_000), "{a=".repeat(100_000), format!("{}b=1", "a.".repeat(100_000))] {
+            assert!(with(&format!("name = {nested}"), &[]).is_err());
+            assert!(with(&nested, &[]).is_err());
+        }
+        assert!(matches!(Document::load(std::path::Path::new("/dev/zero"), &[]), Err(Error::Read { .. })));
+    }
+
+    #[test]
+    fn what_goes_into_a_script_is_one_line_of_plain_letters() {
+        let slurm = |line: &str| with(&format!("[slurm]\n{line}\n{ARMS}"), &[]);
+        for accepted in [
+            "partition = \"gpu-a100,long\"",
+            "time = \"90\"",
+            "time = \"2-12:00:00\"",
+            "memory = \"512M\"",
+            "memory = \"0\"",
+            "extra = [\"--account=lab\", \"--comment=\\\"a b\\\"\"]",
+            "setup = \"module load a\\nmodule load b\"",
+        ] {
+            assert!(slurm(accepted).is_ok(), "{accepted}");
+        }
+        for refused in [
+            "partition = \"a\\nrm -rf x\"",
+            "partition = \"a b\"",
+            "partition = \"$(x)\"",
+            "time = \"1\\n#SBATCH --uid=0\"",
+            "time = \"forever\"",
+            "time = \"99999999999999999999\"",
+            "time = \"\"",
+            "memory = \"4 G\"",
+            "memory = \"4GG\"",
+            "memory = \"99999999999T\"",
+            "extra = [\"--account=lab\\n--uid=0\"]",
+            "extra = [\"account\"]",
+            "setup = \"a\\u001bb\"",
+            "setup = \"a\\u0000b\"",
+        ] {
+            let error = slurm(refused).expect_err(refused);
+            assert!(matches!(error, Error::OutOfRange { .. }), "{refused}: {error}");
+        }
+    }
+}
