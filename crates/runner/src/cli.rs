@@ -62,7 +62,8 @@ pub enum Command {
     /// Watch a run in the terminal as it goes
     ///
     /// Stages with their state and time left, curves of any metric by arm, what finished cells write. Reads the run's files
-    /// alone: it may be started and left at any time, and from another machine that sees them.
+    /// alone: it may be started and left at any time, and from another machine that sees them. Where no terminal can be drawn on,
+    /// a line whenever a stage begins or ends, until the run has ended.
     Watch(WatchArgs),
     /// The finished stages under one root
     #[command(subcommand)]
@@ -117,7 +118,7 @@ pub enum Command {
         stage: usize,
         #[arg(long)]
         device: String,
-        #[arg(long)]
+        #[arg(long, value_parser = seconds)]
         checkpoint_seconds: f64,
         /// It stands alone: its parent may end, and what it dies of is written down
         #[arg(long)]
@@ -216,11 +217,11 @@ pub struct CheckArgs {
     #[arg(long, value_name = "FILE")]
     pub test: Option<PathBuf>,
     /// Rows with longer prompts are left out
-    #[arg(long, value_name = "N", default_value_t = 256)]
-    pub prompt_tokens: usize,
+    #[arg(long, value_name = "N", default_value = "256", value_parser = tokens())]
+    pub prompt_tokens: Option<u32>,
     /// Rows with longer completions are left out
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    pub response_tokens: usize,
+    #[arg(long, value_name = "N", default_value = "128", value_parser = tokens())]
+    pub response_tokens: Option<u32>,
     #[command(flatten)]
     pub columns: ColumnArgs,
     #[arg(long, value_enum, default_value = "text")]
@@ -357,7 +358,7 @@ pub struct PlanArgs {
     #[command(flatten)]
     pub experiment: ExperimentArgs,
     /// Stages at once, one thread each [default: the machine's cores]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub jobs: Option<u16>,
     /// Every setting as resolved, and where it comes from
     #[arg(long)]
@@ -371,7 +372,7 @@ pub struct RunArgs {
     #[command(flatten)]
     pub experiment: ExperimentArgs,
     /// Stages at once, one thread each [default: the machine's cores; on a cluster as many as it grants]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub jobs: Option<u16>,
     /// Where stages run: on this machine, or as Slurm job arrays over a shared directory (`[slurm]` in the experiment)
     #[arg(long, value_name = "NAME", default_value = "local")]
@@ -385,7 +386,7 @@ pub struct RunArgs {
     #[arg(long)]
     pub keep_going: bool,
     /// Seconds between checkpoints of a training: no more than this much work is lost to a kill, and none of the result
-    #[arg(long, value_name = "S", default_value = "30", value_parser = not_negative)]
+    #[arg(long, value_name = "S", default_value = "30", value_parser = seconds)]
     pub checkpoint_seconds: f64,
 }
 
@@ -454,7 +455,7 @@ pub struct BenchArgs {
     #[arg(long, value_parser = crate::bench::CASES)]
     pub case: Vec<String>,
     /// Timed runs of each case
-    #[arg(long, value_name = "N", default_value = "7", value_parser = clap::value_parser!(u16).range(1..))]
+    #[arg(long, value_name = "N", default_value = "7", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub runs: u16,
     /// Beside PyTorch and TRL, in turn with ours; builds them with pip the first time (scripts/bench-peers)
     #[arg(long)]
@@ -491,7 +492,7 @@ pub enum Proxy {
 pub struct OptimumArgs {
     #[arg(long)]
     pub world: ExactWorld,
-    /// Price of a nat of KL, above 0
+    /// Price of a nat of KL, from 1e-6 to 1e6
     #[arg(long, value_parser = positive)]
     pub beta: f64,
     /// Prompts of the grammar; the bandit has only one set
@@ -510,17 +511,25 @@ pub struct OptimumArgs {
     pub format: Format,
 }
 
-fn not_negative(text: &str) -> Result<f64, String> {
+/// Tokens of a text, as the keys of the experiment accept them.
+fn tokens() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=1 << 20)
+}
+
+/// Longest time between two checkpoints: a month.
+const LONGEST: f64 = 30.0 * 86_400.0;
+
+fn seconds(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(x) if x >= 0.0 && x.is_finite() => Ok(x),
-        _ => Err("a number of at least 0 is wanted".into()),
+        Ok(x) if (0.0..=LONGEST).contains(&x) => Ok(x),
+        _ => Err(format!("a number from 0 to {LONGEST} is wanted")),
     }
 }
 
 fn positive(text: &str) -> Result<f64, String> {
     match text.parse::<f64>() {
-        Ok(x) if x > 0.0 && x.is_finite() => Ok(x),
-        _ => Err("a number above 0 is wanted".into()),
+        Ok(x) if (1e-6..=1e6).contains(&x) => Ok(x),
+        _ => Err("a number from 1e-6 to 1e6 is wanted".into()),
     }
 }
 
@@ -535,5 +544,109 @@ impl ExperimentArgs {
     /// All overrides of the command line.
     pub fn overrides(&self) -> Vec<String> {
         self.set.iter().cloned().chain(self.seeds.map(|n| format!("seeds={n}"))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use std::any::TypeId;
+
+    /// Every option that takes a number, behind a command line that lacks nothing else.
+    const NUMERIC: [(&str, &str); 20] = [
+        ("bench", "--runs"),
+        ("cache explain e.toml", "--seeds"),
+        ("data check rows.jsonl", "--prompt-tokens"),
+        ("data check rows.jsonl", "--response-tokens"),
+        ("export run --arm a --to folder", "--seed"),
+        ("optimum --world grammar", "--beta"),
+        ("optimum --world grammar --beta 1", "--seed"),
+        ("plan e.toml", "--jobs"),
+        ("plan e.toml", "--seeds"),
+        ("report run --figure frontier", "--width"),
+        ("run e.toml", "--checkpoint-seconds"),
+        ("run e.toml", "--jobs"),
+        ("run e.toml", "--seeds"),
+        ("sample run", "--draw"),
+        ("sample run", "--responses"),
+        ("sample run", "--seed"),
+        ("watch run --once", "--height"),
+        ("watch run --once", "--width"),
+        ("worker --run run --stage 0 --device flex", "--checkpoint-seconds"),
+        ("worker --run run --checkpoint-seconds 1 --device flex", "--stage"),
+    ];
+
+    /// Commands and their options of these types.
+    fn numeric(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+        let types = [
+            TypeId::of::<u16>(),
+            TypeId::of::<u32>(),
+            TypeId::of::<u64>(),
+            TypeId::of::<usize>(),
+            TypeId::of::<f64>(),
+            TypeId::of::<duel_report::Width>(),
+        ];
+        for option in command.get_arguments().filter(|option| option.get_action().takes_values()) {
+            if types.iter().any(|number| option.get_value_parser().type_id() == *number) {
+                found.push(format!("{path} --{}", option.get_long().unwrap_or_default()).trim().to_string());
+            }
+        }
+        for below in command.get_subcommands() {
+            numeric(below, &format!("{path} {}", below.get_name()), found);
+        }
+    }
+
+    #[test]
+    fn no_number_on_the_command_line_is_too_absurd_to_be_refused_by_its_option() {
+        let mut found = vec![];
+        numeric(&Cli::command(), "", &mut found);
+        found.sort();
+        let commands = ["check", "explain"]; // of two words
+        let known = NUMERIC.map(|(line, option)| {
+            let words: Vec<&str> = line.split(' ').collect();
+            let of = if commands.contains(words.get(1).unwrap_or(&"")) { 2 } else { 1 };
+            format!("{} {option}", words[..of].join(" "))
+        });
+        let mut known = known.to_vec();
+        known.sort();
+        assert_eq!(found, known, "an option that takes a number is not tried");
+        let absurd = [
+            "-1",
+            "0",
+            "-0.0",
+            "1e300",
+            "-1e300",
+            "1e-320",
+            "nan",
+            "inf",
+            "-inf",
+            "1.5",
+            "",
+            " 1",
+            "1_000",
+            "0x10",
+            "65536",
+            "4294967296",
+            "18446744073709551615",
+            "18446744073709551616",
+            "99999999999999999999",
+            "1e300mm",
+            "nanpx",
+            "-3in",
+            "0pt",
+        ];
+        for (line, option) in NUMERIC {
+            for value in absurd {
+                let words = ["duel"].into_iter().chain(line.split(' ')).map(String::from);
+                match Cli::try_parse_from(words.chain([format!("{option}={value}")])) {
+                    Err(refused) => {
+                        assert_eq!(refused.exit_code(), 2);
+                        assert!(refused.to_string().contains(option), "{line} {option}={value}: {refused}");
+                    }
+                    Ok(_) => assert!(!value.contains("e300") && !value.contains("n"), "{line} {option}={value}"),
+                }
+            }
+        }
     }
 }

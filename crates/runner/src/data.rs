@@ -2,19 +2,25 @@
 
 use crate::cli::{CheckArgs, ColumnArgs, Format, InitArgs};
 use crate::scene::Given as Model;
-use crate::{Error, Result, log, print};
+use crate::{Error, Result, host, log, print};
 use duel_data::check::{self, Asked, Findings, Given, Lengths};
 use duel_data::records::Columns;
 use duel_spec::Split;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::fmt::Write as _;
 use std::path::Path;
+use toml_edit::{DocumentMut, Item};
 
 /// Says what is wrong with rows, and what would become of them.
 ///
 /// # Errors
 /// Rows that ought to be mended.
 pub fn check(args: &CheckArgs) -> Result<()> {
+    if args.format == Format::Json {
+        // the answer names its files
+        let files = [Some(&args.file), args.validation.as_ref(), args.test.as_ref()];
+        files.into_iter().flatten().try_for_each(|file| as_text(file, "file of rows").map(drop))?;
+    }
     let found = findings(args)?;
     print(&match args.format {
         Format::Json => crate::terminal::json(&found),
@@ -23,8 +29,13 @@ pub fn check(args: &CheckArgs) -> Result<()> {
     if found.are_bad() { Err(Error::Rows { path: args.file.clone() }) } else { Ok(()) }
 }
 
+/// A path where only text will do.
+fn as_text<'a>(path: &'a Path, what: &'static str) -> Result<&'a str> {
+    path.to_str().ok_or_else(|| Error::NotText { what, path: path.into() })
+}
+
 fn findings(args: &CheckArgs) -> Result<Findings> {
-    let model = args.model.as_ref().map(|path| Model::open(&path.to_string_lossy())).transpose()?;
+    let model = args.model.as_ref().map(|path| Model::open(as_text(path, "model")?)).transpose()?;
     let encoder = model.as_ref().map(Model::encoder).transpose()?;
     let alone = args.validation.is_none() && args.test.is_none();
     let mut files = vec![Given { path: args.file.clone(), split: (!alone).then_some(Split::Train) }];
@@ -35,10 +46,10 @@ fn findings(args: &CheckArgs) -> Result<Findings> {
     let asked = Asked {
         columns: Columns { prompt, chosen, rejected },
         encoder: encoder.as_ref(),
-        prompt_tokens: args.prompt_tokens,
-        response_tokens: args.response_tokens,
+        prompt_tokens: args.prompt_tokens.map_or(usize::MAX, |most| most as usize),
+        response_tokens: args.response_tokens.map_or(usize::MAX, |most| most as usize),
     };
-    let bar = match log::is_quiet() {
+    let bar = match log::is_quiet() || host::is_dumb_terminal() {
         true => ProgressBar::hidden(),
         false => ProgressBar::new_spinner(),
     };
@@ -104,7 +115,8 @@ fn text(found: &Findings, args: &CheckArgs) -> String {
             (found.prompts_too_long, "prompts", args.prompt_tokens, "--prompt-tokens"),
             (found.responses_too_long, "completions", args.response_tokens, "--response-tokens"),
         ];
-        for (n, what, most, option) in too_long.into_iter().filter(|(_, _, most, _)| *most < usize::MAX) {
+        for (n, what, most, option) in too_long {
+            let Some(most) = most else { continue };
             line(format!("  {} rows have {what} of more than {most} tokens and are left out ({option})", many(n)));
         }
         line(format!(
@@ -141,6 +153,36 @@ const INIT_HINT: &str =
 const IN_PARTS: &str = "accumulate = 4                  # parts that a batch is read in: the same update in less memory. `recompute = true` does with less still";
 const WHOLE: &str = "recompute = true                # less memory; kto's batches may not be read in parts";
 
+/// An experiment's name for a folder.
+fn name_of(folder: &Path) -> String {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let name: String = name.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
+    if name.is_empty() { "own-data".into() } else { name }
+}
+
+/// Sets a key of the template, with its comment where it was; one that the template leaves to its default is added where the
+/// value is another.
+fn set(document: &mut DocumentMut, key: &str, value: toml_edit::Value) {
+    let (tables, name) = key.rsplit_once('.').unwrap_or(("", key));
+    let mut table = document.as_table_mut();
+    for below in tables.split('.').filter(|below| !below.is_empty()) {
+        table = table[below].as_table_mut().expect("the template is tested to have its tables");
+    }
+    let Some(old) = table.get_mut(name).and_then(Item::as_value_mut) else {
+        if value.as_str() != Some(name) {
+            table.insert(name, Item::Value(value));
+        }
+        return;
+    };
+    let text = |value: &toml_edit::Value| value.clone().decorated("", "").to_string().chars().count();
+    let suffix = old.decor().suffix().and_then(|suffix| suffix.as_str()).unwrap_or_default();
+    let comment = suffix.trim_start_matches(' ');
+    let column = text(old) + suffix.len() - comment.len();
+    let gap = if comment.is_empty() { 0 } else { column.saturating_sub(text(&value)).max(1) };
+    let suffix = " ".repeat(gap) + comment;
+    *old = value.decorated(" ", suffix);
+}
+
 /// Writes an experiment fitted to rows and a model.
 ///
 /// # Errors
@@ -152,8 +194,8 @@ pub fn init(args: &InitArgs) -> Result<()> {
         model: Some(args.model.clone()),
         validation: None,
         test: None,
-        prompt_tokens: usize::MAX,
-        response_tokens: usize::MAX,
+        prompt_tokens: None,
+        response_tokens: None,
         columns: args.columns.clone(),
         format: Format::Text,
     };
@@ -173,30 +215,40 @@ pub fn init(args: &InitArgs) -> Result<()> {
     let holdout = (usable / 10).clamp(2, 256);
     let rows = usable.saturating_sub(2 * holdout).clamp(2, 4096);
     let batch = if rows >= 64 { 16 } else { 4 };
-    let columns =
-        [("prompt", &args.columns.prompt), ("chosen", &args.columns.chosen), ("rejected", &args.columns.rejected)];
-    let renamed = columns.iter().filter(|(usual, name)| usual != name);
-    let renamed: String = renamed.map(|(usual, name)| format!("{usual} = {name:?}\n")).collect();
-    let name =
-        args.folder.file_name().unwrap_or_default().to_string_lossy().replace(|c: char| !c.is_alphanumeric(), "-");
-    let path =
-        |path: &Path| format!("{:?}", std::path::absolute(path).unwrap_or_else(|_| path.into()).to_string_lossy());
-    let values = [
-        ("\"own-data\"", format!("{name:?}")),
-        ("\"rows.jsonl\"", path(&args.rows)),
-        ("\"path/to/model\"", path(&args.model)),
-        ("# columns\n", renamed),
-        (IN_PARTS, if is_unpaired { WHOLE } else { IN_PARTS }.into()),
-        ("# loss = \"kto\"  ", if is_unpaired { "loss = \"kto\"    " } else { "# loss = \"kto\"  " }.into()),
-        ("prompt_tokens = 256 ", format!("prompt_tokens = {:<4}", round(prompt.ninety))),
-        ("response_tokens = 128 ", format!("response_tokens = {:<4}", round(chosen.ninety.max(rejected.ninety)))),
-        ("holdout_rows = 256 ", format!("holdout_rows = {holdout:<4}")),
-        ("rows = 4096 ", format!("rows = {rows:<5}")),
-        ("batch_size = 16 ", format!("batch_size = {batch:<3}")),
-        ("steps = 200 ", format!("steps = {:<4}", (3 * rows / batch).clamp(8, 400))),
-        ("prompts = 64 ", format!("prompts = {:<3}", holdout.min(64))),
+    let is = |plain: &str, unpaired: &str| if is_unpaired { unpaired.to_string() } else { plain.to_string() };
+    let lines = [
+        ("# columns\n", String::new()),
+        (IN_PARTS, is(IN_PARTS, WHOLE)),
+        ("# loss = \"kto\"  ", is("# loss = \"kto\"  ", "loss = \"kto\"    ")),
     ];
-    let fitted = values.into_iter().fold(TEMPLATE.to_owned(), |text, (from, to)| text.replace(from, &to));
+    let template = lines.into_iter().fold(TEMPLATE.to_owned(), |text, (from, to)| text.replace(from, &to));
+    let whole = |path: &Path, what| {
+        let whole = std::path::absolute(path).unwrap_or_else(|_| path.into());
+        as_text(&whole, what).map(String::from)
+    };
+    let folder = whole(&args.folder, "folder")?;
+    let columns = &args.columns;
+    let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX).into();
+    let values: [(&str, toml_edit::Value); 14] = [
+        ("name", name_of(Path::new(&folder)).into()),
+        ("world.rows.train", whole(&args.rows, "file of rows")?.into()),
+        ("world.rows.prompt", columns.prompt.as_str().into()),
+        ("world.rows.chosen", columns.chosen.as_str().into()),
+        ("world.rows.rejected", columns.rejected.as_str().into()),
+        ("world.rows.prompt_tokens", number(round(prompt.ninety))),
+        ("world.rows.response_tokens", number(round(chosen.ninety.max(rejected.ninety)))),
+        ("model.from", whole(&args.model, "model")?.into()),
+        ("stages.pairs.rows", number(rows)),
+        ("stages.pairs.holdout_rows", number(holdout)),
+        ("stages.rm.steps", number((3 * rows / batch).clamp(8, 400))),
+        ("stages.rm.batch_size", number(batch)),
+        ("arms.dpo.batch_size", number(batch)),
+        ("evaluation.prompts", number(holdout.min(64))),
+    ];
+    let mut fitted: DocumentMut = template.parse().expect("the template is tested to parse");
+    values.into_iter().for_each(|(key, value)| set(&mut fitted, key, value));
+    let fitted = fitted.to_string();
+    duel_spec::Experiment::from_document(&duel_spec::Document::parse("experiment.toml", &fitted, &[])?)?;
 
     // 3. The file, where none is.
     let io = |action, path: &Path| {
@@ -213,4 +265,45 @@ pub fn init(args: &InitArgs) -> Result<()> {
         to.display()
     ));
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use duel_spec::{Document, Experiment};
+
+    #[test]
+    fn names_and_paths_of_any_letters_are_written_as_toml() {
+        let hostile = [
+            "plain",
+            "with space",
+            "C:\\rows\\new\\x.jsonl",
+            "quo\"te's",
+            "tab\tand\nline",
+            "naïve–ключ–行",
+            "\u{1}\u{7f}\u{200b}",
+            "\"\"\"",
+            "'''",
+            "# no comment",
+        ];
+        for text in hostile {
+            let mut document: DocumentMut = TEMPLATE.parse().expect("the template parses");
+            for key in ["world.rows.train", "world.rows.chosen", "model.from"] {
+                set(&mut document, key, text.into());
+            }
+            set(&mut document, "name", name_of(Path::new(text)).into());
+            set(&mut document, "stages.pairs.rows", 77.into());
+            let written = document.to_string();
+            let read = Document::parse("t", &written, &[]).and_then(|document| Experiment::from_document(&document));
+            let experiment = read.unwrap_or_else(|e| panic!("{text:?}: {e}\n{written}"));
+            let rows = &experiment.world.rows;
+            assert_eq!([&rows.train, &rows.chosen, &experiment.model.from], [text; 3]);
+            assert_eq!((experiment.stages.pairs.rows, rows.prompt.as_str()), (77, "prompt"));
+            assert!(
+                written.contains("\nrows = 77                       # of the training rows, at most\n"),
+                "{written}"
+            );
+        }
+        assert_eq!(name_of(Path::new("/")), "own-data");
+    }
 }

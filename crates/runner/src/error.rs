@@ -40,6 +40,8 @@ pub enum Error {
     NoSeed { path: PathBuf, seed: u64 },
     #[error("the terminal cannot be drawn on")]
     Screen { source: std::io::Error },
+    #[error("failed to write to standard output")]
+    Output { source: std::io::Error },
     #[error("failed to start a worker")]
     Worker { source: std::io::Error },
     #[error("the worker was asked for stage {place} of {name}, which the run's experiment.toml does not have")]
@@ -48,6 +50,15 @@ pub enum Error {
     Missing { stage: String, needs: String },
     #[error("{program} {}", problem.trim())]
     Cluster { program: &'static str, problem: String },
+    #[error("{what} {found:?} cannot stand in a script of Slurm's: {why}")]
+    Unscriptable { what: &'static str, found: String, why: &'static str },
+    #[error("the {what} `{}` is not UTF-8, and has to be written as text", path.display())]
+    NotText { what: &'static str, path: PathBuf },
+    #[error(
+        "a model of {layers} layers of width {width} takes {} of memory to train, and this machine has {}",
+        crate::show::bytes(*needed), crate::show::bytes(*there)
+    )]
+    TooLarge { layers: usize, width: usize, needed: f64, there: f64 },
     #[error("the run goes on as jobs of the cluster")]
     Detached,
     #[error("the peer `{name}` cannot be timed: {problem}")]
@@ -99,7 +110,10 @@ impl Error {
             | Self::NotExact { .. }
             | Self::NoSeed { .. }
             | Self::NoClaim { .. }
-            | Self::NoSuch { .. } => 2,
+            | Self::NoSuch { .. }
+            | Self::NotText { .. }
+            | Self::TooLarge { .. }
+            | Self::Unscriptable { .. } => 2,
             Self::Data(duel_data::Error::NoPrompt { .. }) | Self::Report(duel_report::Error::NoFigure { .. }) => 2,
             Self::Contradicted { .. } => 3,
             Self::Model(duel_model::Error::UnknownDevice { .. } | duel_model::Error::DeviceNotBuilt { .. }) => 2,
@@ -142,6 +156,10 @@ impl Error {
             Self::NothingToChoose { arm } => {
                 Some(format!("the reasons stand above; narrow `arms.{arm}.space`, or give `tuning.configurations` a larger number"))
             }
+            Self::Output { .. } => Some("the answer is not whole; write it to a disk that has space".into()),
+            Self::Unscriptable { .. } => Some("give the run another `--out`, on a path of ordinary characters".into()),
+            Self::NotText { .. } => Some("rename it, or name a link to it".into()),
+            Self::TooLarge { .. } => Some("lower `model.layers` or `model.width`".into()),
             Self::Screen { .. } => Some("`duel watch RUN --once` prints the same as text".into()),
             Self::Cluster { .. } => Some("`sinfo` says whether this machine belongs to a Slurm cluster; the run's folder `slurm/` has what was submitted".into()),
             Self::Detached => Some("run the same command again to follow them and to report; `duel cancel RUN` cancels them".into()),

@@ -3,7 +3,7 @@
 
 use crate::bench::{PRETRAINED, Shape, seconds_a_token};
 use crate::plan::{Kind, Plan, Stage};
-use crate::{Result, host, scene};
+use crate::{Error, Result, host, scene};
 use duel_data::grammar::RESPONSES;
 use duel_ledger::write_atomically;
 use duel_model::{Flops, TransformerConfig};
@@ -20,6 +20,8 @@ const OVERHEAD: f64 = 0.25;
 const PRETRAINED_MEMORY: f64 = 400e6;
 /// Rows that a pretrained model writes at once where its speed is measured.
 const WRITTEN: usize = 32;
+/// Copies of a model in training: weights, gradient, two moments and a spare.
+const TRAINED: f64 = 5.0;
 /// Bytes that a worker holds before it trains anything: the binary, its allocator, tables.
 const BASE_MEMORY: f64 = 60e6;
 
@@ -72,6 +74,14 @@ impl Rates {
             return Ok(*rates);
         }
         let pretrained = experiment.is_pretrained();
+        if !pretrained {
+            let TransformerConfig { layers, width, vocabulary, context, .. } = config;
+            let parameters = layers as f64 * config.block_matrices() as f64 + (width * (vocabulary + context)) as f64;
+            let (needed, there) = (TRAINED * 4.0 * parameters, host::memory());
+            if needed > there {
+                return Err(Error::TooLarge { layers, width, needed, there });
+            }
+        }
         let (name, batch, threads) = if pretrained { (PRETRAINED, 4, host::cores()) } else { ("experiment", 64, 1) };
         let shape = Shape { name, config, space, batch, threads };
         let exact = experiment.world.kind == WorldKind::Grammar;
@@ -217,7 +227,7 @@ impl<'a> Estimator<'a> {
         (rows * policy.forward * (2.0 * said + 3.0 * columns), seconds)
     }
 
-    /// Bytes of so many models in training (weights, gradient, two moments and a spare) on batches of so many rows. A pretrained
+    /// Bytes of so many models in training on batches of so many rows. A pretrained
     /// model lies there once, frozen, where it does not stay in its file, and again as a decoder has it; what its adapters take is
     /// little beside that.
     fn memory(&self, models: f64, batch: f64) -> f64 {
@@ -234,7 +244,7 @@ impl<'a> Estimator<'a> {
         let kept = if self.experiment.learner.recompute { 2.0 } else { 14.0 }; // vectors of the width a layer and token
         let activations = tokens * (layers * width) as f64 * kept;
         let logits = 2.0 * batch * (self.sizes.space.response_tokens * vocabulary) as f64;
-        4.0 * (5.0 * models * parameters + activations + logits)
+        4.0 * (TRAINED * models * parameters + activations + logits)
     }
 }
 

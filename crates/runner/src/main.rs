@@ -32,8 +32,9 @@ mod worker;
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
 use error::Error;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
+use std::sync::Mutex;
 use std::time::Duration;
 
 /// What a fallible call of this crate returns.
@@ -52,16 +53,27 @@ const KEPT_OF_LARGE: std::ffi::c_long = 500;
 
 fn main() -> ExitCode {
     keep_pages(KEPT);
-    let cli = Cli::parse();
-    log::start(cli.quiet, cli.verbose);
-    match dispatch(cli.command) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(exit = error.exit(), "{error}");
-            let _ = writeln!(std::io::stderr(), "{}", render::render(&error));
-            ExitCode::from(error.exit())
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        // help and version are printed as any other answer; mistakes go to standard error
+        Err(answer) => {
+            note_unprinted(answer.print());
+            return finish(u8::try_from(answer.exit_code()).unwrap_or(2), None);
         }
-    }
+    };
+    log::start(cli.quiet, cli.verbose);
+    let error = dispatch(cli.command).err();
+    finish(error.as_ref().map_or(0, Error::exit), error.as_ref())
+}
+
+/// Tells of an error, or, where there is none, of an answer that could not be printed.
+fn finish(exit: u8, error: Option<&Error>) -> ExitCode {
+    let unprinted = UNPRINTED.lock().ok().and_then(|mut unprinted| unprinted.take());
+    let unprinted = unprinted.filter(|_| exit == 0).map(|source| Error::Output { source });
+    let Some(error) = error.or(unprinted.as_ref()) else { return ExitCode::from(exit) };
+    tracing::error!(exit = error.exit(), "{error}");
+    let _ = writeln!(std::io::stderr(), "{}", render::render(error));
+    ExitCode::from(error.exit())
 }
 
 /// Pages stay with the process between steps, unless the environment's `MIMALLOC_PURGE_DELAY` says otherwise.
@@ -129,12 +141,24 @@ fn dispatch(command: Command) -> Result<()> {
     }
 }
 
-/// Standard output; a closed pipe is no error.
+/// Standard output. A closed pipe is no error; what else keeps it from being written is told when all is done.
 fn print(text: &str) {
     print_styled(&terminal::shown(text));
 }
 
 /// As [`print`], of text with colours of our own; what came from outside has passed [`terminal::shown`] by itself.
 fn print_styled(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let mut out = std::io::stdout().lock();
+    note_unprinted(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+}
+
+/// Why standard output took no more, unless it is that nobody listens.
+static UNPRINTED: Mutex<Option<std::io::Error>> = Mutex::new(None);
+
+fn note_unprinted(written: std::io::Result<()>) {
+    if let (Err(error), Ok(mut unprinted)) = (written, UNPRINTED.lock())
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        unprinted.get_or_insert(error);
+    }
 }

@@ -1,9 +1,9 @@
 //! What a person sees while a run goes: a bar on a terminal, plain lines elsewhere.
 
-use crate::log;
 use crate::plan::{Kind, Plan, Stage};
 use crate::terminal::shown;
 use crate::worker::Progress;
+use crate::{host, log};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -38,7 +38,8 @@ fn likeness(stage: &Stage) -> String {
 impl Board {
     /// An empty board.
     pub fn new(jobs: usize) -> Self {
-        let bar = (std::io::stderr().is_terminal() && !log::is_quiet()).then(|| {
+        let draws = std::io::stderr().is_terminal() && !host::is_dumb_terminal() && !log::is_quiet();
+        let bar = draws.then(|| {
             let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
             let style = ProgressStyle::with_template("{bar:24} {pos}/{len} stages  {elapsed}  {wide_msg}");
             if let Ok(style) = style {

@@ -1,7 +1,7 @@
 //! Errors as people see them: what failed, the line of the file, what would be accepted, a hint.
 
-use crate::Error;
 use crate::terminal::shown;
+use crate::{Error, host};
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
 use std::fmt;
 use std::io::IsTerminal;
@@ -87,7 +87,9 @@ pub fn render(error: &Error) -> String {
         let span = (place.span.start, place.span.len());
         (NamedSource::new(shown(&place.name), as_long(&place.text)), LabeledSpan::new_with_span(Some(label), span))
     });
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty()) || !std::io::stderr().is_terminal();
+    let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
+        || !std::io::stderr().is_terminal()
+        || host::is_dumb_terminal();
     let theme = if plain { GraphicalTheme::unicode_nocolor() } else { GraphicalTheme::unicode() };
     let mut text = String::new();
     let hint = error.hint().map(|hint| shown(&hint).into_owned());

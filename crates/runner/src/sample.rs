@@ -29,7 +29,9 @@ pub fn sample(args: &SampleArgs) -> Result<()> {
         let name = args.run.file_name().unwrap_or_default().to_string_lossy();
         duel_ledger::write_atomically(path, duel_report::said_page(&all, &name)?.as_bytes())?;
     }
-    let in_colour = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    let in_colour = std::io::stdout().is_terminal()
+        && !crate::host::is_dumb_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
     print_styled(&match args.format {
         Format::Json => json(&all),
         Format::Text => told(&all, in_colour),

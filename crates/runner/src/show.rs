@@ -91,7 +91,7 @@ fn answer<'a>(
     let to_do = || costs.iter().zip(there).filter(|(_, there)| !**there).map(|(cost, _)| cost);
     let mut memories: Vec<f64> = to_do().map(|cost| cost.memory).collect();
     memories.sort_by(|a, b| b.total_cmp(a));
-    let memory = memories.iter().take(jobs).sum::<f64>() + 0.0;
+    let memory = total(memories.iter().take(jobs).copied());
     let seconds = makespan(plan, &costs, there, jobs);
     let lines = plan.stages.iter().zip(&costs).zip(there).map(|((stage, cost), there)| Line {
         label: stage.label(),
@@ -105,7 +105,7 @@ fn answer<'a>(
         question: &experiment.question,
         jobs,
         stages: lines.collect(),
-        flops: to_do().map(|cost| cost.flops).sum::<f64>() + 0.0, // the sum of nothing is −0
+        flops: total(to_do().map(|cost| cost.flops)),
         seconds,
         memory,
         warnings: warnings(experiment, memory, seconds, machine),
@@ -212,6 +212,11 @@ fn text(answer: &Answer<'_>, experiment: &Experiment, plan: &Plan) -> String {
     text
 }
 
+/// The sum of some numbers; of none, 0 and not the -0 that adding floats begins with.
+fn total(numbers: impl Iterator<Item = f64>) -> f64 {
+    numbers.fold(0.0, |sum, x| sum + x)
+}
+
 /// Seconds for people.
 pub fn time(seconds: f64) -> String {
     match seconds {
@@ -250,5 +255,19 @@ mod tests {
         let found = text(&answer, &experiment, &plan);
         let expected = include_str!("plan.snapshot.txt");
         assert_eq!(found, expected, "\n{found}");
+    }
+
+    #[test]
+    fn a_plan_of_which_nothing_is_left_costs_nothing() {
+        let document = Document::parse("tiny.toml", include_str!("tiny.toml"), &[]).expect("valid");
+        let experiment = Experiment::from_document(&document).expect("valid");
+        let plan = Plan::new(&experiment, "flex", experiment.lay_out(&experiment.trials())).expect("plans");
+        let rates = Rates { train: 4e-6, train_scalar: 4e-6, sample: 3e-6, read: 1e-6, evaluation: 0.02 };
+        let machine = Machine { cores: 2, memory: 8e9 };
+        let there = vec![true; plan.stages.len()];
+        let answer = answer(&experiment, &plan, &there, rates, 2, machine).expect("grammar needs no files");
+        let found = text(&answer, &experiment, &plan);
+        assert!(found.contains("to do: 0.0 GFLOP, about 0.0 s with 2 at once, about 0 kB of memory"), "{found}");
+        assert!(!serde_json::to_string(&answer).expect("plain data").contains("-0.0"));
     }
 }

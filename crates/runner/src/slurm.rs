@@ -164,11 +164,8 @@ impl Follower<'_> {
         let mut before: Vec<u64> = self.holding(places);
         for layer in 0..=depth.values().copied().max().unwrap_or(0) {
             let all: Vec<usize> = places.iter().copied().filter(|place| depth[place] == layer).collect();
-            // stages that may use every core are asked for by themselves
-            let (shared, single): (Vec<usize>, Vec<usize>) =
-                all.into_iter().partition(|&p| self.stage(p).kind.is_shared());
             let mut here = vec![];
-            for (group, cores) in [(shared, self.slurm.shared_cores), (single, 1)] {
+            for (group, cores) in by_cores(self.plan, all, self.slurm.shared_cores) {
                 if group.is_empty() {
                     continue;
                 }
@@ -220,38 +217,18 @@ impl Follower<'_> {
         };
         let run = std::fs::canonicalize(self.run()).map_err(io("find", self.run()))?;
         let program = std::env::current_exe().map_err(|source| Error::Worker { source })?;
-        let Slurm { partition, time, memory, setup, extra, .. } = self.slurm;
-        let last = places.len() - 1;
-        let at_once = self.settings.asked.map_or(String::new(), |jobs| format!("%{jobs}"));
-        let mut options = vec![
-            format!("--job-name=duel-{number}"),
-            format!("--array=0-{last}{at_once}"),
-            format!("--output={}/slurm/{number}_%a.log", run.display()),
-            "--open-mode=append".into(),
-            format!("--cpus-per-task={cores}"),
-            format!("--time={time}"),
-            format!("--mem={memory}"),
-            "--signal=B:TERM@60".into(),
-        ];
-        if !partition.is_empty() {
-            options.push(format!("--partition={partition}"));
-        }
-        if !after.is_empty() {
-            let ids: Vec<String> = after.iter().map(u64::to_string).collect();
-            options.push(format!("--dependency=afterany:{}", ids.join(":")));
-        }
-        options.extend(extra.iter().cloned());
-        let options: String = options.iter().map(|option| format!("#SBATCH {option}\n")).collect();
-        let numbers: Vec<String> = places.iter().map(usize::to_string).collect();
-        Ok(format!(
-            "#!/bin/bash\n{options}\n{setup}\nstages=({})\nexport RAYON_NUM_THREADS={cores}\n\
-             exec {} worker --detached --run {} --stage ${{stages[$SLURM_ARRAY_TASK_ID]}} --device {} --checkpoint-seconds {}\n",
-            numbers.join(" "),
-            quoted(&program.display().to_string()),
-            quoted(&run.display().to_string()),
-            quoted(self.settings.device),
-            self.settings.checkpoint_seconds,
-        ))
+        script(&Asked {
+            number,
+            places,
+            cores,
+            after,
+            at_once: self.settings.asked,
+            run: &run,
+            program: &program,
+            device: self.settings.device,
+            checkpoint_seconds: self.settings.checkpoint_seconds,
+            slurm: self.slurm,
+        })
     }
 
     /// Sleeps until the next look.
@@ -380,6 +357,84 @@ impl Follower<'_> {
     }
 }
 
+/// Stages that may use every core, which are asked for by themselves, with how many they get; and those of one thread.
+fn by_cores(plan: &Plan, places: Vec<usize>, shared_cores: usize) -> [(Vec<usize>, usize); 2] {
+    let (wide, single) = places.into_iter().partition(|&place| plan.stages[place].wide);
+    [(wide, shared_cores), (single, 1)]
+}
+
+/// What an array of jobs is asked for with.
+struct Asked<'a> {
+    number: usize,
+    places: &'a [usize],
+    cores: usize,
+    after: &'a [u64],
+    at_once: Option<usize>,
+    run: &'a Path,
+    program: &'a Path,
+    device: &'a str,
+    checkpoint_seconds: f64,
+    slurm: &'a Slurm,
+}
+
+/// The text of a script for `sbatch`.
+///
+/// # Errors
+/// A path with a letter that no quotes keep together, or that is no text.
+fn script(asked: &Asked<'_>) -> Result<String> {
+    let Asked { number, places, cores, after, at_once, run, program, device, checkpoint_seconds, slurm } = *asked;
+    let run = scriptable("the run directory", run)?;
+    let program = scriptable("the program", program)?;
+    let Slurm { partition, time, memory, setup, extra, .. } = slurm;
+    let last = places.len() - 1;
+    let at_once = at_once.map_or(String::new(), |jobs| format!("%{jobs}"));
+    let log = format!("{}/slurm/{number}_%a.log", run.replace('%', "%%"));
+    let mut options = vec![
+        format!("--job-name=duel-{number}"),
+        format!("--array=0-{last}{at_once}"),
+        format!("--output={}", quoted_for_sbatch(&log)),
+        "--open-mode=append".into(),
+        format!("--cpus-per-task={cores}"),
+        format!("--time={}", quoted_for_sbatch(time)),
+        format!("--mem={}", quoted_for_sbatch(memory)),
+        "--signal=B:TERM@60".into(),
+    ];
+    if !partition.is_empty() {
+        options.push(format!("--partition={}", quoted_for_sbatch(partition)));
+    }
+    if !after.is_empty() {
+        let ids: Vec<String> = after.iter().map(u64::to_string).collect();
+        options.push(format!("--dependency=afterany:{}", ids.join(":")));
+    }
+    options.extend(extra.iter().cloned());
+    let options: String = options.iter().map(|option| format!("#SBATCH {option}\n")).collect();
+    let numbers: Vec<String> = places.iter().map(usize::to_string).collect();
+    Ok(format!(
+        "#!/bin/bash\n{options}\n{setup}\nstages=({})\nexport RAYON_NUM_THREADS={cores}\n\
+         exec {} worker --detached --run {} --stage \"${{stages[$SLURM_ARRAY_TASK_ID]}}\" --device {} --checkpoint-seconds {}\n",
+        numbers.join(" "),
+        quoted(program),
+        quoted(run),
+        quoted(device),
+        checkpoint_seconds,
+    ))
+}
+
+/// A path that can stand in a script: text without control characters.
+fn scriptable<'a>(what: &'static str, path: &'a Path) -> Result<&'a str> {
+    let refuse = |why| Err(Error::Unscriptable { what, found: path.to_string_lossy().into_owned(), why });
+    match path.to_str() {
+        None => refuse("it is not UTF-8"),
+        Some(text) if text.chars().any(char::is_control) => refuse("it has a control character"),
+        Some(text) => Ok(text),
+    }
+}
+
+/// As a word of an `#SBATCH` line, which sbatch takes apart by itself: in double quotes, where a backslash keeps what follows.
+fn quoted_for_sbatch(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
 /// How a task ended that the queue has forgotten: by the controller's memory, or the accounts.
 fn told_of(task: &str) -> String {
     if let Ok(said) = call("scontrol", &["show", "job", "--oneliner", task]) {
@@ -455,5 +510,82 @@ fn cancel_all(run: &Path, jobs: &Jobs) -> Result<()> {
     match call("scancel", &ids.iter().map(String::as_str).collect::<Vec<_>>()) {
         Err(Error::Cluster { problem, .. }) if problem.contains("Invalid job id") => Ok(()),
         other => other.map(drop),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use duel_spec::{Document, Experiment};
+
+    fn slurm(more: &str) -> Slurm {
+        let text = format!("[slurm]\n{more}\n[arms.a]\nmethod = \"dpo\"\n");
+        let document = Document::parse("t", &text, &[]).expect("parses");
+        Experiment::from_document(&document).expect("valid").slurm
+    }
+
+    fn asked<'a>(run: &'a Path, slurm: &'a Slurm) -> Asked<'a> {
+        Asked {
+            number: 0,
+            places: &[3, 5],
+            cores: 8,
+            after: &[17],
+            at_once: Some(2),
+            run,
+            program: Path::new("/opt/my programs/duel"),
+            device: "flex",
+            checkpoint_seconds: 30.0,
+            slurm,
+        }
+    }
+
+    #[test]
+    fn a_script_holds_each_value_as_one_word() {
+        let slurm = slurm("partition = \"big\"\nextra = [\"--account=lab\"]\nsetup = \"module load x\"");
+        let run = "/data/it's 50% \"new\" \\ $(touch x) `y`/run";
+        let text = script(&asked(Path::new(run), &slurm)).expect("a script");
+        let expected = r##"#!/bin/bash
+#SBATCH --job-name=duel-0
+#SBATCH --array=0-1%2
+#SBATCH --output="/data/it's 50%% \"new\" \\ $(touch x) `y`/run/slurm/0_%a.log"
+#SBATCH --open-mode=append
+#SBATCH --cpus-per-task=8
+#SBATCH --time="04:00:00"
+#SBATCH --mem="4G"
+#SBATCH --signal=B:TERM@60
+#SBATCH --partition="big"
+#SBATCH --dependency=afterany:17
+#SBATCH --account=lab
+
+module load x
+stages=(3 5)
+export RAYON_NUM_THREADS=8
+exec '/opt/my programs/duel' worker --detached --run '/data/it'\''s 50% "new" \ $(touch x) `y`/run' --stage "${stages[$SLURM_ARRAY_TASK_ID]}" --device 'flex' --checkpoint-seconds 30
+"##;
+        assert_eq!(text, expected, "\n{text}");
+        // the shell takes it apart as it was put together
+        let printed = text.replace("module load x", "").replace("exec ", "printf '%s\\n' ");
+        let out =
+            Command::new("bash").args(["-c", &printed]).env("SLURM_ARRAY_TASK_ID", "1").output().expect("bash runs");
+        let printed = String::from_utf8(out.stdout).expect("text");
+        let words: Vec<&str> = printed.lines().collect();
+        assert_eq!([words[0], words[4], words[6]], ["/opt/my programs/duel", run, "5"]);
+    }
+
+    #[test]
+    fn a_stage_that_uses_every_core_asks_for_them() {
+        let document = Document::parse("t", "seeds = 1\n[arms.a]\nmethod = \"dpo\"\n", &[]).expect("parses");
+        let experiment = Experiment::from_document(&document).expect("valid");
+        let mut plan = Plan::new(&experiment, "flex", experiment.lay_out(&experiment.trials())).expect("plans");
+        plan.stages[1].wide = true; // as those of a pretrained model are, whatever their kind
+        assert_eq!(by_cores(&plan, vec![0, 1, 2], 8), [(vec![1], 8), (vec![0, 2], 1)]);
+    }
+
+    #[test]
+    fn a_path_that_would_end_a_line_is_refused() {
+        let slurm = slurm("");
+        for run in ["/data/a\nb", "/data/a\rb", "/data/\u{1b}[2J", "/data/\u{85}"] {
+            assert!(matches!(script(&asked(Path::new(run), &slurm)), Err(Error::Unscriptable { .. })), "{run:?}");
+        }
     }
 }

@@ -17,11 +17,16 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Axis, Block, Chart, Dataset, GraphType, Paragraph, Wrap};
 use ratatui::{Frame, Terminal};
 use std::collections::{BTreeMap, HashMap};
+use std::io::IsTerminal;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Seconds of silence after which a stage is taken for one that nobody works at, unless its worker is seen here.
 const SILENT: f64 = 20.0;
+/// Time without a stage at work after which nobody is taken to be at the run.
+const ALONE: Duration = Duration::from_secs(60);
 /// Time between two looks.
 const PAUSE: Duration = Duration::from_millis(500);
 /// Colours by arm (Okabe & Ito 2008).
@@ -79,18 +84,60 @@ pub fn watch(args: &WatchArgs) -> Result<()> {
         print(&rendered(&watched, &eye, width, height));
         return Ok(());
     }
+    // whoever ends it otherwise than by a key finds the terminal as it was
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in host::ending_signals() {
+        signal_hook::flag::register(signal, stop.clone()).map_err(|source| Error::Screen { source })?;
+    }
+    if !std::io::stdout().is_terminal() || host::is_dumb_terminal() {
+        return follow_in_lines(&mut watched, &stop);
+    }
     let screen = |source| Error::Screen { source };
     let mut terminal = ratatui::try_init().map_err(screen)?;
-    let outcome = follow(&mut watched, &mut eye, &mut terminal);
+    let outcome = follow(&mut watched, &mut eye, &mut terminal, &stop);
     ratatui::try_restore().map_err(screen)?;
     outcome
 }
 
-fn follow(watched: &mut Watched, eye: &mut Eye, terminal: &mut ratatui::DefaultTerminal) -> Result<()> {
+/// A line where something has changed, for a terminal that cannot be drawn on, or a file; until nobody works at the run.
+fn follow_in_lines(watched: &mut Watched, stop: &AtomicBool) -> Result<()> {
+    let (mut last, mut alone_since) = (None, Instant::now());
+    while !stop.load(Ordering::Relaxed) {
+        watched.look()?;
+        let working = watched.count(|state| matches!(state, State::Working(_)));
+        let now = (watched.count(|state| matches!(state, State::Finished)), working, watched.manifest.exit.clone());
+        if last.as_ref() != Some(&now) {
+            print(&format!("{}: {}\n", watched.experiment.name, standing(watched)));
+            last = Some(now);
+        }
+        if working > 0 {
+            alone_since = Instant::now();
+        }
+        if watched.manifest.exit != "running" {
+            return Ok(());
+        }
+        if alone_since.elapsed() > ALONE {
+            print("nobody has worked at it for a minute: the same `duel run` goes on from here\n");
+            return Ok(());
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
+fn follow(
+    watched: &mut Watched,
+    eye: &mut Eye,
+    terminal: &mut ratatui::DefaultTerminal,
+    stop: &AtomicBool,
+) -> Result<()> {
     let screen = |source| Error::Screen { source };
     loop {
         watched.look()?;
         terminal.draw(|frame| draw(frame, watched, eye)).map_err(screen)?;
+        if stop.load(Ordering::Relaxed) {
+            return Ok(());
+        }
         while event::poll(PAUSE).map_err(screen)? {
             if let Event::Key(key) = event::read().map_err(screen)?
                 && key.kind == KeyEventKind::Press
@@ -169,7 +216,7 @@ impl Watched {
             return State::Finished;
         }
         match Live::read(&self.path, &folder) {
-            Some((live, age)) if age < SILENT || host::memory_of(live.process) > 0 => State::Working(Box::new(live)),
+            Some((live, age)) if age < SILENT || live.is_here() => State::Working(Box::new(live)),
             _ => self.manifest.failed.get(&stage.label()).map_or(State::Waiting, |why| State::Failed(why.clone())),
         }
     }
@@ -223,7 +270,8 @@ fn draw(frame: &mut Frame<'_>, watched: &Watched, eye: &Eye) {
     frame.render_widget(Paragraph::new(keys).dim(), foot);
 }
 
-fn draw_head(frame: &mut Frame<'_>, area: Rect, watched: &Watched) {
+/// Where a run stands, in a line.
+fn standing(watched: &Watched) -> String {
     let manifest = &watched.manifest;
     let all = watched.states.len();
     let finished = watched.count(|s| matches!(s, State::Finished));
@@ -234,7 +282,10 @@ fn draw_head(frame: &mut Frame<'_>, area: Rect, watched: &Watched) {
     let memory: u64 = watched
         .states
         .iter()
-        .map(|s| if let State::Working(live) = s { host::memory_of(live.process) } else { 0 })
+        .map(|s| match s {
+            State::Working(live) if live.is_here() => host::memory_of(live.process),
+            _ => 0,
+        })
         .sum();
     let mut words = format!("{finished} of {all} stages, {working} at work");
     if failed > 0 {
@@ -247,6 +298,12 @@ fn draw_head(frame: &mut Frame<'_>, area: Rect, watched: &Watched) {
     if memory > 0 {
         words += &format!(" · {}", bytes(memory as f64));
     }
+    words
+}
+
+fn draw_head(frame: &mut Frame<'_>, area: Rect, watched: &Watched) {
+    let finished = watched.count(|s| matches!(s, State::Finished));
+    let (all, words) = (watched.states.len(), standing(watched));
     let share = finished as f64 / all.max(1) as f64;
     let filled = (share * f64::from(area.width.saturating_sub(1))) as usize;
     let bar = "━".repeat(filled) + &"─".repeat(usize::from(area.width).saturating_sub(filled));

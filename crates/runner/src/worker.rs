@@ -42,7 +42,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// Does the stage at this place of the run's plan.
 pub fn work(run: &Path, place: usize, device: &str, checkpoints: Duration, detached: bool) -> Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+    for signal in crate::host::ending_signals() {
         signal_hook::flag::register(signal, stop.clone()).map_err(|source| Error::Worker { source })?;
     }
     if !detached {
