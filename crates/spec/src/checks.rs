@@ -64,6 +64,42 @@ pub(crate) fn check_choices(document: &Document) -> Result<()> {
     Ok(())
 }
 
+/// The longest time and the most memory that a cluster is asked for: a year, a thousand terabytes.
+const MOST_MINUTES: f64 = 366.0 * 24.0 * 60.0;
+const MOST_MEGABYTES: f64 = 1e9;
+
+/// A number of plain digits.
+fn digits(text: &str) -> Option<f64> {
+    (!text.is_empty() && text.chars().all(|c| c.is_ascii_digit())).then(|| text.parse().ok())?
+}
+
+/// A time limit as sbatch reads it.
+fn minutes(text: &str) -> Option<f64> {
+    let (days, rest) = text.split_once('-').map_or((None, text), |(days, rest)| (Some(days), rest));
+    let parts: Vec<f64> = rest.split(':').map(digits).collect::<Option<_>>()?;
+    Some(match (days, &parts[..]) {
+        (Some(days), [hours, smaller @ ..]) if smaller.len() <= 2 => {
+            digits(days)? * 1440.0 + hours * 60.0 + below_an_hour(smaller)
+        }
+        (None, [minutes]) => *minutes,
+        (None, [minutes, seconds]) => minutes + seconds / 60.0,
+        (None, [hours, smaller @ ..]) if smaller.len() == 2 => hours * 60.0 + below_an_hour(smaller),
+        _ => return None,
+    })
+}
+
+/// Minutes of minutes and seconds.
+fn below_an_hour(parts: &[f64]) -> f64 {
+    parts.iter().zip([1.0, 1.0 / 60.0]).map(|(part, minutes)| part * minutes).sum()
+}
+
+/// An amount of memory as sbatch reads it.
+fn megabytes(text: &str) -> Option<f64> {
+    let units = [('K', 1e-3), ('M', 1.0), ('G', 1e3), ('T', 1e6)];
+    let with_unit = units.iter().find_map(|(unit, times)| Some(digits(text.strip_suffix(*unit)?)? * times));
+    with_unit.or_else(|| digits(text))
+}
+
 /// What is written into scripts for a cluster: one line each, of letters that mean nothing there.
 pub(crate) fn check_slurm(document: &Document, slurm: &Slurm) -> Result<()> {
     let refuse = |key: &str, found: &str, accepted: &str| {
@@ -74,14 +110,15 @@ pub(crate) fn check_slurm(document: &Document, slurm: &Slurm) -> Result<()> {
     if !of(&slurm.partition, |c| c.is_ascii_alphanumeric() || "-_.,+".contains(c)) {
         return refuse("partition", &slurm.partition, "names of partitions, with commas between them");
     }
-    let is_time = of(&slurm.time, |c| c.is_ascii_digit() || "-:".contains(c)) && slurm.time.len() <= 12;
-    if !is_time || !slurm.time.starts_with(|c: char| c.is_ascii_digit()) {
-        return refuse("time", &slurm.time, "minutes, or for example \"04:00:00\" or \"2-12:00:00\"");
+    if !minutes(&slurm.time).is_some_and(|minutes| (1.0..=MOST_MINUTES).contains(&minutes)) {
+        return refuse(
+            "time",
+            &slurm.time,
+            "minutes, or for example \"04:00:00\" or \"2-12:00:00\", of at most a year",
+        );
     }
-    let digits = slurm.memory.trim_end_matches(['K', 'M', 'G', 'T']);
-    if !(1..=9).contains(&digits.len()) || !of(digits, |c| c.is_ascii_digit()) || slurm.memory.len() > digits.len() + 1
-    {
-        return refuse("memory", &slurm.memory, "a number with K, M, G or T, for example \"4G\"");
+    if !megabytes(&slurm.memory).is_some_and(|memory| memory <= MOST_MEGABYTES) {
+        return refuse("memory", &slurm.memory, "a number with K, M, G or T, for example \"4G\", of at most 1000T");
     }
     if let Some(option) = slurm.extra.iter().find(|option| !option.starts_with('-') || !of(option, |c| !c.is_control()))
     {

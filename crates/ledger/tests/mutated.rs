@@ -1,0 +1,174 @@
+//! Files of a run with something changed in them are read, or refused; never a panic, never for long.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../../../tests/mutated.rs"]
+mod mutated;
+
+use duel_ledger::*;
+use duel_spec::ids::hash_bytes;
+use duel_spec::{Clocks, Completion, Document, Experiment, MetricRow, Outcome, Recorder, metrics};
+use std::path::Path;
+use std::time::Duration;
+
+const JSON: [&str; 16] = [
+    "\"files\": {",
+    "\"../../outside\": \"",
+    "\"/etc/passwd\": \"",
+    "\"format\": 11",
+    "\"format\": 4294967295",
+    "\"key\": ",
+    "\"sum\": \"\"",
+    "\"settings\": {\"beta\": {\"a\": 1}}",
+    "[[[[[[[[[[[[[[[[",
+    "{\"a\":{\"a\":{\"a\":",
+    "null",
+    "true",
+    "\"\\ud800\"",
+    "\u{0}",
+    "\"seeds\": [18446744073709551615]",
+    "1e999",
+];
+
+fn id() -> StageId {
+    StageId { kind: "sft".into(), hash: "0123".into() }
+}
+
+fn make(stages: &Path) -> StageDir {
+    let key = serde_json::json!({"rate": 5e-4, "stages": {"sft": {"steps": 3}}, "seed": 1});
+    StageDir::make(stages, &id(), &key, |to| write_atomically(&to.join("weights"), b"abc")).unwrap()
+}
+
+#[test]
+fn damaged_done_files_are_read_or_set_aside() {
+    let out = tempfile::tempdir().unwrap();
+    let [run, other] = ["a", "b"].map(|name| RunDir::create(out.path(), name).unwrap());
+    let whole = std::fs::read(make(&run.stages()).file("done.json")).unwrap();
+    mutated::every("done", 150, &[&whole], &JSON, |case, bytes| {
+        let _ = std::fs::remove_dir_all(run.stages());
+        let _ = std::fs::remove_dir_all(other.stages().join(id().folder()));
+        std::fs::create_dir_all(run.stages()).unwrap();
+        let stage = make(&run.stages());
+        let mut text = String::from_utf8_lossy(bytes).into_owned();
+        if case % 2 == 0 {
+            // with the sum that it ought to have, so that what stands behind it is read
+            if let Some((before, rest)) = text.split_once("\"sum\": \"")
+                && let Some((_, after)) = rest.split_once('"')
+            {
+                let sum = hash_bytes(format!("{before}\"sum\": \"\"{after}").as_bytes());
+                text = format!("{before}\"sum\": \"{sum}\"{after}");
+            }
+        }
+        std::fs::write(stage.file("done.json"), &text).unwrap();
+        let _ = (stage.key(), stage.files(), StageDir::is_whole(&run.stages(), &id()));
+        let _ = other.find_stage(&id());
+        assert!(!run.stages().join("sft-0123.damaged").exists(), "another run sets nothing aside");
+        let _ = run.sift_stage(&id());
+        assert!(!out.path().join("outside").exists());
+    });
+}
+
+#[test]
+fn damaged_manifests_and_rounds_are_read_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path();
+    let stages = [("sft, seed 0", "sft-0123")].map(|(label, folder)| (label.into(), folder.into())).into();
+    Manifest { format: 11, exit: "complete".into(), stages, ..Manifest::default() }.write(run).unwrap();
+    let manifest = std::fs::read(run.join("manifest.json")).unwrap();
+    mutated::every("manifest", 1000, &[&manifest], &JSON, |_, bytes| {
+        std::fs::write(run.join("manifest.json"), bytes).unwrap();
+        let _ = (Manifest::read(run), RunDir::open(run), digests(run));
+    });
+
+    let text = "[tuning]\nconfigurations = 4\n[arms.d]\nmethod = \"dpo\"\nsearch = \"random\"\n[arms.d.space]\n\
+                beta = { low = 0.1, high = 1.0 }\nloss = { choices = [\"ipo\", \"robust\"] }\n";
+    let experiment = Experiment::from_document(&Document::parse("t", text, &[]).unwrap()).unwrap();
+    let rounds = serde_json::json!([
+        [{"arm": "d", "settings": {"beta": 0.5, "loss": "ipo"}, "seeds": [100, 101], "tuning": true}],
+        [{"arm": "d", "settings": {"beta": 0.25, "loss": "robust"}, "seeds": [0, 1, 2], "tuning": false}],
+    ]);
+    mutated::every("rounds", 1000, &[rounds.to_string().as_bytes()], &JSON, |_, bytes| {
+        std::fs::write(run.join("search.json"), bytes).unwrap();
+        let _ = cells_of(run, &experiment);
+    });
+}
+
+#[test]
+fn damaged_kept_states_are_resumed_or_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let recorder = || {
+        let quiet = Box::new(|_: u64, _: u64, _: &str| {});
+        StageRecorder::new("dpo", "dpo", "-", 0, quiet).keeping(folder.path().into(), "a", Duration::ZERO)
+    };
+    let mut first = recorder();
+    for step in 0..20 {
+        first.record("train", Clocks { step, ..Clocks::default() }, metrics::LOSS, 0.5);
+    }
+    first.completion(completion());
+    first.keep("train", &[7; 200]).unwrap();
+    let whole = std::fs::read(folder.path().join("train")).unwrap();
+    const HASH: usize = 64;
+    mutated::every("kept", 1500, &[&whole], &["\u{ff}\u{ff}\u{ff}\u{ff}\u{7f}"], |case, bytes| {
+        let mut bytes = bytes.to_vec();
+        if case % 4 > 0 && bytes.len() > HASH {
+            // with the hash that it ought to have, so that what stands behind it is read
+            let hash = hash_bytes(&bytes[HASH..]);
+            bytes[..HASH].copy_from_slice(hash.as_bytes());
+        }
+        std::fs::write(folder.path().join("train"), bytes).unwrap();
+        let _ = recorder().resume("train");
+    });
+}
+
+fn completion() -> Completion {
+    Completion {
+        arm: "ppo".into(),
+        point: "beta=1".into(),
+        seed: 0,
+        step: 9,
+        split: "test".into(),
+        prompt: "praise the plot:".into(),
+        completion: "very good — wow!".into(),
+        gold_reward: 1.0,
+        proxy_reward: f64::NAN,
+        kl: 0.5,
+        tokens: 4,
+        ended: true,
+    }
+}
+
+#[test]
+fn damaged_tables_are_read_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let row = |step: u64, metric: &str| MetricRow {
+        arm: "dpo".into(),
+        method: "dpo".into(),
+        point: "beta=0.1".into(),
+        seed: step % 3,
+        stage: "train".into(),
+        clocks: Clocks { step, tokens: step * 64, flops: 1e9 * step as f64, wall_seconds: 0.25 },
+        metric: metric.into(),
+        value: 1.0 / (1.0 + step as f64),
+    };
+    let rows: Vec<MetricRow> = (0..300).flat_map(|step| [row(step, "loss"), row(step, "kl")]).collect();
+    write_metrics(&path("metrics"), &rows).unwrap();
+    write_completions(&path("completions"), &vec![completion(); 40]).unwrap();
+    let outcome = |prompt| Outcome { prompt, gold_reward: 0.5, tokens: 3, share: 0.25 };
+    let all = (0..50).map(outcome).collect();
+    write_outcomes(&path("outcomes"), &[Outcomes { arm: "dpo".into(), point: "-".into(), seed: 1, all }]).unwrap();
+    let whole = ["metrics", "completions", "outcomes"].map(|name| std::fs::read(path(name)).unwrap());
+    let whole: Vec<&[u8]> = whole.iter().map(Vec::as_slice).collect();
+    mutated::every(
+        "tables",
+        250,
+        &whole,
+        &["PAR1", "\u{15}\u{2}", "\u{ff}\u{ff}\u{ff}\u{7f}", "value", "seed"],
+        |_, bytes| {
+            std::fs::write(path("mutated"), bytes).unwrap();
+            let _ = read_metrics(&path("mutated"));
+            let _ = read_completions(&path("mutated"));
+            let _ = read_outcomes(&path("mutated"));
+            let _ = merge_tables(&[path("metrics"), path("mutated")], &path("merged"));
+        },
+    );
+}
