@@ -225,6 +225,7 @@ mod tests {
     /// A run with finished stages of these folder names, and a manifest that names some of them.
     fn run(out: &Path, name: &str, stages: &[&str], named: &[&str]) -> PathBuf {
         let run = out.join(name);
+        std::fs::create_dir_all(&run).expect("made");
         for stage in stages {
             std::fs::create_dir_all(run.join("stages").join(stage)).expect("made");
             std::fs::write(run.join("stages").join(stage).join("done.json"), b"{}").expect("written");
