@@ -134,7 +134,9 @@ impl StageDir {
         let mut stages = vec![];
         for run in folders(out)? {
             let all = folders(&run.join("stages"))?;
-            stages.extend(all.into_iter().filter(|stage| stage.join("done.json").is_file()).map(Self));
+            // one that was set aside, or is being made, has more to its name
+            let is_finished = |stage: &PathBuf| stage.extension().is_none() && stage.join("done.json").is_file();
+            stages.extend(all.into_iter().filter(is_finished).map(Self));
         }
         Ok(stages)
     }

@@ -178,6 +178,8 @@ fn strangers_files_in_a_stage_harm_nobody() {
     let mut names: Vec<_> = std::fs::read_dir(adopted.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     names.sort();
     assert_eq!(names, ["done.json", "notes.txt", "weights"], "only what the stage is made of is taken over");
+    std::fs::create_dir(second.stages().join("sft-0123.damaged")).unwrap();
+    std::fs::write(second.stages().join("sft-0123.damaged/done.json"), b"{}").unwrap();
     assert_eq!(StageDir::all(out.path()).unwrap().len(), 2);
 }
 
