@@ -9,7 +9,7 @@ use duel_objectives::{
     ChosenRejected, KtoWeights, PairLogp, PreferenceLoss, PreferenceOutcome, chosen_sequence_nll, preference_loss,
 };
 use duel_spec::{Dpo as Settings, PairLoss, metrics};
-use duel_training::invariants as always;
+use duel_training::invariants::{self as always, largest};
 use duel_training::{Cost, Learner, Method, Metrics, PairBatch, Result, norm, pairs::accuracy, pairs::halves, sft};
 use serde::{Deserialize, Serialize};
 
@@ -158,44 +158,76 @@ impl Dpo {
         always::eos_counts_and_pad_does_not(0, &self.reader, &pairs.both)?;
         always::reads_are_sound(0, &self.reader, learner.module(), &pairs.both)?;
         let (reader, module) = always::without_graph(&self.reader, learner.module());
-        let reference = self.reference.batch(&pairs.rows, &reader);
+        let cached = self.reference.batch(&pairs.rows, &reader);
         let policy = Self::pair_logp(&reader, &module, pairs);
-        let live: Vec<f32> = host(policy.chosen.clone()).into_iter().chain(host(policy.rejected.clone())).collect();
-        let cached: Vec<f32> =
-            host(reference.chosen.clone()).into_iter().chain(host(reference.rejected.clone())).collect();
-        invariants::cached_reference_is_live(&live, &cached)?;
-        let (reference, loss) = (self.reference(&self.reference, &pairs.rows, &reader), loss(&self.settings));
-        let margins = host(self.outcome(&reader, policy, reference.clone(), pairs, None).margins());
-        let swapped = self.outcome(
-            &reader,
-            Self::pair_logp(&reader, &module, &pairs.swapped()),
-            ChosenRejected { chosen: reference.rejected, rejected: reference.chosen },
-            &pairs.swapped(),
-            None,
-        );
-        invariants::a_swap_flips_the_margin(0, &margins, &host(swapped.margins()))?;
+        let both = |x: &ChosenRejected| [host(x.chosen.clone()), host(x.rejected.clone())].concat();
+        let live = both(&policy);
+        invariants::cached_reference_is_live(&live, &both(&cached), &self.sizes(&live, pairs))?;
+
+        // against no reference, so that there is a margin
+        let nothing = || policy.clone().map(|x| x.zeros_like());
+        let margins = host(self.outcome(&reader, policy.clone(), nothing(), pairs, None).margins());
+        let swapped = Self::pair_logp(&reader, &module, &pairs.swapped());
+        let swapped = host(self.outcome(&reader, swapped, nothing(), &pairs.swapped(), None).margins());
+        invariants::a_swap_flips_the_margin(0, &margins, &swapped, self.scale(&live, pairs))?;
+        let loss = loss(&self.settings);
+        let (beta, longest) = (self.settings.beta, largest(live.iter().map(|x| x.abs())));
+        let step = (1.0 / beta).min(10.0); // a margin of 2, unless that asks for too many nats
+        if loss.falls_towards_the_chosen() && step * beta > 1e-5 && step > 4.0 * f64::from(f32::EPSILON) * longest {
+            let [towards, away] = [step, -step].map(|step| self.loss_apart(&reader, &policy, step, pairs));
+            invariants::the_chosen_is_preferred(0, towards, away)?;
+        }
+
+        let most = pairs.len().min(always::probe(reader.space()));
         if loss.ignores_ties() && self.settings.nll_coef == 0.0 {
-            let some = pairs.select(&(0..pairs.len().min(always::probe(reader.space()))).collect::<Vec<_>>()).tied();
-            let reference = self.reference(&self.reference, &some.rows, &self.reader);
-            let tied = self.outcome(
-                &self.reader,
-                Self::pair_logp(&self.reader, learner.module(), &some),
-                ChosenRejected { chosen: reference.chosen.clone(), rejected: reference.chosen },
-                &some,
-                None,
-            );
-            let gradient = learner.gradient(tied.loss);
-            invariants::equal_pairs_have_no_gradient(0, norm(&gradient))?;
+            let some = pairs.select(&(0..most).collect::<Vec<_>>()).tied();
+            // the policy is its own reference to the last bit, so that all that is left is the loss's own
+            let gradient = |of: fn(ChosenRejected) -> ChosenRejected| {
+                let policy = Self::pair_logp(&self.reader, learner.module(), &some);
+                let reference = policy.clone().map(Tensor::detach);
+                norm(&learner.gradient(self.outcome(&self.reader, of(policy), reference, &some, None).loss))
+            };
+            let one_side = gradient(|x| ChosenRejected { rejected: x.rejected.detach(), ..x });
+            invariants::equal_pairs_have_no_gradient(0, gradient(|x| x), one_side)?;
         }
         if !loss.is_mean_of_pairs() {
             return Ok(());
         }
-        always::parts_make_the_same_gradient(learner, pairs.len().min(always::probe(self.reader.space())), |rows| {
+        always::parts_make_the_same_gradient(learner, most, |module, rows| {
             let part = pairs.select(rows);
             let reference = self.reference(&self.reference, &part.rows, &self.reader);
-            let policy = Self::pair_logp(&self.reader, learner.module(), &part);
+            let policy = Self::pair_logp(&self.reader, module, &part);
             (self.outcome(&self.reader, policy, reference, &part, None).loss, part.len() as f64)
         })
+    }
+
+    /// The loss where every chosen response is `step` nats likelier than the reference has it, and every rejected one as much
+    /// less likely; no model is asked. `policy` carries no gradient.
+    fn loss_apart(&self, reader: &Reader, policy: &ChosenRejected, step: f64, pairs: &PairBatch) -> f64 {
+        let ChosenRejected { chosen, rejected } = policy.clone();
+        let moved = ChosenRejected { chosen: chosen + step, rejected: rejected - step };
+        f64::from(host(self.outcome(reader, moved, policy.clone(), pairs, None).loss)[0])
+    }
+
+    /// How far the loss at the reference moves when every log-prob `[2N]` is rounded for or against it.
+    fn rounded(&self, logp: &[f32], scale: f64, pairs: &PairBatch, expected: f64) -> f64 {
+        let reader = self.reader.valid();
+        let policy = halves(Tensor::from_data(logp, reader.device()));
+        let step = invariants::LOGP_SHARE * scale / self.settings.beta;
+        let moved = |step| (self.loss_apart(&reader, &policy, step, pairs) - expected).abs();
+        moved(step).max(moved(-step))
+    }
+
+    /// The size of each response's log-prob, `[2N]`.
+    fn sizes(&self, logp: &[f32], pairs: &PairBatch) -> Vec<f64> {
+        let vocabulary = self.reader.space().vocabulary;
+        let responses = logp.iter().zip(&pairs.both.responses);
+        responses.map(|(&logp, response)| invariants::size(logp, response.len(), vocabulary)).collect()
+    }
+
+    /// The size of the largest reward: what margins are differences of. A margin that is asked for passes through it.
+    fn scale(&self, logp: &[f32], pairs: &PairBatch) -> f64 {
+        self.settings.beta * self.sizes(logp, pairs).into_iter().fold(0.0, f64::max) + self.settings.margin
     }
 
     /// Loss and accuracy of a policy without gradient on rows with their own reference log-probs.
@@ -252,7 +284,15 @@ impl Method for Dpo {
         )?;
         let Read { margins, rewards, logp } = read;
         if first && let Some(expected) = self.first_loss(pairs) {
-            said.check(|| invariants::starts_at_the_reference(update.loss, expected, &margins, accuracy(&margins)))?;
+            said.check(|| {
+                let logp = [logp[0].as_slice(), &logp[1]].concat();
+                let scale = self.scale(&logp, pairs);
+                let rounded = self.rounded(&logp, scale, pairs, expected);
+                // a square is as small as it is; logarithms and sigmoids are rounded as ln 2 is
+                let unit = if loss(&self.settings).is_square() { expected } else { expected.abs().max(1.0) };
+                let accuracy = accuracy(&margins);
+                invariants::starts_at_the_reference(update.loss, expected, [unit, rounded], &margins, scale, accuracy)
+            })?;
         }
         let tokens = pairs.both.token_count();
         let asked = if self.judge.is_some() { 2 * pairs.both.first(pairs.len()).token_count() } else { 0 };

@@ -1,35 +1,67 @@
 //! What must hold of DPO in every run (claims §8).
 
 use duel_training::Result;
-use duel_training::invariants::{breach, close, largest};
+use duel_training::invariants::{Within, breach, close, finite, largest};
 
-/// At step 0 the policy is its reference: the loss is what it is there (ln 2 of DPO), all margins 0, accuracy ½.
-pub fn starts_at_the_reference(loss: f64, expected: f64, margins: &[f32], accuracy: f64) -> Result<()> {
+/// How exactly f32 holds the log-prob of a response: to this share of [`size`].
+pub const LOGP_SHARE: f64 = 1e-6;
+
+/// How large the numbers are that a response's log-prob is the difference of, nats: itself, and a uniform law's.
+pub fn size(logp: f32, tokens: usize, vocabulary: usize) -> f64 {
+    f64::from(logp.abs()) + tokens as f64 * (vocabulary as f64).ln()
+}
+
+/// At step 0 the policy is its reference: the loss is what it is there (ln 2 of DPO), all margins 0, accuracy ½. `rounded`
+/// is how far the rounding of the log-probs moves the loss, `unit` what else it is rounded as, `scale` the largest
+/// β times [`size`].
+pub fn starts_at_the_reference(
+    loss: f64,
+    expected: f64,
+    [unit, rounded]: [f64; 2],
+    margins: &[f32],
+    scale: f64,
+    accuracy: f64,
+) -> Result<()> {
     let name = "starts_at_the_reference";
+    let of = "what the loss is made of and what rounded log-probs make of it";
+    close(name, 0, "the loss", loss, expected, Within { share: 1e-5, of, scale: unit + rounded / 1e-5 })?;
     let margin = largest(margins.iter().map(|x| x.abs()));
-    close(name, 0, "the loss", loss, expected, 1e-5 * expected.abs().max(1.0))?;
-    close(name, 0, "the largest margin", margin, 0.0, 1e-4)?;
+    let within = Within { share: LOGP_SHARE, of: "beta times the size of the log-probs", scale };
+    close(name, 0, "the largest margin", margin, 0.0, within)?;
     if margins.iter().all(|&m| m == 0.0) {
-        close(name, 0, "the accuracy", accuracy, 0.5, 0.0)?;
+        close(name, 0, "the accuracy", accuracy, 0.5, Within::EXACTLY)?;
     }
     Ok(())
 }
 
-/// Exchanging chosen and rejected flips every margin.
-pub fn a_swap_flips_the_margin(step: u64, margins: &[f32], swapped: &[f32]) -> Result<()> {
+/// Exchanging chosen and rejected flips every margin; `scale` is the largest β times [`size`].
+pub fn a_swap_flips_the_margin(step: u64, margins: &[f32], swapped: &[f32], scale: f64) -> Result<()> {
     let worst = largest(margins.iter().zip(swapped).map(|(a, b)| (a + b).abs()));
-    close("a_swap_flips_the_margin", step, "the largest |u + u(swapped)|", worst, 0.0, 1e-4)
+    let within = Within { share: LOGP_SHARE, of: "beta times the size of the log-probs", scale };
+    close("a_swap_flips_the_margin", step, "the largest |u + u(swapped)|", worst, 0.0, within)
 }
 
-/// A pair of equal responses moves nothing.
-pub fn equal_pairs_have_no_gradient(step: u64, gradient_norm: f64) -> Result<()> {
+/// The loss falls where the chosen response becomes likelier and the rejected one less likely: `towards` is the loss there,
+/// `away` at the opposite place.
+pub fn the_chosen_is_preferred(step: u64, towards: f64, away: f64) -> Result<()> {
+    let what = "the loss where the chosen response is likelier";
+    finite(step, what, towards)?;
+    finite(step, "the loss where the rejected response is likelier", away)?;
+    if towards < away {
+        return Ok(());
+    }
+    Err(breach("the_chosen_is_preferred", step, what, towards.to_string(), format!("less than {away}")))
+}
+
+/// A pair of equal responses moves nothing: the gradient of one of its sides undoes that of the other.
+pub fn equal_pairs_have_no_gradient(step: u64, gradient_norm: f64, one_side: f64) -> Result<()> {
     close(
         "equal_pairs_have_no_gradient",
         step,
         "the gradient norm of pairs with chosen = rejected",
         gradient_norm,
         0.0,
-        1e-5,
+        Within { share: 1e-5, of: "the gradient norm of their chosen side alone", scale: one_side },
     )
 }
 
@@ -42,14 +74,16 @@ pub fn cache_is_of(what: &str, cached: &str, wanted: &str) -> Result<()> {
     Err(breach("cache_is_of", 0, &what, cached.into(), wanted.into()))
 }
 
-/// The cached reference log-probs are those of the reference itself.
-pub fn cached_reference_is_live(live: &[f32], cached: &[f32]) -> Result<()> {
+/// The cached reference log-probs are those of the reference itself; `sizes` are their [`size`]s.
+pub fn cached_reference_is_live(live: &[f32], cached: &[f32], sizes: &[f64]) -> Result<()> {
     if live.len() != cached.len() {
         let (found, expected) = (cached.len().to_string(), live.len().to_string());
         return Err(breach("cached_reference_is_live", 0, "the number of cached log-probs", found, expected));
     }
-    let worst = largest(live.iter().zip(cached).map(|(a, b)| (a - b).abs() / a.abs().max(1.0)));
-    close("cached_reference_is_live", 0, "the largest relative difference of a cached log-prob", worst, 0.0, 1e-6)
+    let off = |((live, cached), size): ((&f32, &f32), &f64)| (live - cached).abs() / *size as f32;
+    let worst = largest(live.iter().zip(cached).zip(sizes).map(off));
+    let what = "the largest difference of a cached log-prob, as a share of the size of what it is the difference of,";
+    close("cached_reference_is_live", 0, what, worst, 0.0, Within::itself(LOGP_SHARE))
 }
 
 #[cfg(test)]
@@ -67,18 +101,41 @@ mod tests {
     #[test]
     fn each_holds_where_it_should_and_breaks_where_it_should() {
         let ln_2 = std::f64::consts::LN_2;
-        assert!(starts_at_the_reference(ln_2, ln_2, &[0.0, 0.0], 0.5).is_ok());
-        breaks("starts_at_the_reference", starts_at_the_reference(0.7, ln_2, &[0.0, 0.0], 0.5));
-        breaks("starts_at_the_reference", starts_at_the_reference(ln_2, ln_2, &[0.01, -0.01], 0.5));
-        breaks("starts_at_the_reference", starts_at_the_reference(ln_2, ln_2, &[0.0, 0.0], 1.0));
-        assert!(a_swap_flips_the_margin(0, &[0.3, -0.1], &[-0.3, 0.1]).is_ok());
-        breaks("a_swap_flips_the_margin", a_swap_flips_the_margin(0, &[0.3], &[0.3]));
-        assert!(equal_pairs_have_no_gradient(0, 1e-7).is_ok());
-        breaks("equal_pairs_have_no_gradient", equal_pairs_have_no_gradient(0, 1e-2));
+        // responses of -20 nats over 10 tokens of e^2: of size 40; β = .1
+        assert!((size(-20.0, 10, 7) - (20.0 + 10.0 * 7f64.ln())).abs() < 1e-9);
+        let starts = |loss, margins: &[f32], accuracy| {
+            starts_at_the_reference(loss, ln_2, [1.0, 0.0], margins, 0.1 * 40.0, accuracy)
+        };
+        assert!(starts(ln_2, &[0.0, 0.0], 0.5).is_ok());
+        breaks("starts_at_the_reference", starts(0.7, &[0.0, 0.0], 0.5));
+        breaks("starts_at_the_reference", starts(ln_2, &[0.01, -0.01], 0.5));
+        breaks("starts_at_the_reference", starts(ln_2, &[0.0, 0.0], 1.0));
+        // IPO at β = 1000 starts at 2.5e-7: three times that is a breach, what rounding may do to it is none
+        let ipo = |loss, rounded| starts_at_the_reference(loss, 2.5e-7, [2.5e-7, rounded], &[0.0], 1e3 * 40.0, 0.5);
+        breaks("starts_at_the_reference", ipo(7.5e-7, 1e-8));
+        assert!(ipo(2.58e-7, 1e-8).is_ok());
+        assert!(a_swap_flips_the_margin(0, &[0.3, -0.1], &[-0.3, 0.1], 4.0).is_ok());
+        breaks("a_swap_flips_the_margin", a_swap_flips_the_margin(0, &[0.3], &[0.3], 4.0));
+        // at β = 1000 margins are as much larger as their rounding
+        assert!(a_swap_flips_the_margin(0, &[3000.0], &[-3000.01], 4e4).is_ok());
+        breaks("a_swap_flips_the_margin", a_swap_flips_the_margin(0, &[3000.0], &[-2970.0], 4e4));
+        assert!(the_chosen_is_preferred(0, 0.6, 0.7).is_ok());
+        breaks("the_chosen_is_preferred", the_chosen_is_preferred(0, 0.7, 0.6));
+        for beta in [1e-3, 0.1, 1e3] {
+            assert!(equal_pairs_have_no_gradient(0, 1e-6 * beta, beta).is_ok());
+            breaks("equal_pairs_have_no_gradient", equal_pairs_have_no_gradient(0, 1e-2 * beta, beta));
+        }
         assert!(cache_is_of("the rows", "ab", "ab").is_ok());
         breaks("cache_is_of", cache_is_of("the rows", "ab", "cd"));
-        assert!(cached_reference_is_live(&[-5.0, -7.0], &[-5.0, -7.0]).is_ok());
-        breaks("cached_reference_is_live", cached_reference_is_live(&[-5.0, -7.0], &[-7.0, -5.0]));
-        breaks("cached_reference_is_live", cached_reference_is_live(&[-5.0, -7.0], &[-5.0]));
+        let live = |live: &[f32], cached: &[f32]| cached_reference_is_live(live, cached, &[20.0, 20.0]);
+        assert!(live(&[-5.0, -7.0], &[-5.0, -7.000_01]).is_ok());
+        breaks("cached_reference_is_live", live(&[-5.0, -7.0], &[-7.0, -5.0]));
+        breaks("cached_reference_is_live", live(&[-5.0, -7.0], &[-5.0, -7.07])); // one percent off
+        breaks("cached_reference_is_live", live(&[-5.0, -7.0], &[-5.0]));
+        // what is not finite is no breach
+        let diverged = |found| matches!(found, Err(Error::Diverged { .. }));
+        assert!(diverged(starts(f64::NAN, &[0.0], 0.5)) && diverged(starts(ln_2, &[f32::NAN], 0.5)));
+        assert!(diverged(equal_pairs_have_no_gradient(0, f64::INFINITY, 1.0)));
+        assert!(diverged(live(&[f32::NAN, 0.0], &[0.0, 0.0])) && diverged(the_chosen_is_preferred(0, f64::NAN, 0.0)));
     }
 }

@@ -15,10 +15,15 @@ pub enum Error {
 
 impl Error {
     /// The same error, of a policy that has made `step` updates.
-    pub fn at_step(mut self, now: u64) -> Self {
-        if let Self::Invariant { step, .. } = &mut self {
-            *step = now;
+    pub fn at_step(self, now: u64) -> Self {
+        match self {
+            Self::Invariant { name, what, found, expected, .. } => {
+                Self::Invariant { name, step: now, what, found, expected }
+            }
+            Self::Training(error) | Self::Reward(duel_reward::Error::Training(error)) => {
+                Self::Training(error.at_step(now))
+            }
+            other => other,
         }
-        self
     }
 }

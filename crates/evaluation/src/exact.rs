@@ -12,9 +12,14 @@ use duel_data::grammar::{
 use duel_model::{Cache, Policy, Reader, Responses, generate, weights::host};
 use duel_reward::Scorer;
 use duel_spec::{Outcome, Split, metrics, seeds};
+use duel_training::invariants::{diverged, sampled_from_finite};
+use duel_training::rounding::nudged;
 
 /// Samples of the check that the sampler follows the model.
 const SAMPLER_DRAWS: usize = 1024;
+
+/// Share of the mass that may move with the last bit of the weights: the sampler's arithmetic is another than the law's.
+const LOST_MASS: f64 = 0.01;
 
 /// Chance of an outcome below which it is not kept.
 const LEAST_SHARE: f64 = 1e-6;
@@ -206,7 +211,8 @@ impl GrammarYardstick {
             laws.iter().zip(&side.gold).map(|(law, gold)| law.expect(&gold.iter().map(|r| r * r).collect::<Vec<_>>())),
         );
         let kl = mean(pairs().map(|(law, reference)| law.kl(reference)));
-        invariants::kl_is_not_negative(kl)?;
+        let entropy = mean(laws.iter().map(Law::entropy));
+        invariants::kl_is_not_negative(kl, 1e-12, 1.0 + 2.0 * entropy + kl.abs())?;
         let beats: Vec<(f64, f64)> =
             pairs().zip(&side.gold).map(|((law, reference), gold)| law.beats(reference, gold)).collect();
         let tie_rate = mean(beats.iter().map(|(_, tie)| *tie));
@@ -220,7 +226,7 @@ impl GrammarYardstick {
             win_rate: mean(beats.iter().map(|(win, _)| *win)) + tie_rate / 2.0,
             tie_rate,
             length: mean(laws.iter().map(|law| law.expect(&self.lengths))),
-            entropy: mean(laws.iter().map(Law::entropy)),
+            entropy,
         };
         let mut score = marks.into_score(side.split);
         score.values.push((metrics::TRAP_MASS, mean(laws.iter().map(|law| law.expect(&self.trap)))));
@@ -228,7 +234,8 @@ impl GrammarYardstick {
         if let Some(beta) = beta {
             let best = Frontier::at_beta(&side.reference, &side.gold, &side.gold, beta);
             let objective = gold - beta * kl;
-            invariants::nobody_beats_the_optimum(objective, best.gold - beta * best.kl)?;
+            let size = 1.0 + gold.abs() + best.gold.abs() + beta * (1.0 + kl + best.kl);
+            invariants::nobody_beats_the_optimum(objective, best.gold - beta * best.kl, size)?;
             score.values.push((metrics::OBJECTIVE, objective));
             let optimum_objective = best.gold - beta * best.kl;
             score.values.push((metrics::REGRET, optimum_objective - objective));
@@ -268,12 +275,24 @@ impl GrammarYardstick {
         let drawn = generate(policy, space, vec![prompt.clone(); SAMPLER_DRAWS], &mut rng, self.reader.device());
         let place: std::collections::HashMap<Vec<u32>, usize> =
             all_responses().into_iter().enumerate().map(|(i, r)| (r, i)).collect();
+        sampled_from_finite(0, &drawn)?;
+        invariants::probabilities_sum_to_one(law.total())?;
         let mut counts = vec![0.0; law.0.len()];
         for response in &drawn.responses {
             counts[place[&response[..response.len() - 1]]] += 1.0;
         }
         let expected: Vec<f64> = law.0.iter().map(|logp| logp.exp() * SAMPLER_DRAWS as f64).collect();
-        invariants::sampler_follows_the_model(&counts, &expected)
+        let checked = invariants::sampler_follows_the_model(&counts, &expected);
+        if checked.is_err() {
+            // weights so large that their last bit decides what is said
+            let nudged = &laws(&nudged(policy), &self.reader, std::slice::from_ref(prompt))[0];
+            let moved = law.total_variation(nudged);
+            if moved.is_nan() || moved > LOST_MASS {
+                let what = "the mass that moves to other responses when the last bit of each weight changes";
+                return Err(diverged(0, what, moved).into());
+            }
+        }
+        checked
     }
 }
 

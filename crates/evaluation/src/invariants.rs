@@ -1,36 +1,44 @@
 //! What must hold of every measurement (claims §8).
 
 use crate::{Error, Result};
+use duel_training::invariants::finite;
 
-/// Fails by name unless the condition holds. The step is that of the reference until [`Error::at_step`] tells.
+/// Fails by name unless the condition holds, and as diverged if what was found is not finite. The step is that of the
+/// reference until [`Error::at_step`] tells.
 pub fn require(name: &'static str, holds: bool, what: &str, found: f64, expected: &str) -> Result<()> {
+    finite(0, what, found)?;
     if holds {
         return Ok(());
     }
     Err(Error::Invariant { name, step: 0, what: what.into(), found: found.to_string(), expected: expected.into() })
 }
 
-/// The probabilities of all enumerated responses sum to 1.
+/// The probabilities of all enumerated responses sum to 1, in f64 whatever the logits are.
 pub fn probabilities_sum_to_one(total: f64) -> Result<()> {
-    let holds = (total - 1.0).abs() <= 1e-6;
-    require("probabilities_sum_to_one", holds, "the sum over all responses", total, "1 within 1e-6")
+    let holds = (total - 1.0).abs() <= 1e-9;
+    require("probabilities_sum_to_one", holds, "the sum over all responses", total, "1 within 1e-9")
 }
 
-/// No KL is negative.
-pub fn kl_is_not_negative(kl: f64) -> Result<()> {
-    require("kl_is_not_negative", kl >= -1e-6, "the KL to the reference", kl, "at least 0")
+/// No KL is negative; `size` is that of what it is the difference of, nats, which is rounded to the share.
+pub fn kl_is_not_negative(kl: f64, share: f64, size: f64) -> Result<()> {
+    let expected = format!("at least 0, but for {share:e} of {size} nats");
+    require("kl_is_not_negative", kl >= -share * size, "the KL to the reference", kl, &expected)
 }
 
-/// No policy beats the exact optimum of the objective `gold − β·KL`.
-pub fn nobody_beats_the_optimum(objective: f64, optimum: f64) -> Result<()> {
-    let holds = objective <= optimum + 1e-6;
-    require("nobody_beats_the_optimum", holds, "the objective", objective, &format!("at most {optimum}"))
+/// No policy beats the exact optimum of the objective `gold − β·KL`; `size` is that of gold and β·KL, of which f64 holds
+/// much more than the billionth that is allowed.
+pub fn nobody_beats_the_optimum(objective: f64, optimum: f64, size: f64) -> Result<()> {
+    let holds = objective <= optimum + 1e-9 * size;
+    let expected = format!("at most {optimum} and 1e-9 of {size}, gold and the price of its KL");
+    require("nobody_beats_the_optimum", holds, "the objective", objective, &expected)
 }
 
-/// The Rao-Blackwell KL and its sampled cross-check agree within four standard errors.
+/// The Rao-Blackwell KL and its sampled cross-check agree within five standard errors (four are passed by chance in one of
+/// 16,000 evaluations, which a long run has), or where those are tiny a thousandth of a nat and of the KL.
 pub fn kl_estimates_agree(rao_blackwell: f64, k1: f64, standard_error: f64) -> Result<()> {
-    let holds = (rao_blackwell - k1).abs() <= 4.0 * standard_error + 1e-3;
-    let expected = format!("{rao_blackwell} within 4 × {standard_error}");
+    finite(0, "the Rao-Blackwell estimate of the KL", rao_blackwell)?;
+    let holds = (rao_blackwell - k1).abs() <= 5.0 * standard_error + 1e-3 * (1.0 + rao_blackwell.abs());
+    let expected = format!("{rao_blackwell} within 5 × {standard_error} and a thousandth of it");
     require("kl_estimates_agree", holds, "the k1 estimate of the KL", k1, &expected)
 }
 
@@ -72,14 +80,21 @@ mod tests {
 
     #[test]
     fn each_holds_where_it_should_and_breaks_where_it_should() {
-        assert!(probabilities_sum_to_one(1.0 - 1e-9).is_ok());
+        assert!(probabilities_sum_to_one(1.0 - 1e-12).is_ok());
         breaks("probabilities_sum_to_one", probabilities_sum_to_one(0.999));
-        assert!(kl_is_not_negative(0.0).is_ok());
-        breaks("kl_is_not_negative", kl_is_not_negative(-0.01));
-        assert!(nobody_beats_the_optimum(0.9, 0.9).is_ok());
-        breaks("nobody_beats_the_optimum", nobody_beats_the_optimum(0.91, 0.9));
+        assert!(kl_is_not_negative(0.0, 1e-6, 30.0).is_ok() && kl_is_not_negative(-2e-5, 1e-6, 30.0).is_ok());
+        breaks("kl_is_not_negative", kl_is_not_negative(-0.01, 1e-6, 30.0));
+        breaks("kl_is_not_negative", kl_is_not_negative(-2e-5, 1e-12, 30.0));
+        assert!(nobody_beats_the_optimum(0.9, 0.9, 3.0).is_ok());
+        breaks("nobody_beats_the_optimum", nobody_beats_the_optimum(0.91, 0.9, 3.0));
+        // at a price of 1000 the objective is rounded as β·KL is
+        assert!(nobody_beats_the_optimum(-3e4 + 1e-6, -3e4, 3e4).is_ok());
+        breaks("nobody_beats_the_optimum", nobody_beats_the_optimum(-2.9e4, -3e4, 3e4));
+        let diverged = |found| matches!(found, Err(Error::Training(duel_training::Error::Diverged { .. })));
+        assert!(diverged(probabilities_sum_to_one(f64::NAN)) && diverged(kl_estimates_agree(f64::NAN, 0.0, 1.0)));
+        assert!(diverged(kl_is_not_negative(f64::INFINITY, 1e-6, 1.0)));
         assert!(kl_estimates_agree(2.0, 2.3, 0.1).is_ok());
-        breaks("kl_estimates_agree", kl_estimates_agree(2.0, 2.5, 0.1));
+        breaks("kl_estimates_agree", kl_estimates_agree(2.0, 2.6, 0.1));
         // a thousand draws of three responses and a rest
         assert!(sampler_follows_the_model(&[510.0, 290.0, 195.0, 5.0], &[500.0, 300.0, 196.0, 4.0]).is_ok());
         breaks(

@@ -67,7 +67,8 @@ pub fn best_of_n(q: &Law, reward: &[f64], n: i32) -> Law {
         let mass: f64 = group.iter().map(|&y| q.0[y].exp()).sum();
         let chance = (below + mass).powi(n) - f64::powi(below, n);
         for &y in group {
-            law[y] = (chance * q.0[y].exp() / mass).ln();
+            // what a sharp reference never says, f64 holds no chance of
+            law[y] = if mass > 0.0 { (chance * q.0[y].exp() / mass).ln() } else { f64::NEG_INFINITY };
         }
         below += mass;
     }

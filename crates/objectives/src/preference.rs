@@ -165,6 +165,21 @@ impl PreferenceLoss {
         }
     }
 
+    /// Whether it is made of squares, which near the reference are as small as 1/β².
+    pub fn is_square(&self) -> bool {
+        matches!(self, Self::Ipo | Self::IpoAveraged | Self::Sppo)
+    }
+
+    /// Whether the loss is less where the chosen response is much likelier than where the rejected one is: not of DiscoPOP,
+    /// which rises again around the reference, nor where neither weighs anything.
+    pub fn falls_towards_the_chosen(&self) -> bool {
+        match self {
+            Self::DiscoPop { .. } => false,
+            Self::Kto { weights } => weights.desirable > 0.0 || weights.undesirable > 0.0,
+            _ => true,
+        }
+    }
+
     /// Whether the loss of a batch is the mean of its pairs' losses, each of which stands alone.
     pub fn is_mean_of_pairs(&self) -> bool {
         !matches!(self, Self::Aot { .. } | Self::AotUnpaired { .. } | Self::Kto { .. } | Self::KtoPair | Self::Orpo)
@@ -236,8 +251,9 @@ pub fn preference_loss(loss: &PreferenceLoss, pairs: &PairLogp, beta: f64) -> Pr
         }
         Kind::AotUnpaired { label_smoothing } => smoothed((chosen.sort(0) - rejected.sort(0)) * beta, label_smoothing),
         Kind::DiscoPop { tau } => {
-            let blend = sigmoid(u() / tau); // [N]
-            log_sigmoid(u()).neg() * (blend.clone().neg() + 1.0) + u().neg().exp() * blend
+            let blend = u() / tau; // [N]
+            // exp(−u) σ(u/τ) as one exponential: apart, one overflows where the other is 0
+            log_sigmoid(u()).neg() * (sigmoid(blend.clone()).neg() + 1.0) + (log_sigmoid(blend) - u()).exp()
         }
         Kind::ForwardKl => smoothed(ratios.map(|x| x.neg().exp().neg()).difference() * beta, 0.0),
         Kind::AlphaDivergence { alpha } => {
@@ -252,7 +268,9 @@ pub fn preference_loss(loss: &PreferenceLoss, pairs: &PairLogp, beta: f64) -> Pr
         Kind::Orpo => {
             let averaged = pairs.averaged_policy();
             rewards = averaged.clone().map(|x| x * beta);
-            let log_odds = averaged.map(|x| x.clone() - (x.exp().neg() + 1.0).log()).difference();
+            // 1 − p is 0 in f32 where p is nearly 1, and its logarithm infinite
+            let rest = |x: Tensor<1>| (x.exp().neg() + 1.0).clamp_min(f64::from(f32::EPSILON) / 2.0).log();
+            let log_odds = averaged.map(|x| x.clone() - rest(x)).difference();
             log_sigmoid(log_odds) * -beta
         }
         Kind::Kto { weights } => {

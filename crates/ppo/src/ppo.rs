@@ -160,7 +160,7 @@ impl Ppo {
                 invariants::gae_at_one_is_return_minus_value(step, rewards, values, mask)?;
             }
             if s.advantages == Scaling::White {
-                invariants::advantages_are_white(step, advantages, advantage_sd, mask)?;
+                invariants::advantages_are_white(step, advantages, raw_advantages, advantage_sd, mask)?;
             }
             Ok(())
         })?;

@@ -9,6 +9,7 @@ use duel_objectives::{Average, ResponseMask, full_kl, k1};
 use duel_reward::Scorer;
 use duel_spec::{KlEstimator, KlPlace, LossMean, OnPolicy, Reference, Truncated, metrics, seeds};
 use duel_training::invariants as always;
+use duel_training::rounding::nudged;
 use duel_training::{Metrics, Result, sft};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -127,6 +128,7 @@ impl Sampler {
         let mut rng = seeds::derive(*seed, "ppo", self.iteration, "rollout");
         let writer = actors.old.clone().as_read(); // the fast path writes
         let responses = generate(&writer, space, prompts.to_vec(), &mut rng, reader.device());
+        always::sampled_from_finite(step, &responses)?;
         // read as the first epoch will, in its minibatches: the same arithmetic, so the ratios start at 1 to the last
         // bit. Where the device has no log-probs of its own, the training module reads: autodiff composes its softmax.
         let read = |block: &Responses| {
@@ -142,7 +144,9 @@ impl Sampler {
                 always::reads_are_sound(step, train_reader, actors.now, &responses)?;
             }
             let columns = space.response_tokens;
-            invariants::sampled_logp_is_the_policys(step, &responses.logp, &host(logp.clone()), columns)
+            invariants::sampled_logp_is_the_policys(step, &responses.logp, &host(logp.clone()), columns, || {
+                host(sft::response_logp(reader, &nudged(actors.old), &responses))
+            })
         })?;
 
         // Generate, old log-probs, reference and score passes: one forward each (claims §4.4).
@@ -276,15 +280,12 @@ pub fn variance(x: &Tensor<2>, mask: &ResponseMask) -> f64 {
     f64::from(host(mask.mean((x.clone() - mean).square()))[0])
 }
 
-/// A scorer's failure as a training's: only training errors pass through; a judge's own is named.
+/// A scorer's failure as a training's: those of the reward model pass through, a judge's own keeps its words.
 fn unscored(error: duel_reward::Error) -> duel_training::Error {
     match error {
         duel_reward::Error::Training(error) => error,
         duel_reward::Error::Model(error) => error.into(),
         duel_reward::Error::Data(error) => error.into(),
-        judge => {
-            let expected = "a score a response".into();
-            duel_training::invariants::breach("scorer_answers", 0, "the scorer", judge.to_string(), expected)
-        }
+        judge => duel_training::Error::Unscored { source: Box::new(judge) },
     }
 }

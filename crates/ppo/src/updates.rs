@@ -88,9 +88,9 @@ impl Updates {
                 if learner.step() == 0 {
                     said.check(|| {
                         let units: Vec<&[usize]> = rows.chunks(self.together).collect();
-                        always::parts_make_the_same_gradient(learner, units.len(), |part| {
+                        always::parts_make_the_same_gradient(learner, units.len(), |module, part| {
                             let rows: Vec<usize> = part.iter().flat_map(|&unit| units[unit]).copied().collect();
-                            (losses(learner.module(), &rows).total(), weight(&rows))
+                            (losses(module, &rows).total(), weight(&rows))
                         })
                     })?;
                 }

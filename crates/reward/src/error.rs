@@ -11,6 +11,8 @@ pub enum Error {
     Pattern { pattern: String, problem: String },
     #[error("the judge `{command}` failed: {problem}")]
     Command { command: String, problem: String },
+    #[error("the linear reward model is not settled after {steps} of Newton's steps")]
+    Unsettled { steps: usize },
     #[error(transparent)]
     Training(#[from] duel_training::Error),
     #[error(transparent)]

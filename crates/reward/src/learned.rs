@@ -3,7 +3,11 @@
 use crate::{Linear, Result, Scorer, invariants};
 use duel_model::{Reader, Responses, Scalar, weights};
 use duel_spec::EnsembleScore;
+use duel_training::invariants::finite;
 use duel_training::sft;
+
+/// What scores are divided by at least: below it is rounding.
+const LEAST_SCALE: f64 = 1e-6;
 
 /// What was learned from the rows; scores are in units of the labels' log-odds.
 #[derive(Debug, Clone)]
@@ -59,8 +63,10 @@ impl LearnedReward {
         let raw = this.score(samples)?;
         this.centre = mean(&raw);
         let squares: Vec<f64> = raw.iter().map(|r| (r - this.centre).powi(2)).collect();
-        this.scale = mean(&squares).sqrt().max(1e-6);
-        invariants::scores_are_normalised(&this.score(samples)?)?;
+        let sd = mean(&squares).sqrt();
+        this.scale = sd.max(LEAST_SCALE);
+        let offset = this.judges.iter().map(|(_, centre)| centre.abs()).sum::<f64>() / this.scale;
+        invariants::scores_are_normalised(&this.score(samples)?, sd / this.scale, offset)?;
         Ok(this)
     }
 
@@ -99,12 +105,14 @@ impl Scorer for LearnedReward {
             .iter()
             .map(|(judge, centre)| judge.score(&self.reader, batch).into_iter().map(|x| x - centre).collect())
             .collect();
-        Ok((0..batch.len())
+        (0..batch.len())
             .map(|row| {
                 let said: Vec<f64> = each.iter().map(|scores| scores[row]).collect();
-                (combined(&said, self.together) - self.centre) / self.scale
+                let score = (combined(&said, self.together) - self.centre) / self.scale;
+                finite(0, "a score of the reward model", score)?;
+                Ok(score)
             })
-            .collect())
+            .collect()
     }
 }
 

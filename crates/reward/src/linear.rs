@@ -6,13 +6,14 @@
 use crate::{Error, Result};
 use duel_data::grammar::{Stance, Task, excitements, parts};
 use duel_data::pairs::PreferenceRow;
-use duel_training::invariants::breach;
 use serde::{Deserialize, Serialize};
 
 /// Features of a response.
 const FEATURES: usize = 12;
 /// Newton steps at most; it takes six or so.
 const STEPS: usize = 50;
+/// Times that a step may be halved.
+const HALVINGS: usize = 40;
 
 /// Weights of the features.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,7 +45,7 @@ impl Linear {
     /// chance that a label is wrong, `strengths` how much better each chosen response is said to be.
     ///
     /// # Errors
-    /// A broken invariant, if the gradient does not vanish.
+    /// [`Error::Unsettled`], if the gradient does not vanish.
     pub fn fit(rows: &[PreferenceRow], strengths: &[f64], e: f64, ridge: f64) -> Result<Self> {
         let differences: Vec<[f64; FEATURES]> = rows
             .iter()
@@ -53,6 +54,15 @@ impl Linear {
                 std::array::from_fn(|i| chosen[i] - rejected[i])
             })
             .collect();
+        // −(1−e) log σ(u) − e log σ(−u) of each row, and the ridge
+        let cost = |w: &[f64]| {
+            let softplus = |x: f64| x.max(0.0) + (-x.abs()).exp().ln_1p();
+            let each = differences.iter().zip(strengths).map(|(d, strength)| {
+                let u = dot(d, w) - strength;
+                (1.0 - e) * softplus(-u) + e * softplus(u)
+            });
+            each.sum::<f64>() + ridge / 2.0 * dot(w, w)
+        };
         let mut w = vec![0.0; FEATURES];
         for _ in 0..STEPS {
             let mut gradient: Vec<f64> = w.iter().map(|w| ridge * w).collect();
@@ -71,12 +81,18 @@ impl Linear {
                 return Ok(Self { weights: w });
             }
             (0..FEATURES).for_each(|i| hessian[i][i] += ridge);
-            for (w, step) in w.iter_mut().zip(solve(hessian, gradient)) {
-                *w -= step;
+            // a step that goes too far is halved until it leads down
+            let (mut step, before) = (solve(hessian, gradient), cost(&w));
+            let to = |step: &[f64]| w.iter().zip(step).map(|(w, step)| w - step).collect::<Vec<f64>>();
+            for _ in 0..HALVINGS {
+                if cost(&to(&step)) <= before + 1e-12 * before.abs() {
+                    break;
+                }
+                step.iter_mut().for_each(|x| *x /= 2.0);
             }
+            w = to(&step);
         }
-        let found = format!("{w:?}");
-        Err(Error::Training(breach("newton_converges", STEPS as u64, "the linear reward model", found, "a fit".into())))
+        Err(Error::Unsettled { steps: STEPS })
     }
 
     /// In units of the labels' log-odds.

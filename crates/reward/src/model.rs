@@ -3,7 +3,7 @@
 
 use crate::invariants;
 use burn::tensor::{Tensor, TensorData};
-use duel_model::{Flops, Reader, Scalar, TransformerConfig, weights};
+use duel_model::{Flops, Reader, Scalar, Tokens, TransformerConfig, weights};
 use duel_objectives::{ChosenRejected, Terms, bradley_terry_loss};
 use duel_spec::{RmStage as Settings, metrics};
 use duel_training::{
@@ -58,16 +58,21 @@ impl RewardModel {
     pub fn check(&self, step: u64, model: &Scalar, pairs: &PairBatch) -> duel_training::Result<()> {
         let (reader, model) = always::without_graph(&self.reader, model);
         always::eos_counts_and_pad_does_not(step, &reader, &pairs.both)?;
-        always::padding_is_inert(step, &reader, &pairs.both.first(always::PROBE), |reader, tokens| {
-            let space = reader.space();
-            let columns = tokens.ids.dims()[1];
-            model.forward(tokens.clone()).narrow(1, columns - space.response_tokens, space.response_tokens) // [B, T]
-        })?;
+        let values = |reader: &Reader, model: &Scalar, tokens: &Tokens| {
+            let (columns, responses) = (tokens.ids.dims()[1], reader.space().response_tokens);
+            model.forward(tokens.clone()).narrow(1, columns - responses, responses) // [B, T]
+        };
+        let some = pairs.both.first(always::PROBE);
+        let size = |x: Vec<f32>| always::largest(x.into_iter().map(f32::abs));
+        let value = size(weights::host(values(&reader, &model, &reader.tokens(&some))));
+        always::padding_is_inert(step, &reader, &model, &some, value, values)?;
+
         let loss = |scores| first(bradley_terry_loss(scores, Terms::default()).loss);
         let scores = Self::scores(&reader, &model, pairs);
+        let score = size([scores.chosen.clone(), scores.rejected.clone()].map(weights::host::<1>).concat());
         let raised = ChosenRejected { chosen: scores.chosen.clone() + 1.0, rejected: scores.rejected.clone() + 1.0 };
-        invariants::tied_pairs_cost_ln_2(step, loss(Self::scores(&reader, &model, &pairs.tied())))?;
-        invariants::a_constant_changes_no_loss(step, loss(scores), loss(raised))
+        invariants::tied_pairs_cost_ln_2(step, loss(Self::scores(&reader, &model, &pairs.tied())), score)?;
+        invariants::a_constant_changes_no_loss(step, loss(scores), loss(raised), score)
     }
 }
 
@@ -84,9 +89,9 @@ impl Method for RewardModel {
                 always::parts_make_the_same_gradient(
                     learner,
                     pairs.len().min(always::probe(self.reader.space())),
-                    |rows| {
+                    |model, rows| {
                         let part = pairs.select(rows);
-                        let scores = Self::scores(&self.reader, learner.module(), &part);
+                        let scores = Self::scores(&self.reader, model, &part);
                         (bradley_terry_loss(scores, self.terms(&part)).loss, rows.len() as f64)
                     },
                 )

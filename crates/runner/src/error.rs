@@ -117,20 +117,45 @@ impl Error {
             Self::Data(duel_data::Error::NoPrompt { .. }) | Self::Report(duel_report::Error::NoFigure { .. }) => 2,
             Self::Contradicted { .. } => 3,
             Self::Model(duel_model::Error::UnknownDevice { .. } | duel_model::Error::DeviceNotBuilt { .. }) => 2,
-            Self::Training(duel_training::Error::Diverged { .. } | duel_training::Error::Invariant { .. }) => 4,
             Self::Evaluation(duel_evaluation::Error::Invariant { .. }) => 4,
-            Self::Evaluation(duel_evaluation::Error::Reward(duel_reward::Error::Training(inner)))
-            | Self::Reward(duel_reward::Error::Training(inner)) => match inner {
-                duel_training::Error::Diverged { .. } | duel_training::Error::Invariant { .. } => 4,
-                duel_training::Error::Interrupted => 130,
-                _ => 1,
-            },
-            Self::Interrupted | Self::Detached | Self::Training(duel_training::Error::Interrupted) => 130,
+            Self::Interrupted | Self::Detached => 130,
             // that a training diverged says most
             Self::Stages { failures, .. } => {
                 failures.iter().find(|f| f.exit == 4).or(failures.first()).map_or(1, |f| f.exit)
             }
-            _ => 1,
+            _ => match self.training() {
+                Some(duel_training::Error::Diverged { .. } | duel_training::Error::Invariant { .. }) => 4,
+                Some(duel_training::Error::Interrupted) => 130,
+                _ => 1,
+            },
+        }
+    }
+
+    /// The training's own error, through whichever room it came.
+    fn training(&self) -> Option<&duel_training::Error> {
+        use duel_evaluation::Error as Evaluation;
+        use duel_reward::Error as Reward;
+        match self {
+            Self::Training(error)
+            | Self::Reward(Reward::Training(error))
+            | Self::Evaluation(Evaluation::Training(error) | Evaluation::Reward(Reward::Training(error))) => {
+                Some(error)
+            }
+            _ => None,
+        }
+    }
+
+    /// The same error, of a stage that trains at a (peak) learning rate.
+    pub fn at_rate(self, rate: f64) -> Self {
+        use duel_evaluation::Error as Evaluation;
+        use duel_reward::Error as Reward;
+        match self {
+            Self::Training(error)
+            | Self::Reward(Reward::Training(error))
+            | Self::Evaluation(Evaluation::Training(error) | Evaluation::Reward(Reward::Training(error))) => {
+                Self::Training(error.at_rate(rate))
+            }
+            other => other,
         }
     }
 
@@ -138,9 +163,8 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Spec(e) => Some(e.hint()),
-            Self::Data(e) | Self::Training(duel_training::Error::Data(e)) | Self::Reward(duel_reward::Error::Data(e)) => {
-                e.hint()
-            }
+            Self::Data(e) | Self::Reward(duel_reward::Error::Data(e)) => e.hint(),
+            Self::Reward(duel_reward::Error::Unsettled { .. }) => Some("raise `stages.rm.ridge`".into()),
             Self::Model(e) => e.hint(),
             Self::Ledger(e) | Self::Report(duel_report::Error::Ledger(e)) => e.hint(),
             Self::NotExact { .. } => Some("the grammar is the only world whose runs can be enumerated".into()),
@@ -167,13 +191,8 @@ impl Error {
             Self::Unpaired { .. } => Some("give the arm loss = \"kto\" or \"aot_unpaired\", which look at each response by itself, or rows with `chosen` and `rejected`".into()),
             Self::OnlyPrompts { hint, .. } => Some((*hint).into()),
             Self::Interrupted => Some("run the same command again to go on".into()),
-            Self::Training(duel_training::Error::Diverged { .. }) => {
-                Some("lower this stage's `learning_rate`, or `learner.clip_norm`; finished stages are kept".into())
-            }
-            Self::Training(duel_training::Error::Invariant { .. }) | Self::Evaluation(duel_evaluation::Error::Invariant { .. }) => {
-                Some("this is a fault of Duel, not of the experiment: please report it with experiment.toml and this message".into())
-            }
-            _ => None,
+            Self::Evaluation(duel_evaluation::Error::Invariant { .. }) => Some(duel_training::FAULT_OF_DUEL.into()),
+            _ => self.training().and_then(duel_training::Error::hint),
         }
     }
 }

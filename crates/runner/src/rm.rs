@@ -80,6 +80,7 @@ impl Desk<'_> {
         let ids = (0..settings.samples).map(|i| prompts[i % prompts.len()].ids.clone()).collect();
         let mut rng = seeds::derive(seed, "rm", 0, "normalising samples");
         let samples = generate(&sft_policy, world.space(), ids, &mut rng, &self.device);
+        duel_training::invariants::sampled_from_finite(0, &samples)?;
         let reward = LearnedReward::normalised_on(judges, settings.ensemble_score, self.reader(world), &samples)?;
 
         // 3. Say how good it is.

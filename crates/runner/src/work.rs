@@ -72,16 +72,20 @@ impl<'a> Desk<'a> {
 impl Desk<'_> {
     /// Does the stage; its files go to `to`.
     pub fn work(&self, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
-        match self.stage.kind {
-            Kind::Corpus => scene::prepare(self.experiment, to, recorder)?,
-            Kind::Base => self.base(to, recorder)?,
-            Kind::Sft => self.sft(to, recorder)?,
-            Kind::Pairs => self.pairs(to, recorder)?,
-            Kind::Rm => self.rm(to, recorder)?,
-            Kind::Reference => self.reference(to, recorder)?,
-            Kind::Yardstick => self.yardstick_stage(recorder)?,
-            Kind::Cell => self.cell(to, recorder)?,
-        }
+        let done = match self.stage.kind {
+            Kind::Corpus => scene::prepare(self.experiment, to, recorder),
+            Kind::Base => self.base(to, recorder),
+            Kind::Sft => self.sft(to, recorder),
+            Kind::Pairs => self.pairs(to, recorder),
+            Kind::Rm => self.rm(to, recorder),
+            Kind::Reference => self.reference(to, recorder),
+            Kind::Yardstick => self.yardstick_stage(recorder),
+            Kind::Cell => self.cell(to, recorder),
+        };
+        done.map_err(|error| match self.learning_rate() {
+            Some(rate) => error.at_rate(rate),
+            None => error,
+        })?;
         recorder.record(
             self.stage.kind.name(),
             Clocks::default(),
@@ -90,6 +94,21 @@ impl Desk<'_> {
         );
         recorder.write(to)?;
         Ok(())
+    }
+
+    /// The peak rate of a stage that trains.
+    fn learning_rate(&self) -> Option<f64> {
+        let stages = &self.experiment.stages;
+        match self.stage.kind {
+            Kind::Base => Some(stages.base.learning_rate),
+            Kind::Sft => Some(stages.sft.learning_rate),
+            Kind::Rm => Some(stages.rm.learning_rate),
+            Kind::Cell => self.stage.cell.as_ref().map(|cell| match &cell.point.method {
+                duel_spec::Method::Dpo(dpo) => dpo.learning_rate,
+                other => other.on_policy().map_or(f64::NAN, |shared| shared.learning_rate),
+            }),
+            _ => None,
+        }
     }
 
     // ── stages ──────────────────────────────────────────────────────────────────────────────────
@@ -122,7 +141,9 @@ impl Desk<'_> {
         let reader = RunningText::new(self.reader(scene.world.as_ref()), &config);
         let losses: Vec<f64> =
             heldout.chunks(64).map(|w| f64::from(weights::host(reader.loss(&policy, w))[0]) * w.len() as f64).collect();
-        recorder.record("base", clocks, metrics::NLL_TOKEN, losses.iter().sum::<f64>() / heldout.len() as f64);
+        let loss = losses.iter().sum::<f64>() / heldout.len() as f64;
+        invariants::finite(clocks.step, "the loss on held-out text", loss)?;
+        recorder.record("base", clocks, metrics::NLL_TOKEN, loss);
         weights::save(&policy, &to.join(POLICY))?;
         Ok(())
     }
@@ -177,6 +198,7 @@ impl Desk<'_> {
         heldout = heldout.select(&(0..heldout.len().min(HELDOUT_ROWS)).collect::<Vec<_>>());
         invariants::reads_are_sound(clocks.step, &reader, &policy, &heldout)?;
         let (token, sequence) = heldout_nll(&reader, &policy, &heldout);
+        invariants::finite(clocks.step, "the loss on held-out rows", token)?;
         recorder.record("sft", clocks, metrics::NLL_TOKEN, token);
         recorder.record("sft", clocks, metrics::NLL_SEQUENCE, sequence);
         if let Some(grammar) = &scene.grammar {

@@ -2,7 +2,7 @@
 
 use crate::dropout::Dropout;
 use crate::optimizer::{Move, Optimizer};
-use crate::{Error, Result, invariants, schedule::rate};
+use crate::{Result, invariants, schedule::rate};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
@@ -153,7 +153,7 @@ impl<M: Module> Learner<M> {
     /// One update against the gradient of `loss` `[1]`.
     ///
     /// # Errors
-    /// [`Error::Diverged`] if the loss or the gradient is not finite; the weights are then untouched.
+    /// [`crate::Error::Diverged`] if the loss or the gradient is not finite; the weights are then untouched.
     pub fn minimize(&mut self, loss: Tensor<1>) -> Result<Update> {
         self.accumulate(loss, 1.0)?;
         self.update()
@@ -196,16 +196,16 @@ impl<M: Module> Learner<M> {
     /// the whole batch's mean is over (counted tokens, pairs), so that 1×8 and 8×1 are the same update.
     ///
     /// # Errors
-    /// [`Error::Diverged`] if the loss is not finite; the batch's earlier parts are then forgotten.
+    /// [`crate::Error::Diverged`] if the loss is not finite; the batch's earlier parts are then forgotten.
     pub fn accumulate(&mut self, loss: Tensor<1>, share: f64) -> Result<()> {
         // 1. Guard, backward, and the gradient as one vector in the order of the weights.
         let value = f64::from(weights::host(loss.clone().inner())[0]);
         if !value.is_finite() {
             self.pending = Pending::default();
-            return Err(Error::Diverged { step: self.at.step, what: "the loss", found: value });
+            return Err(invariants::diverged(self.at.step, "the loss", value));
         }
         let spare = std::mem::take(&mut self.spare);
-        let gradient = self.gradient_in(spare, loss * share);
+        let gradient = self.gradient_in(spare, self.module(), loss * share);
         self.pending.loss += value * share;
         self.pending.share += share;
         if self.pending.gradient.is_empty() {
@@ -219,8 +219,8 @@ impl<M: Module> Learner<M> {
     /// One update against what was accumulated.
     ///
     /// # Errors
-    /// [`Error::Diverged`] if the gradient is not finite, a broken invariant if the shares do not make a whole batch;
-    /// the weights are then untouched.
+    /// [`crate::Error::Diverged`] if the gradient is not finite, a broken invariant if the shares do not make a whole batch: the
+    /// weights are then untouched. [`crate::Error::Diverged`] too if the step leads to weights that are not finite.
     pub fn update(&mut self) -> Result<Update> {
         let step = self.at.step;
         let Pending { gradient, loss: value, share } = std::mem::take(&mut self.pending);
@@ -229,7 +229,7 @@ impl<M: Module> Learner<M> {
         // 2. Clip by the global norm.
         let grad_norm = norm(&gradient);
         if !grad_norm.is_finite() {
-            return Err(Error::Diverged { step, what: "the gradient norm", found: grad_norm });
+            return Err(invariants::diverged(step, "the gradient norm", grad_norm));
         }
         let scale = (self.settings.clip_norm / (grad_norm + 1e-6)).min(1.0) as f32;
 
@@ -242,6 +242,7 @@ impl<M: Module> Learner<M> {
         let Move { length, from } =
             self.at.optimizer.step(&mut self.at.weights, &gradient, scale, &self.decay, learning_rate);
         self.spare = gradient;
+        invariants::finite(step + 1, "the norm of the step, and so a weight,", length)?;
         if learning_rate == 0.0 {
             invariants::zero_rate_moves_nothing(step, length)?;
         }
@@ -261,11 +262,16 @@ impl<M: Module> Learner<M> {
 
     /// The gradient of a loss as one vector, without a step; parameters the loss does not reach get 0.
     pub fn gradient(&self, loss: Tensor<1>) -> Vec<f32> {
-        self.gradient_in(Vec::with_capacity(self.at.weights.len()), loss)
+        self.gradient_of(self.module(), loss)
+    }
+
+    /// The same of a module like the learner's, whose loss it is.
+    pub fn gradient_of(&self, module: &M, loss: Tensor<1>) -> Vec<f32> {
+        self.gradient_in(Vec::with_capacity(self.at.weights.len()), module, loss)
     }
 
     /// The same in the memory of another vector.
-    fn gradient_in(&self, mut flat: Vec<f32>, loss: Tensor<1>) -> Vec<f32> {
+    fn gradient_in(&self, mut flat: Vec<f32>, module: &M, loss: Tensor<1>) -> Vec<f32> {
         struct Collect<'a> {
             gradients: &'a mut GradientsParams,
             flat: Vec<f32>,
@@ -279,7 +285,6 @@ impl<M: Module> Learner<M> {
                 }
             }
         }
-        let module = self.module();
         let mut gradients = GradientsParams::from_grads(loss.backward(), module);
         flat.clear();
         let mut collect = Collect { gradients: &mut gradients, flat };

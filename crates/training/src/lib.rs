@@ -9,10 +9,11 @@ mod learner;
 mod method;
 mod optimizer;
 pub mod pairs;
+pub mod rounding;
 mod schedule;
 pub mod sft;
 
-pub use error::Error;
+pub use error::{Error, FAULT_OF_DUEL};
 pub use keeper::{Keeper, Onward};
 pub use learner::{Learner, LearnerState, Update, norm};
 pub use method::{Cost, Course, Method, Metrics, Watch, curve_steps, train};

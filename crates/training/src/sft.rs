@@ -31,7 +31,7 @@ impl Sft {
         let probe = batch.first(invariants::probe(reader.space()));
         let loss = f64::from(weights::host(self.loss(policy, &probe).inner())[0]);
         invariants::only_responses_carry_loss(0, loss, reader, policy, &probe)?;
-        invariants::parts_make_the_same_gradient(learner, batch.len(), |rows| {
+        invariants::parts_make_the_same_gradient(learner, batch.len(), |policy, rows| {
             let part = batch.select(rows);
             (self.loss(policy, &part), part.response_tokens() as f64)
         })
@@ -94,9 +94,9 @@ impl Method for RunningText {
         let some = |rows: &[usize]| rows.iter().map(|&r| windows[r].clone()).collect::<Vec<_>>();
         if learner.step() == 0 {
             said.check(|| {
-                invariants::parts_make_the_same_gradient(learner, windows.len(), |rows| {
+                invariants::parts_make_the_same_gradient(learner, windows.len(), |policy, rows| {
                     let part = some(rows);
-                    (self.loss(learner.module(), &part), part.len() as f64)
+                    (self.loss(policy, &part), part.len() as f64)
                 })
             })?;
         }

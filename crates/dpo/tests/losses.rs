@@ -1,0 +1,254 @@
+//! Every loss trains at every beta, on short and on long responses, on narrow and on wide models; and at every beta a fault
+//! is found.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use burn::module::Module;
+use burn::tensor::Device;
+use duel_data::World;
+use duel_data::grammar::GrammarWorld;
+use duel_data::pairs::PreferenceRow;
+use duel_dpo::{Dpo, ReferenceLogp};
+use duel_model::{Family, Policy, Reader, TransformerConfig, weights};
+use duel_spec::{Dpo as Settings, LearnerSettings, PairLoss, Space, Split, seeds};
+use duel_training::{Error, Learner, Method, PairBatch};
+
+const LOSSES: [PairLoss; 25] = [
+    PairLoss::Sigmoid,
+    PairLoss::SigmoidAveraged,
+    PairLoss::Robust,
+    PairLoss::Hinge,
+    PairLoss::Ipo,
+    PairLoss::IpoAveraged,
+    PairLoss::RaoKupper,
+    PairLoss::Exo,
+    PairLoss::Nca,
+    PairLoss::Sppo,
+    PairLoss::ApoZero,
+    PairLoss::ApoDown,
+    PairLoss::Aot,
+    PairLoss::AotUnpaired,
+    PairLoss::Discopop,
+    PairLoss::ForwardKl,
+    PairLoss::AlphaDivergence,
+    PairLoss::JsDivergence,
+    PairLoss::Simpo,
+    PairLoss::Orpo,
+    PairLoss::Kto,
+    PairLoss::KtoPair,
+    PairLoss::Positive,
+    PairLoss::PreferredFt,
+    PairLoss::Unlikelihood,
+];
+const BETAS: [f64; 9] = [1e-3, 1e-2, 0.1, 0.5, 1.0, 10.0, 50.0, 1e2, 1e3];
+/// Pairs of a batch, and updates that are made.
+const BATCH: usize = 16;
+const UPDATES: usize = 3;
+
+/// What is trained, on what.
+struct Setting {
+    space: Space,
+    config: TransformerConfig,
+    rows: Vec<PreferenceRow>,
+}
+
+fn row(prompt: Vec<u32>, chosen: Vec<u32>, rejected: Vec<u32>) -> PreferenceRow {
+    PreferenceRow {
+        split: Split::Train,
+        prompt,
+        chosen,
+        rejected,
+        rejected_prompt: None,
+        gold_chosen: 1.0,
+        gold_rejected: 0.0,
+        p_label: 0.7,
+        tie: false,
+    }
+}
+
+/// The world that has seven symbols, and responses of up to six.
+fn grammar() -> Setting {
+    let world = GrammarWorld::new(0.02, 400);
+    let texts = world.sft_rows(&mut seeds::derive(3, "test", 0, "rows"));
+    let pairs = texts.chunks_exact(2).filter(|two| two[0].response != two[1].response).take(BATCH);
+    let rows = pairs.map(|two| row(two[0].prompt.clone(), two[0].response.clone(), two[1].response.clone())).collect();
+    let space = world.space().clone();
+    let config = TransformerConfig::small(space.vocabulary, space.context() + 3, 2, 32, 4, true);
+    Setting { space, config, rows }
+}
+
+/// Text of up to 32 tokens after prompts of up to 24, read by a model of such a width and depth.
+fn text(layers: usize, width: usize, family: Option<Family>) -> Setting {
+    let space = Space {
+        vocabulary: 96,
+        pad: 0,
+        bos: 1,
+        eos: 2,
+        prompt_tokens: 24,
+        response_tokens: 32,
+        actions: None,
+        ends: false,
+    };
+    let mut state = 1u64;
+    let mut some = |from: u64, to: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407); // Knuth's MMIX
+        from + (state >> 33) % (to - from)
+    };
+    let mut ids = |from: u64, to: u64, last: &[u32]| -> Vec<u32> {
+        let length = some(from, to);
+        (0..length).map(|_| some(3, 96) as u32).chain(last.iter().copied()).collect()
+    };
+    let rows = (0..BATCH).map(|_| row(ids(4, 25, &[]), ids(8, 32, &[2]), ids(8, 32, &[2]))).collect();
+    let small = TransformerConfig::small(space.vocabulary, space.context() + 3, layers, width, 4, true);
+    let config = match family {
+        Some(family) => TransformerConfig { family, ..small },
+        None => small,
+    };
+    Setting { space, config, rows }
+}
+
+fn llama() -> Setting {
+    let family = Family::Llama { key_value_heads: 2, head_width: 8, inner: 48, rope_theta: 10_000.0, epsilon: 1e-6 };
+    text(2, 32, Some(family))
+}
+
+impl Setting {
+    /// Weights as far from zero as those of a trained model.
+    fn policy(&self) -> Policy {
+        let policy = Policy::new(&self.config, &mut seeds::derive(3, "test", 0, "init"), &Device::flex().autodiff());
+        let wide: Vec<f32> = weights::flatten(&policy).iter().map(|w| 2.0 * w).collect();
+        weights::unflatten(policy, &wide)
+    }
+
+    /// Trains for a few updates from the reference; `spoil` may plant a fault in what was cached of it.
+    fn train(&self, settings: Settings, spoil: impl Fn(&mut ReferenceLogp)) -> Result<(), Error> {
+        let policy = self.policy();
+        let reader = |device: Device| Reader::new(&self.space, &device);
+        let mut cached = ReferenceLogp::compute(&reader(Device::flex()), &policy.valid(), &self.rows);
+        spoil(&mut cached);
+        let reference = policy.valid();
+        let mut dpo =
+            Dpo::new(settings, reader(Device::flex().autodiff()), cached, &self.config).with_reference(&reference);
+        let learner = LearnerSettings { warmup: 0.0, ..LearnerSettings::defaults() };
+        let mut learner = Learner::new(policy, &learner, 1e-4, 100);
+        let batch = PairBatch::new(&self.rows, &(0..BATCH).collect::<Vec<_>>());
+        for _ in 0..UPDATES {
+            dpo.iteration(&batch, &mut learner)?;
+        }
+        Ok(())
+    }
+
+    /// Every one of the losses at every one of the betas ends.
+    fn trains(&self, losses: &[PairLoss], betas: &[f64]) {
+        let mut broken = String::new();
+        for &loss in losses {
+            for &beta in betas {
+                let label_smoothing = if loss == PairLoss::Robust { 0.1 } else { 0.0 };
+                let settings = Settings { loss, beta, label_smoothing, ..Settings::defaults() };
+                if let Err(error) = self.train(settings, |_| ()) {
+                    broken += &format!("{loss:?} at {beta}: {error}\n");
+                }
+            }
+        }
+        assert!(broken.is_empty(), "{broken}");
+    }
+}
+
+#[test]
+fn every_loss_trains_at_every_beta_on_the_grammar() {
+    grammar().trains(&LOSSES, &BETAS);
+}
+
+#[test]
+fn every_loss_trains_on_long_responses() {
+    let from =
+        [PairLoss::Ipo, PairLoss::Sppo, PairLoss::Hinge, PairLoss::Sigmoid, PairLoss::Robust, PairLoss::Positive];
+    llama().trains(&from, &[1e-3, 50.0, 1e3]);
+    text(4, 128, None).trains(&[PairLoss::Ipo, PairLoss::Sppo], &[0.1]);
+}
+
+#[test]
+#[ignore = "two minutes: `scripts/nightly` runs it"]
+fn every_loss_trains_at_every_beta_on_text_and_on_wide_models() {
+    llama().trains(&LOSSES, &BETAS);
+    text(4, 128, None).trains(&LOSSES, &BETAS);
+}
+
+fn reads_margin(loss: PairLoss) -> bool {
+    matches!(loss, PairLoss::Sigmoid | PairLoss::Robust | PairLoss::Hinge)
+}
+
+#[test]
+fn variants_of_the_losses_train() {
+    let (grammar, mut failed) = (grammar(), String::new());
+    for loss in LOSSES {
+        let defaults = || Settings { loss, ..Settings::defaults() };
+        let variants = [
+            ("reference_free", Settings { reference_free: true, ..defaults() }),
+            // the losses that read it
+            ("margin", Settings { margin: if reads_margin(loss) { 3.0 } else { 0.0 }, beta: 1e-3, ..defaults() }),
+            ("nll", Settings { nll_coef: 1.0, beta: 1e3, ..defaults() }),
+            ("smoothed", Settings { label_smoothing: 0.45, ..defaults() }),
+            (
+                "one-sided",
+                Settings { kto_desirable: 0.0, positive_lambda: 50.0, unlikelihood_alpha: 1.0, ..defaults() },
+            ),
+            ("weightless", Settings { kto_desirable: 0.0, kto_undesirable: 0.0, discopop_tau: 1e-3, ..defaults() }),
+        ];
+        for (name, settings) in variants {
+            if let Err(error) = grammar.train(settings, |_| ()) {
+                failed += &format!("{loss:?}, {name}: {error}\n");
+            }
+        }
+    }
+    assert!(failed.is_empty(), "{failed}");
+}
+
+#[test]
+fn a_planted_fault_is_found_at_every_beta() {
+    let off_by_a_percent = |cached: &mut ReferenceLogp| {
+        cached.chosen.iter_mut().chain(&mut cached.rejected).for_each(|logp| *logp *= 1.01);
+    };
+    let swapped = |cached: &mut ReferenceLogp| std::mem::swap(&mut cached.chosen, &mut cached.rejected);
+    let one_row_of_another = |cached: &mut ReferenceLogp| cached.chosen.swap(0, 1);
+    let faults: [(&str, &dyn Fn(&mut ReferenceLogp)); 3] =
+        [("1 % off", &off_by_a_percent), ("swapped", &swapped), ("another row's", &one_row_of_another)];
+    let (grammar, llama) = (grammar(), llama());
+    for beta in [1e-3, 0.1, 1e3] {
+        for (name, fault) in faults {
+            for (setting, loss) in [(&grammar, PairLoss::Sigmoid), (&grammar, PairLoss::Ipo), (&llama, PairLoss::Ipo)] {
+                let found = setting.train(Settings { loss, beta, ..Settings::defaults() }, fault);
+                let named = matches!(&found, Err(Error::Invariant { name: "cached_reference_is_live", .. }));
+                assert!(named, "{name}, {loss:?} at {beta}: {found:?}");
+            }
+        }
+    }
+}
+
+/// Weights that are not finite, or so large that nothing can be read of them, are the learning rate's doing.
+#[test]
+fn wild_rates_diverge_and_break_no_identity() {
+    let setting = grammar();
+    for rate in [1.0, 1e3, 1e10, 1e30, 1e300] {
+        let policy = setting.policy();
+        let reader = |device: Device| Reader::new(&setting.space, &device);
+        let cached = ReferenceLogp::compute(&reader(Device::flex()), &policy.valid(), &setting.rows);
+        let mut dpo = Dpo::new(Settings::defaults(), reader(Device::flex().autodiff()), cached, &setting.config);
+        let learner = LearnerSettings { warmup: 0.0, ..LearnerSettings::defaults() };
+        let mut learner = Learner::new(policy, &learner, rate, 100);
+        let batch = PairBatch::new(&setting.rows, &(0..BATCH).collect::<Vec<_>>());
+        let plain = reader(Device::flex());
+        let mut run = || -> Result<(), Error> {
+            for step in 1..10 {
+                dpo.iteration(&batch, &mut learner)?;
+                let policy = learner.module().valid();
+                duel_training::invariants::reads_are_sound(step, &plain, &policy, &batch.both)?;
+            }
+            Ok(())
+        };
+        let found = run();
+        assert!(
+            matches!(found, Err(Error::Diverged { step: 1.., .. })) || (rate < 1e3 && found.is_ok()),
+            "at {rate}: {found:?}"
+        );
+    }
+}
