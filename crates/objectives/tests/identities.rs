@@ -31,6 +31,33 @@ fn dpo_starts_at_ln_2_and_a_swap_flips_the_margin() {
     assert_eq!(back, vec![-1.0, 4.0]);
 }
 
+/// A policy may go hundreds of nats from its reference, or be all but certain of a response; no product of an overflow and a
+/// 0, nor a logarithm of 0, may come of that.
+#[test]
+fn losses_are_finite_far_from_the_reference() {
+    let device = Device::flex();
+    let both = |chosen: f32, rejected: f32| ChosenRejected {
+        chosen: Tensor::from_data([chosen], &device),
+        rejected: Tensor::from_data([rejected], &device),
+    };
+    for (chosen, rejected) in [(-300.0, -1.0), (-1.0, -300.0), (0.0, -1e-9), (-1e-9, 0.0), (0.0, 0.0)] {
+        let policy = both(chosen, rejected);
+        let pairs =
+            PairLogp { policy, reference: both(-20.0, -20.0), lengths: both(3.0, 2.0), mismatched: None, tied: None };
+        for (loss, beta) in [
+            (PreferenceLoss::DiscoPop { tau: 0.05 }, 1.0),
+            (PreferenceLoss::DiscoPop { tau: 0.5 }, 1e3),
+            (PreferenceLoss::Orpo, 0.1),
+            (PreferenceLoss::JsDivergence, 1e3),
+            (PreferenceLoss::AlphaDivergence { alpha: 0.5 }, 0.1),
+            (PreferenceLoss::Exo { label_smoothing: 0.0 }, 1e3),
+        ] {
+            let found = values(preference_loss(&loss, &pairs, beta).loss)[0];
+            assert!(found.is_finite(), "{loss:?} at {chosen} and {rejected}: {found}");
+        }
+    }
+}
+
 #[test]
 fn gae_by_hand_and_at_lambda_1() {
     let device = Device::flex();

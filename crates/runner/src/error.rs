@@ -93,14 +93,7 @@ fn failed(failures: &[Failure], left_out: usize) -> String {
 impl Error {
     /// Whether a training left the finite numbers: a result of its settings, unlike all else that ends a stage.
     pub fn is_divergence(&self) -> bool {
-        matches!(
-            self,
-            Self::Training(duel_training::Error::Diverged { .. })
-                | Self::Reward(duel_reward::Error::Training(duel_training::Error::Diverged { .. }))
-                | Self::Evaluation(duel_evaluation::Error::Reward(duel_reward::Error::Training(
-                    duel_training::Error::Diverged { .. }
-                )))
-        )
+        matches!(self.training(), Some(duel_training::Error::Diverged { .. }))
     }
 
     /// The process's exit code (see DESIGN, "The command line").
