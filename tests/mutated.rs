@@ -1,8 +1,9 @@
 //! Whole files with something changed in them: what every reader of outside bytes is tried with. A case is a function of its
 //! number, so every run tries the same ones: as many as the test says, or for `DUEL_FUZZ_SECONDS` (`scripts/nightly`).
-//! `DUEL_FUZZ_CASE=N` tries one again. Every test that uses this has `mutated` in its name.
+//! `DUEL_FUZZ_CASE=N` tries one again. Every test that uses this has `damaged` or `mutated` in its name.
 #![allow(dead_code, reason = "each crate's tests take what they need")]
 
+use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -169,7 +170,7 @@ pub fn every(name: &str, cases: u64, whole: &[&[u8]], words: &[&str], read: impl
                 let took = began.elapsed().saturating_sub(Duration::from_millis(since.load(Ordering::Relaxed)));
                 let memory = resident().saturating_sub(before);
                 if took > LIMIT || memory > LIMIT_BYTES {
-                    eprintln!("{}: {took:?}, {} MiB", keep(now.load(Ordering::Relaxed)), memory >> 20);
+                    say(&format!("{}: {took:?}, {} MiB", keep(now.load(Ordering::Relaxed)), memory >> 20));
                     std::process::abort();
                 }
             }
@@ -185,10 +186,15 @@ pub fn every(name: &str, cases: u64, whole: &[&[u8]], words: &[&str], read: impl
         });
         is_over.store(true, Ordering::Relaxed);
         if let Some(Some((case, panic))) = failed {
-            eprintln!("{}: a panic", keep(case));
+            say(&format!("{}: a panic", keep(case)));
             resume_unwind(panic);
         }
     });
+}
+
+/// Past the capture of the tests' output, which an abort would lose.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// Bytes of this process in memory.
