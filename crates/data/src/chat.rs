@@ -1,7 +1,7 @@
 //! Conversations as the text that a model was taught to read: its chat template, in Jinja.
 
+use crate::bounded::Program;
 use crate::{Error, Result};
-use minijinja::syntax::SyntaxConfig;
 use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value, context};
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,7 @@ pub struct Message {
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    program: Program,
     bos: String,
     eos: String,
 }
@@ -25,15 +26,12 @@ const NAME: &str = "chat template";
 
 impl ChatTemplate {
     /// Reads a template as transformers does: blocks trimmed, with Python's methods, `raise_exception`, `strftime_now`,
-    /// `tojson`, `break` and `continue`.
+    /// `tojson`, `break` and `continue`. What it may take to render is bounded, whatever it says.
     ///
     /// # Errors
-    /// A template that is no Jinja.
+    /// A template that is no Jinja, or that asks for more work than a conversation needs.
     pub fn new(source: &str, bos: Option<String>, eos: Option<String>) -> Result<Self> {
         let mut environment = Environment::new();
-        let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(refused)?;
-        environment.set_syntax(syntax);
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
         environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, _> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
@@ -41,8 +39,8 @@ impl ChatTemplate {
         // marks of what the assistant says, which change no text
         let marks = regex::Regex::new(r"\{%-?\s*(end)?generation\s*-?%\}").expect("a fixed pattern");
         let source = marks.replace_all(source, "").into_owned();
-        environment.add_template_owned(NAME, source).map_err(refused)?;
-        Ok(Self { environment, bos: bos.unwrap_or_default(), eos: eos.unwrap_or_default() })
+        let program = Program::new(&mut environment, NAME, &source).map_err(refused)?;
+        Ok(Self { environment, program, bos: bos.unwrap_or_default(), eos: eos.unwrap_or_default() })
     }
 
     /// The conversation as text; `answer`: with what comes before the assistant's next turn.
@@ -50,14 +48,14 @@ impl ChatTemplate {
     /// # Errors
     /// What the template itself refuses, such as roles out of order.
     pub fn render(&self, messages: &[Message], answer: bool) -> Result<String> {
-        let template = self.environment.get_template(NAME).map_err(refused)?;
         let values = context! {
             messages => Serde(messages),
             add_generation_prompt => answer,
             bos_token => self.bos.clone(),
             eos_token => self.eos.clone(),
         };
-        template.render(values).map_err(refused)
+        let bytes = messages.iter().map(|message| message.role.len() + message.content.len()).sum();
+        self.program.render(&self.environment, values, bytes).map_err(refused)
     }
 
     /// A prompt as text, and what an answer to it adds: the whole conversation less the prompt.
@@ -75,6 +73,10 @@ impl ChatTemplate {
 }
 
 fn refused(e: minijinja::Error) -> Error {
+    if e.kind() == ErrorKind::OutOfFuel {
+        let problem = "it does more work, or makes more text, than a conversation needs".into();
+        return Error::Template { problem };
+    }
     let mut problem = e.detail().map_or_else(|| e.to_string(), str::to_owned);
     if let Some(line) = e.line() {
         problem = format!("{problem} (line {line})");
@@ -133,6 +135,131 @@ mod tests {
         }
         let year = ChatTemplate::new("{{ strftime_now('%Y') }}", None, None)?.render(&[], false)?;
         assert!(year.len() == 4 && year.starts_with("20"), "{year}");
+        Ok(())
+    }
+
+    /// Each of these would take all time, all memory or all of the stack.
+    #[test]
+    fn what_a_template_may_take_is_bounded() {
+        let doubled = |what: &str, then: &str| {
+            format!(
+                "{{% set ns = namespace(s={what}) %}}{{% for i in range(90000) %}}{{% set ns.s = {then} %}}{{% endfor %}}{{{{ ns.s|string|length }}}}"
+            )
+        };
+        let mut sources: Vec<String> = [
+            "{% for i in range(99999) %}{% for j in range(99999) %}x{% endfor %}{% endfor %}",
+            "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
+            "{{ range(99999999999)|list|length }}",
+            "{{ 'x\ny'|indent(100000000000) }}",
+            "{{ '%99999999999d'|format(1) }}",
+            "{{ '%.99999999f'|format(1.5) }}",
+            "{{ '{:99999999999}'.format(1) }}",
+            "{{ '{:{}}'.format(1, 999999999) }}",
+            "{% set x = 'ab' * 9999 %}{% set y = x.replace('', x) %}{{ y.replace('', y)|length }}",
+            "{% set x = 'ab' * 9999 %}{% set y = x|replace('', x) %}{{ y|replace('', y)|length }}",
+            "{% set x = range(9999)|join('ab' * 999) %}{{ range(9999)|join(x) }}",
+            "{% set x = ('ab' * 999).join(range(9999)) %}{{ x.join(range(9999)) }}",
+            "{{ 'a' * 9999999999 }}",
+            "{{ ([1] * 99999999) ~ 1 }}",
+            "{{ 9999 * (1, 2) }}",
+            "{{ [1]|batch(9999999999, 0)|list }}",
+            "{{ 'a'.center(999999999) }}",
+            "{% macro m(n) %}{{ m(n + 1) }}{{ m(n + 1) }}{% endmacro %}{{ m(0) }}",
+            "{% macro m(x, n) %}{% if n %}{{ m([x, x], n - 1) }}{% else %}{{ x }}{% endif %}{% endmacro %}{{ m(1, 60) }}",
+            "{% include 'chat template' %}",
+            "{% block a %}{{ self.a() }}{% endblock %}",
+            "{% for x in [[1]] recursive %}{{ loop([x]) }}{% endfor %}",
+            "{% set a = namespace() %}{% set a.s = a %}{{ a }}",
+            "{% set a = namespace() %}{% set b = namespace(x=a) %}{% set a.y = [b] %}{{ a == b }}",
+        ]
+        .map(str::to_owned)
+        .into();
+        for then in ["ns.s ~ ns.s", "ns.s + ns.s", "ns.s * 2", "ns.s.replace('a', 'aa')"] {
+            sources.push(doubled("'aaaa'", then));
+        }
+        for then in [
+            "ns.s + ns.s",
+            "[ns.s, ns.s]",
+            "(ns.s, ns.s)",
+            "{1: ns.s, 2: ns.s}",
+            "[ns.s]",
+            "namespace(s=ns.s)",
+            "ns.s * 2",
+        ] {
+            sources.push(doubled("[1]", then));
+        }
+        sources.extend([
+            doubled("[1]", "ns.s|map('list')|list"),
+            doubled("[1]", "ns.s[:]"),
+            doubled("[1]", "ns.s|reverse"),
+        ]);
+        sources.extend(
+            ["(", "-", "not ", "[", "{% if 1 %}"]
+                .map(|deep| format!("{{{{ {}1 }}}}", deep.repeat(60_000 / deep.len()))),
+        );
+        for source in sources {
+            let found = ChatTemplate::new(&source, None, None).and_then(|template| template.render(&[], false));
+            let is_small = found.as_ref().is_ok_and(|text| text.len() < 100); // what is deep, but no work
+            assert!(found.is_err() || (is_small && source.len() > 10_000), "{:.100}: {found:?}", source);
+        }
+        assert!(ChatTemplate::new(&" ".repeat(70_000), None, None).is_err());
+    }
+
+    /// What pays for its work is what it was: Python's methods, macros, loops that are left, maps, namespaces.
+    #[test]
+    fn what_templates_do_is_not_changed_by_its_price() -> Result<()> {
+        let messages = [
+            message("system", "Be kind."),
+            message("user", "Hi"),
+            message("assistant", "Hello"),
+            message("user", "Bye"),
+        ];
+        let cases = [
+            ("{% set rest = messages[1:] %}{{ rest[0].content }}{{ rest|length }}{{ rest[-1]['content'] }}", "Hi3Bye"),
+            ("{{ (messages|selectattr('role', 'equalto', 'user')|list)[1].content }}", "Bye"),
+            ("{{ messages[1:2]|tojson }}", r#"[{"role": "user", "content": "Hi"}]"#),
+            ("{{ messages|map(attribute='role')|join(',') }}", "system,user,assistant,user"),
+            (
+                "{% macro say(m, mark='#') %}{{ mark ~ m.content }}{% endmacro %}{{ say(messages[1]) }}{{ say(messages[2], mark='$') }}",
+                "#Hi$Hello",
+            ),
+            (
+                "{% set ns = namespace(all=[], n=0) %}{% for m in messages if m.role == 'user' %}{% set ns.all = ns.all + [m] %}{% set ns.n = ns.n + loop.index %}{% endfor %}{{ ns.n }}{{ ns.all[1].content }}",
+                "3Bye",
+            ),
+            (
+                "{% for m in [{'content': 'a'}] + messages %}{% if loop.index0 == 2 %}{% break %}{% endif %}{{ m['content'] }}{% else %}none{% endfor %}",
+                "aBe kind.",
+            ),
+            (
+                "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 1) %}{{ raise_exception('order') }}{% endif %}{{ loop.last }}{% endfor %}",
+                "FalseFalseFalseTrue",
+            ),
+            (
+                "{% set d = {'b': 1, 'a': [1, 2]} %}{{ d.a[1] }}{{ d.get('c', 'no') }}{% for k, v in d.items() %}{{ k }}{% endfor %}{{ 'a' in d }}{{ d|tojson }}",
+                r#"2noabTrue{"a": [1, 2], "b": 1}"#,
+            ),
+            (
+                "{{ (1, 'a') }}{{ [1, (2,)] == [1, (2,)] }}{{ 1 < 2 < 3 }}{{ 'x' if messages is defined and 3 not in [1, 2] else 'y' }}",
+                "(1, 'a')TrueTruex",
+            ),
+            (
+                "{{ '{} {:>3}|%s'.format('a', 2) }}{{ '%5.1f'|format(2.25) }}{{ 'a,b'.split(',')[1] }}{{ 2 * 3 }}{{ 'ab' * 2 }}",
+                "a   2|%s  2.2b6abab",
+            ),
+            (
+                "{% set text %}{% for m in messages %}{{ m.role[0] }}{% endfor %}{% endset %}{{ text|upper }}{% filter lower %}{{ text }}X{% endfilter %}",
+                "SUAUsuaux",
+            ),
+            (
+                "{% macro each() %}{{ caller(1) }}{{ caller(2) }}{% endmacro %}{% call(x) each() %}{{ x }}!{% endcall %}",
+                "1!2!",
+            ),
+        ];
+        for (source, expected) in cases {
+            let found = ChatTemplate::new(source, None, None)?.render(&messages, false);
+            assert_eq!(found.map_err(|e| e.to_string()), Ok(expected.into()), "{source}");
+        }
         Ok(())
     }
 

@@ -1,21 +1,20 @@
-//! What is wrong with a person's rows, line by line, and what would become of them. Memory does not grow with a file but by eight
+//! What is wrong with a person's rows, line by line, and what would become of them. Memory does not grow with a file but by some
 //! bytes for each row and each prompt.
 
 use crate::encode::{Encoded, Encoder};
 use crate::records::{self, Columns, Record, Said};
-use crate::rows::{key, prompt_key};
+use crate::rows::{ids_key, key, prompt_key};
 use crate::{Error, Result};
 use duel_spec::Split;
 use serde::Serialize;
-use std::collections::{BTreeMap, HashSet};
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// Problems that are shown with their lines; all others are counted.
 pub const SHOWN: usize = 20;
 /// Lengths that are told apart.
 const LONGEST: usize = 1 << 16;
-/// The bits of a prompt's key that tell its split.
-const SPLIT_BITS: u64 = 3;
 
 /// A file to check, and the split that it is where files are given one each.
 #[derive(Debug, Clone)]
@@ -81,6 +80,10 @@ pub struct Findings {
     pub leaks: usize,
     /// Rows whose tokens change where prompt and completion are joined.
     pub boundaries: usize,
+    /// Rows with a completion that goes on after its first EOS, where it is cut.
+    pub cut: usize,
+    /// Rows with a completion that says nothing.
+    pub empty: usize,
     /// Pairs that would be trained on or judged by.
     pub usable: usize,
     /// Single completions that would, wanted and unwanted.
@@ -150,8 +153,8 @@ pub fn check(files: &[Given], asked: &Asked<'_>, tell: impl Fn(usize)) -> Result
     let mut found = Findings { unit: if asked.encoder.is_some() { "tokens" } else { "words" }, ..Findings::default() };
     let mut lengths: [Counts; 3] = Default::default();
     let mut rows: HashSet<u64> = HashSet::new();
-    let mut prompts: HashSet<u64> = HashSet::new(); // each once for every split that it stands in, which is in its last bits
-    for Given { path, split } in files {
+    let mut prompts: HashMap<u64, Place> = HashMap::new();
+    for (file, Given { path, split }) in files.iter().enumerate() {
         let encode = |record: &Record| asked.encoder.map(|encoder| encoder.encode(record));
         for (line, row) in records::read(path, &asked.columns, encode)? {
             found.rows += 1;
@@ -165,15 +168,12 @@ pub fn check(files: &[Given], asked: &Asked<'_>, tell: impl Fn(usize)) -> Result
                     continue;
                 }
             };
-            one(path, line, *split, &record, encoded, asked, &mut found, &mut lengths, (&mut rows, &mut prompts));
+            let place = Place { file, line, split: *split, is_shared: false };
+            one(files, place, &record, encoded, asked, &mut found, &mut lengths, (&mut rows, &mut prompts));
         }
     }
-    let mut prompts: Vec<u64> = prompts.into_iter().collect();
-    prompts.sort_unstable();
-    for splits in prompts.chunk_by(|a, b| a | SPLIT_BITS == b | SPLIT_BITS) {
-        found.prompts += 1;
-        found.leaks += usize::from(splits.len() > 1);
-    }
+    found.prompts = prompts.len();
+    found.leaks = prompts.values().filter(|place| place.is_shared).count();
     let [prompt, chosen, rejected] = lengths.map(|counts| counts.lengths());
     (found.prompt, found.chosen, found.rejected) = (prompt, chosen, rejected);
     Ok(found)
@@ -185,18 +185,28 @@ fn kind_of(what: &str) -> String {
     what.chars().map(|c| if c.is_ascii_digit() { 'N' } else { c }).take(80).collect()
 }
 
-#[expect(clippy::too_many_arguments, reason = "a row and all that is counted of it")]
-fn one(
-    path: &Path,
+/// Where a row stands.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    file: usize,
     line: usize,
     split: Option<Split>,
+    /// Whether its prompt stands in another split too.
+    is_shared: bool,
+}
+
+#[expect(clippy::too_many_arguments, reason = "a row and all that is counted of it")]
+fn one(
+    files: &[Given],
+    place: Place,
     record: &Record,
     encoded: Option<Result<Encoded>>,
     asked: &Asked<'_>,
     found: &mut Findings,
     lengths: &mut [Counts; 3],
-    (rows, prompts): (&mut HashSet<u64>, &mut HashSet<u64>),
+    (rows, prompts): (&mut HashSet<u64>, &mut HashMap<u64, Place>),
 ) {
+    let (path, line) = (files[place.file].path.as_path(), place.line);
     // 1. Which shape it has, and whether it is there already.
     let prompt = match record {
         Record::Pair { prompt, margin, scores, .. } => {
@@ -214,19 +224,48 @@ fn one(
             prompt
         }
     };
-    prompts.insert((prompt_key(prompt) & !SPLIT_BITS) | split.map_or(SPLIT_BITS, |split| split as u64));
-    let is_new = rows.insert(key(&format!("{record:?}")));
+    let ids = encoded.as_ref().and_then(|encoded| encoded.as_ref().ok());
+    match prompts.entry(ids.map_or_else(|| prompt_key(prompt), |encoded| ids_key(&encoded.prompt))) {
+        Entry::Vacant(free) => drop(free.insert(place)),
+        Entry::Occupied(mut first) if first.get().split != place.split => {
+            let Place { file, line: other, .. } = *first.get();
+            first.get_mut().is_shared = true;
+            let what =
+                format!("its prompt stands in {}:{other} too, which is of another split", files[file].path.display());
+            found.note(path, line, what, "a prompt that stands in two splits");
+        }
+        Entry::Occupied(_) => {}
+    }
+    let is_new = rows.insert(match ids {
+        Some(Encoded { prompt, completions, .. }) => key(&format!("{prompt:?} {completions:?} {:?}", wanted(record))),
+        None => key(&format!("{record:?}")),
+    });
     let mut usable = !matches!(record, Record::Prompt { .. });
     if !is_new {
         found.duplicates += 1;
         usable = false;
     }
-    if let Record::Pair { chosen, rejected, .. } = record
-        && chosen == rejected
-    {
+    let are_same = match (record, ids.map(|encoded| encoded.completions.as_slice())) {
+        (Record::Pair { .. }, Some([chosen, rejected])) => chosen == rejected,
+        (Record::Pair { chosen, rejected, .. }, _) => chosen == rejected,
+        _ => false,
+    };
+    if are_same {
         found.same += 1;
         found.note(path, line, "`chosen` and `rejected` are the same".into(), "`chosen` and `rejected` are the same");
         usable = false;
+    }
+    if let Some(encoded) = ids {
+        if encoded.is_cut {
+            found.cut += 1;
+            let what = "a completion goes on after its first end token, where it is cut";
+            found.note(path, line, what.into(), what);
+        }
+        if encoded.completions.iter().any(|ids| ids.len() <= 1) {
+            found.empty += 1;
+            let what = "a completion is empty: only its end token is learned";
+            found.note(path, line, what.into(), what);
+        }
     }
 
     // 2. How long it is.
@@ -270,6 +309,14 @@ fn one(
         Record::Judged { wanted: false, .. } => &mut found.usable_unwanted,
         _ => &mut found.usable,
     } += usize::from(usable);
+}
+
+/// Which of two kinds a single completion is.
+fn wanted(record: &Record) -> Option<bool> {
+    match record {
+        Record::Judged { wanted, .. } => Some(*wanted),
+        _ => None,
+    }
 }
 
 fn words(said: &Said) -> usize {
@@ -316,7 +363,7 @@ mod tests {
         assert_eq!(two.all_usable(), 7, "the one that is wanted stands beside each of the four");
         assert!(found.are_bad());
         let lines: Vec<usize> = found.first.iter().map(|problem| problem.line).collect();
-        assert_eq!(lines, [2, 5, 6]);
+        assert_eq!(lines, [2, 5, 6, 2]);
         assert!(found.first[0].what.starts_with("it is no JSON") && found.first[2].what == "`rejected` is missing");
         assert_eq!(found.chosen, Some(Lengths { median: 1, ninety: 3, ninety_nine: 3, most: 3 }));
         Ok(())

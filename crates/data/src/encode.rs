@@ -12,6 +12,8 @@ pub struct Encoded {
     pub completions: Vec<Vec<u32>>,
     /// Whether the ids of prompt and completion, made apart, are those of both in one piece.
     pub boundary_holds: bool,
+    /// Whether a completion goes on after its first EOS, which ends it.
+    pub is_cut: bool,
 }
 
 /// Turns what is said into ids.
@@ -20,12 +22,28 @@ pub struct Encoder {
     tokenizer: TextTokenizer,
     template: Option<ChatTemplate>,
     eos: u32,
+    /// Ids that no completion may hold, in rising order: control tokens but EOS, and PAD.
+    barred: Vec<u32>,
+    /// Ids that the model has a row for.
+    vocabulary: usize,
 }
 
 impl Encoder {
-    /// `eos` closes every completion.
+    /// `eos` closes every completion; a completion may hold no other control token.
     pub fn new(tokenizer: TextTokenizer, template: Option<ChatTemplate>, eos: u32) -> Self {
-        Self { tokenizer, template, eos }
+        let barred = tokenizer.controls().into_iter().filter(|id| *id != eos).collect();
+        Self { tokenizer, template, eos, barred, vocabulary: usize::MAX }
+    }
+
+    /// For a model with so many rows in its embedding, which pads with `pad`.
+    #[must_use]
+    pub fn for_model(mut self, vocabulary: usize, pad: u32) -> Self {
+        self.vocabulary = vocabulary;
+        if pad != self.eos && !self.barred.contains(&pad) {
+            self.barred.push(pad);
+            self.barred.sort_unstable();
+        }
+        self
     }
 
     /// The tokenizer.
@@ -38,10 +56,12 @@ impl Encoder {
     /// # Errors
     /// A conversation where the model has no template, or one that its template refuses.
     pub fn prompt(&self, prompt: &Said) -> Result<Vec<u32>> {
-        match prompt {
-            Said::Text(text) => self.begun(prompt, text),
-            Said::Turns(turns) => self.begun(prompt, &self.template()?.render(turns, true)?),
-        }
+        let ids = match prompt {
+            Said::Text(text) => self.begun(prompt, text)?,
+            Said::Turns(turns) => self.begun(prompt, &self.template()?.render(turns, true)?)?,
+        };
+        self.known(&ids, "prompt")?;
+        Ok(ids)
     }
 
     /// The texts of a prompt and one completion.
@@ -66,28 +86,67 @@ impl Encoder {
         }
     }
 
-    /// A completion ends with its first EOS.
-    fn closed(&self, mut answer: Vec<u32>) -> Vec<u32> {
+    /// A completion ends with its first EOS; also whether anything is lost after it.
+    fn closed(&self, mut answer: Vec<u32>) -> Result<(Vec<u32>, bool)> {
         match answer.iter().position(|id| *id == self.eos) {
-            Some(end) => answer.truncate(end + 1),
-            None => answer.push(self.eos),
+            Some(end) => {
+                let rest = answer.split_off(end + 1);
+                let is_cut = rest.contains(&self.eos) || !self.tokenizer.decode(&rest)?.trim().is_empty();
+                Ok((answer, is_cut))
+            }
+            None => {
+                answer.push(self.eos);
+                Ok((answer, false))
+            }
         }
-        answer
+    }
+
+    /// A token as a person knows it.
+    fn shown(&self, id: u32) -> String {
+        self.tokenizer.token(id).map_or_else(|| id.to_string(), |token| format!("{token}` (id {id})"))
+    }
+
+    /// Ids that the model can read.
+    fn known(&self, ids: &[u32], name: &str) -> Result<()> {
+        match ids.iter().find(|id| **id as usize >= self.vocabulary) {
+            Some(&id) => Err(Error::Unfit {
+                problem: format!(
+                    "`{name}` has the token `{}, and the model reads ids below {}",
+                    self.shown(id),
+                    self.vocabulary
+                ),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// What a response can be: the model never says a control token but EOS, at its end.
+    fn sayable(&self, answer: &[u32], name: &str) -> Result<()> {
+        match answer.iter().find(|id| self.barred.binary_search(id).is_ok()) {
+            Some(&id) => Err(Error::Unfit {
+                problem: format!(
+                    "`{name}` has the control token `{}, and a response may have none but `{} at its end",
+                    self.shown(id),
+                    self.shown(self.eos)
+                ),
+            }),
+            None => Ok(()),
+        }
     }
 
     /// A row as ids.
     ///
     /// # Errors
-    /// As [`Self::prompt`].
+    /// As [`Self::prompt`]; a prompt without tokens, ids that the model does not have, completions that it could not say.
     pub fn encode(&self, record: &Record) -> Result<Encoded> {
         let (prompt, completions) = match record {
-            Record::Pair { prompt, chosen, rejected, .. } => (prompt, vec![chosen, rejected]),
-            Record::Judged { prompt, completion, .. } => (prompt, vec![completion]),
+            Record::Pair { prompt, chosen, rejected, .. } => (prompt, vec![(chosen, "chosen"), (rejected, "rejected")]),
+            Record::Judged { prompt, completion, .. } => (prompt, vec![(completion, "completion")]),
             Record::Prompt { prompt } => (prompt, vec![]),
         };
-        let mut encoded = Encoded { prompt: vec![], completions: vec![], boundary_holds: true };
+        let mut encoded = Encoded { prompt: vec![], completions: vec![], boundary_holds: true, is_cut: false };
         let mut read = None; // the prompt's text, which is mostly that of all completions
-        for completion in &completions {
+        for (completion, name) in &completions {
             let (before, rest) = self.texts(prompt, completion)?;
             if read.as_ref() != Some(&before) {
                 encoded.prompt = self.begun(prompt, &before)?;
@@ -96,11 +155,19 @@ impl Encoder {
             encoded.boundary_holds &= joint.len() == encoded.prompt.len() + answer.len()
                 && joint.starts_with(&encoded.prompt)
                 && joint.ends_with(&answer);
-            encoded.completions.push(self.closed(answer));
+            let (answer, is_cut) = self.closed(answer)?;
+            self.known(&answer, name)?;
+            self.sayable(&answer, name)?;
+            encoded.is_cut |= is_cut;
+            encoded.completions.push(answer);
             read = Some(before);
         }
         if completions.is_empty() {
             encoded.prompt = self.prompt(prompt)?;
+        }
+        self.known(&encoded.prompt, "prompt")?;
+        if encoded.prompt.is_empty() {
+            return Err(Error::Unfit { problem: "`prompt` has no tokens".into() });
         }
         Ok(encoded)
     }

@@ -17,11 +17,17 @@ pub enum Error {
     Row { path: PathBuf, row: usize, problem: String },
     #[error("`{}` is of a kind that is not read", path.display())]
     Format { path: PathBuf },
+    #[error("`{}` is {found}, not a file", path.display())]
+    NoFile { path: PathBuf, found: &'static str },
+    #[error("{count} rows cannot be trained on:\n{}", lines.join("\n"))]
+    BadRows { count: usize, lines: Vec<String>, hint: String },
     #[error("the chat template cannot be used: {problem}")]
     Template { problem: String },
+    #[error("{problem}")]
+    Unfit { problem: String },
     #[error("the tokenizer failed: {problem}")]
     Tokenizer { problem: String },
-    #[error("too few rows can be used: {found}")]
+    #[error("too few rows can be used: {found}{}", tally.first_left_out())]
     FewRows { found: String, tally: Box<crate::rows::Tally> },
     #[error("no two responses could be paired after {tries} tries on one prompt: the policy repeats itself")]
     NoPairs { tries: usize },
@@ -38,6 +44,10 @@ impl Error {
             }
             Self::FewRows { tally, .. } => Some(format!("{tally}; `duel data check` says more, line by line")),
             Self::Format { .. } => Some("files of rows end in .jsonl, .json, .csv, .tsv or .parquet".into()),
+            Self::NoFile { .. } => {
+                Some("rows are read from files of their own; write what comes from a pipe into one".into())
+            }
+            Self::BadRows { hint, .. } => Some(hint.clone()),
             Self::NoPairs { .. } => Some("train the SFT stage less, or raise the vocabulary of its responses".into()),
             Self::NoPrompt { accepted, .. } => Some(accepted.clone()),
             _ => None,

@@ -1,6 +1,7 @@
 //! Text and ids: the worlds, the tokenizer, preference rows. Knows no tensor.
 
 pub mod bandit;
+mod bounded;
 pub mod chat;
 pub mod check;
 mod encode;
@@ -10,6 +11,7 @@ pub mod pairs;
 pub mod records;
 pub mod reviews;
 pub mod rows;
+mod tables;
 mod text;
 mod world;
 

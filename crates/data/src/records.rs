@@ -1,16 +1,21 @@
 //! A person's own rows as files hold them: JSON lines, JSON, CSV and parquet, in the shapes that TRL knows. Files are read row
 //! by row; how large they are does not matter.
+//!
+//! A row that is no row is an error of its own; where nobody knows how a file goes on, such as where it cannot be read or a line
+//! does not end, that is its last.
 
 use crate::chat::Message;
+use crate::tables::{self, Table};
 use crate::{Error, Result};
 use duel_spec::ids::Hasher;
-use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::Field;
 use rayon::prelude::*;
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 use serde_json::{Map, Value};
+use std::cell::Cell;
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 /// The line, or the row of a parquet file, and what stands on it or what is wrong with it.
@@ -19,8 +24,11 @@ pub type Line<T> = (usize, std::result::Result<T, String>);
 /// A file's rows.
 pub type Lines = Box<dyn Iterator<Item = Line<Value>>>;
 
-/// Rows that are read at a time.
+/// Rows that are read at a time, and bytes that they take at most.
 const BLOCK: usize = 256;
+const BLOCK_BYTES: usize = 64 << 20;
+/// Bytes of a row.
+const ROW: usize = 8 << 20;
 
 /// A file's rows as records, in their order, each with its line and with what `make` makes of it. Blocks of rows are read on all
 /// threads.
@@ -34,7 +42,13 @@ pub fn read<T: Send>(
 ) -> Result<impl Iterator<Item = Line<(Record, T)>>> {
     let mut lines = open(path)?;
     let blocks = std::iter::from_fn(move || {
-        let block: Vec<_> = lines.by_ref().take(BLOCK).collect();
+        let mut bytes = 0;
+        let mut block = vec![];
+        while block.len() < BLOCK && bytes < BLOCK_BYTES {
+            let Some(line) = lines.next() else { break };
+            bytes += line.1.as_ref().map_or(0, size);
+            block.push(line);
+        }
         (!block.is_empty()).then_some(block)
     });
     Ok(blocks.flat_map(move |block| {
@@ -50,48 +64,56 @@ pub fn read<T: Send>(
     }))
 }
 
+/// About how many bytes a value takes in memory.
+fn size(value: &Value) -> usize {
+    size_of::<Value>()
+        + match value {
+            Value::String(text) => text.len(),
+            Value::Array(items) => items.iter().map(size).sum(),
+            Value::Object(fields) => fields.iter().map(|(name, value)| name.len() + size(value)).sum(),
+            _ => 0,
+        }
+}
+
+/// Opens a file, and nothing that has no end or waits for somebody.
+fn open_file(path: &Path) -> Result<File> {
+    let read = |source| Error::Read { path: path.into(), source };
+    let kind = std::fs::metadata(path).map_err(read)?.file_type();
+    let found = match () {
+        () if kind.is_file() => return File::open(path).map_err(read),
+        () if kind.is_dir() => "a folder",
+        () => "a pipe or a device",
+    };
+    Err(Error::NoFile { path: path.into(), found })
+}
+
 /// Opens a file by the ending of its name: `.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`.
 ///
 /// # Errors
 /// A file that is missing or of another kind.
 pub fn open(path: &Path) -> Result<Lines> {
     let read = |source| Error::Read { path: path.into(), source };
-    let file = File::open(path).map_err(read)?;
+    let file = open_file(path)?;
     let ending = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_lowercase();
     match ending.as_str() {
-        "jsonl" | "ndjson" => Ok(json_lines(file)),
+        "jsonl" | "ndjson" => Ok(Box::new(JsonLines::new(file))),
         "json" => {
-            let mut reader = BufReader::new(file);
+            let mut reader = BufReader::new(Bounded::new(file));
+            if reader.fill_buf().map_err(read)?.starts_with(MARK) {
+                reader.consume(MARK.len());
+            }
             let first = reader.fill_buf().map_err(read)?.iter().find(|byte| !byte.is_ascii_whitespace()).copied();
             if first != Some(b'[') {
-                return open_again(path).map(json_lines);
+                return Ok(Box::new(JsonLines::new(open_file(path)?)));
             }
             Ok(Box::new(JsonList { reader, row: 0 }))
         }
         "csv" | "tsv" => {
             let delimiter = if ending == "csv" { b',' } else { b'\t' };
-            let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(file);
-            let refuse = |e: csv::Error| Error::Row { path: path.into(), row: 1, problem: e.to_string() };
-            let names = reader.headers().map_err(refuse)?.clone();
-            Ok(Box::new(reader.into_records().map(move |record| match record {
-                Ok(record) => {
-                    let line = record.position().map_or(0, |at| at.line() as usize);
-                    let cell = |(name, cell): (&str, &str)| (name.to_owned(), cell_value(cell));
-                    (line, Ok(Value::Object(names.iter().zip(&record).map(cell).collect())))
-                }
-                Err(e) => (e.position().map_or(0, |at| at.line() as usize), Err(e.to_string())),
-            })))
+            let refuse = |problem| Error::Row { path: path.into(), row: 1, problem };
+            Ok(Box::new(Csv::new(file, delimiter).map_err(refuse)?))
         }
-        "parquet" => {
-            let refuse =
-                |e: parquet::errors::ParquetError| Error::Row { path: path.into(), row: 0, problem: e.to_string() };
-            let reader = SerializedFileReader::new(file).map_err(refuse)?;
-            let rows = parquet::record::reader::RowIter::from_file_into(Box::new(reader) as Box<dyn FileReader>);
-            Ok(Box::new(rows.enumerate().map(|(row, found)| match found {
-                Ok(found) => (row + 1, Ok(object(found.get_column_iter()))),
-                Err(e) => (row + 1, Err(e.to_string())),
-            })))
-        }
+        "parquet" => Ok(Box::new(Parquet(tables::open(path, file)?, 0))),
         _ => Err(Error::Format { path: path.into() }),
     }
 }
@@ -102,7 +124,7 @@ pub fn open(path: &Path) -> Result<Lines> {
 /// A file that is missing.
 pub fn hash(path: &Path) -> Result<String> {
     let read = |source| Error::Read { path: path.into(), source };
-    let mut reader = BufReader::with_capacity(1 << 20, File::open(path).map_err(read)?);
+    let mut reader = BufReader::with_capacity(1 << 20, open_file(path)?);
     let mut hasher = Hasher::default();
     loop {
         let bytes = reader.fill_buf().map_err(read)?;
@@ -115,9 +137,187 @@ pub fn hash(path: &Path) -> Result<String> {
     }
 }
 
+/// What some editors put before everything.
+const MARK: &[u8] = "\u{feff}".as_bytes();
+
+/// A file that gives so many bytes for a row and no more.
+struct Bounded {
+    file: File,
+    left: Cell<usize>,
+}
+
+impl Bounded {
+    fn new(file: File) -> Self {
+        Self { file, left: Cell::new(ROW) }
+    }
+
+    /// A new row begins.
+    fn begin(&self) {
+        self.left.set(ROW);
+    }
+}
+
+impl Read for Bounded {
+    fn read(&mut self, to: &mut [u8]) -> std::io::Result<usize> {
+        let most = to.len().min(self.left.get());
+        if most == 0 && !to.is_empty() {
+            return Err(std::io::Error::other(too_long()));
+        }
+        let count = self.file.read(&mut to[..most])?;
+        self.left.set(self.left.get() - count);
+        Ok(count)
+    }
+}
+
+fn too_long() -> String {
+    format!("a row of more than {} MiB: does its line, its list or its quotation not end?", ROW >> 20)
+}
+
+/// A JSON value whose own names are different, where it is an object: of two that are the same nobody knows which is meant.
+struct Row(Value);
+
+impl<'de> Deserialize<'de> for Row {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Fields;
+        impl<'de> Visitor<'de> for Fields {
+            type Value = Value;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> std::result::Result<Value, A::Error> {
+                let mut fields = Map::new();
+                while let Some((name, value)) = access.next_entry::<String, Value>()? {
+                    if fields.contains_key(&name) {
+                        return Err(A::Error::custom(format!("`{name}` is there twice")));
+                    }
+                    fields.insert(name, value);
+                }
+                Ok(Value::Object(fields))
+            }
+        }
+        deserializer.deserialize_map(Fields).map(Self)
+    }
+}
+
+/// A row of JSON text.
+fn row_of(text: &[u8]) -> std::result::Result<Value, String> {
+    let is_object = text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    let value =
+        if is_object { serde_json::from_slice(text).map(|Row(value)| value) } else { serde_json::from_slice(text) };
+    value.map_err(|e| format!("it is no JSON: {e}"))
+}
+
+/// JSON, a value a line.
+struct JsonLines {
+    reader: BufReader<File>,
+    line: usize,
+    is_over: bool,
+}
+
+impl JsonLines {
+    fn new(file: File) -> Self {
+        Self { reader: BufReader::with_capacity(1 << 16, file), line: 0, is_over: false }
+    }
+}
+
+impl Iterator for JsonLines {
+    type Item = Line<Value>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.is_over {
+            let mut bytes = vec![];
+            let read = (&mut self.reader).take(ROW as u64 + 1).read_until(b'\n', &mut bytes);
+            self.line += 1;
+            let problem = match read {
+                Ok(0) => {
+                    self.is_over = true;
+                    return None;
+                }
+                Ok(count) if count > ROW => too_long(),
+                Ok(_) => {
+                    let text = if self.line == 1 { bytes.strip_prefix(MARK).unwrap_or(&bytes) } else { &bytes };
+                    if text.trim_ascii().is_empty() {
+                        continue;
+                    }
+                    return Some((self.line, row_of(text)));
+                }
+                Err(e) => e.to_string(),
+            };
+            self.is_over = true;
+            return Some((self.line, Err(problem)));
+        }
+        None
+    }
+}
+
+/// Cells between delimiters, a row a line.
+struct Csv {
+    reader: csv::Reader<Bounded>,
+    names: Vec<String>,
+    is_over: bool,
+}
+
+impl Csv {
+    fn new(file: File, delimiter: u8) -> std::result::Result<Self, String> {
+        let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(Bounded::new(file));
+        let names: Vec<String> = reader.headers().map_err(|e| e.to_string())?.iter().map(str::to_owned).collect();
+        let mut sorted: Vec<&String> = names.iter().filter(|name| !name.is_empty()).collect();
+        sorted.sort_unstable();
+        match sorted.windows(2).find(|two| two[0] == two[1]) {
+            Some(twice) => Err(format!("two columns are called `{}`", twice[0])),
+            None => Ok(Self { reader, names, is_over: false }),
+        }
+    }
+}
+
+impl Iterator for Csv {
+    type Item = Line<Value>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_over {
+            return None;
+        }
+        self.reader.get_ref().begin();
+        let mut record = csv::StringRecord::new();
+        let line = self.reader.position().line() as usize;
+        match self.reader.read_record(&mut record) {
+            Ok(false) => None,
+            Ok(true) => {
+                let line = record.position().map_or(line, |at| at.line() as usize);
+                let cell = |(name, cell): (&String, &str)| (name.clone(), cell_value(cell));
+                Some((line, Ok(Value::Object(self.names.iter().zip(&record).map(cell).collect()))))
+            }
+            Err(e) => {
+                self.is_over = e.is_io_error();
+                let line = e.position().map_or(line, |at| at.line() as usize);
+                let problem = match e.kind() {
+                    csv::ErrorKind::Io(e) => e.to_string(),
+                    _ => e.to_string(),
+                };
+                Some((line, Err(problem)))
+            }
+        }
+    }
+}
+
+/// The rows of a parquet file, and how many were read.
+struct Parquet(Table, usize);
+
+impl Iterator for Parquet {
+    type Item = Line<Value>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let row = self.0.next()?;
+        self.1 += 1;
+        Some((self.1, row.map(|row| object(row.get_column_iter()))))
+    }
+}
+
 /// A JSON list, item by item.
 struct JsonList {
-    reader: BufReader<File>,
+    reader: BufReader<Bounded>,
     /// Items read; `usize::MAX` after the end.
     row: usize,
 }
@@ -126,6 +326,7 @@ impl JsonList {
     /// The next byte that is no space, left where it is.
     fn peek(&mut self) -> std::io::Result<Option<u8>> {
         loop {
+            self.reader.get_ref().begin();
             let bytes = self.reader.fill_buf()?;
             let spaces = bytes.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
             let (next, is_end) = (bytes.get(spaces).copied(), bytes.is_empty());
@@ -151,7 +352,8 @@ impl JsonList {
             // an object is read to its last bracket and no further
             Some(b'{') => {
                 let mut json = serde_json::Deserializer::from_reader(&mut self.reader);
-                Value::deserialize(&mut json).map(Some).map_err(|e| format!("it is no JSON: {e}"))
+                let row = Row::deserialize(&mut json).map(|Row(value)| Some(value));
+                row.map_err(|e| if e.is_io() { e.to_string() } else { format!("it is no JSON: {e}") })
             }
             _ => Err("a row of the list is no object".into()),
         }
@@ -166,27 +368,11 @@ impl Iterator for JsonList {
         if self.row == usize::MAX {
             return None;
         }
-        let found = self.item().transpose()?;
+        let found = self.item().transpose();
         let row = self.row + 1;
-        self.row = if found.is_ok() { row } else { usize::MAX };
-        Some((row, found))
+        self.row = if matches!(found, Some(Ok(_))) { row } else { usize::MAX };
+        Some((row, found?))
     }
-}
-
-fn open_again(path: &Path) -> Result<File> {
-    File::open(path).map_err(|source| Error::Read { path: path.into(), source })
-}
-
-fn json_lines(file: File) -> Lines {
-    let lines = BufReader::with_capacity(1 << 16, file).lines().enumerate();
-    Box::new(lines.filter_map(|(line, text)| match text {
-        Ok(text) if text.trim().is_empty() => None,
-        Ok(text) => {
-            let text = text.trim_start_matches('\u{feff}');
-            Some((line + 1, serde_json::from_str(text).map_err(|e| format!("it is no JSON: {e}"))))
-        }
-        Err(e) => Some((line + 1, Err(e.to_string()))),
-    }))
 }
 
 /// A cell of CSV: a JSON list of turns, text, or nothing. Whether text is a number or a flag is for its column to say.

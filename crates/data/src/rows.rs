@@ -8,7 +8,7 @@ use crate::{Error, Prompt, Result, Row, Texts, World};
 use duel_spec::{Space, Split, ids::hash_bytes, seeds::Rng};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 /// What [`prepare`] reads, and how much of it.
@@ -25,6 +25,9 @@ pub struct Source {
     pub most: [usize; 2],
 }
 
+/// Rows that are named; all others are counted.
+const SHOWN: usize = 20;
+
 /// What became of the rows that were read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tally {
@@ -40,11 +43,28 @@ pub struct Tally {
     /// Both completions are the same.
     pub same: usize,
     pub duplicates: usize,
+    /// Of those that are unreadable or the same, the first with file and line.
+    #[serde(default, skip)]
+    pub left_out: Vec<String>,
+}
+
+impl Tally {
+    fn leave_out(&mut self, path: &Path, line: usize, what: &str) {
+        if self.left_out.len() < SHOWN {
+            self.left_out.push(format!("{}:{line}: {what}", path.display()));
+        }
+    }
+
+    /// The first row that was left out, as the end of a sentence.
+    pub(crate) fn first_left_out(&self) -> String {
+        self.left_out.first().map_or(String::new(), |first| format!("; {first}"))
+    }
 }
 
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { read, kept, unpaired, unreadable, prompts_too_long, responses_too_long, same, duplicates } = self;
+        let Self { read, kept, unpaired, unreadable, prompts_too_long, responses_too_long, same, duplicates, .. } =
+            self;
         write!(
             f,
             "{read} rows read, {kept} pairs kept, {unpaired} of them made of completions with a label; {unreadable} unreadable, {prompts_too_long} with prompts too long, \
@@ -59,6 +79,19 @@ const PROMPTS: &str = "prompts.json";
 /// A place in an order that depends on the text alone: the first eight bytes of its SHA-256.
 pub(crate) fn key(text: &str) -> u64 {
     u64::from_str_radix(&hash_bytes(text.as_bytes())[..16], 16).unwrap_or(0)
+}
+
+/// Where a prompt stands first.
+#[derive(Clone, Copy)]
+struct Home {
+    split: Split,
+    file: usize,
+    line: usize,
+}
+
+/// What tells prompts apart once they are ids.
+pub(crate) fn ids_key(ids: &[u32]) -> u64 {
+    key(&format!("{ids:?}"))
 }
 
 /// What tells prompts apart.
@@ -87,23 +120,45 @@ fn split_of(key: u64, holdout: f64) -> Split {
 /// Prompts alone, of all splits, are a world without rows: completions are for the policy to write.
 ///
 /// # Errors
-/// A file that cannot be read; a split without rows.
+/// A file that cannot be read; a split without rows; a prompt that stands in the files of two splits.
 pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
     let mut tally = Tally::default();
     let mut kept: [BTreeMap<(u64, u64), PreferenceRow>; 3] = Default::default();
     let mut single: [[BTreeMap<u64, Row>; 2]; 3] = Default::default(); // unwanted, wanted
     let mut prompts: [BTreeMap<u64, Vec<u32>>; 3] = Default::default();
     let mut seen: HashSet<u64> = HashSet::new();
-    for (split, path) in &source.files {
-        for (_, row) in records::read(path, &source.columns, |record| encoder.encode(record))? {
+    let mut homes: HashMap<u64, Home> = HashMap::new();
+    let (mut shared, mut shared_lines) = (0, vec![]);
+    for (file, (split, path)) in source.files.iter().enumerate() {
+        for (line, row) in records::read(path, &source.columns, |record| encoder.encode(record))? {
             tally.read += 1;
-            let Ok((record, Ok(encoded))) = row else {
-                tally.unreadable += 1;
-                continue;
-            };
+            let (record, encoded) =
+                match row.and_then(|(record, encoded)| Ok((record, encoded.map_err(|e| e.to_string())?))) {
+                    Ok(read) => read,
+                    Err(what) => {
+                        tally.unreadable += 1;
+                        tally.leave_out(path, line, &what);
+                        continue;
+                    }
+                };
             let (Record::Pair { prompt, .. } | Record::Judged { prompt, .. } | Record::Prompt { prompt }) = &record;
             let of_prompt = prompt_key(prompt);
-            let split = split.unwrap_or_else(|| split_of(of_prompt, source.holdout));
+            // prompts of other words may have the same ids, which are what a model sees
+            let own = split.unwrap_or_else(|| split_of(of_prompt, source.holdout));
+            let home = *homes.entry(ids_key(&encoded.prompt)).or_insert(Home { split: own, file, line });
+            if split.is_some() && home.split != own {
+                shared += 1;
+                if shared_lines.len() < SHOWN {
+                    let other = source.files[home.file].1.display();
+                    shared_lines.push(format!(
+                        "{}:{line}: its prompt stands in {other}:{} too",
+                        path.display(),
+                        home.line
+                    ));
+                }
+                continue;
+            }
+            let split = home.split;
             if encoded.prompt.len() > source.prompt_tokens {
                 tally.prompts_too_long += 1;
                 continue;
@@ -130,6 +185,7 @@ pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
             };
             if chosen == rejected {
                 tally.same += 1;
+                tally.leave_out(path, line, "`chosen` and `rejected` are the same tokens");
                 continue;
             }
             let of_row = key(&format!("{of_prompt} {chosen:?} {rejected:?}"));
@@ -140,6 +196,10 @@ pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
             let row = preference(split, encoded.prompt, chosen, rejected, *margin, *scores);
             keep_least(&mut kept[split as usize], (of_row, tally.read as u64), row, most);
         }
+    }
+    if shared > 0 {
+        let hint = "a prompt may stand in one of the files of training, validation and test only: take these rows out of one of them";
+        return Err(Error::BadRows { count: shared, lines: shared_lines, hint: hint.into() });
     }
     for split in [Split::Train, Split::Validation, Split::Test] {
         let (rows, most) = (&mut kept[split as usize], source.most[usize::from(split != Split::Train)]);

@@ -1,6 +1,7 @@
 //! Files of rows as other programs write them, and single completions that come to stand in twos.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use duel_data::check;
 use duel_data::pairs::hash;
 use duel_data::records::{self, Columns, Record, Said};
 use duel_data::rows::{RowsWorld, Source, prepare};
@@ -168,4 +169,135 @@ fn one_kind_of_label_alone_makes_no_rows() {
     let folder = tempfile::tempdir().unwrap();
     let refused = prepare(&source(folder.path(), &["p a true", "q b true"]), &encoder(), folder.path());
     assert!(refused.unwrap_err().to_string().contains("0 of train, 1 of validation, 1 of test"));
+}
+
+/// What has no end, or is no file, is refused before it is opened; what ends in an error ends there.
+#[test]
+fn what_has_no_end_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let refused = |path: &Path| records::open(path).err().unwrap().to_string();
+    std::fs::create_dir(at("folder.jsonl")).unwrap();
+    assert!(refused(&at("folder.jsonl")).ends_with("is a folder, not a file"));
+    std::os::unix::fs::symlink("/dev/zero", at("zero.csv")).unwrap();
+    assert!(refused(&at("zero.csv")).ends_with("is a pipe or a device, not a file"));
+    assert!(records::hash(&at("zero.csv")).is_err());
+    assert!(std::process::Command::new("mkfifo").arg(at("pipe.json")).status().unwrap().success());
+    assert!(refused(&at("pipe.json")).ends_with("is a pipe or a device, not a file"));
+    assert!(records::hash(&at("pipe.json")).is_err());
+    // rows without an end: what stands before them is read
+    let (row, long) = (r#"{"prompt": "p", "chosen": "c", "rejected": "d"}"#, "x".repeat(9 << 20));
+    let files = [
+        ("long.jsonl", format!("{row}\n{{\"prompt\": \"{long}\"}}\n{row}\n")),
+        ("long.json", format!("[{row}, {{\"prompt\": \"{long}\"}}, {row}]")),
+        ("long.csv", format!("prompt,chosen,rejected\np,c,d\n\"{long}\",c,d\np,c,d\n")),
+    ];
+    for (name, text) in files {
+        std::fs::write(at(name), text).unwrap();
+        let rows = read(&at(name));
+        assert_eq!(rows.len(), 2, "{name}");
+        assert!(
+            rows[0].is_ok() && rows[1].as_ref().unwrap_err().contains("a row of more than 8 MiB"),
+            "{name}: {:?}",
+            rows[1]
+        );
+    }
+    // endless at the beginning, where the names of columns should stand
+    std::fs::write(at("names.csv"), long).unwrap();
+    assert!(refused(&at("names.csv")).contains("a row of more than 8 MiB"));
+}
+
+/// Files of which the library's reader makes no end, or panics.
+#[test]
+fn damaged_parquet_is_one_error() {
+    for name in ["tests/endless.parquet", "tests/contradicting.parquet"] {
+        let errors = match records::open(Path::new(name)) {
+            Ok(rows) => rows.filter(|(_, row)| row.is_err()).count(),
+            Err(e) => {
+                assert!(e.to_string().contains(name), "{e}");
+                1
+            }
+        };
+        assert_eq!(errors, 1, "{name}");
+    }
+}
+
+/// Two columns of one name: nobody knows which is meant.
+#[test]
+fn names_are_not_used_twice() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rows.csv");
+    std::fs::write(&file, "prompt,chosen,prompt\na,b,c\n").unwrap();
+    assert!(records::open(&file).err().unwrap().to_string().ends_with("two columns are called `prompt`"));
+    let file = folder.path().join("rows.jsonl");
+    std::fs::write(&file, "{\"prompt\": \"a\", \"prompt\": \"b\"}\n").unwrap();
+    assert!(read(&file)[0].as_ref().unwrap_err().starts_with("it is no JSON: `prompt` is there twice"));
+}
+
+/// A prompt in the files of two splits is an error of the rows, with the places of both.
+#[test]
+fn a_prompt_in_two_splits_is_named_by_file_and_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = source(folder.path(), &["p a true", "q b false"]);
+    let write = |split: &str, lines: &[&str]| {
+        let lines: Vec<String> = lines.iter().map(|line| row(line)).collect();
+        std::fs::write(folder.path().join(format!("{split}.jsonl")), lines.join("\n")).unwrap();
+    };
+    write("validation", &["v a true", "v b false", "q c true"]);
+    let error = prepare(&source, &encoder(), folder.path()).unwrap_err();
+    let [train, validation] = ["train", "validation"].map(|name| folder.path().join(format!("{name}.jsonl")));
+    let expected = format!("{}:3: its prompt stands in {}:2 too", validation.display(), train.display());
+    assert_eq!(error.to_string(), format!("1 rows cannot be trained on:\n{expected}"));
+    // check says so too
+    let given = source.files.iter().map(|(split, path)| check::Given { path: path.clone(), split: *split });
+    let asked = check::Asked { columns: columns(), encoder: None, prompt_tokens: 20, response_tokens: 20 };
+    let found = check::check(&given.collect::<Vec<_>>(), &asked, |_| ()).unwrap();
+    assert_eq!((found.leaks, found.first[0].line), (1, 3));
+    assert!(found.first[0].what.contains("train.jsonl:2") && found.are_bad());
+}
+
+/// What a response cannot be is refused by line, and what is lost is counted.
+#[test]
+fn what_cannot_be_said_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rows.jsonl");
+    let lines = [
+        ("a", "b", "c"),
+        ("a", "b <bos> c", "d"),       // a control token
+        ("a", "b <pad>", "d"),         // PAD
+        ("b", "c<eos> and more", "d"), // EOS before the end
+        ("c", "d<eos>", "d"),          // the same once encoded
+        ("d", "", "x"),                // nothing but its end
+        ("", "x", "y"),                // no prompt
+    ];
+    let lines = lines.map(|(prompt, chosen, rejected)| {
+        serde_json::json!({"prompt": prompt, "chosen": chosen, "rejected": rejected}).to_string()
+    });
+    std::fs::write(&file, lines.join("\n")).unwrap();
+    let encoder = encoder().for_model(300, 0);
+    let check = |encoder: &Encoder| {
+        let asked = check::Asked { columns: columns(), encoder: Some(encoder), prompt_tokens: 20, response_tokens: 20 };
+        check::check(&[check::Given { path: file.clone(), split: None }], &asked, |_| ()).unwrap()
+    };
+    let found = check(&encoder);
+    let said: Vec<(usize, &str)> = found.first.iter().map(|problem| (problem.line, &*problem.what)).collect();
+    let control = |token, id| {
+        format!(
+            "`chosen` has the control token `{token}` (id {id}), and a response may have none but `<eos>` (id 2) at its end"
+        )
+    };
+    let expected = [
+        (2, control("<bos>", 1)),
+        (3, control("<pad>", 0)),
+        (4, "a completion goes on after its first end token, where it is cut".into()),
+        (5, "`chosen` and `rejected` are the same".into()),
+        (6, "a completion is empty: only its end token is learned".into()),
+        (7, "`prompt` has no tokens".into()),
+    ];
+    assert_eq!(said, expected.iter().map(|(line, what)| (*line, &**what)).collect::<Vec<_>>());
+    assert_eq!((found.unreadable, found.same, found.cut, found.empty, found.usable), (3, 1, 1, 1, 3));
+    // ids that the model has no row for
+    let found = check(&self::encoder().for_model(20, 0));
+    assert!(found.first[0].what.ends_with("and the model reads ids below 20"), "{}", found.first[0].what);
+    assert_eq!(found.usable, 0);
 }

@@ -124,6 +124,14 @@ fn text(found: &Findings, args: &CheckArgs) -> String {
             many(found.boundaries),
             if found.boundaries > 0 { ": end prompts without a space, begin completions with it" } else { "" }
         ));
+        for (n, what) in [
+            (found.cut, "have a completion that goes on after its first end token, and is cut there"),
+            (found.empty, "have a completion that is empty"),
+        ] {
+            if n > 0 {
+                line(format!("  {} rows {what}", many(n)));
+            }
+        }
     } else {
         line("  give --model to count tokens, and to see what is too long for it".into());
     }

@@ -87,7 +87,8 @@ impl Given {
         let text = |id: Option<u32>| id.and_then(|id| self.tokenizer.token(id));
         let template = self.model.words.template.as_ref();
         let template = template.map(|source| ChatTemplate::new(source, text(special.bos), text(special.eos)));
-        Ok(Encoder::new(self.tokenizer.clone(), template.transpose()?, self.eos))
+        let encoder = Encoder::new(self.tokenizer.clone(), template.transpose()?, self.eos);
+        Ok(encoder.for_model(self.model.config.vocabulary, self.space(0, 0).pad))
     }
 }
 
@@ -226,6 +227,7 @@ pub(crate) fn prepare(experiment: &Experiment, to: &Path, recorder: &mut StageRe
             };
             let tally: Tally = rows::prepare(&source, &given.encoder()?, to)?;
             tracing::info!("{tally}");
+            tally.left_out.iter().for_each(|row| tracing::warn!("left out: {row}"));
             if tally.kept == 0 {
                 check_prompts_alone(experiment)?;
             }

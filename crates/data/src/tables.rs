@@ -1,0 +1,353 @@
+//! Files of parquet, row by row. Their sizes are checked before the library makes room for them, and where it panics on a file's
+//! bytes, that is an error of the file.
+
+use crate::{Error, Result};
+use ::parquet::basic::Compression;
+use ::parquet::errors::ParquetError;
+use ::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
+use ::parquet::file::reader::{FileReader, SerializedFileReader};
+use ::parquet::record::Row;
+use ::parquet::record::reader::RowIter;
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::Once;
+
+/// Bytes of a page, before and after it is expanded. Writers make pages of about one MiB.
+const PAGE: i64 = 256 << 20;
+/// Bytes of a page's header, statistics included.
+const HEADER: u64 = 1 << 20;
+/// Rows, and items of lists, for each byte of the file: more is a file that says little at great length.
+const PER_BYTE: i64 = 4096;
+const ITEMS_PER_BYTE: i64 = 8;
+/// Encodings that begin with a list as long as they say, `DELTA_LENGTH_BYTE_ARRAY` and `DELTA_BYTE_ARRAY`.
+const LENGTHS_FIRST: [i64; 2] = [6, 7];
+/// Structures within one another, in a page's header and in a row.
+const DEPTH: usize = 32;
+/// LZ4 makes 255 bytes of one at most.
+const LZ4_RATIO: i64 = 255;
+
+/// Rows up to the first that cannot be read.
+pub(crate) struct Table {
+    rows: RowIter<'static>,
+    is_over: bool,
+}
+
+impl Iterator for Table {
+    type Item = std::result::Result<Row, String>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.is_over {
+            return None;
+        }
+        let row = fenced(|| self.rows.next().transpose());
+        self.is_over = !matches!(row, Ok(Some(_)));
+        row.transpose()
+    }
+}
+
+/// Opens a file whose sizes are those of its bytes.
+///
+/// # Errors
+/// One that is damaged, or asks for more room than its bytes can fill.
+pub(crate) fn open(path: &Path, file: File) -> Result<Table> {
+    let refuse = |problem: String| Error::Row { path: path.into(), row: 0, problem };
+    let read = |source| Error::Read { path: path.into(), source };
+    let (length, mut pages) = (file.metadata().map_err(read)?.len(), file.try_clone().map_err(read)?);
+    let reader = fenced(|| SerializedFileReader::new(file)).map_err(refuse)?;
+    fenced(|| check(reader.metadata(), &mut pages, length as i64)).map_err(refuse)?;
+    let rows = fenced(|| Ok(RowIter::from_file_into(Box::new(reader) as Box<dyn FileReader>))).map_err(refuse)?;
+    Ok(Table { rows, is_over: false })
+}
+
+thread_local!(static IS_FENCED: Cell<bool> = const { Cell::new(false) });
+
+/// Calls the library; its panics become errors, and are not printed.
+fn fenced<T>(work: impl FnOnce() -> std::result::Result<T, ParquetError>) -> std::result::Result<T, String> {
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !IS_FENCED.get() {
+                usual(panic);
+            }
+        }));
+    });
+    let before = IS_FENCED.replace(true);
+    let done = catch_unwind(AssertUnwindSafe(work));
+    IS_FENCED.set(before);
+    match done {
+        Ok(done) => done.map_err(|e| e.to_string()),
+        Err(_) => Err("its bytes contradict one another".into()),
+    }
+}
+
+fn wrong<T>(problem: String) -> std::result::Result<T, ParquetError> {
+    Err(ParquetError::General(problem))
+}
+
+/// Holds every count and size against the file's length.
+fn check(metadata: &ParquetMetaData, file: &mut File, length: i64) -> std::result::Result<(), ParquetError> {
+    let schema = metadata.file_metadata().schema_descr();
+    let mut names: Vec<&str> = schema.root_schema().get_fields().iter().map(|field| field.name()).collect();
+    names.sort_unstable();
+    if let Some(twice) = names.windows(2).find(|two| two[0] == two[1]) {
+        return wrong(format!("two columns are called `{}`", twice[0]));
+    }
+    if let Some(deep) = schema.columns().iter().find(|column| column.path().parts().len() > DEPTH) {
+        return wrong(format!("the column `{}` lies more than {DEPTH} deep", deep.path().parts()[0]));
+    }
+    let mut all_rows = 0i64;
+    for group in metadata.row_groups() {
+        let rows = group.num_rows();
+        all_rows = all_rows.saturating_add(rows);
+        if rows < 0 || group.num_columns() == 0 || all_rows > length.saturating_mul(PER_BYTE) {
+            return wrong(format!(
+                "it speaks of {all_rows} rows in {} columns and {length} bytes",
+                group.num_columns()
+            ));
+        }
+        for column in group.columns() {
+            let name = column.column_path().string();
+            let values = column.num_values();
+            let is_list = column.column_descr().max_rep_level() > 0;
+            let most = if is_list { rows.saturating_add(length.saturating_mul(ITEMS_PER_BYTE)) } else { rows };
+            if !(rows..=most).contains(&values) {
+                return wrong(format!("the column `{name}` has {values} values in {rows} rows"));
+            }
+            let found = check_pages(column, file, length).map_err(|e| {
+                let problem = match e {
+                    ParquetError::General(problem) => problem,
+                    other => other.to_string(),
+                };
+                ParquetError::General(format!("the column `{name}`: {problem}"))
+            })?;
+            if found != values {
+                return wrong(format!("the pages of column `{name}` have {found} values, and it speaks of {values}"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Reads the headers of a column's pages; returns how many values they speak of.
+fn check_pages(column: &ColumnChunkMetaData, file: &mut File, length: i64) -> std::result::Result<i64, ParquetError> {
+    let (start, bytes) = column.byte_range();
+    let mut at = start;
+    let Some(end) = start.checked_add(bytes).filter(|end| *end <= length as u64) else {
+        return wrong("it lies outside of the file".into());
+    };
+    let mut values = 0i64;
+    while at < end {
+        file.seek(SeekFrom::Start(at))?;
+        let mut header = Header { input: std::io::BufReader::new(&mut *file).take(HEADER.min(end - at)), read: 0 };
+        let fields = header.structure(0)?;
+        at += header.read;
+        let (expanded, packed) = (number(&fields, 2), number(&fields, 3));
+        if !(0..=PAGE).contains(&expanded) || !(0..=PAGE).contains(&packed) || packed as u64 > end - at {
+            return wrong(format!("a page of {packed} bytes, {expanded} when expanded; at most {PAGE} are read"));
+        }
+        // which of these a page has follows from its kind: data, index, dictionary, data of version 2
+        let (place, encoding, is_data) = match number(&fields, 1) {
+            0 => (5, 2, true),
+            2 => (7, 2, false),
+            3 => (8, 4, true),
+            _ => {
+                at += packed as u64;
+                continue;
+            }
+        };
+        let Some(Item::Fields(inner)) = fields.iter().find(|(id, _)| *id == place).map(|(_, item)| item) else {
+            return wrong("a page without its header".into());
+        };
+        let count = number(inner, 1);
+        if count < 0 || (!is_data && count > expanded) {
+            return wrong(format!("a page of {count} values in {expanded} bytes"));
+        }
+        if LENGTHS_FIRST.contains(&number(inner, encoding)) {
+            return wrong(
+                "texts as differences of lengths are not read: write it as PLAIN or with a dictionary".into(),
+            );
+        }
+        if is_data {
+            values = values.saturating_add(count);
+        }
+        // a page of version 2 has its levels before what is packed
+        let levels = if place == 8 { number(inner, 5).saturating_add(number(inner, 6)) } else { 0 };
+        if !(0..=packed.min(expanded)).contains(&levels) {
+            return wrong(format!("a page of {packed} bytes with {levels} bytes of levels"));
+        }
+        file.seek(SeekFrom::Start(at + levels as u64))?;
+        expands(column.compression(), file, packed - levels, expanded - levels)?;
+        at += packed as u64;
+    }
+    Ok(values)
+}
+
+/// Whether a page expands to what its header says, where the library takes whatever comes.
+fn expands(kind: Compression, file: &mut File, packed: i64, expanded: i64) -> std::result::Result<(), ParquetError> {
+    let input = std::io::BufReader::new(&mut *file).take(packed as u64);
+    let most = expanded as u64 + 1;
+    let found = match kind {
+        // what is no stream at all is left to the library
+        Compression::GZIP(_) => {
+            std::io::copy(&mut flate2::read::MultiGzDecoder::new(input).take(most), &mut std::io::sink())
+        }
+        Compression::BROTLI(_) => {
+            std::io::copy(&mut brotli::Decompressor::new(input, 4096).take(most), &mut std::io::sink())
+        }
+        Compression::LZ4 if packed > PAGE / LZ4_RATIO => Ok(most),
+        _ => Ok(0),
+    };
+    match found {
+        Ok(found) if found == most => wrong(format!("a page of {packed} bytes expands to more than {expanded}")),
+        _ => Ok(()),
+    }
+}
+
+/// A header of Thrift's compact protocol.
+struct Header<R> {
+    input: R,
+    read: u64,
+}
+
+enum Item {
+    Number(i64),
+    Fields(Vec<(i64, Item)>),
+    Other,
+}
+
+/// The number of a field; 0 where it is not there.
+fn number(fields: &[(i64, Item)], id: i64) -> i64 {
+    let found = fields.iter().find_map(|(known, item)| match item {
+        Item::Number(x) if *known == id => Some(*x),
+        _ => None,
+    });
+    found.unwrap_or(0)
+}
+
+impl<R: Read> Header<R> {
+    fn byte(&mut self) -> std::result::Result<u8, ParquetError> {
+        let mut byte = [0];
+        self.input.read_exact(&mut byte)?;
+        self.read += 1;
+        Ok(byte[0])
+    }
+
+    /// A number in sevens of bits.
+    fn bits(&mut self) -> std::result::Result<u64, ParquetError> {
+        let mut all = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            all |= u64::from(byte & 0x7f) << shift;
+            if byte < 0x80 {
+                return Ok(all);
+            }
+        }
+        wrong("a number of more than 64 bits".into())
+    }
+
+    /// A number with its sign last.
+    fn signed(&mut self) -> std::result::Result<i64, ParquetError> {
+        let bits = self.bits()?;
+        Ok((bits >> 1) as i64 ^ -((bits & 1) as i64))
+    }
+
+    fn structure(&mut self, depth: usize) -> std::result::Result<Vec<(i64, Item)>, ParquetError> {
+        let (mut fields, mut id) = (vec![], 0i64);
+        loop {
+            let byte = self.byte()?;
+            if byte == 0 {
+                return Ok(fields);
+            }
+            id = if byte >> 4 == 0 { self.signed()? } else { id.saturating_add(i64::from(byte >> 4)) };
+            let item = match byte & 15 {
+                1 | 2 => Item::Other, // a flag, which is its own value
+                kind => self.item(kind, depth)?,
+            };
+            fields.push((id, item));
+        }
+    }
+
+    fn item(&mut self, kind: u8, depth: usize) -> std::result::Result<Item, ParquetError> {
+        if depth > DEPTH {
+            return wrong("a header too deep".into());
+        }
+        match kind {
+            1..=3 => drop(self.byte()?),
+            4..=6 => return self.signed().map(Item::Number),
+            7 => (0..8).try_for_each(|_| self.byte().map(drop))?,
+            8 => {
+                let length = self.bits()?;
+                (0..length).try_for_each(|_| self.byte().map(drop))?;
+            }
+            9 | 10 => {
+                let head = self.byte()?;
+                let count = if head >> 4 == 15 { self.bits()? } else { u64::from(head >> 4) };
+                (0..count).try_for_each(|_| self.item(head & 15, depth + 1).map(drop))?;
+            }
+            12 => return self.structure(depth + 1).map(Item::Fields),
+            _ => return wrong(format!("a header with an item of kind {kind}")),
+        }
+        Ok(Item::Other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A file with one byte changed.
+    fn changed(bytes: &[u8], at: usize, to: u8) -> String {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let mut bytes = bytes.to_vec();
+        bytes[at] = to;
+        std::fs::write(file.path(), bytes).expect("written");
+        open(file.path(), File::open(file.path()).expect("there")).err().map_or(String::new(), |e| e.to_string())
+    }
+
+    /// The headers of the first pages, byte by byte: a dictionary of one text in eight bytes, and three values in 29.
+    #[test]
+    fn a_page_is_no_larger_than_its_file_can_fill() {
+        let (turns, labels) = (include_bytes!("../tests/turns.parquet"), include_bytes!("../tests/labels.parquet"));
+        assert_eq!((turns[12], labels[7], labels[9], labels[12]), (2, 58, 76, 6)); // numbers are twice what they say
+        assert_eq!(changed(turns, 12, 2), "");
+        for (bytes, at, to, expected) in [
+            (&turns[..], 12, 126, "a page of 63 values in 8 bytes"),
+            (labels, 7, 57, "a page of 38 bytes, -29 when expanded"),
+            (labels, 9, 75, "a page of -38 bytes"),
+            (labels, 12, 8, "have 4 values, and it speaks of 3"),
+        ] {
+            let error = changed(bytes, at, to);
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    /// One whose rows cannot be read although its sizes are those of its bytes.
+    #[test]
+    fn a_table_ends_at_its_first_error() {
+        let path = Path::new("tests/endless.parquet");
+        let reader = SerializedFileReader::new(File::open(path).expect("there")).expect("a header");
+        let rows = RowIter::from_file_into(Box::new(reader) as Box<dyn FileReader>);
+        let found: Vec<_> = Table { rows, is_over: false }.take(1000).map(|row| row.is_ok()).collect();
+        assert_eq!(found.iter().filter(|is_read| !**is_read).count(), 1, "{found:?}");
+        assert_eq!(found.last(), Some(&false));
+    }
+
+    /// What a header may hold beside numbers is passed over: flags, texts, lists, structures; what has no end is refused.
+    #[test]
+    fn a_header_is_read_to_its_end() {
+        let header = |bytes: &[u8]| {
+            let mut header = Header { input: bytes, read: 0 };
+            header.structure(0).map(|fields| (number(&fields, 1), number(&fields, 9), header.read)).ok()
+        };
+        // 1: -3; 2: true; 3: "ab"; 4: two numbers; 5: {1: 7}; 9, written out: 150; the end
+        let whole = [0x15, 5, 0x11, 0x18, 2, b'a', b'b', 0x19, 0x25, 2, 4, 0x1c, 0x15, 14, 0, 0x05, 18, 0xac, 2, 0, 99];
+        assert_eq!(header(&whole), Some((-3, 150, 20)));
+        assert_eq!(header(&whole[..19]), None);
+        assert_eq!(header(&[0x1c; 100]), None, "too deep");
+        assert_eq!(header(&[0x18, 0xff, 0xff, 0xff, 0xff, 0x7f]), None, "longer than there is");
+    }
+}

@@ -1,0 +1,154 @@
+//! Whole files of a person's rows and chat templates with something changed in them: whatever their bytes, they are
+//! read or refused, in bounded time and memory and without a panic.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+#[path = "../../../tests/mutated.rs"]
+mod mutated;
+
+use duel_data::chat::{ChatTemplate, Message};
+use duel_data::check::{Asked, Given, check};
+use duel_data::records::Columns;
+use duel_data::{Encoder, TextTokenizer};
+
+const TEMPLATE: &str = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] | trim }}<eos>{% endfor %}";
+
+fn encoder() -> Encoder {
+    let texts = ["a good film is not a bad film user assistant <|user|> <|assistant|>"];
+    let template = ChatTemplate::new(TEMPLATE, None, None).unwrap();
+    Encoder::new(TextTokenizer::train(texts.into_iter(), 300).unwrap(), Some(template), 2).for_model(290, 0)
+}
+
+/// Checks mutated files of rows as `duel data check` does.
+fn rows(name: &str, ending: &str, cases: u64, whole: &[&[u8]], words: &[&str]) {
+    let (folder, encoder) = (tempfile::tempdir().unwrap(), encoder());
+    let path = folder.path().join(format!("rows.{ending}"));
+    let [prompt, chosen, rejected] = ["prompt", "chosen", "rejected"].map(str::to_owned);
+    let columns = Columns { prompt, chosen, rejected };
+    let asked = Asked { columns, encoder: Some(&encoder), prompt_tokens: 20, response_tokens: 20 };
+    mutated::every(name, cases, whole, words, |_, bytes| {
+        std::fs::write(&path, bytes).unwrap();
+        if let Ok(found) = check(&[Given { path: path.clone(), split: None }], &asked, |_| ()) {
+            assert!(found.rows <= 5000 * (bytes.len() + 1), "{} rows of {} bytes", found.rows, bytes.len());
+        }
+    });
+}
+
+const JSON: [&str; 14] = [
+    "{",
+    "}",
+    "[",
+    "]",
+    "\"",
+    ",",
+    "null",
+    "true",
+    "{\"role\": \"user\", \"content\": \"a\"}",
+    "\"prompt\": ",
+    "\\ud800",
+    "\\u0000",
+    "\u{feff}",
+    "<pad>",
+];
+
+const PAIR: &str = r#"{"prompt": "a good", "chosen": " film", "rejected": " bad film", "margin": 0.5}"#;
+const TURNS: &str = r#"{"prompt": [{"role": "user", "content": "is it good?"}], "chosen": [{"role": "assistant", "content": "good"}], "rejected": [{"role": "assistant", "content": "bad"}]}"#;
+const LABEL: &str = r#"{"prompt": "a", "completion": "b", "label": true}"#;
+
+#[test]
+fn damaged_json_lines_are_read_or_refused() {
+    let whole = format!("{PAIR}\n{TURNS}\r\n\n{LABEL}\n");
+    rows("jsonl", "jsonl", 1500, &[whole.as_bytes(), PAIR.as_bytes()], &JSON);
+}
+
+#[test]
+fn damaged_json_is_read_or_refused() {
+    let whole = format!("[\n{PAIR},\n{TURNS}, {LABEL}]");
+    rows("json", "json", 1500, &[whole.as_bytes(), format!("\u{feff}[{LABEL}]").as_bytes()], &JSON);
+}
+
+#[test]
+fn damaged_csv_is_read_or_refused() {
+    let turns = r#""[{""role"": ""user"", ""content"": ""2 + 2?""}]""#;
+    let whole = format!("prompt,chosen,rejected,margin\na,b,c,1.5\n\"a, b\",\"c\nd\",e,\n{turns},4,5,-1\r\n");
+    let labels = "prompt,completion,label\na,b,True\na,c,0\n";
+    let words = [",", "\"", "\"\"", "\n", "\r\n", "prompt", "chosen", "label", "[", "<eos>"];
+    rows("csv", "csv", 1500, &[whole.as_bytes(), labels.as_bytes()], &words);
+}
+
+#[test]
+fn damaged_parquet_is_read_or_refused() {
+    let whole: [&[u8]; 4] = [
+        include_bytes!("turns.parquet"),
+        include_bytes!("labels.parquet"),
+        include_bytes!("endless.parquet"),
+        include_bytes!("contradicting.parquet"),
+    ];
+    rows("parquet", "parquet", 1500, &whole, &["PAR1", "prompt", "\x15\x02", "\x19\x1c", "\x00\x00"]);
+}
+
+#[test]
+fn damaged_templates_render_or_refuse() {
+    let whole = [
+        TEMPLATE,
+        "{%- if messages[0]['role'] == 'system' %}{%- set rest = messages[1:] %}{%- else %}{%- set rest = messages %}{%- endif %}\
+         {%- for m in rest %}{%- if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{- raise_exception('roles') }}{%- endif %}\
+         {{- '[INST] ' + m.content | trim + ' [/INST]' }}{%- endfor %}{%- if add_generation_prompt %}{{- bos_token }}{%- endif %}",
+        "{% macro say(x, n=2) %}{{ x ~ n }}{% endmacro %}{% set ns = namespace(n=0, all=[]) %}{% for m in messages %}\
+         {% set ns.n = ns.n + 1 %}{% set ns.all = ns.all + [m.content] %}{{ say(m.content|tojson, n=ns.n) }}{% endfor %}{{ ns.all|join(', ') }}\
+         {{ '%5d' | format(12) }}{{ range(9)|list }}{{ {'a': 1}['a'] }}{{ 'ab'.replace('a', 'b').split('b') }}{{ 'x' * 3 }}",
+    ];
+    let whole = whole.map(str::as_bytes);
+    let words = [
+        "{{",
+        "}}",
+        "{%",
+        "%}",
+        "endfor",
+        "endif",
+        "for x in ",
+        "range(99999)",
+        " * 99999",
+        "~",
+        "+",
+        "[",
+        "]",
+        "(",
+        ")",
+        "|",
+        "|indent(9999)",
+        "|list",
+        "|join(",
+        "|string",
+        ".format(",
+        "namespace(",
+        "ns.all",
+        "[ns.all, ns.all]",
+        "messages",
+        "loop",
+        "recursive",
+        "caller",
+        "set ",
+        "macro ",
+        "include ",
+        "not ",
+        "if ",
+        "else ",
+        " in ",
+        " is ",
+        "==",
+        "**",
+        "//",
+        "99999999999",
+        "-1",
+        "0.5",
+        "'a'",
+    ];
+    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+    let messages = [message("user", "Is it good?"), message("assistant", "Yes.\nIt is.")];
+    mutated::every("template", 2500, &whole, &words, |_, bytes| {
+        let source = String::from_utf8_lossy(bytes);
+        if let Ok(text) = ChatTemplate::new(&source, Some("<s>".into()), None).and_then(|t| t.render(&messages, true)) {
+            assert!(text.len() < 64 << 20, "{} bytes", text.len());
+        }
+    });
+}
