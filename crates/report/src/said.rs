@@ -20,7 +20,8 @@ pub struct Said {
     pub point: String,
     pub seed: u64,
     pub pieces: Vec<Piece>,
-    pub gold_reward: f64,
+    /// None where the judge was not asked.
+    pub gold_reward: Option<f64>,
     pub proxy_reward: f64,
     /// KL of the policy to the reference over the whole vocabulary, summed over this response's prefixes, nats.
     pub kl: f64,

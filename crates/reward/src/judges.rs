@@ -1,4 +1,5 @@
-//! Judges of text that an experiment file can ask for: rules, a program of one's own, and a taste learned from pairs.
+//! Judges of text that an experiment file can ask for: rules, and a taste learned from pairs. A program of one's own is in
+//! `command.rs`.
 
 use crate::sentiment::{Sentiment, Taste};
 use crate::{Error, Result, Scorer};
@@ -7,11 +8,7 @@ use duel_model::Responses;
 use duel_spec::{Reads, Rule};
 use regex::Regex;
 use serde::Serialize;
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
-use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
 /// What a text judge is asked about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -24,6 +21,14 @@ pub struct Asked {
 pub trait TextJudge: Send + Sync {
     /// One number a text, higher is better.
     fn judge(&self, asked: &[Asked]) -> Result<Vec<f64>>;
+
+    /// Called once when nothing more will be asked.
+    ///
+    /// # Errors
+    /// What was wrong with the scores given so far.
+    fn finish(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// The first words of a text, as they stand.
@@ -59,6 +64,10 @@ impl Scorer for TextGold {
         };
         let asked = batch.prompts.iter().zip(&batch.responses).map(asked).collect::<Result<Vec<_>>>()?;
         self.judge.judge(&asked)
+    }
+
+    fn finish(&self) -> Result<()> {
+        self.judge.finish()
     }
 }
 
@@ -145,136 +154,6 @@ impl TextJudge for Rules {
     }
 }
 
-/// A program that judges: it reads a JSON object a line and answers one a line, in order.
-#[derive(Debug)]
-pub struct External {
-    command: Vec<String>,
-    timeout: Duration,
-    batch: usize,
-    running: Mutex<Option<Running>>,
-}
-
-#[derive(Debug)]
-struct Running {
-    child: Child,
-    input: Option<ChildStdin>,
-    answers: Receiver<String>,
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.input = None; // it may end by itself
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// How often a batch is tried.
-const TRIES: usize = 3;
-
-impl External {
-    /// The program starts when it is first asked.
-    pub fn new(command: Vec<String>, timeout: Duration, batch: usize) -> Self {
-        Self { command, timeout, batch: batch.max(1), running: Mutex::new(None) }
-    }
-
-    fn refuse(&self, problem: String) -> Error {
-        Error::Command { command: self.command.join(" "), problem }
-    }
-
-    fn start(&self) -> Result<Running> {
-        let (program, arguments) =
-            self.command.split_first().ok_or_else(|| self.refuse("there is no program".into()))?;
-        let mut child = Command::new(program)
-            .args(arguments)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::inherit())
-            .spawn()
-            .map_err(|e| self.refuse(format!("it cannot be started: {e}")))?;
-        let input = child.stdin.take();
-        let output = child.stdout.take().ok_or_else(|| self.refuse("it has no output".into()))?;
-        let (send, answers) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines() {
-                let Ok(line) = line else { break };
-                if !line.trim().is_empty() && send.send(line).is_err() {
-                    break;
-                }
-            }
-        });
-        Ok(Running { child, input, answers })
-    }
-
-    /// Writes a batch and reads its answers.
-    fn ask(&self, running: &mut Running, asked: &[Asked]) -> Result<Vec<f64>> {
-        let ends = Instant::now() + self.timeout;
-        let lines: String = asked.iter().map(|one| serde_json::to_string(one).unwrap_or_default() + "\n").collect();
-        let mut input = running.input.take().ok_or_else(|| self.refuse("it takes no input".into()))?;
-        // by a thread of its own: a program that answers before it has read all would otherwise wait for us, and we for it
-        let writer = std::thread::spawn(move || {
-            let written = input.write_all(lines.as_bytes()).and_then(|()| input.flush());
-            written.map(|()| input)
-        });
-        let mut scores = Vec::with_capacity(asked.len());
-        for place in 0..asked.len() {
-            let left = ends.saturating_duration_since(Instant::now());
-            let line = running.answers.recv_timeout(left).map_err(|e| match e {
-                RecvTimeoutError::Timeout => {
-                    self.refuse(format!("{place} of {} answers came within {:?}", asked.len(), self.timeout))
-                }
-                RecvTimeoutError::Disconnected => {
-                    self.refuse(format!("it ended after {place} of {} answers", asked.len()))
-                }
-            })?;
-            scores.push(self.read(&line)?);
-        }
-        match writer.join() {
-            Ok(Ok(input)) => running.input = Some(input),
-            _ => return Err(self.refuse("it stopped reading".into())),
-        }
-        Ok(scores)
-    }
-
-    fn read(&self, line: &str) -> Result<f64> {
-        let value: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
-        let score = value.as_f64().or(value["score"].as_f64());
-        score.filter(|x| x.is_finite()).ok_or_else(|| {
-            let shown: String = line.chars().take(80).collect();
-            self.refuse(format!("it answered `{shown}`, not {{\"score\": number}}"))
-        })
-    }
-}
-
-impl TextJudge for External {
-    fn judge(&self, asked: &[Asked]) -> Result<Vec<f64>> {
-        let mut running = self.running.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut scores = Vec::with_capacity(asked.len());
-        for batch in asked.chunks(self.batch) {
-            let mut last = None;
-            for _ in 0..TRIES {
-                let mut program = match running.take() {
-                    Some(program) => program,
-                    None => self.start()?,
-                };
-                match self.ask(&mut program, batch) {
-                    Ok(found) => {
-                        *running = Some(program);
-                        scores.extend(found);
-                        last = None;
-                        break;
-                    }
-                    Err(e) => last = Some(e), // the program goes, and is started again
-                }
-            }
-            if let Some(e) = last {
-                return Err(e);
-            }
-        }
-        Ok(scores)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -294,32 +173,6 @@ mod tests {
         let scores = rules.judge(&["A good film", "goodness", "very fine 1999 stuff", "[1]"].map(asked))?;
         assert_eq!(scores, [2.0, -1.0, -0.5 + 2.0 + 4.0, -1.0 + 8.0]);
         assert!(Rules::new(&[Rule::Regex { pattern: "(".into(), weight: 1.0 }]).is_err());
-        Ok(())
-    }
-
-    #[test]
-    fn a_program_judges_and_is_started_again() -> Result<()> {
-        let shell = |script: &str, timeout| {
-            External::new(["sh", "-c", script].map(str::to_owned).to_vec(), Duration::from_secs_f64(timeout), 2)
-        };
-        let texts = ["one", "two", "three"].map(asked);
-        // the length of each line, in order
-        let judge = shell(r#"while read -r line; do echo "{\"score\": ${#line}}"; done"#, 20.0);
-        let found = judge.judge(&texts)?;
-        assert_eq!(found, [31.0, 31.0, 33.0]);
-        // one that ends after every batch is started for the next
-        let judge = shell("read -r a; echo 1; read -r b && echo 2", 20.0);
-        assert_eq!(judge.judge(&texts)?, [1.0, 2.0, 1.0]);
-        for (script, expected) in [
-            ("echo nothing", "it answered `nothing`"),
-            ("sleep 5", "0 of 2 answers came within"),
-            ("true", "it ended after 0 of 2 answers"),
-        ] {
-            let error = shell(script, 0.2).judge(&texts).expect_err(script).to_string();
-            assert!(error.contains(expected), "{script}: {error}");
-        }
-        let error = External::new(vec!["no-such-program".into()], Duration::from_secs(1), 1).judge(&texts);
-        assert!(error.expect_err("no such program").to_string().contains("it cannot be started"));
         Ok(())
     }
 

@@ -1,6 +1,7 @@
 //! What a completion is worth: gold scorers, and the reward model learned from preferences.
 
 mod collect;
+mod command;
 mod error;
 mod gold;
 pub mod invariants;
@@ -13,9 +14,10 @@ mod scorer;
 mod sentiment;
 
 pub use collect::{Candidate, Wanted, collect, label};
+pub use command::External;
 pub use error::Error;
 pub use gold::GrammarGold;
-pub use judges::{Asked, External, Rules, SentimentJudge, TasteJudge, TextGold, TextJudge};
+pub use judges::{Asked, Rules, SentimentJudge, TasteJudge, TextGold, TextJudge};
 pub use learned::{Judge, LearnedReward};
 pub use linear::Linear;
 pub use model::RewardModel;

@@ -7,4 +7,12 @@ use duel_model::Responses;
 pub trait Scorer: Send + Sync {
     /// One number a row, higher is better.
     fn score(&self, batch: &Responses) -> Result<Vec<f64>>;
+
+    /// Called once when nothing more will be scored.
+    ///
+    /// # Errors
+    /// What was wrong with the scores given so far.
+    fn finish(&self) -> Result<()> {
+        Ok(())
+    }
 }

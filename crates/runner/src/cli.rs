@@ -173,6 +173,9 @@ pub struct SampleArgs {
     /// Draws: another number, other responses
     #[arg(long, default_value_t = 0)]
     pub draw: u64,
+    /// Have the run's judge score them where it is a program: `judge.command` of the run's experiment is then run
+    #[arg(long)]
+    pub judge: bool,
     /// Also write a page of them
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,

@@ -183,6 +183,10 @@ impl Error {
             Self::Rows { .. } => Some("the lines above say which; unreadable and equal ones are left out of a training".into()),
             Self::Unpaired { .. } => Some("give the arm loss = \"kto\" or \"aot_unpaired\", which look at each response by itself, or rows with `chosen` and `rejected`".into()),
             Self::OnlyPrompts { hint, .. } => Some((*hint).into()),
+            Self::Reward(duel_reward::Error::Command { .. })
+            | Self::Evaluation(duel_evaluation::Error::Reward(duel_reward::Error::Command { .. })) => {
+                Some("try the program alone: for each line {\"prompt\": …, \"response\": …} that it reads it prints one line, and nothing else".into())
+            }
             Self::Interrupted => Some("run the same command again to go on".into()),
             Self::Evaluation(duel_evaluation::Error::Invariant { .. }) => Some(duel_training::FAULT_OF_DUEL.into()),
             _ => self.training().and_then(duel_training::Error::hint),

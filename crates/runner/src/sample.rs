@@ -11,7 +11,7 @@ use duel_model::{Policy, Responses, generate, weights::host};
 use duel_objectives::{full_kl, token_logp};
 use duel_report::{Piece, Run, Said, fixed, signed};
 use duel_reward::Scorer;
-use duel_spec::{Experiment, REFERENCE, Split, seeds};
+use duel_spec::{Experiment, JudgeKind, REFERENCE, Split, WorldKind, seeds};
 use duel_training::sft;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -60,7 +60,9 @@ fn responses(args: &SampleArgs) -> Result<Vec<Said>> {
         texts => texts.iter().map(|text| Ok(world.read_prompt(text)?)).collect::<Result<Vec<_>>>()?,
     };
     let reference = some.sft_policy(world)?;
-    let (gold, proxy) = (scene.gold.clone(), some.learned_reward(world)?);
+    // a program of somebody else's run is run only when that is asked for
+    let asks = args.judge || experiment.judge.kind != JudgeKind::Command || experiment.world.kind == WorldKind::Grammar;
+    let (gold, proxy) = (asks.then(|| scene.gold.clone()), some.learned_reward(world)?);
 
     // 3. What they say.
     let mut all = vec![];
@@ -68,8 +70,9 @@ fn responses(args: &SampleArgs) -> Result<Vec<Said>> {
         let policy = if *arm == REFERENCE { reference.clone() } else { desk(stage).trained_policy(world)? };
         let whose = (arm.as_str(), point.as_str(), seed);
         let asked = Asked { desk: &some, world, reference: &reference, prompts: &prompts, args };
-        all.extend(asked.answers(whose, &policy, [gold.as_ref(), &proxy])?);
+        all.extend(asked.answers(whose, &policy, gold.as_deref(), &proxy)?);
     }
+    gold.iter().try_for_each(|gold| gold.finish())?;
     all.sort_by_key(|(place, _)| *place); // stable: the arms' order stays
     Ok(all.into_iter().map(|(_, said)| said).collect())
 }
@@ -126,14 +129,16 @@ impl Asked<'_> {
         &self,
         (arm, point, seed): (&str, &str, u64),
         policy: &Policy,
-        [gold, proxy]: [&dyn Scorer; 2],
+        gold: Option<&dyn Scorer>,
+        proxy: &dyn Scorer,
     ) -> Result<Vec<(usize, Said)>> {
         let (reader, times) = (self.desk.reader(self.world), usize::from(self.args.responses));
         let places: Vec<usize> = (0..self.prompts.len()).flat_map(|place| std::iter::repeat_n(place, times)).collect();
         let ids = places.iter().map(|&place| self.prompts[place].ids.clone()).collect();
         let mut rng = seeds::derive(seed, "sample", self.args.draw, "responses");
         let batch: Responses = generate(policy, reader.space(), ids, &mut rng, reader.device());
-        let (golds, proxies) = (gold.score(&batch)?, proxy.score(&batch)?);
+        let golds = gold.map(|gold| gold.score(&batch)).transpose()?;
+        let proxies = proxy.score(&batch)?;
 
         let tokens = reader.tokens(&batch);
         let mask = sft::mask(&reader, &batch);
@@ -163,7 +168,7 @@ impl Asked<'_> {
                 point: point.into(),
                 seed,
                 pieces,
-                gold_reward: golds[row],
+                gold_reward: golds.as_ref().map(|golds| golds[row]),
                 proxy_reward: proxies[row],
                 kl: f64::from(kls[row]),
                 log_ratio: own.iter().sum(),
@@ -192,9 +197,9 @@ fn told(all: &[Said], in_colour: bool) -> String {
         let pieces =
             said.pieces.iter().map(|piece| if in_colour { coloured(piece) } else { shown(&piece.text).into_owned() });
         let _ = writeln!(text, "  {name:<20} {}{}", pieces.collect::<String>(), if said.ended { "" } else { "…" });
-        let (gold, proxy, kl, ratio) = (said.gold_reward, said.proxy_reward, said.kl, said.log_ratio);
-        let [gold, proxy, ratio] = [gold, proxy, ratio].map(|x| signed(x, 2));
-        let _ = writeln!(text, "  {:<20} gold {gold}, proxy {proxy}, KL {}, log-ratio {ratio}", "", fixed(kl, 2));
+        let gold = said.gold_reward.map_or("not asked (--judge)".into(), |gold| signed(gold, 2));
+        let [proxy, ratio] = [said.proxy_reward, said.log_ratio].map(|x| signed(x, 2));
+        let _ = writeln!(text, "  {:<20} gold {gold}, proxy {proxy}, KL {}, log-ratio {ratio}", "", fixed(said.kl, 2));
     }
     text
 }
@@ -233,7 +238,7 @@ mod tests {
             point: "b\x07".into(),
             seed: 1,
             pieces: vec![piece(5.0), piece(0.0)],
-            gold_reward: -0.0,
+            gold_reward: Some(-0.0),
             proxy_reward: f64::NAN,
             kl: -1e-9,
             log_ratio: 1.0,
@@ -242,6 +247,8 @@ mod tests {
         let plain = told(std::slice::from_ref(&said), false);
         assert!(!plain.contains(|c: char| c.is_control() && c != '\n'), "{plain:?}");
         assert!(plain.ends_with("gold 0.00, proxy –, KL 0.00, log-ratio +1.00\n"), "{plain:?}");
+        let unasked = Said { gold_reward: None, ..said.clone() };
+        assert!(told(&[unasked], false).contains("gold not asked (--judge), proxy"));
         let coloured = told(&[said], true);
         assert_eq!((coloured.matches('\x1b').count(), coloured.contains("\x1b[2J")), (2, false), "{coloured:?}");
     }

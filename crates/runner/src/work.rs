@@ -19,7 +19,7 @@ use duel_training::pairs::shuffled_batches;
 use duel_training::sft::{RunningText, Sft, heldout_nll};
 use duel_training::{Course, Keeper, Learner, Method, PairBatch, Watch, invariants, train};
 use serde::Serialize;
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -45,6 +45,8 @@ pub struct Desk<'a> {
     pub device: Device,
     pub stop: &'a AtomicBool,
     models: Models,
+    /// Judges that the stage may have asked.
+    judges: RefCell<Vec<Arc<dyn Scorer>>>,
 }
 
 /// Models that several parts of a stage share: one copy in memory, however many wear adapters on it.
@@ -65,7 +67,7 @@ impl<'a> Desk<'a> {
         device: Device,
         stop: &'a AtomicBool,
     ) -> Self {
-        Self { experiment, plan, stage, run, device, stop, models: Models::default() }
+        Self { experiment, plan, stage, run, device, stop, models: Models::default(), judges: RefCell::default() }
     }
 }
 
@@ -86,6 +88,7 @@ impl Desk<'_> {
             Some(rate) => error.at_rate(rate),
             None => error,
         })?;
+        self.judges.borrow().iter().try_for_each(|gold| gold.finish())?;
         recorder.record(
             self.stage.kind.name(),
             Clocks::default(),
@@ -442,7 +445,9 @@ impl Desk<'_> {
 
     pub(crate) fn scene(&self) -> Result<Scene> {
         let corpus = self.plan.needed(self.stage, Kind::Corpus).map(|corpus| self.folder(corpus)).transpose()?;
-        scene::open(self.experiment, corpus.as_ref().map(StageDir::path))
+        let scene = scene::open(self.experiment, corpus.as_ref().map(StageDir::path))?;
+        self.judges.borrow_mut().push(scene.gold.clone());
+        Ok(scene)
     }
 
     /// The shape of the experiment's model.

@@ -1,0 +1,401 @@
+//! A program as a judge: it reads a JSON object a line and answers one a line, in order.
+//!
+//! Lines carry no number, so a line too many would give every later response its neighbour's score. Three checks tie answers to
+//! questions: none may be there before its question was sent; after the last answer of a call nothing follows; and once the
+//! program's input is closed it says nothing more. The last comes before the stage is finished, so no shifted score is kept.
+
+use crate::judges::{Asked, TextJudge};
+use crate::{Error, Result};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often a batch is tried where the program ends before it has answered.
+const TRIES: usize = 3;
+/// Bytes of a line that are read.
+const LONGEST: usize = 1 << 16;
+/// Lines that wait to be looked at; a program that says more has to wait itself.
+const WAITING: usize = 64;
+/// Scores are squared and summed in f32.
+const LARGEST: f64 = 1e9;
+/// How long nothing may follow the last answer of a call.
+const SILENCE: Duration = Duration::from_millis(10);
+/// The least that a program is given to end after its input was closed.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+/// Longer than anybody waits for a batch.
+const DAY: Duration = Duration::from_secs(86_400);
+/// Ends a process group when its own input closes, which the system does however this process ends.
+const GUARD: &str = r#"trap '' HUP INT QUIT TERM; read -r _; kill -s KILL -- "-$0""#;
+
+/// A judge that is a program.
+#[derive(Debug)]
+pub struct External {
+    command: Vec<String>,
+    timeout: Duration,
+    batch: usize,
+    running: Mutex<Option<Program>>,
+}
+
+/// What the program said.
+#[derive(Debug)]
+enum Line {
+    Answer(String),
+    /// It was there before its question was sent.
+    Unasked(String),
+    TooLong,
+}
+
+/// Why a batch has no scores.
+enum Failure {
+    /// The program ended: another may do better.
+    Ended(String),
+    /// It says what it should not, or takes too long.
+    Wrong(String),
+}
+
+/// The program with all that it has started, which ends with this value.
+#[derive(Debug)]
+struct Program {
+    child: Child,
+    /// A shell that ends the program's group.
+    guard: Child,
+    /// Batches for the thread that writes; nothing once the input is closed.
+    questions: Option<Sender<Vec<String>>>,
+    /// A message for every batch that was written.
+    written: Receiver<()>,
+    said: Receiver<Line>,
+    /// The longest wait for an answer so far.
+    slowest: Duration,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.questions = None;
+        drop(self.guard.stdin.take());
+        let _ = self.guard.wait();
+        // only now: until then its process number, which is its group's, can be nobody else's
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Program {
+    fn start(command: &[String]) -> std::result::Result<Self, String> {
+        use std::os::unix::process::CommandExt;
+        let cannot = |e: std::io::Error| format!("it cannot be started: {e}");
+        let (program, arguments) = command.split_first().ok_or("there is no program")?;
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .map_err(cannot)?;
+        let (input, output) = (child.stdin.take(), child.stdout.take());
+        let guard = Command::new("sh")
+            .args(["-c", GUARD, &child.id().to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .process_group(0)
+            .spawn();
+        let (Some(input), Some(output), Ok(guard)) = (input, output, guard) else {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err("it cannot be started: there is no `sh` that would end it".into());
+        };
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (questions, batches) = channel();
+        let (tell_written, written) = channel();
+        let (tell_said, said) = sync_channel(WAITING);
+        let count = asked.clone();
+        std::thread::spawn(move || write(input, &batches, &count, &tell_written));
+        std::thread::spawn(move || listen(output, &asked, &tell_said));
+        Ok(Self { child, guard, questions: Some(questions), written, said, slowest: Duration::ZERO })
+    }
+
+    /// The answers to some questions.
+    fn ask(&mut self, asked: &[Asked], ends: Instant) -> std::result::Result<Vec<f64>, Failure> {
+        let lines = asked.iter().map(|one| serde_json::to_string(one).unwrap_or_default() + "\n").collect();
+        let is_sent = self.questions.as_ref().is_some_and(|questions| questions.send(lines).is_ok());
+        if !is_sent {
+            return Err(Failure::Ended("it stopped reading".into()));
+        }
+        let mut scores = Vec::with_capacity(asked.len());
+        while scores.len() < asked.len() {
+            let (began, done) = (Instant::now(), scores.len());
+            let line = self.said.recv_timeout(ends.saturating_duration_since(began)).map_err(|e| match e {
+                RecvTimeoutError::Timeout => Failure::Wrong(format!("{done} of {} answers came", asked.len())),
+                RecvTimeoutError::Disconnected => {
+                    Failure::Ended(format!("it ended after {done} of {} answers", asked.len()))
+                }
+            })?;
+            scores.push(score(line).map_err(Failure::Wrong)?);
+            self.slowest = self.slowest.max(began.elapsed());
+        }
+        match self.written.recv_timeout(ends.saturating_duration_since(Instant::now())) {
+            Ok(()) => Ok(scores),
+            Err(_) => Err(Failure::Wrong("it answers without reading what it is asked".into())),
+        }
+    }
+
+    /// Whether it says nothing for as long; `false` where it has ended.
+    fn is_silent(&self, wait: Duration) -> std::result::Result<bool, String> {
+        match self.said.recv_timeout(wait) {
+            Ok(line) => Err(match line {
+                Line::Answer(line) | Line::Unasked(line) => too_much(&line),
+                Line::TooLong => too_long(),
+            }),
+            Err(RecvTimeoutError::Timeout) => Ok(true),
+            Err(RecvTimeoutError::Disconnected) => Ok(false),
+        }
+    }
+}
+
+/// Writes batches for as long as there are any; each question is counted before it can be read.
+fn write(mut input: ChildStdin, batches: &Receiver<Vec<String>>, asked: &AtomicUsize, tell: &Sender<()>) {
+    for lines in batches {
+        for line in lines {
+            asked.fetch_add(1, Ordering::SeqCst);
+            if input.write_all(line.as_bytes()).and_then(|()| input.flush()).is_err() {
+                return;
+            }
+        }
+        if tell.send(()).is_err() {
+            return;
+        }
+    }
+}
+
+/// Reads lines, as long as they are wanted.
+fn listen(output: ChildStdout, asked: &AtomicUsize, tell: &SyncSender<Line>) {
+    let mut output = BufReader::new(output);
+    let mut count = 0;
+    loop {
+        let mut bytes = vec![];
+        let read = (&mut output).take(LONGEST as u64 + 1).read_until(b'\n', &mut bytes);
+        if !matches!(read, Ok(1..)) {
+            return;
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        if text.trim().is_empty() {
+            continue;
+        }
+        let line = match () {
+            () if bytes.len() > LONGEST => Line::TooLong,
+            () if count >= asked.load(Ordering::SeqCst) => Line::Unasked(text.into_owned()),
+            () => Line::Answer(text.into_owned()),
+        };
+        count += 1;
+        if tell.send(line).is_err() {
+            return;
+        }
+    }
+}
+
+/// The beginning of a line.
+fn shown(line: &str) -> String {
+    line.trim_end().chars().take(80).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+fn too_much(line: &str) -> String {
+    format!("it says more than it was asked, `{}`: one line for each line that it reads, and nothing else", shown(line))
+}
+
+fn too_long() -> String {
+    format!("it wrote a line of more than {LONGEST} bytes")
+}
+
+/// The score on a line.
+fn score(line: Line) -> std::result::Result<f64, String> {
+    let line = match line {
+        Line::Answer(line) => line,
+        Line::Unasked(line) => return Err(format!("it answered `{}` before it was asked", shown(&line))),
+        Line::TooLong => return Err(too_long()),
+    };
+    let value: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+    let score = value.as_f64().or(value["score"].as_f64());
+    score.filter(|score| score.abs() <= LARGEST).ok_or_else(|| {
+        format!("it answered `{}`, not {{\"score\": a number from -{LARGEST:e} to {LARGEST:e}}}", shown(&line))
+    })
+}
+
+impl External {
+    /// The program starts when it is first asked. A batch, its retries included, takes no longer than `timeout`.
+    pub fn new(command: Vec<String>, timeout: Duration, batch: usize) -> Self {
+        Self { command, timeout: timeout.min(DAY), batch: batch.max(1), running: Mutex::new(None) }
+    }
+
+    fn refuse(&self, problem: String) -> Error {
+        Error::Command { command: self.command.join(" "), problem }
+    }
+
+    /// Asks a batch, of a program that is started where there is none or where the last one ended.
+    fn ask(&self, running: &mut Option<Program>, batch: &[Asked]) -> std::result::Result<Vec<f64>, String> {
+        let ends = Instant::now() + self.timeout;
+        let mut last = String::new();
+        for _ in 0..TRIES {
+            let mut program = match running.take() {
+                Some(program) => program,
+                None => Program::start(&self.command)?,
+            };
+            match program.ask(batch, ends) {
+                Ok(scores) => {
+                    *running = Some(program);
+                    return Ok(scores);
+                }
+                Err(Failure::Ended(problem)) => last = problem,
+                Err(Failure::Wrong(problem)) if Instant::now() >= ends => {
+                    return Err(format!("{problem} within {:?}", self.timeout));
+                }
+                Err(Failure::Wrong(problem)) => return Err(problem),
+            }
+        }
+        Err(last)
+    }
+}
+
+impl TextJudge for External {
+    fn judge(&self, asked: &[Asked]) -> Result<Vec<f64>> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut scores = Vec::with_capacity(asked.len());
+        for batch in asked.chunks(self.batch) {
+            scores.extend(self.ask(&mut running, batch).map_err(|problem| self.refuse(problem))?);
+        }
+        // one that has ended is started again when there is more to ask
+        if let Some(program) = running.take()
+            && program.is_silent(SILENCE).map_err(|problem| self.refuse(problem))?
+        {
+            *running = Some(program);
+        }
+        Ok(scores)
+    }
+
+    fn finish(&self) -> Result<()> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(mut program) = running.take() else { return Ok(()) };
+        program.questions = None; // closes its input
+        let wait = (4 * program.slowest).max(LAST_WORDS).min(self.timeout);
+        program.is_silent(wait).map(|_| ()).map_err(|problem| self.refuse(problem))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(response: &str) -> Asked {
+        Asked { prompt: "p".into(), response: response.into() }
+    }
+
+    /// A shell script, asked two at a time.
+    fn shell(script: &str, timeout: f64) -> External {
+        External::new(["sh", "-c", script].map(str::to_owned).to_vec(), Duration::from_secs_f64(timeout), 2)
+    }
+
+    #[test]
+    fn a_program_judges_and_is_started_again() -> Result<()> {
+        let texts = ["one", "two", "three"].map(asked);
+        // the length of each line, in order
+        let judge = shell(r#"while read -r line; do echo "{\"score\": ${#line}}"; done"#, 20.0);
+        let found = judge.judge(&texts)?;
+        assert_eq!(found, [31.0, 31.0, 33.0]);
+        assert_eq!(judge.judge(&texts)?, found, "the same program is asked again");
+        judge.finish()?;
+        // one that ends after every batch is started for the next
+        let judge = shell("read -r a; echo 1; read -r b && echo 2", 20.0);
+        assert_eq!(judge.judge(&texts)?, [1.0, 2.0, 1.0]);
+        let error = External::new(vec!["no-such-program".into()], Duration::from_secs(1), 1).judge(&texts);
+        assert!(error.expect_err("no such program").to_string().contains("it cannot be started"));
+        Ok(())
+    }
+
+    /// Each of these says what it should not, takes too long or never reads; the error says which, and none is left running.
+    #[test]
+    fn what_a_program_does_wrong_is_said() {
+        let long = "x".repeat(40_000); // two of them are more than a pipe holds
+        let large = [long.as_str(), &long].map(asked);
+        let small = ["one", "two", "three"].map(asked);
+        let answer = "while read -r line; do echo 1; done";
+        for (script, texts, timeout, expected) in [
+            ("echo nothing; sleep 9", &small[..], 20.0, "it answered `nothing`"),
+            ("while read -r line; do echo '{\"score\": 1e308}'; done", &small, 20.0, "`{\"score\": 1e308}`"),
+            ("while read -r line; do echo -2e9; done", &small, 20.0, "from -1e9 to 1e9"),
+            ("while read -r line; do echo NaN; done", &small, 20.0, "it answered `NaN`"),
+            ("sleep 777", &small, 0.3, "0 of 2 answers came within 300ms"),
+            ("sh -c 'sleep 777; :'; true", &small, 0.3, "0 of 2 answers came within 300ms"),
+            ("read -r line; echo 1; sleep 777", &small, 3.0, "1 of 2 answers came within 3s"),
+            ("true", &small, 20.0, "it ended after 0 of 2 answers"),
+            ("echo 0; echo 0; sleep 777", &large, 0.5, "without reading|before it was asked"),
+            ("yes 1", &small, 20.0, "more than it was asked|before it was asked"),
+            ("yes ''", &small, 0.3, "0 of 2 answers came within"),
+            ("while :; do printf 1; done", &small, 20.0, "a line of more than 65536 bytes"),
+            (&format!("echo 0; {answer}"), &small, 20.0, "more than it was asked|before it was asked"),
+        ] {
+            let judge = shell(script, timeout);
+            let found = judge.judge(texts);
+            let error = found.expect_err(script).to_string();
+            assert!(expected.split('|').any(|words| error.contains(words)), "{script}: {error}");
+            assert!(judge.running.lock().expect("no panic").is_none(), "{script} is left running");
+        }
+    }
+
+    /// A line too many shifts all scores after it: it is found at the latest when the stage ends.
+    #[test]
+    fn a_line_too_many_is_found() {
+        let texts = ["one", "two"].map(asked);
+        let more = "it says more than it was asked";
+        for script in [
+            "read -r a; echo 1; read -r b; echo 2; echo 64; read -r c", // after a batch
+            "echo ready; read -r a; echo 1; read -r b; echo 2; read -r c",
+            "read -r a; echo 1; read -r b; echo 2; read -r c; echo 64", // after the last
+            "echo 0; read -r a; sleep .2; echo 1; read -r b; sleep .2; echo 2; read -r c", // late, and one before
+        ] {
+            let judge = shell(script, 20.0);
+            let error = judge.judge(&texts).and_then(|_| judge.finish()).expect_err(script).to_string();
+            assert!(
+                error.contains(more) || error.contains("`ready`") || error.contains("before it was asked"),
+                "{error}"
+            );
+        }
+        // whoever lingers is ended, and has said nothing wrong
+        let judge = shell("while read -r line; do echo 1; done; sleep 777", 3.0);
+        assert_eq!(judge.judge(&texts).expect("scores"), [1.0, 1.0]);
+        judge.finish().expect("nothing more was said");
+    }
+
+    /// What the program has started ends with it, however it was ended.
+    #[test]
+    fn nothing_is_left_running() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("pid");
+        let script = format!("sleep 777 & echo $! > {}; while read -r line; do echo 1; done; wait", path.display());
+        let is_running = || {
+            let pid = std::fs::read_to_string(&path).expect("the script has begun");
+            let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
+            // one that ended and that nobody has asked about is a zombie
+            state.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
+        };
+        // a signal takes a moment
+        let ends = || {
+            (0..500).any(|_| {
+                !is_running() || {
+                    std::thread::sleep(Duration::from_millis(20));
+                    false
+                }
+            })
+        };
+        let judge = shell(&script, 4.0);
+        judge.judge(&[asked("one")]).expect("a score");
+        assert!(is_running());
+        drop(judge);
+        assert!(ends(), "dropped");
+        let judge = shell(&script, 4.0);
+        judge.judge(&[asked("one")]).expect("a score");
+        judge.finish().expect("nothing more was said");
+        assert!(ends(), "finished");
+    }
+}
