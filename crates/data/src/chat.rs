@@ -35,12 +35,27 @@ impl ChatTemplate {
         environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, _> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
-        environment.add_function("strftime_now", |format: String| chrono_now(&format));
+        environment.add_function("strftime_now", |_: String| -> std::result::Result<Value, _> {
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, "it asks for the date, and none is given"))
+        });
         // marks of what the assistant says, which change no text
         let marks = regex::Regex::new(r"\{%-?\s*(end)?generation\s*-?%\}").expect("a fixed pattern");
         let source = marks.replace_all(source, "").into_owned();
         let program = Program::new(&mut environment, NAME, &source).map_err(refused)?;
         Ok(Self { environment, program, bos: bos.unwrap_or_default(), eos: eos.unwrap_or_default() })
+    }
+
+    /// On this day (`2024-07-26`), at midnight: what `strftime_now` tells. Nothing reads the clock, so that the same rows are
+    /// the same text tomorrow.
+    ///
+    /// # Errors
+    /// A date that the calendar does not have.
+    pub fn dated(mut self, date: &str) -> Result<Self> {
+        let problem = || Error::Template { problem: format!("`{date}` is no date") };
+        let day: chrono::NaiveDate = date.parse().map_err(|_| problem())?;
+        let midnight = day.and_time(chrono::NaiveTime::MIN).and_utc();
+        self.environment.add_function("strftime_now", move |format: String| told(midnight, &format));
+        Ok(self)
     }
 
     /// The conversation as text; `answer`: with what comes before the assistant's next turn.
@@ -84,12 +99,10 @@ fn refused(e: minijinja::Error) -> Error {
     Error::Template { problem }
 }
 
-fn chrono_now(format: &str) -> String {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-    let now = chrono::DateTime::from_timestamp(now.as_secs() as i64, 0).unwrap_or_default();
+fn told(day: chrono::DateTime<chrono::Utc>, format: &str) -> String {
     let mut text = String::new();
     // a format that chrono does not know is written as it is
-    match std::fmt::Write::write_fmt(&mut text, format_args!("{}", now.format(format))) {
+    match std::fmt::Write::write_fmt(&mut text, format_args!("{}", day.format(format))) {
         Ok(()) => text,
         Err(_) => format.to_owned(),
     }
@@ -133,8 +146,15 @@ mod tests {
             let found = ChatTemplate::new(source, Some("<s>".into()), None)?.render(&[message("user", "hi")], false)?;
             assert_eq!(found, expected, "{source}");
         }
-        let year = ChatTemplate::new("{{ strftime_now('%Y') }}", None, None)?.render(&[], false)?;
-        assert!(year.len() == 4 && year.starts_with("20"), "{year}");
+        Ok(())
+    }
+
+    #[test]
+    fn the_date_is_given_and_never_the_clocks() -> Result<()> {
+        let dated = || ChatTemplate::new("{{ strftime_now('%d %b %Y, %H:%M:%S') }}", None, None);
+        assert_eq!(dated()?.dated("2024-02-29")?.render(&[], false)?, "29 Feb 2024, 00:00:00");
+        assert!(dated()?.render(&[], false).is_err(), "no date was given");
+        assert!(dated()?.dated("2023-02-29").is_err());
         Ok(())
     }
 

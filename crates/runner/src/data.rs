@@ -36,7 +36,8 @@ fn as_text<'a>(path: &'a Path, what: &'static str) -> Result<&'a str> {
 
 fn findings(args: &CheckArgs) -> Result<Findings> {
     let model = args.model.as_ref().map(|path| Model::open(as_text(path, "model")?)).transpose()?;
-    let encoder = model.as_ref().map(Model::encoder).transpose()?;
+    let date = duel_spec::Rows::defaults().date;
+    let encoder = model.as_ref().map(|model| model.encoder(&date)).transpose()?;
     let alone = args.validation.is_none() && args.test.is_none();
     let mut files = vec![Given { path: args.file.clone(), split: (!alone).then_some(Split::Train) }];
     for (path, split) in [(&args.validation, Split::Validation), (&args.test, Split::Test)] {

@@ -81,12 +81,13 @@ impl Given {
         Ok(self.tokenizer.encode_start(&reviews.preface)?)
     }
 
-    /// What turns rows into its ids.
-    pub(crate) fn encoder(&self) -> Result<Encoder> {
+    /// What turns rows into its ids; `date`: what a chat template takes for today.
+    pub(crate) fn encoder(&self, date: &str) -> Result<Encoder> {
         let special = self.model.words.special;
         let text = |id: Option<u32>| id.and_then(|id| self.tokenizer.token(id));
         let template = self.model.words.template.as_ref();
-        let template = template.map(|source| ChatTemplate::new(source, text(special.bos), text(special.eos)));
+        let template =
+            template.map(|source| ChatTemplate::new(source, text(special.bos), text(special.eos))?.dated(date));
         let encoder = Encoder::new(self.tokenizer.clone(), template.transpose()?, self.eos);
         Ok(encoder.for_model(self.model.config.vocabulary, self.space(0, 0).pad))
     }
@@ -225,7 +226,7 @@ pub(crate) fn prepare(experiment: &Experiment, to: &Path, recorder: &mut StageRe
                 response_tokens: rows.response_tokens,
                 most: [pairs.rows, pairs.holdout_rows],
             };
-            let tally: Tally = rows::prepare(&source, &given.encoder()?, to)?;
+            let tally: Tally = rows::prepare(&source, &given.encoder(&experiment.world.rows.date)?, to)?;
             tracing::info!("{tally}");
             tally.left_out.iter().for_each(|row| tracing::warn!("left out: {row}"));
             if tally.kept == 0 {
@@ -258,7 +259,7 @@ pub(crate) fn prepare(experiment: &Experiment, to: &Path, recorder: &mut StageRe
     }
     if let (WorldKind::Rows, JudgeKind::World, Some(given)) = (experiment.world.kind, experiment.judge.kind, given) {
         let space = rows_space(experiment, &given);
-        from_rows(&RowsWorld::open(to, given.encoder()?, space)?, &to.join(TASTE))?;
+        from_rows(&RowsWorld::open(to, given.encoder(&experiment.world.rows.date)?, space)?, &to.join(TASTE))?;
     }
     Ok(())
 }
@@ -309,7 +310,8 @@ pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>) -> Result<Sce
     let given = given(experiment)?;
     match (settings.kind, given) {
         (WorldKind::Rows, Some(given)) => {
-            let world = Arc::new(RowsWorld::open(folder, given.encoder()?, rows_space(experiment, &given))?);
+            let world =
+                Arc::new(RowsWorld::open(folder, given.encoder(&settings.rows.date)?, rows_space(experiment, &given))?);
             let gold = gold(experiment, folder, world.clone(), experiment.judge.reads, settings.rows.judged_words)?;
             Ok(Scene { world: world.clone(), grammar: None, reviews: None, rows: Some(world), gold })
         }

@@ -6,7 +6,7 @@
 use crate::method::METHODS;
 use crate::search::number;
 use crate::{Error, Result, SHARED_ARM};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Read;
 use std::ops::Range;
 use std::path::Path;
@@ -133,6 +133,26 @@ impl Document {
     /// Every leaf in order: dotted key, value, origin.
     pub fn resolved(&self) -> Vec<(String, Value, Origin)> {
         leaves(&self.merged).into_iter().map(|(key, value)| (key.clone(), value, self.origin(&key))).collect()
+    }
+
+    /// The settings in which this experiment asks for other numbers than `recorded`: all but the question, the claims and
+    /// what is asked of a cluster. `key is here, and there as recorded`.
+    pub fn differences(&self, recorded: &Self) -> Vec<String> {
+        let of = |document: &Self| -> BTreeMap<String, Value> {
+            let measured = |key: &str| key != "question" && key != "claims" && !key.starts_with("slurm.");
+            leaves(&document.merged).into_iter().filter(|(key, _)| measured(key)).collect()
+        };
+        let (here, there) = (of(self), of(recorded));
+        let word = |value: Option<&Value>| value.map_or("not set".into(), Value::to_string);
+        let keys: BTreeSet<&String> = here.keys().chain(there.keys()).collect();
+        let apart = |key: &&String| match (here.get(*key), there.get(*key)) {
+            (Some(a), Some(b)) => !same(a, b),
+            _ => true,
+        };
+        keys.into_iter()
+            .filter(apart)
+            .map(|key| format!("{key} is {}, and {} as recorded", word(here.get(key)), word(there.get(key))))
+            .collect()
     }
 
     /// The merged file, as TOML text.

@@ -64,6 +64,8 @@ pub struct Rows {
     pub prompt_tokens: usize,
     pub response_tokens: usize,
     pub judged_words: usize,
+    /// Year, month and day.
+    pub date: String,
 }
 
 /// What earns gold reward in the worlds of text.
@@ -95,6 +97,7 @@ pub struct Judge {
     pub command: Vec<String>,
     pub timeout: f64,
     pub batch: usize,
+    pub version: String,
 }
 
 fn one() -> f64 {
@@ -221,10 +224,30 @@ defaults! {
     LearnerSettings: ["learner"];
     Grammar: ["world", "grammar"];
     Reviews: ["world", "reviews"];
+    Rows: ["world", "rows"];
     SftStage: ["stages", "sft"];
     RmStage: ["stages", "rm"];
     Ppo: ["method", "ppo"];
     Dpo: ["method", "dpo"];
+}
+
+/// Whether a text is a day of the calendar, as `2024-07-26`.
+fn is_date(text: &str) -> bool {
+    let number = |range: std::ops::Range<usize>| {
+        text.get(range).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))?.parse::<u32>().ok()
+    };
+    let (Some(year), Some(month), Some(day)) = (number(0..4), number(5..7), number(8..10)) else { return false };
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days = match month {
+        2 => 28 + u32::from(leap),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    };
+    text.len() == 10
+        && &text[4..5] == "-"
+        && &text[7..8] == "-"
+        && (1..=12).contains(&month)
+        && (1..=days).contains(&day)
 }
 
 /// Each rule of the judge by itself, so that an error can name it.
@@ -423,6 +446,13 @@ pub struct Cell {
     pub tuning: bool,
 }
 
+impl Cell {
+    /// For people, and in a run's manifest: `ppo beta=0.1, seed 3`.
+    pub fn label(&self) -> String {
+        format!("{} {}, seed {}", self.arm, self.point.label, self.seed)
+    }
+}
+
 impl Experiment {
     /// Reads, merges and checks an experiment file.
     ///
@@ -596,6 +626,24 @@ impl Experiment {
         }
         if judge.kind == JudgeKind::Command && judge.command.is_empty() {
             missing("judge.command", "a program and its arguments")?;
+        }
+        if judge.kind != JudgeKind::Command && !judge.version.is_empty() {
+            clash(
+                "judge.version",
+                "judge.kind",
+                "only a \"command\" has a version; the other judges are hashed in whole",
+            )?;
+        }
+        let date = &self.world.rows.date;
+        if !is_date(date) {
+            let place = document.place("world.rows.date");
+            let accepted = "year, month and day, such as \"2024-07-26\"".into();
+            return Err(Error::OutOfRange {
+                key: "world.rows.date".into(),
+                found: format!("`{date}`"),
+                accepted,
+                place,
+            });
         }
         let is_spoken_to = from && kind == WorldKind::Reviews;
         if !self.world.reviews.preface.is_empty() && !is_spoken_to {

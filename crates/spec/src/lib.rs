@@ -32,7 +32,7 @@ pub use record::{Clocks, Completion, MetricRow, NO_POINT, Outcome, REFERENCE, Re
 pub use search::{Axis, Choose, Drawn, Search, Trial, Tuning, number};
 
 /// Version of every file that Duel writes; part of each stage's hash.
-pub const FORMAT_VERSION: u32 = 11;
+pub const FORMAT_VERSION: u32 = 12;
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;
