@@ -2,7 +2,7 @@
 
 use crate::files::io;
 use crate::tables::{read_completions, read_outcomes, scan_metrics};
-use crate::{Manifest, Result, StageDir};
+use crate::{Error, Manifest, Part, Result, StageDir, Tables};
 use duel_spec::ids::hash_bytes;
 use duel_spec::metrics;
 use std::path::Path;
@@ -14,23 +14,46 @@ pub struct Digest {
     pub hash: String,
 }
 
-/// Digests of all files of a run that has ended: its experiment, its tables, every stage. What tells of time and memory is
-/// left out: `done.json`, the column `wall_seconds`, metrics in seconds and bytes, the manifest, the report.
-pub fn digests(run: &Path) -> Result<Vec<Digest>> {
+/// The digests of a run's files.
+#[derive(Debug, Clone, Default)]
+pub struct Digests {
+    pub all: Vec<Digest>,
+    /// Labels of the stages that are not finished, and so not among them.
+    pub missing: Vec<String>,
+}
+
+/// Digests of all files of a run: its experiment, its tables, every finished stage. What tells of time and memory is left out:
+/// `done.json`, the column `wall_seconds`, metrics in seconds and bytes, the manifest, the report.
+///
+/// # Errors
+/// A table that is damaged.
+pub fn digests(run: &Path) -> Result<Digests> {
     let manifest = Manifest::read(run)?;
-    let mut files: Vec<String> = ["experiment.toml", "metrics.parquet", "completions.parquet"].map(String::from).into();
-    files.extend(
-        ["outcomes.parquet", "search.json", "tuning.parquet"]
-            .map(String::from)
-            .into_iter()
-            .filter(|file| run.join(file).is_file()),
-    );
-    for folder in manifest.stages.values() {
-        let stage = StageDir::at(&run.join("stages").join(folder));
-        files.extend(stage.files()?.into_iter().map(|name| format!("stages/{folder}/{name}")));
+    let (mut files, mut missing) = (vec!["experiment.toml".to_string()], vec![]);
+    files.extend(Some("search.json".to_string()).filter(|file| run.join(file).is_file()));
+    for part in [Part::Comparison, Part::Search] {
+        // an unfinished run may hold the tables of an earlier one
+        let tables = match Tables::of(run, &manifest, part) {
+            Ok(tables) if tables.are_merged || manifest.is_of_older_format() => tables,
+            Ok(_) | Err(Error::Foreign { .. }) => continue,
+            Err(other) => return Err(other),
+        };
+        let paths = tables.metrics.iter().chain(&tables.completions).chain(&tables.outcomes);
+        files.extend(paths.filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned())));
+    }
+    let older = manifest.is_of_older_format().then_some(&manifest.stages).into_iter().flatten();
+    let planned = manifest.plan.iter().map(|stage| (&stage.label, &stage.folder));
+    for (label, folder) in planned.chain(older) {
+        let path = run.join("stages").join(folder);
+        if !path.join("done.json").is_file() {
+            missing.push(label.clone());
+            continue;
+        }
+        files.extend(StageDir::at(&path).files()?.into_iter().map(|name| format!("stages/{folder}/{name}")));
     }
     files.sort();
-    files.into_iter().map(|file| Ok(Digest { hash: hash(&run.join(&file))?, file })).collect()
+    let all = files.into_iter().map(|file| Ok(Digest { hash: hash(&run.join(&file))?, file }));
+    Ok(Digests { all: all.collect::<Result<_>>()?, missing })
 }
 
 /// One hash of them all.

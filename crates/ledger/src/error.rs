@@ -15,8 +15,20 @@ pub enum Error {
     Table { action: &'static str, path: PathBuf, problem: String },
     #[error("`{}` is damaged: {problem}", path.display())]
     Damaged { path: PathBuf, problem: String },
+    #[error("`{}` is not the experiment that was run: {}", path.display(), few(settings))]
+    Edited { path: PathBuf, settings: Vec<String> },
+    #[error("the tables of `{}` are not of its experiment: {problem}", path.display())]
+    Foreign { path: PathBuf, problem: String },
     #[error("`{}` was written by a newer Duel: format {found}, this one reads up to {known}", path.display())]
     Newer { path: PathBuf, found: u32, known: u32 },
+}
+
+/// The first of many settings, and how many more there are.
+fn few(settings: &[String]) -> String {
+    const NAMED: usize = 4;
+    let more = settings.len().saturating_sub(NAMED);
+    let named = settings[..settings.len() - more].join("; ");
+    if more == 0 { named } else { format!("{named}; and {more} more") }
 }
 
 impl From<Error> for std::io::Error {
@@ -51,6 +63,10 @@ impl Error {
             Self::NotARun { .. } => "name the folder that `duel run` wrote, for example `runs/smoke`".into(),
             Self::Table { .. } | Self::Damaged { .. } => {
                 "run the experiment again: what is whole is kept, what is damaged is made anew".into()
+            }
+            Self::Edited { .. } => "put it back as it was, or run it: what is finished and still fits is kept".into(),
+            Self::Foreign { .. } => {
+                "run the experiment again: finished stages are kept, and their tables merged anew".into()
             }
             Self::Newer { .. } => "update Duel, or write to another `--out`".into(),
         })

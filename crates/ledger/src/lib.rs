@@ -9,6 +9,7 @@ mod lease;
 mod live;
 mod lock;
 mod manifest;
+mod merged;
 mod owner;
 mod recorder;
 mod rounds;
@@ -16,16 +17,17 @@ mod run;
 mod stage;
 mod tables;
 
-pub use digest::{Digest, digest, digests};
+pub use digest::{Digest, Digests, digest, digests};
 pub use error::Error;
 pub use events::write_events;
 pub use files::{sweep, write_atomically};
 pub use lease::Lease;
 pub use live::Live;
 pub use lock::RunLock;
-pub use manifest::{Host, Manifest};
+pub use manifest::{Host, Manifest, Planned};
+pub use merged::{Part, Tables, merge};
 pub use recorder::StageRecorder;
-pub use rounds::{cells_of, read_rounds, write_rounds};
+pub use rounds::{cells_of, forget_rounds, read_rounds, write_rounds};
 pub use run::RunDir;
 pub use stage::{StageDir, StageId};
 pub use tables::{

@@ -2,6 +2,7 @@
 
 use crate::files::{MOST_TEXT, io, read_bounded, write_atomically};
 use crate::{Error, Result};
+use duel_spec::{Claim, Document};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -14,6 +15,17 @@ pub struct Host {
     pub processor: String,
     pub cores: usize,
     pub system: String,
+}
+
+/// A stage of a run's plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Planned {
+    pub label: String,
+    pub folder: String,
+    /// `None`: one for all seeds.
+    pub seed: Option<u64>,
+    /// Of a cell: whether it is tried for a choice. `None`: no cell.
+    pub tuning: Option<bool>,
 }
 
 /// `manifest.json`.
@@ -31,6 +43,15 @@ pub struct Manifest {
     pub inputs: BTreeMap<String, String>,
     /// Hash of each stage, by its folder.
     pub stages: BTreeMap<String, String>,
+    /// The same in the plan's order, with what each is of; empty before format 12.
+    #[serde(default)]
+    pub plan: Vec<Planned>,
+    /// The experiment as TOML, as it was run; empty before format 12.
+    #[serde(default)]
+    pub experiment: String,
+    /// The claims that stood in the experiment before any of its cells was finished; `None` before format 12.
+    #[serde(default)]
+    pub claims: Option<Vec<serde_json::Value>>,
     /// Seconds since 1970.
     pub started: u64,
     pub ended: Option<u64>,
@@ -78,5 +99,53 @@ impl Manifest {
             _ => io("read", &path)(e),
         })?;
         serde_json::from_slice(&bytes).map_err(|e| Error::Damaged { path, problem: e.to_string() })
+    }
+
+    /// Why a stage, by its label, is not finished.
+    pub fn why_missing(&self, label: &str) -> String {
+        self.failed.get(label).cloned().unwrap_or_else(|| {
+            match self.exit.as_str() {
+                "running" => "the run has not ended",
+                "interrupted" => "the run was interrupted before",
+                _ => "the run ended before",
+            }
+            .into()
+        })
+    }
+
+    /// Whether the run was written before manifests held their plan and their experiment.
+    pub fn is_of_older_format(&self) -> bool {
+        self.experiment.is_empty()
+    }
+
+    /// Whether `experiment.toml` still asks for the numbers that were run.
+    ///
+    /// # Errors
+    /// [`Error::Edited`] names the settings that differ.
+    pub fn check_experiment(&self, run: &Path, document: &Document) -> Result<()> {
+        if self.is_of_older_format() || self.experiment == document.to_toml() {
+            return Ok(());
+        }
+        let settings = match Document::parse("the experiment as recorded", &self.experiment, &[]) {
+            Ok(recorded) => document.differences(&recorded),
+            Err(unreadable) => vec![unreadable.to_string()],
+        };
+        if settings.is_empty() { Ok(()) } else { Err(Error::Edited { path: run.join("experiment.toml"), settings }) }
+    }
+
+    /// Whether a claim stood in the experiment before any cell was finished. A run of an older format does not know.
+    pub fn had_claim(&self, claim: &Claim) -> bool {
+        let claim = serde_json::json!(claim);
+        // a later Duel may have claims say more: what was recorded must be as it was
+        let is_it = |known: &serde_json::Value| {
+            known.as_object().is_some_and(|known| known.iter().all(|(key, value)| claim.get(key) == Some(value)))
+        };
+        self.claims.as_ref().is_none_or(|claims| claims.iter().any(is_it))
+    }
+
+    /// Ids of claims that stood there, and are no longer in the experiment.
+    pub fn dropped_claims(&self, claims: &[Claim]) -> Vec<String> {
+        let ids = self.claims.iter().flatten().filter_map(|claim| claim.get("id")?.as_str());
+        ids.filter(|id| !claims.iter().any(|claim| claim.id == *id)).map(String::from).collect()
     }
 }

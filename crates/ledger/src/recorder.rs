@@ -3,7 +3,7 @@
 use crate::files::{create_folder, read_bounded};
 use crate::live::Teller;
 use crate::tables::{Outcomes, write_completions, write_metrics, write_outcomes};
-use crate::{Result, write_atomically};
+use crate::{Result, StageId, write_atomically};
 use duel_spec::ids::hash_bytes;
 use duel_spec::metrics::Metric;
 use duel_spec::{Clocks, Completion, MetricRow, Outcome, Recorder};
@@ -33,14 +33,16 @@ pub struct StageRecorder {
 /// Where and how often states of trainings are kept.
 struct Keeping {
     folder: PathBuf,
-    /// Whose states they are: those of another binary are not gone on from.
+    /// The stage that they are of.
+    stage: String,
+    /// Who made them: those of another binary are not gone on from.
     tag: String,
     pause: Duration,
     last: Instant,
 }
 
-/// A file of a state: whose it is, the rows and completions so far, the state.
-type Kept = (String, Vec<MetricRow>, Vec<Completion>, Vec<u8>);
+/// A file of a state: its stage, who made it, the rows and completions so far, the state.
+type Kept = (String, String, Vec<MetricRow>, Vec<Completion>, Vec<u8>);
 
 impl std::fmt::Debug for StageRecorder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -71,9 +73,11 @@ impl StageRecorder {
         self
     }
 
-    /// Keeps states of trainings in `folder`, no more often than every `pause`; goes on from those that bear the same `tag`.
-    pub fn keeping(mut self, folder: PathBuf, tag: &str, pause: Duration) -> Self {
-        self.keeping = Some(Keeping { folder, tag: tag.into(), pause, last: Instant::now() });
+    /// Keeps states of the stage's trainings under `stages`, no more often than every `pause`; goes on from those that bear
+    /// the same `tag`.
+    pub fn keeping(mut self, stages: &Path, id: &StageId, tag: &str, pause: Duration) -> Self {
+        let (folder, stage) = (stages.join(id.kept()), id.folder());
+        self.keeping = Some(Keeping { folder, stage, tag: tag.into(), pause, last: Instant::now() });
         self
     }
 
@@ -133,7 +137,7 @@ impl Recorder for StageRecorder {
 
     fn keep(&mut self, training: &str, state: &[u8]) -> std::io::Result<()> {
         let Some(keeping) = &mut self.keeping else { return Ok(()) };
-        let rows = postcard::to_stdvec(&(&keeping.tag, &self.rows, &self.completions, state));
+        let rows = postcard::to_stdvec(&(&keeping.stage, &keeping.tag, &self.rows, &self.completions, state));
         let rows = rows.map_err(std::io::Error::other)?;
         let mut bytes = hash_bytes(&rows).into_bytes();
         bytes.extend(rows);
@@ -151,13 +155,19 @@ impl Recorder for StageRecorder {
             Err(other) => return Err(other),
         };
         let whole = bytes.split_at_checked(HASH).filter(|(hash, rest)| *hash == hash_bytes(rest).as_bytes());
-        let Some((tag, rows, completions, state)) = whole.and_then(|(_, rest)| postcard::from_bytes::<Kept>(rest).ok())
+        // the training begins anew; what was damaged, or of another stage, stays to be looked at
+        let Some((stage, tag, rows, completions, state)) =
+            whole.and_then(|(_, rest)| postcard::from_bytes::<Kept>(rest).ok())
         else {
-            // the training begins anew; what was damaged stays to be looked at
             std::fs::rename(&path, path.with_extension("damaged"))?;
             (self.on_progress)(0, 1, "the kept state is damaged: begins anew");
             return Ok(None);
         };
+        if stage != keeping.stage {
+            std::fs::rename(&path, path.with_extension("foreign"))?;
+            (self.on_progress)(0, 1, "the kept state is of another stage: begins anew");
+            return Ok(None);
+        }
         if tag != keeping.tag {
             return Ok(None);
         }

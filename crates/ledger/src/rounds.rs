@@ -26,6 +26,15 @@ pub fn write_rounds(run: &Path, rounds: &[Vec<Trial>]) -> Result<()> {
     write_atomically(&run.join("search.json"), &serde_json::to_vec_pretty(rounds).expect("plain data"))
 }
 
+/// Takes down the rounds of an earlier experiment.
+pub fn forget_rounds(run: &Path) -> Result<()> {
+    let path = run.join("search.json");
+    match std::fs::remove_file(&path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(crate::files::io("remove", &path)(e)),
+        _ => Ok(()),
+    }
+}
+
 /// Every cell that a run has come to so far.
 pub fn cells_of(run: &Path, experiment: &Experiment) -> Result<Vec<Cell>> {
     if !experiment.is_tuned() {

@@ -21,6 +21,12 @@ pub struct StageId {
 }
 
 impl StageId {
+    /// The stage that a folder of this name is of.
+    pub fn of_folder(name: &str) -> Option<Self> {
+        let (kind, hash) = name.rsplit_once('-')?;
+        Some(Self { kind: kind.into(), hash: hash.into() })
+    }
+
     /// Name of its folder.
     pub fn folder(&self) -> String {
         format!("{}-{}", self.kind, self.hash)
@@ -97,7 +103,7 @@ impl StageDir {
     /// As [`Self::open`], and what was found damaged, in words.
     pub fn sift(stages: &Path, id: &StageId) -> Result<(Option<Self>, Option<String>)> {
         let path = stages.join(id.folder());
-        match Self::check(&path) {
+        match Self::check(&path, id, |_| true) {
             Ok(done) => Ok((done.map(|_| Self(path)), None)),
             Err(damage @ Error::Damaged { .. }) => {
                 let aside = stages.join(format!("{}.damaged", id.folder()));
@@ -117,10 +123,22 @@ impl StageDir {
         }
     }
 
-    /// As [`Self::open`], where the stages are another run's: nothing is moved.
-    pub(crate) fn find(stages: &Path, id: &StageId) -> Result<Option<Self>> {
+    /// As [`Self::open`], for whoever reads: nothing is moved.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where a file does not have its hash, or the folder holds another stage.
+    pub fn find(stages: &Path, id: &StageId) -> Result<Option<Self>> {
+        Self::find_with(stages, id, |_| true)
+    }
+
+    /// As [`Self::find`], for whoever reads the stage's tables and nothing else.
+    pub(crate) fn find_tables(stages: &Path, id: &StageId) -> Result<Option<Self>> {
+        Self::find_with(stages, id, |name| name.ends_with(".parquet"))
+    }
+
+    fn find_with(stages: &Path, id: &StageId, is_read: impl Fn(&str) -> bool) -> Result<Option<Self>> {
         let path = stages.join(id.folder());
-        Ok(Self::check(&path)?.map(|_| Self(path)))
+        Ok(Self::check(&path, id, is_read)?.map(|_| Self(path)))
     }
 
     /// Every stage of the runs in `out` that has a `done.json`; its files are not read.
@@ -141,20 +159,24 @@ impl StageDir {
         Ok(stages)
     }
 
-    /// What makes the stage whole, with every file as it says; `None` where there is no stage. Whatever else lies in the
+    /// What makes the stage whole, with every file that `is_read` as it says; `None` where there is no stage. Whatever else lies in the
     /// folder is nobody's, and harms nobody.
     ///
     /// # Errors
     /// [`Error::Damaged`] where something is missing or other than it was written; [`Error::Io`] where it cannot be read, which
     /// says nothing against it.
-    fn check(path: &Path) -> Result<Option<Done>> {
+    fn check(path: &Path, id: &StageId, is_read: impl Fn(&str) -> bool) -> Result<Option<Done>> {
         match std::fs::metadata(path) {
             Ok(_) => {}
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
             Err(e) => return Err(io("read", path)(e)),
         }
         let done = Self::read_done(path)?;
-        for (name, expected) in &done.files {
+        if (&done.kind, &done.hash) != (&id.kind, &id.hash) {
+            let problem = format!("done.json says that it holds the stage {}-{}", done.kind, done.hash);
+            return Err(Error::Damaged { path: path.into(), problem });
+        }
+        for (name, expected) in done.files.iter().filter(|(name, _)| is_read(name)) {
             let file = path.join(name);
             let found = hash_file(&file).map_err(unreadable(path, &file))?;
             if found != *expected {

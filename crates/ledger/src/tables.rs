@@ -1,6 +1,7 @@
 //! `metrics.parquet`, `completions.parquet` and `outcomes.parquet`, written and read by polars; zstd.
 
 use crate::{Error, Result, write_atomically};
+use duel_spec::ids::hash_bytes;
 use duel_spec::{Clocks, Completion, MetricRow, Outcome};
 use polars::prelude::*;
 use std::collections::HashMap;
@@ -14,13 +15,15 @@ fn broken(action: &'static str, path: &Path) -> impl Fn(PolarsError) -> Error {
     move |e| Error::Table { action, path: path.clone(), problem: e.to_string() }
 }
 
-fn write(path: &Path, mut table: DataFrame) -> Result<()> {
+/// Writes a table and returns the hash of its file.
+fn write(path: &Path, mut table: DataFrame) -> Result<String> {
     let mut bytes = Vec::new();
     ParquetWriter::new(&mut bytes)
         .with_compression(ParquetCompression::Zstd(None))
         .finish(&mut table)
         .map_err(broken("written", path))?;
-    write_atomically(path, &bytes)
+    write_atomically(path, &bytes)?;
+    Ok(hash_bytes(&bytes))
 }
 
 /// Rows of a table: more than any run writes, and what a file of a few bytes can claim.
@@ -95,7 +98,7 @@ pub fn write_metrics(path: &Path, rows: &[MetricRow]) -> Result<()> {
         "value" => rows.iter().map(|r| r.value).collect::<Vec<_>>(),
     )
     .map_err(broken("written", path))?;
-    write(path, table)
+    write(path, table).map(drop)
 }
 
 /// A row of `metrics.parquet` with its names shared.
@@ -218,7 +221,7 @@ pub fn write_completions(path: &Path, rows: &[Completion]) -> Result<()> {
         "ended" => rows.iter().map(|r| r.ended).collect::<Vec<_>>(),
     )
     .map_err(broken("written", path))?;
-    write(path, table)
+    write(path, table).map(drop)
 }
 
 /// Reads a `completions.parquet`.
@@ -277,7 +280,7 @@ pub fn write_outcomes(path: &Path, policies: &[Outcomes]) -> Result<()> {
         "share" => rows().map(|(_, outcome)| outcome.share).collect::<Vec<_>>(),
     )
     .map_err(broken("written", path))?;
-    write(path, table)
+    write(path, table).map(drop)
 }
 
 /// Reads an `outcomes.parquet`.
@@ -310,8 +313,8 @@ pub fn read_outcomes(path: &Path) -> Result<Vec<Outcomes>> {
     policies().map_err(broken("read", path))
 }
 
-/// Joins the tables of finished stages, in the given order, into one file.
-pub fn merge_tables(from: &[std::path::PathBuf], to: &Path) -> Result<()> {
+/// Joins the tables of finished stages, in the given order, into one file, and returns its hash; `None` where there is none.
+pub fn merge_tables(from: &[std::path::PathBuf], to: &Path) -> Result<Option<String>> {
     let mut joined: Option<DataFrame> = None;
     for path in from {
         let table = read(path)?;
@@ -323,8 +326,5 @@ pub fn merge_tables(from: &[std::path::PathBuf], to: &Path) -> Result<()> {
             }
         });
     }
-    match joined {
-        Some(table) => write(to, table),
-        None => Ok(()),
-    }
+    joined.map(|table| write(to, table)).transpose()
 }

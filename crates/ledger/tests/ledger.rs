@@ -292,11 +292,12 @@ fn a_kept_state_brings_its_rows_back_and_a_damaged_one_is_set_aside() {
     use duel_spec::{Recorder, metrics};
     use std::time::Duration;
     let folder = tempfile::tempdir().unwrap();
-    let kept = folder.path().join("cell-0123.kept");
-    let recorder = |tag: &str| {
+    let of_stage = |hash: &str, tag: &str| {
+        let id = StageId { kind: "cell".into(), hash: hash.into() };
         let quiet = Box::new(|_: u64, _: u64, _: &str| {});
-        StageRecorder::new("dpo", "dpo", "-", 0, quiet).keeping(kept.clone(), tag, Duration::ZERO)
+        StageRecorder::new("dpo", "dpo", "-", 0, quiet).keeping(folder.path(), &id, tag, Duration::ZERO)
     };
+    let (kept, recorder) = (folder.path().join("cell-0123.kept"), |tag: &str| of_stage("0123", tag));
     let mut first = recorder("a");
     assert!(first.is_due() && first.resume("train").unwrap().is_none());
     first.record("train", Clocks::default(), metrics::LOSS, f64::NAN);
@@ -313,6 +314,12 @@ fn a_kept_state_brings_its_rows_back_and_a_damaged_one_is_set_aside() {
     assert!(rows.len() == 1 && rows[0].value.is_nan());
 
     assert!(recorder("b").resume("train").unwrap().is_none(), "another binary's");
+    // copied to another stage's place, by the same binary
+    let theirs = folder.path().join("cell-4567.kept");
+    std::fs::create_dir(&theirs).unwrap();
+    std::fs::copy(kept.join("train"), theirs.join("train")).unwrap();
+    assert!(of_stage("4567", "a").resume("train").unwrap().is_none());
+    assert!(!theirs.join("train").exists() && theirs.join("train.foreign").exists());
     let file = kept.join("train");
     let mut bytes = std::fs::read(&file).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
@@ -321,4 +328,203 @@ fn a_kept_state_brings_its_rows_back_and_a_damaged_one_is_set_aside() {
     assert!(!file.exists() && kept.join("train.damaged").exists());
     std::fs::write(&file, b"short").unwrap();
     assert!(recorder("a").resume("train").unwrap().is_none());
+}
+
+#[test]
+fn a_stage_under_the_name_of_another_is_neither_reused_nor_read() {
+    let out = tempfile::tempdir().unwrap();
+    let [first, second] = ["first", "second"].map(|name| RunDir::create(out.path(), name).unwrap());
+    let other = StageId { kind: "sft".into(), hash: "4567".into() };
+    let stage = make(&first.stages());
+    let copy = first.stages().join(other.folder());
+    std::fs::create_dir(&copy).unwrap();
+    for file in ["weights", "done.json"] {
+        std::fs::copy(stage.file(file), copy.join(file)).unwrap();
+    }
+    // by a run beside it, by whoever reads, by the run itself
+    assert!(!second.has_stage(&other).unwrap() && second.find_stage(&other).unwrap().is_none());
+    let read = StageDir::find(&first.stages(), &other).unwrap_err().to_string();
+    assert!(read.contains("sft-0123"), "{read}");
+    let (found, words) = first.sift_stage(&other).unwrap();
+    assert!(found.is_none() && words.unwrap().contains("holds the stage sft-0123"));
+    assert!(StageDir::open(&first.stages(), &id()).unwrap().is_some(), "the one that it was copied from stays");
+}
+
+/// A run of two cells at two seeds, its stages made by hand: `finished` of them, by label.
+fn planned(run: &std::path::Path, experiment: &str, cells: &[(&str, u64)], finished: &[&str]) -> Manifest {
+    let folder =
+        |label: &str| format!("cell-{}", &duel_spec::ids::hash_bytes(format!("{experiment} {label}").as_bytes())[..16]);
+    let plan: Vec<Planned> = cells
+        .iter()
+        .map(|(label, seed)| Planned {
+            label: label.to_string(),
+            folder: folder(label),
+            seed: Some(*seed),
+            tuning: Some(false),
+        })
+        .collect();
+    std::fs::create_dir_all(run.join("stages")).unwrap();
+    for (n, cell) in plan.iter().enumerate().filter(|(_, cell)| finished.contains(&cell.label.as_str())) {
+        let clocks = Clocks { step: 7, tokens: 1, flops: 1.0, wall_seconds: 0.5 };
+        let [arm, method, point, stage, metric] = [&cell.label, "dpo", "-", "train", "loss"].map(String::from);
+        let row = MetricRow { arm, method, point, seed: 0, stage, clocks, metric, value: n as f64 };
+        StageDir::make(
+            &run.join("stages"),
+            &StageId::of_folder(&cell.folder).unwrap(),
+            &serde_json::Value::Null,
+            |to| write_metrics(&to.join("metrics.parquet"), &[row]),
+        )
+        .unwrap();
+    }
+    Manifest {
+        format: duel_spec::FORMAT_VERSION,
+        experiment: experiment.into(),
+        stages: plan.iter().map(|cell| (cell.label.clone(), cell.folder.clone())).collect(),
+        plan,
+        exit: "complete".into(),
+        ..Manifest::default()
+    }
+}
+
+fn arms(tables: &Tables) -> Vec<String> {
+    let rows = tables.metrics.iter().flat_map(|path| read_metrics(path).unwrap().rows);
+    rows.map(|row| row.arm.to_string()).collect()
+}
+
+#[test]
+fn tables_are_read_where_they_are_of_the_plan_and_else_the_stages() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path();
+    let old = planned(run, "old", &[("a", 0), ("b", 0), ("c", 1)], &["a", "b"]);
+    merge(run, &old, Part::Comparison).unwrap();
+    let of = |manifest| Tables::of(run, manifest, Part::Comparison);
+    let found = of(&old).unwrap();
+    assert!(found.are_merged && found.cells == 3 && found.missing.len() == 1, "{found:?}");
+    assert_eq!(arms(&found), ["a", "b"]);
+
+    // the experiment is edited and cut off: the table is of another's stages, and none of it is read
+    let mut new = planned(run, "new", &[("a", 0), ("b", 0)], &["b"]);
+    new.exit = "interrupted".into();
+    let found = of(&new).unwrap();
+    assert!(!found.are_merged, "{found:?}");
+    assert_eq!(
+        (arms(&found), found.missing),
+        (vec!["b".to_string()], vec![("a".into(), "the run was interrupted before".into())])
+    );
+    assert!(digests(run).is_err(), "there is no manifest");
+    new.write(run).unwrap();
+    std::fs::write(run.join("experiment.toml"), "").unwrap();
+    let Digests { all, missing } = digests(run).unwrap();
+    assert!(missing == ["a"] && all.iter().all(|digest| digest.file != "metrics.parquet"), "{all:?}");
+
+    // fewer seeds than the table has: it is not of this plan, and the stages are all there
+    let fewer = Manifest { plan: old.plan[..1].to_vec(), ..old.clone() };
+    assert!(of(&fewer).unwrap().missing.is_empty() && !of(&fewer).unwrap().are_merged);
+
+    // a stage more than the table has, as while a run goes on
+    let late = StageId::of_folder(&old.plan[2].folder).unwrap();
+    let table =
+        StageDir::find(&run.join("stages"), &StageId::of_folder(&old.plan[0].folder).unwrap()).unwrap().unwrap();
+    StageDir::make::<Error>(&run.join("stages"), &late, &serde_json::Value::Null, |to| {
+        std::fs::copy(table.file("metrics.parquet"), to.join("metrics.parquet")).unwrap();
+        Ok(())
+    })
+    .unwrap();
+    let found = of(&old).unwrap();
+    assert!(!found.are_merged && found.missing.is_empty() && arms(&found).len() == 3, "{found:?}");
+}
+
+#[test]
+fn a_table_without_its_hash_is_named_and_one_that_is_gone_is_made_up_for_by_the_stages() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path();
+    let manifest = planned(run, "e", &[("a", 0), ("b", 0)], &["a", "b"]);
+    merge(run, &manifest, Part::Comparison).unwrap();
+    let table = run.join("metrics.parquet");
+    let bytes = std::fs::read(&table).unwrap();
+    for place in (0..bytes.len()).step_by(23) {
+        let mut flipped = bytes.clone();
+        flipped[place] ^= 1 << (place % 8);
+        std::fs::write(&table, &flipped).unwrap();
+        let error = Tables::of(run, &manifest, Part::Comparison).unwrap_err();
+        assert!(matches!(&error, Error::Damaged { path, .. } if *path == table), "{place}: {error}");
+    }
+    std::fs::remove_file(&table).unwrap();
+    assert_eq!(arms(&Tables::of(run, &manifest, Part::Comparison).unwrap()), ["a", "b"]);
+    // without the stages it has to be there, and of these
+    std::fs::rename(run.join("stages"), run.join("elsewhere")).unwrap();
+    let error = Tables::of(run, &manifest, Part::Comparison).unwrap_err();
+    assert!(error.to_string().contains("metrics.parquet"), "{error}");
+    std::fs::write(&table, &bytes).unwrap();
+    assert!(Tables::of(run, &manifest, Part::Comparison).unwrap().are_merged);
+    let other = tempfile::tempdir().unwrap();
+    let theirs = planned(other.path(), "theirs", &[("a", 0)], &["a"]);
+    merge(other.path(), &theirs, Part::Comparison).unwrap();
+    for file in ["metrics.parquet", "tables.json"] {
+        std::fs::copy(other.path().join(file), run.join(file)).unwrap();
+    }
+    assert!(matches!(Tables::of(run, &manifest, Part::Comparison), Err(Error::Foreign { .. })));
+    std::fs::remove_file(run.join("tables.json")).unwrap();
+    assert!(matches!(Tables::of(run, &manifest, Part::Comparison), Err(Error::Foreign { .. })));
+}
+
+#[test]
+fn merging_leaves_no_table_of_an_earlier_experiment() {
+    let folder = tempfile::tempdir().unwrap();
+    let manifest = planned(folder.path(), "e", &[("a", 0)], &["a"]);
+    for left in ["outcomes.parquet", "completions.parquet"] {
+        std::fs::write(folder.path().join(left), "of another").unwrap();
+    }
+    merge(folder.path(), &manifest, Part::Comparison).unwrap();
+    let tables = Tables::of(folder.path(), &manifest, Part::Comparison).unwrap();
+    assert!(tables.outcomes.is_empty() && tables.completions.is_empty() && tables.metrics.len() == 1);
+    assert!(!folder.path().join("outcomes.parquet").exists());
+}
+
+#[test]
+fn tables_of_an_older_format_are_taken_unless_the_run_was_cut_off() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path();
+    write_metrics(&run.join("metrics.parquet"), &[]).unwrap();
+    let of = |exit: &str| {
+        let manifest = Manifest { format: 11, exit: exit.into(), ..Manifest::default() };
+        Tables::of(run, &manifest, Part::Comparison)
+    };
+    assert_eq!(of("complete").unwrap().metrics.len(), 1);
+    assert_eq!(of("failed").unwrap().metrics.len(), 1);
+    assert!(matches!(of("interrupted"), Err(Error::Foreign { .. })));
+    std::fs::remove_file(run.join("metrics.parquet")).unwrap();
+    assert!(matches!(of("complete"), Err(Error::Foreign { .. })));
+}
+
+#[test]
+fn an_experiment_that_was_edited_after_its_run_is_told_by_its_settings() {
+    use duel_spec::{Document, Experiment};
+    let text = "seeds = 5\n[arms.a]\nmethod = \"dpo\"\ngrid.beta = [0.1]\n";
+    let claim = "[[claims]]\nid = \"C\"\narms = [\"a\", \"reference\"]\n";
+    let document = |text: &str| Document::parse("e.toml", text, &[]).unwrap();
+    let claims = |text: &str| Experiment::from_document(&document(text)).unwrap().claims;
+    let recorded = format!("{text}{claim}");
+    let manifest = Manifest {
+        format: duel_spec::FORMAT_VERSION,
+        experiment: document(&recorded).to_toml(),
+        claims: Some(claims(&recorded).iter().map(|claim| serde_json::json!(claim)).collect()),
+        ..Manifest::default()
+    };
+    let check = |text: &str| manifest.check_experiment(std::path::Path::new("run"), &document(text));
+    check(&recorded).unwrap();
+    check(&format!("question = \"another?\"\n{text}[slurm]\nretries = 3\n")).unwrap(); // changes no number
+    let error = check(&recorded.replace("0.1", "0.2").replace("seeds = 5", "seeds = 3")).unwrap_err().to_string();
+    for words in
+        ["arms.a.grid.beta is [0.2], and [0.1] as recorded", "seeds is 3, and 5 as recorded", "experiment.toml"]
+    {
+        assert!(error.contains(words), "`{words}` is not in {error}");
+    }
+
+    let stood = |text: &str| claims(text).iter().map(|claim| manifest.had_claim(claim)).collect::<Vec<_>>();
+    assert_eq!(stood(&recorded), [true]);
+    assert_eq!(stood(&format!("{text}{claim}smallest = 0.01\n")), [false]);
+    assert_eq!(stood(&format!("{recorded}{}", claim.replace("\"C\"", "\"D\""))), [true, false]);
+    assert_eq!(manifest.dropped_claims(&claims(text)), ["C"]);
+    assert!(Manifest::default().had_claim(&claims(&recorded)[0]), "an older format does not know");
 }

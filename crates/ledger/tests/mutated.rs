@@ -95,9 +95,11 @@ fn damaged_manifests_and_rounds_are_read_or_refused() {
 #[test]
 fn damaged_kept_states_are_resumed_or_set_aside() {
     let folder = tempfile::tempdir().unwrap();
+    let id = StageId { kind: "cell".into(), hash: "0123".into() };
+    let kept = folder.path().join(id.kept()).join("train");
     let recorder = || {
         let quiet = Box::new(|_: u64, _: u64, _: &str| {});
-        StageRecorder::new("dpo", "dpo", "-", 0, quiet).keeping(folder.path().into(), "a", Duration::ZERO)
+        StageRecorder::new("dpo", "dpo", "-", 0, quiet).keeping(folder.path(), &id, "a", Duration::ZERO)
     };
     let mut first = recorder();
     for step in 0..20 {
@@ -105,7 +107,7 @@ fn damaged_kept_states_are_resumed_or_set_aside() {
     }
     first.completion(completion());
     first.keep("train", &[7; 200]).unwrap();
-    let whole = std::fs::read(folder.path().join("train")).unwrap();
+    let whole = std::fs::read(&kept).unwrap();
     const HASH: usize = 64;
     mutated::every("kept", 1500, &[&whole], &["\u{ff}\u{ff}\u{ff}\u{ff}\u{7f}"], |case, bytes| {
         let mut bytes = bytes.to_vec();
@@ -114,7 +116,7 @@ fn damaged_kept_states_are_resumed_or_set_aside() {
             let hash = hash_bytes(&bytes[HASH..]);
             bytes[..HASH].copy_from_slice(hash.as_bytes());
         }
-        std::fs::write(folder.path().join("train"), bytes).unwrap();
+        std::fs::write(&kept, bytes).unwrap();
         let _ = recorder().resume("train");
     });
 }

@@ -20,11 +20,19 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// Runs whose parquet files are missing or damaged; a folder that cannot be written.
 pub fn compare(folders: &[PathBuf], to: &Path) -> Result<Written> {
-    let runs: Vec<Run> = folders.iter().map(|folder| Run::read(folder)).collect::<Result<_>>()?;
-    let (mut warnings, mut verdicts) = (vec![], vec![]);
+    let mut runs: Vec<Run> = folders.iter().map(|folder| Run::read(folder)).collect::<Result<_>>()?;
+    // two runs of one name are told apart by where they stand
+    let names: Vec<String> = runs.iter().map(|run| run.experiment.name.clone()).collect();
+    for run in &mut runs {
+        if names.iter().filter(|name| **name == run.experiment.name).count() > 1 {
+            run.experiment.name = run.folder.display().to_string();
+        }
+    }
+    let (mut notes, mut warnings, mut verdicts) = (vec![], vec![], vec![]);
     for run in &runs {
         let tuning = searched(run)?;
         let name = &run.experiment.name;
+        notes.extend(run.notes().into_iter().map(|note| format!("{name}: {note}")));
         warnings.extend(sensitivity::edges(run, &tuning).into_iter().map(|edge| format!("{name}: {edge}")));
         verdicts.extend(verdict::judge(run, &tuning).into_iter().map(|verdict| (name.clone(), verdict)));
     }
@@ -46,11 +54,13 @@ pub fn compare(folders: &[PathBuf], to: &Path) -> Result<Written> {
             costs => Serde(costs(&runs)),
             settings => Serde(settings(&runs)),
             verdicts => Serde(verdicts),
+            notes => notes.clone(),
         },
     )?;
     let page = to.join("index.html");
     duel_ledger::write_atomically(&page, filled.as_bytes())?;
-    Ok(Written { page, warnings })
+    notes.extend(warnings);
+    Ok(Written { page, warnings: notes })
 }
 
 /// Every arm with its run, in the order that gives them their colours.

@@ -94,11 +94,18 @@ pub fn figures(run: &Path) -> Result<Vec<String>> {
     Ok(all(&run, &searched(&run)?).into_iter().map(|chart| chart.name).collect())
 }
 
-/// The bytes of one chart, so wide: an SVG or a PDF of that size, a PNG of 300 dots an inch.
+/// The bytes of one chart, so wide: an SVG or a PDF of that size, a PNG of 300 dots an inch. With them what a person should know
+/// before they believe it.
 ///
 /// # Errors
-/// A run whose parquet files are missing or damaged; a chart that it does not have.
-pub fn figure(run: &Path, name: &str, Width(inches): Width, format: Format, theme: Theme) -> Result<Vec<u8>> {
+/// A run whose tables are damaged, or not of its experiment; a chart that it does not have.
+pub fn figure(
+    run: &Path,
+    name: &str,
+    Width(inches): Width,
+    format: Format,
+    theme: Theme,
+) -> Result<(Vec<u8>, Vec<String>)> {
     let run = Run::read(run)?;
     let all = all(&run, &searched(&run)?);
     let Some(chart) = all.iter().find(|chart| chart.name == name) else {
@@ -107,16 +114,17 @@ pub fn figure(run: &Path, name: &str, Width(inches): Width, format: Format, them
     };
     let (drawing, is_dark) = (&chart.drawing, theme == Theme::Dark);
     let (width, height) = drawing.size();
-    match format {
+    let bytes = match format {
         Format::Svg => {
             let (svg, _) = svg(drawing, is_dark)?;
             let own = format!("<svg width=\"{width}\" height=\"{height}\"");
             let tall = inches * f64::from(height) / f64::from(width);
-            Ok(svg.replacen(&own, &format!("<svg width=\"{inches:.4}in\" height=\"{tall:.4}in\""), 1).into_bytes())
+            svg.replacen(&own, &format!("<svg width=\"{inches:.4}in\" height=\"{tall:.4}in\""), 1).into_bytes()
         }
-        Format::Png => png(drawing, inches * DOTS / f64::from(width), is_dark),
-        Format::Pdf => pdf(drawing, inches * 72.0, is_dark),
-    }
+        Format::Png => png(drawing, inches * DOTS / f64::from(width), is_dark)?,
+        Format::Pdf => pdf(drawing, inches * 72.0, is_dark)?,
+    };
+    Ok((bytes, run.notes()))
 }
 
 #[cfg(test)]

@@ -59,20 +59,28 @@ fn searched(run: &Run) -> Result<Tuning> {
     Tuning::read(&run.folder, &run.experiment, &cells)
 }
 
+/// The claims of a run's experiment, judged.
+#[derive(Debug, Clone)]
+pub struct Judged {
+    pub verdicts: Vec<Verdict>,
+    /// What a person should know before they believe them.
+    pub warnings: Vec<String>,
+}
+
 /// Judges the claims of a run's experiment.
 ///
 /// # Errors
-/// A run whose parquet files are missing or damaged.
-pub fn judge(run: &Path) -> Result<Vec<Verdict>> {
+/// A run whose tables are damaged, or not of its experiment.
+pub fn judge(run: &Path) -> Result<Judged> {
     let run = Run::read(run)?;
     let tuning = searched(&run)?;
-    Ok(verdict::judge(&run, &tuning))
+    Ok(Judged { verdicts: verdict::judge(&run, &tuning), warnings: run.notes() })
 }
 
 /// Writes `report/` of a run: charts, tables, and the page.
 ///
 /// # Errors
-/// A run whose parquet files are missing or damaged; a folder that cannot be written.
+/// A run whose tables are damaged, or not of its experiment; a folder that cannot be written.
 pub fn write(run: &Path) -> Result<Written> {
     let run = Run::read(run)?;
     let tuning = searched(&run)?;
@@ -82,11 +90,11 @@ pub fn write(run: &Path) -> Result<Written> {
         std::fs::create_dir_all(&path).map_err(|source| Error::Write { path, source })?;
     }
     let edges = sensitivity::edges(&run, &tuning);
-    let missing = verdict::missing_words(&run.missing());
     let verdicts = verdict::judge(&run, &tuning);
     let charts = figures::draw(&run, &tuning, &report.join("charts"))?;
     let tables = tables::write(&run, &tuning, &verdicts, &report.join("tables"))?;
     let page = report.join("index.html");
-    duel_ledger::write_atomically(&page, page::fill(&run, &charts, &tables, &edges, &missing, &verdicts)?.as_bytes())?;
-    Ok(Written { page, warnings: missing.into_iter().chain(edges).collect() })
+    duel_ledger::write_atomically(&page, page::fill(&run, &charts, &tables, &edges, &verdicts)?.as_bytes())?;
+    let warnings = run.notes().into_iter().chain(edges).collect();
+    Ok(Written { page, warnings })
 }

@@ -54,7 +54,6 @@ pub(crate) fn fill(
     charts: &[Figure],
     tables: &Tables,
     edges: &[String],
-    missing: &[String],
     verdicts: &[Verdict],
 ) -> Result<String> {
     let costs = figures::arm_costs(run);
@@ -124,7 +123,8 @@ pub(crate) fn fill(
             tuning => Serde(&run.experiment.tuning),
             tuning_kl => nats(run.experiment.tuning.kl),
             edges => Serde(edges),
-            missing => Serde(missing),
+            unfinished => run.unfinished(),
+            dropped_claims => run.dropped_claims(),
             verdicts => Serde(verdicts.iter().map(Judged::new).collect::<Vec<_>>()),
             folder => format!("runs/{}", run.experiment.name),
             completions => embedded(&completions(run))?,

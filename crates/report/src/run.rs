@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::calibration::Bin;
-use duel_ledger::{Manifest, Outcomes, Row, read_completions, read_outcomes, scan_metrics};
+use duel_ledger::{Manifest, Outcomes, Part, Row, Tables, read_completions, read_outcomes, scan_metrics};
 use duel_spec::metrics::{self, Metric};
 use duel_spec::{Cell, Clocks, Completion, Experiment, Method, NO_POINT, RewardSource, SHARED_ARM};
 use std::collections::{BTreeMap, HashMap};
@@ -123,6 +123,10 @@ pub struct Run {
     /// What the arms are compared on, without what was tried for a choice.
     pub cells: Vec<Cell>,
     pub manifest: Manifest,
+    /// Why cells are not in the tables, by their labels.
+    absent: BTreeMap<String, String>,
+    /// How far a search is that has not come to its comparison.
+    searching: Option<String>,
     pub completions: Vec<Completion>,
     /// The points of the experiment's arms, arm by arm, then the pseudo-arms: `reference`, `optimum`,
     /// `ppo-ideal`, `best-of-n`.
@@ -175,6 +179,15 @@ const ALONG: [Metric; 4] = [metrics::KL_STEP, metrics::CLIP_SHARE, metrics::DPO_
 /// Arm, point, stage and metric of a row.
 type Place = [Arc<str>; 4];
 
+/// Missing cells that are named before the rest is counted.
+const NAMED: usize = 12;
+
+/// How far a search is that has not come to its comparison.
+fn far(search: &Tables) -> String {
+    let (finished, cells) = (search.cells - search.missing.len().min(search.cells), search.cells);
+    format!("nothing is compared yet: the search has asked for {cells} cells so far, {finished} of them finished")
+}
+
 /// Arms that are not trained: what the trained ones are held against.
 const PSEUDO_ARMS: [&str; 4] = ["reference", "optimum", "ppo-ideal", "best-of-n"];
 
@@ -182,26 +195,41 @@ impl Run {
     /// Reads a run directory.
     ///
     /// # Errors
-    /// No run there, or a file of it missing or damaged.
+    /// No run there, or a file of it damaged; tables that are not of its experiment.
     pub fn read(folder: &Path) -> Result<Self> {
         let manifest = Manifest::read(folder)?;
-        let (experiment, _) = Experiment::load(&folder.join("experiment.toml"), &[])?;
+        let (experiment, document) = Experiment::load(&folder.join("experiment.toml"), &[])?;
+        manifest.check_experiment(folder, &document)?;
+        let tables = Tables::of(folder, &manifest, Part::Comparison)?;
         let mut cells = duel_ledger::cells_of(folder, &experiment)?;
         cells.retain(|cell| !cell.tuning);
+        let searching = match experiment.is_tuned() && cells.is_empty() {
+            true => Some(far(&Tables::of(folder, &manifest, Part::Search)?)),
+            false => None,
+        };
         let mut run = Self::empty(folder, experiment, cells, manifest);
-        run.completions = read_completions(&folder.join("completions.parquet"))?;
-        let earned = folder.join("outcomes.parquet");
-        run.outcomes = if earned.is_file() { read_outcomes(&earned)? } else { vec![] };
+        (run.absent, run.searching) = (tables.missing.into_iter().collect(), searching);
+        for path in &tables.completions {
+            run.completions.extend(read_completions(path)?);
+        }
+        for path in &tables.outcomes {
+            run.outcomes.extend(read_outcomes(path)?);
+        }
         // row by row: a long run has more rows than memory should hold
         let mut points = Points::default();
-        scan_metrics(&folder.join("metrics.parquet"), |row| run.take(&mut points, row))?;
+        for path in &tables.metrics {
+            scan_metrics(path, |row| run.take(&mut points, row))?;
+        }
         run.arrange(points);
+        run.check_points()?;
         Ok(run)
     }
 
     /// A run before its tables are read.
     fn empty(folder: &Path, experiment: Experiment, cells: Vec<Cell>, manifest: Manifest) -> Self {
         Self {
+            absent: BTreeMap::new(),
+            searching: None,
             outcomes: vec![],
             along: HashMap::new(),
             folder: folder.into(),
@@ -230,6 +258,44 @@ impl Run {
         self.points = points.all;
         let arms: Vec<&str> = self.experiment.arms.keys().map(String::as_str).chain(PSEUDO_ARMS).collect();
         self.points.sort_by_key(|p| arms.iter().position(|a| *a == p.arm)); // stable: the grid's order stays
+    }
+
+    /// Whether every point is one that the experiment asks for.
+    fn check_points(&self) -> Result<()> {
+        let is_asked_for = |point: &&Point| {
+            PSEUDO_ARMS.contains(&point.arm.as_str())
+                || self.cells.iter().any(|cell| cell.arm == point.arm && cell.point.label == point.label)
+        };
+        match self.points.iter().find(|point| !is_asked_for(point)) {
+            None => Ok(()),
+            Some(Point { arm, label, .. }) => {
+                let problem = format!("they hold the point {label} of {arm}, which it does not ask for");
+                Err(duel_ledger::Error::Foreign { path: self.folder.clone(), problem }.into())
+            }
+        }
+    }
+
+    /// How much of the run is known, and what is missing; `None` where nothing is.
+    pub(crate) fn unfinished(&self) -> Option<String> {
+        let missing = self.missing();
+        let named = |cell: &Missing| format!("{} {}, seed {} ({})", cell.arm, cell.point, cell.seed, cell.because);
+        let all: Vec<String> = missing.iter().take(NAMED).map(named).collect();
+        let more = if missing.len() > NAMED { format!("; and {} more", missing.len() - NAMED) } else { String::new() };
+        let (cells, known) = (self.cells.len(), self.cells.len() - missing.len());
+        let told = || format!("{known} of {cells} cells; these are missing: {}{more}", all.join("; "));
+        self.searching.clone().or_else(|| (!missing.is_empty()).then(told))
+    }
+
+    /// Which claims were taken out of the experiment after the run.
+    pub(crate) fn dropped_claims(&self) -> Option<String> {
+        let dropped = self.manifest.dropped_claims(&self.experiment.claims);
+        let told = || format!("claims that were taken out of the experiment after the run: {}", dropped.join(", "));
+        (!dropped.is_empty()).then(told)
+    }
+
+    /// What to know of the run before it is believed.
+    pub fn notes(&self) -> Vec<String> {
+        self.unfinished().into_iter().chain(self.dropped_claims()).collect()
     }
 
     /// Takes a row of a training.
@@ -287,18 +353,15 @@ impl Run {
     pub(crate) fn ending(&self, cell: &Cell) -> Ending<'_> {
         let its = |p: &&Point| p.arm == cell.arm && p.label == cell.point.label;
         let mark = self.points.iter().find(its).and_then(|point| point.seeds.get(&cell.seed)?.last());
-        // as `duel run` labels the stage of a cell
-        let label = format!("{} {}, seed {}", cell.arm, cell.point.label, cell.seed);
+        let label = cell.label();
         match mark {
             Some(mark) if mark.is_recorded(metrics::KL) => Ending::Finished(mark),
             Some(_) => Ending::Missing("its KL was not measured".into()),
             None if self.manifest.has_diverged(&label) => Ending::Diverged,
-            None => Ending::Missing(match (self.manifest.failed.get(&label), self.manifest.exit.as_str()) {
-                (Some(words), _) => words.clone(),
-                (None, "interrupted") => "the run was interrupted before".into(),
-                (None, "running") => "the run has not ended".into(),
-                (None, _) => "the run ended before".into(),
-            }),
+            None => {
+                let why = self.absent.get(&label).cloned();
+                Ending::Missing(why.unwrap_or_else(|| self.manifest.why_missing(&label)))
+            }
         }
     }
 

@@ -4,7 +4,7 @@ use crate::Result;
 use crate::frontier::{KlGold, gold_at, within};
 use crate::run::{Mark, Point, Points, Run};
 use crate::stats::{Estimate, difference, mean};
-use duel_ledger::scan_metrics;
+use duel_ledger::{Manifest, Part, Tables, scan_metrics};
 use duel_spec::metrics::{self, Metric};
 use duel_spec::{Cell, Choose, Drawn, Experiment, RewardSource, SHARED_ARM};
 use std::collections::BTreeMap;
@@ -76,21 +76,23 @@ pub struct Tuning {
 }
 
 impl Tuning {
-    /// Reads `tuning.parquet` of a run; `cells` are those that were begun.
+    /// Reads what a run has tried so far; `cells` are those that were begun.
     ///
     /// # Errors
     /// A table that is damaged.
     pub fn read(run: &Path, experiment: &Experiment, cells: &[Cell]) -> Result<Self> {
         let mut points = Points::default();
         let mut reward_model: BTreeMap<u64, f64> = BTreeMap::new();
-        scan_metrics(&run.join("tuning.parquet"), |row| {
-            if row.stage.starts_with("evaluation-") {
-                points.mark(row);
-            } else if &*row.stage == "rm" && &*row.arm == SHARED_ARM {
-                let flops = reward_model.entry(row.seed).or_default();
-                *flops = flops.max(row.clocks.flops);
-            }
-        })?;
+        for path in Tables::of(run, &Manifest::read(run)?, Part::Search)?.metrics {
+            scan_metrics(&path, |row| {
+                if row.stage.starts_with("evaluation-") {
+                    points.mark(row);
+                } else if &*row.stage == "rm" && &*row.arm == SHARED_ARM {
+                    let flops = reward_model.entry(row.seed).or_default();
+                    *flops = flops.max(row.clocks.flops);
+                }
+            })?;
+        }
         let cells: Vec<&Cell> = cells.iter().filter(|cell| cell.tuning).collect();
         Ok(Self { reward_model, ..weigh(&points.all, &cells, experiment) })
     }

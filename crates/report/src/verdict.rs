@@ -45,6 +45,8 @@ pub struct Verdict {
     /// The claim in words: its statement, or what its rule says.
     pub words: String,
     pub judgement: Judgement,
+    /// Whether the claim was written, or changed, when cells were finished already.
+    pub added_after_run: bool,
     /// Of effects and intervals.
     pub unit: &'static str,
     /// Seeds, and what was asked for, in words.
@@ -117,6 +119,9 @@ pub fn judge(run: &Run, tuning: &Tuning) -> Vec<Verdict> {
             };
             let found = match folder.map(read) {
                 None => Err(format!("no run `{name}` lies beside this one")),
+                Some(Ok((run, _))) if run.experiment.name != *name => {
+                    Err(format!("the folder `{name}` beside this one holds the run `{}`", run.experiment.name))
+                }
                 Some(found) => {
                     found.map_err(|e: Error| format!("the run `{name}` beside this one cannot be read: {e}"))
                 }
@@ -174,7 +179,9 @@ pub fn judge(run: &Run, tuning: &Tuning) -> Vec<Verdict> {
         let reasons = refused[place].iter().cloned().chain(why).chain(missing_words(&missing)).collect();
         let unit = claim.metric.unit(run.experiment.world.kind == WorldKind::Grammar);
         let asked = asked(claim, &tests, unit);
-        Verdict { claim: claim.clone(), words: words(claim), judgement, unit, asked, tests, budgets, missing, reasons }
+        let (words, added_after_run) = (words(claim), !run.manifest.had_claim(claim));
+        let claim = claim.clone();
+        Verdict { claim, words, judgement, added_after_run, unit, asked, tests, budgets, missing, reasons }
     };
     claims.iter().enumerate().map(verdict).collect()
 }

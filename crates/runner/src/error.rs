@@ -46,6 +46,10 @@ pub enum Error {
     Worker { source: std::io::Error },
     #[error("the worker was asked for stage {place} of {name}, which the run's experiment.toml does not have")]
     StrayWorker { place: usize, name: String },
+    #[error("what `{stage}` is made of is no longer what the run was planned with")]
+    Changed { stage: String },
+    #[error("{finished} of {cells} cells of `{}` are finished, and {what} is not among them: {why}", path.display())]
+    Unfinished { path: PathBuf, what: String, finished: usize, cells: usize, why: String },
     #[error("`{stage}` needs `{needs}`, which is not finished")]
     Missing { stage: String, needs: String },
     #[error("{program} {}", problem.trim())]
@@ -177,6 +181,8 @@ impl Error {
             Self::Unscriptable { .. } => Some("give the run another `--out`, on a path of ordinary characters".into()),
             Self::NotText { .. } => Some("rename it, or name a link to it".into()),
             Self::TooLarge { .. } => Some("lower `model.layers` or `model.width`".into()),
+            Self::Changed { .. } => Some("rows, a model's files or the judge's program were written over while the run went on: run the same command again".into()),
+            Self::Unfinished { .. } => Some("`duel run` with the run's experiment goes on with it".into()),
             Self::Screen { .. } => Some("`duel watch RUN --once` prints the same as text".into()),
             Self::Cluster { .. } => Some("`sinfo` says whether this machine belongs to a Slurm cluster; the run's folder `slurm/` has what was submitted".into()),
             Self::Detached => Some("run the same command again to follow them and to report; `duel cancel RUN` cancels them".into()),

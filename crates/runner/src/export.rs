@@ -3,13 +3,13 @@
 use crate::cli::{ExportArgs, ExportAs, ImportArgs, Numbers};
 use crate::plan::{Kind, Plan, Stage};
 use crate::work::Desk;
-use crate::{Error, Result, print};
-use duel_ledger::{Manifest, RunDir, cells_of};
+use crate::{Error, Result, print, warn};
+use duel_ledger::RunDir;
 use duel_model::gguf::{self, Precision};
 use duel_model::huggingface::{self, Checkpoint, Special, Words};
 use duel_model::{Kind as Stored, Pretrained, TransformerConfig};
 use duel_report::Run;
-use duel_spec::{Experiment, REFERENCE};
+use duel_spec::REFERENCE;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
@@ -57,12 +57,11 @@ fn write(checkpoint: &Checkpoint, to: &Path, form: ExportAs, numbers: Numbers) -
 /// An arm, point or seed that the run does not have; an adapter that the arm did not train.
 pub fn export(args: &ExportArgs) -> Result<()> {
     // 1. Whose policy.
-    let manifest = Manifest::read(&args.run)?;
-    let (experiment, _) = Experiment::load(&args.run.join("experiment.toml"), &[])?;
-    let plan = Plan::new(&experiment, &manifest.device, cells_of(&args.run, &experiment)?)?;
+    let (manifest, experiment, plan) = Plan::of_run(&args.run)?;
     let run = RunDir::open(&args.run)?;
     let seed = args.seed.unwrap_or(experiment.seed);
     let stage = stage(args, &plan, seed)?;
+    plan.check_finished(&run, &manifest, stage, args.arm != REFERENCE)?;
     let (device, stop) = (duel_model::device::open(&manifest.device)?, AtomicBool::new(false));
     let desk = Desk::new(&experiment, &plan, stage, &run, device, &stop);
     let scene = desk.scene()?;
@@ -112,7 +111,13 @@ fn stage<'a>(args: &ExportArgs, plan: &'a Plan, seed: u64) -> Result<&'a Stage> 
     let own: Vec<&&Stage> = cells.iter().filter(of).collect();
     let label = match &args.point {
         Some(label) => Some(label.clone()),
-        None => Run::read(&args.run)?.featured(&args.arm).map(|point| point.label.clone()),
+        // where none is finished, the first
+        None => {
+            let report = Run::read(&args.run)?;
+            warn(&report.notes());
+            let first = || own.first()?.cell.as_ref().map(|cell| cell.point.label.clone());
+            report.featured(&args.arm).map(|point| point.label.clone()).or_else(first)
+        }
     };
     let names = |what: &'static str, found: String, accepted: Vec<String>| Error::NoSuch {
         what,

@@ -31,6 +31,7 @@ mod worker;
 
 use clap::{CommandFactory, Parser};
 use cli::{Cli, Command};
+use duel_ledger::Digests;
 use error::Error;
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
@@ -96,7 +97,11 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Import(args) => export::import(&args),
         Command::Watch(args) => watch::watch(&args),
         Command::Digest { run, detail } => {
-            let digests = duel_ledger::digests(&run)?;
+            let Digests { all: digests, missing } = duel_ledger::digests(&run)?;
+            if !missing.is_empty() {
+                let finished = format!("the run is not finished: this is of all but {} stages", missing.len());
+                warn(&[format!("{finished}: {}", missing.join("; "))]);
+            }
             if detail {
                 digests.iter().for_each(|digest| print(&format!("{}  {}\n", digest.hash, digest.file)));
             } else {
@@ -138,6 +143,13 @@ fn dispatch(command: Command) -> Result<()> {
             }
             done
         }
+    }
+}
+
+/// What to know of an answer before it is believed, on standard error.
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        let _ = writeln!(std::io::stderr(), "warning: {}", terminal::shown(warning));
     }
 }
 

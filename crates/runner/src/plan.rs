@@ -1,13 +1,13 @@
 //! From an experiment to its stages: what depends on what, and the hash that names each.
 
-use crate::{Result, scene};
-use duel_ledger::StageId;
+use crate::{Error, Result, scene};
+use duel_ledger::{Manifest, Planned, RunDir, StageId};
 use duel_spec::ids::{hash_bytes, stage_hash};
-use duel_spec::{Cell, Experiment, Method, ModelShape, WorldKind};
+use duel_spec::{Cell, Experiment, JudgeKind, Method, ModelShape, WorldKind};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// What a stage does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -72,9 +72,19 @@ impl Stage {
     /// For people: `sft, seed 3` or `ppo beta=0.1, seed 3`.
     pub fn label(&self) -> String {
         match (&self.cell, self.kind.is_shared()) {
-            (Some(cell), _) => format!("{} {}, seed {}", cell.arm, cell.point.label, self.seed),
+            (Some(cell), _) => cell.label(),
             (None, true) => self.kind.name().into(),
             (None, false) => format!("{}, seed {}", self.kind.name(), self.seed),
+        }
+    }
+
+    /// As a manifest keeps it.
+    pub fn planned(&self) -> Planned {
+        Planned {
+            label: self.label(),
+            folder: self.id.folder(),
+            seed: (!self.kind.is_shared()).then_some(self.seed),
+            tuning: self.cell.as_ref().map(|cell| cell.tuning),
         }
     }
 }
@@ -89,8 +99,34 @@ impl Plan {
     /// Lays cells of an experiment out with all that they need, in the cells' order: more cells leave the places of those
     /// before them as they are. `device` is part of every hash, as results depend on it.
     pub fn new(experiment: &Experiment, device: &str, cells: Vec<Cell>) -> Result<Self> {
+        Self::judged_by(&judge_files(experiment)?, experiment, device, cells)
+    }
+
+    /// The plan of a run, as it was: whatever has become of the judge's program since, the stages are those that it judged.
+    ///
+    /// # Errors
+    /// An `experiment.toml` that is not the experiment that was run.
+    pub fn of_run(run: &Path) -> Result<(Manifest, Experiment, Self)> {
+        let manifest = Manifest::read(run)?;
+        let (experiment, document) = Experiment::load(&run.join("experiment.toml"), &[])?;
+        manifest.check_experiment(run, &document)?;
+        let cells = duel_ledger::cells_of(run, &experiment)?;
+        let plan = match manifest.is_of_older_format() {
+            true => Self::new(&experiment, &manifest.device, cells)?,
+            false => Self::judged_by(&recorded_judge(&manifest), &experiment, &manifest.device, cells)?,
+        };
+        Ok((manifest, experiment, plan))
+    }
+
+    /// As [`Self::new`], where the hashes of the judge's program and files are these.
+    fn judged_by(
+        judge: &BTreeMap<String, String>,
+        experiment: &Experiment,
+        device: &str,
+        cells: Vec<Cell>,
+    ) -> Result<Self> {
         let mut plan = Self { stages: vec![] };
-        let world = world_settings(experiment)?;
+        let world = world_settings(experiment, judge)?;
         let learner = &experiment.learner;
         let pretrained = experiment.is_pretrained();
         let model = match pretrained {
@@ -152,6 +188,24 @@ impl Plan {
         Ok(plan)
     }
 
+    /// Whether all that a stage needs is finished, and the stage `itself` where that is wanted.
+    ///
+    /// # Errors
+    /// [`Error::Unfinished`] names what is not, why, and how far the run is.
+    pub fn check_finished(&self, run: &RunDir, manifest: &Manifest, stage: &Stage, itself: bool) -> Result<()> {
+        let is_there = |stage: &Stage| run.stages().join(stage.id.folder()).join("done.json").is_file();
+        let needed = stage.needs.iter().map(|&need| &self.stages[need]).chain(itself.then_some(stage));
+        let Some(absent) = needed.into_iter().find(|stage| !is_there(stage)) else { return Ok(()) };
+        let cells: Vec<&Stage> = self.stages.iter().filter(|stage| stage.kind == Kind::Cell).collect();
+        Err(Error::Unfinished {
+            path: run.path().into(),
+            what: absent.label(),
+            finished: cells.iter().filter(|cell| is_there(cell)).count(),
+            cells: cells.len(),
+            why: manifest.why_missing(&absent.label()),
+        })
+    }
+
     fn add(&mut self, kind: Kind, seed: u64, settings: Value, needs: Vec<usize>, cell: Option<Cell>) -> usize {
         let inputs: Vec<&str> = needs.iter().map(|&n| self.stages[n].id.hash.as_str()).collect();
         let mut key = settings;
@@ -171,22 +225,66 @@ impl Plan {
     }
 }
 
+/// Before the name of each file of the judge, among a manifest's inputs.
+const JUDGE: &str = "judge ";
+
+/// The hashes of the program that judges and of the files among its arguments, by their names there; empty where no program
+/// judges. A word of an argument counts as well: `sh -c "./judge.py --strict"`, `--weights=w.bin`. What is no file is left to
+/// `judge.version`.
+///
+/// # Errors
+/// A file that cannot be read.
+pub fn judge_files(experiment: &Experiment) -> Result<BTreeMap<String, String>> {
+    let judge = &experiment.judge;
+    if experiment.world.kind == WorldKind::Grammar || judge.kind != JudgeKind::Command {
+        return Ok(BTreeMap::new());
+    }
+    let words = |argument: &String| -> Vec<String> {
+        let parts = argument.split(|c: char| c.is_whitespace() || "='\"".contains(c)).filter(|part| !part.is_empty());
+        std::iter::once(argument.clone()).chain(parts.map(String::from)).collect()
+    };
+    let program = judge.command.first().and_then(|name| Some((name.clone(), program(name)?)));
+    let named = judge.command.iter().flat_map(words).map(|word| (word.clone(), PathBuf::from(word)));
+    let files = program.into_iter().chain(named.filter(|(_, path)| path.is_file()));
+    files.map(|(name, path)| Ok((name, duel_data::records::hash(&path)?))).collect()
+}
+
+/// The file of a program: itself, or in the folders of `PATH`.
+fn program(name: &str) -> Option<PathBuf> {
+    if name.contains('/') {
+        return Some(PathBuf::from(name)).filter(|path| path.is_file());
+    }
+    let folders = std::env::var_os("PATH")?;
+    std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|path| path.is_file())
+}
+
+/// What a manifest says of the judge's files, for its inputs, and back.
+pub fn judge_inputs(files: &BTreeMap<String, String>) -> impl Iterator<Item = (String, String)> {
+    files.iter().map(|(name, hash)| (format!("{JUDGE}{name}"), hash.clone()))
+}
+
+pub fn recorded_judge(manifest: &Manifest) -> BTreeMap<String, String> {
+    let files = manifest.inputs.iter().filter_map(|(name, hash)| Some((name.strip_prefix(JUDGE)?, hash)));
+    files.map(|(name, hash)| (name.to_string(), hash.clone())).collect()
+}
+
 /// The world's settings that decide what it is, its judge's among them.
-fn world_settings(experiment: &Experiment) -> Result<Value> {
+fn world_settings(experiment: &Experiment, judge: &BTreeMap<String, String>) -> Result<Value> {
     let world = &experiment.world;
+    let judge = json!({"settings": &experiment.judge, "files": judge});
     Ok(match world.kind {
         WorldKind::Grammar => json!({"kind": "grammar", "grammar": world.grammar}),
         WorldKind::Reviews => {
             let mut settings = json!(world.reviews);
             settings["data"] = json!(null); // where the files stand does not change what they say
-            json!({"kind": "reviews", "reviews": settings, "judge": &experiment.judge})
+            json!({"kind": "reviews", "reviews": settings, "judge": judge})
         }
         WorldKind::Rows => {
             let mut settings = json!(world.rows);
             for (name, (_, path)) in ["train", "validation", "test"].iter().zip(scene::row_files(experiment)) {
                 settings[name] = json!(duel_data::records::hash(&path)?);
             }
-            json!({"kind": "rows", "rows": settings, "judge": &experiment.judge})
+            json!({"kind": "rows", "rows": settings, "judge": judge})
         }
     })
 }
@@ -247,5 +345,39 @@ mod tests {
         for (a, b) in before.stages.iter().zip(&more_rows.stages) {
             assert_eq!(a.id == b.id, a.kind == Kind::Sft, "{}", a.label());
         }
+    }
+
+    /// Labels of the stages whose hashes are not the same.
+    fn moved(before: &Plan, after: &Plan) -> Vec<String> {
+        let pairs = before.stages.iter().zip(&after.stages);
+        pairs.filter(|(a, b)| a.id != b.id).map(|(a, _)| a.label()).collect()
+    }
+
+    #[test]
+    fn another_judge_is_another_experiment() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
+        ["judge.py", "weights.bin", "inner.sh"].into_iter().for_each(|name| write(name, "1"));
+        let judged = |more: &str| {
+            let (script, weights, inner) = (path("judge.py"), path("weights.bin"), path("inner.sh"));
+            plan(&format!(
+                "seeds = 1\n[world]\nkind = \"reviews\"\n[judge]\nkind = \"command\"\n\
+                 command = [\"python3\", \"{script}\", \"--weights={weights}\", \"exec {inner} --fast\", \"no/file\"]\n{more}\n\
+                 [arms.dpo]\nmethod = \"dpo\"\n"
+            ))
+        };
+        let before = judged("");
+        assert!(moved(&before, &judged("")).is_empty());
+        write("beside.py", "2");
+        assert!(moved(&before, &judged("")).is_empty(), "a file that the command does not name");
+        for name in ["judge.py", "weights.bin", "inner.sh"] {
+            write(name, "2");
+            assert_eq!(moved(&before, &judged("")).len(), before.stages.len(), "{name}");
+            write(name, "1");
+            assert!(moved(&before, &judged("")).is_empty());
+        }
+        assert_eq!(moved(&before, &judged("version = \"2\"")).len(), before.stages.len());
+        assert!(program("sh").is_some_and(|path| path.is_absolute()) && program("no-such-program").is_none());
     }
 }

@@ -2,10 +2,10 @@
 
 use crate::cli::{Executor, ExperimentArgs, ReportArgs, RunArgs};
 use crate::execute::{Outcome, Settings, execute};
-use crate::plan::{Kind, Plan, Stage, experiment_hash};
+use crate::plan::{Kind, Plan, Stage, experiment_hash, judge_files, judge_inputs};
 use crate::progress::Board;
 use crate::{Error, Result, host, log, scene, search, slurm};
-use duel_ledger::{Manifest, RunDir, RunLock, merge_tables, read_rounds, write_atomically};
+use duel_ledger::{Manifest, Part, Planned, RunDir, RunLock, read_rounds, write_atomically};
 use duel_report::{Tuning, Written};
 use duel_spec::{Cell, Document, Experiment, FORMAT_VERSION, Trial};
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,10 +69,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
     duel_ledger::sweep(run.path());
     log::write_to(run.path());
     tracing::info!(command = host::command().join(" "), commit = COMMIT, device = args.experiment.device, jobs, "run");
-    write_atomically(&run.path().join("experiment.toml"), document.to_toml().as_bytes())?;
     let before = Manifest::read(run.path()).ok();
-    let mut manifest = Manifest { stages: needed, ..manifest(&experiment, &args.experiment.device, jobs) };
-    manifest.write(run.path())?;
+    let mut manifest = Manifest { stages: needed, ..manifest(&experiment, &document, &args.experiment.device, jobs)? };
 
     let mut board = Board::new(jobs);
     board.say(&format!("{}: {}", experiment.name, experiment.question));
@@ -89,7 +87,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let ran = rounds(&experiment, args.executor, &settings, (&mut manifest, before), &mut board, &mut outcome);
     let ran = ran.and_then(|plan| {
         board.say("merging and reporting");
-        merge(&run, &plan, false)?;
+        duel_ledger::merge(run.path(), &manifest, Part::Comparison)?;
         if run.path().join("metrics.parquet").is_file() {
             duel_ledger::write_events(run.path(), manifest.started)?;
         }
@@ -99,7 +97,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let (made, reused) = (outcome.made, outcome.reused);
     tracing::info!(made, reused, seconds = started.elapsed().as_secs_f64(), ok = ran.is_ok(), "over");
     finish(&mut manifest, &outcome, ran.as_ref().err(), started);
-    manifest.write(run.path())?;
+    if !manifest.plan.is_empty() {
+        manifest.write(run.path())?; // what failed before it was planned leaves the run as it was
+    }
     let (Outcome { reused, made, failures, left_out, peak_memory }, plan) = (outcome, ran?);
     let has_cells = plan.stages.iter().any(|s| s.kind == Kind::Cell && run.stages().join(s.id.folder()).is_dir());
     if !failures.is_empty() && !has_cells {
@@ -126,7 +126,8 @@ pub fn report(args: &ReportArgs) -> Result<()> {
         ([run], None) => say_written(duel_report::write(run)?),
         ([run], Some(name)) if name == "list" => crate::print(&(duel_report::figures(run)?.join("\n") + "\n")),
         ([run], Some(name)) => {
-            let bytes = duel_report::figure(run, name, args.width, args.format, args.theme)?;
+            let (bytes, warnings) = duel_report::figure(run, name, args.width, args.format, args.theme)?;
+            crate::warn(&warnings);
             let path = args.output.clone().unwrap_or_else(|| format!("{name}.{}", args.format).into());
             duel_ledger::write_atomically(&path, &bytes)?;
             crate::print(&format!("{}\n", path.display()));
@@ -157,16 +158,20 @@ fn rounds(
             board.say(&told(&round, rounds.len() + 1));
         }
         rounds.push(round);
-        if experiment.is_tuned() {
-            duel_ledger::write_rounds(run.path(), &rounds)?;
-        }
         let cells: Vec<Cell> = rounds.iter().flat_map(|round| experiment.lay_out(round)).collect();
         let from = plan.stages.len();
         plan = Plan::new(experiment, settings.device, cells.clone())?;
         manifest.stages.extend(plan.stages.iter().map(|s| (s.label(), s.id.folder())));
+        manifest.plan = plan.stages.iter().map(Stage::planned).collect();
         if let Some(before) = &before {
             let is_same = |label: &&String| before.stages.get(*label) == manifest.stages.get(*label);
             manifest.diverged = before.diverged.iter().filter(is_same).cloned().collect();
+        }
+        if rounds.len() == 1 {
+            begin(run, experiment, manifest, before.as_ref())?;
+        }
+        if experiment.is_tuned() {
+            duel_ledger::write_rounds(run.path(), &rounds)?;
         }
         manifest.write(run.path())?;
         match executor {
@@ -180,11 +185,52 @@ fn rounds(
             break;
         }
         if experiment.is_tuned() {
-            merge(run, &plan, true)?;
+            duel_ledger::merge(run.path(), manifest, Part::Search)?;
             found = Tuning::read(run.path(), experiment, &cells)?;
         }
     }
     Ok(plan)
+}
+
+/// Writes down what is run, once it is known that it can be planned: an experiment that cannot leaves the run of an earlier one
+/// as it was. What a search of other settings asked for is no part of this one.
+fn begin(run: &RunDir, experiment: &Experiment, manifest: &mut Manifest, before: Option<&Manifest>) -> Result<()> {
+    manifest.claims = Some(standing_claims(run, experiment, manifest, before));
+    if before.is_none_or(|before| before.experiment != manifest.experiment) {
+        duel_ledger::forget_rounds(run.path())?;
+    }
+    Ok(write_atomically(&run.path().join("experiment.toml"), manifest.experiment.as_bytes())?)
+}
+
+/// The claims that stood before any cell of the plan was finished: all of them where none is; else those that this run has on
+/// record, or, where its cells are another run's, that one.
+fn standing_claims(
+    run: &RunDir,
+    experiment: &Experiment,
+    manifest: &Manifest,
+    before: Option<&Manifest>,
+) -> Vec<serde_json::Value> {
+    let folders = |plan: &[Planned]| -> BTreeSet<String> {
+        plan.iter().filter(|stage| stage.tuning.is_some()).map(|cell| cell.folder.clone()).collect()
+    };
+    let cells = folders(&manifest.plan);
+    let has_finished = |run: &Path| {
+        let stages = run.join("stages");
+        cells.iter().any(|cell| stages.join(cell).join("done.json").is_file())
+    };
+    let own = before.and_then(|before| before.claims.clone());
+    match own {
+        Some(claims) if has_finished(run.path()) => return claims,
+        None if has_finished(run.path()) => return vec![],
+        _ => {}
+    }
+    let beside = std::fs::read_dir(run.path().parent().unwrap_or(Path::new("."))).into_iter().flatten().flatten();
+    let beside: Vec<_> = beside.map(|entry| entry.path()).filter(|path| has_finished(path)).collect();
+    if beside.is_empty() {
+        return experiment.claims.iter().map(|claim| serde_json::json!(claim)).collect();
+    }
+    let theirs = beside.iter().filter_map(|path| Manifest::read(path).ok()?.claims);
+    theirs.flatten().chain(before.and_then(|before| before.claims.clone()).into_iter().flatten()).collect()
 }
 
 /// A round in one line.
@@ -211,12 +257,13 @@ pub fn at_once(experiment: &Experiment, asked: Option<u16>) -> usize {
     if experiment.is_pretrained() { 1 } else { asked.map_or_else(host::cores, usize::from) }
 }
 
-fn manifest(experiment: &Experiment, device: &str, jobs: usize) -> Manifest {
+fn manifest(experiment: &Experiment, document: &Document, device: &str, jobs: usize) -> Result<Manifest> {
     let mut inputs = BTreeMap::from([("experiment".to_string(), experiment_hash(experiment))]);
+    inputs.extend(judge_inputs(&judge_files(experiment)?));
     if scene::reads_reviews(experiment) {
         inputs.extend(duel_data::reviews::FILES.map(|(name, hash)| (name.to_string(), hash.to_string())));
     }
-    Manifest {
+    Ok(Manifest {
         format: FORMAT_VERSION,
         duel: env!("CARGO_PKG_VERSION").into(),
         commit: COMMIT.into(),
@@ -228,8 +275,9 @@ fn manifest(experiment: &Experiment, device: &str, jobs: usize) -> Manifest {
         inputs,
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         exit: "running".into(),
+        experiment: document.to_toml(),
         ..Manifest::default()
-    }
+    })
 }
 
 fn finish(manifest: &mut Manifest, outcome: &Outcome, ended_by: Option<&Error>, started: Instant) {
@@ -253,29 +301,4 @@ fn finish(manifest: &mut Manifest, outcome: &Outcome, ended_by: Option<&Error>, 
     manifest.failed = outcome.failures.iter().map(|f| (f.stage.clone(), last(&f.tail))).collect();
     manifest.failed.extend(outcome.left_out.iter().map(|stage| (stage.clone(), "needs what failed".into())));
     manifest.diverged.extend(outcome.failures.iter().filter(|f| f.diverged).map(|f| f.stage.clone()));
-}
-
-/// Joins what the stages measured, in the plan's order: those of the comparison, or those of the search before it.
-fn merge(run: &RunDir, plan: &Plan, tuning: bool) -> Result<()> {
-    let of = |stage: &Stage| stage.cell.as_ref().is_none_or(|cell| cell.tuning == tuning);
-    let seeds: BTreeSet<u64> = plan.stages.iter().filter(|s| s.cell.is_some() && of(s)).map(|s| s.seed).collect();
-    let files: &[(&str, &str)] = match tuning {
-        false => &[
-            ("metrics.parquet", "metrics.parquet"),
-            ("completions.parquet", "completions.parquet"),
-            ("outcomes.parquet", "outcomes.parquet"),
-        ],
-        true => &[("metrics.parquet", "tuning.parquet")],
-    };
-    for (file, to) in files {
-        let parts: Vec<_> = plan
-            .stages
-            .iter()
-            .filter(|stage| of(stage) && (stage.kind.is_shared() || seeds.contains(&stage.seed)))
-            .map(|stage| run.stages().join(stage.id.folder()).join(file))
-            .filter(|path| path.is_file())
-            .collect();
-        merge_tables(&parts, &run.path().join(to))?;
-    }
-    Ok(())
 }

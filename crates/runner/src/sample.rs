@@ -1,17 +1,17 @@
 //! `duel sample`: what every arm of a run responds, side by side, token by token.
 
 use crate::cli::{Format, SampleArgs};
-use crate::plan::{Kind, Plan, Stage};
+use crate::plan::{Kind, Plan, Stage, judge_files, recorded_judge};
 use crate::terminal::{json, shown};
 use crate::work::Desk;
-use crate::{Error, Result, print_styled};
+use crate::{Error, Result, print_styled, warn};
 use duel_data::{Prompt, World};
-use duel_ledger::{Manifest, RunDir, cells_of};
+use duel_ledger::RunDir;
 use duel_model::{Policy, Responses, generate, weights::host};
 use duel_objectives::{full_kl, token_logp};
 use duel_report::{Piece, Run, Said, fixed, signed};
 use duel_reward::Scorer;
-use duel_spec::{Experiment, JudgeKind, REFERENCE, Split, WorldKind, seeds};
+use duel_spec::{JudgeKind, REFERENCE, Split, WorldKind, seeds};
 use duel_training::sft;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -42,14 +42,26 @@ pub fn sample(args: &SampleArgs) -> Result<()> {
 /// Every response that is asked for, prompt by prompt.
 fn responses(args: &SampleArgs) -> Result<Vec<Said>> {
     // 1. The run, and whose policies speak.
-    let manifest = Manifest::read(&args.run)?;
-    let (experiment, _) = Experiment::load(&args.run.join("experiment.toml"), &[])?;
-    let plan = Plan::new(&experiment, &manifest.device, cells_of(&args.run, &experiment)?)?;
+    let (manifest, experiment, plan) = Plan::of_run(&args.run)?;
     let (report, run) = (Run::read(&args.run)?, RunDir::open(&args.run)?);
+    warn(&report.notes());
+    if args.judge && !manifest.is_of_older_format() && judge_files(&experiment)? != recorded_judge(&manifest) {
+        warn(&["the judge's program is not the one of the run: gold is the present one's".into()]);
+    }
     let seed = args.seed.unwrap_or(experiment.seed);
     let (device, stop) = (duel_model::device::open(&manifest.device)?, AtomicBool::new(false));
     let desk = |stage| Desk::new(&experiment, &plan, stage, &run, device.clone(), &stop);
-    let speakers = speakers(args, &plan, &report, seed)?;
+    let mut speakers = speakers(args, &plan, &report, seed)?;
+    // of an arm that was not asked for by name, what is not finished is left out
+    let finished =
+        |(arm, _, stage): &(String, String, &Stage)| plan.check_finished(&run, &manifest, stage, arm != REFERENCE);
+    let absent = speakers.iter().find_map(|speaker| finished(speaker).err());
+    speakers.retain(|speaker| finished(speaker).is_ok());
+    match absent {
+        Some(absent) if speakers.is_empty() || !args.arm.is_empty() => return Err(absent),
+        Some(absent) => warn(&[absent.to_string()]),
+        None => {}
+    }
 
     // 2. What they are asked: the same prompts and random numbers for all.
     let some = desk(speakers[0].2);
@@ -99,7 +111,13 @@ fn speakers<'a>(
     for arm in arms.iter().copied().filter(|arm| wanted(arm)) {
         let label = match &args.point {
             Some(label) => Some(label.clone()),
-            None => report.featured(arm).map(|point| point.label.clone()),
+            // where none is finished, the first
+            None => report.featured(arm).map(|point| point.label.clone()).or_else(|| {
+                let of_arm = |stage: &&Stage| {
+                    stage.cell.as_ref().filter(|cell| cell.arm == arm).map(|cell| cell.point.label.clone())
+                };
+                cells.iter().find_map(of_arm)
+            }),
         };
         let its = |s: &&&Stage| s.cell.as_ref().is_some_and(|c| c.arm == arm && Some(&c.point.label) == label.as_ref());
         match cells.iter().find(its) {

@@ -5,14 +5,14 @@ use crate::execute::Failure;
 use crate::plan::{Kind, Plan};
 use crate::terminal::json;
 use crate::work::Desk;
-use crate::{Error, Result, print};
+use crate::{Error, Result, print, warn};
 use duel_data::grammar::GrammarWorld;
 use duel_evaluation::claims::{self, Bound, Claim};
 use duel_evaluation::{Optimum, Tables, laws};
 use duel_ledger::{RunDir, read_metrics};
 use duel_model::Reader;
-use duel_report::{Judgement, Verdict, fixed};
-use duel_spec::{Experiment, Grammar, WorldKind, metrics};
+use duel_report::{Judged, Judgement, Verdict, fixed};
+use duel_spec::{Grammar, WorldKind, metrics};
 use std::fmt::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -56,14 +56,13 @@ fn as_text(best: &Optimum) -> String {
 
 /// Tables whose reference is the SFT policy of a run's seed.
 fn of_run(args: &OptimumArgs, path: &Path) -> Result<Tables> {
-    let (experiment, _) = Experiment::load(&path.join("experiment.toml"), &[])?;
+    let (_, experiment, plan) = Plan::of_run(path)?;
     if experiment.world.kind != WorldKind::Grammar {
         return Err(Error::NotExact { path: path.into(), found: "reviews" });
     }
-    let plan = Plan::new(&experiment, "flex", duel_ledger::cells_of(path, &experiment)?)?;
     let stage = plan.stages.iter().find(|s| s.kind == Kind::Pairs && s.seed == args.seed);
     let stage = stage.ok_or_else(|| Error::NoSeed { path: path.into(), seed: args.seed })?;
-    let run = RunDir::create(path.parent().unwrap_or(Path::new(".")), &experiment.name)?;
+    let run = RunDir::open(path)?;
     let (device, stop) = (duel_model::device::open("flex")?, AtomicBool::new(false));
     let world = GrammarWorld::new(experiment.world.grammar.rho, experiment.world.grammar.sft_rows);
     let desk = Desk::new(&experiment, &plan, stage, &run, device.clone(), &stop);
@@ -83,7 +82,8 @@ pub fn verify(args: &VerifyArgs) -> Result<()> {
 
 /// Judges what an experiment set out to show.
 fn of_experiment(args: &VerifyArgs, run: &Path) -> Result<()> {
-    let mut verdicts = duel_report::judge(run)?;
+    let Judged { mut verdicts, warnings } = duel_report::judge(run)?;
+    warn(&warnings);
     let known: Vec<String> = verdicts.iter().map(|v| v.claim.id.clone()).collect();
     let unknown = args.claim.iter().find(|id| !known.contains(id));
     if let (Some(id), _) | (None, Some(id)) = (unknown, known.is_empty().then_some(&String::new())) {
@@ -106,7 +106,8 @@ fn of_experiment(args: &VerifyArgs, run: &Path) -> Result<()> {
 fn told(v: &Verdict) -> String {
     let claim = &v.claim;
     let source = if claim.source.is_empty() { String::new() } else { format!(" ({})", claim.source) };
-    let mut text = format!("{} {}: {}{source}\n", claim.id, v.judgement, v.words);
+    let added = if v.added_after_run { " (added after the run)" } else { "" };
+    let mut text = format!("{} {}{added}: {}{source}\n", claim.id, v.judgement, v.words);
     let number = |x: Option<f64>, places: usize| x.map_or("–".into(), |x| fixed(x, places));
     for test in &v.tests {
         let interval = test

@@ -5,7 +5,7 @@ use crate::plan::{Kind, Plan, Stage};
 use crate::show::{bytes, time};
 use crate::terminal::shown;
 use crate::{Error, Result, host, print};
-use duel_ledger::{Live, Manifest, cells_of, read_completions, read_metrics};
+use duel_ledger::{Live, Manifest, read_completions, read_metrics};
 use duel_report::fixed;
 use duel_spec::{Completion, Experiment};
 use ratatui::backend::TestBackend;
@@ -169,9 +169,7 @@ fn rendered(watched: &Watched, eye: &Eye, width: u16, height: u16) -> String {
 
 impl Watched {
     fn open(path: &std::path::Path) -> Result<Self> {
-        let manifest = Manifest::read(path)?;
-        let (experiment, _) = Experiment::load(&path.join("experiment.toml"), &[])?;
-        let plan = Plan::new(&experiment, &manifest.device, cells_of(path, &experiment)?)?;
+        let (manifest, experiment, plan) = Plan::of_run(path)?;
         Ok(Self {
             path: path.into(),
             experiment,
@@ -188,7 +186,7 @@ impl Watched {
         self.manifest = Manifest::read(&self.path)?;
         if self.experiment.is_tuned() {
             // a search asks for more as it goes
-            self.plan = Plan::new(&self.experiment, &self.manifest.device, cells_of(&self.path, &self.experiment)?)?;
+            (self.manifest, self.experiment, self.plan) = Plan::of_run(&self.path)?;
         }
         self.states = self.plan.stages.iter().map(|stage| self.state(stage)).collect();
         for (place, stage) in self.plan.stages.iter().enumerate() {

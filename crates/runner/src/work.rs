@@ -498,7 +498,7 @@ impl Desk<'_> {
     }
 
     pub(crate) fn folder(&self, stage: &Stage) -> Result<StageDir> {
-        StageDir::open(&self.run.stages(), &stage.id)?.ok_or_else(|| {
+        StageDir::find(&self.run.stages(), &stage.id)?.ok_or_else(|| {
             let path = self.run.stages().join(stage.id.folder());
             Error::Foreign { stage: stage.kind.name(), path, problem: "it is not there".into() }
         })

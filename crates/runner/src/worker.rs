@@ -5,7 +5,7 @@ use crate::log;
 use crate::plan::Plan;
 use crate::work::Desk;
 use crate::{Error, Result};
-use duel_ledger::{Lease, RunDir, StageDir, StageRecorder};
+use duel_ledger::{Lease, Manifest, RunDir, StageDir, StageRecorder};
 use duel_spec::{Experiment, FORMAT_VERSION, NO_POINT, Recorder, SHARED_ARM};
 use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
@@ -57,6 +57,12 @@ pub fn work(run: &Path, place: usize, device: &str, checkpoints: Duration, detac
     let Some(stage) = plan.stages.get(place) else {
         return Err(Error::StrayWorker { place, name: experiment.name });
     };
+    // what lies outside the experiment's file may have changed since the run was planned
+    if let Ok(manifest) = Manifest::read(run)
+        && manifest.stages.get(&stage.label()).is_some_and(|planned| *planned != stage.id.folder())
+    {
+        return Err(Error::Changed { stage: stage.label() });
+    }
     let run = RunDir::create(run.parent().unwrap_or(Path::new(".")), &experiment.name)?;
     if let Some(missing) = stage.needs.iter().find(|&&need| !run.stages().join(plan.stages[need].id.folder()).is_dir())
     {
@@ -94,7 +100,8 @@ pub fn work(run: &Path, place: usize, device: &str, checkpoints: Duration, detac
     let kept = run.stages().join(stage.id.kept()).is_dir();
     tracing::debug!(stage = stage.label(), process = std::process::id(), kept, "at work");
     let mut recorder = StageRecorder::new(arm, method, point, stage.seed, Box::new(tell)).keeping(
-        run.stages().join(stage.id.kept()),
+        &run.stages(),
+        &stage.id,
         &tag,
         checkpoints,
     );

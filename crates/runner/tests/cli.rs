@@ -57,6 +57,11 @@ fn a_value_out_of_range_says_the_range() {
     refuses("[arms.a]\nmethod = \"dpo\"\n", &["--seeds", "4000000000"], 2, &["seeds", "1000"]);
     refuses("[model]\nheads = 5\n[arms.a]\nmethod = \"dpo\"\n", &[], 2, &["heads"]);
     refuses("[arms.a]\nmethod = \"dpo\"\n", &["--seeds", "0"], 2, &["seeds"]);
+    for date in ["2023-02-29", "2024-13-01", "today", "2024-7-26", "é024-07-26"] {
+        let experiment = format!("[world.rows]\ndate = \"{date}\"\n[arms.a]\nmethod = \"dpo\"\n");
+        refuses(&experiment, &[], 2, &["world.rows.date", "e.toml:2", date, "2024-07-26"]);
+    }
+    refuses("[judge]\nversion = \"2\"\n[arms.a]\nmethod = \"dpo\"\n", &[], 2, &["judge.version", "judge.kind"]);
 }
 
 #[test]
@@ -306,6 +311,140 @@ fn a_worker_that_is_killed_is_begun_again() {
     let out = child.wait_with_output().unwrap();
     assert!(out.status.success(), "{}", text(&out.stderr));
     assert!(text(&out.stderr).contains("begun again"), "{}", text(&out.stderr));
+}
+
+/// What a person may do to a run between its end and the next look at it: no number is ever shown under settings that it is not of.
+#[cfg(unix)]
+#[test]
+fn an_edited_run_that_is_cut_off_is_told_from_what_is_finished_of_it() {
+    let claim = |id: &str| format!("[[claims]]\nid = \"{id}\"\narms = [\"dpo\", \"ppo\"]\nmetric = \"diverged\"\n");
+    let folder = folder(&format!("{TINY}{}", claim("S")));
+    let run = folder.path().join("runs/tiny");
+    let call = |args: &[&str]| duel(folder.path(), args);
+    let file = |name: &str| std::fs::read_to_string(run.join(name)).unwrap();
+    let done = |out: &Output| assert!(out.status.success(), "{}", text(&out.stderr));
+    let refused = |args: &[&str], says: &[&str]| {
+        let out = call(args);
+        let message = text(&out.stderr).replace("\n  │ ", " "); // wrapped
+        assert_eq!(out.status.code(), Some(1), "{args:?}: {message}");
+        for words in says {
+            assert!(message.contains(words), "{args:?}: `{words}` is not in:\n{message}");
+        }
+        assert!(!message.contains("No such file") && !message.contains("panicked"), "{args:?}: {message}");
+    };
+    done(&call(&["run", "e.toml"]));
+    let out = call(&["verify", "runs/tiny"]);
+    assert!(text(&out.stdout).starts_with("S INCONCLUSIVE: ") && out.stderr.is_empty(), "{}", text(&out.stdout));
+    let (whole, digest) = (file("experiment.toml"), call(&["digest", "runs/tiny"]).stdout);
+
+    // 1. The run's own copy of its experiment, edited by hand.
+    let reading: [&[&str]; 4] = [
+        &["report", "runs/tiny"],
+        &["verify", "runs/tiny"],
+        &["sample", "runs/tiny"],
+        &["export", "runs/tiny", "--arm", "ppo", "--to", "model"],
+    ];
+    std::fs::write(run.join("experiment.toml"), whole.replace("beta = [0.5]", "beta = [0.7]")).unwrap();
+    for args in reading {
+        refused(args, &["is not the experiment that was run", "arms.dpo.grid.beta is [0.7], and [0.5] as recorded"]);
+    }
+    std::fs::write(run.join("experiment.toml"), format!("{whole}\n{}", claim("T"))).unwrap();
+    let verdicts: serde_json::Value =
+        serde_json::from_slice(&call(&["verify", "runs/tiny", "--format", "json"]).stdout).unwrap();
+    assert_eq!([&verdicts[0]["added_after_run"], &verdicts[1]["added_after_run"]], [false, true], "{verdicts}");
+    // and run: every stage is there, and so were the numbers
+    std::fs::write(folder.path().join("e.toml"), format!("{TINY}{}", claim("T"))).unwrap();
+    let out = call(&["run", "e.toml"]);
+    assert!(
+        text(&out.stdout).contains("0 stages made") && text(&out.stdout).contains("taken out"),
+        "{}",
+        text(&out.stdout)
+    );
+    assert!(text(&call(&["verify", "runs/tiny"]).stdout).starts_with("T INCONCLUSIVE (added after the run): "));
+    let page = file("report/index.html");
+    assert!(
+        page.contains("added after the run</b> T:") && page.contains("taken out of the experiment after the run: S")
+    );
+
+    // 2. A bit of a table, flipped.
+    std::fs::write(folder.path().join("e.toml"), format!("{TINY}{}", claim("S"))).unwrap();
+    done(&call(&["run", "e.toml"]));
+    assert!(text(&call(&["verify", "runs/tiny"]).stdout).starts_with("S INCONCLUSIVE: "), "it stood there all along");
+    for table in ["metrics.parquet", "completions.parquet", "outcomes.parquet"] {
+        let bytes = std::fs::read(run.join(table)).unwrap();
+        let mut flipped = bytes.clone();
+        flipped[bytes.len() / 3] ^= 16;
+        std::fs::write(run.join(table), flipped).unwrap();
+        [reading[0], reading[1], reading[2], &["digest", "runs/tiny"]].iter().for_each(|args| refused(args, &[table]));
+        std::fs::write(run.join(table), bytes).unwrap();
+    }
+    assert_eq!(call(&["digest", "runs/tiny"]).stdout, digest);
+
+    // 3. The folder of one training under the name of another.
+    let stages = run.join("stages");
+    let of_arm = |arm: &str| {
+        let manifest: serde_json::Value = serde_json::from_str(&file("manifest.json")).unwrap();
+        stages.join(manifest["stages"][format!("{arm} beta=0.5, seed 0")].as_str().unwrap())
+    };
+    std::fs::remove_dir_all(of_arm("ppo")).unwrap();
+    done(&Command::new("cp").arg("-r").args([of_arm("dpo"), of_arm("ppo")]).output().unwrap());
+    refused(reading[3], &["holds the stage cell-"]);
+    assert!(!folder.path().join("model").exists());
+    let out = call(&["run", "e.toml"]);
+    assert!(text(&out.stdout).contains("1 stages made, 6 reused"), "{}", text(&out.stdout));
+    assert!(text(&out.stderr).contains("holds the stage cell-"), "{}", text(&out.stderr));
+    assert_eq!(call(&["digest", "runs/tiny"]).stdout, digest);
+
+    // 4. Another experiment of the same name, cut off: what is finished of it, and nothing of the one before.
+    let interrupted = |args: &[&str], stages_finished: usize| {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_duel"));
+        let child =
+            child.current_dir(folder.path()).args(args).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        wait_for("the new manifest", || {
+            std::fs::read_to_string(run.join("manifest.json")).is_ok_and(|text| text.contains("\"running\""))
+                && finished(&stages) >= stages_finished
+        });
+        Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        child.wait_with_output().unwrap();
+    };
+    let ppo = ["arms.ppo.iterations=5000", "arms.ppo.grid.beta=[0.7]"];
+    interrupted(&["run", "e.toml", "--set", ppo[0], "--set", ppo[1]], 7);
+    let banner = "1 of 2 cells; these are missing: ppo beta=0.7, seed 0 (the run was interrupted before)";
+    let out = call(&["verify", "runs/tiny"]);
+    assert!(
+        text(&out.stdout).starts_with("S INCONCLUSIVE: ") && text(&out.stderr).contains(banner),
+        "{}",
+        text(&out.stderr)
+    );
+    let out = call(&["report", "runs/tiny"]);
+    assert!(out.status.success() && text(&out.stdout).contains(banner), "{}{}", text(&out.stdout), text(&out.stderr));
+    assert!(file("report/index.html").contains(banner));
+    let points = file("report/tables/points.csv");
+    assert!(points.contains("dpo,beta=0.5,1,") && !points.contains("ppo"), "{points}");
+    let out = call(&["sample", "runs/tiny"]);
+    assert!(text(&out.stdout).contains("dpo beta=0.5") && !text(&out.stdout).contains("ppo"), "{}", text(&out.stdout));
+    assert!(text(&out.stderr).contains("1 of 2 cells"), "{}", text(&out.stderr));
+    refused(&["sample", "runs/tiny", "--arm", "ppo"], &["1 of 2 cells", "ppo beta=0.7, seed 0 is not among them"]);
+    refused(reading[3], &["1 of 2 cells", "ppo beta=0.7, seed 0 is not among them"]);
+    done(&call(&["export", "runs/tiny", "--arm", "dpo", "--to", "model"]));
+    let out = call(&["digest", "runs/tiny", "--detail"]);
+    assert!(text(&out.stderr).contains("all but 1 stages: ppo beta=0.7, seed 0"), "{}", text(&out.stderr));
+    assert!(!text(&out.stdout).contains("  metrics.parquet"), "{}", text(&out.stdout));
+
+    // 5. One of which nothing is finished.
+    interrupted(&["run", "e.toml", "--set", "stages.sft.steps=100000"], 0);
+    for args in [reading[2], reading[3]] {
+        refused(args, &["0 of 2 cells"]);
+    }
+    for args in [reading[0], reading[1]] {
+        let (out, said) = (call(args), text(&call(args).stdout) + &text(&call(args).stderr));
+        assert!(out.status.success() && said.contains("0 of 2 cells; these are missing: "), "{args:?}: {said}");
+    }
+
+    // 6. The first again.
+    let out = call(&["run", "e.toml"]);
+    assert!(text(&out.stdout).contains("0 stages made, 7 reused"), "{}", text(&out.stdout));
+    assert_eq!(call(&["digest", "runs/tiny"]).stdout, digest);
 }
 
 /// Everything of a run but its timings: weights, rows and caches as hashes, metrics as numbers.
