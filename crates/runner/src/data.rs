@@ -162,6 +162,12 @@ const INIT_HINT: &str =
 const IN_PARTS: &str = "accumulate = 4                  # parts that a batch is read in: the same update in less memory. `recompute = true` does with less still";
 const WHOLE: &str = "recompute = true                # less memory; kto's batches may not be read in parts";
 
+/// A path as a person may copy it into a shell.
+fn word(path: &str) -> String {
+    let is_plain = path.chars().all(|c| c.is_alphanumeric() || "/._-".contains(c));
+    if is_plain { path.into() } else { crate::slurm::quoted(path) }
+}
+
 /// An experiment's name for a folder.
 fn name_of(folder: &Path) -> String {
     let name = folder.file_name().unwrap_or_default().to_string_lossy();
@@ -267,11 +273,11 @@ pub fn init(args: &InitArgs) -> Result<()> {
     std::fs::create_dir_all(&args.folder).map_err(io("create", &args.folder))?;
     let to = args.folder.join("experiment.toml");
     let mut file = std::fs::File::create_new(&to).map_err(io("create", &to))?;
-    std::io::Write::write_all(&mut file, fitted.as_bytes()).map_err(io("write", &to))?;
+    std::io::Write::write_all(&mut file, fitted.as_bytes()).and_then(|()| file.sync_all()).map_err(io("write", &to))?;
     print(&text(&found, &asked));
     print(&format!(
         "\nwrote {0}; next:\n  duel plan {0}    what it will cost here\n  duel run {0}     both arms, to the page\n",
-        to.display()
+        word(&to.to_string_lossy())
     ));
     Ok(())
 }
@@ -314,5 +320,6 @@ mod tests {
             );
         }
         assert_eq!(name_of(Path::new("/")), "own-data");
+        assert_eq!([word("a/b-1.toml"), word("it's here")], ["a/b-1.toml", "'it'\\''s here'"]);
     }
 }

@@ -461,7 +461,7 @@ fn call(program: &'static str, arguments: &[&str]) -> Result<String> {
 }
 
 /// As a word of the shell.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
