@@ -198,7 +198,7 @@ fn what_cannot_be_read_is_not_damaged() {
     // nor can what permissions forbid, unless one is root
     std::fs::remove_file(&weights).unwrap();
     std::fs::write(&weights, b"abc").unwrap();
-    std::fs::set_permissions(&weights, std::fs::Permissions::from_mode(0)).unwrap();
+    std::fs::set_permissions(&weights, std::fs::Permissions::from_mode(0o000)).unwrap();
     if std::fs::read(&weights).is_err() {
         assert!(matches!(StageDir::sift(folder.path(), &id()), Err(Error::Io { .. })));
     }
