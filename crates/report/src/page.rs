@@ -312,3 +312,39 @@ fn featured(run: &Run) -> Vec<(String, String)> {
     let arms = run.arms().into_iter().filter_map(|a| run.featured(a)).map(|p| (p.arm.to_uppercase(), p.words()));
     std::iter::once((REFERENCE.to_string(), "sft".to_string())).chain(arms).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Judgement;
+
+    /// `<!-- <script>` within a script element hides its end from a browser; JSON reads the number as the same character.
+    #[test]
+    fn what_a_response_says_stays_within_its_data_block() {
+        let said = ["<!-- <script>", "</script><script>alert(1)</script>", "]]>", "\u{2028}"];
+        let found = embedded(&said).expect("JSON");
+        assert!(!found.contains('<'), "{found}");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&found).expect("JSON"), said);
+    }
+
+    #[test]
+    fn a_test_in_words() {
+        let test = Test {
+            kl: Some(0.5),
+            judgement: Judgement::Inconclusive,
+            effect: Some(0.1234),
+            times: Some(1.1313),
+            interval: Some([-0.0001, 0.2]),
+            level: 0.95,
+            p: None,
+            p_sign_flip: None,
+            seeds: 5,
+            reason: None,
+        };
+        assert_eq!(test_in_words(&test), "at KL 0.5: 0.123 (1.1×) [0.000, 0.200]");
+        let large =
+            Test { kl: None, effect: Some(-12_345.6), times: None, interval: Some([f64::NEG_INFINITY, 3.0]), ..test };
+        assert_eq!(test_in_words(&large), "-12346 [−∞, 3]");
+        assert_eq!(test_in_words(&Test { effect: None, ..large }), "–");
+    }
+}

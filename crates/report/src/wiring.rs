@@ -2,12 +2,13 @@
 //! is held against a second program, written from the definitions (claims §1, §4, §5) and as plainly as it can be, on a simulated run in
 //! which validation and test have nothing to do with each other.
 
+use crate::canvas::{Drawing, Look, Series};
 use crate::effects::{Arm, Sample, has_diverged, sample};
 use crate::frontier::{self, at_equal_kl, gain_at, mark_at};
 use crate::run::by_hand::ByHand;
 use crate::run::{Mark, Run};
 use crate::tuning::Tuning;
-use crate::{figures, over, reach, tables};
+use crate::{figures, over, reach, sensitivity, tables};
 use duel_ledger::Outcomes;
 use duel_spec::metrics::{self, Metric};
 use duel_spec::seeds::Rng as StdRng;
@@ -460,7 +461,7 @@ impl Naive<'_> {
             ClaimMetric::Step => {
                 two(&|arm, seed| Some(self.logged(arm, seed, "train", metrics::KL_STEP, false)), times)
             }
-            ClaimMetric::Spread => two(&|arm, seed| Some(self.gain(arm, seed, kl)?.1), |a, _| a), // of the first; see below
+            ClaimMetric::Spread => two(&|arm, seed| Some(self.gain(arm, seed, kl)?.1), more), // of its pairs
             ClaimMetric::SpreadOfPoints => two(&|arm, seed| Some(self.spread_of_points(arm, seed)), times),
             ClaimMetric::Diverged => two(&|arm, seed| Some(self.diverged(arm, seed)), fewer),
         }
@@ -509,7 +510,7 @@ fn found(run: &Run, metric: ClaimMetric, kl: f64) -> Vec<f64> {
     let [p, d] = ["p", "d"].map(|name| Arm { run, name });
     match sample(metric, kl, p, Some(d)) {
         Sample::Mean(x) | Sample::Median(x) | Sample::Counted(x) => x,
-        Sample::Spread(pairs) => pairs.into_iter().map(|(a, _)| a).collect(),
+        Sample::Spread(pairs) => pairs.into_iter().map(|(a, b)| a - b).collect(),
     }
 }
 
@@ -784,5 +785,90 @@ fn curves_and_costs_begin_where_their_clocks_do() {
             seconds + ends(|c| c.wall_seconds),
         ];
         assert_same(&cost.arm, &found, &expected);
+    }
+}
+
+/// The charts: finished policies on test prompts, means over seeds; lines of the featured points, which are chosen on validation.
+#[test]
+fn charts_show_finished_policies_on_test_prompts() {
+    let simulated = simulated();
+    let (run, naive) = (&simulated.run, Naive { of: &simulated, chosen: VALIDATION, read: TEST });
+    let (seeds, kl) = (run.experiment.seed_list(), 1.0); // of the presets the furthest that most seeds of both reach
+    let all = figures::all(run, &Tuning::of(run));
+    let plot = |name: &str| match all.iter().find(|chart| chart.name == name).map(|chart| &chart.drawing) {
+        Some(Drawing::Plot(plot)) => plot,
+        other => panic!("{name}: {other:?}"),
+    };
+    let rings = |name: &str, arm: &str| {
+        let its = |s: &&Series| matches!(s.look, Look::Rings { .. }) && s.about.starts_with(&arm.to_uppercase());
+        plot(name).series.iter().find(its).map(|s| s.data.clone()).expect("rings")
+    };
+    let flat = |points: Vec<(f64, f64)>| points.into_iter().flat_map(|(x, y)| [x, y]).collect::<Vec<f64>>();
+    let mean_finished = |arm: &str, point: &str, metric: Metric| {
+        let of = |&seed: &u64| {
+            naive.finished(arm, seed).into_iter().find(|p| p.1 == point).and_then(|p| naive.value(&p, TEST, metric))
+        };
+        average(seeds.iter().filter_map(of).collect())
+    };
+    for arm in ARMS {
+        for (chart, metric) in [("frontier", metrics::GOLD), ("length", metrics::LENGTH)] {
+            let points = naive.points(arm, seeds[0]).into_iter();
+            let mut expected: Vec<(f64, f64)> =
+                points.map(|p| (mean_finished(arm, &p, metrics::KL), mean_finished(arm, &p, metric))).collect();
+            expected.sort_by(|a, b| a.0.total_cmp(&b.0));
+            assert_same(chart, &flat(rings(chart, arm)), &flat(expected));
+        }
+        // chosen responses' log-ratios along the featured training
+        let point = run.featured(arm).expect("an arm").label.clone();
+        let name = format!("{} chosen", arm.to_uppercase());
+        let line = &plot("displacement").series.iter().find(|s| s.name == name).expect("a line").data;
+        let look = |k: usize, seed: u64| naive.training(arm, &point, seed)[k].clone();
+        let mean_of = |k: usize, of: &dyn Fn(&Policy) -> Option<f64>| {
+            average(seeds.iter().filter_map(|&seed| of(&look(k, seed))).collect())
+        };
+        let at = |k: usize| {
+            (
+                mean_of(k, &|p| Some(naive.clock(p, |c| c.step as f64))),
+                mean_of(k, &|p| naive.value(p, TEST, metrics::LOG_RATIO_CHOSEN)),
+            )
+        };
+        assert_same("displacement", &flat(line.clone()), &flat([vec![(0.0, 0.0)], (0..4).map(at).collect()].concat()));
+        // the gain by seed at the common KL, and the price of every seed that arrives
+        let dots = |name: &str| {
+            let its = |s: &&Series| s.about == format!("{}, a seed", arm.to_uppercase());
+            plot(name).series.iter().find(its).expect("dots").data.iter().map(|p| p.0).collect::<Vec<f64>>()
+        };
+        let gains: Vec<f64> = seeds.iter().filter_map(|&seed| Some(naive.gain(arm, seed, kl)?.1)).collect();
+        assert_same("stability", &dots("stability"), &gains);
+        let prices = seeds.iter().map(|&seed| naive.price(arm, seed, run.experiment.tuning.kl, |c| c.flops));
+        assert_same("reach", &dots("reach-flops"), &prices.filter(|x| x.is_finite()).collect::<Vec<_>>());
+    }
+    let Some(Drawing::Matrix(wins)) = all.iter().find(|chart| chart.name == "win-rates").map(|chart| &chart.drawing)
+    else {
+        panic!("no matrix")
+    };
+    let rates: Vec<f64> =
+        seeds.iter().filter_map(|&seed| naive.win_rate(seed, kl, false)).map(|rate| rate + 0.5).collect();
+    assert_same("wins of p against d", &[wins.shares[1][0].expect("known")], &[average(rates)]);
+}
+
+/// A setting whose best value, by its worth on validation prompts, is the first or the last of its grid.
+#[test]
+fn edges_are_of_the_best_on_validation() {
+    let simulated = simulated();
+    let (run, naive) = (&simulated.run, Naive { of: &simulated, chosen: VALIDATION, read: TEST });
+    let edges = sensitivity::edges(run, &Tuning::of(run));
+    for arm in ARMS {
+        let merit = |stage: &'static str, point: &String| {
+            let worth = |&seed: &u64| {
+                naive.best_within(naive.training(arm, point, seed), seed, stage, 1.5)
+                    / naive.optimum_gain(seed, stage, 1.5).expect("known")
+            };
+            average(run.experiment.seed_list().iter().map(worth).collect())
+        };
+        let points: Vec<String> = naive.points(arm, run.experiment.seed).into_iter().collect();
+        let best = |stage| points.iter().max_by(|a, b| merit(stage, a).total_cmp(&merit(stage, b))).expect("points");
+        let is_edge = ["beta=0.1", "beta=0.8"].contains(&best(VALIDATION).as_str());
+        assert_eq!(edges.iter().any(|edge| edge.starts_with(&format!("arms.{arm}."))), is_edge, "{arm}: {edges:?}");
     }
 }

@@ -277,14 +277,23 @@ fn a_cell_that_fails_costs_itself_alone() {
         page.contains("Not complete.") && page.contains("dpo beta=0.5, seed 0"),
         "the page does not say what is missing"
     );
-    let manifest = std::fs::read_to_string(run.join("manifest.json")).unwrap();
-    assert!(manifest.contains("\"failed\"") && manifest.contains("diverged"), "{manifest}");
+    let manifest =
+        || -> serde_json::Value { serde_json::from_slice(&std::fs::read(run.join("manifest.json")).unwrap()).unwrap() };
+    assert!(manifest()["failed"]["dpo beta=0.5, seed 0"].as_str().unwrap().contains("diverged"), "{}", manifest());
+    // a training that diverged is a result; it is not missing
+    assert_eq!(manifest()["diverged"], serde_json::json!(["dpo beta=0.5, seed 0"]));
+    assert!(!page.contains("count in no claim") && !page.contains("counts in no claim"));
     // with other settings only what failed is made
     let out = duel(folder.path(), &["run", "e.toml"]);
     assert!(text(&out.stdout).contains("1 stages made, 6 reused"), "{}", text(&out.stdout));
     // what needs a stage that fails is left out
     let out = duel(folder.path(), &["run", "e.toml", "--set", "stages.rm.learning_rate=1e30"]);
     assert!(out.status.code() == Some(4) && text(&out.stderr).contains("left out"), "{}", text(&out.stderr));
+    // and is missing, not diverged
+    let missing = "seed 0, is missing and counts in no claim, because: needs what failed";
+    assert!(text(&out.stdout).contains(missing), "{}", text(&out.stdout));
+    assert!(std::fs::read_to_string(run.join("report/index.html")).unwrap().contains(missing));
+    assert_eq!(manifest()["diverged"], serde_json::json!(["rm, seed 0"]));
 }
 
 #[cfg(target_os = "linux")]
