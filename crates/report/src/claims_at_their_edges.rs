@@ -323,7 +323,7 @@ fn counts_and_words_follow_the_rule() {
         (found.judgement, found.words, found.asked)
     };
     let asked = "8 seeds; asked for: equal at every seed".to_string();
-    let words = "a and b are equal in models".to_string();
+    let words = "a and b are equal (models)".to_string();
     assert_eq!(counted("equal", 0.05, |_| [2.0, 2.0]), (Yes, words.clone(), asked.clone()));
     assert_eq!(counted("equal", 0.05, |seed| [2.0, 3.0 + seed as f64]), (No, words.clone(), asked.clone()));
     assert_eq!(counted("equal", 0.05, |seed| [2.0, 2.0 + (seed % 2) as f64]), (Open, words.clone(), asked.clone()));
@@ -334,7 +334,7 @@ fn counts_and_words_follow_the_rule() {
     );
     assert_eq!(counted("equal", 3.0, |seed| [2.0, 2.0 + (seed % 3) as f64]), (Yes, words, asked));
     let asked = "8 seeds; asked for: fewer at every seed".to_string();
-    assert_eq!(counted("ahead", 0.05, |_| [2.0, 2.0]), (No, "a is ahead of b in models".into(), asked));
+    assert_eq!(counted("ahead", 0.05, |_| [2.0, 2.0]), (No, "a is ahead of b (models)".into(), asked));
 }
 
 /// A run beside this one that cannot be read is the reason of the claims that name it, and of no other.

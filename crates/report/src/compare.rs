@@ -34,6 +34,8 @@ pub fn compare(folders: &[PathBuf], to: &Path) -> Result<Written> {
         let name = &run.experiment.name;
         notes.extend(run.notes().into_iter().map(|note| format!("{name}: {note}")));
         warnings.extend(sensitivity::edges(run, &tuning).into_iter().map(|edge| format!("{name}: {edge}")));
+        let missing = verdict::missing_words(&run.missing());
+        warnings.extend(missing.into_iter().map(|cells| format!("{name}: {cells}")));
         verdicts.extend(verdict::judge(run, &tuning).into_iter().map(|verdict| (name.clone(), verdict)));
     }
     let charts = to.join("charts");

@@ -10,6 +10,9 @@ pub fn fixed(x: f64, places: usize) -> String {
     if x.is_infinite() {
         return if x > 0.0 { "∞".into() } else { "−∞".into() };
     }
+    if x.abs() >= 1e15 {
+        return scientific(x, 3);
+    }
     let text = format!("{x:.places$}");
     match text.strip_prefix('-') {
         Some(rest) if rest.bytes().all(|b| matches!(b, b'0' | b'.')) => rest.into(),
@@ -164,6 +167,7 @@ mod tests {
     fn zero_has_no_sign_and_what_is_not_known_is_a_dash() {
         let of = |x: f64| [si(x), seconds(x), percent(x), fixed(x, 2)];
         assert_eq!(of(-0.0), ["0", "0 ms", "0%", "0.00"]);
+        assert_eq!([fixed(1e300, 3), fixed(-1.23456e17, 0)], ["1e300", "-1.235e17"]);
         assert_eq!([fixed(-0.004, 2), fixed(-0.006, 2), fixed(-0.4, 0)], ["0.00", "-0.01", "0"]);
         assert_eq!([percent(-0.001), seconds(-1e-5)], ["0%", "0 ms"]);
         assert_eq!(

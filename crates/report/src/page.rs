@@ -163,6 +163,8 @@ pub(crate) fn filled(template: &str, of: minijinja::Value) -> Result<String> {
     ] {
         environment.add_template(name, text).map_err(broken)?;
     }
+    environment.add_filter("fixed", fixed);
+    environment.add_filter("signed", signed);
     let look = context! {
         light => theme::css(false),
         dark => theme::css(true),

@@ -187,7 +187,7 @@ pub(crate) fn table(run: &Run, tuning: &Tuning) -> Table {
             let mut notes = vec![];
             notes.extend(is(&chosen).then_some("chosen"));
             notes.extend((is(&blind) && choose == Choose::Gold).then_some("would be chosen by the learned reward"));
-            notes.extend((worths.len() < tried.seeds.len()).then_some("failed"));
+            notes.extend((worths.len() < tried.seeds.len()).then_some("not finished"));
             notes.extend((tried.seeds.len() < seeds.len()).then_some("dropped"));
             rows.push(vec![
                 arm.to_string(),

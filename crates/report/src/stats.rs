@@ -67,7 +67,7 @@ impl Estimate {
 
     /// Of the differences `a − b`, paired by place.
     pub fn of_differences(a: &[f64], b: &[f64]) -> Option<Self> {
-        Self::of(&a.iter().zip(b).map(|(a, b)| a - b).collect::<Vec<_>>())
+        Self::of(&a.iter().zip(b).map(|(a, b)| difference(*a, *b)).collect::<Vec<_>>())
     }
 
     /// Whether the interval lies on one side of zero; `None` without an interval.
@@ -442,6 +442,8 @@ mod tests {
         assert!(t_test(&noise) == Some(1.0) && Estimate::of(&noise).is_some_and(|e| e.half_width == Some(0.0)));
         assert_eq!([difference(0.1 + 0.2, 0.3), difference(1e9 + 1e-4, 1e9), difference(2.0, 0.5)], [0.0, 0.0, 1.5]);
         assert_eq!(difference(1e9 + 0.1, 1e9), 1e9 + 0.1 - 1e9);
+        let alike = Estimate::of_differences(&[0.1 + 0.2, 1.1], &[0.3, 0.6 + 0.5]).expect("two");
+        assert_eq!((alike.mean, alike.excludes_zero()), (0.0, Some(false)));
     }
 
     #[test]

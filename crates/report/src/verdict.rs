@@ -219,8 +219,8 @@ fn words(claim: &Claim) -> String {
     let metric = metric.unwrap_or_default().replace('_', " ");
     match (&claim.arms[..], claim.rule) {
         _ if !claim.statement.is_empty() => claim.statement.clone(),
-        ([a, b], ClaimRule::Ahead) => format!("{a} is ahead of {b} in {metric}"),
-        ([a, b], ClaimRule::Equal) => format!("{a} and {b} are equal in {metric}"),
+        ([a, b], ClaimRule::Ahead) => format!("{a} is ahead of {b} ({metric})"),
+        ([a, b], ClaimRule::Equal) => format!("{a} and {b} are equal ({metric})"),
         (arms, ClaimRule::Ahead) => format!("{metric} of {} is above zero", join(arms)),
         (arms, ClaimRule::Equal) => format!("{metric} of {} is zero", join(arms)),
     }

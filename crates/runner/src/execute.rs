@@ -46,7 +46,8 @@ pub struct Failure {
     /// The last words of its worker.
     pub tail: String,
     pub exit: u8,
-    pub diverged: bool,
+    /// What the worker itself says of its end, where it could.
+    pub ended: Option<Ended>,
 }
 
 /// What the threads that listen to workers send.
@@ -61,7 +62,7 @@ enum News {
 #[derive(Debug, Clone, Default)]
 struct LastWords {
     text: String,
-    diverged: bool,
+    ended: Option<Ended>,
 }
 
 struct Running {
@@ -241,7 +242,7 @@ fn failure(stage: &Stage, words: &LastWords, status: ExitStatus) -> Failure {
         tail = format!("{tail}\nthe worker was ended by {status} (out of memory?)").trim().to_string();
     }
     let exit = status.code().map_or(1, |code| code.clamp(1, 255) as u8);
-    Failure { stage: stage.label(), tail, exit, diverged: words.diverged && exit == 4 }
+    Failure { stage: stage.label(), tail, exit, ended: words.ended.clone() }
 }
 
 /// Takes in what workers have said, waiting a moment for the first word.
@@ -251,7 +252,7 @@ fn listen(receiver: &Receiver<News>, words: &mut [LastWords], board: &mut Board)
         wait = Duration::ZERO;
         match news {
             News::Progress(place, progress) => board.stage_progress(place, &progress),
-            News::Ended(place, ended) => words[place].diverged = ended.diverged,
+            News::Ended(place, ended) => words[place].ended = Some(ended),
             News::Said(place, text) => words[place].text = text,
         }
     }

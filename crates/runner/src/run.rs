@@ -1,7 +1,7 @@
 //! `duel run` and `duel plan`.
 
 use crate::cli::{Executor, ExperimentArgs, ReportArgs, RunArgs};
-use crate::execute::{Outcome, Settings, execute};
+use crate::execute::{Failure, Outcome, Settings, execute};
 use crate::plan::{Kind, Plan, Stage, experiment_hash, judge_files, judge_inputs};
 use crate::progress::Board;
 use crate::{Error, Result, host, log, scene, search, slurm};
@@ -298,7 +298,14 @@ fn finish(manifest: &mut Manifest, outcome: &Outcome, ended_by: Option<&Error>, 
         let told = tail.lines().find(|line| line.contains('×')).or(tail.lines().last()).unwrap_or_default();
         told.trim_matches([' ', '×']).to_string()
     };
-    manifest.failed = outcome.failures.iter().map(|f| (f.stage.clone(), last(&f.tail))).collect();
+    let words = |f: &Failure| f.ended.as_ref().map_or_else(|| last(&f.tail), |ended| ended.words.clone());
+    manifest.failed = outcome.failures.iter().map(|f| (f.stage.clone(), words(f))).collect();
     manifest.failed.extend(outcome.left_out.iter().map(|stage| (stage.clone(), "needs what failed".into())));
-    manifest.diverged.extend(outcome.failures.iter().filter(|f| f.diverged).map(|f| f.stage.clone()));
+    manifest.diverged.extend(
+        outcome
+            .failures
+            .iter()
+            .filter(|f| f.exit == 4 && f.ended.as_ref().is_some_and(|ended| ended.diverged))
+            .map(|f| f.stage.clone()),
+    );
 }

@@ -185,7 +185,7 @@ fn text(answer: &Answer<'_>, experiment: &Experiment, plan: &Plan) -> String {
             done,
             name,
             after.join(", "),
-            cost.flops / 1e9,
+            cost.flops / 1e9 + 0.0,
             time(cost.seconds),
             bytes(cost.memory),
         );

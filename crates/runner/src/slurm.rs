@@ -5,7 +5,7 @@
 use crate::execute::{Failure, Outcome, Settings, State, lost_with, survey};
 use crate::plan::{Plan, Stage};
 use crate::progress::Board;
-use crate::worker::Progress;
+use crate::worker::{Ended, Progress};
 use crate::{Error, Result};
 use duel_ledger::{Live, RunDir, RunLock, StageDir, write_atomically};
 use duel_spec::Slurm;
@@ -40,8 +40,7 @@ struct Note {
     tail: String,
     /// Whether it only lacked what it needs.
     in_vain: bool,
-    #[serde(default)]
-    diverged: bool,
+    ended: Option<Ended>,
 }
 
 /// What the cluster says of a task.
@@ -304,8 +303,8 @@ impl Follower<'_> {
                         continue;
                     }
                     let tail = note.as_ref().map_or(format!("job {task} ended: {why}"), |note| note.tail.clone());
-                    let (exit, diverged) = note.map_or((1, false), |note| (note.exit, note.diverged));
-                    let failure = Failure { stage: self.stage(place).label(), tail, exit, diverged };
+                    let (exit, ended) = note.map_or((1, None), |note| (note.exit, note.ended));
+                    let failure = Failure { stage: self.stage(place).label(), tail, exit, ended };
                     board.say(&format!("{} failed:\n{}", failure.stage, failure.tail));
                     outcome.failures.push(failure);
                     for lost in lost_with(self.plan, place) {
@@ -477,7 +476,7 @@ pub fn note_failure(run: &Path, place: usize, error: &Error) {
         let Some(stage) = plan.stages.get(place) else { return Ok(()) };
         let in_vain = matches!(error, Error::Missing { .. });
         let note =
-            Note { exit: error.exit(), tail: crate::render::render(error), in_vain, diverged: error.is_divergence() };
+            Note { exit: error.exit(), tail: crate::render::render(error), in_vain, ended: Some(Ended::by(error)) };
         let path = run.join(format!("slurm/failed/{}.json", stage.id.folder()));
         Ok(write_atomically(&path, &serde_json::to_vec_pretty(&note).expect("plain data"))?)
     };

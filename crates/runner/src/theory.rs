@@ -197,7 +197,7 @@ fn no_reward_model_and_no_sampling() -> Result<Claim> {
     if !done.status.success() {
         let tail = String::from_utf8_lossy(&done.stderr).into_owned();
         return Err(Error::Stages {
-            failures: vec![Failure { stage: "C1's run".into(), tail, exit: 1, diverged: false }],
+            failures: vec![Failure { stage: "C1's run".into(), tail, exit: 1, ended: None }],
             left_out: 0,
         });
     }

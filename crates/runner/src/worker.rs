@@ -23,16 +23,28 @@ pub struct Progress {
 }
 
 /// The last that a worker says, where it could not finish its stage.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Ended {
     /// Whether the training diverged.
     pub diverged: bool,
+    /// What the error says, with what caused it, in one line.
+    pub words: String,
+}
+
+impl Ended {
+    /// How a worker with this error ends.
+    pub fn by(error: &Error) -> Self {
+        let causes = std::iter::successors(std::error::Error::source(error), |cause| (*cause).source());
+        let words = std::iter::once(error.to_string()).chain(causes.map(ToString::to_string));
+        let words = words.collect::<Vec<_>>().join(": ").split_whitespace().collect::<Vec<_>>().join(" ");
+        Self { diverged: error.is_divergence(), words }
+    }
 }
 
 /// Tells the parent why a stage was not finished.
 pub fn tell_end(error: &Error) {
-    let line = serde_json::to_string(&Ended { diverged: error.is_divergence() }).expect("plain data");
+    let line = serde_json::to_string(&Ended::by(error)).expect("plain data");
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
