@@ -69,6 +69,9 @@ pub struct Manifest {
     /// finished is missing.
     #[serde(default)]
     pub diverged: BTreeSet<String>,
+    /// What a person should know before they believe the report.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     /// Largest sum of resident memory of the processes, sampled while they ran; bytes.
     pub peak_memory: u64,
 }

@@ -8,7 +8,7 @@ use crate::run::Run;
 use crate::stats::{Estimate, mean};
 use crate::tables::Table;
 use crate::theme::{INK, colour_at};
-use crate::{Error, Result, Written, page, searched, sensitivity, verdict};
+use crate::{Error, Result, Written, calibration, page, searched, sensitivity, verdict};
 use duel_spec::metrics::{GOLD, KL};
 use minijinja::context;
 use minijinja::value::Serde;
@@ -36,6 +36,7 @@ pub fn compare(folders: &[PathBuf], to: &Path) -> Result<Written> {
         warnings.extend(sensitivity::edges(run, &tuning).into_iter().map(|edge| format!("{name}: {edge}")));
         let missing = verdict::missing_words(&run.missing());
         warnings.extend(missing.into_iter().map(|cells| format!("{name}: {cells}")));
+        warnings.extend(calibration::at_chance(run).into_iter().map(|weak| format!("{name}: {weak}")));
         verdicts.extend(verdict::judge(run, &tuning).into_iter().map(|verdict| (name.clone(), verdict)));
     }
     let charts = to.join("charts");

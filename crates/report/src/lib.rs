@@ -95,6 +95,6 @@ pub fn write(run: &Path) -> Result<Written> {
     let tables = tables::write(&run, &tuning, &verdicts, &report.join("tables"))?;
     let page = report.join("index.html");
     duel_ledger::write_atomically(&page, page::fill(&run, &charts, &tables, &edges, &verdicts)?.as_bytes())?;
-    let warnings = run.notes().into_iter().chain(edges).collect();
+    let warnings = run.notes().into_iter().chain(calibration::at_chance(&run)).chain(edges).collect();
     Ok(Written { page, warnings })
 }

@@ -6,7 +6,7 @@ use crate::run::{Point, Run};
 use crate::stats::{Estimate, mean};
 use crate::tables::Tables;
 use crate::verdict::{Test, Verdict};
-use crate::{Error, Result, frontier, theme};
+use crate::{Error, Result, calibration, frontier, theme};
 use duel_spec::metrics::{self, Metric};
 use duel_spec::{Completion, Experiment, JudgeKind, REFERENCE, WorldKind};
 use minijinja::syntax::SyntaxConfig;
@@ -125,6 +125,7 @@ pub(crate) fn fill(
             edges => Serde(edges),
             unfinished => run.unfinished(),
             dropped_claims => run.dropped_claims(),
+            weak => calibration::at_chance(run),
             verdicts => Serde(verdicts.iter().map(Judged::new).collect::<Vec<_>>()),
             folder => format!("runs/{}", run.experiment.name),
             completions => embedded(&completions(run))?,

@@ -402,6 +402,11 @@ impl Run {
         self.last_of([SHARED_ARM, NO_POINT, stage, metric.name])
     }
 
+    /// The same with its seeds.
+    pub(crate) fn shared_by_seed(&self, stage: &str, metric: Metric) -> BTreeMap<u64, f64> {
+        self.last.get(&[SHARED_ARM, NO_POINT, stage, metric.name].map(Arc::from)).cloned().unwrap_or_default()
+    }
+
     /// What the finished policy of a point earns at a seed.
     pub(crate) fn outcomes_of(&self, point: &Point, seed: u64) -> Option<&Outcomes> {
         self.outcomes.iter().find(|o| *o.arm == *point.arm && *o.point == *point.label && o.seed == seed)

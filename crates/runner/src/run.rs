@@ -110,7 +110,10 @@ pub fn run(args: &RunArgs) -> Result<()> {
         started.elapsed().as_secs_f64(),
         peak_memory as f64 / 1e6,
     ));
-    say_written(duel_report::write(run.path())?);
+    let written = duel_report::write(run.path())?;
+    manifest.warnings.clone_from(&written.warnings);
+    manifest.write(run.path())?;
+    say_written(written);
     if failures.is_empty() { Ok(()) } else { Err(Error::Stages { failures, left_out: left_out.len() }) }
 }
 
