@@ -4,7 +4,7 @@
 use crate::invariants;
 use burn::tensor::{Tensor, TensorData};
 use duel_data::pairs::{PreferenceRow, hash};
-use duel_model::{Flops, Policy, Reader, TransformerConfig, weights::host};
+use duel_model::{Flops, Policy, Reader, Responses, TransformerConfig, weights::host};
 use duel_objectives::{
     ChosenRejected, KtoWeights, PairLogp, PreferenceLoss, PreferenceOutcome, chosen_sequence_nll, preference_loss,
 };
@@ -92,12 +92,11 @@ impl Dpo {
         Self { judge, ..self }
     }
 
-    /// Log-ratios `[N]` of the chosen responses as answers to their neighbours' prompts: what KTO takes the KL from.
-    /// `reader` and `policy` carry no gradient.
+    /// Log-ratios `[2N]` of all responses, wanted and unwanted, each as the answer to its neighbour's prompt: what KTO takes the
+    /// KL from. `reader` and `policy` carry no gradient.
     fn mismatched(&self, reader: &Reader, policy: &Policy, pairs: &PairBatch) -> Option<Vec<f32>> {
         let judge = self.judge.as_ref()?;
-        let mut batch = pairs.both.first(pairs.len());
-        batch.responses.rotate_left(1);
+        let batch = mismatched(pairs);
         let [now, then] = [policy, judge].map(|policy| sft::sequence_logp(reader, policy, &batch));
         Some(now.into_iter().zip(then).map(|(now, then)| now - then).collect())
     }
@@ -117,7 +116,10 @@ impl Dpo {
         mismatched: Option<Vec<f32>>,
     ) -> PreferenceOutcome {
         let lengths = halves(sft::mask(reader, &pairs.both).lengths());
-        let column = |x: Vec<f32>| Tensor::<1>::from_data(TensorData::new(x, [pairs.len()]), reader.device()); // [N]
+        let column = |x: Vec<f32>| {
+            let rows = x.len();
+            Tensor::<1>::from_data(TensorData::new(x, [rows]), reader.device()) // [N]
+        };
         let tied = pairs.ties.contains(&true).then(|| column(pairs.ties.iter().map(|&tie| f32::from(tie)).collect()));
         let mut logp = PairLogp { policy, reference, lengths, mismatched: mismatched.map(column), tied };
         // a margin m asked for is u − m in place of u
@@ -295,7 +297,7 @@ impl Method for Dpo {
             })?;
         }
         let tokens = pairs.both.token_count();
-        let asked = if self.judge.is_some() { 2 * pairs.both.first(pairs.len()).token_count() } else { 0 };
+        let asked = if self.judge.is_some() { 2 * tokens } else { 0 }; // both policies read every response once more
         let flops = self.flops.train(tokens) + self.flops.forward(asked);
         said.learned(update, Cost { trained_tokens: tokens, scored_tokens: asked, flops, ..Cost::default() });
         let centre = mean(&margins);
@@ -315,6 +317,16 @@ impl Method for Dpo {
     fn state(&self) {}
 
     fn resume(&mut self, (): ()) {}
+}
+
+/// Every response of a batch as the answer to the prompt after its own, chosen ones first.
+///
+/// # Source
+/// Ethayarajh et al. 2024, §4.1; trl's `_get_kl_completion_ids`: each prompt with the completion before it, whatever its label.
+fn mismatched(pairs: &PairBatch) -> Responses {
+    let mut batch = pairs.both.clone();
+    batch.responses.rotate_right(1);
+    batch
 }
 
 /// What the parts of a batch say, pair by pair; of both responses, the chosen one first.
@@ -375,4 +387,32 @@ pub fn loss(settings: &Settings) -> PreferenceLoss {
 
 fn mean(values: &[f32]) -> f64 {
     values.iter().map(|&x| f64::from(x)).sum::<f64>() / values.len() as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use duel_spec::Split;
+
+    #[test]
+    fn ktos_kl_is_of_all_responses_to_the_prompts_after_their_own() {
+        let row = |id: u32| PreferenceRow {
+            split: Split::Train,
+            prompt: vec![id],
+            chosen: vec![10 + id],
+            rejected: vec![20 + id],
+            rejected_prompt: None,
+            gold_chosen: 0.0,
+            gold_rejected: 0.0,
+            p_label: 1.0,
+            tie: false,
+        };
+        let pairs = PairBatch::new(&[row(1), row(2), row(3)], &[0, 1, 2]);
+        // trl, on the rows (1, 11), (2, 12), (3, 13), (1, 21), (2, 22), (3, 23)
+        let Responses { prompts, responses, .. } = mismatched(&pairs);
+        assert_eq!(prompts, [1, 2, 3, 1, 2, 3].map(|id| vec![id]));
+        assert_eq!(responses, [23, 11, 12, 13, 21, 22].map(|id| vec![id]));
+        let own = |(prompt, response): (&Vec<u32>, &Vec<u32>)| prompt[0] == response[0] % 10;
+        assert!(!prompts.iter().zip(&responses).any(own), "no response may answer its own prompt");
+    }
 }

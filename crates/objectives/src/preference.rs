@@ -42,7 +42,7 @@ pub struct PairLogp {
     pub reference: ChosenRejected,
     /// Counted tokens `|y|`.
     pub lengths: ChosenRejected,
-    /// Log-ratios `[N]` of responses that answer other prompts, without gradient: the KL of KTO.
+    /// Log-ratios of responses that answer other prompts, any number of them, without gradient: the KL of KTO.
     pub mismatched: Option<Tensor<1>>,
     /// 1 where the annotator could not tell, else 0, `[N]`; none of the pairs where there is nothing.
     pub tied: Option<Tensor<1>>,
@@ -111,7 +111,7 @@ pub enum PreferenceLoss {
     SimPo { gamma: f64 },
     /// `NLL − β log σ(log odds ratio)` of log-probs a token, no reference. Hong et al. 2024, eq. 6–7.
     Orpo,
-    /// [`kto_loss`] with the log-ratios of mismatched responses, `[N]`, in [`PairLogp::mismatched`].
+    /// [`kto_loss`] with the mean of [`PairLogp::mismatched`], log-ratios of mismatched responses, for z.
     Kto { weights: KtoWeights },
     /// Each response against the other side's mean log-ratio, at least 0. Ethayarajh et al. 2024, batch form.
     KtoPair,

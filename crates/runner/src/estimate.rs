@@ -176,7 +176,7 @@ impl<'a> Estimator<'a> {
                 let (flops, seconds, memory) = match method {
                     Method::Dpo(dpo) => {
                         let trained = (dpo.epochs * 2 * stages.pairs.rows) as f64 * columns;
-                        let judged = f64::from(dpo.loss == PairLoss::Kto) * trained;
+                        let judged = f64::from(dpo.loss == PairLoss::Kto) * 2.0 * trained; // by policy and reference
                         let looks = evaluation.curve_points as f64 * 2.0 * stages.pairs.holdout_rows as f64 * columns;
                         let flops = 3.0 * policy.forward * trained + policy.forward * judged;
                         let seconds = train * trained + read * (judged + looks);
