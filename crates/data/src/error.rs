@@ -29,6 +29,12 @@ pub enum Error {
     Tokenizer { problem: String },
     #[error("too few rows can be used: {found}{}", tally.first_left_out())]
     FewRows { found: String, tally: Box<crate::rows::Tally> },
+    #[error(
+        "all {} completions with a label are {}, and no loss learns from one kind alone",
+        wanted + unwanted,
+        if *wanted > 0 { "wanted" } else { "unwanted" }
+    )]
+    OneKind { wanted: usize, unwanted: usize },
     #[error("no two responses could be paired after {tries} tries on one prompt: the policy repeats itself")]
     NoPairs { tries: usize },
     #[error("`{text}` is no prompt of this world: {found}")]
@@ -43,6 +49,9 @@ impl Error {
                 Some("run `scripts/get-data reviews`, which fetches the files and checks them".into())
             }
             Self::FewRows { tally, .. } => Some(format!("{tally}; `duel data check` says more, line by line")),
+            Self::OneKind { .. } => Some(
+                "add completions of the other kind, or leave `completion` and `label` out: the model then writes to the prompts what the judge labels".into(),
+            ),
             Self::Format { .. } => Some("files of rows end in .jsonl, .json, .csv, .tsv or .parquet".into()),
             Self::NoFile { .. } => {
                 Some("rows are read from files of their own; write what comes from a pipe into one".into())

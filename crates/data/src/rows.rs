@@ -36,6 +36,9 @@ pub struct Tally {
     /// Of those kept, two single completions that stand together, one wanted and one not, to prompts of their own.
     #[serde(default)]
     pub unpaired: usize,
+    /// Single completions of which their split has one kind alone, wanted or unwanted: no loss here learns from one kind.
+    #[serde(default)]
+    pub one_kind: [usize; 2],
     /// Of another shape, or refused by the template.
     pub unreadable: usize,
     pub prompts_too_long: usize,
@@ -69,7 +72,16 @@ impl std::fmt::Display for Tally {
             f,
             "{read} rows read, {kept} pairs kept, {unpaired} of them made of completions with a label; {unreadable} unreadable, {prompts_too_long} with prompts too long, \
              {responses_too_long} with completions too long, {same} whose completions are the same, {duplicates} duplicates"
-        )
+        )?;
+        match self.one_kind {
+            [0, 0] => Ok(()),
+            [unwanted, wanted] => {
+                write!(
+                    f,
+                    "; left out, with none of the other kind in their split: {wanted} wanted and {unwanted} unwanted completions"
+                )
+            }
+        }
     }
 }
 
@@ -127,6 +139,8 @@ pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
     let mut single: [[BTreeMap<u64, Row>; 2]; 3] = Default::default(); // unwanted, wanted
     let mut prompts: [BTreeMap<u64, Vec<u32>>; 3] = Default::default();
     let mut seen: HashSet<u64> = HashSet::new();
+    let mut labelled = [0, 0]; // unwanted, wanted
+    let mut only_prompts = true;
     let mut homes: HashMap<u64, Home> = HashMap::new();
     let (mut shared, mut shared_lines) = (0, vec![]);
     for (file, (split, path)) in source.files.iter().enumerate() {
@@ -142,6 +156,7 @@ pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
                     }
                 };
             let (Record::Pair { prompt, .. } | Record::Judged { prompt, .. } | Record::Prompt { prompt }) = &record;
+            only_prompts &= matches!(record, Record::Prompt { .. });
             let of_prompt = prompt_key(prompt);
             // prompts of other words may have the same ids, which are what a model sees
             let own = split.unwrap_or_else(|| split_of(of_prompt, source.holdout));
@@ -176,6 +191,7 @@ pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
                     continue;
                 }
                 let row = Row { prompt: encoded.prompt, response: completion.clone() };
+                labelled[usize::from(*wanted)] += 1;
                 keep_least(&mut single[split as usize][usize::from(*wanted)], of_row, row, most);
                 continue;
             }
@@ -204,14 +220,23 @@ pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
     for split in [Split::Train, Split::Validation, Split::Test] {
         let (rows, most) = (&mut kept[split as usize], source.most[usize::from(split != Split::Train)]);
         let before = rows.len();
-        let [unwanted, wanted] = std::mem::take(&mut single[split as usize]).map(|rows| rows.into_values().collect());
+        let [unwanted, wanted]: [Vec<Row>; 2] =
+            std::mem::take(&mut single[split as usize]).map(|rows| rows.into_values().collect());
+        if unwanted.is_empty() || wanted.is_empty() {
+            tally.one_kind[0] += unwanted.len();
+            tally.one_kind[1] += wanted.len();
+        }
         for (place, row) in in_twos(split, wanted, unwanted).into_iter().take(most - before).enumerate() {
             rows.insert((u64::MAX, place as u64), row); // after the pairs of the file
         }
         tally.unpaired += rows.len() - before;
     }
     tally.kept = kept.iter().map(BTreeMap::len).sum();
-    let only_prompts = tally.kept == 0 && prompts.iter().all(|prompts| !prompts.is_empty());
+    let [unwanted, wanted] = labelled;
+    if tally.kept == 0 && (unwanted == 0) != (wanted == 0) {
+        return Err(Error::OneKind { wanted, unwanted });
+    }
+    only_prompts &= prompts.iter().all(|prompts| !prompts.is_empty());
     if !only_prompts && kept.iter().any(BTreeMap::is_empty) {
         let of = |split: Split| format!("{} of {}", kept[split as usize].len(), split.name());
         let found = [Split::Train, Split::Validation, Split::Test].map(of).join(", ");

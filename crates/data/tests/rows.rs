@@ -301,3 +301,42 @@ fn what_cannot_be_said_is_refused() {
     assert!(found.first[0].what.ends_with("and the model reads ids below 20"), "{}", found.first[0].what);
     assert_eq!(found.usable, 0);
 }
+
+/// Completions that are all wanted, or all unwanted, are neither thrown away for their prompts nor dropped beside others.
+#[test]
+fn completions_of_one_kind_are_refused_or_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let single = |rows: [&str; 3]| {
+        let path = folder.path().join("single.jsonl");
+        std::fs::write(&path, rows.map(row).join("\n")).unwrap();
+        let files = vec![(Some(Split::Train), path)];
+        prepare(&Source { files, ..source(folder.path(), &[]) }, &encoder(), folder.path())
+    };
+    let wanted = single(["p a true", "q b true", "r c true"]).unwrap_err();
+    assert!(wanted.to_string().starts_with("all 3 completions with a label are wanted"), "{wanted}");
+    assert!(wanted.hint().unwrap().contains("of the other kind"));
+    let unwanted = single(["p a false", "q b false", "r c false"]).unwrap_err();
+    assert!(unwanted.to_string().starts_with("all 3 completions with a label are unwanted"), "{unwanted}");
+
+    // beside pairs they are left out, and that is said
+    let paired = source(folder.path(), &["p a true", "q b true"]);
+    let pair = r#"{"prompt": "s", "chosen": "c", "rejected": "d"}"#;
+    let train = &paired.files[0].1;
+    std::fs::write(train, std::fs::read_to_string(train).unwrap() + "\n" + pair).unwrap();
+    let tally = prepare(&paired, &encoder(), folder.path()).unwrap();
+    assert_eq!((tally.kept, tally.one_kind), (3, [0, 2]));
+    assert!(tally.to_string().contains("2 wanted and 0 unwanted completions"), "{tally}");
+}
+
+/// Rows that had completions, none of which can be used, are no file of prompts.
+#[test]
+fn pairs_that_are_all_the_same_are_no_prompts_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = source(folder.path(), &[]);
+    for (split, path) in &source.files {
+        std::fs::write(path, format!(r#"{{"prompt": "p {}", "chosen": "a", "rejected": "a"}}"#, split.unwrap().name()))
+            .unwrap();
+    }
+    let refused = prepare(&source, &encoder(), folder.path()).unwrap_err();
+    assert!(refused.to_string().contains("0 of train, 0 of validation, 0 of test"), "{refused}");
+}
