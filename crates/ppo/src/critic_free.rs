@@ -45,7 +45,7 @@ impl CriticFree {
     /// Step 2: how much better each response was than its likes, `[B]`.
     fn advantages(&mut self, rollout: &Rollout) -> Tensor<1> {
         let toll = if self.settings.kl == KlPlace::Reward { rollout.beta } else { 0.0 };
-        let returns = rollout.score_tensor() - rollout.mask.row_sums(rollout.token_kl.clone()) * toll; // [B]
+        let returns = rollout.score_tensor() - rollout.paid_kl() * toll; // [B]
         match &mut self.baseline {
             Baseline::Past { sum, n } => {
                 let earned: f64 = host(returns.clone()).into_iter().map(f64::from).sum();

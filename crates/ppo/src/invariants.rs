@@ -36,6 +36,14 @@ pub fn first_ratio_is_one(step: u64, deviation: f64, clip_share: f64) -> Result<
     close("first_ratio_is_one", step, "the clip share of the first minibatch", clip_share, 0.0, Within::EXACTLY)
 }
 
+/// A nat of KL costs something, and not everything.
+pub fn price_is_positive(step: u64, price: f64) -> Result<()> {
+    if price.is_finite() && price > 0.0 {
+        return Ok(());
+    }
+    Err(breach("price_is_positive", step, "the price of a nat of KL", price.to_string(), "a number above 0".into()))
+}
+
 /// Whitened advantages have mean 0 over counted tokens, and standard deviation 1, or as much less as what stands under the root makes
 /// it where the raw ones hardly differ. `raw` are the advantages before, which are rounded beside the largest of them.
 pub fn advantages_are_white(
@@ -162,6 +170,10 @@ mod tests {
         assert!(first_ratio_is_one(0, 5e-6, 0.0).is_ok());
         breaks("first_ratio_is_one", first_ratio_is_one(0, 1e-3, 0.0));
         breaks("first_ratio_is_one", first_ratio_is_one(0, 0.0, 0.01));
+        assert!(price_is_positive(0, 1e-9).is_ok());
+        for price in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            breaks("price_is_positive", price_is_positive(0, price));
+        }
         let white = 0.5f32.sqrt(); // ±√½ has variance 1 with n − 1
         let is_white =
             |advantages, raw: f32, sd| advantages_are_white(0, &row(advantages), &row([raw, -raw, 9.0]), sd, &mask);

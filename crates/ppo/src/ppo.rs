@@ -11,12 +11,14 @@ use crate::rollout::{Actors, Rollout, Sampler, SamplerState, Setting, in_blocks,
 use crate::updates::{Losses, Updates};
 use burn::module::Module;
 use burn::tensor::Tensor;
-use duel_model::{Flops, Policy, Reader, Responses, Scalar, Tokens, ValueHead, weights::host};
+use duel_model::weights::{flatten_trained, host};
+use duel_model::{Flops, Policy, Reader, Responses, Scalar, Tokens, ValueHead};
 use duel_objectives::{
     Gae, PolicyLoss, ResponseMask, ValueLoss, centre_and_scale, clipped_value_loss, gae, kl_shaped_rewards,
     scale_around_mean,
 };
 use duel_spec::{CriticBody, KlPlace, Ppo as Settings, Scaling, metrics, seeds};
+use duel_training::invariants as always;
 use duel_training::{Learner, Method, Metrics, Result};
 
 /// What PPO trains: the policy and the value model.
@@ -124,7 +126,8 @@ fn scaled(x: Tensor<2>, how: Scaling, mask: &ResponseMask) -> Tensor<2> {
 }
 
 impl Ppo {
-    /// `settings` in full; see `defaults.toml` for units and sources.
+    /// `settings` in full; see `defaults.toml` for units and sources. With `critic_warmup` the learner has the actor apart
+    /// ([`Learner::with_first_field_apart`]).
     pub fn new(settings: Settings, given: Setting) -> Self {
         let sampler = Sampler::new(given, settings.shared.clone());
         Self { settings, sampler }
@@ -196,13 +199,23 @@ impl Method for Ppo {
 
         // 4. Improve, staying near the policy that wrote the responses; the critic alone while it warms up.
         let (s, reader) = (&self.settings, &self.sampler.given.train_reader);
-        let acts = f64::from(iteration >= s.critic_warmup as u64);
+        let warms_up = iteration < s.critic_warmup as u64;
         let losses = |module: &ActorCritic, rows: &[usize]| {
             let (mut policy, value) = experience.losses(module, rows, s, reader);
-            policy.loss = policy.loss * acts;
+            if warms_up {
+                policy.loss = policy.loss.zeros_like();
+            }
             Losses { policy, value: Some((value.loss, s.value_coef)) }
         };
+        let policy_of = |learner: &Learner<ActorCritic>| flatten_trained(&learner.module().actor);
+        let before = warms_up.then(|| policy_of(learner));
+        if s.critic_warmup > 0 {
+            learner.rest(warms_up);
+        }
         updates.make(learner, &experience.rollout, &first_epoch, &mut rng, losses, &mut said)?;
+        if let Some(before) = before {
+            said.check(|| always::what_rests_stays(learner.step(), "the policy", &before, &policy_of(learner)))?;
+        }
         self.sampler.next(&experience.rollout, &old.actor);
         Ok(said)
     }

@@ -29,7 +29,7 @@ impl Raft {
 
     /// Step 2: the rollout of which only the best response of each group counts.
     fn winners(&self, rollout: Rollout) -> Rollout {
-        let kl = host(rollout.mask.row_sums(rollout.token_kl.clone())); // [B]
+        let kl = host(rollout.paid_kl()); // [B]
         let worth: Vec<f64> =
             rollout.scores.iter().zip(kl).map(|(score, kl)| score - rollout.beta * f64::from(kl)).collect();
         let mut lengths = vec![0; worth.len()];

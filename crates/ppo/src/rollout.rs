@@ -183,6 +183,8 @@ impl Sampler {
         let mask = ResponseMask::from_lengths(&counted, space.response_tokens, reader.device()).averaging(average); // [B, T]
         let reference = s.reads_whole_law().then(|| self.reference.clone());
         let rollout = Rollout { responses, mask, logp, ref_logp, token_kl, beta: self.beta, scores, reference };
+        always::finite(step, "the rollout's KL to the reference", rollout.mean_kl())?;
+        invariants::price_is_positive(step, self.beta)?;
         rollout.tell(&raw, reader, said);
         Ok(rollout)
     }
@@ -202,9 +204,20 @@ impl Sampler {
 }
 
 impl Rollout {
-    /// k1 of each response, nats, `[B]`.
+    /// Every token of the responses, whether or not a loss counts it.
+    fn all_tokens(&self) -> ResponseMask {
+        let [_, columns] = self.logp.dims();
+        ResponseMask::from_lengths(&self.responses.lengths(), columns, &self.logp.device()) // [B, T]
+    }
+
+    /// k1 of each response, nats, `[B]`: of those that no loss counts too, since the policy said them.
     fn kl(&self) -> Tensor<1> {
-        self.mask.row_sums(k1(self.logp.clone(), self.ref_logp.clone()))
+        self.all_tokens().row_sums(k1(self.logp.clone(), self.ref_logp.clone()))
+    }
+
+    /// What the KL that is paid for comes to in each response, `[B]`.
+    pub fn paid_kl(&self) -> Tensor<1> {
+        self.all_tokens().row_sums(self.token_kl.clone())
     }
 
     /// What counts of some rows, on the autodiff device.
@@ -216,9 +229,18 @@ impl Rollout {
 
     /// How much of what the losses are means over is in some rows: tokens, or responses that count.
     pub fn weight(&self, rows: &[usize]) -> f64 {
-        let mask = self.mask.tensor();
-        let rows = index(rows, &mask);
-        f64::from(host(self.mask.clone().on(|ones| ones.select(0, rows)).weight())[0])
+        f64::from(host(self.counted(rows).weight())[0])
+    }
+
+    /// Counted tokens of some rows: what a share of tokens, or a KL a token, is a mean over.
+    pub fn tokens(&self, rows: &[usize]) -> f64 {
+        f64::from(host(self.counted(rows).tensor().sum())[0])
+    }
+
+    /// What counts of some rows, without gradient.
+    fn counted(&self, rows: &[usize]) -> ResponseMask {
+        let rows = index(rows, &self.mask.tensor());
+        self.mask.clone().on(|ones| ones.select(0, rows))
     }
 
     /// `[B]`
@@ -237,7 +259,7 @@ impl Rollout {
     }
 
     fn tell(&self, raw: &[f64], reader: &Reader, said: &mut Metrics) {
-        let Self { responses, mask, logp, .. } = self;
+        let Self { responses, logp, .. } = self;
         let n = responses.len() as f64;
         let distinct: HashSet<_> = responses.prompts.iter().zip(&responses.responses).collect();
         let unended = (0..responses.len()).filter(|&row| !responses.ended(row, reader.space())).count();
@@ -245,7 +267,7 @@ impl Rollout {
         said.put(metrics::KL_PRICE, self.beta);
         said.put(metrics::ROLLOUT_KL, self.mean_kl());
         said.put(metrics::ROLLOUT_LENGTH, responses.response_tokens() as f64 / n);
-        said.put(metrics::ROLLOUT_ENTROPY, -f64::from(host(mask.mean(logp.clone()))[0]));
+        said.put(metrics::ROLLOUT_ENTROPY, -f64::from(host(self.all_tokens().mean(logp.clone()))[0]));
         said.put(metrics::ROLLOUT_UNENDED, unended as f64 / n);
         said.put(metrics::ROLLOUT_UNIQUE, distinct.len() as f64 / n);
     }
@@ -287,5 +309,37 @@ fn unscored(error: duel_reward::Error) -> duel_training::Error {
         duel_reward::Error::Model(error) => error.into(),
         duel_reward::Error::Data(error) => error.into(),
         judge => duel_training::Error::Unscored { source: Box::new(judge) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    #[test]
+    fn what_no_loss_counts_was_said_all_the_same() {
+        let device = Device::flex();
+        let table = |x: [[f32; 2]; 2]| Tensor::<2>::from_data(x, &device);
+        let (logp, ref_logp) = (table([[-1.0, -1.0], [-1.0, -1.0]]), table([[-2.0, -2.0], [-3.0, -3.0]]));
+        let rollout = Rollout {
+            responses: Responses {
+                prompts: vec![vec![1], vec![1]],
+                responses: vec![vec![5, 2], vec![6, 7]],
+                logp: vec![],
+            },
+            mask: ResponseMask::from_lengths(&[2, 0], 2, &device).averaging(Average::Responses), // the second was cut off
+            token_kl: k1(logp.clone(), ref_logp.clone()),
+            logp,
+            ref_logp,
+            beta: 0.5,
+            scores: vec![1.0, 2.0],
+            reference: None,
+        };
+        assert_eq!(rollout.mean_kl(), 3.0); // (1 + 1 + 2 + 2) / 2
+        assert_eq!(host(rollout.paid_kl()), [2.0, 4.0]);
+        assert_eq!(rollout.mean_return(), 0.0); // 1.5 − 0.5 · 3
+        assert_eq!((rollout.weight(&[0, 1]), rollout.tokens(&[0, 1])), (1.0, 2.0));
+        assert_eq!((rollout.weight(&[1]), rollout.tokens(&[1])), (0.0, 0.0));
     }
 }

@@ -46,17 +46,22 @@ pub fn shaped(s: &OnPolicy, seen: &mut Moments, scores: &[f64], ended: impl Fn(u
     scores.iter().enumerate().map(|(row, &x)| scaled(x).clamp(-s.score_clip, s.score_clip) - penalty(row)).collect()
 }
 
+/// How far a controlled price may go from where it began, either way: a KL that never comes near its target would double or
+/// halve it without end.
+const PRICE_RANGE: f64 = 1e6;
+
 /// The price of a nat of KL after `episodes` responses that were on average `kl` nats from the reference.
 pub fn next_price(s: &OnPolicy, beta: f64, kl: f64, episodes: usize) -> f64 {
-    match s.kl_control {
-        KlControl::Fixed => beta,
+    let next = match s.kl_control {
+        KlControl::Fixed => return beta,
         KlControl::Adaptive => {
             let mut control = AdaptiveBeta { beta, target: s.kl_target, horizon: s.kl_horizon };
             control.update(kl, episodes);
             control.beta
         }
         KlControl::Target => halved_or_doubled(beta, kl, s.kl_target),
-    }
+    };
+    next.clamp(s.beta / PRICE_RANGE, s.beta * PRICE_RANGE)
 }
 
 #[cfg(test)]
@@ -93,5 +98,24 @@ mod tests {
         // 9/3 − 1 is clipped to .2; 256 of 10,000 episodes
         assert!((of(KlControl::Adaptive, 9.0) - 0.1 * (1.0 + 0.2 * 0.0256)).abs() < 1e-12);
         assert!((of(KlControl::Adaptive, 2.7) - 0.1 * (1.0 - 0.1 * 0.0256)).abs() < 1e-12);
+    }
+
+    #[test]
+    fn a_price_is_positive_however_long_its_target_is_missed() {
+        for kl_control in [KlControl::Adaptive, KlControl::Target] {
+            // the shortest horizon that is accepted: a rollout of 256 moves the price by a fifth
+            let s = OnPolicy { kl_control, kl_horizon: 256.0, beta: 0.1, ..settings() };
+            for (kl, bound) in [(0.0, 0.1 / PRICE_RANGE), (-3.0, 0.1 / PRICE_RANGE), (1e9, 0.1 * PRICE_RANGE)] {
+                let most = if kl_control == KlControl::Target { 2.0 } else { 1.25 }; // 1/0.8; upwards it is 1.2
+                let mut price = s.beta;
+                for _ in 0..3000 {
+                    let next = next_price(&s, price, kl, 256);
+                    let factor = (next / price).max(price / next);
+                    assert!(factor < most + 1e-9, "{kl_control:?} at {kl}: {factor}");
+                    price = next;
+                }
+                assert!((price / bound - 1.0).abs() < 1e-9, "{kl_control:?} at {kl}: {price}");
+            }
+        }
     }
 }

@@ -81,13 +81,20 @@ impl Updates {
     ) -> Result<()> {
         let responses = &rollout.responses;
         let weight = |rows: &[usize]| rollout.weight(rows);
-        let mut sums = Sums::default();
+        let (mut sums, left_out) = (Sums::default(), learner.skipped());
         'update: for epoch in 0..self.epochs {
             let batches = if epoch == 0 { first_epoch.to_vec() } else { self.shuffled(responses.len(), rng) };
-            for (i, rows) in batches.into_iter().enumerate() {
+            for rows in batches {
+                // where no response counts there is nothing to learn from; the schedule goes on
+                if weight(&rows) == 0.0 {
+                    learner.skip(1);
+                    sums.empty += 1.0;
+                    continue;
+                }
                 if learner.step() == 0 {
                     said.check(|| {
-                        let units: Vec<&[usize]> = rows.chunks(self.together).collect();
+                        let units = rows.chunks(self.together).filter(|unit| weight(unit) > 0.0);
+                        let units: Vec<&[usize]> = units.collect();
                         always::parts_make_the_same_gradient(learner, units.len(), |module, part| {
                             let rows: Vec<usize> = part.iter().flat_map(|&unit| units[unit]).copied().collect();
                             (losses(module, &rows).total(), weight(&rows))
@@ -96,19 +103,22 @@ impl Updates {
                 }
                 // a batch may be read in parts: what it says is then theirs together
                 let mut saw = Diagnostics::default();
-                let (parts, whole) = (learner.parts(&rows, self.together), weight(&rows).max(1.0));
+                let (parts, whole, tokens) =
+                    (learner.parts(&rows, self.together), weight(&rows), rollout.tokens(&rows));
                 for (at, part) in parts.iter().enumerate() {
                     let found = losses(learner.module(), part);
-                    saw.add(&found, weight(part) / whole);
-                    if epoch == 0 && i == 0 {
+                    let share = weight(part) / whole;
+                    saw.add(&found, share, rollout.tokens(part) / tokens);
+                    if sums.updates == 0.0 {
                         invariants::first_ratio_is_one(learner.step(), saw.ratio_deviation, saw.clip_share)?;
                     }
                     if at + 1 == parts.len() && saw.kl > self.target_kl {
                         learner.forget();
-                        learner.skip(self.planned() - sums.updates as u64);
+                        sums.stopped = self.planned() as f64 - sums.updates - sums.empty;
+                        learner.skip(sums.stopped as u64);
                         break 'update;
                     }
-                    learner.accumulate(found.total(), weight(part) / whole)?;
+                    learner.accumulate(found.total(), share)?;
                 }
                 sums.add(&learner.update()?, &saw);
                 let tokens = responses.select(&rows).token_count();
@@ -116,6 +126,8 @@ impl Updates {
                 said.cost.flops += self.flops * tokens as f64;
             }
         }
+        let left_out = learner.skipped() - left_out;
+        always::planned_updates_are_made(learner.step(), sums.updates as u64, left_out, self.planned())?;
         sums.into_metrics(self.planned() as f64, said);
         Ok(())
     }
@@ -132,12 +144,12 @@ struct Diagnostics {
 }
 
 impl Diagnostics {
-    /// Counts a part that is so much of the whole.
-    fn add(&mut self, found: &Losses, share: f64) {
+    /// Counts a part that is so much of what the whole's loss is a mean over, and of its counted tokens.
+    fn add(&mut self, found: &Losses, share: f64, share_of_tokens: f64) {
         let first = |x: &Tensor<1>| f64::from(host(x.clone().inner())[0]);
         let PolicyLoss { clip_share, kl, ratio_max, ratio_deviation, .. } = &found.policy;
-        self.clip_share += share * first(clip_share);
-        self.kl += share * first(kl);
+        self.clip_share += share_of_tokens * first(clip_share);
+        self.kl += share_of_tokens * first(kl);
         self.ratio_max = self.ratio_max.max(first(ratio_max));
         self.ratio_deviation = self.ratio_deviation.max(first(ratio_deviation));
         if let Some((loss, _)) = &found.value {
@@ -150,6 +162,9 @@ impl Diagnostics {
 #[derive(Default)]
 struct Sums {
     updates: f64,
+    /// Minibatches in which no response counts, and those after the stop at `target_kl`.
+    empty: f64,
+    stopped: f64,
     loss: f64,
     grad_norm: f64,
     update_ratio: f64,
@@ -176,9 +191,14 @@ impl Sums {
         self.ratio_max = self.ratio_max.max(saw.ratio_max);
     }
 
-    /// Their means, of so many planned updates.
+    /// Their means, of so many planned updates; without an update there is none.
     fn into_metrics(self, planned: f64, said: &mut Metrics) {
-        let n = self.updates.max(1.0);
+        said.put(metrics::UPDATES_SKIPPED, self.stopped / planned);
+        said.put(metrics::UPDATES_EMPTY, self.empty / planned);
+        let n = self.updates;
+        if n == 0.0 {
+            return;
+        }
         said.put(metrics::LOSS, self.loss / n);
         said.put(metrics::GRAD_NORM, self.grad_norm / n);
         said.put(metrics::UPDATE_RATIO, self.update_ratio / n);
@@ -189,6 +209,5 @@ impl Sums {
         said.put(metrics::CLIP_SHARE, self.clip_share / n);
         said.put(metrics::KL_STEP, self.kl);
         said.put(metrics::RATIO_MAX, self.ratio_max);
-        said.put(metrics::UPDATES_SKIPPED, 1.0 - self.updates / planned);
     }
 }

@@ -185,6 +185,7 @@ fn ppo(
     let mut method = Ppo::new(settings.clone(), setting(shared.reward, &work));
     let module = ActorCritic { actor: start(&shared.every, &work), critic };
     let learner = learner(module, &shared.every, shared.learning_rate, planned(shared), &work);
+    let learner = if settings.critic_warmup > 0 { learner.with_first_field_apart("actor") } else { learner };
     let actor = |module: &ActorCritic| module.actor.valid();
     let trained = on_rollouts(&mut method, learner, shared, 1, &work, actor, look, recorder)?;
     recorder.record("train", trained.1, metrics::MODELS_RESIDENT, resident);
@@ -272,6 +273,7 @@ fn dpo(
     let steps = (settings.epochs * (rows.len() / settings.batch_size.min(rows.len()))) as u64;
     let mut learner = learner(policy, &settings.every, settings.learning_rate, steps, &work);
     let mut queue = Batches::new(rows.len(), settings.batch_size, work.seed, "dpo");
+    let left_out = queue.left_out();
     let batch = |step| -> Result<_> { Ok(PairBatch::new(&rows, queue.at(step))) };
     let validate = |policy: &Policy, clocks: Clocks, recorder: &mut dyn Recorder| {
         let found = validator.validate(&work.reader, policy, &validation, &on_validation);
@@ -290,6 +292,7 @@ fn dpo(
         Ok::<_, crate::Error>(merit(&settings.every, &marks, Some(loss)))
     };
     let clocks = train(&mut method, &mut learner, &mut keeper, course, batch, &mut watch, looked)?;
+    recorder.record("train", clocks, metrics::ROWS_LEFT_OUT, left_out);
     let policy = kept(keeper, learner.into_module(), clocks, recorder).valid();
     validate(&policy.clone().as_read(), clocks, recorder);
     let resident = 1.0 + f64::from(settings.loss == PairLoss::Kto); // the others' reference is in the cache

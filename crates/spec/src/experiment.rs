@@ -3,7 +3,7 @@
 use crate::checks::{check_choices, check_numbers, check_slurm};
 use crate::claim::{Claim, Side};
 use crate::document::{Document, defaults, same};
-use crate::method::{Clash, Dpo, Method, OnPolicy, Ppo};
+use crate::method::{Clash, Dpo, KlControl, Method, OnPolicy, PairLoss, Ppo};
 use crate::record::REFERENCE;
 use crate::search::{Axis, Drawn, Search, Trial, Tuning};
 use crate::{Error, Result};
@@ -545,27 +545,7 @@ impl Experiment {
             let found = format!("{} does not divide width {}", self.model.heads, self.model.width);
             return refuse("model.heads", found, "a divisor of model.width");
         }
-        for (name, arm) in &self.arms {
-            for point in arm.corners() {
-                let Some(&OnPolicy { episodes, minibatches, .. }) = point.method.on_policy() else { continue };
-                let group = point.method.group();
-                if !episodes.is_multiple_of(minibatches) {
-                    let found = format!("{minibatches} does not divide {episodes} episodes");
-                    return refuse(&format!("arms.{name}.minibatches"), found, "a divisor of episodes");
-                }
-                if !episodes.is_multiple_of(group) {
-                    let found = format!("{group} does not divide {episodes} episodes");
-                    return refuse(&format!("arms.{name}.group"), found, "a divisor of episodes");
-                }
-                if group == 1 && matches!(point.method, Method::Rloo(_) | Method::Grpo(_)) {
-                    return refuse(
-                        &format!("arms.{name}.group"),
-                        "1".into(),
-                        "at least 2: a group is its own baseline",
-                    );
-                }
-            }
-        }
+        self.check_updates(document)?;
         self.check_clashes(document)?;
         self.check_search(document)?;
         self.check_claims(document)?;
@@ -588,6 +568,50 @@ impl Experiment {
 }
 
 impl Experiment {
+    /// Counts of which one has to divide another, so that every planned update can be made.
+    fn check_updates(&self, document: &Document) -> Result<()> {
+        for (name, arm) in &self.arms {
+            let refuse = |key: &str, found: String, accepted: String| {
+                let key = format!("arms.{name}.{key}");
+                Err(Error::OutOfRange { found, accepted, place: document.place(&key), key })
+            };
+            let between = |key: &&&str| arm.space.get(**key).is_some_and(|axis| axis.choices.is_empty());
+            if let Some(key) = ["episodes", "minibatches", "group"].iter().find(between) {
+                let accepted = "choices: of the numbers between two ends not every one divides".into();
+                return refuse(&format!("space.{key}"), "low and high".into(), accepted);
+            }
+            for point in arm.corners() {
+                if let Method::Dpo(Dpo { loss: PairLoss::Kto, batch_size: 1, .. }) = point.method {
+                    let accepted = "at least 2 with loss = \"kto\", which takes its KL from the neighbours in a batch";
+                    return refuse("batch_size", "1".into(), accepted.into());
+                }
+                let Some(shared) = point.method.on_policy() else { continue };
+                let &OnPolicy { episodes, minibatches, kl_control, kl_horizon, .. } = shared;
+                let group = point.method.group();
+                if !episodes.is_multiple_of(group) {
+                    let found = format!("{group} does not divide {episodes} episodes");
+                    return refuse("group", found, format!("a divisor of episodes: {}", divisors(episodes)));
+                }
+                if group == 1 && matches!(point.method, Method::Rloo(_) | Method::Grpo(_)) {
+                    return refuse("group", "1".into(), "at least 2: a group is its own baseline".into());
+                }
+                let (together, units) = point.method.unit();
+                if !(episodes / together).is_multiple_of(minibatches) {
+                    let count = episodes / together;
+                    let of = if together == 1 { String::new() } else { format!(" of {together} episodes each") };
+                    let found = format!("{minibatches} does not divide {count} {units}{of}");
+                    return refuse("minibatches", found, format!("a divisor of the {units}: {}", divisors(count)));
+                }
+                if kl_control == KlControl::Adaptive && kl_horizon < episodes as f64 {
+                    let found = format!("{kl_horizon}, with {episodes} episodes a rollout");
+                    let accepted = "at least `episodes`: one rollout then moves beta by a fifth at most".into();
+                    return refuse("kl_horizon", found, accepted);
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Where the model comes from, against the world; and the judge.
     fn check_model(&self, document: &Document) -> Result<()> {
         let (kind, from) = (self.world.kind, self.is_pretrained());
@@ -948,6 +972,12 @@ impl Arm {
     }
 }
 
+/// The small divisors of a number, for people.
+fn divisors(n: usize) -> String {
+    let all: Vec<String> = (1..=n.min(256)).filter(|d| n.is_multiple_of(*d)).map(|d| d.to_string()).collect();
+    all.join(", ")
+}
+
 fn with_one(drawn: &Drawn, name: &str, value: Value) -> Drawn {
     let mut drawn = drawn.clone();
     drawn.insert(name.into(), value);
@@ -1117,6 +1147,52 @@ mod tests {
         assert!(clash(&format!(
             "{SPACE}label_smoothing = {{ low = 0.1, high = 0.2, when = {{ loss = [\"ipo\"] }} }}\nloss = {{ choices = [\"ipo\", \"hinge\"] }}\n"
         )));
+    }
+
+    /// Whether a file with one arm is accepted; the error's text where it is not.
+    fn refusal(arm: &str) -> Option<String> {
+        parse(&format!("[arms.a]\n{arm}\n")).err().map(|e| e.to_string())
+    }
+
+    #[test]
+    fn minibatches_divide_what_they_are_cut_from() {
+        let accepted = [
+            "method = \"ppo\"\nepisodes = 12\nminibatches = 4",
+            "method = \"grpo\"\nepisodes = 12\nminibatches = 4\ngroup = 6", // parted groups are none the worse
+            "method = \"online_dpo\"\nepisodes = 12\nminibatches = 3",
+            "method = \"raft\"\nepisodes = 12\nminibatches = 3\ngroup = 4",
+        ];
+        for arm in accepted {
+            assert_eq!(refusal(arm), None, "{arm}");
+        }
+        let refused = [
+            ("method = \"ppo\"\nepisodes = 12\nminibatches = 5", "5 does not divide 12 episodes"),
+            ("method = \"online_dpo\"\nepisodes = 12\nminibatches = 4", "4 does not divide 6 pairs of 2 episodes"),
+            ("method = \"online_dpo\"\nepisodes = 6\nminibatches = 6", "6 does not divide 3 pairs"), // none would be left
+            ("method = \"raft\"\nepisodes = 12\nminibatches = 4\ngroup = 4", "4 does not divide 3 groups"),
+            ("method = \"rloo\"\nepisodes = 12\nminibatches = 3\ngroup = 5", "5 does not divide 12 episodes"),
+            ("method = \"ppo\"\n[arms.a.grid]\nminibatches = [4, 3]\nepisodes = [256]", "3 does not divide 256"),
+        ];
+        for (arm, says) in refused {
+            let found = refusal(arm).expect(arm);
+            assert!(found.contains(says), "{arm}: {found}");
+        }
+        let range = format!("{}minibatches = {{ low = 1, high = 4 }}\n", SPACE.replace("dpo", "ppo"));
+        assert!(matches!(parse(&range), Err(Error::OutOfRange { .. })), "3 of 1 to 4 does not divide 256");
+        let choices = format!("{}minibatches = {{ choices = [1, 4] }}\n", SPACE.replace("dpo", "ppo"));
+        assert!(parse(&choices).is_ok());
+        assert!(
+            refusal("method = \"dpo\"\nloss = \"kto\"\nbatch_size = 1").expect("no neighbour").contains("batch_size")
+        );
+    }
+
+    #[test]
+    fn a_horizon_is_no_shorter_than_a_rollout() {
+        let horizon = |h: f64| {
+            refusal(&format!("method = \"ppo\"\nkl_control = \"adaptive\"\nepisodes = 64\nkl_horizon = {h:?}"))
+        };
+        assert_eq!(horizon(64.0), None);
+        assert!(horizon(63.0).expect("too short").contains("kl_horizon"));
     }
 
     #[test]

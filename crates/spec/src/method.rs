@@ -435,6 +435,16 @@ impl Method {
         }
     }
 
+    /// Responses that no minibatch parts, and what they are together: a loss on pairs reads both, and of RAFT's groups one
+    /// response counts.
+    pub fn unit(&self) -> (usize, &'static str) {
+        match self {
+            Self::OnlineDpo(_) => (2, "pairs"),
+            Self::Raft(Raft { group, .. }) => (*group, "groups"),
+            _ => (1, "episodes"),
+        }
+    }
+
     /// Whose score it climbs; `None` where it reads preference rows.
     pub fn climbs(&self) -> Option<RewardSource> {
         self.on_policy().map(|shared| shared.reward)

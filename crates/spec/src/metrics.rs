@@ -43,6 +43,8 @@ catalogue! {
     UPDATE_RATIO = "update_ratio", "1", "L2 norm of the step over L2 norm of the weights";
     PEAK_RSS = "peak_rss", "bytes", "largest resident set of the worker process so far";
     PARAMETERS = "parameters", "1", "trained parameters";
+    UPDATES = "updates", "updates", "updates that moved the whole module: at a learning rate above 0 and without a part at rest, summed over the stage";
+    ROWS_LEFT_OUT = "rows_left_out", "share", "rows that no batch of an epoch holds over all rows, since batches are of one size; other ones in each epoch";
     MODELS_RESIDENT = "models_resident", "1", "models the training keeps in memory";
     TRAINED_TOKENS = "trained_tokens", "tokens", "tokens that passed a backward pass, summed over the stage";
     SAMPLED_TOKENS = "sampled_tokens", "tokens", "tokens that the policy wrote during the training, summed over the stage";
@@ -102,6 +104,7 @@ catalogue! {
     CLIP_SHARE = "clip_share", "share", "counted tokens on which the clip was binding (A·clip(r) < A·r), mean over minibatches";
     KL_STEP = "kl_step", "nats", "k3 of KL(rollout's policy || new policy) a token, last minibatch";
     UPDATES_SKIPPED = "updates_skipped", "share", "minibatches left out because target_kl was passed";
+    UPDATES_EMPTY = "updates_empty", "share", "minibatches left out because none of their responses counts: all cut off, under truncated = mask";
     ADVANTAGE_SD = "advantage_sd", "reward", "standard deviation of raw advantages over counted tokens";
     VALUE_LOSS = "value_loss", "reward²", "clipped value loss, mean over counted tokens and minibatches";
     EXPLAINED_VARIANCE = "explained_variance", "share", "1 - var(return - value) / var(return) over counted tokens";

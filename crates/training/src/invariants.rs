@@ -90,6 +90,25 @@ pub fn zero_rate_moves_nothing(step: u64, moved: f64) -> Result<()> {
     close("zero_rate_moves_nothing", step, "the norm of an update at learning rate 0", moved, 0.0, Within::EXACTLY)
 }
 
+/// What rests while others train is what it was, to the bit.
+pub fn what_rests_stays(step: u64, what: &str, before: &[f32], after: &[f32]) -> Result<()> {
+    let moved = before.iter().zip(after).filter(|(a, b)| a.to_bits() != b.to_bits()).count();
+    if before.len() == after.len() && moved == 0 {
+        return Ok(());
+    }
+    let what = format!("the weights of {what} that moved while it rests");
+    Err(breach("what_rests_stays", step, &what, moved.to_string(), "0".into()))
+}
+
+/// Every update that a rollout was to bring was made, or left out and counted.
+pub fn planned_updates_are_made(step: u64, made: u64, left_out: u64, planned: u64) -> Result<()> {
+    if made + left_out == planned {
+        return Ok(());
+    }
+    let (found, expected) = (format!("{made} made and {left_out} left out"), format!("{planned} in all"));
+    Err(breach("planned_updates_are_made", step, "the updates on a rollout", found, expected))
+}
+
 /// The parts that were accumulated make one batch.
 pub fn parts_make_a_whole(step: u64, share: f64) -> Result<()> {
     close("parts_make_a_whole", step, "the sum of the accumulated parts' shares", share, 1.0, Within::itself(1e-6))

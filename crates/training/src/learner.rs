@@ -16,6 +16,10 @@ use std::collections::HashSet;
 pub struct Learner<M> {
     module: Option<M>,
     at: LearnerState,
+    /// Where the weights of each optimizer end, in their order.
+    groups: Vec<usize>,
+    /// Whether the first group rests.
+    rests: bool,
     /// Each weight's decay.
     decay: Vec<f32>,
     settings: LearnerSettings,
@@ -31,10 +35,13 @@ pub struct Learner<M> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LearnerState {
     weights: Vec<f32>,
-    optimizer: Optimizer,
+    /// One a group.
+    optimizers: Vec<Optimizer>,
     step: u64,
     /// Updates that were planned but left out; the schedule counts them.
     skipped: u64,
+    /// Updates at a rate above 0 of the whole module.
+    moved: u64,
 }
 
 /// What the parts of a batch have added up to since the last update.
@@ -64,10 +71,12 @@ impl<M: Module> Learner<M> {
         let trained = weights::trained(&module);
         let decay = trained.iter().flat_map(|n| vec![decay(n, settings); n.values.len()]).collect();
         let weights: Vec<f32> = trained.into_iter().flat_map(|n| n.values).collect();
-        let optimizer = Optimizer::new(settings, weights.len());
+        let optimizers = vec![Optimizer::new(settings, weights.len())];
         Self {
             module: Some(module),
-            at: LearnerState { weights, optimizer, step: 0, skipped: 0 },
+            groups: vec![weights.len()],
+            rests: false,
+            at: LearnerState { weights, optimizers, step: 0, skipped: 0, moved: 0 },
             decay,
             settings: settings.clone(),
             learning_rate,
@@ -82,6 +91,25 @@ impl<M: Module> Learner<M> {
     pub fn dropping(mut self, dropout: f64, seed: u64) -> Self {
         self.dropout = (dropout > 0.0).then(|| Dropout::new(dropout, seed, &weights::trained(self.module())));
         self
+    }
+
+    /// Gives the parameters of the module's first field an optimizer of their own, so that they can [`rest`](Self::rest) while
+    /// the others train. Before the first update.
+    pub fn with_first_field_apart(mut self, field: &str) -> Self {
+        let trained = weights::trained(self.module());
+        let inside = trained.iter().take_while(|parameter| parameter.name.split('.').next() == Some(field));
+        let first = inside.map(|parameter| parameter.values.len()).sum();
+        self.groups = vec![first, self.at.weights.len()];
+        let sizes = [first, self.at.weights.len() - first];
+        self.at.optimizers = sizes.map(|size| Optimizer::new(&self.settings, size)).to_vec();
+        self
+    }
+
+    /// Whether the first group rests from now on: its weights, moments and time stay as they are, to the bit, and its
+    /// gradient counts in no norm.
+    pub fn rest(&mut self, rests: bool) {
+        assert!(!rests || self.groups.len() > 1, "only a group apart can rest while the others train");
+        self.rests = rests;
     }
 
     /// Begins an iteration: the module is thinned by a mask that holds until [`Learner::whole`].
@@ -116,7 +144,7 @@ impl<M: Module> Learner<M> {
 
     /// Goes on from a state that a learner of the same module and settings had; `false` if it is another's.
     pub fn resume(&mut self, state: LearnerState) -> bool {
-        let fits = state.weights.len() == self.at.weights.len();
+        let fits = state.weights.len() == self.at.weights.len() && state.optimizers.len() == self.groups.len();
         if fits {
             self.at = state;
             self.put_weights();
@@ -132,6 +160,16 @@ impl<M: Module> Learner<M> {
     /// Updates made.
     pub fn step(&self) -> u64 {
         self.at.step
+    }
+
+    /// Planned updates that were left out.
+    pub fn skipped(&self) -> u64 {
+        self.at.skipped
+    }
+
+    /// Updates at a rate above 0 that moved the whole module.
+    pub fn moved(&self) -> u64 {
+        self.at.moved
     }
 
     /// Leaves out planned updates: the schedule goes on as if they had been made, so that every training ends
@@ -223,8 +261,11 @@ impl<M: Module> Learner<M> {
     /// weights are then untouched. [`crate::Error::Diverged`] too if the step leads to weights that are not finite.
     pub fn update(&mut self) -> Result<Update> {
         let step = self.at.step;
-        let Pending { gradient, loss: value, share } = std::mem::take(&mut self.pending);
+        let Pending { mut gradient, loss: value, share } = std::mem::take(&mut self.pending);
         invariants::parts_make_a_whole(step, share)?;
+        if self.rests {
+            gradient[..self.groups[0]].fill(0.0);
+        }
 
         // 2. Clip by the global norm.
         let grad_norm = norm(&gradient);
@@ -239,8 +280,7 @@ impl<M: Module> Learner<M> {
         }
         let planned = step + self.at.skipped;
         let learning_rate = rate(&self.settings, self.learning_rate, planned, self.total);
-        let Move { length, from } =
-            self.at.optimizer.step(&mut self.at.weights, &gradient, scale, &self.decay, learning_rate);
+        let Move { length, from } = self.step_groups(&gradient, scale, learning_rate);
         self.spare = gradient;
         invariants::finite(step + 1, "the norm of the step, and so a weight,", length)?;
         if learning_rate == 0.0 {
@@ -248,8 +288,31 @@ impl<M: Module> Learner<M> {
         }
         self.put_weights();
         self.at.step += 1;
+        self.at.moved += u64::from(learning_rate > 0.0 && !self.rests);
         duel_kernels::updated();
         Ok(Update { loss: value, grad_norm, learning_rate, update_ratio: length / from.max(f64::MIN_POSITIVE) })
+    }
+
+    /// A step of every group that does not rest.
+    fn step_groups(&mut self, gradient: &[f32], scale: f32, learning_rate: f64) -> Move {
+        let LearnerState { weights, optimizers, .. } = &mut self.at;
+        if let [optimizer] = optimizers.as_mut_slice() {
+            return optimizer.step(weights, gradient, scale, &self.decay, learning_rate);
+        }
+        let (mut squares, mut begin) = ([0.0; 2], 0);
+        for (group, (optimizer, &end)) in optimizers.iter_mut().zip(&self.groups).enumerate() {
+            let (weights, own) = (&mut weights[begin..end], begin..end);
+            let Move { length, from } = match self.rests && group == 0 {
+                true => Move { length: 0.0, from: norm(weights) },
+                false => {
+                    optimizer.step(weights, &gradient[own.clone()], scale, &self.decay[own.clone()], learning_rate)
+                }
+            };
+            squares = [squares[0] + length * length, squares[1] + from * from];
+            begin = end;
+        }
+        let [length, from] = squares.map(f64::sqrt);
+        Move { length, from }
     }
 
     /// A step at rate 0, on a few weights beside the real ones: nothing may move.
@@ -324,4 +387,90 @@ fn ids_are_unique<M: Module>(module: &M) -> bool {
     let mut ids = Ids { seen: HashSet::new(), unique: true };
     module.visit(&mut ids);
     ids.unique
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+    use duel_spec::Optimizer as Kind;
+
+    #[derive(Module, Debug)]
+    struct Two {
+        first: Param<Tensor<1>>,
+        second: Param<Tensor<1>>,
+    }
+
+    fn two(apart: bool, settings: &LearnerSettings) -> Learner<Two> {
+        let device = Device::flex().autodiff();
+        let of = |x: [f32; 2]| Param::from_tensor(Tensor::from_data(x, &device).require_grad());
+        let learner = Learner::new(Two { first: of([1.0, -2.0]), second: of([3.0, 0.5]) }, settings, 0.1, 8);
+        if apart { learner.with_first_field_apart("first") } else { learner }
+    }
+
+    /// One update against a loss that reaches both.
+    fn step(learner: &mut Learner<Two>) -> Update {
+        let Two { first, second } = learner.module();
+        let loss = (first.val() * second.val()).sum() + second.val().square().sum();
+        learner.minimize(loss).expect("finite")
+    }
+
+    fn weights_of(learner: &Learner<Two>) -> [Vec<f32>; 2] {
+        let Two { first, second } = learner.module();
+        [first, second].map(|w| weights::host(w.val().inner()))
+    }
+
+    #[test]
+    fn a_group_at_rest_stays_to_the_bit_and_then_begins_as_a_fresh_one() {
+        for optimizer in [Kind::Adamw, Kind::Rmsprop, Kind::Lion] {
+            let settings = LearnerSettings {
+                optimizer,
+                weight_decay: 0.3,
+                decay_vectors: true,
+                rms_momentum: 0.5,
+                warmup: 0.0,
+                clip_norm: 1e9,
+                schedule: duel_spec::Schedule::Constant,
+                ..LearnerSettings::defaults()
+            };
+            let mut learner = two(true, &settings);
+            let start = weights_of(&learner);
+            learner.rest(true);
+            for _ in 0..3 {
+                let [first, second] = weights_of(&learner);
+                // the gradient of the part at rest, `second`, counts in no norm: that of the other is first + 2 second
+                let squares = first.iter().zip(&second).map(|(a, b)| f64::from(a + 2.0 * b).powi(2));
+                let expected = squares.sum::<f64>().sqrt();
+                assert!((step(&mut learner).grad_norm / expected - 1.0).abs() < 1e-6);
+                let now = weights_of(&learner);
+                assert!(now[0] == start[0] && now[1] != second);
+            }
+            assert_eq!(learner.at.optimizers[0], Optimizer::new(&settings, 2), "{optimizer:?}: moments and time");
+            assert_eq!((learner.step(), learner.moved()), (3, 0));
+
+            // awake, the first group moves as it would in the first update of a fresh training from these weights
+            let at = weights_of(&learner);
+            learner.rest(false);
+            step(&mut learner);
+            let mut fresh = two(true, &settings);
+            fresh.at.weights[2..].copy_from_slice(&at[1]);
+            fresh.put_weights();
+            step(&mut fresh);
+            assert_eq!(weights_of(&learner)[0], weights_of(&fresh)[0], "{optimizer:?}");
+            assert_ne!(weights_of(&learner)[0], start[0]);
+            assert_eq!(learner.moved(), 1);
+        }
+    }
+
+    #[test]
+    fn groups_that_do_not_rest_change_nothing() {
+        let settings = LearnerSettings { weight_decay: 0.3, ..LearnerSettings::defaults() };
+        let (mut one, mut apart) = (two(false, &settings), two(true, &settings));
+        for _ in 0..3 {
+            let [a, b] = [step(&mut one), step(&mut apart)];
+            assert!((a.update_ratio - b.update_ratio).abs() < 1e-12 && a.grad_norm == b.grad_norm);
+        }
+        assert_eq!(weights_of(&one), weights_of(&apart));
+        assert_eq!(one.moved(), 2, "the first update is at rate 0");
+    }
 }

@@ -170,6 +170,7 @@ pub fn train<M: Method, E: From<Error>>(
     say(metrics::STAGE_SECONDS, at.clocks.wall_seconds);
     say(metrics::CHECK_SECONDS, at.checking);
     say(metrics::PARAMETERS, learner.parameters() as f64);
+    say(metrics::UPDATES, learner.moved() as f64);
     Ok(at.clocks)
 }
 
