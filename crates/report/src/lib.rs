@@ -11,6 +11,7 @@ mod export;
 mod figures;
 mod format;
 mod frontier;
+mod idle;
 mod over;
 mod page;
 mod parallel;
@@ -32,6 +33,7 @@ pub use compare::compare;
 pub use error::Error;
 pub use export::{Format, Theme, Width, figure, figures};
 pub use format::{fixed, signed};
+pub use idle::LEFT_OUT;
 pub use run::{Mark, Missing, Point, Run};
 pub use said::{Piece, Said, page as said_page};
 pub use tuning::{Tried, Tuning, Worth};
@@ -95,6 +97,7 @@ pub fn write(run: &Path) -> Result<Written> {
     let tables = tables::write(&run, &tuning, &verdicts, &report.join("tables"))?;
     let page = report.join("index.html");
     duel_ledger::write_atomically(&page, page::fill(&run, &charts, &tables, &edges, &verdicts)?.as_bytes())?;
-    let warnings = run.notes().into_iter().chain(calibration::at_chance(&run)).chain(edges).collect();
+    let weak = calibration::at_chance(&run);
+    let warnings = run.notes().into_iter().chain(weak).chain(idle::warnings(&run)).chain(edges).collect();
     Ok(Written { page, warnings })
 }

@@ -126,6 +126,7 @@ pub(crate) fn fill(
             unfinished => run.unfinished(),
             dropped_claims => run.dropped_claims(),
             weak => calibration::at_chance(run),
+            idle => crate::idle::warnings(run),
             verdicts => Serde(verdicts.iter().map(Judged::new).collect::<Vec<_>>()),
             folder => format!("runs/{}", run.experiment.name),
             completions => embedded(&completions(run))?,

@@ -13,6 +13,7 @@ mod host;
 mod log;
 mod parzen;
 mod plan;
+mod planned;
 mod progress;
 mod registry;
 mod render;

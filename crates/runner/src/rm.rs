@@ -143,6 +143,7 @@ impl Desk<'_> {
         let mut learner = Learner::new(model, &self.experiment.learner, settings.learning_rate, steps);
         let stream = if member == 0 { "rm".to_string() } else { format!("rm-{member}") };
         let mut queue = Batches::new(rows.len(), settings.batch_size, self.stage.seed, stream.clone());
+        let left_out = queue.left_out();
         let batch = |step| -> Result<_> { Ok(PairBatch::new(rows, queue.at(step))) };
 
         // the most accurate step on validation rows, where that is asked for
@@ -158,6 +159,7 @@ impl Desk<'_> {
             Ok::<_, crate::Error>(Some(accuracy))
         };
         let spent = train(&mut method, &mut learner, &mut keeper, course, batch, &mut watch, look)?;
+        recorder.record("rm", spent, metrics::ROWS_LEFT_OUT, left_out);
         let (model, kept) = keeper.restore(learner.into_module());
         let model = model.valid();
         if let Some(step) = kept {

@@ -4,7 +4,7 @@ use crate::cli::{Executor, ExperimentArgs, ReportArgs, RunArgs};
 use crate::execute::{Failure, Outcome, Settings, execute};
 use crate::plan::{Kind, Plan, Stage, experiment_hash, judge_files, judge_inputs};
 use crate::progress::Board;
-use crate::{Error, Result, host, log, scene, search, slurm};
+use crate::{Error, Result, host, log, planned, scene, search, slurm};
 use duel_ledger::{Manifest, Part, Planned, RunDir, RunLock, read_rounds, write_atomically};
 use duel_report::{Tuning, Written};
 use duel_spec::{Cell, Document, Experiment, FORMAT_VERSION, Trial};
@@ -74,6 +74,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
 
     let mut board = Board::new(jobs);
     board.say(&format!("{}: {}", experiment.name, experiment.question));
+    for warning in planned::warnings(&experiment) {
+        board.say(&format!("warning: {warning}"));
+    }
     let settings = Settings {
         run: &run,
         device: &args.experiment.device,

@@ -5,7 +5,7 @@ use crate::estimate::{Cost, Estimator, Rates, makespan};
 use crate::plan::{Kind, Plan};
 use crate::run::{at_once, prepare, whole_plan};
 use crate::terminal::json;
-use crate::{Result, host, print};
+use crate::{Result, host, planned, print};
 use duel_ledger::RunDir;
 use duel_spec::{Document, Experiment};
 use serde::Serialize;
@@ -120,6 +120,7 @@ fn warnings(experiment: &Experiment, memory: f64, seconds: f64, machine: Machine
         let seeds = experiment.seeds;
         warnings.push(format!("{seeds} seeds: no claim is judged on fewer than {FEWEST_SEEDS}"));
     }
+    warnings.extend(planned::warnings(experiment));
     if memory > machine.memory {
         let [needed, there] = [memory, machine.memory].map(bytes);
         warnings

@@ -191,6 +191,7 @@ impl Desk<'_> {
         let mut method = Sft::new(self.train_reader(world), &config);
         let mut learner = Learner::new(policy, &self.experiment.learner, settings.learning_rate, settings.steps as u64);
         let mut queue = Batches::new(rows.len(), settings.batch_size, seed, "sft");
+        let left_out = queue.left_out();
         let batch = |step| -> Result<_> { Ok(rows.select(queue.at(step))) };
         let clocks = self.train_alone("sft", &mut method, &mut learner, settings.steps, batch, recorder)?;
 
@@ -202,6 +203,7 @@ impl Desk<'_> {
         invariants::reads_are_sound(clocks.step, &reader, &policy, &heldout)?;
         let (token, sequence) = heldout_nll(&reader, &policy, &heldout);
         invariants::finite(clocks.step, "the loss on held-out rows", token)?;
+        recorder.record("sft", clocks, metrics::ROWS_LEFT_OUT, left_out);
         recorder.record("sft", clocks, metrics::NLL_TOKEN, token);
         recorder.record("sft", clocks, metrics::NLL_SEQUENCE, sequence);
         if let Some(grammar) = &scene.grammar {
@@ -625,6 +627,11 @@ impl Batches {
     /// Batches of `batch_size` of `rows` rows.
     pub fn new(rows: usize, batch_size: usize, seed: u64, stage: impl Into<String>) -> Self {
         Self { rows, batch_size, seed, stage: stage.into(), epoch: None, batches: vec![] }
+    }
+
+    /// Share of the rows that are in no batch of an epoch, other ones in each.
+    pub fn left_out(&self) -> f64 {
+        (self.rows % self.batch_size.min(self.rows)) as f64 / self.rows as f64
     }
 
     /// The batch of a step; the same one whenever it is asked.

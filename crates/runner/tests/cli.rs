@@ -198,6 +198,36 @@ fn the_chain_runs_is_reused_and_a_changed_arm_alone_is_made_anew() {
     assert!(text(&changed.stdout).contains("1 stages made, 6 reused"), "{}", text(&changed.stdout));
 }
 
+/// One update from the bottom of the warm-up; and, in the same run, a price on its shortest horizon and a critic that warms up on
+/// the policy's body in a batch of many parts, which all have invariants of their own.
+#[test]
+fn a_training_that_moves_nothing_is_named_by_plan_run_and_report() {
+    let folder = folder(TINY);
+    let settings = [
+        "arms.dpo.epochs=1",
+        "arms.dpo.batch_size=64",
+        "arms.ppo.critic=shared",
+        "arms.ppo.critic_warmup=1",
+        "arms.ppo.kl_control=adaptive",
+        "arms.ppo.kl_horizon=16",
+        "learner.weight_decay=0.1",
+        "learner.accumulate=8",
+    ];
+    let with = |command: &'static str| {
+        let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+        let out = duel(folder.path(), &[command, "e.toml"].into_iter().chain(settings).collect::<Vec<_>>());
+        assert!(out.status.success(), "{}", text(&out.stderr));
+        text(&out.stdout) + &text(&out.stderr)
+    };
+    let named = "warning: arm dpo: its one update is at learning rate 0";
+    let (plan, run) = (with("plan"), with("run"));
+    assert!(plan.contains(named) && run.contains(named), "{plan}{run}");
+    assert!(run.contains("warning: dpo beta=0.5: in 1 of 1 trainings no update moved it"), "{run}");
+    assert!(!run.contains("ppo beta=0.5:"), "{run}");
+    let page = std::fs::read_to_string(folder.path().join("runs/tiny/report/index.html")).unwrap();
+    assert!(page.contains("Less was trained than it may seem.</b> dpo beta=0.5: in 1 of 1 trainings"), "{page}");
+}
+
 #[test]
 fn ppo_on_gold_trains_actor_and_critic_apart() {
     let folder = folder(TINY);

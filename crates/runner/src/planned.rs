@@ -1,0 +1,130 @@
+//! What the trainings of an experiment will do, seen before they are begun: whether an update moves anything, and whether every
+//! row is in a batch. What they did stands in the metrics `updates` and `rows_left_out`.
+
+use duel_ppo::planned;
+use duel_report::LEFT_OUT;
+use duel_spec::{Experiment, LearnerSettings, Method, Point, RmModel, WorldKind};
+use duel_training::rate;
+
+/// What trains nothing, or on less than a person may think.
+pub(crate) fn warnings(experiment: &Experiment) -> Vec<String> {
+    let Experiment { stages, learner, world, .. } = experiment;
+    let mut warnings = vec![];
+    // of a person's file no more are read than this, and how many there are is known once it was read
+    let pairs = (world.kind != WorldKind::Rows).then_some(stages.pairs.rows);
+    if world.kind == WorldKind::Reviews && !experiment.is_pretrained() {
+        warnings.extend(idle("base", learner, stages.base.steps as u64, stages.base.learning_rate));
+    }
+    if stages.sft.steps > 0 {
+        warnings.extend(idle("sft", learner, stages.sft.steps as u64, stages.sft.learning_rate));
+        let rows = (world.kind == WorldKind::Grammar).then_some(world.grammar.sft_rows);
+        warnings.extend(rows.and_then(|rows| left_out("sft", rows, stages.sft.batch_size)));
+    }
+    if stages.rm.model == RmModel::Transformer {
+        warnings.extend(idle("rm", learner, stages.rm.steps as u64, stages.rm.learning_rate));
+        warnings.extend(pairs.and_then(|rows| left_out("rm", rows, stages.rm.batch_size)));
+    }
+    for (name, arm) in &experiment.arms {
+        let of_arm =
+            arm.corners().into_iter().flat_map(|point| of_point(&format!("arm {name}"), &point, learner, pairs));
+        for warning in of_arm {
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+    }
+    warnings
+}
+
+/// What is to be said of one point of an arm; `pairs` are its preference rows, where their number is known.
+fn of_point(name: &str, point: &Point, learner: &LearnerSettings, pairs: Option<usize>) -> Vec<String> {
+    let mut warnings = vec![];
+    if let Some(shared) = point.method.on_policy() {
+        warnings.extend(idle(name, learner, planned(shared), shared.learning_rate));
+    }
+    match &point.method {
+        Method::Dpo(dpo) => {
+            let Some(rows) = pairs else { return warnings };
+            let updates = dpo.epochs * (rows / dpo.batch_size.min(rows));
+            warnings.extend(idle(name, learner, updates as u64, dpo.learning_rate));
+            warnings.extend(left_out(name, rows, dpo.batch_size));
+        }
+        Method::Ppo(ppo) if ppo.critic_warmup >= ppo.shared.iterations => {
+            let (warmup, iterations) = (ppo.critic_warmup, ppo.shared.iterations);
+            warnings.push(format!(
+                "{name}: the critic warms up for {warmup} of {iterations} iterations, so that the policy is never trained; \
+                 lower critic_warmup"
+            ));
+        }
+        _ => {}
+    }
+    warnings
+}
+
+/// A training whose every update is at rate 0.
+fn idle(name: &str, learner: &LearnerSettings, updates: u64, peak: f64) -> Option<String> {
+    if (0..updates).any(|step| rate(learner, peak, step, updates) > 0.0) {
+        return None;
+    }
+    let count = if updates == 1 { "its one update is".into() } else { format!("all of its {updates} updates are") };
+    Some(format!(
+        "{name}: {count} at learning rate 0, where the warm-up begins, so that nothing is trained; \
+         let it make more updates, or set learner.warmup = 0"
+    ))
+}
+
+/// Rows that an epoch has no batch for.
+fn left_out(name: &str, rows: usize, batch_size: usize) -> Option<String> {
+    if batch_size > rows {
+        return Some(format!(
+            "{name}: a batch of {batch_size} is more than the {rows} rows there are; each is all of them"
+        ));
+    }
+    let rest = rows % batch_size;
+    (rest as f64 >= LEFT_OUT * rows as f64 && rest > 0)
+        .then(|| format!("{name}: {rest} of {rows} rows are in no batch of {batch_size}, other ones in each epoch"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use duel_spec::Document;
+
+    fn of(text: &str) -> Vec<String> {
+        let document = Document::parse("t", text, &[]).expect("valid");
+        warnings(&Experiment::from_document(&document).expect("valid"))
+    }
+
+    #[test]
+    fn trainings_that_move_nothing_are_named() {
+        let all = "[stages.sft]\nsteps = 1\n[stages.rm]\nsteps = 1\n[stages.pairs]\nrows = 64\n";
+        let arms = "[arms.d]\nmethod = \"dpo\"\nepochs = 1\n\
+                    [arms.p]\nmethod = \"ppo\"\niterations = 1\nepochs = 1\nminibatches = 1\n\
+                    [arms.w]\nmethod = \"ppo\"\niterations = 3\ncritic_warmup = 3\n";
+        let found = of(&format!("{all}{arms}"));
+        let one = |warning: &String, name: &str| warning.starts_with(name) && warning.contains("its one update is at");
+        assert!(one(&found[0], "sft:") && one(&found[1], "rm:"), "{found:?}");
+        assert!(one(&found[2], "arm d:") && one(&found[3], "arm p:"), "{found:?}");
+        assert!(found[4].starts_with("arm w: the critic warms up for 3 of 3 iterations"), "{found:?}");
+        // two updates: the second moves; without a warm-up the only one does
+        let two = all.replace("steps = 1", "steps = 2").replace("rows = 64", "rows = 128");
+        assert_eq!(of(&format!("{two}{}", &arms[..arms.find("[arms.p]").expect("there")])), Vec::<String>::new());
+        assert_eq!(
+            of(&format!("[learner]\nwarmup = 0.0\n{all}[arms.d]\nmethod = \"dpo\"\nepochs = 1\n")),
+            Vec::<String>::new()
+        );
+    }
+
+    #[test]
+    fn rows_that_no_batch_holds_are_counted() {
+        let arm = |rows: usize, size: usize| {
+            of(&format!(
+                "[stages.pairs]\nrows = {rows}\n[stages.rm]\nbatch_size = {rows}\n[arms.d]\nmethod = \"dpo\"\nbatch_size = {size}\n"
+            ))
+        };
+        assert_eq!(arm(100, 64), ["arm d: 36 of 100 rows are in no batch of 64, other ones in each epoch"]);
+        assert_eq!(arm(40, 64), ["arm d: a batch of 64 is more than the 40 rows there are; each is all of them"]);
+        assert_eq!(arm(128, 64), Vec::<String>::new());
+        assert_eq!(arm(6401, 64), Vec::<String>::new(), "one of 6,401 is nothing");
+    }
+}
