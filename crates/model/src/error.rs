@@ -27,6 +27,19 @@ pub enum Error {
     TooLong { asked: usize, context: usize },
     #[error("`{}` asks for something that is not supported: `{key}` is {found}", path.display())]
     Unsupported { path: PathBuf, key: String, found: String, accepted: String },
+    #[error(
+        "the tokenizer `{}` has {count} ids for which the model has no embedding, of which there are {rows}: {}",
+        path.display(), few(first, *count)
+    )]
+    BeyondEmbedding { path: PathBuf, rows: usize, count: usize, first: Vec<(u32, String)> },
+    #[error("`{}` was changed while it was in use: {what}", path.display())]
+    Changed { path: PathBuf, what: String },
+}
+
+/// The first of some tokens, with their ids.
+fn few(first: &[(u32, String)], count: usize) -> String {
+    let named: Vec<String> = first.iter().map(|(id, token)| format!("{id} {token:?}")).collect();
+    format!("{}{}", named.join(", "), if count > first.len() { ", …" } else { "" })
 }
 
 impl Error {
@@ -48,6 +61,15 @@ impl Error {
                 Some("relative paths of an experiment are those of the folder where `duel run` was started".into())
             }
             Self::TooLong { .. } => Some("lower `prompt_tokens` or `response_tokens` of the world".into()),
+            Self::BeyondEmbedding { rows, .. } => Some(format!(
+                "accepted: ids below {rows}; give the model an embedding for each (transformers: `resize_token_embeddings`), or \
+                 take these tokens out of the tokenizer's files"
+            )),
+            Self::Changed { .. } => Some(
+                "a model's files must stay as they are as long as a run reads them; put them back, or run again with the new \
+                 ones: a stage's key covers them"
+                    .into(),
+            ),
             Self::Unsupported { key, accepted, .. } => Some(format!("accepted for `{key}`: {accepted}")),
             _ => None,
         }

@@ -4,14 +4,14 @@
 //! The layout is that of the format's specification (version 2 and 3); the blocks are ggml's.
 
 use crate::config::{Family, TransformerConfig};
-use crate::huggingface::{Checkpoint, Special, Words};
-use crate::shelf::{Kind, Shelf};
+use crate::huggingface::{self, Checkpoint, EPSILONS, SIZES, Special, THETAS, Words};
+use crate::shelf::{Held, Kind, Place, Shelf, ggml_name};
 use crate::weights::{self, Named};
 use crate::{Error, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 use std::path::Path;
 
 const MAGIC: &[u8; 4] = b"GGUF";
@@ -19,6 +19,12 @@ const MAGIC: &[u8; 4] = b"GGUF";
 const ALIGNMENT: u64 = 32;
 /// Lists within lists that are followed.
 const DEPTH: usize = 4;
+/// Most settings, tensors and merges: far more than any model has.
+const MOST_VALUES: usize = 1 << 16;
+const MOST_TENSORS: usize = 1 << 20;
+const MOST_MERGES: usize = 1 << 22;
+/// The tensor of factors that change the frequencies of rotary positions.
+pub(crate) const FACTORS: &str = "rope_freqs.weight";
 
 /// A value of the header.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,6 +48,8 @@ pub struct Header {
     pub values: BTreeMap<String, Meta>,
     /// Name, shape (rows first), type and place of each tensor.
     pub tensors: Vec<(String, Vec<usize>, Kind, Range<usize>)>,
+    /// The first tensor of a type that is not read, and ggml's number of it.
+    pub unread: Option<(String, u32)>,
 }
 
 /// Reads a header byte by byte; what is found is wrong rather than out of bounds.
@@ -165,6 +173,9 @@ impl Header {
         }
         let tensors = cursor.count(8 + 4 + 4 + 8)?; // a name's length, dimensions, type, place
         let values = cursor.count(8 + 4 + 1)?;
+        if tensors > MOST_TENSORS || values > MOST_VALUES {
+            return Err(format!("it announces {tensors} tensors and {values} settings, which no model has"));
+        }
         let mut header = Self::default();
         for _ in 0..values {
             let key = cursor.name()?;
@@ -174,7 +185,7 @@ impl Header {
                 return Err(format!("`{key}` is there twice"));
             }
         }
-        let mut places = Vec::with_capacity(tensors);
+        let mut places = vec![];
         for _ in 0..tensors {
             let name = cursor.name()?;
             let dimensions = cursor.u32()?;
@@ -191,24 +202,38 @@ impl Header {
             places.push((name, shape, code, cursor.u64()?));
         }
         let alignment = match header.values.get("general.alignment") {
-            Some(Meta::Whole(n)) if (1..=1 << 16).contains(n) => *n as usize,
+            Some(Meta::Whole(n)) if (1..=1 << 16).contains(n) && (*n as u64).is_power_of_two() => *n as usize,
             None => ALIGNMENT as usize,
-            _ => return Err("`general.alignment` is no size".into()),
+            _ => return Err("`general.alignment` is no power of two up to 65536".into()),
         };
         let data = cursor.at.next_multiple_of(alignment);
         let mut names = std::collections::HashSet::new();
         for (name, shape, code, place) in places {
-            let kind = Kind::of_ggml(code).ok_or_else(|| format!("`{name}` is of type {code}, which is not read"))?;
+            if !names.insert(name.clone()) {
+                return Err(format!("`{name}` is there twice"));
+            }
+            if shape.contains(&0) {
+                return Err(format!("`{name}` {shape:?} has no numbers"));
+            }
+            let Some(kind) = Kind::of_ggml(code) else {
+                header.unread.get_or_insert((name, code));
+                continue;
+            };
             let range = usize::try_from(place)
                 .ok()
                 .and_then(|place| data.checked_add(place))
                 .and_then(|from| Some(from..from.checked_add(kind.bytes(&shape)?)?))
                 .filter(|range| range.end <= bytes.len());
             let range = range.ok_or_else(|| format!("`{name}` {shape:?} does not lie within the file"))?;
-            if !names.insert(name.clone()) {
-                return Err(format!("`{name}` is there twice"));
+            if !place.is_multiple_of(alignment as u64) {
+                return Err(format!("`{name}` begins at {place}, which is no multiple of the alignment, {alignment}"));
             }
             header.tensors.push((name, shape, kind, range));
+        }
+        let mut order: Vec<&Place> = header.tensors.iter().collect();
+        order.sort_by_key(|(.., range)| range.start);
+        if let Some(two) = order.windows(2).find(|two| two[0].3.end > two[1].3.start) {
+            return Err(format!("`{}` and `{}` overlap", two[0].0, two[1].0));
         }
         Ok(header)
     }
@@ -261,19 +286,38 @@ impl Header {
 /// # Errors
 /// A file that is damaged, of an architecture that is not read, or whose tokenizer is not byte-level BPE.
 pub(crate) fn open(path: &Path) -> Result<(TransformerConfig, Words, Shelf)> {
-    let bytes = weights::mapped(path).map_err(|source| Error::Read { path: path.into(), source })?;
-    let header = Header::parse(&bytes).map_err(|problem| Error::Damaged { path: path.into(), problem })?;
-    let settings = Settings { path, header: &header, bytes: &bytes };
+    let file = Held::open(path)?;
+    let bytes = file.bytes()?;
+    let header = Header::parse(bytes).map_err(|problem| Error::Damaged { path: path.into(), problem })?;
+    let settings = Settings { path, header: &header, bytes };
+    settings.check_whole()?;
     let config = settings.config()?;
-    let id = |key: &str| header.whole(&format!("tokenizer.ggml.{key}_token_id")).and_then(|id| u32::try_from(id).ok());
-    let words = Words {
-        special: Special { bos: id("bos"), eos: id("eos"), pad: id("padding") },
-        tokenizer: settings.tokenizer()?,
-        template: header.text("tokenizer.chat_template", &bytes).map(str::to_owned),
+    settings.check_factors(&config)?;
+    let rows = config.vocabulary;
+    let special = Special {
+        bos: settings.id("tokenizer.ggml.bos_token_id", rows)?,
+        eos: settings.id("tokenizer.ggml.eos_token_id", rows)?,
+        pad: settings.id("tokenizer.ggml.padding_token_id", rows)?,
     };
+    let key = "tokenizer.chat_template";
+    let template = header.text(key, bytes).map(str::to_owned);
+    if template.is_none() && header.values.contains_key(key) {
+        return Err(settings.unsupported(key, "a text"));
+    }
+    let words = Words { special, tokenizer: settings.tokenizer(rows, special)?, template };
     let tensors = header.tensors;
-    Ok((config, words, Shelf::of_mapped(path, bytes, tensors)))
+    Ok((config, words, Shelf::of_one(file, tensors)))
 }
+
+/// Whether Duel has written a file: it says so itself.
+pub fn is_ours(path: &Path) -> bool {
+    let Ok(file) = Held::open(path) else { return false };
+    let Ok(bytes) = file.bytes() else { return false };
+    Header::parse(bytes).is_ok_and(|header| header.text("general.name", bytes) == Some(NAME))
+}
+
+/// What a file of ours calls itself.
+const NAME: &str = "duel";
 
 /// The header, read key by key so that errors name the key.
 struct Settings<'a> {
@@ -296,17 +340,97 @@ impl Settings<'_> {
     }
 
     fn size(&self, key: &str) -> Result<usize> {
-        let fits = self.header.whole(key).filter(|n| (1..=1 << 32).contains(n));
-        fits.map(|n| n as usize).ok_or_else(|| self.unsupported(key, "a positive size"))
+        let size = self.header.whole(key).and_then(|n| u64::try_from(n).ok()).filter(|n| SIZES.contains(n));
+        let accepted = || format!("a size from 1 to {}", SIZES.end());
+        size.and_then(|n| usize::try_from(n).ok()).ok_or_else(|| self.unsupported(key, &accepted()))
     }
 
     fn size_or(&self, key: &str, default: usize) -> Result<usize> {
         if self.header.values.contains_key(key) { self.size(key) } else { Ok(default) }
     }
 
-    fn positive(&self, key: &str) -> Result<f64> {
-        let found = self.header.real(key).filter(|x| *x > 0.0 && x.is_finite());
-        found.ok_or_else(|| self.unsupported(key, "a positive number"))
+    fn number(&self, key: &str, range: &RangeInclusive<f64>) -> Result<f64> {
+        let found = self.header.real(key).filter(|x| range.contains(x));
+        found.ok_or_else(|| self.unsupported(key, &huggingface::spelled(range)))
+    }
+
+    /// The id of a token, which is below the rows of the embedding; −1 as u32 is llama.cpp's word for none.
+    fn id(&self, key: &str, rows: usize) -> Result<Option<u32>> {
+        match self.header.values.get(key) {
+            None => Ok(None),
+            Some(Meta::Whole(n)) if *n == -1 || *n == i128::from(u32::MAX) => Ok(None),
+            Some(Meta::Whole(n)) if (0..rows as i128).contains(n) => Ok(Some(*n as u32)),
+            _ => Err(self.unsupported(key, &format!("an id below {rows}, which are the rows of the embedding"))),
+        }
+    }
+
+    fn flag(&self, key: &str) -> Result<Option<bool>> {
+        match self.header.values.get(key) {
+            None => Ok(None),
+            Some(Meta::Flag(flag)) => Ok(Some(*flag)),
+            _ => Err(self.unsupported(key, "true or false")),
+        }
+    }
+
+    /// The file is a whole model, of kinds of numbers that are read.
+    fn check_whole(&self) -> Result<()> {
+        let key = "general.type";
+        if self.header.values.contains_key(key) && self.header.text(key, self.bytes) != Some("model") {
+            return Err(self.unsupported(key, "\"model\""));
+        }
+        let key = "split.count";
+        if self.header.values.contains_key(key) && !matches!(self.header.whole(key), Some(0 | 1)) {
+            let part = self.header.whole("split.no").map_or(String::new(), |n| format!("part {} of ", n + 1));
+            let found = match self.header.whole(key) {
+                Some(count) => format!("{part}{count}"),
+                None => "no number".into(),
+            };
+            let accepted = "1; `llama-gguf-split --merge` joins the parts to one file".into();
+            return Err(Error::Unsupported { path: self.path.into(), key: key.into(), found, accepted });
+        }
+        if let Some((name, code)) = &self.header.unread {
+            let (key, found) = (name.clone(), format!("of kind {}", ggml_name(*code)));
+            return Err(Error::Unsupported { path: self.path.into(), key, found, accepted: Kind::all_names() });
+        }
+        Ok(())
+    }
+
+    /// Factors of the rotary frequencies change every position, unless all of them are 1.
+    fn check_factors(&self, config: &TransformerConfig) -> Result<()> {
+        let Some((_, shape, kind, range)) = self.header.tensors.iter().find(|(name, ..)| name == FACTORS) else {
+            return Ok(());
+        };
+        let expected = vec![config.head_width() / 2];
+        if *shape != expected {
+            return Err(Error::Shape { name: FACTORS.into(), found: shape.clone(), expected });
+        }
+        let factors = kind.decode(&self.bytes[range.clone()]);
+        if factors.iter().all(|factor| *factor == 1.0) {
+            return Ok(());
+        }
+        let most = factors.iter().copied().fold(f32::MIN, f32::max);
+        let found = format!("factors up to {most} (the scaling of Llama 3.1 and later)");
+        let accepted = "none, or factors that are all 1".into();
+        Err(Error::Unsupported { path: self.path.into(), key: FACTORS.into(), found, accepted })
+    }
+
+    /// Every setting of the architecture is one whose meaning is known: another would change what the model computes.
+    fn check_known(&self, architecture: &str) -> Result<()> {
+        let prefix = format!("{architecture}.");
+        let own = self.header.values.keys().filter_map(|key| Some((key, key.strip_prefix(&prefix)?)));
+        let known: &[&str] = if architecture == "gpt2" { &KNOWN_GPT2 } else { &KNOWN_LLAMA };
+        if let Some((key, _)) = own.into_iter().find(|(_, name)| !known.contains(name)) {
+            return Err(self.unsupported(key, "no value: what it changes is not read"));
+        }
+        for (key, harmless) in
+            [("rope.scaling.factor", 1.0), ("rope.scale_linear", 1.0), ("rope.scaling.attn_factor", 1.0)]
+        {
+            let key = format!("{architecture}.{key}");
+            if self.header.values.contains_key(&key) && self.header.real(&key) != Some(harmless) {
+                return Err(self.unsupported(&key, &harmless.to_string()));
+            }
+        }
+        Ok(())
     }
 
     fn config(&self) -> Result<TransformerConfig> {
@@ -315,6 +439,7 @@ impl Settings<'_> {
             Some(name @ ("llama" | "gpt2")) => name,
             _ => return Err(self.unsupported(key, "\"llama\" or \"gpt2\"")),
         };
+        self.check_known(architecture)?;
         let of = |name: &str| format!("{architecture}.{name}");
         let (width, heads) = (self.size(&of("embedding_length"))?, self.size(&of("attention.head_count"))?);
         let embedding = self.header.tensors.iter().find(|(name, ..)| name == "token_embd.weight");
@@ -322,15 +447,18 @@ impl Settings<'_> {
             Some((_, shape, ..)) if shape.len() == 2 => shape[0],
             _ => return Err(Error::Lacking { name: "token_embd.weight".into() }),
         };
+        if self.size_or(&of("vocab_size"), vocabulary)? != vocabulary {
+            return Err(self.unsupported(&of("vocab_size"), &format!("{vocabulary}, the rows of the embedding")));
+        }
         if width % heads != 0 {
             return Err(self.unsupported(&of("attention.head_count"), &format!("a divisor of the width, {width}")));
         }
         let inner = self.size(&of("feed_forward_length"))?;
         let family = if architecture == "gpt2" {
-            let epsilon = self.positive(&of("attention.layer_norm_epsilon"))?;
+            let epsilon = self.number(&of("attention.layer_norm_epsilon"), &EPSILONS)?;
             Family::Gpt2 { activation: crate::Activation::GeluTanh, inner, epsilon }
         } else {
-            for key in ["expert_count", "rope.scaling.type"].map(of) {
+            for key in ["expert_count", "expert_used_count", "leading_dense_block_count", "rope.scaling.type"].map(of) {
                 let none = match self.header.values.get(&key) {
                     None | Some(Meta::Whole(0)) => true,
                     Some(Meta::Text(range)) => &self.bytes[range.clone()] == b"none",
@@ -351,9 +479,13 @@ impl Settings<'_> {
                     self.unsupported(&of("rope.dimension_count"), &format!("{head_width}, a head's even width"))
                 );
             }
+            if self.size_or(&of("attention.value_length"), head_width)? != head_width {
+                return Err(self.unsupported(&of("attention.value_length"), &format!("{head_width}, as the keys have")));
+            }
             let theta = of("rope.freq_base");
-            let rope_theta = if self.header.values.contains_key(&theta) { self.positive(&theta)? } else { 10_000.0 };
-            let epsilon = self.positive(&of("attention.layer_norm_rms_epsilon"))?;
+            let rope_theta =
+                if self.header.values.contains_key(&theta) { self.number(&theta, &THETAS)? } else { 10_000.0 };
+            let epsilon = self.number(&of("attention.layer_norm_rms_epsilon"), &EPSILONS)?;
             // the file holds f32; settings are meant in decimals
             let epsilon = format!("{:e}", epsilon as f32).parse().unwrap_or(epsilon);
             Family::Llama { key_value_heads, head_width, inner, rope_theta, epsilon }
@@ -369,29 +501,61 @@ impl Settings<'_> {
         })
     }
 
-    /// The tokenizer as `tokenizer.json` has it.
-    fn tokenizer(&self) -> Result<Option<Vec<u8>>> {
+    /// A list of texts of at most so many.
+    fn texts(&self, key: &str, most: usize) -> Result<Vec<&str>> {
+        match self.header.values.get(key) {
+            Some(Meta::List { count, .. }) if *count > most => Err(self.unsupported(key, &format!("at most {most}"))),
+            _ => self.header.texts(key, self.bytes).ok_or_else(|| self.unsupported(key, "a list of texts")),
+        }
+    }
+
+    /// The tokenizer as `tokenizer.json` has it, for an embedding of so many rows.
+    fn tokenizer(&self, rows: usize, special: Special) -> Result<Option<Vec<u8>>> {
         let key = "tokenizer.ggml.model";
         match self.header.text(key, self.bytes) {
             Some("gpt2") => {}
             None if !self.header.values.contains_key(key) => return Ok(None),
             _ => return Err(self.unsupported(key, "\"gpt2\", which is byte-level BPE")),
         }
-        let list =
-            |key: &str| self.header.texts(key, self.bytes).ok_or_else(|| self.unsupported(key, "a list of texts"));
-        let (tokens, merges) = (list("tokenizer.ggml.tokens")?, list("tokenizer.ggml.merges")?);
-        let kinds = self.header.wholes("tokenizer.ggml.token_type", self.bytes).unwrap_or_default();
+        let key = "tokenizer.ggml.tokens";
+        let tokens = self.texts(key, MOST_MERGES)?;
+        huggingface::check_ids(self.path, rows, (0..).zip(tokens.iter().copied()))?;
+        let merges = self.texts("tokenizer.ggml.merges", MOST_MERGES)?;
+        let kinds_key = "tokenizer.ggml.token_type";
+        let kinds = match self.header.values.get(kinds_key) {
+            None => vec![],
+            Some(_) => {
+                let kinds = self.header.wholes(kinds_key, self.bytes).filter(|kinds| kinds.len() == tokens.len());
+                kinds.ok_or_else(|| {
+                    self.unsupported(kinds_key, &format!("{} numbers, one for each token", tokens.len()))
+                })?
+            }
+        };
         let key = "tokenizer.ggml.pre";
-        let name = self.header.text(key, self.bytes).unwrap_or("default");
+        let name = match self.header.text(key, self.bytes) {
+            Some(name) => name,
+            None if !self.header.values.contains_key(key) => "default",
+            None => return Err(self.unsupported(key, "a name")),
+        };
         let known = PRE_TOKENIZERS.iter().find(|(names, _)| names.contains(&name));
-        let Some((_, pre_tokenizer)) = known else {
+        let Some((names, pre_tokenizer)) = known else {
             let names: Vec<&str> = PRE_TOKENIZERS.iter().flat_map(|(names, _)| names.iter().copied()).collect();
             return Err(self.unsupported(key, &names.join(", ")));
+        };
+        // llama.cpp takes Llama 3's words whole where the vocabulary has them, and begins its texts with BOS
+        let is_llama3 = names.contains(&LLAMA3);
+        let starts = self.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(is_llama3);
+        let post_processor = match special.bos {
+            Some(bos) if starts => begins_with(tokens.get(bos as usize).copied().unwrap_or_default(), bos),
+            _ => Value::Null,
         };
         let mut vocabulary = serde_json::Map::new();
         let mut added = vec![];
         for (id, token) in tokens.iter().enumerate() {
-            vocabulary.insert((*token).to_owned(), json!(id));
+            if vocabulary.insert((*token).to_owned(), json!(id)).is_some() {
+                let problem = format!("its tokenizer has {token:?} twice");
+                return Err(Error::Damaged { path: self.path.into(), problem });
+            }
             // 3: control, 4: written by hand
             if let Some(kind @ (3 | 4)) = kinds.get(id) {
                 added.push(json!({"id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false, "special": *kind == 3}));
@@ -405,17 +569,69 @@ impl Settings<'_> {
         let pre_tokenizer: Value = serde_json::from_str(pre_tokenizer).expect("written below");
         let json = json!({
             "version": "1.0", "truncation": null, "padding": null, "added_tokens": added, "normalizer": null,
-            "pre_tokenizer": pre_tokenizer, "post_processor": null,
+            "pre_tokenizer": pre_tokenizer, "post_processor": post_processor,
             "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
             "model": {
                 "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
-                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+                "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": is_llama3,
                 "vocab": vocabulary, "merges": merges
             }
         });
         Ok(Some(json.to_string().into_bytes()))
     }
 }
+
+/// A post-processor that puts BOS before a text, as `tokenizer.json` says it.
+fn begins_with(bos: &str, id: u32) -> Value {
+    let (start, text) = (
+        json!({"SpecialToken": {"id": bos, "type_id": 0}}),
+        |of: &str, kind: u32| json!({"Sequence": {"id": of, "type_id": kind}}),
+    );
+    json!({
+        "type": "TemplateProcessing",
+        "single": [start, text("A", 0)],
+        "pair": [start, text("A", 0), {"SpecialToken": {"id": bos, "type_id": 1}}, text("B", 1)],
+        "special_tokens": {bos: {"id": bos, "ids": [id], "tokens": [bos]}}
+    })
+}
+
+/// Settings of each architecture whose meaning is known.
+const KNOWN_GPT2: [&str; 7] = [
+    "context_length",
+    "embedding_length",
+    "block_count",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.layer_norm_epsilon",
+    "vocab_size",
+];
+const KNOWN_LLAMA: [&str; 22] = [
+    "context_length",
+    "embedding_length",
+    "block_count",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.key_length",
+    "attention.value_length",
+    "attention.layer_norm_rms_epsilon",
+    "vocab_size",
+    "rope.freq_base",
+    "rope.dimension_count",
+    "rope.scaling.type",
+    "rope.scaling.factor",
+    "rope.scaling.attn_factor",
+    "rope.scaling.original_context_length",
+    "rope.scaling.finetuned",
+    "rope.scale_linear",
+    "expert_count",
+    "expert_used_count",
+    "tensor_data_layout",
+    "leading_dense_block_count",
+];
+
+/// Llama 3's own name among those of its way of cutting.
+const LLAMA3: &str = "llama-bpe";
 
 /// How text is cut before BPE, by the names that GGUF gives, as `tokenizer.json` says it.
 const PRE_TOKENIZERS: [(&[&str], &str); 4] = [
@@ -529,7 +745,7 @@ pub fn write(path: &Path, checkpoint: &Checkpoint, precision: Precision) -> Resu
     let architecture = if matches!(config.family, Family::Llama { .. }) { "llama" } else { "gpt2" };
     let of = |name: &str| format!("{architecture}.{name}");
     put("general.architecture", 8, text(architecture));
-    put("general.name", 8, text("duel"));
+    put("general.name", 8, text(NAME));
     let file_type = match precision {
         Precision::F32 => 0,
         Precision::F16 => 1,
@@ -577,8 +793,8 @@ pub fn write(path: &Path, checkpoint: &Checkpoint, precision: Precision) -> Resu
             list(5, tokens.iter().map(|(_, kind)| kind.to_le_bytes().to_vec()).collect()),
         );
         put("tokenizer.ggml.merges", 9, list(8, vocabulary.merges.iter().map(|merge| text(merge)).collect()));
-        put("tokenizer.ggml.add_bos_token", 7, vec![0]);
         let special = words.special;
+        put("tokenizer.ggml.add_bos_token", 7, vec![u8::from(vocabulary.starts && special.bos.is_some())]);
         for (key, id) in [("bos", special.bos), ("eos", special.eos), ("padding", special.pad)] {
             if let Some(id) = id {
                 put(&format!("tokenizer.ggml.{key}_token_id"), 4, id.to_le_bytes().to_vec());
@@ -607,7 +823,7 @@ pub fn write(path: &Path, checkpoint: &Checkpoint, precision: Precision) -> Resu
             Precision::Q8 if blocks => Kind::Q8_0,
             _ => Kind::F32,
         };
-        let bytes = kind.encode(&values);
+        let bytes = kind.encode_all(path, &theirs, &values)?;
         tensors.push((theirs, shape, kind, bytes));
     }
 
@@ -637,7 +853,8 @@ pub fn write(path: &Path, checkpoint: &Checkpoint, precision: Precision) -> Resu
     };
     all(&head)?;
     tensors.iter().try_for_each(|(.., bytes)| all(bytes))?;
-    file.flush().map_err(refuse)
+    file.flush().map_err(refuse)?;
+    file.get_ref().sync_all().map_err(refuse)
 }
 
 /// A `tokenizer.json` as GGUF says it.
@@ -646,6 +863,8 @@ struct Vocabulary {
     tokens: Vec<(String, i32)>,
     merges: Vec<String>,
     pre: &'static str,
+    /// Whether a text begins with BOS.
+    starts: bool,
 }
 
 fn read_back(path: &Path, bytes: &[u8]) -> Result<Vocabulary> {
@@ -673,6 +892,10 @@ fn read_back(path: &Path, bytes: &[u8]) -> Result<Vocabulary> {
             "one that GGUF has a name for: gpt-2, smollm, llama-bpe, qwen2",
         ));
     };
+    if model["ignore_merges"] == json!(true) && !names.contains(&LLAMA3) {
+        let accepted = "false: GGUF takes words whole with Llama 3's pre-tokenizer alone";
+        return Err(unsupported("tokenizer.json ignore_merges", "true".into(), accepted));
+    }
     let mut tokens: BTreeMap<u64, (String, i32)> = BTreeMap::new();
     for (token, id) in vocabulary {
         tokens.insert(id.as_u64().unwrap_or(u64::MAX), (token.clone(), 1));
@@ -692,7 +915,19 @@ fn read_back(path: &Path, bytes: &[u8]) -> Result<Vocabulary> {
     };
     let merges = merges.iter().map(merge).collect::<Option<Vec<_>>>();
     let merges = merges.ok_or_else(|| unsupported("tokenizer.json merges", "something else".into(), "pairs"))?;
-    Ok(Vocabulary { tokens: tokens.into_values().collect(), merges, pre: names[0] })
+    Ok(Vocabulary {
+        tokens: tokens.into_values().collect(),
+        merges,
+        pre: names[0],
+        starts: starts_with_token(&json["post_processor"]),
+    })
+}
+
+/// Whether a post-processor puts a token before a text, itself or within a sequence of them.
+fn starts_with_token(post: &Value) -> bool {
+    let within = post["processors"].as_array().into_iter().flatten();
+    post["single"][0]["SpecialToken"].is_object()
+        || within.into_iter().any(|one| one["single"][0]["SpecialToken"].is_object())
 }
 
 /// A pre-tokenizer without what does not change the tokens.

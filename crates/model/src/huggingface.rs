@@ -12,7 +12,9 @@ use crate::{Error, Policy, Result};
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
 use serde_json::{Value, json};
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::io::Read;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "config.json";
@@ -54,18 +56,41 @@ pub struct Words {
 /// Opens a GPT-2 or Llama directory: its settings, and its tensors to be taken one by one.
 ///
 /// # Errors
-/// Files that are missing or damaged, settings that are not supported.
+/// Files that are missing or damaged, settings that are not supported, ids beyond the embedding.
 pub(crate) fn open(folder: &Path) -> Result<(TransformerConfig, Words, Shelf)> {
-    let settings = Settings::open(folder.join(CONFIG))?;
+    let path = folder.join(CONFIG);
+    if !path.is_file() && folder.join(ADAPTER_CONFIG).is_file() {
+        let accepted = "a model: merge the adapter first (peft: `merge_and_unload`)".into();
+        let (key, found) = (CONFIG.into(), format!("nothing, beside an adapter's `{ADAPTER_CONFIG}`"));
+        return Err(Error::Unsupported { path: folder.into(), key, found, accepted });
+    }
+    let settings = Settings::open(path)?;
     let config = settings.config()?;
-    let words = words(folder, &settings.json)?;
-    let index = folder.join(INDEX);
-    let files = if index.is_file() && !folder.join(WEIGHTS).is_file() {
-        shards(folder, &Settings::open(index)?)?
-    } else {
-        vec![folder.join(WEIGHTS)]
-    };
-    Ok((config, words, Shelf::safetensors(&files)?))
+    let words = words(folder, &settings, config.vocabulary)?;
+    let shelf = Shelf::safetensors(&weight_files(folder)?)?;
+    settings.check_head(&config, &shelf)?;
+    Ok((config, words, shelf))
+}
+
+/// The safetensors files of a directory.
+fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
+    let (whole, index) = (folder.join(WEIGHTS), folder.join(INDEX));
+    if whole.exists() {
+        return Ok(vec![whole]);
+    }
+    if index.exists() {
+        return shards(folder, &Settings::open(index)?);
+    }
+    let others = ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack"];
+    match others.into_iter().find(|name| folder.join(name).exists()) {
+        Some(other) => {
+            let (path, key, found) = (folder.into(), WEIGHTS.into(), format!("nothing, beside `{other}`"));
+            let accepted =
+                format!("safetensors; transformers' `from_pretrained` and `save_pretrained` turn `{other}` into them");
+            Err(Error::Unsupported { path, key, found, accepted })
+        }
+        None => Ok(vec![whole]), // which says that it is missing
+    }
 }
 
 /// The files that an index names, each once.
@@ -78,67 +103,136 @@ fn shards(folder: &Path, index: &Settings) -> Result<Vec<PathBuf>> {
         let plain = file.as_str().filter(|name| Path::new(name).file_name().is_some_and(|own| own == *name));
         names.insert(plain.ok_or_else(|| index.unsupported("weight_map", "names of files beside it"))?);
     }
+    if names.is_empty() {
+        return Err(index.unsupported("weight_map", "the file of each tensor"));
+    }
     Ok(names.into_iter().map(|name| folder.join(name)).collect())
+}
+
+/// Most bytes of a file of settings or of a tokenizer: parsed JSON takes up to sixteen times as much.
+const MOST_SETTINGS: u64 = 64 << 20;
+
+/// A file of settings, which is held in memory as a whole.
+fn bounded(path: &Path) -> Result<Vec<u8>> {
+    let read = |source| Error::Read { path: path.into(), source };
+    // a pipe would be waited for, and some devices never end
+    if !std::fs::metadata(path).map_err(read)?.is_file() {
+        return Err(read(std::io::Error::other("it is not a file")));
+    }
+    let mut bytes = vec![];
+    std::fs::File::open(path).map_err(read)?.take(MOST_SETTINGS + 1).read_to_end(&mut bytes).map_err(read)?;
+    if bytes.len() as u64 > MOST_SETTINGS {
+        let problem = format!("it has more than {} MiB, which no settings and no tokenizer have", MOST_SETTINGS >> 20);
+        return Err(Error::Damaged { path: path.into(), problem });
+    }
+    Ok(bytes)
 }
 
 /// A file that may be absent.
 fn optional(path: &Path) -> Result<Option<Vec<u8>>> {
-    match std::fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(missing) if missing.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(Error::Read { path: path.into(), source }),
+    match bounded(path) {
+        Err(Error::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
     }
 }
 
-fn optional_json(path: &Path) -> Result<Value> {
-    match optional(path)? {
-        Some(bytes) => {
-            serde_json::from_slice(&bytes).map_err(|e| Error::Damaged { path: path.into(), problem: e.to_string() })
-        }
-        None => Ok(Value::Null),
-    }
+fn parsed(path: &Path, bytes: &[u8]) -> Result<Value> {
+    serde_json::from_slice(bytes).map_err(|e| Error::Damaged { path: path.into(), problem: e.to_string() })
+}
+
+/// Settings that may be absent.
+fn optional_settings(path: PathBuf) -> Result<Settings> {
+    let json = optional(&path)?.map_or(Ok(Value::Null), |bytes| parsed(&path, &bytes))?;
+    Ok(Settings { path, json })
 }
 
 /// Tokenizer, template and special ids of a directory: the generation's word counts before the model's.
-fn words(folder: &Path, config: &Value) -> Result<Words> {
+fn words(folder: &Path, config: &Settings, rows: usize) -> Result<Words> {
     let path = folder.join(TOKENIZER);
-    let tokenizer = optional(&path)?;
-    let vocabulary: Value = match &tokenizer {
-        Some(bytes) => serde_json::from_slice(bytes).map_err(|e| Error::Damaged { path, problem: e.to_string() })?,
-        None => Value::Null,
-    };
-    let generation = optional_json(&folder.join(GENERATION))?;
-    let settings = optional_json(&folder.join(TOKENIZER_CONFIG))?;
+    let mut tokenizer = optional(&path)?;
+    let mut vocabulary = tokenizer.as_ref().map_or(Ok(Value::Null), |bytes| parsed(&path, bytes))?;
+    let generation = optional_settings(folder.join(GENERATION))?;
+    let settings = optional_settings(folder.join(TOKENIZER_CONFIG))?;
+    if tokenizer.is_some() && settings.add_tokens(&mut vocabulary)? {
+        tokenizer = Some(vocabulary.to_string().into_bytes());
+    }
+    let ids = token_ids(&path, &vocabulary)?;
+    check_ids(&path, rows, ids.iter().map(|(token, id)| (*id, *token)))?;
     // "eos_token": "</s>" or {"content": "</s>"}
     let named = |key: &str| {
-        let token = &settings[format!("{key}_token")];
+        let token = &settings.json[format!("{key}_token")];
         let text = token.as_str().or_else(|| token["content"].as_str())?;
-        let added = vocabulary["added_tokens"].as_array().into_iter().flatten();
-        let id = added.clone().find(|token| token["content"] == text).map(|token| &token["id"]);
-        id.unwrap_or(&vocabulary["model"]["vocab"][text]).as_u64().map(|id| id as u32)
+        ids.get(text).copied()
     };
     let id = |key: &str| {
-        let said = [&generation, config].map(|json| &json[format!("{key}_token_id")]);
-        let listed = said.iter().find(|value| !value.is_null()).map_or(vec![], |value| match value {
-            Value::Array(ids) => ids.iter().filter_map(Value::as_u64).map(|id| id as u32).collect(),
-            one => one.as_u64().map(|id| id as u32).into_iter().collect::<Vec<_>>(),
-        });
+        let name = format!("{key}_token_id");
+        let said = [&generation, config].into_iter().find(|settings| !settings.json[&name].is_null());
+        let listed = said.map_or(Ok(vec![]), |settings| settings.ids(&name, rows))?;
         // of several, the one that the tokenizer itself calls so
-        named(key).filter(|own| listed.contains(own)).or(listed.first().copied()).or_else(|| named(key))
+        Ok(named(key).filter(|own| listed.contains(own)).or(listed.first().copied()).or_else(|| named(key)))
     };
-    let special = Special { bos: id("bos"), eos: id("eos"), pad: id("pad") };
-    let template = match optional(&folder.join(TEMPLATE))? {
-        Some(bytes) => Some(String::from_utf8_lossy(&bytes).into_owned()),
-        None => match &settings["chat_template"] {
+    let special = Special { bos: id("bos")?, eos: id("eos")?, pad: id("pad")? };
+    let path = folder.join(TEMPLATE);
+    let template = match optional(&path)? {
+        Some(bytes) => {
+            let damaged = |e: std::string::FromUtf8Error| Error::Damaged { path, problem: e.to_string() };
+            Some(String::from_utf8(bytes).map_err(damaged)?)
+        }
+        None => match &settings.json["chat_template"] {
             Value::String(template) => Some(template.clone()),
             Value::Array(several) => {
                 let default = several.iter().find(|one| one["name"] == "default").or(several.first());
                 default.and_then(|one| one["template"].as_str()).map(str::to_owned)
             }
-            _ => None,
+            Value::Null => None,
+            _ => return Err(settings.unsupported("chat_template", "a template, or a list of named ones")),
         },
     };
     Ok(Words { special, tokenizer, template })
+}
+
+/// The id of each token of a `tokenizer.json`: those of its model, and those that were added.
+fn token_ids<'a>(path: &Path, vocabulary: &'a Value) -> Result<HashMap<&'a str, u32>> {
+    let id = |token: &'a str, id: &Value| match id.as_u64().and_then(|id| u32::try_from(id).ok()) {
+        Some(id) => Ok((token, id)),
+        None => {
+            let (key, found) = (format!("the id of {token:?}"), id.to_string());
+            Err(Error::Unsupported { path: path.into(), key, found, accepted: "a whole number from 0 on".into() })
+        }
+    };
+    let mut ids = HashMap::new();
+    match &vocabulary["model"]["vocab"] {
+        Value::Object(map) => {
+            for (token, value) in map {
+                ids.extend([id(token, value)?]);
+            }
+        }
+        // pieces with their scores, in the order of their ids
+        Value::Array(pieces) => {
+            ids.extend(pieces.iter().zip(0..).filter_map(|(piece, id)| Some((piece[0].as_str()?, id))))
+        }
+        _ => {}
+    }
+    for token in vocabulary["added_tokens"].as_array().into_iter().flatten() {
+        let Some(content) = token["content"].as_str() else { continue };
+        ids.extend([id(content, &token["id"])?]);
+    }
+    Ok(ids)
+}
+
+/// Every id has its row of the embedding.
+///
+/// # Errors
+/// [`Error::BeyondEmbedding`], which names the first that has none.
+pub(crate) fn check_ids<'a>(path: &Path, rows: usize, ids: impl Iterator<Item = (u32, &'a str)>) -> Result<()> {
+    const NAMED: usize = 5;
+    let mut beyond: Vec<(u32, &str)> = ids.filter(|(id, _)| *id as usize >= rows).collect();
+    if beyond.is_empty() {
+        return Ok(());
+    }
+    beyond.sort_unstable();
+    let first = beyond.iter().take(NAMED).map(|(id, token)| (*id, (*token).to_owned())).collect();
+    Err(Error::BeyondEmbedding { path: path.into(), rows, count: beyond.len(), first })
 }
 
 /// Reads a GPT-2 or Llama directory.
@@ -170,8 +264,7 @@ pub fn write(folder: &Path, checkpoint: &Checkpoint, kind: Kind) -> Result<()> {
 }
 
 fn put(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
-    let path = folder.join(name);
-    std::fs::write(&path, bytes).map_err(|source| Error::Write { path, source })
+    weights::write_synced(&folder.join(name), bytes)
 }
 
 /// Tokenizer and template, as transformers reads them.
@@ -261,7 +354,8 @@ pub fn read_adapter(folder: &Path, config: &TransformerConfig, policy: Policy, d
         settings.unset(key)?;
     }
     settings.only("bias", &json!("none"))?;
-    let scale = settings.number("lora_alpha")? / settings.number("r")?;
+    let rank = settings.size("r")?;
+    let scale = settings.number("lora_alpha", 1e-6..=1e6)? / rank as f64;
     let path = folder.join(ADAPTER);
     let mut stored: HashMap<String, Stored> = weights::stored(&path)?;
     let mut taken = |name: String| stored.remove(&name);
@@ -272,11 +366,11 @@ pub fn read_adapter(folder: &Path, config: &TransformerConfig, policy: Policy, d
         let [inputs, outputs] = projection.dims();
         match (a, b) {
             (Some(a), Some(b)) => {
-                let rank = a.shape.first().copied().unwrap_or(0);
-                let fits = a.shape == [rank, inputs] && b.shape == [outputs, rank];
-                if !fits {
-                    problem = Some(Error::Shape { name: stem, found: b.shape, expected: vec![outputs, rank] });
-                    return projection;
+                for (found, expected) in [(&a.shape, [rank, inputs]), (&b.shape, [outputs, rank])] {
+                    if *found != expected {
+                        problem = Some(Error::Shape { name: stem, found: found.clone(), expected: expected.into() });
+                        return projection;
+                    }
                 }
                 let tensor = |stored: Stored, rows: usize, columns: usize| {
                     let values = weights::transposed(&stored.values, rows, columns);
@@ -379,29 +473,140 @@ struct Settings {
 
 impl Settings {
     fn open(path: PathBuf) -> Result<Self> {
-        let text = std::fs::read_to_string(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
-        let json =
-            serde_json::from_str(&text).map_err(|e| Error::Damaged { path: path.clone(), problem: e.to_string() })?;
+        let json = parsed(&path, &bounded(&path)?)?;
         Ok(Self { path, json })
     }
 
     fn unsupported(&self, key: &str, accepted: &str) -> Error {
-        let found = if self.json[key].is_null() { "nothing".into() } else { self.json[key].to_string() };
+        self.unsupported_value(key, &self.json[key], accepted)
+    }
+
+    fn unsupported_value(&self, key: &str, value: &Value, accepted: &str) -> Error {
+        const SHOWN: usize = 100;
+        let mut found = if value.is_null() { "nothing".into() } else { value.to_string() };
+        if let Some((cut, _)) = found.char_indices().nth(SHOWN) {
+            found.truncate(cut);
+            found.push('…');
+        }
         Error::Unsupported { path: self.path.clone(), key: key.into(), found, accepted: accepted.into() }
     }
 
-    fn number(&self, key: &str) -> Result<f64> {
-        self.json[key].as_f64().filter(|x| *x > 0.0).ok_or_else(|| self.unsupported(key, "a positive number"))
+    /// A number within a range.
+    fn number(&self, key: &str, range: RangeInclusive<f64>) -> Result<f64> {
+        number(&self.json[key], &range).ok_or_else(|| self.unsupported(key, &spelled(&range)))
     }
 
     fn size(&self, key: &str) -> Result<usize> {
-        let size =
-            self.json[key].as_u64().filter(|n| *n > 0).ok_or_else(|| self.unsupported(key, "a positive size"))?;
-        Ok(size as usize)
+        let size = self.json[key].as_u64().filter(|n| SIZES.contains(n)).and_then(|n| usize::try_from(n).ok());
+        size.ok_or_else(|| self.unsupported(key, &format!("a size from 1 to {}", SIZES.end())))
     }
 
     fn size_or(&self, key: &str, default: usize) -> Result<usize> {
         if self.json[key].is_null() { Ok(default) } else { self.size(key) }
+    }
+
+    fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
+        match &self.json[key] {
+            Value::Null => Ok(default),
+            Value::Bool(flag) => Ok(*flag),
+            _ => Err(self.unsupported(key, "true or false")),
+        }
+    }
+
+    /// Ids of one token or several, all below the rows of the embedding; −1 is transformers' word for none.
+    fn ids(&self, key: &str, rows: usize) -> Result<Vec<u32>> {
+        let listed = match &self.json[key] {
+            Value::Array(several) => several.iter().collect(),
+            one => vec![one],
+        };
+        let is_said = |value: &&&Value| !value.is_null() && value.as_i64() != Some(-1);
+        let id = |value: &&Value| {
+            let id = value.as_u64().filter(|id| *id < rows as u64).and_then(|id| u32::try_from(id).ok());
+            let accepted = format!("an id below {rows}, which are the rows of the embedding; null or -1 for none");
+            id.ok_or_else(|| self.unsupported_value(key, value, &accepted))
+        };
+        listed.iter().filter(is_said).map(id).collect()
+    }
+
+    /// Whether there was any token that these settings of a tokenizer add to what its own file says; they are added to it, as
+    /// transformers does.
+    fn add_tokens(&self, vocabulary: &mut Value) -> Result<bool> {
+        const KEY: &str = "added_tokens_decoder";
+        let wanted = match &self.json[KEY] {
+            Value::Null => return Ok(false),
+            Value::Object(map) => map,
+            _ => return Err(self.unsupported(KEY, "tokens by their ids")),
+        };
+        let known = token_ids(&self.path, vocabulary)?;
+        let used: HashSet<u32> = known.values().copied().collect();
+        let added = vocabulary["added_tokens"].as_array().into_iter().flatten();
+        let added: HashSet<u64> = added.filter_map(|token| token["id"].as_u64()).collect();
+        let mut lacking = BTreeMap::new();
+        for (id, token) in wanted {
+            let content = token["content"].as_str();
+            let (Ok(id), Some(content)) = (id.parse::<u32>(), content) else {
+                return Err(self.unsupported_value(
+                    KEY,
+                    &json!({id: token}),
+                    "tokens by their ids, each with its content",
+                ));
+            };
+            match known.get(content) {
+                Some(own) if *own == id && added.contains(&u64::from(id)) => continue,
+                Some(own) if *own == id => {}
+                None if !used.contains(&id) => {}
+                _ => {
+                    let accepted = "the ids that `tokenizer.json` gives";
+                    return Err(self.unsupported_value(KEY, &json!({id.to_string(): content}), accepted));
+                }
+            }
+            let mut token = token.clone();
+            token["id"] = json!(id);
+            for flag in ["single_word", "lstrip", "rstrip", "normalized", "special"] {
+                if token[flag].is_null() {
+                    token[flag] = json!(false);
+                }
+            }
+            lacking.insert(id, token);
+        }
+        // tokenizers numbers new tokens from the end of those that are there
+        let end = known.values().max().map_or(0, |last| last.saturating_add(1));
+        let fresh = lacking.keys().filter(|id| **id >= end);
+        if let Some((id, _)) = fresh.zip(end..).find(|(id, next)| *id != next) {
+            let accepted = format!("ids one after another, from {end} on, which follow those of `tokenizer.json`");
+            return Err(self.unsupported_value(KEY, &json!(id), &accepted));
+        }
+        let any = !lacking.is_empty();
+        if any {
+            if !vocabulary["added_tokens"].is_array() {
+                vocabulary["added_tokens"] = json!([]);
+            }
+            if let Some(list) = vocabulary["added_tokens"].as_array_mut() {
+                list.extend(lacking.into_values());
+                list.sort_by_key(|token| token["id"].as_u64());
+            }
+        }
+        Ok(any)
+    }
+
+    /// The head is where the settings say: in the file, or the token embedding.
+    fn check_head(&self, config: &TransformerConfig, shelf: &Shelf) -> Result<()> {
+        const KEY: &str = "tie_word_embeddings";
+        const HEAD: &str = "lm_head.weight";
+        let embedding = their_stem(config, "tokens");
+        let embedding = [format!("{embedding}.weight"), format!("{}.weight", without_prefix(&embedding))];
+        let there = shelf.shape(HEAD).is_some();
+        if !config.tied && !there {
+            let accepted = format!("true where the head is the token embedding; the files hold no `{HEAD}`");
+            return Err(self.unsupported(KEY, &accepted));
+        }
+        let Some(embedding) = embedding.iter().find(|name| shelf.shape(name).is_some()) else { return Ok(()) };
+        if config.tied && there && !shelf.same(embedding, HEAD)? {
+            let accepted =
+                format!("false where the head is its own; the files hold a `{HEAD}` that is not `{embedding}`");
+            return Err(self.unsupported(KEY, &accepted));
+        }
+        Ok(())
     }
 
     /// The key is absent or has this value.
@@ -431,48 +636,54 @@ impl Settings {
     }
 
     fn gpt2(&self) -> Result<TransformerConfig> {
-        for key in ["add_cross_attention", "scale_attn_by_inverse_layer_idx"] {
+        for key in ["add_cross_attention", "scale_attn_by_inverse_layer_idx", "quantization_config"] {
             self.unset(key)?;
         }
         self.only("scale_attn_weights", &json!(true))?;
-        let activation = match self.json["activation_function"].as_str() {
-            None | Some("gelu_new" | "gelu_pytorch_tanh") => Activation::GeluTanh,
-            Some("relu2") => Activation::SquaredRelu,
-            Some(_) => return Err(self.unsupported("activation_function", "\"gelu_new\" or \"relu2\"")),
+        let activation = match &self.json["activation_function"] {
+            Value::Null => Activation::GeluTanh,
+            name if name == "gelu_new" || name == "gelu_pytorch_tanh" => Activation::GeluTanh,
+            name if name == "relu2" => Activation::SquaredRelu,
+            _ => return Err(self.unsupported("activation_function", "\"gelu_new\" or \"relu2\"")),
         };
         let (width, heads) = (self.size("n_embd")?, self.size("n_head")?);
         if width % heads != 0 {
             return Err(self.unsupported("n_head", &format!("a divisor of n_embd, {width}")));
         }
-        let epsilon = if self.json["layer_norm_epsilon"].is_null() { 1e-5 } else { self.number("layer_norm_epsilon")? };
+        let key = "layer_norm_epsilon";
+        let epsilon = if self.json[key].is_null() { 1e-5 } else { self.number(key, EPSILONS)? };
         Ok(TransformerConfig {
             vocabulary: self.size("vocab_size")?,
             context: self.size("n_positions")?,
             layers: self.size("n_layer")?,
             width,
             heads,
-            tied: self.json["tie_word_embeddings"].as_bool().unwrap_or(true),
+            tied: self.flag_or("tie_word_embeddings", true)?,
             family: Family::Gpt2 { activation, inner: self.size_or("n_inner", 4 * width)?, epsilon },
         })
     }
 
     fn llama(&self) -> Result<TransformerConfig> {
-        for key in ["attention_bias", "mlp_bias", "rope_scaling"] {
+        for key in ["attention_bias", "mlp_bias", "quantization_config"] {
             self.unset(key)?;
         }
-        self.only("hidden_act", &json!("silu"))?;
         self.only("pretraining_tp", &json!(1))?;
-        let rope = &self.json["rope_parameters"];
-        if !rope["rope_type"].is_null() && rope["rope_type"] != json!("default") {
-            return Err(self.unsupported("rope_parameters", "rope_type \"default\""));
+        let act = &self.json["hidden_act"];
+        if !(act.is_null() || act == "silu" || act == "swish") {
+            return Err(self.unsupported("hidden_act", "\"silu\", which is also \"swish\""));
         }
-        let theta = [&rope["rope_theta"], &self.json["rope_theta"]].into_iter().find_map(Value::as_f64);
+        let rope_theta = self.rope_theta()?;
         let (width, heads) = (self.size("hidden_size")?, self.size("num_attention_heads")?);
         let key_value_heads = self.size_or("num_key_value_heads", heads)?;
         if heads % key_value_heads != 0 {
             return Err(self.unsupported("num_key_value_heads", &format!("a divisor of num_attention_heads, {heads}")));
         }
         let head_width = self.size_or("head_dim", width / heads)?;
+        if head_width == 0 {
+            return Err(
+                self.unsupported("num_attention_heads", &format!("at most hidden_size, {width}, without head_dim"))
+            );
+        }
         if head_width % 2 != 0 {
             return Err(self.unsupported("head_dim", "an even size"));
         }
@@ -482,16 +693,76 @@ impl Settings {
             layers: self.size("num_hidden_layers")?,
             width,
             heads,
-            tied: self.json["tie_word_embeddings"].as_bool().unwrap_or(false),
+            tied: self.flag_or("tie_word_embeddings", false)?,
             family: Family::Llama {
                 key_value_heads,
                 head_width,
                 inner: self.size("intermediate_size")?,
-                rope_theta: theta.unwrap_or(10_000.0),
-                epsilon: self.number("rms_norm_eps")?,
+                rope_theta,
+                epsilon: self.number("rms_norm_eps", EPSILONS)?,
             },
         })
     }
+
+    /// The base of the rotary positions, which nothing else may change: `rope_parameters` as transformers 5 writes them, or
+    /// `rope_theta` and `rope_scaling` as those before did.
+    fn rope_theta(&self) -> Result<f64> {
+        let mut theta = &self.json["rope_theta"];
+        let mut key = "rope_theta";
+        for block in ["rope_scaling", "rope_parameters"] {
+            let rope = match &self.json[block] {
+                Value::Null => continue,
+                Value::Object(rope) => rope,
+                _ => return Err(self.unsupported(block, "no value, or an object")),
+            };
+            let given = |key: &str| rope.get(key).filter(|value| !value.is_null());
+            let (kinds, factor) = (["rope_type", "type"].map(given), given("factor").map(|factor| factor.as_f64()));
+            let mut kinds = kinds.into_iter().flatten();
+            let plain = match (kinds.clone().next(), factor) {
+                (None, factor) => factor.is_none(),
+                (_, factor) => kinds.all(|kind| kind == "default" || kind == "linear" && factor == Some(Some(1.0))),
+            };
+            let plain = plain
+                && given("partial_rotary_factor").is_none_or(|share| share.as_f64() == Some(1.0))
+                && rope.keys().all(|key| PLAIN_ROPE.contains(&key.as_str()));
+            if !plain {
+                return Err(self.unsupported(block, "rope_type \"default\", or \"linear\" by a factor of 1"));
+            }
+            if let Some(own) = given("rope_theta") {
+                (theta, key) = (own, block);
+            }
+        }
+        if theta.is_null() {
+            return Ok(10_000.0);
+        }
+        number(theta, &THETAS).ok_or_else(|| self.unsupported_value(key, theta, &spelled(&THETAS)))
+    }
+}
+
+/// What may be said of rotary positions that are not scaled.
+const PLAIN_ROPE: [&str; 6] =
+    ["rope_theta", "rope_type", "type", "factor", "partial_rotary_factor", "original_max_position_embeddings"];
+
+/// Sizes that a setting may have.
+pub(crate) const SIZES: RangeInclusive<u64> = 1..=1 << 32;
+/// What a norm may add to the variance: as f32 it is neither 0 nor drowns what is normed.
+pub(crate) const EPSILONS: RangeInclusive<f64> = 1e-30..=1.0;
+/// Bases of rotary positions whose powers are numbers of f32.
+pub(crate) const THETAS: RangeInclusive<f64> = 1.0..=1e12;
+
+/// A number within a range.
+fn number(value: &Value, range: &RangeInclusive<f64>) -> Option<f64> {
+    value.as_f64().filter(|x| range.contains(x))
+}
+
+/// A range in words.
+pub(crate) fn spelled(range: &RangeInclusive<f64>) -> String {
+    format!("a number from {:e} to {:e}", range.start(), range.end())
+}
+
+/// A base model's own file names its tensors without what the language model puts before them.
+pub(crate) fn without_prefix(name: &str) -> &str {
+    ["transformer.", "model."].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
 }
 
 /// `config.json` as transformers writes it.

@@ -26,7 +26,7 @@ pub use pretrained::{Pretrained, hash as hash_of_files};
 pub use projection::{Lora, Projection};
 pub use reader::Reader;
 pub use responses::Responses;
-pub use shelf::{Kind, Shelf};
+pub use shelf::{Kind, Shelf, catching};
 pub use tokens::Tokens;
 pub use transformer::{Cache, Policy, Scalar, ValueHead};
 

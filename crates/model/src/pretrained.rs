@@ -1,7 +1,7 @@
 //! A model on disk, whatever it is kept in: a Hugging Face directory or a GGUF file.
 
 use crate::huggingface::{self, Words};
-use crate::shelf::{Mapped, Shelf};
+use crate::shelf::{Held, Mapped, Shelf};
 use crate::weights::{self, Stored};
 use crate::{Error, Family, Policy, Result, TransformerConfig, gguf};
 use burn::tensor::Device;
@@ -15,7 +15,16 @@ pub struct Pretrained {
     pub config: TransformerConfig,
     pub words: Words,
     shelf: Shelf,
-    is_gguf: bool,
+    naming: Naming,
+}
+
+/// How the files name their tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Naming {
+    Gguf,
+    HuggingFace,
+    /// Without the prefix that a language model puts before its base model's names, as GPT-2's own file has them.
+    Base,
 }
 
 /// Whether a name (`blocks.0.attention.q`) is one of [`Policy::map_projections`].
@@ -41,14 +50,30 @@ impl Pretrained {
         let (config, words, shelf) = if is_gguf { gguf::open(path)? } else { huggingface::open(path)? };
         // what is made room for by the settings is at most what the files hold
         let (asked, there) = (config.numbers(), shelf.numbers());
-        if asked.is_none_or(|asked| asked > there) || config.context > LONGEST {
+        if asked.is_none_or(|asked| asked > there) || config.context > LONGEST || config.layers > shelf.len() {
             let asked = asked.map_or("more numbers than can be counted".into(), |n| format!("{n} numbers"));
-            let context = config.context;
-            let problem =
-                format!("its settings ask for {asked} and contexts of {context}, and its tensors hold {there}");
+            let (layers, context, tensors) = (config.layers, config.context, shelf.len());
+            let problem = format!(
+                "its settings ask for {asked} in {layers} layers and contexts of {context}, and its {tensors} tensors hold \
+                 {there}; contexts up to {LONGEST} are read"
+            );
             return Err(Error::Damaged { path: path.into(), problem });
         }
-        Ok(Self { config, words, shelf, is_gguf })
+        let mut model = Self { config, words, shelf, naming: if is_gguf { Naming::Gguf } else { Naming::HuggingFace } };
+        let embedding = |model: &Self| model.name(&model.config, "tokens.weight").0;
+        if !is_gguf && model.shelf.shape(&embedding(&model)).is_none() {
+            model.naming = Naming::Base;
+            if model.shelf.shape(&embedding(&model)).is_none() {
+                model.naming = Naming::HuggingFace;
+            }
+        }
+        let name = embedding(&model);
+        let expected = vec![model.config.vocabulary, model.config.width];
+        match model.shelf.shape(&name) {
+            None => Err(Error::Lacking { name }),
+            Some(found) if found != expected => Err(Error::Shape { name, found: found.to_vec(), expected }),
+            Some(_) => Ok(model),
+        }
     }
 
     /// The model, for sequences of at most `context` tokens.
@@ -61,7 +86,8 @@ impl Pretrained {
     }
 
     /// The same model with the matrices of its blocks left in their files, which are mapped into memory, and decoded each time
-    /// they are read. They cannot be trained, and the files must stay as they are as long as the model is used.
+    /// they are read. They cannot be trained, and the files must stay as they are as long as the model is used: where one has
+    /// another length or another time of change when it is read, [`Error::Changed`] is thrown for [`crate::catching`].
     ///
     /// # Errors
     /// As [`Pretrained::policy`]; a model that is no Llama.
@@ -80,7 +106,7 @@ impl Pretrained {
             let name = self.name(&config, &ours).0;
             let found = self.shelf.shape(&name).ok_or_else(|| Error::Lacking { name: name.clone() })?;
             let expected: Vec<usize> = shape.into_iter().rev().collect();
-            let heads = self.is_gguf.then(|| gguf::interleaved(&config, &ours)).flatten();
+            let heads = self.is_gguf().then(|| gguf::interleaved(&config, &ours)).flatten();
             match self.shelf.mapped(&name, heads).filter(|_| found == expected) {
                 Some(matrix) => matrices.insert(projection.to_owned(), (name, matrix)),
                 None => return Err(Error::Shape { name, found: found.to_vec(), expected }),
@@ -93,9 +119,20 @@ impl Pretrained {
         }))
     }
 
+    fn is_gguf(&self) -> bool {
+        self.naming == Naming::Gguf
+    }
+
     /// The name and the orientation of one of our parameters in the file.
     fn name(&self, config: &TransformerConfig, ours: &str) -> (String, bool) {
-        if self.is_gguf { gguf::theirs(ours) } else { huggingface::theirs(config, ours) }
+        match self.naming {
+            Naming::Gguf => gguf::theirs(ours),
+            Naming::HuggingFace => huggingface::theirs(config, ours),
+            Naming::Base => {
+                let (name, turned) = huggingface::theirs(config, ours);
+                (huggingface::without_prefix(&name).to_owned(), turned)
+            }
+        }
     }
 
     /// Fills an empty model of these sizes, all but these projections' matrices, which stay zero.
@@ -107,7 +144,7 @@ impl Pretrained {
     ) -> Result<Policy> {
         let left: HashSet<&str> = without.values().map(|(name, _)| name.as_str()).collect();
         let naming = |ours: &str| Some(self.name(config, ours)).filter(|(name, _)| !left.contains(name.as_str()));
-        if self.is_gguf {
+        if self.is_gguf() {
             let mended = |ours: &str, found: Stored| match gguf::interleaved(config, ours) {
                 Some(heads) => {
                     let values = gguf::halves(&found.values, heads, found.shape[1]);
@@ -115,8 +152,8 @@ impl Pretrained {
                 }
                 None => found,
             };
-            // tables of long contexts, which plain rotary positions do not need
-            let spare = |name: &str| name == "rope_freqs.weight" || left.contains(name);
+            // factors of rotary positions, all of them 1
+            let spare = |name: &str| name == gguf::FACTORS || left.contains(name);
             return weights::load_from(empty, &self.shelf, naming, mended, spare);
         }
         let spare = |name: &str| huggingface::is_buffer(name) || left.contains(name);
@@ -144,10 +181,10 @@ impl Pretrained {
 pub fn hash(path: &Path) -> Result<String> {
     let mut hasher = Hasher::default();
     let mut add = |path: PathBuf| -> Result<()> {
-        let bytes = weights::mapped(&path).map_err(|source| Error::Read { path: path.clone(), source })?;
+        let held = Held::open(&path)?;
         hasher.add(path.file_name().unwrap_or_default().as_encoded_bytes());
-        hasher.add(&bytes);
-        Ok(())
+        hasher.add(held.bytes()?);
+        held.bytes().map(|_| ())
     };
     if is_gguf(path) {
         add(path.into())?;

@@ -1,6 +1,6 @@
 //! Tensors of files, by name, decoded one at a time when they are asked for: a model is read without a second copy of it.
 
-use crate::weights::{Stored, mapped, transposed};
+use crate::weights::{Stored, transposed};
 use crate::{Error, Result, gguf};
 use duel_kernels::Buffer;
 use half::{bf16, f16};
@@ -8,9 +8,11 @@ use memmap2::Mmap;
 use rayon::prelude::*;
 use safetensors::tensor::{Dtype, SafeTensors};
 use std::collections::HashMap;
+use std::fs::File;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 
 /// How numbers are kept in a file. The quantised kinds are ggml's blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +61,16 @@ impl Kind {
             Self::Q6K => 14,
             Self::Bf16 => 30,
         }
+    }
+
+    /// What the files call it that are written in it.
+    pub fn name(self) -> String {
+        ggml_name(self.ggml())
+    }
+
+    /// The kinds that are read, as GGUF calls them.
+    pub fn all_names() -> String {
+        (0..64).filter(|code| Self::of_ggml(*code).is_some()).map(ggml_name).collect::<Vec<_>>().join(", ")
     }
 
     /// Numbers of a block, and its bytes.
@@ -145,6 +157,25 @@ impl Kind {
         }
     }
 
+    /// A tensor's numbers as [`Self::encode`] writes them.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where one is too large for it: as infinity it would spoil every logit.
+    pub(crate) fn encode_all(self, path: &Path, name: &str, values: &[f32]) -> Result<Vec<u8>> {
+        let most = values.iter().map(|x| x.abs()).filter(|x| x.is_finite()).fold(0f32, f32::max);
+        let fits = match self {
+            Self::F16 => f16::from_f32(most).is_finite(),
+            Self::Bf16 => bf16::from_f32(most).is_finite(),
+            Self::Q8_0 => f16::from_f32(most / 127.0).is_finite(),
+            _ => true,
+        };
+        if !fits {
+            let (found, accepted) = (format!("{most:e}, which {} cannot hold", self.name()), "f32".to_owned());
+            return Err(Error::Unsupported { path: path.into(), key: name.into(), found, accepted });
+        }
+        Ok(self.encode(values))
+    }
+
     /// Numbers as bytes of f32, f16, bf16 or Q8_0, which are what is written.
     pub fn encode(self, values: &[f32]) -> Vec<u8> {
         match self {
@@ -154,6 +185,54 @@ impl Kind {
             _ => values.iter().flat_map(|x| x.to_le_bytes()).collect(),
         }
     }
+}
+
+/// ggml's name of a kind of numbers.
+pub(crate) fn ggml_name(code: u32) -> String {
+    const NAMES: [&str; 41] = [
+        "F32",
+        "F16",
+        "Q4_0",
+        "Q4_1",
+        "Q4_2",
+        "Q4_3",
+        "Q5_0",
+        "Q5_1",
+        "Q8_0",
+        "Q8_1",
+        "Q2_K",
+        "Q3_K",
+        "Q4_K",
+        "Q5_K",
+        "Q6_K",
+        "Q8_K",
+        "IQ2_XXS",
+        "IQ2_XS",
+        "IQ3_XXS",
+        "IQ1_S",
+        "IQ4_NL",
+        "IQ3_S",
+        "IQ2_S",
+        "IQ4_XS",
+        "I8",
+        "I16",
+        "I32",
+        "I64",
+        "F64",
+        "IQ1_M",
+        "BF16",
+        "Q4_0_4_4",
+        "Q4_0_4_8",
+        "Q4_0_8_8",
+        "TQ1_0",
+        "TQ2_0",
+        "IQ4_NL_4_4",
+        "IQ4_NL_4_8",
+        "IQ4_NL_8_8",
+        "MXFP4",
+        "NVFP4",
+    ];
+    NAMES.get(code as usize).map_or_else(|| format!("number {code}"), |name| (*name).to_owned())
 }
 
 /// Sixteen bytes of two numbers each: low halves, then high halves, with a fifth bit where there is one.
@@ -181,10 +260,73 @@ struct Entry {
     range: Range<usize>,
 }
 
+/// A file held open and mapped into memory that all processes which read it share. It must stay as it is as long as it is held,
+/// which is looked at each time it is read: bytes beyond the end of a file that was cut off cannot be read at all.
+#[derive(Debug)]
+pub(crate) struct Held {
+    path: PathBuf,
+    file: File,
+    bytes: Mmap,
+    modified: Option<SystemTime>,
+}
+
+impl Held {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// What is no file, such as a pipe, which would be waited for; one that cannot be read.
+    #[expect(unsafe_code, reason = "a mapped file may change under its reader")]
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let read = |source| Error::Read { path: path.into(), source };
+        if !std::fs::metadata(path).map_err(read)?.is_file() {
+            return Err(read(std::io::Error::other("it is not a file")));
+        }
+        let file = File::open(path).map_err(read)?;
+        // SAFETY: finished stages are never written again, only renamed or removed, which leaves a mapping whole; a person's model
+        // is asked to stay as it is, and is looked at before each use.
+        let bytes = unsafe { Mmap::map(&file) }.map_err(read)?;
+        let modified = file.metadata().map_err(read)?.modified().ok();
+        Ok(Self { path: path.into(), file, bytes, modified })
+    }
+
+    /// Its bytes, as long as it is what it was when it was opened.
+    ///
+    /// # Errors
+    /// [`Error::Changed`] where its length or the time of its last change is another.
+    pub(crate) fn bytes(&self) -> Result<&[u8]> {
+        let read = |source| Error::Read { path: self.path.clone(), source };
+        let now = self.file.metadata().map_err(read)?;
+        let changed = |what| Err(Error::Changed { path: self.path.clone(), what });
+        if now.len() != self.bytes.len() as u64 {
+            return changed(format!("it had {} bytes and has {}", self.bytes.len(), now.len()));
+        }
+        if now.modified().ok() != self.modified {
+            return changed("it was written to".into());
+        }
+        Ok(&self.bytes)
+    }
+}
+
+/// Does what may read mapped matrices. Burn's operations return no errors: one of theirs unwinds to here, where it is one again.
+///
+/// # Errors
+/// Those of the work; [`Error::Changed`] where a mapped file was changed meanwhile.
+pub fn catching<T, E: From<Error>>(work: impl FnOnce() -> std::result::Result<T, E>) -> std::result::Result<T, E> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|thrown| {
+        match thrown.downcast::<Error>() {
+            Ok(error) => Err((*error).into()),
+            Err(other) => std::panic::resume_unwind(other),
+        }
+    })
+}
+
+/// Name, shape, kind and place of a tensor.
+pub(crate) type Place = (String, Vec<usize>, Kind, Range<usize>);
+
 /// Tensors of one file or several.
 #[derive(Debug)]
 pub struct Shelf {
-    files: Vec<(PathBuf, Arc<Mmap>)>,
+    files: Vec<Arc<Held>>,
     entries: HashMap<String, Entry>,
 }
 
@@ -196,40 +338,43 @@ impl Shelf {
     pub fn safetensors(paths: &[PathBuf]) -> Result<Self> {
         let mut shelf = Self { files: vec![], entries: HashMap::new() };
         for path in paths {
-            let bytes = mapped(path).map_err(|source| Error::Read { path: path.clone(), source })?;
+            let held = Held::open(path)?;
+            let bytes = held.bytes()?;
             let damaged = |problem: String| Error::Damaged { path: path.clone(), problem };
-            let file = SafeTensors::deserialize(&bytes).map_err(|e| damaged(e.to_string()))?;
+            let file = SafeTensors::deserialize(bytes).map_err(|e| damaged(e.to_string()))?;
             let mut found = vec![];
             for (name, view) in file.tensors() {
                 let kind = match view.dtype() {
                     Dtype::F32 => Kind::F32,
                     Dtype::BF16 => Kind::Bf16,
                     Dtype::F16 => Kind::F16,
-                    other => return Err(damaged(format!("`{name}` is of type {other:?}, not f32, f16 or bf16"))),
+                    other => {
+                        let (found, accepted) = (format!("of type {other:?}"), "F32, F16, BF16".into());
+                        return Err(Error::Unsupported { path: path.clone(), key: name, found, accepted });
+                    }
                 };
                 let from = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
                 found.push((name, view.shape().to_vec(), kind, from..from + view.data().len()));
             }
-            drop(file);
-            shelf.add(path, bytes, found)?;
+            shelf.add(held, found)?;
         }
         Ok(shelf)
     }
 
     /// The tensors of one file whose header has been checked against its length.
-    pub(crate) fn of_mapped(path: &Path, bytes: Mmap, tensors: Vec<(String, Vec<usize>, Kind, Range<usize>)>) -> Self {
+    pub(crate) fn of_one(file: Held, tensors: Vec<Place>) -> Self {
         let entry = |(name, shape, kind, range)| (name, Entry { file: 0, shape, kind, range });
-        Self { files: vec![(path.into(), bytes.into())], entries: tensors.into_iter().map(entry).collect() }
+        Self { files: vec![file.into()], entries: tensors.into_iter().map(entry).collect() }
     }
 
-    fn add(&mut self, path: &Path, bytes: Mmap, found: Vec<(String, Vec<usize>, Kind, Range<usize>)>) -> Result<()> {
+    fn add(&mut self, held: Held, found: Vec<Place>) -> Result<()> {
         let file = self.files.len();
         for (name, shape, kind, range) in found {
             if self.entries.insert(name.clone(), Entry { file, shape, kind, range }).is_some() {
-                return Err(Error::Damaged { path: path.into(), problem: format!("`{name}` is in two files") });
+                return Err(Error::Damaged { path: held.path, problem: format!("`{name}` is in two files") });
             }
         }
-        self.files.push((path.into(), bytes.into()));
+        self.files.push(held.into());
         Ok(())
     }
 
@@ -238,10 +383,30 @@ impl Shelf {
         self.entries.get(name).map(|entry| entry.shape.as_slice())
     }
 
-    /// A tensor as f32.
-    pub fn get(&self, name: &str) -> Option<Stored> {
-        let Entry { file, shape, kind, range } = self.entries.get(name)?;
-        Some(Stored { shape: shape.clone(), values: kind.decode(&self.files[*file].1[range.clone()]) })
+    /// A tensor as f32; `None` where there is no such tensor.
+    ///
+    /// # Errors
+    /// A file that was changed since it was opened.
+    pub fn get(&self, name: &str) -> Result<Option<Stored>> {
+        let Some(Entry { file, shape, kind, range }) = self.entries.get(name) else { return Ok(None) };
+        let bytes = &self.files[*file].bytes()?[range.clone()];
+        Ok(Some(Stored { shape: shape.clone(), values: kind.decode(bytes) }))
+    }
+
+    /// Whether two tensors are there, and are the same.
+    ///
+    /// # Errors
+    /// A file that was changed since it was opened.
+    pub(crate) fn same(&self, one: &str, other: &str) -> Result<bool> {
+        let [Some(a), Some(b)] = [one, other].map(|name| self.entries.get(name)) else { return Ok(false) };
+        if a.shape != b.shape {
+            return Ok(false);
+        }
+        if a.kind == b.kind {
+            let bytes = |entry: &Entry| Ok(&self.files[entry.file].bytes()?[entry.range.clone()]);
+            return Ok(bytes(a)? == bytes(b)?);
+        }
+        Ok(self.get(one)? == self.get(other)?)
     }
 
     /// A matrix `[out, in]` that stays in its file; `None` where there is no such matrix. Of matrices whose rows come as
@@ -249,7 +414,7 @@ impl Shelf {
     pub fn mapped(&self, name: &str, heads: Option<usize>) -> Option<Mapped> {
         let Entry { file, shape, kind, range } = self.entries.get(name)?;
         let [rows, columns] = shape[..] else { return None };
-        let file = self.files[*file].1.clone();
+        let file = self.files[*file].clone();
         Some(Mapped { file, range: range.clone(), kind: *kind, rows, columns, heads })
     }
 
@@ -259,6 +424,16 @@ impl Shelf {
         self.entries.values().map(of).fold(0, usize::saturating_add)
     }
 
+    /// How many tensors there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
     /// The names of all tensors.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
@@ -266,19 +441,19 @@ impl Shelf {
 
     /// The first of the files.
     pub fn path(&self) -> PathBuf {
-        self.files.first().map(|(path, _)| path.clone()).unwrap_or_default()
+        self.files.first().map(|file| file.path.clone()).unwrap_or_default()
     }
 
     /// The file that holds a tensor, for errors that name it.
     pub fn path_of(&self, name: &str) -> PathBuf {
-        self.entries.get(name).map(|entry| self.files[entry.file].0.clone()).unwrap_or_default()
+        self.entries.get(name).map(|entry| self.files[entry.file].path.clone()).unwrap_or_default()
     }
 }
 
 /// A matrix that stays in its file, and is decoded each time it is read.
 #[derive(Debug, Clone)]
 pub struct Mapped {
-    file: Arc<Mmap>,
+    file: Arc<Held>,
     range: Range<usize>,
     kind: Kind,
     rows: usize,
@@ -301,8 +476,9 @@ impl Mapped {
         transposed(&self.read(), self.rows, self.columns)
     }
 
-    /// The matrix `[out, in]`, row by row.
+    /// The matrix `[out, in]`, row by row. Where the file was changed since it was opened, an error is thrown for [`catching`].
     pub fn read(&self) -> Buffer {
+        let file = self.file.bytes().unwrap_or_else(|changed| std::panic::resume_unwind(Box::new(changed)));
         let (columns, [numbers, size]) = (self.columns, self.kind.block());
         let bytes = columns / numbers * size; // of a row, which is whole blocks
         let place = |row: usize| self.heads.map_or(row, |heads| gguf::half_place(self.rows / heads, row));
@@ -312,9 +488,7 @@ impl Mapped {
             for (i, to) in to.chunks_exact_mut(columns).enumerate() {
                 let from = self.range.start + place(band * BAND + i) * bytes;
                 row.clear();
-                self.file[from..from + bytes]
-                    .chunks_exact(size)
-                    .for_each(|block| self.kind.decode_block(block, &mut row));
+                file[from..from + bytes].chunks_exact(size).for_each(|block| self.kind.decode_block(block, &mut row));
                 to.copy_from_slice(&row);
             }
         });

@@ -8,6 +8,7 @@ use duel_spec::{ids::Hasher, seeds::Rng};
 use rand::RngExt;
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::io::Write;
 use std::path::Path;
 
 /// One parameter on the host.
@@ -237,9 +238,9 @@ pub fn save_in<M: Module>(
                 n.values = transposed(&n.values, n.shape[0], n.shape[1]);
                 n.shape.reverse();
             }
-            Some((name, n.shape, kind.encode(&n.values)))
+            Some(kind.encode_all(path, &name, &n.values).map(|bytes| (name, n.shape, bytes)))
         })
-        .collect();
+        .collect::<Result<_>>()?;
     let damaged = |problem: String| Error::Damaged { path: path.into(), problem };
     let views: Vec<(&str, TensorView)> = tensors
         .iter()
@@ -250,7 +251,17 @@ pub fn save_in<M: Module>(
         .collect::<Result<_>>()?;
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]); // transformers asks for it
     let bytes = safetensors::serialize(views, Some(format)).map_err(|e| damaged(e.to_string()))?;
-    std::fs::write(path, bytes).map_err(|source| Error::Write { path: path.into(), source })
+    write_synced(path, &bytes)
+}
+
+/// Writes a file, and waits until it is on the disk.
+pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
+    let write = || {
+        let mut file = std::fs::File::create(path)?;
+        file.write_all(bytes)?;
+        file.sync_all()
+    };
+    write().map_err(|source| Error::Write { path: path.into(), source })
 }
 
 /// One tensor of a file.
@@ -266,16 +277,8 @@ pub struct Stored {
 /// As [`Shelf::safetensors`].
 pub fn stored(path: &Path) -> Result<HashMap<String, Stored>> {
     let shelf = Shelf::safetensors(&[path.into()])?;
-    Ok(shelf.names().filter_map(|name| Some((name.to_owned(), shelf.get(name)?))).collect())
-}
-
-/// A file as memory that all processes which read it share.
-#[expect(unsafe_code, reason = "a mapped file may change under its reader")]
-pub(crate) fn mapped(path: &Path) -> std::io::Result<memmap2::Mmap> {
-    let file = std::fs::File::open(path)?;
-    // SAFETY: finished stages are never written again, only renamed or removed, which leaves a mapping whole; a model
-    // directory of the user's is read once, when a run begins.
-    unsafe { memmap2::Mmap::map(&file) }
+    let named = |name: &str| Ok(shelf.get(name)?.map(|found| (name.to_owned(), found)));
+    shelf.names().filter_map(|name| named(name).transpose()).collect()
 }
 
 /// Fills the module from safetensors.
@@ -339,11 +342,19 @@ pub fn load_from<M: Module>(
         shelf: &'a Shelf,
         plan: VecDeque<Option<(String, String, bool)>>,
         mended: F,
+        problem: Option<Error>,
     }
     impl<F: Fn(&str, Stored) -> Stored> ModuleMapper for Put<'_, F> {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let Some((ours, name, turned)) = self.plan.pop_front().flatten() else { return param };
-            let Some(found) = self.shelf.get(&name) else { return param };
+            let found = match self.shelf.get(&name) {
+                Ok(Some(found)) => found,
+                Ok(None) => return param,
+                Err(problem) => {
+                    self.problem.get_or_insert(problem);
+                    return param;
+                }
+            };
             let Stored { shape, values } = (self.mended)(&ours, found);
             let values = if turned { transposed(&values, shape[0], shape[1]) } else { values };
             let (id, tensor, mapper) = param.consume();
@@ -354,7 +365,9 @@ pub fn load_from<M: Module>(
             Param::from_mapped_value(id, fresh, mapper)
         }
     }
-    Ok(module.map(&mut Put { shelf, plan, mended }))
+    let mut put = Put { shelf, plan, mended, problem: None };
+    let module = module.map(&mut put);
+    put.problem.map_or(Ok(module), Err)
 }
 
 /// A matrix of the given rows and columns, row by row, turned over.

@@ -97,10 +97,62 @@ fn same_logits(what: &str, logits: Tensor<3>, cases: &[Value]) {
     }
 }
 
+/// Which positions are real, row by row.
+fn real(case: &Value) -> Vec<bool> {
+    numbers(&case["attention_mask"]).into_iter().map(|mask| mask == 1.0).collect()
+}
+
+/// The logits of the real positions, one after another.
+fn real_logits(policy: &Policy, case: &Value, device: &Device) -> Vec<Vec<f64>> {
+    let logits = policy.logits(tokens(case, device), 0);
+    let vocabulary = logits.dims()[2];
+    let all = values(logits);
+    all.chunks(vocabulary).zip(real(case)).filter(|(_, real)| *real).map(|(row, _)| row.to_vec()).collect()
+}
+
+/// What is said of all logits of a case: their positions, normalisers and spread, and how far float32 strays.
+fn all_logits(what: &str, policy: &Policy, case: &Value, device: &Device) {
+    // positions are counted from the first real token on
+    for (mask, expected) in id_rows(&case["attention_mask"]).iter().zip(id_rows(&case["position_ids"])) {
+        let counted = mask.iter().scan(0, |sum, mask| {
+            *sum += *mask;
+            Some(u32::saturating_sub(*sum, 1))
+        });
+        assert_eq!(counted.collect::<Vec<_>>(), expected, "{what}: position_ids");
+    }
+    if case["logsumexp_all_positions"].is_null() {
+        return; // adapters come without
+    }
+    let rows = real_logits(policy, case, device);
+    let kept = |v: &Value| {
+        numbers(v).into_iter().zip(real(case)).filter(|(_, real)| *real).map(|(x, _)| x).collect::<Vec<_>>()
+    };
+    let normalisers: Vec<f64> = rows.iter().map(|row| row.iter().map(|x| x.exp()).sum::<f64>().ln()).collect();
+    close(&format!("{what}: logsumexp"), &normalisers, &kept(&case["logsumexp_all_positions"]), 1e-5);
+
+    let logits = policy.logits(tokens(case, device), 0);
+    let [_, length, vocabulary] = logits.dims();
+    let found = values(logits);
+    let real: Vec<f64> = rows.concat();
+    let mean = real.iter().sum::<f64>() / real.len() as f64;
+    let variance = real.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (real.len() - 1) as f64;
+    close(&format!("{what}: spread of the logits"), &[variance.sqrt()], &[number(case, "logits_std")], 1e-5);
+
+    // ours are float32 too: of the order of what another library's float32 strays
+    let apart = items(case, "logits").iter().flat_map(|one| {
+        let start = (number(one, "row") as usize * length + number(one, "position") as usize) * vocabulary;
+        let expected = numbers(&one["values"]);
+        found[start..start + vocabulary].iter().zip(expected).map(|(f, e)| (f - e).abs()).collect::<Vec<f64>>()
+    });
+    let apart = apart.fold(0.0, f64::max);
+    assert!(apart < 4.0 * number(case, "float32_max_abs_diff"), "{what}: {apart} from float64");
+}
+
 /// Logits, next-token log-probs, loss and gradient norms of a model on one case.
 fn forward_and_backward(what: &str, policy: &Policy, config: &TransformerConfig, case: &Value, device: &Device) {
     let tokens = tokens(case, device);
     same_logits(what, policy.logits(tokens.clone(), 0), items(case, "logits"));
+    all_logits(what, policy, case, device);
 
     let real = counted(case);
     let kept = |all: Vec<f64>| all.iter().zip(&real).filter(|(_, m)| **m > 0.0).map(|(x, _)| *x).collect::<Vec<_>>();
@@ -128,9 +180,30 @@ fn golden_models_forward_and_backward_on_every_padding() {
     for name in MODELS {
         let Checkpoint { config, policy, .. } = checkpoint(name, &device);
         for case in items(&expected(name), "cases") {
+            let needed = !case["logsumexp_all_positions"].is_null() && !case["grad_norm_global"].is_null();
+            assert!(needed, "{name}: a case without what a model's has");
             forward_and_backward(&format!("{name}, {}", case["name"]), &policy, &config, case, &device);
         }
     }
+}
+
+/// The least lead of a chosen token over the next best while these are written.
+fn least_margin(policy: &Policy, case: &Value, new: &[Vec<u32>], device: &Device) -> f64 {
+    let prompts = id_rows(&case["input_ids"]);
+    let rows = prompts.iter().zip(new).zip(left(case)).map(|((prompt, new), left)| [&prompt[left..], new].concat());
+    let rows: Vec<Vec<u32>> = rows.collect();
+    let width = rows.iter().map(Vec::len).max().unwrap();
+    let logits = policy.logits(Tokens::left_padded(&rows, width, 0, device), 0);
+    let [_, length, vocabulary] = logits.dims();
+    let all = values(logits);
+    let lead = |row: usize, step: usize| {
+        let at = (row * length + length - new[row].len() - 1 + step) * vocabulary;
+        let mut of_step = all[at..at + vocabulary].to_vec();
+        of_step.sort_by(|a, b| b.total_cmp(a));
+        of_step[0] - of_step[1]
+    };
+    let leads = (0..rows.len()).flat_map(|row| (0..new[row].len()).map(move |step| (row, step)));
+    leads.map(|(row, step)| lead(row, step)).fold(f64::INFINITY, f64::min)
 }
 
 #[test]
@@ -147,6 +220,11 @@ fn golden_models_write_greedily() {
                 }
                 seen += 1;
                 let new = id_rows(&greedily["new_tokens"]);
+                if key == "greedy" {
+                    assert_eq!(greedily["float32_gives_the_same"], true, "{name}: a choice that rounding makes");
+                    let margin = least_margin(&policy, case, &new, &device);
+                    close(&format!("{name}: margin"), &[margin], &[number(greedily, "min_top1_top2_margin")], 1e-3);
+                }
                 let never = config.vocabulary as u32;
                 let rows = id_rows(&case["input_ids"]);
                 let space = Space {
@@ -163,6 +241,10 @@ fn golden_models_write_greedily() {
                 let found = greedy(&policy, &space, prompts, &device).responses;
                 let end = |row: &[u32]| row.iter().position(|&id| id == space.eos).map_or(row.len(), |i| i + 1);
                 let expected: Vec<Vec<u32>> = new.iter().map(|row| row[..end(row)].to_vec()).collect();
+                if let Some(pad) = greedily["pad_token_id"].as_u64() {
+                    let rest = new.iter().flat_map(|row| &row[end(row)..]);
+                    assert!(rest.into_iter().all(|id| u64::from(*id) == pad), "{name}: what follows EOS");
+                }
                 assert_eq!(found, expected, "{name}, {}, {key}", case["name"]);
             }
         }
@@ -176,8 +258,24 @@ fn golden_adapters_before_and_after_merging() {
     for (base, adapted) in ADAPTED {
         let Checkpoint { config, policy, .. } = checkpoint(base, &device);
         let folder = golden::folder().join("models").join(adapted);
+        let plain = policy.clone();
         let policy = huggingface::read_adapter(&folder, &config, policy, &device).unwrap();
         let file = expected(adapted);
+        assert_eq!(file["base"], base);
+        let scaling =
+            file["scaling"].as_str().unwrap().strip_prefix("lora_alpha / r = ").unwrap().parse::<f64>().unwrap();
+        let mut scales = vec![];
+        let _ = policy.clone().map_projections(|_, projection| {
+            scales.extend(projection.lora.as_ref().map(|lora| lora.scale));
+            projection
+        });
+        assert!(!scales.is_empty() && scales.iter().all(|scale| *scale == scaling), "{adapted}: {scales:?}");
+        for case in items(&file, "cases") {
+            let [with, without] = [&policy, &plain].map(|policy| real_logits(policy, case, &device).concat());
+            let apart = with.iter().zip(without).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            let expected = number(case, "adapter_changes_logits_by");
+            close(&format!("{adapted}: what the adapter changes"), &[apart], &[expected], 1e-5);
+        }
         for case in items(&file, "cases") {
             forward_and_backward(&format!("{adapted}, {}", case["name"]), &policy, &config, case, &device);
         }

@@ -2,7 +2,10 @@
 
 #![allow(clippy::unwrap_used)]
 
-use burn::tensor::Device;
+#[path = "../../../tests/mutated.rs"]
+mod mutated;
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use duel_model::gguf::{self, Header, Precision};
 use duel_model::huggingface::{self, Checkpoint, Special, Words};
 use duel_model::{Family, Kind, Policy, Pretrained, TransformerConfig};
@@ -11,7 +14,14 @@ use proptest::prelude::*;
 use std::path::Path;
 
 fn checkpoint() -> Checkpoint {
-    let family = Family::Llama { key_value_heads: 1, head_width: 4, inner: 8, rope_theta: 1e4, epsilon: 1e-5 };
+    of_family(Family::Llama { key_value_heads: 1, head_width: 4, inner: 8, rope_theta: 1e4, epsilon: 1e-5 })
+}
+
+fn gpt2() -> Checkpoint {
+    of_family(Family::Gpt2 { activation: duel_model::Activation::GeluTanh, inner: 32, epsilon: 1e-5 })
+}
+
+fn of_family(family: Family) -> Checkpoint {
     let config = TransformerConfig { vocabulary: 8, context: 16, layers: 1, width: 8, heads: 2, tied: true, family };
     let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &Device::flex());
     let tokenizer = serde_json::json!({
@@ -32,11 +42,15 @@ fn gguf_bytes() -> Vec<u8> {
     std::fs::read(path).unwrap()
 }
 
-/// Reads a file as far as it goes.
+/// Reads a file as far as it goes, and a few tokens with it.
 fn try_all(path: &Path) {
-    if let Ok(model) = Pretrained::open(path) {
-        let _ = model.policy(model.config.context.min(16), &Device::flex());
-        let _ = model.mapped(model.config.context.min(16), &Device::flex()).map(Policy::merged);
+    let _ = duel_model::hash_of_files(path);
+    let Ok(model) = Pretrained::open(path) else { return };
+    let context = model.config.context.min(16);
+    let _ = model.mapped(context, &Device::flex()).map(Policy::merged);
+    if let Ok(policy) = model.policy(context, &Device::flex()) {
+        let ids = TensorData::new(vec![0i32; context.min(3)], [1, context.min(3)]);
+        let _ = policy.logits(Tensor::<2, Int>::from_data(ids, &Device::flex()), 0).into_data();
     }
 }
 
@@ -84,12 +98,19 @@ proptest! {
         changes in changes(),
         cut in proptest::option::weighted(0.3, any::<usize>()),
     ) {
-        let folder = tempfile::tempdir().unwrap();
-        huggingface::write(folder.path(), &checkpoint(), Kind::F32).unwrap();
-        let name = ["config.json", "model.safetensors", "tokenizer_config.json", "generation_config.json"][file];
-        let path = folder.path().join(name);
-        std::fs::write(&path, damaged(&std::fs::read(&path).unwrap(), &changes, cut)).unwrap();
-        try_all(folder.path());
+        const NAMES: [&str; 4] = ["config.json", "model.safetensors", "tokenizer_config.json", "generation_config.json"];
+        thread_local!(static WHOLE: (tempfile::TempDir, [Vec<u8>; 4]) = {
+            let folder = tempfile::tempdir().unwrap();
+            huggingface::write(folder.path(), &checkpoint(), Kind::F32).unwrap();
+            let files = NAMES.map(|name| std::fs::read(folder.path().join(name)).unwrap());
+            (folder, files)
+        });
+        WHOLE.with(|(folder, files)| {
+            let path = folder.path().join(NAMES[file]);
+            std::fs::write(&path, damaged(&files[file], &changes, cut)).unwrap();
+            try_all(folder.path());
+            std::fs::write(&path, &files[file]).unwrap();
+        });
     }
 }
 
@@ -101,7 +122,7 @@ fn sizes_that_no_file_could_hold_are_refused() {
     let good: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     for key in ["num_hidden_layers", "hidden_size", "vocab_size", "intermediate_size", "head_dim"] {
         let mut config = good.clone();
-        config[key] = serde_json::json!(1u64 << 40);
+        config[key] = serde_json::json!(1u64 << 30);
         std::fs::write(&path, config.to_string()).unwrap();
         let error = Pretrained::open(folder.path()).unwrap_err().to_string();
         assert!(error.contains("its settings ask for"), "{key}: {error}");
@@ -132,4 +153,114 @@ fn pieces_make_one_model() {
     map.insert("elsewhere".into(), "../../etc/passwd".into());
     std::fs::write(&index, serde_json::json!({"weight_map": map}).to_string()).unwrap();
     assert!(Pretrained::open(folder.path()).unwrap_err().to_string().contains("weight_map"));
+}
+
+/// Words of the formats.
+const WORDS: [&str; 24] = [
+    "\"llama\"",
+    "\"gpt2\"",
+    "\"rope_scaling\":",
+    "\"linear\"",
+    "\"factor\":",
+    "\"head_dim\":",
+    "\"tie_word_embeddings\":",
+    "null",
+    "true",
+    "[]",
+    "{}",
+    "-1",
+    "\"eos_token_id\":",
+    "\"weight_map\":",
+    "model.safetensors",
+    "\"F16\"",
+    "\"BF16\"",
+    "\"shape\":",
+    "\"data_offsets\":",
+    "\"added_tokens_decoder\":",
+    "\"content\":",
+    "general.alignment",
+    "blk.0.",
+    "tokenizer.ggml.tokens",
+];
+
+#[test]
+fn mutated_gguf_files_are_refused_or_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    let whole: Vec<Vec<u8>> = [(checkpoint(), Precision::F16), (checkpoint(), Precision::Q8), (gpt2(), Precision::F32)]
+        .map(|(checkpoint, precision)| {
+            gguf::write(&path, &checkpoint, precision).unwrap();
+            std::fs::read(&path).unwrap()
+        })
+        .into();
+    let whole: Vec<&[u8]> = whole.iter().map(Vec::as_slice).collect();
+    mutated::every("gguf", 2000, &whole, &WORDS, |_, bytes| {
+        std::fs::write(&path, bytes).unwrap();
+        try_all(&path);
+    });
+}
+
+/// One file of a directory is mutated, all others stay whole.
+fn mutated_directory(name: &str, file: &str, cases: u64) {
+    let folder = tempfile::tempdir().unwrap();
+    let kinds = [(checkpoint(), Kind::F16), (gpt2(), Kind::F32)];
+    let folders = kinds.map(|(checkpoint, kind)| {
+        let folder = folder.path().join(format!("{kind:?}"));
+        std::fs::create_dir(&folder).unwrap();
+        huggingface::write(&folder, &checkpoint, kind).unwrap();
+        let map = serde_json::json!({"metadata": {"total_size": 1}, "weight_map": {"a": "model-1.safetensors", "b": "model-1.safetensors"}});
+        if file.ends_with("index.json") {
+            std::fs::rename(folder.join("model.safetensors"), folder.join("model-1.safetensors")).unwrap();
+            std::fs::write(folder.join(file), map.to_string()).unwrap();
+        }
+        if file == "tokenizer_config.json" {
+            let mut settings: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.join(file)).unwrap()).unwrap();
+            settings["added_tokens_decoder"] = serde_json::json!({"4": {"content": "<end>", "special": true}});
+            std::fs::write(folder.join(file), settings.to_string()).unwrap();
+        }
+        Pretrained::open(&folder).unwrap();
+        folder
+    });
+    let whole = folders.each_ref().map(|folder| std::fs::read(folder.join(file)).unwrap());
+    let whole = whole.each_ref().map(Vec::as_slice);
+    mutated::every(name, cases, &whole, &WORDS, |case, bytes| {
+        let folder = &folders[case as usize % folders.len()];
+        std::fs::write(folder.join(file), bytes).unwrap();
+        try_all(folder);
+    });
+}
+
+#[test]
+fn mutated_weights_are_refused_or_read() {
+    mutated_directory("safetensors", "model.safetensors", 1000);
+}
+
+#[test]
+fn mutated_settings_are_refused_or_read() {
+    mutated_directory("config", "config.json", 1000);
+    mutated_directory("generation_config", "generation_config.json", 300);
+    mutated_directory("tokenizer_config", "tokenizer_config.json", 300);
+    mutated_directory("index", "model.safetensors.index.json", 300);
+    mutated_directory("model_tokenizer", "tokenizer.json", 500);
+}
+
+#[test]
+fn mutated_adapters_are_refused_or_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = Device::flex();
+    let whole = checkpoint();
+    let worn =
+        whole.policy.clone().with_fresh_lora(2, 1.0, |_| true, &mut seeds::derive(1, "test", 0, "lora"), &device);
+    huggingface::write_adapter(folder.path(), &whole.config, &worn, "base").unwrap();
+    for (name, file) in [("adapter", "adapter_model.safetensors"), ("adapter_config", "adapter_config.json")] {
+        let path = folder.path().join(file);
+        let bytes = std::fs::read(&path).unwrap();
+        mutated::every(name, 500, &[&bytes], &WORDS, |_, bytes| {
+            std::fs::write(&path, bytes).unwrap();
+            let _ = huggingface::read_adapter(folder.path(), &whole.config, whole.policy.clone(), &device)
+                .map(Policy::merged);
+        });
+        std::fs::write(&path, bytes).unwrap();
+        huggingface::read_adapter(folder.path(), &whole.config, whole.policy.clone(), &device).unwrap();
+    }
 }

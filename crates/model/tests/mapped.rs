@@ -148,3 +148,40 @@ fn a_model_of_another_family_is_refused() {
     let refused = Pretrained::open(folder.path()).unwrap().mapped(16, &Device::flex()).unwrap_err();
     assert!(matches!(refused, Error::Unsupported { ref key, .. } if key == "model.mapped"), "{refused}");
 }
+
+#[test]
+fn a_file_that_was_changed_is_an_error_at_the_next_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let device = Device::flex();
+    for (name, what) in [("cut", "bytes and has"), ("grown", "bytes and has"), ("written", "was written to")] {
+        let path = folder.path().join(format!("{name}.gguf"));
+        gguf::write(&path, &llama(), Precision::F16).unwrap();
+        let model = Pretrained::open(&path).unwrap();
+        let policy = model.mapped(16, &device).unwrap();
+        let reader = Reader::new(&SPACE, &device);
+        let read =
+            || duel_model::catching(|| Ok::<_, Error>(weights::host(reader.logits(&policy, &reader.tokens(&batch())))));
+        let before = read().unwrap();
+        // replaced by another file: what was opened is still whole
+        let away = folder.path().join("away");
+        std::fs::rename(&path, &away).unwrap();
+        std::fs::write(&path, "another").unwrap();
+        assert_eq!(read().unwrap(), before, "{name}");
+        std::fs::rename(&away, &path).unwrap();
+
+        let length = std::fs::metadata(&path).unwrap().len();
+        let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        match name {
+            "cut" => file.set_len(1).unwrap(),
+            "grown" => file.set_len(length + 1).unwrap(),
+            _ => file.set_modified(std::time::SystemTime::UNIX_EPOCH).unwrap(),
+        }
+        let changed = read().unwrap_err();
+        assert!(matches!(changed, Error::Changed { .. }) && changed.to_string().contains(what), "{name}: {changed}");
+        let merged = duel_model::catching(|| Ok::<_, Error>(policy.clone().merged())).map(|_| ()).unwrap_err();
+        assert!(matches!(merged, Error::Changed { .. }), "{name}: {merged}");
+        // and what is read into memory is refused as well
+        assert!(matches!(model.policy(16, &device), Err(Error::Changed { .. })), "{name}");
+        assert!(matches!(model.mapped(16, &device), Err(Error::Changed { .. })), "{name}");
+    }
+}

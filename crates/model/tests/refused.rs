@@ -1,0 +1,385 @@
+//! What cannot be read right is refused by the name of what asks for it, before room is made; what is harmless is read.
+
+#![allow(clippy::unwrap_used)]
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use duel_model::huggingface::{self, Checkpoint, Special, Words};
+use duel_model::{Error, Family, Kind, Policy, Pretrained, TransformerConfig, gguf, weights};
+use duel_spec::seeds;
+use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use serde_json::{Value, json};
+use std::path::Path;
+
+const ROWS: usize = 8;
+
+fn tokenizer() -> Value {
+    json!({
+        "added_tokens": [{"id": 0, "content": "<s>", "special": true}],
+        "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
+        "model": {"type": "BPE", "vocab": {"<s>": 0, "a": 1, "b": 2, "ab": 3}, "merges": [["a", "b"]]}
+    })
+}
+
+fn checkpoint(family: Family, tied: bool) -> Checkpoint {
+    let config = TransformerConfig { vocabulary: ROWS, context: 16, layers: 1, width: 8, heads: 2, tied, family };
+    let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &Device::flex());
+    let special = Special { bos: Some(0), eos: Some(0), pad: None };
+    let words = Words { special, tokenizer: Some(tokenizer().to_string().into_bytes()), template: None };
+    Checkpoint { config, policy, words }
+}
+
+fn llama(tied: bool) -> Checkpoint {
+    checkpoint(Family::Llama { key_value_heads: 1, head_width: 4, inner: 8, rope_theta: 1e4, epsilon: 1e-5 }, tied)
+}
+
+fn gpt2() -> Checkpoint {
+    checkpoint(Family::Gpt2 { activation: duel_model::Activation::GeluTanh, inner: 32, epsilon: 1e-5 }, true)
+}
+
+/// A directory with a model in it.
+fn written(checkpoint: &Checkpoint) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    huggingface::write(folder.path(), checkpoint, Kind::F32).unwrap();
+    folder
+}
+
+/// One of a directory's files with one value changed; null takes it away.
+fn edit(folder: &Path, file: &str, key: &str, value: &Value) {
+    let path = folder.join(file);
+    let mut json: Value = std::fs::read(&path).map_or(json!({}), |bytes| serde_json::from_slice(&bytes).unwrap());
+    json[key] = value.clone();
+    std::fs::write(&path, json.to_string()).unwrap();
+}
+
+fn load(path: &Path) -> Result<Policy, Error> {
+    let model = Pretrained::open(path)?;
+    model.policy(model.config.context.min(16), &Device::flex())
+}
+
+/// What is said of a model that is refused, with the hint.
+fn refusal(path: &Path) -> String {
+    let error = load(path).map(|_| ()).unwrap_err();
+    format!("{error}; {}", error.hint().unwrap_or_default())
+}
+
+fn logits(policy: &Policy) -> Vec<f32> {
+    weights::host(
+        policy.logits(Tensor::<2, Int>::from_data(TensorData::new(vec![1i32, 2, 3], [1, 3]), &Device::flex()), 0),
+    )
+}
+
+#[test]
+fn numbers_of_a_llama_that_no_model_has() {
+    let folder = written(&llama(true));
+    let config = std::fs::read(folder.path().join("config.json")).unwrap();
+    let huge = json!(u64::MAX);
+    let sizes = [
+        "vocab_size",
+        "max_position_embeddings",
+        "num_hidden_layers",
+        "hidden_size",
+        "num_attention_heads",
+        "num_key_value_heads",
+        "head_dim",
+        "intermediate_size",
+    ];
+    let mut cases: Vec<(&str, Value)> = vec![];
+    for key in sizes {
+        cases
+            .extend([json!(0), json!(-1), json!(1.5), json!("8"), json!(true), huge.clone()].map(|value| (key, value)));
+        cases.push((key, json!((1u64 << 32) + 1)));
+    }
+    for key in ["rms_norm_eps", "rope_theta"] {
+        cases.extend([json!(0), json!(-1.0), json!("1"), json!(1e300), json!(1e-300)].map(|value| (key, value)));
+    }
+    cases.push(("num_key_value_heads", json!(3)));
+    cases.push(("num_attention_heads", json!(16))); // 8 / 16 without head_dim
+    cases.push(("head_dim", json!(3)));
+    for key in ["tie_word_embeddings", "attention_bias", "hidden_act", "rope_scaling", "rope_parameters"] {
+        cases.push((key, json!("yes")));
+    }
+    cases.push(("quantization_config", json!({"bits": 4})));
+    for (key, value) in cases {
+        std::fs::write(folder.path().join("config.json"), &config).unwrap();
+        edit(folder.path(), "config.json", "rope_parameters", &Value::Null);
+        if key == "num_attention_heads" {
+            edit(folder.path(), "config.json", "head_dim", &Value::Null);
+        }
+        edit(folder.path(), "config.json", key, &value);
+        let said = refusal(folder.path());
+        assert!(said.contains(&format!("`{key}`")), "{key} = {value}: {said}");
+    }
+    // sizes that could be, of tensors that are not there
+    for (key, value) in
+        [("num_hidden_layers", 2), ("max_position_embeddings", 1 << 30), ("vocab_size", 7), ("vocab_size", 9)]
+    {
+        std::fs::write(folder.path().join("config.json"), &config).unwrap();
+        edit(folder.path(), "config.json", key, &json!(value));
+        edit(folder.path(), "config.json", "eos_token_id", &json!(0));
+        assert!(load(folder.path()).is_err(), "{key} = {value}");
+    }
+}
+
+#[test]
+fn numbers_of_a_gpt2_that_no_model_has() {
+    let folder = written(&gpt2());
+    let config = std::fs::read(folder.path().join("config.json")).unwrap();
+    for key in ["vocab_size", "n_positions", "n_layer", "n_embd", "n_head", "n_inner", "layer_norm_epsilon"] {
+        for value in [json!(0), json!(-1), json!("8"), json!(u64::MAX)] {
+            std::fs::write(folder.path().join("config.json"), &config).unwrap();
+            edit(folder.path(), "config.json", key, &value);
+            let said = refusal(folder.path());
+            assert!(said.contains(&format!("`{key}`")), "{key} = {value}: {said}");
+        }
+    }
+    for (key, value) in
+        [("n_head", json!(3)), ("activation_function", json!(5)), ("activation_function", json!("relu"))]
+    {
+        std::fs::write(folder.path().join("config.json"), &config).unwrap();
+        edit(folder.path(), "config.json", key, &value);
+        let said = refusal(folder.path());
+        assert!(said.contains(&format!("`{key}`")), "{key} = {value}: {said}");
+    }
+}
+
+#[test]
+fn rotary_positions_are_plain_or_refused() {
+    let folder = written(&llama(true));
+    edit(folder.path(), "config.json", "rope_theta", &json!(1e4));
+    let plain = logits(&load(folder.path()).unwrap());
+    let harmless = [
+        ("rope_scaling", json!({"type": "linear", "factor": 1.0})),
+        ("rope_scaling", json!({"rope_type": "default"})),
+        ("rope_scaling", json!({})),
+        ("rope_parameters", json!({"rope_theta": 1e4, "rope_type": "default", "partial_rotary_factor": 1.0})),
+        ("rope_parameters", json!({"type": "linear", "factor": 1})),
+    ];
+    let scaled = [
+        ("rope_scaling", json!({"type": "linear", "factor": 4.0})),
+        ("rope_scaling", json!({"type": "linear"})),
+        ("rope_scaling", json!({"type": "dynamic", "factor": 1.0})),
+        ("rope_scaling", json!({"factor": 4.0})),
+        ("rope_scaling", json!([4.0])),
+        ("rope_parameters", json!({"rope_theta": 1e4, "type": "linear", "factor": 4.0})),
+        ("rope_parameters", json!({"rope_type": "default", "type": "linear", "factor": 4.0})),
+        ("rope_parameters", json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0})),
+        ("rope_parameters", json!({"rope_theta": "many"})),
+        ("rope_parameters", json!({"rope_theta": -1.0})),
+        ("rope_parameters", json!({"partial_rotary_factor": 0.5, "rope_type": "default"})),
+        ("rope_parameters", json!({"full_attention": {"rope_theta": 1e4, "rope_type": "default"}})),
+    ];
+    for (key, value) in &harmless {
+        edit(folder.path(), "config.json", "rope_scaling", &Value::Null);
+        edit(folder.path(), "config.json", "rope_parameters", &Value::Null);
+        edit(folder.path(), "config.json", key, value);
+        assert_eq!(logits(&load(folder.path()).unwrap()), plain, "{key} = {value}");
+    }
+    for (key, value) in &scaled {
+        edit(folder.path(), "config.json", "rope_scaling", &Value::Null);
+        edit(folder.path(), "config.json", "rope_parameters", &Value::Null);
+        edit(folder.path(), "config.json", key, value);
+        let said = refusal(folder.path());
+        assert!(said.contains(&format!("`{key}`")), "{key} = {value}: {said}");
+    }
+    // the theta of either place counts
+    edit(folder.path(), "config.json", "rope_parameters", &json!({"rope_theta": 10.0}));
+    assert_ne!(logits(&load(folder.path()).unwrap()), plain);
+}
+
+#[test]
+fn silu_by_its_other_name() {
+    let folder = written(&llama(true));
+    let before = logits(&load(folder.path()).unwrap());
+    edit(folder.path(), "config.json", "hidden_act", &json!("swish"));
+    assert_eq!(logits(&load(folder.path()).unwrap()), before);
+    edit(folder.path(), "config.json", "hidden_act", &json!("gelu"));
+    assert!(refusal(folder.path()).contains("`hidden_act`"));
+}
+
+#[test]
+fn ids_have_their_rows_of_the_embedding() {
+    let folder = written(&llama(true));
+    let mut more = tokenizer();
+    for id in 4..11 {
+        more["model"]["vocab"][format!("w{id}")] = json!(id);
+    }
+    std::fs::write(folder.path().join("tokenizer.json"), more.to_string()).unwrap();
+    let said = refusal(folder.path());
+    assert!(
+        said.contains("tokenizer.json` has 3 ids")
+            && said.contains("of which there are 8: 8 \"w8\", 9 \"w9\", 10 \"w10\""),
+        "{said}"
+    );
+    assert!(said.contains("accepted: ids below 8"), "{said}");
+    // also where only added tokens lie beyond, and in Unigram's list
+    let mut added = tokenizer();
+    added["added_tokens"].as_array_mut().unwrap().push(json!({"id": 8, "content": "<pad>", "special": true}));
+    std::fs::write(folder.path().join("tokenizer.json"), added.to_string()).unwrap();
+    assert!(refusal(folder.path()).contains("8 \"<pad>\""));
+    let pieces: Vec<Value> = (0..9).map(|id| json!([format!("p{id}"), -1.0])).collect();
+    let unigram = json!({"model": {"type": "Unigram", "vocab": pieces}});
+    std::fs::write(folder.path().join("tokenizer.json"), unigram.to_string()).unwrap();
+    assert!(refusal(folder.path()).contains("8 \"p8\""));
+    // ids that are none
+    for id in [json!(-1), json!(1.5), json!("1"), json!((1u64 << 32) + 1), Value::Null] {
+        let mut odd = tokenizer();
+        odd["model"]["vocab"]["ab"] = id.clone();
+        std::fs::write(folder.path().join("tokenizer.json"), odd.to_string()).unwrap();
+        let said = refusal(folder.path());
+        assert!(said.contains("the id of \"ab\""), "{id}: {said}");
+    }
+    // fewer words than rows are well
+    std::fs::write(folder.path().join("tokenizer.json"), tokenizer().to_string()).unwrap();
+    load(folder.path()).unwrap();
+}
+
+#[test]
+fn special_ids_are_ids() {
+    for file in ["config.json", "generation_config.json"] {
+        for key in ["eos_token_id", "bos_token_id", "pad_token_id"] {
+            let folder = written(&llama(true));
+            for id in
+                [json!(8), json!((1u64 << 32) + 1), json!(-2), json!(1.0), json!("1"), json!([0, 8]), json!({"id": 1})]
+            {
+                edit(folder.path(), "generation_config.json", key, &Value::Null);
+                edit(folder.path(), file, key, &id);
+                let said = refusal(folder.path());
+                assert!(said.contains(file) && said.contains(&format!("`{key}`")), "{key} = {id}: {said}");
+            }
+        }
+    }
+    let folder = written(&llama(true));
+    std::fs::remove_file(folder.path().join("tokenizer_config.json")).unwrap();
+    for (id, expected) in [(json!(3), Some(3)), (json!([2, 1]), Some(2)), (json!(-1), None), (json!([]), None)] {
+        edit(folder.path(), "generation_config.json", "eos_token_id", &id);
+        assert_eq!(Pretrained::open(folder.path()).unwrap().words.special.eos, expected, "{id}");
+    }
+}
+
+#[test]
+fn tokens_that_only_the_settings_add() {
+    let folder = written(&llama(true));
+    let add = |tokens: Value| edit(folder.path(), "tokenizer_config.json", "added_tokens_decoder", &tokens);
+    let token = |content: &str| json!({"content": content, "special": true});
+    // one that is there, one that the vocabulary has as a word, and a new one
+    add(json!({"0": token("<s>"), "3": token("ab"), "4": token("<end>")}));
+    edit(folder.path(), "tokenizer_config.json", "eos_token", &json!("<end>"));
+    edit(folder.path(), "generation_config.json", "eos_token_id", &Value::Null);
+    edit(folder.path(), "config.json", "eos_token_id", &Value::Null);
+    let words = Pretrained::open(folder.path()).unwrap().words;
+    assert_eq!(words.special.eos, Some(4));
+    let json: Value = serde_json::from_slice(&words.tokenizer.unwrap()).unwrap();
+    let added: Vec<_> =
+        json["added_tokens"].as_array().unwrap().iter().map(|t| (t["id"].clone(), t["content"].clone())).collect();
+    assert_eq!(added, [(json!(0), json!("<s>")), (json!(3), json!("ab")), (json!(4), json!("<end>"))]);
+    for (tokens, found) in [
+        (json!({"4": token("a")}), "\"4\":\"a\""), // has another id
+        (json!({"2": token("c")}), "\"2\":\"c\""), // whose id another has
+        (json!({"5": token("<end>")}), "5"),       // leaves a gap
+        (json!({"x": token("<end>")}), "\"x\""),
+        (json!({"4": "<end>"}), "<end>"),
+        (json!(["<end>"]), "<end>"),
+        (json!({"4294967297": token("<end>")}), "4294967297"),
+    ] {
+        add(tokens.clone());
+        let said = refusal(folder.path());
+        assert!(said.contains("`added_tokens_decoder`") && said.contains(found), "{tokens}: {said}");
+    }
+    add(json!({"4": token("4"), "5": token("5"), "6": token("6"), "7": token("7"), "8": token("beyond")}));
+    assert!(refusal(folder.path()).contains("8 \"beyond\""));
+}
+
+/// The tensors of a directory's weights, changed.
+fn edit_weights(folder: &Path, change: impl Fn(&mut Vec<(String, Vec<usize>, Vec<u8>)>)) {
+    let path = folder.join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let mut all: Vec<_> =
+        file.tensors().into_iter().map(|(name, view)| (name, view.shape().to_vec(), view.data().to_vec())).collect();
+    change(&mut all);
+    let views = all.iter().map(|(name, shape, data)| (name, TensorView::new(Dtype::F32, shape.clone(), data).unwrap()));
+    std::fs::write(&path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+#[test]
+fn the_tie_and_the_head_agree() {
+    // 1. untied, and no head
+    let folder = written(&llama(true));
+    edit(folder.path(), "config.json", "tie_word_embeddings", &json!(false));
+    let said = refusal(folder.path());
+    assert!(said.contains("`tie_word_embeddings` is false") && said.contains("lm_head.weight"), "{said}");
+    edit(folder.path(), "config.json", "tie_word_embeddings", &Value::Null);
+    assert!(refusal(folder.path()).contains("`tie_word_embeddings` is nothing"));
+    // 2. tied, and a head of its own
+    let folder = written(&llama(false));
+    edit(folder.path(), "config.json", "tie_word_embeddings", &json!(true));
+    let said = refusal(folder.path());
+    assert!(said.contains("`tie_word_embeddings` is true") && said.contains("model.embed_tokens.weight"), "{said}");
+    // 3. tied, and the embedding once more
+    edit_weights(folder.path(), |all| {
+        let embedding = all.iter().find(|(name, ..)| name == "model.embed_tokens.weight").unwrap().2.clone();
+        all.iter_mut().find(|(name, ..)| name == "lm_head.weight").unwrap().2 = embedding;
+    });
+    load(folder.path()).unwrap();
+}
+
+#[test]
+fn names_without_the_prefix_of_a_language_model() {
+    for (checkpoint, prefix) in [(gpt2(), "transformer."), (llama(true), "model.")] {
+        let folder = written(&checkpoint);
+        let before = load(folder.path()).unwrap();
+        edit_weights(folder.path(), |all| {
+            all.iter_mut().for_each(|(name, ..)| *name = name.strip_prefix(prefix).unwrap().to_owned());
+        });
+        assert_eq!(weights::hash(&load(folder.path()).unwrap()), weights::hash(&before));
+        edit_weights(folder.path(), |all| {
+            all.retain(|(name, ..)| name != "wte.weight" && name != "embed_tokens.weight")
+        });
+        assert!(matches!(load(folder.path()), Err(Error::Damaged { .. } | Error::Lacking { .. })));
+    }
+}
+
+#[test]
+fn what_is_not_safetensors() {
+    let folder = written(&llama(true));
+    std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
+    assert!(matches!(load(folder.path()), Err(Error::Read { .. })));
+    std::fs::write(folder.path().join("pytorch_model.bin"), "PK").unwrap();
+    let said = refusal(folder.path());
+    assert!(said.contains("pytorch_model.bin") && said.contains("save_pretrained"), "{said}");
+    // an adapter is no model
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("adapter_config.json"), "{}").unwrap();
+    assert!(refusal(folder.path()).contains("merge_and_unload"));
+}
+
+#[test]
+fn files_that_are_none_or_never_end() {
+    use std::os::unix::fs::symlink;
+    for name in ["config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"] {
+        let folder = written(&llama(true));
+        let path = folder.path().join(name);
+        let _ = std::fs::remove_file(&path);
+        symlink("/dev/zero", &path).unwrap();
+        let said = refusal(folder.path());
+        assert!(said.contains(name), "{name}: {said}");
+        std::fs::remove_file(&path).unwrap();
+        // 64 MiB and more, without a byte on the disk
+        std::fs::File::create(&path).unwrap().set_len((64 << 20) + 1).unwrap();
+        assert!(refusal(folder.path()).contains(name));
+    }
+}
+
+#[test]
+fn numbers_that_a_kind_cannot_hold_are_not_written() {
+    let mut whole = llama(true);
+    let mut values = weights::flatten(&whole.policy);
+    values[5] = 1e5;
+    whole.policy = weights::unflatten(whole.policy, &values);
+    let folder = tempfile::tempdir().unwrap();
+    let refused = huggingface::write(folder.path(), &whole, Kind::F16).unwrap_err().to_string();
+    assert!(refused.contains("embed_tokens") && refused.contains("1e5, which F16 cannot hold"), "{refused}");
+    let refused = gguf::write(&folder.path().join("m.gguf"), &whole, gguf::Precision::F16).unwrap_err().to_string();
+    assert!(refused.contains("token_embd"), "{refused}");
+    huggingface::write(folder.path(), &whole, Kind::Bf16).unwrap();
+}
