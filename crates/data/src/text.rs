@@ -1,9 +1,10 @@
 //! Text to ids and back.
 
 use crate::{Error, Result};
+use serde_json::Value;
 use std::path::Path;
-use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::models::{ModelWrapper, TrainerWrapper};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
 
@@ -13,6 +14,66 @@ pub struct TextTokenizer(Tokenizer);
 
 fn tokenizer_error(e: impl std::fmt::Display) -> Error {
     Error::Tokenizer { problem: e.to_string() }
+}
+
+/// What the library makes of a file that it did not write; where it panics, that is an error of the file.
+fn fenced<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)) {
+        Ok(done) => done.map_err(tokenizer_error),
+        Err(_) => Err(tokenizer_error("the tokenizers library failed on it: the file contradicts itself")),
+    }
+}
+
+/// Without what a file may say that must not act here: a row is neither padded nor cut, and merges are not left out by chance.
+fn settled(mut tokenizer: Tokenizer) -> tokenizers::Result<Tokenizer> {
+    tokenizer.with_padding(None).with_truncation(None)?;
+    if let ModelWrapper::BPE(bpe) = tokenizer.get_model()
+        && bpe.dropout.is_some()
+    {
+        let mut bpe = bpe.clone();
+        bpe.dropout = None;
+        tokenizer.with_model(bpe);
+    }
+    Ok(tokenizer)
+}
+
+/// How many times longer a text may become by what is replaced in it: lower case, accents and SentencePiece's spaces stay far below.
+const MOST_GROWTH: f64 = 64.0;
+
+/// How many times longer the replacements of a normaliser or decoder may make a text, each on top of those before.
+fn growth(part: &Value) -> f64 {
+    let inner = ["normalizers", "decoders"].iter().filter_map(|key| part[*key].as_array()).flatten();
+    let own = match part["type"].as_str() {
+        Some("Replace") => {
+            // a pattern of a regex may be of one byte, or of none between any two
+            let found = part["pattern"]["String"].as_str().map_or(1, str::len).max(1);
+            let put = part["content"].as_str().map_or(0, str::len);
+            let extra = if part["pattern"]["String"].is_string() { 0.0 } else { 1.0 };
+            (put as f64 / found as f64 + extra).max(1.0)
+        }
+        _ => 1.0,
+    };
+    inner.map(growth).product::<f64>() * own
+}
+
+/// Refuses a file whose replacements would let a short text take all memory.
+fn check_growth(json: &[u8]) -> Result<()> {
+    #[derive(serde::Deserialize)]
+    struct Parts {
+        #[serde(default)]
+        normalizer: Value,
+        #[serde(default)]
+        decoder: Value,
+    }
+    let Parts { normalizer, decoder } = serde_json::from_slice(json).map_err(tokenizer_error)?;
+    for (name, part) in [("normalizer", normalizer), ("decoder", decoder)] {
+        let times = growth(&part);
+        if times > MOST_GROWTH {
+            let problem = format!("its {name} makes a text up to {times:.0} times longer; {MOST_GROWTH} are accepted");
+            return Err(tokenizer_error(problem));
+        }
+    }
+    Ok(())
 }
 
 impl TextTokenizer {
@@ -41,12 +102,16 @@ impl TextTokenizer {
 
     /// Reads `tokenizer.json`.
     pub fn open(path: &Path) -> Result<Self> {
-        Tokenizer::from_file(path).map(Self).map_err(tokenizer_error)
+        Self::from_bytes(&std::fs::read(path).map_err(tokenizer_error)?)
     }
 
     /// From what `tokenizer.json` holds.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`]: what the library refuses or fails on, and what would take all memory.
     pub fn from_bytes(json: &[u8]) -> Result<Self> {
-        Tokenizer::from_bytes(json).map(Self).map_err(tokenizer_error)
+        check_growth(json)?;
+        fenced(|| Tokenizer::from_bytes(json).and_then(settled)).map(Self)
     }
 
     /// Tokens of the vocabulary, specials included.
@@ -56,18 +121,23 @@ impl TextTokenizer {
 
     /// Ids of each text, without specials.
     pub fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
-        let encodings = self.0.encode_batch(texts.to_vec(), false).map_err(tokenizer_error)?;
+        let encodings = fenced(|| self.0.encode_batch(texts.to_vec(), false))?;
         Ok(encodings.into_iter().map(|e| e.get_ids().to_vec()).collect())
     }
 
     /// Ids of one text, without specials.
     pub fn encode_part(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.0.encode_fast(text, false).map_err(tokenizer_error)?.get_ids().to_vec())
+        Ok(fenced(|| self.0.encode_fast(text, false))?.get_ids().to_vec())
     }
 
-    /// Ids of a text that begins a sequence: with those that the tokenizer puts before it, such as BOS.
+    /// Ids of a text that begins a sequence: with those that the tokenizer puts before it, such as BOS, and without those that it
+    /// puts behind it, such as EOS: what follows is still to be written.
     pub fn encode_start(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(self.0.encode_fast(text, true).map_err(tokenizer_error)?.get_ids().to_vec())
+        let any = fenced(|| self.0.encode_fast("a", true))?;
+        let before = any.get_special_tokens_mask().iter().take_while(|put| **put == 1).count();
+        let mut ids = any.get_ids()[..before].to_vec();
+        ids.extend(self.encode_part(text)?);
+        Ok(ids)
     }
 
     /// Control tokens, in rising order.
@@ -85,13 +155,85 @@ impl TextTokenizer {
 
     /// Text of the ids, specials left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.0.decode(ids, true).map_err(tokenizer_error)
+        fenced(|| self.0.decode(ids, true))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A tokenizer of three ids, with other settings.
+    fn with(other: serde_json::Value) -> Result<TextTokenizer> {
+        let mut json = serde_json::json!({
+            "version": "1.0",
+            "added_tokens": [
+                {"id": 0, "content": "<s>", "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false},
+                {"id": 1, "content": "</s>", "special": true, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false}
+            ],
+            "model": {"type": "BPE", "vocab": {"<s>": 0, "</s>": 1, "a": 2}, "merges": []}
+        });
+        for (key, value) in other.as_object().expect("an object") {
+            json[key] = value.clone();
+        }
+        TextTokenizer::from_bytes(json.to_string().as_bytes())
+    }
+
+    #[test]
+    fn a_file_neither_pads_nor_cuts_rows_nor_ends_what_is_still_to_be_written() {
+        let padding = serde_json::json!({"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": null,
+            "pad_id": 0, "pad_type_id": 0, "pad_token": "<s>"});
+        let truncation =
+            serde_json::json!({"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0});
+        let one = |token: &str| serde_json::json!({"SpecialToken": {"id": token, "type_id": 0}});
+        let text = serde_json::json!({"Sequence": {"id": "A", "type_id": 0}});
+        let ends = serde_json::json!({"type": "TemplateProcessing", "single": [one("<s>"), text, one("</s>")],
+            "pair": [text, {"Sequence": {"id": "B", "type_id": 1}}], "special_tokens": {
+                "<s>": {"id": "<s>", "ids": [0], "tokens": ["<s>"]}, "</s>": {"id": "</s>", "ids": [1], "tokens": ["</s>"]}}});
+        let tokenizer = with(serde_json::json!({"padding": padding, "truncation": truncation, "post_processor": ends}));
+        let tokenizer = tokenizer.expect("opens");
+        assert_eq!(tokenizer.encode(&["aaa", "a"]).expect("encodes"), [vec![2, 2, 2], vec![2]]);
+        assert_eq!(tokenizer.encode_part("aaa").expect("encodes"), [2, 2, 2]);
+        assert_eq!(tokenizer.encode_start("aaa").expect("encodes"), [0, 2, 2, 2]);
+        assert_eq!(tokenizer.encode_start("").expect("encodes"), [0]);
+    }
+
+    #[test]
+    fn replacements_that_would_fill_the_memory_are_refused() {
+        let replace =
+            |from: &str, to: &str| serde_json::json!({"type": "Replace", "pattern": {"String": from}, "content": to});
+        let sequence = |key: &str, n: usize| {
+            let all: Vec<_> = (0..n).map(|_| replace("a", "aa")).collect();
+            let mut part = serde_json::json!({"type": "Sequence"});
+            part[key] = serde_json::json!(all);
+            part
+        };
+        for (key, inner) in [("normalizer", "normalizers"), ("decoder", "decoders")] {
+            let mut file = serde_json::json!({});
+            file[key] = sequence(inner, 40);
+            let refused = with(file.clone()).expect_err("2^40 times").to_string();
+            assert!(refused.contains(&format!("its {key} makes a text up to 1099511627776 times longer")), "{refused}");
+            file[key] = sequence(inner, 3);
+            with(file).expect("eight times");
+        }
+        let spaces = with(serde_json::json!({"normalizer": replace(" ", "▁")})).expect("SentencePiece's");
+        assert_eq!(spaces.encode_part("a a").expect("encodes").len(), 2, "the space is not in the vocabulary");
+    }
+
+    #[test]
+    fn merges_are_not_left_out_by_chance() {
+        let model = serde_json::json!({"type": "BPE", "vocab": {"<s>": 0, "</s>": 1, "a": 2, "aa": 3}, "merges": [["a", "a"]],
+            "dropout": 0.5});
+        let tokenizer = with(serde_json::json!({"model": model})).expect("opens");
+        let once = tokenizer.encode_part(&"a".repeat(64)).expect("encodes");
+        assert_eq!(once, vec![3; 32]);
+    }
+
+    #[test]
+    fn a_panic_of_the_library_is_an_error() {
+        let failed = fenced(|| -> tokenizers::Result<()> { panic!("as it does on some files") });
+        assert!(failed.expect_err("fenced").to_string().contains("contradicts itself"));
+    }
 
     #[test]
     fn the_tokenizer_goes_there_and_back() {
