@@ -284,8 +284,12 @@ pub struct ExportArgs {
     pub to: PathBuf,
     #[arg(long = "as", value_enum, default_value = "merged")]
     pub form: ExportAs,
-    #[arg(long, value_enum, default_value = "f32")]
-    pub numbers: Numbers,
+    /// f32 by default
+    #[arg(long, value_enum)]
+    pub numbers: Option<Numbers>,
+    /// Replace an earlier export that stands there, as a whole
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -295,8 +299,12 @@ pub struct ImportArgs {
     /// Where it is written: a directory, or a .gguf file
     #[arg(long, value_name = "DIR|FILE.gguf")]
     pub to: Option<PathBuf>,
-    #[arg(long, value_enum, default_value = "f32")]
-    pub numbers: Numbers,
+    /// f32 by default
+    #[arg(long, value_enum)]
+    pub numbers: Option<Numbers>,
+    /// Replace an earlier export that stands there, as a whole
+    #[arg(long)]
+    pub force: bool,
 }
 
 #[derive(Debug, Subcommand)]

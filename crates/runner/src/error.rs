@@ -75,6 +75,12 @@ pub enum Error {
     OnlyPrompts { what: &'static str, hint: &'static str },
     #[error("rows of `{}` ought to be mended", path.display())]
     Rows { path: PathBuf },
+    #[error("`{}` is, holds or lies within `{}`, which the model is read from", to.display(), from.display())]
+    OntoModel { to: PathBuf, from: PathBuf },
+    #[error("`{}` {problem}", path.display())]
+    Occupied { path: PathBuf, problem: String, replaceable: bool },
+    #[error("`{option}` cannot be followed: {reason}")]
+    Unused { option: String, reason: String },
     #[error("failed to {action} `{}`", path.display())]
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("`{}` is not what stage `{stage}` writes: {problem}", path.display())]
@@ -108,6 +114,7 @@ impl Error {
             | Self::NoSeed { .. }
             | Self::NoClaim { .. }
             | Self::NoSuch { .. }
+            | Self::Unused { .. }
             | Self::NotText { .. }
             | Self::TooLarge { .. }
             | Self::Unscriptable { .. } => 2,
@@ -193,6 +200,11 @@ impl Error {
             | Self::Evaluation(duel_evaluation::Error::Reward(duel_reward::Error::Command { .. })) => {
                 Some("try the program alone: for each line {\"prompt\": …, \"response\": …} that it reads it prints one line, and nothing else".into())
             }
+            Self::OntoModel { .. } => Some("give --to a place of its own".into()),
+            Self::Occupied { replaceable: true, .. } => Some("--force replaces this earlier export as a whole".into()),
+            Self::Occupied { .. } => Some(
+                "give --to another place, or empty this one yourself: --force replaces nothing but what `duel` has exported".into(),
+            ),
             Self::Interrupted => Some("run the same command again to go on".into()),
             Self::Evaluation(duel_evaluation::Error::Invariant { .. }) => Some(duel_training::FAULT_OF_DUEL.into()),
             _ => self.training().and_then(duel_training::Error::hint),

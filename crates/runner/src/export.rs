@@ -2,8 +2,11 @@
 
 use crate::cli::{ExportArgs, ExportAs, ImportArgs, Numbers};
 use crate::plan::{Kind, Plan, Stage};
+use crate::scene;
+use crate::target::{self, Target};
 use crate::work::Desk;
 use crate::{Error, Result, print, warn};
+use clap::ValueEnum;
 use duel_ledger::RunDir;
 use duel_model::gguf::{self, Precision};
 use duel_model::huggingface::{self, Checkpoint, Special, Words};
@@ -13,41 +16,58 @@ use duel_spec::REFERENCE;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
-fn make(folder: &Path) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(|source| Error::Io { action: "create", path: folder.into(), source })
+/// The numbers that a form is written in.
+///
+/// # Errors
+/// Numbers that the form does not have.
+fn numbers(given: Option<Numbers>, form: ExportAs) -> Result<Numbers> {
+    let (name, accepted): (_, &[Numbers]) = match form {
+        ExportAs::Merged => ("a directory", &[Numbers::F32, Numbers::F16, Numbers::Bf16]),
+        ExportAs::Adapter => ("an adapter", &[Numbers::F32]),
+        ExportAs::Gguf => ("a GGUF file", &[Numbers::F32, Numbers::F16, Numbers::Q8]),
+    };
+    let numbers = given.unwrap_or(Numbers::F32);
+    if accepted.contains(&numbers) {
+        return Ok(numbers);
+    }
+    let words =
+        |numbers: &Numbers| numbers.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
+    let accepted = accepted.iter().map(words).collect::<Vec<_>>().join(", ");
+    Err(unused(&format!("--numbers {}", words(&numbers)), &format!("{name} is written in {accepted}")))
 }
 
-impl Numbers {
-    fn stored(self) -> Stored {
-        match self {
-            Self::F16 => Stored::F16,
-            Self::Bf16 => Stored::Bf16,
-            Self::F32 | Self::Q8 => Stored::F32,
-        }
-    }
+/// An option that says what will not be done.
+fn unused(option: &str, reason: &str) -> Error {
+    Error::Unused { option: option.into(), reason: reason.into() }
+}
 
-    fn precision(self) -> Precision {
-        match self {
-            Self::F32 => Precision::F32,
-            Self::F16 | Self::Bf16 => Precision::F16,
-            Self::Q8 => Precision::Q8,
+/// The name of the place fits what is written.
+fn check_name(to: &Path, form: ExportAs) -> Result<()> {
+    let option = format!("--to {}", to.display());
+    match (form, target::is_gguf(to)) {
+        (ExportAs::Gguf, false) => Err(unused(&option, "the name of a GGUF file ends in .gguf, by which it is known")),
+        (ExportAs::Merged | ExportAs::Adapter, true) => {
+            Err(unused(&option, "a directory whose name ends in .gguf would be taken for a file; --as gguf writes one"))
         }
+        _ => Ok(()),
     }
 }
 
 /// Writes a model in one of the forms.
 fn write(checkpoint: &Checkpoint, to: &Path, form: ExportAs, numbers: Numbers) -> Result<()> {
+    let stored = match numbers {
+        Numbers::F16 => Stored::F16,
+        Numbers::Bf16 => Stored::Bf16,
+        Numbers::F32 | Numbers::Q8 => Stored::F32,
+    };
+    let precision = match numbers {
+        Numbers::F32 | Numbers::Bf16 => Precision::F32,
+        Numbers::F16 => Precision::F16,
+        Numbers::Q8 => Precision::Q8,
+    };
     match form {
-        ExportAs::Gguf => {
-            if let Some(folder) = to.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-                make(folder)?;
-            }
-            Ok(gguf::write(to, checkpoint, numbers.precision())?)
-        }
-        _ => {
-            make(to)?;
-            Ok(huggingface::write(to, checkpoint, numbers.stored())?)
-        }
+        ExportAs::Gguf => Ok(gguf::write(to, checkpoint, precision)?),
+        _ => Ok(huggingface::write(to, checkpoint, stored)?),
     }
 }
 
@@ -56,9 +76,20 @@ fn write(checkpoint: &Checkpoint, to: &Path, form: ExportAs, numbers: Numbers) -
 /// # Errors
 /// An arm, point or seed that the run does not have; an adapter that the arm did not train.
 pub fn export(args: &ExportArgs) -> Result<()> {
-    // 1. Whose policy.
+    // 1. What can be refused before anything is read.
+    let numbers = numbers(args.numbers, args.form)?;
+    check_name(&args.to, args.form)?;
+    if args.arm == REFERENCE && args.point.is_some() {
+        return Err(unused("--point", "the reference is no arm, and has no points"));
+    }
+
+    // 2. Whose policy.
     let (manifest, experiment, plan) = Plan::of_run(&args.run)?;
     let run = RunDir::open(&args.run)?;
+    let stages = run.stages();
+    let mut from = vec![stages.as_path()];
+    from.extend(experiment.is_pretrained().then(|| Path::new(&experiment.model.from)));
+    let target = Target::new(&args.to, &from, args.force)?;
     let seed = args.seed.unwrap_or(experiment.seed);
     let stage = stage(args, &plan, seed)?;
     plan.check_finished(&run, &manifest, stage, args.arm != REFERENCE)?;
@@ -68,7 +99,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     let world = scene.world.as_ref();
     let policy = if args.arm == REFERENCE { desk.sft_policy(world)? } else { desk.trained_policy(world)? };
 
-    // 2. With the words and sizes of the model that it came from.
+    // 3. With the words and sizes of the model that it came from.
     let (config, words) = match experiment.is_pretrained() {
         true => {
             let model = Pretrained::open(Path::new(&experiment.model.from))?;
@@ -76,15 +107,15 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         }
         false => (desk.config(world)?, own_words(&desk, world.space())?),
     };
-    if args.form == ExportAs::Adapter {
-        make(&args.to)?;
-        // beneath it lies the model itself, or what SFT made of it
-        let base = if experiment.stages.sft.steps == 0 { experiment.model.from.clone() } else { String::new() };
-        huggingface::write_adapter(&args.to, &config, &policy, &base)?;
-    } else {
-        let checkpoint = Checkpoint { config, policy: policy.merged(), words };
-        write(&checkpoint, &args.to, args.form, args.numbers)?;
-    }
+    // 4. Beside its place, and then into it.
+    target.write(|made| match args.form {
+        ExportAs::Adapter => {
+            // beneath it lies the model itself, or what SFT made of it
+            let base = if experiment.stages.sft.steps == 0 { experiment.model.from.clone() } else { String::new() };
+            Ok(huggingface::write_adapter(made, &config, &policy, &base)?)
+        }
+        form => write(&Checkpoint { config, policy: policy.merged(), words }, made, form, numbers),
+    })?;
     let whose = if args.arm == REFERENCE { format!("{REFERENCE}, seed {seed}") } else { stage.label() };
     print(&format!("wrote {}: {whose}\n", args.to.display()));
     Ok(())
@@ -141,9 +172,19 @@ fn stage<'a>(args: &ExportArgs, plan: &'a Plan, seed: u64) -> Result<&'a Stage> 
 /// Reads a model of one form and writes it in another.
 ///
 /// # Errors
-/// A model that cannot be read.
+/// A model that cannot be read; options that say what will not be done.
 pub fn import(args: &ImportArgs) -> Result<()> {
+    let target = match &args.to {
+        Some(to) => {
+            let form = if target::is_gguf(to) { ExportAs::Gguf } else { ExportAs::Merged };
+            Some((to, form, numbers(args.numbers, form)?, Target::new(to, &[&args.from], args.force)?))
+        }
+        None if args.numbers.is_some() => return Err(unused("--numbers", "nothing is written without --to")),
+        None if args.force => return Err(unused("--force", "nothing is written without --to")),
+        None => None,
+    };
     let model = Pretrained::open(&args.from)?;
+    scene::tokenizer(&args.from, &model)?; // one that cannot be read is no use to anybody
     let device = duel_model::device::open("flex")?;
     // rotary positions are no weights: few of them do
     let policy = model.policy(model.config.context.min(64), &device)?;
@@ -156,9 +197,9 @@ pub fn import(args: &ImportArgs) -> Result<()> {
         if model.words.tokenizer.is_some() { ", with its tokenizer" } else { ", without a tokenizer" },
         if model.words.template.is_some() { " and chat template" } else { "" },
     ));
-    let Some(to) = &args.to else { return Ok(()) };
-    let form = if to.extension().is_some_and(|e| e == "gguf") { ExportAs::Gguf } else { ExportAs::Merged };
-    write(&Checkpoint { config: model.config, policy, words: model.words }, to, form, args.numbers)?;
+    let Some((to, form, numbers, target)) = target else { return Ok(()) };
+    let checkpoint = Checkpoint { config: model.config, policy, words: model.words };
+    target.write(|made| write(&checkpoint, made, form, numbers))?;
     print(&format!("wrote {}\n", to.display()));
     Ok(())
 }

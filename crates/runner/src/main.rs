@@ -24,6 +24,7 @@ mod scene;
 mod search;
 mod show;
 mod slurm;
+mod target;
 mod terminal;
 mod theory;
 mod watch;
@@ -64,7 +65,7 @@ fn main() -> ExitCode {
         }
     };
     log::start(cli.quiet, cli.verbose);
-    let error = dispatch(cli.command).err();
+    let error = duel_model::catching(|| dispatch(cli.command)).err();
     finish(error.as_ref().map_or(0, Error::exit), error.as_ref())
 }
 

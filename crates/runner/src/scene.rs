@@ -47,10 +47,10 @@ impl Given {
     /// # Errors
     /// A model without a tokenizer, or whose tokenizer has no EOS.
     pub(crate) fn open(path: &str) -> Result<Self> {
-        let model = Pretrained::open(Path::new(path))?;
+        let path = Path::new(path);
+        let model = Pretrained::open(path)?;
         let lacking = |name: &str| duel_model::Error::Lacking { name: name.into() };
-        let bytes = model.words.tokenizer.as_ref().ok_or_else(|| lacking("tokenizer.json"))?;
-        let tokenizer = TextTokenizer::from_bytes(bytes)?;
+        let tokenizer = tokenizer(path, &model)?.ok_or_else(|| lacking("tokenizer.json"))?;
         let eos = model.words.special.eos.ok_or_else(|| lacking("eos_token_id"))?;
         Ok(Self { tokenizer, eos, model })
     }
@@ -91,6 +91,19 @@ impl Given {
         let encoder = Encoder::new(self.tokenizer.clone(), template.transpose()?, self.eos);
         Ok(encoder.for_model(self.model.config.vocabulary, self.space(0, 0).pad))
     }
+}
+
+/// The tokenizer of a model's files.
+///
+/// # Errors
+/// One that the library cannot read.
+pub(crate) fn tokenizer(path: &Path, model: &Pretrained) -> Result<Option<TextTokenizer>> {
+    let Some(bytes) = &model.words.tokenizer else { return Ok(None) };
+    let damaged = |e: duel_data::Error| {
+        let path = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
+        duel_model::Error::Damaged { path, problem: e.to_string() }
+    };
+    Ok(Some(TextTokenizer::from_bytes(bytes).map_err(damaged)?))
 }
 
 /// The model that an experiment begins from, where somebody else has trained it.

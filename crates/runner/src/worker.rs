@@ -120,7 +120,7 @@ pub fn work(run: &Path, place: usize, device: &str, checkpoints: Duration, detac
     recorder = recorder.told_in(run.path(), &stage.id.folder());
     recorder.progress(0, 1, "begun");
     let desk = Desk::new(&experiment, &plan, stage, &run, duel_model::device::open(device)?, &stop);
-    StageDir::make(&run.stages(), &stage.id, &stage.key, |to| desk.work(to, &mut recorder))?;
+    StageDir::make(&run.stages(), &stage.id, &stage.key, |to| duel_model::catching(|| desk.work(to, &mut recorder)))?;
     Ok(())
 }
 

@@ -45,6 +45,14 @@ fn ok(folder: &Path, args: &[&str]) -> String {
     said
 }
 
+/// Asserts the exit code and what the message says.
+fn refused(folder: &Path, args: &[&str], exit: i32, says: &[&str]) {
+    let output = duel(folder, args);
+    let said = String::from_utf8_lossy(&output.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(output.status.code(), Some(exit), "{args:?}: {said}");
+    assert!(says.iter().all(|words| said.contains(words)) && !said.contains("panicked"), "{args:?}: {said}");
+}
+
 /// Writes rows of JSON, one a line.
 fn write(to: &Path, rows: impl Iterator<Item = Value>) {
     std::fs::write(to, rows.map(|row| format!("{row}\n")).collect::<String>()).unwrap();
@@ -100,6 +108,22 @@ fn three_commands_make_a_page() {
         ok(folder, &["export", "runs/mine", "--arm", arm, "--to", &format!("out-{arm}")]);
         assert!(folder.join(format!("out-{arm}/model.safetensors")).is_file());
     }
+    let export = |more: &[&str]| [&["export", "runs/mine", "--arm", "dpo"], more].concat();
+    refused(folder, &export(&["--to", "model", "--force"]), 1, &["`model`", "which the model is read from"]);
+    refused(folder, &export(&["--to", "runs/mine/stages/x"]), 1, &["which the model is read from"]);
+    refused(folder, &export(&["--to", "out-ppo"]), 1, &["`out-ppo` is not empty", "--force replaces"]);
+    refused(
+        folder,
+        &export(&["--to", "x", "--as", "adapter", "--numbers", "f16"]),
+        2,
+        &["an adapter is written in f32"],
+    );
+    refused(folder, &export(&["--to", "x", "--as", "gguf"]), 2, &["ends in .gguf"]);
+    let weights = |name: &str| std::fs::read(folder.join(name).join("model.safetensors")).unwrap();
+    let of_dpo = weights("out-dpo");
+    assert_ne!(weights("out-ppo"), of_dpo);
+    ok(folder, &export(&["--to", "out-ppo", "--force"]));
+    assert_eq!(weights("out-ppo"), of_dpo);
 
     // Another judge: rules, and a program of one's own.
     let rules = "judge.rules=[{ rule = \"keyword\", any = [\"good\"] }, { rule = \"length\", words = 3, per = 2 }]";
@@ -111,6 +135,38 @@ fn three_commands_make_a_page() {
     let refused = duel(folder, &["plan", "mine/experiment.toml", "--set", "judge.rules=[{ rule = \"kyeword\" }]"]);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(said.contains("judge.rules") && said.contains("unknown variant `kyeword`"), "{said}");
+}
+
+#[test]
+fn an_import_is_whole_and_follows_every_option() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    model(&folder.join("model"));
+    let before = std::fs::read(folder.join("model/model.safetensors")).unwrap();
+    for to in ["model", "model/inside", "./model/../model", "model/m.gguf"] {
+        refused(folder, &["import", "model", "--to", to, "--force"], 1, &["which the model is read from"]);
+    }
+    refused(folder, &["import", "model", "--numbers", "f16"], 2, &["--numbers", "without --to"]);
+    refused(folder, &["import", "model", "--force"], 2, &["--force", "without --to"]);
+    refused(folder, &["import", "model", "--to", "out", "--numbers", "q8"], 2, &["--numbers q8", "f32, f16, bf16"]);
+    refused(
+        folder,
+        &["import", "model", "--to", "m.gguf", "--numbers", "bf16"],
+        2,
+        &["--numbers bf16", "f32, f16, q8"],
+    );
+    assert!(!folder.join("out").exists() && !folder.join("m.gguf").exists());
+    ok(folder, &["import", "model", "--to", "m.gguf"]);
+    refused(folder, &["import", "model", "--to", "m.gguf"], 1, &["is there already"]);
+    refused(folder, &["import", "m.gguf", "--to", "m.gguf", "--force"], 1, &["which the model is read from"]);
+    ok(folder, &["import", "model", "--to", "m.gguf", "--force", "--numbers", "f16"]);
+    ok(folder, &["import", "m.gguf", "--to", "out/back"]);
+    assert_eq!(std::fs::read(folder.join("model/model.safetensors")).unwrap(), before);
+    // a tokenizer that its library cannot read
+    let path = folder.join("model/tokenizer.json");
+    let json = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, json.replace("\"BPE\"", "\"none of them\"")).unwrap();
+    refused(folder, &["import", "model"], 1, &["model/tokenizer.json` are damaged", "tokenizer failed"]);
 }
 
 #[test]

@@ -1,0 +1,391 @@
+//! Where `duel export` and `duel import` write a model: it is made beside its place, synced and renamed when it is whole. Nothing is
+//! replaced but an earlier export, and that only when asked.
+
+use crate::{Error, Result};
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use std::fs::File;
+use std::io::{ErrorKind, Read};
+use std::path::{Component, Path, PathBuf};
+
+/// Stands in every directory that is written, names its files, and so says that it may be replaced.
+const MARK: &str = "duel-export.txt";
+const MARK_TITLE: &str =
+    "Written by `duel`, which replaces it as a whole when asked to (--force). It holds these files:";
+/// Most bytes of a mark that is read.
+const MOST_MARK: u64 = 1 << 16;
+
+/// A place for a model that may be written to.
+#[derive(Debug)]
+pub(crate) struct Target {
+    to: PathBuf,
+    is_file: bool,
+    state: State,
+}
+
+/// What is there now.
+#[derive(Debug, PartialEq, Eq)]
+enum State {
+    Nothing,
+    EmptyFolder,
+    EarlierExport,
+}
+
+fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| Error::Io { action, path, source }
+}
+
+impl Target {
+    /// A directory, or a file where the name ends in `.gguf`, that is apart from all that the model is read from.
+    ///
+    /// # Errors
+    /// [`Error::OntoModel`]; [`Error::Occupied`] where something is there that may not be replaced.
+    pub(crate) fn new(to: &Path, from: &[&Path], force: bool) -> Result<Self> {
+        let (given, to) = (to, resolved(to)?);
+        let is_file = is_gguf(&to);
+        for from in from {
+            for source in sources(from) {
+                if is_within(&to, &source) || is_within(&source, &to) {
+                    return Err(Error::OntoModel { to: given.into(), from: (*from).into() });
+                }
+            }
+        }
+        let occupied = |problem: String, replaceable| Err(Error::Occupied { path: given.into(), problem, replaceable });
+        let state = match std::fs::metadata(&to) {
+            Err(e) if e.kind() == ErrorKind::NotFound => State::Nothing,
+            Err(e) => return Err(io("look at", &to)(e)),
+            Ok(found) if is_file => match found.is_file() {
+                true if !duel_model::gguf::is_ours(&to) => {
+                    return occupied("is a file that Duel did not write".into(), false);
+                }
+                true if !force => return occupied("is there already".into(), true),
+                true => State::EarlierExport,
+                false => return occupied("is no file".into(), false),
+            },
+            Ok(found) if !found.is_dir() => return occupied("is no directory".into(), false),
+            Ok(_) => match stranger(&to)? {
+                None if is_empty(&to)? => State::EmptyFolder,
+                None if force => State::EarlierExport,
+                None => return occupied("is not empty".into(), true),
+                Some(stranger) => {
+                    return occupied(format!("holds `{stranger}`, which is not of an earlier export"), false);
+                }
+            },
+        };
+        Ok(Self { to, is_file, state })
+    }
+
+    /// Has the model written to a path beside the place, and puts it there when it is whole.
+    ///
+    /// # Errors
+    /// Those of `write`, after which the place is as it was.
+    pub(crate) fn write(self, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+        let (Some(parent), Some(name)) = (self.to.parent(), self.to.file_name()) else {
+            return Err(io("write", &self.to)(std::io::Error::other("it has no name")));
+        };
+        std::fs::create_dir_all(parent).map_err(io("create", parent))?;
+        let prefix = format!(".{}.making-", name.to_string_lossy());
+        sweep(parent, &prefix);
+        // removed with all that is in it when this function ends, however it ends
+        let beside = tempfile::Builder::new().prefix(&prefix).tempdir_in(parent).map_err(io("create", parent))?;
+        let lock = File::open(beside.path()).map_err(io("open", beside.path()))?;
+        lock.try_lock().map_err(|e| io("lock", beside.path())(e.into()))?;
+
+        let made = beside.path().join(name);
+        if !self.is_file {
+            std::fs::create_dir(&made).map_err(io("create", &made))?;
+        }
+        write(&made).map_err(|error| self.at_home(error))?;
+        if !self.is_file {
+            mark(&made)?;
+            sync(&made)?;
+        }
+        self.put(&made, &beside.path().join("replaced"))?;
+        sync(parent)
+    }
+
+    /// Puts what was made in its place.
+    fn put(&self, made: &Path, replaced: &Path) -> Result<()> {
+        let failed = io("write", &self.to);
+        let flags = match self.state {
+            State::Nothing => RenameFlags::NOREPLACE,
+            State::EarlierExport if !self.is_file => RenameFlags::EXCHANGE,
+            _ => RenameFlags::empty(),
+        };
+        match renameat_with(CWD, made, CWD, &self.to, flags) {
+            // file systems that know no such flags
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if !flags.is_empty() => {
+                if flags == RenameFlags::EXCHANGE {
+                    std::fs::rename(&self.to, replaced).map_err(io("replace", &self.to))?;
+                }
+                std::fs::rename(made, &self.to).map_err(|e| {
+                    let _ = std::fs::rename(replaced, &self.to);
+                    failed(e)
+                })
+            }
+            done => done.map_err(|e| failed(e.into())),
+        }
+    }
+
+    /// An error of the writing names the place rather than what lies beside it.
+    fn at_home(&self, mut error: Error) -> Error {
+        if let Error::Model(duel_model::Error::Unsupported { path, .. } | duel_model::Error::Write { path, .. }) =
+            &mut error
+        {
+            *path = self.to.clone();
+        }
+        error
+    }
+}
+
+/// Whether a name is that of a GGUF file.
+pub(crate) fn is_gguf(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "gguf")
+}
+
+/// A path without links, whether or not its last parts are there.
+fn resolved(to: &Path) -> Result<PathBuf> {
+    let whole = std::path::absolute(to).map_err(io("find", to))?;
+    let is_there = |path: &&Path| path.symlink_metadata().is_ok();
+    let there = whole.ancestors().find(is_there).unwrap_or(Path::new("/"));
+    let mut found = there.canonicalize().map_err(io("follow", there))?;
+    for part in whole.strip_prefix(there).unwrap_or(Path::new("")).components() {
+        let Component::Normal(name) = part else {
+            return Err(io("find", to)(std::io::Error::other("`..` after a directory that is not there")));
+        };
+        found.push(name);
+    }
+    Ok(found)
+}
+
+/// A model's path, and where the files of its directory lie, which may be links.
+fn sources(from: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(from).into_iter().flatten().flatten().map(|entry| entry.path());
+    let files = entries.filter(|path| path.is_file());
+    std::iter::once(from.to_owned()).chain(files).filter_map(|path| path.canonicalize().ok()).collect()
+}
+
+/// Whether a path is another one, or lies somewhere below it, by whatever names.
+fn is_within(inner: &Path, outer: &Path) -> bool {
+    inner.ancestors().any(|above| same(above, outer))
+}
+
+fn same(a: &Path, b: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match [a, b].map(std::fs::metadata) {
+        [Ok(one), Ok(other)] => (one.dev(), one.ino()) == (other.dev(), other.ino()),
+        _ => a == b,
+    }
+}
+
+fn names(folder: &Path) -> Result<Vec<String>> {
+    let entries = std::fs::read_dir(folder).map_err(io("read", folder))?;
+    let name = |entry: std::io::Result<std::fs::DirEntry>| {
+        Ok(entry.map_err(io("read", folder))?.file_name().to_string_lossy().into_owned())
+    };
+    let mut names = entries.map(name).collect::<Result<Vec<String>>>()?;
+    names.sort();
+    Ok(names)
+}
+
+fn is_empty(folder: &Path) -> Result<bool> {
+    Ok(names(folder)?.is_empty())
+}
+
+/// Writes the names of a directory's files into it.
+fn mark(folder: &Path) -> Result<()> {
+    let text = format!("{MARK_TITLE}\n{}\n", names(folder)?.join("\n"));
+    let path = folder.join(MARK);
+    let write = || {
+        std::fs::write(&path, text)?;
+        File::open(&path)?.sync_all()
+    };
+    write().map_err(io("write", &path))
+}
+
+/// The first entry of a directory that no earlier export has written.
+fn stranger(folder: &Path) -> Result<Option<String>> {
+    let mut text = String::new();
+    let mark = folder.join(MARK);
+    if mark.symlink_metadata().is_ok_and(|found| found.is_file()) {
+        let file = File::open(&mark).map_err(io("read", &mark))?;
+        let _ = file.take(MOST_MARK).read_to_string(&mut text); // what is no text names no file
+    }
+    let own: Vec<&str> = match text.split_once('\n') {
+        Some((MARK_TITLE, files)) => files.lines().chain([MARK]).collect(),
+        _ => vec![],
+    };
+    let is_own = |name: &String| {
+        own.contains(&name.as_str()) && folder.join(name).symlink_metadata().is_ok_and(|found| found.is_file())
+    };
+    Ok(names(folder)?.into_iter().find(|name| !is_own(name)))
+}
+
+/// Removes what exports that were killed have left beside the place: whoever is at work holds a lock.
+fn sweep(parent: &Path, prefix: &str) {
+    for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+        let left = entry.file_name().to_string_lossy().starts_with(prefix);
+        let Ok(folder) = File::open(entry.path()) else { continue };
+        if left && folder.try_lock().is_ok() {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+fn sync(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(io("flush", folder))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use std::fs;
+
+    /// What there is below a folder, with its bytes.
+    fn tree(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+        let mut found = vec![];
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => found.extend(tree(&path)),
+                false => found.push((path.clone(), fs::read(&path).unwrap())),
+            }
+        }
+        found.sort();
+        found
+    }
+
+    fn write_one(to: &Path, from: &Path, force: bool, name: &str) -> Result<()> {
+        Target::new(to, &[from], force)?.write(|made| {
+            fs::write(made.join(name), name).unwrap();
+            Ok(())
+        })
+    }
+
+    /// A folder with a model in it, and a link to the model.
+    fn place() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let model = folder.path().join("model");
+        fs::create_dir(&model).unwrap();
+        fs::write(model.join("model.safetensors"), "weights").unwrap();
+        std::os::unix::fs::symlink(&model, folder.path().join("link")).unwrap();
+        (folder, model)
+    }
+
+    #[test]
+    fn nothing_is_written_onto_the_model_it_came_from() {
+        let (folder, model) = place();
+        let before = tree(folder.path());
+        let name = |name: &str| folder.path().join(name);
+        for to in [
+            "model",
+            "link",
+            "model/..",
+            "model/../link",
+            "link/inside",
+            "model/a/b",
+            "link/x.gguf",
+            "model/../model/.",
+        ] {
+            for force in [false, true] {
+                let refused = write_one(&name(to), &model, force, "x").unwrap_err();
+                assert!(matches!(refused, Error::OntoModel { .. }), "{to}: {refused}");
+                let through_link = write_one(&name(to), &name("link"), force, "x").unwrap_err();
+                assert!(matches!(through_link, Error::OntoModel { .. }), "{to}: {through_link}");
+            }
+        }
+        assert!(write_one(&name("none/../model"), &model, true, "x").is_err());
+        // the files of a directory may lie elsewhere
+        fs::create_dir(name("blobs")).unwrap();
+        fs::rename(model.join("model.safetensors"), name("blobs/1")).unwrap();
+        std::os::unix::fs::symlink(name("blobs/1"), model.join("model.safetensors")).unwrap();
+        let refused = write_one(&name("blobs"), &model, true, "x").unwrap_err();
+        assert!(matches!(refused, Error::OntoModel { .. }), "{refused}");
+        fs::rename(name("blobs/1"), model.join("model.safetensors")).unwrap();
+        fs::remove_dir(name("blobs")).unwrap();
+        assert_eq!(tree(folder.path()), before);
+    }
+
+    #[test]
+    fn only_an_earlier_export_is_replaced_and_then_as_a_whole() {
+        let (folder, model) = place();
+        let to = folder.path().join("a/b/out");
+        write_one(&to, &model, false, "first").unwrap();
+        let names_now = || names(&to).unwrap();
+        assert_eq!(names_now(), [MARK, "first"]);
+        // 1. not without being asked
+        let refused = write_one(&to, &model, false, "second").unwrap_err();
+        assert!(matches!(refused, Error::Occupied { replaceable: true, .. }), "{refused}");
+        assert_eq!(names_now(), [MARK, "first"]);
+        // 2. nothing of the older one stays
+        write_one(&to, &model, true, "second").unwrap();
+        assert_eq!(names_now(), [MARK, "second"]);
+        // 3. nor anything that somebody else has put there, file or directory
+        for (name, is_folder) in [("notes", false), ("more", true)] {
+            let own = to.join(name);
+            if is_folder {
+                fs::create_dir(&own).unwrap()
+            } else {
+                fs::write(&own, "mine").unwrap()
+            }
+            let refused = write_one(&to, &model, true, "third").unwrap_err();
+            assert!(
+                matches!(&refused, Error::Occupied { replaceable: false, problem, .. } if problem.contains(name)),
+                "{refused}"
+            );
+            if is_folder { fs::remove_dir(&own).unwrap() } else { fs::remove_file(&own).unwrap() }
+        }
+        // 4. an empty directory is a place; another's directory and a file are none
+        fs::create_dir(folder.path().join("empty")).unwrap();
+        write_one(&folder.path().join("empty"), &model, false, "x").unwrap();
+        let other = folder.path().join("other");
+        fs::create_dir(&other).unwrap();
+        fs::write(other.join("config.json"), "{}").unwrap();
+        for taken in [&other, &other.join("config.json")] {
+            let refused = write_one(taken, &model, true, "x").unwrap_err();
+            assert!(matches!(refused, Error::Occupied { replaceable: false, .. }), "{refused}");
+        }
+        assert_eq!(fs::read(other.join("config.json")).unwrap(), b"{}");
+        assert_eq!(names(&folder.path().join("a/b")).unwrap(), ["out"], "nothing is left beside it");
+    }
+
+    #[test]
+    fn what_fails_or_is_killed_leaves_the_place_as_it_was() {
+        let (folder, model) = place();
+        let to = folder.path().join("out");
+        write_one(&to, &model, false, "first").unwrap();
+        let before = tree(folder.path());
+        let failed = Target::new(&to, &[&model], true).unwrap().write(|made| {
+            fs::write(made.join("half"), "half").unwrap();
+            Err(Error::Interrupted)
+        });
+        assert!(matches!(failed, Err(Error::Interrupted)));
+        assert_eq!(tree(folder.path()), before);
+        // one that was killed left this; one that is at work holds its lock
+        let [left, held] = [".out.making-1", ".out.making-2"].map(|name| folder.path().join(name));
+        for path in [&left, &held] {
+            fs::create_dir(path).unwrap();
+            fs::write(path.join("half"), "half").unwrap();
+        }
+        let lock = File::open(&held).unwrap();
+        lock.try_lock().unwrap();
+        write_one(&to, &model, true, "second").unwrap();
+        assert_eq!(names(folder.path()).unwrap(), [".out.making-2", "link", "model", "out"]);
+        assert_eq!(names(&to).unwrap(), [MARK, "second"]);
+    }
+
+    #[test]
+    fn files_that_duel_did_not_write_are_no_targets() {
+        let (folder, model) = place();
+        let to = folder.path().join("m.gguf");
+        let write = |force| Target::new(&to, &[&model], force)?.write(|made| Ok(fs::write(made, "GGUF").unwrap()));
+        write(false).unwrap();
+        for force in [false, true] {
+            let refused = write(force).unwrap_err();
+            assert!(matches!(refused, Error::Occupied { replaceable: false, .. }), "{refused}");
+        }
+        assert_eq!(names(folder.path()).unwrap(), ["link", "m.gguf", "model"]);
+    }
+}
