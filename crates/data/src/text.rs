@@ -56,24 +56,53 @@ fn growth(part: &Value) -> f64 {
     inner.map(growth).product::<f64>() * own
 }
 
-/// Refuses a file whose replacements would let a short text take all memory.
-fn check_growth(json: &[u8]) -> Result<()> {
-    #[derive(serde::Deserialize)]
-    struct Parts {
-        #[serde(default)]
-        normalizer: Value,
-        #[serde(default)]
-        decoder: Value,
-    }
-    let Parts { normalizer, decoder } = serde_json::from_slice(json).map_err(tokenizer_error)?;
-    for (name, part) in [("normalizer", normalizer), ("decoder", decoder)] {
-        let times = growth(&part);
-        if times > MOST_GROWTH {
-            let problem = format!("its {name} makes a text up to {times:.0} times longer; {MOST_GROWTH} are accepted");
-            return Err(tokenizer_error(problem));
+/// What is looked at before the library reads a file, and after.
+#[derive(serde::Deserialize)]
+struct Parts {
+    #[serde(default)]
+    normalizer: Value,
+    #[serde(default)]
+    decoder: Value,
+    #[serde(default)]
+    added_tokens: Vec<Added>,
+}
+
+#[derive(serde::Deserialize)]
+struct Added {
+    id: u32,
+    content: String,
+}
+
+impl Parts {
+    /// Refuses a file whose replacements would let a short text take all memory.
+    fn check_growth(&self) -> Result<()> {
+        for (name, part) in [("normalizer", &self.normalizer), ("decoder", &self.decoder)] {
+            let times = growth(part);
+            if times > MOST_GROWTH {
+                let problem =
+                    format!("its {name} makes a text up to {times:.0} times longer; {MOST_GROWTH} are accepted");
+                return Err(tokenizer_error(problem));
+            }
         }
+        Ok(())
     }
-    Ok(())
+
+    /// Refuses a file that gives added tokens other ids than the library, which numbers them after its model's.
+    fn check_ids(&self, tokenizer: &Tokenizer) -> Result<()> {
+        for Added { id, content } in &self.added_tokens {
+            match tokenizer.token_to_id(content) {
+                Some(own) if own == *id => {}
+                own => {
+                    let own = own.map_or("has none".into(), |own| format!("is {own}"));
+                    let problem = format!(
+                        "{content:?} has the id {id} in its file and {own} once it is read: ids follow one another"
+                    );
+                    return Err(tokenizer_error(problem));
+                }
+            }
+        }
+        Ok(())
+    }
 }
 
 impl TextTokenizer {
@@ -110,8 +139,11 @@ impl TextTokenizer {
     /// # Errors
     /// [`Error::Tokenizer`]: what the library refuses or fails on, and what would take all memory.
     pub fn from_bytes(json: &[u8]) -> Result<Self> {
-        check_growth(json)?;
-        fenced(|| Tokenizer::from_bytes(json).and_then(settled)).map(Self)
+        let parts: Parts = serde_json::from_slice(json).map_err(tokenizer_error)?;
+        parts.check_growth()?;
+        let tokenizer = fenced(|| Tokenizer::from_bytes(json).and_then(settled))?;
+        parts.check_ids(&tokenizer)?;
+        Ok(Self(tokenizer))
     }
 
     /// Tokens of the vocabulary, specials included.
@@ -218,6 +250,20 @@ mod tests {
         }
         let spaces = with(serde_json::json!({"normalizer": replace(" ", "▁")})).expect("SentencePiece's");
         assert_eq!(spaces.encode_part("a a").expect("encodes").len(), 2, "the space is not in the vocabulary");
+    }
+
+    #[test]
+    fn added_tokens_keep_the_ids_of_their_file() {
+        let token = |id: u32| {
+            serde_json::json!({"id": id, "content": "<end>", "special": true, "single_word": false,
+            "lstrip": false, "rstrip": false, "normalized": false})
+        };
+        assert_eq!(
+            with(serde_json::json!({"added_tokens": [token(3)]})).expect("follows").token(3).as_deref(),
+            Some("<end>")
+        );
+        let refused = with(serde_json::json!({"added_tokens": [token(7)]})).expect_err("leaves a gap").to_string();
+        assert!(refused.contains("\"<end>\" has the id 7 in its file and is 3 once it is read"), "{refused}");
     }
 
     #[test]

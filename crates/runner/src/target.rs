@@ -224,9 +224,8 @@ fn stranger(folder: &Path) -> Result<Option<String>> {
 /// Removes what exports that were killed have left beside the place: whoever is at work holds a lock.
 fn sweep(parent: &Path, prefix: &str) {
     for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
-        let left = entry.file_name().to_string_lossy().starts_with(prefix);
-        let Ok(folder) = File::open(entry.path()) else { continue };
-        if left && folder.try_lock().is_ok() {
+        let is_left = entry.file_name().to_string_lossy().starts_with(prefix) && entry.path().is_dir();
+        if is_left && File::open(entry.path()).is_ok_and(|folder| folder.try_lock().is_ok()) {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
