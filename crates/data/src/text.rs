@@ -165,9 +165,22 @@ impl TextTokenizer {
     /// Ids of a text that begins a sequence: with those that the tokenizer puts before it, such as BOS, and without those that it
     /// puts behind it, such as EOS: what follows is still to be written.
     pub fn encode_start(&self, text: &str) -> Result<Vec<u32>> {
-        let any = fenced(|| self.0.encode_fast("a", true))?;
-        let before = any.get_special_tokens_mask().iter().take_while(|put| **put == 1).count();
-        let mut ids = any.get_ids()[..before].to_vec();
+        let mut ids = vec![];
+        // shown by the first of these that has any ids of its own
+        for any in [text, "a", "0", " "] {
+            let whole = fenced(|| self.0.encode_fast(any, true))?;
+            let added = whole.get_special_tokens_mask();
+            if added.contains(&0) {
+                ids = whole
+                    .get_ids()
+                    .iter()
+                    .zip(added)
+                    .take_while(|(_, added)| **added == 1)
+                    .map(|(id, _)| *id)
+                    .collect();
+                break;
+            }
+        }
         ids.extend(self.encode_part(text)?);
         Ok(ids)
     }
