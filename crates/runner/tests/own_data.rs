@@ -108,7 +108,9 @@ fn three_commands_make_a_page() {
         ok(folder, &["export", "runs/mine", "--arm", arm, "--to", &format!("out-{arm}")]);
         assert!(folder.join(format!("out-{arm}/model.safetensors")).is_file());
     }
-    let export = |more: &[&str]| [&["export", "runs/mine", "--arm", "dpo"], more].concat();
+    fn export<'a>(more: &[&'a str]) -> Vec<&'a str> {
+        [&["export", "runs/mine", "--arm", "dpo"], more].concat()
+    }
     refused(folder, &export(&["--to", "model", "--force"]), 1, &["`model`", "which the model is read from"]);
     refused(folder, &export(&["--to", "runs/mine/stages/x"]), 1, &["which the model is read from"]);
     refused(folder, &export(&["--to", "out-ppo"]), 1, &["`out-ppo` is not empty", "--force replaces"]);
