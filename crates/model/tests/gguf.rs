@@ -7,11 +7,13 @@ use duel_model::{Error, Policy, Pretrained};
 use serde_json::{Value, json};
 use std::path::PathBuf;
 
+/// Name, dimensions (innermost first), type, place, bytes.
+type Tensor = (String, Vec<u64>, u32, Option<u64>, Vec<u8>);
+
 /// A file that can be changed before it is written.
 struct File {
     values: Vec<(String, u32, Vec<u8>)>,
-    /// Name, dimensions (innermost first), type, place, bytes.
-    tensors: Vec<(String, Vec<u64>, u32, Option<u64>, Vec<u8>)>,
+    tensors: Vec<Tensor>,
 }
 
 fn text(text: &str) -> Vec<u8> {

@@ -747,7 +747,9 @@ fn curves_and_costs_begin_where_their_clocks_do() {
     let simulated = simulated();
     let (run, naive) = (&simulated.run, Naive { of: &simulated, chosen: VALIDATION, read: TEST });
     let seeds = run.experiment.seed_list();
-    let clocks: [(fn(Clocks) -> f64, fn(&Clocks) -> f64, f64); 4] = [
+    /// As the charts read it, as the naive program does, and whether what stands before an arm adds to it.
+    type Clock = (fn(Clocks) -> f64, fn(&Clocks) -> f64, f64);
+    let clocks: [Clock; 4] = [
         (|c| c.step as f64, |c| c.step as f64, 0.0), // steps of different stages do not add
         (|c| c.tokens as f64, |c| c.tokens as f64, 1.0),
         (|c| c.flops, |c| c.flops, 1.0),

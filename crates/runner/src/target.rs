@@ -379,7 +379,12 @@ mod tests {
     fn files_that_duel_did_not_write_are_no_targets() {
         let (folder, model) = place();
         let to = folder.path().join("m.gguf");
-        let write = |force| Target::new(&to, &[&model], force)?.write(|made| Ok(fs::write(made, "GGUF").unwrap()));
+        let write = |force| {
+            Target::new(&to, &[&model], force)?.write(|made| {
+                fs::write(made, "GGUF").unwrap();
+                Ok(())
+            })
+        };
         write(false).unwrap();
         for force in [false, true] {
             let refused = write(force).unwrap_err();

@@ -463,7 +463,7 @@ fn an_edited_run_that_is_cut_off_is_told_from_what_is_finished_of_it() {
     assert!(text(&out.stderr).contains("1 of 2 cells"), "{}", text(&out.stderr));
     refused(&["sample", "runs/tiny", "--arm", "ppo"], &["1 of 2 cells", "ppo beta=0.7, seed 0 is not among them"]);
     refused(reading[3], &["1 of 2 cells", "ppo beta=0.7, seed 0 is not among them"]);
-    done(&call(&["export", "runs/tiny", "--arm", "dpo", "--to", "model"]));
+    done(&call(&["export", "runs/tiny", "--arm", "dpo", "--to", "other"]));
     let out = call(&["digest", "runs/tiny", "--detail"]);
     assert!(text(&out.stderr).contains("all but 1 stages: ppo beta=0.7, seed 0"), "{}", text(&out.stderr));
     assert!(!text(&out.stdout).contains("  metrics.parquet"), "{}", text(&out.stdout));
