@@ -8,12 +8,9 @@ use ::parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData};
 use ::parquet::file::reader::{FileReader, SerializedFileReader};
 use ::parquet::record::Row;
 use ::parquet::record::reader::RowIter;
-use std::cell::Cell;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::Once;
 
 /// Bytes of a page, before and after it is expanded. Writers make pages of about one MiB.
 const PAGE: i64 = 256 << 20;
@@ -62,25 +59,11 @@ pub(crate) fn open(path: &Path, file: File) -> Result<Table> {
     Ok(Table { rows, is_over: false })
 }
 
-thread_local!(static IS_FENCED: Cell<bool> = const { Cell::new(false) });
-
 /// Calls the library; its panics become errors, and are not printed.
 fn fenced<T>(work: impl FnOnce() -> std::result::Result<T, ParquetError>) -> std::result::Result<T, String> {
-    static QUIET: Once = Once::new();
-    QUIET.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if !IS_FENCED.get() {
-                usual(panic);
-            }
-        }));
-    });
-    let before = IS_FENCED.replace(true);
-    let done = catch_unwind(AssertUnwindSafe(work));
-    IS_FENCED.set(before);
-    match done {
-        Ok(done) => done.map_err(|e| e.to_string()),
-        Err(_) => Err("its bytes contradict one another".into()),
+    match crate::fence::fenced(work) {
+        Some(done) => done.map_err(|e| e.to_string()),
+        None => Err("its bytes contradict one another".into()),
     }
 }
 
