@@ -1,7 +1,7 @@
 //! Golden values as tensors, and how close to them a test must come.
 #![allow(dead_code, reason = "each crate's tests take what they need")]
 
-use crate::golden::{close, numbers, shape};
+use crate::golden::{close, close_within, numbers, shape};
 use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 use serde_json::Value;
 
@@ -18,12 +18,14 @@ pub struct Precision {
     pub value: f64,
     /// Relative, of gradients.
     pub gradient: f64,
+    /// The distance from 1 to the next number.
+    pub epsilon: f64,
 }
 
 /// As trained.
-pub const F32: Precision = Precision { dtype: DType::F32, value: 1e-5, gradient: 1e-4 };
+pub const F32: Precision = Precision { dtype: DType::F32, value: 1e-5, gradient: 1e-4, epsilon: f32::EPSILON as f64 };
 /// As the libraries computed the expected values; some gradients went through float32.
-pub const F64: Precision = Precision { dtype: DType::F64, value: 1e-10, gradient: 1e-7 };
+pub const F64: Precision = Precision { dtype: DType::F64, value: 1e-10, gradient: 1e-7, epsilon: f64::EPSILON };
 
 impl Precision {
     /// A tensor of nested lists on the autodiff device.
@@ -41,6 +43,14 @@ impl Precision {
     /// Found against expected values.
     pub fn values<const D: usize>(self, what: &str, found: Tensor<D>, expected: &Value) {
         close(&format!("{what}, {:?}", self.dtype), &values(found), &numbers(expected), self.value);
+    }
+
+    /// Found against expected entropies of logits up to so large. Near zero an entropy is what is left of numbers near 1,
+    /// so that its bound is absolute there; and a logit is itself known to its rounding alone.
+    pub fn entropies<const D: usize>(self, what: &str, found: Tensor<D>, expected: &Value, largest_logit: f64) {
+        let relative = self.value.max(4.0 * self.epsilon * largest_logit);
+        let absolute = 32.0 * self.epsilon;
+        close_within(&format!("{what}, {:?}", self.dtype), &values(found), &numbers(expected), relative, absolute);
     }
 
     /// A found gradient against the expected one.

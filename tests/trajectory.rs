@@ -1,7 +1,7 @@
 //! What the golden trainings share: their optimizer, and checks of what they end at.
 #![allow(dead_code, reason = "each crate's tests take what they need")]
 
-use crate::golden::{self, close};
+use crate::golden::{self, Node, close};
 use burn::module::Module;
 use burn::tensor::Device;
 use duel_data::pairs::PreferenceRow;
@@ -10,10 +10,16 @@ use duel_model::{TransformerConfig, weights};
 use duel_spec::{LearnerSettings, Schedule, Space, Split};
 use serde_json::Value;
 
-/// AdamW at a constant rate, without decay, as all golden trainings.
-pub fn adamw(clip_norm: Option<f64>) -> LearnerSettings {
-    let clip_norm = clip_norm.unwrap_or(f64::INFINITY);
-    LearnerSettings { clip_norm, schedule: Schedule::Constant, warmup: 0.0, ..LearnerSettings::defaults() }
+/// AdamW at a constant rate, as all golden trainings; decay is torch's, of everything.
+pub fn adamw(clip_norm: Option<f64>, weight_decay: f64) -> LearnerSettings {
+    LearnerSettings {
+        clip_norm: clip_norm.unwrap_or(f64::INFINITY),
+        weight_decay,
+        decay_vectors: true,
+        schedule: Schedule::Constant,
+        warmup: 0.0,
+        ..LearnerSettings::defaults()
+    }
 }
 
 /// A model of the golden folder, by the name that a training gives it.
@@ -22,14 +28,15 @@ pub fn checkpoint(name: &Value, device: &Device) -> Checkpoint {
     huggingface::read(&folder, device).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// The shape of a training's batches.
-pub fn space(vocabulary: usize, prompt_tokens: usize, response_tokens: usize) -> Space {
-    Space { vocabulary, pad: 0, bos: 1, eos: 2, prompt_tokens, response_tokens, actions: None, ends: false }
+/// The shape of a training's batches; no row of theirs tells BOS apart.
+pub fn space(vocabulary: usize, [pad, eos]: [u32; 2], prompt_tokens: usize, response_tokens: usize) -> Space {
+    let bos = (0..3).find(|id| ![pad, eos].contains(id)).expect("one of three is neither");
+    Space { vocabulary, pad, bos, eos, prompt_tokens, response_tokens, actions: None, ends: false }
 }
 
 /// The pairs of a training, and the shape that holds them.
-pub fn pairs(file: &Value, vocabulary: usize) -> (Vec<PreferenceRow>, Space) {
-    let row = |pair: &Value| PreferenceRow {
+pub fn pairs(file: &Node, vocabulary: usize) -> (Vec<PreferenceRow>, Space) {
+    let row = |pair: &Node| PreferenceRow {
         split: Split::Train,
         prompt: golden::ids(&pair["prompt_ids"]),
         chosen: golden::ids(&pair["chosen_ids"]),
@@ -40,16 +47,17 @@ pub fn pairs(file: &Value, vocabulary: usize) -> (Vec<PreferenceRow>, Space) {
         p_label: 1.0,
         tie: false,
     };
-    let rows: Vec<PreferenceRow> = golden::items(file, "pairs").iter().map(row).collect();
+    let rows: Vec<PreferenceRow> = file.items("pairs").iter().map(row).collect();
     let prompt = rows.iter().map(|r| r.prompt.len()).max().expect("pairs");
     let response = rows.iter().map(|r| r.chosen.len().max(r.rejected.len())).max().expect("pairs");
-    let space = space(vocabulary, prompt, response);
+    let eos = *rows[0].chosen.last().expect("responses are closed"); // of every response, by the file's convention
+    let space = space(vocabulary, [file.number("pad_token_id") as u32, eos], prompt, response);
     (rows, space)
 }
 
 /// The norm of every parameter after a training, under transformers' names; `score.weight` is a scalar head's.
-pub fn same_norms<M: Module>(what: &str, module: &M, config: &TransformerConfig, scalar: bool, expected: &Value) {
-    let expected = expected.as_object().expect("norms");
+pub fn same_norms<M: Module>(what: &str, module: &M, config: &TransformerConfig, scalar: bool, expected: &Node) {
+    let expected = expected.fields();
     let parameters = weights::named(module);
     assert_eq!(parameters.len(), expected.len(), "{what}: parameters");
     for n in parameters {

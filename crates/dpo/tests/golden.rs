@@ -3,6 +3,8 @@
 
 #[path = "../../../tests/golden.rs"]
 mod golden;
+#[path = "../../../tests/precision.rs"]
+mod precision;
 #[path = "../../../tests/trajectory.rs"]
 mod trajectory;
 
@@ -10,13 +12,14 @@ use burn::module::Module;
 use burn::tensor::Device;
 use duel_dpo::{Dpo, ReferenceLogp};
 use duel_model::{Reader, huggingface::Checkpoint};
+use duel_objectives::entropy;
 use duel_spec::metrics::{self, Metric};
-use duel_training::{Learner, Method, PairBatch};
-use golden::{close, items, number, numbers};
+use duel_training::{Learner, Method, PairBatch, sft};
+use golden::{close, numbers};
 
 #[test]
 fn golden_dpo_training_step_by_step() {
-    let file = golden::read("dpo_steps.json");
+    let file = golden::topic("dpo_steps.json");
     let hyper = &file["hyper"];
     let device = Device::flex().autodiff();
     let Checkpoint { config, policy, .. } = trajectory::checkpoint(&file["model"], &device);
@@ -28,19 +31,25 @@ fn golden_dpo_training_step_by_step() {
     close("reference, rejected", &host(&reference.rejected), &numbers(&file["reference_rejected_logps"]), 1e-5);
 
     let settings = duel_spec::Dpo {
-        beta: number(hyper, "beta"),
+        beta: hyper.number("beta"),
         epochs: 1,
         batch_size: rows.len(),
-        learning_rate: number(hyper, "lr"),
+        learning_rate: hyper.number("lr"),
         label_smoothing: 0.0,
         ..duel_spec::Dpo::defaults()
     };
     let mut dpo = Dpo::new(settings, Reader::new(&space, &device), reference, &config);
-    let steps = items(&file, "steps");
-    let adamw = trajectory::adamw(hyper["max_grad_norm"].as_f64());
-    let mut learner = Learner::new(policy, &adamw, number(hyper, "lr"), steps.len() as u64);
+    let (steps, trl) = (file.items("steps"), file.items("trl_steps"));
+    assert_eq!([steps.len(), trl.len()], [hyper.number("steps") as usize; 2]);
+    let adamw = trajectory::adamw(hyper["max_grad_norm"].as_f64(), hyper.number("weight_decay"));
+    let mut learner = Learner::new(policy, &adamw, hyper.number("lr"), steps.len() as u64);
     let batch = PairBatch::new(&rows, &(0..rows.len()).collect::<Vec<_>>());
-    for (i, step) in steps.iter().enumerate() {
+    for (i, (step, trl)) in steps.iter().zip(trl).enumerate() {
+        // TRL alone says the entropy of the policy, over all tokens of both responses
+        let plain = Reader::new(&space, &Device::flex());
+        let logits = plain.logits(&learner.module().valid(), &plain.tokens(&batch.both));
+        let found = precision::values(sft::mask(&plain, &batch.both).mean(entropy(logits)));
+        close(&format!("step {i}, entropy"), &found, &[trl.number("entropy")], 1e-4);
         let said = dpo.iteration(&batch, &mut learner).unwrap();
         let found = |metric: Metric| said.values.iter().find(|(m, _)| *m == metric).unwrap().1;
         for (key, metric) in [
@@ -53,15 +62,18 @@ fn golden_dpo_training_step_by_step() {
             ("logps/rejected", metrics::LOGP_REJECTED),
             ("grad_norm", metrics::GRAD_NORM),
         ] {
-            let (what, found, expected) = (format!("step {i}, {key}"), found(metric), number(step, key));
-            match key {
-                // before the first update all pairs tie, and rounding decides
-                "rewards/accuracies" if i == 0 => {}
-                // differences of log-probs near -90, which f32 holds to 4e-6
-                _ if key.starts_with("rewards") => {
-                    assert!((found - expected).abs() < 1e-4 * expected.abs() + 1e-6, "{what}: {found}, {expected}");
+            let found = found(metric);
+            for (by, expected) in [("PyTorch", step.number(key)), ("TRL", trl.number(key))] {
+                let what = format!("step {i}, {key} by {by}");
+                match key {
+                    // before the first update all pairs tie, and rounding decides
+                    "rewards/accuracies" if i == 0 => {}
+                    // differences of log-probs near -90, which f32 holds to 4e-6
+                    _ if key.starts_with("rewards") => {
+                        assert!((found - expected).abs() < 1e-4 * expected.abs() + 1e-6, "{what}: {found}, {expected}");
+                    }
+                    _ => close(&what, &[found], &[expected], 1e-4),
                 }
-                _ => close(&what, &[found], &[expected], 1e-4),
             }
         }
     }

@@ -5,50 +5,81 @@ mod golden;
 #[path = "../../../tests/precision.rs"]
 mod precision;
 
-use burn::tensor::Tensor;
+use burn::tensor::{DType, Tensor};
 use duel_objectives::*;
-use golden::{items, number};
+use golden::{Node, close, close_within, ids, numbers};
 use precision::{F32, F64, Precision, values};
-use serde_json::Value;
 
 /// Runs a check in f32 and in f64.
 fn in_both(check: impl Fn(Precision)) {
     [F32, F64].into_iter().for_each(check);
 }
 
+/// The one number of `[1]`.
+fn first(x: Tensor<1>) -> f64 {
+    values(x)[0]
+}
+
 #[test]
 fn golden_logprobs_and_entropies() {
-    let file = golden::read("logprobs.json");
-    let cases = items(&file, "cases");
+    let file = golden::topic("logprobs.json");
+    let cases = file.items("cases");
     in_both(|p| {
         for (i, case) in cases.iter().enumerate() {
             let logits = match case["logits_of_case"].as_u64() {
                 Some(other) => &cases[other as usize]["logits"],
                 None => &case["logits"],
             };
+            assert!(case["logits_of_case"].is_null() || case["logits"].is_null(), "{i}: two sets of logits");
+            let shape: Vec<u32> = golden::shape(logits).into_iter().map(|n| n as u32).collect();
+            assert_eq!(shape, ids(&case["shape"]), "{i}");
+            let temperature = case.number("temperature");
+            let largest = numbers(logits).into_iter().map(f64::abs).fold(0.0, f64::max) / temperature;
             let tokens = p.ids::<2>(&case["token_ids"]);
             let l = tokens.dims()[1];
             let leaf = p.tensor::<3>(logits).require_grad();
-            let scaled = leaf.clone().narrow(1, 0, l - 1) / number(case, "temperature");
+            let scaled = leaf.clone().narrow(1, 0, l - 1) / temperature;
             let logp = token_logp(scaled.clone(), tokens.narrow(1, 1, l - 1));
             p.values(&format!("logp {i}"), logp.clone(), &case["token_logprob"]);
-            p.values(&format!("entropy {i}"), entropy(scaled), &case["token_entropy"]);
-            let mask = ResponseMask::from_tensor(p.tensor::<2>(&case["response_mask"]).narrow(1, 1, l - 1));
-            p.values(&format!("sums {i}"), mask.row_sums(logp.clone()), &case["sequence_logprob_sum"]);
+            let entropies = entropy(scaled);
+            p.entropies(&format!("entropy {i}"), entropies.clone(), &case["token_entropy"], largest);
+            let (all, real) = (p.tensor::<2>(&case["response_mask"]), p.tensor::<2>(&case["attention_mask"]));
+            assert_eq!(first((all.clone() - real).clamp_min(0.0).sum()), 0.0, "{i}: padding counts");
+            let mask = ResponseMask::from_tensor(all.narrow(1, 1, l - 1));
+            let sums = mask.row_sums(logp.clone());
+            p.values(&format!("sums {i}"), sums.clone(), &case["sequence_logprob_sum"]);
             p.values(&format!("lengths {i}"), mask.lengths(), &case["response_length"]);
+            p.values(&format!("means {i}"), sums / mask.lengths(), &case["sequence_logprob_mean"]);
             p.values(&format!("nll {i}"), mask.mean(logp.clone()).neg(), &case["nll_token_mean"]);
+            let mean = mask.mean(entropies);
+            let expected = &case["mean_entropy_over_response_tokens"];
+            p.entropies(&format!("mean entropy {i}"), mean, expected, largest);
             if !case["grad_logits_of_sum"].is_null() {
                 let grads = mask.row_sums(logp).sum().backward();
                 p.gradient(&format!("logits {i}"), leaf.grad(&grads), &case["grad_logits_of_sum"]);
+            }
+            if !case["grad_logits_of_mean_entropy"].is_null() {
+                // its own graph: one goes back once
+                let scaled = leaf.clone().narrow(1, 0, l - 1) / temperature;
+                let grads = mask.mean(entropy(scaled)).sum().backward();
+                let expected = &case["grad_logits_of_mean_entropy"];
+                p.gradient(&format!("logits {i}, by the entropy"), leaf.grad(&grads), expected);
             }
         }
     });
 }
 
 /// The loss of a golden case, by the name that the libraries give it.
-fn kind(name: &str, params: &Value) -> PreferenceLoss {
+fn kind(name: &str, params: &Node) -> PreferenceLoss {
     use PreferenceLoss as Kind;
     let label_smoothing = params["label_smoothing"].as_f64().unwrap_or(0.0);
+    let divergence = params["f_div"].as_str();
+    let expected = match name {
+        "sigmoid_forward_kl" => Some("forward_kl"),
+        "sigmoid_js_divergence" => Some("js_divergence"),
+        _ => None,
+    };
+    assert_eq!(divergence, expected, "{name}");
     match name {
         "sigmoid" | "cdpo" | "rpo_batch_nll" | "rpo_sequence_nll" => Kind::Sigmoid { label_smoothing },
         "sigmoid_norm" => Kind::SigmoidAveraged,
@@ -59,32 +90,58 @@ fn kind(name: &str, params: &Value) -> PreferenceLoss {
         "exo_pair" => Kind::Exo { label_smoothing },
         "nca_pair" => Kind::Nca,
         "bco_pair" => Kind::Bco { shift: 0.0 },
-        "bco_pair_with_delta" => Kind::Bco { shift: number(params, "delta") },
+        "bco_pair_with_delta" => Kind::Bco { shift: params.number("delta") },
         "sppo_hard" => Kind::Sppo,
         "apo_zero" => Kind::ApoZero,
         "apo_down" => Kind::ApoDown,
         "aot" => Kind::Aot { label_smoothing },
         "aot_unpaired" => Kind::AotUnpaired { label_smoothing },
-        "discopop" => Kind::DiscoPop { tau: number(params, "tau") },
+        "discopop" => Kind::DiscoPop { tau: params.number("tau") },
         "sigmoid_forward_kl" => Kind::ForwardKl,
-        "sigmoid_alpha_divergence" => Kind::AlphaDivergence { alpha: number(params, "alpha") },
+        "sigmoid_alpha_divergence" => Kind::AlphaDivergence { alpha: params.number("alpha") },
         "sigmoid_js_divergence" => Kind::JsDivergence,
-        "simpo" => Kind::SimPo { gamma: number(params, "gamma") },
+        "simpo" => Kind::SimPo { gamma: params.number("gamma") },
         "orpo" => Kind::Orpo,
         "kto_pair" => Kind::KtoPair,
         other => panic!("an unknown loss, `{other}`"),
     }
 }
 
+/// What the file says of a case beside losses, rewards and gradients.
+fn check_parts(what: &str, p: Precision, case: &Node, name: &str, pairs: &PairLogp, outcome: &PreferenceOutcome) {
+    let same = |key: &str, found: f64| close(&format!("{key} of {what}"), &[found], &[case.number(key)], p.value);
+    let at_least_0 = |x: Tensor<1>| first(x.mean()).max(0.0);
+    match name {
+        "kto_pair" => {
+            let ratios = pairs.log_ratios();
+            same("kl_chosen", at_least_0(ratios.chosen));
+            same("kl_rejected", at_least_0(ratios.rejected));
+        }
+        "orpo" => {
+            same("nll", first(chosen_nll(pairs)));
+            let beta = case["params"].number("beta");
+            let scores: Vec<f64> = values(outcome.losses.clone()).into_iter().map(|x| x / beta).collect(); // log σ(log odds)
+            let mean = |all: &[f64]| all.iter().sum::<f64>() / all.len() as f64;
+            same("mean_log_sigmoid", mean(&scores));
+            let log_odds: Vec<f64> = scores.iter().map(|l| -(-l).exp_m1().ln()).collect();
+            let expected = case.number("mean_log_odds");
+            if p.dtype == DType::F64 {
+                close(&format!("log odds of {what}"), &[mean(&log_odds)], &[expected], 1e-7); // near σ = 1 little is left of them
+            }
+        }
+        _ => {}
+    }
+}
+
 #[test]
 fn golden_preference_losses_with_gradients() {
-    let file = golden::read("preference_losses.json");
+    let file = golden::topic("preference_losses.json");
     in_both(|p| {
-        for case in items(&file, "cases") {
-            let name = case["name"].as_str().expect("a name");
-            let (params, inputs) = (&case["params"], &file["inputs"][case["inputs"].as_str().expect("a set")]);
-            let beta = number(params, "beta");
-            let what = format!("{name}, {}, beta {beta}", case["inputs"]);
+        for case in file.items("cases") {
+            let (name, set) = (case.text("name"), case.text("inputs"));
+            let (params, inputs) = (&case["params"], &file["inputs"][set]);
+            let beta = params.number("beta");
+            let what = format!("{name}, {set}, beta {beta}");
             let column = |key: &str| p.tensor::<1>(&inputs[key]);
             let both = |key: &str| ChosenRejected {
                 chosen: column(&key.replace("SIDE", "chosen")),
@@ -100,22 +157,34 @@ fn golden_preference_losses_with_gradients() {
             };
             let mut outcome = if name == "kto" {
                 let kl = (column("policy_kl_logps") - column("reference_kl_logps")).mean();
+                let largest = numbers(&inputs["policy_kl_logps"]).into_iter().map(f64::abs).fold(0.0, f64::max);
+                let (found, expected) = (first(kl.clone()).max(0.0), case.number("kl").max(0.0));
+                close_within(&what, &[found], &[expected], p.value, 4.0 * p.epsilon * largest); // a difference of log-probs
                 let weights = KtoWeights {
-                    desirable: number(params, "desirable_weight"),
-                    undesirable: number(params, "undesirable_weight"),
+                    desirable: params.number("desirable_weight"),
+                    undesirable: params.number("undesirable_weight"),
                 };
                 kto_loss(pairs.log_ratios(), kl, weights, beta)
             } else {
                 preference_loss(&kind(name, params), &pairs, beta)
             };
             match name {
-                "rpo_batch_nll" => outcome.loss = outcome.loss + chosen_nll(&pairs),
-                "rpo_sequence_nll" => outcome.loss = outcome.loss + chosen_sequence_nll(&pairs),
+                "rpo_batch_nll" => {
+                    let weights = numbers(&params["weights"]); // of the preference loss and of the NLL
+                    outcome.loss = outcome.loss * weights[0] + chosen_nll(&pairs) * weights[1];
+                }
+                "rpo_sequence_nll" => {
+                    let alpha = params.number("alpha");
+                    let each = pairs.policy.chosen.clone().neg() / pairs.lengths.chosen.clone();
+                    outcome.losses = outcome.losses + each * alpha;
+                    outcome.loss = outcome.loss + chosen_sequence_nll(&pairs) * alpha;
+                }
                 "orpo" => outcome.losses = outcome.losses.neg(), // TRL reports what it subtracts
                 _ => {}
             }
+            check_parts(&what, p, case, name, &pairs, &outcome);
             p.values(&format!("loss of {what}"), outcome.loss.clone(), &case["loss"]);
-            if !case["losses"].is_null() && !name.starts_with("rpo") {
+            if !case["losses"].is_null() {
                 p.values(&format!("losses of {what}"), outcome.losses.clone(), &case["losses"]);
             }
             p.values(&format!("chosen rewards of {what}"), outcome.rewards.chosen.clone(), &case["chosen_rewards"]);
@@ -124,7 +193,10 @@ fn golden_preference_losses_with_gradients() {
                 outcome.rewards.rejected.clone(),
                 &case["rejected_rewards"],
             );
+            let margins = values(outcome.margins());
             p.values(&format!("margins of {what}"), outcome.margins(), &case["margins"]);
+            let right = margins.iter().filter(|&&margin| margin > 0.0).count() as f64 / margins.len() as f64; // ties are wrong
+            assert_eq!(right, case.number("accuracy"), "accuracy of {what}");
             let grads = outcome.loss.backward();
             p.gradient(&format!("{what}, chosen"), policy.chosen.grad(&grads), &case["grad_policy_chosen"]);
             p.gradient(&format!("{what}, rejected"), policy.rejected.grad(&grads), &case["grad_policy_rejected"]);
@@ -134,9 +206,10 @@ fn golden_preference_losses_with_gradients() {
 
 #[test]
 fn golden_reward_model_loss() {
-    let file = golden::read("reward_model.json");
+    let file = golden::topic("reward_model.json");
     in_both(|p| {
-        for (i, case) in items(&file, "cases").iter().enumerate() {
+        for (i, case) in file.items("cases").iter().enumerate() {
+            let what = |part: &str| format!("{part}, case {i} ({})", case.text("inputs"));
             let scores = ChosenRejected {
                 chosen: p.tensor::<1>(&case["rewards_chosen"]).require_grad(),
                 rejected: p.tensor::<1>(&case["rewards_rejected"]).require_grad(),
@@ -147,46 +220,65 @@ fn golden_reward_model_loss() {
                 scores.clone(),
                 Terms { strengths: strengths.clone(), centring, ..Terms::default() },
             );
-            p.values(&format!("loss {i}"), outcome.loss.clone(), &case["loss"]);
-            p.values(&format!("losses {i}"), outcome.losses.clone(), &case["per_pair_bt_loss"]);
-            p.values(&format!("margin {i}"), outcome.margins.clone().mean(), &case["mean_margin"]);
+            p.values(&what("loss"), outcome.loss.clone(), &case["loss"]);
+            p.values(&what("losses"), outcome.losses.clone(), &case["per_pair_bt_loss"]);
+            p.values(&what("margin"), outcome.margins.clone().mean(), &case["mean_margin"]);
+            let margins = values(outcome.margins);
+            let right = margins.iter().filter(|&&margin| margin > 0.0).count() as f64 / margins.len() as f64;
+            close(&what("accuracy"), &[right], &[case.number("accuracy")], 1e-12);
             let grads = outcome.loss.backward();
-            p.gradient(&format!("chosen {i}"), scores.chosen.grad(&grads), &case["grad_chosen"]);
-            p.gradient(&format!("rejected {i}"), scores.rejected.grad(&grads), &case["grad_rejected"]);
+            p.gradient(&what("chosen"), scores.chosen.grad(&grads), &case["grad_chosen"]);
+            p.gradient(&what("rejected"), scores.rejected.grad(&grads), &case["grad_rejected"]);
         }
     });
 }
 
+/// `ppo.json` without what is read by the tests of its other parts.
+fn ppo(parts: &[&str]) -> golden::Topic {
+    let file = golden::topic("ppo.json");
+    for (key, node) in file.fields() {
+        if !parts.contains(&key.as_str()) {
+            node.is_read_elsewhere();
+        }
+    }
+    file
+}
+
 #[test]
 fn golden_ppo_rewards_advantages_and_losses() {
-    let file = golden::read("ppo.json");
+    let file = ppo(&["inputs", "cases"]);
     let inputs = &file["inputs"];
     in_both(|p| {
         let of = |key: &str| p.tensor::<2>(&inputs[key]);
         let mask = ResponseMask::from_tensor(of("mask"));
-        for case in items(&file, "cases") {
+        p.values("lengths", mask.lengths(), &inputs["lengths"]);
+        for case in file.items("cases") {
             let params = &case["params"];
-            let name = params["name"].as_str().expect("a name");
+            let name = params.text("name");
             let of_case = |key: &str| values(mask.apply(p.tensor::<2>(&case[key])));
             let same = |key: &str, found: &Tensor<2>| {
-                golden::close(&format!("{key} of {name}"), &values(mask.apply(found.clone())), &of_case(key), p.value);
+                close(&format!("{key} of {name}"), &values(mask.apply(found.clone())), &of_case(key), p.value);
             };
-            let param = |key: &str| number(params, key);
+            let param = |key: &str| params.number(key);
 
             let (logp, ref_logp) = (of("old_logprobs"), of("ref_logprobs"));
-            let kl = match params["kl_penalty"].as_str().expect("a penalty") {
+            let kl = match params.text("kl_penalty") {
                 "kl" => k1(logp.clone(), ref_logp),
                 "abs" => k1(logp.clone(), ref_logp).abs(),
                 "mse" => k2(logp.clone(), ref_logp),
                 other => panic!("an unknown penalty, `{other}`"),
             };
             same("kl_per_token", &kl);
-            let mut rewards = kl_shaped_rewards(p.tensor::<1>(&inputs["scores"]), kl, param("kl_coef"), &mask);
+            let scores = p.tensor::<1>(&inputs["scores"]);
+            let toll = kl_shaped_rewards(scores.zeros_like(), kl.clone(), param("kl_coef"), &mask);
+            same("non_score_rewards", &toll);
+            let mut rewards = kl_shaped_rewards(scores, kl, param("kl_coef"), &mask);
             same("rewards", &rewards);
-            if params["whiten_rewards"] == Value::Bool(true) {
+            if params["whiten_rewards"].as_bool().expect("a choice") {
                 rewards = scale_around_mean(rewards, &mask);
             }
             same("rewards_used_for_gae", &rewards);
+            same("values_masked", &of("values"));
             let Gae { advantages, returns } = gae(rewards, of("values"), param("gamma"), param("lam"), &mask);
             same("advantages_raw", &advantages);
             same("returns", &returns);
@@ -199,10 +291,12 @@ fn golden_ppo_rewards_advantages_and_losses() {
             let entropies = mask.mean(entropy(p.tensor::<3>(&inputs["logits"])));
             p.values("policy loss", policy.loss.clone(), &case["pg_loss"]);
             p.values("value loss", value.loss.clone(), &case["vf_loss_unscaled"]);
+            p.values("weighted value loss", value.loss.clone() * param("vf_coef"), &case["vf_loss_scaled"]);
             p.values("policy clip share", policy.clip_share, &case["pg_clipfrac"]);
             p.values("value clip share", value.clip_share, &case["vf_clipfrac"]);
             p.values("k2 of the update", mask.mean(k2(new_logp.clone(), logp.clone())), &case["approxkl"]);
             p.values("k1 of the update", mask.mean(k1(logp.clone(), new_logp.clone())), &case["policykl"]);
+            p.values("ratio of the update", mask.mean((new_logp.clone() - logp).exp()), &case["mean_ratio"]);
             p.values("entropy", entropies.clone(), &case["entropy"]);
             let loss = policy.loss + value.loss * param("vf_coef");
             p.values("total loss", loss.clone(), &case["loss_total"]);
@@ -217,28 +311,34 @@ fn golden_ppo_rewards_advantages_and_losses() {
 
 #[test]
 fn golden_whitening() {
-    let file = golden::read("ppo.json");
+    let file = ppo(&["whitening"]);
     let case = &file["whitening"];
     in_both(|p| {
         let (x, mask) = (p.tensor::<2>(&case["values"]), ResponseMask::from_tensor(p.tensor::<2>(&case["mask"])));
         let all = ResponseMask::from_tensor(x.ones_like());
         let same = |key: &str, found: Tensor<2>, mask: &ResponseMask| {
             let expected = values(mask.apply(p.tensor::<2>(&case[key])));
-            golden::close(key, &values(found), &expected, p.value);
+            close(key, &values(found), &expected, p.value);
         };
         same("masked_whiten_shift_mean", centre_and_scale(x.clone(), &mask), &mask);
         same("masked_whiten_keep_mean", scale_around_mean(x.clone(), &mask), &mask);
         same("unmasked_whiten_shift_mean", centre_and_scale(x.clone(), &all), &all);
         same("unmasked_whiten_keep_mean", scale_around_mean(x.clone(), &all), &all);
-        p.values("masked mean", mask.mean(x.clone()), &case["masked_mean"]);
+        let mean = mask.mean(x.clone());
+        p.values("masked mean", mean.clone(), &case["masked_mean"]);
+        let variance = mask.mean((x.clone() - mean.unsqueeze::<2>()).square());
+        p.values("masked variance", variance.clone(), &case["masked_var_biased"]);
+        let n = first(mask.tensor().sum());
+        p.values("unbiased variance", variance * (n / (n - 1.0)), &case["masked_var_unbiased"]);
         p.values("row means", mask.row_sums(x) / mask.lengths(), &case["masked_mean_per_row"]);
     });
 }
 
 #[test]
 fn golden_kl_estimators() {
-    let file = golden::read("ppo.json");
+    let file = ppo(&["kl_estimators"]);
     let (inputs, expected) = (&file["inputs"], &file["kl_estimators"]);
+    assert_eq!(expected["exact"].text("policy_logits"), "inputs.logits");
     in_both(|p| {
         let (logp, ref_logp) = (p.tensor::<2>(&inputs["old_logprobs"]), p.tensor::<2>(&inputs["ref_logprobs"]));
         let mask = ResponseMask::from_tensor(p.tensor::<2>(&inputs["mask"]));
@@ -248,29 +348,35 @@ fn golden_kl_estimators() {
             ("k3", k3(logp.clone(), ref_logp.clone())),
         ] {
             p.values(name, found.clone(), &expected[name]);
-            p.values(name, mask.mean(found.clone()), &expected[format!("{name}_masked_mean")]);
-            p.values(name, mask.row_sums(found), &expected[format!("{name}_sequence_sums")]);
+            p.values(name, mask.mean(found.clone()), &expected[&*format!("{name}_masked_mean")]);
+            let sums = mask.row_sums(found);
+            p.values(name, sums.clone(), &expected[&*format!("{name}_sequence_sums")]);
+            let mean = &expected[&*format!("{name}_mean_of_sequence_sums")];
+            if !mean.is_null() {
+                p.values(name, sums.mean(), mean);
+            }
         }
         let exact = &expected["exact"];
         let logits = p.tensor::<3>(&inputs["logits"]);
         p.values("full KL", full_kl(logits.clone(), p.tensor::<3>(&exact["ref_logits"])), &exact["kl_per_token"]);
-        p.values("entropy", entropy(logits), &exact["entropy_per_token"]);
+        let largest = numbers(&inputs["logits"]).into_iter().map(f64::abs).fold(0.0, f64::max);
+        p.entropies("entropy", entropy(logits), &exact["entropy_per_token"], largest);
     });
 }
 
 #[test]
 fn golden_adaptive_beta() {
-    let file = golden::read("ppo.json");
-    for case in items(&file["adaptive_kl_controller"], "sequences") {
+    let file = ppo(&["adaptive_kl_controller"]);
+    for case in file["adaptive_kl_controller"].items("sequences") {
         let mut adaptive = AdaptiveBeta {
-            beta: number(case, "init_kl_coef"),
-            target: number(case, "target"),
-            horizon: number(case, "horizon"),
+            beta: case.number("init_kl_coef"),
+            target: case.number("target"),
+            horizon: case.number("horizon"),
         };
-        let kls = golden::numbers(&case["current_kl"]);
-        for (kl, expected) in kls.into_iter().zip(golden::numbers(&case["value_after"])) {
-            adaptive.update(kl, number(case, "n_steps") as usize);
-            golden::close("beta", &[adaptive.beta], &[expected], 1e-12);
+        let kls = numbers(&case["current_kl"]);
+        for (kl, expected) in kls.into_iter().zip(numbers(&case["value_after"])) {
+            adaptive.update(kl, case.number("n_steps") as usize);
+            close("beta", &[adaptive.beta], &[expected], 1e-12);
         }
     }
 }

@@ -12,19 +12,19 @@ use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use duel_model::{Policy, Reader, Responses, Scalar, TransformerConfig, huggingface::Checkpoint};
 use duel_objectives::{
-    Gae, ResponseMask, centre_and_scale, clipped_policy_loss, clipped_value_loss, entropy, gae, k1, k2,
+    Gae, ResponseMask, centre_and_scale, clipped_policy_loss, clipped_value_loss, entropy, gae, k1, k2, k3,
     kl_shaped_rewards,
 };
 use duel_ppo::{ActorCritic, Critic, Experience, Rollout};
 use duel_spec::{OnPolicy, Ppo, RewardSource};
 use duel_training::{Learner, sft};
-use golden::{close, id_rows, items, number, numbers};
+use golden::{Node, Topic, close, close_within, id_rows, numbers};
 use precision::{F32, values};
 use serde_json::Value;
 
 /// What both variants start from.
 struct Start {
-    file: Value,
+    file: Topic,
     settings: Ppo,
     responses: Responses,
     reader: Reader,
@@ -34,14 +34,20 @@ struct Start {
     critic_config: TransformerConfig,
 }
 
-fn start() -> Start {
-    let file = golden::read("ppo_steps.json");
+/// `variant` is what the test reads of those that the file has, `others` what else it leaves to other tests.
+fn start(variant: &str, others: &[&str]) -> Start {
+    // entropies over all positions look at logits after PAD, which mean nothing and depend on how PAD is read
+    let file = golden::topic("ppo_steps.json").ignoring(&["entropy_over_all_positions"]);
+    for other in file.items("variants").iter().filter(|v| v.text("name") != variant) {
+        other.is_read_elsewhere();
+    }
+    others.iter().for_each(|key| file[*key].is_read_elsewhere());
     let hyper = &file["hyper"];
     let device = Device::flex().autodiff();
     let Checkpoint { config: policy_config, policy, .. } = trajectory::checkpoint(&file["policy_model"], &device);
     let Checkpoint { config: critic_config, policy: body, .. } = trajectory::checkpoint(&file["value_model"], &device);
     let head = numbers(&file["value_head_weight"]).into_iter().map(|x| x as f32).collect();
-    let (pad, eos) = (number(&file, "pad_token_id") as u32, number(&file, "eos_token_id") as u32);
+    let (pad, eos) = (file.number("pad_token_id") as u32, file.number("eos_token_id") as u32);
     let unpadded = |row: &Vec<u32>| row.iter().copied().skip_while(|&id| id == pad).collect();
     let ended = |row: &Vec<u32>| row[..row.iter().position(|&id| id == eos).map_or(row.len(), |i| i + 1)].to_vec();
     let responses = Responses {
@@ -49,8 +55,9 @@ fn start() -> Start {
         responses: id_rows(&file["responses"]).iter().map(ended).collect(),
         logp: vec![],
     };
-    let of = |key: &str| number(hyper, key);
-    let space = trajectory::space(policy_config.vocabulary, of("C") as usize, of("R") as usize);
+    let of = |key: &str| hyper.number(key);
+    assert_eq!(responses.len(), of("B") as usize);
+    let space = trajectory::space(policy_config.vocabulary, [pad, eos], of("C") as usize, of("R") as usize);
     let defaults = Ppo::defaults();
     let shared = OnPolicy {
         beta: of("kl_coef"),
@@ -78,8 +85,19 @@ fn start() -> Start {
 }
 
 impl Start {
-    fn variant(&self, name: &str) -> Value {
-        items(&self.file, "variants").iter().find(|v| v["name"] == name).unwrap().clone()
+    fn variant(&self, name: &str) -> &Node {
+        self.file.items("variants").iter().find(|v| v.text("name") == name).unwrap()
+    }
+
+    /// The estimate of each token's KL that the file's reward pays for, `[B, T]`.
+    fn token_kl(&self) -> Tensor<2> {
+        let (logp, ref_logp) = (self.given("old_logprobs"), self.given("reference_logprobs"));
+        match self.file["hyper"].text("kl_estimator") {
+            "k1" => k1(logp, ref_logp),
+            "k2" => k2(logp, ref_logp),
+            "k3" => k3(logp, ref_logp),
+            other => panic!("an unknown estimator, `{other}`"),
+        }
     }
 
     /// A `[B, T]` list of the file, without gradient.
@@ -91,20 +109,45 @@ impl Start {
         numbers(&self.file["scores"])
     }
 
-    /// Rows of each minibatch, epoch by epoch.
-    fn minibatches(&self) -> Vec<Vec<usize>> {
+    /// Epoch, minibatch and its rows.
+    fn minibatches(&self) -> Vec<(usize, usize, Vec<usize>)> {
         let size = self.responses.len() / self.settings.shared.minibatches;
         let order = id_rows(&self.file["hyper"]["order"]);
-        order.concat().chunks(size).map(|rows| rows.iter().map(|&r| r as usize).collect()).collect()
+        assert_eq!(order.len(), self.settings.shared.epochs);
+        let of_epoch = |(epoch, rows): (usize, &Vec<u32>)| {
+            let batches = rows.chunks(size).take(self.settings.shared.minibatches).enumerate();
+            batches.map(|(i, rows)| (epoch, i, rows.iter().map(|&r| r as usize).collect())).collect::<Vec<_>>()
+        };
+        order.iter().enumerate().flat_map(of_epoch).collect()
     }
 
-    fn learner(&self, variant: &Value) -> Learner<ActorCritic> {
+    fn learner(&self, variant: &Node) -> Learner<ActorCritic> {
         let module = ActorCritic { actor: self.policy.clone(), critic: Critic::Separate(self.critic.clone()) };
-        let adamw = trajectory::adamw(variant["max_grad_norm"].as_f64());
+        let adamw = trajectory::adamw(variant["max_grad_norm"].as_f64(), 0.0);
         Learner::new(module, &adamw, self.settings.shared.learning_rate, self.minibatches().len() as u64)
     }
 
-    fn same_norms(&self, name: &str, module: &ActorCritic, variant: &Value) {
+    /// What the file says of a minibatch beside its losses: how far the actor is from the one that wrote the rows.
+    fn statistics(&self, actor: &Policy, rows: &[usize], mask: &ResponseMask) -> [(&'static str, f64); 5] {
+        let tokens = self.reader.tokens(&self.responses.select(rows));
+        let logits = self.reader.logits(actor, &tokens); // [b, T, V]
+        let logp = duel_objectives::token_logp(logits.clone(), self.reader.targets(&tokens));
+        let old = Tensor::from_inner(pick(&self.given("old_logprobs"), rows));
+        let ones = mask.tensor();
+        let (counted, all) = (first(ones.clone().sum()), ones.dims().iter().product::<usize>() as f64);
+        let approximate = first(mask.mean(k2(logp.clone(), old.clone())));
+        let ratio = first(mask.mean((logp - old).exp()));
+        [
+            ("approxkl", approximate),
+            ("entropy", first(mask.mean(entropy(logits)))),
+            ("ratio_mean", ratio),
+            // both log-probs are the same on padding
+            ("approxkl_over_all_positions", approximate * counted / all),
+            ("ratio_over_all_positions", (ratio * counted + all - counted) / all),
+        ]
+    }
+
+    fn same_norms(&self, name: &str, module: &ActorCritic, variant: &Node) {
         let (actor, critic) = (&variant["final_policy_norms"], &variant["final_value_norms"]);
         trajectory::same_norms(name, &module.actor, &self.policy_config, false, actor);
         let Critic::Separate(critic_now) = &module.critic else { panic!("a critic of its own") };
@@ -135,65 +178,93 @@ fn first(x: Tensor<1>) -> f64 {
     values(x)[0]
 }
 
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
 /// Duel's own form: the score on the last counted token, one mask, one clip over both networks.
 #[test]
 fn golden_ppo_updates_minibatch_by_minibatch() {
-    let start = start();
+    let start = start("last_token", &["trl_run"]);
     let variant = start.variant("last_token");
     let plain = Reader::new(start.reader.space(), &Device::flex());
     let mask = sft::mask(&plain, &start.responses);
+    for key in ["response_mask", "value_mask"] {
+        assert_eq!(values(mask.tensor()), numbers(&variant[key]), "{key}");
+    }
     let (actor, critic) = (start.policy.valid(), start.critic.valid());
     let logp = sft::response_logp(&plain, &actor, &start.responses);
     same("initial log-probs", &logp, &start.file["policy_logprobs_initial"], &mask);
-    let values = plain.values(&critic, &plain.tokens(&start.responses));
-    same("initial values", &values, &start.file["values_initial"], &mask);
+    let critic_values = plain.values(&critic, &plain.tokens(&start.responses));
+    same("initial values", &critic_values, &start.file["values_initial"], &mask);
+    same("initial values, masked", &critic_values, &variant["values_initial_masked"], &mask);
+    same("KL", &start.token_kl(), &variant["kl_per_token"], &mask);
 
     let rollout = Rollout {
         responses: start.responses.clone(),
         mask: mask.clone(),
-        token_kl: k1(start.given("old_logprobs"), start.given("reference_logprobs")),
+        token_kl: start.token_kl(),
         logp: start.given("old_logprobs"),
         ref_logp: start.given("reference_logprobs"),
         beta: start.settings.shared.beta,
         scores: start.scores(),
         reference: None,
     };
-    let experience = Experience::new(rollout, values, &start.settings);
+    let experience = Experience::new(rollout, critic_values, &start.settings);
     same("rewards", &experience.rewards, &variant["rewards"], &mask);
     same("advantages", &experience.raw_advantages, &variant["advantages_raw"], &mask);
     same("whitened advantages", &experience.advantages, &variant["advantages_whitened"], &mask);
     same("returns", &experience.returns, &variant["returns"], &mask);
 
-    let mut learner = start.learner(&variant);
-    for (rows, expected) in start.minibatches().iter().zip(items(&variant, "minibatches")) {
+    let mut learner = start.learner(variant);
+    assert_eq!(start.minibatches().len(), variant.items("minibatches").len());
+    for ((epoch, minibatch, rows), expected) in start.minibatches().iter().zip(variant.items("minibatches")) {
+        assert_eq!([*epoch, *minibatch], ["epoch", "minibatch"].map(|key| expected.number(key) as usize));
+        let counted = ResponseMask::from_tensor(Tensor::from_inner(pick(&mask.tensor(), rows)));
+        for (key, found) in start.statistics(&learner.module().actor, rows, &counted) {
+            close(&format!("minibatch {rows:?}, {key}"), &[found], &[expected.number(key)], 1e-4);
+        }
         let (policy, value) = experience.losses(learner.module(), rows, &start.settings, &start.reader);
         let found =
             [first(policy.loss.clone()), first(value.loss.clone()), first(policy.clip_share), first(value.clip_share)];
         let keys = ["policy_loss", "value_loss", "policy_clipfrac", "value_clipfrac"];
         for (key, found) in keys.into_iter().zip(found) {
-            close(&format!("minibatch {rows:?}, {key}"), &[found], &[number(expected, key)], 1e-4);
+            close(&format!("minibatch {rows:?}, {key}"), &[found], &[expected.number(key)], 1e-4);
         }
         let update = learner.minimize(policy.loss + value.loss * start.settings.value_coef).unwrap();
         let found = [update.loss, update.grad_norm];
-        close(&format!("minibatch {rows:?}"), &found, &["loss", "grad_norm"].map(|key| number(expected, key)), 1e-4);
+        close(&format!("minibatch {rows:?}"), &found, &["loss", "grad_norm"].map(|key| expected.number(key)), 1e-4);
     }
-    start.same_norms("last_token", learner.module(), &variant);
+    start.same_norms("last_token", learner.module(), variant);
 }
 
 /// TRL's form, from the same equations: the score one token later where there is room, a wider mask for values.
 #[test]
 fn golden_ppo_updates_of_trl_minibatch_by_minibatch() {
-    let start = start();
-    let variant = start.variant("trl");
+    let start = start("trl", &["policy_logprobs_initial", "values_initial"]);
+    let (variant, run) = (start.variant("trl"), &start.file["trl_run"]);
     let plain = Reader::new(start.reader.space(), &Device::flex());
     let masked = |key: &str| ResponseMask::from_tensor(F32.tensor::<2>(&variant[key]).inner());
     let (mask, value_mask) = (masked("response_mask"), masked("value_mask"));
-    let (old_logp, ref_logp) = (start.given("old_logprobs"), start.given("reference_logprobs"));
+    let old_logp = start.given("old_logprobs");
     let old_values = value_mask.apply(plain.values(&start.critic.valid(), &plain.tokens(&start.responses)));
     same("initial values", &old_values, &variant["values_initial_masked"], &value_mask);
 
-    let kl = k1(old_logp.clone(), ref_logp);
+    let kl = start.token_kl();
     same("KL", &kl, &variant["kl_per_token"], &mask);
+    let beta = start.settings.shared.beta;
+    let (kl_mean, score) = (first(mask.row_sums(kl.clone()).mean()), mean(&start.scores()));
+    let entropy_mean = first(mask.row_sums(old_logp.clone()).neg().mean());
+    for (key, found) in [
+        ("mean_kl", kl_mean),
+        ("mean_entropy", entropy_mean),
+        ("mean_non_score_reward", -beta * kl_mean),
+        ("mean_score", score),
+        ("rlhf_reward", score - beta * kl_mean),
+    ] {
+        // theirs are sums of differences in f32
+        close_within(key, &[found], &[run["objective"].number(key)], 1e-5, 1e-5);
+    }
     let scores: Vec<f32> = start.scores().iter().map(|&x| x as f32).collect();
     let scores = Tensor::<1>::from_data(scores.as_slice(), plain.device());
     let toll = kl_shaped_rewards(scores.zeros_like(), kl, start.settings.shared.beta, &mask);
@@ -205,15 +276,21 @@ fn golden_ppo_updates_of_trl_minibatch_by_minibatch() {
     same("returns", &returns, &variant["returns"], &value_mask);
     let advantages = centre_and_scale(advantages, &mask);
     same("whitened advantages", &advantages, &variant["advantages_whitened"], &mask);
+    same("TRL's whitened advantages", &advantages, &run["advantages_whitened"], &mask);
 
-    let mut learner = start.learner(&variant);
-    for (rows, expected) in start.minibatches().iter().zip(items(&variant, "minibatches")) {
+    let mut learner = start.learner(variant);
+    let both = variant.items("minibatches").iter().zip(run.items("minibatches"));
+    assert_eq!(start.minibatches().len(), both.len());
+    for ((epoch, minibatch, rows), (expected, run)) in start.minibatches().iter().zip(both) {
+        for said in [expected, run] {
+            assert_eq!([*epoch, *minibatch], ["epoch", "minibatch"].map(|key| said.number(key) as usize));
+        }
         let batch = start.responses.select(rows);
         let on = |x: &Tensor<2>| Tensor::from_inner(pick(x, rows));
         let of = |mask: &ResponseMask| ResponseMask::from_tensor(on(&mask.tensor()));
         let tokens = start.reader.tokens(&batch);
         let logits = start.reader.logits(&learner.module().actor, &tokens); // [b, T, V]
-        let logp = duel_objectives::token_logp(logits.clone(), start.reader.targets(&tokens));
+        let logp = duel_objectives::token_logp(logits, start.reader.targets(&tokens));
         let now = start.reader.values(critic_of(&learner), &tokens);
         let (clip, value_clip) = (start.settings.shared.clip_range, start.settings.value_clip_range);
         let policy = clipped_policy_loss(logp.clone(), on(&old_logp), on(&advantages), clip, &of(&mask));
@@ -223,15 +300,19 @@ fn golden_ppo_updates_of_trl_minibatch_by_minibatch() {
             ("value_loss", first(value.loss.clone())),
             ("policy_clipfrac", first(policy.clip_share)),
             ("value_clipfrac", first(value.clip_share)),
-            ("approxkl", first(of(&mask).mean(k2(logp, on(&old_logp))))),
-            ("entropy", first(of(&mask).mean(entropy(logits)))),
         ];
-        for (key, found) in found {
-            close(&format!("minibatch {rows:?}, {key}"), &[found], &[number(expected, key)], 1e-4);
+        let statistics = start.statistics(&learner.module().actor, rows, &of(&mask));
+        for (key, found) in found.into_iter().chain(statistics) {
+            let what = format!("minibatch {rows:?}, {key}");
+            close(&what, &[found], &[expected.number(key)], 1e-4);
+            if !run[key].is_null() {
+                close(&format!("{what} by TRL"), &[found], &[run.number(key)], 1e-4);
+            }
         }
         let update = learner.minimize(policy.loss + value.loss * start.settings.value_coef).unwrap();
         let found = [update.loss, update.grad_norm];
-        close(&format!("minibatch {rows:?}"), &found, &["loss", "grad_norm"].map(|key| number(expected, key)), 1e-4);
+        close(&format!("minibatch {rows:?}"), &found, &["loss", "grad_norm"].map(|key| expected.number(key)), 1e-4);
     }
-    start.same_norms("trl", learner.module(), &variant);
+    start.same_norms("trl", learner.module(), variant);
+    start.same_norms("trl_run", learner.module(), run);
 }

@@ -15,29 +15,30 @@ use duel_reward::RewardModel;
 use duel_spec::RmStage;
 use duel_spec::metrics::{self, Metric};
 use duel_training::{Learner, Method, PairBatch, pairs::halves};
-use golden::{close, items, number, numbers};
+use golden::{close, numbers};
 use precision::{F32, values};
 
 #[test]
 fn golden_reward_model_trainings_step_by_step() {
-    let file = golden::read("reward_steps.json");
+    let file = golden::topic("reward_steps.json").ignoring(&["deviation_between_the_two"]); // of the libraries from each other
     let hyper = &file["hyper"];
     let device = Device::flex().autodiff();
     let head: Vec<f32> = numbers(&file["score_weight"]).into_iter().map(|x| x as f32).collect();
-    for variant in items(&file, "variants") {
-        let name = variant["name"].as_str().unwrap();
+    for variant in file.items("variants") {
+        let name = variant.text("name");
         let Checkpoint { config, policy, .. } = trajectory::checkpoint(&file["model"], &device);
         let (rows, space) = trajectory::pairs(&file, config.vocabulary);
         let batch = PairBatch::new(&rows, &(0..rows.len()).collect::<Vec<_>>());
         let reader = Reader::new(&space, &device);
         let model = Scalar::with_head(policy, head.clone(), &device);
-        let steps = items(variant, "steps");
-        let adamw = trajectory::adamw(hyper["max_grad_norm"].as_f64());
-        let mut learner = Learner::new(model, &adamw, number(hyper, "lr"), steps.len() as u64);
+        let (steps, trl) = (variant.items("steps"), variant.items("trl_steps"));
+        assert_eq!([steps.len(), trl.len()], [hyper.number("steps") as usize; 2]);
+        let adamw = trajectory::adamw(hyper["max_grad_norm"].as_f64(), hyper.number("weight_decay"));
+        let mut learner = Learner::new(model, &adamw, hyper.number("lr"), steps.len() as u64);
 
         let plain = variant["margins"].is_null() && variant["center_rewards_coefficient"].is_null();
         let mut method = RewardModel::new(RmStage::defaults(), reader.clone(), &config);
-        for (i, step) in steps.iter().enumerate() {
+        for (i, (step, trl)) in steps.iter().zip(trl).enumerate() {
             let both = reader.scores(learner.module(), &batch.both); // [2N]
             let n = rows.len();
             let scores = halves(both.clone());
@@ -47,8 +48,10 @@ fn golden_reward_model_trainings_step_by_step() {
                 close(name, &all[n..], &numbers(&variant["initial_rewards_rejected"]), 1e-4);
             }
             let same = |key: &str, found: f64| {
-                close(&format!("{name}, step {i}, {key}"), &[found], &[number(step, key)], 1e-4);
+                close(&format!("{name}, step {i}, {key}"), &[found; 2], &[step.number(key), trl.number(key)], 1e-4);
             };
+            let right = (0..n).filter(|&pair| all[pair] > all[n + pair]).count() as f64 / n as f64;
+            same("accuracy", right);
             same("mean_reward", all.iter().sum::<f64>() / all.len() as f64);
             same("min_reward", all.iter().copied().fold(f64::INFINITY, f64::min));
             same("max_reward", all.iter().copied().fold(f64::NEG_INFINITY, f64::max));
@@ -56,7 +59,7 @@ fn golden_reward_model_trainings_step_by_step() {
                 // the method itself
                 let said = method.iteration(&batch, &mut learner).unwrap();
                 let found = |metric: Metric| said.values.iter().find(|(m, _)| *m == metric).unwrap().1;
-                same("accuracy", found(metrics::PAIR_ACCURACY_TRAIN));
+                assert_eq!(found(metrics::PAIR_ACCURACY_TRAIN), step.number("accuracy"), "{name}, step {i}");
                 (found(metrics::LOSS), found(metrics::GRAD_NORM), found(metrics::RM_MARGIN))
             } else {
                 let strengths = (!variant["margins"].is_null()).then(|| F32.tensor::<1>(&variant["margins"]));

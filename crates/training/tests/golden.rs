@@ -11,7 +11,7 @@ use burn::tensor::{Device, Tensor, TensorData};
 use duel_model::weights;
 use duel_spec::{LearnerSettings, Optimizer, Schedule};
 use duel_training::{Error, Learner, rate};
-use golden::{close, items, number, numbers};
+use golden::{Node, close, ids, numbers};
 use precision::F32;
 use serde_json::Value;
 
@@ -24,19 +24,23 @@ struct Two {
 
 /// `xᵀAx/2 − bᵀx`, x both parameters one after another.
 fn loss(two: &Two, a: &Tensor<2>, b: &Tensor<2>) -> Tensor<1> {
-    let x = Tensor::cat(vec![two.p1.val(), two.p2.val().reshape([6])], 0).unsqueeze_dim::<2>(1); // [10, 1]
+    let parts = vec![two.p1.val(), two.p2.val().reshape([-1])];
+    let x = Tensor::cat(parts, 0).unsqueeze_dim::<2>(1); // [n, 1]
     let square = x.clone().transpose().matmul(a.clone()).matmul(x.clone()) * 0.5;
     (square - b.clone().transpose().matmul(x)).reshape([1])
 }
 
 /// The settings that a golden run's parameters mean.
-fn settings(params: &Value, clip: &Value) -> LearnerSettings {
+fn settings(params: &Node, clip: &Value) -> LearnerSettings {
     let optional = |key: &str| params[key].as_f64().unwrap_or(0.0);
     let total = params["total_steps"].as_f64();
+    let betas: &Value = &params["betas"];
+    let cycles = params["num_cycles"].as_f64();
+    assert!(cycles.is_none_or(|cycles| cycles == 0.5), "a cosine goes down once, by half a cycle: {cycles:?}");
     LearnerSettings {
         optimizer: if params["alpha"].is_null() { Optimizer::Adamw } else { Optimizer::Rmsprop },
-        adam_beta1: params["betas"][0].as_f64().unwrap_or(0.0),
-        adam_beta2: params["betas"][1].as_f64().unwrap_or(0.0),
+        adam_beta1: betas[0].as_f64().unwrap_or(0.0),
+        adam_beta2: betas[1].as_f64().unwrap_or(0.0),
         adam_epsilon: optional("eps"),
         rms_alpha: optional("alpha"),
         rms_epsilon: optional("eps"),
@@ -51,7 +55,7 @@ fn settings(params: &Value, clip: &Value) -> LearnerSettings {
         recompute: false,
         clip_norm: clip.as_f64().unwrap_or(f64::INFINITY),
         schedule: match total {
-            Some(_) if !params["num_cycles"].is_null() => Schedule::Cosine,
+            Some(_) if cycles.is_some() => Schedule::Cosine,
             Some(_) => Schedule::Linear,
             None => Schedule::Constant,
         },
@@ -62,26 +66,32 @@ fn settings(params: &Value, clip: &Value) -> LearnerSettings {
 
 #[test]
 fn golden_optimizers_with_global_clipping_and_schedules() {
-    let file = golden::read("optim.json");
+    let file = golden::topic("optim.json");
+    file["schedules"].is_read_elsewhere();
     let device = Device::flex().autodiff();
     let host = |v: &Value| numbers(v).into_iter().map(|x| x as f32).collect::<Vec<_>>();
-    let matrix = |v: &Value, shape: [usize; 2]| Tensor::<2>::from_data(TensorData::new(host(v), shape), &device);
-    let (a, b) = (matrix(&file["A"], [10, 10]), matrix(&file["b"], [10, 1]));
     let x0 = host(&file["x0"]);
-    for run in items(&file, "runs") {
-        let (name, params) = (run["name"].as_str().unwrap(), &run["params"]);
+    let n = x0.len();
+    let matrix = |v: &Value, shape: [usize; 2]| Tensor::<2>::from_data(TensorData::new(host(v), shape), &device);
+    let (a, b) = (matrix(&file["A"], [n, n]), matrix(&file["b"], [n, 1]));
+    // whatever the parameters' ranks, they are a vector and a matrix here: an optimizer sees numbers
+    let [first, second] = ["p1_shape", "p2_shape"].map(|key| ids(&file[key]));
+    let (size, rows) = (first.iter().product::<u32>() as usize, second[0] as usize);
+    assert_eq!(size + second.iter().product::<u32>() as usize, n, "{first:?}, {second:?}");
+    for run in file.items("runs") {
+        let (name, params) = (run.text("name"), &run["params"]);
         let two = Two {
-            p1: Param::from_tensor(Tensor::from_data(TensorData::new(x0[..4].to_vec(), [4]), &device)),
-            p2: Param::from_tensor(Tensor::from_data(TensorData::new(x0[4..].to_vec(), [2, 3]), &device)),
+            p1: Param::from_tensor(Tensor::from_data(TensorData::new(x0[..size].to_vec(), [size]), &device)),
+            p2: Param::from_tensor(matrix(&serde_json::json!(x0[size..].to_vec()), [rows, (n - size) / rows])),
         };
-        let steps = items(run, "steps");
+        let steps = run.items("steps");
         let total = params["total_steps"].as_u64().unwrap_or(steps.len() as u64);
         let settings = settings(params, &run["max_grad_norm"]);
-        let mut learner = Learner::new(two, &settings, number(params, "lr"), total);
+        let mut learner = Learner::new(two, &settings, params.number("lr"), total);
         for (i, step) in steps.iter().enumerate() {
             let update = learner.minimize(loss(learner.module(), &a, &b)).unwrap();
             let found = [update.loss, update.grad_norm, update.learning_rate];
-            let expected = ["loss", "grad_norm_before_clip", "lr"].map(|key| number(step, key));
+            let expected = ["loss", "grad_norm_before_clip", "lr"].map(|key| step.number(key));
             close(&format!("{name}, step {i}: loss, norm, rate"), &found, &expected, F32.gradient);
             let expected: Vec<f64> = numbers(&step["p1"]).into_iter().chain(numbers(&step["p2"])).collect();
             let found: Vec<f64> = weights::flatten(learner.module()).into_iter().map(f64::from).collect();
@@ -92,11 +102,15 @@ fn golden_optimizers_with_global_clipping_and_schedules() {
 
 #[test]
 fn golden_schedules() {
-    for case in items(&golden::read("optim.json"), "schedules") {
-        let (warmup, total) = (number(case, "warmup_steps"), case["total_steps"].as_u64().unwrap());
-        let plain = settings(&serde_json::json!({}), &Value::Null);
+    let file = golden::topic("optim.json");
+    for (_, part) in file.fields().iter().filter(|(key, _)| *key != "schedules") {
+        part.is_read_elsewhere();
+    }
+    for case in file.items("schedules") {
+        let (warmup, total) = (case.number("warmup_steps"), case["total_steps"].as_u64().unwrap());
+        let plain = settings(&serde_json::json!({}).into(), &Value::Null);
         let settings = LearnerSettings {
-            schedule: match case["kind"].as_str().unwrap() {
+            schedule: match case.text("kind") {
                 "cosine" | "cosine_with_min_lr" => Schedule::Cosine,
                 "linear" => Schedule::Linear,
                 "constant_with_warmup" => Schedule::Constant,
@@ -109,7 +123,7 @@ fn golden_schedules() {
         let mut expected = numbers(&case["lr_multiplier"]);
         expected.truncate(total as usize); // beyond its end, theirs turns up again
         let found: Vec<f64> = (0..expected.len() as u64).map(|step| rate(&settings, 1.0, step, total)).collect();
-        close(&case["kind"].to_string(), &found, &expected, 1e-9);
+        close(case.text("kind"), &found, &expected, 1e-9);
     }
 }
 
@@ -122,7 +136,7 @@ fn decay_spares_vectors_unless_told() {
             p2: Param::from_tensor(Tensor::ones([2, 3], &device)),
         };
         let params = serde_json::json!({"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.5});
-        let settings = LearnerSettings { decay_vectors, ..settings(&params, &Value::Null) };
+        let settings = LearnerSettings { decay_vectors, ..settings(&params.clone().into(), &Value::Null) };
         let mut learner = Learner::new(two, &settings, 0.1, 10);
         let nothing = (learner.module().p1.val() * 0.0).sum() + (learner.module().p2.val() * 0.0).sum();
         learner.minimize(nothing).unwrap();
@@ -141,7 +155,7 @@ fn a_loss_that_is_not_finite_stops_and_moves_nothing() {
         p2: Param::from_tensor(Tensor::ones([2, 3], &device)),
     };
     let params = serde_json::json!({"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0});
-    let mut learner = Learner::new(two, &settings(&params, &Value::Null), 0.1, 10);
+    let mut learner = Learner::new(two, &settings(&params.clone().into(), &Value::Null), 0.1, 10);
     let before = weights::flatten(learner.module());
     let broken = (learner.module().p1.val() * f32::NAN).sum();
     assert!(matches!(learner.minimize(broken), Err(Error::Diverged { step: 0, .. })));
