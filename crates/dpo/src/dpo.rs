@@ -256,6 +256,10 @@ impl Method for Dpo {
     type Batch = PairBatch;
     type State = ();
 
+    fn prompts(pairs: &PairBatch) -> Vec<u64> {
+        pairs.both.prompt_hashes()
+    }
+
     fn iteration(&mut self, pairs: &PairBatch, learner: &mut Learner<Policy>) -> Result<Metrics> {
         let mut said = Metrics::default();
         let first = learner.step() == 0;
@@ -392,7 +396,10 @@ fn mean(values: &[f32]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use duel_spec::Split;
+    use burn::module::Module;
+    use burn::tensor::Device;
+    use duel_model::{Counted, counted};
+    use duel_spec::{LearnerSettings, Space, Split, seeds};
 
     #[test]
     fn ktos_kl_is_of_all_responses_to_the_prompts_after_their_own() {
@@ -414,5 +421,98 @@ mod tests {
         assert_eq!(responses, [23, 11, 12, 13, 21, 22].map(|id| vec![id]));
         let own = |(prompt, response): (&Vec<u32>, &Vec<u32>)| prompt[0] == response[0] % 10;
         assert!(!prompts.iter().zip(&responses).any(own), "no response may answer its own prompt");
+    }
+
+    /// Tokens of a prompt and of a response; all are of one length.
+    const P: usize = 5;
+    const T: usize = 4;
+    const PAIRS: usize = 6;
+
+    fn reader(device: &Device) -> Reader {
+        let space = Space {
+            vocabulary: 12,
+            pad: 0,
+            bos: 1,
+            eos: 2,
+            prompt_tokens: P,
+            response_tokens: T,
+            actions: None,
+            ends: false,
+        };
+        Reader::new(&space, device)
+    }
+
+    fn config() -> TransformerConfig {
+        TransformerConfig::small(12, P + T, 2, 16, 2, true)
+    }
+
+    fn policy(seed: u64) -> Policy {
+        Policy::new(&config(), &mut seeds::derive(seed, "test", 0, "init"), &Device::flex())
+    }
+
+    fn rows() -> Vec<PreferenceRow> {
+        let row = |i: u32| PreferenceRow {
+            split: Split::Train,
+            prompt: vec![1, 3 + i, 4, 5, 6],
+            chosen: vec![3 + i, 7, 8, 2],
+            rejected: vec![9, 10, 3 + i, 2],
+            rejected_prompt: None,
+            gold_chosen: 0.0,
+            gold_rejected: 0.0,
+            p_label: 0.5,
+            tie: false,
+        };
+        (0..PAIRS as u32).map(row).collect()
+    }
+
+    fn dpo(loss: PairLoss, reference: &Policy) -> Dpo {
+        let settings = Settings { loss, beta: 0.7, label_smoothing: 0.0, ..Settings::defaults() };
+        let cache = ReferenceLogp::compute(&reader(&Device::flex()), reference, &rows());
+        Dpo::new(settings, reader(&Device::flex().autodiff()), cache, &config()).with_reference(reference)
+    }
+
+    /// Training on both responses is all that DPO costs; KTO asks the policy and its reference about mismatched ones too.
+    #[test]
+    fn a_step_costs_what_its_models_count() -> Result<()> {
+        for loss in [PairLoss::Sigmoid, PairLoss::Ipo, PairLoss::Kto] {
+            let mut method = dpo(loss, &policy(1).no_grad());
+            let settings = LearnerSettings { warmup: 0.0, ..LearnerSettings::defaults() };
+            let mut learner = Learner::new(policy(1).train(), &settings, 1e-2, 10);
+            let batch = PairBatch::new(&rows(), &(0..PAIRS).collect::<Vec<_>>());
+            let before = counted();
+            let said = method.iteration(&batch, &mut learner)?;
+            let now = counted();
+            let since = |of: fn(Counted) -> f64| of(now) - of(before);
+            // a pass leaves the last token out, and its head reads responses alone
+            let found = since(|c| c.blocks + c.blocks_back) * (P + T) as f64 / (P + T - 1) as f64
+                + since(|c| c.heads + c.heads_back) * (P + T) as f64 / T as f64;
+            assert!((found / said.cost.flops - 1.0).abs() < 1e-6, "{loss:?}: {found:e}, {:e}", said.cost.flops);
+        }
+        Ok(())
+    }
+
+    /// Validation holds a policy against the reference's log-probs of the rows it is given, chosen against rejected.
+    #[test]
+    fn validation_by_hand() {
+        let (own, reference) = (policy(2), policy(1).no_grad());
+        let plain = reader(&Device::flex());
+        // other rows than those that the method trains on
+        let swapped = |row: PreferenceRow| PreferenceRow { chosen: row.rejected, rejected: row.chosen, ..row };
+        let held_out: Vec<PreferenceRow> = rows().into_iter().rev().map(swapped).collect();
+        let cache = ReferenceLogp::compute(&plain, &reference, &held_out);
+        let both = PairBatch::new(&held_out, &(0..PAIRS).collect::<Vec<_>>()).both;
+        let [ours, theirs] = [&own, &reference].map(|policy| sft::sequence_logp(&plain, policy, &both));
+        let ratio = |row: usize| f64::from(ours[row] - theirs[row]);
+        let margins: Vec<f64> = (0..PAIRS).map(|i| 0.7 * (ratio(i) - ratio(PAIRS + i))).collect();
+        let loss = margins.iter().map(|u| (1.0 + (-u).exp()).ln()).sum::<f64>() / PAIRS as f64;
+        let right = margins.iter().filter(|&&u| u > 0.0).count() as f64 / PAIRS as f64;
+        let found = dpo(PairLoss::Sigmoid, &reference).validate(&plain, &own, &held_out, &cache);
+        assert!((found.loss - loss).abs() < 1e-4, "{} by hand {loss}", found.loss);
+        assert_eq!(found.accuracy, right);
+        assert!(
+            (loss - std::f64::consts::LN_2).abs() > 0.01 && right != 0.5,
+            "a case that shows its sides: {loss}, {right}"
+        );
+        assert_eq!(cache.tokens, (2 * PAIRS * (P + T)) as u64);
     }
 }

@@ -11,7 +11,9 @@ use duel_data::grammar::{
 };
 use duel_model::{Cache, Policy, Reader, Responses, generate, weights::host};
 use duel_reward::Scorer;
-use duel_spec::{Outcome, Split, metrics, seeds};
+use duel_spec::ids::prompt_hash;
+use duel_spec::seeds::{self, Stream};
+use duel_spec::{Outcome, Split, metrics};
 use duel_training::invariants::{diverged, sampled_from_finite};
 use duel_training::rounding::nudged;
 
@@ -229,6 +231,7 @@ impl GrammarYardstick {
             entropy,
         };
         let mut score = marks.into_score(side.split);
+        score.prompts = side.prompts.iter().map(|prompt| prompt_hash(prompt)).collect();
         score.values.push((metrics::TRAP_MASS, mean(laws.iter().map(|law| law.expect(&self.trap)))));
         score.values.push((metrics::TOTAL_PROBABILITY, mean(laws.iter().map(Law::total))));
         if let Some(beta) = beta {
@@ -270,7 +273,7 @@ impl GrammarYardstick {
     pub fn check_sampler(&self, policy: &Policy, seed: u64) -> Result<()> {
         let prompt = &self.sides[1].prompts[0];
         let law = &laws(policy, &self.reader, std::slice::from_ref(prompt))[0];
-        let mut rng = seeds::derive(seed, "evaluation", 0, "sampler");
+        let mut rng = seeds::stream(seed, Stream::SamplerCheck, 0);
         let space = self.reader.space();
         let drawn = generate(policy, space, vec![prompt.clone(); SAMPLER_DRAWS], &mut rng, self.reader.device());
         let place: std::collections::HashMap<Vec<u32>, usize> =

@@ -10,6 +10,8 @@ mod law;
 mod sampled;
 mod score;
 mod tables;
+#[cfg(test)]
+mod wiring;
 mod yardstick;
 
 pub use error::Error;

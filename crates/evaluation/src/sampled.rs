@@ -8,7 +8,8 @@ use duel_data::World;
 use duel_model::{Policy, Reader, Responses, generate, weights::host};
 use duel_objectives::{entropy, full_kl, k1, token_logp};
 use duel_reward::Scorer;
-use duel_spec::{Outcome, Split, metrics, seeds};
+use duel_spec::seeds::{self, Stream};
+use duel_spec::{Outcome, Split, metrics};
 use duel_training::invariants::sampled_from_finite;
 use duel_training::sft;
 use std::sync::Arc;
@@ -52,14 +53,14 @@ impl SampledYardstick {
         Self { world, reader, reference: reference.no_grad(), gold, proxy, seed }
     }
 
-    fn sample(&self, policy: &Policy, split: Split, effort: Effort, who: &str) -> Result<Responses> {
+    fn sample(&self, policy: &Policy, split: Split, effort: Effort, stream: Stream<'_>) -> Result<Responses> {
         let prompts = self.world.prompts(split);
         // evenly spread over the split, so that a smaller effort still spans it
         let n = effort.prompts.min(prompts.len());
         let ids = (0..n)
             .flat_map(|i| std::iter::repeat_n(prompts[i * prompts.len() / n].ids.clone(), effort.samples_per_prompt))
             .collect();
-        let mut rng = seeds::derive(self.seed, "evaluation", split as u64, who);
+        let mut rng = seeds::stream(self.seed, stream, split as u64);
         let responses = generate(policy, self.reader.space(), ids, &mut rng, self.reader.device());
         sampled_from_finite(0, &responses)?;
         Ok(responses)
@@ -68,8 +69,8 @@ impl SampledYardstick {
     /// Marks of a policy on a split.
     pub fn measure(&self, policy: &Policy, split: Split, effort: Effort) -> Result<Score> {
         // 1. Responses of the policy, and of the reference on the same prompts with other random numbers.
-        let batch = self.sample(policy, split, effort, "policy")?;
-        let other = self.sample(&self.reference, split, effort, "reference")?;
+        let batch = self.sample(policy, split, effort, Stream::EvaluatedPolicy)?;
+        let other = self.sample(&self.reference, split, effort, Stream::EvaluatedReference)?;
         let gold = self.gold.score(&batch)?;
         let other_gold = self.gold.score(&other)?;
 
@@ -127,6 +128,7 @@ impl SampledYardstick {
             entropy: mean(&entropy),
         };
         let mut score = marks.into_score(split);
+        score.prompts = batch.prompt_hashes();
         score.outcomes = (gold.iter().zip(&batch.responses).enumerate())
             .map(|(row, (&gold_reward, response))| Outcome {
                 prompt: (row / group) as u32,
@@ -151,8 +153,8 @@ impl SampledYardstick {
     /// Stiennon et al. 2020, §3.4; the bound: Beirami et al. 2024, thm. 1.
     pub fn best_of_n(&self, ns: &[usize], split: Split, effort: Effort) -> Result<Vec<(usize, Score)>> {
         let Some(proxy) = &self.proxy else { return Ok(vec![]) };
-        let batch = self.sample(&self.reference, split, effort, "best of n")?;
-        let other = self.sample(&self.reference, split, effort, "reference")?;
+        let batch = self.sample(&self.reference, split, effort, Stream::BestOfN)?;
+        let other = self.sample(&self.reference, split, effort, Stream::EvaluatedReference)?;
         let (proxy, gold) = (proxy.score(&batch)?, self.gold.score(&batch)?);
         let other_gold = self.gold.score(&other)?;
         let score = |n: usize| {
@@ -175,7 +177,7 @@ impl SampledYardstick {
                 (metrics::PROXY, mean(&of(&proxy))),
                 (metrics::DISTINCT_2, distinct_2(&chosen.responses)),
             ];
-            (n, Score { split, values, outcomes: vec![] })
+            (n, Score { split, values, outcomes: vec![], prompts: chosen.prompt_hashes() })
         };
         Ok(ns.iter().map(|&n| score(n)).collect())
     }

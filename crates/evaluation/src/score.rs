@@ -5,7 +5,8 @@ use duel_data::World;
 use duel_model::{Policy, Reader, Responses, generate};
 use duel_reward::Scorer;
 use duel_spec::metrics::{self, Metric};
-use duel_spec::{Clocks, Completion, Outcome, Recorder, Split, seeds};
+use duel_spec::seeds::{self, Stream};
+use duel_spec::{Clocks, Completion, Outcome, Recorder, Split};
 use duel_training::sft;
 
 /// A policy's marks on one split. Means are over prompts, and over responses within a prompt.
@@ -15,6 +16,8 @@ pub struct Score {
     pub values: Vec<(Metric, f64)>,
     /// What it earns, prompt by prompt; empty where that is not wanted.
     pub outcomes: Vec<Outcome>,
+    /// Hashes of the prompts that it was measured on.
+    pub prompts: Vec<u64>,
 }
 
 impl Score {
@@ -31,6 +34,7 @@ impl Score {
     /// Writes all marks at these clocks.
     pub fn record(&self, clocks: Clocks, recorder: &mut dyn Recorder) {
         let stage = Self::stage(self.split);
+        recorder.prompts(&stage, &self.prompts);
         self.values.iter().for_each(|(metric, value)| recorder.record(&stage, clocks, *metric, *value));
     }
 }
@@ -60,7 +64,7 @@ pub fn completions(
 ) -> Result<()> {
     let prompts = world.prompts(Split::Test);
     let chosen: Vec<_> = (0..count).map(|i| &prompts[i * prompts.len().max(count) / count % prompts.len()]).collect();
-    let mut rng = seeds::derive(whose.seed, "evaluation", 0, "completions");
+    let mut rng = seeds::stream(whose.seed, Stream::Completions, 0);
     let ids = chosen.iter().map(|p| p.ids.clone()).collect();
     let batch: Responses = generate(policy, reader.space(), ids, &mut rng, reader.device());
     let golds = gold.score(&batch)?;
@@ -124,6 +128,6 @@ impl Marks {
             (metrics::ENTROPY, self.entropy),
         ];
         values.extend(self.proxy.map(|p| (metrics::PROXY, p)));
-        Score { split, values, outcomes: vec![] }
+        Score { split, values, outcomes: vec![], prompts: vec![] }
     }
 }

@@ -7,6 +7,7 @@ use crate::{Result, StageId, write_atomically};
 use duel_spec::ids::hash_bytes;
 use duel_spec::metrics::Metric;
 use duel_spec::{Clocks, Completion, MetricRow, Outcome, Recorder};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,8 @@ pub struct StageRecorder {
     rows: Vec<MetricRow>,
     completions: Vec<Completion>,
     outcomes: Vec<Outcomes>,
+    /// Hashes of the prompts of each training and evaluation.
+    prompts: BTreeMap<String, BTreeSet<u64>>,
     on_progress: OnProgress,
     keeping: Option<Keeping>,
     teller: Option<Teller>,
@@ -61,6 +64,7 @@ impl StageRecorder {
             rows: vec![],
             completions: vec![],
             outcomes: vec![],
+            prompts: BTreeMap::new(),
             on_progress,
             keeping: None,
             teller: None,
@@ -88,9 +92,16 @@ impl StageRecorder {
         self.point = point.into();
     }
 
-    /// Writes `metrics.parquet` and, where there are any, `completions.parquet` and `outcomes.parquet`.
+    /// Writes `metrics.parquet` and, where there are any, `prompts.json` (which prompts were trained on and measured on, by
+    /// hash), `completions.parquet` and `outcomes.parquet`.
     pub fn write(&self, folder: &Path) -> Result<()> {
         write_metrics(&folder.join("metrics.parquet"), &self.rows)?;
+        if !self.prompts.is_empty() {
+            let hex = |hashes: &BTreeSet<u64>| hashes.iter().map(|hash| format!("{hash:016x}")).collect();
+            let prompts: BTreeMap<&str, Vec<String>> = self.prompts.iter().map(|(of, all)| (&**of, hex(all))).collect();
+            let json = serde_json::to_vec(&prompts).expect("plain data");
+            write_atomically(&folder.join("prompts.json"), &json)?;
+        }
         if !self.outcomes.is_empty() {
             write_outcomes(&folder.join("outcomes.parquet"), &self.outcomes)?;
         }
@@ -122,6 +133,12 @@ impl Recorder for StageRecorder {
     fn outcomes(&mut self, outcomes: &[Outcome]) {
         let (arm, point) = (self.arm.as_str().into(), self.point.as_str().into());
         self.outcomes.push(Outcomes { arm, point, seed: self.seed, all: outcomes.to_vec() });
+    }
+
+    fn prompts(&mut self, of: &str, hashes: &[u64]) {
+        if !hashes.is_empty() {
+            self.prompts.entry(of.into()).or_default().extend(hashes);
+        }
     }
 
     fn progress(&mut self, done: u64, total: u64, words: &str) {

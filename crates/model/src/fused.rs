@@ -1,6 +1,7 @@
 //! The fused operations of `duel-kernels` as tensor operations with their own backward pass, through burn's extension
 //! door. They run on the device `flex`; everywhere else, and where an adapter is on, models compose burn's operations.
 
+use crate::counter::count;
 use crate::shelf::Mapped;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType, Flex, TensorMetadata as _, backend_extension};
@@ -171,6 +172,17 @@ impl<B: Backend> BlockTensors<B> {
 /// A block's input and its parameters in the order of [`BlockTensors`].
 type Parts<T> = [T; 13];
 
+/// Places of a block's matrices among them.
+const MATRICES: [usize; 4] = [3, 5, 9, 11];
+
+/// Counts the way back through matrices: for the inputs always, for a matrix where it is asked for.
+fn count_back<const N: usize>(x: &FlexTensor, matrices: [(&FlexTensor, bool); N]) {
+    let shape = x.shape();
+    let columns: usize = shape[0] * shape[1];
+    let each = matrices.map(|(matrix, asked)| numbers(matrix).len() * columns * if asked { 4 } else { 2 });
+    count(|counted| counted.blocks_back += each.iter().sum::<usize>() as f64);
+}
+
 fn contiguous(parts: Parts<&FlexTensor>) -> Parts<FlexTensor> {
     parts.map(FlexTensor::to_contiguous)
 }
@@ -224,6 +236,17 @@ fn llama_weights<'a>(parts: &'a LlamaParts<FlexTensor>, decoded: Option<&'a [Buf
 }
 
 impl LlamaPlan {
+    /// As [`count_back`], where the matrices may stay in their file.
+    fn count_back(&self, parts: &LlamaParts<FlexTensor>, asked: [bool; MAPS]) {
+        let sizes = (0..MAPS).map(|i| match &self.mapped {
+            Some(mapped) => mapped[i].dims().iter().product(),
+            None => numbers(&parts[3 + i]).len(),
+        });
+        let columns = self.shape.sequences * self.shape.columns;
+        let each = sizes.zip(asked).map(|(size, asked)| size * columns * if asked { 4 } else { 2 });
+        count(|counted| counted.blocks_back += each.sum::<usize>() as f64);
+    }
+
     fn place(&self) -> Place<'_> {
         Place { cos: &self.cos, sin: &self.sin, left: self.left.as_ref().map(|left| left.as_slice()) }
     }
@@ -318,6 +341,7 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
                 let dy = gradients.consume::<Flex>(&ops.node).to_contiguous();
                 let (parts, plan, saved) = ops.state;
                 let saved = saved.unwrap_or_else(|| plan.forward(&parts).1);
+                count_back(&parts[0], MATRICES.map(|i| (&parts[i], ops.parents[i].is_some())));
                 for (node, gradient) in ops.parents.into_iter().zip(plan.backward(&parts, &saved, &dy)) {
                     if let Some(node) = node {
                         gradients.register::<Flex>(node.id, gradient);
@@ -349,6 +373,7 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
                 let (parts, plan, saved) = ops.state;
                 let saved = saved.unwrap_or_else(|| plan.forward(&parts).1);
                 let asked = std::array::from_fn(|map| ops.parents[3 + map].is_some());
+                plan.count_back(&parts, asked);
                 let found = plan.backward(&parts, &saved, &dy, asked);
                 for (node, gradient) in ops.parents.into_iter().zip(found) {
                     if let (Some(node), Some(gradient)) = (node, gradient) {
@@ -416,6 +441,8 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
                 let [for_states, for_weight] = ops.parents;
                 let (head, targets) = (plan.head(&weight), &plan.targets);
                 let (states_numbers, asked) = (numbers(&states), for_weight.is_some());
+                let forward = 2.0 * (numbers(&weight).len() * targets.len()) as f64;
+                count(|counted| counted.heads_back += forward * if asked { 2.0 } else { 1.0 });
                 let found =
                     duel_kernels::logp_backward(head, states_numbers, targets, &log_z, numbers(&gradient), asked);
                 if let Some(node) = for_states {

@@ -76,7 +76,8 @@ fn write(
     device: &Device,
     choose: impl Fn(usize, usize, &[f32], Option<&[bool]>) -> (u32, f32) + Sync,
 ) -> Responses {
-    let written: Vec<Written> = match policy.decoder() {
+    let decoder = policy.decoder();
+    let written: Vec<(Written, Read)> = match &decoder {
         // every thread takes its rows through all columns; no row sees another, so it does not matter which
         Some(decoder) => {
             let share =
@@ -98,7 +99,14 @@ fn write(
             vec![write_rows(reading, space, &prompts, &choose)]
         }
     };
-    let (responses, logp) = written.into_iter().flatten().unzip();
+    let mut rows: Written = Vec::with_capacity(prompts.len());
+    for (written, read) in written {
+        rows.extend(written);
+        if decoder.is_some() {
+            policy.count_decoded(read.columns, read.states); // other threads have read them
+        }
+    }
+    let (responses, logp) = rows.into_iter().unzip();
     Responses { prompts, responses, logp }
 }
 
@@ -118,12 +126,19 @@ const SMALL: usize = 1 << 15;
 /// Responses with their log-probs.
 type Written = Vec<(Vec<u32>, Vec<f32>)>;
 
+/// What was read for them: columns of all sequences, padding left out, and the states whose logits were wanted.
+#[derive(Debug, Clone, Copy, Default)]
+struct Read {
+    columns: usize,
+    states: usize,
+}
+
 fn write_rows<R: Reading>(
     start: impl FnOnce(&[Vec<u32>]) -> R,
     space: &Space,
     prompts: &[Vec<u32>],
     choose: impl Fn(usize, usize, &[f32], Option<&[bool]>) -> (u32, f32) + Sync,
-) -> Written {
+) -> (Written, Read) {
     let columns = space.response_tokens;
     let hidden = space.hidden();
     // A prompt that stands next to itself is read once.
@@ -138,6 +153,7 @@ fn write_rows<R: Reading>(
     let width = longest(&own);
     let padded = |prompt: &Vec<u32>| [vec![space.pad; width - prompt.len()], prompt.clone()].concat();
     let ids: Vec<i32> = own.iter().flat_map(padded).map(|id| id as i32).collect();
+    let mut read = Read { columns: own.iter().map(Vec::len).sum(), states: own.len() };
     let mut model = start(&own);
     let mut shared = Some((ids, places));
     let mut ids = vec![];
@@ -158,7 +174,11 @@ fn write_rows<R: Reading>(
                 model.take(&places);
                 places.iter().flat_map(|&place| &own[place * space.vocabulary..][..space.vocabulary]).copied().collect()
             }
-            None => model.read(ids),
+            None => {
+                read.columns += alive.len();
+                read.states += alive.len();
+                model.read(ids)
+            }
         }; // [alive, V]
         let hidden = hidden.as_ref().map(|h| h[column].as_slice());
         let laws = logits.par_chunks_exact(space.vocabulary).zip(&alive);
@@ -185,7 +205,7 @@ fn write_rows<R: Reading>(
             alive = still.iter().map(|&place| alive[place]).collect();
         }
     }
-    out
+    (out, read)
 }
 
 /// The token at quantile `u` of the softmax of the allowed logits, and its log-probability.

@@ -2,6 +2,7 @@
 //! door to devices. Burn's attention masks (true = hidden) are built only here.
 
 mod config;
+mod counter;
 pub mod device;
 mod error;
 mod flops;
@@ -19,6 +20,7 @@ mod transformer;
 pub mod weights;
 
 pub use config::{Activation, Family, TransformerConfig};
+pub use counter::{Counted, counted, uncounted};
 pub use error::Error;
 pub use flops::Flops;
 pub use generate::{generate, greedy};

@@ -2,7 +2,7 @@
 
 use crate::Tokens;
 use burn::tensor::Device;
-use duel_spec::Space;
+use duel_spec::{Space, ids::prompt_hash};
 
 /// Responses to prompts. A response holds its counted tokens only: up to and including the first EOS.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -39,6 +39,11 @@ impl Responses {
     /// Prompt tokens and counted response tokens together.
     pub fn token_count(&self) -> u64 {
         self.prompts.iter().map(|p| p.len() as u64).sum::<u64>() + self.response_tokens()
+    }
+
+    /// A hash of each row's prompt, `[B]`.
+    pub fn prompt_hashes(&self) -> Vec<u64> {
+        self.prompts.iter().map(|prompt| prompt_hash(prompt)).collect()
     }
 
     /// Whether a response closed with EOS.

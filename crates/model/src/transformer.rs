@@ -5,6 +5,7 @@
 //! and values, `E` units of a head, `V` vocabulary.
 
 use crate::config::{Activation, Family, TransformerConfig};
+use crate::counter::count;
 use crate::fused::{self, BlockPlan, BlockTensors, LlamaPlan, LlamaTensors, LogpPlan};
 use crate::huggingface::plain_name;
 use crate::projection::{Lora, Projection};
@@ -300,6 +301,19 @@ impl Block {
         }
     }
 
+    /// All projections.
+    fn maps(&self) -> Vec<&Projection> {
+        let attention = match &self.attention.inputs {
+            Inputs::Joint(joint) => vec![joint],
+            Inputs::Apart(Apart { q, k, v }) => vec![q, k, v],
+        };
+        let mlp = match &self.mlp {
+            Mlp::SquaredRelu(m) | Mlp::GeluTanh(m) => vec![&m.up, &m.down],
+            Mlp::Gated(m) => vec![&m.gate, &m.up, &m.down],
+        };
+        [attention, vec![&self.attention.out], mlp].concat()
+    }
+
     /// Packs the block for writing.
     fn pack(&self, decoder: &mut Decoder) -> Option<()> {
         if let Some(parts) = self.gpt2() {
@@ -582,9 +596,15 @@ impl Body {
         }
     }
 
+    /// Parameters of the blocks' matrices.
+    fn matrices(&self) -> usize {
+        self.blocks.iter().flat_map(Block::maps).map(|map| map.dims().iter().product::<usize>()).sum()
+    }
+
     /// Hidden states `[B, L, D]` of tokens, which follow those of `cache` where one is given.
     fn forward(&self, tokens: Tokens, mut cache: Option<&mut Cache>) -> Tensor<3> {
         let [b, l] = tokens.ids.dims();
+        count(|counted| counted.blocks += (2 * self.matrices() * b * l) as f64);
         let device = tokens.ids.device();
         let start = cache.as_ref().map_or(0, |c| c.columns);
         let left = cache.as_ref().and_then(|c| c.left.clone()).or(tokens.left);
@@ -720,6 +740,7 @@ impl Policy {
         let vocabulary = weight.dims()[usize::from(!tied)];
         let states = states(); // [B, T, D]
         let [b, t, width] = states.dims();
+        count(|counted| counted.heads += (2 * width * vocabulary * b * t) as f64);
         let targets = Arc::new(targets.into_data().iter::<i32>().collect());
         let plan = LogpPlan { targets, vocabulary, tied, hidden };
         Some(fused::chosen_logp(states.reshape([b * t, width]), weight, plan).reshape([b, t]))
@@ -792,6 +813,7 @@ impl Policy {
 
     /// Logits `[B, T, V]` after hidden states `[B, T, D]`.
     pub fn read_out(&self, hidden: Tensor<3>) -> Tensor<3> {
+        self.count_heads(hidden.dims()[0] * hidden.dims()[1]);
         match &self.head {
             Some(head) => head.forward(hidden),
             None => {
@@ -801,6 +823,18 @@ impl Policy {
                 hidden.reshape([b * l, d]).matmul(embedding.transpose()).reshape([b, l, v])
             }
         }
+    }
+
+    /// Counts the head's reading of so many states.
+    fn count_heads(&self, states: usize) {
+        let [v, d] = self.body.tokens.weight.dims();
+        count(|counted| counted.heads += (2 * d * v * states) as f64);
+    }
+
+    /// Counts what a decoder reads elsewhere: columns through the blocks, and states through the head.
+    pub(crate) fn count_decoded(&self, columns: usize, states: usize) {
+        count(|counted| counted.blocks += (2 * self.body.matrices() * columns) as f64);
+        self.count_heads(states);
     }
 
     /// The model with each projection of its blocks replaced, by name (`blocks.0.attention.q`, `blocks.0.mlp.up`).
@@ -840,18 +874,7 @@ impl Policy {
 
     /// Whether an adapter is on.
     pub fn wears_adapters(&self) -> bool {
-        let worn = |block: &Block| {
-            let mlp = match &block.mlp {
-                Mlp::SquaredRelu(m) | Mlp::GeluTanh(m) => vec![&m.up, &m.down],
-                Mlp::Gated(m) => vec![&m.gate, &m.up, &m.down],
-            };
-            let attention = match &block.attention.inputs {
-                Inputs::Joint(joint) => vec![joint],
-                Inputs::Apart(apart) => vec![&apart.q, &apart.k, &apart.v],
-            };
-            let all = mlp.into_iter().chain(attention).chain([&block.attention.out]);
-            all.into_iter().any(|map| map.lora.is_some())
-        };
+        let worn = |block: &Block| block.maps().into_iter().any(|map| map.lora.is_some());
         self.body.blocks.iter().any(worn)
     }
 
@@ -947,7 +970,10 @@ impl Scalar {
     /// # Shapes
     /// `tokens`: `[B, L]`; returns `[B, L]`.
     pub fn forward(&self, tokens: impl Into<Tokens>) -> Tensor<2> {
-        self.head.forward(self.body.forward(tokens.into(), None)).squeeze_dim::<2>(2)
+        let states = self.body.forward(tokens.into(), None);
+        let [b, l, d] = states.dims();
+        count(|counted| counted.heads += (2 * d * b * l) as f64);
+        self.head.forward(states).squeeze_dim::<2>(2)
     }
 }
 

@@ -12,7 +12,9 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use duel_model::{Flops, Policy, weights::host};
 use duel_objectives::{group_relative, leave_one_out};
-use duel_spec::{KlPlace, OnPolicy, metrics, seeds};
+use duel_spec::ids::prompt_hash;
+use duel_spec::seeds::{self, Stream};
+use duel_spec::{KlPlace, OnPolicy, metrics};
 use duel_training::{Learner, Method, Metrics, Result};
 use serde::{Deserialize, Serialize};
 
@@ -43,7 +45,7 @@ impl CriticFree {
     }
 
     /// Step 2: how much better each response was than its likes, `[B]`.
-    fn advantages(&mut self, rollout: &Rollout) -> Tensor<1> {
+    pub(crate) fn advantages(&mut self, rollout: &Rollout) -> Tensor<1> {
         let toll = if self.settings.kl == KlPlace::Reward { rollout.beta } else { 0.0 };
         let returns = rollout.score_tensor() - rollout.paid_kl() * toll; // [B]
         match &mut self.baseline {
@@ -66,11 +68,15 @@ impl Method for CriticFree {
     type Batch = Vec<Vec<u32>>;
     type State = (SamplerState, Baseline);
 
+    fn prompts(prompts: &Vec<Vec<u32>>) -> Vec<u64> {
+        prompts.iter().map(|prompt| prompt_hash(prompt)).collect()
+    }
+
     fn iteration(&mut self, prompts: &Vec<Vec<u32>>, learner: &mut Learner<Policy>) -> Result<Metrics> {
         let mut said = Metrics::default();
         let (given, step) = (&self.sampler.given, learner.step());
-        let mut rng = seeds::derive(given.seed, "critic-free", self.sampler.iteration, "minibatches");
-        let updates = Updates::new(&self.settings, 1, Flops::policy(&given.config).train(1));
+        let mut rng = seeds::stream(given.seed, Stream::CriticFreeMinibatches, self.sampler.iteration);
+        let updates = Updates::new(&self.settings, 1, Flops::policy(&given.config), 0.0);
         let first_epoch = updates.shuffled(prompts.len(), &mut rng);
 
         // 1. Roll out with a snapshot of the policy.

@@ -9,6 +9,8 @@ mod raft;
 mod rollout;
 mod shaping;
 mod updates;
+#[cfg(test)]
+mod wiring;
 
 pub use critic_free::{Baseline, CriticFree};
 pub use online_dpo::OnlineDpo;

@@ -8,9 +8,11 @@ use crate::rollout::{Actors, Rollout, Sampler, SamplerState, Setting, index};
 use crate::updates::{Losses, Updates};
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
-use duel_model::{Flops, Policy};
-use duel_objectives::{ChosenRejected, PairLogp, PolicyLoss, PreferenceLoss, preference_loss};
-use duel_spec::{LossMean, OnPolicy, OnlineDpo as Settings, OnlineLoss, metrics, seeds};
+use duel_model::{Flops, Policy, weights::host};
+use duel_objectives::{ChosenRejected, PairLogp, PolicyLoss, PreferenceLoss, PreferenceOutcome, preference_loss};
+use duel_spec::ids::prompt_hash;
+use duel_spec::seeds::{self, Stream};
+use duel_spec::{LossMean, OnPolicy, OnlineDpo as Settings, OnlineLoss, metrics};
 use duel_training::{Learner, Method, Metrics, Result, pairs::accuracy};
 use rand::RngExt;
 
@@ -30,8 +32,8 @@ impl OnlineDpo {
     }
 
     /// Step 2: whether the first response of each pair is preferred, `[B/2]`.
-    fn labels(&self, rollout: &Rollout) -> Vec<bool> {
-        let mut rng = seeds::derive(self.sampler.given.seed, "online-dpo", self.sampler.iteration, "labels");
+    pub(crate) fn labels(&self, rollout: &Rollout) -> Vec<bool> {
+        let mut rng = seeds::stream(self.sampler.given.seed, Stream::OnlineDpoLabels, self.sampler.iteration);
         let temperature = self.settings.label_temperature;
         let pairs = rollout.scores.chunks_exact(2).map(|pair| pair[0] - pair[1]);
         pairs
@@ -42,12 +44,11 @@ impl OnlineDpo {
             .collect()
     }
 
-    /// Step 3's loss of some pairs, two rows each, and their margins.
-    fn loss(&self, rollout: &Rollout, labels: &[bool], actor: &Policy, rows: &[usize]) -> (PolicyLoss, Tensor<1>) {
+    /// What some pairs, two rows each, come to where their log-probs are `logp` `[b, T]`.
+    fn outcome(&self, rollout: &Rollout, labels: &[bool], rows: &[usize], logp: Tensor<2>) -> PreferenceOutcome {
         let (s, reader) = (&self.settings, &self.sampler.given.train_reader);
         let mask = rollout.mask_of(rows); // [b, T]
         let of = |x: &Tensor<2>| Tensor::from_inner(x.clone().select(0, index(rows, x))); // [b, T]
-        let logp = Reading::of(&s.shared, reader, actor, &reader.tokens(&rollout.responses.select(rows))).logp; // [b, T]
         let wins: Vec<f32> = rows.chunks_exact(2).map(|pair| f32::from(labels[pair[0] / 2])).collect();
         let pairs = wins.len();
         let wins = Tensor::<1>::from_data(TensorData::new(wins, [pairs]), reader.device()); // [b/2]
@@ -58,7 +59,7 @@ impl OnlineDpo {
             ChosenRejected { chosen: second.clone() + apart.clone(), rejected: first - apart }
         };
         let read = PairLogp {
-            policy: ordered(mask.row_sums(logp.clone())),
+            policy: ordered(mask.row_sums(logp)),
             reference: ordered(mask.row_sums(of(&rollout.ref_logp))),
             lengths: ordered(mask.lengths()),
             mismatched: None,
@@ -69,8 +70,16 @@ impl OnlineDpo {
             OnlineLoss::Hinge => PreferenceLoss::Hinge,
             OnlineLoss::Ipo => PreferenceLoss::Ipo,
         };
-        let outcome = preference_loss(&loss, &read, rollout.beta);
-        (PolicyLoss::unclipped(outcome.loss.clone(), logp, of(&rollout.logp), &mask), outcome.margins())
+        preference_loss(&loss, &read, rollout.beta)
+    }
+
+    /// Step 3's loss of some pairs, two rows each.
+    fn loss(&self, rollout: &Rollout, labels: &[bool], actor: &Policy, rows: &[usize]) -> PolicyLoss {
+        let (s, reader) = (&self.settings.shared, &self.sampler.given.train_reader);
+        let logp = Reading::of(s, reader, actor, &reader.tokens(&rollout.responses.select(rows))).logp; // [b, T]
+        let old = Tensor::from_inner(rollout.logp.clone().select(0, index(rows, &rollout.logp))); // [b, T]
+        let outcome = self.outcome(rollout, labels, rows, logp.clone());
+        PolicyLoss::unclipped(outcome.loss, logp, old, &rollout.mask_of(rows))
     }
 }
 
@@ -80,11 +89,15 @@ impl Method for OnlineDpo {
     type Batch = Vec<Vec<u32>>;
     type State = SamplerState;
 
+    fn prompts(prompts: &Vec<Vec<u32>>) -> Vec<u64> {
+        prompts.iter().map(|prompt| prompt_hash(prompt)).collect()
+    }
+
     fn iteration(&mut self, prompts: &Vec<Vec<u32>>, learner: &mut Learner<Policy>) -> Result<Metrics> {
         let mut said = Metrics::default();
         let (given, step) = (&self.sampler.given, learner.step());
-        let mut rng = seeds::derive(given.seed, "online-dpo", self.sampler.iteration, "minibatches");
-        let updates = Updates::new(&self.settings.shared, 2, Flops::policy(&given.config).train(1));
+        let mut rng = seeds::stream(given.seed, Stream::OnlineDpoMinibatches, self.sampler.iteration);
+        let updates = Updates::new(&self.settings.shared, 2, Flops::policy(&given.config), 0.0);
         let first_epoch = updates.shuffled(prompts.len(), &mut rng);
 
         // 1. Two responses to each prompt from a snapshot of the policy.
@@ -96,14 +109,12 @@ impl Method for OnlineDpo {
         let labels = self.labels(&rollout);
         said.put(metrics::ROLLOUT_RETURN, rollout.mean_return());
 
-        // 3. How far has each moved from the reference? Improve.
+        // 3. How far has each moved from the reference? The policy that wrote them is still the policy. Improve.
         let rows: Vec<usize> = (0..prompts.len()).collect();
-        let margins = duel_model::weights::host(self.loss(&rollout, &labels, learner.module(), &rows).1.inner());
-        said.put(metrics::DPO_ACCURACY, accuracy(&margins));
-        let losses = |actor: &Policy, rows: &[usize]| Losses {
-            policy: self.loss(&rollout, &labels, actor, rows).0,
-            value: None,
-        };
+        let outcome = self.outcome(&rollout, &labels, &rows, Tensor::from_inner(rollout.logp.clone()));
+        said.put(metrics::DPO_ACCURACY, accuracy(&host(outcome.margins().inner())));
+        let losses =
+            |actor: &Policy, rows: &[usize]| Losses { policy: self.loss(&rollout, &labels, actor, rows), value: None };
         updates.make(learner, &rollout, &first_epoch, &mut rng, losses, &mut said)?;
         self.sampler.next(&rollout, &old);
         Ok(said)

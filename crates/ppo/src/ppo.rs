@@ -17,7 +17,9 @@ use duel_objectives::{
     Gae, PolicyLoss, ResponseMask, ValueLoss, centre_and_scale, clipped_value_loss, gae, kl_shaped_rewards,
     scale_around_mean,
 };
-use duel_spec::{CriticBody, KlPlace, Ppo as Settings, Scaling, metrics, seeds};
+use duel_spec::ids::prompt_hash;
+use duel_spec::seeds::{self, Stream};
+use duel_spec::{CriticBody, KlPlace, Ppo as Settings, Scaling, metrics};
 use duel_training::invariants as always;
 use duel_training::{Learner, Method, Metrics, Result};
 
@@ -187,12 +189,16 @@ impl Method for Ppo {
     type Batch = Vec<Vec<u32>>;
     type State = SamplerState;
 
+    fn prompts(prompts: &Vec<Vec<u32>>) -> Vec<u64> {
+        prompts.iter().map(|prompt| prompt_hash(prompt)).collect()
+    }
+
     fn iteration(&mut self, prompts: &Vec<Vec<u32>>, learner: &mut Learner<ActorCritic>) -> Result<Metrics> {
         let mut said = Metrics::default();
         let (iteration, config) = (self.sampler.iteration, &self.sampler.given.config);
-        let mut rng = seeds::derive(self.sampler.given.seed, "ppo", iteration, "minibatches");
-        let body = if self.settings.critic == CriticBody::Shared { 0.0 } else { Flops::scalar(config).train(1) };
-        let updates = Updates::new(&self.settings.shared, 1, Flops::policy(config).train(1) + body);
+        let mut rng = seeds::stream(self.sampler.given.seed, Stream::PpoMinibatches, iteration);
+        let critic = if self.settings.critic == CriticBody::Shared { 0.0 } else { Flops::scalar(config).train(1) };
+        let updates = Updates::new(&self.settings.shared, 1, Flops::policy(config), critic);
         let first_epoch = updates.shuffled(prompts.len(), &mut rng);
         let old = learner.module().valid();
         let experience = self.experience(prompts, &first_epoch, learner, &old, &mut said)?;

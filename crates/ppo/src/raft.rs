@@ -10,7 +10,9 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use duel_model::{Flops, Policy, weights::host};
 use duel_objectives::{PolicyLoss, ResponseMask};
-use duel_spec::{Raft as Settings, metrics, seeds};
+use duel_spec::ids::prompt_hash;
+use duel_spec::seeds::{self, Stream};
+use duel_spec::{Raft as Settings, metrics};
 use duel_training::{Learner, Method, Metrics, Result};
 
 /// The method.
@@ -28,7 +30,7 @@ impl Raft {
     }
 
     /// Step 2: the rollout of which only the best response of each group counts.
-    fn winners(&self, rollout: Rollout) -> Rollout {
+    pub(crate) fn winners(&self, rollout: Rollout) -> Rollout {
         let kl = host(rollout.paid_kl()); // [B]
         let worth: Vec<f64> =
             rollout.scores.iter().zip(kl).map(|(score, kl)| score - rollout.beta * f64::from(kl)).collect();
@@ -49,11 +51,15 @@ impl Method for Raft {
     type Batch = Vec<Vec<u32>>;
     type State = SamplerState;
 
+    fn prompts(prompts: &Vec<Vec<u32>>) -> Vec<u64> {
+        prompts.iter().map(|prompt| prompt_hash(prompt)).collect()
+    }
+
     fn iteration(&mut self, prompts: &Vec<Vec<u32>>, learner: &mut Learner<Policy>) -> Result<Metrics> {
         let mut said = Metrics::default();
         let (given, step) = (&self.sampler.given, learner.step());
-        let mut rng = seeds::derive(given.seed, "raft", self.sampler.iteration, "minibatches");
-        let updates = Updates::new(&self.settings.shared, self.settings.group, Flops::policy(&given.config).train(1));
+        let mut rng = seeds::stream(given.seed, Stream::RaftMinibatches, self.sampler.iteration);
+        let updates = Updates::new(&self.settings.shared, self.settings.group, Flops::policy(&given.config), 0.0);
         let first_epoch = updates.shuffled(prompts.len(), &mut rng);
 
         // 1. Several responses to each prompt from a snapshot of the policy.

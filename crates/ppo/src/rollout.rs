@@ -7,7 +7,8 @@ use burn::tensor::{Int, Tensor, TensorData};
 use duel_model::{Flops, Policy, Reader, Responses, TransformerConfig, generate, weights, weights::host};
 use duel_objectives::{Average, ResponseMask, full_kl, k1};
 use duel_reward::Scorer;
-use duel_spec::{KlEstimator, KlPlace, LossMean, OnPolicy, Reference, Truncated, metrics, seeds};
+use duel_spec::seeds::{self, Stream};
+use duel_spec::{KlEstimator, KlPlace, LossMean, OnPolicy, Reference, Truncated, metrics};
 use duel_training::invariants as always;
 use duel_training::rounding::nudged;
 use duel_training::{Metrics, Result, sft};
@@ -110,6 +111,12 @@ impl Sampler {
         Self { given, settings, reference, beta, seen: Moments::default(), iteration: 0 }
     }
 
+    /// Whom the policy is kept near.
+    #[cfg(test)]
+    pub(crate) fn reference(&self) -> &Policy {
+        &self.reference
+    }
+
     /// Lets the policy answer the prompts, one response each, and has them read and scored. `blocks` are the minibatches
     /// of the first epoch.
     ///
@@ -125,7 +132,7 @@ impl Sampler {
     ) -> Result<Rollout> {
         let Setting { reader, train_reader, scorer, config, scorer_flops, seed, .. } = &self.given;
         let (s, space) = (&self.settings, reader.space());
-        let mut rng = seeds::derive(*seed, "ppo", self.iteration, "rollout");
+        let mut rng = seeds::stream(*seed, Stream::Rollout, self.iteration);
         let writer = actors.old.clone().as_read(); // the fast path writes
         let responses = generate(&writer, space, prompts.to_vec(), &mut rng, reader.device());
         always::sampled_from_finite(step, &responses)?;

@@ -4,9 +4,9 @@ use crate::invariants;
 use crate::rollout::Rollout;
 use burn::module::Module;
 use burn::tensor::Tensor;
-use duel_model::weights::host;
+use duel_model::{Flops, weights::host};
 use duel_objectives::PolicyLoss;
-use duel_spec::{OnPolicy, metrics, seeds};
+use duel_spec::{KlEstimator, KlPlace, OnPolicy, metrics, seeds};
 use duel_training::invariants as always;
 use duel_training::{Learner, Metrics, Result, Update, pairs::shuffled_batches};
 
@@ -20,6 +20,8 @@ pub struct Updates {
     target_kl: f64,
     /// FLOPs of training on a token.
     flops: f64,
+    /// Tokens that are only read for each that is trained on: the reference's law, where the loss asks for all of it.
+    scored: u64,
     /// Responses that stay together, one after another.
     together: usize,
 }
@@ -48,9 +50,12 @@ pub fn planned(s: &OnPolicy) -> u64 {
 }
 
 impl Updates {
-    /// As the settings say; `together` responses, one after another, are never parted.
-    pub fn new(s: &OnPolicy, together: usize, flops: f64) -> Self {
-        Self { epochs: s.epochs, minibatches: s.minibatches, target_kl: s.target_kl, flops, together }
+    /// As the settings say; `together` responses, one after another, are never parted. `others` are the FLOPs of training
+    /// whatever learns beside the policy on a token.
+    pub fn new(s: &OnPolicy, together: usize, policy: Flops, others: f64) -> Self {
+        let scored = u64::from(s.kl == KlPlace::Loss && s.kl_estimator == KlEstimator::Full);
+        let flops = policy.train(1) + policy.forward(scored) + others;
+        Self { epochs: s.epochs, minibatches: s.minibatches, target_kl: s.target_kl, flops, scored, together }
     }
 
     /// All of one rollout.
@@ -123,6 +128,7 @@ impl Updates {
                 sums.add(&learner.update()?, &saw);
                 let tokens = responses.select(&rows).token_count();
                 said.cost.trained_tokens += tokens;
+                said.cost.scored_tokens += self.scored * tokens;
                 said.cost.flops += self.flops * tokens as f64;
             }
         }

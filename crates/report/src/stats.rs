@@ -1,7 +1,7 @@
 //! Statistics over seeds, the unit of replication (claims §5).
 
 use crate::format::fixed;
-use duel_spec::seeds;
+use duel_spec::seeds::{self, Stream};
 use rand::RngExt;
 use statrs::distribution::{Binomial, ContinuousCDF, DiscreteCDF, Normal, StudentsT};
 use std::fmt;
@@ -193,7 +193,7 @@ pub fn prompt_bootstrap(by_seed: &[Vec<f64>], level: f64, draws: usize) -> Optio
     }
     let of_prompt = |p: usize| mean(&by_seed.iter().map(|values| values[p]).collect::<Vec<_>>());
     let of_prompts: Vec<f64> = (0..prompts).map(of_prompt).collect();
-    let mut rng = seeds::derive(0, "report", 0, "prompt bootstrap");
+    let mut rng = seeds::stream(0, Stream::PromptBootstrap, 0);
     let mut drawn = || (0..prompts).map(|_| of_prompts[rng.random_range(0..prompts)]).sum::<f64>() / prompts as f64;
     let mut means: Vec<f64> = (0..draws).map(|_| drawn()).collect();
     means.sort_by(f64::total_cmp);

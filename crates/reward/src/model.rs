@@ -81,6 +81,10 @@ impl Method for RewardModel {
     type Batch = PairBatch;
     type State = ();
 
+    fn prompts(pairs: &PairBatch) -> Vec<u64> {
+        pairs.both.prompt_hashes()
+    }
+
     fn iteration(&mut self, pairs: &PairBatch, learner: &mut Learner<Scalar>) -> duel_training::Result<Metrics> {
         let mut said = Metrics::default();
         if learner.step() == 0 {
@@ -125,4 +129,57 @@ impl Method for RewardModel {
 /// The number in a tensor of one.
 fn first(x: Tensor<1>) -> f64 {
     f64::from(weights::host(x)[0])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+    use duel_data::pairs::PreferenceRow;
+    use duel_model::{Policy, counted};
+    use duel_spec::{LearnerSettings, Space, Split, seeds};
+
+    /// A step reads and goes back over all tokens of both responses once.
+    #[test]
+    fn a_step_costs_what_its_model_counts() -> duel_training::Result<()> {
+        let space = Space {
+            vocabulary: 12,
+            pad: 0,
+            bos: 1,
+            eos: 2,
+            prompt_tokens: 3,
+            response_tokens: 4,
+            actions: None,
+            ends: false,
+        };
+        let device = Device::flex().autodiff();
+        let config = TransformerConfig::small(12, space.context(), 2, 16, 2, true);
+        let body = Policy::new(&config, &mut seeds::derive(1, "test", 0, "init"), &device);
+        let row = |i: u32| PreferenceRow {
+            split: Split::Train,
+            prompt: vec![1, 3 + i, 4],
+            chosen: vec![3 + i, 7, 8, 2],
+            rejected: vec![9, 10, 3 + i, 2],
+            rejected_prompt: None,
+            gold_chosen: 0.0,
+            gold_rejected: 0.0,
+            p_label: 0.5,
+            tie: false,
+        };
+        let rows: Vec<PreferenceRow> = (0..6).map(row).collect();
+        let batch = PairBatch::new(&rows, &(0..6).collect::<Vec<_>>());
+        let mut learner = Learner::new(Scalar::from_policy(body, &device), &LearnerSettings::defaults(), 1e-3, 10);
+        let mut method = RewardModel::new(Settings::defaults(), Reader::new(&space, &device), &config);
+        let before = counted();
+        let said = method.iteration(&batch, &mut learner)?;
+        let now = counted();
+        let blocks = now.blocks - before.blocks + now.blocks_back - before.blocks_back;
+        let heads = 3.0 * (now.heads - before.heads); // the way back through a head of one output is not counted
+        assert!(
+            ((blocks + heads) / said.cost.flops - 1.0).abs() < 1e-6,
+            "{blocks:e} + {heads:e}, {:e}",
+            said.cost.flops
+        );
+        Ok(())
+    }
 }

@@ -28,6 +28,8 @@ mod target;
 mod terminal;
 mod theory;
 mod watch;
+#[cfg(test)]
+mod wiring;
 mod work;
 mod worker;
 

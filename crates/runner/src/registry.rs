@@ -11,11 +11,12 @@ use duel_ledger::StageRecorder;
 use duel_model::{Flops, Policy, Reader, Scalar, TransformerConfig, ValueHead, weights};
 use duel_ppo::{ActorCritic, Baseline, Critic, CriticFree, OnlineDpo, Ppo, Raft, Setting, planned};
 use duel_reward::{LearnedReward, Scorer};
+use duel_spec::seeds::{self, Stream};
 use duel_spec::{
     Clocks, CriticBody, CriticStart, Every, Grpo, Keep, LearnerSettings, LoraTargets, Method, OnPolicy, PairLoss,
-    Recorder, RewardSource, Rloo, Split, metrics, seeds,
+    Recorder, RewardSource, Rloo, Split, metrics,
 };
-use duel_training::{Course, Keeper, Learner, PairBatch, Watch, curve_steps, invariants, train};
+use duel_training::{Course, Keeper, Learner, PairBatch, Splits, Watch, curve_steps, invariants, train};
 use rand::RngExt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -44,6 +45,8 @@ pub struct CellWork<'a> {
     /// Of train rows and of validation rows, for methods on pairs.
     pub reference_logp: Option<(ReferenceLogp, ReferenceLogp)>,
     pub curve_points: usize,
+    /// Which prompts may be trained on.
+    pub splits: Splits,
     pub stop: &'a AtomicBool,
 }
 
@@ -85,12 +88,12 @@ pub fn run(
 fn start(every: &Every, work: &CellWork<'_>) -> Policy {
     match (every.lora, work.pretrained) {
         (false, true) => weights::training(work.start.clone(), |_| true),
-        _ => adapted(work.start.clone(), every, "init", work),
+        _ => adapted(work.start.clone(), every, Stream::PolicyLora, work),
     }
 }
 
 /// A policy under fresh adapters, frozen beneath them; as it is where its arm asks for none.
-fn adapted(policy: Policy, every: &Every, purpose: &str, work: &CellWork<'_>) -> Policy {
+fn adapted(policy: Policy, every: &Every, stream: Stream<'_>, work: &CellWork<'_>) -> Policy {
     if !every.lora {
         return policy;
     }
@@ -100,7 +103,7 @@ fn adapted(policy: Policy, every: &Every, purpose: &str, work: &CellWork<'_>) ->
         LoraTargets::Mlp => name.contains(".mlp."),
     };
     let scale = every.lora_alpha / every.lora_rank as f64;
-    let mut rng = seeds::derive(work.seed, "lora", 0, purpose);
+    let mut rng = seeds::stream(work.seed, stream, 0);
     policy.with_fresh_lora(every.lora_rank, scale, wears, &mut rng, work.train_reader.device())
 }
 
@@ -153,7 +156,7 @@ fn setting(reward: RewardSource, work: &CellWork<'_>) -> Setting {
 /// The prompts of an iteration, drawn from the training split; each `group` times in a row.
 fn prompts_of(work: &CellWork<'_>, iteration: u64, episodes: usize, group: usize) -> Vec<Vec<u32>> {
     let prompts = work.world.prompts(Split::Train);
-    let mut rng = seeds::derive(work.seed, "ppo", iteration, "prompts"); // the same for every method on rollouts
+    let mut rng = seeds::stream(work.seed, Stream::Prompts, iteration); // the same for every method on rollouts
     let drawn = (0..episodes / group).map(|_| prompts[rng.random_range(0..prompts.len())].ids.clone());
     drawn.flat_map(|prompt| std::iter::repeat_n(prompt, group)).collect()
 }
@@ -177,7 +180,7 @@ fn ppo(
         }
         (CriticBody::Separate, None) => {
             let body = work.critic_start.clone();
-            let body = if work.pretrained { adapted(body, &shared.every, "critic", &work) } else { body };
+            let body = if work.pretrained { adapted(body, &shared.every, Stream::CriticLora, &work) } else { body };
             Critic::Separate(Scalar::from_policy(body, device))
         }
     };
@@ -241,7 +244,8 @@ fn on_rollouts<M: duel_training::Method<Batch = Vec<Vec<u32>>>>(
     let iterations = shared.iterations as u64;
     let batch = |iteration| -> Result<_> { Ok(prompts_of(work, iteration, shared.episodes, group)) };
     let mut keeper = Keeper::new(shared.every.patience);
-    let mut watch = Watch { stage: "train", training: "train", recorder: &mut *recorder, stop: work.stop };
+    let splits = Some(&work.splits);
+    let mut watch = Watch { stage: "train", training: "train", recorder: &mut *recorder, splits, stop: work.stop };
     let points = points(&shared.every, iterations, work.curve_points);
     let course = Course { iterations, looks: &points };
     let look = |module: &M::Module, clocks: Clocks, recorder: &mut dyn Recorder| {
@@ -272,7 +276,7 @@ fn dpo(
     let validator = made(on_train).with_reference(&work.reference);
     let steps = (settings.epochs * (rows.len() / settings.batch_size.min(rows.len()))) as u64;
     let mut learner = learner(policy, &settings.every, settings.learning_rate, steps, &work);
-    let mut queue = Batches::new(rows.len(), settings.batch_size, work.seed, "dpo");
+    let mut queue = Batches::new(rows.len(), settings.batch_size, work.seed, Stream::DpoRows);
     let left_out = queue.left_out();
     let batch = |step| -> Result<_> { Ok(PairBatch::new(&rows, queue.at(step))) };
     let validate = |policy: &Policy, clocks: Clocks, recorder: &mut dyn Recorder| {
@@ -282,7 +286,8 @@ fn dpo(
         found.loss
     };
     let mut keeper = Keeper::new(settings.every.patience);
-    let mut watch = Watch { stage: "train", training: "train", recorder: &mut *recorder, stop: work.stop };
+    let splits = Some(&work.splits);
+    let mut watch = Watch { stage: "train", training: "train", recorder: &mut *recorder, splits, stop: work.stop };
     let points = points(&settings.every, steps, work.curve_points);
     let course = Course { iterations: steps, looks: &points };
     let looked = |module: &Policy, clocks: Clocks, recorder: &mut dyn Recorder| {

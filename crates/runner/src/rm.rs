@@ -11,8 +11,9 @@ use duel_evaluation::proxy_table;
 use duel_ledger::StageRecorder;
 use duel_model::{Policy, Responses, Scalar, generate, weights};
 use duel_reward::{Calibration, Judge, LearnedReward, Linear, RewardModel, Scorer, quality};
-use duel_spec::{Clocks, Recorder, RmKeep, RmModel, RmStart, Split, metrics, seeds};
-use duel_training::{Course, Keeper, Learner, PairBatch, Watch, curve_steps, train};
+use duel_spec::seeds::{self, Stream};
+use duel_spec::{Clocks, Recorder, RmKeep, RmModel, RmStart, Split, metrics};
+use duel_training::{Course, Keeper, Learner, PairBatch, Splits, Watch, curve_steps, train};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -78,7 +79,7 @@ impl Desk<'_> {
         let sft_policy = self.sft_policy(world)?;
         let prompts = world.prompts(Split::Train);
         let ids = (0..settings.samples).map(|i| prompts[i % prompts.len()].ids.clone()).collect();
-        let mut rng = seeds::derive(seed, "rm", 0, "normalising samples");
+        let mut rng = seeds::stream(seed, Stream::RmSamples, 0);
         let samples = generate(&sft_policy, world.space(), ids, &mut rng, &self.device);
         duel_training::invariants::sampled_from_finite(0, &samples)?;
         let reward = LearnedReward::normalised_on(judges, settings.ensemble_score, self.reader(world), &samples)?;
@@ -141,8 +142,8 @@ impl Desk<'_> {
         let mut method = RewardModel::new(settings.clone(), self.train_reader(world), &config);
         let steps = settings.steps as u64;
         let mut learner = Learner::new(model, &self.experiment.learner, settings.learning_rate, steps);
-        let stream = if member == 0 { "rm".to_string() } else { format!("rm-{member}") };
-        let mut queue = Batches::new(rows.len(), settings.batch_size, self.stage.seed, stream.clone());
+        let name = if member == 0 { "rm".to_string() } else { format!("rm-{member}") };
+        let mut queue = Batches::new(rows.len(), settings.batch_size, self.stage.seed, Stream::RmRows(member));
         let left_out = queue.left_out();
         let batch = |step| -> Result<_> { Ok(PairBatch::new(rows, queue.at(step))) };
 
@@ -151,7 +152,9 @@ impl Desk<'_> {
         let best = settings.keep == RmKeep::Best;
         let looks = if best { curve_steps(steps, settings.checks) } else { vec![] };
         let all = PairBatch::new(validation, &(0..validation.len()).collect::<Vec<_>>());
-        let mut watch = Watch { stage: "rm", training: &stream, recorder: &mut *recorder, stop: self.stop };
+        let splits = Splits::of(world);
+        let mut watch =
+            Watch { stage: "rm", training: &name, recorder: &mut *recorder, splits: Some(&splits), stop: self.stop };
         let course = Course { iterations: steps, looks: &looks };
         let look = |model: &Scalar, clocks: Clocks, recorder: &mut dyn Recorder| {
             let accuracy = RewardModel::accuracy(&self.reader(world), &model.valid(), &all);
@@ -186,7 +189,7 @@ impl Desk<'_> {
             return weights::training(scalar(body), |_| true);
         }
         let (rank, scale) = (settings.lora_rank, settings.lora_alpha / settings.lora_rank as f64);
-        let mut rng = seeds::derive(self.stage.seed, "rm", member as u64, "lora");
+        let mut rng = seeds::stream(self.stage.seed, Stream::RmLora, member as u64);
         scalar(body.with_fresh_lora(rank, scale, |_| true, &mut rng, &device))
     }
 

@@ -11,7 +11,8 @@ use duel_model::{Policy, Responses, generate, weights::host};
 use duel_objectives::{full_kl, token_logp};
 use duel_report::{Piece, Run, Said, fixed, signed};
 use duel_reward::Scorer;
-use duel_spec::{JudgeKind, REFERENCE, Split, WorldKind, seeds};
+use duel_spec::seeds::{self, Stream};
+use duel_spec::{JudgeKind, REFERENCE, Split, WorldKind};
 use duel_training::sft;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
@@ -153,7 +154,7 @@ impl Asked<'_> {
         let (reader, times) = (self.desk.reader(self.world), usize::from(self.args.responses));
         let places: Vec<usize> = (0..self.prompts.len()).flat_map(|place| std::iter::repeat_n(place, times)).collect();
         let ids = places.iter().map(|&place| self.prompts[place].ids.clone()).collect();
-        let mut rng = seeds::derive(seed, "sample", self.args.draw, "responses");
+        let mut rng = seeds::stream(seed, Stream::Sample, self.args.draw);
         let batch: Responses = generate(policy, reader.space(), ids, &mut rng, reader.device());
         let golds = gold.map(|gold| gold.score(&batch)).transpose()?;
         let proxies = proxy.score(&batch)?;

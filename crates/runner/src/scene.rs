@@ -12,7 +12,8 @@ use duel_model::{Pretrained, TransformerConfig};
 use duel_reward::{
     External, GrammarGold, Rules, Scorer, Sentiment, SentimentJudge, Taste, TasteJudge, TextGold, TextJudge,
 };
-use duel_spec::{Clocks, Experiment, JudgeKind, Reads, Recorder, Space, Split, WorldKind, metrics, seeds};
+use duel_spec::seeds::{self, Stream};
+use duel_spec::{Clocks, Experiment, JudgeKind, Reads, Recorder, Space, Split, WorldKind, metrics};
 use rand::RngExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -254,7 +255,7 @@ pub(crate) fn prepare(experiment: &Experiment, to: &Path, recorder: &mut StageRe
 
     // 2. The judge.
     recorder.progress(2, 3, "judge");
-    let mut rng = seeds::derive(0, "corpus", 0, "human pairs");
+    let mut rng = seeds::stream(0, Stream::HumanPairs, 0);
     if let (true, Some(thirds)) = (needs_sentiment(experiment), &thirds) {
         let judge = Sentiment::train(&thirds.gold, settings.judged_words);
         judge.save(&to.join(SENTIMENT))?;
@@ -285,7 +286,7 @@ fn from_ratings(folder: &Path, to: &Path) -> Result<f64> {
     // neighbours are of one film: the end is held out in one piece
     let kept = (judged.len() as f64 * (1.0 - RATED_HELDOUT)) as usize;
     let texts: Vec<&str> = judged[..kept].iter().map(|one| one.text.as_str()).collect();
-    let mut rng = seeds::derive(0, "corpus", 0, "rated pairs");
+    let mut rng = seeds::stream(0, Stream::RatedPairs, 0);
     let pairs: Vec<(usize, usize, f32)> = (0..RATED_PAIRS)
         .map(|_| {
             let places = [rng.random_range(0..kept), rng.random_range(0..kept)];

@@ -6,7 +6,7 @@
 
 use crate::{Error, Result, parzen};
 use duel_report::{Tried, Tuning};
-use duel_spec::seeds::derive;
+use duel_spec::seeds::{self, Stream};
 use duel_spec::{Arm, Choose, Drawn, Experiment, Search, Trial};
 use rand::RngExt;
 
@@ -122,7 +122,7 @@ impl<'a> Hunt<'a> {
     /// Fresh points, every setting evenly over its axis; fewer where the space has no more.
     fn by_chance(&self, count: usize) -> Vec<Drawn> {
         self.fresh(count, |index| {
-            let mut rng = derive(self.experiment.seed, self.name, index, "search");
+            let mut rng = seeds::stream(self.experiment.seed, Stream::Search(self.name), index);
             self.arm.draw(|_, _| rng.random::<f64>())
         })
     }
@@ -151,7 +151,7 @@ impl<'a> Hunt<'a> {
         let (good, others) = ranked.split_at((ranked.len() as f64 * BETTER).ceil() as usize);
         let mut proposed: Vec<Drawn> = vec![];
         let points = self.fresh(count, |index| {
-            let mut rng = derive(self.experiment.seed, self.name, index, "tpe");
+            let mut rng = seeds::stream(self.experiment.seed, Stream::Tpe(self.name), index);
             let drawn = self.arm.draw(|name, axis| {
                 let shares = |of: &[&Tried]| -> Vec<f64> {
                     of.iter().filter_map(|tried| axis.share(tried.settings.get(name)?)).collect()

@@ -14,10 +14,11 @@ use duel_evaluation::{
 use duel_ledger::{RunDir, StageDir, StageRecorder};
 use duel_model::{Flops, Policy, Pretrained, Reader, Responses, TransformerConfig, huggingface, weights};
 use duel_reward::{Scorer, Wanted, collect, label};
-use duel_spec::{Clocks, Experiment, PairLoss, Point, Recorder, Split, Temperature, metrics, seeds};
+use duel_spec::seeds::{self, Stream};
+use duel_spec::{Clocks, Experiment, PairLoss, Point, Recorder, Split, Temperature, metrics};
 use duel_training::pairs::shuffled_batches;
 use duel_training::sft::{RunningText, Sft, heldout_nll};
-use duel_training::{Course, Keeper, Learner, Method, PairBatch, Watch, invariants, train};
+use duel_training::{Course, Keeper, Learner, Method, PairBatch, Splits, Watch, invariants, train};
 use serde::Serialize;
 use std::cell::{OnceCell, RefCell};
 use std::path::Path;
@@ -29,7 +30,7 @@ use std::time::Instant;
 const POLICY: &str = "policy.safetensors";
 const ROWS: &str = "rows.jsonl";
 pub(crate) const PROXY: &str = "proxy.json";
-const REFERENCE: &str = "reference.json";
+pub(crate) const REFERENCE: &str = "reference.json";
 
 /// Prompts and samples of a curve point where evaluation samples.
 const CURVE_EFFORT: Effort = Effort { prompts: 128, samples_per_prompt: 1 };
@@ -123,12 +124,12 @@ impl Desk<'_> {
         let scene = self.scene()?;
         let world = scene.reviews.as_ref().expect("only reviews has a base stage");
         let config = self.config(scene.world.as_ref())?;
-        let policy = self.fresh_policy(scene.world.as_ref(), &mut seeds::derive(0, "base", 0, "init"))?;
+        let policy = self.fresh_policy(scene.world.as_ref(), &mut seeds::stream(0, Stream::BaseInit, 0))?;
         let mut method = RunningText::new(self.train_reader(scene.world.as_ref()), &config);
         let mut learner = Learner::new(policy, &self.experiment.learner, settings.learning_rate, settings.steps as u64);
         let stream = world.language();
         let batch = |step: u64| -> Result<_> {
-            let mut rng = seeds::derive(0, "base", step, "windows");
+            let mut rng = seeds::stream(0, Stream::BaseWindows, step);
             Ok((0..settings.batch_size)
                 .map(|_| {
                     let start = rng.random_range(0..stream.len() - settings.window);
@@ -161,7 +162,7 @@ impl Desk<'_> {
         batch: impl FnMut(u64) -> Result<M::Batch>,
         recorder: &mut StageRecorder,
     ) -> Result<Clocks> {
-        let mut watch = Watch { stage, training: stage, recorder, stop: self.stop };
+        let mut watch = Watch { stage, training: stage, recorder, splits: None, stop: self.stop };
         let course = Course { iterations: steps as u64, looks: &[] };
         train(method, learner, &mut Keeper::default(), course, batch, &mut watch, |_, _, _| Ok(None))
     }
@@ -177,20 +178,20 @@ impl Desk<'_> {
         }
         let policy = match self.experiment.is_pretrained() || self.plan.needed(self.stage, Kind::Base).is_some() {
             true => self.on_train_device(self.base_policy(world)?),
-            false => self.fresh_policy(world, &mut seeds::derive(seed, "sft", 0, "init"))?,
+            false => self.fresh_policy(world, &mut seeds::stream(seed, Stream::SftInit, 0))?,
         };
         let policy = match settings.lora {
             true => {
-                let mut rng = seeds::derive(seed, "sft", 0, "lora");
+                let mut rng = seeds::stream(seed, Stream::SftLora, 0);
                 let (rank, scale) = (settings.lora_rank, settings.lora_alpha / settings.lora_rank as f64);
                 policy.with_fresh_lora(rank, scale, |_| true, &mut rng, &self.train_device())
             }
             false => weights::training(policy, |_| true),
         };
-        let rows = responses(world.sft_rows(&mut seeds::derive(seed, "sft", 0, "corpus")));
+        let rows = responses(world.sft_rows(&mut seeds::stream(seed, Stream::SftCorpus, 0)));
         let mut method = Sft::new(self.train_reader(world), &config);
         let mut learner = Learner::new(policy, &self.experiment.learner, settings.learning_rate, settings.steps as u64);
-        let mut queue = Batches::new(rows.len(), settings.batch_size, seed, "sft");
+        let mut queue = Batches::new(rows.len(), settings.batch_size, seed, Stream::SftRows);
         let left_out = queue.left_out();
         let batch = |step| -> Result<_> { Ok(rows.select(queue.at(step))) };
         let clocks = self.train_alone("sft", &mut method, &mut learner, settings.steps, batch, recorder)?;
@@ -198,7 +199,7 @@ impl Desk<'_> {
         let trained = learner.into_module().valid();
         let policy = trained.clone().as_read();
         let reader = self.reader(world);
-        let mut heldout = responses(world.heldout_rows(&mut seeds::derive(seed, "sft", 0, "heldout")));
+        let mut heldout = responses(world.heldout_rows(&mut seeds::stream(seed, Stream::SftHeldOut, 0)));
         heldout = heldout.select(&(0..heldout.len().min(HELDOUT_ROWS)).collect::<Vec<_>>());
         invariants::reads_are_sound(clocks.step, &reader, &policy, &heldout)?;
         let (token, sequence) = heldout_nll(&reader, &policy, &heldout);
@@ -232,7 +233,7 @@ impl Desk<'_> {
             (Split::Test, settings.holdout_rows),
         ] {
             recorder.progress(split as u64, 3, split.name());
-            let mut rng = seeds::derive(seed, "pairs", split as u64, "responses");
+            let mut rng = seeds::stream(seed, Stream::PairResponses, split as u64);
             let wanted = Wanted { trap_rows: settings.trap_rows, max_edits: settings.max_edits };
             candidates.push((split, collect(&policy, &reader, world, gold.as_ref(), split, count, wanted, &mut rng)?));
         }
@@ -247,7 +248,7 @@ impl Desk<'_> {
         let annotator = Annotator { tau, flips, length_bias, ties };
         let mut all = vec![];
         for (split, candidates) in candidates {
-            let mut rng = seeds::derive(seed, "pairs", split as u64, "labels");
+            let mut rng = seeds::stream(seed, Stream::PairLabels, split as u64);
             let rows = label(candidates, split, &annotator, &mut rng);
             if split == Split::Test {
                 recorder.record("pairs", Clocks::default(), metrics::BAYES_ACCURACY, bayes_accuracy(&rows));
@@ -335,6 +336,7 @@ impl Desk<'_> {
             .collect();
         let probe = PairBatch::new(&rows, &probe).both;
         let held_out = HeldOut::new(reader.clone(), &reference, &rows);
+        let splits = Splits::of(world);
         let work = CellWork {
             seed: self.stage.seed,
             world: scene.world.clone(),
@@ -356,6 +358,7 @@ impl Desk<'_> {
                 None => None,
             },
             curve_points: self.experiment.evaluation.curve_points,
+            splits: splits.clone(),
             stop: self.stop,
         };
         let beta = Some(cell.point.method.beta());
@@ -365,7 +368,11 @@ impl Desk<'_> {
                 invariants::frozen_weights_unchanged("the reference", clocks.step, &reference_hash, &reference.hash())?;
                 let started = Instant::now();
                 let scores = yardstick.measure(policy, beta, moment).map_err(|e| e.at_step(clocks.step))?;
-                scores.iter().for_each(|score| score.record(clocks, recorder));
+                for score in &scores {
+                    let prompts = score.prompts.iter().copied();
+                    splits.check("measures_prompts_of_the_split", clocks.step, score.split, prompts)?;
+                    score.record(clocks, recorder);
+                }
                 for (split, values) in held_out.measure(policy) {
                     let stage = Score::stage(split);
                     values.iter().for_each(|(metric, value)| recorder.record(&stage, clocks, *metric, *value));
@@ -618,15 +625,15 @@ pub struct Batches {
     rows: usize,
     batch_size: usize,
     seed: u64,
-    stage: String,
+    stream: Stream<'static>,
     epoch: Option<u64>,
     batches: Vec<Vec<usize>>,
 }
 
 impl Batches {
-    /// Batches of `batch_size` of `rows` rows.
-    pub fn new(rows: usize, batch_size: usize, seed: u64, stage: impl Into<String>) -> Self {
-        Self { rows, batch_size, seed, stage: stage.into(), epoch: None, batches: vec![] }
+    /// Batches of `batch_size` of `rows` rows, shuffled by a stream at each epoch.
+    pub fn new(rows: usize, batch_size: usize, seed: u64, stream: Stream<'static>) -> Self {
+        Self { rows, batch_size, seed, stream, epoch: None, batches: vec![] }
     }
 
     /// Share of the rows that are in no batch of an epoch, other ones in each.
@@ -639,7 +646,7 @@ impl Batches {
         let an_epoch = (self.rows / self.batch_size.min(self.rows)) as u64;
         let (epoch, place) = (step / an_epoch, (step % an_epoch) as usize);
         if self.epoch != Some(epoch) {
-            let mut rng = seeds::derive(self.seed, &self.stage, epoch, "rows");
+            let mut rng = seeds::stream(self.seed, self.stream, epoch);
             self.batches = shuffled_batches(self.rows, self.batch_size, &mut rng);
             self.epoch = Some(epoch);
         }

@@ -89,3 +89,59 @@ fn every_version_is_pinned_in_one_place() {
         }
     }
 }
+
+/// All sources outside tests, with their paths: what stands before a file's own tests, comments left out.
+fn sources() -> Vec<(String, String)> {
+    let mut found = vec![];
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("crates/").to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).expect("a folder that can be listed") {
+            let path = entry.expect("an entry").path();
+            let name = path.to_string_lossy().into_owned();
+            if path.is_dir() && !name.ends_with("/tests") {
+                folders.push(path);
+            } else if name.ends_with(".rs") && !name.ends_with("/wiring.rs") {
+                let text = std::fs::read_to_string(&path).expect("a source");
+                let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+                let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+                found.push((name, code.collect::<Vec<_>>().join("\n")));
+            }
+        }
+    }
+    found
+}
+
+/// The registry of random streams, `Stream` in spec: each is drawn from in one place of the code, no two have the same name, and
+/// nobody names a generator otherwise but the exact claims and the benchmarks.
+#[test]
+fn every_random_stream_is_registered_and_drawn_from_in_one_place() {
+    let sources = sources();
+    let (_, seeds) = sources.iter().find(|(path, _)| path.ends_with("spec/src/seeds.rs")).expect("the registry");
+    let variants =
+        seeds.split_once("pub enum Stream<'a> {").expect("the streams").1.split_once("\n}").expect("their end").0;
+    let variants: Vec<&str> =
+        variants.lines().filter_map(|line| line.trim().strip_suffix(',')?.split('(').next()).collect();
+    assert!(variants.len() > 30, "{variants:?}");
+    for variant in &variants {
+        let name = format!("Stream::{variant}");
+        let uses = |text: &str| {
+            let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric());
+            text.match_indices(&name).filter(|(at, _)| ends(&text[at + name.len()..])).count()
+        };
+        let places: Vec<&str> = (sources.iter().filter(|(_, text)| uses(text) > 0)).map(|(path, _)| &**path).collect();
+        let count: usize = sources.iter().map(|(_, text)| uses(text)).sum();
+        // the reference's numbers are drawn for a policy's win rate, and again, the same, for the best of N's
+        let expected = if *variant == "EvaluatedReference" { 2 } else { 1 };
+        assert_eq!(count, expected, "{name} is drawn from in {places:?}");
+    }
+    let names =
+        seeds.split_once("fn names(self)").expect("their names").1.split_once("fn stream").expect("their end").0;
+    let names: Vec<&str> =
+        names.lines().filter_map(|line| line.trim().split_once("=> ")).map(|(_, name)| name).collect();
+    assert_eq!(names.len(), variants.len() + 1, "one each, and an ensemble's members: {names:?}");
+    assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "two streams have one name: {names:?}");
+    for (path, text) in &sources {
+        let other = ["spec/src/seeds.rs", "/claims/", "/bench/"].iter().any(|part| path.contains(part));
+        assert!(other || !text.replace("#[derive(", "").contains("derive("), "{path} names a generator of its own");
+    }
+}

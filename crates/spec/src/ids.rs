@@ -26,6 +26,13 @@ impl Hasher {
     }
 }
 
+/// A prompt's name in logs and checks: 64 bits of SHA-256 over its ids.
+pub fn prompt_hash(ids: &[u32]) -> u64 {
+    let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
+    let digest = Sha256::digest(&bytes);
+    u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
+}
+
 /// The hash of a stage: its kind, resolved settings, inputs' hashes and the format version.
 pub fn stage_hash<S: Serialize>(kind: &str, settings: &S, inputs: &[&str]) -> String {
     let key = serde_json::json!({

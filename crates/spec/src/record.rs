@@ -76,6 +76,8 @@ pub trait Recorder {
     fn completion(&mut self, completion: Completion);
     /// What the finished policy earns.
     fn outcomes(&mut self, outcomes: &[Outcome]);
+    /// Hashes of the distinct prompts that a training has read, or that an evaluation has measured on.
+    fn prompts(&mut self, _of: &str, _hashes: &[u64]) {}
     /// How far the stage is, for whoever watches: done of total, and a few words.
     fn progress(&mut self, done: u64, total: u64, words: &str);
 

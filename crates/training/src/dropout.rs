@@ -6,7 +6,7 @@
 //! needs no dropout of its own.
 
 use duel_model::weights::Named;
-use duel_spec::seeds;
+use duel_spec::seeds::{self, Stream};
 use rand::RngExt;
 use std::ops::Range;
 
@@ -38,7 +38,7 @@ impl Dropout {
 
     /// The mask of an iteration.
     pub fn draw(&mut self, iteration: u64) {
-        let mut rng = seeds::derive(self.seed, "dropout", iteration, "rows");
+        let mut rng = seeds::stream(self.seed, Stream::Dropout, iteration);
         let kept = (1.0 / (1.0 - self.share)) as f32;
         self.factors.fill_with(|| if rng.random_bool(self.share) { 0.0 } else { kept });
     }

@@ -12,6 +12,7 @@ pub mod pairs;
 pub mod rounding;
 mod schedule;
 pub mod sft;
+mod splits;
 
 pub use error::{Error, FAULT_OF_DUEL};
 pub use keeper::{Keeper, Onward};
@@ -20,6 +21,7 @@ pub use method::{Cost, Course, Method, Metrics, Watch, curve_steps, train};
 pub use optimizer::{AdamW, Lion, Optimizer, RmsProp};
 pub use pairs::PairBatch;
 pub use schedule::rate;
+pub use splits::Splits;
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

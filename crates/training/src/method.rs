@@ -1,11 +1,13 @@
 //! The seam between the shared loop and the methods. The loop knows no algorithm.
 
-use crate::{Error, Keeper, Learner, LearnerState, Onward, Result, Update};
+use crate::{Error, Keeper, Learner, LearnerState, Onward, Result, Splits, Update};
 use burn::module::Module;
+use duel_model::uncounted;
 use duel_spec::metrics::{self, Metric};
-use duel_spec::{Clocks, Recorder};
+use duel_spec::{Clocks, Recorder, Split};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
@@ -36,10 +38,10 @@ impl Metrics {
         self.values.push((metric, value));
     }
 
-    /// Checks invariants, and counts the time that it takes.
+    /// Checks invariants, and counts the time that it takes; what they read is no part of what the method costs.
     pub fn check(&mut self, invariants: impl FnOnce() -> Result<()>) -> Result<()> {
         let started = Instant::now();
-        let outcome = invariants();
+        let outcome = uncounted(invariants);
         self.checking += started.elapsed().as_secs_f64();
         outcome
     }
@@ -61,6 +63,9 @@ pub trait Method {
     /// What it remembers from one iteration to the next, beside what the learner holds.
     type State: Serialize + DeserializeOwned;
 
+    /// Hashes of the prompts of a batch, as it is trained on; none where it is text without prompts.
+    fn prompts(batch: &Self::Batch) -> Vec<u64>;
+
     /// One iteration; every update goes through the learner.
     fn iteration(&mut self, batch: &Self::Batch, learner: &mut Learner<Self::Module>) -> Result<Metrics>;
 
@@ -78,6 +83,8 @@ pub struct Watch<'a> {
     /// Name of the training among those of its stage.
     pub training: &'a str,
     pub recorder: &'a mut dyn Recorder,
+    /// Which prompts may be trained on, where that is not all of them.
+    pub splits: Option<&'a Splits>,
     /// Set from outside to stop after the current iteration.
     pub stop: &'a AtomicBool,
 }
@@ -97,7 +104,7 @@ pub fn curve_steps(iterations: u64, points: usize) -> Vec<u64> {
 }
 
 /// Where a training stands between two iterations.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Stand {
     iteration: u64,
     clocks: Clocks,
@@ -106,6 +113,8 @@ struct Stand {
     checking: f64,
     /// Whether a look ended it.
     over: bool,
+    /// Hashes of the prompts that were trained on.
+    prompts: BTreeSet<u64>,
 }
 
 /// How long a training is, and when it is looked at.
@@ -140,7 +149,13 @@ pub fn train<M: Method, E: From<Error>>(
         }
         let started = Instant::now();
         learner.thin(at.iteration);
-        let said = method.iteration(&batch(at.iteration)?, learner)?;
+        let batch = batch(at.iteration)?;
+        let prompts = M::prompts(&batch);
+        if let Some(splits) = watch.splits {
+            splits.check("trains_on_train_prompts", learner.step(), Split::Train, prompts.iter().copied())?;
+        }
+        at.prompts.extend(prompts);
+        let said = method.iteration(&batch, learner)?;
         learner.whole();
         at.iteration += 1;
         at.clocks.wall_seconds += started.elapsed().as_secs_f64();
@@ -164,6 +179,7 @@ pub fn train<M: Method, E: From<Error>>(
             keep(&at, method, learner, keeper, watch)?;
         }
     }
+    watch.recorder.prompts(watch.training, &at.prompts.iter().copied().collect::<Vec<_>>());
     let mut say = |metric, value| watch.recorder.record(watch.stage, at.clocks, metric, value);
     say(metrics::TRAINED_TOKENS, at.total.trained_tokens as f64);
     say(metrics::SAMPLED_TOKENS, at.total.sampled_tokens as f64);

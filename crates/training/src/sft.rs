@@ -43,6 +43,10 @@ impl Method for Sft {
     type Batch = Responses;
     type State = ();
 
+    fn prompts(batch: &Responses) -> Vec<u64> {
+        batch.prompt_hashes()
+    }
+
     fn iteration(&mut self, batch: &Responses, learner: &mut Learner<Policy>) -> Result<Metrics> {
         let mut said = Metrics::default();
         if learner.step() == 0 {
@@ -88,6 +92,10 @@ impl Method for RunningText {
     type Module = Policy;
     type Batch = Vec<Vec<u32>>;
     type State = ();
+
+    fn prompts(_: &Vec<Vec<u32>>) -> Vec<u64> {
+        vec![]
+    }
 
     fn iteration(&mut self, windows: &Vec<Vec<u32>>, learner: &mut Learner<Policy>) -> Result<Metrics> {
         let mut said = Metrics::default();
@@ -167,4 +175,55 @@ pub fn blocks_of_logits(reader: &Reader, batch: &Responses) -> impl Iterator<Ite
 pub fn heldout_nll(reader: &Reader, policy: &Policy, batch: &Responses) -> (f64, f64) {
     let total: f64 = sequence_logp(reader, policy, batch).iter().map(|&x| -f64::from(x)).sum();
     (total / batch.response_tokens() as f64, total / batch.len() as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+    use duel_model::{Counted, counted};
+    use duel_spec::{LearnerSettings, Space, seeds};
+
+    /// A step reads and goes back over all tokens once: of responses to prompts, and of running text.
+    #[test]
+    fn a_step_costs_what_its_model_counts() -> Result<()> {
+        let space = Space {
+            vocabulary: 12,
+            pad: 0,
+            bos: 1,
+            eos: 2,
+            prompt_tokens: 3,
+            response_tokens: 4,
+            actions: None,
+            ends: false,
+        };
+        let device = Device::flex().autodiff();
+        let config = TransformerConfig::small(12, space.context(), 2, 16, 2, true);
+        let learner = || {
+            let policy = Policy::new(&config, &mut seeds::derive(1, "test", 0, "init"), &device);
+            Learner::new(policy, &LearnerSettings::defaults(), 1e-3, 10)
+        };
+        let rows = |length: usize| (0..6u32).map(move |i| (0..length as u32).map(|t| 3 + (i + t) % 9).collect());
+        let mut responses: Vec<Vec<u32>> = rows(4).collect();
+        responses.iter_mut().for_each(|response| response[3] = 2);
+        let batch = Responses { prompts: rows(3).collect(), responses, logp: vec![] };
+
+        let before = counted();
+        let said = Sft::new(Reader::new(&space, &device), &config).iteration(&batch, &mut learner())?;
+        let now = counted();
+        let since = |of: fn(Counted) -> f64| of(now) - of(before);
+        // a pass leaves the last of 7 tokens out, and its head reads the 4 of the response
+        let found = since(|c| c.blocks + c.blocks_back) * 7.0 / 6.0 + since(|c| c.heads + c.heads_back) * 7.0 / 4.0;
+        assert!((found / said.cost.flops - 1.0).abs() < 1e-6, "{found:e}, {:e}", said.cost.flops);
+
+        let windows: Vec<Vec<u32>> = rows(7).collect();
+        let before = counted();
+        let said = RunningText::new(Reader::new(&space, &device), &config).iteration(&windows, &mut learner())?;
+        let now = counted();
+        let since = |of: fn(Counted) -> f64| of(now) - of(before);
+        // the way back through composed heads is not counted
+        let found = since(|c| c.blocks + c.blocks_back) + 3.0 * since(|c| c.heads);
+        assert!((found / said.cost.flops - 1.0).abs() < 1e-6, "{found:e}, {:e}", said.cost.flops);
+        Ok(())
+    }
 }

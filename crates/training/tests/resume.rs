@@ -61,7 +61,7 @@ fn trained(settings: &LearnerSettings, cuts: &[u64]) -> (Vec<f32>, Memory) {
         let mut method = Sft::new(Reader::new(&space, &device), &config);
         let mut keeper = Keeper::new(f64::INFINITY);
         let stop = AtomicBool::new(false);
-        let mut watch = Watch { stage: "test", training: "test", recorder: &mut memory, stop: &stop };
+        let mut watch = Watch { stage: "test", training: "test", recorder: &mut memory, splits: None, stop: &stop };
         let batch = |iteration: u64| {
             if cut == Some(iteration) {
                 stop.store(true, std::sync::atomic::Ordering::Relaxed); // heard before the next iteration

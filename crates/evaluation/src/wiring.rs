@@ -1,0 +1,218 @@
+//! The two yardsticks against each other and against plain sums, on the world that has both.
+
+use crate::{Effort, GrammarYardstick, Law, Moment, Result, SampledYardstick, Score, Whose, Yardstick, completions};
+use crate::{laws, proxy_table};
+use burn::tensor::Device;
+use duel_data::World;
+use duel_data::grammar::{GrammarWorld, Task, all_responses, excited_proxy, gold};
+use duel_model::{Policy, Reader, Responses, TransformerConfig, generate};
+use duel_reward::{GrammarGold, Scorer};
+use duel_spec::metrics::{self, Metric};
+use duel_spec::seeds::{self, Stream};
+use duel_spec::{Clocks, Completion, Outcome, Recorder, Split, ids::prompt_hash};
+use duel_training::sft;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// A proxy that is not gold.
+struct Excited;
+
+impl Scorer for Excited {
+    fn score(&self, batch: &Responses) -> duel_reward::Result<Vec<f64>> {
+        let rows = batch.prompts.iter().zip(&batch.responses);
+        Ok(rows.map(|(prompt, response)| excited_proxy(Task::of(prompt), response)).collect())
+    }
+}
+
+/// A policy and its reference, far apart, and what measures them.
+struct Bench {
+    world: Arc<GrammarWorld>,
+    reader: Reader,
+    policy: Policy,
+    reference: Policy,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let world = Arc::new(GrammarWorld::new(0.02, 1));
+        let space = world.space();
+        let config = TransformerConfig::small(space.vocabulary, space.context(), 1, 8, 2, true);
+        let of = |seed| Policy::new(&config, &mut seeds::derive(seed, "test", 0, "init"), &Device::flex());
+        Self { reader: Reader::new(space, &Device::flex()), policy: of(0), reference: of(1), world }
+    }
+
+    fn prompts(&self, split: Split) -> Vec<Vec<u32>> {
+        self.world.prompts(split).iter().map(|prompt| prompt.ids.clone()).collect()
+    }
+
+    fn exact(&self) -> Result<GrammarYardstick> {
+        let table = |split| proxy_table(&Excited, &self.prompts(split), self.world.space().eos).expect("it scores all");
+        GrammarYardstick::new(&self.world, self.reader.clone(), &self.reference, Some(&table))
+    }
+
+    fn sampled(&self) -> SampledYardstick {
+        let (world, reader, reference) = (self.world.clone(), self.reader.clone(), self.reference.clone());
+        SampledYardstick::new(world, reader, reference, Arc::new(GrammarGold), Some(Arc::new(Excited)), 5)
+    }
+}
+
+/// What a policy is worth on a split by plain sums over all responses: metric, value, and the standard deviation over responses.
+struct Plain {
+    marks: Vec<(Metric, f64, f64)>,
+    /// KL(reference || policy), which none of them is.
+    reverse: f64,
+}
+
+fn plain(bench: &Bench, split: Split) -> Plain {
+    let prompts = bench.prompts(split);
+    let [own, other] = [&bench.policy, &bench.reference].map(|policy| laws(policy, &bench.reader, &prompts));
+    let all = all_responses();
+    let (mut sums, mut squares) = ([0.0; 7], [0.0; 7]);
+    let (mut wins, mut ties, mut reverse) = (0.0, 0.0, 0.0);
+    for ((prompt, Law(own)), Law(other)) in prompts.iter().zip(&own).zip(&other) {
+        let task = Task::of(prompt);
+        let golds: Vec<f64> = all.iter().map(|response| gold(task, response)).collect();
+        for (y, response) in all.iter().enumerate() {
+            let p = own[y].exp() / prompts.len() as f64;
+            let tokens = response.len() as f64 + 1.0;
+            let of = [golds[y], excited_proxy(task, response), own[y] - other[y], -own[y], tokens, -other[y], 1.0];
+            for (i, x) in of.into_iter().enumerate() {
+                sums[i] += p * x;
+                squares[i] += p * x * x;
+            }
+            reverse += other[y].exp() * (other[y] - own[y]) / prompts.len() as f64;
+            for (z, theirs) in golds.iter().enumerate() {
+                let both = p * other[z].exp();
+                match golds[y] - theirs {
+                    gap if gap.abs() <= 1e-9 => ties += both,
+                    gap if gap > 0.0 => wins += both,
+                    _ => {}
+                }
+            }
+        }
+    }
+    assert!((sums[6] - 1.0).abs() < 1e-6);
+    let sd = |i: usize| f64::sqrt(squares[i] - sums[i] * sums[i]);
+    let marks = vec![
+        (metrics::GOLD, sums[0], sd(0)),
+        (metrics::GOLD_SD, sd(0), 2.0 * sd(0)), // the spread of a spread, for laws without heavy tails
+        (metrics::PROXY, sums[1], sd(1)),
+        (metrics::KL, sums[2], sd(2)),
+        (metrics::KL_K1, sums[2], sd(2)),
+        (metrics::ENTROPY, sums[3], sd(3)),
+        (metrics::LENGTH, sums[4], sd(4)),
+        (metrics::PERPLEXITY_REFERENCE, sums[5] / sums[4], 2.0 * sd(5) / sums[4]), // of a quotient
+        (metrics::WIN_RATE, wins + ties / 2.0, 0.5),
+        (metrics::TIE_RATE, ties, 0.5),
+    ];
+    Plain { marks, reverse }
+}
+
+fn mark(score: &Score, metric: Metric) -> f64 {
+    score.get(metric).unwrap_or_else(|| panic!("no {metric}"))
+}
+
+/// Every mark that both yardsticks give is the plain sum over responses: exactly, and within five standard errors. KL taken the
+/// other way round, the reference in place of the policy, or one split in place of the other would be further off.
+#[test]
+fn both_yardsticks_give_the_plain_sums() -> Result<()> {
+    let bench = Bench::new();
+    let (exact, sampled) = (bench.exact()?.measure(&bench.policy, None)?, bench.sampled());
+    let effort = Effort { prompts: 6, samples_per_prompt: 2048 };
+    let errors = |sd: f64| 5.0 * sd / f64::from(6 * 2048).sqrt();
+    let mut kls = vec![];
+    for (exact, split) in exact.iter().zip([Split::Validation, Split::Test]) {
+        let Plain { marks, reverse } = plain(&bench, split);
+        let found = sampled.measure(&bench.policy, split, effort)?;
+        assert_eq!([exact.split, found.split], [split; 2]);
+        let hashes = |prompts: &[u64]| prompts.iter().copied().collect::<BTreeSet<u64>>();
+        let expected: BTreeSet<u64> = bench.prompts(split).iter().map(|prompt| prompt_hash(prompt)).collect();
+        assert_eq!([hashes(&exact.prompts), hashes(&found.prompts)], [expected.clone(), expected]);
+        for (metric, value, sd) in &marks {
+            if ![metrics::KL_K1, metrics::PERPLEXITY_REFERENCE].contains(metric) {
+                let enumerated = mark(exact, *metric);
+                assert!((enumerated - value).abs() < 1e-5, "{metric} by enumeration {enumerated}, plainly {value}");
+            }
+            let drawn = mark(&found, *metric);
+            assert!(
+                (drawn - value).abs() < errors(*sd),
+                "{metric} by sampling {drawn}, plainly {value} ± {}",
+                errors(*sd)
+            );
+        }
+        let (_, kl, sd) = marks[3];
+        assert!((kl - reverse).abs() > 2.0 * errors(sd), "KL {kl} and {reverse}: too alike to tell them apart");
+        // what is kept of it earns the same
+        for (score, bound) in [(exact, 1e-3), (&found, 1e-6)] {
+            let all: f64 = score.outcomes.iter().map(|o| f64::from(o.share)).sum();
+            let earned: f64 = score.outcomes.iter().map(|o| f64::from(o.share) * o.gold_reward).sum();
+            let tokens: f64 = score.outcomes.iter().map(|o| f64::from(o.share) * f64::from(o.tokens)).sum();
+            assert!((all - 6.0).abs() < bound * 6.0, "{all}");
+            assert!((earned / 6.0 - mark(score, metrics::GOLD)).abs() < bound * 10.0, "{earned}");
+            assert!((tokens / 6.0 - mark(score, metrics::LENGTH)).abs() < bound * 10.0, "{tokens}");
+        }
+        kls.push((kl, errors(sd)));
+    }
+    assert!((kls[0].0 - kls[1].0).abs() > 0.0);
+    Ok(())
+}
+
+/// On the way a policy is measured on few prompts, at the end on all; validation comes first; each split has its own numbers.
+#[test]
+fn a_curve_is_measured_on_less_than_the_end() -> Result<()> {
+    let bench = Bench::new();
+    let (curve, end) = (Effort { prompts: 2, samples_per_prompt: 1 }, Effort { prompts: 6, samples_per_prompt: 3 });
+    let yardstick = Yardstick::Sampled { yardstick: Box::new(bench.sampled()), curve, end };
+    let (_, taken) = seeds::taken_by(|| -> Result<()> {
+        for (moment, samples) in [(Moment::Curve, 2), (Moment::End, 18)] {
+            let scores = yardstick.measure(&bench.policy, None, moment)?;
+            assert_eq!(scores.iter().map(|score| score.split).collect::<Vec<_>>(), [Split::Validation, Split::Test]);
+            assert!(scores.iter().all(|score| score.outcomes.len() == samples), "{moment:?}");
+        }
+        Ok(())
+    });
+    // policy and reference, on both splits; the same again at the end
+    assert_eq!(taken.len(), 8);
+    assert_eq!(taken.iter().map(|t| (t.iteration, &t.purpose)).collect::<BTreeSet<_>>().len(), 4);
+    assert!(taken.iter().all(|t| t.seed == 5 && t.stage == "evaluation"));
+    Ok(())
+}
+
+/// Completions in memory.
+#[derive(Default)]
+struct Kept(Vec<Completion>);
+
+impl Recorder for Kept {
+    fn record(&mut self, _: &str, _: Clocks, _: Metric, _: f64) {}
+    fn completion(&mut self, completion: Completion) {
+        self.0.push(completion);
+    }
+    fn outcomes(&mut self, _: &[Outcome]) {}
+    fn progress(&mut self, _: u64, _: u64, _: &str) {}
+}
+
+/// Kept completions are the policy's on test prompts, each with its gold, its proxy and its log-ratio to the reference.
+#[test]
+fn completions_are_of_the_policy_on_test_prompts() -> Result<()> {
+    let bench = Bench::new();
+    let Bench { world, reader, policy, reference } = &bench;
+    let whose = Whose { arm: "a", point: "b", seed: 3, step: 9 };
+    let mut kept = Kept::default();
+    completions(whose, &**world, reader, policy, reference, &GrammarGold, Some(&Excited), 6, &mut kept)?;
+    let prompts = world.prompts(Split::Test);
+    let ids = prompts.iter().map(|prompt| prompt.ids.clone()).collect();
+    let batch = generate(policy, world.space(), ids, &mut seeds::stream(3, Stream::Completions, 0), &Device::flex());
+    let [own, other] = [policy, reference].map(|policy| sft::sequence_logp(reader, policy, &batch));
+    assert_eq!(kept.0.len(), 6);
+    for (row, completion) in kept.0.iter().enumerate() {
+        let (task, response) = (Task::of(&batch.prompts[row]), &batch.responses[row]);
+        assert_eq!(completion.prompt, prompts[row].text);
+        assert_eq!(completion.completion, world.render(&prompts[row], response)?);
+        assert_eq!((completion.split.as_str(), completion.step, completion.seed), ("test", 9, 3));
+        assert_eq!(completion.gold_reward, gold(task, response));
+        assert_eq!(completion.proxy_reward, excited_proxy(task, response));
+        assert_eq!(completion.kl, f64::from(own[row] - other[row]));
+        assert_eq!(completion.tokens as usize, response.len());
+    }
+    Ok(())
+}

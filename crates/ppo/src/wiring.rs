@@ -1,0 +1,346 @@
+//! How the methods on rollouts are put together: what each costs by a second count, which random numbers it takes, whom it reads,
+//! and when it begins to learn.
+
+use crate::rollout::{Rollout, Sampler, Setting};
+use crate::{ActorCritic, Baseline, Critic, CriticFree, OnlineDpo, Ppo, Raft};
+use burn::module::Module;
+use burn::tensor::{Device, Tensor};
+use duel_model::{Counted, Flops, Policy, Reader, Responses, Scalar, TransformerConfig, ValueHead};
+use duel_model::{counted, generate, weights};
+use duel_objectives::{ResponseMask, k1};
+use duel_reward::{Judge, LearnedReward};
+use duel_spec::metrics::{self, Metric};
+use duel_spec::seeds::{self, Stream};
+use duel_spec::{
+    CriticBody, EnsembleScore, KlEstimator, KlPlace, LearnerSettings, OnPolicy, OnlineLoss, Reference, RewardSource,
+    Space,
+};
+use duel_training::{Learner, Method, Metrics, Result, sft};
+use std::collections::HashSet;
+use std::sync::Arc;
+
+/// Tokens of a prompt and of a response.
+const P: usize = 5;
+const T: usize = 4;
+/// Responses of a rollout, in groups of two where there are groups.
+const ROWS: usize = 8;
+const SEED: u64 = 11;
+
+/// No response can end early, so that each has `T` tokens and all passes are of one size.
+fn space() -> Space {
+    Space {
+        vocabulary: 12,
+        pad: 0,
+        bos: 1,
+        eos: 2,
+        prompt_tokens: P,
+        response_tokens: T,
+        actions: Some((3..12).collect()),
+        ends: false,
+    }
+}
+
+fn config() -> TransformerConfig {
+    TransformerConfig::small(12, P + T, 2, 16, 2, true)
+}
+
+fn policy(seed: u64) -> Policy {
+    Policy::new(&config(), &mut seeds::derive(seed, "test", 0, "init"), &Device::flex())
+}
+
+/// A network that scores, as a reward model does.
+fn reward() -> LearnedReward {
+    let head = (0..16).map(|i| if i % 2 == 0 { 1.0 } else { -0.5 }).collect();
+    let network = Scalar::with_head(policy(3), head, &Device::flex()).no_grad();
+    LearnedReward::new(vec![(Judge::Network(network), 0.0)], EnsembleScore::Mean, reader(), 0.0, 1.0)
+}
+
+fn reader() -> Reader {
+    Reader::new(&space(), &Device::flex())
+}
+
+/// The reference is another policy than the one that trains.
+fn setting() -> Setting {
+    Setting {
+        reference: policy(1).no_grad(),
+        scorer: Arc::new(reward()),
+        reader: reader(),
+        train_reader: Reader::new(&space(), &Device::flex().autodiff()),
+        config: config(),
+        scorer_flops: Flops::scalar(&config()).forward(1),
+        seed: SEED,
+    }
+}
+
+fn settings() -> OnPolicy {
+    OnPolicy {
+        beta: 0.1,
+        reward: RewardSource::Rm,
+        iterations: 3,
+        episodes: ROWS,
+        epochs: 2,
+        minibatches: 2,
+        target_kl: f64::INFINITY,
+        ..duel_spec::Ppo::defaults().shared
+    }
+}
+
+/// Prompts, each `group` times in a row; no two neighbours of different groups are alike.
+fn prompts(group: usize) -> Vec<Vec<u32>> {
+    (0..ROWS).map(|row| vec![1, 3 + (row / group) as u32, 4, 5, 6]).collect()
+}
+
+fn learner<M: Module>(module: M) -> Learner<M> {
+    Learner::new(module, &LearnerSettings { warmup: 0.0, ..LearnerSettings::defaults() }, 1e-2, 100)
+}
+
+fn actor_critic(critic: CriticBody) -> ActorCritic {
+    let device = Device::flex().autodiff();
+    let critic = match critic {
+        CriticBody::Separate => Critic::Separate(Scalar::from_policy(policy(4).train(), &device)),
+        CriticBody::Shared => Critic::Shared(ValueHead::new(16, &device)),
+    };
+    ActorCritic { actor: policy(2).train(), critic }
+}
+
+fn ppo(shared: OnPolicy, critic: CriticBody) -> Ppo {
+    Ppo::new(duel_spec::Ppo { shared, critic, critic_warmup: 0, ..duel_spec::Ppo::defaults() }, setting())
+}
+
+fn online_dpo() -> OnlineDpo {
+    OnlineDpo::new(
+        duel_spec::OnlineDpo { shared: settings(), pair_loss: OnlineLoss::Sigmoid, label_temperature: 0.0 },
+        setting(),
+    )
+}
+
+fn raft() -> Raft {
+    Raft::new(duel_spec::Raft { shared: settings(), group: 2 }, setting())
+}
+
+type Prompts = Vec<Vec<u32>>;
+
+/// That one iteration costs by the formula what the models count: every pass of the formula is one of all `P + T` tokens, a
+/// pass through the blocks leaves the last of them out, and a prompt that stands next to itself is written after once.
+fn costs_what_is_counted<M: Method<Batch = Prompts>>(
+    what: &str,
+    mut method: M,
+    module: M::Module,
+    group: usize,
+    unpriced: f64,
+) {
+    let mut learner = learner(module);
+    let before = counted();
+    let said = method.iteration(&prompts(group), &mut learner).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let now = counted();
+    let since = |of: fn(Counted) -> f64| of(now) - of(before);
+    let blocks = (config().layers * config().block_matrices()) as f64;
+    let saved = 2.0 * blocks * (P * (ROWS - ROWS / group)) as f64;
+    let pass = 2.0 * blocks * ((P + T - 1) * ROWS) as f64;
+    let (tokens, columns) = ((P + T) as f64, (P + T - 1) as f64);
+    let found = (since(|c| c.blocks + c.blocks_back) + saved - unpriced * pass) * tokens / columns
+        + since(|c| c.heads + c.heads_back) * tokens / T as f64;
+    // a score is read of all tokens, and the heads of a critic and of an unpriced pass are not told apart: 2% of the whole
+    let off = (found / said.cost.flops - 1.0).abs();
+    assert!(off < 0.02, "{what}: {found:e} FLOPs counted, {:e} by the formula", said.cost.flops);
+}
+
+/// Every pass is priced, and none twice: the least of them is 6% of the whole.
+#[test]
+fn every_method_costs_what_its_models_count() {
+    let actor = || policy(2).train();
+    let separate = || actor_critic(CriticBody::Separate);
+    costs_what_is_counted("PPO", ppo(settings(), CriticBody::Separate), separate(), 1, 0.0);
+    let full = OnPolicy { kl_estimator: KlEstimator::Full, ..settings() };
+    costs_what_is_counted("PPO, whole KL", ppo(full.clone(), CriticBody::Separate), separate(), 1, 0.0);
+    let in_loss = OnPolicy { kl: KlPlace::Loss, ..full };
+    costs_what_is_counted("PPO, whole KL in the loss", ppo(in_loss, CriticBody::Separate), separate(), 1, 0.0);
+    // a shared critic's values are those of the actor's pass, which is made once more for them
+    let shared = actor_critic(CriticBody::Shared);
+    costs_what_is_counted("PPO, shared critic", ppo(settings(), CriticBody::Shared), shared, 1, 1.0);
+    for (what, baseline, group) in [
+        ("REINFORCE", Baseline::Past { sum: 0.0, n: 0.0 }, 1),
+        ("RLOO", Baseline::LeaveOneOut { group: 2 }, 2),
+        ("GRPO", Baseline::Group { group: 2, scale: true }, 2),
+    ] {
+        costs_what_is_counted(what, CriticFree::new(baseline, settings(), setting()), actor(), group, 0.0);
+    }
+    costs_what_is_counted("online DPO", online_dpo(), actor(), 2, 0.0);
+    costs_what_is_counted("RAFT", raft(), actor(), 2, 0.0);
+    let free = Setting { scorer: Arc::new(Words), scorer_flops: 0.0, ..setting() };
+    let past = Baseline::Past { sum: 0.0, n: 0.0 };
+    costs_what_is_counted("REINFORCE on gold", CriticFree::new(past, settings(), free), actor(), 1, 0.0);
+}
+
+/// The share of a response that is the word 5.
+struct Words;
+
+impl duel_reward::Scorer for Words {
+    fn score(&self, batch: &Responses) -> duel_reward::Result<Vec<f64>> {
+        let share = |response: &Vec<u32>| response.iter().filter(|&&id| id == 5).count() as f64 / T as f64;
+        Ok(batch.responses.iter().map(share).collect())
+    }
+}
+
+/// Each iteration takes each of its streams once, at its own number and the seed that was given; no two methods share one
+/// but the rollout's.
+#[test]
+fn no_stream_is_taken_twice() {
+    fn taken<M: Method<Batch = Prompts>>(mut method: M, module: M::Module, group: usize) -> Vec<seeds::Taken> {
+        let mut learner = learner(module);
+        let (_, taken) = seeds::taken_by(|| {
+            for _ in 0..3 {
+                method.iteration(&prompts(group), &mut learner).unwrap_or_else(|e| panic!("{e}"));
+            }
+        });
+        taken
+    }
+    let actor = || policy(2).train();
+    let past = CriticFree::new(Baseline::Past { sum: 0.0, n: 0.0 }, settings(), setting());
+    let all = [
+        (taken(ppo(settings(), CriticBody::Separate), actor_critic(CriticBody::Separate), 1), 2),
+        (taken(past, actor(), 1), 2),
+        (taken(online_dpo(), actor(), 2), 3),
+        (taken(raft(), actor(), 2), 2),
+    ];
+    let mut others = HashSet::new();
+    for (taken, streams) in all {
+        assert_eq!(taken.len(), 3 * streams, "{taken:?}");
+        assert_eq!(taken.iter().collect::<HashSet<_>>().len(), taken.len(), "{taken:?}");
+        assert!(taken.iter().all(|t| t.seed == SEED), "{taken:?}");
+        for iteration in 0..3 {
+            assert_eq!(taken.iter().filter(|t| t.iteration == iteration).count(), streams, "{taken:?}");
+        }
+        assert!(taken.iter().filter(|t| t.purpose != "rollout").all(|t| others.insert(t.clone())), "{taken:?}");
+    }
+}
+
+fn said(metrics: &Metrics, metric: Metric) -> f64 {
+    metrics.values.iter().find(|(m, _)| *m == metric).unwrap_or_else(|| panic!("no {metric}")).1
+}
+
+/// The responses are the old policy's, from the rollout's own stream; KL is from it to the reference; the return is the score
+/// less its price.
+#[test]
+fn a_rollout_is_of_the_policy_and_is_held_against_the_reference() -> Result<()> {
+    let mut method = ppo(settings(), CriticBody::Separate);
+    let mut learner = learner(actor_critic(CriticBody::Separate));
+    for iteration in 0..2 {
+        let now = learner.module().actor.valid();
+        let metrics = method.iteration(&prompts(1), &mut learner)?;
+        let mut rng = seeds::stream(SEED, Stream::Rollout, iteration);
+        let batch = generate(&now, &space(), prompts(1), &mut rng, &Device::flex());
+        let [own, reference] = [&now, &policy(1)].map(|policy| sft::sequence_logp(&reader(), policy, &batch));
+        let kl =
+            own.iter().zip(reference).map(|(own, reference)| f64::from(own - reference)).sum::<f64>() / ROWS as f64;
+        let scores = duel_reward::Scorer::score(&reward(), &batch).unwrap_or_else(|e| panic!("{e}"));
+        let score = scores.iter().sum::<f64>() / ROWS as f64;
+        for (metric, expected) in [
+            (metrics::ROLLOUT_KL, kl),
+            (metrics::ROLLOUT_PROXY, score),
+            (metrics::ROLLOUT_RETURN, score - 0.1 * kl),
+            (metrics::ROLLOUT_ENTROPY, -own.iter().map(|&x| f64::from(x)).sum::<f64>() / (ROWS * T) as f64),
+        ] {
+            let found = said(&metrics, metric);
+            assert!((found - expected).abs() < 1e-4, "iteration {iteration}, {metric}: {found}, by hand {expected}");
+        }
+        assert!(kl.abs() > 0.05, "a KL that its sign shows in: {kl}");
+    }
+    Ok(())
+}
+
+/// While the critic warms up, it alone learns.
+#[test]
+fn the_policy_waits_for_its_critic() -> Result<()> {
+    let warm = duel_spec::Ppo { shared: settings(), critic_warmup: 2, ..duel_spec::Ppo::defaults() };
+    let mut method = Ppo::new(warm, setting());
+    let mut learner = learner(actor_critic(CriticBody::Separate));
+    let weights_of = |module: &ActorCritic| {
+        let Critic::Separate(critic) = &module.critic else { panic!("a critic of its own") };
+        (weights::flatten(&module.actor), weights::flatten(critic))
+    };
+    let mut before = weights_of(learner.module());
+    for waits in [true, true, false] {
+        method.iteration(&prompts(1), &mut learner)?;
+        let now = weights_of(learner.module());
+        assert_eq!(now.0 == before.0, waits, "the policy");
+        assert_ne!(now.1, before.1, "the critic");
+        before = now;
+    }
+    Ok(())
+}
+
+/// A rollout of eight responses whose every token has log-probs −1, and −1 − `apart` under the reference.
+fn rollout(scores: [f64; ROWS], apart: [f64; ROWS], beta: f64) -> Rollout {
+    let device = Device::flex();
+    let flat: Vec<f32> = apart.iter().flat_map(|&apart| [-1.0 - apart as f32; T]).collect();
+    let logp = Tensor::<2>::ones([ROWS, T], &device).neg();
+    let ref_logp = Tensor::<1>::from_data(flat.as_slice(), &device).reshape([ROWS, T]);
+    Rollout {
+        responses: Responses { prompts: prompts(2), responses: vec![vec![3, 4, 5, 6]; ROWS], logp: vec![] },
+        mask: ResponseMask::from_lengths(&[T; ROWS], T, &device),
+        token_kl: k1(logp.clone(), ref_logp.clone()),
+        logp,
+        ref_logp,
+        beta,
+        scores: scores.into(),
+        reference: None,
+    }
+}
+
+/// RAFT imitates the response of a group whose score less β·KL is the largest.
+#[test]
+fn the_winner_of_a_group_is_worth_most() {
+    // a KL of .5 · 4 tokens at 1 a nat outweighs a score that is 1 higher
+    let (scores, apart) = ([1.0, 2.0, 2.0, 1.0, 1.0, 2.0, 0.0, 0.5], [0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.0, 0.0]);
+    let winners = raft().winners(rollout(scores, apart, 1.0));
+    let lengths = weights::host(winners.mask.lengths());
+    assert_eq!(lengths, [0.0, 4.0, 4.0, 0.0, 4.0, 0.0, 0.0, 4.0]);
+}
+
+/// Online DPO's label is whether the first of two has the higher score.
+#[test]
+fn the_preferred_of_two_has_the_higher_score() {
+    let method = online_dpo();
+    let labels = method.labels(&rollout([1.0, 2.0, 2.0, 1.0, 0.0, 0.5, 3.0, -1.0], [0.0; ROWS], 0.1));
+    assert_eq!(labels, [false, true, false, true]);
+}
+
+/// A return is the score less the price of its KL; what it is held against is the mean of its baseline.
+#[test]
+fn advantages_by_hand() {
+    let advantages = |baseline, rollouts: &[Rollout]| -> Vec<Vec<f32>> {
+        let mut method = CriticFree::new(baseline, settings(), setting());
+        rollouts.iter().map(|rollout| weights::host(method.advantages(rollout))).collect()
+    };
+    // returns 1, 3 − 2, and so on by twos: a KL of 1 a token at ½ a nat is 2
+    let priced = rollout([1.0, 3.0, 2.0, 2.0, 0.0, 4.0, 5.0, 1.0], [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], 0.5);
+    let returns = [1.0, 1.0, 2.0, 2.0, 0.0, 4.0, 5.0, 1.0];
+    let group = advantages(Baseline::Group { group: 2, scale: false }, std::slice::from_ref(&priced));
+    assert_eq!(group[0], [0.0, 0.0, 0.0, 0.0, -2.0, 2.0, 2.0, -2.0]);
+    let others = advantages(Baseline::LeaveOneOut { group: 2 }, std::slice::from_ref(&priced));
+    assert_eq!(others[0], [0.0, 0.0, 0.0, 0.0, -4.0, 4.0, 4.0, -4.0]);
+    // the first rollout is held against its own mean, 2; the second against that of the first alone
+    let next = rollout([6.0; ROWS], [0.0; ROWS], 0.5);
+    let past = advantages(Baseline::Past { sum: 0.0, n: 0.0 }, &[priced, next]);
+    assert_eq!(past[0], returns.map(|x| x - 2.0));
+    assert_eq!(past[1], [4.0; ROWS]);
+}
+
+/// A reference that follows keeps `reference_decay` of itself at each step, and takes the rest from the policy; one that does
+/// not stays.
+#[test]
+fn a_reference_that_follows_moves_by_what_is_left_of_its_decay() {
+    let rollout = rollout([0.0; ROWS], [0.0; ROWS], 0.1);
+    let after = |reference| {
+        let settings = OnPolicy { reference, reference_decay: 0.75, ..settings() };
+        let mut sampler = Sampler::new(setting(), settings);
+        sampler.next(&rollout, &policy(2));
+        assert_eq!(sampler.iteration, 1);
+        weights::flatten(sampler.reference())
+    };
+    let [old, now] = [policy(1), policy(2)].map(|policy| weights::flatten(&policy));
+    assert_eq!(after(Reference::Frozen), old);
+    let blend: Vec<f32> = old.iter().zip(now).map(|(old, now)| 0.75 * old + 0.25 * now).collect();
+    assert_eq!(after(Reference::Ema), blend);
+}

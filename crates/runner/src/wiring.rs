@@ -1,0 +1,512 @@
+//! A small experiment run within the test, stage by stage, and every choice that stages make held against a plain one: which
+//! rows, prompts, random numbers, costs and steps go where.
+
+use crate::plan::{Kind, Plan, Stage};
+use crate::work::{Batches, Desk, PROXY, REFERENCE, load_json};
+use duel_data::World;
+use duel_data::grammar::{GrammarWorld, Task, gold, token};
+use duel_data::pairs::PreferenceRow;
+use duel_dpo::{Dpo, ReferenceLogp};
+use duel_evaluation::{GrammarYardstick, HeldOut, proxy_table};
+use duel_ledger::{MetricTable, RunDir, StageDir, StageRecorder, read_completions, read_metrics, read_outcomes};
+use duel_model::{Flops, Policy, generate};
+use duel_reward::{Judge, RewardModel, Scorer, quality};
+use duel_spec::metrics::{self, Metric};
+use duel_spec::seeds::{self, Stream, Taken};
+use duel_spec::{Document, Experiment, NO_POINT, Outcome, SHARED_ARM, Split, ids::prompt_hash};
+use duel_training::{PairBatch, curve_steps, sft};
+use rand::RngExt;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::sync::atomic::AtomicBool;
+
+/// The arms keep the best step by three different marks; two learn so fast that the best is not the last.
+const TEXT: &str = r#"
+name = "wiring"
+seeds = 2
+[model]
+layers = 1
+width = 16
+heads = 2
+[stages.sft]
+steps = 40
+[stages.pairs]
+rows = 64
+holdout_rows = 32
+[stages.rm]
+steps = 12
+batch_size = 16
+samples = 48
+ensemble = 2
+keep = "best"
+checks = 4
+[evaluation]
+curve_points = 6
+completions = 6
+[arms.ppo]
+method = "ppo"
+iterations = 6
+episodes = 16
+minibatches = 2
+epochs = 1
+target_kl = inf
+keep = "loss"
+learning_rate = 0.02
+[arms.ppo.grid]
+beta = [0.3]
+[arms.dpo]
+method = "dpo"
+epochs = 3
+batch_size = 16
+keep = "proxy"
+learning_rate = 0.02
+[arms.dpo.grid]
+beta = [0.3]
+[arms.rloo]
+method = "rloo"
+iterations = 6
+episodes = 16
+minibatches = 2
+epochs = 1
+target_kl = inf
+reward = "gold"
+keep = "gold"
+learning_rate = 0.02
+[arms.rloo.grid]
+beta = [0.3]
+[arms.rough]
+method = "rloo"
+iterations = 12
+episodes = 16
+minibatches = 2
+epochs = 1
+target_kl = inf
+reward = "gold"
+keep = "gold"
+learning_rate = 0.1
+[arms.rough.grid]
+beta = [0.3]
+[arms.wild]
+method = "rloo"
+iterations = 12
+episodes = 16
+minibatches = 2
+epochs = 1
+target_kl = inf
+reward = "gold"
+keep = "gold"
+learning_rate = 0.3
+[arms.wild.grid]
+beta = [0.3]
+"#;
+
+/// The seed whose stages are looked at: not that which a forgotten one would be.
+const SEED: u64 = 1;
+
+/// What was run, and the generators that each stage made.
+struct Ran {
+    experiment: Experiment,
+    plan: Plan,
+    run: RunDir,
+    taken: Vec<(usize, Vec<Taken>)>,
+    stop: AtomicBool,
+    _root: tempfile::TempDir,
+}
+
+impl Ran {
+    fn new() -> Self {
+        let root = tempfile::tempdir().expect("a folder");
+        let document = Document::parse("wiring", TEXT, &[]).expect("valid");
+        let experiment = Experiment::from_document(&document).expect("valid");
+        let plan = Plan::new(&experiment, "flex", experiment.lay_out(&experiment.trials())).expect("plans");
+        let run = RunDir::create(root.path(), &experiment.name).expect("a run");
+        let mut this = Self { experiment, plan, run, taken: vec![], stop: AtomicBool::new(false), _root: root };
+        for place in 0..this.plan.stages.len() {
+            let stage = &this.plan.stages[place];
+            if stage.seed != SEED {
+                continue;
+            }
+            let (arm, method, point) = match &stage.cell {
+                Some(cell) => (cell.arm.as_str(), cell.point.method.name(), cell.point.label.as_str()),
+                None => (SHARED_ARM, stage.kind.name(), NO_POINT),
+            };
+            let mut recorder = StageRecorder::new(arm, method, point, stage.seed, Box::new(|_, _, _| ()));
+            let (made, taken) = seeds::taken_by(|| {
+                let desk = this.desk(stage);
+                StageDir::make(&this.run.stages(), &stage.id, &stage.key, |to| desk.work(to, &mut recorder))
+            });
+            made.unwrap_or_else(|e| panic!("{}: {e:?}", stage.label()));
+            this.taken.push((place, taken));
+        }
+        this
+    }
+
+    fn desk<'a>(&'a self, stage: &'a Stage) -> Desk<'a> {
+        let device = duel_model::device::open("flex").expect("the device");
+        Desk::new(&self.experiment, &self.plan, stage, &self.run, device, &self.stop)
+    }
+
+    fn stage(&self, kind: Kind, arm: &str) -> &Stage {
+        let is_it = |stage: &&Stage| {
+            stage.seed == SEED && stage.kind == kind && stage.cell.as_ref().is_none_or(|cell| cell.arm == arm)
+        };
+        self.plan.stages.iter().find(is_it).expect("planned")
+    }
+
+    /// Responses to a prompt in an arm's rollouts.
+    fn group(&self, arm: &str) -> usize {
+        self.stage(Kind::Cell, arm).cell.as_ref().expect("a cell").point.method.group()
+    }
+
+    fn folder(&self, stage: &Stage) -> StageDir {
+        self.desk(stage).folder(stage).expect("made")
+    }
+
+    fn metrics(&self, stage: &Stage) -> MetricTable {
+        read_metrics(&self.folder(stage).file("metrics.parquet")).expect("rows")
+    }
+}
+
+/// The last value of a metric of a stage.
+fn last(table: &MetricTable, stage: &str, metric: Metric) -> f64 {
+    table.of(stage, metric.name).last().unwrap_or_else(|| panic!("no {metric} of {stage}")).value
+}
+
+fn near(what: &str, found: f64, expected: f64) {
+    assert!((found - expected).abs() <= 1e-5 * expected.abs().max(1.0), "{what}: {found}, expected {expected}");
+}
+
+#[test]
+fn every_stage_takes_what_it_should() {
+    let ran = Ran::new();
+    let world = GrammarWorld::new(ran.experiment.world.grammar.rho, ran.experiment.world.grammar.sft_rows);
+    streams_are_taken_once(&ran);
+    let rows = ran.desk(ran.stage(Kind::Rm, "")).rows().expect("rows");
+    rows_are_of_their_splits(&ran, &world, &rows);
+    the_reward_model_is_judged_on_each_split(&ran, &world, &rows);
+    the_reference_is_of_train_and_validation_rows(&ran, &world, &rows);
+    the_yardstick_measures_the_reference(&ran, &world);
+    for arm in ["ppo", "dpo", "rloo"] {
+        a_cell_keeps_and_measures_what_it_says(&ran, &world, &rows, arm);
+    }
+    rollouts_are_priced(&ran, &world);
+    rollouts_are_scored_by_their_judges(&ran, &world);
+    the_best_step_is_chosen_on_validation(&ran);
+}
+
+/// Every generator is of the stage's seed, and none is made twice: but for evaluation, whose numbers are the same for every
+/// policy, and prompts, which are the same for every method on rollouts.
+fn streams_are_taken_once(ran: &Ran) {
+    let mut seen = HashSet::new();
+    for (place, taken) in &ran.taken {
+        let label = ran.plan.stages[*place].label();
+        assert!(taken.iter().all(|t| t.seed == SEED), "{label}: {taken:?}");
+        let mut own = HashSet::new();
+        for one in taken.iter().filter(|t| t.stage != "evaluation") {
+            assert!(own.insert(one.clone()), "{label} takes twice {one:?}");
+            // the arms on one method too: they are held against each other
+            let shared = ["prompts", "rollout"].contains(&one.purpose.as_str()) || one.stage == "critic-free";
+            assert!(shared || seen.insert(one.clone()), "{label} takes what another has taken: {one:?}");
+        }
+    }
+    let iterations = |arm: &str, purpose: &str| -> Vec<u64> {
+        let stage = ran.stage(Kind::Cell, arm);
+        let (_, taken) = ran.taken.iter().find(|(place, _)| ran.plan.stages[*place].id == stage.id).expect("ran");
+        taken.iter().filter(|t| t.purpose == purpose).map(|t| t.iteration).collect()
+    };
+    for arm in ["ppo", "rloo"] {
+        for purpose in ["prompts", "rollout", "minibatches"] {
+            assert_eq!(iterations(arm, purpose), [0, 1, 2, 3, 4, 5], "{arm}, {purpose}");
+        }
+    }
+    assert_eq!(iterations("dpo", "rows"), [0, 1, 2], "an epoch each");
+}
+
+fn rows_are_of_their_splits(ran: &Ran, world: &GrammarWorld, rows: &[PreferenceRow]) {
+    let settings = &ran.experiment.stages.pairs;
+    for (split, count) in [
+        (Split::Train, settings.rows),
+        (Split::Validation, settings.holdout_rows),
+        (Split::Test, settings.holdout_rows),
+    ] {
+        let own: Vec<&PreferenceRow> = rows.iter().filter(|row| row.split == split).collect();
+        assert_eq!(own.len(), count);
+        for row in own {
+            assert!(world.prompts(split).iter().any(|prompt| prompt.ids == row.prompt), "{split:?}");
+            let task = Task::of(&row.prompt);
+            near("gold of the chosen", row.gold_chosen, gold(task, &row.chosen));
+            near("gold of the rejected", row.gold_rejected, gold(task, &row.rejected));
+        }
+    }
+    // labels follow gold: the chosen ones earn more on average
+    let gap: f64 = rows.iter().map(|row| row.gold_chosen - row.gold_rejected).sum::<f64>() / rows.len() as f64;
+    assert!(gap > 0.3, "{gap}");
+    let bayes = duel_data::pairs::bayes_accuracy(&of_split(rows, Split::Test));
+    near("Bayes accuracy", last(&ran.metrics(ran.stage(Kind::Pairs, "")), "pairs", metrics::BAYES_ACCURACY), bayes);
+}
+
+fn of_split(rows: &[PreferenceRow], split: Split) -> Vec<PreferenceRow> {
+    rows.iter().filter(|row| row.split == split).cloned().collect()
+}
+
+fn ids(world: &GrammarWorld, split: Split) -> Vec<Vec<u32>> {
+    world.prompts(split).iter().map(|prompt| prompt.ids.clone()).collect()
+}
+
+fn the_reward_model_is_judged_on_each_split(ran: &Ran, world: &GrammarWorld, rows: &[PreferenceRow]) {
+    let (rm, table) = (ran.stage(Kind::Rm, ""), ran.metrics(ran.stage(Kind::Rm, "")));
+    let desk = ran.desk(ran.stage(Kind::Cell, "dpo"));
+    let reward = desk.learned_reward(world).expect("a reward");
+    let of = |split| quality(&reward, &of_split(rows, split)).expect("it scores");
+    let (validation, test) = (of(Split::Validation), of(Split::Test));
+    for (metric, expected) in [
+        (metrics::PAIR_ACCURACY_TRAIN, of(Split::Train).accuracy),
+        (metrics::PAIR_ACCURACY_VALIDATION, validation.accuracy),
+        (metrics::PAIR_ACCURACY_TEST, test.accuracy),
+        (metrics::RM_LOSS_VALIDATION, validation.loss),
+        (metrics::RM_SPEARMAN_GOLD, test.spearman),
+        (metrics::RM_LENGTH_CORRELATION, test.length_correlation),
+        (metrics::RM_CALIBRATION, test.calibration.error()),
+    ] {
+        near(metric.name, last(&table, "rm", metric), expected);
+    }
+    // of each network the first of the most accurate steps on validation rows is kept, of those that were looked at
+    let (steps, held_out) = (curve_steps(12, 4), of_split(rows, Split::Validation));
+    let pairs = PairBatch::new(&held_out, &(0..held_out.len()).collect::<Vec<_>>());
+    let all: Vec<(u64, f64)> =
+        (table.of("rm", metrics::PAIR_ACCURACY_VALIDATION.name)).map(|row| (row.clocks.step, row.value)).collect();
+    let kept: Vec<u64> = table.of("rm", metrics::KEPT_STEP.name).map(|row| row.value as u64).collect();
+    assert_eq!((all.len(), kept.len()), (9, 2), "four looks at each, and one at both together");
+    for ((looks, kept), (judge, _)) in all.chunks(4).zip(kept).zip(reward.judges()) {
+        assert_eq!(looks.iter().map(|look| look.0).collect::<Vec<_>>(), steps);
+        let best = looks.iter().fold(looks[0], |best, &look| if look.1 > best.1 { look } else { best });
+        assert_eq!(kept, best.0, "{looks:?}");
+        let Judge::Network(network) = judge else { panic!("a network") };
+        near("the kept one's accuracy", RewardModel::accuracy(&desk.reader(world), network, &pairs), best.1);
+    }
+    // the clocks at the end are those of both trainings
+    let spent = table.of("rm", metrics::RM_SPEARMAN_GOLD.name).last().expect("a row").clocks;
+    let trained: f64 = table.of("rm", metrics::TRAINED_TOKENS.name).map(|row| row.value).sum();
+    let config = desk.config(world).expect("a shape");
+    assert_eq!((spent.step, spent.tokens as f64), (24, trained));
+    near("FLOPs of both networks", spent.flops, Flops::scalar(&config).train(1) * trained);
+    // it is centred and scaled on what the SFT policy says on train prompts
+    let train = ids(world, Split::Train);
+    let samples = ran.experiment.stages.rm.samples;
+    let prompts = (0..samples).map(|i| train[i % train.len()].clone()).collect();
+    let policy = desk.sft_policy(world).expect("a policy");
+    let mut rng = seeds::stream(SEED, Stream::RmSamples, 0);
+    let scores = reward.score(&generate(&policy, world.space(), prompts, &mut rng, &desk.device)).expect("it scores");
+    let mean = scores.iter().sum::<f64>() / samples as f64;
+    let square = scores.iter().map(|x| x * x).sum::<f64>() / samples as f64;
+    assert!(mean.abs() < 1e-4 && (square - 1.0).abs() < 1e-3, "mean {mean}, mean square {square}");
+    // its scores of every response stand by split
+    let (on_validation, on_test): (Vec<Vec<f64>>, Vec<Vec<f64>>) =
+        load_json("rm", &ran.folder(rm).file(PROXY)).expect("tables");
+    for (split, table) in [(Split::Validation, on_validation), (Split::Test, on_test)] {
+        let expected = proxy_table(&reward, &ids(world, split), token::EOS).expect("it scores");
+        for (found, expected) in table.concat().iter().zip(expected.concat()) {
+            near("a score", *found, expected);
+        }
+    }
+}
+
+fn the_reference_is_of_train_and_validation_rows(ran: &Ran, world: &GrammarWorld, rows: &[PreferenceRow]) {
+    let stage = ran.stage(Kind::Reference, "");
+    let (train, validation): (ReferenceLogp, ReferenceLogp) =
+        load_json("reference", &ran.folder(stage).file(REFERENCE)).expect("log-probs");
+    let desk = ran.desk(ran.stage(Kind::Cell, "dpo"));
+    let policy = desk.sft_policy(world).expect("a policy");
+    for (split, found) in [(Split::Train, &train), (Split::Validation, &validation)] {
+        let expected = ReferenceLogp::compute(&desk.reader(world), &policy, &of_split(rows, split));
+        assert_eq!(
+            (&found.rows, &found.reference, found.tokens),
+            (&expected.rows, &expected.reference, expected.tokens)
+        );
+        for (found, expected) in [(&found.chosen, &expected.chosen), (&found.rejected, &expected.rejected)] {
+            found.iter().zip(expected).for_each(|(f, e)| near("a log-prob", f64::from(*f), f64::from(*e)));
+        }
+    }
+    // what DPO pays for it is the pass over train rows
+    let table = ran.metrics(stage);
+    let clocks = table.of("reference", metrics::STAGE_SECONDS.name).next().expect("a row").clocks;
+    let config = desk.config(world).expect("a shape");
+    assert_eq!(clocks.tokens, train.tokens);
+    near("FLOPs of the reference", clocks.flops, Flops::policy(&config).forward(train.tokens));
+}
+
+/// Mean gold of outcomes of six prompts.
+fn earned(outcomes: &[Outcome]) -> f64 {
+    outcomes.iter().map(|o| f64::from(o.share) * o.gold_reward).sum::<f64>() / 6.0
+}
+
+fn yardstick(ran: &Ran, world: &GrammarWorld) -> GrammarYardstick {
+    let desk = ran.desk(ran.stage(Kind::Cell, "dpo"));
+    let (policy, reward) = (desk.sft_policy(world).expect("a policy"), desk.learned_reward(world).expect("a reward"));
+    let table = |split| proxy_table(&reward, &ids(world, split), token::EOS).expect("it scores");
+    GrammarYardstick::new(world, desk.reader(world), &policy, Some(&table)).expect("measures")
+}
+
+fn the_yardstick_measures_the_reference(ran: &Ran, world: &GrammarWorld) {
+    let stage = ran.stage(Kind::Yardstick, "");
+    let desk = ran.desk(ran.stage(Kind::Cell, "dpo"));
+    let table = ran.metrics(stage);
+    for score in yardstick(ran, world).measure(&desk.sft_policy(world).expect("a policy"), None).expect("measured") {
+        let own = MetricTable { rows: table.rows.iter().filter(|row| &*row.arm == "reference").cloned().collect() };
+        for (metric, value) in &score.values {
+            near(metric.name, last(&own, &format!("evaluation-{}", score.split.name()), *metric), *value);
+        }
+    }
+    let outcomes = read_outcomes(&ran.folder(stage).file("outcomes.parquet")).expect("outcomes");
+    assert_eq!(outcomes.len(), 1, "the reference's, on test prompts");
+    let own = MetricTable { rows: table.rows.iter().filter(|row| &*row.arm == "reference").cloned().collect() };
+    let (found, expected) = (earned(&outcomes[0].all), last(&own, "evaluation-test", metrics::GOLD));
+    assert!((found - expected).abs() < 2e-3, "outcomes earn {found}, on test prompts {expected}");
+}
+
+/// The policy that a cell has kept is measured at its end, on both splits; its log-ratios and validation loss are of held-out
+/// rows; it was trained on train prompts.
+fn a_cell_keeps_and_measures_what_it_says(ran: &Ran, world: &GrammarWorld, rows: &[PreferenceRow], arm: &str) {
+    let stage = ran.stage(Kind::Cell, arm);
+    let (desk, table) = (ran.desk(stage), ran.metrics(stage));
+    let policy: Policy = desk.trained_policy(world).expect("a policy");
+    let reference = desk.sft_policy(world).expect("a policy");
+    for score in yardstick(ran, world).measure(&policy, Some(0.3)).expect("measured") {
+        for (metric, value) in &score.values {
+            near(metric.name, last(&table, &format!("evaluation-{}", score.split.name()), *metric), *value);
+        }
+    }
+    for (split, values) in HeldOut::new(desk.reader(world), &reference, rows).measure(&policy) {
+        for (metric, value) in values {
+            near(metric.name, last(&table, &format!("evaluation-{}", split.name()), metric), value);
+        }
+    }
+    let completions = read_completions(&ran.folder(stage).file("completions.parquet")).expect("completions");
+    let texts: BTreeSet<&str> = completions.iter().map(|completion| completion.prompt.as_str()).collect();
+    let expected: BTreeSet<&str> = world.prompts(Split::Test).iter().map(|prompt| prompt.text.as_str()).collect();
+    assert_eq!(texts, expected);
+    let outcomes = read_outcomes(&ran.folder(stage).file("outcomes.parquet")).expect("outcomes");
+    let earned = earned(&outcomes[0].all);
+    let gold = last(&table, "evaluation-test", metrics::GOLD);
+    assert!(outcomes.len() == 1 && (earned - gold).abs() < 2e-3, "outcomes earn {earned}, on test prompts {gold}");
+
+    let prompts: BTreeMap<String, Vec<String>> =
+        load_json("cell", &ran.folder(stage).file("prompts.json")).expect("prompts");
+    let hashes = |split| -> BTreeSet<String> {
+        world.prompts(split).iter().map(|prompt| format!("{:016x}", prompt_hash(&prompt.ids))).collect()
+    };
+    let found = |of: &str| prompts[of].iter().cloned().collect::<BTreeSet<_>>();
+    let trained = found("train");
+    assert!(trained.len() > 4 && trained.is_subset(&hashes(Split::Train)), "{arm}: {trained:?}");
+    assert_eq!(found("evaluation-validation"), hashes(Split::Validation));
+    assert_eq!(found("evaluation-test"), hashes(Split::Test));
+
+    if arm == "dpo" {
+        let duel_spec::Method::Dpo(settings) = &stage.cell.as_ref().expect("a cell").point.method else {
+            panic!("DPO")
+        };
+        let validation = of_split(rows, Split::Validation);
+        let cache = ReferenceLogp::compute(&desk.reader(world), &reference, &validation);
+        let config = desk.config(world).expect("a shape");
+        let method = Dpo::new(settings.clone(), desk.train_reader(world), cache.clone(), &config);
+        let expected = method.validate(&desk.reader(world), &policy, &validation, &cache);
+        near("validation loss", last(&table, "train", metrics::DPO_LOSS_VALIDATION), expected.loss);
+        near("validation accuracy", last(&table, "train", metrics::DPO_ACCURACY_VALIDATION), expected.accuracy);
+    }
+}
+
+/// Each arm's kept step is the first of the best by its own mark on validation prompts; on test prompts it would be another for
+/// one of them at least.
+fn the_best_step_is_chosen_on_validation(ran: &Ran) {
+    let mut differ = 0;
+    for arm in ["ppo", "dpo", "rloo", "rough", "wild"] {
+        let table = ran.metrics(ran.stage(Kind::Cell, arm));
+        let best = |stage: &str| -> (u64, Vec<u64>) {
+            let of = |metric: Metric| table.of(stage, metric.name).map(|row| (row.clocks.step, row.value));
+            let looks: Vec<(u64, f64)> = match arm {
+                "rloo" | "rough" | "wild" => of(metrics::GOLD).collect(),
+                "dpo" => of(metrics::PROXY).collect(),
+                _ => {
+                    of(metrics::PROXY).zip(of(metrics::KL)).map(|((s, proxy), (_, kl))| (s, proxy - 0.3 * kl)).collect()
+                }
+            };
+            let looks = &looks[..looks.len() - 1]; // the last is the kept policy's
+            let best = looks.iter().fold(looks[0], |best, &look| if look.1 > best.1 { look } else { best });
+            (best.0, looks.iter().map(|look| look.0).collect())
+        };
+        let ((on_validation, steps), (on_test, _)) = (best("evaluation-validation"), best("evaluation-test"));
+        // two updates an iteration; four batches an epoch
+        let expected = curve_steps(if ["ppo", "rloo"].contains(&arm) { 6 } else { 12 }, 6);
+        let updates = if arm == "dpo" { 1 } else { 2 };
+        assert_eq!(steps, expected.iter().map(|step| step * updates).collect::<Vec<_>>(), "{arm}");
+        assert_eq!(last(&table, "train", metrics::KEPT_STEP) as u64, on_validation, "{arm}");
+        differ += usize::from(on_validation != on_test);
+    }
+    assert!(differ > 0, "a case in which validation and test disagree");
+}
+
+/// All passes of a rollout are on the clocks: tokens and FLOPs by hand, from the tokens that were trained on (all of them, once).
+fn rollouts_are_priced(ran: &Ran, world: &GrammarWorld) {
+    let desk = ran.desk(ran.stage(Kind::Cell, "dpo"));
+    let config = desk.config(world).expect("a shape");
+    let (policy, scalar) = (Flops::policy(&config).forward(1), Flops::scalar(&config).forward(1));
+    // PPO: written, read by itself, by the reference, two networks of the reward model and the critic; both trained.
+    // RLOO on gold: written, read by itself and the reference; trained.
+    let ppo = (3.0 * policy + 3.0 * scalar + 3.0 * (policy + scalar), 4.0);
+    let rloo = (3.0 * policy + 3.0 * policy, 2.0);
+    for (arm, (flops, scored)) in [("ppo", ppo), ("rloo", rloo)] {
+        let table = ran.metrics(ran.stage(Kind::Cell, arm));
+        let trained = table.of("train", metrics::TRAINED_TOKENS.name).last().expect("a row");
+        let sampled = last(&table, "train", metrics::SAMPLED_TOKENS);
+        near("FLOPs", trained.clocks.flops / trained.value, flops);
+        near("tokens", trained.clocks.tokens as f64, trained.value * (1.0 + scored) + sampled);
+        near("responses and prompts", trained.value, sampled + 6.0 * 16.0 * 4.0);
+    }
+    // models in memory: actor, reference, critic and two that score; actor and reference; actor alone
+    for (arm, models) in [("ppo", 5.0), ("rloo", 2.0), ("dpo", 1.0)] {
+        near(arm, last(&ran.metrics(ran.stage(Kind::Cell, arm)), "train", metrics::MODELS_RESIDENT), models);
+    }
+}
+
+/// The first rollout is of the SFT policy on train prompts; each arm's is scored by its own judge.
+fn rollouts_are_scored_by_their_judges(ran: &Ran, world: &GrammarWorld) {
+    let desk = ran.desk(ran.stage(Kind::Cell, "dpo"));
+    let (policy, reward) = (desk.sft_policy(world).expect("a policy"), desk.learned_reward(world).expect("a reward"));
+    let train = ids(world, Split::Train);
+    for (arm, group) in [("ppo", 1), ("rloo", ran.group("rloo"))] {
+        let mut rng = seeds::stream(SEED, Stream::Prompts, 0);
+        let drawn = (0..16 / group).map(|_| train[rng.random_range(0..train.len())].clone());
+        let prompts = drawn.flat_map(|prompt| std::iter::repeat_n(prompt, group)).collect();
+        let mut rng = seeds::stream(SEED, Stream::Rollout, 0);
+        let batch = generate(&policy, world.space(), prompts, &mut rng, &desk.device);
+        let scores = match arm {
+            "ppo" => reward.score(&batch).expect("it scores"),
+            _ => {
+                let rows = batch.prompts.iter().zip(&batch.responses);
+                rows.map(|(prompt, response)| gold(Task::of(prompt), response)).collect()
+            }
+        };
+        let table = ran.metrics(ran.stage(Kind::Cell, arm));
+        let first = |metric: Metric| table.of("train", metric.name).next().expect("a row").value;
+        near(arm, first(metrics::ROLLOUT_PROXY), scores.iter().sum::<f64>() / 16.0);
+        assert!(first(metrics::ROLLOUT_KL).abs() < 1e-4, "the SFT policy is the reference");
+        let logp: f64 = sft::sequence_logp(&desk.reader(world), &policy, &batch).iter().map(|&x| f64::from(x)).sum();
+        near("its entropy", first(metrics::ROLLOUT_ENTROPY), -logp / batch.response_tokens() as f64);
+    }
+}
+
+/// An epoch has every row once, in an order of its own; a step's batch is the same whenever it is asked for.
+#[test]
+fn batches_are_epochs() {
+    let mut batches = Batches::new(12, 4, 7, Stream::DpoRows);
+    let of = |batches: &mut Batches, step| batches.at(step).to_vec();
+    let steps: Vec<Vec<usize>> = (0..6).map(|step| of(&mut batches, step)).collect();
+    for epoch in steps.chunks(3) {
+        let mut rows = epoch.concat();
+        rows.sort_unstable();
+        assert_eq!(rows, (0..12).collect::<Vec<_>>());
+    }
+    assert_ne!(steps[..3], steps[3..]);
+    assert_eq!(of(&mut batches, 1), steps[1]);
+    assert_ne!(of(&mut Batches::new(12, 4, 7, Stream::SftRows), 0), steps[0]);
+    assert_ne!(of(&mut Batches::new(12, 4, 8, Stream::DpoRows), 0), steps[0]);
+}

@@ -1,0 +1,60 @@
+//! Which split a prompt is of, so that no training reads what its policy is measured on.
+
+use crate::Result;
+use crate::invariants::breach;
+use duel_data::World;
+use duel_spec::{Split, ids::prompt_hash};
+use std::collections::HashMap;
+
+/// The split of each prompt of a world, by the prompt's hash.
+#[derive(Debug, Clone, Default)]
+pub struct Splits(HashMap<u64, Split>);
+
+impl Splits {
+    /// As the prompts themselves say.
+    pub fn of(world: &dyn World) -> Self {
+        let all = [Split::Train, Split::Validation, Split::Test].into_iter().flat_map(|split| world.prompts(split));
+        Self(all.map(|prompt| (prompt_hash(&prompt.ids), prompt.split)).collect())
+    }
+
+    /// That prompts are of a split, or of none.
+    ///
+    /// # Errors
+    /// The broken invariant `name`.
+    pub fn check(&self, name: &'static str, step: u64, split: Split, prompts: impl Iterator<Item = u64>) -> Result<()> {
+        for hash in prompts {
+            if let Some(found) = self.0.get(&hash).filter(|found| **found != split) {
+                let what = format!("the split of prompt {hash:016x}");
+                return Err(breach(name, step, &what, found.name().into(), split.name().into()));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+    use duel_data::grammar::GrammarWorld;
+
+    #[test]
+    fn a_prompt_of_another_split_is_told_by_name() {
+        let world = GrammarWorld::new(0.02, 1);
+        let splits = Splits::of(&world);
+        let of = |split| world.prompts(split).iter().map(|prompt| prompt_hash(&prompt.ids)).collect::<Vec<_>>();
+        let check = |split, prompts: Vec<u64>| splits.check("trains_on_train_prompts", 3, split, prompts.into_iter());
+        for split in [Split::Train, Split::Validation, Split::Test] {
+            assert!(check(split, of(split)).is_ok());
+            for other in [Split::Train, Split::Validation, Split::Test].into_iter().filter(|other| *other != split) {
+                match check(split, of(other)) {
+                    Err(Error::Invariant { name: "trains_on_train_prompts", step: 3, found, expected, .. }) => {
+                        assert_eq!([found.as_str(), expected.as_str()], [other.name(), split.name()]);
+                    }
+                    found => panic!("{found:?}"),
+                }
+            }
+        }
+        assert!(check(Split::Train, vec![7]).is_ok(), "a prompt of no split is nobody's");
+    }
+}
