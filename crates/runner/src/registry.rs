@@ -114,14 +114,19 @@ fn learner<M: Module>(module: M, every: &Every, learning_rate: f64, updates: u64
 
 /// By what a policy is chosen among those at the points of the curve: marks on validation prompts, or what its method's
 /// loss is there. `None` where the last one is kept.
-fn merit(every: &Every, marks: &Score, loss: Option<f64>) -> Option<f64> {
+fn merit(every: &Every, marks: &Score, loss: Option<f64>, step: u64) -> Result<Option<f64>> {
+    if marks.split != Split::Validation {
+        let (found, expected) = (marks.split.name().into(), Split::Validation.name().into());
+        let what = "the split of the marks that a policy is chosen by";
+        return Err(invariants::breach("chosen_on_validation", step, what, found, expected).into());
+    }
     let by = match every.keep {
-        Keep::Last => return None,
+        Keep::Last => return Ok(None),
         Keep::Gold => marks.get(metrics::GOLD),
         Keep::Proxy => marks.get(metrics::PROXY),
         Keep::Loss => loss.map(|loss| -loss),
     };
-    Some(by.unwrap_or(f64::NAN))
+    Ok(Some(by.unwrap_or(f64::NAN)))
 }
 
 /// The module to keep.
@@ -251,7 +256,7 @@ fn on_rollouts<M: duel_training::Method<Batch = Vec<Vec<u32>>>>(
     let look = |module: &M::Module, clocks: Clocks, recorder: &mut dyn Recorder| {
         let marks = look(&actor(module).as_read(), clocks, recorder, Moment::Curve)?;
         let loss = marks.get(metrics::PROXY).zip(marks.get(metrics::KL)).map(|(proxy, kl)| shared.beta * kl - proxy);
-        Ok::<_, crate::Error>(merit(&shared.every, &marks, loss))
+        merit(&shared.every, &marks, loss, clocks.step)
     };
     let clocks = train(method, &mut learner, &mut keeper, course, batch, &mut watch, look)?;
     invariants::frozen_weights_unchanged("the reward model", clocks.step, &reward_hash, &work.reward.hash())?;
@@ -294,7 +299,7 @@ fn dpo(
         let policy = module.valid().as_read();
         let loss = validate(&policy, clocks, recorder);
         let marks = look(&policy, clocks, recorder, Moment::Curve)?;
-        Ok::<_, crate::Error>(merit(&settings.every, &marks, Some(loss)))
+        merit(&settings.every, &marks, Some(loss), clocks.step)
     };
     let clocks = train(&mut method, &mut learner, &mut keeper, course, batch, &mut watch, looked)?;
     recorder.record("train", clocks, metrics::ROWS_LEFT_OUT, left_out);
