@@ -254,7 +254,7 @@ fn a_rollout_is_of_the_policy_and_is_held_against_the_reference() -> Result<()> 
 fn the_policy_waits_for_its_critic() -> Result<()> {
     let warm = duel_spec::Ppo { shared: settings(), critic_warmup: 2, ..duel_spec::Ppo::defaults() };
     let mut method = Ppo::new(warm, setting());
-    let mut learner = learner(actor_critic(CriticBody::Separate));
+    let mut learner = learner(actor_critic(CriticBody::Separate)).with_first_field_apart("actor");
     let weights_of = |module: &ActorCritic| {
         let Critic::Separate(critic) = &module.critic else { panic!("a critic of its own") };
         (weights::flatten(&module.actor), weights::flatten(critic))
