@@ -103,17 +103,18 @@ pub fn run(args: &RunArgs) -> Result<()> {
     if !manifest.plan.is_empty() {
         manifest.write(run.path())?; // what failed before it was planned leaves the run as it was
     }
-    let (Outcome { reused, made, failures, left_out, peak_memory }, plan) = (outcome, ran?);
-    let has_cells = plan.stages.iter().any(|s| s.kind == Kind::Cell && run.stages().join(s.id.folder()).is_dir());
-    if !failures.is_empty() && !has_cells {
-        return Err(Error::Stages { failures, left_out: left_out.len() }); // nothing to report
-    }
+    let Outcome { reused, made, failures, left_out, peak_memory } = outcome;
+    ran?;
     crate::print(&format!(
         "{made} stages made, {reused} reused, {:.1} s, peak memory {:.0} MB\n",
         started.elapsed().as_secs_f64(),
         peak_memory as f64 / 1e6,
     ));
-    let written = duel_report::write(run.path())?;
+    let written = match duel_report::write(run.path()) {
+        // what failed is the answer: why there is nothing to report follows from it
+        Err(_) if !failures.is_empty() => return Err(Error::Stages { failures, left_out: left_out.len() }),
+        written => written?,
+    };
     manifest.warnings.clone_from(&written.warnings);
     manifest.write(run.path())?;
     say_written(written);
@@ -208,8 +209,8 @@ fn begin(run: &RunDir, experiment: &Experiment, manifest: &mut Manifest, before:
     Ok(write_atomically(&run.path().join("experiment.toml"), manifest.experiment.as_bytes())?)
 }
 
-/// The claims that stood before any cell of the plan was finished: all of them where none is; else those that this run has on
-/// record, or, where its cells are another run's, that one.
+/// The claims that stood before their answer could be known: all of them where this run has no finished cell; else those that
+/// it has on record. Where every cell is another run's, those that stood there too.
 fn standing_claims(
     run: &RunDir,
     experiment: &Experiment,
@@ -220,10 +221,10 @@ fn standing_claims(
         plan.iter().filter(|stage| stage.tuning.is_some()).map(|cell| cell.folder.clone()).collect()
     };
     let cells = folders(&manifest.plan);
-    let has_finished = |run: &Path| {
-        let stages = run.join("stages");
-        cells.iter().any(|cell| stages.join(cell).join("done.json").is_file())
-    };
+    let is_finished = |run: &Path, cell: &String| run.join("stages").join(cell).join("done.json").is_file();
+    let has_finished = |run: &Path| cells.iter().any(|cell| is_finished(run, cell));
+    let has_all = |run: &Path| !cells.is_empty() && cells.iter().all(|cell| is_finished(run, cell));
+    let asked: Vec<_> = experiment.claims.iter().map(|claim| serde_json::json!(claim)).collect();
     let own = before.and_then(|before| before.claims.clone());
     match own {
         Some(claims) if has_finished(run.path()) => return claims,
@@ -231,12 +232,15 @@ fn standing_claims(
         _ => {}
     }
     let beside = std::fs::read_dir(run.path().parent().unwrap_or(Path::new("."))).into_iter().flatten().flatten();
-    let beside: Vec<_> = beside.map(|entry| entry.path()).filter(|path| has_finished(path)).collect();
+    let beside: Vec<_> = beside.map(|entry| entry.path()).filter(|path| has_all(path)).collect();
     if beside.is_empty() {
-        return experiment.claims.iter().map(|claim| serde_json::json!(claim)).collect();
+        return asked;
     }
-    let theirs = beside.iter().filter_map(|path| Manifest::read(path).ok()?.claims);
-    theirs.flatten().chain(before.and_then(|before| before.claims.clone()).into_iter().flatten()).collect()
+    let theirs = beside.iter().filter_map(|path| Manifest::read(path).ok()?.claims).flatten();
+    theirs
+        .filter(|claim| asked.contains(claim))
+        .chain(before.and_then(|before| before.claims.clone()).into_iter().flatten())
+        .collect()
 }
 
 /// A round in one line.
