@@ -2,7 +2,7 @@
 
 use crate::cli::{Executor, ExperimentArgs, ReportArgs, RunArgs};
 use crate::execute::{Failure, Outcome, Settings, execute};
-use crate::plan::{Kind, Plan, Stage, experiment_hash, judge_files, judge_inputs};
+use crate::plan::{Plan, Stage, experiment_hash, judge_files, judge_inputs};
 use crate::progress::Board;
 use crate::{Error, Result, host, log, planned, scene, search, slurm};
 use duel_ledger::{Manifest, Part, Planned, RunDir, RunLock, read_rounds, write_atomically};
