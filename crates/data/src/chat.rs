@@ -6,6 +6,9 @@ use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value, context};
 use serde::{Deserialize, Serialize};
 
+/// Bytes of a date's format; the longest in use have some twenty.
+const LONGEST_DATE_FORMAT: usize = 256;
+
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Message {
@@ -54,7 +57,7 @@ impl ChatTemplate {
         let problem = || Error::Template { problem: format!("`{date}` is no date") };
         let day: chrono::NaiveDate = date.parse().map_err(|_| problem())?;
         let midnight = day.and_time(chrono::NaiveTime::MIN).and_utc();
-        self.environment.add_function("strftime_now", move |format: String| told(midnight, &format));
+        self.environment.add_function("strftime_now", move |format: String| formatted(midnight, &format));
         Ok(self)
     }
 
@@ -99,12 +102,18 @@ fn refused(e: minijinja::Error) -> Error {
     Error::Template { problem }
 }
 
-fn told(day: chrono::DateTime<chrono::Utc>, format: &str) -> String {
+fn formatted(day: chrono::DateTime<chrono::Utc>, format: &str) -> std::result::Result<String, minijinja::Error> {
+    // a date is many times as long as what asks for it
+    if format.len() > LONGEST_DATE_FORMAT {
+        let problem =
+            format!("strftime_now: a format of {} bytes; at most {LONGEST_DATE_FORMAT} are read", format.len());
+        return Err(minijinja::Error::new(ErrorKind::InvalidOperation, problem));
+    }
     let mut text = String::new();
     // a format that chrono does not know is written as it is
     match std::fmt::Write::write_fmt(&mut text, format_args!("{}", day.format(format))) {
-        Ok(()) => text,
-        Err(_) => format.to_owned(),
+        Ok(()) => Ok(text),
+        Err(_) => Ok(format.to_owned()),
     }
 }
 
@@ -155,6 +164,9 @@ mod tests {
         assert_eq!(dated()?.dated("2024-02-29")?.render(&[], false)?, "29 Feb 2024, 00:00:00");
         assert!(dated()?.render(&[], false).is_err(), "no date was given");
         assert!(dated()?.dated("2023-02-29").is_err());
+        let long = ChatTemplate::new("{{ strftime_now('%c' * 200) }}", None, None)?.dated("2024-02-29")?;
+        let error = long.render(&[], false).expect_err("a long format").to_string();
+        assert!(error.contains("a format of 400 bytes; at most 256 are read"), "{error}");
         Ok(())
     }
 

@@ -8,6 +8,7 @@ use duel_model::{Flops, weights::host};
 use duel_objectives::PolicyLoss;
 use duel_spec::{KlEstimator, KlPlace, OnPolicy, metrics, seeds};
 use duel_training::invariants as always;
+use duel_training::rounding::nudged;
 use duel_training::{Learner, Metrics, Result, Update, pairs::shuffled_batches};
 
 /// How many updates, and how far they may go.
@@ -18,6 +19,8 @@ pub struct Updates {
     minibatches: usize,
     /// Nats a token, k3 of a minibatch: past it the updates stop.
     target_kl: f64,
+    /// Of the ratio from 1.
+    clip_range: f64,
     /// FLOPs of training on a token.
     flops: f64,
     /// Tokens that are only read for each that is trained on: the reference's law, where the loss asks for all of it.
@@ -55,7 +58,8 @@ impl Updates {
     pub fn new(s: &OnPolicy, together: usize, policy: Flops, others: f64) -> Self {
         let scored = u64::from(s.kl == KlPlace::Loss && s.kl_estimator == KlEstimator::Full);
         let flops = policy.train(1) + policy.forward(scored) + others;
-        Self { epochs: s.epochs, minibatches: s.minibatches, target_kl: s.target_kl, flops, scored, together }
+        let OnPolicy { epochs, minibatches, target_kl, clip_range, .. } = *s;
+        Self { epochs, minibatches, target_kl, clip_range, flops, scored, together }
     }
 
     /// All of one rollout.
@@ -115,7 +119,9 @@ impl Updates {
                     let share = weight(part) / whole;
                     saw.add(&found, share, rollout.tokens(part) / tokens);
                     if sums.updates == 0.0 {
-                        invariants::first_ratio_is_one(learner.step(), saw.ratio_deviation, saw.clip_share)?;
+                        let reread = || first(losses(&nudged(learner.module()), part).policy.ratio_deviation);
+                        let (step, deviation) = (learner.step(), saw.ratio_deviation);
+                        invariants::first_ratio_is_one(step, deviation, saw.clip_share, self.clip_range, reread)?;
                     }
                     if at + 1 == parts.len() && saw.kl > self.target_kl {
                         learner.forget();
@@ -139,6 +145,11 @@ impl Updates {
     }
 }
 
+/// The number in a tensor `[1]`.
+fn first(x: Tensor<1>) -> f64 {
+    f64::from(host(x.inner())[0])
+}
+
 /// What the losses of a minibatch say of the step, over its parts.
 #[derive(Default)]
 struct Diagnostics {
@@ -152,14 +163,13 @@ struct Diagnostics {
 impl Diagnostics {
     /// Counts a part that is so much of what the whole's loss is a mean over, and of its counted tokens.
     fn add(&mut self, found: &Losses, share: f64, share_of_tokens: f64) {
-        let first = |x: &Tensor<1>| f64::from(host(x.clone().inner())[0]);
         let PolicyLoss { clip_share, kl, ratio_max, ratio_deviation, .. } = &found.policy;
-        self.clip_share += share_of_tokens * first(clip_share);
-        self.kl += share_of_tokens * first(kl);
-        self.ratio_max = self.ratio_max.max(first(ratio_max));
-        self.ratio_deviation = self.ratio_deviation.max(first(ratio_deviation));
+        self.clip_share += share_of_tokens * first(clip_share.clone());
+        self.kl += share_of_tokens * first(kl.clone());
+        self.ratio_max = self.ratio_max.max(first(ratio_max.clone()));
+        self.ratio_deviation = self.ratio_deviation.max(first(ratio_deviation.clone()));
         if let Some((loss, _)) = &found.value {
-            *self.value_loss.get_or_insert(0.0) += share * first(loss);
+            *self.value_loss.get_or_insert(0.0) += share * first(loss.clone());
         }
     }
 }

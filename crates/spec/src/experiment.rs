@@ -1065,6 +1065,10 @@ mod tests {
         assert!(clash("[arms.a]\nmethod = \"dpo\"\nloss = \"ipo\"\nlabel_smoothing = 0.1\n"));
         assert!(clash("[arms.a]\nmethod = \"dpo\"\nloss = \"simpo\"\nreference_free = true\n"));
         assert!(clash("[arms.a]\nmethod = \"dpo\"\nloss = \"preferred_ft\"\n[arms.a.grid]\nbeta = [0.1, 1]\n"));
+        assert!(clash(
+            "[arms.a]\nmethod = \"dpo\"\nloss = \"kto\"\nkto_desirable = 0\n[arms.a.grid]\nkto_undesirable = [0, 1]\n"
+        ));
+        assert!(!clash("[arms.a]\nmethod = \"dpo\"\nloss = \"kto\"\nkto_desirable = 0\n"));
         // one of the grid's losses reads it
         assert!(!clash(
             "[arms.a]\nmethod = \"dpo\"\nlabel_smoothing = 0.1\n[arms.a.grid]\nloss = [\"ipo\", \"robust\"]\n"

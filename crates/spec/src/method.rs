@@ -475,12 +475,15 @@ impl Method {
 
     /// Settings that are read and yet cannot stand together.
     pub(crate) fn clash(&self) -> Option<Clash> {
-        match self.on_policy() {
-            Some(OnPolicy { kl: KlPlace::Loss, kl_estimator: KlEstimator::K1, .. }) => Some(Clash {
-                key: "kl_estimator",
-                with: "kl = \"loss\"".into(),
-                why: "the gradient of k1 has mean 0 and would price nothing",
-            }),
+        if let Some(OnPolicy { kl: KlPlace::Loss, kl_estimator: KlEstimator::K1, .. }) = self.on_policy() {
+            let why = "the gradient of k1 has mean 0 and would price nothing";
+            return Some(Clash { key: "kl_estimator", with: "kl = \"loss\"".into(), why });
+        }
+        match self {
+            Self::Dpo(Dpo { loss: PairLoss::Kto, kto_desirable: 0.0, kto_undesirable: 0.0, .. }) => {
+                let why = "no response would have a weight, and nothing would be learned";
+                Some(Clash { key: "kto_undesirable", with: "kto_desirable = 0".into(), why })
+            }
             _ => None,
         }
     }

@@ -60,6 +60,7 @@ pub enum Stream<'a> {
     /// The split; the same numbers for every policy and at every point of a curve, as of all evaluation.
     EvaluatedPolicy,
     EvaluatedReference,
+    EvaluatedAgain,
     BestOfN,
     /// 0.
     Completions,
@@ -108,6 +109,7 @@ impl Stream<'_> {
             Self::CriticLora => ("lora", "critic"),
             Self::EvaluatedPolicy => ("evaluation", "policy"),
             Self::EvaluatedReference => ("evaluation", "reference"),
+            Self::EvaluatedAgain => ("evaluation", "policy again"),
             Self::BestOfN => ("evaluation", "best of n"),
             Self::Completions => ("evaluation", "completions"),
             Self::SamplerCheck => ("evaluation", "sampler"),
