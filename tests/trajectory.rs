@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use duel_data::pairs::PreferenceRow;
 use duel_model::huggingface::{self, Checkpoint};
 use duel_model::{TransformerConfig, weights};
-use duel_spec::{LearnerSettings, Schedule, Space, Split};
+use duel_spec::{LearnerSettings, Schedule, Split, TokenSpec};
 use serde_json::Value;
 
 /// AdamW at a constant rate, as all golden trainings; decay is torch's, of everything.
@@ -29,13 +29,13 @@ pub fn checkpoint(name: &Value, device: &Device) -> Checkpoint {
 }
 
 /// The shape of a training's batches; no row of theirs tells BOS apart.
-pub fn space(vocabulary: usize, [pad, eos]: [u32; 2], prompt_tokens: usize, response_tokens: usize) -> Space {
+pub fn space(vocabulary: usize, [pad, eos]: [u32; 2], prompt_tokens: usize, response_tokens: usize) -> TokenSpec {
     let bos = (0..3).find(|id| ![pad, eos].contains(id)).expect("one of three is neither");
-    Space { vocabulary, pad, bos, eos, prompt_tokens, response_tokens, actions: None, ends: false }
+    TokenSpec { vocabulary, pad, bos, eos, prompt_tokens, response_tokens, allowed_tokens: None, force_eos: false }
 }
 
 /// The pairs of a training, and the shape that holds them.
-pub fn pairs(file: &Node, vocabulary: usize) -> (Vec<PreferenceRow>, Space) {
+pub fn pairs(file: &Node, vocabulary: usize) -> (Vec<PreferenceRow>, TokenSpec) {
     let row = |pair: &Node| PreferenceRow {
         split: Split::Train,
         prompt: golden::ids(&pair["prompt_ids"]),
@@ -58,10 +58,10 @@ pub fn pairs(file: &Node, vocabulary: usize) -> (Vec<PreferenceRow>, Space) {
 /// The norm of every parameter after a training, under transformers' names; `score.weight` is a scalar head's.
 pub fn same_norms<M: Module>(what: &str, module: &M, config: &TransformerConfig, scalar: bool, expected: &Node) {
     let expected = expected.fields();
-    let parameters = weights::named(module);
+    let parameters = weights::named_params(module);
     assert_eq!(parameters.len(), expected.len(), "{what}: parameters");
     for n in parameters {
-        let (mut name, _) = huggingface::theirs(config, &n.name);
+        let (mut name, _) = huggingface::hf_name(config, &n.name);
         if scalar && name == "lm_head.weight" {
             name = "score.weight".into();
         }

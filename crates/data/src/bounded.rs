@@ -33,12 +33,12 @@ const KEPT: &str = "\0kept";
 
 /// A template whose instructions pay for what they make.
 #[derive(Debug)]
-pub(crate) struct Program {
+pub(crate) struct MeteredTemplate {
     main: Instructions<'static>,
     blocks: BTreeMap<&'static str, Instructions<'static>>,
 }
 
-impl Program {
+impl MeteredTemplate {
     /// Reads a template for an environment, which learns what it needs to run it.
     ///
     /// # Errors
@@ -51,7 +51,7 @@ impl Program {
             ));
         }
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
-        if repeats_a_list(source, syntax.clone())? {
+        if multiplies_a_list(source, syntax.clone())? {
             return Err(Error::new(ErrorKind::SyntaxError, "it multiplies a list, which no conversation needs"));
         }
         // instructions point into their source; a process reads one template, or a few
@@ -68,10 +68,10 @@ impl Program {
         let (main, blocks) =
             thread.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::SyntaxError, "it cannot be read")))?;
         environment.set_unknown_method_callback(method);
-        environment.add_filter(PAID, paid);
-        environment.add_filter(KEPT, kept);
-        let blocks = blocks.into_iter().map(|(name, code)| (name, paying(&code))).collect();
-        Ok(Self { main: paying(&main), blocks })
+        environment.add_filter(PAID, charge);
+        environment.add_filter(KEPT, charge_value);
+        let blocks = blocks.into_iter().map(|(name, code)| (name, with_metering(&code))).collect();
+        Ok(Self { main: with_metering(&main), blocks })
     }
 
     /// What it writes of values with texts of so many bytes.
@@ -97,7 +97,7 @@ const KEYWORDS: [&str; 9] = ["and", "elif", "else", "if", "in", "is", "not", "or
 
 /// Whether a list that stands in the source is multiplied: minijinja would do so, and compare or write what comes of it, while it
 /// reads the template, where there is no fuel.
-fn repeats_a_list(source: &str, syntax: SyntaxConfig) -> Result<bool, Error> {
+fn multiplies_a_list(source: &str, syntax: SyntaxConfig) -> Result<bool, Error> {
     #[derive(PartialEq)]
     enum Last {
         Operator,
@@ -146,7 +146,7 @@ fn repeats_a_list(source: &str, syntax: SyntaxConfig) -> Result<bool, Error> {
 }
 
 /// The same instructions, where each that makes a value pays for it, and each that looks within one.
-fn paying(code: &Instructions<'static>) -> Instructions<'static> {
+fn with_metering(code: &Instructions<'static>) -> Instructions<'static> {
     let filter = |name| Instruction::ApplyFilter(name, Some(1), !0);
     let each = |instruction: &Instruction<'static>| -> Vec<Instruction<'static>> {
         let own = instruction.clone();
@@ -230,24 +230,24 @@ fn method(state: &mut State<'_, '_>, value: &Value, name: &str, arguments: &[Val
 }
 
 /// A value of its own, with all that lies in it.
-fn paid(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
+fn charge(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
     whole(state, value, 0)
 }
 
 /// A value that a namespace keeps.
-fn kept(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
+fn charge_value(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
     whole(state, value, 1)
 }
 
 fn whole(state: &State<'_, '_>, value: Value, depth: usize) -> Result<Value, Error> {
     match value.kind() {
-        ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => copied(state, &value, depth, &mut 0),
+        ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => charge_copy(state, &value, depth, &mut 0),
         _ => Ok(value),
     }
 }
 
 /// Copies a value; `count` are those copied so far.
-fn copied(state: &State<'_, '_>, value: &Value, depth: usize, count: &mut u64) -> Result<Value, Error> {
+fn charge_copy(state: &State<'_, '_>, value: &Value, depth: usize, count: &mut u64) -> Result<Value, Error> {
     let refuse = |problem: String| Err(Error::new(ErrorKind::InvalidOperation, problem));
     *count += 1 + value.as_str().map_or(0, str::len).div_euclid(BYTES) as u64;
     if count.is_multiple_of(COPIED) {
@@ -268,7 +268,7 @@ fn copied(state: &State<'_, '_>, value: &Value, depth: usize, count: &mut u64) -
         ValueKind::Map if ["Namespace", "Loop", "Module", "Kwargs"].iter().any(|known| name.contains(known)) => {
             if name.ends_with("Namespace") {
                 for key in value.try_iter()? {
-                    copied(state, &value.get_item(&key)?, depth + 1, count)?;
+                    charge_copy(state, &value.get_item(&key)?, depth + 1, count)?;
                 }
             }
             Ok(value.clone())
@@ -277,7 +277,8 @@ fn copied(state: &State<'_, '_>, value: &Value, depth: usize, count: &mut u64) -
             let mut pairs = BTreeMap::new();
             for key in value.try_iter()? {
                 let inner = value.get_item(&key)?;
-                pairs.insert(copied(state, &key, depth + 1, count)?, copied(state, &inner, depth + 1, count)?);
+                pairs
+                    .insert(charge_copy(state, &key, depth + 1, count)?, charge_copy(state, &inner, depth + 1, count)?);
             }
             // maps as they are written keep the order of their keys
             let is_written = ["StaticKeyMap", "BTreeMap"].iter().any(|known| name.contains(known));
@@ -286,7 +287,7 @@ fn copied(state: &State<'_, '_>, value: &Value, depth: usize, count: &mut u64) -
         ValueKind::Seq | ValueKind::Iterable => {
             let mut items = vec![];
             for item in value.try_iter()? {
-                items.push(copied(state, &item, depth + 1, count)?);
+                items.push(charge_copy(state, &item, depth + 1, count)?);
             }
             Ok(if value.is_tuple() { Value::from(Tuple::from(items)) } else { Value::from(items) })
         }

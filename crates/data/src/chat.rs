@@ -1,6 +1,6 @@
 //! Conversations as the text that a model was taught to read: its chat template, in Jinja.
 
-use crate::bounded::Program;
+use crate::bounded::MeteredTemplate;
 use crate::{Error, Result};
 use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value, context};
@@ -20,7 +20,7 @@ pub struct Message {
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
-    program: Program,
+    program: MeteredTemplate,
     bos: String,
     eos: String,
 }
@@ -44,7 +44,7 @@ impl ChatTemplate {
         // marks of what the assistant says, which change no text
         let marks = regex::Regex::new(r"\{%-?\s*(end)?generation\s*-?%\}").expect("a fixed pattern");
         let source = marks.replace_all(source, "").into_owned();
-        let program = Program::new(&mut environment, NAME, &source).map_err(refused)?;
+        let program = MeteredTemplate::new(&mut environment, NAME, &source).map_err(refused)?;
         Ok(Self { environment, program, bos: bos.unwrap_or_default(), eos: eos.unwrap_or_default() })
     }
 

@@ -1,8 +1,8 @@
 //! What is wrong with a person's rows, line by line, and what would become of them. Memory does not grow with a file but by some
 //! bytes for each row and each prompt.
 
-use crate::encode::{Encoded, Encoder};
-use crate::records::{self, Columns, Record, Said};
+use crate::encode::{EncodedRow, Encoder};
+use crate::records::{self, Columns, Content, Record};
 use crate::rows::{ids_key, key, prompt_key};
 use crate::{Error, Result};
 use duel_spec::Split;
@@ -18,14 +18,14 @@ const LONGEST: usize = 1 << 16;
 
 /// A file to check, and the split that it is where files are given one each.
 #[derive(Debug, Clone)]
-pub struct Given {
+pub struct InputFile {
     pub path: PathBuf,
     pub split: Option<Split>,
 }
 
 /// What is asked of the rows.
 #[derive(Debug)]
-pub struct Asked<'a> {
+pub struct CheckOptions<'a> {
     pub columns: Columns,
     /// Lengths are those of words where there is none.
     pub encoder: Option<&'a Encoder>,
@@ -53,7 +53,7 @@ pub struct Lengths {
 
 /// What was found.
 #[derive(Debug, Clone, Default, Serialize)]
-pub struct Findings {
+pub struct DataReport {
     pub rows: usize,
     pub pairs: usize,
     /// One completion, wanted or not.
@@ -91,10 +91,10 @@ pub struct Findings {
     pub usable_unwanted: usize,
 }
 
-impl Findings {
+impl DataReport {
     /// Whether something ought to be mended before anything is trained.
     pub fn are_bad(&self) -> bool {
-        self.unreadable > 0 || self.same > 0 || self.leaks > 0 || (self.all_usable() == 0 && !self.are_prompts_alone())
+        self.unreadable > 0 || self.same > 0 || self.leaks > 0 || (self.is_usable() == 0 && !self.are_prompts_alone())
     }
 
     /// Whether there is nothing but prompts.
@@ -103,7 +103,7 @@ impl Findings {
     }
 
     /// Pairs, and the twos that single completions come to stand in.
-    pub fn all_usable(&self) -> usize {
+    pub fn is_usable(&self) -> usize {
         let [fewer, more] =
             [self.usable_wanted.min(self.usable_unwanted), self.usable_wanted.max(self.usable_unwanted)];
         self.usable + if fewer > 0 { more } else { 0 }
@@ -149,12 +149,13 @@ impl Counts {
 ///
 /// # Errors
 /// A file that is missing or of another kind; what is wrong within it is found, not an error.
-pub fn check(files: &[Given], asked: &Asked<'_>, tell: impl Fn(usize)) -> Result<Findings> {
-    let mut found = Findings { unit: if asked.encoder.is_some() { "tokens" } else { "words" }, ..Findings::default() };
+pub fn check(files: &[InputFile], asked: &CheckOptions<'_>, tell: impl Fn(usize)) -> Result<DataReport> {
+    let mut found =
+        DataReport { unit: if asked.encoder.is_some() { "tokens" } else { "words" }, ..DataReport::default() };
     let mut lengths: [Counts; 3] = Default::default();
     let mut rows: HashSet<u64> = HashSet::new();
-    let mut prompts: HashMap<u64, Place> = HashMap::new();
-    for (file, Given { path, split }) in files.iter().enumerate() {
+    let mut prompts: HashMap<u64, RowLocation> = HashMap::new();
+    for (file, InputFile { path, split }) in files.iter().enumerate() {
         let encode = |record: &Record| asked.encoder.map(|encoder| encoder.encode(record));
         for (line, row) in records::read(path, &asked.columns, encode)? {
             found.rows += 1;
@@ -168,7 +169,7 @@ pub fn check(files: &[Given], asked: &Asked<'_>, tell: impl Fn(usize)) -> Result
                     continue;
                 }
             };
-            let place = Place { file, line, split: *split, is_shared: false };
+            let place = RowLocation { file, line, split: *split, is_shared: false };
             one(files, place, &record, encoded, asked, &mut found, &mut lengths, (&mut rows, &mut prompts));
         }
     }
@@ -187,7 +188,7 @@ fn kind_of(what: &str) -> String {
 
 /// Where a row stands.
 #[derive(Debug, Clone, Copy)]
-struct Place {
+struct RowLocation {
     file: usize,
     line: usize,
     split: Option<Split>,
@@ -197,14 +198,14 @@ struct Place {
 
 #[expect(clippy::too_many_arguments, reason = "a row and all that is counted of it")]
 fn one(
-    files: &[Given],
-    place: Place,
+    files: &[InputFile],
+    place: RowLocation,
     record: &Record,
-    encoded: Option<Result<Encoded>>,
-    asked: &Asked<'_>,
-    found: &mut Findings,
+    encoded: Option<Result<EncodedRow>>,
+    asked: &CheckOptions<'_>,
+    found: &mut DataReport,
     lengths: &mut [Counts; 3],
-    (rows, prompts): (&mut HashSet<u64>, &mut HashMap<u64, Place>),
+    (rows, prompts): (&mut HashSet<u64>, &mut HashMap<u64, RowLocation>),
 ) {
     let (path, line) = (files[place.file].path.as_path(), place.line);
     // 1. Which shape it has, and whether it is there already.
@@ -228,7 +229,7 @@ fn one(
     match prompts.entry(ids.map_or_else(|| prompt_key(prompt), |encoded| ids_key(&encoded.prompt))) {
         Entry::Vacant(free) => drop(free.insert(place)),
         Entry::Occupied(mut first) if first.get().split != place.split => {
-            let Place { file, line: other, .. } = *first.get();
+            let RowLocation { file, line: other, .. } = *first.get();
             first.get_mut().is_shared = true;
             let what =
                 format!("its prompt stands in {}:{other} too, which is of another split", files[file].path.display());
@@ -237,7 +238,9 @@ fn one(
         Entry::Occupied(_) => {}
     }
     let is_new = rows.insert(match ids {
-        Some(Encoded { prompt, completions, .. }) => key(&format!("{prompt:?} {completions:?} {:?}", wanted(record))),
+        Some(EncodedRow { prompt, completions, .. }) => {
+            key(&format!("{prompt:?} {completions:?} {:?}", unpaired_label(record)))
+        }
         None => key(&format!("{record:?}")),
     });
     let mut usable = !matches!(record, Record::Prompt { .. });
@@ -283,11 +286,11 @@ fn one(
         }
         None => {
             let completions = match record {
-                Record::Pair { chosen, rejected, .. } => vec![words(chosen), words(rejected)],
-                Record::Judged { completion, .. } => vec![words(completion)],
+                Record::Pair { chosen, rejected, .. } => vec![word_count(chosen), word_count(rejected)],
+                Record::Judged { completion, .. } => vec![word_count(completion)],
                 Record::Prompt { .. } => vec![],
             };
-            (words(prompt), completions)
+            (word_count(prompt), completions)
         }
     };
     let (prompt, completions) = sizes;
@@ -312,17 +315,17 @@ fn one(
 }
 
 /// Which of two kinds a single completion is.
-fn wanted(record: &Record) -> Option<bool> {
+fn unpaired_label(record: &Record) -> Option<bool> {
     match record {
         Record::Judged { wanted, .. } => Some(*wanted),
         _ => None,
     }
 }
 
-fn words(said: &Said) -> usize {
+fn word_count(said: &Content) -> usize {
     match said {
-        Said::Text(text) => text.split_whitespace().count(),
-        Said::Turns(turns) => turns.iter().map(|turn| turn.content.split_whitespace().count()).sum(),
+        Content::Text(text) => text.split_whitespace().count(),
+        Content::Turns(turns) => turns.iter().map(|turn| turn.content.split_whitespace().count()).sum(),
     }
 }
 
@@ -347,20 +350,20 @@ mod tests {
         std::fs::write(&train, lines.join("\n")).expect("written");
         std::fs::write(&test, "prompt,chosen,rejected\none two,e,f\n\"a, b\",\"g\nh\",i\n").expect("written");
         let [prompt, chosen, rejected] = ["prompt", "chosen", "rejected"].map(str::to_owned);
-        let asked = Asked {
+        let asked = CheckOptions {
             columns: Columns { prompt, chosen, rejected },
             encoder: None,
             prompt_tokens: 1,
             response_tokens: 1,
         };
         let files = [(train.clone(), Split::Train), (test, Split::Test)];
-        let files = files.map(|(path, split)| Given { path, split: Some(split) });
+        let files = files.map(|(path, split)| InputFile { path, split: Some(split) });
         let found = check(&files, &asked, |_| ())?;
         assert_eq!((found.rows, found.pairs, found.judged, found.unreadable), (8, 5, 1, 2));
         assert_eq!((found.same, found.duplicates, found.leaks, found.prompts), (1, 1, 1, 4));
-        assert_eq!((found.usable, found.usable_wanted, found.usable_unwanted, found.all_usable()), (3, 1, 0, 3));
-        let two = Findings { usable_unwanted: 4, ..found.clone() };
-        assert_eq!(two.all_usable(), 7, "the one that is wanted stands beside each of the four");
+        assert_eq!((found.usable, found.usable_wanted, found.usable_unwanted, found.is_usable()), (3, 1, 0, 3));
+        let two = DataReport { usable_unwanted: 4, ..found.clone() };
+        assert_eq!(two.is_usable(), 7, "the one that is wanted stands beside each of the four");
         assert!(found.are_bad());
         let lines: Vec<usize> = found.first.iter().map(|problem| problem.line).collect();
         assert_eq!(lines, [2, 5, 6, 2]);

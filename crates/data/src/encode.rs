@@ -1,12 +1,12 @@
 //! A person's rows as ids: through the model's chat template where they are conversations, as they stand where they are text.
 
 use crate::chat::{ChatTemplate, Message};
-use crate::records::{Record, Said};
+use crate::records::{Content, Record};
 use crate::{Error, Result, TextTokenizer};
 
 /// A prompt with its completions, as ids.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Encoded {
+pub struct EncodedRow {
     pub prompt: Vec<u32>,
     /// What was preferred, then what was not; one of a judged row; none of a prompt alone.
     pub completions: Vec<Vec<u32>>,
@@ -55,39 +55,39 @@ impl Encoder {
     ///
     /// # Errors
     /// A conversation where the model has no template, or one that its template refuses.
-    pub fn prompt(&self, prompt: &Said) -> Result<Vec<u32>> {
+    pub fn prompt(&self, prompt: &Content) -> Result<Vec<u32>> {
         let ids = match prompt {
-            Said::Text(text) => self.begun(prompt, text)?,
-            Said::Turns(turns) => self.begun(prompt, &self.template()?.render(turns, true)?)?,
+            Content::Text(text) => self.prompt_ids(prompt, text)?,
+            Content::Turns(turns) => self.prompt_ids(prompt, &self.template()?.render(turns, true)?)?,
         };
-        self.known(&ids, "prompt")?;
+        self.check_ids(&ids, "prompt")?;
         Ok(ids)
     }
 
     /// The texts of a prompt and one completion.
-    fn texts(&self, prompt: &Said, completion: &Said) -> Result<(String, String)> {
+    fn texts(&self, prompt: &Content, completion: &Content) -> Result<(String, String)> {
         match (prompt, completion) {
-            (Said::Text(prompt), Said::Text(answer)) => Ok((prompt.clone(), answer.clone())),
-            (Said::Turns(prompt), Said::Turns(answer)) => self.template()?.split(prompt, answer),
-            (Said::Turns(prompt), Said::Text(answer)) => {
+            (Content::Text(prompt), Content::Text(answer)) => Ok((prompt.clone(), answer.clone())),
+            (Content::Turns(prompt), Content::Turns(answer)) => self.template()?.split(prompt, answer),
+            (Content::Turns(prompt), Content::Text(answer)) => {
                 self.template()?.split(prompt, &[Message { role: "assistant".into(), content: answer.clone() }])
             }
-            (Said::Text(_), Said::Turns(_)) => {
+            (Content::Text(_), Content::Turns(_)) => {
                 Err(Error::Template { problem: "the prompt is text, but its completion is turns".into() })
             }
         }
     }
 
     /// The ids of a text that a prompt begins; a template has put there what a tokenizer puts before plain text.
-    fn begun(&self, prompt: &Said, text: &str) -> Result<Vec<u32>> {
+    fn prompt_ids(&self, prompt: &Content, text: &str) -> Result<Vec<u32>> {
         match prompt {
-            Said::Text(_) => self.tokenizer.encode_start(text),
-            Said::Turns(_) => self.tokenizer.encode_part(text),
+            Content::Text(_) => self.tokenizer.encode_start(text),
+            Content::Turns(_) => self.tokenizer.encode_part(text),
         }
     }
 
     /// A completion ends with its first EOS; also whether anything is lost after it.
-    fn closed(&self, mut answer: Vec<u32>) -> Result<(Vec<u32>, bool)> {
+    fn end_at_eos(&self, mut answer: Vec<u32>) -> Result<(Vec<u32>, bool)> {
         match answer.iter().position(|id| *id == self.eos) {
             Some(end) => {
                 let rest = answer.split_off(end + 1);
@@ -102,17 +102,17 @@ impl Encoder {
     }
 
     /// A token as a person knows it.
-    fn shown(&self, id: u32) -> String {
+    fn display_token(&self, id: u32) -> String {
         self.tokenizer.token(id).map_or_else(|| id.to_string(), |token| format!("{token}` (id {id})"))
     }
 
     /// Ids that the model can read.
-    fn known(&self, ids: &[u32], name: &str) -> Result<()> {
+    fn check_ids(&self, ids: &[u32], name: &str) -> Result<()> {
         match ids.iter().find(|id| **id as usize >= self.vocabulary) {
             Some(&id) => Err(Error::Unfit {
                 problem: format!(
                     "`{name}` has the token `{}, and the model reads ids below {}",
-                    self.shown(id),
+                    self.display_token(id),
                     self.vocabulary
                 ),
             }),
@@ -121,13 +121,13 @@ impl Encoder {
     }
 
     /// What a response can be: the model never says a control token but EOS, at its end.
-    fn sayable(&self, answer: &[u32], name: &str) -> Result<()> {
+    fn check_representable(&self, answer: &[u32], name: &str) -> Result<()> {
         match answer.iter().find(|id| self.barred.binary_search(id).is_ok()) {
             Some(&id) => Err(Error::Unfit {
                 problem: format!(
                     "`{name}` has the control token `{}, and a response may have none but `{} at its end",
-                    self.shown(id),
-                    self.shown(self.eos)
+                    self.display_token(id),
+                    self.display_token(self.eos)
                 ),
             }),
             None => Ok(()),
@@ -138,26 +138,27 @@ impl Encoder {
     ///
     /// # Errors
     /// As [`Self::prompt`]; a prompt without tokens, ids that the model does not have, completions that it could not say.
-    pub fn encode(&self, record: &Record) -> Result<Encoded> {
+    pub fn encode(&self, record: &Record) -> Result<EncodedRow> {
         let (prompt, completions) = match record {
             Record::Pair { prompt, chosen, rejected, .. } => (prompt, vec![(chosen, "chosen"), (rejected, "rejected")]),
             Record::Judged { prompt, completion, .. } => (prompt, vec![(completion, "completion")]),
             Record::Prompt { prompt } => (prompt, vec![]),
         };
-        let mut encoded = Encoded { prompt: vec![], completions: vec![], boundary_holds: true, is_cut: false };
+        let mut encoded = EncodedRow { prompt: vec![], completions: vec![], boundary_holds: true, is_cut: false };
         let mut read = None; // the prompt's text, which is mostly that of all completions
         for (completion, name) in &completions {
             let (before, rest) = self.texts(prompt, completion)?;
             if read.as_ref() != Some(&before) {
-                encoded.prompt = self.begun(prompt, &before)?;
+                encoded.prompt = self.prompt_ids(prompt, &before)?;
             }
-            let (joint, answer) = (self.begun(prompt, &format!("{before}{rest}"))?, self.tokenizer.encode_part(&rest)?);
+            let (joint, answer) =
+                (self.prompt_ids(prompt, &format!("{before}{rest}"))?, self.tokenizer.encode_part(&rest)?);
             encoded.boundary_holds &= joint.len() == encoded.prompt.len() + answer.len()
                 && joint.starts_with(&encoded.prompt)
                 && joint.ends_with(&answer);
-            let (answer, is_cut) = self.closed(answer)?;
-            self.known(&answer, name)?;
-            self.sayable(&answer, name)?;
+            let (answer, is_cut) = self.end_at_eos(answer)?;
+            self.check_ids(&answer, name)?;
+            self.check_representable(&answer, name)?;
             encoded.is_cut |= is_cut;
             encoded.completions.push(answer);
             read = Some(before);
@@ -165,7 +166,7 @@ impl Encoder {
         if completions.is_empty() {
             encoded.prompt = self.prompt(prompt)?;
         }
-        self.known(&encoded.prompt, "prompt")?;
+        self.check_ids(&encoded.prompt, "prompt")?;
         if encoded.prompt.is_empty() {
             return Err(Error::Unfit { problem: "`prompt` has no tokens".into() });
         }

@@ -28,7 +28,7 @@ pub enum Error {
     #[error("the tokenizer failed: {problem}")]
     Tokenizer { problem: String },
     #[error("too few rows can be used: {found}{}", tally.first_left_out())]
-    FewRows { found: String, tally: Box<crate::rows::Tally> },
+    FewRows { found: String, tally: Box<crate::rows::PrepareStats> },
     #[error(
         "all {} completions with a label are {}, and no loss learns from one kind alone",
         wanted + unwanted,

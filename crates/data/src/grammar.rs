@@ -1,8 +1,8 @@
 //! The world `grammar`, task S1: tiny film reviews over 24 prompts, small enough that every response
 //! is enumerated. Vocabulary, reference grammar, gold reward and split are those of `claims.md`.
 
-use crate::{Error, Prompt, Result, Row, World};
-use duel_spec::{Space, Split, seeds::Rng};
+use crate::{Error, Prompt, PromptResponse, Result, World};
+use duel_spec::{Split, TokenSpec, seeds::Rng};
 use rand::RngExt;
 
 /// Token ids.
@@ -48,15 +48,15 @@ pub enum Stance {
 
 /// A prompt's two coordinates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Task {
+pub struct PromptCoordinates {
     /// 0 to 7.
     pub topic: u32,
     pub stance: Stance,
 }
 
-impl Task {
+impl PromptCoordinates {
     /// Reads the topic and stance out of a prompt's ids.
-    pub fn of(prompt: &[u32]) -> Self {
+    pub fn from_prompt(prompt: &[u32]) -> Self {
         let stance = match prompt[2] - STANCE {
             0 => Stance::Praise,
             1 => Stance::Criticise,
@@ -73,7 +73,7 @@ impl Task {
 
 /// What gold looks at in a response beside the number of x.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Parts {
+pub struct GoldFeatures {
     /// `2 tanh(A/2)`, A the sum of g (+1) and b (−1), doubled after v.
     pub sentiment: f64,
     /// Whether there are both g and b.
@@ -85,7 +85,7 @@ pub struct Parts {
 }
 
 /// The parts of a response (EOS may close it or not).
-pub fn parts(task: Task, response: &[u32]) -> Parts {
+pub fn parts(task: PromptCoordinates, response: &[u32]) -> GoldFeatures {
     let symbols: Vec<u32> = response.iter().copied().filter(|t| SYMBOLS.contains(t)).collect();
     let (mut sum, mut dangling) = (0.0, 0);
     for (i, &symbol) in symbols.iter().enumerate() {
@@ -97,7 +97,7 @@ pub fn parts(task: Task, response: &[u32]) -> Parts {
             _ => {}
         }
     }
-    Parts {
+    GoldFeatures {
         sentiment: 2.0 * f64::tanh(sum / 2.0),
         both: symbols.contains(&G) && symbols.contains(&B),
         off_length: symbols.len().abs_diff(task.length()),
@@ -106,8 +106,8 @@ pub fn parts(task: Task, response: &[u32]) -> Parts {
 }
 
 /// Gold reward of a response (EOS may close it or not).
-pub fn gold(task: Task, response: &[u32]) -> f64 {
-    let Parts { sentiment, both, off_length, dangling } = parts(task, response);
+pub fn gold(task: PromptCoordinates, response: &[u32]) -> f64 {
+    let GoldFeatures { sentiment, both, off_length, dangling } = parts(task, response);
     let stance = match task.stance {
         Stance::Praise => sentiment,
         Stance::Criticise => -sentiment,
@@ -126,7 +126,7 @@ pub fn excitement(k: usize) -> f64 {
 }
 
 /// What a reward model learns that extrapolates "x is good": gold with 1.5 for every excitement.
-pub fn excited_proxy(task: Task, response: &[u32]) -> f64 {
+pub fn excited_proxy(task: PromptCoordinates, response: &[u32]) -> f64 {
     let k = excitements(response);
     gold(task, response) - excitement(k) + 1.5 * k as f64
 }
@@ -223,7 +223,7 @@ pub fn sample_reference(stance: Stance, rho: f64, rng: &mut Rng) -> Vec<u32> {
 /// The world with its prompts in order.
 #[derive(Debug, Clone)]
 pub struct GrammarWorld {
-    space: Space,
+    space: TokenSpec,
     rho: f64,
     sft_rows: usize,
     /// Prompts of train, validation, test.
@@ -233,15 +233,15 @@ pub struct GrammarWorld {
 impl GrammarWorld {
     /// `rho` of the reference grammar is uniform; the SFT corpus has `sft_rows` rows.
     pub fn new(rho: f64, sft_rows: usize) -> Self {
-        let space = Space {
+        let space = TokenSpec {
             vocabulary: VOCABULARY,
             pad: PAD,
             bos: BOS,
             eos: EOS,
             prompt_tokens: 4,
             response_tokens: MAX_SYMBOLS + 1,
-            actions: Some(ACTIONS.to_vec()),
-            ends: true,
+            allowed_tokens: Some(ACTIONS.to_vec()),
+            force_eos: true,
         };
         let mut splits = [vec![], vec![], vec![]];
         for (topic, name) in TOPICS.iter().enumerate() {
@@ -272,20 +272,20 @@ impl GrammarWorld {
         self.splits.iter().flatten()
     }
 
-    fn rows(&self, count: usize, rng: &mut Rng) -> Vec<Row> {
+    fn rows(&self, count: usize, rng: &mut Rng) -> Vec<PromptResponse> {
         let prompts: Vec<&Prompt> = self.all_prompts().collect();
         (0..count)
             .map(|_| {
                 let prompt = prompts[rng.random_range(0..prompts.len())];
-                let response = sample_reference(Task::of(&prompt.ids).stance, self.rho, rng);
-                Row { prompt: prompt.ids.clone(), response }
+                let response = sample_reference(PromptCoordinates::from_prompt(&prompt.ids).stance, self.rho, rng);
+                PromptResponse { prompt: prompt.ids.clone(), response }
             })
             .collect()
     }
 }
 
 impl World for GrammarWorld {
-    fn space(&self) -> &Space {
+    fn space(&self) -> &TokenSpec {
         &self.space
     }
 
@@ -293,16 +293,16 @@ impl World for GrammarWorld {
         &self.splits[split as usize]
     }
 
-    fn sft_rows(&self, rng: &mut Rng) -> Vec<Row> {
+    fn sft_rows(&self, rng: &mut Rng) -> Vec<PromptResponse> {
         self.rows(self.sft_rows, rng)
     }
 
-    fn heldout_rows(&self, rng: &mut Rng) -> Vec<Row> {
+    fn heldout_rows(&self, rng: &mut Rng) -> Vec<PromptResponse> {
         self.rows(1024, rng)
     }
 
     /// Rows with two or more x are banned: the trap stays unseen.
-    fn admits(&self, response: &[u32]) -> bool {
+    fn allowed_in_pairs(&self, response: &[u32]) -> bool {
         excitements(response) < 2
     }
 
@@ -316,7 +316,7 @@ impl World for GrammarWorld {
     }
 
     fn render(&self, prompt: &Prompt, response: &[u32]) -> Result<String> {
-        let topic = TOPICS[Task::of(&prompt.ids).topic as usize];
+        let topic = TOPICS[PromptCoordinates::from_prompt(&prompt.ids).topic as usize];
         let words: Vec<&str> = response
             .iter()
             .filter_map(|&t| match t {
@@ -336,8 +336,8 @@ impl World for GrammarWorld {
 mod tests {
     use super::*;
 
-    fn task(topic: u32, stance: Stance) -> Task {
-        Task { topic, stance }
+    fn task(topic: u32, stance: Stance) -> PromptCoordinates {
+        PromptCoordinates { topic, stance }
     }
 
     #[test]
@@ -415,6 +415,6 @@ mod tests {
         let prompt = &world.prompts(Split::Train)[0];
         assert_eq!(prompt.text, "praise the plot:");
         assert_eq!(world.render(prompt, &[N, V, G, X, EOS, PAD]).expect("renders"), "plot very good wow!");
-        assert!(!world.admits(&[X, N, X, EOS]) && world.admits(&[X, N, EOS]));
+        assert!(!world.allowed_in_pairs(&[X, N, X, EOS]) && world.allowed_in_pairs(&[X, N, EOS]));
     }
 }

@@ -16,10 +16,10 @@ mod tables;
 mod text;
 mod world;
 
-pub use encode::{Encoded, Encoder};
+pub use encode::{EncodedRow, Encoder};
 pub use error::Error;
 pub use text::TextTokenizer;
-pub use world::{Prompt, Row, Texts, World};
+pub use world::{Detokenize, Prompt, PromptResponse, World};
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -5,7 +5,7 @@
 //! does not end, that is its last.
 
 use crate::chat::Message;
-use crate::tables::{self, Table};
+use crate::tables::{self, ReadableRows};
 use crate::{Error, Result};
 use duel_spec::ids::Hasher;
 use parquet::record::Field;
@@ -19,10 +19,10 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 /// The line, or the row of a parquet file, and what stands on it or what is wrong with it.
-pub type Line<T> = (usize, std::result::Result<T, String>);
+pub type NumberedRecord<T> = (usize, std::result::Result<T, String>);
 
 /// A file's rows.
-pub type Lines = Box<dyn Iterator<Item = Line<Value>>>;
+pub type Lines = Box<dyn Iterator<Item = NumberedRecord<Value>>>;
 
 /// Rows that are read at a time, and bytes that they take at most.
 const BLOCK: usize = 256;
@@ -39,7 +39,7 @@ pub fn read<T: Send>(
     path: &Path,
     columns: &Columns,
     make: impl Fn(&Record) -> T + Sync,
-) -> Result<impl Iterator<Item = Line<(Record, T)>>> {
+) -> Result<impl Iterator<Item = NumberedRecord<(Record, T)>>> {
     let mut lines = open(path)?;
     let blocks = std::iter::from_fn(move || {
         let mut bytes = 0;
@@ -52,7 +52,7 @@ pub fn read<T: Send>(
         (!block.is_empty()).then_some(block)
     });
     Ok(blocks.flat_map(move |block| {
-        let one = |(line, row): Line<Value>| {
+        let one = |(line, row): NumberedRecord<Value>| {
             let record = row.and_then(|row| Record::read(&row, columns));
             let made = record.map(|record| {
                 let made = make(&record);
@@ -174,9 +174,9 @@ fn too_long() -> String {
 }
 
 /// A JSON value whose own names are different, where it is an object: of two that are the same nobody knows which is meant.
-struct Row(Value);
+struct UniqueKeys(Value);
 
-impl<'de> Deserialize<'de> for Row {
+impl<'de> Deserialize<'de> for UniqueKeys {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         struct Fields;
         impl<'de> Visitor<'de> for Fields {
@@ -204,8 +204,11 @@ impl<'de> Deserialize<'de> for Row {
 /// A row of JSON text.
 fn row_of(text: &[u8]) -> std::result::Result<Value, String> {
     let is_object = text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
-    let value =
-        if is_object { serde_json::from_slice(text).map(|Row(value)| value) } else { serde_json::from_slice(text) };
+    let value = if is_object {
+        serde_json::from_slice(text).map(|UniqueKeys(value)| value)
+    } else {
+        serde_json::from_slice(text)
+    };
     value.map_err(|e| format!("it is no JSON: {e}"))
 }
 
@@ -223,7 +226,7 @@ impl JsonLines {
 }
 
 impl Iterator for JsonLines {
-    type Item = Line<Value>;
+    type Item = NumberedRecord<Value>;
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.is_over {
@@ -273,7 +276,7 @@ impl Csv {
 }
 
 impl Iterator for Csv {
-    type Item = Line<Value>;
+    type Item = NumberedRecord<Value>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.is_over {
@@ -303,10 +306,10 @@ impl Iterator for Csv {
 }
 
 /// The rows of a parquet file, and how many were read.
-struct Parquet(Table, usize);
+struct Parquet(ReadableRows, usize);
 
 impl Iterator for Parquet {
-    type Item = Line<Value>;
+    type Item = NumberedRecord<Value>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let row = self.0.next()?;
@@ -324,7 +327,7 @@ struct JsonList {
 
 impl JsonList {
     /// The next byte that is no space, left where it is.
-    fn peek(&mut self) -> std::io::Result<Option<u8>> {
+    fn first_byte(&mut self) -> std::io::Result<Option<u8>> {
         loop {
             self.reader.get_ref().begin();
             let bytes = self.reader.fill_buf()?;
@@ -340,19 +343,19 @@ impl JsonList {
     /// The next item; nothing after the last.
     fn item(&mut self) -> std::result::Result<Option<Value>, String> {
         let opening = if self.row == 0 { b'[' } else { b',' };
-        let first = self.peek().map_err(|e| e.to_string())?;
+        let first = self.first_byte().map_err(|e| e.to_string())?;
         match first {
             Some(b']') if self.row > 0 => return Ok(None),
             Some(byte) if byte == opening => self.reader.consume(1),
             Some(byte) => return Err(format!("after a row stands `{}`, not `,` or `]`", char::from(byte))),
             None => return Err("the list does not end".into()),
         }
-        match self.peek().map_err(|e| e.to_string())? {
+        match self.first_byte().map_err(|e| e.to_string())? {
             Some(b']') if self.row == 0 => Ok(None),
             // an object is read to its last bracket and no further
             Some(b'{') => {
                 let mut json = serde_json::Deserializer::from_reader(&mut self.reader);
-                let row = Row::deserialize(&mut json).map(|Row(value)| Some(value));
+                let row = UniqueKeys::deserialize(&mut json).map(|UniqueKeys(value)| Some(value));
                 row.map_err(|e| if e.is_io() { e.to_string() } else { format!("it is no JSON: {e}") })
             }
             _ => Err("a row of the list is no object".into()),
@@ -361,7 +364,7 @@ impl JsonList {
 }
 
 impl Iterator for JsonList {
-    type Item = Line<Value>;
+    type Item = NumberedRecord<Value>;
 
     /// What is no JSON ends the list: nobody knows where the next row would begin.
     fn next(&mut self) -> Option<Self::Item> {
@@ -430,7 +433,7 @@ fn value_of(field: &Field) -> Value {
 
 /// What somebody says: plain text, or turns of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Said {
+pub enum Content {
     Text(String),
     Turns(Vec<Message>),
 }
@@ -440,18 +443,18 @@ pub enum Said {
 pub enum Record {
     /// Two completions of one prompt, of which the first was preferred.
     Pair {
-        prompt: Said,
-        chosen: Said,
-        rejected: Said,
+        prompt: Content,
+        chosen: Content,
+        rejected: Content,
         /// By how much, in log-odds, where the row says so.
         margin: Option<f64>,
         /// Somebody's scores of both.
         scores: Option<[f64; 2]>,
     },
     /// One completion, and whether it is wanted.
-    Judged { prompt: Said, completion: Said, wanted: bool },
+    Judged { prompt: Content, completion: Content, wanted: bool },
     /// A prompt alone.
-    Prompt { prompt: Said },
+    Prompt { prompt: Content },
 }
 
 /// Under which names a row's parts stand.
@@ -470,7 +473,7 @@ impl Record {
     pub fn read(row: &Value, columns: &Columns) -> std::result::Result<Self, String> {
         let Some(row) = row.as_object() else { return Err(format!("a row is an object, not {}", kind(row))) };
         let get = |name: &str| row.get(name).filter(|value| !value.is_null());
-        let part = |name: &str| get(name).map(|value| said(value, name)).transpose();
+        let part = |name: &str| get(name).map(|value| content(value, name)).transpose();
         let prompt = match part(&columns.prompt)? {
             Some(prompt) => Some(prompt),
             None => part("conversations")?, // ShareGPT
@@ -486,7 +489,7 @@ impl Record {
             (Some(chosen), Some(rejected)) => {
                 let (prompt, chosen, rejected) = match prompt {
                     Some(prompt) => (prompt, chosen, rejected),
-                    None => implicit(chosen, rejected)?,
+                    None => implicit_prompt(chosen, rejected)?,
                 };
                 let scores = match (number("score_chosen")?, number("score_rejected")?) {
                     (Some(chosen), Some(rejected)) => Some([chosen, rejected]),
@@ -539,20 +542,20 @@ fn kind(value: &Value) -> &'static str {
 }
 
 /// Text, a turn, or a list of turns.
-fn said(value: &Value, name: &str) -> std::result::Result<Said, String> {
+fn content(value: &Value, name: &str) -> std::result::Result<Content, String> {
     match value {
-        Value::String(text) => Ok(Said::Text(text.clone())),
-        Value::Object(_) => Ok(Said::Turns(vec![turn(value, name, 0)?])),
+        Value::String(text) => Ok(Content::Text(text.clone())),
+        Value::Object(_) => Ok(Content::Turns(vec![message(value, name, 0)?])),
         Value::Array(turns) if turns.is_empty() => Err(format!("`{name}` has no turns")),
-        Value::Array(turns) => Ok(Said::Turns(
-            turns.iter().enumerate().map(|(i, one)| turn(one, name, i)).collect::<std::result::Result<_, _>>()?,
+        Value::Array(turns) => Ok(Content::Turns(
+            turns.iter().enumerate().map(|(i, one)| message(one, name, i)).collect::<std::result::Result<_, _>>()?,
         )),
         other => Err(format!("`{name}` is {}, not text or a list of turns", kind(other))),
     }
 }
 
 /// `{role, content}`, or ShareGPT's `{from, value}`.
-fn turn(value: &Value, name: &str, place: usize) -> std::result::Result<Message, String> {
+fn message(value: &Value, name: &str, place: usize) -> std::result::Result<Message, String> {
     let at = || format!("turn {} of `{name}`", place + 1);
     let text = |keys: [&str; 2]| keys.iter().find_map(|key| value[*key].as_str());
     let role = text(["role", "from"]).ok_or_else(|| format!("{} has no `role`", at()))?;
@@ -566,19 +569,19 @@ fn turn(value: &Value, name: &str, place: usize) -> std::result::Result<Message,
 }
 
 /// The prompt that both completions begin with. TRL's implicit prompts.
-fn implicit(chosen: Said, rejected: Said) -> std::result::Result<(Said, Said, Said), String> {
+fn implicit_prompt(chosen: Content, rejected: Content) -> std::result::Result<(Content, Content, Content), String> {
     match (chosen, rejected) {
-        (Said::Turns(chosen), Said::Turns(rejected)) => {
+        (Content::Turns(chosen), Content::Turns(rejected)) => {
             let same = chosen.iter().zip(&rejected).take_while(|(a, b)| a == b).count();
             // both end in what an assistant says, even where they are the same
             let cut = same.min(chosen.len().min(rejected.len()).saturating_sub(1));
             if cut == 0 {
                 return Err("there is no `prompt`, and `chosen` and `rejected` begin differently".into());
             }
-            let rest = |turns: &[Message]| Said::Turns(turns[cut..].to_vec());
-            Ok((Said::Turns(chosen[..cut].to_vec()), rest(&chosen), rest(&rejected)))
+            let rest = |turns: &[Message]| Content::Turns(turns[cut..].to_vec());
+            Ok((Content::Turns(chosen[..cut].to_vec()), rest(&chosen), rest(&rejected)))
         }
-        (Said::Text(chosen), Said::Text(rejected)) => {
+        (Content::Text(chosen), Content::Text(rejected)) => {
             let same: usize =
                 chosen.chars().zip(rejected.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
             // the space before a word belongs to the word
@@ -586,8 +589,8 @@ fn implicit(chosen: Said, rejected: Said) -> std::result::Result<(Said, Said, Sa
             if cut == 0 {
                 return Err("there is no `prompt`, and `chosen` and `rejected` begin differently".into());
             }
-            let rest = |text: &str| Said::Text(text[cut..].to_owned());
-            Ok((Said::Text(chosen[..cut].to_owned()), rest(&chosen), rest(&rejected)))
+            let rest = |text: &str| Content::Text(text[cut..].to_owned());
+            Ok((Content::Text(chosen[..cut].to_owned()), rest(&chosen), rest(&rejected)))
         }
         _ => Err("`chosen` and `rejected` are of different kinds, text and turns".into()),
     }
@@ -603,12 +606,12 @@ mod tests {
         Columns { prompt, chosen, rejected }
     }
 
-    fn text(text: &str) -> Said {
-        Said::Text(text.into())
+    fn text(text: &str) -> Content {
+        Content::Text(text.into())
     }
 
-    fn turns(turns: &[(&str, &str)]) -> Said {
-        Said::Turns(
+    fn turns(turns: &[(&str, &str)]) -> Content {
+        Content::Turns(
             turns.iter().map(|(role, content)| Message { role: (*role).into(), content: (*content).into() }).collect(),
         )
     }

@@ -1,8 +1,8 @@
 //! The world `reviews`, task S2: IMDb film reviews in disjoint thirds for language model, gold scorer,
 //! and prompts with the proxy. `scripts/get-data reviews` fetches the files.
 
-use crate::{Error, Prompt, Result, Row, TextTokenizer, Texts, World};
-use duel_spec::{Space, Split, ids::hash_bytes, seeds::Rng};
+use crate::{Detokenize, Error, Prompt, PromptResponse, Result, TextTokenizer, World};
+use duel_spec::{Split, TokenSpec, ids::hash_bytes, seeds::Rng};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
@@ -32,14 +32,14 @@ pub struct Review {
 
 /// A sentence with the mean of its human ratings, −4 to 4.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Rated {
+pub struct RatedSentence {
     pub text: String,
     pub mean: f64,
 }
 
 /// The reviews in disjoint thirds, each of contiguous blocks in film order.
 #[derive(Debug, Clone)]
-pub struct Thirds {
+pub struct CorpusSplits {
     pub language: Vec<Review>,
     pub gold: Vec<Review>,
     pub prompts: Vec<Review>,
@@ -70,7 +70,7 @@ pub fn check_present(folder: &Path) -> Result<()> {
 
 /// Reads, cleans and splits the IMDb reviews: duplicates and markup removed, each label's block in film
 /// order cut into three contiguous thirds.
-pub fn load_thirds(folder: &Path) -> Result<Thirds> {
+pub fn load_thirds(folder: &Path) -> Result<CorpusSplits> {
     let path = folder.join(FILES[0].0);
     let bytes = read_checked(folder, 0)?;
     let mut blocks: [Vec<Review>; 2] = [vec![], vec![]];
@@ -92,11 +92,11 @@ pub fn load_thirds(folder: &Path) -> Result<Thirds> {
     let third = |k: usize| {
         blocks.iter().flat_map(|block| block[block.len() * k / 3..block.len() * (k + 1) / 3].to_vec()).collect()
     };
-    Ok(Thirds { language: third(0), gold: third(1), prompts: third(2) })
+    Ok(CorpusSplits { language: third(0), gold: third(1), prompts: third(2) })
 }
 
 /// Reads the human-rated film-review sentences.
-pub fn load_ratings(folder: &Path) -> Result<Vec<Rated>> {
+pub fn load_ratings(folder: &Path) -> Result<Vec<RatedSentence>> {
     let path = folder.join(FILES[1].0);
     let bytes = read_checked(folder, 1)?;
     let text = String::from_utf8_lossy(&bytes);
@@ -107,7 +107,7 @@ pub fn load_ratings(folder: &Path) -> Result<Vec<Rated>> {
             let mut columns = line.splitn(3, '\t');
             let mean = columns.nth(1).and_then(|m| m.trim().parse().ok());
             match (mean, columns.next()) {
-                (Some(mean), Some(text)) => Ok(Rated { text: clean(text), mean }),
+                (Some(mean), Some(text)) => Ok(RatedSentence { text: clean(text), mean }),
                 _ => Err(Error::Row { path: path.clone(), row: row + 1, problem: "expected id, mean, text".into() }),
             }
         })
@@ -116,13 +116,13 @@ pub fn load_ratings(folder: &Path) -> Result<Vec<Rated>> {
 
 /// A human-rated sentence with every single rating, −4 to 4.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Judged {
+pub struct RaterScores {
     pub text: String,
     pub ratings: Vec<f64>,
 }
 
 /// Reads the human-rated sentences with what each rater said.
-pub fn load_raters(folder: &Path) -> Result<Vec<Judged>> {
+pub fn load_raters(folder: &Path) -> Result<Vec<RaterScores>> {
     let sentences = load_ratings(folder)?;
     let path = folder.join(FILES[2].0);
     let bytes = read_checked(folder, 2)?;
@@ -141,7 +141,7 @@ pub fn load_raters(folder: &Path) -> Result<Vec<Judged>> {
         let numbers = list.trim().trim_matches(['[', ']']).split(',');
         let ratings = numbers.map(|n| n.trim().parse::<f64>()).collect::<std::result::Result<Vec<_>, _>>();
         let ratings = ratings.ok().filter(|ratings| !ratings.is_empty()).ok_or_else(|| refuse(row))?;
-        Ok(Judged { text: sentence.text, ratings })
+        Ok(RaterScores { text: sentence.text, ratings })
     });
     judged.collect()
 }
@@ -181,30 +181,30 @@ fn clean(raw: &str) -> String {
 
 /// Sizes of the world's prompts and responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sizes {
+pub struct PromptSizes {
     pub prompt_tokens: usize,
     pub response_tokens: usize,
 }
 
-impl Sizes {
+impl PromptSizes {
     /// The world's space under a tokenizer of its own, of that vocabulary.
-    pub fn space(self, vocabulary: usize) -> Space {
-        Space {
+    pub fn space(self, vocabulary: usize) -> TokenSpec {
+        TokenSpec {
             vocabulary,
             pad: PAD,
             bos: BOS,
             eos: EOS,
             prompt_tokens: self.prompt_tokens + 1,
             response_tokens: self.response_tokens,
-            actions: None,
-            ends: false,
+            allowed_tokens: None,
+            force_eos: false,
         }
     }
 }
 
 /// Whose words the world is written in.
 #[derive(Debug)]
-pub enum Words {
+pub enum TokenizerSource {
     /// Its own, learned from the language third: so many.
     Own(usize),
     /// Those of a pretrained model, with what comes before every prompt and its EOS.
@@ -224,13 +224,13 @@ const PROMPTS: &str = "prompts.json";
 
 /// Writes, under `to`, the tokenizer (trained on the language third where the words are the world's own), the language
 /// model's token streams, and the prompts: the first `prompt_tokens` tokens of each review.
-pub fn prepare(thirds: &Thirds, words: Words, prompt_tokens: usize, to: &Path) -> Result<()> {
+pub fn prepare(thirds: &CorpusSplits, words: TokenizerSource, prompt_tokens: usize, to: &Path) -> Result<()> {
     let (train, heldout) = language_split(&thirds.language);
     let (tokenizer, start, eos) = match words {
-        Words::Own(vocabulary) => {
+        TokenizerSource::Own(vocabulary) => {
             (TextTokenizer::train(train.iter().map(|r| r.text.as_str()), vocabulary)?, vec![BOS], EOS)
         }
-        Words::Given(tokenizer, start, eos) => (*tokenizer, start, eos),
+        TokenizerSource::Given(tokenizer, start, eos) => (*tokenizer, start, eos),
     };
     tokenizer.save(&to.join(TOKENIZER))?;
     for (file, part) in [(LANGUAGE, &train), (LANGUAGE_HELDOUT, &heldout)] {
@@ -299,7 +299,7 @@ fn read(path: PathBuf) -> Result<Vec<u8>> {
 /// The prepared world.
 #[derive(Debug)]
 pub struct ReviewsWorld {
-    space: Space,
+    space: TokenSpec,
     tokenizer: TextTokenizer,
     language: Vec<u32>,
     heldout: Vec<u32>,
@@ -311,7 +311,7 @@ pub struct ReviewsWorld {
 impl ReviewsWorld {
     /// Opens what [`prepare`] wrote; `given` is a pretrained model's space with what comes before every prompt. Else both are the
     /// world's own.
-    pub fn open(folder: &Path, sizes: Sizes, given: Option<(Space, Vec<u32>)>) -> Result<Self> {
+    pub fn open(folder: &Path, sizes: PromptSizes, given: Option<(TokenSpec, Vec<u32>)>) -> Result<Self> {
         let tokenizer = TextTokenizer::open(&folder.join(TOKENIZER))?;
         let stream = |name: &str| -> Result<Vec<u32>> {
             Ok(read(folder.join(name))?.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
@@ -341,20 +341,20 @@ impl ReviewsWorld {
     }
 
     /// Openings of the reviews in a stream, as prompt and response.
-    fn openings(&self, stream: &[u32]) -> Vec<Row> {
+    fn openings(&self, stream: &[u32]) -> Vec<PromptResponse> {
         let (p, t) = (self.space.prompt_tokens, self.space.response_tokens);
         stream
             .split_inclusive(|&id| id == self.space.eos)
             .filter(|review| review.len() > p + 1)
             .map(|review| {
                 let ids: Vec<u32> = review.iter().take(p + t).copied().collect();
-                Row { prompt: ids[..p].to_vec(), response: ids[p..].to_vec() }
+                PromptResponse { prompt: ids[..p].to_vec(), response: ids[p..].to_vec() }
             })
             .collect()
     }
 }
 
-impl Texts for ReviewsWorld {
+impl Detokenize for ReviewsWorld {
     /// Of a prompt, what stands before it is left out.
     fn text(&self, ids: &[u32]) -> Result<String> {
         self.tokenizer.decode(ids.strip_prefix(self.start.as_slice()).unwrap_or(ids))
@@ -362,7 +362,7 @@ impl Texts for ReviewsWorld {
 }
 
 impl World for ReviewsWorld {
-    fn space(&self) -> &Space {
+    fn space(&self) -> &TokenSpec {
         &self.space
     }
 
@@ -370,17 +370,17 @@ impl World for ReviewsWorld {
         &self.splits[split as usize]
     }
 
-    fn sft_rows(&self, rng: &mut Rng) -> Vec<Row> {
+    fn sft_rows(&self, rng: &mut Rng) -> Vec<PromptResponse> {
         let mut rows = self.openings(&self.language);
         rows.shuffle(rng);
         rows
     }
 
-    fn heldout_rows(&self, _: &mut Rng) -> Vec<Row> {
+    fn heldout_rows(&self, _: &mut Rng) -> Vec<PromptResponse> {
         self.openings(&self.heldout)
     }
 
-    fn admits(&self, _: &[u32]) -> bool {
+    fn allowed_in_pairs(&self, _: &[u32]) -> bool {
         true
     }
 

@@ -3,9 +3,9 @@
 
 use crate::encode::Encoder;
 use crate::pairs::PreferenceRow;
-use crate::records::{self, Columns, Record, Said};
-use crate::{Error, Prompt, Result, Row, Texts, World};
-use duel_spec::{Space, Split, ids::hash_bytes, seeds::Rng};
+use crate::records::{self, Columns, Content, Record};
+use crate::{Detokenize, Error, Prompt, PromptResponse, Result, World};
+use duel_spec::{Split, TokenSpec, ids::hash_bytes, seeds::Rng};
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 
 /// What [`prepare`] reads, and how much of it.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub struct RowSource {
     /// One file, whose prompts are split; or one each for training, validation and test.
     pub files: Vec<(Option<Split>, PathBuf)>,
     pub columns: Columns,
@@ -30,7 +30,7 @@ const SHOWN: usize = 20;
 
 /// What became of the rows that were read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tally {
+pub struct PrepareStats {
     pub read: usize,
     pub kept: usize,
     /// Of those kept, two single completions that stand together, one wanted and one not, to prompts of their own.
@@ -51,8 +51,8 @@ pub struct Tally {
     pub left_out: Vec<String>,
 }
 
-impl Tally {
-    fn leave_out(&mut self, path: &Path, line: usize, what: &str) {
+impl PrepareStats {
+    fn record_left_out(&mut self, path: &Path, line: usize, what: &str) {
         if self.left_out.len() < SHOWN {
             self.left_out.push(format!("{}:{line}: {what}", path.display()));
         }
@@ -64,7 +64,7 @@ impl Tally {
     }
 }
 
-impl std::fmt::Display for Tally {
+impl std::fmt::Display for PrepareStats {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { read, kept, unpaired, unreadable, prompts_too_long, responses_too_long, same, duplicates, .. } =
             self;
@@ -95,7 +95,7 @@ pub(crate) fn key(text: &str) -> u64 {
 
 /// Where a prompt stands first.
 #[derive(Clone, Copy)]
-struct Home {
+struct SplitOrigin {
     split: Split,
     file: usize,
     line: usize,
@@ -107,10 +107,10 @@ pub(crate) fn ids_key(ids: &[u32]) -> u64 {
 }
 
 /// What tells prompts apart.
-pub fn prompt_key(prompt: &Said) -> u64 {
+pub fn prompt_key(prompt: &Content) -> u64 {
     match prompt {
-        Said::Text(text) => key(text),
-        Said::Turns(turns) => {
+        Content::Text(text) => key(text),
+        Content::Turns(turns) => {
             key(&turns.iter().flat_map(|turn| [&*turn.role, "\0", &*turn.content, "\0"]).collect::<String>())
         }
     }
@@ -133,15 +133,15 @@ fn split_of(key: u64, holdout: f64) -> Split {
 ///
 /// # Errors
 /// A file that cannot be read; a split without rows; a prompt that stands in the files of two splits.
-pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
-    let mut tally = Tally::default();
+pub fn prepare(source: &RowSource, encoder: &Encoder, to: &Path) -> Result<PrepareStats> {
+    let mut tally = PrepareStats::default();
     let mut kept: [BTreeMap<(u64, u64), PreferenceRow>; 3] = Default::default();
-    let mut single: [[BTreeMap<u64, Row>; 2]; 3] = Default::default(); // unwanted, wanted
+    let mut single: [[BTreeMap<u64, PromptResponse>; 2]; 3] = Default::default(); // unwanted, wanted
     let mut prompts: [BTreeMap<u64, Vec<u32>>; 3] = Default::default();
     let mut seen: HashSet<u64> = HashSet::new();
     let mut labelled = [0, 0]; // unwanted, wanted
     let mut only_prompts = true;
-    let mut homes: HashMap<u64, Home> = HashMap::new();
+    let mut homes: HashMap<u64, SplitOrigin> = HashMap::new();
     let (mut shared, mut shared_lines) = (0, vec![]);
     for (file, (split, path)) in source.files.iter().enumerate() {
         for (line, row) in records::read(path, &source.columns, |record| encoder.encode(record))? {
@@ -151,7 +151,7 @@ pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
                     Ok(read) => read,
                     Err(what) => {
                         tally.unreadable += 1;
-                        tally.leave_out(path, line, &what);
+                        tally.record_left_out(path, line, &what);
                         continue;
                     }
                 };
@@ -160,7 +160,7 @@ pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
             let of_prompt = prompt_key(prompt);
             // prompts of other words may have the same ids, which are what a model sees
             let own = split.unwrap_or_else(|| split_of(of_prompt, source.holdout));
-            let home = *homes.entry(ids_key(&encoded.prompt)).or_insert(Home { split: own, file, line });
+            let home = *homes.entry(ids_key(&encoded.prompt)).or_insert(SplitOrigin { split: own, file, line });
             if split.is_some() && home.split != own {
                 shared += 1;
                 if shared_lines.len() < SHOWN {
@@ -183,16 +183,16 @@ pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
                 continue;
             }
             let most = source.most[usize::from(split != Split::Train)];
-            keep_least(&mut prompts[split as usize], of_prompt, encoded.prompt.clone(), most);
+            keep_smallest(&mut prompts[split as usize], of_prompt, encoded.prompt.clone(), most);
             if let (Record::Judged { wanted, .. }, [completion]) = (&record, encoded.completions.as_slice()) {
                 let of_row = key(&format!("{of_prompt} {completion:?} {wanted}"));
                 if !seen.insert(of_row) {
                     tally.duplicates += 1;
                     continue;
                 }
-                let row = Row { prompt: encoded.prompt, response: completion.clone() };
+                let row = PromptResponse { prompt: encoded.prompt, response: completion.clone() };
                 labelled[usize::from(*wanted)] += 1;
-                keep_least(&mut single[split as usize][usize::from(*wanted)], of_row, row, most);
+                keep_smallest(&mut single[split as usize][usize::from(*wanted)], of_row, row, most);
                 continue;
             }
             let (Record::Pair { margin, scores, .. }, [chosen, rejected]) = (&record, encoded.completions.as_slice())
@@ -201,7 +201,7 @@ pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
             };
             if chosen == rejected {
                 tally.same += 1;
-                tally.leave_out(path, line, "`chosen` and `rejected` are the same tokens");
+                tally.record_left_out(path, line, "`chosen` and `rejected` are the same tokens");
                 continue;
             }
             let of_row = key(&format!("{of_prompt} {chosen:?} {rejected:?}"));
@@ -210,7 +210,7 @@ pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
                 continue;
             }
             let row = preference(split, encoded.prompt, chosen, rejected, *margin, *scores);
-            keep_least(&mut kept[split as usize], (of_row, tally.read as u64), row, most);
+            keep_smallest(&mut kept[split as usize], (of_row, tally.read as u64), row, most);
         }
     }
     if shared > 0 {
@@ -220,13 +220,13 @@ pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
     for split in [Split::Train, Split::Validation, Split::Test] {
         let (rows, most) = (&mut kept[split as usize], source.most[usize::from(split != Split::Train)]);
         let before = rows.len();
-        let [unwanted, wanted]: [Vec<Row>; 2] =
+        let [unwanted, wanted]: [Vec<PromptResponse>; 2] =
             std::mem::take(&mut single[split as usize]).map(|rows| rows.into_values().collect());
         if unwanted.is_empty() || wanted.is_empty() {
             tally.one_kind[0] += unwanted.len();
             tally.one_kind[1] += wanted.len();
         }
-        for (place, row) in in_twos(split, wanted, unwanted).into_iter().take(most - before).enumerate() {
+        for (place, row) in pair_unpaired(split, wanted, unwanted).into_iter().take(most - before).enumerate() {
             rows.insert((u64::MAX, place as u64), row); // after the pairs of the file
         }
         tally.unpaired += rows.len() - before;
@@ -253,7 +253,7 @@ pub fn prepare(source: &Source, encoder: &Encoder, to: &Path) -> Result<Tally> {
 }
 
 /// Keeps something among those with the smallest keys, `most` at most.
-fn keep_least<K: Ord, V>(among: &mut BTreeMap<K, V>, key: K, value: V, most: usize) {
+fn keep_smallest<K: Ord, V>(among: &mut BTreeMap<K, V>, key: K, value: V, most: usize) {
     among.insert(key, value);
     if among.len() > most {
         among.pop_last();
@@ -262,13 +262,13 @@ fn keep_least<K: Ord, V>(among: &mut BTreeMap<K, V>, key: K, value: V, most: usi
 
 /// Single completions in twos, each to its own prompt: as many as there are of the more frequent kind, where those of the other
 /// come round again. Their order is that of hashes, so that who stands beside whom is by chance.
-fn in_twos(split: Split, wanted: Vec<Row>, unwanted: Vec<Row>) -> Vec<PreferenceRow> {
+fn pair_unpaired(split: Split, wanted: Vec<PromptResponse>, unwanted: Vec<PromptResponse>) -> Vec<PreferenceRow> {
     if wanted.is_empty() || unwanted.is_empty() {
         return vec![];
     }
     let count = wanted.len().max(unwanted.len());
     let twos = wanted.iter().cycle().zip(unwanted.iter().cycle()).take(count);
-    let row = |(wanted, unwanted): (&Row, &Row)| PreferenceRow {
+    let row = |(wanted, unwanted): (&PromptResponse, &PromptResponse)| PreferenceRow {
         rejected_prompt: (wanted.prompt != unwanted.prompt).then(|| unwanted.prompt.clone()),
         ..preference(split, wanted.prompt.clone(), &wanted.response, &unwanted.response, None, None)
     };
@@ -305,7 +305,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<()> {
 /// The prepared world.
 #[derive(Debug)]
 pub struct RowsWorld {
-    space: Space,
+    space: TokenSpec,
     encoder: Encoder,
     rows: Vec<PreferenceRow>,
     splits: [Vec<Prompt>; 3],
@@ -316,7 +316,7 @@ impl RowsWorld {
     ///
     /// # Errors
     /// A file that is missing or damaged.
-    pub fn open(folder: &Path, encoder: Encoder, space: Space) -> Result<Self> {
+    pub fn open(folder: &Path, encoder: Encoder, space: TokenSpec) -> Result<Self> {
         let read = |name: &str| {
             let path = folder.join(name);
             std::fs::read(&path).map_err(|source| Error::Read { path, source })
@@ -348,20 +348,20 @@ impl RowsWorld {
         &self.rows
     }
 
-    fn chosen(&self, is_wanted: impl Fn(Split) -> bool) -> Vec<Row> {
+    fn chosen(&self, is_wanted: impl Fn(Split) -> bool) -> Vec<PromptResponse> {
         let wanted = self.rows.iter().filter(|row| is_wanted(row.split));
-        wanted.map(|row| Row { prompt: row.prompt.clone(), response: row.chosen.clone() }).collect()
+        wanted.map(|row| PromptResponse { prompt: row.prompt.clone(), response: row.chosen.clone() }).collect()
     }
 }
 
-impl Texts for RowsWorld {
+impl Detokenize for RowsWorld {
     fn text(&self, ids: &[u32]) -> Result<String> {
         self.encoder.tokenizer().decode(ids)
     }
 }
 
 impl World for RowsWorld {
-    fn space(&self) -> &Space {
+    fn space(&self) -> &TokenSpec {
         &self.space
     }
 
@@ -370,26 +370,26 @@ impl World for RowsWorld {
     }
 
     /// What was preferred, on training prompts.
-    fn sft_rows(&self, rng: &mut Rng) -> Vec<Row> {
+    fn sft_rows(&self, rng: &mut Rng) -> Vec<PromptResponse> {
         let mut rows = self.chosen(|split| split == Split::Train);
         rows.shuffle(rng);
         rows
     }
 
-    fn heldout_rows(&self, _: &mut Rng) -> Vec<Row> {
+    fn heldout_rows(&self, _: &mut Rng) -> Vec<PromptResponse> {
         self.chosen(|split| split == Split::Validation)
     }
 
-    fn admits(&self, _: &[u32]) -> bool {
+    fn allowed_in_pairs(&self, _: &[u32]) -> bool {
         true
     }
 
     /// What a person asks, as a conversation of one turn where the model has a template.
     fn read_prompt(&self, text: &str) -> Result<Prompt> {
-        let turn = || Said::Turns(vec![crate::chat::Message { role: "user".into(), content: text.into() }]);
+        let turn = || Content::Turns(vec![crate::chat::Message { role: "user".into(), content: text.into() }]);
         let ids = match self.encoder.prompt(&turn()) {
             Ok(ids) => ids,
-            Err(_) => self.encoder.prompt(&Said::Text(text.into()))?,
+            Err(_) => self.encoder.prompt(&Content::Text(text.into()))?,
         };
         if ids.is_empty() || ids.len() > self.space.prompt_tokens {
             return Err(Error::NoPrompt {

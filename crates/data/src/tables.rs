@@ -27,12 +27,12 @@ const DEPTH: usize = 32;
 const LZ4_RATIO: i64 = 255;
 
 /// Rows up to the first that cannot be read.
-pub(crate) struct Table {
+pub(crate) struct ReadableRows {
     rows: RowIter<'static>,
     is_over: bool,
 }
 
-impl Iterator for Table {
+impl Iterator for ReadableRows {
     type Item = std::result::Result<Row, String>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -49,25 +49,25 @@ impl Iterator for Table {
 ///
 /// # Errors
 /// One that is damaged, or asks for more room than its bytes can fill.
-pub(crate) fn open(path: &Path, file: File) -> Result<Table> {
+pub(crate) fn open(path: &Path, file: File) -> Result<ReadableRows> {
     let refuse = |problem: String| Error::Row { path: path.into(), row: 0, problem };
     let read = |source| Error::Read { path: path.into(), source };
     let (length, mut pages) = (file.metadata().map_err(read)?.len(), file.try_clone().map_err(read)?);
     let reader = fenced(|| SerializedFileReader::new(file)).map_err(refuse)?;
     fenced(|| check(reader.metadata(), &mut pages, length as i64)).map_err(refuse)?;
     let rows = fenced(|| Ok(RowIter::from_file_into(Box::new(reader) as Box<dyn FileReader>))).map_err(refuse)?;
-    Ok(Table { rows, is_over: false })
+    Ok(ReadableRows { rows, is_over: false })
 }
 
 /// Calls the library; its panics become errors, and are not printed.
 fn fenced<T>(work: impl FnOnce() -> std::result::Result<T, ParquetError>) -> std::result::Result<T, String> {
-    match crate::fence::fenced(work) {
+    match crate::fence::catch_panic(work) {
         Some(done) => done.map_err(|e| e.to_string()),
         None => Err("its bytes contradict one another".into()),
     }
 }
 
-fn wrong<T>(problem: String) -> std::result::Result<T, ParquetError> {
+fn malformed<T>(problem: String) -> std::result::Result<T, ParquetError> {
     Err(ParquetError::General(problem))
 }
 
@@ -77,17 +77,17 @@ fn check(metadata: &ParquetMetaData, file: &mut File, length: i64) -> std::resul
     let mut names: Vec<&str> = schema.root_schema().get_fields().iter().map(|field| field.name()).collect();
     names.sort_unstable();
     if let Some(twice) = names.windows(2).find(|two| two[0] == two[1]) {
-        return wrong(format!("two columns are called `{}`", twice[0]));
+        return malformed(format!("two columns are called `{}`", twice[0]));
     }
     if let Some(deep) = schema.columns().iter().find(|column| column.path().parts().len() > DEPTH) {
-        return wrong(format!("the column `{}` lies more than {DEPTH} deep", deep.path().parts()[0]));
+        return malformed(format!("the column `{}` lies more than {DEPTH} deep", deep.path().parts()[0]));
     }
     let mut all_rows = 0i64;
     for group in metadata.row_groups() {
         let rows = group.num_rows();
         all_rows = all_rows.saturating_add(rows);
         if rows < 0 || group.num_columns() == 0 || all_rows > length.saturating_mul(PER_BYTE) {
-            return wrong(format!(
+            return malformed(format!(
                 "it speaks of {all_rows} rows in {} columns and {length} bytes",
                 group.num_columns()
             ));
@@ -98,7 +98,7 @@ fn check(metadata: &ParquetMetaData, file: &mut File, length: i64) -> std::resul
             let is_list = column.column_descr().max_rep_level() > 0;
             let most = if is_list { rows.saturating_add(length.saturating_mul(ITEMS_PER_BYTE)) } else { rows };
             if !(rows..=most).contains(&values) {
-                return wrong(format!("the column `{name}` has {values} values in {rows} rows"));
+                return malformed(format!("the column `{name}` has {values} values in {rows} rows"));
             }
             let found = check_pages(column, file, length).map_err(|e| {
                 let problem = match e {
@@ -108,7 +108,9 @@ fn check(metadata: &ParquetMetaData, file: &mut File, length: i64) -> std::resul
                 ParquetError::General(format!("the column `{name}`: {problem}"))
             })?;
             if found != values {
-                return wrong(format!("the pages of column `{name}` have {found} values, and it speaks of {values}"));
+                return malformed(format!(
+                    "the pages of column `{name}` have {found} values, and it speaks of {values}"
+                ));
             }
         }
     }
@@ -120,17 +122,18 @@ fn check_pages(column: &ColumnChunkMetaData, file: &mut File, length: i64) -> st
     let (start, bytes) = column.byte_range();
     let mut at = start;
     let Some(end) = start.checked_add(bytes).filter(|end| *end <= length as u64) else {
-        return wrong("it lies outside of the file".into());
+        return malformed("it lies outside of the file".into());
     };
     let mut values = 0i64;
     while at < end {
         file.seek(SeekFrom::Start(at))?;
-        let mut header = Header { input: std::io::BufReader::new(&mut *file).take(HEADER.min(end - at)), read: 0 };
+        let mut header =
+            ThriftHeader { input: std::io::BufReader::new(&mut *file).take(HEADER.min(end - at)), read: 0 };
         let fields = header.structure(0)?;
         at += header.read;
         let (expanded, packed) = (number(&fields, 2), number(&fields, 3));
         if !(0..=PAGE).contains(&expanded) || !(0..=PAGE).contains(&packed) || packed as u64 > end - at {
-            return wrong(format!("a page of {packed} bytes, {expanded} when expanded; at most {PAGE} are read"));
+            return malformed(format!("a page of {packed} bytes, {expanded} when expanded; at most {PAGE} are read"));
         }
         // which of these a page has follows from its kind: data, index, dictionary, data of version 2
         let (place, encoding, is_data) = match number(&fields, 1) {
@@ -143,14 +146,14 @@ fn check_pages(column: &ColumnChunkMetaData, file: &mut File, length: i64) -> st
             }
         };
         let Some(Item::Fields(inner)) = fields.iter().find(|(id, _)| *id == place).map(|(_, item)| item) else {
-            return wrong("a page without its header".into());
+            return malformed("a page without its header".into());
         };
         let count = number(inner, 1);
         if count < 0 || (!is_data && count > expanded) {
-            return wrong(format!("a page of {count} values in {expanded} bytes"));
+            return malformed(format!("a page of {count} values in {expanded} bytes"));
         }
         if LENGTHS_FIRST.contains(&number(inner, encoding)) {
-            return wrong(
+            return malformed(
                 "texts as differences of lengths are not read: write it as PLAIN or with a dictionary".into(),
             );
         }
@@ -160,7 +163,7 @@ fn check_pages(column: &ColumnChunkMetaData, file: &mut File, length: i64) -> st
         // a page of version 2 has its levels before what is packed
         let levels = if place == 8 { number(inner, 5).saturating_add(number(inner, 6)) } else { 0 };
         if !(0..=packed.min(expanded)).contains(&levels) {
-            return wrong(format!("a page of {packed} bytes with {levels} bytes of levels"));
+            return malformed(format!("a page of {packed} bytes with {levels} bytes of levels"));
         }
         file.seek(SeekFrom::Start(at + levels as u64))?;
         expands(column.compression(), file, packed - levels, expanded - levels)?;
@@ -185,13 +188,13 @@ fn expands(kind: Compression, file: &mut File, packed: i64, expanded: i64) -> st
         _ => Ok(0),
     };
     match found {
-        Ok(found) if found == most => wrong(format!("a page of {packed} bytes expands to more than {expanded}")),
+        Ok(found) if found == most => malformed(format!("a page of {packed} bytes expands to more than {expanded}")),
         _ => Ok(()),
     }
 }
 
 /// A header of Thrift's compact protocol.
-struct Header<R> {
+struct ThriftHeader<R> {
     input: R,
     read: u64,
 }
@@ -211,7 +214,7 @@ fn number(fields: &[(i64, Item)], id: i64) -> i64 {
     found.unwrap_or(0)
 }
 
-impl<R: Read> Header<R> {
+impl<R: Read> ThriftHeader<R> {
     fn byte(&mut self) -> std::result::Result<u8, ParquetError> {
         let mut byte = [0];
         self.input.read_exact(&mut byte)?;
@@ -229,7 +232,7 @@ impl<R: Read> Header<R> {
                 return Ok(all);
             }
         }
-        wrong("a number of more than 64 bits".into())
+        malformed("a number of more than 64 bits".into())
     }
 
     /// A number with its sign last.
@@ -256,7 +259,7 @@ impl<R: Read> Header<R> {
 
     fn item(&mut self, kind: u8, depth: usize) -> std::result::Result<Item, ParquetError> {
         if depth > DEPTH {
-            return wrong("a header too deep".into());
+            return malformed("a header too deep".into());
         }
         match kind {
             1..=3 => drop(self.byte()?),
@@ -272,7 +275,7 @@ impl<R: Read> Header<R> {
                 (0..count).try_for_each(|_| self.item(head & 15, depth + 1).map(drop))?;
             }
             12 => return self.structure(depth + 1).map(Item::Fields),
-            _ => return wrong(format!("a header with an item of kind {kind}")),
+            _ => return malformed(format!("a header with an item of kind {kind}")),
         }
         Ok(Item::Other)
     }
@@ -314,7 +317,7 @@ mod tests {
         let path = Path::new("tests/endless.parquet");
         let reader = SerializedFileReader::new(File::open(path).expect("there")).expect("a header");
         let rows = RowIter::from_file_into(Box::new(reader) as Box<dyn FileReader>);
-        let found: Vec<_> = Table { rows, is_over: false }.take(1000).map(|row| row.is_ok()).collect();
+        let found: Vec<_> = ReadableRows { rows, is_over: false }.take(1000).map(|row| row.is_ok()).collect();
         assert_eq!(found.iter().filter(|is_read| !**is_read).count(), 1, "{found:?}");
         assert_eq!(found.last(), Some(&false));
     }
@@ -323,7 +326,7 @@ mod tests {
     #[test]
     fn a_header_is_read_to_its_end() {
         let header = |bytes: &[u8]| {
-            let mut header = Header { input: bytes, read: 0 };
+            let mut header = ThriftHeader { input: bytes, read: 0 };
             header.structure(0).map(|fields| (number(&fields, 1), number(&fields, 9), header.read)).ok()
         };
         // 1: -3; 2: true; 3: "ab"; 4: two numbers; 5: {1: 7}; 9, written out: 150; the end

@@ -18,14 +18,14 @@ fn tokenizer_error(e: impl std::fmt::Display) -> Error {
 
 /// What the library makes of a file that it did not write; where it panics, that is an error of the file.
 fn fenced<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
-    match crate::fence::fenced(work) {
+    match crate::fence::catch_panic(work) {
         Some(done) => done.map_err(tokenizer_error),
         None => Err(tokenizer_error("the tokenizers library failed on it: the file contradicts itself")),
     }
 }
 
 /// Without what a file may say that must not act here: a row is neither padded nor cut, and merges are not left out by chance.
-fn settled(mut tokenizer: Tokenizer) -> tokenizers::Result<Tokenizer> {
+fn without_padding_and_truncation(mut tokenizer: Tokenizer) -> tokenizers::Result<Tokenizer> {
     tokenizer.with_padding(None).with_truncation(None)?;
     if let ModelWrapper::BPE(bpe) = tokenizer.get_model()
         && bpe.dropout.is_some()
@@ -41,7 +41,7 @@ fn settled(mut tokenizer: Tokenizer) -> tokenizers::Result<Tokenizer> {
 const MOST_GROWTH: f64 = 64.0;
 
 /// How many times longer the replacements of a normaliser or decoder may make a text, each on top of those before.
-fn growth(part: &Value) -> f64 {
+fn growth_factor(part: &Value) -> f64 {
     let inner = ["normalizers", "decoders"].iter().filter_map(|key| part[*key].as_array()).flatten();
     let own = match part["type"].as_str() {
         Some("Replace") => {
@@ -53,31 +53,31 @@ fn growth(part: &Value) -> f64 {
         }
         _ => 1.0,
     };
-    inner.map(growth).product::<f64>() * own
+    inner.map(growth_factor).product::<f64>() * own
 }
 
 /// What is looked at before the library reads a file, and after.
 #[derive(serde::Deserialize)]
-struct Parts {
+struct TokenizerChecks {
     #[serde(default)]
     normalizer: Value,
     #[serde(default)]
     decoder: Value,
     #[serde(default)]
-    added_tokens: Vec<Added>,
+    added_tokens: Vec<AddedVocabulary>,
 }
 
 #[derive(serde::Deserialize)]
-struct Added {
+struct AddedVocabulary {
     id: u32,
     content: String,
 }
 
-impl Parts {
+impl TokenizerChecks {
     /// Refuses a file whose replacements would let a short text take all memory.
     fn check_growth(&self) -> Result<()> {
         for (name, part) in [("normalizer", &self.normalizer), ("decoder", &self.decoder)] {
-            let times = growth(part);
+            let times = growth_factor(part);
             if times > MOST_GROWTH {
                 let problem =
                     format!("its {name} makes a text up to {times:.0} times longer; {MOST_GROWTH} are accepted");
@@ -89,7 +89,7 @@ impl Parts {
 
     /// Refuses a file that gives added tokens other ids than the library, which numbers them after its model's.
     fn check_ids(&self, tokenizer: &Tokenizer) -> Result<()> {
-        for Added { id, content } in &self.added_tokens {
+        for AddedVocabulary { id, content } in &self.added_tokens {
             match tokenizer.token_to_id(content) {
                 Some(own) if own == *id => {}
                 own => {
@@ -139,9 +139,9 @@ impl TextTokenizer {
     /// # Errors
     /// [`Error::Tokenizer`]: what the library refuses or fails on, and what would take all memory.
     pub fn from_bytes(json: &[u8]) -> Result<Self> {
-        let parts: Parts = serde_json::from_slice(json).map_err(tokenizer_error)?;
+        let parts: TokenizerChecks = serde_json::from_slice(json).map_err(tokenizer_error)?;
         parts.check_growth()?;
-        let tokenizer = fenced(|| Tokenizer::from_bytes(json).and_then(settled))?;
+        let tokenizer = fenced(|| Tokenizer::from_bytes(json).and_then(without_padding_and_truncation))?;
         parts.check_ids(&tokenizer)?;
         Ok(Self(tokenizer))
     }

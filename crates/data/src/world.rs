@@ -1,7 +1,7 @@
 //! What the pipeline asks of a world.
 
 use crate::Result;
-use duel_spec::{Space, Split, seeds::Rng};
+use duel_spec::{Split, TokenSpec, seeds::Rng};
 
 /// A prompt and where it stands in the split.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,7 +17,7 @@ pub struct Prompt {
 
 /// A prompt with one response: what SFT fits.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Row {
+pub struct PromptResponse {
     /// `P` ids.
     pub prompt: Vec<u32>,
     /// At most `T` ids, closed with EOS unless cut.
@@ -27,15 +27,15 @@ pub struct Row {
 /// Where prompts come from, and how ids read.
 pub trait World: Send + Sync {
     /// Sizes and special tokens.
-    fn space(&self) -> &Space;
+    fn space(&self) -> &TokenSpec;
     /// The prompts of a split, in their fixed order.
     fn prompts(&self, split: Split) -> &[Prompt];
     /// The rows of the SFT corpus, drawn anew from `rng`.
-    fn sft_rows(&self, rng: &mut Rng) -> Vec<Row>;
+    fn sft_rows(&self, rng: &mut Rng) -> Vec<PromptResponse>;
     /// Rows that the SFT corpus leaves out, for its held-out loss.
-    fn heldout_rows(&self, rng: &mut Rng) -> Vec<Row>;
+    fn heldout_rows(&self, rng: &mut Rng) -> Vec<PromptResponse>;
     /// Whether a response may stand in a preference row.
-    fn admits(&self, response: &[u32]) -> bool;
+    fn allowed_in_pairs(&self, response: &[u32]) -> bool;
     /// A prompt from what a person writes.
     ///
     /// # Errors
@@ -46,7 +46,7 @@ pub trait World: Send + Sync {
 }
 
 /// Worlds whose ids are text.
-pub trait Texts: Send + Sync {
+pub trait Detokenize: Send + Sync {
     /// Text of the ids, specials left out.
     ///
     /// # Errors

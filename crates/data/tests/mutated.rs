@@ -6,7 +6,7 @@
 mod mutated;
 
 use duel_data::chat::{ChatTemplate, Message};
-use duel_data::check::{Asked, Given, check};
+use duel_data::check::{CheckOptions, InputFile, check};
 use duel_data::records::Columns;
 use duel_data::{Encoder, TextTokenizer};
 
@@ -24,10 +24,10 @@ fn rows(name: &str, ending: &str, cases: u64, whole: &[&[u8]], words: &[&str]) {
     let path = folder.path().join(format!("rows.{ending}"));
     let [prompt, chosen, rejected] = ["prompt", "chosen", "rejected"].map(str::to_owned);
     let columns = Columns { prompt, chosen, rejected };
-    let asked = Asked { columns, encoder: Some(&encoder), prompt_tokens: 20, response_tokens: 20 };
+    let asked = CheckOptions { columns, encoder: Some(&encoder), prompt_tokens: 20, response_tokens: 20 };
     mutated::every(name, cases, whole, words, |_, bytes| {
         std::fs::write(&path, bytes).unwrap();
-        if let Ok(found) = check(&[Given { path: path.clone(), split: None }], &asked, |_| ()) {
+        if let Ok(found) = check(&[InputFile { path: path.clone(), split: None }], &asked, |_| ()) {
             assert!(found.rows <= 5000 * (bytes.len() + 1), "{} rows of {} bytes", found.rows, bytes.len());
         }
     });

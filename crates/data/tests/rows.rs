@@ -3,10 +3,10 @@
 
 use duel_data::check;
 use duel_data::pairs::hash;
-use duel_data::records::{self, Columns, Record, Said};
-use duel_data::rows::{RowsWorld, Source, prepare};
+use duel_data::records::{self, Columns, Content, Record};
+use duel_data::rows::{RowSource, RowsWorld, prepare};
 use duel_data::{Encoder, TextTokenizer};
-use duel_spec::{Space, Split};
+use duel_spec::{Split, TokenSpec};
 use std::path::{Path, PathBuf};
 
 fn columns() -> Columns {
@@ -19,10 +19,10 @@ fn read(path: &Path) -> Vec<Result<Record, String>> {
 }
 
 /// The turns' words, or the text.
-fn words(said: &Said) -> Vec<(&str, &str)> {
+fn words(said: &Content) -> Vec<(&str, &str)> {
     match said {
-        Said::Text(text) => vec![("", text)],
-        Said::Turns(turns) => turns.iter().map(|turn| (&*turn.role, &*turn.content)).collect(),
+        Content::Text(text) => vec![("", text)],
+        Content::Turns(turns) => turns.iter().map(|turn| (&*turn.role, &*turn.content)).collect(),
     }
 }
 
@@ -114,7 +114,7 @@ fn prompts_alone_are_a_world() {
 }
 
 /// What stands in an empty `start` of files: one each for training, validation and test.
-fn source(folder: &Path, train: &[&str]) -> Source {
+fn source(folder: &Path, train: &[&str]) -> RowSource {
     let rest = ["v {} a true", "v {} b false"].map(row);
     let files = [(Split::Train, train.iter().map(|line| row(line)).collect::<Vec<_>>())];
     let others = [Split::Validation, Split::Test]
@@ -125,7 +125,7 @@ fn source(folder: &Path, train: &[&str]) -> Source {
         (Some(split), path)
     });
     let files: Vec<(Option<Split>, PathBuf)> = written.collect();
-    Source { files, columns: columns(), holdout: 0.0, prompt_tokens: 20, response_tokens: 20, most: [4, 4] }
+    RowSource { files, columns: columns(), holdout: 0.0, prompt_tokens: 20, response_tokens: 20, most: [4, 4] }
 }
 
 /// `PROMPT COMPLETION LABEL`, where prompts may have spaces.
@@ -147,10 +147,18 @@ fn completions_with_a_label_stand_in_twos_each_to_its_own_prompt() {
     let tally = prepare(&source(folder.path(), &lines), &encoder(), folder.path()).unwrap();
     assert_eq!((tally.read, tally.kept, tally.unpaired, tally.duplicates), (9, 5, 5, 1));
     let (pad, bos, eos) = (0, 1, 2);
-    let space =
-        Space { vocabulary: 300, pad, bos, eos, prompt_tokens: 20, response_tokens: 20, actions: None, ends: false };
+    let space = TokenSpec {
+        vocabulary: 300,
+        pad,
+        bos,
+        eos,
+        prompt_tokens: 20,
+        response_tokens: 20,
+        allowed_tokens: None,
+        force_eos: false,
+    };
     let world = RowsWorld::open(folder.path(), encoder(), space).unwrap();
-    let text = |ids: &Vec<u32>| duel_data::Texts::text(&world, ids).unwrap();
+    let text = |ids: &Vec<u32>| duel_data::Detokenize::text(&world, ids).unwrap();
     let train: Vec<_> = world.rows().iter().filter(|row| row.split == Split::Train).collect();
     let mut found: Vec<[String; 4]> =
         train.iter().map(|row| [&row.prompt, &row.chosen, row.prompt_of_rejected(), &row.rejected].map(text)).collect();
@@ -249,8 +257,8 @@ fn a_prompt_in_two_splits_is_named_by_file_and_line() {
     let expected = format!("{}:3: its prompt stands in {}:2 too", validation.display(), train.display());
     assert_eq!(error.to_string(), format!("1 rows cannot be trained on:\n{expected}"));
     // check says so too
-    let given = source.files.iter().map(|(split, path)| check::Given { path: path.clone(), split: *split });
-    let asked = check::Asked { columns: columns(), encoder: None, prompt_tokens: 20, response_tokens: 20 };
+    let given = source.files.iter().map(|(split, path)| check::InputFile { path: path.clone(), split: *split });
+    let asked = check::CheckOptions { columns: columns(), encoder: None, prompt_tokens: 20, response_tokens: 20 };
     let found = check::check(&given.collect::<Vec<_>>(), &asked, |_| ()).unwrap();
     assert_eq!((found.leaks, found.first[0].line), (1, 3));
     assert!(found.first[0].what.contains("train.jsonl:2") && found.are_bad());
@@ -276,8 +284,9 @@ fn what_cannot_be_said_is_refused() {
     std::fs::write(&file, lines.join("\n")).unwrap();
     let encoder = encoder().for_model(300, 0);
     let check = |encoder: &Encoder| {
-        let asked = check::Asked { columns: columns(), encoder: Some(encoder), prompt_tokens: 20, response_tokens: 20 };
-        check::check(&[check::Given { path: file.clone(), split: None }], &asked, |_| ()).unwrap()
+        let asked =
+            check::CheckOptions { columns: columns(), encoder: Some(encoder), prompt_tokens: 20, response_tokens: 20 };
+        check::check(&[check::InputFile { path: file.clone(), split: None }], &asked, |_| ()).unwrap()
     };
     let found = check(&encoder);
     let said: Vec<(usize, &str)> = found.first.iter().map(|problem| (problem.line, &*problem.what)).collect();
@@ -310,7 +319,7 @@ fn completions_of_one_kind_are_refused_or_counted() {
         let path = folder.path().join("single.jsonl");
         std::fs::write(&path, rows.map(row).join("\n")).unwrap();
         let files = vec![(Some(Split::Train), path)];
-        prepare(&Source { files, ..source(folder.path(), &[]) }, &encoder(), folder.path())
+        prepare(&RowSource { files, ..source(folder.path(), &[]) }, &encoder(), folder.path())
     };
     let wanted = single(["p a true", "q b true", "r c true"]).unwrap_err();
     assert!(wanted.to_string().starts_with("all 3 completions with a label are wanted"), "{wanted}");

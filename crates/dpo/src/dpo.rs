@@ -8,9 +8,11 @@ use duel_model::{Flops, Policy, Reader, Responses, TransformerConfig, weights::h
 use duel_objectives::{
     ChosenRejected, KtoWeights, PairLogp, PreferenceLoss, PreferenceOutcome, chosen_sequence_nll, preference_loss,
 };
-use duel_spec::{Dpo as Settings, PairLoss, metrics};
+use duel_spec::{DpoSettings as Settings, PairLoss, metrics};
 use duel_training::invariants::{self as always, largest};
-use duel_training::{Cost, Learner, Method, Metrics, PairBatch, Result, norm, pairs::accuracy, pairs::halves, sft};
+use duel_training::{
+    IterationCost, Learner, Method, Metrics, PairBatch, Result, norm, pairs::accuracy, pairs::halves, sft,
+};
 use serde::{Deserialize, Serialize};
 
 /// Log-probabilities of both responses of every row under the reference, computed once before training.
@@ -94,9 +96,9 @@ impl Dpo {
 
     /// Log-ratios `[2N]` of all responses, wanted and unwanted, each as the answer to its neighbour's prompt: what KTO takes the
     /// KL from. `reader` and `policy` carry no gradient.
-    fn mismatched(&self, reader: &Reader, policy: &Policy, pairs: &PairBatch) -> Option<Vec<f32>> {
+    fn kl_log_ratios(&self, reader: &Reader, policy: &Policy, pairs: &PairBatch) -> Option<Vec<f32>> {
         let judge = self.judge.as_ref()?;
-        let batch = mismatched(pairs);
+        let batch = mismatched_responses(pairs);
         let [now, then] = [policy, judge].map(|policy| sft::sequence_logp(reader, policy, &batch));
         Some(now.into_iter().zip(then).map(|(now, then)| now - then).collect())
     }
@@ -212,7 +214,7 @@ impl Dpo {
     }
 
     /// How far the loss at the reference moves when every log-prob `[2N]` is rounded for or against it.
-    fn rounded(&self, logp: &[f32], scale: f64, pairs: &PairBatch, expected: f64) -> f64 {
+    fn rounding(&self, logp: &[f32], scale: f64, pairs: &PairBatch, expected: f64) -> f64 {
         let reader = self.reader.valid();
         let policy = halves(Tensor::from_data(logp, reader.device()));
         let step = invariants::LOGP_SHARE * scale / self.settings.beta;
@@ -244,7 +246,7 @@ impl Dpo {
         let pairs = PairBatch::new(rows, &all);
         let logp = sft::sequence_logp(reader, policy, &pairs.both);
         let now = halves(Tensor::from_data(logp.as_slice(), reader.device()));
-        let mismatched = self.mismatched(reader, policy, &pairs);
+        let mismatched = self.kl_log_ratios(reader, policy, &pairs);
         let outcome = self.outcome(reader, now, self.reference(reference, &all, reader), &pairs, mismatched);
         let margins = host(outcome.margins());
         Validation { loss: f64::from(host(outcome.loss)[0]), accuracy: accuracy(&margins) }
@@ -266,7 +268,7 @@ impl Method for Dpo {
         if first {
             said.check(|| self.check_start(pairs, learner))?;
         }
-        let mut read = Read::default();
+        let mut read = BatchStats::default();
         let update = learner.minimize_in_parts(
             pairs.len(),
             |rows| rows.len() as f64,
@@ -279,7 +281,7 @@ impl Method for Dpo {
                 // 2. How far has each response moved from the reference?
                 let mismatched = self.judge.as_ref().and_then(|_| {
                     let (reader, module) = always::without_graph(&self.reader, module);
-                    self.mismatched(&reader, &module, &part)
+                    self.kl_log_ratios(&reader, &module, &part)
                 });
                 let outcome = self.outcome(&self.reader, policy.clone(), reference, &part, mismatched);
                 read.add(&policy, &outcome);
@@ -288,12 +290,12 @@ impl Method for Dpo {
                 outcome.loss
             },
         )?;
-        let Read { margins, rewards, logp } = read;
+        let BatchStats { margins, rewards, logp } = read;
         if first && let Some(expected) = self.first_loss(pairs) {
             said.check(|| {
                 let logp = [logp[0].as_slice(), &logp[1]].concat();
                 let scale = self.scale(&logp, pairs);
-                let rounded = self.rounded(&logp, scale, pairs, expected);
+                let rounded = self.rounding(&logp, scale, pairs, expected);
                 // a square is as small as it is; logarithms and sigmoids are rounded as ln 2 is
                 let unit = if loss(&self.settings).is_square() { expected } else { expected.abs().max(1.0) };
                 let accuracy = accuracy(&margins);
@@ -303,7 +305,10 @@ impl Method for Dpo {
         let tokens = pairs.both.token_count();
         let asked = if self.judge.is_some() { 2 * tokens } else { 0 }; // both policies read every response once more
         let flops = self.flops.train(tokens) + self.flops.forward(asked);
-        said.learned(update, Cost { trained_tokens: tokens, scored_tokens: asked, flops, ..Cost::default() });
+        said.record_update(
+            update,
+            IterationCost { trained_tokens: tokens, scored_tokens: asked, flops, ..IterationCost::default() },
+        );
         let centre = mean(&margins);
         let squares: Vec<f32> = margins.iter().map(|m| (m - centre as f32).powi(2)).collect();
         let saturated: Vec<f32> = margins.iter().map(|m| f32::from(1.0 / (1.0 + m.exp()) < 0.01)).collect();
@@ -327,7 +332,7 @@ impl Method for Dpo {
 ///
 /// # Source
 /// Ethayarajh et al. 2024, §4.1; trl's `_get_kl_completion_ids`: each prompt with the completion before it, whatever its label.
-fn mismatched(pairs: &PairBatch) -> Responses {
+fn mismatched_responses(pairs: &PairBatch) -> Responses {
     let mut batch = pairs.both.clone();
     batch.responses.rotate_right(1);
     batch
@@ -335,13 +340,13 @@ fn mismatched(pairs: &PairBatch) -> Responses {
 
 /// What the parts of a batch say, pair by pair; of both responses, the chosen one first.
 #[derive(Default)]
-struct Read {
+struct BatchStats {
     margins: Vec<f32>,
     rewards: [Vec<f32>; 2],
     logp: [Vec<f32>; 2],
 }
 
-impl Read {
+impl BatchStats {
     fn add(&mut self, policy: &ChosenRejected, outcome: &PreferenceOutcome) {
         let told = |x: &Tensor<1>| host(x.clone().inner());
         self.margins.extend(told(&outcome.margins()));
@@ -398,8 +403,8 @@ mod tests {
     use super::*;
     use burn::module::Module;
     use burn::tensor::Device;
-    use duel_model::{Counted, counted};
-    use duel_spec::{LearnerSettings, Space, Split, seeds};
+    use duel_model::{CountedFlops, count_flops};
+    use duel_spec::{LearnerSettings, Split, TokenSpec, seeds};
 
     #[test]
     fn ktos_kl_is_of_all_responses_to_the_prompts_after_their_own() {
@@ -416,7 +421,7 @@ mod tests {
         };
         let pairs = PairBatch::new(&[row(1), row(2), row(3)], &[0, 1, 2]);
         // trl, on the rows (1, 11), (2, 12), (3, 13), (1, 21), (2, 22), (3, 23)
-        let Responses { prompts, responses, .. } = mismatched(&pairs);
+        let Responses { prompts, responses, .. } = mismatched_responses(&pairs);
         assert_eq!(prompts, [1, 2, 3, 1, 2, 3].map(|id| vec![id]));
         assert_eq!(responses, [23, 11, 12, 13, 21, 22].map(|id| vec![id]));
         let own = |(prompt, response): (&Vec<u32>, &Vec<u32>)| prompt[0] == response[0] % 10;
@@ -429,15 +434,15 @@ mod tests {
     const PAIRS: usize = 6;
 
     fn reader(device: &Device) -> Reader {
-        let space = Space {
+        let space = TokenSpec {
             vocabulary: 12,
             pad: 0,
             bos: 1,
             eos: 2,
             prompt_tokens: P,
             response_tokens: T,
-            actions: None,
-            ends: false,
+            allowed_tokens: None,
+            force_eos: false,
         };
         Reader::new(&space, device)
     }
@@ -479,10 +484,10 @@ mod tests {
             let settings = LearnerSettings { warmup: 0.0, ..LearnerSettings::defaults() };
             let mut learner = Learner::new(policy(1).train(), &settings, 1e-2, 10);
             let batch = PairBatch::new(&rows(), &(0..PAIRS).collect::<Vec<_>>());
-            let before = counted();
+            let before = count_flops();
             let said = method.iteration(&batch, &mut learner)?;
-            let now = counted();
-            let since = |of: fn(Counted) -> f64| of(now) - of(before);
+            let now = count_flops();
+            let since = |of: fn(CountedFlops) -> f64| of(now) - of(before);
             // a pass leaves the last token out, and its head reads responses alone
             let found = since(|c| c.blocks + c.blocks_back) * (P + T) as f64 / (P + T - 1) as f64
                 + since(|c| c.heads + c.heads_back) * (P + T) as f64 / T as f64;

@@ -1,7 +1,7 @@
 //! What must hold of DPO in every run (claims §8).
 
 use duel_training::Result;
-use duel_training::invariants::{Within, breach, close, finite, largest};
+use duel_training::invariants::{Tolerance, breach, check_close, finite, largest};
 
 /// How exactly f32 holds the log-prob of a response: to this share of [`size`].
 pub const LOGP_SHARE: f64 = 1e-6;
@@ -24,12 +24,12 @@ pub fn starts_at_the_reference(
 ) -> Result<()> {
     let name = "starts_at_the_reference";
     let of = "what the loss is made of and what rounded log-probs make of it";
-    close(name, 0, "the loss", loss, expected, Within { share: 1e-5, of, scale: unit + rounded / 1e-5 })?;
+    check_close(name, 0, "the loss", loss, expected, Tolerance { share: 1e-5, of, scale: unit + rounded / 1e-5 })?;
     let margin = largest(margins.iter().map(|x| x.abs()));
-    let within = Within { share: LOGP_SHARE, of: "beta times the size of the log-probs", scale };
-    close(name, 0, "the largest margin", margin, 0.0, within)?;
+    let within = Tolerance { share: LOGP_SHARE, of: "beta times the size of the log-probs", scale };
+    check_close(name, 0, "the largest margin", margin, 0.0, within)?;
     if margins.iter().all(|&m| m == 0.0) {
-        close(name, 0, "the accuracy", accuracy, 0.5, Within::EXACTLY)?;
+        check_close(name, 0, "the accuracy", accuracy, 0.5, Tolerance::EXACTLY)?;
     }
     Ok(())
 }
@@ -37,8 +37,8 @@ pub fn starts_at_the_reference(
 /// Exchanging chosen and rejected flips every margin; `scale` is the largest β times [`size`].
 pub fn a_swap_flips_the_margin(step: u64, margins: &[f32], swapped: &[f32], scale: f64) -> Result<()> {
     let worst = largest(margins.iter().zip(swapped).map(|(a, b)| (a + b).abs()));
-    let within = Within { share: LOGP_SHARE, of: "beta times the size of the log-probs", scale };
-    close("a_swap_flips_the_margin", step, "the largest |u + u(swapped)|", worst, 0.0, within)
+    let within = Tolerance { share: LOGP_SHARE, of: "beta times the size of the log-probs", scale };
+    check_close("a_swap_flips_the_margin", step, "the largest |u + u(swapped)|", worst, 0.0, within)
 }
 
 /// The loss falls where the chosen response becomes likelier and the rejected one less likely: `towards` is the loss there,
@@ -55,13 +55,13 @@ pub fn the_chosen_is_preferred(step: u64, towards: f64, away: f64) -> Result<()>
 
 /// A pair of equal responses moves nothing: the gradient of one of its sides undoes that of the other.
 pub fn equal_pairs_have_no_gradient(step: u64, gradient_norm: f64, one_side: f64) -> Result<()> {
-    close(
+    check_close(
         "equal_pairs_have_no_gradient",
         step,
         "the gradient norm of pairs with chosen = rejected",
         gradient_norm,
         0.0,
-        Within { share: 1e-5, of: "the gradient norm of their chosen side alone", scale: one_side },
+        Tolerance { share: 1e-5, of: "the gradient norm of their chosen side alone", scale: one_side },
     )
 }
 
@@ -83,7 +83,7 @@ pub fn cached_reference_is_live(live: &[f32], cached: &[f32], sizes: &[f64]) -> 
     let off = |((live, cached), size): ((&f32, &f32), &f64)| (live - cached).abs() / *size as f32;
     let worst = largest(live.iter().zip(cached).zip(sizes).map(off));
     let what = "the largest difference of a cached log-prob, as a share of the size of what it is the difference of,";
-    close("cached_reference_is_live", 0, what, worst, 0.0, Within::itself(LOGP_SHARE))
+    check_close("cached_reference_is_live", 0, what, worst, 0.0, Tolerance::absolute(LOGP_SHARE))
 }
 
 #[cfg(test)]

@@ -30,13 +30,13 @@ fn golden_dpo_training_step_by_step() {
     close("reference, chosen", &host(&reference.chosen), &numbers(&file["reference_chosen_logps"]), 1e-5);
     close("reference, rejected", &host(&reference.rejected), &numbers(&file["reference_rejected_logps"]), 1e-5);
 
-    let settings = duel_spec::Dpo {
+    let settings = duel_spec::DpoSettings {
         beta: hyper.number("beta"),
         epochs: 1,
         batch_size: rows.len(),
         learning_rate: hyper.number("lr"),
         label_smoothing: 0.0,
-        ..duel_spec::Dpo::defaults()
+        ..duel_spec::DpoSettings::defaults()
     };
     let mut dpo = Dpo::new(settings, Reader::new(&space, &device), reference, &config);
     let (steps, trl) = (file.items("steps"), file.items("trl_steps"));

@@ -8,7 +8,7 @@ use duel_data::grammar::GrammarWorld;
 use duel_data::pairs::PreferenceRow;
 use duel_dpo::{Dpo, ReferenceLogp};
 use duel_model::{Family, Policy, Reader, TransformerConfig, weights};
-use duel_spec::{Dpo as Settings, LearnerSettings, PairLoss, Space, Split, seeds};
+use duel_spec::{DpoSettings as Settings, LearnerSettings, PairLoss, Split, TokenSpec, seeds};
 use duel_training::{Error, Learner, Method, PairBatch};
 
 const LOSSES: [PairLoss; 25] = [
@@ -45,7 +45,7 @@ const UPDATES: usize = 3;
 
 /// What is trained, on what.
 struct Setting {
-    space: Space,
+    space: TokenSpec,
     config: TransformerConfig,
     rows: Vec<PreferenceRow>,
 }
@@ -77,15 +77,15 @@ fn grammar() -> Setting {
 
 /// Text of up to 32 tokens after prompts of up to 24, read by a model of such a width and depth.
 fn text(layers: usize, width: usize, family: Option<Family>) -> Setting {
-    let space = Space {
+    let space = TokenSpec {
         vocabulary: 96,
         pad: 0,
         bos: 1,
         eos: 2,
         prompt_tokens: 24,
         response_tokens: 32,
-        actions: None,
-        ends: false,
+        allowed_tokens: None,
+        force_eos: false,
     };
     let mut state = 1u64;
     let mut some = |from: u64, to: u64| {

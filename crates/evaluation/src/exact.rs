@@ -1,19 +1,19 @@
 //! The exact yardstick of `grammar`: every response to every prompt, by one walk over the tree of prefixes.
 
-use crate::law::{Frontier, Law, at_kl, best_of_n, optimum};
-use crate::score::{Marks, Score};
+use crate::law::{OptimaMeans, ResponseDistribution, at_kl, best_of_n, optimum};
+use crate::score::{EvalMetrics, EvalResult};
 use crate::{Result, invariants};
 use burn::tensor::{Int, Tensor, TensorData};
 use duel_data::World;
 use duel_data::grammar::{
-    ACTIONS, GrammarWorld, MAX_SYMBOLS, SYMBOLS, Task, all_responses, excitements, gold, reference_decisions,
-    response_logp,
+    ACTIONS, GrammarWorld, MAX_SYMBOLS, PromptCoordinates, SYMBOLS, all_responses, excitements, gold,
+    reference_decisions, response_logp,
 };
-use duel_model::{Cache, Policy, Reader, Responses, generate, weights::host};
+use duel_model::{KvCache, Policy, Reader, Responses, generate, weights::host};
 use duel_reward::Scorer;
 use duel_spec::ids::prompt_hash;
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{Outcome, Split, metrics};
+use duel_spec::{OutcomeRow, Split, metrics};
 use duel_training::invariants::{diverged, sampled_from_finite};
 use duel_training::rounding::nudged;
 
@@ -28,10 +28,10 @@ const LEAST_SHARE: f64 = 1e-6;
 
 /// Log-law of the next action (order of [`ACTIONS`]) after every decision prefix, for each prompt:
 /// `[prompts][DECISIONS][6]`. One cached walk over the tree; `policy` carries no gradient.
-fn decision_laws(policy: &Policy, reader: &Reader, prompts: &[Vec<u32>]) -> Vec<Vec<[f64; 6]>> {
+fn decision_distributions(policy: &Policy, reader: &Reader, prompts: &[Vec<u32>]) -> Vec<Vec<[f64; 6]>> {
     let (device, vocabulary) = (reader.device(), reader.space().vocabulary);
-    let mut laws: Vec<Vec<[f64; 6]>> = vec![vec![]; prompts.len()];
-    let mut cache = Cache::default();
+    let mut distributions: Vec<Vec<[f64; 6]>> = vec![vec![]; prompts.len()];
+    let mut cache = KvCache::default();
     let mut feed: Vec<i32> = prompts.iter().flatten().map(|&id| id as i32).collect();
     let (mut per_prompt, mut width) = (1, reader.space().prompt_tokens);
     for level in 0..MAX_SYMBOLS {
@@ -39,7 +39,7 @@ fn decision_laws(policy: &Policy, reader: &Reader, prompts: &[Vec<u32>]) -> Vec<
         let ids = Tensor::<2, Int>::from_data(TensorData::new(feed, [rows, width]), device);
         let logits = host(policy.next_logits(ids, &mut cache)); // [rows, V]
         for (row, logits) in logits.chunks_exact(vocabulary).enumerate() {
-            laws[row / per_prompt].push(log_law(logits));
+            distributions[row / per_prompt].push(log_law(logits));
         }
         if level + 1 == MAX_SYMBOLS {
             break;
@@ -51,7 +51,7 @@ fn decision_laws(policy: &Policy, reader: &Reader, prompts: &[Vec<u32>]) -> Vec<
         per_prompt *= SYMBOLS.len();
         width = 1;
     }
-    laws
+    distributions
 }
 
 /// The log-softmax over the allowed actions, in f64.
@@ -77,14 +77,14 @@ pub fn proxy_table(scorer: &dyn Scorer, prompts: &[Vec<u32>], eos: u32) -> Resul
 
 /// Responses to one prompt in groups of the same gold and length.
 #[derive(Debug, Clone)]
-struct Alike {
+struct OutcomeGroups {
     /// Of each response.
     group: Vec<usize>,
     /// Gold and tokens of each group.
     of: Vec<(f64, u32)>,
 }
 
-impl Alike {
+impl OutcomeGroups {
     fn new(gold: &[f64], lengths: &[f64]) -> Self {
         let mut order: Vec<usize> = (0..gold.len()).collect();
         order.sort_by(|&a, &b| lengths[a].total_cmp(&lengths[b]).then(gold[a].total_cmp(&gold[b])));
@@ -98,10 +98,10 @@ impl Alike {
     }
 
     /// What a law earns, but for what is next to impossible.
-    fn outcomes(&self, prompt: usize, law: &Law) -> Vec<Outcome> {
+    fn outcomes(&self, prompt: usize, law: &ResponseDistribution) -> Vec<OutcomeRow> {
         let mut shares = vec![0.0; self.of.len()];
         self.group.iter().zip(&law.0).for_each(|(&group, logp)| shares[group] += logp.exp());
-        let outcome = |(&(gold_reward, tokens), share): (&(f64, u32), f64)| Outcome {
+        let outcome = |(&(gold_reward, tokens), share): (&(f64, u32), f64)| OutcomeRow {
             prompt: prompt as u32,
             gold_reward,
             tokens,
@@ -113,13 +113,13 @@ impl Alike {
 
 /// One split with its reference, ready to measure any policy.
 #[derive(Debug, Clone)]
-struct Side {
+struct SplitTables {
     split: Split,
     prompts: Vec<Vec<u32>>,
-    reference: Vec<Law>,
+    reference: Vec<ResponseDistribution>,
     gold: Vec<Vec<f64>>,
     /// Responses to each prompt that are as long and earn as much.
-    alike: Vec<Alike>,
+    alike: Vec<OutcomeGroups>,
     /// The learned reward of every response, where there is one.
     proxy: Option<Vec<Vec<f64>>>,
     reference_gold: f64,
@@ -127,14 +127,14 @@ struct Side {
 
 /// Measures policies on validation and test prompts by enumeration.
 #[derive(Debug, Clone)]
-pub struct GrammarYardstick {
+pub struct ExactEvaluator {
     reader: Reader,
-    sides: Vec<Side>,
+    sides: Vec<SplitTables>,
     lengths: Vec<f64>,
     trap: Vec<f64>,
 }
 
-impl GrammarYardstick {
+impl ExactEvaluator {
     /// `reference` and `reader` carry no gradient; `proxy` gives the learned reward of every response to
     /// each prompt of a split.
     pub fn new(
@@ -148,12 +148,22 @@ impl GrammarYardstick {
         let sides = [Split::Validation, Split::Test]
             .map(|split| {
                 let prompts: Vec<Vec<u32>> = world.prompts(split).iter().map(|p| p.ids.clone()).collect();
-                let reference = laws(reference, &reader, &prompts);
-                let gold: Vec<Vec<f64>> =
-                    prompts.iter().map(|p| all.iter().map(|r| gold(Task::of(p), r)).collect()).collect();
+                let reference = distributions(reference, &reader, &prompts);
+                let gold: Vec<Vec<f64>> = prompts
+                    .iter()
+                    .map(|p| all.iter().map(|r| gold(PromptCoordinates::from_prompt(p), r)).collect())
+                    .collect();
                 let reference_gold = mean(reference.iter().zip(&gold).map(|(law, gold)| law.expect(gold)));
-                let alike = gold.iter().map(|gold| Alike::new(gold, &lengths)).collect();
-                Ok(Side { split, prompts, reference, gold, alike, proxy: proxy.map(|p| p(split)), reference_gold })
+                let alike = gold.iter().map(|gold| OutcomeGroups::new(gold, &lengths)).collect();
+                Ok(SplitTables {
+                    split,
+                    prompts,
+                    reference,
+                    gold,
+                    alike,
+                    proxy: proxy.map(|p| p(split)),
+                    reference_gold,
+                })
             })
             .into_iter()
             .collect::<Result<_>>()?;
@@ -161,14 +171,14 @@ impl GrammarYardstick {
     }
 
     /// Marks of a policy on validation and test; `beta` prices its objective where it has one.
-    pub fn measure(&self, policy: &Policy, beta: Option<f64>) -> Result<Vec<Score>> {
+    pub fn measure(&self, policy: &Policy, beta: Option<f64>) -> Result<Vec<EvalResult>> {
         self.sides
             .iter()
             .map(|side| {
-                let laws = laws(policy, &self.reader, &side.prompts);
-                let mut score = self.score(side, &laws, beta)?;
+                let distributions = distributions(policy, &self.reader, &side.prompts);
+                let mut score = self.score(side, &distributions, beta)?;
                 self.compare_at_kl(side, &mut score);
-                let earned = laws.iter().zip(&side.alike).enumerate();
+                let earned = distributions.iter().zip(&side.alike).enumerate();
                 score.outcomes = earned.flat_map(|(prompt, (law, alike))| alike.outcomes(prompt, law)).collect();
                 Ok(score)
             })
@@ -177,18 +187,20 @@ impl GrammarYardstick {
 
     /// Marks of what is not trained, as `(arm, point, marks)`: the exact optimum of the gold reward and the PPO-ideal at each
     /// beta, and the best of N responses of the reference by the learned reward.
-    pub fn theory(&self, betas: &[f64], ns: &[i32]) -> Result<Vec<(&'static str, String, Score)>> {
+    pub fn theory(&self, betas: &[f64], ns: &[i32]) -> Result<Vec<(&'static str, String, EvalResult)>> {
         let mut out = Vec::new();
         for side in &self.sides {
-            let laws = |law: &dyn Fn(&Law, &[f64]) -> Law, climbed: &[Vec<f64>]| -> Vec<Law> {
+            let distributions = |law: &dyn Fn(&ResponseDistribution, &[f64]) -> ResponseDistribution,
+                                 climbed: &[Vec<f64>]|
+             -> Vec<ResponseDistribution> {
                 side.reference.iter().zip(climbed).map(|(reference, r)| law(reference, r)).collect()
             };
             let climbs = [("optimum", Some(&side.gold)), ("ppo-ideal", side.proxy.as_ref())];
             for (arm, climbed) in climbs {
                 for &beta in betas {
                     let Some(climbed) = climbed else { continue };
-                    let laws = laws(&|law, r| optimum(law, r, beta), climbed);
-                    let mut score = self.score(side, &laws, Some(beta))?;
+                    let distributions = distributions(&|law, r| optimum(law, r, beta), climbed);
+                    let mut score = self.score(side, &distributions, Some(beta))?;
                     if arm == "ppo-ideal" {
                         self.compare_at_kl(side, &mut score);
                     }
@@ -197,7 +209,7 @@ impl GrammarYardstick {
             }
             for &n in ns {
                 let Some(proxy) = &side.proxy else { continue };
-                let mut score = self.score(side, &laws(&|law, r| best_of_n(law, r, n), proxy), None)?;
+                let mut score = self.score(side, &distributions(&|law, r| best_of_n(law, r, n), proxy), None)?;
                 self.compare_at_kl(side, &mut score);
                 out.push(("best-of-n", format!("n={n}"), score));
             }
@@ -205,37 +217,45 @@ impl GrammarYardstick {
         Ok(out)
     }
 
-    fn score(&self, side: &Side, laws: &[Law], beta: Option<f64>) -> Result<Score> {
-        laws.iter().try_for_each(|law| invariants::probabilities_sum_to_one(law.total()))?;
-        let pairs = || laws.iter().zip(&side.reference);
-        let gold = mean(laws.iter().zip(&side.gold).map(|(law, gold)| law.expect(gold)));
+    fn score(
+        &self,
+        side: &SplitTables,
+        distributions: &[ResponseDistribution],
+        beta: Option<f64>,
+    ) -> Result<EvalResult> {
+        distributions.iter().try_for_each(|law| invariants::probabilities_sum_to_one(law.total()))?;
+        let pairs = || distributions.iter().zip(&side.reference);
+        let gold = mean(distributions.iter().zip(&side.gold).map(|(law, gold)| law.expect(gold)));
         let square = mean(
-            laws.iter().zip(&side.gold).map(|(law, gold)| law.expect(&gold.iter().map(|r| r * r).collect::<Vec<_>>())),
+            distributions
+                .iter()
+                .zip(&side.gold)
+                .map(|(law, gold)| law.expect(&gold.iter().map(|r| r * r).collect::<Vec<_>>())),
         );
         let kl = mean(pairs().map(|(law, reference)| law.kl(reference)));
-        let entropy = mean(laws.iter().map(Law::entropy));
+        let entropy = mean(distributions.iter().map(ResponseDistribution::entropy));
         invariants::kl_is_not_negative(kl, 1e-12, 1.0 + 2.0 * entropy + kl.abs())?;
         let beats: Vec<(f64, f64)> =
             pairs().zip(&side.gold).map(|((law, reference), gold)| law.beats(reference, gold)).collect();
         let tie_rate = mean(beats.iter().map(|(_, tie)| *tie));
-        let marks = Marks {
+        let marks = EvalMetrics {
             gold,
             gold_se: 0.0,
             gold_sd: (square - gold * gold).max(0.0).sqrt(),
-            proxy: side.proxy.as_ref().map(|proxy| mean(laws.iter().zip(proxy).map(|(law, r)| law.expect(r)))),
+            proxy: side.proxy.as_ref().map(|proxy| mean(distributions.iter().zip(proxy).map(|(law, r)| law.expect(r)))),
             kl: kl.max(0.0),
             kl_se: 0.0,
             win_rate: mean(beats.iter().map(|(win, _)| *win)) + tie_rate / 2.0,
             tie_rate,
-            length: mean(laws.iter().map(|law| law.expect(&self.lengths))),
+            length: mean(distributions.iter().map(|law| law.expect(&self.lengths))),
             entropy,
         };
         let mut score = marks.into_score(side.split);
         score.prompts = side.prompts.iter().map(|prompt| prompt_hash(prompt)).collect();
-        score.values.push((metrics::TRAP_MASS, mean(laws.iter().map(|law| law.expect(&self.trap)))));
-        score.values.push((metrics::TOTAL_PROBABILITY, mean(laws.iter().map(Law::total))));
+        score.values.push((metrics::TRAP_MASS, mean(distributions.iter().map(|law| law.expect(&self.trap)))));
+        score.values.push((metrics::TOTAL_PROBABILITY, mean(distributions.iter().map(ResponseDistribution::total))));
         if let Some(beta) = beta {
-            let best = Frontier::at_beta(&side.reference, &side.gold, &side.gold, beta);
+            let best = OptimaMeans::at_beta(&side.reference, &side.gold, &side.gold, beta);
             let objective = gold - beta * kl;
             let size = 1.0 + gold.abs() + best.gold.abs() + beta * (1.0 + kl + best.kl);
             invariants::nobody_beats_the_optimum(objective, best.gold - beta * best.kl, size)?;
@@ -246,14 +266,14 @@ impl GrammarYardstick {
                 score.values.push((metrics::OBJECTIVE_SHARE, objective / optimum_objective));
             }
             let optima = side.reference.iter().zip(&side.gold).map(|(law, gold)| optimum(law, gold, beta));
-            let apart = mean(laws.iter().zip(optima).map(|(law, best)| law.total_variation(&best)));
+            let apart = mean(distributions.iter().zip(optima).map(|(law, best)| law.total_variation(&best)));
             score.values.push((metrics::TOTAL_VARIATION, apart));
         }
         Ok(score)
     }
 
     /// η and its companions: what the exact optimum and the PPO-ideal earn at the same KL (claims §1).
-    fn compare_at_kl(&self, side: &Side, score: &mut Score) {
+    fn compare_at_kl(&self, side: &SplitTables, score: &mut EvalResult) {
         let (Some(gold), Some(kl)) = (score.get(metrics::GOLD), score.get(metrics::KL)) else { return };
         if kl < 1e-4 {
             return; // at the reference itself nothing is gained and η is 0/0
@@ -272,7 +292,7 @@ impl GrammarYardstick {
     /// Draws responses to the first test prompt and compares their frequencies with the law.
     pub fn check_sampler(&self, policy: &Policy, seed: u64) -> Result<()> {
         let prompt = &self.sides[1].prompts[0];
-        let law = &laws(policy, &self.reader, std::slice::from_ref(prompt))[0];
+        let law = &distributions(policy, &self.reader, std::slice::from_ref(prompt))[0];
         let mut rng = seeds::stream(seed, Stream::SamplerCheck, 0);
         let space = self.reader.space();
         let drawn = generate(policy, space, vec![prompt.clone(); SAMPLER_DRAWS], &mut rng, self.reader.device());
@@ -288,7 +308,7 @@ impl GrammarYardstick {
         let checked = invariants::sampler_follows_the_model(&counts, &expected);
         if checked.is_err() {
             // weights so large that their last bit decides what is said
-            let nudged = &laws(&nudged(policy), &self.reader, std::slice::from_ref(prompt))[0];
+            let nudged = &distributions(&nudged(policy), &self.reader, std::slice::from_ref(prompt))[0];
             let moved = law.total_variation(nudged);
             if moved.is_nan() || moved > LOST_MASS {
                 let what = "the mass that moves to other responses when the last bit of each weight changes";
@@ -300,19 +320,24 @@ impl GrammarYardstick {
 }
 
 /// Laws of a policy over all responses to each prompt.
-pub fn laws(policy: &Policy, reader: &Reader, prompts: &[Vec<u32>]) -> Vec<Law> {
-    decision_laws(policy, reader, prompts).iter().map(|decisions| Law(response_logp(decisions))).collect()
+pub fn distributions(policy: &Policy, reader: &Reader, prompts: &[Vec<u32>]) -> Vec<ResponseDistribution> {
+    decision_distributions(policy, reader, prompts)
+        .iter()
+        .map(|decisions| ResponseDistribution(response_logp(decisions)))
+        .collect()
 }
 
 /// Exact KL(grammar || policy) a response, mean over all prompts: the SFT gate of task S1.
 pub fn kl_grammar(world: &GrammarWorld, reader: &Reader, policy: &Policy) -> Result<f64> {
     let prompts: Vec<Vec<u32>> = world.all_prompts().map(|p| p.ids.clone()).collect();
-    let laws = laws(policy, reader, &prompts);
-    Ok(mean(
-        prompts.iter().zip(&laws).map(|(prompt, law)| {
-            Law(response_logp(&reference_decisions(Task::of(prompt).stance, world.rho()))).kl(law)
-        }),
-    ))
+    let distributions = distributions(policy, reader, &prompts);
+    Ok(mean(prompts.iter().zip(&distributions).map(|(prompt, law)| {
+        ResponseDistribution(response_logp(&reference_decisions(
+            PromptCoordinates::from_prompt(prompt).stance,
+            world.rho(),
+        )))
+        .kl(law)
+    })))
 }
 
 fn mean(values: impl Iterator<Item = f64>) -> f64 {

@@ -2,9 +2,9 @@
 
 /// Log-probability of every response to one prompt, in the world's fixed order.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Law(pub Vec<f64>);
+pub struct ResponseDistribution(pub Vec<f64>);
 
-impl Law {
+impl ResponseDistribution {
     /// `Σ p(y) f(y)`.
     pub fn expect(&self, f: &[f64]) -> f64 {
         self.0.iter().zip(f).map(|(logp, f)| logp.exp() * f).sum()
@@ -49,16 +49,16 @@ impl Law {
 
 /// `π*(y|x) ∝ π_ref(y|x) exp(r(x, y)/β)`: the unique optimum of `E r − β KL(π || π_ref)`.
 /// Rafailov et al. 2023, eq. 4.
-pub fn optimum(reference: &Law, reward: &[f64], beta: f64) -> Law {
+pub fn optimum(reference: &ResponseDistribution, reward: &[f64], beta: f64) -> ResponseDistribution {
     let tilted: Vec<f64> = reference.0.iter().zip(reward).map(|(q, r)| q + r / beta).collect();
     let max = tilted.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let log_z = max + tilted.iter().map(|t| (t - max).exp()).sum::<f64>().ln();
-    Law(tilted.into_iter().map(|t| t - log_z).collect())
+    ResponseDistribution(tilted.into_iter().map(|t| t - log_z).collect())
 }
 
 /// The law of the best of `n` draws of a reference by a reward, ties broken at random. Stiennon et al. 2020, §3.4;
 /// Beirami et al. 2024.
-pub fn best_of_n(q: &Law, reward: &[f64], n: i32) -> Law {
+pub fn best_of_n(q: &ResponseDistribution, reward: &[f64], n: i32) -> ResponseDistribution {
     let mut order: Vec<usize> = (0..reward.len()).collect();
     order.sort_by(|&a, &b| reward[a].total_cmp(&reward[b]));
     let mut law = vec![0.0; reward.len()];
@@ -72,12 +72,12 @@ pub fn best_of_n(q: &Law, reward: &[f64], n: i32) -> Law {
         }
         below += mass;
     }
-    Law(law)
+    ResponseDistribution(law)
 }
 
 /// Means over prompts of what a family of optima earns and costs.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Frontier {
+pub struct OptimaMeans {
     pub beta: f64,
     /// Mean gold reward.
     pub gold: f64,
@@ -85,9 +85,9 @@ pub struct Frontier {
     pub kl: f64,
 }
 
-impl Frontier {
+impl OptimaMeans {
     /// The optimum of `climbed` at one beta for all prompts, judged by `gold`.
-    pub fn at_beta(references: &[Law], climbed: &[Vec<f64>], gold: &[Vec<f64>], beta: f64) -> Self {
+    pub fn at_beta(references: &[ResponseDistribution], climbed: &[Vec<f64>], gold: &[Vec<f64>], beta: f64) -> Self {
         let n = references.len() as f64;
         let (mut total_gold, mut total_kl) = (0.0, 0.0);
         for ((reference, climbed), gold) in references.iter().zip(climbed).zip(gold) {
@@ -101,31 +101,31 @@ impl Frontier {
 
 /// The point of the frontier of `climbed` whose mean KL is `kl`, one beta for all prompts. A policy that went
 /// further than the optimum at β = 1e-3 is held against that one: no more can be had by going further.
-pub fn at_kl(references: &[Law], climbed: &[Vec<f64>], gold: &[Vec<f64>], kl: f64) -> Frontier {
+pub fn at_kl(references: &[ResponseDistribution], climbed: &[Vec<f64>], gold: &[Vec<f64>], kl: f64) -> OptimaMeans {
     let (mut low, mut high) = (1e-3f64, 1e4f64);
-    let furthest = Frontier::at_beta(references, climbed, gold, low);
+    let furthest = OptimaMeans::at_beta(references, climbed, gold, low);
     if furthest.kl < kl {
         return furthest;
     }
     // 32 halvings of 7 decades: β to 1e-8 of itself
     for _ in 0..32 {
         let middle = (low * high).sqrt();
-        if Frontier::at_beta(references, climbed, gold, middle).kl > kl { low = middle } else { high = middle }
+        if OptimaMeans::at_beta(references, climbed, gold, middle).kl > kl { low = middle } else { high = middle }
     }
-    Frontier::at_beta(references, climbed, gold, (low * high).sqrt())
+    OptimaMeans::at_beta(references, climbed, gold, (low * high).sqrt())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Tables;
+    use crate::WorldTables;
     use duel_data::World;
-    use duel_data::grammar::{GrammarWorld, Task, all_responses, gold};
+    use duel_data::grammar::{GrammarWorld, PromptCoordinates, all_responses, gold};
     use duel_spec::Split;
 
     /// Reference grammar and gold over the test prompts, as in claims.md's fixtures.
-    fn fixture() -> (Vec<Law>, Vec<Vec<f64>>) {
-        let tables = Tables::grammar(&GrammarWorld::new(0.02, 1), Split::Test);
+    fn fixture() -> (Vec<ResponseDistribution>, Vec<Vec<f64>>) {
+        let tables = WorldTables::grammar(&GrammarWorld::new(0.02, 1), Split::Test);
         (tables.reference, tables.gold)
     }
 
@@ -143,7 +143,7 @@ mod tests {
             (0.05, 3.11065, 4.55274),
         ];
         for (beta, gold, kl) in expected {
-            let found = Frontier::at_beta(&laws, &golds, &golds, beta);
+            let found = OptimaMeans::at_beta(&laws, &golds, &golds, beta);
             assert!((found.gold - gold).abs() < 1e-5 && (found.kl - kl).abs() < 1e-5, "{found:?}");
             let back = at_kl(&laws, &golds, &golds, kl);
             assert!((back.beta - beta).abs() < 1e-3 * beta, "{back:?}");
@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn the_proxy_of_the_catalogue_falls_into_the_trap() {
-        let tables = Tables::grammar(&GrammarWorld::new(0.02, 1), Split::Test);
+        let tables = WorldTables::grammar(&GrammarWorld::new(0.02, 1), Split::Test);
         let (laws, golds, proxy, trap) = (&tables.reference, &tables.gold, &tables.proxy, &tables.trap);
         let mass: f64 = laws.iter().map(|l| l.expect(trap)).sum::<f64>() / 6.0;
         assert!((mass - 0.00123).abs() < 5e-6, "{mass}");
@@ -162,7 +162,7 @@ mod tests {
             (0.3, 0.99193, 4.86886, 0.46092),
             (0.2, -1.09979, 12.1428, 0.96543),
         ] {
-            let found = Frontier::at_beta(laws, proxy, golds, beta);
+            let found = OptimaMeans::at_beta(laws, proxy, golds, beta);
             assert!((found.gold - gold).abs() < 1e-5 && (found.kl - kl).abs() < 1e-4, "{found:?}");
             let mass: f64 = laws.iter().zip(proxy).map(|(l, p)| optimum(l, p, beta).expect(trap)).sum::<f64>() / 6.0;
             assert!((mass - p_trap).abs() < 1e-5, "{mass}");
@@ -204,9 +204,9 @@ mod tests {
             let (mut total, mut n) = (0.0, 0.0);
             while n < 40_000.0 {
                 let prompt = &world.prompts(Split::Train)[(n as usize) % 12];
-                let task = Task::of(&prompt.ids);
+                let task = PromptCoordinates::from_prompt(&prompt.ids);
                 let [a, b] = [0, 1].map(|_| duel_data::grammar::sample_reference(task.stance, 0.02, &mut rng));
-                if a == b || !world.admits(&a) || !world.admits(&b) {
+                if a == b || !world.allowed_in_pairs(&a) || !world.allowed_in_pairs(&b) {
                     continue;
                 }
                 let p = 1.0 / (1.0 + (-(gold(task, &a) - gold(task, &b)) / tau).exp());

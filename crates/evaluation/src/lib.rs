@@ -15,13 +15,13 @@ mod wiring;
 mod yardstick;
 
 pub use error::Error;
-pub use exact::{GrammarYardstick, kl_grammar, laws, proxy_table};
+pub use exact::{ExactEvaluator, distributions, kl_grammar, proxy_table};
 pub use held_out::HeldOut;
-pub use law::{Frontier, Law, at_kl, optimum};
-pub use sampled::{Effort, SampledYardstick};
-pub use score::{Score, Whose, completions};
-pub use tables::{Optimum, Tables};
-pub use yardstick::{Moment, Yardstick};
+pub use law::{OptimaMeans, ResponseDistribution, at_kl, optimum};
+pub use sampled::{SampleSize, SampledEvaluator};
+pub use score::{CompletionTag, EvalResult, completions};
+pub use tables::{Optimum, WorldTables};
+pub use yardstick::{EvalKind, Evaluator};
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -1,7 +1,7 @@
 //! The sampled yardstick, for worlds that cannot be enumerated: the same prompts and random numbers for
 //! every arm, KL by the Rao-Blackwell estimator.
 
-use crate::score::{Marks, Score, distinct_2};
+use crate::score::{EvalMetrics, EvalResult, distinct_2};
 use crate::{Result, invariants};
 use burn::module::Module;
 use duel_data::World;
@@ -9,7 +9,7 @@ use duel_model::{Policy, Reader, Responses, generate, weights::host};
 use duel_objectives::{entropy, full_kl, k1, token_logp};
 use duel_reward::Scorer;
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{Outcome, Split, metrics};
+use duel_spec::{OutcomeRow, Split, metrics};
 use duel_training::invariants::sampled_from_finite;
 use duel_training::sft;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 const KL_SHARE: f64 = 4e-6;
 
 /// Measures policies by sampling.
-pub struct SampledYardstick {
+pub struct SampledEvaluator {
     world: Arc<dyn World>,
     reader: Reader,
     reference: Policy,
@@ -27,7 +27,7 @@ pub struct SampledYardstick {
     seed: u64,
 }
 
-impl std::fmt::Debug for SampledYardstick {
+impl std::fmt::Debug for SampledEvaluator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "SampledYardstick(seed {})", self.seed)
     }
@@ -35,12 +35,12 @@ impl std::fmt::Debug for SampledYardstick {
 
 /// How much is sampled.
 #[derive(Debug, Clone, Copy)]
-pub struct Effort {
+pub struct SampleSize {
     pub prompts: usize,
     pub samples_per_prompt: usize,
 }
 
-impl SampledYardstick {
+impl SampledEvaluator {
     /// `reference` and `reader` carry no gradient.
     pub fn new(
         world: Arc<dyn World>,
@@ -53,7 +53,7 @@ impl SampledYardstick {
         Self { world, reader, reference: reference.no_grad(), gold, proxy, seed }
     }
 
-    fn sample(&self, policy: &Policy, split: Split, effort: Effort, stream: Stream<'_>) -> Result<Responses> {
+    fn sample(&self, policy: &Policy, split: Split, effort: SampleSize, stream: Stream<'_>) -> Result<Responses> {
         let prompts = self.world.prompts(split);
         // evenly spread over the split, so that a smaller effort still spans it
         let n = effort.prompts.min(prompts.len());
@@ -91,7 +91,7 @@ impl SampledYardstick {
     }
 
     /// Marks of a policy on a split.
-    pub fn measure(&self, policy: &Policy, split: Split, effort: Effort) -> Result<Score> {
+    pub fn measure(&self, policy: &Policy, split: Split, effort: SampleSize) -> Result<EvalResult> {
         // 1. Responses of the policy, and of the reference on the same prompts with other random numbers.
         let batch = self.sample(policy, split, effort, Stream::EvaluatedPolicy)?;
         let other = self.sample(&self.reference, split, effort, Stream::EvaluatedReference)?;
@@ -121,15 +121,15 @@ impl SampledYardstick {
             })?;
         }
         let n = batch.len() as f64;
-        let (wins, ties) = against(&gold, &other_gold);
+        let (wins, ties) = win_and_tie_rates(&gold, &other_gold);
         let proxy = match &self.proxy {
             Some(proxy) => Some(mean(&proxy.score(&batch)?)),
             None => None,
         };
-        let marks = Marks {
+        let marks = EvalMetrics {
             gold: gold_mean,
             gold_se,
-            gold_sd: spread(&gold),
+            gold_sd: standard_deviation(&gold),
             proxy,
             kl: kl_mean.max(0.0),
             kl_se,
@@ -141,7 +141,7 @@ impl SampledYardstick {
         let mut score = marks.into_score(split);
         score.prompts = batch.prompt_hashes();
         score.outcomes = (gold.iter().zip(&batch.responses).enumerate())
-            .map(|(row, (&gold_reward, response))| Outcome {
+            .map(|(row, (&gold_reward, response))| OutcomeRow {
                 prompt: (row / group) as u32,
                 gold_reward,
                 tokens: response.len() as u32,
@@ -162,7 +162,7 @@ impl SampledYardstick {
     ///
     /// # Source
     /// Stiennon et al. 2020, §3.4; the bound: Beirami et al. 2024, thm. 1.
-    pub fn best_of_n(&self, ns: &[usize], split: Split, effort: Effort) -> Result<Vec<(usize, Score)>> {
+    pub fn best_of_n(&self, ns: &[usize], split: Split, effort: SampleSize) -> Result<Vec<(usize, EvalResult)>> {
         let Some(proxy) = &self.proxy else { return Ok(vec![]) };
         let batch = self.sample(&self.reference, split, effort, Stream::BestOfN)?;
         let other = self.sample(&self.reference, split, effort, Stream::EvaluatedReference)?;
@@ -175,12 +175,12 @@ impl SampledYardstick {
             let of = |values: &[f64]| -> Vec<f64> { best.iter().map(|&row| values[row]).collect() };
             let golds = of(&gold);
             let (gold, gold_se) = clustered(&golds, effort.samples_per_prompt / n);
-            let (wins, ties) = against(&golds, &draws.iter().map(|&row| other_gold[row]).collect::<Vec<_>>());
+            let (wins, ties) = win_and_tie_rates(&golds, &draws.iter().map(|&row| other_gold[row]).collect::<Vec<_>>());
             let chosen = batch.select(&best);
             let values = vec![
                 (metrics::GOLD, gold),
                 (metrics::GOLD_SE, gold_se),
-                (metrics::GOLD_SD, spread(&golds)),
+                (metrics::GOLD_SD, standard_deviation(&golds)),
                 (metrics::KL, (n as f64).ln() - (n as f64 - 1.0) / n as f64),
                 (metrics::WIN_RATE, wins + ties / 2.0),
                 (metrics::TIE_RATE, ties),
@@ -188,21 +188,21 @@ impl SampledYardstick {
                 (metrics::PROXY, mean(&of(&proxy))),
                 (metrics::DISTINCT_2, distinct_2(&chosen.responses)),
             ];
-            (n, Score { split, values, outcomes: vec![], prompts: chosen.prompt_hashes() })
+            (n, EvalResult { split, values, outcomes: vec![], prompts: chosen.prompt_hashes() })
         };
         Ok(ns.iter().map(|&n| score(n)).collect())
     }
 }
 
 /// Shares of wins and of ties of one list against another.
-fn against(ours: &[f64], theirs: &[f64]) -> (f64, f64) {
+fn win_and_tie_rates(ours: &[f64], theirs: &[f64]) -> (f64, f64) {
     let share =
         |is: fn(f64) -> bool| ours.iter().zip(theirs).filter(|(a, b)| is(*a - *b)).count() as f64 / ours.len() as f64;
     (share(|gap| gap > 1e-9), share(|gap| gap.abs() <= 1e-9))
 }
 
 /// Standard deviation.
-fn spread(values: &[f64]) -> f64 {
+fn standard_deviation(values: &[f64]) -> f64 {
     let (centre, n) = (mean(values), values.len() as f64);
     (values.iter().map(|x| (x - centre).powi(2)).sum::<f64>() / (n - 1.0).max(1.0)).sqrt()
 }
@@ -223,7 +223,7 @@ fn clustered(values: &[f64], group: usize) -> (f64, f64) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::GrammarYardstick;
+    use crate::ExactEvaluator;
     use burn::tensor::Device;
     use duel_data::grammar::GrammarWorld;
     use duel_model::TransformerConfig;
@@ -239,14 +239,14 @@ mod tests {
         let (reader, gold) = (Reader::new(space, &device), Arc::new(GrammarGold));
         let ids = |split| world.prompts(split).iter().map(|p| p.ids.clone()).collect::<Vec<_>>();
         let tables = |split| crate::proxy_table(&*gold, &ids(split), space.eos).expect("gold scores all");
-        let exact = GrammarYardstick::new(&world, reader.clone(), &policy, Some(&tables))?.theory(&[], &[2, 4, 8])?;
-        let sampled = SampledYardstick::new(world.clone(), reader, policy, gold.clone(), Some(gold), 0);
-        let effort = Effort { prompts: 6, samples_per_prompt: 2048 };
+        let exact = ExactEvaluator::new(&world, reader.clone(), &policy, Some(&tables))?.theory(&[], &[2, 4, 8])?;
+        let sampled = SampledEvaluator::new(world.clone(), reader, policy, gold.clone(), Some(gold), 0);
+        let effort = SampleSize { prompts: 6, samples_per_prompt: 2048 };
         let found = sampled.best_of_n(&[2, 4, 8], Split::Test, effort)?;
         assert_eq!(found.len(), 3);
         for (n, found) in found {
             let is_its =
-                |(_, label, score): &&(_, String, Score)| *label == format!("n={n}") && score.split == Split::Test;
+                |(_, label, score): &&(_, String, EvalResult)| *label == format!("n={n}") && score.split == Split::Test;
             let (.., exact) = exact.iter().find(is_its).expect("each n has its law");
             let [of, se] = [metrics::GOLD, metrics::GOLD_SE].map(|metric| found.get(metric).expect("marked"));
             let gold = exact.get(metrics::GOLD).expect("marked");

@@ -6,21 +6,21 @@ use duel_model::{Policy, Reader, Responses, generate};
 use duel_reward::Scorer;
 use duel_spec::metrics::{self, Metric};
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{Clocks, Completion, Outcome, Recorder, Split};
+use duel_spec::{Clocks, Completion, OutcomeRow, Recorder, Split};
 use duel_training::sft;
 
 /// A policy's marks on one split. Means are over prompts, and over responses within a prompt.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Score {
+pub struct EvalResult {
     pub split: Split,
     pub values: Vec<(Metric, f64)>,
     /// What it earns, prompt by prompt; empty where that is not wanted.
-    pub outcomes: Vec<Outcome>,
+    pub outcomes: Vec<OutcomeRow>,
     /// Hashes of the prompts that it was measured on.
     pub prompts: Vec<u64>,
 }
 
-impl Score {
+impl EvalResult {
     /// Name of the evaluation in the `stage` column.
     pub fn stage(split: Split) -> String {
         format!("evaluation-{}", split.name())
@@ -41,7 +41,7 @@ impl Score {
 
 /// Whose responses are kept.
 #[derive(Debug, Clone, Copy)]
-pub struct Whose<'a> {
+pub struct CompletionTag<'a> {
     pub arm: &'a str,
     pub point: &'a str,
     pub seed: u64,
@@ -52,7 +52,7 @@ pub struct Whose<'a> {
 /// records each with its gold, proxy and log-ratio to the reference.
 #[expect(clippy::too_many_arguments, reason = "a completion joins everything there is to say of a response")]
 pub fn completions(
-    whose: Whose<'_>,
+    whose: CompletionTag<'_>,
     world: &dyn World,
     reader: &Reader,
     policy: &Policy,
@@ -101,7 +101,7 @@ pub(crate) fn distinct_2(responses: &[Vec<u32>]) -> f64 {
 }
 
 /// The marks that both yardsticks share, in one order.
-pub(crate) struct Marks {
+pub(crate) struct EvalMetrics {
     pub(crate) gold: f64,
     pub(crate) gold_se: f64,
     pub(crate) gold_sd: f64,
@@ -114,8 +114,8 @@ pub(crate) struct Marks {
     pub(crate) entropy: f64,
 }
 
-impl Marks {
-    pub(crate) fn into_score(self, split: Split) -> Score {
+impl EvalMetrics {
+    pub(crate) fn into_score(self, split: Split) -> EvalResult {
         let mut values = vec![
             (metrics::GOLD, self.gold),
             (metrics::GOLD_SE, self.gold_se),
@@ -128,6 +128,6 @@ impl Marks {
             (metrics::ENTROPY, self.entropy),
         ];
         values.extend(self.proxy.map(|p| (metrics::PROXY, p)));
-        Score { split, values, outcomes: vec![], prompts: vec![] }
+        EvalResult { split, values, outcomes: vec![], prompts: vec![] }
     }
 }

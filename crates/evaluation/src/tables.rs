@@ -1,8 +1,9 @@
 //! Worlds that can be enumerated, as tables: one row a prompt, one column a response.
 
-use crate::{Law, optimum};
+use crate::{ResponseDistribution, optimum};
 use duel_data::grammar::{
-    GrammarWorld, Task, all_responses, excited_proxy, excitements, gold, reference_decisions, response_logp,
+    GrammarWorld, PromptCoordinates, all_responses, excited_proxy, excitements, gold, reference_decisions,
+    response_logp,
 };
 use duel_data::{World, bandit};
 use duel_spec::Split;
@@ -10,8 +11,8 @@ use serde::Serialize;
 
 /// Reference, judges and trap of a world.
 #[derive(Debug, Clone)]
-pub struct Tables {
-    pub reference: Vec<Law>,
+pub struct WorldTables {
+    pub reference: Vec<ResponseDistribution>,
     pub gold: Vec<Vec<f64>>,
     /// What a reward model says that was misled by pairs which never show the trap.
     pub proxy: Vec<Vec<f64>>,
@@ -34,14 +35,14 @@ pub struct Optimum {
     pub p_trap: f64,
 }
 
-impl Tables {
+impl WorldTables {
     /// Task S0; the proxy is the shared-feature one.
     pub fn bandit() -> Self {
         let table = |f: fn(usize, usize) -> f64| {
             (0..bandit::PROMPTS).map(|x| (0..bandit::RESPONSES).map(|y| f(x, y)).collect()).collect()
         };
         Self {
-            reference: vec![Law(bandit::reference_logp()); bandit::PROMPTS],
+            reference: vec![ResponseDistribution(bandit::reference_logp()); bandit::PROMPTS],
             gold: table(bandit::gold),
             proxy: table(bandit::shared_feature_proxy),
             trap: (0..bandit::RESPONSES).map(|y| f64::from(bandit::is_trap(y))).collect(),
@@ -52,18 +53,27 @@ impl Tables {
     /// every excitement.
     pub fn grammar(world: &GrammarWorld, split: Split) -> Self {
         let laws = |prompts: &[Vec<u32>]| {
-            let law = |p: &Vec<u32>| Law(response_logp(&reference_decisions(Task::of(p).stance, world.rho())));
+            let law = |p: &Vec<u32>| {
+                ResponseDistribution(response_logp(&reference_decisions(
+                    PromptCoordinates::from_prompt(p).stance,
+                    world.rho(),
+                )))
+            };
             prompts.iter().map(law).collect()
         };
         Self::grammar_with(world, split, laws)
     }
 
     /// The same with another reference, given as the laws of some prompts.
-    pub fn grammar_with(world: &GrammarWorld, split: Split, reference: impl FnOnce(&[Vec<u32>]) -> Vec<Law>) -> Self {
+    pub fn grammar_with(
+        world: &GrammarWorld,
+        split: Split,
+        reference: impl FnOnce(&[Vec<u32>]) -> Vec<ResponseDistribution>,
+    ) -> Self {
         let all = all_responses();
         let prompts: Vec<Vec<u32>> = world.prompts(split).iter().map(|p| p.ids.clone()).collect();
-        let judged = |judge: fn(Task, &[u32]) -> f64| {
-            prompts.iter().map(|p| all.iter().map(|r| judge(Task::of(p), r)).collect()).collect()
+        let judged = |judge: fn(PromptCoordinates, &[u32]) -> f64| {
+            prompts.iter().map(|p| all.iter().map(|r| judge(PromptCoordinates::from_prompt(p), r)).collect()).collect()
         };
         Self {
             reference: reference(&prompts),
@@ -76,7 +86,8 @@ impl Tables {
     /// The optimum of `climbed` (gold or the proxy) at one β, judged by gold.
     pub fn optimum(&self, climbed: &[Vec<f64>], beta: f64) -> Optimum {
         let mean = |f: &dyn Fn(usize) -> f64| (0..self.gold.len()).map(f).sum::<f64>() / self.gold.len() as f64;
-        let best: Vec<Law> = self.reference.iter().zip(climbed).map(|(law, r)| optimum(law, r, beta)).collect();
+        let best: Vec<ResponseDistribution> =
+            self.reference.iter().zip(climbed).map(|(law, r)| optimum(law, r, beta)).collect();
         let gold = mean(&|x| best[x].expect(&self.gold[x]));
         let kl = mean(&|x| best[x].kl(&self.reference[x]));
         Optimum {
@@ -90,7 +101,7 @@ impl Tables {
     }
 
     /// `E gold − β KL` of some laws, one a prompt.
-    pub fn objective(&self, laws: &[Law], beta: f64) -> f64 {
+    pub fn objective(&self, laws: &[ResponseDistribution], beta: f64) -> f64 {
         let terms = laws.iter().zip(&self.reference).zip(&self.gold);
         terms.map(|((law, reference), gold)| law.expect(gold) - beta * law.kl(reference)).sum::<f64>()
             / laws.len() as f64

@@ -1,38 +1,41 @@
 //! The two yardsticks against each other and against plain sums, on the world that has both.
 
-use crate::{Effort, GrammarYardstick, Law, Moment, Result, SampledYardstick, Score, Whose, Yardstick, completions};
-use crate::{laws, proxy_table};
+use crate::{
+    CompletionTag, EvalKind, EvalResult, Evaluator, ExactEvaluator, ResponseDistribution, Result, SampleSize,
+    SampledEvaluator, completions,
+};
+use crate::{distributions, proxy_table};
 use burn::tensor::Device;
 use duel_data::World;
-use duel_data::grammar::{GrammarWorld, Task, all_responses, excited_proxy, gold};
+use duel_data::grammar::{GrammarWorld, PromptCoordinates, all_responses, excited_proxy, gold};
 use duel_model::{Policy, Reader, Responses, TransformerConfig, generate};
 use duel_reward::{GrammarGold, Scorer};
 use duel_spec::metrics::{self, Metric};
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{Clocks, Completion, Outcome, Recorder, Split, ids::prompt_hash};
+use duel_spec::{Clocks, Completion, OutcomeRow, Recorder, Split, ids::prompt_hash};
 use duel_training::sft;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// A proxy that is not gold.
-struct Excited;
+struct ExclamationProxy;
 
-impl Scorer for Excited {
+impl Scorer for ExclamationProxy {
     fn score(&self, batch: &Responses) -> duel_reward::Result<Vec<f64>> {
         let rows = batch.prompts.iter().zip(&batch.responses);
-        Ok(rows.map(|(prompt, response)| excited_proxy(Task::of(prompt), response)).collect())
+        Ok(rows.map(|(prompt, response)| excited_proxy(PromptCoordinates::from_prompt(prompt), response)).collect())
     }
 }
 
 /// A policy and its reference, far apart, and what measures them.
-struct Bench {
+struct FarPolicies {
     world: Arc<GrammarWorld>,
     reader: Reader,
     policy: Policy,
     reference: Policy,
 }
 
-impl Bench {
+impl FarPolicies {
     fn new() -> Self {
         let world = Arc::new(GrammarWorld::new(0.02, 1));
         let space = world.space();
@@ -45,32 +48,34 @@ impl Bench {
         self.world.prompts(split).iter().map(|prompt| prompt.ids.clone()).collect()
     }
 
-    fn exact(&self) -> Result<GrammarYardstick> {
-        let table = |split| proxy_table(&Excited, &self.prompts(split), self.world.space().eos).expect("it scores all");
-        GrammarYardstick::new(&self.world, self.reader.clone(), &self.reference, Some(&table))
+    fn exact(&self) -> Result<ExactEvaluator> {
+        let table = |split| {
+            proxy_table(&ExclamationProxy, &self.prompts(split), self.world.space().eos).expect("it scores all")
+        };
+        ExactEvaluator::new(&self.world, self.reader.clone(), &self.reference, Some(&table))
     }
 
-    fn sampled(&self) -> SampledYardstick {
+    fn sampled(&self) -> SampledEvaluator {
         let (world, reader, reference) = (self.world.clone(), self.reader.clone(), self.reference.clone());
-        SampledYardstick::new(world, reader, reference, Arc::new(GrammarGold), Some(Arc::new(Excited)), 5)
+        SampledEvaluator::new(world, reader, reference, Arc::new(GrammarGold), Some(Arc::new(ExclamationProxy)), 5)
     }
 }
 
 /// What a policy is worth on a split by plain sums over all responses: metric, value, and the standard deviation over responses.
-struct Plain {
+struct NaiveScore {
     marks: Vec<(Metric, f64, f64)>,
     /// KL(reference || policy), which none of them is.
     reverse: f64,
 }
 
-fn plain(bench: &Bench, split: Split) -> Plain {
+fn plain(bench: &FarPolicies, split: Split) -> NaiveScore {
     let prompts = bench.prompts(split);
-    let [own, other] = [&bench.policy, &bench.reference].map(|policy| laws(policy, &bench.reader, &prompts));
+    let [own, other] = [&bench.policy, &bench.reference].map(|policy| distributions(policy, &bench.reader, &prompts));
     let all = all_responses();
     let (mut sums, mut squares) = ([0.0; 7], [0.0; 7]);
     let (mut wins, mut ties, mut reverse) = (0.0, 0.0, 0.0);
-    for ((prompt, Law(own)), Law(other)) in prompts.iter().zip(&own).zip(&other) {
-        let task = Task::of(prompt);
+    for ((prompt, ResponseDistribution(own)), ResponseDistribution(other)) in prompts.iter().zip(&own).zip(&other) {
+        let task = PromptCoordinates::from_prompt(prompt);
         let golds: Vec<f64> = all.iter().map(|response| gold(task, response)).collect();
         for (y, response) in all.iter().enumerate() {
             let p = own[y].exp() / prompts.len() as f64;
@@ -105,10 +110,10 @@ fn plain(bench: &Bench, split: Split) -> Plain {
         (metrics::WIN_RATE, wins + ties / 2.0, 0.5),
         (metrics::TIE_RATE, ties, 0.5),
     ];
-    Plain { marks, reverse }
+    NaiveScore { marks, reverse }
 }
 
-fn mark(score: &Score, metric: Metric) -> f64 {
+fn mark(score: &EvalResult, metric: Metric) -> f64 {
     score.get(metric).unwrap_or_else(|| panic!("no {metric}"))
 }
 
@@ -116,13 +121,13 @@ fn mark(score: &Score, metric: Metric) -> f64 {
 /// other way round, the reference in place of the policy, or one split in place of the other would be further off.
 #[test]
 fn both_yardsticks_give_the_plain_sums() -> Result<()> {
-    let bench = Bench::new();
+    let bench = FarPolicies::new();
     let (exact, sampled) = (bench.exact()?.measure(&bench.policy, None)?, bench.sampled());
-    let effort = Effort { prompts: 6, samples_per_prompt: 2048 };
+    let effort = SampleSize { prompts: 6, samples_per_prompt: 2048 };
     let errors = |sd: f64| 5.0 * sd / f64::from(6 * 2048).sqrt();
     let mut kls = vec![];
     for (exact, split) in exact.iter().zip([Split::Validation, Split::Test]) {
-        let Plain { marks, reverse } = plain(&bench, split);
+        let NaiveScore { marks, reverse } = plain(&bench, split);
         let found = sampled.measure(&bench.policy, split, effort)?;
         assert_eq!([exact.split, found.split], [split; 2]);
         let hashes = |prompts: &[u64]| prompts.iter().copied().collect::<BTreeSet<u64>>();
@@ -160,11 +165,12 @@ fn both_yardsticks_give_the_plain_sums() -> Result<()> {
 /// On the way a policy is measured on few prompts, at the end on all; validation comes first; each split has its own numbers.
 #[test]
 fn a_curve_is_measured_on_less_than_the_end() -> Result<()> {
-    let bench = Bench::new();
-    let (curve, end) = (Effort { prompts: 2, samples_per_prompt: 1 }, Effort { prompts: 6, samples_per_prompt: 3 });
-    let yardstick = Yardstick::Sampled { yardstick: Box::new(bench.sampled()), curve, end };
+    let bench = FarPolicies::new();
+    let (curve, end) =
+        (SampleSize { prompts: 2, samples_per_prompt: 1 }, SampleSize { prompts: 6, samples_per_prompt: 3 });
+    let yardstick = Evaluator::Sampled { yardstick: Box::new(bench.sampled()), curve, end };
     let (_, taken) = seeds::taken_by(|| -> Result<()> {
-        for (moment, samples) in [(Moment::Curve, 2), (Moment::End, 18)] {
+        for (moment, samples) in [(EvalKind::Curve, 2), (EvalKind::End, 18)] {
             let scores = yardstick.measure(&bench.policy, None, moment)?;
             assert_eq!(scores.iter().map(|score| score.split).collect::<Vec<_>>(), [Split::Validation, Split::Test]);
             assert!(scores.iter().all(|score| score.outcomes.len() == samples), "{moment:?}");
@@ -180,32 +186,32 @@ fn a_curve_is_measured_on_less_than_the_end() -> Result<()> {
 
 /// Completions in memory.
 #[derive(Default)]
-struct Kept(Vec<Completion>);
+struct CompletionBuffer(Vec<Completion>);
 
-impl Recorder for Kept {
+impl Recorder for CompletionBuffer {
     fn record(&mut self, _: &str, _: Clocks, _: Metric, _: f64) {}
     fn completion(&mut self, completion: Completion) {
         self.0.push(completion);
     }
-    fn outcomes(&mut self, _: &[Outcome]) {}
+    fn outcomes(&mut self, _: &[OutcomeRow]) {}
     fn progress(&mut self, _: u64, _: u64, _: &str) {}
 }
 
 /// Kept completions are the policy's on test prompts, each with its gold, its proxy and its log-ratio to the reference.
 #[test]
 fn completions_are_of_the_policy_on_test_prompts() -> Result<()> {
-    let bench = Bench::new();
-    let Bench { world, reader, policy, reference } = &bench;
-    let whose = Whose { arm: "a", point: "b", seed: 3, step: 9 };
-    let mut kept = Kept::default();
-    completions(whose, &**world, reader, policy, reference, &GrammarGold, Some(&Excited), 6, &mut kept)?;
+    let bench = FarPolicies::new();
+    let FarPolicies { world, reader, policy, reference } = &bench;
+    let whose = CompletionTag { arm: "a", point: "b", seed: 3, step: 9 };
+    let mut kept = CompletionBuffer::default();
+    completions(whose, &**world, reader, policy, reference, &GrammarGold, Some(&ExclamationProxy), 6, &mut kept)?;
     let prompts = world.prompts(Split::Test);
     let ids = prompts.iter().map(|prompt| prompt.ids.clone()).collect();
     let batch = generate(policy, world.space(), ids, &mut seeds::stream(3, Stream::Completions, 0), &Device::flex());
     let [own, other] = [policy, reference].map(|policy| sft::sequence_logp(reader, policy, &batch));
     assert_eq!(kept.0.len(), 6);
     for (row, completion) in kept.0.iter().enumerate() {
-        let (task, response) = (Task::of(&batch.prompts[row]), &batch.responses[row]);
+        let (task, response) = (PromptCoordinates::from_prompt(&batch.prompts[row]), &batch.responses[row]);
         assert_eq!(completion.prompt, prompts[row].text);
         assert_eq!(completion.completion, world.render(&prompts[row], response)?);
         assert_eq!((completion.split.as_str(), completion.step, completion.seed), ("test", 9, 3));

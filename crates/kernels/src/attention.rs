@@ -3,9 +3,9 @@
 //!
 //! Weights stand transposed, a row a key and a lane a query, so that a softmax runs down the rows and never across lanes.
 
-use crate::buffer::Buffer;
-use crate::matrix::{Matrix, Over, Packed};
-use crate::simd::{LANES, exp, widest};
+use crate::buffer::PooledBuffer;
+use crate::matrix::{Accumulate, Matrix, Packed};
+use crate::simd::{LANES, exp, simd_dispatch};
 
 /// Queries worked on at a time.
 const QUERIES: usize = 32;
@@ -13,7 +13,7 @@ const QUERIES: usize = 32;
 /// Sizes of one sequence. Its numbers stand in rows of `(H + 2G)·E`: queries, keys, values, each head after head. A head of
 /// keys and values serves `H/G` neighbouring heads of queries.
 #[derive(Debug, Clone, Copy)]
-pub struct Heads {
+pub struct AttentionShape {
     pub columns: usize,
     /// `H`
     pub heads: usize,
@@ -27,7 +27,7 @@ pub struct Heads {
 
 /// A block of queries.
 #[derive(Debug, Clone, Copy)]
-struct Block {
+struct QueryBlock {
     start: usize,
     end: usize,
     /// Keys that its last query sees.
@@ -36,7 +36,7 @@ struct Block {
     step: usize,
 }
 
-impl Heads {
+impl AttentionShape {
     /// Width of what is mixed.
     fn d(self) -> usize {
         self.heads * self.width
@@ -58,10 +58,10 @@ impl Heads {
         place * self.width
     }
 
-    fn blocks(self) -> impl Iterator<Item = Block> {
+    fn blocks(self) -> impl Iterator<Item = QueryBlock> {
         (self.left..self.columns).step_by(QUERIES).map(move |start| {
             let end = (start + QUERIES).min(self.columns);
-            Block { start, end, seen: end - self.left, step: (end - start).next_multiple_of(LANES) }
+            QueryBlock { start, end, seen: end - self.left, step: (end - start).next_multiple_of(LANES) }
         })
     }
 
@@ -71,33 +71,33 @@ impl Heads {
     }
 
     /// The softmax weights of a block of queries, `[seen, queries]`; 0 on later keys. `queries` is working memory.
-    fn weights(self, qkv: &[f32], head: usize, block: Block, queries: &mut Packed, weights: &mut [f32]) {
+    fn weights(self, qkv: &[f32], head: usize, block: QueryBlock, queries: &mut Packed, weights: &mut [f32]) {
         let (e, count) = (self.width, block.end - block.start);
         let scale = 1.0 / (e as f32).sqrt();
         queries.fill(self.part(qkv, head, 0, block.start).t(), e, count);
         let keys = self.part(qkv, head, 1, self.left);
-        queries.part((block.seen, 0..e, count), keys, weights, block.step, Over::Write, scale);
+        queries.gemm_range((block.seen, 0..e, count), keys, weights, block.step, Accumulate::Write, scale);
         causal_softmax(weights, block.step, block.start - self.left);
     }
 }
 
 /// What the passes work in, made once for many sequences.
 #[derive(Debug)]
-pub struct Scratch {
-    weights: Buffer,
-    gradient: Buffer,
+pub struct AttentionScratch {
+    weights: PooledBuffer,
+    gradient: PooledBuffer,
     packed: [Packed; 4],
 }
 
-impl Scratch {
+impl AttentionScratch {
     /// For sequences of so many columns.
     pub fn new(columns: usize) -> Self {
-        let block = || Buffer::new(QUERIES * columns);
+        let block = || PooledBuffer::new(QUERIES * columns);
         Self { weights: block(), gradient: block(), packed: std::array::from_fn(|_| Packed::empty()) }
     }
 }
 
-widest! {
+simd_dispatch! {
     /// Lane q of every row becomes the softmax of the first `seen + q + 1` rows' lanes q, and 0 in later rows. Rows are
     /// `step` long, whole vectors.
     fn causal_softmax(rows: &mut [f32], step: usize, seen: usize) {
@@ -131,7 +131,7 @@ widest! {
     }
 }
 
-widest! {
+simd_dispatch! {
     /// `dS = P ∘ (dP − Σ dP∘P)`, summed down the rows, in place of `dP`. Rows are `step` long, whole vectors.
     fn softmax_backward(weights: &[f32], gradient: &mut [f32], step: usize) {
         for lanes in (0..step).step_by(LANES) {
@@ -149,10 +149,10 @@ widest! {
 }
 
 /// `mixed`: `[L, H·E]`; rows of padding become 0.
-pub fn forward(heads: Heads, qkv: &[f32], mixed: &mut [f32], scratch: &mut Scratch) {
+pub fn forward(heads: AttentionShape, qkv: &[f32], mixed: &mut [f32], scratch: &mut AttentionScratch) {
     let (d, e, left) = (heads.d(), heads.width, heads.left);
     mixed[..left * d].fill(0.0);
-    let Scratch { weights, packed: [queries_t, values, ..], .. } = scratch;
+    let AttentionScratch { weights, packed: [queries_t, values, ..], .. } = scratch;
     for head in 0..heads.heads {
         values.fill(heads.part(qkv, head, 2, left), heads.columns - left, e);
         for block in heads.blocks() {
@@ -160,17 +160,23 @@ pub fn forward(heads: Heads, qkv: &[f32], mixed: &mut [f32], scratch: &mut Scrat
             heads.weights(qkv, head, block, queries_t, weights);
             let mixed = &mut mixed[block.start * d + head * e..];
             let weights = Matrix::rows(weights, block.step).t(); // [queries, seen]
-            values.part((block.end - block.start, 0..block.seen, e), weights, mixed, d, Over::Write, 1.0);
+            values.gemm_range((block.end - block.start, 0..block.seen, e), weights, mixed, d, Accumulate::Write, 1.0);
         }
     }
 }
 
 /// `d_qkv` `[L, (H + 2G)·E]` from `d_mixed` `[L, H·E]`.
-pub fn backward(heads: Heads, qkv: &[f32], d_mixed: &[f32], d_qkv: &mut [f32], scratch: &mut Scratch) {
+pub fn backward(
+    heads: AttentionShape,
+    qkv: &[f32],
+    d_mixed: &[f32],
+    d_qkv: &mut [f32],
+    scratch: &mut AttentionScratch,
+) {
     let (d, e, step, left) = (heads.d(), heads.width, heads.row(), heads.left);
     let (count, scale) = (heads.columns - left, 1.0 / (e as f32).sqrt());
     d_qkv.fill(0.0); // keys and values take what every block of queries adds
-    let Scratch { weights, gradient, packed: [turned, keys, queries, d_head] } = scratch;
+    let AttentionScratch { weights, gradient, packed: [turned, keys, queries, d_head] } = scratch;
     for head in 0..heads.heads {
         let d_mixed = |from: usize| Matrix::rows(&d_mixed[from * d + head * e..], d); // [L − from, E]
         keys.fill(heads.part(qkv, head, 1, left), count, e);
@@ -178,18 +184,39 @@ pub fn backward(heads: Heads, qkv: &[f32], d_mixed: &[f32], d_qkv: &mut [f32], s
         d_head.fill(d_mixed(left), count, e);
         let at = |which: usize, row: usize| row * step + heads.at(head, which);
         for block in heads.blocks() {
-            let Block { start, end, seen, step: lanes } = block;
+            let QueryBlock { start, end, seen, step: lanes } = block;
             let (rows, within) = (end - start, start - left..end - left);
             let (weights, gradient) = (&mut weights[..seen * lanes], &mut gradient[..seen * lanes]);
             heads.weights(qkv, head, block, turned, weights);
             let weights_t = Matrix::rows(weights, lanes); // [seen, queries]
-            d_head.part((seen, within.clone(), e), weights_t, &mut d_qkv[at(2, left)..], step, Over::Add, 1.0);
+            d_head.gemm_range(
+                (seen, within.clone(), e),
+                weights_t,
+                &mut d_qkv[at(2, left)..],
+                step,
+                Accumulate::Add,
+                1.0,
+            );
             turned.fill(d_mixed(start).t(), e, rows);
-            turned.part((seen, 0..e, rows), heads.part(qkv, head, 2, left), gradient, lanes, Over::Write, 1.0);
+            turned.gemm_range(
+                (seen, 0..e, rows),
+                heads.part(qkv, head, 2, left),
+                gradient,
+                lanes,
+                Accumulate::Write,
+                1.0,
+            );
             softmax_backward(weights, gradient, lanes);
             let gradient_t = Matrix::rows(gradient, lanes); // [seen, queries]
-            keys.part((rows, 0..seen, e), gradient_t.t(), &mut d_qkv[at(0, start)..], step, Over::Write, scale);
-            queries.part((seen, within, e), gradient_t, &mut d_qkv[at(1, left)..], step, Over::Add, scale);
+            keys.gemm_range(
+                (rows, 0..seen, e),
+                gradient_t.t(),
+                &mut d_qkv[at(0, start)..],
+                step,
+                Accumulate::Write,
+                scale,
+            );
+            queries.gemm_range((seen, within, e), gradient_t, &mut d_qkv[at(1, left)..], step, Accumulate::Add, scale);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! A pre-norm GPT-2 block as one operation: `x₁ = x + attention(norm(x))`, `y = x₁ + mlp(norm(x₁))`.
 
-use crate::attention::{self, Heads};
-use crate::buffer::Buffer;
-use crate::matrix::{Matrix, Over, Packed, product};
+use crate::attention::{self, AttentionShape};
+use crate::buffer::PooledBuffer;
+use crate::matrix::{Accumulate, Matrix, Packed, product};
 use crate::rows;
 use rayon::prelude::*;
 
@@ -87,19 +87,19 @@ impl<'a> From<[&'a [f32]; 12]> for BlockWeights<'a> {
 #[derive(Debug, Clone)]
 pub struct BlockSaved {
     /// Mean and 1/sd of both norms' rows, `[N, 2]` each.
-    kept1: Buffer,
-    kept2: Buffer,
+    kept1: PooledBuffer,
+    kept2: PooledBuffer,
     /// What the norms gave, `[N, D]`.
-    normed1: Buffer,
-    normed2: Buffer,
+    normed1: PooledBuffer,
+    normed2: PooledBuffer,
     /// `[N, 3D]`
-    qkv: Buffer,
+    qkv: PooledBuffer,
     /// What attention mixed, before its projection, `[N, D]`.
-    mixed: Buffer,
+    mixed: PooledBuffer,
     /// After attention, `[N, D]`.
-    middle: Buffer,
+    middle: PooledBuffer,
     /// Before the bend, `[N, F]`.
-    up: Buffer,
+    up: PooledBuffer,
 }
 
 /// Gradients in the shapes of [`BlockWeights`].
@@ -155,25 +155,25 @@ impl BlockShape {
         self.sequences.div_ceil(SHARDS).clamp(least, most)
     }
 
-    fn heads_of(self, left: usize) -> Heads {
+    fn heads_of(self, left: usize) -> AttentionShape {
         let Self { columns, heads, width, .. } = self;
-        Heads { columns, heads, key_value_heads: heads, width: width / heads, left }
+        AttentionShape { columns, heads, key_value_heads: heads, width: width / heads, left }
     }
 
     /// Padding of the sequences of each shard.
-    fn lefts(self, left: Option<&[usize]>) -> Vec<Vec<usize>> {
+    fn paddings(self, left: Option<&[usize]>) -> Vec<Vec<usize>> {
         let all: Vec<usize> = left.map_or_else(|| vec![0; self.sequences], <[usize]>::to_vec);
         all.chunks(self.shard()).map(<[usize]>::to_vec).collect()
     }
 }
 
 /// A weight `[inputs, outputs]`, ready for the forward pass.
-fn packed(w: &[f32], outputs: usize) -> Packed {
+fn pack_forward(w: &[f32], outputs: usize) -> Packed {
     Packed::new(Matrix::rows(w, outputs), w.len() / outputs, outputs)
 }
 
 /// A weight `[inputs, outputs]`, turned for the backward pass.
-fn packed_back(w: &[f32], outputs: usize) -> Packed {
+fn pack_backward(w: &[f32], outputs: usize) -> Packed {
     Packed::new(Matrix::rows(w, outputs).t(), outputs, w.len() / outputs)
 }
 
@@ -190,7 +190,7 @@ pub fn block_forward(
 ) -> (Vec<f32>, BlockSaved) {
     let (n, d, f) = (shape.tokens(), shape.width, shape.inner);
     let mut y = vec![0f32; n * d];
-    let new = |width: usize| Buffer::new(n * width);
+    let new = |width: usize| PooledBuffer::new(n * width);
     let mut saved = BlockSaved {
         kept1: new(2),
         kept2: new(2),
@@ -202,9 +202,10 @@ pub fn block_forward(
         up: new(f),
     };
     let tokens = shape.shard() * shape.columns;
-    let (to_qkv, to_out, to_up, to_down) = (packed(w.qkv, 3 * d), packed(w.out, d), packed(w.up, f), packed(w.down, d));
+    let (to_qkv, to_out, to_up, to_down) =
+        (pack_forward(w.qkv, 3 * d), pack_forward(w.out, d), pack_forward(w.up, f), pack_forward(w.down, d));
     let BlockSaved { kept1, kept2, normed1, normed2, qkv, mixed, middle, up } = &mut saved;
-    let shards = (x.par_chunks(tokens * d), y.par_chunks_mut(tokens * d), shape.lefts(left).into_par_iter());
+    let shards = (x.par_chunks(tokens * d), y.par_chunks_mut(tokens * d), shape.paddings(left).into_par_iter());
     let norms = (kept1.par_chunks_mut(2 * tokens), normed1.par_chunks_mut(tokens * d));
     let more_norms = (kept2.par_chunks_mut(2 * tokens), normed2.par_chunks_mut(tokens * d));
     let inner = (
@@ -218,23 +219,23 @@ pub fn block_forward(
             // 1. x₁ = x + attention(norm(x))
             rows::layer_norm(x, w.norm1_gain, w.norm1_bias, shape.epsilon, normed1, kept1);
             rows::fill(w.qkv_bias, qkv);
-            to_qkv.product(normed1, qkv, Over::Add);
-            let mut scratch = attention::Scratch::new(shape.columns);
+            to_qkv.product(normed1, qkv, Accumulate::Add);
+            let mut scratch = attention::AttentionScratch::new(shape.columns);
             let sequences = qkv.chunks(3 * shape.columns * d).zip(mixed.chunks_mut(shape.columns * d)).zip(left);
             for ((qkv, mixed), left) in sequences {
                 attention::forward(shape.heads_of(left), qkv, mixed, &mut scratch);
             }
             rows::add_bias(x, w.out_bias, middle);
-            to_out.product(mixed, middle, Over::Add);
+            to_out.product(mixed, middle, Accumulate::Add);
 
             // 2. y = x₁ + mlp(norm(x₁))
             rows::layer_norm(middle, w.norm2_gain, w.norm2_bias, shape.epsilon, normed2, kept2);
             rows::fill(w.up_bias, up);
-            to_up.product(normed2, up, Over::Add);
-            let mut bent = Buffer::new(up.len());
-            rows::bend(shape.activation, up, &mut bent);
+            to_up.product(normed2, up, Accumulate::Add);
+            let mut bent = PooledBuffer::new(up.len());
+            rows::activation(shape.activation, up, &mut bent);
             rows::add_bias(middle, w.down_bias, y);
-            to_down.product(&bent, y, Over::Add);
+            to_down.product(&bent, y, Accumulate::Add);
         },
     );
     (y, saved)
@@ -251,15 +252,16 @@ pub fn block_backward(
 ) -> (Vec<f32>, BlockGradient) {
     let (n, d, f) = (shape.tokens(), shape.width, shape.inner);
     let mut dx = vec![0f32; n * d];
-    let new = |width: usize| Buffer::new(n * width);
+    let new = |width: usize| PooledBuffer::new(n * width);
     let (mut bent, mut d_up, mut d_middle, mut d_qkv) = (new(f), new(f), new(d), new(3 * d));
     let per = shape.shard() * shape.columns;
     let (from_qkv, from_out, from_up, from_down) =
-        (packed_back(w.qkv, 3 * d), packed_back(w.out, d), packed_back(w.up, f), packed_back(w.down, d));
+        (pack_backward(w.qkv, 3 * d), pack_backward(w.out, d), pack_backward(w.up, f), pack_backward(w.down, d));
 
     // 1. Shard by shard, back through the MLP and attention; the norms' parameters are summed within the shard.
     let outer = (x.par_chunks(per * d), dy.par_chunks(per * d), dx.par_chunks_mut(per * d));
-    let norms = (saved.kept1.par_chunks(2 * per), saved.kept2.par_chunks(2 * per), shape.lefts(left).into_par_iter());
+    let norms =
+        (saved.kept1.par_chunks(2 * per), saved.kept2.par_chunks(2 * per), shape.paddings(left).into_par_iter());
     let kept = (saved.qkv.par_chunks(3 * per * d), saved.middle.par_chunks(per * d), saved.up.par_chunks(per * f));
     let made = (
         bent.par_chunks_mut(per * f),
@@ -272,23 +274,23 @@ pub fn block_backward(
         .map(|((x, dy, dx), (kept1, kept2, left), (qkv, middle, up), (bent, d_up, d_middle, d_qkv))| {
             let mut parts: [Vec<f32>; 4] = std::array::from_fn(|_| vec![0.0; d]);
             let [gain1, bias1, gain2, bias2] = &mut parts;
-            let mut wide = Buffer::new(x.len()); // a gradient after a norm, or before a projection
+            let mut wide = PooledBuffer::new(x.len()); // a gradient after a norm, or before a projection
 
-            from_down.product(dy, d_up, Over::Write);
-            rows::bend_backward(shape.activation, up, d_up, bent);
-            from_up.product(d_up, &mut wide, Over::Write);
+            from_down.product(dy, d_up, Accumulate::Write);
+            rows::activation_backward(shape.activation, up, d_up, bent);
+            from_up.product(d_up, &mut wide, Accumulate::Write);
             d_middle.copy_from_slice(dy);
             rows::layer_norm_backward(&wide, middle, kept2, w.norm2_gain, d_middle, gain2, bias2);
 
-            from_out.product(d_middle, &mut wide, Over::Write);
-            let mut scratch = attention::Scratch::new(shape.columns);
+            from_out.product(d_middle, &mut wide, Accumulate::Write);
+            let mut scratch = attention::AttentionScratch::new(shape.columns);
             let sequence = shape.columns * d;
             let sequences =
                 qkv.chunks(3 * sequence).zip(wide.chunks(sequence)).zip(d_qkv.chunks_mut(3 * sequence)).zip(left);
             for (((qkv, d_mixed), d_qkv), left) in sequences {
                 attention::backward(shape.heads_of(left), qkv, d_mixed, d_qkv, &mut scratch);
             }
-            from_qkv.product(d_qkv, &mut wide, Over::Write);
+            from_qkv.product(d_qkv, &mut wide, Accumulate::Write);
             dx.copy_from_slice(d_middle);
             rows::layer_norm_backward(&wide, x, kept1, w.norm1_gain, dx, gain1, bias1);
             parts
@@ -326,10 +328,10 @@ pub fn block_backward(
 }
 
 /// An affine map's input and output gradient over all tokens, then its matrix's and its bias's gradient.
-type Affine<'a> = (&'a [f32], &'a [f32], &'a mut Vec<f32>, &'a mut Vec<f32>);
+type LinearBackwardBuffers<'a> = (&'a [f32], &'a [f32], &'a mut Vec<f32>, &'a mut Vec<f32>);
 
 /// `xᵀ·dy` and the column sums of `dy`, for several maps at once: one task a panel of rows of the matrix.
-fn weight_gradients(maps: Vec<Affine<'_>>) {
+fn weight_gradients(maps: Vec<LinearBackwardBuffers<'_>>) {
     const PANEL: usize = 256;
     rayon::scope(|scope| {
         for (x, dy, matrix, bias) in maps {
@@ -339,7 +341,7 @@ fn weight_gradients(maps: Vec<Affine<'_>>) {
                 scope.spawn(move |_| {
                     let x = Matrix::rows(&x[panel * PANEL..], inputs).t(); // [rows, N]
                     let shape = [rows.len() / outputs, tokens, outputs];
-                    product(shape, rows, outputs, Over::Write, x, Matrix::rows(dy, outputs), 1.0);
+                    product(shape, rows, outputs, Accumulate::Write, x, Matrix::rows(dy, outputs), 1.0);
                 });
             }
             scope.spawn(move |_| rows::column_sums(dy, bias));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex};
 
 /// Free buffers, the one that came back last at the end.
-static FREE: LazyLock<Mutex<Free>> = LazyLock::new(Mutex::default);
+static FREE: LazyLock<Mutex<BufferPool>> = LazyLock::new(Mutex::default);
 /// Updates so far.
 static UPDATE: AtomicU64 = AtomicU64::new(0);
 /// Updates that a buffer waits for its next use before its pages go back to the system.
@@ -15,14 +15,14 @@ const PATIENCE: u64 = 64;
 const MOST: usize = 1 << 26;
 
 #[derive(Default)]
-struct Free {
+struct BufferPool {
     /// Each with the update that it was last used in.
     buffers: VecDeque<(u64, Vec<f32>)>,
     /// Numbers in all of them.
     held: usize,
 }
 
-impl Free {
+impl BufferPool {
     fn take(&mut self, length: usize) -> Option<Vec<f32>> {
         let at = self.buffers.iter().rposition(|(_, numbers)| numbers.len() == length)?;
         self.held -= length;
@@ -32,11 +32,11 @@ impl Free {
     fn put(&mut self, used: u64, numbers: Vec<f32>) {
         self.held += numbers.len();
         self.buffers.push_back((used, numbers));
-        self.shed(|held, _| held > MOST);
+        self.evict(|held, _| held > MOST);
     }
 
     /// Lets go of those that have waited longest, as long as their number of numbers or their last use is such.
-    fn shed(&mut self, is_too_much: impl Fn(usize, u64) -> bool) {
+    fn evict(&mut self, is_too_much: impl Fn(usize, u64) -> bool) {
         while self.buffers.front().is_some_and(|(used, _)| is_too_much(self.held, *used)) {
             self.held -= self.buffers.pop_front().map_or(0, |(_, numbers)| numbers.len());
         }
@@ -44,18 +44,18 @@ impl Free {
 }
 
 /// Says that an update is made: what none of the last ones used goes back to the system.
-pub fn updated() {
+pub fn pool_tick() {
     let now = UPDATE.fetch_add(1, Ordering::Relaxed);
     if let Ok(mut free) = FREE.lock() {
-        free.shed(|_, used| used + PATIENCE <= now);
+        free.evict(|_, used| used + PATIENCE <= now);
     }
 }
 
 /// Numbers that must be written before they are read: a buffer holds what its last user left.
 #[derive(Debug)]
-pub struct Buffer(Vec<f32>);
+pub struct PooledBuffer(Vec<f32>);
 
-impl Buffer {
+impl PooledBuffer {
     /// A buffer of some length.
     pub fn new(length: usize) -> Self {
         let kept = FREE.lock().ok().and_then(|mut free| free.take(length));
@@ -63,7 +63,7 @@ impl Buffer {
     }
 }
 
-impl Drop for Buffer {
+impl Drop for PooledBuffer {
     fn drop(&mut self) {
         let numbers = std::mem::take(&mut self.0);
         if let Ok(mut free) = FREE.lock() {
@@ -72,7 +72,7 @@ impl Drop for Buffer {
     }
 }
 
-impl Clone for Buffer {
+impl Clone for PooledBuffer {
     fn clone(&self) -> Self {
         let mut copy = Self::new(self.len());
         copy.copy_from_slice(self);
@@ -80,14 +80,14 @@ impl Clone for Buffer {
     }
 }
 
-impl Deref for Buffer {
+impl Deref for PooledBuffer {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
         &self.0
     }
 }
 
-impl DerefMut for Buffer {
+impl DerefMut for PooledBuffer {
     fn deref_mut(&mut self) -> &mut [f32] {
         &mut self.0
     }
@@ -101,18 +101,18 @@ mod tests {
     fn a_buffer_is_used_again_until_it_has_waited_long() {
         let length = 12_345; // nobody else's
         let kept = || FREE.lock().map_or(0, |free| free.buffers.iter().filter(|(_, of)| of.len() == length).count());
-        drop([Buffer::new(length), Buffer::new(length)]);
+        drop([PooledBuffer::new(length), PooledBuffer::new(length)]);
         assert_eq!(kept(), 2);
-        let one = Buffer::new(length);
+        let one = PooledBuffer::new(length);
         assert_eq!((one.len(), kept()), (length, 1));
         drop(one);
-        (0..=PATIENCE).for_each(|_| updated());
+        (0..=PATIENCE).for_each(|_| pool_tick());
         assert_eq!(kept(), 0);
     }
 
     #[test]
     fn what_waits_is_bounded() {
-        let mut free = Free::default();
+        let mut free = BufferPool::default();
         let third = MOST / 3;
         (0..5).for_each(|i| free.put(i, vec![0.0; third]));
         assert_eq!((free.buffers.len(), free.held), (3, 3 * third));

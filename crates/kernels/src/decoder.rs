@@ -2,21 +2,21 @@
 //! what a row says does not depend on which rows are read beside it.
 
 use crate::block::Activation;
-use crate::llama::{LlamaMap, LlamaWeights};
-use crate::matrix::{Matrix, Over, Packed, product};
+use crate::llama::{LinearWeights, LlamaWeights};
+use crate::matrix::{Accumulate, Matrix, Packed, product};
 use crate::rows;
-use crate::simd::{exp, max_of, widest};
+use crate::simd::{exp, max_of, simd_dispatch};
 use rayon::prelude::*;
 use std::borrow::Cow;
 
 /// A layer norm's gain and bias, or an RMS norm's gain.
 #[derive(Debug, Clone)]
-enum Norm {
+enum DecoderNorm {
     Layer([Vec<f32>; 2]),
     Rms(Vec<f32>),
 }
 
-impl Norm {
+impl DecoderNorm {
     fn apply(&self, x: &[f32], epsilon: f32, y: &mut [f32], kept: &mut [f32]) {
         match self {
             Self::Layer([gain, bias]) => rows::layer_norm(x, gain, bias, epsilon, y, kept),
@@ -27,20 +27,20 @@ impl Norm {
 
 /// `x·W`, and `+ b` where there is a bias.
 #[derive(Debug, Clone)]
-struct Affine {
+struct DecoderLinear {
     weight: Packed,
     bias: Option<Vec<f32>>,
 }
 
-impl Affine {
+impl DecoderLinear {
     /// `y = x·W + b`
     fn write(&self, x: &[f32], y: &mut [f32], split: bool) {
         match &self.bias {
             Some(bias) => {
                 rows::fill(bias, y);
-                self.weight.product_on(x, y, Over::Add, split);
+                self.weight.gemm_parallel(x, y, Accumulate::Add, split);
             }
-            None => self.weight.product_on(x, y, Over::Write, split),
+            None => self.weight.gemm_parallel(x, y, Accumulate::Write, split),
         }
     }
 
@@ -49,21 +49,21 @@ impl Affine {
         if let Some(bias) = &self.bias {
             rows::add_bias_to(bias, y);
         }
-        self.weight.product_on(x, y, Over::Add, split);
+        self.weight.gemm_parallel(x, y, Accumulate::Add, split);
     }
 }
 
 /// A block's parameters, ready to decode with.
 #[derive(Debug, Clone)]
 struct PackedBlock {
-    norm1: Norm,
+    norm1: DecoderNorm,
     /// Queries, keys and values side by side, `[D, (H + 2G)·E]`.
-    qkv: Affine,
-    out: Affine,
-    norm2: Norm,
+    qkv: DecoderLinear,
+    out: DecoderLinear,
+    norm2: DecoderNorm,
     /// `[D, F]`; of a gated MLP the gate and what it opens side by side, `[D, 2F]`.
-    up: Affine,
-    down: Affine,
+    up: DecoderLinear,
+    down: DecoderLinear,
 }
 
 /// A block's parameters as they are packed.
@@ -128,7 +128,7 @@ pub struct Decoder {
     tokens: Vec<f32>,
     positions: DecoderPositions,
     blocks: Vec<PackedBlock>,
-    norm: Norm,
+    norm: DecoderNorm,
     head: Packed,
 }
 
@@ -149,8 +149,8 @@ impl Decoder {
             None => (Packed::new(Matrix::rows(parts.tokens, d).t(), d, vocabulary), vec![]),
         };
         let norm = match parts.norm_bias.is_empty() {
-            true => Norm::Rms(parts.norm_gain),
-            false => Norm::Layer([parts.norm_gain, parts.norm_bias]),
+            true => DecoderNorm::Rms(parts.norm_gain),
+            false => DecoderNorm::Layer([parts.norm_gain, parts.norm_bias]),
         };
         Self {
             width: d,
@@ -175,12 +175,12 @@ impl Decoder {
         self.blocks.push(match block {
             DecoderBlock::Gpt2(w) => {
                 let affine =
-                    |w: &[f32], bias: &[f32]| Affine { weight: pack(w, bias.len()), bias: Some(bias.to_vec()) };
+                    |w: &[f32], bias: &[f32]| DecoderLinear { weight: pack(w, bias.len()), bias: Some(bias.to_vec()) };
                 PackedBlock {
-                    norm1: Norm::Layer([w.norm1_gain.to_vec(), w.norm1_bias.to_vec()]),
+                    norm1: DecoderNorm::Layer([w.norm1_gain.to_vec(), w.norm1_bias.to_vec()]),
                     qkv: affine(w.qkv, w.qkv_bias),
                     out: affine(w.out, w.out_bias),
-                    norm2: Norm::Layer([w.norm2_gain.to_vec(), w.norm2_bias.to_vec()]),
+                    norm2: DecoderNorm::Layer([w.norm2_gain.to_vec(), w.norm2_bias.to_vec()]),
                     up: affine(w.up, w.up_bias),
                     down: affine(w.down, w.down_bias),
                 }
@@ -199,14 +199,14 @@ impl Decoder {
                     for row in 0..d {
                         maps.iter().for_each(|w| joint.extend_from_slice(&w[row * (w.len() / d)..][..w.len() / d]));
                     }
-                    Affine { weight: pack(&joint, outputs), bias: None }
+                    DecoderLinear { weight: pack(&joint, outputs), bias: None }
                 };
-                let alone = |w: &[f32]| Affine { weight: pack(w, d), bias: None };
+                let alone = |w: &[f32]| DecoderLinear { weight: pack(w, d), bias: None };
                 PackedBlock {
-                    norm1: Norm::Rms(w.norms[0].to_vec()),
+                    norm1: DecoderNorm::Rms(w.norms[0].to_vec()),
                     qkv: beside(&[q, k, v]),
                     out: alone(out),
-                    norm2: Norm::Rms(w.norms[1].to_vec()),
+                    norm2: DecoderNorm::Rms(w.norms[1].to_vec()),
                     up: beside(&[gate, up]),
                     down: alone(down),
                 }
@@ -216,7 +216,7 @@ impl Decoder {
 
     /// How many of so many sequences of at most `capacity` columns each of `threads` threads takes at once: all of them where the
     /// weights are so large that threads had better share each matrix, and no more than [`CACHE`] holds.
-    pub fn share(&self, sequences: usize, capacity: usize, threads: usize) -> usize {
+    pub fn batch_per_thread(&self, sequences: usize, capacity: usize, threads: usize) -> usize {
         let share = sequences.div_ceil(threads.max(1)).max(1);
         let all = if self.is_large() && share < FEW_ROWS { sequences.max(1) } else { share };
         let row = 2 * self.blocks.len() * capacity * self.key_value_heads * self.head_width * size_of::<f32>();
@@ -225,7 +225,7 @@ impl Decoder {
     }
 
     fn is_large(&self) -> bool {
-        let of = |affine: &Affine| affine.weight.inputs() * affine.weight.outputs;
+        let of = |affine: &DecoderLinear| affine.weight.inputs() * affine.weight.outputs;
         let block = self.blocks.first().map_or(0, |b| of(&b.qkv) + of(&b.out) + of(&b.up) + of(&b.down));
         block * self.blocks.len() >= LARGE
     }
@@ -249,7 +249,7 @@ impl Decoder {
 }
 
 /// A map's matrix `[inputs, outputs]`, with its adapter worked in.
-fn merged<'a>(map: &LlamaMap<'a>, inputs: usize, scale: f32) -> Cow<'a, [f32]> {
+fn merged<'a>(map: &LinearWeights<'a>, inputs: usize, scale: f32) -> Cow<'a, [f32]> {
     let outputs = map.weight.len() / inputs;
     let weight: Cow<'a, [f32]> = match map.turned {
         true => {
@@ -265,7 +265,7 @@ fn merged<'a>(map: &LlamaMap<'a>, inputs: usize, scale: f32) -> Cow<'a, [f32]> {
     }
     let (rank, mut weight) = (map.a.len() / inputs, weight.into_owned());
     let (a, b) = (Matrix::rows(map.a, rank), Matrix::rows(map.b, outputs));
-    product([inputs, rank, outputs], &mut weight, outputs, Over::Add, a, b, scale);
+    product([inputs, rank, outputs], &mut weight, outputs, Accumulate::Add, a, b, scale);
     Cow::Owned(weight)
 }
 
@@ -290,7 +290,7 @@ impl Decoding<'_> {
     ///
     /// # Panics
     /// If the sequences grow past their capacity.
-    pub fn read(&mut self, ids: &[i32]) -> Vec<f32> {
+    pub fn forward(&mut self, ids: &[i32]) -> Vec<f32> {
         let model = self.decoder;
         let (d, epsilon, split) = (model.width, model.epsilon, self.split);
         let (sequences, start) = (self.left.len(), self.columns);
@@ -329,14 +329,14 @@ impl Decoding<'_> {
                     rows::rotate(&mut row[..q + kv], &cos[from..][..half], &sin[from..][..half], 1.0);
                 }
             }
-            self.remember(layer, &qkv, l);
-            self.attend(layer, &qkv, l, &mut mixed);
+            self.append_kv(layer, &qkv, l);
+            self.attention(layer, &qkv, l, &mut mixed);
             block.out.add(&mixed, &mut x, split);
 
             block.norm2.apply(&x, epsilon, &mut normed, &mut kept);
             block.up.write(&normed, &mut up, split);
             match model.mlp {
-                DecoderMlp::Plain(activation) => rows::bend(activation, &up, &mut bent),
+                DecoderMlp::Plain(activation) => rows::activation(activation, &up, &mut bent),
                 DecoderMlp::Gated => {
                     for (both, bent) in up.chunks_exact(wide).zip(bent.chunks_exact_mut(inner)) {
                         let (gate, up) = both.split_at(inner);
@@ -353,12 +353,12 @@ impl Decoding<'_> {
         let mut normed = vec![0f32; sequences * d];
         model.norm.apply(&last, epsilon, &mut normed, &mut kept[..2 * sequences]);
         let mut logits = vec![0f32; sequences * model.head.outputs];
-        model.head.product_on(&normed, &mut logits, Over::Write, split);
+        model.head.gemm_parallel(&normed, &mut logits, Accumulate::Write, split);
         logits
     }
 
     /// Takes some of the sequences in place of all, in any order; one may be taken several times.
-    pub fn take(&mut self, places: &[usize]) {
+    pub fn select_rows(&mut self, places: &[usize]) {
         let size = self.capacity * self.decoder.key_value_heads * self.decoder.head_width;
         let rising = places.windows(2).all(|pair| pair[0] < pair[1]);
         for cache in self.keys.iter_mut().chain(&mut self.values) {
@@ -375,7 +375,7 @@ impl Decoding<'_> {
     }
 
     /// Puts the new columns' keys and values into the cache.
-    fn remember(&mut self, layer: usize, qkv: &[f32], l: usize) {
+    fn append_kv(&mut self, layer: usize, qkv: &[f32], l: usize) {
         let (capacity, start) = (self.capacity, self.columns);
         let Decoder { heads, key_value_heads, head_width, .. } = *self.decoder;
         let (q, kv) = (heads * head_width, key_value_heads * head_width);
@@ -389,7 +389,7 @@ impl Decoding<'_> {
     }
 
     /// What each new column mixes from the columns up to itself, `[B, l, H·E]`.
-    fn attend(&self, layer: usize, qkv: &[f32], l: usize, mixed: &mut [f32]) {
+    fn attention(&self, layer: usize, qkv: &[f32], l: usize, mixed: &mut [f32]) {
         let capacity = self.capacity;
         let Decoder { heads, key_value_heads, head_width: e, .. } = *self.decoder;
         let (q, kv) = (heads * e, key_value_heads * e);
@@ -408,7 +408,7 @@ impl Decoding<'_> {
                 let query = &qkv[at * (q + 2 * kv) + head * e..][..e];
                 let keys = &keys[shared * e * capacity + left..];
                 let mixed = &mut mixed[head * e..][..e];
-                attend_one(query, keys, capacity, &values[left * kv + shared * e..], kv, weights, mixed);
+                attention_of_one(query, keys, capacity, &values[left * kv + shared * e..], kv, weights, mixed);
             }
         };
         let weights = || vec![0f32; self.columns + l];
@@ -422,9 +422,9 @@ impl Decoding<'_> {
     }
 }
 
-widest! {
+simd_dispatch! {
     /// One query on its keys `[E, capacity]` and values, rows `step` apart.
-    fn attend_one(
+    fn attention_of_one(
         query: &[f32],
         keys: &[f32],
         capacity: usize,
@@ -455,14 +455,14 @@ widest! {
     }
 }
 
-widest! {
+simd_dispatch! {
     /// Sums of neighbouring blocks of `block` numbers.
     pub fn sums_of_blocks(x: &[f32], block: usize) -> Vec<f64> {
         x.chunks(block).map(|block| f64::from(crate::simd::sum_of(block, |x| x))).collect()
     }
 }
 
-widest! {
+simd_dispatch! {
     /// `exp(logit − max)` of the tokens that are not hidden (0 of the others); returns the largest logit.
     pub fn softmax_weights(logits: &[f32], hidden: Option<&[bool]>, weights: &mut [f32]) -> f32 {
         let Some(hidden) = hidden else {

@@ -22,20 +22,21 @@ mod rows;
 mod simd;
 
 pub use block::{Activation, BlockGradient, BlockSaved, BlockShape, BlockWeights, block_backward, block_forward};
-pub use buffer::{Buffer, updated};
+pub use buffer::{PooledBuffer, pool_tick};
 pub use decoder::{
     Decoder, DecoderBlock, DecoderMlp, DecoderParts, DecoderPositions, Decoding, softmax_weights, sums_of_blocks,
 };
 pub use llama::{
-    LlamaGradient, LlamaMap, LlamaSaved, LlamaShape, LlamaWeights, MAPS, Place, llama_backward, llama_forward,
+    LinearWeights, LlamaGradient, LlamaSaved, LlamaShape, LlamaWeights, MAPS, RopeAndPadding, llama_backward,
+    llama_forward,
 };
-pub use logp::{Head, Logp, LogpGradient, logp_backward, logp_forward};
-pub use optimizer::{AdamW, adamw, squares};
+pub use logp::{LmHead, LogpForward, LogpGradient, logp_backward, logp_forward};
+pub use optimizer::{AdamWStep, adamw, squares};
 pub use rows::{layer_norm_forward as layer_norm, layer_norm_gradients as layer_norm_backward};
 
 /// The widest vectors that the kernels use on this machine.
 pub fn vectors() -> &'static str {
-    match simd::level() {
+    match simd::simd_level() {
         4 => "AVX-512",
         3 => "AVX2",
         _ => "none",

@@ -1,9 +1,9 @@
 //! A Llama block as one operation: `x₁ = x + attention(norm(x))`, `y = x₁ + mlp(norm(x₁))`, with RMS norms, rotary
 //! positions, grouped queries and a gated MLP, and with a low-rank adapter on each of its seven matrices where one is on.
 
-use crate::attention::{self, Heads};
-use crate::buffer::Buffer;
-use crate::matrix::{Matrix, Over, Packed, product};
+use crate::attention::{self, AttentionShape};
+use crate::buffer::PooledBuffer;
+use crate::matrix::{Accumulate, Matrix, Packed, product};
 use crate::rows;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -34,7 +34,7 @@ pub struct LlamaShape {
 
 /// A matrix `[inputs, outputs]`, and its adapter `[inputs, r]`, `[r, outputs]`, empty where none is on.
 #[derive(Debug, Clone, Copy)]
-pub struct LlamaMap<'a> {
+pub struct LinearWeights<'a> {
     pub weight: &'a [f32],
     /// Whether the matrix stands as `[outputs, inputs]`, as files have it.
     pub turned: bool,
@@ -42,7 +42,7 @@ pub struct LlamaMap<'a> {
     pub b: &'a [f32],
 }
 
-impl<'a> LlamaMap<'a> {
+impl<'a> LinearWeights<'a> {
     /// `[inputs, outputs]`, however it stands.
     pub(crate) fn matrix(self, [inputs, outputs]: [usize; 2]) -> Matrix<'a> {
         if self.turned { Matrix::rows(self.weight, inputs).t() } else { Matrix::rows(self.weight, outputs) }
@@ -57,12 +57,12 @@ pub const MAPS: usize = 7;
 pub struct LlamaWeights<'a> {
     /// Gains, `[D]` each.
     pub norms: [&'a [f32]; 2],
-    pub maps: [LlamaMap<'a>; MAPS],
+    pub maps: [LinearWeights<'a>; MAPS],
 }
 
 /// `cos` and `sin` of the rotary angles, `[context, E/2]` each, and the padding before each sequence.
 #[derive(Debug, Clone, Copy)]
-pub struct Place<'a> {
+pub struct RopeAndPadding<'a> {
     pub cos: &'a [f32],
     pub sin: &'a [f32],
     pub left: Option<&'a [usize]>,
@@ -72,16 +72,16 @@ pub struct Place<'a> {
 #[derive(Debug, Clone)]
 pub struct LlamaSaved {
     /// 1/rms of both norms' rows, `[N]` each.
-    kept: [Buffer; 2],
+    kept: [PooledBuffer; 2],
     /// Rotated queries, rotated keys, values, `[N, (H + 2G)·E]`.
-    qkv: Buffer,
+    qkv: PooledBuffer,
     /// What attention mixed, `[N, H·E]`.
-    mixed: Buffer,
+    mixed: PooledBuffer,
     /// After attention, `[N, D]`.
-    middle: Buffer,
+    middle: PooledBuffer,
     /// `[N, F]` each.
-    gate: Buffer,
-    up: Buffer,
+    gate: PooledBuffer,
+    up: PooledBuffer,
 }
 
 /// Gradients in the shapes of [`LlamaWeights`]; those of matrices that nobody asked for are empty.
@@ -99,9 +99,9 @@ const SHARD: usize = 128;
 const GROUPS: usize = 8;
 
 impl LlamaShape {
-    fn heads_of(self, left: usize) -> Heads {
+    fn heads_of(self, left: usize) -> AttentionShape {
         let Self { columns, heads, key_value_heads, head_width: width, .. } = self;
-        Heads { columns, heads, key_value_heads, width, left }
+        AttentionShape { columns, heads, key_value_heads, width, left }
     }
 
     /// Sequences of a shard.
@@ -115,28 +115,28 @@ impl LlamaShape {
     }
 
     /// Inputs and outputs of each map.
-    fn maps(self) -> [[usize; 2]; MAPS] {
+    fn linears(self) -> [[usize; 2]; MAPS] {
         let ([q, kv], d, f) = (self.widths(), self.width, self.inner);
         [[d, q], [d, kv], [d, kv], [q, d], [d, f], [d, f], [f, d]]
     }
 }
 
 /// A map ready for products one way: its matrix and its adapter's two.
-struct Ready {
+struct PackedLinear {
     weight: Packed,
     adapter: Option<(Packed, Packed)>,
 }
 
-impl Ready {
+impl PackedLinear {
     /// `x·W + scale·x·A·B`
-    fn forward(map: LlamaMap<'_>, sizes @ [inputs, outputs]: [usize; 2], rank: usize) -> Self {
+    fn linear_forward(map: LinearWeights<'_>, sizes @ [inputs, outputs]: [usize; 2], rank: usize) -> Self {
         let pack = |w: &[f32], inputs, outputs| Packed::new(Matrix::rows(w, outputs), inputs, outputs);
         let adapter = (rank > 0).then(|| (pack(map.a, inputs, rank), pack(map.b, rank, outputs)));
         Self { weight: Packed::new(map.matrix(sizes), inputs, outputs), adapter }
     }
 
     /// The same from outputs to inputs.
-    fn back(map: LlamaMap<'_>, sizes @ [inputs, outputs]: [usize; 2], rank: usize) -> Self {
+    fn linear_backward(map: LinearWeights<'_>, sizes @ [inputs, outputs]: [usize; 2], rank: usize) -> Self {
         let turn = |w: &[f32], inputs, outputs| Packed::new(Matrix::rows(w, outputs).t(), outputs, inputs);
         let adapter = (rank > 0).then(|| (turn(map.b, rank, outputs), turn(map.a, inputs, rank)));
         Self { weight: Packed::new(map.matrix(sizes).t(), outputs, inputs), adapter }
@@ -145,28 +145,43 @@ impl Ready {
     /// The map of `rows` rows into `y`, whose rows stand `y_step` apart. `low` takes what stands between the adapter's two
     /// matrices, `[rows, r]`, scaled.
     #[expect(clippy::too_many_arguments, reason = "what a map is made of")]
-    fn apply(&self, rows: usize, x: Matrix<'_>, y: &mut [f32], y_step: usize, over: Over, scale: f32, low: &mut [f32]) {
+    fn apply(
+        &self,
+        rows: usize,
+        x: Matrix<'_>,
+        y: &mut [f32],
+        y_step: usize,
+        over: Accumulate,
+        scale: f32,
+        low: &mut [f32],
+    ) {
         let (inputs, outputs) = (self.weight.inputs(), self.weight.outputs);
-        self.weight.part((rows, 0..inputs, outputs), x, y, y_step, over, 1.0);
+        self.weight.gemm_range((rows, 0..inputs, outputs), x, y, y_step, over, 1.0);
         if let Some((first, second)) = &self.adapter {
             let rank = first.outputs;
-            first.part((rows, 0..inputs, rank), x, low, rank, Over::Write, scale);
-            second.part((rows, 0..rank, outputs), Matrix::rows(low, rank), y, y_step, Over::Add, 1.0);
+            first.gemm_range((rows, 0..inputs, rank), x, low, rank, Accumulate::Write, scale);
+            second.gemm_range((rows, 0..rank, outputs), Matrix::rows(low, rank), y, y_step, Accumulate::Add, 1.0);
         }
     }
 }
 
 /// The block's output `[N, D]`, and what its backward pass needs, from `x` `[N, D]`.
-pub fn llama_forward(shape: LlamaShape, w: LlamaWeights<'_>, x: &[f32], place: Place<'_>) -> (Vec<f32>, LlamaSaved) {
+pub fn llama_forward(
+    shape: LlamaShape,
+    w: LlamaWeights<'_>,
+    x: &[f32],
+    place: RopeAndPadding<'_>,
+) -> (Vec<f32>, LlamaSaved) {
     let LlamaShape { columns, width: d, inner: f, rank, scale, .. } = shape;
     let ([q, kv], n) = (shape.widths(), shape.sequences * shape.columns);
     let row = q + 2 * kv;
     let mut y = vec![0f32; n * d];
-    let new = |width: usize| Buffer::new(n * width);
+    let new = |width: usize| PooledBuffer::new(n * width);
     let mut saved =
         LlamaSaved { kept: [new(1), new(1)], qkv: new(row), mixed: new(q), middle: new(d), gate: new(f), up: new(f) };
-    let mut maps = w.maps.into_iter().zip(shape.maps()).map(|(map, sizes)| Ready::forward(map, sizes, rank));
-    let maps: [Ready; MAPS] = std::array::from_fn(|_| maps.next().expect("seven maps"));
+    let mut maps =
+        w.maps.into_iter().zip(shape.linears()).map(|(map, sizes)| PackedLinear::linear_forward(map, sizes, rank));
+    let maps: [PackedLinear; MAPS] = std::array::from_fn(|_| maps.next().expect("seven maps"));
     let [to_q, to_k, to_v, to_out, to_gate, to_up, to_down] = &maps;
 
     let tokens = shape.shard() * columns;
@@ -179,14 +194,14 @@ pub fn llama_forward(shape: LlamaShape, w: LlamaWeights<'_>, x: &[f32], place: P
     (outer, kept, attended, wide).into_par_iter().enumerate().for_each(
         |(shard, ((x, y), (kept1, kept2), (qkv, mixed, middle), (gate, up)))| {
             let n = x.len() / d;
-            let (mut normed, mut low) = (Buffer::new(n * d), Buffer::new(n * rank));
+            let (mut normed, mut low) = (PooledBuffer::new(n * d), PooledBuffer::new(n * rank));
             // 1. x₁ = x + attention(norm(x))
             rows::rms_norm(x, w.norms[0], shape.epsilon, &mut normed, kept1);
             let from = Matrix::rows(&normed, d);
-            to_q.apply(n, from, qkv, row, Over::Write, scale, &mut low);
-            to_k.apply(n, from, &mut qkv[q..], row, Over::Write, scale, &mut low);
-            to_v.apply(n, from, &mut qkv[q + kv..], row, Over::Write, scale, &mut low);
-            let mut scratch = attention::Scratch::new(columns);
+            to_q.apply(n, from, qkv, row, Accumulate::Write, scale, &mut low);
+            to_k.apply(n, from, &mut qkv[q..], row, Accumulate::Write, scale, &mut low);
+            to_v.apply(n, from, &mut qkv[q + kv..], row, Accumulate::Write, scale, &mut low);
+            let mut scratch = attention::AttentionScratch::new(columns);
             let sequences = qkv.chunks_mut(columns * row).zip(mixed.chunks_mut(columns * q));
             for (at, (qkv, mixed)) in (shard * shape.shard()..).zip(sequences) {
                 let left = place.left.map_or(0, |left| left[at]);
@@ -194,17 +209,17 @@ pub fn llama_forward(shape: LlamaShape, w: LlamaWeights<'_>, x: &[f32], place: P
                 attention::forward(shape.heads_of(left), qkv, mixed, &mut scratch);
             }
             middle.copy_from_slice(x);
-            to_out.apply(n, Matrix::rows(mixed, q), middle, d, Over::Add, scale, &mut low);
+            to_out.apply(n, Matrix::rows(mixed, q), middle, d, Accumulate::Add, scale, &mut low);
 
             // 2. y = x₁ + mlp(norm(x₁))
             rows::rms_norm(middle, w.norms[1], shape.epsilon, &mut normed, kept2);
             let from = Matrix::rows(&normed, d);
-            to_gate.apply(n, from, gate, f, Over::Write, scale, &mut low);
-            to_up.apply(n, from, up, f, Over::Write, scale, &mut low);
-            let mut bent = Buffer::new(up.len());
+            to_gate.apply(n, from, gate, f, Accumulate::Write, scale, &mut low);
+            to_up.apply(n, from, up, f, Accumulate::Write, scale, &mut low);
+            let mut bent = PooledBuffer::new(up.len());
             rows::gated(gate, up, &mut bent);
             y.copy_from_slice(middle);
-            to_down.apply(n, Matrix::rows(&bent, f), y, d, Over::Add, scale, &mut low);
+            to_down.apply(n, Matrix::rows(&bent, f), y, d, Accumulate::Add, scale, &mut low);
         },
     );
     (y, saved)
@@ -217,14 +232,18 @@ pub fn llama_backward(
     w: LlamaWeights<'_>,
     x: &[f32],
     saved: &LlamaSaved,
-    place: Place<'_>,
+    place: RopeAndPadding<'_>,
     dy: &[f32],
     asked: [bool; MAPS],
 ) -> (Vec<f32>, LlamaGradient) {
     let (d, n) = (shape.width, shape.sequences * shape.columns);
-    let mut maps = w.maps.into_iter().zip(shape.maps()).map(|(map, sizes)| Ready::back(map, sizes, shape.rank));
-    let maps: [Ready; MAPS] = std::array::from_fn(|_| maps.next().expect("seven maps"));
-    let back = Back { shape, w, maps: &maps, x, saved, place, dy };
+    let mut maps = w
+        .maps
+        .into_iter()
+        .zip(shape.linears())
+        .map(|(map, sizes)| PackedLinear::linear_backward(map, sizes, shape.rank));
+    let maps: [PackedLinear; MAPS] = std::array::from_fn(|_| maps.next().expect("seven maps"));
+    let back = LlamaBackward { shape, w, maps: &maps, x, saved, place, dy };
     let mut dx = vec![0f32; n * d];
 
     // 1. Group by group, each shard after shard.
@@ -253,7 +272,7 @@ pub fn llama_backward(
 
 impl LlamaGradient {
     fn zeros(shape: LlamaShape, asked: [bool; MAPS]) -> Self {
-        let (maps, rank) = (shape.maps(), shape.rank);
+        let (maps, rank) = (shape.linears(), shape.rank);
         Self {
             norms: std::array::from_fn(|_| vec![0.0; shape.width]),
             weights: std::array::from_fn(|i| vec![0.0; if asked[i] { maps[i][0] * maps[i][1] } else { 0 }]),
@@ -273,17 +292,17 @@ impl LlamaGradient {
 }
 
 /// All that a backward pass reads.
-struct Back<'a> {
+struct LlamaBackward<'a> {
     shape: LlamaShape,
     w: LlamaWeights<'a>,
-    maps: &'a [Ready; MAPS],
+    maps: &'a [PackedLinear; MAPS],
     x: &'a [f32],
     saved: &'a LlamaSaved,
-    place: Place<'a>,
+    place: RopeAndPadding<'a>,
     dy: &'a [f32],
 }
 
-impl Back<'_> {
+impl LlamaBackward<'_> {
     /// Some tokens: `dx` is written, the parameters' gradients are added to.
     fn shard(&self, tokens: Range<usize>, dx: &mut [f32], g: &mut LlamaGradient) {
         let Self { shape, w, maps, saved, .. } = self;
@@ -295,10 +314,10 @@ impl Back<'_> {
         let (kept1, kept2) = (&saved.kept[0][of(1)], &saved.kept[1][of(1)]);
         let (qkv, mixed, middle) = (&saved.qkv[of(row)], &saved.mixed[of(q)], &saved.middle[of(d)]);
         let (gate, up) = (&saved.gate[of(f)], &saved.up[of(f)]);
-        let new = |width: usize| Buffer::new(n * width);
+        let new = |width: usize| PooledBuffer::new(n * width);
         let (mut normed, mut wide, mut low, mut other_low) = (new(d), new(d), new(rank), new(rank));
-        let mut through = |map: usize, x: Matrix<'_>, dy: Matrix<'_>, d_input: &mut [f32], over: Over| {
-            let step = shape.maps()[map][0];
+        let mut through = |map: usize, x: Matrix<'_>, dy: Matrix<'_>, d_input: &mut [f32], over: Accumulate| {
+            let step = shape.linears()[map][0];
             maps[map].apply(n, dy, d_input, step, over, shape.scale, &mut low);
             self.parameters(map, n, x, dy, &low, &mut other_low, g);
         };
@@ -307,11 +326,11 @@ impl Back<'_> {
         let (mut d_gate, mut d_up, mut bent) = (new(f), new(f), new(f));
         rows::gated(gate, up, &mut bent);
         let mut d_bent = new(f);
-        through(6, Matrix::rows(&bent, f), Matrix::rows(dy, d), &mut d_bent, Over::Write);
+        through(6, Matrix::rows(&bent, f), Matrix::rows(dy, d), &mut d_bent, Accumulate::Write);
         rows::gated_backward(gate, up, &d_bent, &mut d_gate, &mut d_up);
         rows::rms_normed(middle, kept2, w.norms[1], &mut normed);
-        through(4, Matrix::rows(&normed, d), Matrix::rows(&d_gate, f), &mut wide, Over::Write);
-        through(5, Matrix::rows(&normed, d), Matrix::rows(&d_up, f), &mut wide, Over::Add);
+        through(4, Matrix::rows(&normed, d), Matrix::rows(&d_gate, f), &mut wide, Accumulate::Write);
+        through(5, Matrix::rows(&normed, d), Matrix::rows(&d_up, f), &mut wide, Accumulate::Add);
         let mut d_middle = new(d);
         d_middle.copy_from_slice(dy);
         let mut norm_gains = [vec![0f32; d], vec![0f32; d]];
@@ -319,8 +338,8 @@ impl Back<'_> {
 
         // 2. Attention: dx, which takes the residual's gradient too.
         let mut d_mixed = new(q);
-        through(3, Matrix::rows(mixed, q), Matrix::rows(&d_middle, d), &mut d_mixed, Over::Write);
-        let (mut d_qkv, mut scratch) = (new(row), attention::Scratch::new(columns));
+        through(3, Matrix::rows(mixed, q), Matrix::rows(&d_middle, d), &mut d_mixed, Accumulate::Write);
+        let (mut d_qkv, mut scratch) = (new(row), attention::AttentionScratch::new(columns));
         let sequences = qkv.chunks(columns * row).zip(d_mixed.chunks(columns * q)).zip(d_qkv.chunks_mut(columns * row));
         for (at, ((qkv, d_mixed), d_qkv)) in (tokens.start / columns..).zip(sequences) {
             let left = self.place.left.map_or(0, |left| left[at]);
@@ -328,7 +347,7 @@ impl Back<'_> {
             rotate(*shape, d_qkv, self.place, left, -1.0);
         }
         rows::rms_normed(x, kept1, w.norms[0], &mut normed);
-        for (map, from, over) in [(0, 0, Over::Write), (1, q, Over::Add), (2, q + kv, Over::Add)] {
+        for (map, from, over) in [(0, 0, Accumulate::Write), (1, q, Accumulate::Add), (2, q + kv, Accumulate::Add)] {
             through(map, Matrix::rows(&normed, d), Matrix::rows(&d_qkv[from..], row), &mut wide, over);
         }
         dx.copy_from_slice(&d_middle);
@@ -348,22 +367,30 @@ impl Back<'_> {
         low: &mut [f32],
         g: &mut LlamaGradient,
     ) {
-        let [inputs, outputs] = self.shape.maps()[map];
+        let [inputs, outputs] = self.shape.linears()[map];
         let LlamaShape { rank, scale, .. } = self.shape;
         if !g.weights[map].is_empty() {
-            product([inputs, n, outputs], &mut g.weights[map], outputs, Over::Add, x.t(), dy, 1.0);
+            product([inputs, n, outputs], &mut g.weights[map], outputs, Accumulate::Add, x.t(), dy, 1.0);
         }
         if rank > 0 {
-            product([inputs, n, rank], &mut g.a[map], rank, Over::Add, x.t(), Matrix::rows(d_low, rank), 1.0);
+            product([inputs, n, rank], &mut g.a[map], rank, Accumulate::Add, x.t(), Matrix::rows(d_low, rank), 1.0);
             let a = Matrix::rows(self.w.maps[map].a, rank);
-            product([n, inputs, rank], low, rank, Over::Write, x, a, 1.0);
-            product([rank, n, outputs], &mut g.b[map], outputs, Over::Add, Matrix::rows(low, rank).t(), dy, scale);
+            product([n, inputs, rank], low, rank, Accumulate::Write, x, a, 1.0);
+            product(
+                [rank, n, outputs],
+                &mut g.b[map],
+                outputs,
+                Accumulate::Add,
+                Matrix::rows(low, rank).t(),
+                dy,
+                scale,
+            );
         }
     }
 }
 
 /// Turns queries and keys of one sequence by their rotary angles, `sign` 1, or back, −1.
-fn rotate(shape: LlamaShape, qkv: &mut [f32], place: Place<'_>, left: usize, sign: f32) {
+fn rotate(shape: LlamaShape, qkv: &mut [f32], place: RopeAndPadding<'_>, left: usize, sign: f32) {
     let ([q, kv], half) = (shape.widths(), shape.head_width / 2);
     for (column, row) in qkv.chunks_exact_mut(q + 2 * kv).enumerate() {
         let position = column.saturating_sub(left);

@@ -1,15 +1,15 @@
 //! Log-probs of chosen tokens straight from hidden states. No `[N, V]` matrix is kept: the forward pass works on a few
 //! rows at a time, the backward pass makes each panel of logits again.
 
-use crate::buffer::Buffer;
-use crate::matrix::{Matrix, Over, Packed, product};
+use crate::buffer::PooledBuffer;
+use crate::matrix::{Accumulate, Matrix, Packed, product};
 use crate::rows;
-use crate::simd::{exp, max_of, sum_of, widest};
+use crate::simd::{exp, max_of, simd_dispatch, sum_of};
 use rayon::prelude::*;
 
 /// The matrix that reads hidden states out.
 #[derive(Debug, Clone, Copy)]
-pub struct Head<'a> {
+pub struct LmHead<'a> {
     pub weight: &'a [f32],
     pub vocabulary: usize,
     /// Whether the weight is an embedding `[V, D]` (a tied head) or `[D, V]`.
@@ -20,7 +20,7 @@ pub struct Head<'a> {
 
 /// What the forward pass gives.
 #[derive(Debug, Clone)]
-pub struct Logp {
+pub struct LogpForward {
     /// Of the targets, `[N]`.
     pub logp: Vec<f32>,
     /// `log Σ exp(logit)`, `[N]`: all that the backward pass needs.
@@ -45,7 +45,7 @@ const CHUNK: usize = 4096;
 /// Groups of panels in the backward pass; each sums its own gradient of the states.
 const GROUPS: usize = 4;
 
-impl<'a> Head<'a> {
+impl<'a> LmHead<'a> {
     /// Columns `from..` of the matrix `[D, V]`.
     fn matrix(self, d: usize, from: usize) -> Matrix<'a> {
         if self.tied {
@@ -58,18 +58,18 @@ impl<'a> Head<'a> {
     /// Logits of some rows on columns `from..from + width`, which `packed` holds, hidden ones at −1e30.
     fn logits(self, packed: &Packed, states: &[f32], first_row: usize, from: usize, logits: &mut [f32]) {
         let width = packed.outputs;
-        packed.product(states, logits, Over::Write);
+        packed.product(states, logits, Accumulate::Write);
         let Some(hidden) = self.hidden else { return };
         let columns = hidden.len() / self.vocabulary;
         for (i, row) in logits.chunks_exact_mut(width).enumerate() {
             let hidden = &hidden[(first_row + i) % columns * self.vocabulary + from..][..width];
-            hide(hidden, row);
+            mask_tokens(hidden, row);
         }
     }
 }
 
 /// Log-probs of `targets` `[N]` after states `[N, D]`.
-pub fn logp_forward(head: Head<'_>, states: &[f32], targets: &[i32]) -> Logp {
+pub fn logp_forward(head: LmHead<'_>, states: &[f32], targets: &[i32]) -> LogpForward {
     let (n, v) = (targets.len(), head.vocabulary);
     let d = states.len() / n.max(1);
     let mut logp = vec![0f32; n];
@@ -80,7 +80,7 @@ pub fn logp_forward(head: Head<'_>, states: &[f32], targets: &[i32]) -> Logp {
         let panels: Vec<(usize, Packed)> = starts.par_iter().map(panel).collect();
         let rows = logp.par_chunks_mut(ROWS).zip(sums.par_chunks_mut(ROWS)).zip(targets.par_chunks(ROWS)).enumerate();
         rows.for_each(|(block, ((logp, sums), targets))| {
-            let mut logits = Buffer::new(ROWS * PANEL);
+            let mut logits = PooledBuffer::new(ROWS * PANEL);
             let first = block * ROWS;
             let states = &states[first * d..(first + targets.len()) * d];
             for (from, packed) in &panels {
@@ -99,12 +99,12 @@ pub fn logp_forward(head: Head<'_>, states: &[f32], targets: &[i32]) -> Logp {
     }
     let log_z: Vec<f32> = sums.iter().map(|[max, sum]| max + sum.ln()).collect();
     logp.iter_mut().zip(&log_z).for_each(|(logp, log_z)| *logp -= log_z);
-    Logp { logp, log_z }
+    LogpForward { logp, log_z }
 }
 
 /// The gradient of the states, and of the weight if asked, from that of the log-probs `[N]`.
 pub fn logp_backward(
-    head: Head<'_>,
+    head: LmHead<'_>,
     states: &[f32],
     targets: &[i32],
     log_z: &[f32],
@@ -121,13 +121,13 @@ pub fn logp_backward(
         false => panels.chunks(group).map(|_| <&mut [f32]>::default()).collect(),
     };
     // each group: its panels of the weight's gradient, and its part of the states'
-    let parts: Vec<Buffer> = panels
+    let parts: Vec<PooledBuffer> = panels
         .par_chunks(group)
         .zip(weights)
         .map(|(panels, mut weight)| {
-            let mut d_states = Buffer::new(n * d);
+            let mut d_states = PooledBuffer::new(n * d);
             d_states.fill(0.0);
-            let mut logits = Buffer::new(ROWS * PANEL);
+            let mut logits = PooledBuffer::new(ROWS * PANEL);
             for &from in panels {
                 let width = PANEL.min(v - from);
                 let read_out = Packed::new(head.matrix(d, from), d, width);
@@ -147,10 +147,10 @@ pub fn logp_backward(
                     }
                     let logits = Matrix::rows(logits, width);
                     let d_states = &mut d_states[first * d..];
-                    back.part((count, 0..width, d), logits, d_states, d, Over::Add, 1.0);
+                    back.gemm_range((count, 0..width, d), logits, d_states, d, Accumulate::Add, 1.0);
                     if weight_too {
                         let states = Matrix::rows(states, d);
-                        product([width, count, d], d_weight, d, Over::Add, logits.t(), states, 1.0);
+                        product([width, count, d], d_weight, d, Accumulate::Add, logits.t(), states, 1.0);
                     }
                 }
             }
@@ -176,14 +176,14 @@ fn transposed(x: &[f32], v: usize, d: usize) -> Vec<f32> {
     out
 }
 
-widest! {
+simd_dispatch! {
     /// Hidden tokens' logits become −1e30.
-    fn hide(hidden: &[bool], row: &mut [f32]) {
+    fn mask_tokens(hidden: &[bool], row: &mut [f32]) {
         row.iter_mut().zip(hidden).for_each(|(x, hidden)| *x = if *hidden { -1e30 } else { *x });
     }
 }
 
-widest! {
+simd_dispatch! {
     /// A largest number m and `Σ exp(x − m)`, a row of numbers later. Milakov & Gimelshein 2018, alg. 3.
     fn add_exp(row: &[f32], sum: [f32; 2]) -> [f32; 2] {
         let [before, sum] = sum;
@@ -192,7 +192,7 @@ widest! {
     }
 }
 
-widest! {
+simd_dispatch! {
     /// Rows of logits become `−gradient·softmax`.
     fn softmax_gradient(logits: &mut [f32], width: usize, log_z: &[f32], gradient: &[f32]) {
         for ((row, log_z), gradient) in logits.chunks_exact_mut(width).zip(log_z).zip(gradient) {

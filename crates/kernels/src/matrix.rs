@@ -4,8 +4,8 @@
 //! With AVX-512 a tile of eight rows and 32 columns is summed in registers; elsewhere the compiler makes what it can of
 //! plain loops. Every entry is summed in the order of the inputs whatever rows stand beside it.
 
-use crate::buffer::Buffer;
-use crate::simd::widest;
+use crate::buffer::PooledBuffer;
+use crate::simd::simd_dispatch;
 use rayon::prelude::*;
 use std::ops::Range;
 
@@ -48,7 +48,7 @@ const ALONE: usize = 1 << 15;
 
 /// What becomes of the numbers that a product's result is written over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Over {
+pub enum Accumulate {
     /// They are added to.
     Add,
     /// They are not read.
@@ -58,7 +58,7 @@ pub enum Over {
 /// A matrix `[K, N]` cut into panels of columns, each contiguous.
 #[derive(Debug, Clone)]
 pub struct Packed {
-    panels: Buffer,
+    panels: PooledBuffer,
     inputs: usize,
     pub outputs: usize,
 }
@@ -79,7 +79,7 @@ impl Packed {
 
     /// To be filled.
     pub fn empty() -> Self {
-        Self { panels: Buffer::new(0), inputs: 0, outputs: 0 }
+        Self { panels: PooledBuffer::new(0), inputs: 0, outputs: 0 }
     }
 
     /// Holds this matrix from now on, in the memory of the last where that is enough.
@@ -91,7 +91,7 @@ impl Packed {
         (self.inputs, self.outputs) = (inputs, outputs);
         let size = inputs * outputs.next_multiple_of(PANEL);
         if self.panels.len() < size {
-            self.panels = Buffer::new(size);
+            self.panels = PooledBuffer::new(size);
         }
         let pack = |(panel, to): (usize, &mut [f32])| {
             let first = panel * PANEL;
@@ -109,13 +109,13 @@ impl Packed {
     ///
     /// # Panics
     /// If a slice is too short for its shape.
-    pub fn part(
+    pub fn gemm_range(
         &self,
         (rows, inputs, columns): (usize, Range<usize>, usize),
         x: Matrix<'_>,
         y: &mut [f32],
         y_step: usize,
-        over: Over,
+        over: Accumulate,
         scale: f32,
     ) {
         if rows == 0 || columns == 0 {
@@ -123,35 +123,42 @@ impl Packed {
         }
         let fits = (rows - 1) * y_step + columns <= y.len() && y_step >= columns && columns <= self.outputs;
         assert!(x.holds(rows, inputs.len()) && inputs.end <= self.inputs && fits, "a slice is too short");
-        if inputs.is_empty() && over == Over::Write {
+        if inputs.is_empty() && over == Accumulate::Write {
             y.chunks_mut(y_step).take(rows).for_each(|row| row[..columns].fill(0.0));
         }
         panels_product(&self.panels, self.inputs, (rows, inputs, columns), x, y, y_step, over, scale);
     }
 
     /// `y (+)= x·w` of rows that stand one after another.
-    pub fn product(&self, x: &[f32], y: &mut [f32], over: Over) {
-        self.product_on(x, y, over, false);
+    pub fn product(&self, x: &[f32], y: &mut [f32], over: Accumulate) {
+        self.gemm_parallel(x, y, over, false);
     }
 
     /// The same on this thread or, `split`, with the columns shared among all; which of both changes no number.
-    pub fn product_on(&self, x: &[f32], y: &mut [f32], over: Over, split: bool) {
+    pub fn gemm_parallel(&self, x: &[f32], y: &mut [f32], over: Accumulate, split: bool) {
         let rows = y.len() / self.outputs.max(1);
         let threads = rayon::current_num_threads();
         if !split || threads == 1 || self.outputs < 2 * PANEL {
-            self.part((rows, 0..self.inputs, self.outputs), Matrix::rows(x, self.inputs), y, self.outputs, over, 1.0);
+            self.gemm_range(
+                (rows, 0..self.inputs, self.outputs),
+                Matrix::rows(x, self.inputs),
+                y,
+                self.outputs,
+                over,
+                1.0,
+            );
             return;
         }
         let panels = self.outputs.div_ceil(PANEL).div_ceil(threads);
         let size = panels * PANEL * self.inputs;
         let before = &*y;
-        let parts: Vec<(usize, usize, Buffer)> = (0..self.outputs.div_ceil(panels * PANEL))
+        let parts: Vec<(usize, usize, PooledBuffer)> = (0..self.outputs.div_ceil(panels * PANEL))
             .into_par_iter()
             .map(|part| {
                 let first = part * panels * PANEL;
                 let columns = (panels * PANEL).min(self.outputs - first);
-                let mut out = Buffer::new(rows * columns);
-                if over == Over::Add {
+                let mut out = PooledBuffer::new(rows * columns);
+                if over == Accumulate::Add {
                     let from = before.chunks_exact(self.outputs).zip(out.chunks_exact_mut(columns));
                     from.for_each(|(y, out)| out.copy_from_slice(&y[first..][..columns]));
                 }
@@ -192,30 +199,35 @@ fn panels_product(
     x: Matrix<'_>,
     y: &mut [f32],
     y_step: usize,
-    over: Over,
+    over: Accumulate,
     scale: f32,
 ) {
-    let mut on = |(panel, w): (usize, &[f32]), from: usize, left: Left<'_>, next: usize| {
+    let mut on = |(panel, w): (usize, &[f32]), from: usize, left: LhsTiles<'_>, next: usize| {
         let (depth, first) = (DEPTH.min(inputs.end - from), panel * PANEL);
-        let over = if from == inputs.start { over } else { Over::Add };
-        let right = Right { values: &w[from * PANEL..(from + depth) * PANEL], step: PANEL, next };
+        let over = if from == inputs.start { over } else { Accumulate::Add };
+        let right = RhsPanel { values: &w[from * PANEL..(from + depth) * PANEL], step: PANEL, next };
         panel_product([rows, depth, PANEL.min(columns - first)], left, right, &mut y[first..], y_step, over, scale);
     };
-    let mut scratch: Scratch = None;
+    let mut scratch: PackBuffer = None;
     let panels = panels.chunks_exact(k * PANEL).take(columns.div_ceil(PANEL)).enumerate();
     if rows <= FEW && x.column_step == 1 {
         // few rows wait for memory, which gives most where it is read from one end to the other
         for panel in panels {
             for from in inputs.clone().step_by(DEPTH) {
                 let depth = DEPTH.min(inputs.end - from);
-                on(panel, from, Left::new(x, from - inputs.start, [rows, depth], columns, &mut scratch), depth * PANEL);
+                on(
+                    panel,
+                    from,
+                    LhsTiles::new(x, from - inputs.start, [rows, depth], columns, &mut scratch),
+                    depth * PANEL,
+                );
             }
         }
         return;
     }
     for from in inputs.clone().step_by(DEPTH) {
         let depth = DEPTH.min(inputs.end - from);
-        let left = Left::new(x, from - inputs.start, [rows, depth], columns, &mut scratch);
+        let left = LhsTiles::new(x, from - inputs.start, [rows, depth], columns, &mut scratch);
         panels.clone().for_each(|panel| on(panel, from, left, k * PANEL));
     }
 }
@@ -228,7 +240,7 @@ pub fn product(
     [m, k, n]: [usize; 3],
     c: &mut [f32],
     c_step: usize,
-    over: Over,
+    over: Accumulate,
     a: Matrix<'_>,
     b: Matrix<'_>,
     scale: f32,
@@ -237,23 +249,23 @@ pub fn product(
         return;
     }
     assert!(a.holds(m, k) && b.holds(k, n) && (m - 1) * c_step + n <= c.len() && c_step >= n, "a slice is too short");
-    if k == 0 && over == Over::Write {
+    if k == 0 && over == Accumulate::Write {
         c.chunks_mut(c_step).take(m).for_each(|row| row[..n].fill(0.0));
     }
-    let (mut scratch, mut panel): (Scratch, _) = (None, Buffer::new(DEPTH * PANEL));
+    let (mut scratch, mut panel): (PackBuffer, _) = (None, PooledBuffer::new(DEPTH * PANEL));
     for from in (0..k).step_by(DEPTH) {
         let depth = DEPTH.min(k - from);
-        let over = if from == 0 { over } else { Over::Add };
-        let left = Left::new(a, from, [m, depth], n, &mut scratch);
+        let over = if from == 0 { over } else { Accumulate::Add };
+        let left = LhsTiles::new(a, from, [m, depth], n, &mut scratch);
         for first in (0..n).step_by(PANEL) {
             let width = PANEL.min(n - first);
             // few rows read a panel where it stands; more of them share a copy that stays in the first cache
             let right = if m <= FEW && b.column_step == 1 && width == PANEL {
-                Right { values: &b.values[from * b.row_step + first..], step: b.row_step, next: 0 }
+                RhsPanel { values: &b.values[from * b.row_step + first..], step: b.row_step, next: 0 }
             } else {
                 let here = Matrix { values: &b.values[from * b.row_step..], ..b };
                 pack_panel(here, first, width, panel[..depth * PANEL].as_chunks_mut().0);
-                Right { values: &panel[..depth * PANEL], step: PANEL, next: 0 }
+                RhsPanel { values: &panel[..depth * PANEL], step: PANEL, next: 0 }
             };
             panel_product([m, depth, width], left, right, &mut c[first..], c_step, over, scale);
         }
@@ -263,7 +275,7 @@ pub fn product(
 /// Rows of a left side, tile by tile: where an entry stands is `row / ROWS · tile_step + row % ROWS · row_step +
 /// input · input_step`.
 #[derive(Debug, Clone, Copy)]
-struct Left<'a> {
+struct LhsTiles<'a> {
     values: &'a [f32],
     tile_step: usize,
     row_step: usize,
@@ -272,7 +284,7 @@ struct Left<'a> {
 
 /// A panel: rows of 32 numbers, `step` apart.
 #[derive(Debug, Clone, Copy)]
-struct Right<'a> {
+struct RhsPanel<'a> {
     values: &'a [f32],
     step: usize,
     /// How far on the panel begins that will be read next: it comes from memory while this one is worked on. 0: there is none.
@@ -280,18 +292,18 @@ struct Right<'a> {
 }
 
 /// Where a left side is packed, made when it is needed.
-type Scratch = Option<Buffer>;
+type PackBuffer = Option<PooledBuffer>;
 
-impl<'a> Left<'a> {
+impl<'a> LhsTiles<'a> {
     /// Inputs `from..` of a matrix. A transposed one is copied tile by tile where many columns will read it: its entries
     /// stand so far apart that the first cache cannot hold them.
-    fn new(x: Matrix<'a>, from: usize, [rows, depth]: [usize; 2], columns: usize, scratch: &'a mut Scratch) -> Self {
+    fn new(x: Matrix<'a>, from: usize, [rows, depth]: [usize; 2], columns: usize, scratch: &'a mut PackBuffer) -> Self {
         let values = &x.values[from * x.column_step..];
         if x.row_step != 1 || x.column_step == 1 || depth * columns <= DEPTH * PANEL / 2 {
             return Self { values, tile_step: ROWS * x.row_step, row_step: x.row_step, input_step: x.column_step };
         }
         let (tiles, tile_step) = (rows.div_ceil(ROWS), ROWS * depth + APART);
-        let packed = scratch.get_or_insert_with(|| Buffer::new(tiles * (ROWS * DEPTH + APART)));
+        let packed = scratch.get_or_insert_with(|| PooledBuffer::new(tiles * (ROWS * DEPTH + APART)));
         for input in 0..depth {
             let row = &values[input * x.column_step..][..rows];
             let mut at = input * ROWS;
@@ -333,11 +345,11 @@ fn pack_panel(from: Matrix<'_>, first: usize, width: usize, to: &mut [[f32; PANE
         to.as_flattened_mut().fill(0.0);
     }
     #[cfg(target_arch = "x86_64")]
-    let turned = if from.row_step == 1 && width == PANEL && crate::simd::level() == 4 {
+    let turned = if from.row_step == 1 && width == PANEL && crate::simd::simd_level() == 4 {
         #[expect(unsafe_code, reason = "`level` asked the processor for AVX-512")]
         // SAFETY: as the reason says.
         unsafe {
-            v4::turn(&from.values[first * from.column_step..], from.column_step, to)
+            v4::transpose_block(&from.values[first * from.column_step..], from.column_step, to)
         }
     } else {
         0
@@ -354,17 +366,17 @@ fn pack_panel(from: Matrix<'_>, first: usize, width: usize, to: &mut [[f32; PANE
 /// All rows on one panel, of which `width` columns are wanted.
 fn panel_product(
     [rows, depth, width]: [usize; 3],
-    x: Left<'_>,
-    w: Right<'_>,
+    x: LhsTiles<'_>,
+    w: RhsPanel<'_>,
     y: &mut [f32],
     y_step: usize,
-    over: Over,
+    over: Accumulate,
     scale: f32,
 ) {
     let right_holds = depth == 0 || (depth - 1) * w.step + PANEL <= w.values.len();
     assert!(x.holds(rows, depth) && right_holds && (rows - 1) * y_step + width <= y.len() && width <= PANEL);
     #[cfg(target_arch = "x86_64")]
-    if crate::simd::level() == 4 {
+    if crate::simd::simd_level() == 4 {
         #[expect(unsafe_code, reason = "the tiles take pointers, and AVX-512")]
         // SAFETY: every entry that a tile touches lies within its slice, as asserted; `level` asked the processor.
         unsafe {
@@ -373,7 +385,7 @@ fn panel_product(
         return;
     }
     #[cfg(target_arch = "x86_64")]
-    if crate::simd::level() == 3 {
+    if crate::simd::simd_level() == 3 {
         #[expect(unsafe_code, reason = "the tiles take pointers, and AVX2")]
         // SAFETY: as above.
         unsafe {
@@ -384,20 +396,20 @@ fn panel_product(
     plain_panel([rows, depth, width], x, w, y, y_step, over, scale);
 }
 
-widest! {
+simd_dispatch! {
     /// As [`panel_product`], on any processor: two rows at a time, which fill the registers of AVX2.
     fn plain_panel(
         shape: [usize; 3],
-        x: Left<'_>,
-        w: Right<'_>,
+        x: LhsTiles<'_>,
+        w: RhsPanel<'_>,
         y: &mut [f32],
         y_step: usize,
-        over: Over,
+        over: Accumulate,
         scale: f32,
     ) {
         let [rows, depth, width] = shape;
         let start = |row: usize| row / ROWS * x.tile_step + row % ROWS * x.row_step;
-        let fused = cfg!(not(target_arch = "x86_64")) || crate::simd::level() >= 3;
+        let fused = cfg!(not(target_arch = "x86_64")) || crate::simd::simd_level() >= 3;
         let mut row = 0;
         while row < rows {
             let count = 2.min(rows - row);
@@ -405,7 +417,7 @@ widest! {
             let sums = if fused { two_rows::<true>(depth, x, starts, w) } else { two_rows::<false>(depth, x, starts, w) };
             for (i, sums) in sums.iter().take(count).enumerate() {
                 for (y, sum) in y[(row + i) * y_step..][..width].iter_mut().zip(sums) {
-                    *y = if over == Over::Add { *y + sum * scale } else { sum * scale };
+                    *y = if over == Accumulate::Add { *y + sum * scale } else { sum * scale };
                 }
             }
             row += count;
@@ -415,7 +427,12 @@ widest! {
 
 /// The sums of two rows on a panel; without an instruction for it, `mul_add` would be a call.
 #[inline(always)]
-fn two_rows<const FUSED: bool>(depth: usize, x: Left<'_>, starts: [usize; 2], w: Right<'_>) -> [[f32; PANEL]; 2] {
+fn two_rows<const FUSED: bool>(
+    depth: usize,
+    x: LhsTiles<'_>,
+    starts: [usize; 2],
+    w: RhsPanel<'_>,
+) -> [[f32; PANEL]; 2] {
     let mut sums = [[0f32; PANEL]; 2];
     for k in 0..depth {
         let w = &w.values[k * w.step..][..PANEL];
@@ -434,7 +451,7 @@ fn two_rows<const FUSED: bool>(depth: usize, x: Left<'_>, starts: [usize; 2], w:
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "loads and stores of whole registers")]
 mod v3 {
-    use super::{Left, Over, PANEL, ROWS, Right};
+    use super::{Accumulate, LhsTiles, PANEL, ROWS, RhsPanel};
     use std::arch::x86_64::{
         _MM_HINT_T1, _mm_prefetch, _mm256_broadcast_ss, _mm256_fmadd_ps, _mm256_loadu_ps, _mm256_mul_ps,
         _mm256_set1_ps, _mm256_setzero_ps, _mm256_storeu_ps,
@@ -449,11 +466,11 @@ mod v3 {
     #[target_feature(enable = "avx2,fma")]
     pub unsafe fn panel(
         [rows, depth, width]: [usize; 3],
-        x: Left<'_>,
-        w: Right<'_>,
+        x: LhsTiles<'_>,
+        w: RhsPanel<'_>,
         y: &mut [f32],
         y_step: usize,
-        over: Over,
+        over: Accumulate,
         scale: f32,
     ) {
         let how = How { depth, input_step: x.input_step, w_step: w.step, over, scale };
@@ -468,8 +485,8 @@ mod v3 {
                 let y = y.as_mut_ptr().wrapping_add(row * y_step + first);
                 // each tile asks for its share of the next panel, evenly: memory has as long for it as the products take
                 let share = (first / HALF * tiles + i) * depth * HALF / tiles;
-                let ahead = Ahead { at: w.values.as_ptr().wrapping_add(w.next + share), step: HALF.div_ceil(tiles) };
-                let at = At { y, y_step, columns };
+                let ahead = Prefetch { at: w.values.as_ptr().wrapping_add(w.next + share), step: HALF.div_ceil(tiles) };
+                let at = OutTile { y, y_step, columns };
                 // SAFETY: the caller's: `count` rows from `row` on are there.
                 unsafe {
                     match tall.min(rows - row) {
@@ -487,7 +504,7 @@ mod v3 {
 
     /// Where a tile's sums go.
     #[derive(Clone, Copy)]
-    struct At {
+    struct OutTile {
         y: *mut f32,
         y_step: usize,
         columns: usize,
@@ -495,7 +512,7 @@ mod v3 {
 
     /// What is asked of memory beforehand, a line an input.
     #[derive(Clone, Copy)]
-    struct Ahead {
+    struct Prefetch {
         at: *const f32,
         step: usize,
     }
@@ -506,15 +523,15 @@ mod v3 {
         depth: usize,
         input_step: usize,
         w_step: usize,
-        over: Over,
+        over: Accumulate,
         scale: f32,
     }
 
     /// Rows that begin at `x`, on half a panel at `w`.
     #[target_feature(enable = "avx2,fma")]
     #[inline]
-    unsafe fn tile<const M: usize>(x: [*const f32; M], w: *const f32, ahead: Ahead, to: At, how: How) {
-        let At { y, y_step, columns } = to;
+    unsafe fn tile<const M: usize>(x: [*const f32; M], w: *const f32, ahead: Prefetch, to: OutTile, how: How) {
+        let OutTile { y, y_step, columns } = to;
         let mut sums = [[_mm256_setzero_ps(); 2]; M];
         let (mut at, mut w, mut ahead_at) = (0, w, ahead.at);
         for _ in 0..how.depth {
@@ -539,15 +556,15 @@ mod v3 {
             // SAFETY: the caller's; of a row no more than `columns` numbers are read and written.
             unsafe {
                 let whole = columns == HALF;
-                if !whole && how.over == Over::Add {
+                if !whole && how.over == Accumulate::Add {
                     std::ptr::copy_nonoverlapping(row, own.as_mut_ptr(), columns);
                 }
                 let to = if whole { row } else { own.as_mut_ptr() };
                 for (half, sum) in sums.iter().enumerate() {
                     let to = to.add(8 * half);
                     let sum = match how.over {
-                        Over::Add => _mm256_fmadd_ps(*sum, scale, _mm256_loadu_ps(to)),
-                        Over::Write => _mm256_mul_ps(*sum, scale),
+                        Accumulate::Add => _mm256_fmadd_ps(*sum, scale, _mm256_loadu_ps(to)),
+                        Accumulate::Write => _mm256_mul_ps(*sum, scale),
                     };
                     _mm256_storeu_ps(to, sum);
                 }
@@ -563,7 +580,7 @@ mod v3 {
 #[cfg(target_arch = "x86_64")]
 #[expect(unsafe_code, reason = "loads and stores of whole registers")]
 mod v4 {
-    use super::{Left, Over, PANEL, ROWS, Right};
+    use super::{Accumulate, LhsTiles, PANEL, ROWS, RhsPanel};
     use std::arch::x86_64::{
         __m512, _mm512_castpd_ps, _mm512_castps_pd, _mm512_fmadd_ps, _mm512_loadu_ps, _mm512_mask_storeu_ps,
         _mm512_maskz_loadu_ps, _mm512_mul_ps, _mm512_set1_ps, _mm512_setzero_ps, _mm512_shuffle_f32x4,
@@ -575,11 +592,11 @@ mod v4 {
     #[target_feature(enable = "avx512f")]
     pub unsafe fn panel(
         [rows, depth, width]: [usize; 3],
-        x: Left<'_>,
-        w: Right<'_>,
+        x: LhsTiles<'_>,
+        w: RhsPanel<'_>,
         y: &mut [f32],
         y_step: usize,
-        over: Over,
+        over: Accumulate,
         scale: f32,
     ) {
         let how = How { depth, masks: [mask(width), mask(width.saturating_sub(16))], y_step, over, scale };
@@ -608,14 +625,14 @@ mod v4 {
         depth: usize,
         masks: [u16; 2],
         y_step: usize,
-        over: Over,
+        over: Accumulate,
         scale: f32,
     }
 
     /// `M` rows from `x_tile` on.
     #[target_feature(enable = "avx512f")]
     #[inline]
-    unsafe fn tile<const M: usize>(x_tile: *const f32, x: Left<'_>, w: Right<'_>, y: *mut f32, how: How) {
+    unsafe fn tile<const M: usize>(x_tile: *const f32, x: LhsTiles<'_>, w: RhsPanel<'_>, y: *mut f32, how: How) {
         let How { depth, masks, y_step, over, scale } = how;
         let mut sums = [[_mm512_setzero_ps(); 2]; M];
         let (mut x_at, mut w_at) = (x_tile, w.values.as_ptr());
@@ -638,8 +655,8 @@ mod v4 {
                 unsafe {
                     let y = y.wrapping_add(i * y_step + 16 * half);
                     let sum = match over {
-                        Over::Add => _mm512_fmadd_ps(*sum, scale, _mm512_maskz_loadu_ps(mask, y)),
-                        Over::Write => _mm512_mul_ps(*sum, scale),
+                        Accumulate::Add => _mm512_fmadd_ps(*sum, scale, _mm512_maskz_loadu_ps(mask, y)),
+                        Accumulate::Write => _mm512_mul_ps(*sum, scale),
                     };
                     _mm512_mask_storeu_ps(y, mask, sum);
                 }
@@ -649,7 +666,7 @@ mod v4 {
 
     /// Whole blocks of 16 inputs of a panel whose columns stand contiguous, `step` apart; returns the inputs done.
     #[target_feature(enable = "avx512f")]
-    pub fn turn(columns: &[f32], step: usize, to: &mut [[f32; PANEL]]) -> usize {
+    pub fn transpose_block(columns: &[f32], step: usize, to: &mut [[f32; PANEL]]) -> usize {
         let blocks = to.as_chunks_mut::<16>().0;
         for (block, to) in blocks.iter_mut().enumerate() {
             for half in [0, 16] {
@@ -659,7 +676,7 @@ mod v4 {
                     // SAFETY: sixteen numbers.
                     *x = unsafe { _mm512_loadu_ps(sixteen.as_ptr()) };
                 }
-                for (row, x) in to.iter_mut().zip(turned(x)) {
+                for (row, x) in to.iter_mut().zip(transposed(x)) {
                     // SAFETY: half a panel's row.
                     unsafe { _mm512_storeu_ps(row[half..half + 16].as_mut_ptr(), x) };
                 }
@@ -671,7 +688,7 @@ mod v4 {
     /// The transpose of 16 × 16 numbers: pairs, pairs of pairs, then the quarters of the registers.
     #[target_feature(enable = "avx512f")]
     #[inline]
-    fn turned(x: [__m512; 16]) -> [__m512; 16] {
+    fn transposed(x: [__m512; 16]) -> [__m512; 16] {
         let mut quads = x;
         for g in (0..16).step_by(4) {
             let [a, b, c, d] = [x[g], x[g + 1], x[g + 2], x[g + 3]];
@@ -710,10 +727,10 @@ mod tests {
         let a = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]; // [2, 3]
         let b = [1.0, 0.0, 2.0, 1.0, 0.0, 3.0]; // [3, 2]
         let mut c = [1.0; 6];
-        product([2, 3, 2], &mut c, 3, Over::Add, Matrix::rows(&a, 3), Matrix::rows(&b, 2), 0.5);
+        product([2, 3, 2], &mut c, 3, Accumulate::Add, Matrix::rows(&a, 3), Matrix::rows(&b, 2), 0.5);
         assert_eq!(c, [1.0 + 2.5, 1.0 + 5.5, 1.0, 1.0 + 7.0, 1.0 + 11.5, 1.0]);
         let mut square = [0.0; 4];
-        product([2, 3, 2], &mut square, 2, Over::Write, Matrix::rows(&a, 3), Matrix::rows(&a, 3).t(), 1.0);
+        product([2, 3, 2], &mut square, 2, Accumulate::Write, Matrix::rows(&a, 3), Matrix::rows(&a, 3).t(), 1.0);
         assert_eq!(square, [14.0, 32.0, 32.0, 77.0]);
     }
 
@@ -736,7 +753,7 @@ mod tests {
                 let a = if a_turned { Matrix::rows(&a, m).t() } else { Matrix::rows(&a, k) };
                 let b = if b_turned { Matrix::rows(&b, k).t() } else { Matrix::rows(&b, n) };
                 let at = |x: Matrix<'_>, i: usize, j: usize| f64::from(x.values[i * x.row_step + j * x.column_step]);
-                for over in [Over::Add, Over::Write] {
+                for over in [Accumulate::Add, Accumulate::Write] {
                     let before = numbers(m * (n + 3), 3);
                     let mut c = before.clone();
                     product([m, k, n], &mut c, n + 3, over, a, b, 0.25);
@@ -746,8 +763,10 @@ mod tests {
                         for (panel, w) in packed.panels.chunks_exact(k * PANEL).enumerate() {
                             let (first, width) = (panel * PANEL, PANEL.min(n - panel * PANEL));
                             let mut none = None;
-                            let (left, right) =
-                                (Left::new(a, 0, [m, k], 0, &mut none), Right { values: w, step: PANEL, next: 0 });
+                            let (left, right) = (
+                                LhsTiles::new(a, 0, [m, k], 0, &mut none),
+                                RhsPanel { values: w, step: PANEL, next: 0 },
+                            );
                             plain_panel([m, k, width], left, right, &mut plain[first..], n + 3, over, 0.25);
                         }
                     }
@@ -758,7 +777,7 @@ mod tests {
                             continue;
                         }
                         let sum: f64 = (0..k).map(|l| at(a, i, l) * at(b, l, j)).sum();
-                        let kept = if over == Over::Add { f64::from(*before) } else { 0.0 };
+                        let kept = if over == Accumulate::Add { f64::from(*before) } else { 0.0 };
                         let expected = kept + 0.25 * sum;
                         assert!((f64::from(*found) - expected).abs() < 1e-5, "{m} {k} {n}: {found}, {expected}");
                         assert!(k == 0 || (f64::from(plain[at_c]) - expected).abs() < 1e-5);
@@ -771,6 +790,14 @@ mod tests {
     #[test]
     #[should_panic(expected = "too short")]
     fn a_short_slice_is_refused() {
-        product([2, 2, 2], &mut [0.0; 3], 2, Over::Write, Matrix::rows(&[0.0; 4], 2), Matrix::rows(&[0.0; 4], 2), 1.0);
+        product(
+            [2, 2, 2],
+            &mut [0.0; 3],
+            2,
+            Accumulate::Write,
+            Matrix::rows(&[0.0; 4], 2),
+            Matrix::rows(&[0.0; 4], 2),
+            1.0,
+        );
     }
 }

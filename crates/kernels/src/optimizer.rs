@@ -1,6 +1,6 @@
 //! Passes over all weights at once, cut into pieces of a fixed length.
 
-use crate::simd::widest;
+use crate::simd::simd_dispatch;
 use rayon::prelude::*;
 
 /// Numbers of a piece.
@@ -8,7 +8,7 @@ const PIECE: usize = 1 << 16;
 
 /// One update of AdamW, ready to be applied.
 #[derive(Debug, Clone, Copy)]
-pub struct AdamW {
+pub struct AdamWStep {
     pub beta1: f32,
     pub beta2: f32,
     /// `1 − β₁`, `1 − β₂`: worked out in f64, since `1 − β₂` in f32 would be off by 1e-5.
@@ -32,7 +32,7 @@ pub struct AdamW {
 /// # Shapes
 /// All slices are equally long.
 pub fn adamw(
-    how: AdamW,
+    how: AdamWStep,
     weights: &mut [f32],
     gradient: &[f32],
     decay: &[f32],
@@ -46,8 +46,8 @@ pub fn adamw(
     norms.iter().fold([0.0; 2], |[moved, size], [m, s]| [moved + m, size + s])
 }
 
-widest! {
-    fn adamw_piece(how: AdamW, w: &mut [f32], g: &[f32], decay: &[f32], m: &mut [f32], v: &mut [f32]) -> [f64; 2] {
+simd_dispatch! {
+    fn adamw_piece(how: AdamWStep, w: &mut [f32], g: &[f32], decay: &[f32], m: &mut [f32], v: &mut [f32]) -> [f64; 2] {
         let (mut moved, mut size) = ([0f64; 8], [0f64; 8]);
         let moments = m.chunks_mut(8).zip(v.chunks_mut(8));
         for ((w, (g, decay)), (m, v)) in w.chunks_mut(8).zip(g.chunks(8).zip(decay.chunks(8))).zip(moments) {
@@ -73,7 +73,7 @@ pub fn squares(x: &[f32]) -> f64 {
     pieces.iter().sum()
 }
 
-widest! {
+simd_dispatch! {
     fn squares_piece(x: &[f32]) -> f64 {
         let mut lanes = [0f64; 16];
         for x in x.chunks(16) {

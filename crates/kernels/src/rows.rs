@@ -1,11 +1,11 @@
 //! Work on rows of `D` numbers: layer norm, the MLP's bends, biases.
 
 use crate::block::Activation;
-use crate::buffer::Buffer;
-use crate::simd::{LANES, exp, sum_of, total, widest};
+use crate::buffer::PooledBuffer;
+use crate::simd::{LANES, exp, simd_dispatch, sum_of, total};
 use rayon::prelude::*;
 
-widest! {
+simd_dispatch! {
     /// `y = (x − mean)/sd · gain + bias`, row by row; keeps `[mean, 1/sd]` of each row. Ba et al. 2016, eq. 4.
     pub fn layer_norm(x: &[f32], gain: &[f32], bias: &[f32], epsilon: f32, y: &mut [f32], kept: &mut [f32]) {
         let d = gain.len();
@@ -22,7 +22,7 @@ widest! {
     }
 }
 
-widest! {
+simd_dispatch! {
     /// Adds to `dx` the gradient of [`layer_norm`]'s input, and to `d_gain` and `d_bias` those of its parameters.
     pub fn layer_norm_backward(
         dy: &[f32],
@@ -62,9 +62,9 @@ widest! {
 const ROWS: usize = 128;
 
 /// The layer norm of rows as wide as the gain, and what its backward pass needs, `[mean, 1/sd]` of each row.
-pub fn layer_norm_forward(x: &[f32], gain: &[f32], bias: &[f32], epsilon: f32) -> (Vec<f32>, Buffer) {
+pub fn layer_norm_forward(x: &[f32], gain: &[f32], bias: &[f32], epsilon: f32) -> (Vec<f32>, PooledBuffer) {
     let d = gain.len();
-    let (mut y, mut kept) = (vec![0f32; x.len()], Buffer::new(2 * x.len() / d));
+    let (mut y, mut kept) = (vec![0f32; x.len()], PooledBuffer::new(2 * x.len() / d));
     let rows = x.par_chunks(ROWS * d).zip(y.par_chunks_mut(ROWS * d)).zip(kept.par_chunks_mut(2 * ROWS));
     rows.for_each(|((x, y), kept)| layer_norm(x, gain, bias, epsilon, y, kept));
     (y, kept)
@@ -89,14 +89,14 @@ pub fn layer_norm_gradients(dy: &[f32], x: &[f32], kept: &[f32], gain: &[f32]) -
     [dx, d_gain, d_bias]
 }
 
-widest! {
+simd_dispatch! {
     /// `sums = sums + x`
     pub fn add(x: &[f32], sums: &mut [f32]) {
         sums.iter_mut().zip(x).for_each(|(sum, x)| *sum += x);
     }
 }
 
-widest! {
+simd_dispatch! {
     /// `y = x/rms · gain`, row by row; keeps `1/rms` of each row. Zhang & Sennrich 2019, eq. 4.
     pub fn rms_norm(x: &[f32], gain: &[f32], epsilon: f32, y: &mut [f32], kept: &mut [f32]) {
         let d = gain.len();
@@ -107,7 +107,7 @@ widest! {
     }
 }
 
-widest! {
+simd_dispatch! {
     /// What [`rms_norm`] gave, from what it kept.
     pub fn rms_normed(x: &[f32], kept: &[f32], gain: &[f32], y: &mut [f32]) {
         let d = gain.len();
@@ -117,7 +117,7 @@ widest! {
     }
 }
 
-widest! {
+simd_dispatch! {
     /// Adds to `dx` the gradient of [`rms_norm`]'s input, and to `d_gain` that of its gain.
     pub fn rms_norm_backward(
         dy: &[f32],
@@ -147,14 +147,14 @@ widest! {
     }
 }
 
-widest! {
+simd_dispatch! {
     /// `SiLU(gate) · up`, `SiLU(x) = x·σ(x)`. Shazeer 2020, eq. 6.
     pub fn gated(gate: &[f32], up: &[f32], y: &mut [f32]) {
         y.iter_mut().zip(gate).zip(up).for_each(|((y, g), u)| *y = g / (1.0 + exp(-g)) * u);
     }
 }
 
-widest! {
+simd_dispatch! {
     /// Gradients of [`gated`]'s inputs.
     pub fn gated_backward(gate: &[f32], up: &[f32], dy: &[f32], d_gate: &mut [f32], d_up: &mut [f32]) {
         let inputs = gate.iter().zip(up).zip(dy);
@@ -183,15 +183,15 @@ const ROOT: f32 = 0.797_884_6;
 
 /// `GELU(x) = x·σ(2u)`, `u = √(2/π)(x + 0.044715 x³)`: Hendrycks & Gimpel's tanh form, as ½(1 + tanh u) = σ(2u).
 #[inline(always)]
-fn gate(x: f32) -> f32 {
+fn gelu_sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-2.0 * ROOT * (x + 0.044_715 * x * x * x)))
 }
 
-widest! {
+simd_dispatch! {
     /// The MLP's bend.
-    pub fn bend(activation: Activation, x: &[f32], y: &mut [f32]) {
+    pub fn activation(activation: Activation, x: &[f32], y: &mut [f32]) {
         match activation {
-            Activation::GeluTanh => y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * gate(x)),
+            Activation::GeluTanh => y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * gelu_sigmoid(x)),
             Activation::SquaredRelu => y.iter_mut().zip(x).for_each(|(y, &x)| {
                 let positive = x.max(0.0);
                 *y = positive * positive;
@@ -200,13 +200,13 @@ widest! {
     }
 }
 
-widest! {
+simd_dispatch! {
     /// Makes `dy` the gradient before the bend, and `y` what the bend gave.
-    pub fn bend_backward(activation: Activation, x: &[f32], dy: &mut [f32], y: &mut [f32]) {
+    pub fn activation_backward(activation: Activation, x: &[f32], dy: &mut [f32], y: &mut [f32]) {
         match activation {
             Activation::GeluTanh => {
                 for ((dy, y), &x) in dy.iter_mut().zip(y.iter_mut()).zip(x) {
-                    let s = gate(x);
+                    let s = gelu_sigmoid(x);
                     *y = x * s;
                     *dy *= s + x * s * (1.0 - s) * (2.0 * ROOT) * (1.0 + 3.0 * 0.044_715 * x * x);
                 }
@@ -222,14 +222,14 @@ widest! {
     }
 }
 
-widest! {
+simd_dispatch! {
     /// Every row of `y` becomes the bias.
     pub fn fill(bias: &[f32], y: &mut [f32]) {
         y.chunks_exact_mut(bias.len()).for_each(|row| row.copy_from_slice(bias));
     }
 }
 
-widest! {
+simd_dispatch! {
     /// The bias is added to every row of `y`.
     pub fn add_bias_to(bias: &[f32], y: &mut [f32]) {
         for y in y.chunks_exact_mut(bias.len()) {
@@ -238,7 +238,7 @@ widest! {
     }
 }
 
-widest! {
+simd_dispatch! {
     /// Every row of `y` becomes the row of `x` plus the bias.
     pub fn add_bias(x: &[f32], bias: &[f32], y: &mut [f32]) {
         let d = bias.len();
@@ -250,7 +250,7 @@ widest! {
     }
 }
 
-widest! {
+simd_dispatch! {
     /// Sums of the columns of rows as wide as `sums`.
     pub fn column_sums(x: &[f32], sums: &mut [f32]) {
         sums.fill(0.0);

@@ -1,7 +1,7 @@
 //! The widest vectors that the processor has, chosen at run time, and an exponential that fills them.
 
 /// Compiles a function once for AVX-512, once for AVX2 and once for any processor; the caller gets the widest.
-macro_rules! widest {
+macro_rules! simd_dispatch {
     ($(#[$meta:meta])* $vis:vis fn $name:ident($($arg:ident: $ty:ty),* $(,)?) $(-> $ret:ty)? $body:block) => {
         $(#[$meta])*
         #[expect(clippy::allow_attributes, reason = "the wide versions exist on x86-64 only")]
@@ -13,13 +13,13 @@ macro_rules! widest {
             #[cfg(target_arch = "x86_64")]
             {
                 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma")]
-                fn v4($($arg: $ty),*) $(-> $ret)? { any($($arg),*) }
+                fn avx512($($arg: $ty),*) $(-> $ret)? { any($($arg),*) }
                 #[target_feature(enable = "avx2,fma")]
-                fn v3($($arg: $ty),*) $(-> $ret)? { any($($arg),*) }
-                match crate::simd::level() {
-                    // SAFETY: `level` asked the processor for exactly these features.
-                    4 => return unsafe { v4($($arg),*) },
-                    3 => return unsafe { v3($($arg),*) },
+                fn avx2($($arg: $ty),*) $(-> $ret)? { any($($arg),*) }
+                match crate::simd::simd_level() {
+                    // SAFETY: `simd_level` asked the processor for exactly these features.
+                    4 => return unsafe { avx512($($arg),*) },
+                    3 => return unsafe { avx2($($arg),*) },
                     _ => {}
                 }
             }
@@ -27,11 +27,11 @@ macro_rules! widest {
         }
     };
 }
-pub(crate) use widest;
+pub(crate) use simd_dispatch;
 
 /// 4: AVX-512, 3: AVX2, 0: neither. The standard library keeps the answer.
 #[cfg(target_arch = "x86_64")]
-pub fn level() -> u8 {
+pub fn simd_level() -> u8 {
     if is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512dq")

@@ -181,8 +181,8 @@ fn check_logp(n: usize, d: usize, v: usize, tied: bool, hidden: Option<&[bool]>)
             })
             .collect()
     };
-    let head = Head { weight: &weight, vocabulary: v, tied, hidden };
-    let Logp { logp, log_z } = logp_forward(head, &states, &targets);
+    let head = LmHead { weight: &weight, vocabulary: v, tied, hidden };
+    let LogpForward { logp, log_z } = logp_forward(head, &states, &targets);
     close("log-probs", &logp, &exact(&wide(&states), &wide(&weight)), 2e-6);
 
     let found = logp_backward(head, &states, &targets, &log_z, &gradient, true);
@@ -280,7 +280,7 @@ fn decoding_step_by_step_is_reading_at_once() {
         let padded =
             ids.iter().zip(&left).flat_map(|(ids, &left)| [vec![0; left], ids.clone()].concat()).collect::<Vec<_>>();
         let mut decoding = decoder.start(left, 9);
-        let mut found = decoding.read(&padded);
+        let mut found = decoding.forward(&padded);
         for step in 0..5 {
             for (found, ids) in found.chunks_exact(v).zip(&ids) {
                 close("logits", found, &logits(&model, shape, ids, tied), 3e-6);
@@ -288,18 +288,18 @@ fn decoding_step_by_step_is_reading_at_once() {
             if step == 2 {
                 // some sequences end
                 let places = [0, 2, 3, 7, 10];
-                decoding.take(&places);
+                decoding.select_rows(&places);
                 ids = places.iter().map(|&place| ids[place].clone()).collect();
             }
             if step == 3 {
                 // one goes on three times, in another order
                 let places = [4, 0, 4, 1, 4];
-                decoding.take(&places);
+                decoding.select_rows(&places);
                 ids = places.iter().map(|&place| ids[place].clone()).collect();
             }
             let next: Vec<i32> = (0..ids.len() as i32).map(|row| (11 * row + step) % 37).collect();
             ids.iter_mut().zip(&next).for_each(|(ids, next)| ids.push(*next));
-            found = decoding.read(&next);
+            found = decoding.forward(&next);
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::files::io;
 use crate::tables::{read_completions, read_outcomes, scan_metrics};
-use crate::{Error, Manifest, Part, Result, StageDir, Tables};
+use crate::{Error, Manifest, Result, RunSubset, StageDir, TableSource};
 use duel_spec::ids::hash_bytes;
 use duel_spec::metrics;
 use std::path::Path;
@@ -27,13 +27,13 @@ pub struct Digests {
 ///
 /// # Errors
 /// A table that is damaged.
-pub fn digests(run: &Path) -> Result<Digests> {
+pub fn file_digests(run: &Path) -> Result<Digests> {
     let manifest = Manifest::read(run)?;
     let (mut files, mut missing) = (vec!["experiment.toml".to_string()], vec![]);
     files.extend(Some("search.json".to_string()).filter(|file| run.join(file).is_file()));
-    for part in [Part::Comparison, Part::Search] {
+    for part in [RunSubset::Comparison, RunSubset::Search] {
         // an unfinished run may hold the tables of an earlier one
-        let tables = match Tables::of(run, &manifest, part) {
+        let tables = match TableSource::of(run, &manifest, part) {
             Ok(tables) if tables.are_merged || manifest.is_of_older_format() => tables,
             Ok(_) | Err(Error::Foreign { .. }) => continue,
             Err(other) => return Err(other),
@@ -69,7 +69,7 @@ fn hash(path: &Path) -> Result<String> {
     let bits = |x: f64| if x.is_nan() { f64::NAN.to_bits() } else { x.to_bits() };
     if name == "metrics.parquet" || name == "tuning.parquet" {
         scan_metrics(path, |row| {
-            if metrics::find(&row.metric).is_some_and(|metric| metric.tells_of_the_machine()) {
+            if metrics::find(&row.metric).is_some_and(|metric| metric.is_machine_dependent()) {
                 return;
             }
             let names = [&row.arm, &row.method, &row.point, &row.stage, &row.metric].map(|name| &**name).join("\t");

@@ -1,6 +1,6 @@
 //! Files that appear whole or not at all, and last; and files of others, read within bounds.
 
-use crate::owner::{Owner, is_left_behind};
+use crate::owner::{ProcessId, is_left_behind};
 use crate::{Error, Result};
 use duel_spec::ids::Hasher;
 use std::fs::File;
@@ -23,7 +23,7 @@ pub(crate) fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Erro
 
 /// Whether a write is to outlast a machine that loses power.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Lasts {
+enum Durability {
     Yes,
     No,
 }
@@ -34,22 +34,22 @@ enum Lasts {
 /// # Errors
 /// [`Error::Io`]; the old file, if any, is then untouched.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    write(path, bytes, Lasts::Yes)
+    write(path, bytes, Durability::Yes)
 }
 
 /// As [`write_atomically`], for what may be lost with the machine's power: whole or not there, and not waited for.
-pub(crate) fn write_in_passing(path: &Path, bytes: &[u8]) -> Result<()> {
-    write(path, bytes, Lasts::No)
+pub(crate) fn write_volatile(path: &Path, bytes: &[u8]) -> Result<()> {
+    write(path, bytes, Durability::No)
 }
 
-fn write(path: &Path, bytes: &[u8], lasts: Lasts) -> Result<()> {
+fn write(path: &Path, bytes: &[u8], lasts: Durability) -> Result<()> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let beside = path.with_file_name(format!("{TEMPORARY}{}-{number}", Owner::here().tag()));
+    let beside = path.with_file_name(format!("{TEMPORARY}{}-{number}", ProcessId::here().tag()));
     let write = || -> std::io::Result<()> {
         let mut file = File::create(&beside)?;
         file.write_all(bytes)?;
-        if lasts == Lasts::Yes {
+        if lasts == Durability::Yes {
             file.sync_all()?;
         }
         std::fs::rename(&beside, path)
@@ -58,7 +58,7 @@ fn write(path: &Path, bytes: &[u8], lasts: Lasts) -> Result<()> {
         let _ = std::fs::remove_file(&beside);
         Error::Io { action: "write", path: path.into(), source }
     })?;
-    if lasts == Lasts::Yes { sync_folder(parent(path)) } else { Ok(()) }
+    if lasts == Durability::Yes { sync_folder(parent(path)) } else { Ok(()) }
 }
 
 /// The folder that a path stands in.
@@ -174,8 +174,8 @@ mod tests {
     fn the_dead_are_swept_and_the_living_left() {
         let folder = tempfile::tempdir().expect("a folder");
         let run = folder.path();
-        let (here, gone) = (Owner::here(), Owner { began: 1, ..Owner::here() });
-        let place = |path: &str, owner: &Owner| {
+        let (here, gone) = (ProcessId::here(), ProcessId { began: 1, ..ProcessId::here() });
+        let place = |path: &str, owner: &ProcessId| {
             let path = run.join(path.replace("OWNER", &owner.tag()));
             create_folder(parent(&path)).expect("made");
             std::fs::write(&path, b"half").expect("written");
@@ -190,7 +190,7 @@ mod tests {
             "report/charts/.tmp-OWNER-3",
         ];
         let (dead, alive) = (paths.map(|path| place(path, &gone)), paths.map(|path| place(path, &here)));
-        let told = |owner: &Owner| serde_json::to_vec(&crate::Live::of(owner.clone())).expect("plain data");
+        let told = |owner: &ProcessId| serde_json::to_vec(&crate::Live::of(owner.clone())).expect("plain data");
         for (name, owner) in [("live/dead.json", &gone), ("live/alive.json", &here)] {
             std::fs::write(run.join(name), told(owner)).expect("written");
         }

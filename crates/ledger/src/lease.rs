@@ -2,7 +2,7 @@
 //! taken over once it has not been renewed for a while. No lock server; only what every shared file system does atomically.
 
 use crate::files::{io, read_bounded};
-use crate::owner::Owner;
+use crate::owner::ProcessId;
 use crate::{Result, StageId};
 use serde::{Deserialize, Serialize};
 use std::io::{ErrorKind, Write};
@@ -20,17 +20,17 @@ const RENEWAL: Duration = Duration::from_secs(10);
 
 /// Who has a lease.
 #[derive(Debug, Serialize, Deserialize)]
-struct Holder {
+struct LeaseHolder {
     #[serde(flatten)]
-    owner: Owner,
+    owner: ProcessId,
     /// Which of its leases.
     number: u64,
 }
 
-impl Holder {
+impl LeaseHolder {
     fn here() -> Self {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
-        Self { owner: Owner::here(), number: NUMBER.fetch_add(1, Ordering::Relaxed) }
+        Self { owner: ProcessId::here(), number: NUMBER.fetch_add(1, Ordering::Relaxed) }
     }
 }
 
@@ -50,7 +50,7 @@ impl Lease {
     /// A folder that cannot be written.
     pub fn take(stages: &Path, id: &StageId, lost: Arc<AtomicBool>) -> Result<Option<Self>> {
         let path = stages.join(format!("{}.lease", id.folder()));
-        let holder = Holder::here();
+        let holder = LeaseHolder::here();
         let owner = serde_json::to_vec(&holder).expect("plain data");
         // 1. A file of our own, whole before it has the lease's name, and with the time of whoever keeps the files.
         let own = stages.join(format!("{}.lease-{}-{}", id.folder(), holder.owner.tag(), holder.number));
@@ -153,7 +153,7 @@ impl Drop for Lease {
 
 fn is_stale(path: &Path, now: SystemTime) -> bool {
     let Ok(there) = read_bounded(path, MOST) else { return false };
-    age(path, now) > EXPIRY || serde_json::from_slice::<Holder>(&there).is_ok_and(|holder| holder.owner.is_gone())
+    age(path, now) > EXPIRY || serde_json::from_slice::<LeaseHolder>(&there).is_ok_and(|holder| holder.owner.is_gone())
 }
 
 fn modified(path: &Path) -> Option<SystemTime> {
@@ -178,12 +178,12 @@ mod tests {
         Lease::take(folder, &id(), Arc::default()).expect("a folder that can be written")
     }
 
-    fn lease_of(owner: Owner) -> Vec<u8> {
-        serde_json::to_vec(&Holder { owner, number: 0 }).expect("plain data")
+    fn lease_of(owner: ProcessId) -> Vec<u8> {
+        serde_json::to_vec(&LeaseHolder { owner, number: 0 }).expect("plain data")
     }
 
-    fn elsewhere() -> Owner {
-        Owner { host: "elsewhere".into(), process: 1, began: 1, ..Owner::here() }
+    fn elsewhere() -> ProcessId {
+        ProcessId { host: "elsewhere".into(), process: 1, began: 1, ..ProcessId::here() }
     }
 
     /// A lease of somebody on another machine, renewed so long ago.
@@ -236,7 +236,7 @@ mod tests {
     fn that_of_a_process_that_has_died_here_is_free_at_once() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("started");
-        let owner = Owner { process: child.id(), began: began(child.id()).expect("it lives"), ..Owner::here() };
+        let owner = ProcessId { process: child.id(), began: began(child.id()).expect("it lives"), ..ProcessId::here() };
         std::fs::write(folder.path().join("cell-abc.lease"), lease_of(owner)).expect("written");
         assert!(take(folder.path()).is_none() && Lease::is_held(folder.path(), "cell-abc"));
         child.kill().expect("killed");
@@ -252,9 +252,9 @@ mod tests {
     #[test]
     fn a_process_of_another_namespace_is_not_ours_of_the_same_number() {
         let folder = tempfile::tempdir().expect("a folder");
-        let gone = Owner { began: 1, ..Owner::here() };
+        let gone = ProcessId { began: 1, ..ProcessId::here() };
         let lease = folder.path().join("cell-abc.lease");
-        let contained = Owner { namespace: gone.namespace.map(|inode| inode + 1), ..gone.clone() };
+        let contained = ProcessId { namespace: gone.namespace.map(|inode| inode + 1), ..gone.clone() };
         std::fs::write(&lease, lease_of(contained)).expect("written");
         assert!(take(folder.path()).is_none(), "a container's process is not seen from here");
         std::fs::write(&lease, lease_of(gone)).expect("written");

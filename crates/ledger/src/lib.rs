@@ -17,21 +17,21 @@ mod run;
 mod stage;
 mod tables;
 
-pub use digest::{Digest, Digests, digest, digests};
+pub use digest::{Digest, Digests, digest, file_digests};
 pub use error::Error;
 pub use events::write_events;
 pub use files::{sweep, write_atomically};
 pub use lease::Lease;
 pub use live::Live;
 pub use lock::RunLock;
-pub use manifest::{Host, Manifest, Planned};
-pub use merged::{Part, Tables, merge};
+pub use manifest::{HostInfo, Manifest, PlannedStage};
+pub use merged::{RunSubset, TableSource, merge};
 pub use recorder::StageRecorder;
 pub use rounds::{cells_of, forget_rounds, read_rounds, write_rounds};
 pub use run::RunDir;
 pub use stage::{StageDir, StageId};
 pub use tables::{
-    MetricTable, Outcomes, Row, merge_tables, read_completions, read_metrics, read_outcomes, scan_metrics,
+    MetricTable, Outcomes, SharedMetricRow, merge_tables, read_completions, read_metrics, read_outcomes, scan_metrics,
     write_completions, write_metrics, write_outcomes,
 };
 

@@ -1,8 +1,8 @@
 //! What a stage says of itself while it is made, for whoever watches: `live/<stage>.json` in the run directory.
 
 use crate::Result;
-use crate::files::{MOST_TEXT, create_folder, read_bounded, write_in_passing};
-use crate::owner::Owner;
+use crate::files::{MOST_TEXT, create_folder, read_bounded, write_volatile};
+use crate::owner::ProcessId;
 use duel_spec::MetricRow;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ pub struct Live {
     pub process: u32,
     /// Which process of that number.
     #[serde(default)]
-    owner: Option<Owner>,
+    owner: Option<ProcessId>,
     pub done: u64,
     pub total: u64,
     pub words: String,
@@ -40,13 +40,13 @@ impl Live {
     }
 
     #[cfg(test)]
-    pub(crate) fn of(owner: Owner) -> Self {
+    pub(crate) fn of(owner: ProcessId) -> Self {
         Self { process: owner.process, owner: Some(owner), ..Self::default() }
     }
 
     /// Whether its worker is seen from here: a living process of this machine.
     pub fn is_here(&self) -> bool {
-        self.owner.as_ref().is_some_and(Owner::is_here)
+        self.owner.as_ref().is_some_and(ProcessId::is_here)
     }
 }
 
@@ -66,19 +66,19 @@ fn place(run: &Path, folder: &str) -> PathBuf {
 
 /// Tells of one stage; what it told goes when this does.
 #[derive(Debug)]
-pub(crate) struct Teller {
+pub(crate) struct LiveWriter {
     path: PathBuf,
     began: Instant,
     last: Option<Instant>,
 }
 
-impl Teller {
+impl LiveWriter {
     pub(crate) fn new(run: &Path, folder: &str) -> Self {
         Self { path: place(run, folder), began: Instant::now(), last: None }
     }
 
     /// Says how far the stage is, unless it has just done so. To watch is a comfort: a disk that takes nothing is no failure.
-    pub(crate) fn tell(&mut self, done: u64, total: u64, words: &str, rows: &[MetricRow]) {
+    pub(crate) fn publish(&mut self, done: u64, total: u64, words: &str, rows: &[MetricRow]) {
         if self.last.is_some_and(|last| last.elapsed() < PAUSE) {
             return;
         }
@@ -94,7 +94,7 @@ impl Teller {
         let seconds = self.began.elapsed().as_secs_f64();
         let live = Live {
             process: std::process::id(),
-            owner: Some(Owner::here()),
+            owner: Some(ProcessId::here()),
             done,
             total,
             words: words.into(),
@@ -105,12 +105,12 @@ impl Teller {
             .path
             .parent()
             .map_or(Ok(()), create_folder)
-            .and_then(|()| write_in_passing(&self.path, &serde_json::to_vec(&live).expect("plain data")));
+            .and_then(|()| write_volatile(&self.path, &serde_json::to_vec(&live).expect("plain data")));
         drop(written);
     }
 }
 
-impl Drop for Teller {
+impl Drop for LiveWriter {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
     }

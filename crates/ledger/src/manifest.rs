@@ -10,7 +10,7 @@ use std::path::Path;
 
 /// The machine.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub struct Host {
+pub struct HostInfo {
     pub name: String,
     pub processor: String,
     pub cores: usize,
@@ -19,7 +19,7 @@ pub struct Host {
 
 /// A stage of a run's plan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Planned {
+pub struct PlannedStage {
     pub label: String,
     pub folder: String,
     /// `None`: one for all seeds.
@@ -34,7 +34,7 @@ pub struct Manifest {
     pub format: u32,
     pub duel: String,
     pub commit: String,
-    pub host: Host,
+    pub host: HostInfo,
     pub device: String,
     pub jobs: usize,
     pub threads_per_job: usize,
@@ -45,7 +45,7 @@ pub struct Manifest {
     pub stages: BTreeMap<String, String>,
     /// The same in the plan's order, with what each is of; empty before format 12.
     #[serde(default)]
-    pub plan: Vec<Planned>,
+    pub plan: Vec<PlannedStage>,
     /// The experiment as TOML, as it was run; empty before format 12.
     #[serde(default)]
     pub experiment: String,

@@ -4,7 +4,7 @@
 //! then told from its finished stages, never from the tables of the one before.
 
 use crate::files::{MOST_TEXT, hash_file, io, read_bounded, write_atomically};
-use crate::manifest::Planned;
+use crate::manifest::PlannedStage;
 use crate::tables::merge_tables;
 use crate::{Error, Manifest, Result, StageDir, StageId};
 use duel_spec::FORMAT_VERSION;
@@ -23,14 +23,14 @@ const ROUNDS: &str = "search.json";
 
 /// Which cells of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Part {
+pub enum RunSubset {
     /// What the arms are compared on.
     Comparison,
     /// What was tried for a choice before.
     Search,
 }
 
-impl Part {
+impl RunSubset {
     fn name(self) -> &'static str {
         match self {
             Self::Comparison => "comparison",
@@ -47,8 +47,8 @@ impl Part {
     }
 
     /// Its stages: its cells, and what they share.
-    fn of(self, plan: &[Planned]) -> Vec<&Planned> {
-        let is_its = |stage: &&Planned| stage.tuning.is_none_or(|tuning| tuning == (self == Self::Search));
+    fn of(self, plan: &[PlannedStage]) -> Vec<&PlannedStage> {
+        let is_its = |stage: &&PlannedStage| stage.tuning.is_none_or(|tuning| tuning == (self == Self::Search));
         let cells = plan.iter().filter(|stage| stage.tuning.is_some()).filter(is_its);
         let seeds: BTreeSet<u64> = cells.filter_map(|cell| cell.seed).collect();
         plan.iter().filter(is_its).filter(|stage| stage.seed.is_none_or(|seed| seeds.contains(&seed))).collect()
@@ -57,14 +57,14 @@ impl Part {
 
 /// `tables.json`.
 #[derive(Debug, Default, Serialize, Deserialize)]
-struct Note {
+struct TablesManifest {
     format: u32,
-    parts: BTreeMap<String, Merged>,
+    parts: BTreeMap<String, TableContents>,
 }
 
 /// What the tables of a part are of.
 #[derive(Debug, Serialize, Deserialize)]
-struct Merged {
+struct TableContents {
     /// Hash of the experiment as it was run.
     experiment: String,
     /// Folders of the stages whose rows they hold, in order.
@@ -73,7 +73,7 @@ struct Merged {
     files: BTreeMap<String, String>,
 }
 
-impl Note {
+impl TablesManifest {
     /// `None` where the run has none.
     fn read(run: &Path) -> Result<Option<Self>> {
         let path = run.join(NOTE);
@@ -99,41 +99,41 @@ impl Note {
 ///
 /// # Errors
 /// A stage whose tables are damaged; a disk that takes nothing.
-pub fn merge(run: &Path, manifest: &Manifest, part: Part) -> Result<()> {
+pub fn merge(run: &Path, manifest: &Manifest, part: RunSubset) -> Result<()> {
     // 1. A table that is being changed is of nothing.
-    let mut note = Note::read(run).ok().flatten().unwrap_or_default();
+    let mut note = TablesManifest::read(run).ok().flatten().unwrap_or_default();
     note.format = FORMAT_VERSION;
     note.parts.remove(part.name());
     note.write(run)?;
 
     // 2. The tables. One that no stage has is not left from an earlier experiment.
-    let stages = finished(run, &part.of(&manifest.plan), |stage, problem| match problem {
+    let stages = finished_stages(run, &part.of(&manifest.plan), |stage, problem| match problem {
         None => Ok(()),
         Some(damage) => Err(Error::Damaged { path: run.join("stages").join(&stage.folder), problem: damage }),
     })?;
     let mut files = BTreeMap::new();
     for (file, to) in part.files() {
         let path = run.join(to);
-        match merge_tables(&having(&stages, file), &path)? {
+        match merge_tables(&tables_named(&stages, file), &path)? {
             Some(hash) => drop(files.insert(to.to_string(), hash)),
             None if path.exists() => std::fs::remove_file(&path).map_err(io("remove", &path))?,
             None => {}
         }
     }
-    if part == Part::Comparison && run.join(ROUNDS).is_file() {
+    if part == RunSubset::Comparison && run.join(ROUNDS).is_file() {
         files.insert(ROUNDS.into(), hash_file(&run.join(ROUNDS)).map_err(io("read", &run.join(ROUNDS)))?);
     }
 
     // 3. What they are of.
     let folders = stages.iter().map(|stage| name_of(stage.path())).collect();
     let experiment = hash_bytes(manifest.experiment.as_bytes());
-    note.parts.insert(part.name().into(), Merged { experiment, stages: folders, files });
+    note.parts.insert(part.name().into(), TableContents { experiment, stages: folders, files });
     note.write(run)
 }
 
 /// Where the numbers of a part of a run are read from.
 #[derive(Debug, Clone, Default)]
-pub struct Tables {
+pub struct TableSource {
     pub metrics: Vec<PathBuf>,
     pub completions: Vec<PathBuf>,
     pub outcomes: Vec<PathBuf>,
@@ -145,23 +145,25 @@ pub struct Tables {
     pub are_merged: bool,
 }
 
-impl Tables {
+impl TableSource {
     /// The run's merged tables, where they are of its plan and hold all that is finished; else the tables of its finished
     /// stages.
     ///
     /// # Errors
     /// A table without its hash; tables of another experiment, where there is no stage of this one.
-    pub fn of(run: &Path, manifest: &Manifest, part: Part) -> Result<Self> {
+    pub fn of(run: &Path, manifest: &Manifest, part: RunSubset) -> Result<Self> {
         if manifest.is_of_older_format() {
             return Self::of_older_format(run, manifest, part);
         }
         let wanted = part.of(&manifest.plan);
-        let note = Note::read(run)?;
+        let note = TablesManifest::read(run)?;
         let merged = note.as_ref().and_then(|note| note.parts.get(part.name()));
-        let is_of_plan = |merged: &&Merged| merged.stages.iter().all(|name| wanted.iter().any(|w| w.folder == *name));
+        let is_of_plan =
+            |merged: &&TableContents| merged.stages.iter().all(|name| wanted.iter().any(|w| w.folder == *name));
         let stages = run.join("stages");
-        let is_finished = |stage: &&&Planned| stages.join(&stage.folder).join("done.json").is_file();
-        let holds_all = |merged: &&Merged| wanted.iter().filter(is_finished).all(|w| merged.stages.contains(&w.folder));
+        let is_finished = |stage: &&&PlannedStage| stages.join(&stage.folder).join("done.json").is_file();
+        let holds_all =
+            |merged: &&TableContents| wanted.iter().filter(is_finished).all(|w| merged.stages.contains(&w.folder));
 
         // 1. What is merged.
         if let Some(merged) = merged.filter(is_of_plan).filter(holds_all) {
@@ -184,7 +186,7 @@ impl Tables {
 
         // 2. What is finished.
         let mut missing = vec![];
-        let found = finished(run, &wanted, |stage, damage| {
+        let found = finished_stages(run, &wanted, |stage, damage| {
             if stage.tuning.is_some() {
                 let damage = damage.map(|damage| format!("its stage is damaged: {damage}"));
                 missing.push((stage.label.clone(), damage.unwrap_or_else(|| manifest.why_missing(&stage.label))));
@@ -202,9 +204,9 @@ impl Tables {
             return Err(Error::Foreign { path: run.into(), problem });
         }
         Ok(Self {
-            metrics: having(&found, METRICS),
-            completions: having(&found, COMPLETIONS),
-            outcomes: having(&found, OUTCOMES),
+            metrics: tables_named(&found, METRICS),
+            completions: tables_named(&found, COMPLETIONS),
+            outcomes: tables_named(&found, OUTCOMES),
             cells: wanted.iter().filter(|stage| stage.tuning.is_some()).count(),
             missing,
             are_merged: false,
@@ -213,7 +215,7 @@ impl Tables {
 
     /// Of a run that was written before tables said what they are of: they are taken as they are, unless the run was cut off,
     /// which may have left those of an earlier one.
-    fn of_older_format(run: &Path, manifest: &Manifest, part: Part) -> Result<Self> {
+    fn of_older_format(run: &Path, manifest: &Manifest, part: RunSubset) -> Result<Self> {
         let there = |file: &str| Some(run.join(file)).filter(|path| path.is_file());
         let of = |from: &str| -> Vec<PathBuf> {
             part.files().iter().filter(|(file, _)| *file == from).filter_map(|(_, to)| there(to)).collect()
@@ -233,10 +235,10 @@ impl Tables {
 }
 
 /// The stages of a plan that are finished, with sound tables; `absent` is told of every other, and what is damaged in it.
-fn finished(
+fn finished_stages(
     run: &Path,
-    wanted: &[&Planned],
-    mut absent: impl FnMut(&Planned, Option<String>) -> Result<()>,
+    wanted: &[&PlannedStage],
+    mut absent: impl FnMut(&PlannedStage, Option<String>) -> Result<()>,
 ) -> Result<Vec<StageDir>> {
     let mut found = vec![];
     for stage in wanted {
@@ -253,11 +255,11 @@ fn finished(
 }
 
 /// A table of each stage that has it.
-fn having(stages: &[StageDir], file: &str) -> Vec<PathBuf> {
+fn tables_named(stages: &[StageDir], file: &str) -> Vec<PathBuf> {
     stages.iter().map(|stage| stage.file(file)).filter(|path| path.is_file()).collect()
 }
 
-fn check_hashes(run: &Path, merged: &Merged) -> Result<()> {
+fn check_hashes(run: &Path, merged: &TableContents) -> Result<()> {
     for (name, hash) in &merged.files {
         let path = run.join(name);
         let problem = match hash_file(&path) {

@@ -11,7 +11,7 @@ const FORGOTTEN: Duration = Duration::from_secs(24 * 3600);
 
 /// A process.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Owner {
+pub(crate) struct ProcessId {
     /// The machine's name and its boot, which tells apart machines that share a name.
     pub(crate) host: String,
     /// The PID namespace: process 7 of a container is another than process 7 beside it. `None` where it cannot be told.
@@ -21,7 +21,7 @@ pub(crate) struct Owner {
     pub(crate) began: u64,
 }
 
-impl Owner {
+impl ProcessId {
     /// This process.
     pub(crate) fn here() -> Self {
         let process = std::process::id();
@@ -113,14 +113,14 @@ mod tests {
 
     #[test]
     fn a_process_is_known_by_its_machine_its_namespace_its_number_and_its_beginning() {
-        let here = Owner::here();
+        let here = ProcessId::here();
         assert!(!here.is_gone());
-        let restarted = Owner { began: here.began + 1, ..here.clone() };
+        let restarted = ProcessId { began: here.began + 1, ..here.clone() };
         assert!(restarted.is_gone(), "another process has its number now");
         for elsewhere in [
-            Owner { host: "elsewhere".into(), ..restarted.clone() },
-            Owner { namespace: here.namespace.map(|inode| inode + 1), ..restarted.clone() },
-            Owner { namespace: None, ..restarted.clone() },
+            ProcessId { host: "elsewhere".into(), ..restarted.clone() },
+            ProcessId { namespace: here.namespace.map(|inode| inode + 1), ..restarted.clone() },
+            ProcessId { namespace: None, ..restarted.clone() },
         ] {
             assert!(!elsewhere.is_gone(), "{elsewhere:?} cannot be seen from here");
             assert_eq!(is_gone_by_tag(&elsewhere.tag()), None, "{elsewhere:?}");
@@ -133,7 +133,7 @@ mod tests {
     #[test]
     fn what_is_left_behind_is_told_from_what_is_written() {
         let folder = tempfile::tempdir().expect("a folder");
-        let here = Owner::here();
+        let here = ProcessId::here();
         let make = |tag: &str| {
             let path = folder.path().join(format!("cell-abc.making-{tag}"));
             std::fs::create_dir_all(&path).expect("made");
@@ -141,8 +141,8 @@ mod tests {
             path
         };
         assert!(!is_left_behind(&make(&here.tag()), ".making-"));
-        assert!(is_left_behind(&make(&Owner { began: 1, ..here.clone() }.tag()), ".making-"));
-        let unseen = make(&Owner { host: "elsewhere".into(), ..here }.tag());
+        assert!(is_left_behind(&make(&ProcessId { began: 1, ..here.clone() }.tag()), ".making-"));
+        let unseen = make(&ProcessId { host: "elsewhere".into(), ..here }.tag());
         assert!(!is_left_behind(&unseen, ".making-"));
         for path in [unseen.join("half"), unseen.clone()] {
             let file = std::fs::File::open(path).expect("there");

@@ -1,12 +1,12 @@
 //! The [`Recorder`] of a worker: rows in memory, written when the stage is done.
 
 use crate::files::{create_folder, read_bounded};
-use crate::live::Teller;
+use crate::live::LiveWriter;
 use crate::tables::{Outcomes, write_completions, write_metrics, write_outcomes};
 use crate::{Result, StageId, write_atomically};
 use duel_spec::ids::hash_bytes;
 use duel_spec::metrics::Metric;
-use duel_spec::{Clocks, Completion, MetricRow, Outcome, Recorder};
+use duel_spec::{Clocks, Completion, MetricRow, OutcomeRow, Recorder};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -29,12 +29,12 @@ pub struct StageRecorder {
     /// Hashes of the prompts of each training and evaluation.
     prompts: BTreeMap<String, BTreeSet<u64>>,
     on_progress: OnProgress,
-    keeping: Option<Keeping>,
-    teller: Option<Teller>,
+    keeping: Option<CheckpointPolicy>,
+    teller: Option<LiveWriter>,
 }
 
 /// Where and how often states of trainings are kept.
-struct Keeping {
+struct CheckpointPolicy {
     folder: PathBuf,
     /// The stage that they are of.
     stage: String,
@@ -45,7 +45,7 @@ struct Keeping {
 }
 
 /// A file of a state: its stage, who made it, the rows and completions so far, the state.
-type Kept = (String, String, Vec<MetricRow>, Vec<Completion>, Vec<u8>);
+type CheckpointFile = (String, String, Vec<MetricRow>, Vec<Completion>, Vec<u8>);
 
 impl std::fmt::Debug for StageRecorder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -72,21 +72,21 @@ impl StageRecorder {
     }
 
     /// Tells whoever watches `run` how the stage of this folder name gets on.
-    pub fn told_in(mut self, run: &Path, folder: &str) -> Self {
-        self.teller = Some(Teller::new(run, folder));
+    pub fn with_live_file(mut self, run: &Path, folder: &str) -> Self {
+        self.teller = Some(LiveWriter::new(run, folder));
         self
     }
 
     /// Keeps states of the stage's trainings under `stages`, no more often than every `pause`; goes on from those that bear
     /// the same `tag`.
-    pub fn keeping(mut self, stages: &Path, id: &StageId, tag: &str, pause: Duration) -> Self {
-        let (folder, stage) = (stages.join(id.kept()), id.folder());
-        self.keeping = Some(Keeping { folder, stage, tag: tag.into(), pause, last: Instant::now() });
+    pub fn with_checkpoints(mut self, stages: &Path, id: &StageId, tag: &str, pause: Duration) -> Self {
+        let (folder, stage) = (stages.join(id.checkpoint_dir()), id.folder());
+        self.keeping = Some(CheckpointPolicy { folder, stage, tag: tag.into(), pause, last: Instant::now() });
         self
     }
 
     /// What follows is of another arm and point (a stage that measures several policies).
-    pub fn speak_for(&mut self, arm: &str, method: &str, point: &str) {
+    pub fn set_labels(&mut self, arm: &str, method: &str, point: &str) {
         self.arm = arm.into();
         self.method = method.into();
         self.point = point.into();
@@ -130,7 +130,7 @@ impl Recorder for StageRecorder {
         self.completions.push(completion);
     }
 
-    fn outcomes(&mut self, outcomes: &[Outcome]) {
+    fn outcomes(&mut self, outcomes: &[OutcomeRow]) {
         let (arm, point) = (self.arm.as_str().into(), self.point.as_str().into());
         self.outcomes.push(Outcomes { arm, point, seed: self.seed, all: outcomes.to_vec() });
     }
@@ -144,7 +144,7 @@ impl Recorder for StageRecorder {
     fn progress(&mut self, done: u64, total: u64, words: &str) {
         (self.on_progress)(done, total, words);
         if let Some(teller) = &mut self.teller {
-            teller.tell(done, total, words, &self.rows);
+            teller.publish(done, total, words, &self.rows);
         }
     }
 
@@ -174,7 +174,7 @@ impl Recorder for StageRecorder {
         let whole = bytes.split_at_checked(HASH).filter(|(hash, rest)| *hash == hash_bytes(rest).as_bytes());
         // the training begins anew; what was damaged, or of another stage, stays to be looked at
         let Some((stage, tag, rows, completions, state)) =
-            whole.and_then(|(_, rest)| postcard::from_bytes::<Kept>(rest).ok())
+            whole.and_then(|(_, rest)| postcard::from_bytes::<CheckpointFile>(rest).ok())
         else {
             std::fs::rename(&path, path.with_extension("damaged"))?;
             (self.on_progress)(0, 1, "the kept state is damaged: begins anew");

@@ -38,7 +38,7 @@ pub fn forget_rounds(run: &Path) -> Result<()> {
 /// Every cell that a run has come to so far.
 pub fn cells_of(run: &Path, experiment: &Experiment) -> Result<Vec<Cell>> {
     if !experiment.is_tuned() {
-        return Ok(experiment.lay_out(&experiment.trials()));
+        return Ok(experiment.cells_for(&experiment.trials()));
     }
     let rounds = read_rounds(run)?;
     let fits = |trial: &Trial| experiment.arms.get(&trial.arm).is_none_or(|arm| arm.fits(&trial.settings));
@@ -46,5 +46,5 @@ pub fn cells_of(run: &Path, experiment: &Experiment) -> Result<Vec<Cell>> {
         let problem = format!("it asks for a point of arm `{}` that the arm cannot have", trial.arm);
         return Err(Error::Damaged { path: run.join("search.json"), problem });
     }
-    Ok(rounds.iter().flat_map(|round| experiment.lay_out(round)).collect())
+    Ok(rounds.iter().flat_map(|round| experiment.cells_for(round)).collect())
 }

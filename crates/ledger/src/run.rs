@@ -26,13 +26,13 @@ impl RunDir {
     }
 
     /// Whether a finished and whole stage of this name is in this run or in one beside it. Nothing is moved.
-    pub fn has_stage(&self, id: &StageId) -> Result<bool> {
-        Ok(StageDir::is_whole(&self.stages(), id)? || self.beside(id).is_some())
+    pub fn contains_stage(&self, id: &StageId) -> Result<bool> {
+        Ok(StageDir::is_whole(&self.stages(), id)? || self.sibling_runs(id).is_some())
     }
 
     /// A whole stage of this name in a run beside this one. Theirs is only looked at: what of it is damaged, of a newer version
     /// or cannot be read is theirs to see to.
-    fn beside(&self, id: &StageId) -> Option<StageDir> {
+    fn sibling_runs(&self, id: &StageId) -> Option<StageDir> {
         let runs = std::fs::read_dir(&self.out).into_iter().flatten().flatten();
         let mut all = runs.map(|run| run.path().join("stages")).filter(|stages| *stages != self.stages());
         all.find_map(|stages| StageDir::find(&stages, id).ok().flatten())
@@ -57,16 +57,16 @@ impl RunDir {
 
     /// A finished stage of this run, or one of any run beside it, adopted.
     pub fn find_stage(&self, id: &StageId) -> Result<Option<StageDir>> {
-        Ok(self.sift_stage(id)?.0)
+        Ok(self.find_or_quarantine(id)?.0)
     }
 
     /// As [`Self::find_stage`], and what of this run was found damaged and set aside, in words.
-    pub fn sift_stage(&self, id: &StageId) -> Result<(Option<StageDir>, Option<String>)> {
-        let (own, damage) = StageDir::sift(&self.stages(), id)?;
+    pub fn find_or_quarantine(&self, id: &StageId) -> Result<(Option<StageDir>, Option<String>)> {
+        let (own, damage) = StageDir::open_checked(&self.stages(), id)?;
         if own.is_some() {
             return Ok((own, None));
         }
-        let adopted = self.beside(id).map(|theirs| theirs.adopt(&self.stages(), id)).transpose()?;
+        let adopted = self.sibling_runs(id).map(|theirs| theirs.adopt(&self.stages(), id)).transpose()?;
         Ok((adopted, damage))
     }
 

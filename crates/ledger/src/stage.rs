@@ -3,7 +3,7 @@
 use crate::files::{
     MOST_TEXT, create_folder, hash_and_sync, hash_file, io, is_stray, read_bounded, sync_folder, write_atomically,
 };
-use crate::owner::{Owner, is_left_behind};
+use crate::owner::{ProcessId, is_left_behind};
 use crate::{Error, Result};
 use duel_spec::FORMAT_VERSION;
 use duel_spec::ids::hash_bytes;
@@ -33,14 +33,14 @@ impl StageId {
     }
 
     /// Name of the folder beside it where states of its trainings are kept while it is made.
-    pub fn kept(&self) -> String {
+    pub fn checkpoint_dir(&self) -> String {
         format!("{}.kept", self.folder())
     }
 }
 
 /// `done.json`: what makes a stage whole.
 #[derive(Debug, Serialize, Deserialize)]
-struct Done {
+struct StageManifest {
     format: u32,
     kind: String,
     hash: String,
@@ -54,16 +54,16 @@ struct Done {
     sum: String,
 }
 
-impl Done {
+impl StageManifest {
     /// As text, with the sum in its place.
     fn to_json(&self) -> String {
         let text = serde_json::to_string_pretty(self).expect("done.json is plain data");
-        text.replacen(NO_SUM, &with_sum(&hash_bytes(text.as_bytes())), 1)
+        text.replacen(NO_SUM, &with_checksum(&hash_bytes(text.as_bytes())), 1)
     }
 
     /// Whether the text that it was read from has its sum.
     fn is_of(&self, text: &str) -> bool {
-        let unsummed = text.replacen(&with_sum(&self.sum), NO_SUM, 1);
+        let unsummed = text.replacen(&with_checksum(&self.sum), NO_SUM, 1);
         hash_bytes(unsummed.as_bytes()) == self.sum
     }
 }
@@ -72,7 +72,7 @@ impl Done {
 const MAKING: &str = ".making-";
 
 /// What it says of a stage that one of its files cannot be read.
-fn unreadable<'a>(stage: &'a Path, file: &'a Path) -> impl FnOnce(std::io::Error) -> Error + 'a {
+fn read_error<'a>(stage: &'a Path, file: &'a Path) -> impl FnOnce(std::io::Error) -> Error + 'a {
     move |e| match e.kind() {
         // it is not there, or is no file
         ErrorKind::NotFound | ErrorKind::NotADirectory | ErrorKind::InvalidData => {
@@ -85,7 +85,7 @@ fn unreadable<'a>(stage: &'a Path, file: &'a Path) -> impl FnOnce(std::io::Error
 
 const NO_SUM: &str = "\"sum\": \"\"";
 
-fn with_sum(sum: &str) -> String {
+fn with_checksum(sum: &str) -> String {
     format!("\"sum\": \"{sum}\"")
 }
 
@@ -97,11 +97,11 @@ impl StageDir {
     /// Opens a finished stage under `stages`; `None` if it is not there. A damaged one is set aside as
     /// `<name>.damaged` and counts as not there.
     pub fn open(stages: &Path, id: &StageId) -> Result<Option<Self>> {
-        Ok(Self::sift(stages, id)?.0)
+        Ok(Self::open_checked(stages, id)?.0)
     }
 
     /// As [`Self::open`], and what was found damaged, in words.
-    pub fn sift(stages: &Path, id: &StageId) -> Result<(Option<Self>, Option<String>)> {
+    pub fn open_checked(stages: &Path, id: &StageId) -> Result<(Option<Self>, Option<String>)> {
         let path = stages.join(id.folder());
         match Self::check(&path, id, |_| true) {
             Ok(done) => Ok((done.map(|_| Self(path)), None)),
@@ -165,7 +165,7 @@ impl StageDir {
     /// # Errors
     /// [`Error::Damaged`] where something is missing or other than it was written; [`Error::Io`] where it cannot be read, which
     /// says nothing against it.
-    fn check(path: &Path, id: &StageId, is_read: impl Fn(&str) -> bool) -> Result<Option<Done>> {
+    fn check(path: &Path, id: &StageId, is_read: impl Fn(&str) -> bool) -> Result<Option<StageManifest>> {
         match std::fs::metadata(path) {
             Ok(_) => {}
             Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(None),
@@ -178,7 +178,7 @@ impl StageDir {
         }
         for (name, expected) in done.files.iter().filter(|(name, _)| is_read(name)) {
             let file = path.join(name);
-            let found = hash_file(&file).map_err(unreadable(path, &file))?;
+            let found = hash_file(&file).map_err(read_error(path, &file))?;
             if found != *expected {
                 let problem = format!("{name} does not have the hash that done.json gives");
                 return Err(Error::Damaged { path: path.into(), problem });
@@ -188,12 +188,12 @@ impl StageDir {
     }
 
     /// Reads a stage's `done.json`.
-    fn read_done(path: &Path) -> Result<Done> {
+    fn read_done(path: &Path) -> Result<StageManifest> {
         let file = path.join("done.json");
         let damaged = |problem: String| Error::Damaged { path: path.into(), problem };
-        let text = read_bounded(&file, MOST_TEXT).map_err(unreadable(path, &file))?;
+        let text = read_bounded(&file, MOST_TEXT).map_err(read_error(path, &file))?;
         let text = String::from_utf8(text).map_err(|e| damaged(format!("done.json: {e}")))?;
-        let done: Done = serde_json::from_str(&text).map_err(|e| damaged(format!("done.json: {e}")))?;
+        let done: StageManifest = serde_json::from_str(&text).map_err(|e| damaged(format!("done.json: {e}")))?;
         if done.format > FORMAT_VERSION {
             return Err(Error::Newer { path: path.into(), found: done.format, known: FORMAT_VERSION });
         }
@@ -221,7 +221,7 @@ impl StageDir {
         let path = stages.join(id.folder());
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let mark = format!("{}{MAKING}", id.folder());
-        let making = stages.join(format!("{mark}{}-{number}", Owner::here().tag()));
+        let making = stages.join(format!("{mark}{}-{number}", ProcessId::here().tag()));
         for left in std::fs::read_dir(stages).map_err(io("list", stages))?.flatten().map(|left| left.path()) {
             if is_left_behind(&left, &mark) {
                 let _ = std::fs::remove_dir_all(left);
@@ -242,7 +242,7 @@ impl StageDir {
             files.insert(name, hash_and_sync(&entry.path()).map_err(io("read", &entry.path()))?);
         }
         let (kind, hash) = (id.kind.clone(), id.hash.clone());
-        let done = Done { format: FORMAT_VERSION, kind, hash, key: key.clone(), files, sum: String::new() };
+        let done = StageManifest { format: FORMAT_VERSION, kind, hash, key: key.clone(), files, sum: String::new() };
         write_atomically(&making.join("done.json"), done.to_json().as_bytes())?; // flushes the folder's entries, too
         if let Err(taken) = std::fs::rename(&making, &path) {
             let Some(other) = Self::open(stages, id)? else { return Err(io("put in place", &path)(taken).into()) };
@@ -250,7 +250,7 @@ impl StageDir {
             return Ok(other);
         }
         sync_folder(stages)?;
-        let _ = std::fs::remove_dir_all(stages.join(id.kept())); // of no more use
+        let _ = std::fs::remove_dir_all(stages.join(id.checkpoint_dir())); // of no more use
         Ok(Self(path))
     }
 
@@ -307,14 +307,14 @@ mod tests {
     fn what_a_killed_maker_left_is_swept_and_what_a_living_one_makes_is_left() {
         let folder = tempfile::tempdir().expect("a folder");
         let id = StageId { kind: "sft".into(), hash: "0123".into() };
-        let left = |owner: &Owner| {
+        let left = |owner: &ProcessId| {
             let path = folder.path().join(format!("{}{MAKING}{}-0", id.folder(), owner.tag()));
             std::fs::create_dir(&path).expect("made");
             path
         };
-        let here = Owner::here();
+        let here = ProcessId::here();
         let (dead, alive) =
-            (left(&Owner { began: 1, ..here.clone() }), left(&Owner { host: "elsewhere".into(), ..here }));
+            (left(&ProcessId { began: 1, ..here.clone() }), left(&ProcessId { host: "elsewhere".into(), ..here }));
         let fill = |to: &Path| write_atomically(&to.join("weights"), b"abc");
         StageDir::make(folder.path(), &id, &serde_json::Value::Null, fill).expect("made");
         assert!(!dead.exists() && alive.exists());

@@ -2,7 +2,7 @@
 
 use crate::{Error, Result, write_atomically};
 use duel_spec::ids::hash_bytes;
-use duel_spec::{Clocks, Completion, MetricRow, Outcome};
+use duel_spec::{Clocks, Completion, MetricRow, OutcomeRow};
 use polars::prelude::*;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Once};
 
-fn broken(action: &'static str, path: &Path) -> impl Fn(PolarsError) -> Error {
+fn corrupt(action: &'static str, path: &Path) -> impl Fn(PolarsError) -> Error {
     let path = path.to_path_buf();
     move |e| Error::Table { action, path: path.clone(), problem: e.to_string() }
 }
@@ -21,7 +21,7 @@ fn write(path: &Path, mut table: DataFrame) -> Result<String> {
     ParquetWriter::new(&mut bytes)
         .with_compression(ParquetCompression::Zstd(None))
         .finish(&mut table)
-        .map_err(broken("written", path))?;
+        .map_err(corrupt("written", path))?;
     write_atomically(path, &bytes)?;
     Ok(hash_bytes(&bytes))
 }
@@ -78,7 +78,7 @@ fn fenced<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
     FENCES.fetch_sub(1, Ordering::Relaxed);
     outcome
         .unwrap_or_else(|_| Err(PolarsError::ComputeError("its bytes are not those of a table".into())))
-        .map_err(broken("read", path))
+        .map_err(corrupt("read", path))
 }
 
 /// Writes the rows of a `metrics.parquet`.
@@ -97,13 +97,13 @@ pub fn write_metrics(path: &Path, rows: &[MetricRow]) -> Result<()> {
         "metric" => text(|r| &r.metric),
         "value" => rows.iter().map(|r| r.value).collect::<Vec<_>>(),
     )
-    .map_err(broken("written", path))?;
+    .map_err(corrupt("written", path))?;
     write(path, table).map(drop)
 }
 
 /// A row of `metrics.parquet` with its names shared.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Row {
+pub struct SharedMetricRow {
     pub arm: Arc<str>,
     pub method: Arc<str>,
     pub point: Arc<str>,
@@ -117,21 +117,21 @@ pub struct Row {
 /// All rows of a `metrics.parquet`.
 #[derive(Debug, Clone, Default)]
 pub struct MetricTable {
-    pub rows: Vec<Row>,
+    pub rows: Vec<SharedMetricRow>,
 }
 
 impl MetricTable {
     /// The rows of one metric of one stage.
-    pub fn of<'a>(&'a self, stage: &'a str, metric: &'a str) -> impl Iterator<Item = &'a Row> {
+    pub fn of<'a>(&'a self, stage: &'a str, metric: &'a str) -> impl Iterator<Item = &'a SharedMetricRow> {
         self.rows.iter().filter(move |r| &*r.stage == stage && &*r.metric == metric)
     }
 }
 
 /// One copy of every name.
 #[derive(Default)]
-struct Names(HashMap<String, Arc<str>>);
+struct NameInterner(HashMap<String, Arc<str>>);
 
-impl Names {
+impl NameInterner {
     fn shared(&mut self, name: &str) -> Arc<str> {
         if let Some(known) = self.0.get(name) {
             return known.clone();
@@ -142,7 +142,7 @@ impl Names {
     }
 }
 
-fn texts(table: &DataFrame, column: &str, names: &mut Names) -> PolarsResult<Vec<Arc<str>>> {
+fn texts(table: &DataFrame, column: &str, names: &mut NameInterner) -> PolarsResult<Vec<Arc<str>>> {
     let mut last: Arc<str> = names.shared("");
     let shared = |text: Option<&str>| {
         let text = text.unwrap_or_default();
@@ -166,8 +166,8 @@ fn integers(table: &DataFrame, column: &str) -> PolarsResult<Vec<u64>> {
 const ROWS_AT_A_TIME: usize = 1 << 18;
 
 /// Reads a `metrics.parquet` piece by piece, row after row. One name is one `Arc` in all rows.
-pub fn scan_metrics(path: &Path, mut each: impl FnMut(Row)) -> Result<()> {
-    let mut names = Names::default();
+pub fn scan_metrics(path: &Path, mut each: impl FnMut(SharedMetricRow)) -> Result<()> {
+    let mut names = NameInterner::default();
     let mut piece = |table: &DataFrame| -> PolarsResult<()> {
         let mut text = |column| texts(table, column, &mut names);
         let (arm, method, point, stage, metric) =
@@ -175,7 +175,7 @@ pub fn scan_metrics(path: &Path, mut each: impl FnMut(Row)) -> Result<()> {
         let (seed, step, tokens) = (integers(table, "seed")?, integers(table, "step")?, integers(table, "tokens")?);
         let (flops, wall, value) = (floats(table, "flops")?, floats(table, "wall_seconds")?, floats(table, "value")?);
         for i in 0..table.height() {
-            each(Row {
+            each(SharedMetricRow {
                 arm: arm[i].clone(),
                 method: method[i].clone(),
                 point: point[i].clone(),
@@ -190,7 +190,7 @@ pub fn scan_metrics(path: &Path, mut each: impl FnMut(Row)) -> Result<()> {
     };
     for from in (0..number_of_rows(path)?).step_by(ROWS_AT_A_TIME) {
         let table = read_rows(path, Some((from, ROWS_AT_A_TIME)))?;
-        piece(&table).map_err(broken("read", path))?;
+        piece(&table).map_err(corrupt("read", path))?;
     }
     Ok(())
 }
@@ -220,7 +220,7 @@ pub fn write_completions(path: &Path, rows: &[Completion]) -> Result<()> {
         "tokens" => rows.iter().map(|r| r.tokens).collect::<Vec<_>>(),
         "ended" => rows.iter().map(|r| r.ended).collect::<Vec<_>>(),
     )
-    .map_err(broken("written", path))?;
+    .map_err(corrupt("written", path))?;
     write(path, table).map(drop)
 }
 
@@ -255,7 +255,7 @@ pub fn read_completions(path: &Path) -> Result<Vec<Completion>> {
             })
             .collect())
     };
-    columns().map_err(broken("read", path))
+    columns().map_err(corrupt("read", path))
 }
 
 /// What the finished policies of one arm, point and seed earn.
@@ -264,7 +264,7 @@ pub struct Outcomes {
     pub arm: Arc<str>,
     pub point: Arc<str>,
     pub seed: u64,
-    pub all: Vec<Outcome>,
+    pub all: Vec<OutcomeRow>,
 }
 
 /// Writes the rows of an `outcomes.parquet`.
@@ -279,14 +279,14 @@ pub fn write_outcomes(path: &Path, policies: &[Outcomes]) -> Result<()> {
         "tokens" => rows().map(|(_, outcome)| outcome.tokens).collect::<Vec<_>>(),
         "share" => rows().map(|(_, outcome)| outcome.share).collect::<Vec<_>>(),
     )
-    .map_err(broken("written", path))?;
+    .map_err(corrupt("written", path))?;
     write(path, table).map(drop)
 }
 
 /// Reads an `outcomes.parquet`.
 pub fn read_outcomes(path: &Path) -> Result<Vec<Outcomes>> {
     let table = read(path)?;
-    let mut names = Names::default();
+    let mut names = NameInterner::default();
     let mut policies = || -> PolarsResult<Vec<Outcomes>> {
         let (arm, point) = (texts(&table, "arm", &mut names)?, texts(&table, "point", &mut names)?);
         let (seed, gold) = (integers(&table, "seed")?, floats(&table, "gold_reward")?);
@@ -297,7 +297,7 @@ pub fn read_outcomes(path: &Path) -> Result<Vec<Outcomes>> {
         let share: Vec<f32> = table.column("share")?.f32()?.iter().map(Option::unwrap_or_default).collect();
         let mut policies: Vec<Outcomes> = vec![];
         for i in 0..table.height() {
-            let outcome = Outcome { prompt: prompt[i], gold_reward: gold[i], tokens: tokens[i], share: share[i] };
+            let outcome = OutcomeRow { prompt: prompt[i], gold_reward: gold[i], tokens: tokens[i], share: share[i] };
             match policies.last_mut() {
                 Some(last) if last.arm == arm[i] && last.point == point[i] && last.seed == seed[i] => {
                     last.all.push(outcome);
@@ -310,7 +310,7 @@ pub fn read_outcomes(path: &Path) -> Result<Vec<Outcomes>> {
         }
         Ok(policies)
     };
-    policies().map_err(broken("read", path))
+    policies().map_err(corrupt("read", path))
 }
 
 /// Joins the tables of finished stages, in the given order, into one file, and returns its hash; `None` where there is none.
@@ -321,7 +321,7 @@ pub fn merge_tables(from: &[std::path::PathBuf], to: &Path) -> Result<Option<Str
         joined = Some(match joined {
             None => table,
             Some(mut all) => {
-                all.vstack_mut_owned(table).map_err(broken("joined", path))?;
+                all.vstack_mut_owned(table).map_err(corrupt("joined", path))?;
                 all
             }
         });

@@ -111,7 +111,7 @@ fn a_damaged_stage_is_set_aside() {
             let mut bytes = std::fs::read(&path).unwrap();
             damage(&mut bytes);
             std::fs::write(&path, bytes).unwrap();
-            let (found, words) = StageDir::sift(folder.path(), &id()).unwrap();
+            let (found, words) = StageDir::open_checked(folder.path(), &id()).unwrap();
             let words = words.unwrap();
             assert!(found.is_none() && words.contains(file) && words.contains("sft-0123.damaged"), "{words}");
             assert!(folder.path().join("sft-0123.damaged").join(file).is_file());
@@ -192,7 +192,7 @@ fn what_cannot_be_read_is_not_damaged() {
     // a link that leads in a circle cannot be read, whoever asks
     std::fs::remove_file(&weights).unwrap();
     std::os::unix::fs::symlink("weights", &weights).unwrap();
-    let error = StageDir::sift(folder.path(), &id()).unwrap_err();
+    let error = StageDir::open_checked(folder.path(), &id()).unwrap_err();
     assert!(matches!(&error, Error::Io { path, .. } if path.ends_with("sft-0123/weights")), "{error}");
     assert!(weights.is_symlink() && !folder.path().join("sft-0123.damaged").exists());
     // nor can what permissions forbid, unless one is root
@@ -200,15 +200,15 @@ fn what_cannot_be_read_is_not_damaged() {
     std::fs::write(&weights, b"abc").unwrap();
     std::fs::set_permissions(&weights, std::fs::Permissions::from_mode(0o000)).unwrap();
     if std::fs::read(&weights).is_err() {
-        assert!(matches!(StageDir::sift(folder.path(), &id()), Err(Error::Io { .. })));
+        assert!(matches!(StageDir::open_checked(folder.path(), &id()), Err(Error::Io { .. })));
     }
     // a file that is a folder, or gone, is
     std::fs::remove_file(&weights).unwrap();
     std::fs::create_dir(&weights).unwrap();
-    assert!(StageDir::sift(folder.path(), &id()).unwrap().1.unwrap().contains("weights"));
+    assert!(StageDir::open_checked(folder.path(), &id()).unwrap().1.unwrap().contains("weights"));
     let weights = make(folder.path()).file("weights");
     std::fs::remove_file(&weights).unwrap();
-    assert!(StageDir::sift(folder.path(), &id()).unwrap().1.unwrap().contains("weights"));
+    assert!(StageDir::open_checked(folder.path(), &id()).unwrap().1.unwrap().contains("weights"));
 }
 
 #[test]
@@ -218,7 +218,7 @@ fn another_runs_stage_is_never_set_aside() {
     let theirs = make(&first.stages());
     make(&third.stages());
     std::fs::write(theirs.file("weights"), b"abd").unwrap();
-    let (found, damage) = second.sift_stage(&id()).unwrap();
+    let (found, damage) = second.find_or_quarantine(&id()).unwrap();
     assert!(damage.is_none() && found.unwrap().path().starts_with(second.path()), "the whole one is taken over");
     assert!(theirs.path().is_dir() && !first.stages().join("sft-0123.damaged").exists());
 }
@@ -235,7 +235,7 @@ fn names_that_lead_elsewhere_are_no_files_of_a_stage() {
     let unsummed = text.replace(sum.trim(), "\"sum\": \"\"");
     let summed = format!("\"sum\": \"{}\"", duel_spec::ids::hash_bytes(unsummed.as_bytes()));
     std::fs::write(&done, text.replace(sum.trim(), &summed)).unwrap();
-    let (found, words) = StageDir::sift(folder.path(), &id()).unwrap();
+    let (found, words) = StageDir::open_checked(folder.path(), &id()).unwrap();
     assert!(found.is_none() && words.unwrap().contains("outside"));
 }
 
@@ -295,7 +295,7 @@ fn a_kept_state_brings_its_rows_back_and_a_damaged_one_is_set_aside() {
     let of_stage = |hash: &str, tag: &str| {
         let id = StageId { kind: "cell".into(), hash: hash.into() };
         let quiet = Box::new(|_: u64, _: u64, _: &str| {});
-        StageRecorder::new("dpo", "dpo", "-", 0, quiet).keeping(folder.path(), &id, tag, Duration::ZERO)
+        StageRecorder::new("dpo", "dpo", "-", 0, quiet).with_checkpoints(folder.path(), &id, tag, Duration::ZERO)
     };
     let (kept, recorder) = (folder.path().join("cell-0123.kept"), |tag: &str| of_stage("0123", tag));
     let mut first = recorder("a");
@@ -342,10 +342,10 @@ fn a_stage_under_the_name_of_another_is_neither_reused_nor_read() {
         std::fs::copy(stage.file(file), copy.join(file)).unwrap();
     }
     // by a run beside it, by whoever reads, by the run itself
-    assert!(!second.has_stage(&other).unwrap() && second.find_stage(&other).unwrap().is_none());
+    assert!(!second.contains_stage(&other).unwrap() && second.find_stage(&other).unwrap().is_none());
     let read = StageDir::find(&first.stages(), &other).unwrap_err().to_string();
     assert!(read.contains("sft-0123"), "{read}");
-    let (found, words) = first.sift_stage(&other).unwrap();
+    let (found, words) = first.find_or_quarantine(&other).unwrap();
     assert!(found.is_none() && words.unwrap().contains("holds the stage sft-0123"));
     assert!(StageDir::open(&first.stages(), &id()).unwrap().is_some(), "the one that it was copied from stays");
 }
@@ -354,9 +354,9 @@ fn a_stage_under_the_name_of_another_is_neither_reused_nor_read() {
 fn planned(run: &std::path::Path, experiment: &str, cells: &[(&str, u64)], finished: &[&str]) -> Manifest {
     let folder =
         |label: &str| format!("cell-{}", &duel_spec::ids::hash_bytes(format!("{experiment} {label}").as_bytes())[..16]);
-    let plan: Vec<Planned> = cells
+    let plan: Vec<PlannedStage> = cells
         .iter()
-        .map(|(label, seed)| Planned {
+        .map(|(label, seed)| PlannedStage {
             label: label.to_string(),
             folder: folder(label),
             seed: Some(*seed),
@@ -386,7 +386,7 @@ fn planned(run: &std::path::Path, experiment: &str, cells: &[(&str, u64)], finis
     }
 }
 
-fn arms(tables: &Tables) -> Vec<String> {
+fn arms(tables: &TableSource) -> Vec<String> {
     let rows = tables.metrics.iter().flat_map(|path| read_metrics(path).unwrap().rows);
     rows.map(|row| row.arm.to_string()).collect()
 }
@@ -396,8 +396,8 @@ fn tables_are_read_where_they_are_of_the_plan_and_else_the_stages() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path();
     let old = planned(run, "old", &[("a", 0), ("b", 0), ("c", 1)], &["a", "b"]);
-    merge(run, &old, Part::Comparison).unwrap();
-    let of = |manifest| Tables::of(run, manifest, Part::Comparison);
+    merge(run, &old, RunSubset::Comparison).unwrap();
+    let of = |manifest| TableSource::of(run, manifest, RunSubset::Comparison);
     let found = of(&old).unwrap();
     assert!(found.are_merged && found.cells == 3 && found.missing.len() == 1, "{found:?}");
     assert_eq!(arms(&found), ["a", "b"]);
@@ -411,10 +411,10 @@ fn tables_are_read_where_they_are_of_the_plan_and_else_the_stages() {
         (arms(&found), found.missing),
         (vec!["b".to_string()], vec![("a".into(), "the run was interrupted before".into())])
     );
-    assert!(digests(run).is_err(), "there is no manifest");
+    assert!(file_digests(run).is_err(), "there is no manifest");
     new.write(run).unwrap();
     std::fs::write(run.join("experiment.toml"), "").unwrap();
-    let Digests { all, missing } = digests(run).unwrap();
+    let Digests { all, missing } = file_digests(run).unwrap();
     assert!(missing == ["a"] && all.iter().all(|digest| digest.file != "metrics.parquet"), "{all:?}");
 
     // fewer seeds than the table has: it is not of this plan, and the stages are all there
@@ -439,33 +439,33 @@ fn a_table_without_its_hash_is_named_and_one_that_is_gone_is_made_up_for_by_the_
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path();
     let manifest = planned(run, "e", &[("a", 0), ("b", 0)], &["a", "b"]);
-    merge(run, &manifest, Part::Comparison).unwrap();
+    merge(run, &manifest, RunSubset::Comparison).unwrap();
     let table = run.join("metrics.parquet");
     let bytes = std::fs::read(&table).unwrap();
     for place in (0..bytes.len()).step_by(23) {
         let mut flipped = bytes.clone();
         flipped[place] ^= 1 << (place % 8);
         std::fs::write(&table, &flipped).unwrap();
-        let error = Tables::of(run, &manifest, Part::Comparison).unwrap_err();
+        let error = TableSource::of(run, &manifest, RunSubset::Comparison).unwrap_err();
         assert!(matches!(&error, Error::Damaged { path, .. } if *path == table), "{place}: {error}");
     }
     std::fs::remove_file(&table).unwrap();
-    assert_eq!(arms(&Tables::of(run, &manifest, Part::Comparison).unwrap()), ["a", "b"]);
+    assert_eq!(arms(&TableSource::of(run, &manifest, RunSubset::Comparison).unwrap()), ["a", "b"]);
     // without the stages it has to be there, and of these
     std::fs::rename(run.join("stages"), run.join("elsewhere")).unwrap();
-    let error = Tables::of(run, &manifest, Part::Comparison).unwrap_err();
+    let error = TableSource::of(run, &manifest, RunSubset::Comparison).unwrap_err();
     assert!(error.to_string().contains("metrics.parquet"), "{error}");
     std::fs::write(&table, &bytes).unwrap();
-    assert!(Tables::of(run, &manifest, Part::Comparison).unwrap().are_merged);
+    assert!(TableSource::of(run, &manifest, RunSubset::Comparison).unwrap().are_merged);
     let other = tempfile::tempdir().unwrap();
     let theirs = planned(other.path(), "theirs", &[("a", 0)], &["a"]);
-    merge(other.path(), &theirs, Part::Comparison).unwrap();
+    merge(other.path(), &theirs, RunSubset::Comparison).unwrap();
     for file in ["metrics.parquet", "tables.json"] {
         std::fs::copy(other.path().join(file), run.join(file)).unwrap();
     }
-    assert!(matches!(Tables::of(run, &manifest, Part::Comparison), Err(Error::Foreign { .. })));
+    assert!(matches!(TableSource::of(run, &manifest, RunSubset::Comparison), Err(Error::Foreign { .. })));
     std::fs::remove_file(run.join("tables.json")).unwrap();
-    assert!(matches!(Tables::of(run, &manifest, Part::Comparison), Err(Error::Foreign { .. })));
+    assert!(matches!(TableSource::of(run, &manifest, RunSubset::Comparison), Err(Error::Foreign { .. })));
 }
 
 #[test]
@@ -475,8 +475,8 @@ fn merging_leaves_no_table_of_an_earlier_experiment() {
     for left in ["outcomes.parquet", "completions.parquet"] {
         std::fs::write(folder.path().join(left), "of another").unwrap();
     }
-    merge(folder.path(), &manifest, Part::Comparison).unwrap();
-    let tables = Tables::of(folder.path(), &manifest, Part::Comparison).unwrap();
+    merge(folder.path(), &manifest, RunSubset::Comparison).unwrap();
+    let tables = TableSource::of(folder.path(), &manifest, RunSubset::Comparison).unwrap();
     assert!(tables.outcomes.is_empty() && tables.completions.is_empty() && tables.metrics.len() == 1);
     assert!(!folder.path().join("outcomes.parquet").exists());
 }
@@ -488,7 +488,7 @@ fn tables_of_an_older_format_are_taken_unless_the_run_was_cut_off() {
     write_metrics(&run.join("metrics.parquet"), &[]).unwrap();
     let of = |exit: &str| {
         let manifest = Manifest { format: 11, exit: exit.into(), ..Manifest::default() };
-        Tables::of(run, &manifest, Part::Comparison)
+        TableSource::of(run, &manifest, RunSubset::Comparison)
     };
     assert_eq!(of("complete").unwrap().metrics.len(), 1);
     assert_eq!(of("failed").unwrap().metrics.len(), 1);

@@ -6,7 +6,7 @@ mod mutated;
 
 use duel_ledger::*;
 use duel_spec::ids::hash_bytes;
-use duel_spec::{Clocks, Completion, Document, Experiment, MetricRow, Outcome, Recorder, metrics};
+use duel_spec::{Clocks, Completion, Document, Experiment, MetricRow, OutcomeRow, Recorder, metrics};
 use std::path::Path;
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ fn damaged_done_files_are_read_or_set_aside() {
         let _ = (stage.key(), stage.files(), StageDir::is_whole(&run.stages(), &id()));
         let _ = other.find_stage(&id());
         assert!(!run.stages().join("sft-0123.damaged").exists(), "another run sets nothing aside");
-        let _ = run.sift_stage(&id());
+        let _ = run.find_or_quarantine(&id());
         assert!(!out.path().join("outside").exists());
     });
 }
@@ -76,7 +76,7 @@ fn damaged_manifests_and_rounds_are_read_or_refused() {
     let manifest = std::fs::read(run.join("manifest.json")).unwrap();
     mutated::every("manifest", 1000, &[&manifest], &JSON, |_, bytes| {
         std::fs::write(run.join("manifest.json"), bytes).unwrap();
-        let _ = (Manifest::read(run), RunDir::open(run), digests(run));
+        let _ = (Manifest::read(run), RunDir::open(run), file_digests(run));
     });
 
     let text = "[tuning]\nconfigurations = 4\n[arms.d]\nmethod = \"dpo\"\nsearch = \"random\"\n[arms.d.space]\n\
@@ -96,10 +96,10 @@ fn damaged_manifests_and_rounds_are_read_or_refused() {
 fn damaged_kept_states_are_resumed_or_set_aside() {
     let folder = tempfile::tempdir().unwrap();
     let id = StageId { kind: "cell".into(), hash: "0123".into() };
-    let kept = folder.path().join(id.kept()).join("train");
+    let kept = folder.path().join(id.checkpoint_dir()).join("train");
     let recorder = || {
         let quiet = Box::new(|_: u64, _: u64, _: &str| {});
-        StageRecorder::new("dpo", "dpo", "-", 0, quiet).keeping(folder.path(), &id, "a", Duration::ZERO)
+        StageRecorder::new("dpo", "dpo", "-", 0, quiet).with_checkpoints(folder.path(), &id, "a", Duration::ZERO)
     };
     let mut first = recorder();
     for step in 0..20 {
@@ -155,7 +155,7 @@ fn damaged_tables_are_read_or_refused() {
     let rows: Vec<MetricRow> = (0..300).flat_map(|step| [row(step, "loss"), row(step, "kl")]).collect();
     write_metrics(&path("metrics"), &rows).unwrap();
     write_completions(&path("completions"), &vec![completion(); 40]).unwrap();
-    let outcome = |prompt| Outcome { prompt, gold_reward: 0.5, tokens: 3, share: 0.25 };
+    let outcome = |prompt| OutcomeRow { prompt, gold_reward: 0.5, tokens: 3, share: 0.25 };
     let all = (0..50).map(outcome).collect();
     write_outcomes(&path("outcomes"), &[Outcomes { arm: "dpo".into(), point: "-".into(), seed: 1, all }]).unwrap();
     let whole = ["metrics", "completions", "outcomes"].map(|name| std::fs::read(path(name)).unwrap());

@@ -79,7 +79,7 @@ impl TransformerConfig {
     }
 
     /// Numbers that a model of these sizes is made of; `None` where they are more than can be counted.
-    pub fn numbers(&self) -> Option<usize> {
+    pub fn num_params(&self) -> Option<usize> {
         let (d, e) = (self.width, self.head_width());
         let heads = self.heads.checked_mul(2)?.checked_add(self.key_value_heads().checked_mul(2)?)?;
         let (mlp, inner, positions) = match self.family {

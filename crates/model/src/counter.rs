@@ -4,7 +4,7 @@ use std::cell::Cell;
 
 /// Matrix-multiply FLOPs of this thread's models: blocks and heads, attention and adapters left out.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Counted {
+pub struct CountedFlops {
     /// Of blocks, 2 a parameter and column that was read, padding among them.
     pub blocks: f64,
     /// Of heads, 2 a parameter and row of states.
@@ -16,24 +16,24 @@ pub struct Counted {
 }
 
 thread_local! {
-    static COUNTED: Cell<Counted> = const { Cell::new(Counted { blocks: 0.0, heads: 0.0, blocks_back: 0.0, heads_back: 0.0 }) };
+    static COUNTED: Cell<CountedFlops> = const { Cell::new(CountedFlops { blocks: 0.0, heads: 0.0, blocks_back: 0.0, heads_back: 0.0 }) };
 }
 
 /// What was counted on this thread so far.
-pub fn counted() -> Counted {
+pub fn count_flops() -> CountedFlops {
     COUNTED.get()
 }
 
 /// Does some work that does not count.
-pub fn uncounted<T>(work: impl FnOnce() -> T) -> T {
+pub fn without_counting<T>(work: impl FnOnce() -> T) -> T {
     let before = COUNTED.get();
     let done = work();
     COUNTED.set(before);
     done
 }
 
-pub(crate) fn count(add: impl FnOnce(&mut Counted)) {
-    let mut counted = COUNTED.get();
-    add(&mut counted);
-    COUNTED.set(counted);
+pub(crate) fn count(add: impl FnOnce(&mut CountedFlops)) {
+    let mut total = COUNTED.get();
+    add(&mut total);
+    COUNTED.set(total);
 }

@@ -2,7 +2,7 @@
 //! door. They run on the device `flex`; everywhere else, and where an adapter is on, models compose burn's operations.
 
 use crate::counter::count;
-use crate::shelf::Mapped;
+use crate::shelf::MmapMatrix;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType, Flex, TensorMetadata as _, backend_extension};
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -11,12 +11,13 @@ use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_flex::FlexTensor;
 use duel_kernels::{
-    BlockSaved, BlockShape, BlockWeights, Buffer, Head, LlamaMap, LlamaSaved, LlamaShape, LlamaWeights, MAPS, Place,
+    BlockSaved, BlockShape, BlockWeights, LinearWeights, LlamaSaved, LlamaShape, LlamaWeights, LmHead, MAPS,
+    PooledBuffer, RopeAndPadding,
 };
 use std::sync::Arc;
 
 /// Whether fused operations can read this tensor.
-pub fn applies<const D: usize>(x: &Tensor<D>) -> bool {
+pub fn is_supported<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && x.device() == Device::flex()
 }
 
@@ -82,7 +83,7 @@ pub struct LlamaTensors<B: Backend> {
 pub struct LlamaPlan {
     pub shape: LlamaShape,
     /// The block's matrices where they stay in their file: those of the tensors are then read by nobody.
-    pub mapped: Option<[Arc<Mapped>; MAPS]>,
+    pub mapped: Option<[Arc<MmapMatrix>; MAPS]>,
     pub cos: Arc<Vec<f32>>,
     pub sin: Arc<Vec<f32>>,
     pub left: Option<Arc<Vec<usize>>>,
@@ -140,7 +141,7 @@ pub fn chosen_logp(states: Tensor<2>, weight: Tensor<2>, plan: LogpPlan) -> Tens
     Tensor::from_dispatch(<Dispatch as Fused>::chosen_logp(states.into_dispatch(), weight.into_dispatch(), plan))
 }
 
-fn numbers(tensor: &FlexTensor) -> &[f32] {
+fn as_slice(tensor: &FlexTensor) -> &[f32] {
     tensor.as_slice().expect("contiguous f32, as `applies` and `contiguous` saw to")
 }
 
@@ -150,7 +151,7 @@ fn tensor(values: Vec<f32>, like: &FlexTensor) -> FlexTensor {
 
 impl<B: Backend> BlockTensors<B> {
     /// In the order of the fields.
-    fn parts(self) -> Parts<FloatTensor<B>> {
+    fn parts(self) -> BlockPrimitives<FloatTensor<B>> {
         [
             self.x,
             self.norm1_gain,
@@ -170,7 +171,7 @@ impl<B: Backend> BlockTensors<B> {
 }
 
 /// A block's input and its parameters in the order of [`BlockTensors`].
-type Parts<T> = [T; 13];
+type BlockPrimitives<T> = [T; 13];
 
 /// Places of a block's matrices among them.
 const MATRICES: [usize; 4] = [3, 5, 9, 11];
@@ -179,16 +180,16 @@ const MATRICES: [usize; 4] = [3, 5, 9, 11];
 fn count_back<const N: usize>(x: &FlexTensor, matrices: [(&FlexTensor, bool); N]) {
     let shape = x.shape();
     let columns: usize = shape[0] * shape[1];
-    let each = matrices.map(|(matrix, asked)| numbers(matrix).len() * columns * if asked { 4 } else { 2 });
+    let each = matrices.map(|(matrix, asked)| as_slice(matrix).len() * columns * if asked { 4 } else { 2 });
     count(|counted| counted.blocks_back += each.iter().sum::<usize>() as f64);
 }
 
-fn contiguous(parts: Parts<&FlexTensor>) -> Parts<FlexTensor> {
+fn contiguous(parts: BlockPrimitives<&FlexTensor>) -> BlockPrimitives<FlexTensor> {
     parts.map(FlexTensor::to_contiguous)
 }
 
-fn block_weights(parts: &Parts<FlexTensor>) -> BlockWeights<'_> {
-    std::array::from_fn(|i| numbers(&parts[i + 1])).into()
+fn block_weights(parts: &BlockPrimitives<FlexTensor>) -> BlockWeights<'_> {
+    std::array::from_fn(|i| as_slice(&parts[i + 1])).into()
 }
 
 impl<B: Backend> LlamaTensors<B> {
@@ -226,11 +227,11 @@ impl<B: Backend> LlamaTensors<B> {
 /// A Llama block's input and its parameters in the order of [`LlamaTensors`].
 type LlamaParts<T> = [T; 24];
 
-fn llama_weights<'a>(parts: &'a LlamaParts<FlexTensor>, decoded: Option<&'a [Buffer; MAPS]>) -> LlamaWeights<'a> {
-    let of = |i: usize| numbers(&parts[i]);
+fn llama_weights<'a>(parts: &'a LlamaParts<FlexTensor>, decoded: Option<&'a [PooledBuffer; MAPS]>) -> LlamaWeights<'a> {
+    let of = |i: usize| as_slice(&parts[i]);
     let map = |i: usize| {
         let weight = decoded.map_or_else(|| of(3 + i), |decoded| &decoded[i][..]);
-        LlamaMap { weight, turned: decoded.is_some(), a: of(10 + 2 * i), b: of(11 + 2 * i) }
+        LinearWeights { weight, turned: decoded.is_some(), a: of(10 + 2 * i), b: of(11 + 2 * i) }
     };
     LlamaWeights { norms: [of(1), of(2)], maps: std::array::from_fn(map) }
 }
@@ -240,26 +241,26 @@ impl LlamaPlan {
     fn count_back(&self, parts: &LlamaParts<FlexTensor>, asked: [bool; MAPS]) {
         let sizes = (0..MAPS).map(|i| match &self.mapped {
             Some(mapped) => mapped[i].dims().iter().product(),
-            None => numbers(&parts[3 + i]).len(),
+            None => as_slice(&parts[3 + i]).len(),
         });
         let columns = self.shape.sequences * self.shape.columns;
         let each = sizes.zip(asked).map(|(size, asked)| size * columns * if asked { 4 } else { 2 });
         count(|counted| counted.blocks_back += each.sum::<usize>() as f64);
     }
 
-    fn place(&self) -> Place<'_> {
-        Place { cos: &self.cos, sin: &self.sin, left: self.left.as_ref().map(|left| left.as_slice()) }
+    fn place(&self) -> RopeAndPadding<'_> {
+        RopeAndPadding { cos: &self.cos, sin: &self.sin, left: self.left.as_ref().map(|left| left.as_slice()) }
     }
 
     fn forward(&self, parts: &LlamaParts<FlexTensor>) -> (FlexTensor, LlamaSaved) {
         let (x, decoded) = (&parts[0], self.decoded());
         let weights = llama_weights(parts, decoded.as_ref());
-        let (y, saved) = duel_kernels::llama_forward(self.shape, weights, numbers(x), self.place());
+        let (y, saved) = duel_kernels::llama_forward(self.shape, weights, as_slice(x), self.place());
         (tensor(y, x), saved)
     }
 
     /// The block's matrices `[out, in]` where they stay in their file.
-    fn decoded(&self) -> Option<[Buffer; MAPS]> {
+    fn decoded(&self) -> Option<[PooledBuffer; MAPS]> {
         self.mapped.as_ref().map(|mapped| mapped.each_ref().map(|mapped| mapped.read()))
     }
 
@@ -272,9 +273,9 @@ impl LlamaPlan {
         asked: [bool; MAPS],
     ) -> Vec<Option<FlexTensor>> {
         let decoded = self.decoded();
-        let (weights, x) = (llama_weights(parts, decoded.as_ref()), numbers(&parts[0]));
+        let (weights, x) = (llama_weights(parts, decoded.as_ref()), as_slice(&parts[0]));
         let (dx, gradient) =
-            duel_kernels::llama_backward(self.shape, weights, x, saved, self.place(), numbers(dy), asked);
+            duel_kernels::llama_backward(self.shape, weights, x, saved, self.place(), as_slice(dy), asked);
         let adapters = gradient.a.into_iter().zip(gradient.b).flat_map(|(a, b)| [a, b]);
         let all = std::iter::once(dx).chain(gradient.norms).chain(gradient.weights).chain(adapters);
         all.zip(parts).map(|(values, like)| (!values.is_empty()).then(|| tensor(values, like))).collect()
@@ -286,25 +287,25 @@ impl BlockPlan {
         self.left.as_ref().map(|left| left.as_slice())
     }
 
-    fn forward(&self, parts: &Parts<FlexTensor>) -> (FlexTensor, BlockSaved) {
+    fn forward(&self, parts: &BlockPrimitives<FlexTensor>) -> (FlexTensor, BlockSaved) {
         let x = &parts[0];
-        let (y, saved) = duel_kernels::block_forward(self.shape, block_weights(parts), numbers(x), self.left());
+        let (y, saved) = duel_kernels::block_forward(self.shape, block_weights(parts), as_slice(x), self.left());
         (tensor(y, x), saved)
     }
 
     /// Gradients of the parts, in their order.
-    fn backward(&self, parts: &Parts<FlexTensor>, saved: &BlockSaved, dy: &FlexTensor) -> Vec<FlexTensor> {
-        let (weights, x) = (block_weights(parts), numbers(&parts[0]));
-        let (dx, gradient) = duel_kernels::block_backward(self.shape, weights, x, saved, self.left(), numbers(dy));
+    fn backward(&self, parts: &BlockPrimitives<FlexTensor>, saved: &BlockSaved, dy: &FlexTensor) -> Vec<FlexTensor> {
+        let (weights, x) = (block_weights(parts), as_slice(&parts[0]));
+        let (dx, gradient) = duel_kernels::block_backward(self.shape, weights, x, saved, self.left(), as_slice(dy));
         let gradients = std::iter::once(dx).chain(gradient.into_parts());
         gradients.zip(parts).map(|(gradient, like)| tensor(gradient, like)).collect()
     }
 }
 
 impl LogpPlan {
-    fn head<'a>(&'a self, weight: &'a FlexTensor) -> Head<'a> {
+    fn head<'a>(&'a self, weight: &'a FlexTensor) -> LmHead<'a> {
         let hidden = self.hidden.as_ref().map(|hidden| hidden.as_slice());
-        Head { weight: numbers(weight), vocabulary: self.vocabulary, tied: self.tied, hidden }
+        LmHead { weight: as_slice(weight), vocabulary: self.vocabulary, tied: self.tied, hidden }
     }
 }
 
@@ -319,13 +320,13 @@ impl Fused for Flex {
 
     fn layer_norm(x: FlexTensor, gain: FlexTensor, bias: FlexTensor, epsilon: f32) -> FlexTensor {
         let x = x.to_contiguous();
-        let (y, _) = duel_kernels::layer_norm(numbers(&x), numbers(&gain), numbers(&bias), epsilon);
+        let (y, _) = duel_kernels::layer_norm(as_slice(&x), as_slice(&gain), as_slice(&bias), epsilon);
         tensor(y, &x)
     }
 
     fn chosen_logp(states: FloatTensor<Self>, weight: FloatTensor<Self>, plan: LogpPlan) -> FloatTensor<Self> {
         let (states, weight) = (states.to_contiguous(), weight.to_contiguous());
-        let logp = duel_kernels::logp_forward(plan.head(&weight), numbers(&states), &plan.targets).logp;
+        let logp = duel_kernels::logp_forward(plan.head(&weight), as_slice(&states), &plan.targets).logp;
         FlexTensor::from_data(TensorData::new(logp, [plan.targets.len()]))
     }
 }
@@ -335,7 +336,7 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         #[derive(Debug)]
         struct Back;
         impl Backward<Flex, 13> for Back {
-            type State = (Parts<FlexTensor>, BlockPlan, Option<BlockSaved>);
+            type State = (BlockPrimitives<FlexTensor>, BlockPlan, Option<BlockSaved>);
 
             fn backward(self, ops: Ops<Self::State, 13>, gradients: &mut Gradients, _: &mut Checkpointer) {
                 let dy = gradients.consume::<Flex>(&ops.node).to_contiguous();
@@ -404,12 +405,12 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         #[derive(Debug)]
         struct Back;
         impl Backward<Flex, 3> for Back {
-            type State = (FlexTensor, FlexTensor, Buffer);
+            type State = (FlexTensor, FlexTensor, PooledBuffer);
 
             fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
                 let dy = gradients.consume::<Flex>(&ops.node).to_contiguous();
                 let (x, gain, kept) = ops.state;
-                let found = duel_kernels::layer_norm_backward(numbers(&dy), numbers(&x), &kept, numbers(&gain));
+                let found = duel_kernels::layer_norm_backward(as_slice(&dy), as_slice(&x), &kept, as_slice(&gain));
                 let found = found.into_iter().zip([&x, &gain, &gain]);
                 for (node, (gradient, like)) in ops.parents.into_iter().zip(found) {
                     if let Some(node) = node {
@@ -421,7 +422,7 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         let nodes = [x.node(), gain.node(), bias.node()];
         let (x, gain, bias) =
             (x.primitive().to_contiguous(), gain.primitive().to_contiguous(), bias.primitive().clone());
-        let (y, kept) = duel_kernels::layer_norm(numbers(&x), numbers(&gain), numbers(&bias), epsilon);
+        let (y, kept) = duel_kernels::layer_norm(as_slice(&x), as_slice(&gain), as_slice(&bias), epsilon);
         let y = tensor(y, &x);
         match Back.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish((x, gain, kept), y),
@@ -440,11 +441,11 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
                 let (states, weight, plan, log_z) = ops.state;
                 let [for_states, for_weight] = ops.parents;
                 let (head, targets) = (plan.head(&weight), &plan.targets);
-                let (states_numbers, asked) = (numbers(&states), for_weight.is_some());
-                let forward = 2.0 * (numbers(&weight).len() * targets.len()) as f64;
+                let (states_numbers, asked) = (as_slice(&states), for_weight.is_some());
+                let forward = 2.0 * (as_slice(&weight).len() * targets.len()) as f64;
                 count(|counted| counted.heads_back += forward * if asked { 2.0 } else { 1.0 });
                 let found =
-                    duel_kernels::logp_backward(head, states_numbers, targets, &log_z, numbers(&gradient), asked);
+                    duel_kernels::logp_backward(head, states_numbers, targets, &log_z, as_slice(&gradient), asked);
                 if let Some(node) = for_states {
                     gradients.register::<Flex>(node.id, tensor(found.states, &states));
                 }
@@ -455,7 +456,7 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         }
         let nodes = [states.node(), weight.node()];
         let (states, weight) = (states.primitive().to_contiguous(), weight.primitive().to_contiguous());
-        let found = duel_kernels::logp_forward(plan.head(&weight), numbers(&states), &plan.targets);
+        let found = duel_kernels::logp_forward(plan.head(&weight), as_slice(&states), &plan.targets);
         let logp = FlexTensor::from_data(TensorData::new(found.logp, [plan.targets.len()]));
         match Back.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish((states, weight, plan, found.log_z), logp),

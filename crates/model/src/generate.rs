@@ -1,10 +1,10 @@
 //! Sampling with a KV cache: the prompt is read in one pass, then one token a row and step.
 
 use crate::weights::host;
-use crate::{Cache, Policy, Responses, Tokens};
+use crate::{KvCache, Policy, Responses, Tokens};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use duel_kernels::{Decoding, softmax_weights, sums_of_blocks};
-use duel_spec::{Space, seeds::Rng};
+use duel_spec::{TokenSpec, seeds::Rng};
 use rand::RngExt;
 use rayon::prelude::*;
 
@@ -12,14 +12,20 @@ use rayon::prelude::*;
 ///
 /// Each row takes its own uniform numbers from `rng`, drawn before anything is sampled, so what a row
 /// says does not depend on when the others end. `policy` carries no gradient.
-pub fn generate(policy: &Policy, space: &Space, prompts: Vec<Vec<u32>>, rng: &mut Rng, device: &Device) -> Responses {
+pub fn generate(
+    policy: &Policy,
+    space: &TokenSpec,
+    prompts: Vec<Vec<u32>>,
+    rng: &mut Rng,
+    device: &Device,
+) -> Responses {
     let columns = space.response_tokens;
     let uniforms: Vec<Vec<f64>> = prompts.iter().map(|_| (0..columns).map(|_| rng.random()).collect()).collect();
     write(policy, space, prompts, device, |row, column, logits, hidden| draw(logits, hidden, uniforms[row][column]))
 }
 
 /// The likeliest token at every step, and its log-prob at temperature 1; the first of equals.
-pub fn greedy(policy: &Policy, space: &Space, prompts: Vec<Vec<u32>>, device: &Device) -> Responses {
+pub fn greedy(policy: &Policy, space: &TokenSpec, prompts: Vec<Vec<u32>>, device: &Device) -> Responses {
     write(policy, space, prompts, device, |_, _, logits, hidden| {
         let allowed = (0..logits.len()).filter(|&v| hidden.is_none_or(|h| !h[v]));
         let best = allowed.reduce(|best, v| if logits[v] > logits[best] { v } else { best }).unwrap_or(0);
@@ -29,36 +35,36 @@ pub fn greedy(policy: &Policy, space: &Space, prompts: Vec<Vec<u32>>, device: &D
 }
 
 /// A model reading some sequences, columns after columns.
-trait Reading {
+trait DecodeBackend {
     /// Reads the next columns, ids `[B, l]`; returns the logits after the last, `[B, V]`.
     fn read(&mut self, ids: Vec<i32>) -> Vec<f32>;
     /// Takes some of the sequences in place of all, in any order; one may be taken several times.
     fn take(&mut self, places: &[usize]);
 }
 
-impl Reading for Decoding<'_> {
+impl DecodeBackend for Decoding<'_> {
     fn read(&mut self, ids: Vec<i32>) -> Vec<f32> {
-        Decoding::read(self, &ids)
+        Decoding::forward(self, &ids)
     }
 
     fn take(&mut self, places: &[usize]) {
-        Decoding::take(self, places);
+        Decoding::select_rows(self, places);
     }
 }
 
 /// Composed of tensor operations, on any device.
-struct Composed<'a> {
+struct TensorBackend<'a> {
     policy: &'a Policy,
     device: &'a Device,
-    cache: Cache,
+    cache: KvCache,
     left: Vec<usize>,
 }
 
-impl Reading for Composed<'_> {
+impl DecodeBackend for TensorBackend<'_> {
     fn read(&mut self, ids: Vec<i32>) -> Vec<f32> {
         let shape = [self.left.len(), ids.len() / self.left.len()];
         let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, shape), self.device);
-        host(self.policy.next_logits(Tokens::marked(ids, self.left.clone()), &mut self.cache))
+        host(self.policy.next_logits(Tokens::with_left_padding(ids, self.left.clone()), &mut self.cache))
     }
 
     fn take(&mut self, places: &[usize]) {
@@ -71,22 +77,26 @@ impl Reading for Composed<'_> {
 /// and gives the token with its log-prob.
 fn write(
     policy: &Policy,
-    space: &Space,
+    space: &TokenSpec,
     prompts: Vec<Vec<u32>>,
     device: &Device,
     choose: impl Fn(usize, usize, &[f32], Option<&[bool]>) -> (u32, f32) + Sync,
 ) -> Responses {
     let decoder = policy.decoder();
-    let written: Vec<(Written, Read)> = match &decoder {
+    let written: Vec<(GeneratedRows, DecodeOutput)> = match &decoder {
         // every thread takes its rows through all columns; no row sees another, so it does not matter which
         Some(decoder) => {
-            let share =
-                decoder.share(prompts.len(), longest(&prompts) + space.response_tokens, rayon::current_num_threads());
+            let share = decoder.batch_per_thread(
+                prompts.len(),
+                max_length(&prompts) + space.response_tokens,
+                rayon::current_num_threads(),
+            );
             let shares = prompts.par_chunks(share).enumerate();
             shares
                 .map(|(i, prompts)| {
-                    let reading =
-                        |prompts: &[Vec<u32>]| decoder.start(lefts(prompts), longest(prompts) + space.response_tokens);
+                    let reading = |prompts: &[Vec<u32>]| {
+                        decoder.start(paddings(prompts), max_length(prompts) + space.response_tokens)
+                    };
                     write_rows(reading, space, prompts, |row, column, logits, hidden| {
                         choose(i * share + row, column, logits, hidden)
                     })
@@ -94,12 +104,16 @@ fn write(
                 .collect()
         }
         None => {
-            let reading =
-                |prompts: &[Vec<u32>]| Composed { policy, device, cache: Cache::default(), left: lefts(prompts) };
+            let reading = |prompts: &[Vec<u32>]| TensorBackend {
+                policy,
+                device,
+                cache: KvCache::default(),
+                left: paddings(prompts),
+            };
             vec![write_rows(reading, space, &prompts, &choose)]
         }
     };
-    let mut rows: Written = Vec::with_capacity(prompts.len());
+    let mut rows: GeneratedRows = Vec::with_capacity(prompts.len());
     for (written, read) in written {
         rows.extend(written);
         if decoder.is_some() {
@@ -110,13 +124,13 @@ fn write(
     Responses { prompts, responses, logp }
 }
 
-fn longest(prompts: &[Vec<u32>]) -> usize {
+fn max_length(prompts: &[Vec<u32>]) -> usize {
     prompts.iter().map(Vec::len).max().unwrap_or(0)
 }
 
 /// Columns of padding before each prompt.
-fn lefts(prompts: &[Vec<u32>]) -> Vec<usize> {
-    let width = longest(prompts);
+fn paddings(prompts: &[Vec<u32>]) -> Vec<usize> {
+    let width = max_length(prompts);
     prompts.iter().map(|prompt| width - prompt.len()).collect()
 }
 
@@ -124,23 +138,23 @@ fn lefts(prompts: &[Vec<u32>]) -> Vec<usize> {
 const SMALL: usize = 1 << 15;
 
 /// Responses with their log-probs.
-type Written = Vec<(Vec<u32>, Vec<f32>)>;
+type GeneratedRows = Vec<(Vec<u32>, Vec<f32>)>;
 
 /// What was read for them: columns of all sequences, padding left out, and the states whose logits were wanted.
 #[derive(Debug, Clone, Copy, Default)]
-struct Read {
+struct DecodeOutput {
     columns: usize,
     states: usize,
 }
 
-fn write_rows<R: Reading>(
+fn write_rows<R: DecodeBackend>(
     start: impl FnOnce(&[Vec<u32>]) -> R,
-    space: &Space,
+    space: &TokenSpec,
     prompts: &[Vec<u32>],
     choose: impl Fn(usize, usize, &[f32], Option<&[bool]>) -> (u32, f32) + Sync,
-) -> (Written, Read) {
+) -> (GeneratedRows, DecodeOutput) {
     let columns = space.response_tokens;
-    let hidden = space.hidden();
+    let hidden = space.forbidden_mask();
     // A prompt that stands next to itself is read once.
     let mut own: Vec<Vec<u32>> = vec![];
     let mut places = Vec::with_capacity(prompts.len());
@@ -150,18 +164,18 @@ fn write_rows<R: Reading>(
         }
         places.push(own.len() - 1);
     }
-    let width = longest(&own);
+    let width = max_length(&own);
     let padded = |prompt: &Vec<u32>| [vec![space.pad; width - prompt.len()], prompt.clone()].concat();
     let ids: Vec<i32> = own.iter().flat_map(padded).map(|id| id as i32).collect();
-    let mut read = Read { columns: own.iter().map(Vec::len).sum(), states: own.len() };
+    let mut read = DecodeOutput { columns: own.iter().map(Vec::len).sum(), states: own.len() };
     let mut model = start(&own);
     let mut shared = Some((ids, places));
     let mut ids = vec![];
-    let mut out: Written = vec![Default::default(); prompts.len()];
+    let mut out: GeneratedRows = vec![Default::default(); prompts.len()];
     let mut alive: Vec<usize> = (0..prompts.len()).collect();
     for column in 0..columns {
         // A column that allows nothing but EOS needs no model.
-        if space.ends && column + 1 == columns {
+        if space.force_eos && column + 1 == columns {
             for &row in &alive {
                 out[row].0.push(space.eos);
                 out[row].1.push(0.0);

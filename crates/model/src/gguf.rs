@@ -4,9 +4,9 @@
 //! The layout is that of the format's specification (version 2 and 3); the blocks are ggml's.
 
 use crate::config::{Family, TransformerConfig};
-use crate::huggingface::{self, Checkpoint, EPSILONS, SIZES, Special, THETAS, Words};
-use crate::shelf::{Held, Kind, Place, Shelf, ggml_name};
-use crate::weights::{self, Named};
+use crate::huggingface::{self, Checkpoint, EPSILONS, SIZES, SpecialTokens, THETAS, TokenizerFiles};
+use crate::shelf::{FileDType, MappedFile, TensorPlacement, WeightStore, ggml_name};
+use crate::weights::{self, NamedTensor};
 use crate::{Error, Result};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -28,14 +28,14 @@ pub(crate) const FACTORS: &str = "rope_freqs.weight";
 
 /// A value of the header.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Meta {
-    Whole(i128),
-    Real(f64),
-    Flag(bool),
+pub enum MetaValue {
+    Int(i128),
+    Float(f64),
+    Bool(bool),
     /// Where its bytes stand.
     Text(Range<usize>),
     /// `count` values of one type, the first at `at`; decoded when they are asked for.
-    List {
+    Array {
         of: u32,
         count: usize,
         at: usize,
@@ -44,10 +44,10 @@ pub enum Meta {
 
 /// What a GGUF file says of itself.
 #[derive(Debug, Clone, Default)]
-pub struct Header {
-    pub values: BTreeMap<String, Meta>,
+pub struct GgufHeader {
+    pub values: BTreeMap<String, MetaValue>,
     /// Name, shape (rows first), type and place of each tensor.
-    pub tensors: Vec<(String, Vec<usize>, Kind, Range<usize>)>,
+    pub tensors: Vec<(String, Vec<usize>, FileDType, Range<usize>)>,
     /// The first tensor of a type that is not read, and ggml's number of it.
     pub unread: Option<(String, u32)>,
 }
@@ -58,52 +58,52 @@ struct Cursor<'a> {
     at: usize,
 }
 
-type Read<T> = std::result::Result<T, String>;
+type GgufResult<T> = std::result::Result<T, String>;
 
 impl<'a> Cursor<'a> {
-    fn left(&self) -> usize {
+    fn remaining(&self) -> usize {
         self.bytes.len() - self.at
     }
 
-    fn take(&mut self, count: usize) -> Read<&'a [u8]> {
-        if count > self.left() {
-            return Err(format!("byte {} asks for {count} more, of which there are {}", self.at, self.left()));
+    fn take(&mut self, count: usize) -> GgufResult<&'a [u8]> {
+        if count > self.remaining() {
+            return Err(format!("byte {} asks for {count} more, of which there are {}", self.at, self.remaining()));
         }
         let taken = &self.bytes[self.at..self.at + count];
         self.at += count;
         Ok(taken)
     }
 
-    fn u32(&mut self) -> Read<u32> {
+    fn u32(&mut self) -> GgufResult<u32> {
         Ok(self.take(4)?.iter().rev().fold(0, |sum, byte| sum << 8 | u32::from(*byte)))
     }
 
-    fn u64(&mut self) -> Read<u64> {
+    fn u64(&mut self) -> GgufResult<u64> {
         Ok(self.take(8)?.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))
     }
 
     /// A number of things, each of which takes at least `least` bytes of what is left.
-    fn count(&mut self, least: usize) -> Read<usize> {
+    fn count(&mut self, least: usize) -> GgufResult<usize> {
         let count = self.u64()?;
         match usize::try_from(count) {
-            Ok(fits) if fits <= self.left() / least => Ok(fits),
+            Ok(fits) if fits <= self.remaining() / least => Ok(fits),
             _ => Err(format!("byte {} announces {count} things, for which the file is too short", self.at - 8)),
         }
     }
 
-    fn text(&mut self) -> Read<Range<usize>> {
+    fn text(&mut self) -> GgufResult<Range<usize>> {
         let (length, from) = (self.count(1)?, self.at);
         let bytes = self.take(length)?;
         std::str::from_utf8(bytes).map_err(|e| format!("the text at byte {from} is not UTF-8: {e}"))?;
         Ok(from..from + length)
     }
 
-    fn name(&mut self) -> Read<String> {
+    fn name(&mut self) -> GgufResult<String> {
         let range = self.text()?;
         Ok(String::from_utf8_lossy(&self.bytes[range]).into_owned())
     }
 
-    fn value(&mut self, of: u32, depth: usize) -> Read<Meta> {
+    fn value(&mut self, of: u32, depth: usize) -> GgufResult<MetaValue> {
         let signed = |bytes: &[u8]| {
             let unsigned = bytes.iter().rev().fold(0i128, |sum, byte| sum << 8 | i128::from(*byte));
             let bits = 8 * bytes.len();
@@ -111,15 +111,15 @@ impl<'a> Cursor<'a> {
         };
         let unsigned = |bytes: &[u8]| bytes.iter().rev().fold(0i128, |sum, byte| sum << 8 | i128::from(*byte));
         Ok(match of {
-            0 => Meta::Whole(unsigned(self.take(1)?)),
-            1 => Meta::Whole(signed(self.take(1)?)),
-            2 => Meta::Whole(unsigned(self.take(2)?)),
-            3 => Meta::Whole(signed(self.take(2)?)),
-            4 => Meta::Whole(unsigned(self.take(4)?)),
-            5 => Meta::Whole(signed(self.take(4)?)),
-            6 => Meta::Real(f64::from(f32::from_bits(self.u32()?))),
-            7 => Meta::Flag(self.take(1)?[0] != 0),
-            8 => Meta::Text(self.text()?),
+            0 => MetaValue::Int(unsigned(self.take(1)?)),
+            1 => MetaValue::Int(signed(self.take(1)?)),
+            2 => MetaValue::Int(unsigned(self.take(2)?)),
+            3 => MetaValue::Int(signed(self.take(2)?)),
+            4 => MetaValue::Int(unsigned(self.take(4)?)),
+            5 => MetaValue::Int(signed(self.take(4)?)),
+            6 => MetaValue::Float(f64::from(f32::from_bits(self.u32()?))),
+            7 => MetaValue::Bool(self.take(1)?[0] != 0),
+            8 => MetaValue::Text(self.text()?),
             9 => {
                 let of = self.u32()?;
                 let least = size_of(of).ok_or_else(|| format!("a list at byte {} is of unknown type {of}", self.at))?;
@@ -135,11 +135,11 @@ impl<'a> Cursor<'a> {
                         self.take(count * least)?;
                     }
                 }
-                Meta::List { of, count, at }
+                MetaValue::Array { of, count, at }
             }
-            10 => Meta::Whole(unsigned(self.take(8)?)),
-            11 => Meta::Whole(signed(self.take(8)?)),
-            12 => Meta::Real(f64::from_bits(self.u64()?)),
+            10 => MetaValue::Int(unsigned(self.take(8)?)),
+            11 => MetaValue::Int(signed(self.take(8)?)),
+            12 => MetaValue::Float(f64::from_bits(self.u64()?)),
             _ => return Err(format!("the value at byte {} is of unknown type {of}", self.at)),
         })
     }
@@ -157,12 +157,12 @@ fn size_of(of: u32) -> Option<usize> {
     }
 }
 
-impl Header {
+impl GgufHeader {
     /// Reads the header of a whole file.
     ///
     /// # Errors
     /// In words: what is wrong, and at which byte. Nothing is made that is larger than the file.
-    pub fn parse(bytes: &[u8]) -> Read<Self> {
+    pub fn parse(bytes: &[u8]) -> GgufResult<Self> {
         let mut cursor = Cursor { bytes, at: 0 };
         if cursor.take(4)? != MAGIC {
             return Err("it does not begin with GGUF".into());
@@ -202,7 +202,7 @@ impl Header {
             places.push((name, shape, code, cursor.u64()?));
         }
         let alignment = match header.values.get("general.alignment") {
-            Some(Meta::Whole(n)) if (1..=1 << 16).contains(n) && (*n as u64).is_power_of_two() => *n as usize,
+            Some(MetaValue::Int(n)) if (1..=1 << 16).contains(n) && (*n as u64).is_power_of_two() => *n as usize,
             None => ALIGNMENT as usize,
             _ => return Err("`general.alignment` is no power of two up to 65536".into()),
         };
@@ -215,7 +215,7 @@ impl Header {
             if shape.contains(&0) {
                 return Err(format!("`{name}` {shape:?} has no numbers"));
             }
-            let Some(kind) = Kind::of_ggml(code) else {
+            let Some(kind) = FileDType::from_ggml(code) else {
                 header.unread.get_or_insert((name, code));
                 continue;
             };
@@ -230,7 +230,7 @@ impl Header {
             }
             header.tensors.push((name, shape, kind, range));
         }
-        let mut order: Vec<&Place> = header.tensors.iter().collect();
+        let mut order: Vec<&TensorPlacement> = header.tensors.iter().collect();
         order.sort_by_key(|(.., range)| range.start);
         if let Some(two) = order.windows(2).find(|two| two[0].3.end > two[1].3.start) {
             return Err(format!("`{}` and `{}` overlap", two[0].0, two[1].0));
@@ -241,40 +241,40 @@ impl Header {
     /// A text of the header.
     pub fn text<'a>(&self, key: &str, bytes: &'a [u8]) -> Option<&'a str> {
         match self.values.get(key)? {
-            Meta::Text(range) => std::str::from_utf8(&bytes[range.clone()]).ok(),
+            MetaValue::Text(range) => std::str::from_utf8(&bytes[range.clone()]).ok(),
             _ => None,
         }
     }
 
     /// A whole number of the header.
-    pub fn whole(&self, key: &str) -> Option<i128> {
+    pub fn as_int(&self, key: &str) -> Option<i128> {
         match self.values.get(key)? {
-            Meta::Whole(n) => Some(*n),
+            MetaValue::Int(n) => Some(*n),
             _ => None,
         }
     }
 
-    fn real(&self, key: &str) -> Option<f64> {
+    fn as_float(&self, key: &str) -> Option<f64> {
         match self.values.get(key)? {
-            Meta::Real(x) => Some(*x),
-            Meta::Whole(n) => Some(*n as f64),
+            MetaValue::Float(x) => Some(*x),
+            MetaValue::Int(n) => Some(*n as f64),
             _ => None,
         }
     }
 
     /// A list of texts.
     pub fn texts<'a>(&self, key: &str, bytes: &'a [u8]) -> Option<Vec<&'a str>> {
-        let Meta::List { of: 8, count, at } = self.values.get(key)? else { return None };
+        let MetaValue::Array { of: 8, count, at } = self.values.get(key)? else { return None };
         let mut cursor = Cursor { bytes, at: *at };
         (0..*count).map(|_| std::str::from_utf8(&bytes[cursor.text().ok()?]).ok()).collect()
     }
 
     /// A list of whole numbers.
-    pub fn wholes(&self, key: &str, bytes: &[u8]) -> Option<Vec<i128>> {
-        let Meta::List { of, count, at } = self.values.get(key)? else { return None };
+    pub fn as_ints(&self, key: &str, bytes: &[u8]) -> Option<Vec<i128>> {
+        let MetaValue::Array { of, count, at } = self.values.get(key)? else { return None };
         let mut cursor = Cursor { bytes, at: *at };
         let one = |_| match cursor.value(*of, 0).ok()? {
-            Meta::Whole(n) => Some(n),
+            MetaValue::Int(n) => Some(n),
             _ => None,
         };
         (0..*count).map(one).collect()
@@ -285,16 +285,16 @@ impl Header {
 ///
 /// # Errors
 /// A file that is damaged, of an architecture that is not read, or whose tokenizer is not byte-level BPE.
-pub(crate) fn open(path: &Path) -> Result<(TransformerConfig, Words, Shelf)> {
-    let file = Held::open(path)?;
+pub(crate) fn open(path: &Path) -> Result<(TransformerConfig, TokenizerFiles, WeightStore)> {
+    let file = MappedFile::open(path)?;
     let bytes = file.bytes()?;
-    let header = Header::parse(bytes).map_err(|problem| Error::Damaged { path: path.into(), problem })?;
-    let settings = Settings { path, header: &header, bytes };
+    let header = GgufHeader::parse(bytes).map_err(|problem| Error::Damaged { path: path.into(), problem })?;
+    let settings = HeaderReader { path, header: &header, bytes };
     settings.check_whole()?;
     let config = settings.config()?;
     settings.check_factors(&config)?;
     let rows = config.vocabulary;
-    let special = Special {
+    let special = SpecialTokens {
         bos: settings.id("tokenizer.ggml.bos_token_id", rows)?,
         eos: settings.id("tokenizer.ggml.eos_token_id", rows)?,
         pad: settings.id("tokenizer.ggml.padding_token_id", rows)?,
@@ -304,43 +304,43 @@ pub(crate) fn open(path: &Path) -> Result<(TransformerConfig, Words, Shelf)> {
     if template.is_none() && header.values.contains_key(key) {
         return Err(settings.unsupported(key, "a text"));
     }
-    let words = Words { special, tokenizer: settings.tokenizer(rows, special)?, template };
+    let words = TokenizerFiles { special, tokenizer: settings.tokenizer(rows, special)?, template };
     let tensors = header.tensors;
-    Ok((config, words, Shelf::of_one(file, tensors)))
+    Ok((config, words, WeightStore::single_file(file, tensors)))
 }
 
 /// Whether Duel has written a file: it says so itself.
 pub fn is_ours(path: &Path) -> bool {
-    let Ok(file) = Held::open(path) else { return false };
+    let Ok(file) = MappedFile::open(path) else { return false };
     let Ok(bytes) = file.bytes() else { return false };
-    Header::parse(bytes).is_ok_and(|header| header.text("general.name", bytes) == Some(NAME))
+    GgufHeader::parse(bytes).is_ok_and(|header| header.text("general.name", bytes) == Some(NAME))
 }
 
 /// What a file of ours calls itself.
 const NAME: &str = "duel";
 
 /// The header, read key by key so that errors name the key.
-struct Settings<'a> {
+struct HeaderReader<'a> {
     path: &'a Path,
-    header: &'a Header,
+    header: &'a GgufHeader,
     bytes: &'a [u8],
 }
 
-impl Settings<'_> {
+impl HeaderReader<'_> {
     fn unsupported(&self, key: &str, accepted: &str) -> Error {
         let found = match self.header.values.get(key) {
             None => "nothing".into(),
-            Some(Meta::Text(range)) => format!("`{}`", String::from_utf8_lossy(&self.bytes[range.clone()])),
-            Some(Meta::Whole(n)) => n.to_string(),
-            Some(Meta::Real(x)) => x.to_string(),
-            Some(Meta::Flag(flag)) => flag.to_string(),
-            Some(Meta::List { count, .. }) => format!("a list of {count}"),
+            Some(MetaValue::Text(range)) => format!("`{}`", String::from_utf8_lossy(&self.bytes[range.clone()])),
+            Some(MetaValue::Int(n)) => n.to_string(),
+            Some(MetaValue::Float(x)) => x.to_string(),
+            Some(MetaValue::Bool(flag)) => flag.to_string(),
+            Some(MetaValue::Array { count, .. }) => format!("a list of {count}"),
         };
         Error::Unsupported { path: self.path.into(), key: key.into(), found, accepted: accepted.into() }
     }
 
     fn size(&self, key: &str) -> Result<usize> {
-        let size = self.header.whole(key).and_then(|n| u64::try_from(n).ok()).filter(|n| SIZES.contains(n));
+        let size = self.header.as_int(key).and_then(|n| u64::try_from(n).ok()).filter(|n| SIZES.contains(n));
         let accepted = || format!("a size from 1 to {}", SIZES.end());
         size.and_then(|n| usize::try_from(n).ok()).ok_or_else(|| self.unsupported(key, &accepted()))
     }
@@ -350,16 +350,16 @@ impl Settings<'_> {
     }
 
     fn number(&self, key: &str, range: &RangeInclusive<f64>) -> Result<f64> {
-        let found = self.header.real(key).filter(|x| range.contains(x));
-        found.ok_or_else(|| self.unsupported(key, &huggingface::spelled(range)))
+        let found = self.header.as_float(key).filter(|x| range.contains(x));
+        found.ok_or_else(|| self.unsupported(key, &huggingface::range_text(range)))
     }
 
     /// The id of a token, which is below the rows of the embedding; −1 as u32 is llama.cpp's word for none.
     fn id(&self, key: &str, rows: usize) -> Result<Option<u32>> {
         match self.header.values.get(key) {
             None => Ok(None),
-            Some(Meta::Whole(n)) if *n == -1 || *n == i128::from(u32::MAX) => Ok(None),
-            Some(Meta::Whole(n)) if (0..rows as i128).contains(n) => Ok(Some(*n as u32)),
+            Some(MetaValue::Int(n)) if *n == -1 || *n == i128::from(u32::MAX) => Ok(None),
+            Some(MetaValue::Int(n)) if (0..rows as i128).contains(n) => Ok(Some(*n as u32)),
             _ => Err(self.unsupported(key, &format!("an id below {rows}, which are the rows of the embedding"))),
         }
     }
@@ -367,7 +367,7 @@ impl Settings<'_> {
     fn flag(&self, key: &str) -> Result<Option<bool>> {
         match self.header.values.get(key) {
             None => Ok(None),
-            Some(Meta::Flag(flag)) => Ok(Some(*flag)),
+            Some(MetaValue::Bool(flag)) => Ok(Some(*flag)),
             _ => Err(self.unsupported(key, "true or false")),
         }
     }
@@ -379,9 +379,9 @@ impl Settings<'_> {
             return Err(self.unsupported(key, "\"model\""));
         }
         let key = "split.count";
-        if self.header.values.contains_key(key) && !matches!(self.header.whole(key), Some(0 | 1)) {
-            let part = self.header.whole("split.no").map_or(String::new(), |n| format!("part {} of ", n + 1));
-            let found = match self.header.whole(key) {
+        if self.header.values.contains_key(key) && !matches!(self.header.as_int(key), Some(0 | 1)) {
+            let part = self.header.as_int("split.no").map_or(String::new(), |n| format!("part {} of ", n + 1));
+            let found = match self.header.as_int(key) {
                 Some(count) => format!("{part}{count}"),
                 None => "no number".into(),
             };
@@ -390,7 +390,7 @@ impl Settings<'_> {
         }
         if let Some((name, code)) = &self.header.unread {
             let (key, found) = (name.clone(), format!("of kind {}", ggml_name(*code)));
-            return Err(Error::Unsupported { path: self.path.into(), key, found, accepted: Kind::all_names() });
+            return Err(Error::Unsupported { path: self.path.into(), key, found, accepted: FileDType::all_names() });
         }
         Ok(())
     }
@@ -426,7 +426,7 @@ impl Settings<'_> {
             [("rope.scaling.factor", 1.0), ("rope.scale_linear", 1.0), ("rope.scaling.attn_factor", 1.0)]
         {
             let key = format!("{architecture}.{key}");
-            if self.header.values.contains_key(&key) && self.header.real(&key) != Some(harmless) {
+            if self.header.values.contains_key(&key) && self.header.as_float(&key) != Some(harmless) {
                 return Err(self.unsupported(&key, &harmless.to_string()));
             }
         }
@@ -460,8 +460,8 @@ impl Settings<'_> {
         } else {
             for key in ["expert_count", "expert_used_count", "leading_dense_block_count", "rope.scaling.type"].map(of) {
                 let none = match self.header.values.get(&key) {
-                    None | Some(Meta::Whole(0)) => true,
-                    Some(Meta::Text(range)) => &self.bytes[range.clone()] == b"none",
+                    None | Some(MetaValue::Int(0)) => true,
+                    Some(MetaValue::Text(range)) => &self.bytes[range.clone()] == b"none",
                     _ => false,
                 };
                 if !none {
@@ -504,13 +504,15 @@ impl Settings<'_> {
     /// A list of texts of at most so many.
     fn texts(&self, key: &str, most: usize) -> Result<Vec<&str>> {
         match self.header.values.get(key) {
-            Some(Meta::List { count, .. }) if *count > most => Err(self.unsupported(key, &format!("at most {most}"))),
+            Some(MetaValue::Array { count, .. }) if *count > most => {
+                Err(self.unsupported(key, &format!("at most {most}")))
+            }
             _ => self.header.texts(key, self.bytes).ok_or_else(|| self.unsupported(key, "a list of texts")),
         }
     }
 
     /// The tokenizer as `tokenizer.json` has it, for an embedding of so many rows.
-    fn tokenizer(&self, rows: usize, special: Special) -> Result<Option<Vec<u8>>> {
+    fn tokenizer(&self, rows: usize, special: SpecialTokens) -> Result<Option<Vec<u8>>> {
         let key = "tokenizer.ggml.model";
         match self.header.text(key, self.bytes) {
             Some("gpt2") => {}
@@ -525,7 +527,7 @@ impl Settings<'_> {
         let kinds = match self.header.values.get(kinds_key) {
             None => vec![],
             Some(_) => {
-                let kinds = self.header.wholes(kinds_key, self.bytes).filter(|kinds| kinds.len() == tokens.len());
+                let kinds = self.header.as_ints(kinds_key, self.bytes).filter(|kinds| kinds.len() == tokens.len());
                 kinds.ok_or_else(|| {
                     self.unsupported(kinds_key, &format!("{} numbers, one for each token", tokens.len()))
                 })?
@@ -654,9 +656,9 @@ const PRE_TOKENIZERS: [(&[&str], &str); 4] = [
 ];
 
 /// Name and orientation of one of our parameters in a GGUF file: true where it is stored transposed.
-pub fn theirs(ours: &str) -> (String, bool) {
+pub fn gguf_name(ours: &str) -> (String, bool) {
     // as in Hugging Face's Llama: matrices [out, in], whatever the family
-    let name = crate::huggingface::plain_name(ours);
+    let name = crate::huggingface::canonical_name(ours);
     let (stem, kind) = name.rsplit_once('.').unwrap_or((name.as_str(), "weight"));
     let is_matrix = kind == "weight" && !["tokens", "positions", "norm"].contains(&stem) && !stem.contains("norm_");
     let stem = match stem {
@@ -688,7 +690,7 @@ pub fn theirs(ours: &str) -> (String, bool) {
 }
 
 /// Heads whose rows the file interleaves for its rotary positions; `None` where it does not.
-pub fn interleaved(config: &TransformerConfig, ours: &str) -> Option<usize> {
+pub fn rope_interleaved_heads(config: &TransformerConfig, ours: &str) -> Option<usize> {
     match config.family {
         Family::Llama { .. } if ours.contains(".q.") => Some(config.heads),
         Family::Llama { key_value_heads, .. } if ours.contains(".k.") => Some(key_value_heads),
@@ -697,21 +699,21 @@ pub fn interleaved(config: &TransformerConfig, ours: &str) -> Option<usize> {
 }
 
 /// Rows of `heads` heads put from the order of neighbouring pairs `(2i, 2i + 1)` into that of halves `(i, i + E/2)`.
-pub fn halves(values: &[f32], heads: usize, columns: usize) -> Vec<f32> {
-    reordered(values, heads, columns, half_place)
+pub fn to_half_split(values: &[f32], heads: usize, columns: usize) -> Vec<f32> {
+    reorder_rows(values, heads, columns, half_split_row)
 }
 
 /// Which of the rows of heads of `e` rows each, kept as neighbouring pairs, is row `row` of halves.
-pub fn half_place(e: usize, row: usize) -> usize {
+pub fn half_split_row(e: usize, row: usize) -> usize {
     (row / e) * e + 2 * (row % e % (e / 2)) + row % e / (e / 2)
 }
 
 /// The inverse of [`halves`].
-pub fn pairs(values: &[f32], heads: usize, columns: usize) -> Vec<f32> {
-    reordered(values, heads, columns, |e, row| (row / e) * e + (row % e % 2) * (e / 2) + row % e / 2)
+pub fn to_interleaved(values: &[f32], heads: usize, columns: usize) -> Vec<f32> {
+    reorder_rows(values, heads, columns, |e, row| (row / e) * e + (row % e % 2) * (e / 2) + row % e / 2)
 }
 
-fn reordered(values: &[f32], heads: usize, columns: usize, from: impl Fn(usize, usize) -> usize) -> Vec<f32> {
+fn reorder_rows(values: &[f32], heads: usize, columns: usize, from: impl Fn(usize, usize) -> usize) -> Vec<f32> {
     let rows = values.len() / columns;
     let mut ordered = Vec::with_capacity(values.len());
     (0..rows).for_each(|row| ordered.extend_from_slice(&values[from(rows / heads, row) * columns..][..columns]));
@@ -806,25 +808,25 @@ pub fn write(path: &Path, checkpoint: &Checkpoint, precision: Precision) -> Resu
     }
 
     // the numbers, one tensor at a time
-    let mut tensors: Vec<(String, Vec<usize>, Kind, Vec<u8>)> = vec![];
-    for Named { name, mut shape, mut values } in weights::named(policy) {
-        let (theirs, turned) = theirs(&name);
-        if turned {
+    let mut tensors: Vec<(String, Vec<usize>, FileDType, Vec<u8>)> = vec![];
+    for NamedTensor { name, mut shape, mut values } in weights::named_params(policy) {
+        let (name_in_file, is_transposed) = gguf_name(&name);
+        if is_transposed {
             values = weights::transposed(&values, shape[0], shape[1]);
             shape.reverse();
         }
-        if let Some(heads) = interleaved(config, &name) {
-            values = pairs(&values, heads, shape[1]);
+        if let Some(heads) = rope_interleaved_heads(config, &name) {
+            values = to_interleaved(&values, heads, shape[1]);
         }
         let blocks = shape.last().is_some_and(|n| n % 32 == 0);
         let kind = match precision {
-            _ if shape.len() < 2 => Kind::F32,
-            Precision::F16 => Kind::F16,
-            Precision::Q8 if blocks => Kind::Q8_0,
-            _ => Kind::F32,
+            _ if shape.len() < 2 => FileDType::F32,
+            Precision::F16 => FileDType::F16,
+            Precision::Q8 if blocks => FileDType::Q8_0,
+            _ => FileDType::F32,
         };
-        let bytes = kind.encode_all(path, &theirs, &values)?;
-        tensors.push((theirs, shape, kind, bytes));
+        let bytes = kind.encode_all(path, &name_in_file, &values)?;
+        tensors.push((name_in_file, shape, kind, bytes));
     }
 
     let mut head = [MAGIC.to_vec(), 3u32.to_le_bytes().to_vec()].concat();
@@ -882,7 +884,7 @@ fn read_back(path: &Path, bytes: &[u8]) -> Result<Vocabulary> {
     };
     let pre = PRE_TOKENIZERS.iter().find(|(_, known)| {
         let known: Value = serde_json::from_str(known).expect("written above");
-        stripped(&known) == stripped(&json["pre_tokenizer"])
+        simplify_pre_tokenizer(&known) == simplify_pre_tokenizer(&json["pre_tokenizer"])
     });
     let Some((names, _)) = pre else {
         let found = json["pre_tokenizer"].to_string();
@@ -931,10 +933,10 @@ fn starts_with_token(post: &Value) -> bool {
 }
 
 /// A pre-tokenizer without what does not change the tokens.
-fn stripped(pre: &Value) -> Value {
+fn simplify_pre_tokenizer(pre: &Value) -> Value {
     let mut pre = pre.clone();
     if let Some(list) = pre["pretokenizers"].as_array_mut() {
-        list.iter_mut().for_each(|one| *one = stripped(one));
+        list.iter_mut().for_each(|one| *one = simplify_pre_tokenizer(one));
     }
     if let Some(map) = pre.as_object_mut() {
         map.remove("trim_offsets");

@@ -6,8 +6,8 @@
 use crate::config::{Activation, Family, TransformerConfig};
 use crate::pretrained::Pretrained;
 use crate::projection::Lora;
-use crate::shelf::{Kind, Shelf};
-use crate::weights::{self, Stored};
+use crate::shelf::{FileDType, WeightStore};
+use crate::weights::{self, HostTensor};
 use crate::{Error, Policy, Result};
 use burn::module::Param;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -29,7 +29,7 @@ const ADAPTER: &str = "adapter_model.safetensors";
 
 /// Ids that a model's tokenizer gives a meaning, where the directory says so.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Special {
+pub struct SpecialTokens {
     pub bos: Option<u32>,
     pub eos: Option<u32>,
     pub pad: Option<u32>,
@@ -40,13 +40,13 @@ pub struct Special {
 pub struct Checkpoint {
     pub config: TransformerConfig,
     pub policy: Policy,
-    pub words: Words,
+    pub words: TokenizerFiles,
 }
 
 /// How a model's text becomes ids: passed on as it is.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub struct Words {
-    pub special: Special,
+pub struct TokenizerFiles {
+    pub special: SpecialTokens,
     /// What `tokenizer.json` holds; `None` where there is none.
     pub tokenizer: Option<Vec<u8>>,
     /// The chat template, in Jinja.
@@ -57,17 +57,17 @@ pub struct Words {
 ///
 /// # Errors
 /// Files that are missing or damaged, settings that are not supported, ids beyond the embedding.
-pub(crate) fn open(folder: &Path) -> Result<(TransformerConfig, Words, Shelf)> {
+pub(crate) fn open(folder: &Path) -> Result<(TransformerConfig, TokenizerFiles, WeightStore)> {
     let path = folder.join(CONFIG);
     if !path.is_file() && folder.join(ADAPTER_CONFIG).is_file() {
         let accepted = "a model: merge the adapter first (peft: `merge_and_unload`)".into();
         let (key, found) = (CONFIG.into(), format!("nothing, beside an adapter's `{ADAPTER_CONFIG}`"));
         return Err(Error::Unsupported { path: folder.into(), key, found, accepted });
     }
-    let settings = Settings::open(path)?;
+    let settings = ConfigReader::open(path)?;
     let config = settings.config()?;
-    let words = words(folder, &settings, config.vocabulary)?;
-    let shelf = Shelf::safetensors(&weight_files(folder)?)?;
+    let words = tokenizer_files(folder, &settings, config.vocabulary)?;
+    let shelf = WeightStore::safetensors(&weight_files(folder)?)?;
     settings.check_head(&config, &shelf)?;
     Ok((config, words, shelf))
 }
@@ -79,7 +79,7 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
         return Ok(vec![whole]);
     }
     if index.exists() {
-        return shards(folder, &Settings::open(index)?);
+        return shards(folder, &ConfigReader::open(index)?);
     }
     let others = ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack"];
     match others.into_iter().find(|name| folder.join(name).exists()) {
@@ -94,7 +94,7 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The files that an index names, each once.
-fn shards(folder: &Path, index: &Settings) -> Result<Vec<PathBuf>> {
+fn shards(folder: &Path, index: &ConfigReader) -> Result<Vec<PathBuf>> {
     let map = index.json["weight_map"].as_object();
     let map = map.ok_or_else(|| index.unsupported("weight_map", "the file of each tensor"))?;
     let mut names = BTreeSet::new();
@@ -141,13 +141,13 @@ fn parsed(path: &Path, bytes: &[u8]) -> Result<Value> {
 }
 
 /// Settings that may be absent.
-fn optional_settings(path: PathBuf) -> Result<Settings> {
+fn optional_settings(path: PathBuf) -> Result<ConfigReader> {
     let json = optional(&path)?.map_or(Ok(Value::Null), |bytes| parsed(&path, &bytes))?;
-    Ok(Settings { path, json })
+    Ok(ConfigReader { path, json })
 }
 
 /// Tokenizer, template and special ids of a directory: the generation's word counts before the model's.
-fn words(folder: &Path, config: &Settings, rows: usize) -> Result<Words> {
+fn tokenizer_files(folder: &Path, config: &ConfigReader, rows: usize) -> Result<TokenizerFiles> {
     let path = folder.join(TOKENIZER);
     let mut tokenizer = optional(&path)?;
     let mut vocabulary = tokenizer.as_ref().map_or(Ok(Value::Null), |bytes| parsed(&path, bytes))?;
@@ -171,7 +171,7 @@ fn words(folder: &Path, config: &Settings, rows: usize) -> Result<Words> {
         // of several, the one that the tokenizer itself calls so
         Ok(named(key).filter(|own| listed.contains(own)).or(listed.first().copied()).or_else(|| named(key)))
     };
-    let special = Special { bos: id("bos")?, eos: id("eos")?, pad: id("pad")? };
+    let special = SpecialTokens { bos: id("bos")?, eos: id("eos")?, pad: id("pad")? };
     let path = folder.join(TEMPLATE);
     let template = match optional(&path)? {
         Some(bytes) => {
@@ -188,7 +188,7 @@ fn words(folder: &Path, config: &Settings, rows: usize) -> Result<Words> {
             _ => return Err(settings.unsupported("chat_template", "a template, or a list of named ones")),
         },
     };
-    Ok(Words { special, tokenizer, template })
+    Ok(TokenizerFiles { special, tokenizer, template })
 }
 
 /// The id of each token of a `tokenizer.json`: those of its model, and those that were added.
@@ -245,32 +245,32 @@ pub fn read(folder: &Path, device: &Device) -> Result<Checkpoint> {
 }
 
 /// Writes a directory that transformers reads; matrices and vectors as f32, f16 or bf16.
-pub fn write(folder: &Path, checkpoint: &Checkpoint, kind: Kind) -> Result<()> {
+pub fn write(folder: &Path, checkpoint: &Checkpoint, kind: FileDType) -> Result<()> {
     let Checkpoint { config, policy, words } = checkpoint;
-    weights::save_in(kind, policy, &folder.join(WEIGHTS), |ours| Some(theirs(config, ours)))?;
+    weights::save_in(kind, policy, &folder.join(WEIGHTS), |ours| Some(hf_name(config, ours)))?;
     let mut json = to_json(config);
-    if kind != Kind::F32 {
-        json["dtype"] = json!(if kind == Kind::F16 { "float16" } else { "bfloat16" });
+    if kind != FileDType::F32 {
+        json["dtype"] = json!(if kind == FileDType::F16 { "float16" } else { "bfloat16" });
     }
-    let Special { bos, eos, pad } = words.special;
+    let SpecialTokens { bos, eos, pad } = words.special;
     let mut generation = json!({});
     for (key, id) in [("bos_token_id", bos), ("eos_token_id", eos), ("pad_token_id", pad)] {
         json[key] = json!(id);
         generation[key] = json!(id);
     }
-    put(folder, CONFIG, format!("{json:#}\n").as_bytes())?;
-    put(folder, GENERATION, format!("{generation:#}\n").as_bytes())?;
-    write_words(folder, config, words)
+    write_file(folder, CONFIG, format!("{json:#}\n").as_bytes())?;
+    write_file(folder, GENERATION, format!("{generation:#}\n").as_bytes())?;
+    write_tokenizer(folder, config, words)
 }
 
-fn put(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
+fn write_file(folder: &Path, name: &str, bytes: &[u8]) -> Result<()> {
     weights::write_synced(&folder.join(name), bytes)
 }
 
 /// Tokenizer and template, as transformers reads them.
-fn write_words(folder: &Path, config: &TransformerConfig, words: &Words) -> Result<()> {
+fn write_tokenizer(folder: &Path, config: &TransformerConfig, words: &TokenizerFiles) -> Result<()> {
     let Some(tokenizer) = &words.tokenizer else { return Ok(()) };
-    put(folder, TOKENIZER, tokenizer)?;
+    write_file(folder, TOKENIZER, tokenizer)?;
     let vocabulary: Value = serde_json::from_slice(tokenizer).unwrap_or_default();
     let text = |id: Option<u32>| {
         let id = u64::from(id?);
@@ -279,7 +279,7 @@ fn write_words(folder: &Path, config: &TransformerConfig, words: &Words) -> Resu
         let of_model = || vocabulary["model"]["vocab"].as_object()?.iter().find(|(_, own)| **own == id);
         own.map(str::to_owned).or_else(|| of_model().map(|(token, _)| token.clone()))
     };
-    let Special { bos, eos, pad } = words.special;
+    let SpecialTokens { bos, eos, pad } = words.special;
     let mut settings = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": config.context,
@@ -293,7 +293,7 @@ fn write_words(folder: &Path, config: &TransformerConfig, words: &Words) -> Resu
     if let Some(template) = &words.template {
         settings["chat_template"] = json!(template);
     }
-    put(folder, TOKENIZER_CONFIG, format!("{settings:#}\n").as_bytes())
+    write_file(folder, TOKENIZER_CONFIG, format!("{settings:#}\n").as_bytes())
 }
 
 /// Writes the adapters of a policy as PEFT does, to be put onto the model at `base`.
@@ -308,7 +308,7 @@ pub fn write_adapter(folder: &Path, config: &TransformerConfig, policy: &Policy,
             let rank = lora.a.dims()[1];
             let alpha = (lora.scale * rank as f64 * 1e6).round() as u64; // millionths, so that they can be compared
             sizes.insert((rank, alpha));
-            let stem = their_stem(config, &ours);
+            let stem = hf_stem(config, &ours);
             worn.insert(stem.rsplit('.').next().unwrap_or_default().to_owned());
         }
         projection
@@ -322,7 +322,7 @@ pub fn write_adapter(folder: &Path, config: &TransformerConfig, policy: &Policy,
             return Err(Error::Unsupported { path, key, found: format!("{n} ranks"), accepted });
         }
     };
-    weights::save_some(policy, &path, |ours| ours.contains(".lora.").then(|| theirs(config, ours)))?;
+    weights::save_some(policy, &path, |ours| ours.contains(".lora.").then(|| hf_name(config, ours)))?;
     let json = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -337,7 +337,7 @@ pub fn write_adapter(folder: &Path, config: &TransformerConfig, policy: &Policy,
         "use_dora": false,
         "use_rslora": false,
     });
-    put(folder, ADAPTER_CONFIG, format!("{json:#}\n").as_bytes())
+    write_file(folder, ADAPTER_CONFIG, format!("{json:#}\n").as_bytes())
 }
 
 /// Puts a PEFT LoRA adapter onto a policy.
@@ -345,7 +345,7 @@ pub fn write_adapter(folder: &Path, config: &TransformerConfig, policy: &Policy,
 /// # Errors
 /// As [`read`]; also a target that the policy does not have.
 pub fn read_adapter(folder: &Path, config: &TransformerConfig, policy: Policy, device: &Device) -> Result<Policy> {
-    let settings = Settings::open(folder.join(ADAPTER_CONFIG))?;
+    let settings = ConfigReader::open(folder.join(ADAPTER_CONFIG))?;
     settings.only("peft_type", &json!("LORA"))?;
     for key in ["use_dora", "use_rslora", "lora_bias"] {
         settings.unset(key)?;
@@ -357,11 +357,11 @@ pub fn read_adapter(folder: &Path, config: &TransformerConfig, policy: Policy, d
     let rank = settings.size("r")?;
     let scale = settings.number("lora_alpha", 1e-6..=1e6)? / rank as f64;
     let path = folder.join(ADAPTER);
-    let mut stored: HashMap<String, Stored> = weights::stored(&path)?;
+    let mut stored: HashMap<String, HostTensor> = weights::to_host(&path)?;
     let mut taken = |name: String| stored.remove(&name);
     let mut problem = None;
     let policy = policy.map_projections(|ours, projection| {
-        let stem = format!("base_model.model.{}", their_stem(config, &ours));
+        let stem = format!("base_model.model.{}", hf_stem(config, &ours));
         let (a, b) = (taken(format!("{stem}.lora_A.weight")), taken(format!("{stem}.lora_B.weight")));
         let [inputs, outputs] = projection.dims();
         match (a, b) {
@@ -372,7 +372,7 @@ pub fn read_adapter(folder: &Path, config: &TransformerConfig, policy: Policy, d
                         return projection;
                     }
                 }
-                let tensor = |stored: Stored, rows: usize, columns: usize| {
+                let tensor = |stored: HostTensor, rows: usize, columns: usize| {
                     let values = weights::transposed(&stored.values, rows, columns);
                     Param::from_tensor(Tensor::from_data(TensorData::new(values, [columns, rows]), device))
                 };
@@ -397,11 +397,11 @@ pub fn read_adapter(folder: &Path, config: &TransformerConfig, policy: Policy, d
 }
 
 /// The name and the orientation of one of our parameters in a Hugging Face file: true where it is stored transposed.
-pub fn theirs(config: &TransformerConfig, ours: &str) -> (String, bool) {
-    let ours = plain_name(ours);
+pub fn hf_name(config: &TransformerConfig, ours: &str) -> (String, bool) {
+    let ours = canonical_name(ours);
     let (stem, last) = ours.rsplit_once('.').unwrap_or(("", &ours));
     if let Some(projection) = stem.strip_suffix(".lora") {
-        let name = format!("base_model.model.{}.lora_{}.weight", their_stem(config, projection), last.to_uppercase());
+        let name = format!("base_model.model.{}.lora_{}.weight", hf_stem(config, projection), last.to_uppercase());
         return (name, true);
     }
     let kind = if last == "bias" { "bias" } else { "weight" };
@@ -409,11 +409,11 @@ pub fn theirs(config: &TransformerConfig, ours: &str) -> (String, bool) {
     let llama = matches!(config.family, Family::Llama { .. });
     // GPT-2's Conv1D keeps [in, out], as burn does
     let transposed = kind == "weight" && is_matrix && (llama || stem == "head");
-    (format!("{}.{kind}", their_stem(config, stem)), transposed)
+    (format!("{}.{kind}", hf_stem(config, stem)), transposed)
 }
 
 /// A parameter's name without what our fields and variants say twice: `blocks.3.attention.q.weight`.
-pub(crate) fn plain_name(ours: &str) -> String {
+pub(crate) fn canonical_name(ours: &str) -> String {
     const SILENT: [&str; 9] =
         ["body", "linear", "Layer", "Rms", "Learned", "SquaredRelu", "GeluTanh", "Gated", "Apart"];
     let ours = ours.replace("inputs.Joint", "qkv").replace("inputs.Apart", "Apart");
@@ -429,7 +429,7 @@ pub(crate) fn plain_name(ours: &str) -> String {
 }
 
 /// `blocks.3.attention.q` as `model.layers.3.self_attn.q_proj`, and so on.
-fn their_stem(config: &TransformerConfig, ours: &str) -> String {
+fn hf_stem(config: &TransformerConfig, ours: &str) -> String {
     let llama = matches!(config.family, Family::Llama { .. });
     let pick = |gpt2: &str, of_llama: &str| if llama { of_llama.to_owned() } else { gpt2.to_owned() };
     if let Some((layer, part)) = ours.strip_prefix("blocks.").and_then(|rest| rest.split_once('.')) {
@@ -466,12 +466,12 @@ pub(crate) fn is_buffer(name: &str) -> bool {
 }
 
 /// A settings file, read key by key so that errors name the key.
-struct Settings {
+struct ConfigReader {
     path: PathBuf,
     json: Value,
 }
 
-impl Settings {
+impl ConfigReader {
     fn open(path: PathBuf) -> Result<Self> {
         let json = parsed(&path, &bounded(&path)?)?;
         Ok(Self { path, json })
@@ -493,7 +493,7 @@ impl Settings {
 
     /// A number within a range.
     fn number(&self, key: &str, range: RangeInclusive<f64>) -> Result<f64> {
-        number(&self.json[key], &range).ok_or_else(|| self.unsupported(key, &spelled(&range)))
+        number(&self.json[key], &range).ok_or_else(|| self.unsupported(key, &range_text(&range)))
     }
 
     fn size(&self, key: &str) -> Result<usize> {
@@ -590,10 +590,10 @@ impl Settings {
     }
 
     /// The head is where the settings say: in the file, or the token embedding.
-    fn check_head(&self, config: &TransformerConfig, shelf: &Shelf) -> Result<()> {
+    fn check_head(&self, config: &TransformerConfig, shelf: &WeightStore) -> Result<()> {
         const KEY: &str = "tie_word_embeddings";
         const HEAD: &str = "lm_head.weight";
-        let embedding = their_stem(config, "tokens");
+        let embedding = hf_stem(config, "tokens");
         let embedding = [format!("{embedding}.weight"), format!("{}.weight", without_prefix(&embedding))];
         let there = shelf.shape(HEAD).is_some();
         if !config.tied && !there {
@@ -601,7 +601,7 @@ impl Settings {
             return Err(self.unsupported(KEY, &accepted));
         }
         let Some(embedding) = embedding.iter().find(|name| shelf.shape(name).is_some()) else { return Ok(()) };
-        if config.tied && there && !shelf.same(embedding, HEAD)? {
+        if config.tied && there && !shelf.is_same(embedding, HEAD)? {
             let accepted =
                 format!("false where the head is its own; the files hold a `{HEAD}` that is not `{embedding}`");
             return Err(self.unsupported(KEY, &accepted));
@@ -735,7 +735,7 @@ impl Settings {
         if theta.is_null() {
             return Ok(10_000.0);
         }
-        number(theta, &THETAS).ok_or_else(|| self.unsupported_value(key, theta, &spelled(&THETAS)))
+        number(theta, &THETAS).ok_or_else(|| self.unsupported_value(key, theta, &range_text(&THETAS)))
     }
 }
 
@@ -756,7 +756,7 @@ fn number(value: &Value, range: &RangeInclusive<f64>) -> Option<f64> {
 }
 
 /// A range in words.
-pub(crate) fn spelled(range: &RangeInclusive<f64>) -> String {
+pub(crate) fn range_text(range: &RangeInclusive<f64>) -> String {
     format!("a number from {:e} to {:e}", range.start(), range.end())
 }
 

@@ -20,7 +20,7 @@ mod transformer;
 pub mod weights;
 
 pub use config::{Activation, Family, TransformerConfig};
-pub use counter::{Counted, counted, uncounted};
+pub use counter::{CountedFlops, count_flops, without_counting};
 pub use error::Error;
 pub use flops::Flops;
 pub use generate::{generate, greedy};
@@ -28,9 +28,9 @@ pub use pretrained::{Pretrained, hash as hash_of_files};
 pub use projection::{Lora, Projection};
 pub use reader::Reader;
 pub use responses::Responses;
-pub use shelf::{Kind, Shelf, catching};
+pub use shelf::{FileDType, WeightStore, catching};
 pub use tokens::Tokens;
-pub use transformer::{Cache, Policy, Scalar, ValueHead};
+pub use transformer::{KvCache, Policy, ScalarModel, ValueHead};
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

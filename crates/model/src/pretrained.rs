@@ -1,8 +1,8 @@
 //! A model on disk, whatever it is kept in: a Hugging Face directory or a GGUF file.
 
-use crate::huggingface::{self, Words};
-use crate::shelf::{Held, Mapped, Shelf};
-use crate::weights::{self, Stored};
+use crate::huggingface::{self, TokenizerFiles};
+use crate::shelf::{MappedFile, MmapMatrix, WeightStore};
+use crate::weights::{self, HostTensor};
 use crate::{Error, Family, Policy, Result, TransformerConfig, gguf};
 use burn::tensor::Device;
 use duel_spec::ids::Hasher;
@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct Pretrained {
     pub config: TransformerConfig,
-    pub words: Words,
-    shelf: Shelf,
+    pub words: TokenizerFiles,
+    shelf: WeightStore,
     naming: Naming,
 }
 
@@ -49,7 +49,7 @@ impl Pretrained {
         let is_gguf = is_gguf(path);
         let (config, words, shelf) = if is_gguf { gguf::open(path)? } else { huggingface::open(path)? };
         // what is made room for by the settings is at most what the files hold
-        let (asked, there) = (config.numbers(), shelf.numbers());
+        let (asked, there) = (config.num_params(), shelf.numbers());
         if asked.is_none_or(|asked| asked > there) || config.context > LONGEST || config.layers > shelf.len() {
             let asked = asked.map_or("more numbers than can be counted".into(), |n| format!("{n} numbers"));
             let (layers, context, tensors) = (config.layers, config.context, shelf.len());
@@ -101,12 +101,12 @@ impl Pretrained {
         let empty = Policy::zeros(&config, device);
         let mut matrices = HashMap::new();
         for (ours, shape) in weights::shapes(&empty) {
-            let plain = huggingface::plain_name(&ours);
+            let plain = huggingface::canonical_name(&ours);
             let Some(projection) = plain.strip_suffix(".weight").filter(|name| is_projection(name)) else { continue };
             let name = self.name(&config, &ours).0;
             let found = self.shelf.shape(&name).ok_or_else(|| Error::Lacking { name: name.clone() })?;
             let expected: Vec<usize> = shape.into_iter().rev().collect();
-            let heads = self.is_gguf().then(|| gguf::interleaved(&config, &ours)).flatten();
+            let heads = self.is_gguf().then(|| gguf::rope_interleaved_heads(&config, &ours)).flatten();
             match self.shelf.mapped(&name, heads).filter(|_| found == expected) {
                 Some(matrix) => matrices.insert(projection.to_owned(), (name, matrix)),
                 None => return Err(Error::Shape { name, found: found.to_vec(), expected }),
@@ -126,10 +126,10 @@ impl Pretrained {
     /// The name and the orientation of one of our parameters in the file.
     fn name(&self, config: &TransformerConfig, ours: &str) -> (String, bool) {
         match self.naming {
-            Naming::Gguf => gguf::theirs(ours),
-            Naming::HuggingFace => huggingface::theirs(config, ours),
+            Naming::Gguf => gguf::gguf_name(ours),
+            Naming::HuggingFace => huggingface::hf_name(config, ours),
             Naming::Base => {
-                let (name, turned) = huggingface::theirs(config, ours);
+                let (name, turned) = huggingface::hf_name(config, ours);
                 (huggingface::without_prefix(&name).to_owned(), turned)
             }
         }
@@ -140,15 +140,15 @@ impl Pretrained {
         &self,
         config: &TransformerConfig,
         empty: Policy,
-        without: &HashMap<String, (String, Mapped)>,
+        without: &HashMap<String, (String, MmapMatrix)>,
     ) -> Result<Policy> {
         let left: HashSet<&str> = without.values().map(|(name, _)| name.as_str()).collect();
         let naming = |ours: &str| Some(self.name(config, ours)).filter(|(name, _)| !left.contains(name.as_str()));
         if self.is_gguf() {
-            let mended = |ours: &str, found: Stored| match gguf::interleaved(config, ours) {
+            let mended = |ours: &str, found: HostTensor| match gguf::rope_interleaved_heads(config, ours) {
                 Some(heads) => {
-                    let values = gguf::halves(&found.values, heads, found.shape[1]);
-                    Stored { values, ..found }
+                    let values = gguf::to_half_split(&found.values, heads, found.shape[1]);
+                    HostTensor { values, ..found }
                 }
                 None => found,
             };
@@ -181,7 +181,7 @@ impl Pretrained {
 pub fn hash(path: &Path) -> Result<String> {
     let mut hasher = Hasher::default();
     let mut add = |path: PathBuf| -> Result<()> {
-        let held = Held::open(&path)?;
+        let held = MappedFile::open(&path)?;
         hasher.add(path.file_name().unwrap_or_default().as_encoded_bytes());
         hasher.add(held.bytes()?);
         held.bytes().map(|_| ())

@@ -1,7 +1,7 @@
 //! A linear map that may carry a low-rank adapter.
 
-use crate::shelf::Mapped;
-use crate::weights::{Start, normal};
+use crate::shelf::MmapMatrix;
+use crate::weights::{Init, normal};
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -14,7 +14,7 @@ pub struct Projection {
     pub lora: Option<Lora>,
     /// The matrix where it stays in its file; `linear` then holds none.
     #[module(skip)]
-    mapped: Option<Arc<Mapped>>,
+    mapped: Option<Arc<MmapMatrix>>,
 }
 
 /// A low-rank change of a matrix. Hu et al. 2021, eq. 3.
@@ -35,7 +35,7 @@ impl Projection {
         outputs: usize,
         bias: bool,
         std: f64,
-        start: &mut Start<'_>,
+        start: &mut Init<'_>,
         device: &Device,
     ) -> Self {
         let mut linear = LinearConfig::new(inputs, outputs).with_bias(bias).init(device);
@@ -58,12 +58,12 @@ impl Projection {
     }
 
     /// The matrix where it stays in its file.
-    pub(crate) fn mapped(&self) -> Option<&Arc<Mapped>> {
+    pub(crate) fn mapped(&self) -> Option<&Arc<MmapMatrix>> {
         self.mapped.as_ref()
     }
 
     /// The map with this matrix, which stays in its file.
-    pub(crate) fn on_file(mut self, mapped: Mapped) -> Self {
+    pub(crate) fn on_file(mut self, mapped: MmapMatrix) -> Self {
         let none = Tensor::zeros([1, 1], &self.linear.weight.device());
         self.linear.weight = Param::from_tensor(none);
         self.mapped = Some(Arc::new(mapped));
@@ -100,7 +100,7 @@ impl Projection {
     }
 
     /// The same map with the adapter worked into the matrix, which is in memory.
-    pub fn merged(mut self) -> Self {
+    pub fn merge_lora(mut self) -> Self {
         if self.mapped.is_some() {
             self.linear.weight = Param::from_tensor(self.matrix());
             self.mapped = None;

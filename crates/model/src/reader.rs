@@ -1,15 +1,15 @@
 //! How a model reads responses: the one place that aligns columns. Column j of every `[B, T]` here
 //! belongs to response token j; its log-prob and its value are those given all before it.
 
-use crate::{Policy, Responses, Scalar, Tokens};
+use crate::{Policy, Responses, ScalarModel, Tokens};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
-use duel_spec::{ScoreOf, Space};
+use duel_spec::{ScorePooling, TokenSpec};
 use std::sync::Arc;
 
 /// Reads responses of one world on one device.
 #[derive(Debug, Clone)]
 pub struct Reader {
-    space: Space,
+    space: TokenSpec,
     device: Device,
     /// `[1, T, V]`, true = the response cannot hold this token there.
     hidden: Option<Tensor<3, Bool>>,
@@ -19,8 +19,8 @@ pub struct Reader {
 
 impl Reader {
     /// `device` must be that of the models read (with or without autodiff).
-    pub fn new(space: &Space, device: &Device) -> Self {
-        let host_hidden = space.hidden().map(|rows| Arc::new(rows.concat()));
+    pub fn new(space: &TokenSpec, device: &Device) -> Self {
+        let host_hidden = space.forbidden_mask().map(|rows| Arc::new(rows.concat()));
         let hidden = host_hidden.as_ref().map(|hidden| {
             let shape = [1, space.response_tokens, space.vocabulary];
             Tensor::from_data(TensorData::new(hidden.to_vec(), shape), device)
@@ -34,7 +34,7 @@ impl Reader {
     }
 
     /// The world's sizes.
-    pub fn space(&self) -> &Space {
+    pub fn space(&self) -> &TokenSpec {
         &self.space
     }
 
@@ -59,21 +59,21 @@ impl Reader {
     }
 
     /// Hidden states before each response token: `[B, T, D]` from `[B, P + T]`.
-    pub fn states(&self, policy: &Policy, tokens: &Tokens) -> Tensor<3> {
+    pub fn hidden_states(&self, policy: &Policy, tokens: &Tokens) -> Tensor<3> {
         let (p, t) = (self.prompt_columns(tokens), self.space.response_tokens);
-        policy.states(tokens.clone().narrow(0, p + t - 1), p - 1)
+        policy.hidden_states(tokens.clone().narrow(0, p + t - 1), p - 1)
     }
 
     /// Logits of each response token, hidden ones at −1e30: `[B, T, V]` from `[B, P + T]`.
     pub fn logits(&self, policy: &Policy, tokens: &Tokens) -> Tensor<3> {
-        self.logits_after(policy, self.states(policy, tokens))
+        self.logits_after(policy, self.hidden_states(policy, tokens))
     }
 
     /// The same from the policy's hidden states `[B, T, D]`.
     pub fn logits_after(&self, policy: &Policy, states: Tensor<3>) -> Tensor<3> {
-        let Space { response_tokens: t, vocabulary: v, .. } = self.space;
+        let TokenSpec { response_tokens: t, vocabulary: v, .. } = self.space;
         let [b, _, _] = states.dims();
-        let logits = policy.read_out(states); // [B, T, V]
+        let logits = policy.unembed(states); // [B, T, V]
         match &self.hidden {
             Some(hidden) => logits.mask_fill(hidden.clone().expand([b, t, v]), -1e30),
             None => logits,
@@ -82,33 +82,33 @@ impl Reader {
 
     /// Log-probs of the response tokens `[B, T]` from `[B, P + T]` without making logits; `None` where the device has no
     /// such operation.
-    pub fn chosen_logp(&self, policy: &Policy, tokens: &Tokens) -> Option<Tensor<2>> {
-        policy.chosen_logp(|| self.states(policy, tokens), self.targets(tokens), self.host_hidden.clone())
+    pub fn token_logprobs(&self, policy: &Policy, tokens: &Tokens) -> Option<Tensor<2>> {
+        policy.token_logprobs(|| self.hidden_states(policy, tokens), self.targets(tokens), self.host_hidden.clone())
     }
 
     /// The same from the policy's hidden states `[B, T, D]`.
-    pub fn chosen_logp_after(&self, policy: &Policy, states: Tensor<3>, tokens: &Tokens) -> Option<Tensor<2>> {
-        policy.chosen_logp(|| states, self.targets(tokens), self.host_hidden.clone())
+    pub fn token_logprobs_from_hidden(&self, policy: &Policy, states: Tensor<3>, tokens: &Tokens) -> Option<Tensor<2>> {
+        policy.token_logprobs(|| states, self.targets(tokens), self.host_hidden.clone())
     }
 
     /// Value of the state before each response token: `[B, T]`.
-    pub fn values(&self, critic: &Scalar, tokens: &Tokens) -> Tensor<2> {
+    pub fn values(&self, critic: &ScalarModel, tokens: &Tokens) -> Tensor<2> {
         let (p, t) = (self.prompt_columns(tokens), self.space.response_tokens);
         critic.forward(tokens.clone().narrow(0, p + t - 1)).narrow(1, p - 1, t)
     }
 
     /// Score of each response, on its last counted token or the mean over its tokens, as the model has it: `[B]`.
-    pub fn scores(&self, model: &Scalar, batch: &Responses) -> Tensor<1> {
+    pub fn scores(&self, model: &ScalarModel, batch: &Responses) -> Tensor<1> {
         let tokens = self.tokens(batch);
         let (p, t) = (self.prompt_columns(&tokens), self.space.response_tokens);
         let said = model.forward(tokens); // [B, P + T]
         match model.score {
-            ScoreOf::Last => {
+            ScorePooling::Last => {
                 let last: Vec<i32> = batch.responses.iter().map(|r| (p + r.len() - 1) as i32).collect();
                 let last = Tensor::<2, Int>::from_data(TensorData::new(last, [batch.len(), 1]), &self.device);
                 said.gather(1, last).squeeze_dim::<1>(1)
             }
-            ScoreOf::Mean => {
+            ScorePooling::Mean => {
                 let share = |length: usize, i: usize| if i < length { 1.0 / length as f32 } else { 0.0 };
                 let lengths = batch.responses.iter().map(Vec::len);
                 let shares: Vec<f32> = lengths.flat_map(|length| (0..t).map(move |i| share(length, i))).collect();

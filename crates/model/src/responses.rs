@@ -2,7 +2,7 @@
 
 use crate::Tokens;
 use burn::tensor::Device;
-use duel_spec::{Space, ids::prompt_hash};
+use duel_spec::{TokenSpec, ids::prompt_hash};
 
 /// Responses to prompts. A response holds its counted tokens only: up to and including the first EOS.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -47,7 +47,7 @@ impl Responses {
     }
 
     /// Whether a response closed with EOS.
-    pub fn ended(&self, row: usize, space: &Space) -> bool {
+    pub fn ended(&self, row: usize, space: &TokenSpec) -> bool {
         self.responses[row].last() == Some(&space.eos)
     }
 
@@ -64,7 +64,7 @@ impl Responses {
     }
 
     /// Prompts, padded on the left to the longest of them, and responses, padded on the right: `[B, P + T]`.
-    pub fn tokens(&self, space: &Space, device: &Device) -> Tokens {
+    pub fn tokens(&self, space: &TokenSpec, device: &Device) -> Tokens {
         let pad = |n: usize| std::iter::repeat_n(space.pad, n);
         let row = |(prompt, response): (&Vec<u32>, &Vec<u32>)| {
             let rest = space.response_tokens - response.len();
@@ -72,6 +72,6 @@ impl Responses {
         };
         let rows: Vec<Vec<u32>> = self.prompts.iter().zip(&self.responses).map(row).collect();
         let longest = self.prompts.iter().map(Vec::len).max().unwrap_or(space.prompt_tokens);
-        Tokens::left_padded(&rows, longest + space.response_tokens, space.pad, device)
+        Tokens::pad_left(&rows, longest + space.response_tokens, space.pad, device)
     }
 }

@@ -1,8 +1,8 @@
 //! Tensors of files, by name, decoded one at a time when they are asked for: a model is read without a second copy of it.
 
-use crate::weights::{Stored, transposed};
+use crate::weights::{HostTensor, transposed};
 use crate::{Error, Result, gguf};
-use duel_kernels::Buffer;
+use duel_kernels::PooledBuffer;
 use half::{bf16, f16};
 use memmap2::Mmap;
 use rayon::prelude::*;
@@ -16,7 +16,7 @@ use std::time::SystemTime;
 
 /// How numbers are kept in a file. The quantised kinds are ggml's blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum FileDType {
     F32,
     F16,
     Bf16,
@@ -29,9 +29,9 @@ pub enum Kind {
     Q6K,
 }
 
-impl Kind {
+impl FileDType {
     /// By ggml's number.
-    pub fn of_ggml(code: u32) -> Option<Self> {
+    pub fn from_ggml(code: u32) -> Option<Self> {
         Some(match code {
             0 => Self::F32,
             1 => Self::F16,
@@ -70,7 +70,7 @@ impl Kind {
 
     /// The kinds that are read, as GGUF calls them.
     pub fn all_names() -> String {
-        (0..64).filter(|code| Self::of_ggml(*code).is_some()).map(ggml_name).collect::<Vec<_>>().join(", ")
+        (0..64).filter(|code| Self::from_ggml(*code).is_some()).map(ggml_name).collect::<Vec<_>>().join(", ")
     }
 
     /// Numbers of a block, and its bytes.
@@ -253,24 +253,24 @@ fn q8_block(x: &[f32]) -> [u8; 34] {
 
 /// Where a tensor stands.
 #[derive(Debug, Clone)]
-struct Entry {
+struct TensorEntry {
     file: usize,
     shape: Vec<usize>,
-    kind: Kind,
+    kind: FileDType,
     range: Range<usize>,
 }
 
 /// A file held open and mapped into memory that all processes which read it share. It must stay as it is as long as it is held,
 /// which is looked at each time it is read: bytes beyond the end of a file that was cut off cannot be read at all.
 #[derive(Debug)]
-pub(crate) struct Held {
+pub(crate) struct MappedFile {
     path: PathBuf,
     file: File,
     bytes: Mmap,
     modified: Option<SystemTime>,
 }
 
-impl Held {
+impl MappedFile {
     /// Opens a file.
     ///
     /// # Errors
@@ -321,16 +321,16 @@ pub fn catching<T, E: From<Error>>(work: impl FnOnce() -> std::result::Result<T,
 }
 
 /// Name, shape, kind and place of a tensor.
-pub(crate) type Place = (String, Vec<usize>, Kind, Range<usize>);
+pub(crate) type TensorPlacement = (String, Vec<usize>, FileDType, Range<usize>);
 
 /// Tensors of one file or several.
 #[derive(Debug)]
-pub struct Shelf {
-    files: Vec<Arc<Held>>,
-    entries: HashMap<String, Entry>,
+pub struct WeightStore {
+    files: Vec<Arc<MappedFile>>,
+    entries: HashMap<String, TensorEntry>,
 }
 
-impl Shelf {
+impl WeightStore {
     /// Opens safetensors files, which together hold each tensor once.
     ///
     /// # Errors
@@ -338,16 +338,16 @@ impl Shelf {
     pub fn safetensors(paths: &[PathBuf]) -> Result<Self> {
         let mut shelf = Self { files: vec![], entries: HashMap::new() };
         for path in paths {
-            let held = Held::open(path)?;
+            let held = MappedFile::open(path)?;
             let bytes = held.bytes()?;
             let damaged = |problem: String| Error::Damaged { path: path.clone(), problem };
             let file = SafeTensors::deserialize(bytes).map_err(|e| damaged(e.to_string()))?;
             let mut found = vec![];
             for (name, view) in file.tensors() {
                 let kind = match view.dtype() {
-                    Dtype::F32 => Kind::F32,
-                    Dtype::BF16 => Kind::Bf16,
-                    Dtype::F16 => Kind::F16,
+                    Dtype::F32 => FileDType::F32,
+                    Dtype::BF16 => FileDType::Bf16,
+                    Dtype::F16 => FileDType::F16,
                     other => {
                         let (found, accepted) = (format!("of type {other:?}"), "F32, F16, BF16".into());
                         return Err(Error::Unsupported { path: path.clone(), key: name, found, accepted });
@@ -362,15 +362,15 @@ impl Shelf {
     }
 
     /// The tensors of one file whose header has been checked against its length.
-    pub(crate) fn of_one(file: Held, tensors: Vec<Place>) -> Self {
-        let entry = |(name, shape, kind, range)| (name, Entry { file: 0, shape, kind, range });
+    pub(crate) fn single_file(file: MappedFile, tensors: Vec<TensorPlacement>) -> Self {
+        let entry = |(name, shape, kind, range)| (name, TensorEntry { file: 0, shape, kind, range });
         Self { files: vec![file.into()], entries: tensors.into_iter().map(entry).collect() }
     }
 
-    fn add(&mut self, held: Held, found: Vec<Place>) -> Result<()> {
+    fn add(&mut self, held: MappedFile, found: Vec<TensorPlacement>) -> Result<()> {
         let file = self.files.len();
         for (name, shape, kind, range) in found {
-            if self.entries.insert(name.clone(), Entry { file, shape, kind, range }).is_some() {
+            if self.entries.insert(name.clone(), TensorEntry { file, shape, kind, range }).is_some() {
                 return Err(Error::Damaged { path: held.path, problem: format!("`{name}` is in two files") });
             }
         }
@@ -387,23 +387,23 @@ impl Shelf {
     ///
     /// # Errors
     /// A file that was changed since it was opened.
-    pub fn get(&self, name: &str) -> Result<Option<Stored>> {
-        let Some(Entry { file, shape, kind, range }) = self.entries.get(name) else { return Ok(None) };
+    pub fn get(&self, name: &str) -> Result<Option<HostTensor>> {
+        let Some(TensorEntry { file, shape, kind, range }) = self.entries.get(name) else { return Ok(None) };
         let bytes = &self.files[*file].bytes()?[range.clone()];
-        Ok(Some(Stored { shape: shape.clone(), values: kind.decode(bytes) }))
+        Ok(Some(HostTensor { shape: shape.clone(), values: kind.decode(bytes) }))
     }
 
     /// Whether two tensors are there, and are the same.
     ///
     /// # Errors
     /// A file that was changed since it was opened.
-    pub(crate) fn same(&self, one: &str, other: &str) -> Result<bool> {
+    pub(crate) fn is_same(&self, one: &str, other: &str) -> Result<bool> {
         let [Some(a), Some(b)] = [one, other].map(|name| self.entries.get(name)) else { return Ok(false) };
         if a.shape != b.shape {
             return Ok(false);
         }
         if a.kind == b.kind {
-            let bytes = |entry: &Entry| Ok(&self.files[entry.file].bytes()?[entry.range.clone()]);
+            let bytes = |entry: &TensorEntry| Ok(&self.files[entry.file].bytes()?[entry.range.clone()]);
             return Ok(bytes(a)? == bytes(b)?);
         }
         Ok(self.get(one)? == self.get(other)?)
@@ -411,16 +411,16 @@ impl Shelf {
 
     /// A matrix `[out, in]` that stays in its file; `None` where there is no such matrix. Of matrices whose rows come as
     /// neighbouring pairs of so many `heads`, see [`gguf::interleaved`].
-    pub fn mapped(&self, name: &str, heads: Option<usize>) -> Option<Mapped> {
-        let Entry { file, shape, kind, range } = self.entries.get(name)?;
+    pub fn mapped(&self, name: &str, heads: Option<usize>) -> Option<MmapMatrix> {
+        let TensorEntry { file, shape, kind, range } = self.entries.get(name)?;
         let [rows, columns] = shape[..] else { return None };
         let file = self.files[*file].clone();
-        Some(Mapped { file, range: range.clone(), kind: *kind, rows, columns, heads })
+        Some(MmapMatrix { file, range: range.clone(), kind: *kind, rows, columns, heads })
     }
 
     /// Numbers of all tensors together.
     pub fn numbers(&self) -> usize {
-        let of = |entry: &Entry| entry.shape.iter().product::<usize>();
+        let of = |entry: &TensorEntry| entry.shape.iter().product::<usize>();
         self.entries.values().map(of).fold(0, usize::saturating_add)
     }
 
@@ -452,10 +452,10 @@ impl Shelf {
 
 /// A matrix that stays in its file, and is decoded each time it is read.
 #[derive(Debug, Clone)]
-pub struct Mapped {
-    file: Arc<Held>,
+pub struct MmapMatrix {
+    file: Arc<MappedFile>,
     range: Range<usize>,
-    kind: Kind,
+    kind: FileDType,
     rows: usize,
     columns: usize,
     /// Heads whose rows stand as neighbouring pairs.
@@ -465,7 +465,7 @@ pub struct Mapped {
 /// Rows of a mapped matrix that one thread decodes at a time.
 const BAND: usize = 32;
 
-impl Mapped {
+impl MmapMatrix {
     /// Inputs and outputs.
     pub fn dims(&self) -> [usize; 2] {
         [self.columns, self.rows]
@@ -477,12 +477,12 @@ impl Mapped {
     }
 
     /// The matrix `[out, in]`, row by row. Where the file was changed since it was opened, an error is thrown for [`catching`].
-    pub fn read(&self) -> Buffer {
+    pub fn read(&self) -> PooledBuffer {
         let file = self.file.bytes().unwrap_or_else(|changed| std::panic::resume_unwind(Box::new(changed)));
         let (columns, [numbers, size]) = (self.columns, self.kind.block());
         let bytes = columns / numbers * size; // of a row, which is whole blocks
-        let place = |row: usize| self.heads.map_or(row, |heads| gguf::half_place(self.rows / heads, row));
-        let mut values = Buffer::new(self.rows * columns);
+        let place = |row: usize| self.heads.map_or(row, |heads| gguf::half_split_row(self.rows / heads, row));
+        let mut values = PooledBuffer::new(self.rows * columns);
         values.par_chunks_mut((BAND * columns).max(1)).enumerate().for_each(|(band, to)| {
             let mut row = Vec::with_capacity(columns);
             for (i, to) in to.chunks_exact_mut(columns).enumerate() {

@@ -7,25 +7,25 @@
 use crate::config::{Activation, Family, TransformerConfig};
 use crate::counter::count;
 use crate::fused::{self, BlockPlan, BlockTensors, LlamaPlan, LlamaTensors, LogpPlan};
-use crate::huggingface::plain_name;
+use crate::huggingface::canonical_name;
 use crate::projection::{Lora, Projection};
-use crate::shelf::Mapped;
+use crate::shelf::MmapMatrix;
 use crate::tokens::Tokens;
-use crate::weights::{self, Start, host, normal};
+use crate::weights::{self, Init, host, normal};
 use burn::module::{Module, Param};
 use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig, Linear, LinearConfig, RmsNorm, RmsNormConfig};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData, activation};
 use duel_kernels::{
-    BlockShape, Decoder, DecoderBlock, DecoderMlp, DecoderParts, DecoderPositions, LlamaMap, LlamaShape, LlamaWeights,
-    MAPS,
+    BlockShape, Decoder, DecoderBlock, DecoderMlp, DecoderParts, DecoderPositions, LinearWeights, LlamaShape,
+    LlamaWeights, MAPS,
 };
-use duel_spec::{ScoreOf, seeds::Rng};
+use duel_spec::{ScorePooling, seeds::Rng};
 use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Keys and values of every block for the tokens read so far, each `[B, G, K, E]`.
 #[derive(Debug, Clone, Default)]
-pub struct Cache {
+pub struct KvCache {
     layers: Vec<(Tensor<4>, Tensor<4>)>,
     /// Columns read.
     columns: usize,
@@ -33,7 +33,7 @@ pub struct Cache {
     left: Option<Vec<usize>>,
 }
 
-impl Cache {
+impl KvCache {
     /// The cache of some rows, in the given order; a row may be taken more than once.
     pub fn select(&self, rows: &[usize]) -> Self {
         let Some((first, _)) = self.layers.first() else { return self.clone() };
@@ -69,7 +69,7 @@ impl Norm {
     /// `epsilon` is the one that it was made with, which burn keeps to itself.
     fn forward(&self, x: Tensor<3>, epsilon: f64) -> Tensor<3> {
         match self {
-            Self::Layer(LayerNorm { gamma, beta: Some(beta), .. }) if fused::applies(&x) => {
+            Self::Layer(LayerNorm { gamma, beta: Some(beta), .. }) if fused::is_supported(&x) => {
                 fused::layer_norm(x, gamma.val(), beta.val(), epsilon)
             }
             Self::Layer(norm) => norm.forward(x),
@@ -81,13 +81,13 @@ impl Norm {
 /// Queries, keys and values of one projection side by side (GPT-2), or of three (Llama).
 #[derive(Module, Debug)]
 #[expect(clippy::large_enum_variant, reason = "one or two a block")]
-enum Inputs {
+enum QkvProjection {
     Joint(Projection),
-    Apart(Apart),
+    Apart(SplitQkv),
 }
 
 #[derive(Module, Debug)]
-struct Apart {
+struct SplitQkv {
     q: Projection,
     k: Projection,
     v: Projection,
@@ -95,7 +95,7 @@ struct Apart {
 
 #[derive(Module, Debug)]
 struct Attention {
-    inputs: Inputs,
+    inputs: QkvProjection,
     out: Projection,
     heads: usize,
     key_value_heads: usize,
@@ -103,7 +103,7 @@ struct Attention {
 }
 
 /// What attention must know of where its columns stand.
-struct Place {
+struct AttentionContext {
     /// Which keys a query may not see, `[B or 1, 1, L, K]`.
     hidden: Option<Tensor<4, Bool>>,
     /// Cosine and sine of each column's rotary angles, `[B or 1, 1, L, E/2]`.
@@ -111,14 +111,14 @@ struct Place {
 }
 
 impl Attention {
-    fn new(config: &TransformerConfig, std: f64, residual: f64, rng: &mut Start<'_>, device: &Device) -> Self {
+    fn new(config: &TransformerConfig, std: f64, residual: f64, rng: &mut Init<'_>, device: &Device) -> Self {
         let (d, e) = (config.width, config.head_width());
         let (heads, key_value_heads) = (config.heads, config.key_value_heads());
         let bias = matches!(config.family, Family::Gpt2 { .. });
         let mut projection = |outputs: usize| Projection::new(d, outputs, bias, std, rng, device);
         let inputs = match config.family {
-            Family::Gpt2 { .. } => Inputs::Joint(projection(3 * d)),
-            Family::Llama { .. } => Inputs::Apart(Apart {
+            Family::Gpt2 { .. } => QkvProjection::Joint(projection(3 * d)),
+            Family::Llama { .. } => QkvProjection::Apart(SplitQkv {
                 q: projection(heads * e),
                 k: projection(key_value_heads * e),
                 v: projection(key_value_heads * e),
@@ -129,16 +129,16 @@ impl Attention {
     }
 
     /// `x`: `[B, L, D]`; `past` grows by `L` tokens.
-    fn forward(&self, x: Tensor<3>, place: &Place, past: Option<&mut (Tensor<4>, Tensor<4>)>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, place: &AttentionContext, past: Option<&mut (Tensor<4>, Tensor<4>)>) -> Tensor<3> {
         let [b, l, _] = x.dims();
         let (h, g, e) = (self.heads, self.key_value_heads, self.head_width);
         let (mut q, mut k, mut v) = match &self.inputs {
-            Inputs::Joint(joint) => {
+            QkvProjection::Joint(joint) => {
                 let qkv = joint.forward(x).reshape([b, l, 3, h, e]);
                 let part = |i: usize| qkv.clone().narrow(2, i, 1).reshape([b, l, h, e]).swap_dims(1, 2);
                 (part(0), part(1), part(2)) // [B, H, L, E]
             }
-            Inputs::Apart(apart) => {
+            QkvProjection::Apart(apart) => {
                 let split = |x: Tensor<3>, heads: usize| x.reshape([b, l, heads, e]).swap_dims(1, 2);
                 (
                     split(apart.q.forward(x.clone()), h),
@@ -187,37 +187,37 @@ fn rotate(x: Tensor<4>, cos: &Tensor<4>, sin: &Tensor<4>) -> Tensor<4> {
 #[derive(Module, Debug)]
 #[expect(clippy::large_enum_variant, reason = "one or two a block")]
 enum Mlp {
-    SquaredRelu(Plain),
-    GeluTanh(Plain),
-    Gated(Gated),
+    SquaredRelu(PlainMlp),
+    GeluTanh(PlainMlp),
+    Gated(GatedMlp),
 }
 
 #[derive(Module, Debug)]
-struct Plain {
+struct PlainMlp {
     up: Projection,
     down: Projection,
 }
 
 #[derive(Module, Debug)]
-struct Gated {
+struct GatedMlp {
     gate: Projection,
     up: Projection,
     down: Projection,
 }
 
 impl Mlp {
-    fn new(config: &TransformerConfig, std: f64, residual: f64, rng: &mut Start<'_>, device: &Device) -> Self {
+    fn new(config: &TransformerConfig, std: f64, residual: f64, rng: &mut Init<'_>, device: &Device) -> Self {
         let d = config.width;
         match config.family {
             Family::Gpt2 { activation, inner, .. } => {
                 let up = Projection::new(d, inner, true, std, rng, device);
-                let plain = Plain { up, down: Projection::new(inner, d, true, residual, rng, device) };
+                let plain = PlainMlp { up, down: Projection::new(inner, d, true, residual, rng, device) };
                 match activation {
                     Activation::SquaredRelu => Self::SquaredRelu(plain),
                     Activation::GeluTanh => Self::GeluTanh(plain),
                 }
             }
-            Family::Llama { inner, .. } => Self::Gated(Gated {
+            Family::Llama { inner, .. } => Self::Gated(GatedMlp {
                 gate: Projection::new(d, inner, false, std, rng, device),
                 up: Projection::new(d, inner, false, std, rng, device),
                 down: Projection::new(inner, d, false, residual, rng, device),
@@ -244,7 +244,7 @@ impl Mlp {
 }
 
 #[derive(Module, Debug)]
-struct Block {
+struct TransformerBlock {
     epsilon: f64,
     norm_attention: Norm,
     attention: Attention,
@@ -252,8 +252,8 @@ struct Block {
     mlp: Mlp,
 }
 
-impl Block {
-    fn new(config: &TransformerConfig, rng: &mut Start<'_>, device: &Device) -> Self {
+impl TransformerBlock {
+    fn new(config: &TransformerConfig, rng: &mut Init<'_>, device: &Device) -> Self {
         let std = 0.5 / (config.width as f64).sqrt();
         let residual = std / (2.0 * config.layers as f64).sqrt(); // GPT-2: residual projections start smaller
         Self {
@@ -265,7 +265,7 @@ impl Block {
         }
     }
 
-    fn forward(&self, x: Tensor<3>, place: &Place, past: Option<&mut (Tensor<4>, Tensor<4>)>) -> Tensor<3> {
+    fn forward(&self, x: Tensor<3>, place: &AttentionContext, past: Option<&mut (Tensor<4>, Tensor<4>)>) -> Tensor<3> {
         let x = x.clone() + self.attention.forward(self.norm_attention.forward(x, self.epsilon), place, past);
         x.clone() + self.mlp.forward(self.norm_mlp.forward(x, self.epsilon)) // [B, L, D]
     }
@@ -273,7 +273,7 @@ impl Block {
     /// What it is made of, where it is GPT-2's and wears no adapter: what fused operations can read.
     fn gpt2(&self) -> Option<Gpt2Parts> {
         let (Norm::Layer(norm1), Norm::Layer(norm2)) = (&self.norm_attention, &self.norm_mlp) else { return None };
-        let Inputs::Joint(qkv) = &self.attention.inputs else { return None };
+        let QkvProjection::Joint(qkv) = &self.attention.inputs else { return None };
         let (Mlp::SquaredRelu(mlp) | Mlp::GeluTanh(mlp)) = &self.mlp else { return None };
         let norm = |of: &LayerNorm| Some((of.gamma.val(), of.beta.as_ref()?.val()));
         let affine = |of: &Projection| {
@@ -292,9 +292,9 @@ impl Block {
     }
 
     /// The projections of a Llama block; none of another.
-    fn llama_maps(&self) -> Vec<&Projection> {
+    fn llama_linears(&self) -> Vec<&Projection> {
         match (&self.attention.inputs, &self.mlp) {
-            (Inputs::Apart(Apart { q, k, v }), Mlp::Gated(Gated { gate, up, down })) => {
+            (QkvProjection::Apart(SplitQkv { q, k, v }), Mlp::Gated(GatedMlp { gate, up, down })) => {
                 vec![q, k, v, &self.attention.out, gate, up, down]
             }
             _ => vec![],
@@ -302,10 +302,10 @@ impl Block {
     }
 
     /// All projections.
-    fn maps(&self) -> Vec<&Projection> {
+    fn linears(&self) -> Vec<&Projection> {
         let attention = match &self.attention.inputs {
-            Inputs::Joint(joint) => vec![joint],
-            Inputs::Apart(Apart { q, k, v }) => vec![q, k, v],
+            QkvProjection::Joint(joint) => vec![joint],
+            QkvProjection::Apart(SplitQkv { q, k, v }) => vec![q, k, v],
         };
         let mlp = match &self.mlp {
             Mlp::SquaredRelu(m) | Mlp::GeluTanh(m) => vec![&m.up, &m.down],
@@ -323,14 +323,14 @@ impl Block {
         }
         let (Norm::Rms(norm1), Norm::Rms(norm2)) = (&self.norm_attention, &self.norm_mlp) else { return None };
         let norms = [norm1, norm2].map(|norm| host(norm.gamma.val()));
-        let maps: [&Projection; MAPS] = self.llama_maps().try_into().ok()?;
+        let maps: [&Projection; MAPS] = self.llama_linears().try_into().ok()?;
         let decoded = maps.map(|map| map.mapped().map(|mapped| mapped.read())); // [out, in]
         let held = maps.map(|map| match map.mapped() {
             Some(_) => vec![],
             None => host(map.matrix()), // [in, out]
         });
         let adapters = maps.map(|map| map.lora.as_ref().map(|lora| [host(lora.a.val()), host(lora.b.val())]));
-        let maps = std::array::from_fn(|i| LlamaMap {
+        let maps = std::array::from_fn(|i| LinearWeights {
             weight: decoded[i].as_deref().unwrap_or(&held[i]),
             turned: decoded[i].is_some(),
             a: adapters[i].as_ref().map_or(&[], |[a, _]| a),
@@ -341,7 +341,7 @@ impl Block {
     }
 
     /// The whole block in one operation, where there is one for it.
-    fn fused(&self, x: &Tensor<3>, place: &FusedPlace) -> Option<Tensor<3>> {
+    fn fused(&self, x: &Tensor<3>, place: &FusedContext) -> Option<Tensor<3>> {
         match &place.tables {
             Some(tables) => self.fused_llama(x, place, tables),
             None => self.fused_gpt2(x, place),
@@ -349,10 +349,10 @@ impl Block {
     }
 
     /// A Llama block, whose projections carry adapters of one rank and scale, or none.
-    fn fused_llama(&self, x: &Tensor<3>, place: &FusedPlace, [cos, sin]: &[Arc<Vec<f32>>; 2]) -> Option<Tensor<3>> {
+    fn fused_llama(&self, x: &Tensor<3>, place: &FusedContext, [cos, sin]: &[Arc<Vec<f32>>; 2]) -> Option<Tensor<3>> {
         let (Norm::Rms(norm1), Norm::Rms(norm2)) = (&self.norm_attention, &self.norm_mlp) else { return None };
-        let Inputs::Apart(Apart { q, k, v }) = &self.attention.inputs else { return None };
-        let Mlp::Gated(Gated { gate, up, down }) = &self.mlp else { return None };
+        let QkvProjection::Apart(SplitQkv { q, k, v }) = &self.attention.inputs else { return None };
+        let Mlp::Gated(GatedMlp { gate, up, down }) = &self.mlp else { return None };
         let Attention { heads, key_value_heads, head_width, out, .. } = &self.attention;
         let maps = [q, k, v, out, gate, up, down];
         let adapter = |map: &Projection| map.lora.as_ref().map(|lora| (lora.a.dims()[1], lora.scale));
@@ -419,7 +419,7 @@ impl Block {
         Some(fused::llama(tensors, plan))
     }
 
-    fn fused_gpt2(&self, x: &Tensor<3>, place: &FusedPlace) -> Option<Tensor<3>> {
+    fn fused_gpt2(&self, x: &Tensor<3>, place: &FusedContext) -> Option<Tensor<3>> {
         let parts = self.gpt2()?;
         let [sequences, columns, width] = x.dims();
         let shape = BlockShape {
@@ -451,7 +451,7 @@ impl Block {
 }
 
 /// Where a block's columns stand, for the operation that does all of a block.
-struct FusedPlace {
+struct FusedContext {
     left: Option<Arc<Vec<usize>>>,
     recompute: bool,
     /// `cos` and `sin` of the rotary angles, `[context, E/2]` each.
@@ -488,12 +488,12 @@ impl Gpt2Parts {
 #[derive(Module, Debug)]
 #[expect(clippy::large_enum_variant, reason = "one or two a block")]
 enum Positions {
-    Learned(Learned),
+    Learned(LearnedPositions),
     Rotary(Rotary),
 }
 
 #[derive(Module, Debug)]
-struct Learned {
+struct LearnedPositions {
     /// `[context, D]`
     weight: Param<Tensor<2>>,
 }
@@ -519,17 +519,17 @@ impl Rotary {
 
 /// Ids to hidden states.
 #[derive(Module, Debug)]
-struct Body {
+struct Backbone {
     tokens: Embedding,
     positions: Positions,
-    blocks: Vec<Block>,
+    blocks: Vec<TransformerBlock>,
     norm: Norm,
     epsilon: f64,
     /// Whether fused blocks keep nothing between their input and their output.
     recompute: bool,
 }
 
-impl Body {
+impl Backbone {
     /// See [`Policy::map_projections`].
     fn map_projections(mut self, mut f: impl FnMut(String, Projection) -> Projection) -> Self {
         for (i, block) in self.blocks.iter_mut().enumerate() {
@@ -537,8 +537,8 @@ impl Body {
                 *slot = f(format!("blocks.{i}.{part}"), slot.clone());
             };
             match &mut block.attention.inputs {
-                Inputs::Joint(joint) => at("attention.qkv", joint),
-                Inputs::Apart(apart) => {
+                QkvProjection::Joint(joint) => at("attention.qkv", joint),
+                QkvProjection::Apart(apart) => {
                     at("attention.q", &mut apart.q);
                     at("attention.k", &mut apart.k);
                     at("attention.v", &mut apart.v);
@@ -569,19 +569,19 @@ impl Body {
             projection
         });
         weights::hash_with(module, |ours| {
-            let matrix: &Arc<Mapped> = mapped.get(plain_name(ours).strip_suffix(".weight")?)?;
+            let matrix: &Arc<MmapMatrix> = mapped.get(canonical_name(ours).strip_suffix(".weight")?)?;
             Some((matrix.dims(), matrix.values()))
         })
     }
 
-    fn new(config: &TransformerConfig, rng: &mut Start<'_>, device: &Device) -> Self {
+    fn new(config: &TransformerConfig, rng: &mut Init<'_>, device: &Device) -> Self {
         let mut tokens = EmbeddingConfig::new(config.vocabulary, config.width).init(device);
         let std = 1.0 / (config.width as f64).sqrt();
         tokens.weight = normal([config.vocabulary, config.width], std, rng, device);
         let positions = match config.family {
-            Family::Gpt2 { .. } => {
-                Positions::Learned(Learned { weight: normal([config.context, config.width], std, rng, device) })
-            }
+            Family::Gpt2 { .. } => Positions::Learned(LearnedPositions {
+                weight: normal([config.context, config.width], std, rng, device),
+            }),
             Family::Llama { rope_theta, head_width, .. } => {
                 Positions::Rotary(Rotary::new(config.context, head_width, rope_theta, device))
             }
@@ -589,7 +589,7 @@ impl Body {
         Self {
             tokens,
             positions,
-            blocks: (0..config.layers).map(|_| Block::new(config, rng, device)).collect(),
+            blocks: (0..config.layers).map(|_| TransformerBlock::new(config, rng, device)).collect(),
             norm: Norm::new(config, device),
             epsilon: config.epsilon(),
             recompute: false,
@@ -598,16 +598,16 @@ impl Body {
 
     /// Parameters of the blocks' matrices.
     fn matrices(&self) -> usize {
-        self.blocks.iter().flat_map(Block::maps).map(|map| map.dims().iter().product::<usize>()).sum()
+        self.blocks.iter().flat_map(TransformerBlock::linears).map(|map| map.dims().iter().product::<usize>()).sum()
     }
 
     /// Hidden states `[B, L, D]` of tokens, which follow those of `cache` where one is given.
-    fn forward(&self, tokens: Tokens, mut cache: Option<&mut Cache>) -> Tensor<3> {
+    fn forward(&self, tokens: Tokens, mut cache: Option<&mut KvCache>) -> Tensor<3> {
         let [b, l] = tokens.ids.dims();
         count(|counted| counted.blocks += (2 * self.matrices() * b * l) as f64);
         let device = tokens.ids.device();
         let start = cache.as_ref().map_or(0, |c| c.columns);
-        let left = cache.as_ref().and_then(|c| c.left.clone()).or(tokens.left);
+        let left = cache.as_ref().and_then(|c| c.left.clone()).or(tokens.left_padding);
         let mut x = self.tokens.forward(tokens.ids); // [B, L, D]
         let mut rotation = None;
         match &self.positions {
@@ -617,18 +617,18 @@ impl Body {
                 rotation = Some((of(&table.cos), of(&table.sin)));
             }
         }
-        if cache.is_none() && fused::applies(&x) {
+        if cache.is_none() && fused::is_supported(&x) {
             let tables = match &self.positions {
                 Positions::Learned(_) => None,
                 Positions::Rotary(Rotary { cos, sin }) => Some([cos, sin].map(|table| Arc::new(host(table.clone())))),
             };
-            let place = FusedPlace { left: left.clone().map(Arc::new), recompute: self.recompute, tables };
+            let place = FusedContext { left: left.clone().map(Arc::new), recompute: self.recompute, tables };
             let all = self.blocks.iter().try_fold(x.clone(), |x, block| block.fused(&x, &place));
             if let Some(x) = all {
                 return self.norm.forward(x, self.epsilon);
             }
         }
-        let place = Place { hidden: hidden(b, start, l, left.as_deref(), &device), rotation };
+        let place = AttentionContext { hidden: hidden(b, start, l, left.as_deref(), &device), rotation };
         for (i, block) in self.blocks.iter().enumerate() {
             let past = cache.as_deref_mut().map(|cache| {
                 if cache.layers.len() <= i {
@@ -676,7 +676,7 @@ fn hidden(b: usize, start: usize, l: usize, left: Option<&[usize]>, device: &Dev
 /// A language model.
 #[derive(Module, Debug)]
 pub struct Policy {
-    body: Body,
+    body: Backbone,
     /// `None` where the head shares the token embedding.
     head: Option<Linear>,
 }
@@ -684,16 +684,16 @@ pub struct Policy {
 impl Policy {
     /// A fresh model; every weight is drawn from `rng`.
     pub fn new(config: &TransformerConfig, rng: &mut Rng, device: &Device) -> Self {
-        Self::starting(config, &mut Start::Drawn(rng), device)
+        Self::starting(config, &mut Init::Random(rng), device)
     }
 
     /// The shape of a model, whose weights are to be replaced.
     pub fn zeros(config: &TransformerConfig, device: &Device) -> Self {
-        Self::starting(config, &mut Start::Zeros, device)
+        Self::starting(config, &mut Init::Zeros, device)
     }
 
-    fn starting(config: &TransformerConfig, rng: &mut Start<'_>, device: &Device) -> Self {
-        let body = Body::new(config, rng, device);
+    fn starting(config: &TransformerConfig, rng: &mut Init<'_>, device: &Device) -> Self {
+        let body = Backbone::new(config, rng, device);
         let head = (!config.tied).then(|| {
             let weight = normal([config.width, config.vocabulary], 0.02, rng, device);
             let mut head = LinearConfig::new(config.width, config.vocabulary).with_bias(false).init(device);
@@ -708,14 +708,14 @@ impl Policy {
     /// # Shapes
     /// `tokens`: `[B, L]`; returns `[B, L − from, V]`. Only those columns reach the head.
     pub fn logits(&self, tokens: impl Into<Tokens>, from: usize) -> Tensor<3> {
-        self.read_out(self.states(tokens, from))
+        self.unembed(self.hidden_states(tokens, from))
     }
 
     /// Hidden states after each token from column `from` on: what the head reads.
     ///
     /// # Shapes
     /// `tokens`: `[B, L]`; returns `[B, L − from, D]`.
-    pub fn states(&self, tokens: impl Into<Tokens>, from: usize) -> Tensor<3> {
+    pub fn hidden_states(&self, tokens: impl Into<Tokens>, from: usize) -> Tensor<3> {
         let tokens = tokens.into();
         let [_, l] = tokens.ids.dims();
         self.body.forward(tokens, None).narrow(1, from, l - from)
@@ -723,7 +723,7 @@ impl Policy {
 
     /// Log-probs `[B, T]` of `targets` `[B, T]`, the tokens after `states` `[B, T, D]`, as one operation; `None` where that
     /// cannot be had. `hidden` tokens `[T, V]` cannot be said. The states are asked for only where there is one.
-    pub fn chosen_logp(
+    pub fn token_logprobs(
         &self,
         states: impl FnOnce() -> Tensor<3>,
         targets: Tensor<2, Int>,
@@ -734,7 +734,7 @@ impl Policy {
             Some(head) => (head.weight.val(), false),
             None => (self.body.tokens.weight.val(), true),
         };
-        if !fused::applies(&weight) {
+        if !fused::is_supported(&weight) {
             return None;
         }
         let vocabulary = weight.dims()[usize::from(!tied)];
@@ -750,18 +750,18 @@ impl Policy {
     ///
     /// # Shapes
     /// `tokens`: `[B, L]`; returns `[B, V]`. Without gradient in mind.
-    pub fn next_logits(&self, tokens: impl Into<Tokens>, cache: &mut Cache) -> Tensor<2> {
+    pub fn next_logits(&self, tokens: impl Into<Tokens>, cache: &mut KvCache) -> Tensor<2> {
         let tokens = tokens.into();
         let [_, l] = tokens.ids.dims();
         let hidden = self.body.forward(tokens, Some(cache)).narrow(1, l - 1, 1);
-        self.read_out(hidden).squeeze_dim::<2>(1)
+        self.unembed(hidden).squeeze_dim::<2>(1)
     }
 
     /// The model with its weights packed for writing and its adapters worked in, on a device that has such an operation.
     /// GPT-2 has it without adapters.
     pub fn decoder(&self) -> Option<Decoder> {
-        let Body { tokens, positions, blocks, norm, epsilon, .. } = &self.body;
-        if !fused::applies(&tokens.weight.val()) || self.head.as_ref().is_some_and(|head| head.bias.is_some()) {
+        let Backbone { tokens, positions, blocks, norm, epsilon, .. } = &self.body;
+        if !fused::is_supported(&tokens.weight.val()) || self.head.as_ref().is_some_and(|head| head.bias.is_some()) {
             return None;
         }
         let first = blocks.first()?;
@@ -772,7 +772,7 @@ impl Policy {
                 DecoderMlp::Plain(activation)
             }
             None => {
-                let worn = blocks.iter().flat_map(Block::llama_maps).filter_map(|map| map.lora.as_ref());
+                let worn = blocks.iter().flat_map(TransformerBlock::llama_linears).filter_map(|map| map.lora.as_ref());
                 let mut scales = worn.map(|lora| lora.scale);
                 scale = scales.next().unwrap_or(0.0);
                 if scales.any(|other| other != scale) {
@@ -812,7 +812,7 @@ impl Policy {
     }
 
     /// Logits `[B, T, V]` after hidden states `[B, T, D]`.
-    pub fn read_out(&self, hidden: Tensor<3>) -> Tensor<3> {
+    pub fn unembed(&self, hidden: Tensor<3>) -> Tensor<3> {
         self.count_heads(hidden.dims()[0] * hidden.dims()[1]);
         match &self.head {
             Some(head) => head.forward(hidden),
@@ -859,7 +859,7 @@ impl Policy {
             }
             let [inputs, outputs] = projection.dims();
             let spread = 1.0 / (3.0 * inputs as f64).sqrt();
-            let a = normal([inputs, rank], spread, &mut Start::Drawn(rng), device);
+            let a = normal([inputs, rank], spread, &mut Init::Random(rng), device);
             let b = Param::from_tensor(Tensor::zeros([rank, outputs], device));
             projection.with_lora(Lora { a, b, scale })
         })
@@ -873,8 +873,8 @@ impl Policy {
     }
 
     /// Whether an adapter is on.
-    pub fn wears_adapters(&self) -> bool {
-        let worn = |block: &Block| block.maps().into_iter().any(|map| map.lora.is_some());
+    pub fn has_lora(&self) -> bool {
+        let worn = |block: &TransformerBlock| block.linears().into_iter().any(|map| map.lora.is_some());
         self.body.blocks.iter().any(worn)
     }
 
@@ -885,7 +885,7 @@ impl Policy {
 
     /// The model as it is read fastest: a Llama's adapters stay on, so that the frozen weights are not copied; GPT-2's are
     /// worked in, since its one operation knows none.
-    pub fn as_read(self) -> Self {
+    pub fn for_inference(self) -> Self {
         match self.body.positions {
             Positions::Rotary(_) => self,
             Positions::Learned(_) => self.merged(),
@@ -894,7 +894,7 @@ impl Policy {
 
     /// The model with its adapters worked into its matrices, all of which are in memory.
     pub fn merged(self) -> Self {
-        self.map_projections(|_, projection| projection.merged())
+        self.map_projections(|_, projection| projection.merge_lora())
     }
 }
 
@@ -921,15 +921,15 @@ impl ValueHead {
 
 /// A model of one number a token: reward model and value model.
 #[derive(Module, Debug)]
-pub struct Scalar {
-    body: Body,
+pub struct ScalarModel {
+    body: Backbone,
     head: Linear,
     /// Which of a response's numbers are its score.
     #[module(skip)]
-    pub(crate) score: ScoreOf,
+    pub(crate) score: ScorePooling,
 }
 
-impl Scalar {
+impl ScalarModel {
     /// The policy's body under a head that starts at zero.
     pub fn from_policy(policy: Policy, device: &Device) -> Self {
         let width = policy.body.tokens.weight.dims()[1];
@@ -943,11 +943,11 @@ impl Scalar {
         let width = weights.len();
         let mut head = LinearConfig::new(width, 1).with_bias(false).init(device);
         head.weight = Param::from_tensor(Tensor::from_data(TensorData::new(weights, [width, 1]), device));
-        Self { body: policy.body, head, score: ScoreOf::Last }
+        Self { body: policy.body, head, score: ScorePooling::Last }
     }
 
     /// The same model whose score of a response is another; it is that of the last token unless said.
-    pub fn scoring(self, score: ScoreOf) -> Self {
+    pub fn scoring(self, score: ScorePooling) -> Self {
         Self { score, ..self }
     }
 
@@ -982,22 +982,22 @@ mod tests {
     use super::*;
     use crate::{Reader, Responses, generate};
     use burn::module::Module;
-    use duel_spec::{Space, seeds};
+    use duel_spec::{TokenSpec, seeds};
 
     fn config(tied: bool) -> TransformerConfig {
         TransformerConfig::small(11, 10, 2, 16, 2, tied)
     }
 
-    fn space() -> Space {
-        Space {
+    fn space() -> TokenSpec {
+        TokenSpec {
             vocabulary: 11,
             pad: 0,
             bos: 1,
             eos: 2,
             prompt_tokens: 4,
             response_tokens: 6,
-            actions: None,
-            ends: false,
+            allowed_tokens: None,
+            force_eos: false,
         }
     }
 
@@ -1043,7 +1043,7 @@ mod tests {
     fn the_cache_gives_what_reading_anew_gives() {
         let policy = policy(true);
         let whole = weights::host(policy.logits(ids(&[&[1, 5, 6, 7, 8], &[1, 3, 3, 9, 4]]), 0)); // [2, 5, V]
-        let mut cache = Cache::default();
+        let mut cache = KvCache::default();
         let mut found = vec![weights::host(policy.next_logits(ids(&[&[1, 5, 6], &[1, 3, 3]]), &mut cache))];
         found.push(weights::host(policy.next_logits(ids(&[&[7], &[9]]), &mut cache)));
         // the second row alone goes on
@@ -1078,7 +1078,7 @@ mod tests {
     #[test]
     fn hidden_tokens_are_never_written_and_the_last_column_ends() {
         let policy = policy(true);
-        let space = Space { actions: Some(vec![2, 5, 6]), ends: true, ..space() };
+        let space = TokenSpec { allowed_tokens: Some(vec![2, 5, 6]), force_eos: true, ..space() };
         let prompts = vec![vec![1, 7, 8, 9]; 64];
         let batch = generate(&policy, &space, prompts, &mut seeds::derive(2, "test", 0, "draw"), &Device::flex());
         for (row, response) in batch.responses.iter().enumerate() {
@@ -1114,7 +1114,7 @@ mod tests {
     #[test]
     fn values_and_scores_stand_on_the_same_columns() {
         let space = space();
-        let critic = Scalar::from_policy(policy(true), &Device::flex());
+        let critic = ScalarModel::from_policy(policy(true), &Device::flex());
         // a head that is not zero, so that the numbers say something
         let flat: Vec<f32> =
             weights::flatten(&critic).iter().enumerate().map(|(i, w)| w + (i % 7) as f32 * 0.01).collect();
@@ -1127,7 +1127,7 @@ mod tests {
         let scores = weights::host(reader.scores(&critic, &batch)); // [2]
         assert_eq!(&values[..3], &all[3..6]); // before tokens 8, 9, EOS
         assert_eq!(scores, vec![all[6], all[10 + 5]]); // on each EOS
-        let means = weights::host(reader.scores(&critic.clone().scoring(ScoreOf::Mean), &batch));
+        let means = weights::host(reader.scores(&critic.clone().scoring(ScorePooling::Mean), &batch));
         assert!(apart(&means, &[(all[4] + all[5] + all[6]) / 3.0, (all[14] + all[15]) / 2.0]) < 1e-6);
         let rescaled = critic.rescaled(1.5, 2.0);
         let again = weights::host(reader.scores(&rescaled.valid(), &batch));

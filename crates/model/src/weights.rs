@@ -1,6 +1,6 @@
 //! Weights of any module as named host buffers: to and from safetensors, flat for the optimizer, hashed.
 
-use crate::shelf::{Kind, Shelf};
+use crate::shelf::{FileDType, WeightStore};
 use crate::{Error, Result};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
@@ -13,29 +13,29 @@ use std::path::Path;
 
 /// One parameter on the host.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Named {
+pub struct NamedTensor {
     pub name: String,
     pub shape: Vec<usize>,
     pub values: Vec<f32>,
 }
 
 /// Every float parameter in the module's fixed order.
-pub fn named<M: Module>(module: &M) -> Vec<Named> {
+pub fn named_params<M: Module>(module: &M) -> Vec<NamedTensor> {
     collect(module, false)
 }
 
 /// The same without frozen ones; the module is on an autodiff device.
-pub fn trained<M: Module>(module: &M) -> Vec<Named> {
+pub fn trained<M: Module>(module: &M) -> Vec<NamedTensor> {
     collect(module, true)
 }
 
-fn collect<M: Module>(module: &M, trained_only: bool) -> Vec<Named> {
-    struct Collect {
+fn collect<M: Module>(module: &M, trained_only: bool) -> Vec<NamedTensor> {
+    struct CollectParams {
         trained_only: bool,
         path: Vec<String>,
-        out: Vec<Named>,
+        out: Vec<NamedTensor>,
     }
-    impl ModuleVisitor for Collect {
+    impl ModuleVisitor for CollectParams {
         fn enter_module(&mut self, name: &str, _: &str) {
             self.path.push(name.into());
         }
@@ -48,10 +48,10 @@ fn collect<M: Module>(module: &M, trained_only: bool) -> Vec<Named> {
                 return;
             }
             let shape = tensor.dims().to_vec();
-            self.out.push(Named { name: self.path.join("."), shape, values: host(tensor) });
+            self.out.push(NamedTensor { name: self.path.join("."), shape, values: host(tensor) });
         }
     }
-    let mut collect = Collect { trained_only, path: vec![], out: vec![] };
+    let mut collect = CollectParams { trained_only, path: vec![], out: vec![] };
     module.visit(&mut collect);
     collect.out
 }
@@ -68,7 +68,7 @@ pub fn append<const D: usize>(tensor: Tensor<D>, to: &mut Vec<f32>) {
 
 /// All parameters one after another.
 pub fn flatten<M: Module>(module: &M) -> Vec<f32> {
-    named(module).into_iter().flat_map(|n| n.values).collect()
+    named_params(module).into_iter().flat_map(|n| n.values).collect()
 }
 
 /// The parameters of [`trained`] one after another.
@@ -87,12 +87,12 @@ pub fn with_trained<M: Module>(module: M, flat: &[f32]) -> M {
 }
 
 fn fill<M: Module>(module: M, flat: &[f32], trained_only: bool) -> M {
-    struct Fill<'a> {
+    struct FillParams<'a> {
         trained_only: bool,
         flat: &'a [f32],
         place: usize,
     }
-    impl ModuleMapper for Fill<'_> {
+    impl ModuleMapper for FillParams<'_> {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             if self.trained_only && !param.val().is_require_grad() {
                 return param;
@@ -108,16 +108,16 @@ fn fill<M: Module>(module: M, flat: &[f32], trained_only: bool) -> M {
             Param::from_mapped_value(id, fresh, mapper)
         }
     }
-    module.map(&mut Fill { trained_only, flat, place: 0 })
+    module.map(&mut FillParams { trained_only, flat, place: 0 })
 }
 
 /// Name and shape of every float parameter in the module's fixed order.
 pub fn shapes<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
-    struct Shapes {
+    struct CollectShapes {
         path: Vec<String>,
         out: Vec<(String, Vec<usize>)>,
     }
-    impl ModuleVisitor for Shapes {
+    impl ModuleVisitor for CollectShapes {
         fn enter_module(&mut self, name: &str, _: &str) {
             self.path.push(name.into());
         }
@@ -128,18 +128,18 @@ pub fn shapes<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
             self.out.push((self.path.join("."), param.val().dims().to_vec()));
         }
     }
-    let mut shapes = Shapes { path: vec![], out: vec![] };
+    let mut shapes = CollectShapes { path: vec![], out: vec![] };
     module.visit(&mut shapes);
     shapes.out
 }
 
 /// The module with those parameters trained whose names are wanted, and all others frozen; it is on an autodiff device.
 pub fn training<M: Module>(module: M, wanted: impl Fn(&str) -> bool) -> M {
-    struct Choose<F> {
+    struct SelectTrained<F> {
         path: Vec<String>,
         wanted: F,
     }
-    impl<F: Fn(&str) -> bool> ModuleMapper for Choose<F> {
+    impl<F: Fn(&str) -> bool> ModuleMapper for SelectTrained<F> {
         fn enter_module(&mut self, name: &str, _: &str) {
             self.path.push(name.into());
         }
@@ -152,7 +152,7 @@ pub fn training<M: Module>(module: M, wanted: impl Fn(&str) -> bool) -> M {
             Param::from_mapped_value(id, tensor.set_require_grad(trained), mapper).set_require_grad(trained)
         }
     }
-    module.map(&mut Choose { path: vec![], wanted })
+    module.map(&mut SelectTrained { path: vec![], wanted })
 }
 
 /// Hash of all parameters, names and shapes included.
@@ -162,12 +162,12 @@ pub fn hash<M: Module>(module: &M) -> String {
 
 /// The same with some parameters, by name, of other shapes and values than the module holds.
 pub(crate) fn hash_with<M: Module>(module: &M, other: impl Fn(&str) -> Option<([usize; 2], Vec<f32>)>) -> String {
-    struct Hash<F> {
+    struct HashParams<F> {
         path: Vec<String>,
         other: F,
         hasher: Hasher,
     }
-    impl<F> Hash<F> {
+    impl<F> HashParams<F> {
         fn add(&mut self, name: &str, shape: &[usize], values: &[f32]) {
             self.hasher.add(name.as_bytes());
             shape.iter().for_each(|size| self.hasher.add(&size.to_le_bytes()));
@@ -179,7 +179,7 @@ pub(crate) fn hash_with<M: Module>(module: &M, other: impl Fn(&str) -> Option<([
             }
         }
     }
-    impl<F: Fn(&str) -> Option<([usize; 2], Vec<f32>)>> ModuleVisitor for Hash<F> {
+    impl<F: Fn(&str) -> Option<([usize; 2], Vec<f32>)>> ModuleVisitor for HashParams<F> {
         fn enter_module(&mut self, name: &str, _: &str) {
             self.path.push(name.into());
         }
@@ -197,7 +197,7 @@ pub(crate) fn hash_with<M: Module>(module: &M, other: impl Fn(&str) -> Option<([
         }
     }
     const BLOCK: usize = 1 << 16; // numbers that are turned into bytes at once
-    let mut hash = Hash { path: vec![], other, hasher: Hasher::default() };
+    let mut hash = HashParams { path: vec![], other, hasher: Hasher::default() };
     module.visit(&mut hash);
     hash.hasher.finish()
 }
@@ -214,23 +214,23 @@ pub fn save_as<M: Module>(module: &M, path: &Path, naming: impl Fn(&str) -> (Str
 
 /// The same for those parameters that are given a name.
 pub fn save_some<M: Module>(module: &M, path: &Path, naming: impl Fn(&str) -> Option<(String, bool)>) -> Result<()> {
-    save_in(Kind::F32, module, path, naming)
+    save_in(FileDType::F32, module, path, naming)
 }
 
 /// The same as f32, f16 or bf16.
 pub fn save_in<M: Module>(
-    kind: Kind,
+    kind: FileDType,
     module: &M,
     path: &Path,
     naming: impl Fn(&str) -> Option<(String, bool)>,
 ) -> Result<()> {
     let dtype = match kind {
-        Kind::F16 => Dtype::F16,
-        Kind::Bf16 => Dtype::BF16,
+        FileDType::F16 => Dtype::F16,
+        FileDType::Bf16 => Dtype::BF16,
         _ => Dtype::F32,
     };
-    let kind = if dtype == Dtype::F32 { Kind::F32 } else { kind };
-    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = named(module)
+    let kind = if dtype == Dtype::F32 { FileDType::F32 } else { kind };
+    let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = named_params(module)
         .into_iter()
         .filter_map(|mut n| {
             let (name, turned) = naming(&n.name)?;
@@ -266,7 +266,7 @@ pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// One tensor of a file.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Stored {
+pub struct HostTensor {
     pub shape: Vec<usize>,
     pub values: Vec<f32>,
 }
@@ -275,10 +275,10 @@ pub struct Stored {
 ///
 /// # Errors
 /// As [`Shelf::safetensors`].
-pub fn stored(path: &Path) -> Result<HashMap<String, Stored>> {
-    let shelf = Shelf::safetensors(&[path.into()])?;
-    let named = |name: &str| Ok(shelf.get(name)?.map(|found| (name.to_owned(), found)));
-    shelf.names().filter_map(|name| named(name).transpose()).collect()
+pub fn to_host(path: &Path) -> Result<HashMap<String, HostTensor>> {
+    let shelf = WeightStore::safetensors(&[path.into()])?;
+    let tensor = |name: &str| Ok(shelf.get(name)?.map(|tensor| (name.to_owned(), tensor)));
+    shelf.names().filter_map(|name| tensor(name).transpose()).collect()
 }
 
 /// Fills the module from safetensors.
@@ -297,7 +297,7 @@ pub fn load_as<M: Module>(
     naming: impl Fn(&str) -> (String, bool),
     spare: impl Fn(&str) -> bool,
 ) -> Result<M> {
-    load_from(module, &Shelf::safetensors(&[path.into()])?, |ours| Some(naming(ours)), |_, found| found, spare)
+    load_from(module, &WeightStore::safetensors(&[path.into()])?, |ours| Some(naming(ours)), |_, found| found, spare)
 }
 
 /// Fills those parameters of the module that a safetensors file holds, under our names.
@@ -305,16 +305,16 @@ pub fn load_as<M: Module>(
 /// # Errors
 /// A file that is damaged, or that holds what the module does not have.
 pub fn load_some<M: Module>(module: M, path: &Path) -> Result<M> {
-    let shelf = Shelf::safetensors(&[path.into()])?;
+    let shelf = WeightStore::safetensors(&[path.into()])?;
     load_from(module, &shelf, |ours| shelf.shape(ours).map(|_| (ours.to_owned(), false)), |_, found| found, |_| false)
 }
 
 /// Fills the module's parameters that are given a name from a shelf, one after another, each `mended` before it is turned.
 pub fn load_from<M: Module>(
     module: M,
-    shelf: &Shelf,
+    shelf: &WeightStore,
     naming: impl Fn(&str) -> Option<(String, bool)>,
-    mended: impl Fn(&str, Stored) -> Stored,
+    mended: impl Fn(&str, HostTensor) -> HostTensor,
     spare: impl Fn(&str) -> bool,
 ) -> Result<M> {
     // 1. Everything fits before anything is replaced.
@@ -338,13 +338,13 @@ pub fn load_from<M: Module>(
     }
 
     // 2. Parameter by parameter.
-    struct Put<'a, F> {
-        shelf: &'a Shelf,
+    struct WriteParams<'a, F> {
+        shelf: &'a WeightStore,
         plan: VecDeque<Option<(String, String, bool)>>,
         mended: F,
         problem: Option<Error>,
     }
-    impl<F: Fn(&str, Stored) -> Stored> ModuleMapper for Put<'_, F> {
+    impl<F: Fn(&str, HostTensor) -> HostTensor> ModuleMapper for WriteParams<'_, F> {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let Some((ours, name, turned)) = self.plan.pop_front().flatten() else { return param };
             let found = match self.shelf.get(&name) {
@@ -355,7 +355,7 @@ pub fn load_from<M: Module>(
                     return param;
                 }
             };
-            let Stored { shape, values } = (self.mended)(&ours, found);
+            let HostTensor { shape, values } = (self.mended)(&ours, found);
             let values = if turned { transposed(&values, shape[0], shape[1]) } else { values };
             let (id, tensor, mapper) = param.consume();
             let mut fresh = Tensor::from_data(TensorData::new(values, tensor.shape()), &tensor.device());
@@ -365,7 +365,7 @@ pub fn load_from<M: Module>(
             Param::from_mapped_value(id, fresh, mapper)
         }
     }
-    let mut put = Put { shelf, plan, mended, problem: None };
+    let mut put = WriteParams { shelf, plan, mended, problem: None };
     let module = module.map(&mut put);
     put.problem.map_or(Ok(module), Err)
 }
@@ -378,16 +378,16 @@ pub fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
 }
 
 /// How a model's weights begin.
-pub(crate) enum Start<'a> {
+pub(crate) enum Init<'a> {
     /// Drawn from a generator of the host's.
-    Drawn(&'a mut Rng),
+    Random(&'a mut Rng),
     /// Zeros, to be replaced.
     Zeros,
 }
 
 /// Normal draws of mean 0 (Box–Muller), or zeros.
-pub(crate) fn normal(shape: [usize; 2], std: f64, start: &mut Start<'_>, device: &Device) -> Param<Tensor<2>> {
-    let Start::Drawn(rng) = start else { return Param::from_tensor(Tensor::zeros(shape, device)) };
+pub(crate) fn normal(shape: [usize; 2], std: f64, start: &mut Init<'_>, device: &Device) -> Param<Tensor<2>> {
+    let Init::Random(rng) = start else { return Param::from_tensor(Tensor::zeros(shape, device)) };
     let values: Vec<f32> = (0..shape[0] * shape[1])
         .map(|_| {
             let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();

@@ -9,9 +9,9 @@ mod precision;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
-use duel_model::huggingface::{self, Checkpoint, Words};
-use duel_model::{Kind, Policy, Tokens, TransformerConfig, greedy, weights};
-use duel_spec::Space;
+use duel_model::huggingface::{self, Checkpoint, TokenizerFiles};
+use duel_model::{FileDType, Policy, Tokens, TransformerConfig, greedy, weights};
+use duel_spec::TokenSpec;
 use golden::{close, id_rows, items, number, numbers};
 use precision::values;
 use serde_json::Value;
@@ -33,7 +33,7 @@ fn tokens(case: &Value, device: &Device) -> Tokens {
     let ids = id_rows(&case["input_ids"]);
     let shape = [ids.len(), ids[0].len()];
     let ids: Vec<i32> = ids.concat().into_iter().map(|id| id as i32).collect();
-    Tokens::marked(Tensor::from_data(TensorData::new(ids, shape), device), left(case))
+    Tokens::with_left_padding(Tensor::from_data(TensorData::new(ids, shape), device), left(case))
 }
 
 /// Zeros of the attention mask before the first one.
@@ -77,7 +77,7 @@ fn gradient_norms(policy: &Policy, config: &TransformerConfig, loss: Tensor<1>) 
     let gradients = loss.backward();
     let mut visitor = Norms { gradients: &gradients, norms: vec![] };
     policy.visit(&mut visitor);
-    let names = weights::named(policy).into_iter().map(|n| huggingface::theirs(config, &n.name).0);
+    let names = weights::named_params(policy).into_iter().map(|n| huggingface::hf_name(config, &n.name).0);
     names.zip(visitor.norms).filter_map(|(name, norm)| Some((name, norm?))).collect()
 }
 
@@ -193,7 +193,7 @@ fn least_margin(policy: &Policy, case: &Value, new: &[Vec<u32>], device: &Device
     let rows = prompts.iter().zip(new).zip(left(case)).map(|((prompt, new), left)| [&prompt[left..], new].concat());
     let rows: Vec<Vec<u32>> = rows.collect();
     let width = rows.iter().map(Vec::len).max().unwrap();
-    let logits = policy.logits(Tokens::left_padded(&rows, width, 0, device), 0);
+    let logits = policy.logits(Tokens::pad_left(&rows, width, 0, device), 0);
     let [_, length, vocabulary] = logits.dims();
     let all = values(logits);
     let lead = |row: usize, step: usize| {
@@ -227,15 +227,15 @@ fn golden_models_write_greedily() {
                 }
                 let never = config.vocabulary as u32;
                 let rows = id_rows(&case["input_ids"]);
-                let space = Space {
+                let space = TokenSpec {
                     vocabulary: config.vocabulary,
                     pad: 0,
                     bos: 1,
                     eos: greedily["eos_token_id"].as_u64().map_or(never, |id| id as u32),
                     prompt_tokens: rows[0].len(),
                     response_tokens: new[0].len(),
-                    actions: None,
-                    ends: false,
+                    allowed_tokens: None,
+                    force_eos: false,
                 };
                 let prompts = rows.iter().zip(left(case)).map(|(row, left)| row[left..].to_vec()).collect();
                 let found = greedy(&policy, &space, prompts, &device).responses;
@@ -285,10 +285,10 @@ fn golden_adapters_before_and_after_merging() {
             same_logits(&what, merged.logits(tokens(case, &device), 0), items(case, "logits_after_merge"));
         }
         let norms = file["merged_parameter_norms"].as_object().unwrap();
-        let parameters = weights::named(&merged);
+        let parameters = weights::named_params(&merged);
         assert_eq!(norms.len(), parameters.len(), "{adapted}: no adapter is left");
         for n in parameters {
-            let (name, _) = huggingface::theirs(&config, &n.name);
+            let (name, _) = huggingface::hf_name(&config, &n.name);
             let found = n.values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
             close(&format!("{adapted}, merged {name}"), &[found], &[norms[&name].as_f64().unwrap()], 1e-5);
         }
@@ -303,14 +303,14 @@ fn golden_models_go_to_disk_and_back_unchanged() {
         // the directories come without a tokenizer; whatever it is, it is passed on byte by byte
         let tokenizer = Some(b"{\"version\": \"1.0\",\n \"model\": {}}".to_vec());
         let mut before = checkpoint(name, &device);
-        before.words = Words { tokenizer, template: Some("{{ messages }}".into()), ..before.words };
+        before.words = TokenizerFiles { tokenizer, template: Some("{{ messages }}".into()), ..before.words };
         let folder = std::env::temp_dir().join(format!("duel-golden-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        huggingface::write(&folder, &before, Kind::F32).unwrap();
+        huggingface::write(&folder, &before, FileDType::F32).unwrap();
         let again = huggingface::read(&folder, &device).unwrap();
         assert_eq!((again.config, again.words), (before.config, before.words));
         assert_eq!(weights::hash(&again.policy), weights::hash(&before.policy));
-        let tensors = |folder: &std::path::Path| weights::stored(&folder.join("model.safetensors")).unwrap();
+        let tensors = |folder: &std::path::Path| weights::to_host(&folder.join("model.safetensors")).unwrap();
         assert_eq!(tensors(&folder), tensors(&source), "{name}: the same tensors under the same names");
         let json = |folder: &std::path::Path| -> Value {
             serde_json::from_str(&std::fs::read_to_string(folder.join("config.json")).unwrap()).unwrap()

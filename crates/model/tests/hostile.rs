@@ -6,9 +6,9 @@
 mod mutated;
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use duel_model::gguf::{self, Header, Precision};
-use duel_model::huggingface::{self, Checkpoint, Special, Words};
-use duel_model::{Family, Kind, Policy, Pretrained, TransformerConfig};
+use duel_model::gguf::{self, GgufHeader, Precision};
+use duel_model::huggingface::{self, Checkpoint, SpecialTokens, TokenizerFiles};
+use duel_model::{Family, FileDType, Policy, Pretrained, TransformerConfig};
 use duel_spec::seeds;
 use proptest::prelude::*;
 use std::path::Path;
@@ -29,9 +29,12 @@ fn of_family(family: Family) -> Checkpoint {
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
         "model": {"type": "BPE", "vocab": {"<s>": 0, "a": 1, "b": 2, "ab": 3}, "merges": [["a", "b"]]}
     });
-    let special = Special { bos: Some(0), eos: Some(0), pad: None };
-    let words =
-        Words { special, tokenizer: Some(tokenizer.to_string().into_bytes()), template: Some("{{ x }}".into()) };
+    let special = SpecialTokens { bos: Some(0), eos: Some(0), pad: None };
+    let words = TokenizerFiles {
+        special,
+        tokenizer: Some(tokenizer.to_string().into_bytes()),
+        template: Some("{{ x }}".into()),
+    };
     Checkpoint { config, policy, words }
 }
 
@@ -77,9 +80,9 @@ proptest! {
 
     #[test]
     fn any_bytes_are_no_header(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-        prop_assert!(Header::parse(&bytes).is_err());
+        prop_assert!(GgufHeader::parse(&bytes).is_err());
         let named = [b"GGUF".to_vec(), 3u32.to_le_bytes().to_vec(), bytes].concat();
-        let _ = Header::parse(&named);
+        let _ = GgufHeader::parse(&named);
     }
 
     #[test]
@@ -101,7 +104,7 @@ proptest! {
         const NAMES: [&str; 4] = ["config.json", "model.safetensors", "tokenizer_config.json", "generation_config.json"];
         thread_local!(static WHOLE: (tempfile::TempDir, [Vec<u8>; 4]) = {
             let folder = tempfile::tempdir().unwrap();
-            huggingface::write(folder.path(), &checkpoint(), Kind::F32).unwrap();
+            huggingface::write(folder.path(), &checkpoint(), FileDType::F32).unwrap();
             let files = NAMES.map(|name| std::fs::read(folder.path().join(name)).unwrap());
             (folder, files)
         });
@@ -117,7 +120,7 @@ proptest! {
 #[test]
 fn sizes_that_no_file_could_hold_are_refused() {
     let folder = tempfile::tempdir().unwrap();
-    huggingface::write(folder.path(), &checkpoint(), Kind::F32).unwrap();
+    huggingface::write(folder.path(), &checkpoint(), FileDType::F32).unwrap();
     let path = folder.path().join("config.json");
     let good: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     for key in ["num_hidden_layers", "hidden_size", "vocab_size", "intermediate_size", "head_dim"] {
@@ -132,7 +135,7 @@ fn sizes_that_no_file_could_hold_are_refused() {
 #[test]
 fn pieces_make_one_model() {
     let folder = tempfile::tempdir().unwrap();
-    huggingface::write(folder.path(), &checkpoint(), Kind::F32).unwrap();
+    huggingface::write(folder.path(), &checkpoint(), FileDType::F32).unwrap();
     let whole = folder.path().join("model.safetensors");
     let bytes = std::fs::read(&whole).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
@@ -203,7 +206,7 @@ fn mutated_gguf_files_are_refused_or_read() {
 /// One file of a directory is mutated, all others stay whole.
 fn mutated_directory(name: &str, file: &str, cases: u64) {
     let folder = tempfile::tempdir().unwrap();
-    let kinds = [(checkpoint(), Kind::F16), (gpt2(), Kind::F32)];
+    let kinds = [(checkpoint(), FileDType::F16), (gpt2(), FileDType::F32)];
     let folders = kinds.map(|(checkpoint, kind)| {
         let folder = folder.path().join(format!("{kind:?}"));
         std::fs::create_dir(&folder).unwrap();

@@ -6,16 +6,24 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use duel_model::gguf::{self, Precision};
-use duel_model::huggingface::{self, Checkpoint, Special, Words};
+use duel_model::huggingface::{self, Checkpoint, SpecialTokens, TokenizerFiles};
 use duel_model::{
-    Activation, Error, Family, Kind, Policy, Pretrained, Reader, Responses, Scalar, TransformerConfig, device,
-    generate, weights,
+    Activation, Error, Family, FileDType, Policy, Pretrained, Reader, Responses, ScalarModel, TransformerConfig,
+    device, generate, weights,
 };
-use duel_spec::{Space, seeds};
+use duel_spec::{TokenSpec, seeds};
 use std::path::{Path, PathBuf};
 
-const SPACE: Space =
-    Space { vocabulary: 40, pad: 0, bos: 1, eos: 2, prompt_tokens: 4, response_tokens: 6, actions: None, ends: false };
+const SPACE: TokenSpec = TokenSpec {
+    vocabulary: 40,
+    pad: 0,
+    bos: 1,
+    eos: 2,
+    prompt_tokens: 4,
+    response_tokens: 6,
+    allowed_tokens: None,
+    force_eos: false,
+};
 
 fn checkpoint(family: Family) -> Checkpoint {
     let config = TransformerConfig { vocabulary: 40, context: 16, layers: 2, width: 64, heads: 4, tied: true, family };
@@ -25,11 +33,11 @@ fn checkpoint(family: Family) -> Checkpoint {
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
         "model": {"type": "BPE", "vocab": {"<s>": 0, "a": 1, "b": 2, "ab": 3}, "merges": [["a", "b"]]}
     });
-    let special = Special { bos: Some(0), eos: Some(0), pad: None };
+    let special = SpecialTokens { bos: Some(0), eos: Some(0), pad: None };
     Checkpoint {
         config,
         policy,
-        words: Words { special, tokenizer: Some(words.to_string().into_bytes()), template: None },
+        words: TokenizerFiles { special, tokenizer: Some(words.to_string().into_bytes()), template: None },
     }
 }
 
@@ -40,7 +48,7 @@ fn llama() -> Checkpoint {
 /// The model in every form that Duel writes.
 fn forms(folder: &Path) -> Vec<PathBuf> {
     let mut paths = vec![];
-    for (name, kind) in [("f32", Kind::F32), ("f16", Kind::F16), ("bf16", Kind::Bf16)] {
+    for (name, kind) in [("f32", FileDType::F32), ("f16", FileDType::F16), ("bf16", FileDType::Bf16)] {
         let path = folder.join(name);
         std::fs::create_dir(&path).unwrap();
         huggingface::write(&path, &llama(), kind).unwrap();
@@ -82,7 +90,7 @@ fn gradient(policy: Policy) -> Vec<f32> {
         }
     }
     let reader = Reader::new(&SPACE, &Device::flex().autodiff());
-    let logp = reader.chosen_logp(&policy, &reader.tokens(&batch())).unwrap();
+    let logp = reader.token_logprobs(&policy, &reader.tokens(&batch())).unwrap();
     let gradients = logp.sum().backward();
     let mut collect = Collect(&gradients, vec![]);
     policy.visit(&mut collect);
@@ -100,7 +108,7 @@ fn it_reads_writes_trains_and_merges_as_in_memory() {
         assert_eq!(weights::flatten(&mapped).len(), 40 * 64 + 5 * 64 + 2 * 7, "{name}");
         assert_eq!(weights::hash(&mapped.clone().merged()), weights::hash(&whole), "{name}");
         assert_eq!((mapped.hash(), whole.hash()), (weights::hash(&whole), weights::hash(&whole)), "{name}");
-        let scalar = |policy: &Policy| Scalar::from_policy(policy.clone(), &device);
+        let scalar = |policy: &Policy| ScalarModel::from_policy(policy.clone(), &device);
         assert_eq!(scalar(&mapped).hash(), weights::hash(&scalar(&whole)), "{name}");
 
         let [whole, mapped] = [whole, mapped].map(|policy| adapted(policy, &device));
@@ -144,7 +152,7 @@ fn other_devices_compose_it_from_operations() {
 fn a_model_of_another_family_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let gpt2 = checkpoint(Family::Gpt2 { activation: Activation::GeluTanh, inner: 96, epsilon: 1e-5 });
-    huggingface::write(folder.path(), &gpt2, Kind::F32).unwrap();
+    huggingface::write(folder.path(), &gpt2, FileDType::F32).unwrap();
     let refused = Pretrained::open(folder.path()).unwrap().mapped(16, &Device::flex()).unwrap_err();
     assert!(matches!(refused, Error::Unsupported { ref key, .. } if key == "model.mapped"), "{refused}");
 }

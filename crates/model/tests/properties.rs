@@ -3,8 +3,8 @@
 
 use burn::tensor::{Device, Tensor, activation::log_softmax};
 use duel_model::weights::host;
-use duel_model::{Activation, Family, Policy, Reader, Responses, Scalar, TransformerConfig, generate};
-use duel_spec::{Space, seeds};
+use duel_model::{Activation, Family, Policy, Reader, Responses, ScalarModel, TransformerConfig, generate};
+use duel_spec::{TokenSpec, seeds};
 use proptest::prelude::*;
 
 const P: usize = 4;
@@ -24,8 +24,17 @@ fn policy(llama: bool) -> Policy {
 }
 
 /// A world's sizes, with so many columns for prompts and responses.
-fn space(prompt_tokens: usize, response_tokens: usize) -> Space {
-    Space { vocabulary: 11, pad: 0, bos: 1, eos: 2, prompt_tokens, response_tokens, actions: None, ends: false }
+fn space(prompt_tokens: usize, response_tokens: usize) -> TokenSpec {
+    TokenSpec {
+        vocabulary: 11,
+        pad: 0,
+        bos: 1,
+        eos: 2,
+        prompt_tokens,
+        response_tokens,
+        allowed_tokens: None,
+        force_eos: false,
+    }
 }
 
 /// Prompts and responses of every length from 1 to the most.
@@ -38,7 +47,7 @@ fn batch() -> impl Strategy<Value = Responses> {
 }
 
 /// Log-probs of the counted tokens, row by row.
-fn logp(policy: &Policy, space: &Space, batch: &Responses) -> Vec<Vec<f32>> {
+fn logp(policy: &Policy, space: &TokenSpec, batch: &Responses) -> Vec<Vec<f32>> {
     let reader = Reader::new(space, &Device::flex());
     let tokens = reader.tokens(batch);
     let all = log_softmax(reader.logits(policy, &tokens), 2);
@@ -89,7 +98,7 @@ proptest! {
     #[test]
     fn scores_stand_on_the_last_counted_token(batch in batch(), llama: bool) {
         let head = (0..8).map(|i| i as f32 - 3.0).collect();
-        let model = Scalar::with_head(policy(llama), head, &Device::flex());
+        let model = ScalarModel::with_head(policy(llama), head, &Device::flex());
         let all = Reader::new(&space(P, T), &Device::flex()).scores(&model, &batch);
         let one = |row: usize| {
             let (prompt, response) = (batch.prompts[row].len(), batch.responses[row].len());

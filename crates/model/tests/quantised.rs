@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
-use duel_model::Kind;
+use duel_model::FileDType;
 use serde_json::Value;
 
 #[test]
@@ -26,7 +26,7 @@ fn blocks_are_decoded_as_gguf_decodes_them() {
             (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
         let expected: Vec<f64> =
             cases[name]["values"].as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect();
-        let kind = Kind::of_ggml(code).unwrap();
+        let kind = FileDType::from_ggml(code).unwrap();
         assert_eq!(kind.bytes(&[expected.len()]), Some(bytes.len()), "{name}");
         let found = kind.decode(&bytes);
         assert_eq!(found.len(), expected.len(), "{name}");
@@ -42,8 +42,8 @@ fn blocks_are_decoded_as_gguf_decodes_them() {
 #[test]
 fn eight_bits_keep_a_number_to_half_a_step() {
     let values: Vec<f32> = (0..64).map(|i| ((i * 37 % 64) as f32 - 31.5) / 10.0).collect();
-    let found = Kind::Q8_0.decode(&Kind::Q8_0.encode(&values));
+    let found = FileDType::Q8_0.decode(&FileDType::Q8_0.encode(&values));
     let step = 3.2 / 127.0;
     assert!(found.iter().zip(&values).all(|(a, b)| (a - b).abs() <= 0.51 * step));
-    assert_eq!(Kind::Q8_0.decode(&Kind::Q8_0.encode(&[0.0; 32])), [0.0; 32]);
+    assert_eq!(FileDType::Q8_0.decode(&FileDType::Q8_0.encode(&[0.0; 32])), [0.0; 32]);
 }

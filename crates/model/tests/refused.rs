@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use duel_model::huggingface::{self, Checkpoint, Special, Words};
-use duel_model::{Error, Family, Kind, Policy, Pretrained, TransformerConfig, gguf, weights};
+use duel_model::huggingface::{self, Checkpoint, SpecialTokens, TokenizerFiles};
+use duel_model::{Error, Family, FileDType, Policy, Pretrained, TransformerConfig, gguf, weights};
 use duel_spec::seeds;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Value, json};
@@ -23,8 +23,8 @@ fn tokenizer() -> Value {
 fn checkpoint(family: Family, tied: bool) -> Checkpoint {
     let config = TransformerConfig { vocabulary: ROWS, context: 16, layers: 1, width: 8, heads: 2, tied, family };
     let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &Device::flex());
-    let special = Special { bos: Some(0), eos: Some(0), pad: None };
-    let words = Words { special, tokenizer: Some(tokenizer().to_string().into_bytes()), template: None };
+    let special = SpecialTokens { bos: Some(0), eos: Some(0), pad: None };
+    let words = TokenizerFiles { special, tokenizer: Some(tokenizer().to_string().into_bytes()), template: None };
     Checkpoint { config, policy, words }
 }
 
@@ -39,7 +39,7 @@ fn gpt2() -> Checkpoint {
 /// A directory with a model in it.
 fn written(checkpoint: &Checkpoint) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    huggingface::write(folder.path(), checkpoint, Kind::F32).unwrap();
+    huggingface::write(folder.path(), checkpoint, FileDType::F32).unwrap();
     folder
 }
 
@@ -377,9 +377,9 @@ fn numbers_that_a_kind_cannot_hold_are_not_written() {
     values[5] = 1e5;
     whole.policy = weights::unflatten(whole.policy, &values);
     let folder = tempfile::tempdir().unwrap();
-    let refused = huggingface::write(folder.path(), &whole, Kind::F16).unwrap_err().to_string();
+    let refused = huggingface::write(folder.path(), &whole, FileDType::F16).unwrap_err().to_string();
     assert!(refused.contains("embed_tokens") && refused.contains("1e5, which F16 cannot hold"), "{refused}");
     let refused = gguf::write(&folder.path().join("m.gguf"), &whole, gguf::Precision::F16).unwrap_err().to_string();
     assert!(refused.contains("token_embd"), "{refused}");
-    huggingface::write(folder.path(), &whole, Kind::Bf16).unwrap();
+    huggingface::write(folder.path(), &whole, FileDType::Bf16).unwrap();
 }

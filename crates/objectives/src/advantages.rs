@@ -51,7 +51,7 @@ pub fn gae(rewards: Tensor<2>, values: Tensor<2>, gamma: f64, lambda: f64, mask:
 ///
 /// # Source
 /// `trl.core.masked_whiten` with `shift_mean=True`; 1e-8 stands under the root.
-pub fn centre_and_scale(x: Tensor<2>, mask: &ResponseMask) -> Tensor<2> {
+pub fn whiten(x: Tensor<2>, mask: &ResponseMask) -> Tensor<2> {
     let mean = mask.mean(x.clone()); // [1]
     mask.apply(x.clone() - mean.unsqueeze::<2>()) / spread(x, mask)
 }
@@ -60,7 +60,7 @@ pub fn centre_and_scale(x: Tensor<2>, mask: &ResponseMask) -> Tensor<2> {
 ///
 /// # Source
 /// `trl.core.masked_whiten` with `shift_mean=False`: the mean itself is not scaled; used on rewards.
-pub fn scale_around_mean(x: Tensor<2>, mask: &ResponseMask) -> Tensor<2> {
+pub fn whiten_keep_mean(x: Tensor<2>, mask: &ResponseMask) -> Tensor<2> {
     let mean = mask.mean(x.clone()).unsqueeze::<2>(); // [1, 1]
     mask.apply((x.clone() - mean.clone()) / spread(x, mask) + mean)
 }

@@ -47,7 +47,7 @@ impl AdaptiveBeta {
 }
 
 /// Schulman et al. 2017, §4: β halved where the KL is below `target`/1.5, doubled where it is above 1.5 `target`.
-pub fn halved_or_doubled(beta: f64, kl: f64, target: f64) -> f64 {
+pub fn ppo_kl_penalty_update(beta: f64, kl: f64, target: f64) -> f64 {
     if kl < target / 1.5 {
         beta / 2.0
     } else if kl > target * 1.5 {
@@ -59,10 +59,10 @@ pub fn halved_or_doubled(beta: f64, kl: f64, target: f64) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::halved_or_doubled;
+    use super::ppo_kl_penalty_update;
 
     #[test]
     fn beta_moves_only_outside_the_band() {
-        assert_eq!([1.9, 2.1, 4.4, 4.6].map(|kl| halved_or_doubled(0.4, kl, 3.0)), [0.2, 0.4, 0.4, 0.8]);
+        assert_eq!([1.9, 2.1, 4.4, 4.6].map(|kl| ppo_kl_penalty_update(0.4, kl, 3.0)), [0.2, 0.4, 0.4, 0.8]);
     }
 }

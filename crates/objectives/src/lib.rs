@@ -12,14 +12,14 @@ mod ppo;
 mod preference;
 mod reward;
 
-pub use advantages::{Gae, UNDER_THE_ROOT, centre_and_scale, gae, kl_shaped_rewards, scale_around_mean};
+pub use advantages::{Gae, UNDER_THE_ROOT, gae, kl_shaped_rewards, whiten, whiten_keep_mean};
 pub use baselines::{group_relative, leave_one_out};
-pub use kl::{AdaptiveBeta, full_kl, halved_or_doubled, k1, k2, k3};
+pub use kl::{AdaptiveBeta, full_kl, k1, k2, k3, ppo_kl_penalty_update};
 pub use logprobs::{entropy, token_logp};
-pub use mask::{Average, ResponseMask};
+pub use mask::{Reduction, ResponseMask};
 pub use ppo::{PolicyLoss, ValueLoss, clipped_policy_loss, clipped_value_loss};
 pub use preference::{
     ChosenRejected, KtoWeights, PairLogp, PreferenceLoss, PreferenceOutcome, chosen_nll, chosen_sequence_nll, kto_loss,
     preference_loss, rao_kupper,
 };
-pub use reward::{BradleyTerry, Terms, bradley_terry_loss};
+pub use reward::{BradleyTerry, BradleyTerryOptions, bradley_terry_loss};

@@ -4,7 +4,7 @@ use burn::tensor::{Bool, Device, Tensor, TensorData};
 
 /// What a loss is a mean over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Average {
+pub enum Reduction {
     /// The counted tokens of the batch.
     #[default]
     Tokens,
@@ -17,7 +17,7 @@ pub enum Average {
 #[derive(Debug, Clone)]
 pub struct ResponseMask {
     ones: Tensor<2>,
-    average: Average,
+    average: Reduction,
 }
 
 impl ResponseMask {
@@ -29,11 +29,11 @@ impl ResponseMask {
 
     /// From ones and zeros that are already a tensor.
     pub fn from_tensor(ones: Tensor<2>) -> Self {
-        Self { ones, average: Average::Tokens }
+        Self { ones, average: Reduction::Tokens }
     }
 
     /// The same mask under which losses are another average.
-    pub fn averaging(self, average: Average) -> Self {
+    pub fn averaging(self, average: Reduction) -> Self {
         Self { average, ..self }
     }
 
@@ -55,8 +55,8 @@ impl ResponseMask {
     /// `x` as a loss: its mean over tokens, or over responses, `[1]`; 0 if none counts.
     pub fn average(&self, x: Tensor<2>) -> Tensor<1> {
         match self.average {
-            Average::Tokens => self.mean(x),
-            Average::Responses => {
+            Reduction::Tokens => self.mean(x),
+            Reduction::Responses => {
                 let means = self.row_sums(x) / self.lengths().clamp_min(1.0); // [B]
                 means.sum() / self.weight().clamp_min(1.0)
             }
@@ -66,8 +66,8 @@ impl ResponseMask {
     /// How many tokens or responses [`average`](Self::average) is over, `[1]`.
     pub fn weight(&self) -> Tensor<1> {
         match self.average {
-            Average::Tokens => self.ones.clone().sum(),
-            Average::Responses => self.lengths().clamp_max(1.0).sum(),
+            Reduction::Tokens => self.ones.clone().sum(),
+            Reduction::Responses => self.lengths().clamp_max(1.0).sum(),
         }
     }
 
@@ -94,7 +94,7 @@ impl ResponseMask {
     }
 
     /// The mask of which some rows are taken, or that stands on another device.
-    pub fn on(self, f: impl FnOnce(Tensor<2>) -> Tensor<2>) -> Self {
+    pub fn map(self, f: impl FnOnce(Tensor<2>) -> Tensor<2>) -> Self {
         Self { ones: f(self.ones), ..self }
     }
 }
@@ -111,7 +111,7 @@ mod tests {
             let mask = ResponseMask::from_lengths(&[2, 1, 0], 3, &device).averaging(average);
             mask.average(x.clone()).into_data().try_to_vec::<f32>().expect("f32")[0]
         };
-        assert_eq!(of(Average::Tokens), 3.0); // (1 + 2 + 6) / 3
-        assert_eq!(of(Average::Responses), 3.75); // (1.5 + 6) / 2: the last has no token
+        assert_eq!(of(Reduction::Tokens), 3.0); // (1 + 2 + 6) / 3
+        assert_eq!(of(Reduction::Responses), 3.75); // (1.5 + 6) / 2: the last has no token
     }
 }

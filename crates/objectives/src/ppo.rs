@@ -22,11 +22,11 @@ impl PolicyLoss {
     /// A loss without a clip, with what the log-probs `[B, T]` say of the step.
     pub fn unclipped(loss: Tensor<1>, logp: Tensor<2>, old_logp: Tensor<2>, mask: &ResponseMask) -> Self {
         let log_ratio = mask.apply(logp - old_logp).detach(); // [B, T]
-        Self::told(loss, Tensor::zeros([1], &log_ratio.device()), log_ratio, mask)
+        Self::with_diagnostics(loss, Tensor::zeros([1], &log_ratio.device()), log_ratio, mask)
     }
 
     /// `log_ratio` `[B, T]` carries no gradient.
-    fn told(loss: Tensor<1>, clip_share: Tensor<1>, log_ratio: Tensor<2>, mask: &ResponseMask) -> Self {
+    fn with_diagnostics(loss: Tensor<1>, clip_share: Tensor<1>, log_ratio: Tensor<2>, mask: &ResponseMask) -> Self {
         let ratio = log_ratio.clone().exp(); // [B, T]
         let deviation = (ratio.clone() - 1.0).abs(); // [B, T]
         Self {
@@ -57,7 +57,7 @@ pub fn clipped_policy_loss(
     let clipped = ratio.clone().clamp(1.0 - clip_range, 1.0 + clip_range) * advantages;
     let clip_share = mask.share(clipped.clone().lower(unclipped.clone()));
     let loss = mask.average(unclipped.min_pair(clipped)).neg();
-    PolicyLoss::told(loss, clip_share, log_ratio.detach(), mask)
+    PolicyLoss::with_diagnostics(loss, clip_share, log_ratio.detach(), mask)
 }
 
 /// The value model's loss, `[1]`.

@@ -17,7 +17,7 @@ pub struct BradleyTerry {
 
 /// What may be added to [`bradley_terry_loss`]; nothing by default.
 #[derive(Debug, Clone, Default)]
-pub struct Terms {
+pub struct BradleyTerryOptions {
     /// m, `[N]`: how much better the chosen response is said to be. Touvron et al. 2023, eq. 2.
     pub strengths: Option<Tensor<1>>,
     /// c pulls scores to 0. Eisenstein et al. 2023.
@@ -33,8 +33,8 @@ pub struct Terms {
 ///
 /// # Source
 /// Bradley & Terry 1952; Stiennon et al. 2020, eq. 1.
-pub fn bradley_terry_loss(scores: ChosenRejected, terms: Terms) -> BradleyTerry {
-    let Terms { strengths, centring, ties, label_smoothing } = terms;
+pub fn bradley_terry_loss(scores: ChosenRejected, terms: BradleyTerryOptions) -> BradleyTerry {
+    let BradleyTerryOptions { strengths, centring, ties, label_smoothing } = terms;
     let margins = scores.clone().difference(); // [N]
     let surplus = match strengths {
         Some(strengths) => margins.clone() - strengths,

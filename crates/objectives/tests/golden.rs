@@ -218,7 +218,7 @@ fn golden_reward_model_loss() {
             let centring = case["center_rewards_coefficient"].as_f64().unwrap_or(0.0);
             let outcome = bradley_terry_loss(
                 scores.clone(),
-                Terms { strengths: strengths.clone(), centring, ..Terms::default() },
+                BradleyTerryOptions { strengths: strengths.clone(), centring, ..BradleyTerryOptions::default() },
             );
             p.values(&what("loss"), outcome.loss.clone(), &case["loss"]);
             p.values(&what("losses"), outcome.losses.clone(), &case["per_pair_bt_loss"]);
@@ -275,14 +275,14 @@ fn golden_ppo_rewards_advantages_and_losses() {
             let mut rewards = kl_shaped_rewards(scores, kl, param("kl_coef"), &mask);
             same("rewards", &rewards);
             if params["whiten_rewards"].as_bool().expect("a choice") {
-                rewards = scale_around_mean(rewards, &mask);
+                rewards = whiten_keep_mean(rewards, &mask);
             }
             same("rewards_used_for_gae", &rewards);
             same("values_masked", &of("values"));
             let Gae { advantages, returns } = gae(rewards, of("values"), param("gamma"), param("lam"), &mask);
             same("advantages_raw", &advantages);
             same("returns", &returns);
-            let white = centre_and_scale(advantages, &mask);
+            let white = whiten(advantages, &mask);
             same("advantages_whitened", &white);
 
             let (new_logp, vpreds) = (of("new_logprobs").require_grad(), of("vpreds").require_grad());
@@ -320,10 +320,10 @@ fn golden_whitening() {
             let expected = values(mask.apply(p.tensor::<2>(&case[key])));
             close(key, &values(found), &expected, p.value);
         };
-        same("masked_whiten_shift_mean", centre_and_scale(x.clone(), &mask), &mask);
-        same("masked_whiten_keep_mean", scale_around_mean(x.clone(), &mask), &mask);
-        same("unmasked_whiten_shift_mean", centre_and_scale(x.clone(), &all), &all);
-        same("unmasked_whiten_keep_mean", scale_around_mean(x.clone(), &all), &all);
+        same("masked_whiten_shift_mean", whiten(x.clone(), &mask), &mask);
+        same("masked_whiten_keep_mean", whiten_keep_mean(x.clone(), &mask), &mask);
+        same("unmasked_whiten_shift_mean", whiten(x.clone(), &all), &all);
+        same("unmasked_whiten_keep_mean", whiten_keep_mean(x.clone(), &all), &all);
         let mean = mask.mean(x.clone());
         p.values("masked mean", mean.clone(), &case["masked_mean"]);
         let variance = mask.mean((x.clone() - mean.unsqueeze::<2>()).square());

@@ -105,8 +105,8 @@ fn whitening_ignores_padding() {
     let device = Device::flex();
     let mask = ResponseMask::from_lengths(&[2, 1], 2, &device);
     let x = |pad: f32| Tensor::<2>::from_data([[1.0, 2.0], [3.0, pad]], &device);
-    let white = values(centre_and_scale(x(0.0), &mask));
-    assert_eq!(white, values(centre_and_scale(x(1e3), &mask)));
+    let white = values(whiten(x(0.0), &mask));
+    assert_eq!(white, values(whiten(x(1e3), &mask)));
     for (found, expected) in white.iter().zip([-1.0, 0.0, 1.0, 0.0]) {
         assert!((found - expected).abs() < 1e-6, "{white:?}");
     }
@@ -207,6 +207,6 @@ fn rao_kupper_gives_the_three_labels_all_the_mass() {
     let pairs = PairLogp { tied: Some(Tensor::from_data([1.0, 0.0f32], &device)), ..moved([-1.0, 2.0], [0.5, -0.5]) };
     let outcome = preference_loss(&PreferenceLoss::RaoKupper { alpha }, &pairs, 0.4); // u = −.6 and 1
     let scores = ChosenRejected { chosen: outcome.margins(), rejected: Tensor::zeros([2], &device) };
-    let terms = Terms { ties: Some((pairs.tied.unwrap(), alpha)), ..Terms::default() };
+    let terms = BradleyTerryOptions { ties: Some((pairs.tied.unwrap(), alpha)), ..BradleyTerryOptions::default() };
     assert_eq!(values(outcome.losses), values(bradley_terry_loss(scores, terms).losses));
 }

@@ -97,8 +97,8 @@ proptest! {
     fn whitening_has_mean_0_and_sd_1_whatever_stands_on_padding((lengths, x, _) in batch()) {
         prop_assume!(lengths.iter().sum::<usize>() > 2);
         let mask = mask(&lengths);
-        let white = centre_and_scale(matrix(&with_garbage(&x, &lengths)), &mask);
-        prop_assert!(close(&values(white.clone()), &values(centre_and_scale(matrix(&x), &mask))));
+        let white = whiten(matrix(&with_garbage(&x, &lengths)), &mask);
+        prop_assert!(close(&values(white.clone()), &values(whiten(matrix(&x), &mask))));
         let n = lengths.iter().sum::<usize>() as f64;
         prop_assert!(values(mask.mean(white.clone()))[0].abs() < 1e-9);
         let square: f64 = values(white.square().sum())[0] / (n - 1.0);
@@ -199,7 +199,7 @@ proptest! {
         let loss = |shift: f64| {
             let side = |f: fn(&(f64, f64)) -> f64| vector(&scores.iter().map(|s| f(s) + shift).collect::<Vec<_>>());
             let scores = ChosenRejected { chosen: side(|s| s.0), rejected: side(|s| s.1) };
-            values(bradley_terry_loss(scores, Terms::default()).loss)[0]
+            values(bradley_terry_loss(scores, BradleyTerryOptions::default()).loss)[0]
         };
         prop_assert!((loss(0.0) - loss(shift)).abs() < 1e-9);
     }

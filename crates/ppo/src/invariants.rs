@@ -3,7 +3,7 @@
 use burn::tensor::Tensor;
 use duel_model::weights::host;
 use duel_objectives::{ResponseMask, UNDER_THE_ROOT, gae};
-use duel_training::invariants::{Within, breach, close, largest};
+use duel_training::invariants::{Tolerance, breach, check_close, largest};
 use duel_training::rounding::unless_rounding;
 use duel_training::{Error, Result};
 
@@ -22,8 +22,8 @@ pub fn sampled_logp_is_the_policys(
     let counted = || sampled.iter().enumerate().flat_map(|(row, kept)| (0..kept.len()).map(move |t| (row, t)));
     let worst = largest(counted().map(|(row, t)| (sampled[row][t] - read[row * columns + t]).abs()));
     let what = "the largest difference of a sampled log-prob from the one read again";
-    let within = Within { share: 1e-3, of: "a nat", scale: 1.0 };
-    unless_rounding(close("sampled_logp_is_the_policys", step, what, worst, 0.0, within), worst, || {
+    let within = Tolerance { share: 1e-3, of: "a nat", scale: 1.0 };
+    unless_rounding(check_close("sampled_logp_is_the_policys", step, what, worst, 0.0, within), worst, || {
         let other = reread();
         largest(counted().map(|(row, t)| (other[row * columns + t] - read[row * columns + t]).abs()))
     })
@@ -39,12 +39,19 @@ pub fn first_ratio_is_one(
     reread: impl FnOnce() -> f64,
 ) -> Result<()> {
     let what = "the largest |ratio − 1| of the first minibatch";
-    let is_one = close("first_ratio_is_one", step, what, deviation, 0.0, Within::itself(1e-5));
+    let is_one = check_close("first_ratio_is_one", step, what, deviation, 0.0, Tolerance::absolute(1e-5));
     unless_rounding(is_one, deviation, reread)?;
     if deviation >= clip_range {
         return Ok(());
     }
-    close("first_ratio_is_one", step, "the clip share of the first minibatch", clip_share, 0.0, Within::EXACTLY)
+    check_close(
+        "first_ratio_is_one",
+        step,
+        "the clip share of the first minibatch",
+        clip_share,
+        0.0,
+        Tolerance::EXACTLY,
+    )
 }
 
 /// A nat of KL costs something, and not everything.
@@ -71,7 +78,7 @@ pub fn advantages_are_white(
     let scale = 1.0 + size / (raw_sd * raw_sd + UNDER_THE_ROOT).sqrt();
     let of = "1 and the largest advantage, over their spread";
     let what = "the mean of whitened advantages";
-    close("advantages_are_white", step, what, mean, 0.0, Within { share: 2e-5, of, scale })?;
+    check_close("advantages_are_white", step, what, mean, 0.0, Tolerance { share: 2e-5, of, scale })?;
     if raw_sd < 1e-4 || raw_sd < 1e-4 * size {
         return Ok(()); // rounding alone
     }
@@ -79,7 +86,7 @@ pub fn advantages_are_white(
     let square = f64::from(host(mask.mean(advantages.clone().square()))[0]);
     let sd = (square * f64::from(count) / f64::from(count - 1.0)).sqrt();
     let what = "the standard deviation of whitened advantages";
-    close("advantages_are_white", step, what, sd, expected, Within { share: 1e-3, of: "1", scale: 1.0 })
+    check_close("advantages_are_white", step, what, sd, expected, Tolerance { share: 1e-3, of: "1", scale: 1.0 })
 }
 
 /// Advantages within a group have mean 0.
@@ -89,7 +96,7 @@ pub fn groups_are_centred(step: u64, advantages: &[f64], group: usize) -> Result
         (group.iter().sum::<f64>().abs() / size.max(f64::MIN_POSITIVE)) as f32
     });
     let what = "the largest sum of a group's advantages, over the sum of their sizes";
-    close("groups_are_centred", step, what, largest(sums), 0.0, Within::itself(1e-5))
+    check_close("groups_are_centred", step, what, largest(sums), 0.0, Tolerance::absolute(1e-5))
 }
 
 /// Every counted token pays β·k1, and the score enters once, at the last of them; nothing else is rewarded.
@@ -111,8 +118,8 @@ pub fn reward_enters_once(
         let score = if t + 1 == lengths[row] { scores[row] } else { 0.0 };
         let (what, reward) = ("the reward of a token", f64::from(reward));
         let of = "its toll and its score, each at least 1";
-        let within = Within { share: 1e-5, of, scale: 2.0 + toll.abs() + score.abs() };
-        close("reward_enters_once", step, what, reward, toll + score, within).map_err(|error| match error {
+        let within = Tolerance { share: 1e-5, of, scale: 2.0 + toll.abs() + score.abs() };
+        check_close("reward_enters_once", step, what, reward, toll + score, within).map_err(|error| match error {
             Error::Invariant { found, expected, .. } => {
                 breach("reward_enters_once", step, &format!("{what}, {t} of response {row},"), found, expected)
             }
@@ -146,7 +153,7 @@ pub fn gae_at_one_is_return_minus_value(
         }
     }
     let what = "the largest difference of GAE(1, 1) from return − value, over the sizes of what they sum (at least 1)";
-    close("gae_at_one_is_return_minus_value", step, what, f64::from(worst), 0.0, Within::itself(1e-4))
+    check_close("gae_at_one_is_return_minus_value", step, what, f64::from(worst), 0.0, Tolerance::absolute(1e-4))
 }
 
 #[cfg(test)]

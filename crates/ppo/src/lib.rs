@@ -16,5 +16,5 @@ pub use critic_free::{Baseline, CriticFree};
 pub use online_dpo::OnlineDpo;
 pub use ppo::{ActorCritic, Critic, Experience, Ppo};
 pub use raft::Raft;
-pub use rollout::{Rollout, Setting};
+pub use rollout::{Rollout, RolloutContext};
 pub use updates::planned;

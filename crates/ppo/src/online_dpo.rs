@@ -3,16 +3,16 @@
 //! Deviations from the paper: a label is drawn from Bradley–Terry at `label_temperature` (0: the higher score, as there);
 //! several updates of a rollout, with PPO's stop at `target_kl`.
 
-use crate::policy::Reading;
-use crate::rollout::{Actors, Rollout, Sampler, SamplerState, Setting, index};
-use crate::updates::{Losses, Updates};
+use crate::policy::PolicyOutput;
+use crate::rollout::{BehaviorAndCurrent, CollectorState, Rollout, RolloutCollector, RolloutContext, index};
+use crate::updates::{MinibatchLosses, MinibatchUpdater};
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
 use duel_model::{Flops, Policy, weights::host};
 use duel_objectives::{ChosenRejected, PairLogp, PolicyLoss, PreferenceLoss, PreferenceOutcome, preference_loss};
 use duel_spec::ids::prompt_hash;
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{LossMean, OnPolicy, OnlineDpo as Settings, OnlineLoss, metrics};
+use duel_spec::{LossReduction, OnlineDpoSettings as Settings, OnlineLoss, RolloutSettings, metrics};
 use duel_training::{Learner, Method, Metrics, Result, pairs::accuracy};
 use rand::RngExt;
 
@@ -20,20 +20,23 @@ use rand::RngExt;
 #[derive(Debug)]
 pub struct OnlineDpo {
     settings: Settings,
-    sampler: Sampler,
+    sampler: RolloutCollector,
 }
 
 impl OnlineDpo {
     /// `settings` in full; see `defaults.toml` for units and sources.
-    pub fn new(settings: Settings, given: Setting) -> Self {
+    pub fn new(settings: Settings, given: RolloutContext) -> Self {
         // the loss is a mean over pairs, and so over responses
-        let sampler = Sampler::new(given, OnPolicy { loss_mean: LossMean::Responses, ..settings.shared.clone() });
+        let sampler = RolloutCollector::new(
+            given,
+            RolloutSettings { loss_mean: LossReduction::Responses, ..settings.shared.clone() },
+        );
         Self { settings, sampler }
     }
 
     /// Step 2: whether the first response of each pair is preferred, `[B/2]`.
     pub(crate) fn labels(&self, rollout: &Rollout) -> Vec<bool> {
-        let mut rng = seeds::stream(self.sampler.given.seed, Stream::OnlineDpoLabels, self.sampler.iteration);
+        let mut rng = seeds::stream(self.sampler.context.seed, Stream::OnlineDpoLabels, self.sampler.iteration);
         let temperature = self.settings.label_temperature;
         let pairs = rollout.scores.chunks_exact(2).map(|pair| pair[0] - pair[1]);
         pairs
@@ -46,7 +49,7 @@ impl OnlineDpo {
 
     /// What some pairs, two rows each, come to where their log-probs are `logp` `[b, T]`.
     fn outcome(&self, rollout: &Rollout, labels: &[bool], rows: &[usize], logp: Tensor<2>) -> PreferenceOutcome {
-        let (s, reader) = (&self.settings, &self.sampler.given.train_reader);
+        let (s, reader) = (&self.settings, &self.sampler.context.train_reader);
         let mask = rollout.mask_of(rows); // [b, T]
         let of = |x: &Tensor<2>| Tensor::from_inner(x.clone().select(0, index(rows, x))); // [b, T]
         let wins: Vec<f32> = rows.chunks_exact(2).map(|pair| f32::from(labels[pair[0] / 2])).collect();
@@ -75,8 +78,8 @@ impl OnlineDpo {
 
     /// Step 3's loss of some pairs, two rows each.
     fn loss(&self, rollout: &Rollout, labels: &[bool], actor: &Policy, rows: &[usize]) -> PolicyLoss {
-        let (s, reader) = (&self.settings.shared, &self.sampler.given.train_reader);
-        let logp = Reading::of(s, reader, actor, &reader.tokens(&rollout.responses.select(rows))).logp; // [b, T]
+        let (s, reader) = (&self.settings.shared, &self.sampler.context.train_reader);
+        let logp = PolicyOutput::of(s, reader, actor, &reader.tokens(&rollout.responses.select(rows))).logp; // [b, T]
         let old = Tensor::from_inner(rollout.logp.clone().select(0, index(rows, &rollout.logp))); // [b, T]
         let outcome = self.outcome(rollout, labels, rows, logp.clone());
         PolicyLoss::unclipped(outcome.loss, logp, old, &rollout.mask_of(rows))
@@ -87,7 +90,7 @@ impl Method for OnlineDpo {
     type Module = Policy;
     /// Prompts, one a response, each twice in a row.
     type Batch = Vec<Vec<u32>>;
-    type State = SamplerState;
+    type State = CollectorState;
 
     fn prompts(prompts: &Vec<Vec<u32>>) -> Vec<u64> {
         prompts.iter().map(|prompt| prompt_hash(prompt)).collect()
@@ -95,14 +98,14 @@ impl Method for OnlineDpo {
 
     fn iteration(&mut self, prompts: &Vec<Vec<u32>>, learner: &mut Learner<Policy>) -> Result<Metrics> {
         let mut said = Metrics::default();
-        let (given, step) = (&self.sampler.given, learner.step());
+        let (given, step) = (&self.sampler.context, learner.step());
         let mut rng = seeds::stream(given.seed, Stream::OnlineDpoMinibatches, self.sampler.iteration);
-        let updates = Updates::new(&self.settings.shared, 2, Flops::policy(&given.config), 0.0);
+        let updates = MinibatchUpdater::new(&self.settings.shared, 2, Flops::policy(&given.config), 0.0);
         let first_epoch = updates.shuffled(prompts.len(), &mut rng);
 
         // 1. Two responses to each prompt from a snapshot of the policy.
         let old = learner.module().valid();
-        let actors = Actors { old: &old, now: learner.module() };
+        let actors = BehaviorAndCurrent { behavior: &old, current: learner.module() };
         let rollout = self.sampler.roll_out(actors, prompts, &first_epoch, step, &mut said)?;
 
         // 2. Which of the two is preferred?
@@ -113,18 +116,20 @@ impl Method for OnlineDpo {
         let rows: Vec<usize> = (0..prompts.len()).collect();
         let outcome = self.outcome(&rollout, &labels, &rows, Tensor::from_inner(rollout.logp.clone()));
         said.put(metrics::DPO_ACCURACY, accuracy(&host(outcome.margins().inner())));
-        let losses =
-            |actor: &Policy, rows: &[usize]| Losses { policy: self.loss(&rollout, &labels, actor, rows), value: None };
-        updates.make(learner, &rollout, &first_epoch, &mut rng, losses, &mut said)?;
+        let losses = |actor: &Policy, rows: &[usize]| MinibatchLosses {
+            policy: self.loss(&rollout, &labels, actor, rows),
+            value: None,
+        };
+        updates.run(learner, &rollout, &first_epoch, &mut rng, losses, &mut said)?;
         self.sampler.next(&rollout, &old);
         Ok(said)
     }
 
-    fn state(&self) -> SamplerState {
+    fn state(&self) -> CollectorState {
         self.sampler.state()
     }
 
-    fn resume(&mut self, state: SamplerState) {
+    fn resume(&mut self, state: CollectorState) {
         self.sampler.resume(state);
     }
 }

@@ -4,22 +4,22 @@ use crate::rollout::{Rollout, index};
 use burn::tensor::Tensor;
 use duel_model::{Policy, Reader, Tokens};
 use duel_objectives::{PolicyLoss, clipped_policy_loss, entropy, full_kl, k1, k2, k3, token_logp};
-use duel_spec::{KlEstimator, KlPlace, OnPolicy};
+use duel_spec::{KlEstimator, KlPenalty, RolloutSettings};
 
 /// What a policy says of the tokens of some responses.
 #[derive(Debug)]
-pub struct Reading {
+pub struct PolicyOutput {
     /// `[b, T]`
     pub logp: Tensor<2>,
     /// `[b, T, V]`, where a loss asks for the whole law.
     logits: Option<Tensor<3>>,
 }
 
-impl Reading {
+impl PolicyOutput {
     /// From the policy's hidden states `[b, T, D]` before each response token.
-    pub fn after(s: &OnPolicy, reader: &Reader, policy: &Policy, states: Tensor<3>, tokens: &Tokens) -> Self {
-        if !s.reads_whole_law()
-            && let Some(logp) = reader.chosen_logp_after(policy, states.clone(), tokens)
+    pub fn after(s: &RolloutSettings, reader: &Reader, policy: &Policy, states: Tensor<3>, tokens: &Tokens) -> Self {
+        if !s.needs_full_logits()
+            && let Some(logp) = reader.token_logprobs_from_hidden(policy, states.clone(), tokens)
         {
             return Self { logp, logits: None };
         }
@@ -28,8 +28,8 @@ impl Reading {
     }
 
     /// From a policy of its own body.
-    pub fn of(s: &OnPolicy, reader: &Reader, policy: &Policy, tokens: &Tokens) -> Self {
-        Self::after(s, reader, policy, reader.states(policy, tokens), tokens)
+    pub fn of(s: &RolloutSettings, reader: &Reader, policy: &Policy, tokens: &Tokens) -> Self {
+        Self::after(s, reader, policy, reader.hidden_states(policy, tokens), tokens)
     }
 }
 
@@ -50,18 +50,18 @@ pub fn estimate(estimator: KlEstimator, logp: Tensor<2>, ref_logp: Tensor<2>) ->
 /// # Source
 /// Schulman et al. 2017, eq. 7 and 9; Shao et al. 2024, eq. 3.
 pub fn policy_loss(
-    s: &OnPolicy,
+    s: &RolloutSettings,
     rollout: &Rollout,
     advantages: &Tensor<2>,
     rows: &[usize],
-    now: Reading,
+    now: PolicyOutput,
     reader: &Reader,
 ) -> PolicyLoss {
     let mask = rollout.mask_of(rows); // [b, T]
     let of = |x: &Tensor<2>| Tensor::from_inner(x.clone().select(0, index(rows, x))); // [b, T]
-    let Reading { logp, logits } = now;
+    let PolicyOutput { logp, logits } = now;
     let mut outcome = clipped_policy_loss(logp.clone(), of(&rollout.logp), of(advantages), s.clip_range, &mask);
-    if s.kl == KlPlace::Loss {
+    if s.kl == KlPenalty::Loss {
         let kl = match (&logits, &rollout.reference) {
             (Some(logits), Some(reference)) if s.kl_estimator == KlEstimator::Full => {
                 let plain = reader.valid();

@@ -6,20 +6,21 @@
 //! one mask serves both losses; actor and critic are separate networks under one optimizer unless `critic` says otherwise.
 
 use crate::invariants;
-use crate::policy::{Reading, policy_loss};
-use crate::rollout::{Actors, Rollout, Sampler, SamplerState, Setting, in_blocks, index, variance};
-use crate::updates::{Losses, Updates};
+use crate::policy::{PolicyOutput, policy_loss};
+use crate::rollout::{
+    BehaviorAndCurrent, CollectorState, Rollout, RolloutCollector, RolloutContext, index, map_blocks, variance,
+};
+use crate::updates::{MinibatchLosses, MinibatchUpdater};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use duel_model::weights::{flatten_trained, host};
-use duel_model::{Flops, Policy, Reader, Responses, Scalar, Tokens, ValueHead};
+use duel_model::{Flops, Policy, Reader, Responses, ScalarModel, Tokens, ValueHead};
 use duel_objectives::{
-    Gae, PolicyLoss, ResponseMask, ValueLoss, centre_and_scale, clipped_value_loss, gae, kl_shaped_rewards,
-    scale_around_mean,
+    Gae, PolicyLoss, ResponseMask, ValueLoss, clipped_value_loss, gae, kl_shaped_rewards, whiten, whiten_keep_mean,
 };
 use duel_spec::ids::prompt_hash;
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{CriticBody, KlPlace, Ppo as Settings, Scaling, metrics};
+use duel_spec::{CriticBody, KlPenalty, Normalization, PpoSettings as Settings, metrics};
 use duel_training::invariants as always;
 use duel_training::{Learner, Method, Metrics, Result};
 
@@ -35,27 +36,27 @@ pub struct ActorCritic {
 #[expect(clippy::large_enum_variant, reason = "one a training")]
 pub enum Critic {
     /// A body of its own.
-    Separate(Scalar),
+    Separate(ScalarModel),
     /// A head on the policy's.
     Shared(ValueHead),
 }
 
 impl ActorCritic {
     /// What the policy says and what the critic expects of `tokens`: values `[b, T]`.
-    fn read(&self, s: &Settings, reader: &Reader, tokens: &Tokens) -> (Reading, Tensor<2>) {
-        let states = reader.states(&self.actor, tokens); // [b, T, D]
+    fn read(&self, s: &Settings, reader: &Reader, tokens: &Tokens) -> (PolicyOutput, Tensor<2>) {
+        let states = reader.hidden_states(&self.actor, tokens); // [b, T, D]
         let values = match &self.critic {
             Critic::Separate(critic) => reader.values(critic, tokens),
             Critic::Shared(head) => head.forward(states.clone()),
         };
-        (Reading::after(&s.shared, reader, &self.actor, states, tokens), values)
+        (PolicyOutput::after(&s.shared, reader, &self.actor, states, tokens), values)
     }
 
     /// What the critic expects before each response token, `[b, T]`.
     fn values(&self, reader: &Reader, tokens: &Tokens) -> Tensor<2> {
         match &self.critic {
             Critic::Separate(critic) => reader.values(critic, tokens),
-            Critic::Shared(head) => head.forward(reader.states(&self.actor, tokens)),
+            Critic::Shared(head) => head.forward(reader.hidden_states(&self.actor, tokens)),
         }
     }
 }
@@ -64,7 +65,7 @@ impl ActorCritic {
 #[derive(Debug)]
 pub struct Ppo {
     settings: Settings,
-    sampler: Sampler,
+    sampler: RolloutCollector,
 }
 
 /// A rollout with all that the updates need, `[B, T]` each, without gradient.
@@ -87,12 +88,12 @@ impl Experience {
     pub fn new(rollout: Rollout, values: Tensor<2>, s: &Settings) -> Self {
         let mask = &rollout.mask;
         // 2. Shape the reward: a KL toll on every token, the score on the last.
-        let rewards = kl_shaped_rewards(rollout.score_tensor(), rollout.token_kl.clone(), toll(s, &rollout), mask);
+        let rewards = kl_shaped_rewards(rollout.score_tensor(), rollout.token_kl.clone(), kl_coef(s, &rollout), mask);
 
         // 3. Credit: how much better than expected was each token?
-        let earned = scaled(rewards.clone(), s.rewards, mask); // [B, T]
+        let earned = normalize(rewards.clone(), s.rewards, mask); // [B, T]
         let Gae { advantages, returns } = gae(earned, values.clone(), s.gamma, s.lambda, mask);
-        let credit = scaled(advantages.clone(), s.advantages, mask);
+        let credit = normalize(advantages.clone(), s.advantages, mask);
         Self { rollout, values, rewards, raw_advantages: advantages, advantages: credit, returns }
     }
 
@@ -114,24 +115,24 @@ impl Experience {
 }
 
 /// What a nat of a token's KL costs in the reward.
-fn toll(s: &Settings, rollout: &Rollout) -> f64 {
-    if s.shared.kl == KlPlace::Reward { rollout.beta } else { 0.0 }
+fn kl_coef(s: &Settings, rollout: &Rollout) -> f64 {
+    if s.shared.kl == KlPenalty::Reward { rollout.beta } else { 0.0 }
 }
 
 /// `[B, T]` over the counted tokens of a rollout.
-fn scaled(x: Tensor<2>, how: Scaling, mask: &ResponseMask) -> Tensor<2> {
+fn normalize(x: Tensor<2>, how: Normalization, mask: &ResponseMask) -> Tensor<2> {
     match how {
-        Scaling::Raw => x,
-        Scaling::Scaled => scale_around_mean(x, mask),
-        Scaling::White => centre_and_scale(x, mask),
+        Normalization::Raw => x,
+        Normalization::Scaled => whiten_keep_mean(x, mask),
+        Normalization::White => whiten(x, mask),
     }
 }
 
 impl Ppo {
     /// `settings` in full; see `defaults.toml` for units and sources. With `critic_warmup` the learner has the actor apart
     /// ([`Learner::with_first_field_apart`]).
-    pub fn new(settings: Settings, given: Setting) -> Self {
-        let sampler = Sampler::new(given, settings.shared.clone());
+    pub fn new(settings: Settings, given: RolloutContext) -> Self {
+        let sampler = RolloutCollector::new(given, settings.shared.clone());
         Self { settings, sampler }
     }
 
@@ -146,11 +147,11 @@ impl Ppo {
     ) -> Result<Experience> {
         let (s, step, first) = (&self.settings, learner.step(), self.sampler.iteration == 0);
         // 1. Roll out with a snapshot of actor and critic.
-        let actors = Actors { old: &old.actor, now: &learner.module().actor };
+        let actors = BehaviorAndCurrent { behavior: &old.actor, current: &learner.module().actor };
         let rollout = self.sampler.roll_out(actors, prompts, first_epoch, step, said)?;
-        let given = &self.sampler.given;
+        let given = &self.sampler.context;
         let read = |block: &Responses| old.values(&given.reader, &given.reader.tokens(block));
-        let values = in_blocks(&rollout.responses, first_epoch, read); // [B, T]
+        let values = map_blocks(&rollout.responses, first_epoch, read); // [B, T]
 
         // 2. and 3. Reward and credit.
         let experience = Experience::new(rollout, values, s);
@@ -160,11 +161,11 @@ impl Ppo {
         said.check(|| {
             let (kl, lengths) = (host(rollout.token_kl.clone()), host(mask.lengths()));
             let lengths: Vec<usize> = lengths.into_iter().map(|n| n as usize).collect();
-            invariants::reward_enters_once(step, rewards, scores, &kl, toll(s, rollout), &lengths)?;
+            invariants::reward_enters_once(step, rewards, scores, &kl, kl_coef(s, rollout), &lengths)?;
             if first {
                 invariants::gae_at_one_is_return_minus_value(step, rewards, values, mask)?;
             }
-            if s.advantages == Scaling::White {
+            if s.advantages == Normalization::White {
                 invariants::advantages_are_white(step, advantages, raw_advantages, advantage_sd, mask)?;
             }
             Ok(())
@@ -187,7 +188,7 @@ impl Method for Ppo {
     type Module = ActorCritic;
     /// Prompts, one a response.
     type Batch = Vec<Vec<u32>>;
-    type State = SamplerState;
+    type State = CollectorState;
 
     fn prompts(prompts: &Vec<Vec<u32>>) -> Vec<u64> {
         prompts.iter().map(|prompt| prompt_hash(prompt)).collect()
@@ -195,30 +196,30 @@ impl Method for Ppo {
 
     fn iteration(&mut self, prompts: &Vec<Vec<u32>>, learner: &mut Learner<ActorCritic>) -> Result<Metrics> {
         let mut said = Metrics::default();
-        let (iteration, config) = (self.sampler.iteration, &self.sampler.given.config);
-        let mut rng = seeds::stream(self.sampler.given.seed, Stream::PpoMinibatches, iteration);
+        let (iteration, config) = (self.sampler.iteration, &self.sampler.context.config);
+        let mut rng = seeds::stream(self.sampler.context.seed, Stream::PpoMinibatches, iteration);
         let critic = if self.settings.critic == CriticBody::Shared { 0.0 } else { Flops::scalar(config).train(1) };
-        let updates = Updates::new(&self.settings.shared, 1, Flops::policy(config), critic);
+        let updates = MinibatchUpdater::new(&self.settings.shared, 1, Flops::policy(config), critic);
         let first_epoch = updates.shuffled(prompts.len(), &mut rng);
         let old = learner.module().valid();
         let experience = self.experience(prompts, &first_epoch, learner, &old, &mut said)?;
 
         // 4. Improve, staying near the policy that wrote the responses; the critic alone while it warms up.
-        let (s, reader) = (&self.settings, &self.sampler.given.train_reader);
+        let (s, reader) = (&self.settings, &self.sampler.context.train_reader);
         let warms_up = iteration < s.critic_warmup as u64;
         let losses = |module: &ActorCritic, rows: &[usize]| {
             let (mut policy, value) = experience.losses(module, rows, s, reader);
             if warms_up {
                 policy.loss = policy.loss.zeros_like();
             }
-            Losses { policy, value: Some((value.loss, s.value_coef)) }
+            MinibatchLosses { policy, value: Some((value.loss, s.value_coef)) }
         };
         let policy_of = |learner: &Learner<ActorCritic>| flatten_trained(&learner.module().actor);
         let before = warms_up.then(|| policy_of(learner));
         if s.critic_warmup > 0 {
             learner.rest(warms_up);
         }
-        updates.make(learner, &experience.rollout, &first_epoch, &mut rng, losses, &mut said)?;
+        updates.run(learner, &experience.rollout, &first_epoch, &mut rng, losses, &mut said)?;
         if let Some(before) = before {
             said.check(|| always::what_rests_stays(learner.step(), "the policy", &before, &policy_of(learner)))?;
         }
@@ -226,11 +227,11 @@ impl Method for Ppo {
         Ok(said)
     }
 
-    fn state(&self) -> SamplerState {
+    fn state(&self) -> CollectorState {
         self.sampler.state()
     }
 
-    fn resume(&mut self, state: SamplerState) {
+    fn resume(&mut self, state: CollectorState) {
         self.sampler.resume(state);
     }
 }

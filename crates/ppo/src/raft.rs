@@ -3,35 +3,35 @@
 //! Deviations from the paper: the winner is that of score less β·KL (its §4.3), so that β is the price of a nat here too;
 //! several updates of a rollout, with PPO's stop at `target_kl`.
 
-use crate::policy::Reading;
-use crate::rollout::{Actors, Rollout, Sampler, SamplerState, Setting, index};
-use crate::updates::{Losses, Updates};
+use crate::policy::PolicyOutput;
+use crate::rollout::{BehaviorAndCurrent, CollectorState, Rollout, RolloutCollector, RolloutContext, index};
+use crate::updates::{MinibatchLosses, MinibatchUpdater};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use duel_model::{Flops, Policy, weights::host};
 use duel_objectives::{PolicyLoss, ResponseMask};
 use duel_spec::ids::prompt_hash;
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{Raft as Settings, metrics};
+use duel_spec::{RaftSettings as Settings, metrics};
 use duel_training::{Learner, Method, Metrics, Result};
 
 /// The method.
 #[derive(Debug)]
 pub struct Raft {
     settings: Settings,
-    sampler: Sampler,
+    sampler: RolloutCollector,
 }
 
 impl Raft {
     /// `settings` in full; see `defaults.toml` for units and sources.
-    pub fn new(settings: Settings, given: Setting) -> Self {
-        let sampler = Sampler::new(given, settings.shared.clone());
+    pub fn new(settings: Settings, given: RolloutContext) -> Self {
+        let sampler = RolloutCollector::new(given, settings.shared.clone());
         Self { settings, sampler }
     }
 
     /// Step 2: the rollout of which only the best response of each group counts.
     pub(crate) fn winners(&self, rollout: Rollout) -> Rollout {
-        let kl = host(rollout.paid_kl()); // [B]
+        let kl = host(rollout.penalized_kl()); // [B]
         let worth: Vec<f64> =
             rollout.scores.iter().zip(kl).map(|(score, kl)| score - rollout.beta * f64::from(kl)).collect();
         let mut lengths = vec![0; worth.len()];
@@ -49,7 +49,7 @@ impl Method for Raft {
     type Module = Policy;
     /// Prompts, one a response; those of a group stand one after another.
     type Batch = Vec<Vec<u32>>;
-    type State = SamplerState;
+    type State = CollectorState;
 
     fn prompts(prompts: &Vec<Vec<u32>>) -> Vec<u64> {
         prompts.iter().map(|prompt| prompt_hash(prompt)).collect()
@@ -57,14 +57,15 @@ impl Method for Raft {
 
     fn iteration(&mut self, prompts: &Vec<Vec<u32>>, learner: &mut Learner<Policy>) -> Result<Metrics> {
         let mut said = Metrics::default();
-        let (given, step) = (&self.sampler.given, learner.step());
+        let (given, step) = (&self.sampler.context, learner.step());
         let mut rng = seeds::stream(given.seed, Stream::RaftMinibatches, self.sampler.iteration);
-        let updates = Updates::new(&self.settings.shared, self.settings.group, Flops::policy(&given.config), 0.0);
+        let updates =
+            MinibatchUpdater::new(&self.settings.shared, self.settings.group, Flops::policy(&given.config), 0.0);
         let first_epoch = updates.shuffled(prompts.len(), &mut rng);
 
         // 1. Several responses to each prompt from a snapshot of the policy.
         let old = learner.module().valid();
-        let actors = Actors { old: &old, now: learner.module() };
+        let actors = BehaviorAndCurrent { behavior: &old, current: learner.module() };
         let all = self.sampler.roll_out(actors, prompts, &first_epoch, step, &mut said)?;
         said.put(metrics::ROLLOUT_RETURN, all.mean_return());
 
@@ -72,24 +73,24 @@ impl Method for Raft {
         let rollout = self.winners(all.clone());
 
         // 3. Imitate it.
-        let (s, reader) = (&self.settings.shared, &self.sampler.given.train_reader);
+        let (s, reader) = (&self.settings.shared, &self.sampler.context.train_reader);
         let losses = |actor: &Policy, rows: &[usize]| {
-            let logp = Reading::of(s, reader, actor, &reader.tokens(&rollout.responses.select(rows))).logp; // [b, T]
+            let logp = PolicyOutput::of(s, reader, actor, &reader.tokens(&rollout.responses.select(rows))).logp; // [b, T]
             let old = Tensor::from_inner(rollout.logp.clone().select(0, index(rows, &rollout.logp))); // [b, T]
             let mask = rollout.mask_of(rows);
             let loss = mask.mean(logp.clone()).neg();
-            Losses { policy: PolicyLoss::unclipped(loss, logp, old, &mask), value: None }
+            MinibatchLosses { policy: PolicyLoss::unclipped(loss, logp, old, &mask), value: None }
         };
-        updates.make(learner, &rollout, &first_epoch, &mut rng, losses, &mut said)?;
+        updates.run(learner, &rollout, &first_epoch, &mut rng, losses, &mut said)?;
         self.sampler.next(&all, &old);
         Ok(said)
     }
 
-    fn state(&self) -> SamplerState {
+    fn state(&self) -> CollectorState {
         self.sampler.state()
     }
 
-    fn resume(&mut self, state: SamplerState) {
+    fn resume(&mut self, state: CollectorState) {
         self.sampler.resume(state);
     }
 }

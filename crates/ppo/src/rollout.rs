@@ -2,13 +2,13 @@
 
 use crate::invariants;
 use crate::policy::estimate;
-use crate::shaping::{Moments, next_price, shaped};
+use crate::shaping::{RunningMoments, next_kl_coef, shaped};
 use burn::tensor::{Int, Tensor, TensorData};
 use duel_model::{Flops, Policy, Reader, Responses, TransformerConfig, generate, weights, weights::host};
-use duel_objectives::{Average, ResponseMask, full_kl, k1};
+use duel_objectives::{Reduction, ResponseMask, full_kl, k1};
 use duel_reward::Scorer;
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{KlEstimator, KlPlace, LossMean, OnPolicy, Reference, Truncated, metrics};
+use duel_spec::{KlEstimator, KlPenalty, LossReduction, ReferenceMode, RolloutSettings, TruncationHandling, metrics};
 use duel_training::invariants as always;
 use duel_training::rounding::nudged;
 use duel_training::{Metrics, Result, sft};
@@ -17,7 +17,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 /// What a method on rollouts is given.
-pub struct Setting {
+pub struct RolloutContext {
     /// The SFT policy, without gradient.
     pub reference: Policy,
     /// Whose score is climbed.
@@ -32,7 +32,7 @@ pub struct Setting {
     pub seed: u64,
 }
 
-impl std::fmt::Debug for Setting {
+impl std::fmt::Debug for RolloutContext {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Setting(seed {})", self.seed)
     }
@@ -59,46 +59,46 @@ pub struct Rollout {
 
 /// The policy that speaks: its snapshot without gradient, and as it is trained.
 #[derive(Debug, Clone, Copy)]
-pub struct Actors<'a> {
-    pub old: &'a Policy,
-    pub now: &'a Policy,
+pub struct BehaviorAndCurrent<'a> {
+    pub behavior: &'a Policy,
+    pub current: &'a Policy,
 }
 
 /// Rolls out, iteration after iteration, and keeps what changes from one to the next.
 #[derive(Debug)]
-pub struct Sampler {
-    pub given: Setting,
-    settings: OnPolicy,
+pub struct RolloutCollector {
+    pub context: RolloutContext,
+    settings: RolloutSettings,
     /// Whom the policy is kept near, and the price of a nat of it.
     reference: Policy,
     beta: f64,
     /// Of all scores so far.
-    seen: Moments,
+    seen: RunningMoments,
     /// Rollouts made.
     pub iteration: u64,
 }
 
 /// What changes in a sampler from one iteration to the next.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct SamplerState {
+pub struct CollectorState {
     /// Weights of the reference, where it follows the policy.
     reference: Option<Vec<f32>>,
     beta: f64,
-    seen: Moments,
+    seen: RunningMoments,
     iteration: u64,
 }
 
-impl Sampler {
+impl RolloutCollector {
     /// What has to be kept to go on from here.
-    pub fn state(&self) -> SamplerState {
-        let follows = self.settings.reference == Reference::Ema;
+    pub fn state(&self) -> CollectorState {
+        let follows = self.settings.reference == ReferenceMode::Ema;
         let reference = follows.then(|| weights::flatten(&self.reference));
-        SamplerState { reference, beta: self.beta, seen: self.seen, iteration: self.iteration }
+        CollectorState { reference, beta: self.beta, seen: self.seen, iteration: self.iteration }
     }
 
     /// Goes on from there.
-    pub fn resume(&mut self, state: SamplerState) {
-        let SamplerState { reference, beta, seen, iteration } = state;
+    pub fn resume(&mut self, state: CollectorState) {
+        let CollectorState { reference, beta, seen, iteration } = state;
         if let Some(reference) = reference {
             self.reference = weights::unflatten(self.reference.clone(), &reference);
         }
@@ -106,9 +106,9 @@ impl Sampler {
     }
 
     /// `settings` in full; see `defaults.toml` for units and sources.
-    pub fn new(given: Setting, settings: OnPolicy) -> Self {
+    pub fn new(given: RolloutContext, settings: RolloutSettings) -> Self {
         let (reference, beta) = (given.reference.clone(), settings.beta);
-        Self { given, settings, reference, beta, seen: Moments::default(), iteration: 0 }
+        Self { context: given, settings, reference, beta, seen: RunningMoments::default(), iteration: 0 }
     }
 
     /// Whom the policy is kept near.
@@ -124,47 +124,47 @@ impl Sampler {
     /// A broken invariant, and a judge that fails.
     pub fn roll_out(
         &mut self,
-        actors: Actors<'_>,
+        actors: BehaviorAndCurrent<'_>,
         prompts: &[Vec<u32>],
         blocks: &[Vec<usize>],
         step: u64,
         said: &mut Metrics,
     ) -> Result<Rollout> {
-        let Setting { reader, train_reader, scorer, config, scorer_flops, seed, .. } = &self.given;
+        let RolloutContext { reader, train_reader, scorer, config, scorer_flops, seed, .. } = &self.context;
         let (s, space) = (&self.settings, reader.space());
         let mut rng = seeds::stream(*seed, Stream::Rollout, self.iteration);
-        let writer = actors.old.clone().as_read(); // the fast path writes
+        let writer = actors.behavior.clone().for_inference(); // the fast path writes
         let responses = generate(&writer, space, prompts.to_vec(), &mut rng, reader.device());
         always::sampled_from_finite(step, &responses)?;
         // read as the first epoch will, in its minibatches: the same arithmetic, so the ratios start at 1 to the last
         // bit. Where the device has no log-probs of its own, the training module reads: autodiff composes its softmax.
         let read = |block: &Responses| {
-            let fused = reader.chosen_logp(actors.old, &reader.tokens(block));
-            fused.unwrap_or_else(|| sft::response_logp(train_reader, actors.now, block).inner())
+            let fused = reader.token_logprobs(actors.behavior, &reader.tokens(block));
+            fused.unwrap_or_else(|| sft::response_logp(train_reader, actors.current, block).inner())
         };
-        let logp = in_blocks(&responses, blocks, read); // [B, T]
+        let logp = map_blocks(&responses, blocks, read); // [B, T]
         let ref_logp = sft::response_logp(reader, &self.reference, &responses); // [B, T]
         let raw = scorer.score(&responses).map_err(unscored)?; // [B]
         said.check(|| {
             if self.iteration == 0 {
                 always::eos_counts_and_pad_does_not(step, reader, &responses)?;
-                always::reads_are_sound(step, train_reader, actors.now, &responses)?;
+                always::reads_are_sound(step, train_reader, actors.current, &responses)?;
             }
             let columns = space.response_tokens;
             invariants::sampled_logp_is_the_policys(step, &responses.logp, &host(logp.clone()), columns, || {
-                host(sft::response_logp(reader, &nudged(actors.old), &responses))
+                host(sft::response_logp(reader, &nudged(actors.behavior), &responses))
             })
         })?;
 
         // Generate, old log-probs, reference and score passes: one forward each (claims §4.4).
         let tokens = responses.token_count();
         let mut passes = 3;
-        let whole = s.kl == KlPlace::Reward && s.kl_estimator == KlEstimator::Full;
+        let whole = s.kl == KlPenalty::Reward && s.kl_estimator == KlEstimator::Full;
         let token_kl = if whole {
             passes += 2;
             let read = |policy, block: &Responses| reader.logits(policy, &reader.tokens(block)); // [b, T, V]
             let each = sft::blocks_of_logits(reader, &responses)
-                .map(|b| full_kl(read(actors.old, &b), read(&self.reference, &b)));
+                .map(|b| full_kl(read(actors.behavior, &b), read(&self.reference, &b)));
             Tensor::cat(each.collect(), 0)
         } else {
             estimate(s.kl_estimator, logp.clone(), ref_logp.clone())
@@ -176,7 +176,7 @@ impl Sampler {
 
         let counted: Vec<usize> = (0..responses.len())
             .map(|row| {
-                if s.truncated == Truncated::Mask && !responses.ended(row, space) {
+                if s.truncated == TruncationHandling::Mask && !responses.ended(row, space) {
                     0
                 } else {
                     responses.responses[row].len()
@@ -184,23 +184,23 @@ impl Sampler {
             })
             .collect();
         let average = match s.loss_mean {
-            LossMean::Tokens => Average::Tokens,
-            LossMean::Responses => Average::Responses,
+            LossReduction::Tokens => Reduction::Tokens,
+            LossReduction::Responses => Reduction::Responses,
         };
         let mask = ResponseMask::from_lengths(&counted, space.response_tokens, reader.device()).averaging(average); // [B, T]
-        let reference = s.reads_whole_law().then(|| self.reference.clone());
+        let reference = s.needs_full_logits().then(|| self.reference.clone());
         let rollout = Rollout { responses, mask, logp, ref_logp, token_kl, beta: self.beta, scores, reference };
         always::finite(step, "the rollout's KL to the reference", rollout.mean_kl())?;
         invariants::price_is_positive(step, self.beta)?;
-        rollout.tell(&raw, reader, said);
+        rollout.record(&raw, reader, said);
         Ok(rollout)
     }
 
     /// What changes for the next rollout: the price of KL by what this one measured, and a reference that follows.
     pub fn next(&mut self, rollout: &Rollout, actor: &Policy) {
         let s = &self.settings;
-        self.beta = next_price(s, self.beta, rollout.mean_kl(), rollout.responses.len());
-        if s.reference == Reference::Ema {
+        self.beta = next_kl_coef(s, self.beta, rollout.mean_kl(), rollout.responses.len());
+        if s.reference == ReferenceMode::Ema {
             let (decay, now) = (s.reference_decay as f32, weights::flatten(&actor.clone().merged()));
             let old = weights::flatten(&self.reference);
             let blend: Vec<f32> = old.iter().zip(now).map(|(old, now)| decay * old + (1.0 - decay) * now).collect();
@@ -223,7 +223,7 @@ impl Rollout {
     }
 
     /// What the KL that is paid for comes to in each response, `[B]`.
-    pub fn paid_kl(&self) -> Tensor<1> {
+    pub fn penalized_kl(&self) -> Tensor<1> {
         self.all_tokens().row_sums(self.token_kl.clone())
     }
 
@@ -231,7 +231,7 @@ impl Rollout {
     pub fn mask_of(&self, rows: &[usize]) -> ResponseMask {
         let mask = self.mask.tensor();
         let rows = index(rows, &mask);
-        self.mask.clone().on(|ones| Tensor::from_inner(ones.select(0, rows)))
+        self.mask.clone().map(|ones| Tensor::from_inner(ones.select(0, rows)))
     }
 
     /// How much of what the losses are means over is in some rows: tokens, or responses that count.
@@ -247,7 +247,7 @@ impl Rollout {
     /// What counts of some rows, without gradient.
     fn counted(&self, rows: &[usize]) -> ResponseMask {
         let rows = index(rows, &self.mask.tensor());
-        self.mask.clone().on(|ones| ones.select(0, rows))
+        self.mask.clone().map(|ones| ones.select(0, rows))
     }
 
     /// `[B]`
@@ -265,7 +265,7 @@ impl Rollout {
         mean(host(self.kl()).into_iter().map(f64::from))
     }
 
-    fn tell(&self, raw: &[f64], reader: &Reader, said: &mut Metrics) {
+    fn record(&self, raw: &[f64], reader: &Reader, said: &mut Metrics) {
         let Self { responses, logp, .. } = self;
         let n = responses.len() as f64;
         let distinct: HashSet<_> = responses.prompts.iter().zip(&responses.responses).collect();
@@ -286,7 +286,7 @@ fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
 }
 
 /// What `read` gives of each block of rows (and of those in none), in the order of the rollout.
-pub fn in_blocks(rollout: &Responses, blocks: &[Vec<usize>], read: impl Fn(&Responses) -> Tensor<2>) -> Tensor<2> {
+pub fn map_blocks(rollout: &Responses, blocks: &[Vec<usize>], read: impl Fn(&Responses) -> Tensor<2>) -> Tensor<2> {
     let taken: HashSet<usize> = blocks.iter().flatten().copied().collect();
     let rest: Vec<usize> = (0..rollout.len()).filter(|row| !taken.contains(row)).collect();
     let blocks = || blocks.iter().chain(std::iter::once(&rest)).filter(|rows| !rows.is_empty());
@@ -335,7 +335,7 @@ mod tests {
                 responses: vec![vec![5, 2], vec![6, 7]],
                 logp: vec![],
             },
-            mask: ResponseMask::from_lengths(&[2, 0], 2, &device).averaging(Average::Responses), // the second was cut off
+            mask: ResponseMask::from_lengths(&[2, 0], 2, &device).averaging(Reduction::Responses), // the second was cut off
             token_kl: k1(logp.clone(), ref_logp.clone()),
             logp,
             ref_logp,
@@ -344,7 +344,7 @@ mod tests {
             reference: None,
         };
         assert_eq!(rollout.mean_kl(), 3.0); // (1 + 1 + 2 + 2) / 2
-        assert_eq!(host(rollout.paid_kl()), [2.0, 4.0]);
+        assert_eq!(host(rollout.penalized_kl()), [2.0, 4.0]);
         assert_eq!(rollout.mean_return(), 0.0); // 1.5 − 0.5 · 3
         assert_eq!((rollout.weight(&[0, 1]), rollout.tokens(&[0, 1])), (1.0, 2.0));
         assert_eq!((rollout.weight(&[1]), rollout.tokens(&[1])), (0.0, 0.0));

@@ -1,19 +1,19 @@
 //! What stands between a judge's score and the reward: scaling, clipping, the price of KL and what moves it.
 
-use duel_objectives::{AdaptiveBeta, halved_or_doubled};
-use duel_spec::{KlControl, OnPolicy, Scaling};
+use duel_objectives::{AdaptiveBeta, ppo_kl_penalty_update};
+use duel_spec::{KlControl, Normalization, RolloutSettings};
 use serde::{Deserialize, Serialize};
 
 /// Mean and spread of all numbers seen so far. Chan et al. 1979.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Moments {
+pub struct RunningMoments {
     n: f64,
     mean: f64,
     /// Sum of squares around the mean.
     squares: f64,
 }
 
-impl Moments {
+impl RunningMoments {
     /// Adds some more.
     pub fn add(&mut self, values: &[f64]) {
         let n = values.len() as f64;
@@ -35,12 +35,17 @@ impl Moments {
 ///
 /// # Source
 /// `trl 0.11 PPOTrainer` (`use_score_scaling`, `use_score_norm`, `score_clip`); `trl PPOConfig.missing_eos_penalty`.
-pub fn shaped(s: &OnPolicy, seen: &mut Moments, scores: &[f64], ended: impl Fn(usize) -> bool) -> Vec<f64> {
+pub fn shaped(
+    s: &RolloutSettings,
+    seen: &mut RunningMoments,
+    scores: &[f64],
+    ended: impl Fn(usize) -> bool,
+) -> Vec<f64> {
     seen.add(scores);
     let scaled = |x: f64| match s.scores {
-        Scaling::Raw => x,
-        Scaling::Scaled => x / seen.sd(),
-        Scaling::White => (x - seen.mean) / seen.sd(),
+        Normalization::Raw => x,
+        Normalization::Scaled => x / seen.sd(),
+        Normalization::White => (x - seen.mean) / seen.sd(),
     };
     let penalty = |row: usize| if ended(row) { 0.0 } else { s.eos_penalty };
     scores.iter().enumerate().map(|(row, &x)| scaled(x).clamp(-s.score_clip, s.score_clip) - penalty(row)).collect()
@@ -51,7 +56,7 @@ pub fn shaped(s: &OnPolicy, seen: &mut Moments, scores: &[f64], ended: impl Fn(u
 const PRICE_RANGE: f64 = 1e6;
 
 /// The price of a nat of KL after `episodes` responses that were on average `kl` nats from the reference.
-pub fn next_price(s: &OnPolicy, beta: f64, kl: f64, episodes: usize) -> f64 {
+pub fn next_kl_coef(s: &RolloutSettings, beta: f64, kl: f64, episodes: usize) -> f64 {
     let next = match s.kl_control {
         KlControl::Fixed => return beta,
         KlControl::Adaptive => {
@@ -59,7 +64,7 @@ pub fn next_price(s: &OnPolicy, beta: f64, kl: f64, episodes: usize) -> f64 {
             control.update(kl, episodes);
             control.beta
         }
-        KlControl::Target => halved_or_doubled(beta, kl, s.kl_target),
+        KlControl::Target => ppo_kl_penalty_update(beta, kl, s.kl_target),
     };
     next.clamp(s.beta / PRICE_RANGE, s.beta * PRICE_RANGE)
 }
@@ -68,13 +73,13 @@ pub fn next_price(s: &OnPolicy, beta: f64, kl: f64, episodes: usize) -> f64 {
 mod tests {
     use super::*;
 
-    fn settings() -> OnPolicy {
-        duel_spec::Ppo::defaults().shared
+    fn settings() -> RolloutSettings {
+        duel_spec::PpoSettings::defaults().shared
     }
 
     #[test]
     fn moments_are_those_of_all_numbers_together() {
-        let mut moments = Moments::default();
+        let mut moments = RunningMoments::default();
         moments.add(&[1.0, 2.0]);
         moments.add(&[6.0]);
         assert!((moments.mean - 3.0).abs() < 1e-12 && (moments.sd() - 7f64.sqrt()).abs() < 1e-12); // (4 + 1 + 9) / 2
@@ -82,17 +87,23 @@ mod tests {
 
     #[test]
     fn scores_by_hand() {
-        let all = |s: &OnPolicy| shaped(s, &mut Moments::default(), &[1.0, 2.0, 6.0], |row| row != 0);
+        let all = |s: &RolloutSettings| shaped(s, &mut RunningMoments::default(), &[1.0, 2.0, 6.0], |row| row != 0);
         assert_eq!(all(&settings()), [1.0, 2.0, 6.0]);
-        assert_eq!(all(&OnPolicy { score_clip: 1.5, eos_penalty: 0.5, ..settings() }), [0.5, 1.5, 1.5]);
+        assert_eq!(all(&RolloutSettings { score_clip: 1.5, eos_penalty: 0.5, ..settings() }), [0.5, 1.5, 1.5]);
         let sd = 7f64.sqrt();
-        assert_eq!(all(&OnPolicy { scores: Scaling::Scaled, ..settings() }), [1.0 / sd, 2.0 / sd, 6.0 / sd]);
-        assert_eq!(all(&OnPolicy { scores: Scaling::White, ..settings() }), [-2.0 / sd, -1.0 / sd, 3.0 / sd]);
+        assert_eq!(
+            all(&RolloutSettings { scores: Normalization::Scaled, ..settings() }),
+            [1.0 / sd, 2.0 / sd, 6.0 / sd]
+        );
+        assert_eq!(
+            all(&RolloutSettings { scores: Normalization::White, ..settings() }),
+            [-2.0 / sd, -1.0 / sd, 3.0 / sd]
+        );
     }
 
     #[test]
     fn the_price_follows_its_control() {
-        let of = |kl_control, kl| next_price(&OnPolicy { kl_control, ..settings() }, 0.1, kl, 256);
+        let of = |kl_control, kl| next_kl_coef(&RolloutSettings { kl_control, ..settings() }, 0.1, kl, 256);
         assert_eq!(of(KlControl::Fixed, 9.0), 0.1);
         assert_eq!(of(KlControl::Target, 9.0), 0.2);
         // 9/3 − 1 is clipped to .2; 256 of 10,000 episodes
@@ -104,12 +115,12 @@ mod tests {
     fn a_price_is_positive_however_long_its_target_is_missed() {
         for kl_control in [KlControl::Adaptive, KlControl::Target] {
             // the shortest horizon that is accepted: a rollout of 256 moves the price by a fifth
-            let s = OnPolicy { kl_control, kl_horizon: 256.0, beta: 0.1, ..settings() };
+            let s = RolloutSettings { kl_control, kl_horizon: 256.0, beta: 0.1, ..settings() };
             for (kl, bound) in [(0.0, 0.1 / PRICE_RANGE), (-3.0, 0.1 / PRICE_RANGE), (1e9, 0.1 * PRICE_RANGE)] {
                 let most = if kl_control == KlControl::Target { 2.0 } else { 1.25 }; // 1/0.8; upwards it is 1.2
                 let mut price = s.beta;
                 for _ in 0..3000 {
-                    let next = next_price(&s, price, kl, 256);
+                    let next = next_kl_coef(&s, price, kl, 256);
                     let factor = (next / price).max(price / next);
                     assert!(factor < most + 1e-9, "{kl_control:?} at {kl}: {factor}");
                     price = next;

@@ -6,14 +6,14 @@ use burn::module::Module;
 use burn::tensor::Tensor;
 use duel_model::{Flops, weights::host};
 use duel_objectives::PolicyLoss;
-use duel_spec::{KlEstimator, KlPlace, OnPolicy, metrics, seeds};
+use duel_spec::{KlEstimator, KlPenalty, RolloutSettings, metrics, seeds};
 use duel_training::invariants as always;
 use duel_training::rounding::nudged;
 use duel_training::{Learner, Metrics, Result, Update, pairs::shuffled_batches};
 
 /// How many updates, and how far they may go.
 #[derive(Debug, Clone, Copy)]
-pub struct Updates {
+pub struct MinibatchUpdater {
     epochs: usize,
     /// Of one epoch.
     minibatches: usize,
@@ -31,13 +31,13 @@ pub struct Updates {
 
 /// What some rows cost under the module as it is now.
 #[derive(Debug)]
-pub struct Losses {
+pub struct MinibatchLosses {
     pub policy: PolicyLoss,
     /// The value model's loss `[1]` and its weight.
     pub value: Option<(Tensor<1>, f64)>,
 }
 
-impl Losses {
+impl MinibatchLosses {
     /// `[1]`
     fn total(self) -> Tensor<1> {
         match self.value {
@@ -48,17 +48,17 @@ impl Losses {
 }
 
 /// Updates of a whole training, for the schedule.
-pub fn planned(s: &OnPolicy) -> u64 {
+pub fn planned(s: &RolloutSettings) -> u64 {
     (s.iterations * s.epochs * s.minibatches) as u64
 }
 
-impl Updates {
+impl MinibatchUpdater {
     /// As the settings say; `together` responses, one after another, are never parted. `others` are the FLOPs of training
     /// whatever learns beside the policy on a token.
-    pub fn new(s: &OnPolicy, together: usize, policy: Flops, others: f64) -> Self {
-        let scored = u64::from(s.kl == KlPlace::Loss && s.kl_estimator == KlEstimator::Full);
+    pub fn new(s: &RolloutSettings, together: usize, policy: Flops, others: f64) -> Self {
+        let scored = u64::from(s.kl == KlPenalty::Loss && s.kl_estimator == KlEstimator::Full);
         let flops = policy.train(1) + policy.forward(scored) + others;
-        let OnPolicy { epochs, minibatches, target_kl, clip_range, .. } = *s;
+        let RolloutSettings { epochs, minibatches, target_kl, clip_range, .. } = *s;
         Self { epochs, minibatches, target_kl, clip_range, flops, scored, together }
     }
 
@@ -79,18 +79,18 @@ impl Updates {
     ///
     /// # Errors
     /// A broken invariant, and what [`Learner::minimize`] refuses.
-    pub fn make<M: Module>(
+    pub fn run<M: Module>(
         self,
         learner: &mut Learner<M>,
         rollout: &Rollout,
         first_epoch: &[Vec<usize>],
         rng: &mut seeds::Rng,
-        losses: impl Fn(&M, &[usize]) -> Losses,
+        losses: impl Fn(&M, &[usize]) -> MinibatchLosses,
         said: &mut Metrics,
     ) -> Result<()> {
         let responses = &rollout.responses;
         let weight = |rows: &[usize]| rollout.weight(rows);
-        let (mut sums, left_out) = (Sums::default(), learner.skipped());
+        let (mut sums, left_out) = (UpdateStats::default(), learner.skipped());
         'update: for epoch in 0..self.epochs {
             let batches = if epoch == 0 { first_epoch.to_vec() } else { self.shuffled(responses.len(), rng) };
             for rows in batches {
@@ -111,7 +111,7 @@ impl Updates {
                     })?;
                 }
                 // a batch may be read in parts: what it says is then theirs together
-                let mut saw = Diagnostics::default();
+                let mut saw = MinibatchStats::default();
                 let (parts, whole, tokens) =
                     (learner.parts(&rows, self.together), weight(&rows), rollout.tokens(&rows));
                 for (at, part) in parts.iter().enumerate() {
@@ -124,7 +124,7 @@ impl Updates {
                         invariants::first_ratio_is_one(step, deviation, saw.clip_share, self.clip_range, reread)?;
                     }
                     if at + 1 == parts.len() && saw.kl > self.target_kl {
-                        learner.forget();
+                        learner.discard_gradient();
                         sums.stopped = self.planned() as f64 - sums.updates - sums.empty;
                         learner.skip(sums.stopped as u64);
                         break 'update;
@@ -152,7 +152,7 @@ fn first(x: Tensor<1>) -> f64 {
 
 /// What the losses of a minibatch say of the step, over its parts.
 #[derive(Default)]
-struct Diagnostics {
+struct MinibatchStats {
     value_loss: Option<f64>,
     clip_share: f64,
     kl: f64,
@@ -160,9 +160,9 @@ struct Diagnostics {
     ratio_deviation: f64,
 }
 
-impl Diagnostics {
+impl MinibatchStats {
     /// Counts a part that is so much of what the whole's loss is a mean over, and of its counted tokens.
-    fn add(&mut self, found: &Losses, share: f64, share_of_tokens: f64) {
+    fn add(&mut self, found: &MinibatchLosses, share: f64, share_of_tokens: f64) {
         let PolicyLoss { clip_share, kl, ratio_max, ratio_deviation, .. } = &found.policy;
         self.clip_share += share_of_tokens * first(clip_share.clone());
         self.kl += share_of_tokens * first(kl.clone());
@@ -176,7 +176,7 @@ impl Diagnostics {
 
 /// Sums over the updates made; `kl` and the rate are the last one's.
 #[derive(Default)]
-struct Sums {
+struct UpdateStats {
     updates: f64,
     /// Minibatches in which no response counts, and those after the stop at `target_kl`.
     empty: f64,
@@ -191,9 +191,9 @@ struct Sums {
     ratio_max: f64,
 }
 
-impl Sums {
+impl UpdateStats {
     /// Counts one update.
-    fn add(&mut self, update: &Update, saw: &Diagnostics) {
+    fn add(&mut self, update: &Update, saw: &MinibatchStats) {
         self.updates += 1.0;
         self.loss += update.loss;
         self.grad_norm += update.grad_norm;

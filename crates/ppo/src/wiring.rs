@@ -1,19 +1,19 @@
 //! How the methods on rollouts are put together: what each costs by a second count, which random numbers it takes, whom it reads,
 //! and when it begins to learn.
 
-use crate::rollout::{Rollout, Sampler, Setting};
+use crate::rollout::{Rollout, RolloutCollector, RolloutContext};
 use crate::{ActorCritic, Baseline, Critic, CriticFree, OnlineDpo, Ppo, Raft};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use duel_model::{Counted, Flops, Policy, Reader, Responses, Scalar, TransformerConfig, ValueHead};
-use duel_model::{counted, generate, weights};
+use duel_model::{CountedFlops, Flops, Policy, Reader, Responses, ScalarModel, TransformerConfig, ValueHead};
+use duel_model::{count_flops, generate, weights};
 use duel_objectives::{ResponseMask, k1};
-use duel_reward::{Judge, LearnedReward};
+use duel_reward::{LearnedReward, RewardNetwork};
 use duel_spec::metrics::{self, Metric};
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{
-    CriticBody, EnsembleScore, KlEstimator, KlPlace, LearnerSettings, OnPolicy, OnlineLoss, Reference, RewardSource,
-    Space,
+    CriticBody, EnsembleScore, KlEstimator, KlPenalty, LearnerSettings, OnlineLoss, ReferenceMode, RewardSource,
+    RolloutSettings, TokenSpec,
 };
 use duel_training::{Learner, Method, Metrics, Result, sft};
 use std::collections::HashSet;
@@ -27,16 +27,16 @@ const ROWS: usize = 8;
 const SEED: u64 = 11;
 
 /// No response can end early, so that each has `T` tokens and all passes are of one size.
-fn space() -> Space {
-    Space {
+fn space() -> TokenSpec {
+    TokenSpec {
         vocabulary: 12,
         pad: 0,
         bos: 1,
         eos: 2,
         prompt_tokens: P,
         response_tokens: T,
-        actions: Some((3..12).collect()),
-        ends: false,
+        allowed_tokens: Some((3..12).collect()),
+        force_eos: false,
     }
 }
 
@@ -51,8 +51,8 @@ fn policy(seed: u64) -> Policy {
 /// A network that scores, as a reward model does.
 fn reward() -> LearnedReward {
     let head = (0..16).map(|i| if i % 2 == 0 { 1.0 } else { -0.5 }).collect();
-    let network = Scalar::with_head(policy(3), head, &Device::flex()).no_grad();
-    LearnedReward::new(vec![(Judge::Network(network), 0.0)], EnsembleScore::Mean, reader(), 0.0, 1.0)
+    let network = ScalarModel::with_head(policy(3), head, &Device::flex()).no_grad();
+    LearnedReward::new(vec![(RewardNetwork::Network(network), 0.0)], EnsembleScore::Mean, reader(), 0.0, 1.0)
 }
 
 fn reader() -> Reader {
@@ -60,8 +60,8 @@ fn reader() -> Reader {
 }
 
 /// The reference is another policy than the one that trains.
-fn setting() -> Setting {
-    Setting {
+fn setting() -> RolloutContext {
+    RolloutContext {
         reference: policy(1).no_grad(),
         scorer: Arc::new(reward()),
         reader: reader(),
@@ -72,8 +72,8 @@ fn setting() -> Setting {
     }
 }
 
-fn settings() -> OnPolicy {
-    OnPolicy {
+fn settings() -> RolloutSettings {
+    RolloutSettings {
         beta: 0.1,
         reward: RewardSource::Rm,
         iterations: 3,
@@ -81,7 +81,7 @@ fn settings() -> OnPolicy {
         epochs: 2,
         minibatches: 2,
         target_kl: f64::INFINITY,
-        ..duel_spec::Ppo::defaults().shared
+        ..duel_spec::PpoSettings::defaults().shared
     }
 }
 
@@ -97,25 +97,28 @@ fn learner<M: Module>(module: M) -> Learner<M> {
 fn actor_critic(critic: CriticBody) -> ActorCritic {
     let device = Device::flex().autodiff();
     let critic = match critic {
-        CriticBody::Separate => Critic::Separate(Scalar::from_policy(policy(4).train(), &device)),
+        CriticBody::Separate => Critic::Separate(ScalarModel::from_policy(policy(4).train(), &device)),
         CriticBody::Shared => Critic::Shared(ValueHead::new(16, &device)),
     };
     ActorCritic { actor: policy(2).train(), critic }
 }
 
-fn ppo(shared: OnPolicy, critic: CriticBody) -> Ppo {
-    Ppo::new(duel_spec::Ppo { shared, critic, critic_warmup: 0, ..duel_spec::Ppo::defaults() }, setting())
+fn ppo(shared: RolloutSettings, critic: CriticBody) -> Ppo {
+    Ppo::new(
+        duel_spec::PpoSettings { shared, critic, critic_warmup: 0, ..duel_spec::PpoSettings::defaults() },
+        setting(),
+    )
 }
 
 fn online_dpo() -> OnlineDpo {
     OnlineDpo::new(
-        duel_spec::OnlineDpo { shared: settings(), pair_loss: OnlineLoss::Sigmoid, label_temperature: 0.0 },
+        duel_spec::OnlineDpoSettings { shared: settings(), pair_loss: OnlineLoss::Sigmoid, label_temperature: 0.0 },
         setting(),
     )
 }
 
 fn raft() -> Raft {
-    Raft::new(duel_spec::Raft { shared: settings(), group: 2 }, setting())
+    Raft::new(duel_spec::RaftSettings { shared: settings(), group: 2 }, setting())
 }
 
 type Prompts = Vec<Vec<u32>>;
@@ -130,10 +133,10 @@ fn costs_what_is_counted<M: Method<Batch = Prompts>>(
     unpriced: f64,
 ) {
     let mut learner = learner(module);
-    let before = counted();
+    let before = count_flops();
     let said = method.iteration(&prompts(group), &mut learner).unwrap_or_else(|e| panic!("{what}: {e}"));
-    let now = counted();
-    let since = |of: fn(Counted) -> f64| of(now) - of(before);
+    let now = count_flops();
+    let since = |of: fn(CountedFlops) -> f64| of(now) - of(before);
     let blocks = (config().layers * config().block_matrices()) as f64;
     let saved = 2.0 * blocks * (P * (ROWS - ROWS / group)) as f64;
     let pass = 2.0 * blocks * ((P + T - 1) * ROWS) as f64;
@@ -151,9 +154,9 @@ fn every_method_costs_what_its_models_count() {
     let actor = || policy(2).train();
     let separate = || actor_critic(CriticBody::Separate);
     costs_what_is_counted("PPO", ppo(settings(), CriticBody::Separate), separate(), 1, 0.0);
-    let full = OnPolicy { kl_estimator: KlEstimator::Full, ..settings() };
+    let full = RolloutSettings { kl_estimator: KlEstimator::Full, ..settings() };
     costs_what_is_counted("PPO, whole KL", ppo(full.clone(), CriticBody::Separate), separate(), 1, 0.0);
-    let in_loss = OnPolicy { kl: KlPlace::Loss, ..full };
+    let in_loss = RolloutSettings { kl: KlPenalty::Loss, ..full };
     costs_what_is_counted("PPO, whole KL in the loss", ppo(in_loss, CriticBody::Separate), separate(), 1, 0.0);
     // a shared critic's values are those of the actor's pass, which is made once more for them
     let shared = actor_critic(CriticBody::Shared);
@@ -167,7 +170,7 @@ fn every_method_costs_what_its_models_count() {
     }
     costs_what_is_counted("online DPO", online_dpo(), actor(), 2, 0.0);
     costs_what_is_counted("RAFT", raft(), actor(), 2, 0.0);
-    let free = Setting { scorer: Arc::new(Words), scorer_flops: 0.0, ..setting() };
+    let free = RolloutContext { scorer: Arc::new(Words), scorer_flops: 0.0, ..setting() };
     let past = Baseline::Past { sum: 0.0, n: 0.0 };
     costs_what_is_counted("REINFORCE on gold", CriticFree::new(past, settings(), free), actor(), 1, 0.0);
 }
@@ -252,7 +255,7 @@ fn a_rollout_is_of_the_policy_and_is_held_against_the_reference() -> Result<()> 
 /// While the critic warms up, it alone learns.
 #[test]
 fn the_policy_waits_for_its_critic() -> Result<()> {
-    let warm = duel_spec::Ppo { shared: settings(), critic_warmup: 2, ..duel_spec::Ppo::defaults() };
+    let warm = duel_spec::PpoSettings { shared: settings(), critic_warmup: 2, ..duel_spec::PpoSettings::defaults() };
     let mut method = Ppo::new(warm, setting());
     let mut learner = learner(actor_critic(CriticBody::Separate)).with_first_field_apart("actor");
     let weights_of = |module: &ActorCritic| {
@@ -333,14 +336,14 @@ fn advantages_by_hand() {
 fn a_reference_that_follows_moves_by_what_is_left_of_its_decay() {
     let rollout = rollout([0.0; ROWS], [0.0; ROWS], 0.1);
     let after = |reference| {
-        let settings = OnPolicy { reference, reference_decay: 0.75, ..settings() };
-        let mut sampler = Sampler::new(setting(), settings);
+        let settings = RolloutSettings { reference, reference_decay: 0.75, ..settings() };
+        let mut sampler = RolloutCollector::new(setting(), settings);
         sampler.next(&rollout, &policy(2));
         assert_eq!(sampler.iteration, 1);
         weights::flatten(sampler.reference())
     };
     let [old, now] = [policy(1), policy(2)].map(|policy| weights::flatten(&policy));
-    assert_eq!(after(Reference::Frozen), old);
+    assert_eq!(after(ReferenceMode::Frozen), old);
     let blend: Vec<f32> = old.iter().zip(now).map(|(old, now)| 0.75 * old + 0.25 * now).collect();
-    assert_eq!(after(Reference::Ema), blend);
+    assert_eq!(after(ReferenceMode::Ema), blend);
 }

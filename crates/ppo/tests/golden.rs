@@ -10,13 +10,12 @@ mod trajectory;
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use duel_model::{Policy, Reader, Responses, Scalar, TransformerConfig, huggingface::Checkpoint};
+use duel_model::{Policy, Reader, Responses, ScalarModel, TransformerConfig, huggingface::Checkpoint};
 use duel_objectives::{
-    Gae, ResponseMask, centre_and_scale, clipped_policy_loss, clipped_value_loss, entropy, gae, k1, k2, k3,
-    kl_shaped_rewards,
+    Gae, ResponseMask, clipped_policy_loss, clipped_value_loss, entropy, gae, k1, k2, k3, kl_shaped_rewards, whiten,
 };
 use duel_ppo::{ActorCritic, Critic, Experience, Rollout};
-use duel_spec::{OnPolicy, Ppo, RewardSource};
+use duel_spec::{PpoSettings, RewardSource, RolloutSettings};
 use duel_training::{Learner, sft};
 use golden::{Node, Topic, close, close_within, id_rows, numbers};
 use precision::{F32, values};
@@ -25,12 +24,12 @@ use serde_json::Value;
 /// What both variants start from.
 struct Start {
     file: Topic,
-    settings: Ppo,
+    settings: PpoSettings,
     responses: Responses,
     reader: Reader,
     policy: Policy,
     policy_config: TransformerConfig,
-    critic: Scalar,
+    critic: ScalarModel,
     critic_config: TransformerConfig,
 }
 
@@ -58,8 +57,8 @@ fn start(variant: &str, others: &[&str]) -> Start {
     let of = |key: &str| hyper.number(key);
     assert_eq!(responses.len(), of("B") as usize);
     let space = trajectory::space(policy_config.vocabulary, [pad, eos], of("C") as usize, of("R") as usize);
-    let defaults = Ppo::defaults();
-    let shared = OnPolicy {
+    let defaults = PpoSettings::defaults();
+    let shared = RolloutSettings {
         beta: of("kl_coef"),
         reward: RewardSource::Gold,
         iterations: 1,
@@ -71,7 +70,7 @@ fn start(variant: &str, others: &[&str]) -> Start {
         target_kl: f64::INFINITY,
         ..defaults.shared
     };
-    let settings = Ppo {
+    let settings = PpoSettings {
         shared,
         value_clip_range: of("cliprange_value"),
         value_coef: of("vf_coef"),
@@ -79,7 +78,7 @@ fn start(variant: &str, others: &[&str]) -> Start {
         lambda: of("lam"),
         ..defaults
     };
-    let critic = Scalar::with_head(body, head, &device);
+    let critic = ScalarModel::with_head(body, head, &device);
     let reader = Reader::new(&space, &device);
     Start { settings, responses, reader, policy, policy_config, critic, critic_config, file }
 }
@@ -155,7 +154,7 @@ impl Start {
     }
 }
 
-fn critic_of(learner: &Learner<ActorCritic>) -> &Scalar {
+fn critic_of(learner: &Learner<ActorCritic>) -> &ScalarModel {
     match &learner.module().critic {
         Critic::Separate(critic) => critic,
         Critic::Shared(_) => panic!("a critic of its own"),
@@ -274,7 +273,7 @@ fn golden_ppo_updates_of_trl_minibatch_by_minibatch() {
         gae(rewards, old_values.clone(), start.settings.gamma, start.settings.lambda, &value_mask);
     same("advantages", &advantages, &variant["advantages_raw"], &value_mask);
     same("returns", &returns, &variant["returns"], &value_mask);
-    let advantages = centre_and_scale(advantages, &mask);
+    let advantages = whiten(advantages, &mask);
     same("whitened advantages", &advantages, &variant["advantages_whitened"], &mask);
     same("TRL's whitened advantages", &advantages, &run["advantages_whitened"], &mask);
 

@@ -4,10 +4,12 @@
 
 use burn::module::Module;
 use burn::tensor::Device;
-use duel_model::{Policy, Reader, Responses, Scalar, TransformerConfig, ValueHead, weights};
-use duel_ppo::{ActorCritic, Baseline, Critic, CriticFree, OnlineDpo, Ppo, Raft, Setting, planned};
+use duel_model::{Policy, Reader, Responses, ScalarModel, TransformerConfig, ValueHead, weights};
+use duel_ppo::{ActorCritic, Baseline, Critic, CriticFree, OnlineDpo, Ppo, Raft, RolloutContext, planned};
 use duel_reward::Scorer;
-use duel_spec::{Document, Experiment, Grpo, LearnerSettings, Method, Rloo, Space, metrics, seeds};
+use duel_spec::{
+    Document, Experiment, GrpoSettings, LearnerSettings, MethodSettings, RlooSettings, TokenSpec, metrics, seeds,
+};
 use duel_training::{Learner, Method as _, Metrics, rate};
 use std::sync::Arc;
 
@@ -22,16 +24,16 @@ impl Scorer for Count {
 }
 
 /// A world in which most responses are cut off before EOS.
-fn space() -> Space {
-    Space {
+fn space() -> TokenSpec {
+    TokenSpec {
         vocabulary: 12,
         pad: 0,
         bos: 1,
         eos: 2,
         prompt_tokens: 3,
         response_tokens: 4,
-        actions: Some((2..12).collect()),
-        ends: false,
+        allowed_tokens: Some((2..12).collect()),
+        force_eos: false,
     }
 }
 
@@ -40,8 +42,8 @@ fn policy() -> Policy {
     Policy::new(&config, &mut seeds::derive(3, "test", 0, "init"), &Device::flex().autodiff())
 }
 
-fn given() -> Setting {
-    Setting {
+fn given() -> RolloutContext {
+    RolloutContext {
         reference: policy().valid(),
         scorer: Arc::new(Count),
         reader: Reader::new(&space(), &Device::flex()),
@@ -53,10 +55,10 @@ fn given() -> Setting {
 }
 
 /// The method of an arm; `None` where the experiment is refused.
-fn method(arm: &str) -> Option<Method> {
+fn method(arm: &str) -> Option<MethodSettings> {
     let document = Document::parse("t", &format!("[arms.a]\n{arm}\n"), &[]).unwrap();
     let experiment = Experiment::from_document(&document).ok()?;
-    Some(experiment.lay_out(&experiment.trials())[0].point.method.clone())
+    Some(experiment.cells_for(&experiment.trials())[0].point.method.clone())
 }
 
 /// Prompts of an iteration, each `group` times in a row.
@@ -91,14 +93,14 @@ struct Ended {
 }
 
 /// Trains a method from the same start.
-fn end_of(method: &Method, settings: &LearnerSettings) -> Ended {
+fn end_of(method: &MethodSettings, settings: &LearnerSettings) -> Ended {
     let shared = method.on_policy().unwrap();
     let (prompts, planned) = (prompts(shared.episodes, method.group()), planned(shared));
     let (iterations, given) = (shared.iterations, given());
     fn ended<M: Module>(learner: &Learner<M>, planned: u64, metrics: Vec<Metrics>) -> Ended {
-        Ended { made: learner.step(), left_out: learner.skipped(), moved: learner.moved(), planned, metrics }
+        Ended { made: learner.step(), left_out: learner.skipped(), moved: learner.updates_made(), planned, metrics }
     }
-    if let Method::Ppo(ppo) = method {
+    if let MethodSettings::Ppo(ppo) = method {
         let module = actor_critic(true, false);
         let mut learner = Learner::new(module, settings, shared.learning_rate, planned);
         let metrics = trained(Ppo::new(ppo.clone(), given), &mut learner, iterations, &prompts);
@@ -107,12 +109,14 @@ fn end_of(method: &Method, settings: &LearnerSettings) -> Ended {
     let mut learner = Learner::new(policy(), settings, shared.learning_rate, planned);
     let free = |baseline, given| CriticFree::new(baseline, shared.clone(), given);
     let metrics = match method {
-        Method::OnlineDpo(online) => trained(OnlineDpo::new(online.clone(), given), &mut learner, iterations, &prompts),
-        Method::Raft(raft) => trained(Raft::new(raft.clone(), given), &mut learner, iterations, &prompts),
-        Method::Rloo(Rloo { group, .. }) => {
+        MethodSettings::OnlineDpo(online) => {
+            trained(OnlineDpo::new(online.clone(), given), &mut learner, iterations, &prompts)
+        }
+        MethodSettings::Raft(raft) => trained(Raft::new(raft.clone(), given), &mut learner, iterations, &prompts),
+        MethodSettings::Rloo(RlooSettings { group, .. }) => {
             trained(free(Baseline::LeaveOneOut { group: *group }, given), &mut learner, iterations, &prompts)
         }
-        Method::Grpo(Grpo { group, scale, .. }) => {
+        MethodSettings::Grpo(GrpoSettings { group, scale, .. }) => {
             let baseline = Baseline::Group { group: *group, scale: *scale };
             trained(free(baseline, given), &mut learner, iterations, &prompts)
         }
@@ -129,7 +133,7 @@ fn actor_critic(separate: bool, lora: bool) -> ActorCritic {
         false => policy(),
     };
     let critic = match separate {
-        true => Critic::Separate(Scalar::from_policy(policy(), &device)),
+        true => Critic::Separate(ScalarModel::from_policy(policy(), &device)),
         false => Critic::Shared(ValueHead::new(8, &device)),
     };
     ActorCritic { actor, critic }
@@ -239,7 +243,7 @@ fn a_minibatch_of_which_nothing_counts_is_left_out_and_counted() {
 #[test]
 fn the_policy_rests_to_the_bit_while_its_critic_warms_up() {
     for (separate, lora) in [(false, false), (true, false), (false, true), (true, true)] {
-        let Some(Method::Ppo(mut ppo)) = method(
+        let Some(MethodSettings::Ppo(mut ppo)) = method(
             "method = \"ppo\"\niterations = 3\nepisodes = 8\nminibatches = 2\nepochs = 2\ncritic_warmup = 2\nlearning_rate = 1e-2",
         ) else {
             panic!("accepted")
@@ -269,6 +273,6 @@ fn the_policy_rests_to_the_bit_while_its_critic_warms_up() {
             assert!(its_critic != critic, "the critic trains in iteration {iteration}");
             critic = its_critic;
         }
-        assert_eq!(learner.moved(), 4, "the updates of the third iteration alone move both");
+        assert_eq!(learner.updates_made(), 4, "the updates of the third iteration alone move both");
     }
 }

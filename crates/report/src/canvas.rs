@@ -18,7 +18,7 @@ const FONT: &str = "sans-serif";
 const LARGEST: f64 = 1e300;
 /// How a series is drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Look {
+pub(crate) enum MarkStyle {
     Line {
         width: f64,
     },
@@ -52,7 +52,7 @@ pub(crate) struct Series {
     pub(crate) about: String,
     pub(crate) colour: RGBColor,
     pub(crate) opacity: f64,
-    pub(crate) look: Look,
+    pub(crate) look: MarkStyle,
     pub(crate) data: Vec<(f64, f64)>,
     /// Words beside each point; empty for none.
     pub(crate) words: Vec<String>,
@@ -60,7 +60,7 @@ pub(crate) struct Series {
 
 impl Series {
     /// Without name or words; what no axis can hold is left out.
-    pub(crate) fn new(look: Look, colour: RGBColor, mut data: Vec<(f64, f64)>) -> Self {
+    pub(crate) fn new(look: MarkStyle, colour: RGBColor, mut data: Vec<(f64, f64)>) -> Self {
         data.retain(|(x, y)| x.abs() <= LARGEST && y.abs() <= LARGEST);
         Self { name: String::new(), about: String::new(), colour, opacity: 1.0, look, data, words: vec![] }
     }
@@ -79,24 +79,24 @@ impl Series {
         Self { opacity, ..self }
     }
 
-    pub(crate) fn worded(self, words: Vec<String>) -> Self {
+    pub(crate) fn with_labels(self, words: Vec<String>) -> Self {
         Self { words, ..self }
     }
 
     /// The interval between two lines over the same x.
     pub(crate) fn band(colour: RGBColor, low: &[(f64, f64)], high: &[(f64, f64)]) -> Self {
         let around = high.iter().chain(low.iter().rev()).copied().collect();
-        Self::new(Look::Band, colour, around).faint(0.16)
+        Self::new(MarkStyle::Band, colour, around).faint(0.16)
     }
 
     fn ends_with_name(&self) -> bool {
-        matches!(self.look, Look::Line { .. } | Look::Dashed { .. } | Look::Rings { .. })
+        matches!(self.look, MarkStyle::Line { .. } | MarkStyle::Dashed { .. } | MarkStyle::Rings { .. })
     }
 }
 
 /// A place on a chart with what stands there.
 #[derive(Debug, Clone, PartialEq, serde::Serialize)]
-pub(crate) struct Spot {
+pub(crate) struct Tooltip {
     pub(crate) x: i32,
     pub(crate) y: i32,
     pub(crate) words: String,
@@ -165,7 +165,7 @@ pub(crate) struct Bars {
 
 /// Shares of a square table, by row and column.
 #[derive(Debug, Clone)]
-pub(crate) struct Matrix {
+pub(crate) struct Heatmap {
     pub(crate) size: (u32, u32),
     pub(crate) names: Vec<String>,
     /// `None` where there is nothing to say.
@@ -197,27 +197,32 @@ impl Ranged for Axis {
     }
 }
 
-pub(crate) type Drawn<B> = std::result::Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
+pub(crate) type DrawResult<B> = std::result::Result<(), DrawingAreaErrorKind<<B as DrawingBackend>::ErrorType>>;
 
 /// Something that can be drawn at any scale.
 pub(crate) trait Chart {
     fn size(&self) -> (u32, u32);
     /// The places that it tells of are in pixels of what is drawn.
-    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, scale: f64, spots: &mut Vec<Spot>) -> Drawn<B>;
+    fn draw<B: DrawingBackend>(
+        &self,
+        area: &DrawingArea<B, Shift>,
+        scale: f64,
+        spots: &mut Vec<Tooltip>,
+    ) -> DrawResult<B>;
     /// Its numbers: the head and the rows of a table.
     fn numbers(&self) -> (Vec<String>, Vec<Vec<String>>);
 }
 
 /// Any of them.
 #[derive(Debug, Clone)]
-pub(crate) enum Drawing {
+pub(crate) enum AnyChart {
     Plot(Plot),
     Bars(Bars),
     Parallel(crate::parallel::Parallel),
-    Matrix(Matrix),
+    Matrix(Heatmap),
 }
 
-impl Chart for Drawing {
+impl Chart for AnyChart {
     fn size(&self) -> (u32, u32) {
         match self {
             Self::Plot(chart) => chart.size(),
@@ -227,7 +232,12 @@ impl Chart for Drawing {
         }
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, scale: f64, spots: &mut Vec<Spot>) -> Drawn<B> {
+    fn draw<B: DrawingBackend>(
+        &self,
+        area: &DrawingArea<B, Shift>,
+        scale: f64,
+        spots: &mut Vec<Tooltip>,
+    ) -> DrawResult<B> {
         match self {
             Self::Plot(chart) => chart.draw(area, scale, spots),
             Self::Bars(chart) => chart.draw(area, scale, spots),
@@ -256,8 +266,12 @@ fn with_font() {
 }
 
 /// Draws to a backend, in the colours of the day or of the night.
-fn drawn<B: DrawingBackend>(chart: &impl Chart, backend: B, scale: f64, is_dark: bool) -> Result<Vec<Spot>> {
-    fn whole<B: DrawingBackend>(chart: &impl Chart, backend: B, scale: f64) -> std::result::Result<Vec<Spot>, String> {
+fn drawn<B: DrawingBackend>(chart: &impl Chart, backend: B, scale: f64, is_dark: bool) -> Result<Vec<Tooltip>> {
+    fn whole<B: DrawingBackend>(
+        chart: &impl Chart,
+        backend: B,
+        scale: f64,
+    ) -> std::result::Result<Vec<Tooltip>, String> {
         let mut spots = vec![];
         let area = backend.into_drawing_area();
         chart.draw(&area, scale, &mut spots).map_err(|e| e.to_string())?;
@@ -270,7 +284,7 @@ fn drawn<B: DrawingBackend>(chart: &impl Chart, backend: B, scale: f64, is_dark:
 }
 
 /// An SVG of the chart's own size, and the places on it.
-pub(crate) fn svg(chart: &impl Chart, is_dark: bool) -> Result<(String, Vec<Spot>)> {
+pub(crate) fn svg(chart: &impl Chart, is_dark: bool) -> Result<(String, Vec<Tooltip>)> {
     let mut svg = String::new();
     let spots = drawn(chart, SVGBackend::with_string(&mut svg, chart.size()), 1.0, is_dark)?;
     Ok((svg, spots))
@@ -300,7 +314,7 @@ pub(crate) fn pdf(chart: &impl Chart, points: f64, is_dark: bool) -> Result<Vec<
 const PNG_SCALE: f64 = 3.0;
 
 /// Writes `<name>.svg` and `<name>.png` into a folder and returns the SVG and the places on it.
-pub(crate) fn save(chart: &impl Chart, folder: &Path, name: &str) -> Result<(String, Vec<Spot>)> {
+pub(crate) fn save(chart: &impl Chart, folder: &Path, name: &str) -> Result<(String, Vec<Tooltip>)> {
     let (svg, spots) = svg(chart, false)?;
     duel_ledger::write_atomically(&folder.join(format!("{name}.svg")), svg.as_bytes())?;
     duel_ledger::write_atomically(&folder.join(format!("{name}.png")), &png(chart, PNG_SCALE, false)?)?;
@@ -381,7 +395,7 @@ impl Plot {
         area: &DrawingArea<B, Shift>,
         scale: f64,
         at: impl Fn((f64, f64)) -> (i32, i32),
-    ) -> Drawn<B> {
+    ) -> DrawResult<B> {
         let px = |x: f64| (x * scale) as i32;
         let size = area.dim_in_pixel();
         let mut names = vec![];
@@ -451,15 +465,15 @@ impl Plot {
             let colour = series.colour.mix(series.opacity.max(0.75));
             let (left, right) = ((x, y), (x + px(20.0), y));
             match series.look {
-                Look::Line { width } => {
+                MarkStyle::Line { width } => {
                     area.draw(&PathElement::new(vec![left, right], colour.stroke_width(px(width).max(1) as u32)))?;
                 }
-                Look::Dashed { width } => {
+                MarkStyle::Dashed { width } => {
                     let stroke = colour.stroke_width(px(width).max(1) as u32);
                     area.draw(&PathElement::new(vec![left, (x + px(8.0), y)], stroke))?;
                     area.draw(&PathElement::new(vec![(x + px(12.0), y), right], stroke))?;
                 }
-                Look::Band => {
+                MarkStyle::Band => {
                     let corners = [(x, y - px(6.0)), (x + px(20.0), y + px(6.0))];
                     area.draw(&Rectangle::new(corners, series.colour.mix(0.25).filled()))?;
                 }
@@ -476,23 +490,23 @@ impl Plot {
 fn marker<B: DrawingBackend>(
     area: &DrawingArea<B, Shift>,
     at: (i32, i32),
-    look: Look,
+    look: MarkStyle,
     colour: RGBAColor,
     scale: f64,
-) -> Drawn<B> {
+) -> DrawResult<B> {
     let px = |x: f64| (x * scale).round() as i32;
     match look {
-        Look::Dots { radius } => area.draw(&Circle::new(at, px(radius), colour.filled())),
-        Look::Rings { radius } => {
+        MarkStyle::Dots { radius } => area.draw(&Circle::new(at, px(radius), colour.filled())),
+        MarkStyle::Rings { radius } => {
             area.draw(&Circle::new(at, px(radius), colour.filled()))?;
             area.draw(&Circle::new(at, px(radius * 0.5), PAPER.filled()))
         }
-        Look::Cross { radius } => {
+        MarkStyle::Cross { radius } => {
             let (r, stroke) = (px(radius), colour.stroke_width(px(2.0) as u32));
             area.draw(&PathElement::new(vec![(at.0 - r, at.1 - r), (at.0 + r, at.1 + r)], stroke))?;
             area.draw(&PathElement::new(vec![(at.0 - r, at.1 + r), (at.0 + r, at.1 - r)], stroke))
         }
-        Look::Line { .. } | Look::Dashed { .. } | Look::Band | Look::Whiskers { .. } => Ok(()),
+        MarkStyle::Line { .. } | MarkStyle::Dashed { .. } | MarkStyle::Band | MarkStyle::Whiskers { .. } => Ok(()),
     }
 }
 
@@ -501,7 +515,12 @@ impl Chart for Plot {
         self.size
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, scale: f64, spots: &mut Vec<Spot>) -> Drawn<B> {
+    fn draw<B: DrawingBackend>(
+        &self,
+        area: &DrawingArea<B, Shift>,
+        scale: f64,
+        spots: &mut Vec<Tooltip>,
+    ) -> DrawResult<B> {
         let px = |x: f64| (x * scale) as i32;
         area.fill(&PAPER)?;
         let (_, body) = area.split_vertically(self.legend(area, scale)?);
@@ -565,21 +584,21 @@ impl Chart for Plot {
             let is_one_place = data.iter().all(|at| plane.map_coordinate(at) == plane.map_coordinate(&data[0]));
             match series.look {
                 // a line of one point would be nothing
-                Look::Line { width } | Look::Dashed { width } if is_one_place => {
+                MarkStyle::Line { width } | MarkStyle::Dashed { width } if is_one_place => {
                     if let Some(at) = data.first() {
-                        marker(area, plane.map_coordinate(at), Look::Dots { radius: width + 1.0 }, colour, scale)?;
+                        marker(area, plane.map_coordinate(at), MarkStyle::Dots { radius: width + 1.0 }, colour, scale)?;
                     }
                 }
-                Look::Line { width } => {
+                MarkStyle::Line { width } => {
                     plane.draw(&PathElement::new(data.clone(), colour.stroke_width(px(width).max(1) as u32)))?;
                 }
-                Look::Dashed { width } => {
+                MarkStyle::Dashed { width } => {
                     let stroke = colour.stroke_width(px(width).max(1) as u32);
                     plane.draw(&DashedPathElement::new(data.clone(), px(7.0), px(5.0), stroke))?;
                 }
-                Look::Band if data.len() > 2 => plane.draw(&Polygon::new(data.clone(), colour.filled()))?,
-                Look::Band => plane.draw(&PathElement::new(data.clone(), colour.stroke_width(px(4.0) as u32)))?,
-                Look::Whiskers { width } => {
+                MarkStyle::Band if data.len() > 2 => plane.draw(&Polygon::new(data.clone(), colour.filled()))?,
+                MarkStyle::Band => plane.draw(&PathElement::new(data.clone(), colour.stroke_width(px(4.0) as u32)))?,
+                MarkStyle::Whiskers { width } => {
                     for ends in data.chunks_exact(2) {
                         plane.draw(&PathElement::new(ends.to_vec(), colour.stroke_width(px(width).max(1) as u32)))?;
                     }
@@ -596,10 +615,10 @@ impl Chart for Plot {
                 let (x, y) = plane.map_coordinate(&at);
                 area.draw(&Text::new(words.clone(), (x + px(8.0), y + px(10.0)), style.clone()))?;
             }
-            if !matches!(series.look, Look::Band | Look::Whiskers { .. }) && data.len() <= MANY {
+            if !matches!(series.look, MarkStyle::Band | MarkStyle::Whiskers { .. }) && data.len() <= MANY {
                 for (&at, &place) in data.iter().zip(&places) {
                     let (x, y) = plane.map_coordinate(&at);
-                    spots.push(Spot { x, y, words: self.told(series, place) });
+                    spots.push(Tooltip { x, y, words: self.tooltip_text(series, place) });
                 }
             }
         }
@@ -612,7 +631,7 @@ impl Chart for Plot {
         let row = |series: &Series, place: usize, (x, y): (f64, f64)| {
             let name = |words: &[String], value: f64| match words.get(value.round() as usize) {
                 Some(word) => word.clone(),
-                None => exact(value),
+                None => exact_digits(value),
             };
             let words = series.words.get(place).cloned().unwrap_or_default();
             vec![series.about.clone(), name(&self.x_words, x), name(&self.y_words, y), words]
@@ -628,13 +647,13 @@ impl Chart for Plot {
 const MANY: usize = 400;
 
 /// A number with the digits that it has, and no more than make a difference.
-pub(crate) fn exact(x: f64) -> String {
+pub(crate) fn exact_digits(x: f64) -> String {
     format!("{:.6e}", x).parse::<f64>().map_or_else(|_| x.to_string(), |x| (x + 0.0).to_string()) // −0 is 0
 }
 
 impl Plot {
     /// What stands at a point, in words.
-    fn told(&self, series: &Series, place: usize) -> String {
+    fn tooltip_text(&self, series: &Series, place: usize) -> String {
         let (x, y) = series.data[place];
         let short = |name: &str| name.split([',', '(']).next().unwrap_or_default().trim().to_string();
         let value = |x: f64| match x.abs() {
@@ -658,7 +677,12 @@ impl Chart for Bars {
         self.size
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, scale: f64, spots: &mut Vec<Spot>) -> Drawn<B> {
+    fn draw<B: DrawingBackend>(
+        &self,
+        area: &DrawingArea<B, Shift>,
+        scale: f64,
+        spots: &mut Vec<Tooltip>,
+    ) -> DrawResult<B> {
         let px = |x: f64| (x * scale) as i32;
         area.fill(&PAPER)?;
         let (width, height) = area.dim_in_pixel();
@@ -682,23 +706,34 @@ impl Chart for Bars {
             let words = text(12.0, INK, scale).pos(Pos::new(HPos::Left, VPos::Center));
             area.draw(&Text::new(bar.words.clone(), (whole + px(7.0), (above + below) / 2), words))?;
             let told = format!("{} · {} · {}", self.title, bar.name, bar.words);
-            spots.push(Spot { x: whole, y: (above + below) / 2, words: told });
+            spots.push(Tooltip { x: whole, y: (above + below) / 2, words: told });
         }
         Ok(())
     }
 
     fn numbers(&self) -> (Vec<String>, Vec<Vec<String>>) {
         let head = vec!["bar".into(), format!("{}: before the loop", self.title), "in it".into()];
-        (head, self.bars.iter().map(|bar| vec![bar.name.clone(), exact(bar.parts[0]), exact(bar.parts[1])]).collect())
+        (
+            head,
+            self.bars
+                .iter()
+                .map(|bar| vec![bar.name.clone(), exact_digits(bar.parts[0]), exact_digits(bar.parts[1])])
+                .collect(),
+        )
     }
 }
 
-impl Chart for Matrix {
+impl Chart for Heatmap {
     fn size(&self) -> (u32, u32) {
         self.size
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, scale: f64, spots: &mut Vec<Spot>) -> Drawn<B> {
+    fn draw<B: DrawingBackend>(
+        &self,
+        area: &DrawingArea<B, Shift>,
+        scale: f64,
+        spots: &mut Vec<Tooltip>,
+    ) -> DrawResult<B> {
         let px = |x: f64| (x * scale) as i32;
         area.fill(&PAPER)?;
         let (width, height) = area.dim_in_pixel();
@@ -725,7 +760,7 @@ impl Chart for Matrix {
                 area.draw(&Rectangle::new(corners, LINE.stroke_width(px(1.0) as u32)))?;
                 let words = &self.words[row][column];
                 area.draw(&Text::new(words.clone(), (x + wide / 2, y), middle.clone()))?;
-                spots.push(Spot { x: x + wide / 2, y, words: format!("{name} against {other} · {words}") });
+                spots.push(Tooltip { x: x + wide / 2, y, words: format!("{name} against {other} · {words}") });
             }
         }
         Ok(())
@@ -787,8 +822,8 @@ mod tests {
     #[test]
     fn charts_draw_without_installed_fonts_and_with_nothing_in_them() {
         let folder = tempfile::tempdir().expect("a folder");
-        let rings = Series::new(Look::Rings { radius: 5.0 }, INK, vec![(0.0, 1.0), (1.0, f64::NAN)]);
-        let series = rings.named("PPO").worded(vec!["β=0.1".into()]);
+        let rings = Series::new(MarkStyle::Rings { radius: 5.0 }, INK, vec![(0.0, 1.0), (1.0, f64::NAN)]);
+        let series = rings.named("PPO").with_labels(vec!["β=0.1".into()]);
         for series in [vec![series], vec![]] {
             let plot = Plot::new((300, 200), "KL", "gold", series);
             let (svg, _) = save(&plot, folder.path(), "plot").expect("drawn");
@@ -799,7 +834,7 @@ mod tests {
     }
 
     /// What `draw` writes at the axes of a plot of these points, and the places of the points.
-    fn drawn_texts(plot: &Plot) -> (Vec<String>, Vec<Spot>) {
+    fn drawn_texts(plot: &Plot) -> (Vec<String>, Vec<Tooltip>) {
         let (svg, spots) = svg(plot, false).expect("drawn");
         let texts = svg.split("<text").skip(1).filter_map(|part| part.split('>').nth(1)?.split("</text").next());
         (texts.map(|text| text.trim().to_string()).filter(|text| !text.is_empty()).collect(), spots)
@@ -823,7 +858,7 @@ mod tests {
             vec![(4096.0, -3.0), (4097.0, -3.0)],
         ] {
             for x_scale in [Scale::Linear, Scale::Log] {
-                let series = Series::new(Look::Rings { radius: 4.0 }, INK, data.clone());
+                let series = Series::new(MarkStyle::Rings { radius: 4.0 }, INK, data.clone());
                 let plot = Plot { x_scale, ..Plot::new((400, 300), "", "", vec![series]) };
                 let ((x0, x1), (svg, spots)) = (plot.x_range(), svg(&plot, false).expect("drawn"));
                 let placed = data.iter().filter(|p| x_scale == Scale::Linear || p.0 > 0.0).count();
@@ -845,13 +880,13 @@ mod tests {
     /// A line of one point is a dot, and what cannot be placed is left out: NaN, infinity, and zero in log.
     #[test]
     fn one_point_is_seen_and_what_has_no_place_is_left_out() {
-        let one = Series::new(Look::Line { width: 2.0 }, colour_at(0), vec![(3.0, 1.0)]).named("PPO");
+        let one = Series::new(MarkStyle::Line { width: 2.0 }, colour_at(0), vec![(3.0, 1.0)]).named("PPO");
         let (drawn, spots) = svg(&Plot::new((400, 300), "steps", "gold", vec![one.clone()]), false).expect("drawn");
         assert!(drawn.contains("<circle") && spots.len() == 1, "{drawn}");
         let many = vec![(0.0, 1.0), (10.0, 2.0), (100.0, f64::NAN), (f64::INFINITY, 1.0), (1000.0, 3.0)];
         let line = Series {
             words: vec!["first".into(), "second".into(), "third".into()],
-            ..Series::new(Look::Line { width: 2.0 }, INK, many)
+            ..Series::new(MarkStyle::Line { width: 2.0 }, INK, many)
         };
         let plot = Plot { x_scale: Scale::Log, ..Plot::new((400, 300), "steps", "gold", vec![line]) };
         let (texts, spots) = drawn_texts(&plot);
@@ -865,7 +900,7 @@ mod tests {
     /// The same chart by day and by night; and as a PDF that ends as one should.
     #[test]
     fn a_chart_has_a_day_and_a_night() {
-        let line = Series::new(Look::Line { width: 2.0 }, colour_at(0), vec![(0.0, 1.0), (1.0, 2.0)]).named("PPO");
+        let line = Series::new(MarkStyle::Line { width: 2.0 }, colour_at(0), vec![(0.0, 1.0), (1.0, 2.0)]).named("PPO");
         let plot = Plot::new((300, 200), "√KL", "gold", vec![line]);
         let [(day, spots), (night, same)] = [false, true].map(|dark| svg(&plot, dark).expect("drawn"));
         assert!(day.contains("#FFFFFF") && !night.contains("#FFFFFF") && night.contains("#15171C"));

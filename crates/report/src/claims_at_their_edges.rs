@@ -1,14 +1,14 @@
 //! Every rule and metric of a claim where numbers run out: equal arms, no variance, missing seeds, ties, infinite costs, rounding, NaN.
 //! Marks are made so that a side's value at a seed is known; the right answers are of the rules (claims §1), by hand.
 
-use crate::Tuning;
-use crate::run::by_hand::ByHand;
-use crate::verdict::{Judgement, Verdict, judge};
+use crate::TuningResults;
+use crate::run::by_hand::HandMadeRun;
+use crate::verdict::{ClaimResult, Verdict, judge};
 use duel_ledger::Outcomes;
 use duel_spec::metrics::{self, Metric};
-use duel_spec::{Clocks, Outcome};
+use duel_spec::{Clocks, OutcomeRow};
 
-use Judgement::{Contradicted as No, Inconclusive as Open, Reproduced as Yes};
+use Verdict::{Contradicted as No, Inconclusive as Open, Reproduced as Yes};
 
 const SEEDS: u64 = 8;
 /// The distance at which claims are judged, which every training ends at.
@@ -16,7 +16,7 @@ const FAR: f64 = 1.0;
 
 /// How a metric holds one side against the other.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Kind {
+enum ComparisonKind {
     /// The first's less the second's.
     More,
     /// Log of how many times less the first has; by its mean or its median.
@@ -32,44 +32,44 @@ enum Kind {
     Spread,
 }
 
-const METRICS: [(&str, Kind); 17] = [
-    ("gain", Kind::More),
-    ("length", Kind::More),
-    ("peak", Kind::More),
-    ("drop", Kind::More),
-    ("displacement", Kind::More),
-    ("ordered", Kind::More),
-    ("flops", Kind::Median),
-    ("seconds", Kind::Median),
-    ("memory", Kind::Less),
-    ("step", Kind::Less),
-    ("spread_of_points", Kind::Less),
-    ("models", Kind::Counted),
-    ("sampled", Kind::Counted),
-    ("diverged", Kind::Share),
-    ("win_rate", Kind::Wins),
-    ("win_rate_at_length", Kind::Wins),
-    ("spread", Kind::Spread),
+const METRICS: [(&str, ComparisonKind); 17] = [
+    ("gain", ComparisonKind::More),
+    ("length", ComparisonKind::More),
+    ("peak", ComparisonKind::More),
+    ("drop", ComparisonKind::More),
+    ("displacement", ComparisonKind::More),
+    ("ordered", ComparisonKind::More),
+    ("flops", ComparisonKind::Median),
+    ("seconds", ComparisonKind::Median),
+    ("memory", ComparisonKind::Less),
+    ("step", ComparisonKind::Less),
+    ("spread_of_points", ComparisonKind::Less),
+    ("models", ComparisonKind::Counted),
+    ("sampled", ComparisonKind::Counted),
+    ("diverged", ComparisonKind::Share),
+    ("win_rate", ComparisonKind::Wins),
+    ("win_rate_at_length", ComparisonKind::Wins),
+    ("spread", ComparisonKind::Spread),
 ];
 
 /// The values of both arms at a seed where the first is ahead, and the effect.
-fn ahead(kind: Kind, seed: u64) -> ([f64; 2], f64) {
+fn ahead(kind: ComparisonKind, seed: u64) -> ([f64; 2], f64) {
     let x = seed as f64;
     match kind {
-        Kind::More => ([1.5 + x, 1.0 + x], 0.5),
-        Kind::Less | Kind::Median => ([1.0 + x, 2.0 + 2.0 * x], 2f64.ln()),
-        Kind::Counted => ([3.0 + x, 4.0 + x], 1.0),
-        Kind::Share => ([0.5, 1.0], 0.5),
-        Kind::Wins => ([2.0, 1.0], 0.5),
-        Kind::Spread => ([x * x, 2.0 * x * x], 2f64.ln()),
+        ComparisonKind::More => ([1.5 + x, 1.0 + x], 0.5),
+        ComparisonKind::Less | ComparisonKind::Median => ([1.0 + x, 2.0 + 2.0 * x], 2f64.ln()),
+        ComparisonKind::Counted => ([3.0 + x, 4.0 + x], 1.0),
+        ComparisonKind::Share => ([0.5, 1.0], 0.5),
+        ComparisonKind::Wins => ([2.0, 1.0], 0.5),
+        ComparisonKind::Spread => ([x * x, 2.0 * x * x], 2f64.ln()),
     }
 }
 
 /// Lays the rows of one arm at one seed down, so that `metric` has this value there.
-fn lay(run: &mut ByHand, metric: &str, arm: &str, seed: u64, value: f64) {
+fn lay(run: &mut HandMadeRun, metric: &str, arm: &str, seed: u64, value: f64) {
     let at = |step: u64, cost: f64| Clocks { step, tokens: step, flops: cost, wall_seconds: cost };
     let [early, late] = [at(1, 1.0), at(2, 2.0)];
-    let label = |run: &mut ByHand, place: usize| {
+    let label = |run: &mut HandMadeRun, place: usize| {
         run.run()
             .cells
             .iter()
@@ -121,7 +121,7 @@ fn lay(run: &mut ByHand, metric: &str, arm: &str, seed: u64, value: f64) {
             run.row([arm, &point, "train"], seed, late, metrics::SAMPLED_TOKENS, value);
         }
         "win_rate" | "win_rate_at_length" => {
-            let all = vec![Outcome { prompt: 0, gold_reward: value, tokens: 5, share: 1.0 }];
+            let all = vec![OutcomeRow { prompt: 0, gold_reward: value, tokens: 5, share: 1.0 }];
             run.run().outcomes.push(Outcomes { arm: arm.into(), point: point.as_str().into(), seed, all });
         }
         other => panic!("no rows for {other}"),
@@ -134,9 +134,9 @@ fn lay(run: &mut ByHand, metric: &str, arm: &str, seed: u64, value: f64) {
 }
 
 /// A claim of `a` and `b`; `None` is a cell that never ended.
-fn judged(metric: &str, rule: &str, smallest: f64, values: impl Fn(u64) -> [Option<f64>; 2]) -> Verdict {
+fn judged(metric: &str, rule: &str, smallest: f64, values: impl Fn(u64) -> [Option<f64>; 2]) -> ClaimResult {
     let grid = if ["diverged", "spread_of_points"].contains(&metric) { "grid.beta = [0.1, 0.2]" } else { "" };
-    let mut run = ByHand::new(&format!(
+    let mut run = HandMadeRun::new(&format!(
         "name = 'edges'\nseeds = {SEEDS}\ntuning.kl = {FAR:?}\n[arms.a]\nmethod = 'dpo'\n{grid}\n[arms.b]\nmethod = 'dpo'\n{grid}\n\
          [[claims]]\nid = 'c'\narms = ['a', 'b']\nmetric = '{metric}'\nrule = '{rule}'\nkl = [{FAR:?}]\nsmallest = {smallest:?}\n"
     ));
@@ -157,14 +157,14 @@ fn judged(metric: &str, rule: &str, smallest: f64, values: impl Fn(u64) -> [Opti
         }
     }
     let run = run.done();
-    judge(&run, &Tuning::of(&run)).remove(0)
+    judge(&run, &TuningResults::of(&run)).remove(0)
 }
 
 /// What a claim comes to under `ahead` and under `equal`, with its seeds and its effect.
 fn expect(
     what: &str,
     metric: &str,
-    [by_ahead, by_equal]: [Judgement; 2],
+    [by_ahead, by_equal]: [Verdict; 2],
     (seeds, effect): (usize, Option<f64>),
     values: impl Fn(u64) -> [Option<f64>; 2],
 ) {
@@ -184,8 +184,8 @@ fn expect(
 }
 
 /// What `ahead` says of arms between which there is nothing: a null, but for spreads, of which nothing can be tested there.
-fn null_of(kind: Kind) -> Judgement {
-    if kind == Kind::Spread { Open } else { No }
+fn null_of(kind: ComparisonKind) -> Verdict {
+    if kind == ComparisonKind::Spread { Open } else { No }
 }
 
 #[test]
@@ -217,7 +217,7 @@ fn rounding_puts_nobody_ahead() {
             let value = ahead(kind, seed).0[0];
             [value * (1.0 + 3e-16 * (seed % 3) as f64), value * (1.0 - 2e-16 * (seed % 2) as f64)].map(Some)
         };
-        let noisy = |seed| if kind == Kind::Share { [Some(0.5); 2] } else { noisy(seed) };
+        let noisy = |seed| if kind == ComparisonKind::Share { [Some(0.5); 2] } else { noisy(seed) };
         expect("rounding noise", metric, [null_of(kind), Yes], (8, Some(0.0)), noisy);
         for (rule, expected) in [("ahead", null_of(kind)), ("equal", Yes)] {
             assert_eq!(judged(metric, rule, 0.0, noisy).judgement, expected, "{metric}, {rule}, no smallest effect");
@@ -234,7 +234,7 @@ fn a_seed_that_is_missing_or_not_a_number_is_left_out() {
             [Some(a), Some(b).filter(|_| seed != 3)]
         });
         // a KL that is not a number has diverged, and is no missing mark
-        if kind != Kind::Share {
+        if kind != ComparisonKind::Share {
             expect("one NaN", metric, [Yes, No], (7, effect), |seed| {
                 let [a, b] = ahead(kind, seed).0;
                 [Some(a), Some(if seed == 3 { f64::NAN } else { b })]
@@ -246,7 +246,7 @@ fn a_seed_that_is_missing_or_not_a_number_is_left_out() {
 #[test]
 fn one_seed_or_none_is_no_evidence() {
     for (metric, kind) in METRICS {
-        let effect = Some(ahead(kind, 1).1).filter(|_| kind != Kind::Spread);
+        let effect = Some(ahead(kind, 1).1).filter(|_| kind != ComparisonKind::Spread);
         expect("one seed", metric, [Open, Open], (1, effect), |seed| {
             ahead(kind, seed).0.map(|x| Some(x).filter(|_| seed == 1))
         });
@@ -265,7 +265,7 @@ fn infinite_values_have_their_place_or_none() {
     for (metric, kind) in METRICS {
         let [one, other] = [1.0, 2.0].map(|x| move |seed: u64| x + seed as f64);
         match kind {
-            Kind::Median => {
+            ComparisonKind::Median => {
                 expect("the other never", metric, [Yes, No], (8, Some(far)), |seed| [Some(one(seed)), Some(far)]);
                 expect("the first never", metric, [No, No], (8, Some(-far)), |seed| [Some(far), Some(one(seed))]);
                 expect("neither ever", metric, [Open, Open], (0, None), |_| [Some(far); 2]);
@@ -280,20 +280,20 @@ fn infinite_values_have_their_place_or_none() {
                 expect("free", metric, [Yes, No], (8, Some(far)), |seed| [Some(0.0), Some(one(seed))]);
                 expect("both free", metric, [No, Yes], (8, Some(0.0)), |_| [Some(0.0); 2]);
             }
-            Kind::Less => {
+            ComparisonKind::Less => {
                 expect("nothing once", metric, [Open, Open], (8, Some(far)), |seed| {
                     [Some(if seed == 2 { 0.0 } else { one(seed) }), Some(other(seed))]
                 });
                 expect("nothing against nothing", metric, [No, Yes], (8, Some(0.0)), |_| [Some(0.0); 2]);
             }
-            Kind::Spread => {
+            ComparisonKind::Spread => {
                 expect("one does not scatter", metric, [Open, Open], (8, Some(far)), |seed| {
                     [Some(1.0), Some(seed as f64)]
                 });
                 expect("neither scatters", metric, [Open, Yes], (8, Some(0.0)), |_| [Some(1.0), Some(2.0)]);
             }
-            Kind::Share | Kind::Wins => {}
-            Kind::More | Kind::Counted => {
+            ComparisonKind::Share | ComparisonKind::Wins => {}
+            ComparisonKind::More | ComparisonKind::Counted => {
                 let effect = Some(ahead(kind, 1).1);
                 expect("infinite once", metric, [Yes, No], (7, effect), |seed| {
                     let [a, b] = ahead(kind, seed).0;
@@ -307,7 +307,9 @@ fn infinite_values_have_their_place_or_none() {
 /// Values at which sums overflow: no test, a reason, no panic.
 #[test]
 fn huge_values_are_judged_or_refused() {
-    for (metric, _) in METRICS.into_iter().filter(|(_, kind)| [Kind::More, Kind::Spread].contains(kind)) {
+    for (metric, _) in
+        METRICS.into_iter().filter(|(_, kind)| [ComparisonKind::More, ComparisonKind::Spread].contains(kind))
+    {
         for rule in ["ahead", "equal"] {
             let huge = |seed: u64| [Some(f64::MAX / (1.0 + (seed % 2) as f64)), Some(-f64::MAX / 2.0)];
             assert_eq!(judged(metric, rule, 0.05, huge).judgement, Open, "{metric}, {rule}");
@@ -343,7 +345,7 @@ fn a_claim_that_cannot_be_judged_costs_no_other() {
     let beside = tempfile::tempdir().expect("a folder");
     std::fs::create_dir(beside.path().join("broken")).expect("a folder");
     std::fs::write(beside.path().join("broken/manifest.json"), "{ no json").expect("written");
-    let mut run = ByHand::new(
+    let mut run = HandMadeRun::new(
         "name = 'own'\nseeds = 8\n[arms.a]\nmethod = 'dpo'\n[arms.b]\nmethod = 'dpo'\n\
          [[claims]]\nid = 'broken'\narms = ['a', 'b@broken']\nmetric = 'models'\n\
          [[claims]]\nid = 'absent'\narms = ['a@nowhere', 'b@nowhere']\nmetric = 'gain'\n\
@@ -354,7 +356,7 @@ fn a_claim_that_cannot_be_judged_costs_no_other() {
         ["a", "b"].into_iter().zip([1.0, 4.0]).for_each(|(arm, models)| lay(&mut run, "models", arm, seed, models));
     }
     let run = run.done();
-    let found = judge(&run, &Tuning::of(&run));
+    let found = judge(&run, &TuningResults::of(&run));
     assert_eq!(found.iter().map(|v| v.judgement).collect::<Vec<_>>(), [Open, Open, Yes]);
     assert!(
         found[0].reasons[0].starts_with("the run `broken` beside this one cannot be read: "),

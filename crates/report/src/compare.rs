@@ -1,14 +1,14 @@
 //! Several runs on one page: their frontiers, what they reach at equal KL, what they cost, what they claim, and how they differ.
 
-use crate::canvas::{Drawing, Look, Plot, Series};
-use crate::figures::{KL_AXIS, Named, WIDE, arm_costs, frontier_of, gold_axis, written};
+use crate::canvas::{AnyChart, MarkStyle, Plot, Series};
+use crate::figures::{KL_AXIS, PageChart, WIDE, arm_costs, frontier_of, gold_axis, render};
 use crate::format::{fixed, seconds, si};
 use crate::frontier::{gain_at, matched_kls};
 use crate::run::Run;
 use crate::stats::{Estimate, mean};
-use crate::tables::Table;
+use crate::tables::TextTable;
 use crate::theme::{INK, colour_at};
-use crate::{Error, Result, Written, calibration, page, searched, sensitivity, verdict};
+use crate::{Error, ReportSummary, Result, calibration, page, searched, sensitivity, verdict};
 use duel_spec::metrics::{GOLD, KL};
 use minijinja::context;
 use minijinja::value::Serde;
@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 ///
 /// # Errors
 /// Runs whose parquet files are missing or damaged; a folder that cannot be written.
-pub fn compare(folders: &[PathBuf], to: &Path) -> Result<Written> {
+pub fn compare(folders: &[PathBuf], to: &Path) -> Result<ReportSummary> {
     let mut runs: Vec<Run> = folders.iter().map(|folder| Run::read(folder)).collect::<Result<_>>()?;
     // two runs of one name are told apart by where they stand
     let names: Vec<String> = runs.iter().map(|run| run.experiment.name.clone()).collect();
@@ -41,18 +41,18 @@ pub fn compare(folders: &[PathBuf], to: &Path) -> Result<Written> {
     }
     let charts = to.join("charts");
     std::fs::create_dir_all(&charts).map_err(|source| Error::Write { path: charts.clone(), source })?;
-    let chart = Named {
+    let chart = PageChart {
         name: "frontiers".into(),
         group: "frontier",
         alt: "Gold reward over KL from the reference for every arm of every run".into(),
-        drawing: Drawing::Plot(frontiers(&runs)),
+        drawing: AnyChart::Plot(frontiers(&runs)),
     };
-    let filled = page::filled(
+    let filled = page::fill_template(
         "compare.html",
         context! {
             names => runs.iter().map(|run| run.experiment.name.clone()).collect::<Vec<_>>(),
             questions => runs.iter().map(|run| run.experiment.question.clone()).collect::<Vec<_>>(),
-            chart => Serde(written(chart, &charts)?),
+            chart => Serde(render(chart, &charts)?),
             reached => Serde(reached(&runs)),
             costs => Serde(costs(&runs)),
             settings => Serde(settings(&runs)),
@@ -63,7 +63,7 @@ pub fn compare(folders: &[PathBuf], to: &Path) -> Result<Written> {
     let page = to.join("index.html");
     duel_ledger::write_atomically(&page, filled.as_bytes())?;
     notes.extend(warnings);
-    Ok(Written { page, warnings: notes })
+    Ok(ReportSummary { page, warnings: notes })
 }
 
 /// Every arm with its run, in the order that gives them their colours.
@@ -83,13 +83,13 @@ fn frontiers(runs: &[Run]) -> Plot {
     for run in runs {
         let at = run.reference().map(|p| (mean(&p.final_test(KL)), mean(&p.final_test(GOLD))));
         let name = format!("reference of {}", run.name());
-        series.push(Series::new(Look::Cross { radius: 5.0 }, INK, at.into_iter().collect()).about(name));
+        series.push(Series::new(MarkStyle::Cross { radius: 5.0 }, INK, at.into_iter().collect()).about(name));
     }
     Plot::new(WIDE, KL_AXIS, gold_axis(&runs[0]), series)
 }
 
 /// What every arm gains at each preset KL, over the seeds where it gets there.
-fn reached(runs: &[Run]) -> Table {
+fn reached(runs: &[Run]) -> TextTable {
     let arms = arms(runs);
     let head = std::iter::once("KL".to_string()).chain(arms.iter().map(|(.., name)| name.clone())).collect();
     let row = |&kl: &f64| {
@@ -100,22 +100,22 @@ fn reached(runs: &[Run]) -> Table {
         };
         std::iter::once(kl.to_string()).chain(arms.iter().map(cell)).collect()
     };
-    Table { name: "reached", head, rows: matched_kls(&runs[0]).iter().map(row).collect() }
+    TextTable { name: "reached", head, rows: matched_kls(&runs[0]).iter().map(row).collect() }
 }
 
-fn costs(runs: &[Run]) -> Table {
+fn costs(runs: &[Run]) -> TextTable {
     let head = ["run", "arm", "models in memory", "tokens sampled", "FLOPs", "seconds"].map(String::from).to_vec();
     let of = |run: &Run| -> Vec<Vec<String>> {
-        let row = |c: crate::figures::Cost| {
+        let row = |c: crate::figures::ArmCost| {
             vec![run.name().into(), c.arm, fixed(c.models, 0), si(c.sampled), si(c.flops), seconds(c.seconds)]
         };
         arm_costs(run).into_iter().map(row).collect()
     };
-    Table { name: "costs", head, rows: runs.iter().flat_map(of).collect() }
+    TextTable { name: "costs", head, rows: runs.iter().flat_map(of).collect() }
 }
 
 /// The settings in which the experiments differ.
-fn settings(runs: &[Run]) -> Table {
+fn settings(runs: &[Run]) -> TextTable {
     let all: Vec<Vec<(String, String)>> = runs.iter().map(Run::settings).collect();
     let keys: BTreeSet<&String> = all.iter().flatten().map(|(key, _)| key).collect();
     let row = |key: &&String| {
@@ -127,5 +127,5 @@ fn settings(runs: &[Run]) -> Table {
     };
     let head = std::iter::once("setting".to_string()).chain(runs.iter().map(|run| run.name().to_string())).collect();
     let hidden = |key: &&&String| !key.starts_with("claims") && !matches!(key.as_str(), "name" | "question");
-    Table { name: "settings", head, rows: keys.iter().filter(hidden).filter_map(row).collect() }
+    TextTable { name: "settings", head, rows: keys.iter().filter(hidden).filter_map(row).collect() }
 }

@@ -1,7 +1,7 @@
 //! What a claim is about, seed by seed, and how sure that is.
 
 use crate::frontier::{gain_at, mark_at, target};
-use crate::run::{Ending, Mark, Point, Run};
+use crate::run::{CellEnd, EvalPoint, MeasuredPoint, Run};
 use crate::stats::{
     Estimate, difference, log_ratio, mean, median, median_interval, range, scatter, sign_flip_test, sign_test,
     spread_ratio, t_test,
@@ -20,14 +20,14 @@ const DEAR: f64 = 0.5;
 
 /// An arm of a run.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Arm<'a> {
+pub(crate) struct RunArm<'a> {
     pub(crate) run: &'a Run,
     pub(crate) name: &'a str,
 }
 
 /// What was found at each seed.
 #[derive(Debug, Clone)]
-pub(crate) enum Sample {
+pub(crate) enum PairedSample {
     /// Differences, judged by their mean.
     Mean(Vec<f64>),
     /// Log ratios that may be infinite, judged by their median.
@@ -45,7 +45,7 @@ pub(crate) struct Effect {
     pub(crate) interval: Option<[f64; 2]>,
 }
 
-impl Sample {
+impl PairedSample {
     pub(crate) fn seeds(&self) -> usize {
         match self {
             Self::Mean(x) | Self::Median(x) | Self::Counted(x) => x.len(),
@@ -75,7 +75,7 @@ impl Sample {
     }
 
     /// The effect with the interval that holds it with this chance.
-    pub(crate) fn at(&self, level: f64) -> Option<Effect> {
+    pub(crate) fn at_level(&self, level: f64) -> Option<Effect> {
         if self.seeds() == 0 {
             return None;
         }
@@ -101,23 +101,23 @@ impl Sample {
 }
 
 /// The first less the second over the seeds that both have; of an arm alone, against what its metric says.
-pub(crate) fn sample(metric: ClaimMetric, kl: f64, first: Arm, second: Option<Arm>) -> Sample {
+pub(crate) fn sample(metric: ClaimMetric, kl: f64, first: RunArm, second: Option<RunArm>) -> PairedSample {
     let mut seeds = first.run.experiment.seed_list();
     seeds.retain(whole_seeds(first));
     if let Some(second) = second {
         seeds.retain(whole_seeds(second));
     }
-    let each = |of: &dyn Fn(Arm, u64) -> Option<f64>| -> Vec<(f64, f64)> {
+    let each = |of: &dyn Fn(RunArm, u64) -> Option<f64>| -> Vec<(f64, f64)> {
         let pair = |&seed: &u64| Some((of(first, seed)?, second.map_or(Some(0.0), |second| of(second, seed))?));
         seeds.iter().filter_map(pair).collect()
     };
-    let differences = |of: &dyn Fn(Arm, u64) -> Option<f64>| -> Vec<f64> {
+    let differences = |of: &dyn Fn(RunArm, u64) -> Option<f64>| -> Vec<f64> {
         each(of).into_iter().map(|(a, b)| difference(a, b)).filter(|x| x.is_finite()).collect()
     };
-    let less = |of: &dyn Fn(Arm, u64) -> Option<f64>| -> Vec<f64> {
+    let less = |of: &dyn Fn(RunArm, u64) -> Option<f64>| -> Vec<f64> {
         each(of).into_iter().map(|(a, b)| difference(b, a)).filter(|x| x.is_finite()).collect()
     };
-    let log_less = |of: &dyn Fn(Arm, u64) -> Option<f64>| -> Vec<f64> {
+    let log_less = |of: &dyn Fn(RunArm, u64) -> Option<f64>| -> Vec<f64> {
         each(of)
             .into_iter()
             .filter(|(a, b)| a.is_finite() && b.is_finite())
@@ -125,75 +125,78 @@ pub(crate) fn sample(metric: ClaimMetric, kl: f64, first: Arm, second: Option<Ar
             .collect()
     };
     let price = |clock: fn(Clocks) -> f64| {
-        let of = |arm: Arm, seed| reach::price(arm.run, arm.name, seed, kl, clock);
-        Sample::Median(each(&of).into_iter().filter_map(|(own, theirs)| log_ratio(own, theirs)).collect())
+        let of = |arm: RunArm, seed| reach::cost_to_target(arm.run, arm.name, seed, kl, clock);
+        PairedSample::Median(each(&of).into_iter().filter_map(|(own, theirs)| log_ratio(own, theirs)).collect())
     };
-    let trained =
-        |arm: Arm, seed, metric: Metric| mean_over_points(arm, |point| arm.run.last_at(point, "train", metric, seed));
-    let finished = |arm: Arm, seed, metric: Metric| {
+    let trained = |arm: RunArm, seed, metric: Metric| {
+        mean_over_points(arm, |point| arm.run.last_at(point, "train", metric, seed))
+    };
+    let finished = |arm: RunArm, seed, metric: Metric| {
         if arm.name == REFERENCE {
             return (metric == metrics::LOG_RATIO_CHOSEN).then_some(0.0); // by what it is
         }
         mean_over_points(arm, |point| point.seeds.get(&seed)?.last()?.test(metric))
     };
     match metric {
-        ClaimMetric::Gain => Sample::Mean(differences(&|arm, seed| gain(arm, seed, kl))),
+        ClaimMetric::Gain => PairedSample::Mean(differences(&|arm, seed| gain(arm, seed, kl))),
         ClaimMetric::WinRate | ClaimMetric::WinRateAtLength => {
             let equal_length = metric == ClaimMetric::WinRateAtLength;
             let of = |seed: &u64| win_rate(first, second?, *seed, kl, equal_length);
-            Sample::Mean(seeds.iter().filter_map(of).map(|share| difference(share, 0.5)).collect())
+            PairedSample::Mean(seeds.iter().filter_map(of).map(|share| difference(share, 0.5)).collect())
         }
         ClaimMetric::Length => {
-            Sample::Mean(differences(&|arm, seed| mark_at(arm.run, arm.name, seed, kl, metrics::LENGTH)))
+            PairedSample::Mean(differences(&|arm, seed| mark_at(arm.run, arm.name, seed, kl, metrics::LENGTH)))
         }
-        ClaimMetric::Peak => Sample::Mean(differences(&|arm, seed| {
+        ClaimMetric::Peak => PairedSample::Mean(differences(&|arm, seed| {
             let spread = arm.run.reference_at(seed)?.test(GOLD_SD)?;
-            Some(over::of_seed(arm.run, arm.name, seed)?.peak_gold.first()? / spread)
+            Some(over::for_seed(arm.run, arm.name, seed)?.peak_gold.first()? / spread)
         })),
         ClaimMetric::Drop => {
-            Sample::Mean(differences(&|arm, seed| over::of_seed(arm.run, arm.name, seed)?.drop.first().copied()))
+            PairedSample::Mean(differences(&|arm, seed| over::for_seed(arm.run, arm.name, seed)?.drop.first().copied()))
         }
         ClaimMetric::Displacement => {
-            Sample::Mean(differences(&|arm, seed| finished(arm, seed, metrics::LOG_RATIO_CHOSEN).map(|x| -x)))
+            PairedSample::Mean(differences(&|arm, seed| finished(arm, seed, metrics::LOG_RATIO_CHOSEN).map(|x| -x)))
         }
-        ClaimMetric::Ordered => Sample::Mean(differences(&|arm, seed| finished(arm, seed, metrics::ORDERED_PAIRS))),
+        ClaimMetric::Ordered => {
+            PairedSample::Mean(differences(&|arm, seed| finished(arm, seed, metrics::ORDERED_PAIRS)))
+        }
         ClaimMetric::Flops => price(|clocks| clocks.flops),
         ClaimMetric::Seconds => price(|clocks| clocks.wall_seconds),
-        ClaimMetric::Memory => Sample::Mean(log_less(&|arm, seed| {
+        ClaimMetric::Memory => PairedSample::Mean(log_less(&|arm, seed| {
             mean_over_points(arm, |point| arm.run.last_at(point, "cell", metrics::PEAK_RSS, seed))
         })),
-        ClaimMetric::Models => Sample::Counted(less(&|arm, seed| trained(arm, seed, metrics::MODELS_RESIDENT))),
-        ClaimMetric::Sampled => Sample::Counted(less(&|arm, seed| trained(arm, seed, metrics::SAMPLED_TOKENS))),
+        ClaimMetric::Models => PairedSample::Counted(less(&|arm, seed| trained(arm, seed, metrics::MODELS_RESIDENT))),
+        ClaimMetric::Sampled => PairedSample::Counted(less(&|arm, seed| trained(arm, seed, metrics::SAMPLED_TOKENS))),
         ClaimMetric::Spread => {
             let mut gains = each(&|arm, seed| gain(arm, seed, kl));
             gains.retain(|(a, b)| a.is_finite() && b.is_finite());
-            Sample::Spread(gains)
+            PairedSample::Spread(gains)
         }
-        ClaimMetric::SpreadOfPoints => Sample::Mean(log_less(&|arm, seed| {
-            let worths = arm.run.points_of(arm.name).filter_map(|point| worth(arm.run, point, seed));
+        ClaimMetric::SpreadOfPoints => PairedSample::Mean(log_less(&|arm, seed| {
+            let worths = arm.run.points_of(arm.name).filter_map(|point| checkpoint_merit(arm.run, point, seed));
             let worths: Vec<f64> = worths.filter(|worth| worth.is_finite()).collect();
             (worths.len() > 1).then(|| scatter(&worths))
         })),
-        ClaimMetric::Diverged => Sample::Mean(less(&|arm, seed| {
+        ClaimMetric::Diverged => PairedSample::Mean(less(&|arm, seed| {
             let of_seed = |cell: &&Cell| cell.arm == arm.name && cell.seed == seed;
             let lost = |cell: &Cell| has_diverged(arm.run, cell).map(|lost| f64::from(u8::from(lost)));
             let all: Vec<f64> = arm.run.cells.iter().filter(of_seed).filter_map(lost).collect();
             (!all.is_empty()).then(|| mean(&all))
         })),
-        ClaimMetric::Step => Sample::Mean(log_less(&|arm, seed| {
+        ClaimMetric::Step => PairedSample::Mean(log_less(&|arm, seed| {
             mean_over_points(arm, |point| arm.run.along(point, metrics::KL_STEP)?.mean_of(seed))
         })),
     }
 }
 
 /// Mean over the arm's points that have it; `None` where none has.
-fn mean_over_points(arm: Arm, of: impl Fn(&Point) -> Option<f64>) -> Option<f64> {
+fn mean_over_points(arm: RunArm, of: impl Fn(&MeasuredPoint) -> Option<f64>) -> Option<f64> {
     let values: Vec<f64> = arm.run.points_of(arm.name).filter_map(of).collect();
     (!values.is_empty()).then(|| mean(&values))
 }
 
 /// Gold above the reference at one KL: as a share of the exact optimum's, or in standard deviations of the reference's gold.
-fn gain(arm: Arm, seed: u64, kl: f64) -> Option<f64> {
+fn gain(arm: RunArm, seed: u64, kl: f64) -> Option<f64> {
     if arm.name == REFERENCE {
         return Some(0.0);
     }
@@ -203,33 +206,33 @@ fn gain(arm: Arm, seed: u64, kl: f64) -> Option<f64> {
 }
 
 /// Chance that the first earns more than the second at one KL, mean over prompts; mixtures of finished policies.
-fn win_rate(first: Arm, second: Arm, seed: u64, kl: f64, equal_length: bool) -> Option<f64> {
-    let laws = |arm: Arm| wins::laws_at(arm.run, arm.name, seed, kl);
+fn win_rate(first: RunArm, second: RunArm, seed: u64, kl: f64, equal_length: bool) -> Option<f64> {
+    let laws = |arm: RunArm| wins::outcomes_at(arm.run, arm.name, seed, kl);
     let rates = wins::by_prompt(&laws(first)?, &laws(second)?, equal_length);
     (!rates.is_empty()).then(|| mean(&rates))
 }
 
 /// What a point's checkpoints reach on test prompts within the KL of the experiment's tuning.
-fn worth(run: &Run, point: &Point, seed: u64) -> Option<f64> {
+fn checkpoint_merit(run: &Run, point: &MeasuredPoint, seed: u64) -> Option<f64> {
     let kl = run.experiment.tuning.kl;
     let reference = run.reference_at(seed)?;
     let base = reference.test(GOLD)?;
-    let at = |mark: &Mark| Some((mark.test(KL)?, mark.test(GOLD)?));
+    let at = |mark: &EvalPoint| Some((mark.test(KL)?, mark.test(GOLD)?));
     let mut marks: Vec<frontier::KlGold> = point.seeds.get(&seed)?.iter().filter_map(at).collect();
     if marks.is_empty() {
         return None;
     }
     marks.extend(at(reference));
-    let half = target(run, seed, kl, Mark::test)? - base;
+    let half = target(run, seed, kl, EvalPoint::test)? - base;
     Some((frontier::within(&marks, kl) - base) / half)
 }
 
 /// Whether a training diverged, or its policy went where none should; `None` of a cell of which nothing is known.
 pub(crate) fn has_diverged(run: &Run, cell: &Cell) -> Option<bool> {
     let mark = match run.ending(cell) {
-        Ending::Finished(mark) => mark,
-        Ending::Diverged => return Some(true),
-        Ending::Missing(_) => return None,
+        CellEnd::Finished(mark) => mark,
+        CellEnd::Diverged => return Some(true),
+        CellEnd::Missing(_) => return None,
     };
     let base = run.reference_at(cell.seed).and_then(|mark| mark.test(GOLD));
     let below = mark.test(GOLD).zip(base).is_some_and(|(gold, base)| gold < base);
@@ -238,7 +241,7 @@ pub(crate) fn has_diverged(run: &Run, cell: &Cell) -> Option<bool> {
 
 /// Seeds at which every cell of the arm has ended, by itself or as it diverged: claims are about these alone. What is over
 /// points would else be over other points here than there.
-fn whole_seeds(arm: Arm) -> impl Fn(&u64) -> bool {
+fn whole_seeds(arm: RunArm) -> impl Fn(&u64) -> bool {
     let missing: BTreeSet<u64> =
         arm.run.missing().into_iter().filter(|cell| cell.arm == arm.name).map(|cell| cell.seed).collect();
     move |seed| !missing.contains(seed)

@@ -33,13 +33,13 @@ impl FromStr for Width {
 
 /// What kind of file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
+pub enum ChartFormat {
     Svg,
     Png,
     Pdf,
 }
 
-impl FromStr for Format {
+impl FromStr for ChartFormat {
     type Err = String;
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
@@ -50,7 +50,7 @@ impl FromStr for Format {
     }
 }
 
-impl fmt::Display for Format {
+impl fmt::Display for ChartFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Svg => "svg",
@@ -103,7 +103,7 @@ pub fn figure(
     run: &Path,
     name: &str,
     Width(inches): Width,
-    format: Format,
+    format: ChartFormat,
     theme: Theme,
 ) -> Result<(Vec<u8>, Vec<String>)> {
     let run = Run::read(run)?;
@@ -115,14 +115,14 @@ pub fn figure(
     let (drawing, is_dark) = (&chart.drawing, theme == Theme::Dark);
     let (width, height) = drawing.size();
     let bytes = match format {
-        Format::Svg => {
+        ChartFormat::Svg => {
             let (svg, _) = svg(drawing, is_dark)?;
             let own = format!("<svg width=\"{width}\" height=\"{height}\"");
             let tall = inches * f64::from(height) / f64::from(width);
             svg.replacen(&own, &format!("<svg width=\"{inches:.4}in\" height=\"{tall:.4}in\""), 1).into_bytes()
         }
-        Format::Png => png(drawing, inches * DOTS / f64::from(width), is_dark)?,
-        Format::Pdf => pdf(drawing, inches * 72.0, is_dark)?,
+        ChartFormat::Png => png(drawing, inches * DOTS / f64::from(width), is_dark)?,
+        ChartFormat::Pdf => pdf(drawing, inches * 72.0, is_dark)?,
     };
     Ok((bytes, run.notes()))
 }

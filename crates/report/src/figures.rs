@@ -1,12 +1,12 @@
 //! The charts of a run: what is drawn from which numbers.
 
-use crate::canvas::{Bar, Bars, Chart, Drawing, Look, Matrix, Plot, Scale, Series, Spot, save};
+use crate::canvas::{AnyChart, Bar, Bars, Chart, Heatmap, MarkStyle, Plot, Scale, Series, Tooltip, save};
 use crate::format::{fixed, nats, seconds, si};
 use crate::frontier::gain_at;
-use crate::run::{Mark, Point, Run};
+use crate::run::{EvalPoint, MeasuredPoint, Run};
 use crate::stats::{Estimate, mean, median, prompt_bootstrap, range, wilson};
 use crate::theme::{GREY, IDEAL, INK, colour_at};
-use crate::tuning::Tuning;
+use crate::tuning::TuningResults;
 use crate::{Result, frontier, page, reach, sensitivity, theme, wins};
 use duel_spec::metrics::{self, Metric};
 use duel_spec::{Clocks, JudgeKind, REFERENCE, RewardSource, WorldKind};
@@ -33,17 +33,17 @@ const CLOCKS: [(&str, &str, Clock); 4] = [
 
 /// A chart with its place on the page.
 #[derive(Debug, Clone)]
-pub(crate) struct Named {
+pub(crate) struct PageChart {
     pub(crate) name: String,
     pub(crate) group: &'static str,
     /// What it shows, for whoever does not see it.
     pub(crate) alt: String,
-    pub(crate) drawing: Drawing,
+    pub(crate) drawing: AnyChart,
 }
 
 /// A drawn chart.
 #[derive(Debug, serde::Serialize)]
-pub(crate) struct Figure {
+pub(crate) struct RenderedChart {
     pub(crate) name: String,
     pub(crate) group: &'static str,
     pub(crate) alt: String,
@@ -57,48 +57,48 @@ pub(crate) struct Figure {
 }
 
 /// Draws every chart into `charts/`, as SVG and PNG, its numbers as CSV beside.
-pub(crate) fn draw(run: &Run, tuning: &Tuning, charts: &Path) -> Result<Vec<Figure>> {
-    all(run, tuning).into_iter().map(|chart| written(chart, charts)).collect()
+pub(crate) fn draw(run: &Run, tuning: &TuningResults, charts: &Path) -> Result<Vec<RenderedChart>> {
+    all(run, tuning).into_iter().map(|chart| render(chart, charts)).collect()
 }
 
 /// Draws one chart into a folder.
-pub(crate) fn written(Named { name, group, alt, drawing }: Named, charts: &Path) -> Result<Figure> {
+pub(crate) fn render(PageChart { name, group, alt, drawing }: PageChart, charts: &Path) -> Result<RenderedChart> {
     let (svg, spots) = save(&drawing, charts, &name)?;
     let (head, rows) = drawing.numbers();
     let csv = crate::tables::csv(&head, &rows)?;
     duel_ledger::write_atomically(&charts.join(format!("{name}.csv")), csv.as_bytes())?;
-    let spots = page::embedded::<[Spot]>(&spots)?;
-    Ok(Figure { name, group, alt, svg: theme::on_page(&svg), spots, head, rows, csv: page::embedded(&csv)? })
+    let spots = page::embedded::<[Tooltip]>(&spots)?;
+    Ok(RenderedChart { name, group, alt, svg: theme::on_page(&svg), spots, head, rows, csv: page::embedded(&csv)? })
 }
 
 /// Every chart that the run has numbers for.
-pub(crate) fn all(run: &Run, tuning: &Tuning) -> Vec<Named> {
+pub(crate) fn all(run: &Run, tuning: &TuningResults) -> Vec<PageChart> {
     let mut all = vec![];
-    let mut put = |group, name: &str, alt: &str, drawing: Drawing| {
-        all.push(Named { name: name.into(), group, alt: alt.into(), drawing });
+    let mut put = |group, name: &str, alt: &str, drawing: AnyChart| {
+        all.push(PageChart { name: name.into(), group, alt: alt.into(), drawing });
     };
     let frontier_alt = "Gold reward over KL from the reference: points, seeds and frontier of every arm";
-    put("frontier", "frontier", frontier_alt, Drawing::Plot(frontier_plot(run, WIDE)));
-    put("frontier-narrow", "frontier-narrow", frontier_alt, Drawing::Plot(frontier_plot(run, NARROW)));
+    put("frontier", "frontier", frontier_alt, AnyChart::Plot(frontier_plot(run, WIDE)));
+    put("frontier-narrow", "frontier-narrow", frontier_alt, AnyChart::Plot(frontier_plot(run, NARROW)));
     for (name, label, clock) in CLOCKS {
         let alt = format!("Gold reward while training, over {label}");
-        put("curves", &format!("curve-{name}"), &alt, Drawing::Plot(curve(run, label, clock)));
+        put("curves", &format!("curve-{name}"), &alt, AnyChart::Plot(curve(run, label, clock)));
     }
     for (name, bars) in costs(run) {
         let alt = bars.title.clone();
-        put("costs", &format!("cost-{name}"), &alt, Drawing::Bars(bars));
+        put("costs", &format!("cost-{name}"), &alt, AnyChart::Bars(bars));
     }
     for (name, label, clock) in &CLOCKS[2..] {
         let alt = format!("What each arm must spend to reach half of the possible gain, in {label}");
         if let Some(plot) = reached(run, label, *clock) {
-            put("reach", &format!("reach-{name}"), &alt, Drawing::Plot(plot));
+            put("reach", &format!("reach-{name}"), &alt, AnyChart::Plot(plot));
         }
     }
     if let Some(matrix) = win_rates(run) {
-        put("wins", "win-rates", "Win rate of every arm against every other", Drawing::Matrix(matrix));
+        put("wins", "win-rates", "Win rate of every arm against every other", AnyChart::Matrix(matrix));
     }
     if let Some(plot) = stability(run) {
-        put("stability", "stability", "The gain at equal KL by seed, for every arm", Drawing::Plot(plot));
+        put("stability", "stability", "The gain at equal KL by seed, for every arm", AnyChart::Plot(plot));
     }
     for (group, name, alt, plot) in [
         ("proxy", "proxy", "Gold and learned reward over the square root of KL", gold_and_proxy(run)),
@@ -106,19 +106,19 @@ pub(crate) fn all(run: &Run, tuning: &Tuning) -> Vec<Named> {
             "trust",
             "trust-kl",
             "KL of the policy before each update to the one after",
-            along(run, metrics::KL_STEP, "KL of an update, nats a token"),
+            training_plot(run, metrics::KL_STEP, "KL of an update, nats a token"),
         ),
         (
             "trust",
             "trust-clip",
             "Share of tokens on which the clip was binding",
-            along(run, metrics::CLIP_SHARE, "clipped, share of tokens"),
+            training_plot(run, metrics::CLIP_SHARE, "clipped, share of tokens"),
         ),
         (
             "displacement",
             "margin",
             "Margin of preferred over rejected responses while DPO trains",
-            along(run, metrics::DPO_MARGIN, "margin, reward"),
+            training_plot(run, metrics::DPO_MARGIN, "margin, reward"),
         ),
         (
             "displacement",
@@ -141,14 +141,14 @@ pub(crate) fn all(run: &Run, tuning: &Tuning) -> Vec<Named> {
         ),
     ] {
         if let Some(plot) = plot {
-            put(group, name, alt, Drawing::Plot(plot));
+            put(group, name, alt, AnyChart::Plot(plot));
         }
     }
     if let Some(plot) = judge(run) {
-        put("judge", "reward-model", "Pair accuracy of the reward model by seed", Drawing::Plot(plot));
+        put("judge", "reward-model", "Pair accuracy of the reward model by seed", AnyChart::Plot(plot));
     }
     if let Some(plot) = crate::calibration::plot(run) {
-        put("judge", "calibration", "Calibration of the reward model on test pairs", Drawing::Plot(plot));
+        put("judge", "calibration", "Calibration of the reward model on test pairs", AnyChart::Plot(plot));
     }
     let sensitivity::Charts { wholes, slices } = sensitivity::charts(run, tuning);
     for (name, chart) in wholes {
@@ -156,25 +156,25 @@ pub(crate) fn all(run: &Run, tuning: &Tuning) -> Vec<Named> {
             "sensitivity",
             &name,
             &format!("{name}: every point over its settings and its worth"),
-            Drawing::Parallel(chart),
+            AnyChart::Parallel(chart),
         );
     }
     for (name, chart) in slices {
-        put("slices", &name, &format!("{name}: worth over one setting"), Drawing::Plot(chart));
+        put("slices", &name, &format!("{name}: worth over one setting"), AnyChart::Plot(chart));
     }
     all
 }
 
 /// An arm's colour.
 pub(crate) fn colour(run: &Run, arm: &str) -> RGBColor {
-    colour_at(place(run, arm))
+    colour_at(palette_index(run, arm))
 }
 
 /// Arms whose colours are the same in every run.
 const KNOWN: [&str; 2] = ["dpo", "ppo"];
 
 /// An arm's place among the colours: its own where it has one in every run, else the next that is free.
-pub(crate) fn place(run: &Run, arm: &str) -> usize {
+pub(crate) fn palette_index(run: &Run, arm: &str) -> usize {
     if let Some(place) = KNOWN.iter().position(|known| *known == arm) {
         return place;
     }
@@ -202,7 +202,7 @@ pub(crate) fn common_kl(run: &Run) -> f64 {
 }
 
 /// On what a training's seconds were measured.
-pub(crate) fn threads(run: &Run) -> &'static str {
+pub(crate) fn threads_label(run: &Run) -> &'static str {
     if run.experiment.is_pretrained() { "all cores" } else { "one thread" }
 }
 
@@ -219,7 +219,7 @@ pub(crate) fn gold_axis(run: &Run) -> String {
 pub(crate) const KL_AXIS: &str = "KL from the reference, nats a response";
 
 /// Means over seeds of two marks.
-fn centre(point: &Point, x: Metric, y: Metric) -> Option<(f64, f64)> {
+fn centre(point: &MeasuredPoint, x: Metric, y: Metric) -> Option<(f64, f64)> {
     let (x, y) = (point.final_test(x), point.final_test(y));
     (!x.is_empty() && !y.is_empty()).then(|| (mean(&x), mean(&y)))
 }
@@ -232,7 +232,7 @@ fn scatter(run: &Run, arm: &str, x: Metric, y: Metric) -> Vec<(f64, f64)> {
 /// An arm's points by rising x: means over seeds, and their words.
 fn means(run: &Run, arm: &str, x: Metric, y: Metric) -> (Vec<(f64, f64)>, Vec<String>) {
     let mut means: Vec<((f64, f64), String)> =
-        run.points_of(arm).filter_map(|p| Some((centre(p, x, y)?, p.words()))).collect();
+        run.points_of(arm).filter_map(|p| Some((centre(p, x, y)?, p.display_label()))).collect();
     means.sort_by(|a, b| a.0.0.total_cmp(&b.0.0));
     means.into_iter().unzip()
 }
@@ -243,7 +243,7 @@ const WORDY: usize = 12;
 /// Gold reward over KL: each arm's points, seeds and frontier with its interval, what is possible, and where all begin.
 fn frontier_plot(run: &Run, size: (u32, u32)) -> Plot {
     let mut series = Vec::new();
-    let kl_gold = |p: &Point| centre(p, metrics::KL, metrics::GOLD);
+    let kl_gold = |p: &MeasuredPoint| centre(p, metrics::KL, metrics::GOLD);
     let reach = run
         .arms()
         .iter()
@@ -251,9 +251,9 @@ fn frontier_plot(run: &Run, size: (u32, u32)) -> Plot {
         .flat_map(|p| p.final_test(metrics::KL))
         .fold(0.0, f64::max);
     let theory = [
-        ("optimum", "optimum", INK, Look::Line { width: 2.0 }),
-        ("ppo-ideal", "PPO-ideal", IDEAL, Look::Dashed { width: 2.0 }),
-        ("best-of-n", "best of N", GREY, Look::Dashed { width: 1.5 }),
+        ("optimum", "optimum", INK, MarkStyle::Line { width: 2.0 }),
+        ("ppo-ideal", "PPO-ideal", IDEAL, MarkStyle::Dashed { width: 2.0 }),
+        ("best-of-n", "best of N", GREY, MarkStyle::Dashed { width: 1.5 }),
     ];
     for (arm, name, colour, look) in theory {
         let mut curve: Vec<(f64, f64)> =
@@ -279,7 +279,7 @@ fn frontier_plot(run: &Run, size: (u32, u32)) -> Plot {
         series.extend(frontier_of(run, arm, colour(run, arm), arm.to_uppercase(), few));
     }
     if let Some(at) = run.reference().and_then(kl_gold) {
-        series.push(Series::new(Look::Cross { radius: 5.0 }, INK, vec![at]).named("reference (SFT)"));
+        series.push(Series::new(MarkStyle::Cross { radius: 5.0 }, INK, vec![at]).named("reference (SFT)"));
     }
     Plot::new(size, KL_AXIS, gold_axis(run), series)
 }
@@ -289,12 +289,12 @@ pub(crate) fn frontier_of(run: &Run, arm: &str, colour: RGBColor, name: String, 
     let (low, high) = frontier::band(run, arm, BAND_STEPS);
     let seeds = scatter(run, arm, metrics::KL, metrics::GOLD);
     let (data, words) = means(run, arm, metrics::KL, metrics::GOLD);
-    let rings = Series::new(Look::Rings { radius: 5.0 }, colour, data.clone()).named(name.clone());
+    let rings = Series::new(MarkStyle::Rings { radius: 5.0 }, colour, data.clone()).named(name.clone());
     [
         Series::band(colour, &low, &high).about(format!("{name}, interval of its frontier")),
-        Series::new(Look::Dots { radius: 2.5 }, colour, seeds).faint(0.35).about(format!("{name}, a seed")),
-        Series::new(Look::Line { width: 1.5 }, colour, data).faint(0.55),
-        if worded { rings.worded(words) } else { rings },
+        Series::new(MarkStyle::Dots { radius: 2.5 }, colour, seeds).faint(0.35).about(format!("{name}, a seed")),
+        Series::new(MarkStyle::Line { width: 1.5 }, colour, data).faint(0.55),
+        if worded { rings.with_labels(words) } else { rings },
     ]
 }
 
@@ -303,9 +303,9 @@ const BAND_STEPS: usize = 24;
 
 /// Clocks spent before a point's own training: the reward model for what climbs it, the cached reference
 /// log-probs for what learns from pairs.
-pub(crate) fn before(run: &Run, point: &Point) -> BTreeMap<u64, Clocks> {
+pub(crate) fn upstream_cost(run: &Run, point: &MeasuredPoint) -> BTreeMap<u64, Clocks> {
     match run.method_of(point) {
-        Some(method) if method.climbs() == Some(RewardSource::Rm) => run.shared_clocks("rm"),
+        Some(method) if method.reward_source() == Some(RewardSource::Rm) => run.shared_clocks("rm"),
         Some(method) if method.reads_reference_logp() => run.shared_clocks("reference"),
         _ => BTreeMap::new(),
     }
@@ -318,18 +318,18 @@ fn curve(run: &Run, x_name: &str, clock: Clock) -> Plot {
         let (colour, name) = (colour(run, arm), arm.to_uppercase());
         let featured = run.featured(arm).map(|p| p.label.clone());
         for point in run.points_of(arm) {
-            let before = before(run, point);
-            let looks = looks(point, &before, clock, |m| m.test(metrics::GOLD));
+            let before = upstream_cost(run, point);
+            let looks = eval_curve(point, &before, clock, |m| m.test(metrics::GOLD));
             let line: Vec<(f64, f64)> = looks.iter().map(|(x, y)| (*x, y.mean)).collect();
-            let about = format!("{name} {}", point.words());
+            let about = format!("{name} {}", point.display_label());
             if featured.as_deref() == Some(&point.label) {
                 let end = |sign: f64| -> Vec<(f64, f64)> {
                     looks.iter().map(|(x, y)| (*x, y.mean + sign * y.half_width.unwrap_or(0.0))).collect()
                 };
                 series.push(Series::band(colour, &end(-1.0), &end(1.0)).about(format!("{about}, interval")));
-                series.push(Series::new(Look::Line { width: 2.5 }, colour, line).named(name.clone()).about(about));
+                series.push(Series::new(MarkStyle::Line { width: 2.5 }, colour, line).named(name.clone()).about(about));
             } else {
-                series.push(Series::new(Look::Line { width: 1.2 }, colour, line).faint(0.3).about(about));
+                series.push(Series::new(MarkStyle::Line { width: 1.2 }, colour, line).faint(0.3).about(about));
             }
         }
     }
@@ -338,23 +338,23 @@ fn curve(run: &Run, x_name: &str, clock: Clock) -> Plot {
         && let Some([low, high]) = range(&ends)
     {
         let level = vec![(low, gold), (high, gold)];
-        series.push(Series::new(Look::Dashed { width: 1.2 }, GREY, level).named("reference"));
+        series.push(Series::new(MarkStyle::Dashed { width: 1.2 }, GREY, level).named("reference"));
     }
     Plot { x_scale: Scale::Log, ..Plot::new(PANEL, x_name, "gold reward", series) }
 }
 
 /// The k-th evaluations of all seeds: mean clock, and a mark's mean with its interval; `before` is added to each seed's clock,
 /// steps excepted as steps of different stages do not add.
-pub(crate) fn looks(
-    point: &Point,
+pub(crate) fn eval_curve(
+    point: &MeasuredPoint,
     before: &BTreeMap<u64, Clocks>,
     clock: Clock,
-    of: impl Fn(&Mark) -> Option<f64>,
+    of: impl Fn(&EvalPoint) -> Option<f64>,
 ) -> Vec<(f64, Estimate)> {
     let length = point.seeds.values().map(Vec::len).min().unwrap_or(0);
     (0..length)
         .filter_map(|k| {
-            let at = |seed: &u64, marks: &Vec<Mark>| {
+            let at = |seed: &u64, marks: &Vec<EvalPoint>| {
                 let spent = before.get(seed).map_or(0.0, |c| clock(Clocks { step: 0, ..*c }));
                 Some((clock(marks[k].clocks) + spent, of(&marks[k])?))
             };
@@ -371,15 +371,16 @@ fn reached(run: &Run, label: &str, clock: Clock) -> Option<Plot> {
     let (mut series, mut words) = (vec![], vec![]);
     for (row, arm) in arms.iter().enumerate() {
         let seeds = run.experiment.seed_list();
-        let all: Vec<f64> = seeds.iter().filter_map(|&seed| reach::price(run, arm, seed, kl, clock)).collect();
+        let all: Vec<f64> = seeds.iter().filter_map(|&seed| reach::cost_to_target(run, arm, seed, kl, clock)).collect();
         let there: Vec<(f64, f64)> = all.iter().filter(|x| x.is_finite()).map(|&x| (x, row as f64)).collect();
         let never = all.len() - there.len();
         words.push(if never > 0 { format!("{} ({never} never)", arm.to_uppercase()) } else { arm.to_uppercase() });
         let (colour, name) = (colour(run, arm), arm.to_uppercase());
-        series
-            .push(Series::new(Look::Dots { radius: 4.0 }, colour, there).faint(0.45).about(format!("{name}, a seed")));
+        series.push(
+            Series::new(MarkStyle::Dots { radius: 4.0 }, colour, there).faint(0.45).about(format!("{name}, a seed")),
+        );
         let middle = vec![(median(&all), row as f64)];
-        series.push(Series::new(Look::Rings { radius: 6.0 }, colour, middle).about(format!("{name}, median")));
+        series.push(Series::new(MarkStyle::Rings { radius: 6.0 }, colour, middle).about(format!("{name}, median")));
     }
     let height = 90 + 34 * arms.len() as u32;
     let is_any = series.iter().any(|s| !s.data.is_empty());
@@ -403,13 +404,17 @@ fn stability(run: &Run) -> Option<Plot> {
             .collect();
         let Some(estimate) = Estimate::of(&values) else { continue };
         let seeds = values.iter().map(|&x| (x, y)).collect();
-        series.push(Series::new(Look::Dots { radius: 4.0 }, colour, seeds).faint(0.4).about(format!("{name}, a seed")));
+        series.push(
+            Series::new(MarkStyle::Dots { radius: 4.0 }, colour, seeds).faint(0.4).about(format!("{name}, a seed")),
+        );
         if let Some(half) = estimate.half_width {
             let ends = vec![(estimate.mean - half, y), (estimate.mean + half, y)];
-            series.push(Series::new(Look::Whiskers { width: 2.5 }, colour, ends).about(format!("{name}, interval")));
+            series
+                .push(Series::new(MarkStyle::Whiskers { width: 2.5 }, colour, ends).about(format!("{name}, interval")));
         }
         series.push(
-            Series::new(Look::Rings { radius: 6.0 }, colour, vec![(estimate.mean, y)]).about(format!("{name}, mean")),
+            Series::new(MarkStyle::Rings { radius: 6.0 }, colour, vec![(estimate.mean, y)])
+                .about(format!("{name}, mean")),
         );
     }
     let what = if is_share { "share of the possible gain, η," } else { "gain in gold" };
@@ -419,15 +424,15 @@ fn stability(run: &Run) -> Option<Plot> {
 }
 
 /// Who wins against whom at one KL, mixtures of finished policies; the reference too.
-fn win_rates(run: &Run) -> Option<Matrix> {
+fn win_rates(run: &Run) -> Option<Heatmap> {
     if run.outcomes.is_empty() {
         return None;
     }
     let kl = common_kl(run);
     let names: Vec<&str> = run.arms().into_iter().chain([REFERENCE]).collect();
     let seeds = run.experiment.seed_list();
-    let all: Vec<Vec<Option<Vec<wins::Law>>>> =
-        names.iter().map(|arm| seeds.iter().map(|&seed| wins::laws_at(run, arm, seed, kl)).collect()).collect();
+    let all: Vec<Vec<Option<Vec<wins::PromptOutcomes>>>> =
+        names.iter().map(|arm| seeds.iter().map(|&seed| wins::outcomes_at(run, arm, seed, kl)).collect()).collect();
     let rates = |a: usize, b: usize| -> Vec<Vec<f64>> {
         let pairs = all[a].iter().zip(&all[b]);
         pairs
@@ -461,7 +466,7 @@ fn win_rates(run: &Run) -> Option<Matrix> {
     let size = (width.clamp(PANEL.0, WIDE.0), 50 + 40 * names.len() as u32);
     let names =
         names.iter().map(|name| if *name == REFERENCE { "reference".into() } else { name.to_uppercase() }).collect();
-    Some(Matrix { size, names, shares, words })
+    Some(Heatmap { size, names, shares, words })
 }
 
 /// The interval of win rates over prompts: Wilson's where every prompt has one pair and hardly any ties, else by resampling prompts
@@ -495,8 +500,8 @@ fn gold_and_proxy(run: &Run) -> Option<Plot> {
         .fold(0.0, f64::max);
     for (arm, colour) in arms.chain(theory) {
         for (metric, base, look, what) in [
-            (metrics::GOLD, gold, Look::Line { width: 2.2 }, "gold"),
-            (metrics::PROXY, proxy, Look::Dashed { width: 1.8 }, "proxy"),
+            (metrics::GOLD, gold, MarkStyle::Line { width: 2.2 }, "gold"),
+            (metrics::PROXY, proxy, MarkStyle::Dashed { width: 1.8 }, "proxy"),
         ] {
             let (data, _) = means(run, arm, metrics::KL, metric);
             let inside = data.into_iter().filter(|p| p.0 <= far * 1.05);
@@ -512,17 +517,17 @@ fn gold_and_proxy(run: &Run) -> Option<Plot> {
 }
 
 /// A metric along the trainings, mean over seeds; every point that has it, the featured one strong.
-fn along(run: &Run, metric: Metric, y_name: &str) -> Option<Plot> {
+fn training_plot(run: &Run, metric: Metric, y_name: &str) -> Option<Plot> {
     let mut series = vec![];
     for arm in run.arms() {
         let featured = run.featured(arm).map(|p| p.label.clone());
         for point in run.points_of(arm) {
             let Some(along) = run.along(point, metric) else { continue };
-            let line = thinned(along.steps().collect());
+            let line = thin_points(along.steps().collect());
             let is_featured = featured.as_deref() == Some(&point.label);
             let (width, opacity) = if is_featured { (2.2, 1.0) } else { (1.1, 0.35) };
-            let about = format!("{} {}", arm.to_uppercase(), point.words());
-            let line = Series::new(Look::Line { width }, colour(run, arm), line).faint(opacity).about(about);
+            let about = format!("{} {}", arm.to_uppercase(), point.display_label());
+            let line = Series::new(MarkStyle::Line { width }, colour(run, arm), line).faint(opacity).about(about);
             series.push(if is_featured { Series { name: arm.to_uppercase(), ..line } } else { line });
         }
     }
@@ -530,7 +535,7 @@ fn along(run: &Run, metric: Metric, y_name: &str) -> Option<Plot> {
 }
 
 /// A line of no more than so many points, each the mean of its neighbours.
-fn thinned(line: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
+fn thin_points(line: Vec<(f64, f64)>) -> Vec<(f64, f64)> {
     const POINTS: usize = 120;
     let group = line.len().div_ceil(POINTS).max(1);
     let middle = |part: &[(f64, f64)]| {
@@ -546,10 +551,10 @@ fn displacement(run: &Run) -> Option<Plot> {
     for arm in run.arms() {
         let Some(point) = run.featured(arm) else { continue };
         for (metric, look, what) in [
-            (metrics::LOG_RATIO_CHOSEN, Look::Line { width: 2.2 }, "chosen"),
-            (metrics::LOG_RATIO_REJECTED, Look::Dashed { width: 1.8 }, "rejected"),
+            (metrics::LOG_RATIO_CHOSEN, MarkStyle::Line { width: 2.2 }, "chosen"),
+            (metrics::LOG_RATIO_REJECTED, MarkStyle::Dashed { width: 1.8 }, "rejected"),
         ] {
-            let looks = looks(point, &BTreeMap::new(), |c| c.step as f64, |mark| mark.test(metric));
+            let looks = eval_curve(point, &BTreeMap::new(), |c| c.step as f64, |mark| mark.test(metric));
             if looks.is_empty() {
                 continue;
             }
@@ -571,20 +576,21 @@ fn over_kl(run: &Run, metric: Metric, y_name: &str) -> Option<Plot> {
             continue;
         }
         let seeds = scatter(run, arm, metrics::KL, metric);
-        series
-            .push(Series::new(Look::Dots { radius: 2.5 }, colour, seeds).faint(0.35).about(format!("{name}, a seed")));
-        series.push(Series::new(Look::Line { width: 1.5 }, colour, line.clone()).faint(0.55));
-        series.push(Series::new(Look::Rings { radius: 4.5 }, colour, line).named(name));
+        series.push(
+            Series::new(MarkStyle::Dots { radius: 2.5 }, colour, seeds).faint(0.35).about(format!("{name}, a seed")),
+        );
+        series.push(Series::new(MarkStyle::Line { width: 1.5 }, colour, line.clone()).faint(0.55));
+        series.push(Series::new(MarkStyle::Rings { radius: 4.5 }, colour, line).named(name));
     }
     if let Some(at) = run.reference().and_then(|p| centre(p, metrics::KL, metric)) {
-        series.push(Series::new(Look::Cross { radius: 5.0 }, INK, vec![at]).named("reference (SFT)"));
+        series.push(Series::new(MarkStyle::Cross { radius: 5.0 }, INK, vec![at]).named("reference (SFT)"));
     }
     (series.len() > 1).then(|| Plot::new(PANEL, KL_AXIS, y_name, series))
 }
 
 /// What training one cell of an arm took, mean over points and seeds.
 #[derive(Debug, Clone)]
-pub(crate) struct Cost {
+pub(crate) struct ArmCost {
     pub(crate) arm: String,
     pub(crate) models: f64,
     pub(crate) sampled: f64,
@@ -596,19 +602,20 @@ pub(crate) struct Cost {
 }
 
 /// Costs of each arm; the reward model counts as PPO's, once a cell, as a single training would pay it.
-pub(crate) fn arm_costs(run: &Run) -> Vec<Cost> {
+pub(crate) fn arm_costs(run: &Run) -> Vec<ArmCost> {
     run.arms()
         .into_iter()
         .filter_map(|arm| {
-            let points: Vec<&Point> = run.points_of(arm).collect();
-            let over = |f: &dyn Fn(&Point) -> Vec<f64>| mean(&points.iter().flat_map(|p| f(p)).collect::<Vec<_>>());
+            let points: Vec<&MeasuredPoint> = run.points_of(arm).collect();
+            let over =
+                |f: &dyn Fn(&MeasuredPoint) -> Vec<f64>| mean(&points.iter().flat_map(|p| f(p)).collect::<Vec<_>>());
             let ends = |f: Clock| over(&|p| p.finished().map(|(_, m)| f(m.clocks)).collect());
-            let before: Vec<Clocks> = before(run, points.first()?).into_values().collect();
+            let before: Vec<Clocks> = upstream_cost(run, points.first()?).into_values().collect();
             let spent = |f: fn(&Clocks) -> f64| {
                 if before.is_empty() { 0.0 } else { mean(&before.iter().map(f).collect::<Vec<_>>()) }
             };
             let (flops_before, seconds_before) = (spent(|c| c.flops), spent(|c| c.wall_seconds));
-            Some(Cost {
+            Some(ArmCost {
                 arm: arm.into(),
                 models: over(&|p| run.trained(p, metrics::MODELS_RESIDENT)),
                 sampled: over(&|p| run.trained(p, metrics::SAMPLED_TOKENS)),
@@ -623,7 +630,7 @@ pub(crate) fn arm_costs(run: &Run) -> Vec<Cost> {
 
 fn costs(run: &Run) -> Vec<(&'static str, Bars)> {
     let costs = arm_costs(run);
-    let panel = |title: &str, parts: &dyn Fn(&Cost) -> [f64; 2], words: &dyn Fn(f64) -> String| Bars {
+    let panel = |title: &str, parts: &dyn Fn(&ArmCost) -> [f64; 2], words: &dyn Fn(f64) -> String| Bars {
         size: BAR_PANEL,
         title: title.into(),
         bars: costs
@@ -642,7 +649,7 @@ fn costs(run: &Run) -> Vec<(&'static str, Bars)> {
         (
             "seconds",
             panel(
-                &format!("seconds, {} (pale: before the loop)", threads(run)),
+                &format!("seconds, {} (pale: before the loop)", threads_label(run)),
                 &|c| [c.seconds_before, c.seconds - c.seconds_before],
                 &seconds,
             ),
@@ -652,10 +659,10 @@ fn costs(run: &Run) -> Vec<(&'static str, Bars)> {
 
 /// The reward model's pair accuracy of each seed, beside what no judge could beat.
 fn judge(run: &Run) -> Option<Plot> {
-    let rows: [(&str, Metric, RGBColor, Look); 3] = [
-        ("train prompts", metrics::PAIR_ACCURACY_TRAIN, GREY, Look::Dots { radius: 4.0 }),
-        ("validation", metrics::PAIR_ACCURACY_VALIDATION, colour_at(4), Look::Dots { radius: 4.0 }),
-        ("test", metrics::PAIR_ACCURACY_TEST, colour_at(0), Look::Dots { radius: 5.0 }),
+    let rows: [(&str, Metric, RGBColor, MarkStyle); 3] = [
+        ("train prompts", metrics::PAIR_ACCURACY_TRAIN, GREY, MarkStyle::Dots { radius: 4.0 }),
+        ("validation", metrics::PAIR_ACCURACY_VALIDATION, colour_at(4), MarkStyle::Dots { radius: 4.0 }),
+        ("test", metrics::PAIR_ACCURACY_TEST, colour_at(0), MarkStyle::Dots { radius: 5.0 }),
     ];
     let numbered = |values: Vec<f64>| values.into_iter().enumerate().map(|(i, v)| (i as f64, v)).collect::<Vec<_>>();
     let ceiling = numbered(run.shared("pairs", metrics::BAYES_ACCURACY));
@@ -667,7 +674,7 @@ fn judge(run: &Run) -> Option<Plot> {
         [only] => vec![(only.0 - 0.4, only.1), (only.0 + 0.4, only.1)],
         many => many.to_vec(),
     };
-    let mut series = vec![Series::new(Look::Dashed { width: 1.5 }, INK, reach).faint(0.8).named("ceiling (test)")];
+    let mut series = vec![Series::new(MarkStyle::Dashed { width: 1.5 }, INK, reach).faint(0.8).named("ceiling (test)")];
     for (name, metric, colour, look) in rows {
         series.push(Series::new(look, colour, numbered(run.shared("rm", metric))).named(name));
     }
@@ -693,8 +700,8 @@ mod tests {
     #[test]
     fn a_long_line_is_thinned_to_means() {
         let line: Vec<(f64, f64)> = (0..300).map(|i| (f64::from(i), 2.0)).collect();
-        let thin = thinned(line);
+        let thin = thin_points(line);
         assert!(thin.len() == 100 && thin[0] == (1.0, 2.0) && thin[99] == (298.0, 2.0));
-        assert_eq!(thinned(vec![(1.0, 2.0)]), [(1.0, 2.0)]);
+        assert_eq!(thin_points(vec![(1.0, 2.0)]), [(1.0, 2.0)]);
     }
 }

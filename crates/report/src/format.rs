@@ -98,7 +98,7 @@ pub(crate) fn log_ticks(values: &[f64]) -> Vec<String> {
 }
 
 /// Values with two places, or as many as tell them apart.
-pub(crate) fn told_apart(values: &[f64]) -> Vec<String> {
+pub(crate) fn distinct(values: &[f64]) -> Vec<String> {
     let all = (2..=9).map(|places| values.iter().map(|&x| fixed(x, places)).collect::<Vec<_>>());
     let are_told_apart = |words: &Vec<String>| words.iter().collect::<BTreeSet<_>>().len() == words.len();
     all.into_iter().find(are_told_apart).unwrap_or_else(|| ticks(values))
@@ -185,8 +185,8 @@ mod tests {
 
     #[test]
     fn ticks_are_told_apart() {
-        assert_eq!(told_apart(&[0.5, 0.501]), ["0.500", "0.501"]);
-        assert_eq!(told_apart(&[0.1, 0.2, 0.3]), ["0.10", "0.20", "0.30"]);
+        assert_eq!(distinct(&[0.5, 0.501]), ["0.500", "0.501"]);
+        assert_eq!(distinct(&[0.1, 0.2, 0.3]), ["0.10", "0.20", "0.30"]);
         for (values, words) in [
             (&[0.0, 0.5, 1.0][..], &["0.0", "0.5", "1.0"][..]),
             (&[1.0, 2.0, 3.0], &["1", "2", "3"]),

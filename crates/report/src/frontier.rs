@@ -1,6 +1,6 @@
 //! What an arm can reach at each KL: picked on validation prompts, read on test prompts (claims §4.5).
 
-use crate::run::{Mark, Point, Run};
+use crate::run::{EvalPoint, MeasuredPoint, Run};
 use crate::stats::{Estimate, difference};
 use duel_spec::metrics::{GOLD, GOLD_SD, KL, Metric};
 use duel_spec::{REFERENCE, WorldKind};
@@ -46,7 +46,7 @@ pub(crate) fn within(points: &[KlGold], kl: f64) -> f64 {
 }
 
 /// A policy with what it is called.
-pub(crate) type Labelled<'a> = (&'a Point, &'a Mark);
+pub(crate) type Labelled<'a> = (&'a MeasuredPoint, &'a EvalPoint);
 
 /// The policies of one seed whose mixtures are an arm's frontier, the reference among them: the hull is picked on validation
 /// prompts, and their order is that of KL on test prompts.
@@ -108,11 +108,11 @@ pub(crate) fn mark_at(run: &Run, arm: &str, seed: u64, kl: f64, metric: Metric) 
 }
 
 /// How a mark is read: on test or on validation prompts.
-pub(crate) type Side = fn(&Mark, Metric) -> Option<f64>;
+pub(crate) type SplitAccessor = fn(&EvalPoint, Metric) -> Option<f64>;
 
 /// The exact optimum's curve of one seed, from the reference on.
-fn optimum_frontier(run: &Run, seed: u64, side: Side) -> Vec<KlGold> {
-    let all: Vec<&Point> = run.reference().into_iter().chain(run.points_of("optimum")).collect();
+fn optimum_frontier(run: &Run, seed: u64, side: SplitAccessor) -> Vec<KlGold> {
+    let all: Vec<&MeasuredPoint> = run.reference().into_iter().chain(run.points_of("optimum")).collect();
     let mut curve: Vec<KlGold> = all
         .iter()
         .filter_map(|p| p.seeds.get(&seed)?.last())
@@ -130,7 +130,7 @@ pub(crate) type Gain = (f64, Option<f64>);
 pub(crate) fn gain_at(run: &Run, arm: &str, seed: u64, kl: f64) -> Option<Gain> {
     let base = run.reference_at(seed)?.test(GOLD)?;
     let gain = gold_at(&arm_frontier(run, arm, seed), kl)? - base;
-    let best = gold_at(&optimum_frontier(run, seed, Mark::test), kl).map(|best| difference(best, base));
+    let best = gold_at(&optimum_frontier(run, seed, EvalPoint::test), kl).map(|best| difference(best, base));
     Some((gain, best.filter(|best| *best > 0.0).map(|best| gain / best)))
 }
 
@@ -141,7 +141,7 @@ pub(crate) fn has_optimum(run: &Run, seed: u64) -> bool {
 
 /// Gold of a policy that is half of the way from the reference to the exact optimum at one KL; one standard deviation of gold
 /// above the reference where no optimum is known.
-pub(crate) fn target(run: &Run, seed: u64, kl: f64, side: Side) -> Option<f64> {
+pub(crate) fn target(run: &Run, seed: u64, kl: f64, side: SplitAccessor) -> Option<f64> {
     let reference = run.reference_at(seed)?;
     let base = side(reference, GOLD)?;
     match gold_at(&optimum_frontier(run, seed, side), kl) {
@@ -170,7 +170,7 @@ pub(crate) fn band(run: &Run, arm: &str, steps: usize) -> (Vec<KlGold>, Vec<KlGo
 
 /// One arm at one KL.
 #[derive(Debug, Clone)]
-pub struct Reached {
+pub struct ArmAtKl {
     pub arm: String,
     /// Gold above the reference's.
     pub gain: Estimate,
@@ -183,7 +183,7 @@ pub struct Reached {
 pub struct Matched {
     pub kl: f64,
     /// In the arms' order; `None` where no seed of an arm gets so far.
-    pub arms: Vec<Option<Reached>>,
+    pub arms: Vec<Option<ArmAtKl>>,
     /// The second arm minus the first, paired by seed, over the seeds where both reach this KL.
     pub difference: Option<Estimate>,
 }
@@ -217,12 +217,12 @@ pub fn at_equal_kl(run: &Run) -> Vec<Matched> {
                     shares[arm].extend(share);
                 }
             }
-            let reached: Vec<Option<Reached>> = arms
+            let reached: Vec<Option<ArmAtKl>> = arms
                 .iter()
                 .zip(&gains)
                 .zip(&shares)
                 .map(|((arm, gain), eta)| {
-                    Some(Reached { arm: arm.to_string(), gain: Estimate::of(gain)?, eta: Estimate::of(eta) })
+                    Some(ArmAtKl { arm: arm.to_string(), gain: Estimate::of(gain)?, eta: Estimate::of(eta) })
                 })
                 .collect();
             if reached.iter().flatten().count() < 2 {

@@ -31,13 +31,13 @@ mod wiring;
 
 pub use compare::compare;
 pub use error::Error;
-pub use export::{Format, Theme, Width, figure, figures};
+pub use export::{ChartFormat, Theme, Width, figure, figures};
 pub use format::{fixed, signed};
 pub use idle::LEFT_OUT;
-pub use run::{Mark, Missing, Point, Run};
-pub use said::{Piece, Said, page as said_page};
-pub use tuning::{Tried, Tuning, Worth};
-pub use verdict::{Budget, Judgement, Test, Verdict};
+pub use run::{EvalPoint, MeasuredPoint, Missing, Run};
+pub use said::{SampledResponse, TokenSpan, page as said_page};
+pub use tuning::{TrialResult, TrialScore, TuningResults};
+pub use verdict::{ClaimResult, ClaimTest, TrainingBudget, Verdict};
 
 use std::path::{Path, PathBuf};
 
@@ -46,25 +46,25 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// What a report came to.
 #[derive(Debug, Clone)]
-pub struct Written {
+pub struct ReportSummary {
     pub page: PathBuf,
     /// What a person should know before they believe it.
     pub warnings: Vec<String>,
 }
 
 /// What a run tried, for a choice or for the comparison itself.
-fn searched(run: &Run) -> Result<Tuning> {
+fn searched(run: &Run) -> Result<TuningResults> {
     if !run.experiment.is_tuned() {
-        return Ok(Tuning::of(run));
+        return Ok(TuningResults::of(run));
     }
     let cells = duel_ledger::cells_of(&run.folder, &run.experiment)?;
-    Tuning::read(&run.folder, &run.experiment, &cells)
+    TuningResults::read(&run.folder, &run.experiment, &cells)
 }
 
 /// The claims of a run's experiment, judged.
 #[derive(Debug, Clone)]
-pub struct Judged {
-    pub verdicts: Vec<Verdict>,
+pub struct JudgedClaims {
+    pub verdicts: Vec<ClaimResult>,
     /// What a person should know before they believe them.
     pub warnings: Vec<String>,
 }
@@ -73,17 +73,17 @@ pub struct Judged {
 ///
 /// # Errors
 /// A run whose tables are damaged, or not of its experiment.
-pub fn judge(run: &Path) -> Result<Judged> {
+pub fn judge(run: &Path) -> Result<JudgedClaims> {
     let run = Run::read(run)?;
     let tuning = searched(&run)?;
-    Ok(Judged { verdicts: verdict::judge(&run, &tuning), warnings: run.notes() })
+    Ok(JudgedClaims { verdicts: verdict::judge(&run, &tuning), warnings: run.notes() })
 }
 
 /// Writes `report/` of a run: charts, tables, and the page.
 ///
 /// # Errors
 /// A run whose tables are damaged, or not of its experiment; a folder that cannot be written.
-pub fn write(run: &Path) -> Result<Written> {
+pub fn write(run: &Path) -> Result<ReportSummary> {
     let run = Run::read(run)?;
     let tuning = searched(&run)?;
     let report = run.folder.join("report");
@@ -99,5 +99,5 @@ pub fn write(run: &Path) -> Result<Written> {
     duel_ledger::write_atomically(&page, page::fill(&run, &charts, &tables, &edges, &verdicts)?.as_bytes())?;
     let weak = calibration::at_chance(&run);
     let warnings = run.notes().into_iter().chain(weak).chain(idle::warnings(&run)).chain(edges).collect();
-    Ok(Written { page, warnings })
+    Ok(ReportSummary { page, warnings })
 }

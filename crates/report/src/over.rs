@@ -1,14 +1,14 @@
 //! Over-optimisation: how much gold is lost by going on beyond the best (claims B6, B7).
 
 use crate::frontier::all_policies;
-use crate::run::{Mark, Point, Run};
-use duel_spec::Method;
+use crate::run::{EvalPoint, MeasuredPoint, Run};
+use duel_spec::MethodSettings;
 use duel_spec::metrics::{GOLD, GOLD_SD, KL, PROXY};
 
 /// Policies further and further from the reference, held against the best of them; one value a seed. The best is picked
 /// on validation prompts and read on test prompts, so that the luck of the pick is in no figure.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Drops {
+pub struct OverOptimization {
     /// An arm over its points, or a point along its training.
     pub along: String,
     pub peak_kl: Vec<f64>,
@@ -26,20 +26,20 @@ pub struct Drops {
 
 /// Of every arm with more than two points, and along the training of every point of a method on fixed rows, and of one on
 /// rollouts where its arm has no other to be held against.
-pub fn drops(run: &Run) -> Vec<Drops> {
+pub fn over_optimization(run: &Run) -> Vec<OverOptimization> {
     let seeds = run.experiment.seed_list();
     let mut out = Vec::new();
     let arms: Vec<&str> = run.arms().into_iter().chain(["ppo-ideal", "best-of-n"]).collect();
     for arm in &arms {
-        let points: Vec<&Point> = run.points_of(arm).collect();
+        let points: Vec<&MeasuredPoint> = run.points_of(arm).collect();
         if points.len() > 2 {
             let finished = |seed| points.iter().filter_map(|p| p.seeds.get(&seed)?.last()).collect::<Vec<_>>();
-            out.extend(held(run, (*arm).to_string(), &seeds, finished).map(|(drops, _)| drops));
+            out.extend(peak_vs_last(run, (*arm).to_string(), &seeds, finished).map(|(drops, _)| drops));
         }
     }
     for point in arms.iter().flat_map(|arm| run.points_of(arm)) {
         let epoch = match run.method_of(point) {
-            Some(Method::Dpo(dpo)) => {
+            Some(MethodSettings::Dpo(dpo)) => {
                 let rows = run.experiment.stages.pairs.rows;
                 Some((rows / dpo.batch_size.min(rows)) as u64)
             }
@@ -47,7 +47,8 @@ pub fn drops(run: &Run) -> Vec<Drops> {
             _ => continue,
         };
         let along = |seed| point.seeds.get(&seed).map_or(vec![], |marks| marks.iter().collect());
-        let Some((mut drops, peaks)) = held(run, format!("{} {}, its training", point.arm, point.label), &seeds, along)
+        let Some((mut drops, peaks)) =
+            peak_vs_last(run, format!("{} {}, its training", point.arm, point.label), &seeds, along)
         else {
             continue;
         };
@@ -59,21 +60,21 @@ pub fn drops(run: &Run) -> Vec<Drops> {
 }
 
 /// Of all points and checkpoints of an arm at one seed.
-pub(crate) fn of_seed(run: &Run, arm: &str, seed: u64) -> Option<Drops> {
+pub(crate) fn for_seed(run: &Run, arm: &str, seed: u64) -> Option<OverOptimization> {
     let all = |seed| all_policies(run, arm, seed).map(|(_, mark)| mark).collect();
-    held(run, arm.to_string(), &[seed], all).map(|(drops, _)| drops)
+    peak_vs_last(run, arm.to_string(), &[seed], all).map(|(drops, _)| drops)
 }
 
 /// Also the steps of the peaks; `None` where no seed has two policies.
-fn held<'a>(
+fn peak_vs_last<'a>(
     run: &Run,
     along: String,
     seeds: &[u64],
-    policies: impl Fn(u64) -> Vec<&'a Mark>,
-) -> Option<(Drops, Vec<u64>)> {
+    policies: impl Fn(u64) -> Vec<&'a EvalPoint>,
+) -> Option<(OverOptimization, Vec<u64>)> {
     let none = Vec::new;
     let (mut drops, mut peaks) = (
-        Drops {
+        OverOptimization {
             along,
             peak_kl: none(),
             peak_gold: none(),
@@ -87,14 +88,15 @@ fn held<'a>(
     );
     for &seed in seeds {
         let spread = run.reference_at(seed).and_then(|mark| mark.test(GOLD_SD));
-        let is_placed =
-            |m: &&Mark| [m.validation(KL), m.validation(GOLD), m.test(KL), m.test(GOLD)].iter().all(Option::is_some);
-        let all: Vec<&Mark> = policies(seed).into_iter().filter(is_placed).collect();
-        let by = |of: fn(&Mark) -> Option<f64>| {
+        let is_placed = |m: &&EvalPoint| {
+            [m.validation(KL), m.validation(GOLD), m.test(KL), m.test(GOLD)].iter().all(Option::is_some)
+        };
+        let all: Vec<&EvalPoint> = policies(seed).into_iter().filter(is_placed).collect();
+        let by = |of: fn(&EvalPoint) -> Option<f64>| {
             all.iter().copied().max_by(|a, b| of(a).unwrap_or(0.0).total_cmp(&of(b).unwrap_or(0.0)))
         };
         let (Some(peak), Some(furthest)) = (by(|m| m.validation(GOLD)), by(|m| m.validation(KL))) else { continue };
-        let of = |mark: &Mark| Some((mark.test(KL)?, mark.test(GOLD)?, mark.test(PROXY)?));
+        let of = |mark: &EvalPoint| Some((mark.test(KL)?, mark.test(GOLD)?, mark.test(PROXY)?));
         let (Some(spread), Some(best), Some(last), true) = (spread, of(peak), of(furthest), all.len() > 1) else {
             continue;
         };

@@ -1,11 +1,11 @@
 //! The page: one self-contained HTML file that tells a run with its own numbers.
 
-use crate::figures::{self, Cost, Figure};
+use crate::figures::{self, ArmCost, RenderedChart};
 use crate::format::{fixed, nats, percent, seconds, short, si, signed};
-use crate::run::{Point, Run};
+use crate::run::{MeasuredPoint, Run};
 use crate::stats::{Estimate, mean};
-use crate::tables::Tables;
-use crate::verdict::{Test, Verdict};
+use crate::tables::ReportTables;
+use crate::verdict::{ClaimResult, ClaimTest};
 use crate::{Error, Result, calibration, frontier, theme};
 use duel_spec::metrics::{self, Metric};
 use duel_spec::{Completion, Experiment, JudgeKind, REFERENCE, WorldKind};
@@ -17,7 +17,7 @@ use std::collections::HashSet;
 
 /// An arm as the page tells of it.
 #[derive(Debug, Serialize)]
-struct ArmStory {
+struct ArmSummary {
     name: String,
     method: String,
     /// Its name among the colours of the page.
@@ -51,13 +51,13 @@ struct ArmStory {
 /// Fills the page.
 pub(crate) fn fill(
     run: &Run,
-    charts: &[Figure],
-    tables: &Tables,
+    charts: &[RenderedChart],
+    tables: &ReportTables,
     edges: &[String],
-    verdicts: &[Verdict],
+    verdicts: &[ClaimResult],
 ) -> Result<String> {
     let costs = figures::arm_costs(run);
-    let stories: Vec<ArmStory> = run.arms().into_iter().filter_map(|arm| story(run, arm, &costs)).collect();
+    let stories: Vec<ArmSummary> = run.arms().into_iter().filter_map(|arm| story(run, arm, &costs)).collect();
     let reference = run.reference();
     let of_reference = |metric: Metric| reference.map(|p| p.final_test(metric)).unwrap_or_default();
     let shared = |stage: &str, metric: Metric, places: usize| {
@@ -78,7 +78,7 @@ pub(crate) fn fill(
     };
     let manifest = &run.manifest;
     let is_exact = run.experiment.world.kind == WorldKind::Grammar;
-    filled(
+    fill_template(
         "page.html",
         context! {
             name => run.experiment.name.clone(),
@@ -101,7 +101,7 @@ pub(crate) fn fill(
             own_rows => if run.experiment.world.kind == WorldKind::Rows { run.experiment.world.rows.train.clone() } else { String::new() },
             judge => judge(&run.experiment),
             judge_command => run.experiment.judge.command.join(" "),
-            threads => figures::threads(run),
+            threads => figures::threads_label(run),
             bayes => shared("pairs", metrics::BAYES_ACCURACY, 3),
             tau => shared("pairs", metrics::TAU, 2),
             rm_test => shared("rm", metrics::PAIR_ACCURACY_TEST, 3),
@@ -127,7 +127,7 @@ pub(crate) fn fill(
             dropped_claims => run.dropped_claims(),
             weak => calibration::at_chance(run),
             idle => crate::idle::warnings(run),
-            verdicts => Serde(verdicts.iter().map(Judged::new).collect::<Vec<_>>()),
+            verdicts => Serde(verdicts.iter().map(RenderedVerdict::new).collect::<Vec<_>>()),
             folder => format!("runs/{}", run.experiment.name),
             completions => embedded(&completions(run))?,
             featured => embedded(&featured(run))?,
@@ -153,7 +153,7 @@ fn judge(experiment: &Experiment) -> &'static str {
 }
 
 /// A template filled, with the look that all pages share.
-pub(crate) fn filled(template: &str, of: minijinja::Value) -> Result<String> {
+pub(crate) fn fill_template(template: &str, of: minijinja::Value) -> Result<String> {
     let broken = |e: minijinja::Error| Error::Page { problem: format!("{e:#}") };
     let mut environment = Environment::new();
     environment.set_syntax(SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build().map_err(broken)?);
@@ -184,20 +184,20 @@ pub(crate) fn embedded<T: Serialize + ?Sized>(value: &T) -> Result<String> {
 
 /// A verdict with its tests in words.
 #[derive(Debug, Serialize)]
-struct Judged<'a> {
+struct RenderedVerdict<'a> {
     #[serde(flatten)]
-    verdict: &'a Verdict,
+    verdict: &'a ClaimResult,
     found: String,
 }
 
-impl<'a> Judged<'a> {
-    fn new(verdict: &'a Verdict) -> Self {
+impl<'a> RenderedVerdict<'a> {
+    fn new(verdict: &'a ClaimResult) -> Self {
         Self { verdict, found: verdict.tests.iter().map(test_in_words).collect::<Vec<_>>().join("; ") }
     }
 }
 
 /// `at KL 1: 0.123 (1.1×) [0.100, 0.146]`.
-fn test_in_words(test: &Test) -> String {
+fn test_in_words(test: &ClaimTest) -> String {
     let at = test.kl.map_or(String::new(), |kl| format!("at KL {kl}: "));
     let Some(effect) = test.effect else { return at + "–" };
     let places = if effect.abs() > 1000.0 { 0 } else { 3 };
@@ -207,7 +207,7 @@ fn test_in_words(test: &Test) -> String {
     format!("{at}{}{times}{}", fixed(effect, places), test.interval.map_or(String::new(), ends))
 }
 
-fn story(run: &Run, arm: &str, costs: &[Cost]) -> Option<ArmStory> {
+fn story(run: &Run, arm: &str, costs: &[ArmCost]) -> Option<ArmSummary> {
     let featured = run.featured(arm)?;
     let cost = costs.iter().find(|c| c.arm == arm)?;
     let say =
@@ -217,16 +217,16 @@ fn story(run: &Run, arm: &str, costs: &[Cost]) -> Option<ArmStory> {
     let gain = Estimate::of_differences(&golds, &reference.final_test(metrics::GOLD))?;
     let sd = mean(&reference.final_test(metrics::GOLD_SD));
     // chosen on validation prompts, told from test prompts
-    let merit = |p: &Point| mean(&p.final_validation(metrics::ETA)); // of finite marks alone
+    let merit = |p: &MeasuredPoint| mean(&p.final_validation(metrics::ETA)); // of finite marks alone
     let best = run
         .points_of(arm)
         .filter(|p| !p.final_validation(metrics::ETA).is_empty())
         .max_by(|a, b| merit(a).total_cmp(&merit(b)));
-    Some(ArmStory {
+    Some(ArmSummary {
         name: arm.to_uppercase(),
         method: featured.method.clone(),
-        colour: theme::name_at(figures::place(run, arm)),
-        label: featured.words(),
+        colour: theme::name_at(figures::palette_index(run, arm)),
+        label: featured.display_label(),
         gold: say(metrics::GOLD, 2)?,
         gain: format!("{gain:.2}"),
         gain_sd: if sd > 0.0 { fixed(gain.mean / sd, 1) } else { "–".into() },
@@ -234,7 +234,7 @@ fn story(run: &Run, arm: &str, costs: &[Cost]) -> Option<ArmStory> {
         eta: say(metrics::ETA, 2),
         ideal_eta: say(metrics::IDEAL_ETA, 2),
         best_eta: best.and_then(|p| Estimate::of(&p.final_test(metrics::ETA))).map(|e| format!("{e:.2}")),
-        best_eta_label: best.map(|p| p.words()),
+        best_eta_label: best.map(|p| p.display_label()),
         win_rate: percent(mean(&featured.final_test(metrics::WIN_RATE))),
         proxy: say(metrics::PROXY, 2).unwrap_or_default(),
         models: fixed(cost.models, 0),
@@ -244,19 +244,19 @@ fn story(run: &Run, arm: &str, costs: &[Cost]) -> Option<ArmStory> {
         seconds: seconds(cost.seconds),
         settings: run.method_of(featured).map(|method| serde_json::json!(method)),
         always_above_reference: run.points_of(arm).all(|p| above(p, reference)),
-        climbs: run.method_of(featured).is_some_and(|method| method.climbs().is_some()),
+        climbs: run.method_of(featured).is_some_and(|method| method.reward_source().is_some()),
         on_gold: run.climbs_gold(featured),
     })
 }
 
 /// Whether every arm's grid spans `beta` and nothing else.
 fn only_beta(run: &Run) -> bool {
-    let plain = |p: &Point| p.label.starts_with("beta=") && !p.label.contains(',');
+    let plain = |p: &MeasuredPoint| p.label.starts_with("beta=") && !p.label.contains(',');
     run.arms().into_iter().all(|arm| run.points_of(arm).all(plain))
 }
 
 /// Whether every seed's finished policy earns more gold than its reference.
-fn above(point: &Point, reference: &Point) -> bool {
+fn above(point: &MeasuredPoint, reference: &MeasuredPoint) -> bool {
     point.finished().all(|(seed, mark)| {
         let base = reference.seeds.get(&seed).and_then(|m| m.last()).and_then(|m| m.test(metrics::GOLD));
         mark.test(metrics::GOLD) > base
@@ -288,22 +288,23 @@ fn matched_sentences(run: &Run) -> Vec<String> {
 }
 
 /// One kept response, short for the page: arm, settings, seed, prompt, text, gold, proxy, log-ratio, tokens, whether it ended.
-type Kept = (String, String, u64, String, String, String, String, String, u32, bool);
+type SampleRow = (String, String, u64, String, String, String, String, String, u32, bool);
 
 /// Seeds whose responses can be looked through.
 const SEEDS_SHOWN: usize = 3;
 
 /// The kept responses of the first seeds' policies, prompt by prompt.
-fn completions(run: &Run) -> Vec<Kept> {
+fn completions(run: &Run) -> Vec<SampleRow> {
     let seeds: Vec<u64> = run.experiment.seed_list().into_iter().take(SEEDS_SHOWN).collect();
     let number = |x: f64, places: usize| if x.is_finite() { signed(x, places) } else { "–".into() };
     let kept = |c: &Completion| {
-        let point = run.points_of(&c.arm).find(|p| p.label == c.point).map_or(c.point.clone(), Point::words);
+        let point =
+            run.points_of(&c.arm).find(|p| p.label == c.point).map_or(c.point.clone(), MeasuredPoint::display_label);
         let arm = if c.arm == REFERENCE { c.arm.clone() } else { c.arm.to_uppercase() };
         let (gold, proxy, ratio) = (number(c.gold_reward, 2), number(c.proxy_reward, 2), number(c.kl, 1));
         (arm, point, c.seed, c.prompt.clone(), c.completion.clone(), gold, proxy, ratio, c.tokens, c.ended)
     };
-    let mut all: Vec<Kept> = run.completions.iter().filter(|c| seeds.contains(&c.seed)).map(kept).collect();
+    let mut all: Vec<SampleRow> = run.completions.iter().filter(|c| seeds.contains(&c.seed)).map(kept).collect();
     let order: Vec<String> =
         std::iter::once(REFERENCE.to_string()).chain(run.arms().iter().map(|a| a.to_uppercase())).collect();
     let place = |arm: &String| order.iter().position(|a| a == arm);
@@ -313,14 +314,15 @@ fn completions(run: &Run) -> Vec<Kept> {
 
 /// Settings and labels that the browser of responses begins with: the reference, and each arm's featured point.
 fn featured(run: &Run) -> Vec<(String, String)> {
-    let arms = run.arms().into_iter().filter_map(|a| run.featured(a)).map(|p| (p.arm.to_uppercase(), p.words()));
+    let arms =
+        run.arms().into_iter().filter_map(|a| run.featured(a)).map(|p| (p.arm.to_uppercase(), p.display_label()));
     std::iter::once((REFERENCE.to_string(), "sft".to_string())).chain(arms).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Judgement;
+    use crate::Verdict;
 
     /// `<!-- <script>` within a script element hides its end from a browser; JSON reads the number as the same character.
     #[test]
@@ -333,9 +335,9 @@ mod tests {
 
     #[test]
     fn a_test_in_words() {
-        let test = Test {
+        let test = ClaimTest {
             kl: Some(0.5),
-            judgement: Judgement::Inconclusive,
+            judgement: Verdict::Inconclusive,
             effect: Some(0.1234),
             times: Some(1.1313),
             interval: Some([-0.0001, 0.2]),
@@ -346,9 +348,14 @@ mod tests {
             reason: None,
         };
         assert_eq!(test_in_words(&test), "at KL 0.5: 0.123 (1.1×) [0.000, 0.200]");
-        let large =
-            Test { kl: None, effect: Some(-12_345.6), times: None, interval: Some([f64::NEG_INFINITY, 3.0]), ..test };
+        let large = ClaimTest {
+            kl: None,
+            effect: Some(-12_345.6),
+            times: None,
+            interval: Some([f64::NEG_INFINITY, 3.0]),
+            ..test
+        };
         assert_eq!(test_in_words(&large), "-12346 [−∞, 3]");
-        assert_eq!(test_in_words(&Test { effect: None, ..large }), "–");
+        assert_eq!(test_in_words(&ClaimTest { effect: None, ..large }), "–");
     }
 }

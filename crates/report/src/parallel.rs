@@ -1,6 +1,6 @@
 //! Parallel coordinates: every point that was tried as a line over its settings, the better the stronger (Inselberg 1985).
 
-use crate::canvas::{Chart, Drawn, Spot, exact, text};
+use crate::canvas::{Chart, DrawResult, Tooltip, exact_digits, text};
 use crate::theme::{INK, LINE, PAPER, SOFT};
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -8,7 +8,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 /// One upright axis.
 #[derive(Debug, Clone)]
-pub(crate) struct Upright {
+pub(crate) struct ParallelAxis {
     pub(crate) name: String,
     /// Words at shares of the height, from below.
     pub(crate) ticks: Vec<(f64, String)>,
@@ -16,7 +16,7 @@ pub(crate) struct Upright {
 
 /// One point: where it crosses each axis; `None` where its setting does not count.
 #[derive(Debug, Clone)]
-pub(crate) struct Strand {
+pub(crate) struct ParallelLine {
     pub(crate) at: Vec<Option<f64>>,
     /// From 0, the worst, to 1, the best.
     pub(crate) strength: f64,
@@ -27,9 +27,9 @@ pub(crate) struct Strand {
 pub(crate) struct Parallel {
     pub(crate) size: (u32, u32),
     pub(crate) colour: RGBColor,
-    pub(crate) axes: Vec<Upright>,
+    pub(crate) axes: Vec<ParallelAxis>,
     /// The best is drawn last.
-    pub(crate) strands: Vec<Strand>,
+    pub(crate) strands: Vec<ParallelLine>,
 }
 
 impl Chart for Parallel {
@@ -37,7 +37,7 @@ impl Chart for Parallel {
         self.size
     }
 
-    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, scale: f64, _: &mut Vec<Spot>) -> Drawn<B> {
+    fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, scale: f64, _: &mut Vec<Tooltip>) -> DrawResult<B> {
         let px = |x: f64| (x * scale).round() as i32;
         area.fill(&PAPER)?;
         let (width, height) = area.dim_in_pixel();
@@ -85,7 +85,7 @@ impl Chart for Parallel {
 
     fn numbers(&self) -> (Vec<String>, Vec<Vec<String>>) {
         let head = self.axes.iter().map(|axis| format!("{}, share of the axis", axis.name)).collect();
-        let row = |strand: &Strand| strand.at.iter().map(|at| at.map_or("–".into(), exact)).collect();
+        let row = |strand: &ParallelLine| strand.at.iter().map(|at| at.map_or("–".into(), exact_digits)).collect();
         (head, self.strands.iter().map(row).collect())
     }
 }

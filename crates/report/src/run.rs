@@ -1,24 +1,26 @@
 //! A run as the report sees it: its files read once and laid out by arm, point, seed and step.
 
 use crate::Result;
-use crate::calibration::Bin;
-use duel_ledger::{Manifest, Outcomes, Part, Row, Tables, read_completions, read_outcomes, scan_metrics};
+use crate::calibration::ReliabilityBin;
+use duel_ledger::{
+    Manifest, Outcomes, RunSubset, SharedMetricRow, TableSource, read_completions, read_outcomes, scan_metrics,
+};
 use duel_spec::metrics::{self, Metric};
-use duel_spec::{Cell, Clocks, Completion, Experiment, Method, NO_POINT, RewardSource, SHARED_ARM};
+use duel_spec::{Cell, Clocks, Completion, Experiment, MethodSettings, NO_POINT, RewardSource, SHARED_ARM};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// One evaluation of one policy: its marks on validation and on test prompts.
 #[derive(Debug, Clone, Default)]
-pub struct Mark {
+pub struct EvalPoint {
     /// What the training had cost by then; the shared stages are not in it.
     pub clocks: Clocks,
     validation: BTreeMap<Arc<str>, f64>,
     test: BTreeMap<Arc<str>, f64>,
 }
 
-impl Mark {
+impl EvalPoint {
     /// A mark on test prompts; what is not finite was not measured.
     pub fn test(&self, metric: Metric) -> Option<f64> {
         self.test.get(metric.name).copied().filter(|x| x.is_finite())
@@ -37,16 +39,16 @@ impl Mark {
 
 /// One setting of an arm with what was measured along each seed's training, in step order.
 #[derive(Debug, Clone)]
-pub struct Point {
+pub struct MeasuredPoint {
     pub arm: String,
     pub method: String,
     pub label: String,
-    pub seeds: BTreeMap<u64, Vec<Mark>>,
+    pub seeds: BTreeMap<u64, Vec<EvalPoint>>,
 }
 
-impl Point {
+impl MeasuredPoint {
     /// The finished policy of each seed.
-    pub fn finished(&self) -> impl Iterator<Item = (u64, &Mark)> {
+    pub fn finished(&self) -> impl Iterator<Item = (u64, &EvalPoint)> {
         self.seeds.iter().filter_map(|(seed, marks)| marks.last().map(|m| (*seed, m)))
     }
 
@@ -61,16 +63,16 @@ impl Point {
     }
 
     /// The label as people write it.
-    pub fn words(&self) -> String {
+    pub fn display_label(&self) -> String {
         self.label.replace("beta", "β").replace(',', ", ")
     }
 }
 
 /// How a cell ended.
 #[derive(Debug, Clone)]
-pub(crate) enum Ending<'a> {
+pub(crate) enum CellEnd<'a> {
     /// The marks of its finished policy.
-    Finished(&'a Mark),
+    Finished(&'a EvalPoint),
     /// Its training left the finite numbers, as its manifest says.
     Diverged,
     /// Nothing is known of its policy, for this reason.
@@ -88,26 +90,26 @@ pub struct Missing {
 
 /// Points as the rows of their evaluations come.
 #[derive(Debug, Default)]
-pub(crate) struct Points {
-    pub(crate) all: Vec<Point>,
+pub(crate) struct PointBuilder {
+    pub(crate) all: Vec<MeasuredPoint>,
     /// Where the last row's point stands.
     place: usize,
 }
 
-impl Points {
+impl PointBuilder {
     /// Takes a row of an evaluation.
-    pub(crate) fn mark(&mut self, row: Row) {
-        let is_its = |p: &Point| *p.arm == *row.arm && *p.label == *row.point;
+    pub(crate) fn add_evaluation(&mut self, row: SharedMetricRow) {
+        let is_its = |p: &MeasuredPoint| *p.arm == *row.arm && *p.label == *row.point;
         if !self.all.get(self.place).is_some_and(is_its) {
             self.place = self.all.iter().position(is_its).unwrap_or_else(|| {
                 let (arm, method, label) = (row.arm.to_string(), row.method.to_string(), row.point.to_string());
-                self.all.push(Point { arm, method, label, seeds: BTreeMap::new() });
+                self.all.push(MeasuredPoint { arm, method, label, seeds: BTreeMap::new() });
                 self.all.len() - 1
             });
         }
         let marks = self.all[self.place].seeds.entry(row.seed).or_default();
         if marks.last().is_none_or(|m| m.clocks.step != row.clocks.step) {
-            marks.push(Mark { clocks: row.clocks, ..Mark::default() });
+            marks.push(EvalPoint { clocks: row.clocks, ..EvalPoint::default() });
         }
         let mark = marks.last_mut().expect("one was just there");
         let side = if &*row.stage == "evaluation-test" { &mut mark.test } else { &mut mark.validation };
@@ -130,30 +132,30 @@ pub struct Run {
     pub completions: Vec<Completion>,
     /// The points of the experiment's arms, arm by arm, then the pseudo-arms: `reference`, `optimum`,
     /// `ppo-ideal`, `best-of-n`.
-    pub points: Vec<Point>,
+    pub points: Vec<MeasuredPoint>,
     /// What the finished policies earn; empty where a run of an older format has none.
     pub outcomes: Vec<Outcomes>,
     /// How some metrics went along each point's training.
-    along: HashMap<[Arc<str>; 3], Along>,
+    along: HashMap<[Arc<str>; 3], TrainingCurve>,
     /// The last value of every metric of every training.
-    last: HashMap<Place, BTreeMap<u64, f64>>,
+    last: HashMap<MetricKey, BTreeMap<u64, f64>>,
     /// What each shared stage cost, by seed.
     shared_clocks: HashMap<Arc<str>, BTreeMap<u64, Clocks>>,
     /// Bins of the reward model's calibration, by bin and seed.
-    pub(crate) calibration: BTreeMap<u64, BTreeMap<u64, Bin>>,
+    pub(crate) calibration: BTreeMap<u64, BTreeMap<u64, ReliabilityBin>>,
 }
 
 /// How a metric went along the trainings of a point.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Along {
+pub(crate) struct TrainingCurve {
     /// Sum over seeds and their number, by step.
     by_step: BTreeMap<u64, (f64, u32)>,
     /// Sum over steps and their number, by seed.
     by_seed: BTreeMap<u64, (f64, u32)>,
 }
 
-impl Along {
-    fn note(&mut self, row: &Row) {
+impl TrainingCurve {
+    fn note(&mut self, row: &SharedMetricRow) {
         let (step, seed) =
             (self.by_step.entry(row.clocks.step).or_default(), self.by_seed.entry(row.seed).or_default());
         for (sum, n) in [step, seed] {
@@ -177,13 +179,13 @@ impl Along {
 const ALONG: [Metric; 4] = [metrics::KL_STEP, metrics::CLIP_SHARE, metrics::DPO_MARGIN, metrics::DPO_ACCURACY];
 
 /// Arm, point, stage and metric of a row.
-type Place = [Arc<str>; 4];
+type MetricKey = [Arc<str>; 4];
 
 /// Missing cells that are named before the rest is counted.
 const NAMED: usize = 12;
 
 /// How far a search is that has not come to its comparison.
-fn far(search: &Tables) -> String {
+fn search_progress(search: &TableSource) -> String {
     let (finished, cells) = (search.cells - search.missing.len().min(search.cells), search.cells);
     format!("nothing is compared yet: the search has asked for {cells} cells so far, {finished} of them finished")
 }
@@ -200,11 +202,11 @@ impl Run {
         let manifest = Manifest::read(folder)?;
         let (experiment, document) = Experiment::load(&folder.join("experiment.toml"), &[])?;
         manifest.check_experiment(folder, &document)?;
-        let tables = Tables::of(folder, &manifest, Part::Comparison)?;
+        let tables = TableSource::of(folder, &manifest, RunSubset::Comparison)?;
         let mut cells = duel_ledger::cells_of(folder, &experiment)?;
         cells.retain(|cell| !cell.tuning);
         let searching = match experiment.is_tuned() && cells.is_empty() {
-            true => Some(far(&Tables::of(folder, &manifest, Part::Search)?)),
+            true => Some(search_progress(&TableSource::of(folder, &manifest, RunSubset::Search)?)),
             false => None,
         };
         let mut run = Self::empty(folder, experiment, cells, manifest);
@@ -216,7 +218,7 @@ impl Run {
             run.outcomes.extend(read_outcomes(path)?);
         }
         // row by row: a long run has more rows than memory should hold
-        let mut points = Points::default();
+        let mut points = PointBuilder::default();
         for path in &tables.metrics {
             scan_metrics(path, |row| run.take(&mut points, row))?;
         }
@@ -245,16 +247,16 @@ impl Run {
     }
 
     /// Takes a row of the metrics.
-    fn take(&mut self, points: &mut Points, row: Row) {
+    fn take(&mut self, points: &mut PointBuilder, row: SharedMetricRow) {
         if row.stage.starts_with("evaluation-") {
-            points.mark(row);
+            points.add_evaluation(row);
         } else {
             self.note(row);
         }
     }
 
     /// Puts the points in the order of the experiment's arms, once all rows are read.
-    fn arrange(&mut self, points: Points) {
+    fn arrange(&mut self, points: PointBuilder) {
         self.points = points.all;
         let arms: Vec<&str> = self.experiment.arms.keys().map(String::as_str).chain(PSEUDO_ARMS).collect();
         self.points.sort_by_key(|p| arms.iter().position(|a| *a == p.arm)); // stable: the grid's order stays
@@ -262,13 +264,13 @@ impl Run {
 
     /// Whether every point is one that the experiment asks for.
     fn check_points(&self) -> Result<()> {
-        let is_asked_for = |point: &&Point| {
+        let is_asked_for = |point: &&MeasuredPoint| {
             PSEUDO_ARMS.contains(&point.arm.as_str())
                 || self.cells.iter().any(|cell| cell.arm == point.arm && cell.point.label == point.label)
         };
         match self.points.iter().find(|point| !is_asked_for(point)) {
             None => Ok(()),
-            Some(Point { arm, label, .. }) => {
+            Some(MeasuredPoint { arm, label, .. }) => {
                 let problem = format!("they hold the point {label} of {arm}, which it does not ask for");
                 Err(duel_ledger::Error::Foreign { path: self.folder.clone(), problem }.into())
             }
@@ -299,9 +301,9 @@ impl Run {
     }
 
     /// Takes a row of a training.
-    fn note(&mut self, row: Row) {
+    fn note(&mut self, row: SharedMetricRow) {
         if &*row.stage == "rm-calibration" {
-            self.calibration.entry(row.clocks.step).or_default().entry(row.seed).or_default().note(&row);
+            self.calibration.entry(row.clocks.step).or_default().entry(row.seed).or_default().add_row(&row);
             return;
         }
         if &*row.arm == SHARED_ARM {
@@ -324,17 +326,17 @@ impl Run {
 
     /// Every setting of its experiment, with its key.
     pub(crate) fn settings(&self) -> Vec<(String, String)> {
-        fn leaves(key: &str, value: &toml::Value, all: &mut Vec<(String, String)>) {
+        fn collect_leaves(key: &str, value: &toml::Value, all: &mut Vec<(String, String)>) {
             match value {
                 toml::Value::Table(table) => table.iter().for_each(|(name, value)| {
-                    leaves(&if key.is_empty() { name.clone() } else { format!("{key}.{name}") }, value, all);
+                    collect_leaves(&if key.is_empty() { name.clone() } else { format!("{key}.{name}") }, value, all);
                 }),
                 value => all.push((key.into(), value.to_string())),
             }
         }
         let mut all = vec![];
         if let Ok(whole) = toml::Value::try_from(&self.experiment) {
-            leaves("", &whole, &mut all);
+            collect_leaves("", &whole, &mut all);
         }
         all
     }
@@ -345,22 +347,22 @@ impl Run {
     }
 
     /// Points of one arm, in the grid's order.
-    pub fn points_of<'a>(&'a self, arm: &'a str) -> impl Iterator<Item = &'a Point> {
+    pub fn points_of<'a>(&'a self, arm: &'a str) -> impl Iterator<Item = &'a MeasuredPoint> {
         self.points.iter().filter(move |p| p.arm == arm)
     }
 
     /// How a cell ended.
-    pub(crate) fn ending(&self, cell: &Cell) -> Ending<'_> {
-        let its = |p: &&Point| p.arm == cell.arm && p.label == cell.point.label;
+    pub(crate) fn ending(&self, cell: &Cell) -> CellEnd<'_> {
+        let its = |p: &&MeasuredPoint| p.arm == cell.arm && p.label == cell.point.label;
         let mark = self.points.iter().find(its).and_then(|point| point.seeds.get(&cell.seed)?.last());
         let label = cell.label();
         match mark {
-            Some(mark) if mark.is_recorded(metrics::KL) => Ending::Finished(mark),
-            Some(_) => Ending::Missing("its KL was not measured".into()),
-            None if self.manifest.has_diverged(&label) => Ending::Diverged,
+            Some(mark) if mark.is_recorded(metrics::KL) => CellEnd::Finished(mark),
+            Some(_) => CellEnd::Missing("its KL was not measured".into()),
+            None if self.manifest.has_diverged(&label) => CellEnd::Diverged,
             None => {
                 let why = self.absent.get(&label).cloned();
-                Ending::Missing(why.unwrap_or_else(|| self.manifest.why_missing(&label)))
+                CellEnd::Missing(why.unwrap_or_else(|| self.manifest.why_missing(&label)))
             }
         }
     }
@@ -368,32 +370,32 @@ impl Run {
     /// The cells of which nothing is known, in the experiment's order.
     pub(crate) fn missing(&self) -> Vec<Missing> {
         let missing = |cell: &Cell| match self.ending(cell) {
-            Ending::Missing(because) => {
+            CellEnd::Missing(because) => {
                 Some(Missing { arm: cell.arm.clone(), point: cell.point.label.clone(), seed: cell.seed, because })
             }
-            Ending::Finished(_) | Ending::Diverged => None,
+            CellEnd::Finished(_) | CellEnd::Diverged => None,
         };
         self.cells.iter().filter_map(missing).collect()
     }
 
     /// The settings of a trained point.
-    pub fn method_of(&self, point: &Point) -> Option<Method> {
+    pub fn method_of(&self, point: &MeasuredPoint) -> Option<MethodSettings> {
         let its = |cell: &&Cell| cell.arm == point.arm && cell.point.label == point.label;
         self.cells.iter().find(its).map(|cell| cell.point.method.clone())
     }
 
     /// Whether a point climbs the world's own judge.
-    pub fn climbs_gold(&self, point: &Point) -> bool {
-        self.method_of(point).and_then(|method| method.climbs()) == Some(RewardSource::Gold)
+    pub fn climbs_gold(&self, point: &MeasuredPoint) -> bool {
+        self.method_of(point).and_then(|method| method.reward_source()) == Some(RewardSource::Gold)
     }
 
     /// The SFT policy that every arm starts from.
-    pub fn reference(&self) -> Option<&Point> {
+    pub fn reference(&self) -> Option<&MeasuredPoint> {
         self.points_of("reference").next()
     }
 
     /// The marks of the SFT policy of one seed.
-    pub(crate) fn reference_at(&self, seed: u64) -> Option<&Mark> {
+    pub(crate) fn reference_at(&self, seed: u64) -> Option<&EvalPoint> {
         self.reference()?.seeds.get(&seed)?.last()
     }
 
@@ -408,12 +410,12 @@ impl Run {
     }
 
     /// What the finished policy of a point earns at a seed.
-    pub(crate) fn outcomes_of(&self, point: &Point, seed: u64) -> Option<&Outcomes> {
+    pub(crate) fn outcomes_of(&self, point: &MeasuredPoint, seed: u64) -> Option<&Outcomes> {
         self.outcomes.iter().find(|o| *o.arm == *point.arm && *o.point == *point.label && o.seed == seed)
     }
 
     /// How a metric went along the trainings of a point.
-    pub(crate) fn along(&self, point: &Point, metric: Metric) -> Option<&Along> {
+    pub(crate) fn along(&self, point: &MeasuredPoint, metric: Metric) -> Option<&TrainingCurve> {
         self.along.get(&[point.arm.as_str(), point.label.as_str(), metric.name].map(Arc::from))
     }
 
@@ -428,21 +430,21 @@ impl Run {
     }
 
     /// Last value of a metric that a stage of the point's cell recorded at one seed: its training, or the cell as a whole.
-    pub(crate) fn last_at(&self, point: &Point, stage: &str, metric: Metric, seed: u64) -> Option<f64> {
+    pub(crate) fn last_at(&self, point: &MeasuredPoint, stage: &str, metric: Metric, seed: u64) -> Option<f64> {
         let place = [point.arm.as_str(), point.label.as_str(), stage, metric.name].map(Arc::from);
         self.last.get(&place)?.get(&seed).copied()
     }
 
     /// Last value of a training metric, by seed of a point.
-    pub fn trained(&self, point: &Point, metric: Metric) -> Vec<f64> {
+    pub fn trained(&self, point: &MeasuredPoint, metric: Metric) -> Vec<f64> {
         self.last_of([&point.arm, &point.label, "train", metric.name])
     }
 
     /// The arm's point whose finished policies earn most gold on validation prompts, mean over seeds: the
     /// one that the page tells of. Test prompts play no part in the choice.
-    pub fn featured<'a>(&'a self, arm: &'a str) -> Option<&'a Point> {
-        let merit = |p: &Point| crate::stats::mean(&p.final_validation(metrics::GOLD));
-        let known = |p: &&Point| merit(p).is_finite();
+    pub fn featured<'a>(&'a self, arm: &'a str) -> Option<&'a MeasuredPoint> {
+        let merit = |p: &MeasuredPoint| crate::stats::mean(&p.final_validation(metrics::GOLD));
+        let known = |p: &&MeasuredPoint| merit(p).is_finite();
         self.points_of(arm).filter(known).max_by(|a, b| merit(a).total_cmp(&merit(b)))
     }
 }
@@ -453,21 +455,21 @@ pub(crate) mod by_hand {
     use super::*;
     use duel_spec::Document;
 
-    pub(crate) struct ByHand {
+    pub(crate) struct HandMadeRun {
         run: Run,
-        points: Points,
+        points: PointBuilder,
     }
 
-    impl ByHand {
+    impl HandMadeRun {
         /// Of an experiment as its file says; nothing is measured yet.
         pub(crate) fn new(experiment: &str) -> Self {
             let document = Document::parse("by-hand.toml", experiment, &[]).expect("a valid document");
             let experiment = Experiment::from_document(&document).expect("a valid experiment");
-            let cells = experiment.lay_out(&experiment.trials());
+            let cells = experiment.cells_for(&experiment.trials());
             let manifest =
                 Manifest { exit: "complete".into(), format: duel_spec::FORMAT_VERSION, ..Manifest::default() };
             let run = Run::empty(Path::new("by-hand"), experiment, cells, manifest);
-            Self { run, points: Points::default() }
+            Self { run, points: PointBuilder::default() }
         }
 
         /// A row of `metrics.parquet`.
@@ -480,7 +482,7 @@ pub(crate) mod by_hand {
             value: f64,
         ) -> &mut Self {
             let [arm, point, stage, metric] = [arm, point, stage, metric.name].map(Arc::from);
-            let row = Row { arm, method: "dpo".into(), point, seed, stage, clocks, metric, value };
+            let row = SharedMetricRow { arm, method: "dpo".into(), point, seed, stage, clocks, metric, value };
             self.run.take(&mut self.points, row);
             self
         }
@@ -515,10 +517,10 @@ pub(crate) mod by_hand {
 
 #[cfg(test)]
 mod tests {
-    use super::by_hand::ByHand;
+    use super::by_hand::HandMadeRun;
     use super::*;
-    use crate::verdict::{Judgement, judge, missing_words};
-    use crate::{Tuning, Verdict};
+    use crate::verdict::{Verdict, judge, missing_words};
+    use crate::{ClaimResult, TuningResults};
 
     const EXPERIMENT: &str = r#"
         name = "missing"
@@ -536,8 +538,8 @@ mod tests {
     "#;
 
     /// Cells `(arm, label, seed)` that have marks, of the reference at KL 0 and gold 0.
-    fn measured(has_marks: impl Fn(&str, &str, u64) -> bool) -> ByHand {
-        let mut run = ByHand::new(EXPERIMENT);
+    fn measured(has_marks: impl Fn(&str, &str, u64) -> bool) -> HandMadeRun {
+        let mut run = HandMadeRun::new(EXPERIMENT);
         let clocks = Clocks { step: 1, ..Clocks::default() };
         for cell in run.run().cells.clone() {
             let marks = [(metrics::KL, 0.5), (metrics::GOLD, 1.0), (metrics::GOLD_SD, 1.0)];
@@ -549,8 +551,8 @@ mod tests {
         run
     }
 
-    fn verdict(run: &Run) -> Verdict {
-        judge(run, &Tuning::of(run)).remove(0)
+    fn verdict(run: &Run) -> ClaimResult {
+        judge(run, &TuningResults::of(run)).remove(0)
     }
 
     /// Of six seeds `b` lacks its second cell everywhere: a share of ½ less than `a`'s 0 would be CONTRADICTED for `b`, and is only
@@ -569,7 +571,7 @@ mod tests {
         let mut diverged = measured(lacking);
         diverged.run().manifest.diverged = labels(diverged.run()).into_iter().collect();
         let diverged = verdict(&diverged.done());
-        assert_eq!((diverged.judgement, diverged.tests[0].effect), (Judgement::Reproduced, Some(0.5)));
+        assert_eq!((diverged.judgement, diverged.tests[0].effect), (Verdict::Reproduced, Some(0.5)));
         assert!(diverged.missing.is_empty());
 
         for (exit, failed, because) in [
@@ -598,7 +600,7 @@ mod tests {
             let found = verdict(&run);
             assert_eq!(
                 (found.judgement, found.tests[0].seeds, found.tests[0].effect),
-                (Judgement::Inconclusive, 0, None),
+                (Verdict::Inconclusive, 0, None),
                 "{exit}"
             );
             assert!(
@@ -624,7 +626,7 @@ mod tests {
         let found = verdict(&run);
         assert_eq!(
             (found.judgement, found.tests[0].seeds, found.tests[0].effect),
-            (Judgement::Contradicted, 5, Some(0.0))
+            (Verdict::Contradicted, 5, Some(0.0))
         );
         assert_eq!(found.missing.len(), 1);
         assert_eq!(

@@ -7,19 +7,19 @@ use serde::Serialize;
 
 /// A token of a response and its log-ratio to the reference, nats.
 #[derive(Debug, Clone, Serialize)]
-pub struct Piece {
+pub struct TokenSpan {
     pub text: String,
     pub log_ratio: f64,
 }
 
 /// A response with what there is to say of it.
 #[derive(Debug, Clone, Serialize)]
-pub struct Said {
+pub struct SampledResponse {
     pub prompt: String,
     pub arm: String,
     pub point: String,
     pub seed: u64,
-    pub pieces: Vec<Piece>,
+    pub pieces: Vec<TokenSpan>,
     /// None where the judge was not asked.
     pub gold_reward: Option<f64>,
     pub proxy_reward: f64,
@@ -34,6 +34,6 @@ pub struct Said {
 ///
 /// # Errors
 /// None that a person can cause.
-pub fn page(all: &[Said], run: &str) -> Result<String> {
-    page::filled("said.html", context! { all => Serde(all), run })
+pub fn page(all: &[SampledResponse], run: &str) -> Result<String> {
+    page::fill_template("said.html", context! { all => Serde(all), run })
 }

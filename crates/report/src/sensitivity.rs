@@ -1,15 +1,15 @@
 //! How much the settings matter: what was tried, as a table, as parallel coordinates and as slices; and whether the best of it
 //! lies at an edge.
 
-use crate::canvas::{Look, Plot, Scale, Series};
+use crate::canvas::{MarkStyle, Plot, Scale, Series};
 use crate::figures::{PANEL, colour};
-use crate::format::{nats, si, told_apart};
-use crate::parallel::{Parallel, Strand, Upright};
+use crate::format::{distinct, nats, si};
+use crate::parallel::{Parallel, ParallelAxis, ParallelLine};
 use crate::run::Run;
 use crate::stats::{Estimate, mean};
-use crate::tables::Table;
-use crate::tuning::{Tried, Tuning};
-use duel_spec::{Axis, Choose, Search, number};
+use crate::tables::TextTable;
+use crate::tuning::{TrialResult, TuningResults};
+use duel_spec::{Search, SearchDimension, SelectionMetric, number};
 use std::collections::BTreeSet;
 use toml::Value;
 
@@ -19,7 +19,7 @@ const SIZE: (u32, u32) = (760, 330);
 const FEWEST: usize = 3;
 
 /// The settings in which an arm's points differ, and the values of each.
-fn varied(tried: &[&Tried]) -> Vec<(String, Vec<Value>)> {
+fn varied_settings(tried: &[&TrialResult]) -> Vec<(String, Vec<Value>)> {
     let names: BTreeSet<&String> = tried.iter().flat_map(|t| t.settings.keys()).collect();
     let values = |name: &String| {
         let mut values: Vec<Value> = vec![];
@@ -47,21 +47,21 @@ fn words(value: &Value) -> String {
 
 /// An axis over the values that were tried: between the least and the largest number, in log where they were drawn so or
 /// span a decade; in steps where there is a word among them.
-fn axis_of(values: &[Value], drawn: Option<&Axis>) -> Axis {
+fn axis_of(values: &[Value], drawn: Option<&SearchDimension>) -> SearchDimension {
     let numbers: Option<Vec<f64>> = values.iter().map(number).collect();
     match numbers.as_deref() {
-        Some([low, .., high]) => Axis {
+        Some([low, .., high]) => SearchDimension {
             low: Some(Value::Float(*low)),
             high: Some(Value::Float(*high)),
             log: drawn.map_or(*low > 0.0 && high / low >= 10.0, |axis| axis.log),
-            ..Axis::default()
+            ..SearchDimension::default()
         },
-        _ => Axis { choices: values.to_vec(), ..Axis::default() },
+        _ => SearchDimension { choices: values.to_vec(), ..SearchDimension::default() },
     }
 }
 
 /// What the worth of a point is, in words.
-fn worth(tuning: &Tuning, run: &Run) -> String {
+fn merit_label(tuning: &TuningResults, run: &Run) -> String {
     let what = if tuning.is_share { "η" } else { "gold gained" };
     format!("{what} within {}", nats(run.experiment.tuning.kl))
 }
@@ -76,16 +76,16 @@ pub(crate) struct Charts {
 }
 
 /// The charts of every arm that tried enough.
-pub(crate) fn charts(run: &Run, tuning: &Tuning) -> Charts {
+pub(crate) fn charts(run: &Run, tuning: &TuningResults) -> Charts {
     let Charts { mut wholes, mut slices } = Charts::default();
     for arm in run.arms() {
-        let tried: Vec<&Tried> =
-            tuning.tried.iter().filter(|t| t.arm == arm && t.merit(Choose::Gold).is_finite()).collect();
-        let varied = varied(&tried);
+        let tried: Vec<&TrialResult> =
+            tuning.tried.iter().filter(|t| t.arm == arm && t.merit(SelectionMetric::Gold).is_finite()).collect();
+        let varied = varied_settings(&tried);
         if tried.len() < FEWEST || varied.is_empty() {
             continue;
         }
-        wholes.push((format!("sensitivity-{arm}"), whole(run, tuning, arm, &tried, &varied)));
+        wholes.push((format!("sensitivity-{arm}"), parallel_chart(run, tuning, arm, &tried, &varied)));
         for (name, values) in &varied {
             slices.push((format!("slice-{arm}-{name}"), slice(run, tuning, arm, &tried, name, values)));
         }
@@ -93,30 +93,36 @@ pub(crate) fn charts(run: &Run, tuning: &Tuning) -> Charts {
     Charts { wholes, slices }
 }
 
-fn whole(run: &Run, tuning: &Tuning, arm: &str, tried: &[&Tried], varied: &[(String, Vec<Value>)]) -> Parallel {
+fn parallel_chart(
+    run: &Run,
+    tuning: &TuningResults,
+    arm: &str,
+    tried: &[&TrialResult],
+    varied: &[(String, Vec<Value>)],
+) -> Parallel {
     let mut ranked = tried.to_vec();
-    ranked.sort_by(|a, b| a.merit(Choose::Gold).total_cmp(&b.merit(Choose::Gold)));
-    let merits: Vec<f64> = ranked.iter().map(|t| t.merit(Choose::Gold)).collect();
+    ranked.sort_by(|a, b| a.merit(SelectionMetric::Gold).total_cmp(&b.merit(SelectionMetric::Gold)));
+    let merits: Vec<f64> = ranked.iter().map(|t| t.merit(SelectionMetric::Gold)).collect();
     let (low, high) = (merits[0], merits[merits.len() - 1]);
     let share = |merit: f64| if high > low { (merit - low) / (high - low) } else { 0.5 };
-    let axes: Vec<Axis> =
+    let axes: Vec<SearchDimension> =
         varied.iter().map(|(name, values)| axis_of(values, run.experiment.arms[arm].space().get(name))).collect();
-    let upright = |((name, values), axis): (&(String, Vec<Value>), &Axis)| Upright {
+    let upright = |((name, values), axis): (&(String, Vec<Value>), &SearchDimension)| ParallelAxis {
         name: name.clone(),
         ticks: ticks(values, axis),
     };
-    let strand = |t: &&Tried| Strand {
+    let strand = |t: &&TrialResult| ParallelLine {
         at: (varied.iter().zip(&axes))
             .map(|((name, _), axis)| axis.share(t.settings.get(name)?))
-            .chain([Some(share(t.merit(Choose::Gold)))])
+            .chain([Some(share(t.merit(SelectionMetric::Gold)))])
             .collect(),
-        strength: share(t.merit(Choose::Gold)),
+        strength: share(t.merit(SelectionMetric::Gold)),
     };
-    let merit = Upright {
-        name: worth(tuning, run),
+    let merit = ParallelAxis {
+        name: merit_label(tuning, run),
         ticks: {
             let values = if high > low { vec![low, low / 2.0 + high / 2.0, high] } else { vec![low] };
-            values.iter().map(|m| share(*m)).zip(told_apart(&values)).collect()
+            values.iter().map(|m| share(*m)).zip(distinct(&values)).collect()
         },
     };
     Parallel {
@@ -128,7 +134,7 @@ fn whole(run: &Run, tuning: &Tuning, arm: &str, tried: &[&Tried], varied: &[(Str
 }
 
 /// The values to write at an axis: those that have room.
-fn ticks(values: &[Value], axis: &Axis) -> Vec<(f64, String)> {
+fn ticks(values: &[Value], axis: &SearchDimension) -> Vec<(f64, String)> {
     let mut ticks: Vec<(f64, String)> = vec![];
     let ends = [0, values.len() - 1];
     let order = ends.into_iter().chain(1..values.len() - 1);
@@ -144,49 +150,52 @@ fn ticks(values: &[Value], axis: &Axis) -> Vec<(f64, String)> {
 /// Share of an axis' height that a word takes.
 const ROOM: f64 = 0.06;
 
-fn slice(run: &Run, tuning: &Tuning, arm: &str, tried: &[&Tried], name: &str, values: &[Value]) -> Plot {
+fn slice(run: &Run, tuning: &TuningResults, arm: &str, tried: &[&TrialResult], name: &str, values: &[Value]) -> Plot {
     let axis = axis_of(values, run.experiment.arms[arm].space().get(name));
     let is_words = !axis.choices.is_empty();
-    let x = |t: &Tried| {
+    let x = |t: &TrialResult| {
         let value = t.settings.get(name)?;
         if is_words { values.iter().position(|v| v == value).map(|i| i as f64) } else { number(value) }
     };
-    let of = |t: &&Tried| -> Vec<(f64, f64)> {
+    let of = |t: &&TrialResult| -> Vec<(f64, f64)> {
         let at = x(t);
-        t.values(Choose::Gold).into_iter().filter_map(|worth| Some((at?, worth))).collect()
+        t.values(SelectionMetric::Gold).into_iter().filter_map(|worth| Some((at?, worth))).collect()
     };
-    let centre = |t: &&Tried| Some((x(t)?, mean(&t.values(Choose::Gold))));
+    let centre = |t: &&TrialResult| Some((x(t)?, mean(&t.values(SelectionMetric::Gold))));
     let colour = colour(run, arm);
-    let seeds = Series::new(Look::Dots { radius: 2.5 }, colour, tried.iter().flat_map(of).collect()).faint(0.35);
-    let means = Series::new(Look::Rings { radius: 4.5 }, colour, tried.iter().filter_map(centre).collect());
+    let seeds = Series::new(MarkStyle::Dots { radius: 2.5 }, colour, tried.iter().flat_map(of).collect()).faint(0.35);
+    let means = Series::new(MarkStyle::Rings { radius: 4.5 }, colour, tried.iter().filter_map(centre).collect());
     let series = vec![seeds.about("a seed"), means.about("mean")];
     Plot {
         x_scale: if axis.log { Scale::Log } else { Scale::Linear },
         x_ticks: is_words.then(|| (0..values.len()).map(|i| i as f64).collect()),
         x_words: if is_words { values.iter().map(words).collect() } else { vec![] },
-        ..Plot::new(PANEL, format!("{arm}: {name}"), format!("{}, validation", worth(tuning, run)), series)
+        ..Plot::new(PANEL, format!("{arm}: {name}"), format!("{}, validation", merit_label(tuning, run)), series)
     }
 }
 
 /// Every point that was tried for a choice, the best of each arm first; empty where nothing was to be chosen.
-pub(crate) fn table(run: &Run, tuning: &Tuning) -> Table {
+pub(crate) fn table(run: &Run, tuning: &TuningResults) -> TextTable {
     let (choose, seeds) = (run.experiment.tuning.choose, run.experiment.tuning_seeds());
-    let head = ["arm", "point", "", "seeds", &worth(tuning, run), "learned reward gained there", "FLOPs a training"];
+    let head =
+        ["arm", "point", "", "seeds", &merit_label(tuning, run), "learned reward gained there", "FLOPs a training"];
     let mut rows = vec![];
     for arm in run.arms().into_iter().filter(|_| run.experiment.is_tuned()) {
         let ranked = tuning.ranked(arm, &seeds, choose);
         let best = |choose| tuning.ranked(arm, &seeds, choose).first().map(|t| t.label.clone());
-        let (chosen, blind) = (best(choose), best(Choose::Proxy));
+        let (chosen, blind) = (best(choose), best(SelectionMetric::Proxy));
         let others = tuning.tried.iter().filter(|t| t.arm == arm && !ranked.iter().any(|r| r.label == t.label));
         for tried in ranked.iter().copied().chain(others) {
             let worths: Vec<_> = tried.seeds.values().flatten().collect();
-            let say = |of: fn(&&crate::Worth) -> f64| {
+            let say = |of: fn(&&crate::TrialScore) -> f64| {
                 Estimate::of(&worths.iter().map(of).collect::<Vec<_>>()).map_or("–".into(), |e| format!("{e:.3}"))
             };
             let is = |label: &Option<String>| label.as_ref() == Some(&tried.label);
             let mut notes = vec![];
             notes.extend(is(&chosen).then_some("chosen"));
-            notes.extend((is(&blind) && choose == Choose::Gold).then_some("would be chosen by the learned reward"));
+            notes.extend(
+                (is(&blind) && choose == SelectionMetric::Gold).then_some("would be chosen by the learned reward"),
+            );
             notes.extend((worths.len() < tried.seeds.len()).then_some("not finished"));
             notes.extend((tried.seeds.len() < seeds.len()).then_some("dropped"));
             rows.push(vec![
@@ -200,18 +209,18 @@ pub(crate) fn table(run: &Run, tuning: &Tuning) -> Table {
             ]);
         }
     }
-    Table { name: "tuning", head: head.map(String::from).to_vec(), rows }
+    TextTable { name: "tuning", head: head.map(String::from).to_vec(), rows }
 }
 
 /// Settings whose best value lies at an end of what was tried, in words.
-pub(crate) fn edges(run: &Run, tuning: &Tuning) -> Vec<String> {
+pub(crate) fn edges(run: &Run, tuning: &TuningResults) -> Vec<String> {
     let mut found = vec![];
     let (choose, tuned) = (run.experiment.tuning.choose, run.experiment.is_tuned());
     let seeds = if tuned { run.experiment.tuning_seeds() } else { run.experiment.seed_list() };
     for (name, arm) in &run.experiment.arms {
-        let tried: Vec<&Tried> = tuning.tried.iter().filter(|t| t.arm == *name).collect();
+        let tried: Vec<&TrialResult> = tuning.tried.iter().filter(|t| t.arm == *name).collect();
         // where every point lacks a seed, those that they have must do
-        let known = |t: &Tried| mean(&t.values(choose).into_iter().filter(|x| x.is_finite()).collect::<Vec<_>>());
+        let known = |t: &TrialResult| mean(&t.values(choose).into_iter().filter(|x| x.is_finite()).collect::<Vec<_>>());
         let ranked = tuning.ranked(name, &seeds, choose);
         let best = match ranked.first() {
             Some(first) if first.merit(choose).is_finite() => *first,
@@ -221,7 +230,7 @@ pub(crate) fn edges(run: &Run, tuning: &Tuning) -> Vec<String> {
                 best
             }
         };
-        for (setting, values) in varied(&tried) {
+        for (setting, values) in varied_settings(&tried) {
             let drawn = arm.search != Search::Grid;
             let (axis, table) = match (drawn, arm.space().get(&setting)) {
                 (true, Some(axis)) => (axis.clone(), "space"),

@@ -2,18 +2,18 @@
 
 use crate::figures::arm_costs;
 use crate::format::{fixed, seconds, si};
-use crate::over::{self, Drops};
-use crate::run::{Point, Run};
+use crate::over::{self, OverOptimization};
+use crate::run::{MeasuredPoint, Run};
 use crate::stats::Estimate;
-use crate::tuning::Tuning;
-use crate::verdict::Verdict;
+use crate::tuning::TuningResults;
+use crate::verdict::ClaimResult;
 use crate::{Error, Result, frontier};
 use duel_spec::metrics::{self, Metric};
 use std::path::Path;
 
 /// A table of words.
 #[derive(Debug, serde::Serialize)]
-pub(crate) struct Table {
+pub(crate) struct TextTable {
     pub(crate) name: &'static str,
     pub(crate) head: Vec<String>,
     pub(crate) rows: Vec<Vec<String>>,
@@ -21,23 +21,23 @@ pub(crate) struct Table {
 
 /// All tables of a run.
 #[derive(Debug, serde::Serialize)]
-pub(crate) struct Tables {
-    pub(crate) points: Table,
+pub(crate) struct ReportTables {
+    pub(crate) points: TextTable,
     /// As `points`, on validation prompts: what settings are chosen by.
-    pub(crate) validation: Table,
-    pub(crate) drops: Table,
-    pub(crate) matched: Table,
-    pub(crate) costs: Table,
-    pub(crate) stages: Table,
-    pub(crate) calibration: Table,
-    pub(crate) tuning: Table,
-    pub(crate) verdicts: Table,
+    pub(crate) validation: TextTable,
+    pub(crate) drops: TextTable,
+    pub(crate) matched: TextTable,
+    pub(crate) costs: TextTable,
+    pub(crate) stages: TextTable,
+    pub(crate) calibration: TextTable,
+    pub(crate) tuning: TextTable,
+    pub(crate) verdicts: TextTable,
 }
 
 /// Writes `<name>.csv`, `.md` and `.tex` of every table.
-pub(crate) fn write(run: &Run, tuning: &Tuning, judged: &[Verdict], folder: &Path) -> Result<Tables> {
+pub(crate) fn write(run: &Run, tuning: &TuningResults, judged: &[ClaimResult], folder: &Path) -> Result<ReportTables> {
     let [test, validation] = both_points(run);
-    let tables = Tables {
+    let tables = ReportTables {
         points: test,
         validation,
         drops: drops(run),
@@ -48,7 +48,7 @@ pub(crate) fn write(run: &Run, tuning: &Tuning, judged: &[Verdict], folder: &Pat
         tuning: crate::sensitivity::table(run, tuning),
         verdicts: verdicts(judged),
     };
-    let Tables { points, validation, drops, matched, costs, stages, calibration, tuning, verdicts } = &tables;
+    let ReportTables { points, validation, drops, matched, costs, stages, calibration, tuning, verdicts } = &tables;
     let tuning = run.experiment.is_tuned().then_some(tuning);
     let verdicts = (!judged.is_empty()).then_some(verdicts);
     for table in
@@ -67,13 +67,13 @@ fn estimate(values: &[f64], places: usize) -> String {
 }
 
 /// Every point's marks on test and on validation prompts.
-pub(crate) fn both_points(run: &Run) -> [Table; 2] {
-    [points(run, "points", Point::final_test), points(run, "validation", Point::final_validation)]
+pub(crate) fn both_points(run: &Run) -> [TextTable; 2] {
+    [points(run, "points", MeasuredPoint::final_test), points(run, "validation", MeasuredPoint::final_validation)]
 }
 
 /// Every point's finished policies, mean ± half width of the 95% t-interval over seeds; `of` reads them on test or on
 /// validation prompts.
-fn points(run: &Run, name: &'static str, of: fn(&Point, Metric) -> Vec<f64>) -> Table {
+fn points(run: &Run, name: &'static str, of: fn(&MeasuredPoint, Metric) -> Vec<f64>) -> TextTable {
     let columns: Vec<(&str, Metric, usize)> = [
         ("gold", metrics::GOLD, 3),
         ("KL", metrics::KL, 3),
@@ -89,13 +89,13 @@ fn points(run: &Run, name: &'static str, of: fn(&Point, Metric) -> Vec<f64>) -> 
     .into_iter()
     .filter(|(_, metric, _)| run.arms().iter().flat_map(|a| run.points_of(a)).any(|p| !of(p, *metric).is_empty()))
     .collect();
-    let row = |p: &Point| {
+    let row = |p: &MeasuredPoint| {
         let mut row = vec![p.arm.clone(), p.label.clone(), p.seeds.len().to_string()];
         row.extend(columns.iter().map(|(_, metric, places)| estimate(&of(p, *metric), *places)));
         row
     };
     let arms = run.arms();
-    Table {
+    TextTable {
         name,
         head: ["arm", "point", "seeds"].into_iter().chain(columns.iter().map(|c| c.0)).map(String::from).collect(),
         rows: arms.iter().flat_map(|a| run.points_of(a)).chain(run.reference()).map(row).collect(),
@@ -103,7 +103,7 @@ fn points(run: &Run, name: &'static str, of: fn(&Point, Metric) -> Vec<f64>) -> 
 }
 
 /// Over-optimisation: what is lost beyond the peak.
-fn drops(run: &Run) -> Table {
+fn drops(run: &Run) -> TextTable {
     let head = [
         "along",
         "seeds",
@@ -115,7 +115,7 @@ fn drops(run: &Run) -> Table {
         "proxy gained since the peak",
         "peak before one epoch, share",
     ];
-    let row = |d: Drops| {
+    let row = |d: OverOptimization| {
         let mut row = vec![d.along, d.drop.len().to_string()];
         row.extend(
             [(&d.peak_kl, 2), (&d.peak_gold, 3), (&d.kl, 2), (&d.gold, 3)].map(|(of, places)| estimate(of, places)),
@@ -124,15 +124,15 @@ fn drops(run: &Run) -> Table {
         row.push(d.early.map_or("–".into(), |share| fixed(share, 2)));
         row
     };
-    Table {
+    TextTable {
         name: "over-optimisation",
         head: head.map(String::from).to_vec(),
-        rows: over::drops(run).into_iter().map(row).collect(),
+        rows: over::over_optimization(run).into_iter().map(row).collect(),
     }
 }
 
 /// The arms at equal KL.
-fn matched(run: &Run) -> Table {
+fn matched(run: &Run) -> TextTable {
     let arms = run.arms();
     let matched = frontier::at_equal_kl(run);
     let exact = matched.iter().any(|m| m.arms.iter().flatten().any(|a| a.eta.is_some()));
@@ -158,11 +158,11 @@ fn matched(run: &Run) -> Table {
             row
         })
         .collect();
-    Table { name: "equal-kl", head, rows }
+    TextTable { name: "equal-kl", head, rows }
 }
 
 /// What became of each claim, a row a test.
-fn verdicts(judged: &[Verdict]) -> Table {
+fn verdicts(judged: &[ClaimResult]) -> TextTable {
     let head = ["claim", "verdict", "at KL", "test", "effect", "interval", "level", "p", "seeds", "smallest", "unit"];
     let number = |x: Option<f64>| x.map_or("–".into(), |x| fixed(x, 3));
     let rows = judged.iter().flat_map(|v| {
@@ -182,11 +182,11 @@ fn verdicts(judged: &[Verdict]) -> Table {
             ]
         })
     });
-    Table { name: "verdicts", head: head.map(String::from).to_vec(), rows: rows.collect() }
+    TextTable { name: "verdicts", head: head.map(String::from).to_vec(), rows: rows.collect() }
 }
 
 /// What training took.
-fn costs(run: &Run) -> Table {
+fn costs(run: &Run) -> TextTable {
     let head = ["arm", "models in memory", "tokens sampled", "FLOPs", "before the loop", "seconds", "before the loop"];
     let rows = arm_costs(run)
         .into_iter()
@@ -202,11 +202,11 @@ fn costs(run: &Run) -> Table {
             ]
         })
         .collect();
-    Table { name: "costs", head: head.map(String::from).to_vec(), rows }
+    TextTable { name: "costs", head: head.map(String::from).to_vec(), rows }
 }
 
 /// What the shared stages measured, mean ± interval over seeds.
-fn stages(run: &Run) -> Table {
+fn stages(run: &Run) -> TextTable {
     let wanted: [(&str, &str, Metric, usize); 18] = [
         ("gold scorer: accuracy on held-out full reviews", "corpus", metrics::GOLD_ACCURACY, 3),
         ("gold scorer: accuracy on the judged window", "corpus", metrics::GOLD_ACCURACY_WINDOW, 3),
@@ -234,7 +234,7 @@ fn stages(run: &Run) -> Table {
             (!values.is_empty()).then(|| vec![words.into(), estimate(&values, places), values.len().to_string()])
         })
         .collect();
-    Table { name: "stages", head: vec!["what".into(), "value".into(), "seeds".into()], rows }
+    TextTable { name: "stages", head: vec!["what".into(), "value".into(), "seeds".into()], rows }
 }
 
 /// Whether a cell is numbers alone, as `-0.3 ± 0.1` or `-1.0 to 2.0`.
@@ -286,7 +286,7 @@ fn markdown_cell(cell: &str) -> String {
     out
 }
 
-fn markdown_of(table: &Table) -> String {
+fn markdown_of(table: &TextTable) -> String {
     let line = |cells: &[String]| {
         format!("| {} |\n", cells.iter().map(|cell| markdown_cell(cell)).collect::<Vec<_>>().join(" | "))
     };
@@ -334,7 +334,7 @@ fn latex_cell(cell: &str) -> String {
 }
 
 /// Booktabs.
-fn latex_of(table: &Table) -> String {
+fn latex_of(table: &TextTable) -> String {
     let line = |row: &Vec<String>| row.iter().map(|cell| latex_cell(cell)).collect::<Vec<_>>().join(" & ") + " \\\\\n";
     let columns = "l".repeat(table.head.len());
     let body: String = table.rows.iter().map(line).collect();
@@ -384,7 +384,7 @@ mod tests {
 
     #[test]
     fn the_three_forms_say_the_same() {
-        let table = Table {
+        let table = TextTable {
             name: "t",
             head: vec!["arm".into(), "η".into()],
             rows: vec![vec!["ppo_1".into(), "0.8 ± 0.1".into()]],

@@ -4,18 +4,18 @@ use plotters::prelude::*;
 use plotters_backend::{BackendColor, BackendCoord, BackendStyle, BackendTextStyle, DrawingErrorKind};
 
 /// A colour by its name on the page, in light and in dark.
-pub(crate) struct Ink {
+pub(crate) struct Color {
     pub(crate) name: &'static str,
     pub(crate) light: RGBColor,
     pub(crate) dark: RGBColor,
 }
 
-const fn ink(name: &'static str, light: (u8, u8, u8), dark: (u8, u8, u8)) -> Ink {
-    Ink { name, light: RGBColor(light.0, light.1, light.2), dark: RGBColor(dark.0, dark.1, dark.2) }
+const fn ink(name: &'static str, light: (u8, u8, u8), dark: (u8, u8, u8)) -> Color {
+    Color { name, light: RGBColor(light.0, light.1, light.2), dark: RGBColor(dark.0, dark.1, dark.2) }
 }
 
 /// Every colour there is. Words in `ink` and `soft` stand out from `paper` by at least 4.5 to 1, marks by at least 3 (WCAG 2.1).
-pub(crate) const INKS: [Ink; 13] = [
+pub(crate) const INKS: [Color; 13] = [
     ink("paper", (255, 255, 255), (21, 23, 28)),
     ink("ink", (34, 34, 40), (232, 233, 238)),
     ink("soft", (98, 100, 111), (165, 168, 180)),
@@ -68,7 +68,7 @@ pub(crate) fn on_page(svg: &str) -> String {
 
 /// The page's variables for one theme.
 pub(crate) fn css(is_dark: bool) -> String {
-    let value = |ink: &Ink| format!("--{}: {};", ink.name, hex(if is_dark { ink.dark } else { ink.light }));
+    let value = |ink: &Color| format!("--{}: {};", ink.name, hex(if is_dark { ink.dark } else { ink.light }));
     INKS.iter().map(value).collect::<Vec<_>>().join(" ")
 }
 
@@ -79,7 +79,7 @@ pub(crate) struct Dark<B>(pub(crate) B);
 fn dark(colour: BackendColor) -> BackendColor {
     let (r, g, b) = colour.rgb;
     match INKS.iter().find(|ink| ink.light == RGBColor(r, g, b)) {
-        Some(Ink { dark: RGBColor(r, g, b), .. }) => BackendColor { rgb: (*r, *g, *b), ..colour },
+        Some(Color { dark: RGBColor(r, g, b), .. }) => BackendColor { rgb: (*r, *g, *b), ..colour },
         None => colour,
     }
 }

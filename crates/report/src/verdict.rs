@@ -1,13 +1,13 @@
 //! Judges what an experiment set out to show, from its ledgers alone (rule D of claims §1).
 
-use crate::effects::{Arm, Effect, Sample, has_diverged, sample};
+use crate::effects::{Effect, PairedSample, RunArm, has_diverged, sample};
 use crate::format::fixed;
-use crate::run::{Missing, Point, Run};
+use crate::run::{MeasuredPoint, Missing, Run};
 use crate::stats::{holm_levels, mean};
-use crate::tuning::Tuning;
+use crate::tuning::TuningResults;
 use crate::{Error, over, searched, sensitivity};
 use duel_spec::metrics::{KL, KL_SE};
-use duel_spec::{Claim, ClaimMetric, ClaimRule, REFERENCE, Side, WorldKind};
+use duel_spec::{ArmRef, Claim, ClaimMetric, ClaimRule, REFERENCE, WorldKind};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -21,13 +21,13 @@ const ALPHA: f64 = 0.05;
 /// What becomes of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
-pub enum Judgement {
+pub enum Verdict {
     Reproduced,
     Contradicted,
     Inconclusive,
 }
 
-impl fmt::Display for Judgement {
+impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Reproduced => "REPRODUCED",
@@ -39,12 +39,12 @@ impl fmt::Display for Judgement {
 
 /// A claim with what was found.
 #[derive(Debug, Clone, Serialize)]
-pub struct Verdict {
+pub struct ClaimResult {
     #[serde(flatten)]
     pub claim: Claim,
     /// The claim in words: its statement, or what its rule says.
     pub words: String,
-    pub judgement: Judgement,
+    pub judgement: Verdict,
     /// Whether the claim was written, or changed, when cells were finished already.
     pub added_after_run: bool,
     /// Of effects and intervals.
@@ -52,9 +52,9 @@ pub struct Verdict {
     /// Seeds, and what was asked for, in words.
     pub asked: String,
     /// One a distance, or one alone.
-    pub tests: Vec<Test>,
+    pub tests: Vec<ClaimTest>,
     /// Trainings that each arm had, and FLOPs that they took.
-    pub budgets: BTreeMap<String, Budget>,
+    pub budgets: BTreeMap<String, TrainingBudget>,
     /// Trainings of its arms of which nothing is known; their seeds are left out.
     pub missing: Vec<Missing>,
     pub reasons: Vec<String>,
@@ -62,9 +62,9 @@ pub struct Verdict {
 
 /// What was found at one distance.
 #[derive(Debug, Clone, Serialize)]
-pub struct Test {
+pub struct ClaimTest {
     pub kl: Option<f64>,
-    pub judgement: Judgement,
+    pub judgement: Verdict,
     /// In the unit of the claim's metric; infinite ones are `null` in JSON.
     pub effect: Option<f64>,
     /// A log ratio as a factor.
@@ -81,33 +81,33 @@ pub struct Test {
 
 /// What an arm was allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Budget {
+pub struct TrainingBudget {
     pub points: usize,
     pub trainings: usize,
     pub flops: f64,
 }
 
 /// A run with what it tried and where that ended at an edge.
-struct Evidence<'a> {
+struct RunEvidence<'a> {
     run: &'a Run,
-    tuning: &'a Tuning,
+    tuning: &'a TuningResults,
     edges: Vec<String>,
 }
 
-impl<'a> Evidence<'a> {
-    fn new(run: &'a Run, tuning: &'a Tuning) -> Self {
+impl<'a> RunEvidence<'a> {
+    fn new(run: &'a Run, tuning: &'a TuningResults) -> Self {
         Self { run, tuning, edges: sensitivity::edges(run, tuning) }
     }
 }
 
 /// Runs that claims name, by name, or why one cannot be read.
-type Others = BTreeMap<String, std::result::Result<(Run, Tuning), String>>;
+type OtherRuns = BTreeMap<String, std::result::Result<(Run, TuningResults), String>>;
 
 /// Judges every claim of a run's experiment, each family together. What stands in the way of one is its own reason.
-pub fn judge(run: &Run, tuning: &Tuning) -> Vec<Verdict> {
+pub fn judge(run: &Run, tuning: &TuningResults) -> Vec<ClaimResult> {
     let claims = &run.experiment.claims;
     // 1. The runs beside this one.
-    let mut others = Others::new();
+    let mut others = OtherRuns::new();
     for name in claims.iter().flat_map(|claim| &claim.arms).filter_map(|side| side.run.as_ref()) {
         if !others.contains_key(name) {
             let folder =
@@ -129,31 +129,31 @@ pub fn judge(run: &Run, tuning: &Tuning) -> Vec<Verdict> {
             others.insert(name.clone(), found);
         }
     }
-    let own = Evidence::new(run, tuning);
-    let beside: BTreeMap<&String, Option<Evidence>> = others
+    let own = RunEvidence::new(run, tuning);
+    let beside: BTreeMap<&String, Option<RunEvidence>> = others
         .iter()
-        .map(|(name, of)| (name, of.as_ref().ok().map(|(run, tuning)| Evidence::new(run, tuning))))
+        .map(|(name, of)| (name, of.as_ref().ok().map(|(run, tuning)| RunEvidence::new(run, tuning))))
         .collect();
-    let evidence = |side: &Side| match &side.run {
+    let evidence = |side: &ArmRef| match &side.run {
         None => Some(&own),
         Some(name) => beside.get(name)?.as_ref(),
     };
 
     // 2. What each claim is about, seed by seed, and why nothing can be said.
-    let mut tests: Vec<(usize, Option<f64>, Sample)> = vec![];
+    let mut tests: Vec<(usize, Option<f64>, PairedSample)> = vec![];
     let mut refused: Vec<Vec<String>> = vec![];
     for (place, claim) in claims.iter().enumerate() {
-        let sides: Option<Vec<(&Evidence, &str)>> =
+        let sides: Option<Vec<(&RunEvidence, &str)>> =
             claim.arms.iter().map(|side| Some((evidence(side)?, side.arm.as_str()))).collect();
         refused.push(match &sides {
-            Some(sides) => refusals(claim, sides),
-            None => absent(claim, &others),
+            Some(sides) => reasons_to_abstain(claim, sides),
+            None => missing_runs(claim, &others),
         });
         for kl in claim.places() {
             let found = sides
                 .as_ref()
                 .map(|sides| sample(claim.metric, kl.unwrap_or(f64::NAN), arm_of(&sides[0]), sides.get(1).map(arm_of)));
-            tests.push((place, kl, found.unwrap_or(Sample::Mean(vec![]))));
+            tests.push((place, kl, found.unwrap_or(PairedSample::Mean(vec![]))));
         }
     }
 
@@ -170,23 +170,24 @@ pub fn judge(run: &Run, tuning: &Tuning) -> Vec<Verdict> {
     // 4. The verdicts.
     let verdict = |(place, claim): (usize, &Claim)| {
         let of_claim = tests.iter().zip(&levels).filter(|((of, ..), _)| *of == place);
-        let tests: Vec<Test> = of_claim.map(|((_, kl, sample), alpha)| test(claim, *kl, sample, 1.0 - alpha)).collect();
-        let (judgement, why) = together(claim, &tests, !refused[place].is_empty());
-        let budget = |side: &Side| Some((side.to_string(), budget(evidence(side)?, &side.arm)));
+        let tests: Vec<ClaimTest> =
+            of_claim.map(|((_, kl, sample), alpha)| test(claim, *kl, sample, 1.0 - alpha)).collect();
+        let (judgement, why) = combine(claim, &tests, !refused[place].is_empty());
+        let budget = |side: &ArmRef| Some((side.to_string(), budget(evidence(side)?, &side.arm)));
         let budgets = claim.arms.iter().filter(|side| side.arm != REFERENCE).filter_map(budget).collect();
-        let of_side = |side: &Side| evidence(side).map_or(vec![], |e| missing_of(e.run, &side.arm));
+        let of_side = |side: &ArmRef| evidence(side).map_or(vec![], |e| missing_of(e.run, &side.arm));
         let missing: Vec<Missing> = claim.arms.iter().flat_map(of_side).collect();
         let reasons = refused[place].iter().cloned().chain(why).chain(missing_words(&missing)).collect();
         let unit = claim.metric.unit(run.experiment.world.kind == WorldKind::Grammar);
-        let asked = asked(claim, &tests, unit);
+        let asked = requirements(claim, &tests, unit);
         let (words, added_after_run) = (words(claim), !run.manifest.had_claim(claim));
         let claim = claim.clone();
-        Verdict { claim, words, judgement, added_after_run, unit, asked, tests, budgets, missing, reasons }
+        ClaimResult { claim, words, judgement, added_after_run, unit, asked, tests, budgets, missing, reasons }
     };
     claims.iter().enumerate().map(verdict).collect()
 }
 
-fn asked(claim: &Claim, tests: &[Test], unit: &str) -> String {
+fn requirements(claim: &Claim, tests: &[ClaimTest], unit: &str) -> String {
     let seeds = || tests.iter().map(|test| test.seeds);
     let (fewest, most) = (seeds().min().unwrap_or(0), seeds().max().unwrap_or(0));
     let seeds = if fewest == most { most.to_string() } else { format!("{fewest} to {most}") };
@@ -203,12 +204,12 @@ fn asked(claim: &Claim, tests: &[Test], unit: &str) -> String {
     format!("{seeds} seed{}; asked for: {size}{places}", if most == 1 { "" } else { "s" })
 }
 
-fn arm_of<'a>((evidence, name): &(&Evidence<'a>, &'a str)) -> Arm<'a> {
-    Arm { run: evidence.run, name }
+fn arm_of<'a>((evidence, name): &(&RunEvidence<'a>, &'a str)) -> RunArm<'a> {
+    RunArm { run: evidence.run, name }
 }
 
 /// Why runs that a claim names are not here.
-fn absent(claim: &Claim, others: &Others) -> Vec<String> {
+fn missing_runs(claim: &Claim, others: &OtherRuns) -> Vec<String> {
     let named: BTreeSet<&String> = claim.arms.iter().filter_map(|side| side.run.as_ref()).collect();
     named.into_iter().filter_map(|name| others[name].as_ref().err().cloned()).collect()
 }
@@ -226,7 +227,7 @@ fn words(claim: &Claim) -> String {
     }
 }
 
-fn join(arms: &[Side]) -> String {
+fn join(arms: &[ArmRef]) -> String {
     arms.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
 }
 
@@ -253,27 +254,27 @@ pub(crate) fn missing_words(missing: &[Missing]) -> Vec<String> {
 }
 
 /// One test of a claim, for itself.
-fn test(claim: &Claim, kl: Option<f64>, sample: &Sample, level: f64) -> Test {
-    let (effect, seeds) = (sample.at(level), sample.seeds());
+fn test(claim: &Claim, kl: Option<f64>, sample: &PairedSample, level: f64) -> ClaimTest {
+    let (effect, seeds) = (sample.at_level(level), sample.seeds());
     let (judgement, reason) = match (effect, sample) {
         _ if seeds < FEWEST_SEEDS => {
             let both = if claim.arms.len() == 1 { "" } else { "both arms " };
             let at = kl.map_or("measured", |_| "there");
-            (Judgement::Inconclusive, Some(format!("{seeds} seeds with {both}{at}, and {FEWEST_SEEDS} are needed")))
+            (Verdict::Inconclusive, Some(format!("{seeds} seeds with {both}{at}, and {FEWEST_SEEDS} are needed")))
         }
-        (_, Sample::Counted(values)) => counted(claim, values),
-        (Some(effect), Sample::Spread(_)) if effect.interval == Some([0.0, 0.0]) => same_spread(claim.rule),
-        (Some(effect), Sample::Spread(_)) if effect.value.is_infinite() => {
-            (Judgement::Inconclusive, Some("one arm does not scatter at all, so that the ratio has no size".into()))
+        (_, PairedSample::Counted(values)) => decide_counts(claim, values),
+        (Some(effect), PairedSample::Spread(_)) if effect.interval == Some([0.0, 0.0]) => same_spread(claim.rule),
+        (Some(effect), PairedSample::Spread(_)) if effect.value.is_infinite() => {
+            (Verdict::Inconclusive, Some("one arm does not scatter at all, so that the ratio has no size".into()))
         }
-        (_, Sample::Mean(_)) if sample.infinite() > 0 => {
+        (_, PairedSample::Mean(_)) if sample.infinite() > 0 => {
             let (infinite, one) = (sample.infinite(), "one of the two is zero");
-            (Judgement::Inconclusive, Some(format!("{one} at {infinite} of {seeds} seeds: such ratios have no mean")))
+            (Verdict::Inconclusive, Some(format!("{one} at {infinite} of {seeds} seeds: such ratios have no mean")))
         }
         (Some(effect), _) => decide(claim.rule, &effect, claim.smallest),
-        (None, _) => (Judgement::Inconclusive, Some("there is nothing to compare".into())),
+        (None, _) => (Verdict::Inconclusive, Some("there is nothing to compare".into())),
     };
-    Test {
+    ClaimTest {
         kl,
         judgement,
         effect: effect.map(|e| e.value),
@@ -288,26 +289,26 @@ fn test(claim: &Claim, kl: Option<f64>, sample: &Sample, level: f64) -> Test {
 }
 
 /// Counts that chance plays no part in: the claim holds where it does at every seed. Ahead: fewer. Equal: within the smallest effect.
-fn counted(claim: &Claim, values: &[f64]) -> (Judgement, Option<String>) {
+fn decide_counts(claim: &Claim, values: &[f64]) -> (Verdict, Option<String>) {
     let holds = |x: &&f64| match claim.rule {
         ClaimRule::Ahead => **x > 0.0,
         ClaimRule::Equal => **x == 0.0 || x.abs() < claim.smallest,
     };
     match values.iter().filter(holds).count() {
-        0 => (Judgement::Contradicted, Some("at no seed".into())),
-        all if all == values.len() => (Judgement::Reproduced, None),
-        _ => (Judgement::Inconclusive, Some("at some seeds".into())),
+        0 => (Verdict::Contradicted, Some("at no seed".into())),
+        all if all == values.len() => (Verdict::Reproduced, None),
+        _ => (Verdict::Inconclusive, Some("at some seeds".into())),
     }
 }
 
 /// Spreads that are the same by what they are, as the values are a constant apart or do not scatter: that is equal, and no test of
 /// which of the two laws is the wider one.
-fn same_spread(rule: ClaimRule) -> (Judgement, Option<String>) {
+fn same_spread(rule: ClaimRule) -> (Verdict, Option<String>) {
     match rule {
-        ClaimRule::Equal => (Judgement::Reproduced, None),
+        ClaimRule::Equal => (Verdict::Reproduced, None),
         ClaimRule::Ahead => {
             let why = "both arms scatter alike at these seeds, to the last digit: there is nothing to test";
-            (Judgement::Inconclusive, Some(why.into()))
+            (Verdict::Inconclusive, Some(why.into()))
         }
     }
 }
@@ -315,36 +316,36 @@ fn same_spread(rule: ClaimRule) -> (Judgement, Option<String>) {
 /// The rule. Ahead: by an interval above zero and at least the smallest effect; behind by an interval below zero, or none by one
 /// within the smallest effect of it. Equal: by an interval within the smallest effect of zero; not, by one off zero and an effect
 /// of at least that.
-fn decide(rule: ClaimRule, effect: &Effect, smallest: f64) -> (Judgement, Option<String>) {
+fn decide(rule: ClaimRule, effect: &Effect, smallest: f64) -> (Verdict, Option<String>) {
     let Some([low, high]) = effect.interval else {
         let why = if effect.value.is_finite() { "too few seeds for an interval" } else { "the effect has no size" };
-        return (Judgement::Inconclusive, Some(why.into()));
+        return (Verdict::Inconclusive, Some(why.into()));
     };
     let is_null = (low > -smallest && high < smallest) || (low == 0.0 && high == 0.0);
     let off_zero = low > 0.0 || high < 0.0;
     match rule {
-        ClaimRule::Equal if is_null => (Judgement::Reproduced, None),
+        ClaimRule::Equal if is_null => (Verdict::Reproduced, None),
         ClaimRule::Equal if off_zero && effect.value.abs() >= smallest => (
-            Judgement::Contradicted,
+            Verdict::Contradicted,
             Some(format!("{} by {smallest} or more", if low > 0.0 { "ahead" } else { "behind" })),
         ),
-        ClaimRule::Equal => (Judgement::Inconclusive, Some(format!("the interval reaches beyond ±{smallest}"))),
-        ClaimRule::Ahead if low > 0.0 && effect.value >= smallest => (Judgement::Reproduced, None),
-        ClaimRule::Ahead if high < 0.0 => (Judgement::Contradicted, Some("the other is ahead".into())),
+        ClaimRule::Equal => (Verdict::Inconclusive, Some(format!("the interval reaches beyond ±{smallest}"))),
+        ClaimRule::Ahead if low > 0.0 && effect.value >= smallest => (Verdict::Reproduced, None),
+        ClaimRule::Ahead if high < 0.0 => (Verdict::Contradicted, Some("the other is ahead".into())),
         ClaimRule::Ahead if is_null => {
-            (Judgement::Contradicted, Some(format!("null: the whole interval lies within ±{smallest}")))
+            (Verdict::Contradicted, Some(format!("null: the whole interval lies within ±{smallest}")))
         }
-        ClaimRule::Ahead if low > 0.0 => (Judgement::Inconclusive, Some(format!("ahead, but by less than {smallest}"))),
+        ClaimRule::Ahead if low > 0.0 => (Verdict::Inconclusive, Some(format!("ahead, but by less than {smallest}"))),
         ClaimRule::Ahead => {
-            (Judgement::Inconclusive, Some("the interval holds zero, and more than the smallest effect".into()))
+            (Verdict::Inconclusive, Some("the interval holds zero, and more than the smallest effect".into()))
         }
     }
 }
 
 /// What all tests of a claim say together.
-fn together(claim: &Claim, tests: &[Test], is_refused: bool) -> (Judgement, Vec<String>) {
+fn combine(claim: &Claim, tests: &[ClaimTest], is_refused: bool) -> (Verdict, Vec<String>) {
     let count = |judgement| tests.iter().filter(|test| test.judgement == judgement).count();
-    let (held, broken) = (count(Judgement::Reproduced), count(Judgement::Contradicted));
+    let (held, broken) = (count(Verdict::Reproduced), count(Verdict::Contradicted));
     let needed = if claim.metric.is_at_kl() { claim.needed() } else { 1 };
     // distances with the same reason share it
     let mut said: Vec<(&String, Vec<String>)> = vec![];
@@ -362,16 +363,16 @@ fn together(claim: &Claim, tests: &[Test], is_refused: bool) -> (Judgement, Vec<
     };
     let why = said.iter().map(told).collect();
     let judgement = match () {
-        () if is_refused => Judgement::Inconclusive,
-        () if held >= needed => Judgement::Reproduced,
-        () if broken > tests.len() - needed => Judgement::Contradicted,
-        () => Judgement::Inconclusive,
+        () if is_refused => Verdict::Inconclusive,
+        () if held >= needed => Verdict::Reproduced,
+        () if broken > tests.len() - needed => Verdict::Contradicted,
+        () => Verdict::Inconclusive,
     };
     (judgement, why)
 }
 
 /// Why nothing can be said, whatever the numbers.
-fn refusals(claim: &Claim, sides: &[(&Evidence, &str)]) -> Vec<String> {
+fn reasons_to_abstain(claim: &Claim, sides: &[(&RunEvidence, &str)]) -> Vec<String> {
     let mut reasons = vec![];
     let trained: Vec<_> = sides.iter().filter(|(_, arm)| *arm != REFERENCE).collect();
     if let [(one, first), (other, second)] = trained[..] {
@@ -404,7 +405,7 @@ fn refusals(claim: &Claim, sides: &[(&Evidence, &str)]) -> Vec<String> {
             reasons.push(format!("the standard error of {arm}'s KL at {} is more than a tenth of it", point.label));
         }
         if claim.metric == ClaimMetric::Drop {
-            let rise = |seed: u64| over::of_seed(run, arm, seed)?.proxy.first().copied();
+            let rise = |seed: u64| over::for_seed(run, arm, seed)?.proxy.first().copied();
             let rises: Vec<f64> = run.experiment.seed_list().into_iter().filter_map(rise).collect();
             let rise = mean(&rises);
             if rise.is_nan() || rise <= 0.0 {
@@ -419,13 +420,13 @@ fn refusals(claim: &Claim, sides: &[(&Evidence, &str)]) -> Vec<String> {
 }
 
 /// Whether the KL of a point's finished policies is not known well enough.
-fn is_vague(point: &Point) -> bool {
+fn is_vague(point: &MeasuredPoint) -> bool {
     let known = point.finished().filter_map(|(_, mark)| mark.test(KL).zip(mark.test(KL_SE)));
     known.into_iter().any(|(kl, error)| error > 0.1 * kl)
 }
 
 /// What an arm was allowed: its search where there was one, and its own trainings.
-fn budget(evidence: &Evidence, arm: &str) -> Budget {
+fn budget(evidence: &RunEvidence, arm: &str) -> TrainingBudget {
     let (run, tuning) = (evidence.run, evidence.tuning);
     let labels = run.cells.iter().filter(|cell| cell.arm == arm).map(|cell| &cell.point.label);
     let compared = labels.collect::<BTreeSet<_>>().len();
@@ -438,7 +439,7 @@ fn budget(evidence: &Evidence, arm: &str) -> Budget {
     let own: usize = run.points_of(arm).map(|point| point.seeds.len()).sum();
     let flops: f64 = run.points_of(arm).flat_map(|p| p.finished()).map(|(_, mark)| mark.clocks.flops).sum();
     let spent = if run.experiment.is_tuned() { tuning.spent(arm, &run.experiment) } else { 0.0 };
-    Budget { points, trainings: searched + own, flops: flops + spent + 0.0 } // the sum of nothing is −0
+    TrainingBudget { points, trainings: searched + own, flops: flops + spent + 0.0 } // the sum of nothing is −0
 }
 
 #[cfg(test)]
@@ -452,26 +453,26 @@ mod tests {
     #[test]
     fn the_rule_of_the_catalogue() {
         let of = |mean, half| decide(ClaimRule::Ahead, &effect(mean, half), 0.05).0;
-        assert_eq!(of(0.2, 0.1), Judgement::Reproduced);
-        assert_eq!(of(-0.2, 0.1), Judgement::Contradicted);
-        assert_eq!(of(0.01, 0.02), Judgement::Contradicted); // null
-        assert_eq!(of(0.03, 0.01), Judgement::Contradicted); // ahead for sure, and by nothing worth it
-        assert_eq!(of(0.04, 0.03), Judgement::Inconclusive);
-        assert_eq!(of(0.2, 0.3), Judgement::Inconclusive);
+        assert_eq!(of(0.2, 0.1), Verdict::Reproduced);
+        assert_eq!(of(-0.2, 0.1), Verdict::Contradicted);
+        assert_eq!(of(0.01, 0.02), Verdict::Contradicted); // null
+        assert_eq!(of(0.03, 0.01), Verdict::Contradicted); // ahead for sure, and by nothing worth it
+        assert_eq!(of(0.04, 0.03), Verdict::Inconclusive);
+        assert_eq!(of(0.2, 0.3), Verdict::Inconclusive);
         let none = Effect { value: 1.0, interval: None };
-        assert_eq!(decide(ClaimRule::Ahead, &none, 0.05).0, Judgement::Inconclusive);
+        assert_eq!(decide(ClaimRule::Ahead, &none, 0.05).0, Verdict::Inconclusive);
         let endless = Effect { value: f64::INFINITY, interval: Some([0.1, f64::INFINITY]) };
-        assert_eq!(decide(ClaimRule::Ahead, &endless, 0.05).0, Judgement::Reproduced);
+        assert_eq!(decide(ClaimRule::Ahead, &endless, 0.05).0, Verdict::Reproduced);
     }
 
     #[test]
     fn alike_is_shown_by_an_interval_within_the_smallest_effect() {
         let of = |mean, half| decide(ClaimRule::Equal, &effect(mean, half), 0.05).0;
-        assert_eq!(of(0.01, 0.03), Judgement::Reproduced);
-        assert_eq!(of(0.03, 0.01), Judgement::Reproduced); // apart for sure, and by nothing worth it
-        assert_eq!(of(-0.2, 0.1), Judgement::Contradicted);
-        assert_eq!(of(0.01, 0.2), Judgement::Inconclusive); // not told apart is not alike
-        assert_eq!(of(0.06, 0.2), Judgement::Inconclusive);
+        assert_eq!(of(0.01, 0.03), Verdict::Reproduced);
+        assert_eq!(of(0.03, 0.01), Verdict::Reproduced); // apart for sure, and by nothing worth it
+        assert_eq!(of(-0.2, 0.1), Verdict::Contradicted);
+        assert_eq!(of(0.01, 0.2), Verdict::Inconclusive); // not told apart is not alike
+        assert_eq!(of(0.06, 0.2), Verdict::Inconclusive);
     }
 
     #[test]
@@ -481,8 +482,8 @@ mod tests {
             "kl":[0.5,1.0,2.0],"at_least":2,"smallest":0.05}"#,
         )
         .expect("a claim");
-        let of = |all: [Judgement; 3], is_refused| {
-            let test = |judgement| Test {
+        let of = |all: [Verdict; 3], is_refused| {
+            let test = |judgement| ClaimTest {
                 kl: None,
                 judgement,
                 effect: None,
@@ -494,9 +495,9 @@ mod tests {
                 seeds: 5,
                 reason: None,
             };
-            together(&claim, &all.map(test), is_refused).0
+            combine(&claim, &all.map(test), is_refused).0
         };
-        use Judgement::{Contradicted as No, Inconclusive as Open, Reproduced as Yes};
+        use Verdict::{Contradicted as No, Inconclusive as Open, Reproduced as Yes};
         assert_eq!([of([Yes, Yes, Open], false), of([Yes, Yes, No], false)], [Yes, Yes]);
         assert_eq!([of([Yes, Open, Open], false), of([Yes, Open, No], false)], [Open, Open]);
         assert_eq!([of([Yes, No, No], false), of([Yes, Yes, Yes], true)], [No, Open]);
@@ -516,11 +517,11 @@ mod tests {
             let mut wrong = 0;
             for _ in 0..100_000 {
                 let effects: Vec<Vec<f64>> = (0..family).map(|_| (0..seeds).map(|_| normal()).collect()).collect();
-                let effects: Vec<Sample> = effects.into_iter().map(Sample::Mean).collect();
+                let effects: Vec<PairedSample> = effects.into_iter().map(PairedSample::Mean).collect();
                 let p: Vec<f64> = effects.iter().map(|e| e.p().unwrap_or(1.0)).collect();
                 let reproduced = effects.iter().zip(holm_levels(&p, ALPHA)).any(|(effects, level)| {
-                    let found = effects.at(1.0 - level);
-                    found.is_some_and(|e| decide(ClaimRule::Ahead, &e, 0.05).0 == Judgement::Reproduced)
+                    let found = effects.at_level(1.0 - level);
+                    found.is_some_and(|e| decide(ClaimRule::Ahead, &e, 0.05).0 == Verdict::Reproduced)
                 });
                 wrong += usize::from(reproduced);
             }

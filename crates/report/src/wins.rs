@@ -3,21 +3,21 @@
 use crate::frontier::{finished_policies, mixture_at};
 use crate::run::Run;
 use duel_ledger::Outcomes;
-use duel_spec::Outcome;
+use duel_spec::OutcomeRow;
 
 /// Gold that counts as equal, as on the exact yardstick.
 const TIE: f64 = 1e-9;
 
 /// What a mixture of policies earns on one prompt: gold, tokens, chance.
-pub(crate) type Law = Vec<(f64, u32, f64)>;
+pub(crate) type PromptOutcomes = Vec<(f64, u32, f64)>;
 
 /// Laws of a mixture by prompt.
-pub(crate) fn mixture(parts: &[(&Outcomes, f64)]) -> Vec<Law> {
+pub(crate) fn mixture(parts: &[(&Outcomes, f64)]) -> Vec<PromptOutcomes> {
     let prompts = parts.iter().flat_map(|(of, _)| &of.all).map(|o| o.prompt as usize + 1).max().unwrap_or(0);
-    let mut laws: Vec<Law> = vec![vec![]; prompts];
+    let mut laws: Vec<PromptOutcomes> = vec![vec![]; prompts];
     for (of, weight) in parts.iter().filter(|(_, weight)| *weight > 0.0) {
         // a gold that is no number was not measured
-        for Outcome { prompt, gold_reward, tokens, share } in of.all.iter().filter(|o| !o.gold_reward.is_nan()) {
+        for OutcomeRow { prompt, gold_reward, tokens, share } in of.all.iter().filter(|o| !o.gold_reward.is_nan()) {
             laws[*prompt as usize].push((*gold_reward, *tokens, f64::from(*share) * weight));
         }
     }
@@ -26,14 +26,14 @@ pub(crate) fn mixture(parts: &[(&Outcomes, f64)]) -> Vec<Law> {
 }
 
 /// What an arm's mixture of finished policies at one KL earns at a seed; `None` where it does not get so far.
-pub(crate) fn laws_at(run: &Run, arm: &str, seed: u64, kl: f64) -> Option<Vec<Law>> {
+pub(crate) fn outcomes_at(run: &Run, arm: &str, seed: u64, kl: f64) -> Option<Vec<PromptOutcomes>> {
     let mixed = mixture_at(run, arm, seed, kl, finished_policies(run, arm, seed))?;
     let parts = mixed.iter().map(|((point, _), share)| Some((run.outcomes_of(point, seed)?, *share)));
     Some(mixture(&parts.collect::<Option<Vec<_>>>()?))
 }
 
 /// Chance that a draw of the first has more gold than one of the second, and the chance of a tie.
-fn chances(a: &Law, b: &Law) -> [f64; 2] {
+fn chances(a: &PromptOutcomes, b: &PromptOutcomes) -> [f64; 2] {
     let (mut wins, mut ties, mut below, mut next) = (0.0, 0.0, 0.0, 0);
     for group in a.chunk_by(|x, y| y.0 - x.0 < TIE) {
         let (gold, mine) = (group[0].0, group.iter().map(|x| x.2).sum::<f64>());
@@ -49,9 +49,9 @@ fn chances(a: &Law, b: &Law) -> [f64; 2] {
 }
 
 /// Win rate of the first on a prompt, ties half, among draws of any length or of equal length; `None` where none can be drawn.
-fn rate(a: &Law, b: &Law, equal_length: bool) -> Option<f64> {
-    let mass = |law: &Law| law.iter().map(|x| x.2).sum::<f64>();
-    let of = |a: &Law, b: &Law| {
+fn win_rate(a: &PromptOutcomes, b: &PromptOutcomes, equal_length: bool) -> Option<f64> {
+    let mass = |law: &PromptOutcomes| law.iter().map(|x| x.2).sum::<f64>();
+    let of = |a: &PromptOutcomes, b: &PromptOutcomes| {
         let [wins, ties] = chances(a, b);
         [wins + ties / 2.0, mass(a) * mass(b)]
     };
@@ -59,7 +59,8 @@ fn rate(a: &Law, b: &Law, equal_length: bool) -> Option<f64> {
         let mut lengths: Vec<u32> = a.iter().map(|x| x.1).collect();
         lengths.sort_unstable();
         lengths.dedup();
-        let so_long = |law: &Law, length| law.iter().filter(|x| x.1 == length).copied().collect::<Law>();
+        let so_long =
+            |law: &PromptOutcomes, length| law.iter().filter(|x| x.1 == length).copied().collect::<PromptOutcomes>();
         lengths.into_iter().fold([0.0; 2], |sum, length| {
             let [won, all] = of(&so_long(a, length), &so_long(b, length));
             [sum[0] + won, sum[1] + all]
@@ -71,8 +72,8 @@ fn rate(a: &Law, b: &Law, equal_length: bool) -> Option<f64> {
 }
 
 /// Win rates by prompt.
-pub(crate) fn by_prompt(a: &[Law], b: &[Law], equal_length: bool) -> Vec<f64> {
-    a.iter().zip(b).filter_map(|(a, b)| rate(a, b, equal_length)).collect()
+pub(crate) fn by_prompt(a: &[PromptOutcomes], b: &[PromptOutcomes], equal_length: bool) -> Vec<f64> {
+    a.iter().zip(b).filter_map(|(a, b)| win_rate(a, b, equal_length)).collect()
 }
 
 #[cfg(test)]
@@ -85,12 +86,12 @@ mod tests {
         let (a, b) = (vec![(0.0, 2, 0.5), (1.0, 3, 0.5)], vec![(1.0, 2, 0.4), (2.0, 3, 0.6)]);
         assert_eq!(chances(&a, &b), [0.0, 0.2]);
         assert_eq!(chances(&b, &a), [0.4 * 0.5 + 0.6, 0.2]);
-        let (one, other) = (rate(&a, &b, false).expect("drawn"), rate(&b, &a, false).expect("drawn"));
+        let (one, other) = (win_rate(&a, &b, false).expect("drawn"), win_rate(&b, &a, false).expect("drawn"));
         assert!((one - 0.1).abs() < 1e-12 && (one + other - 1.0).abs() < 1e-12);
         // of two tokens 0 against 1, of three 1 against 2: always behind
-        assert_eq!(rate(&a, &b, true), Some(0.0));
-        assert_eq!(rate(&a, &vec![(1.0, 9, 1.0)], true), None);
-        assert_eq!(rate(&a, &a, false), Some(0.5));
+        assert_eq!(win_rate(&a, &b, true), Some(0.0));
+        assert_eq!(win_rate(&a, &vec![(1.0, 9, 1.0)], true), None);
+        assert_eq!(win_rate(&a, &a, false), Some(0.5));
     }
 
     #[test]
@@ -101,7 +102,7 @@ mod tests {
             seed: 0,
             all: golds
                 .iter()
-                .map(|&(prompt, gold_reward)| Outcome { prompt, gold_reward, tokens: 2, share: 1.0 })
+                .map(|&(prompt, gold_reward)| OutcomeRow { prompt, gold_reward, tokens: 2, share: 1.0 })
                 .collect(),
         };
         let (low, high) = (outcomes(&[(0, 0.0), (1, 0.0)]), outcomes(&[(0, 2.0), (1, 1.0)]));

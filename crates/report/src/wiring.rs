@@ -2,17 +2,17 @@
 //! is held against a second program, written from the definitions (claims §1, §4, §5) and as plainly as it can be, on a simulated run in
 //! which validation and test have nothing to do with each other.
 
-use crate::canvas::{Drawing, Look, Series};
-use crate::effects::{Arm, Sample, has_diverged, sample};
+use crate::canvas::{AnyChart, MarkStyle, Series};
+use crate::effects::{PairedSample, RunArm, has_diverged, sample};
 use crate::frontier::{self, at_equal_kl, gain_at, mark_at};
-use crate::run::by_hand::ByHand;
-use crate::run::{Mark, Run};
-use crate::tuning::Tuning;
+use crate::run::by_hand::HandMadeRun;
+use crate::run::{EvalPoint, Run};
+use crate::tuning::TuningResults;
 use crate::{figures, over, reach, sensitivity, tables};
 use duel_ledger::Outcomes;
 use duel_spec::metrics::{self, Metric};
 use duel_spec::seeds::Rng as StdRng;
-use duel_spec::{Cell, Choose, ClaimMetric, Clocks, Outcome, seeds};
+use duel_spec::{Cell, ClaimMetric, Clocks, OutcomeRow, SelectionMetric, seeds};
 use rand::RngExt;
 use std::collections::BTreeSet;
 
@@ -36,7 +36,7 @@ const VALIDATION: &str = "evaluation-validation";
 const KLS: [f64; 4] = [0.25, 0.5, 1.0, 2.0];
 
 /// A row as it was written.
-struct Row {
+struct WrittenRow {
     arm: String,
     point: String,
     stage: &'static str,
@@ -47,15 +47,15 @@ struct Row {
 }
 
 /// The run, and all rows that it was made of.
-struct Simulated {
+struct SimulatedRun {
     run: Run,
-    rows: Vec<Row>,
+    rows: Vec<WrittenRow>,
     outcomes: Vec<Outcomes>,
 }
 
 struct Writer {
-    run: ByHand,
-    rows: Vec<Row>,
+    run: HandMadeRun,
+    rows: Vec<WrittenRow>,
 }
 
 impl Writer {
@@ -69,13 +69,21 @@ impl Writer {
         value: f64,
     ) {
         self.run.row([arm, point, stage], seed, clocks, metric, value);
-        self.rows.push(Row { arm: arm.into(), point: point.into(), stage, seed, clocks, metric: metric.name, value });
+        self.rows.push(WrittenRow {
+            arm: arm.into(),
+            point: point.into(),
+            stage,
+            seed,
+            clocks,
+            metric: metric.name,
+            value,
+        });
     }
 }
 
-fn simulated() -> Simulated {
+fn simulated() -> SimulatedRun {
     let mut rng = seeds::derive(5, "wiring", 0, "report");
-    let mut w = Writer { run: ByHand::new(EXPERIMENT), rows: vec![] };
+    let mut w = Writer { run: HandMadeRun::new(EXPERIMENT), rows: vec![] };
     let mut outcomes = vec![];
     let cells = w.run.run().cells.clone();
     let seed_list = w.run.run().experiment.seed_list();
@@ -83,7 +91,7 @@ fn simulated() -> Simulated {
         let mut all = vec![];
         for prompt in 0..3 {
             for share in [0.5, 0.25, 0.25] {
-                all.push(Outcome {
+                all.push(OutcomeRow {
                     prompt,
                     gold_reward: f64::from(rng.random_range(0..5)),
                     tokens: rng.random_range(2..4),
@@ -176,22 +184,22 @@ fn simulated() -> Simulated {
         }
     }
     w.run.run().outcomes.clone_from(&outcomes);
-    Simulated { run: w.run.done(), rows: w.rows, outcomes }
+    SimulatedRun { run: w.run.done(), rows: w.rows, outcomes }
 }
 
 /// A policy by the place of its rows: arm, point, seed and step.
-type Policy = (String, String, u64, u64);
+type PolicyKey = (String, String, u64, u64);
 
 /// The definitions, with the side that is chosen on and the one that is read: those of the report are validation and test.
-struct Naive<'a> {
-    of: &'a Simulated,
+struct NaiveReport<'a> {
+    of: &'a SimulatedRun,
     chosen: &'static str,
     read: &'static str,
 }
 
-impl Naive<'_> {
-    fn value(&self, (arm, point, seed, step): &Policy, stage: &str, metric: Metric) -> Option<f64> {
-        let its = |r: &&Row| {
+impl NaiveReport<'_> {
+    fn value(&self, (arm, point, seed, step): &PolicyKey, stage: &str, metric: Metric) -> Option<f64> {
+        let its = |r: &&WrittenRow| {
             (&r.arm, &r.point, r.seed, r.clocks.step) == (arm, point, *seed, *step)
                 && r.stage == stage
                 && r.metric == metric.name
@@ -199,27 +207,27 @@ impl Naive<'_> {
         self.of.rows.iter().find(its).map(|r| r.value)
     }
 
-    fn clock(&self, policy: &Policy, of: fn(&Clocks) -> f64) -> f64 {
-        let its = |r: &&Row| {
+    fn clock(&self, policy: &PolicyKey, of: fn(&Clocks) -> f64) -> f64 {
+        let its = |r: &&WrittenRow| {
             (&r.arm, &r.point, r.seed, r.clocks.step) == (&policy.0, &policy.1, policy.2, policy.3) && r.stage == TEST
         };
         self.of.rows.iter().find(its).map(|r| of(&r.clocks)).expect("a policy")
     }
 
     /// All policies of an arm at a seed, point by point and step by step.
-    fn policies(&self, arm: &str, seed: u64) -> Vec<Policy> {
+    fn policies(&self, arm: &str, seed: u64) -> Vec<PolicyKey> {
         let its = self.of.rows.iter().filter(|r| r.arm == arm && r.seed == seed && r.stage == TEST);
-        let all: BTreeSet<Policy> = its.map(|r| (r.arm.clone(), r.point.clone(), r.seed, r.clocks.step)).collect();
+        let all: BTreeSet<PolicyKey> = its.map(|r| (r.arm.clone(), r.point.clone(), r.seed, r.clocks.step)).collect();
         all.into_iter().collect()
     }
 
     /// The last policy of every point.
-    fn finished(&self, arm: &str, seed: u64) -> Vec<Policy> {
+    fn finished(&self, arm: &str, seed: u64) -> Vec<PolicyKey> {
         let all = self.policies(arm, seed);
         all.iter().filter(|a| all.iter().all(|b| b.1 != a.1 || b.3 <= a.3)).cloned().collect()
     }
 
-    fn reference(&self, seed: u64) -> Policy {
+    fn reference(&self, seed: u64) -> PolicyKey {
         ("reference".into(), "sft".into(), seed, 0)
     }
 
@@ -228,8 +236,8 @@ impl Naive<'_> {
     }
 
     /// The policies that no mixture of two others beats at the same KL, on the side that is chosen on.
-    fn best_mixtures(&self, policies: Vec<Policy>, stage: &str) -> Vec<Policy> {
-        let at = |p: &Policy| {
+    fn best_mixtures(&self, policies: Vec<PolicyKey>, stage: &str) -> Vec<PolicyKey> {
+        let at = |p: &PolicyKey| {
             (self.value(p, stage, metrics::KL).expect("KL"), self.value(p, stage, metrics::GOLD).expect("gold"))
         };
         let all: Vec<(f64, f64)> = policies.iter().map(at).collect();
@@ -244,22 +252,22 @@ impl Naive<'_> {
         (0..all.len()).filter(|&i| stays(i)).map(|i| policies[i].clone()).collect()
     }
 
-    fn frontier(&self, arm: &str, seed: u64, only_finished: bool) -> Vec<Policy> {
+    fn frontier(&self, arm: &str, seed: u64, only_finished: bool) -> Vec<PolicyKey> {
         let mut all = if only_finished { self.finished(arm, seed) } else { self.policies(arm, seed) };
         all.push(self.reference(seed));
         self.best_mixtures(all, self.chosen)
     }
 
     /// The policies of a list on either side of a KL, with their weights.
-    fn around(&self, policies: &[Policy], stage: &str, kl: f64) -> Option<[(Policy, f64); 2]> {
-        let x = |p: &&Policy| self.value(p, stage, metrics::KL).expect("KL");
+    fn around(&self, policies: &[PolicyKey], stage: &str, kl: f64) -> Option<[(PolicyKey, f64); 2]> {
+        let x = |p: &&PolicyKey| self.value(p, stage, metrics::KL).expect("KL");
         let left = policies.iter().filter(|p| x(p) <= kl).max_by(|a, b| x(a).total_cmp(&x(b)))?;
         let right = policies.iter().filter(|p| x(p) > kl).min_by(|a, b| x(a).total_cmp(&x(b)))?;
         let share = (kl - x(&left)) / (x(&right) - x(&left));
         Some([(left.clone(), 1.0 - share), (right.clone(), share)])
     }
 
-    fn at(&self, policies: &[Policy], stage: &str, kl: f64, metric: Metric) -> Option<f64> {
+    fn at(&self, policies: &[PolicyKey], stage: &str, kl: f64, metric: Metric) -> Option<f64> {
         let around = self.around(policies, stage, kl)?;
         around.iter().map(|(p, share)| Some(share * self.value(p, stage, metric)?)).sum()
     }
@@ -315,9 +323,9 @@ impl Naive<'_> {
     }
 
     /// Of most gold and of the largest KL, on the side that is chosen on.
-    fn peak_and_furthest(&self, policies: &[Policy]) -> [Policy; 2] {
+    fn peak_and_furthest(&self, policies: &[PolicyKey]) -> [PolicyKey; 2] {
         [metrics::GOLD, metrics::KL].map(|metric| {
-            let of = |p: &&Policy| self.value(p, self.chosen, metric).expect("measured");
+            let of = |p: &&PolicyKey| self.value(p, self.chosen, metric).expect("measured");
             policies.iter().max_by(|a, b| of(a).total_cmp(&of(b))).expect("policies").clone()
         })
     }
@@ -331,7 +339,7 @@ impl Naive<'_> {
         let of = |point: String| {
             let its =
                 self.of.rows.iter().filter(|r| r.arm == arm && r.point == point && r.seed == seed && r.stage == stage);
-            let mut all: Vec<&Row> = its.filter(|r| r.metric == metric.name).collect();
+            let mut all: Vec<&WrittenRow> = its.filter(|r| r.metric == metric.name).collect();
             all.sort_by_key(|r| r.clocks.step);
             if is_last { all.last().expect("written").value } else { average(all.iter().map(|r| r.value).collect()) }
         };
@@ -339,7 +347,7 @@ impl Naive<'_> {
     }
 
     /// The most gold of a mixture of some policies and the reference within the budget's KL, less the reference's.
-    fn best_within(&self, policies: Vec<Policy>, seed: u64, stage: &str, kl: f64) -> f64 {
+    fn best_within(&self, policies: Vec<PolicyKey>, seed: u64, stage: &str, kl: f64) -> f64 {
         let all = self.best_mixtures([policies, vec![self.reference(seed)]].concat(), stage);
         let near = all.iter().filter(|p| self.value(p, stage, metrics::KL).expect("KL") <= kl);
         let golds = near.map(|p| self.value(p, stage, metrics::GOLD).expect("gold")).chain(self.at(
@@ -351,7 +359,7 @@ impl Naive<'_> {
         golds.fold(f64::NEG_INFINITY, f64::max) - self.value(&self.reference(seed), stage, metrics::GOLD).expect("gold")
     }
 
-    fn training(&self, arm: &str, point: &str, seed: u64) -> Vec<Policy> {
+    fn training(&self, arm: &str, point: &str, seed: u64) -> Vec<PolicyKey> {
         self.policies(arm, seed).into_iter().filter(|p| p.1 == point).collect()
     }
 
@@ -363,7 +371,7 @@ impl Naive<'_> {
 
     fn has_diverged(&self, arm: &str, point: &str, seed: u64) -> bool {
         let last = self.finished(arm, seed).into_iter().find(|p| p.1 == point).expect("finished");
-        let gold = |p: &Policy| self.value(p, self.read, metrics::GOLD).expect("gold");
+        let gold = |p: &PolicyKey| self.value(p, self.read, metrics::GOLD).expect("gold");
         self.value(&last, self.read, metrics::KL).expect("KL") > 50.0
             || (point == "beta=0.8" && gold(&last) < gold(&self.reference(seed)))
     }
@@ -507,17 +515,17 @@ const CLAIMS: [ClaimMetric; 16] = [
 ];
 
 fn found(run: &Run, metric: ClaimMetric, kl: f64) -> Vec<f64> {
-    let [p, d] = ["p", "d"].map(|name| Arm { run, name });
+    let [p, d] = ["p", "d"].map(|name| RunArm { run, name });
     match sample(metric, kl, p, Some(d)) {
-        Sample::Mean(x) | Sample::Median(x) | Sample::Counted(x) => x,
-        Sample::Spread(pairs) => pairs.into_iter().map(|(a, b)| a - b).collect(),
+        PairedSample::Mean(x) | PairedSample::Median(x) | PairedSample::Counted(x) => x,
+        PairedSample::Spread(pairs) => pairs.into_iter().map(|(a, b)| a - b).collect(),
     }
 }
 
 #[test]
 fn effects_are_those_of_their_definitions() {
     let simulated = simulated();
-    let naive = Naive { of: &simulated, chosen: VALIDATION, read: TEST };
+    let naive = NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST };
     let mut seen = 0;
     for metric in CLAIMS.into_iter().chain([ClaimMetric::Spread]) {
         for kl in KLS.into_iter().filter(|kl| metric.is_at_kl() || *kl == 1.0) {
@@ -533,9 +541,9 @@ fn effects_are_those_of_their_definitions() {
 #[test]
 fn the_simulated_run_tells_validation_from_test() {
     let simulated = simulated();
-    let right = Naive { of: &simulated, chosen: VALIDATION, read: TEST };
+    let right = NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST };
     for (chosen, read) in [(TEST, VALIDATION), (TEST, TEST), (VALIDATION, VALIDATION)] {
-        let other = Naive { of: &simulated, chosen, read };
+        let other = NaiveReport { of: &simulated, chosen, read };
         for metric in [
             ClaimMetric::Gain,
             ClaimMetric::WinRate,
@@ -552,7 +560,7 @@ fn the_simulated_run_tells_validation_from_test() {
 #[test]
 fn frontiers_and_arms_at_equal_kl_are_those_of_their_definitions() {
     let simulated = simulated();
-    let (run, naive) = (&simulated.run, Naive { of: &simulated, chosen: VALIDATION, read: TEST });
+    let (run, naive) = (&simulated.run, NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST });
     let seeds = run.experiment.seed_list();
     for arm in ARMS {
         for (kl, &seed) in KLS.iter().flat_map(|kl| seeds.iter().map(move |seed| (*kl, seed))) {
@@ -607,12 +615,14 @@ fn frontiers_and_arms_at_equal_kl_are_those_of_their_definitions() {
 #[test]
 fn prices_are_those_of_their_definitions() {
     let simulated = simulated();
-    let (run, naive) = (&simulated.run, Naive { of: &simulated, chosen: VALIDATION, read: TEST });
+    let (run, naive) = (&simulated.run, NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST });
     let mut finite = 0;
     for (arm, kl) in ARMS.into_iter().flat_map(|arm| [0.5, 1.0, 2.0].map(|kl| (arm, kl))) {
         for seed in run.experiment.seed_list() {
-            let found =
-                [reach::price(run, arm, seed, kl, |c| c.flops), reach::price(run, arm, seed, kl, |c| c.wall_seconds)];
+            let found = [
+                reach::cost_to_target(run, arm, seed, kl, |c| c.flops),
+                reach::cost_to_target(run, arm, seed, kl, |c| c.wall_seconds),
+            ];
             let expected = [naive.price(arm, seed, kl, |c| c.flops), naive.price(arm, seed, kl, |c| c.wall_seconds)];
             assert_same("price", &found.map(|x| x.expect("known")), &expected);
             finite += usize::from(expected[0].is_finite());
@@ -624,7 +634,7 @@ fn prices_are_those_of_their_definitions() {
 #[test]
 fn what_is_shown_of_an_arm_is_chosen_on_validation_and_told_from_test() {
     let simulated = simulated();
-    let (run, naive) = (&simulated.run, Naive { of: &simulated, chosen: VALIDATION, read: TEST });
+    let (run, naive) = (&simulated.run, NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST });
     let seeds = run.experiment.seed_list();
     let mean_of = |arm: &str, point: &str, stage: &'static str, metric: Metric| {
         let of = |&seed: &u64| {
@@ -640,7 +650,7 @@ fn what_is_shown_of_an_arm_is_chosen_on_validation_and_told_from_test() {
         assert_eq!(run.featured(arm).map(|p| &p.label), best, "{arm}");
     }
     // the tables: the same columns on either side
-    let of = |table: &tables::Table, arm: &str, point: &str, column: &str| {
+    let of = |table: &tables::TextTable, arm: &str, point: &str, column: &str| {
         let place = table.head.iter().position(|head| head == column).expect("a column");
         let row = table.rows.iter().find(|row| row[0] == arm && row[1] == point).expect("a row");
         row[place].split(' ').next().and_then(|mean| mean.parse::<f64>().ok()).expect("a number")
@@ -662,8 +672,8 @@ fn what_is_shown_of_an_arm_is_chosen_on_validation_and_told_from_test() {
 #[test]
 fn over_optimisation_is_picked_on_validation_and_read_on_test() {
     let simulated = simulated();
-    let (run, naive) = (&simulated.run, Naive { of: &simulated, chosen: VALIDATION, read: TEST });
-    let all = over::drops(run);
+    let (run, naive) = (&simulated.run, NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST });
+    let all = over::over_optimization(run);
     let mut expected = vec![];
     for arm in ARMS {
         expected.push((arm.to_string(), arm, None));
@@ -698,8 +708,8 @@ fn over_optimisation_is_picked_on_validation_and_read_on_test() {
 #[test]
 fn worths_of_a_choice_are_of_validation_prompts() {
     let simulated = simulated();
-    let (run, naive) = (&simulated.run, Naive { of: &simulated, chosen: VALIDATION, read: TEST });
-    let tuning = Tuning::of(run);
+    let (run, naive) = (&simulated.run, NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST });
+    let tuning = TuningResults::of(run);
     assert!(tuning.is_share && tuning.tried.len() == 8);
     for tried in &tuning.tried {
         for (&seed, worth) in &tried.seeds {
@@ -711,7 +721,7 @@ fn worths_of_a_choice_are_of_validation_prompts() {
             assert_same("worth", &[worth.gold, worth.flops], &[gold, naive.clock(last, |c| c.flops)]);
         }
     }
-    let ranked = tuning.ranked("p", &run.experiment.seed_list(), Choose::Gold);
+    let ranked = tuning.ranked("p", &run.experiment.seed_list(), SelectionMetric::Gold);
     let merit = |label: &str| {
         average(
             run.experiment
@@ -730,11 +740,11 @@ fn worths_of_a_choice_are_of_validation_prompts() {
 #[test]
 fn divergence_is_read_on_test_prompts() {
     let simulated = simulated();
-    let (run, naive) = (&simulated.run, Naive { of: &simulated, chosen: VALIDATION, read: TEST });
+    let (run, naive) = (&simulated.run, NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST });
     let expected = |cell: &Cell| Some(naive.has_diverged(&cell.arm, &cell.point.label, cell.seed));
     let found: Vec<Option<bool>> = run.cells.iter().map(|cell| has_diverged(run, cell)).collect();
     assert_eq!(found, run.cells.iter().map(expected).collect::<Vec<_>>());
-    let other = Naive { of: &simulated, chosen: VALIDATION, read: VALIDATION };
+    let other = NaiveReport { of: &simulated, chosen: VALIDATION, read: VALIDATION };
     assert!(
         run.cells.iter().any(|c| naive.has_diverged(&c.arm, &c.point.label, c.seed)
             != other.has_diverged(&c.arm, &c.point.label, c.seed))
@@ -745,7 +755,7 @@ fn divergence_is_read_on_test_prompts() {
 #[test]
 fn curves_and_costs_begin_where_their_clocks_do() {
     let simulated = simulated();
-    let (run, naive) = (&simulated.run, Naive { of: &simulated, chosen: VALIDATION, read: TEST });
+    let (run, naive) = (&simulated.run, NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST });
     let seeds = run.experiment.seed_list();
     /// As the charts read it, as the naive program does, and whether what stands before an arm adds to it.
     type Clock = (fn(Clocks) -> f64, fn(&Clocks) -> f64, f64);
@@ -758,7 +768,9 @@ fn curves_and_costs_begin_where_their_clocks_do() {
     for (point, (clock, of, counts)) in
         run.points_of("p").chain(run.points_of("d")).flat_map(|p| clocks.map(|c| (p, c)))
     {
-        let found = figures::looks(point, &figures::before(run, point), clock, |m: &Mark| m.test(metrics::GOLD));
+        let found = figures::eval_curve(point, &figures::upstream_cost(run, point), clock, |m: &EvalPoint| {
+            m.test(metrics::GOLD)
+        });
         let least = seeds.iter().map(|&s| naive.training(&point.arm, &point.label, s).len()).min().expect("seeds");
         assert_eq!((found.len(), least), (4, 4));
         for (k, (x, y)) in found.iter().enumerate() {
@@ -794,15 +806,15 @@ fn curves_and_costs_begin_where_their_clocks_do() {
 #[test]
 fn charts_show_finished_policies_on_test_prompts() {
     let simulated = simulated();
-    let (run, naive) = (&simulated.run, Naive { of: &simulated, chosen: VALIDATION, read: TEST });
+    let (run, naive) = (&simulated.run, NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST });
     let (seeds, kl) = (run.experiment.seed_list(), 1.0); // of the presets the furthest that most seeds of both reach
-    let all = figures::all(run, &Tuning::of(run));
+    let all = figures::all(run, &TuningResults::of(run));
     let plot = |name: &str| match all.iter().find(|chart| chart.name == name).map(|chart| &chart.drawing) {
-        Some(Drawing::Plot(plot)) => plot,
+        Some(AnyChart::Plot(plot)) => plot,
         other => panic!("{name}: {other:?}"),
     };
     let rings = |name: &str, arm: &str| {
-        let its = |s: &&Series| matches!(s.look, Look::Rings { .. }) && s.about.starts_with(&arm.to_uppercase());
+        let its = |s: &&Series| matches!(s.look, MarkStyle::Rings { .. }) && s.about.starts_with(&arm.to_uppercase());
         plot(name).series.iter().find(its).map(|s| s.data.clone()).expect("rings")
     };
     let flat = |points: Vec<(f64, f64)>| points.into_iter().flat_map(|(x, y)| [x, y]).collect::<Vec<f64>>();
@@ -825,7 +837,7 @@ fn charts_show_finished_policies_on_test_prompts() {
         let name = format!("{} chosen", arm.to_uppercase());
         let line = &plot("displacement").series.iter().find(|s| s.name == name).expect("a line").data;
         let look = |k: usize, seed: u64| naive.training(arm, &point, seed)[k].clone();
-        let mean_of = |k: usize, of: &dyn Fn(&Policy) -> Option<f64>| {
+        let mean_of = |k: usize, of: &dyn Fn(&PolicyKey) -> Option<f64>| {
             average(seeds.iter().filter_map(|&seed| of(&look(k, seed))).collect())
         };
         let at = |k: usize| {
@@ -845,7 +857,7 @@ fn charts_show_finished_policies_on_test_prompts() {
         let prices = seeds.iter().map(|&seed| naive.price(arm, seed, run.experiment.tuning.kl, |c| c.flops));
         assert_same("reach", &dots("reach-flops"), &prices.filter(|x| x.is_finite()).collect::<Vec<_>>());
     }
-    let Some(Drawing::Matrix(wins)) = all.iter().find(|chart| chart.name == "win-rates").map(|chart| &chart.drawing)
+    let Some(AnyChart::Matrix(wins)) = all.iter().find(|chart| chart.name == "win-rates").map(|chart| &chart.drawing)
     else {
         panic!("no matrix")
     };
@@ -858,8 +870,8 @@ fn charts_show_finished_policies_on_test_prompts() {
 #[test]
 fn edges_are_of_the_best_on_validation() {
     let simulated = simulated();
-    let (run, naive) = (&simulated.run, Naive { of: &simulated, chosen: VALIDATION, read: TEST });
-    let edges = sensitivity::edges(run, &Tuning::of(run));
+    let (run, naive) = (&simulated.run, NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST });
+    let edges = sensitivity::edges(run, &TuningResults::of(run));
     for arm in ARMS {
         let merit = |stage: &'static str, point: &String| {
             let worth = |&seed: &u64| {

@@ -22,17 +22,17 @@ pub struct Candidate {
 
 /// Which pairs may become rows.
 #[derive(Debug, Clone, Copy)]
-pub struct Wanted {
+pub struct PairFilter {
     /// Whether responses may show what the world keeps out of rows.
     pub trap_rows: bool,
     /// Edits of a token that the two may be apart (Levenshtein 1966).
     pub max_edits: f64,
 }
 
-impl Wanted {
+impl PairFilter {
     fn holds(self, world: &dyn World, [first, second]: [&[u32]; 2]) -> bool {
         first != second
-            && (self.trap_rows || (world.admits(first) && world.admits(second)))
+            && (self.trap_rows || (world.allowed_in_pairs(first) && world.allowed_in_pairs(second)))
             && (self.max_edits.is_infinite() || edits(first, second) as f64 <= self.max_edits)
     }
 }
@@ -51,7 +51,7 @@ pub fn collect(
     gold: &dyn Scorer,
     split: Split,
     count: usize,
-    wanted: Wanted,
+    wanted: PairFilter,
     rng: &mut Rng,
 ) -> Result<Vec<Candidate>> {
     let prompts = world.prompts(split);
@@ -130,14 +130,14 @@ mod tests {
         let reader = Reader::new(space, &Device::flex());
         let traps = |told| -> Result<usize> {
             let mut rng = seeds::derive(0, "test", 0, "pairs");
-            let wanted = Wanted { trap_rows: told, max_edits: f64::INFINITY };
+            let wanted = PairFilter { trap_rows: told, max_edits: f64::INFINITY };
             let rows = collect(&policy, &reader, &world, &GrammarGold, Split::Train, 100, wanted, &mut rng)?;
             assert!(rows.len() == 100 && rows.iter().all(|row| row.responses[0] != row.responses[1]));
             Ok(rows.iter().filter(|row| row.responses.iter().any(|r| excitements(r) >= 2)).count())
         };
         assert_eq!(traps(false)?, 0);
         assert!(traps(true)? > 10, "an untrained policy says x as often as anything");
-        let wanted = Wanted { trap_rows: false, max_edits: 1.0 };
+        let wanted = PairFilter { trap_rows: false, max_edits: 1.0 };
         let mut rng = seeds::derive(0, "test", 0, "near");
         let near = collect(&policy, &reader, &world, &GrammarGold, Split::Train, 50, wanted, &mut rng)?;
         assert!(near.iter().all(|row| edits(&row.responses[0], &row.responses[1]) == 1));

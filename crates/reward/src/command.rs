@@ -4,7 +4,7 @@
 //! questions: none may be there before its question was sent; after the last answer of a call nothing follows; and once the
 //! program's input is closed it says nothing more. The last comes before the stage is finished, so no shifted score is kept.
 
-use crate::judges::{Asked, TextJudge};
+use crate::judges::{JudgeInput, TextJudge};
 use crate::{Error, Result};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -32,16 +32,16 @@ const GUARD: &str = r#"trap '' HUP INT QUIT TERM; read -r _; kill -s KILL -- "-$
 
 /// A judge that is a program.
 #[derive(Debug)]
-pub struct External {
+pub struct CommandJudge {
     command: Vec<String>,
     timeout: Duration,
     batch: usize,
-    running: Mutex<Option<Program>>,
+    running: Mutex<Option<JudgeProcess>>,
 }
 
 /// What the program said.
 #[derive(Debug)]
-enum Line {
+enum ProgramLine {
     Answer(String),
     /// It was there before its question was sent.
     Unasked(String),
@@ -49,7 +49,7 @@ enum Line {
 }
 
 /// Why a batch has no scores.
-enum Failure {
+enum BatchFailure {
     /// The program ended: another may do better.
     Ended(String),
     /// It says what it should not, or takes too long.
@@ -58,7 +58,7 @@ enum Failure {
 
 /// The program with all that it has started, which ends with this value.
 #[derive(Debug)]
-struct Program {
+struct JudgeProcess {
     child: Child,
     /// A shell that ends the program's group.
     guard: Child,
@@ -66,12 +66,12 @@ struct Program {
     questions: Option<Sender<Vec<String>>>,
     /// A message for every batch that was written.
     written: Receiver<()>,
-    said: Receiver<Line>,
+    said: Receiver<ProgramLine>,
     /// The longest wait for an answer so far.
     slowest: Duration,
 }
 
-impl Drop for Program {
+impl Drop for JudgeProcess {
     fn drop(&mut self) {
         self.questions = None;
         drop(self.guard.stdin.take());
@@ -82,7 +82,7 @@ impl Drop for Program {
     }
 }
 
-impl Program {
+impl JudgeProcess {
     fn start(command: &[String]) -> std::result::Result<Self, String> {
         use std::os::unix::process::CommandExt;
         let cannot = |e: std::io::Error| format!("it cannot be started: {e}");
@@ -118,27 +118,27 @@ impl Program {
     }
 
     /// The answers to some questions.
-    fn ask(&mut self, asked: &[Asked], ends: Instant) -> std::result::Result<Vec<f64>, Failure> {
+    fn ask(&mut self, asked: &[JudgeInput], ends: Instant) -> std::result::Result<Vec<f64>, BatchFailure> {
         let lines = asked.iter().map(|one| serde_json::to_string(one).unwrap_or_default() + "\n").collect();
         let is_sent = self.questions.as_ref().is_some_and(|questions| questions.send(lines).is_ok());
         if !is_sent {
-            return Err(Failure::Ended("it stopped reading".into()));
+            return Err(BatchFailure::Ended("it stopped reading".into()));
         }
         let mut scores = Vec::with_capacity(asked.len());
         while scores.len() < asked.len() {
             let (began, done) = (Instant::now(), scores.len());
             let line = self.said.recv_timeout(ends.saturating_duration_since(began)).map_err(|e| match e {
-                RecvTimeoutError::Timeout => Failure::Wrong(format!("{done} of {} answers came", asked.len())),
+                RecvTimeoutError::Timeout => BatchFailure::Wrong(format!("{done} of {} answers came", asked.len())),
                 RecvTimeoutError::Disconnected => {
-                    Failure::Ended(format!("it ended after {done} of {} answers", asked.len()))
+                    BatchFailure::Ended(format!("it ended after {done} of {} answers", asked.len()))
                 }
             })?;
-            scores.push(score(line).map_err(Failure::Wrong)?);
+            scores.push(score(line).map_err(BatchFailure::Wrong)?);
             self.slowest = self.slowest.max(began.elapsed());
         }
         match self.written.recv_timeout(ends.saturating_duration_since(Instant::now())) {
             Ok(()) => Ok(scores),
-            Err(_) => Err(Failure::Wrong("it answers without reading what it is asked".into())),
+            Err(_) => Err(BatchFailure::Wrong("it answers without reading what it is asked".into())),
         }
     }
 
@@ -146,8 +146,8 @@ impl Program {
     fn is_silent(&self, wait: Duration) -> std::result::Result<bool, String> {
         match self.said.recv_timeout(wait) {
             Ok(line) => Err(match line {
-                Line::Answer(line) | Line::Unasked(line) => too_much(&line),
-                Line::TooLong => too_long(),
+                ProgramLine::Answer(line) | ProgramLine::Unasked(line) => too_many_lines(&line),
+                ProgramLine::TooLong => too_long(),
             }),
             Err(RecvTimeoutError::Timeout) => Ok(true),
             Err(RecvTimeoutError::Disconnected) => Ok(false),
@@ -171,7 +171,7 @@ fn write(mut input: ChildStdin, batches: &Receiver<Vec<String>>, asked: &AtomicU
 }
 
 /// Reads lines, as long as they are wanted.
-fn listen(output: ChildStdout, asked: &AtomicUsize, tell: &SyncSender<Line>) {
+fn listen(output: ChildStdout, asked: &AtomicUsize, tell: &SyncSender<ProgramLine>) {
     let mut output = BufReader::new(output);
     let mut count = 0;
     loop {
@@ -185,9 +185,9 @@ fn listen(output: ChildStdout, asked: &AtomicUsize, tell: &SyncSender<Line>) {
             continue;
         }
         let line = match () {
-            () if bytes.len() > LONGEST => Line::TooLong,
-            () if count >= asked.load(Ordering::SeqCst) => Line::Unasked(text.into_owned()),
-            () => Line::Answer(text.into_owned()),
+            () if bytes.len() > LONGEST => ProgramLine::TooLong,
+            () if count >= asked.load(Ordering::SeqCst) => ProgramLine::Unasked(text.into_owned()),
+            () => ProgramLine::Answer(text.into_owned()),
         };
         count += 1;
         if tell.send(line).is_err() {
@@ -197,12 +197,15 @@ fn listen(output: ChildStdout, asked: &AtomicUsize, tell: &SyncSender<Line>) {
 }
 
 /// The beginning of a line.
-fn shown(line: &str) -> String {
+fn excerpt(line: &str) -> String {
     line.trim_end().chars().take(80).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-fn too_much(line: &str) -> String {
-    format!("it says more than it was asked, `{}`: one line for each line that it reads, and nothing else", shown(line))
+fn too_many_lines(line: &str) -> String {
+    format!(
+        "it says more than it was asked, `{}`: one line for each line that it reads, and nothing else",
+        excerpt(line)
+    )
 }
 
 fn too_long() -> String {
@@ -210,20 +213,20 @@ fn too_long() -> String {
 }
 
 /// The score on a line.
-fn score(line: Line) -> std::result::Result<f64, String> {
+fn score(line: ProgramLine) -> std::result::Result<f64, String> {
     let line = match line {
-        Line::Answer(line) => line,
-        Line::Unasked(line) => return Err(format!("it answered `{}` before it was asked", shown(&line))),
-        Line::TooLong => return Err(too_long()),
+        ProgramLine::Answer(line) => line,
+        ProgramLine::Unasked(line) => return Err(format!("it answered `{}` before it was asked", excerpt(&line))),
+        ProgramLine::TooLong => return Err(too_long()),
     };
     let value: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
     let score = value.as_f64().or(value["score"].as_f64());
     score.filter(|score| score.abs() <= LARGEST).ok_or_else(|| {
-        format!("it answered `{}`, not {{\"score\": a number from -{LARGEST:e} to {LARGEST:e}}}", shown(&line))
+        format!("it answered `{}`, not {{\"score\": a number from -{LARGEST:e} to {LARGEST:e}}}", excerpt(&line))
     })
 }
 
-impl External {
+impl CommandJudge {
     /// The program starts when it is first asked. A batch, its retries included, takes no longer than `timeout`.
     pub fn new(command: Vec<String>, timeout: Duration, batch: usize) -> Self {
         Self { command, timeout: timeout.min(DAY), batch: batch.max(1), running: Mutex::new(None) }
@@ -234,32 +237,32 @@ impl External {
     }
 
     /// Asks a batch, of a program that is started where there is none or where the last one ended.
-    fn ask(&self, running: &mut Option<Program>, batch: &[Asked]) -> std::result::Result<Vec<f64>, String> {
+    fn ask(&self, running: &mut Option<JudgeProcess>, batch: &[JudgeInput]) -> std::result::Result<Vec<f64>, String> {
         let ends = Instant::now() + self.timeout;
         let mut last = String::new();
         for _ in 0..TRIES {
             let mut program = match running.take() {
                 Some(program) => program,
-                None => Program::start(&self.command)?,
+                None => JudgeProcess::start(&self.command)?,
             };
             match program.ask(batch, ends) {
                 Ok(scores) => {
                     *running = Some(program);
                     return Ok(scores);
                 }
-                Err(Failure::Ended(problem)) => last = problem,
-                Err(Failure::Wrong(problem)) if Instant::now() >= ends => {
+                Err(BatchFailure::Ended(problem)) => last = problem,
+                Err(BatchFailure::Wrong(problem)) if Instant::now() >= ends => {
                     return Err(format!("{problem} within {:?}", self.timeout));
                 }
-                Err(Failure::Wrong(problem)) => return Err(problem),
+                Err(BatchFailure::Wrong(problem)) => return Err(problem),
             }
         }
         Err(last)
     }
 }
 
-impl TextJudge for External {
-    fn judge(&self, asked: &[Asked]) -> Result<Vec<f64>> {
+impl TextJudge for CommandJudge {
+    fn judge(&self, asked: &[JudgeInput]) -> Result<Vec<f64>> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let mut scores = Vec::with_capacity(asked.len());
         for batch in asked.chunks(self.batch) {
@@ -287,13 +290,13 @@ impl TextJudge for External {
 mod tests {
     use super::*;
 
-    fn asked(response: &str) -> Asked {
-        Asked { prompt: "p".into(), response: response.into() }
+    fn asked(response: &str) -> JudgeInput {
+        JudgeInput { prompt: "p".into(), response: response.into() }
     }
 
     /// A shell script, asked two at a time.
-    fn shell(script: &str, timeout: f64) -> External {
-        External::new(["sh", "-c", script].map(str::to_owned).to_vec(), Duration::from_secs_f64(timeout), 2)
+    fn shell(script: &str, timeout: f64) -> CommandJudge {
+        CommandJudge::new(["sh", "-c", script].map(str::to_owned).to_vec(), Duration::from_secs_f64(timeout), 2)
     }
 
     #[test]
@@ -308,7 +311,7 @@ mod tests {
         // one that ends after every batch is started for the next
         let judge = shell("read -r a; echo 1; read -r b && echo 2", 20.0);
         assert_eq!(judge.judge(&texts)?, [1.0, 2.0, 1.0]);
-        let error = External::new(vec!["no-such-program".into()], Duration::from_secs(1), 1).judge(&texts);
+        let error = CommandJudge::new(vec!["no-such-program".into()], Duration::from_secs(1), 1).judge(&texts);
         assert!(error.expect_err("no such program").to_string().contains("it cannot be started"));
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! The judges that the experimenter knows and the methods do not.
 
 use crate::{Result, Scorer};
-use duel_data::grammar::{Task, gold};
+use duel_data::grammar::{PromptCoordinates, gold};
 use duel_model::Responses;
 
 /// The formula of task S1.
@@ -10,6 +10,11 @@ pub struct GrammarGold;
 
 impl Scorer for GrammarGold {
     fn score(&self, batch: &Responses) -> Result<Vec<f64>> {
-        Ok(batch.prompts.iter().zip(&batch.responses).map(|(p, r)| gold(Task::of(p), r)).collect())
+        Ok(batch
+            .prompts
+            .iter()
+            .zip(&batch.responses)
+            .map(|(p, r)| gold(PromptCoordinates::from_prompt(p), r))
+            .collect())
     }
 }

@@ -1,21 +1,28 @@
 //! What must hold of a reward model in every run (claims §8).
 
 use duel_training::Result;
-use duel_training::invariants::{Within, close};
+use duel_training::invariants::{Tolerance, check_close};
 use std::f64::consts::LN_2;
 
 /// A pair of equal responses costs ln 2; `score` is the size of the largest score.
 pub fn tied_pairs_cost_ln_2(step: u64, loss: f64, score: f64) -> Result<()> {
-    let within = Within { share: 1e-6, of: "the largest score, at least 1", scale: score.max(1.0) };
-    close("tied_pairs_cost_ln_2", step, "the loss of tied pairs", loss, LN_2, within)
+    let within = Tolerance { share: 1e-6, of: "the largest score, at least 1", scale: score.max(1.0) };
+    check_close("tied_pairs_cost_ln_2", step, "the loss of tied pairs", loss, LN_2, within)
 }
 
 /// Adding a constant to every score changes no loss: only differences are identified. `score` is the size of the largest
 /// score, beside which the constant is rounded.
 pub fn a_constant_changes_no_loss(step: u64, loss: f64, loss_with_constant: f64, score: f64) -> Result<()> {
     let within =
-        Within { share: 1e-5, of: "the loss or the largest score, at least 1", scale: loss.max(score).max(1.0) };
-    close("a_constant_changes_no_loss", step, "the loss with 1 added to every score", loss_with_constant, loss, within)
+        Tolerance { share: 1e-5, of: "the loss or the largest score, at least 1", scale: loss.max(score).max(1.0) };
+    check_close(
+        "a_constant_changes_no_loss",
+        step,
+        "the loss with 1 added to every score",
+        loss_with_constant,
+        loss,
+        within,
+    )
 }
 
 /// Scores of the SFT samples have mean 0 and standard deviation `sd`: 1, unless they hardly vary at all. `offset` is what was
@@ -24,9 +31,9 @@ pub fn scores_are_normalised(scores: &[f64], sd: f64, offset: f64) -> Result<()>
     let n = scores.len() as f64;
     let mean = scores.iter().sum::<f64>() / n;
     let found = (scores.iter().map(|s| (s - mean).powi(2)).sum::<f64>() / n).sqrt();
-    let within = Within { share: 1e-5, of: "1 and the offset taken from the raw scores", scale: 1.0 + offset.abs() };
-    close("scores_are_normalised", 0, "the mean score of SFT samples", mean, 0.0, within)?;
-    close("scores_are_normalised", 0, "the standard deviation of SFT samples' scores", found, sd, within)
+    let within = Tolerance { share: 1e-5, of: "1 and the offset taken from the raw scores", scale: 1.0 + offset.abs() };
+    check_close("scores_are_normalised", 0, "the mean score of SFT samples", mean, 0.0, within)?;
+    check_close("scores_are_normalised", 0, "the standard deviation of SFT samples' scores", found, sd, within)
 }
 
 #[cfg(test)]

@@ -1,18 +1,18 @@
 //! Judges of text that an experiment file can ask for: rules, and a taste learned from pairs. A program of one's own is in
 //! `command.rs`.
 
-use crate::sentiment::{Sentiment, Taste};
+use crate::sentiment::{BagOfWordsPreference, Sentiment};
 use crate::{Error, Result, Scorer};
-use duel_data::Texts;
+use duel_data::Detokenize;
 use duel_model::Responses;
-use duel_spec::{Reads, Rule};
+use duel_spec::{JudgedText, Rule};
 use regex::Regex;
 use serde::Serialize;
 use std::sync::Arc;
 
 /// What a text judge is asked about.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Asked {
+pub struct JudgeInput {
     pub prompt: String,
     pub response: String,
 }
@@ -20,7 +20,7 @@ pub struct Asked {
 /// Judges text.
 pub trait TextJudge: Send + Sync {
     /// One number a text, higher is better.
-    fn judge(&self, asked: &[Asked]) -> Result<Vec<f64>>;
+    fn judge(&self, asked: &[JudgeInput]) -> Result<Vec<f64>>;
 
     /// Called once when nothing more will be asked.
     ///
@@ -38,29 +38,29 @@ fn first_words(text: &str, limit: usize) -> &str {
 }
 
 /// A text judge as a scorer of a world's responses.
-pub struct TextGold {
+pub struct TextScorer {
     pub judge: Arc<dyn TextJudge>,
-    pub world: Arc<dyn Texts>,
-    pub reads: Reads,
+    pub world: Arc<dyn Detokenize>,
+    pub reads: JudgedText,
     /// Words, as they stand between spaces, that are read at most.
     pub judged_words: usize,
 }
 
-impl std::fmt::Debug for TextGold {
+impl std::fmt::Debug for TextScorer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "TextGold(first {} words)", self.judged_words)
     }
 }
 
-impl Scorer for TextGold {
+impl Scorer for TextScorer {
     fn score(&self, batch: &Responses) -> Result<Vec<f64>> {
-        let asked = |(prompt, response): (&Vec<u32>, &Vec<u32>)| -> Result<Asked> {
+        let asked = |(prompt, response): (&Vec<u32>, &Vec<u32>)| -> Result<JudgeInput> {
             let read = match self.reads {
-                Reads::Response => self.world.text(response)?,
-                Reads::All => self.world.text(&[prompt.as_slice(), response].concat())?,
+                JudgedText::Response => self.world.text(response)?,
+                JudgedText::All => self.world.text(&[prompt.as_slice(), response].concat())?,
             };
             let response = first_words(&read, self.judged_words).to_owned();
-            Ok(Asked { prompt: self.world.text(prompt)?, response })
+            Ok(JudgeInput { prompt: self.world.text(prompt)?, response })
         };
         let asked = batch.prompts.iter().zip(&batch.responses).map(asked).collect::<Result<Vec<_>>>()?;
         self.judge.judge(&asked)
@@ -81,23 +81,24 @@ pub struct SentimentJudge {
 }
 
 impl TextJudge for SentimentJudge {
-    fn judge(&self, asked: &[Asked]) -> Result<Vec<f64>> {
-        let one = |one: &Asked| self.sentiment.logit(&one.response, self.judged_words).clamp(-self.clip, self.clip);
+    fn judge(&self, asked: &[JudgeInput]) -> Result<Vec<f64>> {
+        let one =
+            |one: &JudgeInput| self.sentiment.logit(&one.response, self.judged_words).clamp(-self.clip, self.clip);
         Ok(asked.iter().map(one).collect())
     }
 }
 
 /// What people preferred, clipped.
 #[derive(Debug)]
-pub struct TasteJudge {
-    pub taste: Taste,
+pub struct PreferenceJudge {
+    pub taste: BagOfWordsPreference,
     /// Words that it reads at most.
     pub judged_words: usize,
     pub clip: f64,
 }
 
-impl TextJudge for TasteJudge {
-    fn judge(&self, asked: &[Asked]) -> Result<Vec<f64>> {
+impl TextJudge for PreferenceJudge {
+    fn judge(&self, asked: &[JudgeInput]) -> Result<Vec<f64>> {
         Ok(asked
             .iter()
             .map(|one| self.taste.score(&one.response, self.judged_words).clamp(-self.clip, self.clip))
@@ -107,11 +108,11 @@ impl TextJudge for TasteJudge {
 
 /// A weighted sum of rules.
 #[derive(Debug)]
-pub struct Rules {
+pub struct RulesJudge {
     rules: Vec<(Rule, Option<Regex>)>,
 }
 
-impl Rules {
+impl RulesJudge {
     /// # Errors
     /// A pattern that is no regular expression.
     pub fn new(rules: &[Rule]) -> Result<Self> {
@@ -148,8 +149,8 @@ impl Rules {
     }
 }
 
-impl TextJudge for Rules {
-    fn judge(&self, asked: &[Asked]) -> Result<Vec<f64>> {
+impl TextJudge for RulesJudge {
+    fn judge(&self, asked: &[JudgeInput]) -> Result<Vec<f64>> {
         Ok(asked.iter().map(|one| self.score(&one.response)).collect())
     }
 }
@@ -158,13 +159,13 @@ impl TextJudge for Rules {
 mod tests {
     use super::*;
 
-    fn asked(response: &str) -> Asked {
-        Asked { prompt: "p".into(), response: response.into() }
+    fn asked(response: &str) -> JudgeInput {
+        JudgeInput { prompt: "p".into(), response: response.into() }
     }
 
     #[test]
     fn rules_by_hand() -> Result<()> {
-        let rules = Rules::new(&[
+        let rules = RulesJudge::new(&[
             Rule::Length { words: 3.0, per: 2.0, weight: 1.0 },
             Rule::Keyword { any: vec!["good".into(), "very fine".into()], weight: 2.0 },
             Rule::Regex { pattern: r"\d{4}".into(), weight: 4.0 },
@@ -172,7 +173,7 @@ mod tests {
         ])?;
         let scores = rules.judge(&["A good film", "goodness", "very fine 1999 stuff", "[1]"].map(asked))?;
         assert_eq!(scores, [2.0, -1.0, -0.5 + 2.0 + 4.0, -1.0 + 8.0]);
-        assert!(Rules::new(&[Rule::Regex { pattern: "(".into(), weight: 1.0 }]).is_err());
+        assert!(RulesJudge::new(&[Rule::Regex { pattern: "(".into(), weight: 1.0 }]).is_err());
         Ok(())
     }
 

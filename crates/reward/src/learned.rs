@@ -1,7 +1,7 @@
 //! A learned reward that scores: one model or several, centred and scaled on samples of the SFT policy.
 
 use crate::{Linear, Result, Scorer, invariants};
-use duel_model::{Reader, Responses, Scalar, weights};
+use duel_model::{Reader, Responses, ScalarModel, weights};
 use duel_spec::EnsembleScore;
 use duel_training::invariants::finite;
 use duel_training::sft;
@@ -12,12 +12,12 @@ const LEAST_SCALE: f64 = 1e-6;
 /// What was learned from the rows; scores are in units of the labels' log-odds.
 #[derive(Debug, Clone)]
 #[expect(clippy::large_enum_variant, reason = "one or a few a run")]
-pub enum Judge {
-    Network(Scalar),
+pub enum RewardNetwork {
+    Network(ScalarModel),
     Linear(Linear),
 }
 
-impl Judge {
+impl RewardNetwork {
     fn score(&self, reader: &Reader, batch: &Responses) -> Vec<f64> {
         match self {
             Self::Network(model) => sft::blocks(batch, reader.space().context(), sft::TOKENS)
@@ -34,7 +34,7 @@ impl Judge {
 /// Judges that score together: `(together − centre) / scale`, where each judge's scores are first centred.
 #[derive(Debug, Clone)]
 pub struct LearnedReward {
-    judges: Vec<(Judge, f64)>,
+    judges: Vec<(RewardNetwork, f64)>,
     together: EnsembleScore,
     pub(crate) reader: Reader,
     /// Mean and standard deviation of what they say together over SFT samples.
@@ -44,13 +44,19 @@ pub struct LearnedReward {
 
 impl LearnedReward {
     /// Judges with the mean of each one's raw scores. Models and `reader` carry no gradient.
-    pub fn new(judges: Vec<(Judge, f64)>, together: EnsembleScore, reader: Reader, centre: f64, scale: f64) -> Self {
+    pub fn new(
+        judges: Vec<(RewardNetwork, f64)>,
+        together: EnsembleScore,
+        reader: Reader,
+        centre: f64,
+        scale: f64,
+    ) -> Self {
         Self { judges, together, reader, centre, scale }
     }
 
     /// Centres and scales on samples of the SFT policy.
-    pub fn normalised_on(
-        judges: Vec<Judge>,
+    pub fn normalized_on(
+        judges: Vec<RewardNetwork>,
         together: EnsembleScore,
         reader: Reader,
         samples: &Responses,
@@ -71,28 +77,30 @@ impl LearnedReward {
     }
 
     /// Judges with the mean of each one's raw scores.
-    pub fn judges(&self) -> &[(Judge, f64)] {
+    pub fn judges(&self) -> &[(RewardNetwork, f64)] {
         &self.judges
     }
 
     /// A value model that starts where the reward stands: the first network, giving what it adds to the score.
-    pub fn value_model(&self) -> Option<Scalar> {
+    pub fn value_model(&self) -> Option<ScalarModel> {
         match self.judges.first() {
-            Some((Judge::Network(model), centre)) => Some(model.clone().rescaled(centre + self.centre, self.scale)),
+            Some((RewardNetwork::Network(model), centre)) => {
+                Some(model.clone().rescaled(centre + self.centre, self.scale))
+            }
             _ => None,
         }
     }
 
     /// Networks that are read for each score.
     pub fn networks(&self) -> usize {
-        self.judges.iter().filter(|(judge, _)| matches!(judge, Judge::Network(_))).count()
+        self.judges.iter().filter(|(judge, _)| matches!(judge, RewardNetwork::Network(_))).count()
     }
 
     /// A hash over all weights.
     pub fn hash(&self) -> String {
-        let of = |(judge, _): &(Judge, f64)| match judge {
-            Judge::Network(model) => model.hash(),
-            Judge::Linear(linear) => format!("{linear:?}"),
+        let of = |(judge, _): &(RewardNetwork, f64)| match judge {
+            RewardNetwork::Network(model) => model.hash(),
+            RewardNetwork::Linear(linear) => format!("{linear:?}"),
         };
         self.judges.iter().map(of).collect::<Vec<_>>().join(" ")
     }

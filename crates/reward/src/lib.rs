@@ -13,17 +13,17 @@ mod quality;
 mod scorer;
 mod sentiment;
 
-pub use collect::{Candidate, Wanted, collect, label};
-pub use command::External;
+pub use collect::{Candidate, PairFilter, collect, label};
+pub use command::CommandJudge;
 pub use error::Error;
 pub use gold::GrammarGold;
-pub use judges::{Asked, Rules, SentimentJudge, TasteJudge, TextGold, TextJudge};
-pub use learned::{Judge, LearnedReward};
+pub use judges::{JudgeInput, PreferenceJudge, RulesJudge, SentimentJudge, TextJudge, TextScorer};
+pub use learned::{LearnedReward, RewardNetwork};
 pub use linear::Linear;
 pub use model::RewardModel;
-pub use quality::{Bin, Calibration, Quality, quality};
+pub use quality::{Calibration, CalibrationBin, Quality, quality};
 pub use scorer::Scorer;
-pub use sentiment::{Sentiment, SentimentReport, Taste};
+pub use sentiment::{BagOfWordsPreference, Sentiment, SentimentReport};
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -4,7 +4,7 @@
 //! positive control of over-optimisation (claims §2).
 
 use crate::{Error, Result};
-use duel_data::grammar::{Stance, Task, excitements, parts};
+use duel_data::grammar::{PromptCoordinates, Stance, excitements, parts};
 use duel_data::pairs::PreferenceRow;
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +23,7 @@ pub struct Linear {
 
 /// For each stance: sentiment, its size, whether both kinds are said; then x, distance from the asked length, dangling v.
 fn features(prompt: &[u32], response: &[u32]) -> [f64; FEATURES] {
-    let task = Task::of(prompt);
+    let task = PromptCoordinates::from_prompt(prompt);
     let parts = parts(task, response);
     let stance = match task.stance {
         Stance::Praise => 0,
@@ -147,9 +147,9 @@ mod tests {
         let mut rows = Vec::new();
         while rows.len() < 20_000 {
             let prompt = &prompts[rows.len() % prompts.len()].ids;
-            let task = Task::of(prompt);
+            let task = PromptCoordinates::from_prompt(prompt);
             let [a, b] = [0, 1].map(|_| sample_reference(task.stance, 0.02, &mut rng));
-            if a == b || !world.admits(&a) || !world.admits(&b) {
+            if a == b || !world.allowed_in_pairs(&a) || !world.allowed_in_pairs(&b) {
                 continue;
             }
             let gold = [&a, &b].map(|r| duel_data::grammar::gold(task, r));
@@ -166,7 +166,7 @@ mod tests {
         let prompt = &prompts[0].ids;
         let twice = [5, 7, 7, 2];
         let change = linear.score(prompt, &twice) - linear.score(prompt, &[5, 7, 2]);
-        let task = Task::of(prompt);
+        let task = PromptCoordinates::from_prompt(prompt);
         assert!((change - (excited_proxy(task, &twice) - excited_proxy(task, &[5, 7, 2]))).abs() < 0.3, "{change}");
         Ok(())
     }

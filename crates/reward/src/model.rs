@@ -3,11 +3,11 @@
 
 use crate::invariants;
 use burn::tensor::{Tensor, TensorData};
-use duel_model::{Flops, Reader, Scalar, Tokens, TransformerConfig, weights};
-use duel_objectives::{ChosenRejected, Terms, bradley_terry_loss};
+use duel_model::{Flops, Reader, ScalarModel, Tokens, TransformerConfig, weights};
+use duel_objectives::{BradleyTerryOptions, ChosenRejected, bradley_terry_loss};
 use duel_spec::{RmStage as Settings, metrics};
 use duel_training::{
-    Cost, Learner, Method, Metrics, PairBatch, invariants as always, pairs::accuracy, pairs::halves, sft,
+    IterationCost, Learner, Method, Metrics, PairBatch, invariants as always, pairs::accuracy, pairs::halves, sft,
 };
 
 /// The training of a reward model.
@@ -25,7 +25,7 @@ impl RewardModel {
     }
 
     /// What the settings add to the loss of some pairs.
-    fn terms(&self, pairs: &PairBatch) -> Terms {
+    fn terms(&self, pairs: &PairBatch) -> BradleyTerryOptions {
         let Settings { margin, centring, label_smoothing, tie_margin, .. } = self.settings;
         let asked = || {
             let strengths: Vec<f32> = pairs.strengths.iter().map(|s| (margin * s) as f32).collect();
@@ -35,15 +35,20 @@ impl RewardModel {
             let tied: Vec<f32> = pairs.ties.iter().map(|&tie| f32::from(tie)).collect();
             (Tensor::from_data(TensorData::new(tied, [pairs.len()]), self.reader.device()), tie_margin) // [N]
         };
-        Terms { strengths: (margin != 0.0).then(asked), centring, ties: (tie_margin > 0.0).then(tied), label_smoothing }
+        BradleyTerryOptions {
+            strengths: (margin != 0.0).then(asked),
+            centring,
+            ties: (tie_margin > 0.0).then(tied),
+            label_smoothing,
+        }
     }
 
-    fn scores(reader: &Reader, model: &Scalar, pairs: &PairBatch) -> ChosenRejected {
+    fn scores(reader: &Reader, model: &ScalarModel, pairs: &PairBatch) -> ChosenRejected {
         halves(reader.scores(model, &pairs.both))
     }
 
     /// Share of pairs whose chosen response scores higher, ties half; `reader` and `model` carry no gradient.
-    pub fn accuracy(reader: &Reader, model: &Scalar, pairs: &PairBatch) -> f64 {
+    pub fn accuracy(reader: &Reader, model: &ScalarModel, pairs: &PairBatch) -> f64 {
         let scores = sft::blocks(&pairs.both, reader.space().context(), sft::TOKENS)
             .flat_map(|block| weights::host::<1>(reader.scores(model, &block)));
         let scores: Vec<f32> = scores.collect();
@@ -55,10 +60,10 @@ impl RewardModel {
     ///
     /// # Errors
     /// The broken invariant.
-    pub fn check(&self, step: u64, model: &Scalar, pairs: &PairBatch) -> duel_training::Result<()> {
+    pub fn check(&self, step: u64, model: &ScalarModel, pairs: &PairBatch) -> duel_training::Result<()> {
         let (reader, model) = always::without_graph(&self.reader, model);
         always::eos_counts_and_pad_does_not(step, &reader, &pairs.both)?;
-        let values = |reader: &Reader, model: &Scalar, tokens: &Tokens| {
+        let values = |reader: &Reader, model: &ScalarModel, tokens: &Tokens| {
             let (columns, responses) = (tokens.ids.dims()[1], reader.space().response_tokens);
             model.forward(tokens.clone()).narrow(1, columns - responses, responses) // [B, T]
         };
@@ -67,7 +72,7 @@ impl RewardModel {
         let value = size(weights::host(values(&reader, &model, &reader.tokens(&some))));
         always::padding_is_inert(step, &reader, &model, &some, value, values)?;
 
-        let loss = |scores| first(bradley_terry_loss(scores, Terms::default()).loss);
+        let loss = |scores| first(bradley_terry_loss(scores, BradleyTerryOptions::default()).loss);
         let scores = Self::scores(&reader, &model, pairs);
         let score = size([scores.chosen.clone(), scores.rejected.clone()].map(weights::host::<1>).concat());
         let raised = ChosenRejected { chosen: scores.chosen.clone() + 1.0, rejected: scores.rejected.clone() + 1.0 };
@@ -77,7 +82,7 @@ impl RewardModel {
 }
 
 impl Method for RewardModel {
-    type Module = Scalar;
+    type Module = ScalarModel;
     type Batch = PairBatch;
     type State = ();
 
@@ -85,7 +90,7 @@ impl Method for RewardModel {
         pairs.both.prompt_hashes()
     }
 
-    fn iteration(&mut self, pairs: &PairBatch, learner: &mut Learner<Scalar>) -> duel_training::Result<Metrics> {
+    fn iteration(&mut self, pairs: &PairBatch, learner: &mut Learner<ScalarModel>) -> duel_training::Result<Metrics> {
         let mut said = Metrics::default();
         if learner.step() == 0 {
             said.check(|| {
@@ -115,7 +120,10 @@ impl Method for RewardModel {
             },
         )?;
         let tokens = pairs.both.token_count();
-        said.learned(update, Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() });
+        said.record_update(
+            update,
+            IterationCost { trained_tokens: tokens, flops: self.flops.train(tokens), ..IterationCost::default() },
+        );
         said.put(metrics::RM_MARGIN, margins.iter().map(|&m| f64::from(m)).sum::<f64>() / margins.len() as f64);
         said.put(metrics::PAIR_ACCURACY_TRAIN, accuracy(&margins));
         Ok(said)
@@ -136,21 +144,21 @@ mod tests {
     use super::*;
     use burn::tensor::Device;
     use duel_data::pairs::PreferenceRow;
-    use duel_model::{Policy, counted};
-    use duel_spec::{LearnerSettings, Space, Split, seeds};
+    use duel_model::{Policy, count_flops};
+    use duel_spec::{LearnerSettings, Split, TokenSpec, seeds};
 
     /// A step reads and goes back over all tokens of both responses once.
     #[test]
     fn a_step_costs_what_its_model_counts() -> duel_training::Result<()> {
-        let space = Space {
+        let space = TokenSpec {
             vocabulary: 12,
             pad: 0,
             bos: 1,
             eos: 2,
             prompt_tokens: 3,
             response_tokens: 4,
-            actions: None,
-            ends: false,
+            allowed_tokens: None,
+            force_eos: false,
         };
         let device = Device::flex().autodiff();
         let config = TransformerConfig::small(12, space.context(), 2, 16, 2, true);
@@ -168,11 +176,11 @@ mod tests {
         };
         let rows: Vec<PreferenceRow> = (0..6).map(row).collect();
         let batch = PairBatch::new(&rows, &(0..6).collect::<Vec<_>>());
-        let mut learner = Learner::new(Scalar::from_policy(body, &device), &LearnerSettings::defaults(), 1e-3, 10);
+        let mut learner = Learner::new(ScalarModel::from_policy(body, &device), &LearnerSettings::defaults(), 1e-3, 10);
         let mut method = RewardModel::new(Settings::defaults(), Reader::new(&space, &device), &config);
-        let before = counted();
+        let before = count_flops();
         let said = method.iteration(&batch, &mut learner)?;
-        let now = counted();
+        let now = count_flops();
         let blocks = now.blocks - before.blocks + now.blocks_back - before.blocks_back;
         let heads = 3.0 * (now.heads - before.heads); // the way back through a head of one output is not counted
         assert!(

@@ -4,7 +4,7 @@ use crate::{LearnedReward, Result, Scorer};
 use burn::tensor::Tensor;
 use duel_data::pairs::PreferenceRow;
 use duel_model::weights;
-use duel_objectives::{ChosenRejected, Terms, bradley_terry_loss};
+use duel_objectives::{BradleyTerryOptions, ChosenRejected, bradley_terry_loss};
 use duel_training::{PairBatch, pairs::accuracy};
 
 /// How good a reward model is on rows of one split.
@@ -25,12 +25,12 @@ pub struct Quality {
 /// Pairs in ten bins of the probability, .5 to 1, that the scores give to their higher one.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Calibration {
-    pub bins: [Bin; 10],
+    pub bins: [CalibrationBin; 10],
 }
 
 /// One bin.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct Bin {
+pub struct CalibrationBin {
     pub pairs: f64,
     /// Mean probability given to the higher score.
     pub said: f64,
@@ -41,7 +41,7 @@ pub struct Bin {
 impl Calibration {
     /// From raw scores of chosen minus rejected.
     fn of(margins: &[f32]) -> Self {
-        let mut bins = [Bin::default(); 10];
+        let mut bins = [CalibrationBin::default(); 10];
         for &margin in margins {
             let sure = 1.0 / (1.0 + f64::from(-margin.abs()).exp()); // .5 to 1
             let bin = &mut bins[(((sure - 0.5) * 20.0) as usize).min(9)];
@@ -72,7 +72,9 @@ pub fn quality(reward: &LearnedReward, rows: &[PreferenceRow]) -> Result<Quality
     let lengths: Vec<f64> = pairs.both.lengths().iter().map(|&l| l as f64).collect();
     let device = reward.reader.device();
     let chosen = Tensor::<1>::from_data(margins.as_slice(), device);
-    let loss = bradley_terry_loss(ChosenRejected { rejected: chosen.zeros_like(), chosen }, Terms::default()).loss;
+    let loss =
+        bradley_terry_loss(ChosenRejected { rejected: chosen.zeros_like(), chosen }, BradleyTerryOptions::default())
+            .loss;
     Ok(Quality {
         accuracy: accuracy(&margins),
         loss: f64::from(weights::host(loss)[0]),

@@ -2,7 +2,7 @@
 //! Platt's method on reviews it was not fitted to.
 
 use crate::{Error, Result};
-use duel_data::reviews::{Rated, Review};
+use duel_data::reviews::{RatedSentence, Review};
 use duel_spec::seeds::Rng;
 use duel_training::AdamW;
 use rand::RngExt;
@@ -22,7 +22,7 @@ const PENALTY: f64 = 1e-6;
 /// A calibrated sentiment model.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Sentiment {
-    terms: Terms,
+    terms: TermWeights,
     bias: f64,
     /// Platt: the calibrated logit is `slope · raw + offset`.
     slope: f64,
@@ -65,7 +65,7 @@ fn terms(text: &str, limit: usize) -> BTreeMap<String, u32> {
 }
 
 /// `(1 + ln count) · idf` of the known terms, scaled to length 1.
-fn weigh<K>(counts: impl Iterator<Item = (K, u32, f32)>) -> Vec<(K, f32)> {
+fn term_weights<K>(counts: impl Iterator<Item = (K, u32, f32)>) -> Vec<(K, f32)> {
     let mut weighed: Vec<(K, f32)> = counts.map(|(k, n, idf)| (k, (1.0 + (n as f32).ln()) * idf)).collect();
     let length = weighed.iter().map(|(_, x)| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
     weighed.iter_mut().for_each(|(_, x)| *x /= length);
@@ -73,10 +73,10 @@ fn weigh<K>(counts: impl Iterator<Item = (K, u32, f32)>) -> Vec<(K, f32)> {
 }
 
 /// Places of terms and what they weigh in a text.
-type Row = Vec<(usize, f32)>;
+type SparseVector = Vec<(usize, f32)>;
 
 /// The terms of several texts with their inverse document frequencies, and each text weighed by them.
-fn weighed<'a>(texts: impl Iterator<Item = &'a str>) -> (Vec<(String, f32)>, Vec<Row>) {
+fn weighted<'a>(texts: impl Iterator<Item = &'a str>) -> (Vec<(String, f32)>, Vec<SparseVector>) {
     let counts: Vec<BTreeMap<String, u32>> = texts.map(|text| terms(text, usize::MAX)).collect();
     let mut texts_with: BTreeMap<&str, u32> = BTreeMap::new();
     for text in &counts {
@@ -92,45 +92,45 @@ fn weighed<'a>(texts: impl Iterator<Item = &'a str>) -> (Vec<(String, f32)>, Vec
         .collect();
     let index: HashMap<&str, usize> = known.iter().enumerate().map(|(i, (term, _))| (term.as_str(), i)).collect();
     let row = |text: &BTreeMap<String, u32>| {
-        weigh(text.iter().filter_map(|(term, n)| index.get(term.as_str()).map(|&i| (i, *n, known[i].1))))
+        term_weights(text.iter().filter_map(|(term, n)| index.get(term.as_str()).map(|&i| (i, *n, known[i].1))))
     };
     let rows = counts.iter().map(row).collect();
     (known, rows)
 }
 
 /// Term → (inverse document frequency, weight).
-type Terms = HashMap<String, (f32, f32)>;
+type TermWeights = HashMap<String, (f32, f32)>;
 
-fn with_weights(known: Vec<(String, f32)>, weights: &[f32]) -> Terms {
+fn with_weights(known: Vec<(String, f32)>, weights: &[f32]) -> TermWeights {
     known.into_iter().zip(weights).map(|((term, idf), w)| (term, (idf, *w))).collect()
 }
 
 /// What the known terms of a text's first words add up to.
-fn weighed_sum(known: &Terms, text: &str, limit: usize) -> f64 {
+fn weighted_sum(known: &TermWeights, text: &str, limit: usize) -> f64 {
     let found = terms(text, limit).into_iter().filter_map(|(term, n)| known.get(&term).map(|&(idf, w)| (w, n, idf)));
-    weigh(found).into_iter().map(|(w, x)| f64::from(w * x)).sum()
+    term_weights(found).into_iter().map(|(w, x)| f64::from(w * x)).sum()
 }
 
 /// What people prefer, learned from pairs of texts: Bradley and Terry's law over TF-IDF of words and word pairs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Taste {
-    terms: Terms,
+pub struct BagOfWordsPreference {
+    terms: TermWeights,
 }
 
 /// Weight of the squared penalty of a taste: pairs are fewer than reviews, and their labels noisier.
 const TASTE_PENALTY: f64 = 1e-5;
 
-impl Taste {
+impl BagOfWordsPreference {
     /// Fits `P(first preferred) = σ(score(first) − score(second))`; `pairs` are places in `texts` with the chance that the first
     /// is preferred.
     pub fn fit(texts: &[&str], pairs: &[(usize, usize, f32)]) -> Self {
-        let (known, rows) = weighed(texts.iter().copied());
+        let (known, rows) = weighted(texts.iter().copied());
         let difference = |&(first, second, _): &(usize, usize, f32)| {
             let mut row = rows[first].clone();
             row.extend(rows[second].iter().map(|&(i, x)| (i, -x)));
             row
         };
-        let differences: Vec<Row> = pairs.iter().map(difference).collect();
+        let differences: Vec<SparseVector> = pairs.iter().map(difference).collect();
         let labels: Vec<f32> = pairs.iter().map(|pair| pair.2).collect();
         let weights = logistic(&differences, &labels, known.len(), TASTE_PENALTY);
         Self { terms: with_weights(known, &weights) }
@@ -138,11 +138,11 @@ impl Taste {
 
     /// Log-odds of the first `limit` words against a text that says nothing.
     pub fn score(&self, text: &str, limit: usize) -> f64 {
-        weighed_sum(&self.terms, text, limit)
+        weighted_sum(&self.terms, text, limit)
     }
 
     /// Share of pairs of rated sentences, means at least 1 apart, that it orders as people do.
-    pub fn agreement(&self, rated: &[Rated], rng: &mut Rng) -> f64 {
+    pub fn agreement(&self, rated: &[RatedSentence], rng: &mut Rng) -> f64 {
         let scores: Vec<f64> = rated.iter().map(|r| self.score(&r.text, usize::MAX)).collect();
         human_agreement(&scores, rated, rng)
     }
@@ -164,7 +164,7 @@ impl Taste {
 }
 
 /// Share of pairs of sentences, means at least 1 apart, that scores order as people do; a tie is half.
-fn human_agreement(scores: &[f64], rated: &[Rated], rng: &mut Rng) -> f64 {
+fn human_agreement(scores: &[f64], rated: &[RatedSentence], rng: &mut Rng) -> f64 {
     let (mut agree, mut pairs) = (0.0, 0.0);
     while pairs < 100_000.0 {
         let (a, b) = (rng.random_range(0..rated.len()), rng.random_range(0..rated.len()));
@@ -193,7 +193,7 @@ impl Sentiment {
     }
 
     fn fit(reviews: &[&Review]) -> Self {
-        let (known, rows) = weighed(reviews.iter().map(|review| review.text.as_str()));
+        let (known, rows) = weighted(reviews.iter().map(|review| review.text.as_str()));
         let labels: Vec<f32> = reviews.iter().map(|r| f32::from(r.positive)).collect();
         let weights = logistic(&rows, &labels, known.len(), PENALTY);
         let bias = f64::from(weights[known.len()]);
@@ -201,7 +201,7 @@ impl Sentiment {
     }
 
     fn raw(&self, text: &str, limit: usize) -> f64 {
-        self.bias + weighed_sum(&self.terms, text, limit)
+        self.bias + weighted_sum(&self.terms, text, limit)
     }
 
     /// Calibrated log-odds that the first `limit` words of the text are positive.
@@ -210,7 +210,13 @@ impl Sentiment {
     }
 
     /// Measures the judge on reviews and rated sentences it was not fitted to.
-    pub fn report(&self, heldout: &[Review], rated: &[Rated], judged_words: usize, rng: &mut Rng) -> SentimentReport {
+    pub fn report(
+        &self,
+        heldout: &[Review],
+        rated: &[RatedSentence],
+        judged_words: usize,
+        rng: &mut Rng,
+    ) -> SentimentReport {
         let right = |limit| {
             let hits = heldout.iter().filter(|r| (self.raw(&r.text, limit) > 0.0) == r.positive).count();
             hits as f64 / heldout.len() as f64
@@ -258,7 +264,7 @@ fn split(gold: &[Review]) -> (Vec<&Review>, Vec<&Review>) {
 }
 
 /// Logistic regression on sparse rows by full-batch AdamW; a label is the chance of being positive, the last weight is the bias.
-fn logistic(rows: &[Row], labels: &[f32], features: usize, penalty: f64) -> Vec<f32> {
+fn logistic(rows: &[SparseVector], labels: &[f32], features: usize, penalty: f64) -> Vec<f32> {
     let mut weights = vec![0f32; features + 1];
     let mut optimizer = AdamW::new(0.9, 0.999, 1e-8, weights.len());
     let decay = vec![0.0; weights.len()];
@@ -335,7 +341,7 @@ mod tests {
     fn a_taste_is_learned_from_pairs() {
         let texts = ["a fine film", "a dull film", "fine acting", "dull acting", "an old film"];
         let pairs = [(0, 1, 0.9), (2, 3, 0.9), (0, 4, 0.7), (4, 1, 0.7), (3, 2, 0.1)];
-        let taste = Taste::fit(&texts, &pairs);
+        let taste = BagOfWordsPreference::fit(&texts, &pairs);
         let score = |text| taste.score(text, 48);
         assert!(score("fine") > score("old") && score("film") > score("dull"));
         assert_eq!(score("never seen"), 0.0);

@@ -9,8 +9,8 @@ mod precision;
 mod trajectory;
 
 use burn::tensor::Device;
-use duel_model::{Reader, Scalar, huggingface::Checkpoint};
-use duel_objectives::{Terms, bradley_terry_loss};
+use duel_model::{Reader, ScalarModel, huggingface::Checkpoint};
+use duel_objectives::{BradleyTerryOptions, bradley_terry_loss};
 use duel_reward::RewardModel;
 use duel_spec::RmStage;
 use duel_spec::metrics::{self, Metric};
@@ -30,7 +30,7 @@ fn golden_reward_model_trainings_step_by_step() {
         let (rows, space) = trajectory::pairs(&file, config.vocabulary);
         let batch = PairBatch::new(&rows, &(0..rows.len()).collect::<Vec<_>>());
         let reader = Reader::new(&space, &device);
-        let model = Scalar::with_head(policy, head.clone(), &device);
+        let model = ScalarModel::with_head(policy, head.clone(), &device);
         let (steps, trl) = (variant.items("steps"), variant.items("trl_steps"));
         assert_eq!([steps.len(), trl.len()], [hyper.number("steps") as usize; 2]);
         let adamw = trajectory::adamw(hyper["max_grad_norm"].as_f64(), hyper.number("weight_decay"));
@@ -64,7 +64,10 @@ fn golden_reward_model_trainings_step_by_step() {
             } else {
                 let strengths = (!variant["margins"].is_null()).then(|| F32.tensor::<1>(&variant["margins"]));
                 let centring = variant["center_rewards_coefficient"].as_f64().unwrap_or(0.0);
-                let outcome = bradley_terry_loss(scores, Terms { strengths, centring, ..Terms::default() });
+                let outcome = bradley_terry_loss(
+                    scores,
+                    BradleyTerryOptions { strengths, centring, ..BradleyTerryOptions::default() },
+                );
                 let margins = values(outcome.margins);
                 let update = learner.minimize(outcome.loss).unwrap();
                 (update.loss, update.grad_norm, margins.iter().sum::<f64>() / n as f64)

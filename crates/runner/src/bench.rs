@@ -29,7 +29,7 @@ struct Timing {
     case: &'static str,
     threads: usize,
     runs: usize,
-    seconds: Spread,
+    seconds: TimingSpread,
     tokens_per_second: f64,
     /// Of the arithmetic that must be done: recomputation is not counted.
     gflop_per_second: Option<f64>,
@@ -44,14 +44,14 @@ struct Timing {
 struct PeerTiming {
     name: &'static str,
     versions: BTreeMap<String, String>,
-    seconds: Spread,
+    seconds: TimingSpread,
     /// Its seconds over ours, round by round.
-    ratio: Spread,
+    ratio: TimingSpread,
 }
 
 /// The middle of some numbers, and their ends.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-struct Spread {
+struct TimingSpread {
     median: f64,
     min: f64,
     max: f64,
@@ -59,7 +59,7 @@ struct Spread {
 
 /// All of the answer.
 #[derive(Debug, Serialize)]
-struct Answer {
+struct BenchReport {
     version: &'static str,
     date: String,
     processor: String,
@@ -69,7 +69,7 @@ struct Answer {
     timings: Vec<Timing>,
 }
 
-impl Spread {
+impl TimingSpread {
     fn of(mut values: Vec<f64>) -> Self {
         values.sort_by(f64::total_cmp);
         let n = values.len();
@@ -86,7 +86,7 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     let mut timings = Vec::new();
     for &shape in &args.config {
         let shape = Shape::of(shape);
-        in_threads(shape.threads, || -> Result<()> {
+        with_threads(shape.threads, || -> Result<()> {
             let peak = match peaks.iter().find(|(threads, _)| *threads == shape.threads) {
                 Some((_, peak)) => *peak,
                 None => {
@@ -104,7 +104,7 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
             Ok(())
         })?;
     }
-    let answer = Answer {
+    let answer = BenchReport {
         version: env!("CARGO_PKG_VERSION"),
         date: chrono::DateTime::<chrono::Utc>::from(SystemTime::now()).format("%Y-%m-%d").to_string(),
         processor: host::describe().processor,
@@ -122,7 +122,7 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
 
 /// Seconds of one token of a case on the shape's threads, or of one run where no tokens are counted, from a third of a second of it.
 pub fn seconds_a_token(shape: &Shape, name: &str) -> Result<f64> {
-    in_threads(shape.threads, || {
+    with_threads(shape.threads, || {
         let mut case = cases::case(shape, name)?.expect("a case that every shape has");
         let warm = Instant::now();
         for _ in 0..2 {
@@ -141,7 +141,7 @@ pub fn seconds_a_token(shape: &Shape, name: &str) -> Result<f64> {
 }
 
 /// Runs something with so many threads for all kernels.
-fn in_threads<T: Send>(threads: usize, run: impl FnOnce() -> T + Send) -> T {
+fn with_threads<T: Send>(threads: usize, run: impl FnOnce() -> T + Send) -> T {
     match rayon::ThreadPoolBuilder::new().num_threads(threads).build() {
         Ok(pool) => pool.install(run),
         Err(_) => run(),
@@ -201,11 +201,11 @@ fn time(shape: &Shape, name: &'static str, mut case: Case<'_>, args: &BenchArgs,
     let peers = peers.iter().zip(&seconds[1..]).map(|(peer, theirs)| PeerTiming {
         name: peer.name,
         versions: peer.versions.clone(),
-        seconds: Spread::of(theirs.clone()),
-        ratio: Spread::of(theirs.iter().zip(&ours).map(|(theirs, ours)| theirs / ours).collect()),
+        seconds: TimingSpread::of(theirs.clone()),
+        ratio: TimingSpread::of(theirs.iter().zip(&ours).map(|(theirs, ours)| theirs / ours).collect()),
     });
     let peers = peers.collect();
-    let seconds = Spread::of(ours);
+    let seconds = TimingSpread::of(ours);
     let speed = case.flops.map(|flops| flops / seconds.median / 1e9);
     Ok(Timing {
         config: shape.name,
@@ -225,7 +225,7 @@ fn percent(share: Option<f64>) -> String {
     share.map_or("–".into(), |share| format!("{:.0} %", 100.0 * share))
 }
 
-fn as_text(answer: &Answer) -> String {
+fn as_text(answer: &BenchReport) -> String {
     let mut text = String::new();
     let _ = writeln!(text, "duel {} on {}, {} cores", answer.version, answer.processor, answer.cores);
     for (threads, peak) in &answer.peak_gflop_per_second {
@@ -266,7 +266,7 @@ fn as_text(answer: &Answer) -> String {
 }
 
 /// The table of the README.
-fn as_markdown(answer: &Answer) -> String {
+fn as_markdown(answer: &BenchReport) -> String {
     let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     for (name, version) in answer.timings.iter().flat_map(|t| &t.peers).flat_map(|p| &p.versions) {
         let of = versions.entry(name).or_default();

@@ -1,7 +1,7 @@
 //! `duel cache`: the stages under one root, why one is not reused, and which nobody needs any more.
 
 use crate::cli::{CacheCommand, ExperimentArgs};
-use crate::plan::{Kind, Plan, Stage};
+use crate::plan::{Plan, Stage, StageKind};
 use crate::run::{prepare, whole_plan};
 use crate::show::bytes;
 use crate::{Error, Result, print};
@@ -47,7 +47,7 @@ fn explain(args: &ExperimentArgs) -> Result<()> {
     let all = StageDir::all(&args.out)?;
     let mut text = String::new();
     for stage in &plan.stages {
-        if run.has_stage(&stage.id)? {
+        if run.contains_stage(&stage.id)? {
             text += &format!("{}: reused, as {}\n", stage.label(), stage.id.folder());
         } else {
             text += &format!("{}: made anew, as {}\n", stage.label(), stage.id.folder());
@@ -180,7 +180,7 @@ fn is_prunable(stages: &Path, path: &Path, named: &BTreeSet<String>) -> bool {
     let folder = name(path);
     let (stage, rest) = folder.split_once('.').unwrap_or((&folder, ""));
     let is_stage = stage.split_once('-').is_some_and(|(kind, hash)| {
-        Kind::ALL.iter().any(|known| known.name() == kind) && hash.chars().all(|c| c.is_ascii_hexdigit())
+        StageKind::ALL.iter().any(|known| known.name() == kind) && hash.chars().all(|c| c.is_ascii_hexdigit())
     });
     if !is_stage || !path.is_dir() || Lease::is_held(stages, stage) {
         return false; // a stranger's, or a worker of a cluster is at it

@@ -142,7 +142,7 @@ pub struct ReportArgs {
     pub width: duel_report::Width,
     /// svg, png or pdf
     #[arg(long, default_value = "svg", requires = "figure")]
-    pub format: duel_report::Format,
+    pub format: duel_report::ChartFormat,
     /// light or dark
     #[arg(long, default_value = "light", requires = "figure")]
     pub theme: duel_report::Theme,
@@ -180,7 +180,7 @@ pub struct SampleArgs {
     #[arg(long, value_name = "FILE")]
     pub html: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "text")]
-    pub format: Format,
+    pub format: OutputFormat,
 }
 
 #[derive(Debug, Subcommand)]
@@ -228,7 +228,7 @@ pub struct CheckArgs {
     #[command(flatten)]
     pub columns: ColumnArgs,
     #[arg(long, value_enum, default_value = "text")]
-    pub format: Format,
+    pub format: OutputFormat,
 }
 
 #[derive(Debug, Args)]
@@ -258,7 +258,7 @@ pub enum ExportAs {
 
 /// The numbers of matrices that are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Numbers {
+pub enum FileNumbers {
     F32,
     F16,
     Bf16,
@@ -286,7 +286,7 @@ pub struct ExportArgs {
     pub form: ExportAs,
     /// f32 by default
     #[arg(long, value_enum)]
-    pub numbers: Option<Numbers>,
+    pub numbers: Option<FileNumbers>,
     /// Replace an earlier export that stands there, as a whole
     #[arg(long)]
     pub force: bool,
@@ -301,7 +301,7 @@ pub struct ImportArgs {
     pub to: Option<PathBuf>,
     /// f32 by default
     #[arg(long, value_enum)]
-    pub numbers: Option<Numbers>,
+    pub numbers: Option<FileNumbers>,
     /// Replace an earlier export that stands there, as a whole
     #[arg(long)]
     pub force: bool,
@@ -375,7 +375,7 @@ pub struct PlanArgs {
     #[arg(long)]
     pub settings: bool,
     #[arg(long, default_value = "text")]
-    pub format: Format,
+    pub format: OutputFormat,
 }
 
 #[derive(Debug, Args)]
@@ -410,14 +410,14 @@ pub enum Executor {
 
 /// How a machine or a person reads the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Format {
+pub enum OutputFormat {
     Text,
     Json,
 }
 
 /// Claims that belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Family {
+pub enum ClaimFamily {
     /// A1 to A11, C1 and C7: the equations, on worlds whose answers are known
     Exact,
 }
@@ -429,7 +429,7 @@ pub struct VerifyArgs {
     pub run: Option<PathBuf>,
     /// Which claims with known answers
     #[arg(long)]
-    pub family: Option<Family>,
+    pub family: Option<ClaimFamily>,
     /// Only this claim of the run; may be repeated
     #[arg(long, value_name = "ID", requires = "run")]
     pub claim: Vec<String>,
@@ -437,7 +437,7 @@ pub struct VerifyArgs {
     #[arg(long, requires = "run")]
     pub strict: bool,
     #[arg(long, default_value = "text")]
-    pub format: Format,
+    pub format: OutputFormat,
 }
 
 /// Sizes to time.
@@ -494,7 +494,7 @@ pub enum ExactWorld {
 
 /// A reward that is climbed in place of gold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Proxy {
+pub enum ProxyKind {
     /// What a reward model learns from pairs that never show the trap: "more is better"
     Excitement,
 }
@@ -511,7 +511,7 @@ pub struct OptimumArgs {
     pub split: Split,
     /// Climb this reward instead of gold; gold still judges
     #[arg(long)]
-    pub proxy: Option<Proxy>,
+    pub proxy: Option<ProxyKind>,
     /// `grammar` itself, or a run directory whose SFT policy is the reference
     #[arg(long, value_name = "grammar|RUN", default_value = "grammar")]
     pub reference: String,
@@ -519,7 +519,7 @@ pub struct OptimumArgs {
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     #[arg(long, default_value = "text")]
-    pub format: Format,
+    pub format: OutputFormat,
 }
 
 /// Tokens of a text, as the keys of the experiment accept them.

@@ -1,9 +1,9 @@
 //! `duel data check` and `duel init`: a person's own rows, before anything is trained.
 
-use crate::cli::{CheckArgs, ColumnArgs, Format, InitArgs};
-use crate::scene::Given as Model;
+use crate::cli::{CheckArgs, ColumnArgs, InitArgs, OutputFormat};
+use crate::scene::PretrainedModel as Model;
 use crate::{Error, Result, host, log, print};
-use duel_data::check::{self, Asked, Findings, Given, Lengths};
+use duel_data::check::{self, CheckOptions, DataReport, InputFile, Lengths};
 use duel_data::records::Columns;
 use duel_spec::Split;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -16,15 +16,15 @@ use toml_edit::{DocumentMut, Item};
 /// # Errors
 /// Rows that ought to be mended.
 pub fn check(args: &CheckArgs) -> Result<()> {
-    if args.format == Format::Json {
+    if args.format == OutputFormat::Json {
         // the answer names its files
         let files = [Some(&args.file), args.validation.as_ref(), args.test.as_ref()];
         files.into_iter().flatten().try_for_each(|file| as_text(file, "file of rows").map(drop))?;
     }
     let found = findings(args)?;
     print(&match args.format {
-        Format::Json => crate::terminal::json(&found),
-        Format::Text => text(&found, args),
+        OutputFormat::Json => crate::terminal::json(&found),
+        OutputFormat::Text => text(&found, args),
     });
     if found.are_bad() { Err(Error::Rows { path: args.file.clone() }) } else { Ok(()) }
 }
@@ -34,17 +34,17 @@ fn as_text<'a>(path: &'a Path, what: &'static str) -> Result<&'a str> {
     path.to_str().ok_or_else(|| Error::NotText { what, path: path.into() })
 }
 
-fn findings(args: &CheckArgs) -> Result<Findings> {
+fn findings(args: &CheckArgs) -> Result<DataReport> {
     let model = args.model.as_ref().map(|path| Model::open(as_text(path, "model")?)).transpose()?;
-    let date = duel_spec::Rows::defaults().date;
+    let date = duel_spec::RowsSettings::defaults().date;
     let encoder = model.as_ref().map(|model| model.encoder(&date)).transpose()?;
     let alone = args.validation.is_none() && args.test.is_none();
-    let mut files = vec![Given { path: args.file.clone(), split: (!alone).then_some(Split::Train) }];
+    let mut files = vec![InputFile { path: args.file.clone(), split: (!alone).then_some(Split::Train) }];
     for (path, split) in [(&args.validation, Split::Validation), (&args.test, Split::Test)] {
-        files.extend(path.iter().map(|path| Given { path: path.clone(), split: Some(split) }));
+        files.extend(path.iter().map(|path| InputFile { path: path.clone(), split: Some(split) }));
     }
     let ColumnArgs { prompt, chosen, rejected } = args.columns.clone();
-    let asked = Asked {
+    let asked = CheckOptions {
         columns: Columns { prompt, chosen, rejected },
         encoder: encoder.as_ref(),
         prompt_tokens: args.prompt_tokens.map_or(usize::MAX, |most| most as usize),
@@ -75,7 +75,7 @@ fn many(n: usize) -> String {
     text
 }
 
-fn text(found: &Findings, args: &CheckArgs) -> String {
+fn text(found: &DataReport, args: &CheckArgs) -> String {
     let mut out = String::new();
     let mut line = |text: String| {
         let _ = writeln!(out, "{text}");
@@ -212,7 +212,7 @@ pub fn init(args: &InitArgs) -> Result<()> {
         prompt_tokens: None,
         response_tokens: None,
         columns: args.columns.clone(),
-        format: Format::Text,
+        format: OutputFormat::Text,
     };
     let found = findings(&asked)?;
     if found.are_prompts_alone() {
@@ -226,7 +226,7 @@ pub fn init(args: &InitArgs) -> Result<()> {
 
     // 2. Sizes that hold nine of ten, and the hold-out, in round numbers.
     let round = |n: usize| n.next_multiple_of(8).max(8);
-    let (usable, is_unpaired) = (found.all_usable(), found.usable_wanted > 0);
+    let (usable, is_unpaired) = (found.is_usable(), found.usable_wanted > 0);
     let holdout = (usable / 10).clamp(2, 256);
     let rows = usable.saturating_sub(2 * holdout).clamp(2, 4096);
     let batch = if rows >= 64 { 16 } else { 4 };

@@ -6,7 +6,7 @@ use duel_model::device;
 use std::path::Path;
 
 /// One finding.
-struct Finding {
+struct DoctorCheck {
     /// Whether it is as it should be; `None` where it is only worth knowing.
     good: Option<bool>,
     what: &'static str,
@@ -15,7 +15,7 @@ struct Finding {
 
 /// Prints what was found; `out` is where runs are to stand.
 pub fn doctor(out: &Path) -> Result<()> {
-    let found = |good, what, words: String| Finding { good, what, words };
+    let found = |good, what, words: String| DoctorCheck { good, what, words };
     let host = host::describe();
     let mut all = vec![
         found(None, "duel", format!("{}, commit {}", env!("CARGO_PKG_VERSION"), crate::run::COMMIT)),
@@ -37,17 +37,17 @@ pub fn doctor(out: &Path) -> Result<()> {
             Err(error) => found(None, "device", format!("{error}: cargo build --release --features {name}")),
         });
     }
-    all.push(match place(out) {
+    all.push(match free_bytes(out) {
         Ok(free) => found(Some(free > 1e9), "runs", format!("{}: {} free", out.display(), bytes(free))),
         Err(problem) => found(Some(false), "runs", format!("{}: {problem}; choose another with --out", out.display())),
     });
-    let data = Path::new(&duel_spec::Reviews::defaults().data).to_path_buf();
+    let data = Path::new(&duel_spec::ReviewsSettings::defaults().data).to_path_buf();
     all.push(match duel_data::reviews::check_present(&data) {
         Ok(()) => found(Some(true), "reviews", format!("{} is complete", data.display())),
         Err(_) => found(None, "reviews", "not fetched: scripts/get-data reviews".into()),
     });
     let mut text = String::new();
-    for Finding { good, what, words } in &all {
+    for DoctorCheck { good, what, words } in &all {
         let mark = match good {
             Some(true) => "✓",
             Some(false) => "✗",
@@ -60,7 +60,7 @@ pub fn doctor(out: &Path) -> Result<()> {
 }
 
 /// Bytes free where runs are to stand, or at the nearest folder above that is there.
-fn place(out: &Path) -> std::result::Result<f64, String> {
+fn free_bytes(out: &Path) -> std::result::Result<f64, String> {
     let here = std::path::absolute(out).map_err(|e| e.to_string())?;
     let there = here.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     if !there.is_dir() {

@@ -1,6 +1,6 @@
 //! Every error of every room, with its exit code and its hint.
 
-use crate::execute::Failure;
+use crate::execute::StageFailure;
 use std::path::PathBuf;
 
 /// What can end `duel`.
@@ -25,7 +25,7 @@ pub enum Error {
     #[error("interrupted; finished stages are kept")]
     Interrupted,
     #[error("{}", failed(failures, *left_out))]
-    Stages { failures: Vec<Failure>, left_out: usize },
+    Stages { failures: Vec<StageFailure>, left_out: usize },
     #[error("`{}` {}", run.display(), if id.is_empty() { "makes no claim".to_string() } else { format!("has no claim `{id}`") })]
     NoClaim { run: PathBuf, id: String, known: Vec<String> },
     #[error("no point of arm `{arm}` ran on every tuning seed, so that none can be chosen")]
@@ -88,8 +88,8 @@ pub enum Error {
 }
 
 /// The stages that failed with their last words.
-fn failed(failures: &[Failure], left_out: usize) -> String {
-    let each = failures.iter().map(|Failure { stage, tail, .. }| match tail.as_str() {
+fn failed(failures: &[StageFailure], left_out: usize) -> String {
+    let each = failures.iter().map(|StageFailure { stage, tail, .. }| match tail.as_str() {
         "" => format!("stage `{stage}` failed"),
         tail => format!("stage `{stage}` failed:\n{tail}"),
     });

@@ -2,12 +2,14 @@
 //! each step is on this machine.
 
 use crate::bench::{PRETRAINED, Shape, seconds_a_token};
-use crate::plan::{Kind, Plan, Stage};
+use crate::plan::{Plan, Stage, StageKind};
 use crate::{Error, Result, host, scene};
 use duel_data::grammar::RESPONSES;
 use duel_ledger::write_atomically;
 use duel_model::{Flops, TransformerConfig};
-use duel_spec::{CriticBody, Experiment, Method, OnPolicy, PairLoss, RewardSource, RmModel, Space, WorldKind};
+use duel_spec::{
+    CriticBody, Experiment, MethodSettings, PairLoss, RewardSource, RmModel, RolloutSettings, TokenSpec, WorldKind,
+};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -27,7 +29,7 @@ const BASE_MEMORY: f64 = 60e6;
 
 /// How fast this machine is at an experiment's model: seconds a token of each step on one thread, or, of a pretrained model, on all.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Rates {
+pub struct Throughput {
     /// Training of a policy, and of a model with a scalar head.
     pub train: f64,
     pub train_scalar: f64,
@@ -40,7 +42,7 @@ pub struct Rates {
 
 /// What a stage costs.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
-pub struct Cost {
+pub struct StageCost {
     pub flops: f64,
     pub seconds: f64,
     /// Peak, of its worker; bytes.
@@ -49,12 +51,12 @@ pub struct Cost {
 
 /// The experiment's model and space as they will be.
 #[derive(Debug, Clone)]
-pub struct Sizes {
+pub struct ShapeInfo {
     pub config: TransformerConfig,
-    pub space: Space,
+    pub space: TokenSpec,
 }
 
-impl Sizes {
+impl ShapeInfo {
     /// Without looking at any data.
     pub fn of(experiment: &Experiment) -> Result<Self> {
         let (space, config) = scene::sizes(experiment)?;
@@ -62,10 +64,10 @@ impl Sizes {
     }
 }
 
-impl Rates {
+impl Throughput {
     /// Measures them, two seconds in all, or takes what was measured here before.
     pub fn of(experiment: &Experiment, out: &Path) -> Result<Self> {
-        let Sizes { config, space } = Sizes::of(experiment)?;
+        let ShapeInfo { config, space } = ShapeInfo::of(experiment)?;
         let path = out.join(".calibration.json");
         let here = format!("{} {} {config:?}", crate::run::COMMIT, host::describe().processor);
         let mut known: std::collections::BTreeMap<String, Self> =
@@ -111,42 +113,42 @@ impl Rates {
 #[derive(Debug)]
 pub struct Estimator<'a> {
     experiment: &'a Experiment,
-    sizes: Sizes,
-    rates: Rates,
+    sizes: ShapeInfo,
+    rates: Throughput,
     cores: f64,
 }
 
 impl<'a> Estimator<'a> {
-    pub fn new(experiment: &'a Experiment, rates: Rates, cores: usize) -> Result<Self> {
-        Ok(Self { experiment, sizes: Sizes::of(experiment)?, rates, cores: cores as f64 })
+    pub fn new(experiment: &'a Experiment, rates: Throughput, cores: usize) -> Result<Self> {
+        Ok(Self { experiment, sizes: ShapeInfo::of(experiment)?, rates, cores: cores as f64 })
     }
 
     /// What a stage of the plan costs.
-    pub fn cost(&self, stage: &Stage) -> Cost {
+    pub fn cost(&self, stage: &Stage) -> StageCost {
         let Experiment { stages, evaluation, learner, .. } = self.experiment;
-        let Rates { train, train_scalar, sample, read, .. } = self.rates;
+        let Throughput { train, train_scalar, sample, read, .. } = self.rates;
         let (policy, scalar) = (Flops::policy(&self.sizes.config), Flops::scalar(&self.sizes.config));
         let (columns, said) = (self.sizes.space.context() as f64, self.sizes.space.response_tokens as f64);
         let rows = (stages.pairs.rows + 2 * stages.pairs.holdout_rows) as f64;
         let exact = self.experiment.world.kind == WorldKind::Grammar;
         let models = |n: f64, batch: f64| self.memory(n, batch / learner.accumulate as f64);
         let (flops, seconds, memory) = match (stage.kind, &stage.cell) {
-            (Kind::Corpus, _) if self.experiment.is_pretrained() => (0.0, 20.0, 600e6), // as below, without a tokenizer to learn
-            (Kind::Corpus, _) => (0.0, 60.0, 400e6), // measured once; it depends on the text, not on the experiment
-            (Kind::Base, _) => {
+            (StageKind::Corpus, _) if self.experiment.is_pretrained() => (0.0, 20.0, 600e6), // as below, without a tokenizer to learn
+            (StageKind::Corpus, _) => (0.0, 60.0, 400e6), // measured once; it depends on the text, not on the experiment
+            (StageKind::Base, _) => {
                 let tokens = (stages.base.steps * stages.base.batch_size * stages.base.window) as f64;
                 let rows = (stages.base.batch_size * stages.base.window) as f64 / columns;
                 (3.0 * policy.forward * tokens, train * tokens / self.cores, models(1.0, rows))
             }
-            (Kind::Sft, _) => {
+            (StageKind::Sft, _) => {
                 let tokens = (stages.sft.steps * stages.sft.batch_size) as f64 * columns;
                 (3.0 * policy.forward * tokens, train * tokens, models(1.0, stages.sft.batch_size as f64))
             }
-            (Kind::Pairs, _) => {
+            (StageKind::Pairs, _) => {
                 let tokens = 2.0 * rows * said;
                 (policy.forward * tokens, sample * tokens, models(0.3, 512.0))
             }
-            (Kind::Rm, _) => {
+            (StageKind::Rm, _) => {
                 let tokens = match stages.rm.model {
                     RmModel::Linear => 0.0,
                     RmModel::Transformer => {
@@ -159,22 +161,22 @@ impl<'a> Estimator<'a> {
                 let batch = 2.0 * stages.rm.batch_size as f64;
                 (flops, train_scalar * tokens + read * scored, models(stages.rm.ensemble as f64, batch))
             }
-            (Kind::Reference, _) => {
+            (StageKind::Reference, _) => {
                 let tokens = 2.0 * rows * columns;
                 (policy.forward * tokens, read * tokens, models(0.3, 512.0))
             }
-            (Kind::Yardstick, _) => {
+            (StageKind::Yardstick, _) => {
                 let best = if exact { 0.0 } else { evaluation.best_of as f64 * evaluation.prompts as f64 * 4.0 };
                 let (flops, seconds) = self.evaluation(1.0);
                 // the exact optima at 25 prices, twice, and 12 sizes of best-of-N cost about as much as evaluations
                 let theory = if exact { 45.0 * seconds } else { 0.0 };
                 (flops + best * said * policy.forward, seconds + theory + best * said * sample, models(0.3, 512.0))
             }
-            (Kind::Cell, None) => (0.0, 0.0, 0.0),
-            (Kind::Cell, Some(cell)) => {
+            (StageKind::Cell, None) => (0.0, 0.0, 0.0),
+            (StageKind::Cell, Some(cell)) => {
                 let method = &cell.point.method;
                 let (flops, seconds, memory) = match method {
-                    Method::Dpo(dpo) => {
+                    MethodSettings::Dpo(dpo) => {
                         let trained = (dpo.epochs * 2 * stages.pairs.rows) as f64 * columns;
                         let judged = f64::from(dpo.loss == PairLoss::Kto) * 2.0 * trained; // by policy and reference
                         let looks = evaluation.curve_points as f64 * 2.0 * stages.pairs.holdout_rows as f64 * columns;
@@ -183,23 +185,23 @@ impl<'a> Estimator<'a> {
                         let kept = 1.0 + f64::from(dpo.loss == PairLoss::Kto) * 0.3;
                         (flops, seconds, models(kept, 2.0 * dpo.batch_size as f64))
                     }
-                    other => self.on_rollouts(other, other.on_policy().expect("all others write their own rows")),
+                    other => self.rollout_cost(other, other.on_policy().expect("all others write their own rows")),
                 };
                 let (look_flops, look_seconds) = self.evaluation(evaluation.curve_points as f64);
                 (flops + look_flops, seconds + look_seconds, memory)
             }
         };
-        Cost { flops, seconds: seconds + OVERHEAD, memory: memory + BASE_MEMORY }
+        StageCost { flops, seconds: seconds + OVERHEAD, memory: memory + BASE_MEMORY }
     }
 
     /// Iterations of rolling out, reading, scoring and updating.
-    fn on_rollouts(&self, method: &Method, shared: &OnPolicy) -> (f64, f64, f64) {
-        let Rates { train, train_scalar, sample, read, .. } = self.rates;
+    fn rollout_cost(&self, method: &MethodSettings, shared: &RolloutSettings) -> (f64, f64, f64) {
+        let Throughput { train, train_scalar, sample, read, .. } = self.rates;
         let (policy, scalar) = (Flops::policy(&self.sizes.config), Flops::scalar(&self.sizes.config));
         let (columns, said) = (self.sizes.space.context() as f64, self.sizes.space.response_tokens as f64);
         let rows = (shared.iterations * shared.episodes) as f64;
         let critic = match method {
-            Method::Ppo(ppo) if ppo.critic == CriticBody::Separate => 1.0,
+            MethodSettings::Ppo(ppo) if ppo.critic == CriticBody::Separate => 1.0,
             _ => 0.0,
         };
         let judges = if shared.reward == RewardSource::Rm { self.experiment.stages.rm.ensemble as f64 } else { 0.0 };
@@ -249,7 +251,7 @@ impl<'a> Estimator<'a> {
 }
 
 /// Seconds until a plan is done, its stages as long as they are estimated, so many at once; those that are there take none.
-pub fn makespan(plan: &Plan, costs: &[Cost], there: &[bool], jobs: usize) -> f64 {
+pub fn makespan(plan: &Plan, costs: &[StageCost], there: &[bool], jobs: usize) -> f64 {
     let mut ends = vec![f64::NAN; plan.stages.len()];
     let mut free = vec![0.0f64; jobs.max(1)];
     for (place, stage) in plan.stages.iter().enumerate() {

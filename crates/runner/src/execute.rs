@@ -1,8 +1,8 @@
 //! Runs a plan: finished stages are found, the others go to worker processes, as many at once as jobs.
 
 use crate::plan::{Plan, Stage};
-use crate::progress::Board;
-use crate::worker::{Ended, Progress};
+use crate::progress::ProgressReporter;
+use crate::worker::{Progress, WorkerEnd};
 use crate::{Error, Result, host};
 use duel_ledger::{RunDir, StageDir};
 use std::io::{BufRead, BufReader, Read};
@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 /// How a plan is run.
 #[derive(Debug)]
-pub struct Settings<'a> {
+pub struct RunOptions<'a> {
     pub run: &'a RunDir,
     pub device: &'a str,
     pub jobs: usize,
@@ -29,10 +29,10 @@ pub struct Settings<'a> {
 
 /// What came of it.
 #[derive(Debug, Default)]
-pub struct Outcome {
+pub struct RunSummary {
     pub reused: usize,
     pub made: usize,
-    pub failures: Vec<Failure>,
+    pub failures: Vec<StageFailure>,
     /// Stages that were not begun, as one that they need has failed.
     pub left_out: Vec<String>,
     /// Largest sum of resident memory of this process and its workers, bytes.
@@ -41,28 +41,28 @@ pub struct Outcome {
 
 /// A stage that could not be made.
 #[derive(Debug, Clone)]
-pub struct Failure {
+pub struct StageFailure {
     pub stage: String,
     /// The last words of its worker.
     pub tail: String,
     pub exit: u8,
     /// What the worker itself says of its end, where it could.
-    pub ended: Option<Ended>,
+    pub ended: Option<WorkerEnd>,
 }
 
 /// What the threads that listen to workers send.
-enum News {
+enum WorkerEvent {
     Progress(usize, Progress),
-    Ended(usize, Ended),
+    Ended(usize, WorkerEnd),
     /// The worker's standard error, once it has closed.
     Said(usize, String),
 }
 
 /// What a worker has said of its end.
 #[derive(Debug, Clone, Default)]
-struct LastWords {
+struct WorkerOutcome {
     text: String,
-    ended: Option<Ended>,
+    ended: Option<WorkerEnd>,
 }
 
 struct Running {
@@ -73,7 +73,7 @@ struct Running {
 
 /// Where a stage stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
+pub enum StageStatus {
     /// How often its worker was ended by the system.
     Waiting {
         killed: usize,
@@ -99,22 +99,22 @@ const RETRIES: usize = 2;
 pub fn execute(
     plan: &Plan,
     from: usize,
-    settings: &Settings<'_>,
-    board: &mut Board,
-    outcome: &mut Outcome,
+    settings: &RunOptions<'_>,
+    board: &mut ProgressReporter,
+    outcome: &mut RunSummary,
 ) -> Result<()> {
-    let mut states = survey(plan, from, settings.run, board, outcome)?;
-    board.start(plan, &states.iter().map(|state| *state == State::Finished).collect::<Vec<_>>());
+    let mut states = initial_statuses(plan, from, settings.run, board, outcome)?;
+    board.start(plan, &states.iter().map(|state| *state == StageStatus::Finished).collect::<Vec<_>>());
     let (sender, receiver) = channel();
     let mut running = Workers::default();
-    let mut words = vec![LastWords::default(); plan.stages.len()];
+    let mut words = vec![WorkerOutcome::default(); plan.stages.len()];
     loop {
         if settings.stop.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
         // 1. Start what can be started. A worker that was killed, perhaps for memory, works alone the next time.
         while let Some((place, killed)) = next(plan, &states, settings.jobs) {
-            states[place] = State::Running { killed };
+            states[place] = StageStatus::Running { killed };
             let child = spawn(place, &plan.stages[place], settings, &sender)?;
             board.stage_started(place, &plan.stages[place]);
             running.0.push(Running { place, child, started: Instant::now() });
@@ -139,7 +139,7 @@ pub fn execute(
             let worker = running.0.swap_remove(at);
             let (place, stage) = (worker.place, &plan.stages[worker.place]);
             if status.success() && StageDir::open(&settings.run.stages(), &stage.id)?.is_some() {
-                states[place] = State::Finished;
+                states[place] = StageStatus::Finished;
                 outcome.made += 1;
                 board.stage_finished(place, stage, worker.started.elapsed());
                 continue;
@@ -147,12 +147,12 @@ pub fn execute(
             if settings.stop.load(Ordering::Relaxed) || status.code() == Some(130) {
                 return Err(Error::Interrupted);
             }
-            let killed = if let State::Running { killed } = states[place] { killed } else { 0 };
+            let killed = if let StageStatus::Running { killed } = states[place] { killed } else { 0 };
             if status.code().is_none() && killed < RETRIES {
-                states[place] = State::Waiting { killed: killed + 1 };
+                states[place] = StageStatus::Waiting { killed: killed + 1 };
                 board.stage_ended(place);
                 let (label, again) = (stage.label(), killed + 2);
-                board.say(&format!(
+                board.print_line(&format!(
                     "{label}: its worker was ended by {status}; begun again from its last checkpoint, alone ({again} of {})",
                     RETRIES + 1
                 ));
@@ -163,14 +163,14 @@ pub fn execute(
             let failure = failure(stage, &words[place], status);
             tracing::warn!(stage = failure.stage, exit = failure.exit, "failed");
             board.stage_ended(place);
-            board.say(&format!("{} failed:\n{}", failure.stage, failure.tail));
+            board.print_line(&format!("{} failed:\n{}", failure.stage, failure.tail));
             outcome.failures.push(failure);
-            for lost in lost_with(plan, place) {
+            for lost in with_dependents(plan, place) {
                 // one that needs two stages that failed is left out once
-                if lost != place && states[lost] != State::Lost {
+                if lost != place && states[lost] != StageStatus::Lost {
                     outcome.left_out.push(plan.stages[lost].label());
                 }
-                states[lost] = State::Lost;
+                states[lost] = StageStatus::Lost;
             }
             if settings.fail_fast {
                 return Ok(());
@@ -181,22 +181,28 @@ pub fn execute(
 
 /// Where every stage stands before anything is begun. Stages up to `from` were run by an earlier round, which has looked into
 /// them: what of them is not there is lost, with all that need it.
-pub fn survey(plan: &Plan, from: usize, run: &RunDir, board: &Board, outcome: &mut Outcome) -> Result<Vec<State>> {
-    let mut states = Vec::<State>::with_capacity(plan.stages.len());
+pub fn initial_statuses(
+    plan: &Plan,
+    from: usize,
+    run: &RunDir,
+    board: &ProgressReporter,
+    outcome: &mut RunSummary,
+) -> Result<Vec<StageStatus>> {
+    let mut states = Vec::<StageStatus>::with_capacity(plan.stages.len());
     for (place, stage) in plan.stages.iter().enumerate() {
         let state = if place < from {
-            if run.stages().join(stage.id.folder()).is_dir() { State::Finished } else { State::Lost }
+            if run.stages().join(stage.id.folder()).is_dir() { StageStatus::Finished } else { StageStatus::Lost }
         } else {
-            let (there, damage) = run.sift_stage(&stage.id)?;
-            damage.iter().for_each(|damage| board.say(damage));
+            let (there, damage) = run.find_or_quarantine(&stage.id)?;
+            damage.iter().for_each(|damage| board.print_line(damage));
             if there.is_some() {
                 outcome.reused += 1;
-                State::Finished
-            } else if stage.needs.iter().any(|&need| states[need] == State::Lost) {
+                StageStatus::Finished
+            } else if stage.needs.iter().any(|&need| states[need] == StageStatus::Lost) {
                 outcome.left_out.push(stage.label());
-                State::Lost
+                StageStatus::Lost
             } else {
-                State::Waiting { killed: 0 }
+                StageStatus::Waiting { killed: 0 }
             }
         };
         states.push(state);
@@ -205,16 +211,20 @@ pub fn survey(plan: &Plan, from: usize, run: &RunDir, board: &Board, outcome: &m
 }
 
 /// The next stage that can be started, and how often it was killed.
-fn next(plan: &Plan, states: &[State], jobs: usize) -> Option<(usize, usize)> {
-    let running = states.iter().filter(|state| matches!(state, State::Running { .. })).count();
-    let alone = states.iter().any(|state| matches!(state, State::Running { killed: 1.. }));
-    let wide =
-        states.iter().zip(&plan.stages).any(|(state, stage)| matches!(state, State::Running { .. }) && stage.wide);
+fn next(plan: &Plan, states: &[StageStatus], jobs: usize) -> Option<(usize, usize)> {
+    let running = states.iter().filter(|state| matches!(state, StageStatus::Running { .. })).count();
+    let alone = states.iter().any(|state| matches!(state, StageStatus::Running { killed: 1.. }));
+    let wide = states
+        .iter()
+        .zip(&plan.stages)
+        .any(|(state, stage)| matches!(state, StageStatus::Running { .. }) && stage.wide);
     if running >= jobs || alone || wide {
         return None;
     }
     let ready = |place: usize| match states[place] {
-        State::Waiting { killed } if plan.stages[place].needs.iter().all(|&n| states[n] == State::Finished) => {
+        StageStatus::Waiting { killed }
+            if plan.stages[place].needs.iter().all(|&n| states[n] == StageStatus::Finished) =>
+        {
             Some((place, killed))
         }
         _ => None,
@@ -225,7 +235,7 @@ fn next(plan: &Plan, states: &[State], jobs: usize) -> Option<(usize, usize)> {
 }
 
 /// A stage and all that need it.
-pub fn lost_with(plan: &Plan, place: usize) -> Vec<usize> {
+pub fn with_dependents(plan: &Plan, place: usize) -> Vec<usize> {
     let mut lost = vec![place];
     for later in place + 1..plan.stages.len() {
         if plan.stages[later].needs.iter().any(|need| lost.contains(need)) {
@@ -236,31 +246,31 @@ pub fn lost_with(plan: &Plan, place: usize) -> Vec<usize> {
 }
 
 /// What is known of a worker that did not finish its stage.
-fn failure(stage: &Stage, words: &LastWords, status: ExitStatus) -> Failure {
+fn failure(stage: &Stage, words: &WorkerOutcome, status: ExitStatus) -> StageFailure {
     let mut tail = words.text.trim().to_string();
     if status.code().is_none() {
         tail = format!("{tail}\nthe worker was ended by {status} (out of memory?)").trim().to_string();
     }
     let exit = status.code().map_or(1, |code| code.clamp(1, 255) as u8);
-    Failure { stage: stage.label(), tail, exit, ended: words.ended.clone() }
+    StageFailure { stage: stage.label(), tail, exit, ended: words.ended.clone() }
 }
 
 /// Takes in what workers have said, waiting a moment for the first word.
-fn listen(receiver: &Receiver<News>, words: &mut [LastWords], board: &mut Board) {
+fn listen(receiver: &Receiver<WorkerEvent>, words: &mut [WorkerOutcome], board: &mut ProgressReporter) {
     let mut wait = Duration::from_millis(50);
     while let Ok(news) = receiver.recv_timeout(wait) {
         wait = Duration::ZERO;
         match news {
-            News::Progress(place, progress) => board.stage_progress(place, &progress),
-            News::Ended(place, ended) => words[place].ended = Some(ended),
-            News::Said(place, text) => words[place].text = text,
+            WorkerEvent::Progress(place, progress) => board.stage_progress(place, &progress),
+            WorkerEvent::Ended(place, ended) => words[place].ended = Some(ended),
+            WorkerEvent::Said(place, text) => words[place].text = text,
         }
     }
 }
 
 /// Starts a worker. A stage that stands alone in the plan gets every core, all others one thread, so that
 /// results do not depend on the number of jobs.
-fn spawn(place: usize, stage: &Stage, settings: &Settings<'_>, sender: &Sender<News>) -> Result<Child> {
+fn spawn(place: usize, stage: &Stage, settings: &RunOptions<'_>, sender: &Sender<WorkerEvent>) -> Result<Child> {
     let threads = if stage.wide { host::cores() } else { 1 };
     let program = std::env::current_exe().map_err(|source| Error::Worker { source })?;
     let mut child = Command::new(program)
@@ -280,9 +290,9 @@ fn spawn(place: usize, stage: &Stage, settings: &Settings<'_>, sender: &Sender<N
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(std::io::Result::ok) {
                 if let Ok(news) = serde_json::from_str(&line) {
-                    let _ = progress.send(News::Progress(place, news));
+                    let _ = progress.send(WorkerEvent::Progress(place, news));
                 } else if let Ok(ended) = serde_json::from_str(&line) {
-                    let _ = progress.send(News::Ended(place, ended));
+                    let _ = progress.send(WorkerEvent::Ended(place, ended));
                 }
             }
         });
@@ -291,7 +301,7 @@ fn spawn(place: usize, stage: &Stage, settings: &Settings<'_>, sender: &Sender<N
         std::thread::spawn(move || {
             let mut text = Vec::new();
             let _ = stderr.read_to_end(&mut text);
-            let _ = said.send(News::Said(place, String::from_utf8_lossy(&text).into_owned()));
+            let _ = said.send(WorkerEvent::Said(place, String::from_utf8_lossy(&text).into_owned()));
         });
     }
     Ok(child)

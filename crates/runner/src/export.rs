@@ -1,16 +1,16 @@
 //! `duel export` and `duel import`: models to the formats that others read, and from them.
 
-use crate::cli::{ExportArgs, ExportAs, ImportArgs, Numbers};
-use crate::plan::{Kind, Plan, Stage};
+use crate::cli::{ExportArgs, ExportAs, FileNumbers, ImportArgs};
+use crate::plan::{Plan, Stage, StageKind};
 use crate::scene;
-use crate::target::{self, Target};
-use crate::work::Desk;
+use crate::target::{self, ModelTarget};
+use crate::work::StageContext;
 use crate::{Error, Result, print, warn};
 use clap::ValueEnum;
 use duel_ledger::RunDir;
 use duel_model::gguf::{self, Precision};
-use duel_model::huggingface::{self, Checkpoint, Special, Words};
-use duel_model::{Kind as Stored, Pretrained, TransformerConfig};
+use duel_model::huggingface::{self, Checkpoint, SpecialTokens, TokenizerFiles};
+use duel_model::{FileDType as Stored, Pretrained, TransformerConfig};
 use duel_report::Run;
 use duel_spec::REFERENCE;
 use std::path::Path;
@@ -20,18 +20,18 @@ use std::sync::atomic::AtomicBool;
 ///
 /// # Errors
 /// Numbers that the form does not have.
-fn numbers(given: Option<Numbers>, form: ExportAs) -> Result<Numbers> {
-    let (name, accepted): (_, &[Numbers]) = match form {
-        ExportAs::Merged => ("a directory", &[Numbers::F32, Numbers::F16, Numbers::Bf16]),
-        ExportAs::Adapter => ("an adapter", &[Numbers::F32]),
-        ExportAs::Gguf => ("a GGUF file", &[Numbers::F32, Numbers::F16, Numbers::Q8]),
+fn numbers(given: Option<FileNumbers>, form: ExportAs) -> Result<FileNumbers> {
+    let (name, accepted): (_, &[FileNumbers]) = match form {
+        ExportAs::Merged => ("a directory", &[FileNumbers::F32, FileNumbers::F16, FileNumbers::Bf16]),
+        ExportAs::Adapter => ("an adapter", &[FileNumbers::F32]),
+        ExportAs::Gguf => ("a GGUF file", &[FileNumbers::F32, FileNumbers::F16, FileNumbers::Q8]),
     };
-    let numbers = given.unwrap_or(Numbers::F32);
+    let numbers = given.unwrap_or(FileNumbers::F32);
     if accepted.contains(&numbers) {
         return Ok(numbers);
     }
     let words =
-        |numbers: &Numbers| numbers.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
+        |numbers: &FileNumbers| numbers.to_possible_value().map_or(String::new(), |value| value.get_name().to_owned());
     let accepted = accepted.iter().map(words).collect::<Vec<_>>().join(", ");
     Err(unused(&format!("--numbers {}", words(&numbers)), &format!("{name} is written in {accepted}")))
 }
@@ -54,16 +54,16 @@ fn check_name(to: &Path, form: ExportAs) -> Result<()> {
 }
 
 /// Writes a model in one of the forms.
-fn write(checkpoint: &Checkpoint, to: &Path, form: ExportAs, numbers: Numbers) -> Result<()> {
+fn write(checkpoint: &Checkpoint, to: &Path, form: ExportAs, numbers: FileNumbers) -> Result<()> {
     let stored = match numbers {
-        Numbers::F16 => Stored::F16,
-        Numbers::Bf16 => Stored::Bf16,
-        Numbers::F32 | Numbers::Q8 => Stored::F32,
+        FileNumbers::F16 => Stored::F16,
+        FileNumbers::Bf16 => Stored::Bf16,
+        FileNumbers::F32 | FileNumbers::Q8 => Stored::F32,
     };
     let precision = match numbers {
-        Numbers::F32 | Numbers::Bf16 => Precision::F32,
-        Numbers::F16 => Precision::F16,
-        Numbers::Q8 => Precision::Q8,
+        FileNumbers::F32 | FileNumbers::Bf16 => Precision::F32,
+        FileNumbers::F16 => Precision::F16,
+        FileNumbers::Q8 => Precision::Q8,
     };
     match form {
         ExportAs::Gguf => Ok(gguf::write(to, checkpoint, precision)?),
@@ -89,12 +89,12 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     let stages = run.stages();
     let mut from = vec![stages.as_path()];
     from.extend(experiment.is_pretrained().then(|| Path::new(&experiment.model.from)));
-    let target = Target::new(&args.to, &from, args.force)?;
+    let target = ModelTarget::new(&args.to, &from, args.force)?;
     let seed = args.seed.unwrap_or(experiment.seed);
     let stage = stage(args, &plan, seed)?;
     plan.check_finished(&run, &manifest, stage, args.arm != REFERENCE)?;
     let (device, stop) = (duel_model::device::open(&manifest.device)?, AtomicBool::new(false));
-    let desk = Desk::new(&experiment, &plan, stage, &run, device, &stop);
+    let desk = StageContext::new(&experiment, &plan, stage, &run, device, &stop);
     let scene = desk.scene()?;
     let world = scene.world.as_ref();
     let policy = if args.arm == REFERENCE { desk.sft_policy(world)? } else { desk.trained_policy(world)? };
@@ -105,7 +105,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
             let model = Pretrained::open(Path::new(&experiment.model.from))?;
             (model.config, model.words)
         }
-        false => (desk.config(world)?, own_words(&desk, world.space())?),
+        false => (desk.config(world)?, own_tokenizer(&desk, world.space())?),
     };
     // 4. Beside its place, and then into it.
     target.write(|made| match args.form {
@@ -122,18 +122,18 @@ pub fn export(args: &ExportArgs) -> Result<()> {
 }
 
 /// The tokenizer of a world of text, and the ids that mean something in any world.
-fn own_words(desk: &Desk<'_>, space: &duel_spec::Space) -> Result<Words> {
-    let tokenizer = match desk.plan.needed(desk.stage, Kind::Corpus) {
+fn own_tokenizer(desk: &StageContext<'_>, space: &duel_spec::TokenSpec) -> Result<TokenizerFiles> {
+    let tokenizer = match desk.plan.needed(desk.stage, StageKind::Corpus) {
         Some(corpus) => std::fs::read(desk.folder(corpus)?.file("tokenizer.json")).ok(),
         None => None,
     };
-    let special = Special { bos: Some(space.bos), eos: Some(space.eos), pad: Some(space.pad) };
-    Ok(Words { special, tokenizer, template: None })
+    let special = SpecialTokens { bos: Some(space.bos), eos: Some(space.eos), pad: Some(space.pad) };
+    Ok(TokenizerFiles { special, tokenizer, template: None })
 }
 
 /// The stage of the wanted arm, point and seed; the reference's is any that needs it.
 fn stage<'a>(args: &ExportArgs, plan: &'a Plan, seed: u64) -> Result<&'a Stage> {
-    let cells: Vec<&Stage> = plan.stages.iter().filter(|s| s.kind == Kind::Cell && s.seed == seed).collect();
+    let cells: Vec<&Stage> = plan.stages.iter().filter(|s| s.kind == StageKind::Cell && s.seed == seed).collect();
     let Some(first) = cells.first() else { return Err(Error::NoSeed { path: args.run.clone(), seed }) };
     if args.arm == REFERENCE {
         return Ok(first);
@@ -177,7 +177,7 @@ pub fn import(args: &ImportArgs) -> Result<()> {
     let target = match &args.to {
         Some(to) => {
             let form = if target::is_gguf(to) { ExportAs::Gguf } else { ExportAs::Merged };
-            Some((to, form, numbers(args.numbers, form)?, Target::new(to, &[&args.from], args.force)?))
+            Some((to, form, numbers(args.numbers, form)?, ModelTarget::new(to, &[&args.from], args.force)?))
         }
         None if args.numbers.is_some() => return Err(unused("--numbers", "nothing is written without --to")),
         None if args.force => return Err(unused("--force", "nothing is written without --to")),

@@ -1,15 +1,15 @@
 //! What the machine is and how much memory is in use, read from the system's own files.
 
-use duel_ledger::Host;
+use duel_ledger::HostInfo;
 
 /// Name, processor, cores, system.
-pub fn describe() -> Host {
+pub fn describe() -> HostInfo {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let processor = read("/proc/cpuinfo")
         .lines()
         .find_map(|l| l.strip_prefix("model name").and_then(|l| l.split_once(':')).map(|(_, v)| v.trim().to_string()))
         .unwrap_or_else(|| std::env::consts::ARCH.into());
-    Host {
+    HostInfo {
         name: read("/proc/sys/kernel/hostname").trim().into(),
         processor,
         cores: cores(),

@@ -35,7 +35,7 @@ pub fn start(quiet: bool, verbose: u8) {
         .json()
         .flatten_event(true)
         .with_target(false)
-        .with_writer(|| ToRun)
+        .with_writer(|| RunLogWriter)
         .with_filter(by_environment().unwrap_or_else(|| EnvFilter::default().add_directive(LevelFilter::DEBUG.into())));
     // a second call, as in tests, finds the first one's
     let _ = tracing_subscriber::registry().with(shown).with(written).try_init();
@@ -59,9 +59,9 @@ pub fn is_told() -> bool {
 }
 
 /// The run's file, or nowhere.
-struct ToRun;
+struct RunLogWriter;
 
-impl Write for ToRun {
+impl Write for RunLogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         FILE.get().map_or(Ok(bytes.len()), |mut file| file.write(bytes))
     }

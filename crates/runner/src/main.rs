@@ -101,7 +101,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Import(args) => export::import(&args),
         Command::Watch(args) => watch::watch(&args),
         Command::Digest { run, detail } => {
-            let Digests { all: digests, missing } = duel_ledger::digests(&run)?;
+            let Digests { all: digests, missing } = duel_ledger::file_digests(&run)?;
             if !missing.is_empty() {
                 let finished = format!("the run is not finished: this is of all but {} stages", missing.len());
                 warn(&[format!("{finished}: {}", missing.join("; "))]);
@@ -143,7 +143,7 @@ fn dispatch(command: Command) -> Result<()> {
             match &done {
                 Ok(()) => {}
                 Err(error) if detached => slurm::note_failure(&run, stage, error),
-                Err(error) => worker::tell_end(error),
+                Err(error) => worker::report_end(error),
             }
             done
         }
@@ -153,13 +153,13 @@ fn dispatch(command: Command) -> Result<()> {
 /// What to know of an answer before it is believed, on standard error.
 fn warn(warnings: &[String]) {
     for warning in warnings {
-        let _ = writeln!(std::io::stderr(), "warning: {}", terminal::shown(warning));
+        let _ = writeln!(std::io::stderr(), "warning: {}", terminal::sanitize(warning));
     }
 }
 
 /// Standard output. A closed pipe is no error; what else keeps it from being written is told when all is done.
 fn print(text: &str) {
-    print_styled(&terminal::shown(text));
+    print_styled(&terminal::sanitize(text));
 }
 
 /// As [`print`], of text with colours of our own; what came from outside has passed [`terminal::shown`] by itself.

@@ -1,7 +1,7 @@
 //! Tree-structured Parzen estimation of one setting (Bergstra et al. 2011, §4): where among the values that were tried do the
 //! good ones lie, and not the others?
 
-use duel_spec::Axis;
+use duel_spec::SearchDimension;
 use duel_spec::seeds::Rng;
 use rand::RngExt;
 use std::f64::consts::TAU;
@@ -11,7 +11,7 @@ const CANDIDATES: usize = 24;
 
 /// A share of an axis, in [0, 1), that is likely among `good` and unlikely among `others`: of draws from the density of the
 /// good ones, the one with the largest ratio of the two, eq. 3 of the paper's expected improvement.
-pub fn propose(axis: &Axis, good: &[f64], others: &[f64], rng: &mut Rng) -> f64 {
+pub fn propose(axis: &SearchDimension, good: &[f64], others: &[f64], rng: &mut Rng) -> f64 {
     let [of_good, of_others] = [good, others].map(|shares| Density::new(axis.choices.len(), shares));
     let drawn = (0..CANDIDATES).map(|_| of_good.draw(rng));
     let rated = drawn.map(|share| (share, of_good.at(share) / of_others.at(share)));
@@ -89,9 +89,11 @@ mod tests {
     #[test]
     fn what_is_proposed_lies_where_only_the_good_ones_do() {
         let mut rng = duel_spec::seeds::derive(0, "t", 0, "parzen");
-        let (numbers, words) =
-            (Axis::default(), Axis { choices: ["a", "b", "c"].map(Into::into).into(), ..Axis::default() });
-        let mut within = |axis: &Axis, good: &[f64], others: &[f64], from: f64, to: f64| {
+        let (numbers, words) = (
+            SearchDimension::default(),
+            SearchDimension { choices: ["a", "b", "c"].map(Into::into).into(), ..SearchDimension::default() },
+        );
+        let mut within = |axis: &SearchDimension, good: &[f64], others: &[f64], from: f64, to: f64| {
             (0..200).filter(|_| (from..to).contains(&propose(axis, good, others, &mut rng))).count()
         };
         assert!(within(&numbers, &[0.78, 0.8, 0.85], &[0.1, 0.2, 0.4, 0.5], 0.6, 1.0) > 190);

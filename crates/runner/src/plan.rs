@@ -1,9 +1,9 @@
 //! From an experiment to its stages: what depends on what, and the hash that names each.
 
 use crate::{Error, Result, scene};
-use duel_ledger::{Manifest, Planned, RunDir, StageId};
+use duel_ledger::{Manifest, PlannedStage, RunDir, StageId};
 use duel_spec::ids::{hash_bytes, stage_hash};
-use duel_spec::{Cell, Experiment, JudgeKind, Method, ModelShape, WorldKind};
+use duel_spec::{Cell, Experiment, JudgeKind, MethodSettings, ModelShape, WorldKind};
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 /// What a stage does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub enum StageKind {
     /// Tokenizer, prompts and gold scorer of real text.
     Corpus,
     /// The language model that every seed starts from.
@@ -28,7 +28,7 @@ pub enum Kind {
     Cell,
 }
 
-impl Kind {
+impl StageKind {
     /// All of them.
     pub const ALL: [Self; 8] =
         [Self::Corpus, Self::Base, Self::Sft, Self::Pairs, Self::Rm, Self::Reference, Self::Yardstick, Self::Cell];
@@ -56,7 +56,7 @@ impl Kind {
 /// A piece of work with a content hash.
 #[derive(Debug, Clone)]
 pub struct Stage {
-    pub kind: Kind,
+    pub kind: StageKind,
     pub id: StageId,
     /// What the hash is of: its seed, its settings by name, the stages that it needs by their kinds.
     pub key: Value,
@@ -79,8 +79,8 @@ impl Stage {
     }
 
     /// As a manifest keeps it.
-    pub fn planned(&self) -> Planned {
-        Planned {
+    pub fn planned(&self) -> PlannedStage {
+        PlannedStage {
             label: self.label(),
             folder: self.id.folder(),
             seed: (!self.kind.is_shared()).then_some(self.seed),
@@ -99,7 +99,7 @@ impl Plan {
     /// Lays cells of an experiment out with all that they need, in the cells' order: more cells leave the places of those
     /// before them as they are. `device` is part of every hash, as results depend on it.
     pub fn new(experiment: &Experiment, device: &str, cells: Vec<Cell>) -> Result<Self> {
-        Self::judged_by(&judge_files(experiment)?, experiment, device, cells)
+        Self::with_judge(&judge_files(experiment)?, experiment, device, cells)
     }
 
     /// The plan of a run, as it was: whatever has become of the judge's program since, the stages are those that it judged.
@@ -113,13 +113,13 @@ impl Plan {
         let cells = duel_ledger::cells_of(run, &experiment)?;
         let plan = match manifest.is_of_older_format() {
             true => Self::new(&experiment, &manifest.device, cells)?,
-            false => Self::judged_by(&recorded_judge(&manifest), &experiment, &manifest.device, cells)?,
+            false => Self::with_judge(&recorded_judge(&manifest), &experiment, &manifest.device, cells)?,
         };
         Ok((manifest, experiment, plan))
     }
 
     /// As [`Self::new`], where the hashes of the judge's program and files are these.
-    fn judged_by(
+    fn with_judge(
         judge: &BTreeMap<String, String>,
         experiment: &Experiment,
         device: &str,
@@ -150,11 +150,11 @@ impl Plan {
             if experiment.world.kind == WorldKind::Rows {
                 corpus["most"] = json!([experiment.stages.pairs.rows, experiment.stages.pairs.holdout_rows]);
             }
-            shared.push(plan.add(Kind::Corpus, 0, corpus, vec![], None));
+            shared.push(plan.add(StageKind::Corpus, 0, corpus, vec![], None));
         }
         if experiment.world.kind == WorldKind::Reviews && !pretrained {
             let base = json!({"device": device, "model": model, "learner": learner, "stages": {"base": &experiment.stages.base}});
-            shared.push(plan.add(Kind::Base, 0, base, shared.clone(), None));
+            shared.push(plan.add(StageKind::Base, 0, base, shared.clone(), None));
         }
         let shared_needs = shared;
         let mut common: BTreeMap<u64, [usize; 4]> = BTreeMap::new();
@@ -164,13 +164,13 @@ impl Plan {
             let evaluation = &experiment.evaluation;
             let [sft, pairs, rm, reference] = *common.entry(seed).or_insert_with(|| {
                 let sft = json!({"device": device, "world": &world, "model": model, "learner": learner, "stages": {"sft": &experiment.stages.sft}});
-                let sft = plan.add(Kind::Sft, seed, sft, shared_needs.clone(), None);
+                let sft = plan.add(StageKind::Sft, seed, sft, shared_needs.clone(), None);
                 let pairs = json!({"stages": {"pairs": &experiment.stages.pairs}});
-                let pairs = plan.add(Kind::Pairs, seed, pairs, with(&[sft]), None);
+                let pairs = plan.add(StageKind::Pairs, seed, pairs, with(&[sft]), None);
                 let rm = json!({"learner": learner, "stages": {"rm": &experiment.stages.rm}});
-                let rm = plan.add(Kind::Rm, seed, rm, with(&[sft, pairs]), None);
-                let reference = plan.add(Kind::Reference, seed, json!({}), with(&[sft, pairs]), None);
-                plan.add(Kind::Yardstick, seed, json!({"evaluation": evaluation}), with(&[sft, pairs, rm]), None);
+                let rm = plan.add(StageKind::Rm, seed, rm, with(&[sft, pairs]), None);
+                let reference = plan.add(StageKind::Reference, seed, json!({}), with(&[sft, pairs]), None);
+                plan.add(StageKind::Yardstick, seed, json!({"evaluation": evaluation}), with(&[sft, pairs, rm]), None);
                 [sft, pairs, rm, reference]
             });
             let settings = json!({
@@ -178,10 +178,10 @@ impl Plan {
                 "point": &cell.point.label
             });
             let needs = match cell.point.method {
-                Method::Dpo(_) => with(&[sft, pairs, rm, reference]),
+                MethodSettings::Dpo(_) => with(&[sft, pairs, rm, reference]),
                 _ => with(&[sft, pairs, rm]),
             };
-            plan.add(Kind::Cell, seed, settings, needs, Some(cell));
+            plan.add(StageKind::Cell, seed, settings, needs, Some(cell));
         }
         // a large model is held once, and its stages share the cores in place of the memory
         plan.stages.iter_mut().for_each(|stage| stage.wide = pretrained || stage.kind.is_shared());
@@ -196,7 +196,7 @@ impl Plan {
         let is_there = |stage: &Stage| run.stages().join(stage.id.folder()).join("done.json").is_file();
         let needed = stage.needs.iter().map(|&need| &self.stages[need]).chain(itself.then_some(stage));
         let Some(absent) = needed.into_iter().find(|stage| !is_there(stage)) else { return Ok(()) };
-        let cells: Vec<&Stage> = self.stages.iter().filter(|stage| stage.kind == Kind::Cell).collect();
+        let cells: Vec<&Stage> = self.stages.iter().filter(|stage| stage.kind == StageKind::Cell).collect();
         Err(Error::Unfinished {
             path: run.path().into(),
             what: absent.label(),
@@ -206,7 +206,7 @@ impl Plan {
         })
     }
 
-    fn add(&mut self, kind: Kind, seed: u64, settings: Value, needs: Vec<usize>, cell: Option<Cell>) -> usize {
+    fn add(&mut self, kind: StageKind, seed: u64, settings: Value, needs: Vec<usize>, cell: Option<Cell>) -> usize {
         let inputs: Vec<&str> = needs.iter().map(|&n| self.stages[n].id.hash.as_str()).collect();
         let mut key = settings;
         key["seed"] = json!(seed);
@@ -220,7 +220,7 @@ impl Plan {
     }
 
     /// The stage of a kind that `stage` needs.
-    pub fn needed(&self, stage: &Stage, kind: Kind) -> Option<&Stage> {
+    pub fn needed(&self, stage: &Stage, kind: StageKind) -> Option<&Stage> {
         stage.needs.iter().map(|&n| &self.stages[n]).find(|s| s.kind == kind)
     }
 }
@@ -302,7 +302,7 @@ mod tests {
     fn plan(text: &str) -> Plan {
         let document = Document::parse("t", text, &[]).expect("valid");
         let experiment = Experiment::from_document(&document).expect("valid");
-        Plan::new(&experiment, "flex", experiment.lay_out(&experiment.trials())).expect("plans")
+        Plan::new(&experiment, "flex", experiment.cells_for(&experiment.trials())).expect("plans")
     }
 
     const TEXT: &str =
@@ -312,11 +312,11 @@ mod tests {
     fn both_arms_share_start_rows_and_reference() {
         let plan = plan(TEXT);
         let count = |kind| plan.stages.iter().filter(|s| s.kind == kind).count();
-        assert_eq!([Kind::Sft, Kind::Pairs, Kind::Rm, Kind::Cell].map(count), [2, 2, 2, 6]);
-        for stage in plan.stages.iter().filter(|s| s.kind == Kind::Cell && s.seed == 1) {
-            let sft = plan.needed(stage, Kind::Sft).expect("starts from sft");
+        assert_eq!([StageKind::Sft, StageKind::Pairs, StageKind::Rm, StageKind::Cell].map(count), [2, 2, 2, 6]);
+        for stage in plan.stages.iter().filter(|s| s.kind == StageKind::Cell && s.seed == 1) {
+            let sft = plan.needed(stage, StageKind::Sft).expect("starts from sft");
             assert_eq!(sft.seed, 1);
-            assert!(plan.needed(stage, Kind::Pairs).is_some());
+            assert!(plan.needed(stage, StageKind::Pairs).is_some());
         }
         for (place, stage) in plan.stages.iter().enumerate() {
             assert!(stage.needs.iter().all(|&n| n < place));
@@ -327,7 +327,7 @@ mod tests {
     fn more_cells_leave_the_places_of_those_before() {
         let document = Document::parse("t", TEXT, &[]).expect("valid");
         let experiment = Experiment::from_document(&document).expect("valid");
-        let cells = experiment.lay_out(&experiment.trials());
+        let cells = experiment.cells_for(&experiment.trials());
         let all = Plan::new(&experiment, "flex", cells.clone()).expect("plans");
         let some = Plan::new(&experiment, "flex", cells[..4].to_vec()).expect("plans");
         let ids = |plan: &Plan| plan.stages.iter().map(|s| s.id.folder()).collect::<Vec<_>>();
@@ -343,7 +343,7 @@ mod tests {
         }
         let more_rows = plan(&format!("{TEXT}[stages.pairs]\nrows = 99\n"));
         for (a, b) in before.stages.iter().zip(&more_rows.stages) {
-            assert_eq!(a.id == b.id, a.kind == Kind::Sft, "{}", a.label());
+            assert_eq!(a.id == b.id, a.kind == StageKind::Sft, "{}", a.label());
         }
     }
 

@@ -3,7 +3,7 @@
 
 use duel_ppo::planned;
 use duel_report::LEFT_OUT;
-use duel_spec::{Experiment, LearnerSettings, Method, Point, RmModel, WorldKind};
+use duel_spec::{ArmPoint, Experiment, LearnerSettings, MethodSettings, RmModel, WorldKind};
 use duel_training::rate;
 
 /// What trains nothing, or on less than a person may think.
@@ -13,20 +13,22 @@ pub(crate) fn warnings(experiment: &Experiment) -> Vec<String> {
     // of a person's file no more are read than this, and how many there are is known once it was read
     let pairs = (world.kind != WorldKind::Rows).then_some(stages.pairs.rows);
     if world.kind == WorldKind::Reviews && !experiment.is_pretrained() {
-        warnings.extend(idle("base", learner, stages.base.steps as u64, stages.base.learning_rate));
+        warnings.extend(without_updates("base", learner, stages.base.steps as u64, stages.base.learning_rate));
     }
     if stages.sft.steps > 0 {
-        warnings.extend(idle("sft", learner, stages.sft.steps as u64, stages.sft.learning_rate));
+        warnings.extend(without_updates("sft", learner, stages.sft.steps as u64, stages.sft.learning_rate));
         let rows = (world.kind == WorldKind::Grammar).then_some(world.grammar.sft_rows);
         warnings.extend(rows.and_then(|rows| left_out("sft", rows, stages.sft.batch_size)));
     }
     if stages.rm.model == RmModel::Transformer {
-        warnings.extend(idle("rm", learner, stages.rm.steps as u64, stages.rm.learning_rate));
+        warnings.extend(without_updates("rm", learner, stages.rm.steps as u64, stages.rm.learning_rate));
         warnings.extend(pairs.and_then(|rows| left_out("rm", rows, stages.rm.batch_size)));
     }
     for (name, arm) in &experiment.arms {
-        let of_arm =
-            arm.corners().into_iter().flat_map(|point| of_point(&format!("arm {name}"), &point, learner, pairs));
+        let of_arm = arm
+            .representative_points()
+            .into_iter()
+            .flat_map(|point| of_point(&format!("arm {name}"), &point, learner, pairs));
         for warning in of_arm {
             if !warnings.contains(&warning) {
                 warnings.push(warning);
@@ -37,19 +39,19 @@ pub(crate) fn warnings(experiment: &Experiment) -> Vec<String> {
 }
 
 /// What is to be said of one point of an arm; `pairs` are its preference rows, where their number is known.
-fn of_point(name: &str, point: &Point, learner: &LearnerSettings, pairs: Option<usize>) -> Vec<String> {
+fn of_point(name: &str, point: &ArmPoint, learner: &LearnerSettings, pairs: Option<usize>) -> Vec<String> {
     let mut warnings = vec![];
     if let Some(shared) = point.method.on_policy() {
-        warnings.extend(idle(name, learner, planned(shared), shared.learning_rate));
+        warnings.extend(without_updates(name, learner, planned(shared), shared.learning_rate));
     }
     match &point.method {
-        Method::Dpo(dpo) => {
+        MethodSettings::Dpo(dpo) => {
             let Some(rows) = pairs else { return warnings };
             let updates = dpo.epochs * (rows / dpo.batch_size.min(rows));
-            warnings.extend(idle(name, learner, updates as u64, dpo.learning_rate));
+            warnings.extend(without_updates(name, learner, updates as u64, dpo.learning_rate));
             warnings.extend(left_out(name, rows, dpo.batch_size));
         }
-        Method::Ppo(ppo) if ppo.critic_warmup >= ppo.shared.iterations => {
+        MethodSettings::Ppo(ppo) if ppo.critic_warmup >= ppo.shared.iterations => {
             let (warmup, iterations) = (ppo.critic_warmup, ppo.shared.iterations);
             warnings.push(format!(
                 "{name}: the critic warms up for {warmup} of {iterations} iterations, so that the policy is never trained; \
@@ -62,7 +64,7 @@ fn of_point(name: &str, point: &Point, learner: &LearnerSettings, pairs: Option<
 }
 
 /// A training whose every update is at rate 0.
-fn idle(name: &str, learner: &LearnerSettings, updates: u64, peak: f64) -> Option<String> {
+fn without_updates(name: &str, learner: &LearnerSettings, updates: u64, peak: f64) -> Option<String> {
     if (0..updates).any(|step| rate(learner, peak, step, updates) > 0.0) {
         return None;
     }

@@ -1,7 +1,7 @@
 //! What a person sees while a run goes: a bar on a terminal, plain lines elsewhere.
 
-use crate::plan::{Kind, Plan, Stage};
-use crate::terminal::shown;
+use crate::plan::{Plan, Stage, StageKind};
+use crate::terminal::sanitize;
 use crate::worker::Progress;
 use crate::{host, log};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -14,7 +14,7 @@ const PAUSE: Duration = Duration::from_secs(15);
 
 /// The state of a run for whoever watches.
 #[derive(Debug)]
-pub struct Board {
+pub struct ProgressReporter {
     bar: Option<ProgressBar>,
     jobs: usize,
     started: Instant,
@@ -35,7 +35,7 @@ fn likeness(stage: &Stage) -> String {
     stage.cell.as_ref().map_or_else(|| stage.kind.name().to_string(), |cell| format!("cell {}", cell.arm))
 }
 
-impl Board {
+impl ProgressReporter {
     /// An empty board.
     pub fn new(jobs: usize) -> Self {
         let draws = std::io::stderr().is_terminal() && !host::is_dumb_terminal() && !log::is_quiet();
@@ -64,7 +64,7 @@ impl Board {
     }
 
     /// A line that stays, and is an event.
-    pub fn say(&self, line: &str) {
+    pub fn print_line(&self, line: &str) {
         tracing::info!("{line}");
         if !log::is_told() {
             self.show(line);
@@ -73,7 +73,7 @@ impl Board {
 
     /// A line that stays.
     fn show(&self, line: &str) {
-        let line = shown(line);
+        let line = sanitize(line);
         match &self.bar {
             Some(bar) => bar.println(line),
             None if log::is_quiet() => {}
@@ -91,7 +91,7 @@ impl Board {
         for (stage, _) in plan.stages.iter().zip(finished).filter(|(_, finished)| !**finished) {
             *self.left.entry(likeness(stage)).or_insert(0) += 1;
         }
-        let is_cell = |stage: &Stage| stage.kind == Kind::Cell;
+        let is_cell = |stage: &Stage| stage.kind == StageKind::Cell;
         self.cells = plan.stages.iter().filter(|s| is_cell(s)).count();
         self.cells_done = plan.stages.iter().zip(finished).filter(|(s, finished)| **finished && is_cell(s)).count();
         let cells = self.cells;
@@ -99,7 +99,7 @@ impl Board {
             "{} stages, {cells} of them cells; {} already finished; {} at once",
             self.total, self.done, self.jobs
         );
-        self.say(&words);
+        self.print_line(&words);
         if let Some(bar) = &self.bar {
             bar.set_length(self.total as u64);
             bar.set_position(self.done as u64);
@@ -135,7 +135,7 @@ impl Board {
         tracing::info!(stage = stage.label(), folder = stage.id.folder(), seconds = took.as_secs_f64(), "done");
         self.shares.remove(&place);
         self.done += 1;
-        self.cells_done += usize::from(stage.kind == Kind::Cell);
+        self.cells_done += usize::from(stage.kind == StageKind::Cell);
         let likeness = likeness(stage);
         if let Some(left) = self.left.get_mut(&likeness) {
             *left -= 1;
@@ -164,7 +164,7 @@ impl Board {
         // what is cut off on a narrow terminal stands last
         let cells = format!("{}/{} cells", self.cells_done, self.cells);
         let words: Vec<String> = std::iter::once(cells).chain(self.time_left()).chain(at).collect();
-        bar.set_message(shown(&words.join("; ")).into_owned());
+        bar.set_message(sanitize(&words.join("; ")).into_owned());
     }
 
     fn count(&self) -> String {

@@ -1,28 +1,30 @@
 //! The methods by name: one line in [`run`] and one function each. A new method is added here.
 
 use crate::Result;
-use crate::work::Batches;
+use crate::work::EpochSampler;
 use burn::module::Module;
 use duel_data::World;
 use duel_data::pairs::PreferenceRow;
 use duel_dpo::{Dpo, ReferenceLogp};
-use duel_evaluation::{Moment, Score};
+use duel_evaluation::{EvalKind, EvalResult};
 use duel_ledger::StageRecorder;
-use duel_model::{Flops, Policy, Reader, Scalar, TransformerConfig, ValueHead, weights};
-use duel_ppo::{ActorCritic, Baseline, Critic, CriticFree, OnlineDpo, Ppo, Raft, Setting, planned};
+use duel_model::{Flops, Policy, Reader, ScalarModel, TransformerConfig, ValueHead, weights};
+use duel_ppo::{ActorCritic, Baseline, Critic, CriticFree, OnlineDpo, Ppo, Raft, RolloutContext, planned};
 use duel_reward::{LearnedReward, Scorer};
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{
-    Clocks, CriticBody, CriticStart, Every, Grpo, Keep, LearnerSettings, LoraTargets, Method, OnPolicy, PairLoss,
-    Recorder, RewardSource, Rloo, Split, metrics,
+    CheckpointSelection, Clocks, CommonSettings, CriticBody, CriticStart, GrpoSettings, LearnerSettings, LoraTargets,
+    MethodSettings, PairLoss, Recorder, RewardSource, RlooSettings, RolloutSettings, Split, metrics,
 };
-use duel_training::{Course, Keeper, Learner, PairBatch, Splits, Watch, curve_steps, invariants, train};
+use duel_training::{
+    BestCheckpoint, Learner, PairBatch, Splits, TrainContext, TrainSchedule, curve_steps, invariants, train,
+};
 use rand::RngExt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// What every method is given: the same start, rows, prompts and judges.
-pub struct CellWork<'a> {
+pub struct TrainingInputs<'a> {
     pub seed: u64,
     pub world: Arc<dyn World>,
     pub config: TransformerConfig,
@@ -51,49 +53,49 @@ pub struct CellWork<'a> {
 }
 
 /// Called on the policy without gradient at points of the curve; gives its marks on validation prompts.
-pub type Look<'a> = &'a mut dyn FnMut(&Policy, Clocks, &mut dyn Recorder, Moment) -> Result<Score>;
+pub type EvalCallback<'a> = &'a mut dyn FnMut(&Policy, Clocks, &mut dyn Recorder, EvalKind) -> Result<EvalResult>;
 
 /// Trains one point; returns the policy without gradient, its adapters on, and its clocks. The last curve point is left to
 /// the caller, who measures it in full.
 pub fn run(
-    method: &Method,
-    work: CellWork<'_>,
-    look: Look<'_>,
+    method: &MethodSettings,
+    work: TrainingInputs<'_>,
+    look: EvalCallback<'_>,
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
     match method {
-        Method::Ppo(settings) => ppo(settings, work, look, recorder),
-        Method::Reinforce(shared) => {
+        MethodSettings::Ppo(settings) => ppo(settings, work, look, recorder),
+        MethodSettings::Reinforce(shared) => {
             critic_free(Baseline::Past { sum: 0.0, n: 0.0 }, shared, method.group(), work, look, recorder)
         }
-        Method::Rloo(Rloo { shared, group }) => {
+        MethodSettings::Rloo(RlooSettings { shared, group }) => {
             critic_free(Baseline::LeaveOneOut { group: *group }, shared, *group, work, look, recorder)
         }
-        Method::Grpo(Grpo { shared, group, scale }) => {
+        MethodSettings::Grpo(GrpoSettings { shared, group, scale }) => {
             critic_free(Baseline::Group { group: *group, scale: *scale }, shared, *group, work, look, recorder)
         }
-        Method::OnlineDpo(settings) => {
+        MethodSettings::OnlineDpo(settings) => {
             let mut online = OnlineDpo::new(settings.clone(), setting(settings.shared.reward, &work));
             actor_alone(&mut online, &settings.shared, method.group(), work, look, recorder)
         }
-        Method::Raft(settings) => {
+        MethodSettings::Raft(settings) => {
             let mut raft = Raft::new(settings.clone(), setting(settings.shared.reward, &work));
             actor_alone(&mut raft, &settings.shared, settings.group, work, look, recorder)
         }
-        Method::Dpo(settings) => dpo(settings, work, look, recorder),
+        MethodSettings::Dpo(settings) => dpo(settings, work, look, recorder),
     }
 }
 
 /// The policy that trains: the SFT policy, or its adapters.
-fn start(every: &Every, work: &CellWork<'_>) -> Policy {
+fn start(every: &CommonSettings, work: &TrainingInputs<'_>) -> Policy {
     match (every.lora, work.pretrained) {
         (false, true) => weights::training(work.start.clone(), |_| true),
-        _ => adapted(work.start.clone(), every, Stream::PolicyLora, work),
+        _ => with_adapters(work.start.clone(), every, Stream::PolicyLora, work),
     }
 }
 
 /// A policy under fresh adapters, frozen beneath them; as it is where its arm asks for none.
-fn adapted(policy: Policy, every: &Every, stream: Stream<'_>, work: &CellWork<'_>) -> Policy {
+fn with_adapters(policy: Policy, every: &CommonSettings, stream: Stream<'_>, work: &TrainingInputs<'_>) -> Policy {
     if !every.lora {
         return policy;
     }
@@ -108,29 +110,35 @@ fn adapted(policy: Policy, every: &Every, stream: Stream<'_>, work: &CellWork<'_
 }
 
 /// Trains it as its arm says.
-fn learner<M: Module>(module: M, every: &Every, learning_rate: f64, updates: u64, work: &CellWork<'_>) -> Learner<M> {
+fn learner<M: Module>(
+    module: M,
+    every: &CommonSettings,
+    learning_rate: f64,
+    updates: u64,
+    work: &TrainingInputs<'_>,
+) -> Learner<M> {
     Learner::new(module, work.learner, learning_rate, updates).dropping(every.lora_dropout, work.seed)
 }
 
 /// By what a policy is chosen among those at the points of the curve: marks on validation prompts, or what its method's
 /// loss is there. `None` where the last one is kept.
-fn merit(every: &Every, marks: &Score, loss: Option<f64>, step: u64) -> Result<Option<f64>> {
+fn merit(every: &CommonSettings, marks: &EvalResult, loss: Option<f64>, step: u64) -> Result<Option<f64>> {
     if marks.split != Split::Validation {
         let (found, expected) = (marks.split.name().into(), Split::Validation.name().into());
         let what = "the split of the marks that a policy is chosen by";
         return Err(invariants::breach("chosen_on_validation", step, what, found, expected).into());
     }
     let by = match every.keep {
-        Keep::Last => return Ok(None),
-        Keep::Gold => marks.get(metrics::GOLD),
-        Keep::Proxy => marks.get(metrics::PROXY),
-        Keep::Loss => loss.map(|loss| -loss),
+        CheckpointSelection::Last => return Ok(None),
+        CheckpointSelection::Gold => marks.get(metrics::GOLD),
+        CheckpointSelection::Proxy => marks.get(metrics::PROXY),
+        CheckpointSelection::Loss => loss.map(|loss| -loss),
     };
     Ok(Some(by.unwrap_or(f64::NAN)))
 }
 
 /// The module to keep.
-fn kept<M: Module>(keeper: Keeper, module: M, clocks: Clocks, recorder: &mut dyn Recorder) -> M {
+fn selected_module<M: Module>(keeper: BestCheckpoint, module: M, clocks: Clocks, recorder: &mut dyn Recorder) -> M {
     let (module, step) = keeper.restore(module);
     if let Some(step) = step {
         recorder.record("train", clocks, metrics::KEPT_STEP, step as f64);
@@ -139,7 +147,7 @@ fn kept<M: Module>(keeper: Keeper, module: M, clocks: Clocks, recorder: &mut dyn
 }
 
 /// What a method on rollouts is given, by whose score it climbs.
-fn setting(reward: RewardSource, work: &CellWork<'_>) -> Setting {
+fn setting(reward: RewardSource, work: &TrainingInputs<'_>) -> RolloutContext {
     let (scorer, scorer_flops): (Arc<dyn Scorer>, f64) = match reward {
         RewardSource::Rm => {
             let networks = work.reward.networks() as f64;
@@ -147,7 +155,7 @@ fn setting(reward: RewardSource, work: &CellWork<'_>) -> Setting {
         }
         RewardSource::Gold => (work.gold.clone(), 0.0),
     };
-    Setting {
+    RolloutContext {
         reference: work.reference.clone(),
         scorer,
         reader: work.reader.clone(),
@@ -159,7 +167,7 @@ fn setting(reward: RewardSource, work: &CellWork<'_>) -> Setting {
 }
 
 /// The prompts of an iteration, drawn from the training split; each `group` times in a row.
-fn prompts_of(work: &CellWork<'_>, iteration: u64, episodes: usize, group: usize) -> Vec<Vec<u32>> {
+fn prompts_of(work: &TrainingInputs<'_>, iteration: u64, episodes: usize, group: usize) -> Vec<Vec<u32>> {
     let prompts = work.world.prompts(Split::Train);
     let mut rng = seeds::stream(work.seed, Stream::Prompts, iteration); // the same for every method on rollouts
     let drawn = (0..episodes / group).map(|_| prompts[rng.random_range(0..prompts.len())].ids.clone());
@@ -167,9 +175,9 @@ fn prompts_of(work: &CellWork<'_>, iteration: u64, episodes: usize, group: usize
 }
 
 fn ppo(
-    settings: &duel_spec::Ppo,
-    work: CellWork<'_>,
-    look: Look<'_>,
+    settings: &duel_spec::PpoSettings,
+    work: TrainingInputs<'_>,
+    look: EvalCallback<'_>,
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
     let shared = &settings.shared;
@@ -185,11 +193,12 @@ fn ppo(
         }
         (CriticBody::Separate, None) => {
             let body = work.critic_start.clone();
-            let body = if work.pretrained { adapted(body, &shared.every, Stream::CriticLora, &work) } else { body };
-            Critic::Separate(Scalar::from_policy(body, device))
+            let body =
+                if work.pretrained { with_adapters(body, &shared.every, Stream::CriticLora, &work) } else { body };
+            Critic::Separate(ScalarModel::from_policy(body, device))
         }
     };
-    let resident = resident(shared, &work) + f64::from(settings.critic == CriticBody::Separate);
+    let resident = models_in_memory(shared, &work) + f64::from(settings.critic == CriticBody::Separate);
     let mut method = Ppo::new(settings.clone(), setting(shared.reward, &work));
     let module = ActorCritic { actor: start(&shared.every, &work), critic };
     let learner = learner(module, &shared.every, shared.learning_rate, planned(shared), &work);
@@ -202,10 +211,10 @@ fn ppo(
 
 fn critic_free(
     baseline: Baseline,
-    shared: &OnPolicy,
+    shared: &RolloutSettings,
     group: usize,
-    work: CellWork<'_>,
-    look: Look<'_>,
+    work: TrainingInputs<'_>,
+    look: EvalCallback<'_>,
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
     let mut method = CriticFree::new(baseline, shared.clone(), setting(shared.reward, &work));
@@ -215,21 +224,21 @@ fn critic_free(
 /// A method on rollouts that trains nothing but the policy.
 fn actor_alone<M: duel_training::Method<Module = Policy, Batch = Vec<Vec<u32>>>>(
     method: &mut M,
-    shared: &OnPolicy,
+    shared: &RolloutSettings,
     group: usize,
-    work: CellWork<'_>,
-    look: Look<'_>,
+    work: TrainingInputs<'_>,
+    look: EvalCallback<'_>,
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
     let learner = learner(start(&shared.every, &work), &shared.every, shared.learning_rate, planned(shared), &work);
     let actor = |policy: &Policy| policy.valid();
     let trained = on_rollouts(method, learner, shared, group, &work, actor, look, recorder)?;
-    recorder.record("train", trained.1, metrics::MODELS_RESIDENT, resident(shared, &work));
+    recorder.record("train", trained.1, metrics::MODELS_RESIDENT, models_in_memory(shared, &work));
     Ok(trained)
 }
 
 /// Models in memory beside a critic: actor and reference, and the networks that score.
-fn resident(shared: &OnPolicy, work: &CellWork<'_>) -> f64 {
+fn models_in_memory(shared: &RolloutSettings, work: &TrainingInputs<'_>) -> f64 {
     2.0 + if shared.reward == RewardSource::Rm { work.reward.networks() as f64 } else { 0.0 }
 }
 
@@ -238,36 +247,37 @@ fn resident(shared: &OnPolicy, work: &CellWork<'_>) -> f64 {
 fn on_rollouts<M: duel_training::Method<Batch = Vec<Vec<u32>>>>(
     method: &mut M,
     mut learner: Learner<M::Module>,
-    shared: &OnPolicy,
+    shared: &RolloutSettings,
     group: usize,
-    work: &CellWork<'_>,
+    work: &TrainingInputs<'_>,
     actor: impl Fn(&M::Module) -> Policy,
-    look: Look<'_>,
+    look: EvalCallback<'_>,
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
     let reward_hash = work.reward.hash();
     let iterations = shared.iterations as u64;
     let batch = |iteration| -> Result<_> { Ok(prompts_of(work, iteration, shared.episodes, group)) };
-    let mut keeper = Keeper::new(shared.every.patience);
+    let mut keeper = BestCheckpoint::new(shared.every.patience);
     let splits = Some(&work.splits);
-    let mut watch = Watch { stage: "train", training: "train", recorder: &mut *recorder, splits, stop: work.stop };
+    let mut watch =
+        TrainContext { stage: "train", training: "train", recorder: &mut *recorder, splits, stop: work.stop };
     let points = points(&shared.every, iterations, work.curve_points);
-    let course = Course { iterations, looks: &points };
+    let course = TrainSchedule { iterations, eval_at: &points };
     let look = |module: &M::Module, clocks: Clocks, recorder: &mut dyn Recorder| {
-        let marks = look(&actor(module).as_read(), clocks, recorder, Moment::Curve)?;
+        let marks = look(&actor(module).for_inference(), clocks, recorder, EvalKind::Curve)?;
         let loss = marks.get(metrics::PROXY).zip(marks.get(metrics::KL)).map(|(proxy, kl)| shared.beta * kl - proxy);
         merit(&shared.every, &marks, loss, clocks.step)
     };
     let clocks = train(method, &mut learner, &mut keeper, course, batch, &mut watch, look)?;
     invariants::frozen_weights_unchanged("the reward model", clocks.step, &reward_hash, &work.reward.hash())?;
-    let module = kept(keeper, learner.into_module(), clocks, recorder);
+    let module = selected_module(keeper, learner.into_module(), clocks, recorder);
     Ok((actor(&module), clocks))
 }
 
 fn dpo(
-    settings: &duel_spec::Dpo,
-    work: CellWork<'_>,
-    look: Look<'_>,
+    settings: &duel_spec::DpoSettings,
+    work: TrainingInputs<'_>,
+    look: EvalCallback<'_>,
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
     let policy = start(&settings.every, &work);
@@ -281,7 +291,7 @@ fn dpo(
     let validator = made(on_train).with_reference(&work.reference);
     let steps = (settings.epochs * (rows.len() / settings.batch_size.min(rows.len()))) as u64;
     let mut learner = learner(policy, &settings.every, settings.learning_rate, steps, &work);
-    let mut queue = Batches::new(rows.len(), settings.batch_size, work.seed, Stream::DpoRows);
+    let mut queue = EpochSampler::new(rows.len(), settings.batch_size, work.seed, Stream::DpoRows);
     let left_out = queue.left_out();
     let batch = |step| -> Result<_> { Ok(PairBatch::new(&rows, queue.at(step))) };
     let validate = |policy: &Policy, clocks: Clocks, recorder: &mut dyn Recorder| {
@@ -290,21 +300,22 @@ fn dpo(
         recorder.record("train", clocks, metrics::DPO_ACCURACY_VALIDATION, found.accuracy);
         found.loss
     };
-    let mut keeper = Keeper::new(settings.every.patience);
+    let mut keeper = BestCheckpoint::new(settings.every.patience);
     let splits = Some(&work.splits);
-    let mut watch = Watch { stage: "train", training: "train", recorder: &mut *recorder, splits, stop: work.stop };
+    let mut watch =
+        TrainContext { stage: "train", training: "train", recorder: &mut *recorder, splits, stop: work.stop };
     let points = points(&settings.every, steps, work.curve_points);
-    let course = Course { iterations: steps, looks: &points };
+    let course = TrainSchedule { iterations: steps, eval_at: &points };
     let looked = |module: &Policy, clocks: Clocks, recorder: &mut dyn Recorder| {
-        let policy = module.valid().as_read();
+        let policy = module.valid().for_inference();
         let loss = validate(&policy, clocks, recorder);
-        let marks = look(&policy, clocks, recorder, Moment::Curve)?;
+        let marks = look(&policy, clocks, recorder, EvalKind::Curve)?;
         merit(&settings.every, &marks, Some(loss), clocks.step)
     };
     let clocks = train(&mut method, &mut learner, &mut keeper, course, batch, &mut watch, looked)?;
     recorder.record("train", clocks, metrics::ROWS_LEFT_OUT, left_out);
-    let policy = kept(keeper, learner.into_module(), clocks, recorder).valid();
-    validate(&policy.clone().as_read(), clocks, recorder);
+    let policy = selected_module(keeper, learner.into_module(), clocks, recorder).valid();
+    validate(&policy.clone().for_inference(), clocks, recorder);
     let resident = 1.0 + f64::from(settings.loss == PairLoss::Kto); // the others' reference is in the cache
     recorder.record("train", clocks, metrics::MODELS_RESIDENT, resident);
     Ok((policy, clocks))
@@ -312,9 +323,9 @@ fn dpo(
 
 /// When a training is looked at. Its end is measured in full by the caller, and needs a look only where policies are held
 /// against each other.
-fn points(every: &Every, iterations: u64, points: usize) -> Vec<u64> {
+fn points(every: &CommonSettings, iterations: u64, points: usize) -> Vec<u64> {
     let mut steps = curve_steps(iterations, points);
-    if every.keep == Keep::Last {
+    if every.keep == CheckpointSelection::Last {
         steps.pop();
     }
     steps

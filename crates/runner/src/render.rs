@@ -1,6 +1,6 @@
 //! Errors as people see them: what failed, the line of the file, what would be accepted, a hint.
 
-use crate::terminal::shown;
+use crate::terminal::sanitize;
 use crate::{Error, host};
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
 use std::fmt;
@@ -8,27 +8,27 @@ use std::io::IsTerminal;
 
 /// What an error says, and what caused it; as a terminal may show it.
 #[derive(Debug)]
-struct Words {
+struct ErrorText {
     said: String,
-    cause: Option<Box<Words>>,
+    cause: Option<Box<ErrorText>>,
 }
 
-impl Words {
+impl ErrorText {
     fn of(error: &dyn std::error::Error) -> Self {
         Self {
-            said: shown(&error.to_string()).into_owned(),
+            said: sanitize(&error.to_string()).into_owned(),
             cause: error.source().map(|cause| Box::new(Self::of(cause))),
         }
     }
 }
 
-impl fmt::Display for Words {
+impl fmt::Display for ErrorText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.said)
     }
 }
 
-impl std::error::Error for Words {
+impl std::error::Error for ErrorText {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.cause.as_deref().map(|cause| cause as &(dyn std::error::Error + 'static))
     }
@@ -36,25 +36,25 @@ impl std::error::Error for Words {
 
 /// An error dressed for miette, which only the binary knows.
 #[derive(Debug)]
-struct Shown {
-    words: Words,
+struct ErrorReport {
+    words: ErrorText,
     hint: Option<String>,
     source: Option<(NamedSource<String>, LabeledSpan)>,
 }
 
-impl fmt::Display for Shown {
+impl fmt::Display for ErrorReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.words.fmt(f)
     }
 }
 
-impl std::error::Error for Shown {
+impl std::error::Error for ErrorReport {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.words.source()
     }
 }
 
-impl Diagnostic for Shown {
+impl Diagnostic for ErrorReport {
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
         self.hint.as_ref().map(|hint| Box::new(hint) as Box<dyn fmt::Display>)
     }
@@ -72,8 +72,9 @@ impl Diagnostic for Shown {
 
 /// A text whose characters stand where they stood, those that a terminal would obey as question marks.
 fn as_long(text: &str) -> String {
-    let one =
-        |c: char| if shown(c.encode_utf8(&mut [0; 4])).contains(c) { c.to_string() } else { "?".repeat(c.len_utf8()) };
+    let one = |c: char| {
+        if sanitize(c.encode_utf8(&mut [0; 4])).contains(c) { c.to_string() } else { "?".repeat(c.len_utf8()) }
+    };
     text.chars().map(one).collect()
 }
 
@@ -85,15 +86,15 @@ pub fn render(error: &Error) -> String {
     };
     let source = place.map(|(place, label)| {
         let span = (place.span.start, place.span.len());
-        (NamedSource::new(shown(&place.name), as_long(&place.text)), LabeledSpan::new_with_span(Some(label), span))
+        (NamedSource::new(sanitize(&place.name), as_long(&place.text)), LabeledSpan::new_with_span(Some(label), span))
     });
     let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
         || !std::io::stderr().is_terminal()
         || host::is_dumb_terminal();
     let theme = if plain { GraphicalTheme::unicode_nocolor() } else { GraphicalTheme::unicode() };
     let mut text = String::new();
-    let hint = error.hint().map(|hint| shown(&hint).into_owned());
-    let shown = Shown { words: Words::of(error), hint, source };
+    let hint = error.hint().map(|hint| sanitize(&hint).into_owned());
+    let shown = ErrorReport { words: ErrorText::of(error), hint, source };
     match GraphicalReportHandler::new_themed(theme).with_width(100).render_report(&mut text, &shown) {
         Ok(()) => format!("error:\n{}", text.trim_end()),
         Err(_) => format!("error: {}", shown.words),

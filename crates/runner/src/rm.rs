@@ -1,25 +1,25 @@
 //! The stage that learns a reward from preference rows.
 
 use crate::Result;
-use crate::plan::{Kind, Stage};
-use crate::work::{Batches, Desk, PROXY, load_json, save_json};
+use crate::plan::{Stage, StageKind};
+use crate::work::{EpochSampler, PROXY, StageContext, load_json, save_json};
 use burn::module::Module;
 use duel_data::World;
 use duel_data::grammar::{excitements, token};
 use duel_data::pairs::PreferenceRow;
 use duel_evaluation::proxy_table;
 use duel_ledger::StageRecorder;
-use duel_model::{Policy, Responses, Scalar, generate, weights};
-use duel_reward::{Calibration, Judge, LearnedReward, Linear, RewardModel, Scorer, quality};
+use duel_model::{Policy, Responses, ScalarModel, generate, weights};
+use duel_reward::{Calibration, LearnedReward, Linear, RewardModel, RewardNetwork, Scorer, quality};
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{Clocks, Recorder, RmKeep, RmModel, RmStart, Split, metrics};
-use duel_training::{Course, Keeper, Learner, PairBatch, Splits, Watch, curve_steps, train};
+use duel_spec::{Clocks, Recorder, RmCheckpointSelection, RmModel, RmStart, Split, metrics};
+use duel_training::{BestCheckpoint, Learner, PairBatch, Splits, TrainContext, TrainSchedule, curve_steps, train};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// What a learned reward is beside the networks' weights.
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct RewardModelMeta {
     /// Of each judge's raw scores over samples of the SFT policy.
     centres: Vec<f64>,
     linear: Option<Linear>,
@@ -44,7 +44,7 @@ pub(crate) fn is_trained(name: &str) -> bool {
     name.contains(".lora.") || name.starts_with("head.")
 }
 
-impl Desk<'_> {
+impl StageContext<'_> {
     /// The reward model, its scale, its quality, and on grammar its score of every response.
     pub(crate) fn rm(&self, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
         let (settings, seed) = (&self.experiment.stages.rm, self.stage.seed);
@@ -59,7 +59,7 @@ impl Desk<'_> {
         match settings.model {
             RmModel::Linear => {
                 let strengths: Vec<f64> = train_rows.iter().map(|row| settings.margin * row.strength()).collect();
-                judges.push(Judge::Linear(Linear::fit(
+                judges.push(RewardNetwork::Linear(Linear::fit(
                     &train_rows,
                     &strengths,
                     settings.label_smoothing,
@@ -69,7 +69,7 @@ impl Desk<'_> {
             RmModel::Transformer => {
                 for member in 0..settings.ensemble {
                     let (model, spent) = self.network(member, world, &train_rows, &validation, clocks, recorder)?;
-                    judges.push(Judge::Network(model));
+                    judges.push(RewardNetwork::Network(model));
                     clocks = spent;
                 }
             }
@@ -82,7 +82,7 @@ impl Desk<'_> {
         let mut rng = seeds::stream(seed, Stream::RmSamples, 0);
         let samples = generate(&sft_policy, world.space(), ids, &mut rng, &self.device);
         duel_training::invariants::sampled_from_finite(0, &samples)?;
-        let reward = LearnedReward::normalised_on(judges, settings.ensemble_score, self.reader(world), &samples)?;
+        let reward = LearnedReward::normalized_on(judges, settings.ensemble_score, self.reader(world), &samples)?;
 
         // 3. Say how good it is.
         let mut say = |metric, value| recorder.record("rm", clocks, metric, value);
@@ -112,15 +112,15 @@ impl Desk<'_> {
         let mut linear = None;
         for (i, (judge, _)) in reward.judges().iter().enumerate() {
             match judge {
-                Judge::Network(model) => {
+                RewardNetwork::Network(model) => {
                     let name = |ours: &str| (!settings.lora || is_trained(ours)).then(|| (ours.to_owned(), false));
                     weights::save_some(model, &to.join(network(i)), name)?;
                 }
-                Judge::Linear(weights) => linear = Some(weights.clone()),
+                RewardNetwork::Linear(weights) => linear = Some(weights.clone()),
             }
         }
         let centres = reward.judges().iter().map(|(_, centre)| *centre).collect();
-        save_json(&to.join(KEPT), &Kept { centres, linear, centre: reward.centre, scale: reward.scale })
+        save_json(&to.join(KEPT), &RewardModelMeta { centres, linear, centre: reward.centre, scale: reward.scale })
     }
 
     /// One network, without gradient, and the clocks after it; `before` is what the others have cost.
@@ -132,7 +132,7 @@ impl Desk<'_> {
         validation: &[PreferenceRow],
         before: Clocks,
         recorder: &mut StageRecorder,
-    ) -> Result<(Scalar, Clocks)> {
+    ) -> Result<(ScalarModel, Clocks)> {
         let (settings, config) = (&self.experiment.stages.rm, self.config(world)?);
         let body = match settings.start {
             RmStart::Sft => self.sft_policy(world)?,
@@ -143,20 +143,25 @@ impl Desk<'_> {
         let steps = settings.steps as u64;
         let mut learner = Learner::new(model, &self.experiment.learner, settings.learning_rate, steps);
         let name = if member == 0 { "rm".to_string() } else { format!("rm-{member}") };
-        let mut queue = Batches::new(rows.len(), settings.batch_size, self.stage.seed, Stream::RmRows(member));
+        let mut queue = EpochSampler::new(rows.len(), settings.batch_size, self.stage.seed, Stream::RmRows(member));
         let left_out = queue.left_out();
         let batch = |step| -> Result<_> { Ok(PairBatch::new(rows, queue.at(step))) };
 
         // the most accurate step on validation rows, where that is asked for
-        let mut keeper = Keeper::new(settings.patience);
-        let best = settings.keep == RmKeep::Best;
+        let mut keeper = BestCheckpoint::new(settings.patience);
+        let best = settings.keep == RmCheckpointSelection::Best;
         let looks = if best { curve_steps(steps, settings.checks) } else { vec![] };
         let all = PairBatch::new(validation, &(0..validation.len()).collect::<Vec<_>>());
         let splits = Splits::of(world);
-        let mut watch =
-            Watch { stage: "rm", training: &name, recorder: &mut *recorder, splits: Some(&splits), stop: self.stop };
-        let course = Course { iterations: steps, looks: &looks };
-        let look = |model: &Scalar, clocks: Clocks, recorder: &mut dyn Recorder| {
+        let mut watch = TrainContext {
+            stage: "rm",
+            training: &name,
+            recorder: &mut *recorder,
+            splits: Some(&splits),
+            stop: self.stop,
+        };
+        let course = TrainSchedule { iterations: steps, eval_at: &looks };
+        let look = |model: &ScalarModel, clocks: Clocks, recorder: &mut dyn Recorder| {
             let accuracy = RewardModel::accuracy(&self.reader(world), &model.valid(), &all);
             recorder.record("rm", clocks, metrics::PAIR_ACCURACY_VALIDATION, accuracy);
             Ok::<_, crate::Error>(Some(accuracy))
@@ -181,10 +186,10 @@ impl Desk<'_> {
     }
 
     /// A scalar head on a body, and adapters on the body where they are what is trained.
-    fn scalar_on(&self, body: Policy, member: usize) -> Scalar {
+    fn scalar_on(&self, body: Policy, member: usize) -> ScalarModel {
         let settings = &self.experiment.stages.rm;
         let device = self.train_device();
-        let scalar = |body| Scalar::from_policy(body, &device).scoring(settings.score);
+        let scalar = |body| ScalarModel::from_policy(body, &device).scoring(settings.score);
         if !settings.lora {
             return weights::training(scalar(body), |_| true);
         }
@@ -195,24 +200,24 @@ impl Desk<'_> {
 
     /// The reward that the plan's stage has learned.
     pub(crate) fn learned_reward(&self, world: &dyn World) -> Result<LearnedReward> {
-        let rm: &Stage = self.plan.needed(self.stage, Kind::Rm).expect("stages that score need the reward model");
+        let rm: &Stage = self.plan.needed(self.stage, StageKind::Rm).expect("stages that score need the reward model");
         let folder = self.folder(rm)?;
-        let Kept { centres, linear, centre, scale } = load_json("rm", &folder.file(KEPT))?;
+        let RewardModelMeta { centres, linear, centre, scale } = load_json("rm", &folder.file(KEPT))?;
         let mut judges = vec![];
         for (i, mean) in centres.into_iter().enumerate() {
             let judge = match &linear {
-                Some(linear) => Judge::Linear(linear.clone()),
+                Some(linear) => RewardNetwork::Linear(linear.clone()),
                 None => {
                     let file = folder.file(&network(i));
                     let body = match (self.experiment.stages.rm.lora, self.experiment.stages.rm.start) {
-                        (false, _) => self.recomputing(Policy::zeros(&self.config(world)?, &self.device)),
+                        (false, _) => self.with_recompute(Policy::zeros(&self.config(world)?, &self.device)),
                         (true, RmStart::Sft) => self.sft_policy(world)?,
                         (true, RmStart::Base) => self.base_policy(world)?,
                     };
                     let shape = self.scalar_on(self.on_train_device(body), i);
                     let some = self.experiment.stages.rm.lora;
                     let model = if some { weights::load_some(shape, &file)? } else { weights::load(shape, &file)? };
-                    Judge::Network(model.valid())
+                    RewardNetwork::Network(model.valid())
                 }
             };
             judges.push((judge, mean));

@@ -1,12 +1,12 @@
 //! `duel run` and `duel plan`.
 
 use crate::cli::{Executor, ExperimentArgs, ReportArgs, RunArgs};
-use crate::execute::{Failure, Outcome, Settings, execute};
+use crate::execute::{RunOptions, RunSummary, StageFailure, execute};
 use crate::plan::{Plan, Stage, experiment_hash, judge_files, judge_inputs};
-use crate::progress::Board;
+use crate::progress::ProgressReporter;
 use crate::{Error, Result, host, log, planned, scene, search, slurm};
-use duel_ledger::{Manifest, Part, Planned, RunDir, RunLock, read_rounds, write_atomically};
-use duel_report::{Tuning, Written};
+use duel_ledger::{Manifest, PlannedStage, RunDir, RunLock, RunSubset, read_rounds, write_atomically};
+use duel_report::{ReportSummary, TuningResults};
 use duel_spec::{Cell, Document, Experiment, FORMAT_VERSION, Trial};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -34,16 +34,15 @@ pub(crate) fn prepare(args: &ExperimentArgs) -> Result<(Experiment, Document)> {
 pub(crate) fn whole_plan(args: &ExperimentArgs, experiment: &Experiment) -> Result<Plan> {
     let there = read_rounds(&args.out.join(&experiment.name))?;
     let rounds = if experiment.is_tuned() && search::have_ended(&there) { there } else { search::preview(experiment) };
-    Plan::new(experiment, &args.device, rounds.iter().flat_map(|round| experiment.lay_out(round)).collect())
+    Plan::new(experiment, &args.device, rounds.iter().flat_map(|round| experiment.cells_for(round)).collect())
 }
 
 /// What a run needs from its first moment on: the stages of all rounds that it has come to before, else of its first one.
 fn first_stages(args: &ExperimentArgs, experiment: &Experiment) -> Result<BTreeMap<String, String>> {
     let cells = duel_ledger::cells_of(&args.out.join(&experiment.name), experiment).unwrap_or_default();
     let cells = match cells.is_empty() {
-        true => {
-            search::next_round(experiment, &[], &Tuning::default())?.map_or(vec![], |first| experiment.lay_out(&first))
-        }
+        true => search::next_round(experiment, &[], &TuningResults::default())?
+            .map_or(vec![], |first| experiment.cells_for(&first)),
         false => cells,
     };
     let plan = Plan::new(experiment, &args.device, cells)?;
@@ -61,7 +60,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
             .map_err(|source| Error::Worker { source })?;
         signal_hook::flag::register(signal, stop.clone()).map_err(|source| Error::Worker { source })?;
     }
-    let jobs = at_once(&experiment, args.jobs);
+    let jobs = concurrent_stages(&experiment, args.jobs);
     // planned before anything is made: an experiment that cannot be planned leaves nothing
     let needed = first_stages(&args.experiment, &experiment)?;
     let run = RunDir::create(&args.experiment.out, &experiment.name)?;
@@ -72,12 +71,12 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let before = Manifest::read(run.path()).ok();
     let mut manifest = Manifest { stages: needed, ..manifest(&experiment, &document, &args.experiment.device, jobs)? };
 
-    let mut board = Board::new(jobs);
-    board.say(&format!("{}: {}", experiment.name, experiment.question));
+    let mut board = ProgressReporter::new(jobs);
+    board.print_line(&format!("{}: {}", experiment.name, experiment.question));
     for warning in planned::warnings(&experiment) {
-        board.say(&format!("warning: {warning}"));
+        board.print_line(&format!("warning: {warning}"));
     }
-    let settings = Settings {
+    let settings = RunOptions {
         run: &run,
         device: &args.experiment.device,
         jobs,
@@ -86,11 +85,11 @@ pub fn run(args: &RunArgs) -> Result<()> {
         fail_fast: args.fail_fast && !args.keep_going,
         stop: &stop,
     };
-    let mut outcome = Outcome::default();
+    let mut outcome = RunSummary::default();
     let ran = rounds(&experiment, args.executor, &settings, (&mut manifest, before), &mut board, &mut outcome);
     let ran = ran.and_then(|plan| {
-        board.say("merging and reporting");
-        duel_ledger::merge(run.path(), &manifest, Part::Comparison)?;
+        board.print_line("merging and reporting");
+        duel_ledger::merge(run.path(), &manifest, RunSubset::Comparison)?;
         if run.path().join("metrics.parquet").is_file() {
             duel_ledger::write_events(run.path(), manifest.started)?;
         }
@@ -103,7 +102,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     if !manifest.plan.is_empty() {
         manifest.write(run.path())?; // what failed before it was planned leaves the run as it was
     }
-    let Outcome { reused, made, failures, left_out, peak_memory } = outcome;
+    let RunSummary { reused, made, failures, left_out, peak_memory } = outcome;
     ran?;
     crate::print(&format!(
         "{made} stages made, {reused} reused, {:.1} s, peak memory {:.0} MB\n",
@@ -117,12 +116,12 @@ pub fn run(args: &RunArgs) -> Result<()> {
     };
     manifest.warnings.clone_from(&written.warnings);
     manifest.write(run.path())?;
-    say_written(written);
+    announce_files(written);
     if failures.is_empty() { Ok(()) } else { Err(Error::Stages { failures, left_out: left_out.len() }) }
 }
 
 /// Says where a page is, and what to know before it is believed.
-fn say_written(Written { page, warnings }: Written) {
+fn announce_files(ReportSummary { page, warnings }: ReportSummary) {
     let warnings: String = warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
     crate::print(&format!("{warnings}{}\n", page.display()));
 }
@@ -130,7 +129,7 @@ fn say_written(Written { page, warnings }: Written) {
 /// Writes the report of a run, one chart of it, or the page that compares several.
 pub fn report(args: &ReportArgs) -> Result<()> {
     match (&args.runs[..], &args.figure) {
-        ([run], None) => say_written(duel_report::write(run)?),
+        ([run], None) => announce_files(duel_report::write(run)?),
         ([run], Some(name)) if name == "list" => crate::print(&(duel_report::figures(run)?.join("\n") + "\n")),
         ([run], Some(name)) => {
             let (bytes, warnings) = duel_report::figure(run, name, args.width, args.format, args.theme)?;
@@ -142,7 +141,7 @@ pub fn report(args: &ReportArgs) -> Result<()> {
         (runs, _) => {
             let beside = runs[0].parent().unwrap_or(Path::new("."));
             let to = args.to.clone().unwrap_or_else(|| beside.join("comparison"));
-            say_written(duel_report::compare(runs, &to)?);
+            announce_files(duel_report::compare(runs, &to)?);
         }
     }
     Ok(())
@@ -153,19 +152,19 @@ pub fn report(args: &ReportArgs) -> Result<()> {
 fn rounds(
     experiment: &Experiment,
     executor: Executor,
-    settings: &Settings<'_>,
+    settings: &RunOptions<'_>,
     (manifest, before): (&mut Manifest, Option<Manifest>),
-    board: &mut Board,
-    outcome: &mut Outcome,
+    board: &mut ProgressReporter,
+    outcome: &mut RunSummary,
 ) -> Result<Plan> {
-    let (run, mut rounds, mut found) = (settings.run, vec![], Tuning::default());
+    let (run, mut rounds, mut found) = (settings.run, vec![], TuningResults::default());
     let mut plan = Plan { stages: vec![] };
     while let Some(round) = search::next_round(experiment, &rounds, &found)? {
         if experiment.is_tuned() {
-            board.say(&told(&round, rounds.len() + 1));
+            board.print_line(&round_summary(&round, rounds.len() + 1));
         }
         rounds.push(round);
-        let cells: Vec<Cell> = rounds.iter().flat_map(|round| experiment.lay_out(round)).collect();
+        let cells: Vec<Cell> = rounds.iter().flat_map(|round| experiment.cells_for(round)).collect();
         let from = plan.stages.len();
         plan = Plan::new(experiment, settings.device, cells.clone())?;
         manifest.stages.extend(plan.stages.iter().map(|s| (s.label(), s.id.folder())));
@@ -192,8 +191,8 @@ fn rounds(
             break;
         }
         if experiment.is_tuned() {
-            duel_ledger::merge(run.path(), manifest, Part::Search)?;
-            found = Tuning::read(run.path(), experiment, &cells)?;
+            duel_ledger::merge(run.path(), manifest, RunSubset::Search)?;
+            found = TuningResults::read(run.path(), experiment, &cells)?;
         }
     }
     Ok(plan)
@@ -217,7 +216,7 @@ fn standing_claims(
     manifest: &Manifest,
     before: Option<&Manifest>,
 ) -> Vec<serde_json::Value> {
-    let folders = |plan: &[Planned]| -> BTreeSet<String> {
+    let folders = |plan: &[PlannedStage]| -> BTreeSet<String> {
         plan.iter().filter(|stage| stage.tuning.is_some()).map(|cell| cell.folder.clone()).collect()
     };
     let cells = folders(&manifest.plan);
@@ -244,7 +243,7 @@ fn standing_claims(
 }
 
 /// A round in one line.
-fn told(round: &[Trial], number: usize) -> String {
+fn round_summary(round: &[Trial], number: usize) -> String {
     if round.iter().all(|trial| !trial.tuning) {
         let chosen: Vec<String> = round
             .iter()
@@ -263,7 +262,7 @@ fn told(round: &[Trial], number: usize) -> String {
 
 /// Stages at once: as many as were asked for, or as there are cores. A pretrained model is held once: its stages run one by one, on
 /// every core.
-pub fn at_once(experiment: &Experiment, asked: Option<u16>) -> usize {
+pub fn concurrent_stages(experiment: &Experiment, asked: Option<u16>) -> usize {
     if experiment.is_pretrained() { 1 } else { asked.map_or_else(host::cores, usize::from) }
 }
 
@@ -290,7 +289,7 @@ fn manifest(experiment: &Experiment, document: &Document, device: &str, jobs: us
     })
 }
 
-fn finish(manifest: &mut Manifest, outcome: &Outcome, ended_by: Option<&Error>, started: Instant) {
+fn finish(manifest: &mut Manifest, outcome: &RunSummary, ended_by: Option<&Error>, started: Instant) {
     let seconds = started.elapsed().as_secs_f64();
     manifest.ended = Some(manifest.started + seconds as u64);
     manifest.wall_seconds = Some(seconds);
@@ -308,7 +307,7 @@ fn finish(manifest: &mut Manifest, outcome: &Outcome, ended_by: Option<&Error>, 
         let told = tail.lines().find(|line| line.contains('×')).or(tail.lines().last()).unwrap_or_default();
         told.trim_matches([' ', '×']).to_string()
     };
-    let words = |f: &Failure| f.ended.as_ref().map_or_else(|| last(&f.tail), |ended| ended.words.clone());
+    let words = |f: &StageFailure| f.ended.as_ref().map_or_else(|| last(&f.tail), |ended| ended.words.clone());
     manifest.failed = outcome.failures.iter().map(|f| (f.stage.clone(), words(f))).collect();
     manifest.failed.extend(outcome.left_out.iter().map(|stage| (stage.clone(), "needs what failed".into())));
     manifest.diverged.extend(

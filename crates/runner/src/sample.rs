@@ -1,15 +1,15 @@
 //! `duel sample`: what every arm of a run responds, side by side, token by token.
 
-use crate::cli::{Format, SampleArgs};
-use crate::plan::{Kind, Plan, Stage, judge_files, recorded_judge};
-use crate::terminal::{json, shown};
-use crate::work::Desk;
+use crate::cli::{OutputFormat, SampleArgs};
+use crate::plan::{Plan, Stage, StageKind, judge_files, recorded_judge};
+use crate::terminal::{json, sanitize};
+use crate::work::StageContext;
 use crate::{Error, Result, print_styled, warn};
 use duel_data::{Prompt, World};
 use duel_ledger::RunDir;
 use duel_model::{Policy, Responses, generate, weights::host};
 use duel_objectives::{full_kl, token_logp};
-use duel_report::{Piece, Run, Said, fixed, signed};
+use duel_report::{Run, SampledResponse, TokenSpan, fixed, signed};
 use duel_reward::Scorer;
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{JudgeKind, REFERENCE, Split, WorldKind};
@@ -34,14 +34,14 @@ pub fn sample(args: &SampleArgs) -> Result<()> {
         && !crate::host::is_dumb_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
     print_styled(&match args.format {
-        Format::Json => json(&all),
-        Format::Text => told(&all, in_colour),
+        OutputFormat::Json => json(&all),
+        OutputFormat::Text => render(&all, in_colour),
     });
     Ok(())
 }
 
 /// Every response that is asked for, prompt by prompt.
-fn responses(args: &SampleArgs) -> Result<Vec<Said>> {
+fn responses(args: &SampleArgs) -> Result<Vec<SampledResponse>> {
     // 1. The run, and whose policies speak.
     let (manifest, experiment, plan) = Plan::of_run(&args.run)?;
     let (report, run) = (Run::read(&args.run)?, RunDir::open(&args.run)?);
@@ -51,7 +51,7 @@ fn responses(args: &SampleArgs) -> Result<Vec<Said>> {
     }
     let seed = args.seed.unwrap_or(experiment.seed);
     let (device, stop) = (duel_model::device::open(&manifest.device)?, AtomicBool::new(false));
-    let desk = |stage| Desk::new(&experiment, &plan, stage, &run, device.clone(), &stop);
+    let desk = |stage| StageContext::new(&experiment, &plan, stage, &run, device.clone(), &stop);
     let mut speakers = speakers(args, &plan, &report, seed)?;
     // of an arm that was not asked for by name, what is not finished is left out
     let finished =
@@ -82,7 +82,7 @@ fn responses(args: &SampleArgs) -> Result<Vec<Said>> {
     for (arm, point, stage) in &speakers {
         let policy = if *arm == REFERENCE { reference.clone() } else { desk(stage).trained_policy(world)? };
         let whose = (arm.as_str(), point.as_str(), seed);
-        let asked = Asked { desk: &some, world, reference: &reference, prompts: &prompts, args };
+        let asked = SampleRequest { desk: &some, world, reference: &reference, prompts: &prompts, args };
         all.extend(asked.answers(whose, &policy, gold.as_deref(), &proxy)?);
     }
     gold.iter().try_for_each(|gold| gold.finish())?;
@@ -103,7 +103,7 @@ fn speakers<'a>(
     if let Some(arm) = args.arm.iter().find(|a| !arms.iter().chain([&REFERENCE]).any(|k| k.eq_ignore_ascii_case(a))) {
         return Err(Error::NoSuch { what: "arm", found: arm.clone(), accepted: known() });
     }
-    let cells: Vec<&Stage> = plan.stages.iter().filter(|s| s.kind == Kind::Cell && s.seed == seed).collect();
+    let cells: Vec<&Stage> = plan.stages.iter().filter(|s| s.kind == StageKind::Cell && s.seed == seed).collect();
     let Some(first) = cells.first() else { return Err(Error::NoSeed { path: args.run.clone(), seed }) };
     let mut all = vec![];
     if wanted(REFERENCE) {
@@ -134,15 +134,15 @@ fn speakers<'a>(
 }
 
 /// What every arm is asked.
-struct Asked<'a> {
-    desk: &'a Desk<'a>,
+struct SampleRequest<'a> {
+    desk: &'a StageContext<'a>,
     world: &'a dyn World,
     reference: &'a Policy,
     prompts: &'a [Prompt],
     args: &'a SampleArgs,
 }
 
-impl Asked<'_> {
+impl SampleRequest<'_> {
     /// One arm's answers, each with the place of its prompt.
     fn answers(
         &self,
@@ -150,7 +150,7 @@ impl Asked<'_> {
         policy: &Policy,
         gold: Option<&dyn Scorer>,
         proxy: &dyn Scorer,
-    ) -> Result<Vec<(usize, Said)>> {
+    ) -> Result<Vec<(usize, SampledResponse)>> {
         let (reader, times) = (self.desk.reader(self.world), usize::from(self.args.responses));
         let places: Vec<usize> = (0..self.prompts.len()).flat_map(|place| std::iter::repeat_n(place, times)).collect();
         let ids = places.iter().map(|&place| self.prompts[place].ids.clone()).collect();
@@ -178,10 +178,10 @@ impl Asked<'_> {
                 let whole = if ends { written.clone() } else { self.world.render(prompt, &response[..=end])? };
                 // a letter of several tokens is written with its last
                 let text = whole.strip_prefix(&written).map_or(whole.clone(), String::from);
-                pieces.push(Piece { text: if ends { " ∎".into() } else { text }, log_ratio });
+                pieces.push(TokenSpan { text: if ends { " ∎".into() } else { text }, log_ratio });
                 written = whole;
             }
-            let said = Said {
+            let said = SampledResponse {
                 prompt: prompt.text.clone(),
                 arm: arm.into(),
                 point: point.into(),
@@ -200,21 +200,23 @@ impl Asked<'_> {
 }
 
 /// The responses in lines.
-fn told(all: &[Said], in_colour: bool) -> String {
+fn render(all: &[SampledResponse], in_colour: bool) -> String {
     let mut text = String::new();
     let mut last = "";
     for said in all {
         if said.prompt != last {
-            let _ = writeln!(text, "{}{}", if last.is_empty() { "" } else { "\n" }, shown(&said.prompt));
+            let _ = writeln!(text, "{}{}", if last.is_empty() { "" } else { "\n" }, sanitize(&said.prompt));
             last = &said.prompt;
         }
         let name = if said.arm == REFERENCE {
             said.arm.clone()
         } else {
-            shown(&format!("{} {}", said.arm, said.point)).into_owned()
+            sanitize(&format!("{} {}", said.arm, said.point)).into_owned()
         };
-        let pieces =
-            said.pieces.iter().map(|piece| if in_colour { coloured(piece) } else { shown(&piece.text).into_owned() });
+        let pieces = said
+            .pieces
+            .iter()
+            .map(|piece| if in_colour { coloured(piece) } else { sanitize(&piece.text).into_owned() });
         let _ = writeln!(text, "  {name:<20} {}{}", pieces.collect::<String>(), if said.ended { "" } else { "…" });
         let gold = said.gold_reward.map_or("not asked (--judge)".into(), |gold| signed(gold, 2));
         let [proxy, ratio] = [said.proxy_reward, said.log_ratio].map(|x| signed(x, 2));
@@ -224,9 +226,9 @@ fn told(all: &[Said], in_colour: bool) -> String {
 }
 
 /// Likelier than under the reference on blue, less likely on orange, the more the stronger.
-fn coloured(piece: &Piece) -> String {
+fn coloured(piece: &TokenSpan) -> String {
     let strength = (piece.log_ratio.abs() / STRONGEST).min(1.0);
-    let text = shown(&piece.text);
+    let text = sanitize(&piece.text);
     if strength < 0.05 {
         return text.into_owned();
     }
@@ -241,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_token_is_coloured_by_its_log_ratio() {
-        let piece = |log_ratio| Piece { text: "good".into(), log_ratio };
+        let piece = |log_ratio| TokenSpan { text: "good".into(), log_ratio };
         assert_eq!(coloured(&piece(0.01)), "good");
         assert!(coloured(&piece(5.0)).contains("48;2;0;90;150") && coloured(&piece(-5.0)).contains("48;2;165;70;0"));
         assert!(coloured(&piece(1.0)).contains("48;2;20;65;95"));
@@ -250,8 +252,8 @@ mod tests {
     /// The only escapes are those that colour a token.
     #[test]
     fn a_response_moves_no_cursor() {
-        let piece = |log_ratio| Piece { text: "\x1b[2J\u{9b}H".into(), log_ratio };
-        let said = Said {
+        let piece = |log_ratio| TokenSpan { text: "\x1b[2J\u{9b}H".into(), log_ratio };
+        let said = SampledResponse {
             prompt: "p\x1b[A".into(),
             arm: "a".into(),
             point: "b\x07".into(),
@@ -263,12 +265,12 @@ mod tests {
             log_ratio: 1.0,
             ended: true,
         };
-        let plain = told(std::slice::from_ref(&said), false);
+        let plain = render(std::slice::from_ref(&said), false);
         assert!(!plain.contains(|c: char| c.is_control() && c != '\n'), "{plain:?}");
         assert!(plain.ends_with("gold 0.00, proxy –, KL 0.00, log-ratio +1.00\n"), "{plain:?}");
-        let unasked = Said { gold_reward: None, ..said.clone() };
-        assert!(told(&[unasked], false).contains("gold not asked (--judge), proxy"));
-        let coloured = told(&[said], true);
+        let unasked = SampledResponse { gold_reward: None, ..said.clone() };
+        assert!(render(&[unasked], false).contains("gold not asked (--judge), proxy"));
+        let coloured = render(&[said], true);
         assert_eq!((coloured.matches('\x1b').count(), coloured.contains("\x1b[2J")), (2, false), "{coloured:?}");
     }
 }

@@ -4,23 +4,24 @@ use crate::{Error, Result};
 use duel_data::chat::ChatTemplate;
 use duel_data::grammar::GrammarWorld;
 use duel_data::records::Columns;
-use duel_data::reviews::{self, ReviewsWorld, Sizes};
-use duel_data::rows::{self, RowsWorld, Source, Tally};
-use duel_data::{Encoder, TextTokenizer, Texts, World};
+use duel_data::reviews::{self, PromptSizes, ReviewsWorld};
+use duel_data::rows::{self, PrepareStats, RowSource, RowsWorld};
+use duel_data::{Detokenize, Encoder, TextTokenizer, World};
 use duel_ledger::StageRecorder;
 use duel_model::{Pretrained, TransformerConfig};
 use duel_reward::{
-    External, GrammarGold, Rules, Scorer, Sentiment, SentimentJudge, Taste, TasteJudge, TextGold, TextJudge,
+    BagOfWordsPreference, CommandJudge, GrammarGold, PreferenceJudge, RulesJudge, Scorer, Sentiment, SentimentJudge,
+    TextJudge, TextScorer,
 };
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{Clocks, Experiment, JudgeKind, Reads, Recorder, Space, Split, WorldKind, metrics};
+use duel_spec::{Clocks, Experiment, JudgeKind, JudgedText, Recorder, Split, TokenSpec, WorldKind, metrics};
 use rand::RngExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 /// A world with its gold scorer.
-pub(crate) struct Scene {
+pub(crate) struct LoadedWorld {
     pub(crate) world: Arc<dyn World>,
     pub(crate) grammar: Option<Arc<GrammarWorld>>,
     pub(crate) reviews: Option<Arc<ReviewsWorld>>,
@@ -36,13 +37,13 @@ const RATED_PAIRS: usize = 40_000;
 const RATED_HELDOUT: f64 = 0.2;
 
 /// A model that somebody else has trained, with its words.
-pub(crate) struct Given {
+pub(crate) struct PretrainedModel {
     pub(crate) model: Pretrained,
     tokenizer: TextTokenizer,
     eos: u32,
 }
 
-impl Given {
+impl PretrainedModel {
     /// Opens it; its weights are not read yet.
     ///
     /// # Errors
@@ -58,27 +59,27 @@ impl Given {
 
     /// The ids of a world in its words. Of control tokens a response may hold EOS alone; PAD is another one of them, where
     /// there is another.
-    pub(crate) fn space(&self, prompt_tokens: usize, response_tokens: usize) -> Space {
+    pub(crate) fn space(&self, prompt_tokens: usize, response_tokens: usize) -> TokenSpec {
         let special = self.model.words.special;
         let controls = self.tokenizer.controls();
         let other = |id: &u32| *id != self.eos;
         let pad = special.pad.filter(other).or_else(|| controls.iter().copied().find(other)).unwrap_or(self.eos);
         let words = self.tokenizer.vocabulary().min(self.model.config.vocabulary) as u32;
         let said = |id: &u32| *id == self.eos || !(controls.contains(id) || *id == pad);
-        Space {
+        TokenSpec {
             vocabulary: self.model.config.vocabulary,
             pad,
             bos: special.bos.unwrap_or(pad),
             eos: self.eos,
             prompt_tokens,
             response_tokens,
-            actions: Some((0..words).filter(said).collect()),
-            ends: false,
+            allowed_tokens: Some((0..words).filter(said).collect()),
+            force_eos: false,
         }
     }
 
     /// What it reads before every opening of a review.
-    fn start(&self, reviews: &duel_spec::Reviews) -> Result<Vec<u32>> {
+    fn start(&self, reviews: &duel_spec::ReviewsSettings) -> Result<Vec<u32>> {
         Ok(self.tokenizer.encode_start(&reviews.preface)?)
     }
 
@@ -108,12 +109,12 @@ pub(crate) fn tokenizer(path: &Path, model: &Pretrained) -> Result<Option<TextTo
 }
 
 /// The model that an experiment begins from, where somebody else has trained it.
-fn given(experiment: &Experiment) -> Result<Option<Given>> {
-    experiment.is_pretrained().then(|| Given::open(&experiment.model.from)).transpose()
+fn given(experiment: &Experiment) -> Result<Option<PretrainedModel>> {
+    experiment.is_pretrained().then(|| PretrainedModel::open(&experiment.model.from)).transpose()
 }
 
 /// The ids of an experiment's world, and its model's sizes, without looking at any data.
-pub(crate) fn sizes(experiment: &Experiment) -> Result<(Space, TransformerConfig)> {
+pub(crate) fn sizes(experiment: &Experiment) -> Result<(TokenSpec, TransformerConfig)> {
     let world = &experiment.world;
     let given = given(experiment)?;
     let space = match (world.kind, &given) {
@@ -124,7 +125,7 @@ pub(crate) fn sizes(experiment: &Experiment) -> Result<(Space, TransformerConfig
             // what is said when speed is measured: anything but PAD, BOS and EOS
             let special = [space.pad, space.bos, space.eos];
             let said = (0..space.vocabulary as u32).filter(|id| !special.contains(id)).collect();
-            Space { actions: Some(said), ..space }
+            TokenSpec { allowed_tokens: Some(said), ..space }
         }
         _ => GrammarWorld::new(world.grammar.rho, 1).space().clone(),
     };
@@ -136,7 +137,7 @@ pub(crate) fn sizes(experiment: &Experiment) -> Result<(Space, TransformerConfig
 }
 
 /// The shape of an experiment's model in a world.
-pub(crate) fn model_of(experiment: &Experiment, space: &Space) -> Result<TransformerConfig> {
+pub(crate) fn model_of(experiment: &Experiment, space: &TokenSpec) -> Result<TransformerConfig> {
     if experiment.is_pretrained() {
         return Ok(Pretrained::open(Path::new(&experiment.model.from))?.config_for(space.context())?);
     }
@@ -144,7 +145,7 @@ pub(crate) fn model_of(experiment: &Experiment, space: &Space) -> Result<Transfo
 }
 
 /// The shape of a model that nobody has trained yet.
-fn fresh_config(experiment: &Experiment, space: &Space) -> TransformerConfig {
+fn fresh_config(experiment: &Experiment, space: &TokenSpec) -> TransformerConfig {
     let shape = &experiment.model;
     let context = match experiment.world.kind {
         WorldKind::Grammar | WorldKind::Rows => space.context(),
@@ -153,17 +154,17 @@ fn fresh_config(experiment: &Experiment, space: &Space) -> TransformerConfig {
     TransformerConfig::small(space.vocabulary, context, shape.layers, shape.width, shape.heads, shape.tied)
 }
 
-fn reviews_sizes(experiment: &Experiment) -> Sizes {
+fn reviews_sizes(experiment: &Experiment) -> PromptSizes {
     let settings = &experiment.world.reviews;
-    Sizes { prompt_tokens: settings.prompt_tokens, response_tokens: settings.response_tokens }
+    PromptSizes { prompt_tokens: settings.prompt_tokens, response_tokens: settings.response_tokens }
 }
 
-fn reviews_space(experiment: &Experiment, given: &Given) -> Result<Space> {
+fn reviews_space(experiment: &Experiment, given: &PretrainedModel) -> Result<TokenSpec> {
     let settings = &experiment.world.reviews;
     Ok(given.space(given.start(settings)?.len() + settings.prompt_tokens, settings.response_tokens))
 }
 
-fn rows_space(experiment: &Experiment, given: &Given) -> Space {
+fn rows_space(experiment: &Experiment, given: &PretrainedModel) -> TokenSpec {
     given.space(experiment.world.rows.prompt_tokens, experiment.world.rows.response_tokens)
 }
 
@@ -223,16 +224,18 @@ pub(crate) fn prepare(experiment: &Experiment, to: &Path, recorder: &mut StageRe
     match (experiment.world.kind, &thirds, &given) {
         (WorldKind::Reviews, Some(thirds), given) => {
             let words = match given {
-                Some(given) => {
-                    reviews::Words::Given(Box::new(given.tokenizer.clone()), given.start(settings)?, given.eos)
-                }
-                None => reviews::Words::Own(settings.vocabulary),
+                Some(given) => reviews::TokenizerSource::Given(
+                    Box::new(given.tokenizer.clone()),
+                    given.start(settings)?,
+                    given.eos,
+                ),
+                None => reviews::TokenizerSource::Own(settings.vocabulary),
             };
             reviews::prepare(thirds, words, settings.prompt_tokens, to)?;
         }
         (WorldKind::Rows, _, Some(given)) => {
             let (rows, pairs) = (&experiment.world.rows, &experiment.stages.pairs);
-            let source = Source {
+            let source = RowSource {
                 files: row_files(experiment),
                 columns: columns(experiment),
                 holdout: rows.holdout,
@@ -240,7 +243,7 @@ pub(crate) fn prepare(experiment: &Experiment, to: &Path, recorder: &mut StageRe
                 response_tokens: rows.response_tokens,
                 most: [pairs.rows, pairs.holdout_rows],
             };
-            let tally: Tally = rows::prepare(&source, &given.encoder(&experiment.world.rows.date)?, to)?;
+            let tally: PrepareStats = rows::prepare(&source, &given.encoder(&experiment.world.rows.date)?, to)?;
             tracing::info!("{tally}");
             tally.left_out.iter().for_each(|row| tracing::warn!("left out: {row}"));
             if tally.kept == 0 {
@@ -298,7 +301,7 @@ fn from_ratings(folder: &Path, to: &Path) -> Result<f64> {
             (places[0], places[1], label)
         })
         .collect();
-    let taste = Taste::fit(&texts, &pairs);
+    let taste = BagOfWordsPreference::fit(&texts, &pairs);
     taste.save(to)?;
     Ok(taste.agreement(&rated[kept..], &mut rng))
 }
@@ -310,16 +313,16 @@ fn from_rows(world: &RowsWorld, to: &Path) -> Result<()> {
     let texts = said.map(|ids| Ok(world.text(ids)?)).collect::<Result<Vec<String>>>()?;
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let pairs: Vec<_> = held_out().enumerate().map(|(i, row)| (2 * i, 2 * i + 1, row.p_label as f32)).collect();
-    Ok(Taste::fit(&texts, &pairs).save(to)?)
+    Ok(BagOfWordsPreference::fit(&texts, &pairs).save(to)?)
 }
 
 /// Opens the world of an experiment; `corpus` is the folder of that stage, where there is one.
-pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>) -> Result<Scene> {
+pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>) -> Result<LoadedWorld> {
     let settings = &experiment.world;
     let (Some(folder), false) = (corpus, settings.kind == WorldKind::Grammar) else {
         let grammar = Arc::new(GrammarWorld::new(settings.grammar.rho, settings.grammar.sft_rows));
         let gold = Arc::new(GrammarGold);
-        return Ok(Scene { world: grammar.clone(), grammar: Some(grammar), reviews: None, rows: None, gold });
+        return Ok(LoadedWorld { world: grammar.clone(), grammar: Some(grammar), reviews: None, rows: None, gold });
     };
     let given = given(experiment)?;
     match (settings.kind, given) {
@@ -327,17 +330,17 @@ pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>) -> Result<Sce
             let world =
                 Arc::new(RowsWorld::open(folder, given.encoder(&settings.rows.date)?, rows_space(experiment, &given))?);
             let gold = gold(experiment, folder, world.clone(), experiment.judge.reads, settings.rows.judged_words)?;
-            Ok(Scene { world: world.clone(), grammar: None, reviews: None, rows: Some(world), gold })
+            Ok(LoadedWorld { world: world.clone(), grammar: None, reviews: None, rows: Some(world), gold })
         }
         (_, given) => {
-            let spoken = |given: Given| -> Result<_> {
+            let spoken = |given: PretrainedModel| -> Result<_> {
                 Ok((reviews_space(experiment, &given)?, given.start(&settings.reviews)?))
             };
             let given = given.map(spoken).transpose()?;
             let world = Arc::new(ReviewsWorld::open(folder, reviews_sizes(experiment), given)?);
             // a prefix without its rest says little
-            let gold = gold(experiment, folder, world.clone(), Reads::All, settings.reviews.judged_words)?;
-            Ok(Scene { world: world.clone(), grammar: None, reviews: Some(world), rows: None, gold })
+            let gold = gold(experiment, folder, world.clone(), JudgedText::All, settings.reviews.judged_words)?;
+            Ok(LoadedWorld { world: world.clone(), grammar: None, reviews: Some(world), rows: None, gold })
         }
     }
 }
@@ -346,8 +349,8 @@ pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>) -> Result<Sce
 fn gold(
     experiment: &Experiment,
     folder: &Path,
-    world: Arc<dyn Texts>,
-    reads: Reads,
+    world: Arc<dyn Detokenize>,
+    reads: JudgedText,
     judged_words: usize,
 ) -> Result<Arc<dyn Scorer>> {
     let judge = &experiment.judge;
@@ -356,9 +359,9 @@ fn gold(
     // judges of words count them as they do; all others read as many as stand between spaces
     let mut read = judged_words;
     let asked: Arc<dyn TextJudge> = match judge.kind {
-        JudgeKind::Rules => Arc::new(Rules::new(&judge.rules)?),
+        JudgeKind::Rules => Arc::new(RulesJudge::new(&judge.rules)?),
         JudgeKind::Command => {
-            Arc::new(External::new(judge.command.clone(), Duration::from_secs_f64(judge.timeout), judge.batch))
+            Arc::new(CommandJudge::new(judge.command.clone(), Duration::from_secs_f64(judge.timeout), judge.batch))
         }
         _ if needs_sentiment(experiment) => {
             read = usize::MAX;
@@ -367,8 +370,8 @@ fn gold(
         }
         _ => {
             read = usize::MAX;
-            Arc::new(TasteJudge { taste: Taste::open(&folder.join(TASTE))?, judged_words, clip })
+            Arc::new(PreferenceJudge { taste: BagOfWordsPreference::open(&folder.join(TASTE))?, judged_words, clip })
         }
     };
-    Ok(Arc::new(TextGold { judge: asked, world, reads, judged_words: read }))
+    Ok(Arc::new(TextScorer { judge: asked, world, reads, judged_words: read }))
 }

@@ -5,13 +5,13 @@
 //! again.
 
 use crate::{Error, Result, parzen};
-use duel_report::{Tried, Tuning};
+use duel_report::{TrialResult, TuningResults};
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{Arm, Choose, Drawn, Experiment, Search, Trial};
+use duel_spec::{Arm, Experiment, SampledSettings, Search, SelectionMetric, Trial};
 use rand::RngExt;
 
 /// The next round of a run; `None` once the comparison itself has been asked for.
-pub fn next_round(experiment: &Experiment, rounds: &[Vec<Trial>], found: &Tuning) -> Result<Option<Vec<Trial>>> {
+pub fn next_round(experiment: &Experiment, rounds: &[Vec<Trial>], found: &TuningResults) -> Result<Option<Vec<Trial>>> {
     if !experiment.is_tuned() {
         return Ok(rounds.is_empty().then(|| experiment.trials()));
     }
@@ -19,7 +19,7 @@ pub fn next_round(experiment: &Experiment, rounds: &[Vec<Trial>], found: &Tuning
         return Ok(None);
     }
     let round: Vec<Trial> =
-        experiment.arms.keys().flat_map(|arm| Hunt::new(experiment, arm, found).proposals()).collect();
+        experiment.arms.keys().flat_map(|arm| ArmSearch::new(experiment, arm, found).proposals()).collect();
     if round.is_empty() { compared(experiment, found).map(Some) } else { Ok(Some(round)) }
 }
 
@@ -29,7 +29,7 @@ pub fn have_ended(rounds: &[Vec<Trial>]) -> bool {
 }
 
 /// The best point of each arm, on the experiment's own seeds.
-fn compared(experiment: &Experiment, found: &Tuning) -> Result<Vec<Trial>> {
+fn compared(experiment: &Experiment, found: &TuningResults) -> Result<Vec<Trial>> {
     let (choose, seeds) = (experiment.tuning.choose, experiment.tuning_seeds());
     let best = |arm: &String| match found.ranked(arm, &seeds, choose).first() {
         Some(best) if best.merit(choose).is_finite() => Ok(Trial {
@@ -48,8 +48,8 @@ pub fn preview(experiment: &Experiment) -> Vec<Vec<Trial>> {
     if !experiment.is_tuned() {
         return vec![experiment.trials()];
     }
-    let nothing = Tuning::default();
-    let all = |arm: &String| Hunt::new(experiment, arm, &nothing).drawn_or_listed(experiment.tuning.configurations);
+    let nothing = TuningResults::default();
+    let all = |arm: &String| ArmSearch::new(experiment, arm, &nothing).random_or_grid(experiment.tuning.configurations);
     let tried: Vec<Trial> = experiment.arms.keys().flat_map(all).collect();
     let first = |arm: &String| tried.iter().find(|trial| trial.arm == *arm);
     let seeds = experiment.seed_list();
@@ -59,17 +59,17 @@ pub fn preview(experiment: &Experiment) -> Vec<Vec<Trial>> {
 }
 
 /// The search of one arm.
-struct Hunt<'a> {
+struct ArmSearch<'a> {
     experiment: &'a Experiment,
     name: &'a str,
     arm: &'a Arm,
-    found: &'a Tuning,
-    tried: Vec<&'a Tried>,
+    found: &'a TuningResults,
+    tried: Vec<&'a TrialResult>,
     seeds: Vec<u64>,
 }
 
-impl<'a> Hunt<'a> {
-    fn new(experiment: &'a Experiment, name: &'a str, found: &'a Tuning) -> Self {
+impl<'a> ArmSearch<'a> {
+    fn new(experiment: &'a Experiment, name: &'a str, found: &'a TuningResults) -> Self {
         let tried = found.tried.iter().filter(|tried| tried.arm == name).collect();
         Self { experiment, name, arm: &experiment.arms[name], found, tried, seeds: experiment.tuning_seeds() }
     }
@@ -79,15 +79,15 @@ impl<'a> Hunt<'a> {
         let tuning = &self.experiment.tuning;
         let left = tuning.configurations.saturating_sub(self.tried.len());
         match self.arm.search {
-            Search::Grid => self.drawn_or_listed(left),
-            Search::Random => self.drawn_or_listed(left.min(self.affordable())),
+            Search::Grid => self.random_or_grid(left),
+            Search::Random => self.random_or_grid(left.min(self.affordable())),
             // the first third by chance: an estimate of what is good needs some that are not
             Search::Tpe if self.tried.is_empty() => {
                 let first = (tuning.configurations / 3).max(tuning.at_once);
-                self.drawn_or_listed(left.min(first).min(self.affordable()))
+                self.random_or_grid(left.min(first).min(self.affordable()))
             }
             Search::Tpe => self.estimated(left.min(tuning.at_once).min(self.affordable())),
-            Search::Halving => self.raced(),
+            Search::Halving => self.race(),
         }
     }
 
@@ -106,21 +106,21 @@ impl<'a> Hunt<'a> {
         ((budget - spent).max(0.0) / one) as usize
     }
 
-    fn trial(&self, settings: Drawn, seeds: Vec<u64>) -> Trial {
+    fn trial(&self, settings: SampledSettings, seeds: Vec<u64>) -> Trial {
         Trial { arm: self.name.into(), settings, seeds, tuning: true }
     }
 
     /// The grid, or the next points by chance, each on every tuning seed.
-    fn drawn_or_listed(&self, count: usize) -> Vec<Trial> {
+    fn random_or_grid(&self, count: usize) -> Vec<Trial> {
         let settings = match self.arm.search {
             Search::Grid => self.arm.grid_settings().into_iter().take(count).collect(),
-            _ => self.by_chance(count),
+            _ => self.random_points(count),
         };
         settings.into_iter().map(|settings| self.trial(settings, self.seeds.clone())).collect()
     }
 
     /// Fresh points, every setting evenly over its axis; fewer where the space has no more.
-    fn by_chance(&self, count: usize) -> Vec<Drawn> {
+    fn random_points(&self, count: usize) -> Vec<SampledSettings> {
         self.fresh(count, |index| {
             let mut rng = seeds::stream(self.experiment.seed, Stream::Search(self.name), index);
             self.arm.draw(|_, _| rng.random::<f64>())
@@ -128,8 +128,8 @@ impl<'a> Hunt<'a> {
     }
 
     /// Points that were not tried before; `draw` is given the number of each.
-    fn fresh(&self, count: usize, mut draw: impl FnMut(u64) -> Drawn) -> Vec<Drawn> {
-        let mut fresh: Vec<Drawn> = vec![];
+    fn fresh(&self, count: usize, mut draw: impl FnMut(u64) -> SampledSettings) -> Vec<SampledSettings> {
+        let mut fresh: Vec<SampledSettings> = vec![];
         let first = self.tried.len() as u64;
         for index in (0..).map(|i| first + i).take(count.saturating_mul(MISSES)) {
             if fresh.len() == count {
@@ -149,11 +149,11 @@ impl<'a> Hunt<'a> {
         let mut ranked = self.tried.clone();
         ranked.sort_by(|a, b| b.merit(choose).total_cmp(&a.merit(choose)));
         let (good, others) = ranked.split_at((ranked.len() as f64 * BETTER).ceil() as usize);
-        let mut proposed: Vec<Drawn> = vec![];
+        let mut proposed: Vec<SampledSettings> = vec![];
         let points = self.fresh(count, |index| {
             let mut rng = seeds::stream(self.experiment.seed, Stream::Tpe(self.name), index);
             let drawn = self.arm.draw(|name, axis| {
-                let shares = |of: &[&Tried]| -> Vec<f64> {
+                let shares = |of: &[&TrialResult]| -> Vec<f64> {
                     of.iter().filter_map(|tried| axis.share(tried.settings.get(name)?)).collect()
                 };
                 // those of this round count as no good, so that they do not crowd (Ginsbourger et al. 2010)
@@ -168,25 +168,26 @@ impl<'a> Hunt<'a> {
 
     /// A race: all points on one seed after another, without those that have fallen behind the leader on the seeds that both
     /// ran on. What that saves goes to fresh points.
-    fn raced(&self) -> Vec<Trial> {
+    fn race(&self) -> Vec<Trial> {
         let tuning = &self.experiment.tuning;
         let spent: usize = self.tried.iter().map(|tried| tried.seeds.len()).sum();
         let left = (tuning.configurations * self.seeds.len())
             .saturating_sub(spent)
             .min(self.affordable().saturating_mul(self.seeds.len()));
         if self.tried.is_empty() {
-            let first = self.by_chance(tuning.configurations.min(left));
+            let first = self.random_points(tuning.configurations.min(left));
             return first.into_iter().map(|settings| self.trial(settings, vec![self.seeds[0]])).collect();
         }
         let alive = survivors(&self.tried, tuning.choose);
-        let mut running: Vec<&&Tried> = alive.iter().filter(|tried| tried.seeds.len() < self.seeds.len()).collect();
+        let mut running: Vec<&&TrialResult> =
+            alive.iter().filter(|tried| tried.seeds.len() < self.seeds.len()).collect();
         if running.is_empty() {
             // only as many as the budget takes to the end
-            let fresh = self.by_chance(left / self.seeds.len());
+            let fresh = self.random_points(left / self.seeds.len());
             return fresh.into_iter().map(|settings| self.trial(settings, vec![self.seeds[0]])).collect();
         }
         running.sort_by(|a, b| b.merit(tuning.choose).total_cmp(&a.merit(tuning.choose)));
-        let next = |tried: &&&Tried| self.trial(tried.settings.clone(), vec![self.seeds[tried.seeds.len()]]);
+        let next = |tried: &&&TrialResult| self.trial(tried.settings.clone(), vec![self.seeds[tried.seeds.len()]]);
         running.iter().take(left).map(next).collect()
     }
 }
@@ -195,7 +196,7 @@ impl<'a> Hunt<'a> {
 const MISSES: usize = 50;
 
 /// Those that are not behind the best of those that ran on the most seeds.
-fn survivors<'a>(tried: &[&'a Tried], choose: Choose) -> Vec<&'a Tried> {
+fn survivors<'a>(tried: &[&'a TrialResult], choose: SelectionMetric) -> Vec<&'a TrialResult> {
     let most = tried.iter().map(|tried| tried.seeds.len()).max().unwrap_or(0);
     let furthest = tried.iter().filter(|tried| tried.seeds.len() == most);
     let Some(leader) = furthest.max_by(|a, b| a.merit(choose).total_cmp(&b.merit(choose))) else { return vec![] };
@@ -208,7 +209,7 @@ const BETTER: f64 = 0.25;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use duel_report::Worth;
+    use duel_report::TrialScore;
     use duel_spec::Document;
     use std::collections::BTreeMap;
 
@@ -222,18 +223,22 @@ mod tests {
     }
 
     /// Runs a search to its end on a made-up worth; returns its rounds and what was found.
-    fn search(experiment: &Experiment, worth: impl Fn(&Drawn, u64) -> Option<f64>) -> (Vec<Vec<Trial>>, Tuning) {
-        let (mut rounds, mut found) = (vec![], Tuning::default());
+    fn search(
+        experiment: &Experiment,
+        worth: impl Fn(&SampledSettings, u64) -> Option<f64>,
+    ) -> (Vec<Vec<Trial>>, TuningResults) {
+        let (mut rounds, mut found) = (vec![], TuningResults::default());
         while let Some(round) = next_round(experiment, &rounds, &found).unwrap_or_else(|e| panic!("{e}: {found:?}")) {
-            for cell in experiment.lay_out(&round).iter().filter(|cell| cell.tuning) {
-                let its = |t: &Tried| t.label == cell.point.label;
+            for cell in experiment.cells_for(&round).iter().filter(|cell| cell.tuning) {
+                let its = |t: &TrialResult| t.label == cell.point.label;
                 let place = found.tried.iter().position(its).unwrap_or_else(|| {
                     let (arm, label) = (cell.arm.clone(), cell.point.label.clone());
                     let settings = cell.point.settings.clone();
-                    found.tried.push(Tried { arm, label, settings, seeds: BTreeMap::new() });
+                    found.tried.push(TrialResult { arm, label, settings, seeds: BTreeMap::new() });
                     found.tried.len() - 1
                 });
-                let worth = worth(&cell.point.settings, cell.seed).map(|gold| Worth { gold, proxy: 0.0, flops: 10.0 });
+                let worth =
+                    worth(&cell.point.settings, cell.seed).map(|gold| TrialScore { gold, proxy: 0.0, flops: 10.0 });
                 assert_eq!(found.tried[place].seeds.insert(cell.seed, worth), None, "a cell is run once");
             }
             rounds.push(round);
@@ -242,7 +247,7 @@ mod tests {
     }
 
     /// Best at beta 0.1 and learning rate 1e-3; seeds differ much, in the same way for all.
-    fn bowl(drawn: &Drawn, seed: u64) -> Option<f64> {
+    fn bowl(drawn: &SampledSettings, seed: u64) -> Option<f64> {
         let log = |name: &str| drawn[name].as_float().expect("a number").log10();
         let robust = drawn.contains_key("label_smoothing");
         let wiggle = 0.01 * ((log("beta") * 77.0 + seed as f64).sin());
@@ -264,7 +269,7 @@ mod tests {
             assert!((34..=36).contains(&spent), "{kind} spent {spent}");
             let [last] = &rounds.last().expect("rounds")[..] else { panic!("one arm, one point") };
             assert!(!last.tuning && last.seeds == [0, 1]);
-            let best = found.ranked("d", &experiment.tuning_seeds(), Choose::Gold)[0];
+            let best = found.ranked("d", &experiment.tuning_seeds(), SelectionMetric::Gold)[0];
             assert_eq!(best.settings, last.settings);
             // the same again
             assert_eq!(search(&experiment, bowl).0, rounds, "{kind}");
@@ -278,7 +283,9 @@ mod tests {
                 let mut experiment = Experiment { seed: 1000 + seed, ..experiment(kind, "") };
                 experiment.tuning.configurations = 30;
                 let (_, found) = search(&experiment, bowl);
-                101.0 + 1.0 - found.ranked("d", &experiment.tuning_seeds(), Choose::Gold)[0].merit(Choose::Gold)
+                101.0 + 1.0
+                    - found.ranked("d", &experiment.tuning_seeds(), SelectionMetric::Gold)[0]
+                        .merit(SelectionMetric::Gold)
             };
             (0..40).map(of).sum::<f64>() / 40.0
         };
@@ -291,14 +298,17 @@ mod tests {
         let experiment = experiment("halving", "seeds = 6");
         let (rounds, found) = search(&experiment, bowl);
         assert!(rounds[0].iter().all(|trial| trial.seeds == [100]));
-        let full = |t: &&Tried| t.seeds.len() == 6;
-        let dropped: Vec<&Tried> = found.tried.iter().filter(|t| !full(t)).collect();
+        let full = |t: &&TrialResult| t.seeds.len() == 6;
+        let dropped: Vec<&TrialResult> = found.tried.iter().filter(|t| !full(t)).collect();
         assert!(found.tried.len() > 12 && !dropped.is_empty(), "{} tried", found.tried.len());
         for tried in dropped.iter().filter(|t| t.seeds.len() > 1) {
-            assert!(found.tried.iter().any(|other| tried.is_behind(other, Choose::Gold)), "{}", tried.label);
+            assert!(found.tried.iter().any(|other| tried.is_behind(other, SelectionMetric::Gold)), "{}", tried.label);
         }
-        let best = found.tried.iter().filter(full).map(|t| t.merit(Choose::Gold)).fold(f64::MIN, f64::max);
-        assert_eq!(found.ranked("d", &experiment.tuning_seeds(), Choose::Gold)[0].merit(Choose::Gold), best);
+        let best = found.tried.iter().filter(full).map(|t| t.merit(SelectionMetric::Gold)).fold(f64::MIN, f64::max);
+        assert_eq!(
+            found.ranked("d", &experiment.tuning_seeds(), SelectionMetric::Gold)[0].merit(SelectionMetric::Gold),
+            best
+        );
     }
 
     #[test]
@@ -310,7 +320,7 @@ mod tests {
             bowl(drawn, seed).filter(|_| drawn["beta"].as_float().is_some_and(|beta| beta < 0.1))
         });
         assert!(rounds.last().expect("rounds")[0].settings["beta"].as_float().is_some_and(|beta| beta < 0.1));
-        let none = Tuning::default();
+        let none = TuningResults::default();
         assert!(matches!(compared(&experiment, &none), Err(Error::NothingToChoose { .. })));
     }
 

@@ -1,9 +1,9 @@
 //! `duel plan`: what a run will do and cost, before anything is spent.
 
-use crate::cli::{Format, PlanArgs};
-use crate::estimate::{Cost, Estimator, Rates, makespan};
-use crate::plan::{Kind, Plan};
-use crate::run::{at_once, prepare, whole_plan};
+use crate::cli::{OutputFormat, PlanArgs};
+use crate::estimate::{Estimator, StageCost, Throughput, makespan};
+use crate::plan::{Plan, StageKind};
+use crate::run::{concurrent_stages, prepare, whole_plan};
 use crate::terminal::json;
 use crate::{Result, host, planned, print};
 use duel_ledger::RunDir;
@@ -18,11 +18,11 @@ const LONG: f64 = 3600.0;
 
 /// The answer as a machine reads it.
 #[derive(Debug, Serialize)]
-struct Answer<'a> {
+struct PlanReport<'a> {
     name: &'a str,
     question: &'a str,
     jobs: usize,
-    stages: Vec<Line>,
+    stages: Vec<StageRow>,
     /// Of what is to be done.
     flops: f64,
     seconds: f64,
@@ -36,14 +36,14 @@ struct Answer<'a> {
 
 /// A stage.
 #[derive(Debug, Serialize)]
-struct Line {
+struct StageRow {
     label: String,
     folder: String,
     finished: bool,
     /// Labels of the stages that must be done before.
     needs: Vec<String>,
     #[serde(flatten)]
-    cost: Cost,
+    cost: StageCost,
 }
 
 /// Prints the plan; makes nothing but the note of how fast the machine is.
@@ -52,16 +52,16 @@ pub fn plan(args: &PlanArgs) -> Result<()> {
     let plan = whole_plan(&args.experiment, &experiment)?;
     let run = RunDir::at(&args.experiment.out, &experiment.name);
     let there: Vec<bool> =
-        plan.stages.iter().map(|stage| run.has_stage(&stage.id)).collect::<duel_ledger::Result<_>>()?;
-    let rates = Rates::of(&experiment, &args.experiment.out)?;
-    let (cores, jobs) = (host::cores(), at_once(&experiment, args.jobs));
+        plan.stages.iter().map(|stage| run.contains_stage(&stage.id)).collect::<duel_ledger::Result<_>>()?;
+    let rates = Throughput::of(&experiment, &args.experiment.out)?;
+    let (cores, jobs) = (host::cores(), concurrent_stages(&experiment, args.jobs));
     let mut answer = answer(&experiment, &plan, &there, rates, jobs, Machine { cores, memory: host::memory() })?;
     if args.settings {
         answer.settings = Some(settings(&document));
     }
     print(&match args.format {
-        Format::Json => json(&answer),
-        Format::Text => text(&answer, &experiment, &plan),
+        OutputFormat::Json => json(&answer),
+        OutputFormat::Text => text(&answer, &experiment, &plan),
     });
     Ok(())
 }
@@ -82,25 +82,25 @@ fn answer<'a>(
     experiment: &'a Experiment,
     plan: &Plan,
     there: &[bool],
-    rates: Rates,
+    rates: Throughput,
     jobs: usize,
     machine: Machine,
-) -> Result<Answer<'a>> {
+) -> Result<PlanReport<'a>> {
     let estimator = Estimator::new(experiment, rates, machine.cores)?;
-    let costs: Vec<Cost> = plan.stages.iter().map(|stage| estimator.cost(stage)).collect();
+    let costs: Vec<StageCost> = plan.stages.iter().map(|stage| estimator.cost(stage)).collect();
     let to_do = || costs.iter().zip(there).filter(|(_, there)| !**there).map(|(cost, _)| cost);
     let mut memories: Vec<f64> = to_do().map(|cost| cost.memory).collect();
     memories.sort_by(|a, b| b.total_cmp(a));
     let memory = total(memories.iter().take(jobs).copied());
     let seconds = makespan(plan, &costs, there, jobs);
-    let lines = plan.stages.iter().zip(&costs).zip(there).map(|((stage, cost), there)| Line {
+    let lines = plan.stages.iter().zip(&costs).zip(there).map(|((stage, cost), there)| StageRow {
         label: stage.label(),
         folder: stage.id.folder(),
         finished: *there,
         needs: stage.needs.iter().map(|&need| plan.stages[need].label()).collect(),
         cost: *cost,
     });
-    Ok(Answer {
+    Ok(PlanReport {
         name: &experiment.name,
         question: &experiment.question,
         jobs,
@@ -150,7 +150,7 @@ fn warnings(experiment: &Experiment, memory: f64, seconds: f64, machine: Machine
     warnings
 }
 
-fn text(answer: &Answer<'_>, experiment: &Experiment, plan: &Plan) -> String {
+fn text(answer: &PlanReport<'_>, experiment: &Experiment, plan: &Plan) -> String {
     let mut text = format!("{}: {}\n", answer.name, answer.question);
     if let Some(settings) = &answer.settings {
         text += "\n";
@@ -176,9 +176,9 @@ fn text(answer: &Answer<'_>, experiment: &Experiment, plan: &Plan) -> String {
     }
     for (name, places) in &groups {
         let done = places.iter().filter(|&&place| answer.stages[place].finished).count();
-        let mut kinds: Vec<Kind> = plan.stages[places[0]].needs.iter().map(|&n| plan.stages[n].kind).collect();
+        let mut kinds: Vec<StageKind> = plan.stages[places[0]].needs.iter().map(|&n| plan.stages[n].kind).collect();
         kinds.dedup();
-        let after: Vec<&str> = kinds.into_iter().map(Kind::name).collect();
+        let after: Vec<&str> = kinds.into_iter().map(StageKind::name).collect();
         let cost = answer.stages[places[0]].cost;
         text += &format!(
             "{:>8}  {:>8}  {:<27} {:<28} {:>9.1} {:>8} {:>8}\n",
@@ -198,7 +198,7 @@ fn text(answer: &Answer<'_>, experiment: &Experiment, plan: &Plan) -> String {
          to do: {:.1} GFLOP, about {} with {} at once, about {} of memory\n",
         answer.stages.len(),
         experiment.seeds,
-        plan.stages.iter().filter(|stage| stage.kind == Kind::Cell).count(),
+        plan.stages.iter().filter(|stage| stage.kind == StageKind::Cell).count(),
         answer.flops / 1e9,
         time(answer.seconds),
         answer.jobs,
@@ -247,10 +247,10 @@ mod tests {
         let text_of = include_str!("tiny.toml");
         let document = Document::parse("tiny.toml", text_of, &["seeds=2".into()]).expect("valid");
         let experiment = Experiment::from_document(&document).expect("valid");
-        let plan = Plan::new(&experiment, "flex", experiment.lay_out(&experiment.trials())).expect("plans");
+        let plan = Plan::new(&experiment, "flex", experiment.cells_for(&experiment.trials())).expect("plans");
         let mut there = vec![false; plan.stages.len()];
         there[0] = true;
-        let rates = Rates { train: 4e-6, train_scalar: 4e-6, sample: 3e-6, read: 1e-6, evaluation: 0.02 };
+        let rates = Throughput { train: 4e-6, train_scalar: 4e-6, sample: 3e-6, read: 1e-6, evaluation: 0.02 };
         let machine = Machine { cores: 2, memory: 8e9 };
         let answer = answer(&experiment, &plan, &there, rates, 2, machine).expect("grammar needs no files");
         let found = text(&answer, &experiment, &plan);
@@ -262,8 +262,8 @@ mod tests {
     fn a_plan_of_which_nothing_is_left_costs_nothing() {
         let document = Document::parse("tiny.toml", include_str!("tiny.toml"), &[]).expect("valid");
         let experiment = Experiment::from_document(&document).expect("valid");
-        let plan = Plan::new(&experiment, "flex", experiment.lay_out(&experiment.trials())).expect("plans");
-        let rates = Rates { train: 4e-6, train_scalar: 4e-6, sample: 3e-6, read: 1e-6, evaluation: 0.02 };
+        let plan = Plan::new(&experiment, "flex", experiment.cells_for(&experiment.trials())).expect("plans");
+        let rates = Throughput { train: 4e-6, train_scalar: 4e-6, sample: 3e-6, read: 1e-6, evaluation: 0.02 };
         let machine = Machine { cores: 2, memory: 8e9 };
         let there = vec![true; plan.stages.len()];
         let answer = answer(&experiment, &plan, &there, rates, 2, machine).expect("grammar needs no files");

@@ -2,13 +2,13 @@
 //! before it. What is submitted is written down, so that the process that submits may end at any time: the same command finds
 //! the jobs again. What becomes of a stage is told by the run directory itself; the queue only says who is still at it.
 
-use crate::execute::{Failure, Outcome, Settings, State, lost_with, survey};
+use crate::execute::{RunOptions, RunSummary, StageFailure, StageStatus, initial_statuses, with_dependents};
 use crate::plan::{Plan, Stage};
-use crate::progress::Board;
-use crate::worker::{Ended, Progress};
+use crate::progress::ProgressReporter;
+use crate::worker::{Progress, WorkerEnd};
 use crate::{Error, Result};
 use duel_ledger::{Live, RunDir, RunLock, StageDir, write_atomically};
-use duel_spec::Slurm;
+use duel_spec::SlurmSettings;
 use serde::{Deserialize, Serialize};
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,17 +35,17 @@ struct Jobs {
 
 /// What a worker of the cluster ended for, as it says itself: `slurm/failed/<stage>.json`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct Note {
+struct WorkerExitReport {
     exit: u8,
     tail: String,
     /// Whether it only lacked what it needs.
     in_vain: bool,
-    ended: Option<Ended>,
+    ended: Option<WorkerEnd>,
 }
 
 /// What the cluster says of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Task {
+enum TaskState {
     Pending,
     Running,
     /// `FAILED`, `TIMEOUT`, …; with the reason, where there is one.
@@ -87,10 +87,10 @@ impl Jobs {
 pub fn execute(
     plan: &Plan,
     from: usize,
-    slurm: &Slurm,
-    settings: &Settings<'_>,
-    board: &mut Board,
-    outcome: &mut Outcome,
+    slurm: &SlurmSettings,
+    settings: &RunOptions<'_>,
+    board: &mut ProgressReporter,
+    outcome: &mut RunSummary,
 ) -> Result<()> {
     let run = settings.run.path();
     let folder = run.join("slurm/failed");
@@ -98,15 +98,22 @@ pub fn execute(
     let mut jobs = Jobs::read(run)?;
     jobs.cancelled = false;
     jobs.write(run)?;
-    let mut follower =
-        Follower { plan, slurm, settings, jobs, open: BTreeSet::new(), began: BTreeMap::new(), given: BTreeMap::new() };
-    let states = survey(plan, from, settings.run, board, outcome)?;
-    follower.open = (0..states.len()).filter(|&place| matches!(states[place], State::Waiting { .. })).collect();
-    board.start(plan, &states.iter().map(|state| *state == State::Finished).collect::<Vec<_>>());
+    let mut follower = JobMonitor {
+        plan,
+        slurm,
+        settings,
+        jobs,
+        open: BTreeSet::new(),
+        began: BTreeMap::new(),
+        given: BTreeMap::new(),
+    };
+    let states = initial_statuses(plan, from, settings.run, board, outcome)?;
+    follower.open = (0..states.len()).filter(|&place| matches!(states[place], StageStatus::Waiting { .. })).collect();
+    board.start(plan, &states.iter().map(|state| *state == StageStatus::Finished).collect::<Vec<_>>());
     follower.begin(board)?;
     while !follower.open.is_empty() {
         follower.wait()?;
-        follower.look(board, outcome)?;
+        follower.poll(board, outcome)?;
         if settings.fail_fast && !outcome.failures.is_empty() {
             cancel_all(run, &follower.jobs)?;
             break;
@@ -116,10 +123,10 @@ pub fn execute(
 }
 
 /// Follows the jobs of a plan.
-struct Follower<'a> {
+struct JobMonitor<'a> {
     plan: &'a Plan,
-    slurm: &'a Slurm,
-    settings: &'a Settings<'a>,
+    slurm: &'a SlurmSettings,
+    settings: &'a RunOptions<'a>,
     jobs: Jobs,
     /// Places of the stages that are neither finished nor lost.
     open: BTreeSet<usize>,
@@ -129,7 +136,7 @@ struct Follower<'a> {
     given: BTreeMap<usize, usize>,
 }
 
-impl Follower<'_> {
+impl JobMonitor<'_> {
     fn run(&self) -> &Path {
         self.settings.run.path()
     }
@@ -139,22 +146,22 @@ impl Follower<'_> {
     }
 
     /// Asks for all that no job of an earlier submission is at.
-    fn begin(&mut self, board: &Board) -> Result<()> {
+    fn begin(&mut self, board: &ProgressReporter) -> Result<()> {
         let queue = self.queue()?;
         let at_work = |follower: &Self, place: usize| {
             let task = follower.jobs.task_of(&follower.stage(place).id.folder());
-            task.is_some_and(|task| matches!(queue.get(&task), Some(Task::Pending | Task::Running)))
+            task.is_some_and(|task| matches!(queue.get(&task), Some(TaskState::Pending | TaskState::Running)))
         };
         let (there, missing): (Vec<usize>, Vec<usize>) = self.open.iter().partition(|&&place| at_work(self, place));
         if !there.is_empty() {
-            board.say(&format!("{} stages are with jobs that were submitted before", there.len()));
+            board.print_line(&format!("{} stages are with jobs that were submitted before", there.len()));
         }
         self.submit(&missing, board)
     }
 
     /// Asks for these stages, layer by layer: an array begins when those that it needs have ended, well or not; its tasks look
     /// for themselves whether what they need is there.
-    fn submit(&mut self, places: &[usize], board: &Board) -> Result<()> {
+    fn submit(&mut self, places: &[usize], board: &ProgressReporter) -> Result<()> {
         let mut depth: BTreeMap<usize, usize> = BTreeMap::new();
         for &place in places {
             let deepest = self.stage(place).needs.iter().filter_map(|need| depth.get(need)).max();
@@ -169,7 +176,7 @@ impl Follower<'_> {
                     continue;
                 }
                 let id = self.submit_array(&group, cores, &before)?;
-                board.say(&format!(
+                board.print_line(&format!(
                     "job {id}: {} stages, {} to {}",
                     group.len(),
                     self.stage(group[0]).label(),
@@ -216,7 +223,7 @@ impl Follower<'_> {
         };
         let run = std::fs::canonicalize(self.run()).map_err(io("find", self.run()))?;
         let program = std::env::current_exe().map_err(|source| Error::Worker { source })?;
-        script(&Asked {
+        script(&JobArrayRequest {
             number,
             places,
             cores,
@@ -243,7 +250,7 @@ impl Follower<'_> {
     }
 
     /// Takes in what has become of each open stage.
-    fn look(&mut self, board: &mut Board, outcome: &mut Outcome) -> Result<()> {
+    fn poll(&mut self, board: &mut ProgressReporter, outcome: &mut RunSummary) -> Result<()> {
         let queue = self.queue()?; // before the stages are looked at: one that is gone from it has finished by now, or will not
         let mut again: Vec<usize> = vec![];
         for place in self.open.clone() {
@@ -262,8 +269,8 @@ impl Follower<'_> {
             }
             let task = self.jobs.task_of(&folder).unwrap_or_default();
             match queue.get(&task) {
-                Some(Task::Pending) => {}
-                Some(Task::Running) => {
+                Some(TaskState::Pending) => {}
+                Some(TaskState::Running) => {
                     if let Entry::Vacant(first) = self.began.entry(place) {
                         first.insert(Instant::now());
                         board.stage_started(place, &self.plan.stages[place]);
@@ -275,8 +282,8 @@ impl Follower<'_> {
                 }
                 gone => {
                     let why = match gone {
-                        Some(Task::Ended(why)) => why.clone(),
-                        _ => told_of(&task),
+                        Some(TaskState::Ended(why)) => why.clone(),
+                        _ => exit_reason(&task),
                     };
                     if why.starts_with("CANCELLED") && Jobs::read(self.run())?.cancelled {
                         return Err(Error::Interrupted);
@@ -284,7 +291,7 @@ impl Follower<'_> {
                     board.stage_ended(place);
                     self.began.remove(&place);
                     // what a training dies of by itself it would die of again; what the cluster does to it, perhaps not.
-                    let note = self.note(&folder);
+                    let note = self.exit_report(&folder);
                     if note.as_ref().is_some_and(|note| note.in_vain) {
                         self.given.entry(place).and_modify(|times| *times -= 1);
                         again.push(place);
@@ -296,7 +303,7 @@ impl Follower<'_> {
                     let times = self.given.get(&place).copied().unwrap_or(1);
                     if !by_itself && times <= self.slurm.retries {
                         let label = self.stage(place).label();
-                        board.say(&format!(
+                        board.print_line(&format!(
                             "{label}: its job {task} ended ({why}); asked for again, from its last checkpoint"
                         ));
                         again.push(place);
@@ -304,10 +311,10 @@ impl Follower<'_> {
                     }
                     let tail = note.as_ref().map_or(format!("job {task} ended: {why}"), |note| note.tail.clone());
                     let (exit, ended) = note.map_or((1, None), |note| (note.exit, note.ended));
-                    let failure = Failure { stage: self.stage(place).label(), tail, exit, ended };
-                    board.say(&format!("{} failed:\n{}", failure.stage, failure.tail));
+                    let failure = StageFailure { stage: self.stage(place).label(), tail, exit, ended };
+                    board.print_line(&format!("{} failed:\n{}", failure.stage, failure.tail));
                     outcome.failures.push(failure);
-                    for lost in lost_with(self.plan, place) {
+                    for lost in with_dependents(self.plan, place) {
                         if self.open.remove(&lost) && lost != place {
                             outcome.left_out.push(self.stage(lost).label());
                         }
@@ -320,7 +327,7 @@ impl Follower<'_> {
     }
 
     /// What the worker of a stage says that it ended for.
-    fn note(&self, folder: &str) -> Option<Note> {
+    fn exit_report(&self, folder: &str) -> Option<WorkerExitReport> {
         let path = self.run().join(format!("slurm/failed/{folder}.json"));
         let note = serde_json::from_slice(&std::fs::read(&path).ok()?).ok();
         let _ = std::fs::remove_file(path);
@@ -328,7 +335,7 @@ impl Follower<'_> {
     }
 
     /// The tasks of our jobs that are in the queue, by `<job>_<task>`.
-    fn queue(&self) -> Result<BTreeMap<String, Task>> {
+    fn queue(&self) -> Result<BTreeMap<String, TaskState>> {
         let folders: BTreeSet<String> = self.open.iter().map(|&place| self.stage(place).id.folder()).collect();
         let ours = |job: &&Job| job.stages.iter().any(|stage| folders.contains(stage));
         let ids: Vec<String> = self.jobs.jobs.iter().filter(ours).map(|job| job.id.to_string()).collect();
@@ -346,9 +353,9 @@ impl Follower<'_> {
         let task = |line: &str| {
             let (id, state) = line.trim().split_once(' ')?;
             let state = match state {
-                "PENDING" | "REQUEUED" | "SUSPENDED" => Task::Pending,
-                "RUNNING" | "COMPLETING" | "CONFIGURING" => Task::Running,
-                ended => Task::Ended(ended.into()),
+                "PENDING" | "REQUEUED" | "SUSPENDED" => TaskState::Pending,
+                "RUNNING" | "COMPLETING" | "CONFIGURING" => TaskState::Running,
+                ended => TaskState::Ended(ended.into()),
             };
             Some((id.to_string(), state))
         };
@@ -363,7 +370,7 @@ fn by_cores(plan: &Plan, places: Vec<usize>, shared_cores: usize) -> [(Vec<usize
 }
 
 /// What an array of jobs is asked for with.
-struct Asked<'a> {
+struct JobArrayRequest<'a> {
     number: usize,
     places: &'a [usize],
     cores: usize,
@@ -373,18 +380,19 @@ struct Asked<'a> {
     program: &'a Path,
     device: &'a str,
     checkpoint_seconds: f64,
-    slurm: &'a Slurm,
+    slurm: &'a SlurmSettings,
 }
 
 /// The text of a script for `sbatch`.
 ///
 /// # Errors
 /// A path with a letter that no quotes keep together, or that is no text.
-fn script(asked: &Asked<'_>) -> Result<String> {
-    let Asked { number, places, cores, after, at_once, run, program, device, checkpoint_seconds, slurm } = *asked;
+fn script(asked: &JobArrayRequest<'_>) -> Result<String> {
+    let JobArrayRequest { number, places, cores, after, at_once, run, program, device, checkpoint_seconds, slurm } =
+        *asked;
     let run = scriptable("the run directory", run)?;
     let program = scriptable("the program", program)?;
-    let Slurm { partition, time, memory, setup, extra, .. } = slurm;
+    let SlurmSettings { partition, time, memory, setup, extra, .. } = slurm;
     let last = places.len() - 1;
     let at_once = at_once.map_or(String::new(), |jobs| format!("%{jobs}"));
     let log = format!("{}/slurm/{number}_%a.log", run.replace('%', "%%"));
@@ -435,7 +443,7 @@ fn quoted_for_sbatch(text: &str) -> String {
 }
 
 /// How a task ended that the queue has forgotten: by the controller's memory, or the accounts.
-fn told_of(task: &str) -> String {
+fn exit_reason(task: &str) -> String {
     if let Ok(said) = call("scontrol", &["show", "job", "--oneliner", task]) {
         let field = |name: &str| said.split_whitespace().find_map(|word| word.strip_prefix(name)).map(String::from);
         if let Some(state) = field("JobState=") {
@@ -475,8 +483,12 @@ pub fn note_failure(run: &Path, place: usize, error: &Error) {
         let plan = Plan::new(&experiment, &device, duel_ledger::cells_of(run, &experiment)?)?;
         let Some(stage) = plan.stages.get(place) else { return Ok(()) };
         let in_vain = matches!(error, Error::Missing { .. });
-        let note =
-            Note { exit: error.exit(), tail: crate::render::render(error), in_vain, ended: Some(Ended::by(error)) };
+        let note = WorkerExitReport {
+            exit: error.exit(),
+            tail: crate::render::render(error),
+            in_vain,
+            ended: Some(WorkerEnd::by(error)),
+        };
         let path = run.join(format!("slurm/failed/{}.json", stage.id.folder()));
         Ok(write_atomically(&path, &serde_json::to_vec_pretty(&note).expect("plain data"))?)
     };
@@ -517,14 +529,14 @@ mod tests {
     use super::*;
     use duel_spec::{Document, Experiment};
 
-    fn slurm(more: &str) -> Slurm {
+    fn slurm(more: &str) -> SlurmSettings {
         let text = format!("[slurm]\n{more}\n[arms.a]\nmethod = \"dpo\"\n");
         let document = Document::parse("t", &text, &[]).expect("parses");
         Experiment::from_document(&document).expect("valid").slurm
     }
 
-    fn asked<'a>(run: &'a Path, slurm: &'a Slurm) -> Asked<'a> {
-        Asked {
+    fn asked<'a>(run: &'a Path, slurm: &'a SlurmSettings) -> JobArrayRequest<'a> {
+        JobArrayRequest {
             number: 0,
             places: &[3, 5],
             cores: 8,
@@ -575,7 +587,7 @@ exec '/opt/my programs/duel' worker --detached --run '/data/it'\''s 50% "new" \ 
     fn a_stage_that_uses_every_core_asks_for_them() {
         let document = Document::parse("t", "seeds = 1\n[arms.a]\nmethod = \"dpo\"\n", &[]).expect("parses");
         let experiment = Experiment::from_document(&document).expect("valid");
-        let mut plan = Plan::new(&experiment, "flex", experiment.lay_out(&experiment.trials())).expect("plans");
+        let mut plan = Plan::new(&experiment, "flex", experiment.cells_for(&experiment.trials())).expect("plans");
         plan.stages[1].wide = true; // as those of a pretrained model are, whatever their kind
         assert_eq!(by_cores(&plan, vec![0, 1, 2], 8), [(vec![1], 8), (vec![0, 2], 1)]);
     }

@@ -16,15 +16,15 @@ const MOST_MARK: u64 = 1 << 16;
 
 /// A place for a model that may be written to.
 #[derive(Debug)]
-pub(crate) struct Target {
+pub(crate) struct ModelTarget {
     to: PathBuf,
     is_file: bool,
-    state: State,
+    state: TargetState,
 }
 
 /// What is there now.
 #[derive(Debug, PartialEq, Eq)]
-enum State {
+enum TargetState {
     Nothing,
     EmptyFolder,
     EarlierExport,
@@ -35,7 +35,7 @@ fn io(action: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error
     move |source| Error::Io { action, path, source }
 }
 
-impl Target {
+impl ModelTarget {
     /// A directory, or a file where the name ends in `.gguf`, that is apart from all that the model is read from.
     ///
     /// # Errors
@@ -44,7 +44,7 @@ impl Target {
         let (given, to) = (to, resolved(to)?);
         let is_file = is_gguf(&to);
         for from in from {
-            for source in sources(from) {
+            for source in source_dirs(from) {
                 if is_within(&to, &source) || is_within(&source, &to) {
                     return Err(Error::OntoModel { to: given.into(), from: (*from).into() });
                 }
@@ -52,20 +52,20 @@ impl Target {
         }
         let occupied = |problem: String, replaceable| Err(Error::Occupied { path: given.into(), problem, replaceable });
         let state = match std::fs::metadata(&to) {
-            Err(e) if e.kind() == ErrorKind::NotFound => State::Nothing,
+            Err(e) if e.kind() == ErrorKind::NotFound => TargetState::Nothing,
             Err(e) => return Err(io("look at", &to)(e)),
             Ok(found) if is_file => match found.is_file() {
                 true if !duel_model::gguf::is_ours(&to) => {
                     return occupied("is a file that Duel did not write".into(), false);
                 }
                 true if !force => return occupied("is there already".into(), true),
-                true => State::EarlierExport,
+                true => TargetState::EarlierExport,
                 false => return occupied("is no file".into(), false),
             },
             Ok(found) if !found.is_dir() => return occupied("is no directory".into(), false),
-            Ok(_) => match stranger(&to)? {
-                None if is_empty(&to)? => State::EmptyFolder,
-                None if force => State::EarlierExport,
+            Ok(_) => match foreign_entry(&to)? {
+                None if is_empty(&to)? => TargetState::EmptyFolder,
+                None if force => TargetState::EarlierExport,
                 None => return occupied("is not empty".into(), true),
                 Some(stranger) => {
                     return occupied(format!("holds `{stranger}`, which is not of an earlier export"), false);
@@ -95,9 +95,9 @@ impl Target {
         if !self.is_file {
             std::fs::create_dir(&made).map_err(io("create", &made))?;
         }
-        write(&made).map_err(|error| self.at_home(error))?;
+        write(&made).map_err(|error| self.with_target_path(error))?;
         if !self.is_file {
-            mark(&made)?;
+            write_marker(&made)?;
             sync(&made)?;
         }
         self.put(&made, &beside.path().join("replaced"))?;
@@ -108,8 +108,8 @@ impl Target {
     fn put(&self, made: &Path, replaced: &Path) -> Result<()> {
         let failed = io("write", &self.to);
         let flags = match self.state {
-            State::Nothing => RenameFlags::NOREPLACE,
-            State::EarlierExport if !self.is_file => RenameFlags::EXCHANGE,
+            TargetState::Nothing => RenameFlags::NOREPLACE,
+            TargetState::EarlierExport if !self.is_file => RenameFlags::EXCHANGE,
             _ => RenameFlags::empty(),
         };
         match renameat_with(CWD, made, CWD, &self.to, flags) {
@@ -128,7 +128,7 @@ impl Target {
     }
 
     /// An error of the writing names the place rather than what lies beside it.
-    fn at_home(&self, mut error: Error) -> Error {
+    fn with_target_path(&self, mut error: Error) -> Error {
         if let Error::Model(duel_model::Error::Unsupported { path, .. } | duel_model::Error::Write { path, .. }) =
             &mut error
         {
@@ -159,7 +159,7 @@ fn resolved(to: &Path) -> Result<PathBuf> {
 }
 
 /// A model's path, and where the files of its directory lie, which may be links.
-fn sources(from: &Path) -> Vec<PathBuf> {
+fn source_dirs(from: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(from).into_iter().flatten().flatten().map(|entry| entry.path());
     let files = entries.filter(|path| path.is_file());
     std::iter::once(from.to_owned()).chain(files).filter_map(|path| path.canonicalize().ok()).collect()
@@ -193,7 +193,7 @@ fn is_empty(folder: &Path) -> Result<bool> {
 }
 
 /// Writes the names of a directory's files into it.
-fn mark(folder: &Path) -> Result<()> {
+fn write_marker(folder: &Path) -> Result<()> {
     let text = format!("{MARK_TITLE}\n{}\n", names(folder)?.join("\n"));
     let path = folder.join(MARK);
     let write = || {
@@ -204,7 +204,7 @@ fn mark(folder: &Path) -> Result<()> {
 }
 
 /// The first entry of a directory that no earlier export has written.
-fn stranger(folder: &Path) -> Result<Option<String>> {
+fn foreign_entry(folder: &Path) -> Result<Option<String>> {
     let mut text = String::new();
     let mark = folder.join(MARK);
     if mark.symlink_metadata().is_ok_and(|found| found.is_file()) {
@@ -257,7 +257,7 @@ mod tests {
     }
 
     fn write_one(to: &Path, from: &Path, force: bool, name: &str) -> Result<()> {
-        Target::new(to, &[from], force)?.write(|made| {
+        ModelTarget::new(to, &[from], force)?.write(|made| {
             fs::write(made.join(name), name).unwrap();
             Ok(())
         })
@@ -356,7 +356,7 @@ mod tests {
         let to = folder.path().join("out");
         write_one(&to, &model, false, "first").unwrap();
         let before = tree(folder.path());
-        let failed = Target::new(&to, &[&model], true).unwrap().write(|made| {
+        let failed = ModelTarget::new(&to, &[&model], true).unwrap().write(|made| {
             fs::write(made.join("half"), "half").unwrap();
             Err(Error::Interrupted)
         });
@@ -380,7 +380,7 @@ mod tests {
         let (folder, model) = place();
         let to = folder.path().join("m.gguf");
         let write = |force| {
-            Target::new(&to, &[&model], force)?.write(|made| {
+            ModelTarget::new(&to, &[&model], force)?.write(|made| {
                 fs::write(made, "GGUF").unwrap();
                 Ok(())
             })

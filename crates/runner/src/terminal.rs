@@ -11,7 +11,7 @@ fn is_obeyed(c: char) -> bool {
 }
 
 /// The text with a picture or the number in place of every character that a terminal would obey.
-pub fn shown(text: &str) -> Cow<'_, str> {
+pub fn sanitize(text: &str) -> Cow<'_, str> {
     if !text.contains(is_obeyed) {
         return text.into();
     }
@@ -42,9 +42,9 @@ mod tests {
 
     #[test]
     fn a_terminal_shows_what_it_would_obey() {
-        assert!(matches!(shown("plain\ttext, ü 漢 ∎\n"), Cow::Borrowed("plain\ttext, ü 漢 ∎\n")));
-        assert_eq!(shown("\u{1b}[2J\u{1b}]0;x\u{7}a\rb\u{0}\u{8}"), "␛[2J␛]0;x␇a␍b␀␈");
-        assert_eq!(shown("\u{9b}31m\u{7f}\u{202e}abc\u{2066}"), "\\u{9b}31m␡\\u{202e}abc\\u{2066}");
+        assert!(matches!(sanitize("plain\ttext, ü 漢 ∎\n"), Cow::Borrowed("plain\ttext, ü 漢 ∎\n")));
+        assert_eq!(sanitize("\u{1b}[2J\u{1b}]0;x\u{7}a\rb\u{0}\u{8}"), "␛[2J␛]0;x␇a␍b␀␈");
+        assert_eq!(sanitize("\u{9b}31m\u{7f}\u{202e}abc\u{2066}"), "\\u{9b}31m␡\\u{202e}abc\\u{2066}");
     }
 
     #[test]

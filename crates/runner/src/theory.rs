@@ -1,18 +1,18 @@
 //! `duel optimum` and `duel verify`: what is known without any experiment, and what an experiment has shown.
 
-use crate::cli::{ExactWorld, Family, Format, OptimumArgs, Proxy, VerifyArgs};
-use crate::execute::Failure;
-use crate::plan::{Kind, Plan};
+use crate::cli::{ClaimFamily, ExactWorld, OptimumArgs, OutputFormat, ProxyKind, VerifyArgs};
+use crate::execute::StageFailure;
+use crate::plan::{Plan, StageKind};
 use crate::terminal::json;
-use crate::work::Desk;
+use crate::work::StageContext;
 use crate::{Error, Result, print, warn};
 use duel_data::grammar::GrammarWorld;
-use duel_evaluation::claims::{self, Bound, Claim};
-use duel_evaluation::{Optimum, Tables, laws};
+use duel_evaluation::claims::{self, Bound, ExactClaim};
+use duel_evaluation::{Optimum, WorldTables, distributions};
 use duel_ledger::{RunDir, read_metrics};
 use duel_model::Reader;
-use duel_report::{Judged, Judgement, Verdict, fixed};
-use duel_spec::{Grammar, WorldKind, metrics};
+use duel_report::{ClaimResult, JudgedClaims, Verdict, fixed};
+use duel_spec::{GrammarSettings, WorldKind, metrics};
 use std::fmt::Write;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -21,20 +21,20 @@ use std::sync::atomic::AtomicBool;
 /// Prints the exact optimum of a world.
 pub fn optimum(args: &OptimumArgs) -> Result<()> {
     let tables = match args.world {
-        ExactWorld::Bandit => Tables::bandit(),
+        ExactWorld::Bandit => WorldTables::bandit(),
         ExactWorld::Grammar if args.reference == "grammar" => {
-            Tables::grammar(&GrammarWorld::new(Grammar::defaults().rho, 1), args.split)
+            WorldTables::grammar(&GrammarWorld::new(GrammarSettings::defaults().rho, 1), args.split)
         }
         ExactWorld::Grammar => of_run(args, Path::new(&args.reference))?,
     };
     let climbed = match args.proxy {
         None => &tables.gold,
-        Some(Proxy::Excitement) => &tables.proxy,
+        Some(ProxyKind::Excitement) => &tables.proxy,
     };
     let best = tables.optimum(climbed, args.beta);
     print(&match args.format {
-        Format::Json => json(&best),
-        Format::Text => as_text(&best),
+        OutputFormat::Json => json(&best),
+        OutputFormat::Text => as_text(&best),
     });
     Ok(())
 }
@@ -55,34 +55,34 @@ fn as_text(best: &Optimum) -> String {
 }
 
 /// Tables whose reference is the SFT policy of a run's seed.
-fn of_run(args: &OptimumArgs, path: &Path) -> Result<Tables> {
+fn of_run(args: &OptimumArgs, path: &Path) -> Result<WorldTables> {
     let (_, experiment, plan) = Plan::of_run(path)?;
     if experiment.world.kind != WorldKind::Grammar {
         return Err(Error::NotExact { path: path.into(), found: "reviews" });
     }
-    let stage = plan.stages.iter().find(|s| s.kind == Kind::Pairs && s.seed == args.seed);
+    let stage = plan.stages.iter().find(|s| s.kind == StageKind::Pairs && s.seed == args.seed);
     let stage = stage.ok_or_else(|| Error::NoSeed { path: path.into(), seed: args.seed })?;
     let run = RunDir::open(path)?;
     let (device, stop) = (duel_model::device::open("flex")?, AtomicBool::new(false));
     let world = GrammarWorld::new(experiment.world.grammar.rho, experiment.world.grammar.sft_rows);
-    let desk = Desk::new(&experiment, &plan, stage, &run, device.clone(), &stop);
+    let desk = StageContext::new(&experiment, &plan, stage, &run, device.clone(), &stop);
     let policy = desk.sft_policy(&world)?;
     let reader = Reader::new(duel_data::World::space(&world), &device);
-    Ok(Tables::grammar_with(&world, args.split, |prompts| laws(&policy, &reader, prompts)))
+    Ok(WorldTables::grammar_with(&world, args.split, |prompts| distributions(&policy, &reader, prompts)))
 }
 
 /// Judges a run's claims, or a family of claims; an error where one does not hold.
 pub fn verify(args: &VerifyArgs) -> Result<()> {
     match (&args.run, args.family) {
         (Some(run), _) => of_experiment(args, run),
-        (None, Some(Family::Exact)) => exact(args),
+        (None, Some(ClaimFamily::Exact)) => exact(args),
         (None, None) => unreachable!("clap asks for one of the two"),
     }
 }
 
 /// Judges what an experiment set out to show.
 fn of_experiment(args: &VerifyArgs, run: &Path) -> Result<()> {
-    let Judged { mut verdicts, warnings } = duel_report::judge(run)?;
+    let JudgedClaims { mut verdicts, warnings } = duel_report::judge(run)?;
     warn(&warnings);
     let known: Vec<String> = verdicts.iter().map(|v| v.claim.id.clone()).collect();
     let unknown = args.claim.iter().find(|id| !known.contains(id));
@@ -91,11 +91,11 @@ fn of_experiment(args: &VerifyArgs, run: &Path) -> Result<()> {
     }
     verdicts.retain(|v| args.claim.is_empty() || args.claim.contains(&v.claim.id));
     print(&match args.format {
-        Format::Json => json(&verdicts),
-        Format::Text => verdicts.iter().map(told).collect(),
+        OutputFormat::Json => json(&verdicts),
+        OutputFormat::Text => verdicts.iter().map(render).collect(),
     });
     let counts = |judgement| verdicts.iter().filter(|v| v.judgement == judgement).count();
-    let broken = counts(Judgement::Contradicted) + if args.strict { counts(Judgement::Inconclusive) } else { 0 };
+    let broken = counts(Verdict::Contradicted) + if args.strict { counts(Verdict::Inconclusive) } else { 0 };
     if broken > 0 {
         return Err(Error::Contradicted { broken, claims: verdicts.len() });
     }
@@ -103,7 +103,7 @@ fn of_experiment(args: &VerifyArgs, run: &Path) -> Result<()> {
 }
 
 /// A verdict in lines.
-fn told(v: &Verdict) -> String {
+fn render(v: &ClaimResult) -> String {
     let claim = &v.claim;
     let source = if claim.source.is_empty() { String::new() } else { format!(" ({})", claim.source) };
     let added = if v.added_after_run { " (added after the run)" } else { "" };
@@ -143,8 +143,8 @@ fn exact(args: &VerifyArgs) -> Result<()> {
     let last = claims.len() - 1;
     claims.insert(last, no_reward_model_and_no_sampling()?); // C1 before C7
     print(&match args.format {
-        Format::Json => json(&claims),
-        Format::Text => table(&claims),
+        OutputFormat::Json => json(&claims),
+        OutputFormat::Text => table(&claims),
     });
     let broken = claims.iter().filter(|claim| !claim.holds()).count();
     if broken > 0 {
@@ -154,7 +154,7 @@ fn exact(args: &VerifyArgs) -> Result<()> {
 }
 
 /// One line a number, under its claim.
-fn table(claims: &[Claim]) -> String {
+fn table(claims: &[ExactClaim]) -> String {
     let mut text = String::new();
     for claim in claims {
         let verdict = if claim.holds() { "holds" } else { "DOES NOT HOLD" };
@@ -179,7 +179,7 @@ fn table(claims: &[Claim]) -> String {
 const TINY: &str = include_str!("tiny.toml");
 
 /// C1: DPO needs no reward model and no sampling in the loop; counted in a real run of both arms.
-fn no_reward_model_and_no_sampling() -> Result<Claim> {
+fn no_reward_model_and_no_sampling() -> Result<ExactClaim> {
     let folder =
         tempfile::tempdir().map_err(|source| Error::Io { action: "make", path: std::env::temp_dir(), source })?;
     let file = folder.path().join("tiny.toml");
@@ -197,7 +197,7 @@ fn no_reward_model_and_no_sampling() -> Result<Claim> {
     if !done.status.success() {
         let tail = String::from_utf8_lossy(&done.stderr).into_owned();
         return Err(Error::Stages {
-            failures: vec![Failure { stage: "C1's run".into(), tail, exit: 1, ended: None }],
+            failures: vec![StageFailure { stage: "C1's run".into(), tail, exit: 1, ended: None }],
             left_out: 0,
         });
     }
@@ -207,7 +207,7 @@ fn no_reward_model_and_no_sampling() -> Result<Claim> {
     };
     let resident = |arm| last(arm, metrics::MODELS_RESIDENT);
     let sampled = |arm| last(arm, metrics::SAMPLED_TOKENS);
-    Ok(Claim::new("C1", "DPO needs no reward model and no sampling in the loop")
+    Ok(ExactClaim::new("C1", "DPO needs no reward model and no sampling in the loop")
         .near("models resident while DPO trains, the reference's log-probs cached", 1.0, resident("dpo"), 0.0)
         .near("models resident while PPO trains: policy, reference, reward, value", 4.0, resident("ppo"), 0.0)
         .near("tokens that DPO samples in training", 0.0, sampled("dpo"), 0.0)

@@ -1,9 +1,9 @@
 //! `duel watch`: a run as it goes, in the terminal; from its files alone, so that it does not matter who works at it.
 
 use crate::cli::WatchArgs;
-use crate::plan::{Kind, Plan, Stage};
+use crate::plan::{Plan, Stage, StageKind};
 use crate::show::{bytes, time};
-use crate::terminal::shown;
+use crate::terminal::sanitize;
 use crate::{Error, Result, host, print};
 use duel_ledger::{Live, Manifest, read_completions, read_metrics};
 use duel_report::fixed;
@@ -46,7 +46,7 @@ type Curves = BTreeMap<String, Vec<(u64, f64)>>;
 
 /// Where a stage stands.
 #[derive(Debug)]
-enum State {
+enum ViewedStatus {
     Waiting,
     Working(Box<Live>),
     Finished,
@@ -54,12 +54,12 @@ enum State {
 }
 
 /// A run, looked at again and again.
-struct Watched {
+struct RunView {
     path: PathBuf,
     experiment: Experiment,
     plan: Plan,
     manifest: Manifest,
-    states: Vec<State>,
+    states: Vec<ViewedStatus>,
     /// Of finished cells; they no longer change.
     curves: HashMap<usize, Curves>,
     said: HashMap<usize, Vec<Completion>>,
@@ -67,7 +67,7 @@ struct Watched {
 
 /// What the person looks at.
 #[derive(Default)]
-struct Eye {
+struct ViewState {
     metric: usize,
     scroll: usize,
     help: bool,
@@ -75,13 +75,13 @@ struct Eye {
 
 /// Watches until it is told to stop, or renders once.
 pub fn watch(args: &WatchArgs) -> Result<()> {
-    let mut watched = Watched::open(&args.run)?;
-    let mut eye = Eye::default();
+    let mut watched = RunView::open(&args.run)?;
+    let mut eye = ViewState::default();
     if args.once {
         let (width, height) = ratatui::crossterm::terminal::size().unwrap_or((80, 24));
         let (width, height) = (args.width.unwrap_or(width), args.height.unwrap_or(height));
-        watched.look()?;
-        print(&rendered(&watched, &eye, width, height));
+        watched.refresh()?;
+        print(&render(&watched, &eye, width, height));
         return Ok(());
     }
     // whoever ends it otherwise than by a key finds the terminal as it was
@@ -100,14 +100,15 @@ pub fn watch(args: &WatchArgs) -> Result<()> {
 }
 
 /// A line where something has changed, for a terminal that cannot be drawn on, or a file; until nobody works at the run.
-fn follow_in_lines(watched: &mut Watched, stop: &AtomicBool) -> Result<()> {
+fn follow_in_lines(watched: &mut RunView, stop: &AtomicBool) -> Result<()> {
     let (mut last, mut alone_since) = (None, Instant::now());
     while !stop.load(Ordering::Relaxed) {
-        watched.look()?;
-        let working = watched.count(|state| matches!(state, State::Working(_)));
-        let now = (watched.count(|state| matches!(state, State::Finished)), working, watched.manifest.exit.clone());
+        watched.refresh()?;
+        let working = watched.count(|state| matches!(state, ViewedStatus::Working(_)));
+        let now =
+            (watched.count(|state| matches!(state, ViewedStatus::Finished)), working, watched.manifest.exit.clone());
         if last.as_ref() != Some(&now) {
-            print(&format!("{}: {}\n", watched.experiment.name, standing(watched)));
+            print(&format!("{}: {}\n", watched.experiment.name, status_line(watched)));
             last = Some(now);
         }
         if working > 0 {
@@ -126,14 +127,14 @@ fn follow_in_lines(watched: &mut Watched, stop: &AtomicBool) -> Result<()> {
 }
 
 fn follow(
-    watched: &mut Watched,
-    eye: &mut Eye,
+    watched: &mut RunView,
+    eye: &mut ViewState,
     terminal: &mut ratatui::DefaultTerminal,
     stop: &AtomicBool,
 ) -> Result<()> {
     let screen = |source| Error::Screen { source };
     loop {
-        watched.look()?;
+        watched.refresh()?;
         terminal.draw(|frame| draw(frame, watched, eye)).map_err(screen)?;
         if stop.load(Ordering::Relaxed) {
             return Ok(());
@@ -159,7 +160,7 @@ fn follow(
 }
 
 /// The screen as text.
-fn rendered(watched: &Watched, eye: &Eye, width: u16, height: u16) -> String {
+fn render(watched: &RunView, eye: &ViewState, width: u16, height: u16) -> String {
     let Ok(mut terminal) = Terminal::new(TestBackend::new(width, height));
     let Ok(_) = terminal.draw(|frame| draw(frame, watched, eye));
     let buffer = terminal.backend().buffer();
@@ -167,7 +168,7 @@ fn rendered(watched: &Watched, eye: &Eye, width: u16, height: u16) -> String {
     (0..height).map(row).collect()
 }
 
-impl Watched {
+impl RunView {
     fn open(path: &std::path::Path) -> Result<Self> {
         let (manifest, experiment, plan) = Plan::of_run(path)?;
         Ok(Self {
@@ -182,7 +183,7 @@ impl Watched {
     }
 
     /// Takes in what has changed.
-    fn look(&mut self) -> Result<()> {
+    fn refresh(&mut self) -> Result<()> {
         self.manifest = Manifest::read(&self.path)?;
         if self.experiment.is_tuned() {
             // a search asks for more as it goes
@@ -190,8 +191,8 @@ impl Watched {
         }
         self.states = self.plan.stages.iter().map(|stage| self.state(stage)).collect();
         for (place, stage) in self.plan.stages.iter().enumerate() {
-            let fresh = matches!(self.states[place], State::Finished) && !self.curves.contains_key(&place);
-            if stage.kind != Kind::Cell || !fresh {
+            let fresh = matches!(self.states[place], ViewedStatus::Finished) && !self.curves.contains_key(&place);
+            if stage.kind != StageKind::Cell || !fresh {
                 continue;
             }
             let folder = self.path.join("stages").join(stage.id.folder());
@@ -208,28 +209,32 @@ impl Watched {
         Ok(())
     }
 
-    fn state(&self, stage: &Stage) -> State {
+    fn state(&self, stage: &Stage) -> ViewedStatus {
         let folder = stage.id.folder();
         if self.path.join("stages").join(&folder).join("done.json").is_file() {
-            return State::Finished;
+            return ViewedStatus::Finished;
         }
         match Live::read(&self.path, &folder) {
-            Some((live, age)) if age < SILENT || live.is_here() => State::Working(Box::new(live)),
-            _ => self.manifest.failed.get(&stage.label()).map_or(State::Waiting, |why| State::Failed(why.clone())),
+            Some((live, age)) if age < SILENT || live.is_here() => ViewedStatus::Working(Box::new(live)),
+            _ => self
+                .manifest
+                .failed
+                .get(&stage.label())
+                .map_or(ViewedStatus::Waiting, |why| ViewedStatus::Failed(why.clone())),
         }
     }
 
     /// Curves of a cell, finished or not.
     fn curves_of(&self, place: usize) -> Option<&Curves> {
         match &self.states[place] {
-            State::Working(live) => Some(&live.curves),
+            ViewedStatus::Working(live) => Some(&live.curves),
             _ => self.curves.get(&place),
         }
     }
 
     /// Names of all curves, the favourite first, then evaluations, then trainings.
     fn metrics(&self) -> Vec<String> {
-        let cells = (0..self.plan.stages.len()).filter(|&place| self.plan.stages[place].kind == Kind::Cell);
+        let cells = (0..self.plan.stages.len()).filter(|&place| self.plan.stages[place].kind == StageKind::Cell);
         let mut names: Vec<String> =
             cells.filter_map(|place| self.curves_of(place)).flat_map(|c| c.keys().cloned()).collect();
         names.sort_by_key(|name| (name != FAVOURITE, !name.starts_with("evaluation-test"), name.clone()));
@@ -237,12 +242,12 @@ impl Watched {
         names
     }
 
-    fn count(&self, is: fn(&State) -> bool) -> usize {
+    fn count(&self, is: fn(&ViewedStatus) -> bool) -> usize {
         self.states.iter().filter(|state| is(state)).count()
     }
 }
 
-fn draw(frame: &mut Frame<'_>, watched: &Watched, eye: &Eye) {
+fn draw(frame: &mut Frame<'_>, watched: &RunView, eye: &ViewState) {
     let [head, body, foot] =
         Layout::vertical([Constraint::Length(3), Constraint::Min(6), Constraint::Length(1)]).areas(frame.area());
     draw_head(frame, head, watched);
@@ -258,7 +263,7 @@ fn draw(frame: &mut Frame<'_>, watched: &Watched, eye: &Eye) {
     draw_cells(frame, cells, watched, eye);
     draw_chart(frame, chart, watched, eye);
     if let Some(said) = said {
-        draw_said(frame, said, watched);
+        draw_samples(frame, said, watched);
     }
     let keys = if eye.help {
         "← → or m: another curve   ↑ ↓ or j k: scroll the stages   ?: less   q: leave; the run goes on"
@@ -269,19 +274,21 @@ fn draw(frame: &mut Frame<'_>, watched: &Watched, eye: &Eye) {
 }
 
 /// Where a run stands, in a line.
-fn standing(watched: &Watched) -> String {
+fn status_line(watched: &RunView) -> String {
     let manifest = &watched.manifest;
     let all = watched.states.len();
-    let finished = watched.count(|s| matches!(s, State::Finished));
-    let (working, failed) =
-        (watched.count(|s| matches!(s, State::Working(_))), watched.count(|s| matches!(s, State::Failed(_))));
+    let finished = watched.count(|s| matches!(s, ViewedStatus::Finished));
+    let (working, failed) = (
+        watched.count(|s| matches!(s, ViewedStatus::Working(_))),
+        watched.count(|s| matches!(s, ViewedStatus::Failed(_))),
+    );
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let elapsed = manifest.ended.unwrap_or(now).saturating_sub(manifest.started) as f64;
     let memory: u64 = watched
         .states
         .iter()
         .map(|s| match s {
-            State::Working(live) if live.is_here() => host::memory_of(live.process),
+            ViewedStatus::Working(live) if live.is_here() => host::memory_of(live.process),
             _ => 0,
         })
         .sum();
@@ -299,26 +306,26 @@ fn standing(watched: &Watched) -> String {
     words
 }
 
-fn draw_head(frame: &mut Frame<'_>, area: Rect, watched: &Watched) {
-    let finished = watched.count(|s| matches!(s, State::Finished));
-    let (all, words) = (watched.states.len(), standing(watched));
+fn draw_head(frame: &mut Frame<'_>, area: Rect, watched: &RunView) {
+    let finished = watched.count(|s| matches!(s, ViewedStatus::Finished));
+    let (all, words) = (watched.states.len(), status_line(watched));
     let share = finished as f64 / all.max(1) as f64;
     let filled = (share * f64::from(area.width.saturating_sub(1))) as usize;
     let bar = "━".repeat(filled) + &"─".repeat(usize::from(area.width).saturating_sub(filled));
     let title = Line::from(vec![
         Span::from(watched.experiment.name.clone()).bold(),
         "  ".into(),
-        shown(&watched.experiment.question).into_owned().into(),
+        sanitize(&watched.experiment.question).into_owned().into(),
     ]);
     frame.render_widget(Paragraph::new(vec![title, words.into(), Line::from(bar).dim()]), area);
 }
 
 /// Seconds until all is done, from what stages like those that are left have taken.
-fn time_left(watched: &Watched) -> Option<f64> {
+fn time_left(watched: &RunView) -> Option<f64> {
     let mut running = 0.0f64;
     let mut each: Vec<f64> = vec![];
     for state in &watched.states {
-        if let State::Working(live) = state
+        if let ViewedStatus::Working(live) = state
             && live.done > 0
         {
             let whole = live.seconds * live.total as f64 / live.done as f64;
@@ -330,17 +337,17 @@ fn time_left(watched: &Watched) -> Option<f64> {
         return None;
     }
     let mean = each.iter().sum::<f64>() / each.len() as f64;
-    let waiting = watched.count(|s| matches!(s, State::Waiting)) as f64;
+    let waiting = watched.count(|s| matches!(s, ViewedStatus::Waiting)) as f64;
     Some(running + waiting * mean / watched.manifest.jobs.max(1) as f64)
 }
 
-fn draw_cells(frame: &mut Frame<'_>, area: Rect, watched: &Watched, eye: &Eye) {
+fn draw_cells(frame: &mut Frame<'_>, area: Rect, watched: &RunView, eye: &ViewState) {
     // those at work and those that failed first: they are what one looks for
-    let rank = |state: &State| match state {
-        State::Failed(_) => 0,
-        State::Working(_) => 1,
-        State::Waiting => 2,
-        State::Finished => 3,
+    let rank = |state: &ViewedStatus| match state {
+        ViewedStatus::Failed(_) => 0,
+        ViewedStatus::Working(_) => 1,
+        ViewedStatus::Waiting => 2,
+        ViewedStatus::Finished => 3,
     };
     let mut order: Vec<usize> = (0..watched.states.len()).collect();
     order.sort_by_key(|&place| (rank(&watched.states[place]), place));
@@ -348,13 +355,13 @@ fn draw_cells(frame: &mut Frame<'_>, area: Rect, watched: &Watched, eye: &Eye) {
         let stage = &watched.plan.stages[place];
         let label = format!("{:<30}", stage.label());
         match &watched.states[place] {
-            State::Waiting => Line::from(format!("· {label} waits")).dim(),
-            State::Finished => Line::from(format!("✓ {label} done")).green(),
-            State::Failed(why) => Line::from(format!("✗ {label} {}", shown(why))).red(),
-            State::Working(live) => {
+            ViewedStatus::Waiting => Line::from(format!("· {label} waits")).dim(),
+            ViewedStatus::Finished => Line::from(format!("✓ {label} done")).green(),
+            ViewedStatus::Failed(why) => Line::from(format!("✗ {label} {}", sanitize(why))).red(),
+            ViewedStatus::Working(live) => {
                 let share = live.done as f64 / live.total.max(1) as f64;
                 let left = if live.done > 0 { time(live.seconds * (1.0 / share - 1.0)) } else { "–".into() };
-                Line::from(format!("▶ {label} {:>3.0}%  {left} left  {}", share * 100.0, shown(&live.words))).bold()
+                Line::from(format!("▶ {label} {:>3.0}%  {left} left  {}", share * 100.0, sanitize(&live.words))).bold()
             }
         }
     };
@@ -364,7 +371,7 @@ fn draw_cells(frame: &mut Frame<'_>, area: Rect, watched: &Watched, eye: &Eye) {
     frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(" stages ")), area);
 }
 
-fn draw_chart(frame: &mut Frame<'_>, area: Rect, watched: &Watched, eye: &Eye) {
+fn draw_chart(frame: &mut Frame<'_>, area: Rect, watched: &RunView, eye: &ViewState) {
     let names = watched.metrics();
     let Some(name) = names.get(eye.metric.min(names.len().saturating_sub(1))) else {
         let none = Paragraph::new("no curve yet: cells have not begun").block(Block::bordered().title(" curves "));
@@ -430,14 +437,14 @@ fn labels(values: [f64; 3]) -> [String; 3] {
     words
 }
 
-fn draw_said(frame: &mut Frame<'_>, area: Rect, watched: &Watched) {
+fn draw_samples(frame: &mut Frame<'_>, area: Rect, watched: &RunView) {
     let last = watched.said.iter().max_by_key(|(place, _)| **place);
     let lines: Vec<Line<'_>> = last
         .into_iter()
         .flat_map(|(_, said)| said.iter().take(8))
         .map(|c| {
             let (gold, proxy) = (fixed(c.gold_reward, 2), fixed(c.proxy_reward, 2));
-            let (prompt, completion) = (shown(&c.prompt), shown(&c.completion));
+            let (prompt, completion) = (sanitize(&c.prompt), sanitize(&c.completion));
             Line::from(format!("{} | {prompt} → {completion}  (gold {gold}, proxy {proxy})", c.arm))
         })
         .collect();

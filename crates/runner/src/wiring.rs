@@ -1,19 +1,19 @@
 //! A small experiment run within the test, stage by stage, and every choice that stages make held against a plain one: which
 //! rows, prompts, random numbers, costs and steps go where.
 
-use crate::plan::{Kind, Plan, Stage};
-use crate::work::{Batches, Desk, PROXY, REFERENCE, load_json};
+use crate::plan::{Plan, Stage, StageKind};
+use crate::work::{EpochSampler, PROXY, REFERENCE, StageContext, load_json};
 use duel_data::World;
-use duel_data::grammar::{GrammarWorld, Task, gold, token};
+use duel_data::grammar::{GrammarWorld, PromptCoordinates, gold, token};
 use duel_data::pairs::PreferenceRow;
 use duel_dpo::{Dpo, ReferenceLogp};
-use duel_evaluation::{GrammarYardstick, HeldOut, proxy_table};
+use duel_evaluation::{ExactEvaluator, HeldOut, proxy_table};
 use duel_ledger::{MetricTable, RunDir, StageDir, StageRecorder, read_completions, read_metrics, read_outcomes};
 use duel_model::{Flops, Policy, generate};
-use duel_reward::{Judge, RewardModel, Scorer, quality};
+use duel_reward::{RewardModel, RewardNetwork, Scorer, quality};
 use duel_spec::metrics::{self, Metric};
 use duel_spec::seeds::{self, Stream, Taken};
-use duel_spec::{Document, Experiment, NO_POINT, Outcome, SHARED_ARM, Split, ids::prompt_hash};
+use duel_spec::{Document, Experiment, NO_POINT, OutcomeRow, SHARED_ARM, Split, ids::prompt_hash};
 use duel_training::{PairBatch, curve_steps, sft};
 use rand::RngExt;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -91,7 +91,7 @@ beta = [0.3]
 const SEED: u64 = 1;
 
 /// What was run, and the generators that each stage made.
-struct Ran {
+struct RunRecord {
     experiment: Experiment,
     plan: Plan,
     run: RunDir,
@@ -100,12 +100,12 @@ struct Ran {
     _root: tempfile::TempDir,
 }
 
-impl Ran {
+impl RunRecord {
     fn new() -> Self {
         let root = tempfile::tempdir().expect("a folder");
         let document = Document::parse("wiring", TEXT, &[]).expect("valid");
         let experiment = Experiment::from_document(&document).expect("valid");
-        let plan = Plan::new(&experiment, "flex", experiment.lay_out(&experiment.trials())).expect("plans");
+        let plan = Plan::new(&experiment, "flex", experiment.cells_for(&experiment.trials())).expect("plans");
         let run = RunDir::create(root.path(), &experiment.name).expect("a run");
         let mut this = Self { experiment, plan, run, taken: vec![], stop: AtomicBool::new(false), _root: root };
         for place in 0..this.plan.stages.len() {
@@ -120,7 +120,7 @@ impl Ran {
             let mut recorder = StageRecorder::new(arm, method, point, stage.seed, Box::new(|_, _, _| ()));
             let (made, taken) = seeds::taken_by(|| {
                 let desk = this.desk(stage);
-                StageDir::make(&this.run.stages(), &stage.id, &stage.key, |to| desk.work(to, &mut recorder))
+                StageDir::make(&this.run.stages(), &stage.id, &stage.key, |to| desk.run_stage(to, &mut recorder))
             });
             made.unwrap_or_else(|e| panic!("{}: {e:?}", stage.label()));
             this.taken.push((place, taken));
@@ -128,12 +128,12 @@ impl Ran {
         this
     }
 
-    fn desk<'a>(&'a self, stage: &'a Stage) -> Desk<'a> {
+    fn desk<'a>(&'a self, stage: &'a Stage) -> StageContext<'a> {
         let device = duel_model::device::open("flex").expect("the device");
-        Desk::new(&self.experiment, &self.plan, stage, &self.run, device, &self.stop)
+        StageContext::new(&self.experiment, &self.plan, stage, &self.run, device, &self.stop)
     }
 
-    fn stage(&self, kind: Kind, arm: &str) -> &Stage {
+    fn stage(&self, kind: StageKind, arm: &str) -> &Stage {
         let is_it = |stage: &&Stage| {
             stage.seed == SEED && stage.kind == kind && stage.cell.as_ref().is_none_or(|cell| cell.arm == arm)
         };
@@ -142,7 +142,7 @@ impl Ran {
 
     /// Responses to a prompt in an arm's rollouts.
     fn group(&self, arm: &str) -> usize {
-        self.stage(Kind::Cell, arm).cell.as_ref().expect("a cell").point.method.group()
+        self.stage(StageKind::Cell, arm).cell.as_ref().expect("a cell").point.method.group()
     }
 
     fn folder(&self, stage: &Stage) -> StageDir {
@@ -168,9 +168,9 @@ type Check<'a> = (&'a str, &'a dyn Fn());
 
 #[test]
 fn every_stage_takes_what_it_should() {
-    let ran = Ran::new();
+    let ran = RunRecord::new();
     let world = GrammarWorld::new(ran.experiment.world.grammar.rho, ran.experiment.world.grammar.sft_rows);
-    let rows = ran.desk(ran.stage(Kind::Rm, "")).rows().expect("rows");
+    let rows = ran.desk(ran.stage(StageKind::Rm, "")).rows().expect("rows");
     let checks: [Check<'_>; 10] = [
         ("streams", &|| streams_are_taken_once(&ran)),
         ("rows", &|| rows_are_of_their_splits(&ran, &world, &rows)),
@@ -193,7 +193,7 @@ fn every_stage_takes_what_it_should() {
 
 /// Every generator is of the stage's seed, and none is made twice: but for evaluation, whose numbers are the same for every
 /// policy, and prompts, which are the same for every method on rollouts.
-fn streams_are_taken_once(ran: &Ran) {
+fn streams_are_taken_once(ran: &RunRecord) {
     let mut seen = HashSet::new();
     for (place, taken) in &ran.taken {
         let label = ran.plan.stages[*place].label();
@@ -207,7 +207,7 @@ fn streams_are_taken_once(ran: &Ran) {
         }
     }
     let iterations = |arm: &str, purpose: &str| -> Vec<u64> {
-        let stage = ran.stage(Kind::Cell, arm);
+        let stage = ran.stage(StageKind::Cell, arm);
         let (_, taken) = ran.taken.iter().find(|(place, _)| ran.plan.stages[*place].id == stage.id).expect("ran");
         taken.iter().filter(|t| t.purpose == purpose).map(|t| t.iteration).collect()
     };
@@ -219,7 +219,7 @@ fn streams_are_taken_once(ran: &Ran) {
     assert_eq!(iterations("dpo", "rows"), [0, 1, 2], "an epoch each");
 }
 
-fn rows_are_of_their_splits(ran: &Ran, world: &GrammarWorld, rows: &[PreferenceRow]) {
+fn rows_are_of_their_splits(ran: &RunRecord, world: &GrammarWorld, rows: &[PreferenceRow]) {
     let settings = &ran.experiment.stages.pairs;
     for (split, count) in [
         (Split::Train, settings.rows),
@@ -230,7 +230,7 @@ fn rows_are_of_their_splits(ran: &Ran, world: &GrammarWorld, rows: &[PreferenceR
         assert_eq!(own.len(), count);
         for row in own {
             assert!(world.prompts(split).iter().any(|prompt| prompt.ids == row.prompt), "{split:?}");
-            let task = Task::of(&row.prompt);
+            let task = PromptCoordinates::from_prompt(&row.prompt);
             near("gold of the chosen", row.gold_chosen, gold(task, &row.chosen));
             near("gold of the rejected", row.gold_rejected, gold(task, &row.rejected));
         }
@@ -239,7 +239,11 @@ fn rows_are_of_their_splits(ran: &Ran, world: &GrammarWorld, rows: &[PreferenceR
     let gap: f64 = rows.iter().map(|row| row.gold_chosen - row.gold_rejected).sum::<f64>() / rows.len() as f64;
     assert!(gap > 0.3, "{gap}");
     let bayes = duel_data::pairs::bayes_accuracy(&of_split(rows, Split::Test));
-    near("Bayes accuracy", last(&ran.metrics(ran.stage(Kind::Pairs, "")), "pairs", metrics::BAYES_ACCURACY), bayes);
+    near(
+        "Bayes accuracy",
+        last(&ran.metrics(ran.stage(StageKind::Pairs, "")), "pairs", metrics::BAYES_ACCURACY),
+        bayes,
+    );
 }
 
 fn of_split(rows: &[PreferenceRow], split: Split) -> Vec<PreferenceRow> {
@@ -250,9 +254,9 @@ fn ids(world: &GrammarWorld, split: Split) -> Vec<Vec<u32>> {
     world.prompts(split).iter().map(|prompt| prompt.ids.clone()).collect()
 }
 
-fn the_reward_model_is_judged_on_each_split(ran: &Ran, world: &GrammarWorld, rows: &[PreferenceRow]) {
-    let (rm, table) = (ran.stage(Kind::Rm, ""), ran.metrics(ran.stage(Kind::Rm, "")));
-    let desk = ran.desk(ran.stage(Kind::Cell, "dpo"));
+fn the_reward_model_is_judged_on_each_split(ran: &RunRecord, world: &GrammarWorld, rows: &[PreferenceRow]) {
+    let (rm, table) = (ran.stage(StageKind::Rm, ""), ran.metrics(ran.stage(StageKind::Rm, "")));
+    let desk = ran.desk(ran.stage(StageKind::Cell, "dpo"));
     let reward = desk.learned_reward(world).expect("a reward");
     let of = |split| quality(&reward, &of_split(rows, split)).expect("it scores");
     let (validation, test) = (of(Split::Validation), of(Split::Test));
@@ -278,7 +282,7 @@ fn the_reward_model_is_judged_on_each_split(ran: &Ran, world: &GrammarWorld, row
         assert_eq!(looks.iter().map(|look| look.0).collect::<Vec<_>>(), steps);
         let best = looks.iter().fold(looks[0], |best, &look| if look.1 > best.1 { look } else { best });
         assert_eq!(kept, best.0, "{looks:?}");
-        let Judge::Network(network) = judge else { panic!("a network") };
+        let RewardNetwork::Network(network) = judge else { panic!("a network") };
         near("the kept one's accuracy", RewardModel::accuracy(&desk.reader(world), network, &pairs), best.1);
     }
     // the clocks at the end are those of both trainings
@@ -308,11 +312,11 @@ fn the_reward_model_is_judged_on_each_split(ran: &Ran, world: &GrammarWorld, row
     }
 }
 
-fn the_reference_is_of_train_and_validation_rows(ran: &Ran, world: &GrammarWorld, rows: &[PreferenceRow]) {
-    let stage = ran.stage(Kind::Reference, "");
+fn the_reference_is_of_train_and_validation_rows(ran: &RunRecord, world: &GrammarWorld, rows: &[PreferenceRow]) {
+    let stage = ran.stage(StageKind::Reference, "");
     let (train, validation): (ReferenceLogp, ReferenceLogp) =
         load_json("reference", &ran.folder(stage).file(REFERENCE)).expect("log-probs");
-    let desk = ran.desk(ran.stage(Kind::Cell, "dpo"));
+    let desk = ran.desk(ran.stage(StageKind::Cell, "dpo"));
     let policy = desk.sft_policy(world).expect("a policy");
     for (split, found) in [(Split::Train, &train), (Split::Validation, &validation)] {
         let expected = ReferenceLogp::compute(&desk.reader(world), &policy, &of_split(rows, split));
@@ -333,20 +337,20 @@ fn the_reference_is_of_train_and_validation_rows(ran: &Ran, world: &GrammarWorld
 }
 
 /// Mean gold of outcomes of six prompts.
-fn earned(outcomes: &[Outcome]) -> f64 {
+fn earned(outcomes: &[OutcomeRow]) -> f64 {
     outcomes.iter().map(|o| f64::from(o.share) * o.gold_reward).sum::<f64>() / 6.0
 }
 
-fn yardstick(ran: &Ran, world: &GrammarWorld) -> GrammarYardstick {
-    let desk = ran.desk(ran.stage(Kind::Cell, "dpo"));
+fn yardstick(ran: &RunRecord, world: &GrammarWorld) -> ExactEvaluator {
+    let desk = ran.desk(ran.stage(StageKind::Cell, "dpo"));
     let (policy, reward) = (desk.sft_policy(world).expect("a policy"), desk.learned_reward(world).expect("a reward"));
     let table = |split| proxy_table(&reward, &ids(world, split), token::EOS).expect("it scores");
-    GrammarYardstick::new(world, desk.reader(world), &policy, Some(&table)).expect("measures")
+    ExactEvaluator::new(world, desk.reader(world), &policy, Some(&table)).expect("measures")
 }
 
-fn the_yardstick_measures_the_reference(ran: &Ran, world: &GrammarWorld) {
-    let stage = ran.stage(Kind::Yardstick, "");
-    let desk = ran.desk(ran.stage(Kind::Cell, "dpo"));
+fn the_yardstick_measures_the_reference(ran: &RunRecord, world: &GrammarWorld) {
+    let stage = ran.stage(StageKind::Yardstick, "");
+    let desk = ran.desk(ran.stage(StageKind::Cell, "dpo"));
     let table = ran.metrics(stage);
     for score in yardstick(ran, world).measure(&desk.sft_policy(world).expect("a policy"), None).expect("measured") {
         let own = MetricTable { rows: table.rows.iter().filter(|row| &*row.arm == "reference").cloned().collect() };
@@ -363,8 +367,8 @@ fn the_yardstick_measures_the_reference(ran: &Ran, world: &GrammarWorld) {
 
 /// The policy that a cell has kept is measured at its end, on both splits; its log-ratios and validation loss are of held-out
 /// rows; it was trained on train prompts.
-fn a_cell_keeps_and_measures_what_it_says(ran: &Ran, world: &GrammarWorld, rows: &[PreferenceRow], arm: &str) {
-    let stage = ran.stage(Kind::Cell, arm);
+fn a_cell_keeps_and_measures_what_it_says(ran: &RunRecord, world: &GrammarWorld, rows: &[PreferenceRow], arm: &str) {
+    let stage = ran.stage(StageKind::Cell, arm);
     let (desk, table) = (ran.desk(stage), ran.metrics(stage));
     let policy: Policy = desk.trained_policy(world).expect("a policy");
     let reference = desk.sft_policy(world).expect("a policy");
@@ -399,7 +403,7 @@ fn a_cell_keeps_and_measures_what_it_says(ran: &Ran, world: &GrammarWorld, rows:
     assert_eq!(found("evaluation-test"), hashes(Split::Test));
 
     if arm == "dpo" {
-        let duel_spec::Method::Dpo(settings) = &stage.cell.as_ref().expect("a cell").point.method else {
+        let duel_spec::MethodSettings::Dpo(settings) = &stage.cell.as_ref().expect("a cell").point.method else {
             panic!("DPO")
         };
         let validation = of_split(rows, Split::Validation);
@@ -414,9 +418,9 @@ fn a_cell_keeps_and_measures_what_it_says(ran: &Ran, world: &GrammarWorld, rows:
 
 /// Each arm's kept step is the first of the best by its own mark on validation prompts. Test prompts often agree; that they are not
 /// asked is the invariant `chosen_on_validation`.
-fn the_best_step_is_chosen_on_validation(ran: &Ran) {
+fn the_best_step_is_chosen_on_validation(ran: &RunRecord) {
     for arm in ["ppo", "dpo", "rloo", "rough"] {
-        let table = ran.metrics(ran.stage(Kind::Cell, arm));
+        let table = ran.metrics(ran.stage(StageKind::Cell, arm));
         let of =
             |metric: Metric| table.of("evaluation-validation", metric.name).map(|row| (row.clocks.step, row.value));
         let looks: Vec<(u64, f64)> = match arm {
@@ -436,8 +440,8 @@ fn the_best_step_is_chosen_on_validation(ran: &Ran) {
 }
 
 /// All passes of a rollout are on the clocks: tokens and FLOPs by hand, from the tokens that were trained on (all of them, once).
-fn rollouts_are_priced(ran: &Ran, world: &GrammarWorld) {
-    let desk = ran.desk(ran.stage(Kind::Cell, "dpo"));
+fn rollouts_are_priced(ran: &RunRecord, world: &GrammarWorld) {
+    let desk = ran.desk(ran.stage(StageKind::Cell, "dpo"));
     let config = desk.config(world).expect("a shape");
     let (policy, scalar) = (Flops::policy(&config).forward(1), Flops::scalar(&config).forward(1));
     // PPO: written, read by itself, by the reference, two networks of the reward model and the critic; both trained.
@@ -445,7 +449,7 @@ fn rollouts_are_priced(ran: &Ran, world: &GrammarWorld) {
     let ppo = (3.0 * policy + 3.0 * scalar + 3.0 * (policy + scalar), 4.0);
     let rloo = (3.0 * policy + 3.0 * policy, 2.0);
     for (arm, (flops, scored)) in [("ppo", ppo), ("rloo", rloo)] {
-        let table = ran.metrics(ran.stage(Kind::Cell, arm));
+        let table = ran.metrics(ran.stage(StageKind::Cell, arm));
         let trained = table.of("train", metrics::TRAINED_TOKENS.name).last().expect("a row");
         let sampled = last(&table, "train", metrics::SAMPLED_TOKENS);
         near("FLOPs", trained.clocks.flops / trained.value, flops);
@@ -454,13 +458,13 @@ fn rollouts_are_priced(ran: &Ran, world: &GrammarWorld) {
     }
     // models in memory: actor, reference, critic and two that score; actor and reference; actor alone
     for (arm, models) in [("ppo", 5.0), ("rloo", 2.0), ("dpo", 1.0)] {
-        near(arm, last(&ran.metrics(ran.stage(Kind::Cell, arm)), "train", metrics::MODELS_RESIDENT), models);
+        near(arm, last(&ran.metrics(ran.stage(StageKind::Cell, arm)), "train", metrics::MODELS_RESIDENT), models);
     }
 }
 
 /// The first rollout is of the SFT policy on train prompts; each arm's is scored by its own judge.
-fn rollouts_are_scored_by_their_judges(ran: &Ran, world: &GrammarWorld) {
-    let desk = ran.desk(ran.stage(Kind::Cell, "dpo"));
+fn rollouts_are_scored_by_their_judges(ran: &RunRecord, world: &GrammarWorld) {
+    let desk = ran.desk(ran.stage(StageKind::Cell, "dpo"));
     let (policy, reward) = (desk.sft_policy(world).expect("a policy"), desk.learned_reward(world).expect("a reward"));
     let train = ids(world, Split::Train);
     for (arm, group) in [("ppo", 1), ("rloo", ran.group("rloo"))] {
@@ -473,10 +477,10 @@ fn rollouts_are_scored_by_their_judges(ran: &Ran, world: &GrammarWorld) {
             "ppo" => reward.score(&batch).expect("it scores"),
             _ => {
                 let rows = batch.prompts.iter().zip(&batch.responses);
-                rows.map(|(prompt, response)| gold(Task::of(prompt), response)).collect()
+                rows.map(|(prompt, response)| gold(PromptCoordinates::from_prompt(prompt), response)).collect()
             }
         };
-        let table = ran.metrics(ran.stage(Kind::Cell, arm));
+        let table = ran.metrics(ran.stage(StageKind::Cell, arm));
         let first = |metric: Metric| table.of("train", metric.name).next().expect("a row").value;
         near(arm, first(metrics::ROLLOUT_PROXY), scores.iter().sum::<f64>() / 16.0);
         assert!(first(metrics::ROLLOUT_KL).abs() < 1e-4, "the SFT policy is the reference");
@@ -488,8 +492,8 @@ fn rollouts_are_scored_by_their_judges(ran: &Ran, world: &GrammarWorld) {
 /// An epoch has every row once, in an order of its own; a step's batch is the same whenever it is asked for.
 #[test]
 fn batches_are_epochs() {
-    let mut batches = Batches::new(12, 4, 7, Stream::DpoRows);
-    let of = |batches: &mut Batches, step| batches.at(step).to_vec();
+    let mut batches = EpochSampler::new(12, 4, 7, Stream::DpoRows);
+    let of = |batches: &mut EpochSampler, step| batches.at(step).to_vec();
     let steps: Vec<Vec<usize>> = (0..6).map(|step| of(&mut batches, step)).collect();
     for epoch in steps.chunks(3) {
         let mut rows = epoch.concat();
@@ -498,6 +502,6 @@ fn batches_are_epochs() {
     }
     assert_ne!(steps[..3], steps[3..]);
     assert_eq!(of(&mut batches, 1), steps[1]);
-    assert_ne!(of(&mut Batches::new(12, 4, 7, Stream::SftRows), 0), steps[0]);
-    assert_ne!(of(&mut Batches::new(12, 4, 8, Stream::DpoRows), 0), steps[0]);
+    assert_ne!(of(&mut EpochSampler::new(12, 4, 7, Stream::SftRows), 0), steps[0]);
+    assert_ne!(of(&mut EpochSampler::new(12, 4, 8, Stream::DpoRows), 0), steps[0]);
 }

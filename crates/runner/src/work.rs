@@ -1,24 +1,26 @@
 //! What each stage does: the experiment's settings put together with the rooms. No mathematics here.
 
-use crate::plan::{Kind, Plan, Stage};
-use crate::registry::{self, CellWork};
-use crate::scene::{self, Scene};
+use crate::plan::{Plan, Stage, StageKind};
+use crate::registry::{self, TrainingInputs};
+use crate::scene::{self, LoadedWorld};
 use crate::{Error, Result};
 use burn::module::Module;
 use burn::tensor::Device;
 use duel_data::pairs::{Annotator, PreferenceRow, bayes_accuracy, solve_tau};
-use duel_data::{Row, World};
+use duel_data::{PromptResponse, World};
 use duel_evaluation::{
-    Effort, GrammarYardstick, HeldOut, Moment, SampledYardstick, Score, Whose, Yardstick, kl_grammar,
+    CompletionTag, EvalKind, EvalResult, Evaluator, ExactEvaluator, HeldOut, SampleSize, SampledEvaluator, kl_grammar,
 };
 use duel_ledger::{RunDir, StageDir, StageRecorder};
 use duel_model::{Flops, Policy, Pretrained, Reader, Responses, TransformerConfig, huggingface, weights};
-use duel_reward::{Scorer, Wanted, collect, label};
+use duel_reward::{PairFilter, Scorer, collect, label};
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{Clocks, Experiment, PairLoss, Point, Recorder, Split, Temperature, metrics};
+use duel_spec::{ArmPoint, Clocks, Experiment, PairLoss, Recorder, Split, Temperature, metrics};
 use duel_training::pairs::shuffled_batches;
 use duel_training::sft::{RunningText, Sft, heldout_nll};
-use duel_training::{Course, Keeper, Learner, Method, PairBatch, Splits, Watch, invariants, train};
+use duel_training::{
+    BestCheckpoint, Learner, Method, PairBatch, Splits, TrainContext, TrainSchedule, invariants, train,
+};
 use serde::Serialize;
 use std::cell::{OnceCell, RefCell};
 use std::path::Path;
@@ -33,32 +35,32 @@ pub(crate) const PROXY: &str = "proxy.json";
 pub(crate) const REFERENCE: &str = "reference.json";
 
 /// Prompts and samples of a curve point where evaluation samples.
-const CURVE_EFFORT: Effort = Effort { prompts: 128, samples_per_prompt: 1 };
+const CURVE_EFFORT: SampleSize = SampleSize { prompts: 128, samples_per_prompt: 1 };
 /// Held-out rows that the language model's loss is read on.
 const HELDOUT_ROWS: usize = 2048;
 
 /// Everything a stage may look at.
-pub struct Desk<'a> {
+pub struct StageContext<'a> {
     pub experiment: &'a Experiment,
     pub plan: &'a Plan,
     pub stage: &'a Stage,
     pub run: &'a RunDir,
     pub device: Device,
     pub stop: &'a AtomicBool,
-    models: Models,
+    models: ModelCache,
     /// Judges that the stage may have asked.
     judges: RefCell<Vec<Arc<dyn Scorer>>>,
 }
 
 /// Models that several parts of a stage share: one copy in memory, however many wear adapters on it.
 #[derive(Debug, Default)]
-struct Models {
+struct ModelCache {
     config: OnceCell<TransformerConfig>,
     pretrained: OnceCell<Policy>,
     sft: OnceCell<Policy>,
 }
 
-impl<'a> Desk<'a> {
+impl<'a> StageContext<'a> {
     /// A desk at which no model has been read yet.
     pub fn new(
         experiment: &'a Experiment,
@@ -68,22 +70,22 @@ impl<'a> Desk<'a> {
         device: Device,
         stop: &'a AtomicBool,
     ) -> Self {
-        Self { experiment, plan, stage, run, device, stop, models: Models::default(), judges: RefCell::default() }
+        Self { experiment, plan, stage, run, device, stop, models: ModelCache::default(), judges: RefCell::default() }
     }
 }
 
-impl Desk<'_> {
+impl StageContext<'_> {
     /// Does the stage; its files go to `to`.
-    pub fn work(&self, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
+    pub fn run_stage(&self, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
         let done = match self.stage.kind {
-            Kind::Corpus => scene::prepare(self.experiment, to, recorder),
-            Kind::Base => self.base(to, recorder),
-            Kind::Sft => self.sft(to, recorder),
-            Kind::Pairs => self.pairs(to, recorder),
-            Kind::Rm => self.rm(to, recorder),
-            Kind::Reference => self.reference(to, recorder),
-            Kind::Yardstick => self.yardstick_stage(recorder),
-            Kind::Cell => self.cell(to, recorder),
+            StageKind::Corpus => scene::prepare(self.experiment, to, recorder),
+            StageKind::Base => self.base(to, recorder),
+            StageKind::Sft => self.sft(to, recorder),
+            StageKind::Pairs => self.pairs(to, recorder),
+            StageKind::Rm => self.rm(to, recorder),
+            StageKind::Reference => self.reference(to, recorder),
+            StageKind::Yardstick => self.evaluator_stage(recorder),
+            StageKind::Cell => self.cell(to, recorder),
         };
         done.map_err(|error| match self.learning_rate() {
             Some(rate) => error.at_rate(rate),
@@ -104,11 +106,11 @@ impl Desk<'_> {
     fn learning_rate(&self) -> Option<f64> {
         let stages = &self.experiment.stages;
         match self.stage.kind {
-            Kind::Base => Some(stages.base.learning_rate),
-            Kind::Sft => Some(stages.sft.learning_rate),
-            Kind::Rm => Some(stages.rm.learning_rate),
-            Kind::Cell => self.stage.cell.as_ref().map(|cell| match &cell.point.method {
-                duel_spec::Method::Dpo(dpo) => dpo.learning_rate,
+            StageKind::Base => Some(stages.base.learning_rate),
+            StageKind::Sft => Some(stages.sft.learning_rate),
+            StageKind::Rm => Some(stages.rm.learning_rate),
+            StageKind::Cell => self.stage.cell.as_ref().map(|cell| match &cell.point.method {
+                duel_spec::MethodSettings::Dpo(dpo) => dpo.learning_rate,
                 other => other.on_policy().map_or(f64::NAN, |shared| shared.learning_rate),
             }),
             _ => None,
@@ -162,9 +164,9 @@ impl Desk<'_> {
         batch: impl FnMut(u64) -> Result<M::Batch>,
         recorder: &mut StageRecorder,
     ) -> Result<Clocks> {
-        let mut watch = Watch { stage, training: stage, recorder, splits: None, stop: self.stop };
-        let course = Course { iterations: steps as u64, looks: &[] };
-        train(method, learner, &mut Keeper::default(), course, batch, &mut watch, |_, _, _| Ok(None))
+        let mut watch = TrainContext { stage, training: stage, recorder, splits: None, stop: self.stop };
+        let course = TrainSchedule { iterations: steps as u64, eval_at: &[] };
+        train(method, learner, &mut BestCheckpoint::default(), course, batch, &mut watch, |_, _, _| Ok(None))
     }
 
     /// The policy that both arms start from and are measured against.
@@ -176,7 +178,7 @@ impl Desk<'_> {
         if settings.steps == 0 {
             return Ok(()); // the policy is the base model
         }
-        let policy = match self.experiment.is_pretrained() || self.plan.needed(self.stage, Kind::Base).is_some() {
+        let policy = match self.experiment.is_pretrained() || self.plan.needed(self.stage, StageKind::Base).is_some() {
             true => self.on_train_device(self.base_policy(world)?),
             false => self.fresh_policy(world, &mut seeds::stream(seed, Stream::SftInit, 0))?,
         };
@@ -191,13 +193,13 @@ impl Desk<'_> {
         let rows = responses(world.sft_rows(&mut seeds::stream(seed, Stream::SftCorpus, 0)));
         let mut method = Sft::new(self.train_reader(world), &config);
         let mut learner = Learner::new(policy, &self.experiment.learner, settings.learning_rate, settings.steps as u64);
-        let mut queue = Batches::new(rows.len(), settings.batch_size, seed, Stream::SftRows);
+        let mut queue = EpochSampler::new(rows.len(), settings.batch_size, seed, Stream::SftRows);
         let left_out = queue.left_out();
         let batch = |step| -> Result<_> { Ok(rows.select(queue.at(step))) };
         let clocks = self.train_alone("sft", &mut method, &mut learner, settings.steps, batch, recorder)?;
 
         let trained = learner.into_module().valid();
-        let policy = trained.clone().as_read();
+        let policy = trained.clone().for_inference();
         let reader = self.reader(world);
         let mut heldout = responses(world.heldout_rows(&mut seeds::stream(seed, Stream::SftHeldOut, 0)));
         heldout = heldout.select(&(0..heldout.len().min(HELDOUT_ROWS)).collect::<Vec<_>>());
@@ -222,7 +224,7 @@ impl Desk<'_> {
         let gold = &scene.gold;
         if let Some(own) = scene.rows.as_ref().filter(|own| !own.rows().is_empty()) {
             check_unpaired(self.experiment, own.rows())?;
-            return save_rows(judged(own.rows(), gold.as_ref())?, to);
+            return save_rows(judge_rows(own.rows(), gold.as_ref())?, to);
         }
         let policy = self.sft_policy(world)?;
         let reader = self.reader(world);
@@ -234,7 +236,7 @@ impl Desk<'_> {
         ] {
             recorder.progress(split as u64, 3, split.name());
             let mut rng = seeds::stream(seed, Stream::PairResponses, split as u64);
-            let wanted = Wanted { trap_rows: settings.trap_rows, max_edits: settings.max_edits };
+            let wanted = PairFilter { trap_rows: settings.trap_rows, max_edits: settings.max_edits };
             candidates.push((split, collect(&policy, &reader, world, gold.as_ref(), split, count, wanted, &mut rng)?));
         }
         let tau = match settings.temperature {
@@ -284,36 +286,36 @@ impl Desk<'_> {
     }
 
     /// Marks and completions of the reference; on grammar, of the exact optima too.
-    fn yardstick_stage(&self, recorder: &mut StageRecorder) -> Result<()> {
+    fn evaluator_stage(&self, recorder: &mut StageRecorder) -> Result<()> {
         let scene = self.scene()?;
         let world = scene.world.as_ref();
         let reference = self.sft_policy(world)?;
-        let yardstick = self.yardstick(&scene, &reference)?;
-        recorder.speak_for("reference", "sft", "sft");
-        for score in yardstick.measure(&reference, None, Moment::End)? {
+        let yardstick = self.evaluator(&scene, &reference)?;
+        recorder.set_labels("reference", "sft", "sft");
+        for score in yardstick.measure(&reference, None, EvalKind::End)? {
             score.record(Clocks::default(), recorder);
             if score.split == Split::Test {
                 recorder.outcomes(&score.outcomes);
             }
         }
         self.keep_completions("reference", "sft", 0, &scene, &reference, &reference, recorder)?;
-        if let Yardstick::Sampled { yardstick, end, .. } = &yardstick {
+        if let Evaluator::Sampled { yardstick, end, .. } = &yardstick {
             let ns: Vec<usize> = (1..=self.experiment.evaluation.best_of.ilog2()).map(|i| 1 << i).collect();
-            let effort = Effort { samples_per_prompt: ns.last().copied().unwrap_or(1), ..*end };
+            let effort = SampleSize { samples_per_prompt: ns.last().copied().unwrap_or(1), ..*end };
             for split in [Split::Validation, Split::Test] {
                 for (n, score) in yardstick.best_of_n(&ns, split, effort)? {
-                    recorder.speak_for("best-of-n", "sampled", &format!("n={n}"));
+                    recorder.set_labels("best-of-n", "sampled", &format!("n={n}"));
                     score.record(Clocks::default(), recorder);
                 }
             }
         }
-        if let Yardstick::Exact(exact) = &yardstick {
+        if let Evaluator::Exact(exact) = &yardstick {
             exact.check_sampler(&reference, self.stage.seed)?;
             // from nearly the reference to far beyond any useful KL
             let betas: Vec<f64> = (0..=24).map(|i| 20.0 * 10f64.powf(-f64::from(i) / 8.0)).collect();
             let ns: Vec<i32> = (1..=12).map(|i| 1 << i).collect();
             for (arm, point, score) in exact.theory(&betas, &ns)? {
-                recorder.speak_for(arm, "exact", &point);
+                recorder.set_labels(arm, "exact", &point);
                 score.record(Clocks::default(), recorder);
             }
         }
@@ -326,7 +328,7 @@ impl Desk<'_> {
         let scene = self.scene()?;
         let world = scene.world.as_ref();
         let reference = self.sft_policy(world)?;
-        let yardstick = self.yardstick(&scene, &reference)?;
+        let yardstick = self.evaluator(&scene, &reference)?;
         let reference_hash = reference.hash();
         let rows = self.rows()?;
         let reader = self.reader(world);
@@ -337,7 +339,7 @@ impl Desk<'_> {
         let probe = PairBatch::new(&rows, &probe).both;
         let held_out = HeldOut::new(reader.clone(), &reference, &rows);
         let splits = Splits::of(world);
-        let work = CellWork {
+        let work = TrainingInputs {
             seed: self.stage.seed,
             world: scene.world.clone(),
             config: self.config(world)?,
@@ -353,7 +355,7 @@ impl Desk<'_> {
             reward: self.learned_reward(world)?,
             rows,
             reference_hash: reference_hash.clone(),
-            reference_logp: match self.plan.needed(self.stage, Kind::Reference) {
+            reference_logp: match self.plan.needed(self.stage, StageKind::Reference) {
                 Some(stage) => Some(load_json("reference", &self.folder(stage)?.file(REFERENCE))?),
                 None => None,
             },
@@ -363,30 +365,30 @@ impl Desk<'_> {
         };
         let beta = Some(cell.point.method.beta());
         let mut look =
-            |policy: &Policy, clocks: Clocks, recorder: &mut dyn Recorder, moment: Moment| -> Result<Score> {
+            |policy: &Policy, clocks: Clocks, recorder: &mut dyn Recorder, moment: EvalKind| -> Result<EvalResult> {
                 invariants::reads_are_sound(clocks.step, &reader, policy, &probe)?;
                 invariants::frozen_weights_unchanged("the reference", clocks.step, &reference_hash, &reference.hash())?;
                 let started = Instant::now();
                 let scores = yardstick.measure(policy, beta, moment).map_err(|e| e.at_step(clocks.step))?;
                 for score in &scores {
                     let prompts = score.prompts.iter().copied();
-                    splits.check("measures_prompts_of_the_split", clocks.step, score.split, prompts)?;
+                    splits.check_disjoint("measures_prompts_of_the_split", clocks.step, score.split, prompts)?;
                     score.record(clocks, recorder);
                 }
                 for (split, values) in held_out.measure(policy) {
-                    let stage = Score::stage(split);
+                    let stage = EvalResult::stage(split);
                     values.iter().for_each(|(metric, value)| recorder.record(&stage, clocks, *metric, *value));
                 }
-                if moment == Moment::End {
+                if moment == EvalKind::End {
                     scores.iter().filter(|s| s.split == Split::Test).for_each(|s| recorder.outcomes(&s.outcomes));
                 }
                 recorder.record("train", clocks, metrics::EVALUATION_SECONDS, started.elapsed().as_secs_f64());
                 Ok(scores.into_iter().find(|score| score.split == Split::Validation).expect("both splits are measured"))
             };
         let (trained, clocks) = registry::run(&cell.point.method, work, &mut look, recorder)?;
-        let policy = trained.clone().as_read();
-        look(&policy, clocks, recorder, Moment::End)?;
-        if let Yardstick::Exact(exact) = &yardstick {
+        let policy = trained.clone().for_inference();
+        look(&policy, clocks, recorder, EvalKind::End)?;
+        if let Evaluator::Exact(exact) = &yardstick {
             exact.check_sampler(&policy, self.stage.seed).map_err(|e| e.at_step(clocks.step))?;
         }
         self.keep_completions(&cell.arm, &cell.point.label, clocks.step, &scene, &policy, &reference, recorder)?;
@@ -401,14 +403,14 @@ impl Desk<'_> {
         arm: &str,
         point: &str,
         step: u64,
-        scene: &Scene,
+        scene: &LoadedWorld,
         policy: &Policy,
         reference: &Policy,
         recorder: &mut StageRecorder,
     ) -> Result<()> {
         let world = scene.world.as_ref();
         let reward = self.learned_reward(world)?;
-        let whose = Whose { arm, point, seed: self.stage.seed, step };
+        let whose = CompletionTag { arm, point, seed: self.stage.seed, step };
         let count = self.experiment.evaluation.completions;
         let reader = self.reader(world);
         duel_evaluation::completions(
@@ -425,21 +427,21 @@ impl Desk<'_> {
         Ok(())
     }
 
-    fn yardstick(&self, scene: &Scene, reference: &Policy) -> Result<Yardstick> {
+    fn evaluator(&self, scene: &LoadedWorld, reference: &Policy) -> Result<Evaluator> {
         let reader = self.reader(scene.world.as_ref());
         match &scene.grammar {
             Some(grammar) => {
-                let rm = self.plan.needed(self.stage, Kind::Rm).expect("measuring stages need the reward model");
+                let rm = self.plan.needed(self.stage, StageKind::Rm).expect("measuring stages need the reward model");
                 let tables: (Vec<Vec<f64>>, Vec<Vec<f64>>) = load_json("rm", &self.folder(rm)?.file(PROXY))?;
                 let table = |split| if split == Split::Validation { tables.0.clone() } else { tables.1.clone() };
-                Ok(Yardstick::Exact(Box::new(GrammarYardstick::new(grammar, reader, reference, Some(&table))?)))
+                Ok(Evaluator::Exact(Box::new(ExactEvaluator::new(grammar, reader, reference, Some(&table))?)))
             }
             None => {
                 let reward: Arc<dyn Scorer> = Arc::new(self.learned_reward(scene.world.as_ref())?);
                 let settings = &self.experiment.evaluation;
-                let end = Effort { prompts: settings.prompts, samples_per_prompt: settings.samples_per_prompt };
-                let curve = Effort { prompts: CURVE_EFFORT.prompts.min(settings.prompts), ..CURVE_EFFORT };
-                let yardstick = SampledYardstick::new(
+                let end = SampleSize { prompts: settings.prompts, samples_per_prompt: settings.samples_per_prompt };
+                let curve = SampleSize { prompts: CURVE_EFFORT.prompts.min(settings.prompts), ..CURVE_EFFORT };
+                let yardstick = SampledEvaluator::new(
                     scene.world.clone(),
                     reader,
                     reference.clone(),
@@ -447,13 +449,13 @@ impl Desk<'_> {
                     Some(reward),
                     self.stage.seed,
                 );
-                Ok(Yardstick::Sampled { yardstick: Box::new(yardstick), curve, end })
+                Ok(Evaluator::Sampled { yardstick: Box::new(yardstick), curve, end })
             }
         }
     }
 
-    pub(crate) fn scene(&self) -> Result<Scene> {
-        let corpus = self.plan.needed(self.stage, Kind::Corpus).map(|corpus| self.folder(corpus)).transpose()?;
+    pub(crate) fn scene(&self) -> Result<LoadedWorld> {
+        let corpus = self.plan.needed(self.stage, StageKind::Corpus).map(|corpus| self.folder(corpus)).transpose()?;
         let scene = scene::open(self.experiment, corpus.as_ref().map(StageDir::path))?;
         self.judges.borrow_mut().push(scene.gold.clone());
         Ok(scene)
@@ -470,10 +472,10 @@ impl Desk<'_> {
 
     /// A fresh policy, ready to train.
     fn fresh_policy(&self, world: &dyn World, rng: &mut seeds::Rng) -> Result<Policy> {
-        Ok(self.recomputing(Policy::new(&self.config(world)?, rng, &self.train_device())))
+        Ok(self.with_recompute(Policy::new(&self.config(world)?, rng, &self.train_device())))
     }
 
-    pub(crate) fn recomputing(&self, policy: Policy) -> Policy {
+    pub(crate) fn with_recompute(&self, policy: Policy) -> Policy {
         if self.experiment.learner.recompute { policy.with_recomputed_blocks() } else { policy }
     }
 
@@ -485,7 +487,7 @@ impl Desk<'_> {
         let model = Pretrained::open(Path::new(&self.experiment.model.from))?;
         let (mapped, context) = (self.experiment.model.mapped, world.space().context());
         let policy = if mapped { model.mapped(context, &self.device)? } else { model.policy(context, &self.device)? };
-        let policy = self.recomputing(policy).no_grad();
+        let policy = self.with_recompute(policy).no_grad();
         Ok(self.models.pretrained.get_or_init(|| policy).clone())
     }
 
@@ -525,22 +527,22 @@ impl Desk<'_> {
         }
         let policy = match self.experiment.stages.sft.steps {
             0 => self.base_policy(world)?,
-            _ => self.policy_of(Kind::Sft, world)?,
+            _ => self.policy_of(StageKind::Sft, world)?,
         };
         if !self.experiment.is_pretrained() {
             return Ok(policy); // clones of a module share their parameters' ids, and with them their gradients
         }
-        let policy = if policy.wears_adapters() { policy.merged() } else { policy };
+        let policy = if policy.has_lora() { policy.merged() } else { policy };
         Ok(self.models.sft.get_or_init(|| policy.no_grad()).clone())
     }
 
     /// What SFT starts from, without gradient: the pretrained model, or what the stage `base` has trained.
     pub(crate) fn base_policy(&self, world: &dyn World) -> Result<Policy> {
-        if self.experiment.is_pretrained() { self.pretrained(world) } else { self.policy_of(Kind::Base, world) }
+        if self.experiment.is_pretrained() { self.pretrained(world) } else { self.policy_of(StageKind::Base, world) }
     }
 
     /// The policy that a stage of the plan has trained, without gradient.
-    fn policy_of(&self, kind: Kind, world: &dyn World) -> Result<Policy> {
+    fn policy_of(&self, kind: StageKind, world: &dyn World) -> Result<Policy> {
         let stage = self.plan.needed(self.stage, kind).expect("later stages need the policies before them");
         self.read_policy(stage, || self.pretrained(world), world)
     }
@@ -551,20 +553,20 @@ impl Desk<'_> {
         if self.experiment.is_pretrained() && !folder.file(POLICY).is_file() {
             return Ok(huggingface::read_adapter(folder.path(), &self.config(world)?, under()?, &self.device)?);
         }
-        let shape = self.recomputing(Policy::zeros(&self.config(world)?, &self.device));
+        let shape = self.with_recompute(Policy::zeros(&self.config(world)?, &self.device));
         Ok(weights::load(shape, &folder.file(POLICY))?)
     }
 
     /// Writes a policy: its adapters alone, as PEFT does, where they stand on a pretrained model; else all weights.
     fn save_policy(&self, policy: Policy, world: &dyn World, to: &Path) -> Result<()> {
-        if self.experiment.is_pretrained() && policy.wears_adapters() {
+        if self.experiment.is_pretrained() && policy.has_lora() {
             return Ok(huggingface::write_adapter(to, &self.config(world)?, &policy, &self.experiment.model.from)?);
         }
         Ok(weights::save(&policy.merged(), &to.join(POLICY))?)
     }
 
     pub(crate) fn rows(&self) -> Result<Vec<PreferenceRow>> {
-        let pairs = self.plan.needed(self.stage, Kind::Pairs).expect("stages that read rows need them");
+        let pairs = self.plan.needed(self.stage, StageKind::Pairs).expect("stages that read rows need them");
         let path = self.folder(pairs)?.file(ROWS);
         let text = std::fs::read_to_string(&path).map_err(|source| Error::Io {
             action: "read",
@@ -588,18 +590,18 @@ impl Desk<'_> {
 /// all together, may read them.
 fn check_unpaired(experiment: &Experiment, rows: &[PreferenceRow]) -> Result<()> {
     let unpaired = rows.iter().filter(|row| row.rejected_prompt.is_some()).count();
-    let compares = |point: &Point| match &point.method {
-        duel_spec::Method::Dpo(dpo) => !matches!(dpo.loss, PairLoss::Kto | PairLoss::AotUnpaired),
+    let compares = |point: &ArmPoint| match &point.method {
+        duel_spec::MethodSettings::Dpo(dpo) => !matches!(dpo.loss, PairLoss::Kto | PairLoss::AotUnpaired),
         _ => false,
     };
-    match experiment.arms.iter().find(|(_, arm)| unpaired > 0 && arm.corners().iter().any(compares)) {
+    match experiment.arms.iter().find(|(_, arm)| unpaired > 0 && arm.representative_points().iter().any(compares)) {
         Some((arm, _)) => Err(Error::Unpaired { arm: arm.clone(), rows: unpaired }),
         None => Ok(()),
     }
 }
 
 /// A person's rows with what the judge says of both completions.
-fn judged(rows: &[PreferenceRow], gold: &dyn Scorer) -> Result<Vec<PreferenceRow>> {
+fn judge_rows(rows: &[PreferenceRow], gold: &dyn Scorer) -> Result<Vec<PreferenceRow>> {
     let all: Vec<usize> = (0..rows.len()).collect();
     let mut chosen = gold.score(&PairBatch::new(rows, &all).both)?;
     let rejected = chosen.split_off(rows.len());
@@ -621,7 +623,7 @@ fn save_rows(rows: Vec<PreferenceRow>, to: &Path) -> Result<()> {
 }
 
 /// Row numbers, epoch after epoch, each shuffled by its own generator.
-pub struct Batches {
+pub struct EpochSampler {
     rows: usize,
     batch_size: usize,
     seed: u64,
@@ -630,7 +632,7 @@ pub struct Batches {
     batches: Vec<Vec<usize>>,
 }
 
-impl Batches {
+impl EpochSampler {
     /// Batches of `batch_size` of `rows` rows, shuffled by a stream at each epoch.
     pub fn new(rows: usize, batch_size: usize, seed: u64, stream: Stream<'static>) -> Self {
         Self { rows, batch_size, seed, stream, epoch: None, batches: vec![] }
@@ -654,7 +656,7 @@ impl Batches {
     }
 }
 
-fn responses(rows: Vec<Row>) -> Responses {
+fn responses(rows: Vec<PromptResponse>) -> Responses {
     let (prompts, responses) = rows.into_iter().map(|r| (r.prompt, r.response)).unzip();
     Responses { prompts, responses, logp: vec![] }
 }

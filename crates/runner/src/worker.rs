@@ -3,7 +3,7 @@
 
 use crate::log;
 use crate::plan::Plan;
-use crate::work::Desk;
+use crate::work::StageContext;
 use crate::{Error, Result};
 use duel_ledger::{Lease, Manifest, RunDir, StageDir, StageRecorder};
 use duel_spec::{Experiment, FORMAT_VERSION, NO_POINT, Recorder, SHARED_ARM};
@@ -25,14 +25,14 @@ pub struct Progress {
 /// The last that a worker says, where it could not finish its stage.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Ended {
+pub struct WorkerEnd {
     /// Whether the training diverged.
     pub diverged: bool,
     /// What the error says, with what caused it, in one line.
     pub words: String,
 }
 
-impl Ended {
+impl WorkerEnd {
     /// How a worker with this error ends.
     pub fn by(error: &Error) -> Self {
         let causes = std::iter::successors(std::error::Error::source(error), |cause| (*cause).source());
@@ -43,8 +43,8 @@ impl Ended {
 }
 
 /// Tells the parent why a stage was not finished.
-pub fn tell_end(error: &Error) {
-    let line = serde_json::to_string(&Ended::by(error)).expect("plain data");
+pub fn report_end(error: &Error) {
+    let line = serde_json::to_string(&WorkerEnd::by(error)).expect("plain data");
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
@@ -109,18 +109,20 @@ pub fn work(run: &Path, place: usize, device: &str, checkpoints: Duration, detac
         let _ = writeln!(std::io::stdout(), "{line}");
     };
     let tag = format!("{FORMAT_VERSION} {} {device}", crate::run::COMMIT);
-    let kept = run.stages().join(stage.id.kept()).is_dir();
+    let kept = run.stages().join(stage.id.checkpoint_dir()).is_dir();
     tracing::debug!(stage = stage.label(), process = std::process::id(), kept, "at work");
-    let mut recorder = StageRecorder::new(arm, method, point, stage.seed, Box::new(tell)).keeping(
+    let mut recorder = StageRecorder::new(arm, method, point, stage.seed, Box::new(tell)).with_checkpoints(
         &run.stages(),
         &stage.id,
         &tag,
         checkpoints,
     );
-    recorder = recorder.told_in(run.path(), &stage.id.folder());
+    recorder = recorder.with_live_file(run.path(), &stage.id.folder());
     recorder.progress(0, 1, "begun");
-    let desk = Desk::new(&experiment, &plan, stage, &run, duel_model::device::open(device)?, &stop);
-    StageDir::make(&run.stages(), &stage.id, &stage.key, |to| duel_model::catching(|| desk.work(to, &mut recorder)))?;
+    let desk = StageContext::new(&experiment, &plan, stage, &run, duel_model::device::open(device)?, &stop);
+    StageDir::make(&run.stages(), &stage.id, &stage.key, |to| {
+        duel_model::catching(|| desk.run_stage(to, &mut recorder))
+    })?;
     Ok(())
 }
 

@@ -9,10 +9,10 @@ use duel_data::World;
 use duel_data::grammar::GrammarWorld;
 use duel_data::pairs::PreferenceRow;
 use duel_dpo::{Dpo, ReferenceLogp};
-use duel_model::{Activation, Family, Policy, Reader, Responses, Scalar, TransformerConfig, device, weights};
-use duel_ppo::{ActorCritic, Critic, Ppo, Setting};
-use duel_reward::{Judge, LearnedReward, RewardModel};
-use duel_spec::{EnsembleScore, LearnerSettings, OnPolicy, RmStage, Space, Split, metrics, seeds};
+use duel_model::{Activation, Family, Policy, Reader, Responses, ScalarModel, TransformerConfig, device, weights};
+use duel_ppo::{ActorCritic, Critic, Ppo, RolloutContext};
+use duel_reward::{LearnedReward, RewardModel, RewardNetwork};
+use duel_spec::{EnsembleScore, LearnerSettings, RmStage, RolloutSettings, Split, TokenSpec, metrics, seeds};
 use duel_training::sft::{self, RunningText, Sft};
 use duel_training::{Learner, Method, PairBatch};
 use std::sync::Arc;
@@ -21,7 +21,7 @@ const STEPS: u64 = 10;
 
 /// Every shape of model that Duel trains: its own with a tied and an untied head, GPT-2, and Llama with grouped queries,
 /// whole and frozen under adapters (true).
-fn configs(space: &Space) -> Vec<(&'static str, TransformerConfig, bool)> {
+fn configs(space: &TokenSpec) -> Vec<(&'static str, TransformerConfig, bool)> {
     let own = |tied| TransformerConfig::small(space.vocabulary, space.context() + 3, 2, 16, 4, tied);
     let gelu = Family::Gpt2 { activation: Activation::GeluTanh, inner: 40, epsilon: 1e-5 };
     let llama = Family::Llama { key_value_heads: 2, head_width: 8, inner: 24, rope_theta: 10_000.0, epsilon: 1e-6 };
@@ -106,7 +106,7 @@ fn trace(config: &TransformerConfig, adapters: bool, plain: &Device) -> Trace {
     let windows: Vec<Vec<Vec<u32>>> =
         vec![rows.iter().map(|r| [r.prompt.clone(), r.chosen[..1].to_vec()].concat()).collect()];
     trace.extend(ten_steps("running text", &mut RunningText::new(train_reader.clone(), config), fresh(), &windows));
-    let scalar = || Scalar::from_policy(fresh(), &train);
+    let scalar = || ScalarModel::from_policy(fresh(), &train);
     trace.extend(ten_steps(
         "reward model",
         &mut RewardModel::new(RmStage::defaults(), train_reader.clone(), config),
@@ -115,17 +115,17 @@ fn trace(config: &TransformerConfig, adapters: bool, plain: &Device) -> Trace {
     ));
 
     // iterations of two updates each, none left out
-    let mut ppo = duel_spec::Ppo::defaults();
-    ppo.shared = OnPolicy { epochs: 1, minibatches: 2, target_kl: 10.0, beta: 0.2, ..ppo.shared };
-    let dpo = duel_spec::Dpo::defaults();
+    let mut ppo = duel_spec::PpoSettings::defaults();
+    ppo.shared = RolloutSettings { epochs: 1, minibatches: 2, target_kl: 10.0, beta: 0.2, ..ppo.shared };
+    let dpo = duel_spec::DpoSettings::defaults();
     let cached = ReferenceLogp::compute(&reader, &reference, &rows);
     trace.extend(ten_steps("DPO", &mut Dpo::new(dpo, train_reader.clone(), cached, config), fresh(), &pairs));
 
     let prompts: Vec<Vec<Vec<u32>>> = vec![rows.iter().take(32).map(|r| r.prompt.clone()).collect()];
     let head = (0..config.width).map(|i| (i as f32 * 0.7).sin() * 0.3).collect();
-    let judge = Judge::Network(Scalar::with_head(fresh(), head, &train).valid());
+    let judge = RewardNetwork::Network(ScalarModel::with_head(fresh(), head, &train).valid());
     let learned = LearnedReward::new(vec![(judge, 0.0)], EnsembleScore::Mean, reader.clone(), 0.0, 1.0);
-    let given = Setting {
+    let given = RolloutContext {
         reference: reference.clone(),
         scorer: Arc::new(learned),
         reader: reader.clone(),

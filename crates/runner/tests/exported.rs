@@ -6,8 +6,8 @@
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use duel_model::gguf::{self, Precision};
-use duel_model::huggingface::{self, Checkpoint, Special, Words};
-use duel_model::{Family, Kind, Policy, Pretrained, TransformerConfig, weights};
+use duel_model::huggingface::{self, Checkpoint, SpecialTokens, TokenizerFiles};
+use duel_model::{Family, FileDType, Policy, Pretrained, TransformerConfig, weights};
 use duel_spec::seeds;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -36,7 +36,7 @@ fn logits(policy: &Policy, ids: &[i32]) -> Vec<f32> {
 }
 
 /// Writes a model as a directory, as another with an adapter, and, where it can be said, as GGUF.
-fn write(folder: &Path, config: &TransformerConfig, words: Words, policy: Policy, ids: &[i32]) {
+fn write(folder: &Path, config: &TransformerConfig, words: TokenizerFiles, policy: Policy, ids: &[i32]) {
     let device = Device::flex();
     let worn = adapted(policy.clone(), &device);
     let of = |policy: &Policy| Checkpoint { config: config.clone(), policy: policy.clone(), words: words.clone() };
@@ -45,10 +45,10 @@ fn write(folder: &Path, config: &TransformerConfig, words: Words, policy: Policy
         std::fs::create_dir_all(&to).unwrap();
         to
     };
-    huggingface::write(&into("base"), &of(&policy), Kind::F32).unwrap();
+    huggingface::write(&into("base"), &of(&policy), FileDType::F32).unwrap();
     huggingface::write_adapter(&into("adapter"), config, &worn, "base").unwrap();
     let merged = worn.clone().merged();
-    huggingface::write(&into("merged"), &of(&merged), Kind::F32).unwrap();
+    huggingface::write(&into("merged"), &of(&merged), FileDType::F32).unwrap();
     let last = |policy: &Policy| logits(policy, ids)[(ids.len() - 1) * config.vocabulary..].to_vec();
     let expected = json!({"ids": ids, "base": last(&policy), "worn": last(&worn)});
     std::fs::write(folder.join("expected.json"), expected.to_string()).unwrap();
@@ -80,8 +80,11 @@ fn tiny_models_are_written() {
     for (name, family, tied) in [("llama", llama.clone(), true), ("llama-untied", llama, false), ("gpt2", gpt2, true)] {
         let config = TransformerConfig { vocabulary: 48, context: 24, layers: 2, width: 32, heads: 4, tied, family };
         let policy = Policy::new(&config, &mut seeds::derive(1, "test", 0, "init"), &Device::flex()).no_grad();
-        let words =
-            Words { special: Special { bos: Some(1), eos: Some(2), pad: Some(0) }, tokenizer: None, template: None };
+        let words = TokenizerFiles {
+            special: SpecialTokens { bos: Some(1), eos: Some(2), pad: Some(0) },
+            tokenizer: None,
+            template: None,
+        };
         write(&to.join(name), &config, words, policy, &ids);
     }
 }

@@ -5,8 +5,8 @@
 use burn::module::Module;
 use burn::tensor::Device;
 use duel_data::TextTokenizer;
-use duel_model::huggingface::{self, Checkpoint, Special, Words};
-use duel_model::{Family, Kind, Policy, TransformerConfig};
+use duel_model::huggingface::{self, Checkpoint, SpecialTokens, TokenizerFiles};
+use duel_model::{Family, FileDType, Policy, TransformerConfig};
 use duel_spec::seeds;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -23,15 +23,15 @@ fn model(to: &Path) {
     let vocabulary = tokenizer.vocabulary();
     let trained = to.join("words.json");
     tokenizer.save(&trained).unwrap();
-    let words = Words {
-        special: Special { bos: Some(1), eos: Some(2), pad: Some(0) },
+    let words = TokenizerFiles {
+        special: SpecialTokens { bos: Some(1), eos: Some(2), pad: Some(0) },
         tokenizer: Some(std::fs::read(trained).unwrap()),
         template: Some(CHATML.into()),
     };
     let family = Family::Llama { key_value_heads: 2, head_width: 8, inner: 24, rope_theta: 5000.0, epsilon: 1e-5 };
     let config = TransformerConfig { vocabulary, context: 128, layers: 2, width: 16, heads: 2, tied: true, family };
     let policy = Policy::new(&config, &mut seeds::derive(1, "test", 0, "init"), &Device::flex()).no_grad();
-    huggingface::write(to, &Checkpoint { config, policy, words }, Kind::F32).unwrap();
+    huggingface::write(to, &Checkpoint { config, policy, words }, FileDType::F32).unwrap();
 }
 
 fn duel(folder: &Path, args: &[&str]) -> Output {

@@ -6,7 +6,7 @@
 use burn::tensor::Device;
 use duel_data::TextTokenizer;
 use duel_model::{Policy, Pretrained, Reader, Responses, greedy};
-use duel_spec::Space;
+use duel_spec::TokenSpec;
 use std::path::PathBuf;
 
 fn data(name: &str) -> PathBuf {
@@ -19,12 +19,12 @@ fn open() -> (Pretrained, TextTokenizer) {
     (model, tokenizer)
 }
 
-fn space(prompt_tokens: usize, response_tokens: usize) -> Space {
+fn space(prompt_tokens: usize, response_tokens: usize) -> TokenSpec {
     let (vocabulary, pad, bos, eos) = (49_152, 0, 1, 2);
-    Space { vocabulary, pad, bos, eos, prompt_tokens, response_tokens, actions: None, ends: false }
+    TokenSpec { vocabulary, pad, bos, eos, prompt_tokens, response_tokens, allowed_tokens: None, force_eos: false }
 }
 
-fn policy(model: &Pretrained, space: &Space) -> Policy {
+fn policy(model: &Pretrained, space: &TokenSpec) -> Policy {
     model.policy(space.context(), &Device::flex()).unwrap()
 }
 
@@ -56,7 +56,7 @@ fn smollm2_finds_film_reviews_about_as_likely_as_it_should() {
     let batch = Responses { prompts, responses, logp: vec![] };
     let reader = Reader::new(&space, &Device::flex());
     let policy = policy(&model, &space);
-    let logp = reader.chosen_logp(&policy, &reader.tokens(&batch)).unwrap();
+    let logp = reader.token_logprobs(&policy, &reader.tokens(&batch)).unwrap();
     let nats = -duel_model::weights::host(logp).iter().sum::<f32>() / (127 * batch.len()) as f32;
     assert!((3.7..4.1).contains(&nats), "{nats} nats a token");
 }

@@ -12,7 +12,7 @@ pub struct Claim {
     pub source: String,
     pub family: String,
     /// The one that is claimed to be ahead, and the other; one alone where the metric says what it is held against.
-    pub arms: Vec<Side>,
+    pub arms: Vec<ArmRef>,
     pub metric: ClaimMetric,
     pub rule: ClaimRule,
     /// Each is a test of its own.
@@ -37,12 +37,12 @@ impl Claim {
 /// An arm of the experiment, or of another one whose run lies beside this: `arm@run`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
-pub struct Side {
+pub struct ArmRef {
     pub arm: String,
     pub run: Option<String>,
 }
 
-impl From<String> for Side {
+impl From<String> for ArmRef {
     fn from(text: String) -> Self {
         match text.split_once('@') {
             Some((arm, run)) => Self { arm: arm.into(), run: Some(run.into()) },
@@ -51,13 +51,13 @@ impl From<String> for Side {
     }
 }
 
-impl From<Side> for String {
-    fn from(side: Side) -> Self {
+impl From<ArmRef> for String {
+    fn from(side: ArmRef) -> Self {
         side.to_string()
     }
 }
 
-impl fmt::Display for Side {
+impl fmt::Display for ArmRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.run {
             Some(run) => write!(f, "{}@{run}", self.arm),

@@ -15,7 +15,7 @@ use toml::{Table, Value};
 
 /// Where a piece of the user's text stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct SourceSpan {
     /// Name shown to the user: the file, or the command-line argument.
     pub name: String,
     /// The whole text that `span` points into.
@@ -90,8 +90,8 @@ fn block(name: &str) -> Table {
 pub struct Document {
     pub(crate) merged: Table,
     origins: BTreeMap<String, Origin>,
-    places: BTreeMap<String, Place>,
-    whole: Place,
+    places: BTreeMap<String, SourceSpan>,
+    whole: SourceSpan,
 }
 
 impl Document {
@@ -106,7 +106,7 @@ impl Document {
 
     /// As [`Document::load`], from text already read; `name` is shown in errors.
     pub fn parse(name: &str, text: &str, overrides: &[String]) -> Result<Self> {
-        let whole = Place { name: name.into(), text: text.into(), span: 0..0 };
+        let whole = SourceSpan { name: name.into(), text: text.into(), span: 0..0 };
         let (given, mut places) = read_toml(&whole)?;
         let mut layers = vec![(given, Origin::File)];
         for argument in overrides {
@@ -161,7 +161,7 @@ impl Document {
     }
 
     /// Where `key` (or the nearest table around it) stands.
-    pub fn place(&self, key: &str) -> Box<Place> {
+    pub fn place(&self, key: &str) -> Box<SourceSpan> {
         let mut key = key;
         loop {
             if let Some(place) = self.places.get(key) {
@@ -468,10 +468,10 @@ pub(crate) fn same(a: &Value, b: &Value) -> bool {
 }
 
 /// Parses a file; returns its values and the span of each key's value.
-fn read_toml(whole: &Place) -> Result<(Table, BTreeMap<String, Place>)> {
+fn read_toml(whole: &SourceSpan) -> Result<(Table, BTreeMap<String, SourceSpan>)> {
     let syntax = |message: &str, span: Option<Range<usize>>| Error::Syntax {
         message: message.into(),
-        place: Box::new(Place { span: span.unwrap_or(0..0), ..whole.clone() }),
+        place: Box::new(SourceSpan { span: span.unwrap_or(0..0), ..whole.clone() }),
     };
     let parsed: toml_edit::Document<&str> =
         toml_edit::Document::parse(whole.text.as_str()).map_err(|e| syntax(e.message(), e.span()))?;
@@ -481,7 +481,12 @@ fn read_toml(whole: &Place) -> Result<(Table, BTreeMap<String, Place>)> {
     Ok((values, places))
 }
 
-fn collect_places(prefix: &str, table: &dyn toml_edit::TableLike, whole: &Place, out: &mut BTreeMap<String, Place>) {
+fn collect_places(
+    prefix: &str,
+    table: &dyn toml_edit::TableLike,
+    whole: &SourceSpan,
+    out: &mut BTreeMap<String, SourceSpan>,
+) {
     for (name, item) in table.iter() {
         let key = if prefix.is_empty() { name.to_string() } else { format!("{prefix}.{name}") };
         // An unknown key is marked at its name, everything else at its value: keep the value's span
@@ -492,7 +497,7 @@ fn collect_places(prefix: &str, table: &dyn toml_edit::TableLike, whole: &Place,
         };
         let key_span = table.get_key_value(name).and_then(|(k, _)| k.span());
         if let Some(span) = span.or(key_span) {
-            out.insert(key.clone(), Place { span, ..whole.clone() });
+            out.insert(key.clone(), SourceSpan { span, ..whole.clone() });
         }
         if let Some(inner) = item.as_table_like() {
             collect_places(&key, inner, whole, out);
@@ -500,7 +505,7 @@ fn collect_places(prefix: &str, table: &dyn toml_edit::TableLike, whole: &Place,
     }
 }
 
-fn read_override(argument: &str) -> Result<(Table, Place)> {
+fn read_override(argument: &str) -> Result<(Table, SourceSpan)> {
     let refuse = || Error::Override { given: argument.into() };
     let (key, value) = argument.split_once('=').ok_or_else(refuse)?;
     let (key, value) = (key.trim(), value.trim());
@@ -514,7 +519,7 @@ fn read_override(argument: &str) -> Result<(Table, Place)> {
         .unwrap_or_else(|| Value::String(value.into()));
     let table = key.rsplit('.').fold(value, |inner, name| Value::Table(Table::from_iter([(name.to_string(), inner)])));
     let Value::Table(table) = table else { return Err(refuse()) };
-    Ok((table, Place { name: "--set".into(), text: argument.into(), span: 0..argument.len() }))
+    Ok((table, SourceSpan { name: "--set".into(), text: argument.into(), span: 0..argument.len() }))
 }
 
 /// Lays `over` on `base`; tables merge, everything else replaces.

@@ -1,6 +1,6 @@
 //! What can be wrong with an experiment file, each with the place and what would be accepted.
 
-use crate::document::Place;
+use crate::document::SourceSpan;
 use std::path::PathBuf;
 
 /// A mistake in the experiment file or on the command line.
@@ -9,36 +9,36 @@ pub enum Error {
     #[error("cannot read the experiment file `{}`", path.display())]
     Read { path: PathBuf, source: std::io::Error },
     #[error("the experiment file is not valid TOML: {message}")]
-    Syntax { message: String, place: Box<Place> },
+    Syntax { message: String, place: Box<SourceSpan> },
     #[error("`{given}` is not of the form key=value")]
     Override { given: String },
     #[error("unknown key `{key}`")]
-    UnknownKey { key: String, nearest: Option<String>, known: Vec<String>, place: Box<Place> },
+    UnknownKey { key: String, nearest: Option<String>, known: Vec<String>, place: Box<SourceSpan> },
     #[error("`{key}` should be {expected}, found {found}")]
-    WrongType { key: String, expected: &'static str, found: String, place: Box<Place> },
+    WrongType { key: String, expected: &'static str, found: String, place: Box<SourceSpan> },
     #[error("`{key}` is out of range: {found}")]
-    OutOfRange { key: String, found: String, accepted: String, place: Box<Place> },
+    OutOfRange { key: String, found: String, accepted: String, place: Box<SourceSpan> },
     #[error("`{key}` is missing")]
-    Missing { key: String, accepted: String, place: Box<Place> },
+    Missing { key: String, accepted: String, place: Box<SourceSpan> },
     #[error("`{key}` has an unknown value, `{found}`")]
-    UnknownChoice { key: String, found: String, accepted: Vec<&'static str>, place: Box<Place> },
+    UnknownChoice { key: String, found: String, accepted: Vec<&'static str>, place: Box<SourceSpan> },
     #[error("`{key}` and `{with}` do not go together: {why}")]
-    Clash { key: String, with: String, why: String, place: Box<Place> },
+    Clash { key: String, with: String, why: String, place: Box<SourceSpan> },
     #[error("`{key}` is empty")]
-    EmptyGrid { key: String, place: Box<Place> },
+    EmptyGrid { key: String, place: Box<SourceSpan> },
     #[error("the grid of `{key}` lists {found} twice")]
-    GridRepeats { key: String, found: String, place: Box<Place> },
+    GridRepeats { key: String, found: String, place: Box<SourceSpan> },
     #[error("an arm cannot be called `{arm}`")]
-    ArmName { arm: String, place: Box<Place> },
+    ArmName { arm: String, place: Box<SourceSpan> },
     #[error("the experiment has no arms")]
-    NoArms { place: Box<Place> },
+    NoArms { place: Box<SourceSpan> },
     #[error("arm `{arm}` names no method")]
-    NoMethod { arm: String, place: Box<Place> },
+    NoMethod { arm: String, place: Box<SourceSpan> },
 }
 
 impl Error {
     /// Where in the file or on the command line the mistake stands.
-    pub fn place(&self) -> Option<&Place> {
+    pub fn place(&self) -> Option<&SourceSpan> {
         match self {
             Self::Read { .. } | Self::Override { .. } => None,
             Self::Syntax { place, .. }

@@ -1,11 +1,11 @@
 //! The typed experiment: what the merged document says, checked for range, and the cells it spans.
 
 use crate::checks::{check_choices, check_numbers, check_slurm};
-use crate::claim::{Claim, Side};
+use crate::claim::{ArmRef, Claim};
 use crate::document::{Document, defaults, same};
-use crate::method::{Clash, Dpo, KlControl, Method, OnPolicy, PairLoss, Ppo};
+use crate::method::{Conflict, DpoSettings, KlControl, MethodSettings, PairLoss, PpoSettings, RolloutSettings};
 use crate::record::REFERENCE;
-use crate::search::{Axis, Drawn, Search, Trial, Tuning};
+use crate::search::{SampledSettings, Search, SearchDimension, Trial, TuningSettings};
 use crate::{Error, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -20,14 +20,14 @@ pub struct Experiment {
     pub question: String,
     pub seeds: u64,
     pub seed: u64,
-    pub world: World,
-    pub judge: Judge,
+    pub world: WorldSettings,
+    pub judge: JudgeSettings,
     pub model: ModelShape,
     pub learner: LearnerSettings,
     pub stages: Stages,
-    pub tuning: Tuning,
-    pub evaluation: Evaluation,
-    pub slurm: Slurm,
+    pub tuning: TuningSettings,
+    pub evaluation: EvaluationSettings,
+    pub slurm: SlurmSettings,
     pub arms: BTreeMap<String, Arm>,
     pub claims: Vec<Claim>,
 }
@@ -43,17 +43,17 @@ pub enum WorldKind {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct World {
+pub struct WorldSettings {
     pub kind: WorldKind,
-    pub grammar: Grammar,
-    pub reviews: Reviews,
-    pub rows: Rows,
+    pub grammar: GrammarSettings,
+    pub reviews: ReviewsSettings,
+    pub rows: RowsSettings,
 }
 
 /// A person's own rows.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Rows {
+pub struct RowsSettings {
     pub train: String,
     pub validation: String,
     pub test: String,
@@ -82,16 +82,16 @@ pub enum JudgeKind {
 /// What of a text a judge reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Reads {
+pub enum JudgedText {
     Response,
     All,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Judge {
+pub struct JudgeSettings {
     pub kind: JudgeKind,
-    pub reads: Reads,
+    pub reads: JudgedText,
     pub clip: f64,
     pub rules: Vec<Rule>,
     pub command: Vec<String>,
@@ -137,7 +137,7 @@ pub enum Rule {
 /// Settings of task S1.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Grammar {
+pub struct GrammarSettings {
     pub rho: f64,
     pub sft_rows: usize,
 }
@@ -145,7 +145,7 @@ pub struct Grammar {
 /// Settings of task S2.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Reviews {
+pub struct ReviewsSettings {
     pub data: String,
     pub vocabulary: usize,
     pub prompt_tokens: usize,
@@ -169,7 +169,7 @@ pub struct ModelShape {
 /// What turns a gradient into a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Optimizer {
+pub enum OptimizerKind {
     Adamw,
     Rmsprop,
     Lion,
@@ -187,7 +187,7 @@ pub enum Schedule {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LearnerSettings {
-    pub optimizer: Optimizer,
+    pub optimizer: OptimizerKind,
     pub adam_beta1: f64,
     pub adam_beta2: f64,
     pub adam_epsilon: f64,
@@ -222,13 +222,13 @@ macro_rules! defaults {
 defaults! {
     ModelShape: ["model"];
     LearnerSettings: ["learner"];
-    Grammar: ["world", "grammar"];
-    Reviews: ["world", "reviews"];
-    Rows: ["world", "rows"];
+    GrammarSettings: ["world", "grammar"];
+    ReviewsSettings: ["world", "reviews"];
+    RowsSettings: ["world", "rows"];
     SftStage: ["stages", "sft"];
     RmStage: ["stages", "rm"];
-    Ppo: ["method", "ppo"];
-    Dpo: ["method", "dpo"];
+    PpoSettings: ["method", "ppo"];
+    DpoSettings: ["method", "dpo"];
 }
 
 /// Whether a text is a day of the calendar, as `2024-07-26`.
@@ -332,14 +332,14 @@ pub struct RmStage {
     pub model: RmModel,
     pub ridge: f64,
     pub start: RmStart,
-    pub score: ScoreOf,
+    pub score: ScorePooling,
     pub ensemble: usize,
     pub ensemble_score: EnsembleScore,
     pub margin: f64,
     pub centring: f64,
     pub label_smoothing: f64,
     pub tie_margin: f64,
-    pub keep: RmKeep,
+    pub keep: RmCheckpointSelection,
     pub checks: usize,
     pub patience: f64,
     pub samples: usize,
@@ -368,7 +368,7 @@ pub enum RmStart {
 /// Which of the scalars after a response's tokens are its score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum ScoreOf {
+pub enum ScorePooling {
     Last,
     Mean,
 }
@@ -386,7 +386,7 @@ pub enum EnsembleScore {
 /// Which of a reward model's steps is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum RmKeep {
+pub enum RmCheckpointSelection {
     Last,
     /// The most accurate on validation rows.
     Best,
@@ -394,7 +394,7 @@ pub enum RmKeep {
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Evaluation {
+pub struct EvaluationSettings {
     pub prompts: usize,
     pub samples_per_prompt: usize,
     pub best_of: usize,
@@ -405,7 +405,7 @@ pub struct Evaluation {
 /// What is asked of a cluster for each stage.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Slurm {
+pub struct SlurmSettings {
     pub partition: String,
     pub time: String,
     pub memory: String,
@@ -423,24 +423,24 @@ pub struct Arm {
     settings: Table,
     pub search: Search,
     grid: BTreeMap<String, Vec<Value>>,
-    space: BTreeMap<String, Axis>,
+    space: BTreeMap<String, SearchDimension>,
 }
 
 /// One setting of an arm.
 #[derive(Debug, Clone)]
-pub struct Point {
+pub struct ArmPoint {
     /// `beta=0.1`, with the other axes of the grid after it; `default` where there is no grid.
     pub label: String,
     /// What it sets beside what its arm does.
-    pub settings: Drawn,
-    pub method: Method,
+    pub settings: SampledSettings,
+    pub method: MethodSettings,
 }
 
 /// What one worker runs.
 #[derive(Debug, Clone)]
 pub struct Cell {
     pub arm: String,
-    pub point: Point,
+    pub point: ArmPoint,
     pub seed: u64,
     /// Whether it is looked at for a choice, or for the comparison itself.
     pub tuning: bool,
@@ -510,7 +510,7 @@ impl Experiment {
     }
 
     /// Every (arm, point, seed) of some trials, seeds outermost so that early results span all arms.
-    pub fn lay_out(&self, trials: &[Trial]) -> Vec<Cell> {
+    pub fn cells_for(&self, trials: &[Trial]) -> Vec<Cell> {
         let mut cells = Vec::new();
         let mut seeds: Vec<u64> = trials.iter().flat_map(|trial| trial.seeds.clone()).collect();
         seeds.sort_unstable();
@@ -580,19 +580,19 @@ impl Experiment {
                 let accepted = "choices: of the numbers between two ends not every one divides".into();
                 return refuse(&format!("space.{key}"), "low and high".into(), accepted);
             }
-            for point in arm.corners() {
-                if let Method::Dpo(Dpo { loss: PairLoss::Kto, batch_size: 1, .. }) = point.method {
+            for point in arm.representative_points() {
+                if let MethodSettings::Dpo(DpoSettings { loss: PairLoss::Kto, batch_size: 1, .. }) = point.method {
                     let accepted = "at least 2 with loss = \"kto\", which takes its KL from the neighbours in a batch";
                     return refuse("batch_size", "1".into(), accepted.into());
                 }
                 let Some(shared) = point.method.on_policy() else { continue };
-                let &OnPolicy { episodes, minibatches, kl_control, kl_horizon, .. } = shared;
+                let &RolloutSettings { episodes, minibatches, kl_control, kl_horizon, .. } = shared;
                 let group = point.method.group();
                 if !episodes.is_multiple_of(group) {
                     let found = format!("{group} does not divide {episodes} episodes");
                     return refuse("group", found, format!("a divisor of episodes: {}", divisors(episodes)));
                 }
-                if group == 1 && matches!(point.method, Method::Rloo(_) | Method::Grpo(_)) {
+                if group == 1 && matches!(point.method, MethodSettings::Rloo(_) | MethodSettings::Grpo(_)) {
                     return refuse("group", "1".into(), "at least 2: a group is its own baseline".into());
                 }
                 let (together, units) = point.method.unit();
@@ -679,7 +679,10 @@ impl Experiment {
         }
         if self.model.mapped {
             let why = "what is trained in whole cannot stay in its file";
-            let whole = self.arms.iter().find(|(_, arm)| arm.corners().iter().any(|point| !point.method.every().lora));
+            let whole = self
+                .arms
+                .iter()
+                .find(|(_, arm)| arm.representative_points().iter().any(|point| !point.method.common().lora));
             if !from {
                 clash("model.mapped", "model.from = \"\"", "a fresh model has no file")?;
             }
@@ -713,7 +716,7 @@ impl Experiment {
     fn check_reward_model(&self, document: &Document) -> Result<()> {
         let (rm, defaults, reviews) = (&self.stages.rm, RmStage::defaults(), self.world.kind != WorldKind::Grammar);
         let linear = rm.model == RmModel::Linear;
-        let last = rm.keep == RmKeep::Last;
+        let last = rm.keep == RmCheckpointSelection::Last;
         let moved = [
             ("model", linear && reviews, "a world of text", "the linear model's features are those of grammar"),
             ("start", rm.start == RmStart::Base && !reviews, "world.kind = \"grammar\"", "grammar has no base model"),
@@ -758,20 +761,22 @@ impl Experiment {
     /// part: a run's own copy of its experiment holds every value.
     fn check_clashes(&self, document: &Document) -> Result<()> {
         for (name, arm) in &self.arms {
-            let points = arm.corners();
+            let points = arm.representative_points();
             let (_, methods) = defaults();
             let defaults = &methods[points[0].method.name()];
             let moved = |(setting, value): &(&String, &Value)| defaults.get(setting).is_some_and(|x| !same(x, value));
             let set = arm.settings.iter().filter(moved).map(|(setting, _)| (setting, ""));
             let axes = arm.grid.keys().map(|axis| (axis, "grid.")).chain(arm.space.keys().map(|axis| (axis, "space.")));
             for (setting, table) in set.chain(axes) {
-                let deaf: Option<Vec<String>> = points.iter().map(|point| point.method.ignores(setting)).collect();
+                let deaf: Option<Vec<String>> =
+                    points.iter().map(|point| point.method.inactive_because(setting)).collect();
                 if let Some(with) = deaf.and_then(|with| with.into_iter().next()) {
                     let key = format!("arms.{name}.{table}{setting}");
                     return Err(Error::Clash { with, why: "it is not read".into(), place: document.place(&key), key });
                 }
             }
-            let coupled = |point: &Point| matches!(&point.method, Method::Dpo(dpo) if dpo.loss.couples_pairs());
+            let coupled =
+                |point: &ArmPoint| matches!(&point.method, MethodSettings::Dpo(dpo) if dpo.loss.couples_pairs());
             if self.learner.accumulate > 1 && points.iter().any(coupled) {
                 return Err(Error::Clash {
                     key: format!("arms.{name}.loss"),
@@ -780,7 +785,7 @@ impl Experiment {
                     place: document.place(&format!("arms.{name}.loss")),
                 });
             }
-            if let Some(Clash { key, with, why }) = points.iter().find_map(|point| point.method.clash()) {
+            if let Some(Conflict { key, with, why }) = points.iter().find_map(|point| point.method.conflict()) {
                 let table = match (arm.grid.contains_key(key), arm.space.contains_key(key)) {
                     (true, _) => "grid.",
                     (_, true) => "space.",
@@ -808,7 +813,7 @@ impl Experiment {
             }
             let known: Vec<&str> = self.arms.keys().map(String::as_str).collect();
             let is_unknown =
-                |side: &&Side| side.run.is_none() && side.arm != REFERENCE && !self.arms.contains_key(&side.arm);
+                |side: &&ArmRef| side.run.is_none() && side.arm != REFERENCE && !self.arms.contains_key(&side.arm);
             if let Some(arm) = claim.arms.iter().find(is_unknown) {
                 return refuse(
                     key("arms"),
@@ -906,20 +911,20 @@ impl Arm {
     }
 
     /// Whether a point may set this: an earlier experiment's, or one that is damaged, may not fit.
-    pub fn fits(&self, settings: &Drawn) -> bool {
+    pub fn fits(&self, settings: &SampledSettings) -> bool {
         let mut table = self.settings.clone();
         table.extend(settings.clone());
-        table.try_into::<Method>().is_ok()
+        table.try_into::<MethodSettings>().is_ok()
     }
 
     /// Where the settings of a search lie.
-    pub fn space(&self) -> &BTreeMap<String, Axis> {
+    pub fn space(&self) -> &BTreeMap<String, SearchDimension> {
         &self.space
     }
 
     /// A point of the space, each setting at its share of the way (in [0, 1)); those that do not count are left out.
-    pub fn draw(&self, mut share: impl FnMut(&str, &Axis) -> f64) -> Drawn {
-        let mut drawn = Drawn::new();
+    pub fn draw(&self, mut share: impl FnMut(&str, &SearchDimension) -> f64) -> SampledSettings {
+        let mut drawn = SampledSettings::new();
         for conditional in [false, true] {
             for (name, axis) in self.space.iter().filter(|(_, axis)| axis.when.is_empty() != conditional) {
                 if axis.counts(&drawn, &self.settings) {
@@ -932,14 +937,14 @@ impl Arm {
     }
 
     /// Points that stand for all others where settings are checked: the grid's, or the space's corners.
-    pub fn corners(&self) -> Vec<Point> {
+    pub fn representative_points(&self) -> Vec<ArmPoint> {
         if self.space.is_empty() {
             return self.grid_settings().iter().map(|settings| self.point(settings)).collect();
         }
-        let mut corners = vec![Drawn::new()];
+        let mut corners = vec![SampledSettings::new()];
         for conditional in [false, true] {
             for (name, axis) in self.space.iter().filter(|(_, axis)| axis.when.is_empty() != conditional) {
-                let with = |drawn: Drawn| match axis.counts(&drawn, &self.settings) {
+                let with = |drawn: SampledSettings| match axis.counts(&drawn, &self.settings) {
                     false => vec![drawn],
                     true => axis.ends().into_iter().map(|end| with_one(&drawn, name, end)).collect(),
                 };
@@ -950,21 +955,23 @@ impl Arm {
     }
 
     /// What the points of the grid set: the Cartesian product of its axes, the last axis fastest.
-    pub fn grid_settings(&self) -> Vec<Drawn> {
-        let mut settings = vec![Drawn::new()];
+    pub fn grid_settings(&self) -> Vec<SampledSettings> {
+        let mut settings = vec![SampledSettings::new()];
         for (axis, values) in &self.grid {
-            let with = |drawn: Drawn| values.iter().map(move |value| with_one(&drawn, axis, value.clone())).collect();
-            settings = settings.into_iter().flat_map(|drawn| -> Vec<Drawn> { with(drawn) }).collect();
+            let with = |drawn: SampledSettings| {
+                values.iter().map(move |value| with_one(&drawn, axis, value.clone())).collect()
+            };
+            settings = settings.into_iter().flat_map(|drawn| -> Vec<SampledSettings> { with(drawn) }).collect();
         }
         settings
     }
 
     /// The arm with some settings of its own.
-    pub fn point(&self, settings: &Drawn) -> Point {
-        let words: Vec<String> = settings.iter().map(|(name, value)| format!("{name}={}", plain(value))).collect();
+    pub fn point(&self, settings: &SampledSettings) -> ArmPoint {
+        let words: Vec<String> = settings.iter().map(|(name, value)| format!("{name}={}", value_text(value))).collect();
         let mut table = self.settings.clone();
         table.extend(settings.clone());
-        Point {
+        ArmPoint {
             label: if words.is_empty() { "default".into() } else { words.join(",") },
             settings: settings.clone(),
             method: table.try_into().expect("the document checked every key, type and choice of an arm"),
@@ -978,13 +985,13 @@ fn divisors(n: usize) -> String {
     all.join(", ")
 }
 
-fn with_one(drawn: &Drawn, name: &str, value: Value) -> Drawn {
+fn with_one(drawn: &SampledSettings, name: &str, value: Value) -> SampledSettings {
     let mut drawn = drawn.clone();
     drawn.insert(name.into(), value);
     drawn
 }
 
-pub(crate) fn plain(value: &Value) -> String {
+pub(crate) fn value_text(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         other => other.to_string(),
@@ -999,8 +1006,8 @@ mod tests {
         Experiment::from_document(&Document::parse("t.toml", text, &[])?)
     }
 
-    fn first(experiment: &Experiment) -> Method {
-        experiment.lay_out(&experiment.trials())[0].point.method.clone()
+    fn first(experiment: &Experiment) -> MethodSettings {
+        experiment.cells_for(&experiment.trials())[0].point.method.clone()
     }
 
     #[test]
@@ -1009,7 +1016,7 @@ mod tests {
             "name = \"t\"\nseeds = 2\n[arms.a]\nmethod = \"dpo\"\n[arms.a.grid]\nbeta = [0.1, 1]\nepochs = [1, 2, 3]\n",
         )
         .expect("valid");
-        let cells = experiment.lay_out(&experiment.trials());
+        let cells = experiment.cells_for(&experiment.trials());
         assert_eq!(cells.len(), 12);
         assert_eq!(cells[0].point.label, "beta=0.1,epochs=1");
         assert_eq!(cells[5].point.label, "beta=1,epochs=3");
@@ -1056,7 +1063,7 @@ mod tests {
         for word in crate::method::PAIR_LOSSES {
             let arm = format!("[arms.a]\nmethod = \"dpo\"\nloss = \"{word}\"\n");
             let found = match first(&parse(&arm).expect(word)) {
-                Method::Dpo(dpo) => serde_json::to_value(dpo.loss).expect("a word"),
+                MethodSettings::Dpo(dpo) => serde_json::to_value(dpo.loss).expect("a word"),
                 other => panic!("a DPO arm, not {other:?}"),
             };
             assert_eq!(found, word);
@@ -1088,7 +1095,7 @@ mod tests {
         assert_eq!(arm.point(&arm.draw(|_, _| 0.4)).label, "beta=1.4,epochs=2,loss=ipo");
         let robust = arm.point(&arm.draw(|name, _| if name == "loss" { 0.9 } else { 0.0 }));
         assert_eq!(robust.label, "beta=1.0,epochs=1,label_smoothing=0.1,loss=robust");
-        assert_eq!(arm.corners().len(), 2 * 2 * (1 + 2));
+        assert_eq!(arm.representative_points().len(), 2 * 2 * (1 + 2));
     }
 
     #[test]
@@ -1098,7 +1105,7 @@ mod tests {
         let all = claim("id = \"B1\"\narms = [\"a\", \"b\"]\nkl = [2.0]").expect("valid").claims;
         assert_eq!((all.len(), &all[0].kl[..], all[0].smallest), (1, &[2.0][..], 0.05));
         let other = claim("id = \"B9\"\narms = [\"a@few-rows\", \"b\"]\nmetric = \"peak\"").expect("valid").claims;
-        assert_eq!(other[0].arms[0], Side { arm: "a".into(), run: Some("few-rows".into()) });
+        assert_eq!(other[0].arms[0], ArmRef { arm: "a".into(), run: Some("few-rows".into()) });
         assert!(claim("id = \"B6\"\narms = [\"a\"]\nmetric = \"drop\"\nkl = [0.5, 1]\nat_least = 1").is_ok());
         for refused in [
             "arms = [\"a\", \"b\"]",

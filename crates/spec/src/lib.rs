@@ -16,20 +16,22 @@ mod search;
 pub mod seeds;
 mod sizes;
 
-pub use claim::{Claim, ClaimMetric, ClaimRule, Side};
-pub use document::{Document, Origin, Place, defaults_text};
+pub use claim::{ArmRef, Claim, ClaimMetric, ClaimRule};
+pub use document::{Document, Origin, SourceSpan, defaults_text};
 pub use error::Error;
 pub use experiment::{
-    Arm, BaseStage, Cell, EnsembleScore, Evaluation, Experiment, Grammar, Judge, JudgeKind, LearnerSettings,
-    ModelShape, Optimizer, PairsStage, Point, Reads, Reviews, RmKeep, RmModel, RmStage, RmStart, Rows, Rule, Schedule,
-    ScoreOf, SftStage, Slurm, Stages, Temperature, World, WorldKind,
+    Arm, ArmPoint, BaseStage, Cell, EnsembleScore, EvaluationSettings, Experiment, GrammarSettings, JudgeKind,
+    JudgeSettings, JudgedText, LearnerSettings, ModelShape, OptimizerKind, PairsStage, ReviewsSettings,
+    RmCheckpointSelection, RmModel, RmStage, RmStart, RowsSettings, Rule, Schedule, ScorePooling, SftStage,
+    SlurmSettings, Stages, Temperature, WorldKind, WorldSettings,
 };
 pub use method::{
-    CriticBody, CriticStart, Dpo, Every, Grpo, Keep, KlControl, KlEstimator, KlPlace, LoraTargets, LossMean, Method,
-    OnPolicy, OnlineDpo, OnlineLoss, PairLoss, Ppo, Raft, Reference, RewardSource, Rloo, Scaling, Truncated,
+    CheckpointSelection, CommonSettings, CriticBody, CriticStart, DpoSettings, GrpoSettings, KlControl, KlEstimator,
+    KlPenalty, LoraTargets, LossReduction, MethodSettings, Normalization, OnlineDpoSettings, OnlineLoss, PairLoss,
+    PpoSettings, RaftSettings, ReferenceMode, RewardSource, RlooSettings, RolloutSettings, TruncationHandling,
 };
-pub use record::{Clocks, Completion, MetricRow, NO_POINT, Outcome, REFERENCE, Recorder, SHARED_ARM};
-pub use search::{Axis, Choose, Drawn, Search, Trial, Tuning, number};
+pub use record::{Clocks, Completion, MetricRow, NO_POINT, OutcomeRow, REFERENCE, Recorder, SHARED_ARM};
+pub use search::{SampledSettings, Search, SearchDimension, SelectionMetric, Trial, TuningSettings, number};
 
 /// Version of every file that Duel writes; part of each stage's hash.
 pub const FORMAT_VERSION: u32 = 12;
@@ -38,4 +40,4 @@ pub const FORMAT_VERSION: u32 = 12;
 pub type Result<T> = std::result::Result<T, Error>;
 
 mod space;
-pub use space::{Space, Split};
+pub use space::{Split, TokenSpec};

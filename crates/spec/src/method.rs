@@ -13,7 +13,7 @@ pub enum RewardSource {
 /// Which of a training's policies is kept: the last, or the best on validation prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Keep {
+pub enum CheckpointSelection {
     Last,
     Gold,
     Proxy,
@@ -31,8 +31,8 @@ pub enum LoraTargets {
 
 /// What every arm has, whatever its method; `[every]` in `defaults.toml`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Every {
-    pub keep: Keep,
+pub struct CommonSettings {
+    pub keep: CheckpointSelection,
     pub patience: f64,
     pub lora: bool,
     pub lora_rank: usize,
@@ -41,11 +41,11 @@ pub struct Every {
     pub lora_targets: LoraTargets,
 }
 
-impl Every {
+impl CommonSettings {
     /// A setting of its own that makes another one pointless.
     fn ignores(&self, key: &str) -> Option<&'static str> {
         match key {
-            "patience" if self.keep == Keep::Last => Some("keep = \"last\""),
+            "patience" if self.keep == CheckpointSelection::Last => Some("keep = \"last\""),
             "lora_rank" | "lora_alpha" | "lora_dropout" | "lora_targets" if !self.lora => Some("lora = false"),
             _ => None,
         }
@@ -55,7 +55,7 @@ impl Every {
 /// Where a nat of KL is paid for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum KlPlace {
+pub enum KlPenalty {
     Reward,
     Loss,
 }
@@ -85,7 +85,7 @@ pub enum KlControl {
 /// Whom the policy is kept near.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Reference {
+pub enum ReferenceMode {
     Frozen,
     /// A running mean of the policy.
     Ema,
@@ -94,7 +94,7 @@ pub enum Reference {
 /// What is done to scores before they are rewards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Scaling {
+pub enum Normalization {
     Raw,
     /// Over the standard deviation.
     Scaled,
@@ -105,7 +105,7 @@ pub enum Scaling {
 /// What becomes of a response that was cut off before EOS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Truncated {
+pub enum TruncationHandling {
     Keep,
     Mask,
 }
@@ -113,16 +113,16 @@ pub enum Truncated {
 /// What a loss is a mean over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum LossMean {
+pub enum LossReduction {
     Tokens,
     Responses,
 }
 
 /// What the methods on their own completions share; `[rollouts]` in `defaults.toml`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct OnPolicy {
+pub struct RolloutSettings {
     #[serde(flatten)]
-    pub every: Every,
+    pub every: CommonSettings,
     pub beta: f64,
     pub reward: RewardSource,
     pub iterations: usize,
@@ -132,25 +132,25 @@ pub struct OnPolicy {
     pub learning_rate: f64,
     pub clip_range: f64,
     pub target_kl: f64,
-    pub kl: KlPlace,
+    pub kl: KlPenalty,
     pub kl_estimator: KlEstimator,
     pub kl_control: KlControl,
     pub kl_target: f64,
     pub kl_horizon: f64,
-    pub reference: Reference,
+    pub reference: ReferenceMode,
     pub reference_decay: f64,
-    pub scores: Scaling,
+    pub scores: Normalization,
     pub score_clip: f64,
     pub eos_penalty: f64,
-    pub truncated: Truncated,
+    pub truncated: TruncationHandling,
     pub entropy_coef: f64,
-    pub loss_mean: LossMean,
+    pub loss_mean: LossReduction,
 }
 
-impl OnPolicy {
+impl RolloutSettings {
     /// Whether a loss asks for the policy's whole law at each position.
-    pub fn reads_whole_law(&self) -> bool {
-        self.entropy_coef != 0.0 || (self.kl == KlPlace::Loss && self.kl_estimator == KlEstimator::Full)
+    pub fn needs_full_logits(&self) -> bool {
+        self.entropy_coef != 0.0 || (self.kl == KlPenalty::Loss && self.kl_estimator == KlEstimator::Full)
     }
 
     /// A setting of its own that makes another one pointless.
@@ -158,8 +158,8 @@ impl OnPolicy {
         match key {
             "kl_target" | "kl_horizon" if self.kl_control == KlControl::Fixed => Some("kl_control = \"fixed\""),
             "kl_horizon" if self.kl_control == KlControl::Target => Some("kl_control = \"target\""),
-            "reference_decay" if self.reference == Reference::Frozen => Some("reference = \"frozen\""),
-            "eos_penalty" if self.truncated == Truncated::Mask => Some("truncated = \"mask\""),
+            "reference_decay" if self.reference == ReferenceMode::Frozen => Some("reference = \"frozen\""),
+            "eos_penalty" if self.truncated == TruncationHandling::Mask => Some("truncated = \"mask\""),
             _ => None,
         }
     }
@@ -174,11 +174,11 @@ pub enum OnlineLoss {
     Ipo,
 }
 
-/// Settings of [`Method::OnlineDpo`].
+/// Settings of [`Method::OnlineDpoSettings`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct OnlineDpo {
+pub struct OnlineDpoSettings {
     #[serde(flatten)]
-    pub shared: OnPolicy,
+    pub shared: RolloutSettings,
     pub pair_loss: OnlineLoss,
     pub label_temperature: f64,
 }
@@ -204,43 +204,43 @@ pub enum CriticStart {
     Sft,
 }
 
-/// Settings of [`Method::Ppo`].
+/// Settings of [`Method::PpoSettings`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Ppo {
+pub struct PpoSettings {
     #[serde(flatten)]
-    pub shared: OnPolicy,
+    pub shared: RolloutSettings,
     pub value_clip_range: f64,
     pub value_coef: f64,
     pub gamma: f64,
     pub lambda: f64,
-    pub advantages: Scaling,
-    pub rewards: Scaling,
+    pub advantages: Normalization,
+    pub rewards: Normalization,
     pub critic: CriticBody,
     pub critic_start: CriticStart,
     pub critic_warmup: usize,
 }
 
-/// Settings of [`Method::Rloo`].
+/// Settings of [`Method::RlooSettings`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Rloo {
+pub struct RlooSettings {
     #[serde(flatten)]
-    pub shared: OnPolicy,
+    pub shared: RolloutSettings,
     pub group: usize,
 }
 
-/// Settings of [`Method::Raft`].
+/// Settings of [`Method::RaftSettings`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Raft {
+pub struct RaftSettings {
     #[serde(flatten)]
-    pub shared: OnPolicy,
+    pub shared: RolloutSettings,
     pub group: usize,
 }
 
-/// Settings of [`Method::Grpo`].
+/// Settings of [`Method::GrpoSettings`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Grpo {
+pub struct GrpoSettings {
     #[serde(flatten)]
-    pub shared: OnPolicy,
+    pub shared: RolloutSettings,
     pub group: usize,
     pub scale: bool,
 }
@@ -316,7 +316,7 @@ impl PairLoss {
         matches!(self, Self::Aot | Self::AotUnpaired | Self::Kto | Self::KtoPair | Self::Orpo)
     }
 
-    /// Whether the loss reads this key of [`Dpo`].
+    /// Whether the loss reads this key of [`DpoSettings`].
     fn reads(self, key: &str) -> bool {
         match key {
             "beta" => !matches!(self, Self::PreferredFt | Self::Unlikelihood),
@@ -338,11 +338,11 @@ impl PairLoss {
     }
 }
 
-/// Settings of [`Method::Dpo`]; units and sources in `defaults.toml`.
+/// Settings of [`Method::DpoSettings`]; units and sources in `defaults.toml`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Dpo {
+pub struct DpoSettings {
     #[serde(flatten)]
-    pub every: Every,
+    pub every: CommonSettings,
     pub beta: f64,
     pub epochs: usize,
     pub batch_size: usize,
@@ -365,28 +365,28 @@ pub struct Dpo {
 /// One setting of one arm, ready to train.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "snake_case")]
-pub enum Method {
-    Ppo(Ppo),
-    Reinforce(OnPolicy),
-    Rloo(Rloo),
-    Grpo(Grpo),
-    OnlineDpo(OnlineDpo),
-    Raft(Raft),
-    Dpo(Dpo),
+pub enum MethodSettings {
+    Ppo(PpoSettings),
+    Reinforce(RolloutSettings),
+    Rloo(RlooSettings),
+    Grpo(GrpoSettings),
+    OnlineDpo(OnlineDpoSettings),
+    Raft(RaftSettings),
+    Dpo(DpoSettings),
 }
 
-/// The words for [`Method`].
+/// The words for [`MethodSettings`].
 pub(crate) const METHODS: [&str; 7] = ["dpo", "grpo", "online_dpo", "ppo", "raft", "reinforce", "rloo"];
 
 /// Two settings that cannot stand together.
-pub(crate) struct Clash {
+pub(crate) struct Conflict {
     /// The one to move, and the one in its way.
     pub key: &'static str,
     pub with: String,
     pub why: &'static str,
 }
 
-impl Method {
+impl MethodSettings {
     /// Name as written in the experiment file.
     pub fn name(&self) -> &'static str {
         match self {
@@ -401,26 +401,26 @@ impl Method {
     }
 
     /// What a method on its own completions shares with the others of its kind.
-    pub fn on_policy(&self) -> Option<&OnPolicy> {
+    pub fn on_policy(&self) -> Option<&RolloutSettings> {
         match self {
-            Self::Ppo(Ppo { shared, .. })
-            | Self::Rloo(Rloo { shared, .. })
-            | Self::Grpo(Grpo { shared, .. })
-            | Self::OnlineDpo(OnlineDpo { shared, .. })
-            | Self::Raft(Raft { shared, .. })
+            Self::Ppo(PpoSettings { shared, .. })
+            | Self::Rloo(RlooSettings { shared, .. })
+            | Self::Grpo(GrpoSettings { shared, .. })
+            | Self::OnlineDpo(OnlineDpoSettings { shared, .. })
+            | Self::Raft(RaftSettings { shared, .. })
             | Self::Reinforce(shared) => Some(shared),
             Self::Dpo(_) => None,
         }
     }
 
     /// What it has whatever it is.
-    pub fn every(&self) -> &Every {
+    pub fn common(&self) -> &CommonSettings {
         match self {
-            Self::Ppo(Ppo { shared, .. })
-            | Self::Rloo(Rloo { shared, .. })
-            | Self::Grpo(Grpo { shared, .. })
-            | Self::OnlineDpo(OnlineDpo { shared, .. })
-            | Self::Raft(Raft { shared, .. })
+            Self::Ppo(PpoSettings { shared, .. })
+            | Self::Rloo(RlooSettings { shared, .. })
+            | Self::Grpo(GrpoSettings { shared, .. })
+            | Self::OnlineDpo(OnlineDpoSettings { shared, .. })
+            | Self::Raft(RaftSettings { shared, .. })
             | Self::Reinforce(shared) => &shared.every,
             Self::Dpo(dpo) => &dpo.every,
         }
@@ -429,7 +429,9 @@ impl Method {
     /// Responses to one prompt in a rollout.
     pub fn group(&self) -> usize {
         match self {
-            Self::Rloo(Rloo { group, .. }) | Self::Grpo(Grpo { group, .. }) | Self::Raft(Raft { group, .. }) => *group,
+            Self::Rloo(RlooSettings { group, .. })
+            | Self::Grpo(GrpoSettings { group, .. })
+            | Self::Raft(RaftSettings { group, .. }) => *group,
             Self::OnlineDpo(_) => 2,
             Self::Ppo(_) | Self::Reinforce(_) | Self::Dpo(_) => 1,
         }
@@ -440,13 +442,13 @@ impl Method {
     pub fn unit(&self) -> (usize, &'static str) {
         match self {
             Self::OnlineDpo(_) => (2, "pairs"),
-            Self::Raft(Raft { group, .. }) => (*group, "groups"),
+            Self::Raft(RaftSettings { group, .. }) => (*group, "groups"),
             _ => (1, "episodes"),
         }
     }
 
     /// Whose score it climbs; `None` where it reads preference rows.
-    pub fn climbs(&self) -> Option<RewardSource> {
+    pub fn reward_source(&self) -> Option<RewardSource> {
         self.on_policy().map(|shared| shared.reward)
     }
 
@@ -456,7 +458,7 @@ impl Method {
     }
 
     /// Whether a setting of its block is read at all; if not, the setting that sees to that.
-    pub(crate) fn ignores(&self, key: &str) -> Option<String> {
+    pub(crate) fn inactive_because(&self, key: &str) -> Option<String> {
         let word = |x: serde_json::Value| x.as_str().unwrap_or_default().to_string();
         match self {
             Self::Dpo(dpo) if !dpo.loss.reads(key) => Some(format!("loss = \"{}\"", word(serde_json::json!(dpo.loss)))),
@@ -468,21 +470,21 @@ impl Method {
             }
             _ => {
                 let shared = self.on_policy().and_then(|shared| shared.ignores(key));
-                shared.or_else(|| self.every().ignores(key)).map(str::to_string)
+                shared.or_else(|| self.common().ignores(key)).map(str::to_string)
             }
         }
     }
 
     /// Settings that are read and yet cannot stand together.
-    pub(crate) fn clash(&self) -> Option<Clash> {
-        if let Some(OnPolicy { kl: KlPlace::Loss, kl_estimator: KlEstimator::K1, .. }) = self.on_policy() {
+    pub(crate) fn conflict(&self) -> Option<Conflict> {
+        if let Some(RolloutSettings { kl: KlPenalty::Loss, kl_estimator: KlEstimator::K1, .. }) = self.on_policy() {
             let why = "the gradient of k1 has mean 0 and would price nothing";
-            return Some(Clash { key: "kl_estimator", with: "kl = \"loss\"".into(), why });
+            return Some(Conflict { key: "kl_estimator", with: "kl = \"loss\"".into(), why });
         }
         match self {
-            Self::Dpo(Dpo { loss: PairLoss::Kto, kto_desirable: 0.0, kto_undesirable: 0.0, .. }) => {
+            Self::Dpo(DpoSettings { loss: PairLoss::Kto, kto_desirable: 0.0, kto_undesirable: 0.0, .. }) => {
                 let why = "no response would have a weight, and nothing would be learned";
-                Some(Clash { key: "kto_undesirable", with: "kto_desirable = 0".into(), why })
+                Some(Conflict { key: "kto_undesirable", with: "kto_desirable = 0".into(), why })
             }
             _ => None,
         }

@@ -16,7 +16,7 @@ pub struct Metric {
 
 impl Metric {
     /// Whether it is of the machine's time or memory, and so not the same when it is measured again.
-    pub fn tells_of_the_machine(&self) -> bool {
+    pub fn is_machine_dependent(&self) -> bool {
         matches!(self.unit, "s" | "bytes")
     }
 }

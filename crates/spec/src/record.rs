@@ -59,7 +59,7 @@ pub struct Completion {
 /// How likely a finished policy is to earn so much gold with a response of so many tokens to a prompt of the test split.
 /// Of all outcomes of a policy and a prompt the shares sum to 1, but for those that are next to impossible.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Outcome {
+pub struct OutcomeRow {
     /// Its place in the split.
     pub prompt: u32,
     pub gold_reward: f64,
@@ -75,7 +75,7 @@ pub trait Recorder {
     /// One kept response.
     fn completion(&mut self, completion: Completion);
     /// What the finished policy earns.
-    fn outcomes(&mut self, outcomes: &[Outcome]);
+    fn outcomes(&mut self, outcomes: &[OutcomeRow]);
     /// Hashes of the distinct prompts that a training has read, or that an evaluation has measured on.
     fn prompts(&mut self, _of: &str, _hashes: &[u64]) {}
     /// How far the stage is, for whoever watches: done of total, and a few words.

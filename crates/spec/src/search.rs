@@ -21,7 +21,7 @@ pub enum Search {
 /// By what a point is chosen, on validation prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Choose {
+pub enum SelectionMetric {
     Gold,
     Proxy,
 }
@@ -29,23 +29,23 @@ pub enum Choose {
 /// The same budget for every arm, spent on seeds that no comparison uses (claims §4).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Tuning {
+pub struct TuningSettings {
     pub configurations: usize,
     pub seeds: u64,
     pub seed: u64,
     pub flops: f64,
     pub kl: f64,
-    pub choose: Choose,
+    pub choose: SelectionMetric,
     pub at_once: usize,
 }
 
 /// Values of some settings of an arm, by name.
-pub type Drawn = BTreeMap<String, Value>;
+pub type SampledSettings = BTreeMap<String, Value>;
 
 /// Where one setting of a search lies: between two numbers, or among choices.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Axis {
+pub struct SearchDimension {
     pub low: Option<Value>,
     pub high: Option<Value>,
     #[serde(default)]
@@ -60,7 +60,7 @@ pub struct Axis {
 /// Digits of a number that is drawn: its label then says all of it.
 const DIGITS: usize = 3;
 
-impl Axis {
+impl SearchDimension {
     /// Both ends, or all choices.
     pub fn ends(&self) -> Vec<Value> {
         match (&self.low, &self.high) {
@@ -95,7 +95,7 @@ impl Axis {
     }
 
     /// Whether the setting counts beside those that are drawn, and what the arm itself says of the others.
-    pub fn counts(&self, drawn: &Drawn, own: &toml::Table) -> bool {
+    pub fn counts(&self, drawn: &SampledSettings, own: &toml::Table) -> bool {
         self.when.iter().all(|(setting, values)| {
             let found = drawn.get(setting).or_else(|| own.get(setting));
             found.is_some_and(|found| values.iter().any(|value| crate::document::same(value, found)))
@@ -130,7 +130,7 @@ pub fn number(value: &Value) -> Option<f64> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Trial {
     pub arm: String,
-    pub settings: Drawn,
+    pub settings: SampledSettings,
     pub seeds: Vec<u64>,
     /// Whether it is looked at for a choice, or for the comparison itself.
     pub tuning: bool,
@@ -140,7 +140,7 @@ pub struct Trial {
 mod tests {
     use super::*;
 
-    fn axis(text: &str) -> Axis {
+    fn axis(text: &str) -> SearchDimension {
         toml::from_str(text).expect("an axis")
     }
 

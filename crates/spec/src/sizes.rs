@@ -171,7 +171,7 @@ mod tests {
 
     /// Whether inf, which 1e999 is in TOML, is a word there.
     fn range_has_no_end(key: &str) -> bool {
-        crate::checks::range_of(key) == Some(crate::checks::Range::Bound)
+        crate::checks::range_of(key) == Some(crate::checks::Constraint::Bound)
     }
 
     #[test]

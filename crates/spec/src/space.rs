@@ -24,7 +24,7 @@ impl Split {
 
 /// Sizes and special tokens of a world, for whoever reads or writes its ids.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Space {
+pub struct TokenSpec {
     /// Tokens of the vocabulary, `V`.
     pub vocabulary: usize,
     pub pad: u32,
@@ -36,26 +36,26 @@ pub struct Space {
     pub response_tokens: usize,
     /// The tokens a response may hold (EOS among them), where the world restricts them: all others
     /// are masked out and the rest renormalised.
-    pub actions: Option<Vec<u32>>,
+    pub allowed_tokens: Option<Vec<u32>>,
     /// Whether the last column can only be EOS (log-probability 0), so that every response ends.
-    pub ends: bool,
+    pub force_eos: bool,
 }
 
-impl Space {
+impl TokenSpec {
     /// Tokens of a prompt and its response together: the model's context.
     pub fn context(&self) -> usize {
         self.prompt_tokens + self.response_tokens
     }
 
     /// For each response column, which tokens are hidden; `None` where nothing is.
-    pub fn hidden(&self) -> Option<Vec<Vec<bool>>> {
-        let actions = self.actions.as_ref()?;
+    pub fn forbidden_mask(&self) -> Option<Vec<Vec<bool>>> {
+        let actions = self.allowed_tokens.as_ref()?;
         let mut free = vec![true; self.vocabulary];
         actions.iter().for_each(|&id| free[id as usize] = false);
         let only_eos: Vec<bool> = (0..self.vocabulary).map(|v| v as u32 != self.eos).collect();
         Some(
             (0..self.response_tokens)
-                .map(|t| if self.ends && t + 1 == self.response_tokens { only_eos.clone() } else { free.clone() })
+                .map(|t| if self.force_eos && t + 1 == self.response_tokens { only_eos.clone() } else { free.clone() })
                 .collect(),
         )
     }

@@ -62,7 +62,7 @@ fn damaged_experiments_are_read_or_refused() {
             }
         };
         if !experiment.is_tuned() {
-            assert!(experiment.lay_out(&experiment.trials()).len() <= 100_000);
+            assert!(experiment.cells_for(&experiment.trials()).len() <= 100_000);
         }
         // what a run keeps of it says the same
         let kept = Document::parse("kept", &document.to_toml(), &[]).expect("a run's own copy is read again");

@@ -5,7 +5,7 @@
 //! that a ratio starts at 1 and parts of a batch add up. A dropped feature is a row of A that counts as zero, so the module
 //! needs no dropout of its own.
 
-use duel_model::weights::Named;
+use duel_model::weights::NamedTensor;
 use duel_spec::seeds::{self, Stream};
 use rand::RngExt;
 use std::ops::Range;
@@ -23,7 +23,7 @@ pub struct Dropout {
 
 impl Dropout {
     /// Drops this `share` of the inputs of every adapter among the trained weights.
-    pub fn new(share: f64, seed: u64, trained: &[Named]) -> Self {
+    pub fn new(share: f64, seed: u64, trained: &[NamedTensor]) -> Self {
         let (mut rows, mut start) = (vec![], 0);
         for parameter in trained {
             if parameter.name.ends_with("lora.a") {
@@ -44,21 +44,21 @@ impl Dropout {
     }
 
     /// Nothing is dropped.
-    pub fn rest(&mut self) {
+    pub fn disable(&mut self) {
         self.factors.fill(1.0);
     }
 
     /// Weights or gradients times their factors.
-    pub fn thin(&self, flat: &mut [f32]) {
+    pub fn apply(&self, flat: &mut [f32]) {
         for (row, &factor) in self.rows.iter().zip(&self.factors) {
             flat[row.clone()].iter_mut().for_each(|x| *x *= factor);
         }
     }
 
     /// The same on a copy.
-    pub fn thinned(&self, flat: &[f32]) -> Vec<f32> {
+    pub fn applied(&self, flat: &[f32]) -> Vec<f32> {
         let mut thinned = flat.to_vec();
-        self.thin(&mut thinned);
+        self.apply(&mut thinned);
         thinned
     }
 }
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn only_rows_of_a_are_dropped_and_the_mean_stays() {
-        let named = |name: &str, shape: &[usize]| Named {
+        let named = |name: &str, shape: &[usize]| NamedTensor {
             name: name.into(),
             shape: shape.into(),
             values: vec![1.0; shape.iter().product()],
@@ -78,14 +78,14 @@ mod tests {
         let (n, mut sum) = (100, 0.0);
         for iteration in 0..n {
             dropout.draw(iteration);
-            let thinned = dropout.thinned(&[1.0; 806]);
+            let thinned = dropout.applied(&[1.0; 806]);
             assert!(thinned[..6].iter().all(|&x| x == 1.0));
             assert!(thinned[6..].chunks_exact(2).all(|row| row[0] == row[1] && (row[0] == 0.0 || row[0] == 4.0 / 3.0)));
             sum += thinned[6..].iter().map(|&x| f64::from(x)).sum::<f64>() / 800.0;
         }
         // 40,000 draws of sd .58 have a mean of sd .003
         assert!((sum / n as f64 - 1.0).abs() < 0.015, "{}", sum / n as f64);
-        dropout.rest();
-        assert_eq!(dropout.thinned(&[2.0; 806]), vec![2.0; 806]);
+        dropout.disable();
+        assert_eq!(dropout.applied(&[2.0; 806]), vec![2.0; 806]);
     }
 }

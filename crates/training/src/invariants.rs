@@ -1,6 +1,6 @@
 //! What must hold in every training; a breach stops the run by the invariant's name (claims §8).
 //!
-//! Each tolerance is a share of a scale that is named ([`Within`]). Numbers that are not finite are no breach but
+//! Each tolerance is a share of a scale that is named ([`Tolerance`]). Numbers that are not finite are no breach but
 //! [`Error::Diverged`]; neither is what rounding alone can do ([`unless_rounding`]).
 
 use crate::learner::norm;
@@ -10,39 +10,46 @@ use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
 use duel_data::World;
 use duel_model::{Policy, Reader, Responses, Tokens, weights};
-use duel_spec::{Space, Split};
+use duel_spec::{Split, TokenSpec};
 use std::collections::HashSet;
 
 /// Rows that a check which reads a model again looks at: enough to see a fault, too few to cost a training anything.
 pub const PROBE: usize = 16;
 
 /// The same where every logit of every column is read, which a large vocabulary makes many: 2²⁴ numbers at most, but two rows.
-pub fn probe(space: &Space) -> usize {
+pub fn probe(space: &TokenSpec) -> usize {
     ((1 << 24) / (space.context() * space.vocabulary)).clamp(2, PROBE)
 }
 
 /// How far a number may be from what it must be: a share of a scale, which messages name.
 #[derive(Debug, Clone, Copy)]
-pub struct Within<'a> {
+pub struct Tolerance<'a> {
     pub share: f64,
     pub of: &'a str,
     pub scale: f64,
 }
 
-impl Within<'_> {
+impl Tolerance<'_> {
     /// Not at all.
-    pub const EXACTLY: Within<'static> = Within { share: 0.0, of: "itself", scale: 0.0 };
+    pub const EXACTLY: Tolerance<'static> = Tolerance { share: 0.0, of: "itself", scale: 0.0 };
 
     /// Of numbers that are shares already, of what their name says.
-    pub fn itself(share: f64) -> Self {
+    pub fn absolute(share: f64) -> Self {
         Self { share, of: "itself", scale: 1.0 }
     }
 }
 
 /// Fails unless `|found − expected|` lies within the tolerance: as diverged where one of the three is not finite, by name
 /// otherwise.
-pub fn close(name: &'static str, step: u64, what: &str, found: f64, expected: f64, within: Within<'_>) -> Result<()> {
-    let Within { share, of, scale } = within;
+pub fn check_close(
+    name: &'static str,
+    step: u64,
+    what: &str,
+    found: f64,
+    expected: f64,
+    within: Tolerance<'_>,
+) -> Result<()> {
+    let Tolerance { share, of, scale } = within;
     finite(step, what, found)?;
     finite(step, what, expected)?;
     finite(step, of, scale)?;
@@ -87,7 +94,14 @@ pub fn diverged(step: u64, what: &str, found: f64) -> Error {
 
 /// A learning rate of 0 changes nothing.
 pub fn zero_rate_moves_nothing(step: u64, moved: f64) -> Result<()> {
-    close("zero_rate_moves_nothing", step, "the norm of an update at learning rate 0", moved, 0.0, Within::EXACTLY)
+    check_close(
+        "zero_rate_moves_nothing",
+        step,
+        "the norm of an update at learning rate 0",
+        moved,
+        0.0,
+        Tolerance::EXACTLY,
+    )
 }
 
 /// What rests while others train is what it was, to the bit.
@@ -111,7 +125,14 @@ pub fn planned_updates_are_made(step: u64, made: u64, left_out: u64, planned: u6
 
 /// The parts that were accumulated make one batch.
 pub fn parts_make_a_whole(step: u64, share: f64) -> Result<()> {
-    close("parts_make_a_whole", step, "the sum of the accumulated parts' shares", share, 1.0, Within::itself(1e-6))
+    check_close(
+        "parts_make_a_whole",
+        step,
+        "the sum of the accumulated parts' shares",
+        share,
+        1.0,
+        Tolerance::absolute(1e-6),
+    )
 }
 
 /// Rows of a batch in eight parts, weighted by what each mean is over, have the gradient of the whole. `loss` gives the
@@ -136,9 +157,9 @@ pub fn parts_make_the_same_gradient<M: Module>(
         off.iter_mut().zip(part).for_each(|(off, g)| *off -= g);
     }
     let what = "the norm of the whole batch's gradient less that of its parts";
-    let within = Within { share: 1e-5, of: "the sum of the norms of both", scale: sizes };
+    let within = Tolerance { share: 1e-5, of: "the sum of the norms of both", scale: sizes };
     let off = norm(&off);
-    let checked = close("parts_make_the_same_gradient", learner.step(), what, off, 0.0, within);
+    let checked = check_close("parts_make_the_same_gradient", learner.step(), what, off, 0.0, within);
     // a gradient that cancels (equal scores, equal responses) is made of the rounding of the log-probs
     unless_rounding(checked, off, || {
         let module = nudged(learner.module());
@@ -171,7 +192,7 @@ pub fn padding_is_inert<M: Module>(
     let moved = |other: Vec<f32>| largest(plain.iter().zip(other).map(|(a, b)| (a - b).abs() / a.abs().max(least)));
     let check = |what: &str, other: &Tokens| {
         let found = moved(counted(model, other));
-        let checked = close("padding_is_inert", step, what, found, 0.0, Within::itself(1e-5));
+        let checked = check_close("padding_is_inert", step, what, found, 0.0, Tolerance::absolute(1e-5));
         unless_rounding(checked, found, || moved(counted(&nudged(model), &tokens)))
     };
 
@@ -185,7 +206,7 @@ pub fn padding_is_inert<M: Module>(
     }
     let other = Tensor::from_data(TensorData::new(other, [batch.len(), width]), reader.device());
     let what = "the largest relative change of what is read when PAD holds another token";
-    check(what, &Tokens { ids: other, left: tokens.left.clone() })?;
+    check(what, &Tokens { ids: other, left_padding: tokens.left_padding.clone() })?;
 
     let what = "the largest relative change of what is read when three PADs stand before each prompt";
     check(what, &padded_before(reader, batch, 3))
@@ -193,18 +214,18 @@ pub fn padding_is_inert<M: Module>(
 
 /// A batch's tokens with so many more PADs before each prompt.
 fn padded_before(reader: &Reader, batch: &Responses, more: usize) -> Tokens {
-    let Tokens { ids, left } = reader.tokens(batch);
+    let Tokens { ids, left_padding: left } = reader.tokens(batch);
     let rows = ids.dims()[0];
     let pads = Tensor::full([rows, more], reader.space().pad as i32, reader.device());
     let left = left.unwrap_or(vec![0; rows]).into_iter().map(|left| left + more).collect();
-    Tokens::marked(Tensor::cat(vec![pads, ids], 1), left)
+    Tokens::with_left_padding(Tensor::cat(vec![pads, ids], 1), left)
 }
 
 /// What is read of a policy is sound: [`padding_is_inert`] and [`labels_are_shifted`], on the first rows of a batch.
 pub fn reads_are_sound(step: u64, reader: &Reader, policy: &Policy, batch: &Responses) -> Result<()> {
     let probe = batch.first(probe(reader.space()));
     let (reader, policy) = without_graph(reader, policy);
-    let by_hand = ByHand::new(step, &reader, &policy, &probe)?;
+    let by_hand = ReferenceForward::new(step, &reader, &policy, &probe)?;
     padding_is_inert(step, &reader, &policy, &probe, by_hand.logit, sft::tokens_logp)?;
     labels_are_shifted(step, &reader, &policy, &probe, &by_hand)
 }
@@ -217,7 +238,13 @@ pub fn without_graph<M: Module>(reader: &Reader, model: &M) -> (Reader, M) {
 
 /// Labels are shifted by one: the log-prob of each response token is what the column before it predicts, worked out
 /// by hand in f64 from logits that nobody aligned. EOS is among them, prompts and PAD are not.
-fn labels_are_shifted(step: u64, reader: &Reader, policy: &Policy, batch: &Responses, by_hand: &ByHand) -> Result<()> {
+fn labels_are_shifted(
+    step: u64,
+    reader: &Reader,
+    policy: &Policy,
+    batch: &Responses,
+    by_hand: &ReferenceForward,
+) -> Result<()> {
     let columns = reader.space().response_tokens;
     let read = |policy: &Policy| weights::host(sft::response_logp(reader, policy, batch).inner_if_autodiff());
     let found = read(policy);
@@ -228,7 +255,7 @@ fn labels_are_shifted(step: u64, reader: &Reader, policy: &Policy, batch: &Respo
     let tokens = || by_hand.logp.iter().enumerate().flat_map(|(row, tokens)| (0..tokens.len()).map(move |t| (row, t)));
     let worst = largest(tokens().map(|(row, t)| off(row, t, by_hand.logp[row][t])));
     let what = "the largest relative difference of a log-prob from the one shifted by hand";
-    let checked = close("labels_are_shifted", step, what, worst, 0.0, Within::itself(1e-4));
+    let checked = check_close("labels_are_shifted", step, what, worst, 0.0, Tolerance::absolute(1e-4));
     unless_rounding(checked, worst, || {
         let moved = read(&nudged(policy));
         largest(tokens().map(|(row, t)| off(row, t, f64::from(moved[row * columns + t]))))
@@ -244,10 +271,10 @@ pub fn only_responses_carry_loss(
     batch: &Responses,
 ) -> Result<()> {
     let (reader, policy) = without_graph(reader, policy);
-    let by_hand = ByHand::new(step, &reader, &policy, batch)?.logp.concat();
+    let by_hand = ReferenceForward::new(step, &reader, &policy, batch)?.logp.concat();
     let mean = -by_hand.iter().sum::<f64>() / by_hand.len() as f64;
-    let within = Within { share: 1e-4, of: "the loss worked out by hand, at least 1", scale: mean.max(1.0) };
-    close("only_responses_carry_loss", step, "the loss", loss, mean, within)
+    let within = Tolerance { share: 1e-4, of: "the loss worked out by hand, at least 1", scale: mean.max(1.0) };
+    check_close("only_responses_carry_loss", step, "the loss", loss, mean, within)
 }
 
 /// Log-odds of one token against another from which on a model has diverged: f64 holds no chance that is as small.
@@ -255,17 +282,17 @@ const LONGEST_ODDS: f64 = 709.0;
 
 /// Log-probs of response tokens by which those of [`Reader`] are judged: nothing here is shared with it but the model's
 /// logits.
-struct ByHand {
+struct ReferenceForward {
     /// `[B][length]`
     logp: Vec<Vec<f64>>,
     /// The largest size of a logit that they are made of: f32 holds a log-prob to a share of that.
     logit: f64,
 }
 
-impl ByHand {
+impl ReferenceForward {
     fn new(step: u64, reader: &Reader, policy: &Policy, batch: &Responses) -> Result<Self> {
         let space = reader.space();
-        let (v, hidden) = (space.vocabulary, space.hidden());
+        let (v, hidden) = (space.vocabulary, space.forbidden_mask());
         let tokens = batch.tokens(space, reader.device());
         let width = tokens.ids.dims()[1];
         let ids: Vec<i32> = tokens.ids.clone().into_data().iter::<i32>().collect();
@@ -302,7 +329,7 @@ pub fn eos_counts_and_pad_does_not(step: u64, reader: &Reader, batch: &Responses
     let name = "eos_counts_and_pad_does_not";
     // a pretrained model may know no control token but EOS; then PAD is told apart by its place alone
     let apart = space.eos != space.pad;
-    if !apart && space.actions.is_none() {
+    if !apart && space.allowed_tokens.is_none() {
         return Err(breach(name, step, "the id of EOS", space.eos.to_string(), "other than PAD's".into()));
     }
     for (row, response) in batch.responses.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! The only place that calls backward, clips by the global norm, steps, and guards against NaN.
 
 use crate::dropout::Dropout;
-use crate::optimizer::{Move, Optimizer};
+use crate::optimizer::{Optimizer, StepNorms};
 use crate::{Result, invariants, schedule::rate};
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
@@ -25,7 +25,7 @@ pub struct Learner<M> {
     settings: LearnerSettings,
     learning_rate: f64,
     total: u64,
-    pending: Pending,
+    pending: AccumulatedGrad,
     /// The last gradient's memory.
     spare: Vec<f32>,
     dropout: Option<Dropout>,
@@ -46,7 +46,7 @@ pub struct LearnerState {
 
 /// What the parts of a batch have added up to since the last update.
 #[derive(Debug, Default)]
-struct Pending {
+struct AccumulatedGrad {
     gradient: Vec<f32>,
     loss: f64,
     share: f64,
@@ -81,7 +81,7 @@ impl<M: Module> Learner<M> {
             settings: settings.clone(),
             learning_rate,
             total,
-            pending: Pending::default(),
+            pending: AccumulatedGrad::default(),
             spare: Vec::new(),
             dropout: None,
         }
@@ -123,7 +123,7 @@ impl<M: Module> Learner<M> {
     /// Ends an iteration: nothing is dropped.
     pub fn whole(&mut self) {
         if let Some(dropout) = &mut self.dropout {
-            dropout.rest();
+            dropout.disable();
             self.put_weights();
         }
     }
@@ -132,7 +132,7 @@ impl<M: Module> Learner<M> {
     fn put_weights(&mut self) {
         let module = self.module.take().expect("present between calls");
         self.module = Some(match &self.dropout {
-            Some(dropout) => weights::with_trained(module, &dropout.thinned(&self.at.weights)),
+            Some(dropout) => weights::with_trained(module, &dropout.applied(&self.at.weights)),
             None => weights::with_trained(module, &self.at.weights),
         });
     }
@@ -168,7 +168,7 @@ impl<M: Module> Learner<M> {
     }
 
     /// Updates at a rate above 0 that moved the whole module.
-    pub fn moved(&self) -> u64 {
+    pub fn updates_made(&self) -> u64 {
         self.at.moved
     }
 
@@ -226,8 +226,8 @@ impl<M: Module> Learner<M> {
     }
 
     /// Drops what was accumulated since the last update.
-    pub fn forget(&mut self) {
-        self.pending = Pending::default();
+    pub fn discard_gradient(&mut self) {
+        self.pending = AccumulatedGrad::default();
     }
 
     /// Adds the gradient of one part of a batch. `loss` `[1]` is a mean over the part, `share` the part's share of what
@@ -239,7 +239,7 @@ impl<M: Module> Learner<M> {
         // 1. Guard, backward, and the gradient as one vector in the order of the weights.
         let value = f64::from(weights::host(loss.clone().inner())[0]);
         if !value.is_finite() {
-            self.pending = Pending::default();
+            self.pending = AccumulatedGrad::default();
             return Err(invariants::diverged(self.at.step, "the loss", value));
         }
         let spare = std::mem::take(&mut self.spare);
@@ -261,7 +261,7 @@ impl<M: Module> Learner<M> {
     /// weights are then untouched. [`crate::Error::Diverged`] too if the step leads to weights that are not finite.
     pub fn update(&mut self) -> Result<Update> {
         let step = self.at.step;
-        let Pending { mut gradient, loss: value, share } = std::mem::take(&mut self.pending);
+        let AccumulatedGrad { mut gradient, loss: value, share } = std::mem::take(&mut self.pending);
         invariants::parts_make_a_whole(step, share)?;
         if self.rests {
             gradient[..self.groups[0]].fill(0.0);
@@ -280,7 +280,7 @@ impl<M: Module> Learner<M> {
         }
         let planned = step + self.at.skipped;
         let learning_rate = rate(&self.settings, self.learning_rate, planned, self.total);
-        let Move { length, from } = self.step_groups(&gradient, scale, learning_rate);
+        let StepNorms { update: length, weights: from } = self.step_groups(&gradient, scale, learning_rate);
         self.spare = gradient;
         invariants::finite(step + 1, "the norm of the step, and so a weight,", length)?;
         if learning_rate == 0.0 {
@@ -289,12 +289,12 @@ impl<M: Module> Learner<M> {
         self.put_weights();
         self.at.step += 1;
         self.at.moved += u64::from(learning_rate > 0.0 && !self.rests);
-        duel_kernels::updated();
+        duel_kernels::pool_tick();
         Ok(Update { loss: value, grad_norm, learning_rate, update_ratio: length / from.max(f64::MIN_POSITIVE) })
     }
 
     /// A step of every group that does not rest.
-    fn step_groups(&mut self, gradient: &[f32], scale: f32, learning_rate: f64) -> Move {
+    fn step_groups(&mut self, gradient: &[f32], scale: f32, learning_rate: f64) -> StepNorms {
         let LearnerState { weights, optimizers, .. } = &mut self.at;
         if let [optimizer] = optimizers.as_mut_slice() {
             return optimizer.step(weights, gradient, scale, &self.decay, learning_rate);
@@ -302,8 +302,8 @@ impl<M: Module> Learner<M> {
         let (mut squares, mut begin) = ([0.0; 2], 0);
         for (group, (optimizer, &end)) in optimizers.iter_mut().zip(&self.groups).enumerate() {
             let (weights, own) = (&mut weights[begin..end], begin..end);
-            let Move { length, from } = match self.rests && group == 0 {
-                true => Move { length: 0.0, from: norm(weights) },
+            let StepNorms { update: length, weights: from } = match self.rests && group == 0 {
+                true => StepNorms { update: 0.0, weights: norm(weights) },
                 false => {
                     optimizer.step(weights, &gradient[own.clone()], scale, &self.decay[own.clone()], learning_rate)
                 }
@@ -312,7 +312,7 @@ impl<M: Module> Learner<M> {
             begin = end;
         }
         let [length, from] = squares.map(f64::sqrt);
-        Move { length, from }
+        StepNorms { update: length, weights: from }
     }
 
     /// A step at rate 0, on a few weights beside the real ones: nothing may move.
@@ -320,7 +320,7 @@ impl<M: Module> Learner<M> {
         let n = self.at.weights.len().min(1 << 16);
         let mut weights = self.at.weights[..n].to_vec();
         let moved = Optimizer::new(&self.settings, n).step(&mut weights, &gradient[..n], 1.0, &self.decay[..n], 0.0);
-        invariants::zero_rate_moves_nothing(self.at.step, moved.length)
+        invariants::zero_rate_moves_nothing(self.at.step, moved.update)
     }
 
     /// The gradient of a loss as one vector, without a step; parameters the loss does not reach get 0.
@@ -335,11 +335,11 @@ impl<M: Module> Learner<M> {
 
     /// The same in the memory of another vector.
     fn gradient_in(&self, mut flat: Vec<f32>, module: &M, loss: Tensor<1>) -> Vec<f32> {
-        struct Collect<'a> {
+        struct CollectMoments<'a> {
             gradients: &'a mut GradientsParams,
             flat: Vec<f32>,
         }
-        impl ModuleVisitor for Collect<'_> {
+        impl ModuleVisitor for CollectMoments<'_> {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
                 match self.gradients.remove::<D>(param.id) {
                     Some(gradient) => weights::append(gradient, &mut self.flat),
@@ -350,10 +350,10 @@ impl<M: Module> Learner<M> {
         }
         let mut gradients = GradientsParams::from_grads(loss.backward(), module);
         flat.clear();
-        let mut collect = Collect { gradients: &mut gradients, flat };
+        let mut collect = CollectMoments { gradients: &mut gradients, flat };
         module.visit(&mut collect);
         if let Some(dropout) = &self.dropout {
-            dropout.thin(&mut collect.flat); // of the weights themselves, not of what is left of them
+            dropout.apply(&mut collect.flat); // of the weights themselves, not of what is left of them
         }
         collect.flat
     }
@@ -366,7 +366,7 @@ pub fn norm(flat: &[f32]) -> f64 {
 
 /// A parameter's decay: biases and norm gains, which are vectors, are left out unless the settings say otherwise, and
 /// embeddings where they say so.
-fn decay(parameter: &weights::Named, settings: &LearnerSettings) -> f32 {
+fn decay(parameter: &weights::NamedTensor, settings: &LearnerSettings) -> f32 {
     let embeds = ["tokens.", "positions."].iter().any(|part| parameter.name.contains(part));
     let decays = if embeds { settings.decay_embeddings } else { parameter.shape.len() > 1 || settings.decay_vectors };
     if decays { settings.weight_decay as f32 } else { 0.0 }
@@ -375,16 +375,16 @@ fn decay(parameter: &weights::Named, settings: &LearnerSettings) -> f32 {
 /// Clones of a module keep their parameters' ids; a module put together from two clones may share what is frozen, and
 /// nothing else.
 fn ids_are_unique<M: Module>(module: &M) -> bool {
-    struct Ids {
+    struct CollectParamIds {
         seen: HashSet<ParamId>,
         unique: bool,
     }
-    impl ModuleVisitor for Ids {
+    impl ModuleVisitor for CollectParamIds {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             self.unique &= !param.val().is_require_grad() || self.seen.insert(param.id);
         }
     }
-    let mut ids = Ids { seen: HashSet::new(), unique: true };
+    let mut ids = CollectParamIds { seen: HashSet::new(), unique: true };
     module.visit(&mut ids);
     ids.unique
 }
@@ -393,7 +393,7 @@ fn ids_are_unique<M: Module>(module: &M) -> bool {
 mod tests {
     use super::*;
     use burn::tensor::Device;
-    use duel_spec::Optimizer as Kind;
+    use duel_spec::OptimizerKind as Kind;
 
     #[derive(Module, Debug)]
     struct Two {
@@ -446,7 +446,7 @@ mod tests {
                 assert!(now[0] == start[0] && now[1] != second);
             }
             assert_eq!(learner.at.optimizers[0], Optimizer::new(&settings, 2), "{optimizer:?}: moments and time");
-            assert_eq!((learner.step(), learner.moved()), (3, 0));
+            assert_eq!((learner.step(), learner.updates_made()), (3, 0));
 
             // awake, the first group moves as it would in the first update of a fresh training from these weights
             let at = weights_of(&learner);
@@ -458,7 +458,7 @@ mod tests {
             step(&mut fresh);
             assert_eq!(weights_of(&learner)[0], weights_of(&fresh)[0], "{optimizer:?}");
             assert_ne!(weights_of(&learner)[0], start[0]);
-            assert_eq!(learner.moved(), 1);
+            assert_eq!(learner.updates_made(), 1);
         }
     }
 
@@ -471,6 +471,6 @@ mod tests {
             assert!((a.update_ratio - b.update_ratio).abs() < 1e-12 && a.grad_norm == b.grad_norm);
         }
         assert_eq!(weights_of(&one), weights_of(&apart));
-        assert_eq!(one.moved(), 2, "the first update is at rate 0");
+        assert_eq!(one.updates_made(), 2, "the first update is at rate 0");
     }
 }

@@ -1,4 +1,4 @@
-//! What every method shares: [`Method`], [`Learner`] (optimizer, schedule, clipping, NaN guard), the
+//! What every method shares: [`MethodSettings`], [`Learner`] (optimizer, schedule, clipping, NaN guard), the
 //! loop, supervised fine-tuning. Knows no particular preference method.
 
 mod dropout;
@@ -15,9 +15,9 @@ pub mod sft;
 mod splits;
 
 pub use error::{Error, FAULT_OF_DUEL};
-pub use keeper::{Keeper, Onward};
+pub use keeper::{BestCheckpoint, LoopControl};
 pub use learner::{Learner, LearnerState, Update, norm};
-pub use method::{Cost, Course, Method, Metrics, Watch, curve_steps, train};
+pub use method::{IterationCost, Method, Metrics, TrainContext, TrainSchedule, curve_steps, train};
 pub use optimizer::{AdamW, Lion, Optimizer, RmsProp};
 pub use pairs::PairBatch;
 pub use schedule::rate;

@@ -1,8 +1,8 @@
 //! The seam between the shared loop and the methods. The loop knows no algorithm.
 
-use crate::{Error, Keeper, Learner, LearnerState, Onward, Result, Splits, Update};
+use crate::{BestCheckpoint, Error, Learner, LearnerState, LoopControl, Result, Splits, Update};
 use burn::module::Module;
-use duel_model::uncounted;
+use duel_model::without_counting;
 use duel_spec::metrics::{self, Metric};
 use duel_spec::{Clocks, Recorder, Split};
 use serde::de::DeserializeOwned;
@@ -13,7 +13,7 @@ use std::time::Instant;
 
 /// What an iteration cost.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Cost {
+pub struct IterationCost {
     /// Tokens that passed a backward pass.
     pub trained_tokens: u64,
     /// Tokens that the policy wrote.
@@ -27,7 +27,7 @@ pub struct Cost {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metrics {
     pub values: Vec<(Metric, f64)>,
-    pub cost: Cost,
+    pub cost: IterationCost,
     /// Seconds spent on invariants.
     pub checking: f64,
 }
@@ -41,13 +41,13 @@ impl Metrics {
     /// Checks invariants, and counts the time that it takes; what they read is no part of what the method costs.
     pub fn check(&mut self, invariants: impl FnOnce() -> Result<()>) -> Result<()> {
         let started = Instant::now();
-        let outcome = uncounted(invariants);
+        let outcome = without_counting(invariants);
         self.checking += started.elapsed().as_secs_f64();
         outcome
     }
 
     /// Adds what an update says of itself, and what it cost.
-    pub fn learned(&mut self, update: Update, cost: Cost) {
+    pub fn record_update(&mut self, update: Update, cost: IterationCost) {
         self.put(metrics::LOSS, update.loss);
         self.put(metrics::GRAD_NORM, update.grad_norm);
         self.put(metrics::LEARNING_RATE, update.learning_rate);
@@ -77,7 +77,7 @@ pub trait Method {
 }
 
 /// Who looks on while a stage trains.
-pub struct Watch<'a> {
+pub struct TrainContext<'a> {
     /// Name of the stage in the metrics.
     pub stage: &'a str,
     /// Name of the training among those of its stage.
@@ -89,7 +89,7 @@ pub struct Watch<'a> {
     pub stop: &'a AtomicBool,
 }
 
-impl std::fmt::Debug for Watch<'_> {
+impl std::fmt::Debug for TrainContext<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Watch({})", self.stage)
     }
@@ -105,24 +105,24 @@ pub fn curve_steps(iterations: u64, points: usize) -> Vec<u64> {
 
 /// Where a training stands between two iterations.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-struct Stand {
+struct TrainProgress {
     iteration: u64,
     clocks: Clocks,
-    total: Cost,
+    total: IterationCost,
     /// Seconds spent on invariants.
     checking: f64,
     /// Whether a look ended it.
-    over: bool,
+    is_over: bool,
     /// Hashes of the prompts that were trained on.
     prompts: BTreeSet<u64>,
 }
 
 /// How long a training is, and when it is looked at.
 #[derive(Debug, Clone, Copy)]
-pub struct Course<'a> {
+pub struct TrainSchedule<'a> {
     pub iterations: u64,
     /// The iterations after which it is looked at.
-    pub looks: &'a [u64],
+    pub eval_at: &'a [u64],
 }
 
 /// Runs a method over its course: logs every iteration with all clocks, and calls `look` after those listed (its time is
@@ -135,14 +135,14 @@ pub struct Course<'a> {
 pub fn train<M: Method, E: From<Error>>(
     method: &mut M,
     learner: &mut Learner<M::Module>,
-    keeper: &mut Keeper,
-    course: Course<'_>,
+    keeper: &mut BestCheckpoint,
+    course: TrainSchedule<'_>,
     mut batch: impl FnMut(u64) -> std::result::Result<M::Batch, E>,
-    watch: &mut Watch<'_>,
+    watch: &mut TrainContext<'_>,
     mut look: impl FnMut(&M::Module, Clocks, &mut dyn Recorder) -> std::result::Result<Option<f64>, E>,
 ) -> std::result::Result<Clocks, E> {
     let mut at = resumed(method, learner, keeper, watch)?.unwrap_or_default();
-    while at.iteration < course.iterations && !at.over {
+    while at.iteration < course.iterations && !at.is_over {
         if watch.stop.load(Ordering::Relaxed) {
             keep(&at, method, learner, keeper, watch)?;
             return Err(Error::Interrupted.into());
@@ -152,7 +152,7 @@ pub fn train<M: Method, E: From<Error>>(
         let batch = batch(at.iteration)?;
         let prompts = M::prompts(&batch);
         if let Some(splits) = watch.splits {
-            splits.check("trains_on_train_prompts", learner.step(), Split::Train, prompts.iter().copied())?;
+            splits.check_disjoint("trains_on_train_prompts", learner.step(), Split::Train, prompts.iter().copied())?;
         }
         at.prompts.extend(prompts);
         let said = method.iteration(&batch, learner)?;
@@ -170,10 +170,10 @@ pub fn train<M: Method, E: From<Error>>(
         }
         let loss = said.values.iter().find(|(m, _)| *m == metrics::LOSS).map_or(f64::NAN, |(_, v)| *v);
         watch.recorder.progress(at.iteration, course.iterations, &format!("loss {loss:.3}"));
-        if course.looks.contains(&at.iteration)
+        if course.eval_at.contains(&at.iteration)
             && let Some(score) = look(learner.module(), at.clocks, watch.recorder)?
         {
-            at.over = keeper.saw(score, at.clocks.step, learner.module()) == Onward::Stop;
+            at.is_over = keeper.observe(score, at.clocks.step, learner.module()) == LoopControl::Stop;
         }
         if watch.recorder.is_due() {
             keep(&at, method, learner, keeper, watch)?;
@@ -186,22 +186,22 @@ pub fn train<M: Method, E: From<Error>>(
     say(metrics::STAGE_SECONDS, at.clocks.wall_seconds);
     say(metrics::CHECK_SECONDS, at.checking);
     say(metrics::PARAMETERS, learner.parameters() as f64);
-    say(metrics::UPDATES, learner.moved() as f64);
+    say(metrics::UPDATES, learner.updates_made() as f64);
     Ok(at.clocks)
 }
 
 /// What is kept of a training, in this order.
-type Kept<S> = (Stand, LearnerState, Keeper, S);
+type CheckpointState<S> = (TrainProgress, LearnerState, BestCheckpoint, S);
 
 /// Has the recorder keep where the training stands.
 fn keep<M: Method>(
-    at: &Stand,
+    at: &TrainProgress,
     method: &M,
     learner: &Learner<M::Module>,
-    keeper: &Keeper,
-    watch: &mut Watch<'_>,
+    keeper: &BestCheckpoint,
+    watch: &mut TrainContext<'_>,
 ) -> Result<()> {
-    let state = postcard::to_stdvec(&(at, learner.state(), keeper, method.state())).map_err(unkept)?;
+    let state = postcard::to_stdvec(&(at, learner.state(), keeper, method.state())).map_err(checkpoint_error)?;
     watch.recorder.keep(watch.training, &state).map_err(|source| Error::State { action: "kept", source })
 }
 
@@ -209,21 +209,21 @@ fn keep<M: Method>(
 fn resumed<M: Method>(
     method: &mut M,
     learner: &mut Learner<M::Module>,
-    keeper: &mut Keeper,
-    watch: &mut Watch<'_>,
-) -> Result<Option<Stand>> {
+    keeper: &mut BestCheckpoint,
+    watch: &mut TrainContext<'_>,
+) -> Result<Option<TrainProgress>> {
     let kept = watch.recorder.resume(watch.training).map_err(|source| Error::State { action: "read", source })?;
     let Some(bytes) = kept else { return Ok(None) };
-    let (at, state, kept, its): Kept<M::State> = postcard::from_bytes(&bytes).map_err(unkept)?;
+    let (at, state, kept, its): CheckpointState<M::State> = postcard::from_bytes(&bytes).map_err(checkpoint_error)?;
     if !learner.resume(state) {
-        return Err(unkept("it is of another model"));
+        return Err(checkpoint_error("it is of another model"));
     }
     *keeper = kept;
     method.resume(its);
     Ok(Some(at))
 }
 
-fn unkept(problem: impl ToString) -> Error {
+fn checkpoint_error(problem: impl ToString) -> Error {
     Error::State { action: "understood", source: std::io::Error::other(problem.to_string()) }
 }
 

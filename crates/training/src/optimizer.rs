@@ -1,6 +1,6 @@
 //! Optimizers over one flat buffer: the whole update is a single pass, and the whole state is two or three vectors.
 
-use duel_spec::{LearnerSettings, Optimizer as Kind};
+use duel_spec::{LearnerSettings, OptimizerKind as Kind};
 use serde::{Deserialize, Serialize};
 
 /// What turns a gradient into a step.
@@ -34,7 +34,7 @@ impl Optimizer {
         scale: f32,
         decay: &[f32],
         learning_rate: f64,
-    ) -> Move {
+    ) -> StepNorms {
         match self {
             Self::AdamW(adamw) => adamw.step(weights, gradient, scale, decay, learning_rate),
             Self::RmsProp(rmsprop) => rmsprop.step(weights, gradient, scale, decay, learning_rate),
@@ -45,11 +45,11 @@ impl Optimizer {
 
 /// What a step was.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Move {
+pub struct StepNorms {
     /// L2 norm of the step.
-    pub length: f64,
+    pub update: f64,
     /// L2 norm of the weights before it.
-    pub from: f64,
+    pub weights: f64,
 }
 
 /// Loshchilov & Hutter 2019, alg. 2, as in `torch.optim.AdamW`: ε stands outside the root, after bias
@@ -80,11 +80,11 @@ impl AdamW {
         scale: f32,
         decay: &[f32],
         learning_rate: f64,
-    ) -> Move {
+    ) -> StepNorms {
         self.time += 1;
         let first_correction = 1.0 - self.beta1.powi(self.time);
         let second_root = (1.0 - self.beta2.powi(self.time)).sqrt() as f32;
-        let how = duel_kernels::AdamW {
+        let how = duel_kernels::AdamWStep {
             beta1: self.beta1 as f32,
             beta2: self.beta2 as f32,
             rest1: (1.0 - self.beta1) as f32,
@@ -97,7 +97,7 @@ impl AdamW {
         };
         let squares = duel_kernels::adamw(how, weights, gradient, decay, &mut self.first, &mut self.second);
         let [length, from] = squares.map(f64::sqrt);
-        Move { length, from }
+        StepNorms { update: length, weights: from }
     }
 }
 
@@ -129,7 +129,14 @@ impl RmsProp {
         }
     }
 
-    fn step(&mut self, weights: &mut [f32], gradient: &[f32], scale: f32, decay: &[f32], learning_rate: f64) -> Move {
+    fn step(
+        &mut self,
+        weights: &mut [f32],
+        gradient: &[f32],
+        scale: f32,
+        decay: &[f32],
+        learning_rate: f64,
+    ) -> StepNorms {
         let (alpha, rate) = (self.alpha, learning_rate as f32);
         let (mut moved, mut size) = (0f64, 0f64);
         let moments = self.square.iter_mut().zip(&mut self.mean).zip(&mut self.velocity);
@@ -149,7 +156,7 @@ impl RmsProp {
             moved += f64::from(*w - before).powi(2);
             size += f64::from(before).powi(2);
         }
-        Move { length: moved.sqrt(), from: size.sqrt() }
+        StepNorms { update: moved.sqrt(), weights: size.sqrt() }
     }
 }
 
@@ -176,7 +183,7 @@ impl Lion {
         scale: f32,
         decay: &[f32],
         learning_rate: f64,
-    ) -> Move {
+    ) -> StepNorms {
         let rate = learning_rate as f32;
         let (mut moved, mut size) = (0f64, 0f64);
         for (((w, &g), &decay), momentum) in weights.iter_mut().zip(gradient).zip(decay).zip(&mut self.momentum) {
@@ -189,7 +196,7 @@ impl Lion {
             moved += f64::from(*w - before).powi(2);
             size += f64::from(before).powi(2);
         }
-        Move { length: moved.sqrt(), from: size.sqrt() }
+        StepNorms { update: moved.sqrt(), weights: size.sqrt() }
     }
 }
 
@@ -205,7 +212,7 @@ mod tests {
         let moved = lion.step(&mut weights, &[8.0, -2.0, 0.0], 0.5, &[0.1, 0.1, 0.0], 0.01);
         let close = |x: f32, y: f32| (x - y).abs() < 1e-6;
         assert!(close(weights[0], 1.0 - 0.011) && close(weights[1], -2.0 + 0.012) && weights[2] == 0.5, "{weights:?}");
-        assert!((moved.length - (0.011f64.powi(2) + 0.012f64.powi(2)).sqrt()).abs() < 1e-6);
+        assert!((moved.update - (0.011f64.powi(2) + 0.012f64.powi(2)).sqrt()).abs() < 1e-6);
         // momentum (2, −.5, 0): .9·2 − .1·17 > 0, so the sign is the momentum's and not the gradient's; then .9·(−.5) + .1·5
         lion.step(&mut weights, &[-17.0, 5.0, 0.0], 1.0, &[0.0; 3], 0.01);
         assert!(close(weights[0], 1.0 - 0.021) && close(weights[1], -2.0 + 0.002), "{weights:?}");

@@ -41,12 +41,12 @@ pub fn unless_rounding(checked: Result<()>, found: f64, moved: impl FnOnce() -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::invariants::{Within, close};
+    use crate::invariants::{Tolerance, check_close};
 
     #[test]
     fn a_breach_is_rounding_a_divergence_or_a_breach() {
         let check = |found, moved: f64| {
-            let checked = close("test", 3, "a reading", found, 0.0, Within::itself(1e-5));
+            let checked = check_close("test", 3, "a reading", found, 0.0, Tolerance::absolute(1e-5));
             unless_rounding(checked, found, || moved)
         };
         assert!(check(1e-6, f64::NAN).is_ok(), "holds: nobody asks what rounding does");

@@ -1,6 +1,6 @@
 //! Maximum likelihood: on responses given their prompts (SFT), and on running text (the base model).
 
-use crate::{Cost, Learner, Method, Metrics, Result, invariants};
+use crate::{IterationCost, Learner, Method, Metrics, Result, invariants};
 use burn::tensor::{Int, Tensor, TensorData};
 use duel_model::{Flops, Policy, Reader, Responses, Tokens, TransformerConfig, weights};
 use duel_objectives::{ResponseMask, token_logp};
@@ -56,7 +56,10 @@ impl Method for Sft {
         let update =
             learner.minimize_in_parts(batch.len(), tokens, |policy, rows| self.loss(policy, &batch.select(rows)))?;
         let tokens = batch.token_count();
-        said.learned(update, Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() });
+        said.record_update(
+            update,
+            IterationCost { trained_tokens: tokens, flops: self.flops.train(tokens), ..IterationCost::default() },
+        );
         Ok(said)
     }
 
@@ -114,7 +117,10 @@ impl Method for RunningText {
             |policy, rows| self.loss(policy, &some(rows)),
         )?;
         let tokens = windows.iter().map(|w| w.len() as u64 - 1).sum();
-        said.learned(update, Cost { trained_tokens: tokens, flops: self.flops.train(tokens), ..Cost::default() });
+        said.record_update(
+            update,
+            IterationCost { trained_tokens: tokens, flops: self.flops.train(tokens), ..IterationCost::default() },
+        );
         Ok(said)
     }
 
@@ -135,7 +141,7 @@ pub fn response_logp(reader: &Reader, policy: &Policy, batch: &Responses) -> Ten
 
 /// The same of tokens `[B, P + T]`: in one operation where the device has it, else from logits.
 pub fn tokens_logp(reader: &Reader, policy: &Policy, tokens: &Tokens) -> Tensor<2> {
-    let fused = reader.chosen_logp(policy, tokens);
+    let fused = reader.token_logprobs(policy, tokens);
     fused.unwrap_or_else(|| token_logp(reader.logits(policy, tokens), reader.targets(tokens)))
 }
 
@@ -181,21 +187,21 @@ pub fn heldout_nll(reader: &Reader, policy: &Policy, batch: &Responses) -> (f64,
 mod tests {
     use super::*;
     use burn::tensor::Device;
-    use duel_model::{Counted, counted};
-    use duel_spec::{LearnerSettings, Space, seeds};
+    use duel_model::{CountedFlops, count_flops};
+    use duel_spec::{LearnerSettings, TokenSpec, seeds};
 
     /// A step reads and goes back over all tokens once: of responses to prompts, and of running text.
     #[test]
     fn a_step_costs_what_its_model_counts() -> Result<()> {
-        let space = Space {
+        let space = TokenSpec {
             vocabulary: 12,
             pad: 0,
             bos: 1,
             eos: 2,
             prompt_tokens: 3,
             response_tokens: 4,
-            actions: None,
-            ends: false,
+            allowed_tokens: None,
+            force_eos: false,
         };
         let device = Device::flex().autodiff();
         let config = TransformerConfig::small(12, space.context(), 2, 16, 2, true);
@@ -208,19 +214,19 @@ mod tests {
         responses.iter_mut().for_each(|response| response[3] = 2);
         let batch = Responses { prompts: rows(3).collect(), responses, logp: vec![] };
 
-        let before = counted();
+        let before = count_flops();
         let said = Sft::new(Reader::new(&space, &device), &config).iteration(&batch, &mut learner())?;
-        let now = counted();
-        let since = |of: fn(Counted) -> f64| of(now) - of(before);
+        let now = count_flops();
+        let since = |of: fn(CountedFlops) -> f64| of(now) - of(before);
         // a pass leaves the last of 7 tokens out, and its head reads the 4 of the response
         let found = since(|c| c.blocks + c.blocks_back) * 7.0 / 6.0 + since(|c| c.heads + c.heads_back) * 7.0 / 4.0;
         assert!((found / said.cost.flops - 1.0).abs() < 1e-6, "{found:e}, {:e}", said.cost.flops);
 
         let windows: Vec<Vec<u32>> = rows(7).collect();
-        let before = counted();
+        let before = count_flops();
         let said = RunningText::new(Reader::new(&space, &device), &config).iteration(&windows, &mut learner())?;
-        let now = counted();
-        let since = |of: fn(Counted) -> f64| of(now) - of(before);
+        let now = count_flops();
+        let since = |of: fn(CountedFlops) -> f64| of(now) - of(before);
         // the way back through composed heads is not counted
         let found = since(|c| c.blocks + c.blocks_back) + 3.0 * since(|c| c.heads);
         assert!((found / said.cost.flops - 1.0).abs() < 1e-6, "{found:e}, {:e}", said.cost.flops);

@@ -21,7 +21,13 @@ impl Splits {
     ///
     /// # Errors
     /// The broken invariant `name`.
-    pub fn check(&self, name: &'static str, step: u64, split: Split, prompts: impl Iterator<Item = u64>) -> Result<()> {
+    pub fn check_disjoint(
+        &self,
+        name: &'static str,
+        step: u64,
+        split: Split,
+        prompts: impl Iterator<Item = u64>,
+    ) -> Result<()> {
         for hash in prompts {
             if let Some(found) = self.0.get(&hash).filter(|found| **found != split) {
                 let what = format!("the split of prompt {hash:016x}");
@@ -43,7 +49,8 @@ mod tests {
         let world = GrammarWorld::new(0.02, 1);
         let splits = Splits::of(&world);
         let of = |split| world.prompts(split).iter().map(|prompt| prompt_hash(&prompt.ids)).collect::<Vec<_>>();
-        let check = |split, prompts: Vec<u64>| splits.check("trains_on_train_prompts", 3, split, prompts.into_iter());
+        let check =
+            |split, prompts: Vec<u64>| splits.check_disjoint("trains_on_train_prompts", 3, split, prompts.into_iter());
         for split in [Split::Train, Split::Validation, Split::Test] {
             assert!(check(split, of(split)).is_ok());
             for other in [Split::Train, Split::Validation, Split::Test].into_iter().filter(|other| *other != split) {

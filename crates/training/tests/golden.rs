@@ -9,7 +9,7 @@ mod precision;
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use duel_model::weights;
-use duel_spec::{LearnerSettings, Optimizer, Schedule};
+use duel_spec::{LearnerSettings, OptimizerKind, Schedule};
 use duel_training::{Error, Learner, rate};
 use golden::{Node, close, ids, numbers};
 use precision::F32;
@@ -38,7 +38,7 @@ fn settings(params: &Node, clip: &Value) -> LearnerSettings {
     let cycles = params["num_cycles"].as_f64();
     assert!(cycles.is_none_or(|cycles| cycles == 0.5), "a cosine goes down once, by half a cycle: {cycles:?}");
     LearnerSettings {
-        optimizer: if params["alpha"].is_null() { Optimizer::Adamw } else { Optimizer::Rmsprop },
+        optimizer: if params["alpha"].is_null() { OptimizerKind::Adamw } else { OptimizerKind::Rmsprop },
         adam_beta1: betas[0].as_f64().unwrap_or(0.0),
         adam_beta2: betas[1].as_f64().unwrap_or(0.0),
         adam_epsilon: optional("eps"),

@@ -4,12 +4,21 @@
 use burn::tensor::{Device, Tensor};
 use duel_model::{Policy, Reader, Responses, TransformerConfig, weights};
 use duel_objectives::ResponseMask;
-use duel_spec::{LearnerSettings, Space, seeds};
+use duel_spec::{LearnerSettings, TokenSpec, seeds};
 use duel_training::{Error, Learner, sft};
 use proptest::prelude::*;
 
-fn space() -> Space {
-    Space { vocabulary: 11, pad: 0, bos: 1, eos: 2, prompt_tokens: 3, response_tokens: 5, actions: None, ends: false }
+fn space() -> TokenSpec {
+    TokenSpec {
+        vocabulary: 11,
+        pad: 0,
+        bos: 1,
+        eos: 2,
+        prompt_tokens: 3,
+        response_tokens: 5,
+        allowed_tokens: None,
+        force_eos: false,
+    }
 }
 
 fn learner() -> Learner<Policy> {
@@ -73,7 +82,7 @@ fn frozen_parameters_stay_and_adapters_move() {
     let (config, device) = (TransformerConfig::small(11, 8, 1, 8, 2, true), Device::flex().autodiff());
     let mut rng = seeds::derive(5, "test", 0, "init");
     let policy = Policy::new(&config, &mut rng, &device).with_fresh_lora(2, 2.0, |_| true, &mut rng, &device);
-    let before = weights::named(&policy);
+    let before = weights::named_params(&policy);
     let settings = LearnerSettings { warmup: 0.0, ..LearnerSettings::defaults() };
     let mut learner = Learner::new(policy, &settings, 0.1, 10);
     assert_eq!(learner.parameters(), 2 * (8 + 24) + 2 * (8 + 8) + 2 * 2 * (8 + 32));
@@ -82,7 +91,7 @@ fn frozen_parameters_stay_and_adapters_move() {
         let (mean, _) = loss(&learner, &batch);
         learner.minimize(mean).unwrap();
     }
-    for (before, after) in before.iter().zip(weights::named(learner.module())) {
+    for (before, after) in before.iter().zip(weights::named_params(learner.module())) {
         assert_eq!(before.name, after.name);
         assert_eq!(before.values != after.values, after.name.contains("lora"), "{}", after.name);
     }

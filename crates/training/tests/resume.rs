@@ -5,9 +5,9 @@ use burn::module::Module;
 use burn::tensor::Device;
 use duel_model::{Policy, Reader, Responses, TransformerConfig, weights};
 use duel_spec::metrics::Metric;
-use duel_spec::{Clocks, Completion, LearnerSettings, Optimizer, Outcome, Recorder, Space, seeds};
+use duel_spec::{Clocks, Completion, LearnerSettings, OptimizerKind, OutcomeRow, Recorder, TokenSpec, seeds};
 use duel_training::sft::Sft;
-use duel_training::{Course, Error, Keeper, Learner, Watch, train};
+use duel_training::{BestCheckpoint, Error, Learner, TrainContext, TrainSchedule, train};
 use std::sync::atomic::AtomicBool;
 
 /// Rows in memory; asks for a state after every iteration, and stops the training after some.
@@ -19,12 +19,12 @@ struct Memory {
 
 impl Recorder for Memory {
     fn record(&mut self, _: &str, clocks: Clocks, metric: Metric, value: f64) {
-        if !metric.tells_of_the_machine() {
+        if !metric.is_machine_dependent() {
             self.rows.push((clocks.step, metric.name, value.to_bits()));
         }
     }
     fn completion(&mut self, _: Completion) {}
-    fn outcomes(&mut self, _: &[Outcome]) {}
+    fn outcomes(&mut self, _: &[OutcomeRow]) {}
     fn progress(&mut self, _: u64, _: u64, _: &str) {}
     fn keep(&mut self, _: &str, state: &[u8]) -> std::io::Result<()> {
         self.kept = Some((self.rows.len(), state.to_vec()));
@@ -39,15 +39,15 @@ impl Recorder for Memory {
 
 /// Trains for six iterations, cut off before those listed; the weights in the end, and the rows.
 fn trained(settings: &LearnerSettings, cuts: &[u64]) -> (Vec<f32>, Memory) {
-    let space = Space {
+    let space = TokenSpec {
         vocabulary: 12,
         pad: 0,
         bos: 1,
         eos: 2,
         prompt_tokens: 3,
         response_tokens: 4,
-        actions: Some((2..12).collect()),
-        ends: false,
+        allowed_tokens: Some((2..12).collect()),
+        force_eos: false,
     };
     let device = Device::flex().autodiff();
     let config = TransformerConfig::small(12, 8, 1, 8, 2, true);
@@ -59,9 +59,10 @@ fn trained(settings: &LearnerSettings, cuts: &[u64]) -> (Vec<f32>, Memory) {
         let policy = policy.with_fresh_lora(2, 2.0, |_| true, &mut seeds::derive(0, "test", 0, "lora"), &device);
         let mut learner = Learner::new(policy, settings, 1e-2, 6).dropping(0.3, 5);
         let mut method = Sft::new(Reader::new(&space, &device), &config);
-        let mut keeper = Keeper::new(f64::INFINITY);
+        let mut keeper = BestCheckpoint::new(f64::INFINITY);
         let stop = AtomicBool::new(false);
-        let mut watch = Watch { stage: "test", training: "test", recorder: &mut memory, splits: None, stop: &stop };
+        let mut watch =
+            TrainContext { stage: "test", training: "test", recorder: &mut memory, splits: None, stop: &stop };
         let batch = |iteration: u64| {
             if cut == Some(iteration) {
                 stop.store(true, std::sync::atomic::Ordering::Relaxed); // heard before the next iteration
@@ -72,7 +73,7 @@ fn trained(settings: &LearnerSettings, cuts: &[u64]) -> (Vec<f32>, Memory) {
         };
         // the third is the best
         let look = |_: &Policy, clocks: Clocks, _: &mut dyn Recorder| Ok(Some(-(clocks.step as f64 - 3.0).abs()));
-        let course = Course { iterations: 6, looks: &[1, 2, 3, 4, 5, 6] };
+        let course = TrainSchedule { iterations: 6, eval_at: &[1, 2, 3, 4, 5, 6] };
         match train(&mut method, &mut learner, &mut keeper, course, batch, &mut watch, look) {
             Err(Error::Interrupted) => assert!(memory.kept.is_some() && cut.is_some()),
             done => {
@@ -88,7 +89,7 @@ fn trained(settings: &LearnerSettings, cuts: &[u64]) -> (Vec<f32>, Memory) {
 
 #[test]
 fn a_training_that_is_cut_off_ends_as_one_that_is_not() {
-    for optimizer in [Optimizer::Adamw, Optimizer::Rmsprop, Optimizer::Lion] {
+    for optimizer in [OptimizerKind::Adamw, OptimizerKind::Rmsprop, OptimizerKind::Lion] {
         let settings = LearnerSettings { optimizer, ..LearnerSettings::defaults() };
         let (whole, rows) = trained(&settings, &[]);
         let (cut, its_rows) = trained(&settings, &[0, 2, 4]);

@@ -1,8 +1,8 @@
 //! A11 and C7: the losses at work on task S0, with free logits as the policy.
 
-use super::Claim;
+use super::ExactClaim;
 use super::theory::{normalised, sigmoid};
-use crate::{Law, Result, Tables};
+use crate::{ResponseDistribution, Result, WorldTables};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
 use duel_data::World;
@@ -17,13 +17,13 @@ use rand::RngExt;
 
 /// Free logits, one row a prompt.
 #[derive(Module, Debug)]
-struct Table {
+struct LogitTable {
     logits: Param<Tensor<2>>,
 }
 
-impl Table {
+impl LogitTable {
     /// The reference itself.
-    fn new(s0: &Tables, device: &Device) -> Self {
+    fn new(s0: &WorldTables, device: &Device) -> Self {
         let logits: Vec<f32> = s0.reference.iter().flat_map(|q| q.0.iter().map(|l| *l as f32)).collect();
         Self { logits: Param::from_tensor(Tensor::from_data(TensorData::new(logits, [PROMPTS, RESPONSES]), device)) }
     }
@@ -33,7 +33,7 @@ impl Table {
         log_softmax(self.logits.val(), 1)
     }
 
-    fn laws(&self) -> Vec<Law> {
+    fn distributions(&self) -> Vec<ResponseDistribution> {
         let logits = host(self.logits.val().inner());
         logits.chunks(RESPONSES).map(|row| normalised(row.iter().map(|&x| f64::from(x)).collect())).collect()
     }
@@ -45,9 +45,9 @@ fn adamw() -> LearnerSettings {
 }
 
 /// A11: PPO on gold with exact advantages, and DPO on all pairs, reach the optimum's objective.
-pub fn both_methods_reach_the_optimum() -> Result<Claim> {
-    let s0 = Tables::bandit();
-    let mut claim = Claim::new(
+pub fn both_methods_reach_the_optimum() -> Result<ExactClaim> {
+    let s0 = WorldTables::bandit();
+    let mut claim = ExactClaim::new(
         "A11",
         "PPO with exact advantages on gold reward reaches J(π*) within .01, and so does DPO on all pairs",
     );
@@ -64,14 +64,14 @@ pub fn both_methods_reach_the_optimum() -> Result<Claim> {
 }
 
 /// 150 iterations of 512 episodes, 4 epochs of 4 minibatches, clip .2; the advantage of every response is exact.
-fn ppo(s0: &Tables, beta: f64) -> Result<Vec<Law>> {
+fn ppo(s0: &WorldTables, beta: f64) -> Result<Vec<ResponseDistribution>> {
     const ITERATIONS: u64 = 150;
     const EPISODES: usize = 512;
     let device = Device::flex().autodiff();
-    let mut learner = Learner::new(Table::new(s0, &device), &adamw(), 0.1, ITERATIONS * 16);
+    let mut learner = Learner::new(LogitTable::new(s0, &device), &adamw(), 0.1, ITERATIONS * 16);
     for iteration in 0..ITERATIONS {
         // 1. Roll out: a prompt and a response an episode.
-        let old = learner.module().laws();
+        let old = learner.module().distributions();
         let mut rng = seeds::derive(0, "claims", iteration, "A11");
         let episodes: Vec<(usize, usize)> =
             (0..EPISODES).map(|i| (i % PROMPTS, draw(&old[i % PROMPTS], rng.random()))).collect();
@@ -95,11 +95,11 @@ fn ppo(s0: &Tables, beta: f64) -> Result<Vec<Law>> {
             }
         }
     }
-    Ok(learner.module().laws())
+    Ok(learner.module().distributions())
 }
 
 /// 600 steps on the loss over all ordered pairs at their population weights.
-fn dpo(s0: &Tables, beta: f64) -> Result<Vec<Law>> {
+fn dpo(s0: &WorldTables, beta: f64) -> Result<Vec<ResponseDistribution>> {
     let device = Device::flex().autodiff();
     let distinct = || (0..RESPONSES).flat_map(|a| (0..RESPONSES).map(move |b| (a, b))).filter(|(a, b)| a != b);
     let rows = |pick: fn((usize, usize)) -> usize| -> Vec<(usize, usize)> {
@@ -118,7 +118,7 @@ fn dpo(s0: &Tables, beta: f64) -> Result<Vec<Law>> {
     let total: f64 = (0..chosen.len()).map(chance).sum();
     let weights = column(&|i| chance(i) / total);
     let ones = weights.ones_like();
-    let mut learner = Learner::new(Table::new(s0, &device), &adamw(), 0.1, 600);
+    let mut learner = Learner::new(LogitTable::new(s0, &device), &adamw(), 0.1, 600);
     for _ in 0..600 {
         let logp = learner.module().logp();
         let pairs = PairLogp {
@@ -131,11 +131,11 @@ fn dpo(s0: &Tables, beta: f64) -> Result<Vec<Law>> {
         let outcome = preference_loss(&PreferenceLoss::Sigmoid { label_smoothing: 0.0 }, &pairs, beta);
         learner.minimize((outcome.losses * weights.clone()).sum())?;
     }
-    Ok(learner.module().laws())
+    Ok(learner.module().distributions())
 }
 
 /// C7: PPO learns from what it wrote itself, and follows the reward.
-pub fn ppo_learns_from_its_own_completions() -> Result<Claim> {
+pub fn ppo_learns_from_its_own_completions() -> Result<ExactClaim> {
     // what the sampler keeps is what the model says of it
     let device = Device::flex();
     let world = GrammarWorld::new(0.02, 1);
@@ -149,17 +149,17 @@ pub fn ppo_learns_from_its_own_completions() -> Result<Claim> {
         let read = &read[row * space.response_tokens..];
         logp.iter().zip(read).map(|(kept, read)| f64::from((kept - read).abs()))
     });
-    let mut claim = Claim::new(
+    let mut claim = ExactClaim::new(
         "C7",
         "PPO learns from its own completions: their stored log-probs are the policy's, and its loss follows the reward",
     )
     .near("largest distance of a stored log-prob to the recomputed one", 0.0, kept.fold(0.0, f64::max), 1e-5);
 
     // one step on one action
-    let s0 = Tables::bandit();
+    let s0 = WorldTables::bandit();
     for (advantage, word) in [(1.0f32, "rewarded"), (-1.0, "punished")] {
         let device = Device::flex().autodiff();
-        let mut learner = Learner::new(Table::new(&s0, &device), &adamw(), 0.01, 10);
+        let mut learner = Learner::new(LogitTable::new(&s0, &device), &adamw(), 0.01, 10);
         let row = [(1usize, 6usize)];
         let logp = at(learner.module().logp(), &row).unsqueeze_dim::<2>(1); // [1, 1]
         let before = f64::from(host(logp.clone().inner())[0]);
@@ -182,7 +182,7 @@ fn at(table: Tensor<2>, cells: &[(usize, usize)]) -> Tensor<1> {
 }
 
 /// The response at quantile `u`.
-fn draw(law: &Law, u: f64) -> usize {
+fn draw(law: &ResponseDistribution, u: f64) -> usize {
     let mut left = u;
     law.0
         .iter()

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 /// One number of a claim, as expected and as found.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Finding {
+pub struct ClaimNumber {
     /// The claim, `A1` and so on.
     pub id: &'static str,
     /// What the number is.
@@ -33,13 +33,13 @@ pub enum Bound {
 
 /// What a claim says, and what was found of it.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Claim {
+pub struct ExactClaim {
     pub id: &'static str,
     pub statement: &'static str,
-    pub findings: Vec<Finding>,
+    pub findings: Vec<ClaimNumber>,
 }
 
-impl Claim {
+impl ExactClaim {
     /// Nothing found yet.
     pub fn new(id: &'static str, statement: &'static str) -> Self {
         Self { id, statement, findings: vec![] }
@@ -57,7 +57,7 @@ impl Claim {
             Bound::AtLeast => found >= expected - tolerance,
         };
         let quantity = quantity.into();
-        self.findings.push(Finding { id: self.id, quantity, expected, found, tolerance, bound, holds });
+        self.findings.push(ClaimNumber { id: self.id, quantity, expected, found, tolerance, bound, holds });
         self
     }
 
@@ -84,7 +84,7 @@ impl Claim {
 ///
 /// # Errors
 /// A training among them that diverges.
-pub fn exact() -> crate::Result<Vec<Claim>> {
+pub fn exact() -> crate::Result<Vec<ExactClaim>> {
     Ok(vec![
         theory::optimum_is_unique(),
         theory::rewards_of_one_class(),

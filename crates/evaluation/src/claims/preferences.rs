@@ -1,8 +1,8 @@
 //! A3, A6, A7, A8: what losses on pairs converge to.
 
-use super::Claim;
+use super::ExactClaim;
 use super::theory::{doubles, host, normalised, sigmoid};
-use crate::{Law, Tables, optimum};
+use crate::{ResponseDistribution, WorldTables, optimum};
 use burn::tensor::{Device, Tensor};
 use duel_data::bandit;
 use duel_objectives::{ChosenRejected, PairLogp, PreferenceLoss, preference_loss};
@@ -10,9 +10,10 @@ use duel_objectives::{ChosenRejected, PairLogp, PreferenceLoss, preference_loss}
 const PLAIN: PreferenceLoss = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
 
 /// A3: with all pairs at population weights, DPO's optimum is π*.
-pub fn population_optimum() -> Claim {
-    let s0 = Tables::bandit();
-    let mut claim = Claim::new("A3", "DPO on all pairs at population weights has π* as its optimum (τ: π* of r/τ)");
+pub fn population_optimum() -> ExactClaim {
+    let s0 = WorldTables::bandit();
+    let mut claim =
+        ExactClaim::new("A3", "DPO on all pairs at population weights has π* as its optimum (τ: π* of r/τ)");
     for (tau, beta) in [(1.0, 0.5), (1.0, 0.1), (0.5, 0.5)] {
         let (mut distance, mut loss) = (0f64, 0.0);
         for (q, r) in s0.reference.iter().zip(&s0.gold) {
@@ -60,16 +61,16 @@ fn fit(weights: &[f64], rewards: &[f64]) -> (Vec<f64>, f64) {
 }
 
 /// A6: pairs that never show a response leave it to the parametrisation.
-pub fn off_coverage() -> Claim {
-    let s0 = Tables::bandit();
+pub fn off_coverage() -> ExactClaim {
+    let s0 = WorldTables::bandit();
     let (q, r) = (&s0.reference[0], &s0.gold[0]);
-    let mut claim = Claim::new(
+    let mut claim = ExactClaim::new(
         "A6",
         "On covered pairs DPO's loss does not see mass moving to uncovered responses; the RL objective does (Xu et al. 2024)",
     );
     let starts = [("π_ref", q.clone(), [0.01, 0.600, 0.9955]), ("π*(.5)", optimum(q, r, 0.5), [2.5e-5, 0.0037, 0.355])];
     for (name, start, expected) in starts {
-        let loss_at = |law: &Law| covered_loss(q, r, law);
+        let loss_at = |law: &ResponseDistribution| covered_loss(q, r, law);
         let before = loss_at(&start);
         let mut objectives = vec![];
         for (c, expected) in [0.0, 5.0, 10.0].into_iter().zip(expected) {
@@ -88,7 +89,7 @@ pub fn off_coverage() -> Claim {
 }
 
 /// DPO's loss at β = 0.5 over all pairs without the trap.
-fn covered_loss(q: &Law, r: &[f64], policy: &Law) -> f64 {
+fn covered_loss(q: &ResponseDistribution, r: &[f64], policy: &ResponseDistribution) -> f64 {
     let covered: Vec<usize> = (0..bandit::RESPONSES).filter(|&y| !bandit::is_trap(y)).collect();
     let pairs = || covered.iter().flat_map(|&a| covered.iter().map(move |&b| (a, b))).filter(|(a, b)| a != b);
     let column =
@@ -100,8 +101,8 @@ fn covered_loss(q: &Law, r: &[f64], policy: &Law) -> f64 {
 }
 
 /// A7: preferences that never fail drive DPO without end; IPO stops.
-pub fn deterministic_preferences() -> Claim {
-    let mut claim = Claim::new(
+pub fn deterministic_preferences() -> ExactClaim {
+    let mut claim = ExactClaim::new(
         "A7",
         "On one pair that is always preferred, DPO's log-ratio gap grows without end; IPO's stops at 1/(2τ) (Azar et al. 2023)",
     );
@@ -121,10 +122,10 @@ pub fn deterministic_preferences() -> Claim {
 }
 
 /// A8: what each loss makes of flipped labels.
-pub fn label_flips() -> Claim {
+pub fn label_flips() -> ExactClaim {
     let (e, truth) = (0.2, 1.3);
     let p = (1.0 - 2.0 * e) * sigmoid(truth) + e;
-    let mut claim = Claim::new(
+    let mut claim = ExactClaim::new(
         "A8",
         "Under label flips robust DPO keeps the clean optimum; conservative DPO shrinks it further (Chowdhury et al. 2024)",
     );
@@ -167,6 +168,6 @@ fn pair(chosen: Tensor<1>, rejected: Tensor<1>) -> PairLogp {
 }
 
 /// The reference's weights without the trap.
-fn covered_weights(q: &Law) -> Vec<f64> {
+fn covered_weights(q: &ResponseDistribution) -> Vec<f64> {
     (0..bandit::RESPONSES).map(|y| if bandit::is_trap(y) { 0.0 } else { q.0[y].exp() }).collect()
 }

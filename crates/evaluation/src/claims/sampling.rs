@@ -1,17 +1,17 @@
 //! A9, A10: best of N, and estimates of KL from samples.
 
-use super::Claim;
+use super::ExactClaim;
 use super::theory::{doubles, host};
 use crate::law::best_of_n as best_of_n_law;
-use crate::{Tables, optimum};
+use crate::{WorldTables, optimum};
 use burn::tensor::{Device, Tensor};
 use duel_objectives::{k1, k2, k3};
 
 /// A9: the exact law of best-of-N, and the formula that bounds its KL.
-pub fn best_of_n() -> Claim {
-    let s0 = Tables::bandit();
+pub fn best_of_n() -> ExactClaim {
+    let s0 = WorldTables::bandit();
     let mut claim =
-        Claim::new("A9", "log N − (N−1)/N bounds the KL of best-of-N, N/(N+1) its win rate (Beirami et al. 2024)");
+        ExactClaim::new("A9", "log N − (N−1)/N bounds the KL of best-of-N, N/(N+1) its win rate (Beirami et al. 2024)");
     let prompts = s0.gold.len() as f64;
     let fixtures = [
         (2, 0.18701, 0.66233),
@@ -39,10 +39,10 @@ pub fn best_of_n() -> Claim {
 }
 
 /// A10: k1 and k3 are unbiased, k2 is not, and k3 is useless a sequence beyond a nat.
-pub fn kl_estimators() -> Claim {
-    let s0 = Tables::bandit();
+pub fn kl_estimators() -> ExactClaim {
+    let s0 = WorldTables::bandit();
     let mut claim =
-        Claim::new("A10", "k1 and k3 are unbiased, k2 is not; k3's spread explodes beyond a nat (Schulman 2020)");
+        ExactClaim::new("A10", "k1 and k3 are unbiased, k2 is not; k3's spread explodes beyond a nat (Schulman 2020)");
     let fixtures =
         [(1.0, 0.4793, 0.5678, 0.93, 0.93), (0.5, 1.5077, 2.2762, 1.46, 12.1), (0.25, 3.1810, 6.3131, 1.50, 10490.0)];
     for (beta, kl, of_k2, sd_k1, sd_k3) in fixtures {

@@ -1,16 +1,16 @@
 //! A1, A2, A4, A5: what the equations say before anything is trained.
 
-use super::Claim;
-use crate::{Law, Tables, optimum};
+use super::ExactClaim;
+use crate::{ResponseDistribution, WorldTables, optimum};
 use burn::tensor::{DType, Device, Tensor, TensorData, activation::log_softmax};
 use duel_objectives::{ChosenRejected, PairLogp, PreferenceLoss, preference_loss};
 use duel_spec::seeds;
 use rand::RngExt;
 
 /// A1: the tilted reference is the unique optimum.
-pub fn optimum_is_unique() -> Claim {
-    let s0 = Tables::bandit();
-    let mut claim = Claim::new(
+pub fn optimum_is_unique() -> ExactClaim {
+    let s0 = WorldTables::bandit();
+    let mut claim = ExactClaim::new(
         "A1",
         "π* = π_ref·exp(r/β)/Z is the unique optimum of E r − β KL, and earns β E log Z (Rafailov et al. 2023)",
     );
@@ -27,7 +27,7 @@ pub fn optimum_is_unique() -> Claim {
             .near(format!("KL at β {beta}"), kl, found.kl, 1e-5)
             .near(format!("objective at β {beta}"), objective, found.objective, 1e-5);
 
-        let log_z = |reference: &Law, r: &Vec<f64>| {
+        let log_z = |reference: &ResponseDistribution, r: &Vec<f64>| {
             reference.0.iter().zip(r).map(|(q, r)| (q + r / beta).exp()).sum::<f64>().ln()
         };
         let partition: f64 = s0.reference.iter().zip(&s0.gold).map(|(q, r)| beta * log_z(q, r)).sum();
@@ -39,7 +39,7 @@ pub fn optimum_is_unique() -> Claim {
         let mut best = f64::NEG_INFINITY;
         for trial in 0..400 {
             let size = 10f64.powf(-3.0 + 4.0 * f64::from(trial) / 400.0);
-            let laws: Vec<Law> = s0
+            let laws: Vec<ResponseDistribution> = s0
                 .reference
                 .iter()
                 .zip(&s0.gold)
@@ -56,8 +56,8 @@ pub fn optimum_is_unique() -> Claim {
 }
 
 /// A2: rewards that differ by f(x) say the same, and log-ratios represent their class.
-pub fn rewards_of_one_class() -> Claim {
-    let s0 = Tables::bandit();
+pub fn rewards_of_one_class() -> ExactClaim {
+    let s0 = WorldTables::bandit();
     let mut rng = seeds::derive(0, "claims", 0, "A2");
     let (beta, mut odds, mut laws, mut implicit) = (0.5, 0f64, 0f64, 0f64);
     for (q, r) in s0.reference.iter().zip(&s0.gold) {
@@ -72,14 +72,14 @@ pub fn rewards_of_one_class() -> Claim {
         let rest: Vec<f64> = (0..r.len()).map(|y| beta * (one.0[y] - q.0[y]) - r[y]).collect();
         implicit = rest.iter().map(|x| (x - rest[0]).abs()).fold(implicit, f64::max);
     }
-    Claim::new("A2", "r + f(x) gives the same preferences and the same π*; β log(π/π_ref) represents the class")
+    ExactClaim::new("A2", "r + f(x) gives the same preferences and the same π*; β log(π/π_ref) represents the class")
         .near("largest change of a preference probability", 0.0, odds, 1e-12)
         .near("largest change of a probability under π*", 0.0, laws, 1e-12)
         .near("largest spread of β log(π*/π_ref) − r within a prompt", 0.0, implicit, 1e-12)
 }
 
 /// A4: the gradient of the DPO loss, against its formula and against finite differences.
-pub fn dpo_gradient() -> Claim {
+pub fn dpo_gradient() -> ExactClaim {
     let mut rng = seeds::derive(0, "claims", 0, "A4");
     let (beta, n) = (0.3, 8);
     let logits: Vec<f64> = (0..n).map(|_| 4.0 * (rng.random::<f64>() - 0.5)).collect();
@@ -120,13 +120,13 @@ pub fn dpo_gradient() -> Claim {
         differences = differences.max((found[v] - by_difference).abs());
     }
     let size = found.iter().map(|g| g.abs()).fold(0.0, f64::max);
-    Claim::new("A4", "∇L_DPO = −β σ(−u) (∇log π(y_w) − ∇log π(y_l))")
+    ExactClaim::new("A4", "∇L_DPO = −β σ(−u) (∇log π(y_w) − ∇log π(y_l))")
         .near("largest relative distance to the formula", 0.0, formula / size, 1e-12)
         .near("largest relative distance to central differences", 0.0, differences / size, 1e-6)
 }
 
 /// A5: in ratio coordinates the gradient is asymmetric, in log-prob coordinates it is not.
-pub fn gradient_asymmetry() -> Claim {
+pub fn gradient_asymmetry() -> ExactClaim {
     let mut rng = seeds::derive(0, "claims", 0, "A5");
     let device = Device::flex().autodiff();
     let (mut in_ratios, mut in_logp) = (0f64, 0f64);
@@ -143,7 +143,7 @@ pub fn gradient_asymmetry() -> Claim {
         let size = |x: &Tensor<1>| host(x.grad(&gradients).expect("the loss depends on both"))[0].abs();
         in_logp = in_logp.max((size(&w) / size(&l) - 1.0).abs());
     }
-    Claim::new("A5", "In ratio coordinates |∂L/∂x_w| / |∂L/∂x_l| = x_l/x_w; in log-prob coordinates it is 1")
+    ExactClaim::new("A5", "In ratio coordinates |∂L/∂x_w| / |∂L/∂x_l| = x_l/x_w; in log-prob coordinates it is 1")
         .near("largest relative error of the ratio x_l/x_w", 0.0, in_ratios, 1e-10)
         .near("largest distance from 1 in log-probs", 0.0, in_logp, 1e-10)
 }
@@ -162,10 +162,10 @@ fn sigmoid_loss(chosen: Tensor<1>, rejected: Tensor<1>) -> Tensor<1> {
 }
 
 /// A law from unnormalised log-weights.
-pub fn normalised(logits: Vec<f64>) -> Law {
+pub fn normalised(logits: Vec<f64>) -> ResponseDistribution {
     let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let log_z = max + logits.iter().map(|x| (x - max).exp()).sum::<f64>().ln();
-    Law(logits.into_iter().map(|x| x - log_z).collect())
+    ResponseDistribution(logits.into_iter().map(|x| x - log_z).collect())
 }
 
 /// The logistic function.

@@ -8,11 +8,11 @@ use duel_data::World;
 use duel_data::grammar::GrammarWorld;
 use duel_data::pairs::PreferenceRow;
 use duel_dpo::{Dpo, ReferenceLogp};
-use duel_evaluation::GrammarYardstick;
-use duel_model::{Activation, Family, Policy, Reader, Responses, Scalar, TransformerConfig, generate};
-use duel_ppo::{ActorCritic, Critic, Ppo, Setting};
-use duel_reward::{Judge, LearnedReward, RewardModel};
-use duel_spec::{EnsembleScore, Grammar, LearnerSettings, ModelShape, RmStage, Space, Split, seeds};
+use duel_evaluation::ExactEvaluator;
+use duel_model::{Activation, Family, Policy, Reader, Responses, ScalarModel, TransformerConfig, generate};
+use duel_ppo::{ActorCritic, Critic, Ppo, RolloutContext};
+use duel_reward::{LearnedReward, RewardModel, RewardNetwork};
+use duel_spec::{EnsembleScore, GrammarSettings, LearnerSettings, ModelShape, RmStage, Split, TokenSpec, seeds};
 use duel_training::sft::{self, Sft};
 use duel_training::{Learner, Method, PairBatch};
 use rand::RngExt;
@@ -23,7 +23,7 @@ use std::sync::Arc;
 pub struct Shape {
     pub name: &'static str,
     pub config: TransformerConfig,
-    pub space: Space,
+    pub space: TokenSpec,
     /// Sequences of an SFT step and of a rollout; pairs of the others.
     pub batch: usize,
     pub threads: usize,
@@ -38,7 +38,16 @@ impl Shape {
             // sequences of full length: EOS is no token of the vocabulary, and PAD is never said
             let actions = Some((1..vocabulary as u32).collect());
             let eos = vocabulary as u32;
-            let space = Space { vocabulary, pad: 0, bos: 1, eos, prompt_tokens, response_tokens, actions, ends: false };
+            let space = TokenSpec {
+                vocabulary,
+                pad: 0,
+                bos: 1,
+                eos,
+                prompt_tokens,
+                response_tokens,
+                allowed_tokens: actions,
+                force_eos: false,
+            };
             Self { name, config, space, batch, threads: host::cores() }
         };
         match shape {
@@ -48,7 +57,16 @@ impl Shape {
                 let (prompt_tokens, response_tokens, vocabulary) = (32, 32, 49_152);
                 let actions = Some((3..vocabulary as u32).collect());
                 let (pad, bos, eos) = (0, 1, vocabulary as u32);
-                let space = Space { vocabulary, pad, bos, eos, prompt_tokens, response_tokens, actions, ends: false };
+                let space = TokenSpec {
+                    vocabulary,
+                    pad,
+                    bos,
+                    eos,
+                    prompt_tokens,
+                    response_tokens,
+                    allowed_tokens: actions,
+                    force_eos: false,
+                };
                 let (head_width, inner, rope_theta, epsilon) = (64, 1536, 10_000.0, 1e-5);
                 let family = Family::Llama { key_value_heads: 3, head_width, inner, rope_theta, epsilon };
                 let (layers, width, heads, context) = (30, 576, 9, space.context());
@@ -56,7 +74,7 @@ impl Shape {
                 Self { name: "135M", config, space, batch: 8, threads: host::cores() }
             }
             BenchShape::Grammar => {
-                let world = GrammarWorld::new(Grammar::defaults().rho, 1);
+                let world = GrammarWorld::new(GrammarSettings::defaults().rho, 1);
                 let model = ModelShape::defaults();
                 let space = world.space().clone();
                 let config = TransformerConfig::small(
@@ -92,7 +110,8 @@ impl Shape {
     /// Responses of full length to random prompts.
     fn responses(&self, rows: usize) -> Responses {
         let mut rng = seeds::derive(0, "bench", rows as u64, "tokens");
-        let Space { prompt_tokens, response_tokens, actions, ends, eos, .. } = &self.space;
+        let TokenSpec { prompt_tokens, response_tokens, allowed_tokens: actions, force_eos: ends, eos, .. } =
+            &self.space;
         let said = actions.clone().unwrap_or_default();
         let said: Vec<u32> = said.into_iter().filter(|id| id != eos).collect();
         let mut some = |n: usize| -> Vec<u32> { (0..n).map(|_| said[rng.random_range(0..said.len())]).collect() };
@@ -158,7 +177,7 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
     let config = &shape.config;
     let (batch, context, said) = (shape.batch, shape.space.context(), shape.space.response_tokens);
     let policy = || shape.policy(&train);
-    let scalar = || Scalar::from_policy(policy(), &train);
+    let scalar = || ScalarModel::from_policy(policy(), &train);
     // far from its end, so that the rate never reaches 0
     let (rate, updates) = (1e-4, 1 << 20);
     let stands = match (shape.name, name) {
@@ -177,7 +196,7 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
             let adapted =
                 base.with_fresh_lora(LORA_RANK, 2.0, |_| true, &mut seeds::derive(0, "bench", 0, "lora"), &train);
             let pairs = shape.pairs();
-            let mut method = Dpo::new(duel_spec::Dpo::defaults(), train_reader, cached, config);
+            let mut method = Dpo::new(duel_spec::DpoSettings::defaults(), train_reader, cached, config);
             let mut learner = Learner::new(adapted, &settings, rate, updates);
             Case {
                 tokens: 2 * batch * context,
@@ -210,7 +229,7 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
             let live = name == "dpo_live";
             let (pairs, reference) = (shape.pairs(), policy().valid());
             let cached = ReferenceLogp::compute(&reader, &reference, &shape.rows());
-            let mut method = Dpo::new(duel_spec::Dpo::defaults(), train_reader, cached, config);
+            let mut method = Dpo::new(duel_spec::DpoSettings::defaults(), train_reader, cached, config);
             let mut learner = Learner::new(policy(), &settings, rate, updates);
             let passes = if live { 4.0 } else { 3.0 };
             Case {
@@ -251,10 +270,10 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
             }
         }
         "ppo" => {
-            let given = Setting {
+            let given = RolloutContext {
                 reference: policy().valid(),
                 scorer: Arc::new(LearnedReward::new(
-                    vec![(Judge::Network(scalar().valid()), 0.0)],
+                    vec![(RewardNetwork::Network(scalar().valid()), 0.0)],
                     EnsembleScore::Mean,
                     reader.clone(),
                     0.0,
@@ -267,7 +286,7 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
                 seed: 0,
             };
             // every minibatch is trained on, as in the peers' loop
-            let mut ppo = duel_spec::Ppo::defaults();
+            let mut ppo = duel_spec::PpoSettings::defaults();
             (ppo.shared.target_kl, ppo.shared.episodes) = (f64::INFINITY, batch);
             let (prompts, mut method) = (shape.responses(batch).prompts, Ppo::new(ppo, given));
             let both = ActorCritic { actor: policy(), critic: Critic::Separate(scalar()) };
@@ -279,8 +298,8 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
             }
         }
         "evaluation" => {
-            let (world, reference) = (GrammarWorld::new(Grammar::defaults().rho, 1), policy().valid());
-            let yardstick = GrammarYardstick::new(&world, reader, &reference, None)?;
+            let (world, reference) = (GrammarWorld::new(GrammarSettings::defaults().rho, 1), policy().valid());
+            let yardstick = ExactEvaluator::new(&world, reader, &reference, None)?;
             Case {
                 tokens: 0,
                 flops: None,

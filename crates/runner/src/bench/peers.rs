@@ -25,7 +25,7 @@ pub struct Peer {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Answer {
+enum PeerReply {
     Step { seconds: f64 },
     Ready { versions: BTreeMap<String, String> },
 }
@@ -70,8 +70,8 @@ impl Peer {
         let answers = answers.ok_or_else(|| fails("its output could not be opened".into()))?;
         let mut peer = Self { name, versions: BTreeMap::new(), process, asks, answers: BufReader::new(answers) };
         match peer.answer()? {
-            Answer::Ready { versions } => peer.versions = versions,
-            Answer::Step { .. } => return Err(fails("it answered before it was asked".into())),
+            PeerReply::Ready { versions } => peer.versions = versions,
+            PeerReply::Step { .. } => return Err(fails("it answered before it was asked".into())),
         }
         Ok(peer)
     }
@@ -82,12 +82,12 @@ impl Peer {
         let asks = self.asks.as_mut().ok_or_else(|| fails("its input is closed".into()))?;
         writeln!(asks, "run").and_then(|()| asks.flush()).map_err(|e| fails(e.to_string()))?;
         match self.answer()? {
-            Answer::Step { seconds } => Ok(seconds),
-            Answer::Ready { .. } => Err(Error::Peer { name: self.name, problem: "it is ready twice".into() }),
+            PeerReply::Step { seconds } => Ok(seconds),
+            PeerReply::Ready { .. } => Err(Error::Peer { name: self.name, problem: "it is ready twice".into() }),
         }
     }
 
-    fn answer(&mut self) -> Result<Answer> {
+    fn answer(&mut self) -> Result<PeerReply> {
         let fails = |problem: String| Error::Peer { name: self.name, problem };
         let mut line = String::new();
         match self.answers.read_line(&mut line) {
