@@ -1,5 +1,5 @@
 //! Whole files with something changed in them: what every reader of outside bytes is tried with. A case is a function of its
-//! number, so every run tries the same ones: as many as the test says, or for `DUEL_FUZZ_SECONDS` (`scripts/nightly`).
+//! number, so every run tries the same ones: as many as the test says, or for `DUEL_FUZZ_SECONDS` (`scripts/dev/nightly`).
 //! `DUEL_FUZZ_CASE=N` tries one again. Every test that uses this has `damaged` or `mutated` in its name.
 #![allow(dead_code, reason = "each crate's tests take what they need")]
 

@@ -166,7 +166,7 @@ fn every_loss_trains_on_long_responses() {
 }
 
 #[test]
-#[ignore = "two minutes: `scripts/nightly` runs it"]
+#[ignore = "two minutes: `scripts/dev/nightly` runs it"]
 fn every_loss_trains_at_every_beta_on_text_and_on_wide_models() {
     llama().trains(&LOSSES, &BETAS);
     text(4, 128, None).trains(&LOSSES, &BETAS);

@@ -468,7 +468,7 @@ pub struct BenchArgs {
     /// Timed runs of each case
     #[arg(long, value_name = "N", default_value = "7", value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub runs: u16,
-    /// Beside PyTorch and TRL, in turn with ours; builds them with pip the first time (scripts/bench-peers)
+    /// Beside PyTorch and TRL, in turn with ours; builds them with pip the first time (scripts/bench/bench-peers)
     #[arg(long)]
     pub peers: bool,
     #[arg(long, default_value = "text")]

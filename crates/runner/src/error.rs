@@ -175,7 +175,7 @@ impl Error {
             Self::NoSeed { .. } => Some("--seed counts from 0; `duel plan` shows a run's seeds".into()),
             Self::NoSuch { accepted, .. } => Some(format!("there are: {accepted}")),
             Self::Contradicted { .. } => Some("the lines above say which".into()),
-            Self::Peer { .. } => Some("run this from the repository's root; `scripts/bench-peers` says how to try a peer alone".into()),
+            Self::Peer { .. } => Some("run this from the repository's root; `scripts/bench/bench-peers` says how to try a peer alone".into()),
             Self::Stages { .. } => Some("all others are kept: run the same command again to try only what is missing".into()),
             Self::NoClaim { known, .. } if known.is_empty() => {
                 Some("write for example `[[claims]]` with `id`, `arms = [\"dpo\", \"ppo\"]` and `kl` into the experiment".into())

@@ -1,5 +1,5 @@
 //! Devices that share no kernel agree on every model and every method: the forward pass, the gradient, and ten training
-//! steps. ndarray with flex to 1e-4; wgpu and cuda, where they are built in (`scripts/wgpu`), to 1e-3.
+//! steps. ndarray with flex to 1e-4; wgpu and cuda, where they are built in (`scripts/dev/wgpu`), to 1e-3.
 #![cfg(any(feature = "ndarray", feature = "wgpu", feature = "cuda"))]
 #![expect(clippy::unwrap_used, reason = "tests")]
 

@@ -1,4 +1,4 @@
-//! What `scripts/check-export` holds against transformers and peft: models in every form that Duel writes, and the logits that
+//! What `scripts/dev/check-export` holds against transformers and peft: models in every form that Duel writes, and the logits that
 //! Duel reads from them. It says where they go by `DUEL_EXPORTED`.
 
 #![allow(clippy::unwrap_used)]
@@ -71,7 +71,7 @@ fn folder() -> Option<PathBuf> {
 }
 
 #[test]
-#[ignore = "scripts/check-export runs it"]
+#[ignore = "scripts/dev/check-export runs it"]
 fn tiny_models_are_written() {
     let to = folder().unwrap();
     let ids: Vec<i32> = vec![3, 17, 5, 40, 9, 22, 1];
@@ -90,7 +90,7 @@ fn tiny_models_are_written() {
 }
 
 #[test]
-#[ignore = "needs scripts/get-data smollm2; scripts/check-export runs it"]
+#[ignore = "needs scripts/get-data smollm2; scripts/dev/check-export runs it"]
 fn a_real_model_is_written() {
     let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../data/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf");
     let model = Pretrained::open(&data).unwrap();

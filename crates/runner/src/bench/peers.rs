@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 /// Where the peers stand, from the repository's root.
-const SCRIPT: &str = "scripts/bench-peers";
+const SCRIPT: &str = "scripts/bench/bench-peers";
 
 /// A peer that is ready to make its next step of one case.
 #[derive(Debug)]
