@@ -1,4 +1,4 @@
-//! The world `bandit` (task S0 of the claims): four prompts, 64 responses of six bits, everything a table.
+//! The world `bandit` (docs/worlds.md, bandit): four prompts, 64 responses of six bits, everything a table.
 //!
 //! Response `y` in 0..64 has bits `b_i = (y >> i) & 1`. Bit 5 is the trap: rare under the reference, and bad.
 

@@ -1,5 +1,5 @@
-//! The world `grammar`, task S1: tiny film reviews over 24 prompts, small enough that every response
-//! is enumerated. Vocabulary, reference grammar, gold reward and split are those of `claims.md`.
+//! The world `grammar`: tiny film reviews over 24 prompts, small enough that every response
+//! is enumerated. Vocabulary, reference grammar, gold reward and split: docs/worlds.md, 'grammar'.
 
 use crate::{Error, Prompt, PromptResponse, Result, World};
 use duel_spec::{Split, TokenSpec, seeds::Rng};
@@ -384,7 +384,7 @@ mod tests {
 
     #[test]
     fn the_grammar_has_the_entropy_of_the_fixture() {
-        // claims.md: 5.1997 nats for PRAISE and CRIT, 5.2244 for MIXED
+        // docs/worlds.md, 'Reference grammar'
         for (stance, expected) in [(Stance::Praise, 5.1997), (Stance::Criticise, 5.1997), (Stance::Mixed, 5.2244)] {
             let logp = response_logp(&reference_decisions(stance, 0.02));
             let entropy: f64 = logp.iter().map(|l| -l * l.exp()).sum();

@@ -1,4 +1,4 @@
-//! The world `reviews`, task S2: IMDb film reviews in disjoint thirds for language model, gold scorer,
+//! The world `reviews` (docs/worlds.md, reviews): IMDb film reviews in disjoint thirds for language model, gold scorer,
 //! and prompts with the proxy. `scripts/get-data reviews` fetches the files.
 
 use crate::{Detokenize, Error, Prompt, PromptResponse, Result, TextTokenizer, World};

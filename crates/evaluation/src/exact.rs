@@ -272,7 +272,8 @@ impl ExactEvaluator {
         Ok(score)
     }
 
-    /// η and its companions: what the exact optimum and the PPO-ideal earn at the same KL (claims §1).
+    /// η and its companions: what the exact optimum and the PPO-ideal earn at the same KL (docs/verdicts.md,
+    /// 'Matched KL').
     fn compare_at_kl(&self, side: &SplitTables, score: &mut EvalResult) {
         let (Some(gold), Some(kl)) = (score.get(metrics::GOLD), score.get(metrics::KL)) else { return };
         if kl < 1e-4 {
@@ -327,7 +328,8 @@ pub fn distributions(policy: &Policy, reader: &Reader, prompts: &[Vec<u32>]) -> 
         .collect()
 }
 
-/// Exact KL(grammar || policy) a response, mean over all prompts: the SFT gate of task S1.
+/// Exact KL(grammar || policy) a response, mean over all prompts: how near SFT has come
+/// (docs/worlds.md, Reference grammar).
 pub fn kl_grammar(world: &GrammarWorld, reader: &Reader, policy: &Policy) -> Result<f64> {
     let prompts: Vec<Vec<u32>> = world.all_prompts().map(|p| p.ids.clone()).collect();
     let distributions = distributions(policy, reader, &prompts);

@@ -1,4 +1,5 @@
-//! How a policy reads held-out pairs: what became of the likelihood of what was chosen and what was not (claims B11).
+//! How a policy reads held-out pairs: what became of the likelihood of what was chosen and what was not (docs/claims.md,
+//! B11).
 
 use burn::module::Module;
 use duel_data::pairs::PreferenceRow;

@@ -1,4 +1,4 @@
-//! What must hold of every measurement (claims §8).
+//! What must hold of every measurement (ARCHITECTURE.md, What is checked while it runs).
 
 use crate::{Error, Result};
 use duel_training::invariants::finite;

@@ -123,7 +123,7 @@ mod tests {
     use duel_data::grammar::{GrammarWorld, PromptCoordinates, all_responses, gold};
     use duel_spec::Split;
 
-    /// Reference grammar and gold over the test prompts, as in claims.md's fixtures.
+    /// Reference grammar and gold over the test prompts, as in docs/worlds.md, 'Known values'.
     fn fixture() -> (Vec<ResponseDistribution>, Vec<Vec<f64>>) {
         let tables = WorldTables::grammar(&GrammarWorld::new(0.02, 1), Split::Test);
         (tables.reference, tables.gold)
@@ -196,7 +196,7 @@ mod tests {
 
     #[test]
     fn labels_have_the_bayes_accuracy_of_the_catalogue() {
-        // claims.md: .760/.855/.919 ± .005 at tau 1/.5/.25, over train prompts, rows with two x rejected
+        // docs/worlds.md, 'Preference rows': .760/.855/.919 ± .005 at tau 1/.5/.25, over train prompts, rows with two x rejected
         let world = GrammarWorld::new(0.02, 1);
         let all = all_responses();
         for (tau, expected) in [(1.0, 0.760), (0.5, 0.855), (0.25, 0.919)] {

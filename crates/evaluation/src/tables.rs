@@ -36,7 +36,7 @@ pub struct Optimum {
 }
 
 impl WorldTables {
-    /// Task S0; the proxy is the shared-feature one.
+    /// The world `bandit`; the proxy is the shared-feature one.
     pub fn bandit() -> Self {
         let table = |f: fn(usize, usize) -> f64| {
             (0..bandit::PROMPTS).map(|x| (0..bandit::RESPONSES).map(|y| f(x, y)).collect()).collect()
@@ -49,7 +49,7 @@ impl WorldTables {
         }
     }
 
-    /// Task S1 on the prompts of a split, with the grammar itself as the reference; the proxy is gold with 1.5 for
+    /// The world `grammar` on the prompts of a split, with the grammar itself as the reference; the proxy is gold with 1.5 for
     /// every excitement.
     pub fn grammar(world: &GrammarWorld, split: Split) -> Self {
         let laws = |prompts: &[Vec<u32>]| {

@@ -1,4 +1,4 @@
-//! Matrix-multiply FLOPs by one rule (claims §4.4): 2N a token forward, 4N backward, with N the matrix
+//! Matrix-multiply FLOPs by one rule (docs/verdicts.md, FLOPs): 2N a token forward, 4N backward, with N the matrix
 //! parameters, plus attention `2·layers·context·width` a forward token where context > 6·width.
 
 use crate::TransformerConfig;

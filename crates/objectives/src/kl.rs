@@ -12,7 +12,7 @@ pub fn k2(logp: Tensor<2>, ref_logp: Tensor<2>) -> Tensor<2> {
     k1(logp, ref_logp).square() / 2.0
 }
 
-/// `π_ref/π − 1 − log(π_ref/π)`: unbiased, never negative; its variance explodes beyond a nat (claims A10).
+/// `π_ref/π − 1 − log(π_ref/π)`: unbiased, never negative; its variance explodes beyond a nat (docs/claims.md, A10).
 pub fn k3(logp: Tensor<2>, ref_logp: Tensor<2>) -> Tensor<2> {
     let log_ratio = ref_logp - logp; // [B, T]
     log_ratio.clone().exp() - 1.0 - log_ratio

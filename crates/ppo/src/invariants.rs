@@ -1,4 +1,4 @@
-//! What must hold of PPO in every run (claims §8).
+//! What must hold of PPO in every run (ARCHITECTURE.md, What is checked while it runs).
 
 use burn::tensor::Tensor;
 use duel_model::weights::host;

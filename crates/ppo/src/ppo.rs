@@ -176,7 +176,7 @@ impl Ppo {
         said.put(metrics::EXPLAINED_VARIANCE, 1.0 - unexplained);
 
         if s.critic == CriticBody::Separate {
-            let tokens = responses.token_count(); // the value pass (claims §4.4); a shared critic's is the actor's
+            let tokens = responses.token_count(); // the value pass (docs/verdicts.md, FLOPs); a shared critic's is the actor's
             said.cost.scored_tokens += tokens;
             said.cost.flops += Flops::scalar(&given.config).forward(tokens);
         }

@@ -156,7 +156,7 @@ impl RolloutCollector {
             })
         })?;
 
-        // Generate, old log-probs, reference and score passes: one forward each (claims §4.4).
+        // Generate, old log-probs, reference and score passes: one forward each (docs/verdicts.md, FLOPs).
         let tokens = responses.token_count();
         let mut passes = 3;
         let whole = s.kl == KlPenalty::Reward && s.kl_estimator == KlEstimator::Full;

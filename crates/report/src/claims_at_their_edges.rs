@@ -1,5 +1,5 @@
 //! Every rule and metric of a claim where numbers run out: equal arms, no variance, missing seeds, ties, infinite costs, rounding, NaN.
-//! Marks are made so that a side's value at a seed is known; the right answers are of the rules (claims §1), by hand.
+//! Marks are made so that a side's value at a seed is known; the right answers are of the rules (docs/verdicts.md, Rules), by hand.
 
 use crate::TuningResults;
 use crate::run::by_hand::HandMadeRun;

@@ -470,7 +470,7 @@ fn win_rates(run: &Run) -> Option<Heatmap> {
 }
 
 /// The interval of win rates over prompts: Wilson's where every prompt has one pair and hardly any ties, else by resampling prompts
-/// (claims §5).
+/// (docs/verdicts.md, Win rates).
 fn prompt_interval(rates: &[Vec<f64>]) -> Option<[f64; 2]> {
     let one = rates.first()?;
     let decided = one.iter().filter(|rate| **rate == 0.0 || **rate == 1.0).count();
@@ -482,7 +482,7 @@ fn prompt_interval(rates: &[Vec<f64>]) -> Option<[f64; 2]> {
 
 /// Share of prompts without a tie from which on ties are few.
 const FEW_TIES: f64 = 0.98;
-/// Draws of the bootstrap (claims §5).
+/// Draws of the bootstrap (docs/verdicts.md, Win rates).
 const RESAMPLES: usize = 2000;
 
 /// Gold and the learned reward above the reference over √KL, for what climbs the learned reward.

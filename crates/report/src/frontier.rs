@@ -1,4 +1,4 @@
-//! What an arm can reach at each KL: picked on validation prompts, read on test prompts (claims §4.5).
+//! What an arm can reach at each KL: picked on validation prompts, read on test prompts (docs/verdicts.md, Frontier).
 
 use crate::run::{EvalPoint, MeasuredPoint, Run};
 use crate::stats::{Estimate, difference};
@@ -188,7 +188,7 @@ pub struct Matched {
     pub difference: Option<Estimate>,
 }
 
-/// KL values at which arms are compared, nats a response (claims §3, B1).
+/// KL values at which arms are compared, nats a response (docs/verdicts.md, Matched KL).
 pub(crate) fn matched_kls(run: &Run) -> &'static [f64] {
     match run.experiment.world.kind {
         WorldKind::Grammar => &[0.25, 0.5, 1.0, 2.0],

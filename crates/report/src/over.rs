@@ -1,4 +1,4 @@
-//! Over-optimisation: how much gold is lost by going on beyond the best (claims B6, B7).
+//! Over-optimisation: how much gold is lost by going on beyond the best (docs/claims.md, B6 and B7).
 
 use crate::frontier::all_policies;
 use crate::run::{EvalPoint, MeasuredPoint, Run};

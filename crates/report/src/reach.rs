@@ -1,4 +1,4 @@
-//! What it costs to get so far: the price of a first training that reaches a target (claims C2).
+//! What it costs to get so far: the price of a first training that reaches a target (docs/verdicts.md, Cost to a target).
 
 use crate::figures::upstream_cost;
 use crate::frontier::{SplitAccessor, target};

@@ -1,4 +1,4 @@
-//! Statistics over seeds, the unit of replication (claims §5).
+//! Statistics over seeds, the unit of replication (docs/verdicts.md, Statistics).
 
 use crate::format::fixed;
 use duel_spec::seeds::{self, Stream};

@@ -1,4 +1,4 @@
-//! What a search found: the worth of every point that was tried, on validation prompts (claims §4).
+//! What a search found: the worth of every point that was tried, on validation prompts (docs/verdicts.md, Equal tuning).
 
 use crate::Result;
 use crate::frontier::{KlGold, gold_at, within};

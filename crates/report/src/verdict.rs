@@ -1,4 +1,4 @@
-//! Judges what an experiment set out to show, from its ledgers alone (rule D of claims §1).
+//! Judges what an experiment set out to show, from its ledgers alone (docs/verdicts.md, Rules).
 
 use crate::effects::{Effect, PairedSample, RunArm, has_diverged, sample};
 use crate::format::fixed;

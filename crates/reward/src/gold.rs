@@ -4,7 +4,7 @@ use crate::{Result, Scorer};
 use duel_data::grammar::{PromptCoordinates, gold};
 use duel_model::Responses;
 
-/// The formula of task S1.
+/// The formula of the world `grammar` (docs/worlds.md, Gold reward).
 #[derive(Debug, Clone, Copy)]
 pub struct GrammarGold;
 

@@ -1,4 +1,4 @@
-//! What must hold of a reward model in every run (claims §8).
+//! What must hold of a reward model in every run (ARCHITECTURE.md, What is checked while it runs).
 
 use duel_training::Result;
 use duel_training::invariants::{Tolerance, check_close};

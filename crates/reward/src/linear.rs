@@ -1,7 +1,7 @@
 //! The linear reward model of `grammar`: named features of prompt and response under Bradley–Terry.
 //!
 //! It is linear in the number of x, so that it extrapolates "x is good" from rows that never show two of them: the
-//! positive control of over-optimisation (claims §2).
+//! positive control of over-optimisation (docs/worlds.md, Linear reward model).
 
 use crate::{Error, Result};
 use duel_data::grammar::{PromptCoordinates, Stance, excitements, parts};

@@ -486,9 +486,9 @@ pub enum BenchFormat {
 /// A world that can be enumerated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ExactWorld {
-    /// Task S1: responses of up to five tokens
+    /// Tiny film reviews: 24 prompts, responses of up to five tokens
     Grammar,
-    /// Task S0: four prompts, 64 responses, a table
+    /// Four prompts, 64 responses, a table
     Bandit,
 }
 

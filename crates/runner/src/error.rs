@@ -106,7 +106,7 @@ impl Error {
         matches!(self.training(), Some(duel_training::Error::Diverged { .. }))
     }
 
-    /// The process's exit code (see DESIGN, "The command line").
+    /// The process's exit code (see README.md, "An experiment is a file").
     pub fn exit(&self) -> u8 {
         match self {
             Self::Spec(_)

@@ -1,4 +1,4 @@
-//! What a plan will cost before it is begun: FLOPs by the rule of claims §4, memory by what must be held, time by how fast
+//! What a plan will cost before it is begun: FLOPs by one rule (docs/verdicts.md, FLOPs), memory by what must be held, time by how fast
 //! each step is on this machine.
 
 use crate::bench::{PRETRAINED, Shape, seconds_a_token};

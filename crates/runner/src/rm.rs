@@ -237,8 +237,8 @@ fn record_curve(curve: &Calibration, recorder: &mut StageRecorder) {
     }
 }
 
-/// Mean change of the proxy when one more x follows a response that ends in its only x (claims §2,
-/// manipulation check); `None` where no sample is of that kind.
+/// Mean change of the proxy when one more x follows a response that ends in its only x (docs/worlds.md,
+/// 'Manipulation check'); `None` where no sample is of that kind.
 fn trap_slope(reward: &LearnedReward, samples: &Responses) -> Result<Option<f64>> {
     let once: Vec<usize> = (0..samples.len())
         .filter(|&i| {

@@ -1,5 +1,5 @@
 //! Searches of settings: which points are tried next, given what the earlier ones were worth, until every arm has spent the
-//! same budget; then the best of each go on to seeds that no choice has seen (claims §4).
+//! same budget; then the best of each go on to seeds that no choice has seen (docs/verdicts.md, Equal tuning).
 //!
 //! A round is a function of the experiment and of what was found, so that a run that was cut off comes by the same rounds
 //! again.

@@ -11,7 +11,7 @@ use duel_spec::{Document, Experiment};
 use serde::Serialize;
 use std::collections::BTreeMap;
 
-/// Seeds below which no claim is judged (claims §1).
+/// Seeds below which no claim is judged (docs/verdicts.md, Refusals).
 const FEWEST_SEEDS: u64 = 5;
 /// Seconds from which on a run is called long.
 const LONG: f64 = 3600.0;

@@ -134,7 +134,7 @@ pub enum Rule {
     },
 }
 
-/// Settings of task S1.
+/// Settings of the world `grammar`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GrammarSettings {
@@ -142,7 +142,7 @@ pub struct GrammarSettings {
     pub sft_rows: usize,
 }
 
-/// Settings of task S2.
+/// Settings of the world `reviews`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReviewsSettings {

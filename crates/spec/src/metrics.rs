@@ -1,6 +1,6 @@
 //! The metric catalogue: each name once, with its unit and its formula.
 //!
-//! FLOPs are counted by one rule everywhere (claims §4): with N matrix parameters, a forward pass
+//! FLOPs are counted by one rule everywhere (docs/verdicts.md, FLOPs): with N matrix parameters, a forward pass
 //! costs 2N a token and a backward pass 4N, plus attention `2·layers·context·width` a forward token.
 
 use std::fmt;
@@ -66,7 +66,7 @@ catalogue! {
     RM_LOSS_VALIDATION = "rm_loss_validation", "nats", "Bradley-Terry loss on validation prompts";
     RM_SPEARMAN_GOLD = "rm_spearman_gold", "1", "rank correlation of proxy and gold over held-out responses";
     RM_LENGTH_CORRELATION = "rm_length_correlation", "1", "correlation of proxy and response length over held-out responses";
-    RM_TRAP_SLOPE = "rm_trap_slope", "score", "mean change of the proxy when a second x is added: claims §2, manipulation check";
+    RM_TRAP_SLOPE = "rm_trap_slope", "score", "mean change of the proxy when a second x is added: the manipulation check of docs/worlds.md";
     RM_CALIBRATION = "rm_calibration_error", "share", "expected calibration error of the raw scores on test prompts, 10 bins of the higher score's probability";
     CALIBRATION_SAID = "calibration_said", "share", "a bin (its number is the step): mean probability that the raw scores give to the higher one, test prompts";
     CALIBRATION_WAS = "calibration_was", "share", "the same bin: share of its pairs in which the higher score was chosen, ties half";

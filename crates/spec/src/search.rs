@@ -26,7 +26,7 @@ pub enum SelectionMetric {
     Proxy,
 }
 
-/// The same budget for every arm, spent on seeds that no comparison uses (claims §4).
+/// The same budget for every arm, spent on seeds that no comparison uses (docs/verdicts.md, Equal tuning).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TuningSettings {

@@ -1,4 +1,5 @@
-//! What must hold in every training; a breach stops the run by the invariant's name (claims §8).
+//! What must hold in every training; a breach stops the run by the invariant's name
+//! (ARCHITECTURE.md, What is checked while it runs).
 //!
 //! Each tolerance is a share of a scale that is named ([`Tolerance`]). Numbers that are not finite are no breach but
 //! [`Error::Diverged`]; neither is what rounding alone can do ([`unless_rounding`]).

@@ -1,4 +1,4 @@
-//! A11 and C7: the losses at work on task S0, with free logits as the policy.
+//! A11 and C7: the losses at work on the world `bandit`, with free logits as the policy.
 
 use super::ExactClaim;
 use super::theory::{normalised, sigmoid};

@@ -1,4 +1,4 @@
-//! The exact claims (claims.md A1–A11, C7): small experiments with known answers on task S0, in seconds.
+//! The exact claims (docs/claims.md, 'A: exact claims', and C7): small experiments with known answers on `bandit`, in seconds.
 
 mod learning;
 mod preferences;
