@@ -6,7 +6,6 @@ pub mod chat;
 pub mod check;
 mod encode;
 mod error;
-mod fence;
 pub mod grammar;
 pub mod pairs;
 pub mod records;

@@ -18,7 +18,7 @@ fn tokenizer_error(e: impl std::fmt::Display) -> Error {
 
 /// What the library makes of a file that it did not write; where it panics, that is an error of the file.
 fn fenced<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
-    match crate::fence::catch_panic(work) {
+    match duel_tables::catch_panic(work) {
         Some(done) => done.map_err(tokenizer_error),
         None => Err(tokenizer_error("the tokenizers library failed on it: the file contradicts itself")),
     }

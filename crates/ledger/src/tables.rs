@@ -1,104 +1,51 @@
-//! `metrics.parquet`, `completions.parquet` and `outcomes.parquet`, written and read by polars; zstd.
+//! `metrics.parquet`, `completions.parquet` and `outcomes.parquet`.
 
 use crate::{Error, Result, write_atomically};
 use duel_spec::ids::hash_bytes;
 use duel_spec::{Clocks, Completion, MetricRow, OutcomeRow};
-use polars::prelude::*;
-use std::collections::HashMap;
-use std::panic::AssertUnwindSafe;
+use duel_tables::{Column, ColumnTable, TableReader, TableWriter};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Once};
+use std::sync::Arc;
 
-fn corrupt(action: &'static str, path: &Path) -> impl Fn(PolarsError) -> Error {
+/// Rows of a `metrics.parquet` that are in memory at a time.
+const SCAN_ROWS: usize = 1 << 16;
+
+fn corrupt(action: &'static str, path: &Path) -> impl Fn(duel_tables::Error) -> Error {
     let path = path.to_path_buf();
     move |e| Error::Table { action, path: path.clone(), problem: e.to_string() }
 }
 
-/// Writes a table and returns the hash of its file.
-fn write(path: &Path, mut table: DataFrame) -> Result<String> {
-    let mut bytes = Vec::new();
-    ParquetWriter::new(&mut bytes)
-        .with_compression(ParquetCompression::Zstd(None))
-        .finish(&mut table)
-        .map_err(corrupt("written", path))?;
-    write_atomically(path, &bytes)?;
-    Ok(hash_bytes(&bytes))
+/// Writes a table.
+fn write(path: &Path, table: ColumnTable) -> Result<()> {
+    let mut writer = TableWriter::default();
+    writer.write(table).map_err(corrupt("written", path))?;
+    write_atomically(path, &writer.finish().map_err(corrupt("written", path))?)
 }
 
-/// Rows of a table: more than any run writes, and what a file of a few bytes can claim.
-const MOST_ROWS: usize = 1 << 30;
-
-/// Reads rows of a file, all or a slice of them. What its reader cannot bear is an error of the file, as is a table whose
-/// columns are not of one length.
-fn read_rows(path: &Path, slice: Option<(usize, usize)>) -> Result<DataFrame> {
+fn open(path: &Path) -> Result<TableReader> {
     let file = crate::files::open(path).map_err(crate::files::io("open", path))?;
-    let rows = number_of_rows(path)?;
-    let wanted = slice.map_or(rows, |(from, most)| rows.saturating_sub(from).min(most));
-    let table = fenced(path, || ParquetReader::new(file).with_slice(slice).finish())?;
-    match table.columns().iter().find(|column| column.len() != wanted) {
-        None if table.height() == wanted => Ok(table),
-        found => {
-            let (name, length) = found.map_or(("the table", table.height()), |c| (c.name().as_str(), c.len()));
-            let problem = format!("{name} has {length} rows where the file speaks of {wanted}");
-            Err(Error::Table { action: "read", path: path.into(), problem })
-        }
-    }
+    TableReader::open(file).map_err(corrupt("read", path))
 }
 
-fn read(path: &Path) -> Result<DataFrame> {
-    read_rows(path, None)
-}
-
-fn number_of_rows(path: &Path) -> Result<usize> {
-    let file = crate::files::open(path).map_err(crate::files::io("open", path))?;
-    match fenced(path, || ParquetReader::new(file).num_rows())? {
-        rows if rows <= MOST_ROWS => Ok(rows),
-        rows => {
-            let problem = format!("it speaks of {rows} rows, and at most {MOST_ROWS} are read");
-            Err(Error::Table { action: "read", path: path.into(), problem })
-        }
-    }
-}
-
-/// Calls the reader of somebody else's bytes: where it panics, the bytes are at fault.
-fn fenced<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
-    static QUIET: Once = Once::new();
-    static FENCES: AtomicUsize = AtomicUsize::new(0);
-    QUIET.call_once(|| {
-        let usual = std::panic::take_hook();
-        std::panic::set_hook(Box::new(move |panic| {
-            if FENCES.load(Ordering::Relaxed) == 0 {
-                usual(panic);
-            }
-        }));
-    });
-    FENCES.fetch_add(1, Ordering::Relaxed);
-    let outcome = std::panic::catch_unwind(AssertUnwindSafe(read));
-    FENCES.fetch_sub(1, Ordering::Relaxed);
-    outcome
-        .unwrap_or_else(|_| Err(PolarsError::ComputeError("its bytes are not those of a table".into())))
-        .map_err(corrupt("read", path))
+fn read(path: &Path) -> Result<ColumnTable> {
+    open(path)?.read_all().map_err(corrupt("read", path))
 }
 
 /// Writes the rows of a `metrics.parquet`.
 pub fn write_metrics(path: &Path, rows: &[MetricRow]) -> Result<()> {
-    let text = |f: fn(&MetricRow) -> &str| rows.iter().map(f).collect::<Vec<&str>>();
-    let table = df!(
-        "arm" => text(|r| &r.arm),
-        "method" => text(|r| &r.method),
-        "point" => text(|r| &r.point),
-        "seed" => rows.iter().map(|r| r.seed).collect::<Vec<_>>(),
-        "stage" => text(|r| &r.stage),
-        "step" => rows.iter().map(|r| r.clocks.step).collect::<Vec<_>>(),
-        "tokens" => rows.iter().map(|r| r.clocks.tokens).collect::<Vec<_>>(),
-        "flops" => rows.iter().map(|r| r.clocks.flops).collect::<Vec<_>>(),
-        "wall_seconds" => rows.iter().map(|r| r.clocks.wall_seconds).collect::<Vec<_>>(),
-        "metric" => text(|r| &r.metric),
-        "value" => rows.iter().map(|r| r.value).collect::<Vec<_>>(),
-    )
-    .map_err(corrupt("written", path))?;
-    write(path, table).map(drop)
+    let table = ColumnTable::default()
+        .with_text("arm", rows.iter().map(|r| &*r.arm))
+        .with_text("method", rows.iter().map(|r| &*r.method))
+        .with_text("point", rows.iter().map(|r| &*r.point))
+        .with("seed", Column::U64(rows.iter().map(|r| r.seed).collect()))
+        .with_text("stage", rows.iter().map(|r| &*r.stage))
+        .with("step", Column::U64(rows.iter().map(|r| r.clocks.step).collect()))
+        .with("tokens", Column::U64(rows.iter().map(|r| r.clocks.tokens).collect()))
+        .with("flops", Column::F64(rows.iter().map(|r| r.clocks.flops).collect()))
+        .with("wall_seconds", Column::F64(rows.iter().map(|r| r.clocks.wall_seconds).collect()))
+        .with_text("metric", rows.iter().map(|r| &*r.metric))
+        .with("value", Column::F64(rows.iter().map(|r| r.value).collect()));
+    write(path, table)
 }
 
 /// A row of `metrics.parquet` with its names shared.
@@ -127,72 +74,32 @@ impl MetricTable {
     }
 }
 
-/// One copy of every name.
-#[derive(Default)]
-struct NameInterner(HashMap<String, Arc<str>>);
-
-impl NameInterner {
-    fn shared(&mut self, name: &str) -> Arc<str> {
-        if let Some(known) = self.0.get(name) {
-            return known.clone();
-        }
-        let fresh: Arc<str> = name.into();
-        self.0.insert(name.into(), fresh.clone());
-        fresh
-    }
-}
-
-fn texts(table: &DataFrame, column: &str, names: &mut NameInterner) -> PolarsResult<Vec<Arc<str>>> {
-    let mut last: Arc<str> = names.shared("");
-    let shared = |text: Option<&str>| {
-        let text = text.unwrap_or_default();
-        if *last != *text {
-            last = names.shared(text);
-        }
-        last.clone()
-    };
-    Ok(table.column(column)?.str()?.iter().map(shared).collect())
-}
-
-fn floats(table: &DataFrame, column: &str) -> PolarsResult<Vec<f64>> {
-    Ok(table.column(column)?.f64()?.iter().map(|x| x.unwrap_or(f64::NAN)).collect())
-}
-
-fn integers(table: &DataFrame, column: &str) -> PolarsResult<Vec<u64>> {
-    Ok(table.column(column)?.u64()?.iter().map(Option::unwrap_or_default).collect())
-}
-
-/// Rows that stand in memory at a time while a `metrics.parquet` is read: as many as are written in one group.
-const ROWS_AT_A_TIME: usize = 1 << 18;
-
-/// Reads a `metrics.parquet` piece by piece, row after row. One name is one `Arc` in all rows.
+/// Reads a `metrics.parquet` piece by piece, row after row. Equal names share their memory.
 pub fn scan_metrics(path: &Path, mut each: impl FnMut(SharedMetricRow)) -> Result<()> {
-    let mut names = NameInterner::default();
-    let mut piece = |table: &DataFrame| -> PolarsResult<()> {
-        let mut text = |column| texts(table, column, &mut names);
-        let (arm, method, point, stage, metric) =
-            (text("arm")?, text("method")?, text("point")?, text("stage")?, text("metric")?);
-        let (seed, step, tokens) = (integers(table, "seed")?, integers(table, "step")?, integers(table, "tokens")?);
-        let (flops, wall, value) = (floats(table, "flops")?, floats(table, "wall_seconds")?, floats(table, "value")?);
-        for i in 0..table.height() {
-            each(SharedMetricRow {
-                arm: arm[i].clone(),
-                method: method[i].clone(),
-                point: point[i].clone(),
-                seed: seed[i],
-                stage: stage[i].clone(),
-                clocks: Clocks { step: step[i], tokens: tokens[i], flops: flops[i], wall_seconds: wall[i] },
-                metric: metric[i].clone(),
-                value: value[i],
-            });
+    let mut reader = open(path)?;
+    let mut scan = || -> duel_tables::Result<()> {
+        while let Some(table) = reader.read(SCAN_ROWS)? {
+            let [arm, method, point, stage, metric] =
+                ["arm", "method", "point", "stage", "metric"].map(|c| table.text(c));
+            let (arm, method, point, stage, metric) = (arm?, method?, point?, stage?, metric?);
+            let (seed, step, tokens) = (table.u64("seed")?, table.u64("step")?, table.u64("tokens")?);
+            let (flops, wall_seconds, value) = (table.f64("flops")?, table.f64("wall_seconds")?, table.f64("value")?);
+            for i in 0..table.rows() {
+                each(SharedMetricRow {
+                    arm: arm[i].clone(),
+                    method: method[i].clone(),
+                    point: point[i].clone(),
+                    seed: seed[i],
+                    stage: stage[i].clone(),
+                    clocks: Clocks { step: step[i], tokens: tokens[i], flops: flops[i], wall_seconds: wall_seconds[i] },
+                    metric: metric[i].clone(),
+                    value: value[i],
+                });
+            }
         }
         Ok(())
     };
-    for from in (0..number_of_rows(path)?).step_by(ROWS_AT_A_TIME) {
-        let table = read_rows(path, Some((from, ROWS_AT_A_TIME)))?;
-        piece(&table).map_err(corrupt("read", path))?;
-    }
-    Ok(())
+    scan().map_err(corrupt("read", path))
 }
 
 /// Reads all of a `metrics.parquet`.
@@ -204,58 +111,49 @@ pub fn read_metrics(path: &Path) -> Result<MetricTable> {
 
 /// Writes the rows of a `completions.parquet`.
 pub fn write_completions(path: &Path, rows: &[Completion]) -> Result<()> {
-    let text = |f: fn(&Completion) -> &str| rows.iter().map(f).collect::<Vec<&str>>();
-    let number = |f: fn(&Completion) -> f64| rows.iter().map(f).collect::<Vec<f64>>();
-    let table = df!(
-        "arm" => text(|r| &r.arm),
-        "point" => text(|r| &r.point),
-        "seed" => rows.iter().map(|r| r.seed).collect::<Vec<_>>(),
-        "step" => rows.iter().map(|r| r.step).collect::<Vec<_>>(),
-        "split" => text(|r| &r.split),
-        "prompt" => text(|r| &r.prompt),
-        "completion" => text(|r| &r.completion),
-        "gold_reward" => number(|r| r.gold_reward),
-        "proxy_reward" => number(|r| r.proxy_reward),
-        "kl" => number(|r| r.kl),
-        "tokens" => rows.iter().map(|r| r.tokens).collect::<Vec<_>>(),
-        "ended" => rows.iter().map(|r| r.ended).collect::<Vec<_>>(),
-    )
-    .map_err(corrupt("written", path))?;
-    write(path, table).map(drop)
+    let table = ColumnTable::default()
+        .with_text("arm", rows.iter().map(|r| &*r.arm))
+        .with_text("point", rows.iter().map(|r| &*r.point))
+        .with("seed", Column::U64(rows.iter().map(|r| r.seed).collect()))
+        .with("step", Column::U64(rows.iter().map(|r| r.step).collect()))
+        .with_text("split", rows.iter().map(|r| &*r.split))
+        .with_text("prompt", rows.iter().map(|r| &*r.prompt))
+        .with_text("completion", rows.iter().map(|r| &*r.completion))
+        .with("gold_reward", Column::F64(rows.iter().map(|r| r.gold_reward).collect()))
+        .with("proxy_reward", Column::F64(rows.iter().map(|r| r.proxy_reward).collect()))
+        .with("kl", Column::F64(rows.iter().map(|r| r.kl).collect()))
+        .with("tokens", Column::U32(rows.iter().map(|r| r.tokens).collect()))
+        .with("ended", Column::Bool(rows.iter().map(|r| r.ended).collect()));
+    write(path, table)
 }
 
 /// Reads a `completions.parquet`.
 pub fn read_completions(path: &Path) -> Result<Vec<Completion>> {
     let table = read(path)?;
-    let columns = || -> PolarsResult<Vec<Completion>> {
-        let text = |column: &str| -> PolarsResult<Vec<String>> {
-            Ok(table.column(column)?.str()?.iter().map(|x| x.unwrap_or_default().to_string()).collect())
+    let completions = || -> duel_tables::Result<Vec<Completion>> {
+        let [arm, point, split, prompt, completion] =
+            ["arm", "point", "split", "prompt", "completion"].map(|c| table.text(c));
+        let (arm, point, split, prompt, completion) = (arm?, point?, split?, prompt?, completion?);
+        let (seed, step, tokens, ended) =
+            (table.u64("seed")?, table.u64("step")?, table.u32("tokens")?, table.bool("ended")?);
+        let (gold, proxy, kl) = (table.f64("gold_reward")?, table.f64("proxy_reward")?, table.f64("kl")?);
+        let row = |i: usize| Completion {
+            arm: arm[i].to_string(),
+            point: point[i].to_string(),
+            seed: seed[i],
+            step: step[i],
+            split: split[i].to_string(),
+            prompt: prompt[i].to_string(),
+            completion: completion[i].to_string(),
+            gold_reward: gold[i],
+            proxy_reward: proxy[i],
+            kl: kl[i],
+            tokens: tokens[i],
+            ended: ended[i],
         };
-        let (arm, point, split, prompt, completion) =
-            (text("arm")?, text("point")?, text("split")?, text("prompt")?, text("completion")?);
-        let (seed, step) = (integers(&table, "seed")?, integers(&table, "step")?);
-        let tokens: Vec<u32> = table.column("tokens")?.u32()?.iter().map(Option::unwrap_or_default).collect();
-        let ended: Vec<bool> = table.column("ended")?.bool()?.iter().map(Option::unwrap_or_default).collect();
-        let (gold, proxy, kl) =
-            (floats(&table, "gold_reward")?, floats(&table, "proxy_reward")?, floats(&table, "kl")?);
-        Ok((0..table.height())
-            .map(|i| Completion {
-                arm: arm[i].clone(),
-                point: point[i].clone(),
-                seed: seed[i],
-                step: step[i],
-                split: split[i].clone(),
-                prompt: prompt[i].clone(),
-                completion: completion[i].clone(),
-                gold_reward: gold[i],
-                proxy_reward: proxy[i],
-                kl: kl[i],
-                tokens: tokens[i],
-                ended: ended[i],
-            })
-            .collect())
+        Ok((0..table.rows()).map(row).collect())
     };
-    columns().map_err(corrupt("read", path))
+    completions().map_err(corrupt("read", path))
 }
 
 /// What the finished policies of one arm, point and seed earn.
@@ -270,33 +168,26 @@ pub struct Outcomes {
 /// Writes the rows of an `outcomes.parquet`.
 pub fn write_outcomes(path: &Path, policies: &[Outcomes]) -> Result<()> {
     let rows = || policies.iter().flat_map(|policy| policy.all.iter().map(move |outcome| (policy, outcome)));
-    let table = df!(
-        "arm" => rows().map(|(policy, _)| &*policy.arm).collect::<Vec<&str>>(),
-        "point" => rows().map(|(policy, _)| &*policy.point).collect::<Vec<&str>>(),
-        "seed" => rows().map(|(policy, _)| policy.seed).collect::<Vec<_>>(),
-        "prompt" => rows().map(|(_, outcome)| outcome.prompt).collect::<Vec<_>>(),
-        "gold_reward" => rows().map(|(_, outcome)| outcome.gold_reward).collect::<Vec<_>>(),
-        "tokens" => rows().map(|(_, outcome)| outcome.tokens).collect::<Vec<_>>(),
-        "share" => rows().map(|(_, outcome)| outcome.share).collect::<Vec<_>>(),
-    )
-    .map_err(corrupt("written", path))?;
-    write(path, table).map(drop)
+    let table = ColumnTable::default()
+        .with_text("arm", rows().map(|(policy, _)| &*policy.arm))
+        .with_text("point", rows().map(|(policy, _)| &*policy.point))
+        .with("seed", Column::U64(rows().map(|(policy, _)| policy.seed).collect()))
+        .with("prompt", Column::U32(rows().map(|(_, outcome)| outcome.prompt).collect()))
+        .with("gold_reward", Column::F64(rows().map(|(_, outcome)| outcome.gold_reward).collect()))
+        .with("tokens", Column::U32(rows().map(|(_, outcome)| outcome.tokens).collect()))
+        .with("share", Column::F32(rows().map(|(_, outcome)| outcome.share).collect()));
+    write(path, table)
 }
 
 /// Reads an `outcomes.parquet`.
 pub fn read_outcomes(path: &Path) -> Result<Vec<Outcomes>> {
     let table = read(path)?;
-    let mut names = NameInterner::default();
-    let mut policies = || -> PolarsResult<Vec<Outcomes>> {
-        let (arm, point) = (texts(&table, "arm", &mut names)?, texts(&table, "point", &mut names)?);
-        let (seed, gold) = (integers(&table, "seed")?, floats(&table, "gold_reward")?);
-        let small = |column: &str| -> PolarsResult<Vec<u32>> {
-            Ok(table.column(column)?.u32()?.iter().map(Option::unwrap_or_default).collect())
-        };
-        let (prompt, tokens) = (small("prompt")?, small("tokens")?);
-        let share: Vec<f32> = table.column("share")?.f32()?.iter().map(Option::unwrap_or_default).collect();
+    let policies = || -> duel_tables::Result<Vec<Outcomes>> {
+        let (arm, point, seed) = (table.text("arm")?, table.text("point")?, table.u64("seed")?);
+        let (prompt, tokens) = (table.u32("prompt")?, table.u32("tokens")?);
+        let (gold, share) = (table.f64("gold_reward")?, table.f32("share")?);
         let mut policies: Vec<Outcomes> = vec![];
-        for i in 0..table.height() {
+        for i in 0..table.rows() {
             let outcome = OutcomeRow { prompt: prompt[i], gold_reward: gold[i], tokens: tokens[i], share: share[i] };
             match policies.last_mut() {
                 Some(last) if last.arm == arm[i] && last.point == point[i] && last.seed == seed[i] => {
@@ -315,16 +206,18 @@ pub fn read_outcomes(path: &Path) -> Result<Vec<Outcomes>> {
 
 /// Joins the tables of finished stages, in the given order, into one file, and returns its hash; `None` where there is none.
 pub fn merge_tables(from: &[std::path::PathBuf], to: &Path) -> Result<Option<String>> {
-    let mut joined: Option<DataFrame> = None;
-    for path in from {
-        let table = read(path)?;
-        joined = Some(match joined {
-            None => table,
-            Some(mut all) => {
-                all.vstack_mut_owned(table).map_err(corrupt("joined", path))?;
-                all
-            }
-        });
+    if from.is_empty() {
+        return Ok(None);
     }
-    joined.map(|table| write(to, table)).transpose()
+    let mut writer = TableWriter::default();
+    for path in from {
+        let mut reader = open(path)?;
+        writer.write(reader.empty()).map_err(corrupt("joined", path))?;
+        while let Some(piece) = reader.read(SCAN_ROWS).map_err(corrupt("read", path))? {
+            writer.write(piece).map_err(corrupt("joined", path))?;
+        }
+    }
+    let bytes = writer.finish().map_err(corrupt("written", to))?;
+    write_atomically(to, &bytes)?;
+    Ok(Some(hash_bytes(&bytes)))
 }

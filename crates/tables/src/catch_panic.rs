@@ -7,7 +7,7 @@ use std::sync::Once;
 thread_local!(static IS_FENCED: Cell<bool> = const { Cell::new(false) });
 
 /// Calls a library; `None` where it panics, which is not printed.
-pub(crate) fn catch_panic<T>(work: impl FnOnce() -> T) -> Option<T> {
+pub fn catch_panic<T>(work: impl FnOnce() -> T) -> Option<T> {
     static QUIET: Once = Once::new();
     QUIET.call_once(|| {
         let usual = std::panic::take_hook();
