@@ -5,7 +5,7 @@ use burn::module::Module;
 use duel_data::pairs::PreferenceRow;
 use duel_model::{Policy, Reader};
 use duel_spec::{Split, metrics, metrics::Metric};
-use duel_training::{PairBatch, sft};
+use duel_training::{PairBatch, logprobs};
 
 /// Pairs of a split that are read.
 const PAIRS: usize = 256;
@@ -24,7 +24,7 @@ impl HeldOut {
         let splits = [Split::Validation, Split::Test].map(|split| {
             let own: Vec<usize> = (0..rows.len()).filter(|&row| rows[row].split == split).take(PAIRS).collect();
             let pairs = PairBatch::new(rows, &own);
-            let logp = sft::sequence_logp(&reader, &reference, &pairs.both); // [2N]
+            let logp = logprobs::sequence_logp(&reader, &reference, &pairs.both); // [2N]
             (split, pairs, logp)
         });
         Self { reader, splits: splits.into() }
@@ -33,7 +33,7 @@ impl HeldOut {
     /// What became of each split's pairs under a policy without gradient.
     pub fn measure(&self, policy: &Policy) -> Vec<(Split, [(Metric, f64); 3])> {
         let of = |(split, pairs, reference): &(Split, PairBatch, Vec<f32>)| {
-            let logp = sft::sequence_logp(&self.reader, policy, &pairs.both); // [2N]
+            let logp = logprobs::sequence_logp(&self.reader, policy, &pairs.both); // [2N]
             let ratios: Vec<f64> = logp.iter().zip(reference).map(|(own, other)| f64::from(own - other)).collect();
             let (chosen, rejected) = ratios.split_at(pairs.len());
             let n = pairs.len() as f64;

@@ -5,12 +5,12 @@ use duel_training::invariants::finite;
 
 /// Fails by name unless the condition holds, and as diverged if what was found is not finite. The step is that of the
 /// reference until [`Error::at_step`] tells.
-pub fn require(name: &'static str, holds: bool, what: &str, found: f64, expected: &str) -> Result<()> {
-    finite(0, what, found)?;
+pub fn require(name: &'static str, holds: bool, what: &str, actual: f64, expected: &str) -> Result<()> {
+    finite(0, what, actual)?;
     if holds {
         return Ok(());
     }
-    Err(Error::Invariant { name, step: 0, what: what.into(), found: found.to_string(), expected: expected.into() })
+    Err(Error::Invariant { name, step: 0, what: what.into(), actual: actual.to_string(), expected: expected.into() })
 }
 
 /// The probabilities of all enumerated responses sum to 1, in f64 whatever the logits are.

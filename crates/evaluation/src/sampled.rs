@@ -11,7 +11,7 @@ use duel_reward::Scorer;
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{OutcomeRow, Split, metrics};
 use duel_training::invariants::sampled_from_finite;
-use duel_training::sft;
+use duel_training::logprobs;
 use std::sync::Arc;
 
 /// Of the log-probs that a KL is a difference of, the share that rounding may make of it: 64 units in the last place of an f32.
@@ -69,9 +69,9 @@ impl SampledEvaluator {
     /// Of each response under the policy: Rao-Blackwell KL, k1, entropy, and its negative log-prob under the reference, nats.
     fn per_response(&self, policy: &Policy, batch: &Responses) -> [Vec<f64>; 4] {
         let mut per_response: [Vec<f64>; 4] = Default::default();
-        for block in sft::blocks_of_logits(&self.reader, batch) {
+        for block in logprobs::blocks_of_logits(&self.reader, batch) {
             let tokens = self.reader.tokens(&block);
-            let mask = sft::mask(&self.reader, &block);
+            let mask = logprobs::mask(&self.reader, &block);
             let logits = self.reader.logits(policy, &tokens); // [B, T, V]
             let ref_logits = self.reader.logits(&self.reference, &tokens); // [B, T, V]
             let targets = self.reader.targets(&tokens);

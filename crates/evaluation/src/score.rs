@@ -7,7 +7,7 @@ use duel_reward::Scorer;
 use duel_spec::metrics::{self, Metric};
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{Clocks, Completion, OutcomeRow, Recorder, Split};
-use duel_training::sft;
+use duel_training::logprobs;
 
 /// A policy's marks on one split. Means are over prompts, and over responses within a prompt.
 #[derive(Debug, Clone, PartialEq)]
@@ -72,8 +72,8 @@ pub fn completions(
         Some(proxy) => proxy.score(&batch)?,
         None => vec![f64::NAN; count],
     };
-    let logp = sft::sequence_logp(reader, policy, &batch);
-    let ref_logp = sft::sequence_logp(reader, reference, &batch);
+    let logp = logprobs::sequence_logp(reader, policy, &batch);
+    let ref_logp = logprobs::sequence_logp(reader, reference, &batch);
     for (row, prompt) in chosen.iter().enumerate() {
         recorder.completion(Completion {
             arm: whose.arm.into(),

@@ -13,7 +13,7 @@ use duel_reward::{GrammarGold, Scorer};
 use duel_spec::metrics::{self, Metric};
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{Clocks, Completion, OutcomeRow, Recorder, Split, ids::prompt_hash};
-use duel_training::sft;
+use duel_training::logprobs;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -208,7 +208,7 @@ fn completions_are_of_the_policy_on_test_prompts() -> Result<()> {
     let prompts = world.prompts(Split::Test);
     let ids = prompts.iter().map(|prompt| prompt.ids.clone()).collect();
     let batch = generate(policy, world.space(), ids, &mut seeds::stream(3, Stream::Completions, 0), &Device::flex());
-    let [own, other] = [policy, reference].map(|policy| sft::sequence_logp(reader, policy, &batch));
+    let [own, other] = [policy, reference].map(|policy| logprobs::sequence_logp(reader, policy, &batch));
     assert_eq!(kept.0.len(), 6);
     for (row, completion) in kept.0.iter().enumerate() {
         let (task, response) = (PromptCoordinates::from_prompt(&batch.prompts[row]), &batch.responses[row]);

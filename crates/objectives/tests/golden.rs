@@ -1,12 +1,9 @@
 //! The equations against independent libraries, in both precisions: f32 within 1e-5, f64 within 1e-10.
 
-#[path = "../../../tests/golden.rs"]
-mod golden;
-#[path = "../../../tests/precision.rs"]
-mod precision;
-
 use burn::tensor::{DType, Tensor};
 use duel_objectives::*;
+use duel_testing::golden;
+use duel_testing_tensors::precision;
 use golden::{Node, close, close_within, ids, numbers};
 use precision::{F32, F64, Precision, values};
 

@@ -1,6 +1,6 @@
 //! A3, A6, A7, A8: what losses on pairs converge to.
 
-use super::ExactClaim;
+use super::claim::ExactClaim;
 use super::theory::{doubles, host, normalised, sigmoid};
 use crate::{ResponseDistribution, WorldTables, optimum};
 use burn::tensor::{Device, Tensor};

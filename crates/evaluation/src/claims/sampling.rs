@@ -1,6 +1,6 @@
 //! A9, A10: best of N, and estimates of KL from samples.
 
-use super::ExactClaim;
+use super::claim::ExactClaim;
 use super::theory::{doubles, host};
 use crate::law::best_of_n as best_of_n_law;
 use crate::{WorldTables, optimum};

@@ -1,6 +1,6 @@
 //! A1, A2, A4, A5: what the equations say before anything is trained.
 
-use super::ExactClaim;
+use super::claim::ExactClaim;
 use crate::{ResponseDistribution, WorldTables, optimum};
 use burn::tensor::{DType, Device, Tensor, TensorData, activation::log_softmax};
 use duel_objectives::{ChosenRejected, PairLogp, PreferenceLoss, preference_loss};
