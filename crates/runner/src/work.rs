@@ -300,7 +300,7 @@ impl StageContext<'_> {
             }
         }
         self.keep_completions("reference", "sft", 0, &scene, &reference, &reference, recorder)?;
-        if let Evaluator::Sampled { yardstick, end, .. } = &yardstick {
+        if let Evaluator::Sampled { evaluator: yardstick, end, .. } = &yardstick {
             let ns: Vec<usize> = (1..=self.experiment.evaluation.best_of.ilog2()).map(|i| 1 << i).collect();
             let effort = SampleSize { samples_per_prompt: ns.last().copied().unwrap_or(1), ..*end };
             for split in [Split::Validation, Split::Test] {
@@ -450,7 +450,7 @@ impl StageContext<'_> {
                     Some(reward),
                     self.stage.seed,
                 );
-                Ok(Evaluator::Sampled { yardstick: Box::new(yardstick), curve, end })
+                Ok(Evaluator::Sampled { evaluator: Box::new(yardstick), curve, end })
             }
         }
     }

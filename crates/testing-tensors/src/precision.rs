@@ -11,7 +11,7 @@ pub fn values<const D: usize>(t: Tensor<D>) -> Vec<f64> {
 
 /// A floating-point type and the tolerances that tests in it use.
 #[derive(Debug, Clone, Copy)]
-pub struct Precision {
+pub struct TestPrecision {
     pub dtype: DType,
     /// Relative, of values.
     pub value: f64,
@@ -22,11 +22,12 @@ pub struct Precision {
 }
 
 /// The type of training.
-pub const F32: Precision = Precision { dtype: DType::F32, value: 1e-5, gradient: 1e-4, epsilon: f32::EPSILON as f64 };
+pub const F32: TestPrecision =
+    TestPrecision { dtype: DType::F32, value: 1e-5, gradient: 1e-4, epsilon: f32::EPSILON as f64 };
 /// The type in which the libraries computed the expected values; some gradients went through float32.
-pub const F64: Precision = Precision { dtype: DType::F64, value: 1e-10, gradient: 1e-7, epsilon: f64::EPSILON };
+pub const F64: TestPrecision = TestPrecision { dtype: DType::F64, value: 1e-10, gradient: 1e-7, epsilon: f64::EPSILON };
 
-impl Precision {
+impl TestPrecision {
     /// A tensor of nested lists on the autodiff device.
     pub fn tensor<const D: usize>(self, v: &Value) -> Tensor<D> {
         let data = TensorData::new(numbers(v), shape(v));

@@ -182,9 +182,10 @@ fn at(table: Tensor<2>, cells: &[(usize, usize)]) -> Tensor<1> {
 }
 
 /// The response at quantile `u`.
-fn draw(law: &ResponseDistribution, u: f64) -> usize {
+fn draw(policy: &ResponseDistribution, u: f64) -> usize {
     let mut left = u;
-    law.0
+    policy
+        .0
         .iter()
         .position(|l| {
             left -= l.exp();
