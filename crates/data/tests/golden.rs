@@ -1,10 +1,8 @@
 //! A byte-level tokenizer that the Python library wrote: the same ids and the same text.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-#[path = "../../../tests/golden.rs"]
-mod golden;
-
 use duel_data::TextTokenizer;
+use duel_testing::golden;
 use golden::ids;
 
 #[test]

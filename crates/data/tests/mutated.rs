@@ -2,13 +2,11 @@
 //! read or refused, in bounded time and memory and without a panic.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-#[path = "../../../tests/mutated.rs"]
-mod mutated;
-
 use duel_data::chat::{ChatTemplate, Message};
 use duel_data::check::{CheckOptions, InputFile, check};
 use duel_data::records::Columns;
 use duel_data::{Encoder, TextTokenizer};
+use duel_testing::mutated;
 
 const TEMPLATE: &str = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] | trim }}<eos>{% endfor %}";
 

@@ -2,10 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "../../../tests/mutated.rs"]
-mod mutated;
-
 use duel_data::TextTokenizer;
+use duel_testing::mutated;
 use serde_json::{Value, json};
 
 fn bytes(model: Value, other: Value) -> Vec<u8> {

@@ -11,7 +11,7 @@ use duel_objectives::{
 use duel_spec::{DpoSettings as Settings, PairLoss, metrics};
 use duel_training::invariants::{self as always, largest};
 use duel_training::{
-    IterationCost, Learner, Method, Metrics, PairBatch, Result, norm, pairs::accuracy, pairs::halves, sft,
+    IterationCost, Learner, Method, Metrics, PairBatch, Result, logprobs, norm, pairs::accuracy, pairs::halves, probes,
 };
 use serde::{Deserialize, Serialize};
 
@@ -34,7 +34,7 @@ impl ReferenceLogp {
     pub fn compute(reader: &Reader, reference: &Policy, rows: &[PreferenceRow]) -> Self {
         let n = rows.len();
         let pairs = PairBatch::new(rows, &(0..n).collect::<Vec<_>>());
-        let logp = sft::sequence_logp(reader, reference, &pairs.both);
+        let logp = logprobs::sequence_logp(reader, reference, &pairs.both);
         Self {
             reference: reference.hash(),
             rows: hash(rows),
@@ -99,14 +99,14 @@ impl Dpo {
     fn kl_log_ratios(&self, reader: &Reader, policy: &Policy, pairs: &PairBatch) -> Option<Vec<f32>> {
         let judge = self.judge.as_ref()?;
         let batch = mismatched_responses(pairs);
-        let [now, then] = [policy, judge].map(|policy| sft::sequence_logp(reader, policy, &batch));
+        let [now, then] = [policy, judge].map(|policy| logprobs::sequence_logp(reader, policy, &batch));
         Some(now.into_iter().zip(then).map(|(now, then)| now - then).collect())
     }
 
     /// Log-probs of both responses under a policy, `[N]` each.
     fn pair_logp(reader: &Reader, policy: &Policy, pairs: &PairBatch) -> ChosenRejected {
-        let mask = sft::mask(reader, &pairs.both); // [2N, T]
-        halves(mask.row_sums(sft::response_logp(reader, policy, &pairs.both)))
+        let mask = logprobs::mask(reader, &pairs.both); // [2N, T]
+        halves(mask.row_sums(logprobs::response_logp(reader, policy, &pairs.both)))
     }
 
     fn outcome(
@@ -117,7 +117,7 @@ impl Dpo {
         pairs: &PairBatch,
         mismatched: Option<Vec<f32>>,
     ) -> PreferenceOutcome {
-        let lengths = halves(sft::mask(reader, &pairs.both).lengths());
+        let lengths = halves(logprobs::mask(reader, &pairs.both).lengths());
         let column = |x: Vec<f32>| {
             let rows = x.len();
             Tensor::<1>::from_data(TensorData::new(x, [rows]), reader.device()) // [N]
@@ -160,8 +160,8 @@ impl Dpo {
     /// The invariants of step 0 that look at more than the first loss, each on the first batch.
     fn check_start(&self, pairs: &PairBatch, learner: &Learner<Policy>) -> Result<()> {
         always::eos_counts_and_pad_does_not(0, &self.reader, &pairs.both)?;
-        always::reads_are_sound(0, &self.reader, learner.module(), &pairs.both)?;
-        let (reader, module) = always::without_graph(&self.reader, learner.module());
+        probes::reads_are_sound(0, &self.reader, learner.module(), &pairs.both)?;
+        let (reader, module) = probes::without_graph(&self.reader, learner.module());
         let cached = self.reference.batch(&pairs.rows, &reader);
         let policy = Self::pair_logp(&reader, &module, pairs);
         let both = |x: &ChosenRejected| [host(x.chosen.clone()), host(x.rejected.clone())].concat();
@@ -182,7 +182,7 @@ impl Dpo {
             invariants::the_chosen_is_preferred(0, towards, away)?;
         }
 
-        let most = pairs.len().min(always::probe(reader.space()));
+        let most = pairs.len().min(probes::probe_rows(reader.space()));
         if loss.ignores_ties() && self.settings.nll_coef == 0.0 {
             let some = pairs.select(&(0..most).collect::<Vec<_>>()).tied();
             // the policy is its own reference to the last bit, so that all that is left is the loss's own
@@ -197,7 +197,7 @@ impl Dpo {
         if !loss.is_mean_of_pairs() {
             return Ok(());
         }
-        always::parts_make_the_same_gradient(learner, most, |module, rows| {
+        probes::parts_make_the_same_gradient(learner, most, |module, rows| {
             let part = pairs.select(rows);
             let reference = self.reference(&self.reference, &part.rows, &self.reader);
             let policy = Self::pair_logp(&self.reader, module, &part);
@@ -244,7 +244,7 @@ impl Dpo {
     ) -> Validation {
         let all: Vec<usize> = (0..rows.len()).collect();
         let pairs = PairBatch::new(rows, &all);
-        let logp = sft::sequence_logp(reader, policy, &pairs.both);
+        let logp = logprobs::sequence_logp(reader, policy, &pairs.both);
         let now = halves(Tensor::from_data(logp.as_slice(), reader.device()));
         let mismatched = self.kl_log_ratios(reader, policy, &pairs);
         let outcome = self.outcome(reader, now, self.reference(reference, &all, reader), &pairs, mismatched);
@@ -280,7 +280,7 @@ impl Method for Dpo {
 
                 // 2. How far has each response moved from the reference?
                 let mismatched = self.judge.as_ref().and_then(|_| {
-                    let (reader, module) = always::without_graph(&self.reader, module);
+                    let (reader, module) = probes::without_graph(&self.reader, module);
                     self.kl_log_ratios(&reader, &module, &part)
                 });
                 let outcome = self.outcome(&self.reader, policy.clone(), reference, &part, mismatched);
@@ -506,7 +506,7 @@ mod tests {
         let held_out: Vec<PreferenceRow> = rows().into_iter().rev().map(swapped).collect();
         let cache = ReferenceLogp::compute(&plain, &reference, &held_out);
         let both = PairBatch::new(&held_out, &(0..PAIRS).collect::<Vec<_>>()).both;
-        let [ours, theirs] = [&own, &reference].map(|policy| sft::sequence_logp(&plain, policy, &both));
+        let [ours, theirs] = [&own, &reference].map(|policy| logprobs::sequence_logp(&plain, policy, &both));
         let ratio = |row: usize| f64::from(ours[row] - theirs[row]);
         let margins: Vec<f64> = (0..PAIRS).map(|i| 0.7 * (ratio(i) - ratio(PAIRS + i))).collect();
         let loss = margins.iter().map(|u| (1.0 + (-u).exp()).ln()).sum::<f64>() / PAIRS as f64;

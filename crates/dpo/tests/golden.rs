@@ -1,20 +1,15 @@
 //! A whole DPO training against bare PyTorch and TRL, step by step.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-#[path = "../../../tests/golden.rs"]
-mod golden;
-#[path = "../../../tests/precision.rs"]
-mod precision;
-#[path = "../../../tests/trajectory.rs"]
-mod trajectory;
-
 use burn::module::Module;
 use burn::tensor::Device;
 use duel_dpo::{Dpo, ReferenceLogp};
 use duel_model::{Reader, huggingface::Checkpoint};
 use duel_objectives::entropy;
 use duel_spec::metrics::{self, Metric};
-use duel_training::{Learner, Method, PairBatch, sft};
+use duel_testing::golden;
+use duel_testing_tensors::{precision, trajectory};
+use duel_training::{Learner, Method, PairBatch, logprobs};
 use golden::{close, numbers};
 
 #[test]
@@ -48,7 +43,7 @@ fn golden_dpo_training_step_by_step() {
         // TRL alone says the entropy of the policy, over all tokens of both responses
         let plain = Reader::new(&space, &Device::flex());
         let logits = plain.logits(&learner.module().valid(), &plain.tokens(&batch.both));
-        let found = precision::values(sft::mask(&plain, &batch.both).mean(entropy(logits)));
+        let found = precision::values(logprobs::mask(&plain, &batch.both).mean(entropy(logits)));
         close(&format!("step {i}, entropy"), &found, &[trl.number("entropy")], 1e-4);
         let said = dpo.iteration(&batch, &mut learner).unwrap();
         let found = |metric: Metric| said.values.iter().find(|(m, _)| *m == metric).unwrap().1;

@@ -9,7 +9,7 @@ use duel_data::pairs::PreferenceRow;
 use duel_dpo::{Dpo, ReferenceLogp};
 use duel_model::{Family, Policy, Reader, TransformerConfig, weights};
 use duel_spec::{DpoSettings as Settings, LearnerSettings, PairLoss, Split, TokenSpec, seeds};
-use duel_training::{Error, Learner, Method, PairBatch};
+use duel_training::{Error, Learner, Method, PairBatch, probes};
 
 const LOSSES: [PairLoss; 25] = [
     PairLoss::Sigmoid,
@@ -239,7 +239,7 @@ fn wild_rates_diverge_and_break_no_identity() {
             for step in 1..10 {
                 dpo.iteration(&batch, &mut learner)?;
                 let policy = learner.module().valid();
-                duel_training::invariants::reads_are_sound(step, &plain, &policy, &batch.both)?;
+                probes::reads_are_sound(step, &plain, &policy, &batch.both)?;
             }
             Ok(())
         };

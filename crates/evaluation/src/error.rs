@@ -1,10 +1,10 @@
-//! What can go wrong while measuring.
+//! What can go wrong in an evaluation.
 
-/// A measurement that cannot be trusted.
+/// An evaluation that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("invariant `{name}` failed in the evaluation at step {step}: {what} is {found}, expected {expected}")]
-    Invariant { name: &'static str, step: u64, what: String, found: String, expected: String },
+    #[error("invariant `{name}` failed in the evaluation at step {step}: {what} is {actual}, expected {expected}")]
+    Invariant { name: &'static str, step: u64, what: String, actual: String, expected: String },
     #[error(transparent)]
     Training(#[from] duel_training::Error),
     #[error(transparent)]
@@ -14,14 +14,14 @@ pub enum Error {
 }
 
 impl Error {
-    /// The same error, of a policy that has made `step` updates.
-    pub fn at_step(self, now: u64) -> Self {
+    /// The same error with the number of updates that the policy has made.
+    pub fn at_step(self, updates: u64) -> Self {
         match self {
-            Self::Invariant { name, what, found, expected, .. } => {
-                Self::Invariant { name, step: now, what, found, expected }
+            Self::Invariant { name, what, actual, expected, .. } => {
+                Self::Invariant { name, step: updates, what, actual, expected }
             }
             Self::Training(error) | Self::Reward(duel_reward::Error::Training(error)) => {
-                Self::Training(error.at_step(now))
+                Self::Training(error.at_step(updates))
             }
             other => other,
         }

@@ -1,6 +1,6 @@
-//! The exact yardstick of `grammar`: every response to every prompt, by one walk over the tree of prefixes.
+//! Exact evaluation in `grammar`: every response to every prompt, by one walk over the tree of prefixes.
 
-use crate::law::{OptimaMeans, ResponseDistribution, at_kl, best_of_n, optimum};
+use crate::distribution::{OptimaMeans, ResponseDistribution, at_kl, best_of_n, optimum};
 use crate::score::{EvalMetrics, EvalResult};
 use crate::{Result, invariants};
 use burn::tensor::{Int, Tensor, TensorData};
@@ -20,13 +20,13 @@ use duel_training::rounding::nudged;
 /// Samples of the check that the sampler follows the model.
 const SAMPLER_DRAWS: usize = 1024;
 
-/// Share of the mass that may move with the last bit of the weights: the sampler's arithmetic is another than the law's.
+/// Probability mass that may move with the last bit of the weights: sampler and enumeration differ in arithmetic.
 const LOST_MASS: f64 = 0.01;
 
-/// Chance of an outcome below which it is not kept.
+/// Outcomes of a smaller probability are dropped.
 const LEAST_SHARE: f64 = 1e-6;
 
-/// Log-law of the next action (order of [`ACTIONS`]) after every decision prefix, for each prompt:
+/// Log-probabilities of the next action (order of [`ACTIONS`]) after every decision prefix, for each prompt:
 /// `[prompts][DECISIONS][6]`. One cached walk over the tree; `policy` carries no gradient.
 fn decision_distributions(policy: &Policy, reader: &Reader, prompts: &[Vec<u32>]) -> Vec<Vec<[f64; 6]>> {
     let (device, vocabulary) = (reader.device(), reader.space().vocabulary);
@@ -39,12 +39,12 @@ fn decision_distributions(policy: &Policy, reader: &Reader, prompts: &[Vec<u32>]
         let ids = Tensor::<2, Int>::from_data(TensorData::new(feed, [rows, width]), device);
         let logits = host(policy.next_logits(ids, &mut cache)); // [rows, V]
         for (row, logits) in logits.chunks_exact(vocabulary).enumerate() {
-            distributions[row / per_prompt].push(log_law(logits));
+            distributions[row / per_prompt].push(log_softmax(logits));
         }
         if level + 1 == MAX_SYMBOLS {
             break;
         }
-        // The children of a prefix: the same past, then each symbol.
+        // The children of a prefix: the same context, then each symbol.
         let parents: Vec<usize> = (0..rows).flat_map(|row| [row; SYMBOLS.len()]).collect();
         cache = cache.select(&parents);
         feed = (0..rows).flat_map(|_| SYMBOLS.map(|s| s as i32)).collect();
@@ -55,7 +55,7 @@ fn decision_distributions(policy: &Policy, reader: &Reader, prompts: &[Vec<u32>]
 }
 
 /// The log-softmax over the allowed actions, in f64.
-fn log_law(logits: &[f32]) -> [f64; 6] {
+fn log_softmax(logits: &[f32]) -> [f64; 6] {
     let chosen = ACTIONS.map(|a| f64::from(logits[a as usize]));
     let max = chosen.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let log_z = max + chosen.iter().map(|x| (x - max).exp()).sum::<f64>().ln();
@@ -81,55 +81,55 @@ struct OutcomeGroups {
     /// Of each response.
     group: Vec<usize>,
     /// Gold and tokens of each group.
-    of: Vec<(f64, u32)>,
+    outcomes: Vec<(f64, u32)>,
 }
 
 impl OutcomeGroups {
     fn new(gold: &[f64], lengths: &[f64]) -> Self {
         let mut order: Vec<usize> = (0..gold.len()).collect();
         order.sort_by(|&a, &b| lengths[a].total_cmp(&lengths[b]).then(gold[a].total_cmp(&gold[b])));
-        let (mut group, mut of) = (vec![0; gold.len()], vec![]);
-        let is_alike = |&a: &usize, &b: &usize| lengths[a] == lengths[b] && (gold[a] - gold[b]).abs() < 1e-9;
-        for responses in order.chunk_by(is_alike) {
-            responses.iter().for_each(|&y| group[y] = of.len());
-            of.push((gold[responses[0]], lengths[responses[0]] as u32));
+        let (mut group, mut outcomes) = (vec![0; gold.len()], vec![]);
+        let is_same = |&a: &usize, &b: &usize| lengths[a] == lengths[b] && (gold[a] - gold[b]).abs() < 1e-9;
+        for responses in order.chunk_by(is_same) {
+            responses.iter().for_each(|&y| group[y] = outcomes.len());
+            outcomes.push((gold[responses[0]], lengths[responses[0]] as u32));
         }
-        Self { group, of }
+        Self { group, outcomes }
     }
 
-    /// What a law earns, but for what is next to impossible.
-    fn outcomes(&self, prompt: usize, law: &ResponseDistribution) -> Vec<OutcomeRow> {
-        let mut shares = vec![0.0; self.of.len()];
-        self.group.iter().zip(&law.0).for_each(|(&group, logp)| shares[group] += logp.exp());
+    /// The outcomes of a distribution, without those of negligible probability.
+    fn outcomes(&self, prompt: usize, distribution: &ResponseDistribution) -> Vec<OutcomeRow> {
+        let mut shares = vec![0.0; self.outcomes.len()];
+        self.group.iter().zip(&distribution.0).for_each(|(&group, logp)| shares[group] += logp.exp());
         let outcome = |(&(gold_reward, tokens), share): (&(f64, u32), f64)| OutcomeRow {
             prompt: prompt as u32,
             gold_reward,
             tokens,
             share: share as f32,
         };
-        self.of.iter().zip(shares).filter(|(_, share)| *share >= LEAST_SHARE).map(outcome).collect()
+        self.outcomes.iter().zip(shares).filter(|(_, share)| *share >= LEAST_SHARE).map(outcome).collect()
     }
 }
 
-/// One split with its reference, ready to measure any policy.
+/// One split with its reference, for the evaluation of any policy.
 #[derive(Debug, Clone)]
 struct SplitTables {
     split: Split,
     prompts: Vec<Vec<u32>>,
     reference: Vec<ResponseDistribution>,
     gold: Vec<Vec<f64>>,
-    /// Responses to each prompt that are as long and earn as much.
-    alike: Vec<OutcomeGroups>,
+    /// Responses to each prompt, grouped by length and gold.
+    groups: Vec<OutcomeGroups>,
     /// The learned reward of every response, where there is one.
     proxy: Option<Vec<Vec<f64>>>,
     reference_gold: f64,
 }
 
-/// Measures policies on validation and test prompts by enumeration.
+/// Evaluates policies on validation and test prompts by enumeration.
 #[derive(Debug, Clone)]
 pub struct ExactEvaluator {
     reader: Reader,
-    sides: Vec<SplitTables>,
+    splits: Vec<SplitTables>,
     lengths: Vec<f64>,
     trap: Vec<f64>,
 }
@@ -145,7 +145,7 @@ impl ExactEvaluator {
     ) -> Result<Self> {
         let all = all_responses();
         let lengths: Vec<f64> = all.iter().map(|r| r.len() as f64 + 1.0).collect();
-        let sides = [Split::Validation, Split::Test]
+        let splits = [Split::Validation, Split::Test]
             .map(|split| {
                 let prompts: Vec<Vec<u32>> = world.prompts(split).iter().map(|p| p.ids.clone()).collect();
                 let reference = distributions(reference, &reader, &prompts);
@@ -153,174 +153,186 @@ impl ExactEvaluator {
                     .iter()
                     .map(|p| all.iter().map(|r| gold(PromptCoordinates::from_prompt(p), r)).collect())
                     .collect();
-                let reference_gold = mean(reference.iter().zip(&gold).map(|(law, gold)| law.expect(gold)));
-                let alike = gold.iter().map(|gold| OutcomeGroups::new(gold, &lengths)).collect();
+                let reference_gold =
+                    mean(reference.iter().zip(&gold).map(|(distribution, gold)| distribution.expect(gold)));
+                let groups = gold.iter().map(|gold| OutcomeGroups::new(gold, &lengths)).collect();
                 Ok(SplitTables {
                     split,
                     prompts,
                     reference,
                     gold,
-                    alike,
+                    groups,
                     proxy: proxy.map(|p| p(split)),
                     reference_gold,
                 })
             })
             .into_iter()
             .collect::<Result<_>>()?;
-        Ok(Self { reader, sides, lengths, trap: all.iter().map(|r| f64::from(excitements(r) >= 2)).collect() })
+        Ok(Self { reader, splits, lengths, trap: all.iter().map(|r| f64::from(excitements(r) >= 2)).collect() })
     }
 
-    /// Marks of a policy on validation and test; `beta` prices its objective where it has one.
+    /// Metrics of a policy on validation and test; `beta` is the KL coefficient of its objective, if it has one.
     pub fn measure(&self, policy: &Policy, beta: Option<f64>) -> Result<Vec<EvalResult>> {
-        self.sides
+        self.splits
             .iter()
-            .map(|side| {
-                let distributions = distributions(policy, &self.reader, &side.prompts);
-                let mut score = self.score(side, &distributions, beta)?;
-                self.compare_at_kl(side, &mut score);
-                let earned = distributions.iter().zip(&side.alike).enumerate();
-                score.outcomes = earned.flat_map(|(prompt, (law, alike))| alike.outcomes(prompt, law)).collect();
-                Ok(score)
+            .map(|tables| {
+                let distributions = distributions(policy, &self.reader, &tables.prompts);
+                let mut result = self.evaluate(tables, &distributions, beta)?;
+                self.compare_at_kl(tables, &mut result);
+                let groups = distributions.iter().zip(&tables.groups).enumerate();
+                result.outcomes =
+                    groups.flat_map(|(prompt, (distribution, groups))| groups.outcomes(prompt, distribution)).collect();
+                Ok(result)
             })
             .collect()
     }
 
-    /// Marks of what is not trained, as `(arm, point, marks)`: the exact optimum of the gold reward and the PPO-ideal at each
-    /// beta, and the best of N responses of the reference by the learned reward.
+    /// Metrics of the pseudo-arms, as `(arm, point, metrics)`: the exact optimum of the gold reward and the PPO-ideal at each
+    /// β, and the best of N responses of the reference by the learned reward.
     pub fn theory(&self, betas: &[f64], ns: &[i32]) -> Result<Vec<(&'static str, String, EvalResult)>> {
         let mut out = Vec::new();
-        for side in &self.sides {
-            let distributions = |law: &dyn Fn(&ResponseDistribution, &[f64]) -> ResponseDistribution,
-                                 climbed: &[Vec<f64>]|
+        for tables in &self.splits {
+            let policy_of = |optimise: &dyn Fn(&ResponseDistribution, &[f64]) -> ResponseDistribution,
+                             rewards: &[Vec<f64>]|
              -> Vec<ResponseDistribution> {
-                side.reference.iter().zip(climbed).map(|(reference, r)| law(reference, r)).collect()
+                tables.reference.iter().zip(rewards).map(|(reference, r)| optimise(reference, r)).collect()
             };
-            let climbs = [("optimum", Some(&side.gold)), ("ppo-ideal", side.proxy.as_ref())];
-            for (arm, climbed) in climbs {
+            let targets = [("optimum", Some(&tables.gold)), ("ppo-ideal", tables.proxy.as_ref())];
+            for (arm, rewards) in targets {
                 for &beta in betas {
-                    let Some(climbed) = climbed else { continue };
-                    let distributions = distributions(&|law, r| optimum(law, r, beta), climbed);
-                    let mut score = self.score(side, &distributions, Some(beta))?;
+                    let Some(rewards) = rewards else { continue };
+                    let distributions = policy_of(&|reference, r| optimum(reference, r, beta), rewards);
+                    let mut result = self.evaluate(tables, &distributions, Some(beta))?;
                     if arm == "ppo-ideal" {
-                        self.compare_at_kl(side, &mut score);
+                        self.compare_at_kl(tables, &mut result);
                     }
-                    out.push((arm, format!("beta={beta:.5}"), score));
+                    out.push((arm, format!("beta={beta:.5}"), result));
                 }
             }
             for &n in ns {
-                let Some(proxy) = &side.proxy else { continue };
-                let mut score = self.score(side, &distributions(&|law, r| best_of_n(law, r, n), proxy), None)?;
-                self.compare_at_kl(side, &mut score);
-                out.push(("best-of-n", format!("n={n}"), score));
+                let Some(proxy) = &tables.proxy else { continue };
+                let mut result =
+                    self.evaluate(tables, &policy_of(&|reference, r| best_of_n(reference, r, n), proxy), None)?;
+                self.compare_at_kl(tables, &mut result);
+                out.push(("best-of-n", format!("n={n}"), result));
             }
         }
         Ok(out)
     }
 
-    fn score(
+    fn evaluate(
         &self,
-        side: &SplitTables,
+        tables: &SplitTables,
         distributions: &[ResponseDistribution],
         beta: Option<f64>,
     ) -> Result<EvalResult> {
-        distributions.iter().try_for_each(|law| invariants::probabilities_sum_to_one(law.total()))?;
-        let pairs = || distributions.iter().zip(&side.reference);
-        let gold = mean(distributions.iter().zip(&side.gold).map(|(law, gold)| law.expect(gold)));
+        distributions.iter().try_for_each(|distribution| invariants::probabilities_sum_to_one(distribution.total()))?;
+        let pairs = || distributions.iter().zip(&tables.reference);
+        let gold = mean(distributions.iter().zip(&tables.gold).map(|(distribution, gold)| distribution.expect(gold)));
         let square = mean(
             distributions
                 .iter()
-                .zip(&side.gold)
-                .map(|(law, gold)| law.expect(&gold.iter().map(|r| r * r).collect::<Vec<_>>())),
+                .zip(&tables.gold)
+                .map(|(distribution, gold)| distribution.expect(&gold.iter().map(|r| r * r).collect::<Vec<_>>())),
         );
-        let kl = mean(pairs().map(|(law, reference)| law.kl(reference)));
+        let kl = mean(pairs().map(|(distribution, reference)| distribution.kl(reference)));
         let entropy = mean(distributions.iter().map(ResponseDistribution::entropy));
         invariants::kl_is_not_negative(kl, 1e-12, 1.0 + 2.0 * entropy + kl.abs())?;
-        let beats: Vec<(f64, f64)> =
-            pairs().zip(&side.gold).map(|((law, reference), gold)| law.beats(reference, gold)).collect();
+        let beats: Vec<(f64, f64)> = pairs()
+            .zip(&tables.gold)
+            .map(|((distribution, reference), gold)| distribution.beats(reference, gold))
+            .collect();
         let tie_rate = mean(beats.iter().map(|(_, tie)| *tie));
-        let marks = EvalMetrics {
+        let metrics = EvalMetrics {
             gold,
             gold_se: 0.0,
             gold_sd: (square - gold * gold).max(0.0).sqrt(),
-            proxy: side.proxy.as_ref().map(|proxy| mean(distributions.iter().zip(proxy).map(|(law, r)| law.expect(r)))),
+            proxy: tables
+                .proxy
+                .as_ref()
+                .map(|proxy| mean(distributions.iter().zip(proxy).map(|(distribution, r)| distribution.expect(r)))),
             kl: kl.max(0.0),
             kl_se: 0.0,
             win_rate: mean(beats.iter().map(|(win, _)| *win)) + tie_rate / 2.0,
             tie_rate,
-            length: mean(distributions.iter().map(|law| law.expect(&self.lengths))),
+            length: mean(distributions.iter().map(|distribution| distribution.expect(&self.lengths))),
             entropy,
         };
-        let mut score = marks.into_score(side.split);
-        score.prompts = side.prompts.iter().map(|prompt| prompt_hash(prompt)).collect();
-        score.values.push((metrics::TRAP_MASS, mean(distributions.iter().map(|law| law.expect(&self.trap)))));
-        score.values.push((metrics::TOTAL_PROBABILITY, mean(distributions.iter().map(ResponseDistribution::total))));
+        let mut result = metrics.into_result(tables.split);
+        result.prompts = tables.prompts.iter().map(|prompt| prompt_hash(prompt)).collect();
+        result
+            .values
+            .push((metrics::TRAP_MASS, mean(distributions.iter().map(|distribution| distribution.expect(&self.trap)))));
+        result.values.push((metrics::TOTAL_PROBABILITY, mean(distributions.iter().map(ResponseDistribution::total))));
         if let Some(beta) = beta {
-            let best = OptimaMeans::at_beta(&side.reference, &side.gold, &side.gold, beta);
+            let best = OptimaMeans::at_beta(&tables.reference, &tables.gold, &tables.gold, beta);
             let objective = gold - beta * kl;
             let size = 1.0 + gold.abs() + best.gold.abs() + beta * (1.0 + kl + best.kl);
             invariants::nobody_beats_the_optimum(objective, best.gold - beta * best.kl, size)?;
-            score.values.push((metrics::OBJECTIVE, objective));
+            result.values.push((metrics::OBJECTIVE, objective));
             let optimum_objective = best.gold - beta * best.kl;
-            score.values.push((metrics::REGRET, optimum_objective - objective));
+            result.values.push((metrics::REGRET, optimum_objective - objective));
             if optimum_objective > 0.0 {
-                score.values.push((metrics::OBJECTIVE_SHARE, objective / optimum_objective));
+                result.values.push((metrics::OBJECTIVE_SHARE, objective / optimum_objective));
             }
-            let optima = side.reference.iter().zip(&side.gold).map(|(law, gold)| optimum(law, gold, beta));
-            let apart = mean(distributions.iter().zip(optima).map(|(law, best)| law.total_variation(&best)));
-            score.values.push((metrics::TOTAL_VARIATION, apart));
+            let optima =
+                tables.reference.iter().zip(&tables.gold).map(|(reference, gold)| optimum(reference, gold, beta));
+            let distance =
+                mean(distributions.iter().zip(optima).map(|(distribution, best)| distribution.total_variation(&best)));
+            result.values.push((metrics::TOTAL_VARIATION, distance));
         }
-        Ok(score)
+        Ok(result)
     }
 
-    /// η and its companions: what the exact optimum and the PPO-ideal earn at the same KL (docs/verdicts.md,
+    /// η and related metrics: the gold of the exact optimum and of the PPO-ideal at the same KL (docs/verdicts.md,
     /// 'Matched KL').
-    fn compare_at_kl(&self, side: &SplitTables, score: &mut EvalResult) {
-        let (Some(gold), Some(kl)) = (score.get(metrics::GOLD), score.get(metrics::KL)) else { return };
+    fn compare_at_kl(&self, tables: &SplitTables, result: &mut EvalResult) {
+        let (Some(gold), Some(kl)) = (result.get(metrics::GOLD), result.get(metrics::KL)) else { return };
         if kl < 1e-4 {
-            return; // at the reference itself nothing is gained and η is 0/0
+            return; // at the reference the gain is 0 and η is 0/0
         }
-        let best = at_kl(&side.reference, &side.gold, &side.gold, kl);
-        let gain = best.gold - side.reference_gold;
-        score.values.push((metrics::OPTIMUM_GOLD, best.gold));
-        score.values.push((metrics::ETA, (gold - side.reference_gold) / gain));
-        let ideal = side.proxy.as_ref().map(|proxy| at_kl(&side.reference, proxy, &side.gold, kl));
+        let best = at_kl(&tables.reference, &tables.gold, &tables.gold, kl);
+        let gain = best.gold - tables.reference_gold;
+        result.values.push((metrics::OPTIMUM_GOLD, best.gold));
+        result.values.push((metrics::ETA, (gold - tables.reference_gold) / gain));
+        let ideal = tables.proxy.as_ref().map(|proxy| at_kl(&tables.reference, proxy, &tables.gold, kl));
         if let Some(ideal) = ideal {
-            score.values.push((metrics::IDEAL_GOLD, ideal.gold));
-            score.values.push((metrics::IDEAL_ETA, (ideal.gold - side.reference_gold) / gain));
+            result.values.push((metrics::IDEAL_GOLD, ideal.gold));
+            result.values.push((metrics::IDEAL_ETA, (ideal.gold - tables.reference_gold) / gain));
         }
     }
 
-    /// Draws responses to the first test prompt and compares their frequencies with the law.
+    /// Samples responses to the first test prompt and compares their frequencies with the exact distribution.
     pub fn check_sampler(&self, policy: &Policy, seed: u64) -> Result<()> {
-        let prompt = &self.sides[1].prompts[0];
-        let law = &distributions(policy, &self.reader, std::slice::from_ref(prompt))[0];
+        let prompt = &self.splits[1].prompts[0];
+        let distribution = &distributions(policy, &self.reader, std::slice::from_ref(prompt))[0];
         let mut rng = seeds::stream(seed, Stream::SamplerCheck, 0);
         let space = self.reader.space();
-        let drawn = generate(policy, space, vec![prompt.clone(); SAMPLER_DRAWS], &mut rng, self.reader.device());
-        let place: std::collections::HashMap<Vec<u32>, usize> =
+        let samples = generate(policy, space, vec![prompt.clone(); SAMPLER_DRAWS], &mut rng, self.reader.device());
+        let index: std::collections::HashMap<Vec<u32>, usize> =
             all_responses().into_iter().enumerate().map(|(i, r)| (r, i)).collect();
-        sampled_from_finite(0, &drawn)?;
-        invariants::probabilities_sum_to_one(law.total())?;
-        let mut counts = vec![0.0; law.0.len()];
-        for response in &drawn.responses {
-            counts[place[&response[..response.len() - 1]]] += 1.0;
+        sampled_from_finite(0, &samples)?;
+        invariants::probabilities_sum_to_one(distribution.total())?;
+        let mut counts = vec![0.0; distribution.0.len()];
+        for response in &samples.responses {
+            counts[index[&response[..response.len() - 1]]] += 1.0;
         }
-        let expected: Vec<f64> = law.0.iter().map(|logp| logp.exp() * SAMPLER_DRAWS as f64).collect();
-        let checked = invariants::sampler_follows_the_model(&counts, &expected);
-        if checked.is_err() {
-            // weights so large that their last bit decides what is said
+        let expected: Vec<f64> = distribution.0.iter().map(|logp| logp.exp() * SAMPLER_DRAWS as f64).collect();
+        let result = invariants::sampler_follows_the_model(&counts, &expected);
+        if result.is_err() {
+            // weights so large that their last bit decides which token is sampled
             let nudged = &distributions(&nudged(policy), &self.reader, std::slice::from_ref(prompt))[0];
-            let moved = law.total_variation(nudged);
+            let moved = distribution.total_variation(nudged);
             if moved.is_nan() || moved > LOST_MASS {
                 let what = "the mass that moves to other responses when the last bit of each weight changes";
                 return Err(diverged(0, what, moved).into());
             }
         }
-        checked
+        result
     }
 }
 
-/// Laws of a policy over all responses to each prompt.
+/// A policy's distributions over all responses to each prompt.
 pub fn distributions(policy: &Policy, reader: &Reader, prompts: &[Vec<u32>]) -> Vec<ResponseDistribution> {
     decision_distributions(policy, reader, prompts)
         .iter()
@@ -328,17 +340,17 @@ pub fn distributions(policy: &Policy, reader: &Reader, prompts: &[Vec<u32>]) -> 
         .collect()
 }
 
-/// Exact KL(grammar || policy) a response, mean over all prompts: how near SFT has come
+/// Exact KL(grammar || policy) per response, mean over all prompts: how close SFT has come
 /// (docs/worlds.md, Reference grammar).
 pub fn kl_grammar(world: &GrammarWorld, reader: &Reader, policy: &Policy) -> Result<f64> {
     let prompts: Vec<Vec<u32>> = world.all_prompts().map(|p| p.ids.clone()).collect();
     let distributions = distributions(policy, reader, &prompts);
-    Ok(mean(prompts.iter().zip(&distributions).map(|(prompt, law)| {
+    Ok(mean(prompts.iter().zip(&distributions).map(|(prompt, distribution)| {
         ResponseDistribution(response_logp(&reference_decisions(
             PromptCoordinates::from_prompt(prompt).stance,
             world.rho(),
         )))
-        .kl(law)
+        .kl(distribution)
     })))
 }
 

@@ -1,13 +1,12 @@
-//! How a policy reads held-out pairs: what became of the likelihood of what was chosen and what was not (docs/claims.md,
-//! B11).
+//! Log-probs of held-out pairs: how the likelihoods of chosen and rejected responses change (docs/claims.md, B11).
 
 use burn::module::Module;
 use duel_data::pairs::PreferenceRow;
 use duel_model::{Policy, Reader};
 use duel_spec::{Split, metrics, metrics::Metric};
-use duel_training::{PairBatch, sft};
+use duel_training::{PairBatch, logprobs};
 
-/// Pairs of a split that are read.
+/// Pairs per split.
 const PAIRS: usize = 256;
 
 /// Held-out pairs of both splits with the reference's log-probabilities.
@@ -24,17 +23,18 @@ impl HeldOut {
         let splits = [Split::Validation, Split::Test].map(|split| {
             let own: Vec<usize> = (0..rows.len()).filter(|&row| rows[row].split == split).take(PAIRS).collect();
             let pairs = PairBatch::new(rows, &own);
-            let logp = sft::sequence_logp(&reader, &reference, &pairs.both); // [2N]
+            let logp = logprobs::sequence_logp(&reader, &reference, &pairs.both); // [2N]
             (split, pairs, logp)
         });
         Self { reader, splits: splits.into() }
     }
 
-    /// What became of each split's pairs under a policy without gradient.
+    /// Metrics of each split's pairs under a policy without gradient.
     pub fn measure(&self, policy: &Policy) -> Vec<(Split, [(Metric, f64); 3])> {
-        let of = |(split, pairs, reference): &(Split, PairBatch, Vec<f32>)| {
-            let logp = sft::sequence_logp(&self.reader, policy, &pairs.both); // [2N]
-            let ratios: Vec<f64> = logp.iter().zip(reference).map(|(own, other)| f64::from(own - other)).collect();
+        let measure = |(split, pairs, reference): &(Split, PairBatch, Vec<f32>)| {
+            let logp = logprobs::sequence_logp(&self.reader, policy, &pairs.both); // [2N]
+            let ratios: Vec<f64> =
+                logp.iter().zip(reference).map(|(logp, ref_logp)| f64::from(logp - ref_logp)).collect();
             let (chosen, rejected) = ratios.split_at(pairs.len());
             let n = pairs.len() as f64;
             let ordered = |(chosen, rejected): (&f64, &f64)| match chosen.total_cmp(rejected) {
@@ -50,7 +50,7 @@ impl HeldOut {
             ];
             (*split, values)
         };
-        self.splits.iter().map(of).collect()
+        self.splits.iter().map(measure).collect()
     }
 }
 
@@ -63,7 +63,7 @@ mod tests {
     use duel_model::TransformerConfig;
     use duel_spec::seeds;
 
-    /// The reference itself moved nothing; what puts all of its mass elsewhere did.
+    /// The reference itself changes no log-prob; another policy does.
     #[test]
     fn the_reference_moves_nothing_and_others_do() {
         let world = GrammarWorld::new(0.02, 1);
@@ -85,11 +85,12 @@ mod tests {
         let (validation, test) = (row(Split::Validation, [3, 2], [4, 2]), row(Split::Test, [5, 2], [6, 2]));
         let swapped = PreferenceRow { chosen: test.rejected.clone(), rejected: test.chosen.clone(), ..test.clone() };
         let reader = Reader::new(space, &Device::flex());
-        let of = |test: &PreferenceRow| HeldOut::new(reader.clone(), &policy(0), &[validation.clone(), test.clone()]);
-        for (_, values) in of(&test).measure(&policy(0)) {
+        let held_out =
+            |test: &PreferenceRow| HeldOut::new(reader.clone(), &policy(0), &[validation.clone(), test.clone()]);
+        for (_, values) in held_out(&test).measure(&policy(0)) {
             assert_eq!(values.map(|(_, value)| value), [0.0, 0.0, 0.5]);
         }
-        let values = |rows: &PreferenceRow| of(rows).measure(&policy(1))[1].1.map(|(_, value)| value);
+        let values = |rows: &PreferenceRow| held_out(rows).measure(&policy(1))[1].1.map(|(_, value)| value);
         let ([chosen, rejected, ordered], other) = (values(&test), values(&swapped));
         assert_eq!(other, [rejected, chosen, 1.0 - ordered]);
         assert!(chosen != 0.0 && ordered == f64::from(u8::from(chosen > rejected)));

@@ -1,16 +1,16 @@
-//! What must hold of every measurement (ARCHITECTURE.md, What is checked while it runs).
+//! Invariants of every evaluation (ARCHITECTURE.md, What is checked while it runs).
 
 use crate::{Error, Result};
 use duel_training::invariants::finite;
 
-/// Fails by name unless the condition holds, and as diverged if what was found is not finite. The step is that of the
-/// reference until [`Error::at_step`] tells.
-pub fn require(name: &'static str, holds: bool, what: &str, found: f64, expected: &str) -> Result<()> {
-    finite(0, what, found)?;
+/// Fails by name unless the condition holds, and as diverged if the value is not finite. The step is 0 until
+/// [`Error::at_step`] sets it.
+pub fn require(name: &'static str, holds: bool, what: &str, actual: f64, expected: &str) -> Result<()> {
+    finite(0, what, actual)?;
     if holds {
         return Ok(());
     }
-    Err(Error::Invariant { name, step: 0, what: what.into(), found: found.to_string(), expected: expected.into() })
+    Err(Error::Invariant { name, step: 0, what: what.into(), actual: actual.to_string(), expected: expected.into() })
 }
 
 /// The probabilities of all enumerated responses sum to 1, in f64 whatever the logits are.
@@ -19,22 +19,22 @@ pub fn probabilities_sum_to_one(total: f64) -> Result<()> {
     require("probabilities_sum_to_one", holds, "the sum over all responses", total, "1 within 1e-9")
 }
 
-/// No KL is negative; `size` is that of what it is the difference of, nats, which is rounded to the share.
+/// No KL is negative; `size` is the magnitude of the terms that it is a difference of, nats, `share` their relative rounding
+/// error.
 pub fn kl_is_not_negative(kl: f64, share: f64, size: f64) -> Result<()> {
     let expected = format!("at least 0, but for {share:e} of {size} nats");
     require("kl_is_not_negative", kl >= -share * size, "the KL to the reference", kl, &expected)
 }
 
-/// No policy beats the exact optimum of the objective `gold − β·KL`; `size` is that of gold and β·KL, of which f64 holds
-/// much more than the billionth that is allowed.
+/// No policy beats the exact optimum of the objective `gold − β·KL`; `size` is the magnitude of gold and β·KL, of which 1e-9
+/// is far above f64 rounding.
 pub fn nobody_beats_the_optimum(objective: f64, optimum: f64, size: f64) -> Result<()> {
     let holds = objective <= optimum + 1e-9 * size;
     let expected = format!("at most {optimum} and 1e-9 of {size}, gold and the price of its KL");
     require("nobody_beats_the_optimum", holds, "the objective", objective, &expected)
 }
 
-/// The Rao-Blackwell KL and its sampled cross-check agree within four standard errors, or where those are tiny a thousandth of
-/// a nat and of the KL.
+/// The Rao-Blackwell KL and its cross-check k1 agree within four standard errors, plus a thousandth of a nat and of the KL.
 pub fn kl_estimates_agree(rao_blackwell: f64, k1: f64, standard_error: f64) -> Result<()> {
     finite(0, "the Rao-Blackwell estimate of the KL", rao_blackwell)?;
     let holds = (rao_blackwell - k1).abs() <= 4.0 * standard_error + 1e-3 * (1.0 + rao_blackwell.abs());
@@ -42,8 +42,7 @@ pub fn kl_estimates_agree(rao_blackwell: f64, k1: f64, standard_error: f64) -> R
     require("kl_estimates_agree", holds, "the k1 estimate of the KL", k1, &expected)
 }
 
-/// A check that chance breaks once in some thousand evaluations: what other responses say, on which it breaks again only if
-/// something is wrong.
+/// Repeats on other responses a check that chance breaks once in some thousand evaluations.
 pub fn unless_by_chance(first: Result<()>, again: impl FnOnce() -> Result<()>) -> Result<()> {
     match first {
         Err(Error::Invariant { .. }) => again(),
@@ -82,7 +81,7 @@ mod tests {
 
     fn breaks(name: &str, result: Result<()>) {
         match result {
-            Err(Error::Invariant { name: found, .. }) => assert_eq!(found, name),
+            Err(Error::Invariant { name: broken, .. }) => assert_eq!(broken, name),
             other => panic!("{name} should break, got {other:?}"),
         }
     }
@@ -96,10 +95,10 @@ mod tests {
         breaks("kl_is_not_negative", kl_is_not_negative(-2e-5, 1e-12, 30.0));
         assert!(nobody_beats_the_optimum(0.9, 0.9, 3.0).is_ok());
         breaks("nobody_beats_the_optimum", nobody_beats_the_optimum(0.91, 0.9, 3.0));
-        // at a price of 1000 the objective is rounded as β·KL is
+        // at β = 1000 the objective is rounded as β·KL is
         assert!(nobody_beats_the_optimum(-3e4 + 1e-6, -3e4, 3e4).is_ok());
         breaks("nobody_beats_the_optimum", nobody_beats_the_optimum(-2.9e4, -3e4, 3e4));
-        let diverged = |found| matches!(found, Err(Error::Training(duel_training::Error::Diverged { .. })));
+        let diverged = |result| matches!(result, Err(Error::Training(duel_training::Error::Diverged { .. })));
         assert!(diverged(probabilities_sum_to_one(f64::NAN)) && diverged(kl_estimates_agree(f64::NAN, 0.0, 1.0)));
         assert!(diverged(kl_is_not_negative(f64::INFINITY, 1e-6, 1.0)));
         assert!(kl_estimates_agree(2.0, 2.3, 0.1).is_ok());
@@ -108,10 +107,10 @@ mod tests {
             unless_by_chance(kl_estimates_agree(2.0, first, 0.1), || kl_estimates_agree(2.0, again, 0.1))
         };
         assert!(twice(2.5, 2.1).is_ok(), "chance");
-        assert!(twice(2.1, 9.0).is_ok(), "nobody asks twice where it holds");
+        assert!(twice(2.1, 9.0).is_ok(), "no repetition where it holds");
         breaks("kl_estimates_agree", twice(2.5, 2.5));
         assert!(diverged(twice(f64::NAN, 2.0)));
-        // a thousand draws of three responses and a rest
+        // a thousand draws of three responses and the rest
         assert!(sampler_follows_the_model(&[510.0, 290.0, 195.0, 5.0], &[500.0, 300.0, 196.0, 4.0]).is_ok());
         breaks(
             "sampler_follows_the_model",

@@ -1,27 +1,27 @@
-//! One yardstick for all arms and the reference: gold and proxy reward, KL to the reference, win rate,
-//! regret. Exact where the world can be enumerated, sampled elsewhere.
+//! One evaluation for all arms and the reference: gold and proxy reward, KL to the reference, win rate, regret. Exact where the
+//! world can be enumerated, sampled elsewhere.
 
 pub mod claims;
+mod distribution;
 mod error;
+mod evaluator;
 mod exact;
 mod held_out;
 pub mod invariants;
-mod law;
 mod sampled;
 mod score;
 mod tables;
 #[cfg(test)]
 mod wiring;
-mod yardstick;
 
+pub use distribution::{OptimaMeans, ResponseDistribution, at_kl, optimum};
 pub use error::Error;
+pub use evaluator::{EvalKind, Evaluator};
 pub use exact::{ExactEvaluator, distributions, kl_grammar, proxy_table};
 pub use held_out::HeldOut;
-pub use law::{OptimaMeans, ResponseDistribution, at_kl, optimum};
 pub use sampled::{SampleSize, SampledEvaluator};
 pub use score::{CompletionTag, EvalResult, completions};
 pub use tables::{Optimum, WorldTables};
-pub use yardstick::{EvalKind, Evaluator};
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -1,5 +1,5 @@
-//! The sampled yardstick, for worlds that cannot be enumerated: the same prompts and random numbers for
-//! every arm, KL by the Rao-Blackwell estimator.
+//! Evaluation by sampling, for worlds that cannot be enumerated: the same prompts and random numbers for every arm, KL by the
+//! Rao-Blackwell estimator.
 
 use crate::score::{EvalMetrics, EvalResult, distinct_2};
 use crate::{Result, invariants};
@@ -11,13 +11,13 @@ use duel_reward::Scorer;
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{OutcomeRow, Split, metrics};
 use duel_training::invariants::sampled_from_finite;
-use duel_training::sft;
+use duel_training::logprobs;
 use std::sync::Arc;
 
-/// Of the log-probs that a KL is a difference of, the share that rounding may make of it: 64 units in the last place of an f32.
+/// Relative rounding error of the log-probs that a KL is a difference of: 64 units in the last place of an f32.
 const KL_SHARE: f64 = 4e-6;
 
-/// Measures policies by sampling.
+/// Evaluates policies by sampling.
 pub struct SampledEvaluator {
     world: Arc<dyn World>,
     reader: Reader,
@@ -29,11 +29,11 @@ pub struct SampledEvaluator {
 
 impl std::fmt::Debug for SampledEvaluator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SampledYardstick(seed {})", self.seed)
+        write!(f, "SampledEvaluator(seed {})", self.seed)
     }
 }
 
-/// How much is sampled.
+/// The size of a sample.
 #[derive(Debug, Clone, Copy)]
 pub struct SampleSize {
     pub prompts: usize,
@@ -53,12 +53,12 @@ impl SampledEvaluator {
         Self { world, reader, reference: reference.no_grad(), gold, proxy, seed }
     }
 
-    fn sample(&self, policy: &Policy, split: Split, effort: SampleSize, stream: Stream<'_>) -> Result<Responses> {
+    fn sample(&self, policy: &Policy, split: Split, size: SampleSize, stream: Stream<'_>) -> Result<Responses> {
         let prompts = self.world.prompts(split);
-        // evenly spread over the split, so that a smaller effort still spans it
-        let n = effort.prompts.min(prompts.len());
+        // evenly spread over the split, so that a smaller sample still spans it
+        let n = size.prompts.min(prompts.len());
         let ids = (0..n)
-            .flat_map(|i| std::iter::repeat_n(prompts[i * prompts.len() / n].ids.clone(), effort.samples_per_prompt))
+            .flat_map(|i| std::iter::repeat_n(prompts[i * prompts.len() / n].ids.clone(), size.samples_per_prompt))
             .collect();
         let mut rng = seeds::stream(self.seed, stream, split as u64);
         let responses = generate(policy, self.reader.space(), ids, &mut rng, self.reader.device());
@@ -66,12 +66,12 @@ impl SampledEvaluator {
         Ok(responses)
     }
 
-    /// Of each response under the policy: Rao-Blackwell KL, k1, entropy, and its negative log-prob under the reference, nats.
+    /// Per response, in nats: Rao-Blackwell KL, k1, entropy of the policy, and negative log-prob under the reference.
     fn per_response(&self, policy: &Policy, batch: &Responses) -> [Vec<f64>; 4] {
         let mut per_response: [Vec<f64>; 4] = Default::default();
-        for block in sft::blocks_of_logits(&self.reader, batch) {
+        for block in logprobs::blocks_of_logits(&self.reader, batch) {
             let tokens = self.reader.tokens(&block);
-            let mask = sft::mask(&self.reader, &block);
+            let mask = logprobs::mask(&self.reader, &block);
             let logits = self.reader.logits(policy, &tokens); // [B, T, V]
             let ref_logits = self.reader.logits(&self.reference, &tokens); // [B, T, V]
             let targets = self.reader.targets(&tokens);
@@ -90,23 +90,23 @@ impl SampledEvaluator {
         per_response
     }
 
-    /// Marks of a policy on a split.
-    pub fn measure(&self, policy: &Policy, split: Split, effort: SampleSize) -> Result<EvalResult> {
+    /// Metrics of a policy on a split.
+    pub fn measure(&self, policy: &Policy, split: Split, size: SampleSize) -> Result<EvalResult> {
         // 1. Responses of the policy, and of the reference on the same prompts with other random numbers.
-        let batch = self.sample(policy, split, effort, Stream::EvaluatedPolicy)?;
-        let other = self.sample(&self.reference, split, effort, Stream::EvaluatedReference)?;
+        let batch = self.sample(policy, split, size, Stream::EvaluatedPolicy)?;
+        let other = self.sample(&self.reference, split, size, Stream::EvaluatedReference)?;
         let gold = self.gold.score(&batch)?;
         let other_gold = self.gold.score(&other)?;
 
-        // 2. Per response: Rao-Blackwell KL, its cross-check k1, entropy, and the reference's own view.
+        // 2. Per response: Rao-Blackwell KL, its cross-check k1, entropy, and negative log-prob under the reference.
         let [kl, k1, entropy, ref_nll] = self.per_response(policy, &batch);
 
         // 3. Means and standard errors, clustered by prompt.
-        let group = effort.samples_per_prompt;
+        let group = size.samples_per_prompt;
         let (gold_mean, gold_se) = clustered(&gold, group);
         let (kl_mean, kl_se) = clustered(&kl, group);
         let (k1_mean, k1_se) = clustered(&k1, group);
-        // each term is none; a token's is a difference of log-probs of up to ln V that f32 rounds
+        // no term is negative but for rounding: a token's is a difference of log-probs of about ln V in f32
         let token = (self.reader.space().vocabulary as f64).ln().max(1.0);
         kl.iter().zip(&batch.responses).try_for_each(|(&kl, response)| {
             invariants::kl_is_not_negative(kl, KL_SHARE, token * response.len() as f64)
@@ -114,7 +114,7 @@ impl SampledEvaluator {
         if batch.len() >= 1024 {
             let first = invariants::kl_estimates_agree(kl_mean, k1_mean, k1_se);
             invariants::unless_by_chance(first, || {
-                let others = self.sample(policy, split, effort, Stream::EvaluatedAgain)?;
+                let others = self.sample(policy, split, size, Stream::EvaluatedAgain)?;
                 let [kl, k1, ..] = self.per_response(policy, &others);
                 let (k1_mean, k1_se) = clustered(&k1, group);
                 invariants::kl_estimates_agree(mean(&kl), k1_mean, k1_se)
@@ -126,7 +126,7 @@ impl SampledEvaluator {
             Some(proxy) => Some(mean(&proxy.score(&batch)?)),
             None => None,
         };
-        let marks = EvalMetrics {
+        let metrics = EvalMetrics {
             gold: gold_mean,
             gold_se,
             gold_sd: standard_deviation(&gold),
@@ -138,9 +138,9 @@ impl SampledEvaluator {
             length: batch.response_tokens() as f64 / n,
             entropy: mean(&entropy),
         };
-        let mut score = marks.into_score(split);
-        score.prompts = batch.prompt_hashes();
-        score.outcomes = (gold.iter().zip(&batch.responses).enumerate())
+        let mut result = metrics.into_result(split);
+        result.prompts = batch.prompt_hashes();
+        result.outcomes = (gold.iter().zip(&batch.responses).enumerate())
             .map(|(row, (&gold_reward, response))| OutcomeRow {
                 prompt: (row / group) as u32,
                 gold_reward,
@@ -148,33 +148,34 @@ impl SampledEvaluator {
                 share: 1.0 / group as f32,
             })
             .collect();
-        score.values.push((metrics::KL_K1, k1_mean));
-        score.values.push((metrics::DISTINCT_2, distinct_2(&batch.responses)));
-        score
+        result.values.push((metrics::KL_K1, k1_mean));
+        result.values.push((metrics::DISTINCT_2, distinct_2(&batch.responses)));
+        result
             .values
             .push((metrics::PERPLEXITY_REFERENCE, ref_nll.iter().sum::<f64>() / batch.response_tokens() as f64));
-        Ok(score)
+        Ok(result)
     }
 
-    /// Marks of the best of n responses of the reference by the proxy, for each n, on prompts of the split. Of a prompt's
-    /// samples, of which each n is a divisor, every n in a row are a draw. KL is the bound
-    /// `log n − (n − 1)/n`, which is exact where no two responses score alike. Nothing where there is no proxy.
+    /// Metrics of the best of n responses of the reference by the proxy, for each n, on prompts of the split. Each n divides
+    /// the samples per prompt, and every n consecutive ones are one draw. KL is the bound `log n − (n − 1)/n`, which is exact
+    /// where no two responses have the same score. Empty without a proxy.
     ///
     /// # Source
     /// Stiennon et al. 2020, §3.4; the bound: Beirami et al. 2024, thm. 1.
-    pub fn best_of_n(&self, ns: &[usize], split: Split, effort: SampleSize) -> Result<Vec<(usize, EvalResult)>> {
+    pub fn best_of_n(&self, ns: &[usize], split: Split, size: SampleSize) -> Result<Vec<(usize, EvalResult)>> {
         let Some(proxy) = &self.proxy else { return Ok(vec![]) };
-        let batch = self.sample(&self.reference, split, effort, Stream::BestOfN)?;
-        let other = self.sample(&self.reference, split, effort, Stream::EvaluatedReference)?;
+        let batch = self.sample(&self.reference, split, size, Stream::BestOfN)?;
+        let other = self.sample(&self.reference, split, size, Stream::EvaluatedReference)?;
         let (proxy, gold) = (proxy.score(&batch)?, self.gold.score(&batch)?);
         let other_gold = self.gold.score(&other)?;
         let score = |n: usize| {
             let draws: Vec<usize> = (0..batch.len()).step_by(n).collect();
-            let best = |&from: &usize| (from..from + n).max_by(|&a, &b| proxy[a].total_cmp(&proxy[b])).unwrap_or(from);
+            let best =
+                |&start: &usize| (start..start + n).max_by(|&a, &b| proxy[a].total_cmp(&proxy[b])).unwrap_or(start);
             let best: Vec<usize> = draws.iter().map(best).collect();
-            let of = |values: &[f64]| -> Vec<f64> { best.iter().map(|&row| values[row]).collect() };
-            let golds = of(&gold);
-            let (gold, gold_se) = clustered(&golds, effort.samples_per_prompt / n);
+            let select = |values: &[f64]| -> Vec<f64> { best.iter().map(|&row| values[row]).collect() };
+            let golds = select(&gold);
+            let (gold, gold_se) = clustered(&golds, size.samples_per_prompt / n);
             let (wins, ties) = win_and_tie_rates(&golds, &draws.iter().map(|&row| other_gold[row]).collect::<Vec<_>>());
             let chosen = batch.select(&best);
             let values = vec![
@@ -185,7 +186,7 @@ impl SampledEvaluator {
                 (metrics::WIN_RATE, wins + ties / 2.0),
                 (metrics::TIE_RATE, ties),
                 (metrics::LENGTH, chosen.response_tokens() as f64 / chosen.len() as f64),
-                (metrics::PROXY, mean(&of(&proxy))),
+                (metrics::PROXY, mean(&select(&proxy))),
                 (metrics::DISTINCT_2, distinct_2(&chosen.responses)),
             ];
             (n, EvalResult { split, values, outcomes: vec![], prompts: chosen.prompt_hashes() })
@@ -195,9 +196,10 @@ impl SampledEvaluator {
 }
 
 /// Shares of wins and of ties of one list against another.
-fn win_and_tie_rates(ours: &[f64], theirs: &[f64]) -> (f64, f64) {
-    let share =
-        |is: fn(f64) -> bool| ours.iter().zip(theirs).filter(|(a, b)| is(*a - *b)).count() as f64 / ours.len() as f64;
+fn win_and_tie_rates(own: &[f64], other: &[f64]) -> (f64, f64) {
+    let share = |holds: fn(f64) -> bool| {
+        own.iter().zip(other).filter(|(a, b)| holds(*a - *b)).count() as f64 / own.len() as f64
+    };
     (share(|gap| gap > 1e-9), share(|gap| gap.abs() <= 1e-9))
 }
 
@@ -211,7 +213,7 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// Mean, and its standard error over the means of groups of `group` neighbours (one group a prompt).
+/// Mean, and its standard error over the means of groups of `group` neighbours (one group per prompt).
 fn clustered(values: &[f64], group: usize) -> (f64, f64) {
     let means: Vec<f64> = values.chunks(group).map(mean).collect();
     let centre = mean(&means);
@@ -230,7 +232,7 @@ mod tests {
     use duel_reward::GrammarGold;
 
     #[test]
-    fn the_best_of_n_samples_follow_their_law() -> Result<()> {
+    fn the_best_of_n_samples_follow_their_distribution() -> Result<()> {
         let device = Device::flex();
         let world = Arc::new(GrammarWorld::new(0.02, 1));
         let space = world.space();
@@ -241,18 +243,19 @@ mod tests {
         let tables = |split| crate::proxy_table(&*gold, &ids(split), space.eos).expect("gold scores all");
         let exact = ExactEvaluator::new(&world, reader.clone(), &policy, Some(&tables))?.theory(&[], &[2, 4, 8])?;
         let sampled = SampledEvaluator::new(world.clone(), reader, policy, gold.clone(), Some(gold), 0);
-        let effort = SampleSize { prompts: 6, samples_per_prompt: 2048 };
-        let found = sampled.best_of_n(&[2, 4, 8], Split::Test, effort)?;
-        assert_eq!(found.len(), 3);
-        for (n, found) in found {
-            let is_its =
-                |(_, label, score): &&(_, String, EvalResult)| *label == format!("n={n}") && score.split == Split::Test;
-            let (.., exact) = exact.iter().find(is_its).expect("each n has its law");
-            let [of, se] = [metrics::GOLD, metrics::GOLD_SE].map(|metric| found.get(metric).expect("marked"));
-            let gold = exact.get(metrics::GOLD).expect("marked");
+        let size = SampleSize { prompts: 6, samples_per_prompt: 2048 };
+        let results = sampled.best_of_n(&[2, 4, 8], Split::Test, size)?;
+        assert_eq!(results.len(), 3);
+        for (n, result) in results {
+            let matches = |(_, label, result): &&(_, String, EvalResult)| {
+                *label == format!("n={n}") && result.split == Split::Test
+            };
+            let (.., exact) = exact.iter().find(matches).expect("each n has its distribution");
+            let [actual, se] = [metrics::GOLD, metrics::GOLD_SE].map(|metric| result.get(metric).expect("measured"));
+            let gold = exact.get(metrics::GOLD).expect("measured");
             // gold of a prompt's draws scatters less than prompts do: the clustered error is an upper bound here
-            assert!((of - gold).abs() < se.min(0.05), "n = {n}: {of}, exactly {gold}");
-            let [bound, kl] = [&found, exact].map(|score| score.get(metrics::KL).expect("marked"));
+            assert!((actual - gold).abs() < se.min(0.05), "n = {n}: {actual}, exactly {gold}");
+            let [bound, kl] = [&result, exact].map(|result| result.get(metrics::KL).expect("measured"));
             assert!(kl <= bound + 1e-9 && kl > 0.0, "n = {n}: KL {kl}, bound {bound}");
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What every policy is measured by, and the rows that say it.
+//! The metrics of an evaluation, and completions.
 
 use crate::Result;
 use duel_data::World;
@@ -7,16 +7,16 @@ use duel_reward::Scorer;
 use duel_spec::metrics::{self, Metric};
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{Clocks, Completion, OutcomeRow, Recorder, Split};
-use duel_training::sft;
+use duel_training::logprobs;
 
-/// A policy's marks on one split. Means are over prompts, and over responses within a prompt.
+/// A policy's metrics on one split. Means are over prompts, and over responses within a prompt.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EvalResult {
     pub split: Split,
     pub values: Vec<(Metric, f64)>,
-    /// What it earns, prompt by prompt; empty where that is not wanted.
+    /// Gold and length of its responses, by prompt; empty where not recorded.
     pub outcomes: Vec<OutcomeRow>,
-    /// Hashes of the prompts that it was measured on.
+    /// Hashes of the prompts that it was evaluated on.
     pub prompts: Vec<u64>,
 }
 
@@ -26,12 +26,12 @@ impl EvalResult {
         format!("evaluation-{}", split.name())
     }
 
-    /// One mark.
+    /// The value of a metric.
     pub fn get(&self, metric: Metric) -> Option<f64> {
         self.values.iter().find(|(m, _)| *m == metric).map(|(_, v)| *v)
     }
 
-    /// Writes all marks at these clocks.
+    /// Records all metrics at these clocks.
     pub fn record(&self, clocks: Clocks, recorder: &mut dyn Recorder) {
         let stage = Self::stage(self.split);
         recorder.prompts(&stage, &self.prompts);
@@ -39,7 +39,7 @@ impl EvalResult {
     }
 }
 
-/// Whose responses are kept.
+/// The policy of recorded completions.
 #[derive(Debug, Clone, Copy)]
 pub struct CompletionTag<'a> {
     pub arm: &'a str,
@@ -50,9 +50,9 @@ pub struct CompletionTag<'a> {
 
 /// Samples `count` responses to test prompts, the same prompts and random numbers for every arm, and
 /// records each with its gold, proxy and log-ratio to the reference.
-#[expect(clippy::too_many_arguments, reason = "a completion joins everything there is to say of a response")]
+#[expect(clippy::too_many_arguments, reason = "a completion joins all that is known of a response")]
 pub fn completions(
-    whose: CompletionTag<'_>,
+    tag: CompletionTag<'_>,
     world: &dyn World,
     reader: &Reader,
     policy: &Policy,
@@ -64,7 +64,7 @@ pub fn completions(
 ) -> Result<()> {
     let prompts = world.prompts(Split::Test);
     let chosen: Vec<_> = (0..count).map(|i| &prompts[i * prompts.len().max(count) / count % prompts.len()]).collect();
-    let mut rng = seeds::stream(whose.seed, Stream::Completions, 0);
+    let mut rng = seeds::stream(tag.seed, Stream::Completions, 0);
     let ids = chosen.iter().map(|p| p.ids.clone()).collect();
     let batch: Responses = generate(policy, reader.space(), ids, &mut rng, reader.device());
     let golds = gold.score(&batch)?;
@@ -72,14 +72,14 @@ pub fn completions(
         Some(proxy) => proxy.score(&batch)?,
         None => vec![f64::NAN; count],
     };
-    let logp = sft::sequence_logp(reader, policy, &batch);
-    let ref_logp = sft::sequence_logp(reader, reference, &batch);
+    let logp = logprobs::sequence_logp(reader, policy, &batch);
+    let ref_logp = logprobs::sequence_logp(reader, reference, &batch);
     for (row, prompt) in chosen.iter().enumerate() {
         recorder.completion(Completion {
-            arm: whose.arm.into(),
-            point: whose.point.into(),
-            seed: whose.seed,
-            step: whose.step,
+            arm: tag.arm.into(),
+            point: tag.point.into(),
+            seed: tag.seed,
+            step: tag.step,
             split: Split::Test.name().into(),
             prompt: prompt.text.clone(),
             completion: world.render(prompt, &batch.responses[row])?,
@@ -93,14 +93,14 @@ pub fn completions(
     Ok(())
 }
 
-/// Distinct bigrams over bigrams of the responses, within each response counted once.
+/// Distinct bigrams over all bigrams; bigrams lie within one response.
 pub(crate) fn distinct_2(responses: &[Vec<u32>]) -> f64 {
     let bigrams: Vec<(u32, u32)> = responses.iter().flat_map(|r| r.windows(2).map(|w| (w[0], w[1]))).collect();
     let distinct: std::collections::HashSet<_> = bigrams.iter().collect();
     distinct.len() as f64 / bigrams.len().max(1) as f64
 }
 
-/// The marks that both yardsticks share, in one order.
+/// The metrics that both evaluators share, in one order.
 pub(crate) struct EvalMetrics {
     pub(crate) gold: f64,
     pub(crate) gold_se: f64,
@@ -115,7 +115,7 @@ pub(crate) struct EvalMetrics {
 }
 
 impl EvalMetrics {
-    pub(crate) fn into_score(self, split: Split) -> EvalResult {
+    pub(crate) fn into_result(self, split: Split) -> EvalResult {
         let mut values = vec![
             (metrics::GOLD, self.gold),
             (metrics::GOLD_SE, self.gold_se),

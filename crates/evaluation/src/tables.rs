@@ -1,4 +1,4 @@
-//! Worlds that can be enumerated, as tables: one row a prompt, one column a response.
+//! Worlds that can be enumerated, as tables: one row per prompt, one column per response.
 
 use crate::{ResponseDistribution, optimum};
 use duel_data::grammar::{
@@ -9,23 +9,23 @@ use duel_data::{World, bandit};
 use duel_spec::Split;
 use serde::Serialize;
 
-/// Reference, judges and trap of a world.
+/// Reference, rewards and trap of a world.
 #[derive(Debug, Clone)]
 pub struct WorldTables {
     pub reference: Vec<ResponseDistribution>,
     pub gold: Vec<Vec<f64>>,
-    /// What a reward model says that was misled by pairs which never show the trap.
+    /// The reward of a model misled by pairs that never show the trap.
     pub proxy: Vec<Vec<f64>>,
     /// 1 where a response is in the trap.
     pub trap: Vec<f64>,
 }
 
-/// What is best at one β, means over prompts.
+/// The optimum at one β, means over prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Optimum {
     pub beta: f64,
     pub reference_gold: f64,
-    /// Mean gold reward of the optimum of what is climbed.
+    /// Mean gold reward of the optimum of the optimised reward.
     pub gold: f64,
     /// Mean KL to the reference, nats.
     pub kl: f64,
@@ -52,19 +52,19 @@ impl WorldTables {
     /// The world `grammar` on the prompts of a split, with the grammar itself as the reference; the proxy is gold with 1.5 for
     /// every excitement.
     pub fn grammar(world: &GrammarWorld, split: Split) -> Self {
-        let laws = |prompts: &[Vec<u32>]| {
-            let law = |p: &Vec<u32>| {
+        let reference = |prompts: &[Vec<u32>]| {
+            let distribution = |p: &Vec<u32>| {
                 ResponseDistribution(response_logp(&reference_decisions(
                     PromptCoordinates::from_prompt(p).stance,
                     world.rho(),
                 )))
             };
-            prompts.iter().map(law).collect()
+            prompts.iter().map(distribution).collect()
         };
-        Self::grammar_with(world, split, laws)
+        Self::grammar_with(world, split, reference)
     }
 
-    /// The same with another reference, given as the laws of some prompts.
+    /// The same with another reference, given as a function of the prompts.
     pub fn grammar_with(
         world: &GrammarWorld,
         split: Split,
@@ -83,11 +83,11 @@ impl WorldTables {
         }
     }
 
-    /// The optimum of `climbed` (gold or the proxy) at one β, judged by gold.
-    pub fn optimum(&self, climbed: &[Vec<f64>], beta: f64) -> Optimum {
+    /// The optimum of `rewards` (gold or the proxy) at one β, evaluated by gold.
+    pub fn optimum(&self, rewards: &[Vec<f64>], beta: f64) -> Optimum {
         let mean = |f: &dyn Fn(usize) -> f64| (0..self.gold.len()).map(f).sum::<f64>() / self.gold.len() as f64;
         let best: Vec<ResponseDistribution> =
-            self.reference.iter().zip(climbed).map(|(law, r)| optimum(law, r, beta)).collect();
+            self.reference.iter().zip(rewards).map(|(distribution, r)| optimum(distribution, r, beta)).collect();
         let gold = mean(&|x| best[x].expect(&self.gold[x]));
         let kl = mean(&|x| best[x].kl(&self.reference[x]));
         Optimum {
@@ -100,10 +100,12 @@ impl WorldTables {
         }
     }
 
-    /// `E gold − β KL` of some laws, one a prompt.
-    pub fn objective(&self, laws: &[ResponseDistribution], beta: f64) -> f64 {
-        let terms = laws.iter().zip(&self.reference).zip(&self.gold);
-        terms.map(|((law, reference), gold)| law.expect(gold) - beta * law.kl(reference)).sum::<f64>()
-            / laws.len() as f64
+    /// `E gold − β KL` of a policy, one distribution per prompt.
+    pub fn objective(&self, policy: &[ResponseDistribution], beta: f64) -> f64 {
+        let terms = policy.iter().zip(&self.reference).zip(&self.gold);
+        terms
+            .map(|((distribution, reference), gold)| distribution.expect(gold) - beta * distribution.kl(reference))
+            .sum::<f64>()
+            / policy.len() as f64
     }
 }

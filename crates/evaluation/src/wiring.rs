@@ -1,4 +1,4 @@
-//! The two yardsticks against each other and against plain sums, on the world that has both.
+//! Both evaluators against each other and against plain sums, on the world that has both.
 
 use crate::{
     CompletionTag, EvalKind, EvalResult, Evaluator, ExactEvaluator, ResponseDistribution, Result, SampleSize,
@@ -8,16 +8,16 @@ use crate::{distributions, proxy_table};
 use burn::tensor::Device;
 use duel_data::World;
 use duel_data::grammar::{GrammarWorld, PromptCoordinates, all_responses, excited_proxy, gold};
-use duel_model::{Policy, Reader, Responses, TransformerConfig, generate};
+use duel_model::{Policy, Reader, Responses, TransformerConfig, generate, weights};
 use duel_reward::{GrammarGold, Scorer};
 use duel_spec::metrics::{self, Metric};
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{Clocks, Completion, OutcomeRow, Recorder, Split, ids::prompt_hash};
-use duel_training::sft;
+use duel_training::logprobs;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// A proxy that is not gold.
+/// A proxy reward that differs from gold.
 struct ExclamationProxy;
 
 impl Scorer for ExclamationProxy {
@@ -27,7 +27,7 @@ impl Scorer for ExclamationProxy {
     }
 }
 
-/// A policy and its reference, far apart, and what measures them.
+/// A peaked policy and its flat reference, so that KL differs by direction, and their evaluators.
 struct FarPolicies {
     world: Arc<GrammarWorld>,
     reader: Reader,
@@ -35,13 +35,18 @@ struct FarPolicies {
     reference: Policy,
 }
 
+/// Factor of the policy's weights: logits grow as its square.
+const SHARPENING: f32 = 2.0;
+
 impl FarPolicies {
     fn new() -> Self {
         let world = Arc::new(GrammarWorld::new(0.02, 1));
         let space = world.space();
         let config = TransformerConfig::small(space.vocabulary, space.context(), 1, 8, 2, true);
-        let of = |seed| Policy::new(&config, &mut seeds::derive(seed, "test", 0, "init"), &Device::flex());
-        Self { reader: Reader::new(space, &Device::flex()), policy: of(0), reference: of(1), world }
+        let policy = |seed| Policy::new(&config, &mut seeds::derive(seed, "test", 0, "init"), &Device::flex());
+        let sharpened: Vec<f32> = weights::flatten(&policy(0)).iter().map(|w| SHARPENING * w).collect();
+        let [policy, reference] = [weights::unflatten(policy(0), &sharpened), policy(1)];
+        Self { reader: Reader::new(space, &Device::flex()), policy, reference, world }
     }
 
     fn prompts(&self, split: Split) -> Vec<Vec<u32>> {
@@ -61,36 +66,41 @@ impl FarPolicies {
     }
 }
 
-/// What a policy is worth on a split by plain sums over all responses: metric, value, and the standard deviation over responses.
+/// Metrics of a policy on a split by plain sums over all responses.
 struct NaiveScore {
-    marks: Vec<(Metric, f64, f64)>,
-    /// KL(reference || policy), which none of them is.
-    reverse: f64,
+    /// Metric, value, and the standard deviation over responses.
+    values: Vec<(Metric, f64, f64)>,
+    /// KL(reference || policy), which no metric is.
+    reverse_kl: f64,
 }
 
-fn plain(bench: &FarPolicies, split: Split) -> NaiveScore {
-    let prompts = bench.prompts(split);
-    let [own, other] = [&bench.policy, &bench.reference].map(|policy| distributions(policy, &bench.reader, &prompts));
+fn plain(setup: &FarPolicies, split: Split) -> NaiveScore {
+    let prompts = setup.prompts(split);
+    let [policy, reference] =
+        [&setup.policy, &setup.reference].map(|policy| distributions(policy, &setup.reader, &prompts));
     let all = all_responses();
     let (mut sums, mut squares) = ([0.0; 7], [0.0; 7]);
-    let (mut wins, mut ties, mut reverse) = (0.0, 0.0, 0.0);
-    for ((prompt, ResponseDistribution(own)), ResponseDistribution(other)) in prompts.iter().zip(&own).zip(&other) {
+    let (mut wins, mut ties, mut reverse_kl) = (0.0, 0.0, 0.0);
+    for ((prompt, ResponseDistribution(policy)), ResponseDistribution(reference)) in
+        prompts.iter().zip(&policy).zip(&reference)
+    {
         let task = PromptCoordinates::from_prompt(prompt);
         let golds: Vec<f64> = all.iter().map(|response| gold(task, response)).collect();
         for (y, response) in all.iter().enumerate() {
-            let p = own[y].exp() / prompts.len() as f64;
+            let p = policy[y].exp() / prompts.len() as f64;
             let tokens = response.len() as f64 + 1.0;
-            let of = [golds[y], excited_proxy(task, response), own[y] - other[y], -own[y], tokens, -other[y], 1.0];
-            for (i, x) in of.into_iter().enumerate() {
+            let (log_ratio, proxy) = (policy[y] - reference[y], excited_proxy(task, response));
+            let terms = [golds[y], proxy, log_ratio, -policy[y], tokens, -reference[y], 1.0];
+            for (i, x) in terms.into_iter().enumerate() {
                 sums[i] += p * x;
                 squares[i] += p * x * x;
             }
-            reverse += other[y].exp() * (other[y] - own[y]) / prompts.len() as f64;
-            for (z, theirs) in golds.iter().enumerate() {
-                let both = p * other[z].exp();
-                match golds[y] - theirs {
-                    gap if gap.abs() <= 1e-9 => ties += both,
-                    gap if gap > 0.0 => wins += both,
+            reverse_kl -= reference[y].exp() * log_ratio / prompts.len() as f64;
+            for (z, other_gold) in golds.iter().enumerate() {
+                let joint = p * reference[z].exp();
+                match golds[y] - other_gold {
+                    gap if gap.abs() <= 1e-9 => ties += joint,
+                    gap if gap > 0.0 => wins += joint,
                     _ => {}
                 }
             }
@@ -98,9 +108,9 @@ fn plain(bench: &FarPolicies, split: Split) -> NaiveScore {
     }
     assert!((sums[6] - 1.0).abs() < 1e-6);
     let sd = |i: usize| f64::sqrt(squares[i] - sums[i] * sums[i]);
-    let marks = vec![
+    let values = vec![
         (metrics::GOLD, sums[0], sd(0)),
-        (metrics::GOLD_SD, sd(0), 2.0 * sd(0)), // the spread of a spread, for laws without heavy tails
+        (metrics::GOLD_SD, sd(0), 2.0 * sd(0)), // of a standard deviation, for distributions without heavy tails
         (metrics::PROXY, sums[1], sd(1)),
         (metrics::KL, sums[2], sd(2)),
         (metrics::KL_K1, sums[2], sd(2)),
@@ -110,51 +120,47 @@ fn plain(bench: &FarPolicies, split: Split) -> NaiveScore {
         (metrics::WIN_RATE, wins + ties / 2.0, 0.5),
         (metrics::TIE_RATE, ties, 0.5),
     ];
-    NaiveScore { marks, reverse }
+    NaiveScore { values, reverse_kl }
 }
 
-fn mark(score: &EvalResult, metric: Metric) -> f64 {
-    score.get(metric).unwrap_or_else(|| panic!("no {metric}"))
+fn value(result: &EvalResult, metric: Metric) -> f64 {
+    result.get(metric).unwrap_or_else(|| panic!("no {metric}"))
 }
 
-/// Every mark that both yardsticks give is the plain sum over responses: exactly, and within five standard errors. KL taken the
-/// other way round, the reference in place of the policy, or one split in place of the other would be further off.
+/// Every metric of both evaluators is the plain sum over responses: exactly, and within five standard errors. KL in the other
+/// direction, the reference in place of the policy, or one split in place of the other would be further off.
 #[test]
-fn both_yardsticks_give_the_plain_sums() -> Result<()> {
-    let bench = FarPolicies::new();
-    let (exact, sampled) = (bench.exact()?.measure(&bench.policy, None)?, bench.sampled());
-    let effort = SampleSize { prompts: 6, samples_per_prompt: 2048 };
+fn both_evaluators_give_the_plain_sums() -> Result<()> {
+    let setup = FarPolicies::new();
+    let (exact, evaluator) = (setup.exact()?.measure(&setup.policy, None)?, setup.sampled());
+    let size = SampleSize { prompts: 6, samples_per_prompt: 2048 };
     let errors = |sd: f64| 5.0 * sd / f64::from(6 * 2048).sqrt();
     let mut kls = vec![];
     for (exact, split) in exact.iter().zip([Split::Validation, Split::Test]) {
-        let NaiveScore { marks, reverse } = plain(&bench, split);
-        let found = sampled.measure(&bench.policy, split, effort)?;
-        assert_eq!([exact.split, found.split], [split; 2]);
+        let NaiveScore { values, reverse_kl } = plain(&setup, split);
+        let sampled = evaluator.measure(&setup.policy, split, size)?;
+        assert_eq!([exact.split, sampled.split], [split; 2]);
         let hashes = |prompts: &[u64]| prompts.iter().copied().collect::<BTreeSet<u64>>();
-        let expected: BTreeSet<u64> = bench.prompts(split).iter().map(|prompt| prompt_hash(prompt)).collect();
-        assert_eq!([hashes(&exact.prompts), hashes(&found.prompts)], [expected.clone(), expected]);
-        for (metric, value, sd) in &marks {
+        let expected: BTreeSet<u64> = setup.prompts(split).iter().map(|prompt| prompt_hash(prompt)).collect();
+        assert_eq!([hashes(&exact.prompts), hashes(&sampled.prompts)], [expected.clone(), expected]);
+        for (metric, expected, sd) in &values {
             if ![metrics::KL_K1, metrics::PERPLEXITY_REFERENCE].contains(metric) {
-                let enumerated = mark(exact, *metric);
-                assert!((enumerated - value).abs() < 1e-5, "{metric} by enumeration {enumerated}, plainly {value}");
+                let actual = value(exact, *metric);
+                assert!((actual - expected).abs() < 1e-5, "{metric} by enumeration {actual}, expected {expected}");
             }
-            let drawn = mark(&found, *metric);
-            assert!(
-                (drawn - value).abs() < errors(*sd),
-                "{metric} by sampling {drawn}, plainly {value} ± {}",
-                errors(*sd)
-            );
+            let (actual, bound) = (value(&sampled, *metric), errors(*sd));
+            assert!((actual - expected).abs() < bound, "{metric} by sampling {actual}, expected {expected} ± {bound}");
         }
-        let (_, kl, sd) = marks[3];
-        assert!((kl - reverse).abs() > 2.0 * errors(sd), "KL {kl} and {reverse}: too alike to tell them apart");
-        // what is kept of it earns the same
-        for (score, bound) in [(exact, 1e-3), (&found, 1e-6)] {
-            let all: f64 = score.outcomes.iter().map(|o| f64::from(o.share)).sum();
-            let earned: f64 = score.outcomes.iter().map(|o| f64::from(o.share) * o.gold_reward).sum();
-            let tokens: f64 = score.outcomes.iter().map(|o| f64::from(o.share) * f64::from(o.tokens)).sum();
+        let (_, kl, sd) = values[3];
+        assert!((kl - reverse_kl).abs() > 20.0 * errors(sd), "KL {kl} and {reverse_kl}: too alike to tell them apart");
+        // the outcome rows have the same means
+        for (result, bound) in [(exact, 1e-3), (&sampled, 1e-6)] {
+            let all: f64 = result.outcomes.iter().map(|o| f64::from(o.share)).sum();
+            let earned: f64 = result.outcomes.iter().map(|o| f64::from(o.share) * o.gold_reward).sum();
+            let tokens: f64 = result.outcomes.iter().map(|o| f64::from(o.share) * f64::from(o.tokens)).sum();
             assert!((all - 6.0).abs() < bound * 6.0, "{all}");
-            assert!((earned / 6.0 - mark(score, metrics::GOLD)).abs() < bound * 10.0, "{earned}");
-            assert!((tokens / 6.0 - mark(score, metrics::LENGTH)).abs() < bound * 10.0, "{tokens}");
+            assert!((earned / 6.0 - value(result, metrics::GOLD)).abs() < bound * 10.0, "{earned}");
+            assert!((tokens / 6.0 - value(result, metrics::LENGTH)).abs() < bound * 10.0, "{tokens}");
         }
         kls.push((kl, errors(sd)));
     }
@@ -162,18 +168,18 @@ fn both_yardsticks_give_the_plain_sums() -> Result<()> {
     Ok(())
 }
 
-/// On the way a policy is measured on few prompts, at the end on all; validation comes first; each split has its own numbers.
+/// The learning curve is measured on few prompts, the end on all; validation comes first; each split has its own random numbers.
 #[test]
 fn a_curve_is_measured_on_less_than_the_end() -> Result<()> {
-    let bench = FarPolicies::new();
+    let setup = FarPolicies::new();
     let (curve, end) =
         (SampleSize { prompts: 2, samples_per_prompt: 1 }, SampleSize { prompts: 6, samples_per_prompt: 3 });
-    let yardstick = Evaluator::Sampled { yardstick: Box::new(bench.sampled()), curve, end };
+    let evaluator = Evaluator::Sampled { evaluator: Box::new(setup.sampled()), curve, end };
     let (_, taken) = seeds::taken_by(|| -> Result<()> {
-        for (moment, samples) in [(EvalKind::Curve, 2), (EvalKind::End, 18)] {
-            let scores = yardstick.measure(&bench.policy, None, moment)?;
-            assert_eq!(scores.iter().map(|score| score.split).collect::<Vec<_>>(), [Split::Validation, Split::Test]);
-            assert!(scores.iter().all(|score| score.outcomes.len() == samples), "{moment:?}");
+        for (kind, samples) in [(EvalKind::Curve, 2), (EvalKind::End, 18)] {
+            let results = evaluator.measure(&setup.policy, None, kind)?;
+            assert_eq!(results.iter().map(|result| result.split).collect::<Vec<_>>(), [Split::Validation, Split::Test]);
+            assert!(results.iter().all(|result| result.outcomes.len() == samples), "{kind:?}");
         }
         Ok(())
     });
@@ -197,27 +203,27 @@ impl Recorder for CompletionBuffer {
     fn progress(&mut self, _: u64, _: u64, _: &str) {}
 }
 
-/// Kept completions are the policy's on test prompts, each with its gold, its proxy and its log-ratio to the reference.
+/// Recorded completions are the policy's on test prompts, each with its gold, its proxy and its log-ratio to the reference.
 #[test]
 fn completions_are_of_the_policy_on_test_prompts() -> Result<()> {
-    let bench = FarPolicies::new();
-    let FarPolicies { world, reader, policy, reference } = &bench;
-    let whose = CompletionTag { arm: "a", point: "b", seed: 3, step: 9 };
-    let mut kept = CompletionBuffer::default();
-    completions(whose, &**world, reader, policy, reference, &GrammarGold, Some(&ExclamationProxy), 6, &mut kept)?;
+    let setup = FarPolicies::new();
+    let FarPolicies { world, reader, policy, reference } = &setup;
+    let tag = CompletionTag { arm: "a", point: "b", seed: 3, step: 9 };
+    let mut buffer = CompletionBuffer::default();
+    completions(tag, &**world, reader, policy, reference, &GrammarGold, Some(&ExclamationProxy), 6, &mut buffer)?;
     let prompts = world.prompts(Split::Test);
     let ids = prompts.iter().map(|prompt| prompt.ids.clone()).collect();
     let batch = generate(policy, world.space(), ids, &mut seeds::stream(3, Stream::Completions, 0), &Device::flex());
-    let [own, other] = [policy, reference].map(|policy| sft::sequence_logp(reader, policy, &batch));
-    assert_eq!(kept.0.len(), 6);
-    for (row, completion) in kept.0.iter().enumerate() {
+    let [logp, ref_logp] = [policy, reference].map(|policy| logprobs::sequence_logp(reader, policy, &batch));
+    assert_eq!(buffer.0.len(), 6);
+    for (row, completion) in buffer.0.iter().enumerate() {
         let (task, response) = (PromptCoordinates::from_prompt(&batch.prompts[row]), &batch.responses[row]);
         assert_eq!(completion.prompt, prompts[row].text);
         assert_eq!(completion.completion, world.render(&prompts[row], response)?);
         assert_eq!((completion.split.as_str(), completion.step, completion.seed), ("test", 9, 3));
         assert_eq!(completion.gold_reward, gold(task, response));
         assert_eq!(completion.proxy_reward, excited_proxy(task, response));
-        assert_eq!(completion.kl, f64::from(own[row] - other[row]));
+        assert_eq!(completion.kl, f64::from(logp[row] - ref_logp[row]));
         assert_eq!(completion.tokens as usize, response.len());
     }
     Ok(())

@@ -1,12 +1,10 @@
 //! Files of a run with something changed in them are read, or refused; never a panic, never for long.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-#[path = "../../../tests/mutated.rs"]
-mod mutated;
-
 use duel_ledger::*;
 use duel_spec::ids::hash_bytes;
 use duel_spec::{Clocks, Completion, Document, Experiment, MetricRow, OutcomeRow, Recorder, metrics};
+use duel_testing::mutated;
 use std::path::Path;
 use std::time::Duration;
 

@@ -2,23 +2,23 @@
 //! greedy generation, and the way back to disk.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-#[path = "../../../tests/golden.rs"]
-mod golden;
-#[path = "../../../tests/precision.rs"]
-mod precision;
-
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
 use duel_model::huggingface::{self, Checkpoint, TokenizerFiles};
 use duel_model::{FileDType, Policy, Tokens, TransformerConfig, greedy, weights};
 use duel_spec::TokenSpec;
+use duel_testing::golden;
 use golden::{close, id_rows, items, number, numbers};
-use precision::values;
 use serde_json::Value;
 use std::collections::HashMap;
 
 const MODELS: [&str; 3] = ["gpt2", "llama_tied", "llama_untied"];
 const ADAPTED: [(&str, &str); 2] = [("gpt2", "gpt2_lora"), ("llama_untied", "llama_untied_lora")];
+
+/// A tensor's values.
+fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
+    tensor.try_into_data().unwrap().iter::<f64>().collect()
+}
 
 fn checkpoint(name: &str, device: &Device) -> Checkpoint {
     huggingface::read(&golden::folder().join("models").join(name), device).unwrap()

@@ -2,14 +2,12 @@
 
 #![allow(clippy::unwrap_used)]
 
-#[path = "../../../tests/mutated.rs"]
-mod mutated;
-
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use duel_model::gguf::{self, GgufHeader, Precision};
 use duel_model::huggingface::{self, Checkpoint, SpecialTokens, TokenizerFiles};
 use duel_model::{Family, FileDType, Policy, Pretrained, TransformerConfig};
 use duel_spec::seeds;
+use duel_testing::mutated;
 use proptest::prelude::*;
 use std::path::Path;
 

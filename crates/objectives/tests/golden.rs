@@ -1,17 +1,14 @@
 //! The equations against independent libraries, in both precisions: f32 within 1e-5, f64 within 1e-10.
 
-#[path = "../../../tests/golden.rs"]
-mod golden;
-#[path = "../../../tests/precision.rs"]
-mod precision;
-
 use burn::tensor::{DType, Tensor};
 use duel_objectives::*;
+use duel_testing::golden;
+use duel_testing_tensors::precision;
 use golden::{Node, close, close_within, ids, numbers};
-use precision::{F32, F64, Precision, values};
+use precision::{F32, F64, TestPrecision, values};
 
 /// Runs a check in f32 and in f64.
-fn in_both(check: impl Fn(Precision)) {
+fn in_both(check: impl Fn(TestPrecision)) {
     [F32, F64].into_iter().for_each(check);
 }
 
@@ -108,7 +105,7 @@ fn kind(name: &str, params: &Node) -> PreferenceLoss {
 }
 
 /// What the file says of a case beside losses, rewards and gradients.
-fn check_parts(what: &str, p: Precision, case: &Node, name: &str, pairs: &PairLogp, outcome: &PreferenceOutcome) {
+fn check_parts(what: &str, p: TestPrecision, case: &Node, name: &str, pairs: &PairLogp, outcome: &PreferenceOutcome) {
     let same = |key: &str, found: f64| close(&format!("{key} of {what}"), &[found], &[case.number(key)], p.value);
     let at_least_0 = |x: Tensor<1>| first(x.mean()).max(0.0);
     match name {

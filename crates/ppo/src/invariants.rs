@@ -120,7 +120,7 @@ pub fn reward_enters_once(
         let of = "its toll and its score, each at least 1";
         let within = Tolerance { share: 1e-5, of, scale: 2.0 + toll.abs() + score.abs() };
         check_close("reward_enters_once", step, what, reward, toll + score, within).map_err(|error| match error {
-            Error::Invariant { found, expected, .. } => {
+            Error::Invariant { actual: found, expected, .. } => {
                 breach("reward_enters_once", step, &format!("{what}, {t} of response {row},"), found, expected)
             }
             other => other,

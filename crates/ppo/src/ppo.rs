@@ -217,7 +217,7 @@ impl Method for Ppo {
         let policy_of = |learner: &Learner<ActorCritic>| flatten_trained(&learner.module().actor);
         let before = warms_up.then(|| policy_of(learner));
         if s.critic_warmup > 0 {
-            learner.rest(warms_up);
+            learner.freeze_first_group(warms_up);
         }
         updates.run(learner, &experience.rollout, &first_epoch, &mut rng, losses, &mut said)?;
         if let Some(before) = before {

@@ -11,7 +11,7 @@ use duel_spec::seeds::{self, Stream};
 use duel_spec::{KlEstimator, KlPenalty, LossReduction, ReferenceMode, RolloutSettings, TruncationHandling, metrics};
 use duel_training::invariants as always;
 use duel_training::rounding::nudged;
-use duel_training::{Metrics, Result, sft};
+use duel_training::{Metrics, Result, logprobs, probes};
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -140,19 +140,19 @@ impl RolloutCollector {
         // bit. Where the device has no log-probs of its own, the training module reads: autodiff composes its softmax.
         let read = |block: &Responses| {
             let fused = reader.token_logprobs(actors.behavior, &reader.tokens(block));
-            fused.unwrap_or_else(|| sft::response_logp(train_reader, actors.current, block).inner())
+            fused.unwrap_or_else(|| logprobs::response_logp(train_reader, actors.current, block).inner())
         };
         let logp = map_blocks(&responses, blocks, read); // [B, T]
-        let ref_logp = sft::response_logp(reader, &self.reference, &responses); // [B, T]
+        let ref_logp = logprobs::response_logp(reader, &self.reference, &responses); // [B, T]
         let raw = scorer.score(&responses).map_err(unscored)?; // [B]
         said.check(|| {
             if self.iteration == 0 {
                 always::eos_counts_and_pad_does_not(step, reader, &responses)?;
-                always::reads_are_sound(step, train_reader, actors.current, &responses)?;
+                probes::reads_are_sound(step, train_reader, actors.current, &responses)?;
             }
             let columns = space.response_tokens;
             invariants::sampled_logp_is_the_policys(step, &responses.logp, &host(logp.clone()), columns, || {
-                host(sft::response_logp(reader, &nudged(actors.behavior), &responses))
+                host(logprobs::response_logp(reader, &nudged(actors.behavior), &responses))
             })
         })?;
 
@@ -163,7 +163,7 @@ impl RolloutCollector {
         let token_kl = if whole {
             passes += 2;
             let read = |policy, block: &Responses| reader.logits(policy, &reader.tokens(block)); // [b, T, V]
-            let each = sft::blocks_of_logits(reader, &responses)
+            let each = logprobs::blocks_of_logits(reader, &responses)
                 .map(|b| full_kl(read(actors.behavior, &b), read(&self.reference, &b)));
             Tensor::cat(each.collect(), 0)
         } else {

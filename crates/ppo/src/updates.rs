@@ -9,7 +9,7 @@ use duel_objectives::PolicyLoss;
 use duel_spec::{KlEstimator, KlPenalty, RolloutSettings, metrics, seeds};
 use duel_training::invariants as always;
 use duel_training::rounding::nudged;
-use duel_training::{Learner, Metrics, Result, Update, pairs::shuffled_batches};
+use duel_training::{Learner, Metrics, Result, Update, pairs::shuffled_batches, probes};
 
 /// How many updates, and how far they may go.
 #[derive(Debug, Clone, Copy)]
@@ -104,7 +104,7 @@ impl MinibatchUpdater {
                     said.check(|| {
                         let units = rows.chunks(self.together).filter(|unit| weight(unit) > 0.0);
                         let units: Vec<&[usize]> = units.collect();
-                        always::parts_make_the_same_gradient(learner, units.len(), |module, part| {
+                        probes::parts_make_the_same_gradient(learner, units.len(), |module, part| {
                             let rows: Vec<usize> = part.iter().flat_map(|&unit| units[unit]).copied().collect();
                             (losses(module, &rows).total(), weight(&rows))
                         })

@@ -15,7 +15,7 @@ use duel_spec::{
     CriticBody, EnsembleScore, KlEstimator, KlPenalty, LearnerSettings, OnlineLoss, ReferenceMode, RewardSource,
     RolloutSettings, TokenSpec,
 };
-use duel_training::{Learner, Method, Metrics, Result, sft};
+use duel_training::{Learner, Method, Metrics, Result, logprobs};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -233,7 +233,7 @@ fn a_rollout_is_of_the_policy_and_is_held_against_the_reference() -> Result<()> 
         let metrics = method.iteration(&prompts(1), &mut learner)?;
         let mut rng = seeds::stream(SEED, Stream::Rollout, iteration);
         let batch = generate(&now, &space(), prompts(1), &mut rng, &Device::flex());
-        let [own, reference] = [&now, &policy(1)].map(|policy| sft::sequence_logp(&reader(), policy, &batch));
+        let [own, reference] = [&now, &policy(1)].map(|policy| logprobs::sequence_logp(&reader(), policy, &batch));
         let kl =
             own.iter().zip(reference).map(|(own, reference)| f64::from(own - reference)).sum::<f64>() / ROWS as f64;
         let scores = duel_reward::Scorer::score(&reward(), &batch).unwrap_or_else(|e| panic!("{e}"));
@@ -257,7 +257,7 @@ fn a_rollout_is_of_the_policy_and_is_held_against_the_reference() -> Result<()> 
 fn the_policy_waits_for_its_critic() -> Result<()> {
     let warm = duel_spec::PpoSettings { shared: settings(), critic_warmup: 2, ..duel_spec::PpoSettings::defaults() };
     let mut method = Ppo::new(warm, setting());
-    let mut learner = learner(actor_critic(CriticBody::Separate)).with_first_field_apart("actor");
+    let mut learner = learner(actor_critic(CriticBody::Separate)).with_own_optimizer("actor");
     let weights_of = |module: &ActorCritic| {
         let Critic::Separate(critic) = &module.critic else { panic!("a critic of its own") };
         (weights::flatten(&module.actor), weights::flatten(critic))

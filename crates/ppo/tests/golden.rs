@@ -1,13 +1,6 @@
 //! Whole PPO updates over fixed rollouts against bare PyTorch and TRL, minibatch by minibatch.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-#[path = "../../../tests/golden.rs"]
-mod golden;
-#[path = "../../../tests/precision.rs"]
-mod precision;
-#[path = "../../../tests/trajectory.rs"]
-mod trajectory;
-
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
 use duel_model::{Policy, Reader, Responses, ScalarModel, TransformerConfig, huggingface::Checkpoint};
@@ -16,7 +9,9 @@ use duel_objectives::{
 };
 use duel_ppo::{ActorCritic, Critic, Experience, Rollout};
 use duel_spec::{PpoSettings, RewardSource, RolloutSettings};
-use duel_training::{Learner, sft};
+use duel_testing::golden;
+use duel_testing_tensors::{precision, trajectory};
+use duel_training::{Learner, logprobs};
 use golden::{Node, Topic, close, close_within, id_rows, numbers};
 use precision::{F32, values};
 use serde_json::Value;
@@ -187,12 +182,12 @@ fn golden_ppo_updates_minibatch_by_minibatch() {
     let start = start("last_token", &["trl_run"]);
     let variant = start.variant("last_token");
     let plain = Reader::new(start.reader.space(), &Device::flex());
-    let mask = sft::mask(&plain, &start.responses);
+    let mask = logprobs::mask(&plain, &start.responses);
     for key in ["response_mask", "value_mask"] {
         assert_eq!(values(mask.tensor()), numbers(&variant[key]), "{key}");
     }
     let (actor, critic) = (start.policy.valid(), start.critic.valid());
-    let logp = sft::response_logp(&plain, &actor, &start.responses);
+    let logp = logprobs::response_logp(&plain, &actor, &start.responses);
     same("initial log-probs", &logp, &start.file["policy_logprobs_initial"], &mask);
     let critic_values = plain.values(&critic, &plain.tokens(&start.responses));
     same("initial values", &critic_values, &start.file["values_initial"], &mask);

@@ -75,9 +75,9 @@ fn trained<M: duel_training::Method<Batch = Vec<Vec<u32>>>>(
 ) -> Vec<Metrics> {
     (0..iterations as u64)
         .map(|iteration| {
-            learner.thin(iteration);
+            learner.apply_dropout(iteration);
             let metrics = method.iteration(prompts, learner).unwrap();
-            learner.whole();
+            learner.remove_dropout();
             metrics
         })
         .collect()
@@ -255,8 +255,8 @@ fn the_policy_rests_to_the_bit_while_its_critic_warms_up() {
             LearnerSettings { weight_decay: 0.1, decay_vectors: true, warmup: 0.0, ..LearnerSettings::defaults() };
         let dropout = if lora { 0.3 } else { 0.0 };
         let mut learner = Learner::new(actor_critic(separate, lora), &settings, 1e-2, planned(&ppo.shared))
-            .dropping(dropout, 5)
-            .with_first_field_apart("actor");
+            .with_dropout(dropout, 5)
+            .with_own_optimizer("actor");
         let bits = |learner: &Learner<ActorCritic>| {
             let ActorCritic { actor, critic } = learner.module();
             let bits = |weights: Vec<f32>| weights.into_iter().map(f32::to_bits).collect::<Vec<_>>();
@@ -265,9 +265,9 @@ fn the_policy_rests_to_the_bit_while_its_critic_warms_up() {
         let mut method = Ppo::new(ppo, given());
         let [actor, mut critic] = bits(&learner);
         for iteration in 0..3 {
-            learner.thin(iteration);
+            learner.apply_dropout(iteration);
             method.iteration(&prompts(8, 1), &mut learner).unwrap();
-            learner.whole();
+            learner.remove_dropout();
             let [now, its_critic] = bits(&learner);
             assert_eq!(now == actor, iteration < 2, "iteration {iteration}, separate {separate}, lora {lora}");
             assert!(its_critic != critic, "the critic trains in iteration {iteration}");

@@ -4,7 +4,7 @@ use crate::{Linear, Result, Scorer, invariants};
 use duel_model::{Reader, Responses, ScalarModel, weights};
 use duel_spec::EnsembleScore;
 use duel_training::invariants::finite;
-use duel_training::sft;
+use duel_training::logprobs;
 
 /// What scores are divided by at least: below it is rounding.
 const LEAST_SCALE: f64 = 1e-6;
@@ -20,7 +20,7 @@ pub enum RewardNetwork {
 impl RewardNetwork {
     fn score(&self, reader: &Reader, batch: &Responses) -> Vec<f64> {
         match self {
-            Self::Network(model) => sft::blocks(batch, reader.space().context(), sft::TOKENS)
+            Self::Network(model) => logprobs::blocks(batch, reader.space().context(), logprobs::TOKENS)
                 .flat_map(|block| weights::host::<1>(reader.scores(model, &block)))
                 .map(f64::from)
                 .collect(),

@@ -7,7 +7,8 @@ use duel_model::{Flops, Reader, ScalarModel, Tokens, TransformerConfig, weights}
 use duel_objectives::{BradleyTerryOptions, ChosenRejected, bradley_terry_loss};
 use duel_spec::{RmStage as Settings, metrics};
 use duel_training::{
-    IterationCost, Learner, Method, Metrics, PairBatch, invariants as always, pairs::accuracy, pairs::halves, sft,
+    IterationCost, Learner, Method, Metrics, PairBatch, invariants as always, logprobs, pairs::accuracy, pairs::halves,
+    probes,
 };
 
 /// The training of a reward model.
@@ -49,7 +50,7 @@ impl RewardModel {
 
     /// Share of pairs whose chosen response scores higher, ties half; `reader` and `model` carry no gradient.
     pub fn accuracy(reader: &Reader, model: &ScalarModel, pairs: &PairBatch) -> f64 {
-        let scores = sft::blocks(&pairs.both, reader.space().context(), sft::TOKENS)
+        let scores = logprobs::blocks(&pairs.both, reader.space().context(), logprobs::TOKENS)
             .flat_map(|block| weights::host::<1>(reader.scores(model, &block)));
         let scores: Vec<f32> = scores.collect();
         let (chosen, rejected) = scores.split_at(pairs.len());
@@ -61,16 +62,16 @@ impl RewardModel {
     /// # Errors
     /// The broken invariant.
     pub fn check(&self, step: u64, model: &ScalarModel, pairs: &PairBatch) -> duel_training::Result<()> {
-        let (reader, model) = always::without_graph(&self.reader, model);
+        let (reader, model) = probes::without_graph(&self.reader, model);
         always::eos_counts_and_pad_does_not(step, &reader, &pairs.both)?;
         let values = |reader: &Reader, model: &ScalarModel, tokens: &Tokens| {
             let (columns, responses) = (tokens.ids.dims()[1], reader.space().response_tokens);
             model.forward(tokens.clone()).narrow(1, columns - responses, responses) // [B, T]
         };
-        let some = pairs.both.first(always::PROBE);
+        let some = pairs.both.first(probes::PROBE_ROWS);
         let size = |x: Vec<f32>| always::largest(x.into_iter().map(f32::abs));
         let value = size(weights::host(values(&reader, &model, &reader.tokens(&some))));
-        always::padding_is_inert(step, &reader, &model, &some, value, values)?;
+        probes::padding_is_inert(step, &reader, &model, &some, value, values)?;
 
         let loss = |scores| first(bradley_terry_loss(scores, BradleyTerryOptions::default()).loss);
         let scores = Self::scores(&reader, &model, pairs);
@@ -95,9 +96,9 @@ impl Method for RewardModel {
         if learner.step() == 0 {
             said.check(|| {
                 self.check(0, learner.module(), pairs)?;
-                always::parts_make_the_same_gradient(
+                probes::parts_make_the_same_gradient(
                     learner,
-                    pairs.len().min(always::probe(self.reader.space())),
+                    pairs.len().min(probes::probe_rows(self.reader.space())),
                     |model, rows| {
                         let part = pairs.select(rows);
                         let scores = Self::scores(&self.reader, model, &part);

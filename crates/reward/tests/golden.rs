@@ -1,19 +1,14 @@
 //! Whole reward-model trainings against bare PyTorch and TRL, step by step.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-#[path = "../../../tests/golden.rs"]
-mod golden;
-#[path = "../../../tests/precision.rs"]
-mod precision;
-#[path = "../../../tests/trajectory.rs"]
-mod trajectory;
-
 use burn::tensor::Device;
 use duel_model::{Reader, ScalarModel, huggingface::Checkpoint};
 use duel_objectives::{BradleyTerryOptions, bradley_terry_loss};
 use duel_reward::RewardModel;
 use duel_spec::RmStage;
 use duel_spec::metrics::{self, Metric};
+use duel_testing::golden;
+use duel_testing_tensors::{precision, trajectory};
 use duel_training::{Learner, Method, PairBatch, pairs::halves};
 use golden::{close, numbers};
 use precision::{F32, values};

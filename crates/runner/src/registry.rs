@@ -117,7 +117,7 @@ fn learner<M: Module>(
     updates: u64,
     work: &TrainingInputs<'_>,
 ) -> Learner<M> {
-    Learner::new(module, work.learner, learning_rate, updates).dropping(every.lora_dropout, work.seed)
+    Learner::new(module, work.learner, learning_rate, updates).with_dropout(every.lora_dropout, work.seed)
 }
 
 /// By what a policy is chosen among those at the points of the curve: marks on validation prompts, or what its method's
@@ -202,7 +202,7 @@ fn ppo(
     let mut method = Ppo::new(settings.clone(), setting(shared.reward, &work));
     let module = ActorCritic { actor: start(&shared.every, &work), critic };
     let learner = learner(module, &shared.every, shared.learning_rate, planned(shared), &work);
-    let learner = if settings.critic_warmup > 0 { learner.with_first_field_apart("actor") } else { learner };
+    let learner = if settings.critic_warmup > 0 { learner.with_own_optimizer("actor") } else { learner };
     let actor = |module: &ActorCritic| module.actor.valid();
     let trained = on_rollouts(&mut method, learner, shared, 1, &work, actor, look, recorder)?;
     recorder.record("train", trained.1, metrics::MODELS_RESIDENT, resident);

@@ -173,7 +173,7 @@ impl StageContext<'_> {
         if let Some(step) = kept {
             recorder.record("rm", spent, metrics::KEPT_STEP, step as f64);
         }
-        let some = validation.len().min(4 * duel_training::invariants::probe(world.space()));
+        let some = validation.len().min(4 * duel_training::probes::probe_rows(world.space()));
         let probe = PairBatch::new(validation, &(0..some).collect::<Vec<_>>());
         RewardModel::new(settings.clone(), self.reader(world), &config).check(spent.step, &model, &probe)?;
         let clocks = Clocks {

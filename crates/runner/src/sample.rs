@@ -13,7 +13,7 @@ use duel_report::{Run, SampledResponse, TokenSpan, fixed, signed};
 use duel_reward::Scorer;
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{JudgeKind, REFERENCE, Split, WorldKind};
-use duel_training::sft;
+use duel_training::logprobs;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
 use std::sync::atomic::AtomicBool;
@@ -160,7 +160,7 @@ impl SampleRequest<'_> {
         let proxies = proxy.score(&batch)?;
 
         let tokens = reader.tokens(&batch);
-        let mask = sft::mask(&reader, &batch);
+        let mask = logprobs::mask(&reader, &batch);
         let [logits, ref_logits] = [policy, self.reference].map(|policy| reader.logits(policy, &tokens)); // [B, T, V]
         let targets = reader.targets(&tokens);
         let ratios = token_logp(logits.clone(), targets.clone()) - token_logp(ref_logits.clone(), targets); // [B, T]

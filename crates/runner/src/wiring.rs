@@ -14,7 +14,7 @@ use duel_reward::{RewardModel, RewardNetwork, Scorer, quality};
 use duel_spec::metrics::{self, Metric};
 use duel_spec::seeds::{self, Stream, Taken};
 use duel_spec::{Document, Experiment, NO_POINT, OutcomeRow, SHARED_ARM, Split, ids::prompt_hash};
-use duel_training::{PairBatch, curve_steps, sft};
+use duel_training::{PairBatch, curve_steps, logprobs};
 use rand::RngExt;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::atomic::AtomicBool;
@@ -484,7 +484,8 @@ fn rollouts_are_scored_by_their_judges(ran: &RunRecord, world: &GrammarWorld) {
         let first = |metric: Metric| table.of("train", metric.name).next().expect("a row").value;
         near(arm, first(metrics::ROLLOUT_PROXY), scores.iter().sum::<f64>() / 16.0);
         assert!(first(metrics::ROLLOUT_KL).abs() < 1e-4, "the SFT policy is the reference");
-        let logp: f64 = sft::sequence_logp(&desk.reader(world), &policy, &batch).iter().map(|&x| f64::from(x)).sum();
+        let logp: f64 =
+            logprobs::sequence_logp(&desk.reader(world), &policy, &batch).iter().map(|&x| f64::from(x)).sum();
         near("its entropy", first(metrics::ROLLOUT_ENTROPY), -logp / batch.response_tokens() as f64);
     }
 }

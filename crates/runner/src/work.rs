@@ -16,10 +16,11 @@ use duel_model::{Flops, Policy, Pretrained, Reader, Responses, TransformerConfig
 use duel_reward::{PairFilter, Scorer, collect, label};
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{ArmPoint, Clocks, Experiment, PairLoss, Recorder, Split, Temperature, metrics};
+use duel_training::logprobs::heldout_nll;
 use duel_training::pairs::shuffled_batches;
-use duel_training::sft::{RunningText, Sft, heldout_nll};
+use duel_training::sft::{RunningText, Sft};
 use duel_training::{
-    BestCheckpoint, Learner, Method, PairBatch, Splits, TrainContext, TrainSchedule, invariants, train,
+    BestCheckpoint, Learner, Method, PairBatch, Splits, TrainContext, TrainSchedule, invariants, probes, train,
 };
 use serde::Serialize;
 use std::cell::{OnceCell, RefCell};
@@ -203,7 +204,7 @@ impl StageContext<'_> {
         let reader = self.reader(world);
         let mut heldout = responses(world.heldout_rows(&mut seeds::stream(seed, Stream::SftHeldOut, 0)));
         heldout = heldout.select(&(0..heldout.len().min(HELDOUT_ROWS)).collect::<Vec<_>>());
-        invariants::reads_are_sound(clocks.step, &reader, &policy, &heldout)?;
+        probes::reads_are_sound(clocks.step, &reader, &policy, &heldout)?;
         let (token, sequence) = heldout_nll(&reader, &policy, &heldout);
         invariants::finite(clocks.step, "the loss on held-out rows", token)?;
         recorder.record("sft", clocks, metrics::ROWS_LEFT_OUT, left_out);
@@ -299,7 +300,7 @@ impl StageContext<'_> {
             }
         }
         self.keep_completions("reference", "sft", 0, &scene, &reference, &reference, recorder)?;
-        if let Evaluator::Sampled { yardstick, end, .. } = &yardstick {
+        if let Evaluator::Sampled { evaluator: yardstick, end, .. } = &yardstick {
             let ns: Vec<usize> = (1..=self.experiment.evaluation.best_of.ilog2()).map(|i| 1 << i).collect();
             let effort = SampleSize { samples_per_prompt: ns.last().copied().unwrap_or(1), ..*end };
             for split in [Split::Validation, Split::Test] {
@@ -334,7 +335,7 @@ impl StageContext<'_> {
         let reader = self.reader(world);
         let probe: Vec<usize> = (0..rows.len())
             .filter(|&i| rows[i].split == Split::Validation)
-            .take(invariants::probe(world.space()))
+            .take(probes::probe_rows(world.space()))
             .collect();
         let probe = PairBatch::new(&rows, &probe).both;
         let held_out = HeldOut::new(reader.clone(), &reference, &rows);
@@ -366,7 +367,7 @@ impl StageContext<'_> {
         let beta = Some(cell.point.method.beta());
         let mut look =
             |policy: &Policy, clocks: Clocks, recorder: &mut dyn Recorder, moment: EvalKind| -> Result<EvalResult> {
-                invariants::reads_are_sound(clocks.step, &reader, policy, &probe)?;
+                probes::reads_are_sound(clocks.step, &reader, policy, &probe)?;
                 invariants::frozen_weights_unchanged("the reference", clocks.step, &reference_hash, &reference.hash())?;
                 let started = Instant::now();
                 let scores = yardstick.measure(policy, beta, moment).map_err(|e| e.at_step(clocks.step))?;
@@ -449,7 +450,7 @@ impl StageContext<'_> {
                     Some(reward),
                     self.stage.seed,
                 );
-                Ok(Evaluator::Sampled { yardstick: Box::new(yardstick), curve, end })
+                Ok(Evaluator::Sampled { evaluator: Box::new(yardstick), curve, end })
             }
         }
     }

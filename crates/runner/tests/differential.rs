@@ -13,8 +13,8 @@ use duel_model::{Activation, Family, Policy, Reader, Responses, ScalarModel, Tra
 use duel_ppo::{ActorCritic, Critic, Ppo, RolloutContext};
 use duel_reward::{LearnedReward, RewardModel, RewardNetwork};
 use duel_spec::{EnsembleScore, LearnerSettings, RmStage, RolloutSettings, Split, TokenSpec, metrics, seeds};
-use duel_training::sft::{self, RunningText, Sft};
-use duel_training::{Learner, Method, PairBatch};
+use duel_training::sft::{RunningText, Sft};
+use duel_training::{Learner, Method, PairBatch, logprobs};
 use std::sync::Arc;
 
 const STEPS: u64 = 10;
@@ -94,11 +94,11 @@ fn trace(config: &TransformerConfig, adapters: bool, plain: &Device) -> Trace {
     let mut trace = Trace::new();
 
     // forward and gradient
-    let logp = sft::response_logp(&train_reader, &fresh(), &texts[0]);
+    let logp = logprobs::response_logp(&train_reader, &fresh(), &texts[0]);
     trace.push(("log-probs".into(), weights::host(logp.inner())));
     let learner = Learner::new(fresh(), &LearnerSettings::defaults(), 1e-3, 1);
-    let mask = sft::mask(&train_reader, &texts[0]);
-    let loss = mask.mean(sft::response_logp(&train_reader, learner.module(), &texts[0])).neg();
+    let mask = logprobs::mask(&train_reader, &texts[0]);
+    let loss = mask.mean(logprobs::response_logp(&train_reader, learner.module(), &texts[0])).neg();
     trace.push(("gradient".into(), learner.gradient(loss)));
 
     // ten steps of every method

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// What each crate of ours may import of ours.
-const MAY_IMPORT: [(&str, &[&str]); 13] = [
+const MAY_IMPORT: [(&str, &[&str]); 15] = [
     ("spec", &[]),
     ("objectives", &[]),
     ("kernels", &[]),
@@ -17,6 +17,8 @@ const MAY_IMPORT: [(&str, &[&str]); 13] = [
     ("evaluation", &["spec", "objectives", "data", "model", "training", "reward"]),
     ("ledger", &["spec"]),
     ("report", &["spec", "ledger"]),
+    ("testing", &[]),
+    ("testing-tensors", &["spec", "data", "model", "testing"]),
     (
         "runner",
         &["spec", "objectives", "data", "model", "training", "reward", "ppo", "dpo", "evaluation", "ledger", "report"],
@@ -24,29 +26,30 @@ const MAY_IMPORT: [(&str, &[&str]); 13] = [
 ];
 
 /// Crates that never compile a tensor, and the libraries of tensors.
-const WITHOUT_TENSORS: [&str; 5] = ["spec", "kernels", "data", "ledger", "report"];
+const WITHOUT_TENSORS: [&str; 6] = ["spec", "kernels", "data", "ledger", "report", "testing"];
 const TENSORS: [&str; 2] = ["burn", "burn-flex"];
 
 /// Each crate's direct dependencies outside tests.
 fn manifests() -> BTreeMap<String, BTreeSet<String>> {
+    dependencies(&["dependencies", "build-dependencies"])
+}
+
+/// What stands in these tables of each crate's manifest.
+fn dependencies(tables: &[&str]) -> BTreeMap<String, BTreeSet<String>> {
     let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("crates/");
-    let mut found = BTreeMap::new();
+    let mut manifests = BTreeMap::new();
     for entry in std::fs::read_dir(crates).expect("crates/ can be listed") {
         let path = entry.expect("an entry").path().join("Cargo.toml");
         let manifest: toml::Table = std::fs::read_to_string(&path).expect("a manifest").parse().expect("valid TOML");
         let name = manifest["package"]["name"].as_str().expect("a name").to_string();
-        let dependencies = ["dependencies", "build-dependencies"]
-            .iter()
-            .filter_map(|table| manifest.get(*table)?.as_table())
-            .flat_map(|table| table.keys().cloned())
-            .collect();
-        found.insert(name, dependencies);
+        let dependencies = tables.iter().filter_map(|table| manifest.get(*table)?.as_table());
+        manifests.insert(name, dependencies.flat_map(|table| table.keys().cloned()).collect());
     }
-    found
+    manifests
 }
 
 #[test]
-fn the_workspace_has_the_thirteen_crates_and_no_other() {
+fn the_workspace_has_these_crates_and_no_other() {
     let expected: BTreeSet<String> = MAY_IMPORT.iter().map(|(name, _)| format!("duel-{name}")).collect();
     assert_eq!(manifests().into_keys().collect::<BTreeSet<_>>(), expected);
 }
@@ -77,6 +80,17 @@ fn tensors_tables_charts_and_error_rendering_stay_in_their_rooms() {
     }
 }
 
+/// The tests of crates without tensors compile none either, and so rebuild as fast.
+#[test]
+fn tests_without_tensors_stay_without() {
+    let for_tests = dependencies(&["dev-dependencies"]);
+    for name in WITHOUT_TENSORS {
+        for tensor in TENSORS.into_iter().chain(["duel-testing-tensors"]) {
+            assert!(!for_tests[&format!("duel-{name}")].contains(tensor), "the tests of {name} must not use {tensor}");
+        }
+    }
+}
+
 #[test]
 fn every_version_is_pinned_in_one_place() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.toml");
@@ -92,7 +106,7 @@ fn every_version_is_pinned_in_one_place() {
 
 /// All sources outside tests, with their paths: what stands before a file's own tests, comments left out.
 fn sources() -> Vec<(String, String)> {
-    let mut found = vec![];
+    let mut sources = vec![];
     let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("crates/").to_path_buf()];
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).expect("a folder that can be listed") {
@@ -104,11 +118,11 @@ fn sources() -> Vec<(String, String)> {
                 let text = std::fs::read_to_string(&path).expect("a source");
                 let text = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
                 let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
-                found.push((name, code.collect::<Vec<_>>().join("\n")));
+                sources.push((name, code.collect::<Vec<_>>().join("\n")));
             }
         }
     }
-    found
+    sources
 }
 
 /// The registry of random streams, `Stream` in spec: each is drawn from in one place of the code, no two have the same name, and

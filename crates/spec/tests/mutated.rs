@@ -1,9 +1,7 @@
 //! Experiment files with something changed in them are read, or refused by name; never a panic, never for long.
 
-#[path = "../../../tests/mutated.rs"]
-mod mutated;
-
 use duel_spec::{Document, Experiment};
+use duel_testing::mutated;
 
 const WORDS: [&str; 24] = [
     "[arms.a]\nmethod = \"dpo\"\n",

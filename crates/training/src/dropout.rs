@@ -1,23 +1,23 @@
 //! Dropout of adapters' inputs. Srivastava et al. 2014; on LoRA as PEFT's `lora_dropout`.
 //!
-//! Deviation: PEFT draws anew for each token of each pass. Here an input feature is dropped for a whole iteration (Gal &
-//! Ghahramani 2016 do so for a sequence): a rollout, its old log-probs and the updates on it then speak of one policy, so
-//! that a ratio starts at 1 and parts of a batch add up. A dropped feature is a row of A that counts as zero, so the module
-//! needs no dropout of its own.
+//! Deviation: PEFT draws a new mask for each token of each pass. Here an input feature is dropped for a whole iteration (Gal &
+//! Ghahramani 2016 do so for a sequence): a rollout, its old log-probs and the updates on it then use the same policy, so that
+//! ratios start at 1 and parts of a batch add up. A dropped feature is a row of A set to zero, so the module needs no dropout
+//! of its own.
 
 use duel_model::weights::NamedTensor;
 use duel_spec::seeds::{self, Stream};
 use rand::RngExt;
 use std::ops::Range;
 
-/// Which weights count, and how much.
+/// A dropout mask over the flat weights.
 #[derive(Debug, Clone)]
 pub struct Dropout {
     share: f64,
     seed: u64,
-    /// Places of each adapter input's row of A in the flat weights.
+    /// The range of each adapter input's row of A in the flat weights.
     rows: Vec<Range<usize>>,
-    /// One a row: 0, or 1/(1 − share).
+    /// One per row: 0, or 1/(1 − share).
     factors: Vec<f32>,
 }
 
@@ -36,11 +36,11 @@ impl Dropout {
         Self { share, seed, rows, factors }
     }
 
-    /// The mask of an iteration.
+    /// Draws the mask of an iteration.
     pub fn draw(&mut self, iteration: u64) {
         let mut rng = seeds::stream(self.seed, Stream::Dropout, iteration);
-        let kept = (1.0 / (1.0 - self.share)) as f32;
-        self.factors.fill_with(|| if rng.random_bool(self.share) { 0.0 } else { kept });
+        let scale = (1.0 / (1.0 - self.share)) as f32;
+        self.factors.fill_with(|| if rng.random_bool(self.share) { 0.0 } else { scale });
     }
 
     /// Nothing is dropped.
@@ -48,7 +48,7 @@ impl Dropout {
         self.factors.fill(1.0);
     }
 
-    /// Weights or gradients times their factors.
+    /// Multiplies weights or gradients by their factors.
     pub fn apply(&self, flat: &mut [f32]) {
         for (row, &factor) in self.rows.iter().zip(&self.factors) {
             flat[row.clone()].iter_mut().for_each(|x| *x *= factor);
@@ -57,9 +57,9 @@ impl Dropout {
 
     /// The same on a copy.
     pub fn applied(&self, flat: &[f32]) -> Vec<f32> {
-        let mut thinned = flat.to_vec();
-        self.apply(&mut thinned);
-        thinned
+        let mut copy = flat.to_vec();
+        self.apply(&mut copy);
+        copy
     }
 }
 
@@ -78,10 +78,10 @@ mod tests {
         let (n, mut sum) = (100, 0.0);
         for iteration in 0..n {
             dropout.draw(iteration);
-            let thinned = dropout.applied(&[1.0; 806]);
-            assert!(thinned[..6].iter().all(|&x| x == 1.0));
-            assert!(thinned[6..].chunks_exact(2).all(|row| row[0] == row[1] && (row[0] == 0.0 || row[0] == 4.0 / 3.0)));
-            sum += thinned[6..].iter().map(|&x| f64::from(x)).sum::<f64>() / 800.0;
+            let masked = dropout.applied(&[1.0; 806]);
+            assert!(masked[..6].iter().all(|&x| x == 1.0));
+            assert!(masked[6..].chunks_exact(2).all(|row| row[0] == row[1] && (row[0] == 0.0 || row[0] == 4.0 / 3.0)));
+            sum += masked[6..].iter().map(|&x| f64::from(x)).sum::<f64>() / 800.0;
         }
         // 40,000 draws of sd .58 have a mean of sd .003
         assert!((sum / n as f64 - 1.0).abs() < 0.015, "{}", sum / n as f64);

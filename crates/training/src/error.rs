@@ -1,18 +1,18 @@
 //! Why a training stops.
 
-/// What is said of a broken invariant, which no input can cause.
+/// The hint of a violated invariant, which no input can cause.
 pub const FAULT_OF_DUEL: &str =
     "this is a fault of Duel, not of the experiment: please report it with experiment.toml and this message";
 
 /// A training that cannot go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Numbers that are not finite, or that f32 no longer holds: what the settings did.
-    #[error("training diverged at step {step}: {what} is {found}{}", rated(*learning_rate))]
-    Diverged { step: u64, what: String, found: f64, learning_rate: Option<f64> },
-    /// What must hold whatever is trained, on whatever rows, at whatever rate.
-    #[error("invariant `{name}` failed at step {step}: {what} is {found}, expected {expected}")]
-    Invariant { name: &'static str, step: u64, what: String, found: String, expected: String },
+    /// Numbers that are not finite, or beyond what f32 can represent: caused by the settings.
+    #[error("training diverged at step {step}: {what} is {value}{}", rated(*learning_rate))]
+    Diverged { step: u64, what: String, value: f64, learning_rate: Option<f64> },
+    /// A condition that holds for every training, on any rows, at any learning rate.
+    #[error("invariant `{name}` failed at step {step}: {what} is {actual}, expected {expected}")]
+    Invariant { name: &'static str, step: u64, what: String, actual: String, expected: String },
     #[error("responses cannot be scored")]
     Unscored { source: Box<dyn std::error::Error + Send + Sync> },
     #[error("the state of a training cannot be {action}")]
@@ -30,7 +30,7 @@ fn rated(learning_rate: Option<f64>) -> String {
 }
 
 impl Error {
-    /// The same error, of a training at a (peak) learning rate.
+    /// The same error with the training's (peak) learning rate.
     pub fn at_rate(mut self, rate: f64) -> Self {
         if let Self::Diverged { learning_rate, .. } = &mut self {
             learning_rate.get_or_insert(rate);
@@ -38,15 +38,15 @@ impl Error {
         self
     }
 
-    /// The same error, of a model that has made so many updates.
-    pub fn at_step(mut self, now: u64) -> Self {
+    /// The same error with the number of updates that the model has made.
+    pub fn at_step(mut self, updates: u64) -> Self {
         if let Self::Diverged { step, .. } | Self::Invariant { step, .. } = &mut self {
-            *step = now;
+            *step = updates;
         }
         self
     }
 
-    /// What the person can change.
+    /// What the user can change.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Diverged { step: 1.., .. } => Some(

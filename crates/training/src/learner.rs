@@ -11,40 +11,40 @@ use duel_spec::LearnerSettings;
 use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 
-/// A module and all that improves it.
+/// A module and everything that trains it.
 #[derive(Debug)]
 pub struct Learner<M> {
     module: Option<M>,
-    at: LearnerState,
-    /// Where the weights of each optimizer end, in their order.
+    state: LearnerState,
+    /// End of each optimizer's range of the weights, in order.
     groups: Vec<usize>,
-    /// Whether the first group rests.
-    rests: bool,
+    /// Whether the first group is frozen.
+    is_frozen: bool,
     /// Each weight's decay.
     decay: Vec<f32>,
     settings: LearnerSettings,
     learning_rate: f64,
     total: u64,
     pending: AccumulatedGrad,
-    /// The last gradient's memory.
+    /// The last gradient's allocation, for reuse.
     spare: Vec<f32>,
     dropout: Option<Dropout>,
 }
 
-/// All that an update changes.
+/// Everything that an update changes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LearnerState {
     weights: Vec<f32>,
-    /// One a group.
+    /// One per group.
     optimizers: Vec<Optimizer>,
     step: u64,
-    /// Updates that were planned but left out; the schedule counts them.
+    /// Planned updates that were skipped; the schedule counts them.
     skipped: u64,
-    /// Updates at a rate above 0 of the whole module.
-    moved: u64,
+    /// Updates of the whole module at a rate above 0.
+    updates: u64,
 }
 
-/// What the parts of a batch have added up to since the last update.
+/// The sum of a batch's parts since the last update.
 #[derive(Debug, Default)]
 struct AccumulatedGrad {
     gradient: Vec<f32>,
@@ -52,7 +52,7 @@ struct AccumulatedGrad {
     share: f64,
 }
 
-/// What one update did.
+/// Metrics of one update.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Update {
     /// The loss before the step.
@@ -65,18 +65,20 @@ pub struct Update {
 }
 
 impl<M: Module> Learner<M> {
-    /// Takes a module on an autodiff device, whose frozen parameters stay as they are; `learning_rate` is the peak, `total` the planned updates.
+    /// Takes a module on an autodiff device, whose frozen parameters stay unchanged; `learning_rate` is the peak, `total` the
+    /// number of planned updates.
     pub fn new(module: M, settings: &LearnerSettings, learning_rate: f64, total: u64) -> Self {
-        assert!(ids_are_unique(&module), "two parameters share an id, and would take each other's gradient");
+        assert!(ids_are_unique(&module), "two parameters share an id, and would share a gradient");
         let trained = weights::trained(&module);
-        let decay = trained.iter().flat_map(|n| vec![decay(n, settings); n.values.len()]).collect();
-        let weights: Vec<f32> = trained.into_iter().flat_map(|n| n.values).collect();
+        let decay =
+            trained.iter().flat_map(|parameter| vec![decay(parameter, settings); parameter.values.len()]).collect();
+        let weights: Vec<f32> = trained.into_iter().flat_map(|parameter| parameter.values).collect();
         let optimizers = vec![Optimizer::new(settings, weights.len())];
         Self {
             module: Some(module),
             groups: vec![weights.len()],
-            rests: false,
-            at: LearnerState { weights, optimizers, step: 0, skipped: 0, moved: 0 },
+            is_frozen: false,
+            state: LearnerState { weights, optimizers, step: 0, skipped: 0, updates: 0 },
             decay,
             settings: settings.clone(),
             learning_rate,
@@ -87,119 +89,118 @@ impl<M: Module> Learner<M> {
         }
     }
 
-    /// Trains under dropout of adapters' inputs; `dropout` 0 is none. Reproducible by `seed`.
-    pub fn dropping(mut self, dropout: f64, seed: u64) -> Self {
+    /// Trains with dropout of adapters' inputs; 0 is none. Reproducible by `seed`.
+    pub fn with_dropout(mut self, dropout: f64, seed: u64) -> Self {
         self.dropout = (dropout > 0.0).then(|| Dropout::new(dropout, seed, &weights::trained(self.module())));
         self
     }
 
-    /// Gives the parameters of the module's first field an optimizer of their own, so that they can [`rest`](Self::rest) while
-    /// the others train. Before the first update.
-    pub fn with_first_field_apart(mut self, field: &str) -> Self {
+    /// Gives the parameters of the module's first field an optimizer of their own, so that they can be frozen
+    /// ([`freeze_first_group`](Self::freeze_first_group)) while the others train. Call it before the first update.
+    pub fn with_own_optimizer(mut self, field: &str) -> Self {
         let trained = weights::trained(self.module());
-        let inside = trained.iter().take_while(|parameter| parameter.name.split('.').next() == Some(field));
-        let first = inside.map(|parameter| parameter.values.len()).sum();
-        self.groups = vec![first, self.at.weights.len()];
-        let sizes = [first, self.at.weights.len() - first];
-        self.at.optimizers = sizes.map(|size| Optimizer::new(&self.settings, size)).to_vec();
+        let first = trained.iter().take_while(|parameter| parameter.name.split('.').next() == Some(field));
+        let first = first.map(|parameter| parameter.values.len()).sum();
+        self.groups = vec![first, self.state.weights.len()];
+        let sizes = [first, self.state.weights.len() - first];
+        self.state.optimizers = sizes.map(|size| Optimizer::new(&self.settings, size)).to_vec();
         self
     }
 
-    /// Whether the first group rests from now on: its weights, moments and time stay as they are, to the bit, and its
-    /// gradient counts in no norm.
-    pub fn rest(&mut self, rests: bool) {
-        assert!(!rests || self.groups.len() > 1, "only a group apart can rest while the others train");
-        self.rests = rests;
+    /// Freezes or unfreezes the first group. While frozen, its weights, moments and step count stay unchanged, to the bit, and
+    /// its gradient counts in no norm.
+    pub fn freeze_first_group(&mut self, is_frozen: bool) {
+        assert!(!is_frozen || self.groups.len() > 1, "only a group with its own optimizer can be frozen");
+        self.is_frozen = is_frozen;
     }
 
-    /// Begins an iteration: the module is thinned by a mask that holds until [`Learner::whole`].
-    pub fn thin(&mut self, iteration: u64) {
+    /// Applies the dropout mask of an iteration, until [`Learner::remove_dropout`].
+    pub fn apply_dropout(&mut self, iteration: u64) {
         if let Some(dropout) = &mut self.dropout {
             dropout.draw(iteration);
-            self.put_weights();
+            self.write_weights();
         }
     }
 
     /// Ends an iteration: nothing is dropped.
-    pub fn whole(&mut self) {
+    pub fn remove_dropout(&mut self) {
         if let Some(dropout) = &mut self.dropout {
             dropout.disable();
-            self.put_weights();
+            self.write_weights();
         }
     }
 
-    /// Gives the module the weights that it is to have.
-    fn put_weights(&mut self) {
-        let module = self.module.take().expect("present between calls");
+    /// Writes the weights, with dropout applied, into the module.
+    fn write_weights(&mut self) {
+        let module = self.module.take().expect("the module is absent only within `write_weights`");
         self.module = Some(match &self.dropout {
-            Some(dropout) => weights::with_trained(module, &dropout.applied(&self.at.weights)),
-            None => weights::with_trained(module, &self.at.weights),
+            Some(dropout) => weights::with_trained(module, &dropout.applied(&self.state.weights)),
+            None => weights::with_trained(module, &self.state.weights),
         });
     }
 
-    /// What a training between two iterations has to keep to go on.
+    /// The state from which a training can resume between two iterations.
     pub fn state(&self) -> &LearnerState {
-        &self.at
+        &self.state
     }
 
-    /// Goes on from a state that a learner of the same module and settings had; `false` if it is another's.
+    /// Resumes from the state of a learner of the same module and settings; `false` if it does not fit.
     pub fn resume(&mut self, state: LearnerState) -> bool {
-        let fits = state.weights.len() == self.at.weights.len() && state.optimizers.len() == self.groups.len();
+        let fits = state.weights.len() == self.state.weights.len() && state.optimizers.len() == self.groups.len();
         if fits {
-            self.at = state;
-            self.put_weights();
+            self.state = state;
+            self.write_weights();
         }
         fits
     }
 
-    /// The module as it is now.
+    /// The module with its current weights.
     pub fn module(&self) -> &M {
-        self.module.as_ref().expect("the module is away only within minimize")
+        self.module.as_ref().expect("the module is absent only within `write_weights`")
     }
 
     /// Updates made.
     pub fn step(&self) -> u64 {
-        self.at.step
+        self.state.step
     }
 
-    /// Planned updates that were left out.
+    /// Planned updates that were skipped.
     pub fn skipped(&self) -> u64 {
-        self.at.skipped
+        self.state.skipped
     }
 
-    /// Updates at a rate above 0 that moved the whole module.
+    /// Updates of the whole module at a rate above 0.
     pub fn updates_made(&self) -> u64 {
-        self.at.moved
+        self.state.updates
     }
 
-    /// Leaves out planned updates: the schedule goes on as if they had been made, so that every training ends
-    /// at the rate that its schedule ends at.
+    /// Skips planned updates: the schedule advances as if they had been made, so that every training ends at the final
+    /// learning rate.
     pub fn skip(&mut self, updates: u64) {
-        self.at.skipped += updates;
+        self.state.skipped += updates;
     }
 
-    /// Trained parameters.
+    /// Number of trained parameters.
     pub fn parameters(&self) -> usize {
-        self.at.weights.len()
+        self.state.weights.len()
     }
 
-    /// Gives the trained module back.
+    /// The trained module.
     pub fn into_module(self) -> M {
-        self.module.expect("the module is away only within minimize")
+        self.module.expect("the module is absent only within `write_weights`")
     }
 
     /// One update against the gradient of `loss` `[1]`.
     ///
     /// # Errors
-    /// [`crate::Error::Diverged`] if the loss or the gradient is not finite; the weights are then untouched.
+    /// [`crate::Error::Diverged`] if the loss or the gradient is not finite; the weights are then unchanged.
     pub fn minimize(&mut self, loss: Tensor<1>) -> Result<Update> {
         self.accumulate(loss, 1.0)?;
         self.update()
     }
 
-    /// The same for a batch of `rows` things that is read in `accumulate` parts, so that no more than a part is in memory.
-    /// `part` gives the mean loss `[1]` of some of the rows, `weight` how much they hold of what it is a mean over
-    /// (counted tokens, pairs).
+    /// The same for a batch of `rows` rows in `accumulate` parts, so that only one part is in memory. `part` gives the mean
+    /// loss `[1]` of some of the rows, `weight` the size of what it is a mean over (counted tokens, pairs).
     ///
     /// # Errors
     /// As [`Learner::minimize`].
@@ -219,28 +220,28 @@ impl<M: Module> Learner<M> {
         self.update()
     }
 
-    /// Rows of a batch in the `accumulate` parts that they are read in; so many rows stay `together`.
+    /// Rows of a batch in `accumulate` parts; each `together` consecutive rows stay in one part.
     pub fn parts(&self, rows: &[usize], together: usize) -> Vec<Vec<usize>> {
         let units = (rows.len() / together).div_ceil(self.settings.accumulate).max(1);
         rows.chunks(units * together).map(<[usize]>::to_vec).collect()
     }
 
-    /// Drops what was accumulated since the last update.
+    /// Discards what was accumulated since the last update.
     pub fn discard_gradient(&mut self) {
         self.pending = AccumulatedGrad::default();
     }
 
-    /// Adds the gradient of one part of a batch. `loss` `[1]` is a mean over the part, `share` the part's share of what
-    /// the whole batch's mean is over (counted tokens, pairs), so that 1×8 and 8×1 are the same update.
+    /// Adds the gradient of one part of a batch. `loss` `[1]` is a mean over the part, `share` the part's share of what the
+    /// whole batch's mean is over (counted tokens, pairs), so that 1×8 and 8×1 give the same update.
     ///
     /// # Errors
-    /// [`crate::Error::Diverged`] if the loss is not finite; the batch's earlier parts are then forgotten.
+    /// [`crate::Error::Diverged`] if the loss is not finite; the batch's earlier parts are then discarded.
     pub fn accumulate(&mut self, loss: Tensor<1>, share: f64) -> Result<()> {
         // 1. Guard, backward, and the gradient as one vector in the order of the weights.
         let value = f64::from(weights::host(loss.clone().inner())[0]);
         if !value.is_finite() {
             self.pending = AccumulatedGrad::default();
-            return Err(invariants::diverged(self.at.step, "the loss", value));
+            return Err(invariants::diverged(self.state.step, "the loss", value));
         }
         let spare = std::mem::take(&mut self.spare);
         let gradient = self.gradient_in(spare, self.module(), loss * share);
@@ -257,13 +258,13 @@ impl<M: Module> Learner<M> {
     /// One update against what was accumulated.
     ///
     /// # Errors
-    /// [`crate::Error::Diverged`] if the gradient is not finite, a broken invariant if the shares do not make a whole batch: the
-    /// weights are then untouched. [`crate::Error::Diverged`] too if the step leads to weights that are not finite.
+    /// [`crate::Error::Diverged`] if the gradient is not finite, a violated invariant if the shares do not add up to 1: the
+    /// weights are then unchanged. [`crate::Error::Diverged`] too if the step leads to weights that are not finite.
     pub fn update(&mut self) -> Result<Update> {
-        let step = self.at.step;
+        let step = self.state.step;
         let AccumulatedGrad { mut gradient, loss: value, share } = std::mem::take(&mut self.pending);
         invariants::parts_make_a_whole(step, share)?;
-        if self.rests {
+        if self.is_frozen {
             gradient[..self.groups[0]].fill(0.0);
         }
 
@@ -278,49 +279,54 @@ impl<M: Module> Learner<M> {
         if step == 0 {
             self.check_zero_rate(&gradient)?;
         }
-        let planned = step + self.at.skipped;
+        let planned = step + self.state.skipped;
         let learning_rate = rate(&self.settings, self.learning_rate, planned, self.total);
-        let StepNorms { update: length, weights: from } = self.step_groups(&gradient, scale, learning_rate);
+        let norms = self.step_groups(&gradient, scale, learning_rate);
         self.spare = gradient;
-        invariants::finite(step + 1, "the norm of the step, and so a weight,", length)?;
+        invariants::finite(step + 1, "the norm of the step, and so a weight,", norms.update)?;
         if learning_rate == 0.0 {
-            invariants::zero_rate_moves_nothing(step, length)?;
+            invariants::zero_rate_moves_nothing(step, norms.update)?;
         }
-        self.put_weights();
-        self.at.step += 1;
-        self.at.moved += u64::from(learning_rate > 0.0 && !self.rests);
+        self.write_weights();
+        self.state.step += 1;
+        self.state.updates += u64::from(learning_rate > 0.0 && !self.is_frozen);
         duel_kernels::pool_tick();
-        Ok(Update { loss: value, grad_norm, learning_rate, update_ratio: length / from.max(f64::MIN_POSITIVE) })
+        Ok(Update {
+            loss: value,
+            grad_norm,
+            learning_rate,
+            update_ratio: norms.update / norms.weights.max(f64::MIN_POSITIVE),
+        })
     }
 
-    /// A step of every group that does not rest.
+    /// A step of every group that is not frozen.
     fn step_groups(&mut self, gradient: &[f32], scale: f32, learning_rate: f64) -> StepNorms {
-        let LearnerState { weights, optimizers, .. } = &mut self.at;
+        let LearnerState { weights, optimizers, .. } = &mut self.state;
         if let [optimizer] = optimizers.as_mut_slice() {
             return optimizer.step(weights, gradient, scale, &self.decay, learning_rate);
         }
         let (mut squares, mut begin) = ([0.0; 2], 0);
         for (group, (optimizer, &end)) in optimizers.iter_mut().zip(&self.groups).enumerate() {
-            let (weights, own) = (&mut weights[begin..end], begin..end);
-            let StepNorms { update: length, weights: from } = match self.rests && group == 0 {
+            let (weights, range) = (&mut weights[begin..end], begin..end);
+            let norms = match self.is_frozen && group == 0 {
                 true => StepNorms { update: 0.0, weights: norm(weights) },
                 false => {
-                    optimizer.step(weights, &gradient[own.clone()], scale, &self.decay[own.clone()], learning_rate)
+                    optimizer.step(weights, &gradient[range.clone()], scale, &self.decay[range.clone()], learning_rate)
                 }
             };
-            squares = [squares[0] + length * length, squares[1] + from * from];
+            squares = [squares[0] + norms.update * norms.update, squares[1] + norms.weights * norms.weights];
             begin = end;
         }
-        let [length, from] = squares.map(f64::sqrt);
-        StepNorms { update: length, weights: from }
+        let [update, weights] = squares.map(f64::sqrt);
+        StepNorms { update, weights }
     }
 
-    /// A step at rate 0, on a few weights beside the real ones: nothing may move.
+    /// A step at rate 0 on a copy of a few weights: nothing may move.
     fn check_zero_rate(&self, gradient: &[f32]) -> Result<()> {
-        let n = self.at.weights.len().min(1 << 16);
-        let mut weights = self.at.weights[..n].to_vec();
-        let moved = Optimizer::new(&self.settings, n).step(&mut weights, &gradient[..n], 1.0, &self.decay[..n], 0.0);
-        invariants::zero_rate_moves_nothing(self.at.step, moved.update)
+        let n = self.state.weights.len().min(1 << 16);
+        let mut weights = self.state.weights[..n].to_vec();
+        let norms = Optimizer::new(&self.settings, n).step(&mut weights, &gradient[..n], 1.0, &self.decay[..n], 0.0);
+        invariants::zero_rate_moves_nothing(self.state.step, norms.update)
     }
 
     /// The gradient of a loss as one vector, without a step; parameters the loss does not reach get 0.
@@ -328,18 +334,18 @@ impl<M: Module> Learner<M> {
         self.gradient_of(self.module(), loss)
     }
 
-    /// The same of a module like the learner's, whose loss it is.
+    /// The same for another module of the same shape, of which `loss` is.
     pub fn gradient_of(&self, module: &M, loss: Tensor<1>) -> Vec<f32> {
-        self.gradient_in(Vec::with_capacity(self.at.weights.len()), module, loss)
+        self.gradient_in(Vec::with_capacity(self.state.weights.len()), module, loss)
     }
 
-    /// The same in the memory of another vector.
+    /// The same in a given allocation.
     fn gradient_in(&self, mut flat: Vec<f32>, module: &M, loss: Tensor<1>) -> Vec<f32> {
-        struct CollectMoments<'a> {
+        struct CollectGradients<'a> {
             gradients: &'a mut GradientsParams,
             flat: Vec<f32>,
         }
-        impl ModuleVisitor for CollectMoments<'_> {
+        impl ModuleVisitor for CollectGradients<'_> {
             fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
                 match self.gradients.remove::<D>(param.id) {
                     Some(gradient) => weights::append(gradient, &mut self.flat),
@@ -350,10 +356,10 @@ impl<M: Module> Learner<M> {
         }
         let mut gradients = GradientsParams::from_grads(loss.backward(), module);
         flat.clear();
-        let mut collect = CollectMoments { gradients: &mut gradients, flat };
+        let mut collect = CollectGradients { gradients: &mut gradients, flat };
         module.visit(&mut collect);
         if let Some(dropout) = &self.dropout {
-            dropout.apply(&mut collect.flat); // of the weights themselves, not of what is left of them
+            dropout.apply(&mut collect.flat); // the gradient of the weights before dropout
         }
         collect.flat
     }
@@ -364,16 +370,16 @@ pub fn norm(flat: &[f32]) -> f64 {
     duel_kernels::squares(flat).sqrt()
 }
 
-/// A parameter's decay: biases and norm gains, which are vectors, are left out unless the settings say otherwise, and
-/// embeddings where they say so.
+/// A parameter's weight decay: biases and norm gains, which are vectors, have none unless the settings say so; embeddings have
+/// their own switch.
 fn decay(parameter: &weights::NamedTensor, settings: &LearnerSettings) -> f32 {
-    let embeds = ["tokens.", "positions."].iter().any(|part| parameter.name.contains(part));
-    let decays = if embeds { settings.decay_embeddings } else { parameter.shape.len() > 1 || settings.decay_vectors };
+    let is_embedding = ["tokens.", "positions."].iter().any(|part| parameter.name.contains(part));
+    let decays =
+        if is_embedding { settings.decay_embeddings } else { parameter.shape.len() > 1 || settings.decay_vectors };
     if decays { settings.weight_decay as f32 } else { 0.0 }
 }
 
-/// Clones of a module keep their parameters' ids; a module put together from two clones may share what is frozen, and
-/// nothing else.
+/// Clones of a module keep their parameters' ids; a module composed of two clones may share frozen parameters only.
 fn ids_are_unique<M: Module>(module: &M) -> bool {
     struct CollectParamIds {
         seen: HashSet<ParamId>,
@@ -401,11 +407,12 @@ mod tests {
         second: Param<Tensor<1>>,
     }
 
-    fn two(apart: bool, settings: &LearnerSettings) -> Learner<Two> {
+    fn two(own_optimizer: bool, settings: &LearnerSettings) -> Learner<Two> {
         let device = Device::flex().autodiff();
-        let of = |x: [f32; 2]| Param::from_tensor(Tensor::from_data(x, &device).require_grad());
-        let learner = Learner::new(Two { first: of([1.0, -2.0]), second: of([3.0, 0.5]) }, settings, 0.1, 8);
-        if apart { learner.with_first_field_apart("first") } else { learner }
+        let parameter = |x: [f32; 2]| Param::from_tensor(Tensor::from_data(x, &device).require_grad());
+        let learner =
+            Learner::new(Two { first: parameter([1.0, -2.0]), second: parameter([3.0, 0.5]) }, settings, 0.1, 8);
+        if own_optimizer { learner.with_own_optimizer("first") } else { learner }
     }
 
     /// One update against a loss that reaches both.
@@ -421,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_at_rest_stays_to_the_bit_and_then_begins_as_a_fresh_one() {
+    fn a_frozen_group_stays_to_the_bit_and_then_starts_afresh() {
         for optimizer in [Kind::Adamw, Kind::Rmsprop, Kind::Lion] {
             let settings = LearnerSettings {
                 optimizer,
@@ -435,26 +442,30 @@ mod tests {
             };
             let mut learner = two(true, &settings);
             let start = weights_of(&learner);
-            learner.rest(true);
+            learner.freeze_first_group(true);
             for _ in 0..3 {
                 let [first, second] = weights_of(&learner);
-                // the gradient of the part at rest, `second`, counts in no norm: that of the other is first + 2 second
+                // the gradient of the frozen part, `second`, counts in no norm: that of the other is first + 2 second
                 let squares = first.iter().zip(&second).map(|(a, b)| f64::from(a + 2.0 * b).powi(2));
                 let expected = squares.sum::<f64>().sqrt();
                 assert!((step(&mut learner).grad_norm / expected - 1.0).abs() < 1e-6);
                 let now = weights_of(&learner);
                 assert!(now[0] == start[0] && now[1] != second);
             }
-            assert_eq!(learner.at.optimizers[0], Optimizer::new(&settings, 2), "{optimizer:?}: moments and time");
+            assert_eq!(
+                learner.state.optimizers[0],
+                Optimizer::new(&settings, 2),
+                "{optimizer:?}: moments and step count"
+            );
             assert_eq!((learner.step(), learner.updates_made()), (3, 0));
 
-            // awake, the first group moves as it would in the first update of a fresh training from these weights
-            let at = weights_of(&learner);
-            learner.rest(false);
+            // unfrozen, the first group moves as in the first update of a new training from these weights
+            let current = weights_of(&learner);
+            learner.freeze_first_group(false);
             step(&mut learner);
             let mut fresh = two(true, &settings);
-            fresh.at.weights[2..].copy_from_slice(&at[1]);
-            fresh.put_weights();
+            fresh.state.weights[2..].copy_from_slice(&current[1]);
+            fresh.write_weights();
             step(&mut fresh);
             assert_eq!(weights_of(&learner)[0], weights_of(&fresh)[0], "{optimizer:?}");
             assert_ne!(weights_of(&learner)[0], start[0]);
@@ -463,14 +474,14 @@ mod tests {
     }
 
     #[test]
-    fn groups_that_do_not_rest_change_nothing() {
+    fn unfrozen_groups_change_nothing() {
         let settings = LearnerSettings { weight_decay: 0.3, ..LearnerSettings::defaults() };
-        let (mut one, mut apart) = (two(false, &settings), two(true, &settings));
+        let (mut one, mut two) = (two(false, &settings), two(true, &settings));
         for _ in 0..3 {
-            let [a, b] = [step(&mut one), step(&mut apart)];
+            let [a, b] = [step(&mut one), step(&mut two)];
             assert!((a.update_ratio - b.update_ratio).abs() < 1e-12 && a.grad_norm == b.grad_norm);
         }
-        assert_eq!(weights_of(&one), weights_of(&apart));
+        assert_eq!(weights_of(&one), weights_of(&two));
         assert_eq!(one.updates_made(), 2, "the first update is at rate 0");
     }
 }

@@ -1,21 +1,23 @@
-//! What every method shares: [`MethodSettings`], [`Learner`] (optimizer, schedule, clipping, NaN guard), the
-//! loop, supervised fine-tuning. Knows no particular preference method.
+//! What every method shares: [`Method`], [`Learner`] (optimizer, schedule, clipping, NaN guard), the training loop, log-probs
+//! of responses, supervised fine-tuning. Knows no particular preference method.
 
+mod best_checkpoint;
 mod dropout;
 mod error;
 pub mod invariants;
-mod keeper;
 mod learner;
+pub mod logprobs;
 mod method;
 mod optimizer;
 pub mod pairs;
+pub mod probes;
 pub mod rounding;
 mod schedule;
 pub mod sft;
 mod splits;
 
+pub use best_checkpoint::BestCheckpoint;
 pub use error::{Error, FAULT_OF_DUEL};
-pub use keeper::{BestCheckpoint, LoopControl};
 pub use learner::{Learner, LearnerState, Update, norm};
 pub use method::{IterationCost, Method, Metrics, TrainContext, TrainSchedule, curve_steps, train};
 pub use optimizer::{AdamW, Lion, Optimizer, RmsProp};

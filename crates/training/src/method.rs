@@ -1,6 +1,6 @@
-//! The seam between the shared loop and the methods. The loop knows no algorithm.
+//! The interface between the shared training loop and the methods. The loop knows no algorithm.
 
-use crate::{BestCheckpoint, Error, Learner, LearnerState, LoopControl, Result, Splits, Update};
+use crate::{BestCheckpoint, Error, Learner, LearnerState, Result, Splits, Update};
 use burn::module::Module;
 use duel_model::without_counting;
 use duel_spec::metrics::{self, Metric};
@@ -11,25 +11,25 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-/// What an iteration cost.
+/// The cost of an iteration.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct IterationCost {
-    /// Tokens that passed a backward pass.
+    /// Tokens of backward passes.
     pub trained_tokens: u64,
-    /// Tokens that the policy wrote.
+    /// Tokens sampled from the policy.
     pub sampled_tokens: u64,
-    /// Tokens that were only read: reference, reward and value passes.
+    /// Tokens of forward passes only: reference, reward and value model.
     pub scored_tokens: u64,
     pub flops: f64,
 }
 
-/// What an iteration has to say.
+/// Metrics and cost of an iteration.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Metrics {
     pub values: Vec<(Metric, f64)>,
     pub cost: IterationCost,
     /// Seconds spent on invariants.
-    pub checking: f64,
+    pub check_seconds: f64,
 }
 
 impl Metrics {
@@ -38,15 +38,15 @@ impl Metrics {
         self.values.push((metric, value));
     }
 
-    /// Checks invariants, and counts the time that it takes; what they read is no part of what the method costs.
+    /// Checks invariants and times them; their forward passes are not counted as the method's FLOPs.
     pub fn check(&mut self, invariants: impl FnOnce() -> Result<()>) -> Result<()> {
         let started = Instant::now();
         let outcome = without_counting(invariants);
-        self.checking += started.elapsed().as_secs_f64();
+        self.check_seconds += started.elapsed().as_secs_f64();
         outcome
     }
 
-    /// Adds what an update says of itself, and what it cost.
+    /// Adds the metrics of an update, and its cost.
     pub fn record_update(&mut self, update: Update, cost: IterationCost) {
         self.put(metrics::LOSS, update.loss);
         self.put(metrics::GRAD_NORM, update.grad_norm);
@@ -56,34 +56,34 @@ impl Metrics {
     }
 }
 
-/// An algorithm: what it trains, on what, and one iteration of it.
+/// A training algorithm: its module, its batches, and one iteration.
 pub trait Method {
     type Module: Module;
     type Batch;
-    /// What it remembers from one iteration to the next, beside what the learner holds.
+    /// State between iterations, in addition to the learner's.
     type State: Serialize + DeserializeOwned;
 
-    /// Hashes of the prompts of a batch, as it is trained on; none where it is text without prompts.
+    /// Hashes of a batch's prompts; none for running text.
     fn prompts(batch: &Self::Batch) -> Vec<u64>;
 
     /// One iteration; every update goes through the learner.
     fn iteration(&mut self, batch: &Self::Batch, learner: &mut Learner<Self::Module>) -> Result<Metrics>;
 
-    /// What has to be kept to go on after a kill as if nothing had happened.
+    /// The state from which a training resumes exactly.
     fn state(&self) -> Self::State;
 
-    /// Goes on from there.
+    /// Resumes from a state.
     fn resume(&mut self, state: Self::State);
 }
 
-/// Who looks on while a stage trains.
+/// The surroundings of a training: its names, where it records, and what may stop it.
 pub struct TrainContext<'a> {
     /// Name of the stage in the metrics.
     pub stage: &'a str,
     /// Name of the training among those of its stage.
     pub training: &'a str,
     pub recorder: &'a mut dyn Recorder,
-    /// Which prompts may be trained on, where that is not all of them.
+    /// The splits of the prompts, if not all may be trained on.
     pub splits: Option<&'a Splits>,
     /// Set from outside to stop after the current iteration.
     pub stop: &'a AtomicBool,
@@ -91,7 +91,7 @@ pub struct TrainContext<'a> {
 
 impl std::fmt::Debug for TrainContext<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Watch({})", self.stage)
+        write!(f, "TrainContext({})", self.stage)
     }
 }
 
@@ -103,124 +103,138 @@ pub fn curve_steps(iterations: u64, points: usize) -> Vec<u64> {
     steps
 }
 
-/// Where a training stands between two iterations.
+/// The progress of a training between two iterations.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct TrainProgress {
     iteration: u64,
     clocks: Clocks,
     total: IterationCost,
     /// Seconds spent on invariants.
-    checking: f64,
-    /// Whether a look ended it.
+    check_seconds: f64,
+    /// Whether it was stopped early.
     is_over: bool,
-    /// Hashes of the prompts that were trained on.
+    /// Hashes of the prompts trained on so far.
     prompts: BTreeSet<u64>,
 }
 
-/// How long a training is, and when it is looked at.
+/// The length of a training, and when it is evaluated.
 #[derive(Debug, Clone, Copy)]
 pub struct TrainSchedule<'a> {
     pub iterations: u64,
-    /// The iterations after which it is looked at.
+    /// The iterations after which it is evaluated.
     pub eval_at: &'a [u64],
 }
 
-/// Runs a method over its course: logs every iteration with all clocks, and calls `look` after those listed (its time is
-/// not counted); the keeper sees the score that it gives, and may end the training. `batch` gives the batch of an
-/// iteration, and the same one whenever it is asked. A training that was killed goes on from the state that the recorder
-/// kept last, and ends as if it had not been. Returns the clocks at the end.
+/// Runs a method over its schedule: records every iteration with all clocks, and calls `evaluate` after the iterations of
+/// `eval_at` (its time is not counted); `best` takes the score that it returns, and may end the training. `batch` gives the
+/// batch of an iteration, always the same one for the same iteration. A training that was interrupted resumes from the state
+/// that the recorder saved last, and ends as if it had not been. Returns the final clocks.
 ///
 /// # Errors
-/// [`Error::Interrupted`], the state kept; what the method, `batch` and `look` fail with.
+/// [`Error::Interrupted`] after saving the state; whatever the method, `batch` and `evaluate` fail with.
 pub fn train<M: Method, E: From<Error>>(
     method: &mut M,
     learner: &mut Learner<M::Module>,
-    keeper: &mut BestCheckpoint,
-    course: TrainSchedule<'_>,
+    best: &mut BestCheckpoint,
+    schedule: TrainSchedule<'_>,
     mut batch: impl FnMut(u64) -> std::result::Result<M::Batch, E>,
-    watch: &mut TrainContext<'_>,
-    mut look: impl FnMut(&M::Module, Clocks, &mut dyn Recorder) -> std::result::Result<Option<f64>, E>,
+    context: &mut TrainContext<'_>,
+    mut evaluate: impl FnMut(&M::Module, Clocks, &mut dyn Recorder) -> std::result::Result<Option<f64>, E>,
 ) -> std::result::Result<Clocks, E> {
-    let mut at = resumed(method, learner, keeper, watch)?.unwrap_or_default();
-    while at.iteration < course.iterations && !at.is_over {
-        if watch.stop.load(Ordering::Relaxed) {
-            keep(&at, method, learner, keeper, watch)?;
+    let mut progress = resume(method, learner, best, context)?.unwrap_or_default();
+    while progress.iteration < schedule.iterations && !progress.is_over {
+        if context.stop.load(Ordering::Relaxed) {
+            save(&progress, method, learner, best, context)?;
             return Err(Error::Interrupted.into());
         }
         let started = Instant::now();
-        learner.thin(at.iteration);
-        let batch = batch(at.iteration)?;
+        learner.apply_dropout(progress.iteration);
+        let batch = batch(progress.iteration)?;
         let prompts = M::prompts(&batch);
-        if let Some(splits) = watch.splits {
+        if let Some(splits) = context.splits {
             splits.check_disjoint("trains_on_train_prompts", learner.step(), Split::Train, prompts.iter().copied())?;
         }
-        at.prompts.extend(prompts);
-        let said = method.iteration(&batch, learner)?;
-        learner.whole();
-        at.iteration += 1;
-        at.clocks.wall_seconds += started.elapsed().as_secs_f64();
-        at.clocks.step = learner.step();
-        at.clocks.tokens += said.cost.trained_tokens + said.cost.sampled_tokens + said.cost.scored_tokens;
-        at.clocks.flops += said.cost.flops;
-        at.total.trained_tokens += said.cost.trained_tokens;
-        at.total.sampled_tokens += said.cost.sampled_tokens;
-        at.checking += said.checking;
-        for (metric, value) in &said.values {
-            watch.recorder.record(watch.stage, at.clocks, *metric, *value);
+        progress.prompts.extend(prompts);
+        let metrics = method.iteration(&batch, learner)?;
+        learner.remove_dropout();
+        progress.add(&metrics, started.elapsed().as_secs_f64(), learner.step());
+        for (metric, value) in &metrics.values {
+            context.recorder.record(context.stage, progress.clocks, *metric, *value);
         }
-        let loss = said.values.iter().find(|(m, _)| *m == metrics::LOSS).map_or(f64::NAN, |(_, v)| *v);
-        watch.recorder.progress(at.iteration, course.iterations, &format!("loss {loss:.3}"));
-        if course.eval_at.contains(&at.iteration)
-            && let Some(score) = look(learner.module(), at.clocks, watch.recorder)?
+        let loss = metrics.values.iter().find(|(m, _)| *m == metrics::LOSS).map_or(f64::NAN, |(_, v)| *v);
+        context.recorder.progress(progress.iteration, schedule.iterations, &format!("loss {loss:.3}"));
+        if schedule.eval_at.contains(&progress.iteration)
+            && let Some(score) = evaluate(learner.module(), progress.clocks, context.recorder)?
         {
-            at.is_over = keeper.observe(score, at.clocks.step, learner.module()) == LoopControl::Stop;
+            progress.is_over = best.observe(score, progress.clocks.step, learner.module()).is_break();
         }
-        if watch.recorder.is_due() {
-            keep(&at, method, learner, keeper, watch)?;
+        if context.recorder.is_due() {
+            save(&progress, method, learner, best, context)?;
         }
     }
-    watch.recorder.prompts(watch.training, &at.prompts.iter().copied().collect::<Vec<_>>());
-    let mut say = |metric, value| watch.recorder.record(watch.stage, at.clocks, metric, value);
-    say(metrics::TRAINED_TOKENS, at.total.trained_tokens as f64);
-    say(metrics::SAMPLED_TOKENS, at.total.sampled_tokens as f64);
-    say(metrics::STAGE_SECONDS, at.clocks.wall_seconds);
-    say(metrics::CHECK_SECONDS, at.checking);
-    say(metrics::PARAMETERS, learner.parameters() as f64);
-    say(metrics::UPDATES, learner.updates_made() as f64);
-    Ok(at.clocks)
+    progress.record_totals(learner, context);
+    Ok(progress.clocks)
 }
 
-/// What is kept of a training, in this order.
+impl TrainProgress {
+    /// Advances by one iteration.
+    fn add(&mut self, metrics: &Metrics, seconds: f64, step: u64) {
+        let cost = metrics.cost;
+        self.iteration += 1;
+        self.clocks.wall_seconds += seconds;
+        self.clocks.step = step;
+        self.clocks.tokens += cost.trained_tokens + cost.sampled_tokens + cost.scored_tokens;
+        self.clocks.flops += cost.flops;
+        self.total.trained_tokens += cost.trained_tokens;
+        self.total.sampled_tokens += cost.sampled_tokens;
+        self.check_seconds += metrics.check_seconds;
+    }
+
+    /// Records what a training amounts to.
+    fn record_totals<M: Module>(&self, learner: &Learner<M>, context: &mut TrainContext<'_>) {
+        context.recorder.prompts(context.training, &self.prompts.iter().copied().collect::<Vec<_>>());
+        let mut record = |metric, value| context.recorder.record(context.stage, self.clocks, metric, value);
+        record(metrics::TRAINED_TOKENS, self.total.trained_tokens as f64);
+        record(metrics::SAMPLED_TOKENS, self.total.sampled_tokens as f64);
+        record(metrics::STAGE_SECONDS, self.clocks.wall_seconds);
+        record(metrics::CHECK_SECONDS, self.check_seconds);
+        record(metrics::PARAMETERS, learner.parameters() as f64);
+        record(metrics::UPDATES, learner.updates_made() as f64);
+    }
+}
+
+/// The saved state of a training, in this order.
 type CheckpointState<S> = (TrainProgress, LearnerState, BestCheckpoint, S);
 
-/// Has the recorder keep where the training stands.
-fn keep<M: Method>(
-    at: &TrainProgress,
+/// Has the recorder save the state of the training.
+fn save<M: Method>(
+    progress: &TrainProgress,
     method: &M,
     learner: &Learner<M::Module>,
-    keeper: &BestCheckpoint,
-    watch: &mut TrainContext<'_>,
+    best: &BestCheckpoint,
+    context: &mut TrainContext<'_>,
 ) -> Result<()> {
-    let state = postcard::to_stdvec(&(at, learner.state(), keeper, method.state())).map_err(checkpoint_error)?;
-    watch.recorder.keep(watch.training, &state).map_err(|source| Error::State { action: "kept", source })
+    let state = postcard::to_stdvec(&(progress, learner.state(), best, method.state())).map_err(checkpoint_error)?;
+    context.recorder.keep(context.training, &state).map_err(|source| Error::State { action: "kept", source })
 }
 
-/// Goes on from what the recorder kept, if there is anything.
-fn resumed<M: Method>(
+/// Resumes from the state that the recorder saved, if any.
+fn resume<M: Method>(
     method: &mut M,
     learner: &mut Learner<M::Module>,
-    keeper: &mut BestCheckpoint,
-    watch: &mut TrainContext<'_>,
+    best: &mut BestCheckpoint,
+    context: &mut TrainContext<'_>,
 ) -> Result<Option<TrainProgress>> {
-    let kept = watch.recorder.resume(watch.training).map_err(|source| Error::State { action: "read", source })?;
-    let Some(bytes) = kept else { return Ok(None) };
-    let (at, state, kept, its): CheckpointState<M::State> = postcard::from_bytes(&bytes).map_err(checkpoint_error)?;
-    if !learner.resume(state) {
+    let saved = context.recorder.resume(context.training).map_err(|source| Error::State { action: "read", source })?;
+    let Some(bytes) = saved else { return Ok(None) };
+    let (progress, learner_state, best_so_far, method_state): CheckpointState<M::State> =
+        postcard::from_bytes(&bytes).map_err(checkpoint_error)?;
+    if !learner.resume(learner_state) {
         return Err(checkpoint_error("it is of another model"));
     }
-    *keeper = kept;
-    method.resume(its);
-    Ok(Some(at))
+    *best = best_so_far;
+    method.resume(method_state);
+    Ok(Some(progress))
 }
 
 fn checkpoint_error(problem: impl ToString) -> Error {

@@ -3,7 +3,7 @@
 use duel_spec::{LearnerSettings, OptimizerKind as Kind};
 use serde::{Deserialize, Serialize};
 
-/// What turns a gradient into a step.
+/// An optimizer with its state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub enum Optimizer {
     AdamW(AdamW),
@@ -12,7 +12,7 @@ pub enum Optimizer {
 }
 
 impl Optimizer {
-    /// For so many weights.
+    /// State for `weights` weights.
     pub fn new(settings: &LearnerSettings, weights: usize) -> Self {
         match settings.optimizer {
             Kind::Adamw => {
@@ -23,10 +23,10 @@ impl Optimizer {
         }
     }
 
-    /// Moves the weights against the gradient times `scale`, each decaying at its own rate.
+    /// One step against the gradient times `scale`, with a weight decay per weight.
     ///
     /// # Shapes
-    /// `weights`, `gradient` and `decay` are equally long.
+    /// `weights`, `gradient` and `decay` have the same length.
     pub fn step(
         &mut self,
         weights: &mut [f32],
@@ -43,7 +43,7 @@ impl Optimizer {
     }
 }
 
-/// What a step was.
+/// Norms of one step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct StepNorms {
     /// L2 norm of the step.
@@ -52,7 +52,7 @@ pub struct StepNorms {
     pub weights: f64,
 }
 
-/// Loshchilov & Hutter 2019, alg. 2, as in `torch.optim.AdamW`: ε stands outside the root, after bias
+/// Loshchilov & Hutter 2019, alg. 2, as in `torch.optim.AdamW`: ε is outside the root, after bias
 /// correction; decay is decoupled from the moments.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct AdamW {
@@ -61,13 +61,13 @@ pub struct AdamW {
     epsilon: f64,
     /// Updates made.
     time: i32,
-    /// First and second moments, as long as the weights.
+    /// First and second moments, one per weight.
     first: Vec<f32>,
     second: Vec<f32>,
 }
 
 impl AdamW {
-    /// For so many weights.
+    /// State for `weights` weights.
     pub fn new(beta1: f64, beta2: f64, epsilon: f64, weights: usize) -> Self {
         Self { beta1, beta2, epsilon, time: 0, first: vec![0.0; weights], second: vec![0.0; weights] }
     }
@@ -84,7 +84,7 @@ impl AdamW {
         self.time += 1;
         let first_correction = 1.0 - self.beta1.powi(self.time);
         let second_root = (1.0 - self.beta2.powi(self.time)).sqrt() as f32;
-        let how = duel_kernels::AdamWStep {
+        let step = duel_kernels::AdamWStep {
             beta1: self.beta1 as f32,
             beta2: self.beta2 as f32,
             rest1: (1.0 - self.beta1) as f32,
@@ -95,13 +95,13 @@ impl AdamW {
             rate: learning_rate as f32,
             gradient_scale: scale,
         };
-        let squares = duel_kernels::adamw(how, weights, gradient, decay, &mut self.first, &mut self.second);
-        let [length, from] = squares.map(f64::sqrt);
-        StepNorms { update: length, weights: from }
+        let squares = duel_kernels::adamw(step, weights, gradient, decay, &mut self.first, &mut self.second);
+        let [update, weights] = squares.map(f64::sqrt);
+        StepNorms { update, weights }
     }
 }
 
-/// Hinton 2012, lecture 6e, as in `torch.optim.RMSprop`: ε stands outside the root, no bias correction; decay is
+/// Hinton 2012, lecture 6e, as in `torch.optim.RMSprop`: ε is outside the root, no bias correction; decay is
 /// added to the gradient. The optimizer of Rafailov et al. 2023, app. B.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RmsProp {
@@ -110,7 +110,7 @@ pub struct RmsProp {
     momentum: f32,
     /// Whether the variance is taken around the mean gradient (Graves 2013).
     centred: bool,
-    /// Mean square, mean and velocity of the gradient, as long as the weights.
+    /// Mean square, mean and velocity of the gradient, one per weight.
     square: Vec<f32>,
     mean: Vec<f32>,
     velocity: Vec<f32>,
@@ -138,7 +138,7 @@ impl RmsProp {
         learning_rate: f64,
     ) -> StepNorms {
         let (alpha, rate) = (self.alpha, learning_rate as f32);
-        let (mut moved, mut size) = (0f64, 0f64);
+        let (mut update, mut size) = (0f64, 0f64);
         let moments = self.square.iter_mut().zip(&mut self.mean).zip(&mut self.velocity);
         for (((w, &g), &decay), ((square, mean), velocity)) in weights.iter_mut().zip(gradient).zip(decay).zip(moments)
         {
@@ -153,10 +153,10 @@ impl RmsProp {
             *velocity = self.momentum * *velocity + g / (variance.sqrt() + self.epsilon);
             let before = *w;
             *w = before - rate * *velocity;
-            moved += f64::from(*w - before).powi(2);
+            update += f64::from(*w - before).powi(2);
             size += f64::from(before).powi(2);
         }
-        StepNorms { update: moved.sqrt(), weights: size.sqrt() }
+        StepNorms { update: update.sqrt(), weights: size.sqrt() }
     }
 }
 
@@ -165,12 +165,12 @@ impl RmsProp {
 pub struct Lion {
     beta1: f32,
     beta2: f32,
-    /// As long as the weights.
+    /// One per weight.
     momentum: Vec<f32>,
 }
 
 impl Lion {
-    /// For so many weights.
+    /// State for `weights` weights.
     pub fn new(beta1: f64, beta2: f64, weights: usize) -> Self {
         Self { beta1: beta1 as f32, beta2: beta2 as f32, momentum: vec![0.0; weights] }
     }
@@ -185,7 +185,7 @@ impl Lion {
         learning_rate: f64,
     ) -> StepNorms {
         let rate = learning_rate as f32;
-        let (mut moved, mut size) = (0f64, 0f64);
+        let (mut update, mut size) = (0f64, 0f64);
         for (((w, &g), &decay), momentum) in weights.iter_mut().zip(gradient).zip(decay).zip(&mut self.momentum) {
             let g = g * scale;
             let blend = self.beta1 * *momentum + (1.0 - self.beta1) * g;
@@ -193,10 +193,10 @@ impl Lion {
             *momentum = self.beta2 * *momentum + (1.0 - self.beta2) * g;
             let before = *w;
             *w = before - rate * (sign + decay * before);
-            moved += f64::from(*w - before).powi(2);
+            update += f64::from(*w - before).powi(2);
             size += f64::from(before).powi(2);
         }
-        StepNorms { update: moved.sqrt(), weights: size.sqrt() }
+        StepNorms { update: update.sqrt(), weights: size.sqrt() }
     }
 }
 
@@ -209,10 +209,10 @@ mod tests {
         let mut lion = Lion::new(0.9, 0.5, 3);
         let mut weights = vec![1.0, -2.0, 0.5];
         // blends .1·(4, −1, 0): signs +, −, 0; the decay of .1 pulls by w/10
-        let moved = lion.step(&mut weights, &[8.0, -2.0, 0.0], 0.5, &[0.1, 0.1, 0.0], 0.01);
+        let norms = lion.step(&mut weights, &[8.0, -2.0, 0.0], 0.5, &[0.1, 0.1, 0.0], 0.01);
         let close = |x: f32, y: f32| (x - y).abs() < 1e-6;
         assert!(close(weights[0], 1.0 - 0.011) && close(weights[1], -2.0 + 0.012) && weights[2] == 0.5, "{weights:?}");
-        assert!((moved.update - (0.011f64.powi(2) + 0.012f64.powi(2)).sqrt()).abs() < 1e-6);
+        assert!((norms.update - (0.011f64.powi(2) + 0.012f64.powi(2)).sqrt()).abs() < 1e-6);
         // momentum (2, −.5, 0): .9·2 − .1·17 > 0, so the sign is the momentum's and not the gradient's; then .9·(−.5) + .1·5
         lion.step(&mut weights, &[-17.0, 5.0, 0.0], 1.0, &[0.0; 3], 0.01);
         assert!(close(weights[0], 1.0 - 0.021) && close(weights[1], -2.0 + 0.002), "{weights:?}");

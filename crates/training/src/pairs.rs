@@ -1,4 +1,4 @@
-//! Preference rows as a batch: both responses of every pair in one pass.
+//! Preference rows as a batch: both responses of every pair in one forward pass.
 
 use burn::tensor::Tensor;
 use duel_data::pairs::PreferenceRow;
@@ -15,12 +15,12 @@ pub struct PairBatch {
     pub both: Responses,
     /// How sure the annotator was of each pair, 0 to 1.
     pub strengths: Vec<f64>,
-    /// Which pairs the annotator could not tell apart.
+    /// Which pairs the annotator called a tie.
     pub ties: Vec<bool>,
 }
 
 impl PairBatch {
-    /// The given preference rows.
+    /// A batch of some of the preference rows.
     pub fn new(all: &[PreferenceRow], rows: &[usize]) -> Self {
         let mut both = Responses::default();
         for &row in rows {
@@ -56,7 +56,7 @@ impl PairBatch {
         }
     }
 
-    /// The same pairs with chosen and rejected exchanged.
+    /// The same pairs with chosen and rejected swapped.
     pub fn swapped(&self) -> Self {
         let n = self.len();
         let order: Vec<usize> = (n..2 * n).chain(0..n).collect();
@@ -70,14 +70,14 @@ impl PairBatch {
     }
 }
 
-/// What was read of [`PairBatch::both`], `[2N]`: rows 0..N are the chosen responses, rows N..2N the rejected ones.
+/// Splits values of [`PairBatch::both`], `[2N]`: rows 0..N are the chosen responses, rows N..2N the rejected ones.
 pub fn halves(both: Tensor<1>) -> ChosenRejected {
     let n = both.dims()[0] / 2;
     ChosenRejected { chosen: both.clone().narrow(0, 0, n), rejected: both.narrow(0, n, n) }
 }
 
-/// Row numbers in shuffled epochs, cut into batches of equal size; an epoch's short rest is left out
-/// unless it is all there is.
+/// Row numbers of one epoch, shuffled and cut into batches of equal size; an incomplete last batch is dropped unless it is
+/// the only one.
 pub fn shuffled_batches(rows: usize, batch_size: usize, rng: &mut Rng) -> Vec<Vec<usize>> {
     let mut order: Vec<usize> = (0..rows).collect();
     order.shuffle(rng);

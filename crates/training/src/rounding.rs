@@ -1,16 +1,16 @@
-//! How far rounding alone moves what is read of a model: the last word on a check that failed.
+//! How far rounding alone moves what is read of a model: the last resort of a check that failed.
 
 use crate::{Error, Result, invariants::diverged};
 use burn::module::Module;
 use duel_model::weights;
 
-/// A reading may stray so many times as far as one rounding of the weights moves it: there are as many roundings on the
-/// way from weights to readings as there are weights.
+/// A reading may be off by this many times the change that one rounding of the weights causes: there are as many roundings
+/// between weights and reading as there are weights.
 const ROUNDINGS: f64 = 16.0;
-/// From here on, in nats or as a share, a reading that moves so far with the last bit of the weights says nothing.
+/// A reading that changes by this much, in nats or relatively, with the last bit of the weights is meaningless.
 const LOST: f64 = 1e-2;
 
-/// The module with each weight moved by its last bit, up or down by a pattern.
+/// The module with each weight moved by its last bit, up or down by a fixed pattern.
 pub fn nudged<M: Module>(module: &M) -> M {
     let mut weights = weights::flatten(module);
     for (i, w) in weights.iter_mut().enumerate() {
@@ -20,22 +20,22 @@ pub fn nudged<M: Module>(module: &M) -> M {
     weights::unflatten(module.clone(), &weights)
 }
 
-/// A check, and where it fails, whether that is rounding: `moved` is how far what was `found` moves when the weights are
-/// [`nudged`]. If it is, the check holds while readings are still worth something.
+/// Excuses a failed check if rounding explains it: `nudge_change` is how far the reading, off by `error`, moves when the
+/// weights are [`nudged`].
 ///
 /// # Errors
-/// The breach, if it is more than rounding; [`Error::Diverged`] if the weights have grown so far that nothing can be read of
-/// them in f32.
-pub fn unless_rounding(checked: Result<()>, found: f64, moved: impl FnOnce() -> f64) -> Result<()> {
-    let Err(Error::Invariant { step, what, .. }) = &checked else { return checked };
-    let moved = moved();
-    if found > ROUNDINGS * moved {
-        return checked;
+/// The failed check if it is more than rounding; [`Error::Diverged`] if the weights are so large that f32 readings of them
+/// are meaningless.
+pub fn unless_rounding(result: Result<()>, error: f64, nudge_change: impl FnOnce() -> f64) -> Result<()> {
+    let Err(Error::Invariant { step, what, .. }) = &result else { return result };
+    let change = nudge_change();
+    if error > ROUNDINGS * change {
+        return result;
     }
-    if moved <= LOST {
+    if change <= LOST {
         return Ok(());
     }
-    Err(diverged(*step, &format!("{what}, already when the last bit of each weight changes,"), moved))
+    Err(diverged(*step, &format!("{what}, already when the last bit of each weight changes,"), change))
 }
 
 #[cfg(test)]
@@ -45,11 +45,11 @@ mod tests {
 
     #[test]
     fn a_breach_is_rounding_a_divergence_or_a_breach() {
-        let check = |found, moved: f64| {
-            let checked = check_close("test", 3, "a reading", found, 0.0, Tolerance::absolute(1e-5));
-            unless_rounding(checked, found, || moved)
+        let check = |error, change: f64| {
+            let result = check_close("test", 3, "a reading", error, 0.0, Tolerance::absolute(1e-5));
+            unless_rounding(result, error, || change)
         };
-        assert!(check(1e-6, f64::NAN).is_ok(), "holds: nobody asks what rounding does");
+        assert!(check(1e-6, f64::NAN).is_ok(), "a check that holds does not look at rounding");
         assert!(check(1e-3, 1e-4).is_ok());
         assert!(matches!(check(1e-3, 1e-5), Err(Error::Invariant { name: "test", step: 3, .. })));
         assert!(matches!(check(0.3, 0.1), Err(Error::Diverged { step: 3, .. })));

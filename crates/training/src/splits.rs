@@ -1,4 +1,4 @@
-//! Which split a prompt is of, so that no training reads what its policy is measured on.
+//! The split of each prompt, so that no training reads a prompt that its policy is evaluated on.
 
 use crate::Result;
 use crate::invariants::breach;
@@ -11,16 +11,16 @@ use std::collections::HashMap;
 pub struct Splits(HashMap<u64, Split>);
 
 impl Splits {
-    /// As the prompts themselves say.
+    /// The splits of a world's prompts.
     pub fn of(world: &dyn World) -> Self {
         let all = [Split::Train, Split::Validation, Split::Test].into_iter().flat_map(|split| world.prompts(split));
         Self(all.map(|prompt| (prompt_hash(&prompt.ids), prompt.split)).collect())
     }
 
-    /// That prompts are of a split, or of none.
+    /// Checks that prompts belong to a split, or to none.
     ///
     /// # Errors
-    /// The broken invariant `name`.
+    /// A violation of the invariant `name`.
     pub fn check_disjoint(
         &self,
         name: &'static str,
@@ -29,9 +29,9 @@ impl Splits {
         prompts: impl Iterator<Item = u64>,
     ) -> Result<()> {
         for hash in prompts {
-            if let Some(found) = self.0.get(&hash).filter(|found| **found != split) {
+            if let Some(actual) = self.0.get(&hash).filter(|actual| **actual != split) {
                 let what = format!("the split of prompt {hash:016x}");
-                return Err(breach(name, step, &what, found.name().into(), split.name().into()));
+                return Err(breach(name, step, &what, actual.name().into(), split.name().into()));
             }
         }
         Ok(())
@@ -45,23 +45,23 @@ mod tests {
     use duel_data::grammar::GrammarWorld;
 
     #[test]
-    fn a_prompt_of_another_split_is_told_by_name() {
+    fn a_prompt_of_another_split_is_reported_by_name() {
         let world = GrammarWorld::new(0.02, 1);
         let splits = Splits::of(&world);
-        let of = |split| world.prompts(split).iter().map(|prompt| prompt_hash(&prompt.ids)).collect::<Vec<_>>();
+        let hashes = |split| world.prompts(split).iter().map(|prompt| prompt_hash(&prompt.ids)).collect::<Vec<_>>();
         let check =
             |split, prompts: Vec<u64>| splits.check_disjoint("trains_on_train_prompts", 3, split, prompts.into_iter());
         for split in [Split::Train, Split::Validation, Split::Test] {
-            assert!(check(split, of(split)).is_ok());
+            assert!(check(split, hashes(split)).is_ok());
             for other in [Split::Train, Split::Validation, Split::Test].into_iter().filter(|other| *other != split) {
-                match check(split, of(other)) {
-                    Err(Error::Invariant { name: "trains_on_train_prompts", step: 3, found, expected, .. }) => {
-                        assert_eq!([found.as_str(), expected.as_str()], [other.name(), split.name()]);
+                match check(split, hashes(other)) {
+                    Err(Error::Invariant { name: "trains_on_train_prompts", step: 3, actual, expected, .. }) => {
+                        assert_eq!([actual.as_str(), expected.as_str()], [other.name(), split.name()]);
                     }
-                    found => panic!("{found:?}"),
+                    result => panic!("{result:?}"),
                 }
             }
         }
-        assert!(check(Split::Train, vec![7]).is_ok(), "a prompt of no split is nobody's");
+        assert!(check(Split::Train, vec![7]).is_ok(), "a prompt of no split passes");
     }
 }

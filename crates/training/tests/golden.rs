@@ -1,15 +1,12 @@
 //! Optimizers, clipping and schedules against PyTorch in float64 and transformers.
 #![expect(clippy::unwrap_used, reason = "a broken golden file should stop the test")]
 
-#[path = "../../../tests/golden.rs"]
-mod golden;
-#[path = "../../../tests/precision.rs"]
-mod precision;
-
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use duel_model::weights;
 use duel_spec::{LearnerSettings, OptimizerKind, Schedule};
+use duel_testing::golden;
+use duel_testing_tensors::precision;
 use duel_training::{Error, Learner, rate};
 use golden::{Node, close, ids, numbers};
 use precision::F32;

@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor};
 use duel_model::{Policy, Reader, Responses, TransformerConfig, weights};
 use duel_objectives::ResponseMask;
 use duel_spec::{LearnerSettings, TokenSpec, seeds};
-use duel_training::{Error, Learner, sft};
+use duel_training::{Error, Learner, logprobs};
 use proptest::prelude::*;
 
 fn space() -> TokenSpec {
@@ -33,8 +33,8 @@ fn learner() -> Learner<Policy> {
 /// Mean NLL over the counted tokens of some rows, and how many there are.
 fn loss(learner: &Learner<Policy>, batch: &Responses) -> (Tensor<1>, f64) {
     let reader = Reader::new(&space(), &Device::flex().autodiff());
-    let mask: ResponseMask = sft::mask(&reader, batch);
-    (mask.mean(sft::response_logp(&reader, learner.module(), batch)).neg(), batch.response_tokens() as f64)
+    let mask: ResponseMask = logprobs::mask(&reader, batch);
+    (mask.mean(logprobs::response_logp(&reader, learner.module(), batch)).neg(), batch.response_tokens() as f64)
 }
 
 proptest! {

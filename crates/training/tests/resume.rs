@@ -57,7 +57,7 @@ fn trained(settings: &LearnerSettings, cuts: &[u64]) -> (Vec<f32>, Memory) {
         let cut = cuts.next();
         let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &device);
         let policy = policy.with_fresh_lora(2, 2.0, |_| true, &mut seeds::derive(0, "test", 0, "lora"), &device);
-        let mut learner = Learner::new(policy, settings, 1e-2, 6).dropping(0.3, 5);
+        let mut learner = Learner::new(policy, settings, 1e-2, 6).with_dropout(0.3, 5);
         let mut method = Sft::new(Reader::new(&space, &device), &config);
         let mut keeper = BestCheckpoint::new(f64::INFINITY);
         let stop = AtomicBool::new(false);

@@ -1,6 +1,6 @@
 //! A11 and C7: the losses at work on the world `bandit`, with free logits as the policy.
 
-use super::ExactClaim;
+use super::claim::ExactClaim;
 use super::theory::{normalised, sigmoid};
 use crate::{ResponseDistribution, Result, WorldTables};
 use burn::module::{Module, Param};
@@ -12,7 +12,7 @@ use duel_model::weights::host;
 use duel_model::{Policy, Reader, TransformerConfig, generate};
 use duel_objectives::{ChosenRejected, PairLogp, PreferenceLoss, ResponseMask, clipped_policy_loss, preference_loss};
 use duel_spec::{LearnerSettings, Schedule, Split, seeds};
-use duel_training::{Learner, sft};
+use duel_training::{Learner, logprobs};
 use rand::RngExt;
 
 /// Free logits, one row a prompt.
@@ -144,7 +144,7 @@ pub fn ppo_learns_from_its_own_completions() -> Result<ExactClaim> {
     let policy = Policy::new(&config, &mut seeds::derive(0, "claims", 0, "C7"), &device);
     let prompts: Vec<Vec<u32>> = world.prompts(Split::Train).iter().cycle().take(240).map(|p| p.ids.clone()).collect();
     let batch = generate(&policy, space, prompts, &mut seeds::derive(0, "claims", 1, "C7"), &device);
-    let read = host(sft::response_logp(&Reader::new(space, &device), &policy, &batch));
+    let read = host(logprobs::response_logp(&Reader::new(space, &device), &policy, &batch));
     let kept = batch.logp.iter().enumerate().flat_map(|(row, logp)| {
         let read = &read[row * space.response_tokens..];
         logp.iter().zip(read).map(|(kept, read)| f64::from((kept - read).abs()))
@@ -182,9 +182,10 @@ fn at(table: Tensor<2>, cells: &[(usize, usize)]) -> Tensor<1> {
 }
 
 /// The response at quantile `u`.
-fn draw(law: &ResponseDistribution, u: f64) -> usize {
+fn draw(policy: &ResponseDistribution, u: f64) -> usize {
     let mut left = u;
-    law.0
+    policy
+        .0
         .iter()
         .position(|l| {
             left -= l.exp();

@@ -1,6 +1,6 @@
 //! A3, A6, A7, A8: what losses on pairs converge to.
 
-use super::ExactClaim;
+use super::claim::ExactClaim;
 use super::theory::{doubles, host, normalised, sigmoid};
 use crate::{ResponseDistribution, WorldTables, optimum};
 use burn::tensor::{Device, Tensor};
@@ -70,17 +70,21 @@ pub fn off_coverage() -> ExactClaim {
     );
     let starts = [("π_ref", q.clone(), [0.01, 0.600, 0.9955]), ("π*(.5)", optimum(q, r, 0.5), [2.5e-5, 0.0037, 0.355])];
     for (name, start, expected) in starts {
-        let loss_at = |law: &ResponseDistribution| covered_loss(q, r, law);
+        let loss_at = |policy: &ResponseDistribution| covered_loss(q, r, policy);
         let before = loss_at(&start);
         let mut objectives = vec![];
         for (c, expected) in [0.0, 5.0, 10.0].into_iter().zip(expected) {
             let moved = (0..bandit::RESPONSES).map(|y| if bandit::is_trap(y) { start.0[y] } else { start.0[y] - c });
-            let law = normalised(moved.collect());
-            let p = law.expect(&s0.trap);
-            objectives.push(law.expect(r) - 0.5 * law.kl(q));
-            claim = claim
-                .near(format!("P(trap) from {name}, covered logits less {c}"), expected, p, 0.02 * expected)
-                .near(format!("change of the covered loss from {name}, less {c}"), 0.0, loss_at(&law) - before, 1e-12);
+            let policy = normalised(moved.collect());
+            let p = policy.expect(&s0.trap);
+            objectives.push(policy.expect(r) - 0.5 * policy.kl(q));
+            claim =
+                claim.near(format!("P(trap) from {name}, covered logits less {c}"), expected, p, 0.02 * expected).near(
+                    format!("change of the covered loss from {name}, less {c}"),
+                    0.0,
+                    loss_at(&policy) - before,
+                    1e-12,
+                );
         }
         let drop = objectives[0] - objectives[2];
         claim = claim.at_least(format!("fall of the RL objective from {name}, less 10"), 0.5, drop, 0.0);

@@ -1,13 +1,13 @@
 //! A9, A10: best of N, and estimates of KL from samples.
 
-use super::ExactClaim;
+use super::claim::ExactClaim;
 use super::theory::{doubles, host};
-use crate::law::best_of_n as best_of_n_law;
+use crate::distribution::best_of_n as best_of_n_distribution;
 use crate::{WorldTables, optimum};
 use burn::tensor::{Device, Tensor};
 use duel_objectives::{k1, k2, k3};
 
-/// A9: the exact law of best-of-N, and the formula that bounds its KL.
+/// A9: the exact distribution of best-of-N, and the formula that bounds its KL.
 pub fn best_of_n() -> ExactClaim {
     let s0 = WorldTables::bandit();
     let mut claim =
@@ -23,7 +23,7 @@ pub fn best_of_n() -> ExactClaim {
     for (n, kl, win) in fixtures {
         let (mut found_kl, mut found_win) = (0.0, 0.0);
         for (q, r) in s0.reference.iter().zip(&s0.gold) {
-            let best = best_of_n_law(q, r, n);
+            let best = best_of_n_distribution(q, r, n);
             let (wins, ties) = best.beats(q, r);
             found_kl += best.kl(q) / prompts;
             found_win += (wins + ties / 2.0) / prompts;
@@ -49,14 +49,14 @@ pub fn kl_estimators() -> ExactClaim {
         let (mut exact, mut means, mut spreads) = (0.0, [0.0; 3], [0.0; 3]);
         let prompts = s0.gold.len() as f64;
         for (q, r) in s0.reference.iter().zip(&s0.gold) {
-            let law = optimum(q, r, beta);
-            exact += law.kl(q) / prompts;
+            let distribution = optimum(q, r, beta);
+            exact += distribution.kl(q) / prompts;
             let row = |values: &[f64]| doubles(values, &Device::flex()).unsqueeze::<2>();
-            let (logp, ref_logp) = (row(&law.0), row(&q.0));
+            let (logp, ref_logp) = (row(&distribution.0), row(&q.0));
             for (i, estimator) in [k1, k2, k3 as fn(Tensor<2>, Tensor<2>) -> Tensor<2>].into_iter().enumerate() {
                 let estimate = host(estimator(logp.clone(), ref_logp.clone()));
-                let mean = law.expect(&estimate);
-                let square = law.expect(&estimate.iter().map(|x| (x - mean).powi(2)).collect::<Vec<_>>());
+                let mean = distribution.expect(&estimate);
+                let square = distribution.expect(&estimate.iter().map(|x| (x - mean).powi(2)).collect::<Vec<_>>());
                 means[i] += mean / prompts;
                 spreads[i] += square.sqrt() / prompts;
             }

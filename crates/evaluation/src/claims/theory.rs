@@ -1,6 +1,6 @@
 //! A1, A2, A4, A5: what the equations say before anything is trained.
 
-use super::ExactClaim;
+use super::claim::ExactClaim;
 use crate::{ResponseDistribution, WorldTables, optimum};
 use burn::tensor::{DType, Device, Tensor, TensorData, activation::log_softmax};
 use duel_objectives::{ChosenRejected, PairLogp, PreferenceLoss, preference_loss};
@@ -44,8 +44,8 @@ pub fn optimum_is_unique() -> ExactClaim {
                 .iter()
                 .zip(&s0.gold)
                 .map(|(q, r)| {
-                    let law = optimum(q, r, beta);
-                    normalised(law.0.iter().map(|l| l + size * (rng.random::<f64>() - 0.5)).collect())
+                    let policy = optimum(q, r, beta);
+                    normalised(policy.0.iter().map(|l| l + size * (rng.random::<f64>() - 0.5)).collect())
                 })
                 .collect();
             best = best.max(s0.objective(&laws, beta));
@@ -161,7 +161,7 @@ fn sigmoid_loss(chosen: Tensor<1>, rejected: Tensor<1>) -> Tensor<1> {
     preference_loss(&PreferenceLoss::Sigmoid { label_smoothing: 0.0 }, &pairs, 0.1).loss
 }
 
-/// A law from unnormalised log-weights.
+/// A distribution from unnormalised log-weights.
 pub fn normalised(logits: Vec<f64>) -> ResponseDistribution {
     let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let log_z = max + logits.iter().map(|x| (x - max).exp()).sum::<f64>().ln();

@@ -13,8 +13,8 @@ use duel_model::{Activation, Family, Policy, Reader, Responses, ScalarModel, Tra
 use duel_ppo::{ActorCritic, Critic, Ppo, RolloutContext};
 use duel_reward::{LearnedReward, RewardModel, RewardNetwork};
 use duel_spec::{EnsembleScore, GrammarSettings, LearnerSettings, ModelShape, RmStage, Split, TokenSpec, seeds};
-use duel_training::sft::{self, Sft};
-use duel_training::{Learner, Method, PairBatch};
+use duel_training::sft::Sft;
+use duel_training::{Learner, Method, PairBatch, logprobs};
 use rand::RngExt;
 use std::sync::Arc;
 
@@ -237,7 +237,7 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
                 flops: Some(passes * shape.forward(2 * batch * context, 2 * batch * said)),
                 run: Box::new(move || {
                     if live {
-                        std::hint::black_box(sft::sequence_logp(&reader, &reference, &pairs.both));
+                        std::hint::black_box(logprobs::sequence_logp(&reader, &reference, &pairs.both));
                     }
                     Ok(method.iteration(&pairs, &mut learner).map(drop)?)
                 }),
@@ -264,7 +264,7 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
                 tokens: batch * context,
                 flops: Some(shape.forward(batch * context, batch * said)),
                 run: Box::new(move || {
-                    std::hint::black_box(sft::sequence_logp(&reader, &model, &texts));
+                    std::hint::black_box(logprobs::sequence_logp(&reader, &model, &texts));
                     Ok(())
                 }),
             }

@@ -1,6 +1,5 @@
 //! Reading golden values: expected results of independent libraries (`tests/golden/README.md` says which).
 //! `DUEL_GOLDEN` names another directory of the same schema. Every test that reads them has `golden` in its name.
-#![allow(dead_code, reason = "each crate's tests take what they need")]
 
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -8,7 +7,7 @@ use std::ops::{Deref, Index};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Where the golden values are.
+/// The directory of the golden values.
 pub fn folder() -> PathBuf {
     std::env::var_os("DUEL_GOLDEN")
         .map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/golden").into(), PathBuf::from)
@@ -21,18 +20,18 @@ pub fn read(file: &str) -> Value {
     serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Fields that say in words what the others are: nothing to test.
-const WORDS: [&str; 5] = ["schema", "source", "convention", "conventions", "note"];
+/// Fields that describe the others: nothing to test.
+const DESCRIPTIONS: [&str; 5] = ["schema", "source", "convention", "conventions", "note"];
 
-/// A topic of which every field must be read: those that are not when it is dropped fail the test by their names, so that a
-/// file of the same schema with other settings is never half read.
+/// A topic of which every field must be read: fields still unread when it is dropped fail the test by name, so that a file of
+/// the same schema with other settings is never half read.
 #[derive(Debug)]
 pub struct Topic {
     file: String,
     root: Node,
 }
 
-/// A part of a topic: an object's fields by name, a list of objects, or a value (numbers, words, lists of them).
+/// A part of a topic: an object's fields by name, a list of objects, or a value (numbers, text, lists of them).
 #[derive(Debug)]
 pub struct Node {
     read: AtomicBool,
@@ -46,7 +45,7 @@ enum Part {
     Value(Value),
 }
 
-/// What stands where a field is not given.
+/// The value of an absent field.
 static MISSING: Node = Node { read: AtomicBool::new(true), part: Part::Value(Value::Null) };
 
 /// One topic to be read in full; a missing or broken one fails the test.
@@ -55,7 +54,7 @@ pub fn topic(file: &str) -> Topic {
 }
 
 impl Topic {
-    /// Without the fields of these names, wherever they stand: say beside the call why they are not tested.
+    /// Without the fields of these names, at any depth. Give the reason beside the call.
     pub fn ignoring(self, names: &[&str]) -> Self {
         self.root.ignore(names);
         self
@@ -75,7 +74,7 @@ impl Drop for Topic {
         self.root.unread("", &mut unread);
         unread.sort();
         unread.dedup();
-        assert!(std::thread::panicking() || unread.is_empty(), "{}: nobody reads {}", self.file, unread.join(", "));
+        assert!(std::thread::panicking() || unread.is_empty(), "{}: no test reads {}", self.file, unread.join(", "));
     }
 }
 
@@ -106,7 +105,7 @@ impl Node {
         self[key].as_f64().unwrap_or_else(|| panic!("no number `{key}`"))
     }
 
-    /// Words.
+    /// A string.
     pub fn text(&self, key: &str) -> &str {
         self[key].as_str().unwrap_or_else(|| panic!("no text `{key}`"))
     }
@@ -119,7 +118,7 @@ impl Node {
         }
     }
 
-    /// Counts everything in it as read: another test reads it.
+    /// Marks everything in it as read, because another test reads it.
     pub fn is_read_elsewhere(&self) {
         self.read.store(true, Ordering::Relaxed);
         match &self.part {
@@ -143,7 +142,7 @@ impl Node {
     fn unread(&self, path: &str, into: &mut Vec<String>) {
         match &self.part {
             Part::Object(fields) => {
-                let fields = fields.iter().filter(|(key, _)| !WORDS.contains(&key.as_str()));
+                let fields = fields.iter().filter(|(key, _)| !DESCRIPTIONS.contains(&key.as_str()));
                 fields.for_each(|(key, node)| node.unread(&format!("{path}.{key}"), into));
             }
             Part::List(items) => items.iter().for_each(|node| node.unread(&format!("{path}[]"), into)),
@@ -205,7 +204,7 @@ pub fn number(v: &Value, key: &str) -> f64 {
     v[key].as_f64().unwrap_or_else(|| panic!("no number `{key}` in {v}"))
 }
 
-/// The lengths of nested lists.
+/// The shape of nested lists.
 pub fn shape(v: &Value) -> Vec<usize> {
     match v {
         Value::Array(items) => std::iter::once(items.len()).chain(shape(&items[0])).collect(),
@@ -214,16 +213,16 @@ pub fn shape(v: &Value) -> Vec<usize> {
 }
 
 /// Element-wise within `relative` of the expected value, or of a tenth of the largest expected one.
-pub fn close(what: &str, found: &[f64], expected: &[f64], relative: f64) {
-    close_within(what, found, expected, relative, 0.0);
+pub fn close(what: &str, actual: &[f64], expected: &[f64], relative: f64) {
+    close_within(what, actual, expected, relative, 0.0);
 }
 
 /// The same, or within an `absolute` bound.
-pub fn close_within(what: &str, found: &[f64], expected: &[f64], relative: f64, absolute: f64) {
-    assert_eq!(found.len(), expected.len(), "{what}");
+pub fn close_within(what: &str, actual: &[f64], expected: &[f64], relative: f64, absolute: f64) {
+    assert_eq!(actual.len(), expected.len(), "{what}");
     let scale = expected.iter().fold(1e-3f64, |m, x| m.max(x.abs()));
-    for (i, (f, e)) in found.iter().zip(expected).enumerate() {
-        let bound = (relative * e.abs().max(scale * 0.1)).max(absolute);
-        assert!((f - e).abs() <= bound, "{what}[{i}]: found {f}, expected {e}");
+    for (i, (actual, expected)) in actual.iter().zip(expected).enumerate() {
+        let bound = (relative * expected.abs().max(scale * 0.1)).max(absolute);
+        assert!((actual - expected).abs() <= bound, "{what}[{i}]: {actual}, expected {expected}");
     }
 }

@@ -1,4 +1,4 @@
-//! Laws over all responses to a prompt, and the exact optimum of reward minus β·KL.
+//! Distributions over all responses to a prompt, and the exact optimum of reward minus β·KL.
 
 /// Log-probability of every response to one prompt, in the world's fixed order.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,18 +30,17 @@ impl ResponseDistribution {
         -self.0.iter().map(|p| if *p > -700.0 { p.exp() * p } else { 0.0 }).sum::<f64>()
     }
 
-    /// Chance that a response of `self` has more reward than one of `other`, and the chance of a tie
-    /// (rewards within 1e-9).
+    /// Probability that a response of `self` has a higher reward than one of `other`, and that of a tie (rewards within 1e-9).
     pub fn beats(&self, other: &Self, reward: &[f64]) -> (f64, f64) {
         let mut order: Vec<usize> = (0..reward.len()).collect();
         order.sort_by(|&a, &b| reward[a].total_cmp(&reward[b]));
         let (mut wins, mut ties, mut below) = (0.0, 0.0, 0.0);
         for group in order.chunk_by(|&a, &b| (reward[a] - reward[b]).abs() < 1e-9) {
-            let mine: f64 = group.iter().map(|&i| self.0[i].exp()).sum();
-            let theirs: f64 = group.iter().map(|&i| other.0[i].exp()).sum();
-            wins += mine * below;
-            ties += mine * theirs;
-            below += theirs;
+            let own_mass: f64 = group.iter().map(|&i| self.0[i].exp()).sum();
+            let other_mass: f64 = group.iter().map(|&i| other.0[i].exp()).sum();
+            wins += own_mass * below;
+            ties += own_mass * other_mass;
+            below += other_mass;
         }
         (wins, ties)
     }
@@ -56,26 +55,26 @@ pub fn optimum(reference: &ResponseDistribution, reward: &[f64], beta: f64) -> R
     ResponseDistribution(tilted.into_iter().map(|t| t - log_z).collect())
 }
 
-/// The law of the best of `n` draws of a reference by a reward, ties broken at random. Stiennon et al. 2020, §3.4;
+/// The distribution of the best of `n` draws of a reference by a reward, ties broken at random. Stiennon et al. 2020, §3.4;
 /// Beirami et al. 2024.
 pub fn best_of_n(q: &ResponseDistribution, reward: &[f64], n: i32) -> ResponseDistribution {
     let mut order: Vec<usize> = (0..reward.len()).collect();
     order.sort_by(|&a, &b| reward[a].total_cmp(&reward[b]));
-    let mut law = vec![0.0; reward.len()];
+    let mut logp = vec![0.0; reward.len()];
     let mut below = 0.0;
     for group in order.chunk_by(|&a, &b| (reward[a] - reward[b]).abs() < 1e-9) {
         let mass: f64 = group.iter().map(|&y| q.0[y].exp()).sum();
-        let chance = (below + mass).powi(n) - f64::powi(below, n);
+        let p = (below + mass).powi(n) - f64::powi(below, n);
         for &y in group {
-            // what a sharp reference never says, f64 holds no chance of
-            law[y] = if mass > 0.0 { (chance * q.0[y].exp() / mass).ln() } else { f64::NEG_INFINITY };
+            // the mass of what a sharp reference never says underflows f64
+            logp[y] = if mass > 0.0 { (p * q.0[y].exp() / mass).ln() } else { f64::NEG_INFINITY };
         }
         below += mass;
     }
-    ResponseDistribution(law)
+    ResponseDistribution(logp)
 }
 
-/// Means over prompts of what a family of optima earns and costs.
+/// Mean gold and KL over prompts of the optima at one β.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct OptimaMeans {
     pub beta: f64,
@@ -86,33 +85,33 @@ pub struct OptimaMeans {
 }
 
 impl OptimaMeans {
-    /// The optimum of `climbed` at one beta for all prompts, judged by `gold`.
-    pub fn at_beta(references: &[ResponseDistribution], climbed: &[Vec<f64>], gold: &[Vec<f64>], beta: f64) -> Self {
+    /// The optimum of `rewards` at one β for all prompts, evaluated by `gold`.
+    pub fn at_beta(references: &[ResponseDistribution], rewards: &[Vec<f64>], gold: &[Vec<f64>], beta: f64) -> Self {
         let n = references.len() as f64;
         let (mut total_gold, mut total_kl) = (0.0, 0.0);
-        for ((reference, climbed), gold) in references.iter().zip(climbed).zip(gold) {
-            let law = optimum(reference, climbed, beta);
-            total_gold += law.expect(gold);
-            total_kl += law.kl(reference);
+        for ((reference, reward), gold) in references.iter().zip(rewards).zip(gold) {
+            let policy = optimum(reference, reward, beta);
+            total_gold += policy.expect(gold);
+            total_kl += policy.kl(reference);
         }
         Self { beta, gold: total_gold / n, kl: total_kl / n }
     }
 }
 
-/// The point of the frontier of `climbed` whose mean KL is `kl`, one beta for all prompts. A policy that went
-/// further than the optimum at β = 1e-3 is held against that one: no more can be had by going further.
-pub fn at_kl(references: &[ResponseDistribution], climbed: &[Vec<f64>], gold: &[Vec<f64>], kl: f64) -> OptimaMeans {
+/// The point of the frontier of `rewards` whose mean KL is `kl`, with one β for all prompts. A policy with more KL than the
+/// optimum at β = 1e-3 is compared with that one: more KL gains nothing.
+pub fn at_kl(references: &[ResponseDistribution], rewards: &[Vec<f64>], gold: &[Vec<f64>], kl: f64) -> OptimaMeans {
     let (mut low, mut high) = (1e-3f64, 1e4f64);
-    let furthest = OptimaMeans::at_beta(references, climbed, gold, low);
+    let furthest = OptimaMeans::at_beta(references, rewards, gold, low);
     if furthest.kl < kl {
         return furthest;
     }
     // 32 halvings of 7 decades: β to 1e-8 of itself
     for _ in 0..32 {
         let middle = (low * high).sqrt();
-        if OptimaMeans::at_beta(references, climbed, gold, middle).kl > kl { low = middle } else { high = middle }
+        if OptimaMeans::at_beta(references, rewards, gold, middle).kl > kl { low = middle } else { high = middle }
     }
-    OptimaMeans::at_beta(references, climbed, gold, (low * high).sqrt())
+    OptimaMeans::at_beta(references, rewards, gold, (low * high).sqrt())
 }
 
 #[cfg(test)]
@@ -123,16 +122,16 @@ mod tests {
     use duel_data::grammar::{GrammarWorld, PromptCoordinates, all_responses, gold};
     use duel_spec::Split;
 
-    /// Reference grammar and gold over the test prompts, as in docs/worlds.md, 'Known values'.
+    /// Reference grammar and gold on the test prompts, as in docs/worlds.md, 'Known values'.
     fn fixture() -> (Vec<ResponseDistribution>, Vec<Vec<f64>>) {
         let tables = WorldTables::grammar(&GrammarWorld::new(0.02, 1), Split::Test);
         (tables.reference, tables.gold)
     }
 
     #[test]
-    fn the_optimum_has_the_figures_of_the_catalogue() {
-        let (laws, golds) = fixture();
-        let reference: f64 = laws.iter().zip(&golds).map(|(l, g)| l.expect(g)).sum::<f64>() / 6.0;
+    fn the_optimum_has_the_documented_values() {
+        let (references, golds) = fixture();
+        let reference: f64 = references.iter().zip(&golds).map(|(l, g)| l.expect(g)).sum::<f64>() / 6.0;
         assert!((reference - 0.31857).abs() < 1e-5, "{reference}");
         let expected = [
             (1.0, 1.68603, 0.64856),
@@ -143,18 +142,18 @@ mod tests {
             (0.05, 3.11065, 4.55274),
         ];
         for (beta, gold, kl) in expected {
-            let found = OptimaMeans::at_beta(&laws, &golds, &golds, beta);
-            assert!((found.gold - gold).abs() < 1e-5 && (found.kl - kl).abs() < 1e-5, "{found:?}");
-            let back = at_kl(&laws, &golds, &golds, kl);
-            assert!((back.beta - beta).abs() < 1e-3 * beta, "{back:?}");
+            let actual = OptimaMeans::at_beta(&references, &golds, &golds, beta);
+            assert!((actual.gold - gold).abs() < 1e-5 && (actual.kl - kl).abs() < 1e-5, "{actual:?}");
+            let inverse = at_kl(&references, &golds, &golds, kl);
+            assert!((inverse.beta - beta).abs() < 1e-3 * beta, "{inverse:?}");
         }
     }
 
     #[test]
-    fn the_proxy_of_the_catalogue_falls_into_the_trap() {
+    fn the_documented_proxy_falls_into_the_trap() {
         let tables = WorldTables::grammar(&GrammarWorld::new(0.02, 1), Split::Test);
-        let (laws, golds, proxy, trap) = (&tables.reference, &tables.gold, &tables.proxy, &tables.trap);
-        let mass: f64 = laws.iter().map(|l| l.expect(trap)).sum::<f64>() / 6.0;
+        let (references, golds, proxy, trap) = (&tables.reference, &tables.gold, &tables.proxy, &tables.trap);
+        let mass: f64 = references.iter().map(|l| l.expect(trap)).sum::<f64>() / 6.0;
         assert!((mass - 0.00123).abs() < 5e-6, "{mass}");
         for (beta, gold, kl, p_trap) in [
             (1.0, 1.64277, 0.66281, 0.01274),
@@ -162,18 +161,19 @@ mod tests {
             (0.3, 0.99193, 4.86886, 0.46092),
             (0.2, -1.09979, 12.1428, 0.96543),
         ] {
-            let found = OptimaMeans::at_beta(laws, proxy, golds, beta);
-            assert!((found.gold - gold).abs() < 1e-5 && (found.kl - kl).abs() < 1e-4, "{found:?}");
-            let mass: f64 = laws.iter().zip(proxy).map(|(l, p)| optimum(l, p, beta).expect(trap)).sum::<f64>() / 6.0;
+            let actual = OptimaMeans::at_beta(references, proxy, golds, beta);
+            assert!((actual.gold - gold).abs() < 1e-5 && (actual.kl - kl).abs() < 1e-4, "{actual:?}");
+            let mass: f64 =
+                references.iter().zip(proxy).map(|(l, p)| optimum(l, p, beta).expect(trap)).sum::<f64>() / 6.0;
             assert!((mass - p_trap).abs() < 1e-5, "{mass}");
         }
     }
 
     #[test]
-    fn win_rates_of_the_catalogue() {
-        let (laws, golds) = fixture();
+    fn documented_win_rates() {
+        let (references, golds) = fixture();
         for (beta, expected) in [(1.0, 0.7957), (0.5, 0.9271)] {
-            let rate: f64 = laws
+            let rate: f64 = references
                 .iter()
                 .zip(&golds)
                 .map(|(l, g)| {
@@ -187,15 +187,15 @@ mod tests {
     }
 
     #[test]
-    fn a_law_against_itself_wins_half() {
-        let (laws, golds) = fixture();
-        let (win, tie) = laws[0].beats(&laws[0], &golds[0]);
+    fn a_distribution_against_itself_wins_half() {
+        let (references, golds) = fixture();
+        let (win, tie) = references[0].beats(&references[0], &golds[0]);
         assert!((win + tie / 2.0 - 0.5).abs() < 1e-12);
-        assert!(laws[0].kl(&laws[0]).abs() < 1e-12);
+        assert!(references[0].kl(&references[0]).abs() < 1e-12);
     }
 
     #[test]
-    fn labels_have_the_bayes_accuracy_of_the_catalogue() {
+    fn labels_have_the_documented_bayes_accuracy() {
         // docs/worlds.md, 'Preference rows': .760/.855/.919 ± .005 at tau 1/.5/.25, over train prompts, rows with two x rejected
         let world = GrammarWorld::new(0.02, 1);
         let all = all_responses();

@@ -1,27 +1,21 @@
-//! Which of a training's steps is kept: early stopping, and the choice of the best.
+//! The choice of the best step of a training, and early stopping.
 
 use burn::module::Module;
 use duel_model::weights;
 use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
 
-/// Whether a training goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LoopControl {
-    Go,
-    Stop,
-}
-
-/// The best step of a training so far, by a score that is higher the better.
+/// The best step of a training so far, by a score of which higher is better.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct BestCheckpoint {
-    /// Looks without a better one after which to stop; infinite: never.
+    /// Evaluations without improvement after which to stop; infinite: never.
     patience: f64,
     best: Option<Snapshot>,
-    /// Looks since the best.
+    /// Evaluations since the best one.
     since: f64,
 }
 
-/// A step that was kept.
+/// The weights of one step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
     pub score: f64,
@@ -30,23 +24,23 @@ pub struct Snapshot {
 }
 
 impl BestCheckpoint {
-    /// Stops after `patience` looks without a better one.
+    /// Stops after `patience` evaluations without improvement.
     pub fn new(patience: f64) -> Self {
         Self { patience, best: None, since: 0.0 }
     }
 
-    /// A look at the module as it is at a step. NaN is no better than anything.
-    pub fn observe<M: Module>(&mut self, score: f64, step: u64, module: &M) -> LoopControl {
+    /// Takes the score of the module at a step; breaks when patience is exhausted. NaN improves on nothing.
+    pub fn observe<M: Module>(&mut self, score: f64, step: u64, module: &M) -> ControlFlow<()> {
         if score > self.best.as_ref().map_or(f64::NEG_INFINITY, |best| best.score) {
             self.best = Some(Snapshot { score, step, weights: weights::flatten_trained(module) });
             self.since = 0.0;
         } else {
             self.since += 1.0;
         }
-        if self.since >= self.patience { LoopControl::Stop } else { LoopControl::Go }
+        if self.since >= self.patience { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    /// The module as it was at the best step, and which that was; as it is where nothing was seen.
+    /// The module at the best step, and that step; the module unchanged if nothing was observed.
     pub fn restore<M: Module>(self, module: M) -> (M, Option<u64>) {
         match self.best {
             Some(Snapshot { step, weights, .. }) => (weights::with_trained(module, &weights), Some(step)),
@@ -70,12 +64,12 @@ mod tests {
     fn the_first_of_the_best_is_kept_and_patience_ends() {
         let device = Device::flex().autodiff();
         let one = |x: f32| One { w: Param::from_tensor(Tensor::from_data([x], &device).require_grad()) };
-        let mut keeper = BestCheckpoint::new(2.0);
+        let mut best = BestCheckpoint::new(2.0);
         let scores = [0.5, 0.7, 0.7, 0.6];
-        let onward: Vec<LoopControl> = (0..).zip(scores).map(|(i, s)| keeper.observe(s, i, &one(i as f32))).collect();
-        assert_eq!(onward, [LoopControl::Go, LoopControl::Go, LoopControl::Go, LoopControl::Stop]);
-        let (kept, step) = keeper.restore(one(9.0));
-        assert_eq!((weights::host(kept.w.val()), step), (vec![1.0], Some(1)));
+        let stops: Vec<bool> = (0..).zip(scores).map(|(i, s)| best.observe(s, i, &one(i as f32)).is_break()).collect();
+        assert_eq!(stops, [false, false, false, true]);
+        let (module, step) = best.restore(one(9.0));
+        assert_eq!((weights::host(module.w.val()), step), (vec![1.0], Some(1)));
         assert_eq!(BestCheckpoint::new(f64::INFINITY).restore(one(9.0)).1, None);
     }
 }

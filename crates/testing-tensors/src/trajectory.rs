@@ -1,16 +1,15 @@
-//! What the golden trainings share: their optimizer, and checks of what they end at.
-#![allow(dead_code, reason = "each crate's tests take what they need")]
+//! What the golden trainings share: optimizer, models, rows, and the check of the final weights.
 
-use crate::golden::{self, Node, close};
 use burn::module::Module;
 use burn::tensor::Device;
 use duel_data::pairs::PreferenceRow;
 use duel_model::huggingface::{self, Checkpoint};
 use duel_model::{TransformerConfig, weights};
 use duel_spec::{LearnerSettings, Schedule, Split, TokenSpec};
+use duel_testing::golden::{self, Node, close};
 use serde_json::Value;
 
-/// AdamW at a constant rate, as all golden trainings; decay is torch's, of everything.
+/// AdamW at a constant rate, as in all golden trainings; as in torch, every parameter decays.
 pub fn adamw(clip_norm: Option<f64>, weight_decay: f64) -> LearnerSettings {
     LearnerSettings {
         clip_norm: clip_norm.unwrap_or(f64::INFINITY),
@@ -22,19 +21,19 @@ pub fn adamw(clip_norm: Option<f64>, weight_decay: f64) -> LearnerSettings {
     }
 }
 
-/// A model of the golden folder, by the name that a training gives it.
+/// A model of the golden directory, by the name that a training gives it.
 pub fn checkpoint(name: &Value, device: &Device) -> Checkpoint {
     let folder = golden::folder().join(name.as_str().expect("a model's name"));
     huggingface::read(&folder, device).unwrap_or_else(|e| panic!("{e}"))
 }
 
-/// The shape of a training's batches; no row of theirs tells BOS apart.
+/// The token space of a training; BOS is any id that its rows do not use.
 pub fn space(vocabulary: usize, [pad, eos]: [u32; 2], prompt_tokens: usize, response_tokens: usize) -> TokenSpec {
     let bos = (0..3).find(|id| ![pad, eos].contains(id)).expect("one of three is neither");
     TokenSpec { vocabulary, pad, bos, eos, prompt_tokens, response_tokens, allowed_tokens: None, force_eos: false }
 }
 
-/// The pairs of a training, and the shape that holds them.
+/// The pairs of a training, and their token space.
 pub fn pairs(file: &Node, vocabulary: usize) -> (Vec<PreferenceRow>, TokenSpec) {
     let row = |pair: &Node| PreferenceRow {
         split: Split::Train,
@@ -50,23 +49,23 @@ pub fn pairs(file: &Node, vocabulary: usize) -> (Vec<PreferenceRow>, TokenSpec) 
     let rows: Vec<PreferenceRow> = file.items("pairs").iter().map(row).collect();
     let prompt = rows.iter().map(|r| r.prompt.len()).max().expect("pairs");
     let response = rows.iter().map(|r| r.chosen.len().max(r.rejected.len())).max().expect("pairs");
-    let eos = *rows[0].chosen.last().expect("responses are closed"); // of every response, by the file's convention
+    let eos = *rows[0].chosen.last().expect("responses end in EOS"); // of every response, by the file's convention
     let space = space(vocabulary, [file.number("pad_token_id") as u32, eos], prompt, response);
     (rows, space)
 }
 
-/// The norm of every parameter after a training, under transformers' names; `score.weight` is a scalar head's.
+/// Compares the norm of every parameter after a training, by transformers' names; `score.weight` is that of a scalar head.
 pub fn same_norms<M: Module>(what: &str, module: &M, config: &TransformerConfig, scalar: bool, expected: &Node) {
     let expected = expected.fields();
     let parameters = weights::named_params(module);
     assert_eq!(parameters.len(), expected.len(), "{what}: parameters");
-    for n in parameters {
-        let (mut name, _) = huggingface::hf_name(config, &n.name);
+    for parameter in parameters {
+        let (mut name, _) = huggingface::hf_name(config, &parameter.name);
         if scalar && name == "lm_head.weight" {
             name = "score.weight".into();
         }
-        let found = n.values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+        let norm = parameter.values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
         let expected = expected.get(&name).unwrap_or_else(|| panic!("{what}: no `{name}`"));
-        close(&format!("{what}: norm of {name}"), &[found], &[expected.as_f64().expect("a norm")], 1e-4);
+        close(&format!("{what}: norm of {name}"), &[norm], &[expected.as_f64().expect("a norm")], 1e-4);
     }
 }

@@ -1,0 +1,34 @@
+//! Evaluation in a world, exact or sampled, behind one call.
+
+use crate::{EvalResult, ExactEvaluator, Result, SampleSize, SampledEvaluator};
+use duel_model::Policy;
+use duel_spec::Split;
+
+/// When a policy is evaluated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EvalKind {
+    /// A point of the learning curve: on fewer prompts where evaluation is costly.
+    Curve,
+    /// The finished policy: validation and test in full.
+    End,
+}
+
+/// Evaluates every policy of a world in the same way.
+#[derive(Debug)]
+pub enum Evaluator {
+    Exact(Box<ExactEvaluator>),
+    Sampled { evaluator: Box<SampledEvaluator>, curve: SampleSize, end: SampleSize },
+}
+
+impl Evaluator {
+    /// Metrics of a policy without gradient; `beta` is the KL coefficient of its objective, if it has one.
+    pub fn measure(&self, policy: &Policy, beta: Option<f64>, kind: EvalKind) -> Result<Vec<EvalResult>> {
+        match self {
+            Self::Exact(exact) => exact.measure(policy, beta),
+            Self::Sampled { evaluator, curve, end } => {
+                let size = if kind == EvalKind::Curve { *curve } else { *end };
+                [Split::Validation, Split::Test].iter().map(|s| evaluator.measure(policy, *s, size)).collect()
+            }
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! What tests on tensors share. A dev-dependency only, of crates beside or above `model`.
+
+pub mod precision;
+pub mod trajectory;

@@ -1,0 +1,4 @@
+//! What the tests of every crate share, without tensors and without any other crate of Duel. A dev-dependency only.
+
+pub mod golden;
+pub mod mutated;
