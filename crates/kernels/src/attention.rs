@@ -4,7 +4,8 @@
 //! Weights stand transposed, a row a key and a lane a query, so that a softmax runs down the rows and never across lanes.
 
 use crate::buffer::PooledBuffer;
-use crate::matrix::{Accumulate, Matrix, Packed};
+use crate::matrix::{Accumulate, Matrix};
+use crate::product::Packed;
 use crate::simd::{LANES, exp, simd_dispatch};
 
 /// Queries worked on at a time.

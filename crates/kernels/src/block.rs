@@ -1,19 +1,12 @@
 //! A pre-norm GPT-2 block as one operation: `x₁ = x + attention(norm(x))`, `y = x₁ + mlp(norm(x₁))`.
 
+use crate::activation::Activation;
 use crate::attention::{self, AttentionShape};
 use crate::buffer::PooledBuffer;
-use crate::matrix::{Accumulate, Matrix, Packed, product};
+use crate::matrix::{Accumulate, Matrix};
+use crate::product::{Packed, product};
 use crate::rows;
 use rayon::prelude::*;
-
-/// The bend in the MLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// `max(0, x)²`
-    SquaredRelu,
-    /// `x/2 (1 + tanh(√(2/π)(x + 0.044715 x³)))`
-    GeluTanh,
-}
 
 /// Sizes of a block and of its batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -120,6 +113,22 @@ pub struct BlockGradient {
 }
 
 impl BlockGradient {
+    /// Zeros in the shapes of the matrices and their biases; the norms' gradients are still empty.
+    fn zeros(w: BlockWeights<'_>) -> Self {
+        let zeros = |of: &[f32]| vec![0.0; of.len()];
+        Self {
+            qkv: zeros(w.qkv),
+            qkv_bias: zeros(w.qkv_bias),
+            out: zeros(w.out),
+            out_bias: zeros(w.out_bias),
+            up: zeros(w.up),
+            up_bias: zeros(w.up_bias),
+            down: zeros(w.down),
+            down_bias: zeros(w.down_bias),
+            ..Self::default()
+        }
+    }
+
     /// In the order of the fields.
     pub fn into_parts(self) -> [Vec<f32>; 12] {
         [
@@ -298,17 +307,7 @@ pub fn block_backward(
         .collect();
 
     // 2. The matrices, each a product over all tokens, cut into panels of columns.
-    let mut gradient = BlockGradient {
-        qkv: vec![0.0; w.qkv.len()],
-        qkv_bias: vec![0.0; 3 * d],
-        out: vec![0.0; w.out.len()],
-        out_bias: vec![0.0; d],
-        up: vec![0.0; w.up.len()],
-        up_bias: vec![0.0; f],
-        down: vec![0.0; w.down.len()],
-        down_bias: vec![0.0; d],
-        ..BlockGradient::default()
-    };
+    let mut gradient = BlockGradient::zeros(w);
     let g = &mut gradient;
     weight_gradients(vec![
         (&saved.normed1, &d_qkv, &mut g.qkv, &mut g.qkv_bias),
@@ -316,15 +315,17 @@ pub fn block_backward(
         (&saved.normed2, &d_up, &mut g.up, &mut g.up_bias),
         (&bent, dy, &mut g.down, &mut g.down_bias),
     ]);
-    let sums = |which: usize| -> Vec<f32> {
-        let zero = vec![0f32; d];
-        norm_parts.iter().fold(zero, |mut sum, parts| {
-            rows::add(&parts[which], &mut sum);
-            sum
-        })
-    };
+    let sums = |which| sum_over_shards(&norm_parts, which, d);
     (g.norm1_gain, g.norm1_bias, g.norm2_gain, g.norm2_bias) = (sums(0), sums(1), sums(2), sums(3));
     (dx, gradient)
+}
+
+/// The sum over shards of one of the norms' four gradients, `[D]`.
+fn sum_over_shards(norm_parts: &[[Vec<f32>; 4]], which: usize, width: usize) -> Vec<f32> {
+    norm_parts.iter().fold(vec![0f32; width], |mut sum, parts| {
+        rows::add(&parts[which], &mut sum);
+        sum
+    })
 }
 
 /// An affine map's input and output gradient over all tokens, then its matrix's and its bias's gradient.

@@ -1,9 +1,10 @@
 //! Decoding with a cache: every weight packed once, then one token a sequence and step. Rows do not see each other, and
 //! what a row says does not depend on which rows are read beside it.
 
-use crate::block::Activation;
+use crate::activation::Activation;
 use crate::llama::{LinearWeights, LlamaWeights};
-use crate::matrix::{Accumulate, Matrix, Packed, product};
+use crate::matrix::{Accumulate, Matrix};
+use crate::product::{Packed, product};
 use crate::rows;
 use crate::simd::{exp, max_of, simd_dispatch};
 use rayon::prelude::*;
@@ -71,7 +72,11 @@ struct PackedBlock {
 #[expect(clippy::large_enum_variant, reason = "borrowed slices, made for one call")]
 pub enum DecoderBlock<'a> {
     Gpt2(crate::BlockWeights<'a>),
-    Llama(LlamaWeights<'a>),
+    Llama {
+        weights: LlamaWeights<'a>,
+        /// Biases of queries, keys and values side by side, `[(H + 2G)·E]`; `None` where there are none.
+        qkv_bias: Option<&'a [f32]>,
+    },
 }
 
 /// How a decoder knows where a token stands.
@@ -185,7 +190,7 @@ impl Decoder {
                     down: affine(w.down, w.down_bias),
                 }
             }
-            DecoderBlock::Llama(w) => {
+            DecoderBlock::Llama { weights: w, qkv_bias } => {
                 let inner = w.maps[4].weight.len() / d;
                 let inputs = [d, d, d, self.heads * self.head_width, d, d, inner];
                 let mut ready = w.maps.map(|map| Cow::Borrowed(map.weight));
@@ -193,21 +198,21 @@ impl Decoder {
                     *ready = merged(map, inputs, self.scale);
                 });
                 let [q, k, v, out, gate, up, down] = &ready; // [in, out] each
-                let beside = |maps: &[&Cow<'_, [f32]>]| {
+                let beside = |maps: &[&Cow<'_, [f32]>], bias: Option<&[f32]>| {
                     let outputs: usize = maps.iter().map(|w| w.len() / d).sum();
                     let mut joint = Vec::with_capacity(d * outputs);
                     for row in 0..d {
                         maps.iter().for_each(|w| joint.extend_from_slice(&w[row * (w.len() / d)..][..w.len() / d]));
                     }
-                    DecoderLinear { weight: pack(&joint, outputs), bias: None }
+                    DecoderLinear { weight: pack(&joint, outputs), bias: bias.map(<[f32]>::to_vec) }
                 };
                 let alone = |w: &[f32]| DecoderLinear { weight: pack(w, d), bias: None };
                 PackedBlock {
                     norm1: DecoderNorm::Rms(w.norms[0].to_vec()),
-                    qkv: beside(&[q, k, v]),
+                    qkv: beside(&[q, k, v], *qkv_bias),
                     out: alone(out),
                     norm2: DecoderNorm::Rms(w.norms[1].to_vec()),
-                    up: beside(&[gate, up]),
+                    up: beside(&[gate, up], None),
                     down: alone(down),
                 }
             }

@@ -3,7 +3,8 @@
 
 use crate::attention::{self, AttentionShape};
 use crate::buffer::PooledBuffer;
-use crate::matrix::{Accumulate, Matrix, Packed, product};
+use crate::matrix::{Accumulate, Matrix};
+use crate::product::{Packed, product};
 use crate::rows;
 use rayon::prelude::*;
 use std::ops::Range;

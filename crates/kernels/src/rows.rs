@@ -1,6 +1,6 @@
 //! Work on rows of `D` numbers: layer norm, the MLP's bends, biases.
 
-use crate::block::Activation;
+use crate::activation::Activation;
 use crate::buffer::PooledBuffer;
 use crate::simd::{LANES, exp, simd_dispatch, sum_of, total};
 use rayon::prelude::*;
@@ -196,6 +196,7 @@ simd_dispatch! {
                 let positive = x.max(0.0);
                 *y = positive * positive;
             }),
+            Activation::Silu => y.iter_mut().zip(x).for_each(|(y, &x)| *y = x / (1.0 + exp(-x))),
         }
     }
 }
@@ -216,6 +217,13 @@ simd_dispatch! {
                     let positive = x.max(0.0);
                     *y = positive * positive;
                     *dy *= 2.0 * positive;
+                }
+            }
+            Activation::Silu => {
+                for ((dy, y), &x) in dy.iter_mut().zip(y.iter_mut()).zip(x) {
+                    let s = 1.0 / (1.0 + exp(-x));
+                    *y = x * s;
+                    *dy *= s * (1.0 + x * (1.0 - s));
                 }
             }
         }

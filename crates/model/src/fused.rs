@@ -2,7 +2,7 @@
 //! door. They run on the device `flex`; everywhere else, and where an adapter is on, models compose burn's operations.
 
 use crate::counter::count;
-use crate::shelf::MmapMatrix;
+use crate::mmap_matrix::MmapMatrix;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType, Flex, TensorMetadata as _, backend_extension};
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -16,27 +16,37 @@ use duel_kernels::{
 };
 use std::sync::Arc;
 
+/// Defines a struct of tensors, and its fields in their order.
+macro_rules! tensor_struct {
+    ($(#[$doc:meta])* $name:ident, $count:literal, [$($field:ident),* $(,)?]) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, ExtensionType)]
+        pub struct $name<B: Backend> {
+            $(pub $field: FloatTensor<B>,)*
+        }
+
+        impl<B: Backend> $name<B> {
+            /// From the tensors in the order of the fields.
+            pub fn from_parts([$($field),*]: [FloatTensor<B>; $count]) -> Self {
+                Self { $($field),* }
+            }
+
+            /// In the order of the fields.
+            fn parts(self) -> [FloatTensor<B>; $count] {
+                [$(self.$field),*]
+            }
+        }
+    };
+}
+
 /// Whether fused operations can read this tensor.
 pub fn is_supported<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && x.device() == Device::flex()
 }
 
-/// A block's input `[B, L, D]` and its parameters, named as in [`BlockWeights`].
-#[derive(Debug, Clone, ExtensionType)]
-pub struct BlockTensors<B: Backend> {
-    pub x: FloatTensor<B>,
-    pub norm1_gain: FloatTensor<B>,
-    pub norm1_bias: FloatTensor<B>,
-    pub qkv: FloatTensor<B>,
-    pub qkv_bias: FloatTensor<B>,
-    pub out: FloatTensor<B>,
-    pub out_bias: FloatTensor<B>,
-    pub norm2_gain: FloatTensor<B>,
-    pub norm2_bias: FloatTensor<B>,
-    pub up: FloatTensor<B>,
-    pub up_bias: FloatTensor<B>,
-    pub down: FloatTensor<B>,
-    pub down_bias: FloatTensor<B>,
+tensor_struct! {
+    /// A block's input `[B, L, D]` and its parameters, named as in [`BlockWeights`].
+    BlockTensors, 13, [x, norm1_gain, norm1_bias, qkv, qkv_bias, out, out_bias, norm2_gain, norm2_bias, up, up_bias, down, down_bias]
 }
 
 /// A block's sizes, and the padding before each sequence.
@@ -48,34 +58,10 @@ pub struct BlockPlan {
     pub recompute: bool,
 }
 
-/// A Llama block's input `[B, L, D]` and its parameters, named as in [`LlamaWeights`]; where no adapter is on, `_a` and
-/// `_b` are read by nobody.
-#[derive(Debug, Clone, ExtensionType)]
-pub struct LlamaTensors<B: Backend> {
-    pub x: FloatTensor<B>,
-    pub norm1: FloatTensor<B>,
-    pub norm2: FloatTensor<B>,
-    pub q: FloatTensor<B>,
-    pub k: FloatTensor<B>,
-    pub v: FloatTensor<B>,
-    pub out: FloatTensor<B>,
-    pub gate: FloatTensor<B>,
-    pub up: FloatTensor<B>,
-    pub down: FloatTensor<B>,
-    pub q_a: FloatTensor<B>,
-    pub q_b: FloatTensor<B>,
-    pub k_a: FloatTensor<B>,
-    pub k_b: FloatTensor<B>,
-    pub v_a: FloatTensor<B>,
-    pub v_b: FloatTensor<B>,
-    pub out_a: FloatTensor<B>,
-    pub out_b: FloatTensor<B>,
-    pub gate_a: FloatTensor<B>,
-    pub gate_b: FloatTensor<B>,
-    pub up_a: FloatTensor<B>,
-    pub up_b: FloatTensor<B>,
-    pub down_a: FloatTensor<B>,
-    pub down_b: FloatTensor<B>,
+tensor_struct! {
+    /// A Llama block's input `[B, L, D]` and its parameters, named as in [`LlamaWeights`]; where no adapter is on, `_a` and
+    /// `_b` are not read.
+    LlamaTensors, 24, [x, norm1, norm2, q, k, v, out, gate, up, down, q_a, q_b, k_a, k_b, v_a, v_b, out_a, out_b, gate_a, gate_b, up_a, up_b, down_a, down_b]
 }
 
 /// A Llama block's sizes, its rotary tables `[context, E/2]`, and the padding before each sequence.
@@ -149,27 +135,6 @@ fn tensor(values: Vec<f32>, like: &FlexTensor) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, like.shape()))
 }
 
-impl<B: Backend> BlockTensors<B> {
-    /// In the order of the fields.
-    fn parts(self) -> BlockPrimitives<FloatTensor<B>> {
-        [
-            self.x,
-            self.norm1_gain,
-            self.norm1_bias,
-            self.qkv,
-            self.qkv_bias,
-            self.out,
-            self.out_bias,
-            self.norm2_gain,
-            self.norm2_bias,
-            self.up,
-            self.up_bias,
-            self.down,
-            self.down_bias,
-        ]
-    }
-}
-
 /// A block's input and its parameters in the order of [`BlockTensors`].
 type BlockPrimitives<T> = [T; 13];
 
@@ -190,38 +155,6 @@ fn contiguous(parts: BlockPrimitives<&FlexTensor>) -> BlockPrimitives<FlexTensor
 
 fn block_weights(parts: &BlockPrimitives<FlexTensor>) -> BlockWeights<'_> {
     std::array::from_fn(|i| as_slice(&parts[i + 1])).into()
-}
-
-impl<B: Backend> LlamaTensors<B> {
-    /// In the order of the fields.
-    fn parts(self) -> LlamaParts<FloatTensor<B>> {
-        [
-            self.x,
-            self.norm1,
-            self.norm2,
-            self.q,
-            self.k,
-            self.v,
-            self.out,
-            self.gate,
-            self.up,
-            self.down,
-            self.q_a,
-            self.q_b,
-            self.k_a,
-            self.k_b,
-            self.v_a,
-            self.v_b,
-            self.out_a,
-            self.out_b,
-            self.gate_a,
-            self.gate_b,
-            self.up_a,
-            self.up_b,
-            self.down_a,
-            self.down_b,
-        ]
-    }
 }
 
 /// A Llama block's input and its parameters in the order of [`LlamaTensors`].

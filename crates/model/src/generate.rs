@@ -147,15 +147,8 @@ struct DecodeOutput {
     states: usize,
 }
 
-fn write_rows<R: DecodeBackend>(
-    start: impl FnOnce(&[Vec<u32>]) -> R,
-    space: &TokenSpec,
-    prompts: &[Vec<u32>],
-    choose: impl Fn(usize, usize, &[f32], Option<&[bool]>) -> (u32, f32) + Sync,
-) -> (GeneratedRows, DecodeOutput) {
-    let columns = space.response_tokens;
-    let hidden = space.forbidden_mask();
-    // A prompt that stands next to itself is read once.
+/// The prompts without those that repeat the one before them, each read once, and where among them each prompt is.
+fn distinct_neighbours(prompts: &[Vec<u32>]) -> (Vec<Vec<u32>>, Vec<usize>) {
     let mut own: Vec<Vec<u32>> = vec![];
     let mut places = Vec::with_capacity(prompts.len());
     for prompt in prompts {
@@ -164,6 +157,18 @@ fn write_rows<R: DecodeBackend>(
         }
         places.push(own.len() - 1);
     }
+    (own, places)
+}
+
+fn write_rows<R: DecodeBackend>(
+    start: impl FnOnce(&[Vec<u32>]) -> R,
+    space: &TokenSpec,
+    prompts: &[Vec<u32>],
+    choose: impl Fn(usize, usize, &[f32], Option<&[bool]>) -> (u32, f32) + Sync,
+) -> (GeneratedRows, DecodeOutput) {
+    let columns = space.response_tokens;
+    let hidden = space.forbidden_mask();
+    let (own, places) = distinct_neighbours(prompts);
     let width = max_length(&own);
     let padded = |prompt: &Vec<u32>| [vec![space.pad; width - prompt.len()], prompt.clone()].concat();
     let ids: Vec<i32> = own.iter().flat_map(padded).map(|id| id as i32).collect();

@@ -1,23 +1,16 @@
 //! Weights of any module as named host buffers: to and from safetensors, flat for the optimizer, hashed.
 
-use crate::shelf::{FileDType, WeightStore};
+use crate::file_dtype::FileDType;
+pub use crate::host_tensor::{HostTensor, NamedTensor, append, host, transposed};
+use crate::weight_store::WeightStore;
 use crate::{Error, Result};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor, TensorData};
-use duel_spec::{ids::Hasher, seeds::Rng};
-use rand::RngExt;
+use burn::tensor::{Tensor, TensorData};
+use duel_spec::ids::Hasher;
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::Write;
 use std::path::Path;
-
-/// One parameter on the host.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NamedTensor {
-    pub name: String,
-    pub shape: Vec<usize>,
-    pub values: Vec<f32>,
-}
 
 /// Every float parameter in the module's fixed order.
 pub fn named_params<M: Module>(module: &M) -> Vec<NamedTensor> {
@@ -54,16 +47,6 @@ fn collect<M: Module>(module: &M, trained_only: bool) -> Vec<NamedTensor> {
     let mut collect = CollectParams { trained_only, path: vec![], out: vec![] };
     module.visit(&mut collect);
     collect.out
-}
-
-/// A float tensor's values on the host.
-pub fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().try_to_vec::<f32>().expect("all models are f32")
-}
-
-/// Appends a float tensor's values.
-pub fn append<const D: usize>(tensor: Tensor<D>, to: &mut Vec<f32>) {
-    to.extend_from_slice(tensor.into_data().as_slice().expect("all models are f32"));
 }
 
 /// All parameters one after another.
@@ -264,21 +247,14 @@ pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(|source| Error::Write { path: path.into(), source })
 }
 
-/// One tensor of a file.
-#[derive(Debug, Clone, PartialEq)]
-pub struct HostTensor {
-    pub shape: Vec<usize>,
-    pub values: Vec<f32>,
-}
-
 /// Every tensor of a safetensors file, as f32.
 ///
 /// # Errors
-/// As [`Shelf::safetensors`].
+/// As [`WeightStore::safetensors`].
 pub fn to_host(path: &Path) -> Result<HashMap<String, HostTensor>> {
-    let shelf = WeightStore::safetensors(&[path.into()])?;
-    let tensor = |name: &str| Ok(shelf.get(name)?.map(|tensor| (name.to_owned(), tensor)));
-    shelf.names().filter_map(|name| tensor(name).transpose()).collect()
+    let store = WeightStore::safetensors(&[path.into()])?;
+    let tensor = |name: &str| Ok(store.get(name)?.map(|tensor| (name.to_owned(), tensor)));
+    store.names().filter_map(|name| tensor(name).transpose()).collect()
 }
 
 /// Fills the module from safetensors.
@@ -305,27 +281,27 @@ pub fn load_as<M: Module>(
 /// # Errors
 /// A file that is damaged, or that holds what the module does not have.
 pub fn load_some<M: Module>(module: M, path: &Path) -> Result<M> {
-    let shelf = WeightStore::safetensors(&[path.into()])?;
-    load_from(module, &shelf, |ours| shelf.shape(ours).map(|_| (ours.to_owned(), false)), |_, found| found, |_| false)
+    let store = WeightStore::safetensors(&[path.into()])?;
+    load_from(module, &store, |ours| store.shape(ours).map(|_| (ours.to_owned(), false)), |_, found| found, |_| false)
 }
 
-/// Fills the module's parameters that are given a name from a shelf, one after another, each `mended` before it is turned.
+/// Fills the module's parameters that are given a name from a store, one after another, each `adjusted` before it is turned.
 pub fn load_from<M: Module>(
     module: M,
-    shelf: &WeightStore,
+    store: &WeightStore,
     naming: impl Fn(&str) -> Option<(String, bool)>,
-    mended: impl Fn(&str, HostTensor) -> HostTensor,
+    adjusted: impl Fn(&str, HostTensor) -> HostTensor,
     spare: impl Fn(&str) -> bool,
 ) -> Result<M> {
     // 1. Everything fits before anything is replaced.
-    let mut foreign: HashSet<&str> = shelf.names().collect();
+    let mut foreign: HashSet<&str> = store.names().collect();
     let mut plan = VecDeque::new();
     for (ours, shape) in shapes(&module) {
         let Some((name, turned)) = naming(&ours) else {
             plan.push_back(None);
             continue;
         };
-        let Some(found) = shelf.shape(&name) else { return Err(Error::Lacking { name }) };
+        let Some(found) = store.shape(&name) else { return Err(Error::Lacking { name }) };
         let expected: Vec<usize> = if turned { shape.into_iter().rev().collect() } else { shape };
         if found != expected {
             return Err(Error::Shape { name, found: found.to_vec(), expected });
@@ -334,20 +310,20 @@ pub fn load_from<M: Module>(
         plan.push_back(Some((ours, name, turned)));
     }
     if let Some(name) = foreign.into_iter().filter(|name| !spare(name)).min() {
-        return Err(Error::Foreign { path: shelf.path_of(name), name: name.into() });
+        return Err(Error::Foreign { path: store.path_of(name), name: name.into() });
     }
 
     // 2. Parameter by parameter.
     struct WriteParams<'a, F> {
-        shelf: &'a WeightStore,
+        store: &'a WeightStore,
         plan: VecDeque<Option<(String, String, bool)>>,
-        mended: F,
+        adjusted: F,
         problem: Option<Error>,
     }
     impl<F: Fn(&str, HostTensor) -> HostTensor> ModuleMapper for WriteParams<'_, F> {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let Some((ours, name, turned)) = self.plan.pop_front().flatten() else { return param };
-            let found = match self.shelf.get(&name) {
+            let found = match self.store.get(&name) {
                 Ok(Some(found)) => found,
                 Ok(None) => return param,
                 Err(problem) => {
@@ -355,7 +331,7 @@ pub fn load_from<M: Module>(
                     return param;
                 }
             };
-            let HostTensor { shape, values } = (self.mended)(&ours, found);
+            let HostTensor { shape, values } = (self.adjusted)(&ours, found);
             let values = if turned { transposed(&values, shape[0], shape[1]) } else { values };
             let (id, tensor, mapper) = param.consume();
             let mut fresh = Tensor::from_data(TensorData::new(values, tensor.shape()), &tensor.device());
@@ -365,34 +341,7 @@ pub fn load_from<M: Module>(
             Param::from_mapped_value(id, fresh, mapper)
         }
     }
-    let mut put = WriteParams { shelf, plan, mended, problem: None };
+    let mut put = WriteParams { store, plan, adjusted, problem: None };
     let module = module.map(&mut put);
     put.problem.map_or(Ok(module), Err)
-}
-
-/// A matrix of the given rows and columns, row by row, turned over.
-pub fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    let mut turned = Vec::with_capacity(values.len()); // a collected `flat_map` would hold up to twice as much
-    (0..columns).for_each(|c| turned.extend((0..rows).map(|r| values[r * columns + c])));
-    turned
-}
-
-/// How a model's weights begin.
-pub(crate) enum Init<'a> {
-    /// Drawn from a generator of the host's.
-    Random(&'a mut Rng),
-    /// Zeros, to be replaced.
-    Zeros,
-}
-
-/// Normal draws of mean 0 (Box–Muller), or zeros.
-pub(crate) fn normal(shape: [usize; 2], std: f64, start: &mut Init<'_>, device: &Device) -> Param<Tensor<2>> {
-    let Init::Random(rng) = start else { return Param::from_tensor(Tensor::zeros(shape, device)) };
-    let values: Vec<f32> = (0..shape[0] * shape[1])
-        .map(|_| {
-            let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
-            (radius * (std::f64::consts::TAU * rng.random::<f64>()).cos() * std) as f32
-        })
-        .collect();
-    Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), device))
 }

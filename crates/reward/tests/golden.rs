@@ -9,7 +9,7 @@ mod precision;
 mod trajectory;
 
 use burn::tensor::Device;
-use duel_model::{Reader, ScalarModel, huggingface::Checkpoint};
+use duel_model::{Checkpoint, Reader, ScalarModel};
 use duel_objectives::{BradleyTerryOptions, bradley_terry_loss};
 use duel_reward::RewardModel;
 use duel_spec::RmStage;
