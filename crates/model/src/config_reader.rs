@@ -136,20 +136,21 @@ impl ConfigReader {
                 Value::Object(rope) => rope,
                 _ => return Err(self.unsupported(block, "no value, or an object")),
             };
-            let given = |key: &str| rope.get(key).filter(|value| !value.is_null());
-            let (kinds, factor) = (["rope_type", "type"].map(given), given("factor").map(|factor| factor.as_f64()));
+            let value_of = |key: &str| rope.get(key).filter(|value| !value.is_null());
+            let (kinds, factor) =
+                (["rope_type", "type"].map(value_of), value_of("factor").map(|factor| factor.as_f64()));
             let mut kinds = kinds.into_iter().flatten();
             let plain = match (kinds.clone().next(), factor) {
                 (None, factor) => factor.is_none(),
                 (_, factor) => kinds.all(|kind| kind == "default" || kind == "linear" && factor == Some(Some(1.0))),
             };
             let plain = plain
-                && given("partial_rotary_factor").is_none_or(|share| share.as_f64() == Some(1.0))
+                && value_of("partial_rotary_factor").is_none_or(|share| share.as_f64() == Some(1.0))
                 && rope.keys().all(|key| PLAIN_ROPE.contains(&key.as_str()));
             if !plain {
                 return Err(self.unsupported(block, "rope_type \"default\", or \"linear\" by a factor of 1"));
             }
-            if let Some(own) = given("rope_theta") {
+            if let Some(own) = value_of("rope_theta") {
                 (theta, key) = (own, block);
             }
         }

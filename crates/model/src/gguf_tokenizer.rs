@@ -182,7 +182,7 @@ pub(crate) fn to_vocabulary(path: &Path, bytes: &[u8]) -> Result<Vocabulary> {
         let content = token["content"].as_str().unwrap_or_default().to_owned();
         tokens.insert(token["id"].as_u64().unwrap_or(u64::MAX), (content, kind));
     }
-    if tokens.keys().zip(0..).any(|(id, place)| *id != place) {
+    if tokens.keys().zip(0..).any(|(id, expected)| *id != expected) {
         return Err(unsupported("tokenizer.json ids", "ids with gaps".into(), "ids from 0 on, one after another"));
     }
     let merge = |merge: &Value| match merge {

@@ -27,9 +27,9 @@ pub fn append<const D: usize>(tensor: Tensor<D>, to: &mut Vec<f32>) {
     to.extend_from_slice(tensor.into_data().as_slice().expect("all models are f32"));
 }
 
-/// A matrix of the given rows and columns, row by row, turned over.
+/// A matrix of the given rows and columns, row by row, transposed.
 pub fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    let mut turned = Vec::with_capacity(values.len()); // a collected `flat_map` would hold up to twice as much
-    (0..columns).for_each(|c| turned.extend((0..rows).map(|r| values[r * columns + c])));
-    turned
+    let mut result = Vec::with_capacity(values.len()); // a collected `flat_map` would hold up to twice as much
+    (0..columns).for_each(|c| result.extend((0..rows).map(|r| values[r * columns + c])));
+    result
 }

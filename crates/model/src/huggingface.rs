@@ -67,7 +67,8 @@ fn shards(folder: &Path, index: &ConfigReader) -> Result<Vec<PathBuf>> {
     let mut names = BTreeSet::new();
     for file in map.values() {
         // a name beside the index, and nothing that leads elsewhere
-        let plain = file.as_str().filter(|name| Path::new(name).file_name().is_some_and(|own| own == *name));
+        let plain =
+            file.as_str().filter(|name| Path::new(name).file_name().is_some_and(|file_name| file_name == *name));
         names.insert(plain.ok_or_else(|| index.unsupported("weight_map", "names of files beside it"))?);
     }
     if names.is_empty() {

@@ -16,7 +16,7 @@ use std::path::Path;
 
 const ADAPTER: &str = "adapter_model.safetensors";
 
-/// Writes the adapters of a policy as PEFT does, to be put onto the model at `base`.
+/// Writes the adapters of a policy as PEFT does, for the model at `base`.
 ///
 /// # Errors
 /// [`Error::Lacking`] where the policy has none; adapters of several ranks.
@@ -78,17 +78,17 @@ pub fn read_adapter(folder: &Path, config: &TransformerConfig, policy: Policy, d
     let scale = settings.number("lora_alpha", 1e-6..=1e6)? / rank as f64;
     let path = folder.join(ADAPTER);
     let mut stored: HashMap<String, HostTensor> = weights::to_host(&path)?;
-    let mut taken = |name: String| stored.remove(&name);
+    let mut take = |name: String| stored.remove(&name);
     let mut problem = None;
     let policy = policy.map_projections(|ours, projection| {
         let stem = format!("base_model.model.{}", hf_stem(config, &ours));
-        let (a, b) = (taken(format!("{stem}.lora_A.weight")), taken(format!("{stem}.lora_B.weight")));
+        let (a, b) = (take(format!("{stem}.lora_A.weight")), take(format!("{stem}.lora_B.weight")));
         let [inputs, outputs] = projection.dims();
         match (a, b) {
             (Some(a), Some(b)) => {
-                for (found, expected) in [(&a.shape, [rank, inputs]), (&b.shape, [outputs, rank])] {
-                    if *found != expected {
-                        problem = Some(Error::Shape { name: stem, found: found.clone(), expected: expected.into() });
+                for (actual, expected) in [(&a.shape, [rank, inputs]), (&b.shape, [outputs, rank])] {
+                    if *actual != expected {
+                        problem = Some(Error::Shape { name: stem, found: actual.clone(), expected: expected.into() });
                         return projection;
                     }
                 }

@@ -51,8 +51,8 @@ pub(crate) fn read_directory(folder: &Path, config: &ConfigReader, rows: usize) 
     };
     let id = |key: &str| {
         let name = format!("{key}_token_id");
-        let said = [&generation, config].into_iter().find(|settings| !settings.json[&name].is_null());
-        let listed = said.map_or(Ok(vec![]), |settings| settings.ids(&name, rows))?;
+        let source = [&generation, config].into_iter().find(|settings| !settings.json[&name].is_null());
+        let listed = source.map_or(Ok(vec![]), |settings| settings.ids(&name, rows))?;
         // of several, the one that the tokenizer itself calls so
         Ok(named(key).filter(|own| listed.contains(own)).or(listed.first().copied()).or_else(|| named(key)))
     };
@@ -124,7 +124,7 @@ pub(crate) fn check_ids<'a>(path: &Path, rows: usize, ids: impl Iterator<Item = 
 /// transformers does.
 fn add_tokens(settings: &ConfigReader, vocabulary: &mut Value) -> Result<bool> {
     const KEY: &str = "added_tokens_decoder";
-    let wanted = match &settings.json[KEY] {
+    let tokens = match &settings.json[KEY] {
         Value::Null => return Ok(false),
         Value::Object(map) => map,
         _ => return Err(settings.unsupported(KEY, "tokens by their ids")),
@@ -134,7 +134,7 @@ fn add_tokens(settings: &ConfigReader, vocabulary: &mut Value) -> Result<bool> {
     let added = vocabulary["added_tokens"].as_array().into_iter().flatten();
     let added: HashSet<u64> = added.filter_map(|token| token["id"].as_u64()).collect();
     let mut lacking = BTreeMap::new();
-    for (id, token) in wanted {
+    for (id, token) in tokens {
         let content = token["content"].as_str();
         let (Ok(id), Some(content)) = (id.parse::<u32>(), content) else {
             return Err(settings.unsupported_value(

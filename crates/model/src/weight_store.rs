@@ -20,7 +20,7 @@ struct TensorEntry {
     range: Range<usize>,
 }
 
-/// Name, shape, kind and place of a tensor.
+/// Name, shape, kind and bytes of a tensor.
 pub(crate) type TensorPlacement = (String, Vec<usize>, FileDType, Range<usize>);
 
 /// Tensors of one file or several.
@@ -38,11 +38,11 @@ impl WeightStore {
     pub fn safetensors(paths: &[PathBuf]) -> Result<Self> {
         let mut store = Self { files: vec![], entries: HashMap::new() };
         for path in paths {
-            let held = MappedFile::open(path)?;
-            let bytes = held.bytes()?;
+            let mapped = MappedFile::open(path)?;
+            let bytes = mapped.bytes()?;
             let damaged = |problem: String| Error::Damaged { path: path.clone(), problem };
             let file = SafeTensors::deserialize(bytes).map_err(|e| damaged(e.to_string()))?;
-            let mut found = vec![];
+            let mut tensors = vec![];
             for (name, view) in file.tensors() {
                 let kind = match view.dtype() {
                     Dtype::F32 => FileDType::F32,
@@ -54,9 +54,9 @@ impl WeightStore {
                     }
                 };
                 let from = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
-                found.push((name, view.shape().to_vec(), kind, from..from + view.data().len()));
+                tensors.push((name, view.shape().to_vec(), kind, from..from + view.data().len()));
             }
-            store.add(held, found)?;
+            store.add(mapped, tensors)?;
         }
         Ok(store)
     }
@@ -67,14 +67,14 @@ impl WeightStore {
         Self { files: vec![file.into()], entries: tensors.into_iter().map(entry).collect() }
     }
 
-    fn add(&mut self, held: MappedFile, found: Vec<TensorPlacement>) -> Result<()> {
+    fn add(&mut self, mapped: MappedFile, tensors: Vec<TensorPlacement>) -> Result<()> {
         let file = self.files.len();
-        for (name, shape, kind, range) in found {
+        for (name, shape, kind, range) in tensors {
             if self.entries.insert(name.clone(), TensorEntry { file, shape, kind, range }).is_some() {
-                return Err(Error::Damaged { path: held.path, problem: format!("`{name}` is in two files") });
+                return Err(Error::Damaged { path: mapped.path, problem: format!("`{name}` is in two files") });
             }
         }
-        self.files.push(held.into());
+        self.files.push(mapped.into());
         Ok(())
     }
 

@@ -73,7 +73,7 @@ fn fill<M: Module>(module: M, flat: &[f32], trained_only: bool) -> M {
     struct FillParams<'a> {
         trained_only: bool,
         flat: &'a [f32],
-        place: usize,
+        offset: usize,
     }
     impl ModuleMapper for FillParams<'_> {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -82,8 +82,8 @@ fn fill<M: Module>(module: M, flat: &[f32], trained_only: bool) -> M {
             }
             let (id, tensor, mapper) = param.consume();
             let shape = tensor.shape();
-            let values = self.flat[self.place..self.place + shape.num_elements()].to_vec();
-            self.place += values.len();
+            let values = self.flat[self.offset..self.offset + shape.num_elements()].to_vec();
+            self.offset += values.len();
             let mut fresh = Tensor::from_data(TensorData::new(values, shape), &tensor.device());
             if tensor.is_require_grad() {
                 fresh = fresh.require_grad();
@@ -91,7 +91,7 @@ fn fill<M: Module>(module: M, flat: &[f32], trained_only: bool) -> M {
             Param::from_mapped_value(id, fresh, mapper)
         }
     }
-    module.map(&mut FillParams { trained_only, flat, place: 0 })
+    module.map(&mut FillParams { trained_only, flat, offset: 0 })
 }
 
 /// Name and shape of every float parameter in the module's fixed order.
@@ -116,11 +116,11 @@ pub fn shapes<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
     shapes.out
 }
 
-/// The module with those parameters trained whose names are wanted, and all others frozen; it is on an autodiff device.
-pub fn training<M: Module>(module: M, wanted: impl Fn(&str) -> bool) -> M {
+/// The module with those parameters trained for whose names `is_trained` is true, and all others frozen; it is on an autodiff device.
+pub fn training<M: Module>(module: M, is_trained: impl Fn(&str) -> bool) -> M {
     struct SelectTrained<F> {
         path: Vec<String>,
-        wanted: F,
+        is_trained: F,
     }
     impl<F: Fn(&str) -> bool> ModuleMapper for SelectTrained<F> {
         fn enter_module(&mut self, name: &str, _: &str) {
@@ -130,12 +130,12 @@ pub fn training<M: Module>(module: M, wanted: impl Fn(&str) -> bool) -> M {
             self.path.pop();
         }
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let trained = (self.wanted)(&self.path.join("."));
+            let trained = (self.is_trained)(&self.path.join("."));
             let (id, tensor, mapper) = param.consume();
             Param::from_mapped_value(id, tensor.set_require_grad(trained), mapper).set_require_grad(trained)
         }
     }
-    module.map(&mut SelectTrained { path: vec![], wanted })
+    module.map(&mut SelectTrained { path: vec![], is_trained })
 }
 
 /// Hash of all parameters, names and shapes included.
@@ -216,8 +216,8 @@ pub fn save_in<M: Module>(
     let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = named_params(module)
         .into_iter()
         .filter_map(|mut n| {
-            let (name, turned) = naming(&n.name)?;
-            if turned {
+            let (name, is_transposed) = naming(&n.name)?;
+            if is_transposed {
                 n.values = transposed(&n.values, n.shape[0], n.shape[1]);
                 n.shape.reverse();
             }
@@ -285,7 +285,7 @@ pub fn load_some<M: Module>(module: M, path: &Path) -> Result<M> {
     load_from(module, &store, |ours| store.shape(ours).map(|_| (ours.to_owned(), false)), |_, found| found, |_| false)
 }
 
-/// Fills the module's parameters that are given a name from a store, one after another, each `adjusted` before it is turned.
+/// Fills the module's parameters that are given a name from a store, one after another, each `adjusted` before it is transposed.
 pub fn load_from<M: Module>(
     module: M,
     store: &WeightStore,
@@ -297,17 +297,17 @@ pub fn load_from<M: Module>(
     let mut foreign: HashSet<&str> = store.names().collect();
     let mut plan = VecDeque::new();
     for (ours, shape) in shapes(&module) {
-        let Some((name, turned)) = naming(&ours) else {
+        let Some((name, is_transposed)) = naming(&ours) else {
             plan.push_back(None);
             continue;
         };
         let Some(found) = store.shape(&name) else { return Err(Error::Lacking { name }) };
-        let expected: Vec<usize> = if turned { shape.into_iter().rev().collect() } else { shape };
+        let expected: Vec<usize> = if is_transposed { shape.into_iter().rev().collect() } else { shape };
         if found != expected {
             return Err(Error::Shape { name, found: found.to_vec(), expected });
         }
         foreign.remove(name.as_str());
-        plan.push_back(Some((ours, name, turned)));
+        plan.push_back(Some((ours, name, is_transposed)));
     }
     if let Some(name) = foreign.into_iter().filter(|name| !spare(name)).min() {
         return Err(Error::Foreign { path: store.path_of(name), name: name.into() });
@@ -322,7 +322,7 @@ pub fn load_from<M: Module>(
     }
     impl<F: Fn(&str, HostTensor) -> HostTensor> ModuleMapper for WriteParams<'_, F> {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let Some((ours, name, turned)) = self.plan.pop_front().flatten() else { return param };
+            let Some((ours, name, is_transposed)) = self.plan.pop_front().flatten() else { return param };
             let found = match self.store.get(&name) {
                 Ok(Some(found)) => found,
                 Ok(None) => return param,
@@ -332,7 +332,7 @@ pub fn load_from<M: Module>(
                 }
             };
             let HostTensor { shape, values } = (self.adjusted)(&ours, found);
-            let values = if turned { transposed(&values, shape[0], shape[1]) } else { values };
+            let values = if is_transposed { transposed(&values, shape[0], shape[1]) } else { values };
             let (id, tensor, mapper) = param.consume();
             let mut fresh = Tensor::from_data(TensorData::new(values, tensor.shape()), &tensor.device());
             if tensor.is_require_grad() {
@@ -341,7 +341,7 @@ pub fn load_from<M: Module>(
             Param::from_mapped_value(id, fresh, mapper)
         }
     }
-    let mut put = WriteParams { store, plan, adjusted, problem: None };
-    let module = module.map(&mut put);
-    put.problem.map_or(Ok(module), Err)
+    let mut writer = WriteParams { store, plan, adjusted, problem: None };
+    let module = module.map(&mut writer);
+    writer.problem.map_or(Ok(module), Err)
 }

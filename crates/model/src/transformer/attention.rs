@@ -114,8 +114,8 @@ impl Attention {
 fn rotate(x: Tensor<4>, cos: &Tensor<4>, sin: &Tensor<4>) -> Tensor<4> {
     let half = x.dims()[3] / 2;
     let (a, b) = (x.clone().narrow(3, 0, half), x.narrow(3, half, half));
-    let turned = a.clone() * cos.clone() - b.clone() * sin.clone();
-    Tensor::cat(vec![turned, b * cos.clone() + a * sin.clone()], 3)
+    let rotated = a.clone() * cos.clone() - b.clone() * sin.clone();
+    Tensor::cat(vec![rotated, b * cos.clone() + a * sin.clone()], 3)
 }
 
 /// Which keys a query may not see: those after it, and padding. `[B or 1, 1, L, start + L]`.
@@ -123,18 +123,19 @@ pub fn hidden_keys(
     b: usize,
     start: usize,
     l: usize,
-    left: Option<&[usize]>,
+    padding: Option<&[usize]>,
     device: &Device,
 ) -> Option<Tensor<4, Bool>> {
     let keys = start + l;
-    match left {
+    match padding {
         None if l == 1 => None,
         None => Some(Tensor::<2, Bool>::tril_mask([l, keys], start as i64, device).unsqueeze::<4>()),
-        Some(left) => {
-            let see = |row: usize, query: usize, key: usize| key <= start + query && key >= left[row];
-            let hide: Vec<bool> =
-                (0..b).flat_map(|row| (0..l).flat_map(move |q| (0..keys).map(move |k| !see(row, q, k)))).collect();
-            Some(Tensor::from_data(TensorData::new(hide, [b, 1, l, keys]), device))
+        Some(padding) => {
+            let is_visible = |row: usize, query: usize, key: usize| key <= start + query && key >= padding[row];
+            let is_hidden: Vec<bool> = (0..b)
+                .flat_map(|row| (0..l).flat_map(move |q| (0..keys).map(move |k| !is_visible(row, q, k))))
+                .collect();
+            Some(Tensor::from_data(TensorData::new(is_hidden, [b, 1, l, keys]), device))
         }
     }
 }

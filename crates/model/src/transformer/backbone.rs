@@ -90,14 +90,14 @@ impl Backbone {
         count(|counted| counted.blocks += (2 * self.matrices() * b * l) as f64);
         let device = tokens.ids.device();
         let start = cache.as_ref().map_or(0, |c| c.columns);
-        let left = cache.as_ref().and_then(|c| c.left.clone()).or(tokens.left_padding);
+        let padding = cache.as_ref().and_then(|c| c.padding.clone()).or(tokens.left_padding);
         let mut x = self.tokens.forward(tokens.ids); // [B, L, D]
         let mut rotation = None;
         match &self.positions {
-            Positions::Learned(table) => x = x + at_positions(&table.weight.val(), start, l, left.as_deref()),
+            Positions::Learned(table) => x = x + at_positions(&table.weight.val(), start, l, padding.as_deref()),
             Positions::Rotary(table) => {
-                let of = |t: &Tensor<2>| at_positions(t, start, l, left.as_deref()).unsqueeze_dim::<4>(1);
-                rotation = Some((of(&table.cos), of(&table.sin)));
+                let rows_of = |t: &Tensor<2>| at_positions(t, start, l, padding.as_deref()).unsqueeze_dim::<4>(1);
+                rotation = Some((rows_of(&table.cos), rows_of(&table.sin)));
             }
         }
         if cache.is_none() && fused::is_supported(&x) {
@@ -105,13 +105,13 @@ impl Backbone {
                 Positions::Learned(_) => None,
                 Positions::Rotary(Rotary { cos, sin }) => Some([cos, sin].map(|table| Arc::new(host(table.clone())))),
             };
-            let context = FusedContext { left: left.clone().map(Arc::new), recompute: self.recompute, tables };
+            let context = FusedContext { padding: padding.clone().map(Arc::new), recompute: self.recompute, tables };
             let all = self.blocks.iter().try_fold(x.clone(), |x, block| block.fused(&x, &context));
             if let Some(x) = all {
                 return self.norm.forward(x, self.epsilon);
             }
         }
-        let context = AttentionContext { hidden: hidden_keys(b, start, l, left.as_deref(), &device), rotation };
+        let context = AttentionContext { hidden: hidden_keys(b, start, l, padding.as_deref(), &device), rotation };
         for (i, block) in self.blocks.iter().enumerate() {
             let past = cache.as_deref_mut().map(|cache| {
                 if cache.layers.len() <= i {
@@ -124,7 +124,7 @@ impl Backbone {
         }
         if let Some(cache) = cache {
             cache.columns += l;
-            cache.left = left;
+            cache.padding = padding;
         }
         self.norm.forward(x, self.epsilon)
     }

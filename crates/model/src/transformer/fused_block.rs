@@ -17,7 +17,7 @@ use std::sync::Arc;
 /// What the columns of a batch are, for the operation that computes all of a block.
 pub struct FusedContext {
     /// Padding before each sequence.
-    pub left: Option<Arc<Vec<usize>>>,
+    pub padding: Option<Arc<Vec<usize>>>,
     pub recompute: bool,
     /// `cos` and `sin` of the rotary angles, `[context, E/2]` each.
     pub tables: Option<[Arc<Vec<f32>>; 2]>,
@@ -161,7 +161,7 @@ impl TransformerBlock {
             mapped: mapped.try_into().ok(),
             cos: cos.clone(),
             sin: sin.clone(),
-            left: context.left.clone(),
+            padding: context.padding.clone(),
             recompute: context.recompute,
         };
         Some(fused::llama(LlamaTensors::from_parts(parts.try_into().ok()?), plan))
@@ -182,7 +182,7 @@ impl TransformerBlock {
         };
         let parameters = parameters.map(Parameter::into_dispatch);
         let parts: Vec<FloatTensor<Dispatch>> = std::iter::once(x.clone().into_dispatch()).chain(parameters).collect();
-        let plan = BlockPlan { shape, left: context.left.clone(), recompute: context.recompute };
+        let plan = BlockPlan { shape, padding: context.padding.clone(), recompute: context.recompute };
         Some(fused::block(BlockTensors::from_parts(parts.try_into().ok()?), plan))
     }
 }

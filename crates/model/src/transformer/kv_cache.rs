@@ -9,7 +9,7 @@ pub struct KvCache {
     /// Columns read.
     pub(super) columns: usize,
     /// Padded columns of each row.
-    pub(super) left: Option<Vec<usize>>,
+    pub(super) padding: Option<Vec<usize>>,
 }
 
 impl KvCache {
@@ -22,7 +22,7 @@ impl KvCache {
         Self {
             layers: self.layers.iter().map(|(k, v)| (pick(k), pick(v))).collect(),
             columns: self.columns,
-            left: self.left.as_ref().map(|left| rows.iter().map(|&row| left[row]).collect()),
+            padding: self.padding.as_ref().map(|padding| rows.iter().map(|&row| padding[row]).collect()),
         }
     }
 }

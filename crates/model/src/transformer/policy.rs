@@ -77,7 +77,7 @@ impl Policy {
     }
 
     /// Log-probs `[B, T]` of `targets` `[B, T]`, the tokens after `states` `[B, T, D]`, as one operation; `None` where that
-    /// cannot be had. `hidden` tokens `[T, V]` cannot be said. The states are asked for only where there is one.
+    /// cannot be computed. `hidden` tokens `[T, V]` cannot be sampled. The states are computed only where it can.
     pub fn token_logprobs(
         &self,
         states: impl FnOnce() -> Tensor<3>,
@@ -112,7 +112,7 @@ impl Policy {
         self.unembed(hidden).squeeze_dim::<2>(1)
     }
 
-    /// The model with its weights packed for writing and its adapters worked in, on a device that has such an operation.
+    /// The model with its weights packed for decoding and its adapters merged, on a device that has such an operation.
     /// GPT-2 has it without adapters.
     pub fn decoder(&self) -> Option<Decoder> {
         let Backbone { tokens, positions, blocks, norm, epsilon, .. } = &self.body;
@@ -235,7 +235,7 @@ impl Policy {
     }
 
     /// The model as it is read fastest: a Llama's adapters stay on, so that the frozen weights are not copied; GPT-2's are
-    /// worked in, since its one operation knows none.
+    /// merged, since its one operation has none.
     pub fn for_inference(self) -> Self {
         match self.body.positions {
             Positions::Rotary(_) => self,
@@ -243,7 +243,7 @@ impl Policy {
         }
     }
 
-    /// The model with its adapters worked into its matrices, all of which are in memory.
+    /// The model with its adapters merged into its matrices, all of which are in memory.
     pub fn merged(self) -> Self {
         self.map_projections(|_, projection| projection.merge_lora())
     }

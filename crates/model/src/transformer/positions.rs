@@ -55,12 +55,12 @@ impl Rotary {
 }
 
 /// Rows of a table by position, `[B or 1, L, ·]`: a column's position does not count the padding before it.
-pub fn at_positions(table: &Tensor<2>, start: usize, l: usize, left: Option<&[usize]>) -> Tensor<3> {
-    let Some(left) = left else { return table.clone().narrow(0, start, l).unsqueeze::<3>() };
+pub fn at_positions(table: &Tensor<2>, start: usize, l: usize, padding: Option<&[usize]>) -> Tensor<3> {
+    let Some(padding) = padding else { return table.clone().narrow(0, start, l).unsqueeze::<3>() };
     let positions: Vec<i32> =
-        left.iter().flat_map(|&n| (start..start + l).map(move |column| column.saturating_sub(n) as i32)).collect();
+        padding.iter().flat_map(|&n| (start..start + l).map(move |column| column.saturating_sub(n) as i32)).collect();
     let count = positions.len();
     let index = Tensor::<1, Int>::from_data(TensorData::new(positions, [count]), &table.device());
     let units = table.dims()[1];
-    table.clone().select(0, index).reshape([left.len(), l, units])
+    table.clone().select(0, index).reshape([padding.len(), l, units])
 }

@@ -30,7 +30,7 @@ fn ids(rows: &[&[i32]]) -> Tensor<2, Int> {
     Tensor::from_data(TensorData::new(rows.concat(), shape), &Device::flex())
 }
 
-fn apart(a: &[f32], b: &[f32]) -> f32 {
+fn max_difference(a: &[f32], b: &[f32]) -> f32 {
     a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
 }
 
@@ -40,8 +40,8 @@ fn a_token_changes_nothing_before_it() {
         let policy = policy(tied);
         let logits = weights::host(policy.logits(ids(&[&[1, 5, 6, 7, 8], &[1, 5, 6, 9, 10]]), 0)); // [2, 5, V]
         let (a, b) = logits.split_at(5 * 11);
-        assert_eq!(apart(&a[..3 * 11], &b[..3 * 11]), 0.0);
-        assert!(apart(&a[3 * 11..4 * 11], &b[3 * 11..4 * 11]) > 1e-4);
+        assert_eq!(max_difference(&a[..3 * 11], &b[..3 * 11]), 0.0);
+        assert!(max_difference(&a[3 * 11..4 * 11], &b[3 * 11..4 * 11]) > 1e-4);
     }
 }
 
@@ -70,9 +70,9 @@ fn the_cache_gives_what_reading_anew_gives() {
     let mut cache = cache.select(&[1]);
     found.push(weights::host(policy.next_logits(ids(&[&[4]]), &mut cache)));
     let at = |row: usize, token: usize| &whole[(row * 5 + token) * 11..(row * 5 + token + 1) * 11];
-    assert!(apart(&found[0], &[at(0, 2), at(1, 2)].concat()) < 1e-5);
-    assert!(apart(&found[1], &[at(0, 3), at(1, 3)].concat()) < 1e-5);
-    assert!(apart(&found[2], at(1, 4)) < 1e-5);
+    assert!(max_difference(&found[0], &[at(0, 2), at(1, 2)].concat()) < 1e-5);
+    assert!(max_difference(&found[1], &[at(0, 3), at(1, 3)].concat()) < 1e-5);
+    assert!(max_difference(&found[2], at(1, 4)) < 1e-5);
 }
 
 #[test]
@@ -147,8 +147,8 @@ fn values_and_scores_stand_on_the_same_columns() {
     assert_eq!(&values[..3], &all[3..6]); // before tokens 8, 9, EOS
     assert_eq!(scores, vec![all[6], all[10 + 5]]); // on each EOS
     let means = weights::host(reader.scores(&critic.clone().scoring(ScorePooling::Mean), &batch));
-    assert!(apart(&means, &[(all[4] + all[5] + all[6]) / 3.0, (all[14] + all[15]) / 2.0]) < 1e-6);
+    assert!(max_difference(&means, &[(all[4] + all[5] + all[6]) / 3.0, (all[14] + all[15]) / 2.0]) < 1e-6);
     let rescaled = critic.rescaled(1.5, 2.0);
     let again = weights::host(reader.scores(&rescaled.valid(), &batch));
-    assert!(apart(&again, &[(scores[0] - 1.5) / 2.0, (scores[1] - 1.5) / 2.0]) < 1e-5);
+    assert!(max_difference(&again, &[(scores[0] - 1.5) / 2.0, (scores[1] - 1.5) / 2.0]) < 1e-5);
 }
