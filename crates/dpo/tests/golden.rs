@@ -4,7 +4,7 @@
 use burn::module::Module;
 use burn::tensor::Device;
 use duel_dpo::{Dpo, ReferenceLogp};
-use duel_model::{Reader, huggingface::Checkpoint};
+use duel_model::{Checkpoint, Reader};
 use duel_objectives::entropy;
 use duel_spec::metrics::{self, Metric};
 use duel_testing::golden;

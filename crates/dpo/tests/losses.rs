@@ -7,7 +7,7 @@ use duel_data::World;
 use duel_data::grammar::GrammarWorld;
 use duel_data::pairs::PreferenceRow;
 use duel_dpo::{Dpo, ReferenceLogp};
-use duel_model::{Family, Policy, Reader, TransformerConfig, weights};
+use duel_model::{Architecture, Llama, Policy, Reader, TransformerConfig, weights};
 use duel_spec::{DpoSettings as Settings, LearnerSettings, PairLoss, Split, TokenSpec, seeds};
 use duel_training::{Error, Learner, Method, PairBatch, probes};
 
@@ -76,7 +76,7 @@ fn grammar() -> Setting {
 }
 
 /// Text of up to 32 tokens after prompts of up to 24, read by a model of such a width and depth.
-fn text(layers: usize, width: usize, family: Option<Family>) -> Setting {
+fn text(layers: usize, width: usize, architecture: Option<Architecture>) -> Setting {
     let space = TokenSpec {
         vocabulary: 96,
         pad: 0,
@@ -98,16 +98,17 @@ fn text(layers: usize, width: usize, family: Option<Family>) -> Setting {
     };
     let rows = (0..BATCH).map(|_| row(ids(4, 25, &[]), ids(8, 32, &[2]), ids(8, 32, &[2]))).collect();
     let small = TransformerConfig::small(space.vocabulary, space.context() + 3, layers, width, 4, true);
-    let config = match family {
-        Some(family) => TransformerConfig { family, ..small },
+    let config = match architecture {
+        Some(architecture) => TransformerConfig { architecture, ..small },
         None => small,
     };
     Setting { space, config, rows }
 }
 
 fn llama() -> Setting {
-    let family = Family::Llama { key_value_heads: 2, head_width: 8, inner: 48, rope_theta: 10_000.0, epsilon: 1e-6 };
-    text(2, 32, Some(family))
+    let architecture =
+        Llama { key_value_heads: 2, head_width: 8, inner: 48, rope_theta: 10_000.0, epsilon: 1e-6 }.architecture();
+    text(2, 32, Some(architecture))
 }
 
 impl Setting {

@@ -4,7 +4,8 @@
 //! Weights stand transposed, a row a key and a lane a query, so that a softmax runs down the rows and never across lanes.
 
 use crate::buffer::PooledBuffer;
-use crate::matrix::{Accumulate, Matrix, Packed};
+use crate::matrix::{Accumulate, Matrix};
+use crate::product::Packed;
 use crate::simd::{LANES, exp, simd_dispatch};
 
 /// Queries worked on at a time.
@@ -22,7 +23,7 @@ pub struct AttentionShape {
     /// `E`
     pub width: usize,
     /// Columns of padding before the first token.
-    pub left: usize,
+    pub padding: usize,
 }
 
 /// A block of queries.
@@ -59,9 +60,9 @@ impl AttentionShape {
     }
 
     fn blocks(self) -> impl Iterator<Item = QueryBlock> {
-        (self.left..self.columns).step_by(QUERIES).map(move |start| {
+        (self.padding..self.columns).step_by(QUERIES).map(move |start| {
             let end = (start + QUERIES).min(self.columns);
-            QueryBlock { start, end, seen: end - self.left, step: (end - start).next_multiple_of(LANES) }
+            QueryBlock { start, end, seen: end - self.padding, step: (end - start).next_multiple_of(LANES) }
         })
     }
 
@@ -75,9 +76,9 @@ impl AttentionShape {
         let (e, count) = (self.width, block.end - block.start);
         let scale = 1.0 / (e as f32).sqrt();
         queries.fill(self.part(qkv, head, 0, block.start).t(), e, count);
-        let keys = self.part(qkv, head, 1, self.left);
+        let keys = self.part(qkv, head, 1, self.padding);
         queries.gemm_range((block.seen, 0..e, count), keys, weights, block.step, Accumulate::Write, scale);
-        causal_softmax(weights, block.step, block.start - self.left);
+        causal_softmax(weights, block.step, block.start - self.padding);
     }
 }
 
@@ -150,11 +151,11 @@ simd_dispatch! {
 
 /// `mixed`: `[L, H·E]`; rows of padding become 0.
 pub fn forward(heads: AttentionShape, qkv: &[f32], mixed: &mut [f32], scratch: &mut AttentionScratch) {
-    let (d, e, left) = (heads.d(), heads.width, heads.left);
-    mixed[..left * d].fill(0.0);
+    let (d, e, padding) = (heads.d(), heads.width, heads.padding);
+    mixed[..padding * d].fill(0.0);
     let AttentionScratch { weights, packed: [queries_t, values, ..], .. } = scratch;
     for head in 0..heads.heads {
-        values.fill(heads.part(qkv, head, 2, left), heads.columns - left, e);
+        values.fill(heads.part(qkv, head, 2, padding), heads.columns - padding, e);
         for block in heads.blocks() {
             let weights = &mut weights[..block.seen * block.step];
             heads.weights(qkv, head, block, queries_t, weights);
@@ -173,26 +174,26 @@ pub fn backward(
     d_qkv: &mut [f32],
     scratch: &mut AttentionScratch,
 ) {
-    let (d, e, step, left) = (heads.d(), heads.width, heads.row(), heads.left);
-    let (count, scale) = (heads.columns - left, 1.0 / (e as f32).sqrt());
+    let (d, e, step, padding) = (heads.d(), heads.width, heads.row(), heads.padding);
+    let (count, scale) = (heads.columns - padding, 1.0 / (e as f32).sqrt());
     d_qkv.fill(0.0); // keys and values take what every block of queries adds
     let AttentionScratch { weights, gradient, packed: [turned, keys, queries, d_head] } = scratch;
     for head in 0..heads.heads {
         let d_mixed = |from: usize| Matrix::rows(&d_mixed[from * d + head * e..], d); // [L − from, E]
-        keys.fill(heads.part(qkv, head, 1, left), count, e);
-        queries.fill(heads.part(qkv, head, 0, left), count, e);
-        d_head.fill(d_mixed(left), count, e);
+        keys.fill(heads.part(qkv, head, 1, padding), count, e);
+        queries.fill(heads.part(qkv, head, 0, padding), count, e);
+        d_head.fill(d_mixed(padding), count, e);
         let at = |which: usize, row: usize| row * step + heads.at(head, which);
         for block in heads.blocks() {
             let QueryBlock { start, end, seen, step: lanes } = block;
-            let (rows, within) = (end - start, start - left..end - left);
+            let (rows, within) = (end - start, start - padding..end - padding);
             let (weights, gradient) = (&mut weights[..seen * lanes], &mut gradient[..seen * lanes]);
             heads.weights(qkv, head, block, turned, weights);
             let weights_t = Matrix::rows(weights, lanes); // [seen, queries]
             d_head.gemm_range(
                 (seen, within.clone(), e),
                 weights_t,
-                &mut d_qkv[at(2, left)..],
+                &mut d_qkv[at(2, padding)..],
                 step,
                 Accumulate::Add,
                 1.0,
@@ -200,7 +201,7 @@ pub fn backward(
             turned.fill(d_mixed(start).t(), e, rows);
             turned.gemm_range(
                 (seen, 0..e, rows),
-                heads.part(qkv, head, 2, left),
+                heads.part(qkv, head, 2, padding),
                 gradient,
                 lanes,
                 Accumulate::Write,
@@ -216,7 +217,14 @@ pub fn backward(
                 Accumulate::Write,
                 scale,
             );
-            queries.gemm_range((seen, within, e), gradient_t, &mut d_qkv[at(1, left)..], step, Accumulate::Add, scale);
+            queries.gemm_range(
+                (seen, within, e),
+                gradient_t,
+                &mut d_qkv[at(1, padding)..],
+                step,
+                Accumulate::Add,
+                scale,
+            );
         }
     }
 }

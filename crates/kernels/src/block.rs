@@ -1,19 +1,12 @@
 //! A pre-norm GPT-2 block as one operation: `x₁ = x + attention(norm(x))`, `y = x₁ + mlp(norm(x₁))`.
 
+use crate::activation::Activation;
 use crate::attention::{self, AttentionShape};
 use crate::buffer::PooledBuffer;
-use crate::matrix::{Accumulate, Matrix, Packed, product};
+use crate::matrix::{Accumulate, Matrix};
+use crate::product::{Packed, product};
 use crate::rows;
 use rayon::prelude::*;
-
-/// The bend in the MLP.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// `max(0, x)²`
-    SquaredRelu,
-    /// `x/2 (1 + tanh(√(2/π)(x + 0.044715 x³)))`
-    GeluTanh,
-}
 
 /// Sizes of a block and of its batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -31,64 +24,60 @@ pub struct BlockShape {
     pub epsilon: f32,
 }
 
-/// A block's parameters. Matrices are `[inputs, outputs]`.
-#[derive(Debug, Clone, Copy)]
-pub struct BlockWeights<'a> {
-    pub norm1_gain: &'a [f32],
-    pub norm1_bias: &'a [f32],
-    /// Queries, keys and values, `[D, 3D]`.
-    pub qkv: &'a [f32],
-    pub qkv_bias: &'a [f32],
-    pub out: &'a [f32],
-    pub out_bias: &'a [f32],
-    pub norm2_gain: &'a [f32],
-    pub norm2_bias: &'a [f32],
-    pub up: &'a [f32],
-    pub up_bias: &'a [f32],
-    pub down: &'a [f32],
-    pub down_bias: &'a [f32],
+/// Defines a block's parameters and their gradients from one list, whose order is that of arrays of them.
+macro_rules! block_parameters {
+    ($count:literal: $($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// A block's parameters. Matrices are `[inputs, outputs]`.
+        #[derive(Debug, Clone, Copy)]
+        pub struct BlockWeights<'a> {
+            $($(#[$doc])* pub $name: &'a [f32],)*
+        }
+
+        impl<'a> From<[&'a [f32]; $count]> for BlockWeights<'a> {
+            /// From the parameters in the order of the fields.
+            fn from([$($name),*]: [&'a [f32]; $count]) -> Self {
+                Self { $($name),* }
+            }
+        }
+
+        /// Gradients in the shapes of [`BlockWeights`].
+        #[derive(Debug, Clone, Default)]
+        pub struct BlockGradient {
+            $(pub $name: Vec<f32>,)*
+        }
+
+        impl BlockGradient {
+            /// In the order of the fields.
+            pub fn into_parts(self) -> [Vec<f32>; $count] {
+                [$(self.$name),*]
+            }
+        }
+    };
 }
 
-impl<'a> From<[&'a [f32]; 12]> for BlockWeights<'a> {
-    /// From the parameters in the order of the fields.
-    fn from(parameters: [&'a [f32]; 12]) -> Self {
-        let [
-            norm1_gain,
-            norm1_bias,
-            qkv,
-            qkv_bias,
-            out,
-            out_bias,
-            norm2_gain,
-            norm2_bias,
-            up,
-            up_bias,
-            down,
-            down_bias,
-        ] = parameters;
-        Self {
-            norm1_gain,
-            norm1_bias,
-            qkv,
-            qkv_bias,
-            out,
-            out_bias,
-            norm2_gain,
-            norm2_bias,
-            up,
-            up_bias,
-            down,
-            down_bias,
-        }
-    }
+block_parameters! {
+    12:
+    norm1_gain,
+    norm1_bias,
+    /// Queries, keys and values, `[D, 3D]`.
+    qkv,
+    qkv_bias,
+    out,
+    out_bias,
+    norm2_gain,
+    norm2_bias,
+    up,
+    up_bias,
+    down,
+    down_bias,
 }
 
 /// What the forward pass leaves for the backward pass: `11·D` numbers a token with `F = 4·D`.
 #[derive(Debug, Clone)]
 pub struct BlockSaved {
     /// Mean and 1/sd of both norms' rows, `[N, 2]` each.
-    kept1: PooledBuffer,
-    kept2: PooledBuffer,
+    moments1: PooledBuffer,
+    moments2: PooledBuffer,
     /// What the norms gave, `[N, D]`.
     normed1: PooledBuffer,
     normed2: PooledBuffer,
@@ -98,44 +87,25 @@ pub struct BlockSaved {
     mixed: PooledBuffer,
     /// After attention, `[N, D]`.
     middle: PooledBuffer,
-    /// Before the bend, `[N, F]`.
+    /// Before the activation, `[N, F]`.
     up: PooledBuffer,
 }
 
-/// Gradients in the shapes of [`BlockWeights`].
-#[derive(Debug, Clone, Default)]
-pub struct BlockGradient {
-    pub norm1_gain: Vec<f32>,
-    pub norm1_bias: Vec<f32>,
-    pub qkv: Vec<f32>,
-    pub qkv_bias: Vec<f32>,
-    pub out: Vec<f32>,
-    pub out_bias: Vec<f32>,
-    pub norm2_gain: Vec<f32>,
-    pub norm2_bias: Vec<f32>,
-    pub up: Vec<f32>,
-    pub up_bias: Vec<f32>,
-    pub down: Vec<f32>,
-    pub down_bias: Vec<f32>,
-}
-
 impl BlockGradient {
-    /// In the order of the fields.
-    pub fn into_parts(self) -> [Vec<f32>; 12] {
-        [
-            self.norm1_gain,
-            self.norm1_bias,
-            self.qkv,
-            self.qkv_bias,
-            self.out,
-            self.out_bias,
-            self.norm2_gain,
-            self.norm2_bias,
-            self.up,
-            self.up_bias,
-            self.down,
-            self.down_bias,
-        ]
+    /// Zeros in the shapes of the matrices and their biases; the norms' gradients are still empty.
+    fn zeros(w: BlockWeights<'_>) -> Self {
+        let zeros = |of: &[f32]| vec![0.0; of.len()];
+        Self {
+            qkv: zeros(w.qkv),
+            qkv_bias: zeros(w.qkv_bias),
+            out: zeros(w.out),
+            out_bias: zeros(w.out_bias),
+            up: zeros(w.up),
+            up_bias: zeros(w.up_bias),
+            down: zeros(w.down),
+            down_bias: zeros(w.down_bias),
+            ..Self::default()
+        }
     }
 }
 
@@ -155,14 +125,14 @@ impl BlockShape {
         self.sequences.div_ceil(SHARDS).clamp(least, most)
     }
 
-    fn heads_of(self, left: usize) -> AttentionShape {
+    fn heads_of(self, padding: usize) -> AttentionShape {
         let Self { columns, heads, width, .. } = self;
-        AttentionShape { columns, heads, key_value_heads: heads, width: width / heads, left }
+        AttentionShape { columns, heads, key_value_heads: heads, width: width / heads, padding }
     }
 
     /// Padding of the sequences of each shard.
-    fn paddings(self, left: Option<&[usize]>) -> Vec<Vec<usize>> {
-        let all: Vec<usize> = left.map_or_else(|| vec![0; self.sequences], <[usize]>::to_vec);
+    fn paddings(self, padding: Option<&[usize]>) -> Vec<Vec<usize>> {
+        let all: Vec<usize> = padding.map_or_else(|| vec![0; self.sequences], <[usize]>::to_vec);
         all.chunks(self.shard()).map(<[usize]>::to_vec).collect()
     }
 }
@@ -180,20 +150,20 @@ fn pack_backward(w: &[f32], outputs: usize) -> Packed {
 /// The block's output `[N, D]`, and what its backward pass needs.
 ///
 /// # Shapes
-/// `x`: `[N, D]`; `left`: columns of padding before each sequence's first token, `[B]`. What stands in padded columns
-/// is seen by nobody.
+/// `x`: `[N, D]`; `padding`: columns of padding before each sequence's first token, `[B]`. What is in padded columns
+/// is not attended to.
 pub fn block_forward(
     shape: BlockShape,
     w: BlockWeights<'_>,
     x: &[f32],
-    left: Option<&[usize]>,
+    padding: Option<&[usize]>,
 ) -> (Vec<f32>, BlockSaved) {
     let (n, d, f) = (shape.tokens(), shape.width, shape.inner);
     let mut y = vec![0f32; n * d];
     let new = |width: usize| PooledBuffer::new(n * width);
     let mut saved = BlockSaved {
-        kept1: new(2),
-        kept2: new(2),
+        moments1: new(2),
+        moments2: new(2),
         normed1: new(d),
         normed2: new(d),
         qkv: new(3 * d),
@@ -204,10 +174,10 @@ pub fn block_forward(
     let tokens = shape.shard() * shape.columns;
     let (to_qkv, to_out, to_up, to_down) =
         (pack_forward(w.qkv, 3 * d), pack_forward(w.out, d), pack_forward(w.up, f), pack_forward(w.down, d));
-    let BlockSaved { kept1, kept2, normed1, normed2, qkv, mixed, middle, up } = &mut saved;
-    let shards = (x.par_chunks(tokens * d), y.par_chunks_mut(tokens * d), shape.paddings(left).into_par_iter());
-    let norms = (kept1.par_chunks_mut(2 * tokens), normed1.par_chunks_mut(tokens * d));
-    let more_norms = (kept2.par_chunks_mut(2 * tokens), normed2.par_chunks_mut(tokens * d));
+    let BlockSaved { moments1, moments2, normed1, normed2, qkv, mixed, middle, up } = &mut saved;
+    let shards = (x.par_chunks(tokens * d), y.par_chunks_mut(tokens * d), shape.paddings(padding).into_par_iter());
+    let norms = (moments1.par_chunks_mut(2 * tokens), normed1.par_chunks_mut(tokens * d));
+    let more_norms = (moments2.par_chunks_mut(2 * tokens), normed2.par_chunks_mut(tokens * d));
     let inner = (
         qkv.par_chunks_mut(3 * tokens * d),
         mixed.par_chunks_mut(tokens * d),
@@ -215,27 +185,27 @@ pub fn block_forward(
         up.par_chunks_mut(tokens * f),
     );
     (shards, norms, more_norms, inner).into_par_iter().for_each(
-        |((x, y, left), (kept1, normed1), (kept2, normed2), (qkv, mixed, middle, up))| {
+        |((x, y, padding), (moments1, normed1), (moments2, normed2), (qkv, mixed, middle, up))| {
             // 1. x₁ = x + attention(norm(x))
-            rows::layer_norm(x, w.norm1_gain, w.norm1_bias, shape.epsilon, normed1, kept1);
+            rows::layer_norm(x, w.norm1_gain, w.norm1_bias, shape.epsilon, normed1, moments1);
             rows::fill(w.qkv_bias, qkv);
             to_qkv.product(normed1, qkv, Accumulate::Add);
             let mut scratch = attention::AttentionScratch::new(shape.columns);
-            let sequences = qkv.chunks(3 * shape.columns * d).zip(mixed.chunks_mut(shape.columns * d)).zip(left);
-            for ((qkv, mixed), left) in sequences {
-                attention::forward(shape.heads_of(left), qkv, mixed, &mut scratch);
+            let sequences = qkv.chunks(3 * shape.columns * d).zip(mixed.chunks_mut(shape.columns * d)).zip(padding);
+            for ((qkv, mixed), padding) in sequences {
+                attention::forward(shape.heads_of(padding), qkv, mixed, &mut scratch);
             }
             rows::add_bias(x, w.out_bias, middle);
             to_out.product(mixed, middle, Accumulate::Add);
 
             // 2. y = x₁ + mlp(norm(x₁))
-            rows::layer_norm(middle, w.norm2_gain, w.norm2_bias, shape.epsilon, normed2, kept2);
+            rows::layer_norm(middle, w.norm2_gain, w.norm2_bias, shape.epsilon, normed2, moments2);
             rows::fill(w.up_bias, up);
             to_up.product(normed2, up, Accumulate::Add);
-            let mut bent = PooledBuffer::new(up.len());
-            rows::activation(shape.activation, up, &mut bent);
+            let mut activated = PooledBuffer::new(up.len());
+            rows::activation(shape.activation, up, &mut activated);
             rows::add_bias(middle, w.down_bias, y);
-            to_down.product(&bent, y, Accumulate::Add);
+            to_down.product(&activated, y, Accumulate::Add);
         },
     );
     (y, saved)
@@ -247,84 +217,77 @@ pub fn block_backward(
     w: BlockWeights<'_>,
     x: &[f32],
     saved: &BlockSaved,
-    left: Option<&[usize]>,
+    padding: Option<&[usize]>,
     dy: &[f32],
 ) -> (Vec<f32>, BlockGradient) {
     let (n, d, f) = (shape.tokens(), shape.width, shape.inner);
     let mut dx = vec![0f32; n * d];
     let new = |width: usize| PooledBuffer::new(n * width);
-    let (mut bent, mut d_up, mut d_middle, mut d_qkv) = (new(f), new(f), new(d), new(3 * d));
+    let (mut activated, mut d_up, mut d_middle, mut d_qkv) = (new(f), new(f), new(d), new(3 * d));
     let per = shape.shard() * shape.columns;
     let (from_qkv, from_out, from_up, from_down) =
         (pack_backward(w.qkv, 3 * d), pack_backward(w.out, d), pack_backward(w.up, f), pack_backward(w.down, d));
 
     // 1. Shard by shard, back through the MLP and attention; the norms' parameters are summed within the shard.
     let outer = (x.par_chunks(per * d), dy.par_chunks(per * d), dx.par_chunks_mut(per * d));
-    let norms =
-        (saved.kept1.par_chunks(2 * per), saved.kept2.par_chunks(2 * per), shape.paddings(left).into_par_iter());
-    let kept = (saved.qkv.par_chunks(3 * per * d), saved.middle.par_chunks(per * d), saved.up.par_chunks(per * f));
-    let made = (
-        bent.par_chunks_mut(per * f),
+    let paddings = shape.paddings(padding).into_par_iter();
+    let norms = (saved.moments1.par_chunks(2 * per), saved.moments2.par_chunks(2 * per), paddings);
+    let saved_parts =
+        (saved.qkv.par_chunks(3 * per * d), saved.middle.par_chunks(per * d), saved.up.par_chunks(per * f));
+    let buffers = (
+        activated.par_chunks_mut(per * f),
         d_up.par_chunks_mut(per * f),
         d_middle.par_chunks_mut(per * d),
         d_qkv.par_chunks_mut(3 * per * d),
     );
-    let norm_parts: Vec<[Vec<f32>; 4]> = (outer, norms, kept, made)
+    let norm_parts: Vec<[Vec<f32>; 4]> = (outer, norms, saved_parts, buffers)
         .into_par_iter()
-        .map(|((x, dy, dx), (kept1, kept2, left), (qkv, middle, up), (bent, d_up, d_middle, d_qkv))| {
+        .map(|((x, dy, dx), (moments1, moments2, padding), (qkv, middle, up), (activated, d_up, d_middle, d_qkv))| {
             let mut parts: [Vec<f32>; 4] = std::array::from_fn(|_| vec![0.0; d]);
             let [gain1, bias1, gain2, bias2] = &mut parts;
             let mut wide = PooledBuffer::new(x.len()); // a gradient after a norm, or before a projection
 
             from_down.product(dy, d_up, Accumulate::Write);
-            rows::activation_backward(shape.activation, up, d_up, bent);
+            rows::activation_backward(shape.activation, up, d_up, activated);
             from_up.product(d_up, &mut wide, Accumulate::Write);
             d_middle.copy_from_slice(dy);
-            rows::layer_norm_backward(&wide, middle, kept2, w.norm2_gain, d_middle, gain2, bias2);
+            rows::layer_norm_backward(&wide, middle, moments2, w.norm2_gain, d_middle, gain2, bias2);
 
             from_out.product(d_middle, &mut wide, Accumulate::Write);
             let mut scratch = attention::AttentionScratch::new(shape.columns);
             let sequence = shape.columns * d;
             let sequences =
-                qkv.chunks(3 * sequence).zip(wide.chunks(sequence)).zip(d_qkv.chunks_mut(3 * sequence)).zip(left);
-            for (((qkv, d_mixed), d_qkv), left) in sequences {
-                attention::backward(shape.heads_of(left), qkv, d_mixed, d_qkv, &mut scratch);
+                qkv.chunks(3 * sequence).zip(wide.chunks(sequence)).zip(d_qkv.chunks_mut(3 * sequence)).zip(padding);
+            for (((qkv, d_mixed), d_qkv), padding) in sequences {
+                attention::backward(shape.heads_of(padding), qkv, d_mixed, d_qkv, &mut scratch);
             }
             from_qkv.product(d_qkv, &mut wide, Accumulate::Write);
             dx.copy_from_slice(d_middle);
-            rows::layer_norm_backward(&wide, x, kept1, w.norm1_gain, dx, gain1, bias1);
+            rows::layer_norm_backward(&wide, x, moments1, w.norm1_gain, dx, gain1, bias1);
             parts
         })
         .collect();
 
     // 2. The matrices, each a product over all tokens, cut into panels of columns.
-    let mut gradient = BlockGradient {
-        qkv: vec![0.0; w.qkv.len()],
-        qkv_bias: vec![0.0; 3 * d],
-        out: vec![0.0; w.out.len()],
-        out_bias: vec![0.0; d],
-        up: vec![0.0; w.up.len()],
-        up_bias: vec![0.0; f],
-        down: vec![0.0; w.down.len()],
-        down_bias: vec![0.0; d],
-        ..BlockGradient::default()
-    };
+    let mut gradient = BlockGradient::zeros(w);
     let g = &mut gradient;
     weight_gradients(vec![
         (&saved.normed1, &d_qkv, &mut g.qkv, &mut g.qkv_bias),
         (&saved.mixed, &d_middle, &mut g.out, &mut g.out_bias),
         (&saved.normed2, &d_up, &mut g.up, &mut g.up_bias),
-        (&bent, dy, &mut g.down, &mut g.down_bias),
+        (&activated, dy, &mut g.down, &mut g.down_bias),
     ]);
-    let sums = |which: usize| -> Vec<f32> {
-        let zero = vec![0f32; d];
-        norm_parts.iter().fold(zero, |mut sum, parts| {
-            rows::add(&parts[which], &mut sum);
-            sum
-        })
-    };
+    let sums = |which| sum_over_shards(&norm_parts, which, d);
     (g.norm1_gain, g.norm1_bias, g.norm2_gain, g.norm2_bias) = (sums(0), sums(1), sums(2), sums(3));
     (dx, gradient)
+}
+
+/// The sum over shards of one of the norms' four gradients, `[D]`.
+fn sum_over_shards(norm_parts: &[[Vec<f32>; 4]], which: usize, width: usize) -> Vec<f32> {
+    norm_parts.iter().fold(vec![0f32; width], |mut sum, parts| {
+        rows::add(&parts[which], &mut sum);
+        sum
+    })
 }
 
 /// An affine map's input and output gradient over all tokens, then its matrix's and its bias's gradient.

@@ -1,9 +1,10 @@
 //! Decoding with a cache: every weight packed once, then one token a sequence and step. Rows do not see each other, and
 //! what a row says does not depend on which rows are read beside it.
 
-use crate::block::Activation;
+use crate::activation::Activation;
 use crate::llama::{LinearWeights, LlamaWeights};
-use crate::matrix::{Accumulate, Matrix, Packed, product};
+use crate::matrix::{Accumulate, Matrix};
+use crate::product::{Packed, product};
 use crate::rows;
 use crate::simd::{exp, max_of, simd_dispatch};
 use rayon::prelude::*;
@@ -17,10 +18,10 @@ enum DecoderNorm {
 }
 
 impl DecoderNorm {
-    fn apply(&self, x: &[f32], epsilon: f32, y: &mut [f32], kept: &mut [f32]) {
+    fn apply(&self, x: &[f32], epsilon: f32, y: &mut [f32], statistics: &mut [f32]) {
         match self {
-            Self::Layer([gain, bias]) => rows::layer_norm(x, gain, bias, epsilon, y, kept),
-            Self::Rms(gain) => rows::rms_norm(x, gain, epsilon, y, &mut kept[..x.len() / gain.len()]),
+            Self::Layer([gain, bias]) => rows::layer_norm(x, gain, bias, epsilon, y, statistics),
+            Self::Rms(gain) => rows::rms_norm(x, gain, epsilon, y, &mut statistics[..x.len() / gain.len()]),
         }
     }
 }
@@ -71,10 +72,14 @@ struct PackedBlock {
 #[expect(clippy::large_enum_variant, reason = "borrowed slices, made for one call")]
 pub enum DecoderBlock<'a> {
     Gpt2(crate::BlockWeights<'a>),
-    Llama(LlamaWeights<'a>),
+    Llama {
+        weights: LlamaWeights<'a>,
+        /// Biases of queries, keys and values side by side, `[(H + 2G)·E]`; `None` where there are none.
+        qkv_bias: Option<&'a [f32]>,
+    },
 }
 
-/// How a decoder knows where a token stands.
+/// How a decoder knows the position of a token.
 #[derive(Debug, Clone)]
 pub enum DecoderPositions {
     /// `[context, D]`
@@ -83,7 +88,7 @@ pub enum DecoderPositions {
     Rotary([Vec<f32>; 2]),
 }
 
-/// The bend of a decoder's MLPs.
+/// The kind of a decoder's MLPs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DecoderMlp {
     Plain(Activation),
@@ -168,7 +173,7 @@ impl Decoder {
         }
     }
 
-    /// Packs the next block; adapters are worked into their matrices.
+    /// Packs the next block; adapters are merged into their matrices.
     pub fn push(&mut self, block: &DecoderBlock<'_>) {
         let d = self.width;
         let pack = |w: &[f32], outputs: usize| Packed::new(Matrix::rows(w, outputs), w.len() / outputs, outputs);
@@ -185,7 +190,7 @@ impl Decoder {
                     down: affine(w.down, w.down_bias),
                 }
             }
-            DecoderBlock::Llama(w) => {
+            DecoderBlock::Llama { weights: w, qkv_bias } => {
                 let inner = w.maps[4].weight.len() / d;
                 let inputs = [d, d, d, self.heads * self.head_width, d, d, inner];
                 let mut ready = w.maps.map(|map| Cow::Borrowed(map.weight));
@@ -193,21 +198,21 @@ impl Decoder {
                     *ready = merged(map, inputs, self.scale);
                 });
                 let [q, k, v, out, gate, up, down] = &ready; // [in, out] each
-                let beside = |maps: &[&Cow<'_, [f32]>]| {
+                let beside = |maps: &[&Cow<'_, [f32]>], bias: Option<&[f32]>| {
                     let outputs: usize = maps.iter().map(|w| w.len() / d).sum();
                     let mut joint = Vec::with_capacity(d * outputs);
                     for row in 0..d {
                         maps.iter().for_each(|w| joint.extend_from_slice(&w[row * (w.len() / d)..][..w.len() / d]));
                     }
-                    DecoderLinear { weight: pack(&joint, outputs), bias: None }
+                    DecoderLinear { weight: pack(&joint, outputs), bias: bias.map(<[f32]>::to_vec) }
                 };
                 let alone = |w: &[f32]| DecoderLinear { weight: pack(w, d), bias: None };
                 PackedBlock {
                     norm1: DecoderNorm::Rms(w.norms[0].to_vec()),
-                    qkv: beside(&[q, k, v]),
+                    qkv: beside(&[q, k, v], *qkv_bias),
                     out: alone(out),
                     norm2: DecoderNorm::Rms(w.norms[1].to_vec()),
-                    up: beside(&[gate, up]),
+                    up: beside(&[gate, up], None),
                     down: alone(down),
                 }
             }
@@ -230,12 +235,12 @@ impl Decoder {
         block * self.blocks.len() >= LARGE
     }
 
-    /// Starts some sequences, padded on the left by `left` columns each, of at most `capacity` columns.
-    pub fn start(&self, left: Vec<usize>, capacity: usize) -> Decoding<'_> {
-        let size = left.len() * capacity * self.key_value_heads * self.head_width;
+    /// Starts some sequences, padded on the left by `padding` columns each, of at most `capacity` columns.
+    pub fn start(&self, padding: Vec<usize>, capacity: usize) -> Decoding<'_> {
+        let size = padding.len() * capacity * self.key_value_heads * self.head_width;
         let empty = || self.blocks.iter().map(|_| vec![0f32; size]).collect();
-        let split = self.is_large() && left.len() < 2 * FEW_ROWS;
-        Decoding { decoder: self, capacity, columns: 0, keys: empty(), values: empty(), left, split }
+        let split = self.is_large() && padding.len() < 2 * FEW_ROWS;
+        Decoding { decoder: self, capacity, columns: 0, keys: empty(), values: empty(), padding, split }
     }
 
     /// Adds the embedding of a token to `x`.
@@ -248,7 +253,7 @@ impl Decoder {
     }
 }
 
-/// A map's matrix `[inputs, outputs]`, with its adapter worked in.
+/// A map's matrix `[inputs, outputs]`, with its adapter merged.
 fn merged<'a>(map: &LinearWeights<'a>, inputs: usize, scale: f32) -> Cow<'a, [f32]> {
     let outputs = map.weight.len() / inputs;
     let weight: Cow<'a, [f32]> = match map.turned {
@@ -276,7 +281,7 @@ pub struct Decoding<'a> {
     capacity: usize,
     /// Columns read.
     columns: usize,
-    left: Vec<usize>,
+    padding: Vec<usize>,
     /// For each block, `[B, G, E, capacity]`.
     keys: Vec<Vec<f32>>,
     /// For each block, `[B, capacity, G·E]`.
@@ -293,17 +298,17 @@ impl Decoding<'_> {
     pub fn forward(&mut self, ids: &[i32]) -> Vec<f32> {
         let model = self.decoder;
         let (d, epsilon, split) = (model.width, model.epsilon, self.split);
-        let (sequences, start) = (self.left.len(), self.columns);
+        let (sequences, start) = (self.padding.len(), self.columns);
         let l = ids.len() / sequences.max(1);
         assert!(start + l <= self.capacity, "the sequences grow past their capacity");
 
         // 1. Tokens, and positions where they are added; the padding before a sequence does not count.
         let n = sequences * l;
-        let position = |at: usize, left: &[usize]| (start + at % l).saturating_sub(left[at / l]);
+        let position = |at: usize, padding: &[usize]| (start + at % l).saturating_sub(padding[at / l]);
         let mut x = vec![0f32; n * d]; // [B, l, D]
         for (at, x) in x.chunks_exact_mut(d).enumerate() {
             if let DecoderPositions::Learned(table) = &model.positions {
-                x.copy_from_slice(&table[position(at, &self.left) * d..][..d]);
+                x.copy_from_slice(&table[position(at, &self.padding) * d..][..d]);
             }
             model.embed(ids[at] as usize, x);
         }
@@ -314,18 +319,18 @@ impl Decoding<'_> {
         let wide = model.blocks.first().map_or(0, |block| block.up.weight.outputs);
         let inner = model.blocks.first().map_or(0, |block| block.down.weight.inputs());
         let mut normed = vec![0f32; n * d];
-        let mut kept = vec![0f32; 2 * n];
+        let mut statistics = vec![0f32; 2 * n];
         let mut qkv = vec![0f32; n * row];
         let mut mixed = vec![0f32; n * q];
         let mut up = vec![0f32; n * wide];
-        let mut bent = vec![0f32; n * inner];
+        let mut activated = vec![0f32; n * inner];
         for (layer, block) in model.blocks.iter().enumerate() {
-            block.norm1.apply(&x, epsilon, &mut normed, &mut kept);
+            block.norm1.apply(&x, epsilon, &mut normed, &mut statistics);
             block.qkv.write(&normed, &mut qkv, split);
             if let DecoderPositions::Rotary([cos, sin]) = &model.positions {
                 let half = model.head_width / 2;
                 for (at, row) in qkv.chunks_exact_mut(row).enumerate() {
-                    let from = position(at, &self.left) * half;
+                    let from = position(at, &self.padding) * half;
                     rows::rotate(&mut row[..q + kv], &cos[from..][..half], &sin[from..][..half], 1.0);
                 }
             }
@@ -333,45 +338,45 @@ impl Decoding<'_> {
             self.attention(layer, &qkv, l, &mut mixed);
             block.out.add(&mixed, &mut x, split);
 
-            block.norm2.apply(&x, epsilon, &mut normed, &mut kept);
+            block.norm2.apply(&x, epsilon, &mut normed, &mut statistics);
             block.up.write(&normed, &mut up, split);
             match model.mlp {
-                DecoderMlp::Plain(activation) => rows::activation(activation, &up, &mut bent),
+                DecoderMlp::Plain(activation) => rows::activation(activation, &up, &mut activated),
                 DecoderMlp::Gated => {
-                    for (both, bent) in up.chunks_exact(wide).zip(bent.chunks_exact_mut(inner)) {
+                    for (both, activated) in up.chunks_exact(wide).zip(activated.chunks_exact_mut(inner)) {
                         let (gate, up) = both.split_at(inner);
-                        rows::gated(gate, up, bent);
+                        rows::gated(gate, up, activated);
                     }
                 }
             }
-            block.down.add(&bent, &mut x, split);
+            block.down.add(&activated, &mut x, split);
         }
         self.columns += l;
 
         // 3. The last column's logits.
         let last: Vec<f32> = x.chunks_exact(l * d).flat_map(|row| row[(l - 1) * d..].iter().copied()).collect(); // [B, D]
         let mut normed = vec![0f32; sequences * d];
-        model.norm.apply(&last, epsilon, &mut normed, &mut kept[..2 * sequences]);
+        model.norm.apply(&last, epsilon, &mut normed, &mut statistics[..2 * sequences]);
         let mut logits = vec![0f32; sequences * model.head.outputs];
         model.head.gemm_parallel(&normed, &mut logits, Accumulate::Write, split);
         logits
     }
 
     /// Takes some of the sequences in place of all, in any order; one may be taken several times.
-    pub fn select_rows(&mut self, places: &[usize]) {
+    pub fn select_rows(&mut self, rows: &[usize]) {
         let size = self.capacity * self.decoder.key_value_heads * self.decoder.head_width;
-        let rising = places.windows(2).all(|pair| pair[0] < pair[1]);
+        let rising = rows.windows(2).all(|pair| pair[0] < pair[1]);
         for cache in self.keys.iter_mut().chain(&mut self.values) {
             if rising {
-                for (to, &from) in places.iter().enumerate() {
+                for (to, &from) in rows.iter().enumerate() {
                     cache.copy_within(from * size..(from + 1) * size, to * size);
                 }
-                cache.truncate(places.len() * size);
+                cache.truncate(rows.len() * size);
             } else {
-                *cache = places.iter().flat_map(|&from| cache[from * size..][..size].iter().copied()).collect();
+                *cache = rows.iter().flat_map(|&from| cache[from * size..][..size].iter().copied()).collect();
             }
         }
-        self.left = places.iter().map(|&place| self.left[place]).collect();
+        self.padding = rows.iter().map(|&row| self.padding[row]).collect();
     }
 
     /// Puts the new columns' keys and values into the cache.
@@ -395,20 +400,20 @@ impl Decoding<'_> {
         let (q, kv) = (heads * e, key_value_heads * e);
         let one = |weights: &mut Vec<f32>, (at, mixed): (usize, &mut [f32])| {
             let (sequence, column) = (at / l, self.columns + at % l);
-            let left = self.left[sequence];
-            if column < left {
-                mixed.fill(0.0); // nobody sees it
+            let padding = self.padding[sequence];
+            if column < padding {
+                mixed.fill(0.0); // not attended to
                 return;
             }
             let keys = &self.keys[layer][sequence * capacity * kv..][..capacity * kv];
             let values = &self.values[layer][sequence * capacity * kv..][..capacity * kv];
-            let weights = &mut weights[..=column - left];
+            let weights = &mut weights[..=column - padding];
             for head in 0..heads {
                 let shared = head / (heads / key_value_heads);
                 let query = &qkv[at * (q + 2 * kv) + head * e..][..e];
-                let keys = &keys[shared * e * capacity + left..];
+                let keys = &keys[shared * e * capacity + padding..];
                 let mixed = &mut mixed[head * e..][..e];
-                attention_of_one(query, keys, capacity, &values[left * kv + shared * e..], kv, weights, mixed);
+                attention_of_one(query, keys, capacity, &values[padding * kv + shared * e..], kv, weights, mixed);
             }
         };
         let weights = || vec![0f32; self.columns + l];

@@ -10,6 +10,7 @@
 //! Letters: `B` sequences, `L` columns, `N = B·L` tokens, `D` width, `H` heads, `E = D/H`, `F` hidden units of the MLP,
 //! `V` vocabulary.
 
+mod activation;
 mod attention;
 mod block;
 mod buffer;
@@ -18,10 +19,17 @@ mod llama;
 mod logp;
 mod matrix;
 mod optimizer;
+mod panel;
+#[cfg(target_arch = "x86_64")]
+mod panel_avx2;
+#[cfg(target_arch = "x86_64")]
+mod panel_avx512;
+mod product;
 mod rows;
 mod simd;
 
-pub use block::{Activation, BlockGradient, BlockSaved, BlockShape, BlockWeights, block_backward, block_forward};
+pub use activation::Activation;
+pub use block::{BlockGradient, BlockSaved, BlockShape, BlockWeights, block_backward, block_forward};
 pub use buffer::{PooledBuffer, pool_tick};
 pub use decoder::{
     Decoder, DecoderBlock, DecoderMlp, DecoderParts, DecoderPositions, Decoding, softmax_weights, sums_of_blocks,

@@ -3,7 +3,8 @@
 
 use crate::attention::{self, AttentionShape};
 use crate::buffer::PooledBuffer;
-use crate::matrix::{Accumulate, Matrix, Packed, product};
+use crate::matrix::{Accumulate, Matrix};
+use crate::product::{Packed, product};
 use crate::rows;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -65,14 +66,14 @@ pub struct LlamaWeights<'a> {
 pub struct RopeAndPadding<'a> {
     pub cos: &'a [f32],
     pub sin: &'a [f32],
-    pub left: Option<&'a [usize]>,
+    pub padding: Option<&'a [usize]>,
 }
 
 /// What the forward pass leaves for the backward pass.
 #[derive(Debug, Clone)]
 pub struct LlamaSaved {
     /// 1/rms of both norms' rows, `[N]` each.
-    kept: [PooledBuffer; 2],
+    scales: [PooledBuffer; 2],
     /// Rotated queries, rotated keys, values, `[N, (H + 2G)·E]`.
     qkv: PooledBuffer,
     /// What attention mixed, `[N, H·E]`.
@@ -84,7 +85,7 @@ pub struct LlamaSaved {
     up: PooledBuffer,
 }
 
-/// Gradients in the shapes of [`LlamaWeights`]; those of matrices that nobody asked for are empty.
+/// Gradients in the shapes of [`LlamaWeights`]; those of matrices that are not needed are empty.
 #[derive(Debug, Clone, Default)]
 pub struct LlamaGradient {
     pub norms: [Vec<f32>; 2],
@@ -99,9 +100,9 @@ const SHARD: usize = 128;
 const GROUPS: usize = 8;
 
 impl LlamaShape {
-    fn heads_of(self, left: usize) -> AttentionShape {
+    fn heads_of(self, padding: usize) -> AttentionShape {
         let Self { columns, heads, key_value_heads, head_width: width, .. } = self;
-        AttentionShape { columns, heads, key_value_heads, width, left }
+        AttentionShape { columns, heads, key_value_heads, width, padding }
     }
 
     /// Sequences of a shard.
@@ -170,7 +171,7 @@ pub fn llama_forward(
     shape: LlamaShape,
     w: LlamaWeights<'_>,
     x: &[f32],
-    place: RopeAndPadding<'_>,
+    rope: RopeAndPadding<'_>,
 ) -> (Vec<f32>, LlamaSaved) {
     let LlamaShape { columns, width: d, inner: f, rank, scale, .. } = shape;
     let ([q, kv], n) = (shape.widths(), shape.sequences * shape.columns);
@@ -178,25 +179,25 @@ pub fn llama_forward(
     let mut y = vec![0f32; n * d];
     let new = |width: usize| PooledBuffer::new(n * width);
     let mut saved =
-        LlamaSaved { kept: [new(1), new(1)], qkv: new(row), mixed: new(q), middle: new(d), gate: new(f), up: new(f) };
+        LlamaSaved { scales: [new(1), new(1)], qkv: new(row), mixed: new(q), middle: new(d), gate: new(f), up: new(f) };
     let mut maps =
         w.maps.into_iter().zip(shape.linears()).map(|(map, sizes)| PackedLinear::linear_forward(map, sizes, rank));
     let maps: [PackedLinear; MAPS] = std::array::from_fn(|_| maps.next().expect("seven maps"));
     let [to_q, to_k, to_v, to_out, to_gate, to_up, to_down] = &maps;
 
     let tokens = shape.shard() * columns;
-    let LlamaSaved { kept: [kept1, kept2], qkv, mixed, middle, gate, up } = &mut saved;
+    let LlamaSaved { scales: [scales1, scales2], qkv, mixed, middle, gate, up } = &mut saved;
     let outer = (x.par_chunks(tokens * d), y.par_chunks_mut(tokens * d));
-    let kept = (kept1.par_chunks_mut(tokens), kept2.par_chunks_mut(tokens));
+    let scales = (scales1.par_chunks_mut(tokens), scales2.par_chunks_mut(tokens));
     let attended =
         (qkv.par_chunks_mut(tokens * row), mixed.par_chunks_mut(tokens * q), middle.par_chunks_mut(tokens * d));
     let wide = (gate.par_chunks_mut(tokens * f), up.par_chunks_mut(tokens * f));
-    (outer, kept, attended, wide).into_par_iter().enumerate().for_each(
-        |(shard, ((x, y), (kept1, kept2), (qkv, mixed, middle), (gate, up)))| {
+    (outer, scales, attended, wide).into_par_iter().enumerate().for_each(
+        |(shard, ((x, y), (scales1, scales2), (qkv, mixed, middle), (gate, up)))| {
             let n = x.len() / d;
             let (mut normed, mut low) = (PooledBuffer::new(n * d), PooledBuffer::new(n * rank));
             // 1. x₁ = x + attention(norm(x))
-            rows::rms_norm(x, w.norms[0], shape.epsilon, &mut normed, kept1);
+            rows::rms_norm(x, w.norms[0], shape.epsilon, &mut normed, scales1);
             let from = Matrix::rows(&normed, d);
             to_q.apply(n, from, qkv, row, Accumulate::Write, scale, &mut low);
             to_k.apply(n, from, &mut qkv[q..], row, Accumulate::Write, scale, &mut low);
@@ -204,22 +205,22 @@ pub fn llama_forward(
             let mut scratch = attention::AttentionScratch::new(columns);
             let sequences = qkv.chunks_mut(columns * row).zip(mixed.chunks_mut(columns * q));
             for (at, (qkv, mixed)) in (shard * shape.shard()..).zip(sequences) {
-                let left = place.left.map_or(0, |left| left[at]);
-                rotate(shape, qkv, place, left, 1.0);
-                attention::forward(shape.heads_of(left), qkv, mixed, &mut scratch);
+                let padding = rope.padding.map_or(0, |padding| padding[at]);
+                rotate(shape, qkv, rope, padding, 1.0);
+                attention::forward(shape.heads_of(padding), qkv, mixed, &mut scratch);
             }
             middle.copy_from_slice(x);
             to_out.apply(n, Matrix::rows(mixed, q), middle, d, Accumulate::Add, scale, &mut low);
 
             // 2. y = x₁ + mlp(norm(x₁))
-            rows::rms_norm(middle, w.norms[1], shape.epsilon, &mut normed, kept2);
+            rows::rms_norm(middle, w.norms[1], shape.epsilon, &mut normed, scales2);
             let from = Matrix::rows(&normed, d);
             to_gate.apply(n, from, gate, f, Accumulate::Write, scale, &mut low);
             to_up.apply(n, from, up, f, Accumulate::Write, scale, &mut low);
-            let mut bent = PooledBuffer::new(up.len());
-            rows::gated(gate, up, &mut bent);
+            let mut activated = PooledBuffer::new(up.len());
+            rows::gated(gate, up, &mut activated);
             y.copy_from_slice(middle);
-            to_down.apply(n, Matrix::rows(&bent, f), y, d, Accumulate::Add, scale, &mut low);
+            to_down.apply(n, Matrix::rows(&activated, f), y, d, Accumulate::Add, scale, &mut low);
         },
     );
     (y, saved)
@@ -232,9 +233,9 @@ pub fn llama_backward(
     w: LlamaWeights<'_>,
     x: &[f32],
     saved: &LlamaSaved,
-    place: RopeAndPadding<'_>,
+    rope: RopeAndPadding<'_>,
     dy: &[f32],
-    asked: [bool; MAPS],
+    needed: [bool; MAPS],
 ) -> (Vec<f32>, LlamaGradient) {
     let (d, n) = (shape.width, shape.sequences * shape.columns);
     let mut maps = w
@@ -243,7 +244,7 @@ pub fn llama_backward(
         .zip(shape.linears())
         .map(|(map, sizes)| PackedLinear::linear_backward(map, sizes, shape.rank));
     let maps: [PackedLinear; MAPS] = std::array::from_fn(|_| maps.next().expect("seven maps"));
-    let back = LlamaBackward { shape, w, maps: &maps, x, saved, place, dy };
+    let back = LlamaBackward { shape, w, maps: &maps, x, saved, rope, dy };
     let mut dx = vec![0f32; n * d];
 
     // 1. Group by group, each shard after shard.
@@ -254,7 +255,7 @@ pub fn llama_backward(
         .par_chunks_mut(group * d)
         .enumerate()
         .map(|(at, dx)| {
-            let mut gradient = LlamaGradient::zeros(shape, asked);
+            let mut gradient = LlamaGradient::zeros(shape, needed);
             for (i, dx) in dx.chunks_mut(shard * d).enumerate() {
                 let first = at * group + i * shard;
                 back.shard(first..first + dx.len() / d, dx, &mut gradient);
@@ -271,11 +272,11 @@ pub fn llama_backward(
 }
 
 impl LlamaGradient {
-    fn zeros(shape: LlamaShape, asked: [bool; MAPS]) -> Self {
+    fn zeros(shape: LlamaShape, needed: [bool; MAPS]) -> Self {
         let (maps, rank) = (shape.linears(), shape.rank);
         Self {
             norms: std::array::from_fn(|_| vec![0.0; shape.width]),
-            weights: std::array::from_fn(|i| vec![0.0; if asked[i] { maps[i][0] * maps[i][1] } else { 0 }]),
+            weights: std::array::from_fn(|i| vec![0.0; if needed[i] { maps[i][0] * maps[i][1] } else { 0 }]),
             a: std::array::from_fn(|i| vec![0.0; maps[i][0] * rank]),
             b: std::array::from_fn(|i| vec![0.0; rank * maps[i][1]]),
         }
@@ -298,7 +299,7 @@ struct LlamaBackward<'a> {
     maps: &'a [PackedLinear; MAPS],
     x: &'a [f32],
     saved: &'a LlamaSaved,
-    place: RopeAndPadding<'a>,
+    rope: RopeAndPadding<'a>,
     dy: &'a [f32],
 }
 
@@ -311,7 +312,7 @@ impl LlamaBackward<'_> {
         let row = q + 2 * kv;
         let of = |width: usize| tokens.start * width..tokens.end * width;
         let (x, dy) = (&self.x[of(d)], &self.dy[of(d)]);
-        let (kept1, kept2) = (&saved.kept[0][of(1)], &saved.kept[1][of(1)]);
+        let (scales1, scales2) = (&saved.scales[0][of(1)], &saved.scales[1][of(1)]);
         let (qkv, mixed, middle) = (&saved.qkv[of(row)], &saved.mixed[of(q)], &saved.middle[of(d)]);
         let (gate, up) = (&saved.gate[of(f)], &saved.up[of(f)]);
         let new = |width: usize| PooledBuffer::new(n * width);
@@ -323,18 +324,18 @@ impl LlamaBackward<'_> {
         };
 
         // 1. The MLP: d_middle, which takes the residual's gradient too.
-        let (mut d_gate, mut d_up, mut bent) = (new(f), new(f), new(f));
-        rows::gated(gate, up, &mut bent);
-        let mut d_bent = new(f);
-        through(6, Matrix::rows(&bent, f), Matrix::rows(dy, d), &mut d_bent, Accumulate::Write);
-        rows::gated_backward(gate, up, &d_bent, &mut d_gate, &mut d_up);
-        rows::rms_normed(middle, kept2, w.norms[1], &mut normed);
+        let (mut d_gate, mut d_up, mut activated) = (new(f), new(f), new(f));
+        rows::gated(gate, up, &mut activated);
+        let mut d_activated = new(f);
+        through(6, Matrix::rows(&activated, f), Matrix::rows(dy, d), &mut d_activated, Accumulate::Write);
+        rows::gated_backward(gate, up, &d_activated, &mut d_gate, &mut d_up);
+        rows::rms_normed(middle, scales2, w.norms[1], &mut normed);
         through(4, Matrix::rows(&normed, d), Matrix::rows(&d_gate, f), &mut wide, Accumulate::Write);
         through(5, Matrix::rows(&normed, d), Matrix::rows(&d_up, f), &mut wide, Accumulate::Add);
         let mut d_middle = new(d);
         d_middle.copy_from_slice(dy);
         let mut norm_gains = [vec![0f32; d], vec![0f32; d]];
-        rows::rms_norm_backward(&wide, middle, kept2, w.norms[1], &mut d_middle, &mut norm_gains[1]);
+        rows::rms_norm_backward(&wide, middle, scales2, w.norms[1], &mut d_middle, &mut norm_gains[1]);
 
         // 2. Attention: dx, which takes the residual's gradient too.
         let mut d_mixed = new(q);
@@ -342,16 +343,16 @@ impl LlamaBackward<'_> {
         let (mut d_qkv, mut scratch) = (new(row), attention::AttentionScratch::new(columns));
         let sequences = qkv.chunks(columns * row).zip(d_mixed.chunks(columns * q)).zip(d_qkv.chunks_mut(columns * row));
         for (at, ((qkv, d_mixed), d_qkv)) in (tokens.start / columns..).zip(sequences) {
-            let left = self.place.left.map_or(0, |left| left[at]);
-            attention::backward(shape.heads_of(left), qkv, d_mixed, d_qkv, &mut scratch);
-            rotate(*shape, d_qkv, self.place, left, -1.0);
+            let padding = self.rope.padding.map_or(0, |padding| padding[at]);
+            attention::backward(shape.heads_of(padding), qkv, d_mixed, d_qkv, &mut scratch);
+            rotate(*shape, d_qkv, self.rope, padding, -1.0);
         }
-        rows::rms_normed(x, kept1, w.norms[0], &mut normed);
+        rows::rms_normed(x, scales1, w.norms[0], &mut normed);
         for (map, from, over) in [(0, 0, Accumulate::Write), (1, q, Accumulate::Add), (2, q + kv, Accumulate::Add)] {
             through(map, Matrix::rows(&normed, d), Matrix::rows(&d_qkv[from..], row), &mut wide, over);
         }
         dx.copy_from_slice(&d_middle);
-        rows::rms_norm_backward(&wide, x, kept1, w.norms[0], dx, &mut norm_gains[0]);
+        rows::rms_norm_backward(&wide, x, scales1, w.norms[0], dx, &mut norm_gains[0]);
         g.norms.iter_mut().zip(&norm_gains).for_each(|(sum, x)| rows::add(x, sum));
     }
 
@@ -389,12 +390,12 @@ impl LlamaBackward<'_> {
     }
 }
 
-/// Turns queries and keys of one sequence by their rotary angles, `sign` 1, or back, −1.
-fn rotate(shape: LlamaShape, qkv: &mut [f32], place: RopeAndPadding<'_>, left: usize, sign: f32) {
+/// Rotates queries and keys of one sequence by their rotary angles, `sign` 1, or back, −1.
+fn rotate(shape: LlamaShape, qkv: &mut [f32], rope: RopeAndPadding<'_>, padding: usize, sign: f32) {
     let ([q, kv], half) = (shape.widths(), shape.head_width / 2);
     for (column, row) in qkv.chunks_exact_mut(q + 2 * kv).enumerate() {
-        let position = column.saturating_sub(left);
-        let (cos, sin) = (&place.cos[position * half..][..half], &place.sin[position * half..][..half]);
+        let position = column.saturating_sub(padding);
+        let (cos, sin) = (&rope.cos[position * half..][..half], &rope.sin[position * half..][..half]);
         rows::rotate(&mut row[..q + kv], cos, sin, sign);
     }
 }

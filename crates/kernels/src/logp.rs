@@ -2,7 +2,8 @@
 //! rows at a time, the backward pass makes each panel of logits again.
 
 use crate::buffer::PooledBuffer;
-use crate::matrix::{Accumulate, Matrix, Packed, product};
+use crate::matrix::{Accumulate, Matrix};
+use crate::product::{Packed, product};
 use crate::rows;
 use crate::simd::{exp, max_of, simd_dispatch, sum_of};
 use rayon::prelude::*;

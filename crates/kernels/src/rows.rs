@@ -1,23 +1,23 @@
-//! Work on rows of `D` numbers: layer norm, the MLP's bends, biases.
+//! Work on rows of `D` numbers: layer norm, activation functions, biases.
 
-use crate::block::Activation;
+use crate::activation::Activation;
 use crate::buffer::PooledBuffer;
 use crate::simd::{LANES, exp, simd_dispatch, sum_of, total};
 use rayon::prelude::*;
 
 simd_dispatch! {
     /// `y = (x − mean)/sd · gain + bias`, row by row; keeps `[mean, 1/sd]` of each row. Ba et al. 2016, eq. 4.
-    pub fn layer_norm(x: &[f32], gain: &[f32], bias: &[f32], epsilon: f32, y: &mut [f32], kept: &mut [f32]) {
+    pub fn layer_norm(x: &[f32], gain: &[f32], bias: &[f32], epsilon: f32, y: &mut [f32], statistics: &mut [f32]) {
         let d = gain.len();
-        for ((x, y), kept) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)).zip(kept.chunks_exact_mut(2)) {
+        for ((x, y), statistics) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)).zip(statistics.chunks_exact_mut(2)) {
             let mean = sum_of(x, |x| x) / d as f32;
             let variance = sum_of(x, |x| (x - mean) * (x - mean)) / d as f32;
             let scale = 1.0 / (variance + epsilon).sqrt();
             for (((y, x), gain), bias) in y.iter_mut().zip(x).zip(gain).zip(bias) {
                 *y = (x - mean) * scale * gain + bias;
             }
-            kept[0] = mean;
-            kept[1] = scale;
+            statistics[0] = mean;
+            statistics[1] = scale;
         }
     }
 }
@@ -27,16 +27,16 @@ simd_dispatch! {
     pub fn layer_norm_backward(
         dy: &[f32],
         x: &[f32],
-        kept: &[f32],
+        statistics: &[f32],
         gain: &[f32],
         dx: &mut [f32],
         d_gain: &mut [f32],
         d_bias: &mut [f32],
     ) {
         let d = gain.len();
-        let rows = dy.chunks_exact(d).zip(x.chunks_exact(d)).zip(kept.chunks_exact(2)).zip(dx.chunks_exact_mut(d));
-        for (((dy, x), kept), dx) in rows {
-            let (mean, scale) = (kept[0], kept[1]);
+        let rows = dy.chunks_exact(d).zip(x.chunks_exact(d)).zip(statistics.chunks_exact(2)).zip(dx.chunks_exact_mut(d));
+        for (((dy, x), statistics), dx) in rows {
+            let (mean, scale) = (statistics[0], statistics[1]);
             let (mut sums, mut products) = ([0f32; LANES], [0f32; LANES]);
             let inputs = dy.chunks(LANES).zip(x.chunks(LANES)).zip(gain.chunks(LANES));
             for (((dy, x), gain), (d_gain, d_bias)) in inputs.zip(d_gain.chunks_mut(LANES).zip(d_bias.chunks_mut(LANES))) {
@@ -64,20 +64,20 @@ const ROWS: usize = 128;
 /// The layer norm of rows as wide as the gain, and what its backward pass needs, `[mean, 1/sd]` of each row.
 pub fn layer_norm_forward(x: &[f32], gain: &[f32], bias: &[f32], epsilon: f32) -> (Vec<f32>, PooledBuffer) {
     let d = gain.len();
-    let (mut y, mut kept) = (vec![0f32; x.len()], PooledBuffer::new(2 * x.len() / d));
-    let rows = x.par_chunks(ROWS * d).zip(y.par_chunks_mut(ROWS * d)).zip(kept.par_chunks_mut(2 * ROWS));
-    rows.for_each(|((x, y), kept)| layer_norm(x, gain, bias, epsilon, y, kept));
-    (y, kept)
+    let (mut y, mut statistics) = (vec![0f32; x.len()], PooledBuffer::new(2 * x.len() / d));
+    let rows = x.par_chunks(ROWS * d).zip(y.par_chunks_mut(ROWS * d)).zip(statistics.par_chunks_mut(2 * ROWS));
+    rows.for_each(|((x, y), statistics)| layer_norm(x, gain, bias, epsilon, y, statistics));
+    (y, statistics)
 }
 
 /// Gradients of the norm's input, gain and bias.
-pub fn layer_norm_gradients(dy: &[f32], x: &[f32], kept: &[f32], gain: &[f32]) -> [Vec<f32>; 3] {
+pub fn layer_norm_gradients(dy: &[f32], x: &[f32], statistics: &[f32], gain: &[f32]) -> [Vec<f32>; 3] {
     let d = gain.len();
     let mut dx = vec![0f32; x.len()];
-    let inputs = dy.par_chunks(ROWS * d).zip(x.par_chunks(ROWS * d)).zip(kept.par_chunks(2 * ROWS));
-    let parts = inputs.zip(dx.par_chunks_mut(ROWS * d)).map(|(((dy, x), kept), dx)| {
+    let inputs = dy.par_chunks(ROWS * d).zip(x.par_chunks(ROWS * d)).zip(statistics.par_chunks(2 * ROWS));
+    let parts = inputs.zip(dx.par_chunks_mut(ROWS * d)).map(|(((dy, x), statistics), dx)| {
         let (mut d_gain, mut d_bias) = (vec![0f32; d], vec![0f32; d]);
-        layer_norm_backward(dy, x, kept, gain, dx, &mut d_gain, &mut d_bias);
+        layer_norm_backward(dy, x, statistics, gain, dx, &mut d_gain, &mut d_bias);
         (d_gain, d_bias)
     });
     let parts: Vec<(Vec<f32>, Vec<f32>)> = parts.collect();
@@ -98,21 +98,21 @@ simd_dispatch! {
 
 simd_dispatch! {
     /// `y = x/rms · gain`, row by row; keeps `1/rms` of each row. Zhang & Sennrich 2019, eq. 4.
-    pub fn rms_norm(x: &[f32], gain: &[f32], epsilon: f32, y: &mut [f32], kept: &mut [f32]) {
+    pub fn rms_norm(x: &[f32], gain: &[f32], epsilon: f32, y: &mut [f32], statistics: &mut [f32]) {
         let d = gain.len();
-        for ((x, y), kept) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)).zip(kept) {
-            *kept = 1.0 / (sum_of(x, |x| x * x) / d as f32 + epsilon).sqrt();
-            y.iter_mut().zip(x).zip(gain).for_each(|((y, x), gain)| *y = x * *kept * gain);
+        for ((x, y), statistics) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)).zip(statistics) {
+            *statistics = 1.0 / (sum_of(x, |x| x * x) / d as f32 + epsilon).sqrt();
+            y.iter_mut().zip(x).zip(gain).for_each(|((y, x), gain)| *y = x * *statistics * gain);
         }
     }
 }
 
 simd_dispatch! {
     /// What [`rms_norm`] gave, from what it kept.
-    pub fn rms_normed(x: &[f32], kept: &[f32], gain: &[f32], y: &mut [f32]) {
+    pub fn rms_normed(x: &[f32], statistics: &[f32], gain: &[f32], y: &mut [f32]) {
         let d = gain.len();
-        for ((x, y), kept) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)).zip(kept) {
-            y.iter_mut().zip(x).zip(gain).for_each(|((y, x), gain)| *y = x * kept * gain);
+        for ((x, y), statistics) in x.chunks_exact(d).zip(y.chunks_exact_mut(d)).zip(statistics) {
+            y.iter_mut().zip(x).zip(gain).for_each(|((y, x), gain)| *y = x * statistics * gain);
         }
     }
 }
@@ -122,26 +122,26 @@ simd_dispatch! {
     pub fn rms_norm_backward(
         dy: &[f32],
         x: &[f32],
-        kept: &[f32],
+        statistics: &[f32],
         gain: &[f32],
         dx: &mut [f32],
         d_gain: &mut [f32],
     ) {
         let d = gain.len();
-        let rows = dy.chunks_exact(d).zip(x.chunks_exact(d)).zip(kept).zip(dx.chunks_exact_mut(d));
-        for (((dy, x), &kept), dx) in rows {
+        let rows = dy.chunks_exact(d).zip(x.chunks_exact(d)).zip(statistics).zip(dx.chunks_exact_mut(d));
+        for (((dy, x), &statistics), dx) in rows {
             let mut products = [0f32; LANES];
             let inputs = dy.chunks(LANES).zip(x.chunks(LANES)).zip(gain.chunks(LANES));
             for (((dy, x), gain), d_gain) in inputs.zip(d_gain.chunks_mut(LANES)) {
                 let lanes = products.iter_mut().zip(d_gain);
                 for (((dy, x), gain), (product, d_gain)) in dy.iter().zip(x).zip(gain).zip(lanes) {
-                    *d_gain += dy * x * kept;
+                    *d_gain += dy * x * statistics;
                     *product += dy * gain * x;
                 }
             }
-            let product = total(products) * kept * kept / d as f32;
+            let product = total(products) * statistics * statistics / d as f32;
             for (((dx, dy), x), gain) in dx.iter_mut().zip(dy).zip(x).zip(gain) {
-                *dx += kept * (dy * gain - x * product);
+                *dx += statistics * (dy * gain - x * product);
             }
         }
     }
@@ -166,7 +166,7 @@ simd_dispatch! {
     }
 }
 
-/// Turns heads of `2·cos.len()` numbers by their rotary angles, `sign` 1, or back, −1. Su et al. 2021, half-split.
+/// Rotates heads of `2·cos.len()` numbers by their rotary angles, `sign` 1, or back, −1. Su et al. 2021, half-split.
 pub fn rotate(heads: &mut [f32], cos: &[f32], sin: &[f32], sign: f32) {
     let half = cos.len();
     for head in heads.chunks_exact_mut(2 * half) {
@@ -188,7 +188,7 @@ fn gelu_sigmoid(x: f32) -> f32 {
 }
 
 simd_dispatch! {
-    /// The MLP's bend.
+    /// The MLP's activation.
     pub fn activation(activation: Activation, x: &[f32], y: &mut [f32]) {
         match activation {
             Activation::GeluTanh => y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * gelu_sigmoid(x)),
@@ -196,12 +196,13 @@ simd_dispatch! {
                 let positive = x.max(0.0);
                 *y = positive * positive;
             }),
+            Activation::Silu => y.iter_mut().zip(x).for_each(|(y, &x)| *y = x / (1.0 + exp(-x))),
         }
     }
 }
 
 simd_dispatch! {
-    /// Makes `dy` the gradient before the bend, and `y` what the bend gave.
+    /// Makes `dy` the gradient before the activation, and `y` what the activation gave.
     pub fn activation_backward(activation: Activation, x: &[f32], dy: &mut [f32], y: &mut [f32]) {
         match activation {
             Activation::GeluTanh => {
@@ -216,6 +217,13 @@ simd_dispatch! {
                     let positive = x.max(0.0);
                     *y = positive * positive;
                     *dy *= 2.0 * positive;
+                }
+            }
+            Activation::Silu => {
+                for ((dy, y), &x) in dy.iter_mut().zip(y.iter_mut()).zip(x) {
+                    let s = 1.0 / (1.0 + exp(-x));
+                    *y = x * s;
+                    *dy *= s * (1.0 + x * (1.0 - s));
                 }
             }
         }

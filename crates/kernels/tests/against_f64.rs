@@ -65,6 +65,7 @@ fn block(shape: BlockShape, w: &[Vec<f64>], x: &[f64], left: &[usize]) -> Vec<f6
     let middle: Vec<f64> = affine(&mixed, &w[4], &w[5]).iter().zip(x).map(|(a, x)| a + x).collect();
     let bend = |x: f64| match shape.activation {
         Activation::SquaredRelu => x.max(0.0).powi(2),
+        Activation::Silu => x / (1.0 + (-x).exp()),
         Activation::GeluTanh => {
             0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
         }
@@ -142,6 +143,7 @@ fn shape(activation: Activation) -> BlockShape {
 fn a_block_is_what_it_says() {
     check_block(shape(Activation::GeluTanh), None);
     check_block(shape(Activation::SquaredRelu), None);
+    check_block(shape(Activation::Silu), None);
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub enum Error {
     TooLong { asked: usize, context: usize },
     #[error("`{}` asks for something that is not supported: `{key}` is {found}", path.display())]
     Unsupported { path: PathBuf, key: String, found: String, accepted: String },
+    #[error("a model with `{choice}` = {value} is described, which is not computed yet")]
+    NotComputed { choice: &'static str, value: String },
     #[error(
         "the tokenizer `{}` has {count} ids for which the model has no embedding, of which there are {rows}: {}",
         path.display(), few(first, *count)

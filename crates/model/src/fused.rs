@@ -2,7 +2,7 @@
 //! door. They run on the device `flex`; everywhere else, and where an adapter is on, models compose burn's operations.
 
 use crate::counter::count;
-use crate::shelf::MmapMatrix;
+use crate::mmap_matrix::MmapMatrix;
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType, Flex, TensorMetadata as _, backend_extension};
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -16,66 +16,52 @@ use duel_kernels::{
 };
 use std::sync::Arc;
 
+/// Defines a struct of tensors, and its fields in their order.
+macro_rules! tensor_struct {
+    ($(#[$doc:meta])* $name:ident, $count:literal, [$($field:ident),* $(,)?]) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, ExtensionType)]
+        pub struct $name<B: Backend> {
+            $(pub $field: FloatTensor<B>,)*
+        }
+
+        impl<B: Backend> $name<B> {
+            /// From the tensors in the order of the fields.
+            pub fn from_parts([$($field),*]: [FloatTensor<B>; $count]) -> Self {
+                Self { $($field),* }
+            }
+
+            /// In the order of the fields.
+            fn parts(self) -> [FloatTensor<B>; $count] {
+                [$(self.$field),*]
+            }
+        }
+    };
+}
+
 /// Whether fused operations can read this tensor.
 pub fn is_supported<const D: usize>(x: &Tensor<D>) -> bool {
     x.dtype() == DType::F32 && x.device() == Device::flex()
 }
 
-/// A block's input `[B, L, D]` and its parameters, named as in [`BlockWeights`].
-#[derive(Debug, Clone, ExtensionType)]
-pub struct BlockTensors<B: Backend> {
-    pub x: FloatTensor<B>,
-    pub norm1_gain: FloatTensor<B>,
-    pub norm1_bias: FloatTensor<B>,
-    pub qkv: FloatTensor<B>,
-    pub qkv_bias: FloatTensor<B>,
-    pub out: FloatTensor<B>,
-    pub out_bias: FloatTensor<B>,
-    pub norm2_gain: FloatTensor<B>,
-    pub norm2_bias: FloatTensor<B>,
-    pub up: FloatTensor<B>,
-    pub up_bias: FloatTensor<B>,
-    pub down: FloatTensor<B>,
-    pub down_bias: FloatTensor<B>,
+tensor_struct! {
+    /// A block's input `[B, L, D]` and its parameters, named as in [`BlockWeights`].
+    BlockTensors, 13, [x, norm1_gain, norm1_bias, qkv, qkv_bias, out, out_bias, norm2_gain, norm2_bias, up, up_bias, down, down_bias]
 }
 
 /// A block's sizes, and the padding before each sequence.
 #[derive(Debug, Clone)]
 pub struct BlockPlan {
     pub shape: BlockShape,
-    pub left: Option<Arc<Vec<usize>>>,
+    pub padding: Option<Arc<Vec<usize>>>,
     /// Whether what is between input and output is made again on the way back, and not kept. Chen et al. 2016.
     pub recompute: bool,
 }
 
-/// A Llama block's input `[B, L, D]` and its parameters, named as in [`LlamaWeights`]; where no adapter is on, `_a` and
-/// `_b` are read by nobody.
-#[derive(Debug, Clone, ExtensionType)]
-pub struct LlamaTensors<B: Backend> {
-    pub x: FloatTensor<B>,
-    pub norm1: FloatTensor<B>,
-    pub norm2: FloatTensor<B>,
-    pub q: FloatTensor<B>,
-    pub k: FloatTensor<B>,
-    pub v: FloatTensor<B>,
-    pub out: FloatTensor<B>,
-    pub gate: FloatTensor<B>,
-    pub up: FloatTensor<B>,
-    pub down: FloatTensor<B>,
-    pub q_a: FloatTensor<B>,
-    pub q_b: FloatTensor<B>,
-    pub k_a: FloatTensor<B>,
-    pub k_b: FloatTensor<B>,
-    pub v_a: FloatTensor<B>,
-    pub v_b: FloatTensor<B>,
-    pub out_a: FloatTensor<B>,
-    pub out_b: FloatTensor<B>,
-    pub gate_a: FloatTensor<B>,
-    pub gate_b: FloatTensor<B>,
-    pub up_a: FloatTensor<B>,
-    pub up_b: FloatTensor<B>,
-    pub down_a: FloatTensor<B>,
-    pub down_b: FloatTensor<B>,
+tensor_struct! {
+    /// A Llama block's input `[B, L, D]` and its parameters, named as in [`LlamaWeights`]; where no adapter is on, `_a` and
+    /// `_b` are not read.
+    LlamaTensors, 24, [x, norm1, norm2, q, k, v, out, gate, up, down, q_a, q_b, k_a, k_b, v_a, v_b, out_a, out_b, gate_a, gate_b, up_a, up_b, down_a, down_b]
 }
 
 /// A Llama block's sizes, its rotary tables `[context, E/2]`, and the padding before each sequence.
@@ -86,11 +72,11 @@ pub struct LlamaPlan {
     pub mapped: Option<[Arc<MmapMatrix>; MAPS]>,
     pub cos: Arc<Vec<f32>>,
     pub sin: Arc<Vec<f32>>,
-    pub left: Option<Arc<Vec<usize>>>,
+    pub padding: Option<Arc<Vec<usize>>>,
     pub recompute: bool,
 }
 
-/// Which log-probs are asked for.
+/// Which log-probs are computed.
 #[derive(Debug, Clone)]
 pub struct LogpPlan {
     /// One a row of the states.
@@ -149,27 +135,6 @@ fn tensor(values: Vec<f32>, like: &FlexTensor) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, like.shape()))
 }
 
-impl<B: Backend> BlockTensors<B> {
-    /// In the order of the fields.
-    fn parts(self) -> BlockPrimitives<FloatTensor<B>> {
-        [
-            self.x,
-            self.norm1_gain,
-            self.norm1_bias,
-            self.qkv,
-            self.qkv_bias,
-            self.out,
-            self.out_bias,
-            self.norm2_gain,
-            self.norm2_bias,
-            self.up,
-            self.up_bias,
-            self.down,
-            self.down_bias,
-        ]
-    }
-}
-
 /// A block's input and its parameters in the order of [`BlockTensors`].
 type BlockPrimitives<T> = [T; 13];
 
@@ -180,7 +145,7 @@ const MATRICES: [usize; 4] = [3, 5, 9, 11];
 fn count_back<const N: usize>(x: &FlexTensor, matrices: [(&FlexTensor, bool); N]) {
     let shape = x.shape();
     let columns: usize = shape[0] * shape[1];
-    let each = matrices.map(|(matrix, asked)| as_slice(matrix).len() * columns * if asked { 4 } else { 2 });
+    let each = matrices.map(|(matrix, needed)| as_slice(matrix).len() * columns * if needed { 4 } else { 2 });
     count(|counted| counted.blocks_back += each.iter().sum::<usize>() as f64);
 }
 
@@ -190,38 +155,6 @@ fn contiguous(parts: BlockPrimitives<&FlexTensor>) -> BlockPrimitives<FlexTensor
 
 fn block_weights(parts: &BlockPrimitives<FlexTensor>) -> BlockWeights<'_> {
     std::array::from_fn(|i| as_slice(&parts[i + 1])).into()
-}
-
-impl<B: Backend> LlamaTensors<B> {
-    /// In the order of the fields.
-    fn parts(self) -> LlamaParts<FloatTensor<B>> {
-        [
-            self.x,
-            self.norm1,
-            self.norm2,
-            self.q,
-            self.k,
-            self.v,
-            self.out,
-            self.gate,
-            self.up,
-            self.down,
-            self.q_a,
-            self.q_b,
-            self.k_a,
-            self.k_b,
-            self.v_a,
-            self.v_b,
-            self.out_a,
-            self.out_b,
-            self.gate_a,
-            self.gate_b,
-            self.up_a,
-            self.up_b,
-            self.down_a,
-            self.down_b,
-        ]
-    }
 }
 
 /// A Llama block's input and its parameters in the order of [`LlamaTensors`].
@@ -238,24 +171,28 @@ fn llama_weights<'a>(parts: &'a LlamaParts<FlexTensor>, decoded: Option<&'a [Poo
 
 impl LlamaPlan {
     /// As [`count_back`], where the matrices may stay in their file.
-    fn count_back(&self, parts: &LlamaParts<FlexTensor>, asked: [bool; MAPS]) {
+    fn count_back(&self, parts: &LlamaParts<FlexTensor>, needed: [bool; MAPS]) {
         let sizes = (0..MAPS).map(|i| match &self.mapped {
             Some(mapped) => mapped[i].dims().iter().product(),
             None => as_slice(&parts[3 + i]).len(),
         });
         let columns = self.shape.sequences * self.shape.columns;
-        let each = sizes.zip(asked).map(|(size, asked)| size * columns * if asked { 4 } else { 2 });
+        let each = sizes.zip(needed).map(|(size, needed)| size * columns * if needed { 4 } else { 2 });
         count(|counted| counted.blocks_back += each.sum::<usize>() as f64);
     }
 
-    fn place(&self) -> RopeAndPadding<'_> {
-        RopeAndPadding { cos: &self.cos, sin: &self.sin, left: self.left.as_ref().map(|left| left.as_slice()) }
+    fn rope(&self) -> RopeAndPadding<'_> {
+        RopeAndPadding {
+            cos: &self.cos,
+            sin: &self.sin,
+            padding: self.padding.as_ref().map(|padding| padding.as_slice()),
+        }
     }
 
     fn forward(&self, parts: &LlamaParts<FlexTensor>) -> (FlexTensor, LlamaSaved) {
         let (x, decoded) = (&parts[0], self.decoded());
         let weights = llama_weights(parts, decoded.as_ref());
-        let (y, saved) = duel_kernels::llama_forward(self.shape, weights, as_slice(x), self.place());
+        let (y, saved) = duel_kernels::llama_forward(self.shape, weights, as_slice(x), self.rope());
         (tensor(y, x), saved)
     }
 
@@ -270,12 +207,12 @@ impl LlamaPlan {
         parts: &LlamaParts<FlexTensor>,
         saved: &LlamaSaved,
         dy: &FlexTensor,
-        asked: [bool; MAPS],
+        needed: [bool; MAPS],
     ) -> Vec<Option<FlexTensor>> {
         let decoded = self.decoded();
         let (weights, x) = (llama_weights(parts, decoded.as_ref()), as_slice(&parts[0]));
         let (dx, gradient) =
-            duel_kernels::llama_backward(self.shape, weights, x, saved, self.place(), as_slice(dy), asked);
+            duel_kernels::llama_backward(self.shape, weights, x, saved, self.rope(), as_slice(dy), needed);
         let adapters = gradient.a.into_iter().zip(gradient.b).flat_map(|(a, b)| [a, b]);
         let all = std::iter::once(dx).chain(gradient.norms).chain(gradient.weights).chain(adapters);
         all.zip(parts).map(|(values, like)| (!values.is_empty()).then(|| tensor(values, like))).collect()
@@ -283,20 +220,20 @@ impl LlamaPlan {
 }
 
 impl BlockPlan {
-    fn left(&self) -> Option<&[usize]> {
-        self.left.as_ref().map(|left| left.as_slice())
+    fn padding(&self) -> Option<&[usize]> {
+        self.padding.as_ref().map(|padding| padding.as_slice())
     }
 
     fn forward(&self, parts: &BlockPrimitives<FlexTensor>) -> (FlexTensor, BlockSaved) {
         let x = &parts[0];
-        let (y, saved) = duel_kernels::block_forward(self.shape, block_weights(parts), as_slice(x), self.left());
+        let (y, saved) = duel_kernels::block_forward(self.shape, block_weights(parts), as_slice(x), self.padding());
         (tensor(y, x), saved)
     }
 
     /// Gradients of the parts, in their order.
     fn backward(&self, parts: &BlockPrimitives<FlexTensor>, saved: &BlockSaved, dy: &FlexTensor) -> Vec<FlexTensor> {
         let (weights, x) = (block_weights(parts), as_slice(&parts[0]));
-        let (dx, gradient) = duel_kernels::block_backward(self.shape, weights, x, saved, self.left(), as_slice(dy));
+        let (dx, gradient) = duel_kernels::block_backward(self.shape, weights, x, saved, self.padding(), as_slice(dy));
         let gradients = std::iter::once(dx).chain(gradient.into_parts());
         gradients.zip(parts).map(|(gradient, like)| tensor(gradient, like)).collect()
     }
@@ -373,9 +310,9 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
                 let dy = gradients.consume::<Flex>(&ops.node).to_contiguous();
                 let (parts, plan, saved) = ops.state;
                 let saved = saved.unwrap_or_else(|| plan.forward(&parts).1);
-                let asked = std::array::from_fn(|map| ops.parents[3 + map].is_some());
-                plan.count_back(&parts, asked);
-                let found = plan.backward(&parts, &saved, &dy, asked);
+                let needed = std::array::from_fn(|map| ops.parents[3 + map].is_some());
+                plan.count_back(&parts, needed);
+                let found = plan.backward(&parts, &saved, &dy, needed);
                 for (node, gradient) in ops.parents.into_iter().zip(found) {
                     if let (Some(node), Some(gradient)) = (node, gradient) {
                         gradients.register::<Flex>(node.id, gradient);
@@ -409,8 +346,9 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
 
             fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
                 let dy = gradients.consume::<Flex>(&ops.node).to_contiguous();
-                let (x, gain, kept) = ops.state;
-                let found = duel_kernels::layer_norm_backward(as_slice(&dy), as_slice(&x), &kept, as_slice(&gain));
+                let (x, gain, statistics) = ops.state;
+                let found =
+                    duel_kernels::layer_norm_backward(as_slice(&dy), as_slice(&x), &statistics, as_slice(&gain));
                 let found = found.into_iter().zip([&x, &gain, &gain]);
                 for (node, (gradient, like)) in ops.parents.into_iter().zip(found) {
                     if let Some(node) = node {
@@ -422,10 +360,10 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         let nodes = [x.node(), gain.node(), bias.node()];
         let (x, gain, bias) =
             (x.primitive().to_contiguous(), gain.primitive().to_contiguous(), bias.primitive().clone());
-        let (y, kept) = duel_kernels::layer_norm(as_slice(&x), as_slice(&gain), as_slice(&bias), epsilon);
+        let (y, statistics) = duel_kernels::layer_norm(as_slice(&x), as_slice(&gain), as_slice(&bias), epsilon);
         let y = tensor(y, &x);
         match Back.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((x, gain, kept), y),
+            OpsKind::Tracked(prep) => prep.finish((x, gain, statistics), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
     }
@@ -441,11 +379,11 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
                 let (states, weight, plan, log_z) = ops.state;
                 let [for_states, for_weight] = ops.parents;
                 let (head, targets) = (plan.head(&weight), &plan.targets);
-                let (states_numbers, asked) = (as_slice(&states), for_weight.is_some());
+                let (states_numbers, needed) = (as_slice(&states), for_weight.is_some());
                 let forward = 2.0 * (as_slice(&weight).len() * targets.len()) as f64;
-                count(|counted| counted.heads_back += forward * if asked { 2.0 } else { 1.0 });
+                count(|counted| counted.heads_back += forward * if needed { 2.0 } else { 1.0 });
                 let found =
-                    duel_kernels::logp_backward(head, states_numbers, targets, &log_z, as_slice(&gradient), asked);
+                    duel_kernels::logp_backward(head, states_numbers, targets, &log_z, as_slice(&gradient), needed);
                 if let Some(node) = for_states {
                     gradients.register::<Flex>(node.id, tensor(found.states, &states));
                 }

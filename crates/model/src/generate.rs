@@ -39,7 +39,7 @@ trait DecodeBackend {
     /// Reads the next columns, ids `[B, l]`; returns the logits after the last, `[B, V]`.
     fn read(&mut self, ids: Vec<i32>) -> Vec<f32>;
     /// Takes some of the sequences in place of all, in any order; one may be taken several times.
-    fn take(&mut self, places: &[usize]);
+    fn select(&mut self, rows: &[usize]);
 }
 
 impl DecodeBackend for Decoding<'_> {
@@ -47,8 +47,8 @@ impl DecodeBackend for Decoding<'_> {
         Decoding::forward(self, &ids)
     }
 
-    fn take(&mut self, places: &[usize]) {
-        Decoding::select_rows(self, places);
+    fn select(&mut self, rows: &[usize]) {
+        Decoding::select_rows(self, rows);
     }
 }
 
@@ -57,19 +57,19 @@ struct TensorBackend<'a> {
     policy: &'a Policy,
     device: &'a Device,
     cache: KvCache,
-    left: Vec<usize>,
+    padding: Vec<usize>,
 }
 
 impl DecodeBackend for TensorBackend<'_> {
     fn read(&mut self, ids: Vec<i32>) -> Vec<f32> {
-        let shape = [self.left.len(), ids.len() / self.left.len()];
+        let shape = [self.padding.len(), ids.len() / self.padding.len()];
         let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, shape), self.device);
-        host(self.policy.next_logits(Tokens::with_left_padding(ids, self.left.clone()), &mut self.cache))
+        host(self.policy.next_logits(Tokens::with_left_padding(ids, self.padding.clone()), &mut self.cache))
     }
 
-    fn take(&mut self, places: &[usize]) {
-        self.cache = self.cache.select(places);
-        self.left = places.iter().map(|&place| self.left[place]).collect();
+    fn select(&mut self, rows: &[usize]) {
+        self.cache = self.cache.select(rows);
+        self.padding = rows.iter().map(|&row| self.padding[row]).collect();
     }
 }
 
@@ -108,7 +108,7 @@ fn write(
                 policy,
                 device,
                 cache: KvCache::default(),
-                left: paddings(prompts),
+                padding: paddings(prompts),
             };
             vec![write_rows(reading, space, &prompts, &choose)]
         }
@@ -147,6 +147,19 @@ struct DecodeOutput {
     states: usize,
 }
 
+/// The prompts without those that repeat the one before them, each read once, and where among them each prompt is.
+fn distinct_neighbours(prompts: &[Vec<u32>]) -> (Vec<Vec<u32>>, Vec<usize>) {
+    let mut distinct: Vec<Vec<u32>> = vec![];
+    let mut places = Vec::with_capacity(prompts.len());
+    for prompt in prompts {
+        if distinct.last() != Some(prompt) {
+            distinct.push(prompt.clone());
+        }
+        places.push(distinct.len() - 1);
+    }
+    (distinct, places)
+}
+
 fn write_rows<R: DecodeBackend>(
     start: impl FnOnce(&[Vec<u32>]) -> R,
     space: &TokenSpec,
@@ -155,20 +168,12 @@ fn write_rows<R: DecodeBackend>(
 ) -> (GeneratedRows, DecodeOutput) {
     let columns = space.response_tokens;
     let hidden = space.forbidden_mask();
-    // A prompt that stands next to itself is read once.
-    let mut own: Vec<Vec<u32>> = vec![];
-    let mut places = Vec::with_capacity(prompts.len());
-    for prompt in prompts {
-        if own.last() != Some(prompt) {
-            own.push(prompt.clone());
-        }
-        places.push(own.len() - 1);
-    }
-    let width = max_length(&own);
+    let (distinct, places) = distinct_neighbours(prompts);
+    let width = max_length(&distinct);
     let padded = |prompt: &Vec<u32>| [vec![space.pad; width - prompt.len()], prompt.clone()].concat();
-    let ids: Vec<i32> = own.iter().flat_map(padded).map(|id| id as i32).collect();
-    let mut read = DecodeOutput { columns: own.iter().map(Vec::len).sum(), states: own.len() };
-    let mut model = start(&own);
+    let ids: Vec<i32> = distinct.iter().flat_map(padded).map(|id| id as i32).collect();
+    let mut read = DecodeOutput { columns: distinct.iter().map(Vec::len).sum(), states: distinct.len() };
+    let mut model = start(&distinct);
     let mut shared = Some((ids, places));
     let mut ids = vec![];
     let mut out: GeneratedRows = vec![Default::default(); prompts.len()];
@@ -184,9 +189,13 @@ fn write_rows<R: DecodeBackend>(
         }
         let logits = match shared.take() {
             Some((ids, places)) => {
-                let own = model.read(ids);
-                model.take(&places);
-                places.iter().flat_map(|&place| &own[place * space.vocabulary..][..space.vocabulary]).copied().collect()
+                let logits = model.read(ids);
+                model.select(&places);
+                places
+                    .iter()
+                    .flat_map(|&place| &logits[place * space.vocabulary..][..space.vocabulary])
+                    .copied()
+                    .collect()
             }
             None => {
                 read.columns += alive.len();
@@ -200,23 +209,23 @@ fn write_rows<R: DecodeBackend>(
             .with_min_len((SMALL / space.vocabulary).max(1))
             .map(|(law, &row)| choose(row, column, law, hidden))
             .collect();
-        let mut still = Vec::with_capacity(alive.len());
+        let mut unfinished = Vec::with_capacity(alive.len());
         ids = Vec::with_capacity(alive.len());
         for (place, (&row, (token, logp))) in alive.iter().zip(chosen).enumerate() {
             out[row].0.push(token);
             out[row].1.push(logp);
             if token != space.eos {
-                still.push(place);
+                unfinished.push(place);
                 ids.push(token as i32);
             }
         }
-        if still.is_empty() {
+        if unfinished.is_empty() {
             break;
         }
         // Rows that ended leave the cache.
-        if still.len() < alive.len() {
-            model.take(&still);
-            alive = still.iter().map(|&place| alive[place]).collect();
+        if unfinished.len() < alive.len() {
+            model.select(&unfinished);
+            alive = unfinished.iter().map(|&place| alive[place]).collect();
         }
     }
     (out, read)
@@ -226,22 +235,22 @@ fn write_rows<R: DecodeBackend>(
 fn draw(logits: &[f32], hidden: Option<&[bool]>, u: f64) -> (u32, f32) {
     let Softmax { weights, sums, max, total } = softmax(logits, hidden);
     // 1. The block in which the quantile lies; the last that has any weight where rounding leaves none.
-    let mut left = u * total;
+    let mut remaining = u * total;
     let mut block = 0;
     for (i, &sum) in sums.iter().enumerate().filter(|(_, sum)| **sum > 0.0) {
         block = i;
-        if left < sum {
+        if remaining < sum {
             break;
         }
-        left -= sum;
+        remaining -= sum;
     }
     // 2. The token within it.
     let first = block * BLOCK;
     let mut token = first;
     for (i, &w) in weights[first..].iter().take(BLOCK).enumerate().filter(|(_, w)| **w > 0.0) {
         token = first + i;
-        left -= f64::from(w);
-        if left < 0.0 {
+        remaining -= f64::from(w);
+        if remaining < 0.0 {
             break;
         }
     }

@@ -1,36 +1,63 @@
 //! Ids to logits: the transformer, its heads, the KV cache, generation, weights in and out, and the one
 //! door to devices. Burn's attention masks (true = hidden) are built only here.
 
+mod architecture;
+mod checkpoint;
 mod config;
+mod config_reader;
 mod counter;
 pub mod device;
 mod error;
+mod families;
+mod family;
+mod file_dtype;
 mod flops;
 mod fused;
 mod generate;
 pub mod gguf;
+mod gguf_header;
+mod gguf_tokenizer;
+mod header_reader;
+mod host_tensor;
 pub mod huggingface;
+mod init;
+mod mapped_file;
+mod mmap_matrix;
+pub mod peft;
 mod pretrained;
 mod projection;
 mod reader;
 mod responses;
-mod shelf;
+mod rope_layout;
+mod tensor_names;
+mod tokenizer_files;
 mod tokens;
 mod transformer;
+mod weight_store;
 pub mod weights;
 
-pub use config::{Activation, Family, TransformerConfig};
+pub use architecture::{
+    Activation, Architecture, AttentionSpec, BiasSpec, FusedProjections, LogitSpec, MlpSpec, NormKind, NormPlacement,
+    NormSpec, PositionSpec, ResidualOrder, ResidualSpec, RopeScaling, RotarySpec,
+};
+pub use checkpoint::Checkpoint;
+pub use config::TransformerConfig;
 pub use counter::{CountedFlops, count_flops, without_counting};
 pub use error::Error;
+pub use families::{Gpt2, Llama, Qwen2, hf_name};
+pub use file_dtype::FileDType;
 pub use flops::Flops;
 pub use generate::{generate, greedy};
+pub use gguf_header::{GgufHeader, MetaValue};
+pub use mapped_file::catching;
 pub use pretrained::{Pretrained, hash as hash_of_files};
 pub use projection::{Lora, Projection};
 pub use reader::Reader;
 pub use responses::Responses;
-pub use shelf::{FileDType, WeightStore, catching};
+pub use tokenizer_files::{SpecialTokens, TokenizerFiles};
 pub use tokens::Tokens;
 pub use transformer::{KvCache, Policy, ScalarModel, ValueHead};
+pub use weight_store::WeightStore;
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -1,9 +1,20 @@
 //! A model on disk, whatever it is kept in: a Hugging Face directory or a GGUF file.
 
-use crate::huggingface::{self, TokenizerFiles};
-use crate::shelf::{MappedFile, MmapMatrix, WeightStore};
+use crate::architecture::PositionSpec;
+use crate::checkpoint::Checkpoint;
+use crate::config::TransformerConfig;
+use crate::families::{gguf_name, hf_name, interleaved_heads};
+use crate::gguf::{self, is_gguf};
+use crate::huggingface;
+use crate::mapped_file::MappedFile;
+use crate::mmap_matrix::MmapMatrix;
+use crate::rope_layout::to_half_split;
+use crate::tensor_names::{canonical_name, is_projection};
+use crate::tokenizer_files::TokenizerFiles;
+use crate::transformer::Policy;
+use crate::weight_store::WeightStore;
 use crate::weights::{self, HostTensor};
-use crate::{Error, Family, Policy, Result, TransformerConfig, gguf};
+use crate::{Error, Result};
 use burn::tensor::Device;
 use duel_spec::ids::Hasher;
 use std::collections::{HashMap, HashSet};
@@ -14,7 +25,7 @@ use std::path::{Path, PathBuf};
 pub struct Pretrained {
     pub config: TransformerConfig,
     pub words: TokenizerFiles,
-    shelf: WeightStore,
+    store: WeightStore,
     naming: Naming,
 }
 
@@ -27,18 +38,8 @@ enum Naming {
     Base,
 }
 
-/// Whether a name (`blocks.0.attention.q`) is one of [`Policy::map_projections`].
-fn is_projection(name: &str) -> bool {
-    name.starts_with("blocks.") && !name.contains("norm_")
-}
-
 /// Contexts longer than any model has.
 const LONGEST: usize = 1 << 24;
-
-/// Whether a path is taken for a GGUF file rather than a directory.
-fn is_gguf(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "gguf")
-}
 
 impl Pretrained {
     /// Opens a directory or a `.gguf` file.
@@ -47,29 +48,30 @@ impl Pretrained {
     /// Files that are missing or damaged, settings that are not supported.
     pub fn open(path: &Path) -> Result<Self> {
         let is_gguf = is_gguf(path);
-        let (config, words, shelf) = if is_gguf { gguf::open(path)? } else { huggingface::open(path)? };
+        let (config, words, store) = if is_gguf { gguf::open(path)? } else { huggingface::open(path)? };
+        config.architecture.check()?;
         // what is made room for by the settings is at most what the files hold
-        let (asked, there) = (config.num_params(), shelf.numbers());
-        if asked.is_none_or(|asked| asked > there) || config.context > LONGEST || config.layers > shelf.len() {
+        let (asked, there) = (config.num_params(), store.numbers());
+        if asked.is_none_or(|asked| asked > there) || config.context > LONGEST || config.layers > store.len() {
             let asked = asked.map_or("more numbers than can be counted".into(), |n| format!("{n} numbers"));
-            let (layers, context, tensors) = (config.layers, config.context, shelf.len());
+            let (layers, context, tensors) = (config.layers, config.context, store.len());
             let problem = format!(
                 "its settings ask for {asked} in {layers} layers and contexts of {context}, and its {tensors} tensors hold \
                  {there}; contexts up to {LONGEST} are read"
             );
             return Err(Error::Damaged { path: path.into(), problem });
         }
-        let mut model = Self { config, words, shelf, naming: if is_gguf { Naming::Gguf } else { Naming::HuggingFace } };
+        let mut model = Self { config, words, store, naming: if is_gguf { Naming::Gguf } else { Naming::HuggingFace } };
         let embedding = |model: &Self| model.name(&model.config, "tokens.weight").0;
-        if !is_gguf && model.shelf.shape(&embedding(&model)).is_none() {
+        if !is_gguf && model.store.shape(&embedding(&model)).is_none() {
             model.naming = Naming::Base;
-            if model.shelf.shape(&embedding(&model)).is_none() {
+            if model.store.shape(&embedding(&model)).is_none() {
                 model.naming = Naming::HuggingFace;
             }
         }
         let name = embedding(&model);
         let expected = vec![model.config.vocabulary, model.config.width];
-        match model.shelf.shape(&name) {
+        match model.store.shape(&name) {
             None => Err(Error::Lacking { name }),
             Some(found) if found != expected => Err(Error::Shape { name, found: found.to_vec(), expected }),
             Some(_) => Ok(model),
@@ -93,21 +95,21 @@ impl Pretrained {
     /// As [`Pretrained::policy`]; a model that is no Llama.
     pub fn mapped(&self, context: usize, device: &Device) -> Result<Policy> {
         let config = self.config_for(context)?;
-        if !matches!(config.family, Family::Llama { .. }) {
-            let (key, found) = ("model.mapped".into(), "a model of the family of GPT-2".into());
-            let accepted = "false; true for the family of Llama".into();
-            return Err(Error::Unsupported { path: self.shelf.path(), key, found, accepted });
+        if config.architecture.fused.qkv {
+            let (key, found) = ("model.mapped".into(), format!("a model of the family {}", config.architecture.family));
+            let accepted = "false; true for families like Llama, with matrices [out, in]".into();
+            return Err(Error::Unsupported { path: self.store.path(), key, found, accepted });
         }
         let empty = Policy::zeros(&config, device);
         let mut matrices = HashMap::new();
         for (ours, shape) in weights::shapes(&empty) {
-            let plain = huggingface::canonical_name(&ours);
+            let plain = canonical_name(&ours);
             let Some(projection) = plain.strip_suffix(".weight").filter(|name| is_projection(name)) else { continue };
             let name = self.name(&config, &ours).0;
-            let found = self.shelf.shape(&name).ok_or_else(|| Error::Lacking { name: name.clone() })?;
+            let found = self.store.shape(&name).ok_or_else(|| Error::Lacking { name: name.clone() })?;
             let expected: Vec<usize> = shape.into_iter().rev().collect();
-            let heads = self.is_gguf().then(|| gguf::rope_interleaved_heads(&config, &ours)).flatten();
-            match self.shelf.mapped(&name, heads).filter(|_| found == expected) {
+            let heads = self.is_gguf().then(|| interleaved_heads(&config, &ours)).flatten();
+            match self.store.mapped(&name, heads).filter(|_| found == expected) {
                 Some(matrix) => matrices.insert(projection.to_owned(), (name, matrix)),
                 None => return Err(Error::Shape { name, found: found.to_vec(), expected }),
             };
@@ -119,6 +121,15 @@ impl Pretrained {
         }))
     }
 
+    /// Reads a directory or a `.gguf` file as a whole.
+    ///
+    /// # Errors
+    /// Files that are missing or damaged, settings that are not supported, tensors that do not fit.
+    pub fn read_checkpoint(path: &Path, device: &Device) -> Result<Checkpoint> {
+        let model = Self::open(path)?;
+        Ok(Checkpoint { policy: model.policy(model.config.context, device)?, config: model.config, words: model.words })
+    }
+
     fn is_gguf(&self) -> bool {
         self.naming == Naming::Gguf
     }
@@ -126,10 +137,10 @@ impl Pretrained {
     /// The name and the orientation of one of our parameters in the file.
     fn name(&self, config: &TransformerConfig, ours: &str) -> (String, bool) {
         match self.naming {
-            Naming::Gguf => gguf::gguf_name(ours),
-            Naming::HuggingFace => huggingface::hf_name(config, ours),
+            Naming::Gguf => gguf_name(config, ours),
+            Naming::HuggingFace => hf_name(config, ours),
             Naming::Base => {
-                let (name, turned) = huggingface::hf_name(config, ours);
+                let (name, turned) = hf_name(config, ours);
                 (huggingface::without_prefix(&name).to_owned(), turned)
             }
         }
@@ -145,19 +156,19 @@ impl Pretrained {
         let left: HashSet<&str> = without.values().map(|(name, _)| name.as_str()).collect();
         let naming = |ours: &str| Some(self.name(config, ours)).filter(|(name, _)| !left.contains(name.as_str()));
         if self.is_gguf() {
-            let mended = |ours: &str, found: HostTensor| match gguf::rope_interleaved_heads(config, ours) {
+            let adjusted = |ours: &str, found: HostTensor| match interleaved_heads(config, ours) {
                 Some(heads) => {
-                    let values = gguf::to_half_split(&found.values, heads, found.shape[1]);
+                    let values = to_half_split(&found.values, heads, found.shape.get(1).copied().unwrap_or(1));
                     HostTensor { values, ..found }
                 }
                 None => found,
             };
             // factors of rotary positions, all of them 1
             let spare = |name: &str| name == gguf::FACTORS || left.contains(name);
-            return weights::load_from(empty, &self.shelf, naming, mended, spare);
+            return weights::load_from(empty, &self.store, naming, adjusted, spare);
         }
         let spare = |name: &str| huggingface::is_buffer(name) || left.contains(name);
-        weights::load_from(empty, &self.shelf, naming, |_, found| found, spare)
+        weights::load_from(empty, &self.store, naming, |_, found| found, spare)
     }
 
     /// The model's sizes where sequences have at most `context` tokens: its positions are tables of that length.
@@ -169,7 +180,7 @@ impl Pretrained {
             return Err(Error::TooLong { asked: context, context: self.config.context });
         }
         // learned positions are weights, and stay as they are
-        let rotary = matches!(self.config.family, crate::Family::Llama { .. });
+        let rotary = matches!(self.config.architecture.positions, PositionSpec::Rotary(_));
         Ok(TransformerConfig { context: if rotary { context } else { self.config.context }, ..self.config.clone() })
     }
 }

@@ -1,7 +1,7 @@
 //! A linear map that may carry a low-rank adapter.
 
-use crate::shelf::MmapMatrix;
-use crate::weights::{Init, normal};
+use crate::init::{Init, normal};
+use crate::mmap_matrix::MmapMatrix;
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{DType, Device, Tensor, TensorData};

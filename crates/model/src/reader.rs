@@ -48,7 +48,7 @@ impl Reader {
         batch.tokens(&self.space, &self.device)
     }
 
-    /// Columns before the responses: what is left of the tokens' width.
+    /// Columns before the responses: the rest of the tokens' width.
     fn prompt_columns(&self, tokens: &Tokens) -> usize {
         tokens.ids.dims()[1] - self.space.response_tokens
     }
@@ -101,19 +101,19 @@ impl Reader {
     pub fn scores(&self, model: &ScalarModel, batch: &Responses) -> Tensor<1> {
         let tokens = self.tokens(batch);
         let (p, t) = (self.prompt_columns(&tokens), self.space.response_tokens);
-        let said = model.forward(tokens); // [B, P + T]
+        let numbers = model.forward(tokens); // [B, P + T]
         match model.score {
             ScorePooling::Last => {
                 let last: Vec<i32> = batch.responses.iter().map(|r| (p + r.len() - 1) as i32).collect();
                 let last = Tensor::<2, Int>::from_data(TensorData::new(last, [batch.len(), 1]), &self.device);
-                said.gather(1, last).squeeze_dim::<1>(1)
+                numbers.gather(1, last).squeeze_dim::<1>(1)
             }
             ScorePooling::Mean => {
                 let share = |length: usize, i: usize| if i < length { 1.0 / length as f32 } else { 0.0 };
                 let lengths = batch.responses.iter().map(Vec::len);
                 let shares: Vec<f32> = lengths.flat_map(|length| (0..t).map(move |i| share(length, i))).collect();
                 let shares = Tensor::<2>::from_data(TensorData::new(shares, [batch.len(), t]), &self.device);
-                (said.narrow(1, p, t) * shares).sum_dim(1).squeeze_dim::<1>(1)
+                (numbers.narrow(1, p, t) * shares).sum_dim(1).squeeze_dim::<1>(1)
             }
         }
     }

@@ -1,23 +1,16 @@
 //! Weights of any module as named host buffers: to and from safetensors, flat for the optimizer, hashed.
 
-use crate::shelf::{FileDType, WeightStore};
+use crate::file_dtype::FileDType;
+pub use crate::host_tensor::{HostTensor, NamedTensor, append, host, transposed};
+use crate::weight_store::WeightStore;
 use crate::{Error, Result};
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param};
-use burn::tensor::{Device, Tensor, TensorData};
-use duel_spec::{ids::Hasher, seeds::Rng};
-use rand::RngExt;
+use burn::tensor::{Tensor, TensorData};
+use duel_spec::ids::Hasher;
 use safetensors::tensor::{Dtype, TensorView};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::io::Write;
 use std::path::Path;
-
-/// One parameter on the host.
-#[derive(Debug, Clone, PartialEq)]
-pub struct NamedTensor {
-    pub name: String,
-    pub shape: Vec<usize>,
-    pub values: Vec<f32>,
-}
 
 /// Every float parameter in the module's fixed order.
 pub fn named_params<M: Module>(module: &M) -> Vec<NamedTensor> {
@@ -56,16 +49,6 @@ fn collect<M: Module>(module: &M, trained_only: bool) -> Vec<NamedTensor> {
     collect.out
 }
 
-/// A float tensor's values on the host.
-pub fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().try_to_vec::<f32>().expect("all models are f32")
-}
-
-/// Appends a float tensor's values.
-pub fn append<const D: usize>(tensor: Tensor<D>, to: &mut Vec<f32>) {
-    to.extend_from_slice(tensor.into_data().as_slice().expect("all models are f32"));
-}
-
 /// All parameters one after another.
 pub fn flatten<M: Module>(module: &M) -> Vec<f32> {
     named_params(module).into_iter().flat_map(|n| n.values).collect()
@@ -90,7 +73,7 @@ fn fill<M: Module>(module: M, flat: &[f32], trained_only: bool) -> M {
     struct FillParams<'a> {
         trained_only: bool,
         flat: &'a [f32],
-        place: usize,
+        offset: usize,
     }
     impl ModuleMapper for FillParams<'_> {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -99,8 +82,8 @@ fn fill<M: Module>(module: M, flat: &[f32], trained_only: bool) -> M {
             }
             let (id, tensor, mapper) = param.consume();
             let shape = tensor.shape();
-            let values = self.flat[self.place..self.place + shape.num_elements()].to_vec();
-            self.place += values.len();
+            let values = self.flat[self.offset..self.offset + shape.num_elements()].to_vec();
+            self.offset += values.len();
             let mut fresh = Tensor::from_data(TensorData::new(values, shape), &tensor.device());
             if tensor.is_require_grad() {
                 fresh = fresh.require_grad();
@@ -108,7 +91,7 @@ fn fill<M: Module>(module: M, flat: &[f32], trained_only: bool) -> M {
             Param::from_mapped_value(id, fresh, mapper)
         }
     }
-    module.map(&mut FillParams { trained_only, flat, place: 0 })
+    module.map(&mut FillParams { trained_only, flat, offset: 0 })
 }
 
 /// Name and shape of every float parameter in the module's fixed order.
@@ -133,11 +116,11 @@ pub fn shapes<M: Module>(module: &M) -> Vec<(String, Vec<usize>)> {
     shapes.out
 }
 
-/// The module with those parameters trained whose names are wanted, and all others frozen; it is on an autodiff device.
-pub fn training<M: Module>(module: M, wanted: impl Fn(&str) -> bool) -> M {
+/// The module with those parameters trained for whose names `is_trained` is true, and all others frozen; it is on an autodiff device.
+pub fn training<M: Module>(module: M, is_trained: impl Fn(&str) -> bool) -> M {
     struct SelectTrained<F> {
         path: Vec<String>,
-        wanted: F,
+        is_trained: F,
     }
     impl<F: Fn(&str) -> bool> ModuleMapper for SelectTrained<F> {
         fn enter_module(&mut self, name: &str, _: &str) {
@@ -147,12 +130,12 @@ pub fn training<M: Module>(module: M, wanted: impl Fn(&str) -> bool) -> M {
             self.path.pop();
         }
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let trained = (self.wanted)(&self.path.join("."));
+            let trained = (self.is_trained)(&self.path.join("."));
             let (id, tensor, mapper) = param.consume();
             Param::from_mapped_value(id, tensor.set_require_grad(trained), mapper).set_require_grad(trained)
         }
     }
-    module.map(&mut SelectTrained { path: vec![], wanted })
+    module.map(&mut SelectTrained { path: vec![], is_trained })
 }
 
 /// Hash of all parameters, names and shapes included.
@@ -233,8 +216,8 @@ pub fn save_in<M: Module>(
     let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = named_params(module)
         .into_iter()
         .filter_map(|mut n| {
-            let (name, turned) = naming(&n.name)?;
-            if turned {
+            let (name, is_transposed) = naming(&n.name)?;
+            if is_transposed {
                 n.values = transposed(&n.values, n.shape[0], n.shape[1]);
                 n.shape.reverse();
             }
@@ -264,21 +247,14 @@ pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(|source| Error::Write { path: path.into(), source })
 }
 
-/// One tensor of a file.
-#[derive(Debug, Clone, PartialEq)]
-pub struct HostTensor {
-    pub shape: Vec<usize>,
-    pub values: Vec<f32>,
-}
-
 /// Every tensor of a safetensors file, as f32.
 ///
 /// # Errors
-/// As [`Shelf::safetensors`].
+/// As [`WeightStore::safetensors`].
 pub fn to_host(path: &Path) -> Result<HashMap<String, HostTensor>> {
-    let shelf = WeightStore::safetensors(&[path.into()])?;
-    let tensor = |name: &str| Ok(shelf.get(name)?.map(|tensor| (name.to_owned(), tensor)));
-    shelf.names().filter_map(|name| tensor(name).transpose()).collect()
+    let store = WeightStore::safetensors(&[path.into()])?;
+    let tensor = |name: &str| Ok(store.get(name)?.map(|tensor| (name.to_owned(), tensor)));
+    store.names().filter_map(|name| tensor(name).transpose()).collect()
 }
 
 /// Fills the module from safetensors.
@@ -305,49 +281,49 @@ pub fn load_as<M: Module>(
 /// # Errors
 /// A file that is damaged, or that holds what the module does not have.
 pub fn load_some<M: Module>(module: M, path: &Path) -> Result<M> {
-    let shelf = WeightStore::safetensors(&[path.into()])?;
-    load_from(module, &shelf, |ours| shelf.shape(ours).map(|_| (ours.to_owned(), false)), |_, found| found, |_| false)
+    let store = WeightStore::safetensors(&[path.into()])?;
+    load_from(module, &store, |ours| store.shape(ours).map(|_| (ours.to_owned(), false)), |_, found| found, |_| false)
 }
 
-/// Fills the module's parameters that are given a name from a shelf, one after another, each `mended` before it is turned.
+/// Fills the module's parameters that are given a name from a store, one after another, each `adjusted` before it is transposed.
 pub fn load_from<M: Module>(
     module: M,
-    shelf: &WeightStore,
+    store: &WeightStore,
     naming: impl Fn(&str) -> Option<(String, bool)>,
-    mended: impl Fn(&str, HostTensor) -> HostTensor,
+    adjusted: impl Fn(&str, HostTensor) -> HostTensor,
     spare: impl Fn(&str) -> bool,
 ) -> Result<M> {
     // 1. Everything fits before anything is replaced.
-    let mut foreign: HashSet<&str> = shelf.names().collect();
+    let mut foreign: HashSet<&str> = store.names().collect();
     let mut plan = VecDeque::new();
     for (ours, shape) in shapes(&module) {
-        let Some((name, turned)) = naming(&ours) else {
+        let Some((name, is_transposed)) = naming(&ours) else {
             plan.push_back(None);
             continue;
         };
-        let Some(found) = shelf.shape(&name) else { return Err(Error::Lacking { name }) };
-        let expected: Vec<usize> = if turned { shape.into_iter().rev().collect() } else { shape };
+        let Some(found) = store.shape(&name) else { return Err(Error::Lacking { name }) };
+        let expected: Vec<usize> = if is_transposed { shape.into_iter().rev().collect() } else { shape };
         if found != expected {
             return Err(Error::Shape { name, found: found.to_vec(), expected });
         }
         foreign.remove(name.as_str());
-        plan.push_back(Some((ours, name, turned)));
+        plan.push_back(Some((ours, name, is_transposed)));
     }
     if let Some(name) = foreign.into_iter().filter(|name| !spare(name)).min() {
-        return Err(Error::Foreign { path: shelf.path_of(name), name: name.into() });
+        return Err(Error::Foreign { path: store.path_of(name), name: name.into() });
     }
 
     // 2. Parameter by parameter.
     struct WriteParams<'a, F> {
-        shelf: &'a WeightStore,
+        store: &'a WeightStore,
         plan: VecDeque<Option<(String, String, bool)>>,
-        mended: F,
+        adjusted: F,
         problem: Option<Error>,
     }
     impl<F: Fn(&str, HostTensor) -> HostTensor> ModuleMapper for WriteParams<'_, F> {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let Some((ours, name, turned)) = self.plan.pop_front().flatten() else { return param };
-            let found = match self.shelf.get(&name) {
+            let Some((ours, name, is_transposed)) = self.plan.pop_front().flatten() else { return param };
+            let found = match self.store.get(&name) {
                 Ok(Some(found)) => found,
                 Ok(None) => return param,
                 Err(problem) => {
@@ -355,8 +331,8 @@ pub fn load_from<M: Module>(
                     return param;
                 }
             };
-            let HostTensor { shape, values } = (self.mended)(&ours, found);
-            let values = if turned { transposed(&values, shape[0], shape[1]) } else { values };
+            let HostTensor { shape, values } = (self.adjusted)(&ours, found);
+            let values = if is_transposed { transposed(&values, shape[0], shape[1]) } else { values };
             let (id, tensor, mapper) = param.consume();
             let mut fresh = Tensor::from_data(TensorData::new(values, tensor.shape()), &tensor.device());
             if tensor.is_require_grad() {
@@ -365,34 +341,7 @@ pub fn load_from<M: Module>(
             Param::from_mapped_value(id, fresh, mapper)
         }
     }
-    let mut put = WriteParams { shelf, plan, mended, problem: None };
-    let module = module.map(&mut put);
-    put.problem.map_or(Ok(module), Err)
-}
-
-/// A matrix of the given rows and columns, row by row, turned over.
-pub fn transposed(values: &[f32], rows: usize, columns: usize) -> Vec<f32> {
-    let mut turned = Vec::with_capacity(values.len()); // a collected `flat_map` would hold up to twice as much
-    (0..columns).for_each(|c| turned.extend((0..rows).map(|r| values[r * columns + c])));
-    turned
-}
-
-/// How a model's weights begin.
-pub(crate) enum Init<'a> {
-    /// Drawn from a generator of the host's.
-    Random(&'a mut Rng),
-    /// Zeros, to be replaced.
-    Zeros,
-}
-
-/// Normal draws of mean 0 (Box–Muller), or zeros.
-pub(crate) fn normal(shape: [usize; 2], std: f64, start: &mut Init<'_>, device: &Device) -> Param<Tensor<2>> {
-    let Init::Random(rng) = start else { return Param::from_tensor(Tensor::zeros(shape, device)) };
-    let values: Vec<f32> = (0..shape[0] * shape[1])
-        .map(|_| {
-            let radius = (-2.0 * (1.0 - rng.random::<f64>()).ln()).sqrt();
-            (radius * (std::f64::consts::TAU * rng.random::<f64>()).cos() * std) as f32
-        })
-        .collect();
-    Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), device))
+    let mut writer = WriteParams { store, plan, adjusted, problem: None };
+    let module = module.map(&mut writer);
+    writer.problem.map_or(Ok(module), Err)
 }

@@ -300,7 +300,7 @@ fn counts_and_lists_that_no_file_could_hold() {
     let announce = |at: usize, count: u64| {
         let mut bytes = File::llama().bytes();
         bytes[at..at + 8].copy_from_slice(&count.to_le_bytes());
-        duel_model::gguf::GgufHeader::parse(&bytes).unwrap_err()
+        duel_model::GgufHeader::parse(&bytes).unwrap_err()
     };
     for count in [1 << 20, 1 << 40, u64::MAX] {
         assert!(announce(8, count).contains("announces"), "{count} tensors");
@@ -310,7 +310,7 @@ fn counts_and_lists_that_no_file_could_hold() {
     let mut long = File::llama().bytes();
     long.resize(4 << 20, 0);
     long[16..24].copy_from_slice(&(1u64 << 17).to_le_bytes());
-    assert!(duel_model::gguf::GgufHeader::parse(&long).unwrap_err().contains("which no model has"));
+    assert!(duel_model::GgufHeader::parse(&long).unwrap_err().contains("which no model has"));
     for (of, count) in [(8, 1u64 << 40), (9, 1 << 40), (0, u64::MAX), (13, 1), (255, 0)] {
         refused("list", &["damaged"], |file| {
             file.put("x", 9, [u32::to_le_bytes(of).to_vec(), count.to_le_bytes().to_vec()].concat());

@@ -1,15 +1,17 @@
-//! GPT-2 and Llama checkpoints that transformers wrote, and PEFT adapters on them: logits, losses, gradients,
-//! greedy generation, and the way back to disk.
+//! Checkpoints that transformers wrote, GPT-2, Llama and other families, and PEFT adapters on them: logits, losses,
+//! gradients, greedy generation, and the way back to disk.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
-use duel_model::huggingface::{self, Checkpoint, TokenizerFiles};
-use duel_model::{FileDType, Policy, Tokens, TransformerConfig, greedy, weights};
+use duel_model::{
+    Checkpoint, FileDType, Policy, Pretrained, TokenizerFiles, Tokens, TransformerConfig, greedy, huggingface, peft,
+    weights,
+};
 use duel_spec::TokenSpec;
 use duel_testing::golden;
 use golden::{close, id_rows, items, number, numbers};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::HashMap;
 
 const MODELS: [&str; 3] = ["gpt2", "llama_tied", "llama_untied"];
@@ -21,7 +23,7 @@ fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f64> {
 }
 
 fn checkpoint(name: &str, device: &Device) -> Checkpoint {
-    huggingface::read(&golden::folder().join("models").join(name), device).unwrap()
+    Pretrained::read_checkpoint(&golden::folder().join("models").join(name), device).unwrap()
 }
 
 fn expected(name: &str) -> Value {
@@ -77,7 +79,7 @@ fn gradient_norms(policy: &Policy, config: &TransformerConfig, loss: Tensor<1>) 
     let gradients = loss.backward();
     let mut visitor = Norms { gradients: &gradients, norms: vec![] };
     policy.visit(&mut visitor);
-    let names = weights::named_params(policy).into_iter().map(|n| huggingface::hf_name(config, &n.name).0);
+    let names = weights::named_params(policy).into_iter().map(|n| duel_model::hf_name(config, &n.name).0);
     names.zip(visitor.norms).filter_map(|(name, norm)| Some((name, norm?))).collect()
 }
 
@@ -259,7 +261,7 @@ fn golden_adapters_before_and_after_merging() {
         let Checkpoint { config, policy, .. } = checkpoint(base, &device);
         let folder = golden::folder().join("models").join(adapted);
         let plain = policy.clone();
-        let policy = huggingface::read_adapter(&folder, &config, policy, &device).unwrap();
+        let policy = peft::read_adapter(&folder, &config, policy, &device).unwrap();
         let file = expected(adapted);
         assert_eq!(file["base"], base);
         let scaling =
@@ -288,7 +290,7 @@ fn golden_adapters_before_and_after_merging() {
         let parameters = weights::named_params(&merged);
         assert_eq!(norms.len(), parameters.len(), "{adapted}: no adapter is left");
         for n in parameters {
-            let (name, _) = huggingface::hf_name(&config, &n.name);
+            let (name, _) = duel_model::hf_name(&config, &n.name);
             let found = n.values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
             close(&format!("{adapted}, merged {name}"), &[found], &[norms[&name].as_f64().unwrap()], 1e-5);
         }
@@ -307,7 +309,7 @@ fn golden_models_go_to_disk_and_back_unchanged() {
         let folder = std::env::temp_dir().join(format!("duel-golden-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         huggingface::write(&folder, &before, FileDType::F32).unwrap();
-        let again = huggingface::read(&folder, &device).unwrap();
+        let again = Pretrained::read_checkpoint(&folder, &device).unwrap();
         assert_eq!((again.config, again.words), (before.config, before.words));
         assert_eq!(weights::hash(&again.policy), weights::hash(&before.policy));
         let tensors = |folder: &std::path::Path| weights::to_host(&folder.join("model.safetensors")).unwrap();
@@ -323,7 +325,123 @@ fn golden_models_go_to_disk_and_back_unchanged() {
             }
         }
         std::fs::write(folder.join("tokenizer.json"), "{").unwrap();
-        assert!(matches!(huggingface::read(&folder, &device), Err(duel_model::Error::Damaged { .. })));
+        assert!(matches!(Pretrained::read_checkpoint(&folder, &device), Err(duel_model::Error::Damaged { .. })));
         std::fs::remove_dir_all(folder).unwrap();
+    }
+}
+
+/// Families beside GPT-2 and Llama, each in a folder of `families` with an adapter on it.
+const FAMILIES: [&str; 1] = ["qwen2"];
+
+/// A family's case in the words of the others.
+fn family_inputs(case: &Value) -> Value {
+    json!({"input_ids": case["ids"], "attention_mask": case["mask"]})
+}
+
+/// The logits of all real positions.
+fn same_family_logits(what: &str, policy: &Policy, inputs: &Value, expected: &Value, device: &Device) {
+    let rows = expected.as_array().unwrap().iter().flat_map(|row| row.as_array().unwrap());
+    let expected = rows.zip(real(inputs)).filter(|(_, real)| *real).flat_map(|(logits, _)| numbers(logits));
+    let actual = real_logits(policy, inputs, device).concat();
+    golden::close_within(what, &actual, &expected.collect::<Vec<_>>(), 1e-5, 4e-5);
+}
+
+#[test]
+fn golden_families_forward_and_backward_with_and_without_adapters() {
+    let device = Device::flex().autodiff();
+    for name in FAMILIES {
+        let folder = golden::folder().join("families").join(name);
+        let Checkpoint { config, policy, .. } = Pretrained::read_checkpoint(&folder, &device).unwrap();
+        assert_eq!(config.architecture.family, name);
+        let file = golden::read(&format!("families/{name}/expected.json"));
+        assert_eq!(config.vocabulary as f64, number(&file, "vocabulary"));
+        let cases = items(&file, "cases");
+        for case in cases {
+            let (what, inputs) = (format!("{name}, {}", case["name"]), family_inputs(case));
+            same_family_logits(&what, &policy, &inputs, &case["logits"], &device);
+            let loss = loss(&policy, &tokens(&inputs, &device), &inputs);
+            close(&format!("{what}: loss"), &values(loss.clone()), &[number(case, "loss")], 1e-5);
+            let norms = gradient_norms(&policy, &config, loss);
+            let expected = case["grad_norms"].as_object().unwrap();
+            assert_eq!(norms.len(), expected.len(), "{what}: parameters");
+            for (parameter, norm) in expected {
+                let what = format!("{what}: gradient of {parameter}");
+                close(&what, &[norms[parameter]], &[norm.as_f64().unwrap()], 1e-4);
+            }
+        }
+        let inputs = family_inputs(&cases[0]);
+        let adapted = peft::read_adapter(&folder.join("adapter"), &config, policy, &device).unwrap();
+        assert!(adapted.has_lora());
+        for (what, policy) in [("adapted", adapted.clone()), ("merged", adapted.merged())] {
+            same_family_logits(&format!("{name}, {what}"), &policy, &inputs, &file["adapter"]["logits"], &device);
+        }
+    }
+}
+
+#[test]
+fn golden_families_write_greedily_with_the_log_probs_that_reading_gives() {
+    let device = Device::flex();
+    for name in FAMILIES {
+        let folder = golden::folder().join("families").join(name);
+        let Checkpoint { config, policy, .. } = Pretrained::read_checkpoint(&folder, &device).unwrap();
+        assert!(policy.decoder().is_some(), "{name} is decoded by the kernels");
+        let file = golden::read(&format!("families/{name}/expected.json"));
+        let (prompt, expected) = (golden::ids(&file["greedy"]["prompt"]), golden::ids(&file["greedy"]["tokens"]));
+        let space = TokenSpec {
+            vocabulary: config.vocabulary,
+            pad: 0,
+            bos: 1,
+            eos: config.vocabulary as u32,
+            prompt_tokens: prompt.len(),
+            response_tokens: expected.len(),
+            allowed_tokens: None,
+            force_eos: false,
+        };
+        let adapted = peft::read_adapter(&folder.join("adapter"), &config, policy.clone(), &device).unwrap();
+        for (policy, expected) in [(policy, Some(&expected)), (adapted, None)] {
+            let prompts = vec![prompt.clone(), prompt[2..].to_vec()];
+            let batch = greedy(&policy, &space, prompts, &device);
+            assert!(expected.is_none_or(|expected| batch.responses[0] == *expected), "{name}: {:?}", batch.responses);
+            let rows: Vec<Vec<u32>> = batch
+                .prompts
+                .iter()
+                .zip(&batch.responses)
+                .map(|(prompt, response)| [&prompt[..], response].concat())
+                .collect();
+            let read = next_logp(&policy, &Tokens::pad_left(&rows, rows[0].len(), 0, &device));
+            let [_, columns] = read.dims();
+            let read: Vec<f64> =
+                values(read).chunks(columns).flat_map(|row| row[prompt.len() - 1..].to_vec()).collect();
+            let written: Vec<f64> = batch.logp.concat().into_iter().map(f64::from).collect();
+            golden::close_within(&format!("{name}: log-probs"), &written, &read, 0.0, 1e-5);
+        }
+    }
+}
+
+#[test]
+fn golden_families_go_to_disk_and_back_unchanged() {
+    let device = Device::flex();
+    for name in FAMILIES {
+        let folder = golden::folder().join("families").join(name);
+        let before = Pretrained::read_checkpoint(&folder, &device).unwrap();
+        let to = std::env::temp_dir().join(format!("duel-golden-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&to).unwrap();
+        huggingface::write(&to, &before, FileDType::F32).unwrap();
+        let file = to.join("m.gguf");
+        duel_model::gguf::write(&file, &before, duel_model::gguf::Precision::F32).unwrap();
+        let expected = golden::read(&format!("families/{name}/expected.json"));
+        let case = &items(&expected, "cases")[1];
+        let inputs = family_inputs(case);
+        for path in [&to, &file] {
+            let after = Pretrained::open(path).unwrap();
+            let context = after.config.context;
+            assert_eq!(after.config, TransformerConfig { context, ..before.config.clone() }, "{}", path.display());
+            let policy = after.policy(context, &device).unwrap();
+            assert_eq!(weights::hash(&policy), weights::hash(&before.policy), "{}", path.display());
+            let mapped = after.mapped(context, &device).unwrap();
+            assert_eq!(mapped.hash(), weights::hash(&before.policy), "{}", path.display());
+            same_family_logits(&format!("{name}, mapped"), &mapped, &inputs, &case["logits"], &device);
+        }
+        std::fs::remove_dir_all(to).unwrap();
     }
 }

@@ -3,24 +3,29 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use duel_model::gguf::{self, GgufHeader, Precision};
-use duel_model::huggingface::{self, Checkpoint, SpecialTokens, TokenizerFiles};
-use duel_model::{Family, FileDType, Policy, Pretrained, TransformerConfig};
+use duel_model::gguf::{self, Precision};
+use duel_model::{
+    Architecture, Checkpoint, FileDType, GgufHeader, Gpt2, Llama, Policy, Pretrained, SpecialTokens, TokenizerFiles,
+    TransformerConfig, huggingface, peft,
+};
 use duel_spec::seeds;
 use duel_testing::mutated;
 use proptest::prelude::*;
 use std::path::Path;
 
 fn checkpoint() -> Checkpoint {
-    of_family(Family::Llama { key_value_heads: 1, head_width: 4, inner: 8, rope_theta: 1e4, epsilon: 1e-5 })
+    of_architecture(
+        Llama { key_value_heads: 1, head_width: 4, inner: 8, rope_theta: 1e4, epsilon: 1e-5 }.architecture(),
+    )
 }
 
 fn gpt2() -> Checkpoint {
-    of_family(Family::Gpt2 { activation: duel_model::Activation::GeluTanh, inner: 32, epsilon: 1e-5 })
+    of_architecture(Gpt2 { activation: duel_model::Activation::GeluTanh, inner: 32, epsilon: 1e-5 }.architecture())
 }
 
-fn of_family(family: Family) -> Checkpoint {
-    let config = TransformerConfig { vocabulary: 8, context: 16, layers: 1, width: 8, heads: 2, tied: true, family };
+fn of_architecture(architecture: Architecture) -> Checkpoint {
+    let config =
+        TransformerConfig { vocabulary: 8, context: 16, layers: 1, width: 8, heads: 2, tied: true, architecture };
     let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &Device::flex());
     let tokenizer = serde_json::json!({
         "added_tokens": [{"id": 0, "content": "<s>", "special": true}],
@@ -252,16 +257,15 @@ fn mutated_adapters_are_refused_or_read() {
     let whole = checkpoint();
     let worn =
         whole.policy.clone().with_fresh_lora(2, 1.0, |_| true, &mut seeds::derive(1, "test", 0, "lora"), &device);
-    huggingface::write_adapter(folder.path(), &whole.config, &worn, "base").unwrap();
+    peft::write_adapter(folder.path(), &whole.config, &worn, "base").unwrap();
     for (name, file) in [("adapter", "adapter_model.safetensors"), ("adapter_config", "adapter_config.json")] {
         let path = folder.path().join(file);
         let bytes = std::fs::read(&path).unwrap();
         mutated::every(name, 200, &[&bytes], &WORDS, |_, bytes| {
             std::fs::write(&path, bytes).unwrap();
-            let _ = huggingface::read_adapter(folder.path(), &whole.config, whole.policy.clone(), &device)
-                .map(Policy::merged);
+            let _ = peft::read_adapter(folder.path(), &whole.config, whole.policy.clone(), &device).map(Policy::merged);
         });
         std::fs::write(&path, bytes).unwrap();
-        huggingface::read_adapter(folder.path(), &whole.config, whole.policy.clone(), &device).unwrap();
+        peft::read_adapter(folder.path(), &whole.config, whole.policy.clone(), &device).unwrap();
     }
 }

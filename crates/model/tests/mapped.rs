@@ -6,10 +6,9 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use duel_model::gguf::{self, Precision};
-use duel_model::huggingface::{self, Checkpoint, SpecialTokens, TokenizerFiles};
 use duel_model::{
-    Activation, Error, Family, FileDType, Policy, Pretrained, Reader, Responses, ScalarModel, TransformerConfig,
-    device, generate, weights,
+    Activation, Architecture, Checkpoint, Error, FileDType, Gpt2, Llama, Policy, Pretrained, Reader, Responses,
+    ScalarModel, SpecialTokens, TokenizerFiles, TransformerConfig, device, generate, huggingface, weights,
 };
 use duel_spec::{TokenSpec, seeds};
 use std::path::{Path, PathBuf};
@@ -25,8 +24,9 @@ const SPACE: TokenSpec = TokenSpec {
     force_eos: false,
 };
 
-fn checkpoint(family: Family) -> Checkpoint {
-    let config = TransformerConfig { vocabulary: 40, context: 16, layers: 2, width: 64, heads: 4, tied: true, family };
+fn checkpoint(architecture: Architecture) -> Checkpoint {
+    let config =
+        TransformerConfig { vocabulary: 40, context: 16, layers: 2, width: 64, heads: 4, tied: true, architecture };
     let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &Device::flex());
     let words = serde_json::json!({
         "added_tokens": [{"id": 0, "content": "<s>", "special": true}],
@@ -42,7 +42,7 @@ fn checkpoint(family: Family) -> Checkpoint {
 }
 
 fn llama() -> Checkpoint {
-    checkpoint(Family::Llama { key_value_heads: 2, head_width: 16, inner: 96, rope_theta: 1e4, epsilon: 1e-5 })
+    checkpoint(Llama { key_value_heads: 2, head_width: 16, inner: 96, rope_theta: 1e4, epsilon: 1e-5 }.architecture())
 }
 
 /// The model in every form that Duel writes.
@@ -151,7 +151,7 @@ fn other_devices_compose_it_from_operations() {
 #[test]
 fn a_model_of_another_family_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let gpt2 = checkpoint(Family::Gpt2 { activation: Activation::GeluTanh, inner: 96, epsilon: 1e-5 });
+    let gpt2 = checkpoint(Gpt2 { activation: Activation::GeluTanh, inner: 96, epsilon: 1e-5 }.architecture());
     huggingface::write(folder.path(), &gpt2, FileDType::F32).unwrap();
     let refused = Pretrained::open(folder.path()).unwrap().mapped(16, &Device::flex()).unwrap_err();
     assert!(matches!(refused, Error::Unsupported { ref key, .. } if key == "model.mapped"), "{refused}");

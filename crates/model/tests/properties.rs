@@ -3,7 +3,7 @@
 
 use burn::tensor::{Device, Tensor, activation::log_softmax};
 use duel_model::weights::host;
-use duel_model::{Activation, Family, Policy, Reader, Responses, ScalarModel, TransformerConfig, generate};
+use duel_model::{Activation, Gpt2, Llama, Policy, Reader, Responses, ScalarModel, TransformerConfig, generate};
 use duel_spec::{TokenSpec, seeds};
 use proptest::prelude::*;
 
@@ -11,12 +11,12 @@ const P: usize = 4;
 const T: usize = 5;
 
 fn config(llama: bool) -> TransformerConfig {
-    let family = if llama {
-        Family::Llama { key_value_heads: 1, head_width: 4, inner: 12, rope_theta: 100.0, epsilon: 1e-5 }
+    let architecture = if llama {
+        Llama { key_value_heads: 1, head_width: 4, inner: 12, rope_theta: 100.0, epsilon: 1e-5 }.architecture()
     } else {
-        Family::Gpt2 { activation: Activation::GeluTanh, inner: 24, epsilon: 1e-5 }
+        Gpt2 { activation: Activation::GeluTanh, inner: 24, epsilon: 1e-5 }.architecture()
     };
-    TransformerConfig { vocabulary: 11, context: P + T, layers: 2, width: 8, heads: 2, tied: !llama, family }
+    TransformerConfig { vocabulary: 11, context: P + T, layers: 2, width: 8, heads: 2, tied: !llama, architecture }
 }
 
 fn policy(llama: bool) -> Policy {

@@ -3,8 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use duel_model::huggingface::{self, Checkpoint, SpecialTokens, TokenizerFiles};
-use duel_model::{Error, Family, FileDType, Policy, Pretrained, TransformerConfig, gguf, weights};
+use duel_model::{
+    Activation, Architecture, Checkpoint, Error, FileDType, Gpt2, Llama, NormKind, NormPlacement, Policy, PositionSpec,
+    Pretrained, Qwen2, ResidualOrder, RopeScaling, RotarySpec, SpecialTokens, TokenizerFiles, TransformerConfig, gguf,
+    huggingface, weights,
+};
 use duel_spec::seeds;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde_json::{Value, json};
@@ -20,8 +23,8 @@ fn tokenizer() -> Value {
     })
 }
 
-fn checkpoint(family: Family, tied: bool) -> Checkpoint {
-    let config = TransformerConfig { vocabulary: ROWS, context: 16, layers: 1, width: 8, heads: 2, tied, family };
+fn checkpoint(architecture: Architecture, tied: bool) -> Checkpoint {
+    let config = TransformerConfig { vocabulary: ROWS, context: 16, layers: 1, width: 8, heads: 2, tied, architecture };
     let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &Device::flex());
     let special = SpecialTokens { bos: Some(0), eos: Some(0), pad: None };
     let words = TokenizerFiles { special, tokenizer: Some(tokenizer().to_string().into_bytes()), template: None };
@@ -29,11 +32,14 @@ fn checkpoint(family: Family, tied: bool) -> Checkpoint {
 }
 
 fn llama(tied: bool) -> Checkpoint {
-    checkpoint(Family::Llama { key_value_heads: 1, head_width: 4, inner: 8, rope_theta: 1e4, epsilon: 1e-5 }, tied)
+    checkpoint(
+        Llama { key_value_heads: 1, head_width: 4, inner: 8, rope_theta: 1e4, epsilon: 1e-5 }.architecture(),
+        tied,
+    )
 }
 
 fn gpt2() -> Checkpoint {
-    checkpoint(Family::Gpt2 { activation: duel_model::Activation::GeluTanh, inner: 32, epsilon: 1e-5 }, true)
+    checkpoint(Gpt2 { activation: duel_model::Activation::GeluTanh, inner: 32, epsilon: 1e-5 }.architecture(), true)
 }
 
 /// A directory with a model in it.
@@ -382,4 +388,74 @@ fn numbers_that_a_kind_cannot_hold_are_not_written() {
     let refused = gguf::write(&folder.path().join("m.gguf"), &whole, gguf::Precision::F16).unwrap_err().to_string();
     assert!(refused.contains("token_embd"), "{refused}");
     huggingface::write(folder.path(), &whole, FileDType::Bf16).unwrap();
+}
+
+/// A change of an architecture.
+type Change = fn(&mut Architecture);
+
+#[test]
+fn choices_that_are_not_computed() {
+    let rotary = |architecture: &mut Architecture, change: fn(&mut RotarySpec)| match &mut architecture.positions {
+        PositionSpec::Rotary(rotary) => change(rotary),
+        PositionSpec::Learned { .. } => unreachable!(),
+    };
+    let changes: [(&str, Change); 16] = [
+        ("norm.kind", |a| a.norm.kind = NormKind::RmsOnePlus),
+        ("norm.placement", |a| a.norm.placement = NormPlacement::Both),
+        ("norm.queries_and_keys", |a| a.norm.queries_and_keys = true),
+        ("biases.head", |a| a.biases.head = true),
+        ("positions", |a| a.positions = PositionSpec::Learned { offset: 2 }),
+        ("attention.windows", |a| a.attention.windows = vec![None, Some(4)]),
+        ("attention.scale", |a| a.attention.scale = Some(1.0)),
+        ("attention.soft_cap", |a| a.attention.soft_cap = Some(50.0)),
+        ("mlp.activation", |a| a.mlp.activation = Activation::GeluTanh),
+        ("residual", |a| a.residual.order = ResidualOrder::Parallel),
+        ("residual", |a| a.residual.multiplier = 0.5),
+        ("embedding_multiplier", |a| a.embedding_multiplier = 2.0),
+        ("logits", |a| a.logits.multiplier = 2.0),
+        ("logits", |a| a.logits.soft_cap = Some(30.0)),
+        ("fused.qkv", |a| a.fused.qkv = true),
+        ("fused.gate_up", |a| a.fused.gate_up = true),
+    ];
+    let plain = llama(true).config.architecture;
+    plain.check().unwrap();
+    for (choice, change) in changes {
+        let mut other = plain.clone();
+        change(&mut other);
+        let error = other.check().unwrap_err();
+        assert!(matches!(&error, Error::NotComputed { choice: named, .. } if *named == choice), "{choice}: {error}");
+    }
+    for change in [
+        (|rotary| rotary.fraction = 0.5) as fn(&mut RotarySpec),
+        |rotary| rotary.scaling = RopeScaling::Linear { factor: 2.0 },
+        |rotary| rotary.skipped_layers = vec![0],
+    ] {
+        let mut other = plain.clone();
+        rotary(&mut other, change);
+        let error = other.check().unwrap_err();
+        assert!(matches!(&error, Error::NotComputed { choice: "positions", .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_model_that_its_familys_settings_cannot_describe_is_not_written() {
+    let mut whole = llama(true);
+    whole.config.architecture.biases.qkv = true;
+    let folder = tempfile::tempdir().unwrap();
+    let error = huggingface::write(folder.path(), &whole, FileDType::F32).unwrap_err();
+    assert!(matches!(&error, Error::Unsupported { key, .. } if key == "architecture"), "{error}");
+}
+
+#[test]
+fn windows_of_a_qwen2() {
+    let llama = Llama { key_value_heads: 1, head_width: 4, inner: 8, rope_theta: 1e4, epsilon: 1e-5 };
+    let folder = written(&checkpoint(Qwen2(llama).architecture(), true));
+    load(folder.path()).unwrap();
+    for (key, value) in [("use_sliding_window", json!(true)), ("layer_types", json!(["sliding_attention"]))] {
+        let config = std::fs::read(folder.path().join("config.json")).unwrap();
+        edit(folder.path(), "config.json", key, &value);
+        let message = refusal(folder.path());
+        assert!(message.contains(&format!("`{key}`")), "{key}: {message}");
+        std::fs::write(folder.path().join("config.json"), config).unwrap();
+    }
 }

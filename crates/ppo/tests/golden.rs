@@ -3,7 +3,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use duel_model::{Policy, Reader, Responses, ScalarModel, TransformerConfig, huggingface::Checkpoint};
+use duel_model::{Checkpoint, Policy, Reader, Responses, ScalarModel, TransformerConfig};
 use duel_objectives::{
     Gae, ResponseMask, clipped_policy_loss, clipped_value_loss, entropy, gae, k1, k2, k3, kl_shaped_rewards, whiten,
 };

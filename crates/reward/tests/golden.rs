@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use burn::tensor::Device;
-use duel_model::{Reader, ScalarModel, huggingface::Checkpoint};
+use duel_model::{Checkpoint, Reader, ScalarModel};
 use duel_objectives::{BradleyTerryOptions, bradley_terry_loss};
 use duel_reward::RewardModel;
 use duel_spec::RmStage;

@@ -9,8 +9,9 @@ use crate::{Error, Result, print, warn};
 use clap::ValueEnum;
 use duel_ledger::RunDir;
 use duel_model::gguf::{self, Precision};
-use duel_model::huggingface::{self, Checkpoint, SpecialTokens, TokenizerFiles};
-use duel_model::{FileDType as Stored, Pretrained, TransformerConfig};
+use duel_model::{
+    Checkpoint, FileDType as Stored, Pretrained, SpecialTokens, TokenizerFiles, TransformerConfig, huggingface, peft,
+};
 use duel_report::Run;
 use duel_spec::REFERENCE;
 use std::path::Path;
@@ -112,7 +113,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         ExportAs::Adapter => {
             // beneath it lies the model itself, or what SFT made of it
             let base = if experiment.stages.sft.steps == 0 { experiment.model.from.clone() } else { String::new() };
-            Ok(huggingface::write_adapter(made, &config, &policy, &base)?)
+            Ok(peft::write_adapter(made, &config, &policy, &base)?)
         }
         form => write(&Checkpoint { config, policy: policy.merged(), words }, made, form, numbers),
     })?;

@@ -139,9 +139,7 @@ impl ModelTarget {
 }
 
 /// Whether a name is that of a GGUF file.
-pub(crate) fn is_gguf(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "gguf")
-}
+pub(crate) use duel_model::gguf::is_gguf;
 
 /// A path without links, whether or not its last parts are there.
 fn resolved(to: &Path) -> Result<PathBuf> {

@@ -12,7 +12,7 @@ use duel_evaluation::{
     CompletionTag, EvalKind, EvalResult, Evaluator, ExactEvaluator, HeldOut, SampleSize, SampledEvaluator, kl_grammar,
 };
 use duel_ledger::{RunDir, StageDir, StageRecorder};
-use duel_model::{Flops, Policy, Pretrained, Reader, Responses, TransformerConfig, huggingface, weights};
+use duel_model::{Flops, Policy, Pretrained, Reader, Responses, TransformerConfig, peft, weights};
 use duel_reward::{PairFilter, Scorer, collect, label};
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{ArmPoint, Clocks, Experiment, PairLoss, Recorder, Split, Temperature, metrics};
@@ -552,7 +552,7 @@ impl StageContext<'_> {
     fn read_policy(&self, stage: &Stage, under: impl FnOnce() -> Result<Policy>, world: &dyn World) -> Result<Policy> {
         let folder = self.folder(stage)?;
         if self.experiment.is_pretrained() && !folder.file(POLICY).is_file() {
-            return Ok(huggingface::read_adapter(folder.path(), &self.config(world)?, under()?, &self.device)?);
+            return Ok(peft::read_adapter(folder.path(), &self.config(world)?, under()?, &self.device)?);
         }
         let shape = self.with_recompute(Policy::zeros(&self.config(world)?, &self.device));
         Ok(weights::load(shape, &folder.file(POLICY))?)
@@ -561,7 +561,7 @@ impl StageContext<'_> {
     /// Writes a policy: its adapters alone, as PEFT does, where they stand on a pretrained model; else all weights.
     fn save_policy(&self, policy: Policy, world: &dyn World, to: &Path) -> Result<()> {
         if self.experiment.is_pretrained() && policy.has_lora() {
-            return Ok(huggingface::write_adapter(to, &self.config(world)?, &policy, &self.experiment.model.from)?);
+            return Ok(peft::write_adapter(to, &self.config(world)?, &policy, &self.experiment.model.from)?);
         }
         Ok(weights::save(&policy.merged(), &to.join(POLICY))?)
     }

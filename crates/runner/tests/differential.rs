@@ -9,7 +9,7 @@ use duel_data::World;
 use duel_data::grammar::GrammarWorld;
 use duel_data::pairs::PreferenceRow;
 use duel_dpo::{Dpo, ReferenceLogp};
-use duel_model::{Activation, Family, Policy, Reader, Responses, ScalarModel, TransformerConfig, device, weights};
+use duel_model::{Activation, Gpt2, Llama, Policy, Reader, Responses, ScalarModel, TransformerConfig, device, weights};
 use duel_ppo::{ActorCritic, Critic, Ppo, RolloutContext};
 use duel_reward::{LearnedReward, RewardModel, RewardNetwork};
 use duel_spec::{EnsembleScore, LearnerSettings, RmStage, RolloutSettings, Split, TokenSpec, metrics, seeds};
@@ -23,14 +23,15 @@ const STEPS: u64 = 10;
 /// whole and frozen under adapters (true).
 fn configs(space: &TokenSpec) -> Vec<(&'static str, TransformerConfig, bool)> {
     let own = |tied| TransformerConfig::small(space.vocabulary, space.context() + 3, 2, 16, 4, tied);
-    let gelu = Family::Gpt2 { activation: Activation::GeluTanh, inner: 40, epsilon: 1e-5 };
-    let llama = Family::Llama { key_value_heads: 2, head_width: 8, inner: 24, rope_theta: 10_000.0, epsilon: 1e-6 };
+    let gelu = Gpt2 { activation: Activation::GeluTanh, inner: 40, epsilon: 1e-5 }.architecture();
+    let llama =
+        Llama { key_value_heads: 2, head_width: 8, inner: 24, rope_theta: 10_000.0, epsilon: 1e-6 }.architecture();
     vec![
         ("tied", own(true), false),
         ("untied", own(false), false),
-        ("gpt2", TransformerConfig { family: gelu, ..own(true) }, false),
-        ("llama", TransformerConfig { family: llama.clone(), ..own(false) }, false),
-        ("llama with adapters", TransformerConfig { family: llama, ..own(true) }, true),
+        ("gpt2", TransformerConfig { architecture: gelu, ..own(true) }, false),
+        ("llama", TransformerConfig { architecture: llama.clone(), ..own(false) }, false),
+        ("llama with adapters", TransformerConfig { architecture: llama, ..own(true) }, true),
     ]
 }
 

@@ -6,8 +6,10 @@
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use duel_model::gguf::{self, Precision};
-use duel_model::huggingface::{self, Checkpoint, SpecialTokens, TokenizerFiles};
-use duel_model::{Family, FileDType, Policy, Pretrained, TransformerConfig, weights};
+use duel_model::{
+    Checkpoint, FileDType, Gpt2, Llama, Policy, Pretrained, SpecialTokens, TokenizerFiles, TransformerConfig,
+    huggingface, peft, weights,
+};
 use duel_spec::seeds;
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -46,7 +48,7 @@ fn write(folder: &Path, config: &TransformerConfig, words: TokenizerFiles, polic
         to
     };
     huggingface::write(&into("base"), &of(&policy), FileDType::F32).unwrap();
-    huggingface::write_adapter(&into("adapter"), config, &worn, "base").unwrap();
+    peft::write_adapter(&into("adapter"), config, &worn, "base").unwrap();
     let merged = worn.clone().merged();
     huggingface::write(&into("merged"), &of(&merged), FileDType::F32).unwrap();
     let last = |policy: &Policy| logits(policy, ids)[(ids.len() - 1) * config.vocabulary..].to_vec();
@@ -75,10 +77,14 @@ fn folder() -> Option<PathBuf> {
 fn tiny_models_are_written() {
     let to = folder().unwrap();
     let ids: Vec<i32> = vec![3, 17, 5, 40, 9, 22, 1];
-    let llama = Family::Llama { key_value_heads: 2, head_width: 8, inner: 48, rope_theta: 5000.0, epsilon: 1e-5 };
-    let gpt2 = Family::Gpt2 { activation: duel_model::Activation::GeluTanh, inner: 128, epsilon: 1e-5 };
-    for (name, family, tied) in [("llama", llama.clone(), true), ("llama-untied", llama, false), ("gpt2", gpt2, true)] {
-        let config = TransformerConfig { vocabulary: 48, context: 24, layers: 2, width: 32, heads: 4, tied, family };
+    let llama =
+        Llama { key_value_heads: 2, head_width: 8, inner: 48, rope_theta: 5000.0, epsilon: 1e-5 }.architecture();
+    let gpt2 = Gpt2 { activation: duel_model::Activation::GeluTanh, inner: 128, epsilon: 1e-5 }.architecture();
+    for (name, architecture, tied) in
+        [("llama", llama.clone(), true), ("llama-untied", llama, false), ("gpt2", gpt2, true)]
+    {
+        let config =
+            TransformerConfig { vocabulary: 48, context: 24, layers: 2, width: 32, heads: 4, tied, architecture };
         let policy = Policy::new(&config, &mut seeds::derive(1, "test", 0, "init"), &Device::flex()).no_grad();
         let words = TokenizerFiles {
             special: SpecialTokens { bos: Some(1), eos: Some(2), pad: Some(0) },

@@ -5,8 +5,7 @@
 use burn::module::Module;
 use burn::tensor::Device;
 use duel_data::TextTokenizer;
-use duel_model::huggingface::{self, Checkpoint, SpecialTokens, TokenizerFiles};
-use duel_model::{Family, FileDType, Policy, TransformerConfig};
+use duel_model::{Checkpoint, FileDType, Llama, Policy, SpecialTokens, TokenizerFiles, TransformerConfig, huggingface};
 use duel_spec::seeds;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -28,8 +27,10 @@ fn model(to: &Path) {
         tokenizer: Some(std::fs::read(trained).unwrap()),
         template: Some(CHATML.into()),
     };
-    let family = Family::Llama { key_value_heads: 2, head_width: 8, inner: 24, rope_theta: 5000.0, epsilon: 1e-5 };
-    let config = TransformerConfig { vocabulary, context: 128, layers: 2, width: 16, heads: 2, tied: true, family };
+    let architecture =
+        Llama { key_value_heads: 2, head_width: 8, inner: 24, rope_theta: 5000.0, epsilon: 1e-5 }.architecture();
+    let config =
+        TransformerConfig { vocabulary, context: 128, layers: 2, width: 16, heads: 2, tied: true, architecture };
     let policy = Policy::new(&config, &mut seeds::derive(1, "test", 0, "init"), &Device::flex()).no_grad();
     huggingface::write(to, &Checkpoint { config, policy, words }, FileDType::F32).unwrap();
 }

@@ -4,18 +4,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// What each crate of ours may import of ours.
-const MAY_IMPORT: [(&str, &[&str]); 15] = [
+const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("spec", &[]),
     ("objectives", &[]),
     ("kernels", &[]),
-    ("data", &["spec"]),
+    ("tables", &[]),
+    ("data", &["spec", "tables"]),
     ("model", &["spec", "kernels"]),
     ("training", &["spec", "kernels", "objectives", "data", "model"]),
     ("reward", &["spec", "objectives", "data", "model", "training"]),
     ("ppo", &["spec", "objectives", "data", "model", "training", "reward"]),
     ("dpo", &["spec", "objectives", "data", "model", "training"]),
     ("evaluation", &["spec", "objectives", "data", "model", "training", "reward"]),
-    ("ledger", &["spec"]),
+    ("ledger", &["spec", "tables"]),
     ("report", &["spec", "ledger"]),
     ("testing", &[]),
     ("testing-tensors", &["spec", "data", "model", "testing"]),
@@ -26,7 +27,7 @@ const MAY_IMPORT: [(&str, &[&str]); 15] = [
 ];
 
 /// Crates that never compile a tensor, and the libraries of tensors.
-const WITHOUT_TENSORS: [&str; 6] = ["spec", "kernels", "data", "ledger", "report", "testing"];
+const WITHOUT_TENSORS: [&str; 7] = ["spec", "kernels", "tables", "data", "ledger", "report", "testing"];
 const TENSORS: [&str; 2] = ["burn", "burn-flex"];
 
 /// Each crate's direct dependencies outside tests.

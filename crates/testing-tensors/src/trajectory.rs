@@ -3,8 +3,7 @@
 use burn::module::Module;
 use burn::tensor::Device;
 use duel_data::pairs::PreferenceRow;
-use duel_model::huggingface::{self, Checkpoint};
-use duel_model::{TransformerConfig, weights};
+use duel_model::{Checkpoint, Pretrained, TransformerConfig, weights};
 use duel_spec::{LearnerSettings, Schedule, Split, TokenSpec};
 use duel_testing::golden::{self, Node, close};
 use serde_json::Value;
@@ -24,7 +23,7 @@ pub fn adamw(clip_norm: Option<f64>, weight_decay: f64) -> LearnerSettings {
 /// A model of the golden directory, by the name that a training gives it.
 pub fn checkpoint(name: &Value, device: &Device) -> Checkpoint {
     let folder = golden::folder().join(name.as_str().expect("a model's name"));
-    huggingface::read(&folder, device).unwrap_or_else(|e| panic!("{e}"))
+    Pretrained::read_checkpoint(&folder, device).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// The token space of a training; BOS is any id that its rows do not use.
@@ -60,7 +59,7 @@ pub fn same_norms<M: Module>(what: &str, module: &M, config: &TransformerConfig,
     let parameters = weights::named_params(module);
     assert_eq!(parameters.len(), expected.len(), "{what}: parameters");
     for parameter in parameters {
-        let (mut name, _) = huggingface::hf_name(config, &parameter.name);
+        let (mut name, _) = duel_model::hf_name(config, &parameter.name);
         if scalar && name == "lm_head.weight" {
             name = "score.weight".into();
         }

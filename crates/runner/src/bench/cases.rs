@@ -9,7 +9,7 @@ use duel_data::grammar::GrammarWorld;
 use duel_data::pairs::PreferenceRow;
 use duel_dpo::{Dpo, ReferenceLogp};
 use duel_evaluation::ExactEvaluator;
-use duel_model::{Activation, Family, Policy, Reader, Responses, ScalarModel, TransformerConfig, generate};
+use duel_model::{Activation, Gpt2, Llama, Policy, Reader, Responses, ScalarModel, TransformerConfig, generate};
 use duel_ppo::{ActorCritic, Critic, Ppo, RolloutContext};
 use duel_reward::{LearnedReward, RewardModel, RewardNetwork};
 use duel_spec::{EnsembleScore, GrammarSettings, LearnerSettings, ModelShape, RmStage, Split, TokenSpec, seeds};
@@ -32,9 +32,10 @@ pub struct Shape {
 impl Shape {
     pub fn of(shape: BenchShape) -> Self {
         let gpt2 = |name, layers, width: usize, heads, vocabulary: usize, prompt_tokens, response_tokens, batch| {
-            let family = Family::Gpt2 { activation: Activation::GeluTanh, inner: 4 * width, epsilon: 1e-5 };
+            let architecture =
+                Gpt2 { activation: Activation::GeluTanh, inner: 4 * width, epsilon: 1e-5 }.architecture();
             let context = prompt_tokens + response_tokens;
-            let config = TransformerConfig { vocabulary, context, layers, width, heads, tied: true, family };
+            let config = TransformerConfig { vocabulary, context, layers, width, heads, tied: true, architecture };
             // sequences of full length: EOS is no token of the vocabulary, and PAD is never said
             let actions = Some((1..vocabulary as u32).collect());
             let eos = vocabulary as u32;
@@ -68,9 +69,9 @@ impl Shape {
                     force_eos: false,
                 };
                 let (head_width, inner, rope_theta, epsilon) = (64, 1536, 10_000.0, 1e-5);
-                let family = Family::Llama { key_value_heads: 3, head_width, inner, rope_theta, epsilon };
+                let architecture = Llama { key_value_heads: 3, head_width, inner, rope_theta, epsilon }.architecture();
                 let (layers, width, heads, context) = (30, 576, 9, space.context());
-                let config = TransformerConfig { vocabulary, context, layers, width, heads, tied: true, family };
+                let config = TransformerConfig { vocabulary, context, layers, width, heads, tied: true, architecture };
                 Self { name: "135M", config, space, batch: 8, threads: host::cores() }
             }
             BenchShape::Grammar => {

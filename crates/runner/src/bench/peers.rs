@@ -2,7 +2,7 @@
 
 use super::cases::{LORA_RANK, Shape};
 use crate::{Error, Result};
-use duel_model::{Activation, Family};
+use duel_model::Activation;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
@@ -109,12 +109,9 @@ impl Drop for Peer {
 /// A shape in the peers' words.
 fn sizes(shape: &Shape) -> serde_json::Value {
     let config = &shape.config;
-    let (family, gelu, inner) = match &config.family {
-        Family::Gpt2 { activation, inner, .. } => ("gpt2", *activation == Activation::GeluTanh, *inner),
-        Family::Llama { inner, .. } => ("llama", false, *inner),
-    };
+    let gelu = config.architecture.mlp.activation == Activation::GeluTanh;
     serde_json::json!({
-        "family": family, "gelu": gelu, "inner": inner, "layers": config.layers, "width": config.width,
+        "family": config.architecture.family, "gelu": gelu, "inner": config.inner(), "layers": config.layers, "width": config.width,
         "heads": config.heads, "key_value_heads": config.key_value_heads(), "vocabulary": config.vocabulary,
         "lora_rank": LORA_RANK, "prompt": shape.space.prompt_tokens, "response": shape.space.response_tokens, "batch": shape.batch, "rollout": shape.rollout(),
     })

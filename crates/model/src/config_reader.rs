@@ -1,0 +1,183 @@
+//! Settings in JSON, read key by key so that errors name the key.
+
+use crate::{Error, Result};
+use serde_json::Value;
+use std::io::Read;
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+
+/// Most bytes of a file of settings or of a tokenizer: parsed JSON takes up to sixteen times as much.
+const MOST_SETTINGS: u64 = 64 << 20;
+
+/// A file of settings, which is held in memory as a whole.
+fn read_bounded(path: &Path) -> Result<Vec<u8>> {
+    let read = |source| Error::Read { path: path.into(), source };
+    // a pipe would be waited for, and some devices never end
+    if !std::fs::metadata(path).map_err(read)?.is_file() {
+        return Err(read(std::io::Error::other("it is not a file")));
+    }
+    let mut bytes = vec![];
+    std::fs::File::open(path).map_err(read)?.take(MOST_SETTINGS + 1).read_to_end(&mut bytes).map_err(read)?;
+    if bytes.len() as u64 > MOST_SETTINGS {
+        let problem = format!("it has more than {} MiB, which no settings and no tokenizer have", MOST_SETTINGS >> 20);
+        return Err(Error::Damaged { path: path.into(), problem });
+    }
+    Ok(bytes)
+}
+
+/// A file that may be absent.
+pub(crate) fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
+    match read_bounded(path) {
+        Err(Error::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some),
+    }
+}
+
+pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Value> {
+    serde_json::from_slice(bytes).map_err(|e| Error::Damaged { path: path.into(), problem: e.to_string() })
+}
+
+/// Settings that may be absent.
+pub(crate) fn optional_settings(path: PathBuf) -> Result<ConfigReader> {
+    let json = read_optional(&path)?.map_or(Ok(Value::Null), |bytes| parse(&path, &bytes))?;
+    Ok(ConfigReader { path, json })
+}
+
+/// A settings file, read key by key so that errors name the key.
+#[derive(Debug)]
+pub(crate) struct ConfigReader {
+    pub(crate) path: PathBuf,
+    pub(crate) json: Value,
+}
+
+impl ConfigReader {
+    pub(crate) fn open(path: PathBuf) -> Result<Self> {
+        let json = parse(&path, &read_bounded(&path)?)?;
+        Ok(Self { path, json })
+    }
+
+    pub(crate) fn unsupported(&self, key: &str, accepted: &str) -> Error {
+        self.unsupported_value(key, &self.json[key], accepted)
+    }
+
+    pub(crate) fn unsupported_value(&self, key: &str, value: &Value, accepted: &str) -> Error {
+        const SHOWN: usize = 100;
+        let mut found = if value.is_null() { "nothing".into() } else { value.to_string() };
+        if let Some((cut, _)) = found.char_indices().nth(SHOWN) {
+            found.truncate(cut);
+            found.push('…');
+        }
+        Error::Unsupported { path: self.path.clone(), key: key.into(), found, accepted: accepted.into() }
+    }
+
+    /// A number within a range.
+    pub(crate) fn number(&self, key: &str, range: RangeInclusive<f64>) -> Result<f64> {
+        number(&self.json[key], &range).ok_or_else(|| self.unsupported(key, &range_text(&range)))
+    }
+
+    pub(crate) fn size(&self, key: &str) -> Result<usize> {
+        let size = self.json[key].as_u64().filter(|n| SIZES.contains(n)).and_then(|n| usize::try_from(n).ok());
+        size.ok_or_else(|| self.unsupported(key, &format!("a size from 1 to {}", SIZES.end())))
+    }
+
+    pub(crate) fn size_or(&self, key: &str, default: usize) -> Result<usize> {
+        if self.json[key].is_null() { Ok(default) } else { self.size(key) }
+    }
+
+    pub(crate) fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
+        match &self.json[key] {
+            Value::Null => Ok(default),
+            Value::Bool(flag) => Ok(*flag),
+            _ => Err(self.unsupported(key, "true or false")),
+        }
+    }
+
+    /// Ids of one token or several, all below the rows of the embedding; −1 is transformers' word for none.
+    pub(crate) fn ids(&self, key: &str, rows: usize) -> Result<Vec<u32>> {
+        let listed = match &self.json[key] {
+            Value::Array(several) => several.iter().collect(),
+            one => vec![one],
+        };
+        let is_said = |value: &&&Value| !value.is_null() && value.as_i64() != Some(-1);
+        let id = |value: &&Value| {
+            let id = value.as_u64().filter(|id| *id < rows as u64).and_then(|id| u32::try_from(id).ok());
+            let accepted = format!("an id below {rows}, which are the rows of the embedding; null or -1 for none");
+            id.ok_or_else(|| self.unsupported_value(key, value, &accepted))
+        };
+        listed.iter().filter(is_said).map(id).collect()
+    }
+
+    /// The key is absent or has this value.
+    pub(crate) fn only(&self, key: &str, value: &Value) -> Result<()> {
+        if self.json[key].is_null() || self.json[key] == *value {
+            return Ok(());
+        }
+        Err(self.unsupported(key, &value.to_string()))
+    }
+
+    /// The key is absent, null, false or empty.
+    pub(crate) fn unset(&self, key: &str) -> Result<()> {
+        match &self.json[key] {
+            Value::Null | Value::Bool(false) => Ok(()),
+            Value::Object(map) if map.is_empty() => Ok(()),
+            Value::Array(list) if list.is_empty() => Ok(()),
+            _ => Err(self.unsupported(key, "no value")),
+        }
+    }
+
+    /// The base of the rotary positions, which nothing else may change: `rope_parameters` as transformers 5 writes them, or
+    /// `rope_theta` and `rope_scaling` as those before did.
+    pub(crate) fn rope_theta(&self) -> Result<f64> {
+        let mut theta = &self.json["rope_theta"];
+        let mut key = "rope_theta";
+        for block in ["rope_scaling", "rope_parameters"] {
+            let rope = match &self.json[block] {
+                Value::Null => continue,
+                Value::Object(rope) => rope,
+                _ => return Err(self.unsupported(block, "no value, or an object")),
+            };
+            let value_of = |key: &str| rope.get(key).filter(|value| !value.is_null());
+            let (kinds, factor) =
+                (["rope_type", "type"].map(value_of), value_of("factor").map(|factor| factor.as_f64()));
+            let mut kinds = kinds.into_iter().flatten();
+            let plain = match (kinds.clone().next(), factor) {
+                (None, factor) => factor.is_none(),
+                (_, factor) => kinds.all(|kind| kind == "default" || kind == "linear" && factor == Some(Some(1.0))),
+            };
+            let plain = plain
+                && value_of("partial_rotary_factor").is_none_or(|share| share.as_f64() == Some(1.0))
+                && rope.keys().all(|key| PLAIN_ROPE.contains(&key.as_str()));
+            if !plain {
+                return Err(self.unsupported(block, "rope_type \"default\", or \"linear\" by a factor of 1"));
+            }
+            if let Some(own) = value_of("rope_theta") {
+                (theta, key) = (own, block);
+            }
+        }
+        if theta.is_null() {
+            return Ok(10_000.0);
+        }
+        number(theta, &THETAS).ok_or_else(|| self.unsupported_value(key, theta, &range_text(&THETAS)))
+    }
+}
+
+/// What may be said of rotary positions that are not scaled.
+const PLAIN_ROPE: [&str; 6] =
+    ["rope_theta", "rope_type", "type", "factor", "partial_rotary_factor", "original_max_position_embeddings"];
+
+/// Sizes that a setting may have.
+pub(crate) const SIZES: RangeInclusive<u64> = 1..=1 << 32;
+/// What a norm may add to the variance: as f32 it is neither 0 nor drowns what is normed.
+pub(crate) const EPSILONS: RangeInclusive<f64> = 1e-30..=1.0;
+/// Bases of rotary positions whose powers are numbers of f32.
+pub(crate) const THETAS: RangeInclusive<f64> = 1.0..=1e12;
+
+/// A number within a range.
+fn number(value: &Value, range: &RangeInclusive<f64>) -> Option<f64> {
+    value.as_f64().filter(|x| range.contains(x))
+}
+
+/// A range in words.
+pub(crate) fn range_text(range: &RangeInclusive<f64>) -> String {
+    format!("a number from {:e} to {:e}", range.start(), range.end())
+}

@@ -1,0 +1,102 @@
+//! The model families whose files are read and written: each is one file below, and one line of [`FAMILIES`].
+
+mod gpt2;
+mod llama;
+mod qwen2;
+
+pub use gpt2::Gpt2;
+pub use llama::Llama;
+pub use qwen2::Qwen2;
+
+use crate::config::TransformerConfig;
+use crate::family::{Family, GgufFamily};
+use crate::tensor_names::{canonical_name, is_linear_weight, translate};
+use crate::{Error, Result};
+use std::path::Path;
+
+/// All families.
+const FAMILIES: [&Family; 3] = [&gpt2::FAMILY, &llama::FAMILY, &qwen2::FAMILY];
+
+/// The family of a `model_type`.
+pub(crate) fn by_model_type(model_type: &str) -> Option<&'static Family> {
+    FAMILIES.into_iter().find(|family| family.model_type == model_type)
+}
+
+/// The family of a GGUF architecture.
+pub(crate) fn by_gguf_architecture(architecture: &str) -> Option<&'static GgufFamily> {
+    FAMILIES.into_iter().filter_map(|family| family.gguf.as_ref()).find(|gguf| gguf.architecture == architecture)
+}
+
+/// The family of a model.
+///
+/// # Panics
+/// If the architecture names none: [`Gpt2`], [`Llama`] and [`Qwen2`] make architectures.
+pub(crate) fn of(config: &TransformerConfig) -> &'static Family {
+    let name = config.architecture.family;
+    by_model_type(name).unwrap_or_else(|| panic!("no family is called `{name}`"))
+}
+
+/// How GGUF files hold a model.
+///
+/// # Errors
+/// [`Error::Unsupported`] for a family that they do not.
+pub(crate) fn gguf_of(config: &TransformerConfig, path: &Path) -> Result<&'static GgufFamily> {
+    of(config).gguf.as_ref().ok_or_else(|| {
+        let (key, found) = ("general.architecture".into(), format!("that of {}", config.architecture.family));
+        Error::Unsupported { path: path.into(), key, found, accepted: gguf_architectures() }
+    })
+}
+
+/// The names in `config.json`, in words.
+pub(crate) fn model_types() -> String {
+    one_of(FAMILIES.iter().map(|family| family.model_type).collect())
+}
+
+/// The names in GGUF files, in words.
+pub(crate) fn gguf_architectures() -> String {
+    one_of(FAMILIES.iter().filter_map(|family| Some(family.gguf.as_ref()?.architecture)).collect())
+}
+
+/// `"a", "b" or "c"`
+fn one_of(names: Vec<&str>) -> String {
+    let names: Vec<String> = names.into_iter().map(|name| format!("\"{name}\"")).collect();
+    match names.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => names.concat(),
+    }
+}
+
+/// `blocks.3.attention.q` as `model.layers.3.self_attn.q_proj`, and so on.
+pub(crate) fn hf_stem(config: &TransformerConfig, stem: &str) -> String {
+    translate(of(config).tensors, stem)
+}
+
+/// The name and the orientation of one of our parameters in a Hugging Face file: true where it is stored transposed.
+pub fn hf_name(config: &TransformerConfig, ours: &str) -> (String, bool) {
+    let ours = canonical_name(ours);
+    let (stem, last) = ours.rsplit_once('.').unwrap_or(("", &ours));
+    if let Some(projection) = stem.strip_suffix(".lora") {
+        let name = format!("base_model.model.{}.lora_{}.weight", hf_stem(config, projection), last.to_uppercase());
+        return (name, true);
+    }
+    let kind = if last == "bias" { "bias" } else { "weight" };
+    let is_transposed = is_linear_weight(stem, kind) && (stem == "head" || !of(config).inputs_first);
+    (format!("{}.{kind}", hf_stem(config, stem)), is_transposed)
+}
+
+/// The same in a GGUF file.
+pub(crate) fn gguf_name(config: &TransformerConfig, ours: &str) -> (String, bool) {
+    let ours = canonical_name(ours);
+    let (stem, kind) = ours.rsplit_once('.').unwrap_or((&ours, "weight"));
+    let names = of(config).gguf.as_ref().map_or(crate::tensor_names::GGUF, |gguf| gguf.tensors);
+    (format!("{}.{kind}", translate(names, stem)), is_linear_weight(stem, kind))
+}
+
+/// Heads whose rows a GGUF file stores as neighbouring pairs; `None` where it does not.
+pub(crate) fn interleaved_heads(config: &TransformerConfig, ours: &str) -> Option<usize> {
+    match of(config).gguf.as_ref() {
+        Some(gguf) if gguf.interleaved && ours.contains(".q.") => Some(config.heads),
+        Some(gguf) if gguf.interleaved && ours.contains(".k.") => Some(config.key_value_heads()),
+        _ => None,
+    }
+}

@@ -1,0 +1,67 @@
+//! Files that are mapped into memory, and errors of theirs that pass through burn's operations.
+
+use crate::{Error, Result};
+use memmap2::Mmap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// A file held open and mapped into memory that all processes which read it share. It must stay as it is as long as it is held,
+/// which is looked at each time it is read: bytes beyond the end of a file that was cut off cannot be read at all.
+#[derive(Debug)]
+pub(crate) struct MappedFile {
+    pub(crate) path: PathBuf,
+    file: File,
+    bytes: Mmap,
+    modified: Option<SystemTime>,
+}
+
+impl MappedFile {
+    /// Opens a file.
+    ///
+    /// # Errors
+    /// What is no file, such as a pipe, which would be waited for; one that cannot be read.
+    #[expect(unsafe_code, reason = "a mapped file may change under its reader")]
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        let read = |source| Error::Read { path: path.into(), source };
+        if !std::fs::metadata(path).map_err(read)?.is_file() {
+            return Err(read(std::io::Error::other("it is not a file")));
+        }
+        let file = File::open(path).map_err(read)?;
+        // SAFETY: finished stages are never written again, only renamed or removed, which leaves a mapping whole; a person's model
+        // is asked to stay as it is, and is looked at before each use.
+        let bytes = unsafe { Mmap::map(&file) }.map_err(read)?;
+        let modified = file.metadata().map_err(read)?.modified().ok();
+        Ok(Self { path: path.into(), file, bytes, modified })
+    }
+
+    /// Its bytes, as long as it is what it was when it was opened.
+    ///
+    /// # Errors
+    /// [`Error::Changed`] where its length or the time of its last change is another.
+    pub(crate) fn bytes(&self) -> Result<&[u8]> {
+        let read = |source| Error::Read { path: self.path.clone(), source };
+        let now = self.file.metadata().map_err(read)?;
+        let changed = |what| Err(Error::Changed { path: self.path.clone(), what });
+        if now.len() != self.bytes.len() as u64 {
+            return changed(format!("it had {} bytes and has {}", self.bytes.len(), now.len()));
+        }
+        if now.modified().ok() != self.modified {
+            return changed("it was written to".into());
+        }
+        Ok(&self.bytes)
+    }
+}
+
+/// Does what may read mapped matrices. Burn's operations return no errors: one of theirs unwinds to here, where it is one again.
+///
+/// # Errors
+/// Those of the work; [`Error::Changed`] where a mapped file was changed meanwhile.
+pub fn catching<T, E: From<Error>>(work: impl FnOnce() -> std::result::Result<T, E>) -> std::result::Result<T, E> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|thrown| {
+        match thrown.downcast::<Error>() {
+            Ok(error) => Err((*error).into()),
+            Err(other) => std::panic::resume_unwind(other),
+        }
+    })
+}

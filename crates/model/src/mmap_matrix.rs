@@ -1,0 +1,56 @@
+//! Matrices that stay in their file, and are decoded each time they are read.
+
+use crate::file_dtype::FileDType;
+use crate::host_tensor::transposed;
+use crate::mapped_file::MappedFile;
+use crate::rope_layout::half_split_row;
+use duel_kernels::PooledBuffer;
+use rayon::prelude::*;
+use std::ops::Range;
+use std::sync::Arc;
+
+/// A matrix that stays in its file, and is decoded each time it is read.
+#[derive(Debug, Clone)]
+pub struct MmapMatrix {
+    pub(crate) file: Arc<MappedFile>,
+    pub(crate) range: Range<usize>,
+    pub(crate) kind: FileDType,
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    /// Heads whose rows are stored as neighbouring pairs.
+    pub(crate) heads: Option<usize>,
+}
+
+/// Rows of a mapped matrix that one thread decodes at a time.
+const BAND: usize = 32;
+
+impl MmapMatrix {
+    /// Inputs and outputs.
+    pub fn dims(&self) -> [usize; 2] {
+        [self.columns, self.rows]
+    }
+
+    /// The matrix `[in, out]`, row by row.
+    pub fn values(&self) -> Vec<f32> {
+        transposed(&self.read(), self.rows, self.columns)
+    }
+
+    /// The matrix `[out, in]`, row by row. Where the file was changed since it was opened, an error is thrown for [`catching`].
+    pub fn read(&self) -> PooledBuffer {
+        let file = self.file.bytes().unwrap_or_else(|changed| std::panic::resume_unwind(Box::new(changed)));
+        let (columns, [numbers, size]) = (self.columns, self.kind.block());
+        let bytes = columns / numbers * size; // of a row, which is whole blocks
+        let place = |row: usize| self.heads.map_or(row, |heads| half_split_row(self.rows / heads, row));
+        let mut values = PooledBuffer::new(self.rows * columns);
+        values.par_chunks_mut((BAND * columns).max(1)).enumerate().for_each(|(band, to)| {
+            let mut row = Vec::with_capacity(columns);
+            for (i, to) in to.chunks_exact_mut(columns).enumerate() {
+                let from = self.range.start + place(band * BAND + i) * bytes;
+                row.clear();
+                file[from..from + bytes].chunks_exact(size).for_each(|block| self.kind.decode_block(block, &mut row));
+                to.copy_from_slice(&row);
+            }
+        });
+        values
+    }
+}

@@ -1,0 +1,250 @@
+//! The language model.
+
+use crate::config::TransformerConfig;
+use crate::counter::count;
+use crate::fused::{self, LogpPlan};
+use crate::host_tensor::host;
+use crate::init::{Init, normal};
+use crate::projection::{Lora, Projection};
+use crate::tokens::Tokens;
+use crate::transformer::backbone::Backbone;
+use crate::transformer::block::TransformerBlock;
+use crate::transformer::kv_cache::KvCache;
+use crate::transformer::norm::Norm;
+use crate::transformer::positions::{Positions, Rotary};
+use burn::module::{Module, Param};
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::{Device, Int, Tensor};
+use duel_kernels::{Decoder, DecoderMlp, DecoderParts, DecoderPositions};
+use duel_spec::seeds::Rng;
+use std::sync::Arc;
+
+/// A language model.
+#[derive(Module, Debug)]
+pub struct Policy {
+    pub(super) body: Backbone,
+    /// `None` where the head shares the token embedding.
+    pub(super) head: Option<Linear>,
+}
+
+impl Policy {
+    /// A fresh model; every weight is drawn from `rng`.
+    ///
+    /// # Panics
+    /// If the architecture has a choice that is not computed: see [`crate::Architecture::check`].
+    pub fn new(config: &TransformerConfig, rng: &mut Rng, device: &Device) -> Self {
+        Self::starting(config, &mut Init::Random(rng), device)
+    }
+
+    /// The shape of a model, whose weights are to be replaced.
+    ///
+    /// # Panics
+    /// As [`Policy::new`].
+    pub fn zeros(config: &TransformerConfig, device: &Device) -> Self {
+        Self::starting(config, &mut Init::Zeros, device)
+    }
+
+    fn starting(config: &TransformerConfig, rng: &mut Init<'_>, device: &Device) -> Self {
+        if let Err(error) = config.architecture.check() {
+            panic!("{error}");
+        }
+        let body = Backbone::new(config, rng, device);
+        let head = (!config.tied).then(|| {
+            let weight = normal([config.width, config.vocabulary], 0.02, rng, device);
+            let mut head = LinearConfig::new(config.width, config.vocabulary).with_bias(false).init(device);
+            head.weight = weight;
+            head
+        });
+        Self { body, head }
+    }
+
+    /// Logits after each token from column `from` on.
+    ///
+    /// # Shapes
+    /// `tokens`: `[B, L]`; returns `[B, L − from, V]`. Only those columns reach the head.
+    pub fn logits(&self, tokens: impl Into<Tokens>, from: usize) -> Tensor<3> {
+        self.unembed(self.hidden_states(tokens, from))
+    }
+
+    /// Hidden states after each token from column `from` on: what the head reads.
+    ///
+    /// # Shapes
+    /// `tokens`: `[B, L]`; returns `[B, L − from, D]`.
+    pub fn hidden_states(&self, tokens: impl Into<Tokens>, from: usize) -> Tensor<3> {
+        let tokens = tokens.into();
+        let [_, l] = tokens.ids.dims();
+        self.body.forward(tokens, None).narrow(1, from, l - from)
+    }
+
+    /// Log-probs `[B, T]` of `targets` `[B, T]`, the tokens after `states` `[B, T, D]`, as one operation; `None` where that
+    /// cannot be computed. `hidden` tokens `[T, V]` cannot be sampled. The states are computed only where it can.
+    pub fn token_logprobs(
+        &self,
+        states: impl FnOnce() -> Tensor<3>,
+        targets: Tensor<2, Int>,
+        hidden: Option<Arc<Vec<bool>>>,
+    ) -> Option<Tensor<2>> {
+        let (weight, tied) = match &self.head {
+            Some(head) if head.bias.is_some() => return None,
+            Some(head) => (head.weight.val(), false),
+            None => (self.body.tokens.weight.val(), true),
+        };
+        if !fused::is_supported(&weight) {
+            return None;
+        }
+        let vocabulary = weight.dims()[usize::from(!tied)];
+        let states = states(); // [B, T, D]
+        let [b, t, width] = states.dims();
+        count(|counted| counted.heads += (2 * width * vocabulary * b * t) as f64);
+        let targets = Arc::new(targets.into_data().iter::<i32>().collect());
+        let plan = LogpPlan { targets, vocabulary, tied, hidden };
+        Some(fused::chosen_logp(states.reshape([b * t, width]), weight, plan).reshape([b, t]))
+    }
+
+    /// Logits after the last of the new tokens, which follow those of `cache`.
+    ///
+    /// # Shapes
+    /// `tokens`: `[B, L]`; returns `[B, V]`. Without gradient in mind.
+    pub fn next_logits(&self, tokens: impl Into<Tokens>, cache: &mut KvCache) -> Tensor<2> {
+        let tokens = tokens.into();
+        let [_, l] = tokens.ids.dims();
+        let hidden = self.body.forward(tokens, Some(cache)).narrow(1, l - 1, 1);
+        self.unembed(hidden).squeeze_dim::<2>(1)
+    }
+
+    /// The model with its weights packed for decoding and its adapters merged, on a device that has such an operation.
+    /// GPT-2 has it without adapters.
+    pub fn decoder(&self) -> Option<Decoder> {
+        let Backbone { tokens, positions, blocks, norm, epsilon, .. } = &self.body;
+        if !fused::is_supported(&tokens.weight.val()) || self.head.as_ref().is_some_and(|head| head.bias.is_some()) {
+            return None;
+        }
+        let first = blocks.first()?;
+        let mut scale = 0.0;
+        let mlp = match first.mlp.activation() {
+            Some(activation) if blocks.iter().all(TransformerBlock::is_plain_gpt2) => DecoderMlp::Plain(activation),
+            Some(_) => return None,
+            None => {
+                let mut scales = self.body.projections().filter_map(|map| Some(map.lora.as_ref()?.scale));
+                scale = scales.next().unwrap_or(0.0);
+                if scales.any(|other| other != scale) {
+                    return None;
+                }
+                DecoderMlp::Gated
+            }
+        };
+        let positions = match positions {
+            Positions::Learned(table) => DecoderPositions::Learned(host(table.weight.val())),
+            Positions::Rotary(Rotary { cos, sin }) => {
+                DecoderPositions::Rotary([cos, sin].map(|table| host(table.clone())))
+            }
+        };
+        let (norm_gain, norm_bias) = match norm {
+            Norm::Layer(norm) => (host(norm.gamma.val()), host(norm.beta.as_ref()?.val())),
+            Norm::Rms(norm) => (host(norm.gamma.val()), vec![]),
+        };
+        let mut decoder = Decoder::new(DecoderParts {
+            width: tokens.weight.dims()[1],
+            heads: first.attention.heads,
+            key_value_heads: first.attention.key_value_heads,
+            head_width: first.attention.head_width,
+            mlp,
+            epsilon: *epsilon as f32,
+            tokens: &host(tokens.weight.val()),
+            positions,
+            norm_gain,
+            norm_bias,
+            head: self.head.as_ref().map(|head| host(head.weight.val())).as_deref(),
+            scale: scale as f32,
+        });
+        for block in blocks {
+            block.pack(&mut decoder)?;
+        }
+        Some(decoder)
+    }
+
+    /// Logits `[B, T, V]` after hidden states `[B, T, D]`.
+    pub fn unembed(&self, hidden: Tensor<3>) -> Tensor<3> {
+        self.count_heads(hidden.dims()[0] * hidden.dims()[1]);
+        match &self.head {
+            Some(head) => head.forward(hidden),
+            None => {
+                let [b, l, d] = hidden.dims();
+                let embedding = self.body.tokens.weight.val(); // [V, D]
+                let [v, _] = embedding.dims();
+                hidden.reshape([b * l, d]).matmul(embedding.transpose()).reshape([b, l, v])
+            }
+        }
+    }
+
+    /// Counts the head's reading of so many states.
+    fn count_heads(&self, states: usize) {
+        let [v, d] = self.body.tokens.weight.dims();
+        count(|counted| counted.heads += (2 * d * v * states) as f64);
+    }
+
+    /// Counts what a decoder reads elsewhere: columns through the blocks, and states through the head.
+    pub(crate) fn count_decoded(&self, columns: usize, states: usize) {
+        count(|counted| counted.blocks += (2 * self.body.matrices() * columns) as f64);
+        self.count_heads(states);
+    }
+
+    /// The model with each projection of its blocks replaced, by name (`blocks.0.attention.q`, `blocks.0.mlp.up`).
+    pub fn map_projections(mut self, f: impl FnMut(String, Projection) -> Projection) -> Self {
+        self.body = self.body.map_projections(f);
+        self
+    }
+
+    /// The model frozen, with a fresh adapter of the given rank and `scale` (α/r) on each projection of its blocks whose
+    /// name `adapts` is true of: all that is trained. An adapter starts as no change. Hu et al. 2021, as PEFT starts it.
+    pub fn with_fresh_lora(
+        self,
+        rank: usize,
+        scale: f64,
+        adapts: impl Fn(&str) -> bool,
+        rng: &mut Rng,
+        device: &Device,
+    ) -> Self {
+        self.no_grad().map_projections(|name, projection| {
+            if !adapts(&name) {
+                return projection;
+            }
+            let [inputs, outputs] = projection.dims();
+            let spread = 1.0 / (3.0 * inputs as f64).sqrt();
+            let a = normal([inputs, rank], spread, &mut Init::Random(rng), device);
+            let b = Param::from_tensor(Tensor::zeros([rank, outputs], device));
+            projection.with_lora(Lora { a, b, scale })
+        })
+    }
+
+    /// The model whose fused blocks make again on the way back what lies within them: less memory, a forward pass more.
+    /// Blocks of composed operations keep what they made.
+    pub fn with_recomputed_blocks(mut self) -> Self {
+        self.body.recompute = true;
+        self
+    }
+
+    /// Whether an adapter is on.
+    pub fn has_lora(&self) -> bool {
+        self.body.projections().any(|map| map.lora.is_some())
+    }
+
+    /// A hash of all weights, those that stay in their file too.
+    pub fn hash(&self) -> String {
+        self.body.hash_of(self)
+    }
+
+    /// The model as it is read fastest: a Llama's adapters stay on, so that the frozen weights are not copied; GPT-2's are
+    /// merged, since its one operation has none.
+    pub fn for_inference(self) -> Self {
+        match self.body.positions {
+            Positions::Rotary(_) => self,
+            Positions::Learned(_) => self.merged(),
+        }
+    }
+
+    /// The model with its adapters merged into its matrices, all of which are in memory.
+    pub fn merged(self) -> Self {
+        self.map_projections(|_, projection| projection.merge_lora())
+    }
+}

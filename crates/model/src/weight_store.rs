@@ -1,0 +1,151 @@
+//! Tensors of weight files, by name, decoded one at a time when they are asked for: a model is read without a second copy of it.
+
+use crate::file_dtype::FileDType;
+use crate::host_tensor::HostTensor;
+use crate::mapped_file::MappedFile;
+use crate::mmap_matrix::MmapMatrix;
+use crate::{Error, Result};
+use safetensors::tensor::{Dtype, SafeTensors};
+use std::collections::HashMap;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// A tensor of a file.
+#[derive(Debug, Clone)]
+struct TensorEntry {
+    file: usize,
+    shape: Vec<usize>,
+    kind: FileDType,
+    range: Range<usize>,
+}
+
+/// Name, shape, kind and bytes of a tensor.
+pub(crate) type TensorPlacement = (String, Vec<usize>, FileDType, Range<usize>);
+
+/// Tensors of one file or several.
+#[derive(Debug)]
+pub struct WeightStore {
+    files: Vec<Arc<MappedFile>>,
+    entries: HashMap<String, TensorEntry>,
+}
+
+impl WeightStore {
+    /// Opens safetensors files, which together hold each tensor once.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged, or of other numbers than f32, f16 and bf16.
+    pub fn safetensors(paths: &[PathBuf]) -> Result<Self> {
+        let mut store = Self { files: vec![], entries: HashMap::new() };
+        for path in paths {
+            let mapped = MappedFile::open(path)?;
+            let bytes = mapped.bytes()?;
+            let damaged = |problem: String| Error::Damaged { path: path.clone(), problem };
+            let file = SafeTensors::deserialize(bytes).map_err(|e| damaged(e.to_string()))?;
+            let mut tensors = vec![];
+            for (name, view) in file.tensors() {
+                let kind = match view.dtype() {
+                    Dtype::F32 => FileDType::F32,
+                    Dtype::BF16 => FileDType::Bf16,
+                    Dtype::F16 => FileDType::F16,
+                    other => {
+                        let (found, accepted) = (format!("of type {other:?}"), "F32, F16, BF16".into());
+                        return Err(Error::Unsupported { path: path.clone(), key: name, found, accepted });
+                    }
+                };
+                let from = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
+                tensors.push((name, view.shape().to_vec(), kind, from..from + view.data().len()));
+            }
+            store.add(mapped, tensors)?;
+        }
+        Ok(store)
+    }
+
+    /// The tensors of one file whose header has been checked against its length.
+    pub(crate) fn single_file(file: MappedFile, tensors: Vec<TensorPlacement>) -> Self {
+        let entry = |(name, shape, kind, range)| (name, TensorEntry { file: 0, shape, kind, range });
+        Self { files: vec![file.into()], entries: tensors.into_iter().map(entry).collect() }
+    }
+
+    fn add(&mut self, mapped: MappedFile, tensors: Vec<TensorPlacement>) -> Result<()> {
+        let file = self.files.len();
+        for (name, shape, kind, range) in tensors {
+            if self.entries.insert(name.clone(), TensorEntry { file, shape, kind, range }).is_some() {
+                return Err(Error::Damaged { path: mapped.path, problem: format!("`{name}` is in two files") });
+            }
+        }
+        self.files.push(mapped.into());
+        Ok(())
+    }
+
+    /// A tensor's shape; `None` where there is no such tensor.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.entries.get(name).map(|entry| entry.shape.as_slice())
+    }
+
+    /// A tensor as f32; `None` where there is no such tensor.
+    ///
+    /// # Errors
+    /// A file that was changed since it was opened.
+    pub fn get(&self, name: &str) -> Result<Option<HostTensor>> {
+        let Some(TensorEntry { file, shape, kind, range }) = self.entries.get(name) else { return Ok(None) };
+        let bytes = &self.files[*file].bytes()?[range.clone()];
+        Ok(Some(HostTensor { shape: shape.clone(), values: kind.decode(bytes) }))
+    }
+
+    /// Whether two tensors are there, and are the same.
+    ///
+    /// # Errors
+    /// A file that was changed since it was opened.
+    pub(crate) fn is_same(&self, one: &str, other: &str) -> Result<bool> {
+        let [Some(a), Some(b)] = [one, other].map(|name| self.entries.get(name)) else { return Ok(false) };
+        if a.shape != b.shape {
+            return Ok(false);
+        }
+        if a.kind == b.kind {
+            let bytes = |entry: &TensorEntry| Ok(&self.files[entry.file].bytes()?[entry.range.clone()]);
+            return Ok(bytes(a)? == bytes(b)?);
+        }
+        Ok(self.get(one)? == self.get(other)?)
+    }
+
+    /// A matrix `[out, in]` that stays in its file; `None` where there is no such matrix. Of matrices whose rows come as
+    /// neighbouring pairs of so many `heads`, see [`crate::rope_layout`].
+    pub fn mapped(&self, name: &str, heads: Option<usize>) -> Option<MmapMatrix> {
+        let TensorEntry { file, shape, kind, range } = self.entries.get(name)?;
+        let [rows, columns] = shape[..] else { return None };
+        let file = self.files[*file].clone();
+        Some(MmapMatrix { file, range: range.clone(), kind: *kind, rows, columns, heads })
+    }
+
+    /// Numbers of all tensors together.
+    pub fn numbers(&self) -> usize {
+        let of = |entry: &TensorEntry| entry.shape.iter().product::<usize>();
+        self.entries.values().map(of).fold(0, usize::saturating_add)
+    }
+
+    /// How many tensors there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The names of all tensors.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries.keys().map(String::as_str)
+    }
+
+    /// The first of the files.
+    pub fn path(&self) -> PathBuf {
+        self.files.first().map(|file| file.path.clone()).unwrap_or_default()
+    }
+
+    /// The file that holds a tensor, for errors that name it.
+    pub fn path_of(&self, name: &str) -> PathBuf {
+        self.entries.get(name).map(|entry| self.files[entry.file].path.clone()).unwrap_or_default()
+    }
+}
