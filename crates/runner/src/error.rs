@@ -1,7 +1,11 @@
-//! Every error of every room, with its exit code and its hint.
+//! Every error of the program, with its exit code and its hint, and how a stage failed.
 
-use crate::execute::StageFailure;
+use crate::terminal::format_bytes;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+
+/// What a fallible call of this crate returns.
+pub type Result<T> = std::result::Result<T, Error>;
 
 /// What can end `duel`.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +64,7 @@ pub enum Error {
     NotText { what: &'static str, path: PathBuf },
     #[error(
         "a model of {layers} layers of width {width} takes {} of memory to train, and this machine has {}",
-        crate::show::bytes(*needed), crate::show::bytes(*there)
+        format_bytes(*needed), format_bytes(*there)
     )]
     TooLarge { layers: usize, width: usize, needed: f64, there: f64 },
     #[error("the run goes on as jobs of the cluster")]
@@ -85,6 +89,37 @@ pub enum Error {
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("`{}` is not what stage `{stage}` writes: {problem}", path.display())]
     Foreign { stage: &'static str, path: PathBuf, problem: String },
+}
+
+/// A stage that could not be made.
+#[derive(Debug, Clone)]
+pub struct StageFailure {
+    pub stage: String,
+    /// The last lines of its worker.
+    pub tail: String,
+    pub exit: u8,
+    /// What the worker itself wrote about its end, where it could.
+    pub ended: Option<WorkerEnd>,
+}
+
+/// The last line of a worker that could not finish its stage.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerEnd {
+    /// Whether the training diverged.
+    pub diverged: bool,
+    /// The error with what caused it, in one line.
+    pub words: String,
+}
+
+impl WorkerEnd {
+    /// The end of a worker with this error.
+    pub fn by(error: &Error) -> Self {
+        let causes = std::iter::successors(std::error::Error::source(error), |cause| (*cause).source());
+        let words = std::iter::once(error.to_string()).chain(causes.map(ToString::to_string));
+        let words = words.collect::<Vec<_>>().join(": ").split_whitespace().collect::<Vec<_>>().join(" ");
+        Self { diverged: error.is_divergence(), words }
+    }
 }
 
 /// The stages that failed with their last words.

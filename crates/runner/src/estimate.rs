@@ -1,9 +1,11 @@
 //! What a plan will cost before it is begun: FLOPs by one rule (docs/verdicts.md, FLOPs), memory by what must be held, time by how fast
 //! each step is on this machine.
 
-use crate::bench::{PRETRAINED, Shape, seconds_a_token};
+use crate::bench::{PRETRAINED, Shape, seconds_per_token};
+use crate::error::{Error, Result};
 use crate::plan::{Plan, Stage, StageKind};
-use crate::{Error, Result, host, scene};
+use crate::sysinfo;
+use crate::world;
 use duel_data::grammar::RESPONSES;
 use duel_ledger::write_atomically;
 use duel_model::{Flops, TransformerConfig};
@@ -59,7 +61,7 @@ pub struct ShapeInfo {
 impl ShapeInfo {
     /// Without looking at any data.
     pub fn of(experiment: &Experiment) -> Result<Self> {
-        let (space, config) = scene::sizes(experiment)?;
+        let (space, config) = world::sizes(experiment)?;
         Ok(Self { config, space })
     }
 }
@@ -69,7 +71,7 @@ impl Throughput {
     pub fn of(experiment: &Experiment, out: &Path) -> Result<Self> {
         let ShapeInfo { config, space } = ShapeInfo::of(experiment)?;
         let path = out.join(".calibration.json");
-        let here = format!("{} {} {config:?}", crate::run::COMMIT, host::describe().processor);
+        let here = format!("{} {} {config:?}", crate::sysinfo::COMMIT, sysinfo::describe().processor);
         let mut known: std::collections::BTreeMap<String, Self> =
             std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
         if let Some(rates) = known.get(&here) {
@@ -79,23 +81,23 @@ impl Throughput {
         if !pretrained {
             let TransformerConfig { layers, width, vocabulary, context, .. } = config;
             let parameters = layers as f64 * config.block_matrices() as f64 + (width * (vocabulary + context)) as f64;
-            let (needed, there) = (TRAINED * 4.0 * parameters, host::memory());
+            let (needed, there) = (TRAINED * 4.0 * parameters, sysinfo::memory());
             if needed > there {
                 return Err(Error::TooLarge { layers, width, needed, there });
             }
         }
-        let (name, batch, threads) = if pretrained { (PRETRAINED, 4, host::cores()) } else { ("experiment", 64, 1) };
+        let (name, batch, threads) = if pretrained { (PRETRAINED, 4, sysinfo::cores()) } else { ("experiment", 64, 1) };
         let shape = Shape { name, config, space, batch, threads };
         let exact = experiment.world.kind == WorldKind::Grammar;
-        let rate = |case| seconds_a_token(&shape, case);
+        let rate = |case| seconds_per_token(&shape, case);
         let written = Shape { batch: WRITTEN, ..shape.clone() }; // few rows wait for a large model's weights
         let rates = Self {
             train: rate(if pretrained { "dpo_lora" } else { "sft" })?,
             train_scalar: rate(if pretrained { "dpo_lora" } else { "reward" })?,
-            sample: if pretrained { seconds_a_token(&written, "generate")? } else { rate("generate")? },
+            sample: if pretrained { seconds_per_token(&written, "generate")? } else { rate("generate")? },
             read: rate("logp")?,
             evaluation: if exact {
-                seconds_a_token(&Shape { name: "grammar", ..shape.clone() }, "evaluation")?
+                seconds_per_token(&Shape { name: "grammar", ..shape.clone() }, "evaluation")?
             } else {
                 0.0
             },

@@ -1,7 +1,8 @@
 //! Errors as people see them: what failed, the line of the file, what would be accepted, a hint.
 
+use crate::error::Error;
+use crate::sysinfo;
 use crate::terminal::sanitize;
-use crate::{Error, host};
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
 use std::fmt;
 use std::io::IsTerminal;
@@ -90,7 +91,7 @@ pub fn render(error: &Error) -> String {
     });
     let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
         || !std::io::stderr().is_terminal()
-        || host::is_dumb_terminal();
+        || sysinfo::is_dumb_terminal();
     let theme = if plain { GraphicalTheme::unicode_nocolor() } else { GraphicalTheme::unicode() };
     let mut text = String::new();
     let hint = error.hint().map(|hint| sanitize(&hint).into_owned());

@@ -1,7 +1,7 @@
 //! Where `duel export` and `duel import` write a model: it is made beside its place, synced and renamed when it is whole. Nothing is
 //! replaced but an earlier export, and that only when asked.
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::fs::File;
 use std::io::{ErrorKind, Read};

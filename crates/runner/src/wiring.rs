@@ -2,7 +2,7 @@
 //! rows, prompts, random numbers, costs and steps go where.
 
 use crate::plan::{Plan, Stage, StageKind};
-use crate::work::{EpochSampler, PROXY, REFERENCE, StageContext, load_json};
+use crate::stages::{EpochSampler, PROXY, REFERENCE, StageContext, learned_reward, load_json, run_stage};
 use duel_data::World;
 use duel_data::grammar::{GrammarWorld, PromptCoordinates, gold, token};
 use duel_data::pairs::PreferenceRow;
@@ -120,7 +120,7 @@ impl RunRecord {
             let mut recorder = StageRecorder::new(arm, method, point, stage.seed, Box::new(|_, _, _| ()));
             let (made, taken) = seeds::taken_by(|| {
                 let desk = this.desk(stage);
-                StageDir::make(&this.run.stages(), &stage.id, &stage.key, |to| desk.run_stage(to, &mut recorder))
+                StageDir::make(&this.run.stages(), &stage.id, &stage.key, |to| run_stage(&desk, to, &mut recorder))
             });
             made.unwrap_or_else(|e| panic!("{}: {e:?}", stage.label()));
             this.taken.push((place, taken));
@@ -257,7 +257,7 @@ fn ids(world: &GrammarWorld, split: Split) -> Vec<Vec<u32>> {
 fn the_reward_model_is_judged_on_each_split(ran: &RunRecord, world: &GrammarWorld, rows: &[PreferenceRow]) {
     let (rm, table) = (ran.stage(StageKind::Rm, ""), ran.metrics(ran.stage(StageKind::Rm, "")));
     let desk = ran.desk(ran.stage(StageKind::Cell, "dpo"));
-    let reward = desk.learned_reward(world).expect("a reward");
+    let reward = learned_reward(&desk, world).expect("a reward");
     let of = |split| quality(&reward, &of_split(rows, split)).expect("it scores");
     let (validation, test) = (of(Split::Validation), of(Split::Test));
     for (metric, expected) in [
@@ -343,7 +343,7 @@ fn earned(outcomes: &[OutcomeRow]) -> f64 {
 
 fn yardstick(ran: &RunRecord, world: &GrammarWorld) -> ExactEvaluator {
     let desk = ran.desk(ran.stage(StageKind::Cell, "dpo"));
-    let (policy, reward) = (desk.sft_policy(world).expect("a policy"), desk.learned_reward(world).expect("a reward"));
+    let (policy, reward) = (desk.sft_policy(world).expect("a policy"), learned_reward(&desk, world).expect("a reward"));
     let table = |split| proxy_table(&reward, &ids(world, split), token::EOS).expect("it scores");
     ExactEvaluator::new(world, desk.reader(world), &policy, Some(&table)).expect("measures")
 }
@@ -465,7 +465,7 @@ fn rollouts_are_priced(ran: &RunRecord, world: &GrammarWorld) {
 /// The first rollout is of the SFT policy on train prompts; each arm's is scored by its own judge.
 fn rollouts_are_scored_by_their_judges(ran: &RunRecord, world: &GrammarWorld) {
     let desk = ran.desk(ran.stage(StageKind::Cell, "dpo"));
-    let (policy, reward) = (desk.sft_policy(world).expect("a policy"), desk.learned_reward(world).expect("a reward"));
+    let (policy, reward) = (desk.sft_policy(world).expect("a policy"), learned_reward(&desk, world).expect("a reward"));
     let train = ids(world, Split::Train);
     for (arm, group) in [("ppo", 1), ("rloo", ran.group("rloo"))] {
         let mut rng = seeds::stream(SEED, Stream::Prompts, 0);

@@ -1,9 +1,10 @@
 //! What `duel bench` times: each step of training, through the code that trains.
 
-use crate::cli::BenchShape;
-use crate::{Result, host};
+use crate::error::Result;
+use crate::sysinfo;
 use burn::module::Module;
 use burn::tensor::Device;
+use clap::ValueEnum;
 use duel_data::World;
 use duel_data::grammar::GrammarWorld;
 use duel_data::pairs::PreferenceRow;
@@ -17,6 +18,23 @@ use duel_training::sft::{self, Sft};
 use duel_training::{Learner, Method, PairBatch};
 use rand::RngExt;
 use std::sync::Arc;
+
+/// Sizes to time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "verbatim")]
+pub enum BenchShape {
+    /// 4 layers, width 128, vocabulary 4,096, 32 sequences of 16 + 48 tokens; every core
+    S,
+    /// 6 layers, width 384, vocabulary 8,192, 8 sequences of 32 + 96 tokens; every core
+    M,
+    /// A Llama of 135 M parameters (30 layers, width 576, vocabulary 49,152) under LoRA of rank 16, 8 pairs of 32 + 96
+    /// tokens; every core
+    #[value(name = "135M")]
+    Llama,
+    /// The default model of the world `grammar`, 64 sequences of 4 + 6 tokens; one thread
+    #[value(name = "grammar")]
+    Grammar,
+}
 
 /// Sizes of a model and of a batch.
 #[derive(Debug, Clone)]
@@ -48,7 +66,7 @@ impl Shape {
                 allowed_tokens: actions,
                 force_eos: false,
             };
-            Self { name, config, space, batch, threads: host::cores() }
+            Self { name, config, space, batch, threads: sysinfo::cores() }
         };
         match shape {
             BenchShape::S => gpt2("S", 4, 128, 4, 4096, 16, 48, 32),
@@ -71,7 +89,7 @@ impl Shape {
                 let family = Family::Llama { key_value_heads: 3, head_width, inner, rope_theta, epsilon };
                 let (layers, width, heads, context) = (30, 576, 9, space.context());
                 let config = TransformerConfig { vocabulary, context, layers, width, heads, tied: true, family };
-                Self { name: "135M", config, space, batch: 8, threads: host::cores() }
+                Self { name: "135M", config, space, batch: 8, threads: sysinfo::cores() }
             }
             BenchShape::Grammar => {
                 let world = GrammarWorld::new(GrammarSettings::defaults().rho, 1);

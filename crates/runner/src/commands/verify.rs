@@ -1,74 +1,42 @@
-//! `duel optimum` and `duel verify`: what is known without any experiment, and what an experiment has shown.
+//! `duel verify`: the claims of a run, and those whose answers are known.
 
-use crate::cli::{ClaimFamily, ExactWorld, OptimumArgs, OutputFormat, ProxyKind, VerifyArgs};
-use crate::execute::StageFailure;
-use crate::plan::{Plan, StageKind};
+use crate::commands::args::OutputFormat;
+use crate::error::{Error, Result, StageFailure};
 use crate::terminal::json;
-use crate::work::StageContext;
-use crate::{Error, Result, print, warn};
-use duel_data::grammar::GrammarWorld;
+use crate::terminal::{print, warn};
+use clap::{Args, ValueEnum};
 use duel_evaluation::claims::{self, Bound, ExactClaim};
-use duel_evaluation::{Optimum, WorldTables, distributions};
-use duel_ledger::{RunDir, read_metrics};
-use duel_model::Reader;
+use duel_ledger::read_metrics;
 use duel_report::{ClaimResult, JudgedClaims, Verdict, fixed};
-use duel_spec::{GrammarSettings, WorldKind, metrics};
+use duel_spec::metrics;
 use std::fmt::Write;
 use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::atomic::AtomicBool;
 
-/// Prints the exact optimum of a world.
-pub fn optimum(args: &OptimumArgs) -> Result<()> {
-    let tables = match args.world {
-        ExactWorld::Bandit => WorldTables::bandit(),
-        ExactWorld::Grammar if args.reference == "grammar" => {
-            WorldTables::grammar(&GrammarWorld::new(GrammarSettings::defaults().rho, 1), args.split)
-        }
-        ExactWorld::Grammar => of_run(args, Path::new(&args.reference))?,
-    };
-    let climbed = match args.proxy {
-        None => &tables.gold,
-        Some(ProxyKind::Excitement) => &tables.proxy,
-    };
-    let best = tables.optimum(climbed, args.beta);
-    print(&match args.format {
-        OutputFormat::Json => json(&best),
-        OutputFormat::Text => as_text(&best),
-    });
-    Ok(())
+/// Claims that belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ClaimFamily {
+    /// A1 to A11, C1 and C7: the equations, on worlds whose answers are known
+    Exact,
 }
 
-fn as_text(best: &Optimum) -> String {
-    let rows = [
-        ("beta", best.beta),
-        ("reference_gold", best.reference_gold),
-        ("gold", best.gold),
-        ("kl", best.kl),
-        ("objective", best.objective),
-        ("p_trap", best.p_trap),
-    ];
-    rows.iter().fold(String::new(), |mut text, (name, value)| {
-        let _ = writeln!(text, "{name:<15} {value:>10.6}");
-        text
-    })
-}
-
-/// Tables whose reference is the SFT policy of a run's seed.
-fn of_run(args: &OptimumArgs, path: &Path) -> Result<WorldTables> {
-    let (_, experiment, plan) = Plan::of_run(path)?;
-    if experiment.world.kind != WorldKind::Grammar {
-        return Err(Error::NotExact { path: path.into(), found: "reviews" });
-    }
-    let stage = plan.stages.iter().find(|s| s.kind == StageKind::Pairs && s.seed == args.seed);
-    let stage = stage.ok_or_else(|| Error::NoSeed { path: path.into(), seed: args.seed })?;
-    let run = RunDir::open(path)?;
-    let (device, stop) = (duel_model::device::open("flex")?, AtomicBool::new(false));
-    let world = GrammarWorld::new(experiment.world.grammar.rho, experiment.world.grammar.sft_rows);
-    let desk = StageContext::new(&experiment, &plan, stage, &run, device.clone(), &stop);
-    let policy = desk.sft_policy(&world)?;
-    let reader = Reader::new(duel_data::World::space(&world), &device);
-    Ok(WorldTables::grammar_with(&world, args.split, |prompts| distributions(&policy, &reader, prompts)))
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["run", "family"]))]
+pub struct VerifyArgs {
+    /// The run directory whose `[[claims]]` are judged, for example runs/article
+    pub run: Option<PathBuf>,
+    /// Which claims with known answers
+    #[arg(long)]
+    pub family: Option<ClaimFamily>,
+    /// Only this claim of the run; may be repeated
+    #[arg(long, value_name = "ID", requires = "run")]
+    pub claim: Vec<String>,
+    /// Exit code 3 also where a claim is inconclusive
+    #[arg(long, requires = "run")]
+    pub strict: bool,
+    #[arg(long, default_value = "text")]
+    pub format: OutputFormat,
 }
 
 /// Judges a run's claims, or a family of claims; an error where one does not hold.
@@ -176,7 +144,7 @@ fn table(claims: &[ExactClaim]) -> String {
 }
 
 /// A training of both arms in seconds: enough to count models and tokens.
-const TINY: &str = include_str!("tiny.toml");
+const TINY: &str = include_str!("../tiny.toml");
 
 /// C1: DPO needs no reward model and no sampling in the loop; counted in a real run of both arms.
 fn no_reward_model_and_no_sampling() -> Result<ExactClaim> {

@@ -1,10 +1,12 @@
 //! `duel watch`: a run as it goes, in the terminal; from its files alone, so that it does not matter who works at it.
 
-use crate::cli::WatchArgs;
+use crate::error::{Error, Result};
 use crate::plan::{Plan, Stage, StageKind};
-use crate::show::{bytes, time};
+use crate::sysinfo;
+use crate::terminal::print;
 use crate::terminal::sanitize;
-use crate::{Error, Result, host, print};
+use crate::terminal::{format_bytes, format_seconds};
+use clap::Args;
 use duel_ledger::{Live, Manifest, read_completions, read_metrics};
 use duel_report::fixed;
 use duel_spec::{Completion, Experiment};
@@ -22,6 +24,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// The run directory, for example runs/article
+    pub run: PathBuf,
+    /// Print the screen once as text
+    #[arg(long)]
+    pub once: bool,
+    /// Columns of the text [default: the terminal's, or 80]
+    #[arg(long, value_name = "N", requires = "once", value_parser = clap::value_parser!(u16).range(40..=500))]
+    pub width: Option<u16>,
+    /// Lines of the text [default: the terminal's, or 24]
+    #[arg(long, value_name = "N", requires = "once", value_parser = clap::value_parser!(u16).range(12..=300))]
+    pub height: Option<u16>,
+}
 
 /// Seconds of silence after which a stage is taken for one that nobody works at, unless its worker is seen here.
 const SILENT: f64 = 20.0;
@@ -86,10 +103,10 @@ pub fn watch(args: &WatchArgs) -> Result<()> {
     }
     // whoever ends it otherwise than by a key finds the terminal as it was
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in host::ending_signals() {
+    for signal in sysinfo::ending_signals() {
         signal_hook::flag::register(signal, stop.clone()).map_err(|source| Error::Screen { source })?;
     }
-    if !std::io::stdout().is_terminal() || host::is_dumb_terminal() {
+    if !std::io::stdout().is_terminal() || sysinfo::is_dumb_terminal() {
         return follow_in_lines(&mut watched, &stop);
     }
     let screen = |source| Error::Screen { source };
@@ -288,7 +305,7 @@ fn status_line(watched: &RunView) -> String {
         .states
         .iter()
         .map(|s| match s {
-            ViewedStatus::Working(live) if live.is_here() => host::memory_of(live.process),
+            ViewedStatus::Working(live) if live.is_here() => sysinfo::memory_of(live.process),
             _ => 0,
         })
         .sum();
@@ -296,12 +313,12 @@ fn status_line(watched: &RunView) -> String {
     if failed > 0 {
         words += &format!(", {failed} failed");
     }
-    words += &format!(" · {} · {}", manifest.exit, time(elapsed));
+    words += &format!(" · {} · {}", manifest.exit, format_seconds(elapsed));
     if let Some(left) = time_left(watched) {
-        words += &format!(", about {} left", time(left));
+        words += &format!(", about {} left", format_seconds(left));
     }
     if memory > 0 {
-        words += &format!(" · {}", bytes(memory as f64));
+        words += &format!(" · {}", format_bytes(memory as f64));
     }
     words
 }
@@ -360,7 +377,8 @@ fn draw_cells(frame: &mut Frame<'_>, area: Rect, watched: &RunView, eye: &ViewSt
             ViewedStatus::Failed(why) => Line::from(format!("✗ {label} {}", sanitize(why))).red(),
             ViewedStatus::Working(live) => {
                 let share = live.done as f64 / live.total.max(1) as f64;
-                let left = if live.done > 0 { time(live.seconds * (1.0 / share - 1.0)) } else { "–".into() };
+                let left =
+                    if live.done > 0 { format_seconds(live.seconds * (1.0 / share - 1.0)) } else { "–".into() };
                 Line::from(format!("▶ {label} {:>3.0}%  {left} left  {}", share * 100.0, sanitize(&live.words))).bold()
             }
         }

@@ -1,21 +1,17 @@
 //! The world of an experiment as its stages see it: prompts, judge, and the model that somebody else has trained.
 
-use crate::{Error, Result};
+use crate::error::Result;
 use duel_data::chat::ChatTemplate;
 use duel_data::grammar::GrammarWorld;
-use duel_data::records::Columns;
-use duel_data::reviews::{self, PromptSizes, ReviewsWorld};
-use duel_data::rows::{self, PrepareStats, RowSource, RowsWorld};
+use duel_data::reviews::{PromptSizes, ReviewsWorld};
+use duel_data::rows::RowsWorld;
 use duel_data::{Detokenize, Encoder, TextTokenizer, World};
-use duel_ledger::StageRecorder;
 use duel_model::{Pretrained, TransformerConfig};
 use duel_reward::{
     BagOfWordsPreference, CommandJudge, GrammarGold, PreferenceJudge, RulesJudge, Scorer, Sentiment, SentimentJudge,
     TextJudge, TextScorer,
 };
-use duel_spec::seeds::{self, Stream};
-use duel_spec::{Clocks, Experiment, JudgeKind, JudgedText, Recorder, Split, TokenSpec, WorldKind, metrics};
-use rand::RngExt;
+use duel_spec::{Experiment, JudgeKind, JudgedText, Split, TokenSpec, WorldKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -30,17 +26,14 @@ pub(crate) struct LoadedWorld {
 }
 
 /// File names within the corpus stage.
-const SENTIMENT: &str = "gold.json";
-const TASTE: &str = "taste.json";
-/// Pairs of rated sentences that a taste is learned from, and the share of sentences kept to measure it.
-const RATED_PAIRS: usize = 40_000;
-const RATED_HELDOUT: f64 = 0.2;
+pub(crate) const SENTIMENT: &str = "gold.json";
+pub(crate) const TASTE: &str = "taste.json";
 
 /// A model that somebody else has trained, with its words.
 pub(crate) struct PretrainedModel {
     pub(crate) model: Pretrained,
-    tokenizer: TextTokenizer,
-    eos: u32,
+    pub(crate) tokenizer: TextTokenizer,
+    pub(crate) eos: u32,
 }
 
 impl PretrainedModel {
@@ -79,7 +72,7 @@ impl PretrainedModel {
     }
 
     /// What it reads before every opening of a review.
-    fn start(&self, reviews: &duel_spec::ReviewsSettings) -> Result<Vec<u32>> {
+    pub(crate) fn start(&self, reviews: &duel_spec::ReviewsSettings) -> Result<Vec<u32>> {
         Ok(self.tokenizer.encode_start(&reviews.preface)?)
     }
 
@@ -109,7 +102,7 @@ pub(crate) fn tokenizer(path: &Path, model: &Pretrained) -> Result<Option<TextTo
 }
 
 /// The model that an experiment begins from, where somebody else has trained it.
-fn given(experiment: &Experiment) -> Result<Option<PretrainedModel>> {
+pub(crate) fn given(experiment: &Experiment) -> Result<Option<PretrainedModel>> {
     experiment.is_pretrained().then(|| PretrainedModel::open(&experiment.model.from)).transpose()
 }
 
@@ -164,7 +157,7 @@ fn reviews_space(experiment: &Experiment, given: &PretrainedModel) -> Result<Tok
     Ok(given.space(given.start(settings)?.len() + settings.prompt_tokens, settings.response_tokens))
 }
 
-fn rows_space(experiment: &Experiment, given: &PretrainedModel) -> TokenSpec {
+pub(crate) fn rows_space(experiment: &Experiment, given: &PretrainedModel) -> TokenSpec {
     given.space(experiment.world.rows.prompt_tokens, experiment.world.rows.response_tokens)
 }
 
@@ -178,26 +171,8 @@ pub(crate) fn row_files(experiment: &Experiment) -> Vec<(Option<Split>, PathBuf)
     files.into_iter().map(|(split, file)| (Some(split), PathBuf::from(file))).collect()
 }
 
-/// Prompts alone can do without rows to learn a taste or an SFT policy from only where neither is asked for.
-fn check_prompts_alone(experiment: &Experiment) -> Result<()> {
-    let refuse = |what, hint| Err(Error::OnlyPrompts { what, hint });
-    if experiment.judge.kind == JudgeKind::World {
-        return refuse("a judge that learns from them", "choose another `judge.kind`: `duel defaults` lists them");
-    }
-    if experiment.stages.sft.steps > 0 {
-        return refuse("SFT", "set stages.sft.steps = 0 to start from the model as it is");
-    }
-    Ok(())
-}
-
-/// The columns of a person's rows.
-fn columns(experiment: &Experiment) -> Columns {
-    let rows = &experiment.world.rows;
-    Columns { prompt: rows.prompt.clone(), chosen: rows.chosen.clone(), rejected: rows.rejected.clone() }
-}
-
 /// Which judge an experiment has: its own word, or its world's.
-fn needs_sentiment(experiment: &Experiment) -> bool {
+pub(crate) fn needs_sentiment(experiment: &Experiment) -> bool {
     match experiment.judge.kind {
         JudgeKind::Sentiment => true,
         JudgeKind::World => experiment.world.kind == WorldKind::Reviews,
@@ -209,111 +184,6 @@ fn needs_sentiment(experiment: &Experiment) -> bool {
 pub(crate) fn reads_reviews(experiment: &Experiment) -> bool {
     experiment.world.kind == WorldKind::Reviews
         || matches!(experiment.judge.kind, JudgeKind::Sentiment | JudgeKind::Ratings)
-}
-
-/// The stage `corpus`: tokenizer, prompts and rows as ids, and whatever the judge has to learn.
-pub(crate) fn prepare(experiment: &Experiment, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
-    let settings = &experiment.world.reviews;
-    let folder = PathBuf::from(&settings.data);
-    recorder.progress(0, 3, "reading");
-    let given = given(experiment)?;
-    let thirds = if reads_reviews(experiment) { Some(reviews::load_thirds(&folder)?) } else { None };
-
-    // 1. Prompts and rows.
-    recorder.progress(1, 3, "tokenizer");
-    match (experiment.world.kind, &thirds, &given) {
-        (WorldKind::Reviews, Some(thirds), given) => {
-            let words = match given {
-                Some(given) => reviews::TokenizerSource::Given(
-                    Box::new(given.tokenizer.clone()),
-                    given.start(settings)?,
-                    given.eos,
-                ),
-                None => reviews::TokenizerSource::Own(settings.vocabulary),
-            };
-            reviews::prepare(thirds, words, settings.prompt_tokens, to)?;
-        }
-        (WorldKind::Rows, _, Some(given)) => {
-            let (rows, pairs) = (&experiment.world.rows, &experiment.stages.pairs);
-            let source = RowSource {
-                files: row_files(experiment),
-                columns: columns(experiment),
-                holdout: rows.holdout,
-                prompt_tokens: rows.prompt_tokens,
-                response_tokens: rows.response_tokens,
-                most: [pairs.rows, pairs.holdout_rows],
-            };
-            let tally: PrepareStats = rows::prepare(&source, &given.encoder(&experiment.world.rows.date)?, to)?;
-            tracing::info!("{tally}");
-            tally.left_out.iter().for_each(|row| tracing::warn!("left out: {row}"));
-            if tally.kept == 0 {
-                check_prompts_alone(experiment)?;
-            }
-            let mut say = |metric, count: usize| recorder.record("corpus", Clocks::default(), metric, count as f64);
-            say(metrics::ROWS_READ, tally.read);
-            say(metrics::ROWS_KEPT, tally.kept);
-        }
-        _ => {}
-    }
-
-    // 2. The judge.
-    recorder.progress(2, 3, "judge");
-    let mut rng = seeds::stream(0, Stream::HumanPairs, 0);
-    if let (true, Some(thirds)) = (needs_sentiment(experiment), &thirds) {
-        let judge = Sentiment::train(&thirds.gold, settings.judged_words);
-        judge.save(&to.join(SENTIMENT))?;
-        let rated = reviews::load_ratings(&folder)?;
-        let report = judge.report(&thirds.language, &rated, settings.judged_words, &mut rng);
-        let mut say = |metric, value| recorder.record("corpus", Clocks::default(), metric, value);
-        say(metrics::GOLD_ACCURACY, report.accuracy);
-        say(metrics::GOLD_ACCURACY_WINDOW, report.accuracy_window);
-        say(metrics::GOLD_CALIBRATION, report.calibration_error);
-        say(metrics::GOLD_HUMAN_AGREEMENT, report.human_agreement);
-    }
-    if experiment.judge.kind == JudgeKind::Ratings {
-        let agreement = from_ratings(&folder, &to.join(TASTE))?;
-        recorder.record("corpus", Clocks::default(), metrics::GOLD_HUMAN_AGREEMENT, agreement);
-    }
-    if let (WorldKind::Rows, JudgeKind::World, Some(given)) = (experiment.world.kind, experiment.judge.kind, given) {
-        let space = rows_space(experiment, &given);
-        from_rows(&RowsWorld::open(to, given.encoder(&experiment.world.rows.date)?, space)?, &to.join(TASTE))?;
-    }
-    Ok(())
-}
-
-/// A taste learned from single ratings of film sentences, two raters a pair, so that their noise is in it; returns how often it
-/// orders held-out sentences as the means do.
-fn from_ratings(folder: &Path, to: &Path) -> Result<f64> {
-    let judged = reviews::load_raters(folder)?;
-    let rated = reviews::load_ratings(folder)?;
-    // neighbours are of one film: the end is held out in one piece
-    let kept = (judged.len() as f64 * (1.0 - RATED_HELDOUT)) as usize;
-    let texts: Vec<&str> = judged[..kept].iter().map(|one| one.text.as_str()).collect();
-    let mut rng = seeds::stream(0, Stream::RatedPairs, 0);
-    let pairs: Vec<(usize, usize, f32)> = (0..RATED_PAIRS)
-        .map(|_| {
-            let places = [rng.random_range(0..kept), rng.random_range(0..kept)];
-            let [a, b] = places.map(|place| {
-                let ratings = &judged[place].ratings;
-                ratings[rng.random_range(0..ratings.len())]
-            });
-            let label = if a == b { 0.5 } else { f32::from(a > b) };
-            (places[0], places[1], label)
-        })
-        .collect();
-    let taste = BagOfWordsPreference::fit(&texts, &pairs);
-    taste.save(to)?;
-    Ok(taste.agreement(&rated[kept..], &mut rng))
-}
-
-/// A taste learned from the rows on validation and test prompts, which no method sees.
-fn from_rows(world: &RowsWorld, to: &Path) -> Result<()> {
-    let held_out = || world.rows().iter().filter(|row| row.split != Split::Train);
-    let said = held_out().flat_map(|row| [&row.chosen, &row.rejected]);
-    let texts = said.map(|ids| Ok(world.text(ids)?)).collect::<Result<Vec<String>>>()?;
-    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let pairs: Vec<_> = held_out().enumerate().map(|(i, row)| (2 * i, 2 * i + 1, row.p_label as f32)).collect();
-    Ok(BagOfWordsPreference::fit(&texts, &pairs).save(to)?)
 }
 
 /// Opens the world of an experiment; `corpus` is the folder of that stage, where there is one.

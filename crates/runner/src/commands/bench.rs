@@ -1,17 +1,41 @@
 //! `duel bench`: how long each step of training takes on this machine, alone or beside PyTorch and TRL in the same run.
 
-mod cases;
-mod peers;
-
-use crate::cli::{BenchArgs, BenchFormat};
-use crate::{Result, host, print};
+use crate::bench::{self, BenchShape, CASES, Case, Shape, peers, with_threads};
+use crate::error::Result;
+use crate::sysinfo;
+use crate::terminal::print;
 use burn::tensor::{Device, Distribution, Tensor};
-use cases::Case;
-pub use cases::{CASES, PRETRAINED, Shape};
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::{Duration, Instant, SystemTime};
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Which sizes; may be repeated
+    #[arg(long, default_values = ["S"])]
+    pub config: Vec<BenchShape>,
+    /// Only this case; may be repeated. `evaluation` is of the world `grammar` alone
+    #[arg(long, value_parser = CASES)]
+    pub case: Vec<String>,
+    /// Timed runs of each case
+    #[arg(long, value_name = "N", default_value = "7", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub runs: u16,
+    /// Beside PyTorch and TRL, in turn with ours; builds them with pip the first time (scripts/bench/bench-peers)
+    #[arg(long)]
+    pub peers: bool,
+    #[arg(long, default_value = "text")]
+    pub format: BenchFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BenchFormat {
+    Text,
+    Json,
+    /// The README's table
+    Markdown,
+}
 
 /// Side of the square matrices whose product gives the machine's peak.
 const PEAK_SIDE: usize = 2048;
@@ -96,8 +120,8 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
                 }
             };
             for name in CASES.into_iter().filter(|name| args.case.is_empty() || args.case.iter().any(|x| x == name)) {
-                host::forget_peak_memory();
-                if let Some(case) = cases::case(&shape, name)? {
+                sysinfo::forget_peak_memory();
+                if let Some(case) = bench::case(&shape, name)? {
                     timings.push(time(&shape, name, case, args, peak)?);
                 }
             }
@@ -107,8 +131,8 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     let answer = BenchReport {
         version: env!("CARGO_PKG_VERSION"),
         date: chrono::DateTime::<chrono::Utc>::from(SystemTime::now()).format("%Y-%m-%d").to_string(),
-        processor: host::describe().processor,
-        cores: host::cores(),
+        processor: sysinfo::describe().processor,
+        cores: sysinfo::cores(),
         peak_gflop_per_second: peaks,
         timings,
     };
@@ -118,34 +142,6 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
         BenchFormat::Text => as_text(&answer),
     });
     Ok(())
-}
-
-/// Seconds of one token of a case on the shape's threads, or of one run where no tokens are counted, from a third of a second of it.
-pub fn seconds_a_token(shape: &Shape, name: &str) -> Result<f64> {
-    with_threads(shape.threads, || {
-        let mut case = cases::case(shape, name)?.expect("a case that every shape has");
-        let warm = Instant::now();
-        for _ in 0..2 {
-            (case.run)()?;
-            if warm.elapsed().as_secs_f64() > 1.0 {
-                break; // a large model is warm after one
-            }
-        }
-        let (started, mut runs) = (Instant::now(), 0);
-        while runs == 0 || started.elapsed().as_secs_f64() < 0.35 {
-            (case.run)()?;
-            runs += 1;
-        }
-        Ok(started.elapsed().as_secs_f64() / f64::from(runs) / case.tokens.max(1) as f64)
-    })
-}
-
-/// Runs something with so many threads for all kernels.
-fn with_threads<T: Send>(threads: usize, run: impl FnOnce() -> T + Send) -> T {
-    match rayon::ThreadPoolBuilder::new().num_threads(threads).build() {
-        Ok(pool) => pool.install(run),
-        Err(_) => run(),
-    }
 }
 
 /// GFLOP/s of a large matrix product, best of fifteen.
@@ -216,7 +212,7 @@ fn time(shape: &Shape, name: &'static str, mut case: Case<'_>, args: &BenchArgs,
         tokens_per_second: case.tokens as f64 / seconds.median,
         gflop_per_second: speed,
         share_of_peak: speed.map(|speed| speed / peak),
-        peak_memory_bytes: host::peak_memory(),
+        peak_memory_bytes: sysinfo::peak_memory(),
         peers,
     })
 }

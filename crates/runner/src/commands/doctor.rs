@@ -1,7 +1,9 @@
 //! `duel doctor`: what will run here and what will not, and why.
 
-use crate::show::bytes;
-use crate::{Result, host, print};
+use crate::error::Result;
+use crate::sysinfo;
+use crate::terminal::format_bytes;
+use crate::terminal::print;
 use duel_model::device;
 use std::path::Path;
 
@@ -16,14 +18,14 @@ struct DoctorCheck {
 /// Prints what was found; `out` is where runs are to stand.
 pub fn doctor(out: &Path) -> Result<()> {
     let found = |good, what, words: String| DoctorCheck { good, what, words };
-    let host = host::describe();
+    let host = sysinfo::describe();
     let mut all = vec![
-        found(None, "duel", format!("{}, commit {}", env!("CARGO_PKG_VERSION"), crate::run::COMMIT)),
+        found(None, "duel", format!("{}, commit {}", env!("CARGO_PKG_VERSION"), crate::sysinfo::COMMIT)),
         found(None, "machine", format!("{}, {} cores, {}", host.processor, host.cores, host.system)),
     ];
-    let memory = host::memory();
+    let memory = sysinfo::memory();
     let enough = memory >= 1e9;
-    all.push(found(Some(enough), "memory", format!("{}; article.toml takes about 320 MB", bytes(memory))));
+    all.push(found(Some(enough), "memory", format!("{}; article.toml takes about 320 MB", format_bytes(memory))));
     let vectors = device::vectors();
     let slow = if vectors == "none" { ": everything works, several times slower" } else { "" };
     all.push(found(Some(vectors != "none"), "vectors", format!("{vectors}{slow}")));
@@ -38,7 +40,7 @@ pub fn doctor(out: &Path) -> Result<()> {
         });
     }
     all.push(match free_bytes(out) {
-        Ok(free) => found(Some(free > 1e9), "runs", format!("{}: {} free", out.display(), bytes(free))),
+        Ok(free) => found(Some(free > 1e9), "runs", format!("{}: {} free", out.display(), format_bytes(free))),
         Err(problem) => found(Some(false), "runs", format!("{}: {problem}; choose another with --out", out.display())),
     });
     let data = Path::new(&duel_spec::ReviewsSettings::defaults().data).to_path_buf();

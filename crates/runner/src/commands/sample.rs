@@ -1,10 +1,12 @@
 //! `duel sample`: what every arm of a run responds, side by side, token by token.
 
-use crate::cli::{OutputFormat, SampleArgs};
+use crate::commands::args::OutputFormat;
+use crate::error::{Error, Result};
 use crate::plan::{Plan, Stage, StageKind, judge_files, recorded_judge};
+use crate::stages::{StageContext, learned_reward};
 use crate::terminal::{json, sanitize};
-use crate::work::StageContext;
-use crate::{Error, Result, print_styled, warn};
+use crate::terminal::{print_styled, warn};
+use clap::Args;
 use duel_data::{Prompt, World};
 use duel_ledger::RunDir;
 use duel_model::{Policy, Responses, generate, weights::host};
@@ -16,7 +18,40 @@ use duel_spec::{JudgeKind, REFERENCE, Split, WorldKind};
 use duel_training::sft;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
+
+#[derive(Debug, Args)]
+pub struct SampleArgs {
+    /// The run directory, for example runs/article
+    pub run: PathBuf,
+    /// What to respond to; may be repeated. On reviews the beginning of a review. By default the first test prompts
+    #[arg(long)]
+    pub prompt: Vec<String>,
+    /// Only these arms; `reference` is one
+    #[arg(long)]
+    pub arm: Vec<String>,
+    /// The point of the arms, as `duel plan` writes it; by default each arm's best on validation prompts
+    #[arg(long)]
+    pub point: Option<String>,
+    /// Whose policies: a seed of the experiment; its first by default
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Responses of each arm
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub responses: u16,
+    /// Draws: another number, other responses
+    #[arg(long, default_value_t = 0)]
+    pub draw: u64,
+    /// Have the run's judge score them where it is a program: `judge.command` of the run's experiment is then run
+    #[arg(long)]
+    pub judge: bool,
+    /// Also write a page of them
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: OutputFormat,
+}
 
 /// Test prompts that are answered where none is given.
 const PROMPTS: usize = 3;
@@ -31,7 +66,7 @@ pub fn sample(args: &SampleArgs) -> Result<()> {
         duel_ledger::write_atomically(path, duel_report::said_page(&all, &name)?.as_bytes())?;
     }
     let in_colour = std::io::stdout().is_terminal()
-        && !crate::host::is_dumb_terminal()
+        && !crate::sysinfo::is_dumb_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
     print_styled(&match args.format {
         OutputFormat::Json => json(&all),
@@ -75,7 +110,7 @@ fn responses(args: &SampleArgs) -> Result<Vec<SampledResponse>> {
     let reference = some.sft_policy(world)?;
     // a program of somebody else's run is run only when that is asked for
     let asks = args.judge || experiment.judge.kind != JudgeKind::Command || experiment.world.kind == WorldKind::Grammar;
-    let (gold, proxy) = (asks.then(|| scene.gold.clone()), some.learned_reward(world)?);
+    let (gold, proxy) = (asks.then(|| scene.gold.clone()), learned_reward(&some, world)?);
 
     // 3. What they say.
     let mut all = vec![];

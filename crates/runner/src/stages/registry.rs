@@ -1,7 +1,8 @@
 //! The methods by name: one line in [`run`] and one function each. A new method is added here.
 
-use crate::Result;
-use crate::work::EpochSampler;
+use super::batches::EpochSampler;
+use super::reward_model;
+use crate::error::Result;
 use burn::module::Module;
 use duel_data::World;
 use duel_data::pairs::PreferenceRow;
@@ -189,7 +190,7 @@ fn ppo(
         (CriticBody::Shared, _) => Critic::Shared(ValueHead::new(work.config.width, device)),
         (CriticBody::Separate, Some(scorer)) => {
             let adapted = weights::shapes(&scorer).iter().any(|(name, _)| name.contains(".lora."));
-            Critic::Separate(weights::training(scorer.train(), |name| !adapted || crate::rm::is_trained(name)))
+            Critic::Separate(weights::training(scorer.train(), |name| !adapted || reward_model::is_trained(name)))
         }
         (CriticBody::Separate, None) => {
             let body = work.critic_start.clone();

@@ -1,26 +1,74 @@
-//! `duel export` and `duel import`: models to the formats that others read, and from them.
+//! `duel export`: a policy in the formats that other programs read.
 
-use crate::cli::{ExportArgs, ExportAs, FileNumbers, ImportArgs};
+use crate::error::{Error, Result};
 use crate::plan::{Plan, Stage, StageKind};
-use crate::scene;
+use crate::stages::StageContext;
 use crate::target::{self, ModelTarget};
-use crate::work::StageContext;
-use crate::{Error, Result, print, warn};
+use crate::terminal::{print, warn};
+use clap::Args;
 use clap::ValueEnum;
 use duel_ledger::RunDir;
 use duel_model::gguf::{self, Precision};
 use duel_model::huggingface::{self, Checkpoint, SpecialTokens, TokenizerFiles};
-use duel_model::{FileDType as Stored, Pretrained, TransformerConfig};
+use duel_model::{FileDType as Stored, Pretrained};
 use duel_report::Run;
 use duel_spec::REFERENCE;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
+
+/// What an export writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportAs {
+    /// A Hugging Face directory, adapters worked in
+    Merged,
+    /// A PEFT directory, to be put onto the model that the run began from
+    Adapter,
+    /// A GGUF file
+    Gguf,
+}
+
+/// The numbers of matrices that are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FileNumbers {
+    F32,
+    F16,
+    Bf16,
+    /// GGUF only: eight bits and a scale for 32 numbers
+    Q8,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The run directory, for example runs/smollm
+    pub run: PathBuf,
+    /// Whose policy; `reference` is one
+    #[arg(long)]
+    pub arm: String,
+    /// The arm's point, as `duel plan` writes it; by default its best on validation prompts
+    #[arg(long)]
+    pub point: Option<String>,
+    /// A seed of the experiment; its first by default
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// The directory, or the .gguf file
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    pub to: PathBuf,
+    #[arg(long = "as", value_enum, default_value = "merged")]
+    pub form: ExportAs,
+    /// f32 by default
+    #[arg(long, value_enum)]
+    pub numbers: Option<FileNumbers>,
+    /// Replace an earlier export that stands there, as a whole
+    #[arg(long)]
+    pub force: bool,
+}
 
 /// The numbers that a form is written in.
 ///
 /// # Errors
 /// Numbers that the form does not have.
-fn numbers(given: Option<FileNumbers>, form: ExportAs) -> Result<FileNumbers> {
+pub fn numbers(given: Option<FileNumbers>, form: ExportAs) -> Result<FileNumbers> {
     let (name, accepted): (_, &[FileNumbers]) = match form {
         ExportAs::Merged => ("a directory", &[FileNumbers::F32, FileNumbers::F16, FileNumbers::Bf16]),
         ExportAs::Adapter => ("an adapter", &[FileNumbers::F32]),
@@ -37,7 +85,7 @@ fn numbers(given: Option<FileNumbers>, form: ExportAs) -> Result<FileNumbers> {
 }
 
 /// An option that says what will not be done.
-fn unused(option: &str, reason: &str) -> Error {
+pub fn unused(option: &str, reason: &str) -> Error {
     Error::Unused { option: option.into(), reason: reason.into() }
 }
 
@@ -54,7 +102,7 @@ fn check_name(to: &Path, form: ExportAs) -> Result<()> {
 }
 
 /// Writes a model in one of the forms.
-fn write(checkpoint: &Checkpoint, to: &Path, form: ExportAs, numbers: FileNumbers) -> Result<()> {
+pub fn write(checkpoint: &Checkpoint, to: &Path, form: ExportAs, numbers: FileNumbers) -> Result<()> {
     let stored = match numbers {
         FileNumbers::F16 => Stored::F16,
         FileNumbers::Bf16 => Stored::Bf16,
@@ -167,39 +215,4 @@ fn stage<'a>(args: &ExportArgs, plan: &'a Plan, seed: u64) -> Result<&'a Stage> 
     found.map(|stage| **stage).ok_or_else(|| {
         names("point", label.clone().unwrap_or_default(), own.iter().filter_map(|stage| point(stage)).collect())
     })
-}
-
-/// Reads a model of one form and writes it in another.
-///
-/// # Errors
-/// A model that cannot be read; options that say what will not be done.
-pub fn import(args: &ImportArgs) -> Result<()> {
-    let target = match &args.to {
-        Some(to) => {
-            let form = if target::is_gguf(to) { ExportAs::Gguf } else { ExportAs::Merged };
-            Some((to, form, numbers(args.numbers, form)?, ModelTarget::new(to, &[&args.from], args.force)?))
-        }
-        None if args.numbers.is_some() => return Err(unused("--numbers", "nothing is written without --to")),
-        None if args.force => return Err(unused("--force", "nothing is written without --to")),
-        None => None,
-    };
-    let model = Pretrained::open(&args.from)?;
-    scene::tokenizer(&args.from, &model)?; // one that cannot be read is no use to anybody
-    let device = duel_model::device::open("flex")?;
-    // rotary positions are no weights: few of them do
-    let policy = model.policy(model.config.context.min(64), &device)?;
-    let parameters: usize =
-        duel_model::weights::shapes(&policy).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-    let TransformerConfig { layers, width, heads, vocabulary, context, .. } = model.config;
-    print(&format!(
-        "{}: {layers} layers of width {width}, {heads} heads, {vocabulary} tokens, context {context}, {parameters} parameters{}{}\n",
-        args.from.display(),
-        if model.words.tokenizer.is_some() { ", with its tokenizer" } else { ", without a tokenizer" },
-        if model.words.template.is_some() { " and chat template" } else { "" },
-    ));
-    let Some((to, form, numbers, target)) = target else { return Ok(()) };
-    let checkpoint = Checkpoint { config: model.config, policy, words: model.words };
-    target.write(|made| write(&checkpoint, made, form, numbers))?;
-    print(&format!("wrote {}\n", to.display()));
-    Ok(())
 }

@@ -1,14 +1,38 @@
 //! `duel cache`: the stages under one root, why one is not reused, and which nobody needs any more.
 
-use crate::cli::{CacheCommand, ExperimentArgs};
+use crate::commands::args::ExperimentArgs;
+use crate::error::{Error, Result};
 use crate::plan::{Plan, Stage, StageKind};
-use crate::run::{prepare, whole_plan};
-use crate::show::bytes;
-use crate::{Error, Result, print};
+use crate::terminal::format_bytes;
+use crate::terminal::print;
+use clap::Subcommand;
 use duel_ledger::{Lease, Manifest, RunDir, RunLock, StageDir};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Every stage with its size and the runs that hold it
+    List {
+        /// Where runs stand
+        #[arg(long, value_name = "DIR", default_value = "runs")]
+        out: PathBuf,
+    },
+    /// Say of each stage of an experiment whether it is reused, and if not, which settings differ from the nearest one
+    Explain(ExperimentArgs),
+    /// Remove stages that no run names any more, and what is left of damaged and unfinished ones
+    ///
+    /// Runs that go on are left alone.
+    Prune {
+        /// Where runs stand
+        #[arg(long, value_name = "DIR", default_value = "runs")]
+        out: PathBuf,
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
 
 /// Differences that are named before the rest is counted.
 const NAMED: usize = 6;
@@ -31,18 +55,18 @@ fn list(out: &Path) -> Result<()> {
     }
     let mut text = String::new();
     for (folder, (size, runs)) in &held {
-        text += &format!("{:>8}  {folder:<24}  {}\n", bytes(*size as f64), runs.join(", "));
+        text += &format!("{:>8}  {folder:<24}  {}\n", format_bytes(*size as f64), runs.join(", "));
     }
     let total: u64 = held.values().map(|(size, _)| size).sum();
-    text += &format!("{:>8}  {} stages; runs beside each other share files\n", bytes(total as f64), held.len());
+    text += &format!("{:>8}  {} stages; runs beside each other share files\n", format_bytes(total as f64), held.len());
     print(&text);
     Ok(())
 }
 
 /// Why stages of an experiment are not reused: which settings differ from the nearest stage of its kind.
 fn explain(args: &ExperimentArgs) -> Result<()> {
-    let (experiment, _) = prepare(args)?;
-    let plan = whole_plan(args, &experiment)?;
+    let (experiment, _) = args.load()?;
+    let plan = args.whole_plan(&experiment)?;
     let run = RunDir::at(&args.out, &experiment.name);
     let all = StageDir::all(&args.out)?;
     let mut text = String::new();
@@ -151,7 +175,7 @@ fn prune(out: &Path, dry_run: bool) -> Result<()> {
     if !dry_run {
         duel_ledger::sweep(out);
     }
-    print(&format!("{gone} folders, {}\n", bytes(freed as f64)));
+    print(&format!("{gone} folders, {}\n", format_bytes(freed as f64)));
     Ok(())
 }
 
