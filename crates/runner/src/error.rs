@@ -34,12 +34,12 @@ pub enum Error {
     NoClaim { run: PathBuf, id: String, known: Vec<String> },
     #[error("no point of arm `{arm}` ran on every tuning seed, so that none can be chosen")]
     NothingToChoose { arm: String },
-    #[error("there is no {what} `{found}`")]
-    NoSuch { what: &'static str, found: String, accepted: String },
-    #[error("{broken} of {claims} claims do not hold")]
-    Contradicted { broken: usize, claims: usize },
-    #[error("`{}` is a run of the world {found}, which cannot be enumerated", path.display())]
-    NotExact { path: PathBuf, found: &'static str },
+    #[error("there is no {what} `{name}`")]
+    NoSuch { what: &'static str, name: String, accepted: String },
+    #[error("{contradicted} of {claims} claims do not hold")]
+    Contradicted { contradicted: usize, claims: usize },
+    #[error("`{}` is a run of the world {world}, which cannot be enumerated", path.display())]
+    NotExact { path: PathBuf, world: &'static str },
     #[error("the run `{}` has no seed {seed}", path.display())]
     NoSeed { path: PathBuf, seed: u64 },
     #[error("the terminal cannot be drawn on")]
@@ -58,15 +58,15 @@ pub enum Error {
     Missing { stage: String, needs: String },
     #[error("{program} {}", problem.trim())]
     Cluster { program: &'static str, problem: String },
-    #[error("{what} {found:?} cannot stand in a script of Slurm's: {why}")]
-    Unscriptable { what: &'static str, found: String, why: &'static str },
+    #[error("{what} {path:?} cannot stand in a script of Slurm's: {why}")]
+    Unscriptable { what: &'static str, path: String, why: &'static str },
     #[error("the {what} `{}` is not UTF-8, and has to be written as text", path.display())]
     NotText { what: &'static str, path: PathBuf },
     #[error(
         "a model of {layers} layers of width {width} takes {} of memory to train, and this machine has {}",
-        format_bytes(*needed), format_bytes(*there)
+        format_bytes(*needed), format_bytes(*available)
     )]
-    TooLarge { layers: usize, width: usize, needed: f64, there: f64 },
+    TooLarge { layers: usize, width: usize, needed: f64, available: f64 },
     #[error("the run goes on as jobs of the cluster")]
     Detached,
     #[error("the peer `{name}` cannot be timed: {problem}")]

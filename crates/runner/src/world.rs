@@ -54,11 +54,11 @@ impl PretrainedModel {
     /// there is another.
     pub(crate) fn space(&self, prompt_tokens: usize, response_tokens: usize) -> TokenSpec {
         let special = self.model.words.special;
-        let controls = self.tokenizer.controls();
+        let control_tokens = self.tokenizer.controls();
         let other = |id: &u32| *id != self.eos;
-        let pad = special.pad.filter(other).or_else(|| controls.iter().copied().find(other)).unwrap_or(self.eos);
-        let words = self.tokenizer.vocabulary().min(self.model.config.vocabulary) as u32;
-        let said = |id: &u32| *id == self.eos || !(controls.contains(id) || *id == pad);
+        let pad = special.pad.filter(other).or_else(|| control_tokens.iter().copied().find(other)).unwrap_or(self.eos);
+        let vocabulary = self.tokenizer.vocabulary().min(self.model.config.vocabulary) as u32;
+        let is_allowed = |id: &u32| *id == self.eos || !(control_tokens.contains(id) || *id == pad);
         TokenSpec {
             vocabulary: self.model.config.vocabulary,
             pad,
@@ -66,7 +66,7 @@ impl PretrainedModel {
             eos: self.eos,
             prompt_tokens,
             response_tokens,
-            allowed_tokens: Some((0..words).filter(said).collect()),
+            allowed_tokens: Some((0..vocabulary).filter(is_allowed).collect()),
             force_eos: false,
         }
     }
@@ -102,28 +102,28 @@ pub(crate) fn tokenizer(path: &Path, model: &Pretrained) -> Result<Option<TextTo
 }
 
 /// The model that an experiment begins from, where somebody else has trained it.
-pub(crate) fn given(experiment: &Experiment) -> Result<Option<PretrainedModel>> {
+pub(crate) fn pretrained(experiment: &Experiment) -> Result<Option<PretrainedModel>> {
     experiment.is_pretrained().then(|| PretrainedModel::open(&experiment.model.from)).transpose()
 }
 
 /// The ids of an experiment's world, and its model's sizes, without looking at any data.
 pub(crate) fn sizes(experiment: &Experiment) -> Result<(TokenSpec, TransformerConfig)> {
     let world = &experiment.world;
-    let given = given(experiment)?;
-    let space = match (world.kind, &given) {
-        (WorldKind::Rows, Some(given)) => rows_space(experiment, given),
-        (WorldKind::Reviews, Some(given)) => reviews_space(experiment, given)?,
+    let pretrained = pretrained(experiment)?;
+    let space = match (world.kind, &pretrained) {
+        (WorldKind::Rows, Some(pretrained)) => rows_space(experiment, pretrained),
+        (WorldKind::Reviews, Some(pretrained)) => reviews_space(experiment, pretrained)?,
         (WorldKind::Reviews, None) => {
             let space = reviews_sizes(experiment).space(world.reviews.vocabulary);
             // what is said when speed is measured: anything but PAD, BOS and EOS
             let special = [space.pad, space.bos, space.eos];
-            let said = (0..space.vocabulary as u32).filter(|id| !special.contains(id)).collect();
-            TokenSpec { allowed_tokens: Some(said), ..space }
+            let allowed_tokens = (0..space.vocabulary as u32).filter(|id| !special.contains(id)).collect();
+            TokenSpec { allowed_tokens: Some(allowed_tokens), ..space }
         }
         _ => GrammarWorld::new(world.grammar.rho, 1).space().clone(),
     };
-    let config = match given {
-        Some(given) => given.model.config_for(space.context())?,
+    let config = match pretrained {
+        Some(pretrained) => pretrained.model.config_for(space.context())?,
         None => fresh_config(experiment, &space),
     };
     Ok((space, config))
@@ -152,13 +152,13 @@ fn reviews_sizes(experiment: &Experiment) -> PromptSizes {
     PromptSizes { prompt_tokens: settings.prompt_tokens, response_tokens: settings.response_tokens }
 }
 
-fn reviews_space(experiment: &Experiment, given: &PretrainedModel) -> Result<TokenSpec> {
+fn reviews_space(experiment: &Experiment, pretrained: &PretrainedModel) -> Result<TokenSpec> {
     let settings = &experiment.world.reviews;
-    Ok(given.space(given.start(settings)?.len() + settings.prompt_tokens, settings.response_tokens))
+    Ok(pretrained.space(pretrained.start(settings)?.len() + settings.prompt_tokens, settings.response_tokens))
 }
 
-pub(crate) fn rows_space(experiment: &Experiment, given: &PretrainedModel) -> TokenSpec {
-    given.space(experiment.world.rows.prompt_tokens, experiment.world.rows.response_tokens)
+pub(crate) fn rows_space(experiment: &Experiment, pretrained: &PretrainedModel) -> TokenSpec {
+    pretrained.space(experiment.world.rows.prompt_tokens, experiment.world.rows.response_tokens)
 }
 
 /// The files of a person's rows, with the split of each where it has one.
@@ -194,20 +194,23 @@ pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>) -> Result<Loa
         let gold = Arc::new(GrammarGold);
         return Ok(LoadedWorld { world: grammar.clone(), grammar: Some(grammar), reviews: None, rows: None, gold });
     };
-    let given = given(experiment)?;
-    match (settings.kind, given) {
-        (WorldKind::Rows, Some(given)) => {
-            let world =
-                Arc::new(RowsWorld::open(folder, given.encoder(&settings.rows.date)?, rows_space(experiment, &given))?);
+    let pretrained = pretrained(experiment)?;
+    match (settings.kind, pretrained) {
+        (WorldKind::Rows, Some(pretrained)) => {
+            let world = Arc::new(RowsWorld::open(
+                folder,
+                pretrained.encoder(&settings.rows.date)?,
+                rows_space(experiment, &pretrained),
+            )?);
             let gold = gold(experiment, folder, world.clone(), experiment.judge.reads, settings.rows.judged_words)?;
             Ok(LoadedWorld { world: world.clone(), grammar: None, reviews: None, rows: Some(world), gold })
         }
-        (_, given) => {
-            let spoken = |given: PretrainedModel| -> Result<_> {
-                Ok((reviews_space(experiment, &given)?, given.start(&settings.reviews)?))
+        (_, pretrained) => {
+            let sizes_of = |pretrained: PretrainedModel| -> Result<_> {
+                Ok((reviews_space(experiment, &pretrained)?, pretrained.start(&settings.reviews)?))
             };
-            let given = given.map(spoken).transpose()?;
-            let world = Arc::new(ReviewsWorld::open(folder, reviews_sizes(experiment), given)?);
+            let pretrained = pretrained.map(sizes_of).transpose()?;
+            let world = Arc::new(ReviewsWorld::open(folder, reviews_sizes(experiment), pretrained)?);
             // a prefix without its rest says little
             let gold = gold(experiment, folder, world.clone(), JudgedText::All, settings.reviews.judged_words)?;
             Ok(LoadedWorld { world: world.clone(), grammar: None, reviews: Some(world), rows: None, gold })
@@ -227,21 +230,21 @@ fn gold(
     let clip =
         if experiment.world.kind == WorldKind::Reviews { experiment.world.reviews.gold_clip } else { judge.clip };
     // judges of words count them as they do; all others read as many as stand between spaces
-    let mut read = judged_words;
-    let asked: Arc<dyn TextJudge> = match judge.kind {
+    let mut most_words = judged_words;
+    let text_judge: Arc<dyn TextJudge> = match judge.kind {
         JudgeKind::Rules => Arc::new(RulesJudge::new(&judge.rules)?),
         JudgeKind::Command => {
             Arc::new(CommandJudge::new(judge.command.clone(), Duration::from_secs_f64(judge.timeout), judge.batch))
         }
         _ if needs_sentiment(experiment) => {
-            read = usize::MAX;
+            most_words = usize::MAX;
             let sentiment = Sentiment::open(&folder.join(SENTIMENT))?;
             Arc::new(SentimentJudge { sentiment, judged_words, clip })
         }
         _ => {
-            read = usize::MAX;
+            most_words = usize::MAX;
             Arc::new(PreferenceJudge { taste: BagOfWordsPreference::open(&folder.join(TASTE))?, judged_words, clip })
         }
     };
-    Ok(Arc::new(TextScorer { judge: asked, world, reads, judged_words: read }))
+    Ok(Arc::new(TextScorer { judge: text_judge, world, reads, judged_words: most_words }))
 }

@@ -59,12 +59,12 @@ pub fn check(args: &CheckArgs) -> Result<()> {
         let files = [Some(&args.file), args.validation.as_ref(), args.test.as_ref()];
         files.into_iter().flatten().try_for_each(|file| as_text(file, "file of rows").map(drop))?;
     }
-    let found = findings(args)?;
+    let report = findings(args)?;
     print(&match args.format {
-        OutputFormat::Json => crate::terminal::json(&found),
-        OutputFormat::Text => text(&found, args),
+        OutputFormat::Json => crate::terminal::json(&report),
+        OutputFormat::Text => text(&report, args),
     });
-    if found.are_bad() { Err(Error::Rows { path: args.file.clone() }) } else { Ok(()) }
+    if report.are_bad() { Err(Error::Rows { path: args.file.clone() }) } else { Ok(()) }
 }
 
 /// A path where only text will do.
@@ -82,7 +82,7 @@ pub fn findings(args: &CheckArgs) -> Result<DataReport> {
         files.extend(path.iter().map(|path| InputFile { path: path.clone(), split: Some(split) }));
     }
     let ColumnArgs { prompt, chosen, rejected } = args.columns.clone();
-    let asked = CheckOptions {
+    let options = CheckOptions {
         columns: Columns { prompt, chosen, rejected },
         encoder: encoder.as_ref(),
         prompt_tokens: args.prompt_tokens.map_or(usize::MAX, |most| most as usize),
@@ -95,13 +95,13 @@ pub fn findings(args: &CheckArgs) -> Result<DataReport> {
     if let Ok(style) = ProgressStyle::with_template("{human_pos} rows read  {elapsed}") {
         bar.set_style(style);
     }
-    let found = check::check(&files, &asked, |rows| bar.set_position(rows as u64))?;
+    let report = check::check(&files, &options, |rows| bar.set_position(rows as u64))?;
     bar.finish_and_clear();
-    Ok(found)
+    Ok(report)
 }
 
 /// A number with commas.
-fn many(n: usize) -> String {
+fn with_commas(n: usize) -> String {
     let digits = n.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
@@ -113,76 +113,98 @@ fn many(n: usize) -> String {
     text
 }
 
-pub fn text(found: &DataReport, args: &CheckArgs) -> String {
+/// What would be left out or change when rows become tokens of the model.
+fn token_lines(report: &DataReport, args: &CheckArgs) -> Vec<String> {
+    let mut lines = vec![];
+    let too_long = [
+        (report.prompts_too_long, "prompts", args.prompt_tokens, "--prompt-tokens"),
+        (report.responses_too_long, "completions", args.response_tokens, "--response-tokens"),
+    ];
+    for (n, what, most, option) in too_long {
+        let Some(most) = most else { continue };
+        lines.push(format!(
+            "  {} rows have {what} of more than {most} tokens and are left out ({option})",
+            with_commas(n)
+        ));
+    }
+    lines.push(format!(
+        "  {} rows change tokens where prompt and completion are joined{}",
+        with_commas(report.boundaries),
+        if report.boundaries > 0 { ": end prompts without a space, begin completions with it" } else { "" }
+    ));
+    for (n, what) in [
+        (report.cut, "have a completion that goes on after its first end token, and is cut there"),
+        (report.empty, "have a completion that is empty"),
+    ] {
+        if n > 0 {
+            lines.push(format!("  {} rows {what}", with_commas(n)));
+        }
+    }
+    lines
+}
+
+pub fn text(report: &DataReport, args: &CheckArgs) -> String {
     let mut out = String::new();
     let mut line = |text: String| {
         let _ = writeln!(out, "{text}");
     };
     let kinds = [
-        (found.pairs, "pairs"),
-        (found.judged, "completions with a label"),
-        (found.prompts_alone, "prompts alone"),
-        (found.unreadable, "unreadable"),
+        (report.pairs, "pairs"),
+        (report.judged, "completions with a label"),
+        (report.prompts_alone, "prompts alone"),
+        (report.unreadable, "unreadable"),
     ];
     let kinds: Vec<String> =
-        kinds.iter().filter(|(n, _)| *n > 0).map(|(n, kind)| format!("{} {kind}", many(*n))).collect();
-    line(format!("{}: {} rows: {}", args.file.display(), many(found.rows), kinds.join(", ")));
-    if found.with_margin + found.with_scores > 0 {
-        line(format!("  {} with a margin, {} with scores", many(found.with_margin), many(found.with_scores)));
+        kinds.iter().filter(|(n, _)| *n > 0).map(|(n, kind)| format!("{} {kind}", with_commas(*n))).collect();
+    line(format!("{}: {} rows: {}", args.file.display(), with_commas(report.rows), kinds.join(", ")));
+    if report.with_margin + report.with_scores > 0 {
+        line(format!(
+            "  {} with a margin, {} with scores",
+            with_commas(report.with_margin),
+            with_commas(report.with_scores)
+        ));
     }
-    if !found.first.is_empty() {
+    if !report.first.is_empty() {
         line("what is wrong".into());
-        for problem in &found.first {
+        for problem in &report.first {
             line(format!("  {}:{}: {}", problem.file.display(), problem.line, problem.what));
         }
-        let all: usize = found.problems.values().sum();
-        if all > found.first.len() {
-            line(format!("  and {} more; in all:", many(all - found.first.len())));
-            for (kind, n) in &found.problems {
-                line(format!("  {:>8}  {kind}", many(*n)));
+        let all: usize = report.problems.values().sum();
+        if all > report.first.len() {
+            line(format!("  and {} more; in all:", with_commas(all - report.first.len())));
+            for (kind, n) in &report.problems {
+                line(format!("  {:>8}  {kind}", with_commas(*n)));
             }
         }
     }
-    line(format!("lengths, {:<14} median    90 %    99 %    most", found.unit));
-    for (name, lengths) in [("prompt", found.prompt), ("chosen", found.chosen), ("rejected", found.rejected)] {
+    line(format!("lengths, {:<14} median    90 %    99 %    most", report.unit));
+    for (name, lengths) in [("prompt", report.prompt), ("chosen", report.chosen), ("rejected", report.rejected)] {
         if let Some(Lengths { median, ninety, ninety_nine, most }) = lengths {
             line(format!("  {name:<20} {median:>7} {ninety:>7} {ninety_nine:>7} {most:>7}"));
         }
     }
     if args.model.is_some() {
-        let too_long = [
-            (found.prompts_too_long, "prompts", args.prompt_tokens, "--prompt-tokens"),
-            (found.responses_too_long, "completions", args.response_tokens, "--response-tokens"),
-        ];
-        for (n, what, most, option) in too_long {
-            let Some(most) = most else { continue };
-            line(format!("  {} rows have {what} of more than {most} tokens and are left out ({option})", many(n)));
-        }
-        line(format!(
-            "  {} rows change tokens where prompt and completion are joined{}",
-            many(found.boundaries),
-            if found.boundaries > 0 { ": end prompts without a space, begin completions with it" } else { "" }
-        ));
-        for (n, what) in [
-            (found.cut, "have a completion that goes on after its first end token, and is cut there"),
-            (found.empty, "have a completion that is empty"),
-        ] {
-            if n > 0 {
-                line(format!("  {} rows {what}", many(n)));
-            }
-        }
+        token_lines(report, args).into_iter().for_each(&mut line);
     } else {
         line("  give --model to count tokens, and to see what is too long for it".into());
     }
-    line(format!("{} prompts, {} of them in more than one split", many(found.prompts), many(found.leaks)));
-    line(format!("{} duplicates, {} pairs whose completions are the same", many(found.duplicates), many(found.same)));
-    if found.are_prompts_alone() {
+    line(format!(
+        "{} prompts, {} of them in more than one split",
+        with_commas(report.prompts),
+        with_commas(report.leaks)
+    ));
+    line(format!(
+        "{} duplicates, {} pairs whose completions are the same",
+        with_commas(report.duplicates),
+        with_commas(report.same)
+    ));
+    if report.are_prompts_alone() {
         line("prompts alone: the model writes two completions to each, and the judge labels them; choose one that is not \"world\"".into());
-    } else if found.pairs > 0 || found.judged == 0 {
-        line(format!("{} pairs can be used", many(found.usable)));
+    } else if report.pairs > 0 || report.judged == 0 {
+        line(format!("{} pairs can be used", with_commas(report.usable)));
     }
-    if found.judged > 0 {
-        let [wanted, unwanted] = [found.usable_wanted, found.usable_unwanted].map(many);
+    if report.judged > 0 {
+        let [wanted, unwanted] = [report.usable_wanted, report.usable_unwanted].map(with_commas);
         line(format!(
             "{wanted} wanted and {unwanted} unwanted completions can be used, with loss = \"kto\" or \"aot_unpaired\""
         ));

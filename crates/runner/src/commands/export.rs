@@ -142,10 +142,10 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     let stage = stage(args, &plan, seed)?;
     plan.check_finished(&run, &manifest, stage, args.arm != REFERENCE)?;
     let (device, stop) = (duel_model::device::open(&manifest.device)?, AtomicBool::new(false));
-    let desk = StageContext::new(&experiment, &plan, stage, &run, device, &stop);
-    let scene = desk.scene()?;
-    let world = scene.world.as_ref();
-    let policy = if args.arm == REFERENCE { desk.sft_policy(world)? } else { desk.trained_policy(world)? };
+    let context = StageContext::new(&experiment, &plan, stage, &run, device, &stop);
+    let loaded = context.load_world()?;
+    let world = loaded.world.as_ref();
+    let policy = if args.arm == REFERENCE { context.sft_policy(world)? } else { context.trained_policy(world)? };
 
     // 3. With the words and sizes of the model that it came from.
     let (config, words) = match experiment.is_pretrained() {
@@ -153,16 +153,16 @@ pub fn export(args: &ExportArgs) -> Result<()> {
             let model = Pretrained::open(Path::new(&experiment.model.from))?;
             (model.config, model.words)
         }
-        false => (desk.config(world)?, own_tokenizer(&desk, world.space())?),
+        false => (context.config(world)?, own_tokenizer(&context, world.space())?),
     };
     // 4. Beside its place, and then into it.
-    target.write(|made| match args.form {
+    target.write(|path| match args.form {
         ExportAs::Adapter => {
             // beneath it lies the model itself, or what SFT made of it
             let base = if experiment.stages.sft.steps == 0 { experiment.model.from.clone() } else { String::new() };
-            Ok(huggingface::write_adapter(made, &config, &policy, &base)?)
+            Ok(huggingface::write_adapter(path, &config, &policy, &base)?)
         }
-        form => write(&Checkpoint { config, policy: policy.merged(), words }, made, form, numbers),
+        form => write(&Checkpoint { config, policy: policy.merged(), words }, path, form, numbers),
     })?;
     let whose = if args.arm == REFERENCE { format!("{REFERENCE}, seed {seed}") } else { stage.label() };
     print(&format!("wrote {}: {whose}\n", args.to.display()));
@@ -170,9 +170,9 @@ pub fn export(args: &ExportArgs) -> Result<()> {
 }
 
 /// The tokenizer of a world of text, and the ids that mean something in any world.
-fn own_tokenizer(desk: &StageContext<'_>, space: &duel_spec::TokenSpec) -> Result<TokenizerFiles> {
-    let tokenizer = match desk.plan.needed(desk.stage, StageKind::Corpus) {
-        Some(corpus) => std::fs::read(desk.folder(corpus)?.file("tokenizer.json")).ok(),
+fn own_tokenizer(context: &StageContext<'_>, space: &duel_spec::TokenSpec) -> Result<TokenizerFiles> {
+    let tokenizer = match context.plan.needed(context.stage, StageKind::Corpus) {
+        Some(corpus) => std::fs::read(context.folder(corpus)?.file("tokenizer.json")).ok(),
         None => None,
     };
     let special = SpecialTokens { bos: Some(space.bos), eos: Some(space.eos), pad: Some(space.pad) };
@@ -186,24 +186,24 @@ fn stage<'a>(args: &ExportArgs, plan: &'a Plan, seed: u64) -> Result<&'a Stage> 
     if args.arm == REFERENCE {
         return Ok(first);
     }
-    let of = |stage: &&&Stage| stage.cell.as_ref().is_some_and(|cell| cell.arm == args.arm);
-    let own: Vec<&&Stage> = cells.iter().filter(of).collect();
+    let is_of_arm = |stage: &&&Stage| stage.cell.as_ref().is_some_and(|cell| cell.arm == args.arm);
+    let of_arm: Vec<&&Stage> = cells.iter().filter(is_of_arm).collect();
     let label = match &args.point {
         Some(label) => Some(label.clone()),
         // where none is finished, the first
         None => {
             let report = Run::read(&args.run)?;
             warn(&report.notes());
-            let first = || own.first()?.cell.as_ref().map(|cell| cell.point.label.clone());
+            let first = || of_arm.first()?.cell.as_ref().map(|cell| cell.point.label.clone());
             report.featured(&args.arm).map(|point| point.label.clone()).or_else(first)
         }
     };
-    let names = |what: &'static str, found: String, accepted: Vec<String>| Error::NoSuch {
+    let names = |what: &'static str, name: String, accepted: Vec<String>| Error::NoSuch {
         what,
-        found,
+        name,
         accepted: accepted.join(", "),
     };
-    if own.is_empty() {
+    if of_arm.is_empty() {
         let mut arms: Vec<String> = cells.iter().filter_map(|s| s.cell.as_ref()).map(|cell| cell.arm.clone()).collect();
         arms.sort();
         arms.dedup();
@@ -211,8 +211,8 @@ fn stage<'a>(args: &ExportArgs, plan: &'a Plan, seed: u64) -> Result<&'a Stage> 
         return Err(names("arm", args.arm.clone(), arms));
     }
     let point = |stage: &Stage| stage.cell.as_ref().map(|cell| cell.point.label.clone());
-    let found = own.iter().find(|stage| point(stage) == label);
-    found.map(|stage| **stage).ok_or_else(|| {
-        names("point", label.clone().unwrap_or_default(), own.iter().filter_map(|stage| point(stage)).collect())
+    let stage = of_arm.iter().find(|stage| point(stage) == label);
+    stage.map(|stage| **stage).ok_or_else(|| {
+        names("point", label.clone().unwrap_or_default(), of_arm.iter().filter_map(|stage| point(stage)).collect())
     })
 }

@@ -69,13 +69,35 @@ fn set(document: &mut DocumentMut, key: &str, value: toml_edit::Value) {
     *old = value.decorated(" ", suffix);
 }
 
+/// The template, for pairs or for single completions with a label.
+fn template(is_unpaired: bool) -> String {
+    let replacements = match is_unpaired {
+        true => [("# columns\n", ""), (IN_PARTS, WHOLE), ("# loss = \"kto\"  ", "loss = \"kto\"    ")].as_slice(),
+        false => &[("# columns\n", "")],
+    };
+    replacements.iter().fold(TEMPLATE.to_owned(), |text, (from, to)| text.replace(from, to))
+}
+
+/// Writes `experiment.toml` into a folder that has none.
+fn write_new(folder: &Path, text: &str) -> Result<PathBuf> {
+    let io = |action, path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Io { action, path, source }
+    };
+    std::fs::create_dir_all(folder).map_err(io("create", folder))?;
+    let to = folder.join("experiment.toml");
+    let mut file = std::fs::File::create_new(&to).map_err(io("create", &to))?;
+    std::io::Write::write_all(&mut file, text.as_bytes()).and_then(|()| file.sync_all()).map_err(io("write", &to))?;
+    Ok(to)
+}
+
 /// Writes an experiment fitted to rows and a model.
 ///
 /// # Errors
 /// Rows of which too few can be used; an experiment that is there already.
 pub fn init(args: &InitArgs) -> Result<()> {
     // 1. What the rows are like, with nothing left out for its length.
-    let asked = CheckArgs {
+    let check_args = CheckArgs {
         file: args.rows.clone(),
         model: Some(args.model.clone()),
         validation: None,
@@ -85,45 +107,38 @@ pub fn init(args: &InitArgs) -> Result<()> {
         columns: args.columns.clone(),
         format: OutputFormat::Text,
     };
-    let found = findings(&asked)?;
-    if found.are_prompts_alone() {
-        print(&text(&found, &asked));
+    let report = findings(&check_args)?;
+    if report.are_prompts_alone() {
+        print(&text(&report, &check_args));
         return Err(Error::OnlyPrompts { what: "an experiment fitted to rows", hint: INIT_HINT });
     }
-    let (Some(prompt), Some(chosen), Some(rejected)) = (found.prompt, found.chosen, found.rejected) else {
-        print(&text(&found, &asked));
+    let (Some(prompt), Some(chosen), Some(rejected)) = (report.prompt, report.chosen, report.rejected) else {
+        print(&text(&report, &check_args));
         return Err(Error::Rows { path: args.rows.clone() });
     };
 
     // 2. Sizes that hold nine of ten, and the hold-out, in round numbers.
     let round = |n: usize| n.next_multiple_of(8).max(8);
-    let (usable, is_unpaired) = (found.is_usable(), found.usable_wanted > 0);
+    let (usable, is_unpaired) = (report.is_usable(), report.usable_wanted > 0);
     let holdout = (usable / 10).clamp(2, 256);
     let rows = usable.saturating_sub(2 * holdout).clamp(2, 4096);
     let batch = if rows >= 64 { 16 } else { 4 };
-    let is = |plain: &str, unpaired: &str| if is_unpaired { unpaired.to_string() } else { plain.to_string() };
-    let lines = [
-        ("# columns\n", String::new()),
-        (IN_PARTS, is(IN_PARTS, WHOLE)),
-        ("# loss = \"kto\"  ", is("# loss = \"kto\"  ", "loss = \"kto\"    ")),
-    ];
-    let template = lines.into_iter().fold(TEMPLATE.to_owned(), |text, (from, to)| text.replace(from, &to));
-    let whole = |path: &Path, what| {
-        let whole = std::path::absolute(path).unwrap_or_else(|_| path.into());
-        as_text(&whole, what).map(String::from)
+    let absolute = |path: &Path, what| {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
+        as_text(&absolute, what).map(String::from)
     };
-    let folder = whole(&args.folder, "folder")?;
+    let folder = absolute(&args.folder, "folder")?;
     let columns = &args.columns;
     let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX).into();
     let values: [(&str, toml_edit::Value); 14] = [
         ("name", name_of(Path::new(&folder)).into()),
-        ("world.rows.train", whole(&args.rows, "file of rows")?.into()),
+        ("world.rows.train", absolute(&args.rows, "file of rows")?.into()),
         ("world.rows.prompt", columns.prompt.as_str().into()),
         ("world.rows.chosen", columns.chosen.as_str().into()),
         ("world.rows.rejected", columns.rejected.as_str().into()),
         ("world.rows.prompt_tokens", number(round(prompt.ninety))),
         ("world.rows.response_tokens", number(round(chosen.ninety.max(rejected.ninety)))),
-        ("model.from", whole(&args.model, "model")?.into()),
+        ("model.from", absolute(&args.model, "model")?.into()),
         ("stages.pairs.rows", number(rows)),
         ("stages.pairs.holdout_rows", number(holdout)),
         ("stages.rm.steps", number((3 * rows / batch).clamp(8, 400))),
@@ -131,21 +146,14 @@ pub fn init(args: &InitArgs) -> Result<()> {
         ("arms.dpo.batch_size", number(batch)),
         ("evaluation.prompts", number(holdout.min(64))),
     ];
-    let mut fitted: DocumentMut = template.parse().expect("the template is tested to parse");
+    let mut fitted: DocumentMut = template(is_unpaired).parse().expect("the template is tested to parse");
     values.into_iter().for_each(|(key, value)| set(&mut fitted, key, value));
     let fitted = fitted.to_string();
     duel_spec::Experiment::from_document(&duel_spec::Document::parse("experiment.toml", &fitted, &[])?)?;
 
     // 3. The file, where none is.
-    let io = |action, path: &Path| {
-        let path = path.to_owned();
-        move |source| Error::Io { action, path, source }
-    };
-    std::fs::create_dir_all(&args.folder).map_err(io("create", &args.folder))?;
-    let to = args.folder.join("experiment.toml");
-    let mut file = std::fs::File::create_new(&to).map_err(io("create", &to))?;
-    std::io::Write::write_all(&mut file, fitted.as_bytes()).and_then(|()| file.sync_all()).map_err(io("write", &to))?;
-    print(&text(&found, &asked));
+    let to = write_new(&args.folder, &fitted)?;
+    print(&text(&report, &check_args));
     print(&format!(
         "\nwrote {0}; next:\n  duel plan {0}    what it will cost here\n  duel run {0}     both arms, to the page\n",
         word(&to.to_string_lossy())

@@ -63,11 +63,11 @@ pub fn optimum(args: &OptimumArgs) -> Result<()> {
         }
         ExactWorld::Grammar => of_run(args, Path::new(&args.reference))?,
     };
-    let climbed = match args.proxy {
+    let reward = match args.proxy {
         None => &tables.gold,
         Some(ProxyKind::Excitement) => &tables.proxy,
     };
-    let best = tables.optimum(climbed, args.beta);
+    let best = tables.optimum(reward, args.beta);
     print(&match args.format {
         OutputFormat::Json => json(&best),
         OutputFormat::Text => as_text(&best),
@@ -94,15 +94,15 @@ fn as_text(best: &Optimum) -> String {
 fn of_run(args: &OptimumArgs, path: &Path) -> Result<WorldTables> {
     let (_, experiment, plan) = Plan::of_run(path)?;
     if experiment.world.kind != WorldKind::Grammar {
-        return Err(Error::NotExact { path: path.into(), found: "reviews" });
+        return Err(Error::NotExact { path: path.into(), world: "reviews" });
     }
     let stage = plan.stages.iter().find(|s| s.kind == StageKind::Pairs && s.seed == args.seed);
     let stage = stage.ok_or_else(|| Error::NoSeed { path: path.into(), seed: args.seed })?;
     let run = RunDir::open(path)?;
     let (device, stop) = (duel_model::device::open("flex")?, AtomicBool::new(false));
     let world = GrammarWorld::new(experiment.world.grammar.rho, experiment.world.grammar.sft_rows);
-    let desk = StageContext::new(&experiment, &plan, stage, &run, device.clone(), &stop);
-    let policy = desk.sft_policy(&world)?;
+    let context = StageContext::new(&experiment, &plan, stage, &run, device.clone(), &stop);
+    let policy = context.sft_policy(&world)?;
     let reader = Reader::new(duel_data::World::space(&world), &device);
     Ok(WorldTables::grammar_with(&world, args.split, |prompts| distributions(&policy, &reader, prompts)))
 }

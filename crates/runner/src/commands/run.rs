@@ -60,13 +60,7 @@ fn first_stages(args: &ExperimentArgs, experiment: &Experiment) -> Result<BTreeM
 pub fn run(args: &RunArgs) -> Result<()> {
     let started = Instant::now();
     let (experiment, document) = args.experiment.load()?;
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in sysinfo::ending_signals() {
-        // the first asks for a clean stop, the second ends at once
-        signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone())
-            .map_err(|source| Error::Worker { source })?;
-        signal_hook::flag::register(signal, stop.clone()).map_err(|source| Error::Worker { source })?;
-    }
+    let stop = stop_on_signals()?;
     let jobs = concurrent_stages(&experiment, args.jobs);
     // planned before anything is made: an experiment that cannot be planned leaves nothing
     let needed = first_stages(&args.experiment, &experiment)?;
@@ -131,6 +125,17 @@ pub fn run(args: &RunArgs) -> Result<()> {
     manifest.write(run.path())?;
     announce_files(written);
     if failures.is_empty() { Ok(()) } else { Err(Error::Stages { failures, left_out: left_out.len() }) }
+}
+
+/// Set by a signal that asks this process to end. The first asks for a clean stop, the second ends at once.
+fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in sysinfo::ending_signals() {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone())
+            .map_err(|source| Error::Worker { source })?;
+        signal_hook::flag::register(signal, stop.clone()).map_err(|source| Error::Worker { source })?;
+    }
+    Ok(stop)
 }
 
 /// Runs what an experiment asks for, round after round: one where nothing is searched. The manifest of an earlier invocation

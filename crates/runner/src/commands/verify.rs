@@ -52,32 +52,32 @@ pub fn verify(args: &VerifyArgs) -> Result<()> {
 fn of_experiment(args: &VerifyArgs, run: &Path) -> Result<()> {
     let JudgedClaims { mut verdicts, warnings } = duel_report::judge(run)?;
     warn(&warnings);
-    let known: Vec<String> = verdicts.iter().map(|v| v.claim.id.clone()).collect();
+    let known: Vec<String> = verdicts.iter().map(|result| result.claim.id.clone()).collect();
     let unknown = args.claim.iter().find(|id| !known.contains(id));
     if let (Some(id), _) | (None, Some(id)) = (unknown, known.is_empty().then_some(&String::new())) {
         return Err(Error::NoClaim { run: run.into(), id: id.clone(), known });
     }
-    verdicts.retain(|v| args.claim.is_empty() || args.claim.contains(&v.claim.id));
+    verdicts.retain(|result| args.claim.is_empty() || args.claim.contains(&result.claim.id));
     print(&match args.format {
         OutputFormat::Json => json(&verdicts),
         OutputFormat::Text => verdicts.iter().map(render).collect(),
     });
-    let counts = |judgement| verdicts.iter().filter(|v| v.judgement == judgement).count();
-    let broken = counts(Verdict::Contradicted) + if args.strict { counts(Verdict::Inconclusive) } else { 0 };
-    if broken > 0 {
-        return Err(Error::Contradicted { broken, claims: verdicts.len() });
+    let counts = |judgement| verdicts.iter().filter(|result| result.judgement == judgement).count();
+    let contradicted = counts(Verdict::Contradicted) + if args.strict { counts(Verdict::Inconclusive) } else { 0 };
+    if contradicted > 0 {
+        return Err(Error::Contradicted { contradicted, claims: verdicts.len() });
     }
     Ok(())
 }
 
 /// A verdict in lines.
-fn render(v: &ClaimResult) -> String {
-    let claim = &v.claim;
+fn render(result: &ClaimResult) -> String {
+    let claim = &result.claim;
     let source = if claim.source.is_empty() { String::new() } else { format!(" ({})", claim.source) };
-    let added = if v.added_after_run { " (added after the run)" } else { "" };
-    let mut text = format!("{} {}{added}: {}{source}\n", claim.id, v.judgement, v.words);
+    let added = if result.added_after_run { " (added after the run)" } else { "" };
+    let mut text = format!("{} {}{added}: {}{source}\n", claim.id, result.judgement, result.words);
     let number = |x: Option<f64>, places: usize| x.map_or("–".into(), |x| fixed(x, places));
-    for test in &v.tests {
+    for test in &result.tests {
         let interval = test
             .interval
             .map_or("no interval".into(), |[low, high]| format!("{} to {}", fixed(low, 3), fixed(high, 3)));
@@ -94,12 +94,12 @@ fn render(v: &ClaimResult) -> String {
             let _ = writeln!(text, "      p of the test that flips signs {p:.4}");
         }
     }
-    let _ = writeln!(text, "      {}", v.asked);
-    for (arm, budget) in &v.budgets {
+    let _ = writeln!(text, "      {}", result.asked);
+    for (arm, budget) in &result.budgets {
         let (points, trainings, flops) = (budget.points, budget.trainings, budget.flops / 1e9);
         let _ = writeln!(text, "      {arm}: {points} points, {trainings} trainings, {} GFLOP", fixed(flops, 1));
     }
-    for reason in &v.reasons {
+    for reason in &result.reasons {
         let _ = writeln!(text, "      {reason}");
     }
     text
@@ -114,9 +114,9 @@ fn exact(args: &VerifyArgs) -> Result<()> {
         OutputFormat::Json => json(&claims),
         OutputFormat::Text => table(&claims),
     });
-    let broken = claims.iter().filter(|claim| !claim.holds()).count();
-    if broken > 0 {
-        return Err(Error::Contradicted { broken, claims: claims.len() });
+    let contradicted = claims.iter().filter(|claim| !claim.holds()).count();
+    if contradicted > 0 {
+        return Err(Error::Contradicted { contradicted, claims: claims.len() });
     }
     Ok(())
 }
@@ -127,19 +127,19 @@ fn table(claims: &[ExactClaim]) -> String {
     for claim in claims {
         let verdict = if claim.holds() { "holds" } else { "DOES NOT HOLD" };
         let _ = writeln!(text, "{:<4}{verdict}: {}", claim.id, claim.statement);
-        for f in &claim.findings {
-            let expected = match f.bound {
-                Bound::Near => format!("{:.6} ± {:.0e}", f.expected, f.tolerance),
-                Bound::AtMost => format!("at most {:.6}", f.expected),
-                Bound::AtLeast => format!("at least {:.6}", f.expected),
+        for finding in &claim.findings {
+            let expected = match finding.bound {
+                Bound::Near => format!("{:.6} ± {:.0e}", finding.expected, finding.tolerance),
+                Bound::AtMost => format!("at most {:.6}", finding.expected),
+                Bound::AtLeast => format!("at least {:.6}", finding.expected),
             };
-            let mark = if f.holds { " " } else { "✗" };
-            let _ = writeln!(text, "  {mark} {:<70} {:>14.6}   {expected}", f.quantity, f.found);
+            let mark = if finding.holds { " " } else { "✗" };
+            let _ = writeln!(text, "  {mark} {:<70} {:>14.6}   {expected}", finding.quantity, finding.found);
         }
     }
-    let (held, all) = (claims.iter().filter(|c| c.holds()).count(), claims.len());
+    let (holding, all) = (claims.iter().filter(|c| c.holds()).count(), claims.len());
     let numbers: usize = claims.iter().map(|c| c.findings.len()).sum();
-    let _ = writeln!(text, "{held} of {all} claims hold, {numbers} numbers");
+    let _ = writeln!(text, "{holding} of {all} claims hold, {numbers} numbers");
     text
 }
 
@@ -154,7 +154,7 @@ fn no_reward_model_and_no_sampling() -> Result<ExactClaim> {
     let io = |source| Error::Io { action: "write", path: file.clone(), source };
     std::fs::write(&file, TINY).map_err(io)?;
     let binary = std::env::current_exe().map_err(|source| Error::Worker { source })?;
-    let done = Command::new(binary)
+    let output = Command::new(binary)
         .arg("run")
         .arg(&file)
         .arg("--out")
@@ -162,8 +162,8 @@ fn no_reward_model_and_no_sampling() -> Result<ExactClaim> {
         .stdin(Stdio::null())
         .output()
         .map_err(|source| Error::Worker { source })?;
-    if !done.status.success() {
-        let tail = String::from_utf8_lossy(&done.stderr).into_owned();
+    if !output.status.success() {
+        let tail = String::from_utf8_lossy(&output.stderr).into_owned();
         return Err(Error::Stages {
             failures: vec![StageFailure { stage: "C1's run".into(), tail, exit: 1, ended: None }],
             left_out: 0,

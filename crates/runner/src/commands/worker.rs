@@ -4,7 +4,7 @@
 use crate::error::{Error, Result, WorkerEnd};
 use crate::executors::{Progress, WorkerExitReport};
 use crate::log;
-use crate::plan::Plan;
+use crate::plan::{Plan, Stage};
 use crate::stages::{StageContext, run_stage};
 use crate::sysinfo;
 use duel_ledger::{Lease, Manifest, RunDir, StageDir, StageRecorder};
@@ -64,17 +64,7 @@ fn work(run: &Path, index: usize, device: &str, checkpoints: Duration, detached:
     {
         return Err(Error::Missing { stage: stage.label(), needs: plan.stages[*missing].label() });
     }
-    // another process that is at it may finish first
-    tracing::debug!(stage = stage.label(), process = std::process::id(), "asks for the lease");
-    let _lease = loop {
-        if let Some(lease) = Lease::take(&run.stages(), &stage.id, stop.clone())? {
-            break lease;
-        }
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
-        }
-        std::thread::sleep(PAUSE);
-    };
+    let _lease = take_lease(&run, stage, &stop)?;
     if run.find_stage(&stage.id)?.is_some() {
         tracing::debug!(stage = stage.label(), "was finished by another");
         return Ok(());
@@ -108,6 +98,20 @@ fn work(run: &Path, index: usize, device: &str, checkpoints: Duration, detached:
         duel_model::catching(|| run_stage(&context, to, &mut recorder))
     })?;
     Ok(())
+}
+
+/// Waits for the lease of a stage: another process that is at it may finish first.
+fn take_lease(run: &RunDir, stage: &Stage, stop: &Arc<AtomicBool>) -> Result<Lease> {
+    tracing::debug!(stage = stage.label(), process = std::process::id(), "asks for the lease");
+    loop {
+        if let Some(lease) = Lease::take(&run.stages(), &stage.id, stop.clone())? {
+            return Ok(lease);
+        }
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        std::thread::sleep(PAUSE);
+    }
 }
 
 /// The parent holds the other end of standard input; when it closes, the parent is gone.

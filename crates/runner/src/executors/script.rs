@@ -10,7 +10,7 @@ pub fn shell_quoted(text: &str) -> String {
 
 /// A path that can be part of a script: text without control characters.
 pub fn scriptable<'a>(what: &'static str, path: &'a Path) -> Result<&'a str> {
-    let refuse = |why| Err(Error::Unscriptable { what, found: path.to_string_lossy().into_owned(), why });
+    let refuse = |why| Err(Error::Unscriptable { what, path: path.to_string_lossy().into_owned(), why });
     match path.to_str() {
         None => refuse("it is not UTF-8"),
         Some(text) if text.chars().any(char::is_control) => refuse("it has a control character"),

@@ -16,11 +16,11 @@ use std::path::Path;
 /// The language model of running text.
 pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
     let settings = &context.experiment.stages.base;
-    let scene = context.scene()?;
-    let world = scene.reviews.as_ref().expect("only reviews has a base stage");
-    let config = context.config(scene.world.as_ref())?;
-    let policy = context.fresh_policy(scene.world.as_ref(), &mut seeds::stream(0, Stream::BaseInit, 0))?;
-    let mut method = RunningText::new(context.train_reader(scene.world.as_ref()), &config);
+    let loaded = context.load_world()?;
+    let world = loaded.reviews.as_ref().expect("only reviews has a base stage");
+    let config = context.config(loaded.world.as_ref())?;
+    let policy = context.fresh_policy(loaded.world.as_ref(), &mut seeds::stream(0, Stream::BaseInit, 0))?;
+    let mut method = RunningText::new(context.train_reader(loaded.world.as_ref()), &config);
     let mut learner = Learner::new(policy, &context.experiment.learner, settings.learning_rate, settings.steps as u64);
     let stream = world.language();
     let batch = |step: u64| -> Result<_> {
@@ -37,7 +37,7 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     let heldout: Vec<Vec<u32>> =
         world.language_heldout().chunks_exact(settings.window + 1).map(<[u32]>::to_vec).collect();
     let policy = learner.into_module().valid();
-    let reader = RunningText::new(context.reader(scene.world.as_ref()), &config);
+    let reader = RunningText::new(context.reader(loaded.world.as_ref()), &config);
     let losses: Vec<f64> =
         heldout.chunks(64).map(|w| f64::from(weights::host(reader.loss(&policy, w))[0]) * w.len() as f64).collect();
     let loss = losses.iter().sum::<f64>() / heldout.len() as f64;

@@ -65,16 +65,16 @@ impl StageContext<'_> {
         batch: impl FnMut(u64) -> Result<M::Batch>,
         recorder: &mut StageRecorder,
     ) -> Result<Clocks> {
-        let mut watch = TrainContext { stage, training: stage, recorder, splits: None, stop: self.stop };
-        let course = TrainSchedule { iterations: steps as u64, eval_at: &[] };
-        train(method, learner, &mut BestCheckpoint::default(), course, batch, &mut watch, |_, _, _| Ok(None))
+        let mut context = TrainContext { stage, training: stage, recorder, splits: None, stop: self.stop };
+        let schedule = TrainSchedule { iterations: steps as u64, eval_at: &[] };
+        train(method, learner, &mut BestCheckpoint::default(), schedule, batch, &mut context, |_, _, _| Ok(None))
     }
 
-    pub fn scene(&self) -> Result<LoadedWorld> {
+    pub fn load_world(&self) -> Result<LoadedWorld> {
         let corpus = self.plan.needed(self.stage, StageKind::Corpus).map(|corpus| self.folder(corpus)).transpose()?;
-        let scene = world::open(self.experiment, corpus.as_ref().map(StageDir::path))?;
-        self.judges.borrow_mut().push(scene.gold.clone());
-        Ok(scene)
+        let loaded = world::open(self.experiment, corpus.as_ref().map(StageDir::path))?;
+        self.judges.borrow_mut().push(loaded.gold.clone());
+        Ok(loaded)
     }
 
     /// Ends the judges that the stage may have asked.

@@ -17,36 +17,36 @@ use std::sync::Arc;
 const CURVE_EFFORT: SampleSize = SampleSize { prompts: 128, samples_per_prompt: 1 };
 /// Marks and completions of the reference; on grammar, of the exact optima too.
 pub(super) fn run(context: &StageContext<'_>, recorder: &mut StageRecorder) -> Result<()> {
-    let scene = context.scene()?;
-    let world = scene.world.as_ref();
+    let loaded = context.load_world()?;
+    let world = loaded.world.as_ref();
     let reference = context.sft_policy(world)?;
-    let yardstick = evaluator(context, &scene, &reference)?;
+    let evaluator = open_evaluator(context, &loaded, &reference)?;
     recorder.set_labels("reference", "sft", "sft");
-    for score in yardstick.measure(&reference, None, EvalKind::End)? {
-        score.record(Clocks::default(), recorder);
-        if score.split == Split::Test {
-            recorder.outcomes(&score.outcomes);
+    for result in evaluator.measure(&reference, None, EvalKind::End)? {
+        result.record(Clocks::default(), recorder);
+        if result.split == Split::Test {
+            recorder.outcomes(&result.outcomes);
         }
     }
-    keep_completions(context, "reference", "sft", 0, &scene, &reference, &reference, recorder)?;
-    if let Evaluator::Sampled { yardstick, end, .. } = &yardstick {
+    keep_completions(context, "reference", "sft", 0, &loaded, &reference, &reference, recorder)?;
+    if let Evaluator::Sampled { yardstick: sampled, end, .. } = &evaluator {
         let ns: Vec<usize> = (1..=context.experiment.evaluation.best_of.ilog2()).map(|i| 1 << i).collect();
-        let effort = SampleSize { samples_per_prompt: ns.last().copied().unwrap_or(1), ..*end };
+        let size = SampleSize { samples_per_prompt: ns.last().copied().unwrap_or(1), ..*end };
         for split in [Split::Validation, Split::Test] {
-            for (n, score) in yardstick.best_of_n(&ns, split, effort)? {
+            for (n, result) in sampled.best_of_n(&ns, split, size)? {
                 recorder.set_labels("best-of-n", "sampled", &format!("n={n}"));
-                score.record(Clocks::default(), recorder);
+                result.record(Clocks::default(), recorder);
             }
         }
     }
-    if let Evaluator::Exact(exact) = &yardstick {
+    if let Evaluator::Exact(exact) = &evaluator {
         exact.check_sampler(&reference, context.stage.seed)?;
         // from nearly the reference to far beyond any useful KL
         let betas: Vec<f64> = (0..=24).map(|i| 20.0 * 10f64.powf(-f64::from(i) / 8.0)).collect();
         let ns: Vec<i32> = (1..=12).map(|i| 1 << i).collect();
-        for (arm, point, score) in exact.theory(&betas, &ns)? {
+        for (arm, point, result) in exact.theory(&betas, &ns)? {
             recorder.set_labels(arm, "exact", &point);
-            score.record(Clocks::default(), recorder);
+            result.record(Clocks::default(), recorder);
         }
     }
     Ok(())
@@ -58,23 +58,23 @@ pub(super) fn keep_completions(
     arm: &str,
     point: &str,
     step: u64,
-    scene: &LoadedWorld,
+    loaded: &LoadedWorld,
     policy: &Policy,
     reference: &Policy,
     recorder: &mut StageRecorder,
 ) -> Result<()> {
-    let world = scene.world.as_ref();
+    let world = loaded.world.as_ref();
     let reward = learned_reward(context, world)?;
-    let whose = CompletionTag { arm, point, seed: context.stage.seed, step };
+    let tag = CompletionTag { arm, point, seed: context.stage.seed, step };
     let count = context.experiment.evaluation.completions;
     let reader = context.reader(world);
     duel_evaluation::completions(
-        whose,
+        tag,
         world,
         &reader,
         policy,
         reference,
-        scene.gold.as_ref(),
+        loaded.gold.as_ref(),
         Some(&reward),
         count,
         recorder,
@@ -82,9 +82,13 @@ pub(super) fn keep_completions(
     Ok(())
 }
 
-pub(super) fn evaluator(context: &StageContext<'_>, scene: &LoadedWorld, reference: &Policy) -> Result<Evaluator> {
-    let reader = context.reader(scene.world.as_ref());
-    match &scene.grammar {
+pub(super) fn open_evaluator(
+    context: &StageContext<'_>,
+    loaded: &LoadedWorld,
+    reference: &Policy,
+) -> Result<Evaluator> {
+    let reader = context.reader(loaded.world.as_ref());
+    match &loaded.grammar {
         Some(grammar) => {
             let rm = context.plan.needed(context.stage, StageKind::Rm).expect("measuring stages need the reward model");
             let tables: (Vec<Vec<f64>>, Vec<Vec<f64>>) = load_json("rm", &context.folder(rm)?.file(PROXY))?;
@@ -92,19 +96,19 @@ pub(super) fn evaluator(context: &StageContext<'_>, scene: &LoadedWorld, referen
             Ok(Evaluator::Exact(Box::new(ExactEvaluator::new(grammar, reader, reference, Some(&table))?)))
         }
         None => {
-            let reward: Arc<dyn Scorer> = Arc::new(learned_reward(context, scene.world.as_ref())?);
+            let reward: Arc<dyn Scorer> = Arc::new(learned_reward(context, loaded.world.as_ref())?);
             let settings = &context.experiment.evaluation;
             let end = SampleSize { prompts: settings.prompts, samples_per_prompt: settings.samples_per_prompt };
             let curve = SampleSize { prompts: CURVE_EFFORT.prompts.min(settings.prompts), ..CURVE_EFFORT };
-            let yardstick = SampledEvaluator::new(
-                scene.world.clone(),
+            let sampled = SampledEvaluator::new(
+                loaded.world.clone(),
                 reader,
                 reference.clone(),
-                scene.gold.clone(),
+                loaded.gold.clone(),
                 Some(reward),
                 context.stage.seed,
             );
-            Ok(Evaluator::Sampled { yardstick: Box::new(yardstick), curve, end })
+            Ok(Evaluator::Sampled { yardstick: Box::new(sampled), curve, end })
         }
     }
 }

@@ -14,11 +14,11 @@ use std::path::Path;
 /// Preference rows on train prompts to learn from, on validation and test prompts to judge by.
 pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
     let (settings, seed) = (&context.experiment.stages.pairs, context.stage.seed);
-    let scene = context.scene()?;
-    let world = scene.world.as_ref();
+    let loaded = context.load_world()?;
+    let world = loaded.world.as_ref();
     invariants::splits_are_disjoint(world)?;
-    let gold = &scene.gold;
-    if let Some(own) = scene.rows.as_ref().filter(|own| !own.rows().is_empty()) {
+    let gold = &loaded.gold;
+    if let Some(own) = loaded.rows.as_ref().filter(|own| !own.rows().is_empty()) {
         check_unpaired(context.experiment, own.rows())?;
         return save_rows(judge_rows(own.rows(), gold.as_ref())?, to);
     }

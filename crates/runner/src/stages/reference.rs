@@ -13,17 +13,17 @@ use std::time::Instant;
 /// The reference's log-probs of all rows, once for every point of every DPO arm. The clocks are those of
 /// the train rows: the others serve validation only.
 pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
-    let scene = context.scene()?;
-    let world = scene.world.as_ref();
+    let loaded = context.load_world()?;
+    let world = loaded.world.as_ref();
     let policy = context.sft_policy(world)?;
     let rows = context.rows()?;
     let reader = context.reader(world);
-    let of = |split| {
+    let logp_of = |split| {
         let rows: Vec<PreferenceRow> = rows.iter().filter(|r| r.split == split).cloned().collect();
         duel_dpo::ReferenceLogp::compute(&reader, &policy, &rows)
     };
     let started = Instant::now();
-    let train = of(Split::Train);
+    let train = logp_of(Split::Train);
     let clocks = Clocks {
         step: 0,
         tokens: train.tokens,
@@ -31,5 +31,5 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
         wall_seconds: started.elapsed().as_secs_f64(),
     };
     recorder.record("reference", clocks, metrics::STAGE_SECONDS, clocks.wall_seconds);
-    save_json(&to.join(REFERENCE), &(train, of(Split::Validation)))
+    save_json(&to.join(REFERENCE), &(train, logp_of(Split::Validation)))
 }

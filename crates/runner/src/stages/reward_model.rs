@@ -49,11 +49,11 @@ pub(super) fn is_trained(name: &str) -> bool {
 /// The reward model, its scale, its quality, and on grammar its score of every response.
 pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
     let (settings, seed) = (&context.experiment.stages.rm, context.stage.seed);
-    let scene = context.scene()?;
-    let world = scene.world.as_ref();
+    let loaded = context.load_world()?;
+    let world = loaded.world.as_ref();
     let rows = context.rows()?;
-    let of = |split| rows.iter().filter(|r| r.split == split).cloned().collect::<Vec<PreferenceRow>>();
-    let (train_rows, validation, test) = (of(Split::Train), of(Split::Validation), of(Split::Test));
+    let of_split = |split| rows.iter().filter(|r| r.split == split).cloned().collect::<Vec<PreferenceRow>>();
+    let (train_rows, validation, test) = (of_split(Split::Train), of_split(Split::Validation), of_split(Split::Test));
 
     // 1. Learn from the train rows.
     let (mut judges, mut clocks) = (vec![], Clocks::default());
@@ -69,9 +69,9 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
         }
         RmModel::Transformer => {
             for member in 0..settings.ensemble {
-                let (model, spent) = network(context, member, world, &train_rows, &validation, clocks, recorder)?;
+                let (model, after) = network(context, member, world, &train_rows, &validation, clocks, recorder)?;
                 judges.push(RewardNetwork::Network(model));
-                clocks = spent;
+                clocks = after;
             }
         }
     }
@@ -86,23 +86,23 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     let reward = LearnedReward::normalized_on(judges, settings.ensemble_score, context.reader(world), &samples)?;
 
     // 3. Say how good it is.
-    let mut say = |metric, value| recorder.record("rm", clocks, metric, value);
+    let mut record = |metric, value| recorder.record("rm", clocks, metric, value);
     let (on_validation, on_test) = (quality(&reward, &validation)?, quality(&reward, &test)?);
     let some = &train_rows[..train_rows.len().min(ROWS_READ_AGAIN)];
-    say(metrics::PAIR_ACCURACY_TRAIN, quality(&reward, some)?.accuracy);
-    say(metrics::PAIR_ACCURACY_VALIDATION, on_validation.accuracy);
-    say(metrics::PAIR_ACCURACY_TEST, on_test.accuracy);
-    say(metrics::RM_LOSS_VALIDATION, on_validation.loss);
-    say(metrics::RM_SPEARMAN_GOLD, on_test.spearman);
-    say(metrics::RM_LENGTH_CORRELATION, on_test.length_correlation);
-    say(metrics::RM_CALIBRATION, on_test.calibration.error());
-    if let Some(slope) = scene.grammar.as_ref().map(|_| trap_slope(&reward, &samples)).transpose()?.flatten() {
-        say(metrics::RM_TRAP_SLOPE, slope);
+    record(metrics::PAIR_ACCURACY_TRAIN, quality(&reward, some)?.accuracy);
+    record(metrics::PAIR_ACCURACY_VALIDATION, on_validation.accuracy);
+    record(metrics::PAIR_ACCURACY_TEST, on_test.accuracy);
+    record(metrics::RM_LOSS_VALIDATION, on_validation.loss);
+    record(metrics::RM_SPEARMAN_GOLD, on_test.spearman);
+    record(metrics::RM_LENGTH_CORRELATION, on_test.length_correlation);
+    record(metrics::RM_CALIBRATION, on_test.calibration.error());
+    if let Some(slope) = loaded.grammar.as_ref().map(|_| trap_slope(&reward, &samples)).transpose()?.flatten() {
+        record(metrics::RM_TRAP_SLOPE, slope);
     }
     record_curve(&on_test.calibration, recorder);
 
     // 4. Keep it.
-    if let Some(grammar) = &scene.grammar {
+    if let Some(grammar) = &loaded.grammar {
         let table = [Split::Validation, Split::Test].map(|split| {
             let prompts: Vec<Vec<u32>> = grammar.prompts(split).iter().map(|p| p.ids.clone()).collect();
             proxy_table(&reward, &prompts, token::EOS)
@@ -110,11 +110,16 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
         let [validation, test] = table;
         save_json(&to.join(PROXY), &(validation?, test?))?;
     }
+    save(&reward, settings.lora, to)
+}
+
+/// Writes the weights of all networks, or of their adapters, and how their scores are put together.
+fn save(reward: &LearnedReward, only_adapters: bool, to: &Path) -> Result<()> {
     let mut linear = None;
     for (i, (judge, _)) in reward.judges().iter().enumerate() {
         match judge {
             RewardNetwork::Network(model) => {
-                let name = |ours: &str| (!settings.lora || is_trained(ours)).then(|| (ours.to_owned(), false));
+                let name = |ours: &str| (!only_adapters || is_trained(ours)).then(|| (ours.to_owned(), false));
                 weights::save_some(model, &to.join(file_name(i)), name)?;
             }
             RewardNetwork::Linear(weights) => linear = Some(weights.clone()),
@@ -144,44 +149,44 @@ fn network(
     let steps = settings.steps as u64;
     let mut learner = Learner::new(model, &context.experiment.learner, settings.learning_rate, steps);
     let name = if member == 0 { "rm".to_string() } else { format!("rm-{member}") };
-    let mut queue = EpochSampler::new(rows.len(), settings.batch_size, context.stage.seed, Stream::RmRows(member));
-    let left_out = queue.left_out();
-    let batch = |step| -> Result<_> { Ok(PairBatch::new(rows, queue.at(step))) };
+    let mut sampler = EpochSampler::new(rows.len(), settings.batch_size, context.stage.seed, Stream::RmRows(member));
+    let left_out = sampler.left_out();
+    let batch = |step| -> Result<_> { Ok(PairBatch::new(rows, sampler.at(step))) };
 
     // the most accurate step on validation rows, where that is asked for
-    let mut keeper = BestCheckpoint::new(settings.patience);
-    let best = settings.keep == RmCheckpointSelection::Best;
-    let looks = if best { curve_steps(steps, settings.checks) } else { vec![] };
+    let mut best_checkpoint = BestCheckpoint::new(settings.patience);
+    let keeps_best = settings.keep == RmCheckpointSelection::Best;
+    let eval_at = if keeps_best { curve_steps(steps, settings.checks) } else { vec![] };
     let all = PairBatch::new(validation, &(0..validation.len()).collect::<Vec<_>>());
     let splits = Splits::of(world);
-    let mut watch = TrainContext {
+    let mut train_context = TrainContext {
         stage: "rm",
         training: &name,
         recorder: &mut *recorder,
         splits: Some(&splits),
         stop: context.stop,
     };
-    let course = TrainSchedule { iterations: steps, eval_at: &looks };
-    let look = |model: &ScalarModel, clocks: Clocks, recorder: &mut dyn Recorder| {
+    let schedule = TrainSchedule { iterations: steps, eval_at: &eval_at };
+    let evaluate = |model: &ScalarModel, clocks: Clocks, recorder: &mut dyn Recorder| {
         let accuracy = RewardModel::accuracy(&context.reader(world), &model.valid(), &all);
         recorder.record("rm", clocks, metrics::PAIR_ACCURACY_VALIDATION, accuracy);
         Ok::<_, crate::error::Error>(Some(accuracy))
     };
-    let spent = train(&mut method, &mut learner, &mut keeper, course, batch, &mut watch, look)?;
-    recorder.record("rm", spent, metrics::ROWS_LEFT_OUT, left_out);
-    let (model, kept) = keeper.restore(learner.into_module());
+    let after = train(&mut method, &mut learner, &mut best_checkpoint, schedule, batch, &mut train_context, evaluate)?;
+    recorder.record("rm", after, metrics::ROWS_LEFT_OUT, left_out);
+    let (model, kept_step) = best_checkpoint.restore(learner.into_module());
     let model = model.valid();
-    if let Some(step) = kept {
-        recorder.record("rm", spent, metrics::KEPT_STEP, step as f64);
+    if let Some(step) = kept_step {
+        recorder.record("rm", after, metrics::KEPT_STEP, step as f64);
     }
     let some = validation.len().min(4 * duel_training::invariants::probe(world.space()));
     let probe = PairBatch::new(validation, &(0..some).collect::<Vec<_>>());
-    RewardModel::new(settings.clone(), context.reader(world), &config).check(spent.step, &model, &probe)?;
+    RewardModel::new(settings.clone(), context.reader(world), &config).check(after.step, &model, &probe)?;
     let clocks = Clocks {
-        step: before.step + spent.step,
-        tokens: before.tokens + spent.tokens,
-        flops: before.flops + spent.flops,
-        wall_seconds: before.wall_seconds + spent.wall_seconds,
+        step: before.step + after.step,
+        tokens: before.tokens + after.tokens,
+        flops: before.flops + after.flops,
+        wall_seconds: before.wall_seconds + after.wall_seconds,
     };
     Ok((model, clocks))
 }

@@ -21,8 +21,8 @@ const HELDOUT_ROWS: usize = 2048;
 /// The policy that both arms start from and are measured against.
 pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
     let (settings, seed) = (&context.experiment.stages.sft, context.stage.seed);
-    let scene = context.scene()?;
-    let world = scene.world.as_ref();
+    let loaded = context.load_world()?;
+    let world = loaded.world.as_ref();
     let config = context.config(world)?;
     if settings.steps == 0 {
         return Ok(()); // the policy is the base model
@@ -43,9 +43,9 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     let rows = responses(world.sft_rows(&mut seeds::stream(seed, Stream::SftCorpus, 0)));
     let mut method = Sft::new(context.train_reader(world), &config);
     let mut learner = Learner::new(policy, &context.experiment.learner, settings.learning_rate, settings.steps as u64);
-    let mut queue = EpochSampler::new(rows.len(), settings.batch_size, seed, Stream::SftRows);
-    let left_out = queue.left_out();
-    let batch = |step| -> Result<_> { Ok(rows.select(queue.at(step))) };
+    let mut sampler = EpochSampler::new(rows.len(), settings.batch_size, seed, Stream::SftRows);
+    let left_out = sampler.left_out();
+    let batch = |step| -> Result<_> { Ok(rows.select(sampler.at(step))) };
     let clocks = context.train_alone("sft", &mut method, &mut learner, settings.steps, batch, recorder)?;
 
     let trained = learner.into_module().valid();
@@ -59,7 +59,7 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     recorder.record("sft", clocks, metrics::ROWS_LEFT_OUT, left_out);
     recorder.record("sft", clocks, metrics::NLL_TOKEN, token);
     recorder.record("sft", clocks, metrics::NLL_SEQUENCE, sequence);
-    if let Some(grammar) = &scene.grammar {
+    if let Some(grammar) = &loaded.grammar {
         recorder.record("sft", clocks, metrics::KL_GRAMMAR, kl_grammar(grammar, &reader, &policy)?);
     }
     context.save_policy(trained, world, to)
