@@ -1,7 +1,11 @@
-//! Every error of every room, with its exit code and its hint.
+//! Every error of the program, with its exit code and its hint, and how a stage failed.
 
-use crate::execute::StageFailure;
+use crate::terminal::format_bytes;
+use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+
+/// What a fallible call of this crate returns.
+pub type Result<T> = std::result::Result<T, Error>;
 
 /// What can end `duel`.
 #[derive(Debug, thiserror::Error)]
@@ -30,12 +34,12 @@ pub enum Error {
     NoClaim { run: PathBuf, id: String, known: Vec<String> },
     #[error("no point of arm `{arm}` ran on every tuning seed, so that none can be chosen")]
     NothingToChoose { arm: String },
-    #[error("there is no {what} `{found}`")]
-    NoSuch { what: &'static str, found: String, accepted: String },
-    #[error("{broken} of {claims} claims do not hold")]
-    Contradicted { broken: usize, claims: usize },
-    #[error("`{}` is a run of the world {found}, which cannot be enumerated", path.display())]
-    NotExact { path: PathBuf, found: &'static str },
+    #[error("there is no {what} `{name}`")]
+    NoSuch { what: &'static str, name: String, accepted: String },
+    #[error("{contradicted} of {claims} claims do not hold")]
+    Contradicted { contradicted: usize, claims: usize },
+    #[error("`{}` is a run of the world {world}, which cannot be enumerated", path.display())]
+    NotExact { path: PathBuf, world: &'static str },
     #[error("the run `{}` has no seed {seed}", path.display())]
     NoSeed { path: PathBuf, seed: u64 },
     #[error("the terminal cannot be drawn on")]
@@ -54,15 +58,15 @@ pub enum Error {
     Missing { stage: String, needs: String },
     #[error("{program} {}", problem.trim())]
     Cluster { program: &'static str, problem: String },
-    #[error("{what} {found:?} cannot stand in a script of Slurm's: {why}")]
-    Unscriptable { what: &'static str, found: String, why: &'static str },
+    #[error("{what} {path:?} cannot stand in a script of Slurm's: {why}")]
+    Unscriptable { what: &'static str, path: String, why: &'static str },
     #[error("the {what} `{}` is not UTF-8, and has to be written as text", path.display())]
     NotText { what: &'static str, path: PathBuf },
     #[error(
         "a model of {layers} layers of width {width} takes {} of memory to train, and this machine has {}",
-        crate::show::bytes(*needed), crate::show::bytes(*there)
+        format_bytes(*needed), format_bytes(*available)
     )]
-    TooLarge { layers: usize, width: usize, needed: f64, there: f64 },
+    TooLarge { layers: usize, width: usize, needed: f64, available: f64 },
     #[error("the run goes on as jobs of the cluster")]
     Detached,
     #[error("the peer `{name}` cannot be timed: {problem}")]
@@ -85,6 +89,37 @@ pub enum Error {
     Io { action: &'static str, path: PathBuf, source: std::io::Error },
     #[error("`{}` is not what stage `{stage}` writes: {problem}", path.display())]
     Foreign { stage: &'static str, path: PathBuf, problem: String },
+}
+
+/// A stage that could not be made.
+#[derive(Debug, Clone)]
+pub struct StageFailure {
+    pub stage: String,
+    /// The last lines of its worker.
+    pub tail: String,
+    pub exit: u8,
+    /// What the worker itself wrote about its end, where it could.
+    pub ended: Option<WorkerEnd>,
+}
+
+/// The last line of a worker that could not finish its stage.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerEnd {
+    /// Whether the training diverged.
+    pub diverged: bool,
+    /// The error with what caused it, in one line.
+    pub words: String,
+}
+
+impl WorkerEnd {
+    /// The end of a worker with this error.
+    pub fn by(error: &Error) -> Self {
+        let causes = std::iter::successors(std::error::Error::source(error), |cause| (*cause).source());
+        let words = std::iter::once(error.to_string()).chain(causes.map(ToString::to_string));
+        let words = words.collect::<Vec<_>>().join(": ").split_whitespace().collect::<Vec<_>>().join(" ");
+        Self { diverged: error.is_divergence(), words }
+    }
 }
 
 /// The stages that failed with their last words.

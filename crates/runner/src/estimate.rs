@@ -1,14 +1,17 @@
 //! What a plan will cost before it is begun: FLOPs by one rule (docs/verdicts.md, FLOPs), memory by what must be held, time by how fast
 //! each step is on this machine.
 
-use crate::bench::{PRETRAINED, Shape, seconds_a_token};
+use crate::bench::{PRETRAINED, Shape, seconds_per_token};
+use crate::error::{Error, Result};
 use crate::plan::{Plan, Stage, StageKind};
-use crate::{Error, Result, host, scene};
+use crate::sysinfo;
+use crate::world;
 use duel_data::grammar::RESPONSES;
 use duel_ledger::write_atomically;
 use duel_model::{Flops, TransformerConfig};
 use duel_spec::{
-    CriticBody, Experiment, MethodSettings, PairLoss, RewardSource, RmModel, RolloutSettings, TokenSpec, WorldKind,
+    CriticBody, DpoSettings, Experiment, MethodSettings, PairLoss, RewardSource, RmModel, RolloutSettings, TokenSpec,
+    WorldKind,
 };
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -59,7 +62,7 @@ pub struct ShapeInfo {
 impl ShapeInfo {
     /// Without looking at any data.
     pub fn of(experiment: &Experiment) -> Result<Self> {
-        let (space, config) = scene::sizes(experiment)?;
+        let (space, config) = world::sizes(experiment)?;
         Ok(Self { config, space })
     }
 }
@@ -69,38 +72,38 @@ impl Throughput {
     pub fn of(experiment: &Experiment, out: &Path) -> Result<Self> {
         let ShapeInfo { config, space } = ShapeInfo::of(experiment)?;
         let path = out.join(".calibration.json");
-        let here = format!("{} {} {config:?}", crate::run::COMMIT, host::describe().processor);
+        let key = format!("{} {} {config:?}", crate::sysinfo::COMMIT, sysinfo::describe().processor);
         let mut known: std::collections::BTreeMap<String, Self> =
             std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok()).unwrap_or_default();
-        if let Some(rates) = known.get(&here) {
+        if let Some(rates) = known.get(&key) {
             return Ok(*rates);
         }
         let pretrained = experiment.is_pretrained();
         if !pretrained {
             let TransformerConfig { layers, width, vocabulary, context, .. } = config;
             let parameters = layers as f64 * config.block_matrices() as f64 + (width * (vocabulary + context)) as f64;
-            let (needed, there) = (TRAINED * 4.0 * parameters, host::memory());
-            if needed > there {
-                return Err(Error::TooLarge { layers, width, needed, there });
+            let (needed, available) = (TRAINED * 4.0 * parameters, sysinfo::memory());
+            if needed > available {
+                return Err(Error::TooLarge { layers, width, needed, available });
             }
         }
-        let (name, batch, threads) = if pretrained { (PRETRAINED, 4, host::cores()) } else { ("experiment", 64, 1) };
+        let (name, batch, threads) = if pretrained { (PRETRAINED, 4, sysinfo::cores()) } else { ("experiment", 64, 1) };
         let shape = Shape { name, config, space, batch, threads };
         let exact = experiment.world.kind == WorldKind::Grammar;
-        let rate = |case| seconds_a_token(&shape, case);
-        let written = Shape { batch: WRITTEN, ..shape.clone() }; // few rows wait for a large model's weights
+        let rate = |case| seconds_per_token(&shape, case);
+        let sampling_shape = Shape { batch: WRITTEN, ..shape.clone() }; // few rows wait for a large model's weights
         let rates = Self {
             train: rate(if pretrained { "dpo_lora" } else { "sft" })?,
             train_scalar: rate(if pretrained { "dpo_lora" } else { "reward" })?,
-            sample: if pretrained { seconds_a_token(&written, "generate")? } else { rate("generate")? },
+            sample: if pretrained { seconds_per_token(&sampling_shape, "generate")? } else { rate("generate")? },
             read: rate("logp")?,
             evaluation: if exact {
-                seconds_a_token(&Shape { name: "grammar", ..shape.clone() }, "evaluation")?
+                seconds_per_token(&Shape { name: "grammar", ..shape.clone() }, "evaluation")?
             } else {
                 0.0
             },
         };
-        known.insert(here, rates);
+        known.insert(key, rates);
         if out.is_dir() {
             let json = serde_json::to_vec_pretty(&known).expect("plain data");
             let _ = write_atomically(&path, &json); // on a disk that takes nothing it is measured again
@@ -128,7 +131,7 @@ impl<'a> Estimator<'a> {
         let Experiment { stages, evaluation, learner, .. } = self.experiment;
         let Throughput { train, train_scalar, sample, read, .. } = self.rates;
         let (policy, scalar) = (Flops::policy(&self.sizes.config), Flops::scalar(&self.sizes.config));
-        let (columns, said) = (self.sizes.space.context() as f64, self.sizes.space.response_tokens as f64);
+        let (columns, response_tokens) = (self.sizes.space.context() as f64, self.sizes.space.response_tokens as f64);
         let rows = (stages.pairs.rows + 2 * stages.pairs.holdout_rows) as f64;
         let exact = self.experiment.world.kind == WorldKind::Grammar;
         let models = |n: f64, batch: f64| self.memory(n, batch / learner.accumulate as f64);
@@ -145,7 +148,7 @@ impl<'a> Estimator<'a> {
                 (3.0 * policy.forward * tokens, train * tokens, models(1.0, stages.sft.batch_size as f64))
             }
             (StageKind::Pairs, _) => {
-                let tokens = 2.0 * rows * said;
+                let tokens = 2.0 * rows * response_tokens;
                 (policy.forward * tokens, sample * tokens, models(0.3, 512.0))
             }
             (StageKind::Rm, _) => {
@@ -170,35 +173,46 @@ impl<'a> Estimator<'a> {
                 let (flops, seconds) = self.evaluation(1.0);
                 // the exact optima at 25 prices, twice, and 12 sizes of best-of-N cost about as much as evaluations
                 let theory = if exact { 45.0 * seconds } else { 0.0 };
-                (flops + best * said * policy.forward, seconds + theory + best * said * sample, models(0.3, 512.0))
+                (
+                    flops + best * response_tokens * policy.forward,
+                    seconds + theory + best * response_tokens * sample,
+                    models(0.3, 512.0),
+                )
             }
             (StageKind::Cell, None) => (0.0, 0.0, 0.0),
             (StageKind::Cell, Some(cell)) => {
                 let method = &cell.point.method;
                 let (flops, seconds, memory) = match method {
-                    MethodSettings::Dpo(dpo) => {
-                        let trained = (dpo.epochs * 2 * stages.pairs.rows) as f64 * columns;
-                        let judged = f64::from(dpo.loss == PairLoss::Kto) * 2.0 * trained; // by policy and reference
-                        let looks = evaluation.curve_points as f64 * 2.0 * stages.pairs.holdout_rows as f64 * columns;
-                        let flops = 3.0 * policy.forward * trained + policy.forward * judged;
-                        let seconds = train * trained + read * (judged + looks);
-                        let kept = 1.0 + f64::from(dpo.loss == PairLoss::Kto) * 0.3;
-                        (flops, seconds, models(kept, 2.0 * dpo.batch_size as f64))
-                    }
+                    MethodSettings::Dpo(dpo) => self.dpo_cost(dpo),
                     other => self.rollout_cost(other, other.on_policy().expect("all others write their own rows")),
                 };
-                let (look_flops, look_seconds) = self.evaluation(evaluation.curve_points as f64);
-                (flops + look_flops, seconds + look_seconds, memory)
+                let (evaluation_flops, evaluation_seconds) = self.evaluation(evaluation.curve_points as f64);
+                (flops + evaluation_flops, seconds + evaluation_seconds, memory)
             }
         };
         StageCost { flops, seconds: seconds + OVERHEAD, memory: memory + BASE_MEMORY }
+    }
+
+    /// Epochs over the train rows, and the loss on validation rows at each point of the curve.
+    fn dpo_cost(&self, dpo: &DpoSettings) -> (f64, f64, f64) {
+        let Experiment { stages, evaluation, learner, .. } = self.experiment;
+        let Throughput { train, read, .. } = self.rates;
+        let policy = Flops::policy(&self.sizes.config);
+        let columns = self.sizes.space.context() as f64;
+        let trained = (dpo.epochs * 2 * stages.pairs.rows) as f64 * columns;
+        let scored = f64::from(dpo.loss == PairLoss::Kto) * 2.0 * trained; // by policy and reference
+        let evaluated = evaluation.curve_points as f64 * 2.0 * stages.pairs.holdout_rows as f64 * columns;
+        let flops = 3.0 * policy.forward * trained + policy.forward * scored;
+        let seconds = train * trained + read * (scored + evaluated);
+        let models = 1.0 + f64::from(dpo.loss == PairLoss::Kto) * 0.3;
+        (flops, seconds, self.memory(models, 2.0 * dpo.batch_size as f64 / learner.accumulate as f64))
     }
 
     /// Iterations of rolling out, reading, scoring and updating.
     fn rollout_cost(&self, method: &MethodSettings, shared: &RolloutSettings) -> (f64, f64, f64) {
         let Throughput { train, train_scalar, sample, read, .. } = self.rates;
         let (policy, scalar) = (Flops::policy(&self.sizes.config), Flops::scalar(&self.sizes.config));
-        let (columns, said) = (self.sizes.space.context() as f64, self.sizes.space.response_tokens as f64);
+        let (columns, response_tokens) = (self.sizes.space.context() as f64, self.sizes.space.response_tokens as f64);
         let rows = (shared.iterations * shared.episodes) as f64;
         let critic = match method {
             MethodSettings::Ppo(ppo) if ppo.critic == CriticBody::Separate => 1.0,
@@ -207,9 +221,10 @@ impl<'a> Estimator<'a> {
         let judges = if shared.reward == RewardSource::Rm { self.experiment.stages.rm.ensemble as f64 } else { 0.0 };
         let updates = shared.epochs as f64 * rows * columns;
         let reads = rows * columns * (2.0 + judges + critic);
-        let flops = policy.forward * (rows * said + 2.0 * rows * columns + 3.0 * updates)
+        let flops = policy.forward * (rows * response_tokens + 2.0 * rows * columns + 3.0 * updates)
             + scalar.forward * (rows * columns * (judges + critic) + 3.0 * critic * updates);
-        let seconds = sample * rows * said + read * reads + train * updates + train_scalar * critic * updates;
+        let seconds =
+            sample * rows * response_tokens + read * reads + train * updates + train_scalar * critic * updates;
         let batch = (shared.episodes / shared.minibatches) as f64 / self.experiment.learner.accumulate as f64;
         (flops, seconds, self.memory(1.0 + critic + 0.3 * (1.0 + judges), batch.max(64.0)))
     }
@@ -222,11 +237,11 @@ impl<'a> Estimator<'a> {
             return (times * GRAMMAR_PROMPTS * ENUMERATED * policy.forward, times * self.rates.evaluation);
         }
         let settings = &self.experiment.evaluation;
-        let (columns, said) = (self.sizes.space.context() as f64, self.sizes.space.response_tokens as f64);
+        let (columns, response_tokens) = (self.sizes.space.context() as f64, self.sizes.space.response_tokens as f64);
         let curve = (times - 1.0) * settings.prompts.min(128) as f64;
         let rows = 2.0 * (curve + (settings.prompts * settings.samples_per_prompt) as f64); // of both splits
-        let seconds = rows * (2.0 * said * self.rates.sample + 3.0 * columns * self.rates.read);
-        (rows * policy.forward * (2.0 * said + 3.0 * columns), seconds)
+        let seconds = rows * (2.0 * response_tokens * self.rates.sample + 3.0 * columns * self.rates.read);
+        (rows * policy.forward * (2.0 * response_tokens + 3.0 * columns), seconds)
     }
 
     /// Bytes of so many models in training on batches of so many rows. A pretrained
@@ -243,20 +258,20 @@ impl<'a> Estimator<'a> {
         }
         let parameters = (layers * self.sizes.config.block_matrices() + width * (vocabulary + context)) as f64;
         let tokens = batch * self.sizes.space.context() as f64;
-        let kept = if self.experiment.learner.recompute { 2.0 } else { 14.0 }; // vectors of the width a layer and token
-        let activations = tokens * (layers * width) as f64 * kept;
+        let vectors = if self.experiment.learner.recompute { 2.0 } else { 14.0 }; // vectors of the width a layer and token
+        let activations = tokens * (layers * width) as f64 * vectors;
         let logits = 2.0 * batch * (self.sizes.space.response_tokens * vocabulary) as f64;
         4.0 * (TRAINED * models * parameters + activations + logits)
     }
 }
 
 /// Seconds until a plan is done, its stages as long as they are estimated, so many at once; those that are there take none.
-pub fn makespan(plan: &Plan, costs: &[StageCost], there: &[bool], jobs: usize) -> f64 {
+pub fn makespan(plan: &Plan, costs: &[StageCost], finished: &[bool], jobs: usize) -> f64 {
     let mut ends = vec![f64::NAN; plan.stages.len()];
     let mut free = vec![0.0f64; jobs.max(1)];
     for (place, stage) in plan.stages.iter().enumerate() {
         let ready = stage.needs.iter().map(|&need| ends[need]).fold(0.0, f64::max);
-        if there[place] {
+        if finished[place] {
             ends[place] = 0.0;
             continue;
         }

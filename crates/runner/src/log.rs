@@ -18,14 +18,14 @@ static TOLD: AtomicBool = AtomicBool::new(false);
 /// Listens to events from here on; `verbose` counts how often `-v` was given.
 pub fn start(quiet: bool, verbose: u8) {
     QUIET.store(quiet, Ordering::Relaxed);
-    let asked = match verbose {
+    let requested = match verbose {
         0 => None,
         1 => Some(LevelFilter::INFO),
         2 => Some(LevelFilter::DEBUG),
         _ => Some(LevelFilter::TRACE),
     };
     let by_environment = || std::env::var_os("RUST_LOG").and_then(|_| EnvFilter::try_from_default_env().ok());
-    let filter = match asked {
+    let filter = match requested {
         Some(level) => Some(EnvFilter::default().add_directive(level.into())),
         None => by_environment(),
     };

@@ -1,6 +1,7 @@
 //! From an experiment to its stages: what depends on what, and the hash that names each.
 
-use crate::{Error, Result, scene};
+use crate::error::{Error, Result};
+use crate::world;
 use duel_ledger::{Manifest, PlannedStage, RunDir, StageId};
 use duel_spec::ids::{hash_bytes, stage_hash};
 use duel_spec::{Cell, Experiment, JudgeKind, MethodSettings, ModelShape, WorldKind};
@@ -139,7 +140,7 @@ impl Plan {
         };
         let mut shared = vec![];
         if experiment.world.kind != WorldKind::Grammar {
-            let files: Vec<&str> = match scene::reads_reviews(experiment) {
+            let files: Vec<&str> = match world::reads_reviews(experiment) {
                 true => duel_data::reviews::FILES.iter().map(|(_, hash)| *hash).collect(),
                 false => vec![],
             };
@@ -281,7 +282,7 @@ fn world_settings(experiment: &Experiment, judge: &BTreeMap<String, String>) -> 
         }
         WorldKind::Rows => {
             let mut settings = json!(world.rows);
-            for (name, (_, path)) in ["train", "validation", "test"].iter().zip(scene::row_files(experiment)) {
+            for (name, (_, path)) in ["train", "validation", "test"].iter().zip(world::row_files(experiment)) {
                 settings[name] = json!(duel_data::records::hash(&path)?);
             }
             json!({"kind": "rows", "rows": settings, "judge": judge})

@@ -1,9 +1,10 @@
 //! What a person sees while a run goes: a bar on a terminal, plain lines elsewhere.
 
+use crate::executors::{Progress, RunEvent};
+use crate::log;
 use crate::plan::{Plan, Stage, StageKind};
+use crate::sysinfo;
 use crate::terminal::sanitize;
-use crate::worker::Progress;
-use crate::{host, log};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 /// Least time between two plain lines that only say how far a stage is.
 const PAUSE: Duration = Duration::from_secs(15);
 
-/// The state of a run for whoever watches.
+/// The progress of a run, shown from its events.
 #[derive(Debug)]
 pub struct ProgressReporter {
     bar: Option<ProgressBar>,
@@ -25,20 +26,20 @@ pub struct ProgressReporter {
     cells_done: usize,
     /// Share done of each running stage.
     shares: BTreeMap<usize, (String, f64, String)>,
-    /// Stages not yet finished, by what they are like, and seconds that one of them took.
-    left: BTreeMap<String, usize>,
+    /// Stages not yet finished, by group, and seconds that finished ones took.
+    remaining: BTreeMap<String, usize>,
     took: BTreeMap<String, Vec<f64>>,
 }
 
-/// Stages of one likeness take about as long.
-fn likeness(stage: &Stage) -> String {
+/// Stages of one group take about as long.
+fn group(stage: &Stage) -> String {
     stage.cell.as_ref().map_or_else(|| stage.kind.name().to_string(), |cell| format!("cell {}", cell.arm))
 }
 
 impl ProgressReporter {
     /// An empty board.
     pub fn new(jobs: usize) -> Self {
-        let draws = std::io::stderr().is_terminal() && !host::is_dumb_terminal() && !log::is_quiet();
+        let draws = std::io::stderr().is_terminal() && !sysinfo::is_dumb_terminal() && !log::is_quiet();
         let bar = draws.then(|| {
             let bar = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr());
             let style = ProgressStyle::with_template("{bar:24} {pos}/{len} stages  {elapsed}  {wide_msg}");
@@ -58,12 +59,24 @@ impl ProgressReporter {
             cells: 0,
             cells_done: 0,
             shares: BTreeMap::new(),
-            left: BTreeMap::new(),
+            remaining: BTreeMap::new(),
             took: BTreeMap::new(),
         }
     }
 
-    /// A line that stays, and is an event.
+    /// Takes in what has happened.
+    pub fn handle(&mut self, event: RunEvent<'_>) {
+        match event {
+            RunEvent::Message(line) => self.print_line(&line),
+            RunEvent::Planned { plan, finished } => self.start(plan, &finished),
+            RunEvent::StageStarted(index, stage) => self.stage_started(index, stage),
+            RunEvent::StageProgress(index, progress) => self.stage_progress(index, &progress),
+            RunEvent::StageEnded(index) => self.stage_ended(index),
+            RunEvent::StageFinished(index, stage, took) => self.stage_finished(index, stage, took),
+        }
+    }
+
+    /// A line that stays, on the terminal and in the log.
     pub fn print_line(&self, line: &str) {
         tracing::info!("{line}");
         if !log::is_told() {
@@ -84,12 +97,12 @@ impl ProgressReporter {
     }
 
     /// The plan is known.
-    pub fn start(&mut self, plan: &Plan, finished: &[bool]) {
+    fn start(&mut self, plan: &Plan, finished: &[bool]) {
         self.total = plan.stages.len();
         self.done = finished.iter().filter(|f| **f).count();
-        self.left.clear();
+        self.remaining.clear();
         for (stage, _) in plan.stages.iter().zip(finished).filter(|(_, finished)| !**finished) {
-            *self.left.entry(likeness(stage)).or_insert(0) += 1;
+            *self.remaining.entry(group(stage)).or_insert(0) += 1;
         }
         let is_cell = |stage: &Stage| stage.kind == StageKind::Cell;
         self.cells = plan.stages.iter().filter(|s| is_cell(s)).count();
@@ -106,41 +119,42 @@ impl ProgressReporter {
         }
     }
 
-    pub fn stage_started(&mut self, place: usize, stage: &Stage) {
+    fn stage_started(&mut self, index: usize, stage: &Stage) {
         tracing::info!(stage = stage.label(), folder = stage.id.folder(), "begun");
-        self.shares.insert(place, (stage.label(), 0.0, String::new()));
+        self.shares.insert(index, (stage.label(), 0.0, String::new()));
         self.draw();
     }
 
-    pub fn stage_progress(&mut self, place: usize, progress: &Progress) {
-        if let Some((_, share, words)) = self.shares.get_mut(&place) {
+    fn stage_progress(&mut self, index: usize, progress: &Progress) {
+        if let Some((_, share, words)) = self.shares.get_mut(&index) {
             *share = progress.done as f64 / progress.total.max(1) as f64;
             *words = format!("{}/{} {}", progress.done, progress.total, progress.words);
         }
         self.draw();
         if self.bar.is_none() && self.last_line.elapsed() > PAUSE {
             self.last_line = Instant::now();
-            let at: Vec<String> = self.shares.values().map(|(label, _, words)| format!("{label}: {words}")).collect();
-            self.show(&format!("{} {}", self.count(), self.and_time_left(at)));
+            let stages: Vec<String> =
+                self.shares.values().map(|(label, _, words)| format!("{label}: {words}")).collect();
+            self.show(&format!("{} {}", self.count(), self.and_time_left(stages)));
         }
     }
 
     /// A worker is gone without having finished its stage.
-    pub fn stage_ended(&mut self, place: usize) {
-        self.shares.remove(&place);
+    fn stage_ended(&mut self, index: usize) {
+        self.shares.remove(&index);
         self.draw();
     }
 
-    pub fn stage_finished(&mut self, place: usize, stage: &Stage, took: Duration) {
+    fn stage_finished(&mut self, index: usize, stage: &Stage, took: Duration) {
         tracing::info!(stage = stage.label(), folder = stage.id.folder(), seconds = took.as_secs_f64(), "done");
-        self.shares.remove(&place);
+        self.shares.remove(&index);
         self.done += 1;
         self.cells_done += usize::from(stage.kind == StageKind::Cell);
-        let likeness = likeness(stage);
-        if let Some(left) = self.left.get_mut(&likeness) {
-            *left -= 1;
+        let group = group(stage);
+        if let Some(remaining) = self.remaining.get_mut(&group) {
+            *remaining -= 1;
         }
-        self.took.entry(likeness).or_default().push(took.as_secs_f64());
+        self.took.entry(group).or_default().push(took.as_secs_f64());
         if self.bar.is_none() {
             self.last_line = Instant::now();
             let done = format!("{} done in {:.1} s", stage.label(), took.as_secs_f64());
@@ -159,11 +173,11 @@ impl ProgressReporter {
     fn draw(&self) {
         let Some(bar) = &self.bar else { return };
         bar.set_position(self.done as u64);
-        let at: Vec<String> =
+        let stages: Vec<String> =
             self.shares.values().map(|(label, share, _)| format!("{label} {:.0}%", share * 100.0)).collect();
         // what is cut off on a narrow terminal stands last
         let cells = format!("{}/{} cells", self.cells_done, self.cells);
-        let words: Vec<String> = std::iter::once(cells).chain(self.time_left()).chain(at).collect();
+        let words: Vec<String> = std::iter::once(cells).chain(self.time_left()).chain(stages).collect();
         bar.set_message(sanitize(&words.join("; ")).into_owned());
     }
 
@@ -175,7 +189,7 @@ impl ProgressReporter {
         words.into_iter().chain(self.time_left()).collect::<Vec<_>>().join("; ")
     }
 
-    /// Stages a minute, and time left once every likeness has been seen.
+    /// Stages per minute, and time left once a stage of every group has finished.
     fn time_left(&self) -> Option<String> {
         let minutes = self.started.elapsed().as_secs_f64() / 60.0;
         let made: usize = self.took.values().map(Vec::len).sum();
@@ -184,12 +198,12 @@ impl ProgressReporter {
         }
         let throughput = format!("{:.1} stages a minute", made as f64 / minutes.max(1e-3));
         let mut seconds = 0.0;
-        for (likeness, left) in self.left.iter().filter(|(_, left)| **left > 0) {
-            let Some(took) = self.took.get(likeness) else { return Some(throughput) };
-            seconds += *left as f64 * took.iter().sum::<f64>() / took.len() as f64;
+        for (group, remaining) in self.remaining.iter().filter(|(_, remaining)| **remaining > 0) {
+            let Some(took) = self.took.get(group) else { return Some(throughput) };
+            seconds += *remaining as f64 * took.iter().sum::<f64>() / took.len() as f64;
         }
         // running stages have part of their time behind them
-        let per_stage = seconds / self.left.values().sum::<usize>().max(1) as f64;
+        let per_stage = seconds / self.remaining.values().sum::<usize>().max(1) as f64;
         seconds -= per_stage * self.shares.values().map(|(_, share, _)| share).sum::<f64>();
         let seconds = (seconds / self.jobs as f64).max(0.0) as u64;
         Some(format!("{throughput}, about {}:{:02} left", seconds / 60, seconds % 60))

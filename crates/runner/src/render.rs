@@ -1,7 +1,8 @@
 //! Errors as people see them: what failed, the line of the file, what would be accepted, a hint.
 
+use crate::error::Error;
+use crate::sysinfo;
 use crate::terminal::sanitize;
-use crate::{Error, host};
 use miette::{Diagnostic, GraphicalReportHandler, GraphicalTheme, LabeledSpan, NamedSource, SourceCode};
 use std::fmt;
 use std::io::IsTerminal;
@@ -9,14 +10,14 @@ use std::io::IsTerminal;
 /// What an error says, and what caused it; as a terminal may show it.
 #[derive(Debug)]
 struct ErrorText {
-    said: String,
+    message: String,
     cause: Option<Box<ErrorText>>,
 }
 
 impl ErrorText {
     fn of(error: &dyn std::error::Error) -> Self {
         Self {
-            said: sanitize(&error.to_string()).into_owned(),
+            message: sanitize(&error.to_string()).into_owned(),
             cause: error.source().map(|cause| Box::new(Self::of(cause))),
         }
     }
@@ -24,7 +25,7 @@ impl ErrorText {
 
 impl fmt::Display for ErrorText {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.said)
+        f.write_str(&self.message)
     }
 }
 
@@ -37,20 +38,20 @@ impl std::error::Error for ErrorText {
 /// An error dressed for miette, which only the binary knows.
 #[derive(Debug)]
 struct ErrorReport {
-    words: ErrorText,
+    text: ErrorText,
     hint: Option<String>,
     source: Option<(NamedSource<String>, LabeledSpan)>,
 }
 
 impl fmt::Display for ErrorReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.words.fmt(f)
+        self.text.fmt(f)
     }
 }
 
 impl std::error::Error for ErrorReport {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
-        self.words.source()
+        self.text.source()
     }
 }
 
@@ -72,10 +73,10 @@ impl Diagnostic for ErrorReport {
 
 /// A text whose characters stand where they stood, those that a terminal would obey as question marks.
 fn as_long(text: &str) -> String {
-    let one = |c: char| {
+    let shown_char = |c: char| {
         if sanitize(c.encode_utf8(&mut [0; 4])).contains(c) { c.to_string() } else { "?".repeat(c.len_utf8()) }
     };
-    text.chars().map(one).collect()
+    text.chars().map(shown_char).collect()
 }
 
 /// The error as text; coloured only on a terminal that wants it.
@@ -88,15 +89,15 @@ pub fn render(error: &Error) -> String {
         let span = (place.span.start, place.span.len());
         (NamedSource::new(sanitize(&place.name), as_long(&place.text)), LabeledSpan::new_with_span(Some(label), span))
     });
-    let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
+    let is_plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
         || !std::io::stderr().is_terminal()
-        || host::is_dumb_terminal();
-    let theme = if plain { GraphicalTheme::unicode_nocolor() } else { GraphicalTheme::unicode() };
+        || sysinfo::is_dumb_terminal();
+    let theme = if is_plain { GraphicalTheme::unicode_nocolor() } else { GraphicalTheme::unicode() };
     let mut text = String::new();
     let hint = error.hint().map(|hint| sanitize(&hint).into_owned());
-    let shown = ErrorReport { words: ErrorText::of(error), hint, source };
-    match GraphicalReportHandler::new_themed(theme).with_width(100).render_report(&mut text, &shown) {
+    let report = ErrorReport { text: ErrorText::of(error), hint, source };
+    match GraphicalReportHandler::new_themed(theme).with_width(100).render_report(&mut text, &report) {
         Ok(()) => format!("error:\n{}", text.trim_end()),
-        Err(_) => format!("error: {}", shown.words),
+        Err(_) => format!("error: {}", report.text),
     }
 }

@@ -1,7 +1,7 @@
 //! Where `duel export` and `duel import` write a model: it is made beside its place, synced and renamed when it is whole. Nothing is
 //! replaced but an earlier export, and that only when asked.
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 use std::fs::File;
 use std::io::{ErrorKind, Read};
@@ -41,20 +41,21 @@ impl ModelTarget {
     /// # Errors
     /// [`Error::OntoModel`]; [`Error::Occupied`] where something is there that may not be replaced.
     pub(crate) fn new(to: &Path, from: &[&Path], force: bool) -> Result<Self> {
-        let (given, to) = (to, resolved(to)?);
+        let (requested, to) = (to, resolved(to)?);
         let is_file = is_gguf(&to);
         for from in from {
             for source in source_dirs(from) {
                 if is_within(&to, &source) || is_within(&source, &to) {
-                    return Err(Error::OntoModel { to: given.into(), from: (*from).into() });
+                    return Err(Error::OntoModel { to: requested.into(), from: (*from).into() });
                 }
             }
         }
-        let occupied = |problem: String, replaceable| Err(Error::Occupied { path: given.into(), problem, replaceable });
+        let occupied =
+            |problem: String, replaceable| Err(Error::Occupied { path: requested.into(), problem, replaceable });
         let state = match std::fs::metadata(&to) {
             Err(e) if e.kind() == ErrorKind::NotFound => TargetState::Nothing,
             Err(e) => return Err(io("look at", &to)(e)),
-            Ok(found) if is_file => match found.is_file() {
+            Ok(metadata) if is_file => match metadata.is_file() {
                 true if !duel_model::gguf::is_ours(&to) => {
                     return occupied("is a file that Duel did not write".into(), false);
                 }
@@ -62,7 +63,7 @@ impl ModelTarget {
                 true => TargetState::EarlierExport,
                 false => return occupied("is no file".into(), false),
             },
-            Ok(found) if !found.is_dir() => return occupied("is no directory".into(), false),
+            Ok(metadata) if !metadata.is_dir() => return occupied("is no directory".into(), false),
             Ok(_) => match foreign_entry(&to)? {
                 None if is_empty(&to)? => TargetState::EmptyFolder,
                 None if force => TargetState::EarlierExport,
@@ -87,38 +88,38 @@ impl ModelTarget {
         let prefix = format!(".{}.making-", name.to_string_lossy());
         sweep(parent, &prefix);
         // removed with all that is in it when this function ends, however it ends
-        let beside = tempfile::Builder::new().prefix(&prefix).tempdir_in(parent).map_err(io("create", parent))?;
-        let lock = File::open(beside.path()).map_err(io("open", beside.path()))?;
-        lock.try_lock().map_err(|e| io("lock", beside.path())(e.into()))?;
+        let staging = tempfile::Builder::new().prefix(&prefix).tempdir_in(parent).map_err(io("create", parent))?;
+        let lock = File::open(staging.path()).map_err(io("open", staging.path()))?;
+        lock.try_lock().map_err(|e| io("lock", staging.path())(e.into()))?;
 
-        let made = beside.path().join(name);
+        let staged = staging.path().join(name);
         if !self.is_file {
-            std::fs::create_dir(&made).map_err(io("create", &made))?;
+            std::fs::create_dir(&staged).map_err(io("create", &staged))?;
         }
-        write(&made).map_err(|error| self.with_target_path(error))?;
+        write(&staged).map_err(|error| self.with_target_path(error))?;
         if !self.is_file {
-            write_marker(&made)?;
-            sync(&made)?;
+            write_marker(&staged)?;
+            sync(&staged)?;
         }
-        self.put(&made, &beside.path().join("replaced"))?;
+        self.put(&staged, &staging.path().join("replaced"))?;
         sync(parent)
     }
 
     /// Puts what was made in its place.
-    fn put(&self, made: &Path, replaced: &Path) -> Result<()> {
+    fn put(&self, staged: &Path, replaced: &Path) -> Result<()> {
         let failed = io("write", &self.to);
         let flags = match self.state {
             TargetState::Nothing => RenameFlags::NOREPLACE,
             TargetState::EarlierExport if !self.is_file => RenameFlags::EXCHANGE,
             _ => RenameFlags::empty(),
         };
-        match renameat_with(CWD, made, CWD, &self.to, flags) {
+        match renameat_with(CWD, staged, CWD, &self.to, flags) {
             // file systems that know no such flags
             Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOSYS) if !flags.is_empty() => {
                 if flags == RenameFlags::EXCHANGE {
                     std::fs::rename(&self.to, replaced).map_err(io("replace", &self.to))?;
                 }
-                std::fs::rename(made, &self.to).map_err(|e| {
+                std::fs::rename(staged, &self.to).map_err(|e| {
                     let _ = std::fs::rename(replaced, &self.to);
                     failed(e)
                 })
@@ -146,14 +147,14 @@ fn resolved(to: &Path) -> Result<PathBuf> {
     let whole = std::path::absolute(to).map_err(io("find", to))?;
     let is_there = |path: &&Path| path.symlink_metadata().is_ok();
     let there = whole.ancestors().find(is_there).unwrap_or(Path::new("/"));
-    let mut found = there.canonicalize().map_err(io("follow", there))?;
+    let mut resolved = there.canonicalize().map_err(io("follow", there))?;
     for part in whole.strip_prefix(there).unwrap_or(Path::new("")).components() {
         let Component::Normal(name) = part else {
             return Err(io("find", to)(std::io::Error::other("`..` after a directory that is not there")));
         };
-        found.push(name);
+        resolved.push(name);
     }
-    Ok(found)
+    Ok(resolved)
 }
 
 /// A model's path, and where the files of its directory lie, which may be links.
@@ -205,7 +206,7 @@ fn write_marker(folder: &Path) -> Result<()> {
 fn foreign_entry(folder: &Path) -> Result<Option<String>> {
     let mut text = String::new();
     let mark = folder.join(MARK);
-    if mark.symlink_metadata().is_ok_and(|found| found.is_file()) {
+    if mark.symlink_metadata().is_ok_and(|metadata| metadata.is_file()) {
         let file = File::open(&mark).map_err(io("read", &mark))?;
         let _ = file.take(MOST_MARK).read_to_string(&mut text); // what is no text names no file
     }
@@ -214,7 +215,7 @@ fn foreign_entry(folder: &Path) -> Result<Option<String>> {
         _ => vec![],
     };
     let is_own = |name: &String| {
-        own.contains(&name.as_str()) && folder.join(name).symlink_metadata().is_ok_and(|found| found.is_file())
+        own.contains(&name.as_str()) && folder.join(name).symlink_metadata().is_ok_and(|metadata| metadata.is_file())
     };
     Ok(names(folder)?.into_iter().find(|name| !is_own(name)))
 }
@@ -242,21 +243,21 @@ mod tests {
 
     /// What there is below a folder, with its bytes.
     fn tree(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-        let mut found = vec![];
+        let mut files = vec![];
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
             match path.is_dir() {
-                true => found.extend(tree(&path)),
-                false => found.push((path.clone(), fs::read(&path).unwrap())),
+                true => files.extend(tree(&path)),
+                false => files.push((path.clone(), fs::read(&path).unwrap())),
             }
         }
-        found.sort();
-        found
+        files.sort();
+        files
     }
 
     fn write_one(to: &Path, from: &Path, force: bool, name: &str) -> Result<()> {
-        ModelTarget::new(to, &[from], force)?.write(|made| {
-            fs::write(made.join(name), name).unwrap();
+        ModelTarget::new(to, &[from], force)?.write(|staged| {
+            fs::write(staged.join(name), name).unwrap();
             Ok(())
         })
     }
@@ -354,8 +355,8 @@ mod tests {
         let to = folder.path().join("out");
         write_one(&to, &model, false, "first").unwrap();
         let before = tree(folder.path());
-        let failed = ModelTarget::new(&to, &[&model], true).unwrap().write(|made| {
-            fs::write(made.join("half"), "half").unwrap();
+        let failed = ModelTarget::new(&to, &[&model], true).unwrap().write(|staged| {
+            fs::write(staged.join("half"), "half").unwrap();
             Err(Error::Interrupted)
         });
         assert!(matches!(failed, Err(Error::Interrupted)));
@@ -378,8 +379,8 @@ mod tests {
         let (folder, model) = place();
         let to = folder.path().join("m.gguf");
         let write = |force| {
-            ModelTarget::new(&to, &[&model], force)?.write(|made| {
-                fs::write(made, "GGUF").unwrap();
+            ModelTarget::new(&to, &[&model], force)?.write(|staged| {
+                fs::write(staged, "GGUF").unwrap();
                 Ok(())
             })
         };

@@ -3,6 +3,8 @@
 
 use serde::Serialize;
 use std::borrow::Cow;
+use std::io::{ErrorKind, Write};
+use std::sync::Mutex;
 
 /// Whether a terminal would obey it in place of showing it: control characters but the line's end and the tab, and what turns the
 /// direction of text (Unicode's embeddings, overrides and isolates).
@@ -34,6 +36,61 @@ pub fn json(value: &impl Serialize) -> String {
     let escaped = |c: char| if is_obeyed(c) { format!("\\u{:04x}", u32::from(c)) } else { c.to_string() };
     let text = if text.contains(is_obeyed) { text.chars().map(escaped).collect() } else { text };
     text + "\n"
+}
+
+/// Writes warnings about an answer to standard error.
+pub fn warn(warnings: &[String]) {
+    for warning in warnings {
+        let _ = writeln!(std::io::stderr(), "warning: {}", sanitize(warning));
+    }
+}
+
+/// Writes to standard output. A closed pipe is no error; any other failure is kept for [`take_unprinted`].
+pub fn print(text: &str) {
+    print_styled(&sanitize(text));
+}
+
+/// As [`print`], for text with colours of our own, whose outside parts have passed [`sanitize`].
+pub fn print_styled(text: &str) {
+    let mut out = std::io::stdout().lock();
+    note_unprinted(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
+}
+
+/// The first error of standard output, unless it is that nobody listens.
+static UNPRINTED: Mutex<Option<std::io::Error>> = Mutex::new(None);
+
+/// Keeps the error of a write to standard output.
+pub fn note_unprinted(written: std::io::Result<()>) {
+    if let (Err(error), Ok(mut unprinted)) = (written, UNPRINTED.lock())
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        unprinted.get_or_insert(error);
+    }
+}
+
+/// The error that kept an answer from being printed, if any.
+pub fn take_unprinted() -> Option<std::io::Error> {
+    UNPRINTED.lock().ok().and_then(|mut unprinted| unprinted.take())
+}
+
+/// Seconds for people.
+pub fn format_seconds(seconds: f64) -> String {
+    match seconds {
+        s if s < 99.5 => format!("{s:.1} s"),
+        s if s < 5970.0 => format!("{:.0} min", s / 60.0),
+        s => format!("{:.1} h", s / 3600.0),
+    }
+}
+
+/// Bytes for people.
+pub fn format_bytes(bytes: f64) -> String {
+    if bytes < 995e3 {
+        format!("{:.0} kB", bytes / 1e3)
+    } else if bytes < 995e6 {
+        format!("{:.0} MB", bytes / 1e6)
+    } else {
+        format!("{:.1} GB", bytes / 1e9)
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //! rows, prompts, random numbers, costs and steps go where.
 
 use crate::plan::{Plan, Stage, StageKind};
-use crate::work::{EpochSampler, PROXY, REFERENCE, StageContext, load_json};
+use crate::stages::{EpochSampler, PROXY, REFERENCE, StageContext, learned_reward, load_json, run_stage};
 use duel_data::World;
 use duel_data::grammar::{GrammarWorld, PromptCoordinates, gold, token};
 use duel_data::pairs::PreferenceRow;
@@ -96,6 +96,9 @@ struct RunRecord {
     plan: Plan,
     run: RunDir,
     taken: Vec<(usize, Vec<Taken>)>,
+    world: GrammarWorld,
+    /// The preference rows.
+    rows: Vec<PreferenceRow>,
     stop: AtomicBool,
     _root: tempfile::TempDir,
 }
@@ -107,9 +110,11 @@ impl RunRecord {
         let experiment = Experiment::from_document(&document).expect("valid");
         let plan = Plan::new(&experiment, "flex", experiment.cells_for(&experiment.trials())).expect("plans");
         let run = RunDir::create(root.path(), &experiment.name).expect("a run");
-        let mut this = Self { experiment, plan, run, taken: vec![], stop: AtomicBool::new(false), _root: root };
-        for place in 0..this.plan.stages.len() {
-            let stage = &this.plan.stages[place];
+        let world = GrammarWorld::new(experiment.world.grammar.rho, experiment.world.grammar.sft_rows);
+        let (taken, rows, stop) = (vec![], vec![], AtomicBool::new(false));
+        let mut record = Self { experiment, plan, run, taken, world, rows, stop, _root: root };
+        for place in 0..record.plan.stages.len() {
+            let stage = &record.plan.stages[place];
             if stage.seed != SEED {
                 continue;
             }
@@ -118,17 +123,18 @@ impl RunRecord {
                 None => (SHARED_ARM, stage.kind.name(), NO_POINT),
             };
             let mut recorder = StageRecorder::new(arm, method, point, stage.seed, Box::new(|_, _, _| ()));
-            let (made, taken) = seeds::taken_by(|| {
-                let desk = this.desk(stage);
-                StageDir::make(&this.run.stages(), &stage.id, &stage.key, |to| desk.run_stage(to, &mut recorder))
+            let (result, taken) = seeds::taken_by(|| {
+                let context = record.context(stage);
+                StageDir::make(&record.run.stages(), &stage.id, &stage.key, |to| run_stage(&context, to, &mut recorder))
             });
-            made.unwrap_or_else(|e| panic!("{}: {e:?}", stage.label()));
-            this.taken.push((place, taken));
+            result.unwrap_or_else(|e| panic!("{}: {e:?}", stage.label()));
+            record.taken.push((place, taken));
         }
-        this
+        record.rows = record.context(record.stage(StageKind::Rm, "")).rows().expect("rows");
+        record
     }
 
-    fn desk<'a>(&'a self, stage: &'a Stage) -> StageContext<'a> {
+    fn context<'a>(&'a self, stage: &'a Stage) -> StageContext<'a> {
         let device = duel_model::device::open("flex").expect("the device");
         StageContext::new(&self.experiment, &self.plan, stage, &self.run, device, &self.stop)
     }
@@ -146,7 +152,7 @@ impl RunRecord {
     }
 
     fn folder(&self, stage: &Stage) -> StageDir {
-        self.desk(stage).folder(stage).expect("made")
+        self.context(stage).folder(stage).expect("made")
     }
 
     fn metrics(&self, stage: &Stage) -> MetricTable {
@@ -159,56 +165,53 @@ fn last(table: &MetricTable, stage: &str, metric: Metric) -> f64 {
     table.of(stage, metric.name).last().unwrap_or_else(|| panic!("no {metric} of {stage}")).value
 }
 
-fn near(what: &str, found: f64, expected: f64) {
-    assert!((found - expected).abs() <= 1e-5 * expected.abs().max(1.0), "{what}: {found}, expected {expected}");
+fn near(what: &str, actual: f64, expected: f64) {
+    assert!((actual - expected).abs() <= 1e-5 * expected.abs().max(1.0), "{what}: {actual}, expected {expected}");
 }
 
-/// A check of what was run; it panics where something is not as it should be.
-type Check<'a> = (&'a str, &'a dyn Fn());
+/// What is checked of the run; a check panics where something is not as it should be.
+const CHECKS: [(&str, fn(&RunRecord)); 10] = [
+    ("streams", streams_are_taken_once),
+    ("rows", rows_are_of_their_splits),
+    ("reward model", the_reward_model_is_judged_on_each_split),
+    ("reference", the_reference_is_of_train_and_validation_rows),
+    ("evaluator", the_evaluator_measures_the_reference),
+    ("PPO", |record| a_cell_keeps_and_measures_what_it_says(record, "ppo")),
+    ("DPO", |record| a_cell_keeps_and_measures_what_it_says(record, "dpo")),
+    ("prices", rollouts_are_priced),
+    ("judges", rollouts_are_scored_by_their_judges),
+    ("choice of a step", the_best_step_is_chosen_on_validation),
+];
 
 #[test]
 fn every_stage_takes_what_it_should() {
-    let ran = RunRecord::new();
-    let world = GrammarWorld::new(ran.experiment.world.grammar.rho, ran.experiment.world.grammar.sft_rows);
-    let rows = ran.desk(ran.stage(StageKind::Rm, "")).rows().expect("rows");
-    let checks: [Check<'_>; 10] = [
-        ("streams", &|| streams_are_taken_once(&ran)),
-        ("rows", &|| rows_are_of_their_splits(&ran, &world, &rows)),
-        ("reward model", &|| the_reward_model_is_judged_on_each_split(&ran, &world, &rows)),
-        ("reference", &|| the_reference_is_of_train_and_validation_rows(&ran, &world, &rows)),
-        ("yardstick", &|| the_yardstick_measures_the_reference(&ran, &world)),
-        ("PPO", &|| a_cell_keeps_and_measures_what_it_says(&ran, &world, &rows, "ppo")),
-        ("DPO", &|| a_cell_keeps_and_measures_what_it_says(&ran, &world, &rows, "dpo")),
-        ("prices", &|| rollouts_are_priced(&ran, &world)),
-        ("judges", &|| rollouts_are_scored_by_their_judges(&ran, &world)),
-        ("choice of a step", &|| the_best_step_is_chosen_on_validation(&ran)),
-    ];
+    let record = RunRecord::new();
     // all of them, so that one fault does not hide another
-    let broken: Vec<&str> = (checks.iter())
-        .filter(|(_, check)| std::panic::catch_unwind(std::panic::AssertUnwindSafe(check)).is_err())
-        .map(|(name, _)| *name)
-        .collect();
-    assert!(broken.is_empty(), "not as they should be: {broken:?}");
+    let failed = CHECKS
+        .iter()
+        .filter(|(_, check)| std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| check(&record))).is_err());
+    let failed: Vec<&str> = failed.map(|(name, _)| *name).collect();
+    assert!(failed.is_empty(), "not as they should be: {failed:?}");
 }
 
 /// Every generator is of the stage's seed, and none is made twice: but for evaluation, whose numbers are the same for every
 /// policy, and prompts, which are the same for every method on rollouts.
-fn streams_are_taken_once(ran: &RunRecord) {
+fn streams_are_taken_once(record: &RunRecord) {
     let mut seen = HashSet::new();
-    for (place, taken) in &ran.taken {
-        let label = ran.plan.stages[*place].label();
+    for (place, taken) in &record.taken {
+        let label = record.plan.stages[*place].label();
         assert!(taken.iter().all(|t| t.seed == SEED), "{label}: {taken:?}");
-        let mut own = HashSet::new();
-        for one in taken.iter().filter(|t| t.stage != "evaluation") {
-            assert!(own.insert(one.clone()), "{label} takes twice {one:?}");
+        let mut stage_streams = HashSet::new();
+        for stream in taken.iter().filter(|t| t.stage != "evaluation") {
+            assert!(stage_streams.insert(stream.clone()), "{label} takes twice {stream:?}");
             // the arms on one method too: they are held against each other
-            let shared = ["prompts", "rollout"].contains(&one.purpose.as_str()) || one.stage == "critic-free";
-            assert!(shared || seen.insert(one.clone()), "{label} takes what another has taken: {one:?}");
+            let shared = ["prompts", "rollout"].contains(&stream.purpose.as_str()) || stream.stage == "critic-free";
+            assert!(shared || seen.insert(stream.clone()), "{label} takes what another has taken: {stream:?}");
         }
     }
     let iterations = |arm: &str, purpose: &str| -> Vec<u64> {
-        let stage = ran.stage(StageKind::Cell, arm);
-        let (_, taken) = ran.taken.iter().find(|(place, _)| ran.plan.stages[*place].id == stage.id).expect("ran");
+        let stage = record.stage(StageKind::Cell, arm);
+        let (_, taken) = record.taken.iter().find(|(place, _)| record.plan.stages[*place].id == stage.id).expect("ran");
         taken.iter().filter(|t| t.purpose == purpose).map(|t| t.iteration).collect()
     };
     for arm in ["ppo", "rloo"] {
@@ -219,16 +222,17 @@ fn streams_are_taken_once(ran: &RunRecord) {
     assert_eq!(iterations("dpo", "rows"), [0, 1, 2], "an epoch each");
 }
 
-fn rows_are_of_their_splits(ran: &RunRecord, world: &GrammarWorld, rows: &[PreferenceRow]) {
-    let settings = &ran.experiment.stages.pairs;
+fn rows_are_of_their_splits(record: &RunRecord) {
+    let (world, rows) = (&record.world, &record.rows[..]);
+    let settings = &record.experiment.stages.pairs;
     for (split, count) in [
         (Split::Train, settings.rows),
         (Split::Validation, settings.holdout_rows),
         (Split::Test, settings.holdout_rows),
     ] {
-        let own: Vec<&PreferenceRow> = rows.iter().filter(|row| row.split == split).collect();
-        assert_eq!(own.len(), count);
-        for row in own {
+        let split_rows: Vec<&PreferenceRow> = rows.iter().filter(|row| row.split == split).collect();
+        assert_eq!(split_rows.len(), count);
+        for row in split_rows {
             assert!(world.prompts(split).iter().any(|prompt| prompt.ids == row.prompt), "{split:?}");
             let task = PromptCoordinates::from_prompt(&row.prompt);
             near("gold of the chosen", row.gold_chosen, gold(task, &row.chosen));
@@ -241,7 +245,7 @@ fn rows_are_of_their_splits(ran: &RunRecord, world: &GrammarWorld, rows: &[Prefe
     let bayes = duel_data::pairs::bayes_accuracy(&of_split(rows, Split::Test));
     near(
         "Bayes accuracy",
-        last(&ran.metrics(ran.stage(StageKind::Pairs, "")), "pairs", metrics::BAYES_ACCURACY),
+        last(&record.metrics(record.stage(StageKind::Pairs, "")), "pairs", metrics::BAYES_ACCURACY),
         bayes,
     );
 }
@@ -254,10 +258,11 @@ fn ids(world: &GrammarWorld, split: Split) -> Vec<Vec<u32>> {
     world.prompts(split).iter().map(|prompt| prompt.ids.clone()).collect()
 }
 
-fn the_reward_model_is_judged_on_each_split(ran: &RunRecord, world: &GrammarWorld, rows: &[PreferenceRow]) {
-    let (rm, table) = (ran.stage(StageKind::Rm, ""), ran.metrics(ran.stage(StageKind::Rm, "")));
-    let desk = ran.desk(ran.stage(StageKind::Cell, "dpo"));
-    let reward = desk.learned_reward(world).expect("a reward");
+fn the_reward_model_is_judged_on_each_split(record: &RunRecord) {
+    let (world, rows) = (&record.world, &record.rows[..]);
+    let (rm, table) = (record.stage(StageKind::Rm, ""), record.metrics(record.stage(StageKind::Rm, "")));
+    let context = record.context(record.stage(StageKind::Cell, "dpo"));
+    let reward = learned_reward(&context, world).expect("a reward");
     let of = |split| quality(&reward, &of_split(rows, split)).expect("it scores");
     let (validation, test) = (of(Split::Validation), of(Split::Test));
     for (metric, expected) in [
@@ -276,62 +281,66 @@ fn the_reward_model_is_judged_on_each_split(ran: &RunRecord, world: &GrammarWorl
     let pairs = PairBatch::new(&held_out, &(0..held_out.len()).collect::<Vec<_>>());
     let all: Vec<(u64, f64)> =
         (table.of("rm", metrics::PAIR_ACCURACY_VALIDATION.name)).map(|row| (row.clocks.step, row.value)).collect();
-    let kept: Vec<u64> = table.of("rm", metrics::KEPT_STEP.name).map(|row| row.value as u64).collect();
-    assert_eq!((all.len(), kept.len()), (9, 2), "four looks at each, and one at both together");
-    for ((looks, kept), (judge, _)) in all.chunks(4).zip(kept).zip(reward.judges()) {
-        assert_eq!(looks.iter().map(|look| look.0).collect::<Vec<_>>(), steps);
-        let best = looks.iter().fold(looks[0], |best, &look| if look.1 > best.1 { look } else { best });
-        assert_eq!(kept, best.0, "{looks:?}");
+    let kept_step: Vec<u64> = table.of("rm", metrics::KEPT_STEP.name).map(|row| row.value as u64).collect();
+    assert_eq!((all.len(), kept_step.len()), (9, 2), "four looks at each, and one at both together");
+    for ((evaluations, kept_step), (judge, _)) in all.chunks(4).zip(kept_step).zip(reward.judges()) {
+        assert_eq!(evaluations.iter().map(|evaluation| evaluation.0).collect::<Vec<_>>(), steps);
+        let best = evaluations
+            .iter()
+            .fold(evaluations[0], |best, &evaluation| if evaluation.1 > best.1 { evaluation } else { best });
+        assert_eq!(kept_step, best.0, "{evaluations:?}");
         let RewardNetwork::Network(network) = judge else { panic!("a network") };
-        near("the kept one's accuracy", RewardModel::accuracy(&desk.reader(world), network, &pairs), best.1);
+        near("the kept one's accuracy", RewardModel::accuracy(&context.reader(world), network, &pairs), best.1);
     }
     // the clocks at the end are those of both trainings
     let spent = table.of("rm", metrics::RM_SPEARMAN_GOLD.name).last().expect("a row").clocks;
     let trained: f64 = table.of("rm", metrics::TRAINED_TOKENS.name).map(|row| row.value).sum();
-    let config = desk.config(world).expect("a shape");
+    let config = context.config(world).expect("a shape");
     assert_eq!((spent.step, spent.tokens as f64), (24, trained));
     near("FLOPs of both networks", spent.flops, Flops::scalar(&config).train(1) * trained);
     // it is centred and scaled on what the SFT policy says on train prompts
     let train = ids(world, Split::Train);
-    let samples = ran.experiment.stages.rm.samples;
+    let samples = record.experiment.stages.rm.samples;
     let prompts = (0..samples).map(|i| train[i % train.len()].clone()).collect();
-    let policy = desk.sft_policy(world).expect("a policy");
+    let policy = context.sft_policy(world).expect("a policy");
     let mut rng = seeds::stream(SEED, Stream::RmSamples, 0);
-    let scores = reward.score(&generate(&policy, world.space(), prompts, &mut rng, &desk.device)).expect("it scores");
+    let scores =
+        reward.score(&generate(&policy, world.space(), prompts, &mut rng, &context.device)).expect("it scores");
     let mean = scores.iter().sum::<f64>() / samples as f64;
     let square = scores.iter().map(|x| x * x).sum::<f64>() / samples as f64;
     assert!(mean.abs() < 1e-4 && (square - 1.0).abs() < 1e-3, "mean {mean}, mean square {square}");
     // its scores of every response stand by split
     let (on_validation, on_test): (Vec<Vec<f64>>, Vec<Vec<f64>>) =
-        load_json("rm", &ran.folder(rm).file(PROXY)).expect("tables");
+        load_json("rm", &record.folder(rm).file(PROXY)).expect("tables");
     for (split, table) in [(Split::Validation, on_validation), (Split::Test, on_test)] {
         let expected = proxy_table(&reward, &ids(world, split), token::EOS).expect("it scores");
-        for (found, expected) in table.concat().iter().zip(expected.concat()) {
-            near("a score", *found, expected);
+        for (actual, expected) in table.concat().iter().zip(expected.concat()) {
+            near("a score", *actual, expected);
         }
     }
 }
 
-fn the_reference_is_of_train_and_validation_rows(ran: &RunRecord, world: &GrammarWorld, rows: &[PreferenceRow]) {
-    let stage = ran.stage(StageKind::Reference, "");
+fn the_reference_is_of_train_and_validation_rows(record: &RunRecord) {
+    let (world, rows) = (&record.world, &record.rows[..]);
+    let stage = record.stage(StageKind::Reference, "");
     let (train, validation): (ReferenceLogp, ReferenceLogp) =
-        load_json("reference", &ran.folder(stage).file(REFERENCE)).expect("log-probs");
-    let desk = ran.desk(ran.stage(StageKind::Cell, "dpo"));
-    let policy = desk.sft_policy(world).expect("a policy");
-    for (split, found) in [(Split::Train, &train), (Split::Validation, &validation)] {
-        let expected = ReferenceLogp::compute(&desk.reader(world), &policy, &of_split(rows, split));
+        load_json("reference", &record.folder(stage).file(REFERENCE)).expect("log-probs");
+    let context = record.context(record.stage(StageKind::Cell, "dpo"));
+    let policy = context.sft_policy(world).expect("a policy");
+    for (split, actual) in [(Split::Train, &train), (Split::Validation, &validation)] {
+        let expected = ReferenceLogp::compute(&context.reader(world), &policy, &of_split(rows, split));
         assert_eq!(
-            (&found.rows, &found.reference, found.tokens),
+            (&actual.rows, &actual.reference, actual.tokens),
             (&expected.rows, &expected.reference, expected.tokens)
         );
-        for (found, expected) in [(&found.chosen, &expected.chosen), (&found.rejected, &expected.rejected)] {
-            found.iter().zip(expected).for_each(|(f, e)| near("a log-prob", f64::from(*f), f64::from(*e)));
+        for (actual, expected) in [(&actual.chosen, &expected.chosen), (&actual.rejected, &expected.rejected)] {
+            actual.iter().zip(expected).for_each(|(f, e)| near("a log-prob", f64::from(*f), f64::from(*e)));
         }
     }
     // what DPO pays for it is the pass over train rows
-    let table = ran.metrics(stage);
+    let table = record.metrics(stage);
     let clocks = table.of("reference", metrics::STAGE_SECONDS.name).next().expect("a row").clocks;
-    let config = desk.config(world).expect("a shape");
+    let config = context.config(world).expect("a shape");
     assert_eq!(clocks.tokens, train.tokens);
     near("FLOPs of the reference", clocks.flops, Flops::policy(&config).forward(train.tokens));
 }
@@ -341,76 +350,82 @@ fn earned(outcomes: &[OutcomeRow]) -> f64 {
     outcomes.iter().map(|o| f64::from(o.share) * o.gold_reward).sum::<f64>() / 6.0
 }
 
-fn yardstick(ran: &RunRecord, world: &GrammarWorld) -> ExactEvaluator {
-    let desk = ran.desk(ran.stage(StageKind::Cell, "dpo"));
-    let (policy, reward) = (desk.sft_policy(world).expect("a policy"), desk.learned_reward(world).expect("a reward"));
+fn evaluator(record: &RunRecord) -> ExactEvaluator {
+    let world = &record.world;
+    let context = record.context(record.stage(StageKind::Cell, "dpo"));
+    let (policy, reward) =
+        (context.sft_policy(world).expect("a policy"), learned_reward(&context, world).expect("a reward"));
     let table = |split| proxy_table(&reward, &ids(world, split), token::EOS).expect("it scores");
-    ExactEvaluator::new(world, desk.reader(world), &policy, Some(&table)).expect("measures")
+    ExactEvaluator::new(world, context.reader(world), &policy, Some(&table)).expect("measures")
 }
 
-fn the_yardstick_measures_the_reference(ran: &RunRecord, world: &GrammarWorld) {
-    let stage = ran.stage(StageKind::Yardstick, "");
-    let desk = ran.desk(ran.stage(StageKind::Cell, "dpo"));
-    let table = ran.metrics(stage);
-    for score in yardstick(ran, world).measure(&desk.sft_policy(world).expect("a policy"), None).expect("measured") {
-        let own = MetricTable { rows: table.rows.iter().filter(|row| &*row.arm == "reference").cloned().collect() };
+fn the_evaluator_measures_the_reference(record: &RunRecord) {
+    let world = &record.world;
+    let stage = record.stage(StageKind::Yardstick, "");
+    let context = record.context(record.stage(StageKind::Cell, "dpo"));
+    let table = record.metrics(stage);
+    for score in evaluator(record).measure(&context.sft_policy(world).expect("a policy"), None).expect("measured") {
+        let reference_table =
+            MetricTable { rows: table.rows.iter().filter(|row| &*row.arm == "reference").cloned().collect() };
         for (metric, value) in &score.values {
-            near(metric.name, last(&own, &format!("evaluation-{}", score.split.name()), *metric), *value);
+            near(metric.name, last(&reference_table, &format!("evaluation-{}", score.split.name()), *metric), *value);
         }
     }
-    let outcomes = read_outcomes(&ran.folder(stage).file("outcomes.parquet")).expect("outcomes");
+    let outcomes = read_outcomes(&record.folder(stage).file("outcomes.parquet")).expect("outcomes");
     assert_eq!(outcomes.len(), 1, "the reference's, on test prompts");
-    let own = MetricTable { rows: table.rows.iter().filter(|row| &*row.arm == "reference").cloned().collect() };
-    let (found, expected) = (earned(&outcomes[0].all), last(&own, "evaluation-test", metrics::GOLD));
-    assert!((found - expected).abs() < 2e-3, "outcomes earn {found}, on test prompts {expected}");
+    let reference_table =
+        MetricTable { rows: table.rows.iter().filter(|row| &*row.arm == "reference").cloned().collect() };
+    let (actual, expected) = (earned(&outcomes[0].all), last(&reference_table, "evaluation-test", metrics::GOLD));
+    assert!((actual - expected).abs() < 2e-3, "outcomes earn {actual}, on test prompts {expected}");
 }
 
 /// The policy that a cell has kept is measured at its end, on both splits; its log-ratios and validation loss are of held-out
 /// rows; it was trained on train prompts.
-fn a_cell_keeps_and_measures_what_it_says(ran: &RunRecord, world: &GrammarWorld, rows: &[PreferenceRow], arm: &str) {
-    let stage = ran.stage(StageKind::Cell, arm);
-    let (desk, table) = (ran.desk(stage), ran.metrics(stage));
-    let policy: Policy = desk.trained_policy(world).expect("a policy");
-    let reference = desk.sft_policy(world).expect("a policy");
-    for score in yardstick(ran, world).measure(&policy, Some(0.3)).expect("measured") {
+fn a_cell_keeps_and_measures_what_it_says(record: &RunRecord, arm: &str) {
+    let (world, rows) = (&record.world, &record.rows[..]);
+    let stage = record.stage(StageKind::Cell, arm);
+    let (context, table) = (record.context(stage), record.metrics(stage));
+    let policy: Policy = context.trained_policy(world).expect("a policy");
+    let reference = context.sft_policy(world).expect("a policy");
+    for score in evaluator(record).measure(&policy, Some(0.3)).expect("measured") {
         for (metric, value) in &score.values {
             near(metric.name, last(&table, &format!("evaluation-{}", score.split.name()), *metric), *value);
         }
     }
-    for (split, values) in HeldOut::new(desk.reader(world), &reference, rows).measure(&policy) {
+    for (split, values) in HeldOut::new(context.reader(world), &reference, rows).measure(&policy) {
         for (metric, value) in values {
             near(metric.name, last(&table, &format!("evaluation-{}", split.name()), metric), value);
         }
     }
-    let completions = read_completions(&ran.folder(stage).file("completions.parquet")).expect("completions");
+    let completions = read_completions(&record.folder(stage).file("completions.parquet")).expect("completions");
     let texts: BTreeSet<&str> = completions.iter().map(|completion| completion.prompt.as_str()).collect();
     let expected: BTreeSet<&str> = world.prompts(Split::Test).iter().map(|prompt| prompt.text.as_str()).collect();
     assert_eq!(texts, expected);
-    let outcomes = read_outcomes(&ran.folder(stage).file("outcomes.parquet")).expect("outcomes");
+    let outcomes = read_outcomes(&record.folder(stage).file("outcomes.parquet")).expect("outcomes");
     let earned = earned(&outcomes[0].all);
     let gold = last(&table, "evaluation-test", metrics::GOLD);
     assert!(outcomes.len() == 1 && (earned - gold).abs() < 2e-3, "outcomes earn {earned}, on test prompts {gold}");
 
     let prompts: BTreeMap<String, Vec<String>> =
-        load_json("cell", &ran.folder(stage).file("prompts.json")).expect("prompts");
+        load_json("cell", &record.folder(stage).file("prompts.json")).expect("prompts");
     let hashes = |split| -> BTreeSet<String> {
         world.prompts(split).iter().map(|prompt| format!("{:016x}", prompt_hash(&prompt.ids))).collect()
     };
-    let found = |of: &str| prompts[of].iter().cloned().collect::<BTreeSet<_>>();
-    let trained = found("train");
+    let actual = |of: &str| prompts[of].iter().cloned().collect::<BTreeSet<_>>();
+    let trained = actual("train");
     assert!(trained.len() > 4 && trained.is_subset(&hashes(Split::Train)), "{arm}: {trained:?}");
-    assert_eq!(found("evaluation-validation"), hashes(Split::Validation));
-    assert_eq!(found("evaluation-test"), hashes(Split::Test));
+    assert_eq!(actual("evaluation-validation"), hashes(Split::Validation));
+    assert_eq!(actual("evaluation-test"), hashes(Split::Test));
 
     if arm == "dpo" {
         let duel_spec::MethodSettings::Dpo(settings) = &stage.cell.as_ref().expect("a cell").point.method else {
             panic!("DPO")
         };
         let validation = of_split(rows, Split::Validation);
-        let cache = ReferenceLogp::compute(&desk.reader(world), &reference, &validation);
-        let config = desk.config(world).expect("a shape");
-        let method = Dpo::new(settings.clone(), desk.train_reader(world), cache.clone(), &config);
-        let expected = method.validate(&desk.reader(world), &policy, &validation, &cache);
+        let cache = ReferenceLogp::compute(&context.reader(world), &reference, &validation);
+        let config = context.config(world).expect("a shape");
+        let method = Dpo::new(settings.clone(), context.train_reader(world), cache.clone(), &config);
+        let expected = method.validate(&context.reader(world), &policy, &validation, &cache);
         near("validation loss", last(&table, "train", metrics::DPO_LOSS_VALIDATION), expected.loss);
         near("validation accuracy", last(&table, "train", metrics::DPO_ACCURACY_VALIDATION), expected.accuracy);
     }
@@ -418,38 +433,41 @@ fn a_cell_keeps_and_measures_what_it_says(ran: &RunRecord, world: &GrammarWorld,
 
 /// Each arm's kept step is the first of the best by its own mark on validation prompts. Test prompts often agree; that they are not
 /// asked is the invariant `chosen_on_validation`.
-fn the_best_step_is_chosen_on_validation(ran: &RunRecord) {
+fn the_best_step_is_chosen_on_validation(record: &RunRecord) {
     for arm in ["ppo", "dpo", "rloo", "rough"] {
-        let table = ran.metrics(ran.stage(StageKind::Cell, arm));
+        let table = record.metrics(record.stage(StageKind::Cell, arm));
         let of =
             |metric: Metric| table.of("evaluation-validation", metric.name).map(|row| (row.clocks.step, row.value));
-        let looks: Vec<(u64, f64)> = match arm {
+        let evaluations: Vec<(u64, f64)> = match arm {
             "rloo" | "rough" => of(metrics::GOLD).collect(),
             "dpo" => of(metrics::PROXY).collect(),
             _ => of(metrics::PROXY).zip(of(metrics::KL)).map(|((s, proxy), (_, kl))| (s, proxy - 0.3 * kl)).collect(),
         };
-        let looks = &looks[..looks.len() - 1]; // the last is the kept policy's
-        let best = looks.iter().fold(looks[0], |best, &look| if look.1 > best.1 { look } else { best });
+        let evaluations = &evaluations[..evaluations.len() - 1]; // the last is the kept policy's
+        let best = evaluations
+            .iter()
+            .fold(evaluations[0], |best, &evaluation| if evaluation.1 > best.1 { evaluation } else { best });
         // two updates an iteration; four batches an epoch
         let expected = curve_steps(if ["ppo", "rloo"].contains(&arm) { 6 } else { 12 }, 12);
         let updates = if arm == "dpo" { 1 } else { 2 };
-        let steps: Vec<u64> = looks.iter().map(|look| look.0).collect();
+        let steps: Vec<u64> = evaluations.iter().map(|evaluation| evaluation.0).collect();
         assert_eq!(steps, expected.iter().map(|step| step * updates).collect::<Vec<_>>(), "{arm}");
         assert_eq!(last(&table, "train", metrics::KEPT_STEP) as u64, best.0, "{arm}");
     }
 }
 
 /// All passes of a rollout are on the clocks: tokens and FLOPs by hand, from the tokens that were trained on (all of them, once).
-fn rollouts_are_priced(ran: &RunRecord, world: &GrammarWorld) {
-    let desk = ran.desk(ran.stage(StageKind::Cell, "dpo"));
-    let config = desk.config(world).expect("a shape");
+fn rollouts_are_priced(record: &RunRecord) {
+    let world = &record.world;
+    let context = record.context(record.stage(StageKind::Cell, "dpo"));
+    let config = context.config(world).expect("a shape");
     let (policy, scalar) = (Flops::policy(&config).forward(1), Flops::scalar(&config).forward(1));
     // PPO: written, read by itself, by the reference, two networks of the reward model and the critic; both trained.
     // RLOO on gold: written, read by itself and the reference; trained.
     let ppo = (3.0 * policy + 3.0 * scalar + 3.0 * (policy + scalar), 4.0);
     let rloo = (3.0 * policy + 3.0 * policy, 2.0);
     for (arm, (flops, scored)) in [("ppo", ppo), ("rloo", rloo)] {
-        let table = ran.metrics(ran.stage(StageKind::Cell, arm));
+        let table = record.metrics(record.stage(StageKind::Cell, arm));
         let trained = table.of("train", metrics::TRAINED_TOKENS.name).last().expect("a row");
         let sampled = last(&table, "train", metrics::SAMPLED_TOKENS);
         near("FLOPs", trained.clocks.flops / trained.value, flops);
@@ -458,21 +476,23 @@ fn rollouts_are_priced(ran: &RunRecord, world: &GrammarWorld) {
     }
     // models in memory: actor, reference, critic and two that score; actor and reference; actor alone
     for (arm, models) in [("ppo", 5.0), ("rloo", 2.0), ("dpo", 1.0)] {
-        near(arm, last(&ran.metrics(ran.stage(StageKind::Cell, arm)), "train", metrics::MODELS_RESIDENT), models);
+        near(arm, last(&record.metrics(record.stage(StageKind::Cell, arm)), "train", metrics::MODELS_RESIDENT), models);
     }
 }
 
 /// The first rollout is of the SFT policy on train prompts; each arm's is scored by its own judge.
-fn rollouts_are_scored_by_their_judges(ran: &RunRecord, world: &GrammarWorld) {
-    let desk = ran.desk(ran.stage(StageKind::Cell, "dpo"));
-    let (policy, reward) = (desk.sft_policy(world).expect("a policy"), desk.learned_reward(world).expect("a reward"));
+fn rollouts_are_scored_by_their_judges(record: &RunRecord) {
+    let world = &record.world;
+    let context = record.context(record.stage(StageKind::Cell, "dpo"));
+    let (policy, reward) =
+        (context.sft_policy(world).expect("a policy"), learned_reward(&context, world).expect("a reward"));
     let train = ids(world, Split::Train);
-    for (arm, group) in [("ppo", 1), ("rloo", ran.group("rloo"))] {
+    for (arm, group) in [("ppo", 1), ("rloo", record.group("rloo"))] {
         let mut rng = seeds::stream(SEED, Stream::Prompts, 0);
         let drawn = (0..16 / group).map(|_| train[rng.random_range(0..train.len())].clone());
         let prompts = drawn.flat_map(|prompt| std::iter::repeat_n(prompt, group)).collect();
         let mut rng = seeds::stream(SEED, Stream::Rollout, 0);
-        let batch = generate(&policy, world.space(), prompts, &mut rng, &desk.device);
+        let batch = generate(&policy, world.space(), prompts, &mut rng, &context.device);
         let scores = match arm {
             "ppo" => reward.score(&batch).expect("it scores"),
             _ => {
@@ -480,12 +500,12 @@ fn rollouts_are_scored_by_their_judges(ran: &RunRecord, world: &GrammarWorld) {
                 rows.map(|(prompt, response)| gold(PromptCoordinates::from_prompt(prompt), response)).collect()
             }
         };
-        let table = ran.metrics(ran.stage(StageKind::Cell, arm));
+        let table = record.metrics(record.stage(StageKind::Cell, arm));
         let first = |metric: Metric| table.of("train", metric.name).next().expect("a row").value;
         near(arm, first(metrics::ROLLOUT_PROXY), scores.iter().sum::<f64>() / 16.0);
         assert!(first(metrics::ROLLOUT_KL).abs() < 1e-4, "the SFT policy is the reference");
         let logp: f64 =
-            logprobs::sequence_logp(&desk.reader(world), &policy, &batch).iter().map(|&x| f64::from(x)).sum();
+            logprobs::sequence_logp(&context.reader(world), &policy, &batch).iter().map(|&x| f64::from(x)).sum();
         near("its entropy", first(metrics::ROLLOUT_ENTROPY), -logp / batch.response_tokens() as f64);
     }
 }

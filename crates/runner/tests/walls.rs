@@ -75,7 +75,11 @@ fn tensors_tables_charts_and_error_rendering_stay_in_their_rooms() {
         }
     }
     for (name, dependencies) in &manifests {
-        assert_eq!(dependencies.contains("parquet"), matches!(name.as_str(), "duel-tables" | "duel-data"), "{name}: Parquet is read and written by duel-tables; duel-data reads rows");
+        assert_eq!(
+            dependencies.contains("parquet"),
+            matches!(name.as_str(), "duel-tables" | "duel-data"),
+            "{name}: Parquet is read and written by duel-tables; duel-data reads rows"
+        );
         assert_eq!(dependencies.contains("plotters"), name == "duel-report", "{name}: only the report draws");
         assert_eq!(dependencies.contains("miette"), name == "duel-runner", "{name}: only the runner renders errors");
     }

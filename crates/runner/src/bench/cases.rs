@@ -1,9 +1,10 @@
 //! What `duel bench` times: each step of training, through the code that trains.
 
-use crate::cli::BenchShape;
-use crate::{Result, host};
+use crate::error::Result;
+use crate::sysinfo;
 use burn::module::Module;
 use burn::tensor::Device;
+use clap::ValueEnum;
 use duel_data::World;
 use duel_data::grammar::GrammarWorld;
 use duel_data::pairs::PreferenceRow;
@@ -17,6 +18,23 @@ use duel_training::sft::Sft;
 use duel_training::{Learner, Method, PairBatch, logprobs};
 use rand::RngExt;
 use std::sync::Arc;
+
+/// Sizes to time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "verbatim")]
+pub enum BenchShape {
+    /// 4 layers, width 128, vocabulary 4,096, 32 sequences of 16 + 48 tokens; every core
+    S,
+    /// 6 layers, width 384, vocabulary 8,192, 8 sequences of 32 + 96 tokens; every core
+    M,
+    /// A Llama of 135 M parameters (30 layers, width 576, vocabulary 49,152) under LoRA of rank 16, 8 pairs of 32 + 96
+    /// tokens; every core
+    #[value(name = "135M")]
+    Llama,
+    /// The default model of the world `grammar`, 64 sequences of 4 + 6 tokens; one thread
+    #[value(name = "grammar")]
+    Grammar,
+}
 
 /// Sizes of a model and of a batch.
 #[derive(Debug, Clone)]
@@ -49,7 +67,7 @@ impl Shape {
                 allowed_tokens: actions,
                 force_eos: false,
             };
-            Self { name, config, space, batch, threads: host::cores() }
+            Self { name, config, space, batch, threads: sysinfo::cores() }
         };
         match shape {
             BenchShape::S => gpt2("S", 4, 128, 4, 4096, 16, 48, 32),
@@ -72,7 +90,7 @@ impl Shape {
                 let architecture = Llama { key_value_heads: 3, head_width, inner, rope_theta, epsilon }.architecture();
                 let (layers, width, heads, context) = (30, 576, 9, space.context());
                 let config = TransformerConfig { vocabulary, context, layers, width, heads, tied: true, architecture };
-                Self { name: "135M", config, space, batch: 8, threads: host::cores() }
+                Self { name: "135M", config, space, batch: 8, threads: sysinfo::cores() }
             }
             BenchShape::Grammar => {
                 let world = GrammarWorld::new(GrammarSettings::defaults().rho, 1);
@@ -113,13 +131,13 @@ impl Shape {
         let mut rng = seeds::derive(0, "bench", rows as u64, "tokens");
         let TokenSpec { prompt_tokens, response_tokens, allowed_tokens: actions, force_eos: ends, eos, .. } =
             &self.space;
-        let said = actions.clone().unwrap_or_default();
-        let said: Vec<u32> = said.into_iter().filter(|id| id != eos).collect();
-        let mut some = |n: usize| -> Vec<u32> { (0..n).map(|_| said[rng.random_range(0..said.len())]).collect() };
-        let prompts = (0..rows).map(|_| some(*prompt_tokens)).collect();
+        let tokens = actions.clone().unwrap_or_default();
+        let tokens: Vec<u32> = tokens.into_iter().filter(|id| id != eos).collect();
+        let mut sample = |n: usize| -> Vec<u32> { (0..n).map(|_| tokens[rng.random_range(0..tokens.len())]).collect() };
+        let prompts = (0..rows).map(|_| sample(*prompt_tokens)).collect();
         let responses = (0..rows)
             .map(|_| {
-                let mut response = some(*response_tokens);
+                let mut response = sample(*response_tokens);
                 if *ends {
                     response[response_tokens - 1] = *eos;
                 }
@@ -130,14 +148,14 @@ impl Shape {
     }
 
     fn rows(&self) -> Vec<PreferenceRow> {
-        let both = self.responses(2 * self.batch);
+        let responses = self.responses(2 * self.batch);
         let n = self.batch;
         (0..n)
             .map(|i| PreferenceRow {
                 split: Split::Train,
-                prompt: both.prompts[i].clone(),
-                chosen: both.responses[i].clone(),
-                rejected: both.responses[n + i].clone(),
+                prompt: responses.prompts[i].clone(),
+                chosen: responses.responses[i].clone(),
+                rejected: responses.responses[n + i].clone(),
                 rejected_prompt: None,
                 gold_chosen: 0.0,
                 gold_rejected: 0.0,
@@ -176,18 +194,18 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
     let (reader, train_reader) = (Reader::new(&shape.space, &plain), Reader::new(&shape.space, &train));
     let settings = LearnerSettings::defaults();
     let config = &shape.config;
-    let (batch, context, said) = (shape.batch, shape.space.context(), shape.space.response_tokens);
+    let (batch, context, tokens) = (shape.batch, shape.space.context(), shape.space.response_tokens);
     let policy = || shape.policy(&train);
     let scalar = || ScalarModel::from_policy(policy(), &train);
     // far from its end, so that the rate never reaches 0
     let (rate, updates) = (1e-4, 1 << 20);
-    let stands = match (shape.name, name) {
+    let exists = match (shape.name, name) {
         ("135M" | PRETRAINED, _) => matches!(name, "dpo_lora" | "generate" | "logp"),
         (_, "dpo_lora") => false,
         (_, "evaluation") => shape.name == "grammar",
         _ => true,
     };
-    if !stands {
+    if !exists {
         return Ok(None);
     }
     let case = match name {
@@ -202,7 +220,7 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
             Case {
                 tokens: 2 * batch * context,
                 // the frozen matrices have no gradient: forward, and back to the input
-                flops: Some(2.0 * shape.forward(2 * batch * context, 2 * batch * said)),
+                flops: Some(2.0 * shape.forward(2 * batch * context, 2 * batch * tokens)),
                 run: Box::new(move || Ok(method.iteration(&pairs, &mut learner).map(drop)?)),
             }
         }
@@ -212,7 +230,7 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
             let mut learner = Learner::new(policy(), &settings, rate, updates);
             Case {
                 tokens: batch * context,
-                flops: Some(3.0 * shape.forward(batch * context, batch * said)),
+                flops: Some(3.0 * shape.forward(batch * context, batch * tokens)),
                 run: Box::new(move || Ok(method.iteration(&texts, &mut learner).map(drop)?)),
             }
         }
@@ -235,7 +253,7 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
             let passes = if live { 4.0 } else { 3.0 };
             Case {
                 tokens: 2 * batch * context,
-                flops: Some(passes * shape.forward(2 * batch * context, 2 * batch * said)),
+                flops: Some(passes * shape.forward(2 * batch * context, 2 * batch * tokens)),
                 run: Box::new(move || {
                     if live {
                         std::hint::black_box(logprobs::sequence_logp(&reader, &reference, &pairs.both));
@@ -246,15 +264,16 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
         }
         "generate" => {
             let batch = shape.rollout();
-            let (prompts, space, writer) = (shape.responses(batch).prompts, shape.space.clone(), policy().valid());
+            let (prompts, space, sampler_policy) =
+                (shape.responses(batch).prompts, shape.space.clone(), policy().valid());
             let mut round = 0;
             Case {
-                tokens: batch * said,
+                tokens: batch * tokens,
                 flops: None,
                 run: Box::new(move || {
                     round += 1;
                     let mut rng = seeds::derive(round, "bench", 0, "generate");
-                    std::hint::black_box(generate(&writer, &space, prompts.clone(), &mut rng, &plain));
+                    std::hint::black_box(generate(&sampler_policy, &space, prompts.clone(), &mut rng, &plain));
                     Ok(())
                 }),
             }
@@ -263,7 +282,7 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
             let (texts, model) = (shape.responses(batch), policy().valid());
             Case {
                 tokens: batch * context,
-                flops: Some(shape.forward(batch * context, batch * said)),
+                flops: Some(shape.forward(batch * context, batch * tokens)),
                 run: Box::new(move || {
                     std::hint::black_box(logprobs::sequence_logp(&reader, &model, &texts));
                     Ok(())
@@ -271,7 +290,7 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
             }
         }
         "ppo" => {
-            let given = RolloutContext {
+            let rollout_context = RolloutContext {
                 reference: policy().valid(),
                 scorer: Arc::new(LearnedReward::new(
                     vec![(RewardNetwork::Network(scalar().valid()), 0.0)],
@@ -289,23 +308,23 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
             // every minibatch is trained on, as in the peers' loop
             let mut ppo = duel_spec::PpoSettings::defaults();
             (ppo.shared.target_kl, ppo.shared.episodes) = (f64::INFINITY, batch);
-            let (prompts, mut method) = (shape.responses(batch).prompts, Ppo::new(ppo, given));
-            let both = ActorCritic { actor: policy(), critic: Critic::Separate(scalar()) };
-            let mut learner = Learner::new(both, &settings, 1e-5, updates);
+            let (prompts, mut method) = (shape.responses(batch).prompts, Ppo::new(ppo, rollout_context));
+            let module = ActorCritic { actor: policy(), critic: Critic::Separate(scalar()) };
+            let mut learner = Learner::new(module, &settings, 1e-5, updates);
             Case {
-                tokens: batch * said,
+                tokens: batch * tokens,
                 flops: None,
                 run: Box::new(move || Ok(method.iteration(&prompts, &mut learner).map(drop)?)),
             }
         }
         "evaluation" => {
             let (world, reference) = (GrammarWorld::new(GrammarSettings::defaults().rho, 1), policy().valid());
-            let yardstick = ExactEvaluator::new(&world, reader, &reference, None)?;
+            let evaluator = ExactEvaluator::new(&world, reader, &reference, None)?;
             Case {
                 tokens: 0,
                 flops: None,
                 run: Box::new(move || {
-                    std::hint::black_box(yardstick.measure(&reference, Some(0.5))?);
+                    std::hint::black_box(evaluator.measure(&reference, Some(0.5))?);
                     Ok(())
                 }),
             }

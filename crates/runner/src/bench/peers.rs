@@ -1,7 +1,7 @@
 //! The other side of `duel bench --peers`: programs that make one step each time they are asked.
 
 use super::cases::{LORA_RANK, Shape};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 use duel_model::Activation;
 use serde::Deserialize;
 use std::collections::BTreeMap;

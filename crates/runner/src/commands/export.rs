@@ -1,27 +1,73 @@
-//! `duel export` and `duel import`: models to the formats that others read, and from them.
+//! `duel export`: a policy in the formats that other programs read.
 
-use crate::cli::{ExportArgs, ExportAs, FileNumbers, ImportArgs};
+use crate::error::{Error, Result};
 use crate::plan::{Plan, Stage, StageKind};
-use crate::scene;
+use crate::stages::StageContext;
 use crate::target::{self, ModelTarget};
-use crate::work::StageContext;
-use crate::{Error, Result, print, warn};
+use crate::terminal::{print, warn};
+use clap::Args;
 use clap::ValueEnum;
 use duel_ledger::RunDir;
 use duel_model::gguf::{self, Precision};
-use duel_model::{
-    Checkpoint, FileDType as Stored, Pretrained, SpecialTokens, TokenizerFiles, TransformerConfig, huggingface, peft,
-};
+use duel_model::{Checkpoint, FileDType as Stored, Pretrained, SpecialTokens, TokenizerFiles, huggingface, peft};
 use duel_report::Run;
 use duel_spec::REFERENCE;
 use std::path::Path;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
+
+/// What an export writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportAs {
+    /// A Hugging Face directory, adapters worked in
+    Merged,
+    /// A PEFT directory, to be put onto the model that the run began from
+    Adapter,
+    /// A GGUF file
+    Gguf,
+}
+
+/// The numbers of matrices that are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FileNumbers {
+    F32,
+    F16,
+    Bf16,
+    /// GGUF only: eight bits and a scale for 32 numbers
+    Q8,
+}
+
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// The run directory, for example runs/smollm
+    pub run: PathBuf,
+    /// Whose policy; `reference` is one
+    #[arg(long)]
+    pub arm: String,
+    /// The arm's point, as `duel plan` writes it; by default its best on validation prompts
+    #[arg(long)]
+    pub point: Option<String>,
+    /// A seed of the experiment; its first by default
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// The directory, or the .gguf file
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    pub to: PathBuf,
+    #[arg(long = "as", value_enum, default_value = "merged")]
+    pub form: ExportAs,
+    /// f32 by default
+    #[arg(long, value_enum)]
+    pub numbers: Option<FileNumbers>,
+    /// Replace an earlier export that stands there, as a whole
+    #[arg(long)]
+    pub force: bool,
+}
 
 /// The numbers that a form is written in.
 ///
 /// # Errors
 /// Numbers that the form does not have.
-fn numbers(given: Option<FileNumbers>, form: ExportAs) -> Result<FileNumbers> {
+pub fn numbers(given: Option<FileNumbers>, form: ExportAs) -> Result<FileNumbers> {
     let (name, accepted): (_, &[FileNumbers]) = match form {
         ExportAs::Merged => ("a directory", &[FileNumbers::F32, FileNumbers::F16, FileNumbers::Bf16]),
         ExportAs::Adapter => ("an adapter", &[FileNumbers::F32]),
@@ -38,7 +84,7 @@ fn numbers(given: Option<FileNumbers>, form: ExportAs) -> Result<FileNumbers> {
 }
 
 /// An option that says what will not be done.
-fn unused(option: &str, reason: &str) -> Error {
+pub fn unused(option: &str, reason: &str) -> Error {
     Error::Unused { option: option.into(), reason: reason.into() }
 }
 
@@ -55,7 +101,7 @@ fn check_name(to: &Path, form: ExportAs) -> Result<()> {
 }
 
 /// Writes a model in one of the forms.
-fn write(checkpoint: &Checkpoint, to: &Path, form: ExportAs, numbers: FileNumbers) -> Result<()> {
+pub fn write(checkpoint: &Checkpoint, to: &Path, form: ExportAs, numbers: FileNumbers) -> Result<()> {
     let stored = match numbers {
         FileNumbers::F16 => Stored::F16,
         FileNumbers::Bf16 => Stored::Bf16,
@@ -95,10 +141,10 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     let stage = stage(args, &plan, seed)?;
     plan.check_finished(&run, &manifest, stage, args.arm != REFERENCE)?;
     let (device, stop) = (duel_model::device::open(&manifest.device)?, AtomicBool::new(false));
-    let desk = StageContext::new(&experiment, &plan, stage, &run, device, &stop);
-    let scene = desk.scene()?;
-    let world = scene.world.as_ref();
-    let policy = if args.arm == REFERENCE { desk.sft_policy(world)? } else { desk.trained_policy(world)? };
+    let context = StageContext::new(&experiment, &plan, stage, &run, device, &stop);
+    let loaded = context.load_world()?;
+    let world = loaded.world.as_ref();
+    let policy = if args.arm == REFERENCE { context.sft_policy(world)? } else { context.trained_policy(world)? };
 
     // 3. With the words and sizes of the model that it came from.
     let (config, words) = match experiment.is_pretrained() {
@@ -106,16 +152,16 @@ pub fn export(args: &ExportArgs) -> Result<()> {
             let model = Pretrained::open(Path::new(&experiment.model.from))?;
             (model.config, model.words)
         }
-        false => (desk.config(world)?, own_tokenizer(&desk, world.space())?),
+        false => (context.config(world)?, own_tokenizer(&context, world.space())?),
     };
     // 4. Beside its place, and then into it.
-    target.write(|made| match args.form {
+    target.write(|path| match args.form {
         ExportAs::Adapter => {
             // beneath it lies the model itself, or what SFT made of it
             let base = if experiment.stages.sft.steps == 0 { experiment.model.from.clone() } else { String::new() };
-            Ok(peft::write_adapter(made, &config, &policy, &base)?)
+            Ok(peft::write_adapter(path, &config, &policy, &base)?)
         }
-        form => write(&Checkpoint { config, policy: policy.merged(), words }, made, form, numbers),
+        form => write(&Checkpoint { config, policy: policy.merged(), words }, path, form, numbers),
     })?;
     let whose = if args.arm == REFERENCE { format!("{REFERENCE}, seed {seed}") } else { stage.label() };
     print(&format!("wrote {}: {whose}\n", args.to.display()));
@@ -123,9 +169,9 @@ pub fn export(args: &ExportArgs) -> Result<()> {
 }
 
 /// The tokenizer of a world of text, and the ids that mean something in any world.
-fn own_tokenizer(desk: &StageContext<'_>, space: &duel_spec::TokenSpec) -> Result<TokenizerFiles> {
-    let tokenizer = match desk.plan.needed(desk.stage, StageKind::Corpus) {
-        Some(corpus) => std::fs::read(desk.folder(corpus)?.file("tokenizer.json")).ok(),
+fn own_tokenizer(context: &StageContext<'_>, space: &duel_spec::TokenSpec) -> Result<TokenizerFiles> {
+    let tokenizer = match context.plan.needed(context.stage, StageKind::Corpus) {
+        Some(corpus) => std::fs::read(context.folder(corpus)?.file("tokenizer.json")).ok(),
         None => None,
     };
     let special = SpecialTokens { bos: Some(space.bos), eos: Some(space.eos), pad: Some(space.pad) };
@@ -139,24 +185,24 @@ fn stage<'a>(args: &ExportArgs, plan: &'a Plan, seed: u64) -> Result<&'a Stage> 
     if args.arm == REFERENCE {
         return Ok(first);
     }
-    let of = |stage: &&&Stage| stage.cell.as_ref().is_some_and(|cell| cell.arm == args.arm);
-    let own: Vec<&&Stage> = cells.iter().filter(of).collect();
+    let is_of_arm = |stage: &&&Stage| stage.cell.as_ref().is_some_and(|cell| cell.arm == args.arm);
+    let of_arm: Vec<&&Stage> = cells.iter().filter(is_of_arm).collect();
     let label = match &args.point {
         Some(label) => Some(label.clone()),
         // where none is finished, the first
         None => {
             let report = Run::read(&args.run)?;
             warn(&report.notes());
-            let first = || own.first()?.cell.as_ref().map(|cell| cell.point.label.clone());
+            let first = || of_arm.first()?.cell.as_ref().map(|cell| cell.point.label.clone());
             report.featured(&args.arm).map(|point| point.label.clone()).or_else(first)
         }
     };
-    let names = |what: &'static str, found: String, accepted: Vec<String>| Error::NoSuch {
+    let names = |what: &'static str, name: String, accepted: Vec<String>| Error::NoSuch {
         what,
-        found,
+        name,
         accepted: accepted.join(", "),
     };
-    if own.is_empty() {
+    if of_arm.is_empty() {
         let mut arms: Vec<String> = cells.iter().filter_map(|s| s.cell.as_ref()).map(|cell| cell.arm.clone()).collect();
         arms.sort();
         arms.dedup();
@@ -164,43 +210,8 @@ fn stage<'a>(args: &ExportArgs, plan: &'a Plan, seed: u64) -> Result<&'a Stage> 
         return Err(names("arm", args.arm.clone(), arms));
     }
     let point = |stage: &Stage| stage.cell.as_ref().map(|cell| cell.point.label.clone());
-    let found = own.iter().find(|stage| point(stage) == label);
-    found.map(|stage| **stage).ok_or_else(|| {
-        names("point", label.clone().unwrap_or_default(), own.iter().filter_map(|stage| point(stage)).collect())
+    let stage = of_arm.iter().find(|stage| point(stage) == label);
+    stage.map(|stage| **stage).ok_or_else(|| {
+        names("point", label.clone().unwrap_or_default(), of_arm.iter().filter_map(|stage| point(stage)).collect())
     })
-}
-
-/// Reads a model of one form and writes it in another.
-///
-/// # Errors
-/// A model that cannot be read; options that say what will not be done.
-pub fn import(args: &ImportArgs) -> Result<()> {
-    let target = match &args.to {
-        Some(to) => {
-            let form = if target::is_gguf(to) { ExportAs::Gguf } else { ExportAs::Merged };
-            Some((to, form, numbers(args.numbers, form)?, ModelTarget::new(to, &[&args.from], args.force)?))
-        }
-        None if args.numbers.is_some() => return Err(unused("--numbers", "nothing is written without --to")),
-        None if args.force => return Err(unused("--force", "nothing is written without --to")),
-        None => None,
-    };
-    let model = Pretrained::open(&args.from)?;
-    scene::tokenizer(&args.from, &model)?; // one that cannot be read is no use to anybody
-    let device = duel_model::device::open("flex")?;
-    // rotary positions are no weights: few of them do
-    let policy = model.policy(model.config.context.min(64), &device)?;
-    let parameters: usize =
-        duel_model::weights::shapes(&policy).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-    let TransformerConfig { layers, width, heads, vocabulary, context, .. } = model.config;
-    print(&format!(
-        "{}: {layers} layers of width {width}, {heads} heads, {vocabulary} tokens, context {context}, {parameters} parameters{}{}\n",
-        args.from.display(),
-        if model.words.tokenizer.is_some() { ", with its tokenizer" } else { ", without a tokenizer" },
-        if model.words.template.is_some() { " and chat template" } else { "" },
-    ));
-    let Some((to, form, numbers, target)) = target else { return Ok(()) };
-    let checkpoint = Checkpoint { config: model.config, policy, words: model.words };
-    target.write(|made| write(&checkpoint, made, form, numbers))?;
-    print(&format!("wrote {}\n", to.display()));
-    Ok(())
 }

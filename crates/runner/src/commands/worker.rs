@@ -1,49 +1,33 @@
-//! A worker: one process, one stage. It reports progress as JSON lines on standard output and stops when
-//! its parent is gone, unless it is detached.
+//! `duel worker`: one process, one stage. It reports progress as JSON lines on standard output and stops when its parent is
+//! gone, unless it is detached.
 
+use crate::error::{Error, Result, WorkerEnd};
+use crate::executors::{Progress, WorkerExitReport};
 use crate::log;
-use crate::plan::Plan;
-use crate::work::StageContext;
-use crate::{Error, Result};
+use crate::plan::{Plan, Stage};
+use crate::stages::{StageContext, run_stage};
+use crate::sysinfo;
 use duel_ledger::{Lease, Manifest, RunDir, StageDir, StageRecorder};
 use duel_spec::{Experiment, FORMAT_VERSION, NO_POINT, Recorder, SHARED_ARM};
-use serde::{Deserialize, Serialize};
 use std::io::{Read, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// What a worker says while it works.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Progress {
-    pub done: u64,
-    pub total: u64,
-    pub words: String,
-}
-
-/// The last that a worker says, where it could not finish its stage.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct WorkerEnd {
-    /// Whether the training diverged.
-    pub diverged: bool,
-    /// What the error says, with what caused it, in one line.
-    pub words: String,
-}
-
-impl WorkerEnd {
-    /// How a worker with this error ends.
-    pub fn by(error: &Error) -> Self {
-        let causes = std::iter::successors(std::error::Error::source(error), |cause| (*cause).source());
-        let words = std::iter::once(error.to_string()).chain(causes.map(ToString::to_string));
-        let words = words.collect::<Vec<_>>().join(": ").split_whitespace().collect::<Vec<_>>().join(" ");
-        Self { diverged: error.is_divergence(), words }
+/// Does one stage of a run; where that fails, the parent is told, or, where there is none, it is written down.
+pub fn worker(run: &Path, stage: usize, device: &str, checkpoint_seconds: f64, detached: bool) -> Result<()> {
+    let done = work(run, stage, device, Duration::from_secs_f64(checkpoint_seconds), detached);
+    match &done {
+        Ok(()) => {}
+        Err(error) if detached => WorkerExitReport::write(run, stage, error),
+        Err(error) => report_end(error),
     }
+    done
 }
 
 /// Tells the parent why a stage was not finished.
-pub fn report_end(error: &Error) {
+fn report_end(error: &Error) {
     let line = serde_json::to_string(&WorkerEnd::by(error)).expect("plain data");
     let _ = writeln!(std::io::stdout(), "{line}");
 }
@@ -51,10 +35,10 @@ pub fn report_end(error: &Error) {
 /// Least time between two lines of progress.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// Does the stage at this place of the run's plan.
-pub fn work(run: &Path, place: usize, device: &str, checkpoints: Duration, detached: bool) -> Result<()> {
+/// Does the stage of this index in the run's plan.
+fn work(run: &Path, index: usize, device: &str, checkpoints: Duration, detached: bool) -> Result<()> {
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in crate::host::ending_signals() {
+    for signal in sysinfo::ending_signals() {
         signal_hook::flag::register(signal, stop.clone()).map_err(|source| Error::Worker { source })?;
     }
     if !detached {
@@ -63,11 +47,11 @@ pub fn work(run: &Path, place: usize, device: &str, checkpoints: Duration, detac
     }
     let (experiment, _) = Experiment::load(&run.join("experiment.toml"), &[])?;
     if experiment.is_pretrained() {
-        crate::keep_pages(crate::KEPT_OF_LARGE);
+        sysinfo::set_purge_delay(sysinfo::PURGE_MILLISECONDS_PRETRAINED);
     }
     let plan = Plan::new(&experiment, device, duel_ledger::cells_of(run, &experiment)?)?;
-    let Some(stage) = plan.stages.get(place) else {
-        return Err(Error::StrayWorker { place, name: experiment.name });
+    let Some(stage) = plan.stages.get(index) else {
+        return Err(Error::StrayWorker { place: index, name: experiment.name });
     };
     // what lies outside the experiment's file may have changed since the run was planned
     if let Ok(manifest) = Manifest::read(run)
@@ -80,17 +64,7 @@ pub fn work(run: &Path, place: usize, device: &str, checkpoints: Duration, detac
     {
         return Err(Error::Missing { stage: stage.label(), needs: plan.stages[*missing].label() });
     }
-    // whoever else is at it may be done before us
-    tracing::debug!(stage = stage.label(), process = std::process::id(), "asks for the lease");
-    let _lease = loop {
-        if let Some(lease) = Lease::take(&run.stages(), &stage.id, stop.clone())? {
-            break lease;
-        }
-        if stop.load(Ordering::Relaxed) {
-            return Err(Error::Interrupted);
-        }
-        std::thread::sleep(PAUSE);
-    };
+    let _lease = take_lease(&run, stage, &stop)?;
     if run.find_stage(&stage.id)?.is_some() {
         tracing::debug!(stage = stage.label(), "was finished by another");
         return Ok(());
@@ -100,18 +74,18 @@ pub fn work(run: &Path, place: usize, device: &str, checkpoints: Duration, detac
         None => (SHARED_ARM, stage.kind.name(), NO_POINT),
     };
     let mut last = Instant::now() - PAUSE;
-    let tell = move |done, total, words: &str| {
+    let report = move |done, total, words: &str| {
         if detached || (last.elapsed() < PAUSE && done < total) {
-            return; // nobody listens, or has just heard
+            return; // nobody reads it, or the last line was just now
         }
         last = Instant::now();
         let line = serde_json::to_string(&Progress { done, total, words: words.into() }).expect("plain data");
         let _ = writeln!(std::io::stdout(), "{line}");
     };
-    let tag = format!("{FORMAT_VERSION} {} {device}", crate::run::COMMIT);
-    let kept = run.stages().join(stage.id.checkpoint_dir()).is_dir();
-    tracing::debug!(stage = stage.label(), process = std::process::id(), kept, "at work");
-    let mut recorder = StageRecorder::new(arm, method, point, stage.seed, Box::new(tell)).with_checkpoints(
+    let tag = format!("{FORMAT_VERSION} {} {device}", sysinfo::COMMIT);
+    let resumes = run.stages().join(stage.id.checkpoint_dir()).is_dir();
+    tracing::debug!(stage = stage.label(), process = std::process::id(), kept = resumes, "at work");
+    let mut recorder = StageRecorder::new(arm, method, point, stage.seed, Box::new(report)).with_checkpoints(
         &run.stages(),
         &stage.id,
         &tag,
@@ -119,11 +93,25 @@ pub fn work(run: &Path, place: usize, device: &str, checkpoints: Duration, detac
     );
     recorder = recorder.with_live_file(run.path(), &stage.id.folder());
     recorder.progress(0, 1, "begun");
-    let desk = StageContext::new(&experiment, &plan, stage, &run, duel_model::device::open(device)?, &stop);
+    let context = StageContext::new(&experiment, &plan, stage, &run, duel_model::device::open(device)?, &stop);
     StageDir::make(&run.stages(), &stage.id, &stage.key, |to| {
-        duel_model::catching(|| desk.run_stage(to, &mut recorder))
+        duel_model::catching(|| run_stage(&context, to, &mut recorder))
     })?;
     Ok(())
+}
+
+/// Waits for the lease of a stage: another process that is at it may finish first.
+fn take_lease(run: &RunDir, stage: &Stage, stop: &Arc<AtomicBool>) -> Result<Lease> {
+    tracing::debug!(stage = stage.label(), process = std::process::id(), "asks for the lease");
+    loop {
+        if let Some(lease) = Lease::take(&run.stages(), &stage.id, stop.clone())? {
+            return Ok(lease);
+        }
+        if stop.load(Ordering::Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        std::thread::sleep(PAUSE);
+    }
 }
 
 /// The parent holds the other end of standard input; when it closes, the parent is gone.

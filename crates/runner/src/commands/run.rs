@@ -1,12 +1,20 @@
-//! `duel run` and `duel plan`.
+//! `duel run`: an experiment, from its file to the page.
 
-use crate::cli::{Executor, ExperimentArgs, ReportArgs, RunArgs};
-use crate::execute::{RunOptions, RunSummary, StageFailure, execute};
+use crate::commands::args::{ExperimentArgs, concurrent_stages, seconds};
+use crate::commands::report::announce_files;
+use crate::error::{Error, Result, StageFailure};
+use crate::executors::{EXECUTORS, ExecutorEntry, RunEvent, RunOptions, RunSummary, execute};
+use crate::log;
 use crate::plan::{Plan, Stage, experiment_hash, judge_files, judge_inputs};
 use crate::progress::ProgressReporter;
-use crate::{Error, Result, host, log, planned, scene, search, slurm};
-use duel_ledger::{Manifest, PlannedStage, RunDir, RunLock, RunSubset, read_rounds, write_atomically};
-use duel_report::{ReportSummary, TuningResults};
+use crate::search;
+use crate::sysinfo;
+use crate::warnings;
+use crate::world;
+use clap::Args;
+use clap::builder::{PossibleValuesParser, TypedValueParser};
+use duel_ledger::{Manifest, PlannedStage, RunDir, RunLock, RunSubset, write_atomically};
+use duel_report::TuningResults;
 use duel_spec::{Cell, Document, Experiment, FORMAT_VERSION, Trial};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -14,27 +22,26 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-/// The commit that the binary was built from.
-pub const COMMIT: &str = match option_env!("DUEL_COMMIT") {
-    Some(commit) => commit,
-    None => "unknown",
-};
-
-/// Reads the experiment and checks what can be checked before anything is made.
-pub(crate) fn prepare(args: &ExperimentArgs) -> Result<(Experiment, Document)> {
-    let (experiment, document) = Experiment::load(&args.file, &args.overrides())?;
-    duel_model::device::open(&args.device)?;
-    if scene::reads_reviews(&experiment) {
-        duel_data::reviews::check_present(Path::new(&experiment.world.reviews.data))?;
-    }
-    Ok((experiment, document))
-}
-
-/// All that an experiment will come to. Of a search that has not ended, as many points as it may try.
-pub(crate) fn whole_plan(args: &ExperimentArgs, experiment: &Experiment) -> Result<Plan> {
-    let there = read_rounds(&args.out.join(&experiment.name))?;
-    let rounds = if experiment.is_tuned() && search::have_ended(&there) { there } else { search::preview(experiment) };
-    Plan::new(experiment, &args.device, rounds.iter().flat_map(|round| experiment.cells_for(round)).collect())
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    pub experiment: ExperimentArgs,
+    /// Stages at once, one thread each [default: the machine's cores; on a cluster as many as it grants]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub jobs: Option<u16>,
+    #[arg(long, value_name = "NAME", default_value = EXECUTORS[0].name, value_parser = executor_parser(), help = executor_help())]
+    pub executor: &'static ExecutorEntry,
+    /// End at the first stage that fails
+    ///
+    /// Without it a failed stage costs itself and what needs it; the rest goes on, and the exit code says so at the end.
+    #[arg(long, conflicts_with = "keep_going")]
+    pub fail_fast: bool,
+    /// Go on after a stage has failed, which is the default
+    #[arg(long)]
+    pub keep_going: bool,
+    /// Seconds between checkpoints of a training: no more than this much work is lost to a kill, and none of the result
+    #[arg(long, value_name = "S", default_value = "30", value_parser = seconds)]
+    pub checkpoint_seconds: f64,
 }
 
 /// What a run needs from its first moment on: the stages of all rounds that it has come to before, else of its first one.
@@ -52,14 +59,8 @@ fn first_stages(args: &ExperimentArgs, experiment: &Experiment) -> Result<BTreeM
 /// Runs an experiment to its page.
 pub fn run(args: &RunArgs) -> Result<()> {
     let started = Instant::now();
-    let (experiment, document) = prepare(&args.experiment)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in host::ending_signals() {
-        // the first asks for a clean stop, the second ends at once
-        signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone())
-            .map_err(|source| Error::Worker { source })?;
-        signal_hook::flag::register(signal, stop.clone()).map_err(|source| Error::Worker { source })?;
-    }
+    let (experiment, document) = args.experiment.load()?;
+    let stop = stop_on_signals()?;
     let jobs = concurrent_stages(&experiment, args.jobs);
     // planned before anything is made: an experiment that cannot be planned leaves nothing
     let needed = first_stages(&args.experiment, &experiment)?;
@@ -67,44 +68,50 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let _lock = RunLock::take(run.path())?;
     duel_ledger::sweep(run.path());
     log::write_to(run.path());
-    tracing::info!(command = host::command().join(" "), commit = COMMIT, device = args.experiment.device, jobs, "run");
+    tracing::info!(
+        command = sysinfo::command().join(" "),
+        commit = sysinfo::COMMIT,
+        device = args.experiment.device,
+        jobs,
+        "run"
+    );
     let before = Manifest::read(run.path()).ok();
     let mut manifest = Manifest { stages: needed, ..manifest(&experiment, &document, &args.experiment.device, jobs)? };
 
-    let mut board = ProgressReporter::new(jobs);
-    board.print_line(&format!("{}: {}", experiment.name, experiment.question));
-    for warning in planned::warnings(&experiment) {
-        board.print_line(&format!("warning: {warning}"));
+    let mut reporter = ProgressReporter::new(jobs);
+    reporter.print_line(&format!("{}: {}", experiment.name, experiment.question));
+    for warning in warnings::warnings(&experiment) {
+        reporter.print_line(&format!("warning: {warning}"));
     }
-    let settings = RunOptions {
+    let options = RunOptions {
         run: &run,
         device: &args.experiment.device,
         jobs,
-        asked: args.jobs.map(usize::from),
+        requested_jobs: args.jobs.map(usize::from),
         checkpoint_seconds: args.checkpoint_seconds,
         fail_fast: args.fail_fast && !args.keep_going,
         stop: &stop,
     };
-    let mut outcome = RunSummary::default();
-    let ran = rounds(&experiment, args.executor, &settings, (&mut manifest, before), &mut board, &mut outcome);
+    let mut summary = RunSummary::default();
+    let ran = rounds(&experiment, args.executor, &options, (&mut manifest, before), &mut reporter, &mut summary);
     let ran = ran.and_then(|plan| {
-        board.print_line("merging and reporting");
+        reporter.print_line("merging and reporting");
         duel_ledger::merge(run.path(), &manifest, RunSubset::Comparison)?;
         if run.path().join("metrics.parquet").is_file() {
             duel_ledger::write_events(run.path(), manifest.started)?;
         }
         Ok(plan)
     });
-    board.finish();
-    let (made, reused) = (outcome.made, outcome.reused);
+    reporter.finish();
+    let (made, reused) = (summary.made, summary.reused);
     tracing::info!(made, reused, seconds = started.elapsed().as_secs_f64(), ok = ran.is_ok(), "over");
-    finish(&mut manifest, &outcome, ran.as_ref().err(), started);
+    finish(&mut manifest, &summary, ran.as_ref().err(), started);
     if !manifest.plan.is_empty() {
         manifest.write(run.path())?; // what failed before it was planned leaves the run as it was
     }
-    let RunSummary { reused, made, failures, left_out, peak_memory } = outcome;
+    let RunSummary { reused, made, failures, left_out, peak_memory } = summary;
     ran?;
-    crate::print(&format!(
+    crate::terminal::print(&format!(
         "{made} stages made, {reused} reused, {:.1} s, peak memory {:.0} MB\n",
         started.elapsed().as_secs_f64(),
         peak_memory as f64 / 1e6,
@@ -120,53 +127,37 @@ pub fn run(args: &RunArgs) -> Result<()> {
     if failures.is_empty() { Ok(()) } else { Err(Error::Stages { failures, left_out: left_out.len() }) }
 }
 
-/// Says where a page is, and what to know before it is believed.
-fn announce_files(ReportSummary { page, warnings }: ReportSummary) {
-    let warnings: String = warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
-    crate::print(&format!("{warnings}{}\n", page.display()));
-}
-
-/// Writes the report of a run, one chart of it, or the page that compares several.
-pub fn report(args: &ReportArgs) -> Result<()> {
-    match (&args.runs[..], &args.figure) {
-        ([run], None) => announce_files(duel_report::write(run)?),
-        ([run], Some(name)) if name == "list" => crate::print(&(duel_report::figures(run)?.join("\n") + "\n")),
-        ([run], Some(name)) => {
-            let (bytes, warnings) = duel_report::figure(run, name, args.width, args.format, args.theme)?;
-            crate::warn(&warnings);
-            let path = args.output.clone().unwrap_or_else(|| format!("{name}.{}", args.format).into());
-            duel_ledger::write_atomically(&path, &bytes)?;
-            crate::print(&format!("{}\n", path.display()));
-        }
-        (runs, _) => {
-            let beside = runs[0].parent().unwrap_or(Path::new("."));
-            let to = args.to.clone().unwrap_or_else(|| beside.join("comparison"));
-            announce_files(duel_report::compare(runs, &to)?);
-        }
+/// Set by a signal that asks this process to end. The first asks for a clean stop, the second ends at once.
+fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in sysinfo::ending_signals() {
+        signal_hook::flag::register_conditional_shutdown(signal, 130, stop.clone())
+            .map_err(|source| Error::Worker { source })?;
+        signal_hook::flag::register(signal, stop.clone()).map_err(|source| Error::Worker { source })?;
     }
-    Ok(())
+    Ok(stop)
 }
 
 /// Runs what an experiment asks for, round after round: one where nothing is searched. The manifest of an earlier invocation
 /// says which of the same stages have diverged.
 fn rounds(
     experiment: &Experiment,
-    executor: Executor,
-    settings: &RunOptions<'_>,
+    executor: &ExecutorEntry,
+    options: &RunOptions<'_>,
     (manifest, before): (&mut Manifest, Option<Manifest>),
-    board: &mut ProgressReporter,
-    outcome: &mut RunSummary,
+    reporter: &mut ProgressReporter,
+    summary: &mut RunSummary,
 ) -> Result<Plan> {
-    let (run, mut rounds, mut found) = (settings.run, vec![], TuningResults::default());
+    let (run, mut rounds, mut found) = (options.run, vec![], TuningResults::default());
     let mut plan = Plan { stages: vec![] };
     while let Some(round) = search::next_round(experiment, &rounds, &found)? {
         if experiment.is_tuned() {
-            board.print_line(&round_summary(&round, rounds.len() + 1));
+            reporter.print_line(&round_summary(&round, rounds.len() + 1));
         }
         rounds.push(round);
         let cells: Vec<Cell> = rounds.iter().flat_map(|round| experiment.cells_for(round)).collect();
         let from = plan.stages.len();
-        plan = Plan::new(experiment, settings.device, cells.clone())?;
+        plan = Plan::new(experiment, options.device, cells.clone())?;
         manifest.stages.extend(plan.stages.iter().map(|s| (s.label(), s.id.folder())));
         manifest.plan = plan.stages.iter().map(Stage::planned).collect();
         if let Some(before) = &before {
@@ -180,14 +171,15 @@ fn rounds(
             duel_ledger::write_rounds(run.path(), &rounds)?;
         }
         manifest.write(run.path())?;
-        match executor {
-            Executor::Local => execute(&plan, from, settings, board, outcome)?,
-            Executor::Slurm => slurm::execute(&plan, from, &experiment.slurm, settings, board, outcome)?,
+        {
+            let mut executor = (executor.open)(&plan, experiment, options)?;
+            let mut events = |event: RunEvent<'_>| reporter.handle(event);
+            execute(&plan, from, executor.as_mut(), options, summary, &mut events)?;
         }
-        if settings.stop.load(Ordering::Relaxed) {
+        if options.stop.load(Ordering::Relaxed) {
             return Err(Error::Interrupted);
         }
-        if settings.fail_fast && !outcome.failures.is_empty() {
+        if options.fail_fast && !summary.failures.is_empty() {
             break;
         }
         if experiment.is_tuned() {
@@ -260,27 +252,21 @@ fn round_summary(round: &[Trial], number: usize) -> String {
     format!("search, round {number}: points {}", points.join(", "))
 }
 
-/// Stages at once: as many as were asked for, or as there are cores. A pretrained model is held once: its stages run one by one, on
-/// every core.
-pub fn concurrent_stages(experiment: &Experiment, asked: Option<u16>) -> usize {
-    if experiment.is_pretrained() { 1 } else { asked.map_or_else(host::cores, usize::from) }
-}
-
 fn manifest(experiment: &Experiment, document: &Document, device: &str, jobs: usize) -> Result<Manifest> {
     let mut inputs = BTreeMap::from([("experiment".to_string(), experiment_hash(experiment))]);
     inputs.extend(judge_inputs(&judge_files(experiment)?));
-    if scene::reads_reviews(experiment) {
+    if world::reads_reviews(experiment) {
         inputs.extend(duel_data::reviews::FILES.map(|(name, hash)| (name.to_string(), hash.to_string())));
     }
     Ok(Manifest {
         format: FORMAT_VERSION,
         duel: env!("CARGO_PKG_VERSION").into(),
-        commit: COMMIT.into(),
-        host: host::describe(),
+        commit: sysinfo::COMMIT.into(),
+        host: sysinfo::describe(),
         device: device.into(),
         jobs,
-        threads_per_job: if experiment.is_pretrained() { host::cores() } else { 1 },
-        command: host::command(),
+        threads_per_job: if experiment.is_pretrained() { sysinfo::cores() } else { 1 },
+        command: sysinfo::command(),
         inputs,
         started: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs()),
         exit: "running".into(),
@@ -289,32 +275,44 @@ fn manifest(experiment: &Experiment, document: &Document, device: &str, jobs: us
     })
 }
 
-fn finish(manifest: &mut Manifest, outcome: &RunSummary, ended_by: Option<&Error>, started: Instant) {
+fn finish(manifest: &mut Manifest, summary: &RunSummary, ended_by: Option<&Error>, started: Instant) {
     let seconds = started.elapsed().as_secs_f64();
     manifest.ended = Some(manifest.started + seconds as u64);
     manifest.wall_seconds = Some(seconds);
     manifest.exit = match ended_by {
-        None if outcome.failures.is_empty() => "complete",
+        None if summary.failures.is_empty() => "complete",
         Some(Error::Interrupted) => "interrupted",
         Some(Error::Detached) => "running",
         None | Some(_) => "failed",
     }
     .into();
-    manifest.stages_reused = outcome.reused;
-    manifest.stages_made = outcome.made;
-    manifest.peak_memory = outcome.peak_memory;
+    manifest.stages_reused = summary.reused;
+    manifest.stages_made = summary.made;
+    manifest.peak_memory = summary.peak_memory;
     let last = |tail: &str| {
         let told = tail.lines().find(|line| line.contains('×')).or(tail.lines().last()).unwrap_or_default();
         told.trim_matches([' ', '×']).to_string()
     };
     let words = |f: &StageFailure| f.ended.as_ref().map_or_else(|| last(&f.tail), |ended| ended.words.clone());
-    manifest.failed = outcome.failures.iter().map(|f| (f.stage.clone(), words(f))).collect();
-    manifest.failed.extend(outcome.left_out.iter().map(|stage| (stage.clone(), "needs what failed".into())));
+    manifest.failed = summary.failures.iter().map(|f| (f.stage.clone(), words(f))).collect();
+    manifest.failed.extend(summary.left_out.iter().map(|stage| (stage.clone(), "needs what failed".into())));
     manifest.diverged.extend(
-        outcome
+        summary
             .failures
             .iter()
             .filter(|f| f.exit == 4 && f.ended.as_ref().is_some_and(|ended| ended.diverged))
             .map(|f| f.stage.clone()),
     );
+}
+
+/// Accepts the names of [`EXECUTORS`].
+fn executor_parser() -> impl TypedValueParser<Value = &'static ExecutorEntry> {
+    let find = |name: String| EXECUTORS.iter().find(|executor| executor.name == name);
+    PossibleValuesParser::new(EXECUTORS.iter().map(|executor| executor.name))
+        .map(move |name| find(name).expect("clap accepts no other name"))
+}
+
+fn executor_help() -> String {
+    let places: Vec<&str> = EXECUTORS.iter().map(|executor| executor.about).collect();
+    format!("Where stages run: {}", places.join(", or "))
 }

@@ -4,7 +4,8 @@
 //! A round is a function of the experiment and of what was found, so that a run that was cut off comes by the same rounds
 //! again.
 
-use crate::{Error, Result, parzen};
+use super::tpe;
+use crate::error::{Error, Result};
 use duel_report::{TrialResult, TuningResults};
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{Arm, Experiment, SampledSettings, Search, SelectionMetric, Trial};
@@ -158,7 +159,7 @@ impl<'a> ArmSearch<'a> {
                 };
                 // those of this round count as no good, so that they do not crowd (Ginsbourger et al. 2010)
                 let here = proposed.iter().filter_map(|drawn| axis.share(drawn.get(name)?));
-                parzen::propose(axis, &shares(good), &[shares(others), here.collect()].concat(), &mut rng)
+                tpe::propose(axis, &shares(good), &[shares(others), here.collect()].concat(), &mut rng)
             });
             proposed.push(drawn.clone());
             drawn

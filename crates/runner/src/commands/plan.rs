@@ -1,15 +1,31 @@
 //! `duel plan`: what a run will do and cost, before anything is spent.
 
-use crate::cli::{OutputFormat, PlanArgs};
+use crate::commands::args::{ExperimentArgs, OutputFormat, concurrent_stages};
+use crate::error::Result;
 use crate::estimate::{Estimator, StageCost, Throughput, makespan};
 use crate::plan::{Plan, StageKind};
-use crate::run::{concurrent_stages, prepare, whole_plan};
-use crate::terminal::json;
-use crate::{Result, host, planned, print};
+use crate::sysinfo;
+use crate::terminal::{format_bytes, format_seconds, json, print};
+use crate::warnings;
+use clap::Args;
 use duel_ledger::RunDir;
 use duel_spec::{Document, Experiment};
 use serde::Serialize;
 use std::collections::BTreeMap;
+
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    #[command(flatten)]
+    pub experiment: ExperimentArgs,
+    /// Stages at once, one thread each [default: the machine's cores]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub jobs: Option<u16>,
+    /// Every setting as resolved, and where it comes from
+    #[arg(long)]
+    pub settings: bool,
+    #[arg(long, default_value = "text")]
+    pub format: OutputFormat,
+}
 
 /// Seeds below which no claim is judged (docs/verdicts.md, Refusals).
 const FEWEST_SEEDS: u64 = 5;
@@ -48,14 +64,14 @@ struct StageRow {
 
 /// Prints the plan; makes nothing but the note of how fast the machine is.
 pub fn plan(args: &PlanArgs) -> Result<()> {
-    let (experiment, document) = prepare(&args.experiment)?;
-    let plan = whole_plan(&args.experiment, &experiment)?;
+    let (experiment, document) = args.experiment.load()?;
+    let plan = args.experiment.whole_plan(&experiment)?;
     let run = RunDir::at(&args.experiment.out, &experiment.name);
     let there: Vec<bool> =
         plan.stages.iter().map(|stage| run.contains_stage(&stage.id)).collect::<duel_ledger::Result<_>>()?;
     let rates = Throughput::of(&experiment, &args.experiment.out)?;
-    let (cores, jobs) = (host::cores(), concurrent_stages(&experiment, args.jobs));
-    let mut answer = answer(&experiment, &plan, &there, rates, jobs, Machine { cores, memory: host::memory() })?;
+    let (cores, jobs) = (sysinfo::cores(), concurrent_stages(&experiment, args.jobs));
+    let mut answer = answer(&experiment, &plan, &there, rates, jobs, Machine { cores, memory: sysinfo::memory() })?;
     if args.settings {
         answer.settings = Some(settings(&document));
     }
@@ -120,14 +136,17 @@ fn warnings(experiment: &Experiment, memory: f64, seconds: f64, machine: Machine
         let seeds = experiment.seeds;
         warnings.push(format!("{seeds} seeds: no claim is judged on fewer than {FEWEST_SEEDS}"));
     }
-    warnings.extend(planned::warnings(experiment));
+    warnings.extend(warnings::warnings(experiment));
     if memory > machine.memory {
-        let [needed, there] = [memory, machine.memory].map(bytes);
+        let [needed, there] = [memory, machine.memory].map(format_bytes);
         warnings
             .push(format!("about {needed} of memory for stages at once, and the machine has {there}: lower --jobs"));
     }
     if seconds > LONG {
-        warnings.push(format!("about {}: it can be interrupted at any time and goes on where it was", time(seconds)));
+        warnings.push(format!(
+            "about {}: it can be interrupted at any time and goes on where it was",
+            format_seconds(seconds)
+        ));
     }
     let mut budgets = BTreeMap::new();
     for (name, arm) in &experiment.arms {
@@ -187,8 +206,8 @@ fn text(answer: &PlanReport<'_>, experiment: &Experiment, plan: &Plan) -> String
             name,
             after.join(", "),
             cost.flops / 1e9 + 0.0,
-            time(cost.seconds),
-            bytes(cost.memory),
+            format_seconds(cost.seconds),
+            format_bytes(cost.memory),
         );
     }
     // 2. All together.
@@ -200,9 +219,9 @@ fn text(answer: &PlanReport<'_>, experiment: &Experiment, plan: &Plan) -> String
         experiment.seeds,
         plan.stages.iter().filter(|stage| stage.kind == StageKind::Cell).count(),
         answer.flops / 1e9,
-        time(answer.seconds),
+        format_seconds(answer.seconds),
         answer.jobs,
-        bytes(answer.memory),
+        format_bytes(answer.memory),
     );
     if experiment.is_tuned() {
         text += "the search proposes as it goes; this is all that it may try\n";
@@ -218,33 +237,13 @@ fn total(numbers: impl Iterator<Item = f64>) -> f64 {
     numbers.fold(0.0, |sum, x| sum + x)
 }
 
-/// Seconds for people.
-pub fn time(seconds: f64) -> String {
-    match seconds {
-        s if s < 99.5 => format!("{s:.1} s"),
-        s if s < 5970.0 => format!("{:.0} min", s / 60.0),
-        s => format!("{:.1} h", s / 3600.0),
-    }
-}
-
-/// Bytes for people.
-pub fn bytes(bytes: f64) -> String {
-    if bytes < 995e3 {
-        format!("{:.0} kB", bytes / 1e3)
-    } else if bytes < 995e6 {
-        format!("{:.0} MB", bytes / 1e6)
-    } else {
-        format!("{:.1} GB", bytes / 1e9)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn the_plan_as_people_see_it() {
-        let text_of = include_str!("tiny.toml");
+        let text_of = include_str!("../tiny.toml");
         let document = Document::parse("tiny.toml", text_of, &["seeds=2".into()]).expect("valid");
         let experiment = Experiment::from_document(&document).expect("valid");
         let plan = Plan::new(&experiment, "flex", experiment.cells_for(&experiment.trials())).expect("plans");
@@ -260,7 +259,7 @@ mod tests {
 
     #[test]
     fn a_plan_of_which_nothing_is_left_costs_nothing() {
-        let document = Document::parse("tiny.toml", include_str!("tiny.toml"), &[]).expect("valid");
+        let document = Document::parse("tiny.toml", include_str!("../tiny.toml"), &[]).expect("valid");
         let experiment = Experiment::from_document(&document).expect("valid");
         let plan = Plan::new(&experiment, "flex", experiment.cells_for(&experiment.trials())).expect("plans");
         let rates = Throughput { train: 4e-6, train_scalar: 4e-6, sample: 3e-6, read: 1e-6, evaluation: 0.02 };

@@ -1,74 +1,42 @@
-//! `duel optimum` and `duel verify`: what is known without any experiment, and what an experiment has shown.
+//! `duel verify`: the claims of a run, and those whose answers are known.
 
-use crate::cli::{ClaimFamily, ExactWorld, OptimumArgs, OutputFormat, ProxyKind, VerifyArgs};
-use crate::execute::StageFailure;
-use crate::plan::{Plan, StageKind};
+use crate::commands::args::OutputFormat;
+use crate::error::{Error, Result, StageFailure};
 use crate::terminal::json;
-use crate::work::StageContext;
-use crate::{Error, Result, print, warn};
-use duel_data::grammar::GrammarWorld;
+use crate::terminal::{print, warn};
+use clap::{Args, ValueEnum};
 use duel_evaluation::claims::{self, Bound, ExactClaim};
-use duel_evaluation::{Optimum, WorldTables, distributions};
-use duel_ledger::{RunDir, read_metrics};
-use duel_model::Reader;
+use duel_ledger::read_metrics;
 use duel_report::{ClaimResult, JudgedClaims, Verdict, fixed};
-use duel_spec::{GrammarSettings, WorldKind, metrics};
+use duel_spec::metrics;
 use std::fmt::Write;
 use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::sync::atomic::AtomicBool;
 
-/// Prints the exact optimum of a world.
-pub fn optimum(args: &OptimumArgs) -> Result<()> {
-    let tables = match args.world {
-        ExactWorld::Bandit => WorldTables::bandit(),
-        ExactWorld::Grammar if args.reference == "grammar" => {
-            WorldTables::grammar(&GrammarWorld::new(GrammarSettings::defaults().rho, 1), args.split)
-        }
-        ExactWorld::Grammar => of_run(args, Path::new(&args.reference))?,
-    };
-    let climbed = match args.proxy {
-        None => &tables.gold,
-        Some(ProxyKind::Excitement) => &tables.proxy,
-    };
-    let best = tables.optimum(climbed, args.beta);
-    print(&match args.format {
-        OutputFormat::Json => json(&best),
-        OutputFormat::Text => as_text(&best),
-    });
-    Ok(())
+/// Claims that belong together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ClaimFamily {
+    /// A1 to A11, C1 and C7: the equations, on worlds whose answers are known
+    Exact,
 }
 
-fn as_text(best: &Optimum) -> String {
-    let rows = [
-        ("beta", best.beta),
-        ("reference_gold", best.reference_gold),
-        ("gold", best.gold),
-        ("kl", best.kl),
-        ("objective", best.objective),
-        ("p_trap", best.p_trap),
-    ];
-    rows.iter().fold(String::new(), |mut text, (name, value)| {
-        let _ = writeln!(text, "{name:<15} {value:>10.6}");
-        text
-    })
-}
-
-/// Tables whose reference is the SFT policy of a run's seed.
-fn of_run(args: &OptimumArgs, path: &Path) -> Result<WorldTables> {
-    let (_, experiment, plan) = Plan::of_run(path)?;
-    if experiment.world.kind != WorldKind::Grammar {
-        return Err(Error::NotExact { path: path.into(), found: "reviews" });
-    }
-    let stage = plan.stages.iter().find(|s| s.kind == StageKind::Pairs && s.seed == args.seed);
-    let stage = stage.ok_or_else(|| Error::NoSeed { path: path.into(), seed: args.seed })?;
-    let run = RunDir::open(path)?;
-    let (device, stop) = (duel_model::device::open("flex")?, AtomicBool::new(false));
-    let world = GrammarWorld::new(experiment.world.grammar.rho, experiment.world.grammar.sft_rows);
-    let desk = StageContext::new(&experiment, &plan, stage, &run, device.clone(), &stop);
-    let policy = desk.sft_policy(&world)?;
-    let reader = Reader::new(duel_data::World::space(&world), &device);
-    Ok(WorldTables::grammar_with(&world, args.split, |prompts| distributions(&policy, &reader, prompts)))
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["run", "family"]))]
+pub struct VerifyArgs {
+    /// The run directory whose `[[claims]]` are judged, for example runs/article
+    pub run: Option<PathBuf>,
+    /// Which claims with known answers
+    #[arg(long)]
+    pub family: Option<ClaimFamily>,
+    /// Only this claim of the run; may be repeated
+    #[arg(long, value_name = "ID", requires = "run")]
+    pub claim: Vec<String>,
+    /// Exit code 3 also where a claim is inconclusive
+    #[arg(long, requires = "run")]
+    pub strict: bool,
+    #[arg(long, default_value = "text")]
+    pub format: OutputFormat,
 }
 
 /// Judges a run's claims, or a family of claims; an error where one does not hold.
@@ -84,32 +52,32 @@ pub fn verify(args: &VerifyArgs) -> Result<()> {
 fn of_experiment(args: &VerifyArgs, run: &Path) -> Result<()> {
     let JudgedClaims { mut verdicts, warnings } = duel_report::judge(run)?;
     warn(&warnings);
-    let known: Vec<String> = verdicts.iter().map(|v| v.claim.id.clone()).collect();
+    let known: Vec<String> = verdicts.iter().map(|result| result.claim.id.clone()).collect();
     let unknown = args.claim.iter().find(|id| !known.contains(id));
     if let (Some(id), _) | (None, Some(id)) = (unknown, known.is_empty().then_some(&String::new())) {
         return Err(Error::NoClaim { run: run.into(), id: id.clone(), known });
     }
-    verdicts.retain(|v| args.claim.is_empty() || args.claim.contains(&v.claim.id));
+    verdicts.retain(|result| args.claim.is_empty() || args.claim.contains(&result.claim.id));
     print(&match args.format {
         OutputFormat::Json => json(&verdicts),
         OutputFormat::Text => verdicts.iter().map(render).collect(),
     });
-    let counts = |judgement| verdicts.iter().filter(|v| v.judgement == judgement).count();
-    let broken = counts(Verdict::Contradicted) + if args.strict { counts(Verdict::Inconclusive) } else { 0 };
-    if broken > 0 {
-        return Err(Error::Contradicted { broken, claims: verdicts.len() });
+    let counts = |judgement| verdicts.iter().filter(|result| result.judgement == judgement).count();
+    let contradicted = counts(Verdict::Contradicted) + if args.strict { counts(Verdict::Inconclusive) } else { 0 };
+    if contradicted > 0 {
+        return Err(Error::Contradicted { contradicted, claims: verdicts.len() });
     }
     Ok(())
 }
 
 /// A verdict in lines.
-fn render(v: &ClaimResult) -> String {
-    let claim = &v.claim;
+fn render(result: &ClaimResult) -> String {
+    let claim = &result.claim;
     let source = if claim.source.is_empty() { String::new() } else { format!(" ({})", claim.source) };
-    let added = if v.added_after_run { " (added after the run)" } else { "" };
-    let mut text = format!("{} {}{added}: {}{source}\n", claim.id, v.judgement, v.words);
+    let added = if result.added_after_run { " (added after the run)" } else { "" };
+    let mut text = format!("{} {}{added}: {}{source}\n", claim.id, result.judgement, result.words);
     let number = |x: Option<f64>, places: usize| x.map_or("–".into(), |x| fixed(x, places));
-    for test in &v.tests {
+    for test in &result.tests {
         let interval = test
             .interval
             .map_or("no interval".into(), |[low, high]| format!("{} to {}", fixed(low, 3), fixed(high, 3)));
@@ -126,12 +94,12 @@ fn render(v: &ClaimResult) -> String {
             let _ = writeln!(text, "      p of the test that flips signs {p:.4}");
         }
     }
-    let _ = writeln!(text, "      {}", v.asked);
-    for (arm, budget) in &v.budgets {
+    let _ = writeln!(text, "      {}", result.asked);
+    for (arm, budget) in &result.budgets {
         let (points, trainings, flops) = (budget.points, budget.trainings, budget.flops / 1e9);
         let _ = writeln!(text, "      {arm}: {points} points, {trainings} trainings, {} GFLOP", fixed(flops, 1));
     }
-    for reason in &v.reasons {
+    for reason in &result.reasons {
         let _ = writeln!(text, "      {reason}");
     }
     text
@@ -146,9 +114,9 @@ fn exact(args: &VerifyArgs) -> Result<()> {
         OutputFormat::Json => json(&claims),
         OutputFormat::Text => table(&claims),
     });
-    let broken = claims.iter().filter(|claim| !claim.holds()).count();
-    if broken > 0 {
-        return Err(Error::Contradicted { broken, claims: claims.len() });
+    let contradicted = claims.iter().filter(|claim| !claim.holds()).count();
+    if contradicted > 0 {
+        return Err(Error::Contradicted { contradicted, claims: claims.len() });
     }
     Ok(())
 }
@@ -159,24 +127,24 @@ fn table(claims: &[ExactClaim]) -> String {
     for claim in claims {
         let verdict = if claim.holds() { "holds" } else { "DOES NOT HOLD" };
         let _ = writeln!(text, "{:<4}{verdict}: {}", claim.id, claim.statement);
-        for f in &claim.findings {
-            let expected = match f.bound {
-                Bound::Near => format!("{:.6} ± {:.0e}", f.expected, f.tolerance),
-                Bound::AtMost => format!("at most {:.6}", f.expected),
-                Bound::AtLeast => format!("at least {:.6}", f.expected),
+        for finding in &claim.findings {
+            let expected = match finding.bound {
+                Bound::Near => format!("{:.6} ± {:.0e}", finding.expected, finding.tolerance),
+                Bound::AtMost => format!("at most {:.6}", finding.expected),
+                Bound::AtLeast => format!("at least {:.6}", finding.expected),
             };
-            let mark = if f.holds { " " } else { "✗" };
-            let _ = writeln!(text, "  {mark} {:<70} {:>14.6}   {expected}", f.quantity, f.found);
+            let mark = if finding.holds { " " } else { "✗" };
+            let _ = writeln!(text, "  {mark} {:<70} {:>14.6}   {expected}", finding.quantity, finding.found);
         }
     }
-    let (held, all) = (claims.iter().filter(|c| c.holds()).count(), claims.len());
+    let (holding, all) = (claims.iter().filter(|c| c.holds()).count(), claims.len());
     let numbers: usize = claims.iter().map(|c| c.findings.len()).sum();
-    let _ = writeln!(text, "{held} of {all} claims hold, {numbers} numbers");
+    let _ = writeln!(text, "{holding} of {all} claims hold, {numbers} numbers");
     text
 }
 
 /// A training of both arms in seconds: enough to count models and tokens.
-const TINY: &str = include_str!("tiny.toml");
+const TINY: &str = include_str!("../tiny.toml");
 
 /// C1: DPO needs no reward model and no sampling in the loop; counted in a real run of both arms.
 fn no_reward_model_and_no_sampling() -> Result<ExactClaim> {
@@ -186,7 +154,7 @@ fn no_reward_model_and_no_sampling() -> Result<ExactClaim> {
     let io = |source| Error::Io { action: "write", path: file.clone(), source };
     std::fs::write(&file, TINY).map_err(io)?;
     let binary = std::env::current_exe().map_err(|source| Error::Worker { source })?;
-    let done = Command::new(binary)
+    let output = Command::new(binary)
         .arg("run")
         .arg(&file)
         .arg("--out")
@@ -194,8 +162,8 @@ fn no_reward_model_and_no_sampling() -> Result<ExactClaim> {
         .stdin(Stdio::null())
         .output()
         .map_err(|source| Error::Worker { source })?;
-    if !done.status.success() {
-        let tail = String::from_utf8_lossy(&done.stderr).into_owned();
+    if !output.status.success() {
+        let tail = String::from_utf8_lossy(&output.stderr).into_owned();
         return Err(Error::Stages {
             failures: vec![StageFailure { stage: "C1's run".into(), tail, exit: 1, ended: None }],
             left_out: 0,

@@ -1,14 +1,38 @@
 //! `duel cache`: the stages under one root, why one is not reused, and which nobody needs any more.
 
-use crate::cli::{CacheCommand, ExperimentArgs};
+use crate::commands::args::ExperimentArgs;
+use crate::error::{Error, Result};
 use crate::plan::{Plan, Stage, StageKind};
-use crate::run::{prepare, whole_plan};
-use crate::show::bytes;
-use crate::{Error, Result, print};
+use crate::terminal::format_bytes;
+use crate::terminal::print;
+use clap::Subcommand;
 use duel_ledger::{Lease, Manifest, RunDir, RunLock, StageDir};
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+
+#[derive(Debug, Subcommand)]
+pub enum CacheCommand {
+    /// Every stage with its size and the runs that hold it
+    List {
+        /// Where runs stand
+        #[arg(long, value_name = "DIR", default_value = "runs")]
+        out: PathBuf,
+    },
+    /// Say of each stage of an experiment whether it is reused, and if not, which settings differ from the nearest one
+    Explain(ExperimentArgs),
+    /// Remove stages that no run names any more, and what is left of damaged and unfinished ones
+    ///
+    /// Runs that go on are left alone.
+    Prune {
+        /// Where runs stand
+        #[arg(long, value_name = "DIR", default_value = "runs")]
+        out: PathBuf,
+        /// Only say what would be removed
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
 
 /// Differences that are named before the rest is counted.
 const NAMED: usize = 6;
@@ -24,25 +48,26 @@ pub fn cache(command: &CacheCommand) -> Result<()> {
 
 /// Every stage once, with its size and the runs that hold it.
 fn list(out: &Path) -> Result<()> {
-    let mut held: BTreeMap<String, (u64, Vec<String>)> = BTreeMap::new();
+    let mut stages: BTreeMap<String, (u64, Vec<String>)> = BTreeMap::new();
     for stage in StageDir::all(out)? {
         let (folder, run) = (name(stage.path()), run_of(stage.path()));
-        held.entry(folder).or_insert_with(|| (size(stage.path()), vec![])).1.push(run);
+        stages.entry(folder).or_insert_with(|| (size(stage.path()), vec![])).1.push(run);
     }
     let mut text = String::new();
-    for (folder, (size, runs)) in &held {
-        text += &format!("{:>8}  {folder:<24}  {}\n", bytes(*size as f64), runs.join(", "));
+    for (folder, (size, runs)) in &stages {
+        text += &format!("{:>8}  {folder:<24}  {}\n", format_bytes(*size as f64), runs.join(", "));
     }
-    let total: u64 = held.values().map(|(size, _)| size).sum();
-    text += &format!("{:>8}  {} stages; runs beside each other share files\n", bytes(total as f64), held.len());
+    let total: u64 = stages.values().map(|(size, _)| size).sum();
+    text +=
+        &format!("{:>8}  {} stages; runs beside each other share files\n", format_bytes(total as f64), stages.len());
     print(&text);
     Ok(())
 }
 
 /// Why stages of an experiment are not reused: which settings differ from the nearest stage of its kind.
 fn explain(args: &ExperimentArgs) -> Result<()> {
-    let (experiment, _) = prepare(args)?;
-    let plan = whole_plan(args, &experiment)?;
+    let (experiment, _) = args.load()?;
+    let plan = args.whole_plan(&experiment)?;
     let run = RunDir::at(&args.out, &experiment.name);
     let all = StageDir::all(&args.out)?;
     let mut text = String::new();
@@ -66,24 +91,24 @@ fn why(plan: &Plan, stage: &Stage, all: &[StageDir]) -> Result<String> {
         if !folder.starts_with(&format!("{}-", stage.kind.name())) {
             continue;
         }
-        let mut apart = vec![];
+        let mut different = vec![];
         let Ok(key) = other.key() else { continue }; // damaged: near to nothing
-        differences("", &stage.key, &key, &mut apart);
-        if nearest.as_ref().is_none_or(|(known, _)| apart.len() < known.len()) {
-            nearest = Some((apart, format!("{}/{folder}", run_of(other.path()))));
+        differences("", &stage.key, &key, &mut different);
+        if nearest.as_ref().is_none_or(|(known, _)| different.len() < known.len()) {
+            nearest = Some((different, format!("{}/{folder}", run_of(other.path()))));
         }
     }
-    let Some((apart, folder)) = nearest else {
+    let Some((different, folder)) = nearest else {
         return Ok(format!("  there is no stage `{}` yet\n", stage.kind.name()));
     };
     let mut text = format!("  nearest: {folder}, which differs in\n");
-    for line in apart.iter().take(NAMED) {
+    for line in different.iter().take(NAMED) {
         text += &format!("    {line}\n");
     }
-    if apart.len() > NAMED {
-        text += &format!("    and {} more\n", apart.len() - NAMED);
+    if different.len() > NAMED {
+        text += &format!("    and {} more\n", different.len() - NAMED);
     }
-    if apart.is_empty() {
+    if different.is_empty() {
         let needs: Vec<String> = stage.needs.iter().map(|&need| plan.stages[need].label()).collect();
         text += &format!(
             "    nothing that is written down: it is damaged, or of another format; it needs {}\n",
@@ -94,15 +119,15 @@ fn why(plan: &Plan, stage: &Stage, all: &[StageDir]) -> Result<String> {
 }
 
 /// The leaves in which two keys differ.
-fn differences(path: &str, here: &Value, there: &Value, found: &mut Vec<String>) {
+fn differences(path: &str, here: &Value, there: &Value, paths: &mut Vec<String>) {
     if let (Value::Object(a), Value::Object(b)) = (here, there) {
         let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
         for key in keys {
             let below = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-            differences(&below, a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null), found);
+            differences(&below, a.get(key).unwrap_or(&Value::Null), b.get(key).unwrap_or(&Value::Null), paths);
         }
     } else if here != there {
-        found.push(format!("{path}: {here} here, {there} there"));
+        paths.push(format!("{path}: {here} here, {there} there"));
     }
 }
 
@@ -118,10 +143,10 @@ fn prune(out: &Path, dry_run: bool) -> Result<()> {
     runs.retain(|run| run.join("stages").is_dir());
     runs.sort();
     let needed = needed(&runs);
-    let (mut freed, mut gone) = (0, 0);
-    for (run, named) in &needed {
-        let named = match named {
-            Ok(named) => named,
+    let (mut freed, mut count) = (0, 0);
+    for (run, needed_stages) in &needed {
+        let needed_stages = match needed_stages {
+            Ok(needed_stages) => needed_stages,
             Err(why) => {
                 print(&format!("left alone {}: {why}\n", run.display()));
                 continue;
@@ -137,11 +162,11 @@ fn prune(out: &Path, dry_run: bool) -> Result<()> {
         };
         let stages = run.join("stages");
         for entry in std::fs::read_dir(&stages).map_err(io("list", &stages))?.flatten() {
-            if !is_prunable(&stages, &entry.path(), named) {
+            if !is_prunable(&stages, &entry.path(), needed_stages) {
                 continue;
             }
             freed += size(&entry.path());
-            gone += 1;
+            count += 1;
             print(&format!("{} {}\n", if dry_run { "would remove" } else { "removed" }, entry.path().display()));
             if !dry_run {
                 std::fs::remove_dir_all(entry.path()).map_err(io("remove", &entry.path()))?;
@@ -151,24 +176,24 @@ fn prune(out: &Path, dry_run: bool) -> Result<()> {
     if !dry_run {
         duel_ledger::sweep(out);
     }
-    print(&format!("{gone} folders, {}\n", bytes(freed as f64)));
+    print(&format!("{count} folders, {}\n", format_bytes(freed as f64)));
     Ok(())
 }
 
 /// Which stages each run needs, or why that is not known. Runs whose `stages` are one folder (by a link) need what any of them
 /// needs.
 fn needed(runs: &[PathBuf]) -> Vec<(PathBuf, std::result::Result<BTreeSet<String>, String>)> {
-    let named = |run: &PathBuf| match Manifest::read(run) {
+    let needed_stages = |run: &PathBuf| match Manifest::read(run) {
         Ok(manifest) if manifest.stages.is_empty() => Err("its manifest names no stage".to_string()),
         Ok(manifest) => Ok(manifest.stages.into_values().collect::<BTreeSet<String>>()),
         Err(error) => Err(error.to_string()),
     };
-    let own: Vec<_> = runs.iter().map(named).collect();
-    let place = |run: &PathBuf| std::fs::canonicalize(run.join("stages")).ok();
+    let of_each: Vec<_> = runs.iter().map(needed_stages).collect();
+    let canonical = |run: &PathBuf| std::fs::canonicalize(run.join("stages")).ok();
     let all_of = |run: &PathBuf| {
         let mut all = BTreeSet::new();
-        for (_, named) in runs.iter().zip(&own).filter(|(other, _)| place(other) == place(run)) {
-            all.extend(named.clone()?);
+        for (_, needed_stages) in runs.iter().zip(&of_each).filter(|(other, _)| canonical(other) == canonical(run)) {
+            all.extend(needed_stages.clone()?);
         }
         Ok(all)
     };
@@ -176,7 +201,7 @@ fn needed(runs: &[PathBuf]) -> Vec<(PathBuf, std::result::Result<BTreeSet<String
 }
 
 /// Whether a folder under `stages` is a stage, or what is left of one, that is of no use to anybody.
-fn is_prunable(stages: &Path, path: &Path, named: &BTreeSet<String>) -> bool {
+fn is_prunable(stages: &Path, path: &Path, needed_stages: &BTreeSet<String>) -> bool {
     let folder = name(path);
     let (stage, rest) = folder.split_once('.').unwrap_or((&folder, ""));
     let is_stage = stage.split_once('-').is_some_and(|(kind, hash)| {
@@ -186,9 +211,9 @@ fn is_prunable(stages: &Path, path: &Path, named: &BTreeSet<String>) -> bool {
         return false; // a stranger's, or a worker of a cluster is at it
     }
     match rest {
-        "" => !named.contains(stage),
+        "" => !needed_stages.contains(stage),
         // what is kept of a stage that is not finished lets its run go on
-        "kept" => !named.contains(stage) || stages.join(stage).join("done.json").is_file(),
+        "kept" => !needed_stages.contains(stage) || stages.join(stage).join("done.json").is_file(),
         "damaged" => true,
         _ => StageDir::is_left_behind(path),
     }
@@ -216,21 +241,21 @@ mod tests {
 
     #[test]
     fn differences_are_named_by_their_path() {
-        let mut found = vec![];
+        let mut paths = vec![];
         let (here, there) = (json!({"a": {"b": 1, "c": 2}, "d": [1]}), json!({"a": {"b": 1, "c": 3}, "e": "x"}));
-        differences("", &here, &there, &mut found);
-        assert_eq!(found, ["a.c: 2 here, 3 there", "d: [1] here, null there", "e: null here, \"x\" there"]);
+        differences("", &here, &there, &mut paths);
+        assert_eq!(paths, ["a.c: 2 here, 3 there", "d: [1] here, null there", "e: null here, \"x\" there"]);
     }
 
     /// A run with finished stages of these folder names, and a manifest that names some of them.
-    fn run(out: &Path, name: &str, stages: &[&str], named: &[&str]) -> PathBuf {
+    fn run(out: &Path, name: &str, stages: &[&str], needed_stages: &[&str]) -> PathBuf {
         let run = out.join(name);
         std::fs::create_dir_all(&run).expect("made");
         for stage in stages {
             std::fs::create_dir_all(run.join("stages").join(stage)).expect("made");
             std::fs::write(run.join("stages").join(stage).join("done.json"), b"{}").expect("written");
         }
-        let stages = named.iter().map(|name| ((*name).to_string(), (*name).to_string())).collect();
+        let stages = needed_stages.iter().map(|name| ((*name).to_string(), (*name).to_string())).collect();
         Manifest { stages, ..Manifest::default() }.write(&run).expect("written");
         run
     }

@@ -1,17 +1,41 @@
 //! `duel bench`: how long each step of training takes on this machine, alone or beside PyTorch and TRL in the same run.
 
-mod cases;
-mod peers;
-
-use crate::cli::{BenchArgs, BenchFormat};
-use crate::{Result, host, print};
+use crate::bench::{self, BenchShape, CASES, Case, Shape, peers, with_threads};
+use crate::error::Result;
+use crate::sysinfo;
+use crate::terminal::print;
 use burn::tensor::{Device, Distribution, Tensor};
-use cases::Case;
-pub use cases::{CASES, PRETRAINED, Shape};
+use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::{Duration, Instant, SystemTime};
+
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Which sizes; may be repeated
+    #[arg(long, default_values = ["S"])]
+    pub config: Vec<BenchShape>,
+    /// Only this case; may be repeated. `evaluation` is of the world `grammar` alone
+    #[arg(long, value_parser = CASES)]
+    pub case: Vec<String>,
+    /// Timed runs of each case
+    #[arg(long, value_name = "N", default_value = "7", value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub runs: u16,
+    /// Beside PyTorch and TRL, in turn with ours; builds them with pip the first time (scripts/bench/bench-peers)
+    #[arg(long)]
+    pub peers: bool,
+    #[arg(long, default_value = "text")]
+    pub format: BenchFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum BenchFormat {
+    Text,
+    Json,
+    /// The README's table
+    Markdown,
+}
 
 /// Side of the square matrices whose product gives the machine's peak.
 const PEAK_SIDE: usize = 2048;
@@ -96,56 +120,28 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
                 }
             };
             for name in CASES.into_iter().filter(|name| args.case.is_empty() || args.case.iter().any(|x| x == name)) {
-                host::forget_peak_memory();
-                if let Some(case) = cases::case(&shape, name)? {
+                sysinfo::forget_peak_memory();
+                if let Some(case) = bench::case(&shape, name)? {
                     timings.push(time(&shape, name, case, args, peak)?);
                 }
             }
             Ok(())
         })?;
     }
-    let answer = BenchReport {
+    let report = BenchReport {
         version: env!("CARGO_PKG_VERSION"),
         date: chrono::DateTime::<chrono::Utc>::from(SystemTime::now()).format("%Y-%m-%d").to_string(),
-        processor: host::describe().processor,
-        cores: host::cores(),
+        processor: sysinfo::describe().processor,
+        cores: sysinfo::cores(),
         peak_gflop_per_second: peaks,
         timings,
     };
     print(&match args.format {
-        BenchFormat::Json => format!("{}\n", serde_json::to_string_pretty(&answer).expect("plain numbers")),
-        BenchFormat::Markdown => as_markdown(&answer),
-        BenchFormat::Text => as_text(&answer),
+        BenchFormat::Json => format!("{}\n", serde_json::to_string_pretty(&report).expect("plain numbers")),
+        BenchFormat::Markdown => as_markdown(&report),
+        BenchFormat::Text => as_text(&report),
     });
     Ok(())
-}
-
-/// Seconds of one token of a case on the shape's threads, or of one run where no tokens are counted, from a third of a second of it.
-pub fn seconds_a_token(shape: &Shape, name: &str) -> Result<f64> {
-    with_threads(shape.threads, || {
-        let mut case = cases::case(shape, name)?.expect("a case that every shape has");
-        let warm = Instant::now();
-        for _ in 0..2 {
-            (case.run)()?;
-            if warm.elapsed().as_secs_f64() > 1.0 {
-                break; // a large model is warm after one
-            }
-        }
-        let (started, mut runs) = (Instant::now(), 0);
-        while runs == 0 || started.elapsed().as_secs_f64() < 0.35 {
-            (case.run)()?;
-            runs += 1;
-        }
-        Ok(started.elapsed().as_secs_f64() / f64::from(runs) / case.tokens.max(1) as f64)
-    })
-}
-
-/// Runs something with so many threads for all kernels.
-fn with_threads<T: Send>(threads: usize, run: impl FnOnce() -> T + Send) -> T {
-    match rayon::ThreadPoolBuilder::new().num_threads(threads).build() {
-        Ok(pool) => pool.install(run),
-        Err(_) => run(),
-    }
 }
 
 /// GFLOP/s of a large matrix product, best of fifteen.
@@ -167,17 +163,17 @@ fn peak() -> f64 {
 fn time(shape: &Shape, name: &'static str, mut case: Case<'_>, args: &BenchArgs, peak: f64) -> Result<Timing> {
     let mut peers = if args.peers { peers::start(shape, name)? } else { vec![] };
     let runs = usize::from(args.runs);
-    let sides = 1 + peers.len();
-    let mut seconds = vec![Vec::with_capacity(runs); sides];
+    let programs = 1 + peers.len();
+    let mut seconds = vec![Vec::with_capacity(runs); programs];
     let (mut steps, mut next) = (1, 1);
     for round in 0..WARM + runs {
-        for side in (0..sides).map(|i| (i + round) % sides) {
-            if sides > 1 {
+        for program in (0..programs).map(|i| (i + round) % programs) {
+            if programs > 1 {
                 std::thread::sleep(STILL);
             }
-            let mut took = 0.0;
+            let mut elapsed = 0.0;
             for _ in 0..steps {
-                took += match side.checked_sub(1) {
+                elapsed += match program.checked_sub(1) {
                     Some(peer) => peers[peer].step()?,
                     None => {
                         let started = Instant::now();
@@ -186,26 +182,26 @@ fn time(shape: &Shape, name: &'static str, mut case: Case<'_>, args: &BenchArgs,
                     }
                 };
             }
-            took /= f64::from(steps);
+            elapsed /= f64::from(steps);
             if round >= WARM {
-                seconds[side].push(took);
-            } else if side == 0 {
-                next = (TURN / took).clamp(1.0, 100.0) as u32;
+                seconds[program].push(elapsed);
+            } else if program == 0 {
+                next = (TURN / elapsed).clamp(1.0, 100.0) as u32;
             }
         }
         if round < WARM {
             steps = next;
         }
     }
-    let ours = seconds[0].clone();
-    let peers = peers.iter().zip(&seconds[1..]).map(|(peer, theirs)| PeerTiming {
+    let own_seconds = seconds[0].clone();
+    let peers = peers.iter().zip(&seconds[1..]).map(|(peer, peer_seconds)| PeerTiming {
         name: peer.name,
         versions: peer.versions.clone(),
-        seconds: TimingSpread::of(theirs.clone()),
-        ratio: TimingSpread::of(theirs.iter().zip(&ours).map(|(theirs, ours)| theirs / ours).collect()),
+        seconds: TimingSpread::of(peer_seconds.clone()),
+        ratio: TimingSpread::of(peer_seconds.iter().zip(&own_seconds).map(|(peer, own)| peer / own).collect()),
     });
     let peers = peers.collect();
-    let seconds = TimingSpread::of(ours);
+    let seconds = TimingSpread::of(own_seconds);
     let speed = case.flops.map(|flops| flops / seconds.median / 1e9);
     Ok(Timing {
         config: shape.name,
@@ -216,7 +212,7 @@ fn time(shape: &Shape, name: &'static str, mut case: Case<'_>, args: &BenchArgs,
         tokens_per_second: case.tokens as f64 / seconds.median,
         gflop_per_second: speed,
         share_of_peak: speed.map(|speed| speed / peak),
-        peak_memory_bytes: host::peak_memory(),
+        peak_memory_bytes: sysinfo::peak_memory(),
         peers,
     })
 }
@@ -225,10 +221,10 @@ fn percent(share: Option<f64>) -> String {
     share.map_or("–".into(), |share| format!("{:.0} %", 100.0 * share))
 }
 
-fn as_text(answer: &BenchReport) -> String {
+fn as_text(report: &BenchReport) -> String {
     let mut text = String::new();
-    let _ = writeln!(text, "duel {} on {}, {} cores", answer.version, answer.processor, answer.cores);
-    for (threads, peak) in &answer.peak_gflop_per_second {
+    let _ = writeln!(text, "duel {} on {}, {} cores", report.version, report.processor, report.cores);
+    for (threads, peak) in &report.peak_gflop_per_second {
         let _ = writeln!(text, "matrix product {PEAK_SIDE}³, {threads} threads: {peak:.0} GFLOP/s");
     }
     let _ = writeln!(
@@ -236,7 +232,7 @@ fn as_text(answer: &BenchReport) -> String {
         "\n{:8} {:12} {:>7} {:>5} {:>10} {:>20} {:>10} {:>8} {:>8} {:>8}",
         "config", "case", "threads", "runs", "median s", "from – to", "tokens/s", "GFLOP/s", "of peak", "peak MB"
     );
-    for t in &answer.timings {
+    for t in &report.timings {
         let speed = t.gflop_per_second.map_or("–".into(), |speed| format!("{speed:.0}"));
         let spread = format!("{:.5} – {:.5}", t.seconds.min, t.seconds.max);
         let _ = writeln!(
@@ -266,30 +262,31 @@ fn as_text(answer: &BenchReport) -> String {
 }
 
 /// The table of the README.
-fn as_markdown(answer: &BenchReport) -> String {
+fn as_markdown(report: &BenchReport) -> String {
     let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for (name, version) in answer.timings.iter().flat_map(|t| &t.peers).flat_map(|p| &p.versions) {
-        let of = versions.entry(name).or_default();
-        if !of.contains(&version.as_str()) {
-            of.push(version);
+    for (name, version) in report.timings.iter().flat_map(|t| &t.peers).flat_map(|p| &p.versions) {
+        let known = versions.entry(name).or_default();
+        if !known.contains(&version.as_str()) {
+            known.push(version);
         }
     }
-    let peaks = answer.peak_gflop_per_second.iter().map(|(threads, peak)| format!("{peak:.0} GFLOP/s with {threads}"));
+    let peaks = report.peak_gflop_per_second.iter().map(|(threads, peak)| format!("{peak:.0} GFLOP/s with {threads}"));
     let peaks: Vec<String> = peaks.collect();
-    let versions: Vec<String> = versions.iter().map(|(name, of)| format!("{name} {}", of.join(" and "))).collect();
+    let versions: Vec<String> =
+        versions.iter().map(|(name, known)| format!("{name} {}", known.join(" and "))).collect();
     let mut text = format!(
         "{}, {}, {} cores; product of {PEAK_SIDE}³: {} threads; duel {}, {}.\n\n",
-        answer.date,
-        answer.processor,
-        answer.cores,
+        report.date,
+        report.processor,
+        report.cores,
         peaks.join(", "),
-        answer.version,
+        report.version,
         versions.join(", ")
     );
     text += "| size | step | threads | seconds | of peak | memory | PyTorch: seconds | times ours | TRL / HF: seconds | times ours |\n";
     text += "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |\n";
-    for t in &answer.timings {
-        let of = |name: &str| match t.peers.iter().find(|p| p.name == name) {
+    for t in &report.timings {
+        let peer_cells = |name: &str| match t.peers.iter().find(|p| p.name == name) {
             Some(p) => format!(
                 "{} | **{:.2}** ({:.2} – {:.2})",
                 seconds(p.seconds.median),
@@ -310,8 +307,8 @@ fn as_markdown(answer: &BenchReport) -> String {
             seconds(t.seconds.max),
             percent(t.share_of_peak),
             t.peak_memory_bytes as f64 / 1e6,
-            of("torch"),
-            of("trl")
+            peer_cells("torch"),
+            peer_cells("trl")
         );
     }
     text

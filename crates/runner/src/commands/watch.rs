@@ -1,10 +1,12 @@
 //! `duel watch`: a run as it goes, in the terminal; from its files alone, so that it does not matter who works at it.
 
-use crate::cli::WatchArgs;
+use crate::error::{Error, Result};
 use crate::plan::{Plan, Stage, StageKind};
-use crate::show::{bytes, time};
+use crate::sysinfo;
+use crate::terminal::print;
 use crate::terminal::sanitize;
-use crate::{Error, Result, host, print};
+use crate::terminal::{format_bytes, format_seconds};
+use clap::Args;
 use duel_ledger::{Live, Manifest, read_completions, read_metrics};
 use duel_report::fixed;
 use duel_spec::{Completion, Experiment};
@@ -22,6 +24,21 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+#[derive(Debug, Args)]
+pub struct WatchArgs {
+    /// The run directory, for example runs/article
+    pub run: PathBuf,
+    /// Print the screen once as text
+    #[arg(long)]
+    pub once: bool,
+    /// Columns of the text [default: the terminal's, or 80]
+    #[arg(long, value_name = "N", requires = "once", value_parser = clap::value_parser!(u16).range(40..=500))]
+    pub width: Option<u16>,
+    /// Lines of the text [default: the terminal's, or 24]
+    #[arg(long, value_name = "N", requires = "once", value_parser = clap::value_parser!(u16).range(12..=300))]
+    pub height: Option<u16>,
+}
 
 /// Seconds of silence after which a stage is taken for one that nobody works at, unless its worker is seen here.
 const SILENT: f64 = 20.0;
@@ -62,7 +79,7 @@ struct RunView {
     states: Vec<ViewedStatus>,
     /// Of finished cells; they no longer change.
     curves: HashMap<usize, Curves>,
-    said: HashMap<usize, Vec<Completion>>,
+    samples: HashMap<usize, Vec<Completion>>,
 }
 
 /// What the person looks at.
@@ -75,46 +92,45 @@ struct ViewState {
 
 /// Watches until it is told to stop, or renders once.
 pub fn watch(args: &WatchArgs) -> Result<()> {
-    let mut watched = RunView::open(&args.run)?;
-    let mut eye = ViewState::default();
+    let mut view = RunView::open(&args.run)?;
+    let mut state = ViewState::default();
     if args.once {
         let (width, height) = ratatui::crossterm::terminal::size().unwrap_or((80, 24));
         let (width, height) = (args.width.unwrap_or(width), args.height.unwrap_or(height));
-        watched.refresh()?;
-        print(&render(&watched, &eye, width, height));
+        view.refresh()?;
+        print(&render(&view, &state, width, height));
         return Ok(());
     }
     // whoever ends it otherwise than by a key finds the terminal as it was
     let stop = Arc::new(AtomicBool::new(false));
-    for signal in host::ending_signals() {
+    for signal in sysinfo::ending_signals() {
         signal_hook::flag::register(signal, stop.clone()).map_err(|source| Error::Screen { source })?;
     }
-    if !std::io::stdout().is_terminal() || host::is_dumb_terminal() {
-        return follow_in_lines(&mut watched, &stop);
+    if !std::io::stdout().is_terminal() || sysinfo::is_dumb_terminal() {
+        return follow_in_lines(&mut view, &stop);
     }
     let screen = |source| Error::Screen { source };
     let mut terminal = ratatui::try_init().map_err(screen)?;
-    let outcome = follow(&mut watched, &mut eye, &mut terminal, &stop);
+    let outcome = follow(&mut view, &mut state, &mut terminal, &stop);
     ratatui::try_restore().map_err(screen)?;
     outcome
 }
 
 /// A line where something has changed, for a terminal that cannot be drawn on, or a file; until nobody works at the run.
-fn follow_in_lines(watched: &mut RunView, stop: &AtomicBool) -> Result<()> {
+fn follow_in_lines(view: &mut RunView, stop: &AtomicBool) -> Result<()> {
     let (mut last, mut alone_since) = (None, Instant::now());
     while !stop.load(Ordering::Relaxed) {
-        watched.refresh()?;
-        let working = watched.count(|state| matches!(state, ViewedStatus::Working(_)));
-        let now =
-            (watched.count(|state| matches!(state, ViewedStatus::Finished)), working, watched.manifest.exit.clone());
+        view.refresh()?;
+        let running = view.count(|state| matches!(state, ViewedStatus::Working(_)));
+        let now = (view.count(|state| matches!(state, ViewedStatus::Finished)), running, view.manifest.exit.clone());
         if last.as_ref() != Some(&now) {
-            print(&format!("{}: {}\n", watched.experiment.name, status_line(watched)));
+            print(&format!("{}: {}\n", view.experiment.name, status_line(view)));
             last = Some(now);
         }
-        if working > 0 {
+        if running > 0 {
             alone_since = Instant::now();
         }
-        if watched.manifest.exit != "running" {
+        if view.manifest.exit != "running" {
             return Ok(());
         }
         if alone_since.elapsed() > ALONE {
@@ -127,15 +143,15 @@ fn follow_in_lines(watched: &mut RunView, stop: &AtomicBool) -> Result<()> {
 }
 
 fn follow(
-    watched: &mut RunView,
-    eye: &mut ViewState,
+    view: &mut RunView,
+    state: &mut ViewState,
     terminal: &mut ratatui::DefaultTerminal,
     stop: &AtomicBool,
 ) -> Result<()> {
     let screen = |source| Error::Screen { source };
     loop {
-        watched.refresh()?;
-        terminal.draw(|frame| draw(frame, watched, eye)).map_err(screen)?;
+        view.refresh()?;
+        terminal.draw(|frame| draw(frame, view, state)).map_err(screen)?;
         if stop.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -146,23 +162,23 @@ fn follow(
                 match key.code {
                     KeyCode::Char('q') | KeyCode::Esc => return Ok(()),
                     KeyCode::Char('c') if key.modifiers.contains(KeyModifiers::CONTROL) => return Ok(()),
-                    KeyCode::Right | KeyCode::Char('m') => eye.metric += 1,
-                    KeyCode::Left => eye.metric = eye.metric.saturating_sub(1),
-                    KeyCode::Down | KeyCode::Char('j') => eye.scroll += 1,
-                    KeyCode::Up | KeyCode::Char('k') => eye.scroll = eye.scroll.saturating_sub(1),
-                    KeyCode::Char('?') => eye.help = !eye.help,
+                    KeyCode::Right | KeyCode::Char('m') => state.metric += 1,
+                    KeyCode::Left => state.metric = state.metric.saturating_sub(1),
+                    KeyCode::Down | KeyCode::Char('j') => state.scroll += 1,
+                    KeyCode::Up | KeyCode::Char('k') => state.scroll = state.scroll.saturating_sub(1),
+                    KeyCode::Char('?') => state.help = !state.help,
                     _ => {}
                 }
             }
-            terminal.draw(|frame| draw(frame, watched, eye)).map_err(screen)?;
+            terminal.draw(|frame| draw(frame, view, state)).map_err(screen)?;
         }
     }
 }
 
 /// The screen as text.
-fn render(watched: &RunView, eye: &ViewState, width: u16, height: u16) -> String {
+fn render(view: &RunView, state: &ViewState, width: u16, height: u16) -> String {
     let Ok(mut terminal) = Terminal::new(TestBackend::new(width, height));
-    let Ok(_) = terminal.draw(|frame| draw(frame, watched, eye));
+    let Ok(_) = terminal.draw(|frame| draw(frame, view, state));
     let buffer = terminal.backend().buffer();
     let row = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>().trim_end().to_string() + "\n";
     (0..height).map(row).collect()
@@ -178,7 +194,7 @@ impl RunView {
             manifest,
             states: vec![],
             curves: HashMap::new(),
-            said: HashMap::new(),
+            samples: HashMap::new(),
         })
     }
 
@@ -201,9 +217,9 @@ impl RunView {
                 curves.entry(format!("{}/{}", row.stage, row.metric)).or_default().push((row.clocks.step, row.value));
             }
             self.curves.insert(place, curves);
-            let said = folder.join("completions.parquet");
-            if said.is_file() {
-                self.said.insert(place, read_completions(&said)?);
+            let samples = folder.join("completions.parquet");
+            if samples.is_file() {
+                self.samples.insert(place, read_completions(&samples)?);
             }
         }
         Ok(())
@@ -247,25 +263,25 @@ impl RunView {
     }
 }
 
-fn draw(frame: &mut Frame<'_>, watched: &RunView, eye: &ViewState) {
+fn draw(frame: &mut Frame<'_>, view: &RunView, state: &ViewState) {
     let [head, body, foot] =
         Layout::vertical([Constraint::Length(3), Constraint::Min(6), Constraint::Length(1)]).areas(frame.area());
-    draw_head(frame, head, watched);
+    draw_head(frame, head, view);
     let wide = body.width >= 100;
-    let (cells, chart, said) = if wide {
+    let (cells, chart, samples) = if wide {
         let [left, right] = Layout::horizontal([Constraint::Percentage(42), Constraint::Min(40)]).areas(body);
-        let [chart, said] = Layout::vertical([Constraint::Min(8), Constraint::Length(10)]).areas(right);
-        (left, chart, Some(said))
+        let [chart, samples] = Layout::vertical([Constraint::Min(8), Constraint::Length(10)]).areas(right);
+        (left, chart, Some(samples))
     } else {
         let [top, bottom] = Layout::vertical([Constraint::Percentage(45), Constraint::Min(6)]).areas(body);
         (top, bottom, None)
     };
-    draw_cells(frame, cells, watched, eye);
-    draw_chart(frame, chart, watched, eye);
-    if let Some(said) = said {
-        draw_samples(frame, said, watched);
+    draw_cells(frame, cells, view, state);
+    draw_chart(frame, chart, view, state);
+    if let Some(samples) = samples {
+        draw_samples(frame, samples, view);
     }
-    let keys = if eye.help {
+    let keys = if state.help {
         "← → or m: another curve   ↑ ↓ or j k: scroll the stages   ?: less   q: leave; the run goes on"
     } else {
         "q leave   ← → curve   ↑ ↓ scroll   ? help"
@@ -274,57 +290,55 @@ fn draw(frame: &mut Frame<'_>, watched: &RunView, eye: &ViewState) {
 }
 
 /// Where a run stands, in a line.
-fn status_line(watched: &RunView) -> String {
-    let manifest = &watched.manifest;
-    let all = watched.states.len();
-    let finished = watched.count(|s| matches!(s, ViewedStatus::Finished));
-    let (working, failed) = (
-        watched.count(|s| matches!(s, ViewedStatus::Working(_))),
-        watched.count(|s| matches!(s, ViewedStatus::Failed(_))),
-    );
+fn status_line(view: &RunView) -> String {
+    let manifest = &view.manifest;
+    let all = view.states.len();
+    let finished = view.count(|s| matches!(s, ViewedStatus::Finished));
+    let (running, failed) =
+        (view.count(|s| matches!(s, ViewedStatus::Working(_))), view.count(|s| matches!(s, ViewedStatus::Failed(_))));
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let elapsed = manifest.ended.unwrap_or(now).saturating_sub(manifest.started) as f64;
-    let memory: u64 = watched
+    let memory: u64 = view
         .states
         .iter()
         .map(|s| match s {
-            ViewedStatus::Working(live) if live.is_here() => host::memory_of(live.process),
+            ViewedStatus::Working(live) if live.is_here() => sysinfo::memory_of(live.process),
             _ => 0,
         })
         .sum();
-    let mut words = format!("{finished} of {all} stages, {working} at work");
+    let mut words = format!("{finished} of {all} stages, {running} at work");
     if failed > 0 {
         words += &format!(", {failed} failed");
     }
-    words += &format!(" · {} · {}", manifest.exit, time(elapsed));
-    if let Some(left) = time_left(watched) {
-        words += &format!(", about {} left", time(left));
+    words += &format!(" · {} · {}", manifest.exit, format_seconds(elapsed));
+    if let Some(left) = time_left(view) {
+        words += &format!(", about {} left", format_seconds(left));
     }
     if memory > 0 {
-        words += &format!(" · {}", bytes(memory as f64));
+        words += &format!(" · {}", format_bytes(memory as f64));
     }
     words
 }
 
-fn draw_head(frame: &mut Frame<'_>, area: Rect, watched: &RunView) {
-    let finished = watched.count(|s| matches!(s, ViewedStatus::Finished));
-    let (all, words) = (watched.states.len(), status_line(watched));
+fn draw_head(frame: &mut Frame<'_>, area: Rect, view: &RunView) {
+    let finished = view.count(|s| matches!(s, ViewedStatus::Finished));
+    let (all, words) = (view.states.len(), status_line(view));
     let share = finished as f64 / all.max(1) as f64;
     let filled = (share * f64::from(area.width.saturating_sub(1))) as usize;
     let bar = "━".repeat(filled) + &"─".repeat(usize::from(area.width).saturating_sub(filled));
     let title = Line::from(vec![
-        Span::from(watched.experiment.name.clone()).bold(),
+        Span::from(view.experiment.name.clone()).bold(),
         "  ".into(),
-        sanitize(&watched.experiment.question).into_owned().into(),
+        sanitize(&view.experiment.question).into_owned().into(),
     ]);
     frame.render_widget(Paragraph::new(vec![title, words.into(), Line::from(bar).dim()]), area);
 }
 
 /// Seconds until all is done, from what stages like those that are left have taken.
-fn time_left(watched: &RunView) -> Option<f64> {
+fn time_left(view: &RunView) -> Option<f64> {
     let mut running = 0.0f64;
     let mut each: Vec<f64> = vec![];
-    for state in &watched.states {
+    for state in &view.states {
         if let ViewedStatus::Working(live) = state
             && live.done > 0
         {
@@ -337,11 +351,11 @@ fn time_left(watched: &RunView) -> Option<f64> {
         return None;
     }
     let mean = each.iter().sum::<f64>() / each.len() as f64;
-    let waiting = watched.count(|s| matches!(s, ViewedStatus::Waiting)) as f64;
-    Some(running + waiting * mean / watched.manifest.jobs.max(1) as f64)
+    let waiting = view.count(|s| matches!(s, ViewedStatus::Waiting)) as f64;
+    Some(running + waiting * mean / view.manifest.jobs.max(1) as f64)
 }
 
-fn draw_cells(frame: &mut Frame<'_>, area: Rect, watched: &RunView, eye: &ViewState) {
+fn draw_cells(frame: &mut Frame<'_>, area: Rect, view: &RunView, state: &ViewState) {
     // those at work and those that failed first: they are what one looks for
     let rank = |state: &ViewedStatus| match state {
         ViewedStatus::Failed(_) => 0,
@@ -349,41 +363,42 @@ fn draw_cells(frame: &mut Frame<'_>, area: Rect, watched: &RunView, eye: &ViewSt
         ViewedStatus::Waiting => 2,
         ViewedStatus::Finished => 3,
     };
-    let mut order: Vec<usize> = (0..watched.states.len()).collect();
-    order.sort_by_key(|&place| (rank(&watched.states[place]), place));
+    let mut order: Vec<usize> = (0..view.states.len()).collect();
+    order.sort_by_key(|&place| (rank(&view.states[place]), place));
     let line = |place: usize| {
-        let stage = &watched.plan.stages[place];
+        let stage = &view.plan.stages[place];
         let label = format!("{:<30}", stage.label());
-        match &watched.states[place] {
+        match &view.states[place] {
             ViewedStatus::Waiting => Line::from(format!("· {label} waits")).dim(),
             ViewedStatus::Finished => Line::from(format!("✓ {label} done")).green(),
             ViewedStatus::Failed(why) => Line::from(format!("✗ {label} {}", sanitize(why))).red(),
             ViewedStatus::Working(live) => {
                 let share = live.done as f64 / live.total.max(1) as f64;
-                let left = if live.done > 0 { time(live.seconds * (1.0 / share - 1.0)) } else { "–".into() };
+                let left =
+                    if live.done > 0 { format_seconds(live.seconds * (1.0 / share - 1.0)) } else { "–".into() };
                 Line::from(format!("▶ {label} {:>3.0}%  {left} left  {}", share * 100.0, sanitize(&live.words))).bold()
             }
         }
     };
     let height = usize::from(area.height.saturating_sub(2));
-    let from = eye.scroll.min(order.len().saturating_sub(height));
+    let from = state.scroll.min(order.len().saturating_sub(height));
     let lines: Vec<Line<'_>> = order.into_iter().skip(from).take(height).map(line).collect();
     frame.render_widget(Paragraph::new(lines).block(Block::bordered().title(" stages ")), area);
 }
 
-fn draw_chart(frame: &mut Frame<'_>, area: Rect, watched: &RunView, eye: &ViewState) {
-    let names = watched.metrics();
-    let Some(name) = names.get(eye.metric.min(names.len().saturating_sub(1))) else {
+fn draw_chart(frame: &mut Frame<'_>, area: Rect, view: &RunView, state: &ViewState) {
+    let names = view.metrics();
+    let Some(name) = names.get(state.metric.min(names.len().saturating_sub(1))) else {
         let none = Paragraph::new("no curve yet: cells have not begun").block(Block::bordered().title(" curves "));
         frame.render_widget(none, area);
         return;
     };
-    let arms: Vec<&String> = watched.experiment.arms.keys().collect();
+    let arms: Vec<&String> = view.experiment.arms.keys().collect();
     let mut series: Vec<Vec<(f64, f64)>> = vec![vec![]; arms.len()];
-    for (place, stage) in watched.plan.stages.iter().enumerate() {
+    for (place, stage) in view.plan.stages.iter().enumerate() {
         let Some(cell) = &stage.cell else { continue };
         let (Some(arm), Some(curve)) =
-            (arms.iter().position(|arm| **arm == cell.arm), watched.curves_of(place).and_then(|all| all.get(name)))
+            (arms.iter().position(|arm| **arm == cell.arm), view.curves_of(place).and_then(|all| all.get(name)))
         else {
             continue;
         };
@@ -412,7 +427,7 @@ fn draw_chart(frame: &mut Frame<'_>, area: Rect, watched: &RunView, eye: &ViewSt
     let chart = Chart::new(datasets.collect())
         .block(Block::bordered().title(format!(
             " {name} over steps, every point and seed ({} of {}) ",
-            eye.metric.min(names.len() - 1) + 1,
+            state.metric.min(names.len() - 1) + 1,
             names.len()
         )))
         .x_axis(Axis::default().bounds([x.0, x.1]).labels(labels(x)))
@@ -437,11 +452,11 @@ fn labels(values: [f64; 3]) -> [String; 3] {
     words
 }
 
-fn draw_samples(frame: &mut Frame<'_>, area: Rect, watched: &RunView) {
-    let last = watched.said.iter().max_by_key(|(place, _)| **place);
+fn draw_samples(frame: &mut Frame<'_>, area: Rect, view: &RunView) {
+    let last = view.samples.iter().max_by_key(|(place, _)| **place);
     let lines: Vec<Line<'_>> = last
         .into_iter()
-        .flat_map(|(_, said)| said.iter().take(8))
+        .flat_map(|(_, samples)| samples.iter().take(8))
         .map(|c| {
             let (gold, proxy) = (fixed(c.gold_reward, 2), fixed(c.proxy_reward, 2));
             let (prompt, completion) = (sanitize(&c.prompt), sanitize(&c.completion));

@@ -1,6 +1,28 @@
-//! What the machine is and how much memory is in use, read from the system's own files.
+//! The machine, this process and the binary: cores, memory, signals, the allocator, the commit.
 
 use duel_ledger::HostInfo;
+use std::ffi::c_long;
+
+/// The commit that the binary was built from.
+pub const COMMIT: &str = match option_env!("DUEL_COMMIT") {
+    Some(commit) => commit,
+    None => "unknown",
+};
+
+/// `mi_option_purge_delay` of mimalloc.h, for which the binding has no name.
+const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
+/// Milliseconds for which the allocator keeps free pages: longer than a step, so that no step clears pages again that the
+/// last one has cleared.
+pub const PURGE_MILLISECONDS: c_long = 60_000;
+/// The same for a pretrained model, where what one part of a step frees would otherwise add to what the next one allocates.
+pub const PURGE_MILLISECONDS_PRETRAINED: c_long = 500;
+
+/// Sets for how long the allocator keeps free pages, unless the environment's `MIMALLOC_PURGE_DELAY` says otherwise.
+#[expect(unsafe_code, reason = "a call into the allocator")]
+pub fn set_purge_delay(milliseconds: c_long) {
+    // SAFETY: sets a number within the allocator's table of options.
+    unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, milliseconds) }
+}
 
 /// Name, processor, cores, system.
 pub fn describe() -> HostInfo {

@@ -1,10 +1,12 @@
 //! `duel sample`: what every arm of a run responds, side by side, token by token.
 
-use crate::cli::{OutputFormat, SampleArgs};
+use crate::commands::args::OutputFormat;
+use crate::error::{Error, Result};
 use crate::plan::{Plan, Stage, StageKind, judge_files, recorded_judge};
+use crate::stages::{StageContext, learned_reward};
 use crate::terminal::{json, sanitize};
-use crate::work::StageContext;
-use crate::{Error, Result, print_styled, warn};
+use crate::terminal::{print_styled, warn};
+use clap::Args;
 use duel_data::{Prompt, World};
 use duel_ledger::RunDir;
 use duel_model::{Policy, Responses, generate, weights::host};
@@ -16,7 +18,40 @@ use duel_spec::{JudgeKind, REFERENCE, Split, WorldKind};
 use duel_training::logprobs;
 use std::fmt::Write as _;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
+
+#[derive(Debug, Args)]
+pub struct SampleArgs {
+    /// The run directory, for example runs/article
+    pub run: PathBuf,
+    /// What to respond to; may be repeated. On reviews the beginning of a review. By default the first test prompts
+    #[arg(long)]
+    pub prompt: Vec<String>,
+    /// Only these arms; `reference` is one
+    #[arg(long)]
+    pub arm: Vec<String>,
+    /// The point of the arms, as `duel plan` writes it; by default each arm's best on validation prompts
+    #[arg(long)]
+    pub point: Option<String>,
+    /// Whose policies: a seed of the experiment; its first by default
+    #[arg(long)]
+    pub seed: Option<u64>,
+    /// Responses of each arm
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub responses: u16,
+    /// Draws: another number, other responses
+    #[arg(long, default_value_t = 0)]
+    pub draw: u64,
+    /// Have the run's judge score them where it is a program: `judge.command` of the run's experiment is then run
+    #[arg(long)]
+    pub judge: bool,
+    /// Also write a page of them
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    #[arg(long, value_enum, default_value = "text")]
+    pub format: OutputFormat,
+}
 
 /// Test prompts that are answered where none is given.
 const PROMPTS: usize = 3;
@@ -25,17 +60,17 @@ const STRONGEST: f64 = 2.0;
 
 /// Prints the responses, and writes their page.
 pub fn sample(args: &SampleArgs) -> Result<()> {
-    let all = responses(args)?;
+    let all_responses = responses(args)?;
     if let Some(path) = &args.html {
         let name = args.run.file_name().unwrap_or_default().to_string_lossy();
-        duel_ledger::write_atomically(path, duel_report::said_page(&all, &name)?.as_bytes())?;
+        duel_ledger::write_atomically(path, duel_report::said_page(&all_responses, &name)?.as_bytes())?;
     }
     let in_colour = std::io::stdout().is_terminal()
-        && !crate::host::is_dumb_terminal()
+        && !crate::sysinfo::is_dumb_terminal()
         && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
     print_styled(&match args.format {
-        OutputFormat::Json => json(&all),
-        OutputFormat::Text => render(&all, in_colour),
+        OutputFormat::Json => json(&all_responses),
+        OutputFormat::Text => render(&all_responses, in_colour),
     });
     Ok(())
 }
@@ -51,65 +86,66 @@ fn responses(args: &SampleArgs) -> Result<Vec<SampledResponse>> {
     }
     let seed = args.seed.unwrap_or(experiment.seed);
     let (device, stop) = (duel_model::device::open(&manifest.device)?, AtomicBool::new(false));
-    let desk = |stage| StageContext::new(&experiment, &plan, stage, &run, device.clone(), &stop);
-    let mut speakers = speakers(args, &plan, &report, seed)?;
+    let context = |stage| StageContext::new(&experiment, &plan, stage, &run, device.clone(), &stop);
+    let mut policies = policies(args, &plan, &report, seed)?;
     // of an arm that was not asked for by name, what is not finished is left out
     let finished =
         |(arm, _, stage): &(String, String, &Stage)| plan.check_finished(&run, &manifest, stage, arm != REFERENCE);
-    let absent = speakers.iter().find_map(|speaker| finished(speaker).err());
-    speakers.retain(|speaker| finished(speaker).is_ok());
-    match absent {
-        Some(absent) if speakers.is_empty() || !args.arm.is_empty() => return Err(absent),
-        Some(absent) => warn(&[absent.to_string()]),
+    let missing = policies.iter().find_map(|source| finished(source).err());
+    policies.retain(|source| finished(source).is_ok());
+    match missing {
+        Some(missing) if policies.is_empty() || !args.arm.is_empty() => return Err(missing),
+        Some(missing) => warn(&[missing.to_string()]),
         None => {}
     }
 
     // 2. What they are asked: the same prompts and random numbers for all.
-    let some = desk(speakers[0].2);
-    let scene = some.scene()?;
-    let world = scene.world.as_ref();
+    let shared = context(policies[0].2);
+    let loaded = shared.load_world()?;
+    let world = loaded.world.as_ref();
     let prompts = match &args.prompt[..] {
         [] => world.prompts(Split::Test).iter().take(PROMPTS).cloned().collect(),
         texts => texts.iter().map(|text| Ok(world.read_prompt(text)?)).collect::<Result<Vec<_>>>()?,
     };
-    let reference = some.sft_policy(world)?;
+    let reference = shared.sft_policy(world)?;
     // a program of somebody else's run is run only when that is asked for
-    let asks = args.judge || experiment.judge.kind != JudgeKind::Command || experiment.world.kind == WorldKind::Grammar;
-    let (gold, proxy) = (asks.then(|| scene.gold.clone()), some.learned_reward(world)?);
+    let runs_judge =
+        args.judge || experiment.judge.kind != JudgeKind::Command || experiment.world.kind == WorldKind::Grammar;
+    let (gold, proxy) = (runs_judge.then(|| loaded.gold.clone()), learned_reward(&shared, world)?);
 
     // 3. What they say.
-    let mut all = vec![];
-    for (arm, point, stage) in &speakers {
-        let policy = if *arm == REFERENCE { reference.clone() } else { desk(stage).trained_policy(world)? };
+    let mut all_responses = vec![];
+    for (arm, point, stage) in &policies {
+        let policy = if *arm == REFERENCE { reference.clone() } else { context(stage).trained_policy(world)? };
         let whose = (arm.as_str(), point.as_str(), seed);
-        let asked = SampleRequest { desk: &some, world, reference: &reference, prompts: &prompts, args };
-        all.extend(asked.answers(whose, &policy, gold.as_deref(), &proxy)?);
+        let request = SampleRequest { context: &shared, world, reference: &reference, prompts: &prompts, args };
+        all_responses.extend(request.answers(whose, &policy, gold.as_deref(), &proxy)?);
     }
     gold.iter().try_for_each(|gold| gold.finish())?;
-    all.sort_by_key(|(place, _)| *place); // stable: the arms' order stays
-    Ok(all.into_iter().map(|(_, said)| said).collect())
+    all_responses.sort_by_key(|(place, _)| *place); // stable: the arms' order stays
+    Ok(all_responses.into_iter().map(|(_, response)| response).collect())
 }
 
 /// Arm, point, and the stage of each; the reference's is any that needs the reward model.
-fn speakers<'a>(
+fn policies<'a>(
     args: &SampleArgs,
     plan: &'a Plan,
     report: &Run,
     seed: u64,
 ) -> Result<Vec<(String, String, &'a Stage)>> {
-    let wanted = |arm: &str| args.arm.is_empty() || args.arm.iter().any(|a| a.eq_ignore_ascii_case(arm));
+    let is_requested = |arm: &str| args.arm.is_empty() || args.arm.iter().any(|a| a.eq_ignore_ascii_case(arm));
     let arms = report.arms();
     let known = || arms.iter().copied().chain([REFERENCE]).collect::<Vec<_>>().join(", ");
     if let Some(arm) = args.arm.iter().find(|a| !arms.iter().chain([&REFERENCE]).any(|k| k.eq_ignore_ascii_case(a))) {
-        return Err(Error::NoSuch { what: "arm", found: arm.clone(), accepted: known() });
+        return Err(Error::NoSuch { what: "arm", name: arm.clone(), accepted: known() });
     }
     let cells: Vec<&Stage> = plan.stages.iter().filter(|s| s.kind == StageKind::Cell && s.seed == seed).collect();
     let Some(first) = cells.first() else { return Err(Error::NoSeed { path: args.run.clone(), seed }) };
-    let mut all = vec![];
-    if wanted(REFERENCE) {
-        all.push((REFERENCE.to_string(), "sft".to_string(), *first));
+    let mut selected = vec![];
+    if is_requested(REFERENCE) {
+        selected.push((REFERENCE.to_string(), "sft".to_string(), *first));
     }
-    for arm in arms.iter().copied().filter(|arm| wanted(arm)) {
+    for arm in arms.iter().copied().filter(|arm| is_requested(arm)) {
         let label = match &args.point {
             Some(label) => Some(label.clone()),
             // where none is finished, the first
@@ -120,22 +156,23 @@ fn speakers<'a>(
                 cells.iter().find_map(of_arm)
             }),
         };
-        let its = |s: &&&Stage| s.cell.as_ref().is_some_and(|c| c.arm == arm && Some(&c.point.label) == label.as_ref());
-        match cells.iter().find(its) {
-            Some(stage) => all.push((arm.to_string(), label.unwrap_or_default(), *stage)),
+        let is_it =
+            |s: &&&Stage| s.cell.as_ref().is_some_and(|c| c.arm == arm && Some(&c.point.label) == label.as_ref());
+        match cells.iter().find(is_it) {
+            Some(stage) => selected.push((arm.to_string(), label.unwrap_or_default(), *stage)),
             None => {
-                let own = cells.iter().filter_map(|s| s.cell.as_ref()).filter(|c| c.arm == arm);
-                let accepted = own.map(|c| c.point.label.clone()).collect::<Vec<_>>().join(" | ");
-                return Err(Error::NoSuch { what: "point", found: label.unwrap_or_default(), accepted });
+                let of_arm = cells.iter().filter_map(|s| s.cell.as_ref()).filter(|c| c.arm == arm);
+                let accepted = of_arm.map(|c| c.point.label.clone()).collect::<Vec<_>>().join(" | ");
+                return Err(Error::NoSuch { what: "point", name: label.unwrap_or_default(), accepted });
             }
         }
     }
-    Ok(all)
+    Ok(selected)
 }
 
 /// What every arm is asked.
 struct SampleRequest<'a> {
-    desk: &'a StageContext<'a>,
+    context: &'a StageContext<'a>,
     world: &'a dyn World,
     reference: &'a Policy,
     prompts: &'a [Prompt],
@@ -151,7 +188,7 @@ impl SampleRequest<'_> {
         gold: Option<&dyn Scorer>,
         proxy: &dyn Scorer,
     ) -> Result<Vec<(usize, SampledResponse)>> {
-        let (reader, times) = (self.desk.reader(self.world), usize::from(self.args.responses));
+        let (reader, times) = (self.context.reader(self.world), usize::from(self.args.responses));
         let places: Vec<usize> = (0..self.prompts.len()).flat_map(|place| std::iter::repeat_n(place, times)).collect();
         let ids = places.iter().map(|&place| self.prompts[place].ids.clone()).collect();
         let mut rng = seeds::stream(seed, Stream::Sample, self.args.draw);
@@ -168,12 +205,12 @@ impl SampleRequest<'_> {
         let kls = host(mask.row_sums(full_kl(logits, ref_logits)));
         let ratios = host(ratios);
 
-        let mut all = vec![];
+        let mut all_responses = vec![];
         for (row, &place) in places.iter().enumerate() {
             let (prompt, response) = (&self.prompts[place], &batch.responses[row]);
-            let own: Vec<f64> = ratios[row * width..][..response.len()].iter().map(|&x| f64::from(x)).collect();
+            let log_ratios: Vec<f64> = ratios[row * width..][..response.len()].iter().map(|&x| f64::from(x)).collect();
             let (mut pieces, mut written) = (vec![], String::new());
-            for (end, &log_ratio) in own.iter().enumerate() {
+            for (end, &log_ratio) in log_ratios.iter().enumerate() {
                 let ends = response[end] == reader.space().eos;
                 let whole = if ends { written.clone() } else { self.world.render(prompt, &response[..=end])? };
                 // a letter of several tokens is written with its last
@@ -181,7 +218,7 @@ impl SampleRequest<'_> {
                 pieces.push(TokenSpan { text: if ends { " ∎".into() } else { text }, log_ratio });
                 written = whole;
             }
-            let said = SampledResponse {
+            let response = SampledResponse {
                 prompt: prompt.text.clone(),
                 arm: arm.into(),
                 point: point.into(),
@@ -190,37 +227,38 @@ impl SampleRequest<'_> {
                 gold_reward: golds.as_ref().map(|golds| golds[row]),
                 proxy_reward: proxies[row],
                 kl: f64::from(kls[row]),
-                log_ratio: own.iter().sum(),
+                log_ratio: log_ratios.iter().sum(),
                 ended: batch.ended(row, reader.space()),
             };
-            all.push((place, said));
+            all_responses.push((place, response));
         }
-        Ok(all)
+        Ok(all_responses)
     }
 }
 
 /// The responses in lines.
-fn render(all: &[SampledResponse], in_colour: bool) -> String {
+fn render(all_responses: &[SampledResponse], in_colour: bool) -> String {
     let mut text = String::new();
     let mut last = "";
-    for said in all {
-        if said.prompt != last {
-            let _ = writeln!(text, "{}{}", if last.is_empty() { "" } else { "\n" }, sanitize(&said.prompt));
-            last = &said.prompt;
+    for response in all_responses {
+        if response.prompt != last {
+            let _ = writeln!(text, "{}{}", if last.is_empty() { "" } else { "\n" }, sanitize(&response.prompt));
+            last = &response.prompt;
         }
-        let name = if said.arm == REFERENCE {
-            said.arm.clone()
+        let name = if response.arm == REFERENCE {
+            response.arm.clone()
         } else {
-            sanitize(&format!("{} {}", said.arm, said.point)).into_owned()
+            sanitize(&format!("{} {}", response.arm, response.point)).into_owned()
         };
-        let pieces = said
+        let pieces = response
             .pieces
             .iter()
             .map(|piece| if in_colour { coloured(piece) } else { sanitize(&piece.text).into_owned() });
-        let _ = writeln!(text, "  {name:<20} {}{}", pieces.collect::<String>(), if said.ended { "" } else { "…" });
-        let gold = said.gold_reward.map_or("not asked (--judge)".into(), |gold| signed(gold, 2));
-        let [proxy, ratio] = [said.proxy_reward, said.log_ratio].map(|x| signed(x, 2));
-        let _ = writeln!(text, "  {:<20} gold {gold}, proxy {proxy}, KL {}, log-ratio {ratio}", "", fixed(said.kl, 2));
+        let _ = writeln!(text, "  {name:<20} {}{}", pieces.collect::<String>(), if response.ended { "" } else { "…" });
+        let gold = response.gold_reward.map_or("not asked (--judge)".into(), |gold| signed(gold, 2));
+        let [proxy, ratio] = [response.proxy_reward, response.log_ratio].map(|x| signed(x, 2));
+        let _ =
+            writeln!(text, "  {:<20} gold {gold}, proxy {proxy}, KL {}, log-ratio {ratio}", "", fixed(response.kl, 2));
     }
     text
 }
@@ -253,7 +291,7 @@ mod tests {
     #[test]
     fn a_response_moves_no_cursor() {
         let piece = |log_ratio| TokenSpan { text: "\x1b[2J\u{9b}H".into(), log_ratio };
-        let said = SampledResponse {
+        let response = SampledResponse {
             prompt: "p\x1b[A".into(),
             arm: "a".into(),
             point: "b\x07".into(),
@@ -265,12 +303,12 @@ mod tests {
             log_ratio: 1.0,
             ended: true,
         };
-        let plain = render(std::slice::from_ref(&said), false);
+        let plain = render(std::slice::from_ref(&response), false);
         assert!(!plain.contains(|c: char| c.is_control() && c != '\n'), "{plain:?}");
         assert!(plain.ends_with("gold 0.00, proxy –, KL 0.00, log-ratio +1.00\n"), "{plain:?}");
-        let unasked = SampledResponse { gold_reward: None, ..said.clone() };
+        let unasked = SampledResponse { gold_reward: None, ..response.clone() };
         assert!(render(&[unasked], false).contains("gold not asked (--judge), proxy"));
-        let coloured = render(&[said], true);
+        let coloured = render(&[response], true);
         assert_eq!((coloured.matches('\x1b').count(), coloured.contains("\x1b[2J")), (2, false), "{coloured:?}");
     }
 }

@@ -1,0 +1,21 @@
+//! `duel digest`: one hash over all that is deterministic in a run.
+
+use crate::error::Result;
+use crate::terminal::{print, warn};
+use duel_ledger::Digests;
+use std::path::Path;
+
+/// Prints the hash of a run, or of each of its files.
+pub fn digest(run: &Path, detail: bool) -> Result<()> {
+    let Digests { all: digests, missing } = duel_ledger::file_digests(run)?;
+    if !missing.is_empty() {
+        let finished = format!("the run is not finished: this is of all but {} stages", missing.len());
+        warn(&[format!("{finished}: {}", missing.join("; "))]);
+    }
+    if detail {
+        digests.iter().for_each(|digest| print(&format!("{}  {}\n", digest.hash, digest.file)));
+    } else {
+        print(&format!("{}\n", duel_ledger::digest(&digests)));
+    }
+    Ok(())
+}

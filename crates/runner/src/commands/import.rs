@@ -1,0 +1,61 @@
+//! `duel import`: what the files of a model hold, and the model in another format.
+
+use crate::commands::export::{ExportAs, FileNumbers, numbers, unused, write};
+use crate::error::Result;
+use crate::target::{self, ModelTarget};
+use crate::terminal::print;
+use crate::world;
+use clap::Args;
+use duel_model::Checkpoint;
+use duel_model::{Pretrained, TransformerConfig};
+use std::path::PathBuf;
+
+#[derive(Debug, Args)]
+pub struct ImportArgs {
+    /// A Hugging Face directory or a .gguf file
+    pub from: PathBuf,
+    /// Where it is written: a directory, or a .gguf file
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    pub to: Option<PathBuf>,
+    /// f32 by default
+    #[arg(long, value_enum)]
+    pub numbers: Option<FileNumbers>,
+    /// Replace an earlier export that stands there, as a whole
+    #[arg(long)]
+    pub force: bool,
+}
+
+/// Reads a model of one form and writes it in another.
+///
+/// # Errors
+/// A model that cannot be read; options that say what will not be done.
+pub fn import(args: &ImportArgs) -> Result<()> {
+    let target = match &args.to {
+        Some(to) => {
+            let form = if target::is_gguf(to) { ExportAs::Gguf } else { ExportAs::Merged };
+            Some((to, form, numbers(args.numbers, form)?, ModelTarget::new(to, &[&args.from], args.force)?))
+        }
+        None if args.numbers.is_some() => return Err(unused("--numbers", "nothing is written without --to")),
+        None if args.force => return Err(unused("--force", "nothing is written without --to")),
+        None => None,
+    };
+    let model = Pretrained::open(&args.from)?;
+    world::tokenizer(&args.from, &model)?; // one that cannot be read is no use to anybody
+    let device = duel_model::device::open("flex")?;
+    // rotary positions are no weights: few of them do
+    let policy = model.policy(model.config.context.min(64), &device)?;
+    let parameters: usize =
+        duel_model::weights::shapes(&policy).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
+    let TransformerConfig { layers, width, heads, vocabulary, context, .. } = model.config;
+    print(&format!(
+        "{}: {layers} layers of width {width}, {heads} heads, {vocabulary} tokens, context {context}, {parameters} parameters{}{}\n",
+        args.from.display(),
+        if model.words.tokenizer.is_some() { ", with its tokenizer" } else { ", without a tokenizer" },
+        if model.words.template.is_some() { " and chat template" } else { "" },
+    ));
+    let Some((to, form, numbers, target)) = target else { return Ok(()) };
+    let checkpoint = Checkpoint { config: model.config, policy, words: model.words };
+    target.write(|made| write(&checkpoint, made, form, numbers))?;
+    print(&format!("wrote {}\n", to.display()));
+    Ok(())
+}

@@ -1,0 +1,204 @@
+//! `duel init`: an experiment fitted to a file of rows and a model.
+
+use crate::commands::args::{ColumnArgs, OutputFormat};
+use crate::commands::data::{CheckArgs, as_text, findings, text};
+use crate::error::{Error, Result};
+use crate::executors::shell_quoted;
+use crate::terminal::print;
+use clap::Args;
+use std::path::{Path, PathBuf};
+use toml_edit::{DocumentMut, Item};
+
+#[derive(Debug, Args)]
+pub struct InitArgs {
+    /// Where experiment.toml goes; its name is the experiment's
+    pub folder: PathBuf,
+    /// The rows, as `duel data check` reads them
+    #[arg(long, value_name = "FILE")]
+    pub rows: PathBuf,
+    /// The model: a Hugging Face directory or a .gguf file
+    #[arg(long, value_name = "DIR|FILE.gguf")]
+    pub model: PathBuf,
+    #[command(flatten)]
+    pub columns: ColumnArgs,
+}
+
+/// The template that `duel init` fits, commented as a person would want it.
+const TEMPLATE: &str = include_str!("../../../../experiments/own-data.toml");
+
+const INIT_HINT: &str =
+    "copy experiments/own-data.toml, name the file as world.rows.train, and choose a [judge] that is not \"world\"";
+
+/// A line of the template, and what stands for it where the loss couples the pairs of a batch.
+const IN_PARTS: &str = "accumulate = 4                  # parts that a batch is read in: the same update in less memory. `recompute = true` does with less still";
+const WHOLE: &str = "recompute = true                # less memory; kto's batches may not be read in parts";
+
+/// A path as a person may copy it into a shell.
+fn word(path: &str) -> String {
+    let is_plain = path.chars().all(|c| c.is_alphanumeric() || "/._-".contains(c));
+    if is_plain { path.into() } else { shell_quoted(path) }
+}
+
+/// An experiment's name for a folder.
+fn name_of(folder: &Path) -> String {
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let name: String = name.chars().map(|c| if c.is_alphanumeric() { c } else { '-' }).collect();
+    if name.is_empty() { "own-data".into() } else { name }
+}
+
+/// Sets a key of the template, with its comment where it was; one that the template leaves to its default is added where the
+/// value is another.
+fn set(document: &mut DocumentMut, key: &str, value: toml_edit::Value) {
+    let (tables, name) = key.rsplit_once('.').unwrap_or(("", key));
+    let mut table = document.as_table_mut();
+    for below in tables.split('.').filter(|below| !below.is_empty()) {
+        table = table[below].as_table_mut().expect("the template is tested to have its tables");
+    }
+    let Some(old) = table.get_mut(name).and_then(Item::as_value_mut) else {
+        if value.as_str() != Some(name) {
+            table.insert(name, Item::Value(value));
+        }
+        return;
+    };
+    let text = |value: &toml_edit::Value| value.clone().decorated("", "").to_string().chars().count();
+    let suffix = old.decor().suffix().and_then(|suffix| suffix.as_str()).unwrap_or_default();
+    let comment = suffix.trim_start_matches(' ');
+    let column = text(old) + suffix.len() - comment.len();
+    let gap = if comment.is_empty() { 0 } else { column.saturating_sub(text(&value)).max(1) };
+    let suffix = " ".repeat(gap) + comment;
+    *old = value.decorated(" ", suffix);
+}
+
+/// The template, for pairs or for single completions with a label.
+fn template(is_unpaired: bool) -> String {
+    let replacements = match is_unpaired {
+        true => [("# columns\n", ""), (IN_PARTS, WHOLE), ("# loss = \"kto\"  ", "loss = \"kto\"    ")].as_slice(),
+        false => &[("# columns\n", "")],
+    };
+    replacements.iter().fold(TEMPLATE.to_owned(), |text, (from, to)| text.replace(from, to))
+}
+
+/// Writes `experiment.toml` into a folder that has none.
+fn write_new(folder: &Path, text: &str) -> Result<PathBuf> {
+    let io = |action, path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Io { action, path, source }
+    };
+    std::fs::create_dir_all(folder).map_err(io("create", folder))?;
+    let to = folder.join("experiment.toml");
+    let mut file = std::fs::File::create_new(&to).map_err(io("create", &to))?;
+    std::io::Write::write_all(&mut file, text.as_bytes()).and_then(|()| file.sync_all()).map_err(io("write", &to))?;
+    Ok(to)
+}
+
+/// Writes an experiment fitted to rows and a model.
+///
+/// # Errors
+/// Rows of which too few can be used; an experiment that is there already.
+pub fn init(args: &InitArgs) -> Result<()> {
+    // 1. What the rows are like, with nothing left out for its length.
+    let check_args = CheckArgs {
+        file: args.rows.clone(),
+        model: Some(args.model.clone()),
+        validation: None,
+        test: None,
+        prompt_tokens: None,
+        response_tokens: None,
+        columns: args.columns.clone(),
+        format: OutputFormat::Text,
+    };
+    let report = findings(&check_args)?;
+    if report.are_prompts_alone() {
+        print(&text(&report, &check_args));
+        return Err(Error::OnlyPrompts { what: "an experiment fitted to rows", hint: INIT_HINT });
+    }
+    let (Some(prompt), Some(chosen), Some(rejected)) = (report.prompt, report.chosen, report.rejected) else {
+        print(&text(&report, &check_args));
+        return Err(Error::Rows { path: args.rows.clone() });
+    };
+
+    // 2. Sizes that hold nine of ten, and the hold-out, in round numbers.
+    let round = |n: usize| n.next_multiple_of(8).max(8);
+    let (usable, is_unpaired) = (report.is_usable(), report.usable_wanted > 0);
+    let holdout = (usable / 10).clamp(2, 256);
+    let rows = usable.saturating_sub(2 * holdout).clamp(2, 4096);
+    let batch = if rows >= 64 { 16 } else { 4 };
+    let absolute = |path: &Path, what| {
+        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
+        as_text(&absolute, what).map(String::from)
+    };
+    let folder = absolute(&args.folder, "folder")?;
+    let columns = &args.columns;
+    let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX).into();
+    let values: [(&str, toml_edit::Value); 14] = [
+        ("name", name_of(Path::new(&folder)).into()),
+        ("world.rows.train", absolute(&args.rows, "file of rows")?.into()),
+        ("world.rows.prompt", columns.prompt.as_str().into()),
+        ("world.rows.chosen", columns.chosen.as_str().into()),
+        ("world.rows.rejected", columns.rejected.as_str().into()),
+        ("world.rows.prompt_tokens", number(round(prompt.ninety))),
+        ("world.rows.response_tokens", number(round(chosen.ninety.max(rejected.ninety)))),
+        ("model.from", absolute(&args.model, "model")?.into()),
+        ("stages.pairs.rows", number(rows)),
+        ("stages.pairs.holdout_rows", number(holdout)),
+        ("stages.rm.steps", number((3 * rows / batch).clamp(8, 400))),
+        ("stages.rm.batch_size", number(batch)),
+        ("arms.dpo.batch_size", number(batch)),
+        ("evaluation.prompts", number(holdout.min(64))),
+    ];
+    let mut fitted: DocumentMut = template(is_unpaired).parse().expect("the template is tested to parse");
+    values.into_iter().for_each(|(key, value)| set(&mut fitted, key, value));
+    let fitted = fitted.to_string();
+    duel_spec::Experiment::from_document(&duel_spec::Document::parse("experiment.toml", &fitted, &[])?)?;
+
+    // 3. The file, where none is.
+    let to = write_new(&args.folder, &fitted)?;
+    print(&text(&report, &check_args));
+    print(&format!(
+        "\nwrote {0}; next:\n  duel plan {0}    what it will cost here\n  duel run {0}     both arms, to the page\n",
+        word(&to.to_string_lossy())
+    ));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use duel_spec::{Document, Experiment};
+
+    #[test]
+    fn names_and_paths_of_any_letters_are_written_as_toml() {
+        let hostile = [
+            "plain",
+            "with space",
+            "C:\\rows\\new\\x.jsonl",
+            "quo\"te's",
+            "tab\tand\nline",
+            "naïve–ключ–行",
+            "\u{1}\u{7f}\u{200b}",
+            "\"\"\"",
+            "'''",
+            "# no comment",
+        ];
+        for text in hostile {
+            let mut document: DocumentMut = TEMPLATE.parse().expect("the template parses");
+            for key in ["world.rows.train", "world.rows.chosen", "model.from"] {
+                set(&mut document, key, text.into());
+            }
+            set(&mut document, "name", name_of(Path::new(text)).into());
+            set(&mut document, "stages.pairs.rows", 77.into());
+            let written = document.to_string();
+            let read = Document::parse("t", &written, &[]).and_then(|document| Experiment::from_document(&document));
+            let experiment = read.unwrap_or_else(|e| panic!("{text:?}: {e}\n{written}"));
+            let rows = &experiment.world.rows;
+            assert_eq!([&rows.train, &rows.chosen, &experiment.model.from], [text; 3]);
+            assert_eq!((experiment.stages.pairs.rows, rows.prompt.as_str()), (77, "prompt"));
+            assert!(
+                written.contains("\nrows = 77                       # of the training rows, at most\n"),
+                "{written}"
+            );
+        }
+        assert_eq!(name_of(Path::new("/")), "own-data");
+        assert_eq!([word("a/b-1.toml"), word("it's here")], ["a/b-1.toml", "'it'\\''s here'"]);
+    }
+}

@@ -1,0 +1,20 @@
+//! One file per command of `duel`, with its arguments.
+
+pub mod args;
+pub mod bench;
+pub mod cache;
+pub mod cancel;
+pub mod data;
+pub mod digest;
+pub mod doctor;
+pub mod export;
+pub mod import;
+pub mod init;
+pub mod optimum;
+pub mod plan;
+pub mod report;
+pub mod run;
+pub mod sample;
+pub mod verify;
+pub mod watch;
+pub mod worker;

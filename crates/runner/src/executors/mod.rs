@@ -1,0 +1,16 @@
+//! Who runs the stages of a plan. Another executor is a file with its `ENTRY`, and its line in [`EXECUTORS`].
+
+mod executor;
+mod local;
+mod protocol;
+mod schedule;
+mod script;
+mod slurm;
+
+pub use executor::{ExecutorEntry, RunEvent, RunOptions};
+pub use protocol::{Progress, WorkerExitReport};
+pub use schedule::{RunSummary, execute};
+pub use script::shell_quoted;
+
+/// Every executor, the default first: `--executor` and its help come from here.
+pub static EXECUTORS: [ExecutorEntry; 2] = [local::ENTRY, slurm::ENTRY];

@@ -1,0 +1,67 @@
+//! What a worker tells the process that follows it: lines on standard output, or, where it is detached, a file.
+
+use crate::error::{Error, Result, WorkerEnd};
+use crate::plan::Plan;
+use crate::render::render;
+use duel_ledger::{Manifest, write_atomically};
+use duel_spec::Experiment;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// How far a stage is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Progress {
+    pub done: u64,
+    pub total: u64,
+    pub words: String,
+}
+
+/// What a detached worker failed with.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct WorkerExitReport {
+    pub exit: u8,
+    pub tail: String,
+    /// Whether only a stage that it needs was missing.
+    pub in_vain: bool,
+    pub ended: Option<WorkerEnd>,
+}
+
+/// Folder of the reports in a run directory, whichever executor has started the worker.
+pub const EXIT_REPORTS: &str = "slurm/failed";
+
+impl WorkerExitReport {
+    fn path(run: &Path, folder: &str) -> PathBuf {
+        run.join(EXIT_REPORTS).join(format!("{folder}.json"))
+    }
+
+    /// Writes down what the worker of a stage failed with, unless it was asked to end. The log has it too, so a report that
+    /// cannot be written is no error.
+    pub fn write(run: &Path, stage: usize, error: &Error) {
+        if error.exit() == 130 {
+            return;
+        }
+        let write = || -> Result<()> {
+            let (experiment, _) = Experiment::load(&run.join("experiment.toml"), &[])?;
+            let device = Manifest::read(run)?.device;
+            let plan = Plan::new(&experiment, &device, duel_ledger::cells_of(run, &experiment)?)?;
+            let Some(stage) = plan.stages.get(stage) else { return Ok(()) };
+            let report = Self {
+                exit: error.exit(),
+                tail: render(error),
+                in_vain: matches!(error, Error::Missing { .. }),
+                ended: Some(WorkerEnd::by(error)),
+            };
+            let json = serde_json::to_vec_pretty(&report).expect("plain data");
+            Ok(write_atomically(&Self::path(run, &stage.id.folder()), &json)?)
+        };
+        let _ = write();
+    }
+
+    /// Reads and removes the report of a stage, by the name of its folder.
+    pub fn take(run: &Path, folder: &str) -> Option<Self> {
+        let path = Self::path(run, folder);
+        let report = serde_json::from_slice(&std::fs::read(&path).ok()?).ok();
+        let _ = std::fs::remove_file(path);
+        report
+    }
+}

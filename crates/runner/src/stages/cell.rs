@@ -1,0 +1,94 @@
+//! The stage `cell`: one arm at one point, trained and measured.
+
+use super::context::StageContext;
+use super::evaluator::{keep_completions, open_evaluator};
+use super::files::{REFERENCE, load_json};
+use super::registry::{self, TrainingInputs};
+use super::reward_model::learned_reward;
+use crate::error::Result;
+use crate::plan::StageKind;
+use duel_data::World;
+use duel_data::pairs::PreferenceRow;
+use duel_evaluation::{EvalKind, EvalResult, Evaluator, HeldOut};
+use duel_ledger::StageRecorder;
+use duel_model::{Policy, Responses};
+use duel_spec::{Clocks, Recorder, Split, metrics};
+use duel_training::{PairBatch, Splits, invariants};
+use std::path::Path;
+use std::time::Instant;
+
+/// One arm at one point.
+pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
+    let cell = context.stage.cell.as_ref().expect("a cell stage holds its cell");
+    let loaded = context.load_world()?;
+    let world = loaded.world.as_ref();
+    let reference = context.sft_policy(world)?;
+    let evaluator = open_evaluator(context, &loaded, &reference)?;
+    let reference_hash = reference.hash();
+    let rows = context.rows()?;
+    let reader = context.reader(world);
+    let probe = probe(&rows, world);
+    let held_out = HeldOut::new(reader.clone(), &reference, &rows);
+    let splits = Splits::of(world);
+    let inputs = TrainingInputs {
+        seed: context.stage.seed,
+        world: loaded.world.clone(),
+        config: context.config(world)?,
+        pretrained: context.experiment.is_pretrained(),
+        learner: &context.experiment.learner,
+        reference: reference.clone(),
+        start: context.on_train_device(reference.clone()),
+        // loaded anew: clones of a module share their parameters' ids, and with them their gradients
+        critic_start: context.on_train_device(context.sft_policy(world)?),
+        reader: context.reader(world),
+        train_reader: context.train_reader(world),
+        gold: loaded.gold.clone(),
+        reward: learned_reward(context, world)?,
+        rows,
+        reference_hash: reference_hash.clone(),
+        reference_logp: match context.plan.needed(context.stage, StageKind::Reference) {
+            Some(stage) => Some(load_json("reference", &context.folder(stage)?.file(REFERENCE))?),
+            None => None,
+        },
+        curve_points: context.experiment.evaluation.curve_points,
+        splits: splits.clone(),
+        stop: context.stop,
+    };
+    let beta = Some(cell.point.method.beta());
+    let mut evaluate =
+        |policy: &Policy, clocks: Clocks, recorder: &mut dyn Recorder, kind: EvalKind| -> Result<EvalResult> {
+            duel_training::probes::reads_are_sound(clocks.step, &reader, policy, &probe)?;
+            invariants::frozen_weights_unchanged("the reference", clocks.step, &reference_hash, &reference.hash())?;
+            let started = Instant::now();
+            let results = evaluator.measure(policy, beta, kind).map_err(|e| e.at_step(clocks.step))?;
+            for result in &results {
+                let prompts = result.prompts.iter().copied();
+                splits.check_disjoint("measures_prompts_of_the_split", clocks.step, result.split, prompts)?;
+                result.record(clocks, recorder);
+            }
+            for (split, values) in held_out.measure(policy) {
+                let stage = EvalResult::stage(split);
+                values.iter().for_each(|(metric, value)| recorder.record(&stage, clocks, *metric, *value));
+            }
+            if kind == EvalKind::End {
+                results.iter().filter(|s| s.split == Split::Test).for_each(|s| recorder.outcomes(&s.outcomes));
+            }
+            recorder.record("train", clocks, metrics::EVALUATION_SECONDS, started.elapsed().as_secs_f64());
+            Ok(results.into_iter().find(|result| result.split == Split::Validation).expect("both splits are measured"))
+        };
+    let (trained, clocks) = registry::run(&cell.point.method, inputs, &mut evaluate, recorder)?;
+    let policy = trained.clone().for_inference();
+    evaluate(&policy, clocks, recorder, EvalKind::End)?;
+    if let Evaluator::Exact(exact) = &evaluator {
+        exact.check_sampler(&policy, context.stage.seed).map_err(|e| e.at_step(clocks.step))?;
+    }
+    keep_completions(context, &cell.arm, &cell.point.label, clocks.step, &loaded, &policy, &reference, recorder)?;
+    context.save_policy(trained, world, to)
+}
+
+/// Responses of validation rows, on which it is checked that the policy is read soundly.
+fn probe(rows: &[PreferenceRow], world: &dyn World) -> Responses {
+    let validation = (0..rows.len()).filter(|&i| rows[i].split == Split::Validation);
+    let probe: Vec<usize> = validation.take(duel_training::probes::probe_rows(world.space())).collect();
+    PairBatch::new(rows, &probe).both
+}

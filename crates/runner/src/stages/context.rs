@@ -1,0 +1,222 @@
+//! What every stage can reach: the experiment, its plan, the run directory and the models that are in memory.
+
+use super::files::{POLICY, ROWS};
+use crate::error::{Error, Result};
+use crate::plan::{Plan, Stage, StageKind};
+use crate::world::{self, LoadedWorld};
+use burn::module::Module;
+use burn::tensor::Device;
+use duel_data::World;
+use duel_data::pairs::PreferenceRow;
+use duel_ledger::{RunDir, StageDir, StageRecorder};
+use duel_model::{Policy, Pretrained, Reader, TransformerConfig, peft, weights};
+use duel_reward::Scorer;
+use duel_spec::seeds::{self};
+use duel_spec::{ArmPoint, Clocks, Experiment, PairLoss};
+use duel_training::{BestCheckpoint, Learner, Method, TrainContext, TrainSchedule, train};
+use std::cell::{OnceCell, RefCell};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// Everything a stage may look at.
+pub struct StageContext<'a> {
+    pub experiment: &'a Experiment,
+    pub plan: &'a Plan,
+    pub stage: &'a Stage,
+    pub run: &'a RunDir,
+    pub device: Device,
+    pub stop: &'a AtomicBool,
+    models: ModelCache,
+    /// Judges that the stage may have asked.
+    judges: RefCell<Vec<Arc<dyn Scorer>>>,
+}
+
+/// Models that several parts of a stage share: one copy in memory, however many wear adapters on it.
+#[derive(Debug, Default)]
+struct ModelCache {
+    config: OnceCell<TransformerConfig>,
+    pretrained: OnceCell<Policy>,
+    sft: OnceCell<Policy>,
+}
+
+impl<'a> StageContext<'a> {
+    /// A desk at which no model has been read yet.
+    pub fn new(
+        experiment: &'a Experiment,
+        plan: &'a Plan,
+        stage: &'a Stage,
+        run: &'a RunDir,
+        device: Device,
+        stop: &'a AtomicBool,
+    ) -> Self {
+        Self { experiment, plan, stage, run, device, stop, models: ModelCache::default(), judges: RefCell::default() }
+    }
+}
+
+impl StageContext<'_> {
+    /// Trains without a look on the way.
+    pub fn train_alone<M: Method>(
+        &self,
+        stage: &str,
+        method: &mut M,
+        learner: &mut Learner<M::Module>,
+        steps: usize,
+        batch: impl FnMut(u64) -> Result<M::Batch>,
+        recorder: &mut StageRecorder,
+    ) -> Result<Clocks> {
+        let mut context = TrainContext { stage, training: stage, recorder, splits: None, stop: self.stop };
+        let schedule = TrainSchedule { iterations: steps as u64, eval_at: &[] };
+        train(method, learner, &mut BestCheckpoint::default(), schedule, batch, &mut context, |_, _, _| Ok(None))
+    }
+
+    pub fn load_world(&self) -> Result<LoadedWorld> {
+        let corpus = self.plan.needed(self.stage, StageKind::Corpus).map(|corpus| self.folder(corpus)).transpose()?;
+        let loaded = world::open(self.experiment, corpus.as_ref().map(StageDir::path))?;
+        self.judges.borrow_mut().push(loaded.gold.clone());
+        Ok(loaded)
+    }
+
+    /// Ends the judges that the stage may have asked.
+    pub fn finish_judges(&self) -> Result<()> {
+        Ok(self.judges.borrow().iter().try_for_each(|gold| gold.finish())?)
+    }
+
+    /// The shape of the experiment's model.
+    pub fn config(&self, world: &dyn World) -> Result<TransformerConfig> {
+        if let Some(config) = self.models.config.get() {
+            return Ok(config.clone());
+        }
+        let config = world::model_of(self.experiment, world.space())?;
+        Ok(self.models.config.get_or_init(|| config).clone())
+    }
+
+    /// A fresh policy, ready to train.
+    pub fn fresh_policy(&self, world: &dyn World, rng: &mut seeds::Rng) -> Result<Policy> {
+        Ok(self.with_recompute(Policy::new(&self.config(world)?, rng, &self.train_device())))
+    }
+
+    pub fn with_recompute(&self, policy: Policy) -> Policy {
+        if self.experiment.learner.recompute { policy.with_recomputed_blocks() } else { policy }
+    }
+
+    /// The pretrained model, without gradient: read once, and shared by all that start from it.
+    fn pretrained(&self, world: &dyn World) -> Result<Policy> {
+        if let Some(policy) = self.models.pretrained.get() {
+            return Ok(policy.clone());
+        }
+        let model = Pretrained::open(Path::new(&self.experiment.model.from))?;
+        let (mapped, context) = (self.experiment.model.mapped, world.space().context());
+        let policy = if mapped { model.mapped(context, &self.device)? } else { model.policy(context, &self.device)? };
+        let policy = self.with_recompute(policy).no_grad();
+        Ok(self.models.pretrained.get_or_init(|| policy).clone())
+    }
+
+    pub fn train_device(&self) -> Device {
+        self.device.clone().autodiff()
+    }
+
+    pub fn reader(&self, world: &dyn World) -> Reader {
+        Reader::new(world.space(), &self.device)
+    }
+
+    pub fn train_reader(&self, world: &dyn World) -> Reader {
+        Reader::new(world.space(), &self.train_device())
+    }
+
+    /// A copy of a policy on the autodiff device, ready to train.
+    pub fn on_train_device(&self, policy: Policy) -> Policy {
+        policy.train()
+    }
+
+    pub fn folder(&self, stage: &Stage) -> Result<StageDir> {
+        StageDir::find(&self.run.stages(), &stage.id)?.ok_or_else(|| {
+            let path = self.run.stages().join(stage.id.folder());
+            Error::Foreign { stage: stage.kind.name(), path, problem: "it is not there".into() }
+        })
+    }
+
+    /// The policy that this cell has trained, without gradient.
+    pub fn trained_policy(&self, world: &dyn World) -> Result<Policy> {
+        self.read_policy(self.stage, || self.sft_policy(world), world)
+    }
+
+    /// The SFT policy of this seed, without gradient. Where it is a pretrained model it is held once, whoever asks.
+    pub fn sft_policy(&self, world: &dyn World) -> Result<Policy> {
+        if let Some(policy) = self.models.sft.get() {
+            return Ok(policy.clone());
+        }
+        let policy = match self.experiment.stages.sft.steps {
+            0 => self.base_policy(world)?,
+            _ => self.policy_of(StageKind::Sft, world)?,
+        };
+        if !self.experiment.is_pretrained() {
+            return Ok(policy); // clones of a module share their parameters' ids, and with them their gradients
+        }
+        let policy = if policy.has_lora() { policy.merged() } else { policy };
+        Ok(self.models.sft.get_or_init(|| policy.no_grad()).clone())
+    }
+
+    /// What SFT starts from, without gradient: the pretrained model, or what the stage `base` has trained.
+    pub fn base_policy(&self, world: &dyn World) -> Result<Policy> {
+        if self.experiment.is_pretrained() { self.pretrained(world) } else { self.policy_of(StageKind::Base, world) }
+    }
+
+    /// The policy that a stage of the plan has trained, without gradient.
+    fn policy_of(&self, kind: StageKind, world: &dyn World) -> Result<Policy> {
+        let stage = self.plan.needed(self.stage, kind).expect("later stages need the policies before them");
+        self.read_policy(stage, || self.pretrained(world), world)
+    }
+
+    /// Reads what [`Self::save_policy`] wrote; adapters are put onto `under`.
+    fn read_policy(&self, stage: &Stage, under: impl FnOnce() -> Result<Policy>, world: &dyn World) -> Result<Policy> {
+        let folder = self.folder(stage)?;
+        if self.experiment.is_pretrained() && !folder.file(POLICY).is_file() {
+            return Ok(peft::read_adapter(folder.path(), &self.config(world)?, under()?, &self.device)?);
+        }
+        let shape = self.with_recompute(Policy::zeros(&self.config(world)?, &self.device));
+        Ok(weights::load(shape, &folder.file(POLICY))?)
+    }
+
+    /// Writes a policy: its adapters alone, as PEFT does, where they stand on a pretrained model; else all weights.
+    pub fn save_policy(&self, policy: Policy, world: &dyn World, to: &Path) -> Result<()> {
+        if self.experiment.is_pretrained() && policy.has_lora() {
+            return Ok(peft::write_adapter(to, &self.config(world)?, &policy, &self.experiment.model.from)?);
+        }
+        Ok(weights::save(&policy.merged(), &to.join(POLICY))?)
+    }
+
+    pub fn rows(&self) -> Result<Vec<PreferenceRow>> {
+        let pairs = self.plan.needed(self.stage, StageKind::Pairs).expect("stages that read rows need them");
+        let path = self.folder(pairs)?.file(ROWS);
+        let text = std::fs::read_to_string(&path).map_err(|source| Error::Io {
+            action: "read",
+            path: path.clone(),
+            source,
+        })?;
+        let read = |line| {
+            serde_json::from_str(line).map_err(|e| Error::Foreign {
+                stage: "pairs",
+                path: path.clone(),
+                problem: e.to_string(),
+            })
+        };
+        let rows = text.lines().map(read).collect::<Result<Vec<PreferenceRow>>>()?;
+        check_unpaired(self.experiment, &rows)?;
+        Ok(rows)
+    }
+}
+
+/// Where single completions with a label stand in twos, each to a prompt of its own, only losses that look at each alone, or at
+/// all together, may read them.
+pub(super) fn check_unpaired(experiment: &Experiment, rows: &[PreferenceRow]) -> Result<()> {
+    let unpaired = rows.iter().filter(|row| row.rejected_prompt.is_some()).count();
+    let compares = |point: &ArmPoint| match &point.method {
+        duel_spec::MethodSettings::Dpo(dpo) => !matches!(dpo.loss, PairLoss::Kto | PairLoss::AotUnpaired),
+        _ => false,
+    };
+    match experiment.arms.iter().find(|(_, arm)| unpaired > 0 && arm.representative_points().iter().any(compares)) {
+        Some((arm, _)) => Err(Error::Unpaired { arm: arm.clone(), rows: unpaired }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,65 @@
+//! What each kind of stage does: the experiment's settings put together with the crates. No mathematics here.
+
+mod base;
+mod batches;
+mod cell;
+mod context;
+mod corpus;
+mod evaluator;
+mod files;
+mod pairs;
+mod reference;
+mod registry;
+mod reward_model;
+mod sft;
+
+#[cfg(test)]
+pub use batches::EpochSampler;
+pub use context::StageContext;
+#[cfg(test)]
+pub use files::{PROXY, REFERENCE, load_json};
+pub use reward_model::learned_reward;
+
+use crate::error::Result;
+use crate::plan::StageKind;
+use crate::sysinfo;
+use duel_ledger::StageRecorder;
+use duel_spec::{Clocks, MethodSettings, Recorder, metrics};
+use std::path::Path;
+
+/// Does the stage; its files go to `to`.
+pub fn run_stage(context: &StageContext<'_>, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
+    let done = match context.stage.kind {
+        StageKind::Corpus => corpus::run(context, to, recorder),
+        StageKind::Base => base::run(context, to, recorder),
+        StageKind::Sft => sft::run(context, to, recorder),
+        StageKind::Pairs => pairs::run(context, to, recorder),
+        StageKind::Rm => reward_model::run(context, to, recorder),
+        StageKind::Reference => reference::run(context, to, recorder),
+        StageKind::Yardstick => evaluator::run(context, recorder),
+        StageKind::Cell => cell::run(context, to, recorder),
+    };
+    done.map_err(|error| match learning_rate(context) {
+        Some(rate) => error.at_rate(rate),
+        None => error,
+    })?;
+    context.finish_judges()?;
+    recorder.record(context.stage.kind.name(), Clocks::default(), metrics::PEAK_RSS, sysinfo::peak_memory() as f64);
+    recorder.write(to)?;
+    Ok(())
+}
+
+/// The peak rate of a stage that trains.
+fn learning_rate(context: &StageContext<'_>) -> Option<f64> {
+    let stages = &context.experiment.stages;
+    match context.stage.kind {
+        StageKind::Base => Some(stages.base.learning_rate),
+        StageKind::Sft => Some(stages.sft.learning_rate),
+        StageKind::Rm => Some(stages.rm.learning_rate),
+        StageKind::Cell => context.stage.cell.as_ref().map(|cell| match &cell.point.method {
+            MethodSettings::Dpo(dpo) => dpo.learning_rate,
+            other => other.on_policy().map_or(f64::NAN, |shared| shared.learning_rate),
+        }),
+        _ => None,
+    }
+}

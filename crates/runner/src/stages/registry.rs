@@ -1,0 +1,334 @@
+//! The methods by name: one line in [`run`] and one function each. A new method is added here.
+
+use super::batches::EpochSampler;
+use super::reward_model;
+use crate::error::Result;
+use burn::module::Module;
+use duel_data::World;
+use duel_data::pairs::PreferenceRow;
+use duel_dpo::{Dpo, ReferenceLogp};
+use duel_evaluation::{EvalKind, EvalResult};
+use duel_ledger::StageRecorder;
+use duel_model::{Flops, Policy, Reader, ScalarModel, TransformerConfig, ValueHead, weights};
+use duel_ppo::{ActorCritic, Baseline, Critic, CriticFree, OnlineDpo, Ppo, Raft, RolloutContext, planned};
+use duel_reward::{LearnedReward, Scorer};
+use duel_spec::seeds::{self, Stream};
+use duel_spec::{
+    CheckpointSelection, Clocks, CommonSettings, CriticBody, CriticStart, GrpoSettings, LearnerSettings, LoraTargets,
+    MethodSettings, PairLoss, Recorder, RewardSource, RlooSettings, RolloutSettings, Split, metrics,
+};
+use duel_training::{
+    BestCheckpoint, Learner, PairBatch, Splits, TrainContext, TrainSchedule, curve_steps, invariants, train,
+};
+use rand::RngExt;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// What every method is given: the same start, rows, prompts and judges.
+pub struct TrainingInputs<'a> {
+    pub seed: u64,
+    pub world: Arc<dyn World>,
+    pub config: TransformerConfig,
+    /// Whether the model is one that somebody else has trained, and held once for all.
+    pub pretrained: bool,
+    pub learner: &'a LearnerSettings,
+    /// The SFT policy, without gradient.
+    pub reference: Policy,
+    /// The same, ready to train.
+    pub start: Policy,
+    /// The same once more with parameters of its own, for a critic where no reward model gives one.
+    pub critic_start: Policy,
+    pub reader: Reader,
+    pub train_reader: Reader,
+    pub gold: Arc<dyn Scorer>,
+    pub reward: LearnedReward,
+    pub rows: Vec<PreferenceRow>,
+    /// Of the reference's weights.
+    pub reference_hash: String,
+    /// Of train rows and of validation rows, for methods on pairs.
+    pub reference_logp: Option<(ReferenceLogp, ReferenceLogp)>,
+    pub curve_points: usize,
+    /// Which prompts may be trained on.
+    pub splits: Splits,
+    pub stop: &'a AtomicBool,
+}
+
+/// Called on the policy without gradient at points of the curve; gives its marks on validation prompts.
+pub type EvalCallback<'a> = &'a mut dyn FnMut(&Policy, Clocks, &mut dyn Recorder, EvalKind) -> Result<EvalResult>;
+
+/// Trains one point; returns the policy without gradient, its adapters on, and its clocks. The last curve point is left to
+/// the caller, who measures it in full.
+pub fn run(
+    method: &MethodSettings,
+    inputs: TrainingInputs<'_>,
+    evaluate: EvalCallback<'_>,
+    recorder: &mut StageRecorder,
+) -> Result<(Policy, Clocks)> {
+    match method {
+        MethodSettings::Ppo(settings) => ppo(settings, inputs, evaluate, recorder),
+        MethodSettings::Reinforce(shared) => {
+            critic_free(Baseline::Past { sum: 0.0, n: 0.0 }, shared, method.group(), inputs, evaluate, recorder)
+        }
+        MethodSettings::Rloo(RlooSettings { shared, group }) => {
+            critic_free(Baseline::LeaveOneOut { group: *group }, shared, *group, inputs, evaluate, recorder)
+        }
+        MethodSettings::Grpo(GrpoSettings { shared, group, scale }) => {
+            critic_free(Baseline::Group { group: *group, scale: *scale }, shared, *group, inputs, evaluate, recorder)
+        }
+        MethodSettings::OnlineDpo(settings) => {
+            let mut online = OnlineDpo::new(settings.clone(), setting(settings.shared.reward, &inputs));
+            actor_alone(&mut online, &settings.shared, method.group(), inputs, evaluate, recorder)
+        }
+        MethodSettings::Raft(settings) => {
+            let mut raft = Raft::new(settings.clone(), setting(settings.shared.reward, &inputs));
+            actor_alone(&mut raft, &settings.shared, settings.group, inputs, evaluate, recorder)
+        }
+        MethodSettings::Dpo(settings) => dpo(settings, inputs, evaluate, recorder),
+    }
+}
+
+/// The policy that trains: the SFT policy, or its adapters.
+fn start(common: &CommonSettings, inputs: &TrainingInputs<'_>) -> Policy {
+    match (common.lora, inputs.pretrained) {
+        (false, true) => weights::training(inputs.start.clone(), |_| true),
+        _ => with_adapters(inputs.start.clone(), common, Stream::PolicyLora, inputs),
+    }
+}
+
+/// A policy under fresh adapters, frozen beneath them; as it is where its arm asks for none.
+fn with_adapters(policy: Policy, common: &CommonSettings, stream: Stream<'_>, inputs: &TrainingInputs<'_>) -> Policy {
+    if !common.lora {
+        return policy;
+    }
+    let is_adapted = |name: &str| match common.lora_targets {
+        LoraTargets::All => true,
+        LoraTargets::Attention => name.contains(".attention."),
+        LoraTargets::Mlp => name.contains(".mlp."),
+    };
+    let scale = common.lora_alpha / common.lora_rank as f64;
+    let mut rng = seeds::stream(inputs.seed, stream, 0);
+    policy.with_fresh_lora(common.lora_rank, scale, is_adapted, &mut rng, inputs.train_reader.device())
+}
+
+/// Trains it as its arm says.
+fn learner<M: Module>(
+    module: M,
+    common: &CommonSettings,
+    learning_rate: f64,
+    updates: u64,
+    inputs: &TrainingInputs<'_>,
+) -> Learner<M> {
+    Learner::new(module, inputs.learner, learning_rate, updates).with_dropout(common.lora_dropout, inputs.seed)
+}
+
+/// By what a policy is chosen among those at the points of the curve: marks on validation prompts, or what its method's
+/// loss is there. `None` where the last one is kept.
+fn merit(common: &CommonSettings, result: &EvalResult, loss: Option<f64>, step: u64) -> Result<Option<f64>> {
+    if result.split != Split::Validation {
+        let (actual, expected) = (result.split.name().into(), Split::Validation.name().into());
+        let what = "the split of the marks that a policy is chosen by";
+        return Err(invariants::breach("chosen_on_validation", step, what, actual, expected).into());
+    }
+    let by = match common.keep {
+        CheckpointSelection::Last => return Ok(None),
+        CheckpointSelection::Gold => result.get(metrics::GOLD),
+        CheckpointSelection::Proxy => result.get(metrics::PROXY),
+        CheckpointSelection::Loss => loss.map(|loss| -loss),
+    };
+    Ok(Some(by.unwrap_or(f64::NAN)))
+}
+
+/// The module to keep.
+fn selected_module<M: Module>(best: BestCheckpoint, module: M, clocks: Clocks, recorder: &mut dyn Recorder) -> M {
+    let (module, step) = best.restore(module);
+    if let Some(step) = step {
+        recorder.record("train", clocks, metrics::KEPT_STEP, step as f64);
+    }
+    module
+}
+
+/// What a method on rollouts is given, by whose score it climbs.
+fn setting(reward: RewardSource, inputs: &TrainingInputs<'_>) -> RolloutContext {
+    let (scorer, scorer_flops): (Arc<dyn Scorer>, f64) = match reward {
+        RewardSource::Rm => {
+            let networks = inputs.reward.networks() as f64;
+            (Arc::new(inputs.reward.clone()), networks * Flops::scalar(&inputs.config).forward(1))
+        }
+        RewardSource::Gold => (inputs.gold.clone(), 0.0),
+    };
+    RolloutContext {
+        reference: inputs.reference.clone(),
+        scorer,
+        reader: inputs.reader.clone(),
+        train_reader: inputs.train_reader.clone(),
+        config: inputs.config.clone(),
+        scorer_flops,
+        seed: inputs.seed,
+    }
+}
+
+/// The prompts of an iteration, drawn from the training split; each `group` times in a row.
+fn prompts_of(inputs: &TrainingInputs<'_>, iteration: u64, episodes: usize, group: usize) -> Vec<Vec<u32>> {
+    let prompts = inputs.world.prompts(Split::Train);
+    let mut rng = seeds::stream(inputs.seed, Stream::Prompts, iteration); // the same for every method on rollouts
+    let drawn = (0..episodes / group).map(|_| prompts[rng.random_range(0..prompts.len())].ids.clone());
+    drawn.flat_map(|prompt| std::iter::repeat_n(prompt, group)).collect()
+}
+
+fn ppo(
+    settings: &duel_spec::PpoSettings,
+    inputs: TrainingInputs<'_>,
+    evaluate: EvalCallback<'_>,
+    recorder: &mut StageRecorder,
+) -> Result<(Policy, Clocks)> {
+    let shared = &settings.shared;
+    let device = inputs.train_reader.device();
+    let value_start = (settings.critic_start == CriticStart::Scorer && shared.reward == RewardSource::Rm)
+        .then(|| inputs.reward.value_model())
+        .flatten();
+    let critic = match (settings.critic, value_start) {
+        (CriticBody::Shared, _) => Critic::Shared(ValueHead::new(inputs.config.width, device)),
+        (CriticBody::Separate, Some(scorer)) => {
+            let adapted = weights::shapes(&scorer).iter().any(|(name, _)| name.contains(".lora."));
+            Critic::Separate(weights::training(scorer.train(), |name| !adapted || reward_model::is_trained(name)))
+        }
+        (CriticBody::Separate, None) => {
+            let body = inputs.critic_start.clone();
+            let body =
+                if inputs.pretrained { with_adapters(body, &shared.every, Stream::CriticLora, &inputs) } else { body };
+            Critic::Separate(ScalarModel::from_policy(body, device))
+        }
+    };
+    let resident = models_in_memory(shared, &inputs) + f64::from(settings.critic == CriticBody::Separate);
+    let mut method = Ppo::new(settings.clone(), setting(shared.reward, &inputs));
+    let module = ActorCritic { actor: start(&shared.every, &inputs), critic };
+    let learner = learner(module, &shared.every, shared.learning_rate, planned(shared), &inputs);
+    let learner = if settings.critic_warmup > 0 { learner.with_own_optimizer("actor") } else { learner };
+    let actor = |module: &ActorCritic| module.actor.valid();
+    let trained = on_rollouts(&mut method, learner, shared, 1, &inputs, actor, evaluate, recorder)?;
+    recorder.record("train", trained.1, metrics::MODELS_RESIDENT, resident);
+    Ok(trained)
+}
+
+fn critic_free(
+    baseline: Baseline,
+    shared: &RolloutSettings,
+    group: usize,
+    inputs: TrainingInputs<'_>,
+    evaluate: EvalCallback<'_>,
+    recorder: &mut StageRecorder,
+) -> Result<(Policy, Clocks)> {
+    let mut method = CriticFree::new(baseline, shared.clone(), setting(shared.reward, &inputs));
+    actor_alone(&mut method, shared, group, inputs, evaluate, recorder)
+}
+
+/// A method on rollouts that trains nothing but the policy.
+fn actor_alone<M: duel_training::Method<Module = Policy, Batch = Vec<Vec<u32>>>>(
+    method: &mut M,
+    shared: &RolloutSettings,
+    group: usize,
+    inputs: TrainingInputs<'_>,
+    evaluate: EvalCallback<'_>,
+    recorder: &mut StageRecorder,
+) -> Result<(Policy, Clocks)> {
+    let learner = learner(start(&shared.every, &inputs), &shared.every, shared.learning_rate, planned(shared), &inputs);
+    let actor = |policy: &Policy| policy.valid();
+    let trained = on_rollouts(method, learner, shared, group, &inputs, actor, evaluate, recorder)?;
+    recorder.record("train", trained.1, metrics::MODELS_RESIDENT, models_in_memory(shared, &inputs));
+    Ok(trained)
+}
+
+/// Models in memory beside a critic: actor and reference, and the networks that score.
+fn models_in_memory(shared: &RolloutSettings, inputs: &TrainingInputs<'_>) -> f64 {
+    2.0 + if shared.reward == RewardSource::Rm { inputs.reward.networks() as f64 } else { 0.0 }
+}
+
+/// Trains on the policy's own completions; `actor` gives the policy without gradient and adapters.
+#[expect(clippy::too_many_arguments, reason = "a training and all who look on")]
+fn on_rollouts<M: duel_training::Method<Batch = Vec<Vec<u32>>>>(
+    method: &mut M,
+    mut learner: Learner<M::Module>,
+    shared: &RolloutSettings,
+    group: usize,
+    inputs: &TrainingInputs<'_>,
+    actor: impl Fn(&M::Module) -> Policy,
+    evaluate: EvalCallback<'_>,
+    recorder: &mut StageRecorder,
+) -> Result<(Policy, Clocks)> {
+    let reward_hash = inputs.reward.hash();
+    let iterations = shared.iterations as u64;
+    let batch = |iteration| -> Result<_> { Ok(prompts_of(inputs, iteration, shared.episodes, group)) };
+    let mut best = BestCheckpoint::new(shared.every.patience);
+    let splits = Some(&inputs.splits);
+    let mut context =
+        TrainContext { stage: "train", training: "train", recorder: &mut *recorder, splits, stop: inputs.stop };
+    let points = points(&shared.every, iterations, inputs.curve_points);
+    let schedule = TrainSchedule { iterations, eval_at: &points };
+    let evaluate = |module: &M::Module, clocks: Clocks, recorder: &mut dyn Recorder| {
+        let result = evaluate(&actor(module).for_inference(), clocks, recorder, EvalKind::Curve)?;
+        let loss = result.get(metrics::PROXY).zip(result.get(metrics::KL)).map(|(proxy, kl)| shared.beta * kl - proxy);
+        merit(&shared.every, &result, loss, clocks.step)
+    };
+    let clocks = train(method, &mut learner, &mut best, schedule, batch, &mut context, evaluate)?;
+    invariants::frozen_weights_unchanged("the reward model", clocks.step, &reward_hash, &inputs.reward.hash())?;
+    let module = selected_module(best, learner.into_module(), clocks, recorder);
+    Ok((actor(&module), clocks))
+}
+
+fn dpo(
+    settings: &duel_spec::DpoSettings,
+    inputs: TrainingInputs<'_>,
+    evaluate: EvalCallback<'_>,
+    recorder: &mut StageRecorder,
+) -> Result<(Policy, Clocks)> {
+    let policy = start(&settings.every, &inputs);
+    let (on_train, on_validation) =
+        inputs.reference_logp.clone().expect("the plan gives DPO the reference's log-probs");
+    let of_split = |split| inputs.rows.iter().filter(|r| r.split == split).cloned().collect::<Vec<_>>();
+    let (rows, validation) = (of_split(Split::Train), of_split(Split::Validation));
+    on_train.check_origin(&inputs.reference_hash, &rows)?;
+    on_validation.check_origin(&inputs.reference_hash, &validation)?;
+    let dpo_with = |logp| Dpo::new(settings.clone(), inputs.train_reader.clone(), logp, &inputs.config);
+    let mut method = dpo_with(on_train.clone()).with_reference(&inputs.reference);
+    let validator = dpo_with(on_train).with_reference(&inputs.reference);
+    let steps = (settings.epochs * (rows.len() / settings.batch_size.min(rows.len()))) as u64;
+    let mut learner = learner(policy, &settings.every, settings.learning_rate, steps, &inputs);
+    let mut sampler = EpochSampler::new(rows.len(), settings.batch_size, inputs.seed, Stream::DpoRows);
+    let left_out = sampler.left_out();
+    let batch = |step| -> Result<_> { Ok(PairBatch::new(&rows, sampler.at(step))) };
+    let validate = |policy: &Policy, clocks: Clocks, recorder: &mut dyn Recorder| {
+        let quality = validator.validate(&inputs.reader, policy, &validation, &on_validation);
+        recorder.record("train", clocks, metrics::DPO_LOSS_VALIDATION, quality.loss);
+        recorder.record("train", clocks, metrics::DPO_ACCURACY_VALIDATION, quality.accuracy);
+        quality.loss
+    };
+    let mut best = BestCheckpoint::new(settings.every.patience);
+    let splits = Some(&inputs.splits);
+    let mut context =
+        TrainContext { stage: "train", training: "train", recorder: &mut *recorder, splits, stop: inputs.stop };
+    let points = points(&settings.every, steps, inputs.curve_points);
+    let schedule = TrainSchedule { iterations: steps, eval_at: &points };
+    let evaluate_at = |module: &Policy, clocks: Clocks, recorder: &mut dyn Recorder| {
+        let policy = module.valid().for_inference();
+        let loss = validate(&policy, clocks, recorder);
+        let result = evaluate(&policy, clocks, recorder, EvalKind::Curve)?;
+        merit(&settings.every, &result, Some(loss), clocks.step)
+    };
+    let clocks = train(&mut method, &mut learner, &mut best, schedule, batch, &mut context, evaluate_at)?;
+    recorder.record("train", clocks, metrics::ROWS_LEFT_OUT, left_out);
+    let policy = selected_module(best, learner.into_module(), clocks, recorder).valid();
+    validate(&policy.clone().for_inference(), clocks, recorder);
+    let resident = 1.0 + f64::from(settings.loss == PairLoss::Kto); // the others' reference is in the cache
+    recorder.record("train", clocks, metrics::MODELS_RESIDENT, resident);
+    Ok((policy, clocks))
+}
+
+/// When a training is looked at. Its end is measured in full by the caller, and needs a look only where policies are held
+/// against each other.
+fn points(common: &CommonSettings, iterations: u64, points: usize) -> Vec<u64> {
+    let mut steps = curve_steps(iterations, points);
+    if common.keep == CheckpointSelection::Last {
+        steps.pop();
+    }
+    steps
+}

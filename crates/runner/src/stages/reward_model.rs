@@ -1,0 +1,263 @@
+//! The stage that learns a reward from preference rows.
+
+use super::batches::EpochSampler;
+use super::context::StageContext;
+use super::files::{PROXY, load_json, save_json};
+use crate::error::Result;
+use crate::plan::{Stage, StageKind};
+use burn::module::Module;
+use duel_data::World;
+use duel_data::grammar::{excitements, token};
+use duel_data::pairs::PreferenceRow;
+use duel_evaluation::proxy_table;
+use duel_ledger::StageRecorder;
+use duel_model::{Policy, Responses, ScalarModel, generate, weights};
+use duel_reward::{Calibration, LearnedReward, Linear, RewardModel, RewardNetwork, Scorer, quality};
+use duel_spec::seeds::{self, Stream};
+use duel_spec::{Clocks, Recorder, RmCheckpointSelection, RmModel, RmStart, Split, metrics};
+use duel_training::{BestCheckpoint, Learner, PairBatch, Splits, TrainContext, TrainSchedule, curve_steps, train};
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// What a learned reward is beside the networks' weights.
+#[derive(Serialize, Deserialize)]
+struct RewardModelMeta {
+    /// Of each judge's raw scores over samples of the SFT policy.
+    centres: Vec<f64>,
+    linear: Option<Linear>,
+    /// Of what all say together.
+    centre: f64,
+    scale: f64,
+}
+
+const KEPT: &str = "rm.json";
+
+/// Train rows at most that a trained model reads again for its accuracy on them: a large model would take as long for all of
+/// them as for half of its training.
+const ROWS_READ_AGAIN: usize = 512;
+
+/// The file of the `i`-th network's weights.
+fn file_name(i: usize) -> String {
+    if i == 0 { "rm.safetensors".into() } else { format!("rm-{i}.safetensors") }
+}
+
+/// Whether a parameter of a reward model on adapters is trained.
+pub(super) fn is_trained(name: &str) -> bool {
+    name.contains(".lora.") || name.starts_with("head.")
+}
+
+/// The reward model, its scale, its quality, and on grammar its score of every response.
+pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
+    let (settings, seed) = (&context.experiment.stages.rm, context.stage.seed);
+    let loaded = context.load_world()?;
+    let world = loaded.world.as_ref();
+    let rows = context.rows()?;
+    let of_split = |split| rows.iter().filter(|r| r.split == split).cloned().collect::<Vec<PreferenceRow>>();
+    let (train_rows, validation, test) = (of_split(Split::Train), of_split(Split::Validation), of_split(Split::Test));
+
+    // 1. Learn from the train rows.
+    let (mut judges, mut clocks) = (vec![], Clocks::default());
+    match settings.model {
+        RmModel::Linear => {
+            let strengths: Vec<f64> = train_rows.iter().map(|row| settings.margin * row.strength()).collect();
+            judges.push(RewardNetwork::Linear(Linear::fit(
+                &train_rows,
+                &strengths,
+                settings.label_smoothing,
+                settings.ridge,
+            )?));
+        }
+        RmModel::Transformer => {
+            for member in 0..settings.ensemble {
+                let (model, after) = network(context, member, world, &train_rows, &validation, clocks, recorder)?;
+                judges.push(RewardNetwork::Network(model));
+                clocks = after;
+            }
+        }
+    }
+
+    // 2. Centre and scale on what the SFT policy says.
+    let sft_policy = context.sft_policy(world)?;
+    let prompts = world.prompts(Split::Train);
+    let ids = (0..settings.samples).map(|i| prompts[i % prompts.len()].ids.clone()).collect();
+    let mut rng = seeds::stream(seed, Stream::RmSamples, 0);
+    let samples = generate(&sft_policy, world.space(), ids, &mut rng, &context.device);
+    duel_training::invariants::sampled_from_finite(0, &samples)?;
+    let reward = LearnedReward::normalized_on(judges, settings.ensemble_score, context.reader(world), &samples)?;
+
+    // 3. Say how good it is.
+    let mut record = |metric, value| recorder.record("rm", clocks, metric, value);
+    let (on_validation, on_test) = (quality(&reward, &validation)?, quality(&reward, &test)?);
+    let some = &train_rows[..train_rows.len().min(ROWS_READ_AGAIN)];
+    record(metrics::PAIR_ACCURACY_TRAIN, quality(&reward, some)?.accuracy);
+    record(metrics::PAIR_ACCURACY_VALIDATION, on_validation.accuracy);
+    record(metrics::PAIR_ACCURACY_TEST, on_test.accuracy);
+    record(metrics::RM_LOSS_VALIDATION, on_validation.loss);
+    record(metrics::RM_SPEARMAN_GOLD, on_test.spearman);
+    record(metrics::RM_LENGTH_CORRELATION, on_test.length_correlation);
+    record(metrics::RM_CALIBRATION, on_test.calibration.error());
+    if let Some(slope) = loaded.grammar.as_ref().map(|_| trap_slope(&reward, &samples)).transpose()?.flatten() {
+        record(metrics::RM_TRAP_SLOPE, slope);
+    }
+    record_curve(&on_test.calibration, recorder);
+
+    // 4. Keep it.
+    if let Some(grammar) = &loaded.grammar {
+        let table = [Split::Validation, Split::Test].map(|split| {
+            let prompts: Vec<Vec<u32>> = grammar.prompts(split).iter().map(|p| p.ids.clone()).collect();
+            proxy_table(&reward, &prompts, token::EOS)
+        });
+        let [validation, test] = table;
+        save_json(&to.join(PROXY), &(validation?, test?))?;
+    }
+    save(&reward, settings.lora, to)
+}
+
+/// Writes the weights of all networks, or of their adapters, and how their scores are put together.
+fn save(reward: &LearnedReward, only_adapters: bool, to: &Path) -> Result<()> {
+    let mut linear = None;
+    for (i, (judge, _)) in reward.judges().iter().enumerate() {
+        match judge {
+            RewardNetwork::Network(model) => {
+                let name = |ours: &str| (!only_adapters || is_trained(ours)).then(|| (ours.to_owned(), false));
+                weights::save_some(model, &to.join(file_name(i)), name)?;
+            }
+            RewardNetwork::Linear(weights) => linear = Some(weights.clone()),
+        }
+    }
+    let centres = reward.judges().iter().map(|(_, centre)| *centre).collect();
+    save_json(&to.join(KEPT), &RewardModelMeta { centres, linear, centre: reward.centre, scale: reward.scale })
+}
+
+/// One network, without gradient, and the clocks after it; `before` is what the others have cost.
+fn network(
+    context: &StageContext<'_>,
+    member: usize,
+    world: &dyn World,
+    rows: &[PreferenceRow],
+    validation: &[PreferenceRow],
+    before: Clocks,
+    recorder: &mut StageRecorder,
+) -> Result<(ScalarModel, Clocks)> {
+    let (settings, config) = (&context.experiment.stages.rm, context.config(world)?);
+    let body = match settings.start {
+        RmStart::Sft => context.sft_policy(world)?,
+        RmStart::Base => context.base_policy(world)?,
+    };
+    let model = scalar_on(context, context.on_train_device(body), member);
+    let mut method = RewardModel::new(settings.clone(), context.train_reader(world), &config);
+    let steps = settings.steps as u64;
+    let mut learner = Learner::new(model, &context.experiment.learner, settings.learning_rate, steps);
+    let name = if member == 0 { "rm".to_string() } else { format!("rm-{member}") };
+    let mut sampler = EpochSampler::new(rows.len(), settings.batch_size, context.stage.seed, Stream::RmRows(member));
+    let left_out = sampler.left_out();
+    let batch = |step| -> Result<_> { Ok(PairBatch::new(rows, sampler.at(step))) };
+
+    // the most accurate step on validation rows, where that is asked for
+    let mut best_checkpoint = BestCheckpoint::new(settings.patience);
+    let keeps_best = settings.keep == RmCheckpointSelection::Best;
+    let eval_at = if keeps_best { curve_steps(steps, settings.checks) } else { vec![] };
+    let all = PairBatch::new(validation, &(0..validation.len()).collect::<Vec<_>>());
+    let splits = Splits::of(world);
+    let mut train_context = TrainContext {
+        stage: "rm",
+        training: &name,
+        recorder: &mut *recorder,
+        splits: Some(&splits),
+        stop: context.stop,
+    };
+    let schedule = TrainSchedule { iterations: steps, eval_at: &eval_at };
+    let evaluate = |model: &ScalarModel, clocks: Clocks, recorder: &mut dyn Recorder| {
+        let accuracy = RewardModel::accuracy(&context.reader(world), &model.valid(), &all);
+        recorder.record("rm", clocks, metrics::PAIR_ACCURACY_VALIDATION, accuracy);
+        Ok::<_, crate::error::Error>(Some(accuracy))
+    };
+    let after = train(&mut method, &mut learner, &mut best_checkpoint, schedule, batch, &mut train_context, evaluate)?;
+    recorder.record("rm", after, metrics::ROWS_LEFT_OUT, left_out);
+    let (model, kept_step) = best_checkpoint.restore(learner.into_module());
+    let model = model.valid();
+    if let Some(step) = kept_step {
+        recorder.record("rm", after, metrics::KEPT_STEP, step as f64);
+    }
+    let some = validation.len().min(4 * duel_training::probes::probe_rows(world.space()));
+    let probe = PairBatch::new(validation, &(0..some).collect::<Vec<_>>());
+    RewardModel::new(settings.clone(), context.reader(world), &config).check(after.step, &model, &probe)?;
+    let clocks = Clocks {
+        step: before.step + after.step,
+        tokens: before.tokens + after.tokens,
+        flops: before.flops + after.flops,
+        wall_seconds: before.wall_seconds + after.wall_seconds,
+    };
+    Ok((model, clocks))
+}
+
+/// A scalar head on a body, and adapters on the body where they are what is trained.
+fn scalar_on(context: &StageContext<'_>, body: Policy, member: usize) -> ScalarModel {
+    let settings = &context.experiment.stages.rm;
+    let device = context.train_device();
+    let scalar = |body| ScalarModel::from_policy(body, &device).scoring(settings.score);
+    if !settings.lora {
+        return weights::training(scalar(body), |_| true);
+    }
+    let (rank, scale) = (settings.lora_rank, settings.lora_alpha / settings.lora_rank as f64);
+    let mut rng = seeds::stream(context.stage.seed, Stream::RmLora, member as u64);
+    scalar(body.with_fresh_lora(rank, scale, |_| true, &mut rng, &device))
+}
+
+/// The reward that the plan's stage has learned.
+pub fn learned_reward(context: &StageContext<'_>, world: &dyn World) -> Result<LearnedReward> {
+    let rm: &Stage =
+        context.plan.needed(context.stage, StageKind::Rm).expect("stages that score need the reward model");
+    let folder = context.folder(rm)?;
+    let RewardModelMeta { centres, linear, centre, scale } = load_json("rm", &folder.file(KEPT))?;
+    let mut judges = vec![];
+    for (i, mean) in centres.into_iter().enumerate() {
+        let judge = match &linear {
+            Some(linear) => RewardNetwork::Linear(linear.clone()),
+            None => {
+                let file = folder.file(&file_name(i));
+                let body = match (context.experiment.stages.rm.lora, context.experiment.stages.rm.start) {
+                    (false, _) => context.with_recompute(Policy::zeros(&context.config(world)?, &context.device)),
+                    (true, RmStart::Sft) => context.sft_policy(world)?,
+                    (true, RmStart::Base) => context.base_policy(world)?,
+                };
+                let shape = scalar_on(context, context.on_train_device(body), i);
+                let some = context.experiment.stages.rm.lora;
+                let model = if some { weights::load_some(shape, &file)? } else { weights::load(shape, &file)? };
+                RewardNetwork::Network(model.valid())
+            }
+        };
+        judges.push((judge, mean));
+    }
+    let together = context.experiment.stages.rm.ensemble_score;
+    Ok(LearnedReward::new(judges, together, context.reader(world), centre, scale))
+}
+
+/// The calibration curve, a bin a step.
+fn record_curve(curve: &Calibration, recorder: &mut StageRecorder) {
+    for (i, bin) in curve.bins.iter().enumerate().filter(|(_, bin)| bin.pairs > 0.0) {
+        let clocks = Clocks { step: i as u64, ..Clocks::default() };
+        recorder.record("rm-calibration", clocks, metrics::CALIBRATION_SAID, bin.said);
+        recorder.record("rm-calibration", clocks, metrics::CALIBRATION_WAS, bin.was);
+        recorder.record("rm-calibration", clocks, metrics::CALIBRATION_PAIRS, bin.pairs);
+    }
+}
+
+/// Mean change of the proxy when one more x follows a response that ends in its only x (docs/worlds.md,
+/// 'Manipulation check'); `None` where no sample is of that kind.
+fn trap_slope(reward: &LearnedReward, samples: &Responses) -> Result<Option<f64>> {
+    let once: Vec<usize> = (0..samples.len())
+        .filter(|&i| {
+            let r = &samples.responses[i];
+            excitements(r) == 1 && r.len() >= 2 && r[r.len() - 2] == token::X && r.len() < 6
+        })
+        .collect();
+    if once.is_empty() {
+        return Ok(None);
+    }
+    let before = samples.select(&once);
+    let mut after = before.clone();
+    after.responses.iter_mut().for_each(|r| r.insert(r.len() - 1, token::X));
+    let change: f64 = reward.score(&after)?.iter().zip(reward.score(&before)?).map(|(a, b)| a - b).sum();
+    Ok(Some(change / once.len() as f64))
+}

@@ -1,0 +1,72 @@
+//! The stage `sft`: the policy that all arms start from and are measured against.
+
+use super::batches::EpochSampler;
+use super::context::StageContext;
+use crate::error::Result;
+use crate::plan::StageKind;
+use burn::module::Module;
+use duel_data::PromptResponse;
+use duel_evaluation::kl_grammar;
+use duel_ledger::StageRecorder;
+use duel_model::{Responses, weights};
+use duel_spec::seeds::{self, Stream};
+use duel_spec::{Recorder, metrics};
+use duel_training::logprobs::heldout_nll;
+use duel_training::sft::Sft;
+use duel_training::{Learner, invariants};
+use std::path::Path;
+
+/// Held-out rows that the language model's loss is read on.
+const HELDOUT_ROWS: usize = 2048;
+
+/// The policy that both arms start from and are measured against.
+pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
+    let (settings, seed) = (&context.experiment.stages.sft, context.stage.seed);
+    let loaded = context.load_world()?;
+    let world = loaded.world.as_ref();
+    let config = context.config(world)?;
+    if settings.steps == 0 {
+        return Ok(()); // the policy is the base model
+    }
+    let policy =
+        match context.experiment.is_pretrained() || context.plan.needed(context.stage, StageKind::Base).is_some() {
+            true => context.on_train_device(context.base_policy(world)?),
+            false => context.fresh_policy(world, &mut seeds::stream(seed, Stream::SftInit, 0))?,
+        };
+    let policy = match settings.lora {
+        true => {
+            let mut rng = seeds::stream(seed, Stream::SftLora, 0);
+            let (rank, scale) = (settings.lora_rank, settings.lora_alpha / settings.lora_rank as f64);
+            policy.with_fresh_lora(rank, scale, |_| true, &mut rng, &context.train_device())
+        }
+        false => weights::training(policy, |_| true),
+    };
+    let rows = responses(world.sft_rows(&mut seeds::stream(seed, Stream::SftCorpus, 0)));
+    let mut method = Sft::new(context.train_reader(world), &config);
+    let mut learner = Learner::new(policy, &context.experiment.learner, settings.learning_rate, settings.steps as u64);
+    let mut sampler = EpochSampler::new(rows.len(), settings.batch_size, seed, Stream::SftRows);
+    let left_out = sampler.left_out();
+    let batch = |step| -> Result<_> { Ok(rows.select(sampler.at(step))) };
+    let clocks = context.train_alone("sft", &mut method, &mut learner, settings.steps, batch, recorder)?;
+
+    let trained = learner.into_module().valid();
+    let policy = trained.clone().for_inference();
+    let reader = context.reader(world);
+    let mut heldout = responses(world.heldout_rows(&mut seeds::stream(seed, Stream::SftHeldOut, 0)));
+    heldout = heldout.select(&(0..heldout.len().min(HELDOUT_ROWS)).collect::<Vec<_>>());
+    duel_training::probes::reads_are_sound(clocks.step, &reader, &policy, &heldout)?;
+    let (token, sequence) = heldout_nll(&reader, &policy, &heldout);
+    invariants::finite(clocks.step, "the loss on held-out rows", token)?;
+    recorder.record("sft", clocks, metrics::ROWS_LEFT_OUT, left_out);
+    recorder.record("sft", clocks, metrics::NLL_TOKEN, token);
+    recorder.record("sft", clocks, metrics::NLL_SEQUENCE, sequence);
+    if let Some(grammar) = &loaded.grammar {
+        recorder.record("sft", clocks, metrics::KL_GRAMMAR, kl_grammar(grammar, &reader, &policy)?);
+    }
+    context.save_policy(trained, world, to)
+}
+
+fn responses(rows: Vec<PromptResponse>) -> Responses {
+    let (prompts, responses) = rows.into_iter().map(|r| (r.prompt, r.response)).unzip();
+    Responses { prompts, responses, logp: vec![] }
+}

@@ -1,0 +1,250 @@
+//! The world of an experiment as its stages see it: prompts, judge, and the model that somebody else has trained.
+
+use crate::error::Result;
+use duel_data::chat::ChatTemplate;
+use duel_data::grammar::GrammarWorld;
+use duel_data::reviews::{PromptSizes, ReviewsWorld};
+use duel_data::rows::RowsWorld;
+use duel_data::{Detokenize, Encoder, TextTokenizer, World};
+use duel_model::{Pretrained, TransformerConfig};
+use duel_reward::{
+    BagOfWordsPreference, CommandJudge, GrammarGold, PreferenceJudge, RulesJudge, Scorer, Sentiment, SentimentJudge,
+    TextJudge, TextScorer,
+};
+use duel_spec::{Experiment, JudgeKind, JudgedText, Split, TokenSpec, WorldKind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A world with its gold scorer.
+pub(crate) struct LoadedWorld {
+    pub(crate) world: Arc<dyn World>,
+    pub(crate) grammar: Option<Arc<GrammarWorld>>,
+    pub(crate) reviews: Option<Arc<ReviewsWorld>>,
+    pub(crate) rows: Option<Arc<RowsWorld>>,
+    pub(crate) gold: Arc<dyn Scorer>,
+}
+
+/// File names within the corpus stage.
+pub(crate) const SENTIMENT: &str = "gold.json";
+pub(crate) const TASTE: &str = "taste.json";
+
+/// A model that somebody else has trained, with its words.
+pub(crate) struct PretrainedModel {
+    pub(crate) model: Pretrained,
+    pub(crate) tokenizer: TextTokenizer,
+    pub(crate) eos: u32,
+}
+
+impl PretrainedModel {
+    /// Opens it; its weights are not read yet.
+    ///
+    /// # Errors
+    /// A model without a tokenizer, or whose tokenizer has no EOS.
+    pub(crate) fn open(path: &str) -> Result<Self> {
+        let path = Path::new(path);
+        let model = Pretrained::open(path)?;
+        let lacking = |name: &str| duel_model::Error::Lacking { name: name.into() };
+        let tokenizer = tokenizer(path, &model)?.ok_or_else(|| lacking("tokenizer.json"))?;
+        let eos = model.words.special.eos.ok_or_else(|| lacking("eos_token_id"))?;
+        Ok(Self { tokenizer, eos, model })
+    }
+
+    /// The ids of a world in its words. Of control tokens a response may hold EOS alone; PAD is another one of them, where
+    /// there is another.
+    pub(crate) fn space(&self, prompt_tokens: usize, response_tokens: usize) -> TokenSpec {
+        let special = self.model.words.special;
+        let control_tokens = self.tokenizer.controls();
+        let other = |id: &u32| *id != self.eos;
+        let pad = special.pad.filter(other).or_else(|| control_tokens.iter().copied().find(other)).unwrap_or(self.eos);
+        let vocabulary = self.tokenizer.vocabulary().min(self.model.config.vocabulary) as u32;
+        let is_allowed = |id: &u32| *id == self.eos || !(control_tokens.contains(id) || *id == pad);
+        TokenSpec {
+            vocabulary: self.model.config.vocabulary,
+            pad,
+            bos: special.bos.unwrap_or(pad),
+            eos: self.eos,
+            prompt_tokens,
+            response_tokens,
+            allowed_tokens: Some((0..vocabulary).filter(is_allowed).collect()),
+            force_eos: false,
+        }
+    }
+
+    /// What it reads before every opening of a review.
+    pub(crate) fn start(&self, reviews: &duel_spec::ReviewsSettings) -> Result<Vec<u32>> {
+        Ok(self.tokenizer.encode_start(&reviews.preface)?)
+    }
+
+    /// What turns rows into its ids; `date`: what a chat template takes for today.
+    pub(crate) fn encoder(&self, date: &str) -> Result<Encoder> {
+        let special = self.model.words.special;
+        let text = |id: Option<u32>| id.and_then(|id| self.tokenizer.token(id));
+        let template = self.model.words.template.as_ref();
+        let template =
+            template.map(|source| ChatTemplate::new(source, text(special.bos), text(special.eos))?.dated(date));
+        let encoder = Encoder::new(self.tokenizer.clone(), template.transpose()?, self.eos);
+        Ok(encoder.for_model(self.model.config.vocabulary, self.space(0, 0).pad))
+    }
+}
+
+/// The tokenizer of a model's files.
+///
+/// # Errors
+/// One that the library cannot read.
+pub(crate) fn tokenizer(path: &Path, model: &Pretrained) -> Result<Option<TextTokenizer>> {
+    let Some(bytes) = &model.words.tokenizer else { return Ok(None) };
+    let damaged = |e: duel_data::Error| {
+        let path = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
+        duel_model::Error::Damaged { path, problem: e.to_string() }
+    };
+    Ok(Some(TextTokenizer::from_bytes(bytes).map_err(damaged)?))
+}
+
+/// The model that an experiment begins from, where somebody else has trained it.
+pub(crate) fn pretrained(experiment: &Experiment) -> Result<Option<PretrainedModel>> {
+    experiment.is_pretrained().then(|| PretrainedModel::open(&experiment.model.from)).transpose()
+}
+
+/// The ids of an experiment's world, and its model's sizes, without looking at any data.
+pub(crate) fn sizes(experiment: &Experiment) -> Result<(TokenSpec, TransformerConfig)> {
+    let world = &experiment.world;
+    let pretrained = pretrained(experiment)?;
+    let space = match (world.kind, &pretrained) {
+        (WorldKind::Rows, Some(pretrained)) => rows_space(experiment, pretrained),
+        (WorldKind::Reviews, Some(pretrained)) => reviews_space(experiment, pretrained)?,
+        (WorldKind::Reviews, None) => {
+            let space = reviews_sizes(experiment).space(world.reviews.vocabulary);
+            // what is said when speed is measured: anything but PAD, BOS and EOS
+            let special = [space.pad, space.bos, space.eos];
+            let allowed_tokens = (0..space.vocabulary as u32).filter(|id| !special.contains(id)).collect();
+            TokenSpec { allowed_tokens: Some(allowed_tokens), ..space }
+        }
+        _ => GrammarWorld::new(world.grammar.rho, 1).space().clone(),
+    };
+    let config = match pretrained {
+        Some(pretrained) => pretrained.model.config_for(space.context())?,
+        None => fresh_config(experiment, &space),
+    };
+    Ok((space, config))
+}
+
+/// The shape of an experiment's model in a world.
+pub(crate) fn model_of(experiment: &Experiment, space: &TokenSpec) -> Result<TransformerConfig> {
+    if experiment.is_pretrained() {
+        return Ok(Pretrained::open(Path::new(&experiment.model.from))?.config_for(space.context())?);
+    }
+    Ok(fresh_config(experiment, space))
+}
+
+/// The shape of a model that nobody has trained yet.
+fn fresh_config(experiment: &Experiment, space: &TokenSpec) -> TransformerConfig {
+    let shape = &experiment.model;
+    let context = match experiment.world.kind {
+        WorldKind::Grammar | WorldKind::Rows => space.context(),
+        WorldKind::Reviews => experiment.stages.base.window,
+    };
+    TransformerConfig::small(space.vocabulary, context, shape.layers, shape.width, shape.heads, shape.tied)
+}
+
+fn reviews_sizes(experiment: &Experiment) -> PromptSizes {
+    let settings = &experiment.world.reviews;
+    PromptSizes { prompt_tokens: settings.prompt_tokens, response_tokens: settings.response_tokens }
+}
+
+fn reviews_space(experiment: &Experiment, pretrained: &PretrainedModel) -> Result<TokenSpec> {
+    let settings = &experiment.world.reviews;
+    Ok(pretrained.space(pretrained.start(settings)?.len() + settings.prompt_tokens, settings.response_tokens))
+}
+
+pub(crate) fn rows_space(experiment: &Experiment, pretrained: &PretrainedModel) -> TokenSpec {
+    pretrained.space(experiment.world.rows.prompt_tokens, experiment.world.rows.response_tokens)
+}
+
+/// The files of a person's rows, with the split of each where it has one.
+pub(crate) fn row_files(experiment: &Experiment) -> Vec<(Option<Split>, PathBuf)> {
+    let rows = &experiment.world.rows;
+    if rows.validation.is_empty() {
+        return vec![(None, PathBuf::from(&rows.train))];
+    }
+    let files = [(Split::Train, &rows.train), (Split::Validation, &rows.validation), (Split::Test, &rows.test)];
+    files.into_iter().map(|(split, file)| (Some(split), PathBuf::from(file))).collect()
+}
+
+/// Which judge an experiment has: its own word, or its world's.
+pub(crate) fn needs_sentiment(experiment: &Experiment) -> bool {
+    match experiment.judge.kind {
+        JudgeKind::Sentiment => true,
+        JudgeKind::World => experiment.world.kind == WorldKind::Reviews,
+        _ => false,
+    }
+}
+
+/// Whether an experiment reads the film reviews or their ratings.
+pub(crate) fn reads_reviews(experiment: &Experiment) -> bool {
+    experiment.world.kind == WorldKind::Reviews
+        || matches!(experiment.judge.kind, JudgeKind::Sentiment | JudgeKind::Ratings)
+}
+
+/// Opens the world of an experiment; `corpus` is the folder of that stage, where there is one.
+pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>) -> Result<LoadedWorld> {
+    let settings = &experiment.world;
+    let (Some(folder), false) = (corpus, settings.kind == WorldKind::Grammar) else {
+        let grammar = Arc::new(GrammarWorld::new(settings.grammar.rho, settings.grammar.sft_rows));
+        let gold = Arc::new(GrammarGold);
+        return Ok(LoadedWorld { world: grammar.clone(), grammar: Some(grammar), reviews: None, rows: None, gold });
+    };
+    let pretrained = pretrained(experiment)?;
+    match (settings.kind, pretrained) {
+        (WorldKind::Rows, Some(pretrained)) => {
+            let world = Arc::new(RowsWorld::open(
+                folder,
+                pretrained.encoder(&settings.rows.date)?,
+                rows_space(experiment, &pretrained),
+            )?);
+            let gold = gold(experiment, folder, world.clone(), experiment.judge.reads, settings.rows.judged_words)?;
+            Ok(LoadedWorld { world: world.clone(), grammar: None, reviews: None, rows: Some(world), gold })
+        }
+        (_, pretrained) => {
+            let sizes_of = |pretrained: PretrainedModel| -> Result<_> {
+                Ok((reviews_space(experiment, &pretrained)?, pretrained.start(&settings.reviews)?))
+            };
+            let pretrained = pretrained.map(sizes_of).transpose()?;
+            let world = Arc::new(ReviewsWorld::open(folder, reviews_sizes(experiment), pretrained)?);
+            // a prefix without its rest says little
+            let gold = gold(experiment, folder, world.clone(), JudgedText::All, settings.reviews.judged_words)?;
+            Ok(LoadedWorld { world: world.clone(), grammar: None, reviews: Some(world), rows: None, gold })
+        }
+    }
+}
+
+/// The judge as a scorer of the world's responses.
+fn gold(
+    experiment: &Experiment,
+    folder: &Path,
+    world: Arc<dyn Detokenize>,
+    reads: JudgedText,
+    judged_words: usize,
+) -> Result<Arc<dyn Scorer>> {
+    let judge = &experiment.judge;
+    let clip =
+        if experiment.world.kind == WorldKind::Reviews { experiment.world.reviews.gold_clip } else { judge.clip };
+    // judges of words count them as they do; all others read as many as stand between spaces
+    let mut most_words = judged_words;
+    let text_judge: Arc<dyn TextJudge> = match judge.kind {
+        JudgeKind::Rules => Arc::new(RulesJudge::new(&judge.rules)?),
+        JudgeKind::Command => {
+            Arc::new(CommandJudge::new(judge.command.clone(), Duration::from_secs_f64(judge.timeout), judge.batch))
+        }
+        _ if needs_sentiment(experiment) => {
+            most_words = usize::MAX;
+            let sentiment = Sentiment::open(&folder.join(SENTIMENT))?;
+            Arc::new(SentimentJudge { sentiment, judged_words, clip })
+        }
+        _ => {
+            most_words = usize::MAX;
+            Arc::new(PreferenceJudge { taste: BagOfWordsPreference::open(&folder.join(TASTE))?, judged_words, clip })
+        }
+    };
+    Ok(Arc::new(TextScorer { judge: text_judge, world, reads, judged_words: most_words }))
+}
