@@ -72,7 +72,7 @@ block_parameters! {
     down_bias,
 }
 
-/// What the forward pass leaves for the backward pass: `11·D` numbers a token with `F = 4·D`.
+/// What the forward pass leaves for the backward pass: `11·D` numbers per token with `F = 4·D`.
 #[derive(Debug, Clone)]
 pub struct BlockSaved {
     /// Mean and 1/sd of both norms' rows, `[N, 2]` each.

@@ -1,5 +1,5 @@
-//! Decoding with a cache: every weight packed once, then one token a sequence and step. Rows do not see each other, and
-//! what a row says does not depend on which rows are read beside it.
+//! Decoding with a cache: every weight packed once, then one token per sequence and step. Rows do not see each other, and
+//! what a row generates does not depend on which rows are read beside it.
 
 use crate::activation::Activation;
 use crate::llama::{LinearWeights, LlamaWeights};

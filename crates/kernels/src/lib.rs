@@ -1,11 +1,11 @@
 //! Fused operations on plain `f32` slices, row-major: a whole transformer block, and the log-probs of chosen tokens.
 //! Each has a hand-written backward pass; none knows of tensors, graphs or devices.
 //!
-//! Work is cut into shards of whole sequences, one thread a shard with one-thread matrix products. How it is cut
+//! Work is cut into shards of whole sequences, one thread per shard with one-thread matrix products. How it is cut
 //! depends on the shapes alone, and sums over shards run in a fixed order, so that a result does not depend on the
 //! number of threads.
 //!
-//! Layer norm stands alone too. [`Decoder`] writes: weights packed once, a cache of keys and values, one token a sequence and step.
+//! Layer norm is there by itself too. [`Decoder`] generates: weights packed once, a cache of keys and values, one token per sequence and step.
 //!
 //! Letters: `B` sequences, `L` columns, `N = B·L` tokens, `D` width, `H` heads, `E = D/H`, `F` hidden units of the MLP,
 //! `V` vocabulary.

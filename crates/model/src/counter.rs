@@ -5,9 +5,9 @@ use std::cell::Cell;
 /// Matrix-multiply FLOPs of this thread's models: blocks and heads, attention and adapters left out.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct CountedFlops {
-    /// Of blocks, 2 a parameter and column that was read, padding among them.
+    /// Of blocks, 2 per parameter and column that was read, padding among them.
     pub blocks: f64,
-    /// Of heads, 2 a parameter and row of states.
+    /// Of heads, 2 per parameter and row of states.
     pub heads: f64,
     /// The same of the way back: 2 for the inputs, and 2 for the parameters where they are trained. Counted where blocks and
     /// log-probs are one operation; what is made again on the way back is not.

@@ -1,5 +1,5 @@
-//! Matrix-multiply FLOPs by one rule (docs/verdicts.md, FLOPs): 2N a token forward, 4N backward, with N the matrix
-//! parameters, plus attention `2·layers·context·width` a forward token where context > 6·width.
+//! Matrix-multiply FLOPs by one rule (docs/verdicts.md, FLOPs): 2N per token forward, 4N backward, with N the matrix
+//! parameters, plus attention `2·layers·context·width` per forward token where context > 6·width.
 
 use crate::TransformerConfig;
 

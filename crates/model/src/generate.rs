@@ -1,4 +1,4 @@
-//! Sampling with a KV cache: the prompt is read in one pass, then one token a row and step.
+//! Sampling with a KV cache: the prompt is read in one pass, then one token per row and step.
 
 use crate::weights::host;
 use crate::{KvCache, Policy, Responses, Tokens};
@@ -8,7 +8,7 @@ use duel_spec::{TokenSpec, seeds::Rng};
 use rand::RngExt;
 use rayon::prelude::*;
 
-/// Samples one response a prompt at temperature 1 over the allowed tokens, and keeps the log-probs.
+/// Samples one response per prompt at temperature 1 over the allowed tokens, and keeps the log-probs.
 ///
 /// Each row takes its own uniform numbers from `rng`, drawn before anything is sampled, so what a row
 /// says does not depend on when the others end. `policy` carries no gradient.

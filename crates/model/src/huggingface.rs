@@ -1,5 +1,5 @@
 //! Hugging Face directories: `config.json`, `model.safetensors` in one piece or several, and the tokenizer's files. What
-//! transformers wrote, [`open`] reads; what [`write`] writes, transformers reads.
+//! transformers wrote is read; what [`write`] writes, transformers reads.
 
 use crate::checkpoint::Checkpoint;
 use crate::config::TransformerConfig;

@@ -6,8 +6,8 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-/// A file held open and mapped into memory that all processes which read it share. It must stay as it is as long as it is held,
-/// which is looked at each time it is read: bytes beyond the end of a file that was cut off cannot be read at all.
+/// An open file mapped into memory, which all processes that read it share. It must not change while it is open, which is
+/// checked each time it is read: bytes beyond the end of a file that was cut off cannot be read at all.
 #[derive(Debug)]
 pub(crate) struct MappedFile {
     pub(crate) path: PathBuf,

@@ -23,6 +23,7 @@ pub struct Gpt2 {
 }
 
 impl Gpt2 {
+    /// The choices of such a model.
     pub fn architecture(self) -> Architecture {
         let Self { activation, inner, epsilon } = self;
         Architecture {

@@ -27,6 +27,7 @@ pub struct Llama {
 }
 
 impl Llama {
+    /// The choices of such a model.
     pub fn architecture(self) -> Architecture {
         let Self { key_value_heads, head_width, inner, rope_theta, epsilon } = self;
         Architecture {

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 pub struct Qwen2(pub Llama);
 
 impl Qwen2 {
+    /// The choices of such a model.
     pub fn architecture(self) -> Architecture {
         let biases = BiasSpec { qkv: true, ..BiasSpec::default() };
         Architecture { family: FAMILY.model_type, biases, ..self.0.architecture() }

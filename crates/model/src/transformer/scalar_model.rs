@@ -30,7 +30,7 @@ impl ValueHead {
     }
 }
 
-/// A model of one number a token: reward model and value model.
+/// A model of one number per token: reward model and value model.
 #[derive(Module, Debug)]
 pub struct ScalarModel {
     body: Backbone,
