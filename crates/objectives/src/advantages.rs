@@ -1,6 +1,6 @@
 //! From scores to advantages: the KL toll, credit over time, whitening. Nothing here carries a gradient.
 
-use crate::ResponseMask;
+use crate::mask::ResponseMask;
 use burn::tensor::Tensor;
 
 /// `r_t = −β KL_t`, plus the score once, on the last counted token. With [`k1`](crate::k1) for `KL_t` the tolls of a

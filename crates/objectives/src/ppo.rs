@@ -1,7 +1,7 @@
 //! The clipped losses of PPO.
 
-use crate::ResponseMask;
 use crate::kl::k3;
+use crate::mask::ResponseMask;
 use burn::tensor::Tensor;
 
 /// The policy's loss and what it says of the step; all `[1]`, the diagnostics without gradient.

@@ -1,7 +1,6 @@
 //! The reward model's loss on pairs.
 
-use crate::ChosenRejected;
-use crate::preference::{rao_kupper, smoothed};
+use crate::preference::{ChosenRejected, rao_kupper, smoothed};
 use burn::tensor::Tensor;
 
 /// What [`bradley_terry_loss`] says of a batch.

@@ -146,6 +146,7 @@ proptest! {
                 lengths: ChosenRejected { chosen: column(0).ones_like() * 3.0, rejected: column(0).ones_like() },
                 mismatched: None,
                 tied: None,
+                margin: None,
             };
             let outcome = preference_loss(kind, &pairs, beta);
             (values(outcome.losses.clone()), values(outcome.margins()), values(outcome.loss)[0])
@@ -184,6 +185,7 @@ proptest! {
             lengths: tied(leaf.ones_like().detach()),
             mismatched: None,
             tied: None,
+            margin: None,
         };
         let outcome = preference_loss(&PreferenceLoss::Sigmoid { label_smoothing: 0.0 }, &pairs, beta);
         prop_assert!(close(&values(outcome.loss.clone()), &[std::f64::consts::LN_2]));

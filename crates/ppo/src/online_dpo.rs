@@ -67,6 +67,7 @@ impl OnlineDpo {
             lengths: ordered(mask.lengths()),
             mismatched: None,
             tied: None,
+            margin: None,
         };
         let loss = match s.pair_loss {
             OnlineLoss::Sigmoid => PreferenceLoss::Sigmoid { label_smoothing: 0.0 },

@@ -8,7 +8,7 @@ use duel_data::grammar::RESPONSES;
 use duel_ledger::write_atomically;
 use duel_model::{Flops, TransformerConfig};
 use duel_spec::{
-    CriticBody, Experiment, MethodSettings, PairLoss, RewardSource, RmModel, RolloutSettings, TokenSpec, WorldKind,
+    CriticBody, Experiment, MethodSettings, PairInput, RewardSource, RmModel, RolloutSettings, TokenSpec, WorldKind,
 };
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -178,11 +178,11 @@ impl<'a> Estimator<'a> {
                 let (flops, seconds, memory) = match method {
                     MethodSettings::Dpo(dpo) => {
                         let trained = (dpo.epochs * 2 * stages.pairs.rows) as f64 * columns;
-                        let judged = f64::from(dpo.loss == PairLoss::Kto) * 2.0 * trained; // by policy and reference
+                        let judged = f64::from(dpo.loss.takes(PairInput::Mismatched)) * 2.0 * trained; // by policy and reference
                         let looks = evaluation.curve_points as f64 * 2.0 * stages.pairs.holdout_rows as f64 * columns;
                         let flops = 3.0 * policy.forward * trained + policy.forward * judged;
                         let seconds = train * trained + read * (judged + looks);
-                        let kept = 1.0 + f64::from(dpo.loss == PairLoss::Kto) * 0.3;
+                        let kept = 1.0 + f64::from(dpo.loss.takes(PairInput::Mismatched)) * 0.3;
                         (flops, seconds, models(kept, 2.0 * dpo.batch_size as f64))
                     }
                     other => self.rollout_cost(other, other.on_policy().expect("all others write their own rows")),

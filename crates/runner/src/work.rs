@@ -15,7 +15,7 @@ use duel_ledger::{RunDir, StageDir, StageRecorder};
 use duel_model::{Flops, Policy, Pretrained, Reader, Responses, TransformerConfig, huggingface, weights};
 use duel_reward::{PairFilter, Scorer, collect, label};
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{ArmPoint, Clocks, Experiment, PairLoss, Recorder, Split, Temperature, metrics};
+use duel_spec::{ArmPoint, Clocks, Experiment, Recorder, Split, Temperature, metrics};
 use duel_training::pairs::shuffled_batches;
 use duel_training::sft::{RunningText, Sft, heldout_nll};
 use duel_training::{
@@ -591,7 +591,7 @@ impl StageContext<'_> {
 fn check_unpaired(experiment: &Experiment, rows: &[PreferenceRow]) -> Result<()> {
     let unpaired = rows.iter().filter(|row| row.rejected_prompt.is_some()).count();
     let compares = |point: &ArmPoint| match &point.method {
-        duel_spec::MethodSettings::Dpo(dpo) => !matches!(dpo.loss, PairLoss::Kto | PairLoss::AotUnpaired),
+        duel_spec::MethodSettings::Dpo(dpo) => !dpo.loss.entry().unpaired,
         _ => false,
     };
     match experiment.arms.iter().find(|(_, arm)| unpaired > 0 && arm.representative_points().iter().any(compares)) {
