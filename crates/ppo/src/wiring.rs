@@ -1,5 +1,5 @@
-//! How the methods on rollouts are put together: what each costs by a second count, which random numbers it takes, whom it reads,
-//! and when it begins to learn.
+//! How the methods on rollouts are put together: what each costs by a second count, which random streams it draws from, which
+//! policies it reads, and when it begins to learn.
 
 use crate::rollout::{Rollout, RolloutCollector, RolloutContext};
 use crate::{ActorCritic, Baseline, Critic, CriticFree, OnlineDpo, Ppo, Raft};
@@ -60,7 +60,7 @@ fn reader() -> Reader {
 }
 
 /// The reference is another policy than the one that trains.
-fn setting() -> RolloutContext {
+fn context() -> RolloutContext {
     RolloutContext {
         reference: policy(1).no_grad(),
         scorer: Arc::new(reward()),
@@ -106,19 +106,19 @@ fn actor_critic(critic: CriticBody) -> ActorCritic {
 fn ppo(shared: RolloutSettings, critic: CriticBody) -> Ppo {
     Ppo::new(
         duel_spec::PpoSettings { shared, critic, critic_warmup: 0, ..duel_spec::PpoSettings::defaults() },
-        setting(),
+        context(),
     )
 }
 
 fn online_dpo() -> OnlineDpo {
     OnlineDpo::new(
         duel_spec::OnlineDpoSettings { shared: settings(), pair_loss: OnlineLoss::Sigmoid, label_temperature: 0.0 },
-        setting(),
+        context(),
     )
 }
 
 fn raft() -> Raft {
-    Raft::new(duel_spec::RaftSettings { shared: settings(), group: 2 }, setting())
+    Raft::new(duel_spec::RaftSettings { shared: settings(), group: 2 }, context())
 }
 
 type Prompts = Vec<Vec<u32>>;
@@ -134,7 +134,7 @@ fn costs_what_is_counted<M: Method<Batch = Prompts>>(
 ) {
     let mut learner = learner(module);
     let before = count_flops();
-    let said = method.iteration(&prompts(group), &mut learner).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let metrics = method.iteration(&prompts(group), &mut learner).unwrap_or_else(|e| panic!("{what}: {e}"));
     let now = count_flops();
     let since = |of: fn(CountedFlops) -> f64| of(now) - of(before);
     let blocks = (config().layers * config().block_matrices()) as f64;
@@ -144,8 +144,8 @@ fn costs_what_is_counted<M: Method<Batch = Prompts>>(
     let found = (since(|c| c.blocks + c.blocks_back) + saved - unpriced * pass) * tokens / columns
         + since(|c| c.heads + c.heads_back) * tokens / T as f64;
     // a score is read of all tokens, and the heads of a critic and of an unpriced pass are not told apart: 2% of the whole
-    let off = (found / said.cost.flops - 1.0).abs();
-    assert!(off < 0.02, "{what}: {found:e} FLOPs counted, {:e} by the formula", said.cost.flops);
+    let off = (found / metrics.cost.flops - 1.0).abs();
+    assert!(off < 0.02, "{what}: {found:e} FLOPs counted, {:e} by the formula", metrics.cost.flops);
 }
 
 /// Every pass is priced, and none twice: the least of them is 6% of the whole.
@@ -166,11 +166,11 @@ fn every_method_costs_what_its_models_count() {
         ("RLOO", Baseline::LeaveOneOut { group: 2 }, 2),
         ("GRPO", Baseline::Group { group: 2, scale: true }, 2),
     ] {
-        costs_what_is_counted(what, CriticFree::new(baseline, settings(), setting()), actor(), group, 0.0);
+        costs_what_is_counted(what, CriticFree::new(baseline, settings(), context()), actor(), group, 0.0);
     }
     costs_what_is_counted("online DPO", online_dpo(), actor(), 2, 0.0);
     costs_what_is_counted("RAFT", raft(), actor(), 2, 0.0);
-    let free = RolloutContext { scorer: Arc::new(Words), scorer_flops: 0.0, ..setting() };
+    let free = RolloutContext { scorer: Arc::new(Words), scorer_flops: 0.0, ..context() };
     let past = Baseline::Past { sum: 0.0, n: 0.0 };
     costs_what_is_counted("REINFORCE on gold", CriticFree::new(past, settings(), free), actor(), 1, 0.0);
 }
@@ -185,7 +185,7 @@ impl duel_reward::Scorer for Words {
     }
 }
 
-/// Each iteration takes each of its streams once, at its own number and the seed that was given; no two methods share one
+/// Each iteration takes each of its streams once, at its own number and the configured seed; no two methods share one
 /// but the rollout's.
 #[test]
 fn no_stream_is_taken_twice() {
@@ -199,7 +199,7 @@ fn no_stream_is_taken_twice() {
         taken
     }
     let actor = || policy(2).train();
-    let past = CriticFree::new(Baseline::Past { sum: 0.0, n: 0.0 }, settings(), setting());
+    let past = CriticFree::new(Baseline::Past { sum: 0.0, n: 0.0 }, settings(), context());
     let all = [
         (taken(ppo(settings(), CriticBody::Separate), actor_critic(CriticBody::Separate), 1), 2),
         (taken(past, actor(), 1), 2),
@@ -218,7 +218,7 @@ fn no_stream_is_taken_twice() {
     }
 }
 
-fn said(metrics: &Metrics, metric: Metric) -> f64 {
+fn value_of(metrics: &Metrics, metric: Metric) -> f64 {
     metrics.values.iter().find(|(m, _)| *m == metric).unwrap_or_else(|| panic!("no {metric}")).1
 }
 
@@ -244,8 +244,8 @@ fn a_rollout_is_of_the_policy_and_is_held_against_the_reference() -> Result<()> 
             (metrics::ROLLOUT_RETURN, score - 0.1 * kl),
             (metrics::ROLLOUT_ENTROPY, -own.iter().map(|&x| f64::from(x)).sum::<f64>() / (ROWS * T) as f64),
         ] {
-            let found = said(&metrics, metric);
-            assert!((found - expected).abs() < 1e-4, "iteration {iteration}, {metric}: {found}, by hand {expected}");
+            let actual = value_of(&metrics, metric);
+            assert!((actual - expected).abs() < 1e-4, "iteration {iteration}, {metric}: {actual}, by hand {expected}");
         }
         assert!(kl.abs() > 0.05, "a KL that its sign shows in: {kl}");
     }
@@ -256,7 +256,7 @@ fn a_rollout_is_of_the_policy_and_is_held_against_the_reference() -> Result<()> 
 #[test]
 fn the_policy_waits_for_its_critic() -> Result<()> {
     let warm = duel_spec::PpoSettings { shared: settings(), critic_warmup: 2, ..duel_spec::PpoSettings::defaults() };
-    let mut method = Ppo::new(warm, setting());
+    let mut method = Ppo::new(warm, context());
     let mut learner = learner(actor_critic(CriticBody::Separate)).with_first_field_apart("actor");
     let weights_of = |module: &ActorCritic| {
         let Critic::Separate(critic) = &module.critic else { panic!("a critic of its own") };
@@ -313,7 +313,7 @@ fn the_preferred_of_two_has_the_higher_score() {
 #[test]
 fn advantages_by_hand() {
     let advantages = |baseline, rollouts: &[Rollout]| -> Vec<Vec<f32>> {
-        let mut method = CriticFree::new(baseline, settings(), setting());
+        let mut method = CriticFree::new(baseline, settings(), context());
         rollouts.iter().map(|rollout| weights::host(method.advantages(rollout))).collect()
     };
     // returns 1, 3 − 2, and so on by twos: a KL of 1 a token at ½ a nat is 2
@@ -337,10 +337,10 @@ fn a_reference_that_follows_moves_by_what_is_left_of_its_decay() {
     let rollout = rollout([0.0; ROWS], [0.0; ROWS], 0.1);
     let after = |reference| {
         let settings = RolloutSettings { reference, reference_decay: 0.75, ..settings() };
-        let mut sampler = RolloutCollector::new(setting(), settings);
-        sampler.next(&rollout, &policy(2));
-        assert_eq!(sampler.iteration, 1);
-        weights::flatten(sampler.reference())
+        let mut collector = RolloutCollector::new(context(), settings);
+        collector.next(&rollout, &policy(2));
+        assert_eq!(collector.iteration, 1);
+        weights::flatten(collector.reference())
     };
     let [old, now] = [policy(1), policy(2)].map(|policy| weights::flatten(&policy));
     assert_eq!(after(ReferenceMode::Frozen), old);
