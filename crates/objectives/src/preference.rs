@@ -5,7 +5,7 @@ use burn::tensor::{Tensor, activation::relu};
 use serde::{Deserialize, Serialize};
 use std::f64::consts::LN_2;
 
-/// One number per pair for each of its two responses, so that chosen cannot pass for rejected.
+/// One number per pair for each of its two responses, so that chosen and rejected cannot be mixed up.
 #[derive(Debug, Clone)]
 pub struct ChosenRejected {
     /// `[N]`
@@ -31,7 +31,7 @@ impl ChosenRejected {
     }
 }
 
-/// What a preference loss reads of a batch of pairs.
+/// The inputs of a preference loss on a batch of pairs.
 #[derive(Debug, Clone)]
 pub struct PairLogp {
     /// `log π` of each response, summed over its counted tokens.
@@ -40,9 +40,9 @@ pub struct PairLogp {
     pub reference: ChosenRejected,
     /// Counted tokens `|y|`.
     pub lengths: ChosenRejected,
-    /// Log-ratios of responses that answer other prompts, any number of them, without gradient: the KL of KTO.
+    /// Log-ratios of responses to other prompts, any number of them, without gradient: for the KL of KTO.
     pub mismatched: Option<Tensor<1>>,
-    /// 1 where the annotator could not tell, else 0, `[N]`; none of the pairs where there is nothing.
+    /// 1 on ties, else 0, `[N]`; `None` without ties.
     pub tied: Option<Tensor<1>>,
     /// Set by [`with_margin`](Self::with_margin), which has lowered `policy.chosen`.
     pub margin: Option<Margin>,

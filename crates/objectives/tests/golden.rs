@@ -117,7 +117,7 @@ macro_rules! pair_losses {
 }
 include!("../src/pair_losses.rs");
 
-/// What the file says of a case beside losses, rewards and gradients.
+/// What the file has of a case beside losses, rewards and gradients.
 fn check_parts(what: &str, p: Precision, case: &Node, name: &str, pairs: &PairLogp, outcome: &PreferenceOutcome) {
     let same = |key: &str, found: f64| close(&format!("{key} of {what}"), &[found], &[case.number(key)], p.value);
     let at_least_0 = |x: Tensor<1>| first(x.mean()).max(0.0);
@@ -287,8 +287,8 @@ fn golden_ppo_rewards_advantages_and_losses() {
             };
             same("kl_per_token", &kl);
             let scores = p.tensor::<1>(&inputs["scores"]);
-            let toll = kl_shaped_rewards(scores.zeros_like(), kl.clone(), param("kl_coef"), &mask);
-            same("non_score_rewards", &toll);
+            let penalty = kl_shaped_rewards(scores.zeros_like(), kl.clone(), param("kl_coef"), &mask);
+            same("non_score_rewards", &penalty);
             let mut rewards = kl_shaped_rewards(scores, kl, param("kl_coef"), &mask);
             same("rewards", &rewards);
             if params["whiten_rewards"].as_bool().expect("a choice") {

@@ -119,7 +119,7 @@ fn whitening_ignores_padding() {
     }
 }
 
-/// Two pairs whose policy stands so far from the reference.
+/// Two pairs by the policy's log-ratios to the reference.
 fn moved(chosen: [f32; 2], rejected: [f32; 2]) -> PairLogp {
     let device = Device::flex();
     let both = |c: [f32; 2], r: [f32; 2]| ChosenRejected {
@@ -139,7 +139,7 @@ fn moved(chosen: [f32; 2], rejected: [f32; 2]) -> PairLogp {
 }
 
 #[test]
-fn at_the_reference_every_loss_is_what_it_says() {
+fn at_the_reference_every_loss_has_its_known_value() {
     use PreferenceLoss as Loss;
     let (label_smoothing, beta) = (0.1, 0.4);
     let start = moved([0.0; 2], [0.0; 2]);

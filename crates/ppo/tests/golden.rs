@@ -126,7 +126,7 @@ impl Start {
         Learner::new(module, &adamw, self.settings.shared.learning_rate, self.minibatches().len() as u64)
     }
 
-    /// What the file says of a minibatch beside its losses: how far the actor is from the one that wrote the rows.
+    /// A minibatch's other statistics in the file: how far the actor is from the one that wrote the rows.
     fn statistics(&self, actor: &Policy, rows: &[usize], mask: &ResponseMask) -> [(&'static str, f64); 5] {
         let tokens = self.reader.tokens(&self.responses.select(rows));
         let logits = self.reader.logits(actor, &tokens); // [b, T, V]
@@ -267,8 +267,8 @@ fn golden_ppo_updates_of_trl_minibatch_by_minibatch() {
     }
     let scores: Vec<f32> = start.scores().iter().map(|&x| x as f32).collect();
     let scores = Tensor::<1>::from_data(scores.as_slice(), plain.device());
-    let toll = kl_shaped_rewards(scores.zeros_like(), kl, start.settings.shared.beta, &mask);
-    let rewards = toll + value_mask.last() * scores.unsqueeze_dim::<2>(1);
+    let penalty = kl_shaped_rewards(scores.zeros_like(), kl, start.settings.shared.beta, &mask);
+    let rewards = penalty + value_mask.last() * scores.unsqueeze_dim::<2>(1);
     same("rewards", &rewards, &variant["rewards"], &value_mask);
     let Gae { advantages, returns } =
         gae(rewards, old_values.clone(), start.settings.gamma, start.settings.lambda, &value_mask);
