@@ -6,7 +6,7 @@ use duel_training::invariants::{Tolerance, breach, check_close, finite, largest}
 /// How exactly f32 holds the log-prob of a response: to this share of [`size`].
 pub const LOGP_SHARE: f64 = 1e-6;
 
-/// How large the numbers are that a response's log-prob is the difference of, nats: itself, and a uniform law's.
+/// How large the numbers are that a response's log-prob is the difference of, nats: itself, and that of a uniform policy.
 pub fn size(logp: f32, tokens: usize, vocabulary: usize) -> f64 {
     f64::from(logp.abs()) + tokens as f64 * (vocabulary as f64).ln()
 }
@@ -66,12 +66,12 @@ pub fn equal_pairs_have_no_gradient(step: u64, gradient_norm: f64, one_side: f64
 }
 
 /// A cache of log-probs carries the hashes of the checkpoint and of the rows that it was made from.
-pub fn cache_is_of(what: &str, cached: &str, wanted: &str) -> Result<()> {
-    if cached == wanted {
+pub fn cache_is_of(what: &str, cached: &str, expected: &str) -> Result<()> {
+    if cached == expected {
         return Ok(());
     }
     let what = format!("the hash of {what} that the cached log-probs were made from");
-    Err(breach("cache_is_of", 0, &what, cached.into(), wanted.into()))
+    Err(breach("cache_is_of", 0, &what, cached.into(), expected.into()))
 }
 
 /// The cached reference log-probs are those of the reference itself; `sizes` are their [`size`]s.
@@ -80,8 +80,8 @@ pub fn cached_reference_is_live(live: &[f32], cached: &[f32], sizes: &[f64]) -> 
         let (found, expected) = (cached.len().to_string(), live.len().to_string());
         return Err(breach("cached_reference_is_live", 0, "the number of cached log-probs", found, expected));
     }
-    let off = |((live, cached), size): ((&f32, &f32), &f64)| (live - cached).abs() / *size as f32;
-    let worst = largest(live.iter().zip(cached).zip(sizes).map(off));
+    let error = |((live, cached), size): ((&f32, &f32), &f64)| (live - cached).abs() / *size as f32;
+    let worst = largest(live.iter().zip(cached).zip(sizes).map(error));
     let what = "the largest difference of a cached log-prob, as a share of the size of what it is the difference of,";
     check_close("cached_reference_is_live", 0, what, worst, 0.0, Tolerance::absolute(LOGP_SHARE))
 }

@@ -2,5 +2,9 @@
 
 mod dpo;
 pub mod invariants;
+mod loss;
+mod reference;
+mod start;
 
-pub use dpo::{Dpo, ReferenceLogp, Validation};
+pub use dpo::{Dpo, Validation};
+pub use reference::ReferenceLogp;

@@ -40,13 +40,13 @@ fn golden_dpo_training_step_by_step() {
     let mut learner = Learner::new(policy, &adamw, hyper.number("lr"), steps.len() as u64);
     let batch = PairBatch::new(&rows, &(0..rows.len()).collect::<Vec<_>>());
     for (i, (step, trl)) in steps.iter().zip(trl).enumerate() {
-        // TRL alone says the entropy of the policy, over all tokens of both responses
+        // TRL alone reports the policy's entropy, over all tokens of both responses
         let plain = Reader::new(&space, &Device::flex());
         let logits = plain.logits(&learner.module().valid(), &plain.tokens(&batch.both));
         let found = precision::values(logprobs::mask(&plain, &batch.both).mean(entropy(logits)));
         close(&format!("step {i}, entropy"), &found, &[trl.number("entropy")], 1e-4);
-        let said = dpo.iteration(&batch, &mut learner).unwrap();
-        let found = |metric: Metric| said.values.iter().find(|(m, _)| *m == metric).unwrap().1;
+        let metrics = dpo.iteration(&batch, &mut learner).unwrap();
+        let value_of = |metric: Metric| metrics.values.iter().find(|(m, _)| *m == metric).unwrap().1;
         for (key, metric) in [
             ("loss", metrics::LOSS),
             ("rewards/chosen", metrics::REWARD_CHOSEN),
@@ -57,7 +57,7 @@ fn golden_dpo_training_step_by_step() {
             ("logps/rejected", metrics::LOGP_REJECTED),
             ("grad_norm", metrics::GRAD_NORM),
         ] {
-            let found = found(metric);
+            let actual = value_of(metric);
             for (by, expected) in [("PyTorch", step.number(key)), ("TRL", trl.number(key))] {
                 let what = format!("step {i}, {key} by {by}");
                 match key {
@@ -65,9 +65,12 @@ fn golden_dpo_training_step_by_step() {
                     "rewards/accuracies" if i == 0 => {}
                     // differences of log-probs near -90, which f32 holds to 4e-6
                     _ if key.starts_with("rewards") => {
-                        assert!((found - expected).abs() < 1e-4 * expected.abs() + 1e-6, "{what}: {found}, {expected}");
+                        assert!(
+                            (actual - expected).abs() < 1e-4 * expected.abs() + 1e-6,
+                            "{what}: {actual}, {expected}"
+                        );
                     }
-                    _ => close(&what, &[found], &[expected], 1e-4),
+                    _ => close(&what, &[actual], &[expected], 1e-4),
                 }
             }
         }

@@ -11,33 +11,6 @@ use duel_model::{Architecture, Llama, Policy, Reader, TransformerConfig, weights
 use duel_spec::{DpoSettings as Settings, LearnerSettings, PairLoss, Split, TokenSpec, seeds};
 use duel_training::{Error, Learner, Method, PairBatch, probes};
 
-const LOSSES: [PairLoss; 25] = [
-    PairLoss::Sigmoid,
-    PairLoss::SigmoidAveraged,
-    PairLoss::Robust,
-    PairLoss::Hinge,
-    PairLoss::Ipo,
-    PairLoss::IpoAveraged,
-    PairLoss::RaoKupper,
-    PairLoss::Exo,
-    PairLoss::Nca,
-    PairLoss::Sppo,
-    PairLoss::ApoZero,
-    PairLoss::ApoDown,
-    PairLoss::Aot,
-    PairLoss::AotUnpaired,
-    PairLoss::Discopop,
-    PairLoss::ForwardKl,
-    PairLoss::AlphaDivergence,
-    PairLoss::JsDivergence,
-    PairLoss::Simpo,
-    PairLoss::Orpo,
-    PairLoss::Kto,
-    PairLoss::KtoPair,
-    PairLoss::Positive,
-    PairLoss::PreferredFt,
-    PairLoss::Unlikelihood,
-];
 const BETAS: [f64; 9] = [1e-3, 1e-2, 0.1, 0.5, 1.0, 10.0, 50.0, 1e2, 1e3];
 /// Pairs of a batch, and updates that are made.
 const BATCH: usize = 16;
@@ -155,7 +128,7 @@ impl Setting {
 
 #[test]
 fn every_loss_trains_at_every_beta_on_the_grammar() {
-    grammar().trains(&LOSSES, &BETAS);
+    grammar().trains(&PairLoss::all(), &BETAS);
 }
 
 #[test]
@@ -169,23 +142,26 @@ fn every_loss_trains_on_long_responses() {
 #[test]
 #[ignore = "two minutes: `scripts/dev/nightly` runs it"]
 fn every_loss_trains_at_every_beta_on_text_and_on_wide_models() {
-    llama().trains(&LOSSES, &BETAS);
-    text(4, 128, None).trains(&LOSSES, &BETAS);
-}
-
-fn reads_margin(loss: PairLoss) -> bool {
-    matches!(loss, PairLoss::Sigmoid | PairLoss::Robust | PairLoss::Hinge)
+    llama().trains(&PairLoss::all(), &BETAS);
+    text(4, 128, None).trains(&PairLoss::all(), &BETAS);
 }
 
 #[test]
 fn variants_of_the_losses_train() {
     let (grammar, mut failed) = (grammar(), String::new());
-    for loss in LOSSES {
+    for loss in PairLoss::all() {
         let defaults = || Settings { loss, ..Settings::defaults() };
         let variants = [
             ("reference_free", Settings { reference_free: true, ..defaults() }),
             // the losses that read it
-            ("margin", Settings { margin: if reads_margin(loss) { 3.0 } else { 0.0 }, beta: 1e-3, ..defaults() }),
+            (
+                "margin",
+                Settings {
+                    margin: if loss.entry().settings.contains(&"margin") { 3.0 } else { 0.0 },
+                    beta: 1e-3,
+                    ..defaults()
+                },
+            ),
             ("nll", Settings { nll_coef: 1.0, beta: 1e3, ..defaults() }),
             ("smoothed", Settings { label_smoothing: 0.45, ..defaults() }),
             (

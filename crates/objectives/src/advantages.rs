@@ -1,9 +1,9 @@
-//! From scores to advantages: the KL toll, credit over time, whitening. Nothing here carries a gradient.
+//! From scores to advantages: the KL penalty, GAE, whitening. Nothing here carries a gradient.
 
-use crate::ResponseMask;
+use crate::mask::ResponseMask;
 use burn::tensor::Tensor;
 
-/// `r_t = −β KL_t`, plus the score once, on the last counted token. With [`k1`](crate::k1) for `KL_t` the tolls of a
+/// `r_t = −β KL_t`, plus the score once, on the last counted token. With [`k1`](crate::k1) for `KL_t` the penalties of a
 /// response sum to `−β log(π/π_ref)`.
 ///
 /// # Shapes
@@ -50,7 +50,7 @@ pub fn gae(rewards: Tensor<2>, values: Tensor<2>, gamma: f64, lambda: f64, mask:
 /// Whitens over all counted tokens of the batch: mean 0, variance 1 (Bessel-corrected), 0 on padding.
 ///
 /// # Source
-/// `trl.core.masked_whiten` with `shift_mean=True`; 1e-8 stands under the root.
+/// `trl.core.masked_whiten` with `shift_mean=True`; 1e-8 is added under the root.
 pub fn whiten(x: Tensor<2>, mask: &ResponseMask) -> Tensor<2> {
     let mean = mask.mean(x.clone()); // [1]
     mask.apply(x.clone() - mean.unsqueeze::<2>()) / spread(x, mask)

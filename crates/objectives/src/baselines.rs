@@ -1,7 +1,7 @@
-//! Baselines without a value model: what a response earned against what its likes earned. Nothing here carries a gradient.
+//! Baselines without a value model: the return of a response against those of the others to its prompt. No gradient.
 //!
 //! # Shapes
-//! `returns`: `[B]`, one a response, `B` a multiple of `group`; responses to one prompt stand one after another.
+//! `returns`: `[B]`, one per response, `B` a multiple of `group`; responses to one prompt are consecutive.
 
 use burn::tensor::Tensor;
 
@@ -54,9 +54,10 @@ mod tests {
         let equal = Tensor::<1>::from_data([0.1f32; 7], &burn::tensor::Device::flex());
         assert_eq!(values(group_relative(equal, 7, true)), [0.0; 7]);
         let sd = 7f32.sqrt() + 1e-4; // (4 + 1 + 9) / 2
-        for (found, expected) in values(group_relative(returns(), 3, true)).iter().zip([-2.0, -1.0, 3.0, 0.0, 0.0, 0.0])
+        for (actual, expected) in
+            values(group_relative(returns(), 3, true)).iter().zip([-2.0, -1.0, 3.0, 0.0, 0.0, 0.0])
         {
-            assert!((found - expected / sd).abs() < 1e-6, "{found}, expected {}", expected / sd);
+            assert!((actual - expected / sd).abs() < 1e-6, "{actual}, expected {}", expected / sd);
         }
     }
 }

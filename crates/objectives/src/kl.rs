@@ -28,11 +28,11 @@ pub fn full_kl(logits: Tensor<3>, ref_logits: Tensor<3>) -> Tensor<2> {
     (logp.clone().exp() * (logp - ref_logp)).sum_dim(2).squeeze_dim::<2>(2) // [B, T]
 }
 
-/// Ziegler et al. 2019, eq. 2–3: the price of KL that steers the measured KL to a target.
+/// Ziegler et al. 2019, eq. 2–3: a KL coefficient that steers the measured KL to a target.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AdaptiveBeta {
     pub beta: f64,
-    /// KL a response to hold, nats.
+    /// Target KL per response, nats.
     pub target: f64,
     /// Episodes over which a steady error of 1 would change beta e-fold.
     pub horizon: f64,

@@ -19,7 +19,7 @@ pub use logprobs::{entropy, token_logp};
 pub use mask::{Reduction, ResponseMask};
 pub use ppo::{PolicyLoss, ValueLoss, clipped_policy_loss, clipped_value_loss};
 pub use preference::{
-    ChosenRejected, KtoWeights, PairLogp, PreferenceLoss, PreferenceOutcome, chosen_nll, chosen_sequence_nll, kto_loss,
-    preference_loss, rao_kupper,
+    ChosenRejected, KtoWeights, LossProperties, Margin, PairLogp, PreferenceLoss, PreferenceOutcome, chosen_nll,
+    chosen_sequence_nll, kto_loss, preference_loss, rao_kupper,
 };
 pub use reward::{BradleyTerry, BradleyTerryOptions, bradley_terry_loss};

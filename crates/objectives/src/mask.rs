@@ -93,7 +93,7 @@ impl ResponseMask {
         self.tensor() - Tensor::cat(vec![self.tensor().narrow(1, 1, tokens - 1), end], 1)
     }
 
-    /// The mask of which some rows are taken, or that stands on another device.
+    /// The mask with other rows, or on another device.
     pub fn map(self, f: impl FnOnce(Tensor<2>) -> Tensor<2>) -> Self {
         Self { ones: f(self.ones), ..self }
     }

@@ -1,10 +1,10 @@
 //! The clipped losses of PPO.
 
-use crate::ResponseMask;
 use crate::kl::k3;
+use crate::mask::ResponseMask;
 use burn::tensor::Tensor;
 
-/// The policy's loss and what it says of the step; all `[1]`, the diagnostics without gradient.
+/// The policy's loss and diagnostics of the step; all `[1]`, the diagnostics without gradient.
 #[derive(Debug, Clone)]
 pub struct PolicyLoss {
     pub loss: Tensor<1>,
@@ -19,7 +19,7 @@ pub struct PolicyLoss {
 }
 
 impl PolicyLoss {
-    /// A loss without a clip, with what the log-probs `[B, T]` say of the step.
+    /// A loss without a clip, with the diagnostics of the log-probs `[B, T]`.
     pub fn unclipped(loss: Tensor<1>, logp: Tensor<2>, old_logp: Tensor<2>, mask: &ResponseMask) -> Self {
         let log_ratio = mask.apply(logp - old_logp).detach(); // [B, T]
         Self::with_diagnostics(loss, Tensor::zeros([1], &log_ratio.device()), log_ratio, mask)

@@ -1,13 +1,11 @@
-//! Losses on pairs of responses to one prompt.
-//!
-//! Letters: `Δw`, `Δl` log-ratios of chosen and rejected (policy over reference, summed over tokens),
-//! `u = β(Δw − Δl)`, `e` label smoothing, `|y|` counted tokens. Log-probs in nats; `beta` is reward per nat.
+//! Losses on pairs of responses to one prompt; their equations are in `pair_losses.rs`.
 
 use burn::tensor::activation::{log_sigmoid, sigmoid, softplus};
 use burn::tensor::{Tensor, activation::relu};
 use serde::{Deserialize, Serialize};
+use std::f64::consts::LN_2;
 
-/// One number per pair for each of its two responses, so that chosen cannot pass for rejected.
+/// One number per pair for each of its two responses, so that chosen and rejected cannot be mixed up.
 #[derive(Debug, Clone)]
 pub struct ChosenRejected {
     /// `[N]`
@@ -33,7 +31,7 @@ impl ChosenRejected {
     }
 }
 
-/// What a preference loss reads of a batch of pairs.
+/// The inputs of a preference loss on a batch of pairs.
 #[derive(Debug, Clone)]
 pub struct PairLogp {
     /// `log π` of each response, summed over its counted tokens.
@@ -42,156 +40,169 @@ pub struct PairLogp {
     pub reference: ChosenRejected,
     /// Counted tokens `|y|`.
     pub lengths: ChosenRejected,
-    /// Log-ratios of responses that answer other prompts, any number of them, without gradient: the KL of KTO.
+    /// Log-ratios of responses to other prompts, any number of them, without gradient: for the KL of KTO.
     pub mismatched: Option<Tensor<1>>,
-    /// 1 where the annotator could not tell, else 0, `[N]`; none of the pairs where there is nothing.
+    /// 1 on ties, else 0, `[N]`; `None` without ties.
     pub tied: Option<Tensor<1>>,
+    /// Set by [`with_margin`](Self::with_margin), which has lowered `policy.chosen`.
+    pub margin: Option<Margin>,
+}
+
+/// The reward by which the chosen response is to be ahead.
+#[derive(Debug, Clone)]
+pub struct Margin {
+    /// m, `[N]`
+    reward: Tensor<1>,
+    /// `m/β`, `[N]`, nats.
+    nats: Tensor<1>,
 }
 
 impl PairLogp {
+    /// `u − m` in place of `u`: the log-prob of the chosen response counts as m/β nats less. ODPO, Amini et al. 2024, eq. 8.
+    pub fn with_margin(self, reward: Tensor<1>, beta: f64) -> Self {
+        let nats = reward.clone() / beta; // [N]
+        let ChosenRejected { chosen, rejected } = self.policy;
+        let policy = ChosenRejected { chosen: chosen - nats.clone(), rejected };
+        Self { policy, margin: Some(Margin { reward, nats }), ..self }
+    }
+
     /// How far each response has moved: `log π − log π_ref`.
     pub fn log_ratios(&self) -> ChosenRejected {
         self.policy.clone().zip(self.reference.clone(), Tensor::sub)
     }
 
-    /// Log-ratio a token.
-    fn averaged_log_ratios(&self) -> ChosenRejected {
-        self.log_ratios().zip(self.lengths.clone(), Tensor::div)
-    }
-
-    /// Log-prob a token, no reference.
+    /// Log-prob per token, no reference.
     fn averaged_policy(&self) -> ChosenRejected {
         self.policy.clone().zip(self.lengths.clone(), Tensor::div)
     }
 }
 
-/// The loss on a pair, with the settings that only it has.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
-pub enum PreferenceLoss {
-    /// `−(1−e) log σ(u) − e log σ(−u)`; e = 0 is Rafailov et al. 2023, eq. 7; e > 0 is conservative DPO.
-    Sigmoid { label_smoothing: f64 },
-    /// Sigmoid on log-ratios a token (TRL `sigmoid_norm`).
-    SigmoidAveraged,
-    /// `(−(1−e) log σ(u) + e log σ(−u)) / (1−2e)`: unbiased under label flips. Chowdhury et al. 2024, eq. 12.
-    Robust { label_smoothing: f64 },
-    /// `max(0, 1 − u)`. Zhao et al. 2023 (SLiC).
-    Hinge,
-    /// `(Δw − Δl − 1/(2β))²`. Azar et al. 2023, eq. 17, where β is τ.
-    Ipo,
-    /// The same on log-ratios a token, as TRL trains it.
-    IpoAveraged,
-    /// [`rao_kupper`] of u: ties are rows too. Chen et al. 2024 (DPO-RK), their ν = exp α.
-    RaoKupper { alpha: f64 },
-    /// Reverse KL between the policy's and the labels' law of the pair, labels smoothed by e. Ji et al. 2024, eq. 16.
-    Exo { label_smoothing: f64 },
-    /// `−log σ(βΔw) − ½ log σ(−βΔw) − ½ log σ(−βΔl)`. Chen et al. 2024 (NCA).
-    Nca,
-    /// `−log σ(βΔw − δ) − log σ(δ − βΔl)`, δ the reward shift. Jung et al. 2024 (BCO).
-    Bco { shift: f64 },
-    /// `(Δw − 1/(2β))² + (Δl + 1/(2β))²`. Wu et al. 2024 (SPPO, hard labels).
-    Sppo,
-    /// `1 − σ(βΔw) + σ(βΔl)`. D'Oosterlinck et al. 2024, eq. 7.
-    ApoZero,
-    /// `σ(βΔw) + 1 − σ(β(Δw − Δl))`. D'Oosterlinck et al. 2024, eq. 8.
-    ApoDown,
-    /// Sigmoid on the sorted margins of policy and of reference. Melnyk et al. 2024 (AOT, paired).
-    Aot { label_smoothing: f64 },
-    /// Sigmoid on the sorted log-ratios of chosen and of rejected. Melnyk et al. 2024 (AOT, unpaired).
-    AotUnpaired { label_smoothing: f64 },
-    /// Logistic and exponential loss, blended by `σ(u/τ)`. Lu et al. 2024 (DiscoPOP).
-    DiscoPop { tau: f64 },
-    /// Sigmoid on `−exp(−Δ)`: forward KL in place of reverse. Wang et al. 2024 (f-DPO).
-    ForwardKl,
-    /// Sigmoid on `(exp((α−1)Δ) − 1)/(α−1)`, the exponent at most 80. Wang et al. 2024.
-    AlphaDivergence { alpha: f64 },
-    /// Sigmoid on `Δ − softplus(Δ)`: Jensen–Shannon. Wang et al. 2024.
-    JsDivergence,
-    /// `−log σ(β(log π(y_w)/|y_w| − log π(y_l)/|y_l|) − γ)`, no reference. Meng et al. 2024, eq. 6.
-    SimPo { gamma: f64 },
-    /// `NLL − β log σ(log odds ratio)` of log-probs a token, no reference. Hong et al. 2024, eq. 6–7.
-    Orpo,
-    /// [`kto_loss`] with the mean of [`PairLogp::mismatched`], log-ratios of mismatched responses, for z.
-    Kto { weights: KtoWeights },
-    /// Each response against the other side's mean log-ratio, at least 0. Ethayarajh et al. 2024, batch form.
-    KtoPair,
-    /// `−log σ(u − λ max(0, −Δw))`: the chosen may not fall below the reference. Pal et al. 2024, eq. 3 (times β).
-    Positive { lambda: f64 },
-    /// `−log π(y_w)`: imitation of the chosen responses, no reference. Rafailov et al. 2023, §6 (Preferred-FT).
-    PreferredFt,
-    /// `−log π(y_w) + α log π(y_l)`, no reference. Welleck et al. 2020; Rafailov et al. 2023, §6.
-    Unlikelihood { alpha: f64 },
-}
-
-impl PreferenceLoss {
-    /// What the loss is while the policy is its reference; `None` where it does not look at the reference.
-    pub fn at_the_reference(&self, beta: f64) -> Option<f64> {
-        let ln_2 = std::f64::consts::LN_2;
-        Some(match *self {
-            Self::Hinge | Self::ApoZero | Self::ApoDown => 1.0,
-            Self::Ipo | Self::IpoAveraged => (0.5 / beta).powi(2),
-            Self::Sppo => 2.0 * (0.5 / beta).powi(2),
-            Self::RaoKupper { alpha } => (1.0 + alpha.exp()).ln(), // twice on a tie
-            Self::Exo { label_smoothing } => {
-                let e = exo_smoothing(label_smoothing);
-                -ln_2 - 0.5 * ((1.0 - e).ln() + e.ln())
-            }
-            Self::Nca => 2.0 * ln_2,
-            Self::Bco { shift } => (1.0 + shift.exp()).ln() + (1.0 + (-shift).exp()).ln(),
-            Self::DiscoPop { .. } => 0.5 * ln_2 + 0.5,
-            Self::Kto { weights } => 0.25 * (weights.desirable + weights.undesirable),
-            Self::KtoPair => 0.5,
-            Self::SimPo { .. } | Self::Orpo | Self::PreferredFt | Self::Unlikelihood { .. } => return None,
-            Self::Sigmoid { .. }
-            | Self::SigmoidAveraged
-            | Self::Robust { .. }
-            | Self::Aot { .. }
-            | Self::AotUnpaired { .. }
-            | Self::ForwardKl
-            | Self::AlphaDivergence { .. }
-            | Self::JsDivergence
-            | Self::Positive { .. } => ln_2,
-        })
-    }
-
-    /// Whether a pair of equal responses moves nothing while the policy is its reference.
-    pub fn ignores_ties(&self) -> bool {
-        match *self {
-            Self::Bco { shift } => shift == 0.0,
-            Self::Unlikelihood { alpha } => alpha == 1.0,
-            Self::Kto { weights } => weights.desirable == weights.undesirable,
-            Self::ApoDown | Self::Orpo | Self::PreferredFt => false,
-            _ => true,
-        }
-    }
-
+/// What the invariants of a training need to know of a loss.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LossProperties {
+    /// The loss while the policy is its reference; `None` where it reads no reference.
+    pub at_reference: Option<f64>,
+    /// Whether a tie costs twice as much there.
+    pub doubles_on_ties: bool,
+    /// Whether a pair of equal responses has no gradient while the policy is its reference.
+    pub ignores_ties: bool,
     /// Whether it is made of squares, which near the reference are as small as 1/β².
-    pub fn is_square(&self) -> bool {
-        matches!(self, Self::Ipo | Self::IpoAveraged | Self::Sppo)
+    pub is_square: bool,
+    /// Whether the loss is smaller where the chosen response is much likelier than where the rejected one is.
+    pub falls_towards_the_chosen: bool,
+}
+
+impl LossProperties {
+    /// What most losses have.
+    const USUAL: Self = Self {
+        at_reference: Some(LN_2),
+        doubles_on_ties: false,
+        ignores_ties: true,
+        is_square: false,
+        falls_towards_the_chosen: true,
+    };
+}
+
+/// The letters that a loss is written in.
+struct Terms<'a> {
+    logp: &'a PairLogp,
+    beta: f64,
+    /// `Δw`, `Δl`.
+    ratios: ChosenRejected,
+    /// `βΔw`, `βΔl`.
+    rewards: ChosenRejected,
+}
+
+impl Terms<'_> {
+    /// `β(Δw − Δl)`, `[N]`.
+    fn u(&self) -> Tensor<1> {
+        self.rewards.clone().difference()
     }
 
-    /// Whether the loss is less where the chosen response is much likelier than where the rejected one is: not of DiscoPOP,
-    /// which rises again around the reference, nor where neither weighs anything.
-    pub fn falls_towards_the_chosen(&self) -> bool {
-        match self {
-            Self::DiscoPop { .. } => false,
-            Self::Kto { weights } => weights.desirable > 0.0 || weights.undesirable > 0.0,
-            _ => true,
-        }
+    /// Log-ratio per token.
+    fn averaged_log_ratios(&self) -> ChosenRejected {
+        self.logp.log_ratios().zip(self.logp.lengths.clone(), Tensor::div)
     }
 
-    /// Whether the loss of a batch is the mean of its pairs' losses, each of which stands alone.
-    pub fn is_mean_of_pairs(&self) -> bool {
-        !matches!(self, Self::Aot { .. } | Self::AotUnpaired { .. } | Self::Kto { .. } | Self::KtoPair | Self::Orpo)
+    /// Log-prob per token, no reference.
+    fn averaged_policy(&self) -> ChosenRejected {
+        self.logp.averaged_policy()
     }
 }
+
+/// What an entry of the table returns where it is more than the losses.
+struct LossTerms {
+    /// `[N]`; per response, `[2N]`, of KTO.
+    losses: Tensor<1>,
+    /// Where they are not `βΔ`.
+    rewards: Option<ChosenRejected>,
+    /// Added to the mean, `[1]`.
+    extra: Option<Tensor<1>>,
+}
+
+impl From<Tensor<1>> for LossTerms {
+    fn from(losses: Tensor<1>) -> Self {
+        Self { losses, rewards: None, extra: None }
+    }
+}
+
+/// Of each entry: a variant, its properties and its equation.
+macro_rules! pair_losses {
+    ($(
+        $variant:ident $({ $($field:ident: $type:ty),* })?
+        $(experiment $word:literal {
+            costs: $costs:literal, paper: $paper:literal, couples_pairs: $couples:literal, $($rest:tt)*
+        } $(from $from:tt)?)?
+        golden $golden:tt
+        $(properties { |$beta:pat_param| $($property:tt)* })?
+        loss { |$pair:ident| $($loss:tt)* }
+    )*) => {
+        /// The loss on a pair, with the parameters that only it has; the entries are in `pair_losses.rs`.
+        #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+        #[serde(tag = "kind", rename_all = "snake_case")]
+        pub enum PreferenceLoss {
+            $($(#[doc = $costs] #[doc = ""] #[doc = $paper])? $variant $({ $($field: $type),* })?,)*
+        }
+
+        impl PreferenceLoss {
+            /// What holds of it at this β.
+            #[expect(unused_variables, reason = "most properties depend on no parameter")]
+            pub fn properties(&self, beta: f64) -> LossProperties {
+                match *self {
+                    $(Self::$variant $({ $($field),* })? => {
+                        $(let $beta = beta;)?
+                        LossProperties { $($($property)*)? ..LossProperties::USUAL }
+                    })*
+                }
+            }
+
+            /// Whether a batch's loss is more than the mean of its pairs' losses.
+            pub fn couples_pairs(&self) -> bool {
+                match self {
+                    $(Self::$variant { .. } => false $(|| $couples)?,)*
+                }
+            }
+
+            /// The loss of each pair.
+            fn terms(self, pairs: Terms<'_>) -> LossTerms {
+                match self {
+                    $(Self::$variant $({ $($field),* })? => {
+                        let $pair = pairs;
+                        { $($loss)* }.into()
+                    })*
+                }
+            }
+        }
+    };
+}
+include!("pair_losses.rs");
 
 /// EXO's smoothing: log 0 otherwise, as in TRL.
 fn exo_smoothing(e: f64) -> f64 {
     if e == 0.0 { 1e-3 } else { e }
 }
 
-/// What a preference loss says of a batch; all but `loss` carry no gradient worth following.
+/// A preference loss of a batch; all but `loss` carry no gradient worth following.
 #[derive(Debug, Clone)]
 pub struct PreferenceOutcome {
     /// Mean over pairs, `[1]`.
@@ -209,88 +220,24 @@ impl PreferenceOutcome {
     }
 }
 
-/// The loss on a batch of pairs.
+/// The loss of a batch of pairs: the mean of its entry's equation in `pair_losses.rs`.
 ///
 /// # Source
-/// For each kind beside its name; TRL 1.16 where the paper leaves a choice.
+/// In each entry; TRL 1.16 where the paper leaves a choice.
 pub fn preference_loss(loss: &PreferenceLoss, pairs: &PairLogp, beta: f64) -> PreferenceOutcome {
-    use PreferenceLoss as Kind;
     let ratios = pairs.log_ratios();
-    let ChosenRejected { chosen, rejected } = ratios.clone(); // Δw, Δl: [N]
-    let mut rewards = ratios.clone().map(|x| x * beta);
-    let u = || rewards.clone().difference(); // [N]
-    let losses = match *loss {
-        Kind::Sigmoid { label_smoothing } => smoothed(u(), label_smoothing),
-        Kind::SigmoidAveraged => log_sigmoid(pairs.averaged_log_ratios().difference() * beta).neg(),
-        Kind::Robust { label_smoothing: e } => {
-            (log_sigmoid(u().neg()) * e - log_sigmoid(u()) * (1.0 - e)) / (1.0 - 2.0 * e)
-        }
-        Kind::Hinge => relu(u().neg() + 1.0),
-        Kind::Ipo => (ratios.difference() - 0.5 / beta).square(),
-        Kind::RaoKupper { alpha } => rao_kupper(u(), pairs.tied.clone(), alpha),
-        Kind::IpoAveraged => (pairs.averaged_log_ratios().difference() - 0.5 / beta).square(),
-        Kind::Exo { label_smoothing: e } => {
-            let e = exo_smoothing(e);
-            sigmoid(u()) * (log_sigmoid(u()) - (1.0 - e).ln()) + sigmoid(u().neg()) * (log_sigmoid(u().neg()) - e.ln())
-        }
-        Kind::Nca => {
-            let ChosenRejected { chosen, rejected } = rewards.clone();
-            (log_sigmoid(chosen.clone()) + (log_sigmoid(chosen.neg()) + log_sigmoid(rejected.neg())) * 0.5).neg()
-        }
-        Kind::Bco { shift } => {
-            let ChosenRejected { chosen, rejected } = rewards.clone();
-            (log_sigmoid(chosen - shift) + log_sigmoid(rejected.neg() + shift)).neg()
-        }
-        Kind::Sppo => (chosen - 0.5 / beta).square() + (rejected + 0.5 / beta).square(),
-        Kind::ApoZero => sigmoid(rejected * beta) - sigmoid(chosen * beta) + 1.0,
-        Kind::ApoDown => sigmoid(chosen * beta) - sigmoid(u()) + 1.0,
-        Kind::Aot { label_smoothing } => {
-            let policy = pairs.policy.clone().difference().sort(0);
-            let reference = pairs.reference.clone().difference().sort(0);
-            smoothed((policy - reference) * beta, label_smoothing)
-        }
-        Kind::AotUnpaired { label_smoothing } => smoothed((chosen.sort(0) - rejected.sort(0)) * beta, label_smoothing),
-        Kind::DiscoPop { tau } => {
-            let blend = u() / tau; // [N]
-            // exp(−u) σ(u/τ) as one exponential: apart, one overflows where the other is 0
-            log_sigmoid(u()).neg() * (sigmoid(blend.clone()).neg() + 1.0) + (log_sigmoid(blend) - u()).exp()
-        }
-        Kind::ForwardKl => smoothed(ratios.map(|x| x.neg().exp().neg()).difference() * beta, 0.0),
-        Kind::AlphaDivergence { alpha } => {
-            let score = |x: Tensor<1>| ((x * (alpha - 1.0)).clamp_max(80.0).exp() - 1.0) / (alpha - 1.0);
-            smoothed(ratios.map(score).difference() * beta, 0.0)
-        }
-        Kind::JsDivergence => smoothed(ratios.map(|x| x.clone() - softplus(x, 1.0)).difference() * beta, 0.0),
-        Kind::SimPo { gamma } => {
-            rewards = pairs.averaged_policy().map(|x| x * beta);
-            log_sigmoid(rewards.clone().difference() - gamma).neg()
-        }
-        Kind::Orpo => {
-            let averaged = pairs.averaged_policy();
-            rewards = averaged.clone().map(|x| x * beta);
-            // 1 − p is 0 in f32 where p is nearly 1, and its logarithm infinite
-            let rest = |x: Tensor<1>| (x.exp().neg() + 1.0).clamp_min(f64::from(f32::EPSILON) / 2.0).log();
-            let log_odds = averaged.map(|x| x.clone() - rest(x)).difference();
-            log_sigmoid(log_odds) * -beta
-        }
-        Kind::Kto { weights } => {
-            let kl = pairs.mismatched.clone().map_or_else(|| Tensor::zeros([1], &chosen.device()), Tensor::mean);
-            return kto_loss(ratios, kl, weights, beta);
-        }
-        Kind::KtoPair => {
-            let kl = ratios.map(|x| x.mean().clamp_min(0.0)); // [1] each
-            let wins = sigmoid((chosen - kl.rejected) * beta);
-            Tensor::cat(vec![wins, sigmoid((kl.chosen - rejected) * beta)], 0).neg() + 1.0 // [2N]
-        }
-        Kind::Positive { lambda } => log_sigmoid(u() - relu(chosen.neg()) * (beta * lambda)).neg(),
-        Kind::PreferredFt => pairs.policy.chosen.clone().neg(),
-        Kind::Unlikelihood { alpha } => pairs.policy.rejected.clone() * alpha - pairs.policy.chosen.clone(),
-    };
-    let mut mean = losses.clone().mean();
-    if *loss == Kind::Orpo {
-        mean = mean + chosen_nll(pairs);
+    let rewards = ratios.clone().map(|x| x * beta);
+    let terms = loss.terms(Terms { logp: pairs, beta, ratios, rewards: rewards.clone() });
+    let mut rewards = terms.rewards.unwrap_or(rewards);
+    if let Some(margin) = &pairs.margin {
+        rewards.chosen = rewards.chosen + margin.reward.clone();
     }
-    PreferenceOutcome { loss: mean, losses, rewards }
+    let mean = terms.losses.clone().mean();
+    let loss = match terms.extra {
+        Some(extra) => mean + extra,
+        None => mean,
+    };
+    PreferenceOutcome { loss, losses: terms.losses, rewards }
 }
 
 /// `−(1−e) log σ(u) − e log σ(−u)`, `[N]`.
@@ -301,7 +248,7 @@ pub(crate) fn smoothed(u: Tensor<1>, e: f64) -> Tensor<1> {
     (log_sigmoid(u.clone()) * (1.0 - e) + log_sigmoid(u.neg()) * e).neg()
 }
 
-/// `−log σ(u − α)` of a pair that was told apart, `−log σ(u − α) − log σ(−u − α)` of a tie (`tied` is 1): the negative
+/// `−log σ(u − α)` of a pair with a preference, `−log σ(u − α) − log σ(−u − α)` of a tie (`tied` is 1): the negative
 /// log-likelihood of the label less a constant of α, `[N]`.
 ///
 /// # Source
@@ -314,15 +261,20 @@ pub fn rao_kupper(u: Tensor<1>, tied: Option<Tensor<1>>, alpha: f64) -> Tensor<1
     }
 }
 
-/// Negative log-likelihood of the chosen responses a token, mean over all tokens of the batch, `[1]`:
+/// Negative log-likelihood of the chosen responses per token, mean over all tokens of the batch, `[1]`:
 /// what `NLL-augmented` losses add.
 pub fn chosen_nll(pairs: &PairLogp) -> Tensor<1> {
     pairs.policy.chosen.clone().sum().neg() / pairs.lengths.chosen.clone().sum()
 }
 
-/// The same as a mean over pairs of each response's NLL a token, `[1]`. Pang et al. 2024, eq. 1.
+/// The same as a mean over pairs of each response's NLL per token, `[1]`. Pang et al. 2024, eq. 1.
 pub fn chosen_sequence_nll(pairs: &PairLogp) -> Tensor<1> {
-    pairs.averaged_policy().chosen.mean().neg()
+    let chosen = pairs.policy.chosen.clone();
+    let logp = match &pairs.margin {
+        Some(margin) => chosen + margin.nats.clone(),
+        None => chosen,
+    };
+    (logp / pairs.lengths.chosen.clone()).mean().neg()
 }
 
 /// KTO's weights of the two sides.

@@ -1,10 +1,9 @@
 //! The reward model's loss on pairs.
 
-use crate::ChosenRejected;
-use crate::preference::{rao_kupper, smoothed};
+use crate::preference::{ChosenRejected, rao_kupper, smoothed};
 use burn::tensor::Tensor;
 
-/// What [`bradley_terry_loss`] says of a batch.
+/// The result of [`bradley_terry_loss`] on a batch.
 #[derive(Debug, Clone)]
 pub struct BradleyTerry {
     /// Mean over pairs, `[1]`, nats.
@@ -18,11 +17,11 @@ pub struct BradleyTerry {
 /// What may be added to [`bradley_terry_loss`]; nothing by default.
 #[derive(Debug, Clone, Default)]
 pub struct BradleyTerryOptions {
-    /// m, `[N]`: how much better the chosen response is said to be. Touvron et al. 2023, eq. 2.
+    /// m, `[N]`: the margin by which the chosen response is to be better. Touvron et al. 2023, eq. 2.
     pub strengths: Option<Tensor<1>>,
     /// c pulls scores to 0. Eisenstein et al. 2023.
     pub centring: f64,
-    /// 1 where the annotator could not tell, else 0, `[N]`, and how far ahead, α, a response must be to be told apart.
+    /// 1 on ties, else 0, `[N]`, and α, how far ahead a response must be not to be a tie.
     pub ties: Option<(Tensor<1>, f64)>,
     /// e, the chance that a label is wrong. Wang et al. 2024 (Secrets of RLHF II), eq. 11.
     pub label_smoothing: f64,

@@ -66,45 +66,55 @@ fn golden_logprobs_and_entropies() {
     });
 }
 
-/// The loss of a golden case, by the name that the libraries give it.
-fn kind(name: &str, params: &Node) -> PreferenceLoss {
-    use PreferenceLoss as Kind;
-    let label_smoothing = params["label_smoothing"].as_f64().unwrap_or(0.0);
-    let divergence = params["f_div"].as_str();
-    let expected = match name {
-        "sigmoid_forward_kl" => Some("forward_kl"),
-        "sigmoid_js_divergence" => Some("js_divergence"),
-        _ => None,
-    };
-    assert_eq!(divergence, expected, "{name}");
-    match name {
-        "sigmoid" | "cdpo" | "rpo_batch_nll" | "rpo_sequence_nll" => Kind::Sigmoid { label_smoothing },
-        "sigmoid_norm" => Kind::SigmoidAveraged,
-        "hinge" => Kind::Hinge,
-        "ipo" => Kind::IpoAveraged,
-        "ipo_summed" => Kind::Ipo,
-        "robust" => Kind::Robust { label_smoothing },
-        "exo_pair" => Kind::Exo { label_smoothing },
-        "nca_pair" => Kind::Nca,
-        "bco_pair" => Kind::Bco { shift: 0.0 },
-        "bco_pair_with_delta" => Kind::Bco { shift: params.number("delta") },
-        "sppo_hard" => Kind::Sppo,
-        "apo_zero" => Kind::ApoZero,
-        "apo_down" => Kind::ApoDown,
-        "aot" => Kind::Aot { label_smoothing },
-        "aot_unpaired" => Kind::AotUnpaired { label_smoothing },
-        "discopop" => Kind::DiscoPop { tau: params.number("tau") },
-        "sigmoid_forward_kl" => Kind::ForwardKl,
-        "sigmoid_alpha_divergence" => Kind::AlphaDivergence { alpha: params.number("alpha") },
-        "sigmoid_js_divergence" => Kind::JsDivergence,
-        "simpo" => Kind::SimPo { gamma: params.number("gamma") },
-        "orpo" => Kind::Orpo,
-        "kto_pair" => Kind::KtoPair,
-        other => panic!("an unknown loss, `{other}`"),
+/// A loss's parameter from those of a case.
+trait Parameter {
+    fn read(params: &Node, name: &str) -> Self;
+}
+
+impl Parameter for f64 {
+    fn read(params: &Node, name: &str) -> f64 {
+        match name {
+            "label_smoothing" => params[name].as_f64().unwrap_or(0.0),
+            "shift" => params["delta"].as_f64().unwrap_or(0.0),
+            _ => params.number(name),
+        }
     }
 }
 
-/// What the file says of a case beside losses, rewards and gradients.
+impl Parameter for KtoWeights {
+    fn read(params: &Node, _: &str) -> Self {
+        let (desirable, undesirable) = (params.number("desirable_weight"), params.number("undesirable_weight"));
+        Self { desirable, undesirable }
+    }
+}
+
+/// Of each entry: its names in the golden file, and how a case's parameters make it.
+macro_rules! pair_losses {
+    ($(
+        $variant:ident $({ $($field:ident: $type:ty),* })?
+        $(experiment $word:literal $entry:tt $(from $from:tt)?)?
+        golden [$($golden:literal),*]
+        $(properties $properties:tt)?
+        loss $loss:tt
+    )*) => {
+        /// The names of all losses that have golden values.
+        const NAMES: &[&str] = &[$($($golden,)*)*];
+
+        /// The loss of a golden case, by the name that the libraries give it.
+        fn kind(name: &str, params: &Node) -> PreferenceLoss {
+            $(
+                let names: &[&str] = &[$($golden),*];
+                if names.contains(&name) {
+                    return PreferenceLoss::$variant { $($($field: Parameter::read(params, stringify!($field))),*)? };
+                }
+            )*
+            panic!("no entry of pair_losses.rs has the golden name `{name}`")
+        }
+    };
+}
+include!("../src/pair_losses.rs");
+
+/// What the file has of a case beside losses, rewards and gradients.
 fn check_parts(what: &str, p: TestPrecision, case: &Node, name: &str, pairs: &PairLogp, outcome: &PreferenceOutcome) {
     let same = |key: &str, found: f64| close(&format!("{key} of {what}"), &[found], &[case.number(key)], p.value);
     let at_least_0 = |x: Tensor<1>| first(x.mean()).max(0.0);
@@ -133,10 +143,20 @@ fn check_parts(what: &str, p: TestPrecision, case: &Node, name: &str, pairs: &Pa
 #[test]
 fn golden_preference_losses_with_gradients() {
     let file = golden::topic("preference_losses.json");
+    for name in NAMES {
+        assert!(file.items("cases").iter().any(|case| case.text("name") == *name), "no golden case is of `{name}`");
+    }
     in_both(|p| {
         for case in file.items("cases") {
             let (name, set) = (case.text("name"), case.text("inputs"));
             let (params, inputs) = (&case["params"], &file["inputs"][set]);
+            let divergence = match name {
+                "sigmoid_forward_kl" => Some("forward_kl"),
+                "sigmoid_js_divergence" => Some("js_divergence"),
+                _ => None,
+            };
+            assert_eq!(params["f_div"].as_str(), divergence, "{name}");
+            let loss = kind(name, params);
             let beta = params.number("beta");
             let what = format!("{name}, {set}, beta {beta}");
             let column = |key: &str| p.tensor::<1>(&inputs[key]);
@@ -151,19 +171,16 @@ fn golden_preference_losses_with_gradients() {
                 lengths: both("SIDE_lengths"),
                 mismatched: None,
                 tied: None,
+                margin: None,
             };
-            let mut outcome = if name == "kto" {
+            let mut outcome = if let PreferenceLoss::Kto { weights } = loss {
                 let kl = (column("policy_kl_logps") - column("reference_kl_logps")).mean();
                 let largest = numbers(&inputs["policy_kl_logps"]).into_iter().map(f64::abs).fold(0.0, f64::max);
                 let (found, expected) = (first(kl.clone()).max(0.0), case.number("kl").max(0.0));
                 close_within(&what, &[found], &[expected], p.value, 4.0 * p.epsilon * largest); // a difference of log-probs
-                let weights = KtoWeights {
-                    desirable: params.number("desirable_weight"),
-                    undesirable: params.number("undesirable_weight"),
-                };
                 kto_loss(pairs.log_ratios(), kl, weights, beta)
             } else {
-                preference_loss(&kind(name, params), &pairs, beta)
+                preference_loss(&loss, &pairs, beta)
             };
             match name {
                 "rpo_batch_nll" => {
@@ -267,8 +284,8 @@ fn golden_ppo_rewards_advantages_and_losses() {
             };
             same("kl_per_token", &kl);
             let scores = p.tensor::<1>(&inputs["scores"]);
-            let toll = kl_shaped_rewards(scores.zeros_like(), kl.clone(), param("kl_coef"), &mask);
-            same("non_score_rewards", &toll);
+            let penalty = kl_shaped_rewards(scores.zeros_like(), kl.clone(), param("kl_coef"), &mask);
+            same("non_score_rewards", &penalty);
             let mut rewards = kl_shaped_rewards(scores, kl, param("kl_coef"), &mask);
             same("rewards", &rewards);
             if params["whiten_rewards"].as_bool().expect("a choice") {

@@ -21,6 +21,7 @@ fn dpo_starts_at_ln_2_and_a_swap_flips_the_margin() {
         lengths: both([3.0, 1.0], [2.0, 5.0]),
         mismatched: None,
         tied: None,
+        margin: None,
     };
     let plain = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
     let start = preference_loss(&plain, &at([0.0, 0.0], [0.0, 0.0]), 0.3);
@@ -42,8 +43,14 @@ fn losses_are_finite_far_from_the_reference() {
     };
     for (chosen, rejected) in [(-300.0, -1.0), (-1.0, -300.0), (0.0, -1e-9), (-1e-9, 0.0), (0.0, 0.0)] {
         let policy = both(chosen, rejected);
-        let pairs =
-            PairLogp { policy, reference: both(-20.0, -20.0), lengths: both(3.0, 2.0), mismatched: None, tied: None };
+        let pairs = PairLogp {
+            policy,
+            reference: both(-20.0, -20.0),
+            lengths: both(3.0, 2.0),
+            mismatched: None,
+            tied: None,
+            margin: None,
+        };
         for (loss, beta) in [
             (PreferenceLoss::DiscoPop { tau: 0.05 }, 1.0),
             (PreferenceLoss::DiscoPop { tau: 0.5 }, 1e3),
@@ -112,7 +119,7 @@ fn whitening_ignores_padding() {
     }
 }
 
-/// Two pairs whose policy stands so far from the reference.
+/// Two pairs by the policy's log-ratios to the reference.
 fn moved(chosen: [f32; 2], rejected: [f32; 2]) -> PairLogp {
     let device = Device::flex();
     let both = |c: [f32; 2], r: [f32; 2]| ChosenRejected {
@@ -127,11 +134,12 @@ fn moved(chosen: [f32; 2], rejected: [f32; 2]) -> PairLogp {
         lengths: both([3.0, 1.0], [2.0, 5.0]),
         mismatched: None,
         tied: None,
+        margin: None,
     }
 }
 
 #[test]
-fn at_the_reference_every_loss_is_what_it_says() {
+fn at_the_reference_every_loss_has_its_known_value() {
     use PreferenceLoss as Loss;
     let (label_smoothing, beta) = (0.1, 0.4);
     let start = moved([0.0; 2], [0.0; 2]);
@@ -159,11 +167,11 @@ fn at_the_reference_every_loss_is_what_it_says() {
         Loss::Positive { lambda: 5.0 },
     ] {
         let found = f64::from(values(preference_loss(&loss, &start, beta).loss)[0]);
-        let expected = loss.at_the_reference(beta).unwrap();
+        let expected = loss.properties(beta).at_reference.unwrap();
         assert!((found - expected).abs() < 1e-5, "{loss:?}: {found}, expected {expected}");
     }
     for loss in [Loss::SimPo { gamma: 0.5 }, Loss::Orpo, Loss::PreferredFt, Loss::Unlikelihood { alpha: 0.5 }] {
-        assert_eq!(loss.at_the_reference(beta), None, "{loss:?}");
+        assert_eq!(loss.properties(beta).at_reference, None, "{loss:?}");
     }
 }
 

@@ -69,15 +69,15 @@ proptest! {
     }
 
     #[test]
-    fn rewards_sum_to_the_score_less_the_toll((lengths, logp, reference) in batch(), beta in 0.0..2.0f64) {
+    fn rewards_sum_to_the_score_less_the_kl_penalty((lengths, logp, reference) in batch(), beta in 0.0..2.0f64) {
         let mask = mask(&lengths);
         let scores: Vec<f64> = (0..lengths.len()).map(|i| i as f64 - 1.5).collect();
         let kl = k1(matrix(&with_garbage(&logp, &lengths)), matrix(&reference));
         let rewards = kl_shaped_rewards(vector(&scores), kl, beta, &mask);
         let expected: Vec<f64> = (0..lengths.len())
             .map(|i| {
-                let toll: f64 = (0..lengths[i]).map(|t| logp[i][t] - reference[i][t]).sum();
-                if lengths[i] == 0 { 0.0 } else { scores[i] - beta * toll }
+                let kl: f64 = (0..lengths[i]).map(|t| logp[i][t] - reference[i][t]).sum();
+                if lengths[i] == 0 { 0.0 } else { scores[i] - beta * kl }
             })
             .collect();
         prop_assert!(close(&values(mask.row_sums(rewards)), &expected));
@@ -94,7 +94,7 @@ proptest! {
     }
 
     #[test]
-    fn whitening_has_mean_0_and_sd_1_whatever_stands_on_padding((lengths, x, _) in batch()) {
+    fn whitening_has_mean_0_and_sd_1_whatever_is_on_padding((lengths, x, _) in batch()) {
         prop_assume!(lengths.iter().sum::<usize>() > 2);
         let mask = mask(&lengths);
         let white = whiten(matrix(&with_garbage(&x, &lengths)), &mask);
@@ -102,7 +102,7 @@ proptest! {
         let n = lengths.iter().sum::<usize>() as f64;
         prop_assert!(values(mask.mean(white.clone()))[0].abs() < 1e-9);
         let square: f64 = values(white.square().sum())[0] / (n - 1.0);
-        prop_assert!((square - 1.0).abs() < 1e-4); // ε stands under the root
+        prop_assert!((square - 1.0).abs() < 1e-4); // ε is added under the root
     }
 
     #[test]
@@ -146,6 +146,7 @@ proptest! {
                 lengths: ChosenRejected { chosen: column(0).ones_like() * 3.0, rejected: column(0).ones_like() },
                 mismatched: None,
                 tied: None,
+                margin: None,
             };
             let outcome = preference_loss(kind, &pairs, beta);
             (values(outcome.losses.clone()), values(outcome.margins()), values(outcome.loss)[0])
@@ -184,6 +185,7 @@ proptest! {
             lengths: tied(leaf.ones_like().detach()),
             mismatched: None,
             tied: None,
+            margin: None,
         };
         let outcome = preference_loss(&PreferenceLoss::Sigmoid { label_smoothing: 0.0 }, &pairs, beta);
         prop_assert!(close(&values(outcome.loss.clone()), &[std::f64::consts::LN_2]));

@@ -4,21 +4,22 @@
 //! Deviations from the papers: PPO's clipped ratio and its stop at `target_kl` for all three, so that they may make more
 //! than one update of a rollout; the loss is a mean over the tokens of the minibatch unless `loss_mean` says otherwise.
 
+use crate::begin::{Begun, begin};
 use crate::invariants;
-use crate::policy::{PolicyOutput, policy_loss};
-use crate::rollout::{BehaviorAndCurrent, CollectorState, Rollout, RolloutCollector, RolloutContext};
-use crate::updates::{MinibatchLosses, MinibatchUpdater};
-use burn::module::Module;
+use crate::policy::{PolicyOutput, with_kl_and_entropy};
+use crate::rollout::{CollectorState, Rollout, RolloutCollector, RolloutContext};
+use crate::rows::rows_of;
+use crate::updates::MinibatchLosses;
 use burn::tensor::Tensor;
-use duel_model::{Flops, Policy, weights::host};
-use duel_objectives::{group_relative, leave_one_out};
+use duel_model::{Policy, weights::host};
+use duel_objectives::{clipped_policy_loss, group_relative, leave_one_out};
 use duel_spec::ids::prompt_hash;
-use duel_spec::seeds::{self, Stream};
+use duel_spec::seeds::Stream;
 use duel_spec::{KlPenalty, RolloutSettings, metrics};
 use duel_training::{Learner, Method, Metrics, Result};
 use serde::{Deserialize, Serialize};
 
-/// What a response's return is held against.
+/// The baseline that is subtracted from a response's return.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Baseline {
     /// The mean return so far: the sum of the returns, and how many there were.
@@ -34,26 +35,26 @@ pub enum Baseline {
 pub struct CriticFree {
     baseline: Baseline,
     settings: RolloutSettings,
-    sampler: RolloutCollector,
+    collector: RolloutCollector,
 }
 
 impl CriticFree {
     /// `settings` in full; see `defaults.toml` for units and sources.
-    pub fn new(baseline: Baseline, settings: RolloutSettings, given: RolloutContext) -> Self {
-        let sampler = RolloutCollector::new(given, settings.clone());
-        Self { baseline, settings, sampler }
+    pub fn new(baseline: Baseline, settings: RolloutSettings, context: RolloutContext) -> Self {
+        let collector = RolloutCollector::new(context, settings.clone());
+        Self { baseline, settings, collector }
     }
 
-    /// Step 2: how much better each response was than its likes, `[B]`.
+    /// Step 2: how much better each response was than its baseline, `[B]`.
     pub(crate) fn advantages(&mut self, rollout: &Rollout) -> Tensor<1> {
-        let toll = if self.settings.kl == KlPenalty::Reward { rollout.beta } else { 0.0 };
-        let returns = rollout.score_tensor() - rollout.penalized_kl() * toll; // [B]
+        let kl_coef = if self.settings.kl == KlPenalty::Reward { rollout.beta } else { 0.0 };
+        let returns = rollout.score_tensor() - rollout.penalized_kl() * kl_coef; // [B]
         match &mut self.baseline {
             Baseline::Past { sum, n } => {
-                let earned: f64 = host(returns.clone()).into_iter().map(f64::from).sum();
+                let total: f64 = host(returns.clone()).into_iter().map(f64::from).sum();
                 let rows = rollout.responses.len() as f64;
-                let mean = if *n > 0.0 { *sum / *n } else { earned / rows };
-                (*sum, *n) = (*sum + earned, *n + rows);
+                let mean = if *n > 0.0 { *sum / *n } else { total / rows };
+                (*sum, *n) = (*sum + total, *n + rows);
                 returns - mean
             }
             Baseline::LeaveOneOut { group } => leave_one_out(returns, *group),
@@ -64,7 +65,7 @@ impl CriticFree {
 
 impl Method for CriticFree {
     type Module = Policy;
-    /// Prompts, one a response; those of a group stand one after another.
+    /// Prompts, one per response; those of a group are consecutive.
     type Batch = Vec<Vec<u32>>;
     type State = (CollectorState, Baseline);
 
@@ -73,44 +74,44 @@ impl Method for CriticFree {
     }
 
     fn iteration(&mut self, prompts: &Vec<Vec<u32>>, learner: &mut Learner<Policy>) -> Result<Metrics> {
-        let mut said = Metrics::default();
-        let (given, step) = (&self.sampler.context, learner.step());
-        let mut rng = seeds::stream(given.seed, Stream::CriticFreeMinibatches, self.sampler.iteration);
-        let updates = MinibatchUpdater::new(&self.settings, 1, Flops::policy(&given.config), 0.0);
-        let first_epoch = updates.shuffled(prompts.len(), &mut rng);
-
+        let (mut metrics, step) = (Metrics::default(), learner.step());
         // 1. Roll out with a snapshot of the policy.
-        let old = learner.module().valid();
-        let actors = BehaviorAndCurrent { behavior: &old, current: learner.module() };
-        let rollout = self.sampler.roll_out(actors, prompts, &first_epoch, step, &mut said)?;
+        let stream = Stream::CriticFreeMinibatches;
+        let Begun { rollout, behavior, updater } =
+            begin(&mut self.collector, &self.settings, 1, stream, prompts, learner, &mut metrics)?;
 
-        // 2. Credit: how much better was each response than its likes?
+        // 2. Advantages: the return of each response less its baseline.
         let advantages = self.advantages(&rollout); // [B]
-        let worth: Vec<f64> = host(advantages.clone()).into_iter().map(f64::from).collect();
+        let values: Vec<f64> = host(advantages.clone()).into_iter().map(f64::from).collect();
         if let Baseline::LeaveOneOut { group } | Baseline::Group { group, .. } = self.baseline {
-            said.check(|| invariants::groups_are_centred(step, &worth, group))?;
+            metrics.check(|| invariants::groups_are_centred(step, &values, group))?;
         }
-        said.put(metrics::ROLLOUT_RETURN, rollout.mean_return());
-        said.put(metrics::ADVANTAGE_SD, (worth.iter().map(|x| x * x).sum::<f64>() / worth.len() as f64).sqrt());
+        metrics.put(metrics::ROLLOUT_RETURN, rollout.mean_return());
+        metrics.put(metrics::ADVANTAGE_SD, (values.iter().map(|x| x * x).sum::<f64>() / values.len() as f64).sqrt());
 
-        // 3. Improve, staying near the policy that wrote the responses.
-        let (s, reader) = (&self.settings, &self.sampler.context.train_reader);
-        let spread = advantages.unsqueeze_dim::<2>(1).expand(rollout.logp.dims()); // [B, T]
+        // 3. K epochs of minibatches with the clipped loss.
+        let (s, reader) = (&self.settings, &self.collector.context.train_reader);
+        let advantages = advantages.unsqueeze_dim::<2>(1).expand(rollout.logp.dims()); // [B, T]
         let losses = |actor: &Policy, rows: &[usize]| {
-            let now = PolicyOutput::of(s, reader, actor, &reader.tokens(&rollout.responses.select(rows)));
-            MinibatchLosses { policy: policy_loss(s, &rollout, &spread, rows, now, reader), value: None }
+            let output = PolicyOutput::of(s, reader, actor, &reader.tokens(&rollout.responses.select(rows)));
+            let [old_logp, advantages] = [&rollout.logp, &advantages].map(|x| rows_of(x, rows)); // [b, T]
+            let (logp, mask) = (output.logp.clone(), rollout.mask_of(rows));
+            let policy = clipped_policy_loss(logp, old_logp, advantages, s.clip_range, &mask);
+            MinibatchLosses { policy: with_kl_and_entropy(policy, s, &rollout, rows, output, reader), value: None }
         };
-        updates.run(learner, &rollout, &first_epoch, &mut rng, losses, &mut said)?;
-        self.sampler.next(&rollout, &old);
-        Ok(said)
+        updater.run(learner, &rollout, losses, &mut metrics)?;
+
+        // 4. Remembered for the next rollout.
+        self.collector.next(&rollout, &behavior);
+        Ok(metrics)
     }
 
     fn state(&self) -> (CollectorState, Baseline) {
-        (self.sampler.state(), self.baseline)
+        (self.collector.state(), self.baseline)
     }
 
-    fn resume(&mut self, (sampler, baseline): (CollectorState, Baseline)) {
-        self.sampler.resume(sampler);
+    fn resume(&mut self, (collector, baseline): (CollectorState, Baseline)) {
+        self.collector.resume(collector);
         self.baseline = baseline;
     }
 }

@@ -7,11 +7,11 @@ use duel_training::invariants::{Tolerance, breach, check_close, largest};
 use duel_training::rounding::unless_rounding;
 use duel_training::{Error, Result};
 
-/// The log-probs kept while sampling are those that the policy gives when it reads the response again; `reread` reads them
+/// The log-probs stored while sampling are those that the policy has when it reads the response again; `reread` reads them
 /// once more with the last bit of each weight changed.
 ///
 /// # Shapes
-/// `read` and what `reread` gives: `[B·T]`.
+/// `read` and the result of `reread`: `[B·T]`.
 pub fn sampled_logp_is_the_policys(
     step: u64,
     sampled: &[Vec<f32>],
@@ -19,18 +19,18 @@ pub fn sampled_logp_is_the_policys(
     columns: usize,
     reread: impl FnOnce() -> Vec<f32>,
 ) -> Result<()> {
-    let counted = || sampled.iter().enumerate().flat_map(|(row, kept)| (0..kept.len()).map(move |t| (row, t)));
+    let counted = || sampled.iter().enumerate().flat_map(|(row, logp)| (0..logp.len()).map(move |t| (row, t)));
     let worst = largest(counted().map(|(row, t)| (sampled[row][t] - read[row * columns + t]).abs()));
     let what = "the largest difference of a sampled log-prob from the one read again";
     let within = Tolerance { share: 1e-3, of: "a nat", scale: 1.0 };
     unless_rounding(check_close("sampled_logp_is_the_policys", step, what, worst, 0.0, within), worst, || {
-        let other = reread();
-        largest(counted().map(|(row, t)| (other[row * columns + t] - read[row * columns + t]).abs()))
+        let nudged = reread();
+        largest(counted().map(|(row, t)| (nudged[row * columns + t] - read[row * columns + t]).abs()))
     })
 }
 
 /// At the first minibatch of the first epoch the ratio is 1, and nothing is clipped that is nearer to 1 than `clip_range`;
-/// `reread` tells the deviation once more with the last bit of each weight changed.
+/// `reread` computes the deviation once more with the last bit of each weight changed.
 pub fn first_ratio_is_one(
     step: u64,
     deviation: f64,
@@ -54,16 +54,16 @@ pub fn first_ratio_is_one(
     )
 }
 
-/// A nat of KL costs something, and not everything.
-pub fn price_is_positive(step: u64, price: f64) -> Result<()> {
-    if price.is_finite() && price > 0.0 {
+/// The KL coefficient is positive and finite.
+pub fn price_is_positive(step: u64, kl_coef: f64) -> Result<()> {
+    if kl_coef.is_finite() && kl_coef > 0.0 {
         return Ok(());
     }
-    Err(breach("price_is_positive", step, "the price of a nat of KL", price.to_string(), "a number above 0".into()))
+    Err(breach("price_is_positive", step, "the KL coefficient", kl_coef.to_string(), "a number above 0".into()))
 }
 
-/// Whitened advantages have mean 0 over counted tokens, and standard deviation 1, or as much less as what stands under the root makes
-/// it where the raw ones hardly differ. `raw` are the advantages before, which are rounded beside the largest of them.
+/// Whitened advantages have mean 0 over counted tokens, and standard deviation 1, or less by the epsilon under the
+/// root where the raw ones hardly differ. `raw` are the advantages before, rounded relative to the largest of them.
 pub fn advantages_are_white(
     step: u64,
     advantages: &Tensor<2>,
@@ -99,7 +99,7 @@ pub fn groups_are_centred(step: u64, advantages: &[f64], group: usize) -> Result
     check_close("groups_are_centred", step, what, largest(sums), 0.0, Tolerance::absolute(1e-5))
 }
 
-/// Every counted token pays β·k1, and the score enters once, at the last of them; nothing else is rewarded.
+/// The reward of every counted token is −β·k1, plus the score once, at the last of them; nothing else is rewarded.
 ///
 /// # Shapes
 /// `rewards`: `[B, T]`; `k1`: its host values, `[B·T]`; `lengths`: counted tokens, `[B]`.
@@ -112,19 +112,21 @@ pub fn reward_enters_once(
     lengths: &[usize],
 ) -> Result<()> {
     let [_, columns] = rewards.dims();
-    for (at, reward) in host(rewards.clone()).into_iter().enumerate() {
-        let (row, t) = (at / columns, at % columns);
-        let toll = if t < lengths[row] { -beta * f64::from(k1[at]) } else { 0.0 };
+    for (index, reward) in host(rewards.clone()).into_iter().enumerate() {
+        let (row, t) = (index / columns, index % columns);
+        let penalty = if t < lengths[row] { -beta * f64::from(k1[index]) } else { 0.0 };
         let score = if t + 1 == lengths[row] { scores[row] } else { 0.0 };
         let (what, reward) = ("the reward of a token", f64::from(reward));
-        let of = "its toll and its score, each at least 1";
-        let within = Tolerance { share: 1e-5, of, scale: 2.0 + toll.abs() + score.abs() };
-        check_close("reward_enters_once", step, what, reward, toll + score, within).map_err(|error| match error {
-            Error::Invariant { actual: found, expected, .. } => {
-                breach("reward_enters_once", step, &format!("{what}, {t} of response {row},"), found, expected)
-            }
-            other => other,
-        })?;
+        let of = "its KL penalty and its score, each at least 1";
+        let within = Tolerance { share: 1e-5, of, scale: 2.0 + penalty.abs() + score.abs() };
+        check_close("reward_enters_once", step, what, reward, penalty + score, within).map_err(
+            |error| match error {
+                Error::Invariant { actual: found, expected, .. } => {
+                    breach("reward_enters_once", step, &format!("{what}, {t} of response {row},"), found, expected)
+                }
+                other => other,
+            },
+        )?;
     }
     Ok(())
 }
@@ -137,18 +139,18 @@ pub fn gae_at_one_is_return_minus_value(
     mask: &ResponseMask,
 ) -> Result<()> {
     let [_, columns] = rewards.dims();
-    let found = host(gae(rewards.clone(), values.clone(), 1.0, 1.0, mask).advantages);
+    let advantages = host(gae(rewards.clone(), values.clone(), 1.0, 1.0, mask).advantages);
     let (rewards, values, counts) = (host(rewards.clone()), host(values.clone()), host(mask.tensor()));
     let mut worst = 0f32;
     for row in 0..counts.len() / columns {
         let (mut to_go, mut size) = (0f32, 0f32);
         for t in (0..columns).rev() {
-            let at = row * columns + t;
-            if counts[at] > 0.0 {
-                to_go += rewards[at];
-                size += rewards[at].abs() + values[at].abs();
-                let off = (found[at] - (to_go - values[at])).abs() / size.max(1.0);
-                worst = if off.is_nan() || off > worst { off } else { worst };
+            let index = row * columns + t;
+            if counts[index] > 0.0 {
+                to_go += rewards[index];
+                size += rewards[index].abs() + values[index].abs();
+                let error = (advantages[index] - (to_go - values[index])).abs() / size.max(1.0);
+                worst = if error.is_nan() || error > worst { error } else { worst };
             }
         }
     }
@@ -196,8 +198,8 @@ mod tests {
             "a clip that is nearer than f32 holds the ratio"
         );
         assert!(price_is_positive(0, 1e-9).is_ok());
-        for price in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            breaks("price_is_positive", price_is_positive(0, price));
+        for kl_coef in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            breaks("price_is_positive", price_is_positive(0, kl_coef));
         }
         let white = 0.5f32.sqrt(); // ±√½ has variance 1 with n − 1
         let is_white =
@@ -219,8 +221,8 @@ mod tests {
         assert!(entered([-0.1, 2.0, 0.0]).is_ok());
         breaks("reward_enters_once", entered([1.9, 2.0, 0.0])); // twice
         breaks("reward_enters_once", entered([1.9, 0.0, 0.0])); // on the first token: the sum is the same
-        breaks("reward_enters_once", entered([0.1, 2.0, 0.0])); // the toll paid out
-        breaks("reward_enters_once", entered([-0.1, 2.0, -1.8])); // padding pays too
+        breaks("reward_enters_once", entered([0.1, 2.0, 0.0])); // the penalty paid out
+        breaks("reward_enters_once", entered([-0.1, 2.0, -1.8])); // padding is penalized too
         assert!(gae_at_one_is_return_minus_value(0, &row([0.1, 1.0, 0.0]), &row([0.3, 0.6, 7.0]), &mask).is_ok());
     }
 }

@@ -1,5 +1,6 @@
 //! Methods on the policy's own completions: PPO, policy gradients without a value model, online DPO.
 
+mod begin;
 mod critic_free;
 pub mod invariants;
 mod online_dpo;
@@ -7,6 +8,7 @@ mod policy;
 mod ppo;
 mod raft;
 mod rollout;
+mod rows;
 mod shaping;
 mod updates;
 #[cfg(test)]
@@ -14,7 +16,7 @@ mod wiring;
 
 pub use critic_free::{Baseline, CriticFree};
 pub use online_dpo::OnlineDpo;
-pub use ppo::{ActorCritic, Critic, Experience, Ppo};
+pub use ppo::{ActorCritic, Critic, Experience, Ppo, shaped_rewards};
 pub use raft::Raft;
 pub use rollout::{Rollout, RolloutContext};
 pub use updates::planned;

@@ -1,17 +1,17 @@
 //! Reward-ranked fine-tuning: the policy imitates the best of its own responses to each prompt. Dong et al. 2023, alg. 1.
 //!
-//! Deviations from the paper: the winner is that of score less β·KL (its §4.3), so that β is the price of a nat here too;
+//! Deviations from the paper: the winner is that of score less β·KL (its §4.3), so that β is the KL coefficient here too;
 //! several updates of a rollout, with PPO's stop at `target_kl`.
 
+use crate::begin::{Begun, begin};
 use crate::policy::PolicyOutput;
-use crate::rollout::{BehaviorAndCurrent, CollectorState, Rollout, RolloutCollector, RolloutContext, index};
-use crate::updates::{MinibatchLosses, MinibatchUpdater};
-use burn::module::Module;
-use burn::tensor::Tensor;
-use duel_model::{Flops, Policy, weights::host};
+use crate::rollout::{CollectorState, Rollout, RolloutCollector, RolloutContext};
+use crate::rows::rows_of;
+use crate::updates::MinibatchLosses;
+use duel_model::{Policy, weights::host};
 use duel_objectives::{PolicyLoss, ResponseMask};
 use duel_spec::ids::prompt_hash;
-use duel_spec::seeds::{self, Stream};
+use duel_spec::seeds::Stream;
 use duel_spec::{RaftSettings as Settings, metrics};
 use duel_training::{Learner, Method, Metrics, Result};
 
@@ -19,25 +19,25 @@ use duel_training::{Learner, Method, Metrics, Result};
 #[derive(Debug)]
 pub struct Raft {
     settings: Settings,
-    sampler: RolloutCollector,
+    collector: RolloutCollector,
 }
 
 impl Raft {
     /// `settings` in full; see `defaults.toml` for units and sources.
-    pub fn new(settings: Settings, given: RolloutContext) -> Self {
-        let sampler = RolloutCollector::new(given, settings.shared.clone());
-        Self { settings, sampler }
+    pub fn new(settings: Settings, context: RolloutContext) -> Self {
+        let collector = RolloutCollector::new(context, settings.shared.clone());
+        Self { settings, collector }
     }
 
     /// Step 2: the rollout of which only the best response of each group counts.
     pub(crate) fn winners(&self, rollout: Rollout) -> Rollout {
         let kl = host(rollout.penalized_kl()); // [B]
-        let worth: Vec<f64> =
+        let returns: Vec<f64> =
             rollout.scores.iter().zip(kl).map(|(score, kl)| score - rollout.beta * f64::from(kl)).collect();
-        let mut lengths = vec![0; worth.len()];
+        let mut lengths = vec![0; returns.len()];
         let group = self.settings.group;
-        for first in (0..worth.len()).step_by(group) {
-            let best = (first..first + group).max_by(|&a, &b| worth[a].total_cmp(&worth[b])).unwrap_or(first);
+        for first in (0..returns.len()).step_by(group) {
+            let best = (first..first + group).max_by(|&a, &b| returns[a].total_cmp(&returns[b])).unwrap_or(first);
             lengths[best] = rollout.responses.responses[best].len();
         }
         let [_, columns] = rollout.logp.dims();
@@ -47,7 +47,7 @@ impl Raft {
 
 impl Method for Raft {
     type Module = Policy;
-    /// Prompts, one a response; those of a group stand one after another.
+    /// Prompts, one per response; those of a group are consecutive.
     type Batch = Vec<Vec<u32>>;
     type State = CollectorState;
 
@@ -56,41 +56,36 @@ impl Method for Raft {
     }
 
     fn iteration(&mut self, prompts: &Vec<Vec<u32>>, learner: &mut Learner<Policy>) -> Result<Metrics> {
-        let mut said = Metrics::default();
-        let (given, step) = (&self.sampler.context, learner.step());
-        let mut rng = seeds::stream(given.seed, Stream::RaftMinibatches, self.sampler.iteration);
-        let updates =
-            MinibatchUpdater::new(&self.settings.shared, self.settings.group, Flops::policy(&given.config), 0.0);
-        let first_epoch = updates.shuffled(prompts.len(), &mut rng);
+        let mut metrics = Metrics::default();
+        let (s, group, stream) = (&self.settings.shared, self.settings.group, Stream::RaftMinibatches);
+        // 1. Several responses per prompt from a snapshot of the policy.
+        let Begun { rollout: all, behavior, updater } =
+            begin(&mut self.collector, s, group, stream, prompts, learner, &mut metrics)?;
+        metrics.put(metrics::ROLLOUT_RETURN, all.mean_return());
 
-        // 1. Several responses to each prompt from a snapshot of the policy.
-        let old = learner.module().valid();
-        let actors = BehaviorAndCurrent { behavior: &old, current: learner.module() };
-        let all = self.sampler.roll_out(actors, prompts, &first_epoch, step, &mut said)?;
-        said.put(metrics::ROLLOUT_RETURN, all.mean_return());
-
-        // 2. Which of them is best?
+        // 2. The best of each group.
         let rollout = self.winners(all.clone());
 
-        // 3. Imitate it.
-        let (s, reader) = (&self.settings.shared, &self.sampler.context.train_reader);
+        // 3. K epochs of minibatches that imitate it: −log π.
+        let reader = &self.collector.context.train_reader;
         let losses = |actor: &Policy, rows: &[usize]| {
             let logp = PolicyOutput::of(s, reader, actor, &reader.tokens(&rollout.responses.select(rows))).logp; // [b, T]
-            let old = Tensor::from_inner(rollout.logp.clone().select(0, index(rows, &rollout.logp))); // [b, T]
-            let mask = rollout.mask_of(rows);
+            let (old_logp, mask) = (rows_of(&rollout.logp, rows), rollout.mask_of(rows)); // [b, T]
             let loss = mask.mean(logp.clone()).neg();
-            MinibatchLosses { policy: PolicyLoss::unclipped(loss, logp, old, &mask), value: None }
+            MinibatchLosses { policy: PolicyLoss::unclipped(loss, logp, old_logp, &mask), value: None }
         };
-        updates.run(learner, &rollout, &first_epoch, &mut rng, losses, &mut said)?;
-        self.sampler.next(&all, &old);
-        Ok(said)
+        updater.run(learner, &rollout, losses, &mut metrics)?;
+
+        // 4. Remembered for the next rollout.
+        self.collector.next(&all, &behavior);
+        Ok(metrics)
     }
 
     fn state(&self) -> CollectorState {
-        self.sampler.state()
+        self.collector.state()
     }
 
     fn resume(&mut self, state: CollectorState) {
-        self.sampler.resume(state);
+        self.collector.resume(state);
     }
 }

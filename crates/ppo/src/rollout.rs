@@ -1,9 +1,9 @@
-//! What every method on its own completions begins with: responses of the policy as it is, and what its judges say of them.
+//! Rollouts: responses of the current policy, read by policy and reference and scored.
 
 use crate::invariants;
-use crate::policy::estimate;
-use crate::shaping::{RunningMoments, next_kl_coef, shaped};
-use burn::tensor::{Int, Tensor, TensorData};
+use crate::rows::{index, map_blocks};
+use crate::shaping::{RunningMoments, estimate_kl, next_kl_coef, shaped};
+use burn::tensor::Tensor;
 use duel_model::{Flops, Policy, Reader, Responses, TransformerConfig, generate, weights, weights::host};
 use duel_objectives::{Reduction, ResponseMask, full_kl, k1};
 use duel_reward::Scorer;
@@ -16,60 +16,60 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// What a method on rollouts is given.
+/// What a method on rollouts works with.
 pub struct RolloutContext {
     /// The SFT policy, without gradient.
     pub reference: Policy,
-    /// Whose score is climbed.
+    /// Its score is the reward.
     pub scorer: Arc<dyn Scorer>,
     /// Reads without gradient.
     pub reader: Reader,
     /// Reads on the autodiff device.
     pub train_reader: Reader,
     pub config: TransformerConfig,
-    /// FLOPs of the scorer's forward pass over a token: 0 for gold.
+    /// FLOPs of the scorer's forward pass per token: 0 for gold.
     pub scorer_flops: f64,
     pub seed: u64,
 }
 
 impl std::fmt::Debug for RolloutContext {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Setting(seed {})", self.seed)
+        write!(f, "RolloutContext(seed {})", self.seed)
     }
 }
 
-/// What the old policy and its judges said of a rollout, `[B, T]` each, without gradient.
+/// Responses of the behavior policy with their log-probs and scores, `[B, T]` each, without gradient.
 #[derive(Debug, Clone)]
 pub struct Rollout {
     pub responses: Responses,
-    /// What counts in the losses.
+    /// Which tokens the losses count.
     pub mask: ResponseMask,
     /// Log-probs under the policy that wrote the responses.
     pub logp: Tensor<2>,
     pub ref_logp: Tensor<2>,
-    /// The estimate of each token's KL that is paid for.
+    /// The estimate of each token's KL that is penalized.
     pub token_kl: Tensor<2>,
-    /// Its price.
+    /// The KL coefficient.
     pub beta: f64,
-    /// The reward of each response before that, `[B]`.
+    /// The reward of each response before the KL penalty, `[B]`.
     pub scores: Vec<f64>,
-    /// The reference itself, where a loss asks for its whole law.
+    /// The reference itself, where a loss reads its full distribution.
     pub reference: Option<Policy>,
 }
 
-/// The policy that speaks: its snapshot without gradient, and as it is trained.
+/// The policy that writes the responses: its snapshot without gradient, and the module in training.
 #[derive(Debug, Clone, Copy)]
 pub struct BehaviorAndCurrent<'a> {
     pub behavior: &'a Policy,
     pub current: &'a Policy,
 }
 
-/// Rolls out, iteration after iteration, and keeps what changes from one to the next.
+/// Rolls out, iteration after iteration, and keeps what changes from one to the next: KL coefficient, reference, score moments.
 #[derive(Debug)]
 pub struct RolloutCollector {
     pub context: RolloutContext,
     settings: RolloutSettings,
-    /// Whom the policy is kept near, and the price of a nat of it.
+    /// The policy that the KL is measured from, and the KL coefficient.
     reference: Policy,
     beta: f64,
     /// Of all scores so far.
@@ -78,7 +78,7 @@ pub struct RolloutCollector {
     pub iteration: u64,
 }
 
-/// What changes in a sampler from one iteration to the next.
+/// What changes in a collector from one iteration to the next.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CollectorState {
     /// Weights of the reference, where it follows the policy.
@@ -89,14 +89,14 @@ pub struct CollectorState {
 }
 
 impl RolloutCollector {
-    /// What has to be kept to go on from here.
+    /// What a resumed training needs.
     pub fn state(&self) -> CollectorState {
         let follows = self.settings.reference == ReferenceMode::Ema;
         let reference = follows.then(|| weights::flatten(&self.reference));
         CollectorState { reference, beta: self.beta, seen: self.seen, iteration: self.iteration }
     }
 
-    /// Goes on from there.
+    /// Continues from a state.
     pub fn resume(&mut self, state: CollectorState) {
         let CollectorState { reference, beta, seen, iteration } = state;
         if let Some(reference) = reference {
@@ -106,38 +106,37 @@ impl RolloutCollector {
     }
 
     /// `settings` in full; see `defaults.toml` for units and sources.
-    pub fn new(given: RolloutContext, settings: RolloutSettings) -> Self {
-        let (reference, beta) = (given.reference.clone(), settings.beta);
-        Self { context: given, settings, reference, beta, seen: RunningMoments::default(), iteration: 0 }
+    pub fn new(context: RolloutContext, settings: RolloutSettings) -> Self {
+        let (reference, beta) = (context.reference.clone(), settings.beta);
+        Self { context, settings, reference, beta, seen: RunningMoments::default(), iteration: 0 }
     }
 
-    /// Whom the policy is kept near.
     #[cfg(test)]
     pub(crate) fn reference(&self) -> &Policy {
         &self.reference
     }
 
-    /// Lets the policy answer the prompts, one response each, and has them read and scored. `blocks` are the minibatches
-    /// of the first epoch.
+    /// Samples one response per prompt, reads its log-probs under policy and reference, and scores it. `blocks` are the
+    /// minibatches of the first epoch.
     ///
     /// # Errors
-    /// A broken invariant, and a judge that fails.
+    /// A broken invariant, and a scorer that fails.
     pub fn roll_out(
         &mut self,
         actors: BehaviorAndCurrent<'_>,
         prompts: &[Vec<u32>],
         blocks: &[Vec<usize>],
         step: u64,
-        said: &mut Metrics,
+        metrics: &mut Metrics,
     ) -> Result<Rollout> {
         let RolloutContext { reader, train_reader, scorer, config, scorer_flops, seed, .. } = &self.context;
         let (s, space) = (&self.settings, reader.space());
         let mut rng = seeds::stream(*seed, Stream::Rollout, self.iteration);
-        let writer = actors.behavior.clone().for_inference(); // the fast path writes
-        let responses = generate(&writer, space, prompts.to_vec(), &mut rng, reader.device());
+        let sampler = actors.behavior.clone().for_inference(); // the fast path
+        let responses = generate(&sampler, space, prompts.to_vec(), &mut rng, reader.device());
         always::sampled_from_finite(step, &responses)?;
-        // read as the first epoch will, in its minibatches: the same arithmetic, so the ratios start at 1 to the last
-        // bit. Where the device has no log-probs of its own, the training module reads: autodiff composes its softmax.
+        // read in the minibatches of the first epoch: the same arithmetic, so the ratios start at 1 to the last bit.
+        // Where the device has no fused log-probs, the training module reads: autodiff composes its softmax.
         let read = |block: &Responses| {
             let fused = reader.token_logprobs(actors.behavior, &reader.tokens(block));
             fused.unwrap_or_else(|| logprobs::response_logp(train_reader, actors.current, block).inner())
@@ -145,7 +144,7 @@ impl RolloutCollector {
         let logp = map_blocks(&responses, blocks, read); // [B, T]
         let ref_logp = logprobs::response_logp(reader, &self.reference, &responses); // [B, T]
         let raw = scorer.score(&responses).map_err(unscored)?; // [B]
-        said.check(|| {
+        metrics.check(|| {
             if self.iteration == 0 {
                 always::eos_counts_and_pad_does_not(step, reader, &responses)?;
                 probes::reads_are_sound(step, train_reader, actors.current, &responses)?;
@@ -159,20 +158,20 @@ impl RolloutCollector {
         // Generate, old log-probs, reference and score passes: one forward each (docs/verdicts.md, FLOPs).
         let tokens = responses.token_count();
         let mut passes = 3;
-        let whole = s.kl == KlPenalty::Reward && s.kl_estimator == KlEstimator::Full;
-        let token_kl = if whole {
+        let full = s.kl == KlPenalty::Reward && s.kl_estimator == KlEstimator::Full;
+        let token_kl = if full {
             passes += 2;
             let read = |policy, block: &Responses| reader.logits(policy, &reader.tokens(block)); // [b, T, V]
             let each = logprobs::blocks_of_logits(reader, &responses)
                 .map(|b| full_kl(read(actors.behavior, &b), read(&self.reference, &b)));
             Tensor::cat(each.collect(), 0)
         } else {
-            estimate(s.kl_estimator, logp.clone(), ref_logp.clone())
+            estimate_kl(s.kl_estimator, logp.clone(), ref_logp.clone())
         };
         let scores = shaped(s, &mut self.seen, &raw, |row| responses.ended(row, space));
-        said.cost.sampled_tokens += responses.response_tokens();
-        said.cost.scored_tokens += tokens * (passes - 1 + u64::from(*scorer_flops > 0.0));
-        said.cost.flops += passes as f64 * Flops::policy(config).forward(tokens) + scorer_flops * tokens as f64;
+        metrics.cost.sampled_tokens += responses.response_tokens();
+        metrics.cost.scored_tokens += tokens * (passes - 1 + u64::from(*scorer_flops > 0.0));
+        metrics.cost.flops += passes as f64 * Flops::policy(config).forward(tokens) + scorer_flops * tokens as f64;
 
         let counted: Vec<usize> = (0..responses.len())
             .map(|row| {
@@ -192,18 +191,19 @@ impl RolloutCollector {
         let rollout = Rollout { responses, mask, logp, ref_logp, token_kl, beta: self.beta, scores, reference };
         always::finite(step, "the rollout's KL to the reference", rollout.mean_kl())?;
         invariants::price_is_positive(step, self.beta)?;
-        rollout.record(&raw, reader, said);
+        rollout.record(&raw, reader, metrics);
         Ok(rollout)
     }
 
-    /// What changes for the next rollout: the price of KL by what this one measured, and a reference that follows.
+    /// Updates what the next rollout depends on: the KL coefficient by the KL of this one, and a reference that follows.
     pub fn next(&mut self, rollout: &Rollout, actor: &Policy) {
         let s = &self.settings;
         self.beta = next_kl_coef(s, self.beta, rollout.mean_kl(), rollout.responses.len());
         if s.reference == ReferenceMode::Ema {
-            let (decay, now) = (s.reference_decay as f32, weights::flatten(&actor.clone().merged()));
-            let old = weights::flatten(&self.reference);
-            let blend: Vec<f32> = old.iter().zip(now).map(|(old, now)| decay * old + (1.0 - decay) * now).collect();
+            let (decay, current) = (s.reference_decay as f32, weights::flatten(&actor.clone().merged()));
+            let reference = weights::flatten(&self.reference);
+            let blend: Vec<f32> =
+                reference.iter().zip(current).map(|(old, new)| decay * old + (1.0 - decay) * new).collect();
             self.reference = weights::unflatten(self.reference.clone(), &blend);
         }
         self.iteration += 1;
@@ -217,34 +217,34 @@ impl Rollout {
         ResponseMask::from_lengths(&self.responses.lengths(), columns, &self.logp.device()) // [B, T]
     }
 
-    /// k1 of each response, nats, `[B]`: of those that no loss counts too, since the policy said them.
+    /// k1 of each response, nats, `[B]`: also of those that no loss counts, since the policy sampled them.
     fn kl(&self) -> Tensor<1> {
         self.all_tokens().row_sums(k1(self.logp.clone(), self.ref_logp.clone()))
     }
 
-    /// What the KL that is paid for comes to in each response, `[B]`.
+    /// The penalized KL of each response, `[B]`.
     pub fn penalized_kl(&self) -> Tensor<1> {
         self.all_tokens().row_sums(self.token_kl.clone())
     }
 
-    /// What counts of some rows, on the autodiff device.
+    /// The mask of some rows, on the autodiff device.
     pub fn mask_of(&self, rows: &[usize]) -> ResponseMask {
         let mask = self.mask.tensor();
         let rows = index(rows, &mask);
         self.mask.clone().map(|ones| Tensor::from_inner(ones.select(0, rows)))
     }
 
-    /// How much of what the losses are means over is in some rows: tokens, or responses that count.
+    /// How many of the items that the losses average over are in some rows: tokens, or responses that count.
     pub fn weight(&self, rows: &[usize]) -> f64 {
         f64::from(host(self.counted(rows).weight())[0])
     }
 
-    /// Counted tokens of some rows: what a share of tokens, or a KL a token, is a mean over.
+    /// Counted tokens of some rows: a share of tokens, or a KL per token, is a mean over them.
     pub fn tokens(&self, rows: &[usize]) -> f64 {
         f64::from(host(self.counted(rows).tensor().sum())[0])
     }
 
-    /// What counts of some rows, without gradient.
+    /// The mask of some rows, without gradient.
     fn counted(&self, rows: &[usize]) -> ResponseMask {
         let rows = index(rows, &self.mask.tensor());
         self.mask.clone().map(|ones| ones.select(0, rows))
@@ -256,7 +256,7 @@ impl Rollout {
         Tensor::from_data(scores.as_slice(), &self.logp.device())
     }
 
-    /// Mean score less the toll.
+    /// Mean score less the KL penalty.
     pub fn mean_return(&self) -> f64 {
         mean(self.scores.iter().copied()) - self.beta * self.mean_kl()
     }
@@ -265,18 +265,28 @@ impl Rollout {
         mean(host(self.kl()).into_iter().map(f64::from))
     }
 
-    fn record(&self, raw: &[f64], reader: &Reader, said: &mut Metrics) {
+    fn record(&self, raw: &[f64], reader: &Reader, metrics: &mut Metrics) {
         let Self { responses, logp, .. } = self;
         let n = responses.len() as f64;
         let distinct: HashSet<_> = responses.prompts.iter().zip(&responses.responses).collect();
         let unended = (0..responses.len()).filter(|&row| !responses.ended(row, reader.space())).count();
-        said.put(metrics::ROLLOUT_PROXY, mean(raw.iter().copied()));
-        said.put(metrics::KL_PRICE, self.beta);
-        said.put(metrics::ROLLOUT_KL, self.mean_kl());
-        said.put(metrics::ROLLOUT_LENGTH, responses.response_tokens() as f64 / n);
-        said.put(metrics::ROLLOUT_ENTROPY, -f64::from(host(self.all_tokens().mean(logp.clone()))[0]));
-        said.put(metrics::ROLLOUT_UNENDED, unended as f64 / n);
-        said.put(metrics::ROLLOUT_UNIQUE, distinct.len() as f64 / n);
+        metrics.put(metrics::ROLLOUT_PROXY, mean(raw.iter().copied()));
+        metrics.put(metrics::KL_PRICE, self.beta);
+        metrics.put(metrics::ROLLOUT_KL, self.mean_kl());
+        metrics.put(metrics::ROLLOUT_LENGTH, responses.response_tokens() as f64 / n);
+        metrics.put(metrics::ROLLOUT_ENTROPY, -f64::from(host(self.all_tokens().mean(logp.clone()))[0]));
+        metrics.put(metrics::ROLLOUT_UNENDED, unended as f64 / n);
+        metrics.put(metrics::ROLLOUT_UNIQUE, distinct.len() as f64 / n);
+    }
+}
+
+/// A scorer's failure as a training's: those of the reward model pass through, others keep their message.
+fn unscored(error: duel_reward::Error) -> duel_training::Error {
+    match error {
+        duel_reward::Error::Training(error) => error,
+        duel_reward::Error::Model(error) => error.into(),
+        duel_reward::Error::Data(error) => error.into(),
+        scorer => duel_training::Error::Unscored { source: Box::new(scorer) },
     }
 }
 
@@ -285,47 +295,13 @@ fn mean(values: impl ExactSizeIterator<Item = f64>) -> f64 {
     values.sum::<f64>() / n
 }
 
-/// What `read` gives of each block of rows (and of those in none), in the order of the rollout.
-pub fn map_blocks(rollout: &Responses, blocks: &[Vec<usize>], read: impl Fn(&Responses) -> Tensor<2>) -> Tensor<2> {
-    let taken: HashSet<usize> = blocks.iter().flatten().copied().collect();
-    let rest: Vec<usize> = (0..rollout.len()).filter(|row| !taken.contains(row)).collect();
-    let blocks = || blocks.iter().chain(std::iter::once(&rest)).filter(|rows| !rows.is_empty());
-    let shuffled = Tensor::cat(blocks().map(|rows| read(&rollout.select(rows))).collect(), 0); // [B, T]
-    let mut place = vec![0; rollout.len()];
-    blocks().flatten().enumerate().for_each(|(at, &row)| place[row] = at);
-    shuffled.clone().select(0, index(&place, &shuffled))
-}
-
-/// Rows as a tensor on the device of another.
-pub fn index(rows: &[usize], like: &Tensor<2>) -> Tensor<1, Int> {
-    let rows: Vec<i32> = rows.iter().map(|&r| r as i32).collect();
-    let n = rows.len();
-    Tensor::from_data(TensorData::new(rows, [n]), &like.device())
-}
-
-/// Variance over counted tokens.
-pub fn variance(x: &Tensor<2>, mask: &ResponseMask) -> f64 {
-    let mean = mask.mean(x.clone()).unsqueeze::<2>();
-    f64::from(host(mask.mean((x.clone() - mean).square()))[0])
-}
-
-/// A scorer's failure as a training's: those of the reward model pass through, a judge's own keeps its words.
-fn unscored(error: duel_reward::Error) -> duel_training::Error {
-    match error {
-        duel_reward::Error::Training(error) => error,
-        duel_reward::Error::Model(error) => error.into(),
-        duel_reward::Error::Data(error) => error.into(),
-        judge => duel_training::Error::Unscored { source: Box::new(judge) },
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use burn::tensor::Device;
 
     #[test]
-    fn what_no_loss_counts_was_said_all_the_same() {
+    fn responses_that_no_loss_counts_still_count_in_the_kl() {
         let device = Device::flex();
         let table = |x: [[f32; 2]; 2]| Tensor::<2>::from_data(x, &device);
         let (logp, ref_logp) = (table([[-1.0, -1.0], [-1.0, -1.0]]), table([[-2.0, -2.0], [-3.0, -3.0]]));

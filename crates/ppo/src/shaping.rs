@@ -1,7 +1,8 @@
-//! What stands between a judge's score and the reward: scaling, clipping, the price of KL and what moves it.
+//! Between a score and the reward: scaling, clipping, the KL estimate and the KL coefficient.
 
-use duel_objectives::{AdaptiveBeta, ppo_kl_penalty_update};
-use duel_spec::{KlControl, Normalization, RolloutSettings};
+use burn::tensor::Tensor;
+use duel_objectives::{AdaptiveBeta, k1, k2, k3, ppo_kl_penalty_update};
+use duel_spec::{KlControl, KlEstimator, Normalization, RolloutSettings};
 use serde::{Deserialize, Serialize};
 
 /// Mean and spread of all numbers seen so far. Chan et al. 1979.
@@ -19,9 +20,9 @@ impl RunningMoments {
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
         let squares: f64 = values.iter().map(|x| (x - mean).powi(2)).sum();
-        let (apart, all) = (mean - self.mean, self.n + n);
-        self.squares += squares + apart * apart * self.n * n / all;
-        self.mean += apart * n / all;
+        let (delta, all) = (mean - self.mean, self.n + n);
+        self.squares += squares + delta * delta * self.n * n / all;
+        self.mean += delta * n / all;
         self.n = all;
     }
 
@@ -31,7 +32,7 @@ impl RunningMoments {
     }
 }
 
-/// Scores to rewards of whole responses: scaled by all scores so far, clipped, less the penalty of being cut off.
+/// Scores to rewards of whole responses: scaled by all scores so far, clipped, less the penalty for a missing EOS.
 ///
 /// # Source
 /// `trl 0.11 PPOTrainer` (`use_score_scaling`, `use_score_norm`, `score_clip`); `trl PPOConfig.missing_eos_penalty`.
@@ -51,11 +52,21 @@ pub fn shaped(
     scores.iter().enumerate().map(|(row, &x)| scaled(x).clamp(-s.score_clip, s.score_clip) - penalty(row)).collect()
 }
 
-/// How far a controlled price may go from where it began, either way: a KL that never comes near its target would double or
-/// halve it without end.
-const PRICE_RANGE: f64 = 1e6;
+/// An estimate of each token's KL from log-probs, `[b, T]`; over the full vocabulary it is
+/// [`full_kl`](duel_objectives::full_kl).
+pub fn estimate_kl(estimator: KlEstimator, logp: Tensor<2>, ref_logp: Tensor<2>) -> Tensor<2> {
+    match estimator {
+        KlEstimator::K1 | KlEstimator::Full => k1(logp, ref_logp),
+        KlEstimator::K2 => k2(logp, ref_logp),
+        KlEstimator::K3 => k3(logp, ref_logp),
+    }
+}
 
-/// The price of a nat of KL after `episodes` responses that were on average `kl` nats from the reference.
+/// By which factor a controlled KL coefficient may leave its start, either way: a KL that never comes near its target would
+/// double or halve it without end.
+const KL_COEF_RANGE: f64 = 1e6;
+
+/// The KL coefficient after `episodes` responses that were on average `kl` nats from the reference.
 pub fn next_kl_coef(s: &RolloutSettings, beta: f64, kl: f64, episodes: usize) -> f64 {
     let next = match s.kl_control {
         KlControl::Fixed => return beta,
@@ -66,7 +77,7 @@ pub fn next_kl_coef(s: &RolloutSettings, beta: f64, kl: f64, episodes: usize) ->
         }
         KlControl::Target => ppo_kl_penalty_update(beta, kl, s.kl_target),
     };
-    next.clamp(s.beta / PRICE_RANGE, s.beta * PRICE_RANGE)
+    next.clamp(s.beta / KL_COEF_RANGE, s.beta * KL_COEF_RANGE)
 }
 
 #[cfg(test)]
@@ -102,30 +113,30 @@ mod tests {
     }
 
     #[test]
-    fn the_price_follows_its_control() {
-        let of = |kl_control, kl| next_kl_coef(&RolloutSettings { kl_control, ..settings() }, 0.1, kl, 256);
-        assert_eq!(of(KlControl::Fixed, 9.0), 0.1);
-        assert_eq!(of(KlControl::Target, 9.0), 0.2);
+    fn the_kl_coefficient_follows_its_control() {
+        let next = |kl_control, kl| next_kl_coef(&RolloutSettings { kl_control, ..settings() }, 0.1, kl, 256);
+        assert_eq!(next(KlControl::Fixed, 9.0), 0.1);
+        assert_eq!(next(KlControl::Target, 9.0), 0.2);
         // 9/3 − 1 is clipped to .2; 256 of 10,000 episodes
-        assert!((of(KlControl::Adaptive, 9.0) - 0.1 * (1.0 + 0.2 * 0.0256)).abs() < 1e-12);
-        assert!((of(KlControl::Adaptive, 2.7) - 0.1 * (1.0 - 0.1 * 0.0256)).abs() < 1e-12);
+        assert!((next(KlControl::Adaptive, 9.0) - 0.1 * (1.0 + 0.2 * 0.0256)).abs() < 1e-12);
+        assert!((next(KlControl::Adaptive, 2.7) - 0.1 * (1.0 - 0.1 * 0.0256)).abs() < 1e-12);
     }
 
     #[test]
-    fn a_price_is_positive_however_long_its_target_is_missed() {
+    fn a_kl_coefficient_stays_positive_however_long_its_target_is_missed() {
         for kl_control in [KlControl::Adaptive, KlControl::Target] {
-            // the shortest horizon that is accepted: a rollout of 256 moves the price by a fifth
+            // the shortest horizon that is accepted: a rollout of 256 moves the coefficient by a fifth
             let s = RolloutSettings { kl_control, kl_horizon: 256.0, beta: 0.1, ..settings() };
-            for (kl, bound) in [(0.0, 0.1 / PRICE_RANGE), (-3.0, 0.1 / PRICE_RANGE), (1e9, 0.1 * PRICE_RANGE)] {
+            for (kl, bound) in [(0.0, 0.1 / KL_COEF_RANGE), (-3.0, 0.1 / KL_COEF_RANGE), (1e9, 0.1 * KL_COEF_RANGE)] {
                 let most = if kl_control == KlControl::Target { 2.0 } else { 1.25 }; // 1/0.8; upwards it is 1.2
-                let mut price = s.beta;
+                let mut kl_coef = s.beta;
                 for _ in 0..3000 {
-                    let next = next_kl_coef(&s, price, kl, 256);
-                    let factor = (next / price).max(price / next);
+                    let next = next_kl_coef(&s, kl_coef, kl, 256);
+                    let factor = (next / kl_coef).max(kl_coef / next);
                     assert!(factor < most + 1e-9, "{kl_control:?} at {kl}: {factor}");
-                    price = next;
+                    kl_coef = next;
                 }
-                assert!((price / bound - 1.0).abs() < 1e-9, "{kl_control:?} at {kl}: {price}");
+                assert!((kl_coef / bound - 1.0).abs() < 1e-9, "{kl_control:?} at {kl}: {kl_coef}");
             }
         }
     }

@@ -11,25 +11,30 @@ use duel_training::invariants as always;
 use duel_training::rounding::nudged;
 use duel_training::{Learner, Metrics, Result, Update, pairs::shuffled_batches, probes};
 
-/// How many updates, and how far they may go.
-#[derive(Debug, Clone, Copy)]
+/// The updates on one rollout: K epochs of shuffled minibatches.
+#[derive(Debug)]
 pub struct MinibatchUpdater {
     epochs: usize,
-    /// Of one epoch.
+    /// Per epoch.
     minibatches: usize,
-    /// Nats a token, k3 of a minibatch: past it the updates stop.
+    /// Nats per token, k3 of a minibatch: past it the updates stop.
     target_kl: f64,
     /// Of the ratio from 1.
     clip_range: f64,
-    /// FLOPs of training on a token.
+    /// FLOPs of training per token.
     flops: f64,
-    /// Tokens that are only read for each that is trained on: the reference's law, where the loss asks for all of it.
+    /// Tokens that are only read per token trained on: the reference's logits, where the loss reads all of them.
     scored: u64,
-    /// Responses that stay together, one after another.
-    together: usize,
+    /// Consecutive responses that stay in one minibatch.
+    unit: usize,
+    /// Responses of the rollout.
+    responses: usize,
+    rng: seeds::Rng,
+    /// Rows of the minibatches of the first epoch.
+    first_epoch: Vec<Vec<usize>>,
 }
 
-/// What some rows cost under the module as it is now.
+/// The losses of some rows under the module in training.
 #[derive(Debug)]
 pub struct MinibatchLosses {
     pub policy: PolicyLoss,
@@ -53,46 +58,52 @@ pub fn planned(s: &RolloutSettings) -> u64 {
 }
 
 impl MinibatchUpdater {
-    /// As the settings say; `together` responses, one after another, are never parted. `others` are the FLOPs of training
-    /// whatever learns beside the policy on a token.
-    pub fn new(s: &RolloutSettings, together: usize, policy: Flops, others: f64) -> Self {
+    /// Of a rollout of so many responses, `unit` consecutive ones in one minibatch. `others` are the FLOPs per token of training
+    /// what learns beside the policy.
+    pub fn new(
+        s: &RolloutSettings,
+        responses: usize,
+        unit: usize,
+        policy: Flops,
+        others: f64,
+        mut rng: seeds::Rng,
+    ) -> Self {
         let scored = u64::from(s.kl == KlPenalty::Loss && s.kl_estimator == KlEstimator::Full);
         let flops = policy.train(1) + policy.forward(scored) + others;
         let RolloutSettings { epochs, minibatches, target_kl, clip_range, .. } = *s;
-        Self { epochs, minibatches, target_kl, clip_range, flops, scored, together }
+        let first_epoch = shuffled(responses, unit, minibatches, &mut rng);
+        Self { epochs, minibatches, target_kl, clip_range, flops, scored, unit, responses, rng, first_epoch }
     }
 
-    /// All of one rollout.
-    fn planned(self) -> u64 {
+    /// Rows of the minibatches of the first epoch.
+    pub fn first_epoch(&self) -> &[Vec<usize>] {
+        &self.first_epoch
+    }
+
+    /// Planned updates on the rollout.
+    fn planned(&self) -> u64 {
         (self.epochs * self.minibatches) as u64
     }
 
-    /// Rows of the minibatches of one epoch.
-    pub fn shuffled(self, rows: usize, rng: &mut seeds::Rng) -> Vec<Vec<usize>> {
-        let units = rows / self.together;
-        let batches = shuffled_batches(units, units / self.minibatches, rng);
-        let whole = |units: Vec<usize>| units.iter().flat_map(|u| u * self.together..(u + 1) * self.together).collect();
-        batches.into_iter().map(whole).collect()
-    }
-
-    /// Makes the updates, beginning with the minibatches of `first_epoch`. Schulman et al. 2017, alg. 1.
+    /// Makes the updates. Schulman et al. 2017, alg. 1.
     ///
     /// # Errors
     /// A broken invariant, and what [`Learner::minimize`] refuses.
     pub fn run<M: Module>(
-        self,
+        mut self,
         learner: &mut Learner<M>,
         rollout: &Rollout,
-        first_epoch: &[Vec<usize>],
-        rng: &mut seeds::Rng,
         losses: impl Fn(&M, &[usize]) -> MinibatchLosses,
-        said: &mut Metrics,
+        metrics: &mut Metrics,
     ) -> Result<()> {
-        let responses = &rollout.responses;
         let weight = |rows: &[usize]| rollout.weight(rows);
-        let (mut sums, left_out) = (UpdateStats::default(), learner.skipped());
+        let (mut sums, skipped) = (UpdateStats::default(), learner.skipped());
         'update: for epoch in 0..self.epochs {
-            let batches = if epoch == 0 { first_epoch.to_vec() } else { self.shuffled(responses.len(), rng) };
+            let batches = if epoch == 0 {
+                std::mem::take(&mut self.first_epoch)
+            } else {
+                shuffled(self.responses, self.unit, self.minibatches, &mut self.rng)
+            };
             for rows in batches {
                 // where no response counts there is nothing to learn from; the schedule goes on
                 if weight(&rows) == 0.0 {
@@ -101,48 +112,64 @@ impl MinibatchUpdater {
                     continue;
                 }
                 if learner.step() == 0 {
-                    said.check(|| {
-                        let units = rows.chunks(self.together).filter(|unit| weight(unit) > 0.0);
-                        let units: Vec<&[usize]> = units.collect();
-                        probes::parts_make_the_same_gradient(learner, units.len(), |module, part| {
-                            let rows: Vec<usize> = part.iter().flat_map(|&unit| units[unit]).copied().collect();
-                            (losses(module, &rows).total(), weight(&rows))
-                        })
-                    })?;
+                    metrics.check(|| self.check_parts(learner, rollout, &rows, &losses))?;
                 }
-                // a batch may be read in parts: what it says is then theirs together
-                let mut saw = MinibatchStats::default();
-                let (parts, whole, tokens) =
-                    (learner.parts(&rows, self.together), weight(&rows), rollout.tokens(&rows));
-                for (at, part) in parts.iter().enumerate() {
-                    let found = losses(learner.module(), part);
+                // a minibatch may be read in parts: its statistics are theirs together
+                let mut stats = MinibatchStats::default();
+                let (parts, whole, tokens) = (learner.parts(&rows, self.unit), weight(&rows), rollout.tokens(&rows));
+                for (index, part) in parts.iter().enumerate() {
+                    let part_losses = losses(learner.module(), part);
                     let share = weight(part) / whole;
-                    saw.add(&found, share, rollout.tokens(part) / tokens);
+                    stats.add(&part_losses, share, rollout.tokens(part) / tokens);
                     if sums.updates == 0.0 {
                         let reread = || first(losses(&nudged(learner.module()), part).policy.ratio_deviation);
-                        let (step, deviation) = (learner.step(), saw.ratio_deviation);
-                        invariants::first_ratio_is_one(step, deviation, saw.clip_share, self.clip_range, reread)?;
+                        let (step, deviation) = (learner.step(), stats.ratio_deviation);
+                        invariants::first_ratio_is_one(step, deviation, stats.clip_share, self.clip_range, reread)?;
                     }
-                    if at + 1 == parts.len() && saw.kl > self.target_kl {
+                    if index + 1 == parts.len() && stats.kl > self.target_kl {
                         learner.discard_gradient();
                         sums.stopped = self.planned() as f64 - sums.updates - sums.empty;
                         learner.skip(sums.stopped as u64);
                         break 'update;
                     }
-                    learner.accumulate(found.total(), share)?;
+                    learner.accumulate(part_losses.total(), share)?;
                 }
-                sums.add(&learner.update()?, &saw);
-                let tokens = responses.select(&rows).token_count();
-                said.cost.trained_tokens += tokens;
-                said.cost.scored_tokens += self.scored * tokens;
-                said.cost.flops += self.flops * tokens as f64;
+                sums.add(&learner.update()?, &stats);
+                let tokens = rollout.responses.select(&rows).token_count();
+                metrics.cost.trained_tokens += tokens;
+                metrics.cost.scored_tokens += self.scored * tokens;
+                metrics.cost.flops += self.flops * tokens as f64;
             }
         }
-        let left_out = learner.skipped() - left_out;
-        always::planned_updates_are_made(learner.step(), sums.updates as u64, left_out, self.planned())?;
-        sums.into_metrics(self.planned() as f64, said);
+        let skipped = learner.skipped() - skipped;
+        always::planned_updates_are_made(learner.step(), sums.updates as u64, skipped, self.planned())?;
+        sums.into_metrics(self.planned() as f64, metrics);
         Ok(())
     }
+
+    /// A minibatch read in parts has the gradient of the whole.
+    fn check_parts<M: Module>(
+        &self,
+        learner: &Learner<M>,
+        rollout: &Rollout,
+        rows: &[usize],
+        losses: impl Fn(&M, &[usize]) -> MinibatchLosses,
+    ) -> Result<()> {
+        let weight = |rows: &[usize]| rollout.weight(rows);
+        let units: Vec<&[usize]> = rows.chunks(self.unit).filter(|unit| weight(unit) > 0.0).collect();
+        probes::parts_make_the_same_gradient(learner, units.len(), |module, part| {
+            let rows: Vec<usize> = part.iter().flat_map(|&unit| units[unit]).copied().collect();
+            (losses(module, &rows).total(), weight(&rows))
+        })
+    }
+}
+
+/// Rows of the minibatches of one epoch; units of consecutive rows stay together.
+fn shuffled(rows: usize, unit: usize, minibatches: usize, rng: &mut seeds::Rng) -> Vec<Vec<usize>> {
+    let units = rows / unit;
+    let batches = shuffled_batches(units, units / minibatches, rng);
+    let rows_of = |units: Vec<usize>| units.iter().flat_map(|u| u * unit..(u + 1) * unit).collect();
+    batches.into_iter().map(rows_of).collect()
 }
 
 /// The number in a tensor `[1]`.
@@ -150,7 +177,7 @@ fn first(x: Tensor<1>) -> f64 {
     f64::from(host(x.inner())[0])
 }
 
-/// What the losses of a minibatch say of the step, over its parts.
+/// Statistics of a minibatch over its parts.
 #[derive(Default)]
 struct MinibatchStats {
     value_loss: Option<f64>,
@@ -161,14 +188,14 @@ struct MinibatchStats {
 }
 
 impl MinibatchStats {
-    /// Counts a part that is so much of what the whole's loss is a mean over, and of its counted tokens.
-    fn add(&mut self, found: &MinibatchLosses, share: f64, share_of_tokens: f64) {
-        let PolicyLoss { clip_share, kl, ratio_max, ratio_deviation, .. } = &found.policy;
+    /// Adds a part with its share of what the minibatch's loss is a mean over, and of its counted tokens.
+    fn add(&mut self, losses: &MinibatchLosses, share: f64, share_of_tokens: f64) {
+        let PolicyLoss { clip_share, kl, ratio_max, ratio_deviation, .. } = &losses.policy;
         self.clip_share += share_of_tokens * first(clip_share.clone());
         self.kl += share_of_tokens * first(kl.clone());
         self.ratio_max = self.ratio_max.max(first(ratio_max.clone()));
         self.ratio_deviation = self.ratio_deviation.max(first(ratio_deviation.clone()));
-        if let Some((loss, _)) = &found.value {
+        if let Some((loss, _)) = &losses.value {
             *self.value_loss.get_or_insert(0.0) += share * first(loss.clone());
         }
     }
@@ -192,38 +219,38 @@ struct UpdateStats {
 }
 
 impl UpdateStats {
-    /// Counts one update.
-    fn add(&mut self, update: &Update, saw: &MinibatchStats) {
+    /// Adds one update.
+    fn add(&mut self, update: &Update, stats: &MinibatchStats) {
         self.updates += 1.0;
         self.loss += update.loss;
         self.grad_norm += update.grad_norm;
         self.update_ratio += update.update_ratio;
         self.learning_rate = update.learning_rate;
-        if let Some(loss) = saw.value_loss {
+        if let Some(loss) = stats.value_loss {
             *self.value_loss.get_or_insert(0.0) += loss;
         }
-        self.clip_share += saw.clip_share;
-        self.kl = saw.kl;
-        self.ratio_max = self.ratio_max.max(saw.ratio_max);
+        self.clip_share += stats.clip_share;
+        self.kl = stats.kl;
+        self.ratio_max = self.ratio_max.max(stats.ratio_max);
     }
 
-    /// Their means, of so many planned updates; without an update there is none.
-    fn into_metrics(self, planned: f64, said: &mut Metrics) {
-        said.put(metrics::UPDATES_SKIPPED, self.stopped / planned);
-        said.put(metrics::UPDATES_EMPTY, self.empty / planned);
+    /// Their means, of so many planned updates; none without an update.
+    fn into_metrics(self, planned: f64, metrics: &mut Metrics) {
+        metrics.put(metrics::UPDATES_SKIPPED, self.stopped / planned);
+        metrics.put(metrics::UPDATES_EMPTY, self.empty / planned);
         let n = self.updates;
         if n == 0.0 {
             return;
         }
-        said.put(metrics::LOSS, self.loss / n);
-        said.put(metrics::GRAD_NORM, self.grad_norm / n);
-        said.put(metrics::UPDATE_RATIO, self.update_ratio / n);
-        said.put(metrics::LEARNING_RATE, self.learning_rate);
+        metrics.put(metrics::LOSS, self.loss / n);
+        metrics.put(metrics::GRAD_NORM, self.grad_norm / n);
+        metrics.put(metrics::UPDATE_RATIO, self.update_ratio / n);
+        metrics.put(metrics::LEARNING_RATE, self.learning_rate);
         if let Some(value_loss) = self.value_loss {
-            said.put(metrics::VALUE_LOSS, value_loss / n);
+            metrics.put(metrics::VALUE_LOSS, value_loss / n);
         }
-        said.put(metrics::CLIP_SHARE, self.clip_share / n);
-        said.put(metrics::KL_STEP, self.kl);
-        said.put(metrics::RATIO_MAX, self.ratio_max);
+        metrics.put(metrics::CLIP_SHARE, self.clip_share / n);
+        metrics.put(metrics::KL_STEP, self.kl);
+        metrics.put(metrics::RATIO_MAX, self.ratio_max);
     }
 }

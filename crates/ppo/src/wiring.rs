@@ -1,5 +1,5 @@
-//! How the methods on rollouts are put together: what each costs by a second count, which random numbers it takes, whom it reads,
-//! and when it begins to learn.
+//! How the methods on rollouts are put together: what each costs by a second count, which random streams it draws from, which
+//! policies it reads, and when it begins to learn.
 
 use crate::rollout::{Rollout, RolloutCollector, RolloutContext};
 use crate::{ActorCritic, Baseline, Critic, CriticFree, OnlineDpo, Ppo, Raft};
@@ -60,7 +60,7 @@ fn reader() -> Reader {
 }
 
 /// The reference is another policy than the one that trains.
-fn setting() -> RolloutContext {
+fn context() -> RolloutContext {
     RolloutContext {
         reference: policy(1).no_grad(),
         scorer: Arc::new(reward()),
@@ -106,49 +106,49 @@ fn actor_critic(critic: CriticBody) -> ActorCritic {
 fn ppo(shared: RolloutSettings, critic: CriticBody) -> Ppo {
     Ppo::new(
         duel_spec::PpoSettings { shared, critic, critic_warmup: 0, ..duel_spec::PpoSettings::defaults() },
-        setting(),
+        context(),
     )
 }
 
 fn online_dpo() -> OnlineDpo {
     OnlineDpo::new(
         duel_spec::OnlineDpoSettings { shared: settings(), pair_loss: OnlineLoss::Sigmoid, label_temperature: 0.0 },
-        setting(),
+        context(),
     )
 }
 
 fn raft() -> Raft {
-    Raft::new(duel_spec::RaftSettings { shared: settings(), group: 2 }, setting())
+    Raft::new(duel_spec::RaftSettings { shared: settings(), group: 2 }, context())
 }
 
 type Prompts = Vec<Vec<u32>>;
 
 /// That one iteration costs by the formula what the models count: every pass of the formula is one of all `P + T` tokens, a
-/// pass through the blocks leaves the last of them out, and a prompt that stands next to itself is written after once.
+/// pass through the blocks leaves the last of them out, and a prompt repeated consecutively is prefilled once.
 fn costs_what_is_counted<M: Method<Batch = Prompts>>(
     what: &str,
     mut method: M,
     module: M::Module,
     group: usize,
-    unpriced: f64,
+    uncounted: f64,
 ) {
     let mut learner = learner(module);
     let before = count_flops();
-    let said = method.iteration(&prompts(group), &mut learner).unwrap_or_else(|e| panic!("{what}: {e}"));
+    let metrics = method.iteration(&prompts(group), &mut learner).unwrap_or_else(|e| panic!("{what}: {e}"));
     let now = count_flops();
     let since = |of: fn(CountedFlops) -> f64| of(now) - of(before);
     let blocks = (config().layers * config().block_matrices()) as f64;
     let saved = 2.0 * blocks * (P * (ROWS - ROWS / group)) as f64;
     let pass = 2.0 * blocks * ((P + T - 1) * ROWS) as f64;
     let (tokens, columns) = ((P + T) as f64, (P + T - 1) as f64);
-    let found = (since(|c| c.blocks + c.blocks_back) + saved - unpriced * pass) * tokens / columns
+    let found = (since(|c| c.blocks + c.blocks_back) + saved - uncounted * pass) * tokens / columns
         + since(|c| c.heads + c.heads_back) * tokens / T as f64;
-    // a score is read of all tokens, and the heads of a critic and of an unpriced pass are not told apart: 2% of the whole
-    let off = (found / said.cost.flops - 1.0).abs();
-    assert!(off < 0.02, "{what}: {found:e} FLOPs counted, {:e} by the formula", said.cost.flops);
+    // a score is read of all tokens, and the heads of a critic and of an uncounted pass are not separated: 2% of the whole
+    let off = (found / metrics.cost.flops - 1.0).abs();
+    assert!(off < 0.02, "{what}: {found:e} FLOPs counted, {:e} by the formula", metrics.cost.flops);
 }
 
-/// Every pass is priced, and none twice: the least of them is 6% of the whole.
+/// Every pass is counted, and none twice: the smallest of them is 6% of the whole.
 #[test]
 fn every_method_costs_what_its_models_count() {
     let actor = || policy(2).train();
@@ -166,11 +166,11 @@ fn every_method_costs_what_its_models_count() {
         ("RLOO", Baseline::LeaveOneOut { group: 2 }, 2),
         ("GRPO", Baseline::Group { group: 2, scale: true }, 2),
     ] {
-        costs_what_is_counted(what, CriticFree::new(baseline, settings(), setting()), actor(), group, 0.0);
+        costs_what_is_counted(what, CriticFree::new(baseline, settings(), context()), actor(), group, 0.0);
     }
     costs_what_is_counted("online DPO", online_dpo(), actor(), 2, 0.0);
     costs_what_is_counted("RAFT", raft(), actor(), 2, 0.0);
-    let free = RolloutContext { scorer: Arc::new(Words), scorer_flops: 0.0, ..setting() };
+    let free = RolloutContext { scorer: Arc::new(Words), scorer_flops: 0.0, ..context() };
     let past = Baseline::Past { sum: 0.0, n: 0.0 };
     costs_what_is_counted("REINFORCE on gold", CriticFree::new(past, settings(), free), actor(), 1, 0.0);
 }
@@ -185,7 +185,7 @@ impl duel_reward::Scorer for Words {
     }
 }
 
-/// Each iteration takes each of its streams once, at its own number and the seed that was given; no two methods share one
+/// Each iteration takes each of its streams once, at its own number and the configured seed; no two methods share one
 /// but the rollout's.
 #[test]
 fn no_stream_is_taken_twice() {
@@ -199,7 +199,7 @@ fn no_stream_is_taken_twice() {
         taken
     }
     let actor = || policy(2).train();
-    let past = CriticFree::new(Baseline::Past { sum: 0.0, n: 0.0 }, settings(), setting());
+    let past = CriticFree::new(Baseline::Past { sum: 0.0, n: 0.0 }, settings(), context());
     let all = [
         (taken(ppo(settings(), CriticBody::Separate), actor_critic(CriticBody::Separate), 1), 2),
         (taken(past, actor(), 1), 2),
@@ -218,14 +218,14 @@ fn no_stream_is_taken_twice() {
     }
 }
 
-fn said(metrics: &Metrics, metric: Metric) -> f64 {
+fn value_of(metrics: &Metrics, metric: Metric) -> f64 {
     metrics.values.iter().find(|(m, _)| *m == metric).unwrap_or_else(|| panic!("no {metric}")).1
 }
 
 /// The responses are the old policy's, from the rollout's own stream; KL is from it to the reference; the return is the score
-/// less its price.
+/// less the KL penalty.
 #[test]
-fn a_rollout_is_of_the_policy_and_is_held_against_the_reference() -> Result<()> {
+fn a_rollout_is_of_the_policy_and_its_kl_is_to_the_reference() -> Result<()> {
     let mut method = ppo(settings(), CriticBody::Separate);
     let mut learner = learner(actor_critic(CriticBody::Separate));
     for iteration in 0..2 {
@@ -244,8 +244,8 @@ fn a_rollout_is_of_the_policy_and_is_held_against_the_reference() -> Result<()> 
             (metrics::ROLLOUT_RETURN, score - 0.1 * kl),
             (metrics::ROLLOUT_ENTROPY, -own.iter().map(|&x| f64::from(x)).sum::<f64>() / (ROWS * T) as f64),
         ] {
-            let found = said(&metrics, metric);
-            assert!((found - expected).abs() < 1e-4, "iteration {iteration}, {metric}: {found}, by hand {expected}");
+            let actual = value_of(&metrics, metric);
+            assert!((actual - expected).abs() < 1e-4, "iteration {iteration}, {metric}: {actual}, by hand {expected}");
         }
         assert!(kl.abs() > 0.05, "a KL that its sign shows in: {kl}");
     }
@@ -256,7 +256,7 @@ fn a_rollout_is_of_the_policy_and_is_held_against_the_reference() -> Result<()> 
 #[test]
 fn the_policy_waits_for_its_critic() -> Result<()> {
     let warm = duel_spec::PpoSettings { shared: settings(), critic_warmup: 2, ..duel_spec::PpoSettings::defaults() };
-    let mut method = Ppo::new(warm, setting());
+    let mut method = Ppo::new(warm, context());
     let mut learner = learner(actor_critic(CriticBody::Separate)).with_own_optimizer("actor");
     let weights_of = |module: &ActorCritic| {
         let Critic::Separate(critic) = &module.critic else { panic!("a critic of its own") };
@@ -294,7 +294,7 @@ fn rollout(scores: [f64; ROWS], apart: [f64; ROWS], beta: f64) -> Rollout {
 /// RAFT imitates the response of a group whose score less β·KL is the largest.
 #[test]
 fn the_winner_of_a_group_is_worth_most() {
-    // a KL of .5 · 4 tokens at 1 a nat outweighs a score that is 1 higher
+    // a KL of .5 · 4 tokens at β = 1 outweighs a score that is 1 higher
     let (scores, apart) = ([1.0, 2.0, 2.0, 1.0, 1.0, 2.0, 0.0, 0.5], [0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.0, 0.0]);
     let winners = raft().winners(rollout(scores, apart, 1.0));
     let lengths = weights::host(winners.mask.lengths());
@@ -309,23 +309,23 @@ fn the_preferred_of_two_has_the_higher_score() {
     assert_eq!(labels, [false, true, false, true]);
 }
 
-/// A return is the score less the price of its KL; what it is held against is the mean of its baseline.
+/// A return is the score less the KL penalty; the advantage is the return less the mean of its baseline.
 #[test]
 fn advantages_by_hand() {
     let advantages = |baseline, rollouts: &[Rollout]| -> Vec<Vec<f32>> {
-        let mut method = CriticFree::new(baseline, settings(), setting());
+        let mut method = CriticFree::new(baseline, settings(), context());
         rollouts.iter().map(|rollout| weights::host(method.advantages(rollout))).collect()
     };
-    // returns 1, 3 − 2, and so on by twos: a KL of 1 a token at ½ a nat is 2
-    let priced = rollout([1.0, 3.0, 2.0, 2.0, 0.0, 4.0, 5.0, 1.0], [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], 0.5);
+    // returns 1, 3 − 2, and so on by twos: a KL of 1 per token at β = ½ is 2
+    let penalized = rollout([1.0, 3.0, 2.0, 2.0, 0.0, 4.0, 5.0, 1.0], [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], 0.5);
     let returns = [1.0, 1.0, 2.0, 2.0, 0.0, 4.0, 5.0, 1.0];
-    let group = advantages(Baseline::Group { group: 2, scale: false }, std::slice::from_ref(&priced));
+    let group = advantages(Baseline::Group { group: 2, scale: false }, std::slice::from_ref(&penalized));
     assert_eq!(group[0], [0.0, 0.0, 0.0, 0.0, -2.0, 2.0, 2.0, -2.0]);
-    let others = advantages(Baseline::LeaveOneOut { group: 2 }, std::slice::from_ref(&priced));
+    let others = advantages(Baseline::LeaveOneOut { group: 2 }, std::slice::from_ref(&penalized));
     assert_eq!(others[0], [0.0, 0.0, 0.0, 0.0, -4.0, 4.0, 4.0, -4.0]);
-    // the first rollout is held against its own mean, 2; the second against that of the first alone
+    // the baseline of the first rollout is its own mean, 2; that of the second the mean of the first alone
     let next = rollout([6.0; ROWS], [0.0; ROWS], 0.5);
-    let past = advantages(Baseline::Past { sum: 0.0, n: 0.0 }, &[priced, next]);
+    let past = advantages(Baseline::Past { sum: 0.0, n: 0.0 }, &[penalized, next]);
     assert_eq!(past[0], returns.map(|x| x - 2.0));
     assert_eq!(past[1], [4.0; ROWS]);
 }
@@ -333,17 +333,17 @@ fn advantages_by_hand() {
 /// A reference that follows keeps `reference_decay` of itself at each step, and takes the rest from the policy; one that does
 /// not stays.
 #[test]
-fn a_reference_that_follows_moves_by_what_is_left_of_its_decay() {
+fn a_reference_that_follows_moves_by_one_minus_its_decay() {
     let rollout = rollout([0.0; ROWS], [0.0; ROWS], 0.1);
     let after = |reference| {
         let settings = RolloutSettings { reference, reference_decay: 0.75, ..settings() };
-        let mut sampler = RolloutCollector::new(setting(), settings);
-        sampler.next(&rollout, &policy(2));
-        assert_eq!(sampler.iteration, 1);
-        weights::flatten(sampler.reference())
+        let mut collector = RolloutCollector::new(context(), settings);
+        collector.next(&rollout, &policy(2));
+        assert_eq!(collector.iteration, 1);
+        weights::flatten(collector.reference())
     };
-    let [old, now] = [policy(1), policy(2)].map(|policy| weights::flatten(&policy));
+    let [old, new] = [policy(1), policy(2)].map(|policy| weights::flatten(&policy));
     assert_eq!(after(ReferenceMode::Frozen), old);
-    let blend: Vec<f32> = old.iter().zip(now).map(|(old, now)| 0.75 * old + 0.25 * now).collect();
+    let blend: Vec<f32> = old.iter().zip(new).map(|(old, new)| 0.75 * old + 0.25 * new).collect();
     assert_eq!(after(ReferenceMode::Ema), blend);
 }

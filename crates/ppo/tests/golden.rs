@@ -7,7 +7,7 @@ use duel_model::{Checkpoint, Policy, Reader, Responses, ScalarModel, Transformer
 use duel_objectives::{
     Gae, ResponseMask, clipped_policy_loss, clipped_value_loss, entropy, gae, k1, k2, k3, kl_shaped_rewards, whiten,
 };
-use duel_ppo::{ActorCritic, Critic, Experience, Rollout};
+use duel_ppo::{ActorCritic, Critic, Experience, Rollout, shaped_rewards};
 use duel_spec::{PpoSettings, RewardSource, RolloutSettings};
 use duel_testing::golden;
 use duel_testing_tensors::{precision, trajectory};
@@ -85,7 +85,7 @@ impl Start {
 
     /// The estimate of each token's KL that the file's reward pays for, `[B, T]`.
     fn token_kl(&self) -> Tensor<2> {
-        let (logp, ref_logp) = (self.given("old_logprobs"), self.given("reference_logprobs"));
+        let (logp, ref_logp) = (self.list("old_logprobs"), self.list("reference_logprobs"));
         match self.file["hyper"].text("kl_estimator") {
             "k1" => k1(logp, ref_logp),
             "k2" => k2(logp, ref_logp),
@@ -95,7 +95,7 @@ impl Start {
     }
 
     /// A `[B, T]` list of the file, without gradient.
-    fn given(&self, key: &str) -> Tensor<2> {
+    fn list(&self, key: &str) -> Tensor<2> {
         F32.tensor::<2>(&self.file[key]).inner()
     }
 
@@ -121,12 +121,12 @@ impl Start {
         Learner::new(module, &adamw, self.settings.shared.learning_rate, self.minibatches().len() as u64)
     }
 
-    /// What the file says of a minibatch beside its losses: how far the actor is from the one that wrote the rows.
+    /// A minibatch's other statistics in the file: how far the actor is from the one that wrote the rows.
     fn statistics(&self, actor: &Policy, rows: &[usize], mask: &ResponseMask) -> [(&'static str, f64); 5] {
         let tokens = self.reader.tokens(&self.responses.select(rows));
         let logits = self.reader.logits(actor, &tokens); // [b, T, V]
         let logp = duel_objectives::token_logp(logits.clone(), self.reader.targets(&tokens));
-        let old = Tensor::from_inner(pick(&self.given("old_logprobs"), rows));
+        let old = Tensor::from_inner(pick(&self.list("old_logprobs"), rows));
         let ones = mask.tensor();
         let (counted, all) = (first(ones.clone().sum()), ones.dims().iter().product::<usize>() as f64);
         let approximate = first(mask.mean(k2(logp.clone(), old.clone())));
@@ -198,13 +198,14 @@ fn golden_ppo_updates_minibatch_by_minibatch() {
         responses: start.responses.clone(),
         mask: mask.clone(),
         token_kl: start.token_kl(),
-        logp: start.given("old_logprobs"),
-        ref_logp: start.given("reference_logprobs"),
+        logp: start.list("old_logprobs"),
+        ref_logp: start.list("reference_logprobs"),
         beta: start.settings.shared.beta,
         scores: start.scores(),
         reference: None,
     };
-    let experience = Experience::new(rollout, critic_values, &start.settings);
+    let rewards = shaped_rewards(&start.settings, &rollout);
+    let experience = Experience::new(&start.settings, rollout, rewards, critic_values);
     same("rewards", &experience.rewards, &variant["rewards"], &mask);
     same("advantages", &experience.raw_advantages, &variant["advantages_raw"], &mask);
     same("whitened advantages", &experience.advantages, &variant["advantages_whitened"], &mask);
@@ -240,7 +241,7 @@ fn golden_ppo_updates_of_trl_minibatch_by_minibatch() {
     let plain = Reader::new(start.reader.space(), &Device::flex());
     let masked = |key: &str| ResponseMask::from_tensor(F32.tensor::<2>(&variant[key]).inner());
     let (mask, value_mask) = (masked("response_mask"), masked("value_mask"));
-    let old_logp = start.given("old_logprobs");
+    let old_logp = start.list("old_logprobs");
     let old_values = value_mask.apply(plain.values(&start.critic.valid(), &plain.tokens(&start.responses)));
     same("initial values", &old_values, &variant["values_initial_masked"], &value_mask);
 
@@ -261,8 +262,8 @@ fn golden_ppo_updates_of_trl_minibatch_by_minibatch() {
     }
     let scores: Vec<f32> = start.scores().iter().map(|&x| x as f32).collect();
     let scores = Tensor::<1>::from_data(scores.as_slice(), plain.device());
-    let toll = kl_shaped_rewards(scores.zeros_like(), kl, start.settings.shared.beta, &mask);
-    let rewards = toll + value_mask.last() * scores.unsqueeze_dim::<2>(1);
+    let penalty = kl_shaped_rewards(scores.zeros_like(), kl, start.settings.shared.beta, &mask);
+    let rewards = penalty + value_mask.last() * scores.unsqueeze_dim::<2>(1);
     same("rewards", &rewards, &variant["rewards"], &value_mask);
     let Gae { advantages, returns } =
         gae(rewards, old_values.clone(), start.settings.gamma, start.settings.lambda, &value_mask);
@@ -276,8 +277,8 @@ fn golden_ppo_updates_of_trl_minibatch_by_minibatch() {
     let both = variant.items("minibatches").iter().zip(run.items("minibatches"));
     assert_eq!(start.minibatches().len(), both.len());
     for ((epoch, minibatch, rows), (expected, run)) in start.minibatches().iter().zip(both) {
-        for said in [expected, run] {
-            assert_eq!([*epoch, *minibatch], ["epoch", "minibatch"].map(|key| said.number(key) as usize));
+        for source in [expected, run] {
+            assert_eq!([*epoch, *minibatch], ["epoch", "minibatch"].map(|key| source.number(key) as usize));
         }
         let batch = start.responses.select(rows);
         let on = |x: &Tensor<2>| Tensor::from_inner(pick(x, rows));

@@ -42,7 +42,7 @@ fn policy() -> Policy {
     Policy::new(&config, &mut seeds::derive(3, "test", 0, "init"), &Device::flex().autodiff())
 }
 
-fn given() -> RolloutContext {
+fn context() -> RolloutContext {
     RolloutContext {
         reference: policy().valid(),
         scorer: Arc::new(Count),
@@ -96,31 +96,31 @@ struct Ended {
 fn end_of(method: &MethodSettings, settings: &LearnerSettings) -> Ended {
     let shared = method.on_policy().unwrap();
     let (prompts, planned) = (prompts(shared.episodes, method.group()), planned(shared));
-    let (iterations, given) = (shared.iterations, given());
+    let (iterations, context) = (shared.iterations, context());
     fn ended<M: Module>(learner: &Learner<M>, planned: u64, metrics: Vec<Metrics>) -> Ended {
         Ended { made: learner.step(), left_out: learner.skipped(), moved: learner.updates_made(), planned, metrics }
     }
     if let MethodSettings::Ppo(ppo) = method {
         let module = actor_critic(true, false);
         let mut learner = Learner::new(module, settings, shared.learning_rate, planned);
-        let metrics = trained(Ppo::new(ppo.clone(), given), &mut learner, iterations, &prompts);
+        let metrics = trained(Ppo::new(ppo.clone(), context), &mut learner, iterations, &prompts);
         return ended(&learner, planned, metrics);
     }
     let mut learner = Learner::new(policy(), settings, shared.learning_rate, planned);
-    let free = |baseline, given| CriticFree::new(baseline, shared.clone(), given);
+    let free = |baseline, context| CriticFree::new(baseline, shared.clone(), context);
     let metrics = match method {
         MethodSettings::OnlineDpo(online) => {
-            trained(OnlineDpo::new(online.clone(), given), &mut learner, iterations, &prompts)
+            trained(OnlineDpo::new(online.clone(), context), &mut learner, iterations, &prompts)
         }
-        MethodSettings::Raft(raft) => trained(Raft::new(raft.clone(), given), &mut learner, iterations, &prompts),
+        MethodSettings::Raft(raft) => trained(Raft::new(raft.clone(), context), &mut learner, iterations, &prompts),
         MethodSettings::Rloo(RlooSettings { group, .. }) => {
-            trained(free(Baseline::LeaveOneOut { group: *group }, given), &mut learner, iterations, &prompts)
+            trained(free(Baseline::LeaveOneOut { group: *group }, context), &mut learner, iterations, &prompts)
         }
         MethodSettings::Grpo(GrpoSettings { group, scale, .. }) => {
             let baseline = Baseline::Group { group: *group, scale: *scale };
-            trained(free(baseline, given), &mut learner, iterations, &prompts)
+            trained(free(baseline, context), &mut learner, iterations, &prompts)
         }
-        _ => trained(free(Baseline::Past { sum: 0.0, n: 0.0 }, given), &mut learner, iterations, &prompts),
+        _ => trained(free(Baseline::Past { sum: 0.0, n: 0.0 }, context), &mut learner, iterations, &prompts),
     };
     ended(&learner, planned, metrics)
 }
@@ -234,7 +234,7 @@ fn a_minibatch_of_which_nothing_counts_is_left_out_and_counted() {
             assert!(empty > 0.0 && empty < 16.0, "{word}: {empty} of 16 minibatches");
             assert_eq!((end.made + end.left_out, end.left_out), (16, empty as u64), "{word}");
             assert!(all_of(&end.metrics, metrics::UPDATES_SKIPPED).iter().all(|&share| share == 0.0));
-            // what is said of the policy is said of all its responses: about half of them would be cut off
+            // statistics of the policy are of all its responses: about half of them would be cut off
             assert!(all_of(&end.metrics, metrics::ROLLOUT_ENTROPY).iter().all(|&nats| nats > 1.5));
         }
     }
@@ -262,7 +262,7 @@ fn the_policy_rests_to_the_bit_while_its_critic_warms_up() {
             let bits = |weights: Vec<f32>| weights.into_iter().map(f32::to_bits).collect::<Vec<_>>();
             [bits(weights::flatten(actor)), bits(weights::flatten(critic))]
         };
-        let mut method = Ppo::new(ppo, given());
+        let mut method = Ppo::new(ppo, context());
         let [actor, mut critic] = bits(&learner);
         for iteration in 0..3 {
             learner.apply_dropout(iteration);

@@ -10,7 +10,7 @@ use duel_data::grammar::RESPONSES;
 use duel_ledger::write_atomically;
 use duel_model::{Flops, TransformerConfig};
 use duel_spec::{
-    CriticBody, DpoSettings, Experiment, MethodSettings, PairLoss, RewardSource, RmModel, RolloutSettings, TokenSpec,
+    CriticBody, DpoSettings, Experiment, MethodSettings, PairInput, RewardSource, RmModel, RolloutSettings, TokenSpec,
     WorldKind,
 };
 use serde::{Deserialize, Serialize};
@@ -200,11 +200,11 @@ impl<'a> Estimator<'a> {
         let policy = Flops::policy(&self.sizes.config);
         let columns = self.sizes.space.context() as f64;
         let trained = (dpo.epochs * 2 * stages.pairs.rows) as f64 * columns;
-        let scored = f64::from(dpo.loss == PairLoss::Kto) * 2.0 * trained; // by policy and reference
+        let scored = f64::from(dpo.loss.takes(PairInput::Mismatched)) * 2.0 * trained; // by policy and reference
         let evaluated = evaluation.curve_points as f64 * 2.0 * stages.pairs.holdout_rows as f64 * columns;
         let flops = 3.0 * policy.forward * trained + policy.forward * scored;
         let seconds = train * trained + read * (scored + evaluated);
-        let models = 1.0 + f64::from(dpo.loss == PairLoss::Kto) * 0.3;
+        let models = 1.0 + f64::from(dpo.loss.takes(PairInput::Mismatched)) * 0.3;
         (flops, seconds, self.memory(models, 2.0 * dpo.batch_size as f64 / learner.accumulate as f64))
     }
 

@@ -2,7 +2,8 @@
 
 use crate::document::Document;
 use crate::experiment::{SlurmSettings, value_text};
-use crate::method::{METHODS, PAIR_LOSSES};
+use crate::method::METHODS;
+use crate::pair_loss::PAIR_LOSSES;
 use crate::{Error, Result};
 use toml::Value;
 
@@ -25,7 +26,7 @@ const CHOICES: &[(&str, &[&str])] = &[
     ("arms.*.search", &["grid", "random", "tpe", "halving"]),
     ("arms.*.method", &METHODS),
     ("arms.*.reward", &["rm", "gold"]),
-    ("arms.*.loss", &PAIR_LOSSES),
+    ("arms.*.loss", PAIR_LOSSES),
     ("arms.*.pair_loss", &["sigmoid", "hinge", "ipo"]),
     ("arms.*.keep", &["last", "gold", "proxy", "loss"]),
     ("arms.*.lora_targets", &["all", "attention", "mlp"]),

@@ -3,7 +3,8 @@
 use crate::checks::{check_choices, check_numbers, check_slurm};
 use crate::claim::{ArmRef, Claim};
 use crate::document::{Document, defaults, same};
-use crate::method::{Conflict, DpoSettings, KlControl, MethodSettings, PairLoss, PpoSettings, RolloutSettings};
+use crate::method::{Conflict, DpoSettings, KlControl, MethodSettings, PpoSettings, RolloutSettings};
+use crate::pair_loss::PairInput;
 use crate::record::REFERENCE;
 use crate::search::{SampledSettings, Search, SearchDimension, Trial, TuningSettings};
 use crate::{Error, Result};
@@ -581,9 +582,13 @@ impl Experiment {
                 return refuse(&format!("space.{key}"), "low and high".into(), accepted);
             }
             for point in arm.representative_points() {
-                if let MethodSettings::Dpo(DpoSettings { loss: PairLoss::Kto, batch_size: 1, .. }) = point.method {
-                    let accepted = "at least 2 with loss = \"kto\", which takes its KL from the neighbours in a batch";
-                    return refuse("batch_size", "1".into(), accepted.into());
+                if let MethodSettings::Dpo(DpoSettings { loss, batch_size: 1, .. }) = point.method
+                    && loss.takes(PairInput::Mismatched)
+                {
+                    let word = loss.entry().word;
+                    let accepted =
+                        format!("at least 2 with loss = \"{word}\", which takes its KL from the neighbours in a batch");
+                    return refuse("batch_size", "1".into(), accepted);
                 }
                 let Some(shared) = point.method.on_policy() else { continue };
                 let &RolloutSettings { episodes, minibatches, kl_control, kl_horizon, .. } = shared;
@@ -776,7 +781,7 @@ impl Experiment {
                 }
             }
             let coupled =
-                |point: &ArmPoint| matches!(&point.method, MethodSettings::Dpo(dpo) if dpo.loss.couples_pairs());
+                |point: &ArmPoint| matches!(&point.method, MethodSettings::Dpo(dpo) if dpo.loss.entry().couples_pairs);
             if self.learner.accumulate > 1 && points.iter().any(coupled) {
                 return Err(Error::Clash {
                     key: format!("arms.{name}.loss"),
@@ -1060,7 +1065,7 @@ mod tests {
 
     #[test]
     fn every_word_for_a_loss_is_one_and_settings_that_no_loss_reads_clash() {
-        for word in crate::method::PAIR_LOSSES {
+        for &word in crate::pair_loss::PAIR_LOSSES {
             let arm = format!("[arms.a]\nmethod = \"dpo\"\nloss = \"{word}\"\n");
             let found = match first(&parse(&arm).expect(word)) {
                 MethodSettings::Dpo(dpo) => serde_json::to_value(dpo.loss).expect("a word"),

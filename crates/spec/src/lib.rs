@@ -11,6 +11,7 @@ mod experiment;
 pub mod ids;
 mod method;
 pub mod metrics;
+mod pair_loss;
 mod record;
 mod search;
 pub mod seeds;
@@ -27,9 +28,10 @@ pub use experiment::{
 };
 pub use method::{
     CheckpointSelection, CommonSettings, CriticBody, CriticStart, DpoSettings, GrpoSettings, KlControl, KlEstimator,
-    KlPenalty, LoraTargets, LossReduction, MethodSettings, Normalization, OnlineDpoSettings, OnlineLoss, PairLoss,
-    PpoSettings, RaftSettings, ReferenceMode, RewardSource, RlooSettings, RolloutSettings, TruncationHandling,
+    KlPenalty, LoraTargets, LossReduction, MethodSettings, Normalization, OnlineDpoSettings, OnlineLoss, PpoSettings,
+    RaftSettings, ReferenceMode, RewardSource, RlooSettings, RolloutSettings, TruncationHandling,
 };
+pub use pair_loss::{PairInput, PairLoss, PairLossEntry};
 pub use record::{Clocks, Completion, MetricRow, NO_POINT, OutcomeRow, REFERENCE, Recorder, SHARED_ARM};
 pub use search::{SampledSettings, Search, SearchDimension, SelectionMetric, Trial, TuningSettings, number};
 

@@ -1,5 +1,6 @@
 //! The methods by name, and the settings of each; units and sources in `defaults.toml`.
 
+use crate::pair_loss::PairLoss;
 use serde::{Deserialize, Serialize};
 
 /// Whose score PPO climbs.
@@ -245,99 +246,6 @@ pub struct GrpoSettings {
     pub scale: bool,
 }
 
-/// Which loss a pair costs; equations in `duel_objectives::PreferenceLoss`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum PairLoss {
-    Sigmoid,
-    SigmoidAveraged,
-    Robust,
-    Hinge,
-    Ipo,
-    IpoAveraged,
-    RaoKupper,
-    Exo,
-    Nca,
-    Sppo,
-    ApoZero,
-    ApoDown,
-    Aot,
-    AotUnpaired,
-    Discopop,
-    ForwardKl,
-    AlphaDivergence,
-    JsDivergence,
-    Simpo,
-    Orpo,
-    Kto,
-    KtoPair,
-    Positive,
-    PreferredFt,
-    Unlikelihood,
-}
-
-/// The words for [`PairLoss`].
-pub(crate) const PAIR_LOSSES: [&str; 25] = [
-    "sigmoid",
-    "sigmoid_averaged",
-    "robust",
-    "hinge",
-    "ipo",
-    "ipo_averaged",
-    "rao_kupper",
-    "exo",
-    "nca",
-    "sppo",
-    "apo_zero",
-    "apo_down",
-    "aot",
-    "aot_unpaired",
-    "discopop",
-    "forward_kl",
-    "alpha_divergence",
-    "js_divergence",
-    "simpo",
-    "orpo",
-    "kto",
-    "kto_pair",
-    "positive",
-    "preferred_ft",
-    "unlikelihood",
-];
-
-impl PairLoss {
-    /// Whether the loss looks at the reference's log-probs.
-    pub fn reads_reference(self) -> bool {
-        !matches!(self, Self::Simpo | Self::Orpo | Self::PreferredFt | Self::Unlikelihood)
-    }
-
-    /// Whether a batch's loss is more than the mean of its pairs' losses.
-    pub fn couples_pairs(self) -> bool {
-        matches!(self, Self::Aot | Self::AotUnpaired | Self::Kto | Self::KtoPair | Self::Orpo)
-    }
-
-    /// Whether the loss reads this key of [`DpoSettings`].
-    fn reads(self, key: &str) -> bool {
-        match key {
-            "beta" => !matches!(self, Self::PreferredFt | Self::Unlikelihood),
-            "label_smoothing" => {
-                matches!(self, Self::Sigmoid | Self::Robust | Self::Exo | Self::Aot | Self::AotUnpaired)
-            }
-            "tie_margin" => self == Self::RaoKupper,
-            "margin" => matches!(self, Self::Sigmoid | Self::Robust | Self::Hinge),
-            "kto_desirable" | "kto_undesirable" => self == Self::Kto,
-            "simpo_margin" => self == Self::Simpo,
-            "positive_lambda" => self == Self::Positive,
-            "discopop_tau" => self == Self::Discopop,
-            "alpha" => self == Self::AlphaDivergence,
-            "unlikelihood_alpha" => self == Self::Unlikelihood,
-            "nll_coef" => !matches!(self, Self::Orpo | Self::PreferredFt | Self::Unlikelihood), // they have it
-            "reference_free" => self.reads_reference(),
-            _ => true,
-        }
-    }
-}
-
 /// Settings of [`Method::DpoSettings`]; units and sources in `defaults.toml`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DpoSettings {
@@ -459,9 +367,8 @@ impl MethodSettings {
 
     /// Whether a setting of its block is read at all; if not, the setting that sees to that.
     pub(crate) fn inactive_because(&self, key: &str) -> Option<String> {
-        let word = |x: serde_json::Value| x.as_str().unwrap_or_default().to_string();
         match self {
-            Self::Dpo(dpo) if !dpo.loss.reads(key) => Some(format!("loss = \"{}\"", word(serde_json::json!(dpo.loss)))),
+            Self::Dpo(dpo) if !dpo.loss.reads(key) => Some(format!("loss = \"{}\"", dpo.loss.entry().word)),
             Self::Ppo(ppo) if key == "critic_start" && ppo.critic == CriticBody::Shared => {
                 Some("critic = \"shared\"".into())
             }

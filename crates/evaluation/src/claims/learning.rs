@@ -127,6 +127,7 @@ fn dpo(s0: &WorldTables, beta: f64) -> Result<Vec<ResponseDistribution>> {
             lengths: ChosenRejected { chosen: ones.clone(), rejected: ones.clone() },
             mismatched: None,
             tied: None,
+            margin: None,
         };
         let outcome = preference_loss(&PreferenceLoss::Sigmoid { label_smoothing: 0.0 }, &pairs, beta);
         learner.minimize((outcome.losses * weights.clone()).sum())?;

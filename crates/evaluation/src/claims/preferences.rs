@@ -168,6 +168,7 @@ fn pair(chosen: Tensor<1>, rejected: Tensor<1>) -> PairLogp {
         lengths: ChosenRejected { chosen: one.clone(), rejected: one },
         mismatched: None,
         tied: None,
+        margin: None,
     }
 }
 

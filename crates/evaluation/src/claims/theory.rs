@@ -97,6 +97,7 @@ pub fn dpo_gradient() -> ExactClaim {
             lengths: ChosenRejected { chosen: of(&given.ones_like(), w), rejected: of(&given.ones_like(), l) },
             mismatched: None,
             tied: None,
+            margin: None,
         };
         (preference_loss(&PreferenceLoss::Sigmoid { label_smoothing: 0.0 }, &pairs, beta).loss, leaf)
     };
@@ -157,6 +158,7 @@ fn sigmoid_loss(chosen: Tensor<1>, rejected: Tensor<1>) -> Tensor<1> {
         lengths: ChosenRejected { chosen: one.clone(), rejected: one },
         mismatched: None,
         tied: None,
+        margin: None,
     };
     preference_loss(&PreferenceLoss::Sigmoid { label_smoothing: 0.0 }, &pairs, 0.1).loss
 }

@@ -12,7 +12,7 @@ use duel_ledger::{RunDir, StageDir, StageRecorder};
 use duel_model::{Policy, Pretrained, Reader, TransformerConfig, peft, weights};
 use duel_reward::Scorer;
 use duel_spec::seeds::{self};
-use duel_spec::{ArmPoint, Clocks, Experiment, PairLoss};
+use duel_spec::{ArmPoint, Clocks, Experiment};
 use duel_training::{BestCheckpoint, Learner, Method, TrainContext, TrainSchedule, train};
 use std::cell::{OnceCell, RefCell};
 use std::path::Path;
@@ -212,7 +212,7 @@ impl StageContext<'_> {
 pub(super) fn check_unpaired(experiment: &Experiment, rows: &[PreferenceRow]) -> Result<()> {
     let unpaired = rows.iter().filter(|row| row.rejected_prompt.is_some()).count();
     let compares = |point: &ArmPoint| match &point.method {
-        duel_spec::MethodSettings::Dpo(dpo) => !matches!(dpo.loss, PairLoss::Kto | PairLoss::AotUnpaired),
+        duel_spec::MethodSettings::Dpo(dpo) => !dpo.loss.entry().unpaired,
         _ => false,
     };
     match experiment.arms.iter().find(|(_, arm)| unpaired > 0 && arm.representative_points().iter().any(compares)) {

@@ -15,7 +15,7 @@ use duel_reward::{LearnedReward, Scorer};
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{
     CheckpointSelection, Clocks, CommonSettings, CriticBody, CriticStart, GrpoSettings, LearnerSettings, LoraTargets,
-    MethodSettings, PairLoss, Recorder, RewardSource, RlooSettings, RolloutSettings, Split, metrics,
+    MethodSettings, PairInput, Recorder, RewardSource, RlooSettings, RolloutSettings, Split, metrics,
 };
 use duel_training::{
     BestCheckpoint, Learner, PairBatch, Splits, TrainContext, TrainSchedule, curve_steps, invariants, train,
@@ -318,7 +318,7 @@ fn dpo(
     recorder.record("train", clocks, metrics::ROWS_LEFT_OUT, left_out);
     let policy = selected_module(best, learner.into_module(), clocks, recorder).valid();
     validate(&policy.clone().for_inference(), clocks, recorder);
-    let resident = 1.0 + f64::from(settings.loss == PairLoss::Kto); // the others' reference is in the cache
+    let resident = 1.0 + f64::from(settings.loss.takes(PairInput::Mismatched)); // the others' reference is in the cache
     recorder.record("train", clocks, metrics::MODELS_RESIDENT, resident);
     Ok((policy, clocks))
 }

@@ -1,0 +1,70 @@
+//! Log-probs of both responses: under a policy now, and under the reference once, before training.
+
+use crate::invariants;
+use burn::tensor::{Tensor, TensorData};
+use duel_data::pairs::{PreferenceRow, hash};
+use duel_model::{Policy, Reader};
+use duel_objectives::ChosenRejected;
+use duel_spec::DpoSettings as Settings;
+use duel_training::{PairBatch, Result, logprobs, pairs::halves};
+use serde::{Deserialize, Serialize};
+
+/// Log-probs of both responses under a policy, `[N]` each.
+pub(crate) fn pair_logp(reader: &Reader, policy: &Policy, pairs: &PairBatch) -> ChosenRejected {
+    let mask = logprobs::mask(reader, &pairs.both); // [2N, T]
+    halves(mask.row_sums(logprobs::response_logp(reader, policy, &pairs.both)))
+}
+
+/// Log-probabilities of both responses of every row under the reference, computed once before training.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReferenceLogp {
+    /// Hash of the reference's weights.
+    pub reference: String,
+    /// Hash of the rows.
+    pub rows: String,
+    /// Per row, summed over tokens, nats.
+    pub chosen: Vec<f32>,
+    pub rejected: Vec<f32>,
+    /// Tokens that the pass read: part of DPO's cost.
+    pub tokens: u64,
+}
+
+impl ReferenceLogp {
+    /// One pass of the reference over all rows; `reader` and `reference` carry no gradient.
+    pub fn compute(reader: &Reader, reference: &Policy, rows: &[PreferenceRow]) -> Self {
+        let n = rows.len();
+        let pairs = PairBatch::new(rows, &(0..n).collect::<Vec<_>>());
+        let logp = logprobs::sequence_logp(reader, reference, &pairs.both);
+        Self {
+            reference: reference.hash(),
+            rows: hash(rows),
+            chosen: logp[..n].to_vec(),
+            rejected: logp[n..].to_vec(),
+            tokens: pairs.both.token_count(),
+        }
+    }
+
+    /// The log-probs of a batch's rows as tensors `[N]`.
+    pub(crate) fn batch(&self, rows: &[usize], reader: &Reader) -> ChosenRejected {
+        let rows_of = |all: &[f32]| {
+            let values: Vec<f32> = rows.iter().map(|&r| all[r]).collect();
+            Tensor::<1>::from_data(TensorData::new(values, [rows.len()]), reader.device())
+        };
+        ChosenRejected { chosen: rows_of(&self.chosen), rejected: rows_of(&self.rejected) }
+    }
+
+    /// The same as the loss reads them: 0 with `reference_free`.
+    pub(crate) fn for_loss(&self, s: &Settings, rows: &[usize], reader: &Reader) -> ChosenRejected {
+        let logp = self.batch(rows, reader);
+        if s.reference_free { logp.map(|x| x.zeros_like()) } else { logp }
+    }
+
+    /// Whether these are the log-probs of this reference on these rows.
+    ///
+    /// # Errors
+    /// The broken invariant.
+    pub fn check_origin(&self, reference: &str, rows: &[PreferenceRow]) -> Result<()> {
+        invariants::cache_is_of("the reference", &self.reference, reference)?;
+        invariants::cache_is_of("the rows", &self.rows, &hash(rows))
+    }
+}

@@ -1,0 +1,37 @@
+//! How an iteration begins where the policy is the whole module: minibatches, a snapshot, its rollout.
+
+use crate::rollout::{BehaviorAndCurrent, Rollout, RolloutCollector};
+use crate::updates::MinibatchUpdater;
+use burn::module::Module;
+use duel_model::{Flops, Policy};
+use duel_spec::{RolloutSettings, seeds};
+use duel_training::{Learner, Metrics, Result};
+
+/// A rollout, and what updates on it.
+pub struct Begun {
+    pub rollout: Rollout,
+    /// The policy that rolled out, without gradient.
+    pub behavior: Policy,
+    pub updater: MinibatchUpdater,
+}
+
+/// Rolls out with a snapshot of the policy; `unit` consecutive responses stay in one minibatch.
+///
+/// # Errors
+/// Those of [`RolloutCollector::roll_out`].
+pub fn begin(
+    collector: &mut RolloutCollector,
+    s: &RolloutSettings,
+    unit: usize,
+    minibatches: seeds::Stream<'_>,
+    prompts: &[Vec<u32>],
+    learner: &Learner<Policy>,
+    metrics: &mut Metrics,
+) -> Result<Begun> {
+    let rng = seeds::stream(collector.context.seed, minibatches, collector.iteration);
+    let updater = MinibatchUpdater::new(s, prompts.len(), unit, Flops::policy(&collector.context.config), 0.0, rng);
+    let behavior = learner.module().valid();
+    let actors = BehaviorAndCurrent { behavior: &behavior, current: learner.module() };
+    let rollout = collector.roll_out(actors, prompts, updater.first_epoch(), learner.step(), metrics)?;
+    Ok(Begun { rollout, behavior, updater })
+}
