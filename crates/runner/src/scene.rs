@@ -370,7 +370,11 @@ fn gold(
         }
         _ => {
             read = usize::MAX;
-            Arc::new(PreferenceJudge { taste: BagOfWordsPreference::open(&folder.join(TASTE))?, judged_words, clip })
+            Arc::new(PreferenceJudge {
+                preference: BagOfWordsPreference::open(&folder.join(TASTE))?,
+                judged_words,
+                clip,
+            })
         }
     };
     Ok(Arc::new(TextScorer { judge: asked, world, reads, judged_words: read }))
