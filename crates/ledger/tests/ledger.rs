@@ -1,17 +1,11 @@
 //! The run directory keeps its promises: whole files, one owner, damage set aside.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod common;
+
+use common::{completion, id, make};
 use duel_ledger::*;
 use duel_spec::{Clocks, Completion, MetricRow};
-
-fn id() -> StageId {
-    StageId { kind: "sft".into(), hash: "0123".into() }
-}
-
-fn make(stages: &std::path::Path) -> StageDir {
-    StageDir::make(stages, &id(), &serde_json::json!({"rows": 2}), |to| write_atomically(&to.join("weights"), b"abc"))
-        .unwrap()
-}
 
 #[test]
 fn tables_come_back_as_written() {
@@ -33,20 +27,7 @@ fn tables_come_back_as_written() {
     assert_eq!((kl.len(), kl[0].value, kl[0].seed, &*kl[0].arm), (1, 1.25, 3, "dpo"));
     assert_eq!(kl[0].clocks, Clocks { step: 7, tokens: 1 << 40, flops: 1.5e12, wall_seconds: 0.25 });
 
-    let completion = Completion {
-        arm: "ppo".into(),
-        point: "beta=1".into(),
-        seed: 0,
-        step: 9,
-        split: "test".into(),
-        prompt: "praise the plot:".into(),
-        completion: "very good — wow!".into(),
-        gold_reward: 1.0,
-        proxy_reward: f64::NAN,
-        kl: 0.5,
-        tokens: 4,
-        ended: true,
-    };
+    let completion = completion();
     let path = folder.path().join("completions.parquet");
     write_completions(&path, std::slice::from_ref(&completion)).unwrap();
     let back = read_completions(&path).unwrap();

@@ -1,11 +1,13 @@
 //! Files of a run with something changed in them are read, or refused; never a panic, never for long.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod common;
+
+use common::{completion, id, make};
 use duel_ledger::*;
 use duel_spec::ids::hash_bytes;
-use duel_spec::{Clocks, Completion, Document, Experiment, MetricRow, OutcomeRow, Recorder, metrics};
+use duel_spec::{Clocks, Document, Experiment, MetricRow, OutcomeRow, Recorder, metrics};
 use duel_testing::mutated;
-use std::path::Path;
 use std::time::Duration;
 
 const JSON: [&str; 16] = [
@@ -26,15 +28,6 @@ const JSON: [&str; 16] = [
     "\"seeds\": [18446744073709551615]",
     "1e999",
 ];
-
-fn id() -> StageId {
-    StageId { kind: "sft".into(), hash: "0123".into() }
-}
-
-fn make(stages: &Path) -> StageDir {
-    let key = serde_json::json!({"rate": 5e-4, "stages": {"sft": {"steps": 3}}, "seed": 1});
-    StageDir::make(stages, &id(), &key, |to| write_atomically(&to.join("weights"), b"abc")).unwrap()
-}
 
 #[test]
 fn damaged_done_files_are_read_or_set_aside() {
@@ -117,23 +110,6 @@ fn damaged_kept_states_are_resumed_or_set_aside() {
         std::fs::write(&kept, bytes).unwrap();
         let _ = recorder().resume("train");
     });
-}
-
-fn completion() -> Completion {
-    Completion {
-        arm: "ppo".into(),
-        point: "beta=1".into(),
-        seed: 0,
-        step: 9,
-        split: "test".into(),
-        prompt: "praise the plot:".into(),
-        completion: "very good — wow!".into(),
-        gold_reward: 1.0,
-        proxy_reward: f64::NAN,
-        kl: 0.5,
-        tokens: 4,
-        ended: true,
-    }
 }
 
 #[test]

@@ -7,9 +7,9 @@ use duel_model::{Policy, Reader, generate};
 use duel_spec::{Split, seeds::Rng};
 use rand::RngExt;
 
-/// Prompts that are answered in one pass at most, and at least.
+/// Prompts per pass, at least and at most.
 const BLOCK: [usize; 2] = [16, 256];
-/// Passes without a single new pair before giving up.
+/// Passes without a new pair before giving up.
 const TRIES: usize = 20;
 
 /// Two different responses to one prompt with their gold rewards, not yet labelled.
@@ -23,14 +23,14 @@ pub struct Candidate {
 /// Which pairs may become rows.
 #[derive(Debug, Clone, Copy)]
 pub struct PairFilter {
-    /// Whether responses may show what the world keeps out of rows.
+    /// Whether responses may be ones that the world keeps out of rows.
     pub trap_rows: bool,
-    /// Edits of a token that the two may be apart (Levenshtein 1966).
+    /// Largest edit distance of the two, in tokens (Levenshtein 1966).
     pub max_edits: f64,
 }
 
 impl PairFilter {
-    fn holds(self, world: &dyn World, [first, second]: [&[u32]; 2]) -> bool {
+    fn accepts(self, world: &dyn World, [first, second]: [&[u32]; 2]) -> bool {
         first != second
             && (self.trap_rows || (world.allowed_in_pairs(first) && world.allowed_in_pairs(second)))
             && (self.max_edits.is_infinite() || edits(first, second) as f64 <= self.max_edits)
@@ -41,7 +41,7 @@ fn edits(a: &[u32], b: &[u32]) -> usize {
     strsim::generic_levenshtein(&a.to_vec(), &b.to_vec())
 }
 
-/// Draws `count` candidates on prompts of the split: two responses from the policy that are `wanted`. `policy` and `reader`
+/// Samples `count` candidates on prompts of the split: two responses of the policy that pass the filter. `policy` and `reader`
 /// carry no gradient.
 #[expect(clippy::too_many_arguments, reason = "what a row is made of")]
 pub fn collect(
@@ -51,28 +51,28 @@ pub fn collect(
     gold: &dyn Scorer,
     split: Split,
     count: usize,
-    wanted: PairFilter,
+    filter: PairFilter,
     rng: &mut Rng,
 ) -> Result<Vec<Candidate>> {
     let prompts = world.prompts(split);
     let block = count.clamp(BLOCK[0], BLOCK[1]);
     let mut candidates: Vec<Candidate> = Vec::with_capacity(count);
-    let mut barren = 0;
+    let mut failures = 0;
     while candidates.len() < count {
-        let drawn: Vec<Vec<u32>> =
+        let sampled: Vec<Vec<u32>> =
             (0..block).map(|_| prompts[rng.random_range(0..prompts.len())].ids.clone()).collect();
-        let twice: Vec<Vec<u32>> = drawn.iter().flat_map(|p| [p.clone(), p.clone()]).collect();
+        let twice: Vec<Vec<u32>> = sampled.iter().flat_map(|p| [p.clone(), p.clone()]).collect();
         let batch = generate(policy, reader.space(), twice, rng, reader.device());
         let scores = gold.score(&batch)?;
         let before = candidates.len();
-        for (i, prompt) in drawn.into_iter().enumerate() {
+        for (i, prompt) in sampled.into_iter().enumerate() {
             let responses = [batch.responses[2 * i].clone(), batch.responses[2 * i + 1].clone()];
-            if wanted.holds(world, [&responses[0], &responses[1]]) {
+            if filter.accepts(world, [&responses[0], &responses[1]]) {
                 candidates.push(Candidate { prompt, responses, gold: [scores[2 * i], scores[2 * i + 1]] });
             }
         }
-        barren = if candidates.len() == before { barren + 1 } else { 0 };
-        if barren == TRIES {
+        failures = if candidates.len() == before { failures + 1 } else { 0 };
+        if failures == TRIES {
             return Err(duel_data::Error::NoPairs { tries: TRIES * block }.into());
         }
     }
@@ -87,9 +87,9 @@ pub fn label(candidates: Vec<Candidate>, split: Split, annotator: &Annotator, rn
         .map(|Candidate { prompt, responses: [first, second], gold }| {
             let lengths = [first.len(), second.len()];
             let p = annotator.prefers(gold, lengths);
-            let said = annotator.label(gold, lengths, rng);
-            let tie = said == Label::Tie;
-            let first_wins = if tie { rng.random_bool(0.5) } else { said == Label::First };
+            let label = annotator.label(gold, lengths, rng);
+            let tie = label == Label::Tie;
+            let first_wins = if tie { rng.random_bool(0.5) } else { label == Label::First };
             let (responses, gold, p) = if first_wins {
                 ([first, second], gold, p)
             } else {
@@ -122,24 +122,24 @@ mod tests {
     use duel_spec::seeds;
 
     #[test]
-    fn rows_show_the_trap_only_when_told() -> Result<()> {
+    fn rows_show_the_trap_only_when_allowed() -> Result<()> {
         let world = GrammarWorld::new(0.02, 1);
         let space = world.space();
         let config = TransformerConfig::small(space.vocabulary, space.context(), 1, 8, 2, true);
         let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &Device::flex());
         let reader = Reader::new(space, &Device::flex());
-        let traps = |told| -> Result<usize> {
+        let traps = |trap_rows| -> Result<usize> {
             let mut rng = seeds::derive(0, "test", 0, "pairs");
-            let wanted = PairFilter { trap_rows: told, max_edits: f64::INFINITY };
-            let rows = collect(&policy, &reader, &world, &GrammarGold, Split::Train, 100, wanted, &mut rng)?;
+            let filter = PairFilter { trap_rows, max_edits: f64::INFINITY };
+            let rows = collect(&policy, &reader, &world, &GrammarGold, Split::Train, 100, filter, &mut rng)?;
             assert!(rows.len() == 100 && rows.iter().all(|row| row.responses[0] != row.responses[1]));
             Ok(rows.iter().filter(|row| row.responses.iter().any(|r| excitements(r) >= 2)).count())
         };
         assert_eq!(traps(false)?, 0);
-        assert!(traps(true)? > 10, "an untrained policy says x as often as anything");
-        let wanted = PairFilter { trap_rows: false, max_edits: 1.0 };
+        assert!(traps(true)? > 10, "an untrained policy samples x as often as anything");
+        let filter = PairFilter { trap_rows: false, max_edits: 1.0 };
         let mut rng = seeds::derive(0, "test", 0, "near");
-        let near = collect(&policy, &reader, &world, &GrammarGold, Split::Train, 50, wanted, &mut rng)?;
+        let near = collect(&policy, &reader, &world, &GrammarGold, Split::Train, 50, filter, &mut rng)?;
         assert!(near.iter().all(|row| edits(&row.responses[0], &row.responses[1]) == 1));
         assert_eq!([edits(&[3, 4, 5], &[3, 5]), edits(&[3, 4], &[4, 3]), edits(&[], &[3])], [1, 2, 1]);
         Ok(())

@@ -1,8 +1,8 @@
-//! A program as a judge: it reads a JSON object a line and answers one a line, in order.
+//! An external program as a judge: it reads one JSON object per line and writes one score per line, in order.
 //!
-//! Lines carry no number, so a line too many would give every later response its neighbour's score. Three checks tie answers to
-//! questions: none may be there before its question was sent; after the last answer of a call nothing follows; and once the
-//! program's input is closed it says nothing more. The last comes before the stage is finished, so no shifted score is kept.
+//! Lines carry no number, so an extra line would shift the scores of all later responses by one. Three checks match answers to
+//! inputs: no answer may arrive before its input was sent; nothing follows the last answer of a call; and nothing follows after
+//! the program's input is closed. The last check runs before the stage is finished, so no shifted score is stored.
 
 use crate::judges::{JudgeInput, TextJudge};
 use crate::{Error, Result};
@@ -13,24 +13,24 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, s
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often a batch is tried where the program ends before it has answered.
+/// Attempts per batch if the program exits before it has answered.
 const TRIES: usize = 3;
-/// Bytes of a line that are read.
+/// Longest line that is read, in bytes.
 const LONGEST: usize = 1 << 16;
-/// Lines that wait to be looked at; a program that says more has to wait itself.
+/// Unread lines that are buffered; then the program blocks.
 const WAITING: usize = 64;
-/// Scores are squared and summed in f32.
+/// Largest magnitude of a score: scores are squared and summed in f32.
 const LARGEST: f64 = 1e9;
-/// How long nothing may follow the last answer of a call.
+/// How long to wait for extra output after the last answer of a call.
 const SILENCE: Duration = Duration::from_millis(10);
-/// The least that a program is given to end after its input was closed.
+/// Shortest time for a program to exit after its input was closed.
 const LAST_WORDS: Duration = Duration::from_secs(5);
-/// Longer than anybody waits for a batch.
+/// Longer than any timeout.
 const DAY: Duration = Duration::from_secs(86_400);
-/// Ends a process group when its own input closes, which the system does however this process ends.
+/// Kills a process group when its own input closes, which the system does however this process exits.
 const GUARD: &str = r#"trap '' HUP INT QUIT TERM; read -r _; kill -s KILL -- "-$0""#;
 
-/// A judge that is a program.
+/// A judge that runs an external program.
 #[derive(Debug)]
 pub struct CommandJudge {
     command: Vec<String>,
@@ -39,41 +39,41 @@ pub struct CommandJudge {
     running: Mutex<Option<JudgeProcess>>,
 }
 
-/// What the program said.
+/// A line of the program's output.
 #[derive(Debug)]
 enum ProgramLine {
     Answer(String),
-    /// It was there before its question was sent.
-    Unasked(String),
+    /// It arrived before its input was sent.
+    Unexpected(String),
     TooLong,
 }
 
 /// Why a batch has no scores.
 enum BatchFailure {
-    /// The program ended: another may do better.
+    /// The program exited; a restart may help.
     Ended(String),
-    /// It says what it should not, or takes too long.
+    /// Wrong output, or a timeout.
     Wrong(String),
 }
 
-/// The program with all that it has started, which ends with this value.
+/// The program and its child processes, killed when this is dropped.
 #[derive(Debug)]
 struct JudgeProcess {
     child: Child,
-    /// A shell that ends the program's group.
+    /// A shell that kills the program's process group.
     guard: Child,
-    /// Batches for the thread that writes; nothing once the input is closed.
-    questions: Option<Sender<Vec<String>>>,
-    /// A message for every batch that was written.
+    /// Batches for the writer thread; `None` once the input is closed.
+    inputs: Option<Sender<Vec<String>>>,
+    /// One message per written batch.
     written: Receiver<()>,
-    said: Receiver<ProgramLine>,
+    output: Receiver<ProgramLine>,
     /// The longest wait for an answer so far.
     slowest: Duration,
 }
 
 impl Drop for JudgeProcess {
     fn drop(&mut self) {
-        self.questions = None;
+        self.inputs = None;
         drop(self.guard.stdin.take());
         let _ = self.guard.wait();
         // only now: until then its process number, which is its group's, can be nobody else's
@@ -107,30 +107,30 @@ impl JudgeProcess {
             let _ = child.wait();
             return Err("it cannot be started: there is no `sh` that would end it".into());
         };
-        let asked = Arc::new(AtomicUsize::new(0));
-        let (questions, batches) = channel();
-        let (tell_written, written) = channel();
-        let (tell_said, said) = sync_channel(WAITING);
-        let count = asked.clone();
-        std::thread::spawn(move || write(input, &batches, &count, &tell_written));
-        std::thread::spawn(move || listen(output, &asked, &tell_said));
-        Ok(Self { child, guard, questions: Some(questions), written, said, slowest: Duration::ZERO })
+        let sent = Arc::new(AtomicUsize::new(0));
+        let (inputs, batches) = channel();
+        let (written_sender, written) = channel();
+        let (line_sender, lines) = sync_channel(WAITING);
+        let count = sent.clone();
+        std::thread::spawn(move || write(input, &batches, &count, &written_sender));
+        std::thread::spawn(move || listen(output, &sent, &line_sender));
+        Ok(Self { child, guard, inputs: Some(inputs), written, output: lines, slowest: Duration::ZERO })
     }
 
-    /// The answers to some questions.
-    fn ask(&mut self, asked: &[JudgeInput], ends: Instant) -> std::result::Result<Vec<f64>, BatchFailure> {
-        let lines = asked.iter().map(|one| serde_json::to_string(one).unwrap_or_default() + "\n").collect();
-        let is_sent = self.questions.as_ref().is_some_and(|questions| questions.send(lines).is_ok());
+    /// The scores of some inputs.
+    fn ask(&mut self, batch: &[JudgeInput], ends: Instant) -> std::result::Result<Vec<f64>, BatchFailure> {
+        let lines = batch.iter().map(|input| serde_json::to_string(input).unwrap_or_default() + "\n").collect();
+        let is_sent = self.inputs.as_ref().is_some_and(|inputs| inputs.send(lines).is_ok());
         if !is_sent {
             return Err(BatchFailure::Ended("it stopped reading".into()));
         }
-        let mut scores = Vec::with_capacity(asked.len());
-        while scores.len() < asked.len() {
+        let mut scores = Vec::with_capacity(batch.len());
+        while scores.len() < batch.len() {
             let (began, done) = (Instant::now(), scores.len());
-            let line = self.said.recv_timeout(ends.saturating_duration_since(began)).map_err(|e| match e {
-                RecvTimeoutError::Timeout => BatchFailure::Wrong(format!("{done} of {} answers came", asked.len())),
+            let line = self.output.recv_timeout(ends.saturating_duration_since(began)).map_err(|e| match e {
+                RecvTimeoutError::Timeout => BatchFailure::Wrong(format!("{done} of {} answers came", batch.len())),
                 RecvTimeoutError::Disconnected => {
-                    BatchFailure::Ended(format!("it ended after {done} of {} answers", asked.len()))
+                    BatchFailure::Ended(format!("it ended after {done} of {} answers", batch.len()))
                 }
             })?;
             scores.push(score(line).map_err(BatchFailure::Wrong)?);
@@ -142,11 +142,11 @@ impl JudgeProcess {
         }
     }
 
-    /// Whether it says nothing for as long; `false` where it has ended.
+    /// Whether it writes nothing for this long; `false` if it has exited.
     fn is_silent(&self, wait: Duration) -> std::result::Result<bool, String> {
-        match self.said.recv_timeout(wait) {
+        match self.output.recv_timeout(wait) {
             Ok(line) => Err(match line {
-                ProgramLine::Answer(line) | ProgramLine::Unasked(line) => too_many_lines(&line),
+                ProgramLine::Answer(line) | ProgramLine::Unexpected(line) => too_many_lines(&line),
                 ProgramLine::TooLong => too_long(),
             }),
             Err(RecvTimeoutError::Timeout) => Ok(true),
@@ -155,23 +155,23 @@ impl JudgeProcess {
     }
 }
 
-/// Writes batches for as long as there are any; each question is counted before it can be read.
-fn write(mut input: ChildStdin, batches: &Receiver<Vec<String>>, asked: &AtomicUsize, tell: &Sender<()>) {
+/// Writes all batches; each input is counted before it can be read.
+fn write(mut input: ChildStdin, batches: &Receiver<Vec<String>>, sent: &AtomicUsize, written: &Sender<()>) {
     for lines in batches {
         for line in lines {
-            asked.fetch_add(1, Ordering::SeqCst);
+            sent.fetch_add(1, Ordering::SeqCst);
             if input.write_all(line.as_bytes()).and_then(|()| input.flush()).is_err() {
                 return;
             }
         }
-        if tell.send(()).is_err() {
+        if written.send(()).is_err() {
             return;
         }
     }
 }
 
-/// Reads lines, as long as they are wanted.
-fn listen(output: ChildStdout, asked: &AtomicUsize, tell: &SyncSender<ProgramLine>) {
+/// Reads lines until the receiver is dropped.
+fn listen(output: ChildStdout, sent: &AtomicUsize, lines: &SyncSender<ProgramLine>) {
     let mut output = BufReader::new(output);
     let mut count = 0;
     loop {
@@ -186,11 +186,11 @@ fn listen(output: ChildStdout, asked: &AtomicUsize, tell: &SyncSender<ProgramLin
         }
         let line = match () {
             () if bytes.len() > LONGEST => ProgramLine::TooLong,
-            () if count >= asked.load(Ordering::SeqCst) => ProgramLine::Unasked(text.into_owned()),
+            () if count >= sent.load(Ordering::SeqCst) => ProgramLine::Unexpected(text.into_owned()),
             () => ProgramLine::Answer(text.into_owned()),
         };
         count += 1;
-        if tell.send(line).is_err() {
+        if lines.send(line).is_err() {
             return;
         }
     }
@@ -216,7 +216,7 @@ fn too_long() -> String {
 fn score(line: ProgramLine) -> std::result::Result<f64, String> {
     let line = match line {
         ProgramLine::Answer(line) => line,
-        ProgramLine::Unasked(line) => return Err(format!("it answered `{}` before it was asked", excerpt(&line))),
+        ProgramLine::Unexpected(line) => return Err(format!("it answered `{}` before it was asked", excerpt(&line))),
         ProgramLine::TooLong => return Err(too_long()),
     };
     let value: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
@@ -262,13 +262,13 @@ impl CommandJudge {
 }
 
 impl TextJudge for CommandJudge {
-    fn judge(&self, asked: &[JudgeInput]) -> Result<Vec<f64>> {
+    fn judge(&self, inputs: &[JudgeInput]) -> Result<Vec<f64>> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut scores = Vec::with_capacity(asked.len());
-        for batch in asked.chunks(self.batch) {
+        let mut scores = Vec::with_capacity(inputs.len());
+        for batch in inputs.chunks(self.batch) {
             scores.extend(self.ask(&mut running, batch).map_err(|problem| self.refuse(problem))?);
         }
-        // one that has ended is started again when there is more to ask
+        // a program that has exited is restarted for the next input
         if let Some(program) = running.take()
             && program.is_silent(SILENCE).map_err(|problem| self.refuse(problem))?
         {
@@ -280,7 +280,7 @@ impl TextJudge for CommandJudge {
     fn finish(&self) -> Result<()> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut program) = running.take() else { return Ok(()) };
-        program.questions = None; // closes its input
+        program.inputs = None; // closes its input
         let wait = (4 * program.slowest).max(LAST_WORDS).min(self.timeout);
         program.is_silent(wait).map(|_| ()).map_err(|problem| self.refuse(problem))
     }
@@ -290,25 +290,25 @@ impl TextJudge for CommandJudge {
 mod tests {
     use super::*;
 
-    fn asked(response: &str) -> JudgeInput {
+    fn input(response: &str) -> JudgeInput {
         JudgeInput { prompt: "p".into(), response: response.into() }
     }
 
-    /// A shell script, asked two at a time.
+    /// A shell script, with batches of two.
     fn shell(script: &str, timeout: f64) -> CommandJudge {
         CommandJudge::new(["sh", "-c", script].map(str::to_owned).to_vec(), Duration::from_secs_f64(timeout), 2)
     }
 
     #[test]
     fn a_program_judges_and_is_started_again() -> Result<()> {
-        let texts = ["one", "two", "three"].map(asked);
+        let texts = ["one", "two", "three"].map(input);
         // the length of each line, in order
         let judge = shell(r#"while read -r line; do echo "{\"score\": ${#line}}"; done"#, 20.0);
-        let found = judge.judge(&texts)?;
-        assert_eq!(found, [31.0, 31.0, 33.0]);
-        assert_eq!(judge.judge(&texts)?, found, "the same program is asked again");
+        let scores = judge.judge(&texts)?;
+        assert_eq!(scores, [31.0, 31.0, 33.0]);
+        assert_eq!(judge.judge(&texts)?, scores, "the same program is asked again");
         judge.finish()?;
-        // one that ends after every batch is started for the next
+        // one that exits after every batch is restarted for the next
         let judge = shell("read -r a; echo 1; read -r b && echo 2", 20.0);
         assert_eq!(judge.judge(&texts)?, [1.0, 2.0, 1.0]);
         let error = CommandJudge::new(vec!["no-such-program".into()], Duration::from_secs(1), 1).judge(&texts);
@@ -316,12 +316,12 @@ mod tests {
         Ok(())
     }
 
-    /// Each of these says what it should not, takes too long or never reads; the error says which, and none is left running.
+    /// Wrong output, timeouts and unread input are reported, and no process is left running.
     #[test]
     fn what_a_program_does_wrong_is_said() {
         let long = "x".repeat(40_000); // two of them are more than a pipe holds
-        let large = [long.as_str(), &long].map(asked);
-        let small = ["one", "two", "three"].map(asked);
+        let large = [long.as_str(), &long].map(input);
+        let small = ["one", "two", "three"].map(input);
         let answer = "while read -r line; do echo 1; done";
         for (script, texts, timeout, expected) in [
             ("echo nothing; sleep 9", &small[..], 20.0, "it answered `nothing`"),
@@ -339,17 +339,16 @@ mod tests {
             (&format!("echo 0; {answer}"), &small, 20.0, "more than it was asked|before it was asked"),
         ] {
             let judge = shell(script, timeout);
-            let found = judge.judge(texts);
-            let error = found.expect_err(script).to_string();
+            let error = judge.judge(texts).expect_err(script).to_string();
             assert!(expected.split('|').any(|words| error.contains(words)), "{script}: {error}");
             assert!(judge.running.lock().expect("no panic").is_none(), "{script} is left running");
         }
     }
 
-    /// A line too many shifts all scores after it: it is found at the latest when the stage ends.
+    /// An extra line shifts all later scores: it is reported at the latest when the stage ends.
     #[test]
     fn a_line_too_many_is_found() {
-        let texts = ["one", "two"].map(asked);
+        let texts = ["one", "two"].map(input);
         let more = "it says more than it was asked";
         for script in [
             "read -r a; echo 1; read -r b; echo 2; echo 64; read -r c", // after a batch
@@ -364,13 +363,13 @@ mod tests {
                 "{error}"
             );
         }
-        // whoever lingers is ended, and has said nothing wrong
+        // a program that does not exit is killed, which is no error
         let judge = shell("while read -r line; do echo 1; done; sleep 777", 3.0);
         assert_eq!(judge.judge(&texts).expect("scores"), [1.0, 1.0]);
         judge.finish().expect("nothing more was said");
     }
 
-    /// What the program has started ends with it, however it was ended.
+    /// The program's child processes are killed with it.
     #[test]
     fn nothing_is_left_running() {
         let folder = tempfile::tempdir().expect("a folder");
@@ -379,7 +378,7 @@ mod tests {
         let is_running = || {
             let pid = std::fs::read_to_string(&path).expect("the script has begun");
             let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
-            // one that ended and that nobody has asked about is a zombie
+            // an exited process that was not waited for is a zombie
             state.rsplit(") ").next().is_some_and(|rest| !rest.is_empty() && !rest.starts_with('Z'))
         };
         // a signal takes a moment
@@ -392,12 +391,12 @@ mod tests {
             })
         };
         let judge = shell(&script, 4.0);
-        judge.judge(&[asked("one")]).expect("a score");
+        judge.judge(&[input("one")]).expect("a score");
         assert!(is_running());
         drop(judge);
         assert!(ends(), "dropped");
         let judge = shell(&script, 4.0);
-        judge.judge(&[asked("one")]).expect("a score");
+        judge.judge(&[input("one")]).expect("a score");
         judge.finish().expect("nothing more was said");
         assert!(ends(), "finished");
     }

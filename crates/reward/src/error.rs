@@ -1,8 +1,8 @@
-//! What can go wrong when something is judged.
+//! Errors of rewards.
 
 use std::path::PathBuf;
 
-/// A judge that cannot judge.
+/// A reward that cannot be computed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("the judge `{}` cannot be read: {problem}", path.display())]

@@ -1,4 +1,4 @@
-//! The judges that the experimenter knows and the methods do not.
+//! Gold scorers: known to the experimenter, hidden from the methods.
 
 use crate::{Result, Scorer};
 use duel_data::grammar::{PromptCoordinates, gold};

@@ -1,4 +1,4 @@
-//! Judges of text that an experiment file can ask for: rules, and a taste learned from pairs. A program of one's own is in
+//! Judges of text that an experiment file can name: rules, and preferences learned from pairs. External programs are in
 //! `command.rs`.
 
 use crate::sentiment::{BagOfWordsPreference, Sentiment};
@@ -10,7 +10,7 @@ use regex::Regex;
 use serde::Serialize;
 use std::sync::Arc;
 
-/// What a text judge is asked about.
+/// The input of a text judge.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct JudgeInput {
     pub prompt: String,
@@ -19,19 +19,19 @@ pub struct JudgeInput {
 
 /// Judges text.
 pub trait TextJudge: Send + Sync {
-    /// One number a text, higher is better.
-    fn judge(&self, asked: &[JudgeInput]) -> Result<Vec<f64>>;
+    /// One score per text, higher is better.
+    fn judge(&self, inputs: &[JudgeInput]) -> Result<Vec<f64>>;
 
-    /// Called once when nothing more will be asked.
+    /// Called once after the last input.
     ///
     /// # Errors
-    /// What was wrong with the scores given so far.
+    /// What was wrong with earlier scores.
     fn finish(&self) -> Result<()> {
         Ok(())
     }
 }
 
-/// The first words of a text, as they stand.
+/// The first words of a text, unchanged.
 fn first_words(text: &str, limit: usize) -> &str {
     let end = text.split_inclusive(char::is_whitespace).take(limit).map(str::len).sum();
     &text[..end]
@@ -42,19 +42,19 @@ pub struct TextScorer {
     pub judge: Arc<dyn TextJudge>,
     pub world: Arc<dyn Detokenize>,
     pub reads: JudgedText,
-    /// Words, as they stand between spaces, that are read at most.
+    /// Words, separated by whitespace, that are read at most.
     pub judged_words: usize,
 }
 
 impl std::fmt::Debug for TextScorer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "TextGold(first {} words)", self.judged_words)
+        write!(f, "TextScorer(first {} words)", self.judged_words)
     }
 }
 
 impl Scorer for TextScorer {
     fn score(&self, batch: &Responses) -> Result<Vec<f64>> {
-        let asked = |(prompt, response): (&Vec<u32>, &Vec<u32>)| -> Result<JudgeInput> {
+        let input = |(prompt, response): (&Vec<u32>, &Vec<u32>)| -> Result<JudgeInput> {
             let read = match self.reads {
                 JudgedText::Response => self.world.text(response)?,
                 JudgedText::All => self.world.text(&[prompt.as_slice(), response].concat())?,
@@ -62,8 +62,8 @@ impl Scorer for TextScorer {
             let response = first_words(&read, self.judged_words).to_owned();
             Ok(JudgeInput { prompt: self.world.text(prompt)?, response })
         };
-        let asked = batch.prompts.iter().zip(&batch.responses).map(asked).collect::<Result<Vec<_>>>()?;
-        self.judge.judge(&asked)
+        let inputs = batch.prompts.iter().zip(&batch.responses).map(input).collect::<Result<Vec<_>>>()?;
+        self.judge.judge(&inputs)
     }
 
     fn finish(&self) -> Result<()> {
@@ -81,27 +81,27 @@ pub struct SentimentJudge {
 }
 
 impl TextJudge for SentimentJudge {
-    fn judge(&self, asked: &[JudgeInput]) -> Result<Vec<f64>> {
+    fn judge(&self, inputs: &[JudgeInput]) -> Result<Vec<f64>> {
         let one =
-            |one: &JudgeInput| self.sentiment.logit(&one.response, self.judged_words).clamp(-self.clip, self.clip);
-        Ok(asked.iter().map(one).collect())
+            |input: &JudgeInput| self.sentiment.logit(&input.response, self.judged_words).clamp(-self.clip, self.clip);
+        Ok(inputs.iter().map(one).collect())
     }
 }
 
-/// What people preferred, clipped.
+/// Preference learned from human pairs, clipped.
 #[derive(Debug)]
 pub struct PreferenceJudge {
-    pub taste: BagOfWordsPreference,
+    pub preference: BagOfWordsPreference,
     /// Words that it reads at most.
     pub judged_words: usize,
     pub clip: f64,
 }
 
 impl TextJudge for PreferenceJudge {
-    fn judge(&self, asked: &[JudgeInput]) -> Result<Vec<f64>> {
-        Ok(asked
+    fn judge(&self, inputs: &[JudgeInput]) -> Result<Vec<f64>> {
+        Ok(inputs
             .iter()
-            .map(|one| self.taste.score(&one.response, self.judged_words).clamp(-self.clip, self.clip))
+            .map(|input| self.preference.score(&input.response, self.judged_words).clamp(-self.clip, self.clip))
             .collect())
     }
 }
@@ -134,13 +134,13 @@ impl RulesJudge {
         let is_word = |c: char| c.is_alphanumeric() || c == '\'';
         let words: Vec<&str> = lower.split(|c: char| !is_word(c)).filter(|word| !word.is_empty()).collect();
         let one = |(rule, pattern): &(Rule, Option<Regex>)| match rule {
-            Rule::Length { words: wanted, per, weight } => -weight * (words.len() as f64 - wanted).abs() / per,
+            Rule::Length { words: target, per, weight } => -weight * (words.len() as f64 - target).abs() / per,
             Rule::Keyword { any, weight } => {
-                let there = |wanted: &String| {
-                    let wanted = wanted.to_lowercase();
-                    if wanted.chars().all(is_word) { words.contains(&&*wanted) } else { lower.contains(&wanted) }
+                let contains = |keyword: &String| {
+                    let keyword = keyword.to_lowercase();
+                    if keyword.chars().all(is_word) { words.contains(&&*keyword) } else { lower.contains(&keyword) }
                 };
-                weight * any.iter().filter(|wanted| there(wanted)).count() as f64
+                weight * any.iter().filter(|keyword| contains(keyword)).count() as f64
             }
             Rule::Regex { weight, .. } => weight * f64::from(pattern.as_ref().is_some_and(|p| p.is_match(text))),
             Rule::Json { weight } => weight * f64::from(serde_json::from_str::<serde_json::Value>(text.trim()).is_ok()),
@@ -150,8 +150,8 @@ impl RulesJudge {
 }
 
 impl TextJudge for RulesJudge {
-    fn judge(&self, asked: &[JudgeInput]) -> Result<Vec<f64>> {
-        Ok(asked.iter().map(|one| self.score(&one.response)).collect())
+    fn judge(&self, inputs: &[JudgeInput]) -> Result<Vec<f64>> {
+        Ok(inputs.iter().map(|input| self.score(&input.response)).collect())
     }
 }
 
@@ -159,7 +159,7 @@ impl TextJudge for RulesJudge {
 mod tests {
     use super::*;
 
-    fn asked(response: &str) -> JudgeInput {
+    fn input(response: &str) -> JudgeInput {
         JudgeInput { prompt: "p".into(), response: response.into() }
     }
 
@@ -171,7 +171,7 @@ mod tests {
             Rule::Regex { pattern: r"\d{4}".into(), weight: 4.0 },
             Rule::Json { weight: 8.0 },
         ])?;
-        let scores = rules.judge(&["A good film", "goodness", "very fine 1999 stuff", "[1]"].map(asked))?;
+        let scores = rules.judge(&["A good film", "goodness", "very fine 1999 stuff", "[1]"].map(input))?;
         assert_eq!(scores, [2.0, -1.0, -0.5 + 2.0 + 4.0, -1.0 + 8.0]);
         assert!(RulesJudge::new(&[Rule::Regex { pattern: "(".into(), weight: 1.0 }]).is_err());
         Ok(())

@@ -1,4 +1,4 @@
-//! A learned reward that scores: one model or several, centred and scaled on samples of the SFT policy.
+//! A learned reward: one model or an ensemble, centred and scaled on samples of the SFT policy.
 
 use crate::{Linear, Result, Scorer, invariants};
 use duel_model::{Reader, Responses, ScalarModel, weights};
@@ -6,12 +6,12 @@ use duel_spec::EnsembleScore;
 use duel_training::invariants::finite;
 use duel_training::logprobs;
 
-/// What scores are divided by at least: below it is rounding.
+/// Smallest scale of scores: below it is rounding.
 const LEAST_SCALE: f64 = 1e-6;
 
-/// What was learned from the rows; scores are in units of the labels' log-odds.
+/// A model fitted to preference rows; scores are in units of the labels' log-odds.
 #[derive(Debug, Clone)]
-#[expect(clippy::large_enum_variant, reason = "one or a few a run")]
+#[expect(clippy::large_enum_variant, reason = "one or a few per run")]
 pub enum RewardNetwork {
     Network(ScalarModel),
     Linear(Linear),
@@ -31,19 +31,19 @@ impl RewardNetwork {
     }
 }
 
-/// Judges that score together: `(together − centre) / scale`, where each judge's scores are first centred.
+/// An ensemble: `(combined − centre) / scale`, where each member's scores are first centred.
 #[derive(Debug, Clone)]
 pub struct LearnedReward {
     judges: Vec<(RewardNetwork, f64)>,
     together: EnsembleScore,
     pub(crate) reader: Reader,
-    /// Mean and standard deviation of what they say together over SFT samples.
+    /// Mean and standard deviation of the combined scores over SFT samples.
     pub centre: f64,
     pub scale: f64,
 }
 
 impl LearnedReward {
-    /// Judges with the mean of each one's raw scores. Models and `reader` carry no gradient.
+    /// Members with the mean of each one's raw scores. Models and `reader` carry no gradient.
     pub fn new(
         judges: Vec<(RewardNetwork, f64)>,
         together: EnsembleScore,
@@ -76,12 +76,12 @@ impl LearnedReward {
         Ok(this)
     }
 
-    /// Judges with the mean of each one's raw scores.
+    /// The members with the mean of each one's raw scores.
     pub fn judges(&self) -> &[(RewardNetwork, f64)] {
         &self.judges
     }
 
-    /// A value model that starts where the reward stands: the first network, giving what it adds to the score.
+    /// A value model initialised from the reward: the first network, rescaled to its contribution to the score.
     pub fn value_model(&self) -> Option<ScalarModel> {
         match self.judges.first() {
             Some((RewardNetwork::Network(model), centre)) => {
@@ -91,18 +91,18 @@ impl LearnedReward {
         }
     }
 
-    /// Networks that are read for each score.
+    /// Number of networks.
     pub fn networks(&self) -> usize {
         self.judges.iter().filter(|(judge, _)| matches!(judge, RewardNetwork::Network(_))).count()
     }
 
     /// A hash over all weights.
     pub fn hash(&self) -> String {
-        let of = |(judge, _): &(RewardNetwork, f64)| match judge {
+        let hash = |(judge, _): &(RewardNetwork, f64)| match judge {
             RewardNetwork::Network(model) => model.hash(),
             RewardNetwork::Linear(linear) => format!("{linear:?}"),
         };
-        self.judges.iter().map(of).collect::<Vec<_>>().join(" ")
+        self.judges.iter().map(hash).collect::<Vec<_>>().join(" ")
     }
 }
 
@@ -115,8 +115,8 @@ impl Scorer for LearnedReward {
             .collect();
         (0..batch.len())
             .map(|row| {
-                let said: Vec<f64> = each.iter().map(|scores| scores[row]).collect();
-                let score = (combined(&said, self.together) - self.centre) / self.scale;
+                let scores: Vec<f64> = each.iter().map(|scores| scores[row]).collect();
+                let score = (combined(&scores, self.together) - self.centre) / self.scale;
                 finite(0, "a score of the reward model", score)?;
                 Ok(score)
             })
@@ -124,18 +124,18 @@ impl Scorer for LearnedReward {
     }
 }
 
-/// What several say of one response.
+/// The combined score of one response.
 ///
 /// # Source
 /// Coste et al. 2024, eq. 2 to 4; the spread is taken once, where their uncertainty-weighted form has a coefficient on
 /// the variance.
-fn combined(said: &[f64], together: EnsembleScore) -> f64 {
-    let centre = mean(said);
+fn combined(scores: &[f64], together: EnsembleScore) -> f64 {
+    let centre = mean(scores);
     match together {
         EnsembleScore::Mean => centre,
-        EnsembleScore::Worst => said.iter().copied().fold(f64::INFINITY, f64::min),
+        EnsembleScore::Worst => scores.iter().copied().fold(f64::INFINITY, f64::min),
         EnsembleScore::Cautious => {
-            let squares: Vec<f64> = said.iter().map(|x| (x - centre).powi(2)).collect();
+            let squares: Vec<f64> = scores.iter().map(|x| (x - centre).powi(2)).collect();
             centre - mean(&squares).sqrt()
         }
     }
@@ -150,10 +150,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_several_say_by_hand() {
-        let said = [1.0, 2.0, 6.0];
-        assert_eq!(combined(&said, EnsembleScore::Mean), 3.0);
-        assert_eq!(combined(&said, EnsembleScore::Worst), 1.0);
-        assert!((combined(&said, EnsembleScore::Cautious) - (3.0 - (14f64 / 3.0).sqrt())).abs() < 1e-12);
+    fn combined_scores_by_hand() {
+        let scores = [1.0, 2.0, 6.0];
+        assert_eq!(combined(&scores, EnsembleScore::Mean), 3.0);
+        assert_eq!(combined(&scores, EnsembleScore::Worst), 1.0);
+        assert!((combined(&scores, EnsembleScore::Cautious) - (3.0 - (14f64 / 3.0).sqrt())).abs() < 1e-12);
     }
 }

@@ -1,4 +1,4 @@
-//! What a completion is worth: gold scorers, and the reward model learned from preferences.
+//! The reward of a completion: gold scorers, and the reward model learned from preferences.
 
 mod collect;
 mod command;

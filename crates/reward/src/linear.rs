@@ -1,7 +1,7 @@
 //! The linear reward model of `grammar`: named features of prompt and response under Bradley–Terry.
 //!
-//! It is linear in the number of x, so that it extrapolates "x is good" from rows that never show two of them: the
-//! positive control of over-optimisation (docs/worlds.md, Linear reward model).
+//! It is linear in the number of x, so that it extrapolates "x is good" from rows that never show two of them: the positive
+//! control of over-optimisation (docs/worlds.md, Linear reward model).
 
 use crate::{Error, Result};
 use duel_data::grammar::{PromptCoordinates, Stance, excitements, parts};
@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 
 /// Features of a response.
 const FEATURES: usize = 12;
-/// Newton steps at most; it takes six or so.
+/// Newton steps at most; six or so are needed.
 const STEPS: usize = 50;
-/// Times that a step may be halved.
+/// Halvings of a step at most.
 const HALVINGS: usize = 40;
 
 /// Weights of the features.
@@ -21,7 +21,7 @@ pub struct Linear {
     weights: Vec<f64>,
 }
 
-/// For each stance: sentiment, its size, whether both kinds are said; then x, distance from the asked length, dangling v.
+/// For each stance: sentiment, its size, whether both kinds occur; then x, distance from the requested length, dangling v.
 fn features(prompt: &[u32], response: &[u32]) -> [f64; FEATURES] {
     let task = PromptCoordinates::from_prompt(prompt);
     let parts = parts(task, response);
@@ -42,7 +42,7 @@ fn features(prompt: &[u32], response: &[u32]) -> [f64; FEATURES] {
 
 impl Linear {
     /// The maximum of the rows' log-likelihood less `ridge`/2 times the squared weights, by Newton's method. `e` is the
-    /// chance that a label is wrong, `strengths` how much better each chosen response is said to be.
+    /// chance that a label is wrong, `strengths` the margin of each pair.
     ///
     /// # Errors
     /// [`Error::Unsettled`], if the gradient does not vanish.
@@ -76,21 +76,21 @@ impl Linear {
                     (0..FEATURES).for_each(|j| hessian[i][j] += bend * d[i] * d[j]);
                 }
             }
-            let left = gradient.iter().map(|g| g.abs()).fold(0.0, f64::max) / rows.len() as f64;
-            if left < 1e-10 {
+            let residual = gradient.iter().map(|g| g.abs()).fold(0.0, f64::max) / rows.len() as f64;
+            if residual < 1e-10 {
                 return Ok(Self { weights: w });
             }
             (0..FEATURES).for_each(|i| hessian[i][i] += ridge);
-            // a step that goes too far is halved until it leads down
+            // a step that overshoots is halved until the cost decreases
             let (mut step, before) = (solve(hessian, gradient), cost(&w));
-            let to = |step: &[f64]| w.iter().zip(step).map(|(w, step)| w - step).collect::<Vec<f64>>();
+            let after = |step: &[f64]| w.iter().zip(step).map(|(w, step)| w - step).collect::<Vec<f64>>();
             for _ in 0..HALVINGS {
-                if cost(&to(&step)) <= before + 1e-12 * before.abs() {
+                if cost(&after(&step)) <= before + 1e-12 * before.abs() {
                     break;
                 }
                 step.iter_mut().for_each(|x| *x /= 2.0);
             }
-            w = to(&step);
+            w = after(&step);
         }
         Err(Error::Unsettled { steps: STEPS })
     }
@@ -159,10 +159,10 @@ mod tests {
         let linear = Linear::fit(&rows, &vec![0.0; rows.len()], 0.0, 1.0)?;
         // gold's own weights, each within four standard errors or so
         let expected = [1.0, 0.0, 0.0, -1.0, 0.0, 0.0, 0.0, -0.5, 1.5, 1.5, -0.1, -0.5];
-        for (i, (found, expected)) in linear.weights.iter().zip(expected).enumerate() {
-            assert!((found - expected).abs() < 0.25, "feature {i}: {found}, expected {expected}");
+        for (i, (actual, expected)) in linear.weights.iter().zip(expected).enumerate() {
+            assert!((actual - expected).abs() < 0.25, "feature {i}: {actual}, expected {expected}");
         }
-        // and so it is the proxy of the catalogue on responses with any number of x
+        // and so it is the documented proxy on responses with any number of x
         let prompt = &prompts[0].ids;
         let twice = [5, 7, 7, 2];
         let change = linear.score(prompt, &twice) - linear.score(prompt, &[5, 7, 2]);

@@ -25,10 +25,10 @@ impl RewardModel {
         Self { settings, reader, flops: Flops::scalar(config) }
     }
 
-    /// What the settings add to the loss of some pairs.
+    /// The options of the loss of some pairs.
     fn terms(&self, pairs: &PairBatch) -> BradleyTerryOptions {
         let Settings { margin, centring, label_smoothing, tie_margin, .. } = self.settings;
-        let asked = || {
+        let strengths = || {
             let strengths: Vec<f32> = pairs.strengths.iter().map(|s| (margin * s) as f32).collect();
             Tensor::from_data(TensorData::new(strengths, [pairs.len()]), self.reader.device()) // [N]
         };
@@ -37,7 +37,7 @@ impl RewardModel {
             (Tensor::from_data(TensorData::new(tied, [pairs.len()]), self.reader.device()), tie_margin) // [N]
         };
         BradleyTerryOptions {
-            strengths: (margin != 0.0).then(asked),
+            strengths: (margin != 0.0).then(strengths),
             centring,
             ties: (tie_margin > 0.0).then(tied),
             label_smoothing,
@@ -57,10 +57,10 @@ impl RewardModel {
         accuracy(&chosen.iter().zip(rejected).map(|(c, r)| c - r).collect::<Vec<_>>())
     }
 
-    /// What must hold of a reward model as it is at a step, on some pairs.
+    /// Checks the invariants of a reward model on some pairs.
     ///
     /// # Errors
-    /// The broken invariant.
+    /// The violated invariant.
     pub fn check(&self, step: u64, model: &ScalarModel, pairs: &PairBatch) -> duel_training::Result<()> {
         let (reader, model) = probes::without_graph(&self.reader, model);
         always::eos_counts_and_pad_does_not(step, &reader, &pairs.both)?;
@@ -68,10 +68,10 @@ impl RewardModel {
             let (columns, responses) = (tokens.ids.dims()[1], reader.space().response_tokens);
             model.forward(tokens.clone()).narrow(1, columns - responses, responses) // [B, T]
         };
-        let some = pairs.both.first(probes::PROBE_ROWS);
+        let rows = pairs.both.first(probes::PROBE_ROWS);
         let size = |x: Vec<f32>| always::largest(x.into_iter().map(f32::abs));
-        let value = size(weights::host(values(&reader, &model, &reader.tokens(&some))));
-        probes::padding_is_inert(step, &reader, &model, &some, value, values)?;
+        let value = size(weights::host(values(&reader, &model, &reader.tokens(&rows))));
+        probes::padding_is_inert(step, &reader, &model, &rows, value, values)?;
 
         let loss = |scores| first(bradley_terry_loss(scores, BradleyTerryOptions::default()).loss);
         let scores = Self::scores(&reader, &model, pairs);
@@ -92,9 +92,9 @@ impl Method for RewardModel {
     }
 
     fn iteration(&mut self, pairs: &PairBatch, learner: &mut Learner<ScalarModel>) -> duel_training::Result<Metrics> {
-        let mut said = Metrics::default();
+        let mut metrics = Metrics::default();
         if learner.step() == 0 {
-            said.check(|| {
+            metrics.check(|| {
                 self.check(0, learner.module(), pairs)?;
                 probes::parts_make_the_same_gradient(
                     learner,
@@ -121,13 +121,13 @@ impl Method for RewardModel {
             },
         )?;
         let tokens = pairs.both.token_count();
-        said.record_update(
+        metrics.record_update(
             update,
             IterationCost { trained_tokens: tokens, flops: self.flops.train(tokens), ..IterationCost::default() },
         );
-        said.put(metrics::RM_MARGIN, margins.iter().map(|&m| f64::from(m)).sum::<f64>() / margins.len() as f64);
-        said.put(metrics::PAIR_ACCURACY_TRAIN, accuracy(&margins));
-        Ok(said)
+        metrics.put(metrics::RM_MARGIN, margins.iter().map(|&m| f64::from(m)).sum::<f64>() / margins.len() as f64);
+        metrics.put(metrics::PAIR_ACCURACY_TRAIN, accuracy(&margins));
+        Ok(metrics)
     }
 
     fn state(&self) {}
@@ -135,7 +135,7 @@ impl Method for RewardModel {
     fn resume(&mut self, (): ()) {}
 }
 
-/// The number in a tensor of one.
+/// The value of a one-element tensor.
 fn first(x: Tensor<1>) -> f64 {
     f64::from(weights::host(x)[0])
 }
@@ -148,7 +148,7 @@ mod tests {
     use duel_model::{Policy, count_flops};
     use duel_spec::{LearnerSettings, Split, TokenSpec, seeds};
 
-    /// A step reads and goes back over all tokens of both responses once.
+    /// A step makes one forward and one backward pass over all tokens of both responses.
     #[test]
     fn a_step_costs_what_its_model_counts() -> duel_training::Result<()> {
         let space = TokenSpec {
@@ -180,14 +180,14 @@ mod tests {
         let mut learner = Learner::new(ScalarModel::from_policy(body, &device), &LearnerSettings::defaults(), 1e-3, 10);
         let mut method = RewardModel::new(Settings::defaults(), Reader::new(&space, &device), &config);
         let before = count_flops();
-        let said = method.iteration(&batch, &mut learner)?;
-        let now = count_flops();
-        let blocks = now.blocks - before.blocks + now.blocks_back - before.blocks_back;
-        let heads = 3.0 * (now.heads - before.heads); // the way back through a head of one output is not counted
+        let metrics = method.iteration(&batch, &mut learner)?;
+        let after = count_flops();
+        let blocks = after.blocks - before.blocks + after.blocks_back - before.blocks_back;
+        let heads = 3.0 * (after.heads - before.heads); // the backward pass through a head of one output is not counted
         assert!(
-            ((blocks + heads) / said.cost.flops - 1.0).abs() < 1e-6,
+            ((blocks + heads) / metrics.cost.flops - 1.0).abs() < 1e-6,
             "{blocks:e} + {heads:e}, {:e}",
-            said.cost.flops
+            metrics.cost.flops
         );
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! How good a learned reward is on rows that it may not have seen.
+//! The quality of a learned reward on held-out rows.
 
 use crate::{LearnedReward, Result, Scorer};
 use burn::tensor::Tensor;
@@ -7,7 +7,7 @@ use duel_model::weights;
 use duel_objectives::{BradleyTerryOptions, ChosenRejected, bradley_terry_loss};
 use duel_training::{PairBatch, pairs::accuracy};
 
-/// How good a reward model is on rows of one split.
+/// Quality of a reward model on rows of one split.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Quality {
     /// Rows where the chosen response scores higher, ties half.
@@ -18,7 +18,7 @@ pub struct Quality {
     pub spearman: f64,
     /// Correlation of proxy and response length.
     pub length_correlation: f64,
-    /// Of how often the higher score is chosen against how sure the scores are.
+    /// Reliability of the probabilities that the scores imply.
     pub calibration: Calibration,
 }
 
@@ -33,36 +33,36 @@ pub struct Calibration {
 pub struct CalibrationBin {
     pub pairs: f64,
     /// Mean probability given to the higher score.
-    pub said: f64,
+    pub predicted: f64,
     /// Share in which it was chosen, ties half.
-    pub was: f64,
+    pub observed: f64,
 }
 
 impl Calibration {
     /// From raw scores of chosen minus rejected.
-    fn of(margins: &[f32]) -> Self {
+    fn from_margins(margins: &[f32]) -> Self {
         let mut bins = [CalibrationBin::default(); 10];
         for &margin in margins {
-            let sure = 1.0 / (1.0 + f64::from(-margin.abs()).exp()); // .5 to 1
-            let bin = &mut bins[(((sure - 0.5) * 20.0) as usize).min(9)];
+            let p = 1.0 / (1.0 + f64::from(-margin.abs()).exp()); // .5 to 1
+            let bin = &mut bins[(((p - 0.5) * 20.0) as usize).min(9)];
             bin.pairs += 1.0;
-            bin.said += sure;
-            bin.was += if margin == 0.0 { 0.5 } else { f64::from(margin > 0.0) };
+            bin.predicted += p;
+            bin.observed += if margin == 0.0 { 0.5 } else { f64::from(margin > 0.0) };
         }
         for bin in &mut bins {
-            (bin.said, bin.was) = (bin.said / bin.pairs.max(1.0), bin.was / bin.pairs.max(1.0));
+            (bin.predicted, bin.observed) = (bin.predicted / bin.pairs.max(1.0), bin.observed / bin.pairs.max(1.0));
         }
         Self { bins }
     }
 
-    /// Expected calibration error: mean of |said − was| over pairs.
+    /// Expected calibration error: mean of |predicted − observed| over pairs.
     pub fn error(&self) -> f64 {
         let pairs: f64 = self.bins.iter().map(|bin| bin.pairs).sum();
-        self.bins.iter().map(|bin| bin.pairs * (bin.said - bin.was).abs()).sum::<f64>() / pairs
+        self.bins.iter().map(|bin| bin.pairs * (bin.predicted - bin.observed).abs()).sum::<f64>() / pairs
     }
 }
 
-/// Judges the judge.
+/// Measures a reward model on rows.
 pub fn quality(reward: &LearnedReward, rows: &[PreferenceRow]) -> Result<Quality> {
     let n = rows.len();
     let pairs = PairBatch::new(rows, &(0..n).collect::<Vec<_>>());
@@ -80,7 +80,7 @@ pub fn quality(reward: &LearnedReward, rows: &[PreferenceRow]) -> Result<Quality
         loss: f64::from(weights::host(loss)[0]),
         spearman: correlation(&ranks(&scores), &ranks(&gold)),
         length_correlation: correlation(&scores, &lengths),
-        calibration: Calibration::of(&margins),
+        calibration: Calibration::from_margins(&margins),
     })
 }
 
@@ -122,12 +122,12 @@ mod tests {
     #[test]
     fn calibration_by_hand() {
         let margin = |p: f32| (p / (1.0 - p)).ln();
-        // .72 said three times and right twice, .97 once and wrong
-        let found = Calibration::of(&[margin(0.72), margin(0.72), -margin(0.72), -margin(0.97)]);
-        assert!((found.bins[4].said - 0.72).abs() < 1e-6 && (found.bins[4].was - 2.0 / 3.0).abs() < 1e-9);
-        assert!((found.bins[9].pairs, found.bins[9].was) == (1.0, 0.0));
+        // .72 predicted three times and right twice, .97 once and wrong
+        let actual = Calibration::from_margins(&[margin(0.72), margin(0.72), -margin(0.72), -margin(0.97)]);
+        assert!((actual.bins[4].predicted - 0.72).abs() < 1e-6 && (actual.bins[4].observed - 2.0 / 3.0).abs() < 1e-9);
+        assert!((actual.bins[9].pairs, actual.bins[9].observed) == (1.0, 0.0));
         let expected = (3.0 * (0.72 - 2.0 / 3.0) + 0.97) / 4.0;
-        assert!((found.error() - expected).abs() < 1e-6, "{}", found.error());
+        assert!((actual.error() - expected).abs() < 1e-6, "{}", actual.error());
     }
 
     #[test]

@@ -1,17 +1,17 @@
-//! The one question every judge answers.
+//! The interface of every reward.
 
 use crate::Result;
 use duel_model::Responses;
 
 /// Scores whole responses.
 pub trait Scorer: Send + Sync {
-    /// One number a row, higher is better.
+    /// One score per row, higher is better.
     fn score(&self, batch: &Responses) -> Result<Vec<f64>>;
 
-    /// Called once when nothing more will be scored.
+    /// Called once after the last batch.
     ///
     /// # Errors
-    /// What was wrong with the scores given so far.
+    /// What was wrong with earlier scores.
     fn finish(&self) -> Result<()> {
         Ok(())
     }

@@ -1,5 +1,5 @@
-//! Judges of words: the gold scorer of `reviews`, and what people prefer. The scorer: TF-IDF of words and word pairs under logistic regression, calibrated by
-//! Platt's method on reviews it was not fitted to.
+//! Bag-of-words judges: the gold scorer of `reviews`, and a model of human preferences. The scorer is logistic regression on
+//! TF-IDF of words and word pairs, calibrated by Platt's method on held-out reviews.
 
 use crate::{Error, Result};
 use duel_data::reviews::{RatedSentence, Review};
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-/// Terms seen in fewer reviews are left out.
+/// Terms in fewer reviews are dropped.
 const MIN_REVIEWS: u32 = 2;
 /// Share of the gold third, at the end of each label's block, that calibrates.
 const CALIBRATION: f64 = 0.15;
@@ -29,7 +29,7 @@ pub struct Sentiment {
     offset: f64,
 }
 
-/// How good the judge is on text it never saw.
+/// Quality of the judge on held-out text.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub struct SentimentReport {
     /// On held-out full reviews.
@@ -38,7 +38,7 @@ pub struct SentimentReport {
     pub accuracy_window: f64,
     /// Expected calibration error on the same windows, 10 bins.
     pub calibration_error: f64,
-    /// Pairs of human-rated sentences, means at least 1 apart, that it orders as people do.
+    /// Share of pairs of human-rated sentences, means at least 1 apart, that it orders as people do.
     pub human_agreement: f64,
 }
 
@@ -66,13 +66,13 @@ fn terms(text: &str, limit: usize) -> BTreeMap<String, u32> {
 
 /// `(1 + ln count) · idf` of the known terms, scaled to length 1.
 fn term_weights<K>(counts: impl Iterator<Item = (K, u32, f32)>) -> Vec<(K, f32)> {
-    let mut weighed: Vec<(K, f32)> = counts.map(|(k, n, idf)| (k, (1.0 + (n as f32).ln()) * idf)).collect();
-    let length = weighed.iter().map(|(_, x)| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
-    weighed.iter_mut().for_each(|(_, x)| *x /= length);
-    weighed
+    let mut weights: Vec<(K, f32)> = counts.map(|(k, n, idf)| (k, (1.0 + (n as f32).ln()) * idf)).collect();
+    let length = weights.iter().map(|(_, x)| x * x).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+    weights.iter_mut().for_each(|(_, x)| *x /= length);
+    weights
 }
 
-/// Places of terms and what they weigh in a text.
+/// Indices of terms with their weights in a text.
 type SparseVector = Vec<(usize, f32)>;
 
 /// The terms of several texts with their inverse document frequencies, and each text weighed by them.
@@ -105,24 +105,24 @@ fn with_weights(known: Vec<(String, f32)>, weights: &[f32]) -> TermWeights {
     known.into_iter().zip(weights).map(|((term, idf), w)| (term, (idf, *w))).collect()
 }
 
-/// What the known terms of a text's first words add up to.
+/// The weighted sum of the known terms of a text's first words.
 fn weighted_sum(known: &TermWeights, text: &str, limit: usize) -> f64 {
-    let found = terms(text, limit).into_iter().filter_map(|(term, n)| known.get(&term).map(|&(idf, w)| (w, n, idf)));
-    term_weights(found).into_iter().map(|(w, x)| f64::from(w * x)).sum()
+    let weights = terms(text, limit).into_iter().filter_map(|(term, n)| known.get(&term).map(|&(idf, w)| (w, n, idf)));
+    term_weights(weights).into_iter().map(|(w, x)| f64::from(w * x)).sum()
 }
 
-/// What people prefer, learned from pairs of texts: Bradley and Terry's law over TF-IDF of words and word pairs.
+/// Human preferences, learned from pairs of texts: a Bradley–Terry model on TF-IDF of words and word pairs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct BagOfWordsPreference {
     terms: TermWeights,
 }
 
-/// Weight of the squared penalty of a taste: pairs are fewer than reviews, and their labels noisier.
-const TASTE_PENALTY: f64 = 1e-5;
+/// Weight of the squared penalty of a preference model: pairs are fewer than reviews, and their labels noisier.
+const PREFERENCE_PENALTY: f64 = 1e-5;
 
 impl BagOfWordsPreference {
-    /// Fits `P(first preferred) = σ(score(first) − score(second))`; `pairs` are places in `texts` with the chance that the first
-    /// is preferred.
+    /// Fits `P(first preferred) = σ(score(first) − score(second))`; `pairs` are indices of `texts` with the probability that the
+    /// first is preferred.
     pub fn fit(texts: &[&str], pairs: &[(usize, usize, f32)]) -> Self {
         let (known, rows) = weighted(texts.iter().copied());
         let difference = |&(first, second, _): &(usize, usize, f32)| {
@@ -132,11 +132,11 @@ impl BagOfWordsPreference {
         };
         let differences: Vec<SparseVector> = pairs.iter().map(difference).collect();
         let labels: Vec<f32> = pairs.iter().map(|pair| pair.2).collect();
-        let weights = logistic(&differences, &labels, known.len(), TASTE_PENALTY);
+        let weights = logistic(&differences, &labels, known.len(), PREFERENCE_PENALTY);
         Self { terms: with_weights(known, &weights) }
     }
 
-    /// Log-odds of the first `limit` words against a text that says nothing.
+    /// Log-odds of the first `limit` words against an empty text.
     pub fn score(&self, text: &str, limit: usize) -> f64 {
         weighted_sum(&self.terms, text, limit)
     }
@@ -149,17 +149,17 @@ impl BagOfWordsPreference {
 
     /// Writes it as JSON.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let broken = |problem: String| Error::Judge { path: path.into(), problem };
+        let error = |problem: String| Error::Judge { path: path.into(), problem };
         let terms: BTreeMap<_, _> = self.terms.iter().collect(); // a fixed order: the file is hashed
-        let json = serde_json::to_vec(&terms).map_err(|e| broken(e.to_string()))?;
-        std::fs::write(path, json).map_err(|e| broken(e.to_string()))
+        let json = serde_json::to_vec(&terms).map_err(|e| error(e.to_string()))?;
+        std::fs::write(path, json).map_err(|e| error(e.to_string()))
     }
 
     /// Reads what [`Self::save`] wrote.
     pub fn open(path: &Path) -> Result<Self> {
-        let broken = |problem: String| Error::Judge { path: path.into(), problem };
-        let bytes = std::fs::read(path).map_err(|e| broken(e.to_string()))?;
-        Ok(Self { terms: serde_json::from_slice(&bytes).map_err(|e| broken(e.to_string()))? })
+        let error = |problem: String| Error::Judge { path: path.into(), problem };
+        let bytes = std::fs::read(path).map_err(|e| error(e.to_string()))?;
+        Ok(Self { terms: serde_json::from_slice(&bytes).map_err(|e| error(e.to_string()))? })
     }
 }
 
@@ -235,18 +235,18 @@ impl Sentiment {
 
     /// Writes the judge as JSON.
     pub fn save(&self, path: &Path) -> Result<()> {
-        let broken = |problem: String| Error::Judge { path: path.into(), problem };
+        let error = |problem: String| Error::Judge { path: path.into(), problem };
         let terms: BTreeMap<_, _> = self.terms.iter().collect(); // a fixed order: the file is hashed
         let value = (terms, self.bias, self.slope, self.offset);
-        let json = serde_json::to_vec(&value).map_err(|e| broken(e.to_string()))?;
-        std::fs::write(path, json).map_err(|e| broken(e.to_string()))
+        let json = serde_json::to_vec(&value).map_err(|e| error(e.to_string()))?;
+        std::fs::write(path, json).map_err(|e| error(e.to_string()))
     }
 
     /// Reads what [`Self::save`] wrote.
     pub fn open(path: &Path) -> Result<Self> {
-        let broken = |problem: String| Error::Judge { path: path.into(), problem };
-        let bytes = std::fs::read(path).map_err(|e| broken(e.to_string()))?;
-        let (terms, bias, slope, offset) = serde_json::from_slice(&bytes).map_err(|e| broken(e.to_string()))?;
+        let error = |problem: String| Error::Judge { path: path.into(), problem };
+        let bytes = std::fs::read(path).map_err(|e| error(e.to_string()))?;
+        let (terms, bias, slope, offset) = serde_json::from_slice(&bytes).map_err(|e| error(e.to_string()))?;
         Ok(Self { terms, bias, slope, offset })
     }
 }
@@ -263,7 +263,7 @@ fn split(gold: &[Review]) -> (Vec<&Review>, Vec<&Review>) {
     (fit, calibration)
 }
 
-/// Logistic regression on sparse rows by full-batch AdamW; a label is the chance of being positive, the last weight is the bias.
+/// Logistic regression on sparse rows by full-batch AdamW; a label is the probability of being positive, the last weight is the bias.
 fn logistic(rows: &[SparseVector], labels: &[f32], features: usize, penalty: f64) -> Vec<f32> {
     let mut weights = vec![0f32; features + 1];
     let mut optimizer = AdamW::new(0.9, 0.999, 1e-8, weights.len());
@@ -338,14 +338,14 @@ mod tests {
     }
 
     #[test]
-    fn a_taste_is_learned_from_pairs() {
+    fn preferences_are_learned_from_pairs() {
         let texts = ["a fine film", "a dull film", "fine acting", "dull acting", "an old film"];
         let pairs = [(0, 1, 0.9), (2, 3, 0.9), (0, 4, 0.7), (4, 1, 0.7), (3, 2, 0.1)];
-        let taste = BagOfWordsPreference::fit(&texts, &pairs);
-        let score = |text| taste.score(text, 48);
+        let preference = BagOfWordsPreference::fit(&texts, &pairs);
+        let score = |text| preference.score(text, 48);
         assert!(score("fine") > score("old") && score("film") > score("dull"));
         assert_eq!(score("never seen"), 0.0);
-        assert_eq!(taste.score("fine dull", 1), score("fine"));
+        assert_eq!(preference.score("fine dull", 1), score("fine"));
     }
 
     #[test]
