@@ -243,7 +243,11 @@ fn gold(
         }
         _ => {
             most_words = usize::MAX;
-            Arc::new(PreferenceJudge { taste: BagOfWordsPreference::open(&folder.join(TASTE))?, judged_words, clip })
+            Arc::new(PreferenceJudge {
+                preference: BagOfWordsPreference::open(&folder.join(TASTE))?,
+                judged_words,
+                clip,
+            })
         }
     };
     Ok(Arc::new(TextScorer { judge: text_judge, world, reads, judged_words: most_words }))

@@ -237,8 +237,8 @@ pub fn learned_reward(context: &StageContext<'_>, world: &dyn World) -> Result<L
 fn record_curve(curve: &Calibration, recorder: &mut StageRecorder) {
     for (i, bin) in curve.bins.iter().enumerate().filter(|(_, bin)| bin.pairs > 0.0) {
         let clocks = Clocks { step: i as u64, ..Clocks::default() };
-        recorder.record("rm-calibration", clocks, metrics::CALIBRATION_SAID, bin.said);
-        recorder.record("rm-calibration", clocks, metrics::CALIBRATION_WAS, bin.was);
+        recorder.record("rm-calibration", clocks, metrics::CALIBRATION_SAID, bin.predicted);
+        recorder.record("rm-calibration", clocks, metrics::CALIBRATION_WAS, bin.observed);
         recorder.record("rm-calibration", clocks, metrics::CALIBRATION_PAIRS, bin.pairs);
     }
 }
