@@ -1,6 +1,7 @@
 //! `metrics.parquet`, `completions.parquet` and `outcomes.parquet`, written and read by polars; zstd.
 
-use crate::{Error, Result, write_atomically};
+use crate::error::{Error, Result};
+use crate::files::{io, open, write_atomically};
 use duel_spec::ids::hash_bytes;
 use duel_spec::{Clocks, Completion, MetricRow, OutcomeRow};
 use polars::prelude::*;
@@ -10,7 +11,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Once};
 
-fn corrupt(action: &'static str, path: &Path) -> impl Fn(PolarsError) -> Error {
+fn table_error(action: &'static str, path: &Path) -> impl Fn(PolarsError) -> Error {
     let path = path.to_path_buf();
     move |e| Error::Table { action, path: path.clone(), problem: e.to_string() }
 }
@@ -21,26 +22,26 @@ fn write(path: &Path, mut table: DataFrame) -> Result<String> {
     ParquetWriter::new(&mut bytes)
         .with_compression(ParquetCompression::Zstd(None))
         .finish(&mut table)
-        .map_err(corrupt("written", path))?;
+        .map_err(table_error("written", path))?;
     write_atomically(path, &bytes)?;
     Ok(hash_bytes(&bytes))
 }
 
-/// Rows of a table: more than any run writes, and what a file of a few bytes can claim.
-const MOST_ROWS: usize = 1 << 30;
+/// Rows of a table: more than any run writes, to limit what a small damaged file can declare.
+const MAX_ROWS: usize = 1 << 30;
 
-/// Reads rows of a file, all or a slice of them. What its reader cannot bear is an error of the file, as is a table whose
-/// columns are not of one length.
+/// Reads all rows of a file or a slice of them. A panic of the reader is an error of the file, as are columns of different
+/// lengths.
 fn read_rows(path: &Path, slice: Option<(usize, usize)>) -> Result<DataFrame> {
-    let file = crate::files::open(path).map_err(crate::files::io("open", path))?;
+    let file = open(path).map_err(io("open", path))?;
     let rows = number_of_rows(path)?;
-    let wanted = slice.map_or(rows, |(from, most)| rows.saturating_sub(from).min(most));
+    let expected = slice.map_or(rows, |(from, most)| rows.saturating_sub(from).min(most));
     let table = fenced(path, || ParquetReader::new(file).with_slice(slice).finish())?;
-    match table.columns().iter().find(|column| column.len() != wanted) {
-        None if table.height() == wanted => Ok(table),
-        found => {
-            let (name, length) = found.map_or(("the table", table.height()), |c| (c.name().as_str(), c.len()));
-            let problem = format!("{name} has {length} rows where the file speaks of {wanted}");
+    match table.columns().iter().find(|column| column.len() != expected) {
+        None if table.height() == expected => Ok(table),
+        column => {
+            let (name, length) = column.map_or(("the table", table.height()), |c| (c.name().as_str(), c.len()));
+            let problem = format!("{name} has {length} rows, but the file declares {expected}");
             Err(Error::Table { action: "read", path: path.into(), problem })
         }
     }
@@ -51,25 +52,25 @@ fn read(path: &Path) -> Result<DataFrame> {
 }
 
 fn number_of_rows(path: &Path) -> Result<usize> {
-    let file = crate::files::open(path).map_err(crate::files::io("open", path))?;
+    let file = open(path).map_err(io("open", path))?;
     match fenced(path, || ParquetReader::new(file).num_rows())? {
-        rows if rows <= MOST_ROWS => Ok(rows),
+        rows if rows <= MAX_ROWS => Ok(rows),
         rows => {
-            let problem = format!("it speaks of {rows} rows, and at most {MOST_ROWS} are read");
+            let problem = format!("it declares {rows} rows; the limit is {MAX_ROWS}");
             Err(Error::Table { action: "read", path: path.into(), problem })
         }
     }
 }
 
-/// Calls the reader of somebody else's bytes: where it panics, the bytes are at fault.
+/// Calls the reader; a panic becomes an error of the file.
 fn fenced<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
     static QUIET: Once = Once::new();
     static FENCES: AtomicUsize = AtomicUsize::new(0);
     QUIET.call_once(|| {
-        let usual = std::panic::take_hook();
+        let default_hook = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {
             if FENCES.load(Ordering::Relaxed) == 0 {
-                usual(panic);
+                default_hook(panic);
             }
         }));
     });
@@ -77,8 +78,8 @@ fn fenced<T>(path: &Path, read: impl FnOnce() -> PolarsResult<T>) -> Result<T> {
     let outcome = std::panic::catch_unwind(AssertUnwindSafe(read));
     FENCES.fetch_sub(1, Ordering::Relaxed);
     outcome
-        .unwrap_or_else(|_| Err(PolarsError::ComputeError("its bytes are not those of a table".into())))
-        .map_err(corrupt("read", path))
+        .unwrap_or_else(|_| Err(PolarsError::ComputeError("it is not a valid table".into())))
+        .map_err(table_error("read", path))
 }
 
 /// Writes the rows of a `metrics.parquet`.
@@ -97,7 +98,7 @@ pub fn write_metrics(path: &Path, rows: &[MetricRow]) -> Result<()> {
         "metric" => text(|r| &r.metric),
         "value" => rows.iter().map(|r| r.value).collect::<Vec<_>>(),
     )
-    .map_err(corrupt("written", path))?;
+    .map_err(table_error("written", path))?;
     write(path, table).map(drop)
 }
 
@@ -127,7 +128,7 @@ impl MetricTable {
     }
 }
 
-/// One copy of every name.
+/// Keeps one copy of every name.
 #[derive(Default)]
 struct NameInterner(HashMap<String, Arc<str>>);
 
@@ -162,13 +163,13 @@ fn integers(table: &DataFrame, column: &str) -> PolarsResult<Vec<u64>> {
     Ok(table.column(column)?.u64()?.iter().map(Option::unwrap_or_default).collect())
 }
 
-/// Rows that stand in memory at a time while a `metrics.parquet` is read: as many as are written in one group.
-const ROWS_AT_A_TIME: usize = 1 << 18;
+/// Rows of a `metrics.parquet` that are read at a time: as many as are written in one row group.
+const BLOCK_ROWS: usize = 1 << 18;
 
-/// Reads a `metrics.parquet` piece by piece, row after row. One name is one `Arc` in all rows.
+/// Reads a `metrics.parquet` in blocks, row by row. All rows share one `Arc` per name.
 pub fn scan_metrics(path: &Path, mut each: impl FnMut(SharedMetricRow)) -> Result<()> {
     let mut names = NameInterner::default();
-    let mut piece = |table: &DataFrame| -> PolarsResult<()> {
+    let mut read_block = |table: &DataFrame| -> PolarsResult<()> {
         let mut text = |column| texts(table, column, &mut names);
         let (arm, method, point, stage, metric) =
             (text("arm")?, text("method")?, text("point")?, text("stage")?, text("metric")?);
@@ -188,9 +189,9 @@ pub fn scan_metrics(path: &Path, mut each: impl FnMut(SharedMetricRow)) -> Resul
         }
         Ok(())
     };
-    for from in (0..number_of_rows(path)?).step_by(ROWS_AT_A_TIME) {
-        let table = read_rows(path, Some((from, ROWS_AT_A_TIME)))?;
-        piece(&table).map_err(corrupt("read", path))?;
+    for from in (0..number_of_rows(path)?).step_by(BLOCK_ROWS) {
+        let table = read_rows(path, Some((from, BLOCK_ROWS)))?;
+        read_block(&table).map_err(table_error("read", path))?;
     }
     Ok(())
 }
@@ -220,7 +221,7 @@ pub fn write_completions(path: &Path, rows: &[Completion]) -> Result<()> {
         "tokens" => rows.iter().map(|r| r.tokens).collect::<Vec<_>>(),
         "ended" => rows.iter().map(|r| r.ended).collect::<Vec<_>>(),
     )
-    .map_err(corrupt("written", path))?;
+    .map_err(table_error("written", path))?;
     write(path, table).map(drop)
 }
 
@@ -255,10 +256,10 @@ pub fn read_completions(path: &Path) -> Result<Vec<Completion>> {
             })
             .collect())
     };
-    columns().map_err(corrupt("read", path))
+    columns().map_err(table_error("read", path))
 }
 
-/// What the finished policies of one arm, point and seed earn.
+/// The outcomes of the finished policy of one arm, point and seed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcomes {
     pub arm: Arc<str>,
@@ -279,7 +280,7 @@ pub fn write_outcomes(path: &Path, policies: &[Outcomes]) -> Result<()> {
         "tokens" => rows().map(|(_, outcome)| outcome.tokens).collect::<Vec<_>>(),
         "share" => rows().map(|(_, outcome)| outcome.share).collect::<Vec<_>>(),
     )
-    .map_err(corrupt("written", path))?;
+    .map_err(table_error("written", path))?;
     write(path, table).map(drop)
 }
 
@@ -310,21 +311,21 @@ pub fn read_outcomes(path: &Path) -> Result<Vec<Outcomes>> {
         }
         Ok(policies)
     };
-    policies().map_err(corrupt("read", path))
+    policies().map_err(table_error("read", path))
 }
 
-/// Joins the tables of finished stages, in the given order, into one file, and returns its hash; `None` where there is none.
+/// Concatenates tables, in the given order, into one file, and returns its hash; `None` if there are none.
 pub fn merge_tables(from: &[std::path::PathBuf], to: &Path) -> Result<Option<String>> {
-    let mut joined: Option<DataFrame> = None;
+    let mut merged: Option<DataFrame> = None;
     for path in from {
         let table = read(path)?;
-        joined = Some(match joined {
+        merged = Some(match merged {
             None => table,
             Some(mut all) => {
-                all.vstack_mut_owned(table).map_err(corrupt("joined", path))?;
+                all.vstack_mut_owned(table).map_err(table_error("merged", path))?;
                 all
             }
         });
     }
-    joined.map(|table| write(to, table)).transpose()
+    merged.map(|table| write(to, table)).transpose()
 }

@@ -346,7 +346,7 @@ fn a_stage_under_the_name_of_another_is_neither_reused_nor_read() {
     let read = StageDir::find(&first.stages(), &other).unwrap_err().to_string();
     assert!(read.contains("sft-0123"), "{read}");
     let (found, words) = first.find_or_quarantine(&other).unwrap();
-    assert!(found.is_none() && words.unwrap().contains("holds the stage sft-0123"));
+    assert!(found.is_none() && words.unwrap().contains("contains the stage sft-0123"));
     assert!(StageDir::open(&first.stages(), &id()).unwrap().is_some(), "the one that it was copied from stays");
 }
 

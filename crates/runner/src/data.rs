@@ -26,7 +26,7 @@ pub fn check(args: &CheckArgs) -> Result<()> {
         OutputFormat::Json => crate::terminal::json(&found),
         OutputFormat::Text => text(&found, args),
     });
-    if found.are_bad() { Err(Error::Rows { path: args.file.clone() }) } else { Ok(()) }
+    if found.needs_fixing() { Err(Error::Rows { path: args.file.clone() }) } else { Ok(()) }
 }
 
 /// A path where only text will do.
@@ -138,7 +138,7 @@ fn text(found: &DataReport, args: &CheckArgs) -> String {
     }
     line(format!("{} prompts, {} of them in more than one split", many(found.prompts), many(found.leaks)));
     line(format!("{} duplicates, {} pairs whose completions are the same", many(found.duplicates), many(found.same)));
-    if found.are_prompts_alone() {
+    if found.has_only_prompts() {
         line("prompts alone: the model writes two completions to each, and the judge labels them; choose one that is not \"world\"".into());
     } else if found.pairs > 0 || found.judged == 0 {
         line(format!("{} pairs can be used", many(found.usable)));
@@ -215,7 +215,7 @@ pub fn init(args: &InitArgs) -> Result<()> {
         format: OutputFormat::Text,
     };
     let found = findings(&asked)?;
-    if found.are_prompts_alone() {
+    if found.has_only_prompts() {
         print(&text(&found, &asked));
         return Err(Error::OnlyPrompts { what: "an experiment fitted to rows", hint: INIT_HINT });
     }
@@ -226,7 +226,7 @@ pub fn init(args: &InitArgs) -> Result<()> {
 
     // 2. Sizes that hold nine of ten, and the hold-out, in round numbers.
     let round = |n: usize| n.next_multiple_of(8).max(8);
-    let (usable, is_unpaired) = (found.is_usable(), found.usable_wanted > 0);
+    let (usable, is_unpaired) = (found.usable_rows(), found.usable_wanted > 0);
     let holdout = (usable / 10).clamp(2, 256);
     let rows = usable.saturating_sub(2 * holdout).clamp(2, 4096);
     let batch = if rows >= 64 { 16 } else { 4 };

@@ -425,11 +425,11 @@ fn an_edited_run_that_is_cut_off_is_told_from_what_is_finished_of_it() {
     };
     std::fs::remove_dir_all(of_arm("ppo")).unwrap();
     done(&Command::new("cp").arg("-r").args([of_arm("dpo"), of_arm("ppo")]).output().unwrap());
-    refused(reading[3], &["holds the stage cell-"]);
+    refused(reading[3], &["contains the stage cell-"]);
     assert!(!folder.path().join("model").exists());
     let out = call(&["run", "e.toml"]);
     assert!(text(&out.stdout).contains("1 stages made, 6 reused"), "{}", text(&out.stdout));
-    assert!(text(&out.stderr).contains("holds the stage cell-"), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("contains the stage cell-"), "{}", text(&out.stderr));
     assert_eq!(call(&["digest", "runs/tiny"]).stdout, digest);
 
     // 4. Another experiment of the same name, cut off: what is finished of it, and nothing of the one before.
