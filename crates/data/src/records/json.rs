@@ -13,8 +13,8 @@ struct UniqueKeys(Value);
 
 impl<'de> Deserialize<'de> for UniqueKeys {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        struct Fields;
-        impl<'de> Visitor<'de> for Fields {
+        struct ObjectVisitor;
+        impl<'de> Visitor<'de> for ObjectVisitor {
             type Value = Value;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -32,7 +32,7 @@ impl<'de> Deserialize<'de> for UniqueKeys {
                 Ok(Value::Object(fields))
             }
         }
-        deserializer.deserialize_map(Fields).map(Self)
+        deserializer.deserialize_map(ObjectVisitor).map(Self)
     }
 }
 

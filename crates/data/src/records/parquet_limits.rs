@@ -115,7 +115,7 @@ struct PageCounts {
 }
 
 /// Reads the counts out of a page's header; `None` for a page without values, such as an index.
-fn page_counts(fields: &[(i64, Item)], packed: i64, expanded: i64) -> Result<Option<PageCounts>> {
+fn page_counts(fields: &[(i64, ThriftItem)], packed: i64, expanded: i64) -> Result<Option<PageCounts>> {
     // the field of the inner header, and in it that of the encoding, by the kind of page
     let (inner_field, encoding_field, is_data) = match number(fields, 1) {
         0 => (5, 2, true),  // data
@@ -123,7 +123,7 @@ fn page_counts(fields: &[(i64, Item)], packed: i64, expanded: i64) -> Result<Opt
         3 => (8, 4, true),  // data, version 2
         _ => return Ok(None),
     };
-    let Some(Item::Fields(inner)) = fields.iter().find(|(id, _)| *id == inner_field).map(|(_, item)| item) else {
+    let Some(ThriftItem::Fields(inner)) = fields.iter().find(|(id, _)| *id == inner_field).map(|(_, item)| item) else {
         return malformed("a page without its header".into());
     };
     let count = number(inner, 1);
@@ -168,16 +168,16 @@ struct ThriftHeader<R> {
     read: u64,
 }
 
-enum Item {
+enum ThriftItem {
     Number(i64),
-    Fields(Vec<(i64, Item)>),
+    Fields(Vec<(i64, ThriftItem)>),
     Other,
 }
 
 /// The number in a field; 0 where the field is missing.
-fn number(fields: &[(i64, Item)], id: i64) -> i64 {
+fn number(fields: &[(i64, ThriftItem)], id: i64) -> i64 {
     let number = fields.iter().find_map(|(field, item)| match item {
-        Item::Number(x) if *field == id => Some(*x),
+        ThriftItem::Number(x) if *field == id => Some(*x),
         _ => None,
     });
     number.unwrap_or(0)
@@ -210,7 +210,7 @@ impl<R: Read> ThriftHeader<R> {
         Ok((bits >> 1) as i64 ^ -((bits & 1) as i64))
     }
 
-    fn structure(&mut self, depth: usize) -> Result<Vec<(i64, Item)>> {
+    fn structure(&mut self, depth: usize) -> Result<Vec<(i64, ThriftItem)>> {
         let (mut fields, mut id) = (vec![], 0i64);
         loop {
             let byte = self.byte()?;
@@ -219,20 +219,20 @@ impl<R: Read> ThriftHeader<R> {
             }
             id = if byte >> 4 == 0 { self.zigzag()? } else { id.saturating_add(i64::from(byte >> 4)) };
             let item = match byte & 15 {
-                1 | 2 => Item::Other, // a boolean, encoded in the type itself
+                1 | 2 => ThriftItem::Other, // a boolean, encoded in the type itself
                 kind => self.item(kind, depth)?,
             };
             fields.push((id, item));
         }
     }
 
-    fn item(&mut self, kind: u8, depth: usize) -> Result<Item> {
+    fn item(&mut self, kind: u8, depth: usize) -> Result<ThriftItem> {
         if depth > MAX_DEPTH {
             return malformed("a header nested too deeply".into());
         }
         match kind {
             1..=3 => drop(self.byte()?),
-            4..=6 => return self.zigzag().map(Item::Number),
+            4..=6 => return self.zigzag().map(ThriftItem::Number),
             7 => (0..8).try_for_each(|_| self.byte().map(drop))?,
             8 => {
                 let length = self.varint()?;
@@ -243,10 +243,10 @@ impl<R: Read> ThriftHeader<R> {
                 let count = if head >> 4 == 15 { self.varint()? } else { u64::from(head >> 4) };
                 (0..count).try_for_each(|_| self.item(head & 15, depth + 1).map(drop))?;
             }
-            12 => return self.structure(depth + 1).map(Item::Fields),
+            12 => return self.structure(depth + 1).map(ThriftItem::Fields),
             _ => return malformed(format!("a header with an item of unknown type {kind}")),
         }
-        Ok(Item::Other)
+        Ok(ThriftItem::Other)
     }
 }
 

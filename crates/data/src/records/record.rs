@@ -64,7 +64,7 @@ impl Record {
     /// In words, what is missing or of the wrong type.
     pub fn read(row: &Value, columns: &Columns) -> std::result::Result<Self, String> {
         let Some(row) = row.as_object() else { return Err(format!("a row is an object, not {}", type_of(row))) };
-        let row = Fields(row);
+        let row = RowFields(row);
         let prompt = match row.content(&columns.prompt)? {
             Some(prompt) => Some(prompt),
             None => row.content("conversations")?, // ShareGPT
@@ -79,9 +79,9 @@ impl Record {
 }
 
 /// The fields of a row.
-struct Fields<'a>(&'a Map<String, Value>);
+struct RowFields<'a>(&'a Map<String, Value>);
 
-impl Fields<'_> {
+impl RowFields<'_> {
     fn get(&self, name: &str) -> Option<&Value> {
         self.0.get(name).filter(|value| !value.is_null())
     }
