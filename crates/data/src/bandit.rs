@@ -7,11 +7,11 @@ pub const PROMPTS: usize = 4;
 /// Responses to each prompt.
 pub const RESPONSES: usize = 64;
 
-/// The reference's chance of each bit: a response is a product of Bernoulli draws, the same for every prompt.
+/// The reference's probability of each bit: a response is a product of Bernoulli draws, the same for every prompt.
 const BITS: [f64; 6] = [0.5, 0.5, 0.4, 0.3, 0.2, 0.01];
 
-/// What each prompt asks of bits 0 to 3.
-const WISHES: [[f64; 4]; PROMPTS] =
+/// Each prompt's weights of bits 0 to 3.
+const WEIGHTS: [[f64; 4]; PROMPTS] =
     [[1.0, -1.0, 0.5, 0.5], [-1.0, 1.0, 0.5, -0.5], [1.0, 1.0, -0.5, 0.5], [-1.0, -1.0, -0.5, -0.5]];
 
 fn bit(response: usize, i: usize) -> f64 {
@@ -21,11 +21,11 @@ fn bit(response: usize, i: usize) -> f64 {
 /// `r*(x, y) = Σ_{i<4} W[x][i] b_i + b0 b2 + b4 − 3 b5`.
 pub fn gold(prompt: usize, response: usize) -> f64 {
     let b = |i| bit(response, i);
-    let wished: f64 = WISHES[prompt].iter().enumerate().map(|(i, w)| w * b(i)).sum();
-    wished + b(0) * b(2) + b(4) - 3.0 * b(5)
+    let weighted: f64 = WEIGHTS[prompt].iter().enumerate().map(|(i, w)| w * b(i)).sum();
+    weighted + b(0) * b(2) + b(4) - 3.0 * b(5)
 }
 
-/// What a linear reward model with one feature `b4 + b5` learns from pairs that never show the trap:
+/// The score of a linear reward model with one feature `b4 + b5`, learned from pairs that never show the trap:
 /// `r* + 4 b5`.
 pub fn shared_feature_proxy(prompt: usize, response: usize) -> f64 {
     gold(prompt, response) + 4.0 * bit(response, 5)

@@ -1,9 +1,8 @@
-//! Templates that end: what one may do is bounded in time and memory, whatever it says.
+//! Chat templates with bounded time and memory.
 //!
-//! minijinja's fuel pays for instructions, output, and the texts and lists that they make, but not for what lies within a value:
-//! `[x, x]`, sixty times over, is as long as 2⁶⁰, and so is writing or comparing it. So every list and map is copied as it is
-//! made, at a price for all that lies in it: none is larger or deeper than its template has paid for, and none is put together
-//! only when it is looked at.
+//! minijinja's fuel covers instructions, output, and the strings and lists that they create, but not nested values: `[x, x]`,
+//! sixty times over, has 2⁶⁰ items, and takes as long to write or compare. So every list and map is copied when it is created,
+//! and fuel is charged for everything in it: no value is larger or deeper than the fuel allows, and none is lazy.
 
 use minijinja::machinery::{
     CodeGenerator, Instruction, Instructions, Token, eval, make_string_output, parse, tokenize,
@@ -13,25 +12,25 @@ use minijinja::value::{Tuple, ValueKind};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value};
 use std::collections::BTreeMap;
 
-/// Bytes of a template's source. The longest in use have some 20,000.
-const SOURCE: usize = 1 << 16;
-/// Bytes of the stack on which that is read; no more of it is taken than is used.
+/// Bytes of a template's source. The longest in use have about 20,000.
+const MAX_SOURCE: usize = 1 << 16;
+/// Bytes of the stack on which the source is parsed; only what is used is allocated.
 const STACK: usize = 1 << 28;
-/// Fuel of a rendering beside that for its input; a long conversation takes some ten thousand.
+/// Fuel of a rendering, in addition to that for its input; a long conversation takes about ten thousand.
 const FUEL: u64 = 500_000;
-/// Values within a value.
-const LARGEST: u64 = 1 << 18;
-/// Lists and maps within one another.
-const DEEPEST: usize = 24;
-/// Values that are copied for one of fuel, and bytes of their texts.
-const COPIED: u64 = 4;
-const BYTES: usize = 64;
+/// Values nested in a value.
+const MAX_PARTS: u64 = 1 << 18;
+/// Nesting of lists and maps.
+const MAX_DEPTH: usize = 24;
+/// Values copied per unit of fuel, and bytes of a string that count as one value.
+const VALUES_PER_FUEL: u64 = 4;
+const BYTES_PER_VALUE: usize = 64;
 
-/// What stands for `paid` and `kept`; no template can name them.
-const PAID: &str = "\0paid";
-const KEPT: &str = "\0kept";
+/// Names of the charging filters; no template can use them.
+const CHARGE: &str = "\0charge";
+const CHARGE_STORED: &str = "\0charge-stored";
 
-/// A template whose instructions pay for what they make.
+/// A template whose instructions charge fuel for the values they create.
 #[derive(Debug)]
 pub(crate) struct MeteredTemplate {
     main: Instructions<'static>,
@@ -39,24 +38,24 @@ pub(crate) struct MeteredTemplate {
 }
 
 impl MeteredTemplate {
-    /// Reads a template for an environment, which learns what it needs to run it.
+    /// Compiles a template, and adds the filters it needs to the environment.
     ///
     /// # Errors
-    /// A template that is no Jinja, or longer than any.
+    /// A template that is not valid Jinja, or too long.
     pub(crate) fn new(environment: &mut Environment<'static>, name: &'static str, source: &str) -> Result<Self, Error> {
-        if source.len() > SOURCE {
+        if source.len() > MAX_SOURCE {
             return Err(Error::new(
                 ErrorKind::SyntaxError,
-                format!("it has {} bytes; at most {SOURCE} are read", source.len()),
+                format!("it has {} bytes; the limit is {MAX_SOURCE}", source.len()),
             ));
         }
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
         if multiplies_a_list(source, syntax.clone())? {
-            return Err(Error::new(ErrorKind::SyntaxError, "it multiplies a list, which no conversation needs"));
+            return Err(Error::new(ErrorKind::SyntaxError, "multiplying a list is not supported"));
         }
-        // instructions point into their source; a process reads one template, or a few
+        // instructions borrow their source, so it is leaked; a process reads only a few templates
         let source: &'static str = Box::leak(source.into());
-        // signs and brackets may stand within one another as deep as the source is long
+        // the parser recurses as deeply as the source nests
         let read = move || {
             let tree = parse(source, name, syntax)?;
             let mut code = CodeGenerator::new(name, source);
@@ -68,16 +67,16 @@ impl MeteredTemplate {
         let (main, blocks) =
             thread.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::SyntaxError, "it cannot be read")))?;
         environment.set_unknown_method_callback(method);
-        environment.add_filter(PAID, charge);
-        environment.add_filter(KEPT, charge_value);
+        environment.add_filter(CHARGE, charge);
+        environment.add_filter(CHARGE_STORED, charge_stored);
         let blocks = blocks.into_iter().map(|(name, code)| (name, with_metering(&code))).collect();
         Ok(Self { main: with_metering(&main), blocks })
     }
 
-    /// What it writes of values with texts of so many bytes.
+    /// Renders values whose strings have `bytes` bytes in total.
     ///
     /// # Errors
-    /// What it refuses; more work, or larger values, than any conversation needs.
+    /// An error of the template; more work, or larger values, than the limits.
     pub(crate) fn render(
         &self,
         environment: &Environment<'static>,
@@ -92,11 +91,10 @@ impl MeteredTemplate {
     }
 }
 
-/// Words after which a value begins.
+/// Keywords after which an expression starts.
 const KEYWORDS: [&str; 9] = ["and", "elif", "else", "if", "in", "is", "not", "or", "do"];
 
-/// Whether a list that stands in the source is multiplied: minijinja would do so, and compare or write what comes of it, while it
-/// reads the template, where there is no fuel.
+/// Whether a list literal is multiplied: minijinja would evaluate that when it compiles the template, where there is no fuel.
 fn multiplies_a_list(source: &str, syntax: SyntaxConfig) -> Result<bool, Error> {
     #[derive(PartialEq)]
     enum Last {
@@ -109,7 +107,7 @@ fn multiplies_a_list(source: &str, syntax: SyntaxConfig) -> Result<bool, Error> 
     struct Open {
         is_multiplied: bool,
         is_list: bool,
-        /// A call or a place within a value.
+        /// A call or an index.
         is_access: bool,
     }
     let (mut open, mut last): (Vec<Open>, _) = (vec![], Last::Operator);
@@ -145,7 +143,7 @@ fn multiplies_a_list(source: &str, syntax: SyntaxConfig) -> Result<bool, Error> 
     Ok(false)
 }
 
-/// The same instructions, where each that makes a value pays for it, and each that looks within one.
+/// The same instructions, with fuel charged for each value that is created or compared.
 fn with_metering(code: &Instructions<'static>) -> Instructions<'static> {
     let filter = |name| Instruction::ApplyFilter(name, Some(1), !0);
     let each = |instruction: &Instruction<'static>| -> Vec<Instruction<'static>> {
@@ -160,7 +158,7 @@ fn with_metering(code: &Instructions<'static>) -> Instructions<'static> {
             | Instruction::ApplyFilter(..)
             | Instruction::CallFunction(..)
             | Instruction::CallMethod(..)
-            | Instruction::CallObject(_) => vec![own, filter(PAID)],
+            | Instruction::CallObject(_) => vec![own, filter(CHARGE)],
             Instruction::Eq
             | Instruction::Ne
             | Instruction::Lt
@@ -169,29 +167,29 @@ fn with_metering(code: &Instructions<'static>) -> Instructions<'static> {
             | Instruction::Gte
             | Instruction::In
             | Instruction::CompareAndPreserve(_)
-            | Instruction::PerformTest(..) => vec![filter(PAID), own],
+            | Instruction::PerformTest(..) => vec![filter(CHARGE), own],
             Instruction::StringConcat => {
-                vec![filter(PAID), Instruction::Swap, filter(PAID), Instruction::Swap, own]
+                vec![filter(CHARGE), Instruction::Swap, filter(CHARGE), Instruction::Swap, own]
             }
-            // the value lies below the namespace that keeps it
-            Instruction::SetAttr(_) => vec![Instruction::Swap, filter(KEPT), Instruction::Swap, own],
-            // what is known before anything runs may be of any length too
+            // on the stack, the value is below the namespace that stores it
+            Instruction::SetAttr(_) => vec![Instruction::Swap, filter(CHARGE_STORED), Instruction::Swap, own],
+            // constants may be of any length, too
             Instruction::LoadConst(ref value)
                 if value.as_object().is_some_and(|o| !o.type_name().contains("Kwargs")) =>
             {
-                vec![own, filter(PAID)]
+                vec![own, filter(CHARGE)]
             }
             own => vec![own],
         }
     };
-    let pieces: Vec<_> = (0..).map_while(|place| code.get(place)).map(each).collect();
+    let pieces: Vec<_> = (0..).map_while(|index| code.get(index)).map(each).collect();
     let mut starts = vec![0u32];
     for piece in &pieces {
         starts.push(starts[starts.len() - 1] + piece.len() as u32);
     }
-    let mut paying = Instructions::new(code.name(), code.source());
-    for (place, piece) in pieces.into_iter().enumerate() {
-        let line = code.get_line(place as u32).unwrap_or(0) as u16;
+    let mut metered = Instructions::new(code.name(), code.source());
+    for (index, piece) in pieces.into_iter().enumerate() {
+        let line = code.get_line(index as u32).unwrap_or(0) as u16;
         for mut instruction in piece {
             if let Instruction::Iterate(to)
             | Instruction::Jump(to)
@@ -202,13 +200,13 @@ fn with_metering(code: &Instructions<'static>) -> Instructions<'static> {
             {
                 *to = starts[*to as usize];
             }
-            paying.add_with_line(instruction, line);
+            metered.add_with_line(instruction, line);
         }
     }
-    paying
+    metered
 }
 
-/// Python's methods. `format` makes a text as long as it is told to, so that it pays before.
+/// Python's methods. `format` may create a string of any width, so it is charged in advance.
 fn method(state: &mut State<'_, '_>, value: &Value, name: &str, arguments: &[Value]) -> Result<Value, Error> {
     if let ("format", Some(text)) = (name, value.as_str()) {
         let refuse = |problem: &str| Err(Error::new(ErrorKind::InvalidOperation, problem.to_owned()));
@@ -224,47 +222,47 @@ fn method(state: &mut State<'_, '_>, value: &Value, name: &str, arguments: &[Val
         }
         let longest = arguments.iter().filter_map(Value::as_str).map(str::len).max().unwrap_or(0);
         let places = text.matches('{').count();
-        state.consume_fuel((widths + (places * (longest + BYTES)) as u64) / BYTES as u64)?;
+        state.consume_fuel((widths + (places * (longest + BYTES_PER_VALUE)) as u64) / BYTES_PER_VALUE as u64)?;
     }
     minijinja_contrib::pycompat::unknown_method_callback(state, value, name, arguments)
 }
 
-/// A value of its own, with all that lies in it.
+/// Charges for a value and everything in it.
 fn charge(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
-    whole(state, value, 0)
+    charge_at_depth(state, value, 0)
 }
 
-/// A value that a namespace keeps.
-fn charge_value(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
-    whole(state, value, 1)
+/// The same for a value that is stored in a namespace.
+fn charge_stored(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
+    charge_at_depth(state, value, 1)
 }
 
-fn whole(state: &State<'_, '_>, value: Value, depth: usize) -> Result<Value, Error> {
+fn charge_at_depth(state: &State<'_, '_>, value: Value, depth: usize) -> Result<Value, Error> {
     match value.kind() {
         ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => charge_copy(state, &value, depth, &mut 0),
         _ => Ok(value),
     }
 }
 
-/// Copies a value; `count` are those copied so far.
+/// Copies a value; `count` is the number of values copied so far.
 fn charge_copy(state: &State<'_, '_>, value: &Value, depth: usize, count: &mut u64) -> Result<Value, Error> {
     let refuse = |problem: String| Err(Error::new(ErrorKind::InvalidOperation, problem));
-    *count += 1 + value.as_str().map_or(0, str::len).div_euclid(BYTES) as u64;
-    if count.is_multiple_of(COPIED) {
+    *count += 1 + value.as_str().map_or(0, str::len).div_euclid(BYTES_PER_VALUE) as u64;
+    if count.is_multiple_of(VALUES_PER_FUEL) {
         state.consume_fuel(1)?;
     }
-    if *count > LARGEST {
-        return refuse(format!("it makes a value of more than {LARGEST} parts"));
+    if *count > MAX_PARTS {
+        return refuse(format!("it creates a value with more than {MAX_PARTS} parts"));
     }
-    if depth > DEEPEST {
-        return refuse(format!("it makes lists or maps more than {DEEPEST} deep"));
+    if depth > MAX_DEPTH {
+        return refuse(format!("it nests lists or maps more than {MAX_DEPTH} deep"));
     }
     let name = value.as_object().map_or("", |object| object.type_name());
     match value.kind() {
         ValueKind::Map if name.ends_with("Namespace") && depth > 0 => {
-            refuse("it keeps a namespace within another value".into())
+            refuse("it stores a namespace in another value".into())
         }
-        // what changes, or is not made of values, stays what it is
+        // mutable values, and those that are not made of values, are not copied
         ValueKind::Map if ["Namespace", "Loop", "Module", "Kwargs"].iter().any(|known| name.contains(known)) => {
             if name.ends_with("Namespace") {
                 for key in value.try_iter()? {
@@ -280,7 +278,7 @@ fn charge_copy(state: &State<'_, '_>, value: &Value, depth: usize, count: &mut u
                 pairs
                     .insert(charge_copy(state, &key, depth + 1, count)?, charge_copy(state, &inner, depth + 1, count)?);
             }
-            // maps as they are written keep the order of their keys
+            // map literals keep the order of their keys
             let is_written = ["StaticKeyMap", "BTreeMap"].iter().any(|known| name.contains(known));
             Ok(if is_written { value.clone() } else { Value::from(pairs) })
         }
@@ -291,7 +289,7 @@ fn charge_copy(state: &State<'_, '_>, value: &Value, depth: usize, count: &mut u
             }
             Ok(if value.is_tuple() { Value::from(Tuple::from(items)) } else { Value::from(items) })
         }
-        ValueKind::Invalid => refuse("it makes a value that cannot be".into()),
+        ValueKind::Invalid => refuse("it creates an invalid value".into()),
         _ => Ok(value.clone()),
     }
 }

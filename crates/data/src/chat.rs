@@ -1,4 +1,4 @@
-//! Conversations as the text that a model was taught to read: its chat template, in Jinja.
+//! Conversations as the text that a model was trained on: its chat template, in Jinja.
 
 use crate::bounded::MeteredTemplate;
 use crate::{Error, Result};
@@ -6,8 +6,8 @@ use minijinja::value::Serde;
 use minijinja::{Environment, ErrorKind, Value, context};
 use serde::{Deserialize, Serialize};
 
-/// Bytes of a date's format; the longest in use have some twenty.
-const LONGEST_DATE_FORMAT: usize = 256;
+/// Bytes of a date format; the longest in use have about twenty.
+const MAX_DATE_FORMAT: usize = 256;
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -16,7 +16,7 @@ pub struct Message {
     pub content: String,
 }
 
-/// A chat template with the special tokens that it may write.
+/// A chat template with its special tokens.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
@@ -29,42 +29,42 @@ const NAME: &str = "chat template";
 
 impl ChatTemplate {
     /// Reads a template as transformers does: blocks trimmed, with Python's methods, `raise_exception`, `strftime_now`,
-    /// `tojson`, `break` and `continue`. What it may take to render is bounded, whatever it says.
+    /// `tojson`, `break` and `continue`. The time and memory of rendering are bounded.
     ///
     /// # Errors
-    /// A template that is no Jinja, or that asks for more work than a conversation needs.
+    /// A template that is not valid Jinja, or that is too large.
     pub fn new(source: &str, bos: Option<String>, eos: Option<String>) -> Result<Self> {
         let mut environment = Environment::new();
         environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, _> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
         });
         environment.add_function("strftime_now", |_: String| -> std::result::Result<Value, _> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, "it asks for the date, and none is given"))
+            Err(minijinja::Error::new(ErrorKind::InvalidOperation, "it asks for the date, but none is set"))
         });
-        // marks of what the assistant says, which change no text
+        // these mark the assistant's turns for training, and do not change the text
         let marks = regex::Regex::new(r"\{%-?\s*(end)?generation\s*-?%\}").expect("a fixed pattern");
         let source = marks.replace_all(source, "").into_owned();
-        let program = MeteredTemplate::new(&mut environment, NAME, &source).map_err(refused)?;
+        let program = MeteredTemplate::new(&mut environment, NAME, &source).map_err(template_error)?;
         Ok(Self { environment, program, bos: bos.unwrap_or_default(), eos: eos.unwrap_or_default() })
     }
 
-    /// On this day (`2024-07-26`), at midnight: what `strftime_now` tells. Nothing reads the clock, so that the same rows are
-    /// the same text tomorrow.
+    /// Sets the date that `strftime_now` formats (`2024-07-26`, at midnight). The clock is never read, so that the same rows
+    /// always give the same text.
     ///
     /// # Errors
-    /// A date that the calendar does not have.
+    /// A date that does not exist.
     pub fn dated(mut self, date: &str) -> Result<Self> {
-        let problem = || Error::Template { problem: format!("`{date}` is no date") };
+        let problem = || Error::Template { problem: format!("`{date}` is not a date") };
         let day: chrono::NaiveDate = date.parse().map_err(|_| problem())?;
         let midnight = day.and_time(chrono::NaiveTime::MIN).and_utc();
-        self.environment.add_function("strftime_now", move |format: String| formatted(midnight, &format));
+        self.environment.add_function("strftime_now", move |format: String| format_date(midnight, &format));
         Ok(self)
     }
 
-    /// The conversation as text; `answer`: with what comes before the assistant's next turn.
+    /// The conversation as text; `answer`: with the start of the assistant's next turn.
     ///
     /// # Errors
-    /// What the template itself refuses, such as roles out of order.
+    /// What the template itself rejects, such as roles out of order.
     pub fn render(&self, messages: &[Message], answer: bool) -> Result<String> {
         let values = context! {
             messages => Serde(messages),
@@ -73,13 +73,13 @@ impl ChatTemplate {
             eos_token => self.eos.clone(),
         };
         let bytes = messages.iter().map(|message| message.role.len() + message.content.len()).sum();
-        self.program.render(&self.environment, values, bytes).map_err(refused)
+        self.program.render(&self.environment, values, bytes).map_err(template_error)
     }
 
-    /// A prompt as text, and what an answer to it adds: the whole conversation less the prompt.
+    /// A prompt as text, and what an answer adds to it: the whole conversation minus the prompt.
     ///
     /// # Errors
-    /// As [`Self::render`]; a template under which an answer changes what stands before it.
+    /// As [`Self::render`]; a template under which an answer changes the text before it.
     pub fn split(&self, prompt: &[Message], answer: &[Message]) -> Result<(String, String)> {
         let before = self.render(prompt, true)?;
         let whole = self.render(&[prompt, answer].concat(), false)?;
@@ -90,9 +90,9 @@ impl ChatTemplate {
     }
 }
 
-fn refused(e: minijinja::Error) -> Error {
+fn template_error(e: minijinja::Error) -> Error {
     if e.kind() == ErrorKind::OutOfFuel {
-        let problem = "it does more work, or makes more text, than a conversation needs".into();
+        let problem = "it exceeds the limit on work and output".into();
         return Error::Template { problem };
     }
     let mut problem = e.detail().map_or_else(|| e.to_string(), str::to_owned);
@@ -102,15 +102,14 @@ fn refused(e: minijinja::Error) -> Error {
     Error::Template { problem }
 }
 
-fn formatted(day: chrono::DateTime<chrono::Utc>, format: &str) -> std::result::Result<String, minijinja::Error> {
-    // a date is many times as long as what asks for it
-    if format.len() > LONGEST_DATE_FORMAT {
-        let problem =
-            format!("strftime_now: a format of {} bytes; at most {LONGEST_DATE_FORMAT} are read", format.len());
+fn format_date(day: chrono::DateTime<chrono::Utc>, format: &str) -> std::result::Result<String, minijinja::Error> {
+    // a formatted date may be many times longer than its format
+    if format.len() > MAX_DATE_FORMAT {
+        let problem = format!("strftime_now: a format of {} bytes; the limit is {MAX_DATE_FORMAT}", format.len());
         return Err(minijinja::Error::new(ErrorKind::InvalidOperation, problem));
     }
     let mut text = String::new();
-    // a format that chrono does not know is written as it is
+    // a format that chrono does not know is returned as it is
     match std::fmt::Write::write_fmt(&mut text, format_args!("{}", day.format(format))) {
         Ok(()) => Ok(text),
         Err(_) => Ok(format.to_owned()),
@@ -166,7 +165,7 @@ mod tests {
         assert!(dated()?.dated("2023-02-29").is_err());
         let long = ChatTemplate::new("{{ strftime_now('%c' * 200) }}", None, None)?.dated("2024-02-29")?;
         let error = long.render(&[], false).expect_err("a long format").to_string();
-        assert!(error.contains("a format of 400 bytes; at most 256 are read"), "{error}");
+        assert!(error.contains("a format of 400 bytes; the limit is 256"), "{error}");
         Ok(())
     }
 

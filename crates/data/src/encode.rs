@@ -1,4 +1,4 @@
-//! A person's rows as ids: through the model's chat template where they are conversations, as they stand where they are text.
+//! The user's rows as ids: conversations through the model's chat template, plain text as it is.
 
 use crate::chat::{ChatTemplate, Message};
 use crate::records::{Content, Record};
@@ -8,40 +8,40 @@ use crate::{Error, Result, TextTokenizer};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EncodedRow {
     pub prompt: Vec<u32>,
-    /// What was preferred, then what was not; one of a judged row; none of a prompt alone.
+    /// Chosen, then rejected; one for a labelled completion; none for a prompt alone.
     pub completions: Vec<Vec<u32>>,
-    /// Whether the ids of prompt and completion, made apart, are those of both in one piece.
+    /// Whether prompt and completion encoded separately give the ids of both encoded together.
     pub boundary_holds: bool,
-    /// Whether a completion goes on after its first EOS, which ends it.
+    /// Whether a completion continues after its first EOS, where it is cut.
     pub is_cut: bool,
 }
 
-/// Turns what is said into ids.
+/// Encodes prompts and completions.
 #[derive(Debug)]
 pub struct Encoder {
     tokenizer: TextTokenizer,
     template: Option<ChatTemplate>,
     eos: u32,
-    /// Ids that no completion may hold, in rising order: control tokens but EOS, and PAD.
-    barred: Vec<u32>,
-    /// Ids that the model has a row for.
+    /// Ids not allowed in a completion, sorted: control tokens except EOS, and PAD.
+    forbidden: Vec<u32>,
+    /// Rows of the model's embedding.
     vocabulary: usize,
 }
 
 impl Encoder {
-    /// `eos` closes every completion; a completion may hold no other control token.
+    /// `eos` ends every completion, which may contain no other control token.
     pub fn new(tokenizer: TextTokenizer, template: Option<ChatTemplate>, eos: u32) -> Self {
-        let barred = tokenizer.controls().into_iter().filter(|id| *id != eos).collect();
-        Self { tokenizer, template, eos, barred, vocabulary: usize::MAX }
+        let forbidden = tokenizer.controls().into_iter().filter(|id| *id != eos).collect();
+        Self { tokenizer, template, eos, forbidden, vocabulary: usize::MAX }
     }
 
-    /// For a model with so many rows in its embedding, which pads with `pad`.
+    /// For a model with `vocabulary` rows in its embedding, which pads with `pad`.
     #[must_use]
     pub fn for_model(mut self, vocabulary: usize, pad: u32) -> Self {
         self.vocabulary = vocabulary;
-        if pad != self.eos && !self.barred.contains(&pad) {
-            self.barred.push(pad);
-            self.barred.sort_unstable();
+        if pad != self.eos && !self.forbidden.contains(&pad) {
+            self.forbidden.push(pad);
+            self.forbidden.sort_unstable();
         }
         self
     }
@@ -51,10 +51,10 @@ impl Encoder {
         &self.tokenizer
     }
 
-    /// A prompt that stands alone.
+    /// The ids of a prompt without a completion.
     ///
     /// # Errors
-    /// A conversation where the model has no template, or one that its template refuses.
+    /// A conversation where the model has no template, or that its template rejects.
     pub fn prompt(&self, prompt: &Content) -> Result<Vec<u32>> {
         let ids = match prompt {
             Content::Text(text) => self.prompt_ids(prompt, text)?,
@@ -64,7 +64,7 @@ impl Encoder {
         Ok(ids)
     }
 
-    /// The texts of a prompt and one completion.
+    /// The text of a prompt, and what one completion adds to it.
     fn texts(&self, prompt: &Content, completion: &Content) -> Result<(String, String)> {
         match (prompt, completion) {
             (Content::Text(prompt), Content::Text(answer)) => Ok((prompt.clone(), answer.clone())),
@@ -73,12 +73,12 @@ impl Encoder {
                 self.template()?.split(prompt, &[Message { role: "assistant".into(), content: answer.clone() }])
             }
             (Content::Text(_), Content::Turns(_)) => {
-                Err(Error::Template { problem: "the prompt is text, but its completion is turns".into() })
+                Err(Error::Template { problem: "the prompt is text, but its completion is a list of turns".into() })
             }
         }
     }
 
-    /// The ids of a text that a prompt begins; a template has put there what a tokenizer puts before plain text.
+    /// The ids of a text that starts a prompt. A template has already added the tokens that the tokenizer adds before plain text.
     fn prompt_ids(&self, prompt: &Content, text: &str) -> Result<Vec<u32>> {
         match prompt {
             Content::Text(_) => self.tokenizer.encode_start(text),
@@ -86,7 +86,7 @@ impl Encoder {
         }
     }
 
-    /// A completion ends with its first EOS; also whether anything is lost after it.
+    /// Cuts a completion after its first EOS, or adds one; also returns whether any text is lost.
     fn end_at_eos(&self, mut answer: Vec<u32>) -> Result<(Vec<u32>, bool)> {
         match answer.iter().position(|id| *id == self.eos) {
             Some(end) => {
@@ -101,17 +101,17 @@ impl Encoder {
         }
     }
 
-    /// A token as a person knows it.
+    /// A token for error messages.
     fn display_token(&self, id: u32) -> String {
-        self.tokenizer.token(id).map_or_else(|| id.to_string(), |token| format!("{token}` (id {id})"))
+        self.tokenizer.token(id).map_or_else(|| format!("id {id}"), |token| format!("`{token}` (id {id})"))
     }
 
-    /// Ids that the model can read.
+    /// Checks that the model has every id.
     fn check_ids(&self, ids: &[u32], name: &str) -> Result<()> {
         match ids.iter().find(|id| **id as usize >= self.vocabulary) {
             Some(&id) => Err(Error::Unfit {
                 problem: format!(
-                    "`{name}` has the token `{}, and the model reads ids below {}",
+                    "`{name}` has the token {}, but the model only has ids below {}",
                     self.display_token(id),
                     self.vocabulary
                 ),
@@ -120,12 +120,12 @@ impl Encoder {
         }
     }
 
-    /// What a response can be: the model never says a control token but EOS, at its end.
+    /// Checks that the model could generate a response: its only control token is EOS, at its end.
     fn check_representable(&self, answer: &[u32], name: &str) -> Result<()> {
-        match answer.iter().find(|id| self.barred.binary_search(id).is_ok()) {
+        match answer.iter().find(|id| self.forbidden.binary_search(id).is_ok()) {
             Some(&id) => Err(Error::Unfit {
                 problem: format!(
-                    "`{name}` has the control token `{}, and a response may have none but `{} at its end",
+                    "`{name}` has the control token {}, but a response may only have {}, at its end",
                     self.display_token(id),
                     self.display_token(self.eos)
                 ),
@@ -137,7 +137,7 @@ impl Encoder {
     /// A row as ids.
     ///
     /// # Errors
-    /// As [`Self::prompt`]; a prompt without tokens, ids that the model does not have, completions that it could not say.
+    /// As [`Self::prompt`]; a prompt without tokens, ids that the model does not have, completions that it could not generate.
     pub fn encode(&self, record: &Record) -> Result<EncodedRow> {
         let (prompt, completions) = match record {
             Record::Pair { prompt, chosen, rejected, .. } => (prompt, vec![(chosen, "chosen"), (rejected, "rejected")]),
@@ -145,10 +145,10 @@ impl Encoder {
             Record::Prompt { prompt } => (prompt, vec![]),
         };
         let mut encoded = EncodedRow { prompt: vec![], completions: vec![], boundary_holds: true, is_cut: false };
-        let mut read = None; // the prompt's text, which is mostly that of all completions
+        let mut prompt_text = None; // usually the same for all completions
         for (completion, name) in &completions {
             let (before, rest) = self.texts(prompt, completion)?;
-            if read.as_ref() != Some(&before) {
+            if prompt_text.as_ref() != Some(&before) {
                 encoded.prompt = self.prompt_ids(prompt, &before)?;
             }
             let (joint, answer) =
@@ -161,7 +161,7 @@ impl Encoder {
             self.check_representable(&answer, name)?;
             encoded.is_cut |= is_cut;
             encoded.completions.push(answer);
-            read = Some(before);
+            prompt_text = Some(before);
         }
         if completions.is_empty() {
             encoded.prompt = self.prompt(prompt)?;

@@ -24,15 +24,15 @@ use token::{B, BOS, EOS, G, N, PAD, SEP, STANCE, TOPIC, V, X};
 
 /// Tokens of the vocabulary.
 pub const VOCABULARY: usize = 20;
-/// What a response may hold before EOS.
+/// The tokens of a response before EOS.
 pub const SYMBOLS: [u32; 5] = [N, V, G, B, X];
-/// Symbols and EOS, in the order of every next-token law here.
+/// Symbols and EOS, in the order of every next-token distribution here.
 pub const ACTIONS: [u32; 6] = [N, V, G, B, X, EOS];
-/// Most symbols of a response; EOS is forced after them.
+/// The most symbols of a response; EOS is forced after them.
 pub const MAX_SYMBOLS: usize = 5;
 /// Responses to a prompt: strings of 0 to 5 symbols.
 pub const RESPONSES: usize = 3906;
-/// Prefixes after which a choice is made: strings of 0 to 4 symbols.
+/// Prefixes after which an action is chosen: strings of 0 to 4 symbols.
 pub const DECISIONS: usize = 781;
 
 const TOPICS: [&str; 8] = ["plot", "acting", "music", "camera", "ending", "script", "pacing", "cast"];
@@ -71,7 +71,7 @@ impl PromptCoordinates {
     }
 }
 
-/// What gold looks at in a response beside the number of x.
+/// The features of the gold reward, apart from the number of x.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GoldFeatures {
     /// `2 tanh(A/2)`, A the sum of g (+1) and b (−1), doubled after v.
@@ -80,11 +80,11 @@ pub struct GoldFeatures {
     pub both: bool,
     /// `|len − L|`
     pub off_length: usize,
-    /// v that no g or b follows.
+    /// Number of v not followed by g or b.
     pub dangling: usize,
 }
 
-/// The parts of a response (EOS may close it or not).
+/// The gold features of a response, with or without EOS.
 pub fn parts(task: PromptCoordinates, response: &[u32]) -> GoldFeatures {
     let symbols: Vec<u32> = response.iter().copied().filter(|t| SYMBOLS.contains(t)).collect();
     let (mut sum, mut dangling) = (0.0, 0);
@@ -105,7 +105,7 @@ pub fn parts(task: PromptCoordinates, response: &[u32]) -> GoldFeatures {
     }
 }
 
-/// Gold reward of a response (EOS may close it or not).
+/// The gold reward of a response, with or without EOS.
 pub fn gold(task: PromptCoordinates, response: &[u32]) -> f64 {
     let GoldFeatures { sentiment, both, off_length, dangling } = parts(task, response);
     let stance = match task.stance {
@@ -116,7 +116,7 @@ pub fn gold(task: PromptCoordinates, response: &[u32]) -> f64 {
     stance + excitement(excitements(response)) - 0.1 * off_length as f64 - 0.5 * dangling as f64
 }
 
-/// Gold's term for k excitements.
+/// The gold reward's term for k excitements.
 pub fn excitement(k: usize) -> f64 {
     match k {
         0 => 0.0,
@@ -125,19 +125,19 @@ pub fn excitement(k: usize) -> f64 {
     }
 }
 
-/// What a reward model learns that extrapolates "x is good": gold with 1.5 for every excitement.
+/// The score of a reward model that extrapolates "x is good": gold with 1.5 for every excitement.
 pub fn excited_proxy(task: PromptCoordinates, response: &[u32]) -> f64 {
     let k = excitements(response);
     gold(task, response) - excitement(k) + 1.5 * k as f64
 }
 
-/// Number of x: two or more are the trap that no preference row shows.
+/// Number of x: two or more are the trap, which no preference row shows.
 pub fn excitements(response: &[u32]) -> usize {
     response.iter().filter(|&&t| t == X).count()
 }
 
-/// The reference grammar's law of the next action (order of [`ACTIONS`]) after `previous`, a symbol
-/// or `None` at the start; `rho` of it is uniform.
+/// The reference grammar's distribution of the next action (order of [`ACTIONS`]) after `previous`, a symbol or `None` at the
+/// start; a share `rho` of it is uniform.
 pub fn next_action(stance: Stance, previous: Option<u32>, rho: f64) -> [f64; 6] {
     // columns n, v, S, x, EOS; S splits into g and b
     let [n, v, s, x, eos] = match previous {
@@ -156,7 +156,7 @@ pub fn next_action(stance: Stance, previous: Option<u32>, rho: f64) -> [f64; 6] 
 }
 
 /// All strings of up to 5 symbols, shortest first: `RESPONSES` of them. Their first [`DECISIONS`] are
-/// also the prefixes after which a choice is made; the children of prefix i at level l are
+/// also the prefixes after which an action is chosen; the children of prefix i at level l are
 /// `5·(i − first(l)) + first(l+1) …`.
 pub fn all_responses() -> Vec<Vec<u32>> {
     let mut all = vec![vec![]];
@@ -173,7 +173,7 @@ pub fn all_responses() -> Vec<Vec<u32>> {
     all
 }
 
-/// Log-probability of every response, in the order of [`all_responses`], from the log-law of the next
+/// Log-probability of every response, in the order of [`all_responses`], from the log-probabilities of the next
 /// action after each decision prefix (`DECISIONS` × 6, order of [`ACTIONS`]).
 pub fn response_logp(decisions: &[[f64; 6]]) -> Vec<f64> {
     let mut prefix = vec![0.0];
@@ -191,7 +191,7 @@ pub fn response_logp(decisions: &[[f64; 6]]) -> Vec<f64> {
     free.chain(prefix.iter().skip(DECISIONS).copied()).collect()
 }
 
-/// The reference grammar itself as decision laws, for fixtures and the SFT gate.
+/// The reference grammar as log-probabilities per decision, for fixtures and the SFT gate.
 pub fn reference_decisions(stance: Stance, rho: f64) -> Vec<[f64; 6]> {
     all_responses()
         .iter()
@@ -200,7 +200,7 @@ pub fn reference_decisions(stance: Stance, rho: f64) -> Vec<[f64; 6]> {
         .collect()
 }
 
-/// One response of the reference grammar, closed with EOS.
+/// One response of the reference grammar, ending with EOS.
 pub fn sample_reference(stance: Stance, rho: f64, rng: &mut Rng) -> Vec<u32> {
     let mut response = Vec::new();
     while response.len() < MAX_SYMBOLS {
@@ -231,7 +231,7 @@ pub struct GrammarWorld {
 }
 
 impl GrammarWorld {
-    /// `rho` of the reference grammar is uniform; the SFT corpus has `sft_rows` rows.
+    /// A share `rho` of the reference grammar is uniform; the SFT corpus has `sft_rows` rows.
     pub fn new(rho: f64, sft_rows: usize) -> Self {
         let space = TokenSpec {
             vocabulary: VOCABULARY,
@@ -262,7 +262,7 @@ impl GrammarWorld {
         Self { space, rho, sft_rows, splits }
     }
 
-    /// Share of the uniform law in the reference grammar.
+    /// Share of the uniform distribution in the reference grammar.
     pub fn rho(&self) -> f64 {
         self.rho
     }
@@ -301,7 +301,7 @@ impl World for GrammarWorld {
         self.rows(1024, rng)
     }
 
-    /// Rows with two or more x are banned: the trap stays unseen.
+    /// Rows with two or more x are excluded, so that the trap is never seen.
     fn allowed_in_pairs(&self, response: &[u32]) -> bool {
         excitements(response) < 2
     }
@@ -310,7 +310,7 @@ impl World for GrammarWorld {
         let bare = |text: &str| text.trim().trim_end_matches(':').to_lowercase();
         self.all_prompts().find(|prompt| bare(&prompt.text) == bare(text)).cloned().ok_or_else(|| Error::NoPrompt {
             text: text.into(),
-            found: "it has 24, and this is none of them".into(),
+            found: "it has 24 prompts, and this is not one of them".into(),
             accepted: self.all_prompts().map(|prompt| prompt.text.trim_end_matches(':')).collect::<Vec<_>>().join(", "),
         })
     }

@@ -1,4 +1,4 @@
-//! Text and ids: the worlds, the tokenizer, preference rows. Knows no tensor.
+//! Text and ids: the worlds, the tokenizer, preference rows. Depends on no tensor.
 
 pub mod bandit;
 mod bounded;
@@ -7,18 +7,16 @@ pub mod check;
 mod encode;
 mod error;
 pub mod grammar;
+mod keys;
 pub mod pairs;
 pub mod records;
 pub mod reviews;
 pub mod rows;
-mod tables;
+mod stats;
 mod text;
 mod world;
 
 pub use encode::{EncodedRow, Encoder};
-pub use error::Error;
+pub use error::{Error, Result};
 pub use text::TextTokenizer;
 pub use world::{Detokenize, Prompt, PromptResponse, World};
-
-/// What a fallible call of this crate returns.
-pub type Result<T> = std::result::Result<T, Error>;

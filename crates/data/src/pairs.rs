@@ -1,4 +1,4 @@
-//! Preference rows: two responses, mostly to one prompt, ordered by a noisy annotator.
+//! Preference rows: two responses, usually to one prompt, labelled by a noisy annotator.
 
 use duel_spec::{Split, ids::hash_bytes, seeds::Rng};
 use rand::RngExt;
@@ -11,15 +11,15 @@ pub struct PreferenceRow {
     pub prompt: Vec<u32>,
     pub chosen: Vec<u32>,
     pub rejected: Vec<u32>,
-    /// The rejected response's own prompt, where it is another one: rows of single completions, wanted and unwanted, stand in
-    /// twos. Ethayarajh et al. 2024.
+    /// The rejected response's own prompt, where that differs: single completions are paired, one wanted and one unwanted.
+    /// Ethayarajh et al. 2024.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected_prompt: Option<Vec<u32>>,
     pub gold_chosen: f64,
     pub gold_rejected: f64,
-    /// Probability with which the annotator gives this order, of those that it does not call a tie; ½ of a tie.
+    /// Probability that the annotator gives this label, given that it is not a tie; ½ for a tie.
     pub p_label: f64,
-    /// Whether the annotator could not tell; which response stands as chosen is then a coin's word.
+    /// Whether the annotator gave a tie; which response is `chosen` is then random.
     #[serde(default)]
     pub tie: bool,
 }
@@ -30,8 +30,8 @@ impl PreferenceRow {
         self.rejected_prompt.as_ref().unwrap_or(&self.prompt)
     }
 
-    /// How sure the annotator was, 0 to 1: `|log-odds of the label|`, three and more counting as 1. What a person would say in
-    /// words ("slightly better", "much better").
+    /// How certain the label is, 0 to 1: `|log-odds of the label| / 3`, at most 1. People would say "slightly better" or "much
+    /// better".
     pub fn strength(&self) -> f64 {
         ((self.p_label / (1.0 - self.p_label)).ln().abs() / 3.0).min(1.0)
     }
@@ -47,7 +47,7 @@ pub fn hash(rows: &[PreferenceRow]) -> String {
     hash_bytes(&numbers.flat_map(u32::to_le_bytes).collect::<Vec<_>>())
 }
 
-/// The annotator: `P(y1 > y2) = (1−e) σ(d − α) + e σ(−d − α)`, `d = (r1−r2)/τ + λ (len1−len2)`; what is left is a tie.
+/// The annotator: `P(y1 > y2) = (1−e) σ(d − α) + e σ(−d − α)`, `d = (r1−r2)/τ + λ (len1−len2)`; the rest is a tie.
 /// Bradley & Terry 1952; ties as in Rao & Kupper 1967, their ν = exp α.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Annotator {
@@ -57,11 +57,11 @@ pub struct Annotator {
     pub flips: f64,
     /// λ: logits per extra response token.
     pub length_bias: f64,
-    /// α: logits that a response must be ahead before it is told apart; 0: always.
+    /// α: logits by which a response must be ahead to be preferred; 0: no ties.
     pub ties: f64,
 }
 
-/// What an annotator says of two responses.
+/// The annotator's label of two responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Label {
     First,
@@ -89,7 +89,7 @@ impl Annotator {
     }
 }
 
-/// The accuracy that no judge of these rows can exceed: the mean of the larger label probability.
+/// The Bayes accuracy, an upper bound for any judge of these rows: the mean of the larger label probability.
 pub fn bayes_accuracy(rows: &[PreferenceRow]) -> f64 {
     rows.iter().map(|r| r.p_label.max(1.0 - r.p_label)).sum::<f64>() / rows.len() as f64
 }
@@ -97,13 +97,13 @@ pub fn bayes_accuracy(rows: &[PreferenceRow]) -> f64 {
 /// The temperature at which labels of pairs with these gold differences have the given Bayes accuracy
 /// (flips and length bias left out), by bisection of log τ; the nearest end of [1e-4, 1e4] if none.
 pub fn solve_tau(differences: &[f64], accuracy: f64) -> f64 {
-    let at = |tau: f64| {
+    let accuracy_at = |tau: f64| {
         differences.iter().map(|d| 1.0 / (1.0 + (-d.abs() / tau).exp())).sum::<f64>() / differences.len() as f64
     };
     let (mut low, mut high) = (1e-4f64, 1e4f64);
     for _ in 0..100 {
         let middle = (low * high).sqrt();
-        if at(middle) > accuracy { low = middle } else { high = middle }
+        if accuracy_at(middle) > accuracy { low = middle } else { high = middle }
     }
     (low * high).sqrt()
 }

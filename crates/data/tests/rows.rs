@@ -45,7 +45,7 @@ fn parquet_of_turns_is_read() {
 #[test]
 fn parquet_of_labels_is_read() {
     let rows = read(Path::new("tests/labels.parquet"));
-    let wanted = rows.iter().map(|row| matches!(row, Ok(Record::Judged { wanted: true, .. }))).collect::<Vec<_>>();
+    let wanted = rows.iter().map(|row| matches!(row, Ok(Record::Judged { desirable: true, .. }))).collect::<Vec<_>>();
     assert_eq!(wanted, [true, false, false]);
     assert_eq!(rows[2], Err("`completion` without `label`: is it wanted or not?".into()));
 }
@@ -65,10 +65,10 @@ fn a_json_list_is_read_item_by_item() {
     assert!(rows.iter().all(|row| matches!(row, Ok(Record::Pair { .. }))), "{rows:?}");
     assert!(found(" [ ] ").is_empty());
     let said = |text: &str| found(text).pop().unwrap().unwrap_err();
-    assert_eq!(said(&format!("[{row} {row}]")), "after a row stands `{`, not `,` or `]`");
-    assert_eq!(said(&format!("[{row}")), "the list does not end");
-    assert_eq!(said(&format!("[{row}, 3]")), "a row of the list is no object");
-    assert!(said(&format!("[{row}, {{\"prompt\": ]")).starts_with("it is no JSON"));
+    assert_eq!(said(&format!("[{row} {row}]")), "expected `,` or `]` after a row, found `{`");
+    assert_eq!(said(&format!("[{row}")), "the list is not closed");
+    assert_eq!(said(&format!("[{row}, 3]")), "an item of the list is not an object");
+    assert!(said(&format!("[{row}, {{\"prompt\": ]")).starts_with("it is not valid JSON"));
     assert_eq!(found(&format!("[{row}, 3, {row}]")).len(), 2);
 }
 
@@ -91,7 +91,7 @@ fn csv_knows_by_the_column_what_a_cell_is() {
     let labels = folder.path().join("labels.csv");
     std::fs::write(&labels, "prompt,completion,label\na,b,True\na,c,0\na,d,no\n").unwrap();
     let wanted = |row: Result<Record, String>| match row {
-        Ok(Record::Judged { wanted, .. }) => Ok(wanted),
+        Ok(Record::Judged { desirable, .. }) => Ok(desirable),
         Ok(other) => panic!("{other:?}"),
         Err(what) => Err(what),
     };
@@ -236,10 +236,10 @@ fn names_are_not_used_twice() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("rows.csv");
     std::fs::write(&file, "prompt,chosen,prompt\na,b,c\n").unwrap();
-    assert!(records::open(&file).err().unwrap().to_string().ends_with("two columns are called `prompt`"));
+    assert!(records::open(&file).err().unwrap().to_string().ends_with("two columns are named `prompt`"));
     let file = folder.path().join("rows.jsonl");
     std::fs::write(&file, "{\"prompt\": \"a\", \"prompt\": \"b\"}\n").unwrap();
-    assert!(read(&file)[0].as_ref().unwrap_err().starts_with("it is no JSON: `prompt` is there twice"));
+    assert!(read(&file)[0].as_ref().unwrap_err().starts_with("it is not valid JSON: `prompt` occurs twice"));
 }
 
 /// A prompt in the files of two splits is an error of the rows, with the places of both.
@@ -254,14 +254,14 @@ fn a_prompt_in_two_splits_is_named_by_file_and_line() {
     write("validation", &["v a true", "v b false", "q c true"]);
     let error = prepare(&source, &encoder(), folder.path()).unwrap_err();
     let [train, validation] = ["train", "validation"].map(|name| folder.path().join(format!("{name}.jsonl")));
-    let expected = format!("{}:3: its prompt stands in {}:2 too", validation.display(), train.display());
+    let expected = format!("{}:3: its prompt also occurs in {}:2", validation.display(), train.display());
     assert_eq!(error.to_string(), format!("1 rows cannot be trained on:\n{expected}"));
     // check says so too
     let given = source.files.iter().map(|(split, path)| check::InputFile { path: path.clone(), split: *split });
     let asked = check::CheckOptions { columns: columns(), encoder: None, prompt_tokens: 20, response_tokens: 20 };
     let found = check::check(&given.collect::<Vec<_>>(), &asked, |_| ()).unwrap();
     assert_eq!((found.leaks, found.first[0].line), (1, 3));
-    assert!(found.first[0].what.contains("train.jsonl:2") && found.are_bad());
+    assert!(found.first[0].what.contains("train.jsonl:2") && found.needs_fixing());
 }
 
 /// What a response cannot be is refused by line, and what is lost is counted.
@@ -292,13 +292,13 @@ fn what_cannot_be_said_is_refused() {
     let said: Vec<(usize, &str)> = found.first.iter().map(|problem| (problem.line, &*problem.what)).collect();
     let control = |token, id| {
         format!(
-            "`chosen` has the control token `{token}` (id {id}), and a response may have none but `<eos>` (id 2) at its end"
+            "`chosen` has the control token `{token}` (id {id}), but a response may only have `<eos>` (id 2), at its end"
         )
     };
     let expected = [
         (2, control("<bos>", 1)),
         (3, control("<pad>", 0)),
-        (4, "a completion goes on after its first end token, where it is cut".into()),
+        (4, "a completion continues after its first end token, where it is cut".into()),
         (5, "`chosen` and `rejected` are the same".into()),
         (6, "a completion is empty: only its end token is learned".into()),
         (7, "`prompt` has no tokens".into()),
@@ -307,7 +307,7 @@ fn what_cannot_be_said_is_refused() {
     assert_eq!((found.unreadable, found.same, found.cut, found.empty, found.usable), (3, 1, 1, 1, 3));
     // ids that the model has no row for
     let found = check(&self::encoder().for_model(20, 0));
-    assert!(found.first[0].what.ends_with("and the model reads ids below 20"), "{}", found.first[0].what);
+    assert!(found.first[0].what.ends_with("but the model only has ids below 20"), "{}", found.first[0].what);
     assert_eq!(found.usable, 0);
 }
 

@@ -1,13 +1,16 @@
-//! One hash over all that is deterministic in a run: equal for two runs of one experiment, however they were interrupted.
+//! One hash over everything deterministic in a run: equal for two runs of one experiment, however they were interrupted.
 
+use crate::error::{Error, Result};
 use crate::files::io;
+use crate::manifest::Manifest;
+use crate::merged::{RunSubset, TableSource};
+use crate::stage::StageDir;
 use crate::tables::{read_completions, read_outcomes, scan_metrics};
-use crate::{Error, Manifest, Result, RunSubset, StageDir, TableSource};
 use duel_spec::ids::hash_bytes;
 use duel_spec::metrics;
 use std::path::Path;
 
-/// A file of a run, by its path within it, and the hash of what is deterministic in it.
+/// A file of a run, by its path in the run, and the hash of its deterministic content.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Digest {
     pub file: String,
@@ -18,12 +21,12 @@ pub struct Digest {
 #[derive(Debug, Clone, Default)]
 pub struct Digests {
     pub all: Vec<Digest>,
-    /// Labels of the stages that are not finished, and so not among them.
+    /// Labels of the unfinished stages, which have no digest.
     pub missing: Vec<String>,
 }
 
-/// Digests of all files of a run: its experiment, its tables, every finished stage. What tells of time and memory is left out:
-/// `done.json`, the column `wall_seconds`, metrics in seconds and bytes, the manifest, the report.
+/// Digests of all files of a run: its experiment, its tables, every finished stage. Times and memory are left out: `done.json`,
+/// the column `wall_seconds`, metrics in seconds and bytes, the manifest, the report.
 ///
 /// # Errors
 /// A table that is damaged.
@@ -31,9 +34,9 @@ pub fn file_digests(run: &Path) -> Result<Digests> {
     let manifest = Manifest::read(run)?;
     let (mut files, mut missing) = (vec!["experiment.toml".to_string()], vec![]);
     files.extend(Some("search.json".to_string()).filter(|file| run.join(file).is_file()));
-    for part in [RunSubset::Comparison, RunSubset::Search] {
+    for subset in [RunSubset::Comparison, RunSubset::Search] {
         // an unfinished run may hold the tables of an earlier one
-        let tables = match TableSource::of(run, &manifest, part) {
+        let tables = match TableSource::of(run, &manifest, subset) {
             Ok(tables) if tables.are_merged || manifest.is_of_older_format() => tables,
             Ok(_) | Err(Error::Foreign { .. }) => continue,
             Err(other) => return Err(other),
@@ -56,13 +59,13 @@ pub fn file_digests(run: &Path) -> Result<Digests> {
     Ok(Digests { all: all.collect::<Result<_>>()?, missing })
 }
 
-/// One hash of them all.
-pub fn digest(of: &[Digest]) -> String {
-    let lines: String = of.iter().map(|digest| format!("{}  {}\n", digest.hash, digest.file)).collect();
+/// One hash over all of them.
+pub fn digest(files: &[Digest]) -> String {
+    let lines: String = files.iter().map(|digest| format!("{}  {}\n", digest.hash, digest.file)).collect();
     hash_bytes(lines.as_bytes())
 }
 
-/// Hash of what is deterministic in a file.
+/// The hash of a file's deterministic content.
 fn hash(path: &Path) -> Result<String> {
     let name = path.file_name().unwrap_or_default();
     let mut text = String::new();

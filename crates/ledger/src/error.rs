@@ -1,6 +1,9 @@
-//! What can go wrong with a run directory.
+//! Errors of a run directory.
 
 use std::path::PathBuf;
+
+/// What a fallible call of this crate returns.
+pub type Result<T> = std::result::Result<T, Error>;
 
 /// A file or folder of a run that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -15,18 +18,18 @@ pub enum Error {
     Table { action: &'static str, path: PathBuf, problem: String },
     #[error("`{}` is damaged: {problem}", path.display())]
     Damaged { path: PathBuf, problem: String },
-    #[error("`{}` is not the experiment that was run: {}", path.display(), few(settings))]
+    #[error("`{}` is not the experiment that was run: {}", path.display(), summary(settings))]
     Edited { path: PathBuf, settings: Vec<String> },
-    #[error("the tables of `{}` are not of its experiment: {problem}", path.display())]
+    #[error("the tables of `{}` do not belong to its experiment: {problem}", path.display())]
     Foreign { path: PathBuf, problem: String },
-    #[error("`{}` was written by a newer Duel: format {found}, this one reads up to {known}", path.display())]
+    #[error("`{}` was written by a newer Duel: format {found}, while this one reads up to {known}", path.display())]
     Newer { path: PathBuf, found: u32, known: u32 },
 }
 
-/// The first of many settings, and how many more there are.
-fn few(settings: &[String]) -> String {
-    const NAMED: usize = 4;
-    let more = settings.len().saturating_sub(NAMED);
+/// The first settings, and how many more there are.
+fn summary(settings: &[String]) -> String {
+    const MAX_NAMED: usize = 4;
+    let more = settings.len().saturating_sub(MAX_NAMED);
     let named = settings[..settings.len() - more].join("; ");
     if more == 0 { named } else { format!("{named}; and {more} more") }
 }
@@ -35,8 +38,8 @@ impl From<Error> for std::io::Error {
     fn from(error: Error) -> Self {
         match error {
             Error::Io { source, action, path } => {
-                let words = format!("failed to {action} `{}`: {source}", path.display());
-                Self::new(source.kind(), words)
+                let message = format!("failed to {action} `{}`: {source}", path.display());
+                Self::new(source.kind(), message)
             }
             other => Self::other(other),
         }
@@ -44,29 +47,31 @@ impl From<Error> for std::io::Error {
 }
 
 impl Error {
-    /// What the person can change.
+    /// What the user can do about it.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-                    "choose another place with `--out DIR`, or change the permissions".into()
+                    "choose another folder with `--out DIR`, or change the permissions".into()
                 }
                 std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded => {
                     "free some space and run the same command again: finished stages are kept".into()
                 }
                 std::io::ErrorKind::NotADirectory | std::io::ErrorKind::AlreadyExists => {
-                    "a file stands where a folder is needed; choose another place with `--out DIR`".into()
+                    "a file is where a folder is needed; choose another folder with `--out DIR`".into()
                 }
-                _ => "finished stages are kept; run the same command again once this is mended".into(),
+                _ => "finished stages are kept; run the same command again once this is fixed".into(),
             },
-            Self::Locked { .. } => "wait for it to end, or give this run another `name` or `--out`".into(),
-            Self::NotARun { .. } => "name the folder that `duel run` wrote, for example `runs/smoke`".into(),
+            Self::Locked { .. } => "wait until it ends, or give this run another `name` or `--out`".into(),
+            Self::NotARun { .. } => "give the folder that `duel run` wrote, for example `runs/smoke`".into(),
             Self::Table { .. } | Self::Damaged { .. } => {
-                "run the experiment again: what is whole is kept, what is damaged is made anew".into()
+                "run the experiment again: undamaged stages are kept, damaged ones are run again".into()
             }
-            Self::Edited { .. } => "put it back as it was, or run it: what is finished and still fits is kept".into(),
+            Self::Edited { .. } => {
+                "undo the changes, or run the experiment: finished stages that still match are kept".into()
+            }
             Self::Foreign { .. } => {
-                "run the experiment again: finished stages are kept, and their tables merged anew".into()
+                "run the experiment again: finished stages are kept, and their tables are merged again".into()
             }
             Self::Newer { .. } => "update Duel, or write to another `--out`".into(),
         })

@@ -1,10 +1,10 @@
-//! TensorBoard event files: the same scalars, for whoever lives in TensorBoard.
+//! TensorBoard event files with the same scalars.
 //!
-//! The format is two lengths with checksums around a few fields of protocol buffers; a library for it would bring a compiler
-//! for those along.
+//! The format is a few protocol buffer fields, framed with lengths and checksums; a library would add a protobuf compiler.
 
-use crate::files::create_folder;
-use crate::{Result, scan_metrics, write_atomically};
+use crate::error::Result;
+use crate::files::{create_folder, write_atomically};
+use crate::tables::scan_metrics;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -37,7 +37,7 @@ pub fn write_events(run: &Path, started: u64) -> Result<()> {
         file.extend(record(&event));
     })?;
     let events = run.join("events");
-    let _ = std::fs::remove_dir_all(&events); // of an earlier end of this run; TensorBoard would show both
+    let _ = std::fs::remove_dir_all(&events); // of an earlier invocation; TensorBoard would show both
     for (folder, content) in files {
         let folder = events.join(folder);
         create_folder(&folder)?;
@@ -56,7 +56,7 @@ fn record(data: &[u8]) -> Vec<u8> {
     record
 }
 
-/// CRC-32C, turned and moved, as TensorFlow stores it.
+/// TensorFlow's masked CRC-32C: rotated, with an offset.
 fn masked(data: &[u8]) -> u32 {
     crc32c::crc32c(data).rotate_right(15).wrapping_add(0xa282_ead8)
 }

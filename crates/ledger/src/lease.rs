@@ -1,9 +1,10 @@
-//! Who makes a stage, where several machines share a folder: a file that is created once, renewed while its owner lives, and
-//! taken over once it has not been renewed for a while. No lock server; only what every shared file system does atomically.
+//! Leases of stages, for machines that share a folder: a file that is created once, renewed while its owner runs, and taken over
+//! when it has not been renewed for a while. There is no lock server; only operations that every shared file system makes atomic.
 
+use crate::error::Result;
 use crate::files::{io, read_bounded};
-use crate::owner::ProcessId;
-use crate::{Result, StageId};
+use crate::process::ProcessId;
+use crate::stage_id::StageId;
 use serde::{Deserialize, Serialize};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -11,19 +12,19 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-/// Time without renewal after which an owner counts as gone.
+/// Time without renewal after which a lease expires.
 const EXPIRY: Duration = Duration::from_secs(60);
-/// Bytes of a lease.
-const MOST: u64 = 1 << 16;
+/// Bytes of a lease file.
+const MAX_BYTES: u64 = 1 << 16;
 /// Time between two renewals.
 const RENEWAL: Duration = Duration::from_secs(10);
 
-/// Who has a lease.
+/// The content of a lease file.
 #[derive(Debug, Serialize, Deserialize)]
 struct LeaseHolder {
     #[serde(flatten)]
     owner: ProcessId,
-    /// Which of its leases.
+    /// Distinguishes leases of the same process.
     number: u64,
 }
 
@@ -34,7 +35,7 @@ impl LeaseHolder {
     }
 }
 
-/// Held as long as this lives.
+/// A lease, held until this is dropped.
 #[derive(Debug)]
 pub struct Lease {
     path: PathBuf,
@@ -43,32 +44,32 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// Takes the lease of a stage, unless somebody lives who has it. `lost` is set should it be taken away, which happens to
-    /// an owner that could not renew it.
+    /// Takes the lease of a stage, unless a running process has it. `lost` is set if the lease is taken over, because it could
+    /// not be renewed.
     ///
     /// # Errors
-    /// A folder that cannot be written.
+    /// A folder that cannot be written to.
     pub fn take(stages: &Path, id: &StageId, lost: Arc<AtomicBool>) -> Result<Option<Self>> {
         let path = stages.join(format!("{}.lease", id.folder()));
         let holder = LeaseHolder::here();
         let owner = serde_json::to_vec(&holder).expect("plain data");
-        // 1. A file of our own, whole before it has the lease's name, and with the time of whoever keeps the files.
+        // 1. A file of our own, complete before it gets the lease's name, with a timestamp of the file server.
         let own = stages.join(format!("{}.lease-{}-{}", id.folder(), holder.owner.tag(), holder.number));
         std::fs::write(&own, &owner).map_err(io("write", &own))?;
         let now = modified(&own).unwrap_or_else(SystemTime::now);
         let lease = Self { path, owner, done: Arc::new(AtomicBool::new(false)) };
-        // 2. Whoever links first has it; one that is stale is first swept away.
+        // 2. The first to link it has the lease; a stale one is removed first.
         let first = lease.link(&own);
         let taken = match &first {
             Ok(()) => true,
-            Err(there) if there.kind() == ErrorKind::AlreadyExists => lease.is_stale(now) && lease.take_over(&own, now),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => lease.is_stale(now) && lease.take_over(&own, now),
             Err(_) => false,
         };
-        std::fs::remove_file(&own).map_err(io("clear", &own))?;
-        if let Err(refused) = first
-            && refused.kind() != ErrorKind::AlreadyExists
+        std::fs::remove_file(&own).map_err(io("remove", &own))?;
+        if let Err(error) = first
+            && error.kind() != ErrorKind::AlreadyExists
         {
-            return Err(io("make", &lease.path)(refused));
+            return Err(io("create", &lease.path)(error));
         }
         if !taken {
             return Ok(None);
@@ -77,13 +78,13 @@ impl Lease {
         Ok(Some(lease))
     }
 
-    /// Whether somebody who may live has the lease of the stage of this folder name.
+    /// Whether a process that may be running has the lease of the stage with this folder name.
     pub fn is_held(stages: &Path, folder: &str) -> bool {
         let path = stages.join(format!("{folder}.lease"));
         path.exists() && !is_stale(&path, SystemTime::now())
     }
 
-    /// Gives `own` the lease's name, unless a file has it. Where files have one name alone, it is written anew.
+    /// Links `own` to the lease's name, unless that exists. Without hard links, a new file is written.
     fn link(&self, own: &Path) -> std::io::Result<()> {
         match std::fs::hard_link(own, &self.path) {
             Err(e) if e.kind() != ErrorKind::AlreadyExists => {
@@ -93,17 +94,17 @@ impl Lease {
         }
     }
 
-    /// Whether whoever has the lease is gone.
+    /// Whether the lease has expired or its owner has ended.
     fn is_stale(&self, now: SystemTime) -> bool {
         is_stale(&self.path, now)
     }
 
-    /// Puts `own` in place of a stale lease. One at a time: another may have been as fast, and have a fresh one there.
+    /// Replaces a stale lease with `own`. One process at a time: another may already have taken the lease over.
     fn take_over(&self, own: &Path, now: SystemTime) -> bool {
         let sweeping = self.path.with_extension("lease-sweep");
         if std::fs::File::create_new(&sweeping).is_err() {
             if age(&sweeping, now) > EXPIRY {
-                let _ = std::fs::remove_file(&sweeping); // its maker died within these few lines
+                let _ = std::fs::remove_file(&sweeping); // its owner died here
             }
             return false;
         }
@@ -112,7 +113,7 @@ impl Lease {
         taken
     }
 
-    /// Renews in the background, as long as the file is ours.
+    /// Renews the lease in the background, as long as it is ours.
     fn renew_on(&self, lost: Arc<AtomicBool>) {
         let (path, owner, done) = (self.path.clone(), self.owner.clone(), self.done.clone());
         std::thread::spawn(move || {
@@ -125,9 +126,9 @@ impl Lease {
                         return;
                     }
                 }
-                match read_bounded(&path, MOST) {
-                    Ok(there) if there == owner => {
-                        // written over in place: its time is then that of the keeper of the files
+                match read_bounded(&path, MAX_BYTES) {
+                    Ok(current) if current == owner => {
+                        // overwritten in place, so that the file server sets its timestamp
                         let _ = std::fs::OpenOptions::new()
                             .write(true)
                             .open(&path)
@@ -135,7 +136,7 @@ impl Lease {
                     }
                     Ok(_) => return lost.store(true, Ordering::Relaxed),
                     Err(e) if e.kind() == ErrorKind::NotFound => return lost.store(true, Ordering::Relaxed),
-                    Err(_) => {} // unreachable for now
+                    Err(_) => {} // temporarily unreachable
                 }
             }
         });
@@ -145,30 +146,31 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         self.done.store(true, Ordering::Relaxed);
-        if read_bounded(&self.path, MOST).is_ok_and(|there| there == self.owner) {
+        if read_bounded(&self.path, MAX_BYTES).is_ok_and(|current| current == self.owner) {
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
 fn is_stale(path: &Path, now: SystemTime) -> bool {
-    let Ok(there) = read_bounded(path, MOST) else { return false };
-    age(path, now) > EXPIRY || serde_json::from_slice::<LeaseHolder>(&there).is_ok_and(|holder| holder.owner.is_gone())
+    let Ok(current) = read_bounded(path, MAX_BYTES) else { return false };
+    age(path, now) > EXPIRY
+        || serde_json::from_slice::<LeaseHolder>(&current).is_ok_and(|holder| holder.owner.is_gone())
 }
 
 fn modified(path: &Path) -> Option<SystemTime> {
-    std::fs::metadata(path).and_then(|data| data.modified()).ok()
+    std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()
 }
 
-/// Time since a file was written; none where it lies ahead, as after a clock has gone back.
+/// Time since a file was written; zero where that is in the future, as after a clock was set back.
 fn age(path: &Path, now: SystemTime) -> Duration {
-    modified(path).and_then(|then| now.duration_since(then).ok()).unwrap_or_default()
+    modified(path).and_then(|written| now.duration_since(written).ok()).unwrap_or_default()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::owner::began;
+    use crate::process::began;
 
     fn id() -> StageId {
         StageId { kind: "cell".into(), hash: "abc".into() }
@@ -186,8 +188,8 @@ mod tests {
         ProcessId { host: "elsewhere".into(), process: 1, began: 1, ..ProcessId::here() }
     }
 
-    /// A lease of somebody on another machine, renewed so long ago.
-    fn theirs(folder: &Path, age: Duration) {
+    /// A lease of a process on another machine, renewed `age` ago.
+    fn foreign_lease(folder: &Path, age: Duration) {
         let path = folder.join("cell-abc.lease");
         std::fs::write(&path, lease_of(elsewhere())).expect("written");
         let file = std::fs::File::options().write(true).open(&path).expect("there");
@@ -211,9 +213,9 @@ mod tests {
     #[test]
     fn one_that_was_not_renewed_is_taken_over_by_one_alone() {
         let folder = tempfile::tempdir().expect("a folder");
-        theirs(folder.path(), Duration::from_secs(30));
-        assert!(take(folder.path()).is_none(), "its owner may live");
-        theirs(folder.path(), Duration::from_secs(300));
+        foreign_lease(folder.path(), Duration::from_secs(30));
+        assert!(take(folder.path()).is_none(), "its owner may be running");
+        foreign_lease(folder.path(), Duration::from_secs(300));
         let held: Vec<Lease> = std::thread::scope(|scope| {
             let all: Vec<_> = (0..16).map(|_| scope.spawn(|| take(folder.path()))).collect();
             all.into_iter().filter_map(|thread| thread.join().expect("no panic")).collect()

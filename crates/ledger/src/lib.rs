@@ -1,5 +1,5 @@
 //! The run directory: manifest, stages, metrics and completions as parquet, locks, atomic files.
-//! Never compiles a tensor.
+//! Depends on no tensor library.
 
 mod digest;
 mod error;
@@ -10,17 +10,19 @@ mod live;
 mod lock;
 mod manifest;
 mod merged;
-mod owner;
+mod process;
 mod recorder;
 mod rounds;
 mod run;
 mod stage;
+mod stage_id;
+mod sweep;
 mod tables;
 
 pub use digest::{Digest, Digests, digest, file_digests};
-pub use error::Error;
+pub use error::{Error, Result};
 pub use events::write_events;
-pub use files::{sweep, write_atomically};
+pub use files::write_atomically;
 pub use lease::Lease;
 pub use live::Live;
 pub use lock::RunLock;
@@ -29,11 +31,10 @@ pub use merged::{RunSubset, TableSource, merge};
 pub use recorder::StageRecorder;
 pub use rounds::{cells_of, forget_rounds, read_rounds, write_rounds};
 pub use run::RunDir;
-pub use stage::{StageDir, StageId};
+pub use stage::StageDir;
+pub use stage_id::StageId;
+pub use sweep::sweep;
 pub use tables::{
     MetricTable, Outcomes, SharedMetricRow, merge_tables, read_completions, read_metrics, read_outcomes, scan_metrics,
     write_completions, write_metrics, write_outcomes,
 };
-
-/// What a fallible call of this crate returns.
-pub type Result<T> = std::result::Result<T, Error>;

@@ -1,85 +1,85 @@
-//! What a stage says of itself while it is made, for whoever watches: `live/<stage>.json` in the run directory.
+//! The progress of a running stage, for `duel watch`: `live/<stage>.json` in the run directory.
 
-use crate::Result;
-use crate::files::{MOST_TEXT, create_folder, read_bounded, write_volatile};
-use crate::owner::ProcessId;
+use crate::error::Result;
+use crate::files::{MAX_TEXT, create_folder, read_bounded, write_volatile};
+use crate::process::ProcessId;
 use duel_spec::MetricRow;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Points of a curve that are told.
-const POINTS: usize = 120;
-/// Least time between two tellings.
-const PAUSE: Duration = Duration::from_secs(1);
+/// Points of a published curve.
+const MAX_POINTS: usize = 120;
+/// Minimum time between two updates.
+const INTERVAL: Duration = Duration::from_secs(1);
 
-/// The state of a stage that is being made.
+/// The state of a running stage.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Live {
     pub process: u32,
-    /// Which process of that number.
+    /// Identifies the process.
     #[serde(default)]
     owner: Option<ProcessId>,
     pub done: u64,
     pub total: u64,
     pub words: String,
-    /// Seconds since its worker began.
+    /// Seconds since its worker started.
     pub seconds: f64,
     /// Curves by `<stage>/<metric>`: step and value.
     pub curves: BTreeMap<String, Vec<(u64, f64)>>,
 }
 
 impl Live {
-    /// What the stage of this folder name last said, and seconds since then; `None` where it says nothing.
+    /// The last state of the stage with this folder name, and seconds since then; `None` where there is none.
     pub fn read(run: &Path, folder: &str) -> Option<(Self, f64)> {
-        let path = place(run, folder);
+        let path = live_path(run, folder);
         let age = std::fs::metadata(&path).ok()?.modified().ok()?.elapsed().map_or(0.0, |age| age.as_secs_f64());
-        let live = serde_json::from_slice(&read_bounded(&path, MOST_TEXT).ok()?).ok()?;
+        let live = serde_json::from_slice(&read_bounded(&path, MAX_TEXT).ok()?).ok()?;
         Some((live, age))
     }
 
     #[cfg(test)]
-    pub(crate) fn of(owner: ProcessId) -> Self {
+    pub(crate) fn owned_by(owner: ProcessId) -> Self {
         Self { process: owner.process, owner: Some(owner), ..Self::default() }
     }
 
-    /// Whether its worker is seen from here: a living process of this machine.
+    /// Whether its worker is a running process of this machine.
     pub fn is_here(&self) -> bool {
         self.owner.as_ref().is_some_and(ProcessId::is_here)
     }
 }
 
-/// Removes what workers that are gone last said.
-pub(crate) fn sweep(run: &Path) {
+/// Removes the files of workers that have ended.
+pub(crate) fn remove_abandoned(run: &Path) {
     for path in std::fs::read_dir(run.join("live")).into_iter().flatten().flatten().map(|entry| entry.path()) {
-        let live = read_bounded(&path, MOST_TEXT).ok().and_then(|bytes| serde_json::from_slice::<Live>(&bytes).ok());
+        let live = read_bounded(&path, MAX_TEXT).ok().and_then(|bytes| serde_json::from_slice::<Live>(&bytes).ok());
         if live.and_then(|live| live.owner).is_some_and(|owner| owner.is_gone()) {
             let _ = std::fs::remove_file(path);
         }
     }
 }
 
-fn place(run: &Path, folder: &str) -> PathBuf {
+fn live_path(run: &Path, folder: &str) -> PathBuf {
     run.join("live").join(format!("{folder}.json"))
 }
 
-/// Tells of one stage; what it told goes when this does.
+/// Publishes the progress of one stage; the file is removed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct LiveWriter {
     path: PathBuf,
-    began: Instant,
+    started: Instant,
     last: Option<Instant>,
 }
 
 impl LiveWriter {
     pub(crate) fn new(run: &Path, folder: &str) -> Self {
-        Self { path: place(run, folder), began: Instant::now(), last: None }
+        Self { path: live_path(run, folder), started: Instant::now(), last: None }
     }
 
-    /// Says how far the stage is, unless it has just done so. To watch is a comfort: a disk that takes nothing is no failure.
+    /// Writes the progress, at most once per interval. A failed write is ignored: the file is only for watching.
     pub(crate) fn publish(&mut self, done: u64, total: u64, words: &str, rows: &[MetricRow]) {
-        if self.last.is_some_and(|last| last.elapsed() < PAUSE) {
+        if self.last.is_some_and(|last| last.elapsed() < INTERVAL) {
             return;
         }
         self.last = Some(Instant::now());
@@ -88,10 +88,10 @@ impl LiveWriter {
             curves.entry(format!("{}/{}", row.stage, row.metric)).or_default().push((row.clocks.step, row.value));
         }
         for curve in curves.values_mut() {
-            let every = curve.len().div_ceil(POINTS);
+            let every = curve.len().div_ceil(MAX_POINTS);
             *curve = curve.iter().rev().step_by(every).rev().copied().collect();
         }
-        let seconds = self.began.elapsed().as_secs_f64();
+        let seconds = self.started.elapsed().as_secs_f64();
         let live = Live {
             process: std::process::id(),
             owner: Some(ProcessId::here()),

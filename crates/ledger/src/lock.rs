@@ -1,12 +1,12 @@
-//! One process a run directory, by an advisory lock that the system drops when its holder dies.
+//! One process per run directory, by an advisory lock that the system releases when its holder ends.
 
+use crate::error::{Error, Result};
 use crate::files::io;
-use crate::{Error, Result};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Seek, Write};
 use std::path::Path;
 
-/// Held as long as this lives.
+/// The lock, held until this is dropped.
 #[derive(Debug)]
 pub struct RunLock {
     _file: File,

@@ -1,7 +1,7 @@
-//! What a run was made with.
+//! `manifest.json`: how a run was made.
 
-use crate::files::{MOST_TEXT, io, read_bounded, write_atomically};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
+use crate::files::{MAX_TEXT, io, read_bounded, write_atomically};
 use duel_spec::{Claim, Document};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,9 +22,9 @@ pub struct HostInfo {
 pub struct PlannedStage {
     pub label: String,
     pub folder: String,
-    /// `None`: one for all seeds.
+    /// `None`: shared by all seeds.
     pub seed: Option<u64>,
-    /// Of a cell: whether it is tried for a choice. `None`: no cell.
+    /// For a cell: whether it belongs to the search. `None`: not a cell.
     pub tuning: Option<bool>,
 }
 
@@ -39,17 +39,17 @@ pub struct Manifest {
     pub jobs: usize,
     pub threads_per_job: usize,
     pub command: Vec<String>,
-    /// Hash of each input: the experiment as resolved, files of data.
+    /// Hash of each input: the resolved experiment, data files.
     pub inputs: BTreeMap<String, String>,
     /// Hash of each stage, by its folder.
     pub stages: BTreeMap<String, String>,
-    /// The same in the plan's order, with what each is of; empty before format 12.
+    /// The stages in the plan's order; empty before format 12.
     #[serde(default)]
     pub plan: Vec<PlannedStage>,
-    /// The experiment as TOML, as it was run; empty before format 12.
+    /// The experiment that was run, as TOML; empty before format 12.
     #[serde(default)]
     pub experiment: String,
-    /// The claims that stood in the experiment before any of its cells was finished; `None` before format 12.
+    /// The claims in the experiment before any of its cells was finished; `None` before format 12.
     #[serde(default)]
     pub claims: Option<Vec<serde_json::Value>>,
     /// Seconds since 1970.
@@ -59,31 +59,30 @@ pub struct Manifest {
     pub exit: String,
     /// Seconds from start to end of this invocation.
     pub wall_seconds: Option<f64>,
-    /// Stages found finished by this invocation, and made by it.
+    /// Stages reused by this invocation, and stages it made.
     pub stages_reused: usize,
     pub stages_made: usize,
-    /// Stages that could not be made, and why.
+    /// Stages that failed, and why.
     #[serde(default)]
     pub failed: BTreeMap<String, String>,
-    /// Stages whose training diverged, in this invocation or an earlier one of the same stage, by label. What else has not
-    /// finished is missing.
+    /// Stages whose training diverged, in this invocation or an earlier one, by label. All other unfinished stages are missing.
     #[serde(default)]
     pub diverged: BTreeSet<String>,
-    /// What a person should know before they believe the report.
+    /// Warnings about the report.
     #[serde(default)]
     pub warnings: Vec<String>,
-    /// Largest sum of resident memory of the processes, sampled while they ran; bytes.
+    /// Peak of the summed resident memory of all processes, sampled while they ran; bytes.
     pub peak_memory: u64,
 }
 
-/// The first format whose manifests say which trainings diverged; before it their last words do.
-const SAYS_WHO_DIVERGED: u32 = 12;
+/// The first format whose manifests list diverged trainings; before it their error message shows it.
+const LISTS_DIVERGED: u32 = 12;
 
 impl Manifest {
-    /// Whether the stage of this label ended as its training diverged.
+    /// Whether the training of the stage with this label diverged.
     pub fn has_diverged(&self, label: &str) -> bool {
-        let in_words = || self.failed.get(label).is_some_and(|words| words.contains("training diverged at step"));
-        self.diverged.contains(label) || (self.format < SAYS_WHO_DIVERGED && in_words())
+        let in_message = || self.failed.get(label).is_some_and(|message| message.contains("training diverged at step"));
+        self.diverged.contains(label) || (self.format < LISTS_DIVERGED && in_message())
     }
 
     /// Writes `manifest.json` into a run directory.
@@ -95,7 +94,7 @@ impl Manifest {
     /// Reads it back.
     pub fn read(run: &Path) -> Result<Self> {
         let path = run.join("manifest.json");
-        let bytes = read_bounded(&path, MOST_TEXT).map_err(|e| match e.kind() {
+        let bytes = read_bounded(&path, MAX_TEXT).map_err(|e| match e.kind() {
             ErrorKind::NotFound | ErrorKind::NotADirectory => {
                 Error::NotARun { path: run.into(), missing: "manifest.json" }
             }
@@ -104,7 +103,7 @@ impl Manifest {
         serde_json::from_slice(&bytes).map_err(|e| Error::Damaged { path, problem: e.to_string() })
     }
 
-    /// Why a stage, by its label, is not finished.
+    /// Why the stage with this label is not finished.
     pub fn why_missing(&self, label: &str) -> String {
         self.failed.get(label).cloned().unwrap_or_else(|| {
             match self.exit.as_str() {
@@ -116,12 +115,12 @@ impl Manifest {
         })
     }
 
-    /// Whether the run was written before manifests held their plan and their experiment.
+    /// Whether the run is older than format 12, whose manifests contain the plan and the experiment.
     pub fn is_of_older_format(&self) -> bool {
         self.experiment.is_empty()
     }
 
-    /// Whether `experiment.toml` still asks for the numbers that were run.
+    /// Whether `experiment.toml` still describes the experiment that was run.
     ///
     /// # Errors
     /// [`Error::Edited`] names the settings that differ.
@@ -129,24 +128,24 @@ impl Manifest {
         if self.is_of_older_format() || self.experiment == document.to_toml() {
             return Ok(());
         }
-        let settings = match Document::parse("the experiment as recorded", &self.experiment, &[]) {
+        let settings = match Document::parse("the recorded experiment", &self.experiment, &[]) {
             Ok(recorded) => document.differences(&recorded),
             Err(unreadable) => vec![unreadable.to_string()],
         };
         if settings.is_empty() { Ok(()) } else { Err(Error::Edited { path: run.join("experiment.toml"), settings }) }
     }
 
-    /// Whether a claim stood in the experiment before any cell was finished. A run of an older format does not know.
+    /// Whether a claim was in the experiment before any cell was finished; true for older formats, where it is unknown.
     pub fn had_claim(&self, claim: &Claim) -> bool {
         let claim = serde_json::json!(claim);
-        // a later Duel may have claims say more: what was recorded must be as it was
-        let is_it = |known: &serde_json::Value| {
+        // claims of a later version may have more fields: the recorded ones must be unchanged
+        let is_same = |known: &serde_json::Value| {
             known.as_object().is_some_and(|known| known.iter().all(|(key, value)| claim.get(key) == Some(value)))
         };
-        self.claims.as_ref().is_none_or(|claims| claims.iter().any(is_it))
+        self.claims.as_ref().is_none_or(|claims| claims.iter().any(is_same))
     }
 
-    /// Ids of claims that stood there, and are no longer in the experiment.
+    /// Ids of claims that were removed from the experiment.
     pub fn dropped_claims(&self, claims: &[Claim]) -> Vec<String> {
         let ids = self.claims.iter().flatten().filter_map(|claim| claim.get("id")?.as_str());
         ids.filter(|id| !claims.iter().any(|claim| claim.id == *id)).map(String::from).collect()

@@ -1,9 +1,10 @@
-//! The [`Recorder`] of a worker: rows in memory, written when the stage is done.
+//! The [`Recorder`] of a worker: keeps rows in memory, and writes them when the stage is done.
 
-use crate::files::{create_folder, read_bounded};
+use crate::error::Result;
+use crate::files::{create_folder, read_bounded, write_atomically};
 use crate::live::LiveWriter;
+use crate::stage_id::StageId;
 use crate::tables::{Outcomes, write_completions, write_metrics, write_outcomes};
-use crate::{Result, StageId, write_atomically};
 use duel_spec::ids::hash_bytes;
 use duel_spec::metrics::Metric;
 use duel_spec::{Clocks, Completion, MetricRow, OutcomeRow, Recorder};
@@ -11,13 +12,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Letters of a hash.
-const HASH: usize = 64;
+/// Hex digits of a hash.
+const HASH_LENGTH: usize = 64;
 
-/// Whoever is told of progress: done, total, a few words.
+/// A callback for progress: done, total, a description.
 type OnProgress = Box<dyn FnMut(u64, u64, &str)>;
 
-/// Collects what a stage says.
+/// Collects the results of a stage.
 pub struct StageRecorder {
     arm: String,
     method: String,
@@ -29,22 +30,22 @@ pub struct StageRecorder {
     /// Hashes of the prompts of each training and evaluation.
     prompts: BTreeMap<String, BTreeSet<u64>>,
     on_progress: OnProgress,
-    keeping: Option<CheckpointPolicy>,
-    teller: Option<LiveWriter>,
+    checkpoints: Option<CheckpointPolicy>,
+    live: Option<LiveWriter>,
 }
 
-/// Where and how often states of trainings are kept.
+/// Where and how often training checkpoints are written.
 struct CheckpointPolicy {
     folder: PathBuf,
-    /// The stage that they are of.
+    /// The stage that they belong to.
     stage: String,
-    /// Who made them: those of another binary are not gone on from.
+    /// The binary that wrote them: those of another binary are not resumed.
     tag: String,
-    pause: Duration,
+    interval: Duration,
     last: Instant,
 }
 
-/// A file of a state: its stage, who made it, the rows and completions so far, the state.
+/// A checkpoint file: its stage, its tag, the rows and completions so far, the training's state.
 type CheckpointFile = (String, String, Vec<MetricRow>, Vec<Completion>, Vec<u8>);
 
 impl std::fmt::Debug for StageRecorder {
@@ -66,34 +67,33 @@ impl StageRecorder {
             outcomes: vec![],
             prompts: BTreeMap::new(),
             on_progress,
-            keeping: None,
-            teller: None,
+            checkpoints: None,
+            live: None,
         }
     }
 
-    /// Tells whoever watches `run` how the stage of this folder name gets on.
+    /// Publishes the progress of the stage with this folder name for `duel watch`.
     pub fn with_live_file(mut self, run: &Path, folder: &str) -> Self {
-        self.teller = Some(LiveWriter::new(run, folder));
+        self.live = Some(LiveWriter::new(run, folder));
         self
     }
 
-    /// Keeps states of the stage's trainings under `stages`, no more often than every `pause`; goes on from those that bear
-    /// the same `tag`.
-    pub fn with_checkpoints(mut self, stages: &Path, id: &StageId, tag: &str, pause: Duration) -> Self {
+    /// Writes training checkpoints under `stages`, at most one per `interval`; resumes those with the same `tag`.
+    pub fn with_checkpoints(mut self, stages: &Path, id: &StageId, tag: &str, interval: Duration) -> Self {
         let (folder, stage) = (stages.join(id.checkpoint_dir()), id.folder());
-        self.keeping = Some(CheckpointPolicy { folder, stage, tag: tag.into(), pause, last: Instant::now() });
+        self.checkpoints = Some(CheckpointPolicy { folder, stage, tag: tag.into(), interval, last: Instant::now() });
         self
     }
 
-    /// What follows is of another arm and point (a stage that measures several policies).
+    /// Changes the arm and point of the rows that follow, for a stage that measures several policies.
     pub fn set_labels(&mut self, arm: &str, method: &str, point: &str) {
         self.arm = arm.into();
         self.method = method.into();
         self.point = point.into();
     }
 
-    /// Writes `metrics.parquet` and, where there are any, `prompts.json` (which prompts were trained on and measured on, by
-    /// hash), `completions.parquet` and `outcomes.parquet`.
+    /// Writes `metrics.parquet` and, where there are any, `prompts.json` (hashes of the prompts that were trained on and evaluated
+    /// on), `completions.parquet` and `outcomes.parquet`.
     pub fn write(&self, folder: &Path) -> Result<()> {
         write_metrics(&folder.join("metrics.parquet"), &self.rows)?;
         if !self.prompts.is_empty() {
@@ -143,49 +143,49 @@ impl Recorder for StageRecorder {
 
     fn progress(&mut self, done: u64, total: u64, words: &str) {
         (self.on_progress)(done, total, words);
-        if let Some(teller) = &mut self.teller {
-            teller.publish(done, total, words, &self.rows);
+        if let Some(live) = &mut self.live {
+            live.publish(done, total, words, &self.rows);
         }
     }
 
     fn is_due(&self) -> bool {
-        self.keeping.as_ref().is_some_and(|keeping| keeping.last.elapsed() >= keeping.pause)
+        self.checkpoints.as_ref().is_some_and(|policy| policy.last.elapsed() >= policy.interval)
     }
 
     fn keep(&mut self, training: &str, state: &[u8]) -> std::io::Result<()> {
-        let Some(keeping) = &mut self.keeping else { return Ok(()) };
-        let rows = postcard::to_stdvec(&(&keeping.stage, &keeping.tag, &self.rows, &self.completions, state));
-        let rows = rows.map_err(std::io::Error::other)?;
-        let mut bytes = hash_bytes(&rows).into_bytes();
-        bytes.extend(rows);
-        create_folder(&keeping.folder).and_then(|()| write_atomically(&keeping.folder.join(training), &bytes))?;
-        keeping.last = Instant::now();
+        let Some(policy) = &mut self.checkpoints else { return Ok(()) };
+        let content = postcard::to_stdvec(&(&policy.stage, &policy.tag, &self.rows, &self.completions, state));
+        let content = content.map_err(std::io::Error::other)?;
+        let mut bytes = hash_bytes(&content).into_bytes();
+        bytes.extend(content);
+        create_folder(&policy.folder).and_then(|()| write_atomically(&policy.folder.join(training), &bytes))?;
+        policy.last = Instant::now();
         Ok(())
     }
 
     fn resume(&mut self, training: &str) -> std::io::Result<Option<Vec<u8>>> {
-        let Some(keeping) = &self.keeping else { return Ok(None) };
-        let path = keeping.folder.join(training);
+        let Some(policy) = &self.checkpoints else { return Ok(None) };
+        let path = policy.folder.join(training);
         let bytes = match read_bounded(&path, u64::MAX - 1) {
             Ok(bytes) => bytes,
-            Err(none) if none.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(other) => return Err(other),
         };
-        let whole = bytes.split_at_checked(HASH).filter(|(hash, rest)| *hash == hash_bytes(rest).as_bytes());
-        // the training begins anew; what was damaged, or of another stage, stays to be looked at
+        let checked = bytes.split_at_checked(HASH_LENGTH).filter(|(hash, rest)| *hash == hash_bytes(rest).as_bytes());
+        // the training restarts; a damaged checkpoint, or one of another stage, is renamed and kept
         let Some((stage, tag, rows, completions, state)) =
-            whole.and_then(|(_, rest)| postcard::from_bytes::<CheckpointFile>(rest).ok())
+            checked.and_then(|(_, rest)| postcard::from_bytes::<CheckpointFile>(rest).ok())
         else {
             std::fs::rename(&path, path.with_extension("damaged"))?;
-            (self.on_progress)(0, 1, "the kept state is damaged: begins anew");
+            (self.on_progress)(0, 1, "the checkpoint is damaged: restarting the training");
             return Ok(None);
         };
-        if stage != keeping.stage {
+        if stage != policy.stage {
             std::fs::rename(&path, path.with_extension("foreign"))?;
-            (self.on_progress)(0, 1, "the kept state is of another stage: begins anew");
+            (self.on_progress)(0, 1, "the checkpoint belongs to another stage: restarting the training");
             return Ok(None);
         }
-        if tag != keeping.tag {
+        if tag != policy.tag {
             return Ok(None);
         }
         (self.rows, self.completions) = (rows, completions);

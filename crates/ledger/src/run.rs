@@ -1,7 +1,10 @@
 //! The run directory as a whole.
 
-use crate::files::{MOST_TEXT, create_folder, io, read_bounded};
-use crate::{Error, Manifest, Result, StageDir, StageId};
+use crate::error::{Error, Result};
+use crate::files::{MAX_TEXT, create_folder, io, read_bounded};
+use crate::manifest::Manifest;
+use crate::stage::StageDir;
+use crate::stage_id::StageId;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -13,32 +16,32 @@ pub struct RunDir {
 }
 
 impl RunDir {
-    /// Creates (or enters) the directory of a run.
+    /// Creates or opens the directory of a run.
     pub fn create(out: &Path, name: &str) -> Result<Self> {
         let run = Self::at(out, name);
         create_folder(&run.stages())?;
         Ok(run)
     }
 
-    /// The directory of a run, whether it is there or not; nothing is made.
+    /// The directory of a run, whether it exists or not.
     pub fn at(out: &Path, name: &str) -> Self {
         Self { path: out.join(name), out: out.into() }
     }
 
-    /// Whether a finished and whole stage of this name is in this run or in one beside it. Nothing is moved.
+    /// Whether this run or a sibling run has this stage, finished and undamaged. Nothing is moved.
     pub fn contains_stage(&self, id: &StageId) -> Result<bool> {
         Ok(StageDir::is_whole(&self.stages(), id)? || self.sibling_runs(id).is_some())
     }
 
-    /// A whole stage of this name in a run beside this one. Theirs is only looked at: what of it is damaged, of a newer version
-    /// or cannot be read is theirs to see to.
+    /// An undamaged stage of a sibling run. Sibling runs are never changed: stages of theirs that are damaged, newer or unreadable
+    /// are skipped.
     fn sibling_runs(&self, id: &StageId) -> Option<StageDir> {
         let runs = std::fs::read_dir(&self.out).into_iter().flatten().flatten();
-        let mut all = runs.map(|run| run.path().join("stages")).filter(|stages| *stages != self.stages());
-        all.find_map(|stages| StageDir::find(&stages, id).ok().flatten())
+        let mut folders = runs.map(|run| run.path().join("stages")).filter(|stages| *stages != self.stages());
+        folders.find_map(|stages| StageDir::find(&stages, id).ok().flatten())
     }
 
-    /// Enters the directory of a run that has results.
+    /// Opens the directory of a run that has results.
     pub fn open(path: &Path) -> Result<Self> {
         Manifest::read(path)?;
         let out = path.parent().unwrap_or(Path::new(".")).into();
@@ -50,30 +53,30 @@ impl RunDir {
         &self.path
     }
 
-    /// Where its stages stand.
+    /// The folder of its stages.
     pub fn stages(&self) -> PathBuf {
         self.path.join("stages")
     }
 
-    /// A finished stage of this run, or one of any run beside it, adopted.
+    /// A finished stage of this run, or one adopted from a sibling run.
     pub fn find_stage(&self, id: &StageId) -> Result<Option<StageDir>> {
         Ok(self.find_or_quarantine(id)?.0)
     }
 
-    /// As [`Self::find_stage`], and what of this run was found damaged and set aside, in words.
+    /// As [`Self::find_stage`], with a message if this run's stage was damaged.
     pub fn find_or_quarantine(&self, id: &StageId) -> Result<(Option<StageDir>, Option<String>)> {
         let (own, damage) = StageDir::open_checked(&self.stages(), id)?;
         if own.is_some() {
             return Ok((own, None));
         }
-        let adopted = self.sibling_runs(id).map(|theirs| theirs.adopt(&self.stages(), id)).transpose()?;
+        let adopted = self.sibling_runs(id).map(|sibling| sibling.adopt(&self.stages(), id)).transpose()?;
         Ok((adopted, damage))
     }
 
     /// Reads a file of the run.
     pub fn read(&self, name: &'static str) -> Result<String> {
         let path = self.path.join(name);
-        let bytes = read_bounded(&path, MOST_TEXT).map_err(|e| match e.kind() {
+        let bytes = read_bounded(&path, MAX_TEXT).map_err(|e| match e.kind() {
             ErrorKind::NotFound => Error::NotARun { path: self.path.clone(), missing: name },
             _ => io("read", &path)(e),
         })?;

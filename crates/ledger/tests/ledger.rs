@@ -327,7 +327,7 @@ fn a_stage_under_the_name_of_another_is_neither_reused_nor_read() {
     let read = StageDir::find(&first.stages(), &other).unwrap_err().to_string();
     assert!(read.contains("sft-0123"), "{read}");
     let (found, words) = first.find_or_quarantine(&other).unwrap();
-    assert!(found.is_none() && words.unwrap().contains("holds the stage sft-0123"));
+    assert!(found.is_none() && words.unwrap().contains("contains the stage sft-0123"));
     assert!(StageDir::open(&first.stages(), &id()).unwrap().is_some(), "the one that it was copied from stays");
 }
 
@@ -496,9 +496,7 @@ fn an_experiment_that_was_edited_after_its_run_is_told_by_its_settings() {
     check(&recorded).unwrap();
     check(&format!("question = \"another?\"\n{text}[slurm]\nretries = 3\n")).unwrap(); // changes no number
     let error = check(&recorded.replace("0.1", "0.2").replace("seeds = 5", "seeds = 3")).unwrap_err().to_string();
-    for words in
-        ["arms.a.grid.beta is [0.2], and [0.1] as recorded", "seeds is 3, and 5 as recorded", "experiment.toml"]
-    {
+    for words in ["arms.a.grid.beta is [0.2], was [0.1]", "seeds is 3, was 5", "experiment.toml"] {
         assert!(error.contains(words), "`{words}` is not in {error}");
     }
 

@@ -82,7 +82,7 @@ fn as_long(text: &str) -> String {
 /// The error as text; coloured only on a terminal that wants it.
 pub fn render(error: &Error) -> String {
     let place = match error {
-        Error::Spec(e) => e.place().filter(|p| !p.text.is_empty()).map(|p| (p, e.label())),
+        Error::Spec(e) => e.span().filter(|p| !p.text.is_empty()).map(|p| (p, e.label())),
         _ => None,
     };
     let source = place.map(|(place, label)| {

@@ -71,7 +71,7 @@ fn an_empty_grid_and_an_experiment_without_arms_are_refused() {
 }
 
 #[test]
-fn a_grid_that_repeats_itself_and_a_name_that_is_taken_are_refused() {
+fn a_grid_that_repeats_itself_and_a_reserved_name_are_refused() {
     refuses(
         "[arms.a]\nmethod = \"dpo\"\n[arms.a.grid]\nbeta = [1, 0.5, 1.0]\n",
         &[],
@@ -79,7 +79,7 @@ fn a_grid_that_repeats_itself_and_a_name_that_is_taken_are_refused() {
         &["beta", "e.toml:4", "twice"],
     );
     refuses("[arms.\"a.b\"]\nmethod = \"dpo\"\nbeta = -1.0\n", &[], 2, &["a.b", "letters"]);
-    refuses("[arms.reference]\nmethod = \"dpo\"\n", &[], 2, &["reference", "taken"]);
+    refuses("[arms.reference]\nmethod = \"dpo\"\n", &[], 2, &["reference", "reserved"]);
 }
 
 #[test]
@@ -383,7 +383,7 @@ fn an_edited_run_that_is_cut_off_is_told_from_what_is_finished_of_it() {
     ];
     std::fs::write(run.join("experiment.toml"), whole.replace("beta = [0.5]", "beta = [0.7]")).unwrap();
     for args in reading {
-        refused(args, &["is not the experiment that was run", "arms.dpo.grid.beta is [0.7], and [0.5] as recorded"]);
+        refused(args, &["is not the experiment that was run", "arms.dpo.grid.beta is [0.7], was [0.5]"]);
     }
     std::fs::write(run.join("experiment.toml"), format!("{whole}\n{}", claim("T"))).unwrap();
     let verdicts: serde_json::Value =
@@ -425,11 +425,11 @@ fn an_edited_run_that_is_cut_off_is_told_from_what_is_finished_of_it() {
     };
     std::fs::remove_dir_all(of_arm("ppo")).unwrap();
     done(&Command::new("cp").arg("-r").args([of_arm("dpo"), of_arm("ppo")]).output().unwrap());
-    refused(reading[3], &["holds the stage cell-"]);
+    refused(reading[3], &["contains the stage cell-"]);
     assert!(!folder.path().join("model").exists());
     let out = call(&["run", "e.toml"]);
     assert!(text(&out.stdout).contains("1 stages made, 6 reused"), "{}", text(&out.stdout));
-    assert!(text(&out.stderr).contains("holds the stage cell-"), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("contains the stage cell-"), "{}", text(&out.stderr));
     assert_eq!(call(&["digest", "runs/tiny"]).stdout, digest);
 
     // 4. Another experiment of the same name, cut off: what is finished of it, and nothing of the one before.

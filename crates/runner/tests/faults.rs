@@ -112,7 +112,7 @@ fn a_flipped_bit_is_named_and_its_stage_made_anew() {
         let said = text(&out.stderr);
         assert!(out.status.success(), "{said}");
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
-        for words in ["is damaged", &name, "set aside as", "made anew"] {
+        for words in ["is damaged", &name, "renamed to", "will be run again"] {
             assert!(said.contains(words), "`{words}` is not in:\n{said}");
         }
         assert!(text(&out.stdout).contains("1 stages made"), "{}", text(&out.stdout));

@@ -1,9 +1,9 @@
-//! What an experiment sets out to show, written down before it is run.
+//! Claims: what an experiment is meant to show, written down before it is run.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A claim that one arm is ahead of another, or that two are alike.
+/// A claim that one arm is better than another, or that two are equivalent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claim {
@@ -11,30 +11,30 @@ pub struct Claim {
     pub statement: String,
     pub source: String,
     pub family: String,
-    /// The one that is claimed to be ahead, and the other; one alone where the metric says what it is held against.
+    /// The arm claimed to be ahead, then the other; a single arm where the metric needs no comparison.
     pub arms: Vec<ArmRef>,
     pub metric: ClaimMetric,
     pub rule: ClaimRule,
-    /// Each is a test of its own.
+    /// KL distances; each is a separate test.
     pub kl: Vec<f64>,
-    /// At how many of them it must hold; 0: at all.
+    /// The number of distances at which it must hold; 0: all.
     pub at_least: usize,
     pub smallest: f64,
 }
 
 impl Claim {
-    /// At how many of its distances it must hold.
+    /// The number of distances at which it must hold.
     pub fn needed(&self) -> usize {
         if self.at_least == 0 { self.kl.len() } else { self.at_least }
     }
 
-    /// Where it is tested: at each of its distances, or once.
+    /// The KL distances at which it is tested; a single `None` for a metric without a distance.
     pub fn places(&self) -> Vec<Option<f64>> {
         if self.metric.is_at_kl() { self.kl.iter().copied().map(Some).collect() } else { vec![None] }
     }
 }
 
-/// An arm of the experiment, or of another one whose run lies beside this: `arm@run`.
+/// An arm of this experiment, or of a sibling run: `arm@run`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(from = "String", into = "String")]
 pub struct ArmRef {
@@ -66,44 +66,45 @@ impl fmt::Display for ArmRef {
     }
 }
 
-/// What a claim is about: the first arm's less the second's, unless it says otherwise.
+/// The metric of a claim: the first arm's minus the second's, unless stated otherwise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClaimMetric {
-    /// Gold above the reference at one KL: as a share of the exact optimum's where that is known, else in standard deviations of
-    /// the reference's gold.
+    /// Gold gain over the reference at one KL: as a share of the exact optimum's gain where that is known, else in standard
+    /// deviations of the reference's gold.
     Gain,
-    /// Chance that a response of the first at one KL has more gold than one of the second to the same prompt, ties half, less ½.
+    /// Probability that a response of the first arm at one KL has more gold than one of the second to the same prompt, ties half,
+    /// minus ½.
     WinRate,
     /// The same among responses of equal length.
     WinRateAtLength,
     /// Tokens of a response at one KL.
     Length,
-    /// Most gold along all points and checkpoints, in standard deviations of the reference's.
+    /// Highest gold over all points and checkpoints, in standard deviations of the reference's gold.
     Peak,
-    /// How much of it is gone at the largest KL, in the same; the proxy must have risen on the way.
+    /// The drop from the peak at the largest KL, in the same unit; the proxy must have increased.
     Drop,
-    /// How far the log-probability of held-out chosen responses fell, nats, mean over points.
+    /// Decrease of the log-probability of held-out chosen responses, in nats, mean over points.
     Displacement,
-    /// Share of held-out pairs that the policy puts in order, mean over points.
+    /// Share of held-out pairs that the policy orders correctly, mean over points.
     Ordered,
-    /// Log of how many times less the first needs to reach half of the optimum's gain at one KL; median over seeds.
+    /// Log ratio of the FLOPs to reach half of the optimum's gain at one KL; median over seeds.
     Flops,
-    /// The same in seconds.
+    /// The same for seconds.
     Seconds,
-    /// Log of how many times less memory a training needs at most.
+    /// Log ratio of the peak memory of a training.
     Memory,
-    /// Models that a training keeps in memory: fewer at every seed.
+    /// Models that a training keeps in memory; fewer at every seed.
     Models,
-    /// Tokens that a training samples: fewer at every seed.
+    /// Tokens that a training samples; fewer at every seed.
     Sampled,
-    /// Log of how many times less the gain at one KL scatters over seeds.
+    /// Log ratio of the standard deviations over seeds of the gain at one KL.
     Spread,
-    /// Log of how many times less points scatter in what they are worth, by seed.
+    /// Log ratio of the spread over points, by seed.
     SpreadOfPoints,
-    /// Share of trainings that diverged: fewer.
+    /// Share of trainings that diverged; fewer.
     Diverged,
-    /// Log of how many times less far an update goes: KL of the policy before to the one after, a token.
+    /// Log ratio of the size of an update: KL from the old to the new policy, per token.
     Step,
 }
 
@@ -124,12 +125,12 @@ impl ClaimMetric {
         )
     }
 
-    /// Whether an arm alone can be judged by it.
+    /// Whether it can be evaluated for a single arm.
     pub fn stands_alone(self) -> bool {
         matches!(self, Self::Drop | Self::Displacement)
     }
 
-    /// Whether it is counted, without chance.
+    /// Whether it is a count without randomness.
     pub fn is_counted(self) -> bool {
         matches!(self, Self::Models | Self::Sampled)
     }
@@ -139,7 +140,7 @@ impl ClaimMetric {
         self.unit(true) == LOG_RATIO
     }
 
-    /// Its unit, where the optimum is known exactly or is not.
+    /// Its unit, depending on whether the optimum is known exactly.
     pub fn unit(self, is_exact: bool) -> &'static str {
         match self {
             Self::Gain if is_exact => "of the optimum's gain",
@@ -154,12 +155,12 @@ impl ClaimMetric {
     }
 }
 
-/// What makes a claim true.
+/// The condition under which a claim holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ClaimRule {
-    /// The interval lies above zero, and the effect is at least the smallest.
+    /// The confidence interval is above zero, and the effect is at least `smallest`.
     Ahead,
-    /// The whole interval lies within the smallest effect of zero.
+    /// The whole confidence interval is within `smallest` of zero.
     Equal,
 }

@@ -1,7 +1,10 @@
-//! Content hashes: a stage is named by what went into it.
+//! Content hashes: a stage is named by the hash of its inputs.
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
+
+/// Version of every file that Duel writes; part of each stage's hash.
+pub const FORMAT_VERSION: u32 = 12;
 
 /// SHA-256 of bytes, in hex.
 pub fn hash_bytes(bytes: &[u8]) -> String {
@@ -10,7 +13,7 @@ pub fn hash_bytes(bytes: &[u8]) -> String {
     hasher.finish()
 }
 
-/// SHA-256 of bytes that come piece by piece.
+/// SHA-256 of bytes that arrive in pieces.
 #[derive(Debug, Clone, Default)]
 pub struct Hasher(Sha256);
 
@@ -26,17 +29,17 @@ impl Hasher {
     }
 }
 
-/// A prompt's name in logs and checks: 64 bits of SHA-256 over its ids.
+/// A prompt's hash in logs and checks: 64 bits of SHA-256 over its ids.
 pub fn prompt_hash(ids: &[u32]) -> u64 {
     let bytes: Vec<u8> = ids.iter().flat_map(|id| id.to_le_bytes()).collect();
     let digest = Sha256::digest(&bytes);
     u64::from_le_bytes(digest[..8].try_into().expect("a digest has 32 bytes"))
 }
 
-/// The hash of a stage: its kind, resolved settings, inputs' hashes and the format version.
+/// The hash of a stage: of its kind, resolved settings, inputs' hashes and the format version.
 pub fn stage_hash<S: Serialize>(kind: &str, settings: &S, inputs: &[&str]) -> String {
     let key = serde_json::json!({
-        "format": crate::FORMAT_VERSION,
+        "format": FORMAT_VERSION,
         "kind": kind,
         "settings": settings,
         "inputs": inputs,

@@ -1,31 +1,42 @@
-//! The experiment written down: one TOML file merged with `defaults.toml`, ids and seeds, the
-//! metric catalogue, and the [`Recorder`] through which every room reports numbers.
+//! The experiment: one TOML file merged with `defaults.toml`, ids and seeds, the metric catalogue, and the [`Recorder`]
+//! through which every crate reports numbers.
 //!
-//! Knows no tensor and no parquet.
+//! Depends on no tensor and no parquet.
 
+mod arm;
 mod checks;
 mod claim;
+mod defaults;
 mod document;
 mod error;
 mod experiment;
 pub mod ids;
+mod learner;
+mod load;
 mod method;
 pub mod metrics;
 mod pair_loss;
+mod parse;
 mod record;
+mod resolve;
 mod search;
 pub mod seeds;
-mod sizes;
+mod space;
+mod span;
+mod stages;
+#[cfg(test)]
+mod tests;
+mod values;
+mod world;
 
+pub use arm::{Arm, ArmPoint, Cell};
 pub use claim::{ArmRef, Claim, ClaimMetric, ClaimRule};
-pub use document::{Document, Origin, SourceSpan, defaults_text};
-pub use error::Error;
-pub use experiment::{
-    Arm, ArmPoint, BaseStage, Cell, EnsembleScore, EvaluationSettings, Experiment, GrammarSettings, JudgeKind,
-    JudgeSettings, JudgedText, LearnerSettings, ModelShape, OptimizerKind, PairsStage, ReviewsSettings,
-    RmCheckpointSelection, RmModel, RmStage, RmStart, RowsSettings, Rule, Schedule, ScorePooling, SftStage,
-    SlurmSettings, Stages, Temperature, WorldKind, WorldSettings,
-};
+pub use defaults::defaults_text;
+pub use document::{Document, Origin};
+pub use error::{Error, Result};
+pub use experiment::{EvaluationSettings, Experiment, SlurmSettings};
+pub use ids::FORMAT_VERSION;
+pub use learner::{LearnerSettings, ModelShape, OptimizerKind, Schedule};
 pub use method::{
     CheckpointSelection, CommonSettings, CriticBody, CriticStart, DpoSettings, GrpoSettings, KlControl, KlEstimator,
     KlPenalty, LoraTargets, LossReduction, MethodSettings, Normalization, OnlineDpoSettings, OnlineLoss, PpoSettings,
@@ -33,13 +44,15 @@ pub use method::{
 };
 pub use pair_loss::{PairInput, PairLoss, PairLossEntry};
 pub use record::{Clocks, Completion, MetricRow, NO_POINT, OutcomeRow, REFERENCE, Recorder, SHARED_ARM};
-pub use search::{SampledSettings, Search, SearchDimension, SelectionMetric, Trial, TuningSettings, number};
-
-/// Version of every file that Duel writes; part of each stage's hash.
-pub const FORMAT_VERSION: u32 = 12;
-
-/// What a fallible call of this crate returns.
-pub type Result<T> = std::result::Result<T, Error>;
-
-mod space;
+pub use search::{SampledSettings, Search, SearchDimension, SelectionMetric, Trial, TuningSettings};
 pub use space::{Split, TokenSpec};
+pub use span::SourceSpan;
+pub use stages::{
+    BaseStage, EnsembleScore, PairsStage, RmCheckpointSelection, RmModel, RmStage, RmStart, ScorePooling, SftStage,
+    Stages, Temperature,
+};
+pub use values::number;
+pub use world::{
+    GrammarSettings, JudgeKind, JudgeSettings, JudgedText, ReviewsSettings, RowsSettings, Rule, WorldKind,
+    WorldSettings,
+};

@@ -1,9 +1,10 @@
-//! The methods by name, and the settings of each; units and sources in `defaults.toml`.
+//! The methods and their settings; units and sources in `defaults.toml`.
 
+use crate::defaults::typed_default;
 use crate::pair_loss::PairLoss;
 use serde::{Deserialize, Serialize};
 
-/// Whose score PPO climbs.
+/// The reward that a method on its own completions maximizes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RewardSource {
@@ -11,7 +12,7 @@ pub enum RewardSource {
     Gold,
 }
 
-/// Which of a training's policies is kept: the last, or the best on validation prompts.
+/// The checkpoint that is kept: the last, or the best on validation prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CheckpointSelection {
@@ -21,7 +22,7 @@ pub enum CheckpointSelection {
     Loss,
 }
 
-/// Which projections of a block wear an adapter.
+/// The projections of a block that have an adapter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LoraTargets {
@@ -30,7 +31,7 @@ pub enum LoraTargets {
     Mlp,
 }
 
-/// What every arm has, whatever its method; `[every]` in `defaults.toml`.
+/// The settings of every method; `[every]` in `defaults.toml`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CommonSettings {
     pub keep: CheckpointSelection,
@@ -43,7 +44,7 @@ pub struct CommonSettings {
 }
 
 impl CommonSettings {
-    /// A setting of its own that makes another one pointless.
+    /// The setting, if any, because of which `key` is not used.
     fn ignores(&self, key: &str) -> Option<&'static str> {
         match key {
             "patience" if self.keep == CheckpointSelection::Last => Some("keep = \"last\""),
@@ -53,7 +54,7 @@ impl CommonSettings {
     }
 }
 
-/// Where a nat of KL is paid for.
+/// Where the KL penalty is applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KlPenalty {
@@ -61,18 +62,18 @@ pub enum KlPenalty {
     Loss,
 }
 
-/// What stands for a token's KL; `duel_objectives` has the equations.
+/// The estimator of a token's KL; `duel_objectives` has the equations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KlEstimator {
     K1,
     K2,
     K3,
-    /// The whole vocabulary at each position.
+    /// Exact, over the whole vocabulary at each position.
     Full,
 }
 
-/// What moves the price of KL.
+/// How the KL coefficient changes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KlControl {
@@ -83,27 +84,27 @@ pub enum KlControl {
     Target,
 }
 
-/// Whom the policy is kept near.
+/// The reference of the KL penalty.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ReferenceMode {
     Frozen,
-    /// A running mean of the policy.
+    /// An exponential moving average of the policy.
     Ema,
 }
 
-/// What is done to scores before they are rewards.
+/// How values are normalized.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Normalization {
     Raw,
-    /// Over the standard deviation.
+    /// Divided by the standard deviation.
     Scaled,
-    /// The same, less the mean.
+    /// The same, with the mean subtracted.
     White,
 }
 
-/// What becomes of a response that was cut off before EOS.
+/// The treatment of responses cut off before EOS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum TruncationHandling {
@@ -111,7 +112,7 @@ pub enum TruncationHandling {
     Mask,
 }
 
-/// What a loss is a mean over.
+/// The mean that reduces a loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LossReduction {
@@ -119,7 +120,7 @@ pub enum LossReduction {
     Responses,
 }
 
-/// What the methods on their own completions share; `[rollouts]` in `defaults.toml`.
+/// The settings shared by all methods on rollouts; `[rollouts]` in `defaults.toml`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RolloutSettings {
     #[serde(flatten)]
@@ -149,12 +150,12 @@ pub struct RolloutSettings {
 }
 
 impl RolloutSettings {
-    /// Whether a loss asks for the policy's whole law at each position.
+    /// Whether a loss needs the policy's full distribution at each position.
     pub fn needs_full_logits(&self) -> bool {
         self.entropy_coef != 0.0 || (self.kl == KlPenalty::Loss && self.kl_estimator == KlEstimator::Full)
     }
 
-    /// A setting of its own that makes another one pointless.
+    /// The setting, if any, because of which `key` is not used.
     fn ignores(&self, key: &str) -> Option<&'static str> {
         match key {
             "kl_target" | "kl_horizon" if self.kl_control == KlControl::Fixed => Some("kl_control = \"fixed\""),
@@ -166,7 +167,7 @@ impl RolloutSettings {
     }
 }
 
-/// The loss of a fresh pair.
+/// The loss of online DPO.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OnlineLoss {
@@ -175,7 +176,7 @@ pub enum OnlineLoss {
     Ipo,
 }
 
-/// Settings of [`Method::OnlineDpoSettings`].
+/// Settings of [`MethodSettings::OnlineDpo`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct OnlineDpoSettings {
     #[serde(flatten)]
@@ -184,10 +185,10 @@ pub struct OnlineDpoSettings {
     pub label_temperature: f64,
 }
 
-/// What the clipped loss reads and a pair's does not.
-const OF_THE_CLIPPED_LOSS: [&str; 6] = ["clip_range", "kl", "kl_estimator", "entropy_coef", "loss_mean", "truncated"];
+/// Settings that only the clipped policy-gradient loss reads.
+const CLIPPED_LOSS_KEYS: [&str; 6] = ["clip_range", "kl", "kl_estimator", "entropy_coef", "loss_mean", "truncated"];
 
-/// Where PPO's critic has its body.
+/// The body of PPO's critic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CriticBody {
@@ -196,16 +197,16 @@ pub enum CriticBody {
     Shared,
 }
 
-/// What PPO's separate critic starts from.
+/// The initialization of PPO's separate critic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum CriticStart {
-    /// The reward model where that is climbed, else the SFT policy.
+    /// The reward model where it gives the reward, else the SFT policy.
     Scorer,
     Sft,
 }
 
-/// Settings of [`Method::PpoSettings`].
+/// Settings of [`MethodSettings::Ppo`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct PpoSettings {
     #[serde(flatten)]
@@ -221,7 +222,14 @@ pub struct PpoSettings {
     pub critic_warmup: usize,
 }
 
-/// Settings of [`Method::RlooSettings`].
+impl PpoSettings {
+    /// The values in `defaults.toml`.
+    pub fn defaults() -> Self {
+        typed_default(&["method", "ppo"])
+    }
+}
+
+/// Settings of [`MethodSettings::Rloo`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RlooSettings {
     #[serde(flatten)]
@@ -229,7 +237,7 @@ pub struct RlooSettings {
     pub group: usize,
 }
 
-/// Settings of [`Method::RaftSettings`].
+/// Settings of [`MethodSettings::Raft`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RaftSettings {
     #[serde(flatten)]
@@ -237,7 +245,7 @@ pub struct RaftSettings {
     pub group: usize,
 }
 
-/// Settings of [`Method::GrpoSettings`].
+/// Settings of [`MethodSettings::Grpo`].
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct GrpoSettings {
     #[serde(flatten)]
@@ -270,7 +278,14 @@ pub struct DpoSettings {
     pub reference_free: bool,
 }
 
-/// One setting of one arm, ready to train.
+impl DpoSettings {
+    /// The values in `defaults.toml`.
+    pub fn defaults() -> Self {
+        typed_default(&["method", "dpo"])
+    }
+}
+
+/// The settings of one point of an arm.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "method", rename_all = "snake_case")]
 pub enum MethodSettings {
@@ -283,12 +298,11 @@ pub enum MethodSettings {
     Dpo(DpoSettings),
 }
 
-/// The words for [`MethodSettings`].
+/// The names of [`MethodSettings`].
 pub(crate) const METHODS: [&str; 7] = ["dpo", "grpo", "online_dpo", "ppo", "raft", "reinforce", "rloo"];
 
-/// Two settings that cannot stand together.
+/// Two settings that cannot be combined.
 pub(crate) struct Conflict {
-    /// The one to move, and the one in its way.
     pub key: &'static str,
     pub with: String,
     pub why: &'static str,
@@ -308,7 +322,7 @@ impl MethodSettings {
         }
     }
 
-    /// What a method on its own completions shares with the others of its kind.
+    /// The rollout settings of an on-policy method; `None` for DPO.
     pub fn on_policy(&self) -> Option<&RolloutSettings> {
         match self {
             Self::Ppo(PpoSettings { shared, .. })
@@ -321,7 +335,7 @@ impl MethodSettings {
         }
     }
 
-    /// What it has whatever it is.
+    /// The settings of every method.
     pub fn common(&self) -> &CommonSettings {
         match self {
             Self::Ppo(PpoSettings { shared, .. })
@@ -334,7 +348,7 @@ impl MethodSettings {
         }
     }
 
-    /// Responses to one prompt in a rollout.
+    /// Responses per prompt in a rollout.
     pub fn group(&self) -> usize {
         match self {
             Self::Rloo(RlooSettings { group, .. })
@@ -345,8 +359,8 @@ impl MethodSettings {
         }
     }
 
-    /// Responses that no minibatch parts, and what they are together: a loss on pairs reads both, and of RAFT's groups one
-    /// response counts.
+    /// Responses that must stay in one minibatch, and what they form: a loss on pairs reads both responses, and RAFT keeps one
+    /// response per group.
     pub fn unit(&self) -> (usize, &'static str) {
         match self {
             Self::OnlineDpo(_) => (2, "pairs"),
@@ -355,24 +369,24 @@ impl MethodSettings {
         }
     }
 
-    /// Whose score it climbs; `None` where it reads preference rows.
+    /// The reward it maximizes; `None` for DPO, which trains on preference rows.
     pub fn reward_source(&self) -> Option<RewardSource> {
         self.on_policy().map(|shared| shared.reward)
     }
 
-    /// Whether it reads the reference's log-probs of preference rows.
+    /// Whether it needs the reference's log-probs of preference rows.
     pub fn reads_reference_logp(&self) -> bool {
         matches!(self, Self::Dpo(dpo) if dpo.loss.reads_reference() && !dpo.reference_free)
     }
 
-    /// Whether a setting of its block is read at all; if not, the setting that sees to that.
+    /// If a setting of its block is not used: the setting because of which it is not.
     pub(crate) fn inactive_because(&self, key: &str) -> Option<String> {
         match self {
             Self::Dpo(dpo) if !dpo.loss.reads(key) => Some(format!("loss = \"{}\"", dpo.loss.entry().word)),
             Self::Ppo(ppo) if key == "critic_start" && ppo.critic == CriticBody::Shared => {
                 Some("critic = \"shared\"".into())
             }
-            Self::OnlineDpo(_) | Self::Raft(_) if OF_THE_CLIPPED_LOSS.contains(&key) => {
+            Self::OnlineDpo(_) | Self::Raft(_) if CLIPPED_LOSS_KEYS.contains(&key) => {
                 Some(format!("method = \"{}\"", self.name()))
             }
             _ => {
@@ -382,22 +396,22 @@ impl MethodSettings {
         }
     }
 
-    /// Settings that are read and yet cannot stand together.
+    /// Settings that are both used and cannot be combined.
     pub(crate) fn conflict(&self) -> Option<Conflict> {
         if let Some(RolloutSettings { kl: KlPenalty::Loss, kl_estimator: KlEstimator::K1, .. }) = self.on_policy() {
-            let why = "the gradient of k1 has mean 0 and would price nothing";
+            let why = "the gradient of k1 has mean 0, so it would penalize nothing";
             return Some(Conflict { key: "kl_estimator", with: "kl = \"loss\"".into(), why });
         }
         match self {
             Self::Dpo(DpoSettings { loss: PairLoss::Kto, kto_desirable: 0.0, kto_undesirable: 0.0, .. }) => {
-                let why = "no response would have a weight, and nothing would be learned";
+                let why = "no response would have a weight, so nothing would be learned";
                 Some(Conflict { key: "kto_undesirable", with: "kto_desirable = 0".into(), why })
             }
             _ => None,
         }
     }
 
-    /// The price of one nat of KL, the one knob both methods share.
+    /// The KL coefficient, the one hyperparameter that all methods share.
     pub fn beta(&self) -> f64 {
         match self {
             Self::Dpo(dpo) => dpo.beta,

@@ -1,11 +1,11 @@
 //! The metric catalogue: each name once, with its unit and its formula.
 //!
 //! FLOPs are counted by one rule everywhere (docs/verdicts.md, FLOPs): with N matrix parameters, a forward pass
-//! costs 2N a token and a backward pass 4N, plus attention `2·layers·context·width` a forward token.
+//! costs 2N FLOPs per token and a backward pass 4N, plus attention: `2·layers·context·width` per token of the forward pass.
 
 use std::fmt;
 
-/// A name of the catalogue.
+/// A metric of the catalogue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Metric {
     pub name: &'static str,
@@ -15,7 +15,7 @@ pub struct Metric {
 }
 
 impl Metric {
-    /// Whether it is of the machine's time or memory, and so not the same when it is measured again.
+    /// Whether it measures time or memory, and so differs between runs.
     pub fn is_machine_dependent(&self) -> bool {
         matches!(self.unit, "s" | "bytes")
     }
@@ -43,21 +43,21 @@ catalogue! {
     UPDATE_RATIO = "update_ratio", "1", "L2 norm of the step over L2 norm of the weights";
     PEAK_RSS = "peak_rss", "bytes", "largest resident set of the worker process so far";
     PARAMETERS = "parameters", "1", "trained parameters";
-    UPDATES = "updates", "updates", "updates that moved the whole module: at a learning rate above 0 and without a part at rest, summed over the stage";
-    ROWS_LEFT_OUT = "rows_left_out", "share", "rows that no batch of an epoch holds over all rows, since batches are of one size; other ones in each epoch";
+    UPDATES = "updates", "updates", "updates of the whole module, with a learning rate above 0 and no frozen part, summed over the stage";
+    ROWS_LEFT_OUT = "rows_left_out", "share", "share of rows in no batch of an epoch, since all batches have the same size; other rows in each epoch";
     MODELS_RESIDENT = "models_resident", "1", "models the training keeps in memory";
-    TRAINED_TOKENS = "trained_tokens", "tokens", "tokens that passed a backward pass, summed over the stage";
-    SAMPLED_TOKENS = "sampled_tokens", "tokens", "tokens that the policy wrote during the training, summed over the stage";
-    STAGE_SECONDS = "stage_seconds", "s", "seconds of work of the whole stage, evaluation left out";
-    CHECK_SECONDS = "check_seconds", "s", "seconds of stage_seconds that the training's invariants took";
+    TRAINED_TOKENS = "trained_tokens", "tokens", "tokens of backward passes, summed over the stage";
+    SAMPLED_TOKENS = "sampled_tokens", "tokens", "tokens that the policy generated during the training, summed over the stage";
+    STAGE_SECONDS = "stage_seconds", "s", "seconds of the whole stage, without evaluation";
+    CHECK_SECONDS = "check_seconds", "s", "seconds of stage_seconds spent on the training's invariants";
     // language models
     NLL_TOKEN = "nll_per_token", "nats", "negative log-likelihood over counted tokens, held-out rows";
     NLL_SEQUENCE = "nll_per_sequence", "nats", "negative log-likelihood summed over a response, mean over rows";
-    KL_GRAMMAR = "kl_grammar_reference", "nats", "exact KL(grammar || reference) a response, mean over all prompts";
+    KL_GRAMMAR = "kl_grammar_reference", "nats", "exact KL(grammar || reference) per response, mean over all prompts";
     // pairs and reward model
-    ROWS_READ = "rows_read", "rows", "rows of a person's own files";
-    ROWS_KEPT = "rows_kept", "rows", "those of them that are pairs, short enough, and wanted";
-    BAYES_ACCURACY = "bayes_accuracy", "share", "mean over rows of the larger label probability: no judge can do better";
+    ROWS_READ = "rows_read", "rows", "rows of the user's own files";
+    ROWS_KEPT = "rows_kept", "rows", "those of them that are pairs, short enough, and kept";
+    BAYES_ACCURACY = "bayes_accuracy", "share", "mean over rows of the larger label probability: an upper bound for any judge";
     TAU = "tau", "gold reward", "temperature of the Bradley-Terry labels";
     PAIR_ACCURACY_TRAIN = "pair_accuracy_train", "share", "rows where the chosen response scores higher, ties half; train prompts";
     PAIR_ACCURACY_VALIDATION = "pair_accuracy_validation", "share", "as pair_accuracy_train, on validation prompts";
@@ -68,13 +68,13 @@ catalogue! {
     RM_LENGTH_CORRELATION = "rm_length_correlation", "1", "correlation of proxy and response length over held-out responses";
     RM_TRAP_SLOPE = "rm_trap_slope", "score", "mean change of the proxy when a second x is added: the manipulation check of docs/worlds.md";
     RM_CALIBRATION = "rm_calibration_error", "share", "expected calibration error of the raw scores on test prompts, 10 bins of the higher score's probability";
-    CALIBRATION_SAID = "calibration_said", "share", "a bin (its number is the step): mean probability that the raw scores give to the higher one, test prompts";
-    CALIBRATION_WAS = "calibration_was", "share", "the same bin: share of its pairs in which the higher score was chosen, ties half";
-    CALIBRATION_PAIRS = "calibration_pairs", "pairs", "the same bin: its pairs";
+    CALIBRATION_SAID = "calibration_said", "share", "per bin (its number is the step): mean probability that the raw scores give to the higher one, test prompts";
+    CALIBRATION_WAS = "calibration_was", "share", "per bin: share of its pairs in which the higher score was chosen, ties half";
+    CALIBRATION_PAIRS = "calibration_pairs", "pairs", "per bin: its pairs";
     KEPT_STEP = "kept_step", "updates", "the step whose weights are kept, where that is not the last";
-    GOLD_ACCURACY = "gold_accuracy", "share", "gold scorer's accuracy on held-out full reviews";
-    GOLD_ACCURACY_WINDOW = "gold_accuracy_window", "share", "gold scorer's accuracy on the first judged words of held-out reviews";
-    GOLD_HUMAN_AGREEMENT = "gold_human_agreement", "share", "pairs of human-rated sentences, means at least 1 apart, ordered alike";
+    GOLD_ACCURACY = "gold_accuracy", "share", "accuracy of the gold scorer on full held-out reviews";
+    GOLD_ACCURACY_WINDOW = "gold_accuracy_window", "share", "accuracy of the gold scorer on the first judged words of held-out reviews";
+    GOLD_HUMAN_AGREEMENT = "gold_human_agreement", "share", "pairs of human-rated sentences, with means at least 1 apart, that are ordered the same";
     GOLD_CALIBRATION = "gold_calibration_error", "share", "expected calibration error on the first judged words of held-out reviews, 10 bins";
     // DPO
     DPO_MARGIN = "dpo_margin", "reward", "mean of beta times (log-ratio of chosen minus log-ratio of rejected)";
@@ -92,9 +92,9 @@ catalogue! {
     LOG_RATIO_REJECTED = "log_ratio_rejected", "nats", "the same of the rejected responses";
     ORDERED_PAIRS = "ordered_pairs", "share", "of the same pairs, those whose chosen response has the larger log-ratio, ties half";
     // PPO
-    ROLLOUT_PROXY = "rollout_proxy", "reward", "mean score that the rollout earned, as its judge gave it";
+    ROLLOUT_PROXY = "rollout_proxy", "reward", "mean score of the rollout's responses, as the judge gave it";
     ROLLOUT_KL = "rollout_kl", "nats", "mean over responses of the summed log-ratio to the reference (k1)";
-    KL_PRICE = "kl_price", "reward", "beta of the iteration: the price of a nat of KL";
+    KL_PRICE = "kl_price", "reward", "beta of the iteration: the KL coefficient";
     ROLLOUT_RETURN = "rollout_return", "reward", "mean over responses of score minus beta times k1";
     ROLLOUT_LENGTH = "rollout_length", "tokens", "mean counted tokens of the rollout's responses";
     ROLLOUT_ENTROPY = "rollout_entropy", "nats", "mean over counted tokens of minus the sampled log-probability";
@@ -102,9 +102,9 @@ catalogue! {
     ROLLOUT_UNIQUE = "rollout_unique", "share", "distinct (prompt, response) over responses";
     RATIO_MAX = "ratio_max", "1", "largest probability ratio to the rollout's policy over the iteration";
     CLIP_SHARE = "clip_share", "share", "counted tokens on which the clip was binding (A·clip(r) < A·r), mean over minibatches";
-    KL_STEP = "kl_step", "nats", "k3 of KL(rollout's policy || new policy) a token, last minibatch";
-    UPDATES_SKIPPED = "updates_skipped", "share", "minibatches left out because target_kl was passed";
-    UPDATES_EMPTY = "updates_empty", "share", "minibatches left out because none of their responses counts: all cut off, under truncated = mask";
+    KL_STEP = "kl_step", "nats", "k3 of KL(rollout's policy || new policy) per token, last minibatch";
+    UPDATES_SKIPPED = "updates_skipped", "share", "minibatches skipped because target_kl was exceeded";
+    UPDATES_EMPTY = "updates_empty", "share", "minibatches skipped because all of their responses are cut off and truncated = mask";
     ADVANTAGE_SD = "advantage_sd", "reward", "standard deviation of raw advantages over counted tokens";
     VALUE_LOSS = "value_loss", "reward²", "clipped value loss, mean over counted tokens and minibatches";
     EXPLAINED_VARIANCE = "explained_variance", "share", "1 - var(return - value) / var(return) over counted tokens";
@@ -113,14 +113,14 @@ catalogue! {
     GOLD_SE = "gold_reward_se", "gold reward", "standard error of gold_reward, clustered by prompt; 0 where exact";
     GOLD_SD = "gold_reward_sd", "gold reward", "standard deviation of gold reward over responses";
     PROXY = "proxy_reward", "score", "mean proxy reward of the same responses";
-    KL = "kl", "nats", "KL(policy || reference) a response: exact on grammar, Rao-Blackwell estimate elsewhere";
+    KL = "kl", "nats", "KL(policy || reference) per response: exact on grammar, Rao-Blackwell estimate elsewhere";
     KL_SE = "kl_se", "nats", "standard error of kl, clustered by prompt; 0 where exact";
-    KL_K1 = "kl_k1", "nats", "sampled log-ratio, the cross-check of the Rao-Blackwell estimate";
-    WIN_RATE = "win_rate", "share", "chance that the policy's response has more gold than the reference's, ties half";
-    TIE_RATE = "tie_rate", "share", "chance of equal gold";
+    KL_K1 = "kl_k1", "nats", "sampled log-ratio, a cross-check of the Rao-Blackwell estimate";
+    WIN_RATE = "win_rate", "share", "probability that the policy's response has more gold than the reference's, ties half";
+    TIE_RATE = "tie_rate", "share", "probability of equal gold";
     LENGTH = "length", "tokens", "mean counted tokens of a response, EOS included";
-    ENTROPY = "entropy", "nats", "entropy of the policy a response";
-    TRAP_MASS = "trap_mass", "share", "chance of a response with two or more x (grammar)";
+    ENTROPY = "entropy", "nats", "entropy of the policy per response";
+    TRAP_MASS = "trap_mass", "share", "probability of a response with two or more x (grammar)";
     DISTINCT_2 = "distinct_2", "share", "distinct bigrams over bigrams of the sampled responses";
     OBJECTIVE = "objective", "gold reward", "gold_reward - beta * kl at the point's beta";
     REGRET = "regret", "gold reward", "the exact optimum's objective at the point's beta - objective";
@@ -131,11 +131,11 @@ catalogue! {
     IDEAL_GOLD = "ideal_gold", "gold reward", "gold of the PPO-ideal, ref*exp(proxy/b), at this policy's kl";
     IDEAL_ETA = "ideal_eta", "share", "eta of the PPO-ideal at this policy's kl";
     TOTAL_PROBABILITY = "total_probability", "1", "sum of the policy's probabilities over all enumerated responses";
-    EVALUATION_SECONDS = "evaluation_seconds", "s", "seconds that measuring the policy took, validation and test together; on no clock";
-    PERPLEXITY_REFERENCE = "reference_nll_per_token", "nats", "the reference's negative log-likelihood of the policy's responses, a token";
+    EVALUATION_SECONDS = "evaluation_seconds", "s", "seconds of evaluating the policy, validation and test together; on no clock";
+    PERPLEXITY_REFERENCE = "reference_nll_per_token", "nats", "the reference's negative log-likelihood of the policy's responses, per token";
 }
 
-/// Looks a metric up by its name.
+/// Finds a metric by its name.
 pub fn find(name: &str) -> Option<Metric> {
     ALL.iter().copied().find(|m| m.name == name)
 }

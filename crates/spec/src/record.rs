@@ -1,24 +1,24 @@
-//! How numbers leave a room: rows of the metric catalogue with all clocks.
+//! How crates report numbers: rows of the metric catalogue with all clocks.
 
 use crate::metrics::Metric;
 use serde::{Deserialize, Serialize};
 
-/// The clocks of a row. Arms differ in what a step costs, so every row carries all of them.
+/// The clocks of a row. The cost of a step differs between arms, so every row has all of them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct Clocks {
     /// Optimizer steps of this stage.
     pub step: u64,
-    /// Tokens that the stage has read or written: trained, sampled and scored.
+    /// Tokens processed by the stage: trained, sampled and scored.
     pub tokens: u64,
     /// Matrix-multiply FLOPs, by the rules of [`crate::metrics`].
     pub flops: f64,
-    /// Seconds of work of this stage; evaluation is not counted.
+    /// Seconds of this stage, without evaluation.
     pub wall_seconds: f64,
 }
 
 /// The arm of a shared stage's rows.
 pub const SHARED_ARM: &str = "shared";
-/// The arm of the policy that all others start from.
+/// The arm of the SFT policy, from which all others start.
 pub const REFERENCE: &str = "reference";
 /// The point of a shared stage's rows.
 pub const NO_POINT: &str = "-";
@@ -47,52 +47,51 @@ pub struct Completion {
     pub prompt: String,
     pub completion: String,
     pub gold_reward: f64,
-    /// NaN where no reward model exists.
+    /// NaN without a reward model.
     pub proxy_reward: f64,
     /// log π(y|x) − log π_ref(y|x) of this response, nats.
     pub kl: f64,
     pub tokens: u32,
-    /// Whether the response closed with EOS.
+    /// Whether the response ends with EOS.
     pub ended: bool,
 }
 
-/// How likely a finished policy is to earn so much gold with a response of so many tokens to a prompt of the test split.
-/// Of all outcomes of a policy and a prompt the shares sum to 1, but for those that are next to impossible.
+/// The probability that a finished policy's response to a test prompt has this gold reward and length. Over all outcomes of a
+/// policy and a prompt the shares sum to 1, except for very improbable ones, which are left out.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct OutcomeRow {
-    /// Its place in the split.
+    /// The prompt's index in the split.
     pub prompt: u32,
     pub gold_reward: f64,
-    /// Counted tokens, EOS included.
+    /// Tokens, EOS included.
     pub tokens: u32,
     pub share: f32,
 }
 
-/// Takes what a training or an evaluation has to say.
+/// Receives the results of a training or an evaluation.
 pub trait Recorder {
-    /// One value of the catalogue at these clocks.
+    /// Records one value of a metric at these clocks.
     fn record(&mut self, stage: &str, clocks: Clocks, metric: Metric, value: f64);
-    /// One kept response.
+    /// Records one sample response.
     fn completion(&mut self, completion: Completion);
-    /// What the finished policy earns.
+    /// Records the outcomes of the finished policy.
     fn outcomes(&mut self, outcomes: &[OutcomeRow]);
-    /// Hashes of the distinct prompts that a training has read, or that an evaluation has measured on.
+    /// Records the hashes of the distinct prompts of a training or an evaluation.
     fn prompts(&mut self, _of: &str, _hashes: &[u64]) {}
-    /// How far the stage is, for whoever watches: done of total, and a few words.
+    /// Reports progress: done of total, with a short description.
     fn progress(&mut self, done: u64, total: u64, words: &str);
 
-    /// Whether it is time to keep a training's state again.
+    /// Whether a checkpoint is due.
     fn is_due(&self) -> bool {
         false
     }
 
-    /// Keeps the state of a training of this name beside all that was said so far, to go on from there after a kill.
+    /// Writes a checkpoint: the state of the training with this name, with all rows so far.
     fn keep(&mut self, _training: &str, _state: &[u8]) -> std::io::Result<()> {
         Ok(())
     }
 
-    /// The last state that was kept of this training. What was said since then, or is not of this life, is forgotten: the
-    /// rows are those of that moment.
+    /// Restores the last checkpoint of this training: returns its state, and replaces all rows with those of the checkpoint.
     fn resume(&mut self, _training: &str) -> std::io::Result<Option<Vec<u8>>> {
         Ok(None)
     }

@@ -1,24 +1,25 @@
-//! How an arm's settings are searched: the space that they are drawn from, and the trials that a search asks for.
+//! The search over an arm's settings: the space they are drawn from, and the trials of a search.
 
+use crate::values::{number, same};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use toml::Value;
 
-/// Who proposes an arm's points.
+/// How an arm's points are proposed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Search {
-    /// The file: the product of the grid's axes.
+    /// The product of the grid's axes.
     Grid,
-    /// Chance.
+    /// At random.
     Random,
-    /// What was found so far (Bergstra et al. 2011).
+    /// Tree-structured Parzen estimator (Bergstra et al. 2011).
     Tpe,
-    /// Chance; all race over the same seeds, and those that fall behind are dropped (Birattari et al. 2002).
+    /// At random; points are dropped as they fall behind over the same seeds (Birattari et al. 2002).
     Halving,
 }
 
-/// By what a point is chosen, on validation prompts.
+/// The reward on validation prompts by which a point is selected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SelectionMetric {
@@ -26,7 +27,7 @@ pub enum SelectionMetric {
     Proxy,
 }
 
-/// The same budget for every arm, spent on seeds that no comparison uses (docs/verdicts.md, Equal tuning).
+/// The same budget for every arm, on seeds that no comparison uses (docs/verdicts.md, Equal tuning).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TuningSettings {
@@ -42,7 +43,7 @@ pub struct TuningSettings {
 /// Values of some settings of an arm, by name.
 pub type SampledSettings = BTreeMap<String, Value>;
 
-/// Where one setting of a search lies: between two numbers, or among choices.
+/// One dimension of a search space: a range of numbers, or choices.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SearchDimension {
@@ -52,16 +53,16 @@ pub struct SearchDimension {
     pub log: bool,
     #[serde(default)]
     pub choices: Vec<Value>,
-    /// The setting counts only where each of these others has one of its values.
+    /// Conditional dimensions: active only where each of these settings has one of these values.
     #[serde(default)]
     pub when: BTreeMap<String, Vec<Value>>,
 }
 
-/// Digits of a number that is drawn: its label then says all of it.
+/// Significant digits of a drawn number, so that its label gives it exactly.
 const DIGITS: usize = 3;
 
 impl SearchDimension {
-    /// Both ends, or all choices.
+    /// Both ends of the range, or all choices.
     pub fn ends(&self) -> Vec<Value> {
         match (&self.low, &self.high) {
             (Some(low), Some(high)) => vec![low.clone(), high.clone()],
@@ -69,70 +70,65 @@ impl SearchDimension {
         }
     }
 
-    /// The value at a share of the way from the axis' beginning to its end, in [0, 1); numbers to three digits.
+    /// The value at `share` of the range, in [0, 1); numbers are rounded to three significant digits.
     pub fn at(&self, share: f64) -> Value {
-        let Some((low, high)) = self.span() else {
+        let Some((low, high)) = self.range() else {
             return self.choices[((share * self.choices.len() as f64) as usize).min(self.choices.len() - 1)].clone();
         };
-        let inside = self.off_line(self.on_line(low) + share * (self.on_line(high) - self.on_line(low)));
-        if self.is_whole() {
-            return Value::Integer(inside.floor() as i64);
+        let x = self.unscaled(self.scaled(low) + share * (self.scaled(high) - self.scaled(low)));
+        if self.is_integer() {
+            return Value::Integer(x.floor() as i64);
         }
-        let rounded: f64 = format!("{:.*e}", DIGITS - 1, inside).parse().unwrap_or(inside);
+        let rounded: f64 = format!("{:.*e}", DIGITS - 1, x).parse().unwrap_or(x);
         Value::Float(rounded.clamp(low, high))
     }
 
-    /// The share at which a value lies, in [0, 1); `None` where it is none of the axis'.
+    /// The share at which a value lies, in [0, 1); `None` for a value outside the dimension.
     pub fn share(&self, value: &Value) -> Option<f64> {
-        let Some((low, high)) = self.span() else {
-            let place = self.choices.iter().position(|choice| crate::document::same(choice, value))?;
-            return Some((place as f64 + 0.5) / self.choices.len() as f64);
+        let Some((low, high)) = self.range() else {
+            let index = self.choices.iter().position(|choice| same(choice, value))?;
+            return Some((index as f64 + 0.5) / self.choices.len() as f64);
         };
-        // a whole number stands for all that is rounded down to it
-        let x = number(value)? + if self.is_whole() { 0.5 } else { 0.0 };
-        let share = (self.on_line(x) - self.on_line(low)) / (self.on_line(high) - self.on_line(low));
+        // an integer stands for the interval that is rounded down to it
+        let x = number(value)? + if self.is_integer() { 0.5 } else { 0.0 };
+        let share = (self.scaled(x) - self.scaled(low)) / (self.scaled(high) - self.scaled(low));
         (-1e-9..=1.0 + 1e-9).contains(&share).then(|| share.clamp(0.0, 1.0 - 1e-9))
     }
 
-    /// Whether the setting counts beside those that are drawn, and what the arm itself says of the others.
-    pub fn counts(&self, drawn: &SampledSettings, own: &toml::Table) -> bool {
+    /// Whether the dimension is active, given the settings drawn so far and the arm's own.
+    pub fn is_active(&self, drawn: &SampledSettings, arm: &toml::Table) -> bool {
         self.when.iter().all(|(setting, values)| {
-            let found = drawn.get(setting).or_else(|| own.get(setting));
-            found.is_some_and(|found| values.iter().any(|value| crate::document::same(value, found)))
+            let current = drawn.get(setting).or_else(|| arm.get(setting));
+            current.is_some_and(|current| values.iter().any(|value| same(value, current)))
         })
     }
 
-    fn is_whole(&self) -> bool {
+    fn is_integer(&self) -> bool {
         matches!(self.low, Some(Value::Integer(_)))
     }
 
-    /// From where to where, the end of whole numbers being beyond the last.
-    fn span(&self) -> Option<(f64, f64)> {
+    /// The range; that of integers ends one beyond the last.
+    fn range(&self) -> Option<(f64, f64)> {
         let (low, high) = (number(self.low.as_ref()?)?, number(self.high.as_ref()?)?);
-        Some((low, if self.is_whole() { high + 1.0 } else { high }))
+        Some((low, if self.is_integer() { high + 1.0 } else { high }))
     }
 
-    fn on_line(&self, x: f64) -> f64 {
+    fn scaled(&self, x: f64) -> f64 {
         if self.log { x.ln() } else { x }
     }
 
-    fn off_line(&self, x: f64) -> f64 {
+    fn unscaled(&self, x: f64) -> f64 {
         if self.log { x.exp() } else { x }
     }
 }
 
-/// A setting as a number; `None` of a word.
-pub fn number(value: &Value) -> Option<f64> {
-    value.as_float().or_else(|| value.as_integer().map(|i| i as f64))
-}
-
-/// One point of an arm, and the seeds that it is to run on.
+/// One point of an arm, and the seeds to run it on.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Trial {
     pub arm: String,
     pub settings: SampledSettings,
     pub seeds: Vec<u64>,
-    /// Whether it is looked at for a choice, or for the comparison itself.
+    /// Whether it belongs to the search for settings, not to the comparison.
     pub tuning: bool,
 }
 

@@ -10,8 +10,8 @@ use std::cell::RefCell;
 /// The generator type used everywhere.
 pub type Rng = ChaCha8Rng;
 
-/// Every stream of random numbers of a run. Each is drawn from in one place of the code, and no two have one name, so that none
-/// repeats what another has drawn; `runner/tests/walls.rs` checks both. The iteration that a stream is asked at is said behind each.
+/// Every stream of random numbers of a run. Each is drawn from in one place of the code, and no two have the same name, so that
+/// none repeats another; `runner/tests/walls.rs` checks both. The comments give the iteration of each stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Stream<'a> {
     /// 0.
@@ -44,7 +44,7 @@ pub enum Stream<'a> {
     Prompts,
     /// The iteration.
     Rollout,
-    /// The iteration, as of all minibatches.
+    /// The iteration, as for all minibatches.
     PpoMinibatches,
     CriticFreeMinibatches,
     RaftMinibatches,
@@ -57,7 +57,7 @@ pub enum Stream<'a> {
     PolicyLora,
     /// 0.
     CriticLora,
-    /// The split; the same numbers for every policy and at every point of a curve, as of all evaluation.
+    /// The split; the same numbers for every policy and at every point of a curve, as in all of evaluation.
     EvaluatedPolicy,
     EvaluatedReference,
     EvaluatedAgain,
@@ -66,7 +66,7 @@ pub enum Stream<'a> {
     Completions,
     /// 0.
     SamplerCheck,
-    /// The draw that a person asks for.
+    /// The number of the draw that the user requests.
     Sample,
     /// 0.
     HumanPairs,
@@ -130,8 +130,7 @@ pub fn stream(seed: u64, stream: Stream<'_>, iteration: u64) -> Rng {
     derive(seed, &stage, iteration, purpose)
 }
 
-/// The generator of (experiment seed, stage, iteration, purpose): [`stream`] gives those of a run, tests and benches name
-/// their own.
+/// The generator of (experiment seed, stage, iteration, purpose). A run uses [`stream`]; tests and benches choose their own names.
 pub fn derive(seed: u64, stage: &str, iteration: u64, purpose: &str) -> Rng {
     TAKEN.with_borrow_mut(|taken| {
         if let Some(taken) = taken {

@@ -1,8 +1,8 @@
-//! The shape of a task: what prompts and responses are made of.
+//! The tokens and sizes of prompts and responses.
 
 use serde::{Deserialize, Serialize};
 
-/// Which prompts: those trained on, those choices are made on, those reported once.
+/// A split of the prompts: for training, for model selection, for the reported results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Split {
@@ -22,7 +22,7 @@ impl Split {
     }
 }
 
-/// Sizes and special tokens of a world, for whoever reads or writes its ids.
+/// Sizes and special tokens of a world.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TokenSpec {
     /// Tokens of the vocabulary, `V`.
@@ -34,8 +34,8 @@ pub struct TokenSpec {
     pub prompt_tokens: usize,
     /// Columns of a response, EOS included: `T`.
     pub response_tokens: usize,
-    /// The tokens a response may hold (EOS among them), where the world restricts them: all others
-    /// are masked out and the rest renormalised.
+    /// The tokens a response may contain (EOS included), where the world restricts them: all others are masked and the
+    /// probabilities renormalized.
     pub allowed_tokens: Option<Vec<u32>>,
     /// Whether the last column can only be EOS (log-probability 0), so that every response ends.
     pub force_eos: bool,
@@ -47,15 +47,23 @@ impl TokenSpec {
         self.prompt_tokens + self.response_tokens
     }
 
-    /// For each response column, which tokens are hidden; `None` where nothing is.
+    /// For each response column, the mask of forbidden tokens; `None` where all are allowed.
     pub fn forbidden_mask(&self) -> Option<Vec<Vec<bool>>> {
-        let actions = self.allowed_tokens.as_ref()?;
-        let mut free = vec![true; self.vocabulary];
-        actions.iter().for_each(|&id| free[id as usize] = false);
+        let allowed = self.allowed_tokens.as_ref()?;
+        let mut forbidden = vec![true; self.vocabulary];
+        allowed.iter().for_each(|&id| forbidden[id as usize] = false);
         let only_eos: Vec<bool> = (0..self.vocabulary).map(|v| v as u32 != self.eos).collect();
         Some(
             (0..self.response_tokens)
-                .map(|t| if self.force_eos && t + 1 == self.response_tokens { only_eos.clone() } else { free.clone() })
+                .map(
+                    |t| {
+                        if self.force_eos && t + 1 == self.response_tokens {
+                            only_eos.clone()
+                        } else {
+                            forbidden.clone()
+                        }
+                    },
+                )
                 .collect(),
         )
     }

@@ -1,4 +1,4 @@
-//! Experiment files with something changed in them are read, or refused by name; never a panic, never for long.
+//! Mutated experiment files are read, or refused with an error; no panic, no hang.
 
 use duel_spec::{Document, Experiment};
 use duel_testing::mutated;
@@ -42,7 +42,7 @@ fn damaged_experiments_are_read_or_refused() {
     let whole: Vec<String> = files
         .iter()
         .map(|text| (*text).to_string())
-        // as a run keeps it, with every value
+        // the copy that a run keeps, with every value
         .chain([Document::parse("t", files[1], &[]).expect("valid").to_toml()])
         .collect();
     let whole: Vec<&[u8]> = whole.iter().map(|text| text.as_bytes()).collect();
@@ -51,20 +51,20 @@ fn damaged_experiments_are_read_or_refused() {
         let Ok(document) = Document::parse("t", &text, &[]) else { return };
         let experiment = match Experiment::from_document(&document) {
             Ok(experiment) => experiment,
-            Err(refused) => {
-                let told = format!("{refused} {} {}", refused.label(), refused.hint());
-                assert!(
-                    told.len() > 10 && refused.place().is_none_or(|place| place.text.get(place.span.clone()).is_some())
-                );
+            Err(error) => {
+                let message = format!("{error} {} {}", error.label(), error.hint());
+                let is_in_text = error.span().is_none_or(|source| source.text.get(source.span.clone()).is_some());
+                assert!(message.len() > 10 && is_in_text);
                 return;
             }
         };
         if !experiment.is_tuned() {
             assert!(experiment.cells_for(&experiment.trials()).len() <= 100_000);
         }
-        // what a run keeps of it says the same
-        let kept = Document::parse("kept", &document.to_toml(), &[]).expect("a run's own copy is read again");
-        let again = Experiment::from_document(&kept).expect("a run's own copy is valid");
-        assert_eq!(serde_json::to_string(&again).expect("plain"), serde_json::to_string(&experiment).expect("plain"));
+        // the copy that a run keeps gives the same experiment
+        let copy = Document::parse("copy", &document.to_toml(), &[]).expect("a run's own copy is read again");
+        let again = Experiment::from_document(&copy).expect("a run's own copy is valid");
+        let json = |experiment: &Experiment| serde_json::to_string(experiment).expect("plain data");
+        assert_eq!(json(&again), json(&experiment));
     });
 }

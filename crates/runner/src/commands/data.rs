@@ -64,7 +64,7 @@ pub fn check(args: &CheckArgs) -> Result<()> {
         OutputFormat::Json => crate::terminal::json(&report),
         OutputFormat::Text => text(&report, args),
     });
-    if report.are_bad() { Err(Error::Rows { path: args.file.clone() }) } else { Ok(()) }
+    if report.needs_fixing() { Err(Error::Rows { path: args.file.clone() }) } else { Ok(()) }
 }
 
 /// A path where only text will do.
@@ -198,7 +198,7 @@ pub fn text(report: &DataReport, args: &CheckArgs) -> String {
         with_commas(report.duplicates),
         with_commas(report.same)
     ));
-    if report.are_prompts_alone() {
+    if report.has_only_prompts() {
         line("prompts alone: the model writes two completions to each, and the judge labels them; choose one that is not \"world\"".into());
     } else if report.pairs > 0 || report.judged == 0 {
         line(format!("{} pairs can be used", with_commas(report.usable)));

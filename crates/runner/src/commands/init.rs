@@ -108,7 +108,7 @@ pub fn init(args: &InitArgs) -> Result<()> {
         format: OutputFormat::Text,
     };
     let report = findings(&check_args)?;
-    if report.are_prompts_alone() {
+    if report.has_only_prompts() {
         print(&text(&report, &check_args));
         return Err(Error::OnlyPrompts { what: "an experiment fitted to rows", hint: INIT_HINT });
     }
@@ -119,7 +119,7 @@ pub fn init(args: &InitArgs) -> Result<()> {
 
     // 2. Sizes that hold nine of ten, and the hold-out, in round numbers.
     let round = |n: usize| n.next_multiple_of(8).max(8);
-    let (usable, is_unpaired) = (report.is_usable(), report.usable_wanted > 0);
+    let (usable, is_unpaired) = (report.usable_rows(), report.usable_wanted > 0);
     let holdout = (usable / 10).clamp(2, 256);
     let rows = usable.saturating_sub(2 * holdout).clamp(2, 4096);
     let batch = if rows >= 64 { 16 } else { 4 };

@@ -1,107 +1,127 @@
-//! How large an experiment may be: numbers that are each within their range, and together beyond what anybody could run.
+//! The size of an experiment: numbers that are each in range, but together larger than anyone could run.
 
+use crate::Result;
 use crate::document::Document;
-use crate::experiment::{Experiment, Rule};
-use crate::{Error, Result};
+use crate::experiment::Experiment;
+use crate::world::Rule;
 
 /// Points of an arm: those of its grid, or the corners of its space.
-const MOST_POINTS: usize = 10_000;
+const MAX_POINTS: usize = 10_000;
 /// Trainings of an experiment, and of its search.
-const MOST_TRAININGS: usize = 100_000;
-/// Weights of a model that is made here.
-const MOST_WEIGHTS: f64 = 1e9;
+const MAX_TRAININGS: usize = 100_000;
+/// Weights of a fresh model.
+const MAX_WEIGHTS: f64 = 1e9;
 /// Tokens of a batch of running text.
-const MOST_TOKENS: usize = 1 << 24;
-/// Claims, and places at which one is read.
-const MOST_CLAIMS: usize = 1000;
-/// Rules of a judge, and the largest number in one.
-const MOST_RULES: usize = 1000;
-const MOST_IN_A_RULE: f64 = 1e9;
+const MAX_TOKENS: usize = 1 << 24;
+/// Claims, and KL distances of one claim.
+const MAX_CLAIMS: usize = 1000;
+/// Rules of a judge, and the largest number in a rule.
+const MAX_RULES: usize = 1000;
+const MAX_RULE_NUMBER: f64 = 1e9;
 
-impl Experiment {
-    /// Checks what its numbers come to, before any of it is laid out.
-    pub(crate) fn check_sizes(&self, document: &Document) -> Result<()> {
-        let refuse = |key: &str, found: String, accepted: String| {
-            Err(Error::OutOfRange { key: key.into(), found, accepted, place: document.place(key) })
-        };
-        // 1. Points, and trainings.
-        let (mut trainings, mut widest) = (0usize, ("seeds".to_string(), 0));
-        for (name, arm) in &self.arms {
-            let points = arm.most_points();
-            let table = if arm.space().is_empty() { "grid" } else { "space" };
-            if points > MOST_POINTS {
-                let (what, key) = (if table == "grid" { "points" } else { "corners" }, format!("arms.{name}.{table}"));
-                return refuse(&key, format!("{points} {what}"), format!("at most {MOST_POINTS} {what}"));
-            }
-            trainings = trainings.saturating_add(points.saturating_mul(self.seeds as usize));
-            if points > widest.1 {
-                widest = (format!("arms.{name}.{table}"), points);
-            }
+/// Checks what the numbers add up to, before anything of that size is built.
+pub(super) fn check_limits(experiment: &Experiment, document: &Document) -> Result<()> {
+    check_trainings(experiment, document)?;
+    check_model(experiment, document)?;
+    check_claims(experiment, document)?;
+    check_rules(experiment, document)
+}
+
+fn too_many(document: &Document, key: &str, found: String, accepted: String) -> Result<()> {
+    Err(document.out_of_range(key, found, accepted))
+}
+
+fn check_trainings(experiment: &Experiment, document: &Document) -> Result<()> {
+    let (mut trainings, mut widest) = (0usize, ("seeds".to_string(), 0));
+    for (name, arm) in &experiment.arms {
+        let points = arm.max_points();
+        let table = if arm.space.is_empty() { "grid" } else { "space" };
+        let key = format!("arms.{name}.{table}");
+        if points > MAX_POINTS {
+            let unit = if table == "grid" { "points" } else { "corners" };
+            return too_many(document, &key, format!("{points} {unit}"), format!("at most {MAX_POINTS} {unit}"));
         }
-        if self.is_tuned() {
-            let each = self.tuning.configurations.saturating_mul(self.tuning.seeds as usize);
-            let searched = each.saturating_mul(self.arms.len());
-            if searched > MOST_TRAININGS {
-                let found = format!("{searched} trainings: points, times tuning.seeds, of every arm");
-                return refuse("tuning.configurations", found, format!("at most {MOST_TRAININGS} in all"));
-            }
-            trainings = self.arms.len().saturating_mul(self.seeds as usize);
+        trainings = trainings.saturating_add(points.saturating_mul(experiment.seeds as usize));
+        if points > widest.1 {
+            widest = (key, points);
         }
-        if trainings > MOST_TRAININGS {
-            let found = format!("{trainings} trainings: points, times seeds, of every arm");
-            return refuse(&widest.0, found, format!("at most {MOST_TRAININGS} in all"));
-        }
-        // 2. The model and its batches.
-        let shape = &self.model;
-        let weights = 12.0 * shape.layers as f64 * (shape.width as f64).powi(2)
-            + (self.world.reviews.vocabulary + self.stages.base.window) as f64 * shape.width as f64;
-        if !self.is_pretrained() && weights > MOST_WEIGHTS {
-            let found = format!("{} layers of width {} are {weights:.1e} weights", shape.layers, shape.width);
-            return refuse("model.layers", found, format!("at most {MOST_WEIGHTS:e} weights"));
-        }
-        let base = &self.stages.base;
-        let tokens = base.batch_size.saturating_mul(base.window);
-        if tokens > MOST_TOKENS {
-            let found = format!("{} windows of {} are {tokens} tokens", base.batch_size, base.window);
-            return refuse("stages.base.batch_size", found, format!("at most {MOST_TOKENS} tokens"));
-        }
-        // 3. What is judged, and by what.
-        if self.claims.len() > MOST_CLAIMS {
-            return refuse("claims", format!("{} claims", self.claims.len()), format!("at most {MOST_CLAIMS}"));
-        }
-        if let Some(claim) = self.claims.iter().find(|claim| claim.kl.len() > MOST_CLAIMS) {
-            let found = format!("{} places in claim {}", claim.kl.len(), claim.id);
-            return refuse("claims", found, format!("at most {MOST_CLAIMS}"));
-        }
-        let rules = &self.judge.rules;
-        if rules.len() > MOST_RULES {
-            return refuse("judge.rules", format!("{} rules", rules.len()), format!("at most {MOST_RULES}"));
-        }
-        for (place, rule) in rules.iter().enumerate() {
-            let (weight, words, per) = match rule {
-                Rule::Length { words, per, weight } => (*weight, *words, *per),
-                Rule::Keyword { weight, .. } | Rule::Regex { weight, .. } | Rule::Json { weight } => {
-                    (*weight, 0.0, 1.0)
-                }
-            };
-            let is_in = |x: f64| (0.0..=MOST_IN_A_RULE).contains(&x);
-            if !(is_in(weight.abs()) && is_in(words) && is_in(per) && per > 0.0) {
-                let found = format!("in rule {}: {rule:?}", place + 1);
-                let accepted = format!("numbers of at most {MOST_IN_A_RULE:e}; `words` of at least 0, `per` above 0");
-                return refuse("judge.rules", found, accepted);
-            }
-        }
-        Ok(())
     }
+    let accepted = format!("at most {MAX_TRAININGS} in all");
+    if experiment.is_tuned() {
+        let tuning = &experiment.tuning;
+        let per_arm = tuning.configurations.saturating_mul(tuning.seeds as usize);
+        let searched = per_arm.saturating_mul(experiment.arms.len());
+        if searched > MAX_TRAININGS {
+            let found = format!("{searched} trainings: points times tuning.seeds, over all arms");
+            return too_many(document, "tuning.configurations", found, accepted);
+        }
+        trainings = experiment.arms.len().saturating_mul(experiment.seeds as usize);
+    }
+    if trainings > MAX_TRAININGS {
+        let found = format!("{trainings} trainings: points times seeds, over all arms");
+        return too_many(document, &widest.0, found, accepted);
+    }
+    Ok(())
+}
+
+fn check_model(experiment: &Experiment, document: &Document) -> Result<()> {
+    let (shape, base) = (&experiment.model, &experiment.stages.base);
+    let weights = 12.0 * shape.layers as f64 * (shape.width as f64).powi(2)
+        + (experiment.world.reviews.vocabulary + base.window) as f64 * shape.width as f64;
+    if !experiment.is_pretrained() && weights > MAX_WEIGHTS {
+        let found = format!("{} layers of width {} are {weights:.1e} weights", shape.layers, shape.width);
+        return too_many(document, "model.layers", found, format!("at most {MAX_WEIGHTS:e} weights"));
+    }
+    let tokens = base.batch_size.saturating_mul(base.window);
+    if tokens > MAX_TOKENS {
+        let found = format!("{} windows of {} are {tokens} tokens", base.batch_size, base.window);
+        return too_many(document, "stages.base.batch_size", found, format!("at most {MAX_TOKENS} tokens"));
+    }
+    Ok(())
+}
+
+fn check_claims(experiment: &Experiment, document: &Document) -> Result<()> {
+    let (claims, accepted) = (&experiment.claims, format!("at most {MAX_CLAIMS}"));
+    if claims.len() > MAX_CLAIMS {
+        return too_many(document, "claims", format!("{} claims", claims.len()), accepted);
+    }
+    match claims.iter().find(|claim| claim.kl.len() > MAX_CLAIMS) {
+        Some(claim) => {
+            let found = format!("{} values of kl in claim {}", claim.kl.len(), claim.id);
+            too_many(document, "claims", found, accepted)
+        }
+        None => Ok(()),
+    }
+}
+
+fn check_rules(experiment: &Experiment, document: &Document) -> Result<()> {
+    let rules = &experiment.judge.rules;
+    if rules.len() > MAX_RULES {
+        return too_many(document, "judge.rules", format!("{} rules", rules.len()), format!("at most {MAX_RULES}"));
+    }
+    for (index, rule) in rules.iter().enumerate() {
+        let (weight, words, per) = match rule {
+            Rule::Length { words, per, weight } => (*weight, *words, *per),
+            Rule::Keyword { weight, .. } | Rule::Regex { weight, .. } | Rule::Json { weight } => (*weight, 0.0, 1.0),
+        };
+        let is_in_range = |x: f64| (0.0..=MAX_RULE_NUMBER).contains(&x);
+        if !(is_in_range(weight.abs()) && is_in_range(words) && is_in_range(per) && per > 0.0) {
+            let found = format!("in rule {}: {rule:?}", index + 1);
+            let accepted = format!("numbers of at most {MAX_RULE_NUMBER:e}; `words` of at least 0, `per` above 0");
+            return too_many(document, "judge.rules", found, accepted);
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Error;
 
     const ARMS: &str = "[arms.p]\nmethod = \"ppo\"\n[arms.d]\nmethod = \"dpo\"\n";
 
-    fn with(text: &str, overrides: &[String]) -> Result<Experiment> {
+    fn parse(text: &str, overrides: &[String]) -> Result<Experiment> {
         Experiment::from_document(&Document::parse("t", text, overrides)?)
     }
 
@@ -154,7 +174,7 @@ mod tests {
             let as_axis = |value: &str| axis.as_ref().map(|axis| format!("{axis}=[{value}]"));
             for value in absurd {
                 for given in [Some(format!("{key}={value}")), as_axis(value)].into_iter().flatten() {
-                    let Err(error) = with(&text, std::slice::from_ref(&given)) else {
+                    let Err(error) = parse(&text, std::slice::from_ref(&given)) else {
                         let is_huge =
                             if default.is_float() { value == "1e300" || value == "1e999" } else { value.len() == 19 };
                         let may = value == "1e999" && range_has_no_end(key);
@@ -200,27 +220,27 @@ mod tests {
             (format!("[judge]\nrules = [{{ rule = \"json\", weight = inf }}]\n{ARMS}"), "rule 1"),
             ((0..300).map(|i| format!("[arms.a{i}]\nmethod = \"dpo\"\n")).collect(), "300 arms"),
         ] {
-            let error = with(&text, &[]).expect_err(says);
+            let error = parse(&text, &[]).expect_err(says);
             assert!(error.to_string().contains(says), "{error}");
             assert!(error.label().contains("at most"), "{}", error.label());
         }
-        assert!(with(&grid(&format!("beta = [{}]\n", list(1000))), &[]).is_ok());
+        assert!(parse(&grid(&format!("beta = [{}]\n", list(1000))), &[]).is_ok());
     }
 
     #[test]
     fn keys_and_files_are_bounded_too() {
         let deep = format!("{}=1", vec!["a"; 30_000].join("."));
-        assert!(matches!(with(ARMS, &[deep]), Err(Error::Override { .. })));
+        assert!(matches!(parse(ARMS, &[deep]), Err(Error::Override { .. })));
         for nested in ["[".repeat(100_000), "{a=".repeat(100_000), format!("{}b=1", "a.".repeat(100_000))] {
-            assert!(with(&format!("name = {nested}"), &[]).is_err());
-            assert!(with(&nested, &[]).is_err());
+            assert!(parse(&format!("name = {nested}"), &[]).is_err());
+            assert!(parse(&nested, &[]).is_err());
         }
         assert!(matches!(Document::load(std::path::Path::new("/dev/zero"), &[]), Err(Error::Read { .. })));
     }
 
     #[test]
     fn what_goes_into_a_script_is_one_line_of_plain_letters() {
-        let slurm = |line: &str| with(&format!("[slurm]\n{line}\n{ARMS}"), &[]);
+        let slurm = |line: &str| parse(&format!("[slurm]\n{line}\n{ARMS}"), &[]);
         for accepted in [
             "partition = \"gpu-a100,long\"",
             "time = \"90\"",

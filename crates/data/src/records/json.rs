@@ -1,0 +1,155 @@
+//! JSON Lines, and a JSON list read item by item.
+
+use super::limited_file::{BOM, LimitedFile, MAX_ROW, too_long};
+use super::record::NumberedRecord;
+use serde::Deserialize;
+use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
+use serde_json::{Map, Value};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+
+/// A JSON object without duplicate keys.
+struct UniqueKeys(Value);
+
+impl<'de> Deserialize<'de> for UniqueKeys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct ObjectVisitor;
+        impl<'de> Visitor<'de> for ObjectVisitor {
+            type Value = Value;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> std::result::Result<Value, A::Error> {
+                let mut fields = Map::new();
+                while let Some((name, value)) = access.next_entry::<String, Value>()? {
+                    if fields.contains_key(&name) {
+                        return Err(A::Error::custom(format!("`{name}` occurs twice")));
+                    }
+                    fields.insert(name, value);
+                }
+                Ok(Value::Object(fields))
+            }
+        }
+        deserializer.deserialize_map(ObjectVisitor).map(Self)
+    }
+}
+
+/// A row of JSON text.
+fn parse_row(text: &[u8]) -> std::result::Result<Value, String> {
+    let is_object = text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    let value = if is_object {
+        serde_json::from_slice(text).map(|UniqueKeys(value)| value)
+    } else {
+        serde_json::from_slice(text)
+    };
+    value.map_err(|e| format!("it is not valid JSON: {e}"))
+}
+
+/// JSON Lines: one value per line.
+pub(super) struct JsonLines {
+    reader: BufReader<File>,
+    line: usize,
+    is_finished: bool,
+}
+
+impl JsonLines {
+    pub(super) fn new(file: File) -> Self {
+        Self { reader: BufReader::with_capacity(1 << 16, file), line: 0, is_finished: false }
+    }
+}
+
+impl Iterator for JsonLines {
+    type Item = NumberedRecord<Value>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.is_finished {
+            let mut bytes = vec![];
+            let read = (&mut self.reader).take(MAX_ROW as u64 + 1).read_until(b'\n', &mut bytes);
+            self.line += 1;
+            let problem = match read {
+                Ok(0) => {
+                    self.is_finished = true;
+                    return None;
+                }
+                Ok(count) if count > MAX_ROW => too_long(),
+                Ok(_) => {
+                    let text = if self.line == 1 { bytes.strip_prefix(BOM).unwrap_or(&bytes) } else { &bytes };
+                    if text.trim_ascii().is_empty() {
+                        continue;
+                    }
+                    return Some((self.line, parse_row(text)));
+                }
+                Err(e) => e.to_string(),
+            };
+            self.is_finished = true;
+            return Some((self.line, Err(problem)));
+        }
+        None
+    }
+}
+
+/// A JSON list, item by item.
+pub(super) struct JsonList {
+    reader: BufReader<LimitedFile>,
+    /// Items read; `usize::MAX` after the end.
+    row: usize,
+}
+
+impl JsonList {
+    pub(super) fn new(reader: BufReader<LimitedFile>) -> Self {
+        Self { reader, row: 0 }
+    }
+
+    /// The next byte that is not whitespace, without consuming it.
+    fn first_byte(&mut self) -> std::io::Result<Option<u8>> {
+        loop {
+            self.reader.get_ref().start_row();
+            let bytes = self.reader.fill_buf()?;
+            let spaces = bytes.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+            let (next, is_end) = (bytes.get(spaces).copied(), bytes.is_empty());
+            self.reader.consume(spaces);
+            if next.is_some() || is_end {
+                return Ok(next);
+            }
+        }
+    }
+
+    /// The next item; `None` after the last.
+    fn item(&mut self) -> std::result::Result<Option<Value>, String> {
+        let opening = if self.row == 0 { b'[' } else { b',' };
+        let first = self.first_byte().map_err(|e| e.to_string())?;
+        match first {
+            Some(b']') if self.row > 0 => return Ok(None),
+            Some(byte) if byte == opening => self.reader.consume(1),
+            Some(byte) => return Err(format!("expected `,` or `]` after a row, found `{}`", char::from(byte))),
+            None => return Err("the list is not closed".into()),
+        }
+        match self.first_byte().map_err(|e| e.to_string())? {
+            Some(b']') if self.row == 0 => Ok(None),
+            // reads to the closing bracket of the object
+            Some(b'{') => {
+                let mut json = serde_json::Deserializer::from_reader(&mut self.reader);
+                let row = UniqueKeys::deserialize(&mut json).map(|UniqueKeys(value)| Some(value));
+                row.map_err(|e| if e.is_io() { e.to_string() } else { format!("it is not valid JSON: {e}") })
+            }
+            _ => Err("an item of the list is not an object".into()),
+        }
+    }
+}
+
+impl Iterator for JsonList {
+    type Item = NumberedRecord<Value>;
+
+    /// Invalid JSON ends the list, since the start of the next row is then unknown.
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.row == usize::MAX {
+            return None;
+        }
+        let item = self.item().transpose();
+        let row = self.row + 1;
+        self.row = if matches!(item, Some(Ok(_))) { row } else { usize::MAX };
+        Some((row, item?))
+    }
+}

@@ -1,0 +1,130 @@
+//! Parquet files, row by row. Sizes are checked before the library allocates memory, and a panic of the library on a file's
+//! bytes is an error of the file.
+
+use super::record::NumberedRecord;
+use crate::{Error, Result};
+use duel_tables::guarded;
+use parquet::file::reader::FileReader;
+use parquet::record::reader::RowIter;
+use parquet::record::{Field, Row};
+use serde_json::{Map, Value};
+use std::fs::File;
+use std::path::Path;
+
+/// The rows of a parquet file as JSON objects, up to the first that cannot be read.
+pub(super) struct ParquetRows {
+    rows: RowIter<'static>,
+    count: usize,
+    is_finished: bool,
+}
+
+impl ParquetRows {
+    /// Opens a file whose declared sizes fit its length.
+    ///
+    /// # Errors
+    /// A file that is damaged, or that declares more than its bytes can hold.
+    pub(super) fn open(path: &Path, file: File) -> Result<Self> {
+        let refuse = |error: duel_tables::Error| match error {
+            duel_tables::Error::Io(source) => Error::Read { path: path.into(), source },
+            other => Error::Row { path: path.into(), row: 0, problem: other.to_string() },
+        };
+        let reader = duel_tables::open(file).map_err(refuse)?;
+        let rows = guarded(|| Ok(RowIter::from_file_into(Box::new(reader) as Box<dyn FileReader>))).map_err(refuse)?;
+        Ok(Self::new(rows))
+    }
+
+    fn new(rows: RowIter<'static>) -> Self {
+        Self { rows, count: 0, is_finished: false }
+    }
+
+    fn next_row(&mut self) -> Option<std::result::Result<Row, String>> {
+        if self.is_finished {
+            return None;
+        }
+        let row = guarded(|| self.rows.next().transpose()).map_err(|e| e.to_string());
+        self.is_finished = !matches!(row, Ok(Some(_)));
+        row.transpose()
+    }
+}
+
+impl Iterator for ParquetRows {
+    type Item = NumberedRecord<Value>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let row = self.next_row()?;
+        self.count += 1;
+        Some((self.count, row.map(|row| object(row.get_column_iter()))))
+    }
+}
+
+fn object<'a>(fields: impl Iterator<Item = (&'a String, &'a Field)>) -> Value {
+    Value::Object(fields.map(|(name, field)| (name.clone(), to_json(field))).collect::<Map<_, _>>())
+}
+
+fn to_json(field: &Field) -> Value {
+    match field {
+        Field::Bool(flag) => Value::Bool(*flag),
+        Field::Byte(n) => Value::from(*n),
+        Field::Short(n) => Value::from(*n),
+        Field::Int(n) => Value::from(*n),
+        Field::Long(n) => Value::from(*n),
+        Field::UByte(n) => Value::from(*n),
+        Field::UShort(n) => Value::from(*n),
+        Field::UInt(n) => Value::from(*n),
+        Field::ULong(n) => Value::from(*n),
+        Field::Float(x) => Value::from(*x),
+        Field::Double(x) => Value::from(*x),
+        Field::Str(text) => Value::String(text.clone()),
+        Field::Bytes(bytes) => Value::String(String::from_utf8_lossy(bytes.data()).into_owned()),
+        Field::Group(row) => object(row.get_column_iter()),
+        Field::ListInternal(list) => Value::Array(list.elements().iter().map(to_json).collect()),
+        Field::Null => Value::Null,
+        other => Value::String(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The error of opening a file with one byte changed.
+    fn error_with_byte(bytes: &[u8], index: usize, to: u8) -> String {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let mut bytes = bytes.to_vec();
+        bytes[index] = to;
+        std::fs::write(file.path(), bytes).expect("written");
+        ParquetRows::open(file.path(), File::open(file.path()).expect("there"))
+            .err()
+            .map_or(String::new(), |e| e.to_string())
+    }
+
+    /// The headers of the first pages, byte by byte: a dictionary of one text in eight bytes, and three values in 29.
+    #[test]
+    fn a_page_is_no_larger_than_its_file_can_fill() {
+        let (turns, labels) =
+            (include_bytes!("../../tests/turns.parquet"), include_bytes!("../../tests/labels.parquet"));
+        assert_eq!((turns[12], labels[7], labels[9], labels[12]), (2, 58, 76, 6)); // zigzag: twice the number
+        assert_eq!(error_with_byte(turns, 12, 2), "");
+        for (bytes, index, to, expected) in [
+            (&turns[..], 12, 126, "a page of 63 values in 8 bytes"),
+            (labels, 7, 57, "a page of 38 bytes, -29 when decompressed"),
+            (labels, 9, 75, "a page of -38 bytes"),
+            (labels, 12, 8, "have 4 values, but 3 are declared"),
+        ] {
+            let error = error_with_byte(bytes, index, to);
+            assert!(error.contains(expected), "{error}");
+        }
+    }
+
+    /// A file whose rows cannot be read although its sizes are consistent.
+    #[test]
+    fn a_table_ends_at_its_first_error() {
+        let path = Path::new("tests/endless.parquet");
+        let reader =
+            parquet::file::reader::SerializedFileReader::new(File::open(path).expect("there")).expect("a header");
+        let rows = RowIter::from_file_into(Box::new(reader) as Box<dyn FileReader>);
+        let are_read: Vec<_> = ParquetRows::new(rows).take(1000).map(|(_, row)| row.is_ok()).collect();
+        assert_eq!(are_read.iter().filter(|is_read| !**is_read).count(), 1, "{are_read:?}");
+        assert_eq!(are_read.last(), Some(&false));
+    }
+}

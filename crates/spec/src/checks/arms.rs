@@ -1,0 +1,103 @@
+//! Settings of an arm that do not fit each other.
+
+use crate::Result;
+use crate::arm::ArmPoint;
+use crate::defaults::default_tables;
+use crate::document::Document;
+use crate::experiment::Experiment;
+use crate::method::{Conflict, DpoSettings, KlControl, MethodSettings, RolloutSettings};
+use crate::pair_loss::PairInput;
+use crate::values::same;
+use toml::Value;
+
+/// Counts that must divide one another, so that every planned update can be made.
+pub(super) fn check_updates(experiment: &Experiment, document: &Document) -> Result<()> {
+    for (name, arm) in &experiment.arms {
+        let is_range = |key: &&&str| arm.space.get(**key).is_some_and(|axis| axis.choices.is_empty());
+        if let Some(key) = ["episodes", "minibatches", "group"].iter().find(is_range) {
+            let accepted = "`choices`: not every number in a range is a divisor";
+            return Err(document.out_of_range(format!("arms.{name}.space.{key}"), "low and high", accepted));
+        }
+        arm.representative_points().iter().try_for_each(|point| check_point(name, point, document))?;
+    }
+    Ok(())
+}
+
+fn check_point(arm: &str, point: &ArmPoint, document: &Document) -> Result<()> {
+    let refuse = |key: &str, found: String, accepted: String| {
+        Err(document.out_of_range(format!("arms.{arm}.{key}"), found, accepted))
+    };
+    if let MethodSettings::Dpo(DpoSettings { loss, batch_size: 1, .. }) = point.method
+        && loss.takes(PairInput::Mismatched)
+    {
+        let word = loss.entry().word;
+        let accepted =
+            format!("at least 2 with loss = \"{word}\", which estimates its KL from the other rows of the batch");
+        return refuse("batch_size", "1".into(), accepted);
+    }
+    let Some(shared) = point.method.on_policy() else { return Ok(()) };
+    let &RolloutSettings { episodes, minibatches, kl_control, kl_horizon, .. } = shared;
+    let group = point.method.group();
+    if !episodes.is_multiple_of(group) {
+        let found = format!("{group} does not divide {episodes} episodes");
+        return refuse("group", found, format!("a divisor of episodes: {}", divisors(episodes)));
+    }
+    if group == 1 && matches!(point.method, MethodSettings::Rloo(_) | MethodSettings::Grpo(_)) {
+        return refuse("group", "1".into(), "at least 2: the baseline is computed within the group".into());
+    }
+    let (unit_size, units) = point.method.unit();
+    let count = episodes / unit_size;
+    if !count.is_multiple_of(minibatches) {
+        let each = if unit_size == 1 { String::new() } else { format!(" of {unit_size} episodes each") };
+        let found = format!("{minibatches} does not divide {count} {units}{each}");
+        return refuse("minibatches", found, format!("a divisor of the {units}: {}", divisors(count)));
+    }
+    if kl_control == KlControl::Adaptive && kl_horizon < episodes as f64 {
+        let found = format!("{kl_horizon}, with {episodes} episodes per rollout");
+        let accepted = "at least `episodes`, so that one rollout changes beta by at most a fifth".into();
+        return refuse("kl_horizon", found, accepted);
+    }
+    Ok(())
+}
+
+/// The divisors of a number up to 256, for messages.
+fn divisors(n: usize) -> String {
+    let divisors: Vec<String> = (1..=n.min(256)).filter(|d| n.is_multiple_of(*d)).map(|d| d.to_string()).collect();
+    divisors.join(", ")
+}
+
+/// A setting of an arm that differs from its default and that none of the arm's points reads. Its origin does not matter: a
+/// run's own copy of its experiment contains every value.
+pub(super) fn check_unused(experiment: &Experiment, document: &Document) -> Result<()> {
+    for (name, arm) in &experiment.arms {
+        let points = arm.representative_points();
+        let (_, methods) = default_tables();
+        let defaults = &methods[points[0].method.name()];
+        let is_changed =
+            |(setting, value): &(&String, &Value)| defaults.get(setting).is_some_and(|default| !same(default, value));
+        let changed = arm.settings.iter().filter(is_changed).map(|(setting, _)| (setting, ""));
+        let axes = arm.grid.keys().map(|axis| (axis, "grid.")).chain(arm.space.keys().map(|axis| (axis, "space.")));
+        for (setting, table) in changed.chain(axes) {
+            let reasons: Option<Vec<String>> =
+                points.iter().map(|point| point.method.inactive_because(setting)).collect();
+            if let Some(with) = reasons.and_then(|reasons| reasons.into_iter().next()) {
+                return Err(document.clash(format!("arms.{name}.{table}{setting}"), with, "it is not used"));
+            }
+        }
+        let couples_pairs =
+            |point: &ArmPoint| matches!(&point.method, MethodSettings::Dpo(dpo) if dpo.loss.entry().couples_pairs);
+        if experiment.learner.accumulate > 1 && points.iter().any(couples_pairs) {
+            let why = "the loss depends on all pairs of a batch together, so the batch cannot be split";
+            return Err(document.clash(format!("arms.{name}.loss"), "learner.accumulate", why));
+        }
+        if let Some(Conflict { key, with, why }) = points.iter().find_map(|point| point.method.conflict()) {
+            let table = match (arm.grid.contains_key(key), arm.space.contains_key(key)) {
+                (true, _) => "grid.",
+                (_, true) => "space.",
+                _ => "",
+            };
+            return Err(document.clash(format!("arms.{name}.{table}{key}"), with, why));
+        }
+    }
+    Ok(())
+}

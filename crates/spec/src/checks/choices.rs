@@ -1,0 +1,58 @@
+//! The strings that a key accepts.
+
+use super::key_pattern::matches_key;
+use crate::document::Document;
+use crate::method::METHODS;
+use crate::pair_loss::PAIR_LOSSES;
+use crate::values::{items, value_text};
+use crate::{Error, Result};
+
+const SCALINGS: [&str; 3] = ["raw", "scaled", "white"];
+
+/// The choices of each key; `*` stands for an arm's name.
+const CHOICES: &[(&str, &[&str])] = &[
+    ("world.kind", &["grammar", "reviews", "rows"]),
+    ("judge.kind", &["world", "sentiment", "ratings", "rules", "command"]),
+    ("judge.reads", &["response", "all"]),
+    ("learner.optimizer", &["adamw", "rmsprop", "lion"]),
+    ("learner.schedule", &["constant", "linear", "cosine"]),
+    ("stages.pairs.temperature", &["fixed", "bayes"]),
+    ("stages.rm.model", &["transformer", "linear"]),
+    ("stages.rm.start", &["sft", "base"]),
+    ("stages.rm.score", &["last", "mean"]),
+    ("stages.rm.ensemble_score", &["mean", "worst", "cautious"]),
+    ("stages.rm.keep", &["last", "best"]),
+    ("tuning.choose", &["gold", "proxy"]),
+    ("arms.*.search", &["grid", "random", "tpe", "halving"]),
+    ("arms.*.method", &METHODS),
+    ("arms.*.reward", &["rm", "gold"]),
+    ("arms.*.loss", PAIR_LOSSES),
+    ("arms.*.pair_loss", &["sigmoid", "hinge", "ipo"]),
+    ("arms.*.keep", &["last", "gold", "proxy", "loss"]),
+    ("arms.*.lora_targets", &["all", "attention", "mlp"]),
+    ("arms.*.kl", &["reward", "loss"]),
+    ("arms.*.kl_estimator", &["k1", "k2", "k3", "full"]),
+    ("arms.*.kl_control", &["fixed", "adaptive", "target"]),
+    ("arms.*.reference", &["frozen", "ema"]),
+    ("arms.*.scores", &SCALINGS),
+    ("arms.*.truncated", &["keep", "mask"]),
+    ("arms.*.loss_mean", &["tokens", "responses"]),
+    ("arms.*.advantages", &SCALINGS),
+    ("arms.*.rewards", &SCALINGS),
+    ("arms.*.critic", &["separate", "shared"]),
+    ("arms.*.critic_start", &["scorer", "sft"]),
+];
+
+pub(super) fn check_choices(document: &Document) -> Result<()> {
+    for (key, value, _) in document.resolved() {
+        let Some((_, accepted)) = CHOICES.iter().find(|(pattern, _)| matches_key(pattern, &key)) else { continue };
+        for choice in items(&value) {
+            let found = value_text(choice);
+            if !accepted.contains(&found.as_str()) {
+                let (accepted, span) = (accepted.to_vec(), document.span(&key));
+                return Err(Error::UnknownChoice { key, found, accepted, span });
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,50 @@
+//! Settings of the reward model that cannot be combined.
+
+use crate::Result;
+use crate::document::Document;
+use crate::experiment::Experiment;
+use crate::stages::{RmCheckpointSelection, RmModel, RmStage, RmStart};
+use crate::world::WorldKind;
+
+pub(super) fn check_reward_model(experiment: &Experiment, document: &Document) -> Result<()> {
+    let is_text = experiment.world.kind != WorldKind::Grammar;
+    if experiment.stages.pairs.max_edits.is_finite() && is_text {
+        let why = "two long texts are never so close";
+        return Err(document.clash("stages.pairs.max_edits", "a text world", why));
+    }
+    let (rm, defaults) = (&experiment.stages.rm, RmStage::defaults());
+    let is_linear = rm.model == RmModel::Linear;
+    let keeps_last = rm.keep == RmCheckpointSelection::Last;
+    let (linear, not_used) = ("model = \"linear\"", "it is not used");
+    // the key, whether it conflicts, with what, why
+    let conflicts = [
+        ("model", is_linear && is_text, "a text world", "the features of the linear model are those of grammar"),
+        ("start", rm.start == RmStart::Base && !is_text, "world.kind = \"grammar\"", "grammar has no base model"),
+        ("start", is_linear && rm.start != defaults.start, linear, "it has no body to initialize"),
+        ("score", is_linear && rm.score != defaults.score, linear, "it gives one score per response"),
+        ("lora", is_linear && rm.lora, linear, "it has no body to adapt"),
+        ("lora_rank", !rm.lora && rm.lora_rank != defaults.lora_rank, "lora = false", not_used),
+        ("lora_alpha", !rm.lora && rm.lora_alpha != defaults.lora_alpha, "lora = false", not_used),
+        ("ensemble", is_linear && rm.ensemble > 1, linear, "its fit is unique, so all members would be the same"),
+        ("tie_margin", is_linear && rm.tie_margin > 0.0, linear, "its fit has no term for ties"),
+        (
+            "tie_margin",
+            rm.tie_margin > 0.0 && rm.label_smoothing > 0.0,
+            "label_smoothing",
+            "the loss for tied rows has no term for flipped labels",
+        ),
+        ("centring", is_linear && rm.centring != defaults.centring, linear, not_used),
+        ("keep", is_linear && !keeps_last, linear, "it is fitted in one step"),
+        ("patience", keeps_last && rm.patience != defaults.patience, "keep = \"last\"", not_used),
+        (
+            "ensemble_score",
+            rm.ensemble == 1 && rm.ensemble_score != defaults.ensemble_score,
+            "ensemble = 1",
+            "the mean and the worst of a single model are the same",
+        ),
+    ];
+    match conflicts.into_iter().find(|(_, is_conflict, ..)| *is_conflict) {
+        Some((key, _, with, why)) => Err(document.clash(format!("stages.rm.{key}"), with, why)),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,171 @@
+//! The name, the world, the judge, and the model against them.
+
+use crate::document::Document;
+use crate::experiment::Experiment;
+use crate::stages::SftStage;
+use crate::world::{JudgeKind, Rule, WorldKind};
+use crate::{Error, Result};
+use toml::Value;
+
+/// Each rule of the judge by itself, so that an error can name it.
+pub(super) fn check_rules(document: &Document) -> Result<()> {
+    let rules = document.merged.get("judge").and_then(|judge| judge.get("rules")).and_then(Value::as_array);
+    for (index, rule) in rules.into_iter().flatten().enumerate() {
+        if let Err(e) = rule.clone().try_into::<Rule>() {
+            let found = format!("in rule {}: {}", index + 1, e.message());
+            let (expected, span) = ("a list of rules as `duel defaults` shows them", document.span("judge.rules"));
+            return Err(Error::WrongType { key: "judge.rules".into(), expected, found, span });
+        }
+    }
+    Ok(())
+}
+
+/// The name of the experiment, which is that of a folder.
+pub(super) fn check_name(experiment: &Experiment, document: &Document) -> Result<()> {
+    let name = &experiment.name;
+    let is_valid =
+        !name.is_empty() && !name.starts_with('.') && name.chars().all(|c| c.is_alphanumeric() || "-_.".contains(c));
+    let accepted = "letters, digits, `-`, `_` and `.`, since it names a folder";
+    if is_valid { Ok(()) } else { Err(document.out_of_range("name", format!("`{name}`"), accepted)) }
+}
+
+pub(super) fn check_heads(experiment: &Experiment, document: &Document) -> Result<()> {
+    let (heads, width) = (experiment.model.heads, experiment.model.width);
+    if width.is_multiple_of(heads.max(1)) {
+        return Ok(());
+    }
+    let found = format!("{heads} does not divide width {width}");
+    Err(document.out_of_range("model.heads", found, "a divisor of model.width"))
+}
+
+/// The source of the model against the world; the judge; the SFT stage.
+pub(super) fn check_world(experiment: &Experiment, document: &Document) -> Result<()> {
+    let (kind, is_pretrained) = (experiment.world.kind, experiment.is_pretrained());
+    match kind {
+        WorldKind::Grammar if is_pretrained => {
+            let why = "grammar has its own vocabulary, which no pretrained model knows";
+            return Err(document.clash("model.from", "world.kind = \"grammar\"", why));
+        }
+        WorldKind::Rows if !is_pretrained => {
+            let accepted = "with world.kind = \"rows\": a Hugging Face directory or a .gguf file";
+            return Err(document.missing("model.from", accepted));
+        }
+        WorldKind::Rows if experiment.world.rows.train.is_empty() => {
+            return Err(document.missing("world.rows.train", "a file of preference rows"));
+        }
+        _ => {}
+    }
+    let rows = &experiment.world.rows;
+    if rows.validation.is_empty() != rows.test.is_empty() {
+        let why = "either give both, or leave both out and they are split off from train";
+        return Err(document.clash("world.rows.validation", "world.rows.test", why));
+    }
+    check_judge(experiment, document)?;
+    if !is_date(&rows.date) {
+        let accepted = "year, month and day, such as \"2024-07-26\"";
+        return Err(document.out_of_range("world.rows.date", format!("`{}`", rows.date), accepted));
+    }
+    let may_have_preface = is_pretrained && kind == WorldKind::Reviews;
+    if !experiment.world.reviews.preface.is_empty() && !may_have_preface {
+        let why = "only a pretrained model on reviews reads a preface";
+        return Err(document.clash("world.reviews.preface", "model.from = \"\"", why));
+    }
+    if experiment.model.mapped {
+        check_mapped(experiment, document)?;
+    }
+    check_sft(experiment, document)
+}
+
+fn check_judge(experiment: &Experiment, document: &Document) -> Result<()> {
+    let judge = &experiment.judge;
+    if experiment.world.kind == WorldKind::Grammar && judge.kind != JudgeKind::World {
+        let why = "the judge of grammar is its gold formula";
+        return Err(document.clash("judge.kind", "world.kind = \"grammar\"", why));
+    }
+    if judge.kind == JudgeKind::Rules && judge.rules.is_empty() {
+        return Err(document.missing("judge.rules", "at least one rule"));
+    }
+    if judge.kind == JudgeKind::Command && judge.command.is_empty() {
+        return Err(document.missing("judge.command", "a program and its arguments"));
+    }
+    if judge.kind != JudgeKind::Command && !judge.version.is_empty() {
+        let why = "only a \"command\" has a version; the other judges are hashed completely";
+        return Err(document.clash("judge.version", "judge.kind", why));
+    }
+    Ok(())
+}
+
+/// A memory-mapped model needs adapters everywhere.
+fn check_mapped(experiment: &Experiment, document: &Document) -> Result<()> {
+    let clash = |with: &str, why: &str| Err(document.clash("model.mapped", with, why));
+    let why = "weights that are trained in full cannot stay in their file";
+    if !experiment.is_pretrained() {
+        return clash("model.from = \"\"", "a fresh model has no file");
+    }
+    let full = experiment
+        .arms
+        .iter()
+        .find(|(_, arm)| arm.representative_points().iter().any(|point| !point.method.common().lora));
+    if let Some((name, _)) = full {
+        return clash(&format!("arms.{name}.lora = false"), why);
+    }
+    if experiment.stages.sft.steps > 0 {
+        return clash("stages.sft.steps", "the SFT policy is kept as full weights");
+    }
+    if !experiment.stages.rm.lora {
+        return clash("stages.rm.lora = false", why);
+    }
+    Ok(())
+}
+
+fn check_sft(experiment: &Experiment, document: &Document) -> Result<()> {
+    let (sft, defaults) = (&experiment.stages.sft, SftStage::defaults());
+    let clash = |key: &str, with: &str, why: &str| Err(document.clash(format!("stages.sft.{key}"), with, why));
+    if sft.steps == 0 && experiment.world.kind == WorldKind::Grammar {
+        return clash(
+            "steps",
+            "world.kind = \"grammar\"",
+            "grammar has no base model to use in place of the SFT policy",
+        );
+    }
+    if sft.steps == 0 && sft.lora {
+        return clash("lora", "stages.sft.steps = 0", "nothing is trained");
+    }
+    if !sft.lora && sft.lora_rank != defaults.lora_rank {
+        return clash("lora_rank", "stages.sft.lora = false", "it is not used");
+    }
+    if !sft.lora && sft.lora_alpha != defaults.lora_alpha {
+        return clash("lora_alpha", "stages.sft.lora = false", "it is not used");
+    }
+    Ok(())
+}
+
+/// The window of the base model against the prompts and responses of `reviews`.
+pub(super) fn check_window(experiment: &Experiment, document: &Document) -> Result<()> {
+    let (reviews, window) = (&experiment.world.reviews, experiment.stages.base.window);
+    let needed = 1 + reviews.prompt_tokens + reviews.response_tokens;
+    if experiment.world.kind != WorldKind::Reviews || experiment.is_pretrained() || needed <= window {
+        return Ok(());
+    }
+    let accepted = format!("at least 1 + prompt_tokens + response_tokens = {needed}");
+    Err(document.out_of_range("stages.base.window", format!("{window} tokens"), accepted))
+}
+
+/// Whether a text is a day of the calendar, as `2024-07-26`.
+fn is_date(text: &str) -> bool {
+    let number = |range: std::ops::Range<usize>| {
+        text.get(range).filter(|digits| digits.bytes().all(|b| b.is_ascii_digit()))?.parse::<u32>().ok()
+    };
+    let (Some(year), Some(month), Some(day)) = (number(0..4), number(5..7), number(8..10)) else { return false };
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let days = match month {
+        2 => 28 + u32::from(leap),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    };
+    text.len() == 10
+        && &text[4..5] == "-"
+        && &text[7..8] == "-"
+        && (1..=12).contains(&month)
+        && (1..=days).contains(&day)
+}

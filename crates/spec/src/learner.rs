@@ -1,0 +1,71 @@
+//! Settings of the model and of its optimizer.
+
+use crate::defaults::typed_default;
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelShape {
+    pub from: String,
+    pub mapped: bool,
+    pub layers: usize,
+    pub width: usize,
+    pub heads: usize,
+    pub tied: bool,
+}
+
+/// The update rule.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OptimizerKind {
+    Adamw,
+    Rmsprop,
+    Lion,
+}
+
+/// The learning rate after warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    Constant,
+    Linear,
+    Cosine,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LearnerSettings {
+    pub optimizer: OptimizerKind,
+    pub adam_beta1: f64,
+    pub adam_beta2: f64,
+    pub adam_epsilon: f64,
+    pub rms_alpha: f64,
+    pub rms_epsilon: f64,
+    pub rms_momentum: f64,
+    pub rms_centred: bool,
+    pub lion_beta1: f64,
+    pub lion_beta2: f64,
+    pub weight_decay: f64,
+    pub decay_vectors: bool,
+    pub decay_embeddings: bool,
+    pub accumulate: usize,
+    pub recompute: bool,
+    pub clip_norm: f64,
+    pub schedule: Schedule,
+    pub warmup: f64,
+    pub final_rate: f64,
+}
+
+impl ModelShape {
+    /// The values in `defaults.toml`.
+    pub fn defaults() -> Self {
+        typed_default(&["model"])
+    }
+}
+
+impl LearnerSettings {
+    /// The values in `defaults.toml`.
+    pub fn defaults() -> Self {
+        typed_default(&["learner"])
+    }
+}

@@ -1,0 +1,52 @@
+//! Source positions: which part of the user's text a key's value came from.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// A range of the user's text, for error messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceSpan {
+    /// Name shown to the user: the file, or the command-line argument.
+    pub name: String,
+    /// The whole text that `span` points into.
+    pub text: String,
+    /// Bytes of `text`.
+    pub span: Range<usize>,
+}
+
+/// The span of each key of an experiment file, overrides included.
+#[derive(Debug, Clone)]
+pub(crate) struct SourceMap {
+    spans: BTreeMap<String, SourceSpan>,
+    file: SourceSpan,
+}
+
+impl SourceMap {
+    /// No keys yet; `file` stands for those that are not found.
+    pub(crate) fn new(file: SourceSpan) -> Self {
+        Self { spans: BTreeMap::new(), file }
+    }
+
+    pub(crate) fn insert(&mut self, key: String, span: SourceSpan) {
+        self.spans.insert(key, span);
+    }
+
+    /// The span of `key`, or of the nearest table around it.
+    pub(crate) fn span(&self, key: &str) -> Box<SourceSpan> {
+        let mut key = key;
+        loop {
+            if let Some(span) = self.spans.get(key) {
+                return Box::new(span.clone());
+            }
+            match key.rfind('.') {
+                Some(dot) => key = &key[..dot],
+                None => return self.file(),
+            }
+        }
+    }
+
+    /// The file as a whole.
+    pub(crate) fn file(&self) -> Box<SourceSpan> {
+        Box::new(self.file.clone())
+    }
+}

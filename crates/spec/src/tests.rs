@@ -1,0 +1,212 @@
+//! Experiment files as a whole: what is accepted, what is refused, and what is named in the error.
+
+use crate::checks::range_of;
+use crate::{ArmRef, Document, Error, Experiment, MethodSettings, Result};
+use toml::Value;
+
+fn parse(text: &str) -> Result<Experiment> {
+    Experiment::from_document(&Document::parse("t.toml", text, &[])?)
+}
+
+fn first(experiment: &Experiment) -> MethodSettings {
+    experiment.cells_for(&experiment.trials())[0].point.method.clone()
+}
+
+#[test]
+fn a_grid_spans_its_product_and_is_paired_over_seeds() {
+    let experiment = parse(
+        "name = \"t\"\nseeds = 2\n[arms.a]\nmethod = \"dpo\"\n[arms.a.grid]\nbeta = [0.1, 1]\nepochs = [1, 2, 3]\n",
+    )
+    .expect("valid");
+    let cells = experiment.cells_for(&experiment.trials());
+    assert_eq!(cells.len(), 12);
+    assert_eq!(cells[0].point.label, "beta=0.1,epochs=1");
+    assert_eq!(cells[5].point.label, "beta=1,epochs=3");
+    assert_eq!(cells[5].point.method.beta(), 1.0);
+    assert_eq!((cells[5].seed, cells[6].seed), (0, 1));
+}
+
+#[test]
+fn mistakes_name_the_key_and_the_place() {
+    let unknown = parse("name = \"t\"\n[arms.a]\nmethod = \"dpo\"\nbetta = 0.1\n").expect_err("unknown");
+    assert!(matches!(&unknown, Error::UnknownKey { nearest: Some(n), .. } if n == "beta"), "{unknown:?}");
+    let wrong = parse("name = \"t\"\nseeds = \"six\"\n[arms.a]\nmethod = \"dpo\"\n").expect_err("type");
+    let source = wrong.span().expect("has a span").clone();
+    assert_eq!(&source.text[source.span], "\"six\"");
+    let range = parse("[stages.pairs]\nlabel_flips = 0.6\n[arms.a]\nmethod = \"dpo\"\n").expect_err("range");
+    assert!(matches!(range, Error::OutOfRange { .. }), "{range:?}");
+    let empty = parse("[arms.a]\nmethod = \"dpo\"\n[arms.a.grid]\nbeta = []\n").expect_err("empty");
+    assert!(matches!(empty, Error::EmptyGrid { .. }), "{empty:?}");
+    let choice = parse("[arms.a]\nmethod = \"ppo\"\nreward = \"rn\"\n").expect_err("choice");
+    assert!(matches!(choice, Error::UnknownChoice { .. }), "{choice:?}");
+    assert!(matches!(parse("[arms.a]\nbeta = 0.1\n").expect_err("method"), Error::NoMethod { .. }));
+    assert!(matches!(parse("seeds = 1\n").expect_err("arms"), Error::NoArms { .. }));
+    assert!(matches!(
+        parse("name = \"../up\"\n[arms.a]\nmethod=\"dpo\"\n").expect_err("name"),
+        Error::OutOfRange { .. }
+    ));
+}
+
+#[test]
+fn the_command_line_overrides_the_file_and_says_so() {
+    let text = "seeds = 2\n[arms.a]\nmethod = \"dpo\"\nbeta = 0.1\n";
+    let document = Document::parse("t", text, &["arms.a.beta=0.3".into(), "world.kind=grammar".into()]).expect("valid");
+    assert_eq!(document.origin("arms.a.beta"), crate::Origin::CommandLine);
+    assert_eq!(document.origin("seeds"), crate::Origin::File);
+    assert_eq!(document.origin("seed"), crate::Origin::Default);
+    let experiment = Experiment::from_document(&document).expect("valid");
+    assert_eq!(first(&experiment).beta(), 0.3);
+    assert!(Document::parse("t", text, &["nonsense".into()]).is_err());
+}
+
+#[test]
+fn every_word_for_a_loss_is_one_and_settings_that_no_loss_reads_clash() {
+    for &word in crate::pair_loss::PAIR_LOSSES {
+        let arm = format!("[arms.a]\nmethod = \"dpo\"\nloss = \"{word}\"\n");
+        let found = match first(&parse(&arm).expect(word)) {
+            MethodSettings::Dpo(dpo) => serde_json::to_value(dpo.loss).expect("a word"),
+            other => panic!("a DPO arm, not {other:?}"),
+        };
+        assert_eq!(found, word);
+    }
+    let clash = |text: &str| matches!(parse(text), Err(Error::Clash { .. }));
+    assert!(clash("[arms.a]\nmethod = \"dpo\"\nloss = \"ipo\"\nlabel_smoothing = 0.1\n"));
+    assert!(clash("[arms.a]\nmethod = \"dpo\"\nloss = \"simpo\"\nreference_free = true\n"));
+    assert!(clash("[arms.a]\nmethod = \"dpo\"\nloss = \"preferred_ft\"\n[arms.a.grid]\nbeta = [0.1, 1]\n"));
+    assert!(clash(
+        "[arms.a]\nmethod = \"dpo\"\nloss = \"kto\"\nkto_desirable = 0\n[arms.a.grid]\nkto_undesirable = [0, 1]\n"
+    ));
+    assert!(!clash("[arms.a]\nmethod = \"dpo\"\nloss = \"kto\"\nkto_desirable = 0\n"));
+    // one of the grid's losses reads it
+    assert!(!clash("[arms.a]\nmethod = \"dpo\"\nlabel_smoothing = 0.1\n[arms.a.grid]\nloss = [\"ipo\", \"robust\"]\n"));
+}
+
+const SPACE: &str = "[tuning]\nconfigurations = 4\n[arms.d]\nmethod = \"dpo\"\nsearch = \"random\"\n[arms.d.space]\n";
+
+#[test]
+fn a_space_is_drawn_from_and_its_conditions_hold() {
+    let text = format!(
+        "{SPACE}beta = {{ low = 1, high = 2 }}\nepochs = {{ low = 1, high = 3 }}\nloss = {{ choices = [\"ipo\", \"robust\"] }}\nlabel_smoothing = {{ low = 0.1, high = 0.2, when = {{ loss = [\"robust\"] }} }}\n"
+    );
+    let experiment = parse(&text).expect("valid");
+    let arm = &experiment.arms["d"];
+    assert_eq!(arm.point(&arm.draw(|_, _| 0.4)).label, "beta=1.4,epochs=2,loss=ipo");
+    let robust = arm.point(&arm.draw(|name, _| if name == "loss" { 0.9 } else { 0.0 }));
+    assert_eq!(robust.label, "beta=1.0,epochs=1,label_smoothing=0.1,loss=robust");
+    assert_eq!(arm.representative_points().len(), 2 * 2 * (1 + 2));
+}
+
+#[test]
+fn claims_are_read_and_name_what_is_there() {
+    let arms = "[arms.a]\nmethod = \"dpo\"\n[arms.b]\nmethod = \"ppo\"\n";
+    let claim = |claim: &str| parse(&format!("{arms}[[claims]]\n{claim}\n"));
+    let all = claim("id = \"B1\"\narms = [\"a\", \"b\"]\nkl = [2.0]").expect("valid").claims;
+    assert_eq!((all.len(), &all[0].kl[..], all[0].smallest), (1, &[2.0][..], 0.05));
+    let other = claim("id = \"B9\"\narms = [\"a@few-rows\", \"b\"]\nmetric = \"peak\"").expect("valid").claims;
+    assert_eq!(other[0].arms[0], ArmRef { arm: "a".into(), run: Some("few-rows".into()) });
+    assert!(claim("id = \"B6\"\narms = [\"a\"]\nmetric = \"drop\"\nkl = [0.5, 1]\nat_least = 1").is_ok());
+    for refused in [
+        "arms = [\"a\", \"b\"]",
+        "id = \"B1\"",
+        "id = \"B1\"\narms = [\"a\"]",
+        "id = \"B1\"\narms = [\"a\", \"a\"]",
+        "id = \"B1\"\narms = [\"a\", \"c\"]",
+        "id = \"B1\"\narms = [\"a\", \"b\"]\nmetric = \"eta\"",
+        "id = \"B1\"\narms = [\"a\", \"b\"]\nkl = [-1.0]",
+        "id = \"B1\"\narms = [\"a\", \"b\"]\nkl = [1.0, 1.0]",
+        "id = \"B1\"\narms = [\"a\", \"b\"]\nkl = []",
+        "id = \"B1\"\narms = [\"a\", \"b\"]\nat_least = 2",
+        "id = \"B1\"\narms = [\"a\", \"b\"]\nsmallest = inf",
+        "id = \"B1\"\narms = [\"a\", \"b\"]\nkll = 1.0",
+        "id = \"B1\"\narms = [\"a\", \"b\"]\n[[claims]]\nid = \"B1\"\narms = [\"a\", \"b\"]",
+    ] {
+        assert!(claim(refused).is_err(), "{refused}");
+    }
+}
+
+#[test]
+fn searches_that_cannot_be_are_refused() {
+    let axis = |axis: &str| parse(&format!("{SPACE}{axis}\n"));
+    assert!(axis("beta = { low = 0.1, high = 1.0, log = true }").is_ok());
+    for refused in [
+        "beta = { low = 1.0, high = 0.1 }",
+        "beta = { low = -1.0, high = 0.1 }",
+        "beta = { low = 0.0, high = 0.1, log = true }",
+        "beta = { low = 0.1 }",
+        "beta = { choices = [0.1] }",
+        "beta = { choices = [0.1, 0.1] }",
+        "beta = { choices = [0.1, 0.2], low = 0.1 }",
+        "beta = { low = \"a\", high = \"b\" }",
+        "beta = 0.1",
+        "betta = { low = 0.1, high = 0.2 }",
+        "loss = { choices = [\"ipo\", \"ipx\"] }",
+        "label_smoothing = { low = 0.1, high = 0.6 }",
+        "label_smoothing = { low = 0.1, high = 0.2, when = { beta = [\"x\"] } }",
+    ] {
+        assert!(axis(refused).is_err(), "{refused}");
+    }
+    let clash = |text: &str| matches!(parse(text), Err(Error::Clash { .. }));
+    let beta = "beta = { low = 0.1, high = 1.0 }\n";
+    assert!(clash(&format!("seed = 99\n{SPACE}{beta}")), "tuning seeds are compared on");
+    assert!(clash(&format!("{}{beta}", SPACE.replace("4", "0"))), "no number of points");
+    assert!(clash(&format!("{}{beta}", SPACE.replace("random", "grid"))), "a grid with a space");
+    assert!(clash("[tuning]\nconfigurations = 4\n[arms.d]\nmethod = \"dpo\"\ngrid.beta = [0.1, 0.2]\n"), "budgets");
+    assert!(clash(&format!("{}{beta}", SPACE.replace("random", "halving").replace("4", "4\nseeds = 1"))));
+    // of no use with every loss but one that is not drawn
+    assert!(clash(&format!(
+        "{SPACE}label_smoothing = {{ low = 0.1, high = 0.2, when = {{ loss = [\"ipo\"] }} }}\nloss = {{ choices = [\"ipo\", \"hinge\"] }}\n"
+    )));
+}
+
+/// Whether a file with one arm is accepted; the error's text where it is not.
+fn refusal(arm: &str) -> Option<String> {
+    parse(&format!("[arms.a]\n{arm}\n")).err().map(|e| e.to_string())
+}
+
+#[test]
+fn minibatches_divide_what_they_are_cut_from() {
+    let accepted = [
+        "method = \"ppo\"\nepisodes = 12\nminibatches = 4",
+        "method = \"grpo\"\nepisodes = 12\nminibatches = 4\ngroup = 6", // parted groups are none the worse
+        "method = \"online_dpo\"\nepisodes = 12\nminibatches = 3",
+        "method = \"raft\"\nepisodes = 12\nminibatches = 3\ngroup = 4",
+    ];
+    for arm in accepted {
+        assert_eq!(refusal(arm), None, "{arm}");
+    }
+    let refused = [
+        ("method = \"ppo\"\nepisodes = 12\nminibatches = 5", "5 does not divide 12 episodes"),
+        ("method = \"online_dpo\"\nepisodes = 12\nminibatches = 4", "4 does not divide 6 pairs of 2 episodes"),
+        ("method = \"online_dpo\"\nepisodes = 6\nminibatches = 6", "6 does not divide 3 pairs"), // none would be left
+        ("method = \"raft\"\nepisodes = 12\nminibatches = 4\ngroup = 4", "4 does not divide 3 groups"),
+        ("method = \"rloo\"\nepisodes = 12\nminibatches = 3\ngroup = 5", "5 does not divide 12 episodes"),
+        ("method = \"ppo\"\n[arms.a.grid]\nminibatches = [4, 3]\nepisodes = [256]", "3 does not divide 256"),
+    ];
+    for (arm, says) in refused {
+        let found = refusal(arm).expect(arm);
+        assert!(found.contains(says), "{arm}: {found}");
+    }
+    let range = format!("{}minibatches = {{ low = 1, high = 4 }}\n", SPACE.replace("dpo", "ppo"));
+    assert!(matches!(parse(&range), Err(Error::OutOfRange { .. })), "3 of 1 to 4 does not divide 256");
+    let choices = format!("{}minibatches = {{ choices = [1, 4] }}\n", SPACE.replace("dpo", "ppo"));
+    assert!(parse(&choices).is_ok());
+    assert!(refusal("method = \"dpo\"\nloss = \"kto\"\nbatch_size = 1").expect("no neighbour").contains("batch_size"));
+}
+
+#[test]
+fn a_horizon_is_no_shorter_than_a_rollout() {
+    let horizon =
+        |h: f64| refusal(&format!("method = \"ppo\"\nkl_control = \"adaptive\"\nepisodes = 64\nkl_horizon = {h:?}"));
+    assert_eq!(horizon(64.0), None);
+    assert!(horizon(63.0).expect("too short").contains("kl_horizon"));
+}
+
+#[test]
+fn every_numeric_default_has_a_range() {
+    let document = Document::parse("t", "[arms.p]\nmethod=\"ppo\"\n[arms.d]\nmethod=\"dpo\"\n", &[]).expect("valid");
+    for (key, value, _) in document.resolved() {
+        if matches!(value, Value::Integer(_) | Value::Float(_)) {
+            assert!(range_of(&key).is_some(), "{key} has no range");
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Settings of the worlds and of the judge: the sources of prompts and of gold reward.
+
+use crate::defaults::typed_default;
+use serde::{Deserialize, Serialize};
+
+/// Source of prompts and gold reward.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorldKind {
+    Grammar,
+    Reviews,
+    Rows,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorldSettings {
+    pub kind: WorldKind,
+    pub grammar: GrammarSettings,
+    pub reviews: ReviewsSettings,
+    pub rows: RowsSettings,
+}
+
+/// The user's own preference rows.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RowsSettings {
+    pub train: String,
+    pub validation: String,
+    pub test: String,
+    pub holdout: f64,
+    pub prompt: String,
+    pub chosen: String,
+    pub rejected: String,
+    pub prompt_tokens: usize,
+    pub response_tokens: usize,
+    pub judged_words: usize,
+    /// Year, month and day: `2024-07-26`.
+    pub date: String,
+}
+
+/// Source of gold reward in the text worlds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JudgeKind {
+    World,
+    Sentiment,
+    Ratings,
+    Rules,
+    Command,
+}
+
+/// The part of a text that a judge reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JudgedText {
+    Response,
+    All,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JudgeSettings {
+    pub kind: JudgeKind,
+    pub reads: JudgedText,
+    pub clip: f64,
+    pub rules: Vec<Rule>,
+    pub command: Vec<String>,
+    pub timeout: f64,
+    pub batch: usize,
+    pub version: String,
+}
+
+fn one() -> f64 {
+    1.0
+}
+
+/// One rule of a judge, and its weight.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "rule", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Rule {
+    /// `−|words of the text − words| / per`
+    Length {
+        words: f64,
+        per: f64,
+        #[serde(default = "one")]
+        weight: f64,
+    },
+    /// How many of the words occur at least once.
+    Keyword {
+        any: Vec<String>,
+        #[serde(default = "one")]
+        weight: f64,
+    },
+    /// 1 where the pattern matches.
+    Regex {
+        pattern: String,
+        #[serde(default = "one")]
+        weight: f64,
+    },
+    /// 1 where the text is JSON.
+    Json {
+        #[serde(default = "one")]
+        weight: f64,
+    },
+}
+
+/// Settings of the world `grammar`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct GrammarSettings {
+    pub rho: f64,
+    pub sft_rows: usize,
+}
+
+/// Settings of the world `reviews`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReviewsSettings {
+    pub data: String,
+    pub vocabulary: usize,
+    pub prompt_tokens: usize,
+    pub preface: String,
+    pub response_tokens: usize,
+    pub judged_words: usize,
+    pub gold_clip: f64,
+}
+
+impl GrammarSettings {
+    /// The values in `defaults.toml`.
+    pub fn defaults() -> Self {
+        typed_default(&["world", "grammar"])
+    }
+}
+
+impl ReviewsSettings {
+    /// The values in `defaults.toml`.
+    pub fn defaults() -> Self {
+        typed_default(&["world", "reviews"])
+    }
+}
+
+impl RowsSettings {
+    /// The values in `defaults.toml`.
+    pub fn defaults() -> Self {
+        typed_default(&["world", "rows"])
+    }
+}
