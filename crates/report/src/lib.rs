@@ -10,9 +10,9 @@ mod page;
 #[cfg(test)]
 mod wiring;
 
-pub use analysis::idle::LEFT_OUT;
+pub use analysis::idle::ROWS_LEFT_OUT_WARNING;
 pub use analysis::points::{EvalPoint, MeasuredPoint};
-pub use analysis::run::{Missing, Run};
+pub use analysis::run::{MissingCell, Run};
 pub use analysis::stats;
 pub use analysis::tuning::{TrialResult, TrialScore, TuningResults};
 pub use analysis::verdict::{ClaimResult, ClaimTest, JudgedClaims, TrainingBudget, Verdict, judge_folder as judge};

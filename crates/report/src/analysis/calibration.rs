@@ -55,10 +55,12 @@ mod tests {
 
     #[test]
     fn seeds_are_pooled_by_their_pairs() {
-        let bins =
-            [ReliabilityBin { pairs: 30.0, said: 0.6, was: 0.5 }, ReliabilityBin { pairs: 10.0, said: 0.64, was: 0.9 }];
-        let ReliabilityBin { pairs, said, was } = ReliabilityBin::pooled(bins.iter());
-        assert!(pairs == 40.0 && (said - 0.61).abs() < 1e-12 && (was - 0.6).abs() < 1e-12);
+        let bins = [
+            ReliabilityBin { pairs: 30.0, predicted: 0.6, observed: 0.5 },
+            ReliabilityBin { pairs: 10.0, predicted: 0.64, observed: 0.9 },
+        ];
+        let ReliabilityBin { pairs, predicted, observed } = ReliabilityBin::pooled(bins.iter());
+        assert!(pairs == 40.0 && (predicted - 0.61).abs() < 1e-12 && (observed - 0.6).abs() < 1e-12);
         assert_eq!(ReliabilityBin::pooled([ReliabilityBin::default()].iter()).pairs, 0.0);
     }
 }

@@ -99,13 +99,13 @@ fn lay(run: &mut HandMadeRun, metric: &str, arm: &str, seed: u64, value: f64) {
         // the spread of 1 and 1 + √2·value is the value
         "spread_of_points" => {
             let other = label(run, 1);
-            run.mark(arm, &other, seed, late, &marks(FAR, 1.0 + 2f64.sqrt() * value));
+            run.evaluation(arm, &other, seed, late, &marks(FAR, 1.0 + 2f64.sqrt() * value));
         }
         // of two points, as many as the share says are far beyond what counts as near
         "diverged" => {
             let other = label(run, 1);
             let kl = |place: f64| if value > place { 100.0 } else { FAR };
-            run.mark(arm, &other, seed, late, &marks(kl(0.5), 1.0));
+            run.evaluation(arm, &other, seed, late, &marks(kl(0.5), 1.0));
             last = marks(kl(0.0), 1.0);
         }
         "memory" => {
@@ -127,10 +127,10 @@ fn lay(run: &mut HandMadeRun, metric: &str, arm: &str, seed: u64, value: f64) {
         other => panic!("no rows for {other}"),
     }
     if !first.is_empty() {
-        run.mark(arm, &point, seed, early, &first);
+        run.evaluation(arm, &point, seed, early, &first);
     }
     last.extend(extra);
-    run.mark(arm, &point, seed, clocks, &last);
+    run.evaluation(arm, &point, seed, clocks, &last);
 }
 
 /// A claim of `a` and `b`; `None` is a cell that never ended.
@@ -148,7 +148,7 @@ fn judged(metric: &str, rule: &str, smallest: f64, values: impl Fn(u64) -> [Opti
             (metrics::PROXY, 0.0),
             (metrics::LENGTH, 9.0),
         ];
-        run.mark("reference", "sft", seed, Clocks::default(), &reference);
+        run.evaluation("reference", "sft", seed, Clocks::default(), &reference);
         run.run().outcomes.push(Outcomes { arm: "reference".into(), point: "sft".into(), seed, all: vec![] });
         for (arm, value) in ["a", "b"].into_iter().zip(values(seed)) {
             if let Some(value) = value {
@@ -156,7 +156,7 @@ fn judged(metric: &str, rule: &str, smallest: f64, values: impl Fn(u64) -> [Opti
             }
         }
     }
-    let run = run.done();
+    let run = run.finish();
     judge(&run, &TuningResults::of(&run)).remove(0)
 }
 
@@ -355,7 +355,7 @@ fn a_claim_that_cannot_be_judged_costs_no_other() {
     for seed in run.run().experiment.seed_list() {
         ["a", "b"].into_iter().zip([1.0, 4.0]).for_each(|(arm, models)| lay(&mut run, "models", arm, seed, models));
     }
-    let run = run.done();
+    let run = run.finish();
     let found = judge(&run, &TuningResults::of(&run));
     assert_eq!(found.iter().map(|v| v.judgement).collect::<Vec<_>>(), [Open, Open, Yes]);
     assert!(

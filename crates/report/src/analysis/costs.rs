@@ -76,8 +76,8 @@ pub(crate) fn arm_costs(run: &Run) -> Vec<ArmCost> {
             let (flops_before, seconds_before) = (spent(|c| c.flops), spent(|c| c.wall_seconds));
             Some(ArmCost {
                 arm: arm.into(),
-                models: over(&|p| run.trained(p, metrics::MODELS_RESIDENT)),
-                sampled: over(&|p| run.trained(p, metrics::SAMPLED_TOKENS)),
+                models: over(&|p| run.last_training_values(p, metrics::MODELS_RESIDENT)),
+                sampled: over(&|p| run.last_training_values(p, metrics::SAMPLED_TOKENS)),
                 flops: ends(|c| c.flops) + flops_before,
                 seconds: ends(|c| c.wall_seconds) + seconds_before,
                 flops_before,

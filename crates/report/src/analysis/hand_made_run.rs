@@ -14,7 +14,7 @@ pub(crate) struct HandMadeRun {
 }
 
 impl HandMadeRun {
-    /// Of an experiment as its file says; nothing is measured yet.
+    /// A run of this experiment file, without rows.
     pub(crate) fn new(experiment: &str) -> Self {
         let document = Document::parse("by-hand.toml", experiment, &[]).expect("a valid document");
         let experiment = Experiment::from_document(&document).expect("a valid experiment");
@@ -35,21 +35,21 @@ impl HandMadeRun {
     ) -> &mut Self {
         let [arm, point, stage, metric] = [arm, point, stage, metric.name].map(Arc::from);
         let row = SharedMetricRow { arm, method: "dpo".into(), point, seed, stage, clocks, metric, value };
-        self.run.take(&mut self.points, row);
+        self.run.add_row(&mut self.points, row);
         self
     }
 
-    /// The same mark on validation and on test prompts.
-    pub(crate) fn mark(
+    /// The same metrics on validation and on test prompts.
+    pub(crate) fn evaluation(
         &mut self,
         arm: &str,
         point: &str,
         seed: u64,
         clocks: Clocks,
-        marks: &[(Metric, f64)],
+        values: &[(Metric, f64)],
     ) -> &mut Self {
         for stage in ["evaluation-validation", "evaluation-test"] {
-            for &(metric, value) in marks {
+            for &(metric, value) in values {
                 self.row([arm, point, stage], seed, clocks, metric, value);
             }
         }
@@ -60,8 +60,8 @@ impl HandMadeRun {
         &mut self.run
     }
 
-    pub(crate) fn done(mut self) -> Run {
-        self.run.arrange(self.points);
+    pub(crate) fn finish(mut self) -> Run {
+        self.run.sort_points(self.points);
         self.run
     }
 }

@@ -3,7 +3,7 @@
 use crate::analysis::hand_made_run::HandMadeRun;
 use crate::analysis::run::Run;
 use crate::analysis::tuning::TuningResults;
-use crate::analysis::verdict::{ClaimResult, Verdict, judge, missing_words};
+use crate::analysis::verdict::{ClaimResult, Verdict, judge, missing_lines};
 use duel_ledger::Manifest;
 use duel_spec::{Clocks, metrics};
 
@@ -28,9 +28,9 @@ fn measured(has_marks: impl Fn(&str, &str, u64) -> bool) -> HandMadeRun {
     let clocks = Clocks { step: 1, ..Clocks::default() };
     for cell in run.run().cells.clone() {
         let marks = [(metrics::KL, 0.5), (metrics::GOLD, 1.0), (metrics::GOLD_SD, 1.0)];
-        run.mark("reference", "sft", cell.seed, clocks, &[(metrics::KL, 0.0), (metrics::GOLD, 0.0), marks[2]]);
+        run.evaluation("reference", "sft", cell.seed, clocks, &[(metrics::KL, 0.0), (metrics::GOLD, 0.0), marks[2]]);
         if has_marks(&cell.arm, &cell.point.label, cell.seed) {
-            run.mark(&cell.arm, &cell.point.label, cell.seed, clocks, &marks);
+            run.evaluation(&cell.arm, &cell.point.label, cell.seed, clocks, &marks);
         }
     }
     run
@@ -55,7 +55,7 @@ fn a_cell_without_marks_has_diverged_only_where_its_manifest_says_so() {
 
     let mut diverged = measured(lacking);
     diverged.run().manifest.diverged = labels(diverged.run()).into_iter().collect();
-    let diverged = verdict(&diverged.done());
+    let diverged = verdict(&diverged.finish());
     assert_eq!((diverged.judgement, diverged.tests[0].effect), (Verdict::Reproduced, Some(0.5)));
     assert!(diverged.missing.is_empty());
 
@@ -81,7 +81,7 @@ fn a_cell_without_marks_has_diverged_only_where_its_manifest_says_so() {
         manifest.exit = exit.into();
         manifest.failed =
             failed.into_iter().flat_map(|why| labels.iter().map(move |l| (l.clone(), why.to_string()))).collect();
-        let run = run.done();
+        let run = run.finish();
         let found = verdict(&run);
         assert_eq!(
             (found.judgement, found.tests[0].seeds, found.tests[0].effect),
@@ -93,7 +93,7 @@ fn a_cell_without_marks_has_diverged_only_where_its_manifest_says_so() {
             "{:?}",
             found.missing
         );
-        let words = missing_words(&run.missing());
+        let words = missing_lines(&run.missing());
         assert_eq!(
             words,
             [format!(
@@ -107,7 +107,7 @@ fn a_cell_without_marks_has_diverged_only_where_its_manifest_says_so() {
 /// A seed at which one cell is missing is left out whole, so that arms are compared over the same points; the other five stay.
 #[test]
 fn a_seed_with_a_missing_cell_is_left_out() {
-    let run = measured(|arm, label, seed| !(arm == "a" && label == "beta=0.1" && seed == 3)).done();
+    let run = measured(|arm, label, seed| !(arm == "a" && label == "beta=0.1" && seed == 3)).finish();
     let found = verdict(&run);
     assert_eq!((found.judgement, found.tests[0].seeds, found.tests[0].effect), (Verdict::Contradicted, 5, Some(0.0)));
     assert_eq!(found.missing.len(), 1);

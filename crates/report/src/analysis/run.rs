@@ -15,45 +15,45 @@ use std::sync::Arc;
 /// How a cell ended.
 #[derive(Debug, Clone)]
 pub(crate) enum CellEnd<'a> {
-    /// The marks of its finished policy.
+    /// The evaluation of its finished policy.
     Finished(&'a EvalPoint),
-    /// Its training left the finite numbers, as its manifest says.
+    /// Its training diverged, according to the manifest.
     Diverged,
     /// Nothing is known of its policy, for this reason.
     Missing(String),
 }
 
-/// A cell of which nothing is known: it counts in no claim.
+/// A cell without a result: it counts in no claim.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Missing {
+pub struct MissingCell {
     pub arm: String,
     pub point: String,
     pub seed: u64,
     pub because: String,
 }
 
-/// All that a report is made from.
+/// Everything that a report is made from.
 #[derive(Debug)]
 pub struct Run {
     pub folder: PathBuf,
     pub experiment: Experiment,
-    /// What the arms are compared on, without what was tried for a choice.
+    /// The cells of the comparison, without those of the search.
     pub cells: Vec<Cell>,
     pub manifest: Manifest,
     /// Why cells are not in the tables, by their labels.
-    absent: BTreeMap<String, String>,
-    /// How far a search is that has not come to its comparison.
-    searching: Option<String>,
+    missing_reasons: BTreeMap<String, String>,
+    /// Progress of a search whose comparison has not begun.
+    search_progress: Option<String>,
     pub completions: Vec<Completion>,
     /// The points of the experiment's arms, arm by arm, then the pseudo-arms: `reference`, `optimum`,
     /// `ppo-ideal`, `best-of-n`.
     pub points: Vec<MeasuredPoint>,
-    /// What the finished policies earn; empty where a run of an older format has none.
+    /// Rewards of the finished policies; empty in runs of older formats.
     pub outcomes: Vec<Outcomes>,
-    /// How some metrics went along each point's training.
-    along: HashMap<[Arc<str>; 3], TrainingCurve>,
+    /// Some metrics over the trainings of each point, by arm, point and metric.
+    curves: HashMap<[Arc<str>; 3], TrainingCurve>,
     /// The last value of every metric of every training.
-    last: HashMap<MetricKey, BTreeMap<u64, f64>>,
+    last_values: HashMap<MetricKey, BTreeMap<u64, f64>>,
     /// What each shared stage cost, by seed.
     shared_clocks: HashMap<Arc<str>, BTreeMap<u64, Clocks>>,
     /// Bins of the reward model's calibration, by bin and seed.
@@ -61,28 +61,28 @@ pub struct Run {
 }
 
 /// The metrics of which all steps are kept.
-const ALONG: [Metric; 4] = [metrics::KL_STEP, metrics::CLIP_SHARE, metrics::DPO_MARGIN, metrics::DPO_ACCURACY];
+const CURVE_METRICS: [Metric; 4] = [metrics::KL_STEP, metrics::CLIP_SHARE, metrics::DPO_MARGIN, metrics::DPO_ACCURACY];
 
 /// Arm, point, stage and metric of a row.
 type MetricKey = [Arc<str>; 4];
 
-/// Missing cells that are named before the rest is counted.
-const NAMED: usize = 12;
+/// Missing cells that are named; the others are counted.
+const MAX_NAMED: usize = 12;
 
-/// How far a search is that has not come to its comparison.
-fn search_progress(search: &TableSource) -> String {
+/// Progress of a search whose comparison has not begun.
+fn search_progress_of(search: &TableSource) -> String {
     let (finished, cells) = (search.cells - search.missing.len().min(search.cells), search.cells);
     format!("nothing is compared yet: the search has asked for {cells} cells so far, {finished} of them finished")
 }
 
-/// Arms that are not trained: what the trained ones are held against.
+/// Arms that are not trained, for comparison with the trained ones.
 const PSEUDO_ARMS: [&str; 4] = ["reference", "optimum", "ppo-ideal", "best-of-n"];
 
 impl Run {
     /// Reads a run directory.
     ///
     /// # Errors
-    /// No run there, or a file of it damaged; tables that are not of its experiment.
+    /// No run in the folder, a damaged file, or tables of another experiment.
     pub fn read(folder: &Path) -> Result<Self> {
         let manifest = Manifest::read(folder)?;
         let (experiment, document) = Experiment::load(&folder.join("experiment.toml"), &[])?;
@@ -90,24 +90,24 @@ impl Run {
         let tables = TableSource::of(folder, &manifest, RunSubset::Comparison)?;
         let mut cells = duel_ledger::cells_of(folder, &experiment)?;
         cells.retain(|cell| !cell.tuning);
-        let searching = match experiment.is_tuned() && cells.is_empty() {
-            true => Some(search_progress(&TableSource::of(folder, &manifest, RunSubset::Search)?)),
+        let search_progress = match experiment.is_tuned() && cells.is_empty() {
+            true => Some(search_progress_of(&TableSource::of(folder, &manifest, RunSubset::Search)?)),
             false => None,
         };
         let mut run = Self::empty(folder, experiment, cells, manifest);
-        (run.absent, run.searching) = (tables.missing.into_iter().collect(), searching);
+        (run.missing_reasons, run.search_progress) = (tables.missing.into_iter().collect(), search_progress);
         for path in &tables.completions {
             run.completions.extend(read_completions(path)?);
         }
         for path in &tables.outcomes {
             run.outcomes.extend(read_outcomes(path)?);
         }
-        // row by row: a long run has more rows than memory should hold
+        // row by row: a long run has more rows than fit in memory
         let mut points = PointBuilder::default();
         for path in &tables.metrics {
-            scan_metrics(path, |row| run.take(&mut points, row))?;
+            scan_metrics(path, |row| run.add_row(&mut points, row))?;
         }
-        run.arrange(points);
+        run.sort_points(points);
         run.check_points()?;
         Ok(run)
     }
@@ -115,33 +115,33 @@ impl Run {
     /// A run before its tables are read.
     pub(super) fn empty(folder: &Path, experiment: Experiment, cells: Vec<Cell>, manifest: Manifest) -> Self {
         Self {
-            absent: BTreeMap::new(),
-            searching: None,
+            missing_reasons: BTreeMap::new(),
+            search_progress: None,
             outcomes: vec![],
-            along: HashMap::new(),
+            curves: HashMap::new(),
             folder: folder.into(),
             experiment,
             cells,
             manifest,
             completions: vec![],
             points: vec![],
-            last: HashMap::new(),
+            last_values: HashMap::new(),
             shared_clocks: HashMap::new(),
             calibration: BTreeMap::new(),
         }
     }
 
-    /// Takes a row of the metrics.
-    pub(super) fn take(&mut self, points: &mut PointBuilder, row: SharedMetricRow) {
+    /// Adds a row of the metrics.
+    pub(super) fn add_row(&mut self, points: &mut PointBuilder, row: SharedMetricRow) {
         if row.stage.starts_with("evaluation-") {
             points.add_evaluation(row);
         } else {
-            self.note(row);
+            self.add_training_row(row);
         }
     }
 
-    /// Puts the points in the order of the experiment's arms, once all rows are read.
-    pub(super) fn arrange(&mut self, points: PointBuilder) {
+    /// Sorts the points by the order of the experiment's arms, once all rows are read.
+    pub(super) fn sort_points(&mut self, points: PointBuilder) {
         self.points = points.all;
         let arms: Vec<&str> = self.experiment.arms.keys().map(String::as_str).chain(PSEUDO_ARMS).collect();
         self.points.sort_by_key(|p| arms.iter().position(|a| *a == p.arm)); // stable: the grid's order stays
@@ -149,11 +149,11 @@ impl Run {
 
     /// Whether every point is one that the experiment asks for.
     fn check_points(&self) -> Result<()> {
-        let is_asked_for = |point: &&MeasuredPoint| {
+        let is_of_experiment = |point: &&MeasuredPoint| {
             PSEUDO_ARMS.contains(&point.arm.as_str())
                 || self.cells.iter().any(|cell| cell.arm == point.arm && cell.point.label == point.label)
         };
-        match self.points.iter().find(|point| !is_asked_for(point)) {
+        match self.points.iter().find(|point| !is_of_experiment(point)) {
             None => Ok(()),
             Some(MeasuredPoint { arm, label, .. }) => {
                 let problem = format!("they hold the point {label} of {arm}, which it does not ask for");
@@ -162,31 +162,32 @@ impl Run {
         }
     }
 
-    /// How much of the run is known, and what is missing; `None` where nothing is.
-    pub(crate) fn unfinished(&self) -> Option<String> {
+    /// How many cells are finished, and which are missing; `None` where none is missing.
+    pub(crate) fn missing_summary(&self) -> Option<String> {
         let missing = self.missing();
-        let named = |cell: &Missing| format!("{} {}, seed {} ({})", cell.arm, cell.point, cell.seed, cell.because);
-        let all: Vec<String> = missing.iter().take(NAMED).map(named).collect();
-        let more = if missing.len() > NAMED { format!("; and {} more", missing.len() - NAMED) } else { String::new() };
-        let (cells, known) = (self.cells.len(), self.cells.len() - missing.len());
-        let told = || format!("{known} of {cells} cells; these are missing: {}{more}", all.join("; "));
-        self.searching.clone().or_else(|| (!missing.is_empty()).then(told))
+        let named = |cell: &MissingCell| format!("{} {}, seed {} ({})", cell.arm, cell.point, cell.seed, cell.because);
+        let names: Vec<String> = missing.iter().take(MAX_NAMED).map(named).collect();
+        let more =
+            if missing.len() > MAX_NAMED { format!("; and {} more", missing.len() - MAX_NAMED) } else { String::new() };
+        let (cells, finished) = (self.cells.len(), self.cells.len() - missing.len());
+        let summary = || format!("{finished} of {cells} cells; these are missing: {}{more}", names.join("; "));
+        self.search_progress.clone().or_else(|| (!missing.is_empty()).then(summary))
     }
 
     /// Which claims were taken out of the experiment after the run.
     pub(crate) fn dropped_claims(&self) -> Option<String> {
         let dropped = self.manifest.dropped_claims(&self.experiment.claims);
-        let told = || format!("claims that were taken out of the experiment after the run: {}", dropped.join(", "));
-        (!dropped.is_empty()).then(told)
+        let summary = || format!("claims that were taken out of the experiment after the run: {}", dropped.join(", "));
+        (!dropped.is_empty()).then(summary)
     }
 
-    /// What to know of the run before it is believed.
+    /// Warnings about the run as a whole.
     pub fn notes(&self) -> Vec<String> {
-        self.unfinished().into_iter().chain(self.dropped_claims()).collect()
+        self.missing_summary().into_iter().chain(self.dropped_claims()).collect()
     }
 
-    /// Takes a row of a training.
-    fn note(&mut self, row: SharedMetricRow) {
+    /// Adds a row of a training.
+    fn add_training_row(&mut self, row: SharedMetricRow) {
         if &*row.stage == "rm-calibration" {
             self.calibration.entry(row.clocks.step).or_default().entry(row.seed).or_default().add_row(&row);
             return;
@@ -197,19 +198,19 @@ impl Run {
                 *entry = row.clocks;
             }
         }
-        if &*row.stage == "train" && ALONG.iter().any(|metric| metric.name == &*row.metric) {
-            let place = [row.arm.clone(), row.point.clone(), row.metric.clone()];
-            self.along.entry(place).or_default().note(&row);
+        if &*row.stage == "train" && CURVE_METRICS.iter().any(|metric| metric.name == &*row.metric) {
+            let key = [row.arm.clone(), row.point.clone(), row.metric.clone()];
+            self.curves.entry(key).or_default().add_row(&row);
         }
-        self.last.entry([row.arm, row.point, row.stage, row.metric]).or_default().insert(row.seed, row.value);
+        self.last_values.entry([row.arm, row.point, row.stage, row.metric]).or_default().insert(row.seed, row.value);
     }
 
-    /// What the run is called.
+    /// The name of the experiment.
     pub(crate) fn name(&self) -> &str {
         &self.experiment.name
     }
 
-    /// Every setting of its experiment, with its key.
+    /// All settings of the experiment, by key.
     pub(crate) fn settings(&self) -> Vec<(String, String)> {
         fn collect_leaves(key: &str, value: &toml::Value, all: &mut Vec<(String, String)>) {
             match value {
@@ -220,8 +221,8 @@ impl Run {
             }
         }
         let mut all = vec![];
-        if let Ok(whole) = toml::Value::try_from(&self.experiment) {
-            collect_leaves("", &whole, &mut all);
+        if let Ok(settings) = toml::Value::try_from(&self.experiment) {
+            collect_leaves("", &settings, &mut all);
         }
         all
     }
@@ -237,26 +238,26 @@ impl Run {
     }
 
     /// How a cell ended.
-    pub(crate) fn ending(&self, cell: &Cell) -> CellEnd<'_> {
-        let its = |p: &&MeasuredPoint| p.arm == cell.arm && p.label == cell.point.label;
-        let mark = self.points.iter().find(its).and_then(|point| point.seeds.get(&cell.seed)?.last());
+    pub(crate) fn cell_end(&self, cell: &Cell) -> CellEnd<'_> {
+        let is_point = |p: &&MeasuredPoint| p.arm == cell.arm && p.label == cell.point.label;
+        let evaluation = self.points.iter().find(is_point).and_then(|point| point.seeds.get(&cell.seed)?.last());
         let label = cell.label();
-        match mark {
-            Some(mark) if mark.is_recorded(metrics::KL) => CellEnd::Finished(mark),
+        match evaluation {
+            Some(evaluation) if evaluation.is_recorded(metrics::KL) => CellEnd::Finished(evaluation),
             Some(_) => CellEnd::Missing("its KL was not measured".into()),
             None if self.manifest.has_diverged(&label) => CellEnd::Diverged,
             None => {
-                let why = self.absent.get(&label).cloned();
+                let why = self.missing_reasons.get(&label).cloned();
                 CellEnd::Missing(why.unwrap_or_else(|| self.manifest.why_missing(&label)))
             }
         }
     }
 
     /// The cells of which nothing is known, in the experiment's order.
-    pub(crate) fn missing(&self) -> Vec<Missing> {
-        let missing = |cell: &Cell| match self.ending(cell) {
+    pub(crate) fn missing(&self) -> Vec<MissingCell> {
+        let missing = |cell: &Cell| match self.cell_end(cell) {
             CellEnd::Missing(because) => {
-                Some(Missing { arm: cell.arm.clone(), point: cell.point.label.clone(), seed: cell.seed, because })
+                Some(MissingCell { arm: cell.arm.clone(), point: cell.point.label.clone(), seed: cell.seed, because })
             }
             CellEnd::Finished(_) | CellEnd::Diverged => None,
         };
@@ -265,12 +266,12 @@ impl Run {
 
     /// The settings of a trained point.
     pub fn method_of(&self, point: &MeasuredPoint) -> Option<MethodSettings> {
-        let its = |cell: &&Cell| cell.arm == point.arm && cell.point.label == point.label;
-        self.cells.iter().find(its).map(|cell| cell.point.method.clone())
+        let is_point = |cell: &&Cell| cell.arm == point.arm && cell.point.label == point.label;
+        self.cells.iter().find(is_point).map(|cell| cell.point.method.clone())
     }
 
-    /// Whether a point climbs the world's own judge.
-    pub fn climbs_gold(&self, point: &MeasuredPoint) -> bool {
+    /// Whether a point is trained on the gold reward itself.
+    pub fn optimizes_gold(&self, point: &MeasuredPoint) -> bool {
         self.method_of(point).and_then(|method| method.reward_source()) == Some(RewardSource::Gold)
     }
 
@@ -279,33 +280,33 @@ impl Run {
         self.points_of("reference").next()
     }
 
-    /// The marks of the SFT policy of one seed.
+    /// The evaluation of the SFT policy of one seed.
     pub(crate) fn reference_at(&self, seed: u64) -> Option<&EvalPoint> {
         self.reference()?.seeds.get(&seed)?.last()
     }
 
-    /// Values of a shared stage's metric, one a seed: the last that was recorded.
-    pub fn shared(&self, stage: &str, metric: Metric) -> Vec<f64> {
-        self.last_of([SHARED_ARM, NO_POINT, stage, metric.name])
+    /// Last value of a shared stage's metric, one per seed.
+    pub fn shared_metric(&self, stage: &str, metric: Metric) -> Vec<f64> {
+        self.last_values([SHARED_ARM, NO_POINT, stage, metric.name])
     }
 
-    /// The same with its seeds.
+    /// As [`Self::shared_metric`], with the seeds.
     pub(crate) fn shared_by_seed(&self, stage: &str, metric: Metric) -> BTreeMap<u64, f64> {
-        self.last.get(&[SHARED_ARM, NO_POINT, stage, metric.name].map(Arc::from)).cloned().unwrap_or_default()
+        self.last_values.get(&[SHARED_ARM, NO_POINT, stage, metric.name].map(Arc::from)).cloned().unwrap_or_default()
     }
 
-    /// What the finished policy of a point earns at a seed.
+    /// Rewards of the finished policy of a point at a seed.
     pub(crate) fn outcomes_of(&self, point: &MeasuredPoint, seed: u64) -> Option<&Outcomes> {
         self.outcomes.iter().find(|o| *o.arm == *point.arm && *o.point == *point.label && o.seed == seed)
     }
 
-    /// How a metric went along the trainings of a point.
-    pub(crate) fn along(&self, point: &MeasuredPoint, metric: Metric) -> Option<&TrainingCurve> {
-        self.along.get(&[point.arm.as_str(), point.label.as_str(), metric.name].map(Arc::from))
+    /// A metric over the trainings of a point.
+    pub(crate) fn training_curve(&self, point: &MeasuredPoint, metric: Metric) -> Option<&TrainingCurve> {
+        self.curves.get(&[point.arm.as_str(), point.label.as_str(), metric.name].map(Arc::from))
     }
 
-    fn last_of(&self, place: [&str; 4]) -> Vec<f64> {
-        let values = self.last.get(&place.map(Arc::from));
+    fn last_values(&self, key: [&str; 4]) -> Vec<f64> {
+        let values = self.last_values.get(&key.map(Arc::from));
         values.map_or(vec![], |by_seed| by_seed.values().copied().collect())
     }
 
@@ -314,22 +315,22 @@ impl Run {
         self.shared_clocks.get(stage).cloned().unwrap_or_default()
     }
 
-    /// Last value of a metric that a stage of the point's cell recorded at one seed: its training, or the cell as a whole.
-    pub(crate) fn last_at(&self, point: &MeasuredPoint, stage: &str, metric: Metric, seed: u64) -> Option<f64> {
-        let place = [point.arm.as_str(), point.label.as_str(), stage, metric.name].map(Arc::from);
-        self.last.get(&place)?.get(&seed).copied()
+    /// Last value of a metric at one seed, from a stage of the point's cell: `train`, or `cell` for the cell as a whole.
+    pub(crate) fn last_value(&self, point: &MeasuredPoint, stage: &str, metric: Metric, seed: u64) -> Option<f64> {
+        let key = [point.arm.as_str(), point.label.as_str(), stage, metric.name].map(Arc::from);
+        self.last_values.get(&key)?.get(&seed).copied()
     }
 
     /// Last value of a training metric, by seed of a point.
-    pub fn trained(&self, point: &MeasuredPoint, metric: Metric) -> Vec<f64> {
-        self.last_of([&point.arm, &point.label, "train", metric.name])
+    pub fn last_training_values(&self, point: &MeasuredPoint, metric: Metric) -> Vec<f64> {
+        self.last_values([&point.arm, &point.label, "train", metric.name])
     }
 
-    /// The arm's point whose finished policies earn most gold on validation prompts, mean over seeds: the
-    /// one that the page tells of. Test prompts play no part in the choice.
+    /// The arm's point whose finished policies have the highest gold reward on validation prompts, mean over seeds: the
+    /// one that the page shows. Test prompts play no part in the choice.
     pub fn featured<'a>(&'a self, arm: &'a str) -> Option<&'a MeasuredPoint> {
         let merit = |p: &MeasuredPoint| mean(&p.final_validation(metrics::GOLD));
-        let known = |p: &&MeasuredPoint| merit(p).is_finite();
-        self.points_of(arm).filter(known).max_by(|a, b| merit(a).total_cmp(&merit(b)))
+        let is_measured = |p: &&MeasuredPoint| merit(p).is_finite();
+        self.points_of(arm).filter(is_measured).max_by(|a, b| merit(a).total_cmp(&merit(b)))
     }
 }

@@ -1,4 +1,4 @@
-//! What a search found: the worth of every point that was tried, on validation prompts (docs/verdicts.md, Equal tuning).
+//! The results of a search: the score of every point that was tried, on validation prompts (docs/verdicts.md, Equal tuning).
 
 use crate::analysis::frontier::{KlGold, gold_at, within};
 use crate::analysis::points::{EvalPoint, MeasuredPoint, PointBuilder};
@@ -11,7 +11,7 @@ use duel_spec::{Cell, Experiment, RewardSource, SHARED_ARM, SampledSettings, Sel
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// What one training was worth.
+/// The score of one training.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TrialScore {
     /// Gold above the reference that a mixture of the training's checkpoints reaches within `tuning.kl`; as a share of
@@ -23,7 +23,7 @@ pub struct TrialScore {
     pub flops: f64,
 }
 
-/// A point with what each of its seeds was worth; `None` where the training failed.
+/// A point with the score of each seed; `None` where the training failed.
 #[derive(Debug, Clone)]
 pub struct TrialResult {
     pub arm: String,
@@ -33,28 +33,28 @@ pub struct TrialResult {
 }
 
 impl TrialResult {
-    /// The mean worth over seeds; below all others where a seed failed, or its worth is no number.
+    /// The mean score over seeds; −∞ where a seed failed or its score is NaN.
     pub fn merit(&self, choose: SelectionMetric) -> f64 {
         let merit = mean(&self.values(choose));
         if merit.is_nan() { f64::NEG_INFINITY } else { merit }
     }
 
-    /// Worth by seed, in their order.
+    /// Scores in the order of the seeds.
     pub fn values(&self, choose: SelectionMetric) -> Vec<f64> {
-        let of = |worth: &Option<TrialScore>| match (worth, choose) {
+        let score_of = |score: &Option<TrialScore>| match (score, choose) {
             (None, _) => f64::NEG_INFINITY,
-            (Some(worth), SelectionMetric::Gold) => worth.gold,
-            (Some(worth), SelectionMetric::Proxy) => worth.proxy,
+            (Some(score), SelectionMetric::Gold) => score.gold,
+            (Some(score), SelectionMetric::Proxy) => score.proxy,
         };
-        self.seeds.values().map(of).collect()
+        self.seeds.values().map(score_of).collect()
     }
 
     /// Whether it falls behind another on the evidence of the seeds that both ran on: at least two of them, and the 95%
     /// interval of the paired difference below zero. One that fails where the other does not is behind.
     pub fn is_behind(&self, other: &Self, choose: SelectionMetric) -> bool {
-        let shared = |of: &Self, with: &Self| {
-            let seeds = of.seeds.iter().filter(|(seed, _)| with.seeds.contains_key(seed));
-            Self { seeds: seeds.map(|(seed, worth)| (*seed, *worth)).collect(), ..of.clone() }.values(choose)
+        let shared = |trial: &Self, other: &Self| {
+            let seeds = trial.seeds.iter().filter(|(seed, _)| other.seeds.contains_key(seed));
+            Self { seeds: seeds.map(|(seed, score)| (*seed, *score)).collect(), ..trial.clone() }.values(choose)
         };
         let (own, theirs) = (shared(self, other), shared(other, self));
         let differences: Vec<f64> = own.iter().zip(&theirs).map(|(a, b)| a - b).filter(|d| !d.is_nan()).collect();
@@ -77,7 +77,7 @@ pub struct TuningResults {
 }
 
 impl TuningResults {
-    /// Reads what a run has tried so far; `cells` are those that were begun.
+    /// Reads what a run has tried so far; `cells` are those that have been started.
     ///
     /// # Errors
     /// A table that is damaged.
@@ -95,12 +95,12 @@ impl TuningResults {
             })?;
         }
         let cells: Vec<&Cell> = cells.iter().filter(|cell| cell.tuning).collect();
-        Ok(Self { reward_model, ..weigh(&points.all, &cells, experiment) })
+        Ok(Self { reward_model, ..score_points(&points.all, &cells, experiment) })
     }
 
     /// Of the points that a run compared.
     pub(crate) fn of(run: &Run) -> Self {
-        weigh(&run.points, &run.cells.iter().collect::<Vec<_>>(), &run.experiment)
+        score_points(&run.points, &run.cells.iter().collect::<Vec<_>>(), &run.experiment)
     }
 
     /// What a run tried for a choice, or, where nothing was to be chosen, what it compared.
@@ -124,54 +124,55 @@ impl TuningResults {
         ranked
     }
 
-    /// FLOPs that an arm has cost: its trainings, and a reward model a seed where one is climbed.
+    /// FLOPs spent on an arm: its trainings, and a reward model per seed where it is trained on one.
     pub fn spent(&self, arm: &str, experiment: &Experiment) -> f64 {
         let own = || self.tried.iter().filter(|tried| tried.arm == arm);
-        let trainings: f64 = own().flat_map(|tried| tried.seeds.values().flatten()).map(|worth| worth.flops).sum();
-        let climbs = |tried: &TrialResult| {
+        let trainings: f64 = own().flat_map(|tried| tried.seeds.values().flatten()).map(|score| score.flops).sum();
+        let uses_reward_model = |tried: &TrialResult| {
             experiment.arms[arm].point(&tried.settings).method.reward_source() == Some(RewardSource::Rm)
         };
-        let mut seeds: Vec<u64> = own().filter(|tried| climbs(tried)).flat_map(|t| t.seeds.keys().copied()).collect();
+        let mut seeds: Vec<u64> =
+            own().filter(|tried| uses_reward_model(tried)).flat_map(|t| t.seeds.keys().copied()).collect();
         seeds.sort_unstable();
         seeds.dedup();
         trainings + seeds.iter().filter_map(|seed| self.reward_model.get(seed)).sum::<f64>()
     }
 }
 
-fn weigh(points: &[MeasuredPoint], cells: &[&Cell], experiment: &Experiment) -> TuningResults {
+fn score_points(points: &[MeasuredPoint], cells: &[&Cell], experiment: &Experiment) -> TuningResults {
     let kl = experiment.tuning.kl;
-    let marks = |arm: &str, label: Option<&str>, seed: u64| -> Vec<&EvalPoint> {
-        let its = |p: &&MeasuredPoint| p.arm == arm && label.is_none_or(|label| p.label == label);
-        points.iter().filter(its).filter_map(|p| p.seeds.get(&seed)).flatten().collect()
+    let evaluations = |arm: &str, label: Option<&str>, seed: u64| -> Vec<&EvalPoint> {
+        let is_point = |p: &&MeasuredPoint| p.arm == arm && label.is_none_or(|label| p.label == label);
+        points.iter().filter(is_point).filter_map(|p| p.seeds.get(&seed)).flatten().collect()
     };
-    let curve = |marks: &[&EvalPoint], metric: Metric| -> Vec<KlGold> {
-        marks.iter().filter_map(|m| Some((m.validation(metrics::KL)?, m.validation(metric)?))).collect()
+    let curve = |evaluations: &[&EvalPoint], metric: Metric| -> Vec<KlGold> {
+        evaluations.iter().filter_map(|m| Some((m.validation(metrics::KL)?, m.validation(metric)?))).collect()
     };
     let mut tuning = TuningResults { tried: vec![], reward_model: BTreeMap::new(), is_share: false };
     for cell in cells {
         let (seed, label) = (cell.seed, &cell.point.label);
-        let (reference, own) = (marks("reference", None, seed), marks(&cell.arm, Some(label), seed));
+        let (reference, own) = (evaluations("reference", None, seed), evaluations(&cell.arm, Some(label), seed));
         let gain = |metric: Metric| {
             let base = curve(&reference, metric).last()?.1;
             let all = [curve(&reference, metric), curve(&own, metric)].concat();
             (!curve(&own, metric).is_empty()).then(|| within(&all, kl) - base)
         };
-        let mut best = curve(&[reference.clone(), marks("optimum", None, seed)].concat(), metrics::GOLD);
+        let mut best = curve(&[reference.clone(), evaluations("optimum", None, seed)].concat(), metrics::GOLD);
         best.sort_by(|a, b| a.0.total_cmp(&b.0));
         let possible = gold_at(&best, kl).zip(best.first()).map(|(most, base)| difference(most, base.1));
         let possible = possible.filter(|gain| *gain > 0.0);
         tuning.is_share |= possible.is_some();
-        let worth = gain(metrics::GOLD).map(|gold| TrialScore {
+        let score = gain(metrics::GOLD).map(|gold| TrialScore {
             gold: gold / possible.unwrap_or(1.0),
             proxy: gain(metrics::PROXY).unwrap_or(f64::NAN),
-            flops: own.last().map_or(0.0, |mark| mark.clocks.flops),
+            flops: own.last().map_or(0.0, |evaluation| evaluation.clocks.flops),
         });
         let place = tuning.tried.iter().position(|t| t.arm == cell.arm && t.label == *label).unwrap_or_else(|| {
             let (arm, settings) = (cell.arm.clone(), cell.point.settings.clone());
             tuning.tried.push(TrialResult { arm, label: label.clone(), settings, seeds: BTreeMap::new() });
             tuning.tried.len() - 1
         });
-        tuning.tried[place].seeds.insert(seed, worth);
+        tuning.tried[place].seeds.insert(seed, score);
     }
     tuning
 }
@@ -180,13 +181,13 @@ fn weigh(points: &[MeasuredPoint], cells: &[&Cell], experiment: &Experiment) -> 
 mod tests {
     use super::*;
 
-    fn tried(worth: &[Option<f64>]) -> TrialResult {
-        let of = |gold: &Option<f64>| gold.map(|gold| TrialScore { gold, proxy: -gold, flops: 1.0 });
+    fn tried(score: &[Option<f64>]) -> TrialResult {
+        let score_of = |gold: &Option<f64>| gold.map(|gold| TrialScore { gold, proxy: -gold, flops: 1.0 });
         TrialResult {
             arm: "a".into(),
-            label: format!("{worth:?}"),
+            label: format!("{score:?}"),
             settings: SampledSettings::new(),
-            seeds: worth.iter().map(of).enumerate().map(|(seed, worth)| (seed as u64, worth)).collect(),
+            seeds: score.iter().map(score_of).enumerate().map(|(seed, score)| (seed as u64, score)).collect(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use crate::analysis::effects::{Effect, PairedSample, RunArm, has_diverged, sample};
 use crate::analysis::points::MeasuredPoint;
-use crate::analysis::run::{Missing, Run};
+use crate::analysis::run::{MissingCell, Run};
 use crate::analysis::stats::{holm_levels, mean};
 use crate::analysis::tuning::TuningResults;
 use crate::analysis::{over_optimization, sensitivity};
@@ -17,10 +17,10 @@ use std::path::{Path, PathBuf};
 
 /// Seeds of both arms below which nothing is judged.
 const FEWEST_SEEDS: usize = 5;
-/// Chance of being wrong that a family of claims shares.
+/// Error rate that a family of claims shares.
 const ALPHA: f64 = 0.05;
 
-/// What becomes of a claim.
+/// The judgement of a claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "UPPERCASE")]
 pub enum Verdict {
@@ -39,7 +39,7 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// A claim with what was found.
+/// A claim with its judgement and the tests behind it.
 #[derive(Debug, Clone, Serialize)]
 pub struct ClaimResult {
     #[serde(flatten)]
@@ -51,18 +51,18 @@ pub struct ClaimResult {
     pub added_after_run: bool,
     /// Of effects and intervals.
     pub unit: &'static str,
-    /// Seeds, and what was asked for, in words.
+    /// Seeds, and the effect that the claim requires, in words.
     pub asked: String,
-    /// One a distance, or one alone.
+    /// One per KL, or a single one.
     pub tests: Vec<ClaimTest>,
     /// Trainings that each arm had, and FLOPs that they took.
     pub budgets: BTreeMap<String, TrainingBudget>,
     /// Trainings of its arms of which nothing is known; their seeds are left out.
-    pub missing: Vec<Missing>,
+    pub missing: Vec<MissingCell>,
     pub reasons: Vec<String>,
 }
 
-/// What was found at one distance.
+/// A test of a claim, at one KL or over all.
 #[derive(Debug, Clone, Serialize)]
 pub struct ClaimTest {
     pub kl: Option<f64>,
@@ -71,17 +71,17 @@ pub struct ClaimTest {
     pub effect: Option<f64>,
     /// A log ratio as a factor.
     pub times: Option<f64>,
-    /// The interval of it at the level that its family leaves to it.
+    /// Its interval at the level that its family leaves to it.
     pub interval: Option<[f64; 2]>,
     pub level: f64,
-    /// Two-sided; and of the test that flips signs, where seeds are few.
+    /// Two-sided; and that of the sign-flip test, where seeds are few.
     pub p: Option<f64>,
     pub p_sign_flip: Option<f64>,
     pub seeds: usize,
     pub reason: Option<String>,
 }
 
-/// What an arm was allowed.
+/// What an arm spent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct TrainingBudget {
     pub points: usize,
@@ -123,81 +123,49 @@ pub fn judge_folder(run: &Path) -> Result<JudgedClaims> {
     Ok(JudgedClaims { verdicts: judge(&run, &tuning), warnings: run.notes() })
 }
 
-/// Judges every claim of a run's experiment, each family together. What stands in the way of one is its own reason.
+/// Judges every claim of a run's experiment, each family together. What prevents the judgement of one claim is given as its reason.
 pub fn judge(run: &Run, tuning: &TuningResults) -> Vec<ClaimResult> {
     let claims = &run.experiment.claims;
-    // 1. The runs beside this one.
-    let mut others = OtherRuns::new();
-    for name in claims.iter().flat_map(|claim| &claim.arms).filter_map(|side| side.run.as_ref()) {
-        if !others.contains_key(name) {
-            let folder =
-                run.folder.parent().map(|beside| beside.join(name)).filter(|f| f.join("manifest.json").is_file());
-            let read = |folder: PathBuf| {
-                let run = Run::read(&folder)?;
-                let tuning = TuningResults::for_run(&run)?;
-                Ok((run, tuning))
-            };
-            let found = match folder.map(read) {
-                None => Err(format!("no run `{name}` lies beside this one")),
-                Some(Ok((run, _))) if run.experiment.name != *name => {
-                    Err(format!("the folder `{name}` beside this one holds the run `{}`", run.experiment.name))
-                }
-                Some(found) => {
-                    found.map_err(|e: Error| format!("the run `{name}` beside this one cannot be read: {e}"))
-                }
-            };
-            others.insert(name.clone(), found);
-        }
-    }
-    let own = RunEvidence::new(run, tuning);
-    let beside: BTreeMap<&String, Option<RunEvidence>> = others
-        .iter()
-        .map(|(name, of)| (name, of.as_ref().ok().map(|(run, tuning)| RunEvidence::new(run, tuning))))
-        .collect();
-    let evidence = |side: &ArmRef| match &side.run {
-        None => Some(&own),
-        Some(name) => beside.get(name)?.as_ref(),
+    let others = read_other_runs(run);
+    let all = Evidence {
+        own: RunEvidence::new(run, tuning),
+        others: others
+            .iter()
+            .map(|(name, other)| (name, other.as_ref().ok().map(|(run, tuning)| RunEvidence::new(run, tuning))))
+            .collect(),
     };
 
-    // 2. What each claim is about, seed by seed, and why nothing can be said.
-    let mut tests: Vec<(usize, Option<f64>, PairedSample)> = vec![];
-    let mut refused: Vec<Vec<String>> = vec![];
-    for (place, claim) in claims.iter().enumerate() {
+    // 1. The sample of each test, and the reasons to refuse each claim.
+    let mut samples: Vec<ClaimSample> = vec![];
+    let mut refusals: Vec<Vec<String>> = vec![];
+    for (claim_index, claim) in claims.iter().enumerate() {
         let sides: Option<Vec<(&RunEvidence, &str)>> =
-            claim.arms.iter().map(|side| Some((evidence(side)?, side.arm.as_str()))).collect();
-        refused.push(match &sides {
+            claim.arms.iter().map(|side| Some((all.of(side)?, side.arm.as_str()))).collect();
+        refusals.push(match &sides {
             Some(sides) => reasons_to_abstain(claim, sides),
             None => missing_runs(claim, &others),
         });
         for kl in claim.places() {
-            let found = sides
+            let sample = sides
                 .as_ref()
                 .map(|sides| sample(claim.metric, kl.unwrap_or(f64::NAN), arm_of(&sides[0]), sides.get(1).map(arm_of)));
-            tests.push((place, kl, found.unwrap_or(PairedSample::Mean(vec![]))));
+            samples.push(ClaimSample { claim_index, kl, sample: sample.unwrap_or(PairedSample::Mean(vec![])) });
         }
     }
 
-    // 3. The level of each test: whoever is refused takes its share of the family's chance all the same.
-    let family = |claim: &Claim| if claim.family.is_empty() { claim.id.clone() } else { claim.family.clone() };
-    let mut levels = vec![ALPHA; tests.len()];
-    let families: BTreeSet<String> = claims.iter().map(family).collect();
-    for name in families {
-        let members: Vec<usize> = (0..tests.len()).filter(|&t| family(&claims[tests[t].0]) == name).collect();
-        let p: Vec<f64> = members.iter().map(|&t| tests[t].2.p().unwrap_or(1.0)).collect();
-        members.iter().zip(holm_levels(&p, ALPHA)).for_each(|(&t, level)| levels[t] = level);
-    }
+    // 2. The level of each test.
+    let levels = test_levels(claims, &samples);
 
-    // 4. The verdicts.
-    let verdict = |(place, claim): (usize, &Claim)| {
-        let of_claim = tests.iter().zip(&levels).filter(|((of, ..), _)| *of == place);
-        let tests: Vec<ClaimTest> =
-            of_claim.map(|((_, kl, sample), alpha)| test(claim, *kl, sample, 1.0 - alpha)).collect();
-        let (judgement, why) = combine(claim, &tests, !refused[place].is_empty());
-        let budget = |side: &ArmRef| Some((side.to_string(), budget(evidence(side)?, &side.arm)));
+    // 3. The verdicts.
+    let verdict = |(index, claim): (usize, &Claim)| {
+        let of_claim = samples.iter().zip(&levels).filter(|(sample, _)| sample.claim_index == index);
+        let tests: Vec<ClaimTest> = of_claim.map(|(of, alpha)| test(claim, of.kl, &of.sample, 1.0 - alpha)).collect();
+        let (judgement, test_reasons) = combine(claim, &tests, !refusals[index].is_empty());
+        let budget = |side: &ArmRef| Some((side.to_string(), budget(all.of(side)?, &side.arm)));
         let budgets = claim.arms.iter().filter(|side| side.arm != REFERENCE).filter_map(budget).collect();
-        let of_side = |side: &ArmRef| evidence(side).map_or(vec![], |e| missing_of(e.run, &side.arm));
-        let missing: Vec<Missing> = claim.arms.iter().flat_map(of_side).collect();
-        let reasons = refused[place].iter().cloned().chain(why).chain(missing_words(&missing)).collect();
+        let missing_of_side = |side: &ArmRef| all.of(side).map_or(vec![], |e| missing_of(e.run, &side.arm));
+        let missing: Vec<MissingCell> = claim.arms.iter().flat_map(missing_of_side).collect();
+        let reasons = refusals[index].iter().cloned().chain(test_reasons).chain(missing_lines(&missing)).collect();
         let unit = claim.metric.unit(run.experiment.world.kind == WorldKind::Grammar);
         let asked = requirements(claim, &tests, unit);
         let (words, added_after_run) = (words(claim), !run.manifest.had_claim(claim));
@@ -205,6 +173,69 @@ pub fn judge(run: &Run, tuning: &TuningResults) -> Vec<ClaimResult> {
         ClaimResult { claim, words, judgement, added_after_run, unit, asked, tests, budgets, missing, reasons }
     };
     claims.iter().enumerate().map(verdict).collect()
+}
+
+/// The evidence of this run and of those that its claims name.
+struct Evidence<'a> {
+    own: RunEvidence<'a>,
+    others: BTreeMap<&'a String, Option<RunEvidence<'a>>>,
+}
+
+impl<'a> Evidence<'a> {
+    fn of(&self, side: &ArmRef) -> Option<&RunEvidence<'a>> {
+        match &side.run {
+            None => Some(&self.own),
+            Some(name) => self.others.get(name)?.as_ref(),
+        }
+    }
+}
+
+/// What one test of a claim is about.
+struct ClaimSample {
+    claim_index: usize,
+    kl: Option<f64>,
+    sample: PairedSample,
+}
+
+/// The runs beside this one that claims name.
+fn read_other_runs(run: &Run) -> OtherRuns {
+    let mut others = OtherRuns::new();
+    for name in run.experiment.claims.iter().flat_map(|claim| &claim.arms).filter_map(|side| side.run.as_ref()) {
+        if !others.contains_key(name) {
+            let folder =
+                run.folder.parent().map(|parent| parent.join(name)).filter(|f| f.join("manifest.json").is_file());
+            let read = |folder: PathBuf| {
+                let run = Run::read(&folder)?;
+                let tuning = TuningResults::for_run(&run)?;
+                Ok((run, tuning))
+            };
+            let other = match folder.map(read) {
+                None => Err(format!("no run `{name}` lies beside this one")),
+                Some(Ok((run, _))) if run.experiment.name != *name => {
+                    Err(format!("the folder `{name}` beside this one holds the run `{}`", run.experiment.name))
+                }
+                Some(other) => {
+                    other.map_err(|e: Error| format!("the run `{name}` beside this one cannot be read: {e}"))
+                }
+            };
+            others.insert(name.clone(), other);
+        }
+    }
+    others
+}
+
+/// The level of each test, by family. A claim that is refused takes its share of the family's error rate all the same.
+fn test_levels(claims: &[Claim], samples: &[ClaimSample]) -> Vec<f64> {
+    let family = |claim: &Claim| if claim.family.is_empty() { claim.id.clone() } else { claim.family.clone() };
+    let mut levels = vec![ALPHA; samples.len()];
+    let families: BTreeSet<String> = claims.iter().map(family).collect();
+    for name in families {
+        let members: Vec<usize> =
+            (0..samples.len()).filter(|&t| family(&claims[samples[t].claim_index]) == name).collect();
+        let p: Vec<f64> = members.iter().map(|&t| samples[t].sample.p().unwrap_or(1.0)).collect();
+        members.iter().zip(holm_levels(&p, ALPHA)).for_each(|(&t, level)| levels[t] = level);
+    }
+    levels
 }
 
 fn requirements(claim: &Claim, tests: &[ClaimTest], unit: &str) -> String {
@@ -228,7 +259,7 @@ fn arm_of<'a>((evidence, name): &(&RunEvidence<'a>, &'a str)) -> RunArm<'a> {
     RunArm { run: evidence.run, name }
 }
 
-/// Why runs that a claim names are not here.
+/// Why runs that a claim names cannot be read.
 fn missing_runs(claim: &Claim, others: &OtherRuns) -> Vec<String> {
     let named: BTreeSet<&String> = claim.arms.iter().filter_map(|side| side.run.as_ref()).collect();
     named.into_iter().filter_map(|name| others[name].as_ref().err().cloned()).collect()
@@ -251,15 +282,15 @@ fn join(arms: &[ArmRef]) -> String {
     arms.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
 }
 
-fn missing_of(run: &Run, arm: &str) -> Vec<Missing> {
+fn missing_of(run: &Run, arm: &str) -> Vec<MissingCell> {
     run.missing().into_iter().filter(|cell| cell.arm == arm).collect()
 }
 
-/// What is missing, a line an arm and a reason.
-pub(crate) fn missing_words(missing: &[Missing]) -> Vec<String> {
-    let mut groups: BTreeMap<(&str, &str), Vec<&Missing>> = BTreeMap::new();
+/// The missing cells, one line per arm and reason.
+pub(crate) fn missing_lines(missing: &[MissingCell]) -> Vec<String> {
+    let mut groups: BTreeMap<(&str, &str), Vec<&MissingCell>> = BTreeMap::new();
     missing.iter().for_each(|cell| groups.entry((&cell.arm, &cell.because)).or_default().push(cell));
-    let line = |((arm, because), cells): ((&str, &str), Vec<&Missing>)| {
+    let line = |((arm, because), cells): ((&str, &str), Vec<&MissingCell>)| {
         let first = cells[0];
         let named = match cells.len() {
             1 => format!("the training {arm} {}, seed {}, is missing and counts", first.point, first.seed),
@@ -273,7 +304,7 @@ pub(crate) fn missing_words(missing: &[Missing]) -> Vec<String> {
     groups.into_iter().map(line).collect()
 }
 
-/// One test of a claim, for itself.
+/// One test of a claim by itself.
 fn test(claim: &Claim, kl: Option<f64>, sample: &PairedSample, level: f64) -> ClaimTest {
     let (effect, seeds) = (sample.at_level(level), sample.seeds());
     let (judgement, reason) = match (effect, sample) {
@@ -362,36 +393,36 @@ fn decide(rule: ClaimRule, effect: &Effect, smallest: f64) -> (Verdict, Option<S
     }
 }
 
-/// What all tests of a claim say together.
+/// The judgement of all tests of a claim together.
 fn combine(claim: &Claim, tests: &[ClaimTest], is_refused: bool) -> (Verdict, Vec<String>) {
     let count = |judgement| tests.iter().filter(|test| test.judgement == judgement).count();
-    let (held, broken) = (count(Verdict::Reproduced), count(Verdict::Contradicted));
+    let (reproduced, contradicted) = (count(Verdict::Reproduced), count(Verdict::Contradicted));
     let needed = if claim.metric.is_at_kl() { claim.needed() } else { 1 };
-    // distances with the same reason share it
-    let mut said: Vec<(&String, Vec<String>)> = vec![];
+    // KL values with the same reason share it
+    let mut reasons: Vec<(&String, Vec<String>)> = vec![];
     for test in tests {
         let Some(why) = &test.reason else { continue };
         let at = test.kl.filter(|_| tests.len() > 1).map(|kl| kl.to_string());
-        match said.iter_mut().find(|(other, _)| *other == why) {
+        match reasons.iter_mut().find(|(other, _)| *other == why) {
             Some((_, places)) => places.extend(at),
-            None => said.push((why, at.into_iter().collect())),
+            None => reasons.push((why, at.into_iter().collect())),
         }
     }
-    let told = |(why, places): &(&String, Vec<String>)| match &places[..] {
+    let in_words = |(why, places): &(&String, Vec<String>)| match &places[..] {
         [] => (*why).clone(),
         places => format!("at KL {}: {why}", places.join(", ")),
     };
-    let why = said.iter().map(told).collect();
+    let reasons = reasons.iter().map(in_words).collect();
     let judgement = match () {
         () if is_refused => Verdict::Inconclusive,
-        () if held >= needed => Verdict::Reproduced,
-        () if broken > tests.len() - needed => Verdict::Contradicted,
+        () if reproduced >= needed => Verdict::Reproduced,
+        () if contradicted > tests.len() - needed => Verdict::Contradicted,
         () => Verdict::Inconclusive,
     };
-    (judgement, why)
+    (judgement, reasons)
 }
 
-/// Why nothing can be said, whatever the numbers.
+/// Reasons not to judge a claim, whatever its numbers.
 fn reasons_to_abstain(claim: &Claim, sides: &[(&RunEvidence, &str)]) -> Vec<String> {
     let mut reasons = vec![];
     let trained: Vec<_> = sides.iter().filter(|(_, arm)| *arm != REFERENCE).collect();
@@ -410,17 +441,17 @@ fn reasons_to_abstain(claim: &Claim, sides: &[(&RunEvidence, &str)]) -> Vec<Stri
         }
         let ended: Vec<bool> =
             run.cells.iter().filter(|cell| cell.arm == *arm).filter_map(|cell| has_diverged(run, cell)).collect();
-        let lost = ended.iter().filter(|lost| **lost).count();
+        let diverged = ended.iter().filter(|diverged| **diverged).count();
         let failed = run.manifest.failed.iter().find(|(stage, _)| stage.starts_with(&format!("{arm} ")));
         if claim.metric == ClaimMetric::Diverged || claim.metric.is_counted() {
-            // that is what it asks, or nothing to what it counts
-        } else if lost * 5 > ended.len() {
-            reasons.push(format!("{lost} of {} trainings of {arm} diverged, and that is the result", ended.len()));
+            // a claim about divergence itself, or about counts that divergence does not change
+        } else if diverged * 5 > ended.len() {
+            reasons.push(format!("{diverged} of {} trainings of {arm} diverged, and that is the result", ended.len()));
         } else if let Some((stage, why)) = failed {
             reasons.push(format!("{stage} failed: {why}"));
         }
         if claim.metric.is_at_kl()
-            && let Some(point) = run.points_of(arm).find(|point| is_vague(point))
+            && let Some(point) = run.points_of(arm).find(|point| is_kl_uncertain(point))
         {
             reasons.push(format!("the standard error of {arm}'s KL at {} is more than a tenth of it", point.label));
         }
@@ -439,13 +470,13 @@ fn reasons_to_abstain(claim: &Claim, sides: &[(&RunEvidence, &str)]) -> Vec<Stri
     reasons
 }
 
-/// Whether the KL of a point's finished policies is not known well enough.
-fn is_vague(point: &MeasuredPoint) -> bool {
-    let known = point.finished().filter_map(|(_, mark)| mark.test(KL).zip(mark.test(KL_SE)));
-    known.into_iter().any(|(kl, error)| error > 0.1 * kl)
+/// Whether the KL of a point's finished policies is too uncertain.
+fn is_kl_uncertain(point: &MeasuredPoint) -> bool {
+    let measured = point.finished().filter_map(|(_, e)| e.test(KL).zip(e.test(KL_SE)));
+    measured.into_iter().any(|(kl, error)| error > 0.1 * kl)
 }
 
-/// What an arm was allowed: its search where there was one, and its own trainings.
+/// What an arm spent: on its search, if any, and on its own trainings.
 fn budget(evidence: &RunEvidence, arm: &str) -> TrainingBudget {
     let (run, tuning) = (evidence.run, evidence.tuning);
     let labels = run.cells.iter().filter(|cell| cell.arm == arm).map(|cell| &cell.point.label);

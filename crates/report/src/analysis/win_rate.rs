@@ -1,4 +1,4 @@
-//! Who earns more: win rates of any two policies, from what each earns on every prompt.
+//! Win rates of any two policies, from the rewards of their responses to every prompt.
 
 use crate::analysis::frontier::{finished_policies, mixture_at};
 use crate::analysis::run::Run;
@@ -9,50 +9,52 @@ use duel_spec::OutcomeRow;
 /// Gold that counts as equal, as on the exact yardstick.
 const TIE: f64 = 1e-9;
 
-/// What a mixture of policies earns on one prompt: gold, tokens, chance.
+/// Distribution of a mixture's responses to one prompt: gold, tokens, probability.
 pub(crate) type PromptOutcomes = Vec<(f64, u32, f64)>;
 
-/// Laws of a mixture by prompt.
+/// Distributions of a mixture of policies with these weights, by prompt.
 pub(crate) fn mixture(parts: &[(&Outcomes, f64)]) -> Vec<PromptOutcomes> {
-    let prompts = parts.iter().flat_map(|(of, _)| &of.all).map(|o| o.prompt as usize + 1).max().unwrap_or(0);
-    let mut laws: Vec<PromptOutcomes> = vec![vec![]; prompts];
-    for (of, weight) in parts.iter().filter(|(_, weight)| *weight > 0.0) {
-        // a gold that is no number was not measured
-        for OutcomeRow { prompt, gold_reward, tokens, share } in of.all.iter().filter(|o| !o.gold_reward.is_nan()) {
-            laws[*prompt as usize].push((*gold_reward, *tokens, f64::from(*share) * weight));
+    let prompts =
+        parts.iter().flat_map(|(outcomes, _)| &outcomes.all).map(|o| o.prompt as usize + 1).max().unwrap_or(0);
+    let mut distributions: Vec<PromptOutcomes> = vec![vec![]; prompts];
+    for (outcomes, weight) in parts.iter().filter(|(_, weight)| *weight > 0.0) {
+        // NaN: not measured
+        for OutcomeRow { prompt, gold_reward, tokens, share } in outcomes.all.iter().filter(|o| !o.gold_reward.is_nan())
+        {
+            distributions[*prompt as usize].push((*gold_reward, *tokens, f64::from(*share) * weight));
         }
     }
-    laws.iter_mut().for_each(|law| law.sort_by(|a, b| a.0.total_cmp(&b.0)));
-    laws
+    distributions.iter_mut().for_each(|distribution| distribution.sort_by(|a, b| a.0.total_cmp(&b.0)));
+    distributions
 }
 
-/// What an arm's mixture of finished policies at one KL earns at a seed; `None` where it does not get so far.
+/// Distributions of an arm's mixture of finished policies at one KL and seed; `None` where it does not reach the KL.
 pub(crate) fn outcomes_at(run: &Run, arm: &str, seed: u64, kl: f64) -> Option<Vec<PromptOutcomes>> {
     let mixed = mixture_at(run, arm, seed, kl, finished_policies(run, arm, seed))?;
     let parts = mixed.iter().map(|((point, _), share)| Some((run.outcomes_of(point, seed)?, *share)));
     Some(mixture(&parts.collect::<Option<Vec<_>>>()?))
 }
 
-/// Chance that a draw of the first has more gold than one of the second, and the chance of a tie.
+/// Probability that a draw of the first has more gold than one of the second, and the probability of a tie.
 fn chances(a: &PromptOutcomes, b: &PromptOutcomes) -> [f64; 2] {
     let (mut wins, mut ties, mut below, mut next) = (0.0, 0.0, 0.0, 0);
     for group in a.chunk_by(|x, y| y.0 - x.0 < TIE) {
-        let (gold, mine) = (group[0].0, group.iter().map(|x| x.2).sum::<f64>());
+        let (gold, mass) = (group[0].0, group.iter().map(|x| x.2).sum::<f64>());
         while next < b.len() && b[next].0 < gold - TIE {
             below += b[next].2;
             next += 1;
         }
         let equal: f64 = b[next..].iter().take_while(|y| y.0 <= gold + TIE).map(|y| y.2).sum();
-        wins += mine * below;
-        ties += mine * equal;
+        wins += mass * below;
+        ties += mass * equal;
     }
     [wins, ties]
 }
 
 /// Win rate of the first on a prompt, ties half, among draws of any length or of equal length; `None` where none can be drawn.
 fn win_rate(a: &PromptOutcomes, b: &PromptOutcomes, equal_length: bool) -> Option<f64> {
-    let mass = |law: &PromptOutcomes| law.iter().map(|x| x.2).sum::<f64>();
-    let of = |a: &PromptOutcomes, b: &PromptOutcomes| {
+    let mass = |distribution: &PromptOutcomes| distribution.iter().map(|x| x.2).sum::<f64>();
+    let won_of_all = |a: &PromptOutcomes, b: &PromptOutcomes| {
         let [wins, ties] = chances(a, b);
         [wins + ties / 2.0, mass(a) * mass(b)]
     };
@@ -60,14 +62,15 @@ fn win_rate(a: &PromptOutcomes, b: &PromptOutcomes, equal_length: bool) -> Optio
         let mut lengths: Vec<u32> = a.iter().map(|x| x.1).collect();
         lengths.sort_unstable();
         lengths.dedup();
-        let so_long =
-            |law: &PromptOutcomes, length| law.iter().filter(|x| x.1 == length).copied().collect::<PromptOutcomes>();
+        let with_length = |distribution: &PromptOutcomes, length| {
+            distribution.iter().filter(|x| x.1 == length).copied().collect::<PromptOutcomes>()
+        };
         lengths.into_iter().fold([0.0; 2], |sum, length| {
-            let [won, all] = of(&so_long(a, length), &so_long(b, length));
+            let [won, all] = won_of_all(&with_length(a, length), &with_length(b, length));
             [sum[0] + won, sum[1] + all]
         })
     } else {
-        of(a, b)
+        won_of_all(a, b)
     };
     (all > 0.0).then(|| won / all)
 }
@@ -80,15 +83,17 @@ pub(crate) fn by_prompt(a: &[PromptOutcomes], b: &[PromptOutcomes], equal_length
 /// The interval of win rates over prompts: Wilson's where every prompt has one pair and hardly any ties, else by resampling prompts
 /// (docs/verdicts.md, Win rates).
 pub(crate) fn prompt_interval(rates: &[Vec<f64>]) -> Option<[f64; 2]> {
-    let one = rates.first()?;
-    let decided = one.iter().filter(|rate| **rate == 0.0 || **rate == 1.0).count();
+    let first = rates.first()?;
+    let decided = first.iter().filter(|rate| **rate == 0.0 || **rate == 1.0).count();
     match rates {
-        [_] if decided as f64 >= FEW_TIES * one.len() as f64 => Some(wilson(one.iter().sum(), one.len() as f64, 0.95)),
+        [_] if decided as f64 >= FEW_TIES * first.len() as f64 => {
+            Some(wilson(first.iter().sum(), first.len() as f64, 0.95))
+        }
         _ => prompt_bootstrap(rates, 0.95, RESAMPLES),
     }
 }
 
-/// Share of prompts without a tie from which on ties are few.
+/// Least share of prompts without a tie for Wilson's interval.
 const FEW_TIES: f64 = 0.98;
 
 /// Draws of the bootstrap (docs/verdicts.md, Win rates).
@@ -124,9 +129,9 @@ mod tests {
                 .collect(),
         };
         let (low, high) = (outcomes(&[(0, 0.0), (1, 0.0)]), outcomes(&[(0, 2.0), (1, 1.0)]));
-        let laws = mixture(&[(&low, 0.25), (&high, 0.75)]);
-        assert_eq!(laws, [vec![(0.0, 2, 0.25), (2.0, 2, 0.75)], vec![(0.0, 2, 0.25), (1.0, 2, 0.75)]]);
-        let rates = by_prompt(&laws, &mixture(&[(&low, 1.0)]), false);
+        let distributions = mixture(&[(&low, 0.25), (&high, 0.75)]);
+        assert_eq!(distributions, [vec![(0.0, 2, 0.25), (2.0, 2, 0.75)], vec![(0.0, 2, 0.25), (1.0, 2, 0.75)]]);
+        let rates = by_prompt(&distributions, &mixture(&[(&low, 1.0)]), false);
         assert_eq!(rates, [0.75 + 0.125, 0.75 + 0.125]);
     }
 

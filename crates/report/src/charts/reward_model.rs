@@ -18,7 +18,7 @@ pub(crate) fn pair_accuracy(run: &Run) -> Option<Plot> {
         ("test", metrics::PAIR_ACCURACY_TEST, palette_color(0), MarkStyle::Dots { radius: 5.0 }),
     ];
     let numbered = |values: Vec<f64>| values.into_iter().enumerate().map(|(i, v)| (i as f64, v)).collect::<Vec<_>>();
-    let ceiling = numbered(run.shared("pairs", metrics::BAYES_ACCURACY));
+    let ceiling = numbered(run.shared_metric("pairs", metrics::BAYES_ACCURACY));
     if ceiling.is_empty() {
         return None;
     }
@@ -30,7 +30,7 @@ pub(crate) fn pair_accuracy(run: &Run) -> Option<Plot> {
     let mut series =
         vec![Series::new(MarkStyle::Dashed { width: 1.5 }, INK, reach).with_opacity(0.8).named("ceiling (test)")];
     for (name, metric, color, look) in rows {
-        series.push(Series::new(look, color, numbered(run.shared("rm", metric))).named(name));
+        series.push(Series::new(look, color, numbered(run.shared_metric("rm", metric))).named(name));
     }
     let first = run.experiment.seed;
     let x_name = format!("seed (first: {first})");
@@ -43,7 +43,7 @@ pub(crate) fn calibration_curve(run: &Run) -> Option<Plot> {
     if pooled.is_empty() {
         return None;
     }
-    let at = |bin: &ReliabilityBin| (bin.said, bin.was);
+    let at = |bin: &ReliabilityBin| (bin.predicted, bin.observed);
     let each =
         run.calibration.values().flat_map(|seeds| seeds.values()).filter(|bin| bin.pairs > 0.0).map(at).collect();
     let ours = palette_color(0);

@@ -52,7 +52,7 @@ pub(crate) fn training_plot(run: &Run, metric: Metric, y_name: &str) -> Option<P
     for arm in run.arms() {
         let featured = run.featured(arm).map(|p| p.label.clone());
         for point in run.points_of(arm) {
-            let Some(along) = run.along(point, metric) else { continue };
+            let Some(along) = run.training_curve(point, metric) else { continue };
             let line = thin_points(along.steps().collect());
             let is_featured = featured.as_deref() == Some(&point.label);
             let (width, opacity) = if is_featured { (2.2, 1.0) } else { (1.1, 0.35) };

@@ -39,7 +39,7 @@ pub fn compare(folders: &[PathBuf], to: &Path) -> Result<ReportSummary> {
         let name = &run.experiment.name;
         notes.extend(run.notes().into_iter().map(|note| format!("{name}: {note}")));
         warnings.extend(sensitivity::edges(run, &tuning).into_iter().map(|edge| format!("{name}: {edge}")));
-        let missing = verdict::missing_words(&run.missing());
+        let missing = verdict::missing_lines(&run.missing());
         warnings.extend(missing.into_iter().map(|cells| format!("{name}: {cells}")));
         warnings.extend(calibration::at_chance(run).into_iter().map(|weak| format!("{name}: {weak}")));
         verdicts.extend(verdict::judge(run, &tuning).into_iter().map(|verdict| (name.clone(), verdict)));

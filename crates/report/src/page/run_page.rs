@@ -65,7 +65,7 @@ pub(crate) fn fill(
     let reference = run.reference();
     let of_reference = |metric: Metric| reference.map(|p| p.final_test(metric)).unwrap_or_default();
     let shared = |stage: &str, metric: Metric, places: usize| {
-        Estimate::of(&run.shared(stage, metric)).map(|e| format!("{e:.places$}"))
+        Estimate::of(&run.shared_metric(stage, metric)).map(|e| format!("{e:.places$}"))
     };
     let ratio = match &costs[..] {
         [a, b] => {
@@ -127,7 +127,7 @@ pub(crate) fn fill(
             tuning => Serde(&run.experiment.tuning),
             tuning_kl => nats(run.experiment.tuning.kl),
             edges => Serde(edges),
-            unfinished => run.unfinished(),
+            unfinished => run.missing_summary(),
             dropped_claims => run.dropped_claims(),
             weak => calibration::at_chance(run),
             idle => idle::warnings(run),
@@ -219,7 +219,7 @@ fn story(run: &Run, arm: &str, costs: &[ArmCost]) -> Option<ArmSummary> {
         settings: run.method_of(featured).map(|method| serde_json::json!(method)),
         always_above_reference: run.points_of(arm).all(|p| above(p, reference)),
         climbs: run.method_of(featured).is_some_and(|method| method.reward_source().is_some()),
-        on_gold: run.climbs_gold(featured),
+        on_gold: run.optimizes_gold(featured),
     })
 }
 

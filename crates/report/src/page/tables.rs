@@ -228,7 +228,7 @@ fn stages(run: &Run) -> TextTable {
     let rows = wanted
         .into_iter()
         .filter_map(|(words, stage, metric, places)| {
-            let values = run.shared(stage, metric);
+            let values = run.shared_metric(stage, metric);
             (!values.is_empty()).then(|| vec![words.into(), estimate(&values, places), values.len().to_string()])
         })
         .collect();
@@ -242,7 +242,9 @@ fn calibration(run: &Run) -> TextTable {
         head: ["pairs", "chance given to the higher score", "share in which it was chosen"].map(String::from).into(),
         rows: pooled(run)
             .iter()
-            .map(|bin| vec![format!("{:.0}", bin.pairs), format!("{:.3}", bin.said), format!("{:.3}", bin.was)])
+            .map(|bin| {
+                vec![format!("{:.0}", bin.pairs), format!("{:.3}", bin.predicted), format!("{:.3}", bin.observed)]
+            })
             .collect(),
     }
 }

@@ -4,7 +4,7 @@ use super::definitions::{NaiveReport, assert_same, average};
 use super::simulation::{ARMS, KLS, TEST, VALIDATION, simulated};
 use crate::analysis::cost_to_target::cost_to_target;
 use crate::analysis::effects::{PairedSample, RunArm, has_diverged, sample};
-use crate::analysis::frontier::{self, at_equal_kl, gain_at, mark_at};
+use crate::analysis::frontier::{self, at_equal_kl, gain_at, metric_at};
 use crate::analysis::over_optimization::over_optimization;
 use crate::analysis::run::Run;
 use crate::analysis::sensitivity;
@@ -89,7 +89,7 @@ fn frontiers_and_arms_at_equal_kl_are_those_of_their_definitions() {
                 pair.as_ref().map_or(&[], |x| &x[..]),
                 expected.as_ref().map_or(&[], |x| &x[..]),
             );
-            let length = mark_at(run, arm, seed, kl, metrics::LENGTH);
+            let length = metric_at(run, arm, seed, kl, metrics::LENGTH);
             let expected = naive.at(&naive.frontier(arm, seed, false), TEST, kl, metrics::LENGTH);
             assert_same("length", &Vec::from_iter(length), &Vec::from_iter(expected));
         }

@@ -201,5 +201,5 @@ pub(super) fn simulated() -> SimulatedRun {
     }
     w.outliers(&seed_list);
     w.run.run().outcomes.clone_from(&w.outcomes);
-    SimulatedRun { run: w.run.done(), rows: w.rows, outcomes: w.outcomes }
+    SimulatedRun { run: w.run.finish(), rows: w.rows, outcomes: w.outcomes }
 }
