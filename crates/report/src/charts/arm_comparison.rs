@@ -11,15 +11,15 @@ use crate::charts::plot::Plot;
 use crate::format::{fixed, nats};
 use duel_spec::{REFERENCE, WorldKind};
 
-/// The gain at one KL by seed, arm by arm from above: seeds, mean and interval.
+/// The gain at one KL, one row per arm: seeds, mean and interval.
 pub(crate) fn stability(run: &Run) -> Option<Plot> {
     let (arms, kl) = (run.arms(), common_kl(run));
-    let (mut series, mut words, mut is_share) = (vec![], vec![], false);
+    let (mut series, mut labels, mut is_share) = (vec![], vec![], false);
     for (row, arm) in arms.iter().enumerate() {
         let (color, name, y) = (arm_color(run, arm), arm.to_uppercase(), row as f64);
-        words.push(name.clone());
-        let found = run.experiment.seed_list().into_iter().filter_map(|seed| gain_at(run, arm, seed, kl));
-        let values: Vec<f64> = found
+        labels.push(name.clone());
+        let gains = run.experiment.seed_list().into_iter().filter_map(|seed| gain_at(run, arm, seed, kl));
+        let values: Vec<f64> = gains
             .map(|(gain, share)| {
                 is_share |= share.is_some();
                 share.unwrap_or(gain)
@@ -43,13 +43,13 @@ pub(crate) fn stability(run: &Run) -> Option<Plot> {
                 .described(format!("{name}, mean")),
         );
     }
-    let what = if is_share { "share of the possible gain, η," } else { "gain in gold" };
-    let is_any = !series.is_empty();
-    let plot = Plot::new((PANEL.0, 90 + 34 * arms.len() as u32), format!("{what} at {}", nats(kl)), "", series);
-    is_any.then_some(Plot { y_categories: words, ..plot })
+    let x_name = if is_share { "share of the possible gain, η," } else { "gain in gold" };
+    let has_data = !series.is_empty();
+    let plot = Plot::new((PANEL.0, 90 + 34 * arms.len() as u32), format!("{x_name} at {}", nats(kl)), "", series);
+    has_data.then_some(Plot { y_categories: labels, ..plot })
 }
 
-/// Who wins against whom at one KL, mixtures of finished policies; the reference too.
+/// Win rates between all arms and the reference at one KL; mixtures of finished policies.
 pub(crate) fn win_rates(run: &Run) -> Option<Heatmap> {
     if run.outcomes.is_empty() {
         return None;
@@ -57,10 +57,10 @@ pub(crate) fn win_rates(run: &Run) -> Option<Heatmap> {
     let kl = common_kl(run);
     let names: Vec<&str> = run.arms().into_iter().chain([REFERENCE]).collect();
     let seeds = run.experiment.seed_list();
-    let all: Vec<Vec<Option<Vec<win_rate::PromptOutcomes>>>> =
+    let outcomes: Vec<Vec<Option<Vec<win_rate::PromptOutcomes>>>> =
         names.iter().map(|arm| seeds.iter().map(|&seed| win_rate::outcomes_at(run, arm, seed, kl)).collect()).collect();
     let rates = |a: usize, b: usize| -> Vec<Vec<f64>> {
-        let pairs = all[a].iter().zip(&all[b]);
+        let pairs = outcomes[a].iter().zip(&outcomes[b]);
         pairs
             .filter_map(|(a, b)| Some(win_rate::by_prompt(a.as_ref()?, b.as_ref()?, false)))
             .filter(|r| !r.is_empty())
@@ -73,24 +73,24 @@ pub(crate) fn win_rates(run: &Run) -> Option<Heatmap> {
         let rates = rates(a, b);
         let means: Vec<f64> = rates.iter().map(|of_prompts| mean(of_prompts)).collect();
         match Estimate::of(&means) {
-            // one seed: its prompts alone tell how sure that is, where they are a sample
+            // one seed: the interval is over prompts, where they are a sample
             Some(Estimate { mean, half_width: None, .. }) => {
                 let is_sample = run.experiment.world.kind != WorldKind::Grammar;
-                let around = win_rate::prompt_interval(&rates).filter(|_| is_sample);
-                let around =
-                    around.map_or(String::new(), |[low, high]| format!(" [{}, {}]", fixed(low, 2), fixed(high, 2)));
-                (Some(mean), format!("{}{around}", fixed(mean, 2)))
+                let interval = win_rate::prompt_interval(&rates).filter(|_| is_sample);
+                let interval =
+                    interval.map_or(String::new(), |[low, high]| format!(" [{}, {}]", fixed(low, 2), fixed(high, 2)));
+                (Some(mean), format!("{}{interval}", fixed(mean, 2)))
             }
             Some(estimate) => (Some(estimate.mean), format!("{estimate:.2}")),
             None => (None, "–".into()),
         }
     };
-    let table: Vec<Vec<(Option<f64>, String)>> =
+    let cells: Vec<Vec<(Option<f64>, String)>> =
         (0..names.len()).map(|a| (0..names.len()).map(|b| cell(a, b)).collect()).collect();
-    let (shares, words) = table.into_iter().map(|row| row.into_iter().unzip()).unzip();
+    let (shares, labels) = cells.into_iter().map(|row| row.into_iter().unzip()).unzip();
     let width = 100 + 95 * names.len() as u32;
     let size = (width.clamp(PANEL.0, WIDE.0), 50 + 40 * names.len() as u32);
     let names =
         names.iter().map(|name| if *name == REFERENCE { "reference".into() } else { name.to_uppercase() }).collect();
-    Some(Heatmap { size, names, shares, words })
+    Some(Heatmap { size, names, shares, labels })
 }

@@ -13,7 +13,7 @@ pub(crate) struct Bar {
     pub(crate) color: RGBColor,
     /// Lower and upper part; the lower is drawn paler.
     pub(crate) parts: [f64; 2],
-    pub(crate) words: String,
+    pub(crate) label: String,
 }
 
 /// A chart of bars.
@@ -56,8 +56,8 @@ impl Chart for Bars {
             area.draw(&Rectangle::new([(start, above), (split, below)], bar.color.mix(0.45).filled()))?;
             area.draw(&Rectangle::new([(split, above), (whole, below)], bar.color.filled()))?;
             let words = text_style(12.0, INK, scale).pos(Pos::new(HPos::Left, VPos::Center));
-            area.draw(&Text::new(bar.words.clone(), (whole + px(7.0), (above + below) / 2), words))?;
-            let text = format!("{} · {} · {}", self.title, bar.name, bar.words);
+            area.draw(&Text::new(bar.label.clone(), (whole + px(7.0), (above + below) / 2), words))?;
+            let text = format!("{} · {} · {}", self.title, bar.name, bar.label);
             tooltips.push(Tooltip { x: whole, y: (above + below) / 2, text });
         }
         Ok(())

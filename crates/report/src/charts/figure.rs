@@ -15,12 +15,12 @@ pub(crate) const NARROW: (u32, u32) = (400, 400);
 pub(crate) const PANEL: (u32, u32) = (400, 310);
 pub(crate) const BAR_PANEL: (u32, u32) = (400, 120);
 
-/// A chart with its place on the page.
+/// A chart with its name and its group on the page.
 #[derive(Debug, Clone)]
 pub(crate) struct Figure {
     pub(crate) name: String,
     pub(crate) group: &'static str,
-    /// What it shows, for whoever does not see it.
+    /// Alternative text.
     pub(crate) alt: String,
     pub(crate) chart: AnyChart,
 }
@@ -31,17 +31,18 @@ pub(crate) fn arm_color(run: &Run, arm: &str) -> RGBColor {
 }
 
 /// Arms whose colors are the same in every run.
-const KNOWN: [&str; 2] = ["dpo", "ppo"];
+const FIXED_COLOR_ARMS: [&str; 2] = ["dpo", "ppo"];
 
-/// An arm's place among the colors: its own where it has one in every run, else the next that is free.
+/// An arm's index in the palette: fixed for some arms, else the next that is free.
 pub(crate) fn palette_index(run: &Run, arm: &str) -> usize {
-    if let Some(place) = KNOWN.iter().position(|known| *known == arm) {
-        return place;
+    if let Some(index) = FIXED_COLOR_ARMS.iter().position(|fixed| *fixed == arm) {
+        return index;
     }
     let arms = run.arms();
-    let others = arms.iter().filter(|a| !KNOWN.contains(a)).position(|a| *a == arm).unwrap_or(0);
-    let free: Vec<usize> =
-        (0..theme::PALETTE_SIZE).filter(|&place| KNOWN.get(place).is_none_or(|k| !arms.contains(k))).collect();
+    let others = arms.iter().filter(|a| !FIXED_COLOR_ARMS.contains(a)).position(|a| *a == arm).unwrap_or(0);
+    let free: Vec<usize> = (0..theme::PALETTE_SIZE)
+        .filter(|&index| FIXED_COLOR_ARMS.get(index).is_none_or(|k| !arms.contains(k)))
+        .collect();
     free[others % free.len()]
 }
 
@@ -57,18 +58,18 @@ pub(crate) fn gold_axis(run: &Run) -> String {
 
 pub(crate) const KL_AXIS: &str = "KL from the reference, nats a response";
 
-/// Means over seeds of two marks.
+/// Means over seeds of two metrics of the finished policies.
 pub(crate) fn point_mean(point: &MeasuredPoint, x: Metric, y: Metric) -> Option<(f64, f64)> {
     let (x, y) = (point.final_test(x), point.final_test(y));
     (!x.is_empty() && !y.is_empty()).then(|| (mean(&x), mean(&y)))
 }
 
-/// Two marks of each seed's finished policies.
+/// Two metrics of each seed's finished policies.
 pub(crate) fn seed_points(run: &Run, arm: &str, x: Metric, y: Metric) -> Vec<(f64, f64)> {
     run.points_of(arm).flat_map(|p| p.finished()).filter_map(|(_, m)| Some((m.test(x)?, m.test(y)?))).collect()
 }
 
-/// An arm's points by rising x: means over seeds, and their words.
+/// An arm's points by rising x: means over seeds, and their labels.
 pub(crate) fn point_means(run: &Run, arm: &str, x: Metric, y: Metric) -> (Vec<(f64, f64)>, Vec<String>) {
     let mut means: Vec<((f64, f64), String)> =
         run.points_of(arm).filter_map(|p| Some((point_mean(p, x, y)?, p.display_label()))).collect();

@@ -13,7 +13,7 @@ pub(crate) struct Heatmap {
     pub(crate) names: Vec<String>,
     /// `None` where there is nothing to say.
     pub(crate) shares: Vec<Vec<Option<f64>>>,
-    pub(crate) words: Vec<Vec<String>>,
+    pub(crate) labels: Vec<Vec<String>>,
 }
 
 impl Chart for Heatmap {
@@ -51,7 +51,7 @@ impl Chart for Heatmap {
                     area.draw(&Rectangle::new(corners, color.filled()))?;
                 }
                 area.draw(&Rectangle::new(corners, LINE.stroke_width(px(1.0) as u32)))?;
-                let words = &self.words[row][column];
+                let words = &self.labels[row][column];
                 area.draw(&Text::new(words.clone(), (x + wide / 2, y), middle.clone()))?;
                 tooltips.push(Tooltip { x: x + wide / 2, y, text: format!("{name} against {other} · {words}") });
             }
@@ -63,6 +63,6 @@ impl Chart for Heatmap {
         let head =
             std::iter::once("wins of the row against the column".to_string()).chain(self.names.clone()).collect();
         let row = |(name, words): (&String, &Vec<String>)| std::iter::once(name.clone()).chain(words.clone()).collect();
-        (head, self.names.iter().zip(&self.words).map(row).collect())
+        (head, self.names.iter().zip(&self.labels).map(row).collect())
     }
 }

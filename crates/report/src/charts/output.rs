@@ -14,7 +14,7 @@ use plotters::style::{FontStyle, register_font};
 use std::path::Path;
 use std::sync::Once;
 
-/// Any of them.
+/// A chart of any kind.
 #[derive(Debug, Clone)]
 pub(crate) enum AnyChart {
     Plot(Plot),
@@ -57,7 +57,7 @@ impl Chart for AnyChart {
     }
 }
 
-fn with_font() {
+fn register_fonts() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
         // The bytes are a font that is known to parse; were they not, drawing says so.
@@ -66,9 +66,9 @@ fn with_font() {
     });
 }
 
-/// Draws to a backend, in the colors of the day or of the night.
-fn drawn<B: DrawingBackend>(chart: &impl Chart, backend: B, scale: f64, is_dark: bool) -> Result<Vec<Tooltip>> {
-    fn whole<B: DrawingBackend>(
+/// Draws to a backend, in the light or the dark theme.
+fn draw_to<B: DrawingBackend>(chart: &impl Chart, backend: B, scale: f64, is_dark: bool) -> Result<Vec<Tooltip>> {
+    fn draw_all<B: DrawingBackend>(
         chart: &impl Chart,
         backend: B,
         scale: f64,
@@ -79,42 +79,42 @@ fn drawn<B: DrawingBackend>(chart: &impl Chart, backend: B, scale: f64, is_dark:
         area.present().map_err(|e| e.to_string())?;
         Ok(tooltips)
     }
-    with_font();
-    let found = if is_dark { whole(chart, Dark(backend), scale) } else { whole(chart, backend, scale) };
-    found.map_err(|problem| Error::Chart { problem })
+    register_fonts();
+    let tooltips = if is_dark { draw_all(chart, Dark(backend), scale) } else { draw_all(chart, backend, scale) };
+    tooltips.map_err(|problem| Error::Chart { problem })
 }
 
-/// An SVG of the chart's own size, and the places on it.
+/// An SVG of the chart's own size, and its tooltips.
 pub(crate) fn svg(chart: &impl Chart, is_dark: bool) -> Result<(String, Vec<Tooltip>)> {
     let mut svg = String::new();
-    let tooltips = drawn(chart, SVGBackend::with_string(&mut svg, chart.size()), 1.0, is_dark)?;
+    let tooltips = draw_to(chart, SVGBackend::with_string(&mut svg, chart.size()), 1.0, is_dark)?;
     Ok((svg, tooltips))
 }
 
-/// The bytes of a PNG, so many pixels for one of the chart.
+/// The bytes of a PNG with `scale` pixels per pixel of the chart.
 pub(crate) fn png(chart: &impl Chart, scale: f64, is_dark: bool) -> Result<Vec<u8>> {
     let [width, height] = [chart.size().0, chart.size().1].map(|side| (f64::from(side) * scale).round() as u32);
     let mut pixels = vec![0; (width * height * 3) as usize];
-    drawn(chart, BitMapBackend::with_buffer(&mut pixels, (width, height)), scale, is_dark)?;
-    png_of(&pixels, width, height).map_err(|e| Error::Chart { problem: e.to_string() })
+    draw_to(chart, BitMapBackend::with_buffer(&mut pixels, (width, height)), scale, is_dark)?;
+    encode_png(&pixels, width, height).map_err(|e| Error::Chart { problem: e.to_string() })
 }
 
-/// Units of a PDF's drawing for a pixel of the chart: places are whole numbers there.
+/// Units of a PDF drawing per pixel of the chart: coordinates are whole numbers there.
 const PDF_GRAIN: f64 = 16.0;
 
-/// The bytes of a PDF, so many points wide.
+/// The bytes of a PDF, `points` wide.
 pub(crate) fn pdf(chart: &impl Chart, points: f64, is_dark: bool) -> Result<Vec<u8>> {
     let (width, height) = chart.size();
-    let grains = [width, height].map(|side| (f64::from(side) * PDF_GRAIN) as u32);
+    let size_in_grains = [width, height].map(|side| (f64::from(side) * PDF_GRAIN) as u32);
     let mut bytes = vec![];
-    drawn(chart, Pdf::new(&mut bytes, (grains[0], grains[1]), points), PDF_GRAIN, is_dark)?;
+    draw_to(chart, Pdf::new(&mut bytes, (size_in_grains[0], size_in_grains[1]), points), PDF_GRAIN, is_dark)?;
     Ok(bytes)
 }
 
-/// Pixels of a PNG beside the page for one of the SVG: sharp in print.
+/// Pixels of a PNG per pixel of the SVG: sharp in print.
 const PNG_SCALE: f64 = 3.0;
 
-/// Writes `<name>.svg` and `<name>.png` into a folder and returns the SVG and the places on it.
+/// Writes `<name>.svg` and `<name>.png` into a folder and returns the SVG and its tooltips.
 pub(crate) fn save(chart: &impl Chart, folder: &Path, name: &str) -> Result<(String, Vec<Tooltip>)> {
     let (svg, tooltips) = svg(chart, false)?;
     duel_ledger::write_atomically(&folder.join(format!("{name}.svg")), svg.as_bytes())?;
@@ -123,7 +123,7 @@ pub(crate) fn save(chart: &impl Chart, folder: &Path, name: &str) -> Result<(Str
 }
 
 /// Red, green and blue of every pixel as the bytes of a file.
-fn png_of(pixels: &[u8], width: u32, height: u32) -> std::result::Result<Vec<u8>, png::EncodingError> {
+fn encode_png(pixels: &[u8], width: u32, height: u32) -> std::result::Result<Vec<u8>, png::EncodingError> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, width, height);
     encoder.set_color(png::ColorType::Rgb);
@@ -202,8 +202,9 @@ mod tests {
     #[test]
     fn one_point_is_seen_and_what_has_no_place_is_left_out() {
         let one = Series::new(MarkStyle::Line { width: 2.0 }, palette_color(0), vec![(3.0, 1.0)]).named("PPO");
-        let (drawn, tooltips) = svg(&Plot::new((400, 300), "steps", "gold", vec![one.clone()]), false).expect("drawn");
-        assert!(drawn.contains("<circle") && tooltips.len() == 1, "{drawn}");
+        let (draw_to, tooltips) =
+            svg(&Plot::new((400, 300), "steps", "gold", vec![one.clone()]), false).expect("drawn");
+        assert!(draw_to.contains("<circle") && tooltips.len() == 1, "{draw_to}");
         let many = vec![(0.0, 1.0), (10.0, 2.0), (100.0, f64::NAN), (f64::INFINITY, 1.0), (1000.0, 3.0)];
         let line = Series {
             labels: vec!["first".into(), "second".into(), "third".into()],

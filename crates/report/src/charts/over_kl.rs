@@ -11,58 +11,59 @@ use crate::charts::theme::{GREY, IDEAL, INK, palette_color};
 use duel_spec::metrics::{self, Metric};
 use plotters::style::RGBColor;
 
-/// Points of all arms beyond which their settings are not written beside them.
-const WORDY: usize = 12;
+/// Points of all arms beyond which they have no labels.
+const MAX_LABELLED_POINTS: usize = 12;
 
-/// Gold reward over KL: each arm's points, seeds and frontier with its interval, what is possible, and where all begin.
+/// Gold reward over KL: each arm's points, seeds and frontier with its interval, the theoretical curves, and the reference.
 pub(crate) fn frontier_plot(run: &Run, size: (u32, u32)) -> Plot {
     let mut series = Vec::new();
     let kl_gold = |p: &MeasuredPoint| point_mean(p, metrics::KL, metrics::GOLD);
-    let reach = run
+    let largest_kl = run
         .arms()
         .iter()
         .flat_map(|arm| run.points_of(arm))
         .flat_map(|p| p.final_test(metrics::KL))
         .fold(0.0, f64::max);
-    let theory = [
+    let theoretical = [
         ("optimum", "optimum", INK, MarkStyle::Line { width: 2.0 }),
         ("ppo-ideal", "PPO-ideal", IDEAL, MarkStyle::Dashed { width: 2.0 }),
         ("best-of-n", "best of N", GREY, MarkStyle::Dashed { width: 1.5 }),
     ];
-    for (arm, name, color, look) in theory {
+    for (arm, name, color, style) in theoretical {
         let mut curve: Vec<(f64, f64)> =
             run.reference().into_iter().chain(run.points_of(arm)).filter_map(kl_gold).collect();
         if curve.len() < 2 {
             continue;
         }
         curve.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let inside = curve.iter().filter(|p| p.0 <= reach * 1.05).count();
+        let inside = curve.iter().filter(|p| p.0 <= largest_kl * 1.05).count();
         curve.truncate((inside + 1).max(2));
         if let [.., a, b] = curve[..]
-            && b.0 > reach * 1.05
+            && b.0 > largest_kl * 1.05
         {
-            // the last stretch ends with the chart
-            let x = (reach * 1.05).max(a.0);
+            // the last segment is cut at the end of the chart
+            let x = (largest_kl * 1.05).max(a.0);
             let last = curve.len() - 1;
             curve[last] = (x, a.1 + (b.1 - a.1) * (x - a.0) / (b.0 - a.0));
         }
-        series.push(Series::new(look, color, curve).with_opacity(0.9).named(name));
+        series.push(Series::new(style, color, curve).with_opacity(0.9).named(name));
     }
-    let few = run.arms().iter().map(|arm| run.points_of(arm).count()).sum::<usize>() <= WORDY && size == WIDE;
+    let has_labels =
+        run.arms().iter().map(|arm| run.points_of(arm).count()).sum::<usize>() <= MAX_LABELLED_POINTS && size == WIDE;
     for arm in run.arms() {
-        series.extend(frontier_of(run, arm, arm_color(run, arm), arm.to_uppercase(), few));
+        series.extend(frontier_of(run, arm, arm_color(run, arm), arm.to_uppercase(), has_labels));
     }
-    if let Some(at) = run.reference().and_then(kl_gold) {
-        series.push(Series::new(MarkStyle::Cross { radius: 5.0 }, INK, vec![at]).named("reference (SFT)"));
+    if let Some(center) = run.reference().and_then(kl_gold) {
+        series.push(Series::new(MarkStyle::Cross { radius: 5.0 }, INK, vec![center]).named("reference (SFT)"));
     }
     Plot::new(size, KL_AXIS, gold_axis(run), series)
 }
 
 /// One arm on a chart of gold over KL.
-pub(crate) fn frontier_of(run: &Run, arm: &str, color: RGBColor, name: String, worded: bool) -> [Series; 4] {
+pub(crate) fn frontier_of(run: &Run, arm: &str, color: RGBColor, name: String, has_labels: bool) -> [Series; 4] {
     let (low, high) = frontier::band(run, arm, BAND_STEPS);
     let seeds = seed_points(run, arm, metrics::KL, metrics::GOLD);
-    let (data, words) = point_means(run, arm, metrics::KL, metrics::GOLD);
+    let (data, labels) = point_means(run, arm, metrics::KL, metrics::GOLD);
     let rings = Series::new(MarkStyle::Rings { radius: 5.0 }, color, data.clone()).named(name.clone());
     [
         Series::band(color, &low, &high).described(format!("{name}, interval of its frontier")),
@@ -70,11 +71,11 @@ pub(crate) fn frontier_of(run: &Run, arm: &str, color: RGBColor, name: String, w
             .with_opacity(0.35)
             .described(format!("{name}, a seed")),
         Series::new(MarkStyle::Line { width: 1.5 }, color, data).with_opacity(0.55),
-        if worded { rings.with_labels(words) } else { rings },
+        if has_labels { rings.with_labels(labels) } else { rings },
     ]
 }
 
-/// Places along an arm's frontier at which its interval is drawn.
+/// Steps along an arm's frontier at which its interval is drawn.
 const BAND_STEPS: usize = 24;
 
 /// Every arm with its run, in the order that gives them their colors.
@@ -92,45 +93,45 @@ pub(crate) fn frontiers(runs: &[Run]) -> Plot {
         series.extend(frontier_of(run, arm, palette_color(place), name, false));
     }
     for run in runs {
-        let at = run.reference().map(|p| (mean(&p.final_test(metrics::KL)), mean(&p.final_test(metrics::GOLD))));
+        let center = run.reference().map(|p| (mean(&p.final_test(metrics::KL)), mean(&p.final_test(metrics::GOLD))));
         let name = format!("reference of {}", run.name());
-        series.push(Series::new(MarkStyle::Cross { radius: 5.0 }, INK, at.into_iter().collect()).described(name));
+        series.push(Series::new(MarkStyle::Cross { radius: 5.0 }, INK, center.into_iter().collect()).described(name));
     }
     Plot::new(WIDE, KL_AXIS, gold_axis(&runs[0]), series)
 }
 
-/// Gold and the learned reward above the reference over √KL, for what climbs the learned reward.
+/// Gold and learned reward above the reference over √KL.
 pub(crate) fn gold_and_proxy(run: &Run) -> Option<Plot> {
     let base = |metric| run.reference().map(|p| mean(&p.final_test(metric)));
     let (gold, proxy) = (base(metrics::GOLD)?, base(metrics::PROXY)?);
     let mut series = vec![];
-    let theory = [("ppo-ideal", IDEAL), ("best-of-n", GREY)];
+    let theoretical = [("ppo-ideal", IDEAL), ("best-of-n", GREY)];
     let arms = run.arms().into_iter().map(|arm| (arm, arm_color(run, arm)));
-    let far = run
+    let largest_kl = run
         .arms()
         .iter()
         .flat_map(|arm| run.points_of(arm))
         .flat_map(|p| p.final_test(metrics::KL))
         .fold(0.0, f64::max);
-    for (arm, color) in arms.chain(theory) {
-        for (metric, base, look, what) in [
+    for (arm, color) in arms.chain(theoretical) {
+        for (metric, base, style, what) in [
             (metrics::GOLD, gold, MarkStyle::Line { width: 2.2 }, "gold"),
             (metrics::PROXY, proxy, MarkStyle::Dashed { width: 1.8 }, "proxy"),
         ] {
             let (data, _) = point_means(run, arm, metrics::KL, metric);
-            let inside = data.into_iter().filter(|p| p.0 <= far * 1.05);
+            let inside = data.into_iter().filter(|p| p.0 <= largest_kl * 1.05);
             let rises: Vec<(f64, f64)> = inside.map(|(kl, reward)| (kl.max(0.0).sqrt(), reward - base)).collect();
             if rises.is_empty() {
                 continue;
             }
             let line = std::iter::once((0.0, 0.0)).chain(rises).collect();
-            series.push(Series::new(look, color, line).named(format!("{} {what}", arm.to_uppercase())));
+            series.push(Series::new(style, color, line).named(format!("{} {what}", arm.to_uppercase())));
         }
     }
     (!series.is_empty()).then(|| Plot::new(WIDE, "√KL, √nats", "reward above the reference's", series))
 }
 
-/// A mark of finished policies over their KL, seeds faint, means joined.
+/// A metric of finished policies over their KL: seeds, and means joined by a line.
 pub(crate) fn over_kl(run: &Run, metric: Metric, y_name: &str) -> Option<Plot> {
     let mut series = vec![];
     for arm in run.arms() {
@@ -148,8 +149,8 @@ pub(crate) fn over_kl(run: &Run, metric: Metric, y_name: &str) -> Option<Plot> {
         series.push(Series::new(MarkStyle::Line { width: 1.5 }, color, line.clone()).with_opacity(0.55));
         series.push(Series::new(MarkStyle::Rings { radius: 4.5 }, color, line).named(name));
     }
-    if let Some(at) = run.reference().and_then(|p| point_mean(p, metrics::KL, metric)) {
-        series.push(Series::new(MarkStyle::Cross { radius: 5.0 }, INK, vec![at]).named("reference (SFT)"));
+    if let Some(center) = run.reference().and_then(|p| point_mean(p, metrics::KL, metric)) {
+        series.push(Series::new(MarkStyle::Cross { radius: 5.0 }, INK, vec![center]).named("reference (SFT)"));
     }
     (series.len() > 1).then(|| Plot::new(PANEL, KL_AXIS, y_name, series))
 }

@@ -41,7 +41,7 @@ pub(crate) const GREY: RGBColor = INKS[5].light;
 /// Colors for the places of a list.
 const ARMS: std::ops::Range<usize> = 6..13;
 
-/// How many there are.
+/// Number of palette colors.
 pub(crate) const PALETTE_SIZE: usize = ARMS.end - ARMS.start;
 
 /// The color of a place in a list.
@@ -72,10 +72,10 @@ pub(crate) fn css(is_dark: bool) -> String {
     INKS.iter().map(value).collect::<Vec<_>>().join(" ")
 }
 
-/// Draws with the dark color in place of each light one.
+/// A backend that draws with the dark color in place of each light one.
 pub(crate) struct Dark<B>(pub(crate) B);
 
-/// What a color is in the dark.
+/// The dark color of a light one.
 fn dark(color: BackendColor) -> BackendColor {
     let (r, g, b) = color.rgb;
     match INKS.iter().find(|ink| ink.light == RGBColor(r, g, b)) {

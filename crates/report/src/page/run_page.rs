@@ -19,7 +19,7 @@ use minijinja::value::Serde;
 use serde::Serialize;
 use std::collections::HashSet;
 
-/// An arm as the page tells of it.
+/// An arm as the page shows it.
 #[derive(Debug, Serialize)]
 struct ArmSummary {
     name: String,
@@ -46,9 +46,9 @@ struct ArmSummary {
     /// The method's own settings at the featured point.
     settings: Option<serde_json::Value>,
     always_above_reference: bool,
-    /// Whether it climbs a score with responses of its own.
+    /// Whether it maximizes a reward over its own responses.
     climbs: bool,
-    /// Whether the shown point climbs the world's own judge in place of a reward model.
+    /// Whether the shown point is trained on the gold reward in place of a reward model.
     on_gold: bool,
 }
 
@@ -61,7 +61,8 @@ pub(crate) fn fill(
     verdicts: &[ClaimResult],
 ) -> Result<String> {
     let costs = costs::arm_costs(run);
-    let stories: Vec<ArmSummary> = run.arms().into_iter().filter_map(|arm| story(run, arm, &costs)).collect();
+    let arm_summaries: Vec<ArmSummary> =
+        run.arms().into_iter().filter_map(|arm| arm_summary(run, arm, &costs)).collect();
     let reference = run.reference();
     let of_reference = |metric: Metric| reference.map(|p| p.final_test(metric)).unwrap_or_default();
     let shared = |stage: &str, metric: Metric, places: usize| {
@@ -69,12 +70,12 @@ pub(crate) fn fill(
     };
     let ratio = match &costs[..] {
         [a, b] => {
-            let (cheap, dear) = if a.flops <= b.flops { (a, b) } else { (b, a) };
+            let (cheap, expensive) = if a.flops <= b.flops { (a, b) } else { (b, a) };
             Some(context! {
                 cheap => cheap.arm.to_uppercase(),
-                dear => dear.arm.to_uppercase(),
-                flops => fixed(dear.flops / cheap.flops, 1),
-                seconds => fixed(dear.seconds / cheap.seconds, 1),
+                expensive => expensive.arm.to_uppercase(),
+                flops => fixed(expensive.flops / cheap.flops, 1),
+                seconds => fixed(expensive.seconds / cheap.seconds, 1),
             })
             .filter(|_| cheap.flops > 0.0 && cheap.seconds > 0.0)
         }
@@ -92,7 +93,7 @@ pub(crate) fn fill(
             only_beta => only_beta(run),
             noisy => run.experiment.stages.pairs.length_bias > 0.0 || run.experiment.stages.pairs.label_flips > 0.0,
             cells => run.cells.len(),
-            arms => Serde(&stories),
+            arms => Serde(&arm_summaries),
             matched => matched_sentences(run),
             ratio,
             reference => context! {
@@ -166,12 +167,12 @@ struct RenderedVerdict<'a> {
 
 impl<'a> RenderedVerdict<'a> {
     fn new(verdict: &'a ClaimResult) -> Self {
-        Self { verdict, found: verdict.tests.iter().map(test_in_words).collect::<Vec<_>>().join("; ") }
+        Self { verdict, found: verdict.tests.iter().map(test_summary).collect::<Vec<_>>().join("; ") }
     }
 }
 
 /// `at KL 1: 0.123 (1.1×) [0.100, 0.146]`.
-fn test_in_words(test: &ClaimTest) -> String {
+fn test_summary(test: &ClaimTest) -> String {
     let at = test.kl.map_or(String::new(), |kl| format!("at KL {kl}: "));
     let Some(effect) = test.effect else { return at + "–" };
     let places = if effect.abs() > 1000.0 { 0 } else { 3 };
@@ -181,16 +182,16 @@ fn test_in_words(test: &ClaimTest) -> String {
     format!("{at}{}{times}{}", fixed(effect, places), test.interval.map_or(String::new(), ends))
 }
 
-fn story(run: &Run, arm: &str, costs: &[ArmCost]) -> Option<ArmSummary> {
+fn arm_summary(run: &Run, arm: &str, costs: &[ArmCost]) -> Option<ArmSummary> {
     let featured = run.featured(arm)?;
     let cost = costs.iter().find(|c| c.arm == arm)?;
-    let say =
+    let estimate_of =
         |metric: Metric, places: usize| Estimate::of(&featured.final_test(metric)).map(|e| format!("{e:.places$}"));
     let golds = featured.final_test(metrics::GOLD);
     let reference = run.reference()?;
     let gain = Estimate::of_differences(&golds, &reference.final_test(metrics::GOLD))?;
     let sd = mean(&reference.final_test(metrics::GOLD_SD));
-    // chosen on validation prompts, told from test prompts
+    // chosen on validation prompts, shown on test prompts
     let merit = |p: &MeasuredPoint| mean(&p.final_validation(metrics::ETA)); // of finite marks alone
     let best = run
         .points_of(arm)
@@ -201,23 +202,23 @@ fn story(run: &Run, arm: &str, costs: &[ArmCost]) -> Option<ArmSummary> {
         method: featured.method.clone(),
         color: theme::palette_name(figure::palette_index(run, arm)),
         label: featured.display_label(),
-        gold: say(metrics::GOLD, 2)?,
+        gold: estimate_of(metrics::GOLD, 2)?,
         gain: format!("{gain:.2}"),
         gain_sd: if sd > 0.0 { fixed(gain.mean / sd, 1) } else { "–".into() },
-        kl: say(metrics::KL, 2)?,
-        eta: say(metrics::ETA, 2),
-        ideal_eta: say(metrics::IDEAL_ETA, 2),
+        kl: estimate_of(metrics::KL, 2)?,
+        eta: estimate_of(metrics::ETA, 2),
+        ideal_eta: estimate_of(metrics::IDEAL_ETA, 2),
         best_eta: best.and_then(|p| Estimate::of(&p.final_test(metrics::ETA))).map(|e| format!("{e:.2}")),
         best_eta_label: best.map(|p| p.display_label()),
         win_rate: percent(mean(&featured.final_test(metrics::WIN_RATE))),
-        proxy: say(metrics::PROXY, 2).unwrap_or_default(),
+        proxy: estimate_of(metrics::PROXY, 2).unwrap_or_default(),
         models: fixed(cost.models, 0),
         sampled: si(cost.sampled),
         sampled_nothing: cost.sampled == 0.0,
         flops: si(cost.flops),
         seconds: seconds(cost.seconds),
         settings: run.method_of(featured).map(|method| serde_json::json!(method)),
-        always_above_reference: run.points_of(arm).all(|p| above(p, reference)),
+        always_above_reference: run.points_of(arm).all(|p| is_above_reference(p, reference)),
         climbs: run.method_of(featured).is_some_and(|method| method.reward_source().is_some()),
         on_gold: run.optimizes_gold(featured),
     })
@@ -225,19 +226,19 @@ fn story(run: &Run, arm: &str, costs: &[ArmCost]) -> Option<ArmSummary> {
 
 /// Whether every arm's grid spans `beta` and nothing else.
 fn only_beta(run: &Run) -> bool {
-    let plain = |p: &MeasuredPoint| p.label.starts_with("beta=") && !p.label.contains(',');
-    run.arms().into_iter().all(|arm| run.points_of(arm).all(plain))
+    let is_beta_only = |p: &MeasuredPoint| p.label.starts_with("beta=") && !p.label.contains(',');
+    run.arms().into_iter().all(|arm| run.points_of(arm).all(is_beta_only))
 }
 
 /// Whether every seed's finished policy earns more gold than its reference.
-fn above(point: &MeasuredPoint, reference: &MeasuredPoint) -> bool {
-    point.finished().all(|(seed, mark)| {
+fn is_above_reference(point: &MeasuredPoint, reference: &MeasuredPoint) -> bool {
+    point.finished().all(|(seed, evaluation)| {
         let base = reference.seeds.get(&seed).and_then(|m| m.last()).and_then(|m| m.test(metrics::GOLD));
-        mark.test(metrics::GOLD) > base
+        evaluation.test(metrics::GOLD) > base
     })
 }
 
-/// What the comparison at equal KL says, in words; an interval that holds zero decides nothing.
+/// The comparison at equal KL in sentences; an interval that holds zero decides nothing.
 fn matched_sentences(run: &Run) -> Vec<String> {
     let mut sentences = Vec::new();
     let mut undecided = Vec::new();
@@ -261,28 +262,28 @@ fn matched_sentences(run: &Run) -> Vec<String> {
     sentences
 }
 
-/// One kept response, short for the page: arm, settings, seed, prompt, text, gold, proxy, log-ratio, tokens, whether it ended.
+/// One saved response, short for the page: arm, settings, seed, prompt, text, gold, proxy, log-ratio, tokens, whether it ended.
 type SampleRow = (String, String, u64, String, String, String, String, String, u32, bool);
 
-/// Seeds whose responses can be looked through.
+/// Seeds whose responses are on the page.
 const SEEDS_SHOWN: usize = 3;
 
-/// The kept responses of the first seeds' policies, prompt by prompt.
+/// The saved responses of the first seeds' policies, prompt by prompt.
 fn completions(run: &Run) -> Vec<SampleRow> {
     let seeds: Vec<u64> = run.experiment.seed_list().into_iter().take(SEEDS_SHOWN).collect();
     let number = |x: f64, places: usize| if x.is_finite() { signed(x, places) } else { "–".into() };
-    let kept = |c: &Completion| {
+    let row_of = |c: &Completion| {
         let point =
             run.points_of(&c.arm).find(|p| p.label == c.point).map_or(c.point.clone(), MeasuredPoint::display_label);
         let arm = if c.arm == REFERENCE { c.arm.clone() } else { c.arm.to_uppercase() };
         let (gold, proxy, ratio) = (number(c.gold_reward, 2), number(c.proxy_reward, 2), number(c.kl, 1));
         (arm, point, c.seed, c.prompt.clone(), c.completion.clone(), gold, proxy, ratio, c.tokens, c.ended)
     };
-    let mut all: Vec<SampleRow> = run.completions.iter().filter(|c| seeds.contains(&c.seed)).map(kept).collect();
+    let mut all: Vec<SampleRow> = run.completions.iter().filter(|c| seeds.contains(&c.seed)).map(row_of).collect();
     let order: Vec<String> =
         std::iter::once(REFERENCE.to_string()).chain(run.arms().iter().map(|a| a.to_uppercase())).collect();
-    let place = |arm: &String| order.iter().position(|a| a == arm);
-    all.sort_by(|a, b| (a.2, &a.3, place(&a.0)).cmp(&(b.2, &b.3, place(&b.0))));
+    let arm_index = |arm: &String| order.iter().position(|a| a == arm);
+    all.sort_by(|a, b| (a.2, &a.3, arm_index(&a.0)).cmp(&(b.2, &b.3, arm_index(&b.0))));
     all
 }
 
@@ -312,7 +313,7 @@ mod tests {
             seeds: 5,
             reason: None,
         };
-        assert_eq!(test_in_words(&test), "at KL 0.5: 0.123 (1.1×) [0.000, 0.200]");
+        assert_eq!(test_summary(&test), "at KL 0.5: 0.123 (1.1×) [0.000, 0.200]");
         let large = ClaimTest {
             kl: None,
             effect: Some(-12_345.6),
@@ -320,7 +321,7 @@ mod tests {
             interval: Some([f64::NEG_INFINITY, 3.0]),
             ..test
         };
-        assert_eq!(test_in_words(&large), "-12346 [−∞, 3]");
-        assert_eq!(test_in_words(&ClaimTest { effect: None, ..large }), "–");
+        assert_eq!(test_summary(&large), "-12346 [−∞, 3]");
+        assert_eq!(test_summary(&ClaimTest { effect: None, ..large }), "–");
     }
 }

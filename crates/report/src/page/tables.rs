@@ -12,7 +12,7 @@ use crate::analysis::tuning::{TrialScore, TuningResults};
 use crate::analysis::verdict::ClaimResult;
 use crate::error::Result;
 use crate::format::{fixed, seconds, si};
-use crate::page::text_table::{TextTable, csv, latex_of, markdown_of};
+use crate::page::text_table::{TextTable, csv, latex, markdown};
 use duel_spec::SelectionMetric;
 use duel_spec::metrics::{self, Metric};
 use std::path::Path;
@@ -52,10 +52,10 @@ pub(crate) fn write(run: &Run, tuning: &TuningResults, judged: &[ClaimResult], f
     for table in
         [points, validation, drops, matched, costs, stages, calibration].into_iter().chain(tuning).chain(verdicts)
     {
-        let to = |ending: &str| folder.join(format!("{}.{ending}", table.name));
-        duel_ledger::write_atomically(&to("csv"), csv(&table.head, &table.rows)?.as_bytes())?;
-        duel_ledger::write_atomically(&to("md"), markdown_of(table).as_bytes())?;
-        duel_ledger::write_atomically(&to("tex"), latex_of(table).as_bytes())?;
+        let path = |ending: &str| folder.join(format!("{}.{ending}", table.name));
+        duel_ledger::write_atomically(&path("csv"), csv(&table.head, &table.rows)?.as_bytes())?;
+        duel_ledger::write_atomically(&path("md"), markdown(table).as_bytes())?;
+        duel_ledger::write_atomically(&path("tex"), latex(table).as_bytes())?;
     }
     Ok(tables)
 }
@@ -64,7 +64,7 @@ fn estimate(values: &[f64], places: usize) -> String {
     Estimate::of(values).map_or("–".into(), |e| format!("{e:.places$}"))
 }
 
-/// Every point's marks on test and on validation prompts.
+/// Every point's metrics on test and on validation prompts.
 pub(crate) fn both_points(run: &Run) -> [TextTable; 2] {
     [points(run, "points", MeasuredPoint::final_test), points(run, "validation", MeasuredPoint::final_validation)]
 }
@@ -159,7 +159,7 @@ fn matched(run: &Run) -> TextTable {
     TextTable { name: "equal-kl", head, rows }
 }
 
-/// What became of each claim, a row a test.
+/// The verdicts, one row per test.
 fn verdicts(judged: &[ClaimResult]) -> TextTable {
     let head = ["claim", "verdict", "at KL", "test", "effect", "interval", "level", "p", "seeds", "smallest", "unit"];
     let number = |x: Option<f64>| x.map_or("–".into(), |x| fixed(x, 3));
@@ -183,7 +183,7 @@ fn verdicts(judged: &[ClaimResult]) -> TextTable {
     TextTable { name: "verdicts", head: head.map(String::from).to_vec(), rows: rows.collect() }
 }
 
-/// What training took.
+/// What training cost.
 fn costs(run: &Run) -> TextTable {
     let head = ["arm", "models in memory", "tokens sampled", "FLOPs", "before the loop", "seconds", "before the loop"];
     let rows = arm_costs(run)
@@ -205,7 +205,7 @@ fn costs(run: &Run) -> TextTable {
 
 /// What the shared stages measured, mean ± interval over seeds.
 fn stages(run: &Run) -> TextTable {
-    let wanted: [(&str, &str, Metric, usize); 18] = [
+    let stage_metrics: [(&str, &str, Metric, usize); 18] = [
         ("gold scorer: accuracy on held-out full reviews", "corpus", metrics::GOLD_ACCURACY, 3),
         ("gold scorer: accuracy on the judged window", "corpus", metrics::GOLD_ACCURACY_WINDOW, 3),
         ("gold scorer: calibration error", "corpus", metrics::GOLD_CALIBRATION, 3),
@@ -225,11 +225,11 @@ fn stages(run: &Run) -> TextTable {
         ("reward model: change at a second x", "rm", metrics::RM_TRAP_SLOPE, 3),
         ("reward model: seconds", "rm", metrics::STAGE_SECONDS, 1),
     ];
-    let rows = wanted
+    let rows = stage_metrics
         .into_iter()
-        .filter_map(|(words, stage, metric, places)| {
+        .filter_map(|(label, stage, metric, places)| {
             let values = run.shared_metric(stage, metric);
-            (!values.is_empty()).then(|| vec![words.into(), estimate(&values, places), values.len().to_string()])
+            (!values.is_empty()).then(|| vec![label.into(), estimate(&values, places), values.len().to_string()])
         })
         .collect();
     TextTable { name: "stages", head: vec!["what".into(), "value".into(), "seeds".into()], rows }
@@ -260,27 +260,28 @@ fn tried_points(run: &Run, tuning: &TuningResults) -> TextTable {
         let best = |choose| tuning.ranked(arm, &seeds, choose).first().map(|t| t.label.clone());
         let (chosen, blind) = (best(choose), best(SelectionMetric::Proxy));
         let others = tuning.tried.iter().filter(|t| t.arm == arm && !ranked.iter().any(|r| r.label == t.label));
-        for tried in ranked.iter().copied().chain(others) {
-            let worths: Vec<_> = tried.seeds.values().flatten().collect();
-            let say = |of: fn(&&TrialScore) -> f64| {
-                Estimate::of(&worths.iter().map(of).collect::<Vec<_>>()).map_or("–".into(), |e| format!("{e:.3}"))
+        for trial in ranked.iter().copied().chain(others) {
+            let scores: Vec<_> = trial.seeds.values().flatten().collect();
+            let estimate_of = |of: fn(&&TrialScore) -> f64| {
+                Estimate::of(&scores.iter().map(of).collect::<Vec<_>>()).map_or("–".into(), |e| format!("{e:.3}"))
             };
-            let is = |label: &Option<String>| label.as_ref() == Some(&tried.label);
+            let is_point = |label: &Option<String>| label.as_ref() == Some(&trial.label);
             let mut notes = vec![];
-            notes.extend(is(&chosen).then_some("chosen"));
+            notes.extend(is_point(&chosen).then_some("chosen"));
             notes.extend(
-                (is(&blind) && choose == SelectionMetric::Gold).then_some("would be chosen by the learned reward"),
+                (is_point(&blind) && choose == SelectionMetric::Gold)
+                    .then_some("would be chosen by the learned reward"),
             );
-            notes.extend((worths.len() < tried.seeds.len()).then_some("not finished"));
-            notes.extend((tried.seeds.len() < seeds.len()).then_some("dropped"));
+            notes.extend((scores.len() < trial.seeds.len()).then_some("not finished"));
+            notes.extend((trial.seeds.len() < seeds.len()).then_some("dropped"));
             rows.push(vec![
                 arm.to_string(),
-                tried.label.clone(),
+                trial.label.clone(),
                 notes.join(", "),
-                tried.seeds.len().to_string(),
-                say(|w| w.gold),
-                say(|w| w.proxy),
-                si(mean(&worths.iter().map(|w| w.flops).collect::<Vec<_>>())),
+                trial.seeds.len().to_string(),
+                estimate_of(|score| score.gold),
+                estimate_of(|score| score.proxy),
+                si(mean(&scores.iter().map(|score| score.flops).collect::<Vec<_>>())),
             ]);
         }
     }

@@ -16,7 +16,7 @@ fn is_numbers(cell: &str) -> bool {
 }
 
 /// A cell that no program of spreadsheets takes for a formula: an apostrophe before whatever would begin one.
-fn no_formula(cell: &str) -> std::borrow::Cow<'_, str> {
+fn escape_formula(cell: &str) -> std::borrow::Cow<'_, str> {
     if cell.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) && !is_numbers(cell) {
         format!("'{cell}").into()
     } else {
@@ -26,40 +26,41 @@ fn no_formula(cell: &str) -> std::borrow::Cow<'_, str> {
 
 /// Comma-separated values.
 pub(crate) fn csv(head: &[String], rows: &[Vec<String>]) -> Result<String> {
-    let broken = |e: String| Error::Page { problem: e };
+    let error = |e: String| Error::Page { problem: e };
     let mut writer = csv::Writer::from_writer(vec![]);
     for row in std::iter::once(head).chain(rows.iter().map(Vec::as_slice)) {
-        let cells = row.iter().map(|cell| no_formula(cell).into_owned());
-        writer.write_record(cells).map_err(|e| broken(e.to_string()))?;
+        let cells = row.iter().map(|cell| escape_formula(cell).into_owned());
+        writer.write_record(cells).map_err(|e| error(e.to_string()))?;
     }
-    let bytes = writer.into_inner().map_err(|e| broken(e.to_string()))?;
-    String::from_utf8(bytes).map_err(|e| broken(e.to_string()))
+    let bytes = writer.into_inner().map_err(|e| error(e.to_string()))?;
+    String::from_utf8(bytes).map_err(|e| error(e.to_string()))
 }
 
 /// One line, whatever stands in it.
-fn in_one_line(cell: &str) -> String {
+fn single_line(cell: &str) -> String {
     cell.chars().map(|c| if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { ' ' } else { c }).collect()
 }
 
 /// A cell of Markdown that says what it holds: what would end it, mark it up or begin HTML has a backslash. An underscore between
 /// letters is none of these.
 fn markdown_cell(cell: &str) -> String {
-    let text: Vec<char> = in_one_line(cell).chars().collect();
-    let is_word = |place: Option<usize>| place.and_then(|p| text.get(p)).is_some_and(|c| c.is_alphanumeric());
+    let text: Vec<char> = single_line(cell).chars().collect();
+    let is_alphanumeric_at =
+        |index: Option<usize>| index.and_then(|p| text.get(p)).is_some_and(|c| c.is_alphanumeric());
     let mut out = String::new();
-    for (place, &c) in text.iter().enumerate() {
-        let is_mark = match c {
+    for (index, &c) in text.iter().enumerate() {
+        let is_special = match c {
             '\\' | '|' | '`' | '*' | '[' | ']' | '<' | '>' | '&' | '~' | '$' => true,
-            '_' => !(is_word(place.checked_sub(1)) && is_word(Some(place + 1))),
+            '_' => !(is_alphanumeric_at(index.checked_sub(1)) && is_alphanumeric_at(Some(index + 1))),
             _ => false,
         };
-        out.extend(is_mark.then_some('\\'));
+        out.extend(is_special.then_some('\\'));
         out.push(c);
     }
     out
 }
 
-pub(crate) fn markdown_of(table: &TextTable) -> String {
+pub(crate) fn markdown(table: &TextTable) -> String {
     let line = |cells: &[String]| {
         format!("| {} |\n", cells.iter().map(|cell| markdown_cell(cell)).collect::<Vec<_>>().join(" | "))
     };
@@ -71,7 +72,7 @@ pub(crate) fn markdown_of(table: &TextTable) -> String {
 /// A cell of LaTeX: the characters that it reads are escaped, the Greek and the signs put in math.
 fn latex_cell(cell: &str) -> String {
     let mut out = String::new();
-    for c in in_one_line(cell).chars() {
+    for c in single_line(cell).chars() {
         out += match c {
             '&' => "\\&",
             '%' => "\\%",
@@ -107,7 +108,7 @@ fn latex_cell(cell: &str) -> String {
 }
 
 /// Booktabs.
-pub(crate) fn latex_of(table: &TextTable) -> String {
+pub(crate) fn latex(table: &TextTable) -> String {
     let line = |row: &Vec<String>| row.iter().map(|cell| latex_cell(cell)).collect::<Vec<_>>().join(" & ") + " \\\\\n";
     let columns = "l".repeat(table.head.len());
     let body: String = table.rows.iter().map(line).collect();
@@ -163,9 +164,9 @@ mod tests {
             rows: vec![vec!["ppo_1".into(), "0.8 ± 0.1".into()]],
         };
         assert_eq!(csv(&table.head, &table.rows).expect("csv"), "arm,η\nppo_1,0.8 ± 0.1\n");
-        assert_eq!(markdown_of(&table), "| arm | η |\n| --- | --- |\n| ppo_1 | 0.8 ± 0.1 |\n");
+        assert_eq!(markdown(&table), "| arm | η |\n| --- | --- |\n| ppo_1 | 0.8 ± 0.1 |\n");
         assert_eq!(
-            latex_of(&table),
+            latex(&table),
             "\\begin{tabular}{ll}\n\\toprule\narm & $\\eta$ \\\\\n\\midrule\nppo\\_1 & 0.8 $\\pm$ 0.1 \\\\\n\\bottomrule\n\\end{tabular}\n"
         );
     }
