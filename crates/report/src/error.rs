@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+/// What a fallible call of this crate returns.
+pub type Result<T> = std::result::Result<T, Error>;
+
 /// A report that cannot be made.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

@@ -2,7 +2,7 @@
 //! row is in a batch. What they did stands in the metrics `updates` and `rows_left_out`.
 
 use duel_ppo::planned;
-use duel_report::LEFT_OUT;
+use duel_report::ROWS_LEFT_OUT_WARNING;
 use duel_spec::{ArmPoint, Experiment, LearnerSettings, MethodSettings, RmModel, WorldKind};
 use duel_training::rate;
 
@@ -83,7 +83,7 @@ fn left_out(name: &str, rows: usize, batch_size: usize) -> Option<String> {
         ));
     }
     let rest = rows % batch_size;
-    (rest as f64 >= LEFT_OUT * rows as f64 && rest > 0)
+    (rest as f64 >= ROWS_LEFT_OUT_WARNING * rows as f64 && rest > 0)
         .then(|| format!("{name}: {rest} of {rows} rows are in no batch of {batch_size}, other ones in each epoch"))
 }
 

@@ -63,7 +63,7 @@ pub fn sample(args: &SampleArgs) -> Result<()> {
     let all_responses = responses(args)?;
     if let Some(path) = &args.html {
         let name = args.run.file_name().unwrap_or_default().to_string_lossy();
-        duel_ledger::write_atomically(path, duel_report::said_page(&all_responses, &name)?.as_bytes())?;
+        duel_ledger::write_atomically(path, duel_report::sample_page(&all_responses, &name)?.as_bytes())?;
     }
     let in_colour = std::io::stdout().is_terminal()
         && !crate::sysinfo::is_dumb_terminal()

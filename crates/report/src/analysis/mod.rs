@@ -1,0 +1,22 @@
+//! The numbers of a report: what is measured, compared and judged. Knows neither charts nor pages.
+
+pub(crate) mod calibration;
+#[cfg(test)]
+mod claim_edge_cases;
+pub(crate) mod cost_to_target;
+pub(crate) mod costs;
+pub(crate) mod effects;
+pub(crate) mod frontier;
+#[cfg(test)]
+pub(crate) mod hand_made_run;
+pub(crate) mod idle;
+#[cfg(test)]
+mod missing_cells;
+pub(crate) mod over_optimization;
+pub(crate) mod points;
+pub(crate) mod run;
+pub(crate) mod sensitivity;
+pub mod stats;
+pub(crate) mod tuning;
+pub(crate) mod verdict;
+pub(crate) mod win_rate;

@@ -1,0 +1,221 @@
+//! The results of a search: the score of every point that was tried, on validation prompts (docs/verdicts.md, Equal tuning).
+
+use crate::analysis::frontier::{KlGold, gold_at, within};
+use crate::analysis::points::{EvalPoint, MeasuredPoint, PointBuilder};
+use crate::analysis::run::Run;
+use crate::analysis::stats::{Estimate, difference, mean};
+use crate::error::Result;
+use duel_ledger::{Manifest, RunSubset, TableSource, scan_metrics};
+use duel_spec::metrics::{self, Metric};
+use duel_spec::{Cell, Experiment, RewardSource, SHARED_ARM, SampledSettings, SelectionMetric};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The score of one training.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TrialScore {
+    /// Gold above the reference that a mixture of the training's checkpoints reaches within `tuning.kl`; as a share of
+    /// what the exact optimum gains there, where that is known.
+    pub gold: f64,
+    /// Learned reward above the reference's, likewise.
+    pub proxy: f64,
+    /// Of the training, the reward model's share not in it.
+    pub flops: f64,
+}
+
+/// A point with the score of each seed; `None` where the training failed.
+#[derive(Debug, Clone)]
+pub struct TrialResult {
+    pub arm: String,
+    pub label: String,
+    pub settings: SampledSettings,
+    pub seeds: BTreeMap<u64, Option<TrialScore>>,
+}
+
+impl TrialResult {
+    /// The mean score over seeds; −∞ where a seed failed or its score is NaN.
+    pub fn merit(&self, choose: SelectionMetric) -> f64 {
+        let merit = mean(&self.values(choose));
+        if merit.is_nan() { f64::NEG_INFINITY } else { merit }
+    }
+
+    /// Scores in the order of the seeds.
+    pub fn values(&self, choose: SelectionMetric) -> Vec<f64> {
+        let score_of = |score: &Option<TrialScore>| match (score, choose) {
+            (None, _) => f64::NEG_INFINITY,
+            (Some(score), SelectionMetric::Gold) => score.gold,
+            (Some(score), SelectionMetric::Proxy) => score.proxy,
+        };
+        self.seeds.values().map(score_of).collect()
+    }
+
+    /// Whether it falls behind another on the evidence of the seeds that both ran on: at least two of them, and the 95%
+    /// interval of the paired difference below zero. One that fails where the other does not is behind.
+    pub fn is_behind(&self, other: &Self, choose: SelectionMetric) -> bool {
+        let shared = |trial: &Self, other: &Self| {
+            let seeds = trial.seeds.iter().filter(|(seed, _)| other.seeds.contains_key(seed));
+            Self { seeds: seeds.map(|(seed, score)| (*seed, *score)).collect(), ..trial.clone() }.values(choose)
+        };
+        let (own, theirs) = (shared(self, other), shared(other, self));
+        let differences: Vec<f64> = own.iter().zip(&theirs).map(|(a, b)| a - b).filter(|d| !d.is_nan()).collect();
+        match Estimate::of(&differences) {
+            _ if differences.contains(&f64::NEG_INFINITY) => true,
+            Some(Estimate { mean, half_width: Some(half), .. }) => mean + half < 0.0,
+            _ => false,
+        }
+    }
+}
+
+/// All that a run tried for a choice, or, where nothing was to be chosen, all that it compared.
+#[derive(Debug, Clone, Default)]
+pub struct TuningResults {
+    pub tried: Vec<TrialResult>,
+    /// FLOPs of the reward model, by seed.
+    pub reward_model: BTreeMap<u64, f64>,
+    /// Whether gold is a share of the exact optimum's.
+    pub is_share: bool,
+}
+
+impl TuningResults {
+    /// Reads what a run has tried so far; `cells` are those that have been started.
+    ///
+    /// # Errors
+    /// A table that is damaged.
+    pub fn read(run: &Path, experiment: &Experiment, cells: &[Cell]) -> Result<Self> {
+        let mut points = PointBuilder::default();
+        let mut reward_model: BTreeMap<u64, f64> = BTreeMap::new();
+        for path in TableSource::of(run, &Manifest::read(run)?, RunSubset::Search)?.metrics {
+            scan_metrics(&path, |row| {
+                if row.stage.starts_with("evaluation-") {
+                    points.add_evaluation(row);
+                } else if &*row.stage == "rm" && &*row.arm == SHARED_ARM {
+                    let flops = reward_model.entry(row.seed).or_default();
+                    *flops = flops.max(row.clocks.flops);
+                }
+            })?;
+        }
+        let cells: Vec<&Cell> = cells.iter().filter(|cell| cell.tuning).collect();
+        Ok(Self { reward_model, ..score_points(&points.all, &cells, experiment) })
+    }
+
+    /// Of the points that a run compared.
+    pub(crate) fn of(run: &Run) -> Self {
+        score_points(&run.points, &run.cells.iter().collect::<Vec<_>>(), &run.experiment)
+    }
+
+    /// What a run tried for a choice, or, where nothing was to be chosen, what it compared.
+    ///
+    /// # Errors
+    /// A table that is damaged.
+    pub(crate) fn for_run(run: &Run) -> Result<Self> {
+        if !run.experiment.is_tuned() {
+            return Ok(Self::of(run));
+        }
+        let cells = duel_ledger::cells_of(&run.folder, &run.experiment)?;
+        Self::read(&run.folder, &run.experiment, &cells)
+    }
+
+    /// The points of an arm that ran on every one of these seeds, the best first; of equals the earlier.
+    pub fn ranked(&self, arm: &str, seeds: &[u64], choose: SelectionMetric) -> Vec<&TrialResult> {
+        let complete =
+            |tried: &&TrialResult| tried.arm == arm && seeds.iter().all(|seed| tried.seeds.contains_key(seed));
+        let mut ranked: Vec<&TrialResult> = self.tried.iter().filter(complete).collect();
+        ranked.sort_by(|a, b| b.merit(choose).total_cmp(&a.merit(choose)));
+        ranked
+    }
+
+    /// FLOPs spent on an arm: its trainings, and a reward model per seed where it is trained on one.
+    pub fn spent(&self, arm: &str, experiment: &Experiment) -> f64 {
+        let own = || self.tried.iter().filter(|tried| tried.arm == arm);
+        let trainings: f64 = own().flat_map(|tried| tried.seeds.values().flatten()).map(|score| score.flops).sum();
+        let uses_reward_model = |tried: &TrialResult| {
+            experiment.arms[arm].point(&tried.settings).method.reward_source() == Some(RewardSource::Rm)
+        };
+        let mut seeds: Vec<u64> =
+            own().filter(|tried| uses_reward_model(tried)).flat_map(|t| t.seeds.keys().copied()).collect();
+        seeds.sort_unstable();
+        seeds.dedup();
+        trainings + seeds.iter().filter_map(|seed| self.reward_model.get(seed)).sum::<f64>()
+    }
+}
+
+fn score_points(points: &[MeasuredPoint], cells: &[&Cell], experiment: &Experiment) -> TuningResults {
+    let kl = experiment.tuning.kl;
+    let evaluations = |arm: &str, label: Option<&str>, seed: u64| -> Vec<&EvalPoint> {
+        let is_point = |p: &&MeasuredPoint| p.arm == arm && label.is_none_or(|label| p.label == label);
+        points.iter().filter(is_point).filter_map(|p| p.seeds.get(&seed)).flatten().collect()
+    };
+    let curve = |evaluations: &[&EvalPoint], metric: Metric| -> Vec<KlGold> {
+        evaluations.iter().filter_map(|m| Some((m.validation(metrics::KL)?, m.validation(metric)?))).collect()
+    };
+    let mut tuning = TuningResults { tried: vec![], reward_model: BTreeMap::new(), is_share: false };
+    for cell in cells {
+        let (seed, label) = (cell.seed, &cell.point.label);
+        let (reference, own) = (evaluations("reference", None, seed), evaluations(&cell.arm, Some(label), seed));
+        let gain = |metric: Metric| {
+            let base = curve(&reference, metric).last()?.1;
+            let all = [curve(&reference, metric), curve(&own, metric)].concat();
+            (!curve(&own, metric).is_empty()).then(|| within(&all, kl) - base)
+        };
+        let mut best = curve(&[reference.clone(), evaluations("optimum", None, seed)].concat(), metrics::GOLD);
+        best.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let possible = gold_at(&best, kl).zip(best.first()).map(|(most, base)| difference(most, base.1));
+        let possible = possible.filter(|gain| *gain > 0.0);
+        tuning.is_share |= possible.is_some();
+        let score = gain(metrics::GOLD).map(|gold| TrialScore {
+            gold: gold / possible.unwrap_or(1.0),
+            proxy: gain(metrics::PROXY).unwrap_or(f64::NAN),
+            flops: own.last().map_or(0.0, |evaluation| evaluation.clocks.flops),
+        });
+        let place = tuning.tried.iter().position(|t| t.arm == cell.arm && t.label == *label).unwrap_or_else(|| {
+            let (arm, settings) = (cell.arm.clone(), cell.point.settings.clone());
+            tuning.tried.push(TrialResult { arm, label: label.clone(), settings, seeds: BTreeMap::new() });
+            tuning.tried.len() - 1
+        });
+        tuning.tried[place].seeds.insert(seed, score);
+    }
+    tuning
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tried(score: &[Option<f64>]) -> TrialResult {
+        let score_of = |gold: &Option<f64>| gold.map(|gold| TrialScore { gold, proxy: -gold, flops: 1.0 });
+        TrialResult {
+            arm: "a".into(),
+            label: format!("{score:?}"),
+            settings: SampledSettings::new(),
+            seeds: score.iter().map(score_of).enumerate().map(|(seed, score)| (seed as u64, score)).collect(),
+        }
+    }
+
+    #[test]
+    fn a_point_is_behind_on_paired_evidence_alone() {
+        let leader = tried(&[Some(0.9), Some(0.5), Some(0.7)]);
+        // the same lag at seeds that differ much
+        assert!(tried(&[Some(0.8), Some(0.39), Some(0.6)]).is_behind(&leader, SelectionMetric::Gold));
+        assert!(!tried(&[Some(0.8), Some(0.39), Some(0.6)]).is_behind(&leader, SelectionMetric::Proxy));
+        // as low on average, but not at every seed
+        assert!(!tried(&[Some(0.5), Some(0.6), Some(0.7)]).is_behind(&leader, SelectionMetric::Gold));
+        // one seed is no evidence, whatever it says
+        assert!(!tried(&[Some(-5.0)]).is_behind(&leader, SelectionMetric::Gold));
+        assert!(tried(&[Some(0.9), None]).is_behind(&leader, SelectionMetric::Gold));
+        assert!(!leader.is_behind(&leader, SelectionMetric::Gold));
+    }
+
+    #[test]
+    fn the_best_that_ran_on_all_seeds_leads_and_a_failure_comes_last() {
+        let all = [
+            tried(&[Some(0.9)]),
+            tried(&[Some(0.5), Some(0.6)]),
+            tried(&[Some(0.99), None]),
+            tried(&[Some(0.7), Some(0.6)]),
+        ];
+        let tuning = TuningResults { tried: all.to_vec(), reward_model: BTreeMap::new(), is_share: false };
+        let ranked: Vec<&str> =
+            tuning.ranked("a", &[0, 1], SelectionMetric::Gold).iter().map(|t| t.label.as_str()).collect();
+        assert_eq!(ranked, [&all[3].label, &all[1].label, &all[2].label]);
+    }
+}

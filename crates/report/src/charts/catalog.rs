@@ -1,0 +1,139 @@
+//! The list of a run's figures. A new one is drawn by a function of its group's file and listed here.
+
+use crate::analysis::costs::Clock;
+use crate::analysis::run::Run;
+use crate::analysis::tuning::TuningResults;
+use crate::charts::arm_comparison::{stability, win_rates};
+use crate::charts::cost_charts::{cost_bars, cost_to_target_plot};
+use crate::charts::figure::{Figure, NARROW, WIDE};
+use crate::charts::output::AnyChart;
+use crate::charts::over_kl::{frontier_plot, gold_and_proxy, over_kl};
+use crate::charts::plot::Plot;
+use crate::charts::reward_model::{calibration_curve, pair_accuracy};
+use crate::charts::settings::setting_charts;
+use crate::charts::training_curves::{displacement, gold_curve, training_plot};
+use duel_spec::metrics;
+
+/// The clocks by name, with the name of their axis.
+const CLOCKS: [(&str, &str, Clock); 4] = [
+    ("steps", "optimizer steps", |c| c.step as f64),
+    ("tokens", "tokens trained, sampled and scored", |c| c.tokens as f64),
+    ("flops", "FLOPs", |c| c.flops),
+    ("seconds", "seconds of training", |c| c.wall_seconds),
+];
+
+/// Every figure that the run has numbers for.
+pub(crate) fn all_figures(run: &Run, tuning: &TuningResults) -> Vec<Figure> {
+    let figure = |(group, name, alt, plot): (&'static str, &str, &str, Option<Plot>)| {
+        Some(Figure { name: name.into(), group, alt: alt.into(), chart: AnyChart::Plot(plot?) })
+    };
+    let mut figures = frontiers_and_curves(run);
+    figures.extend(comparisons(run));
+    figures.extend(training_figures(run).into_iter().filter_map(figure));
+    figures.extend(reward_model_figures(run).into_iter().filter_map(figure));
+    figures.extend(setting_charts(run, tuning));
+    figures
+}
+
+/// Gold over KL and along the clocks.
+fn frontiers_and_curves(run: &Run) -> Vec<Figure> {
+    let frontier = |name: &'static str, size| Figure {
+        name: name.into(),
+        group: name,
+        alt: "Gold reward over KL from the reference: points, seeds and frontier of every arm".into(),
+        chart: AnyChart::Plot(frontier_plot(run, size)),
+    };
+    let curve = |(name, label, clock): (&str, &str, Clock)| Figure {
+        name: format!("curve-{name}"),
+        group: "curves",
+        alt: format!("Gold reward while training, over {label}"),
+        chart: AnyChart::Plot(gold_curve(run, label, clock)),
+    };
+    let frontiers = [frontier("frontier", WIDE), frontier("frontier-narrow", NARROW)];
+    frontiers.into_iter().chain(CLOCKS.map(curve)).collect()
+}
+
+/// The arms against each other: costs, costs to a target, win rates, gains.
+fn comparisons(run: &Run) -> Vec<Figure> {
+    let bars = cost_bars(run).into_iter().map(|(name, bars)| Figure {
+        name: format!("cost-{name}"),
+        group: "costs",
+        alt: bars.title.clone(),
+        chart: AnyChart::Bars(bars),
+    });
+    let to_target = CLOCKS[2..].iter().filter_map(|(name, label, clock)| {
+        Some(Figure {
+            name: format!("reach-{name}"),
+            group: "reach",
+            alt: format!("What each arm must spend to reach half of the possible gain, in {label}"),
+            chart: AnyChart::Plot(cost_to_target_plot(run, label, *clock)?),
+        })
+    });
+    let wins = win_rates(run).map(|heatmap| Figure {
+        name: "win-rates".into(),
+        group: "wins",
+        alt: "Win rate of every arm against every other".into(),
+        chart: AnyChart::Heatmap(heatmap),
+    });
+    let gains = stability(run).map(|plot| Figure {
+        name: "stability".into(),
+        group: "stability",
+        alt: "The gain at equal KL by seed, for every arm".into(),
+        chart: AnyChart::Plot(plot),
+    });
+    bars.chain(to_target).chain(wins).chain(gains).collect()
+}
+
+/// Group, name, text for who does not see it, and plot.
+type Listed = (&'static str, &'static str, &'static str, Option<Plot>);
+
+/// What happens during the trainings, and to the responses.
+fn training_figures(run: &Run) -> [Listed; 8] {
+    [
+        ("proxy", "proxy", "Gold and learned reward over the square root of KL", gold_and_proxy(run)),
+        (
+            "trust",
+            "trust-kl",
+            "KL of the policy before each update to the one after",
+            training_plot(run, metrics::KL_STEP, "KL of an update, nats a token"),
+        ),
+        (
+            "trust",
+            "trust-clip",
+            "Share of tokens on which the clip was binding",
+            training_plot(run, metrics::CLIP_SHARE, "clipped, share of tokens"),
+        ),
+        (
+            "displacement",
+            "margin",
+            "Margin of preferred over rejected responses while DPO trains",
+            training_plot(run, metrics::DPO_MARGIN, "margin, reward"),
+        ),
+        (
+            "displacement",
+            "displacement",
+            "Log-ratio of held-out chosen and rejected responses to the reference while training",
+            displacement(run),
+        ),
+        ("shape", "length", "Length of responses over KL", over_kl(run, metrics::LENGTH, "tokens of a response")),
+        (
+            "shape",
+            "distinct",
+            "Share of distinct bigrams over KL",
+            over_kl(run, metrics::DISTINCT_2, "distinct bigrams, share"),
+        ),
+        (
+            "shape",
+            "entropy",
+            "Entropy of the policy over KL",
+            over_kl(run, metrics::ENTROPY, "entropy, nats a response"),
+        ),
+    ]
+}
+
+fn reward_model_figures(run: &Run) -> [Listed; 2] {
+    [
+        ("judge", "reward-model", "Pair accuracy of the reward model by seed", pair_accuracy(run)),
+        ("judge", "calibration", "Calibration of the reward model on test pairs", calibration_curve(run)),
+    ]
+}

@@ -1,0 +1,25 @@
+//! Charts: how they are drawn, and which a run has. Knows the analysis, and no page.
+//!
+//! Drawing, from the leaf up: `theme` (colors), `chart` (what every chart can do), `axes`, `marks`, `legend`, the kinds of chart
+//! (`plot`, `bars`, `heatmap`, `parallel`), `pdf` and `output` (SVG, PNG, PDF). Figures by group: `over_kl`, `training_curves`,
+//! `cost_charts`, `arm_comparison`, `reward_model`, `settings`; `catalog` lists them all.
+
+mod arm_comparison;
+mod axes;
+mod bars;
+pub(crate) mod catalog;
+pub(crate) mod chart;
+mod cost_charts;
+pub(crate) mod figure;
+mod heatmap;
+mod legend;
+pub(crate) mod marks;
+pub(crate) mod output;
+pub(crate) mod over_kl;
+mod parallel;
+mod pdf;
+mod plot;
+mod reward_model;
+mod settings;
+pub(crate) mod theme;
+mod training_curves;

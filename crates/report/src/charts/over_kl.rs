@@ -1,0 +1,156 @@
+//! Figures over KL: the frontier, gold beside the learned reward, and what becomes of the responses.
+
+use crate::analysis::frontier;
+use crate::analysis::points::MeasuredPoint;
+use crate::analysis::run::Run;
+use crate::analysis::stats::mean;
+use crate::charts::figure::{KL_AXIS, PANEL, WIDE, arm_color, gold_axis, point_mean, point_means, seed_points};
+use crate::charts::marks::{MarkStyle, Series};
+use crate::charts::plot::Plot;
+use crate::charts::theme::{GREY, IDEAL, INK, palette_color};
+use duel_spec::metrics::{self, Metric};
+use plotters::style::RGBColor;
+
+/// Points of all arms beyond which they have no labels.
+const MAX_LABELLED_POINTS: usize = 12;
+
+/// Gold reward over KL: each arm's points, seeds and frontier with its interval, the theoretical curves, and the reference.
+pub(crate) fn frontier_plot(run: &Run, size: (u32, u32)) -> Plot {
+    let mut series = Vec::new();
+    let kl_gold = |p: &MeasuredPoint| point_mean(p, metrics::KL, metrics::GOLD);
+    let largest_kl = run
+        .arms()
+        .iter()
+        .flat_map(|arm| run.points_of(arm))
+        .flat_map(|p| p.final_test(metrics::KL))
+        .fold(0.0, f64::max);
+    let theoretical = [
+        ("optimum", "optimum", INK, MarkStyle::Line { width: 2.0 }),
+        ("ppo-ideal", "PPO-ideal", IDEAL, MarkStyle::Dashed { width: 2.0 }),
+        ("best-of-n", "best of N", GREY, MarkStyle::Dashed { width: 1.5 }),
+    ];
+    for (arm, name, color, style) in theoretical {
+        let mut curve: Vec<(f64, f64)> =
+            run.reference().into_iter().chain(run.points_of(arm)).filter_map(kl_gold).collect();
+        if curve.len() < 2 {
+            continue;
+        }
+        curve.sort_by(|a, b| a.0.total_cmp(&b.0));
+        let inside = curve.iter().filter(|p| p.0 <= largest_kl * 1.05).count();
+        curve.truncate((inside + 1).max(2));
+        if let [.., a, b] = curve[..]
+            && b.0 > largest_kl * 1.05
+        {
+            // the last segment is cut at the end of the chart
+            let x = (largest_kl * 1.05).max(a.0);
+            let last = curve.len() - 1;
+            curve[last] = (x, a.1 + (b.1 - a.1) * (x - a.0) / (b.0 - a.0));
+        }
+        series.push(Series::new(style, color, curve).with_opacity(0.9).named(name));
+    }
+    let has_labels =
+        run.arms().iter().map(|arm| run.points_of(arm).count()).sum::<usize>() <= MAX_LABELLED_POINTS && size == WIDE;
+    for arm in run.arms() {
+        series.extend(frontier_of(run, arm, arm_color(run, arm), arm.to_uppercase(), has_labels));
+    }
+    if let Some(center) = run.reference().and_then(kl_gold) {
+        series.push(Series::new(MarkStyle::Cross { radius: 5.0 }, INK, vec![center]).named("reference (SFT)"));
+    }
+    Plot::new(size, KL_AXIS, gold_axis(run), series)
+}
+
+/// One arm on a chart of gold over KL.
+pub(crate) fn frontier_of(run: &Run, arm: &str, color: RGBColor, name: String, has_labels: bool) -> [Series; 4] {
+    let (low, high) = frontier::band(run, arm, BAND_STEPS);
+    let seeds = seed_points(run, arm, metrics::KL, metrics::GOLD);
+    let (data, labels) = point_means(run, arm, metrics::KL, metrics::GOLD);
+    let rings = Series::new(MarkStyle::Rings { radius: 5.0 }, color, data.clone()).named(name.clone());
+    [
+        Series::band(color, &low, &high).described(format!("{name}, interval of its frontier")),
+        Series::new(MarkStyle::Dots { radius: 2.5 }, color, seeds)
+            .with_opacity(0.35)
+            .described(format!("{name}, a seed")),
+        Series::new(MarkStyle::Line { width: 1.5 }, color, data).with_opacity(0.55),
+        if has_labels { rings.with_labels(labels) } else { rings },
+    ]
+}
+
+/// Steps along an arm's frontier at which its interval is drawn.
+const BAND_STEPS: usize = 24;
+
+/// Every arm with its run, in the order that gives them their colors.
+pub(crate) fn arms(runs: &[Run]) -> Vec<(&Run, &str, String)> {
+    let of = |run| -> Vec<(&Run, &str, String)> {
+        let named = |arm: &str| format!("{}@{}", arm.to_uppercase(), Run::name(run));
+        run.arms().into_iter().map(|arm| (run, arm, named(arm))).collect()
+    };
+    runs.iter().flat_map(of).collect()
+}
+
+pub(crate) fn frontiers(runs: &[Run]) -> Plot {
+    let mut series: Vec<Series> = vec![];
+    for (place, (run, arm, name)) in arms(runs).into_iter().enumerate() {
+        series.extend(frontier_of(run, arm, palette_color(place), name, false));
+    }
+    for run in runs {
+        let center = run.reference().map(|p| (mean(&p.final_test(metrics::KL)), mean(&p.final_test(metrics::GOLD))));
+        let name = format!("reference of {}", run.name());
+        series.push(Series::new(MarkStyle::Cross { radius: 5.0 }, INK, center.into_iter().collect()).described(name));
+    }
+    Plot::new(WIDE, KL_AXIS, gold_axis(&runs[0]), series)
+}
+
+/// Gold and learned reward above the reference over √KL.
+pub(crate) fn gold_and_proxy(run: &Run) -> Option<Plot> {
+    let base = |metric| run.reference().map(|p| mean(&p.final_test(metric)));
+    let (gold, proxy) = (base(metrics::GOLD)?, base(metrics::PROXY)?);
+    let mut series = vec![];
+    let theoretical = [("ppo-ideal", IDEAL), ("best-of-n", GREY)];
+    let arms = run.arms().into_iter().map(|arm| (arm, arm_color(run, arm)));
+    let largest_kl = run
+        .arms()
+        .iter()
+        .flat_map(|arm| run.points_of(arm))
+        .flat_map(|p| p.final_test(metrics::KL))
+        .fold(0.0, f64::max);
+    for (arm, color) in arms.chain(theoretical) {
+        for (metric, base, style, what) in [
+            (metrics::GOLD, gold, MarkStyle::Line { width: 2.2 }, "gold"),
+            (metrics::PROXY, proxy, MarkStyle::Dashed { width: 1.8 }, "proxy"),
+        ] {
+            let (data, _) = point_means(run, arm, metrics::KL, metric);
+            let inside = data.into_iter().filter(|p| p.0 <= largest_kl * 1.05);
+            let rises: Vec<(f64, f64)> = inside.map(|(kl, reward)| (kl.max(0.0).sqrt(), reward - base)).collect();
+            if rises.is_empty() {
+                continue;
+            }
+            let line = std::iter::once((0.0, 0.0)).chain(rises).collect();
+            series.push(Series::new(style, color, line).named(format!("{} {what}", arm.to_uppercase())));
+        }
+    }
+    (!series.is_empty()).then(|| Plot::new(WIDE, "√KL, √nats", "reward above the reference's", series))
+}
+
+/// A metric of finished policies over their KL: seeds, and means joined by a line.
+pub(crate) fn over_kl(run: &Run, metric: Metric, y_name: &str) -> Option<Plot> {
+    let mut series = vec![];
+    for arm in run.arms() {
+        let (color, name) = (arm_color(run, arm), arm.to_uppercase());
+        let (line, _) = point_means(run, arm, metrics::KL, metric);
+        if line.is_empty() {
+            continue;
+        }
+        let seeds = seed_points(run, arm, metrics::KL, metric);
+        series.push(
+            Series::new(MarkStyle::Dots { radius: 2.5 }, color, seeds)
+                .with_opacity(0.35)
+                .described(format!("{name}, a seed")),
+        );
+        series.push(Series::new(MarkStyle::Line { width: 1.5 }, color, line.clone()).with_opacity(0.55));
+        series.push(Series::new(MarkStyle::Rings { radius: 4.5 }, color, line).named(name));
+    }
+    if let Some(center) = run.reference().and_then(|p| point_mean(p, metrics::KL, metric)) {
+        series.push(Series::new(MarkStyle::Cross { radius: 5.0 }, INK, vec![center]).named("reference (SFT)"));
+    }
+    (series.len() > 1).then(|| Plot::new(PANEL, KL_AXIS, y_name, series))
+}

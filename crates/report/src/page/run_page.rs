@@ -1,0 +1,327 @@
+//! The page: one self-contained HTML file that tells a run with its own numbers.
+
+use crate::analysis::costs::{self, ArmCost};
+use crate::analysis::points::MeasuredPoint;
+use crate::analysis::run::Run;
+use crate::analysis::stats::{Estimate, mean};
+use crate::analysis::verdict::{ClaimResult, ClaimTest};
+use crate::analysis::{calibration, frontier, idle};
+use crate::charts::{figure, theme};
+use crate::error::Result;
+use crate::format::{fixed, nats, percent, seconds, short, si, signed};
+use crate::page::rendering::RenderedChart;
+use crate::page::tables::ReportTables;
+use crate::page::template::{embedded, fill_template};
+use duel_spec::metrics::{self, Metric};
+use duel_spec::{Completion, Experiment, JudgeKind, REFERENCE, WorldKind};
+use minijinja::context;
+use minijinja::value::Serde;
+use serde::Serialize;
+use std::collections::HashSet;
+
+/// An arm as the page shows it.
+#[derive(Debug, Serialize)]
+struct ArmSummary {
+    name: String,
+    method: String,
+    /// Its name among the colors of the page.
+    color: &'static str,
+    label: String,
+    gold: String,
+    gain: String,
+    /// The gain in standard deviations of gold over the reference's responses.
+    gain_sd: String,
+    kl: String,
+    eta: Option<String>,
+    ideal_eta: Option<String>,
+    best_eta: Option<String>,
+    best_eta_label: Option<String>,
+    win_rate: String,
+    proxy: String,
+    models: String,
+    sampled: String,
+    sampled_nothing: bool,
+    flops: String,
+    seconds: String,
+    /// The method's own settings at the featured point.
+    settings: Option<serde_json::Value>,
+    always_above_reference: bool,
+    /// Whether it maximizes a reward over its own responses.
+    climbs: bool,
+    /// Whether the shown point is trained on the gold reward in place of a reward model.
+    on_gold: bool,
+}
+
+/// Fills the page.
+pub(crate) fn fill(
+    run: &Run,
+    charts: &[RenderedChart],
+    tables: &ReportTables,
+    edges: &[String],
+    verdicts: &[ClaimResult],
+) -> Result<String> {
+    let costs = costs::arm_costs(run);
+    let arm_summaries: Vec<ArmSummary> =
+        run.arms().into_iter().filter_map(|arm| arm_summary(run, arm, &costs)).collect();
+    let reference = run.reference();
+    let of_reference = |metric: Metric| reference.map(|p| p.final_test(metric)).unwrap_or_default();
+    let shared = |stage: &str, metric: Metric, places: usize| {
+        Estimate::of(&run.shared_metric(stage, metric)).map(|e| format!("{e:.places$}"))
+    };
+    let ratio = match &costs[..] {
+        [a, b] => {
+            let (cheap, expensive) = if a.flops <= b.flops { (a, b) } else { (b, a) };
+            Some(context! {
+                cheap => cheap.arm.to_uppercase(),
+                expensive => expensive.arm.to_uppercase(),
+                flops => fixed(expensive.flops / cheap.flops, 1),
+                seconds => fixed(expensive.seconds / cheap.seconds, 1),
+            })
+            .filter(|_| cheap.flops > 0.0 && cheap.seconds > 0.0)
+        }
+        _ => None,
+    };
+    let manifest = &run.manifest;
+    let is_exact = run.experiment.world.kind == WorldKind::Grammar;
+    fill_template(
+        "page.html",
+        context! {
+            name => run.experiment.name.clone(),
+            question => run.experiment.question.clone(),
+            is_exact,
+            seeds => run.experiment.seeds,
+            only_beta => only_beta(run),
+            noisy => run.experiment.stages.pairs.length_bias > 0.0 || run.experiment.stages.pairs.label_flips > 0.0,
+            cells => run.cells.len(),
+            arms => Serde(&arm_summaries),
+            matched => matched_sentences(run),
+            ratio,
+            reference => context! {
+                gold => Estimate::of(&of_reference(metrics::GOLD)).map(|e| format!("{e:.2}")),
+                gold_sd => fixed(mean(&of_reference(metrics::GOLD_SD)), 2),
+            },
+            rows => run.experiment.stages.pairs.rows,
+            pretrained => run.experiment.model.from.clone(),
+            sft => run.experiment.stages.sft.steps > 0,
+            own_rows => if run.experiment.world.kind == WorldKind::Rows { run.experiment.world.rows.train.clone() } else { String::new() },
+            judge => judge(&run.experiment),
+            judge_command => run.experiment.judge.command.join(" "),
+            threads => costs::threads_label(run),
+            bayes => shared("pairs", metrics::BAYES_ACCURACY, 3),
+            tau => shared("pairs", metrics::TAU, 2),
+            rm_test => shared("rm", metrics::PAIR_ACCURACY_TEST, 3),
+            rm_slope => shared("rm", metrics::RM_TRAP_SLOPE, 2),
+            rm_gold => shared("rm", metrics::RM_SPEARMAN_GOLD, 2),
+            sft_gate => shared("sft", metrics::KL_GRAMMAR, 4),
+            base_nll => shared("base", metrics::NLL_TOKEN, 2),
+            gold_full => shared("corpus", metrics::GOLD_ACCURACY, 3),
+            gold_window => shared("corpus", metrics::GOLD_ACCURACY_WINDOW, 3),
+            gold_human => shared("corpus", metrics::GOLD_HUMAN_AGREEMENT, 3),
+            gold_calibration => shared("corpus", metrics::GOLD_CALIBRATION, 3),
+            preface => run.experiment.world.reviews.preface.trim_end(),
+            judged_words => run.experiment.world.reviews.judged_words,
+            charts => Serde(charts),
+            groups => charts.iter().map(|chart| chart.group).collect::<HashSet<_>>(),
+            tidy_kl => nats(frontier::common_kl(run)),
+            tables => Serde(tables),
+            tuned => run.experiment.is_tuned(),
+            tuning => Serde(&run.experiment.tuning),
+            tuning_kl => nats(run.experiment.tuning.kl),
+            edges => Serde(edges),
+            unfinished => run.missing_summary(),
+            dropped_claims => run.dropped_claims(),
+            weak => calibration::at_chance(run),
+            idle => idle::warnings(run),
+            verdicts => Serde(verdicts.iter().map(RenderedVerdict::new).collect::<Vec<_>>()),
+            folder => format!("runs/{}", run.experiment.name),
+            completions => embedded(&completions(run))?,
+            featured => embedded(&featured(run))?,
+            manifest => Serde(manifest),
+            seconds => manifest.wall_seconds.map(seconds),
+            memory => si(manifest.peak_memory as f64),
+            command => std::iter::once("duel").chain(manifest.command.iter().skip(1).map(String::as_str)).collect::<Vec<_>>().join(" "),
+            settings => std::fs::read_to_string(run.folder.join("experiment.toml")).unwrap_or_default(),
+            world => format!("{:?}", run.experiment.world.kind).to_lowercase(),
+        },
+    )
+}
+
+/// What the judge of a world of text is.
+fn judge(experiment: &Experiment) -> &'static str {
+    match experiment.judge.kind {
+        JudgeKind::World if experiment.world.kind == WorldKind::Rows => "rows",
+        JudgeKind::World | JudgeKind::Sentiment => "sentiment",
+        JudgeKind::Ratings => "ratings",
+        JudgeKind::Rules => "rules",
+        JudgeKind::Command => "command",
+    }
+}
+
+/// A verdict with its tests in words.
+#[derive(Debug, Serialize)]
+struct RenderedVerdict<'a> {
+    #[serde(flatten)]
+    verdict: &'a ClaimResult,
+    found: String,
+}
+
+impl<'a> RenderedVerdict<'a> {
+    fn new(verdict: &'a ClaimResult) -> Self {
+        Self { verdict, found: verdict.tests.iter().map(test_summary).collect::<Vec<_>>().join("; ") }
+    }
+}
+
+/// `at KL 1: 0.123 (1.1×) [0.100, 0.146]`.
+fn test_summary(test: &ClaimTest) -> String {
+    let at = test.kl.map_or(String::new(), |kl| format!("at KL {kl}: "));
+    let Some(effect) = test.effect else { return at + "–" };
+    let places = if effect.abs() > 1000.0 { 0 } else { 3 };
+    let times = test.times.filter(|times| (1e-6..1e6).contains(times));
+    let times = times.map_or(String::new(), |times| format!(" ({}×)", short(times)));
+    let ends = |[low, high]: [f64; 2]| format!(" [{}, {}]", fixed(low, places), fixed(high, places));
+    format!("{at}{}{times}{}", fixed(effect, places), test.interval.map_or(String::new(), ends))
+}
+
+fn arm_summary(run: &Run, arm: &str, costs: &[ArmCost]) -> Option<ArmSummary> {
+    let featured = run.featured(arm)?;
+    let cost = costs.iter().find(|c| c.arm == arm)?;
+    let estimate_of =
+        |metric: Metric, places: usize| Estimate::of(&featured.final_test(metric)).map(|e| format!("{e:.places$}"));
+    let golds = featured.final_test(metrics::GOLD);
+    let reference = run.reference()?;
+    let gain = Estimate::of_differences(&golds, &reference.final_test(metrics::GOLD))?;
+    let sd = mean(&reference.final_test(metrics::GOLD_SD));
+    // chosen on validation prompts, shown on test prompts
+    let merit = |p: &MeasuredPoint| mean(&p.final_validation(metrics::ETA)); // of finite marks alone
+    let best = run
+        .points_of(arm)
+        .filter(|p| !p.final_validation(metrics::ETA).is_empty())
+        .max_by(|a, b| merit(a).total_cmp(&merit(b)));
+    Some(ArmSummary {
+        name: arm.to_uppercase(),
+        method: featured.method.clone(),
+        color: theme::palette_name(figure::palette_index(run, arm)),
+        label: featured.display_label(),
+        gold: estimate_of(metrics::GOLD, 2)?,
+        gain: format!("{gain:.2}"),
+        gain_sd: if sd > 0.0 { fixed(gain.mean / sd, 1) } else { "–".into() },
+        kl: estimate_of(metrics::KL, 2)?,
+        eta: estimate_of(metrics::ETA, 2),
+        ideal_eta: estimate_of(metrics::IDEAL_ETA, 2),
+        best_eta: best.and_then(|p| Estimate::of(&p.final_test(metrics::ETA))).map(|e| format!("{e:.2}")),
+        best_eta_label: best.map(|p| p.display_label()),
+        win_rate: percent(mean(&featured.final_test(metrics::WIN_RATE))),
+        proxy: estimate_of(metrics::PROXY, 2).unwrap_or_default(),
+        models: fixed(cost.models, 0),
+        sampled: si(cost.sampled),
+        sampled_nothing: cost.sampled == 0.0,
+        flops: si(cost.flops),
+        seconds: seconds(cost.seconds),
+        settings: run.method_of(featured).map(|method| serde_json::json!(method)),
+        always_above_reference: run.points_of(arm).all(|p| is_above_reference(p, reference)),
+        climbs: run.method_of(featured).is_some_and(|method| method.reward_source().is_some()),
+        on_gold: run.optimizes_gold(featured),
+    })
+}
+
+/// Whether every arm's grid spans `beta` and nothing else.
+fn only_beta(run: &Run) -> bool {
+    let is_beta_only = |p: &MeasuredPoint| p.label.starts_with("beta=") && !p.label.contains(',');
+    run.arms().into_iter().all(|arm| run.points_of(arm).all(is_beta_only))
+}
+
+/// Whether every seed's finished policy earns more gold than its reference.
+fn is_above_reference(point: &MeasuredPoint, reference: &MeasuredPoint) -> bool {
+    point.finished().all(|(seed, evaluation)| {
+        let base = reference.seeds.get(&seed).and_then(|m| m.last()).and_then(|m| m.test(metrics::GOLD));
+        evaluation.test(metrics::GOLD) > base
+    })
+}
+
+/// The comparison at equal KL in sentences; an interval that holds zero decides nothing.
+fn matched_sentences(run: &Run) -> Vec<String> {
+    let mut sentences = Vec::new();
+    let mut undecided = Vec::new();
+    for m in frontier::at_equal_kl(run) {
+        let ([Some(a), Some(b)], Some(difference)) = (&m.arms[..], m.difference) else { continue };
+        let unit = if a.eta.is_some() { "of the optimum's gain" } else { "gold reward" };
+        let (a, b) = (a.arm.to_uppercase(), b.arm.to_uppercase());
+        let (ahead, behind) = if difference.mean >= 0.0 { (b, a) } else { (a, b) };
+        let size = Estimate { mean: difference.mean.abs(), ..difference };
+        let lead = format!("At KL {}, {ahead} is ahead of {behind} by {size:.3} {unit}", m.kl);
+        match difference.excludes_zero() {
+            Some(true) => sentences.push(format!("{lead}.")),
+            Some(false) => undecided.push(m.kl.to_string()),
+            None => sentences.push(format!("{lead}; one seed gives no interval, so this says little.")),
+        }
+    }
+    if let Some((last, first)) = undecided.split_last() {
+        let kls = if first.is_empty() { last.clone() } else { format!("{} and {last}", first.join(", ")) };
+        sentences.push(format!("At KL {kls} the interval of the difference holds zero: the arms are not told apart."));
+    }
+    sentences
+}
+
+/// One saved response, short for the page: arm, settings, seed, prompt, text, gold, proxy, log-ratio, tokens, whether it ended.
+type SampleRow = (String, String, u64, String, String, String, String, String, u32, bool);
+
+/// Seeds whose responses are on the page.
+const SEEDS_SHOWN: usize = 3;
+
+/// The saved responses of the first seeds' policies, prompt by prompt.
+fn completions(run: &Run) -> Vec<SampleRow> {
+    let seeds: Vec<u64> = run.experiment.seed_list().into_iter().take(SEEDS_SHOWN).collect();
+    let number = |x: f64, places: usize| if x.is_finite() { signed(x, places) } else { "–".into() };
+    let row_of = |c: &Completion| {
+        let point =
+            run.points_of(&c.arm).find(|p| p.label == c.point).map_or(c.point.clone(), MeasuredPoint::display_label);
+        let arm = if c.arm == REFERENCE { c.arm.clone() } else { c.arm.to_uppercase() };
+        let (gold, proxy, ratio) = (number(c.gold_reward, 2), number(c.proxy_reward, 2), number(c.kl, 1));
+        (arm, point, c.seed, c.prompt.clone(), c.completion.clone(), gold, proxy, ratio, c.tokens, c.ended)
+    };
+    let mut all: Vec<SampleRow> = run.completions.iter().filter(|c| seeds.contains(&c.seed)).map(row_of).collect();
+    let order: Vec<String> =
+        std::iter::once(REFERENCE.to_string()).chain(run.arms().iter().map(|a| a.to_uppercase())).collect();
+    let arm_index = |arm: &String| order.iter().position(|a| a == arm);
+    all.sort_by(|a, b| (a.2, &a.3, arm_index(&a.0)).cmp(&(b.2, &b.3, arm_index(&b.0))));
+    all
+}
+
+/// Settings and labels that the browser of responses begins with: the reference, and each arm's featured point.
+fn featured(run: &Run) -> Vec<(String, String)> {
+    let arms =
+        run.arms().into_iter().filter_map(|a| run.featured(a)).map(|p| (p.arm.to_uppercase(), p.display_label()));
+    std::iter::once((REFERENCE.to_string(), "sft".to_string())).chain(arms).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::analysis::verdict::Verdict;
+
+    #[test]
+    fn a_test_in_words() {
+        let test = ClaimTest {
+            kl: Some(0.5),
+            judgement: Verdict::Inconclusive,
+            effect: Some(0.1234),
+            times: Some(1.1313),
+            interval: Some([-0.0001, 0.2]),
+            level: 0.95,
+            p: None,
+            p_sign_flip: None,
+            seeds: 5,
+            reason: None,
+        };
+        assert_eq!(test_summary(&test), "at KL 0.5: 0.123 (1.1×) [0.000, 0.200]");
+        let large = ClaimTest {
+            kl: None,
+            effect: Some(-12_345.6),
+            times: None,
+            interval: Some([f64::NEG_INFINITY, 3.0]),
+            ..test
+        };
+        assert_eq!(test_summary(&large), "-12346 [−∞, 3]");
+        assert_eq!(test_summary(&ClaimTest { effect: None, ..large }), "–");
+    }
+}

@@ -1,0 +1,289 @@
+//! The tables of a run.
+
+use crate::analysis::calibration::pooled;
+use crate::analysis::costs::arm_costs;
+use crate::analysis::frontier;
+use crate::analysis::over_optimization::{self, OverOptimization};
+use crate::analysis::points::MeasuredPoint;
+use crate::analysis::run::Run;
+use crate::analysis::sensitivity::merit_label;
+use crate::analysis::stats::{Estimate, mean};
+use crate::analysis::tuning::{TrialScore, TuningResults};
+use crate::analysis::verdict::ClaimResult;
+use crate::error::Result;
+use crate::format::{fixed, seconds, si};
+use crate::page::text_table::{TextTable, csv, latex, markdown};
+use duel_spec::SelectionMetric;
+use duel_spec::metrics::{self, Metric};
+use std::path::Path;
+
+/// All tables of a run.
+#[derive(Debug, serde::Serialize)]
+pub(crate) struct ReportTables {
+    pub(crate) points: TextTable,
+    /// As `points`, on validation prompts: what settings are chosen by.
+    pub(crate) validation: TextTable,
+    pub(crate) drops: TextTable,
+    pub(crate) matched: TextTable,
+    pub(crate) costs: TextTable,
+    pub(crate) stages: TextTable,
+    pub(crate) calibration: TextTable,
+    pub(crate) tuning: TextTable,
+    pub(crate) verdicts: TextTable,
+}
+
+/// Writes `<name>.csv`, `.md` and `.tex` of every table.
+pub(crate) fn write(run: &Run, tuning: &TuningResults, judged: &[ClaimResult], folder: &Path) -> Result<ReportTables> {
+    let [test, validation] = both_points(run);
+    let tables = ReportTables {
+        points: test,
+        validation,
+        drops: drops(run),
+        matched: matched(run),
+        costs: costs(run),
+        stages: stages(run),
+        calibration: calibration(run),
+        tuning: tried_points(run, tuning),
+        verdicts: verdicts(judged),
+    };
+    let ReportTables { points, validation, drops, matched, costs, stages, calibration, tuning, verdicts } = &tables;
+    let tuning = run.experiment.is_tuned().then_some(tuning);
+    let verdicts = (!judged.is_empty()).then_some(verdicts);
+    for table in
+        [points, validation, drops, matched, costs, stages, calibration].into_iter().chain(tuning).chain(verdicts)
+    {
+        let path = |ending: &str| folder.join(format!("{}.{ending}", table.name));
+        duel_ledger::write_atomically(&path("csv"), csv(&table.head, &table.rows)?.as_bytes())?;
+        duel_ledger::write_atomically(&path("md"), markdown(table).as_bytes())?;
+        duel_ledger::write_atomically(&path("tex"), latex(table).as_bytes())?;
+    }
+    Ok(tables)
+}
+
+fn estimate(values: &[f64], places: usize) -> String {
+    Estimate::of(values).map_or("–".into(), |e| format!("{e:.places$}"))
+}
+
+/// Every point's metrics on test and on validation prompts.
+pub(crate) fn both_points(run: &Run) -> [TextTable; 2] {
+    [points(run, "points", MeasuredPoint::final_test), points(run, "validation", MeasuredPoint::final_validation)]
+}
+
+/// Every point's finished policies, mean ± half width of the 95% t-interval over seeds; `of` reads them on test or on
+/// validation prompts.
+fn points(run: &Run, name: &'static str, of: fn(&MeasuredPoint, Metric) -> Vec<f64>) -> TextTable {
+    let columns: Vec<(&str, Metric, usize)> = [
+        ("gold", metrics::GOLD, 3),
+        ("KL", metrics::KL, 3),
+        ("η", metrics::ETA, 3),
+        ("η of PPO-ideal", metrics::IDEAL_ETA, 3),
+        ("share of J(π*)", metrics::OBJECTIVE_SHARE, 3),
+        ("win rate", metrics::WIN_RATE, 3),
+        ("proxy", metrics::PROXY, 3),
+        ("length", metrics::LENGTH, 2),
+        ("entropy", metrics::ENTROPY, 2),
+        ("distinct-2", metrics::DISTINCT_2, 3),
+    ]
+    .into_iter()
+    .filter(|(_, metric, _)| run.arms().iter().flat_map(|a| run.points_of(a)).any(|p| !of(p, *metric).is_empty()))
+    .collect();
+    let row = |p: &MeasuredPoint| {
+        let mut row = vec![p.arm.clone(), p.label.clone(), p.seeds.len().to_string()];
+        row.extend(columns.iter().map(|(_, metric, places)| estimate(&of(p, *metric), *places)));
+        row
+    };
+    let arms = run.arms();
+    TextTable {
+        name,
+        head: ["arm", "point", "seeds"].into_iter().chain(columns.iter().map(|c| c.0)).map(String::from).collect(),
+        rows: arms.iter().flat_map(|a| run.points_of(a)).chain(run.reference()).map(row).collect(),
+    }
+}
+
+/// Over-optimisation: what is lost beyond the peak.
+fn drops(run: &Run) -> TextTable {
+    let head = [
+        "along",
+        "seeds",
+        "KL at the peak",
+        "gold at the peak",
+        "furthest KL",
+        "gold there",
+        "drop, ref. sd",
+        "proxy gained since the peak",
+        "peak before one epoch, share",
+    ];
+    let row = |d: OverOptimization| {
+        let mut row = vec![d.along, d.drop.len().to_string()];
+        row.extend(
+            [(&d.peak_kl, 2), (&d.peak_gold, 3), (&d.kl, 2), (&d.gold, 3)].map(|(of, places)| estimate(of, places)),
+        );
+        row.extend([&d.drop, &d.proxy].map(|of| estimate(of, 3)));
+        row.push(d.early.map_or("–".into(), |share| fixed(share, 2)));
+        row
+    };
+    TextTable {
+        name: "over-optimisation",
+        head: head.map(String::from).to_vec(),
+        rows: over_optimization::over_optimization(run).into_iter().map(row).collect(),
+    }
+}
+
+/// The arms at equal KL.
+fn matched(run: &Run) -> TextTable {
+    let arms = run.arms();
+    let matched = frontier::at_equal_kl(run);
+    let exact = matched.iter().any(|m| m.arms.iter().flatten().any(|a| a.eta.is_some()));
+    let mut head = vec!["KL".to_string(), "seeds".into()];
+    for arm in &arms {
+        head.push(format!("{arm}: gain in gold"));
+        head.extend(exact.then(|| format!("{arm}: η")));
+    }
+    if let [a, b] = arms[..] {
+        head.push(format!("{b} − {a}, {}", if exact { "η" } else { "gold" }));
+    }
+    let rows = matched
+        .iter()
+        .map(|m| {
+            let mut row = vec![format!("{}", m.kl), m.arms.iter().flatten().next().map_or(0, |a| a.gain.n).to_string()];
+            for arm in &m.arms {
+                row.push(arm.as_ref().map_or("–".into(), |a| format!("{:.3}", a.gain)));
+                row.extend(exact.then(|| arm.as_ref().and_then(|a| a.eta).map_or("–".into(), |e| format!("{e:.3}"))));
+            }
+            if arms.len() == 2 {
+                row.push(m.difference.map_or("–".into(), |d| format!("{d:.3}")));
+            }
+            row
+        })
+        .collect();
+    TextTable { name: "equal-kl", head, rows }
+}
+
+/// The verdicts, one row per test.
+fn verdicts(judged: &[ClaimResult]) -> TextTable {
+    let head = ["claim", "verdict", "at KL", "test", "effect", "interval", "level", "p", "seeds", "smallest", "unit"];
+    let number = |x: Option<f64>| x.map_or("–".into(), |x| fixed(x, 3));
+    let rows = judged.iter().flat_map(|v| {
+        v.tests.iter().map(move |test| {
+            vec![
+                v.claim.id.clone(),
+                v.judgement.to_string(),
+                test.kl.map_or("–".into(), |kl| kl.to_string()),
+                test.judgement.to_string().to_lowercase(),
+                number(test.effect),
+                test.interval.map_or("–".into(), |[low, high]| format!("{} to {}", fixed(low, 3), fixed(high, 3))),
+                format!("{:.3}", test.level),
+                test.p.map_or("–".into(), |p| format!("{p:.2e}")),
+                test.seeds.to_string(),
+                v.claim.smallest.to_string(),
+                v.unit.into(),
+            ]
+        })
+    });
+    TextTable { name: "verdicts", head: head.map(String::from).to_vec(), rows: rows.collect() }
+}
+
+/// What training cost.
+fn costs(run: &Run) -> TextTable {
+    let head = ["arm", "models in memory", "tokens sampled", "FLOPs", "before the loop", "seconds", "before the loop"];
+    let rows = arm_costs(run)
+        .into_iter()
+        .map(|c| {
+            vec![
+                c.arm,
+                fixed(c.models, 0),
+                si(c.sampled),
+                si(c.flops),
+                si(c.flops_before),
+                seconds(c.seconds),
+                seconds(c.seconds_before),
+            ]
+        })
+        .collect();
+    TextTable { name: "costs", head: head.map(String::from).to_vec(), rows }
+}
+
+/// What the shared stages measured, mean ± interval over seeds.
+fn stages(run: &Run) -> TextTable {
+    let stage_metrics: [(&str, &str, Metric, usize); 18] = [
+        ("gold scorer: accuracy on held-out full reviews", "corpus", metrics::GOLD_ACCURACY, 3),
+        ("gold scorer: accuracy on the judged window", "corpus", metrics::GOLD_ACCURACY_WINDOW, 3),
+        ("gold scorer: calibration error", "corpus", metrics::GOLD_CALIBRATION, 3),
+        ("gold scorer: agreement with human ratings", "corpus", metrics::GOLD_HUMAN_AGREEMENT, 3),
+        ("base model: held-out nats a token", "base", metrics::NLL_TOKEN, 3),
+        ("SFT: held-out nats a token", "sft", metrics::NLL_TOKEN, 3),
+        ("SFT: KL(grammar || reference), nats", "sft", metrics::KL_GRAMMAR, 4),
+        ("pairs: temperature of the labels", "pairs", metrics::TAU, 3),
+        ("pairs: Bayes accuracy of the test rows", "pairs", metrics::BAYES_ACCURACY, 3),
+        ("reward model: pair accuracy, train", "rm", metrics::PAIR_ACCURACY_TRAIN, 3),
+        ("reward model: pair accuracy, validation", "rm", metrics::PAIR_ACCURACY_VALIDATION, 3),
+        ("reward model: pair accuracy, test", "rm", metrics::PAIR_ACCURACY_TEST, 3),
+        ("reward model: loss on validation, nats", "rm", metrics::RM_LOSS_VALIDATION, 3),
+        ("reward model: rank correlation with gold", "rm", metrics::RM_SPEARMAN_GOLD, 3),
+        ("reward model: correlation with length", "rm", metrics::RM_LENGTH_CORRELATION, 3),
+        ("reward model: calibration error", "rm", metrics::RM_CALIBRATION, 3),
+        ("reward model: change at a second x", "rm", metrics::RM_TRAP_SLOPE, 3),
+        ("reward model: seconds", "rm", metrics::STAGE_SECONDS, 1),
+    ];
+    let rows = stage_metrics
+        .into_iter()
+        .filter_map(|(label, stage, metric, places)| {
+            let values = run.shared_metric(stage, metric);
+            (!values.is_empty()).then(|| vec![label.into(), estimate(&values, places), values.len().to_string()])
+        })
+        .collect();
+    TextTable { name: "stages", head: vec!["what".into(), "value".into(), "seeds".into()], rows }
+}
+
+/// The same as numbers.
+fn calibration(run: &Run) -> TextTable {
+    TextTable {
+        name: "calibration",
+        head: ["pairs", "chance given to the higher score", "share in which it was chosen"].map(String::from).into(),
+        rows: pooled(run)
+            .iter()
+            .map(|bin| {
+                vec![format!("{:.0}", bin.pairs), format!("{:.3}", bin.predicted), format!("{:.3}", bin.observed)]
+            })
+            .collect(),
+    }
+}
+
+/// Every point that was tried for a choice, the best of each arm first; empty where nothing was to be chosen.
+fn tried_points(run: &Run, tuning: &TuningResults) -> TextTable {
+    let (choose, seeds) = (run.experiment.tuning.choose, run.experiment.tuning_seeds());
+    let head =
+        ["arm", "point", "", "seeds", &merit_label(tuning, run), "learned reward gained there", "FLOPs a training"];
+    let mut rows = vec![];
+    for arm in run.arms().into_iter().filter(|_| run.experiment.is_tuned()) {
+        let ranked = tuning.ranked(arm, &seeds, choose);
+        let best = |choose| tuning.ranked(arm, &seeds, choose).first().map(|t| t.label.clone());
+        let (chosen, blind) = (best(choose), best(SelectionMetric::Proxy));
+        let others = tuning.tried.iter().filter(|t| t.arm == arm && !ranked.iter().any(|r| r.label == t.label));
+        for trial in ranked.iter().copied().chain(others) {
+            let scores: Vec<_> = trial.seeds.values().flatten().collect();
+            let estimate_of = |of: fn(&&TrialScore) -> f64| {
+                Estimate::of(&scores.iter().map(of).collect::<Vec<_>>()).map_or("–".into(), |e| format!("{e:.3}"))
+            };
+            let is_point = |label: &Option<String>| label.as_ref() == Some(&trial.label);
+            let mut notes = vec![];
+            notes.extend(is_point(&chosen).then_some("chosen"));
+            notes.extend(
+                (is_point(&blind) && choose == SelectionMetric::Gold)
+                    .then_some("would be chosen by the learned reward"),
+            );
+            notes.extend((scores.len() < trial.seeds.len()).then_some("not finished"));
+            notes.extend((trial.seeds.len() < seeds.len()).then_some("dropped"));
+            rows.push(vec![
+                arm.to_string(),
+                trial.label.clone(),
+                notes.join(", "),
+                trial.seeds.len().to_string(),
+                estimate_of(|score| score.gold),
+                estimate_of(|score| score.proxy),
+                si(mean(&scores.iter().map(|score| score.flops).collect::<Vec<_>>())),
+            ]);
+        }
+    }
+    TextTable { name: "tuning", head: head.map(String::from).to_vec(), rows }
+}

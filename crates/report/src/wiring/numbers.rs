@@ -1,0 +1,291 @@
+//! Effects, frontiers, prices, choices and edges are those of their definitions.
+
+use super::definitions::{NaiveReport, assert_same, average};
+use super::simulation::{ARMS, KLS, TEST, VALIDATION, simulated};
+use crate::analysis::cost_to_target::cost_to_target;
+use crate::analysis::effects::{PairedSample, RunArm, has_diverged, sample};
+use crate::analysis::frontier::{self, at_equal_kl, gain_at, metric_at};
+use crate::analysis::over_optimization::over_optimization;
+use crate::analysis::run::Run;
+use crate::analysis::sensitivity;
+use crate::analysis::tuning::TuningResults;
+use crate::page::{tables, text_table};
+use duel_spec::metrics::{self, Metric};
+use duel_spec::{Cell, ClaimMetric, SelectionMetric};
+
+const CLAIMS: [ClaimMetric; 16] = [
+    ClaimMetric::Gain,
+    ClaimMetric::WinRate,
+    ClaimMetric::WinRateAtLength,
+    ClaimMetric::Length,
+    ClaimMetric::Peak,
+    ClaimMetric::Drop,
+    ClaimMetric::Displacement,
+    ClaimMetric::Ordered,
+    ClaimMetric::Flops,
+    ClaimMetric::Seconds,
+    ClaimMetric::Memory,
+    ClaimMetric::Models,
+    ClaimMetric::Sampled,
+    ClaimMetric::Step,
+    ClaimMetric::SpreadOfPoints,
+    ClaimMetric::Diverged,
+];
+
+fn found(run: &Run, metric: ClaimMetric, kl: f64) -> Vec<f64> {
+    let [p, d] = ["p", "d"].map(|name| RunArm { run, name });
+    match sample(metric, kl, p, Some(d)) {
+        PairedSample::Mean(x) | PairedSample::Median(x) | PairedSample::Counted(x) => x,
+        PairedSample::Spread(pairs) => pairs.into_iter().map(|(a, b)| a - b).collect(),
+    }
+}
+
+#[test]
+fn effects_are_those_of_their_definitions() {
+    let simulated = simulated();
+    let naive = NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST };
+    let mut seen = 0;
+    for metric in CLAIMS.into_iter().chain([ClaimMetric::Spread]) {
+        for kl in KLS.into_iter().filter(|kl| metric.is_at_kl() || *kl == 1.0) {
+            let expected = naive.effects(metric, kl);
+            assert_same(&format!("{metric:?} at {kl}"), &found(&simulated.run, metric, kl), &expected);
+            seen += expected.len();
+        }
+    }
+    assert!(seen > 150, "{seen} numbers");
+}
+
+/// The run is one that tells an exchange: choosing on the other side, or reading on it, gives other numbers.
+#[test]
+fn the_simulated_run_tells_validation_from_test() {
+    let simulated = simulated();
+    let right = NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST };
+    for (chosen, read) in [(TEST, VALIDATION), (TEST, TEST), (VALIDATION, VALIDATION)] {
+        let other = NaiveReport { of: &simulated, chosen, read };
+        for metric in [
+            ClaimMetric::Gain,
+            ClaimMetric::WinRate,
+            ClaimMetric::Length,
+            ClaimMetric::Peak,
+            ClaimMetric::Drop,
+            ClaimMetric::Flops,
+        ] {
+            assert_ne!(right.effects(metric, 1.0), other.effects(metric, 1.0), "{metric:?} {chosen} {read}");
+        }
+    }
+}
+
+#[test]
+fn frontiers_and_arms_at_equal_kl_are_those_of_their_definitions() {
+    let simulated = simulated();
+    let (run, naive) = (&simulated.run, NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST });
+    let seeds = run.experiment.seed_list();
+    for arm in ARMS {
+        for (kl, &seed) in KLS.iter().flat_map(|kl| seeds.iter().map(move |seed| (*kl, seed))) {
+            let pair = gain_at(run, arm, seed, kl).map(|(gain, share)| [gain, share.expect("the optimum is known")]);
+            let expected = naive.gain(arm, seed, kl).map(|(gain, share)| [gain, share]);
+            assert_same(
+                &format!("gain of {arm}, seed {seed}, at {kl}"),
+                pair.as_ref().map_or(&[], |x| &x[..]),
+                expected.as_ref().map_or(&[], |x| &x[..]),
+            );
+            let length = metric_at(run, arm, seed, kl, metrics::LENGTH);
+            let expected = naive.at(&naive.frontier(arm, seed, false), TEST, kl, metrics::LENGTH);
+            assert_same("length", &Vec::from_iter(length), &Vec::from_iter(expected));
+        }
+    }
+    // all arms at one KL, over the seeds where both get there
+    let all = at_equal_kl(run);
+    assert_eq!(all.iter().map(|m| m.kl).collect::<Vec<_>>(), KLS);
+    for m in &all {
+        let both: Vec<[(f64, f64); 2]> =
+            seeds.iter().filter_map(|&s| Some([naive.gain("d", s, m.kl)?, naive.gain("p", s, m.kl)?])).collect();
+        for (place, reached) in m.arms.iter().enumerate() {
+            let reached = reached.as_ref().expect("reached");
+            let [gain, share] = [|x: &(f64, f64)| x.0, |x: &(f64, f64)| x.1]
+                .map(|of| average(both.iter().map(|pair| of(&pair[place])).collect()));
+            assert_eq!((reached.arm.as_str(), reached.gain.n), (ARMS[place], both.len()));
+            assert_same("at equal KL", &[reached.gain.mean, reached.eta.expect("known").mean], &[gain, share]);
+        }
+        let difference = average(both.iter().map(|[d, p]| p.1 - d.1).collect());
+        assert_same("difference", &[m.difference.expect("both").mean], &[difference]);
+    }
+    // the interval of the frontier: its middle is the mean of the seeds that get there, as far as four of five do
+    let (low, high) = frontier::band(run, "p", 6);
+    let ends = |&seed: &u64| {
+        naive
+            .frontier("p", seed, false)
+            .iter()
+            .map(|p| naive.value(p, TEST, metrics::KL).expect("KL"))
+            .fold(0.0, f64::max)
+    };
+    let mut ends: Vec<f64> = seeds.iter().map(ends).collect();
+    ends.sort_by(f64::total_cmp);
+    for (step, (low, high)) in low.iter().zip(&high).enumerate().take(6) {
+        let kl = ends[1] * step as f64 / 6.0;
+        let golds =
+            seeds.iter().filter_map(|&seed| naive.at(&naive.frontier("p", seed, false), TEST, kl, metrics::GOLD));
+        assert_same("band", &[low.0, f64::midpoint(low.1, high.1)], &[kl, average(golds.collect())]);
+    }
+    assert!(low.len() >= 6 && high.iter().zip(&low).all(|(high, low)| high.1 > low.1));
+}
+
+#[test]
+fn prices_are_those_of_their_definitions() {
+    let simulated = simulated();
+    let (run, naive) = (&simulated.run, NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST });
+    let mut finite = 0;
+    for (arm, kl) in ARMS.into_iter().flat_map(|arm| [0.5, 1.0, 2.0].map(|kl| (arm, kl))) {
+        for seed in run.experiment.seed_list() {
+            let found = [
+                cost_to_target(run, arm, seed, kl, |c| c.flops),
+                cost_to_target(run, arm, seed, kl, |c| c.wall_seconds),
+            ];
+            let expected = [naive.price(arm, seed, kl, |c| c.flops), naive.price(arm, seed, kl, |c| c.wall_seconds)];
+            assert_same("price", &found.map(|x| x.expect("known")), &expected);
+            finite += usize::from(expected[0].is_finite());
+        }
+    }
+    assert!(finite > 20, "{finite}");
+}
+
+#[test]
+fn what_is_shown_of_an_arm_is_chosen_on_validation_and_told_from_test() {
+    let simulated = simulated();
+    let (run, naive) = (&simulated.run, NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST });
+    let seeds = run.experiment.seed_list();
+    let mean_of = |arm: &str, point: &str, stage: &'static str, metric: Metric| {
+        let of = |&seed: &u64| {
+            naive.finished(arm, seed).into_iter().find(|p| p.1 == point).and_then(|p| naive.value(&p, stage, metric))
+        };
+        average(seeds.iter().filter_map(of).collect())
+    };
+    for arm in ARMS {
+        let points: Vec<String> = naive.points(arm, seeds[0]).into_iter().collect();
+        let best = points.iter().max_by(|a, b| {
+            mean_of(arm, a, VALIDATION, metrics::GOLD).total_cmp(&mean_of(arm, b, VALIDATION, metrics::GOLD))
+        });
+        assert_eq!(run.featured(arm).map(|p| &p.label), best, "{arm}");
+    }
+    // the tables: the same columns on either side
+    let of = |table: &text_table::TextTable, arm: &str, point: &str, column: &str| {
+        let place = table.head.iter().position(|head| head == column).expect("a column");
+        let row = table.rows.iter().find(|row| row[0] == arm && row[1] == point).expect("a row");
+        row[place].split(' ').next().and_then(|mean| mean.parse::<f64>().ok()).expect("a number")
+    };
+    let [test, validation] = tables::both_points(run);
+    for (arm, point) in
+        ARMS.into_iter().flat_map(|arm| naive.points(arm, seeds[0]).into_iter().map(move |point| (arm, point)))
+    {
+        for (column, metric) in
+            [("gold", metrics::GOLD), ("KL", metrics::KL), ("η", metrics::ETA), ("win rate", metrics::WIN_RATE)]
+        {
+            let [on_test, on_validation] = [TEST, VALIDATION].map(|stage| mean_of(arm, &point, stage, metric));
+            assert!((of(&test, arm, &point, column) - on_test).abs() < 6e-4, "{arm} {point} {column}");
+            assert!((of(&validation, arm, &point, column) - on_validation).abs() < 6e-4, "{arm} {point} {column}");
+        }
+    }
+}
+
+#[test]
+fn over_optimisation_is_picked_on_validation_and_read_on_test() {
+    let simulated = simulated();
+    let (run, naive) = (&simulated.run, NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST });
+    let all = over_optimization(run);
+    let mut expected = vec![];
+    for arm in ARMS {
+        expected.push((arm.to_string(), arm, None));
+    }
+    // along the trainings of rows alone: p has points enough to be held against each other
+    expected.extend(
+        naive
+            .points("d", run.experiment.seed)
+            .into_iter()
+            .map(|point| (format!("d {point}, its training"), "d", Some(point))),
+    );
+    assert_eq!(all.iter().map(|d| &d.along).collect::<Vec<_>>(), expected.iter().map(|e| &e.0).collect::<Vec<_>>());
+    for (drops, (along, arm, point)) in all.iter().zip(&expected) {
+        let mut columns: [Vec<f64>; 6] = Default::default();
+        for seed in run.experiment.seed_list() {
+            let policies =
+                point.as_ref().map_or_else(|| naive.finished(arm, seed), |point| naive.training(arm, point, seed));
+            let ends = naive.peak_and_furthest(&policies);
+            let of = |metric| ends.clone().map(|p| naive.value(&p, TEST, metric).expect("measured"));
+            let ([kl, far], [peak, there], [proxy, later]) = (of(metrics::KL), of(metrics::GOLD), of(metrics::PROXY));
+            let sd = naive.value(&naive.reference(seed), TEST, metrics::GOLD_SD).expect("sd");
+            columns
+                .iter_mut()
+                .zip([kl, peak, far, there, (peak - there) / sd, later - proxy])
+                .for_each(|(column, x)| column.push(x));
+        }
+        let found = [&drops.peak_kl, &drops.peak_gold, &drops.kl, &drops.gold, &drops.drop, &drops.proxy];
+        found.iter().zip(&columns).for_each(|(found, expected)| assert_same(along, found, expected));
+    }
+}
+
+#[test]
+fn worths_of_a_choice_are_of_validation_prompts() {
+    let simulated = simulated();
+    let (run, naive) = (&simulated.run, NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST });
+    let tuning = TuningResults::of(run);
+    assert!(tuning.is_share && tuning.tried.len() == 8);
+    for tried in &tuning.tried {
+        for (&seed, worth) in &tried.seeds {
+            let worth = worth.expect("finished");
+            let training = naive.training(&tried.arm, &tried.label, seed);
+            let gold = naive.best_within(training.clone(), seed, VALIDATION, 1.5)
+                / naive.optimum_gain(seed, VALIDATION, 1.5).expect("known");
+            let last = training.last().expect("looks");
+            assert_same("worth", &[worth.gold, worth.flops], &[gold, naive.clock(last, |c| c.flops)]);
+        }
+    }
+    let ranked = tuning.ranked("p", &run.experiment.seed_list(), SelectionMetric::Gold);
+    let merit = |label: &str| {
+        average(
+            run.experiment
+                .seed_list()
+                .iter()
+                .map(|&seed| {
+                    naive.best_within(naive.training("p", label, seed), seed, VALIDATION, 1.5)
+                        / naive.optimum_gain(seed, VALIDATION, 1.5).expect("known")
+                })
+                .collect(),
+        )
+    };
+    assert!(ranked.windows(2).all(|pair| merit(&pair[0].label) >= merit(&pair[1].label)));
+}
+
+#[test]
+fn divergence_is_read_on_test_prompts() {
+    let simulated = simulated();
+    let (run, naive) = (&simulated.run, NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST });
+    let expected = |cell: &Cell| Some(naive.has_diverged(&cell.arm, &cell.point.label, cell.seed));
+    let found: Vec<Option<bool>> = run.cells.iter().map(|cell| has_diverged(run, cell)).collect();
+    assert_eq!(found, run.cells.iter().map(expected).collect::<Vec<_>>());
+    let other = NaiveReport { of: &simulated, chosen: VALIDATION, read: VALIDATION };
+    assert!(
+        run.cells.iter().any(|c| naive.has_diverged(&c.arm, &c.point.label, c.seed)
+            != other.has_diverged(&c.arm, &c.point.label, c.seed))
+    );
+}
+
+/// A setting whose best value, by its worth on validation prompts, is the first or the last of its grid.
+#[test]
+fn edges_are_of_the_best_on_validation() {
+    let simulated = simulated();
+    let (run, naive) = (&simulated.run, NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST });
+    let edges = sensitivity::edges(run, &TuningResults::of(run));
+    for arm in ARMS {
+        let merit = |stage: &'static str, point: &String| {
+            let worth = |&seed: &u64| {
+                naive.best_within(naive.training(arm, point, seed), seed, stage, 1.5)
+                    / naive.optimum_gain(seed, stage, 1.5).expect("known")
+            };
+            average(run.experiment.seed_list().iter().map(worth).collect())
+        };
+        let points: Vec<String> = naive.points(arm, run.experiment.seed).into_iter().collect();
+        let best = |stage| points.iter().max_by(|a, b| merit(stage, a).total_cmp(&merit(stage, b))).expect("points");
+        let is_edge = ["beta=0.1", "beta=0.8"].contains(&best(VALIDATION).as_str());
+        assert_eq!(edges.iter().any(|edge| edge.starts_with(&format!("arms.{arm}."))), is_edge, "{arm}: {edges:?}");
+    }
+}
