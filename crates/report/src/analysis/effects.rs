@@ -257,7 +257,7 @@ fn win_rate(first: RunArm, second: RunArm, seed: u64, kl: f64, equal_length: boo
 }
 
 /// What a point's checkpoints reach on test prompts within the KL of the experiment's tuning.
-fn checkpoint_merit(run: &Run, point: &MeasuredPoint, seed: u64) -> Option<f64> {
+pub(crate) fn checkpoint_merit(run: &Run, point: &MeasuredPoint, seed: u64) -> Option<f64> {
     let kl = run.experiment.tuning.kl;
     let reference = run.reference_at(seed)?;
     let base = reference.test(GOLD)?;

@@ -1,11 +1,12 @@
 //! Tests of cells without evaluations: diverged where the manifest says so, else missing and in no claim.
 
+use crate::analysis::effects::has_diverged;
 use crate::analysis::hand_made_run::HandMadeRun;
 use crate::analysis::run::Run;
 use crate::analysis::tuning::TuningResults;
 use crate::analysis::verdict::{ClaimResult, Verdict, judge, missing_lines};
 use duel_ledger::Manifest;
-use duel_spec::{Clocks, metrics};
+use duel_spec::{Cell, Clocks, metrics};
 
 const EXPERIMENT: &str = r#"
     name = "missing"
@@ -93,6 +94,8 @@ fn a_cell_without_marks_has_diverged_only_where_its_manifest_says_so() {
             "{:?}",
             found.missing
         );
+        let of_b = |cell: &&Cell| cell.arm == "b" && cell.point.label == "beta=0.2";
+        assert!(run.cells.iter().filter(of_b).all(|cell| has_diverged(&run, cell).is_none()), "{exit}");
         let words = missing_lines(&run.missing());
         assert_eq!(
             words,

@@ -190,10 +190,13 @@ impl NaiveReport<'_> {
         self.policies(arm, seed).into_iter().filter(|p| p.1 == point).collect()
     }
 
-    pub(super) fn spread_of_points(&self, arm: &str, seed: u64) -> f64 {
+    pub(super) fn point_merit(&self, arm: &str, point: &str, seed: u64) -> f64 {
         let half = self.optimum_gain(seed, self.read, 1.5).expect("known") / 2.0;
-        let worth = |point: String| self.best_within(self.training(arm, &point, seed), seed, self.read, 1.5) / half;
-        deviation(self.points(arm, seed).into_iter().map(worth).collect())
+        self.best_within(self.training(arm, point, seed), seed, self.read, 1.5) / half
+    }
+
+    pub(super) fn spread_of_points(&self, arm: &str, seed: u64) -> f64 {
+        deviation(self.points(arm, seed).iter().map(|point| self.point_merit(arm, point, seed)).collect())
     }
 
     pub(super) fn has_diverged(&self, arm: &str, point: &str, seed: u64) -> bool {

@@ -3,7 +3,7 @@
 use super::definitions::{NaiveReport, assert_same, average};
 use super::simulation::{ARMS, KLS, TEST, VALIDATION, simulated};
 use crate::analysis::cost_to_target::cost_to_target;
-use crate::analysis::effects::{PairedSample, RunArm, has_diverged, sample};
+use crate::analysis::effects::{PairedSample, RunArm, checkpoint_merit, has_diverged, sample};
 use crate::analysis::frontier::{self, at_equal_kl, gain_at, metric_at};
 use crate::analysis::over_optimization::over_optimization;
 use crate::analysis::run::Run;
@@ -53,6 +53,24 @@ fn effects_are_those_of_their_definitions() {
         }
     }
     assert!(seen > 150, "{seen} numbers");
+}
+
+/// The scale of a merit cancels from the spread of points of one run, but not between two runs: each merit by itself.
+#[test]
+fn merits_of_points_are_those_of_test_prompts() {
+    let simulated = simulated();
+    let naive = NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST };
+    let mut count = 0;
+    for arm in ["p", "d"] {
+        for point in simulated.run.points_of(arm) {
+            for &seed in point.seeds.keys() {
+                let merit = checkpoint_merit(&simulated.run, point, seed).expect("a merit");
+                assert_same("merit", &[merit], &[naive.point_merit(arm, &point.label, seed)]);
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 10, "{count} points");
 }
 
 /// The run is one that tells an exchange: choosing on the other side, or reading on it, gives other numbers.
