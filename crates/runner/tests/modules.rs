@@ -68,7 +68,7 @@ impl Crate {
                 false => file.with_extension(""),
             };
         let names: Vec<String> =
-            (tokens.windows(3)).filter_map(|t| (t[0] == "mod" && t[2] == ";").then(|| t[1].clone())).collect();
+            tokens.windows(3).filter(|t| t[0] == "mod" && t[2] == ";").map(|t| t[1].clone()).collect();
         let index = self.modules.len();
         let (lines, uses) = (text.lines().count(), uses(&tokens));
         self.modules.push(Module { file, lines, tokens, parent, children: BTreeMap::new(), uses });
@@ -158,8 +158,8 @@ impl Crate {
                         queue.clear();
                         break;
                     }
-                    if !previous.contains_key(&to) {
-                        previous.insert(to, module);
+                    if let std::collections::btree_map::Entry::Vacant(entry) = previous.entry(to) {
+                        entry.insert(module);
                         queue.push_back(to);
                     }
                 }

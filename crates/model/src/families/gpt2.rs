@@ -6,7 +6,7 @@ use crate::architecture::{
 };
 use crate::config::TransformerConfig;
 use crate::config_reader::{ConfigReader, EPSILONS};
-use crate::family::{Family, GgufFamily};
+use crate::family::{Family, GgufFamily, HeaderEntries};
 use crate::gguf_header::HeaderValue;
 use crate::header_reader::HeaderReader;
 use crate::{Error, Result, tensor_names};
@@ -145,7 +145,7 @@ fn read_gguf(settings: &HeaderReader<'_>, _: usize, _: usize) -> Result<Architec
     Ok(Gpt2 { activation: Activation::GeluTanh, inner, epsilon }.architecture())
 }
 
-fn write_gguf(config: &TransformerConfig, path: &Path) -> Result<Vec<(&'static str, HeaderValue)>> {
+fn write_gguf(config: &TransformerConfig, path: &Path) -> Result<HeaderEntries> {
     if config.architecture.mlp.activation == Activation::SquaredRelu {
         let accepted = "GPT-2's own activation: GGUF has no name for another".into();
         let (key, found) = ("activation".into(), "squared ReLU".into());

@@ -6,7 +6,7 @@ use crate::architecture::{
 };
 use crate::config::TransformerConfig;
 use crate::config_reader::{ConfigReader, EPSILONS, THETAS};
-use crate::family::{Family, GgufFamily};
+use crate::family::{Family, GgufFamily, HeaderEntries};
 use crate::gguf_header::{HeaderValue, MetaValue};
 use crate::header_reader::HeaderReader;
 use crate::tensor_names::{self, TensorNames};
@@ -191,7 +191,7 @@ pub(super) fn read_gguf(settings: &HeaderReader<'_>, width: usize, heads: usize)
         }
     }
     let key_value_heads = settings.size_or("attention.head_count_kv", heads)?;
-    if heads % key_value_heads != 0 {
+    if !heads.is_multiple_of(key_value_heads) {
         return Err(settings.unsupported("attention.head_count_kv", &format!("a divisor of the heads, {heads}")));
     }
     let head_width = settings.size_or("attention.key_length", width / heads)?;
@@ -211,7 +211,7 @@ pub(super) fn read_gguf(settings: &HeaderReader<'_>, width: usize, heads: usize)
     Ok(Llama { key_value_heads, head_width, inner, rope_theta, epsilon })
 }
 
-pub(super) fn write_gguf(config: &TransformerConfig, path: &Path) -> Result<Vec<(&'static str, HeaderValue)>> {
+pub(super) fn write_gguf(config: &TransformerConfig, path: &Path) -> Result<HeaderEntries> {
     let theta = config.architecture.rope_theta();
     let theta = theta
         .ok_or_else(|| Error::Damaged { path: path.into(), problem: "a Llama without rotary positions".into() })?;
