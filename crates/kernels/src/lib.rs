@@ -35,7 +35,7 @@ pub use decoder::{
     Decoder, DecoderBlock, DecoderMlp, DecoderParts, DecoderPositions, Decoding, softmax_weights, sums_of_blocks,
 };
 pub use llama::{
-    LinearWeights, LlamaGradient, LlamaSaved, LlamaShape, LlamaWeights, MAPS, RopeAndPadding, llama_backward,
+    LinearWeights, LlamaGradient, LlamaSaved, LlamaShape, LlamaWeights, N_LINEAR, RopeAndPadding, llama_backward,
     llama_forward,
 };
 pub use logp::{LmHead, LogpForward, LogpGradient, logp_backward, logp_forward};

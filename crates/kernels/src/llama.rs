@@ -51,14 +51,14 @@ impl<'a> LinearWeights<'a> {
 }
 
 /// A block's maps, in this order wherever seven of anything stand: queries, keys, values, out, gate, up, down.
-pub const MAPS: usize = 7;
+pub const N_LINEAR: usize = 7;
 
 /// A block's parameters.
 #[derive(Debug, Clone, Copy)]
 pub struct LlamaWeights<'a> {
     /// Gains, `[D]` each.
     pub norms: [&'a [f32]; 2],
-    pub maps: [LinearWeights<'a>; MAPS],
+    pub maps: [LinearWeights<'a>; N_LINEAR],
 }
 
 /// `cos` and `sin` of the rotary angles, `[context, E/2]` each, and the padding before each sequence.
@@ -89,9 +89,9 @@ pub struct LlamaSaved {
 #[derive(Debug, Clone, Default)]
 pub struct LlamaGradient {
     pub norms: [Vec<f32>; 2],
-    pub weights: [Vec<f32>; MAPS],
-    pub a: [Vec<f32>; MAPS],
-    pub b: [Vec<f32>; MAPS],
+    pub weights: [Vec<f32>; N_LINEAR],
+    pub a: [Vec<f32>; N_LINEAR],
+    pub b: [Vec<f32>; N_LINEAR],
 }
 
 /// Tokens of a shard, about.
@@ -116,7 +116,7 @@ impl LlamaShape {
     }
 
     /// Inputs and outputs of each map.
-    fn linears(self) -> [[usize; 2]; MAPS] {
+    fn linears(self) -> [[usize; 2]; N_LINEAR] {
         let ([q, kv], d, f) = (self.widths(), self.width, self.inner);
         [[d, q], [d, kv], [d, kv], [q, d], [d, f], [d, f], [f, d]]
     }
@@ -182,7 +182,7 @@ pub fn llama_forward(
         LlamaSaved { scales: [new(1), new(1)], qkv: new(row), mixed: new(q), middle: new(d), gate: new(f), up: new(f) };
     let mut maps =
         w.maps.into_iter().zip(shape.linears()).map(|(map, sizes)| PackedLinear::linear_forward(map, sizes, rank));
-    let maps: [PackedLinear; MAPS] = std::array::from_fn(|_| maps.next().expect("seven maps"));
+    let maps: [PackedLinear; N_LINEAR] = std::array::from_fn(|_| maps.next().expect("seven maps"));
     let [to_q, to_k, to_v, to_out, to_gate, to_up, to_down] = &maps;
 
     let tokens = shape.shard() * columns;
@@ -235,7 +235,7 @@ pub fn llama_backward(
     saved: &LlamaSaved,
     rope: RopeAndPadding<'_>,
     dy: &[f32],
-    needed: [bool; MAPS],
+    needed: [bool; N_LINEAR],
 ) -> (Vec<f32>, LlamaGradient) {
     let (d, n) = (shape.width, shape.sequences * shape.columns);
     let mut maps = w
@@ -243,7 +243,7 @@ pub fn llama_backward(
         .into_iter()
         .zip(shape.linears())
         .map(|(map, sizes)| PackedLinear::linear_backward(map, sizes, shape.rank));
-    let maps: [PackedLinear; MAPS] = std::array::from_fn(|_| maps.next().expect("seven maps"));
+    let maps: [PackedLinear; N_LINEAR] = std::array::from_fn(|_| maps.next().expect("seven maps"));
     let back = LlamaBackward { shape, w, maps: &maps, x, saved, rope, dy };
     let mut dx = vec![0f32; n * d];
 
@@ -272,7 +272,7 @@ pub fn llama_backward(
 }
 
 impl LlamaGradient {
-    fn zeros(shape: LlamaShape, needed: [bool; MAPS]) -> Self {
+    fn zeros(shape: LlamaShape, needed: [bool; N_LINEAR]) -> Self {
         let (maps, rank) = (shape.linears(), shape.rank);
         Self {
             norms: std::array::from_fn(|_| vec![0.0; shape.width]),
@@ -296,7 +296,7 @@ impl LlamaGradient {
 struct LlamaBackward<'a> {
     shape: LlamaShape,
     w: LlamaWeights<'a>,
-    maps: &'a [PackedLinear; MAPS],
+    maps: &'a [PackedLinear; N_LINEAR],
     x: &'a [f32],
     saved: &'a LlamaSaved,
     rope: RopeAndPadding<'a>,

@@ -33,7 +33,7 @@ pub const DEPTH: usize = 256;
 /// Rows of a tile.
 pub const ROWS: usize = 8;
 /// Numbers between two packed tiles, so that the tiles do not fall on the same lines of the first cache.
-const APART: usize = 16;
+const TILE_PAD: usize = 16;
 
 /// What becomes of the numbers that a product's result is written over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,8 +80,8 @@ impl<'a> LhsTiles<'a> {
         if x.row_step != 1 || x.column_step == 1 || depth * columns <= DEPTH * PANEL / 2 {
             return Self { values, tile_step: ROWS * x.row_step, row_step: x.row_step, input_step: x.column_step };
         }
-        let (tiles, tile_step) = (rows.div_ceil(ROWS), ROWS * depth + APART);
-        let packed = scratch.get_or_insert_with(|| PooledBuffer::new(tiles * (ROWS * DEPTH + APART)));
+        let (tiles, tile_step) = (rows.div_ceil(ROWS), ROWS * depth + TILE_PAD);
+        let packed = scratch.get_or_insert_with(|| PooledBuffer::new(tiles * (ROWS * DEPTH + TILE_PAD)));
         for input in 0..depth {
             let row = &values[input * x.column_step..][..rows];
             let mut at = input * ROWS;

@@ -20,21 +20,21 @@ pub unsafe fn panel(
     over: Accumulate,
     scale: f32,
 ) {
-    let how = How { depth, masks: [mask(width), mask(width.saturating_sub(16))], y_step, over, scale };
+    let params = TileParams { depth, masks: [mask(width), mask(width.saturating_sub(16))], y_step, over, scale };
     for tile_at in 0..rows.div_ceil(ROWS) {
         // SAFETY: the caller's.
         unsafe {
             let x_tile = x.values.as_ptr().add(tile_at * x.tile_step);
             let y_tile = y.as_mut_ptr().add(tile_at * ROWS * y_step);
             match rows - tile_at * ROWS {
-                1 => tile::<1>(x_tile, x, w, y_tile, how),
-                2 => tile::<2>(x_tile, x, w, y_tile, how),
-                3 => tile::<3>(x_tile, x, w, y_tile, how),
-                4 => tile::<4>(x_tile, x, w, y_tile, how),
-                5 => tile::<5>(x_tile, x, w, y_tile, how),
-                6 => tile::<6>(x_tile, x, w, y_tile, how),
-                7 => tile::<7>(x_tile, x, w, y_tile, how),
-                _ => tile::<ROWS>(x_tile, x, w, y_tile, how),
+                1 => tile::<1>(x_tile, x, w, y_tile, params),
+                2 => tile::<2>(x_tile, x, w, y_tile, params),
+                3 => tile::<3>(x_tile, x, w, y_tile, params),
+                4 => tile::<4>(x_tile, x, w, y_tile, params),
+                5 => tile::<5>(x_tile, x, w, y_tile, params),
+                6 => tile::<6>(x_tile, x, w, y_tile, params),
+                7 => tile::<7>(x_tile, x, w, y_tile, params),
+                _ => tile::<ROWS>(x_tile, x, w, y_tile, params),
             }
         }
     }
@@ -42,7 +42,7 @@ pub unsafe fn panel(
 
 /// What all tiles of a panel share.
 #[derive(Clone, Copy)]
-struct How {
+struct TileParams {
     depth: usize,
     masks: [u16; 2],
     y_step: usize,
@@ -53,8 +53,8 @@ struct How {
 /// `M` rows from `x_tile` on.
 #[target_feature(enable = "avx512f")]
 #[inline]
-unsafe fn tile<const M: usize>(x_tile: *const f32, x: LhsTiles<'_>, w: RhsPanel<'_>, y: *mut f32, how: How) {
-    let How { depth, masks, y_step, over, scale } = how;
+unsafe fn tile<const M: usize>(x_tile: *const f32, x: LhsTiles<'_>, w: RhsPanel<'_>, y: *mut f32, params: TileParams) {
+    let TileParams { depth, masks, y_step, over, scale } = params;
     let mut sums = [[_mm512_setzero_ps(); 2]; M];
     let (mut x_at, mut w_at) = (x_tile, w.values.as_ptr());
     for _ in 0..depth {

@@ -8,9 +8,9 @@ use rayon::prelude::*;
 use std::ops::Range;
 
 /// Rows so few that packing the right side would cost more than it saves.
-const FEW: usize = 64;
+const SKIP_PACK_ROWS: usize = 64;
 /// Numbers that one thread packs alone.
-const ALONE: usize = 1 << 15;
+const SERIAL_PACK_MAX: usize = 1 << 15;
 
 /// A matrix `[K, N]` cut into panels of columns, each contiguous.
 #[derive(Debug, Clone)]
@@ -56,7 +56,7 @@ impl Packed {
         };
         match inputs * PANEL {
             0 => {}
-            panel if size < ALONE => self.panels[..size].chunks_exact_mut(panel).enumerate().for_each(pack),
+            panel if size < SERIAL_PACK_MAX => self.panels[..size].chunks_exact_mut(panel).enumerate().for_each(pack),
             panel => self.panels[..size].par_chunks_exact_mut(panel).enumerate().for_each(pack),
         }
     }
@@ -167,7 +167,7 @@ fn panels_product(
     };
     let mut scratch: PackBuffer = None;
     let panels = panels.chunks_exact(k * PANEL).take(columns.div_ceil(PANEL)).enumerate();
-    if rows <= FEW && x.column_step == 1 {
+    if rows <= SKIP_PACK_ROWS && x.column_step == 1 {
         // few rows wait for memory, which gives most where it is read from one end to the other
         for panel in panels {
             for from in inputs.clone().step_by(DEPTH) {
@@ -217,7 +217,7 @@ pub fn product(
         for first in (0..n).step_by(PANEL) {
             let width = PANEL.min(n - first);
             // few rows read a panel where it stands; more of them share a copy that stays in the first cache
-            let right = if m <= FEW && b.column_step == 1 && width == PANEL {
+            let right = if m <= SKIP_PACK_ROWS && b.column_step == 1 && width == PANEL {
                 RhsPanel { values: &b.values[from * b.row_step + first..], step: b.row_step, next: 0 }
             } else {
                 let here = Matrix { values: &b.values[from * b.row_step..], ..b };

@@ -11,7 +11,7 @@ use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_flex::FlexTensor;
 use duel_kernels::{
-    BlockSaved, BlockShape, BlockWeights, LinearWeights, LlamaSaved, LlamaShape, LlamaWeights, LmHead, MAPS,
+    BlockSaved, BlockShape, BlockWeights, LinearWeights, LlamaSaved, LlamaShape, LlamaWeights, LmHead, N_LINEAR,
     PooledBuffer, RopeAndPadding,
 };
 use std::sync::Arc;
@@ -69,7 +69,7 @@ tensor_struct! {
 pub struct LlamaPlan {
     pub shape: LlamaShape,
     /// The block's matrices where they stay in their file: those of the tensors are then read by nobody.
-    pub mapped: Option<[Arc<MmapMatrix>; MAPS]>,
+    pub mapped: Option<[Arc<MmapMatrix>; N_LINEAR]>,
     pub cos: Arc<Vec<f32>>,
     pub sin: Arc<Vec<f32>>,
     pub padding: Option<Arc<Vec<usize>>>,
@@ -160,7 +160,10 @@ fn block_weights(parts: &BlockPrimitives<FlexTensor>) -> BlockWeights<'_> {
 /// A Llama block's input and its parameters in the order of [`LlamaTensors`].
 type LlamaParts<T> = [T; 24];
 
-fn llama_weights<'a>(parts: &'a LlamaParts<FlexTensor>, decoded: Option<&'a [PooledBuffer; MAPS]>) -> LlamaWeights<'a> {
+fn llama_weights<'a>(
+    parts: &'a LlamaParts<FlexTensor>,
+    decoded: Option<&'a [PooledBuffer; N_LINEAR]>,
+) -> LlamaWeights<'a> {
     let of = |i: usize| as_slice(&parts[i]);
     let map = |i: usize| {
         let weight = decoded.map_or_else(|| of(3 + i), |decoded| &decoded[i][..]);
@@ -171,8 +174,8 @@ fn llama_weights<'a>(parts: &'a LlamaParts<FlexTensor>, decoded: Option<&'a [Poo
 
 impl LlamaPlan {
     /// As [`count_back`], where the matrices may stay in their file.
-    fn count_back(&self, parts: &LlamaParts<FlexTensor>, needed: [bool; MAPS]) {
-        let sizes = (0..MAPS).map(|i| match &self.mapped {
+    fn count_back(&self, parts: &LlamaParts<FlexTensor>, needed: [bool; N_LINEAR]) {
+        let sizes = (0..N_LINEAR).map(|i| match &self.mapped {
             Some(mapped) => mapped[i].dims().iter().product(),
             None => as_slice(&parts[3 + i]).len(),
         });
@@ -197,7 +200,7 @@ impl LlamaPlan {
     }
 
     /// The block's matrices `[out, in]` where they stay in their file.
-    fn decoded(&self) -> Option<[PooledBuffer; MAPS]> {
+    fn decoded(&self) -> Option<[PooledBuffer; N_LINEAR]> {
         self.mapped.as_ref().map(|mapped| mapped.each_ref().map(|mapped| mapped.read()))
     }
 
@@ -207,7 +210,7 @@ impl LlamaPlan {
         parts: &LlamaParts<FlexTensor>,
         saved: &LlamaSaved,
         dy: &FlexTensor,
-        needed: [bool; MAPS],
+        needed: [bool; N_LINEAR],
     ) -> Vec<Option<FlexTensor>> {
         let decoded = self.decoded();
         let (weights, x) = (llama_weights(parts, decoded.as_ref()), as_slice(&parts[0]));
@@ -271,8 +274,8 @@ impl Fused for Flex {
 impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
     fn block(tensors: BlockTensors<Self>, plan: BlockPlan) -> FloatTensor<Self> {
         #[derive(Debug)]
-        struct Back;
-        impl Backward<Flex, 13> for Back {
+        struct BlockBackward;
+        impl Backward<Flex, 13> for BlockBackward {
             type State = (BlockPrimitives<FlexTensor>, BlockPlan, Option<BlockSaved>);
 
             fn backward(self, ops: Ops<Self::State, 13>, gradients: &mut Gradients, _: &mut Checkpointer) {
@@ -291,7 +294,7 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         let nodes = parts.each_ref().map(|part| part.node());
         let parts = contiguous(parts.each_ref().map(|part| part.primitive()));
         let (y, saved) = plan.forward(&parts);
-        match Back.prepare::<C>(nodes).compute_bound().stateful() {
+        match BlockBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let saved = (!plan.recompute).then_some(saved);
                 prep.finish((parts, plan, saved), y)
@@ -302,8 +305,8 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
 
     fn llama(tensors: LlamaTensors<Self>, plan: LlamaPlan) -> FloatTensor<Self> {
         #[derive(Debug)]
-        struct Back;
-        impl Backward<Flex, 24> for Back {
+        struct LlamaBlockBackward;
+        impl Backward<Flex, 24> for LlamaBlockBackward {
             type State = (LlamaParts<FlexTensor>, LlamaPlan, Option<LlamaSaved>);
 
             fn backward(self, ops: Ops<Self::State, 24>, gradients: &mut Gradients, _: &mut Checkpointer) {
@@ -324,7 +327,7 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         let nodes = parts.each_ref().map(|part| part.node());
         let parts = parts.map(|part| part.primitive().to_contiguous());
         let (y, saved) = plan.forward(&parts);
-        match Back.prepare::<C>(nodes).compute_bound().stateful() {
+        match LlamaBlockBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let saved = (!plan.recompute).then_some(saved);
                 prep.finish((parts, plan, saved), y)
@@ -340,8 +343,8 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         epsilon: f32,
     ) -> FloatTensor<Self> {
         #[derive(Debug)]
-        struct Back;
-        impl Backward<Flex, 3> for Back {
+        struct LayerNormBackward;
+        impl Backward<Flex, 3> for LayerNormBackward {
             type State = (FlexTensor, FlexTensor, PooledBuffer);
 
             fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
@@ -362,7 +365,7 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
             (x.primitive().to_contiguous(), gain.primitive().to_contiguous(), bias.primitive().clone());
         let (y, statistics) = duel_kernels::layer_norm(as_slice(&x), as_slice(&gain), as_slice(&bias), epsilon);
         let y = tensor(y, &x);
-        match Back.prepare::<C>(nodes).compute_bound().stateful() {
+        match LayerNormBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish((x, gain, statistics), y),
             OpsKind::UnTracked(prep) => prep.finish(y),
         }
@@ -370,8 +373,8 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
 
     fn chosen_logp(states: FloatTensor<Self>, weight: FloatTensor<Self>, plan: LogpPlan) -> FloatTensor<Self> {
         #[derive(Debug)]
-        struct Back;
-        impl Backward<Flex, 2> for Back {
+        struct TokenLogpBackward;
+        impl Backward<Flex, 2> for TokenLogpBackward {
             type State = (FlexTensor, FlexTensor, LogpPlan, Vec<f32>);
 
             fn backward(self, ops: Ops<Self::State, 2>, gradients: &mut Gradients, _: &mut Checkpointer) {
@@ -396,7 +399,7 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         let (states, weight) = (states.primitive().to_contiguous(), weight.primitive().to_contiguous());
         let found = duel_kernels::logp_forward(plan.head(&weight), as_slice(&states), &plan.targets);
         let logp = FlexTensor::from_data(TensorData::new(found.logp, [plan.targets.len()]));
-        match Back.prepare::<C>(nodes).compute_bound().stateful() {
+        match TokenLogpBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => prep.finish((states, weight, plan, found.log_z), logp),
             OpsKind::UnTracked(prep) => prep.finish(logp),
         }

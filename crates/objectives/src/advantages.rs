@@ -66,12 +66,12 @@ pub fn whiten_keep_mean(x: Tensor<2>, mask: &ResponseMask) -> Tensor<2> {
 }
 
 /// What is added to a variance before its root is taken. `trl.core.masked_whiten`.
-pub const UNDER_THE_ROOT: f64 = 1e-8;
+pub const WHITEN_EPS: f64 = 1e-8;
 
 /// Bessel-corrected standard deviation over counted tokens, 1e-8 under the root, `[1, 1]`.
 fn spread(x: Tensor<2>, mask: &ResponseMask) -> Tensor<2> {
     let count = mask.tensor().sum(); // [1]
     let centred = mask.apply(x.clone() - mask.mean(x).unsqueeze::<2>()); // [B, T]
     let variance = centred.square().sum() / (count - 1.0).clamp_min(1.0); // [1]
-    (variance + UNDER_THE_ROOT).sqrt().unsqueeze::<2>()
+    (variance + WHITEN_EPS).sqrt().unsqueeze::<2>()
 }

@@ -12,7 +12,7 @@ mod ppo;
 mod preference;
 mod reward;
 
-pub use advantages::{Gae, UNDER_THE_ROOT, gae, kl_shaped_rewards, whiten, whiten_keep_mean};
+pub use advantages::{Gae, WHITEN_EPS, gae, kl_shaped_rewards, whiten, whiten_keep_mean};
 pub use baselines::{group_relative, leave_one_out};
 pub use kl::{AdaptiveBeta, full_kl, k1, k2, k3, ppo_kl_penalty_update};
 pub use logprobs::{entropy, token_logp};

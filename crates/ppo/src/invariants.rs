@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 use duel_model::weights::host;
-use duel_objectives::{ResponseMask, UNDER_THE_ROOT, gae};
+use duel_objectives::{ResponseMask, WHITEN_EPS, gae};
 use duel_training::invariants::{Tolerance, breach, check_close, largest};
 use duel_training::rounding::unless_rounding;
 use duel_training::{Error, Result};
@@ -73,9 +73,9 @@ pub fn advantages_are_white(
 ) -> Result<()> {
     let mean = f64::from(host(mask.mean(advantages.clone()))[0]);
     let size = largest(host(mask.apply(raw.clone())).into_iter().map(f32::abs));
-    let expected = raw_sd / (raw_sd * raw_sd + UNDER_THE_ROOT).sqrt();
+    let expected = raw_sd / (raw_sd * raw_sd + WHITEN_EPS).sqrt();
     // in units of the whitened ones, of which f32 holds 1e-7
-    let scale = 1.0 + size / (raw_sd * raw_sd + UNDER_THE_ROOT).sqrt();
+    let scale = 1.0 + size / (raw_sd * raw_sd + WHITEN_EPS).sqrt();
     let of = "1 and the largest advantage, over their spread";
     let what = "the mean of whitened advantages";
     check_close("advantages_are_white", step, what, mean, 0.0, Tolerance { share: 2e-5, of, scale })?;

@@ -11,7 +11,7 @@ use burn::backend::Dispatch;
 use burn::backend::tensor::FloatTensor;
 use burn::nn::LayerNorm;
 use burn::tensor::Tensor;
-use duel_kernels::{BlockShape, Decoder, DecoderBlock, LinearWeights, LlamaShape, LlamaWeights, MAPS};
+use duel_kernels::{BlockShape, Decoder, DecoderBlock, LinearWeights, LlamaShape, LlamaWeights, N_LINEAR};
 use std::sync::Arc;
 
 /// What the columns of a batch are, for the operation that computes all of a block.
@@ -72,7 +72,7 @@ impl TransformerBlock {
 
     /// The gains and the projections of a Llama block, which may have biases on queries, keys and values alone; `None` for
     /// another block.
-    fn llama_parts(&self) -> Option<([Tensor<1>; 2], [&Projection; MAPS])> {
+    fn llama_parts(&self) -> Option<([Tensor<1>; 2], [&Projection; N_LINEAR])> {
         let (Norm::Rms(norm1), Norm::Rms(norm2)) = (&self.norm_attention, &self.norm_mlp) else { return None };
         let (QkvProjection::Apart(_), Mlp::Gated(_)) = (&self.attention.inputs, &self.mlp) else { return None };
         let [q, k, v, out, gate, up, down] = self.projections()[..] else { return None };
@@ -144,7 +144,7 @@ impl TransformerBlock {
             scale: scale as f32,
         };
         let mapped: Vec<_> = maps.iter().filter_map(|map| map.mapped().cloned()).collect();
-        if !mapped.is_empty() && mapped.len() < MAPS {
+        if !mapped.is_empty() && mapped.len() < N_LINEAR {
             return None;
         }
         let none = Tensor::<2>::zeros([1, 1], &x.device());

@@ -34,7 +34,7 @@ pub(crate) fn at_chance(run: &Run) -> Vec<String> {
         return vec![];
     }
     vec![format!(
-        "the reward model orders held-out pairs no better than chance: {}; whoever climbs its score climbs noise. Train it \
+        "the reward model orders held-out pairs no better than chance: {}; a policy optimized against it would fit noise. Train it \
          longer or on more rows, or judge it on more (`stages.pairs.holdout_rows`)",
         weak.join(", ")
     )]

@@ -12,7 +12,7 @@ use Verdict::{Contradicted as No, Inconclusive as Open, Reproduced as Yes};
 
 const SEEDS: u64 = 8;
 /// The distance at which claims are judged, which every training ends at.
-const FAR: f64 = 1.0;
+const LAST_KL: f64 = 1.0;
 
 /// How a metric holds one side against the other.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -83,28 +83,28 @@ fn lay(run: &mut HandMadeRun, metric: &str, arm: &str, seed: u64, value: f64) {
     let point = label(run, 0);
     let marks = |kl: f64, gold: f64| vec![(metrics::KL, kl), (metrics::GOLD, gold), (metrics::PROXY, kl)];
     let mut extra: Vec<(Metric, f64)> = vec![];
-    let (mut first, mut last, mut clocks) = (marks(FAR / 2.0, 0.5), marks(FAR, 1.0), late);
+    let (mut first, mut last, mut clocks) = (marks(LAST_KL / 2.0, 0.5), marks(LAST_KL, 1.0), late);
     match metric {
-        "gain" | "spread" => last = marks(FAR, value),
-        "peak" => last = marks(FAR, value),
-        "drop" => (first, last) = (marks(FAR / 2.0, value), marks(FAR, 0.0)),
+        "gain" | "spread" => last = marks(LAST_KL, value),
+        "peak" => last = marks(LAST_KL, value),
+        "drop" => (first, last) = (marks(LAST_KL / 2.0, value), marks(LAST_KL, 0.0)),
         "length" => extra.push((metrics::LENGTH, value)),
         "displacement" => extra.push((metrics::LOG_RATIO_CHOSEN, -value)),
         "ordered" => extra.push((metrics::ORDERED_PAIRS, value)),
         // the target is one standard deviation of the reference's gold, 1: half way on a line from 0 to 2
         "flops" | "seconds" => {
             (first, last, clocks) =
-                (vec![], marks(FAR, if value.is_infinite() { 0.5 } else { 2.0 }), at(2, 2.0 * value))
+                (vec![], marks(LAST_KL, if value.is_infinite() { 0.5 } else { 2.0 }), at(2, 2.0 * value))
         }
         // the spread of 1 and 1 + √2·value is the value
         "spread_of_points" => {
             let other = label(run, 1);
-            run.evaluation(arm, &other, seed, late, &marks(FAR, 1.0 + 2f64.sqrt() * value));
+            run.evaluation(arm, &other, seed, late, &marks(LAST_KL, 1.0 + 2f64.sqrt() * value));
         }
         // of two points, as many as the share says are far beyond what counts as near
         "diverged" => {
             let other = label(run, 1);
-            let kl = |place: f64| if value > place { 100.0 } else { FAR };
+            let kl = |place: f64| if value > place { 100.0 } else { LAST_KL };
             run.evaluation(arm, &other, seed, late, &marks(kl(0.5), 1.0));
             last = marks(kl(0.0), 1.0);
         }
@@ -137,8 +137,8 @@ fn lay(run: &mut HandMadeRun, metric: &str, arm: &str, seed: u64, value: f64) {
 fn judged(metric: &str, rule: &str, smallest: f64, values: impl Fn(u64) -> [Option<f64>; 2]) -> ClaimResult {
     let grid = if ["diverged", "spread_of_points"].contains(&metric) { "grid.beta = [0.1, 0.2]" } else { "" };
     let mut run = HandMadeRun::new(&format!(
-        "name = 'edges'\nseeds = {SEEDS}\ntuning.kl = {FAR:?}\n[arms.a]\nmethod = 'dpo'\n{grid}\n[arms.b]\nmethod = 'dpo'\n{grid}\n\
-         [[claims]]\nid = 'c'\narms = ['a', 'b']\nmetric = '{metric}'\nrule = '{rule}'\nkl = [{FAR:?}]\nsmallest = {smallest:?}\n"
+        "name = 'edges'\nseeds = {SEEDS}\ntuning.kl = {LAST_KL:?}\n[arms.a]\nmethod = 'dpo'\n{grid}\n[arms.b]\nmethod = 'dpo'\n{grid}\n\
+         [[claims]]\nid = 'c'\narms = ['a', 'b']\nmetric = '{metric}'\nrule = '{rule}'\nkl = [{LAST_KL:?}]\nsmallest = {smallest:?}\n"
     ));
     for seed in run.run().experiment.seed_list() {
         let reference = [

@@ -1,7 +1,7 @@
 //! A chart of bars.
 
 use crate::charts::chart::{Chart, DrawResult, Tooltip, exact_digits, text_style};
-use crate::charts::theme::{INK, PAPER};
+use crate::charts::theme::{BACKGROUND, INK};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -36,7 +36,7 @@ impl Chart for Bars {
         tooltips: &mut Vec<Tooltip>,
     ) -> DrawResult<B> {
         let px = |x: f64| (x * scale) as i32;
-        area.fill(&PAPER)?;
+        area.fill(&BACKGROUND)?;
         let (width, height) = area.dim_in_pixel();
         let style = text_style(13.0, INK, scale).pos(Pos::new(HPos::Left, VPos::Center));
         area.draw(&Text::new(self.title.clone(), (px(12.0), px(16.0)), style))?;

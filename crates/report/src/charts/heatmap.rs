@@ -1,7 +1,7 @@
 //! A square table of shares, the further from a half the stronger its color.
 
 use crate::charts::chart::{Chart, DrawResult, Tooltip, text_style};
-use crate::charts::theme::{INK, LINE, PAPER, palette_color};
+use crate::charts::theme::{BACKGROUND, INK, LINE, palette_color};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -28,7 +28,7 @@ impl Chart for Heatmap {
         tooltips: &mut Vec<Tooltip>,
     ) -> DrawResult<B> {
         let px = |x: f64| (x * scale) as i32;
-        area.fill(&PAPER)?;
+        area.fill(&BACKGROUND)?;
         let (width, height) = area.dim_in_pixel();
         let mut left = px(40.0);
         for name in &self.names {

@@ -2,7 +2,7 @@
 
 use crate::charts::chart::{DrawResult, text_style};
 use crate::charts::marks::{MarkStyle, Series, draw_marker};
-use crate::charts::theme::{INK, PAPER};
+use crate::charts::theme::{BACKGROUND, INK};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -100,7 +100,7 @@ pub(super) fn draw_end_labels<B: DrawingBackend>(
         y = y.min(size.1 as i32 - row / 2);
         placed.push((x, x + width, y));
         let background = [(x - px(1.0), y - height / 2), (x + width + px(1.0), y + height / 2)];
-        area.draw(&Rectangle::new(background, PAPER.mix(0.7).filled()))?;
+        area.draw(&Rectangle::new(background, BACKGROUND.mix(0.7).filled()))?;
         area.draw(&Text::new(name.clone(), (x, y), style))?;
     }
     Ok(())

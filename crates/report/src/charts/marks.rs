@@ -2,7 +2,7 @@
 
 use crate::charts::axes::Axis;
 use crate::charts::chart::DrawResult;
-use crate::charts::theme::PAPER;
+use crate::charts::theme::BACKGROUND;
 use plotters::coord::Shift;
 use plotters::element::DashedPathElement;
 use plotters::prelude::*;
@@ -151,7 +151,7 @@ pub(super) fn draw_marker<B: DrawingBackend>(
         MarkStyle::Dots { radius } => area.draw(&Circle::new(center, px(radius), color.filled())),
         MarkStyle::Rings { radius } => {
             area.draw(&Circle::new(center, px(radius), color.filled()))?;
-            area.draw(&Circle::new(center, px(radius * 0.5), PAPER.filled()))
+            area.draw(&Circle::new(center, px(radius * 0.5), BACKGROUND.filled()))
         }
         MarkStyle::Cross { radius } => {
             let (r, stroke) = (px(radius), color.stroke_width(px(2.0) as u32));

@@ -1,7 +1,7 @@
 //! Parallel coordinates: every point that was tried as a line over its settings, the better the stronger (Inselberg 1985).
 
 use crate::charts::chart::{Chart, DrawResult, Tooltip, exact_digits, text_style};
-use crate::charts::theme::{INK, LINE, PAPER, SOFT};
+use crate::charts::theme::{BACKGROUND, INK, LINE, MUTED};
 use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
@@ -39,7 +39,7 @@ impl Chart for Parallel {
 
     fn draw<B: DrawingBackend>(&self, area: &DrawingArea<B, Shift>, scale: f64, _: &mut Vec<Tooltip>) -> DrawResult<B> {
         let px = |x: f64| (x * scale).round() as i32;
-        area.fill(&PAPER)?;
+        area.fill(&BACKGROUND)?;
         let (width, height) = area.dim_in_pixel();
         let (left, right) = (px(52.0), width as i32 - px(64.0));
         let (top, bottom) = (px(40.0), height as i32 - px(34.0));
@@ -58,7 +58,7 @@ impl Chart for Parallel {
         for line in &self.lines {
             let path: Vec<(i32, i32)> =
                 line.positions.iter().enumerate().map(|(index, position)| (x(index), y(*position))).collect();
-            let color = if line.strength < 0.75 { SOFT } else { self.color };
+            let color = if line.strength < 0.75 { MUTED } else { self.color };
             let stroke = color.mix(0.25 + 0.75 * line.strength.powi(2));
             area.draw(&PathElement::new(
                 path,
@@ -71,7 +71,7 @@ impl Chart for Parallel {
                 let height = y(Some(*share));
                 area.draw(&PathElement::new(
                     vec![(x(index) - px(3.0), height), (x(index) + px(3.0), height)],
-                    SOFT.stroke_width(px(1.0) as u32),
+                    MUTED.stroke_width(px(1.0) as u32),
                 ))?;
                 let (w, h) = area.estimate_text_size(label, &style)?;
                 let corner = (x(index) + px(6.0), height);
@@ -79,7 +79,7 @@ impl Chart for Parallel {
                     (corner.0 - px(1.0), height - h as i32 / 2),
                     (corner.0 + w as i32 + px(1.0), height + h as i32 / 2),
                 ];
-                area.draw(&Rectangle::new(background, PAPER.mix(0.75).filled()))?;
+                area.draw(&Rectangle::new(background, BACKGROUND.mix(0.75).filled()))?;
                 area.draw(&Text::new(label.clone(), corner, style.clone()))?;
             }
         }

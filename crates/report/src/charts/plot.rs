@@ -4,7 +4,7 @@ use crate::charts::axes::{Axis, LOG_PADDING, Scale, log_ticks, padded_range, rou
 use crate::charts::chart::{Chart, DrawResult, Tooltip, exact_digits, text_style};
 use crate::charts::legend::{draw_end_labels, draw_legend, end_label_room};
 use crate::charts::marks::{PlotArea, Series, draw_marks};
-use crate::charts::theme::{INK, LINE, PAPER, SOFT};
+use crate::charts::theme::{BACKGROUND, INK, LINE, MUTED};
 use crate::format;
 use plotters::coord::Shift;
 use plotters::prelude::*;
@@ -155,11 +155,11 @@ impl Plot {
             .configure_mesh()
             .bold_line_style(LINE.stroke_width(px(1.0) as u32))
             .light_line_style(TRANSPARENT)
-            .axis_style(SOFT.stroke_width(px(1.0) as u32))
+            .axis_style(MUTED.stroke_width(px(1.0) as u32))
             .set_all_tick_mark_size(px(5.0))
             .x_desc(self.x_name.as_str())
             .y_desc(self.y_name.as_str())
-            .label_style(text_style(12.0, SOFT, scale))
+            .label_style(text_style(12.0, MUTED, scale))
             .axis_desc_style(text_style(13.0, INK, scale))
             .x_label_formatter(&|x| label_at(&x_ticks, &x_labels, *x))
             .y_label_formatter(&|y| match self.y_categories.get(*y as usize) {
@@ -202,7 +202,7 @@ impl Chart for Plot {
         tooltips: &mut Vec<Tooltip>,
     ) -> DrawResult<B> {
         let px = |x: f64| (x * scale) as i32;
-        area.fill(&PAPER)?;
+        area.fill(&BACKGROUND)?;
         let in_legend: Vec<&Series> =
             self.series.iter().filter(|s| !s.name.is_empty() && !self.has_end_label(s)).collect();
         let (_, body) = area.split_vertically(draw_legend(area, &in_legend, scale)?);

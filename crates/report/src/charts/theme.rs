@@ -15,7 +15,7 @@ const fn ink(name: &'static str, light: (u8, u8, u8), dark: (u8, u8, u8)) -> Col
 }
 
 /// Every color there is. Words in `ink` and `soft` stand out from `paper` by at least 4.5 to 1, marks by at least 3 (WCAG 2.1).
-pub(crate) const INKS: [Color; 13] = [
+pub(crate) const PALETTE: [Color; 13] = [
     ink("paper", (255, 255, 255), (21, 23, 28)),
     ink("ink", (34, 34, 40), (232, 233, 238)),
     ink("soft", (98, 100, 111), (165, 168, 180)),
@@ -31,12 +31,12 @@ pub(crate) const INKS: [Color; 13] = [
     ink("c6", (90, 60, 150), (166, 140, 226)),
 ];
 
-pub(crate) const PAPER: RGBColor = INKS[0].light;
-pub(crate) const INK: RGBColor = INKS[1].light;
-pub(crate) const SOFT: RGBColor = INKS[2].light;
-pub(crate) const LINE: RGBColor = INKS[3].light;
-pub(crate) const IDEAL: RGBColor = INKS[4].light;
-pub(crate) const GREY: RGBColor = INKS[5].light;
+pub(crate) const BACKGROUND: RGBColor = PALETTE[0].light;
+pub(crate) const INK: RGBColor = PALETTE[1].light;
+pub(crate) const MUTED: RGBColor = PALETTE[2].light;
+pub(crate) const LINE: RGBColor = PALETTE[3].light;
+pub(crate) const IDEAL: RGBColor = PALETTE[4].light;
+pub(crate) const GREY: RGBColor = PALETTE[5].light;
 
 /// Colors for the places of a list.
 const ARMS: std::ops::Range<usize> = 6..13;
@@ -46,12 +46,12 @@ pub(crate) const PALETTE_SIZE: usize = ARMS.end - ARMS.start;
 
 /// The color of a place in a list.
 pub(crate) fn palette_color(place: usize) -> RGBColor {
-    INKS[ARMS.start + place % ARMS.len()].light
+    PALETTE[ARMS.start + place % ARMS.len()].light
 }
 
 /// The name of it on the page.
 pub(crate) fn palette_name(place: usize) -> &'static str {
-    INKS[ARMS.start + place % ARMS.len()].name
+    PALETTE[ARMS.start + place % ARMS.len()].name
 }
 
 fn hex(RGBColor(r, g, b): RGBColor) -> String {
@@ -60,7 +60,7 @@ fn hex(RGBColor(r, g, b): RGBColor) -> String {
 
 /// An SVG whose colors are those of the page that it stands in.
 pub(crate) fn on_page(svg: &str) -> String {
-    INKS.iter().fold(svg.to_string(), |svg, ink| {
+    PALETTE.iter().fold(svg.to_string(), |svg, ink| {
         let hex = hex(ink.light);
         svg.replace(&format!("\"{hex}\""), &format!("\"var(--{},{hex})\"", ink.name))
     })
@@ -69,7 +69,7 @@ pub(crate) fn on_page(svg: &str) -> String {
 /// The page's variables for one theme.
 pub(crate) fn css(is_dark: bool) -> String {
     let value = |ink: &Color| format!("--{}: {};", ink.name, hex(if is_dark { ink.dark } else { ink.light }));
-    INKS.iter().map(value).collect::<Vec<_>>().join(" ")
+    PALETTE.iter().map(value).collect::<Vec<_>>().join(" ")
 }
 
 /// A backend that draws with the dark color in place of each light one.
@@ -78,7 +78,7 @@ pub(crate) struct Dark<B>(pub(crate) B);
 /// The dark color of a light one.
 fn dark(color: BackendColor) -> BackendColor {
     let (r, g, b) = color.rgb;
-    match INKS.iter().find(|ink| ink.light == RGBColor(r, g, b)) {
+    match PALETTE.iter().find(|ink| ink.light == RGBColor(r, g, b)) {
         Some(Color { dark: RGBColor(r, g, b), .. }) => BackendColor { rgb: (*r, *g, *b), ..color },
         None => color,
     }
@@ -222,8 +222,8 @@ mod tests {
             "grey" => 3.0,
             _ => 4.0, // arm colors also write the arm's name, large
         };
-        for ink in &INKS {
-            for (color, paper) in [(ink.light, INKS[0].light), (ink.dark, INKS[0].dark)] {
+        for ink in &PALETTE {
+            for (color, paper) in [(ink.light, PALETTE[0].light), (ink.dark, PALETTE[0].dark)] {
                 let found = contrast(color, paper);
                 let enough = if matches!(ink.name, "ink" | "soft") { 4.5 } else { asked(ink.name) };
                 assert!(found >= enough, "{}: {found:.2} of {enough}", ink.name);
@@ -233,8 +233,8 @@ mod tests {
 
     #[test]
     fn no_two_colors_are_one() {
-        for (i, a) in INKS.iter().enumerate() {
-            assert!(INKS[..i].iter().all(|b| b.light != a.light && b.dark != a.dark), "{}", a.name);
+        for (i, a) in PALETTE.iter().enumerate() {
+            assert!(PALETTE[..i].iter().all(|b| b.light != a.light && b.dark != a.dark), "{}", a.name);
         }
     }
 

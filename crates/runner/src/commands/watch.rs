@@ -134,7 +134,7 @@ fn follow_in_lines(view: &mut RunView, stop: &AtomicBool) -> Result<()> {
             return Ok(());
         }
         if alone_since.elapsed() > ALONE {
-            print("nobody has worked at it for a minute: the same `duel run` goes on from here\n");
+            print("no process has worked on it for a minute: run the same `duel run` to resume\n");
             return Ok(());
         }
         std::thread::sleep(PAUSE);
