@@ -63,6 +63,7 @@ mod tests {
 
     #[test]
     fn beta_moves_only_outside_the_band() {
-        assert_eq!([1.9, 2.1, 4.4, 4.6].map(|kl| ppo_kl_penalty_update(0.4, kl, 3.0)), [0.2, 0.4, 0.4, 0.8]);
+        let updated = [1.9, 2.0, 2.1, 4.4, 4.5, 4.6].map(|kl| ppo_kl_penalty_update(0.4, kl, 3.0));
+        assert_eq!(updated, [0.2, 0.4, 0.4, 0.4, 0.4, 0.8], "at 2 and 4.5, the ends of the band, it stays");
     }
 }

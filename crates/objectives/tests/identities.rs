@@ -32,6 +32,35 @@ fn dpo_starts_at_ln_2_and_a_swap_flips_the_margin() {
     assert_eq!(back, vec![-1.0, 4.0]);
 }
 
+/// A margin m turns `−log σ(u)` into `−log σ(u − m)`; the rewards and the NLL that is added are those without it.
+#[test]
+fn a_margin_is_subtracted_from_u_alone() {
+    let device = Device::flex();
+    let both = |chosen: f32, rejected: f32| ChosenRejected {
+        chosen: Tensor::from_data([chosen], &device),
+        rejected: Tensor::from_data([rejected], &device),
+    };
+    let (beta, margin) = (0.3, 0.75f32);
+    let pairs = PairLogp {
+        policy: both(-8.0, -11.0),
+        reference: both(-9.0, -10.0),
+        lengths: both(4.0, 5.0),
+        mismatched: None,
+        tied: None,
+        margin: None,
+    };
+    let with_margin = pairs.clone().with_margin(Tensor::from_data([margin], &device), beta);
+    let plain = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
+    let [without, with] = [&pairs, &with_margin].map(|pairs| preference_loss(&plain, pairs, beta));
+    let u = 0.3 * 2.0; // Δw = 1, Δl = −1
+    let loss = |u: f32| (1.0 + (-u).exp()).ln();
+    assert!((values(without.loss.clone())[0] - loss(u)).abs() < 1e-6);
+    assert!((values(with.loss.clone())[0] - loss(u - margin)).abs() < 1e-6);
+    assert!((values(with.margins())[0] - u).abs() < 1e-6, "the margin that is reported is u");
+    let nll = [&pairs, &with_margin].map(|pairs| values(chosen_sequence_nll(pairs))[0]);
+    assert!(nll.iter().all(|nll| (nll - 2.0).abs() < 1e-6), "8 nats over 4 tokens: {nll:?}");
+}
+
 /// A policy may go hundreds of nats from its reference, or be all but certain of a response; no product of an overflow and a
 /// 0, nor a logarithm of 0, may come of that.
 #[test]
