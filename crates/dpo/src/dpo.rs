@@ -227,6 +227,7 @@ mod tests {
     use burn::module::Module;
     use burn::tensor::Device;
     use duel_model::{CountedFlops, count_flops};
+    use duel_spec::ids::prompt_hash;
     use duel_spec::{LearnerSettings, PairLoss, Split, TokenSpec, seeds};
 
     #[test]
@@ -319,6 +320,12 @@ mod tests {
                 "{loss:?}: {counted:e}, {:e}",
                 metrics.cost.flops
             );
+            // KTO's policy and reference read every response once more
+            let tokens = (2 * PAIRS * (P + T)) as u64;
+            let scored = if loss == PairLoss::Kto { 2 * tokens } else { 0 };
+            assert_eq!((metrics.cost.trained_tokens, metrics.cost.scored_tokens), (tokens, scored), "{loss:?}");
+            let prompts: Vec<u64> = rows().iter().map(|row| prompt_hash(&row.prompt)).collect();
+            assert_eq!(Dpo::prompts(&batch), [prompts.as_slice(), &prompts].concat());
         }
         Ok(())
     }
