@@ -322,7 +322,7 @@ mod tests {
             );
             // KTO's policy and reference read every response once more
             let tokens = (2 * PAIRS * (P + T)) as u64;
-            let scored = if loss == PairLoss::Kto { 2 * tokens } else { 0 };
+            let scored = tokens * if loss == PairLoss::Kto { 2 } else { 0 };
             assert_eq!((metrics.cost.trained_tokens, metrics.cost.scored_tokens), (tokens, scored), "{loss:?}");
             let prompts: Vec<u64> = rows().iter().map(|row| prompt_hash(&row.prompt)).collect();
             assert_eq!(Dpo::prompts(&batch), [prompts.as_slice(), &prompts].concat());
