@@ -17,7 +17,7 @@ use std::sync::Arc;
 const GROUP_ROWS: usize = 1 << 18;
 /// Rows that any file may have; runs write far fewer.
 const MAX_ROWS: i64 = 1 << 30;
-/// Values that are read at a time, per column.
+/// Rows that [`TableReader::read_all`] reads at a time.
 const BATCH: usize = 1 << 16;
 
 /// The values of one column.
@@ -32,16 +32,27 @@ pub enum Column {
     Bool(Vec<bool>),
 }
 
+/// The same of a column's values, whatever their type.
+macro_rules! of_values {
+    ($column:expr, $values:ident => $result:expr) => {
+        match $column {
+            Column::Text($values) => $result,
+            Column::U64($values) => $result,
+            Column::U32($values) => $result,
+            Column::F64($values) => $result,
+            Column::F32($values) => $result,
+            Column::Bool($values) => $result,
+        }
+    };
+}
+
 impl Column {
     fn len(&self) -> usize {
-        match self {
-            Self::Text(values) => values.len(),
-            Self::U64(values) => values.len(),
-            Self::U32(values) => values.len(),
-            Self::F64(values) => values.len(),
-            Self::F32(values) => values.len(),
-            Self::Bool(values) => values.len(),
-        }
+        of_values!(self, values => values.len())
+    }
+
+    fn clear(&mut self) {
+        of_values!(self, values => values.clear());
     }
 
     /// Appends another column of the same type; whether it is one.
@@ -231,7 +242,7 @@ impl TableReader {
             self.unread = file.metadata().row_group(index).num_rows() as usize;
             self.group += 1;
         }
-        let rows = max_rows.min(self.unread).min(BATCH);
+        let rows = max_rows.min(self.unread);
         let mut table = ColumnTable::default();
         let descriptor = self.file.metadata().file_metadata().schema_descr();
         for (column, reader) in descriptor.columns().iter().zip(&mut self.columns) {
@@ -340,19 +351,19 @@ impl TableWriter {
 
     /// Writes the pending rows as a row group.
     fn flush(&mut self) -> Result<()> {
-        let table = std::mem::take(&mut self.pending);
+        let Self { writer, pending } = self;
         guarded(|| {
-            let writer = match &mut self.writer {
+            let writer = match writer {
                 Some(writer) => writer,
-                None => self.writer.insert(new_writer(&table)?),
+                None => writer.insert(new_writer(pending)?),
             };
-            if table.rows() == 0 {
+            if pending.rows() == 0 {
                 return Ok(());
             }
             let mut group = writer.next_row_group()?;
-            for (_, column) in &table.columns {
+            for (_, column) in &pending.columns {
                 let Some(mut out) = group.next_column()? else {
-                    return Err(ParquetError::General("it has more columns than before".into()));
+                    return Err(ParquetError::General("it has more columns than its schema".into()));
                 };
                 match column {
                     Column::Text(values) => {
@@ -380,7 +391,10 @@ impl TableWriter {
                 out.close()?;
             }
             group.close().map(drop)
-        })
+        })?;
+        // the columns stay: whatever follows has the same
+        pending.columns.iter_mut().for_each(|(_, column)| column.clear());
+        Ok(())
     }
 
     /// The bytes of the file.
@@ -457,6 +471,11 @@ mod tests {
         let mut writer = TableWriter::default();
         writer.write(table(3))?;
         assert!(writer.write(ColumnTable::default().with("text", Column::U32(vec![1]))).is_err(), "other columns");
+        // also once a whole row group was written
+        let column = |name: &str, rows| ColumnTable::default().with(name, Column::U32(vec![7; rows]));
+        let mut writer = TableWriter::default();
+        writer.write(column("a", GROUP_ROWS))?;
+        assert!(writer.write(column("b", 1)).is_err(), "a column of another name");
         Ok(())
     }
 
