@@ -18,7 +18,7 @@ pub enum Error {
     Table { action: &'static str, path: PathBuf, problem: String },
     #[error("`{}` is damaged: {problem}", path.display())]
     Damaged { path: PathBuf, problem: String },
-    #[error("`{}` is not the experiment that was run: {}", path.display(), summary(settings))]
+    #[error("`{}` is not the experiment that was run: {}", path.display(), first_and_more(settings, MAX_NAMED))]
     Edited { path: PathBuf, settings: Vec<String> },
     #[error("the tables of `{}` do not belong to its experiment: {problem}", path.display())]
     Foreign { path: PathBuf, problem: String },
@@ -26,11 +26,13 @@ pub enum Error {
     Newer { path: PathBuf, found: u32, known: u32 },
 }
 
-/// The first settings, and how many more there are.
-fn summary(settings: &[String]) -> String {
-    const MAX_NAMED: usize = 4;
-    let more = settings.len().saturating_sub(MAX_NAMED);
-    let named = settings[..settings.len() - more].join("; ");
+/// Settings that an error names.
+const MAX_NAMED: usize = 4;
+
+/// `a; b; and 3 more`: the first items of a list, at most `max_named`, and how many more there are.
+pub fn first_and_more(items: &[String], max_named: usize) -> String {
+    let more = items.len().saturating_sub(max_named);
+    let named = items[..items.len() - more].join("; ");
     if more == 0 { named } else { format!("{named}; and {more} more") }
 }
 

@@ -20,7 +20,7 @@ mod sweep;
 mod tables;
 
 pub use digest::{Digest, Digests, digest, file_digests};
-pub use error::{Error, Result};
+pub use error::{Error, Result, first_and_more};
 pub use events::write_events;
 pub use files::write_atomically;
 pub use lease::Lease;

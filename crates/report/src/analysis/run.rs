@@ -166,11 +166,10 @@ impl Run {
     pub(crate) fn missing_summary(&self) -> Option<String> {
         let missing = self.missing();
         let named = |cell: &MissingCell| format!("{} {}, seed {} ({})", cell.arm, cell.point, cell.seed, cell.because);
-        let names: Vec<String> = missing.iter().take(MAX_NAMED).map(named).collect();
-        let more =
-            if missing.len() > MAX_NAMED { format!("; and {} more", missing.len() - MAX_NAMED) } else { String::new() };
+        let names: Vec<String> = missing.iter().map(named).collect();
         let (cells, finished) = (self.cells.len(), self.cells.len() - missing.len());
-        let summary = || format!("{finished} of {cells} cells; these are missing: {}{more}", names.join("; "));
+        let names = duel_ledger::first_and_more(&names, MAX_NAMED);
+        let summary = || format!("{finished} of {cells} cells; these are missing: {names}");
         self.search_progress.clone().or_else(|| (!missing.is_empty()).then(summary))
     }
 

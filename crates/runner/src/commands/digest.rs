@@ -6,16 +6,14 @@ use duel_ledger::Digests;
 use std::path::Path;
 
 /// Missing stages that a warning names.
-const NAMED: usize = 6;
+const MAX_NAMED: usize = 6;
 
 /// Prints the hash of a run, or of each of its files.
 pub fn digest(run: &Path, detail: bool) -> Result<()> {
     let Digests { all: digests, missing } = duel_ledger::file_digests(run)?;
     if !missing.is_empty() {
-        let (named, rest) = missing.split_at(missing.len().min(NAMED));
-        let more = if rest.is_empty() { String::new() } else { format!("; and {} more", rest.len()) };
         let finished = format!("the run is not finished: this is the digest of all but {} stages", missing.len());
-        warn(&[format!("{finished}: {}{more}", named.join("; "))]);
+        warn(&[format!("{finished}: {}", duel_ledger::first_and_more(&missing, MAX_NAMED))]);
     }
     if detail {
         digests.iter().for_each(|digest| print(&format!("{}  {}\n", digest.hash, digest.file)));
