@@ -35,7 +35,7 @@ impl MmapMatrix {
         transposed(&self.read(), self.rows, self.columns)
     }
 
-    /// The matrix `[out, in]`, row by row. Where the file was changed since it was opened, an error is thrown for [`catching`].
+    /// The matrix `[out, in]`, row by row. Where the file was changed since it was opened, an error is thrown for [`crate::catching`].
     pub fn read(&self) -> PooledBuffer {
         let file = self.file.bytes().unwrap_or_else(|changed| std::panic::resume_unwind(Box::new(changed)));
         let (columns, [numbers, size]) = (self.columns, self.kind.block());

@@ -155,13 +155,20 @@ pub(super) fn read_sizes(settings: &ConfigReader, made: fn(Llama) -> Architectur
 }
 
 fn write(config: &TransformerConfig) -> Value {
-    json!({
+    let own = json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        "hidden_act": "silu",
         "attention_bias": false,
-        "attention_dropout": 0.0,
         "mlp_bias": false,
+    });
+    with_sizes(config, own)
+}
+
+/// The settings of a family, and those that [`read_sizes`] reads.
+pub(super) fn with_sizes(config: &TransformerConfig, mut own: Value) -> Value {
+    let sizes = json!({
+        "hidden_act": "silu",
+        "attention_dropout": 0.0,
         "head_dim": config.head_width(),
         "hidden_size": config.width,
         "intermediate_size": config.inner(),
@@ -175,7 +182,11 @@ fn write(config: &TransformerConfig) -> Value {
         "tie_word_embeddings": config.tied,
         "vocab_size": config.vocabulary,
         "dtype": "float32",
-    })
+    });
+    if let (Value::Object(own), Value::Object(sizes)) = (&mut own, sizes) {
+        own.extend(sizes);
+    }
+    own
 }
 
 pub(super) fn read_gguf(settings: &HeaderReader<'_>, width: usize, heads: usize) -> Result<Llama> {

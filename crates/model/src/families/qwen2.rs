@@ -48,25 +48,11 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
 }
 
 fn write(config: &TransformerConfig) -> Value {
-    json!({
+    let own = json!({
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
-        "hidden_act": "silu",
-        "attention_dropout": 0.0,
-        "head_dim": config.head_width(),
-        "hidden_size": config.width,
-        "intermediate_size": config.inner(),
-        "max_position_embeddings": config.context,
-        "num_attention_heads": config.heads,
-        "num_hidden_layers": config.layers,
-        "num_key_value_heads": config.key_value_heads(),
-        "rms_norm_eps": config.epsilon(),
-        "rope_parameters": { "rope_theta": config.architecture.rope_theta(), "rope_type": "default" },
-        "rope_theta": config.architecture.rope_theta(),
         "sliding_window": null,
-        "tie_word_embeddings": config.tied,
         "use_sliding_window": false,
-        "vocab_size": config.vocabulary,
-        "dtype": "float32",
-    })
+    });
+    llama::with_sizes(config, own)
 }
