@@ -228,7 +228,8 @@ mod tests {
     use burn::tensor::Device;
     use duel_model::{CountedFlops, count_flops};
     use duel_spec::ids::prompt_hash;
-    use duel_spec::{LearnerSettings, PairLoss, Split, TokenSpec, seeds};
+    use duel_spec::{LearnerSettings, PairLoss, Split, seeds};
+    use duel_testing_tensors::trajectory;
 
     #[test]
     fn ktos_kl_is_of_all_responses_to_the_prompts_after_their_own() {
@@ -258,16 +259,7 @@ mod tests {
     const PAIRS: usize = 6;
 
     fn reader(device: &Device) -> Reader {
-        let space = TokenSpec {
-            vocabulary: 12,
-            pad: 0,
-            bos: 1,
-            eos: 2,
-            prompt_tokens: P,
-            response_tokens: T,
-            allowed_tokens: None,
-            force_eos: false,
-        };
+        let space = trajectory::space(12, [0, 2], P, T);
         Reader::new(&space, device)
     }
 

@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use duel_model::{Policy, Reader, weights::host};
 use duel_objectives::{ChosenRejected, PreferenceLoss, PreferenceOutcome};
 use duel_spec::DpoSettings as Settings;
-use duel_training::invariants::{self as always, largest};
+use duel_training::invariants::{self as training_invariants, largest};
 use duel_training::probes;
 use duel_training::{Learner, PairBatch, Result, norm, pairs::accuracy, pairs::halves};
 
@@ -24,7 +24,7 @@ impl<L: Fn(&Reader, ChosenRejected, ChosenRejected, &PairBatch) -> PreferenceOut
     /// The first batch before its update: the model reads it soundly, the cache is the reference's, and the loss prefers
     /// the chosen responses, ignores ties and can be read in parts.
     pub fn check_batch(&self, pairs: &PairBatch, cached: &ReferenceLogp, learner: &Learner<Policy>) -> Result<()> {
-        always::eos_counts_and_pad_does_not(0, self.reader, &pairs.both)?;
+        training_invariants::eos_counts_and_pad_does_not(0, self.reader, &pairs.both)?;
         probes::reads_are_sound(0, self.reader, learner.module(), &pairs.both)?;
         let (reader, module) = probes::without_graph(self.reader, learner.module());
         let policy = pair_logp(&reader, &module, pairs);

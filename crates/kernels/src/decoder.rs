@@ -220,7 +220,7 @@ impl Decoder {
     }
 
     /// How many of so many sequences of at most `capacity` columns each of `threads` threads takes at once: all of them where the
-    /// weights are so large that threads had better share each matrix, and no more than [`CACHE`] holds.
+    /// weights are so large that threads had better share each matrix, and no more than `CACHE` bytes hold.
     pub fn batch_per_thread(&self, sequences: usize, capacity: usize, threads: usize) -> usize {
         let share = sequences.div_ceil(threads.max(1)).max(1);
         let all = if self.is_large() && share < FEW_ROWS { sequences.max(1) } else { share };

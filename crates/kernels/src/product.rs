@@ -147,7 +147,7 @@ impl Packed {
     }
 }
 
-/// [`Packed::part`] on panels that stand one after another.
+/// [`Packed::gemm_range`] on consecutive panels.
 #[expect(clippy::too_many_arguments, reason = "what a product is made of")]
 fn panels_product(
     panels: &[f32],

@@ -4,8 +4,8 @@
 //! Deviations from the papers: PPO's clipped ratio and its stop at `target_kl` for all three, so that they may make more
 //! than one update of a rollout; the loss is a mean over the tokens of the minibatch unless `loss_mean` says otherwise.
 
-use crate::begin::{Begun, begin};
 use crate::invariants;
+use crate::iteration_start::{IterationStart, start_iteration};
 use crate::policy::{PolicyOutput, with_kl_and_entropy};
 use crate::rollout::{CollectorState, Rollout, RolloutCollector, RolloutContext};
 use crate::rows::rows_of;
@@ -77,8 +77,8 @@ impl Method for CriticFree {
         let (mut metrics, step) = (Metrics::default(), learner.step());
         // 1. Roll out with a snapshot of the policy.
         let stream = Stream::CriticFreeMinibatches;
-        let Begun { rollout, behavior, updater } =
-            begin(&mut self.collector, &self.settings, 1, stream, prompts, learner, &mut metrics)?;
+        let IterationStart { rollout, behavior, updater } =
+            start_iteration(&mut self.collector, &self.settings, 1, stream, prompts, learner, &mut metrics)?;
 
         // 2. Advantages: the return of each response less its baseline.
         let advantages = self.advantages(&rollout); // [B]

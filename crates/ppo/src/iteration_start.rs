@@ -8,7 +8,7 @@ use duel_spec::{RolloutSettings, seeds};
 use duel_training::{Learner, Metrics, Result};
 
 /// A rollout, and what updates on it.
-pub struct Begun {
+pub struct IterationStart {
     pub rollout: Rollout,
     /// The policy that rolled out, without gradient.
     pub behavior: Policy,
@@ -19,7 +19,7 @@ pub struct Begun {
 ///
 /// # Errors
 /// Those of [`RolloutCollector::roll_out`].
-pub fn begin(
+pub fn start_iteration(
     collector: &mut RolloutCollector,
     s: &RolloutSettings,
     unit: usize,
@@ -27,11 +27,11 @@ pub fn begin(
     prompts: &[Vec<u32>],
     learner: &Learner<Policy>,
     metrics: &mut Metrics,
-) -> Result<Begun> {
+) -> Result<IterationStart> {
     let rng = seeds::stream(collector.context.seed, minibatches, collector.iteration);
     let updater = MinibatchUpdater::new(s, prompts.len(), unit, Flops::policy(&collector.context.config), 0.0, rng);
     let behavior = learner.module().valid();
     let actors = BehaviorAndCurrent { behavior: &behavior, current: learner.module() };
     let rollout = collector.roll_out(actors, prompts, updater.first_epoch(), learner.step(), metrics)?;
-    Ok(Begun { rollout, behavior, updater })
+    Ok(IterationStart { rollout, behavior, updater })
 }

@@ -1,8 +1,8 @@
 //! Methods on the policy's own completions: PPO, policy gradients without a value model, online DPO.
 
-mod begin;
 mod critic_free;
 pub mod invariants;
+mod iteration_start;
 mod online_dpo;
 mod policy;
 mod ppo;

@@ -3,7 +3,7 @@
 //! Deviations from the paper: a label is drawn from Bradley–Terry at `label_temperature` (0: the higher score, as there);
 //! several updates of a rollout, with PPO's stop at `target_kl`.
 
-use crate::begin::{Begun, begin};
+use crate::iteration_start::{IterationStart, start_iteration};
 use crate::policy::PolicyOutput;
 use crate::rollout::{CollectorState, Rollout, RolloutCollector, RolloutContext};
 use crate::rows::rows_of;
@@ -100,8 +100,8 @@ impl Method for OnlineDpo {
         let mut metrics = Metrics::default();
         let (s, stream) = (&self.settings.shared, Stream::OnlineDpoMinibatches);
         // 1. Two responses per prompt from a snapshot of the policy.
-        let Begun { rollout, behavior, updater } =
-            begin(&mut self.collector, s, 2, stream, prompts, learner, &mut metrics)?;
+        let IterationStart { rollout, behavior, updater } =
+            start_iteration(&mut self.collector, s, 2, stream, prompts, learner, &mut metrics)?;
 
         // 2. Labels: which of the two is preferred. The accuracy is that of the policy that wrote them.
         let labels = self.labels(&rollout);

@@ -21,7 +21,7 @@ use duel_objectives::{
 use duel_spec::ids::prompt_hash;
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{CriticBody, KlPenalty, Normalization, PpoSettings as Settings, metrics};
-use duel_training::invariants as always;
+use duel_training::invariants as training_invariants;
 use duel_training::{Learner, Method, Metrics, Result};
 
 /// The method.
@@ -95,7 +95,9 @@ impl Method for Ppo {
         }
         updater.run(learner, &experience.rollout, losses, &mut metrics)?;
         if let Some(before) = resting {
-            metrics.check(|| always::what_rests_stays(learner.step(), "the policy", &before, &actor(learner)))?;
+            metrics.check(|| {
+                training_invariants::what_rests_stays(learner.step(), "the policy", &before, &actor(learner))
+            })?;
         }
 
         // 5. Remembered for the next rollout: the KL coefficient, and the reference where it follows the policy.

@@ -3,7 +3,7 @@
 //! Deviations from the paper: the winner is that of score less β·KL (its §4.3), so that β is the KL coefficient here too;
 //! several updates of a rollout, with PPO's stop at `target_kl`.
 
-use crate::begin::{Begun, begin};
+use crate::iteration_start::{IterationStart, start_iteration};
 use crate::policy::PolicyOutput;
 use crate::rollout::{CollectorState, Rollout, RolloutCollector, RolloutContext};
 use crate::rows::rows_of;
@@ -59,8 +59,8 @@ impl Method for Raft {
         let mut metrics = Metrics::default();
         let (s, group, stream) = (&self.settings.shared, self.settings.group, Stream::RaftMinibatches);
         // 1. Several responses per prompt from a snapshot of the policy.
-        let Begun { rollout: all, behavior, updater } =
-            begin(&mut self.collector, s, group, stream, prompts, learner, &mut metrics)?;
+        let IterationStart { rollout: all, behavior, updater } =
+            start_iteration(&mut self.collector, s, group, stream, prompts, learner, &mut metrics)?;
         metrics.put(metrics::ROLLOUT_RETURN, all.mean_return());
 
         // 2. The best of each group.

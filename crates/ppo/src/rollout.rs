@@ -9,7 +9,7 @@ use duel_objectives::{Reduction, ResponseMask, full_kl, k1};
 use duel_reward::Scorer;
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{KlEstimator, KlPenalty, LossReduction, ReferenceMode, RolloutSettings, TruncationHandling, metrics};
-use duel_training::invariants as always;
+use duel_training::invariants as training_invariants;
 use duel_training::rounding::nudged;
 use duel_training::{Metrics, Result, logprobs, probes};
 use serde::{Deserialize, Serialize};
@@ -134,7 +134,7 @@ impl RolloutCollector {
         let mut rng = seeds::stream(*seed, Stream::Rollout, self.iteration);
         let sampler = actors.behavior.clone().for_inference(); // the fast path
         let responses = generate(&sampler, space, prompts.to_vec(), &mut rng, reader.device());
-        always::sampled_from_finite(step, &responses)?;
+        training_invariants::sampled_from_finite(step, &responses)?;
         // read in the minibatches of the first epoch: the same arithmetic, so the ratios start at 1 to the last bit.
         // Where the device has no fused log-probs, the training module reads: autodiff composes its softmax.
         let read = |block: &Responses| {
@@ -146,7 +146,7 @@ impl RolloutCollector {
         let raw = scorer.score(&responses).map_err(unscored)?; // [B]
         metrics.check(|| {
             if self.iteration == 0 {
-                always::eos_counts_and_pad_does_not(step, reader, &responses)?;
+                training_invariants::eos_counts_and_pad_does_not(step, reader, &responses)?;
                 probes::reads_are_sound(step, train_reader, actors.current, &responses)?;
             }
             let columns = space.response_tokens;
@@ -189,7 +189,7 @@ impl RolloutCollector {
         let mask = ResponseMask::from_lengths(&counted, space.response_tokens, reader.device()).averaging(average); // [B, T]
         let reference = s.needs_full_logits().then(|| self.reference.clone());
         let rollout = Rollout { responses, mask, logp, ref_logp, token_kl, beta: self.beta, scores, reference };
-        always::finite(step, "the rollout's KL to the reference", rollout.mean_kl())?;
+        training_invariants::finite(step, "the rollout's KL to the reference", rollout.mean_kl())?;
         invariants::price_is_positive(step, self.beta)?;
         rollout.record(&raw, reader, metrics);
         Ok(rollout)

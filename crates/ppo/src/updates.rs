@@ -7,7 +7,7 @@ use burn::tensor::Tensor;
 use duel_model::{Flops, weights::host};
 use duel_objectives::PolicyLoss;
 use duel_spec::{KlEstimator, KlPenalty, RolloutSettings, metrics, seeds};
-use duel_training::invariants as always;
+use duel_training::invariants as training_invariants;
 use duel_training::rounding::nudged;
 use duel_training::{Learner, Metrics, Result, Update, pairs::shuffled_batches, probes};
 
@@ -142,7 +142,7 @@ impl MinibatchUpdater {
             }
         }
         let skipped = learner.skipped() - skipped;
-        always::planned_updates_are_made(learner.step(), sums.updates as u64, skipped, self.planned())?;
+        training_invariants::planned_updates_are_made(learner.step(), sums.updates as u64, skipped, self.planned())?;
         sums.into_metrics(self.planned() as f64, metrics);
         Ok(())
     }

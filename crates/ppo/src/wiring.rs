@@ -15,6 +15,7 @@ use duel_spec::{
     CriticBody, EnsembleScore, KlEstimator, KlPenalty, LearnerSettings, OnlineLoss, ReferenceMode, RewardSource,
     RolloutSettings, TokenSpec,
 };
+use duel_testing_tensors::trajectory;
 use duel_training::{Learner, Method, Metrics, Result, logprobs};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -28,16 +29,7 @@ const SEED: u64 = 11;
 
 /// No response can end early, so that each has `T` tokens and all passes are of one size.
 fn space() -> TokenSpec {
-    TokenSpec {
-        vocabulary: 12,
-        pad: 0,
-        bos: 1,
-        eos: 2,
-        prompt_tokens: P,
-        response_tokens: T,
-        allowed_tokens: Some((3..12).collect()),
-        force_eos: false,
-    }
+    TokenSpec { allowed_tokens: Some((3..12).collect()), ..trajectory::space(12, [0, 2], P, T) }
 }
 
 fn config() -> TransformerConfig {

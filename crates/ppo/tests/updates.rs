@@ -10,6 +10,7 @@ use duel_reward::Scorer;
 use duel_spec::{
     Document, Experiment, GrpoSettings, LearnerSettings, MethodSettings, RlooSettings, TokenSpec, metrics, seeds,
 };
+use duel_testing_tensors::trajectory;
 use duel_training::{Learner, Method as _, Metrics, rate};
 use std::sync::Arc;
 
@@ -25,16 +26,7 @@ impl Scorer for Count {
 
 /// A world in which most responses are cut off before EOS.
 fn space() -> TokenSpec {
-    TokenSpec {
-        vocabulary: 12,
-        pad: 0,
-        bos: 1,
-        eos: 2,
-        prompt_tokens: 3,
-        response_tokens: 4,
-        allowed_tokens: Some((2..12).collect()),
-        force_eos: false,
-    }
+    TokenSpec { allowed_tokens: Some((2..12).collect()), ..trajectory::space(12, [0, 2], 3, 4) }
 }
 
 fn policy() -> Policy {

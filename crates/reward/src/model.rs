@@ -7,8 +7,8 @@ use duel_model::{Flops, Reader, ScalarModel, Tokens, TransformerConfig, weights}
 use duel_objectives::{BradleyTerryOptions, ChosenRejected, bradley_terry_loss};
 use duel_spec::{RmStage as Settings, metrics};
 use duel_training::{
-    IterationCost, Learner, Method, Metrics, PairBatch, invariants as always, logprobs, pairs::accuracy, pairs::halves,
-    probes,
+    IterationCost, Learner, Method, Metrics, PairBatch, invariants as training_invariants, logprobs, pairs::accuracy,
+    pairs::halves, probes,
 };
 
 /// The training of a reward model.
@@ -63,13 +63,13 @@ impl RewardModel {
     /// The violated invariant.
     pub fn check(&self, step: u64, model: &ScalarModel, pairs: &PairBatch) -> duel_training::Result<()> {
         let (reader, model) = probes::without_graph(&self.reader, model);
-        always::eos_counts_and_pad_does_not(step, &reader, &pairs.both)?;
+        training_invariants::eos_counts_and_pad_does_not(step, &reader, &pairs.both)?;
         let values = |reader: &Reader, model: &ScalarModel, tokens: &Tokens| {
             let (columns, responses) = (tokens.ids.dims()[1], reader.space().response_tokens);
             model.forward(tokens.clone()).narrow(1, columns - responses, responses) // [B, T]
         };
         let rows = pairs.both.first(probes::PROBE_ROWS);
-        let size = |x: Vec<f32>| always::largest(x.into_iter().map(f32::abs));
+        let size = |x: Vec<f32>| training_invariants::largest(x.into_iter().map(f32::abs));
         let value = size(weights::host(values(&reader, &model, &reader.tokens(&rows))));
         probes::padding_is_inert(step, &reader, &model, &rows, value, values)?;
 
@@ -146,21 +146,13 @@ mod tests {
     use burn::tensor::Device;
     use duel_data::pairs::PreferenceRow;
     use duel_model::{Policy, count_flops};
-    use duel_spec::{LearnerSettings, Split, TokenSpec, seeds};
+    use duel_spec::{LearnerSettings, Split, seeds};
+    use duel_testing_tensors::trajectory;
 
     /// A step makes one forward and one backward pass over all tokens of both responses.
     #[test]
     fn a_step_costs_what_its_model_counts() -> duel_training::Result<()> {
-        let space = TokenSpec {
-            vocabulary: 12,
-            pad: 0,
-            bos: 1,
-            eos: 2,
-            prompt_tokens: 3,
-            response_tokens: 4,
-            allowed_tokens: None,
-            force_eos: false,
-        };
+        let space = trajectory::space(12, [0, 2], 3, 4);
         let device = Device::flex().autodiff();
         let config = TransformerConfig::small(12, space.context(), 2, 16, 2, true);
         let body = Policy::new(&config, &mut seeds::derive(1, "test", 0, "init"), &device);

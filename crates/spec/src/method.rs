@@ -124,7 +124,7 @@ pub enum LossReduction {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RolloutSettings {
     #[serde(flatten)]
-    pub every: CommonSettings,
+    pub common: CommonSettings,
     pub beta: f64,
     pub reward: RewardSource,
     pub iterations: usize,
@@ -254,11 +254,11 @@ pub struct GrpoSettings {
     pub scale: bool,
 }
 
-/// Settings of [`Method::DpoSettings`]; units and sources in `defaults.toml`.
+/// Settings of [`MethodSettings::Dpo`]; units and sources in `defaults.toml`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct DpoSettings {
     #[serde(flatten)]
-    pub every: CommonSettings,
+    pub common: CommonSettings,
     pub beta: f64,
     pub epochs: usize,
     pub batch_size: usize,
@@ -343,8 +343,8 @@ impl MethodSettings {
             | Self::Grpo(GrpoSettings { shared, .. })
             | Self::OnlineDpo(OnlineDpoSettings { shared, .. })
             | Self::Raft(RaftSettings { shared, .. })
-            | Self::Reinforce(shared) => &shared.every,
-            Self::Dpo(dpo) => &dpo.every,
+            | Self::Reinforce(shared) => &shared.common,
+            Self::Dpo(dpo) => &dpo.common,
         }
     }
 

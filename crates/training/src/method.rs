@@ -152,7 +152,7 @@ pub fn train<M: Method, E: From<Error>>(
         let batch = batch(progress.iteration)?;
         let prompts = M::prompts(&batch);
         if let Some(splits) = context.splits {
-            splits.check_disjoint("trains_on_train_prompts", learner.step(), Split::Train, prompts.iter().copied())?;
+            splits.check_split("trains_on_train_prompts", learner.step(), Split::Train, prompts.iter().copied())?;
         }
         progress.prompts.extend(prompts);
         let metrics = method.iteration(&batch, learner)?;

@@ -135,21 +135,13 @@ mod tests {
     use super::*;
     use burn::tensor::Device;
     use duel_model::{CountedFlops, count_flops};
-    use duel_spec::{LearnerSettings, TokenSpec, seeds};
+    use duel_spec::{LearnerSettings, seeds};
+    use duel_testing_tensors::trajectory;
 
     /// A step makes one forward and one backward pass over all tokens: of responses to prompts, and of running text.
     #[test]
     fn a_step_costs_what_its_model_counts() -> Result<()> {
-        let space = TokenSpec {
-            vocabulary: 12,
-            pad: 0,
-            bos: 1,
-            eos: 2,
-            prompt_tokens: 3,
-            response_tokens: 4,
-            allowed_tokens: None,
-            force_eos: false,
-        };
+        let space = trajectory::space(12, [0, 2], 3, 4);
         let device = Device::flex().autodiff();
         let config = TransformerConfig::small(12, space.context(), 2, 16, 2, true);
         let learner = || {

@@ -21,7 +21,7 @@ impl Splits {
     ///
     /// # Errors
     /// A violation of the invariant `name`.
-    pub fn check_disjoint(
+    pub fn check_split(
         &self,
         name: &'static str,
         step: u64,
@@ -50,7 +50,7 @@ mod tests {
         let splits = Splits::of(&world);
         let hashes = |split| world.prompts(split).iter().map(|prompt| prompt_hash(&prompt.ids)).collect::<Vec<_>>();
         let check =
-            |split, prompts: Vec<u64>| splits.check_disjoint("trains_on_train_prompts", 3, split, prompts.into_iter());
+            |split, prompts: Vec<u64>| splits.check_split("trains_on_train_prompts", 3, split, prompts.into_iter());
         for split in [Split::Train, Split::Validation, Split::Test] {
             assert!(check(split, hashes(split)).is_ok());
             for other in [Split::Train, Split::Validation, Split::Test].into_iter().filter(|other| *other != split) {

@@ -6,6 +6,7 @@ use burn::tensor::Device;
 use duel_model::{Policy, Reader, Responses, TransformerConfig, weights};
 use duel_spec::metrics::Metric;
 use duel_spec::{Clocks, Completion, LearnerSettings, OptimizerKind, OutcomeRow, Recorder, TokenSpec, seeds};
+use duel_testing_tensors::trajectory;
 use duel_training::sft::Sft;
 use duel_training::{BestCheckpoint, Error, Learner, TrainContext, TrainSchedule, train};
 use std::sync::atomic::AtomicBool;
@@ -39,16 +40,7 @@ impl Recorder for Memory {
 
 /// Trains for six iterations, cut off before those listed; the weights in the end, and the rows.
 fn trained(settings: &LearnerSettings, cuts: &[u64]) -> (Vec<f32>, Memory) {
-    let space = TokenSpec {
-        vocabulary: 12,
-        pad: 0,
-        bos: 1,
-        eos: 2,
-        prompt_tokens: 3,
-        response_tokens: 4,
-        allowed_tokens: Some((2..12).collect()),
-        force_eos: false,
-    };
+    let space = TokenSpec { allowed_tokens: Some((2..12).collect()), ..trajectory::space(12, [0, 2], 3, 4) };
     let device = Device::flex().autodiff();
     let config = TransformerConfig::small(12, 8, 1, 8, 2, true);
     let mut memory = Memory::default();

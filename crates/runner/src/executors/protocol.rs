@@ -1,4 +1,4 @@
-//! What a worker tells the process that follows it: lines on standard output, or, where it is detached, a file.
+//! What a worker reports to the process that follows it: lines on standard output or, if it is detached, a file.
 
 use crate::error::{Error, Result, WorkerEnd};
 use crate::plan::Plan;
@@ -8,7 +8,7 @@ use duel_spec::Experiment;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// How far a stage is.
+/// The progress of a stage.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Progress {
     pub done: u64,
@@ -16,7 +16,7 @@ pub struct Progress {
     pub words: String,
 }
 
-/// What a detached worker failed with.
+/// The failure of a detached worker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WorkerExitReport {
     pub exit: u8,
@@ -26,7 +26,7 @@ pub struct WorkerExitReport {
     pub ended: Option<WorkerEnd>,
 }
 
-/// Folder of the reports in a run directory, whichever executor has started the worker.
+/// Folder of the reports in a run directory, for every executor.
 pub const EXIT_REPORTS: &str = "slurm/failed";
 
 impl WorkerExitReport {
@@ -34,8 +34,8 @@ impl WorkerExitReport {
         run.join(EXIT_REPORTS).join(format!("{folder}.json"))
     }
 
-    /// Writes down what the worker of a stage failed with, unless it was asked to end. The log has it too, so a report that
-    /// cannot be written is no error.
+    /// Reports the failure of a stage's worker, unless it was interrupted. The log has it too, so a report that cannot be
+    /// written is not an error.
     pub fn write(run: &Path, stage: usize, error: &Error) {
         if error.exit() == 130 {
             return;

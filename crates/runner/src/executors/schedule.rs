@@ -1,4 +1,4 @@
-//! Runs a plan through an executor: finished stages are found, the others are submitted, followed and tried again.
+//! Runs a plan through an executor: finished stages are reused, the others are submitted, polled and retried.
 
 use super::executor::{Events, Executor, Resources, RunEvent, RunOptions, TaskFailure, TaskState};
 use crate::error::{Error, Result, StageFailure};
@@ -7,23 +7,23 @@ use duel_ledger::RunDir;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// What came of a run.
+/// The outcome of a run.
 #[derive(Debug, Default)]
 pub struct RunSummary {
     pub reused: usize,
     pub made: usize,
     pub failures: Vec<StageFailure>,
-    /// Stages that were not begun, as one that they need has failed.
+    /// Stages that were not started, because one that they need failed.
     pub left_out: Vec<String>,
     /// Largest sum of resident memory of this process and its workers, bytes.
     pub peak_memory: u64,
 }
 
-/// Where a stage stands.
+/// The status of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum StageStatus {
     Waiting,
-    /// Submitted, and not yet seen at work.
+    /// Submitted, not yet running.
     Pending,
     Running {
         since: Instant,
@@ -33,11 +33,11 @@ enum StageStatus {
     Lost,
 }
 
-/// Longest sleep between two looks at whether to stop.
-const NAP: Duration = Duration::from_millis(100);
+/// Longest sleep between two checks of the stop flag.
+const MAX_SLEEP: Duration = Duration::from_millis(100);
 
-/// Runs all stages that are not finished. One that fails costs itself and what needs it; the rest goes on. Stages before
-/// index `from` were run by an earlier round: what of them is not finished has failed. `summary` is kept however it ends.
+/// Runs all stages that are not finished. A failed stage takes down those that need it; the others continue. Stages before
+/// index `from` were run by an earlier round: those that are not finished have failed. `summary` is filled even on an error.
 ///
 /// # Errors
 /// On Ctrl-C [`Error::Detached`] where the tasks go on, else [`Error::Interrupted`]; a run directory that cannot be used; a
@@ -86,22 +86,22 @@ fn wait(resources: &Resources, stop: &AtomicBool) -> Result<()> {
     let started = Instant::now();
     while started.elapsed().as_secs_f64() < resources.poll_seconds {
         check_stop(stop, resources)?;
-        std::thread::sleep(NAP);
+        std::thread::sleep(MAX_SLEEP);
     }
     Ok(())
 }
 
-/// Where every stage of a plan stands.
+/// The status of every stage of a plan.
 struct Schedule<'a> {
     plan: &'a Plan,
     statuses: Vec<StageStatus>,
-    /// How often each stage was submitted by this command, except where only a stage that it needs was missing.
+    /// Submissions of each stage by this command, except those that found a needed stage missing.
     attempts: Vec<usize>,
 }
 
 impl<'a> Schedule<'a> {
-    /// Before anything is submitted. Stages before `from` were looked into by an earlier round: what of them is not there is
-    /// lost, with all that need it.
+    /// Before anything is submitted. Stages before `from` were checked by an earlier round: those without a folder are lost,
+    /// with all that need them.
     fn new(
         plan: &'a Plan,
         from: usize,
@@ -149,7 +149,7 @@ impl<'a> Schedule<'a> {
         !matches!(self.statuses[stage], StageStatus::Finished | StageStatus::Lost)
     }
 
-    /// Takes over what an earlier command has submitted.
+    /// Takes over tasks that an earlier command submitted.
     fn adopt(&mut self, executor: &mut dyn Executor, events: Events<'_>) -> Result<()> {
         let adopted = executor.adopt(&self.waiting())?;
         adopted.iter().for_each(|&stage| self.statuses[stage] = StageStatus::Pending);
@@ -159,7 +159,7 @@ impl<'a> Schedule<'a> {
         Ok(())
     }
 
-    /// Submits what can be submitted: everything that waits to a queue, else as many stages as there are slots.
+    /// Submits every waiting stage to a queue, or as many stages as there are slots.
     fn submit(&mut self, executor: &mut dyn Executor, resources: &Resources, events: Events<'_>) -> Result<()> {
         loop {
             let stages = match resources.slots {
@@ -181,7 +181,7 @@ impl<'a> Schedule<'a> {
         }
     }
 
-    /// The next stage that can be started on this machine. One whose worker was killed, perhaps for memory, runs alone.
+    /// The next stage that can start on this machine. One whose worker was killed, perhaps for memory, runs alone.
     fn next(&self, slots: usize) -> Option<usize> {
         let running = self.submitted();
         let is_alone = |&stage: &usize| self.attempts[stage] > 1 || self.plan.stages[stage].wide;
@@ -203,7 +203,7 @@ impl<'a> Schedule<'a> {
         events(RunEvent::StageStarted(stage, &self.plan.stages[stage]));
     }
 
-    /// Takes in what has become of a submitted stage.
+    /// Applies the new state of a submitted stage.
     fn update(
         &mut self,
         stage: usize,
@@ -240,8 +240,8 @@ impl<'a> Schedule<'a> {
         Ok(())
     }
 
-    /// Submits a stage again whose task is gone, or gives it up with all that need it. What a training fails of by itself it
-    /// would fail of again; what the system does to it, perhaps not.
+    /// Retries a stage whose task is gone, or gives it up with all that need it. A training that failed by itself would fail
+    /// again; one that the system killed might not.
     fn end(
         &mut self,
         stage: usize,
@@ -251,12 +251,12 @@ impl<'a> Schedule<'a> {
         events: Events<'_>,
     ) -> Result<()> {
         let failure = executor.failure(stage, self.attempts[stage])?;
-        if matches!(failure, TaskFailure::Cancelled) {
-            return Err(Error::Interrupted);
+        if !matches!(failure, TaskFailure::Cancelled) {
+            events(RunEvent::StageEnded(stage));
         }
-        events(RunEvent::StageEnded(stage));
         let failure = match failure {
-            TaskFailure::Cancelled | TaskFailure::MissingInput => {
+            TaskFailure::Cancelled => return Err(Error::Interrupted),
+            TaskFailure::MissingInput => {
                 self.attempts[stage] = self.attempts[stage].saturating_sub(1);
                 self.statuses[stage] = StageStatus::Waiting;
                 return Ok(());
@@ -272,7 +272,7 @@ impl<'a> Schedule<'a> {
         events(RunEvent::Message(format!("{} failed:\n{}", failure.stage, failure.tail)));
         summary.failures.push(failure);
         for lost in self.with_dependents(stage) {
-            // one that needs two stages that failed is left out once
+            // a stage that needs two failed ones is listed once
             if lost != stage && self.is_open(lost) {
                 summary.left_out.push(self.plan.stages[lost].label());
             }

@@ -1,7 +1,7 @@
-//! The executor `slurm`: a plan's stages as Slurm job arrays over a shared directory, one array for each layer of the plan, each
-//! after the one before it. What is submitted is written down, so that the process that submits may end at any time: the same
-//! command finds the jobs again. Whether a stage is finished is read from the run directory; the queue only says which tasks
-//! are still at work.
+//! The executor `slurm`: a plan's stages as Slurm job arrays over a shared directory, one array per layer of the plan, each
+//! depending on the one before it. Submitted jobs are recorded, so that the submitting process may end at any time: the same
+//! command finds the jobs again. Whether a stage is finished is read from the run directory; the queue only tells which tasks
+//! are still running.
 
 use super::executor::{
     Events, Executor, ExecutorEntry, Resources, RunEvent, RunOptions, TaskFailure, TaskState, is_finished,
@@ -41,7 +41,7 @@ struct Jobs {
     cancelled: bool,
 }
 
-/// What the queue says of a task.
+/// The state of a task in the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum QueueState {
     Pending,
@@ -84,7 +84,7 @@ struct SlurmExecutor<'a> {
     slurm: &'a SlurmSettings,
     options: &'a RunOptions<'a>,
     jobs: Jobs,
-    /// What the queue said of the tasks that are gone, by stage; `None` where it has forgotten them.
+    /// The queue's last state of tasks that are gone, by stage; `None` if it no longer lists them.
     gone: BTreeMap<usize, Option<String>>,
 }
 
@@ -202,8 +202,8 @@ impl Executor for SlurmExecutor<'_> {
         Ok(waiting.iter().copied().filter(is_held).collect())
     }
 
-    /// Layer by layer: an array begins when those that it needs have ended, well or not; its tasks look for themselves whether
-    /// what they need is there.
+    /// Layer by layer: an array starts when those that it needs have ended, successfully or not; its tasks check that what they
+    /// need is there.
     fn submit(&mut self, stages: &[usize], open: &[usize], events: Events<'_>) -> Result<TaskState> {
         let mut depth: BTreeMap<usize, usize> = BTreeMap::new();
         for &stage in stages {
@@ -266,7 +266,7 @@ impl Executor for SlurmExecutor<'_> {
             return Ok(TaskFailure::Cancelled);
         }
         let label = self.stage(stage).label();
-        let message = format!("{label}: its job {task} ended ({reason}); asked for again, from its last checkpoint");
+        let message = format!("{label}: its job {task} ended ({reason}); submitted again from its last checkpoint");
         Ok(match WorkerExitReport::take(self.run(), &self.stage(stage).id.folder()) {
             Some(report) if report.in_vain => TaskFailure::MissingInput,
             Some(WorkerExitReport { exit, tail, ended, .. }) => {
@@ -295,7 +295,7 @@ fn by_cores(plan: &Plan, stages: Vec<usize>, shared_cores: usize) -> [(Vec<usize
     [(wide, shared_cores), (single, 1)]
 }
 
-/// What a job array is made of.
+/// The parameters of a job array.
 struct JobArrayRequest<'a> {
     number: usize,
     stages: &'a [usize],
@@ -359,7 +359,7 @@ fn quoted_for_sbatch(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
 
-/// How a task ended that the queue has forgotten: by the controller's memory, or the accounts.
+/// How a task ended that the queue no longer lists: from the controller, or from accounting.
 fn exit_reason(task: &str) -> String {
     if let Ok(answer) = call("scontrol", &["show", "job", "--oneliner", task]) {
         let field = |name: &str| answer.split_whitespace().find_map(|word| word.strip_prefix(name)).map(String::from);

@@ -63,7 +63,7 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
             let results = evaluator.measure(policy, beta, kind).map_err(|e| e.at_step(clocks.step))?;
             for result in &results {
                 let prompts = result.prompts.iter().copied();
-                splits.check_disjoint("measures_prompts_of_the_split", clocks.step, result.split, prompts)?;
+                splits.check_split("measures_prompts_of_the_split", clocks.step, result.split, prompts)?;
                 result.record(clocks, recorder);
             }
             for (split, values) in held_out.measure(policy) {

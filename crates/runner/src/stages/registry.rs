@@ -195,14 +195,14 @@ fn ppo(
         (CriticBody::Separate, None) => {
             let body = inputs.critic_start.clone();
             let body =
-                if inputs.pretrained { with_adapters(body, &shared.every, Stream::CriticLora, &inputs) } else { body };
+                if inputs.pretrained { with_adapters(body, &shared.common, Stream::CriticLora, &inputs) } else { body };
             Critic::Separate(ScalarModel::from_policy(body, device))
         }
     };
     let resident = models_in_memory(shared, &inputs) + f64::from(settings.critic == CriticBody::Separate);
     let mut method = Ppo::new(settings.clone(), setting(shared.reward, &inputs));
-    let module = ActorCritic { actor: start(&shared.every, &inputs), critic };
-    let learner = learner(module, &shared.every, shared.learning_rate, planned(shared), &inputs);
+    let module = ActorCritic { actor: start(&shared.common, &inputs), critic };
+    let learner = learner(module, &shared.common, shared.learning_rate, planned(shared), &inputs);
     let learner = if settings.critic_warmup > 0 { learner.with_own_optimizer("actor") } else { learner };
     let actor = |module: &ActorCritic| module.actor.valid();
     let trained = on_rollouts(&mut method, learner, shared, 1, &inputs, actor, evaluate, recorder)?;
@@ -231,7 +231,8 @@ fn actor_alone<M: duel_training::Method<Module = Policy, Batch = Vec<Vec<u32>>>>
     evaluate: EvalCallback<'_>,
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
-    let learner = learner(start(&shared.every, &inputs), &shared.every, shared.learning_rate, planned(shared), &inputs);
+    let learner =
+        learner(start(&shared.common, &inputs), &shared.common, shared.learning_rate, planned(shared), &inputs);
     let actor = |policy: &Policy| policy.valid();
     let trained = on_rollouts(method, learner, shared, group, &inputs, actor, evaluate, recorder)?;
     recorder.record("train", trained.1, metrics::MODELS_RESIDENT, models_in_memory(shared, &inputs));
@@ -258,16 +259,16 @@ fn on_rollouts<M: duel_training::Method<Batch = Vec<Vec<u32>>>>(
     let reward_hash = inputs.reward.hash();
     let iterations = shared.iterations as u64;
     let batch = |iteration| -> Result<_> { Ok(prompts_of(inputs, iteration, shared.episodes, group)) };
-    let mut best = BestCheckpoint::new(shared.every.patience);
+    let mut best = BestCheckpoint::new(shared.common.patience);
     let splits = Some(&inputs.splits);
     let mut context =
         TrainContext { stage: "train", training: "train", recorder: &mut *recorder, splits, stop: inputs.stop };
-    let points = points(&shared.every, iterations, inputs.curve_points);
+    let points = points(&shared.common, iterations, inputs.curve_points);
     let schedule = TrainSchedule { iterations, eval_at: &points };
     let evaluate = |module: &M::Module, clocks: Clocks, recorder: &mut dyn Recorder| {
         let result = evaluate(&actor(module).for_inference(), clocks, recorder, EvalKind::Curve)?;
         let loss = result.get(metrics::PROXY).zip(result.get(metrics::KL)).map(|(proxy, kl)| shared.beta * kl - proxy);
-        merit(&shared.every, &result, loss, clocks.step)
+        merit(&shared.common, &result, loss, clocks.step)
     };
     let clocks = train(method, &mut learner, &mut best, schedule, batch, &mut context, evaluate)?;
     invariants::frozen_weights_unchanged("the reward model", clocks.step, &reward_hash, &inputs.reward.hash())?;
@@ -281,7 +282,7 @@ fn dpo(
     evaluate: EvalCallback<'_>,
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
-    let policy = start(&settings.every, &inputs);
+    let policy = start(&settings.common, &inputs);
     let (on_train, on_validation) =
         inputs.reference_logp.clone().expect("the plan gives DPO the reference's log-probs");
     let of_split = |split| inputs.rows.iter().filter(|r| r.split == split).cloned().collect::<Vec<_>>();
@@ -292,7 +293,7 @@ fn dpo(
     let mut method = dpo_with(on_train.clone()).with_reference(&inputs.reference);
     let validator = dpo_with(on_train).with_reference(&inputs.reference);
     let steps = (settings.epochs * (rows.len() / settings.batch_size.min(rows.len()))) as u64;
-    let mut learner = learner(policy, &settings.every, settings.learning_rate, steps, &inputs);
+    let mut learner = learner(policy, &settings.common, settings.learning_rate, steps, &inputs);
     let mut sampler = EpochSampler::new(rows.len(), settings.batch_size, inputs.seed, Stream::DpoRows);
     let left_out = sampler.left_out();
     let batch = |step| -> Result<_> { Ok(PairBatch::new(&rows, sampler.at(step))) };
@@ -302,17 +303,17 @@ fn dpo(
         recorder.record("train", clocks, metrics::DPO_ACCURACY_VALIDATION, quality.accuracy);
         quality.loss
     };
-    let mut best = BestCheckpoint::new(settings.every.patience);
+    let mut best = BestCheckpoint::new(settings.common.patience);
     let splits = Some(&inputs.splits);
     let mut context =
         TrainContext { stage: "train", training: "train", recorder: &mut *recorder, splits, stop: inputs.stop };
-    let points = points(&settings.every, steps, inputs.curve_points);
+    let points = points(&settings.common, steps, inputs.curve_points);
     let schedule = TrainSchedule { iterations: steps, eval_at: &points };
     let evaluate_at = |module: &Policy, clocks: Clocks, recorder: &mut dyn Recorder| {
         let policy = module.valid().for_inference();
         let loss = validate(&policy, clocks, recorder);
         let result = evaluate(&policy, clocks, recorder, EvalKind::Curve)?;
-        merit(&settings.every, &result, Some(loss), clocks.step)
+        merit(&settings.common, &result, Some(loss), clocks.step)
     };
     let clocks = train(&mut method, &mut learner, &mut best, schedule, batch, &mut context, evaluate_at)?;
     recorder.record("train", clocks, metrics::ROWS_LEFT_OUT, left_out);

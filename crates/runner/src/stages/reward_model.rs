@@ -160,7 +160,7 @@ fn network(
     let all = PairBatch::new(validation, &(0..validation.len()).collect::<Vec<_>>());
     let splits = Splits::of(world);
     let validation_prompts = all.both.prompt_hashes().into_iter();
-    splits.check_disjoint("chosen_on_validation", before.step, Split::Validation, validation_prompts)?;
+    splits.check_split("chosen_on_validation", before.step, Split::Validation, validation_prompts)?;
     let mut train_context = TrainContext {
         stage: "rm",
         training: &name,
