@@ -36,7 +36,7 @@ pub struct Hub {
 
 /// A repository's files at one commit, in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Snapshot {
+pub struct HubSnapshot {
     /// The folder of the commit's files.
     pub path: PathBuf,
     pub name: RepoName,
@@ -51,8 +51,8 @@ pub struct Snapshot {
 enum Cached {
     Nothing(String),
     /// It can be used, and may lack what the repository has.
-    Partial(Snapshot, String),
-    Whole(Snapshot),
+    Partial(HubSnapshot, String),
+    Whole(HubSnapshot),
 }
 
 type OnProgress<'a> = &'a mut dyn FnMut(Downloaded<'_>);
@@ -67,7 +67,7 @@ impl Hub {
     ///
     /// # Errors
     /// What is neither in the cache nor on the hub; what the hub refuses; downloads that fail.
-    pub fn model(&self, name: &RepoName, settings: &[&str], progress: OnProgress<'_>) -> Result<Snapshot> {
+    pub fn model(&self, name: &RepoName, settings: &[&str], progress: OnProgress<'_>) -> Result<HubSnapshot> {
         let cached = self.cached_model(name, settings)?;
         self.complete(name, RepoType::Model, cached, |hub, listing| {
             let mut files: Vec<String> = settings.iter().map(|file| (*file).to_string()).collect();
@@ -99,7 +99,7 @@ impl Hub {
     ///
     /// # Errors
     /// As [`Self::model`]; a configuration or a split that is not there.
-    pub fn rows(&self, rows: &RowsName, progress: OnProgress<'_>) -> Result<Snapshot> {
+    pub fn rows(&self, rows: &RowsName, progress: OnProgress<'_>) -> Result<HubSnapshot> {
         let cached = self.cached_rows(rows)?;
         let mut snapshot = self.complete(&rows.name, RepoType::Dataset, cached, |hub, listing| {
             let (name, kind) = (&rows.name, RepoType::Dataset);
@@ -125,7 +125,7 @@ impl Hub {
         kind: RepoType,
         cached: Cached,
         fetch: impl FnOnce(&Self, &Listing) -> Result<(Vec<(String, PathBuf)>, Vec<&'f str>)>,
-    ) -> Result<Snapshot> {
+    ) -> Result<HubSnapshot> {
         let partial = match cached {
             Cached::Whole(snapshot) => return Ok(snapshot),
             Cached::Partial(snapshot, _) if self.settings.offline => return Ok(snapshot),
@@ -141,7 +141,7 @@ impl Hub {
             (Ok(listing), _) => listing,
             (Err(error), Some((snapshot, lacking))) => {
                 let warning = format!("`{name}` is taken from the cache as it is there, {lacking}: {error}");
-                return Ok(Snapshot { warning: Some(warning), ..snapshot });
+                return Ok(HubSnapshot { warning: Some(warning), ..snapshot });
             }
             (Err(error), None) => return Err(error),
         };
@@ -163,7 +163,7 @@ impl Hub {
         let mut files: Vec<String> = blobs.into_iter().map(|(file, _)| file).collect();
         files.sort();
         let path = place.repo.pointer_path(&listing.commit);
-        Ok(Snapshot { path, name: name.clone(), commit: listing.commit, files, warning: None })
+        Ok(HubSnapshot { path, name: name.clone(), commit: listing.commit, files, warning: None })
     }
 
     /// Downloads those of a commit's files that the cache does not have; returns each with where its bytes are.
@@ -230,7 +230,7 @@ impl Hub {
             (_, false) => Some("without `tokenizer_config.json`"),
             _ => None,
         };
-        let snapshot = Snapshot { path, name: name.clone(), commit, files, warning: None };
+        let snapshot = HubSnapshot { path, name: name.clone(), commit, files, warning: None };
         Ok(match lacking {
             Some(lacking) => Cached::Partial(snapshot, lacking.into()),
             None => Cached::Whole(snapshot),
@@ -255,7 +255,7 @@ impl Hub {
             Err(error) => return Ok(Cached::Nothing(format!("as far as it goes: {error}"))),
         };
         let is_known = has_readme || place.is_absent(&commit, README);
-        let snapshot = Snapshot { path, name: rows.name.clone(), commit, files, warning: None };
+        let snapshot = HubSnapshot { path, name: rows.name.clone(), commit, files, warning: None };
         Ok(match is_known {
             true => Cached::Whole(snapshot),
             false => Cached::Partial(snapshot, format!("without `{README}`, which names the configurations")),
@@ -263,7 +263,7 @@ impl Hub {
     }
 }
 
-impl Snapshot {
+impl HubSnapshot {
     /// Where the files are.
     pub fn paths(&self) -> impl Iterator<Item = PathBuf> {
         self.files.iter().map(|file| self.path.join(file))

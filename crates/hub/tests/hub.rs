@@ -1,9 +1,9 @@
 //! Names on the hub, against caches as the hub lays them and servers that answer as the hub does, and worse.
 
-mod fake_hub;
-
-use duel_hub::{Error, Hub, HubSettings, RepoName, RowsName, Snapshot};
-use fake_hub::{COMMIT, FakeServer, Files, Reply, ReplyBody, answer, files, hash, hub, ranged, storage};
+use duel_hub::{Error, Hub, HubSettings, HubSnapshot, RepoName, RowsName};
+use duel_testing::fake_hub::{
+    self, COMMIT, FakeServer, HubFiles, HubReply, HubReplyBody, answer, files, hash, hub, ranged, storage,
+};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,11 +19,11 @@ fn settings(cache: &Path, endpoint: &str) -> HubSettings {
     HubSettings { patience: Duration::from_millis(500), ..settings.expect("settings") }
 }
 
-fn model(settings: HubSettings) -> Result<Snapshot, Error> {
+fn model(settings: HubSettings) -> Result<HubSnapshot, Error> {
     model_at(settings, "org/name")
 }
 
-fn model_at(settings: HubSettings, name: &str) -> Result<Snapshot, Error> {
+fn model_at(settings: HubSettings, name: &str) -> Result<HubSnapshot, Error> {
     Hub::new(settings).model(&RepoName::parse(name).expect("a name"), &SETTINGS, &mut |_| {})
 }
 
@@ -36,7 +36,7 @@ fn weights() -> Vec<u8> {
     (0..3u32 << 20).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
 }
 
-fn model_files() -> Files {
+fn model_files() -> HubFiles {
     files(&[
         ("README.md", b"words"),
         ("config.json", b"{}"),
@@ -93,7 +93,7 @@ fn a_cache_as_the_hub_lays_it_is_read_without_a_request() {
                 std::fs::write(snapshot.join(&file), bytes).expect("written");
             }
         }
-        let server = FakeServer::start(|_| Reply::status(500));
+        let server = FakeServer::start(|_| HubReply::status(500));
         for name in ["org/name", "org/name@pr/7", &format!("org/name@{COMMIT}")] {
             let found = model_at(settings(folder.path(), &server.address), name).expect("it is there");
             assert_eq!((found.path.as_path(), found.commit.as_str()), (snapshot.as_path(), COMMIT));
@@ -158,7 +158,7 @@ fn what_a_partial_cache_may_lack_is_asked_for_and_taken_as_it_is_where_nobody_an
     for file in ["config.json", "model.safetensors"] {
         std::fs::write(snapshot.join(file), &model_files()[file]).expect("written");
     }
-    let dead = FakeServer::start(|_| Reply::status(503));
+    let dead = FakeServer::start(|_| HubReply::status(503));
     let found = model(settings(folder.path(), &dead.address)).expect("weights are there");
     assert_eq!(found.files, ["config.json", "model.safetensors"]);
     assert!(found.warning.expect("a warning").contains("without a tokenizer"));
@@ -180,7 +180,10 @@ fn a_broken_download_goes_on_where_it_stopped() {
     let count = Arc::new(AtomicUsize::new(0));
     let (half, counter) = (weights().len() / 2, count.clone());
     let storage = FakeServer::start(move |request| match counter.fetch_add(1, Ordering::SeqCst) {
-        0 => Reply { body: ReplyBody::Broken(weights()[..half].to_vec(), weights().len()), ..Reply::status(200) },
+        0 => HubReply {
+            body: HubReplyBody::Broken(weights()[..half].to_vec(), weights().len()),
+            ..HubReply::status(200)
+        },
         _ => ranged(&model_files(), request),
     });
     let server = hub("models", model_files(), &storage);
@@ -195,9 +198,9 @@ fn a_broken_download_goes_on_where_it_stopped() {
         let from = request.range.unwrap_or(0) as usize;
         let bytes = weights()[from..(from + 1000).min(weights().len())].to_vec();
         let range = format!("bytes {from}-{}/{}", weights().len() - 1, weights().len());
-        let reply = Reply {
-            body: ReplyBody::Broken(bytes, weights().len() - from),
-            ..Reply::status(if from > 0 { 206 } else { 200 })
+        let reply = HubReply {
+            body: HubReplyBody::Broken(bytes, weights().len() - from),
+            ..HubReply::status(if from > 0 { 206 } else { 200 })
         };
         if from > 0 { reply.with("Content-Range", range) } else { reply }
     });
@@ -220,13 +223,13 @@ fn an_address_of_the_storage_that_is_too_old_is_asked_for_anew() {
     let folder = tempfile::tempdir().expect("a folder");
     let count = AtomicUsize::new(0);
     let storage = FakeServer::start(move |request| match count.fetch_add(1, Ordering::SeqCst) {
-        0 => Reply::status(403),
+        0 => HubReply::status(403),
         _ => ranged(&model_files(), request),
     });
     let server = hub("models", model_files(), &storage);
     let found = model(settings(folder.path(), &server.address)).expect("downloaded");
     assert_eq!(std::fs::read(found.path.join("model.safetensors")).expect("read"), weights());
-    let gone = FakeServer::start(|_| Reply::status(403));
+    let gone = FakeServer::start(|_| HubReply::status(403));
     let server = hub("models", model_files(), &gone);
     let error = model(settings(tempfile::tempdir().expect("a folder").path(), &server.address)).expect_err("gone");
     assert!(matches!(error, Error::Status { status: 403, .. }), "no word of conditions: {error}");
@@ -237,8 +240,11 @@ fn a_server_without_ranges_sends_all_of_it_again() {
     let folder = tempfile::tempdir().expect("a folder");
     let count = AtomicUsize::new(0);
     let storage = FakeServer::start(move |_| match count.fetch_add(1, Ordering::SeqCst) {
-        0 => Reply { body: ReplyBody::Broken(weights()[..1000].to_vec(), weights().len()), ..Reply::status(200) },
-        _ => Reply::whole(weights()),
+        0 => HubReply {
+            body: HubReplyBody::Broken(weights()[..1000].to_vec(), weights().len()),
+            ..HubReply::status(200)
+        },
+        _ => HubReply::whole(weights()),
     });
     let server = hub("models", model_files(), &storage);
     let found = model(settings(folder.path(), &server.address)).expect("downloaded");
@@ -247,14 +253,14 @@ fn a_server_without_ranges_sends_all_of_it_again() {
 
 /// The file that a download of the weights goes on with.
 fn part(cache: &Path) -> PathBuf {
-    let broken = FakeServer::start(|_| Reply::status(503));
+    let broken = FakeServer::start(|_| HubReply::status(503));
     let server = hub("models", model_files(), &broken);
     model(settings(cache, &server.address)).expect_err("no storage");
     let length = |path: &PathBuf| path.metadata().map_or(0, |metadata| metadata.len());
     assert!(contents(cache).iter().all(|path| length(path) < 1000));
-    let with_part = FakeServer::start(|_| Reply {
-        body: ReplyBody::Broken(weights()[..1000].to_vec(), weights().len()),
-        ..Reply::status(200)
+    let with_part = FakeServer::start(|_| HubReply {
+        body: HubReplyBody::Broken(weights()[..1000].to_vec(), weights().len()),
+        ..HubReply::status(200)
     });
     let server = hub("models", model_files(), &with_part);
     model(settings(cache, &server.address)).expect_err("broken");
@@ -278,7 +284,7 @@ fn parts_of_something_else_are_thrown_away() {
 fn bytes_of_another_hash_are_never_given_a_name() {
     let mut other = weights();
     other[12345] ^= 1;
-    let storage = FakeServer::start(move |_| Reply::whole(other.clone()));
+    let storage = FakeServer::start(move |_| HubReply::whole(other.clone()));
     let server = hub("models", model_files(), &storage);
     let folder = tempfile::tempdir().expect("a folder");
     let error = model(settings(folder.path(), &server.address)).expect_err("another hash");
@@ -288,7 +294,7 @@ fn bytes_of_another_hash_are_never_given_a_name() {
     // small files have git's hash
     let folder = tempfile::tempdir().expect("a folder");
     let server = FakeServer::start(|request| match request.path.ends_with("/config.json") {
-        true => Reply::whole("{ }").with("ETag", format!("\"{}\"", hash("config.json", b"{}"))),
+        true => HubReply::whole("{ }").with("ETag", format!("\"{}\"", hash("config.json", b"{}"))),
         false => answer("models", &model_files(), "", request),
     });
     let error = model(settings(folder.path(), &server.address)).expect_err("another hash");
@@ -309,7 +315,7 @@ fn a_refusal_is_a_sentence_with_what_to_do() {
         (500, "", "status 500", "goes on where the download stopped"),
     ];
     for (status, code, sentence, hint) in cases {
-        let server = FakeServer::start(move |_| Reply::status(status).with("X-Error-Code", code));
+        let server = FakeServer::start(move |_| HubReply::status(status).with("X-Error-Code", code));
         for token in [true, false] {
             let mut settings = settings(folder.path(), &server.address);
             settings.token = settings.token.filter(|_| token);
@@ -325,7 +331,7 @@ fn a_refusal_is_a_sentence_with_what_to_do() {
     }
     // a file may be refused where the list is not
     let server = FakeServer::start(|request| match request.path.ends_with("config.json") {
-        true => Reply::status(403).with("X-Error-Code", "GatedRepo"),
+        true => HubReply::status(403).with("X-Error-Code", "GatedRepo"),
         false => answer("models", &model_files(), "", request),
     });
     assert!(matches!(model(settings(folder.path(), &server.address)), Err(Error::Gated { .. })));
@@ -341,8 +347,8 @@ fn repositories_without_a_model_are_refused_before_any_download() {
         (vec!["README.md"], "none of its 1 files"),
     ] {
         let folder = tempfile::tempdir().expect("a folder");
-        let listed: Files = names.iter().map(|name| ((*name).to_string(), b"x".to_vec())).collect();
-        let server = hub("models", listed, &storage(Files::new()));
+        let listed: HubFiles = names.iter().map(|name| ((*name).to_string(), b"x".to_vec())).collect();
+        let server = hub("models", listed, &storage(HubFiles::new()));
         let error = model(settings(folder.path(), &server.address)).expect_err("no model");
         assert!(matches!(&error, Error::NoWeights { found, .. } if found.contains(expected)), "{error}");
         assert_eq!(server.take_requests().len(), 1);
@@ -379,10 +385,10 @@ fn weights_in_several_files_come_with_their_index_alone() {
 
 #[test]
 fn answers_without_end_or_without_haste_are_given_up() {
-    let endless = || Reply { body: ReplyBody::Endless, ..Reply::status(200) };
+    let endless = || HubReply { body: HubReplyBody::Endless, ..HubReply::status(200) };
     let stalled =
-        || Reply { body: ReplyBody::Stalled(weights()[..10].to_vec(), weights().len()), ..Reply::status(200) };
-    type Handler = Box<dyn Fn(&fake_hub::Request) -> Reply + Send + Sync>;
+        || HubReply { body: HubReplyBody::Stalled(weights()[..10].to_vec(), weights().len()), ..HubReply::status(200) };
+    type Handler = Box<dyn Fn(&fake_hub::HubRequest) -> HubReply + Send + Sync>;
     let storages: [Handler; 2] = [Box::new(move |_| endless()), Box::new(move |_| stalled())];
     let started = Instant::now();
     for storage in storages {
@@ -418,13 +424,13 @@ fn nothing_that_a_server_says_leads_out_of_the_cache() {
     let listings =
         [one("../../../../x", "config.json"), one(COMMIT, "../../../../config.json"), "[]".into(), "x".into()];
     for listing in listings {
-        let server = FakeServer::start(move |_| Reply::whole(listing.clone()));
+        let server = FakeServer::start(move |_| HubReply::whole(listing.clone()));
         let error = model(settings(&cache, &server.address)).expect_err("refused");
         assert!(matches!(error, Error::Answer { .. } | Error::NoWeights { .. }), "{error}");
     }
     for etag in ["\"../../../../etag\"", "\"\"", "\"d41d8cd98f00b204e9800998ecf8427e\"", "W/\"x\""] {
         let server = FakeServer::start(move |request| match request.path.contains("resolve") {
-            true => Reply::whole("{}").with("ETag", etag),
+            true => HubReply::whole("{}").with("ETag", etag),
             false => answer("models", &model_files(), "", request),
         });
         let error = model(settings(&cache, &server.address)).expect_err("no hash");
@@ -433,7 +439,7 @@ fn nothing_that_a_server_says_leads_out_of_the_cache() {
     for location in ["file:///etc/passwd", "x", "", "/again"] {
         let server = FakeServer::start(move |request| match request.path.starts_with("/api") {
             true => answer("models", &model_files(), "", request),
-            false => Reply::status(302).with("Location", location),
+            false => HubReply::status(302).with("Location", location),
         });
         let error = model(settings(&cache, &server.address)).expect_err("no address");
         assert!(matches!(error, Error::Answer { .. }), "{error}");

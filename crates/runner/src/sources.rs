@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::log;
 use crate::sysinfo;
 use crate::terminal::{format_bytes, sanitize, warn};
-use duel_hub::{Downloaded, Hub, HubSettings, ROWS_PREFIX, RepoName, RowsName, Snapshot};
+use duel_hub::{Downloaded, Hub, HubSettings, HubSnapshot, ROWS_PREFIX, RepoName, RowsName};
 use duel_spec::{Experiment, WorldKind};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::BTreeMap;
@@ -72,7 +72,7 @@ struct NamedSource {
     text: String,
     /// The name at a commit.
     pinned: String,
-    snapshot: Snapshot,
+    snapshot: HubSnapshot,
 }
 
 fn named_sources(experiment: &Experiment) -> Result<Vec<NamedSource>> {
@@ -100,7 +100,7 @@ fn named_sources(experiment: &Experiment) -> Result<Vec<NamedSource>> {
 }
 
 /// A model on the hub; `None` where the path exists.
-fn hub_model(from: &Path) -> Result<Option<Snapshot>> {
+fn hub_model(from: &Path) -> Result<Option<HubSnapshot>> {
     if from.exists() {
         return Ok(None);
     }
@@ -110,7 +110,7 @@ fn hub_model(from: &Path) -> Result<Option<Snapshot>> {
 }
 
 /// Rows on the hub; `None` for a path.
-fn hub_rows(from: &Path) -> Result<Option<(RowsName, Snapshot)>> {
+fn hub_rows(from: &Path) -> Result<Option<(RowsName, HubSnapshot)>> {
     let text = from.to_string_lossy();
     if !text.starts_with(ROWS_PREFIX) || from.exists() {
         return Ok(None);
@@ -127,8 +127,8 @@ fn not_here(what: &'static str, from: &Path, source: duel_hub::Error) -> Error {
 
 /// Asks the hub with its progress shown, and its warning.
 fn fetch(
-    ask: impl FnOnce(&Hub, &mut dyn FnMut(Downloaded<'_>)) -> duel_hub::Result<Snapshot>,
-) -> duel_hub::Result<Snapshot> {
+    ask: impl FnOnce(&Hub, &mut dyn FnMut(Downloaded<'_>)) -> duel_hub::Result<HubSnapshot>,
+) -> duel_hub::Result<HubSnapshot> {
     let hub = Hub::new(HubSettings::from_env()?);
     let mut shown = DownloadDisplay::default();
     let snapshot = ask(&hub, &mut |now| shown.update(now));

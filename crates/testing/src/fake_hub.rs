@@ -13,7 +13,7 @@ pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
 /// What a client sent.
 #[derive(Debug, Clone)]
-pub struct Request {
+pub struct HubRequest {
     pub path: String,
     pub range: Option<u64>,
     pub token: Option<String>,
@@ -21,14 +21,14 @@ pub struct Request {
 
 /// What it gets.
 #[derive(Debug)]
-pub struct Reply {
+pub struct HubReply {
     pub status: u16,
     pub headers: Vec<(String, String)>,
-    pub body: ReplyBody,
+    pub body: HubReplyBody,
 }
 
 #[derive(Debug)]
-pub enum ReplyBody {
+pub enum HubReplyBody {
     Whole(Vec<u8>),
     /// These bytes of an announced length, and then the connection ends.
     Broken(Vec<u8>, usize),
@@ -38,13 +38,13 @@ pub enum ReplyBody {
     Stalled(Vec<u8>, usize),
 }
 
-impl Reply {
+impl HubReply {
     pub fn status(status: u16) -> Self {
-        Self { status, headers: vec![], body: ReplyBody::Whole(vec![]) }
+        Self { status, headers: vec![], body: HubReplyBody::Whole(vec![]) }
     }
 
     pub fn whole(body: impl Into<Vec<u8>>) -> Self {
-        Self { body: ReplyBody::Whole(body.into()), ..Self::status(200) }
+        Self { body: HubReplyBody::Whole(body.into()), ..Self::status(200) }
     }
 
     pub fn with(mut self, name: &str, value: impl Into<String>) -> Self {
@@ -57,11 +57,11 @@ impl Reply {
 #[derive(Debug)]
 pub struct FakeServer {
     pub address: String,
-    pub requests: Arc<Mutex<Vec<Request>>>,
+    pub requests: Arc<Mutex<Vec<HubRequest>>>,
 }
 
 impl FakeServer {
-    pub fn start(answer: impl Fn(&Request) -> Reply + Send + Sync + 'static) -> Self {
+    pub fn start(answer: impl Fn(&HubRequest) -> HubReply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
         let requests = Arc::new(Mutex::new(vec![]));
@@ -80,15 +80,15 @@ impl FakeServer {
     }
 
     /// The requests so far, which are forgotten.
-    pub fn take_requests(&self) -> Vec<Request> {
+    pub fn take_requests(&self) -> Vec<HubRequest> {
         std::mem::take(&mut *self.requests.lock().expect("not poisoned"))
     }
 }
 
-fn read_request(stream: &TcpStream) -> Option<Request> {
+fn read_request(stream: &TcpStream) -> Option<HubRequest> {
     let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
     let path = lines.next()?.split(' ').nth(1)?.to_string();
-    let mut request = Request { path, range: None, token: None };
+    let mut request = HubRequest { path, range: None, token: None };
     for line in lines.take_while(|line| !line.is_empty()) {
         let (name, value) = line.split_once(": ")?;
         match name.to_lowercase().as_str() {
@@ -100,20 +100,20 @@ fn read_request(stream: &TcpStream) -> Option<Request> {
     Some(request)
 }
 
-fn send(mut stream: TcpStream, reply: Reply) -> std::io::Result<()> {
+fn send(mut stream: TcpStream, reply: HubReply) -> std::io::Result<()> {
     let mut head = format!("HTTP/1.1 {} X\r\nConnection: close\r\n", reply.status);
     reply.headers.iter().for_each(|(name, value)| head += &format!("{name}: {value}\r\n"));
     let (bytes, length) = match &reply.body {
-        ReplyBody::Whole(bytes) => (bytes.as_slice(), Some(bytes.len())),
-        ReplyBody::Broken(bytes, length) | ReplyBody::Stalled(bytes, length) => (bytes.as_slice(), Some(*length)),
-        ReplyBody::Endless => (&[][..], None),
+        HubReplyBody::Whole(bytes) => (bytes.as_slice(), Some(bytes.len())),
+        HubReplyBody::Broken(bytes, length) | HubReplyBody::Stalled(bytes, length) => (bytes.as_slice(), Some(*length)),
+        HubReplyBody::Endless => (&[][..], None),
     };
     head += &length.map_or("Transfer-Encoding: chunked\r\n\r\n".into(), |n| format!("Content-Length: {n}\r\n\r\n"));
     stream.write_all(head.as_bytes())?;
     stream.write_all(bytes)?;
     match reply.body {
-        ReplyBody::Stalled(..) => std::thread::sleep(Duration::from_secs(20)),
-        ReplyBody::Endless => {
+        HubReplyBody::Stalled(..) => std::thread::sleep(Duration::from_secs(20)),
+        HubReplyBody::Endless => {
             let chunk = [format!("{:x}\r\n", 1 << 16).as_bytes(), &[b' '; 1 << 16], b"\r\n"].concat();
             loop {
                 stream.write_all(&chunk)?;
@@ -140,64 +140,64 @@ pub fn is_large(file: &str) -> bool {
     file.ends_with(".safetensors") || file.ends_with(".parquet")
 }
 
-pub type Files = BTreeMap<String, Vec<u8>>;
+pub type HubFiles = BTreeMap<String, Vec<u8>>;
 
-pub fn files(files: &[(&str, &[u8])]) -> Files {
+pub fn files(files: &[(&str, &[u8])]) -> HubFiles {
     files.iter().map(|(name, bytes)| ((*name).to_string(), bytes.to_vec())).collect()
 }
 
 /// The host of large files: `/<hash>`, from any byte on.
-pub fn storage(files: Files) -> FakeServer {
+pub fn storage(files: HubFiles) -> FakeServer {
     FakeServer::start(move |request| ranged(&files, request))
 }
 
 /// A large file from the byte that was asked for.
-pub fn ranged(files: &Files, request: &Request) -> Reply {
+pub fn ranged(files: &HubFiles, request: &HubRequest) -> HubReply {
     let hash_of_path = request.path.trim_start_matches('/').split('?').next().unwrap_or_default();
     let Some((_, bytes)) = files.iter().find(|(name, bytes)| hash(name, bytes) == hash_of_path) else {
-        return Reply::status(404);
+        return HubReply::status(404);
     };
     match request.range.map(|from| from as usize) {
-        None => Reply::whole(bytes.clone()),
-        Some(from) if from >= bytes.len() => Reply::status(416),
+        None => HubReply::whole(bytes.clone()),
+        Some(from) if from >= bytes.len() => HubReply::status(416),
         Some(from) => {
             let range = format!("bytes {from}-{}/{}", bytes.len() - 1, bytes.len());
-            Reply { status: 206, ..Reply::whole(&bytes[from..]) }.with("Content-Range", range)
+            HubReply { status: 206, ..HubReply::whole(&bytes[from..]) }.with("Content-Range", range)
         }
     }
 }
 
 /// The hub of one repository, `models/org/name` or `datasets/org/name`, at `main` and at [`COMMIT`].
-pub fn hub(kind: &'static str, files: Files, storage: &FakeServer) -> FakeServer {
+pub fn hub(kind: &'static str, files: HubFiles, storage: &FakeServer) -> FakeServer {
     let storage = storage.address.clone();
     FakeServer::start(move |request| answer(kind, &files, &storage, request))
 }
 
-pub fn answer(kind: &str, files: &Files, storage: &str, request: &Request) -> Reply {
+pub fn answer(kind: &str, files: &HubFiles, storage: &str, request: &HubRequest) -> HubReply {
     let revisions = [format!("/api/{kind}/org/name/revision/main"), format!("/api/{kind}/org/name/revision/{COMMIT}")];
     if revisions.contains(&request.path) {
         let siblings: Vec<_> = files.keys().map(|name| serde_json::json!({"rfilename": name})).collect();
-        return Reply::whole(serde_json::json!({"sha": COMMIT, "siblings": siblings}).to_string());
+        return HubReply::whole(serde_json::json!({"sha": COMMIT, "siblings": siblings}).to_string());
     }
     if request.path.starts_with(&format!("/api/{kind}/org/name/revision/")) {
-        return Reply::status(404).with("X-Error-Code", "RevisionNotFound");
+        return HubReply::status(404).with("X-Error-Code", "RevisionNotFound");
     }
     let prefix = if kind == "datasets" { "/datasets/org/name" } else { "/org/name" };
     let own = format!("/api/resolve-cache/{kind}/org/name/{COMMIT}/");
     if let Some(file) = request.path.strip_prefix(&own) {
         let bytes = &files[file];
-        return Reply::whole(bytes.clone()).with("ETag", format!("\"{}\"", hash(file, bytes)));
+        return HubReply::whole(bytes.clone()).with("ETag", format!("\"{}\"", hash(file, bytes)));
     }
     let file = request.path.strip_prefix(&format!("{prefix}/resolve/{COMMIT}/"));
     let Some((file, bytes)) = file.and_then(|file| files.get_key_value(file)) else {
-        return Reply::status(401).with("X-Error-Code", "RepoNotFound");
+        return HubReply::status(401).with("X-Error-Code", "RepoNotFound");
     };
     match is_large(file) {
-        true => Reply::status(302)
+        true => HubReply::status(302)
             .with("Location", format!("{storage}/{}?signature=of-the-storage", hash(file, bytes)))
             .with("X-Linked-Etag", format!("\"{}\"", hash(file, bytes)))
             .with("X-Linked-Size", bytes.len().to_string())
             .with("ETag", "\"of-a-pointer\""),
-        false => Reply::status(307).with("Location", format!("{own}{file}")),
+        false => HubReply::status(307).with("Location", format!("{own}{file}")),
     }
 }
