@@ -339,7 +339,8 @@ impl CacheFolder {
     /// Gives a blob its name in a commit's folder.
     fn link(&self, commit: &str, file: &str, blob: &Path) -> Result<()> {
         let path = self.repo.pointer_path(commit).join(file);
-        let Some(name) = blob.parent().filter(|parent| parent.ends_with("blobs")).and(blob.file_name()) else {
+        let is_blob = blob.parent() == Some(&self.folder.join("blobs"));
+        let Some(name) = blob.file_name().filter(|_| is_blob) else {
             return Ok(()); // it is there by its name
         };
         create_parent(&path)?;

@@ -185,13 +185,18 @@ fn by_name<'a>(files: &[&'a str], prefix: usize) -> Splits<'a> {
 fn exact_split(name: &str) -> Option<&str> {
     let (folder, file) = name.rsplit_once('/').unwrap_or(("", name));
     let stem = file.split_once('.').map_or(file, |(stem, _)| stem);
-    if let Some((split, shard)) = stem.split_once('-')
-        && shard.starts_with(|c: char| c.is_ascii_digit())
+    if let Some((start, _)) = stem.split_once("-of-")
+        && let Some((split, shard)) = start.rsplit_once('-')
+        && is_number(shard)
     {
         return Some(split);
     }
-    let is_number = !stem.is_empty() && stem.bytes().all(|b| b.is_ascii_digit());
-    (is_number && !folder.is_empty()).then(|| folder.rsplit('/').next().unwrap_or(folder))
+    let is_part = is_number(stem) && !folder.is_empty() && file.ends_with(".parquet");
+    is_part.then(|| folder.rsplit('/').next().unwrap_or(folder))
+}
+
+fn is_number(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// The split that a word of a file's name stands for, else one of its folders'.
@@ -233,12 +238,13 @@ fn is_row_file(file: &str) -> bool {
 /// Whether every shard is there of files that say how many they are: `train-00000-of-00002.parquet`.
 pub(crate) fn are_whole(files: &[String]) -> bool {
     files.iter().all(|file| {
-        let name = file.rsplit_once('.').map_or(file.as_str(), |(stem, _)| stem);
-        let Some((start, count)) = name.rsplit_once("-of-") else { return true };
-        let (Ok(count), Some((start, _))) = (count.parse::<usize>(), start.rsplit_once('-')) else { return true };
-        let is_shard =
-            |other: &&String| other.starts_with(&format!("{start}-")) && other.contains(&name[name.len() - 9..]);
-        files.iter().filter(is_shard).count() >= count
+        // "train", "00000", "00002.parquet"
+        let Some((start, end)) = file.rsplit_once("-of-") else { return true };
+        let Some((split, _)) = start.rsplit_once('-').filter(|(_, shard)| is_number(shard)) else { return true };
+        let digits = end.find(|c: char| !c.is_ascii_digit()).unwrap_or(end.len());
+        let Ok(count) = end[..digits].parse::<usize>() else { return true };
+        let (prefix, of) = (format!("{split}-"), format!("-of-{}", &end[..digits]));
+        files.iter().filter(|other| other.starts_with(&prefix) && other.contains(&of)).count() >= count
     })
 }
 
@@ -268,7 +274,7 @@ mod tests {
             ["a/train-00000-of-00001.parquet", "b/train-00000-of-00001.parquet", "b/test-00000-of-00001.parquet"];
         let converted = ["default/train/0000.parquet", "default/train/0001.parquet", "default/test/0000.parquet"];
         let plain = ["train.jsonl", "test.jsonl", "dataset_infos.json", ".gitattributes"];
-        let cases: [(&str, &[&str], &[&str]); 13] = [
+        let cases: [(&str, &[&str], &[&str]); 14] = [
             ("hub:o/n", &sharded, &sharded[2..]),
             ("hub:o/n:test", &sharded, &sharded[1..2]),
             ("hub:o/n:train_prefs", &custom, &custom[1..2]),
@@ -282,6 +288,7 @@ mod tests {
             ("hub:o/n:test", &["test/a.jsonl", "train/a.jsonl"], &["test/a.jsonl"]),
             ("hub:o/n:train", &["helpful/train.jsonl", "helpful/test.jsonl"], &["helpful/train.jsonl"]),
             ("hub:o/n", &["validation.csv", "training.csv"], &["training.csv"]),
+            ("hub:o/n", &["2024-05-01.csv", "v1-2.csv"], &["2024-05-01.csv", "v1-2.csv"]),
         ];
         for (name, files, expected) in cases {
             assert_eq!(found(name, files, None).expect("rows"), expected, "{name} of {files:?}");
@@ -319,6 +326,11 @@ mod tests {
         let names = |names: &[&str]| names.iter().map(|name| (*name).to_string()).collect::<Vec<_>>();
         assert!(are_whole(&names(&["a-00000-of-00002.parquet", "a-00001-of-00002.parquet", "b.csv"])));
         assert!(!are_whole(&names(&["a-00001-of-00002.parquet"])));
+        for name in
+            ["a-1-of-1.csv", "-of-", "a-of-2", "ü-0-of-1", "1-of-", "a-00000-of-00001-2f.parquet", "x-of-y-of-z.csv"]
+        {
+            assert!(are_whole(&names(&[name])), "{name}");
+        }
         let index = |text: &str| shards(text.as_bytes());
         assert_eq!(
             index(r#"{"weight_map": {"a": "m-1.safetensors", "b": "m-1.safetensors"}}"#).expect("one"),

@@ -38,7 +38,7 @@ pub(crate) struct Listing {
 pub(crate) struct Answer {
     pub(crate) response: Response<Body>,
     pub(crate) address: String,
-    /// `X-Linked-Etag` of the first answer that has one, else the last answer's `ETag`; of the hub's own answers alone.
+    /// `X-Linked-Etag` of the first answer that has one, else the last answer's `ETag`.
     pub(crate) etag: Option<String>,
     /// `X-Linked-Size`.
     pub(crate) size: Option<u64>,
@@ -122,7 +122,7 @@ impl Remote {
         let (Some(endpoint), Some(mut uri)) = (endpoint, start) else {
             return Err(Error::Answer { address: self.settings.endpoint.clone(), problem: "no address".into() });
         };
-        let (mut linked, mut own, mut size) = (None, None, None);
+        let (mut linked, mut size) = (None, None);
         for _ in 0..=MAX_HOPS {
             let address = shown(&uri);
             let is_hub = is_same_host(&endpoint, &uri);
@@ -134,19 +134,17 @@ impl Remote {
                 request = request.header("range", format!("bytes={from}-"));
             }
             let response = request.call().map_err(|e| unreachable(&address, &e))?;
-            if is_hub {
-                let headers = response.headers();
-                linked = linked.or_else(|| text(headers, "x-linked-etag"));
-                size = size.or_else(|| text(headers, "x-linked-size")?.parse().ok());
-                own = text(headers, "etag").or(own);
-            }
+            let headers = response.headers();
+            linked = linked.or_else(|| text(headers, "x-linked-etag"));
+            size = size.or_else(|| text(headers, "x-linked-size")?.parse().ok());
             let is_redirect = response.status().is_redirection();
-            let etag = if is_redirect { linked.clone() } else { linked.clone().or(own.clone()) };
+            // the ETag of a redirect is of a pointer
+            let etag = if is_redirect { linked.clone() } else { linked.clone().or_else(|| text(headers, "etag")) };
             let is_known = etag.as_deref().is_some_and(is_known);
             if is_known || !is_redirect {
                 return Ok(Answer { response, address, etag, size, is_known, is_hub });
             }
-            let target = text(response.headers(), "location").and_then(|location| redirected(&uri, &location));
+            let target = text(headers, "location").and_then(|location| redirected(&uri, &location));
             uri = target.ok_or_else(|| Error::Answer { address, problem: "a redirect to no address".into() })?;
         }
         Err(Error::Answer { address: shown(&uri), problem: format!("more than {MAX_HOPS} redirects") })

@@ -428,6 +428,18 @@ fn nothing_that_a_server_says_leads_out_of_the_cache() {
         let error = model(settings(&cache, &server.address)).expect_err("refused");
         assert!(matches!(error, Error::Answer { .. } | Error::NoWeights { .. }), "{error}");
     }
+    // a commit that is a path, with files that are right
+    let server = FakeServer::start(|request| {
+        match request.path.contains("resolve") {
+        true => HubReply::whole("{}").with("ETag", format!("\"{}\"", hash("config.json", b"{}"))),
+        false => HubReply::whole(
+            serde_json::json!({"sha": "../../../../x", "siblings": [{"rfilename": "config.json"}, {"rfilename": "model.safetensors"}]})
+                .to_string(),
+        ),
+    }
+    });
+    let error = model(settings(&cache, &server.address)).expect_err("no commit");
+    assert!(matches!(error, Error::Answer { .. }), "{error}");
     for etag in ["\"../../../../etag\"", "\"\"", "\"d41d8cd98f00b204e9800998ecf8427e\"", "W/\"x\""] {
         let server = FakeServer::start(move |request| match request.path.contains("resolve") {
             true => HubReply::whole("{}").with("ETag", etag),

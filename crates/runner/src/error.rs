@@ -207,6 +207,9 @@ impl Error {
             Self::Data(e) | Self::Reward(duel_reward::Error::Data(e)) => e.hint(),
             Self::Reward(duel_reward::Error::Unsettled { .. }) => Some("raise `stages.rm.ridge`".into()),
             Self::Model(e) => e.hint(),
+            Self::NotHere { source, .. } if matches!(**source, duel_hub::Error::Name { .. }) => source
+                .hint()
+                .map(|hint| format!("{hint}; relative paths are those of the folder where `duel` was started")),
             Self::NotHere { source, .. } => source.hint(),
             Self::Ledger(e) | Self::Report(duel_report::Error::Ledger(e)) => e.hint(),
             Self::NotExact { .. } => Some("the grammar is the only world whose runs can be enumerated".into()),

@@ -11,6 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 /// The directory or the file of a model.
 ///
@@ -106,7 +107,7 @@ fn hub_model(from: &Path) -> Result<Option<HubSnapshot>> {
     }
     let error = |e| not_here("model", from, e);
     let name = RepoName::parse(&from.to_string_lossy()).map_err(error)?;
-    fetch(|hub, progress| hub.model(&name, &duel_model::SETTINGS_FILES, progress)).map(Some).map_err(error)
+    fetch(from, |hub, progress| hub.model(&name, &duel_model::SETTINGS_FILES, progress)).map(Some).map_err(error)
 }
 
 /// Rows on the hub; `None` for a path.
@@ -117,7 +118,7 @@ fn hub_rows(from: &Path) -> Result<Option<(RowsName, HubSnapshot)>> {
     }
     let error = |e| not_here("file of rows", from, e);
     let name = RowsName::parse(&text).map_err(error)?;
-    let snapshot = fetch(|hub, progress| hub.rows(&name, progress)).map_err(error)?;
+    let snapshot = fetch(from, |hub, progress| hub.rows(&name, progress)).map_err(error)?;
     Ok(Some((name, snapshot)))
 }
 
@@ -125,10 +126,18 @@ fn not_here(what: &'static str, from: &Path, source: duel_hub::Error) -> Error {
     Error::NotHere { what, from: from.display().to_string(), source: Box::new(source) }
 }
 
+/// What this process has found: a name is looked up once.
+static SNAPSHOTS: Mutex<BTreeMap<PathBuf, HubSnapshot>> = Mutex::new(BTreeMap::new());
+
 /// Asks the hub with its progress shown, and its warning.
 fn fetch(
+    from: &Path,
     ask: impl FnOnce(&Hub, &mut dyn FnMut(Downloaded<'_>)) -> duel_hub::Result<HubSnapshot>,
 ) -> duel_hub::Result<HubSnapshot> {
+    let mut snapshots = SNAPSHOTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(snapshot) = snapshots.get(from) {
+        return Ok(snapshot.clone());
+    }
     let hub = Hub::new(HubSettings::from_env()?);
     let mut shown = DownloadDisplay::default();
     let snapshot = ask(&hub, &mut |now| shown.update(now));
@@ -138,6 +147,7 @@ fn fetch(
         tracing::warn!("{warning}");
         warn(std::slice::from_ref(warning));
     }
+    snapshots.insert(from.into(), snapshot.clone());
     Ok(snapshot)
 }
 
