@@ -60,6 +60,14 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
+/// The safetensors files of a directory, and the index that names them where there is one.
+pub(crate) fn weights_and_index(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = weight_files(folder)?;
+    let index = folder.join(INDEX);
+    files.extend(Some(index).filter(|index| index.is_file() && !folder.join(WEIGHTS).exists()));
+    Ok(files)
+}
+
 /// The files that an index names, each once.
 fn shards(folder: &Path, index: &ConfigReader) -> Result<Vec<PathBuf>> {
     let map = index.json["weight_map"].as_object();

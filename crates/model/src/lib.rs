@@ -51,7 +51,7 @@ pub use flops::Flops;
 pub use generate::{generate, greedy};
 pub use gguf_header::{GgufHeader, MetaValue};
 pub use mapped_file::catching;
-pub use pretrained::{Pretrained, hash as hash_of_files};
+pub use pretrained::{Pretrained, SETTINGS_FILES, hash as hash_of_files};
 pub use projection::{Lora, Projection};
 pub use reader::Reader;
 pub use responses::Responses;

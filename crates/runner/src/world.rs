@@ -1,6 +1,7 @@
 //! The world of an experiment as its stages see it: prompts, judge, and the model that somebody else has trained.
 
 use crate::error::Result;
+use crate::sources;
 use duel_data::chat::ChatTemplate;
 use duel_data::grammar::GrammarWorld;
 use duel_data::reviews::{PromptSizes, ReviewsWorld};
@@ -41,11 +42,11 @@ impl PretrainedModel {
     ///
     /// # Errors
     /// A model without a tokenizer, or whose tokenizer has no EOS.
-    pub(crate) fn open(path: &str) -> Result<Self> {
-        let path = Path::new(path);
-        let model = Pretrained::open(path)?;
+    pub(crate) fn open(from: &str) -> Result<Self> {
+        let path = sources::model(Path::new(from))?;
+        let model = Pretrained::open(&path)?;
         let lacking = |name: &str| duel_model::Error::Lacking { name: name.into() };
-        let tokenizer = tokenizer(path, &model)?.ok_or_else(|| lacking("tokenizer.json"))?;
+        let tokenizer = tokenizer(&path, &model)?.ok_or_else(|| lacking("tokenizer.json"))?;
         let eos = model.words.special.eos.ok_or_else(|| lacking("eos_token_id"))?;
         Ok(Self { tokenizer, eos, model })
     }
@@ -132,9 +133,14 @@ pub(crate) fn sizes(experiment: &Experiment) -> Result<(TokenSpec, TransformerCo
 /// The shape of an experiment's model in a world.
 pub(crate) fn model_of(experiment: &Experiment, space: &TokenSpec) -> Result<TransformerConfig> {
     if experiment.is_pretrained() {
-        return Ok(Pretrained::open(Path::new(&experiment.model.from))?.config_for(space.context())?);
+        return Ok(open_model(experiment)?.config_for(space.context())?);
     }
     Ok(fresh_config(experiment, space))
+}
+
+/// The model that an experiment begins from; its weights are not read yet.
+pub(crate) fn open_model(experiment: &Experiment) -> Result<Pretrained> {
+    Ok(Pretrained::open(&sources::model(Path::new(&experiment.model.from))?)?)
 }
 
 /// The shape of a model that nobody has trained yet.
@@ -161,14 +167,32 @@ pub(crate) fn rows_space(experiment: &Experiment, pretrained: &PretrainedModel) 
     pretrained.space(experiment.world.rows.prompt_tokens, experiment.world.rows.response_tokens)
 }
 
-/// The files of a person's rows, with the split of each where it has one.
-pub(crate) fn row_files(experiment: &Experiment) -> Vec<(Option<Split>, PathBuf)> {
+/// A person's rows for one key of the experiment, in one file or, on the hub, in several.
+pub(crate) struct RowFiles {
+    pub(crate) key: &'static str,
+    /// `None`: of all splits.
+    pub(crate) split: Option<Split>,
+    pub(crate) paths: Vec<PathBuf>,
+}
+
+/// The files of a person's rows.
+///
+/// # Errors
+/// What is not on the hub.
+pub(crate) fn row_files(experiment: &Experiment) -> Result<Vec<RowFiles>> {
     let rows = &experiment.world.rows;
+    let read = |(key, split, from): (&'static str, Option<Split>, &String)| {
+        Ok(RowFiles { key, split, paths: sources::rows(Path::new(from))? })
+    };
     if rows.validation.is_empty() {
-        return vec![(None, PathBuf::from(&rows.train))];
+        return Ok(vec![read(("train", None, &rows.train))?]);
     }
-    let files = [(Split::Train, &rows.train), (Split::Validation, &rows.validation), (Split::Test, &rows.test)];
-    files.into_iter().map(|(split, file)| (Some(split), PathBuf::from(file))).collect()
+    let files = [
+        ("train", Some(Split::Train), &rows.train),
+        ("validation", Some(Split::Validation), &rows.validation),
+        ("test", Some(Split::Test), &rows.test),
+    ];
+    files.into_iter().map(read).collect()
 }
 
 /// Which judge an experiment has: its own word, or its world's.

@@ -2,14 +2,16 @@
 
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Stage, StageKind};
+use crate::sources;
 use crate::stages::StageContext;
 use crate::target::{self, ModelTarget};
 use crate::terminal::{print, warn};
+use crate::world;
 use clap::Args;
 use clap::ValueEnum;
 use duel_ledger::RunDir;
 use duel_model::gguf::{self, Precision};
-use duel_model::{Checkpoint, FileDType as Stored, Pretrained, SpecialTokens, TokenizerFiles, huggingface, peft};
+use duel_model::{Checkpoint, FileDType as Stored, SpecialTokens, TokenizerFiles, huggingface, peft};
 use duel_report::Run;
 use duel_spec::REFERENCE;
 use std::path::Path;
@@ -134,8 +136,9 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     let (manifest, experiment, plan) = Plan::of_run(&args.run)?;
     let run = RunDir::open(&args.run)?;
     let stages = run.stages();
+    let model = experiment.is_pretrained().then(|| sources::model(Path::new(&experiment.model.from))).transpose()?;
     let mut from = vec![stages.as_path()];
-    from.extend(experiment.is_pretrained().then(|| Path::new(&experiment.model.from)));
+    from.extend(model.as_deref());
     let target = ModelTarget::new(&args.to, &from, args.force)?;
     let seed = args.seed.unwrap_or(experiment.seed);
     let stage = stage(args, &plan, seed)?;
@@ -149,7 +152,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     // 3. With the words and sizes of the model that it came from.
     let (config, words) = match experiment.is_pretrained() {
         true => {
-            let model = Pretrained::open(Path::new(&experiment.model.from))?;
+            let model = world::open_model(&experiment)?;
             (model.config, model.words)
         }
         false => (context.config(world)?, own_tokenizer(&context, world.space())?),
@@ -158,7 +161,11 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     target.write(|path| match args.form {
         ExportAs::Adapter => {
             // beneath it lies the model itself, or what SFT made of it
-            let base = if experiment.stages.sft.steps == 0 { experiment.model.from.clone() } else { String::new() };
+            let base = if experiment.stages.sft.steps == 0 {
+                sources::public_name(&experiment.model.from)
+            } else {
+                String::new()
+            };
             Ok(peft::write_adapter(path, &config, &policy, &base)?)
         }
         form => write(&Checkpoint { config, policy: policy.merged(), words }, path, form, numbers),

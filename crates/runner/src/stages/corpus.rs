@@ -3,7 +3,7 @@
 use super::context::StageContext;
 use crate::error::{Error, Result};
 use crate::world::{
-    PretrainedModel, SENTIMENT, TASTE, needs_sentiment, pretrained, reads_reviews, row_files, rows_space,
+    PretrainedModel, RowFiles, SENTIMENT, TASTE, needs_sentiment, pretrained, reads_reviews, row_files, rows_space,
 };
 use duel_data::Detokenize;
 use duel_data::records::Columns;
@@ -82,8 +82,11 @@ fn prepare_rows(
     recorder: &mut StageRecorder,
 ) -> Result<()> {
     let (rows, pairs) = (&experiment.world.rows, &experiment.stages.pairs);
+    let files = row_files(experiment)?.into_iter();
     let source = RowSource {
-        files: row_files(experiment),
+        files: files
+            .flat_map(|RowFiles { split, paths, .. }| paths.into_iter().map(move |path| (split, path)))
+            .collect(),
         columns: columns(experiment),
         holdout: rows.holdout,
         prompt_tokens: rows.prompt_tokens,
