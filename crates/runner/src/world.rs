@@ -1,7 +1,7 @@
 //! The world of an experiment as its stages see it: prompts, judge, and the model that somebody else has trained.
 
 use crate::error::Result;
-use duel_data::chat::ChatTemplate;
+use duel_data::chat::{ChatTemplate, Message};
 use duel_data::grammar::GrammarWorld;
 use duel_data::reviews::{PromptSizes, ReviewsWorld};
 use duel_data::rows::RowsWorld;
@@ -36,6 +36,16 @@ pub(crate) struct PretrainedModel {
     pub(crate) eos: u32,
 }
 
+/// The token that a chat template writes behind an assistant's turn, where it is one of the tokenizer's added tokens.
+fn turn_end(tokenizer: &TextTokenizer, template: &ChatTemplate) -> Option<u32> {
+    const ANSWER: &str = "Yes";
+    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+    let (_, rest) = template.split(&[message("user", "Is it?")], &[message("assistant", ANSWER)]).ok()?;
+    let (_, end) = rest.rsplit_once(ANSWER)?;
+    let id = *tokenizer.encode_part(end.trim_start()).ok()?.first()?;
+    tokenizer.is_added(id).then_some(id)
+}
+
 impl PretrainedModel {
     /// Opens it; its weights are not read yet.
     ///
@@ -46,27 +56,36 @@ impl PretrainedModel {
         let model = Pretrained::open(path)?;
         let lacking = |name: &str| duel_model::Error::Lacking { name: name.into() };
         let tokenizer = tokenizer(path, &model)?.ok_or_else(|| lacking("tokenizer.json"))?;
-        let eos = model.words.special.eos.ok_or_else(|| lacking("eos_token_id"))?;
-        Ok(Self { tokenizer, eos, model })
+        let mut opened = Self { tokenizer, eos: 0, model };
+        let date = duel_spec::RowsSettings::defaults().date;
+        // a template that cannot be read is an error only of rows that need it
+        let end = opened.template(&date).ok().flatten().and_then(|template| turn_end(&opened.tokenizer, &template));
+        end.into_iter().for_each(|id| opened.model.words.special.add_eos(id));
+        opened.eos = opened.model.words.special.eos.ok_or_else(|| lacking("eos_token_id"))?;
+        Ok(opened)
     }
 
-    /// The ids of a world in its words. Of control tokens a response may hold EOS alone; PAD is another one of them, where
-    /// there is another.
+    /// The ids of a world in its words. Of control tokens a response may hold only those that end it; PAD is another one of
+    /// them, where there is another.
     pub(crate) fn space(&self, prompt_tokens: usize, response_tokens: usize) -> TokenSpec {
-        let special = self.model.words.special;
+        let special = &self.model.words.special;
         let control_tokens = self.tokenizer.controls();
-        let other = |id: &u32| *id != self.eos;
+        let vocabulary = self.model.config.vocabulary;
+        let ends = special.eos_ids();
+        let other = |id: &u32| !ends.contains(id) && (*id as usize) < vocabulary;
         let pad = special.pad.filter(other).or_else(|| control_tokens.iter().copied().find(other)).unwrap_or(self.eos);
-        let vocabulary = self.tokenizer.vocabulary().min(self.model.config.vocabulary) as u32;
-        let is_allowed = |id: &u32| *id == self.eos || !(control_tokens.contains(id) || *id == pad);
+        let is_allowed = |id: &u32| {
+            ends.contains(id) || (self.tokenizer.token(*id).is_some() && !control_tokens.contains(id) && *id != pad)
+        };
         TokenSpec {
-            vocabulary: self.model.config.vocabulary,
+            vocabulary,
             pad,
             bos: special.bos.unwrap_or(pad),
             eos: self.eos,
+            other_eos: special.other_eos.clone(),
             prompt_tokens,
             response_tokens,
-            allowed_tokens: Some((0..vocabulary).filter(is_allowed).collect()),
+            allowed_tokens: Some((0..vocabulary as u32).filter(is_allowed).collect()),
             force_eos: false,
         }
     }
@@ -78,13 +97,18 @@ impl PretrainedModel {
 
     /// What turns rows into its ids; `date`: what a chat template takes for today.
     pub(crate) fn encoder(&self, date: &str) -> Result<Encoder> {
-        let special = self.model.words.special;
+        let encoder = Encoder::new(self.tokenizer.clone(), self.template(date)?, self.eos);
+        let encoder = encoder.with_other_eos(&self.model.words.special.other_eos);
+        Ok(encoder.for_model(self.model.config.vocabulary, self.space(0, 0).pad))
+    }
+
+    fn template(&self, date: &str) -> Result<Option<ChatTemplate>> {
+        let special = &self.model.words.special;
         let text = |id: Option<u32>| id.and_then(|id| self.tokenizer.token(id));
         let template = self.model.words.template.as_ref();
         let template =
             template.map(|source| ChatTemplate::new(source, text(special.bos), text(special.eos))?.dated(date));
-        let encoder = Encoder::new(self.tokenizer.clone(), template.transpose()?, self.eos);
-        Ok(encoder.for_model(self.model.config.vocabulary, self.space(0, 0).pad))
+        Ok(template.transpose()?)
     }
 }
 

@@ -93,6 +93,7 @@ fn prepare_rows(
     let stats: PrepareStats = rows::prepare(&source, &pretrained.encoder(&experiment.world.rows.date)?, to)?;
     tracing::info!("{stats}");
     stats.left_out.iter().for_each(|row| tracing::warn!("left out: {row}"));
+    stats.cut_rows.iter().for_each(|row| tracing::warn!("cut at the first end token of a completion: {row}"));
     if stats.kept == 0 {
         check_prompts_alone(experiment)?;
     }
