@@ -192,6 +192,13 @@ impl TextTokenizer {
         ids
     }
 
+    /// The ids of all added tokens, sorted.
+    pub fn added(&self) -> Vec<u32> {
+        let mut ids: Vec<u32> = self.0.get_added_tokens_decoder().into_keys().collect();
+        ids.sort_unstable();
+        ids
+    }
+
     /// Whether an id is of a token added to the model's own vocabulary, which stands for itself in any text.
     pub fn is_added(&self, id: u32) -> bool {
         self.0.get_added_tokens_decoder().contains_key(&id)

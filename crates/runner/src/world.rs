@@ -36,14 +36,49 @@ pub(crate) struct PretrainedModel {
     pub(crate) eos: u32,
 }
 
-/// The token that a chat template writes behind an assistant's turn, where it is one of the tokenizer's added tokens.
-fn turn_end(tokenizer: &TextTokenizer, template: &ChatTemplate) -> Option<u32> {
+/// Adds what a model's chat template writes behind an assistant's turn to what ends its texts, where that is one of the
+/// tokenizer's added tokens.
+pub(crate) fn add_turn_end(model: &mut Pretrained, tokenizer: &TextTokenizer) {
     const ANSWER: &str = "Yes";
     let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
-    let (_, rest) = template.split(&[message("user", "Is it?")], &[message("assistant", ANSWER)]).ok()?;
-    let (_, end) = rest.rsplit_once(ANSWER)?;
-    let id = *tokenizer.encode_part(end.trim_start()).ok()?.first()?;
-    tokenizer.is_added(id).then_some(id)
+    let date = duel_spec::RowsSettings::defaults().date;
+    // a template that cannot be read is an error only of rows that need it
+    let end = template(model, tokenizer, &date).ok().flatten().and_then(|template| {
+        let (_, rest) = template.split(&[message("user", "Is it?")], &[message("assistant", ANSWER)]).ok()?;
+        let (_, end) = rest.rsplit_once(ANSWER)?;
+        let id = *tokenizer.encode_part(end.trim_start()).ok()?.first()?;
+        let is_of_model = (id as usize) < model.config.vocabulary;
+        (tokenizer.is_added(id) && is_of_model).then_some(id)
+    });
+    end.into_iter().for_each(|id| model.words.special.add_eos(id));
+}
+
+/// What begins and ends a model's texts, and how its tokenizer's ids fit its embedding, in lines.
+pub(crate) fn word_lines(model: &Pretrained, tokenizer: &TextTokenizer) -> Vec<String> {
+    let rows = model.config.vocabulary;
+    let names = |ids: &[u32]| {
+        let name = |id: &u32| format!("`{}` (id {id})", tokenizer.token(*id).unwrap_or_default());
+        if ids.is_empty() { "nothing".into() } else { ids.iter().map(name).collect::<Vec<_>>().join(", ") }
+    };
+    let start = tokenizer.encode_start("").unwrap_or_default();
+    let mut lines = vec![
+        format!("before a text: {}", names(&start)),
+        format!("a response ends with any of: {}", names(&model.words.special.eos_ids())),
+    ];
+    let beyond: Vec<u32> = tokenizer.added().into_iter().filter(|id| *id as usize >= rows).collect();
+    if !beyond.is_empty() {
+        let named = names(&beyond[..beyond.len().min(5)]);
+        let more = if beyond.len() > 5 { ", …" } else { "" };
+        lines.push(format!(
+            "the embedding has {rows} rows, and none for {} added tokens: {named}{more}; rows that spell them are left out",
+            beyond.len()
+        ));
+    }
+    let spare = (0..rows as u32).filter(|id| tokenizer.token(*id).is_none()).count();
+    if spare > 0 {
+        lines.push(format!("the embedding has {spare} rows without a token, which are never sampled"));
+    }
+    lines
 }
 
 impl PretrainedModel {
@@ -53,16 +88,12 @@ impl PretrainedModel {
     /// A model without a tokenizer, or whose tokenizer has no EOS.
     pub(crate) fn open(path: &str) -> Result<Self> {
         let path = Path::new(path);
-        let model = Pretrained::open(path)?;
+        let mut model = Pretrained::open(path)?;
         let lacking = |name: &str| duel_model::Error::Lacking { name: name.into() };
         let tokenizer = tokenizer(path, &model)?.ok_or_else(|| lacking("tokenizer.json"))?;
-        let mut opened = Self { tokenizer, eos: 0, model };
-        let date = duel_spec::RowsSettings::defaults().date;
-        // a template that cannot be read is an error only of rows that need it
-        let end = opened.template(&date).ok().flatten().and_then(|template| turn_end(&opened.tokenizer, &template));
-        end.into_iter().for_each(|id| opened.model.words.special.add_eos(id));
-        opened.eos = opened.model.words.special.eos.ok_or_else(|| lacking("eos_token_id"))?;
-        Ok(opened)
+        add_turn_end(&mut model, &tokenizer);
+        let eos = model.words.special.eos.ok_or_else(|| lacking("eos_token_id"))?;
+        Ok(Self { tokenizer, eos, model })
     }
 
     /// The ids of a world in its words. Of control tokens a response may hold only those that end it; PAD is another one of
@@ -97,19 +128,20 @@ impl PretrainedModel {
 
     /// What turns rows into its ids; `date`: what a chat template takes for today.
     pub(crate) fn encoder(&self, date: &str) -> Result<Encoder> {
-        let encoder = Encoder::new(self.tokenizer.clone(), self.template(date)?, self.eos);
+        let template = template(&self.model, &self.tokenizer, date)?;
+        let encoder = Encoder::new(self.tokenizer.clone(), template, self.eos);
         let encoder = encoder.with_other_eos(&self.model.words.special.other_eos);
         Ok(encoder.for_model(self.model.config.vocabulary, self.space(0, 0).pad))
     }
+}
 
-    fn template(&self, date: &str) -> Result<Option<ChatTemplate>> {
-        let special = &self.model.words.special;
-        let text = |id: Option<u32>| id.and_then(|id| self.tokenizer.token(id));
-        let template = self.model.words.template.as_ref();
-        let template =
-            template.map(|source| ChatTemplate::new(source, text(special.bos), text(special.eos))?.dated(date));
-        Ok(template.transpose()?)
-    }
+/// The chat template of a model, which takes `date` for today.
+fn template(model: &Pretrained, tokenizer: &TextTokenizer, date: &str) -> Result<Option<ChatTemplate>> {
+    let special = &model.words.special;
+    let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
+    let source = model.words.template.as_ref();
+    let template = source.map(|source| ChatTemplate::new(source, text(special.bos), text(special.eos))?.dated(date));
+    Ok(template.transpose()?)
 }
 
 /// The tokenizer of a model's files.
