@@ -65,6 +65,33 @@ fn old_directories_give_the_ids_of_those_who_wrote_them() {
     assert!(compared > 100, "{compared}");
 }
 
+/// `duel import` names what begins and ends a text, and the ids that do not fit the embedding.
+#[test]
+fn import_says_what_words_a_model_has() {
+    let files = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tokenizers").join(name);
+    let import = |folder: &Path| {
+        let output = std::process::Command::new(env!("CARGO_BIN_EXE_duel")).arg("import").arg(folder).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let folder = directory(&files("qwen2"), 430);
+    let template = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_start|>{% endfor %}";
+    std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
+    let said = import(folder.path());
+    for line in [
+        "before a text: nothing",
+        "a response ends with any of: `<|im_end|>` (id 421), `<|im_start|>` (id 420)",
+        "the embedding has 8 rows without a token, which are never sampled",
+    ] {
+        assert!(said.contains(line), "{said}");
+    }
+    let said = import(directory(&files("neox"), 420).path());
+    assert!(
+        said.contains("none for 1 added tokens: `<|padding|>` (id 420); rows that spell them are left out"),
+        "{said}"
+    );
+}
+
 /// What is said of a directory that cannot be read.
 fn refusal(folder: &Path) -> String {
     Pretrained::open(folder).err().unwrap().to_string()
