@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 const SENTENCEPIECE: &str = "tokenizer.model";
 const VOCABULARY: &str = "vocab.json";
 const MERGES: &str = "merges.txt";
+/// Files of tokenizers that are not read.
+const OTHERS: [&str; 6] =
+    ["tekken.json", "tiktoken.model", "qwen.tiktoken", "vocab.txt", "spiece.model", "sentencepiece.bpe.model"];
 /// The setting that names a class of transformers.
 const CLASS: &str = "tokenizer_class";
 
@@ -70,7 +73,18 @@ pub(crate) fn read(folder: &Path, settings: &mut ConfigReader, model_type: &Valu
         }
         (Some(_), None) => Err(lacks(MERGES, VOCABULARY)),
         (None, Some(_)) => Err(lacks(VOCABULARY, MERGES)),
-        (None, None) => Ok(None),
+        (None, None) => match OTHERS.into_iter().find(|name| folder.join(name).exists()) {
+            Some(other) => Err(Error::Unsupported {
+                path: folder.into(),
+                key: "tokenizer.json".into(),
+                found: format!("nothing, beside `{other}`"),
+                accepted: format!(
+                    "`tokenizer.json`, which transformers' `AutoTokenizer` and `save_pretrained` write; `{SENTENCEPIECE}`; or \
+                     `{VOCABULARY}` with `{MERGES}`"
+                ),
+            }),
+            None => Ok(None),
+        },
     }
 }
 

@@ -109,6 +109,9 @@ fn old_directories_that_lack_something_are_refused_by_its_name() {
         let said = refusal(folder.path());
         assert!(said.contains(&format!("`{lacks}` is nothing, beside `{other}`")), "{said}");
     }
+    let folder = directory(&files("llama_bpe"), 440);
+    std::fs::rename(folder.path().join("tokenizer.model"), folder.path().join("tekken.json")).unwrap();
+    assert!(refusal(folder.path()).contains("`tokenizer.json` is nothing, beside `tekken.json`"));
     // classes that read such files in another way
     for (name, class) in [("gpt2", "OpenAIGPTTokenizer"), ("llama_bpe", "XLMRobertaTokenizer")] {
         let folder = directory(&files(name), 440);
