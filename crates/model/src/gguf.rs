@@ -40,20 +40,28 @@ pub(crate) fn open(path: &Path) -> Result<(TransformerConfig, TokenizerFiles, We
     let config = read_config(&settings)?;
     check_factors(&settings, &config)?;
     let rows = config.vocabulary;
-    let special = SpecialTokens {
+    let mut special = SpecialTokens {
         bos: settings.id("tokenizer.ggml.bos_token_id", rows)?,
         eos: settings.id("tokenizer.ggml.eos_token_id", rows)?,
         pad: settings.id("tokenizer.ggml.padding_token_id", rows)?,
+        ..SpecialTokens::default()
     };
+    for key in OTHER_EOS {
+        settings.id(key, rows)?.into_iter().for_each(|id| special.add_eos(id));
+    }
     let key = "tokenizer.chat_template";
     let template = settings.text(key).map(str::to_owned);
     if template.is_none() && settings.value(key).is_some() {
         return Err(settings.unsupported(key, "a text"));
     }
-    let words = TokenizerFiles { special, tokenizer: read_tokenizer(&settings, rows, special)?, template };
+    let words =
+        TokenizerFiles { special: special.clone(), tokenizer: read_tokenizer(&settings, rows, &special)?, template };
     let tensors = header.tensors;
     Ok((config, words, WeightStore::single_file(file, tensors)))
 }
+
+/// At which generation stops besides EOS: the ends of a turn and of a message.
+const OTHER_EOS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 
 /// Whether Duel has written a file: it says so itself.
 pub fn is_ours(path: &Path) -> bool {
@@ -235,12 +243,15 @@ impl SettingsWriter {
         let kinds = tokens.iter().map(|(_, kind)| kind.to_le_bytes().to_vec()).collect();
         self.list("tokenizer.ggml.token_type", 5, kinds);
         self.list("tokenizer.ggml.merges", 8, vocabulary.merges.iter().map(|merge| text_bytes(merge)).collect());
-        let special = words.special;
+        let special = &words.special;
         self.flag("tokenizer.ggml.add_bos_token", vocabulary.starts && special.bos.is_some());
         for (key, id) in [("bos", special.bos), ("eos", special.eos), ("padding", special.pad)] {
             if let Some(id) = id {
                 self.size(&format!("tokenizer.ggml.{key}_token_id"), id as usize);
             }
+        }
+        for (key, id) in OTHER_EOS.into_iter().zip(&special.other_eos) {
+            self.size(key, *id as usize);
         }
         if let Some(template) = &words.template {
             self.text("tokenizer.chat_template", template);

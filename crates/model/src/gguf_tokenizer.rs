@@ -1,6 +1,7 @@
 //! Byte-level BPE as GGUF files hold it, from and to `tokenizer.json`.
 
 use crate::header_reader::HeaderReader;
+use crate::post_processor::begins_with;
 use crate::tokenizer_files::{SpecialTokens, check_ids};
 use crate::{Error, Result};
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ const MOST_MERGES: usize = 1 << 22;
 pub(crate) fn read_tokenizer(
     settings: &HeaderReader<'_>,
     rows: usize,
-    special: SpecialTokens,
+    special: &SpecialTokens,
 ) -> Result<Option<Vec<u8>>> {
     let key = "tokenizer.ggml.model";
     match settings.text(key) {
@@ -87,20 +88,6 @@ fn pre_tokenizer(settings: &HeaderReader<'_>) -> Result<PreTokenizer> {
     PRE_TOKENIZERS.into_iter().find(|(names, _)| names.contains(&name)).ok_or_else(|| {
         let names: Vec<&str> = PRE_TOKENIZERS.iter().flat_map(|(names, _)| names.iter().copied()).collect();
         settings.unsupported(key, &names.join(", "))
-    })
-}
-
-/// A post-processor that puts BOS before a text, as `tokenizer.json` says it.
-fn begins_with(bos: &str, id: u32) -> Value {
-    let (start, text) = (
-        json!({"SpecialToken": {"id": bos, "type_id": 0}}),
-        |of: &str, kind: u32| json!({"Sequence": {"id": of, "type_id": kind}}),
-    );
-    json!({
-        "type": "TemplateProcessing",
-        "single": [start, text("A", 0)],
-        "pair": [start, text("A", 0), {"SpecialToken": {"id": bos, "type_id": 1}}, text("B", 1)],
-        "special_tokens": {bos: {"id": bos, "ids": [id], "tokens": [bos]}}
     })
 }
 

@@ -1,6 +1,7 @@
 //! Ids to logits: the transformer, its heads, the KV cache, generation, weights in and out, and the one
 //! door to devices. Burn's attention masks (true = hidden) are built only here.
 
+mod added_tokens;
 mod architecture;
 mod checkpoint;
 mod config;
@@ -21,15 +22,19 @@ mod header_reader;
 mod host_tensor;
 pub mod huggingface;
 mod init;
+mod legacy_tokenizer;
 mod mapped_file;
 mod mmap_matrix;
 pub mod peft;
+mod post_processor;
 mod pretrained;
 mod projection;
+mod protobuf;
 mod reader;
 mod responses;
 mod rope_layout;
 mod rope_settings;
+mod sentencepiece;
 mod tensor_names;
 mod tokenizer_files;
 mod tokens;

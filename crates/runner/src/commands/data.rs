@@ -135,9 +135,9 @@ fn token_lines(report: &DataReport, args: &CheckArgs) -> Vec<String> {
         ));
     }
     lines.push(format!(
-        "  {} rows change tokens where prompt and completion are joined{}",
-        with_commas(report.boundaries),
-        if report.boundaries > 0 { ": end prompts without a space, begin completions with it" } else { "" }
+        "  {} rows whose prompt ends before a token that holds the beginning of a completion{}",
+        with_commas(report.merged),
+        if report.merged > 0 { ": end prompts without a space, begin completions with it" } else { "" }
     ));
     for (n, what) in [
         (report.cut, "have a completion that goes on after its first end token, and is cut there"),

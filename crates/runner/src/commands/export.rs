@@ -6,7 +6,7 @@ use crate::sources;
 use crate::stages::StageContext;
 use crate::target::{self, ModelTarget};
 use crate::terminal::{print, warn};
-use crate::world;
+use crate::world::PretrainedModel;
 use clap::Args;
 use clap::ValueEnum;
 use duel_ledger::RunDir;
@@ -152,7 +152,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     // 3. With the words and sizes of the model that it came from.
     let (config, words) = match experiment.is_pretrained() {
         true => {
-            let model = world::open_model(&experiment)?;
+            let model = PretrainedModel::open(&experiment.model.from)?.model;
             (model.config, model.words)
         }
         false => (context.config(world)?, own_tokenizer(&context, world.space())?),
@@ -181,7 +181,12 @@ fn own_tokenizer(context: &StageContext<'_>, space: &duel_spec::TokenSpec) -> Re
         Some(corpus) => std::fs::read(context.folder(corpus)?.file("tokenizer.json")).ok(),
         None => None,
     };
-    let special = SpecialTokens { bos: Some(space.bos), eos: Some(space.eos), pad: Some(space.pad) };
+    let special = SpecialTokens {
+        bos: Some(space.bos),
+        eos: Some(space.eos),
+        other_eos: space.other_eos.clone(),
+        pad: Some(space.pad),
+    };
     Ok(TokenizerFiles { special, tokenizer, template: None })
 }
 

@@ -4,6 +4,7 @@ use super::context::StageContext;
 use crate::error::{Error, Result};
 use crate::world::{
     PretrainedModel, RowFiles, SENTIMENT, TASTE, needs_sentiment, pretrained, reads_reviews, row_files, rows_space,
+    word_lines,
 };
 use duel_data::Detokenize;
 use duel_data::records::Columns;
@@ -95,7 +96,9 @@ fn prepare_rows(
     };
     let stats: PrepareStats = rows::prepare(&source, &pretrained.encoder(&experiment.world.rows.date)?, to)?;
     tracing::info!("{stats}");
+    word_lines(&pretrained.model, &pretrained.tokenizer).iter().for_each(|line| tracing::info!("{line}"));
     stats.left_out.iter().for_each(|row| tracing::warn!("left out: {row}"));
+    stats.cut_rows.iter().for_each(|row| tracing::warn!("cut at the first end token of a completion: {row}"));
     if stats.kept == 0 {
         check_prompts_alone(experiment)?;
     }
