@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// What a method on rollouts works with.
+/// What a method on rollouts needs besides the module in training.
 pub struct RolloutContext {
     /// The SFT policy, without gradient.
     pub reference: Policy,
@@ -64,7 +64,7 @@ pub struct BehaviorAndCurrent<'a> {
     pub current: &'a Policy,
 }
 
-/// Rolls out, iteration after iteration, and keeps what changes from one to the next: KL coefficient, reference, score moments.
+/// Rolls out once per iteration, and holds what changes between iterations: KL coefficient, reference, score moments.
 #[derive(Debug)]
 pub struct RolloutCollector {
     pub context: RolloutContext,
@@ -72,13 +72,13 @@ pub struct RolloutCollector {
     /// The policy that the KL is measured from, and the KL coefficient.
     reference: Policy,
     beta: f64,
-    /// Of all scores so far.
+    /// Mean and variance of all scores so far.
     seen: RunningMoments,
     /// Rollouts made.
     pub iteration: u64,
 }
 
-/// What changes in a collector from one iteration to the next.
+/// The state of a collector between iterations.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CollectorState {
     /// Weights of the reference, where it follows the policy.
@@ -135,7 +135,7 @@ impl RolloutCollector {
         let sampler = actors.behavior.clone().for_inference(); // the fast path
         let responses = generate(&sampler, space, prompts.to_vec(), &mut rng, reader.device());
         training_invariants::sampled_from_finite(step, &responses)?;
-        // read in the minibatches of the first epoch: the same arithmetic, so the ratios start at 1 to the last bit.
+        // Read in the minibatches of the first epoch: the same arithmetic, so the ratios start at 1 to the last bit.
         // Where the device has no fused log-probs, the training module reads: autodiff composes its softmax.
         let read = |block: &Responses| {
             let fused = reader.token_logprobs(actors.behavior, &reader.tokens(block));
@@ -234,7 +234,7 @@ impl Rollout {
         self.mask.clone().map(|ones| Tensor::from_inner(ones.select(0, rows)))
     }
 
-    /// How many of the items that the losses average over are in some rows: tokens, or responses that count.
+    /// Number of the items in some rows that the losses average over: counted tokens, or responses that count.
     pub fn weight(&self, rows: &[usize]) -> f64 {
         f64::from(host(self.counted(rows).weight())[0])
     }
@@ -256,7 +256,7 @@ impl Rollout {
         Tensor::from_data(scores.as_slice(), &self.logp.device())
     }
 
-    /// Mean score less the KL penalty.
+    /// Mean of score minus KL penalty.
     pub fn mean_return(&self) -> f64 {
         mean(self.scores.iter().copied()) - self.beta * self.mean_kl()
     }
@@ -280,7 +280,7 @@ impl Rollout {
     }
 }
 
-/// A scorer's failure as a training's: those of the reward model pass through, others keep their message.
+/// A scorer's error as a training's: one of the reward model passes through, any other keeps its message.
 fn unscored(error: duel_reward::Error) -> duel_training::Error {
     match error {
         duel_reward::Error::Training(error) => error,
