@@ -3,12 +3,14 @@
 use crate::invariants;
 use crate::rows::{index, map_blocks};
 use crate::shaping::{RunningMoments, estimate_kl, next_kl_coef, shaped};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use duel_model::{Flops, Policy, Reader, Responses, TransformerConfig, generate, weights, weights::host};
 use duel_objectives::{Reduction, ResponseMask, full_kl, k1};
 use duel_reward::Scorer;
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{KlEstimator, KlPenalty, LossReduction, ReferenceMode, RolloutSettings, TruncationHandling, metrics};
+use duel_spec::{
+    KlEstimator, KlPenalty, LossReduction, ReferenceMode, RolloutSettings, TokenSpec, TruncationHandling, metrics,
+};
 use duel_training::invariants as training_invariants;
 use duel_training::rounding::nudged;
 use duel_training::{Metrics, Result, logprobs, probes};
@@ -173,20 +175,7 @@ impl RolloutCollector {
         metrics.cost.scored_tokens += tokens * (passes - 1 + u64::from(*scorer_flops > 0.0));
         metrics.cost.flops += passes as f64 * Flops::policy(config).forward(tokens) + scorer_flops * tokens as f64;
 
-        let counted: Vec<usize> = (0..responses.len())
-            .map(|row| {
-                if s.truncated == TruncationHandling::Mask && !responses.ended(row, space) {
-                    0
-                } else {
-                    responses.responses[row].len()
-                }
-            })
-            .collect();
-        let average = match s.loss_mean {
-            LossReduction::Tokens => Reduction::Tokens,
-            LossReduction::Responses => Reduction::Responses,
-        };
-        let mask = ResponseMask::from_lengths(&counted, space.response_tokens, reader.device()).averaging(average); // [B, T]
+        let mask = loss_mask(s, &responses, space, reader.device()); // [B, T]
         let reference = s.needs_full_logits().then(|| self.reference.clone());
         let rollout = Rollout { responses, mask, logp, ref_logp, token_kl, beta: self.beta, scores, reference };
         training_invariants::finite(step, "the rollout's KL to the reference", rollout.mean_kl())?;
@@ -278,6 +267,24 @@ impl Rollout {
         metrics.put(metrics::ROLLOUT_UNENDED, unended as f64 / n);
         metrics.put(metrics::ROLLOUT_UNIQUE, distinct.len() as f64 / n);
     }
+}
+
+/// The tokens that the losses count, `[B, T]`: none of a response that is cut off, where `truncated` masks it.
+fn loss_mask(s: &RolloutSettings, responses: &Responses, space: &TokenSpec, device: &Device) -> ResponseMask {
+    let counted: Vec<usize> = (0..responses.len())
+        .map(|row| {
+            if s.truncated == TruncationHandling::Mask && !responses.ended(row, space) {
+                0
+            } else {
+                responses.responses[row].len()
+            }
+        })
+        .collect();
+    let average = match s.loss_mean {
+        LossReduction::Tokens => Reduction::Tokens,
+        LossReduction::Responses => Reduction::Responses,
+    };
+    ResponseMask::from_lengths(&counted, space.response_tokens, device).averaging(average) // [B, T]
 }
 
 /// A scorer's error as a training's: one of the reward model passes through, any other keeps its message.

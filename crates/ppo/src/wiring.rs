@@ -2,7 +2,7 @@
 //! policies that they read, and when they begin to learn.
 
 use crate::rollout::{Rollout, RolloutCollector, RolloutContext};
-use crate::{ActorCritic, Baseline, Critic, CriticFree, OnlineDpo, Ppo, Raft};
+use crate::{ActorCritic, Baseline, Critic, OnlineDpo, PolicyGradient, Ppo, Raft};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use duel_model::{CountedFlops, Flops, Policy, Reader, Responses, ScalarModel, TransformerConfig, ValueHead};
@@ -158,13 +158,13 @@ fn every_method_costs_what_its_models_count() {
         ("RLOO", Baseline::LeaveOneOut { group: 2 }, 2),
         ("GRPO", Baseline::Group { group: 2, scale: true }, 2),
     ] {
-        costs_what_is_counted(what, CriticFree::new(baseline, settings(), context()), actor(), group, 0.0);
+        costs_what_is_counted(what, PolicyGradient::new(baseline, settings(), context()), actor(), group, 0.0);
     }
     costs_what_is_counted("online DPO", online_dpo(), actor(), 2, 0.0);
     costs_what_is_counted("RAFT", raft(), actor(), 2, 0.0);
     let free = RolloutContext { scorer: Arc::new(Words), scorer_flops: 0.0, ..context() };
     let past = Baseline::Past { sum: 0.0, n: 0.0 };
-    costs_what_is_counted("REINFORCE on gold", CriticFree::new(past, settings(), free), actor(), 1, 0.0);
+    costs_what_is_counted("REINFORCE on gold", PolicyGradient::new(past, settings(), free), actor(), 1, 0.0);
 }
 
 /// The share of a response that is the word 5.
@@ -191,7 +191,7 @@ fn no_stream_is_drawn_twice() {
         drawn
     }
     let actor = || policy(2).train();
-    let past = CriticFree::new(Baseline::Past { sum: 0.0, n: 0.0 }, settings(), context());
+    let past = PolicyGradient::new(Baseline::Past { sum: 0.0, n: 0.0 }, settings(), context());
     let all = [
         (streams_of(ppo(settings(), CriticBody::Separate), actor_critic(CriticBody::Separate), 1), 2),
         (streams_of(past, actor(), 1), 2),
@@ -310,7 +310,7 @@ fn the_preferred_of_two_has_the_higher_score() {
 #[test]
 fn advantages_by_hand() {
     let advantages = |baseline, rollouts: &[Rollout]| -> Vec<Vec<f32>> {
-        let mut method = CriticFree::new(baseline, settings(), context());
+        let mut method = PolicyGradient::new(baseline, settings(), context());
         rollouts.iter().map(|rollout| weights::host(method.advantages(rollout))).collect()
     };
     // returns 1, 3 − 2, and so on by twos: a KL of 1 per token at β = ½ is 2

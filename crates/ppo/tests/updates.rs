@@ -5,7 +5,7 @@
 use burn::module::Module;
 use burn::tensor::Device;
 use duel_model::{Policy, Reader, Responses, ScalarModel, TransformerConfig, ValueHead, weights};
-use duel_ppo::{ActorCritic, Baseline, Critic, CriticFree, OnlineDpo, Ppo, Raft, RolloutContext, planned};
+use duel_ppo::{ActorCritic, Baseline, Critic, OnlineDpo, PolicyGradient, Ppo, Raft, RolloutContext, planned};
 use duel_reward::Scorer;
 use duel_spec::{
     Document, Experiment, GrpoSettings, LearnerSettings, MethodSettings, RlooSettings, TokenSpec, metrics, seeds,
@@ -105,7 +105,7 @@ fn end_of(method: &MethodSettings, settings: &LearnerSettings) -> TrainingOutcom
         return outcome(&learner, planned, metrics);
     }
     let mut learner = Learner::new(policy(), settings, shared.learning_rate, planned);
-    let free = |baseline, context| CriticFree::new(baseline, shared.clone(), context);
+    let free = |baseline, context| PolicyGradient::new(baseline, shared.clone(), context);
     let metrics = match method {
         MethodSettings::OnlineDpo(online) => {
             trained(OnlineDpo::new(online.clone(), context), &mut learner, iterations, &prompts)

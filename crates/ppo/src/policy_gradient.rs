@@ -30,15 +30,15 @@ pub enum Baseline {
     Group { group: usize, scale: bool },
 }
 
-/// The methods.
+/// REINFORCE, RLOO or GRPO, by its baseline.
 #[derive(Debug)]
-pub struct CriticFree {
+pub struct PolicyGradient {
     baseline: Baseline,
     settings: RolloutSettings,
     collector: RolloutCollector,
 }
 
-impl CriticFree {
+impl PolicyGradient {
     /// `settings` in full; see `defaults.toml` for units and sources.
     pub fn new(baseline: Baseline, settings: RolloutSettings, context: RolloutContext) -> Self {
         let collector = RolloutCollector::new(context, settings.clone());
@@ -63,7 +63,7 @@ impl CriticFree {
     }
 }
 
-impl Method for CriticFree {
+impl Method for PolicyGradient {
     type Module = Policy;
     /// Prompts, one per response; those of a group are consecutive.
     type Batch = Vec<Vec<u32>>;
