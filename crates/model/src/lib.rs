@@ -26,6 +26,7 @@ mod mmap_matrix;
 pub mod peft;
 mod pretrained;
 mod projection;
+mod quantised_block;
 mod reader;
 mod responses;
 mod rope_layout;

@@ -246,8 +246,20 @@ fn tensors_lie_apart_aligned_and_within() {
 
 #[test]
 fn kinds_that_are_not_read_are_named() {
-    for (code, name) in [(13, "Q5_K"), (11, "Q3_K"), (23, "IQ4_XS"), (28, "F64"), (77, "number 77")] {
-        refused(name, &["`blk.0.ffn_down.weight` is of kind", name, "Q4_K, Q6_K"], |file| file.tensors[10].2 = code);
+    let kinds = [
+        (15, "Q8_K"),
+        (16, "IQ2_XXS"),
+        (18, "IQ3_XXS"),
+        (28, "F64"),
+        (29, "IQ1_M"),
+        (34, "TQ1_0"),
+        (39, "MXFP4"),
+        (77, "number 77"),
+    ];
+    for (code, name) in kinds {
+        let words =
+            ["not supported: `blk.0.ffn_down.weight` is of kind", name, "Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS"];
+        refused(name, &words, |file| file.tensors[10].2 = code);
     }
 }
 
