@@ -268,6 +268,18 @@ impl GgufHeader {
         (0..*count).map(|_| std::str::from_utf8(&bytes[cursor.text().ok()?]).ok()).collect()
     }
 
+    /// A list of numbers.
+    pub fn as_floats(&self, key: &str, bytes: &[u8]) -> Option<Vec<f64>> {
+        let MetaValue::Array { of, count, at } = self.values.get(key)? else { return None };
+        let mut cursor = Cursor { bytes, at: *at };
+        let one = |_| match cursor.value(*of, 0).ok()? {
+            MetaValue::Float(x) => Some(x),
+            MetaValue::Int(n) => Some(n as f64),
+            _ => None,
+        };
+        (0..*count).map(one).collect()
+    }
+
     /// A list of whole numbers.
     pub fn as_ints(&self, key: &str, bytes: &[u8]) -> Option<Vec<i128>> {
         let MetaValue::Array { of, count, at } = self.values.get(key)? else { return None };

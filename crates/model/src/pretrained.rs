@@ -191,14 +191,14 @@ impl Pretrained {
 /// A file that cannot be read.
 pub fn hash(path: &Path) -> Result<String> {
     let mut hasher = Hasher::default();
-    let mut add = |path: PathBuf| -> Result<()> {
+    let add = |path: PathBuf| -> Result<()> {
         let held = MappedFile::open(&path)?;
         hasher.add(path.file_name().unwrap_or_default().as_encoded_bytes());
         hasher.add(held.bytes()?);
         held.bytes().map(|_| ())
     };
     if is_gguf(path) {
-        add(path.into())?;
+        gguf::files(path)?.into_iter().try_for_each(add)?;
         return Ok(hasher.finish());
     }
     let entries = std::fs::read_dir(path).map_err(|source| Error::Read { path: path.into(), source })?;
