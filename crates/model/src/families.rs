@@ -16,6 +16,7 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 mod shared;
+mod shared_gguf;
 mod smollm3;
 mod stablelm;
 

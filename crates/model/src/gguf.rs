@@ -3,16 +3,17 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::config::TransformerConfig;
-use crate::families::{by_gguf_architecture, gguf_architectures, gguf_name, gguf_of, interleaved_heads};
+use crate::families::{by_gguf_architecture, gguf_architectures, gguf_name, gguf_of};
 use crate::file_dtype::FileDType;
 use crate::gguf_header::{ALIGNMENT, GgufHeader, HeaderValue, MAGIC};
+use crate::gguf_layout::to_file;
 pub(crate) use crate::gguf_parts::files;
 use crate::gguf_parts::{self, GgufPart};
+use crate::gguf_rope;
 use crate::gguf_tokenizer::{read_special, read_tokenizer};
 use crate::gguf_vocabulary::to_vocabulary;
 use crate::header_reader::HeaderReader;
 use crate::mapped_file::MappedFile;
-use crate::rope_layout::to_interleaved;
 use crate::sentence_pieces::PieceKind;
 use crate::tokenizer_files::TokenizerFiles;
 use crate::weight_store::WeightStore;
@@ -21,8 +22,6 @@ use crate::{Error, Result};
 use std::io::Write;
 use std::path::Path;
 
-/// The tensor of factors that change the frequencies of rotary positions.
-pub(crate) const FACTORS: &str = "rope_freqs.weight";
 /// The tensor whose rows are the vocabulary.
 const EMBEDDING: &str = "token_embd.weight";
 /// What a file of ours calls itself.
@@ -47,10 +46,9 @@ pub(crate) fn open(path: &Path) -> Result<(TransformerConfig, TokenizerFiles, We
     let store = WeightStore::of_files(std::iter::once(file).chain(others).zip(tensors))?;
     // 2. The settings, which are the first file's.
     let bytes = store.bytes_of_first()?;
-    let settings = HeaderReader { path: &path, header: &header, bytes, architecture: "" };
+    let settings = HeaderReader { path: &path, header: &header, bytes, store: &store, architecture: "" };
     check_model(&settings)?;
-    let config = read_config(&settings, &store)?;
-    check_factors(&path, &config, &store)?;
+    let config = read_config(&settings)?;
     // 3. Its words.
     let rows = config.vocabulary;
     let special = read_special(&settings, rows)?;
@@ -108,40 +106,18 @@ fn check_model(settings: &HeaderReader<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Factors of the rotary frequencies change every position, unless all of them are 1.
-fn check_factors(path: &Path, config: &TransformerConfig, store: &WeightStore) -> Result<()> {
-    let Some(HostTensor { shape, values: factors }) = store.get(FACTORS)? else { return Ok(()) };
-    let expected = vec![config.head_width() / 2];
-    if shape != expected {
-        return Err(Error::Shape { name: FACTORS.into(), found: shape, expected });
-    }
-    if factors.iter().all(|factor| *factor == 1.0) {
-        return Ok(());
-    }
-    let most = factors.iter().copied().fold(f32::MIN, f32::max);
-    let found = format!("factors up to {most} (the scaling of Llama 3.1 and later)");
-    let accepted = "none, or factors that are all 1".into();
-    Err(Error::Unsupported { path: path.into(), key: FACTORS.into(), found, accepted })
-}
-
 /// Every setting of the architecture is one whose meaning is known: another would change what the model computes.
-fn check_known(settings: &HeaderReader<'_>, known: &[&str]) -> Result<()> {
+fn check_known(settings: &HeaderReader<'_>, known: &[&[&str]]) -> Result<()> {
     let prefix = settings.key("");
     let mut own = settings.header.values.keys().filter_map(|key| key.strip_prefix(&prefix));
-    if let Some(name) = own.find(|name| !known.contains(name)) {
+    if let Some(name) = own.find(|name| !known.iter().any(|names| names.contains(name))) {
         return Err(settings.unsupported(name, "no value: what it changes is not read"));
-    }
-    for (key, harmless) in [("rope.scaling.factor", 1.0), ("rope.scale_linear", 1.0), ("rope.scaling.attn_factor", 1.0)]
-    {
-        if settings.value(key).is_some() && settings.header.as_float(&settings.key(key)) != Some(harmless) {
-            return Err(settings.unsupported(key, &harmless.to_string()));
-        }
     }
     Ok(())
 }
 
 /// The sizes that every architecture gives, and what its family reads besides.
-fn read_config(header: &HeaderReader<'_>, store: &WeightStore) -> Result<TransformerConfig> {
+fn read_config(header: &HeaderReader<'_>) -> Result<TransformerConfig> {
     const KEY: &str = "general.architecture";
     let Some((architecture, family)) = header.text(KEY).and_then(|name| Some((name, by_gguf_architecture(name)?)))
     else {
@@ -150,6 +126,7 @@ fn read_config(header: &HeaderReader<'_>, store: &WeightStore) -> Result<Transfo
     let settings = HeaderReader { architecture, ..*header };
     check_known(&settings, family.known)?;
     let (width, heads) = (settings.size("embedding_length")?, settings.size("attention.head_count")?);
+    let store = header.store;
     let vocabulary = match store.shape(EMBEDDING) {
         Some([rows, _]) => *rows,
         _ => return Err(Error::Lacking { name: EMBEDDING.into() }),
@@ -157,14 +134,17 @@ fn read_config(header: &HeaderReader<'_>, store: &WeightStore) -> Result<Transfo
     if settings.size_or("vocab_size", vocabulary)? != vocabulary {
         return Err(settings.unsupported("vocab_size", &format!("{vocabulary}, the rows of the embedding")));
     }
-    if width % heads != 0 {
-        return Err(settings.unsupported("attention.head_count", &format!("a divisor of the width, {width}")));
+    let layers = settings.size("block_count")?;
+    if layers > store.len() {
+        let accepted = format!("at most {} layers, of which its tensors could be", store.len());
+        return Err(settings.unsupported("block_count", &accepted));
     }
     let architecture = (family.read)(&settings, width, heads)?;
+    let context = settings.size("context_length")?;
     Ok(TransformerConfig {
         vocabulary,
-        context: settings.size("context_length")?,
-        layers: settings.size("block_count")?,
+        context: architecture.rotary().map_or(context, |rotary| rotary.scaling.context(context)),
+        layers,
         width,
         heads,
         tied: store.shape("output.weight").is_none(),
@@ -227,7 +207,9 @@ impl SettingsWriter {
         };
         self.size("general.file_type", file_type);
         self.size(&key("block_count"), config.layers);
-        self.size(&key("context_length"), config.context);
+        let rotary = config.architecture.rotary();
+        let context = rotary.map_or(config.context, |rotary| rotary.scaling.longest(config.context));
+        self.size(&key("context_length"), context);
         self.size(&key("embedding_length"), config.width);
         self.size(&key("attention.head_count"), config.heads);
         self.size(&key("vocab_size"), config.vocabulary);
@@ -235,6 +217,11 @@ impl SettingsWriter {
             match value {
                 HeaderValue::Size(n) => self.size(&key(name), n),
                 HeaderValue::Real(x) => self.real(&key(name), x),
+                HeaderValue::Flag(flag) => self.flag(&key(name), flag),
+                HeaderValue::Text(text) => self.text(&key(name), text),
+                HeaderValue::Flags(flags) => {
+                    self.list(&key(name), 7, flags.into_iter().map(|flag| vec![u8::from(flag)]).collect());
+                }
             }
         }
         Ok(())
@@ -288,9 +275,7 @@ fn tensor_bytes(path: &Path, checkpoint: &Checkpoint, precision: Precision) -> R
             values = weights::transposed(&values, shape[0], shape[1]);
             shape.reverse();
         }
-        if let Some(heads) = interleaved_heads(&checkpoint.config, &name) {
-            values = to_interleaved(&values, heads, shape.get(1).copied().unwrap_or(1));
-        }
+        let HostTensor { shape, values } = to_file(&checkpoint.config, &name, HostTensor { shape, values });
         let blocks = shape.last().is_some_and(|n| n % 32 == 0);
         let kind = match precision {
             _ if shape.len() < 2 => FileDType::F32,
@@ -300,6 +285,12 @@ fn tensor_bytes(path: &Path, checkpoint: &Checkpoint, precision: Precision) -> R
         };
         let bytes = kind.encode_all(path, &name_in_file, &values)?;
         tensors.push((name_in_file, shape, kind, bytes));
+    }
+    if let Some(rotary) = checkpoint.config.architecture.rotary() {
+        for (name, factors) in gguf_rope::write(rotary, checkpoint.config.head_width(), path)?.1 {
+            let factors: Vec<f32> = factors.into_iter().map(|factor| factor as f32).collect();
+            tensors.push((name.to_owned(), vec![factors.len()], FileDType::F32, FileDType::F32.encode(&factors)));
+        }
     }
     Ok(tensors)
 }

@@ -33,11 +33,14 @@ pub enum MetaValue {
     },
 }
 
-/// A number as it is written to a header.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// A value as it is written to a header.
+#[derive(Debug, Clone, PartialEq)]
 pub enum HeaderValue {
     Size(usize),
     Real(f64),
+    Flag(bool),
+    Text(&'static str),
+    Flags(Vec<bool>),
 }
 
 /// What a GGUF file says of itself.
@@ -278,6 +281,12 @@ impl GgufHeader {
             _ => None,
         };
         (0..*count).map(one).collect()
+    }
+
+    /// A list of flags.
+    pub fn as_flags(&self, key: &str, bytes: &[u8]) -> Option<Vec<bool>> {
+        let MetaValue::Array { of: 7, count, at } = self.values.get(key)? else { return None };
+        Some(bytes[*at..*at + *count].iter().map(|byte| *byte != 0).collect())
     }
 
     /// A list of whole numbers.

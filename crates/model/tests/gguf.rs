@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::Device;
-use duel_model::{Error, Policy, Pretrained};
+use duel_model::{Error, Policy, Pretrained, RopeScaling};
 use duel_testing::gguf_file::{GgufFile, list, text};
 use serde_json::{Value, json};
 
@@ -71,19 +71,75 @@ fn sizes_and_numbers_that_no_model_has() {
 
 #[test]
 fn settings_that_change_what_is_computed() {
-    for key in ["llama.attention.sliding_window", "llama.attention.causal", "llama.logit_scale", "llama.expert_count"] {
+    for key in ["llama.attention.causal", "llama.logit_scale", "llama.expert_count", "llama.rope.scaling.alpha"] {
         refused(key, &[&format!("`{key}`")], |file| file.size(key, 4));
     }
-    refused("factor", &["rope.scaling.factor`"], |file| file.real("llama.rope.scaling.factor", 4.0));
-    refused("scaling", &["rope.scaling.type`"], |file| file.text("llama.rope.scaling.type", "linear"));
+    refused("scaling", &["rope.scaling.type` is `dynamic`", "none, linear, yarn, longrope"], |file| {
+        file.text("llama.rope.scaling.type", "dynamic");
+    });
+    refused("factor", &["rope.scaling.factor`"], |file| file.real("llama.rope.scaling.factor", -1.0));
+    refused("attention factor", &["rope.scaling.attn_factor`"], |file| {
+        file.real("llama.rope.scaling.attn_factor", 2.0);
+    });
+    refused("longrope", &["rope_factors_short.weight"], |file| file.text("llama.rope.scaling.type", "longrope"));
+    refused("pattern", &["sliding_window_pattern`"], |file| {
+        file.size("llama.attention.sliding_window", 4);
+        file.put("llama.attention.sliding_window_pattern", 9, list(7, &[vec![1], vec![0]]));
+    });
     refused("adapter", &["general.type`"], |file| file.text("general.type", "adapter"));
     let mut harmless = GgufFile::llama();
     harmless.text("general.type", "model");
     harmless.text("llama.rope.scaling.type", "none");
     harmless.real("llama.rope.scaling.factor", 1.0);
     harmless.size("llama.expert_count", 0);
+    harmless.size("llama.attention.sliding_window", 0);
     harmless.put("split.count", 2, 0u16.to_le_bytes().to_vec());
-    load(&harmless).unwrap();
+    let architecture = load(&harmless).unwrap().0.config.architecture;
+    assert_eq!(architecture, load(&GgufFile::llama()).unwrap().0.config.architecture);
+}
+
+/// How a file's rotary positions are scaled after a change.
+fn scaling(change: impl FnOnce(&mut GgufFile)) -> RopeScaling {
+    let mut file = GgufFile::llama();
+    change(&mut file);
+    load(&file).unwrap().0.config.architecture.rotary().unwrap().scaling.clone()
+}
+
+#[test]
+fn scalings_of_rotary_positions() {
+    let factor = |file: &mut GgufFile, key: &str| file.real(&format!("llama.rope.{key}"), 4.0);
+    // without a kind, a factor is linear
+    for key in ["scaling.factor", "scale_linear"] {
+        assert_eq!(scaling(|file| factor(file, key)), RopeScaling::Linear { factor: 4.0 });
+    }
+    assert_eq!(scaling(|file| file.text("llama.rope.scaling.type", "linear")), RopeScaling::None);
+    let yarn = scaling(|file| {
+        file.text("llama.rope.scaling.type", "yarn");
+        factor(file, "scaling.factor");
+        file.size("llama.rope.scaling.original_context_length", 8);
+        file.real("llama.rope.scaling.yarn_beta_fast", 16.0);
+    });
+    let RopeScaling::Yarn { factor, beta_fast, beta_slow, attention_factor, original_context, truncate } = yarn else {
+        panic!("{yarn:?}")
+    };
+    assert_eq!((factor, beta_fast, beta_slow, original_context, truncate), (4.0, 16.0, 1.0, 8, true));
+    assert!((attention_factor - (0.1 * 4f64.ln() + 1.0)).abs() < 1e-12);
+    let long = scaling(|file| {
+        for (name, values) in [("short", [1.0f32, 1.5]), ("long", [2.0, 4.0])] {
+            file.tensor(&format!("rope_factors_{name}.weight"), vec![2]);
+            file.tensors.last_mut().unwrap().4 = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        }
+        file.size("llama.rope.scaling.original_context_length", 8);
+        file.real("llama.rope.scaling.attn_factor", 1.2);
+    });
+    let expected = RopeScaling::LongRope {
+        short_factors: vec![1.0, 1.5],
+        long_factors: vec![2.0, 4.0],
+        attention_factor: 1.2,
+        original_context: 8,
+        long_context: 16,
+    };
+    assert_eq!(long, expected);
 }
 
 #[test]
@@ -92,12 +148,20 @@ fn factors_of_rotary_positions() {
         file.tensor("rope_freqs.weight", vec![values.len() as u64]);
         file.tensors.last_mut().unwrap().4 = values.iter().flat_map(|x| x.to_le_bytes()).collect();
     };
-    refused("Llama 3.2", &["`rope_freqs.weight` is factors up to 32"], |file| factors(file, &[1.0, 32.0]));
+    assert_eq!(scaling(|file| factors(file, &[1.0, 32.0])), RopeScaling::Factors(vec![1.0, 32.0]));
+    assert_eq!(scaling(|file| factors(file, &[2.0, 2.0])), RopeScaling::Factors(vec![2.0, 2.0]));
+    assert_eq!(scaling(|file| factors(file, &[1.0, 1.0])), RopeScaling::None);
     refused("zeros", &["`rope_freqs.weight`"], |file| factors(file, &[1.0, 0.0]));
+    refused("none", &["`rope_freqs.weight`"], |file| factors(file, &[1.0, f32::NAN]));
     refused("too many", &["`rope_freqs.weight` has shape [3]"], |file| factors(file, &[1.0; 3]));
-    let mut harmless = GgufFile::llama();
-    factors(&mut harmless, &[1.0, 1.0]);
-    load(&harmless).unwrap();
+}
+
+#[test]
+fn a_llama_with_a_window_is_a_mistral() {
+    let mut file = GgufFile::llama();
+    file.size("llama.attention.sliding_window", 4);
+    let architecture = load(&file).unwrap().0.config.architecture;
+    assert_eq!((architecture.family, &architecture.attention.windows[..]), ("mistral", &[Some(4)][..]));
 }
 
 #[test]
