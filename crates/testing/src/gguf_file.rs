@@ -1,13 +1,13 @@
 //! GGUF files made byte by byte, so that they can be wrong.
 
 /// Name, dimensions (innermost first), type, place, bytes.
-type TensorBytes = (String, Vec<u64>, u32, Option<u64>, Vec<u8>);
+type GgufTensor = (String, Vec<u64>, u32, Option<u64>, Vec<u8>);
 
 /// A file that can be changed before it is written.
 #[derive(Debug, Clone)]
 pub struct GgufFile {
     pub values: Vec<(String, u32, Vec<u8>)>,
-    pub tensors: Vec<TensorBytes>,
+    pub tensors: Vec<GgufTensor>,
 }
 
 /// A text as a value.
