@@ -1,17 +1,19 @@
 //! The user's rows as ids: conversations through the model's chat template, plain text as it is.
 
-use crate::chat::{ChatTemplate, Message};
+use crate::chat::{ChatTemplate, Message, SplitConversation};
 use crate::records::{Content, Record};
 use crate::{Error, Result, TextTokenizer};
 
 /// A prompt with its completions, as ids.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EncodedRow {
     pub prompt: Vec<u32>,
     /// Chosen, then rejected; one for a labelled completion; none for a prompt alone.
     pub completions: Vec<Vec<u32>>,
     /// Whether prompt and completion encoded separately give the ids of both encoded together.
     pub boundary_holds: bool,
+    /// Whether a completion changes the text of the prompt before it, which then ends where all completions still agree.
+    pub is_shortened: bool,
     /// Whether a completion continues after its first EOS, where it is cut.
     pub is_cut: bool,
 }
@@ -58,22 +60,32 @@ impl Encoder {
     pub fn prompt(&self, prompt: &Content) -> Result<Vec<u32>> {
         let ids = match prompt {
             Content::Text(text) => self.prompt_ids(prompt, text)?,
-            Content::Turns(turns) => self.prompt_ids(prompt, &self.template()?.render(turns, true)?)?,
+            Content::Turns(turns) => self.prompt_ids(prompt, &self.template()?.prompt(turns)?)?,
         };
         self.check_ids(&ids, "prompt")?;
         Ok(ids)
     }
 
-    /// The text of a prompt, and what one completion adds to it.
-    fn texts(&self, prompt: &Content, completion: &Content) -> Result<(String, String)> {
-        match (prompt, completion) {
-            (Content::Text(prompt), Content::Text(answer)) => Ok((prompt.clone(), answer.clone())),
-            (Content::Turns(prompt), Content::Turns(answer)) => self.template()?.split(prompt, answer),
-            (Content::Turns(prompt), Content::Text(answer)) => {
-                self.template()?.split(prompt, &[Message { role: "assistant".into(), content: answer.clone() }])
+    /// The text of a prompt, and what each completion adds to it.
+    fn texts(&self, prompt: &Content, completions: &[(&Content, &str)]) -> Result<SplitConversation> {
+        match prompt {
+            Content::Text(text) => {
+                let answer = |(completion, _): &(&Content, &str)| match completion {
+                    Content::Text(answer) => Ok(answer.clone()),
+                    Content::Turns(_) => Err(Error::Template {
+                        problem: "the prompt is text, but its completion is a list of turns".into(),
+                    }),
+                };
+                let answers = completions.iter().map(answer).collect::<Result<_>>()?;
+                Ok(SplitConversation { prompt: text.clone(), answers, is_shortened: false })
             }
-            (Content::Text(_), Content::Turns(_)) => {
-                Err(Error::Template { problem: "the prompt is text, but its completion is a list of turns".into() })
+            Content::Turns(turns) => {
+                let answers = completions.iter().map(|(completion, _)| match completion {
+                    Content::Text(answer) => vec![Message::new("assistant", answer)],
+                    Content::Turns(answer) => answer.clone(),
+                });
+                let answers: Vec<Vec<Message>> = answers.collect();
+                self.template()?.split(turns, &answers.iter().map(Vec::as_slice).collect::<Vec<_>>())
             }
         }
     }
@@ -144,15 +156,16 @@ impl Encoder {
             Record::Judged { prompt, completion, .. } => (prompt, vec![(completion, "completion")]),
             Record::Prompt { prompt } => (prompt, vec![]),
         };
-        let mut encoded = EncodedRow { prompt: vec![], completions: vec![], boundary_holds: true, is_cut: false };
-        let mut prompt_text = None; // usually the same for all completions
-        for (completion, name) in &completions {
-            let (before, rest) = self.texts(prompt, completion)?;
-            if prompt_text.as_ref() != Some(&before) {
-                encoded.prompt = self.prompt_ids(prompt, &before)?;
-            }
+        if completions.is_empty() {
+            let ids = self.prompt(prompt)?;
+            return self.with_prompt(EncodedRow { prompt: ids, boundary_holds: true, ..EncodedRow::default() });
+        }
+        let SplitConversation { prompt: before, answers, is_shortened } = self.texts(prompt, &completions)?;
+        let mut encoded = EncodedRow { boundary_holds: true, is_shortened, ..EncodedRow::default() };
+        encoded.prompt = self.prompt_ids(prompt, &before)?;
+        for ((_, name), rest) in completions.iter().zip(&answers) {
             let (joint, answer) =
-                (self.prompt_ids(prompt, &format!("{before}{rest}"))?, self.tokenizer.encode_part(&rest)?);
+                (self.prompt_ids(prompt, &format!("{before}{rest}"))?, self.tokenizer.encode_part(rest)?);
             encoded.boundary_holds &= joint.len() == encoded.prompt.len() + answer.len()
                 && joint.starts_with(&encoded.prompt)
                 && joint.ends_with(&answer);
@@ -161,11 +174,12 @@ impl Encoder {
             self.check_representable(&answer, name)?;
             encoded.is_cut |= is_cut;
             encoded.completions.push(answer);
-            prompt_text = Some(before);
         }
-        if completions.is_empty() {
-            encoded.prompt = self.prompt(prompt)?;
-        }
+        self.with_prompt(encoded)
+    }
+
+    /// A row whose prompt the model can read.
+    fn with_prompt(&self, encoded: EncodedRow) -> Result<EncodedRow> {
         self.check_ids(&encoded.prompt, "prompt")?;
         if encoded.prompt.is_empty() {
             return Err(Error::Unfit { problem: "`prompt` has no tokens".into() });

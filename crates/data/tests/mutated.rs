@@ -12,7 +12,7 @@ const TEMPLATE: &str = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'
 
 fn encoder() -> Encoder {
     let texts = ["a good film is not a bad film user assistant <|user|> <|assistant|>"];
-    let template = ChatTemplate::new(TEMPLATE, None, None).unwrap();
+    let template = ChatTemplate::new(TEMPLATE).unwrap();
     Encoder::new(TextTokenizer::train(texts.into_iter(), 300).unwrap(), Some(template), 2).for_model(290, 0)
 }
 
@@ -141,11 +141,11 @@ fn damaged_templates_render_or_refuse() {
         "0.5",
         "'a'",
     ];
-    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+    let message = Message::new;
     let messages = [message("user", "Is it good?"), message("assistant", "Yes.\nIt is.")];
     mutated::every("template", 2500, &whole, &words, |_, bytes| {
         let source = String::from_utf8_lossy(bytes);
-        if let Ok(text) = ChatTemplate::new(&source, Some("<s>".into()), None).and_then(|t| t.render(&messages, true)) {
+        if let Ok(text) = ChatTemplate::new(&source).and_then(|t| t.render(&messages, true)) {
             assert!(text.len() < 64 << 20, "{} bytes", text.len());
         }
     });

@@ -22,7 +22,9 @@ fn read(path: &Path) -> Vec<Result<Record, String>> {
 fn words(said: &Content) -> Vec<(&str, &str)> {
     match said {
         Content::Text(text) => vec![("", text)],
-        Content::Turns(turns) => turns.iter().map(|turn| (&*turn.role, &*turn.content)).collect(),
+        Content::Turns(turns) => {
+            turns.iter().map(|turn| (turn.role(), turn.fields()["content"].as_str().unwrap())).collect()
+        }
     }
 }
 

@@ -5,13 +5,13 @@ use duel_data::chat::ChatTemplate;
 use duel_data::grammar::GrammarWorld;
 use duel_data::reviews::{PromptSizes, ReviewsWorld};
 use duel_data::rows::RowsWorld;
-use duel_data::{Detokenize, Encoder, TextTokenizer, World};
+use duel_data::{Detokenize, Encoder, Json, TextTokenizer, World};
 use duel_model::{Pretrained, TransformerConfig};
 use duel_reward::{
     BagOfWordsPreference, CommandJudge, GrammarGold, PreferenceJudge, RulesJudge, Scorer, Sentiment, SentimentJudge,
     TextJudge, TextScorer,
 };
-use duel_spec::{Experiment, JudgeKind, JudgedText, Split, TokenSpec, WorldKind};
+use duel_spec::{Experiment, JudgeKind, JudgedText, RowsSettings, Split, TokenSpec, WorldKind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -76,13 +76,18 @@ impl PretrainedModel {
         Ok(self.tokenizer.encode_start(&reviews.preface)?)
     }
 
-    /// What turns rows into its ids; `date`: what a chat template takes for today.
-    pub(crate) fn encoder(&self, date: &str) -> Result<Encoder> {
+    /// What turns rows into its ids, with the date and the variables of the chat template.
+    pub(crate) fn encoder(&self, rows: &RowsSettings) -> Result<Encoder> {
         let special = self.model.words.special;
         let text = |id: Option<u32>| id.and_then(|id| self.tokenizer.token(id));
+        let named = [("bos_token", special.bos), ("eos_token", special.eos), ("pad_token", special.pad)];
+        let variables: Vec<_> =
+            named.into_iter().filter_map(|(name, id)| Some((name.to_owned(), Json::Text(text(id)?)))).collect();
+        let kwargs = rows.template_variables().map(|(name, value)| (name, Json::from(value)));
+        let variables: Vec<_> = variables.into_iter().chain(kwargs).collect();
         let template = self.model.words.template.as_ref();
         let template =
-            template.map(|source| ChatTemplate::new(source, text(special.bos), text(special.eos))?.dated(date));
+            template.map(|source| ChatTemplate::new(source)?.with_variables(variables.clone()).dated(&rows.date));
         let encoder = Encoder::new(self.tokenizer.clone(), template.transpose()?, self.eos);
         Ok(encoder.for_model(self.model.config.vocabulary, self.space(0, 0).pad))
     }
@@ -199,7 +204,7 @@ pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>) -> Result<Loa
         (WorldKind::Rows, Some(pretrained)) => {
             let world = Arc::new(RowsWorld::open(
                 folder,
-                pretrained.encoder(&settings.rows.date)?,
+                pretrained.encoder(&settings.rows)?,
                 rows_space(experiment, &pretrained),
             )?);
             let gold = gold(experiment, folder, world.clone(), experiment.judge.reads, settings.rows.judged_words)?;

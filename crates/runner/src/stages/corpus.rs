@@ -69,7 +69,7 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
         (experiment.world.kind, experiment.judge.kind, pretrained)
     {
         let space = rows_space(experiment, &pretrained);
-        from_rows(&RowsWorld::open(to, pretrained.encoder(&experiment.world.rows.date)?, space)?, &to.join(TASTE))?;
+        from_rows(&RowsWorld::open(to, pretrained.encoder(&experiment.world.rows)?, space)?, &to.join(TASTE))?;
     }
     Ok(())
 }
@@ -90,7 +90,7 @@ fn prepare_rows(
         response_tokens: rows.response_tokens,
         most: [pairs.rows, pairs.holdout_rows],
     };
-    let stats: PrepareStats = rows::prepare(&source, &pretrained.encoder(&experiment.world.rows.date)?, to)?;
+    let stats: PrepareStats = rows::prepare(&source, &pretrained.encoder(&experiment.world.rows)?, to)?;
     tracing::info!("{stats}");
     stats.left_out.iter().for_each(|row| tracing::warn!("left out: {row}"));
     if stats.kept == 0 {
