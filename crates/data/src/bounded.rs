@@ -5,7 +5,7 @@
 //! and fuel is charged for everything in it: no value is larger or deeper than the fuel allows, and none is lazy.
 
 use crate::jinja_filters;
-use crate::jinja_source::{ARGUMENT, Prepared, prepare};
+use crate::jinja_source::{ARGUMENT, JinjaSource, prepare};
 use crate::metering::{charge, charge_bytes, charge_stored};
 use crate::python_format::modulo;
 use crate::python_methods::{attribute, call_method, is_method, item};
@@ -65,7 +65,7 @@ impl MeteredTemplate {
                 format!("it has {} bytes; the limit is {MAX_SOURCE}", source.len()),
             ));
         }
-        let Prepared { source, macros } = prepare(source)?;
+        let JinjaSource { text: source, macros } = prepare(source)?;
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
         if multiplies_a_list(&source, syntax.clone())? {
             return Err(Error::new(ErrorKind::SyntaxError, "multiplying a list is not supported"));

@@ -10,8 +10,8 @@ const REFUSED: [&str; 6] = ["do", "include", "import", "from", "extends", "block
 pub(crate) const ARGUMENT: &str = "argument_of_a_macro";
 
 /// A template's text for minijinja.
-pub(crate) struct Prepared {
-    pub(crate) source: String,
+pub(crate) struct JinjaSource {
+    pub(crate) text: String,
     /// The macros whose arguments have defaults.
     pub(crate) macros: Vec<String>,
 }
@@ -20,11 +20,11 @@ pub(crate) struct Prepared {
 ///
 /// # Errors
 /// A statement that transformers refuses, or that renders otherwise here; an escape without its digits. With the line.
-pub(crate) fn prepare(source: &str) -> Result<Prepared, Error> {
+pub(crate) fn prepare(source: &str) -> Result<JinjaSource, Error> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut reader = SourceReader { rest: &source, line: 1, text: String::with_capacity(source.len()), macros: vec![] };
     reader.read().map_err(|problem| Error::new(ErrorKind::SyntaxError, format!("{problem} (line {})", reader.line)))?;
-    Ok(Prepared { source: reader.text, macros: reader.macros })
+    Ok(JinjaSource { text: reader.text, macros: reader.macros })
 }
 
 struct SourceReader<'a> {
@@ -90,10 +90,11 @@ impl<'a> SourceReader<'a> {
                 self.copy(word.len());
                 let (start, mut marks) = (self.text.len(), vec![]);
                 self.read_expression("%}", &mut marks)?;
-                return match word {
-                    "with" => Ok(self.assign_at_once(start, &marks)),
-                    _ => Ok(self.default_in_body(start, &marks)),
-                };
+                match word {
+                    "with" => self.assign_at_once(start, &marks),
+                    _ => self.default_in_body(start, &marks),
+                }
+                return Ok(());
             }
             _ => {}
         }

@@ -53,6 +53,9 @@ impl Conversion<'_> {
             'i' | 'u' => ('d', value.clone()),
             kind => (kind, value.clone()),
         };
+        if self.precision.is_some() && "douxX".contains(kind) {
+            return Err(fail("a precision of a whole number is not supported"));
+        }
         let mut bytes = value.as_str().map_or(0, str::len);
         for digits in [self.width, self.precision.unwrap_or_default()] {
             let width = if digits.is_empty() { Ok(0) } else { digits.parse::<u16>() };

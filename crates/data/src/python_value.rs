@@ -207,7 +207,7 @@ impl JsonOptions {
 
     fn write_key(&self, key: &Value, text: &mut String) -> Result<(), Error> {
         let name = match key.kind() {
-            ValueKind::String => return Ok(self.write_text(key.as_str().unwrap_or_default(), text)),
+            ValueKind::String => key.as_str().unwrap_or_default().to_owned(),
             ValueKind::None => "null".to_owned(),
             ValueKind::Bool => if key.is_true() { "true" } else { "false" }.to_owned(),
             ValueKind::Number => json_number(key)?,

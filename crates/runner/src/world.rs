@@ -12,6 +12,7 @@ use duel_reward::{
     TextJudge, TextScorer,
 };
 use duel_spec::{Experiment, JudgeKind, JudgedText, RowsSettings, Split, TokenSpec, WorldKind};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,8 @@ pub(crate) struct PretrainedModel {
     pub(crate) model: Pretrained,
     pub(crate) tokenizer: TextTokenizer,
     pub(crate) eos: u32,
+    /// What its settings call its special tokens; `None`: they say that there is no such token.
+    named_tokens: BTreeMap<String, Option<String>>,
 }
 
 impl PretrainedModel {
@@ -47,7 +50,8 @@ impl PretrainedModel {
         let lacking = |name: &str| duel_model::Error::Lacking { name: name.into() };
         let tokenizer = tokenizer(path, &model)?.ok_or_else(|| lacking("tokenizer.json"))?;
         let eos = model.words.special.eos.ok_or_else(|| lacking("eos_token_id"))?;
-        Ok(Self { tokenizer, eos, model })
+        let named_tokens = if path.is_dir() { duel_model::named_special_tokens(path)? } else { BTreeMap::default() };
+        Ok(Self { tokenizer, eos, model, named_tokens })
     }
 
     /// The ids of a world in its words. Of control tokens a response may hold EOS alone; PAD is another one of them, where
@@ -76,15 +80,20 @@ impl PretrainedModel {
         Ok(self.tokenizer.encode_start(&reviews.preface)?)
     }
 
+    /// The special tokens that its chat template reads; those that its settings do not mention, by their ids.
+    fn special_tokens(&self) -> impl Iterator<Item = (String, Json)> {
+        let special = self.model.words.special;
+        let ids = [("bos_token", special.bos), ("eos_token", special.eos), ("pad_token", special.pad)];
+        let text = |id: Option<u32>| id.and_then(|id| self.tokenizer.token(id));
+        let mut tokens: BTreeMap<_, _> = ids.into_iter().map(|(name, id)| (name.to_owned(), text(id))).collect();
+        tokens.extend(self.named_tokens.clone());
+        tokens.into_iter().filter_map(|(name, token)| Some((name, Json::Text(token?))))
+    }
+
     /// What turns rows into its ids, with the date and the variables of the chat template.
     pub(crate) fn encoder(&self, rows: &RowsSettings) -> Result<Encoder> {
-        let special = self.model.words.special;
-        let text = |id: Option<u32>| id.and_then(|id| self.tokenizer.token(id));
-        let named = [("bos_token", special.bos), ("eos_token", special.eos), ("pad_token", special.pad)];
-        let variables: Vec<_> =
-            named.into_iter().filter_map(|(name, id)| Some((name.to_owned(), Json::Text(text(id)?)))).collect();
         let kwargs = rows.template_variables().map(|(name, value)| (name, Json::from(value)));
-        let variables: Vec<_> = variables.into_iter().chain(kwargs).collect();
+        let variables: Vec<_> = self.special_tokens().chain(kwargs).collect();
         let template = self.model.words.template.as_ref();
         let template =
             template.map(|source| ChatTemplate::new(source)?.with_variables(variables.clone()).dated(&rows.date));
