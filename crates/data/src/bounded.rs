@@ -8,7 +8,7 @@ use crate::jinja_filters;
 use crate::jinja_source::{ARGUMENT, JinjaSource, prepare};
 use crate::metering::{charge, charge_bytes, charge_stored};
 use crate::python_format::modulo;
-use crate::python_methods::{attribute, call_method, is_method, item};
+use crate::python_methods::{attribute, call_method, is_method, item, slice};
 use crate::python_value::{compare, contains, fail, python_str};
 use minijinja::machinery::{
     CodeGenerator, Instruction, Instructions, Token, eval, make_string_output, parse, tokenize,
@@ -17,7 +17,7 @@ use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Object, ObjectRepr, Rest, ValueOrKwargs};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value};
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Bytes of a template's source. The longest in use have about 20,000.
@@ -39,6 +39,7 @@ const GREATER_OR_EQUAL: &str = "\0>=";
 const IN: &str = "\0in";
 const ATTRIBUTE: &str = "\0attribute";
 const ITEM: &str = "\0item";
+const SLICE: &str = "\0[:]";
 const PLAIN: &str = "\0plain";
 const ITERABLE: &str = "\0iterable";
 const UNESCAPED: &str = "\0unescaped";
@@ -236,6 +237,12 @@ fn with_metering(code: &Instructions<'static>, macros: &[String]) -> Instruction
                 piece.push(own);
                 piece
             }
+            // a macro sees the variables around it that it reads, even those that it also sets
+            Instruction::GetClosure => {
+                let mut piece: Vec<_> = names_read(code, index).into_iter().map(Instruction::Enclose).collect();
+                piece.push(own);
+                piece
+            }
             own => metered(own, macros),
         })
         .collect();
@@ -262,6 +269,17 @@ fn with_metering(code: &Instructions<'static>, macros: &[String]) -> Instruction
     metered
 }
 
+/// The variables that the macro reads whose closure is taken at an index.
+fn names_read(code: &Instructions<'static>, index: usize) -> BTreeSet<&'static str> {
+    let at = |index: usize| code.get(index as u32);
+    let Some(Instruction::BuildMacro(_, start, _)) = at(index + 2) else { return BTreeSet::new() };
+    let names = (*start as usize..index).filter_map(|index| match at(index) {
+        Some(Instruction::Lookup(name) | Instruction::CallFunction(name, _)) if *name != "caller" => Some(*name),
+        _ => None,
+    });
+    names.collect()
+}
+
 /// One instruction with its charges, and with Python's meaning.
 fn metered(own: Instruction<'static>, macros: &[String]) -> Vec<Instruction<'static>> {
     let filter = |name| Instruction::ApplyFilter(name, Some(1), !0);
@@ -279,12 +297,12 @@ fn metered(own: Instruction<'static>, macros: &[String]) -> Vec<Instruction<'sta
         Instruction::BuildList(_)
         | Instruction::BuildTuple(_)
         | Instruction::BuildMap(_)
-        | Instruction::Slice
         | Instruction::Mul
         | Instruction::ApplyFilter(..)
         | Instruction::CallFunction(..)
         | Instruction::CallMethod(..)
         | Instruction::CallObject(_) => vec![own, filter(CHARGE)],
+        Instruction::Slice => vec![Instruction::ApplyFilter(SLICE, Some(4), !0), filter(CHARGE)],
         Instruction::Add => [&both(PLAIN)[..], &[own, filter(CHARGE)]].concat(),
         Instruction::Rem => vec![binary(MODULO)],
         Instruction::StringConcat => [&both(CHARGE)[..], &[binary(CONCAT)]].concat(),
@@ -336,6 +354,7 @@ fn add_operators(environment: &mut Environment<'static>) {
     environment.set_formatter(|out, _, value| Ok(out.write_str(&python_str(value)?)?));
     environment.add_filter(CHARGE, charge);
     environment.add_filter(CHARGE_STORED, charge_stored);
+    environment.add_filter(SLICE, |state: &State<'_, '_>, bounds: Rest<Value>| slice(state, &bounds));
     let operators: [(&str, Operator); 9] = [
         (CONCAT, |state, a, b| {
             let (a, b) = (python_str(a)?, python_str(b)?);

@@ -60,6 +60,19 @@ pub(crate) fn add_to(environment: &mut Environment<'static>) {
             filter(state, value, rest)
         });
     }
+    environment.add_filter("\0batch", minijinja::filters::batch);
+    environment.add_filter("\0slice", minijinja::filters::slice);
+    environment.add_filter("\0sum", minijinja::filters::sum);
+    environment.add_filter("\0reverse", minijinja::filters::reverse);
+    for (name, library) in [("batch", "\0batch"), ("slice", "\0slice"), ("sum", "\0sum"), ("reverse", "\0reverse")] {
+        environment.add_filter(name, move |state: &mut State<'_, '_>, arguments: Rest<ValueOrKwargs>| {
+            let arguments = arguments.into_values();
+            match arguments.first() {
+                Some(value) if value.is_none() => Err(fail(format!("`{name}` of none"))),
+                _ => state.apply_filter(library, &arguments),
+            }
+        });
+    }
     OTHER_FILTERS.iter().for_each(|name| environment.remove_filter(name));
     OTHER_TESTS.iter().for_each(|name| environment.remove_test(name));
     environment.remove_global("debug");
@@ -312,6 +325,8 @@ fn groupby(state: &mut State<'_, '_>, value: &Value, arguments: &[Value]) -> Res
 fn map(state: &mut State<'_, '_>, value: &Value, arguments: &[Value]) -> Result<Value, Error> {
     let mut results = vec![];
     match arguments.split_first() {
+        // none has no items elsewhere, but nothing to map
+        _ if !value.is_true() => {}
         Some((first, rest)) if !first.is_kwargs() => {
             let filter = first.as_str().ok_or_else(|| fail("map: the name of a filter is text"))?;
             for item in items(state, value)? {
@@ -342,6 +357,7 @@ fn select(
     wanted: bool,
 ) -> Result<Value, Error> {
     let (path, arguments) = match arguments.split_first() {
+        _ if !value.is_true() => return Ok(Value::from(Vec::<Value>::new())),
         Some((path, rest)) if is_attribute => (path.clone(), rest),
         None if is_attribute => return Err(fail("it takes the name of an attribute")),
         _ => (Value::UNDEFINED, arguments),

@@ -56,7 +56,9 @@ fn charge_copy(state: &State<'_, '_>, value: &Value, depth: usize, count: &mut u
             refuse("it stores a namespace in another value".into())
         }
         // mutable values, and those that are not made of values, are not copied
-        ValueKind::Map if ["Namespace", "Loop", "Module", "Kwargs"].iter().any(|known| name.contains(known)) => {
+        ValueKind::Map
+            if ["Namespace", "Loop", "Module", "Kwargs", "Macro"].iter().any(|known| name.contains(known)) =>
+        {
             if name.ends_with("Namespace") {
                 for key in value.try_iter()? {
                     charge_copy(state, &value.get_item(&key)?, depth + 1, count)?;

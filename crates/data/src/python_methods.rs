@@ -126,6 +126,51 @@ pub(crate) fn item(value: &Value, key: &Value) -> Result<Value, Error> {
     }
 }
 
+/// `value[start:stop:step]`.
+///
+/// # Errors
+/// A value without an order, such as a map; a step of zero; bounds that are no whole numbers.
+pub(crate) fn slice(state: &State<'_, '_>, bounds: &[Value]) -> Result<Value, Error> {
+    let [value, start, stop, step] = bounds else { return Err(fail("a slice has three bounds")) };
+    let step = integer_argument(step, 1)?;
+    if step == 0 {
+        return Err(fail("a slice with a step of zero"));
+    }
+    let items: Vec<Value> = match (value.kind(), value.as_str()) {
+        (ValueKind::None, _) => return Ok(Value::UNDEFINED),
+        (ValueKind::Seq | ValueKind::Iterable, _) => value.try_iter()?.collect(),
+        (_, Some(text)) => {
+            charge_bytes(state, text.len())?;
+            let indices = slice_indices(text.chars().count() as i64, start, stop, step)?;
+            let chars: Vec<char> = text.chars().collect();
+            let part: String = indices.map(|index| chars[index]).collect();
+            return Ok(if value.is_safe() { Value::from_safe_string(part) } else { part.into() });
+        }
+        (kind, _) => return Err(fail(format!("a slice of {kind}"))),
+    };
+    charge_bytes(state, items.len() * size_of::<Value>())?;
+    let part: Vec<Value> =
+        slice_indices(items.len() as i64, start, stop, step)?.map(|index| items[index].clone()).collect();
+    Ok(if value.is_tuple() { Value::from(Tuple::from(part)) } else { part.into() })
+}
+
+/// The indices of a slice, as `slice.indices` of Python bounds them.
+fn slice_indices(length: i64, start: &Value, stop: &Value, step: i64) -> Result<impl Iterator<Item = usize>, Error> {
+    let (low, high) = if step > 0 { (0, length) } else { (-1, length - 1) };
+    let bounded = |index: i64| if index < 0 { index.saturating_add(length).max(low) } else { index.min(high) };
+    let bound = |value: &Value, default: i64| match value.is_none() {
+        true => Ok(default),
+        false => integer_argument(value, default).map(bounded),
+    };
+    let (first, end) = if step > 0 { (low, high) } else { (high, low) };
+    let (mut index, end) = (bound(start, first)?, bound(stop, end)?);
+    Ok(std::iter::from_fn(move || {
+        let current = ((step > 0 && index < end) || (step < 0 && index > end)).then_some(index as usize);
+        index = index.saturating_add(step);
+        current
+    }))
+}
+
 /// Arguments by their names; undefined where there is none.
 ///
 /// # Errors
