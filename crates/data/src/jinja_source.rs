@@ -121,9 +121,9 @@ impl<'a> SourceReader<'a> {
     fn default_in_body(&mut self, start: usize, marks: &[Mark]) {
         let statement = self.text.split_off(start);
         let end = tag_end(&statement);
-        let (Some(open), Some(close)) = (statement.find('('), statement.rfind(')')) else {
-            return self.text.push_str(&statement);
-        };
+        let body = &statement[..statement.len() - end.len()];
+        let arguments = body.trim_end().strip_suffix(')').and_then(|body| Some((body.find('(')?, body.len())));
+        let Some((open, close)) = arguments else { return self.text.push_str(&statement) };
         let arguments = assignments(&statement[open + 1..close], start + open + 1, marks, 1);
         if arguments.iter().all(|(_, default)| default.is_none()) {
             return self.text.push_str(&statement);
@@ -259,11 +259,11 @@ struct Mark {
     at: usize,
 }
 
-/// How a statement ends.
+/// How a statement ends; empty where the source does before it.
 fn tag_end(statement: &str) -> &str {
-    let end = statement.len().saturating_sub(2);
-    let sign = statement[..end].ends_with(['-', '+']);
-    &statement[if sign { end - 1 } else { end }..]
+    let Some(body) = statement.strip_suffix("%}") else { return "" };
+    let body = body.strip_suffix(['-', '+']).unwrap_or(body);
+    &statement[body.len()..]
 }
 
 /// The parts between commas at a depth, each split at its first equals sign there. `start` is where the text begins.

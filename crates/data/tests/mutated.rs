@@ -94,6 +94,11 @@ fn damaged_templates_render_or_refuse() {
         "{% macro say(x, n=2) %}{{ x ~ n }}{% endmacro %}{% set ns = namespace(n=0, all=[]) %}{% for m in messages %}\
          {% set ns.n = ns.n + 1 %}{% set ns.all = ns.all + [m.content] %}{{ say(m.content|tojson, n=ns.n) }}{% endfor %}{{ ns.all|join(', ') }}\
          {{ '%5d' | format(12) }}{{ range(9)|list }}{{ {'a': 1}['a'] }}{{ 'ab'.replace('a', 'b').split('b') }}{{ 'x' * 3 }}",
+        "{% for m in messages[::-1] %}{% with a = 1, b = m['role'] %}{% set x | upper %}{{ a ~ b }}{% if loop.last %}{% break %}{% endif %}\
+         {% endset %}{{ x }}{% generation %}é{{ m.content[:-1].partition('s') }}{% endgeneration %}{% endwith %}{% endfor %}\r\n\
+         {% macro q(a, b=a, c='(é, =)') -%}{{ a }}{{ b }}{{ c.center(9, 'é') }}{{ caller() }}{%- endmacro %}{% call q(undef, c=1) %}x{% endcall %}\
+         {% raw %}{{ {% endraw %}{# é #}{{ '\\u00e9\\x41' | tojson(indent=2, ensure_ascii=true) }}{{ messages | groupby('role') | map('first') | list }}\
+         {{ '%-5s|%r' % ('é', [1.5, none]) }}{{ 1 < 2 <= 3 }}{{ messages | sort(attribute='content') | tojson(sort_keys=true) }}",
     ];
     let whole = whole.map(str::as_bytes);
     let words = [
@@ -114,6 +119,21 @@ fn damaged_templates_render_or_refuse() {
         ")",
         "|",
         "|indent(9999)",
+        "{% with ",
+        "{% generation %}",
+        "{% break %}",
+        "{% set x %}",
+        "-%}",
+        "é",
+        "\\x4",
+        "\r",
+        ", ",
+        " = ",
+        " % ",
+        "[::-1]",
+        "|sort",
+        "|tojson(indent=9999)",
+        ".center(9999)",
         "|list",
         "|join(",
         "|string",

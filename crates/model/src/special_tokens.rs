@@ -9,6 +9,7 @@ use std::path::Path;
 const NAMES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// The text of each special token that the settings of a directory name; `None` of those that they say there are none of.
+/// Additional special tokens have no name that a template could read (transformers 5).
 /// `special_tokens_map.json` is read where `tokenizer_config.json` does not list the added tokens, as transformers does. A GGUF
 /// file names none.
 ///
