@@ -233,3 +233,33 @@ fn a_single_eos_is_written_as_before() {
     assert!(json(&several).contains(r#""other_eos":[7,5]"#));
     assert_eq!((0..9).filter(|id| several.ends_response(*id)).collect::<Vec<_>>(), [2, 5, 7]);
 }
+
+#[test]
+fn variables_of_a_chat_template_may_have_any_name_and_value() {
+    let arm = "[arms.a]\nmethod = \"dpo\"\n";
+    let rows = |kwargs: &str| parse(&format!("[world.rows]\ntemplate_kwargs = {kwargs}\n{arm}"));
+    let experiment = rows(
+        "{ enable_thinking = false, day = 2024-02-29, effort = \"low\", n = 3, x = 0.5, list = [1, { a = true }] }",
+    );
+    let variables: Vec<_> = experiment.expect("valid").world.rows.template_variables().collect();
+    let expected = serde_json::json!({
+        "day": "2024-02-29", "effort": "low", "enable_thinking": false, "list": [1, {"a": true}], "n": 3, "x": 0.5
+    });
+    assert_eq!(serde_json::Value::from_iter(variables), expected);
+    let set = ["world.rows.template_kwargs.enable_thinking=true".to_owned()];
+    let document = Document::parse("t.toml", arm, &set).expect("valid");
+    let experiment = Experiment::from_document(&document).expect("valid");
+    assert_eq!(experiment.world.rows.template_kwargs["enable_thinking"], Value::Boolean(true));
+    // what is written for a worker is read again
+    let again = Document::parse("again.toml", &document.to_toml(), &[]).expect("valid");
+    assert_eq!(again.differences(&document), Vec::<String>::new());
+    for (kwargs, key) in [
+        ("{ messages = [] }", "world.rows.template_kwargs.messages"),
+        ("{ add_generation_prompt = true }", "world.rows.template_kwargs.add_generation_prompt"),
+        ("{ x = [nan] }", "world.rows.template_kwargs.x"),
+        ("3", "world.rows.template_kwargs"),
+    ] {
+        let error = rows(kwargs).expect_err(kwargs).to_string();
+        assert!(error.contains(key), "{error}");
+    }
+}
