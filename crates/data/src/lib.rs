@@ -12,11 +12,13 @@ pub mod pairs;
 pub mod records;
 pub mod reviews;
 pub mod rows;
+mod scored;
 mod stats;
 mod text;
 mod world;
 
 pub use encode::{EncodedRow, Encoder};
 pub use error::{Error, Result};
+pub use scored::ScoredText;
 pub use text::TextTokenizer;
 pub use world::{Detokenize, Prompt, PromptResponse, World};

@@ -3,6 +3,7 @@
 
 mod architecture;
 mod checkpoint;
+pub mod classifier;
 mod config;
 mod config_reader;
 mod counter;
@@ -41,6 +42,7 @@ pub use architecture::{
     NormSpec, PositionSpec, ResidualOrder, ResidualSpec, RopeScaling, RotarySpec,
 };
 pub use checkpoint::Checkpoint;
+pub use classifier::{Classifier, ClassifierCheckpoint};
 pub use config::TransformerConfig;
 pub use counter::{CountedFlops, count_flops, without_counting};
 pub use error::Error;

@@ -27,6 +27,8 @@ pub struct Pretrained {
     pub words: TokenizerFiles,
     store: WeightStore,
     naming: Naming,
+    /// Tensors of a head that no language model has.
+    head: Vec<String>,
 }
 
 /// How the files name their tensors.
@@ -49,6 +51,29 @@ impl Pretrained {
     pub fn open(path: &Path) -> Result<Self> {
         let is_gguf = is_gguf(path);
         let (config, words, store) = if is_gguf { gguf::open(path)? } else { huggingface::open(path)? };
+        Self::new(path, config, words, store, if is_gguf { Naming::Gguf } else { Naming::HuggingFace }, vec![])
+    }
+
+    /// A model of a directory whose files also hold these tensors of another head.
+    pub(crate) fn of_directory(
+        path: &Path,
+        config: TransformerConfig,
+        words: TokenizerFiles,
+        store: WeightStore,
+        head: Vec<String>,
+    ) -> Result<Self> {
+        Self::new(path, config, words, store, Naming::HuggingFace, head)
+    }
+
+    fn new(
+        path: &Path,
+        config: TransformerConfig,
+        words: TokenizerFiles,
+        store: WeightStore,
+        naming: Naming,
+        head: Vec<String>,
+    ) -> Result<Self> {
+        let is_gguf = naming == Naming::Gguf;
         config.architecture.check()?;
         // what is made room for by the settings is at most what the files hold
         let (asked, there) = (config.num_params(), store.numbers());
@@ -61,7 +86,7 @@ impl Pretrained {
             );
             return Err(Error::Damaged { path: path.into(), problem });
         }
-        let mut model = Self { config, words, store, naming: if is_gguf { Naming::Gguf } else { Naming::HuggingFace } };
+        let mut model = Self { config, words, store, naming, head };
         let embedding = |model: &Self| model.name(&model.config, "tokens.weight").0;
         if !is_gguf && model.store.shape(&embedding(&model)).is_none() {
             model.naming = Naming::Base;
@@ -130,6 +155,11 @@ impl Pretrained {
         Ok(Checkpoint { policy: model.policy(model.config.context, device)?, config: model.config, words: model.words })
     }
 
+    /// A tensor of the files as it stands there.
+    pub(crate) fn tensor(&self, name: &str) -> Result<Option<HostTensor>> {
+        self.store.get(name)
+    }
+
     fn is_gguf(&self) -> bool {
         self.naming == Naming::Gguf
     }
@@ -167,7 +197,8 @@ impl Pretrained {
             let spare = |name: &str| name == gguf::FACTORS || left.contains(name);
             return weights::load_from(empty, &self.store, naming, adjusted, spare);
         }
-        let spare = |name: &str| huggingface::is_buffer(name) || left.contains(name);
+        let of_head = |name: &str| self.head.iter().any(|head| head == name);
+        let spare = |name: &str| huggingface::is_buffer(name) || left.contains(name) || of_head(name);
         weights::load_from(empty, &self.store, naming, |_, found| found, spare)
     }
 

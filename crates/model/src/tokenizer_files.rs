@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
-const TOKENIZER: &str = "tokenizer.json";
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
 pub(crate) const GENERATION: &str = "generation_config.json";
@@ -103,6 +103,11 @@ fn token_ids<'a>(path: &Path, vocabulary: &'a Value) -> Result<HashMap<&'a str, 
         ids.extend([id(content, &token["id"])?]);
     }
     Ok(ids)
+}
+
+/// The first id after those of a `tokenizer.json`.
+pub(crate) fn first_free_id(path: &Path, vocabulary: &Value) -> Result<u32> {
+    Ok(token_ids(path, vocabulary)?.into_values().max().map_or(0, |last| last.saturating_add(1)))
 }
 
 /// Every id has its row of the embedding.

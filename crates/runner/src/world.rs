@@ -1,6 +1,8 @@
 //! The world of an experiment as its stages see it: prompts, judge, and the model that somebody else has trained.
 
 use crate::error::Result;
+use burn::module::Module;
+use burn::tensor::Device;
 use duel_data::chat::ChatTemplate;
 use duel_data::grammar::GrammarWorld;
 use duel_data::reviews::{PromptSizes, ReviewsWorld};
@@ -8,8 +10,8 @@ use duel_data::rows::RowsWorld;
 use duel_data::{Detokenize, Encoder, TextTokenizer, World};
 use duel_model::{Pretrained, TransformerConfig};
 use duel_reward::{
-    BagOfWordsPreference, CommandJudge, GrammarGold, PreferenceJudge, RulesJudge, Scorer, Sentiment, SentimentJudge,
-    TextJudge, TextScorer,
+    BagOfWordsPreference, CommandJudge, GrammarGold, ModelJudge, PreferenceJudge, PretrainedReward, RulesJudge, Scorer,
+    Sentiment, SentimentJudge, TextJudge, TextScorer,
 };
 use duel_spec::{Experiment, JudgeKind, JudgedText, Split, TokenSpec, WorldKind};
 use std::path::{Path, PathBuf};
@@ -23,6 +25,14 @@ pub(crate) struct LoadedWorld {
     pub(crate) reviews: Option<Arc<ReviewsWorld>>,
     pub(crate) rows: Option<Arc<RowsWorld>>,
     pub(crate) gold: Arc<dyn Scorer>,
+}
+
+impl LoadedWorld {
+    /// What turns its ids into text, where they are text.
+    pub(crate) fn text(&self) -> Option<Arc<dyn Detokenize>> {
+        let reviews = self.reviews.clone().map(|world| world as Arc<dyn Detokenize>);
+        reviews.or_else(|| self.rows.clone().map(|world| world as Arc<dyn Detokenize>))
+    }
 }
 
 /// File names within the corpus stage.
@@ -180,6 +190,11 @@ pub(crate) fn needs_sentiment(experiment: &Experiment) -> bool {
     }
 }
 
+/// Whether a model reads prompts with another tokenizer than the policy's, so that they are kept as they stand in the rows.
+pub(crate) fn keeps_conversations(experiment: &Experiment) -> bool {
+    experiment.judge.kind == JudgeKind::Model || experiment.stages.rm.is_pretrained()
+}
+
 /// Whether an experiment reads the film reviews or their ratings.
 pub(crate) fn reads_reviews(experiment: &Experiment) -> bool {
     experiment.world.kind == WorldKind::Reviews
@@ -187,7 +202,7 @@ pub(crate) fn reads_reviews(experiment: &Experiment) -> bool {
 }
 
 /// Opens the world of an experiment; `corpus` is the folder of that stage, where there is one.
-pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>) -> Result<LoadedWorld> {
+pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>, device: &Device) -> Result<LoadedWorld> {
     let settings = &experiment.world;
     let (Some(folder), false) = (corpus, settings.kind == WorldKind::Grammar) else {
         let grammar = Arc::new(GrammarWorld::new(settings.grammar.rho, settings.grammar.sft_rows));
@@ -202,7 +217,8 @@ pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>) -> Result<Loa
                 pretrained.encoder(&settings.rows.date)?,
                 rows_space(experiment, &pretrained),
             )?);
-            let gold = gold(experiment, folder, world.clone(), experiment.judge.reads, settings.rows.judged_words)?;
+            let gold =
+                gold(experiment, folder, world.clone(), experiment.judge.reads, settings.rows.judged_words, device)?;
             Ok(LoadedWorld { world: world.clone(), grammar: None, reviews: None, rows: Some(world), gold })
         }
         (_, pretrained) => {
@@ -212,7 +228,7 @@ pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>) -> Result<Loa
             let pretrained = pretrained.map(sizes_of).transpose()?;
             let world = Arc::new(ReviewsWorld::open(folder, reviews_sizes(experiment), pretrained)?);
             // a prefix without its rest says little
-            let gold = gold(experiment, folder, world.clone(), JudgedText::All, settings.reviews.judged_words)?;
+            let gold = gold(experiment, folder, world.clone(), JudgedText::All, settings.reviews.judged_words, device)?;
             Ok(LoadedWorld { world: world.clone(), grammar: None, reviews: Some(world), rows: None, gold })
         }
     }
@@ -225,8 +241,16 @@ fn gold(
     world: Arc<dyn Detokenize>,
     reads: JudgedText,
     judged_words: usize,
+    device: &Device,
 ) -> Result<Arc<dyn Scorer>> {
     let judge = &experiment.judge;
+    if judge.kind == JudgeKind::Model {
+        let (path, date, device) = (judge.model.clone(), experiment.world.rows.date.clone(), device.clone());
+        return Ok(Arc::new(ModelJudge::new(move || {
+            let reward = PretrainedReward::open(Path::new(&path))?;
+            Ok((reward.scalar_model(&device)?.no_grad(), reward.reader(world.clone(), &date, judged_words, &device)?))
+        })));
+    }
     let clip =
         if experiment.world.kind == WorldKind::Reviews { experiment.world.reviews.gold_clip } else { judge.clip };
     // judges of words count them as they do; all others read as many as stand between spaces

@@ -1,6 +1,7 @@
 //! One row: a preference pair, a labelled completion or a prompt, in the dataset formats of TRL.
 
 use crate::chat::Message;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 /// The line of a row, or its number in a parquet file, and the row or what is wrong with it.
@@ -24,7 +25,8 @@ fn to_flag(value: &Value) -> Option<bool> {
 }
 
 /// A prompt or a completion: plain text, or the turns of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
 pub enum Content {
     Text(String),
     Turns(Vec<Message>),

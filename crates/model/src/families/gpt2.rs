@@ -70,6 +70,7 @@ pub(super) const FAMILY: Family = Family {
         ("blocks.#.mlp.up", "transformer.h.#.mlp.c_fc"),
         ("blocks.#.mlp.down", "transformer.h.#.mlp.c_proj"),
     ],
+    classifier: Some("GPT2ForSequenceClassification"),
     inputs_first: true, // Conv1D
     gguf: Some(GgufFamily {
         architecture: "gpt2",

@@ -101,6 +101,7 @@ pub(super) const FAMILY: Family = Family {
     read,
     write,
     tensors: TENSORS,
+    classifier: Some("LlamaForSequenceClassification"),
     inputs_first: false,
     gguf: Some(GgufFamily {
         architecture: "llama",

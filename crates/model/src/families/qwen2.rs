@@ -25,6 +25,7 @@ pub(super) const FAMILY: Family = Family {
     read,
     write,
     tensors: llama::TENSORS,
+    classifier: Some("Qwen2ForSequenceClassification"),
     inputs_first: false,
     gguf: Some(GgufFamily {
         architecture: "qwen2",

@@ -3,7 +3,8 @@
 use super::context::StageContext;
 use crate::error::{Error, Result};
 use crate::world::{
-    PretrainedModel, SENTIMENT, TASTE, needs_sentiment, pretrained, reads_reviews, row_files, rows_space,
+    PretrainedModel, SENTIMENT, TASTE, keeps_conversations, needs_sentiment, pretrained, reads_reviews, row_files,
+    rows_space,
 };
 use duel_data::Detokenize;
 use duel_data::records::Columns;
@@ -89,6 +90,7 @@ fn prepare_rows(
         prompt_tokens: rows.prompt_tokens,
         response_tokens: rows.response_tokens,
         most: [pairs.rows, pairs.holdout_rows],
+        conversations: keeps_conversations(experiment),
     };
     let stats: PrepareStats = rows::prepare(&source, &pretrained.encoder(&experiment.world.rows.date)?, to)?;
     tracing::info!("{stats}");

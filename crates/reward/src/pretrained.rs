@@ -1,0 +1,84 @@
+//! A reward model that somebody else has trained: a sequence classifier with a tokenizer and a chat template of its own.
+
+use crate::{Result, RewardReader, TextInput};
+use burn::tensor::Device;
+use duel_data::chat::ChatTemplate;
+use duel_data::{Detokenize, ScoredText, TextTokenizer};
+use duel_model::{Classifier, Error as ModelError, Policy, ScalarModel, TransformerConfig};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A classifier with its text.
+#[derive(Debug)]
+pub struct PretrainedReward {
+    pub classifier: Classifier,
+    path: PathBuf,
+}
+
+impl PretrainedReward {
+    /// Opens a directory; its weights are not read yet.
+    ///
+    /// # Errors
+    /// As [`Classifier::open`].
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self { classifier: Classifier::open(path)?, path: path.into() })
+    }
+
+    /// Its sizes, at the length that it reads.
+    ///
+    /// # Errors
+    /// A model whose context is too short for a prompt and a response.
+    pub fn config(&self) -> Result<TransformerConfig> {
+        Ok(self.classifier.model.config_for(self.context())?)
+    }
+
+    fn context(&self) -> usize {
+        TextInput::context(self.classifier.model.config.context)
+    }
+
+    /// Its body, without gradient.
+    ///
+    /// # Errors
+    /// As [`duel_model::Pretrained::policy`].
+    pub fn body(&self, device: &Device) -> Result<Policy> {
+        Ok(self.classifier.model.policy(self.context(), device)?)
+    }
+
+    /// The model, without gradient.
+    ///
+    /// # Errors
+    /// As [`Classifier::scalar_model`].
+    pub fn scalar_model(&self, device: &Device) -> Result<ScalarModel> {
+        Ok(self.classifier.scalar_model(self.context(), device)?)
+    }
+
+    /// What turns responses of a world into its ids. `date`: what its template takes for today; `judged_words`: words of a
+    /// response that it reads at most.
+    ///
+    /// # Errors
+    /// A tokenizer or a template that is missing or cannot be read.
+    pub fn reader(
+        &self,
+        world: Arc<dyn Detokenize>,
+        date: &str,
+        judged_words: usize,
+        device: &Device,
+    ) -> Result<RewardReader> {
+        let (words, vocabulary) = (&self.classifier.model.words, self.classifier.model.config.vocabulary);
+        let file = || self.path.join("tokenizer.json");
+        let bytes = words.tokenizer.as_ref().ok_or_else(|| {
+            let problem = "it is missing: a reward model reads text with its own tokenizer".into();
+            ModelError::Damaged { path: file(), problem }
+        })?;
+        let damaged = |e: duel_data::Error| ModelError::Damaged { path: file(), problem: e.to_string() };
+        let tokenizer = TextTokenizer::from_bytes(bytes).map_err(damaged)?;
+        let token = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
+        let template = words
+            .template
+            .as_ref()
+            .map(|source| ChatTemplate::new(source, token(words.special.bos), token(words.special.eos))?.dated(date));
+        let text = ScoredText::new(tokenizer.clone(), template.transpose()?, words.special.eos, vocabulary);
+        let input = TextInput::new(world, text, [vocabulary, self.context()], self.classifier.pad, judged_words);
+        Ok(RewardReader::of_text(Arc::new(input), device))
+    }
+}
