@@ -158,3 +158,62 @@ impl RewardReader {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use duel_data::{Result, TextTokenizer};
+
+    /// A world whose ids stand for letters.
+    struct Letters;
+
+    impl Detokenize for Letters {
+        fn text(&self, ids: &[u32]) -> Result<String> {
+            Ok(ids.iter().map(|&id| char::from(b'a'.wrapping_add(id as u8))).collect())
+        }
+    }
+
+    fn input(context: usize, pad: Option<u32>, judged_words: usize) -> Result<(TextTokenizer, TextInput)> {
+        let tokenizer = TextTokenizer::train(["a b c d e f"].into_iter(), 259)?;
+        let sizes = [tokenizer.vocabulary(), context];
+        let text = ScoredText::new(tokenizer.clone(), None, Some(2), tokenizer.vocabulary());
+        Ok((tokenizer, TextInput::new(Arc::new(Letters), text, sizes, pad, judged_words)))
+    }
+
+    #[test]
+    fn ids_become_text_and_ids_of_the_reward_model() -> Result<()> {
+        let (tokenizer, text) = input(16, Some(0), usize::MAX)?;
+        let batch = Responses { prompts: vec![vec![0, 1]], responses: vec![vec![2, 3]], logp: vec![] };
+        let read = text.batch(&batch)?;
+        assert_eq!(read.prompts, [tokenizer.encode_part("abcd")?]);
+        assert_eq!(read.responses, [[2]], "its end token");
+        // as transformers: what is padding at the end is not read, even where it ends a sequence
+        let (_, text) = input(16, Some(2), usize::MAX)?;
+        let read = text.batch(&batch)?;
+        assert_eq!([read.prompts[0].as_slice(), &read.responses[0]].concat(), tokenizer.encode_part("abcd")?);
+        Ok(())
+    }
+
+    #[test]
+    fn of_what_is_too_long_the_end_is_read_and_counted() -> Result<()> {
+        let (tokenizer, text) = input(4, Some(0), usize::MAX)?;
+        let read = |responses: &[u32]| {
+            text.batch(&Responses { prompts: vec![vec![0]], responses: vec![responses.to_vec()], logp: vec![] })
+        };
+        let ids = |text: &str| tokenizer.encode_part(text);
+        let three = read(&[1, 2])?;
+        assert_eq!((three.prompts[0].clone(), text.cut()), (ids("abc")?, 0));
+        let five = read(&[1, 2, 3, 4])?;
+        assert_eq!((five.prompts[0].clone(), five.responses[0].clone(), text.cut()), (ids("cde")?, vec![2], 1));
+        Ok(())
+    }
+
+    #[test]
+    fn only_the_first_words_of_a_response_are_judged() -> Result<()> {
+        let (tokenizer, text) = input(16, Some(0), 1)?;
+        let space = (u32::from(b' ')).wrapping_sub(u32::from(b'a')) & 0xff; // the letter that stands for a space
+        let batch = Responses { prompts: vec![vec![0]], responses: vec![vec![1, space, 2]], logp: vec![] };
+        assert_eq!(text.batch(&batch)?.prompts, [tokenizer.encode_part("ab ")?]);
+        Ok(())
+    }
+}
