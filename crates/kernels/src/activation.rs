@@ -9,4 +9,8 @@ pub enum Activation {
     GeluTanh,
     /// `x·σ(x)`, Hendrycks & Gimpel 2016: that of Llama's gated MLP.
     Silu,
+    /// `x·Φ(x)`, Hendrycks & Gimpel 2016: GPT-NeoX's.
+    Gelu,
+    /// `max(0, x)`: OPT's.
+    Relu,
 }

@@ -187,6 +187,17 @@ fn gelu_sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-2.0 * ROOT * (x + 0.044_715 * x * x * x)))
 }
 
+/// Φ(x), the normal distribution function, and its derivative. Abramowitz & Stegun 1964, 7.1.26: within 1e-7.
+#[inline(always)]
+fn normal_distribution(x: f32) -> (f32, f32) {
+    const TERMS: [f32; 5] = [0.254_829_6, -0.284_496_74, 1.421_413_7, -1.453_152, 1.061_405_4];
+    let t = 1.0 / (1.0 + 0.327_591_1 * std::f32::consts::FRAC_1_SQRT_2 * x.abs());
+    let density = exp(-0.5 * x * x);
+    let polynomial = TERMS.iter().rev().fold(0.0, |sum, term| (sum + term) * t);
+    let tail = 0.5 * polynomial * density; // Φ(−|x|)
+    (if x < 0.0 { tail } else { 1.0 - tail }, density * 0.398_942_3)
+}
+
 simd_dispatch! {
     /// The MLP's activation.
     pub fn activation(activation: Activation, x: &[f32], y: &mut [f32]) {
@@ -197,6 +208,8 @@ simd_dispatch! {
                 *y = positive * positive;
             }),
             Activation::Silu => y.iter_mut().zip(x).for_each(|(y, &x)| *y = x / (1.0 + exp(-x))),
+            Activation::Gelu => y.iter_mut().zip(x).for_each(|(y, &x)| *y = x * normal_distribution(x).0),
+            Activation::Relu => y.iter_mut().zip(x).for_each(|(y, &x)| *y = x.max(0.0)),
         }
     }
 }
@@ -224,6 +237,19 @@ simd_dispatch! {
                     let s = 1.0 / (1.0 + exp(-x));
                     *y = x * s;
                     *dy *= s * (1.0 + x * (1.0 - s));
+                }
+            }
+            Activation::Gelu => {
+                for ((dy, y), &x) in dy.iter_mut().zip(y.iter_mut()).zip(x) {
+                    let (probability, density) = normal_distribution(x);
+                    *y = x * probability;
+                    *dy *= probability + x * density;
+                }
+            }
+            Activation::Relu => {
+                for ((dy, y), &x) in dy.iter_mut().zip(y.iter_mut()).zip(x) {
+                    *y = x.max(0.0);
+                    *dy *= if x > 0.0 { 1.0 } else { 0.0 };
                 }
             }
         }

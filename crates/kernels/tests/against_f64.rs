@@ -66,12 +66,25 @@ fn block(shape: BlockShape, w: &[Vec<f64>], x: &[f64], left: &[usize]) -> Vec<f6
     let bend = |x: f64| match shape.activation {
         Activation::SquaredRelu => x.max(0.0).powi(2),
         Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::Relu => x.max(0.0),
+        Activation::Gelu => x * normal_distribution(x),
         Activation::GeluTanh => {
             0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
         }
     };
     let up: Vec<f64> = affine(&norm(&middle, &w[6], &w[7], epsilon), &w[8], &w[9]).into_iter().map(bend).collect();
     affine(&up, &w[10], &w[11]).iter().zip(&middle).map(|(a, x)| a + x).collect()
+}
+
+/// Φ(x), by its Taylor series: ½ + φ(x)·(x + x³/3 + x⁵/15 + …).
+fn normal_distribution(x: f64) -> f64 {
+    let mut term = x;
+    let mut sum = x;
+    for k in 1..200 {
+        term *= x * x / (2 * k + 1) as f64;
+        sum += term;
+    }
+    0.5 + sum * (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt()
 }
 
 fn weights(w: &[Vec<f32>]) -> BlockWeights<'_> {
@@ -144,6 +157,8 @@ fn a_block_is_what_it_says() {
     check_block(shape(Activation::GeluTanh), None);
     check_block(shape(Activation::SquaredRelu), None);
     check_block(shape(Activation::Silu), None);
+    check_block(shape(Activation::Gelu), None);
+    check_block(shape(Activation::Relu), None);
 }
 
 #[test]

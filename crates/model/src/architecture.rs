@@ -29,8 +29,17 @@ pub struct NormSpec {
     /// Added to the variance.
     pub epsilon: f64,
     pub placement: NormPlacement,
-    /// Whether queries and keys are normed, head by head.
-    pub queries_and_keys: bool,
+    pub queries_and_keys: QueryKeyNorm,
+}
+
+/// How queries and keys are normed before they are rotated, each with gains of its own. Dehghani et al. 2023.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueryKeyNorm {
+    None,
+    /// Each head by itself, with gains `[E]` that all heads share.
+    PerHead,
+    /// All heads together, with gains `[H·E]` and `[G·E]`.
+    Joint,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,20 +87,88 @@ pub enum PositionSpec {
 pub struct RotarySpec {
     /// Base of the wavelengths.
     pub theta: f64,
-    /// Share of a head's units that are rotated.
+    /// Share of a head's units that are rotated: the first ones.
     pub fraction: f64,
     pub scaling: RopeScaling,
+    /// Base of the wavelengths in layers with a window, which are then not scaled; `None`: as in all layers.
+    pub windowed_theta: Option<f64>,
     /// Layers without positions.
     pub skipped_layers: Vec<usize>,
+}
+
+impl RotarySpec {
+    /// Rotations of whole heads in every layer, not scaled.
+    pub fn plain(theta: f64) -> Self {
+        let (scaling, windowed_theta) = (RopeScaling::None, None);
+        Self { theta, fraction: 1.0, scaling, windowed_theta, skipped_layers: vec![] }
+    }
+
+    /// Units of a head that are rotated, of `head_width`.
+    pub fn rotated(&self, head_width: usize) -> usize {
+        (head_width as f64 * self.fraction) as usize
+    }
 }
 
 /// How the rotary frequencies are changed for contexts longer than those of pretraining.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
     None,
-    Linear { factor: f64 },
-    Llama3 { factor: f64, low_frequency: f64, high_frequency: f64, original_context: usize },
-    Yarn { factor: f64, beta_fast: f64, beta_slow: f64, attention_factor: f64, original_context: usize },
+    /// All frequencies divided. Chen et al. 2023.
+    Linear {
+        factor: f64,
+    },
+    /// A larger base beyond the model's context, where nothing is read: within it nothing changes.
+    Dynamic {
+        factor: f64,
+    },
+    /// Low frequencies divided, high ones not, and a ramp between them. Grattafiori et al. 2024.
+    Llama3 {
+        factor: f64,
+        low_frequency: f64,
+        high_frequency: f64,
+        original_context: usize,
+    },
+    /// A ramp over the frequencies, and `cos` and `sin` times `attention_factor`. Peng et al. 2023.
+    Yarn {
+        factor: f64,
+        beta_fast: f64,
+        beta_slow: f64,
+        attention_factor: f64,
+        original_context: usize,
+        /// Whether the ends of the ramp are rounded to whole frequencies.
+        truncate: bool,
+    },
+    /// Each frequency divided by a factor of its own, and `cos` and `sin` times `attention_factor`. Ding et al. 2024.
+    LongRope {
+        /// Factors up to the original context, the longest that is read. `[rotated/2]`
+        short_factors: Vec<f64>,
+        /// Those beyond it.
+        long_factors: Vec<f64>,
+        attention_factor: f64,
+        original_context: usize,
+        /// The context with the long factors.
+        long_context: usize,
+    },
+    /// Each frequency divided by a factor of its own, as GGUF files hold them. `[rotated/2]`
+    Factors(Vec<f64>),
+}
+
+impl RopeScaling {
+    /// The longest sequences that are read, of a model made for `context`.
+    pub(crate) fn context(&self, context: usize) -> usize {
+        match self {
+            Self::LongRope { original_context, .. } => context.min(*original_context),
+            _ => context,
+        }
+    }
+
+    /// The context that a model says it is made for, which reads sequences of `context`.
+    pub(crate) fn longest(&self, context: usize) -> usize {
+        match self {
+            Self::LongRope { long_context, .. } => *long_context,
+            _ => context,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -128,8 +205,10 @@ pub struct ResidualSpec {
 pub enum ResidualOrder {
     /// The MLP reads what attention has added to.
     Serial,
-    /// Both read the block's input.
+    /// Both read the block's input, each through a norm of its own.
     Parallel,
+    /// Both read the block's input through one norm.
+    ParallelSharedNorm,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -139,72 +218,64 @@ pub struct LogitSpec {
     pub soft_cap: Option<f64>,
 }
 
-/// Projections that are stored as one matrix.
+impl LogitSpec {
+    /// Logits as the head gives them.
+    pub const PLAIN: Self = Self { multiplier: 1.0, soft_cap: None };
+}
+
+/// Projections that are one matrix, in files and in memory: an adapter on it is one adapter.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FusedProjections {
-    /// Queries, keys and values side by side.
-    pub qkv: bool,
-    /// The gate of an MLP and what it gates.
+    /// How queries, keys and values lie side by side, where they are one matrix.
+    pub qkv: Option<QkvLayout>,
+    /// The gate of an MLP and what it gates, side by side.
     pub gate_up: bool,
+}
+
+/// The outputs of a joint projection to queries, keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkvLayout {
+    /// All queries, all keys, all values: `[(H + 2G)·E]`.
+    Stacked,
+    /// Queries, keys and values of one head after another: `[H·3·E]`.
+    PerHead,
 }
 
 impl Architecture {
     /// The base of the rotary positions, where a model has them.
     pub fn rope_theta(&self) -> Option<f64> {
+        self.rotary().map(|rotary| rotary.theta)
+    }
+
+    /// The rotary positions, where a model has them.
+    pub fn rotary(&self) -> Option<&RotarySpec> {
         match &self.positions {
-            PositionSpec::Rotary(rotary) => Some(rotary.theta),
+            PositionSpec::Rotary(rotary) => Some(rotary),
             PositionSpec::Learned { .. } => None,
         }
     }
 
-    /// Checks that the transformer computes every choice.
+    /// Tokens that a layer looks back, itself included; `None`: all.
+    pub fn window(&self, layer: usize) -> Option<usize> {
+        self.attention.windows.get(layer).copied().flatten()
+    }
+
+    /// Checks that the choices fit each other: all that do are computed.
     ///
     /// # Errors
-    /// [`Error::NotComputed`] with the first that it does not.
+    /// [`Error::NotComputed`] with the first that does not.
     pub fn check(&self) -> Result<()> {
-        // every field by name, so that a new one is not forgotten
-        let Self { family: _, norm, biases, positions, attention, mlp, residual, embedding_multiplier, logits, fused } =
-            self;
-        let NormSpec { kind, epsilon: _, placement, queries_and_keys } = norm;
-        let BiasSpec { qkv: _, out: _, mlp: _, head } = biases;
-        let AttentionSpec { key_value_heads, head_width, windows, scale, soft_cap } = attention;
-        let MlpSpec { inner: _, gated, activation } = mlp;
-        let ResidualSpec { order, multiplier } = residual;
-        let FusedProjections { qkv: fused_qkv, gate_up } = fused;
-        let is_activation = match gated {
-            true => *activation == Activation::Silu,
-            false => matches!(activation, Activation::SquaredRelu | Activation::GeluTanh),
-        };
-        let grouped = key_value_heads.is_some() || head_width.is_some();
-        let choices: [(&'static str, bool, &dyn Debug); 14] = [
-            ("norm.kind", *kind != NormKind::RmsOnePlus, kind),
-            ("norm.placement", *placement == NormPlacement::Before, placement),
-            ("norm.queries_and_keys", !queries_and_keys, queries_and_keys),
-            ("biases.head", !head, head),
-            ("positions", is_plain(positions), positions),
-            ("attention.windows", windows.iter().all(Option::is_none), windows),
-            ("attention.scale", scale.is_none(), scale),
-            ("attention.soft_cap", soft_cap.is_none(), soft_cap),
-            ("mlp.activation", is_activation, activation),
-            ("residual", *order == ResidualOrder::Serial && *multiplier == 1.0, residual),
-            ("embedding_multiplier", *embedding_multiplier == 1.0, embedding_multiplier),
-            ("logits", logits.multiplier == 1.0 && logits.soft_cap.is_none(), logits),
-            ("fused.qkv", !(*fused_qkv && grouped), attention),
-            ("fused.gate_up", !gate_up, gate_up),
+        let grouped = self.attention.key_value_heads.is_some();
+        let Self { norm, mlp, residual, fused, .. } = self;
+        let is_parallel = residual.order != ResidualOrder::Serial;
+        let choices: [(&'static str, bool, &dyn Debug); 3] = [
+            ("residual.order", !(is_parallel && norm.placement != NormPlacement::Before), &residual.order),
+            ("fused.qkv", !(grouped && fused.qkv == Some(QkvLayout::PerHead)), &fused.qkv),
+            ("fused.gate_up", !fused.gate_up || mlp.gated, &fused.gate_up),
         ];
         match choices.into_iter().find(|(_, is_computed, _)| !is_computed) {
             Some((choice, _, value)) => Err(Error::NotComputed { choice, value: format!("{value:?}") }),
             None => Ok(()),
-        }
-    }
-}
-
-/// Whether positions are learned from row 0 on, or rotate whole heads of every layer without scaling.
-fn is_plain(positions: &PositionSpec) -> bool {
-    match positions {
-        PositionSpec::Learned { offset } => *offset == 0,
-        PositionSpec::Rotary(RotarySpec { theta: _, fraction, scaling, skipped_layers }) => {
-            *fraction == 1.0 && *scaling == RopeScaling::None && skipped_layers.is_empty()
         }
     }
 }

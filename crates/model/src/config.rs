@@ -1,6 +1,6 @@
 //! Sizes of a transformer, and how its blocks are made.
 
-use crate::architecture::{Architecture, PositionSpec};
+use crate::architecture::{Architecture, NormPlacement, PositionSpec, ResidualOrder};
 
 /// Everything that fixes a model's shape and what it computes.
 #[derive(Debug, Clone, PartialEq)]
@@ -52,7 +52,12 @@ impl TransformerConfig {
         };
         let attention = d.checked_mul(e)?.checked_mul(heads)?;
         let mlp = d.checked_mul(self.inner())?.checked_mul(self.mlp_matrices())?;
-        let block = attention.checked_add(mlp)?.checked_add(d.checked_mul(2)?)?;
+        let norms = match (self.architecture.residual.order, self.architecture.norm.placement) {
+            (ResidualOrder::ParallelSharedNorm, _) => 1,
+            (_, NormPlacement::Both) => 4,
+            _ => 2,
+        };
+        let block = attention.checked_add(mlp)?.checked_add(d.checked_mul(norms)?)?;
         let heads = if self.tied { 1 } else { 2 };
         let rows = self.vocabulary.checked_mul(heads)?.checked_add(positions)?;
         self.layers.checked_mul(block)?.checked_add(d.checked_mul(rows)?)

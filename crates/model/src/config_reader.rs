@@ -107,6 +107,34 @@ impl ConfigReader {
         listed.iter().filter(is_said).map(id).collect()
     }
 
+    /// A number within a range, or this one where there is none.
+    pub(crate) fn number_or(&self, key: &str, range: RangeInclusive<f64>, default: f64) -> Result<f64> {
+        if self.json[key].is_null() { Ok(default) } else { self.number(key, range) }
+    }
+
+    /// A number that may be absent or null; `default` where the key itself is absent.
+    pub(crate) fn optional_number(
+        &self,
+        key: &str,
+        range: RangeInclusive<f64>,
+        default: Option<f64>,
+    ) -> Result<Option<f64>> {
+        match self.json.get(key) {
+            None => Ok(default),
+            Some(Value::Null) => Ok(None),
+            Some(_) => self.number(key, range).map(Some),
+        }
+    }
+
+    /// A size that may be absent or null; `default` where the key itself is absent.
+    pub(crate) fn optional_size(&self, key: &str, default: Option<usize>) -> Result<Option<usize>> {
+        match self.json.get(key) {
+            None => Ok(default),
+            Some(Value::Null) => Ok(None),
+            Some(_) => self.size(key).map(Some),
+        }
+    }
+
     /// The key is absent or has this value.
     pub(crate) fn only(&self, key: &str, value: &Value) -> Result<()> {
         if self.json[key].is_null() || self.json[key] == *value {
@@ -124,46 +152,7 @@ impl ConfigReader {
             _ => Err(self.unsupported(key, "no value")),
         }
     }
-
-    /// The base of the rotary positions, which nothing else may change: `rope_parameters` as transformers 5 writes them, or
-    /// `rope_theta` and `rope_scaling` as those before did.
-    pub(crate) fn rope_theta(&self) -> Result<f64> {
-        let mut theta = &self.json["rope_theta"];
-        let mut key = "rope_theta";
-        for block in ["rope_scaling", "rope_parameters"] {
-            let rope = match &self.json[block] {
-                Value::Null => continue,
-                Value::Object(rope) => rope,
-                _ => return Err(self.unsupported(block, "no value, or an object")),
-            };
-            let value_of = |key: &str| rope.get(key).filter(|value| !value.is_null());
-            let (kinds, factor) =
-                (["rope_type", "type"].map(value_of), value_of("factor").map(|factor| factor.as_f64()));
-            let mut kinds = kinds.into_iter().flatten();
-            let plain = match (kinds.clone().next(), factor) {
-                (None, factor) => factor.is_none(),
-                (_, factor) => kinds.all(|kind| kind == "default" || kind == "linear" && factor == Some(Some(1.0))),
-            };
-            let plain = plain
-                && value_of("partial_rotary_factor").is_none_or(|share| share.as_f64() == Some(1.0))
-                && rope.keys().all(|key| PLAIN_ROPE.contains(&key.as_str()));
-            if !plain {
-                return Err(self.unsupported(block, "rope_type \"default\", or \"linear\" by a factor of 1"));
-            }
-            if let Some(own) = value_of("rope_theta") {
-                (theta, key) = (own, block);
-            }
-        }
-        if theta.is_null() {
-            return Ok(10_000.0);
-        }
-        number(theta, &THETAS).ok_or_else(|| self.unsupported_value(key, theta, &range_text(&THETAS)))
-    }
 }
-
-/// What may be said of rotary positions that are not scaled.
-const PLAIN_ROPE: [&str; 6] =
-    ["rope_theta", "rope_type", "type", "factor", "partial_rotary_factor", "original_max_position_embeddings"];
 
 /// Sizes that a setting may have.
 pub(crate) const SIZES: RangeInclusive<u64> = 1..=1 << 32;
@@ -173,7 +162,7 @@ pub(crate) const EPSILONS: RangeInclusive<f64> = 1e-30..=1.0;
 pub(crate) const THETAS: RangeInclusive<f64> = 1.0..=1e12;
 
 /// A number within a range.
-fn number(value: &Value, range: &RangeInclusive<f64>) -> Option<f64> {
+pub(crate) fn number(value: &Value, range: &RangeInclusive<f64>) -> Option<f64> {
     value.as_f64().filter(|x| range.contains(x))
 }
 

@@ -1,8 +1,23 @@
 //! The model families whose files are read and written: each is one file below, and one line of [`FAMILIES`].
 
+mod gemma;
+mod gemma2;
+mod gemma3;
 mod gpt2;
+mod gpt_neo;
+mod gpt_neox;
+mod granite;
 mod llama;
+mod mistral;
+mod olmo2;
+mod opt;
+mod phi;
+mod phi3;
 mod qwen2;
+mod qwen3;
+mod shared;
+mod smollm3;
+mod stablelm;
 
 pub use gpt2::Gpt2;
 pub use llama::Llama;
@@ -15,7 +30,42 @@ use crate::{Error, Result};
 use std::path::Path;
 
 /// All families.
-const FAMILIES: [&Family; 3] = [&gpt2::FAMILY, &llama::FAMILY, &qwen2::FAMILY];
+const FAMILIES: [&Family; 17] = [
+    &gemma::FAMILY,
+    &gemma2::FAMILY,
+    &gemma3::FAMILY,
+    &gpt2::FAMILY,
+    &gpt_neo::FAMILY,
+    &gpt_neox::FAMILY,
+    &granite::FAMILY,
+    &llama::FAMILY,
+    &mistral::FAMILY,
+    &olmo2::FAMILY,
+    &opt::FAMILY,
+    &phi::FAMILY,
+    &phi3::FAMILY,
+    &qwen2::FAMILY,
+    &qwen3::FAMILY,
+    &smollm3::FAMILY,
+    &stablelm::FAMILY,
+];
+
+/// How a family is called in the files that are read and written.
+#[derive(Debug, Clone, Copy)]
+pub struct FamilyNames {
+    /// `model_type` of `config.json`.
+    pub model_type: &'static str,
+    /// `general.architecture` of GGUF files, where it is read from them.
+    pub gguf: Option<&'static str>,
+}
+
+/// All families, by name.
+pub fn families() -> impl Iterator<Item = FamilyNames> {
+    FAMILIES.into_iter().map(|family| FamilyNames {
+        model_type: family.model_type,
+        gguf: family.gguf.as_ref().map(|gguf| gguf.architecture),
+    })
+}
 
 /// The family of a `model_type`.
 pub(crate) fn by_model_type(model_type: &str) -> Option<&'static Family> {
@@ -89,7 +139,7 @@ pub(crate) fn gguf_name(config: &TransformerConfig, ours: &str) -> (String, bool
     let ours = canonical_name(ours);
     let (stem, kind) = ours.rsplit_once('.').unwrap_or((&ours, "weight"));
     let names = of(config).gguf.as_ref().map_or(crate::tensor_names::GGUF, |gguf| gguf.tensors);
-    (format!("{}.{kind}", translate(names, stem)), is_linear_weight(stem, kind))
+    (format!("{}.{kind}", translate(&[names], stem)), is_linear_weight(stem, kind))
 }
 
 /// Heads whose rows a GGUF file stores as neighbouring pairs; `None` where it does not.

@@ -22,10 +22,8 @@ pub(crate) struct Family {
     pub read: fn(&ConfigReader) -> Result<TransformerConfig>,
     /// Writes it as transformers does.
     pub write: fn(&TransformerConfig) -> Value,
-    /// Tensors of Hugging Face files.
-    pub tensors: TensorNames,
-    /// The class of its sequence classifiers in transformers, if it has one.
-    pub classifier: Option<&'static str>,
+    /// Tensors of Hugging Face files: the first table that has a name counts.
+    pub tensors: &'static [TensorNames],
     /// Whether files hold the matrices of blocks as `[in, out]`, as we do, rather than `[out, in]`.
     pub inputs_first: bool,
     /// How GGUF files hold it, if they do.

@@ -117,7 +117,7 @@ pub fn llama(tensors: LlamaTensors<Dispatch>, plan: LlamaPlan) -> Tensor<3> {
 }
 
 /// [`Fused::layer_norm`] on tensors.
-pub fn layer_norm(x: Tensor<3>, gain: Tensor<1>, bias: Tensor<1>, epsilon: f64) -> Tensor<3> {
+pub fn layer_norm<const D: usize>(x: Tensor<D>, gain: Tensor<1>, bias: Tensor<1>, epsilon: f64) -> Tensor<D> {
     let (x, gain, bias) = (x.into_dispatch(), gain.into_dispatch(), bias.into_dispatch());
     Tensor::from_dispatch(<Dispatch as Fused>::layer_norm(x, gain, bias, epsilon as f32))
 }

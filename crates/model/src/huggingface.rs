@@ -173,17 +173,17 @@ fn write_config(folder: &Path, config: &TransformerConfig) -> Result<Value> {
 /// The head is where the settings say: in the file, or the token embedding.
 fn check_head(settings: &ConfigReader, config: &TransformerConfig, store: &WeightStore) -> Result<()> {
     const KEY: &str = "tie_word_embeddings";
-    const HEAD: &str = "lm_head.weight";
+    let head = format!("{}.weight", hf_stem(config, "head"));
     let embedding = hf_stem(config, "tokens");
     let embedding = [format!("{embedding}.weight"), format!("{}.weight", without_prefix(&embedding))];
-    let there = store.shape(HEAD).is_some();
+    let there = store.shape(&head).is_some();
     if !config.tied && !there {
-        let accepted = format!("true where the head is the token embedding; the files hold no `{HEAD}`");
+        let accepted = format!("true where the head is the token embedding; the files hold no `{head}`");
         return Err(settings.unsupported(KEY, &accepted));
     }
     let Some(embedding) = embedding.iter().find(|name| store.shape(name).is_some()) else { return Ok(()) };
-    if config.tied && there && !store.is_same(embedding, HEAD)? {
-        let accepted = format!("false where the head is its own; the files hold a `{HEAD}` that is not `{embedding}`");
+    if config.tied && there && !store.is_same(embedding, &head)? {
+        let accepted = format!("false where the head is its own; the files hold a `{head}` that is not `{embedding}`");
         return Err(settings.unsupported(KEY, &accepted));
     }
     Ok(())
@@ -208,6 +208,18 @@ pub fn write(folder: &Path, checkpoint: &Checkpoint, kind: FileDType) -> Result<
     tokenizer_files::write_directory(folder, config.context, words)
 }
 
+/// The class of a family's sequence classifiers, after that of its language models; `None` where transformers has none.
+fn classifier_class(settings: &Value) -> Option<String> {
+    let class = settings["architectures"][0].as_str()?;
+    let stem = ["ForCausalLM", "LMHeadModel"].iter().find_map(|end| class.strip_suffix(end))?;
+    let stem = match settings["model_type"].as_str()? {
+        "granite" | "ernie4_5" | "cohere" => return None,
+        "gemma3_text" => "Gemma3Text", // whose Gemma3ForSequenceClassification also sees images
+        _ => stem,
+    };
+    Some(format!("{stem}ForSequenceClassification"))
+}
+
 /// Writes a directory that transformers reads as a sequence classifier; `labels` adds what its settings say of it.
 ///
 /// # Errors
@@ -221,7 +233,7 @@ pub(crate) fn write_classifier(
     labels: impl FnOnce(&mut Value),
 ) -> Result<()> {
     let mut json = write_config(folder, config)?;
-    let class = families::of(config).classifier.ok_or_else(|| {
+    let class = classifier_class(&json).ok_or_else(|| {
         let (key, found) = ("model_type".into(), json["model_type"].to_string());
         let accepted = "a family of which transformers has a sequence classifier".into();
         Error::Unsupported { path: folder.into(), key, found, accepted }
@@ -245,13 +257,12 @@ pub(crate) fn write_classifier(
 
 /// Tensors of old files that are no parameters: causal masks, rotary tables; and a head that is tied.
 pub(crate) fn is_buffer(name: &str) -> bool {
-    name.ends_with(".attn.bias")
-        || name.ends_with(".attn.masked_bias")
-        || name.ends_with("rotary_emb.inv_freq")
-        || name == "lm_head.weight"
+    const BUFFERS: [&str; 5] =
+        [".attn.bias", ".attn.masked_bias", ".attention.bias", ".attention.masked_bias", "rotary_emb.inv_freq"];
+    BUFFERS.iter().any(|end| name.ends_with(end)) || ["lm_head.weight", "embed_out.weight"].contains(&name)
 }
 
 /// A base model's own file names its tensors without what the language model puts before them.
 pub(crate) fn without_prefix(name: &str) -> &str {
-    ["transformer.", "model."].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
+    ["transformer.", "model.", "gpt_neox."].iter().find_map(|prefix| name.strip_prefix(prefix)).unwrap_or(name)
 }

@@ -30,6 +30,7 @@ mod projection;
 mod reader;
 mod responses;
 mod rope_layout;
+mod rope_settings;
 mod tensor_names;
 mod tokenizer_files;
 mod tokens;
@@ -39,14 +40,14 @@ pub mod weights;
 
 pub use architecture::{
     Activation, Architecture, AttentionSpec, BiasSpec, FusedProjections, LogitSpec, MlpSpec, NormKind, NormPlacement,
-    NormSpec, PositionSpec, ResidualOrder, ResidualSpec, RopeScaling, RotarySpec,
+    NormSpec, PositionSpec, QkvLayout, QueryKeyNorm, ResidualOrder, ResidualSpec, RopeScaling, RotarySpec,
 };
 pub use checkpoint::Checkpoint;
 pub use classifier::{Classifier, ClassifierCheckpoint};
 pub use config::TransformerConfig;
 pub use counter::{CountedFlops, count_flops, without_counting};
 pub use error::Error;
-pub use families::{Gpt2, Llama, Qwen2, hf_name};
+pub use families::{FamilyNames, Gpt2, Llama, Qwen2, families, hf_name};
 pub use file_dtype::FileDType;
 pub use flops::Flops;
 pub use generate::{generate, greedy};

@@ -1,6 +1,6 @@
 //! A model on disk, whatever it is kept in: a Hugging Face directory or a GGUF file.
 
-use crate::architecture::PositionSpec;
+use crate::architecture::{FusedProjections, PositionSpec};
 use crate::checkpoint::Checkpoint;
 use crate::config::TransformerConfig;
 use crate::families::{gguf_name, hf_name, interleaved_heads};
@@ -120,7 +120,7 @@ impl Pretrained {
     /// As [`Pretrained::policy`]; a model that is no Llama.
     pub fn mapped(&self, context: usize, device: &Device) -> Result<Policy> {
         let config = self.config_for(context)?;
-        if config.architecture.fused.qkv {
+        if config.architecture.fused != FusedProjections::default() {
             let (key, found) = ("model.mapped".into(), format!("a model of the family {}", config.architecture.family));
             let accepted = "false; true for families like Llama, with matrices [out, in]".into();
             return Err(Error::Unsupported { path: self.store.path(), key, found, accepted });

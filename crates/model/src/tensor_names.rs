@@ -2,8 +2,22 @@
 
 /// A parameter's name without what our fields and variants say twice: `blocks.3.attention.q.weight`.
 pub(crate) fn canonical_name(ours: &str) -> String {
-    const SILENT: [&str; 9] =
-        ["body", "linear", "Layer", "Rms", "Learned", "SquaredRelu", "GeluTanh", "Gated", "Apart"];
+    const SILENT: [&str; 14] = [
+        "body",
+        "linear",
+        "Layer",
+        "Rms",
+        "RmsOnePlus",
+        "Learned",
+        "SquaredRelu",
+        "GeluTanh",
+        "Gelu",
+        "Relu",
+        "Silu",
+        "Gated",
+        "JointGated",
+        "Apart",
+    ];
     let ours = ours.replace("inputs.Joint", "qkv").replace("inputs.Apart", "Apart");
     let mut parts: Vec<&str> = ours.split('.').filter(|part| !SILENT.contains(part)).collect();
     if let Some(last) = parts.last_mut() {
@@ -18,24 +32,24 @@ pub(crate) fn canonical_name(ours: &str) -> String {
 
 /// Whether a canonical name without its last part (`blocks.0.attention.q`) is that of a projection.
 pub(crate) fn is_projection(stem: &str) -> bool {
-    stem.starts_with("blocks.") && !stem.contains("norm_")
+    stem.starts_with("blocks.") && !stem.contains("norm")
 }
 
 /// Whether a parameter, by the two parts of its canonical name, is a matrix that maps states: of a projection, or the head.
 pub(crate) fn is_linear_weight(stem: &str, kind: &str) -> bool {
-    kind == "weight" && !["tokens", "positions", "norm"].contains(&stem) && !stem.contains("norm_")
+    kind == "weight" && !["tokens", "positions"].contains(&stem) && !stem.contains("norm")
 }
 
 /// Canonical names without their last part and those of a file; `#` is the number of a layer.
 pub(crate) type TensorNames = &'static [(&'static str, &'static str)];
 
-/// The name in a file; one that the table lacks is left as it is.
-pub(crate) fn translate(names: TensorNames, stem: &str) -> String {
+/// The name in a file, by the first table that has it; one that all lack is left as it is.
+pub(crate) fn translate(tables: &[TensorNames], stem: &str) -> String {
     let (pattern, layer) = match stem.strip_prefix("blocks.").and_then(|rest| rest.split_once('.')) {
         Some((layer, part)) => (format!("blocks.#.{part}"), layer),
         None => (stem.to_owned(), ""),
     };
-    let name = names.iter().find(|(ours, _)| *ours == pattern);
+    let name = tables.iter().flat_map(|names| names.iter()).find(|(ours, _)| *ours == pattern);
     name.map_or_else(|| stem.to_owned(), |(_, theirs)| theirs.replace('#', layer))
 }
 

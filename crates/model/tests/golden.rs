@@ -5,8 +5,8 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData, activation::log_softmax};
 use duel_model::{
-    Checkpoint, FileDType, Policy, Pretrained, TokenizerFiles, Tokens, TransformerConfig, greedy, huggingface, peft,
-    weights,
+    Checkpoint, FileDType, FusedProjections, Policy, Pretrained, TokenizerFiles, Tokens, TransformerConfig, greedy,
+    huggingface, peft, weights,
 };
 use duel_spec::TokenSpec;
 use duel_testing::golden;
@@ -330,8 +330,15 @@ fn golden_models_go_to_disk_and_back_unchanged() {
     }
 }
 
-/// Families beside GPT-2 and Llama, each in a folder of `families` with an adapter on it.
-const FAMILIES: [&str; 1] = ["qwen2"];
+/// Folders of `families` that hold language models, each with an adapter on it.
+fn families() -> Vec<String> {
+    let folders = std::fs::read_dir(golden::folder().join("families")).unwrap();
+    let mut names: Vec<String> = folders.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.retain(|name| !name.ends_with("_reward"));
+    names.sort();
+    assert!(!names.is_empty());
+    names
+}
 
 /// A family's case in the words of the others.
 fn family_inputs(case: &Value) -> Value {
@@ -349,12 +356,12 @@ fn same_family_logits(what: &str, policy: &Policy, inputs: &Value, expected: &Va
 #[test]
 fn golden_families_forward_and_backward_with_and_without_adapters() {
     let device = Device::flex().autodiff();
-    for name in FAMILIES {
-        let folder = golden::folder().join("families").join(name);
+    for name in families() {
+        let folder = golden::folder().join("families").join(&name);
         let Checkpoint { config, policy, .. } = Pretrained::read_checkpoint(&folder, &device).unwrap();
-        assert_eq!(config.architecture.family, name);
         let file = golden::read(&format!("families/{name}/expected.json"));
         assert_eq!(config.vocabulary as f64, number(&file, "vocabulary"));
+        let head = duel_model::hf_name(&config, "head.weight").0;
         let cases = items(&file, "cases");
         for case in cases {
             let (what, inputs) = (format!("{name}, {}", case["name"]), family_inputs(case));
@@ -364,9 +371,14 @@ fn golden_families_forward_and_backward_with_and_without_adapters() {
             let norms = gradient_norms(&policy, &config, loss);
             let expected = case["grad_norms"].as_object().unwrap();
             assert_eq!(norms.len(), expected.len(), "{what}: parameters");
+            // a bias of keys without rotary positions has no gradient but rounding
+            let zero = 1e-6 * expected.values().filter_map(Value::as_f64).fold(0.0, f64::max);
             for (parameter, norm) in expected {
                 let what = format!("{what}: gradient of {parameter}");
-                close(&what, &[norms[parameter]], &[norm.as_f64().unwrap()], 1e-4);
+                // transformers calls it so in memory, whatever its name in the file
+                let parameter = if parameter == "lm_head.weight" { &head } else { parameter };
+                let actual = norms.get(parameter).unwrap_or_else(|| panic!("{what}: none among {:?}", norms.keys()));
+                golden::close_within(&what, &[*actual], &[norm.as_f64().unwrap()], 1e-4, zero);
             }
         }
         let inputs = family_inputs(&cases[0]);
@@ -381,10 +393,9 @@ fn golden_families_forward_and_backward_with_and_without_adapters() {
 #[test]
 fn golden_families_write_greedily_with_the_log_probs_that_reading_gives() {
     let device = Device::flex();
-    for name in FAMILIES {
-        let folder = golden::folder().join("families").join(name);
+    for name in families() {
+        let folder = golden::folder().join("families").join(&name);
         let Checkpoint { config, policy, .. } = Pretrained::read_checkpoint(&folder, &device).unwrap();
-        assert!(policy.decoder().is_some(), "{name} is decoded by the kernels");
         let file = golden::read(&format!("families/{name}/expected.json"));
         let (prompt, expected) = (golden::ids(&file["greedy"]["prompt"]), golden::ids(&file["greedy"]["tokens"]));
         let space = TokenSpec {
@@ -421,26 +432,39 @@ fn golden_families_write_greedily_with_the_log_probs_that_reading_gives() {
 #[test]
 fn golden_families_go_to_disk_and_back_unchanged() {
     let device = Device::flex();
-    for name in FAMILIES {
-        let folder = golden::folder().join("families").join(name);
+    for name in families() {
+        let folder = golden::folder().join("families").join(&name);
         let before = Pretrained::read_checkpoint(&folder, &device).unwrap();
         let to = std::env::temp_dir().join(format!("duel-golden-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&to).unwrap();
         huggingface::write(&to, &before, FileDType::F32).unwrap();
         let file = to.join("m.gguf");
-        duel_model::gguf::write(&file, &before, duel_model::gguf::Precision::F32).unwrap();
+        let written = duel_model::gguf::write(&file, &before, duel_model::gguf::Precision::F32);
+        let family = duel_model::families().find(|family| family.model_type == before.config.architecture.family);
+        let has_gguf = family.unwrap().gguf.is_some();
+        let is_written = written.is_ok();
+        if let Err(error) = written {
+            assert!(!has_gguf || error.to_string().contains("architecture"), "{name}: {error}");
+        }
         let expected = golden::read(&format!("families/{name}/expected.json"));
         let case = &items(&expected, "cases")[1];
         let inputs = family_inputs(case);
-        for path in [&to, &file] {
+        for path in [&to, &file].into_iter().take(1 + usize::from(is_written)) {
             let after = Pretrained::open(path).unwrap();
             let context = after.config.context;
             assert_eq!(after.config, TransformerConfig { context, ..before.config.clone() }, "{}", path.display());
             let policy = after.policy(context, &device).unwrap();
             assert_eq!(weights::hash(&policy), weights::hash(&before.policy), "{}", path.display());
-            let mapped = after.mapped(context, &device).unwrap();
-            assert_eq!(mapped.hash(), weights::hash(&before.policy), "{}", path.display());
-            same_family_logits(&format!("{name}, mapped"), &mapped, &inputs, &case["logits"], &device);
+            match after.mapped(context, &device) {
+                Ok(mapped) => {
+                    assert_eq!(mapped.hash(), weights::hash(&before.policy), "{}", path.display());
+                    same_family_logits(&format!("{name}, mapped"), &mapped, &inputs, &case["logits"], &device);
+                }
+                Err(error) => {
+                    let is_fused = before.config.architecture.fused != FusedProjections::default();
+                    assert!(is_fused && error.to_string().contains("model.mapped"), "{name}: {error}");
+                }
+            }
         }
         std::fs::remove_dir_all(to).unwrap();
     }

@@ -4,9 +4,8 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use duel_model::{
-    Activation, Architecture, Checkpoint, Error, FileDType, Gpt2, Llama, NormKind, NormPlacement, Policy, PositionSpec,
-    Pretrained, Qwen2, ResidualOrder, RopeScaling, RotarySpec, SpecialTokens, TokenizerFiles, TransformerConfig, gguf,
-    huggingface, weights,
+    Architecture, Checkpoint, Error, FileDType, Gpt2, Llama, NormPlacement, Policy, Pretrained, QkvLayout, Qwen2,
+    ResidualOrder, SpecialTokens, TokenizerFiles, TransformerConfig, gguf, huggingface, weights,
 };
 use duel_spec::seeds;
 use safetensors::tensor::{Dtype, SafeTensors, TensorView};
@@ -139,7 +138,7 @@ fn numbers_of_a_gpt2_that_no_model_has() {
         }
     }
     for (key, value) in
-        [("n_head", json!(3)), ("activation_function", json!(5)), ("activation_function", json!("relu"))]
+        [("n_head", json!(3)), ("activation_function", json!(5)), ("activation_function", json!("quick_gelu"))]
     {
         std::fs::write(folder.path().join("config.json"), &config).unwrap();
         edit(folder.path(), "config.json", key, &value);
@@ -149,7 +148,7 @@ fn numbers_of_a_gpt2_that_no_model_has() {
 }
 
 #[test]
-fn rotary_positions_are_plain_or_refused() {
+fn rotary_positions_are_computed_or_refused() {
     let folder = written(&llama(true));
     edit(folder.path(), "config.json", "rope_theta", &json!(1e4));
     let plain = logits(&load(folder.path()).unwrap());
@@ -159,14 +158,35 @@ fn rotary_positions_are_plain_or_refused() {
         ("rope_scaling", json!({})),
         ("rope_parameters", json!({"rope_theta": 1e4, "rope_type": "default", "partial_rotary_factor": 1.0})),
         ("rope_parameters", json!({"type": "linear", "factor": 1})),
+        ("rope_scaling", json!({"type": "dynamic", "factor": 4.0})), // nothing changes within the context
     ];
     let scaled = [
         ("rope_scaling", json!({"type": "linear", "factor": 4.0})),
+        ("rope_parameters", json!({"rope_theta": 1e4, "type": "linear", "factor": 4.0})),
+        ("rope_parameters", json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 4})),
+        (
+            "rope_parameters",
+            json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}),
+        ),
+        (
+            "rope_scaling",
+            json!({"type": "su", "short_factor": [1.0, 3.0], "long_factor": [1.0, 9.0], "original_max_position_embeddings": 8}),
+        ),
+    ];
+    let refused = [
         ("rope_scaling", json!({"type": "linear"})),
-        ("rope_scaling", json!({"type": "dynamic", "factor": 1.0})),
+        ("rope_scaling", json!({"type": "linear", "factor": 0.0})),
+        ("rope_scaling", json!({"type": "linear", "factor": "4"})),
+        ("rope_scaling", json!({"type": "linear", "factor": 4.0, "mrope_section": [2, 2]})),
+        ("rope_scaling", json!({"type": "mrope"})),
+        ("rope_scaling", json!({"type": "yarn", "factor": 4.0, "beta_fast": -1})),
+        ("rope_scaling", json!({"type": "longrope", "short_factor": [1.0], "long_factor": [1.0, 9.0]})),
         ("rope_scaling", json!({"factor": 4.0})),
         ("rope_scaling", json!([4.0])),
-        ("rope_parameters", json!({"rope_theta": 1e4, "type": "linear", "factor": 4.0})),
+        (
+            "rope_parameters",
+            json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 4.0, "high_freq_factor": 1.0}),
+        ),
         ("rope_parameters", json!({"rope_type": "default", "type": "linear", "factor": 4.0})),
         ("rope_parameters", json!({"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0})),
         ("rope_parameters", json!({"rope_theta": "many"})),
@@ -184,8 +204,14 @@ fn rotary_positions_are_plain_or_refused() {
         edit(folder.path(), "config.json", "rope_scaling", &Value::Null);
         edit(folder.path(), "config.json", "rope_parameters", &Value::Null);
         edit(folder.path(), "config.json", key, value);
-        let said = refusal(folder.path());
-        assert!(said.contains(&format!("`{key}`")), "{key} = {value}: {said}");
+        assert_ne!(logits(&load(folder.path()).unwrap()), plain, "{key} = {value}");
+    }
+    for (key, value) in &refused {
+        edit(folder.path(), "config.json", "rope_scaling", &Value::Null);
+        edit(folder.path(), "config.json", "rope_parameters", &Value::Null);
+        edit(folder.path(), "config.json", key, value);
+        let message = refusal(folder.path());
+        assert!(message.contains(&format!("`{key}")), "{key} = {value}: {message}");
     }
     // the theta of either place counts
     edit(folder.path(), "config.json", "rope_parameters", &json!({"rope_theta": 10.0}));
@@ -199,6 +225,8 @@ fn silu_by_its_other_name() {
     edit(folder.path(), "config.json", "hidden_act", &json!("swish"));
     assert_eq!(logits(&load(folder.path()).unwrap()), before);
     edit(folder.path(), "config.json", "hidden_act", &json!("gelu"));
+    assert_ne!(logits(&load(folder.path()).unwrap()), before);
+    edit(folder.path(), "config.json", "hidden_act", &json!("quick_gelu"));
     assert!(refusal(folder.path()).contains("`hidden_act`"));
 }
 
@@ -394,28 +422,17 @@ fn numbers_that_a_kind_cannot_hold_are_not_written() {
 type Change = fn(&mut Architecture);
 
 #[test]
-fn choices_that_are_not_computed() {
-    let rotary = |architecture: &mut Architecture, change: fn(&mut RotarySpec)| match &mut architecture.positions {
-        PositionSpec::Rotary(rotary) => change(rotary),
-        PositionSpec::Learned { .. } => unreachable!(),
-    };
-    let changes: [(&str, Change); 16] = [
-        ("norm.kind", |a| a.norm.kind = NormKind::RmsOnePlus),
-        ("norm.placement", |a| a.norm.placement = NormPlacement::Both),
-        ("norm.queries_and_keys", |a| a.norm.queries_and_keys = true),
-        ("biases.head", |a| a.biases.head = true),
-        ("positions", |a| a.positions = PositionSpec::Learned { offset: 2 }),
-        ("attention.windows", |a| a.attention.windows = vec![None, Some(4)]),
-        ("attention.scale", |a| a.attention.scale = Some(1.0)),
-        ("attention.soft_cap", |a| a.attention.soft_cap = Some(50.0)),
-        ("mlp.activation", |a| a.mlp.activation = Activation::GeluTanh),
-        ("residual", |a| a.residual.order = ResidualOrder::Parallel),
-        ("residual", |a| a.residual.multiplier = 0.5),
-        ("embedding_multiplier", |a| a.embedding_multiplier = 2.0),
-        ("logits", |a| a.logits.multiplier = 2.0),
-        ("logits", |a| a.logits.soft_cap = Some(30.0)),
-        ("fused.qkv", |a| a.fused.qkv = true),
-        ("fused.gate_up", |a| a.fused.gate_up = true),
+fn choices_that_do_not_fit_each_other() {
+    let changes: [(&str, Change); 3] = [
+        ("residual.order", |a| {
+            a.residual.order = ResidualOrder::Parallel;
+            a.norm.placement = NormPlacement::Both;
+        }),
+        ("fused.qkv", |a| a.fused.qkv = Some(QkvLayout::PerHead)),
+        ("fused.gate_up", |a| {
+            a.fused.gate_up = true;
+            a.mlp.gated = false;
+        }),
     ];
     let plain = llama(true).config.architecture;
     plain.check().unwrap();
@@ -424,16 +441,6 @@ fn choices_that_are_not_computed() {
         change(&mut other);
         let error = other.check().unwrap_err();
         assert!(matches!(&error, Error::NotComputed { choice: named, .. } if *named == choice), "{choice}: {error}");
-    }
-    for change in [
-        (|rotary| rotary.fraction = 0.5) as fn(&mut RotarySpec),
-        |rotary| rotary.scaling = RopeScaling::Linear { factor: 2.0 },
-        |rotary| rotary.skipped_layers = vec![0],
-    ] {
-        let mut other = plain.clone();
-        rotary(&mut other, change);
-        let error = other.check().unwrap_err();
-        assert!(matches!(&error, Error::NotComputed { choice: "positions", .. }), "{error}");
     }
 }
 
@@ -450,12 +457,25 @@ fn a_model_that_its_familys_settings_cannot_describe_is_not_written() {
 fn windows_of_a_qwen2() {
     let llama = Llama { key_value_heads: 1, head_width: 4, inner: 8, rope_theta: 1e4, epsilon: 1e-5 };
     let folder = written(&checkpoint(Qwen2(llama).architecture(), true));
-    load(folder.path()).unwrap();
-    for (key, value) in [("use_sliding_window", json!(true)), ("layer_types", json!(["sliding_attention"]))] {
-        let config = std::fs::read(folder.path().join("config.json")).unwrap();
-        edit(folder.path(), "config.json", key, &value);
-        let message = refusal(folder.path());
-        assert!(message.contains(&format!("`{key}`")), "{key}: {message}");
-        std::fs::write(folder.path().join("config.json"), config).unwrap();
-    }
+    let full = logits(&load(folder.path()).unwrap());
+    let config = std::fs::read(folder.path().join("config.json")).unwrap();
+    let edited = |edits: &[(&str, Value)]| {
+        std::fs::write(folder.path().join("config.json"), &config).unwrap();
+        edits.iter().for_each(|(key, value)| edit(folder.path(), "config.json", key, value));
+    };
+    edited(&[("layer_types", json!(["sliding_attention"]))]);
+    assert!(refusal(folder.path()).contains("`sliding_window`"), "a window of no size");
+    edited(&[("layer_types", json!(["local"]))]);
+    assert!(refusal(folder.path()).contains("`layer_types`"));
+    edited(&[("layer_types", json!(["full_attention", "full_attention"]))]);
+    assert!(refusal(folder.path()).contains("`layer_types`"), "one layer, two types");
+
+    let window = [("use_sliding_window", json!(true)), ("sliding_window", json!(2))];
+    let types = [("layer_types", Value::Null), ("max_window_layers", json!(0))];
+    edited(&[window.clone(), types.clone()].concat());
+    let windowed = logits(&load(folder.path()).unwrap());
+    assert_ne!(windowed, full);
+    // before `max_window_layers` there is none
+    edited(&[window.to_vec(), vec![types[0].clone(), ("max_window_layers", json!(1))]].concat());
+    assert_eq!(logits(&load(folder.path()).unwrap()), full);
 }

@@ -1,8 +1,9 @@
 //! GPT-2: learned positions, layer norm, biases, one projection for queries, keys and values. Radford et al. 2019.
 
+use super::shared::{activation, activation_name};
 use crate::architecture::{
     Activation, Architecture, AttentionSpec, BiasSpec, FusedProjections, LogitSpec, MlpSpec, NormKind, NormPlacement,
-    NormSpec, PositionSpec, ResidualOrder, ResidualSpec,
+    NormSpec, PositionSpec, QkvLayout, QueryKeyNorm, ResidualOrder, ResidualSpec,
 };
 use crate::config::TransformerConfig;
 use crate::config_reader::{ConfigReader, EPSILONS};
@@ -32,7 +33,7 @@ impl Gpt2 {
                 kind: NormKind::Layer,
                 epsilon,
                 placement: NormPlacement::Before,
-                queries_and_keys: false,
+                queries_and_keys: QueryKeyNorm::None,
             },
             biases: BiasSpec { qkv: true, out: true, mlp: true, head: false },
             positions: PositionSpec::Learned { offset: 0 },
@@ -40,8 +41,8 @@ impl Gpt2 {
             mlp: MlpSpec { inner, gated: false, activation },
             residual: ResidualSpec { order: ResidualOrder::Serial, multiplier: 1.0 },
             embedding_multiplier: 1.0,
-            logits: LogitSpec { multiplier: 1.0, soft_cap: None },
-            fused: FusedProjections { qkv: true, gate_up: false },
+            logits: LogitSpec::PLAIN,
+            fused: FusedProjections { qkv: Some(QkvLayout::Stacked), gate_up: false },
         }
     }
 }
@@ -58,7 +59,7 @@ pub(super) const FAMILY: Family = Family {
     model_type: "gpt2",
     read,
     write,
-    tensors: &[
+    tensors: &[&[
         ("tokens", "transformer.wte"),
         ("positions", "transformer.wpe"),
         ("norm", "transformer.ln_f"),
@@ -69,8 +70,7 @@ pub(super) const FAMILY: Family = Family {
         ("blocks.#.attention.out", "transformer.h.#.attn.c_proj"),
         ("blocks.#.mlp.up", "transformer.h.#.mlp.c_fc"),
         ("blocks.#.mlp.down", "transformer.h.#.mlp.c_proj"),
-    ],
-    classifier: Some("GPT2ForSequenceClassification"),
+    ]],
     inputs_first: true, // Conv1D
     gguf: Some(GgufFamily {
         architecture: "gpt2",
@@ -95,13 +95,7 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
         settings.unset(key)?;
     }
     settings.only("scale_attn_weights", &json!(true))?;
-    let key = "activation_function";
-    let activation = match &settings.json[key] {
-        Value::Null => Activation::GeluTanh,
-        name if name == "gelu_new" || name == "gelu_pytorch_tanh" => Activation::GeluTanh,
-        name if name == "relu2" => Activation::SquaredRelu,
-        _ => return Err(settings.unsupported(key, "\"gelu_new\" or \"relu2\"")),
-    };
+    let activation = activation(settings, "activation_function", Activation::GeluTanh)?;
     let (width, heads) = (settings.size("n_embd")?, settings.size("n_head")?);
     if width % heads != 0 {
         return Err(settings.unsupported("n_head", &format!("a divisor of n_embd, {width}")));
@@ -120,11 +114,10 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
 }
 
 fn write(config: &TransformerConfig) -> Value {
-    let is_squared = config.architecture.mlp.activation == Activation::SquaredRelu;
     json!({
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
-        "activation_function": if is_squared { "relu2" } else { "gelu_new" },
+        "activation_function": activation_name(config.architecture.mlp.activation),
         "attn_pdrop": 0.0,
         "embd_pdrop": 0.0,
         "resid_pdrop": 0.0,
@@ -147,9 +140,9 @@ fn read_gguf(settings: &HeaderReader<'_>, _: usize, _: usize) -> Result<Architec
 }
 
 fn write_gguf(config: &TransformerConfig, path: &Path) -> Result<HeaderEntries> {
-    if config.architecture.mlp.activation == Activation::SquaredRelu {
+    if config.architecture.mlp.activation != Activation::GeluTanh {
         let accepted = "GPT-2's own activation: GGUF has no name for another".into();
-        let (key, found) = ("activation".into(), "squared ReLU".into());
+        let (key, found) = ("activation".into(), format!("{:?}", config.architecture.mlp.activation));
         return Err(Error::Unsupported { path: path.into(), key, found, accepted });
     }
     Ok(vec![

@@ -1,8 +1,9 @@
 //! Llama: rotary positions, RMS norm, no biases, grouped queries, gated MLP. Touvron et al. 2023.
 
+use super::shared::{SharedSettings, attention_biases};
 use crate::architecture::{
     Activation, Architecture, AttentionSpec, BiasSpec, FusedProjections, LogitSpec, MlpSpec, NormKind, NormPlacement,
-    NormSpec, PositionSpec, ResidualOrder, ResidualSpec, RopeScaling, RotarySpec,
+    NormSpec, PositionSpec, QueryKeyNorm, ResidualOrder, ResidualSpec, RotarySpec,
 };
 use crate::config::TransformerConfig;
 use crate::config_reader::{ConfigReader, EPSILONS, THETAS};
@@ -32,14 +33,14 @@ impl Llama {
         let Self { key_value_heads, head_width, inner, rope_theta, epsilon } = self;
         Architecture {
             family: FAMILY.model_type,
-            norm: NormSpec { kind: NormKind::Rms, epsilon, placement: NormPlacement::Before, queries_and_keys: false },
+            norm: NormSpec {
+                kind: NormKind::Rms,
+                epsilon,
+                placement: NormPlacement::Before,
+                queries_and_keys: QueryKeyNorm::None,
+            },
             biases: BiasSpec::default(),
-            positions: PositionSpec::Rotary(RotarySpec {
-                theta: rope_theta,
-                fraction: 1.0,
-                scaling: RopeScaling::None,
-                skipped_layers: vec![],
-            }),
+            positions: PositionSpec::Rotary(RotarySpec::plain(rope_theta)),
             attention: AttentionSpec {
                 key_value_heads: Some(key_value_heads),
                 head_width: Some(head_width),
@@ -48,7 +49,7 @@ impl Llama {
             mlp: MlpSpec { inner, gated: true, activation: Activation::Silu },
             residual: ResidualSpec { order: ResidualOrder::Serial, multiplier: 1.0 },
             embedding_multiplier: 1.0,
-            logits: LogitSpec { multiplier: 1.0, soft_cap: None },
+            logits: LogitSpec::PLAIN,
             fused: FusedProjections::default(),
         }
     }
@@ -100,8 +101,7 @@ pub(super) const FAMILY: Family = Family {
     model_type: "llama",
     read,
     write,
-    tensors: TENSORS,
-    classifier: Some("LlamaForSequenceClassification"),
+    tensors: &[TENSORS],
     inputs_first: false,
     gguf: Some(GgufFamily {
         architecture: "llama",
@@ -113,81 +113,19 @@ pub(super) const FAMILY: Family = Family {
     }),
 };
 
-fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
-    for key in ["attention_bias", "mlp_bias"] {
-        settings.unset(key)?;
-    }
-    settings.only("pretraining_tp", &json!(1))?;
-    read_sizes(settings, Llama::architecture)
-}
+const SETTINGS: SharedSettings = SharedSettings::LLAMA;
 
-/// What Llama and the families that follow it have in common.
-pub(super) fn read_sizes(settings: &ConfigReader, made: fn(Llama) -> Architecture) -> Result<TransformerConfig> {
-    settings.unset("quantization_config")?;
-    let act = &settings.json["hidden_act"];
-    if !(act.is_null() || act == "silu" || act == "swish") {
-        return Err(settings.unsupported("hidden_act", "\"silu\", which is also \"swish\""));
-    }
-    let rope_theta = settings.rope_theta()?;
-    let (width, heads) = (settings.size("hidden_size")?, settings.size("num_attention_heads")?);
-    let key_value_heads = settings.size_or("num_key_value_heads", heads)?;
-    if heads % key_value_heads != 0 {
-        return Err(settings.unsupported("num_key_value_heads", &format!("a divisor of num_attention_heads, {heads}")));
-    }
-    let head_width = settings.size_or("head_dim", width / heads)?;
-    if head_width == 0 {
-        let accepted = format!("at most hidden_size, {width}, without head_dim");
-        return Err(settings.unsupported("num_attention_heads", &accepted));
-    }
-    if head_width % 2 != 0 {
-        return Err(settings.unsupported("head_dim", "an even size"));
-    }
-    let inner = settings.size("intermediate_size")?;
-    let epsilon = settings.number("rms_norm_eps", EPSILONS)?;
-    Ok(TransformerConfig {
-        vocabulary: settings.size("vocab_size")?,
-        context: settings.size("max_position_embeddings")?,
-        layers: settings.size("num_hidden_layers")?,
-        width,
-        heads,
-        tied: settings.flag_or("tie_word_embeddings", false)?,
-        architecture: made(Llama { key_value_heads, head_width, inner, rope_theta, epsilon }),
-    })
+fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
+    settings.only("pretraining_tp", &json!(1))?;
+    let mut config = SETTINGS.read(settings)?;
+    attention_biases(settings, &mut config.architecture.biases, false)?;
+    config.architecture.biases.mlp = settings.flag_or("mlp_bias", false)?;
+    Ok(config)
 }
 
 fn write(config: &TransformerConfig) -> Value {
-    let own = json!({
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "attention_bias": false,
-        "mlp_bias": false,
-    });
-    with_sizes(config, own)
-}
-
-/// The settings of a family, and those that [`read_sizes`] reads.
-pub(super) fn with_sizes(config: &TransformerConfig, mut own: Value) -> Value {
-    let sizes = json!({
-        "hidden_act": "silu",
-        "attention_dropout": 0.0,
-        "head_dim": config.head_width(),
-        "hidden_size": config.width,
-        "intermediate_size": config.inner(),
-        "max_position_embeddings": config.context,
-        "num_attention_heads": config.heads,
-        "num_hidden_layers": config.layers,
-        "num_key_value_heads": config.key_value_heads(),
-        "rms_norm_eps": config.epsilon(),
-        "rope_parameters": { "rope_theta": config.architecture.rope_theta(), "rope_type": "default" },
-        "rope_theta": config.architecture.rope_theta(),
-        "tie_word_embeddings": config.tied,
-        "vocab_size": config.vocabulary,
-        "dtype": "float32",
-    });
-    if let (Value::Object(own), Value::Object(sizes)) = (&mut own, sizes) {
-        own.extend(sizes);
-    }
-    own
+    let BiasSpec { qkv, mlp, .. } = config.architecture.biases;
+    SETTINGS.write(config, json!({ "attention_bias": qkv, "mlp_bias": mlp }))
 }
 
 pub(super) fn read_gguf(settings: &HeaderReader<'_>, width: usize, heads: usize) -> Result<Llama> {
@@ -228,6 +166,25 @@ pub(super) fn write_gguf(config: &TransformerConfig, path: &Path) -> Result<Head
     let theta = theta
         .ok_or_else(|| Error::Damaged { path: path.into(), problem: "a Llama without rotary positions".into() })?;
     let head_width = config.head_width();
+    let key_value_heads = config.key_value_heads();
+    let plain =
+        Llama { key_value_heads, head_width, inner: config.inner(), rope_theta: theta, epsilon: config.epsilon() };
+    let BiasSpec { qkv, .. } = config.architecture.biases;
+    let described = Architecture {
+        family: config.architecture.family,
+        biases: BiasSpec { qkv: qkv && config.architecture.family != FAMILY.model_type, ..BiasSpec::default() },
+        ..plain.architecture()
+    };
+    if described != config.architecture {
+        let (key, accepted) =
+            ("architecture".into(), "a model without rotary scaling, windows and other biases".into());
+        return Err(Error::Unsupported {
+            path: path.into(),
+            key,
+            found: format!("{:?}", config.architecture),
+            accepted,
+        });
+    }
     Ok(vec![
         ("feed_forward_length", HeaderValue::Size(config.inner())),
         ("attention.head_count_kv", HeaderValue::Size(config.key_value_heads())),

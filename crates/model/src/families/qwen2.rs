@@ -1,6 +1,7 @@
 //! Qwen2: Llama with biases on queries, keys and values. Yang et al. 2024.
 
 use super::llama::{self, Llama};
+use super::shared::{SharedSettings, layer_types, window, windows};
 use crate::architecture::{Architecture, BiasSpec};
 use crate::config::TransformerConfig;
 use crate::config_reader::ConfigReader;
@@ -24,8 +25,7 @@ pub(super) const FAMILY: Family = Family {
     model_type: "qwen2",
     read,
     write,
-    tensors: llama::TENSORS,
-    classifier: Some("Qwen2ForSequenceClassification"),
+    tensors: &[llama::TENSORS],
     inputs_first: false,
     gguf: Some(GgufFamily {
         architecture: "qwen2",
@@ -37,23 +37,34 @@ pub(super) const FAMILY: Family = Family {
     }),
 };
 
+const SETTINGS: SharedSettings =
+    SharedSettings { model_type: "qwen2", class: "Qwen2ForCausalLM", ..SharedSettings::LLAMA };
+
 fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
-    settings.unset("use_sliding_window")?;
-    // which layers have a window, where there is one
-    let full = |kind: &Value| kind == "full_attention";
-    let types = &settings.json["layer_types"];
-    if !types.is_null() && !types.as_array().is_some_and(|types| types.iter().all(full)) {
-        return Err(settings.unsupported("layer_types", "\"full_attention\" for each layer"));
-    }
-    llama::read_sizes(settings, |llama| Qwen2(llama).architecture())
+    let mut config = SETTINGS.read(settings)?;
+    config.architecture.biases.qkv = true;
+    config.architecture.attention.windows = read_windows(settings, config.layers)?;
+    Ok(config)
 }
 
 fn write(config: &TransformerConfig) -> Value {
-    let own = json!({
-        "architectures": ["Qwen2ForCausalLM"],
-        "model_type": "qwen2",
-        "sliding_window": null,
-        "use_sliding_window": false,
-    });
-    llama::with_sizes(config, own)
+    SETTINGS.write(config, write_windows(config))
+}
+
+/// Windows of the layers from `max_window_layers` on, where they are used.
+pub(super) fn read_windows(settings: &ConfigReader, layers: usize) -> Result<Vec<Option<usize>>> {
+    let is_used = settings.flag_or("use_sliding_window", false)?;
+    let window = if is_used { settings.optional_size("sliding_window", Some(4096))? } else { None };
+    let first = settings.json["max_window_layers"].as_u64().unwrap_or(28);
+    windows(settings, layers, window, |layer| layer as u64 >= first)
+}
+
+/// The settings that [`read_windows`] reads.
+pub(super) fn write_windows(config: &TransformerConfig) -> Value {
+    let window = window(config);
+    json!({
+        "layer_types": layer_types(config),
+        "sliding_window": window,
+        "use_sliding_window": window.is_some(),
+    })
 }

@@ -14,11 +14,11 @@ use crate::transformer::block::TransformerBlock;
 use crate::transformer::fused_block::FusedContext;
 use crate::transformer::kv_cache::KvCache;
 use crate::transformer::norm::Norm;
-use crate::transformer::positions::{Positions, Rotary, at_positions};
+use crate::transformer::positions::{LearnedPositions, Positions, Rotary, RotaryTable, at_positions};
 use crate::weights;
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig};
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Bool, Device, Tensor};
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -30,6 +30,11 @@ pub struct Backbone {
     pub blocks: Vec<TransformerBlock>,
     pub norm: Norm,
     pub epsilon: f64,
+    /// Factor of the token embedding.
+    pub embedding_multiplier: f64,
+    /// Tokens that each layer looks back, `None`: all.
+    #[module(skip)]
+    pub windows: Vec<Option<usize>>,
     /// Whether fused blocks keep nothing between their input and their output.
     pub recompute: bool,
 }
@@ -68,8 +73,10 @@ impl Backbone {
             tokens,
             positions,
             blocks: (0..config.layers).map(|_| TransformerBlock::new(config, rng, device)).collect(),
-            norm: Norm::new(config, device),
+            norm: Norm::new(config.architecture.norm.kind, config.width, config.epsilon(), device),
             epsilon: config.epsilon(),
+            embedding_multiplier: config.architecture.embedding_multiplier,
+            windows: (0..config.layers).map(|layer| config.architecture.window(layer)).collect(),
             recompute: false,
         }
     }
@@ -92,18 +99,20 @@ impl Backbone {
         let start = cache.as_ref().map_or(0, |c| c.columns);
         let padding = cache.as_ref().and_then(|c| c.padding.clone()).or(tokens.left_padding);
         let mut x = self.tokens.forward(tokens.ids); // [B, L, D]
-        let mut rotation = None;
-        match &self.positions {
-            Positions::Learned(table) => x = x + at_positions(&table.weight.val(), start, l, padding.as_deref()),
-            Positions::Rotary(table) => {
-                let rows_of = |t: &Tensor<2>| at_positions(t, start, l, padding.as_deref()).unsqueeze_dim::<4>(1);
-                rotation = Some((rows_of(&table.cos), rows_of(&table.sin)));
-            }
+        if self.embedding_multiplier != 1.0 {
+            x = x * self.embedding_multiplier;
         }
-        if cache.is_none() && fused::is_supported(&x) {
+        if let Positions::Learned(LearnedPositions { weight, offset }) = &self.positions {
+            let rows = weight.dims()[0] - offset;
+            let table = if *offset == 0 { weight.val() } else { weight.val().narrow(0, *offset, rows) };
+            x = x + at_positions(&table, start, l, padding.as_deref());
+        }
+        if cache.is_none() && fused::is_supported(&x) && self.has_plain_positions() {
             let tables = match &self.positions {
                 Positions::Learned(_) => None,
-                Positions::Rotary(Rotary { cos, sin }) => Some([cos, sin].map(|table| Arc::new(host(table.clone())))),
+                Positions::Rotary(Rotary { tables, .. }) => {
+                    tables.first().map(|RotaryTable { cos, sin }| [cos, sin].map(|table| Arc::new(host(table.clone()))))
+                }
             };
             let context = FusedContext { padding: padding.clone().map(Arc::new), recompute: self.recompute, tables };
             let all = self.blocks.iter().try_fold(x.clone(), |x, block| block.fused(&x, &context));
@@ -111,7 +120,7 @@ impl Backbone {
                 return self.norm.forward(x, self.epsilon);
             }
         }
-        let context = AttentionContext { hidden: hidden_keys(b, start, l, padding.as_deref(), &device), rotation };
+        let contexts = self.attention_contexts(b, start, l, padding.as_deref(), &device);
         for (i, block) in self.blocks.iter().enumerate() {
             let past = cache.as_deref_mut().map(|cache| {
                 if cache.layers.len() <= i {
@@ -120,12 +129,54 @@ impl Backbone {
                 }
                 &mut cache.layers[i]
             });
-            x = block.forward(x, &context, past);
+            x = block.forward(x, &contexts[i], past);
         }
         if let Some(cache) = cache {
             cache.columns += l;
             cache.padding = padding;
         }
         self.norm.forward(x, self.epsilon)
+    }
+
+    /// Whether all layers see all tokens, and rotate whole heads alike where positions are rotary.
+    pub fn has_plain_positions(&self) -> bool {
+        let head_width = self.blocks.first().map_or(0, |block| block.attention.head_width);
+        let is_plain = match &self.positions {
+            Positions::Learned(_) => true,
+            Positions::Rotary(Rotary { tables, layers }) => {
+                layers.iter().all(|table| *table == Some(0))
+                    && tables.first().is_some_and(|table| 2 * table.cos.dims()[1] == head_width)
+            }
+        };
+        is_plain && self.windows.iter().all(Option::is_none)
+    }
+
+    /// What attention must know of `l` columns after `start`, layer by layer.
+    fn attention_contexts(
+        &self,
+        b: usize,
+        start: usize,
+        l: usize,
+        padding: Option<&[usize]>,
+        device: &Device,
+    ) -> Vec<AttentionContext> {
+        let rotations: Vec<(Tensor<4>, Tensor<4>)> = match &self.positions {
+            Positions::Learned(_) => vec![],
+            Positions::Rotary(Rotary { tables, .. }) => {
+                let rows_of = |table: &Tensor<2>| at_positions(table, start, l, padding).unsqueeze_dim::<4>(1);
+                tables.iter().map(|RotaryTable { cos, sin }| (rows_of(cos), rows_of(sin))).collect()
+            }
+        };
+        let mut masks: HashMap<Option<usize>, Option<Tensor<4, Bool>>> = HashMap::new();
+        let mut context = |layer: usize| {
+            let window = self.windows[layer];
+            let hidden = masks.entry(window).or_insert_with(|| hidden_keys(b, start, l, padding, window, device));
+            let rotation = match &self.positions {
+                Positions::Learned(_) => None,
+                Positions::Rotary(Rotary { layers, .. }) => layers[layer].map(|table| rotations[table].clone()),
+            };
+            AttentionContext { hidden: hidden.clone(), rotation }
+        };
+        (0..self.blocks.len()).map(&mut context).collect()
     }
 }

@@ -1,5 +1,6 @@
 //! A block of composed operations, which trains and reads on any device.
 
+use crate::architecture::{Architecture, NormPlacement, NormSpec, ResidualOrder, ResidualSpec};
 use crate::config::TransformerConfig;
 use crate::init::Init;
 use crate::projection::Projection;
@@ -9,37 +10,79 @@ use crate::transformer::norm::Norm;
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-/// `x₁ = x + attention(norm(x))`, `y = x₁ + mlp(norm(x₁))`
+/// Serial: `x₁ = x + m·attention(norm(x))`, `y = x₁ + m·mlp(norm(x₁))`; parallel: `y = x + attention(norm(x)) + mlp(norm(x))`.
+/// Norms stand before attention and MLP, after them, or both.
 #[derive(Module, Debug)]
 pub struct TransformerBlock {
     pub epsilon: f64,
-    pub norm_attention: Norm,
+    pub norm_attention: Option<Norm>,
     pub attention: Attention,
-    pub norm_mlp: Norm,
+    /// Of what attention adds.
+    pub norm_attention_out: Option<Norm>,
+    pub norm_mlp: Option<Norm>,
     pub mlp: Mlp,
+    /// Of what the MLP adds.
+    pub norm_mlp_out: Option<Norm>,
+    #[module(skip)]
+    pub residual: ResidualSpec,
 }
 
 impl TransformerBlock {
     pub fn new(config: &TransformerConfig, rng: &mut Init<'_>, device: &Device) -> Self {
         let std = 0.5 / (config.width as f64).sqrt();
         let residual = std / (2.0 * config.layers as f64).sqrt(); // GPT-2: residual projections start smaller
+        let Architecture { norm: NormSpec { kind, placement, .. }, residual: spec, .. } = &config.architecture;
+        let norm = |is_there: bool| is_there.then(|| Norm::new(*kind, config.width, config.epsilon(), device));
+        let (before, after) = (*placement != NormPlacement::After, *placement != NormPlacement::Before);
         Self {
             epsilon: config.epsilon(),
-            norm_attention: Norm::new(config, device),
+            norm_attention: norm(before),
             attention: Attention::new(config, std, residual, rng, device),
-            norm_mlp: Norm::new(config, device),
+            norm_attention_out: norm(after),
+            norm_mlp: norm(before && spec.order != ResidualOrder::ParallelSharedNorm),
             mlp: Mlp::new(config, std, residual, rng, device),
+            norm_mlp_out: norm(after),
+            residual: spec.clone(),
         }
     }
 
+    /// `[B, L, D]` to `[B, L, D]`; `past` grows by `L` tokens.
     pub fn forward(
         &self,
         x: Tensor<3>,
         context: &AttentionContext,
         past: Option<&mut (Tensor<4>, Tensor<4>)>,
     ) -> Tensor<3> {
-        let x = x.clone() + self.attention.forward(self.norm_attention.forward(x, self.epsilon), context, past);
-        x.clone() + self.mlp.forward(self.norm_mlp.forward(x, self.epsilon)) // [B, L, D]
+        let norm = |norm: &Option<Norm>, x: Tensor<3>| match norm {
+            Some(norm) => norm.forward(x, self.epsilon),
+            None => x,
+        };
+        let scaled = |x: Tensor<3>| if self.residual.multiplier == 1.0 { x } else { x * self.residual.multiplier };
+        let input = norm(&self.norm_attention, x.clone());
+        let attention = self.attention.forward(input.clone(), context, past);
+        let attention = scaled(norm(&self.norm_attention_out, attention));
+        let (x, input) = match self.residual.order {
+            ResidualOrder::Serial => {
+                let x = x + attention;
+                (x.clone(), norm(&self.norm_mlp, x))
+            }
+            ResidualOrder::Parallel => (x.clone() + attention, norm(&self.norm_mlp, x)),
+            ResidualOrder::ParallelSharedNorm => (x + attention, input),
+        };
+        x + scaled(norm(&self.norm_mlp_out, self.mlp.forward(input)))
+    }
+
+    /// Whether it is a block whose choices beyond GPT-2's and Llama's are all at rest.
+    pub fn is_plain(&self) -> bool {
+        let Attention { q_norm, k_norm, options, .. } = &self.attention;
+        q_norm.is_none()
+            && k_norm.is_none()
+            && options.scale.is_none()
+            && options.soft_cap.is_none()
+            && self.norm_attention_out.is_none()
+            && self.norm_mlp_out.is_none()
+            && self.residual.order == ResidualOrder::Serial
+            && self.residual.multiplier == 1.0
     }
 
     /// All projections, by the names that follow `blocks.N`.
@@ -50,11 +93,7 @@ impl TransformerBlock {
                 vec![("attention.q", q), ("attention.k", k), ("attention.v", v)]
             }
         };
-        let mlp = match &self.mlp {
-            Mlp::SquaredRelu(m) | Mlp::GeluTanh(m) => vec![("mlp.up", &m.up), ("mlp.down", &m.down)],
-            Mlp::Gated(m) => vec![("mlp.gate", &m.gate), ("mlp.up", &m.up), ("mlp.down", &m.down)],
-        };
-        [attention, vec![("attention.out", &self.attention.out)], mlp].concat()
+        [attention, vec![("attention.out", &self.attention.out)], self.mlp.projections()].concat()
     }
 
     /// The block with each projection replaced, in the order of [`Self::projections`].
@@ -65,10 +104,7 @@ impl TransformerBlock {
             QkvProjection::Apart(SplitQkv { q, k, v }) => vec![q, k, v],
         };
         slots.push(&mut self.attention.out);
-        match &mut self.mlp {
-            Mlp::SquaredRelu(m) | Mlp::GeluTanh(m) => slots.extend([&mut m.up, &mut m.down]),
-            Mlp::Gated(m) => slots.extend([&mut m.gate, &mut m.up, &mut m.down]),
-        }
+        slots.extend(self.mlp.projections_mut());
         names.into_iter().zip(slots).for_each(|(name, slot)| *slot = f(name, slot.clone()));
         self
     }

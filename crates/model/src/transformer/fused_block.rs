@@ -1,5 +1,6 @@
 //! Blocks as one operation, in training and in a decoder, where the kernels have one for them.
 
+use crate::architecture::{Activation, QkvLayout};
 use crate::fused::{self, BlockPlan, BlockTensors, LlamaPlan, LlamaTensors};
 use crate::host_tensor::host;
 use crate::projection::Projection;
@@ -48,7 +49,12 @@ impl Parameter {
 impl TransformerBlock {
     /// The parameters of a GPT-2 block without adapters, in the order of [`duel_kernels::BlockWeights`]; `None` for another block.
     fn gpt2_parameters(&self) -> Option<[Parameter; 12]> {
-        let (Norm::Layer(norm1), Norm::Layer(norm2)) = (&self.norm_attention, &self.norm_mlp) else { return None };
+        let (Some(Norm::Layer(norm1)), Some(Norm::Layer(norm2))) = (&self.norm_attention, &self.norm_mlp) else {
+            return None;
+        };
+        if !self.is_plain() || self.attention.options.qkv_layout != QkvLayout::Stacked {
+            return None;
+        }
         let QkvProjection::Joint(qkv) = &self.attention.inputs else { return None };
         let (Mlp::SquaredRelu(mlp) | Mlp::GeluTanh(mlp)) = &self.mlp else { return None };
         let norm = |of: &LayerNorm| Some([of.gamma.val(), of.beta.as_ref()?.val()].map(Parameter::Vector));
@@ -73,7 +79,12 @@ impl TransformerBlock {
     /// The gains and the projections of a Llama block, which may have biases on queries, keys and values alone; `None` for
     /// another block.
     fn llama_parts(&self) -> Option<([Tensor<1>; 2], [&Projection; N_LINEAR])> {
-        let (Norm::Rms(norm1), Norm::Rms(norm2)) = (&self.norm_attention, &self.norm_mlp) else { return None };
+        let (Some(Norm::Rms(norm1)), Some(Norm::Rms(norm2))) = (&self.norm_attention, &self.norm_mlp) else {
+            return None;
+        };
+        if !self.is_plain() || self.mlp.activation() != Activation::Silu {
+            return None;
+        }
         let (QkvProjection::Apart(_), Mlp::Gated(_)) = (&self.attention.inputs, &self.mlp) else { return None };
         let [q, k, v, out, gate, up, down] = self.projections()[..] else { return None };
         let maps = [q, k, v, out, gate, up, down].map(|(_, map)| map);
@@ -177,7 +188,7 @@ impl TransformerBlock {
             width,
             heads: self.attention.heads,
             inner: up.dims()[1],
-            activation: self.mlp.activation()?,
+            activation: self.mlp.activation(),
             epsilon: self.epsilon as f32,
         };
         let parameters = parameters.map(Parameter::into_dispatch);

@@ -1,5 +1,6 @@
 //! The language model.
 
+use crate::architecture::LogitSpec;
 use crate::config::TransformerConfig;
 use crate::counter::count;
 use crate::fused::{self, LogpPlan};
@@ -10,8 +11,9 @@ use crate::tokens::Tokens;
 use crate::transformer::backbone::Backbone;
 use crate::transformer::block::TransformerBlock;
 use crate::transformer::kv_cache::KvCache;
+use crate::transformer::mlp::Mlp;
 use crate::transformer::norm::Norm;
-use crate::transformer::positions::{Positions, Rotary};
+use crate::transformer::positions::{Positions, Rotary, RotaryTable};
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor};
@@ -25,6 +27,8 @@ pub struct Policy {
     pub(super) body: Backbone,
     /// `None` where the head shares the token embedding.
     pub(super) head: Option<Linear>,
+    #[module(skip)]
+    logit_spec: LogitSpec,
 }
 
 impl Policy {
@@ -53,9 +57,12 @@ impl Policy {
             let weight = normal([config.width, config.vocabulary], 0.02, rng, device);
             let mut head = LinearConfig::new(config.width, config.vocabulary).with_bias(false).init(device);
             head.weight = weight;
+            if config.architecture.biases.head {
+                head.bias = Some(Param::from_tensor(Tensor::zeros([config.vocabulary], device)));
+            }
             head
         });
-        Self { body, head }
+        Self { body, head, logit_spec: config.architecture.logits.clone() }
     }
 
     /// Logits after each token from column `from` on.
@@ -89,11 +96,14 @@ impl Policy {
             Some(head) => (head.weight.val(), false),
             None => (self.body.tokens.weight.val(), true),
         };
-        if !fused::is_supported(&weight) {
+        if !fused::is_supported(&weight) || self.logit_spec.soft_cap.is_some() {
             return None;
         }
         let vocabulary = weight.dims()[usize::from(!tied)];
-        let states = states(); // [B, T, D]
+        let mut states = states(); // [B, T, D]
+        if self.logit_spec.multiplier != 1.0 {
+            states = states * self.logit_spec.multiplier;
+        }
         let [b, t, width] = states.dims();
         count(|counted| counted.heads += (2 * width * vocabulary * b * t) as f64);
         let targets = Arc::new(targets.into_data().iter::<i32>().collect());
@@ -115,16 +125,25 @@ impl Policy {
     /// The model with its weights packed for decoding and its adapters merged, on a device that has such an operation.
     /// GPT-2 has it without adapters.
     pub fn decoder(&self) -> Option<Decoder> {
-        let Backbone { tokens, positions, blocks, norm, epsilon, .. } = &self.body;
+        let Backbone { tokens, positions, blocks, norm, epsilon, embedding_multiplier, .. } = &self.body;
+        let is_plain = blocks.iter().all(TransformerBlock::is_plain) && self.body.has_plain_positions();
+        if !is_plain || *embedding_multiplier != 1.0 || self.logit_spec != LogitSpec::PLAIN {
+            return None;
+        }
         if !fused::is_supported(&tokens.weight.val()) || self.head.as_ref().is_some_and(|head| head.bias.is_some()) {
             return None;
         }
         let first = blocks.first()?;
         let mut scale = 0.0;
-        let mlp = match first.mlp.activation() {
-            Some(activation) if blocks.iter().all(TransformerBlock::is_plain_gpt2) => DecoderMlp::Plain(activation),
-            Some(_) => return None,
-            None => {
+        let mlp = match &first.mlp {
+            Mlp::SquaredRelu(_) | Mlp::GeluTanh(_) | Mlp::Gelu(_) | Mlp::Relu(_) | Mlp::Silu(_) => {
+                if !blocks.iter().all(TransformerBlock::is_plain_gpt2) {
+                    return None;
+                }
+                DecoderMlp::Plain(first.mlp.activation())
+            }
+            Mlp::JointGated(_) => return None,
+            Mlp::Gated(_) => {
                 let mut scales = self.body.projections().filter_map(|map| Some(map.lora.as_ref()?.scale));
                 scale = scales.next().unwrap_or(0.0);
                 if scales.any(|other| other != scale) {
@@ -134,14 +153,17 @@ impl Policy {
             }
         };
         let positions = match positions {
-            Positions::Learned(table) => DecoderPositions::Learned(host(table.weight.val())),
-            Positions::Rotary(Rotary { cos, sin }) => {
+            Positions::Learned(table) if table.offset == 0 => DecoderPositions::Learned(host(table.weight.val())),
+            Positions::Learned(_) => return None,
+            Positions::Rotary(Rotary { tables, .. }) => {
+                let RotaryTable { cos, sin } = tables.first()?;
                 DecoderPositions::Rotary([cos, sin].map(|table| host(table.clone())))
             }
         };
         let (norm_gain, norm_bias) = match norm {
             Norm::Layer(norm) => (host(norm.gamma.val()), host(norm.beta.as_ref()?.val())),
             Norm::Rms(norm) => (host(norm.gamma.val()), vec![]),
+            Norm::RmsOnePlus(_) => return None,
         };
         let mut decoder = Decoder::new(DecoderParts {
             width: tokens.weight.dims()[1],
@@ -166,7 +188,7 @@ impl Policy {
     /// Logits `[B, T, V]` after hidden states `[B, T, D]`.
     pub fn unembed(&self, hidden: Tensor<3>) -> Tensor<3> {
         self.count_heads(hidden.dims()[0] * hidden.dims()[1]);
-        match &self.head {
+        let mut logits = match &self.head {
             Some(head) => head.forward(hidden),
             None => {
                 let [b, l, d] = hidden.dims();
@@ -174,6 +196,14 @@ impl Policy {
                 let [v, _] = embedding.dims();
                 hidden.reshape([b * l, d]).matmul(embedding.transpose()).reshape([b, l, v])
             }
+        };
+        let LogitSpec { multiplier, soft_cap } = self.logit_spec;
+        if multiplier != 1.0 {
+            logits = logits * multiplier;
+        }
+        match soft_cap {
+            Some(cap) => (logits / cap).tanh() * cap,
+            None => logits,
         }
     }
 

@@ -1,0 +1,55 @@
+//! The text model of Gemma 3: norms on queries and keys, two rotary bases. Gemma Team 2025.
+
+use super::shared::SharedSettings;
+use super::{gemma2, llama, qwen3};
+use crate::Result;
+use crate::architecture::{Activation, NormKind, PositionSpec, QueryKeyNorm};
+use crate::config::TransformerConfig;
+use crate::config_reader::{ConfigReader, THETAS};
+use crate::family::Family;
+use crate::rope_settings::RopeDefaults;
+use serde_json::{Value, json};
+
+pub(super) const FAMILY: Family = Family {
+    model_type: SETTINGS.model_type,
+    read,
+    write,
+    tensors: &[qwen3::QUERY_KEY_NORMS, gemma2::NORMS, llama::TENSORS],
+    inputs_first: false,
+    gguf: None,
+};
+
+const SETTINGS: SharedSettings = SharedSettings {
+    model_type: "gemma3_text",
+    class: "Gemma3ForCausalLM",
+    norm: NormKind::RmsOnePlus,
+    activation: "hidden_activation",
+    default_activation: Activation::GeluTanh,
+    tied: true,
+    head_width: Some(256),
+    rope: RopeDefaults { theta: 1e6, is_per_layer_type: true, ..RopeDefaults::PLAIN },
+    ..SharedSettings::LLAMA
+};
+/// Base of the rotary positions in layers with a window, in files before transformers 5.
+const LOCAL_THETA: &str = "rope_local_base_freq";
+
+fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
+    let mut config = gemma2::read_as(&SETTINGS, settings, [None, None])?;
+    let architecture = &mut config.architecture;
+    architecture.norm.queries_and_keys = QueryKeyNorm::PerHead;
+    let pattern = ["sliding_window_pattern", "_sliding_window_pattern"].into_iter();
+    let pattern = pattern.filter(|key| !settings.json[*key].is_null()).map(|key| settings.size(key)).next();
+    architecture.attention.windows = gemma2::read_windows(settings, config.layers, pattern.unwrap_or(Ok(6))?)?;
+    if let PositionSpec::Rotary(rotary) = &mut architecture.positions
+        && rotary.windowed_theta.is_none()
+    {
+        rotary.windowed_theta = Some(settings.number_or(LOCAL_THETA, THETAS, 10_000.0)?);
+    }
+    Ok(config)
+}
+
+fn write(config: &TransformerConfig) -> Value {
+    let mut own = gemma2::write_own(config);
+    own[LOCAL_THETA] = json!(config.architecture.rotary().and_then(|rotary| rotary.windowed_theta));
+    SETTINGS.write(config, own)
+}

@@ -1,0 +1,69 @@
+//! GPT-NeoX, of which Pythia is: attention and MLP side by side, partial rotary. Black et al. 2022.
+
+use super::shared::{SharedSettings, attention_biases};
+use crate::Result;
+use crate::architecture::{Activation, NormKind, QkvLayout, ResidualOrder};
+use crate::config::TransformerConfig;
+use crate::config_reader::ConfigReader;
+use crate::family::Family;
+use crate::rope_settings::RopeDefaults;
+use crate::tensor_names::TensorNames;
+use serde_json::{Value, json};
+
+const TENSORS: TensorNames = &[
+    ("tokens", "gpt_neox.embed_in"),
+    ("norm", "gpt_neox.final_layer_norm"),
+    ("head", "embed_out"),
+    ("blocks.#.norm_attention", "gpt_neox.layers.#.input_layernorm"),
+    ("blocks.#.norm_mlp", "gpt_neox.layers.#.post_attention_layernorm"),
+    ("blocks.#.attention.qkv", "gpt_neox.layers.#.attention.query_key_value"),
+    ("blocks.#.attention.out", "gpt_neox.layers.#.attention.dense"),
+    ("blocks.#.mlp.up", "gpt_neox.layers.#.mlp.dense_h_to_4h"),
+    ("blocks.#.mlp.down", "gpt_neox.layers.#.mlp.dense_4h_to_h"),
+];
+
+pub(super) const FAMILY: Family =
+    Family { model_type: SETTINGS.model_type, read, write, tensors: &[TENSORS], inputs_first: false, gguf: None };
+
+const SETTINGS: SharedSettings = SharedSettings {
+    model_type: "gpt_neox",
+    class: "GPTNeoXForCausalLM",
+    norm: NormKind::Layer,
+    epsilon: "layer_norm_eps",
+    default_epsilon: 1e-5,
+    default_activation: Activation::Gelu,
+    gated: false,
+    has_head_dim: false,
+    rope: RopeDefaults {
+        fraction: 0.25,
+        keys: ["rotary_emb_base", "rotary_pct"],
+        is_partial: true,
+        ..RopeDefaults::PLAIN
+    },
+    ..SharedSettings::LLAMA
+};
+
+fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
+    settings.unset("num_key_value_heads")?;
+    let mut config = SETTINGS.read(settings)?;
+    let architecture = &mut config.architecture;
+    attention_biases(settings, &mut architecture.biases, true)?;
+    architecture.biases.mlp = true;
+    architecture.attention.key_value_heads = None;
+    architecture.fused.qkv = Some(QkvLayout::PerHead);
+    if settings.flag_or("use_parallel_residual", true)? {
+        architecture.residual.order = ResidualOrder::Parallel;
+    }
+    Ok(config)
+}
+
+fn write(config: &TransformerConfig) -> Value {
+    let architecture = &config.architecture;
+    let own = json!({
+        "attention_bias": architecture.biases.qkv,
+        "hidden_dropout": 0.0,
+        "num_key_value_heads": null,
+        "use_parallel_residual": architecture.residual.order == ResidualOrder::Parallel,
+    });
+    SETTINGS.write(config, own)
+}

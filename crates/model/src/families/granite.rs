@@ -1,0 +1,47 @@
+//! Granite: Llama with multipliers. Granite Team 2024.
+
+use super::llama;
+use super::shared::{SCALES, SharedSettings, attention_biases, short_decimal};
+use crate::Result;
+use crate::config::TransformerConfig;
+use crate::config_reader::ConfigReader;
+use crate::family::Family;
+use serde_json::{Value, json};
+
+pub(super) const FAMILY: Family = Family {
+    model_type: SETTINGS.model_type,
+    read,
+    write,
+    tensors: &[llama::TENSORS],
+    inputs_first: false,
+    gguf: None,
+};
+
+const SETTINGS: SharedSettings =
+    SharedSettings { model_type: "granite", class: "GraniteForCausalLM", ..SharedSettings::LLAMA };
+
+fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
+    let mut config = SETTINGS.read(settings)?;
+    let architecture = &mut config.architecture;
+    attention_biases(settings, &mut architecture.biases, false)?;
+    architecture.biases.mlp = settings.flag_or("mlp_bias", false)?;
+    let multiplier = |key: &str| settings.number_or(key, SCALES, 1.0);
+    architecture.embedding_multiplier = multiplier("embedding_multiplier")?;
+    architecture.residual.multiplier = multiplier("residual_multiplier")?;
+    architecture.attention.scale = Some(multiplier("attention_multiplier")?);
+    architecture.logits.multiplier = 1.0 / multiplier("logits_scaling")?;
+    Ok(config)
+}
+
+fn write(config: &TransformerConfig) -> Value {
+    let architecture = &config.architecture;
+    let own = json!({
+        "attention_bias": architecture.biases.qkv,
+        "mlp_bias": architecture.biases.mlp,
+        "embedding_multiplier": architecture.embedding_multiplier,
+        "residual_multiplier": architecture.residual.multiplier,
+        "attention_multiplier": architecture.attention.scale,
+        "logits_scaling": short_decimal(1.0 / architecture.logits.multiplier),
+    });
+    SETTINGS.write(config, own)
+}

@@ -1,0 +1,66 @@
+//! SmolLM3: Llama with layers that know no positions. Bakouch et al. 2025.
+
+use super::shared::{SharedSettings, attention_biases, windows};
+use super::{llama, qwen2};
+use crate::Result;
+use crate::architecture::{BiasSpec, PositionSpec};
+use crate::config::TransformerConfig;
+use crate::config_reader::ConfigReader;
+use crate::family::Family;
+use crate::rope_settings::RopeDefaults;
+use serde_json::{Value, json};
+
+pub(super) const FAMILY: Family = Family {
+    model_type: SETTINGS.model_type,
+    read,
+    write,
+    tensors: &[llama::TENSORS],
+    inputs_first: false,
+    gguf: None,
+};
+
+const SETTINGS: SharedSettings = SharedSettings {
+    model_type: "smollm3",
+    class: "SmolLM3ForCausalLM",
+    tied: true,
+    rope: RopeDefaults { theta: 2e6, ..RopeDefaults::PLAIN },
+    ..SharedSettings::LLAMA
+};
+/// 1 for each layer with rotary positions, 0 for each without.
+const ROPE_LAYERS: &str = "no_rope_layers";
+
+fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
+    let mut config = SETTINGS.read(settings)?;
+    let layers = config.layers;
+    let has_rope: Vec<bool> = match &settings.json[ROPE_LAYERS] {
+        Value::Null => {
+            let interval = settings.size_or("no_rope_layer_interval", 4)?;
+            (0..layers).map(|layer| !(layer + 1).is_multiple_of(interval)).collect()
+        }
+        Value::Array(list) if list.len() == layers && list.iter().all(|one| *one == 0 || *one == 1) => {
+            list.iter().map(|one| *one == 1).collect()
+        }
+        _ => return Err(settings.unsupported(ROPE_LAYERS, &format!("0 or 1 for each of the {layers} layers"))),
+    };
+    let architecture = &mut config.architecture;
+    attention_biases(settings, &mut architecture.biases, false)?;
+    architecture.biases.mlp = settings.flag_or("mlp_bias", false)?;
+    let is_used = settings.flag_or("use_sliding_window", false)?;
+    let window = if is_used { settings.optional_size("sliding_window", None)? } else { None };
+    architecture.attention.windows = windows(settings, layers, window, |layer| !has_rope[layer])?;
+    if let PositionSpec::Rotary(rotary) = &mut architecture.positions {
+        rotary.skipped_layers = (0..layers).filter(|layer| !has_rope[*layer]).collect();
+    }
+    Ok(config)
+}
+
+fn write(config: &TransformerConfig) -> Value {
+    let skipped = config.architecture.rotary().map_or(&[][..], |rotary| &rotary.skipped_layers);
+    let has_rope: Vec<u8> = (0..config.layers).map(|layer| u8::from(!skipped.contains(&layer))).collect();
+    let BiasSpec { qkv, mlp, .. } = config.architecture.biases;
+    let mut own = qwen2::write_windows(config);
+    own[ROPE_LAYERS] = json!(has_rope);
+    own["attention_bias"] = json!(qkv);
+    own["mlp_bias"] = json!(mlp);
+    SETTINGS.write(config, own)
+}

@@ -1,0 +1,52 @@
+//! StableLM: Llama with layer norms and partial rotary. Bellagente et al. 2024.
+
+use super::llama;
+use super::shared::SharedSettings;
+use crate::Result;
+use crate::architecture::{NormKind, ResidualOrder};
+use crate::config::TransformerConfig;
+use crate::config_reader::ConfigReader;
+use crate::family::Family;
+use crate::rope_settings::RopeDefaults;
+use serde_json::{Value, json};
+
+pub(super) const FAMILY: Family = Family {
+    model_type: SETTINGS.model_type,
+    read,
+    write,
+    tensors: &[llama::TENSORS],
+    inputs_first: false,
+    gguf: None,
+};
+
+const SETTINGS: SharedSettings = SharedSettings {
+    model_type: "stablelm",
+    class: "StableLmForCausalLM",
+    norm: NormKind::Layer,
+    epsilon: "layer_norm_eps",
+    default_epsilon: 1e-5,
+    has_head_dim: false,
+    rope: RopeDefaults { fraction: 0.25, is_partial: true, ..RopeDefaults::PLAIN },
+    ..SharedSettings::LLAMA
+};
+
+fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
+    settings.unset("qk_layernorm")?;
+    let mut config = SETTINGS.read(settings)?;
+    config.architecture.biases.qkv = settings.flag_or("use_qkv_bias", false)?;
+    if settings.flag_or("use_parallel_residual", false)? {
+        config.architecture.residual.order = ResidualOrder::ParallelSharedNorm;
+    }
+    Ok(config)
+}
+
+fn write(config: &TransformerConfig) -> Value {
+    let architecture = &config.architecture;
+    let own = json!({
+        "hidden_dropout": 0.0,
+        "qk_layernorm": false,
+        "use_parallel_residual": architecture.residual.order != ResidualOrder::Serial,
+        "use_qkv_bias": architecture.biases.qkv,
+    });
+    SETTINGS.write(config, own)
+}
