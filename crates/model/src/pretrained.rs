@@ -5,10 +5,11 @@ use crate::checkpoint::Checkpoint;
 use crate::config::TransformerConfig;
 use crate::families::{gguf_name, hf_name, interleaved_heads};
 use crate::gguf::{self, is_gguf};
+use crate::gguf_layout::from_file;
+use crate::gguf_rope::is_factors;
 use crate::huggingface;
 use crate::mapped_file::MappedFile;
 use crate::mmap_matrix::MmapMatrix;
-use crate::rope_layout::to_half_split;
 use crate::tensor_names::{canonical_name, is_projection};
 use crate::tokenizer_files::TokenizerFiles;
 use crate::transformer::Policy;
@@ -186,15 +187,8 @@ impl Pretrained {
         let left: HashSet<&str> = without.values().map(|(name, _)| name.as_str()).collect();
         let naming = |ours: &str| Some(self.name(config, ours)).filter(|(name, _)| !left.contains(name.as_str()));
         if self.is_gguf() {
-            let adjusted = |ours: &str, found: HostTensor| match interleaved_heads(config, ours) {
-                Some(heads) => {
-                    let values = to_half_split(&found.values, heads, found.shape.get(1).copied().unwrap_or(1));
-                    HostTensor { values, ..found }
-                }
-                None => found,
-            };
-            // factors of rotary positions, all of them 1
-            let spare = |name: &str| name == gguf::FACTORS || left.contains(name);
+            let adjusted = |ours: &str, found: HostTensor| from_file(config, ours, found);
+            let spare = |name: &str| is_factors(name) || left.contains(name);
             return weights::load_from(empty, &self.store, naming, adjusted, spare);
         }
         let of_head = |name: &str| self.head.iter().any(|head| head == name);
@@ -216,28 +210,40 @@ impl Pretrained {
     }
 }
 
-/// A hash of all that [`Pretrained::open`] reads.
+/// The files of a directory that say what a model and its tokenizer are: all that is read but weights and their index.
+pub const SETTINGS_FILES: [&str; 12] = [
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+];
+
+/// A hash of all that [`Pretrained::open`] reads, whatever else lies beside it.
 ///
 /// # Errors
 /// A file that cannot be read.
 pub fn hash(path: &Path) -> Result<String> {
     let mut hasher = Hasher::default();
-    let mut add = |path: PathBuf| -> Result<()> {
+    let add = |path: PathBuf| -> Result<()> {
         let held = MappedFile::open(&path)?;
         hasher.add(path.file_name().unwrap_or_default().as_encoded_bytes());
         hasher.add(held.bytes()?);
         held.bytes().map(|_| ())
     };
     if is_gguf(path) {
-        add(path.into())?;
+        gguf::files(path)?.into_iter().try_for_each(add)?;
         return Ok(hasher.finish());
     }
-    let entries = std::fs::read_dir(path).map_err(|source| Error::Read { path: path.into(), source })?;
-    let is_read = |path: &PathBuf| {
-        let known = path.extension().is_some_and(|e| e == "safetensors" || e == "json" || e == "jinja");
-        known && path.is_file()
-    };
-    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_read).collect();
+    let mut files = huggingface::weights_and_index(path)?;
+    files.extend(SETTINGS_FILES.map(|name| path.join(name)).into_iter().filter(|file| file.is_file()));
     files.sort();
     files.into_iter().try_for_each(add)?;
     Ok(hasher.finish())

@@ -41,6 +41,7 @@ fn as_responses(model: &ScalarModel, rows: &[Vec<u32>], pad: Option<u32>, vocabu
         pad: pad.unwrap_or(0),
         bos: 0,
         eos: vocabulary as u32,
+        other_eos: vec![],
         prompt_tokens: rows[0].len(),
         response_tokens: 1,
         allowed_tokens: None,

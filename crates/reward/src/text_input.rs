@@ -48,6 +48,7 @@ impl TextInput {
             pad: padding,
             bos: padding,
             eos: if pad.is_some() { never } else { padding },
+            other_eos: vec![],
             prompt_tokens: Self::context(context) - 1,
             response_tokens: 1,
             allowed_tokens: pad.is_none().then(|| (0..never).collect()),

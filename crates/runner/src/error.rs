@@ -26,6 +26,8 @@ pub enum Error {
     Ledger(#[from] duel_ledger::Error),
     #[error(transparent)]
     Report(#[from] duel_report::Error),
+    #[error("there is no {what} `{from}` on this machine, and none by that name on the hub")]
+    NotHere { what: &'static str, from: String, source: Box<duel_hub::Error> },
     #[error("interrupted; finished stages are kept")]
     Interrupted,
     #[error("{}", failed(failures, *left_out))]
@@ -122,7 +124,7 @@ impl WorkerEnd {
     }
 }
 
-/// The stages that failed with their last words.
+/// The failed stages with their last lines of output.
 fn failed(failures: &[StageFailure], left_out: usize) -> String {
     let each = failures.iter().map(|StageFailure { stage, tail, .. }| match tail.as_str() {
         "" => format!("stage `{stage}` failed"),
@@ -136,7 +138,7 @@ fn failed(failures: &[StageFailure], left_out: usize) -> String {
 }
 
 impl Error {
-    /// Whether a training left the finite numbers: a result of its settings, unlike all else that ends a stage.
+    /// Whether a training diverged, which is a result of its settings, unlike any other failure of a stage.
     pub fn is_divergence(&self) -> bool {
         matches!(self.training(), Some(duel_training::Error::Diverged { .. }))
     }
@@ -170,7 +172,7 @@ impl Error {
         }
     }
 
-    /// The training's own error, through whichever room it came.
+    /// The training's own error, whichever crate it came through.
     fn training(&self) -> Option<&duel_training::Error> {
         use duel_evaluation::Error as Evaluation;
         use duel_reward::Error as Reward;
@@ -205,6 +207,10 @@ impl Error {
             Self::Data(e) | Self::Reward(duel_reward::Error::Data(e)) => e.hint(),
             Self::Reward(duel_reward::Error::Unsettled { .. }) => Some("raise `stages.rm.ridge`".into()),
             Self::Model(e) => e.hint(),
+            Self::NotHere { source, .. } if matches!(**source, duel_hub::Error::Name { .. }) => source
+                .hint()
+                .map(|hint| format!("{hint}; relative paths are those of the folder where `duel` was started")),
+            Self::NotHere { source, .. } => source.hint(),
             Self::Ledger(e) | Self::Report(duel_report::Error::Ledger(e)) => e.hint(),
             Self::NotExact { .. } => Some("the grammar is the only world whose runs can be enumerated".into()),
             Self::NoSeed { .. } => Some("--seed counts from 0; `duel plan` shows a run's seeds".into()),

@@ -1,7 +1,8 @@
-//! From an experiment to its stages: what depends on what, and the hash that names each.
+//! From an experiment to its stages: their dependencies, and the hash that names each.
 
 use crate::error::{Error, Result};
-use crate::world;
+use crate::sources;
+use crate::world::{self, RowFiles};
 use duel_ledger::{Manifest, PlannedStage, RunDir, StageId};
 use duel_spec::ids::{hash_bytes, stage_hash};
 use duel_spec::{Cell, Experiment, JudgeKind, MethodSettings, ModelShape, WorldKind};
@@ -23,7 +24,7 @@ pub enum StageKind {
     Rm,
     /// Log-probs of all rows under the reference.
     Reference,
-    /// Marks of the reference and of the exact optima.
+    /// Evaluation of the reference and of the exact optima.
     Yardstick,
     /// One arm at one point: training and evaluation.
     Cell,
@@ -59,12 +60,12 @@ impl StageKind {
 pub struct Stage {
     pub kind: StageKind,
     pub id: StageId,
-    /// What the hash is of: its seed, its settings by name, the stages that it needs by their kinds.
+    /// The content of the hash: its seed, its settings by name, the stages that it needs by their kinds.
     pub key: Value,
     pub seed: u64,
     /// Whether it may use every core, and runs alone.
     pub wide: bool,
-    /// Places in the plan of the stages that must be done before.
+    /// Indices in the plan of the stages that must be finished before.
     pub needs: Vec<usize>,
     pub cell: Option<Cell>,
 }
@@ -90,7 +91,7 @@ impl Stage {
     }
 }
 
-/// All stages in an order that respects their needs.
+/// All stages in an order that respects their dependencies.
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub stages: Vec<Stage>,
@@ -132,7 +133,7 @@ impl Plan {
         let pretrained = experiment.is_pretrained();
         let model = match pretrained {
             // where the files stand does not change what they say
-            true => json!({"files": duel_model::hash_of_files(Path::new(&experiment.model.from))?}),
+            true => json!({"files": duel_model::hash_of_files(&sources::model(Path::new(&experiment.model.from))?)?}),
             false => {
                 let ModelShape { layers, width, heads, tied, .. } = &experiment.model;
                 json!({"from": "", "layers": layers, "width": width, "heads": heads, "tied": tied})
@@ -140,7 +141,8 @@ impl Plan {
         };
         let mut rm_settings = json!(&experiment.stages.rm);
         if experiment.stages.rm.is_pretrained() {
-            rm_settings["from"] = json!(duel_model::hash_of_files(Path::new(&experiment.stages.rm.from))?);
+            rm_settings["from"] =
+                json!(duel_model::hash_of_files(&sources::model(Path::new(&experiment.stages.rm.from))?)?);
         }
         let mut shared = vec![];
         if experiment.world.kind != WorldKind::Grammar {
@@ -191,7 +193,7 @@ impl Plan {
             };
             plan.add(StageKind::Cell, seed, settings, needs, Some(cell));
         }
-        // a large model is held once, and its stages share the cores in place of the memory
+        // a large model is in memory once, so its stages run one at a time on every core
         plan.stages.iter_mut().for_each(|stage| stage.wide = pretrained || stage.kind.is_shared());
         Ok(plan)
     }
@@ -245,7 +247,10 @@ const JUDGE: &str = "judge ";
 pub fn judge_files(experiment: &Experiment) -> Result<BTreeMap<String, String>> {
     let judge = &experiment.judge;
     if judge.kind == JudgeKind::Model {
-        return Ok(BTreeMap::from([(judge.model.clone(), duel_model::hash_of_files(Path::new(&judge.model))?)]));
+        return Ok(BTreeMap::from([(
+            judge.model.clone(),
+            duel_model::hash_of_files(&sources::model(Path::new(&judge.model))?)?,
+        )]));
     }
     if experiment.world.kind == WorldKind::Grammar || judge.kind != JudgeKind::Command {
         return Ok(BTreeMap::new());
@@ -297,12 +302,18 @@ fn world_settings(experiment: &Experiment, judge: &BTreeMap<String, String>) -> 
         }
         WorldKind::Rows => {
             let mut settings = json!(world.rows);
-            for (name, (_, path)) in ["train", "validation", "test"].iter().zip(world::row_files(experiment)) {
-                settings[name] = json!(duel_data::records::hash(&path)?);
+            for RowFiles { key, paths, .. } in world::row_files(experiment)? {
+                settings[key] = json!(hash_of_rows(&paths)?);
             }
             json!({"kind": "rows", "rows": settings, "judge": judge})
         }
     })
+}
+
+/// The hash of a file of rows; of several, that of their hashes, in order.
+fn hash_of_rows(paths: &[PathBuf]) -> Result<String> {
+    let hashes = paths.iter().map(|path| duel_data::records::hash(path)).collect::<duel_data::Result<Vec<_>>>()?;
+    Ok(if let [hash] = hashes.as_slice() { hash.clone() } else { hash_bytes(hashes.concat().as_bytes()) })
 }
 
 /// A hash over the whole resolved experiment, for the manifest.

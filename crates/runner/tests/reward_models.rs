@@ -28,7 +28,7 @@ fn words(texts: &[&str], size: usize, template: &str, to: &Path) -> (TokenizerFi
     tokenizer.save(&trained).unwrap();
     let bytes = std::fs::read(&trained).unwrap();
     std::fs::remove_file(trained).unwrap();
-    let special = SpecialTokens { bos: Some(1), eos: Some(2), pad: Some(0) };
+    let special = SpecialTokens { bos: Some(1), eos: Some(2), pad: Some(0), ..SpecialTokens::default() };
     (TokenizerFiles { special, tokenizer: Some(bytes), template: Some(template.into()) }, tokenizer.vocabulary())
 }
 

@@ -6,9 +6,10 @@ use crate::plan::{Plan, StageKind};
 use crate::stages::{StageContext, learned_reward};
 use crate::target::ModelTarget;
 use crate::terminal::print;
+use crate::world::PretrainedModel;
 use duel_data::World;
 use duel_ledger::RunDir;
-use duel_model::{ClassifierCheckpoint, Pretrained, TokenizerFiles, TransformerConfig, classifier};
+use duel_model::{ClassifierCheckpoint, TokenizerFiles, TransformerConfig, classifier};
 use duel_reward::RewardNetwork;
 use duel_spec::{Experiment, RmModel, ScorePooling};
 use std::path::Path;
@@ -82,25 +83,29 @@ fn sources_of(
         let given = &start.model.classifier;
         return Ok((given.model.config.clone(), given.model.words.clone(), given.pad));
     }
-    let (config, mut words) = match context.experiment.is_pretrained() {
+    let (config, words) = match context.experiment.is_pretrained() {
         true => {
-            let model = Pretrained::open(Path::new(&context.experiment.model.from))?;
+            let PretrainedModel { mut model, tokenizer, .. } = PretrainedModel::open(&context.experiment.model.from)?;
+            let ends: Vec<String> =
+                model.words.special.eos_ids().into_iter().filter_map(|id| tokenizer.token(id)).collect();
+            model.words.template = model.words.template.map(|template| ending_in_eos(&template, &ends));
             (model.config, model.words)
         }
         false => (context.config(world)?, own_tokenizer(context, world.space())?),
     };
-    words.template = words.template.map(|template| ending_in_eos(&template));
     let space = world.space();
-    Ok((config, words, Some(space.pad).filter(|pad| *pad != space.eos)))
+    Ok((config, words, Some(space.pad).filter(|pad| !space.ends_response(*pad))))
 }
 
 /// The template of a reward model that scores EOS, the last token of every response: without what a template writes after a
 /// turn's EOS, such as a line break, on which transformers would look for the score.
-fn ending_in_eos(template: &str) -> String {
+fn ending_in_eos(template: &str, ends: &[String]) -> String {
     let template = template.strip_suffix('\n').unwrap_or(template);
+    let is_ended = |end: &String| format!("rendered_turns.rstrip().endswith({})", serde_json::json!(end));
+    let is_ended = ends.iter().map(is_ended).collect::<Vec<_>>().join(" or ");
     format!(
         "{{% set rendered_turns %}}{template}{{% endset %}}{{% if add_generation_prompt %}}{{{{ rendered_turns }}}}{{% else %}}\
-         {{{{ rendered_turns.rstrip() }}}}{{% if not rendered_turns.rstrip().endswith(eos_token) %}}{{{{ eos_token }}}}{{% endif %}}\
+         {{{{ rendered_turns.rstrip() }}}}{{% if not ({is_ended}) %}}{{{{ eos_token }}}}{{% endif %}}\
          {{% endif %}}"
     )
 }
@@ -121,9 +126,11 @@ mod tests {
         };
         let source = format!("{turns}{prompt}");
         assert_eq!(render(&source, false), "<s>Hi </s>\n");
-        let wrapped = ending_in_eos(&source);
+        let ends = ["</s>".to_owned(), "<end>".to_owned()];
+        let wrapped = ending_in_eos(&source, &ends);
         assert_eq!(render(&wrapped, false), "<s>Hi </s>");
         assert_eq!(render(&wrapped, true), render(&source, true));
-        assert_eq!(render(&ending_in_eos("{{ messages[0].content }}"), false), "Hi</s>");
+        assert_eq!(render(&ending_in_eos("{{ messages[0].content }}", &ends), false), "Hi</s>");
+        assert_eq!(render(&ending_in_eos("{{ messages[0].content }}<end>\n", &ends), false), "Hi <end>", "another end");
     }
 }
