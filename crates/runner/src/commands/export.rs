@@ -1,6 +1,5 @@
 //! `duel export`: a policy in the formats that other programs read.
 
-use crate::commands::export_reward::export_reward_model;
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Stage, StageKind};
 use crate::sources;
@@ -95,7 +94,7 @@ pub fn unused(option: &str, reason: &str) -> Error {
 }
 
 /// The name of the place fits what is written.
-fn check_name(to: &Path, form: ExportAs) -> Result<()> {
+pub(super) fn check_name(to: &Path, form: ExportAs) -> Result<()> {
     let option = format!("--to {}", to.display());
     match (form, target::is_gguf(to)) {
         (ExportAs::Gguf, false) => Err(unused(&option, "the name of a GGUF file ends in .gguf, by which it is known")),
@@ -136,7 +135,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     // 1. What can be refused before anything is read.
     let numbers = numbers(args.numbers, args.form)?;
     check_name(&args.to, args.form)?;
-    let Some(arm) = args.arm.as_deref() else { return export_reward_model(args, numbers) };
+    let arm = args.arm.as_deref().unwrap_or_default(); // clap asks for it
     if arm == REFERENCE && args.point.is_some() {
         return Err(unused("--point", "the reference is no arm, and has no points"));
     }

@@ -1,8 +1,9 @@
 //! `duel export --reward-model`: the reward model of a run as a sequence classifier of transformers.
 
-use crate::commands::export::{ExportArgs, FileNumbers, own_tokenizer, stored, unused};
+use crate::commands::export::{ExportArgs, check_name, numbers, own_tokenizer, stored, unused};
 use crate::error::{Error, Result};
 use crate::plan::{Plan, StageKind};
+use crate::sources;
 use crate::stages::{StageContext, learned_reward};
 use crate::target::ModelTarget;
 use crate::terminal::print;
@@ -12,22 +13,24 @@ use duel_ledger::RunDir;
 use duel_model::{ClassifierCheckpoint, TokenizerFiles, TransformerConfig, classifier};
 use duel_reward::RewardNetwork;
 use duel_spec::{Experiment, RmModel, ScorePooling};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 /// Writes the reward model of a seed.
 ///
 /// # Errors
 /// A reward model that is no single classifier; a seed that the run does not have.
-pub(super) fn export_reward_model(args: &ExportArgs, numbers: FileNumbers) -> Result<()> {
+pub fn export_reward_model(args: &ExportArgs) -> Result<()> {
     // 1. What can be refused before any model is read.
+    let numbers = numbers(args.numbers, args.form)?;
+    check_name(&args.to, args.form)?;
     let (manifest, experiment, plan) = Plan::of_run(&args.run)?;
     check(&experiment)?;
     let run = RunDir::open(&args.run)?;
     let stages = run.stages();
-    let sources = [&experiment.model.from, &experiment.stages.rm.from];
-    let mut from = vec![stages.as_path()];
-    from.extend(sources.into_iter().filter(|path| !path.is_empty()).map(Path::new));
+    let named = [&experiment.model.from, &experiment.stages.rm.from].into_iter().filter(|from| !from.is_empty());
+    let models = named.map(|from| sources::model(Path::new(from))).collect::<Result<Vec<_>>>()?;
+    let from: Vec<&Path> = std::iter::once(stages.as_path()).chain(models.iter().map(PathBuf::as_path)).collect();
     let target = ModelTarget::new(&args.to, &from, args.force)?;
     let seed = args.seed.unwrap_or(experiment.seed);
     let cell = plan.stages.iter().find(|stage| stage.kind == StageKind::Cell && stage.seed == seed);
