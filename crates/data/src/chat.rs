@@ -5,6 +5,7 @@ use crate::json::Json;
 use crate::{Error, Result};
 use indexmap::IndexMap;
 use minijinja::{Environment, ErrorKind, Value};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Bytes of a date format; the longest in use have about twenty.
 const MAX_DATE_FORMAT: usize = 256;
@@ -12,6 +13,21 @@ const MAX_DATE_FORMAT: usize = 256;
 /// One turn of a conversation: role, content, and whatever else its row says, in its order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message(IndexMap<String, Json>);
+
+impl Serialize for Message {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        serializer.collect_map(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Message {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        match Json::deserialize(deserializer)? {
+            Json::Object(fields) => Ok(Self(fields)),
+            other => Err(serde::de::Error::custom(format!("a turn is an object, not {}", other.type_name()))),
+        }
+    }
+}
 
 impl Message {
     /// A turn of text.

@@ -2,6 +2,7 @@
 
 use indexmap::IndexMap;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::{Serialize, Serializer};
 use serde_json::Number;
 
 /// A JSON value.
@@ -93,6 +94,19 @@ impl From<&Json> for minijinja::Value {
                 let fields = fields.iter().map(|(name, value)| (Self::from(name.as_str()), Self::from(value)));
                 Self::from_object(fields.collect::<IndexMap<Self, Self>>())
             }
+        }
+    }
+}
+
+impl Serialize for Json {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self {
+            Self::Null => serializer.serialize_unit(),
+            Self::Bool(flag) => flag.serialize(serializer),
+            Self::Number(number) => number.serialize(serializer),
+            Self::Text(text) => text.serialize(serializer),
+            Self::List(items) => items.serialize(serializer),
+            Self::Object(fields) => serializer.collect_map(fields),
         }
     }
 }

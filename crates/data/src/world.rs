@@ -1,6 +1,7 @@
 //! The interface of a world.
 
 use crate::Result;
+use crate::records::Content;
 use duel_spec::{Split, TokenSpec, seeds::Rng};
 
 /// A prompt and its split.
@@ -52,4 +53,12 @@ pub trait Detokenize: Send + Sync {
     /// # Errors
     /// Ids that the tokenizer does not know.
     fn text(&self, ids: &[u32]) -> Result<String>;
+
+    /// A prompt as another model may read it: the turns of its conversation where it has any, otherwise its text.
+    ///
+    /// # Errors
+    /// A prompt that is none of this world's.
+    fn conversation(&self, prompt: &[u32]) -> Result<Content> {
+        Ok(Content::Text(self.text(prompt)?))
+    }
 }

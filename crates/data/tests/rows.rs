@@ -128,7 +128,15 @@ fn source(folder: &Path, train: &[&str]) -> RowSource {
         (Some(split), path)
     });
     let files: Vec<(Option<Split>, PathBuf)> = written.collect();
-    RowSource { files, columns: columns(), holdout: 0.0, prompt_tokens: 20, response_tokens: 20, most: [4, 4] }
+    RowSource {
+        files,
+        columns: columns(),
+        holdout: 0.0,
+        prompt_tokens: 20,
+        response_tokens: 20,
+        most: [4, 4],
+        conversations: false,
+    }
 }
 
 /// `PROMPT COMPLETION LABEL`, where prompts may have spaces.

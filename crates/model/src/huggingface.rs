@@ -7,6 +7,7 @@ use crate::config_reader::ConfigReader;
 use crate::families::{self, hf_name, hf_stem};
 use crate::file_dtype::FileDType;
 use crate::tokenizer_files::{self, GENERATION, SpecialTokens, TokenizerFiles};
+use crate::transformer::ScalarModel;
 use crate::weight_store::WeightStore;
 use crate::weights::{self, write_synced};
 use crate::{Error, Result};
@@ -28,6 +29,78 @@ type OpenedDirectory = (TransformerConfig, TokenizerFiles, WeightStore, Vec<Stri
 /// # Errors
 /// Files that are missing or damaged, settings that are not supported, ids beyond the embedding.
 pub(crate) fn open(folder: &Path) -> Result<OpenedDirectory> {
+    let (settings, config, words, store) = read(folder)?;
+    if is_classifier(&settings) {
+        let accepted = "a language model; a sequence classifier is a reward model: `stages.rm.from` or `judge.model`";
+        return Err(settings.unsupported("architectures", accepted));
+    }
+    check_head(&settings, &config, &store)?;
+    Ok((config, words, store, settings.ignored()))
+}
+
+/// A sequence classifier with one label.
+pub(crate) struct ClassifierFiles {
+    pub(crate) config: TransformerConfig,
+    pub(crate) words: TokenizerFiles,
+    pub(crate) store: WeightStore,
+    /// What its head is called.
+    pub(crate) head: String,
+    pub(crate) pad: Option<u32>,
+}
+
+/// Opens a sequence classifier with one label.
+///
+/// # Errors
+/// As [`open`]; a model that is no classifier, or has not one label.
+pub(crate) fn open_classifier(folder: &Path) -> Result<ClassifierFiles> {
+    let (settings, config, words, store) = read(folder)?;
+    let heads: Vec<&str> = HEADS.into_iter().filter(|head| store.shape(&format!("{head}.weight")).is_some()).collect();
+    let [head] = heads[..] else {
+        let accepted = "a sequence classifier, with one head: `score.weight` or `classifier.weight`";
+        return Err(match heads.len() {
+            0 => settings.unsupported("architectures", accepted),
+            _ => settings.unsupported_value("architectures", &json!(heads), accepted),
+        });
+    };
+    check_labels(&settings)?;
+    let pad = settings.ids("pad_token_id", config.vocabulary)?.first().copied();
+    // whatever the settings say of a head over the vocabulary, there is none
+    Ok(ClassifierFiles { config: TransformerConfig { tied: true, ..config }, words, store, head: head.into(), pad })
+}
+
+/// What transformers calls the heads of sequence classifiers.
+const HEADS: [&str; 2] = ["score", "classifier"];
+
+/// Whether a directory's settings say that it holds a sequence classifier; not, where there are none that can be read.
+pub(crate) fn holds_classifier(folder: &Path) -> bool {
+    ConfigReader::open(folder.join(CONFIG)).is_ok_and(|settings| is_classifier(&settings))
+}
+
+fn is_classifier(settings: &ConfigReader) -> bool {
+    let names = settings.value("architectures").as_array().into_iter().flatten().filter_map(Value::as_str);
+    names.into_iter().any(|name| name.ends_with("ForSequenceClassification"))
+}
+
+/// One label: transformers counts those of `id2label`, and writes two of them as nothing.
+fn check_labels(settings: &ConfigReader) -> Result<()> {
+    let accepted = "one label, as a reward model has";
+    settings.only("num_labels", &json!(1))?;
+    match (settings.value("id2label"), settings.value("num_labels")) {
+        (Value::Object(labels), _) if labels.len() == 1 => {}
+        (Value::Null, number) if *number == 1 => {}
+        _ => return Err(settings.unsupported("id2label", accepted)),
+    }
+    // it chooses transformers' own loss, and changes no score
+    let known = ["regression", "single_label_classification", "multi_label_classification"];
+    match settings.value("problem_type") {
+        Value::Null => Ok(()),
+        Value::String(kind) if known.contains(&kind.as_str()) => Ok(()),
+        _ => Err(settings.unsupported("problem_type", &format!("no value, or one of {}", known.join(", ")))),
+    }
+}
+
+/// Settings, tokenizer and tensors of a directory.
+fn read(folder: &Path) -> Result<(ConfigReader, TransformerConfig, TokenizerFiles, WeightStore)> {
     let path = folder.join(CONFIG);
     if !path.is_file() && folder.join(ADAPTER_CONFIG).is_file() {
         let accepted = "a model: merge the adapter first (peft: `merge_and_unload`)".into();
@@ -38,8 +111,7 @@ pub(crate) fn open(folder: &Path) -> Result<OpenedDirectory> {
     let config = read_config(&settings)?;
     let words = tokenizer_files::read_directory(folder, &settings, config.vocabulary)?;
     let store = WeightStore::safetensors(&weight_files(folder)?)?;
-    check_head(&settings, &config, &store)?;
-    Ok((config, words, store, settings.ignored()))
+    Ok((settings, config, words, store))
 }
 
 /// The safetensors files of a directory.
@@ -145,6 +217,53 @@ pub fn write(folder: &Path, checkpoint: &Checkpoint, kind: FileDType) -> Result<
     }
     write_synced(&folder.join(CONFIG), format!("{json:#}\n").as_bytes())?;
     write_synced(&folder.join(GENERATION), format!("{generation:#}\n").as_bytes())?;
+    tokenizer_files::write_directory(folder, config.context, words)
+}
+
+/// The class of a family's sequence classifiers, after that of its language models; `None` where transformers has none.
+fn classifier_class(settings: &Value) -> Option<String> {
+    let class = settings["architectures"][0].as_str()?;
+    let stem = ["ForCausalLM", "LMHeadModel"].iter().find_map(|end| class.strip_suffix(end))?;
+    let stem = match settings["model_type"].as_str()? {
+        "granite" | "ernie4_5" | "cohere" => return None,
+        "gemma3_text" => "Gemma3Text", // whose Gemma3ForSequenceClassification also sees images
+        _ => stem,
+    };
+    Some(format!("{stem}ForSequenceClassification"))
+}
+
+/// Writes a directory that transformers reads as a sequence classifier; `labels` adds what its settings say of it.
+///
+/// # Errors
+/// A family of which transformers has no classifier.
+pub(crate) fn write_classifier(
+    folder: &Path,
+    config: &TransformerConfig,
+    model: &ScalarModel,
+    words: &TokenizerFiles,
+    kind: FileDType,
+    labels: impl FnOnce(&mut Value),
+) -> Result<()> {
+    let mut json = write_config(folder, config)?;
+    let class = classifier_class(&json).ok_or_else(|| {
+        let (key, found) = ("model_type".into(), json["model_type"].to_string());
+        let accepted = "a family of which transformers has a sequence classifier".into();
+        Error::Unsupported { path: folder.into(), key, found, accepted }
+    })?;
+    let naming = |ours: &str| match ours {
+        "head.weight" => Some(("score.weight".to_owned(), true)),
+        "head.bias" => None,
+        ours => Some(hf_name(config, ours)),
+    };
+    weights::save_in(kind, model, &folder.join(WEIGHTS), naming)?;
+    json["architectures"] = json!([class]);
+    if kind != FileDType::F32 {
+        json["dtype"] = json!(if kind == FileDType::F16 { "float16" } else { "bfloat16" });
+    }
+    let SpecialTokens { bos, eos, .. } = words.special;
+    (json["bos_token_id"], json["eos_token_id"]) = (json!(bos), json!(eos));
+    labels(&mut json);
+    write_synced(&folder.join(CONFIG), format!("{json:#}\n").as_bytes())?;
     tokenizer_files::write_directory(folder, config.context, words)
 }
 

@@ -4,6 +4,7 @@
 mod added_tokens;
 mod architecture;
 mod checkpoint;
+pub mod classifier;
 mod config;
 mod config_reader;
 mod counter;
@@ -55,6 +56,7 @@ pub use architecture::{
     NormSpec, PositionSpec, QkvLayout, QueryKeyNorm, ResidualOrder, ResidualSpec, RopeScaling, RotarySpec,
 };
 pub use checkpoint::Checkpoint;
+pub use classifier::{Classifier, ClassifierCheckpoint};
 pub use config::TransformerConfig;
 pub use counter::{CountedFlops, count_flops, without_counting};
 pub use error::Error;

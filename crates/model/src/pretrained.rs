@@ -30,6 +30,8 @@ pub struct Pretrained {
     pub ignored: Vec<String>,
     store: WeightStore,
     naming: Naming,
+    /// Tensors of a head that no language model has.
+    head: Vec<String>,
 }
 
 /// How the files name their tensors.
@@ -51,12 +53,34 @@ impl Pretrained {
     /// Files that are missing or damaged, settings that are not supported.
     pub fn open(path: &Path) -> Result<Self> {
         let is_gguf = is_gguf(path);
-        let (config, words, store, ignored) = if is_gguf {
+        if is_gguf {
             let (config, words, store) = gguf::open(path)?;
-            (config, words, store, vec![])
-        } else {
-            huggingface::open(path)?
-        };
+            return Self::new(path, config, words, store, Naming::Gguf, vec![]);
+        }
+        let (config, words, store, ignored) = huggingface::open(path)?;
+        Ok(Self { ignored, ..Self::new(path, config, words, store, Naming::HuggingFace, vec![])? })
+    }
+
+    /// A model of a directory whose files also hold these tensors of another head.
+    pub(crate) fn of_directory(
+        path: &Path,
+        config: TransformerConfig,
+        words: TokenizerFiles,
+        store: WeightStore,
+        head: Vec<String>,
+    ) -> Result<Self> {
+        Self::new(path, config, words, store, Naming::HuggingFace, head)
+    }
+
+    fn new(
+        path: &Path,
+        config: TransformerConfig,
+        words: TokenizerFiles,
+        store: WeightStore,
+        naming: Naming,
+        head: Vec<String>,
+    ) -> Result<Self> {
+        let is_gguf = naming == Naming::Gguf;
         config.architecture.check()?;
         // what is made room for by the settings is at most what the files hold
         let (asked, there) = (config.num_params(), store.numbers());
@@ -69,8 +93,7 @@ impl Pretrained {
             );
             return Err(Error::Damaged { path: path.into(), problem });
         }
-        let naming = if is_gguf { Naming::Gguf } else { Naming::HuggingFace };
-        let mut model = Self { config, words, ignored, store, naming };
+        let mut model = Self { config, words, ignored: vec![], store, naming, head };
         let embedding = |model: &Self| model.name(&model.config, "tokens.weight").0;
         if !is_gguf && model.store.shape(&embedding(&model)).is_none() {
             model.naming = Naming::Base;
@@ -144,6 +167,11 @@ impl Pretrained {
         self.store.dtypes()
     }
 
+    /// A tensor of the files as it stands there.
+    pub(crate) fn tensor(&self, name: &str) -> Result<Option<HostTensor>> {
+        self.store.get(name)
+    }
+
     fn is_gguf(&self) -> bool {
         self.naming == Naming::Gguf
     }
@@ -174,7 +202,8 @@ impl Pretrained {
             let spare = |name: &str| is_factors(name) || left.contains(name);
             return weights::load_from(empty, &self.store, naming, adjusted, spare);
         }
-        let spare = |name: &str| huggingface::is_buffer(name) || left.contains(name);
+        let of_head = |name: &str| self.head.iter().any(|head| head == name);
+        let spare = |name: &str| huggingface::is_buffer(name) || left.contains(name) || of_head(name);
         weights::load_from(empty, &self.store, naming, |_, found| found, spare)
     }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
-const TOKENIZER: &str = "tokenizer.json";
+pub(crate) const TOKENIZER: &str = "tokenizer.json";
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 const TEMPLATE: &str = "chat_template.jinja";
 pub(crate) const GENERATION: &str = "generation_config.json";
@@ -135,6 +135,11 @@ fn words<'a>(vocabulary: &Value, ids: &HashMap<&'a str, u32>) -> impl Iterator<I
     let added: HashSet<u64> = added.filter_map(|token| token["id"].as_u64()).collect();
     let own: Vec<_> = ids.iter().map(|(token, id)| (*id, *token)).collect();
     own.into_iter().filter(move |(id, _)| !added.contains(&u64::from(*id)))
+}
+
+/// The first id after those of a `tokenizer.json`.
+pub(crate) fn first_free_id(path: &Path, vocabulary: &Value) -> Result<u32> {
+    Ok(added_tokens::ids(path, vocabulary)?.into_values().max().map_or(0, |last| last.saturating_add(1)))
 }
 
 /// Every id has its row of the embedding.

@@ -32,7 +32,7 @@ pub trait TextJudge: Send + Sync {
 }
 
 /// The first words of a text, unchanged.
-fn first_words(text: &str, limit: usize) -> &str {
+pub(crate) fn first_words(text: &str, limit: usize) -> &str {
     let end = text.split_inclusive(char::is_whitespace).take(limit).map(str::len).sum();
     &text[..end]
 }

@@ -1,10 +1,10 @@
 //! A learned reward: one model or an ensemble, centred and scaled on samples of the SFT policy.
 
-use crate::{Linear, Result, Scorer, invariants};
-use duel_model::{Reader, Responses, ScalarModel, weights};
+use crate::{Linear, Result, RewardReader, Scorer, TextInput, invariants};
+use duel_model::{Responses, ScalarModel};
 use duel_spec::EnsembleScore;
 use duel_training::invariants::finite;
-use duel_training::logprobs;
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Smallest scale of scores: below it is rounding.
 const LEAST_SCALE: f64 = 1e-6;
@@ -18,12 +18,10 @@ pub enum RewardNetwork {
 }
 
 impl RewardNetwork {
-    fn score(&self, reader: &Reader, batch: &Responses) -> Vec<f64> {
+    /// Raw scores of responses as the reader reads them.
+    fn score(&self, reader: &RewardReader, batch: &Responses) -> Vec<f64> {
         match self {
-            Self::Network(model) => logprobs::blocks(batch, reader.space().context(), logprobs::TOKENS)
-                .flat_map(|block| weights::host::<1>(reader.scores(model, &block)))
-                .map(f64::from)
-                .collect(),
+            Self::Network(model) => reader.scores(model, batch).into_iter().map(f64::from).collect(),
             Self::Linear(linear) => {
                 batch.prompts.iter().zip(&batch.responses).map(|(p, r)| linear.score(p, r)).collect()
             }
@@ -36,7 +34,7 @@ impl RewardNetwork {
 pub struct LearnedReward {
     judges: Vec<(RewardNetwork, f64)>,
     together: EnsembleScore,
-    pub(crate) reader: Reader,
+    pub(crate) reader: RewardReader,
     /// Mean and standard deviation of the combined scores over SFT samples.
     pub centre: f64,
     pub scale: f64,
@@ -47,22 +45,24 @@ impl LearnedReward {
     pub fn new(
         judges: Vec<(RewardNetwork, f64)>,
         together: EnsembleScore,
-        reader: Reader,
+        reader: impl Into<RewardReader>,
         centre: f64,
         scale: f64,
     ) -> Self {
-        Self { judges, together, reader, centre, scale }
+        Self { judges, together, reader: reader.into(), centre, scale }
     }
 
     /// Centres and scales on samples of the SFT policy.
     pub fn normalized_on(
         judges: Vec<RewardNetwork>,
         together: EnsembleScore,
-        reader: Reader,
+        reader: impl Into<RewardReader>,
         samples: &Responses,
     ) -> Result<Self> {
+        let reader = reader.into();
+        let as_read = reader.as_read(samples)?;
         let centred = judges.into_iter().map(|judge| {
-            let centre = mean(&judge.score(&reader, samples));
+            let centre = mean(&judge.score(&reader, &as_read));
             (judge, centre)
         });
         let mut this = Self::new(centred.collect(), together, reader.clone(), 0.0, 1.0);
@@ -81,14 +81,20 @@ impl LearnedReward {
         &self.judges
     }
 
-    /// A value model initialised from the reward: the first network, rescaled to its contribution to the score.
+    /// A value model initialised from the reward: the first network, rescaled to its contribution to the score. `None` where
+    /// there is no network that reads the policy's ids.
     pub fn value_model(&self) -> Option<ScalarModel> {
         match self.judges.first() {
-            Some((RewardNetwork::Network(model), centre)) => {
+            Some((RewardNetwork::Network(model), centre)) if self.reader.text().is_none() => {
                 Some(model.clone().rescaled(centre + self.centre, self.scale))
             }
             _ => None,
         }
+    }
+
+    /// Sequences so far that were longer than its context; `None` where it reads the policy's ids.
+    pub fn cut(&self) -> Option<usize> {
+        self.reader.text().map(TextInput::cut)
     }
 
     /// Number of networks.
@@ -108,10 +114,11 @@ impl LearnedReward {
 
 impl Scorer for LearnedReward {
     fn score(&self, batch: &Responses) -> Result<Vec<f64>> {
+        let as_read = self.reader.as_read(batch)?;
         let each: Vec<Vec<f64>> = self
             .judges
             .iter()
-            .map(|(judge, centre)| judge.score(&self.reader, batch).into_iter().map(|x| x - centre).collect())
+            .map(|(judge, centre)| judge.score(&self.reader, &as_read).into_iter().map(|x| x - centre).collect())
             .collect();
         (0..batch.len())
             .map(|row| {
@@ -121,6 +128,44 @@ impl Scorer for LearnedReward {
                 Ok(score)
             })
             .collect()
+    }
+}
+
+/// Reads the model of a [`ModelJudge`].
+type OpenModel = dyn Fn() -> Result<(ScalarModel, RewardReader)> + Send + Sync;
+
+/// A reward model that somebody else has trained, as the judge: its scores as they are. It is read when it is first asked.
+pub struct ModelJudge {
+    open: Box<OpenModel>,
+    opened: Mutex<Option<Arc<LearnedReward>>>,
+}
+
+impl std::fmt::Debug for ModelJudge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ModelJudge")
+    }
+}
+
+impl ModelJudge {
+    /// The judge that `open` reads; the model carries no gradient.
+    pub fn new(open: impl Fn() -> Result<(ScalarModel, RewardReader)> + Send + Sync + 'static) -> Self {
+        Self { open: Box::new(open), opened: Mutex::new(None) }
+    }
+
+    fn opened(&self) -> Result<Arc<LearnedReward>> {
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reward) = opened.as_ref() {
+            return Ok(reward.clone());
+        }
+        let (model, reader) = (self.open)()?;
+        let judges = vec![(RewardNetwork::Network(model), 0.0)];
+        Ok(opened.insert(Arc::new(LearnedReward::new(judges, EnsembleScore::Mean, reader, 0.0, 1.0))).clone())
+    }
+}
+
+impl Scorer for ModelJudge {
+    fn score(&self, batch: &Responses) -> Result<Vec<f64>> {
+        self.opened()?.score(batch)
     }
 }
 

@@ -9,21 +9,25 @@ mod judges;
 mod learned;
 mod linear;
 mod model;
+mod pretrained;
 mod quality;
 mod scorer;
 mod sentiment;
+mod text_input;
 
 pub use collect::{Candidate, PairFilter, collect, label};
 pub use command::CommandJudge;
 pub use error::Error;
 pub use gold::GrammarGold;
 pub use judges::{JudgeInput, PreferenceJudge, RulesJudge, SentimentJudge, TextJudge, TextScorer};
-pub use learned::{LearnedReward, RewardNetwork};
+pub use learned::{LearnedReward, ModelJudge, RewardNetwork};
 pub use linear::Linear;
 pub use model::RewardModel;
+pub use pretrained::{PretrainedReward, template_tokens};
 pub use quality::{Calibration, CalibrationBin, Quality, quality};
 pub use scorer::Scorer;
 pub use sentiment::{BagOfWordsPreference, Sentiment, SentimentReport};
+pub use text_input::{RewardReader, TextInput};
 
 /// What a fallible call of this crate returns.
 pub type Result<T> = std::result::Result<T, Error>;

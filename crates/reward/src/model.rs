@@ -1,13 +1,13 @@
 //! The reward model: the policy's body under a scalar head, fitted to preference pairs.
 //! Stiennon et al. 2020, §3.2. Deviations: none by default; scores are centred and scaled on SFT samples afterwards.
 
-use crate::invariants;
+use crate::{RewardReader, invariants};
 use burn::tensor::{Tensor, TensorData};
 use duel_model::{Flops, Reader, ScalarModel, Tokens, TransformerConfig, weights};
 use duel_objectives::{BradleyTerryOptions, ChosenRejected, bradley_terry_loss};
 use duel_spec::{RmStage as Settings, metrics};
 use duel_training::{
-    IterationCost, Learner, Method, Metrics, PairBatch, invariants as training_invariants, logprobs, pairs::accuracy,
+    IterationCost, Learner, Method, Metrics, PairBatch, invariants as training_invariants, pairs::accuracy,
     pairs::halves, probes,
 };
 
@@ -15,14 +15,15 @@ use duel_training::{
 #[derive(Debug)]
 pub struct RewardModel {
     settings: Settings,
-    reader: Reader,
+    reader: RewardReader,
     flops: Flops,
 }
 
 impl RewardModel {
-    /// `settings` in full; see `defaults.toml` for units and sources. `reader` is on the autodiff device.
-    pub fn new(settings: Settings, reader: Reader, config: &TransformerConfig) -> Self {
-        Self { settings, reader, flops: Flops::scalar(config) }
+    /// `settings` in full; see `defaults.toml` for units and sources. `reader` is on the autodiff device; `config` is that of
+    /// the reward model.
+    pub fn new(settings: Settings, reader: impl Into<RewardReader>, config: &TransformerConfig) -> Self {
+        Self { settings, reader: reader.into(), flops: Flops::scalar(config) }
     }
 
     /// The options of the loss of some pairs.
@@ -30,11 +31,11 @@ impl RewardModel {
         let Settings { margin, centring, label_smoothing, tie_margin, .. } = self.settings;
         let strengths = || {
             let strengths: Vec<f32> = pairs.strengths.iter().map(|s| (margin * s) as f32).collect();
-            Tensor::from_data(TensorData::new(strengths, [pairs.len()]), self.reader.device()) // [N]
+            Tensor::from_data(TensorData::new(strengths, [pairs.len()]), self.reader.reader.device()) // [N]
         };
         let tied = || {
             let tied: Vec<f32> = pairs.ties.iter().map(|&tie| f32::from(tie)).collect();
-            (Tensor::from_data(TensorData::new(tied, [pairs.len()]), self.reader.device()), tie_margin) // [N]
+            (Tensor::from_data(TensorData::new(tied, [pairs.len()]), self.reader.reader.device()), tie_margin) // [N]
         };
         BradleyTerryOptions {
             strengths: (margin != 0.0).then(strengths),
@@ -48,21 +49,20 @@ impl RewardModel {
         halves(reader.scores(model, &pairs.both))
     }
 
-    /// Share of pairs whose chosen response scores higher, ties half; `reader` and `model` carry no gradient.
-    pub fn accuracy(reader: &Reader, model: &ScalarModel, pairs: &PairBatch) -> f64 {
-        let scores = logprobs::blocks(&pairs.both, reader.space().context(), logprobs::TOKENS)
-            .flat_map(|block| weights::host::<1>(reader.scores(model, &block)));
-        let scores: Vec<f32> = scores.collect();
+    /// Share of pairs whose chosen response scores higher, ties half; of pairs as `reader` reads them. `reader` and `model`
+    /// carry no gradient.
+    pub fn accuracy(reader: &RewardReader, model: &ScalarModel, pairs: &PairBatch) -> f64 {
+        let scores = reader.scores(model, &pairs.both);
         let (chosen, rejected) = scores.split_at(pairs.len());
         accuracy(&chosen.iter().zip(rejected).map(|(c, r)| c - r).collect::<Vec<_>>())
     }
 
-    /// Checks the invariants of a reward model on some pairs.
+    /// Checks the invariants of a reward model on some pairs as it reads them.
     ///
     /// # Errors
     /// The violated invariant.
     pub fn check(&self, step: u64, model: &ScalarModel, pairs: &PairBatch) -> duel_training::Result<()> {
-        let (reader, model) = probes::without_graph(&self.reader, model);
+        let (reader, model) = probes::without_graph(&self.reader.reader, model);
         training_invariants::eos_counts_and_pad_does_not(step, &reader, &pairs.both)?;
         let values = |reader: &Reader, model: &ScalarModel, tokens: &Tokens| {
             let (columns, responses) = (tokens.ids.dims()[1], reader.space().response_tokens);
@@ -93,15 +93,16 @@ impl Method for RewardModel {
 
     fn iteration(&mut self, pairs: &PairBatch, learner: &mut Learner<ScalarModel>) -> duel_training::Result<Metrics> {
         let mut metrics = Metrics::default();
+        let pairs = &*self.reader.pairs(pairs)?;
         if learner.step() == 0 {
             metrics.check(|| {
                 self.check(0, learner.module(), pairs)?;
                 probes::parts_make_the_same_gradient(
                     learner,
-                    pairs.len().min(probes::probe_rows(self.reader.space())),
+                    pairs.len().min(probes::probe_rows(self.reader.reader.space())),
                     |model, rows| {
                         let part = pairs.select(rows);
-                        let scores = Self::scores(&self.reader, model, &part);
+                        let scores = Self::scores(&self.reader.reader, model, &part);
                         (bradley_terry_loss(scores, self.terms(&part)).loss, rows.len() as f64)
                     },
                 )
@@ -115,7 +116,7 @@ impl Method for RewardModel {
             |rows| rows.len() as f64,
             |model, rows| {
                 let part = pairs.select(rows);
-                let outcome = bradley_terry_loss(Self::scores(&self.reader, model, &part), self.terms(&part));
+                let outcome = bradley_terry_loss(Self::scores(&self.reader.reader, model, &part), self.terms(&part));
                 margins.extend(weights::host(outcome.margins.inner()));
                 outcome.loss
             },

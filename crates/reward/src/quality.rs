@@ -70,7 +70,7 @@ pub fn quality(reward: &LearnedReward, rows: &[PreferenceRow]) -> Result<Quality
     let margins: Vec<f32> = (0..n).map(|i| ((scores[i] - scores[n + i]) * reward.scale) as f32).collect();
     let gold: Vec<f64> = rows.iter().map(|r| r.gold_chosen).chain(rows.iter().map(|r| r.gold_rejected)).collect();
     let lengths: Vec<f64> = pairs.both.lengths().iter().map(|&l| l as f64).collect();
-    let device = reward.reader.device();
+    let device = reward.reader.reader.device();
     let chosen = Tensor::<1>::from_data(margins.as_slice(), device);
     let loss =
         bradley_terry_loss(ChosenRejected { rejected: chosen.zeros_like(), chosen }, BradleyTerryOptions::default())

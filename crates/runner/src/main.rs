@@ -66,6 +66,7 @@ fn dispatch(command: Command) -> Result<()> {
         Command::Cache(command) => commands::cache::cache(&command),
         Command::Data(DataCommand::Check(args)) => commands::data::check(&args),
         Command::Init(args) => commands::init::init(&args),
+        Command::Export(args) if args.reward_model => commands::export_reward::export_reward_model(&args),
         Command::Export(args) => commands::export::export(&args),
         Command::Import(args) => commands::import::import(&args),
         Command::Watch(args) => commands::watch::watch(&args),

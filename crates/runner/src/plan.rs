@@ -139,6 +139,11 @@ impl Plan {
                 json!({"from": "", "layers": layers, "width": width, "heads": heads, "tied": tied})
             }
         };
+        let mut rm_settings = json!(&experiment.stages.rm);
+        if experiment.stages.rm.is_pretrained() {
+            rm_settings["from"] =
+                json!(duel_model::hash_of_files(&sources::model(Path::new(&experiment.stages.rm.from))?)?);
+        }
         let mut shared = vec![];
         if experiment.world.kind != WorldKind::Grammar {
             let files: Vec<&str> = match world::reads_reviews(experiment) {
@@ -151,6 +156,9 @@ impl Plan {
             }
             if experiment.world.kind == WorldKind::Rows {
                 corpus["most"] = json!([experiment.stages.pairs.rows, experiment.stages.pairs.holdout_rows]);
+                if world::keeps_conversations(experiment) {
+                    corpus["conversations"] = json!(true);
+                }
             }
             shared.push(plan.add(StageKind::Corpus, 0, corpus, vec![], None));
         }
@@ -169,7 +177,7 @@ impl Plan {
                 let sft = plan.add(StageKind::Sft, seed, sft, shared_needs.clone(), None);
                 let pairs = json!({"stages": {"pairs": &experiment.stages.pairs}});
                 let pairs = plan.add(StageKind::Pairs, seed, pairs, with(&[sft]), None);
-                let rm = json!({"learner": learner, "stages": {"rm": &experiment.stages.rm}});
+                let rm = json!({"learner": learner, "stages": {"rm": &rm_settings}});
                 let rm = plan.add(StageKind::Rm, seed, rm, with(&[sft, pairs]), None);
                 let reference = plan.add(StageKind::Reference, seed, json!({}), with(&[sft, pairs]), None);
                 plan.add(StageKind::Yardstick, seed, json!({"evaluation": evaluation}), with(&[sft, pairs, rm]), None);
@@ -230,14 +238,20 @@ impl Plan {
 /// Before the name of each file of the judge, among a manifest's inputs.
 const JUDGE: &str = "judge ";
 
-/// The hashes of the program that judges and of the files among its arguments, by their names there; empty where no program
-/// judges. A word of an argument counts as well: `sh -c "./judge.py --strict"`, `--weights=w.bin`. What is no file is left to
+/// The hashes of the program that judges and of the files among its arguments, by their names there, or of the model that
+/// judges; empty where neither does. A word of an argument counts as well: `sh -c "./judge.py --strict"`, `--weights=w.bin`. What is no file is left to
 /// `judge.version`.
 ///
 /// # Errors
 /// A file that cannot be read.
 pub fn judge_files(experiment: &Experiment) -> Result<BTreeMap<String, String>> {
     let judge = &experiment.judge;
+    if judge.kind == JudgeKind::Model {
+        return Ok(BTreeMap::from([(
+            judge.model.clone(),
+            duel_model::hash_of_files(&sources::model(Path::new(&judge.model))?)?,
+        )]));
+    }
     if experiment.world.kind == WorldKind::Grammar || judge.kind != JudgeKind::Command {
         return Ok(BTreeMap::new());
     }
@@ -273,7 +287,12 @@ pub fn recorded_judge(manifest: &Manifest) -> BTreeMap<String, String> {
 /// The world's settings that decide what it is, its judge's among them.
 fn world_settings(experiment: &Experiment, judge: &BTreeMap<String, String>) -> Result<Value> {
     let world = &experiment.world;
-    let judge = json!({"settings": &experiment.judge, "files": judge});
+    let mut judge = json!({"settings": &experiment.judge, "files": judge});
+    if experiment.judge.kind == JudgeKind::Model {
+        // where its files stand does not change what they say
+        judge["settings"]["model"] = judge["files"][&experiment.judge.model].take();
+        judge["files"] = json!({});
+    }
     Ok(match world.kind {
         WorldKind::Grammar => json!({"kind": "grammar", "grammar": world.grammar}),
         WorldKind::Reviews => {

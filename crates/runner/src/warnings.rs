@@ -20,7 +20,7 @@ pub(crate) fn warnings(experiment: &Experiment) -> Vec<String> {
         let rows = (world.kind == WorldKind::Grammar).then_some(world.grammar.sft_rows);
         warnings.extend(rows.and_then(|rows| left_out("sft", rows, stages.sft.batch_size)));
     }
-    if stages.rm.model == RmModel::Transformer {
+    if stages.rm.model == RmModel::Transformer && stages.rm.steps > 0 {
         warnings.extend(without_updates("rm", learner, stages.rm.steps as u64, stages.rm.learning_rate));
         warnings.extend(pairs.and_then(|rows| left_out("rm", rows, stages.rm.batch_size)));
     }

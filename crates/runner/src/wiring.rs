@@ -264,7 +264,7 @@ fn the_reward_model_is_judged_on_each_split(record: &RunRecord) {
     let (world, rows) = (&record.world, &record.rows[..]);
     let (rm, table) = (record.stage(StageKind::Rm, ""), record.metrics(record.stage(StageKind::Rm, "")));
     let context = record.context(record.stage(StageKind::Cell, "dpo"));
-    let reward = learned_reward(&context, world).expect("a reward");
+    let reward = learned_reward(&context, &context.load_world().expect("a world")).expect("a reward");
     let of = |split| quality(&reward, &of_split(rows, split)).expect("it scores");
     let (validation, test) = (of(Split::Validation), of(Split::Test));
     for (metric, expected) in [
@@ -292,7 +292,7 @@ fn the_reward_model_is_judged_on_each_split(record: &RunRecord) {
             .fold(evaluations[0], |best, &evaluation| if evaluation.1 > best.1 { evaluation } else { best });
         assert_eq!(kept_step, best.0, "{evaluations:?}");
         let RewardNetwork::Network(network) = judge else { panic!("a network") };
-        near("the kept one's accuracy", RewardModel::accuracy(&context.reader(world), network, &pairs), best.1);
+        near("the kept one's accuracy", RewardModel::accuracy(&context.reader(world).into(), network, &pairs), best.1);
     }
     // the clocks at the end are those of both trainings
     let spent = table.of("rm", metrics::RM_SPEARMAN_GOLD.name).last().expect("a row").clocks;
@@ -355,8 +355,10 @@ fn earned(outcomes: &[OutcomeRow]) -> f64 {
 fn evaluator(record: &RunRecord) -> ExactEvaluator {
     let world = &record.world;
     let context = record.context(record.stage(StageKind::Cell, "dpo"));
-    let (policy, reward) =
-        (context.sft_policy(world).expect("a policy"), learned_reward(&context, world).expect("a reward"));
+    let (policy, reward) = (
+        context.sft_policy(world).expect("a policy"),
+        learned_reward(&context, &context.load_world().expect("a world")).expect("a reward"),
+    );
     let table = |split| proxy_table(&reward, &ids(world, split), token::EOS).expect("it scores");
     ExactEvaluator::new(world, context.reader(world), &policy, Some(&table)).expect("measures")
 }
@@ -486,8 +488,10 @@ fn rollouts_are_priced(record: &RunRecord) {
 fn rollouts_are_scored_by_their_judges(record: &RunRecord) {
     let world = &record.world;
     let context = record.context(record.stage(StageKind::Cell, "dpo"));
-    let (policy, reward) =
-        (context.sft_policy(world).expect("a policy"), learned_reward(&context, world).expect("a reward"));
+    let (policy, reward) = (
+        context.sft_policy(world).expect("a policy"),
+        learned_reward(&context, &context.load_world().expect("a world")).expect("a reward"),
+    );
     let train = ids(world, Split::Train);
     for (arm, group) in [("ppo", 1), ("rloo", record.group("rloo"))] {
         let mut rng = seeds::stream(SEED, Stream::Prompts, 0);

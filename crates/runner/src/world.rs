@@ -2,15 +2,18 @@
 
 use crate::error::Result;
 use crate::sources;
+use burn::module::Module;
+use burn::tensor::Device;
 use duel_data::chat::{ChatTemplate, Message};
 use duel_data::grammar::GrammarWorld;
 use duel_data::reviews::{PromptSizes, ReviewsWorld};
 use duel_data::rows::RowsWorld;
 use duel_data::{Detokenize, Encoder, Json, TextTokenizer, World};
 use duel_model::{Pretrained, TransformerConfig};
+use duel_reward::template_tokens;
 use duel_reward::{
-    BagOfWordsPreference, CommandJudge, GrammarGold, PreferenceJudge, RulesJudge, Scorer, Sentiment, SentimentJudge,
-    TextJudge, TextScorer,
+    BagOfWordsPreference, CommandJudge, GrammarGold, ModelJudge, PreferenceJudge, PretrainedReward, RulesJudge, Scorer,
+    Sentiment, SentimentJudge, TextJudge, TextScorer,
 };
 use duel_spec::{Experiment, JudgeKind, JudgedText, RowsSettings, Split, TokenSpec, WorldKind};
 use std::collections::BTreeMap;
@@ -25,6 +28,14 @@ pub(crate) struct LoadedWorld {
     pub(crate) reviews: Option<Arc<ReviewsWorld>>,
     pub(crate) rows: Option<Arc<RowsWorld>>,
     pub(crate) gold: Arc<dyn Scorer>,
+}
+
+impl LoadedWorld {
+    /// What turns its ids into text, where they are text.
+    pub(crate) fn text(&self) -> Option<Arc<dyn Detokenize>> {
+        let reviews = self.reviews.clone().map(|world| world as Arc<dyn Detokenize>);
+        reviews.or_else(|| self.rows.clone().map(|world| world as Arc<dyn Detokenize>))
+    }
 }
 
 /// File names within the corpus stage.
@@ -150,20 +161,14 @@ fn named_tokens(path: &Path) -> Result<NamedTokens> {
     Ok(if path.is_dir() { duel_model::named_special_tokens(path)? } else { NamedTokens::default() })
 }
 
-/// The chat template of a model, with the date and the variables that the rows ask for, and with its special tokens: those that its
-/// settings do not mention, by their ids.
+/// The chat template of a model, with its special tokens, and with the date and the variables that the rows ask for.
 fn template(
     model: &Pretrained,
     tokenizer: &TextTokenizer,
     named_tokens: &NamedTokens,
     rows: &RowsSettings,
 ) -> Result<Option<ChatTemplate>> {
-    let special = &model.words.special;
-    let ids = [("bos_token", special.bos), ("eos_token", special.eos), ("pad_token", special.pad)];
-    let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
-    let mut tokens: NamedTokens = ids.into_iter().map(|(name, id)| (name.to_owned(), text(id))).collect();
-    tokens.extend(named_tokens.clone());
-    let tokens = tokens.into_iter().filter_map(|(name, token)| Some((name, Json::Text(token?))));
+    let tokens = template_tokens(&model.words.special, named_tokens, tokenizer);
     let kwargs = rows.template_variables().map(|(name, value)| (name, Json::from(value)));
     let variables: Vec<_> = tokens.chain(kwargs).collect();
     let source = model.words.template.as_ref();
@@ -286,6 +291,11 @@ pub(crate) fn needs_sentiment(experiment: &Experiment) -> bool {
     }
 }
 
+/// Whether a model reads prompts with another tokenizer than the policy's, so that they are kept as they stand in the rows.
+pub(crate) fn keeps_conversations(experiment: &Experiment) -> bool {
+    experiment.judge.kind == JudgeKind::Model || experiment.stages.rm.is_pretrained()
+}
+
 /// Whether an experiment reads the film reviews or their ratings.
 pub(crate) fn reads_reviews(experiment: &Experiment) -> bool {
     experiment.world.kind == WorldKind::Reviews
@@ -293,7 +303,7 @@ pub(crate) fn reads_reviews(experiment: &Experiment) -> bool {
 }
 
 /// Opens the world of an experiment; `corpus` is the folder of that stage, where there is one.
-pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>) -> Result<LoadedWorld> {
+pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>, device: &Device) -> Result<LoadedWorld> {
     let settings = &experiment.world;
     let (Some(folder), false) = (corpus, settings.kind == WorldKind::Grammar) else {
         let grammar = Arc::new(GrammarWorld::new(settings.grammar.rho, settings.grammar.sft_rows));
@@ -308,7 +318,8 @@ pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>) -> Result<Loa
                 pretrained.encoder(&settings.rows)?,
                 rows_space(experiment, &pretrained),
             )?);
-            let gold = gold(experiment, folder, world.clone(), experiment.judge.reads, settings.rows.judged_words)?;
+            let gold =
+                gold(experiment, folder, world.clone(), experiment.judge.reads, settings.rows.judged_words, device)?;
             Ok(LoadedWorld { world: world.clone(), grammar: None, reviews: None, rows: Some(world), gold })
         }
         (_, pretrained) => {
@@ -318,7 +329,7 @@ pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>) -> Result<Loa
             let pretrained = pretrained.map(sizes_of).transpose()?;
             let world = Arc::new(ReviewsWorld::open(folder, reviews_sizes(experiment), pretrained)?);
             // a prefix without its rest says little
-            let gold = gold(experiment, folder, world.clone(), JudgedText::All, settings.reviews.judged_words)?;
+            let gold = gold(experiment, folder, world.clone(), JudgedText::All, settings.reviews.judged_words, device)?;
             Ok(LoadedWorld { world: world.clone(), grammar: None, reviews: Some(world), rows: None, gold })
         }
     }
@@ -331,8 +342,17 @@ fn gold(
     world: Arc<dyn Detokenize>,
     reads: JudgedText,
     judged_words: usize,
+    device: &Device,
 ) -> Result<Arc<dyn Scorer>> {
     let judge = &experiment.judge;
+    if judge.kind == JudgeKind::Model {
+        let path = sources::model(Path::new(&judge.model))?;
+        let (date, device) = (experiment.world.rows.date.clone(), device.clone());
+        return Ok(Arc::new(ModelJudge::new(move || {
+            let reward = PretrainedReward::open(&path)?;
+            Ok((reward.scalar_model(&device)?.no_grad(), reward.reader(world.clone(), &date, judged_words, &device)?))
+        })));
+    }
     let clip =
         if experiment.world.kind == WorldKind::Reviews { experiment.world.reviews.gold_clip } else { judge.clip };
     // judges of words count them as they do; all others read as many as stand between spaces

@@ -7,8 +7,8 @@ use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use duel_model::gguf::{self, Precision};
 use duel_model::{
-    Checkpoint, FileDType, Gpt2, Llama, Policy, Pretrained, SpecialTokens, TokenizerFiles, TransformerConfig,
-    huggingface, peft, weights,
+    Checkpoint, ClassifierCheckpoint, FileDType, Gpt2, Llama, Policy, Pretrained, ScalarModel, SpecialTokens,
+    TokenizerFiles, TransformerConfig, classifier, huggingface, peft, weights,
 };
 use duel_spec::seeds;
 use serde_json::json;
@@ -37,6 +37,12 @@ fn logits(policy: &Policy, ids: &[i32]) -> Vec<f32> {
     weights::host(policy.logits(tokens, 0))
 }
 
+/// One number after each of some ids, `[L]`.
+fn scores(model: &ScalarModel, ids: &[i32]) -> Vec<f32> {
+    let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids.to_vec(), [1, ids.len()]), &Device::flex());
+    weights::host(model.forward(tokens))
+}
+
 /// Writes a model as a directory, as another with an adapter, and, where it can be said, as GGUF.
 fn write(folder: &Path, config: &TransformerConfig, words: TokenizerFiles, policy: Policy, ids: &[i32]) {
     let device = Device::flex();
@@ -52,7 +58,17 @@ fn write(folder: &Path, config: &TransformerConfig, words: TokenizerFiles, polic
     let merged = worn.clone().merged();
     huggingface::write(&into("merged"), &of(&merged), FileDType::F32).unwrap();
     let last = |policy: &Policy| logits(policy, ids)[(ids.len() - 1) * config.vocabulary..].to_vec();
-    let expected = json!({"ids": ids, "base": last(&policy), "worn": last(&worn)});
+    // a reward model on the merged body, which pads with a token of its own and with one that is added
+    let head = (0..config.width).map(|i| ((i * 7) % 5) as f32 / 2.0 - 1.0).collect();
+    let model = ScalarModel::with_head(merged.clone(), head, &device).with_bias(0.5);
+    let rows = [ids, &ids[..ids.len() - 2]];
+    let scores: Vec<f32> = rows.iter().map(|row| scores(&model, row)[row.len() - 1] - 0.5).collect();
+    for (name, pad) in [("reward", words.special.pad), ("reward-padded", None)] {
+        let (config, model, words) = (config.clone(), model.clone(), words.clone());
+        let checkpoint = ClassifierCheckpoint { config, model, words, pad, score: Some([0.25, 2.0]) };
+        classifier::write(&into(name), checkpoint, FileDType::F32).unwrap();
+    }
+    let expected = json!({"ids": ids, "base": last(&policy), "worn": last(&worn), "rows": rows, "scores": scores});
     std::fs::write(folder.join("expected.json"), expected.to_string()).unwrap();
     if words.tokenizer.is_some() {
         for (name, precision) in [("f16.gguf", Precision::F16), ("q8.gguf", Precision::Q8)] {

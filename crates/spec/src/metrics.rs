@@ -68,6 +68,7 @@ catalogue! {
     RM_LENGTH_CORRELATION = "rm_length_correlation", "1", "correlation of proxy and response length over held-out responses";
     RM_TRAP_SLOPE = "rm_trap_slope", "score", "mean change of the proxy when a second x is added: the manipulation check of docs/worlds.md";
     RM_CALIBRATION = "rm_calibration_error", "share", "expected calibration error of the raw scores on test prompts, 10 bins of the higher score's probability";
+    RM_CUT = "rm_cut", "sequences", "sequences longer than the context of a reward model with its own tokenizer, of which it read the end, over the stage";
     CALIBRATION_SAID = "calibration_said", "share", "per bin (its number is the step): mean probability that the raw scores give to the higher one, test prompts";
     CALIBRATION_WAS = "calibration_was", "share", "per bin: share of its pairs in which the higher score was chosen, ties half";
     CALIBRATION_PAIRS = "calibration_pairs", "pairs", "per bin: its pairs";

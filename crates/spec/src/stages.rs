@@ -58,6 +58,9 @@ pub struct PairsStage {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RmStage {
+    // left out where it is empty, so that the keys of stages without it stay as they are
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub from: String,
     pub steps: usize,
     pub batch_size: usize,
     pub learning_rate: f64,
@@ -132,6 +135,11 @@ impl SftStage {
 }
 
 impl RmStage {
+    /// Whether the reward model is one that somebody else has trained, with a tokenizer of its own.
+    pub fn is_pretrained(&self) -> bool {
+        !self.from.is_empty()
+    }
+
     /// The values in `defaults.toml`.
     pub fn defaults() -> Self {
         typed_default(&["stages", "rm"])

@@ -50,6 +50,8 @@ pub enum JudgeKind {
     Ratings,
     Rules,
     Command,
+    /// A sequence classifier with one label.
+    Model,
 }
 
 /// The part of a text that a judge reads.
@@ -68,6 +70,9 @@ pub struct JudgeSettings {
     pub clip: f64,
     pub rules: Vec<Rule>,
     pub command: Vec<String>,
+    // left out where it is empty, so that the keys of stages without it stay as they are
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub model: String,
     pub timeout: f64,
     pub batch: usize,
     pub version: String,

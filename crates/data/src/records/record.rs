@@ -3,6 +3,7 @@
 use crate::chat::Message;
 use crate::json::Json;
 use indexmap::IndexMap;
+use serde::{Deserialize, Serialize};
 
 /// The line of a row, or its number in a parquet file, and the row or what is wrong with it.
 pub type NumberedRecord<T> = (usize, std::result::Result<T, String>);
@@ -31,7 +32,8 @@ fn to_flag(value: &Json) -> Option<bool> {
 }
 
 /// A prompt or a completion: plain text, or the turns of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
 pub enum Content {
     Text(String),
     Turns(Vec<Message>),

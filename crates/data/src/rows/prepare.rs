@@ -1,9 +1,10 @@
 //! Reads the user's files, splits and encodes their rows, and writes them as the prepared world.
 
+use super::conversations::Conversations;
 use crate::encode::{EncodedRow, Encoder};
 use crate::keys::{ids_key, prompt_key, text_key};
 use crate::pairs::PreferenceRow;
-use crate::records::{self, Columns, Record};
+use crate::records::{self, Columns, Content, Record};
 use crate::stats::{MAX_LISTED, PrepareStats};
 use crate::{Error, PromptResponse, Result};
 use duel_spec::Split;
@@ -27,6 +28,8 @@ pub struct RowSource {
     pub response_tokens: usize,
     /// Rows kept of the training split, and of each of the others.
     pub most: [usize; 2],
+    /// Whether prompts are also kept as they stand in the file, for models with another tokenizer.
+    pub conversations: bool,
 }
 
 impl RowSource {
@@ -88,6 +91,7 @@ struct RowCollector<'a> {
     labelled: [usize; 2],
     only_prompts: bool,
     origins: HashMap<u64, PromptOrigin>,
+    conversations: Conversations,
     /// Rows whose prompt is in the file of another split, and the first of them.
     leaks: usize,
     leak_lines: Vec<String>,
@@ -105,6 +109,7 @@ impl<'a> RowCollector<'a> {
             labelled: [0, 0],
             only_prompts: true,
             origins: HashMap::new(),
+            conversations: Conversations::default(),
             leaks: 0,
             leak_lines: vec![],
         }
@@ -123,6 +128,9 @@ impl<'a> RowCollector<'a> {
         if encoded.completions.iter().any(|ids| ids.len() > self.source.response_tokens) {
             self.stats.responses_too_long += 1;
             return;
+        }
+        if self.source.conversations {
+            self.add_conversation(&encoded.prompt, prompt);
         }
         let most = self.source.max_rows(split);
         keep_smallest(&mut self.prompts[split as usize], prompt_hash, encoded.prompt.clone(), most);
@@ -171,6 +179,23 @@ impl<'a> RowCollector<'a> {
         Some(origin.split)
     }
 
+    /// Adds a prompt as it stands in the file. Those of rows that were dropped are dropped too, whenever they are many.
+    fn add_conversation(&mut self, ids: &[u32], prompt: &Content) {
+        let kept = 6 * (self.source.most[0] + 2 * self.source.most[1]); // pairs, completions of both kinds, prompts
+        if self.conversations.len() > 2 * kept {
+            self.drop_conversations();
+        }
+        self.conversations.insert(ids, prompt);
+    }
+
+    fn drop_conversations(&mut self) {
+        let pairs = self.pairs.iter().flat_map(BTreeMap::values);
+        let of_pairs = pairs.flat_map(|row| std::iter::once(&row.prompt).chain(&row.rejected_prompt));
+        let single = self.single.iter().flatten().flat_map(BTreeMap::values).map(|row| &row.prompt);
+        let prompts = self.prompts.iter().flat_map(BTreeMap::values);
+        self.conversations.retain(of_pairs.chain(single).chain(prompts));
+    }
+
     /// Whether a row is not a duplicate.
     fn is_new(&mut self, row_hash: u64) -> bool {
         let is_new = self.seen.insert(row_hash);
@@ -195,6 +220,10 @@ impl<'a> RowCollector<'a> {
             let count = |split: Split| format!("{} of {}", self.pairs[split as usize].len(), split.name());
             let found = format!("{}, out of {}", SPLITS.map(count).join(", "), self.stats.read);
             return Err(Error::FewRows { found, stats: Box::new(self.stats) });
+        }
+        if self.source.conversations {
+            self.drop_conversations();
+            self.conversations.write(to)?;
         }
         let lines = self.pairs.into_iter().flat_map(BTreeMap::into_values).map(|row| {
             serde_json::to_string(&row).map(|line| line + "\n").map_err(|e| Error::Tokenizer { problem: e.to_string() })

@@ -1,5 +1,6 @@
 //! The world of the user's own rows, as prepared.
 
+use super::conversations::Conversations;
 use super::prepare::{PROMPTS, ROWS};
 use crate::chat::Message;
 use crate::encode::Encoder;
@@ -9,6 +10,7 @@ use crate::{Detokenize, Error, Prompt, PromptResponse, Result, World};
 use duel_spec::{Split, TokenSpec, seeds::Rng};
 use rand::seq::SliceRandom;
 use std::path::Path;
+use std::sync::{PoisonError, RwLock};
 
 /// The prepared world.
 #[derive(Debug)]
@@ -17,6 +19,8 @@ pub struct RowsWorld {
     encoder: Encoder,
     rows: Vec<PreferenceRow>,
     splits: [Vec<Prompt>; 3],
+    /// Prompts as they stood in the rows, where they were kept, and those typed since.
+    conversations: RwLock<Conversations>,
 }
 
 impl RowsWorld {
@@ -48,7 +52,8 @@ impl RowsWorld {
                 index += 1;
             }
         }
-        Ok(Self { space, encoder, rows, splits })
+        let conversations = RwLock::new(Conversations::read(folder)?);
+        Ok(Self { space, encoder, rows, splits, conversations })
     }
 
     /// The preference rows of all splits.
@@ -65,6 +70,12 @@ impl RowsWorld {
 impl Detokenize for RowsWorld {
     fn text(&self, ids: &[u32]) -> Result<String> {
         self.encoder.tokenizer().decode(ids)
+    }
+
+    fn conversation(&self, prompt: &[u32]) -> Result<Content> {
+        let conversations = self.conversations.read().unwrap_or_else(PoisonError::into_inner);
+        let problem = || format!("a prompt of {} tokens is not among the rows as text", prompt.len());
+        conversations.get(prompt).cloned().ok_or_else(|| Error::Unfit { problem: problem() })
     }
 }
 
@@ -94,10 +105,10 @@ impl World for RowsWorld {
 
     /// A prompt typed by the user; a conversation of one turn where the model has a template.
     fn read_prompt(&self, text: &str) -> Result<Prompt> {
-        let turn = || Content::Turns(vec![Message::new("user", text)]);
-        let ids = match self.encoder.prompt(&turn()) {
-            Ok(ids) => ids,
-            Err(_) => self.encoder.prompt(&Content::Text(text.into()))?,
+        let turn = Content::Turns(vec![Message::new("user", text)]);
+        let (ids, prompt) = match self.encoder.prompt(&turn) {
+            Ok(ids) => (ids, turn),
+            Err(_) => (self.encoder.prompt(&Content::Text(text.into()))?, Content::Text(text.into())),
         };
         if ids.is_empty() || ids.len() > self.space.prompt_tokens {
             return Err(Error::NoPrompt {
@@ -106,6 +117,7 @@ impl World for RowsWorld {
                 accepted: format!("prompts here have 1 to {} tokens", self.space.prompt_tokens),
             });
         }
+        self.conversations.write().unwrap_or_else(PoisonError::into_inner).insert(&ids, &prompt);
         Ok(Prompt { index: usize::MAX, split: Split::Test, ids, text: text.into() })
     }
 

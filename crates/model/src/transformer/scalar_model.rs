@@ -1,6 +1,7 @@
 //! Models of one number per token: value heads, reward models, value models.
 
 use crate::counter::count;
+use crate::host_tensor::host;
 use crate::tokens::Tokens;
 use crate::transformer::backbone::Backbone;
 use crate::transformer::policy::Policy;
@@ -55,6 +56,34 @@ impl ScalarModel {
         let mut head = LinearConfig::new(width, 1).with_bias(false).init(device);
         head.weight = Param::from_tensor(Tensor::from_data(TensorData::new(weights, [width, 1]), device));
         Self { body: policy.body, head, score: ScorePooling::Last }
+    }
+
+    /// The same model with this bias of its head.
+    pub fn with_bias(mut self, bias: f32) -> Self {
+        let device = self.head.weight.device();
+        self.head.bias = Some(Param::from_tensor(Tensor::from_data(TensorData::new(vec![bias], [1]), &device)));
+        self
+    }
+
+    /// The bias of its head; 0 where it has none.
+    pub fn bias(&self) -> f64 {
+        self.head.bias.as_ref().map_or(0.0, |bias| f64::from(host(bias.val())[0]))
+    }
+
+    /// The same model with one more row of the token embedding, of zeros.
+    pub fn with_another_token(mut self) -> Self {
+        self.body.tokens.weight = self.body.tokens.weight.map(|rows| {
+            let [_, width] = rows.dims();
+            let more = Tensor::zeros([1, width], &rows.device());
+            Tensor::cat(vec![rows, more], 0) // [V + 1, D]
+        });
+        self
+    }
+
+    /// The model with its adapters added to the weights that they stand on.
+    pub fn merged(mut self) -> Self {
+        self.body = self.body.map_projections(|_, projection| projection.merge_lora());
+        self
     }
 
     /// The same model whose score of a response is another; it is that of the last token unless said.

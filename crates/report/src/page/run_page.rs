@@ -105,6 +105,9 @@ pub(crate) fn fill(
             sft => run.experiment.stages.sft.steps > 0,
             own_rows => if run.experiment.world.kind == WorldKind::Rows { run.experiment.world.rows.train.clone() } else { String::new() },
             judge => judge(&run.experiment),
+            rm_from => run.experiment.stages.rm.from.clone(),
+            rm_steps => run.experiment.stages.rm.steps,
+            judge_model => run.experiment.judge.model.clone(),
             judge_command => run.experiment.judge.command.join(" "),
             threads => costs::threads_label(run),
             bayes => shared("pairs", metrics::BAYES_ACCURACY, 3),
@@ -154,6 +157,7 @@ fn judge(experiment: &Experiment) -> &'static str {
         JudgeKind::Ratings => "ratings",
         JudgeKind::Rules => "rules",
         JudgeKind::Command => "command",
+        JudgeKind::Model => "model",
     }
 }
 

@@ -44,8 +44,11 @@ pub struct ExportArgs {
     /// The run directory, for example runs/smollm
     pub run: PathBuf,
     /// Whose policy; `reference` is one
-    #[arg(long)]
-    pub arm: String,
+    #[arg(long, required_unless_present = "reward_model")]
+    pub arm: Option<String>,
+    /// The reward model in place of a policy, as transformers' AutoModelForSequenceClassification
+    #[arg(long, conflicts_with_all = ["arm", "point", "form"])]
+    pub reward_model: bool,
     /// The arm's point, as `duel plan` writes it; by default its best on validation prompts
     #[arg(long)]
     pub point: Option<String>,
@@ -91,7 +94,7 @@ pub fn unused(option: &str, reason: &str) -> Error {
 }
 
 /// The name of the place fits what is written.
-fn check_name(to: &Path, form: ExportAs) -> Result<()> {
+pub(super) fn check_name(to: &Path, form: ExportAs) -> Result<()> {
     let option = format!("--to {}", to.display());
     match (form, target::is_gguf(to)) {
         (ExportAs::Gguf, false) => Err(unused(&option, "the name of a GGUF file ends in .gguf, by which it is known")),
@@ -102,13 +105,17 @@ fn check_name(to: &Path, form: ExportAs) -> Result<()> {
     }
 }
 
-/// Writes a model in one of the forms.
-pub fn write(checkpoint: &Checkpoint, to: &Path, form: ExportAs, numbers: FileNumbers) -> Result<()> {
-    let stored = match numbers {
+/// How a directory holds numbers.
+pub(super) fn stored(numbers: FileNumbers) -> Stored {
+    match numbers {
         FileNumbers::F16 => Stored::F16,
         FileNumbers::Bf16 => Stored::Bf16,
         FileNumbers::F32 | FileNumbers::Q8 => Stored::F32,
-    };
+    }
+}
+
+/// Writes a model in one of the forms.
+pub fn write(checkpoint: &Checkpoint, to: &Path, form: ExportAs, numbers: FileNumbers) -> Result<()> {
     let precision = match numbers {
         FileNumbers::F32 | FileNumbers::Bf16 => Precision::F32,
         FileNumbers::F16 => Precision::F16,
@@ -116,7 +123,7 @@ pub fn write(checkpoint: &Checkpoint, to: &Path, form: ExportAs, numbers: FileNu
     };
     match form {
         ExportAs::Gguf => Ok(gguf::write(to, checkpoint, precision)?),
-        _ => Ok(huggingface::write(to, checkpoint, stored)?),
+        _ => Ok(huggingface::write(to, checkpoint, stored(numbers))?),
     }
 }
 
@@ -128,7 +135,8 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     // 1. What can be refused before anything is read.
     let numbers = numbers(args.numbers, args.form)?;
     check_name(&args.to, args.form)?;
-    if args.arm == REFERENCE && args.point.is_some() {
+    let arm = args.arm.as_deref().unwrap_or_default(); // clap asks for it
+    if arm == REFERENCE && args.point.is_some() {
         return Err(unused("--point", "the reference is no arm, and has no points"));
     }
 
@@ -141,13 +149,13 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     from.extend(model.as_deref());
     let target = ModelTarget::new(&args.to, &from, args.force)?;
     let seed = args.seed.unwrap_or(experiment.seed);
-    let stage = stage(args, &plan, seed)?;
-    plan.check_finished(&run, &manifest, stage, args.arm != REFERENCE)?;
+    let stage = stage(args, arm, &plan, seed)?;
+    plan.check_finished(&run, &manifest, stage, arm != REFERENCE)?;
     let (device, stop) = (duel_model::device::open(&manifest.device)?, AtomicBool::new(false));
     let context = StageContext::new(&experiment, &plan, stage, &run, device, &stop);
     let loaded = context.load_world()?;
     let world = loaded.world.as_ref();
-    let policy = if args.arm == REFERENCE { context.sft_policy(world)? } else { context.trained_policy(world)? };
+    let policy = if arm == REFERENCE { context.sft_policy(world)? } else { context.trained_policy(world)? };
 
     // 3. With the words and sizes of the model that it came from.
     let (config, words) = match experiment.is_pretrained() {
@@ -163,7 +171,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
         ExportAs::Adapter => Ok(peft::write_adapter(path, &config, &policy, &base)?),
         form => write(&Checkpoint { config, policy: policy.merged(), words }, path, form, numbers),
     })?;
-    let whose = if args.arm == REFERENCE { format!("{REFERENCE}, seed {seed}") } else { stage.label() };
+    let whose = if arm == REFERENCE { format!("{REFERENCE}, seed {seed}") } else { stage.label() };
     print(&format!("wrote {}: {whose}\n", args.to.display()));
     if args.form == ExportAs::Adapter {
         print(&match base.is_empty() {
@@ -188,7 +196,7 @@ fn adapter_base(experiment: &Experiment) -> Result<String> {
 }
 
 /// The tokenizer of a world of text, and the ids that mean something in any world.
-fn own_tokenizer(context: &StageContext<'_>, space: &duel_spec::TokenSpec) -> Result<TokenizerFiles> {
+pub(super) fn own_tokenizer(context: &StageContext<'_>, space: &duel_spec::TokenSpec) -> Result<TokenizerFiles> {
     let tokenizer = match context.plan.needed(context.stage, StageKind::Corpus) {
         Some(corpus) => std::fs::read(context.folder(corpus)?.file("tokenizer.json")).ok(),
         None => None,
@@ -203,13 +211,13 @@ fn own_tokenizer(context: &StageContext<'_>, space: &duel_spec::TokenSpec) -> Re
 }
 
 /// The stage of the wanted arm, point and seed; the reference's is any that needs it.
-fn stage<'a>(args: &ExportArgs, plan: &'a Plan, seed: u64) -> Result<&'a Stage> {
+fn stage<'a>(args: &ExportArgs, arm: &str, plan: &'a Plan, seed: u64) -> Result<&'a Stage> {
     let cells: Vec<&Stage> = plan.stages.iter().filter(|s| s.kind == StageKind::Cell && s.seed == seed).collect();
     let Some(first) = cells.first() else { return Err(Error::NoSeed { path: args.run.clone(), seed }) };
-    if args.arm == REFERENCE {
+    if arm == REFERENCE {
         return Ok(first);
     }
-    let is_of_arm = |stage: &&&Stage| stage.cell.as_ref().is_some_and(|cell| cell.arm == args.arm);
+    let is_of_arm = |stage: &&&Stage| stage.cell.as_ref().is_some_and(|cell| cell.arm == arm);
     let of_arm: Vec<&&Stage> = cells.iter().filter(is_of_arm).collect();
     let label = match &args.point {
         Some(label) => Some(label.clone()),
@@ -218,7 +226,7 @@ fn stage<'a>(args: &ExportArgs, plan: &'a Plan, seed: u64) -> Result<&'a Stage> 
             let report = Run::read(&args.run)?;
             warn(&report.notes());
             let first = || of_arm.first()?.cell.as_ref().map(|cell| cell.point.label.clone());
-            report.featured(&args.arm).map(|point| point.label.clone()).or_else(first)
+            report.featured(arm).map(|point| point.label.clone()).or_else(first)
         }
     };
     let names = |what: &'static str, name: String, accepted: Vec<String>| Error::NoSuch {
@@ -231,7 +239,7 @@ fn stage<'a>(args: &ExportArgs, plan: &'a Plan, seed: u64) -> Result<&'a Stage> 
         arms.sort();
         arms.dedup();
         arms.push(REFERENCE.into());
-        return Err(names("arm", args.arm.clone(), arms));
+        return Err(names("arm", arm.into(), arms));
     }
     let point = |stage: &Stage| stage.cell.as_ref().map(|cell| cell.point.label.clone());
     let stage = of_arm.iter().find(|stage| point(stage) == label);

@@ -1,15 +1,14 @@
 //! `duel import`: what the files of a model hold, and the model in another format.
 
-use crate::commands::export::{ExportAs, FileNumbers, numbers, unused, write};
+use crate::commands::export::{ExportAs, FileNumbers, numbers, stored, unused, write};
 use crate::error::Result;
 use crate::sources;
 use crate::target::{self, ModelTarget};
 use crate::terminal::print;
 use crate::world;
 use clap::Args;
-use duel_model::Checkpoint;
-use duel_model::{Pretrained, TransformerConfig};
-use std::path::PathBuf;
+use duel_model::{Checkpoint, Classifier, ClassifierCheckpoint, Pretrained, TransformerConfig};
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
 pub struct ImportArgs {
@@ -26,13 +25,16 @@ pub struct ImportArgs {
     pub force: bool,
 }
 
+/// Where a model is written, and how.
+type ImportTarget<'a> = (&'a PathBuf, ExportAs, FileNumbers, ModelTarget);
+
 /// Reads a model of one form and writes it in another.
 ///
 /// # Errors
 /// A model that cannot be read; options that say what will not be done.
 pub fn import(args: &ImportArgs) -> Result<()> {
     let from = sources::model(&args.from)?;
-    let target = match &args.to {
+    let target: Option<ImportTarget<'_>> = match &args.to {
         Some(to) => {
             let form = if target::is_gguf(to) { ExportAs::Gguf } else { ExportAs::Merged };
             Some((to, form, numbers(args.numbers, form)?, ModelTarget::new(to, &[&from], args.force)?))
@@ -41,6 +43,9 @@ pub fn import(args: &ImportArgs) -> Result<()> {
         None if args.force => return Err(unused("--force", "nothing is written without --to")),
         None => None,
     };
+    if Classifier::is_at(&from) {
+        return import_classifier(&from, target);
+    }
     let mut model = Pretrained::open(&from)?;
     // one that cannot be read is no use to anybody
     let tokenizer = world::tokenizer(&from, &model)?;
@@ -69,6 +74,31 @@ pub fn import(args: &ImportArgs) -> Result<()> {
     let Some((to, form, numbers, target)) = target else { return Ok(()) };
     let checkpoint = Checkpoint { config: model.config, policy, words: model.words };
     target.write(|made| write(&checkpoint, made, form, numbers))?;
+    print(&format!("wrote {}\n", to.display()));
+    Ok(())
+}
+
+/// The same of a sequence classifier.
+fn import_classifier(from: &Path, target: Option<ImportTarget<'_>>) -> Result<()> {
+    let classifier = Classifier::open(from)?;
+    world::tokenizer(from, &classifier.model)?;
+    let TransformerConfig { layers, width, heads, vocabulary, context, .. } = classifier.model.config;
+    let model = classifier.scalar_model(context.min(64), &duel_model::device::open("flex")?)?;
+    print(&format!(
+        "{}: a reward model (a sequence classifier with one label): {layers} layers of width {width}, {heads} heads, {vocabulary} \
+         tokens, context {context}{}{}; its score is on the last token{}\n",
+        from.display(),
+        if classifier.model.words.tokenizer.is_some() { ", with its tokenizer" } else { ", without a tokenizer" },
+        if classifier.model.words.template.is_some() { " and chat template" } else { "" },
+        classifier.pad.map_or(String::new(), |pad| format!(" that is not {pad}")),
+    ));
+    let Some((to, form, numbers, target)) = target else { return Ok(()) };
+    if form == ExportAs::Gguf {
+        return Err(unused(&format!("--to {}", to.display()), "GGUF files hold no head of a classifier"));
+    }
+    let Classifier { model: Pretrained { config, words, .. }, pad, .. } = classifier;
+    let checkpoint = ClassifierCheckpoint { config, model, words, pad, score: None };
+    target.write(|made| Ok(duel_model::classifier::write(made, checkpoint, stored(numbers))?))?;
     print(&format!("wrote {}\n", to.display()));
     Ok(())
 }

@@ -8,6 +8,7 @@ pub mod data;
 pub mod digest;
 pub mod doctor;
 pub mod export;
+pub mod export_reward;
 pub mod import;
 pub mod init;
 pub mod optimum;

@@ -111,7 +111,7 @@ fn responses(args: &SampleArgs) -> Result<Vec<SampledResponse>> {
     // a program of somebody else's run is run only when that is asked for
     let runs_judge =
         args.judge || experiment.judge.kind != JudgeKind::Command || experiment.world.kind == WorldKind::Grammar;
-    let (gold, proxy) = (runs_judge.then(|| loaded.gold.clone()), learned_reward(&shared, world)?);
+    let (gold, proxy) = (runs_judge.then(|| loaded.gold.clone()), learned_reward(&shared, &loaded)?);
 
     // 3. What they say.
     let mut all_responses = vec![];

@@ -4,7 +4,7 @@ use super::context::StageContext;
 use super::evaluator::{keep_completions, open_evaluator};
 use super::files::{REFERENCE, load_json};
 use super::registry::{self, TrainingInputs};
-use super::reward_model::learned_reward;
+use super::reward_model::{learned_reward, reward_config};
 use crate::error::Result;
 use crate::plan::StageKind;
 use duel_data::World;
@@ -43,7 +43,8 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
         reader: context.reader(world),
         train_reader: context.train_reader(world),
         gold: loaded.gold.clone(),
-        reward: learned_reward(context, world)?,
+        reward: learned_reward(context, &loaded)?,
+        reward_config: reward_config(context, world)?,
         rows,
         reference_hash: reference_hash.clone(),
         reference_logp: match context.plan.needed(context.stage, StageKind::Reference) {

@@ -11,7 +11,7 @@ use duel_data::World;
 use duel_data::pairs::PreferenceRow;
 use duel_ledger::{RunDir, StageDir, StageRecorder};
 use duel_model::{Policy, Reader, TransformerConfig, peft, weights};
-use duel_reward::Scorer;
+use duel_reward::{PretrainedReward, Scorer};
 use duel_spec::seeds::{self};
 use duel_spec::{ArmPoint, Clocks, Experiment};
 use duel_training::{BestCheckpoint, Learner, Method, TrainContext, TrainSchedule, train};
@@ -39,6 +39,16 @@ struct ModelCache {
     config: OnceCell<TransformerConfig>,
     pretrained: OnceCell<Policy>,
     sft: OnceCell<Policy>,
+    reward: OnceCell<RewardStart>,
+}
+
+/// A reward model that somebody else has trained, before it is trained further.
+#[derive(Debug)]
+pub(crate) struct RewardStart {
+    pub(crate) model: PretrainedReward,
+    pub(super) config: TransformerConfig,
+    /// Without gradient.
+    pub(super) body: Policy,
 }
 
 impl<'a> StageContext<'a> {
@@ -73,7 +83,7 @@ impl StageContext<'_> {
 
     pub fn load_world(&self) -> Result<LoadedWorld> {
         let corpus = self.plan.needed(self.stage, StageKind::Corpus).map(|corpus| self.folder(corpus)).transpose()?;
-        let loaded = world::open(self.experiment, corpus.as_ref().map(StageDir::path))?;
+        let loaded = world::open(self.experiment, corpus.as_ref().map(StageDir::path), &self.device)?;
         self.judges.borrow_mut().push(loaded.gold.clone());
         Ok(loaded)
     }
@@ -111,6 +121,20 @@ impl StageContext<'_> {
         let policy = if mapped { model.mapped(context, &self.device)? } else { model.policy(context, &self.device)? };
         let policy = self.with_recompute(policy).no_grad();
         Ok(self.models.pretrained.get_or_init(|| policy).clone())
+    }
+
+    /// The reward model of `stages.rm.from`, where one is named: read once, and shared by all that start from it.
+    pub(crate) fn reward_start(&self) -> Result<Option<&RewardStart>> {
+        let settings = &self.experiment.stages.rm;
+        if !settings.is_pretrained() {
+            return Ok(None);
+        }
+        if self.models.reward.get().is_none() {
+            let model = PretrainedReward::open(&sources::model(Path::new(&settings.from))?)?;
+            let (config, body) = (model.config()?, self.with_recompute(model.body(&self.device)?).no_grad());
+            return Ok(Some(self.models.reward.get_or_init(|| RewardStart { model, config, body })));
+        }
+        Ok(self.models.reward.get())
     }
 
     pub fn train_device(&self) -> Device {

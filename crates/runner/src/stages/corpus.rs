@@ -3,8 +3,8 @@
 use super::context::StageContext;
 use crate::error::{Error, Result};
 use crate::world::{
-    PretrainedModel, RowFiles, SENTIMENT, TASTE, needs_sentiment, pretrained, reads_reviews, row_files, rows_space,
-    word_lines,
+    PretrainedModel, RowFiles, SENTIMENT, TASTE, keeps_conversations, needs_sentiment, pretrained, reads_reviews,
+    row_files, rows_space, word_lines,
 };
 use duel_data::Detokenize;
 use duel_data::records::Columns;
@@ -93,6 +93,7 @@ fn prepare_rows(
         prompt_tokens: rows.prompt_tokens,
         response_tokens: rows.response_tokens,
         most: [pairs.rows, pairs.holdout_rows],
+        conversations: keeps_conversations(experiment),
     };
     let stats: PrepareStats = rows::prepare(&source, &pretrained.encoder(&experiment.world.rows)?, to)?;
     tracing::info!("{stats}");

@@ -64,7 +64,7 @@ pub(super) fn keep_completions(
     recorder: &mut StageRecorder,
 ) -> Result<()> {
     let world = loaded.world.as_ref();
-    let reward = learned_reward(context, world)?;
+    let reward = learned_reward(context, loaded)?;
     let tag = CompletionTag { arm, point, seed: context.stage.seed, step };
     let count = context.experiment.evaluation.completions;
     let reader = context.reader(world);
@@ -96,7 +96,7 @@ pub(super) fn open_evaluator(
             Ok(Evaluator::Exact(Box::new(ExactEvaluator::new(grammar, reader, reference, Some(&table))?)))
         }
         None => {
-            let reward: Arc<dyn Scorer> = Arc::new(learned_reward(context, loaded.world.as_ref())?);
+            let reward: Arc<dyn Scorer> = Arc::new(learned_reward(context, loaded)?);
             let settings = &context.experiment.evaluation;
             let end = SampleSize { prompts: settings.prompts, samples_per_prompt: settings.samples_per_prompt };
             let curve = SampleSize { prompts: CURVE_EFFORT.prompts.min(settings.prompts), ..CURVE_EFFORT };

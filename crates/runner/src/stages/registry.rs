@@ -42,6 +42,8 @@ pub struct TrainingInputs<'a> {
     pub train_reader: Reader,
     pub gold: Arc<dyn Scorer>,
     pub reward: LearnedReward,
+    /// The sizes of its networks.
+    pub reward_config: TransformerConfig,
     pub rows: Vec<PreferenceRow>,
     /// Of the reference's weights.
     pub reference_hash: String,
@@ -157,7 +159,7 @@ fn setting(reward: RewardSource, inputs: &TrainingInputs<'_>) -> RolloutContext 
     let (scorer, scorer_flops): (Arc<dyn Scorer>, f64) = match reward {
         RewardSource::Rm => {
             let networks = inputs.reward.networks() as f64;
-            (Arc::new(inputs.reward.clone()), networks * Flops::scalar(&inputs.config).forward(1))
+            (Arc::new(inputs.reward.clone()), networks * Flops::scalar(&inputs.reward_config).forward(1))
         }
         RewardSource::Gold => (inputs.gold.clone(), 0.0),
     };

@@ -5,16 +5,18 @@ use super::context::StageContext;
 use super::files::{PROXY, load_json, save_json};
 use crate::error::Result;
 use crate::plan::{Stage, StageKind};
+use crate::world::LoadedWorld;
 use burn::module::Module;
+use burn::tensor::Device;
 use duel_data::World;
 use duel_data::grammar::{excitements, token};
 use duel_data::pairs::PreferenceRow;
 use duel_evaluation::proxy_table;
 use duel_ledger::StageRecorder;
-use duel_model::{Policy, Responses, ScalarModel, generate, weights};
-use duel_reward::{Calibration, LearnedReward, Linear, RewardModel, RewardNetwork, Scorer, quality};
+use duel_model::{Policy, Reader, Responses, ScalarModel, TransformerConfig, generate, weights};
+use duel_reward::{Calibration, LearnedReward, Linear, RewardModel, RewardNetwork, RewardReader, Scorer, quality};
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{Clocks, Recorder, RmCheckpointSelection, RmModel, RmStart, Split, metrics};
+use duel_spec::{Clocks, Recorder, RmCheckpointSelection, RmModel, RmStage, RmStart, Split, metrics};
 use duel_training::{BestCheckpoint, Learner, PairBatch, Splits, TrainContext, TrainSchedule, curve_steps, train};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -69,7 +71,7 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
         }
         RmModel::Transformer => {
             for member in 0..settings.ensemble {
-                let (model, after) = network(context, member, world, &train_rows, &validation, clocks, recorder)?;
+                let (model, after) = network(context, member, &loaded, &train_rows, &validation, clocks, recorder)?;
                 judges.push(RewardNetwork::Network(model));
                 clocks = after;
             }
@@ -83,7 +85,8 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     let mut rng = seeds::stream(seed, Stream::RmSamples, 0);
     let samples = generate(&sft_policy, world.space(), ids, &mut rng, &context.device);
     duel_training::invariants::sampled_from_finite(0, &samples)?;
-    let reward = LearnedReward::normalized_on(judges, settings.ensemble_score, context.reader(world), &samples)?;
+    let reader = reward_reader(context, &loaded, &context.device)?;
+    let reward = LearnedReward::normalized_on(judges, settings.ensemble_score, reader, &samples)?;
 
     // 3. Say how good it is.
     let mut record = |metric, value| recorder.record("rm", clocks, metric, value);
@@ -99,6 +102,9 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     if let Some(slope) = loaded.grammar.as_ref().map(|_| trap_slope(&reward, &samples)).transpose()?.flatten() {
         record(metrics::RM_TRAP_SLOPE, slope);
     }
+    if let Some(cut) = reward.cut() {
+        record(metrics::RM_CUT, cut as f64);
+    }
     record_curve(&on_test.calibration, recorder);
 
     // 4. Keep it.
@@ -110,16 +116,29 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
         let [validation, test] = table;
         save_json(&to.join(PROXY), &(validation?, test?))?;
     }
-    save(&reward, settings.lora, to)
+    save(&reward, settings, to)
+}
+
+/// How the reward model reads responses: the policy's ids, or, where it has a tokenizer of its own, their text.
+fn reward_reader(context: &StageContext<'_>, loaded: &LoadedWorld, device: &Device) -> Result<RewardReader> {
+    let Some(start) = context.reward_start()? else { return Ok(Reader::new(loaded.world.space(), device).into()) };
+    let world = loaded.text().expect("checked: a world of text");
+    Ok(start.model.reader(world, &context.experiment.world.rows.date, usize::MAX, device)?)
+}
+
+/// The sizes of the reward model.
+pub(super) fn reward_config(context: &StageContext<'_>, world: &dyn World) -> Result<TransformerConfig> {
+    context.reward_start()?.map_or_else(|| context.config(world), |start| Ok(start.config.clone()))
 }
 
 /// Writes the weights of all networks, or of their adapters, and how their scores are put together.
-fn save(reward: &LearnedReward, only_adapters: bool, to: &Path) -> Result<()> {
+fn save(reward: &LearnedReward, settings: &RmStage, to: &Path) -> Result<()> {
     let mut linear = None;
     for (i, (judge, _)) in reward.judges().iter().enumerate() {
         match judge {
+            RewardNetwork::Network(_) if settings.steps == 0 => {} // its weights are those of its directory
             RewardNetwork::Network(model) => {
-                let name = |ours: &str| (!only_adapters || is_trained(ours)).then(|| (ours.to_owned(), false));
+                let name = |ours: &str| (!settings.lora || is_trained(ours)).then(|| (ours.to_owned(), false));
                 weights::save_some(model, &to.join(file_name(i)), name)?;
             }
             RewardNetwork::Linear(weights) => linear = Some(weights.clone()),
@@ -133,19 +152,28 @@ fn save(reward: &LearnedReward, only_adapters: bool, to: &Path) -> Result<()> {
 fn network(
     context: &StageContext<'_>,
     member: usize,
-    world: &dyn World,
+    loaded: &LoadedWorld,
     rows: &[PreferenceRow],
     validation: &[PreferenceRow],
     before: Clocks,
     recorder: &mut StageRecorder,
 ) -> Result<(ScalarModel, Clocks)> {
-    let (settings, config) = (&context.experiment.stages.rm, context.config(world)?);
-    let body = match settings.start {
-        RmStart::Sft => context.sft_policy(world)?,
-        RmStart::Base => context.base_policy(world)?,
+    let (settings, world) = (&context.experiment.stages.rm, loaded.world.as_ref());
+    let config = reward_config(context, world)?;
+    let model = scalar_on(context, context.on_train_device(body(context, world)?), member)?;
+    let reader = reward_reader(context, loaded, &context.device)?;
+    let some = validation.len().min(4 * duel_training::probes::probe_rows(reader.space()));
+    let probe = PairBatch::new(validation, &(0..some).collect::<Vec<_>>());
+    let check = |step: u64, model: &ScalarModel| -> Result<()> {
+        Ok(RewardModel::new(settings.clone(), reader.clone(), &config).check(step, model, &*reader.pairs(&probe)?)?)
     };
-    let model = scalar_on(context, context.on_train_device(body), member);
-    let mut method = RewardModel::new(settings.clone(), context.train_reader(world), &config);
+    if settings.steps == 0 {
+        let model = model.valid();
+        check(0, &model)?;
+        return Ok((model, before));
+    }
+    let train_reader = reward_reader(context, loaded, &context.train_device())?;
+    let mut method = RewardModel::new(settings.clone(), train_reader, &config);
     let steps = settings.steps as u64;
     let mut learner = Learner::new(model, &context.experiment.learner, settings.learning_rate, steps);
     let name = if member == 0 { "rm".to_string() } else { format!("rm-{member}") };
@@ -161,6 +189,7 @@ fn network(
     let splits = Splits::of(world);
     let validation_prompts = all.both.prompt_hashes().into_iter();
     splits.check_split("chosen_on_validation", before.step, Split::Validation, validation_prompts)?;
+    let all = reader.pairs(&all)?;
     let mut train_context = TrainContext {
         stage: "rm",
         training: &name,
@@ -170,7 +199,7 @@ fn network(
     };
     let schedule = TrainSchedule { iterations: steps, eval_at: &eval_at };
     let evaluate = |model: &ScalarModel, clocks: Clocks, recorder: &mut dyn Recorder| {
-        let accuracy = RewardModel::accuracy(&context.reader(world), &model.valid(), &all);
+        let accuracy = RewardModel::accuracy(&reader, &model.valid(), &all);
         recorder.record("rm", clocks, metrics::PAIR_ACCURACY_VALIDATION, accuracy);
         Ok::<_, crate::error::Error>(Some(accuracy))
     };
@@ -181,9 +210,7 @@ fn network(
     if let Some(step) = kept_step {
         recorder.record("rm", after, metrics::KEPT_STEP, step as f64);
     }
-    let some = validation.len().min(4 * duel_training::probes::probe_rows(world.space()));
-    let probe = PairBatch::new(validation, &(0..some).collect::<Vec<_>>());
-    RewardModel::new(settings.clone(), context.reader(world), &config).check(after.step, &model, &probe)?;
+    check(after.step, &model)?;
     let clocks = Clocks {
         step: before.step + after.step,
         tokens: before.tokens + after.tokens,
@@ -193,13 +220,28 @@ fn network(
     Ok((model, clocks))
 }
 
+/// What a reward model's training begins from, without its head and without gradient.
+fn body(context: &StageContext<'_>, world: &dyn World) -> Result<Policy> {
+    match (context.reward_start()?, context.experiment.stages.rm.start) {
+        (Some(start), _) => Ok(start.body.clone()),
+        (None, RmStart::Sft) => context.sft_policy(world),
+        (None, RmStart::Base) => context.base_policy(world),
+    }
+}
+
 /// A scalar head on a body, and adapters on the body where they are what is trained.
-fn scalar_on(context: &StageContext<'_>, body: Policy, member: usize) -> ScalarModel {
+fn scalar_on(context: &StageContext<'_>, body: Policy, member: usize) -> Result<ScalarModel> {
     let settings = &context.experiment.stages.rm;
     let device = context.train_device();
-    let scalar = |body| ScalarModel::from_policy(body, &device).scoring(settings.score);
+    let start = context.reward_start()?;
+    let scalar = |body| -> Result<ScalarModel> {
+        match start {
+            Some(start) => Ok(start.model.classifier.under_head(body, &device)?),
+            None => Ok(ScalarModel::from_policy(body, &device).scoring(settings.score)),
+        }
+    };
     if !settings.lora {
-        return weights::training(scalar(body), |_| true);
+        return Ok(weights::training(scalar(body)?, |_| true));
     }
     let (rank, scale) = (settings.lora_rank, settings.lora_alpha / settings.lora_rank as f64);
     let mut rng = seeds::stream(context.stage.seed, Stream::RmLora, member as u64);
@@ -207,7 +249,8 @@ fn scalar_on(context: &StageContext<'_>, body: Policy, member: usize) -> ScalarM
 }
 
 /// The reward that the plan's stage has learned.
-pub fn learned_reward(context: &StageContext<'_>, world: &dyn World) -> Result<LearnedReward> {
+pub fn learned_reward(context: &StageContext<'_>, loaded: &LoadedWorld) -> Result<LearnedReward> {
+    let (settings, world) = (&context.experiment.stages.rm, loaded.world.as_ref());
     let rm: &Stage =
         context.plan.needed(context.stage, StageKind::Rm).expect("stages that score need the reward model");
     let folder = context.folder(rm)?;
@@ -218,21 +261,23 @@ pub fn learned_reward(context: &StageContext<'_>, world: &dyn World) -> Result<L
             Some(linear) => RewardNetwork::Linear(linear.clone()),
             None => {
                 let file = folder.file(&file_name(i));
-                let body = match (context.experiment.stages.rm.lora, context.experiment.stages.rm.start) {
-                    (false, _) => context.with_recompute(Policy::zeros(&context.config(world)?, &context.device)),
-                    (true, RmStart::Sft) => context.sft_policy(world)?,
-                    (true, RmStart::Base) => context.base_policy(world)?,
+                let body = match (settings.lora, settings.is_pretrained()) {
+                    (false, false) => context.with_recompute(Policy::zeros(&context.config(world)?, &context.device)),
+                    _ => body(context, world)?,
                 };
-                let shape = scalar_on(context, context.on_train_device(body), i);
-                let some = context.experiment.stages.rm.lora;
-                let model = if some { weights::load_some(shape, &file)? } else { weights::load(shape, &file)? };
+                let shape = scalar_on(context, context.on_train_device(body), i)?;
+                let model = match (settings.steps, settings.lora) {
+                    (0, _) => shape,
+                    (_, true) => weights::load_some(shape, &file)?,
+                    (_, false) => weights::load(shape, &file)?,
+                };
                 RewardNetwork::Network(model.valid())
             }
         };
         judges.push((judge, mean));
     }
-    let together = context.experiment.stages.rm.ensemble_score;
-    Ok(LearnedReward::new(judges, together, context.reader(world), centre, scale))
+    let reader = reward_reader(context, loaded, &context.device)?;
+    Ok(LearnedReward::new(judges, settings.ensemble_score, reader, centre, scale))
 }
 
 /// The calibration curve, a bin a step.

@@ -12,7 +12,7 @@ const SCALINGS: [&str; 3] = ["raw", "scaled", "white"];
 /// The choices of each key; `*` stands for an arm's name.
 const CHOICES: &[(&str, &[&str])] = &[
     ("world.kind", &["grammar", "reviews", "rows"]),
-    ("judge.kind", &["world", "sentiment", "ratings", "rules", "command"]),
+    ("judge.kind", &["world", "sentiment", "ratings", "rules", "command", "model"]),
     ("judge.reads", &["response", "all"]),
     ("learner.optimizer", &["adamw", "rmsprop", "lion"]),
     ("learner.schedule", &["constant", "linear", "cosine"]),

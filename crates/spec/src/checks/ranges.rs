@@ -146,7 +146,7 @@ const RANGES: &[(&str, Constraint)] = &[
     ("stages.pairs.bayes_accuracy", Constraint::Accuracy),
     ("stages.pairs.label_flips", Constraint::BelowHalf),
     ("stages.pairs.max_edits", Constraint::Bound),
-    ("stages.rm.steps", Constraint::AtLeastOne),
+    ("stages.rm.steps", Constraint::Count),
     ("stages.rm.batch_size", Constraint::Batch),
     ("stages.rm.learning_rate", Constraint::Positive),
     ("stages.rm.ridge", Constraint::Positive),

@@ -15,9 +15,26 @@ pub(super) fn check_reward_model(experiment: &Experiment, document: &Document) -
     let (rm, defaults) = (&experiment.stages.rm, RmStage::defaults());
     let is_linear = rm.model == RmModel::Linear;
     let keeps_last = rm.keep == RmCheckpointSelection::Last;
+    let (is_given, is_frozen) = (rm.is_pretrained(), rm.steps == 0);
+    if is_frozen && !is_given {
+        let accepted = "at least 1; with stages.rm.from also 0: it scores as it is";
+        return Err(document.out_of_range("stages.rm.steps", "0", accepted));
+    }
+    let (given, frozen, untrained) = ("from", "steps = 0", "nothing is trained");
     let (linear, not_used) = ("model = \"linear\"", "it is not used");
     // the key, whether it conflicts, with what, why
     let conflicts = [
+        (given, is_given && !is_text, "world.kind = \"grammar\"", "it reads text, and the ids of grammar are none"),
+        (given, is_given && is_linear, linear, "it is a transformer"),
+        ("start", is_given && rm.start != defaults.start, given, "its body is that of the directory"),
+        ("score", is_given && rm.score != defaults.score, given, "a classifier scores the last token"),
+        ("lora", is_frozen && rm.lora, frozen, untrained),
+        ("ensemble", is_frozen && rm.ensemble > 1, frozen, "all members would be the same"),
+        ("margin", is_frozen && rm.margin != defaults.margin, frozen, untrained),
+        ("centring", is_frozen && rm.centring != defaults.centring, frozen, untrained),
+        ("label_smoothing", is_frozen && rm.label_smoothing != defaults.label_smoothing, frozen, untrained),
+        ("tie_margin", is_frozen && rm.tie_margin != defaults.tie_margin, frozen, untrained),
+        ("keep", is_frozen && !keeps_last, frozen, untrained),
         ("model", is_linear && is_text, "a text world", "the features of the linear model are those of grammar"),
         ("start", rm.start == RmStart::Base && !is_text, "world.kind = \"grammar\"", "grammar has no base model"),
         ("start", is_linear && rm.start != defaults.start, linear, "it has no body to initialize"),

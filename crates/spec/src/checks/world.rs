@@ -3,7 +3,7 @@
 use crate::document::Document;
 use crate::experiment::Experiment;
 use crate::stages::SftStage;
-use crate::world::{JudgeKind, Rule, WorldKind};
+use crate::world::{JudgeKind, JudgedText, Rule, WorldKind};
 use crate::{Error, Result};
 use toml::Value;
 
@@ -125,6 +125,17 @@ fn check_judge(experiment: &Experiment, document: &Document) -> Result<()> {
     if judge.kind == JudgeKind::Command && judge.command.is_empty() {
         return Err(document.missing("judge.command", "a program and its arguments"));
     }
+    let is_model = judge.kind == JudgeKind::Model;
+    if is_model && judge.model.is_empty() {
+        return Err(document.missing("judge.model", "the directory of a sequence classifier with one label"));
+    }
+    if !is_model && !judge.model.is_empty() {
+        return Err(document.clash("judge.model", "judge.kind", "only judge.kind = \"model\" reads it"));
+    }
+    if is_model && judge.reads == JudgedText::All {
+        let why = "a reward model always reads prompt and response, as its own template writes them";
+        return Err(document.clash("judge.reads", "judge.kind = \"model\"", why));
+    }
     if judge.kind != JudgeKind::Command && !judge.version.is_empty() {
         let why = "only a \"command\" has a version; the other judges are hashed completely";
         return Err(document.clash("judge.version", "judge.kind", why));
@@ -149,7 +160,7 @@ fn check_mapped(experiment: &Experiment, document: &Document) -> Result<()> {
     if experiment.stages.sft.steps > 0 {
         return clash("stages.sft.steps", "the SFT policy is kept as full weights");
     }
-    if !experiment.stages.rm.lora {
+    if !experiment.stages.rm.lora && !experiment.stages.rm.is_pretrained() {
         return clash("stages.rm.lora = false", why);
     }
     Ok(())

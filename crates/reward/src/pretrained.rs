@@ -1,0 +1,98 @@
+//! A reward model that somebody else has trained: a sequence classifier with a tokenizer and a chat template of its own.
+
+use crate::{Result, RewardReader, TextInput};
+use burn::tensor::Device;
+use duel_data::chat::ChatTemplate;
+use duel_data::{Detokenize, Json, ScoredText, TextTokenizer};
+use duel_model::{Classifier, Error as ModelError, Policy, ScalarModel, SpecialTokens, TransformerConfig};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// A classifier with its text.
+#[derive(Debug)]
+pub struct PretrainedReward {
+    pub classifier: Classifier,
+    path: PathBuf,
+}
+
+impl PretrainedReward {
+    /// Opens a directory; its weights are not read yet.
+    ///
+    /// # Errors
+    /// As [`Classifier::open`].
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self { classifier: Classifier::open(path)?, path: path.into() })
+    }
+
+    /// Its sizes, at the length that it reads.
+    ///
+    /// # Errors
+    /// A model whose context is too short for a prompt and a response.
+    pub fn config(&self) -> Result<TransformerConfig> {
+        Ok(self.classifier.model.config_for(self.context())?)
+    }
+
+    fn context(&self) -> usize {
+        TextInput::context(self.classifier.model.config.context)
+    }
+
+    /// Its body, without gradient.
+    ///
+    /// # Errors
+    /// As [`duel_model::Pretrained::policy`].
+    pub fn body(&self, device: &Device) -> Result<Policy> {
+        Ok(self.classifier.model.policy(self.context(), device)?)
+    }
+
+    /// The model, without gradient.
+    ///
+    /// # Errors
+    /// As [`Classifier::scalar_model`].
+    pub fn scalar_model(&self, device: &Device) -> Result<ScalarModel> {
+        Ok(self.classifier.scalar_model(self.context(), device)?)
+    }
+
+    /// What turns responses of a world into its ids. `date`: what its template takes for today; `judged_words`: words of a
+    /// response that it reads at most.
+    ///
+    /// # Errors
+    /// A tokenizer or a template that is missing or cannot be read.
+    pub fn reader(
+        &self,
+        world: Arc<dyn Detokenize>,
+        date: &str,
+        judged_words: usize,
+        device: &Device,
+    ) -> Result<RewardReader> {
+        let (words, vocabulary) = (&self.classifier.model.words, self.classifier.model.config.vocabulary);
+        let file = || self.path.join("tokenizer.json");
+        let bytes = words.tokenizer.as_ref().ok_or_else(|| {
+            let problem = "it is missing: a reward model reads text with its own tokenizer".into();
+            ModelError::Damaged { path: file(), problem }
+        })?;
+        let damaged = |e: duel_data::Error| ModelError::Damaged { path: file(), problem: e.to_string() };
+        let tokenizer = TextTokenizer::from_bytes(bytes).map_err(damaged)?;
+        let named_tokens = duel_model::named_special_tokens(&self.path)?;
+        let variables: Vec<_> = template_tokens(&words.special, &named_tokens, &tokenizer).collect();
+        let source = words.template.as_ref();
+        let template = source.map(|source| ChatTemplate::new(source)?.with_variables(variables).dated(date));
+        let text = ScoredText::new(tokenizer.clone(), template.transpose()?, words.special.eos, vocabulary);
+        let input = TextInput::new(world, text, [vocabulary, self.context()], self.classifier.pad, judged_words);
+        Ok(RewardReader::of_text(Arc::new(input), device))
+    }
+}
+
+/// The special tokens that a chat template reads, by name: what the model's settings call them (`None`: they say that there is no such
+/// token), and those that these do not mention, by their ids.
+pub fn template_tokens<'a>(
+    special: &SpecialTokens,
+    named_tokens: &'a BTreeMap<String, Option<String>>,
+    tokenizer: &TextTokenizer,
+) -> impl Iterator<Item = (String, Json)> {
+    let ids = [("bos_token", special.bos), ("eos_token", special.eos), ("pad_token", special.pad)];
+    let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
+    let mut tokens: BTreeMap<_, _> = ids.into_iter().map(|(name, id)| (name.to_owned(), text(id))).collect();
+    tokens.extend(named_tokens.clone());
+    tokens.into_iter().filter_map(|(name, token)| Some((name, Json::Text(token?))))
+}

@@ -1,0 +1,332 @@
+//! Reward models that somebody else has trained, with another tokenizer and template than the policy's: as the reward model,
+//! frozen or trained further, as the judge, and written for others.
+#![expect(clippy::unwrap_used, reason = "tests")]
+
+use burn::module::Module;
+use burn::tensor::{Device, Int, Tensor, TensorData};
+use duel_data::TextTokenizer;
+use duel_ledger::read_completions;
+use duel_model::{
+    Activation, Checkpoint, Classifier, ClassifierCheckpoint, FileDType, Gpt2, Llama, Policy, ScalarModel,
+    SpecialTokens, TokenizerFiles, TransformerConfig, classifier, huggingface, weights,
+};
+use duel_spec::seeds;
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+const POLICY_TEMPLATE: &str = "{% for m in messages %}{{ '<pad>' + m.role + '\n' + m.content + '<eos>' }}\n{% endfor %}\
+                               {% if add_generation_prompt %}{{ '<pad>assistant\n' }}{% endif %}";
+const REWARD_TEMPLATE: &str = "{{ '<bos>' }}{% for m in messages %}{{ '[' + m.role + '] ' + m.content }}{% endfor %}\
+                               {% if add_generation_prompt %}{{ '[assistant] ' }}{% else %}{{ ' !<eos>' }}{% endif %}";
+
+/// A tokenizer of these texts, its vocabulary, and what is beside it.
+fn words(texts: &[&str], size: usize, template: &str, to: &Path) -> (TokenizerFiles, usize) {
+    std::fs::create_dir_all(to).unwrap();
+    let tokenizer = TextTokenizer::train(texts.iter().copied(), size).unwrap();
+    let trained = to.join("words.json");
+    tokenizer.save(&trained).unwrap();
+    let bytes = std::fs::read(&trained).unwrap();
+    std::fs::remove_file(trained).unwrap();
+    let special = SpecialTokens { bos: Some(1), eos: Some(2), pad: Some(0), ..SpecialTokens::default() };
+    (TokenizerFiles { special, tokenizer: Some(bytes), template: Some(template.into()) }, tokenizer.vocabulary())
+}
+
+/// A Llama of a few thousand weights, as a directory.
+fn policy(to: &Path) {
+    let texts = ["is it good or bad user assistant yes no very film it was a very good film it was a very bad film"];
+    let (words, vocabulary) = words(&texts, 300, POLICY_TEMPLATE, to);
+    let architecture =
+        Llama { key_value_heads: 2, head_width: 8, inner: 24, rope_theta: 5000.0, epsilon: 1e-5 }.architecture();
+    let config =
+        TransformerConfig { vocabulary, context: 128, layers: 2, width: 16, heads: 2, tied: true, architecture };
+    let policy = Policy::new(&config, &mut seeds::derive(1, "test", 0, "init"), &Device::flex()).no_grad();
+    huggingface::write(to, &Checkpoint { config, policy, words }, FileDType::F32).unwrap();
+}
+
+/// A classifier of another family, with fewer words and another template.
+fn reward_model(to: &Path, context: usize) {
+    let (words, vocabulary) = words(&["good bad is it it is"], 270, REWARD_TEMPLATE, to);
+    let architecture = Gpt2 { activation: Activation::GeluTanh, inner: 40, epsilon: 1e-5 }.architecture();
+    let config = TransformerConfig { vocabulary, context, layers: 2, width: 12, heads: 3, tied: true, architecture };
+    let device = Device::flex();
+    let body = Policy::new(&config, &mut seeds::derive(2, "test", 0, "init"), &device).no_grad();
+    let head = (0..12).map(|i| ((i * 7) % 5) as f32 / 2.0 - 1.0).collect();
+    let model = ScalarModel::with_head(body, head, &device);
+    classifier::write(to, ClassifierCheckpoint { config, model, words, pad: Some(0), score: None }, FileDType::F32)
+        .unwrap();
+}
+
+/// The score of some ids by hand: that of the last.
+fn score(folder: &Path, ids: &[u32]) -> f64 {
+    let classifier = Classifier::open(folder).unwrap();
+    let model = classifier.scalar_model(classifier.model.config.context, &Device::flex()).unwrap();
+    let ids: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+    let ids = Tensor::<2, Int>::from_data(TensorData::new(ids.clone(), [1, ids.len()]), &Device::flex());
+    f64::from(*weights::host(model.forward(ids)).last().unwrap())
+}
+
+fn tokenizer(folder: &Path) -> TextTokenizer {
+    TextTokenizer::from_bytes(&std::fs::read(folder.join("tokenizer.json")).unwrap()).unwrap()
+}
+
+fn duel(folder: &Path, args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_duel")).args(args).current_dir(folder).output().unwrap()
+}
+
+fn ok(folder: &Path, args: &[&str]) -> String {
+    let output = duel(folder, args);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{args:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
+    said
+}
+
+/// What is said of a command that fails.
+fn refused(folder: &Path, args: &[&str]) -> String {
+    let output = duel(folder, args);
+    let words = String::from_utf8_lossy(&output.stderr).replace('│', " ");
+    let said = words.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(!output.status.success() && !said.contains("panicked"), "{args:?}: {said}");
+    said
+}
+
+const EXPERIMENT: &str = r#"
+seeds = 1
+[world]
+kind = "rows"
+[world.rows]
+train = "rows.jsonl"
+prompt_tokens = 48
+response_tokens = 10
+[judge]
+kind = "model"
+model = "judge"
+[model]
+from = "model"
+[stages.sft]
+steps = 0
+[stages.pairs]
+rows = 16
+holdout_rows = 4
+[stages.rm]
+from = "judge"
+steps = 0
+batch_size = 4
+samples = 8
+[evaluation]
+prompts = 4
+best_of = 2
+curve_points = 1
+completions = 2
+[arms.ppo]
+method = "ppo"
+iterations = 2
+episodes = 8
+[arms.dpo]
+method = "dpo"
+batch_size = 4
+"#;
+
+/// Model, rows, experiment and two reward models in an empty folder.
+fn prepared(folder: &Path) {
+    policy(&folder.join("model"));
+    reward_model(&folder.join("judge"), 128);
+    let turns = |role: &str, text: &str| json!([{"role": role, "content": text}]);
+    let rows = (0..40).map(|i| {
+        let prompt = turns("user", &format!("is it good {i}"));
+        json!({"prompt": prompt, "chosen": turns("assistant", "very good"), "rejected": turns("assistant", "no")})
+    });
+    std::fs::write(folder.join("rows.jsonl"), rows.map(|row| format!("{row}\n")).collect::<String>()).unwrap();
+    std::fs::write(folder.join("experiment.toml"), format!("name = \"mine\"\n{EXPERIMENT}")).unwrap();
+}
+
+/// Runs the experiment with other settings under another name, and returns its folder.
+fn run(folder: &Path, name: &str, settings: &[&str]) -> PathBuf {
+    let name_setting = format!("name=\"{name}\"");
+    let mut args = vec!["run", "experiment.toml", "--set", &name_setting];
+    settings.iter().for_each(|setting| args.extend(["--set", setting]));
+    ok(folder, &args);
+    folder.join("runs").join(name)
+}
+
+/// The file of a run's stage of a kind.
+fn stage_file(run: &Path, kind: &str, file: &str) -> PathBuf {
+    let mut stages = std::fs::read_dir(run.join("stages")).unwrap().map(|entry| entry.unwrap().path());
+    let manifest = std::fs::read_to_string(run.join("manifest.json")).unwrap();
+    let is_it = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        name.starts_with(&format!("{kind}-")) && manifest.contains(&name)
+    };
+    stages.find(is_it).unwrap_or_else(|| panic!("no stage {kind}")).join(file)
+}
+
+/// Centre and scale of a run's reward model.
+fn scale(run: &Path) -> [f64; 2] {
+    let meta: Value = serde_json::from_slice(&std::fs::read(stage_file(run, "rm", "rm.json")).unwrap()).unwrap();
+    let number = |value: &Value| value.as_f64().unwrap();
+    [number(&meta["centre"]) + number(&meta["centres"][0]), number(&meta["scale"])]
+}
+
+fn near(what: &str, actual: f64, expected: f64) {
+    assert!((actual - expected).abs() < 1e-4 * expected.abs().max(1.0), "{what}: {actual}, expected {expected}");
+}
+
+#[test]
+fn a_reward_model_with_its_own_words_judges_and_is_climbed() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    prepared(folder);
+    let frozen = run(folder, "frozen", &[]);
+
+    // The conversation in the template of the reward model and its tokens, written down by hand.
+    let words = tokenizer(&folder.join("judge"));
+    let [centre, scale] = scale(&frozen);
+    let completions = read_completions(&frozen.join("completions.parquet")).unwrap();
+    assert!(completions.len() >= 4);
+    for row in &completions {
+        let number: String = row.prompt.chars().filter(char::is_ascii_digit).collect();
+        let text = format!("<bos>[user] is it good {number}[assistant] {} !<eos>", row.completion);
+        let expected = score(&folder.join("judge"), &words.encode_part(&text).unwrap());
+        near("gold", row.gold_reward, expected);
+        near("proxy", row.proxy_reward, (expected - centre) / scale);
+    }
+    // and so of a prompt that is typed
+    let said =
+        ok(folder, &["sample", "runs/frozen", "--prompt", "is it bad", "--arm", "reference", "--format", "json"]);
+    let sampled: Value = serde_json::from_str(&said).unwrap();
+    let response: String =
+        sampled[0]["pieces"].as_array().unwrap().iter().map(|piece| piece["text"].as_str().unwrap()).collect();
+    let response = response.strip_suffix(" ∎").unwrap_or(&response); // which is EOS
+    let text = format!("<bos>[user] is it bad[assistant] {response} !<eos>");
+    let expected = score(&folder.join("judge"), &words.encode_part(&text).unwrap());
+    near("a typed prompt", sampled[0]["gold_reward"].as_f64().unwrap(), expected);
+
+    // It is written as it came: the same settings, the same tokenizer and template, the same scores.
+    ok(folder, &["export", "runs/frozen", "--reward-model", "--to", "again"]);
+    let ids = words.encode_part(&text).unwrap();
+    near("exported", score(&folder.join("again"), &ids), expected);
+    let settings: Value = serde_json::from_slice(&std::fs::read(folder.join("again/config.json")).unwrap()).unwrap();
+    assert_eq!(settings["architectures"], json!(["GPT2ForSequenceClassification"]));
+    near("centre", settings["duel_score"]["centre"].as_f64().unwrap(), centre);
+    near("scale", settings["duel_score"]["scale"].as_f64().unwrap(), scale);
+    let bytes = |name: &str, file: &str| std::fs::read(folder.join(name).join(file)).unwrap();
+    assert_eq!(bytes("judge", "tokenizer.json"), bytes("again", "tokenizer.json"));
+    assert!(ok(folder, &["import", "again"]).contains("a reward model (a sequence classifier with one label)"));
+
+    // Another judge is another experiment, wherever its files stand.
+    let plan = |settings: &[&str]| {
+        let mut args = vec!["plan", "experiment.toml", "--set", "name=\"frozen\""];
+        settings.iter().for_each(|setting| args.extend(["--set", setting]));
+        ok(folder, &args)
+    };
+    let before = plan(&[]);
+    std::fs::rename(folder.join("judge"), folder.join("moved")).unwrap();
+    let moved = ["judge.model=\"moved\"", "stages.rm.from=\"moved\""];
+    assert_eq!(plan(&moved).lines().count(), before.lines().count());
+    let explained =
+        ok(folder, &["run", "experiment.toml", "--set", "name=\"elsewhere\"", "--set", moved[0], "--set", moved[1]]);
+    assert!(!explained.is_empty());
+    let metrics = |name: &str| std::fs::read(folder.join("runs").join(name).join("metrics.parquet")).unwrap();
+    assert_eq!(metrics("elsewhere").len(), metrics("frozen").len());
+}
+
+#[test]
+fn a_reward_model_is_trained_further_on_the_rows() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    prepared(folder);
+    let rules = ["judge.kind=\"rules\"", "judge.model=\"\"", "judge.rules=[{ rule = \"length\", words = 3, per = 2 }]"];
+    let ids = tokenizer(&folder.join("judge")).encode_part("<bos>[user] is it good[assistant] no !<eos>").unwrap();
+    let before = score(&folder.join("judge"), &ids);
+    for (name, lora) in [("full", "stages.rm.lora=false"), ("adapted", "stages.rm.lora=true")] {
+        let further = ["stages.rm.steps=3", "stages.rm.learning_rate=0.01", lora];
+        let run = run(folder, name, &[&rules[..], &further].concat());
+        ok(folder, &["export", &format!("runs/{name}"), "--reward-model", "--to", name]);
+        let after = score(&folder.join(name), &ids);
+        assert!((after - before).abs() > 1e-3, "{name}: {before} stays {after}");
+        // what the run's own reward model says is what was written
+        let [centre, scale] = scale(&run);
+        let words = tokenizer(&folder.join(name));
+        for row in read_completions(&run.join("completions.parquet")).unwrap() {
+            let number: String = row.prompt.chars().filter(char::is_ascii_digit).collect();
+            let text = format!("<bos>[user] is it good {number}[assistant] {} !<eos>", row.completion);
+            let logit = score(&folder.join(name), &words.encode_part(&text).unwrap());
+            near(name, row.proxy_reward, (logit - centre) / scale);
+        }
+    }
+}
+
+/// A run's own reward model, which reads the policy's ids up to EOS: written so that the last token that is not padding is EOS.
+#[test]
+fn a_runs_own_reward_model_is_written_for_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    prepared(folder);
+    let run = run(folder, "own", &["stages.rm.from=\"\"", "stages.rm.steps=3"]);
+    ok(folder, &["export", "runs/own", "--reward-model", "--to", "out"]);
+    let classifier = Classifier::open(&folder.join("out")).unwrap();
+    assert_eq!(classifier.pad, Some(0));
+    let settings: Value = serde_json::from_slice(&std::fs::read(folder.join("out/config.json")).unwrap()).unwrap();
+    assert_eq!(settings["architectures"], json!(["LlamaForSequenceClassification"]));
+    let [centre, scale] = ["centre", "scale"].map(|key| settings["duel_score"][key].as_f64().unwrap());
+    let device = Device::flex();
+    let shape = ScalarModel::from_policy(Policy::zeros(&classifier.model.config, &device), &device);
+    let own = weights::load(shape, &stage_file(&run, "rm", "rm.safetensors")).unwrap();
+    let [own_centre, own_scale] = self::scale(&run);
+    let words = tokenizer(&folder.join("out"));
+    for response in ["very good", "no", "it was bad"] {
+        let text = format!("<pad>user\nis it good<eos>\n<pad>assistant\n{response}<eos>");
+        let ids = words.encode_part(&text).unwrap();
+        let logit = score(&folder.join("out"), &ids);
+        let row: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
+        let row = Tensor::<2, Int>::from_data(TensorData::new(row.clone(), [1, row.len()]), &device);
+        let raw = f64::from(*weights::host(own.forward(row)).last().unwrap());
+        near("a response", (logit - centre) / scale, (raw - own_centre) / own_scale);
+    }
+    // what was written may be the next run's reward model
+    let again = ["stages.rm.from=\"out\"", "judge.kind=\"model\"", "judge.model=\"out\""];
+    self::run(folder, "next", &again);
+    let said = refused(folder, &["export", "runs/own", "--reward-model", "--arm", "ppo", "--to", "x"]);
+    assert!(said.contains("--reward-model"), "{said}");
+    let said = refused(folder, &["export", "runs/own", "--to", "x"]);
+    assert!(said.contains("--arm"), "{said}");
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_by_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    prepared(folder);
+    let plan = |settings: &[&str]| {
+        let mut args = vec!["plan", "experiment.toml"];
+        settings.iter().for_each(|setting| args.extend(["--set", setting]));
+        refused(folder, &args)
+    };
+    for (settings, says) in [
+        (&["judge.model=\"\""][..], "judge.model"),
+        (&["judge.kind=\"rules\"", "judge.rules=[{ rule = \"json\" }]"], "judge.model"),
+        (&["judge.reads=\"all\""], "judge.reads"),
+        (&["stages.rm.from=\"\""], "stages.rm.steps"),
+        (&["stages.rm.lora=true"], "stages.rm.lora"),
+        (&["stages.rm.ensemble=2"], "stages.rm.ensemble"),
+        (&["stages.rm.score=\"mean\""], "stages.rm.score"),
+        (&["stages.rm.start=\"base\""], "stages.rm.start"),
+        (&["stages.rm.keep=\"best\""], "stages.rm.keep"),
+        (&["stages.rm.margin=0.5"], "stages.rm.margin"),
+    ] {
+        let said = plan(settings);
+        assert!(said.contains(says), "{settings:?}: {said}");
+    }
+    // a language model is no reward model, and a reward model no language model
+    let said = refused(folder, &["run", "experiment.toml", "--set", "stages.rm.from=\"model\""]);
+    assert!(said.contains("architectures") && said.contains("LlamaForCausalLM"), "{said}");
+    let said = refused(folder, &["run", "experiment.toml", "--set", "model.from=\"judge\""]);
+    assert!(said.contains("architectures") && said.contains("stages.rm.from"), "{said}");
+    // conversations need a template
+    let path = folder.join("judge/tokenizer_config.json");
+    let mut settings: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    settings["chat_template"] = Value::Null;
+    std::fs::write(&path, settings.to_string()).unwrap();
+    let said = refused(folder, &["run", "experiment.toml"]);
+    assert!(said.contains("the reward model has no chat template"), "{said}");
+}
