@@ -77,8 +77,8 @@ pub struct DataReport {
     pub prompts: usize,
     /// Prompts that occur in more than one split.
     pub leaks: usize,
-    /// Rows whose tokens change when prompt and completion are joined.
-    pub boundaries: usize,
+    /// Rows whose prompt ends before a token that holds the beginning of a completion.
+    pub merged: usize,
     /// Rows with a completion that is cut at its first EOS.
     pub cut: usize,
     /// Rows with an empty completion.
@@ -246,7 +246,7 @@ impl<'a> RowChecker<'a> {
         }
         let (prompt_length, completion_lengths): (usize, Vec<usize>) = match encoded {
             Some(Ok(encoded)) => {
-                self.report.boundaries += usize::from(!encoded.boundary_holds);
+                self.report.merged += usize::from(encoded.is_merged);
                 (encoded.prompt.len(), encoded.completions.iter().map(Vec::len).collect())
             }
             Some(Err(e)) => {

@@ -152,6 +152,7 @@ fn completions_with_a_label_stand_in_twos_each_to_its_own_prompt() {
         pad,
         bos,
         eos,
+        other_eos: vec![],
         prompt_tokens: 20,
         response_tokens: 20,
         allowed_tokens: None,

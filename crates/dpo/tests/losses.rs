@@ -55,6 +55,7 @@ fn text(layers: usize, width: usize, architecture: Option<Architecture>) -> Sett
         pad: 0,
         bos: 1,
         eos: 2,
+        other_eos: vec![],
         prompt_tokens: 24,
         response_tokens: 32,
         allowed_tokens: None,

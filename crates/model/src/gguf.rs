@@ -10,11 +10,10 @@ use crate::gguf_layout::to_file;
 pub(crate) use crate::gguf_parts::files;
 use crate::gguf_parts::{self, GgufPart};
 use crate::gguf_rope;
-use crate::gguf_tokenizer::{read_special, read_tokenizer};
+use crate::gguf_tokenizer::{OTHER_EOS, TokenKind, read_special, read_tokenizer};
 use crate::gguf_vocabulary::to_vocabulary;
 use crate::header_reader::HeaderReader;
 use crate::mapped_file::MappedFile;
-use crate::sentence_pieces::PieceKind;
 use crate::tokenizer_files::TokenizerFiles;
 use crate::weight_store::WeightStore;
 use crate::weights::{self, HostTensor, NamedTensor};
@@ -57,7 +56,7 @@ pub(crate) fn open(path: &Path) -> Result<(TransformerConfig, TokenizerFiles, We
     if template.is_none() && settings.value(key).is_some() {
         return Err(settings.unsupported(key, "a text"));
     }
-    let words = TokenizerFiles { tokenizer: read_tokenizer(&settings, rows, special)?, special, template };
+    let words = TokenizerFiles { tokenizer: read_tokenizer(&settings, rows, &special)?, special, template };
     Ok((config, words, store))
 }
 
@@ -235,7 +234,7 @@ impl SettingsWriter {
         let mut tokens = vocabulary.tokens;
         // a model may have more rows than its tokenizer has tokens
         for id in tokens.len()..rows {
-            tokens.push((format!("[PAD{id}]"), PieceKind::Unused));
+            tokens.push((format!("[PAD{id}]"), TokenKind::Unused));
         }
         self.list("tokenizer.ggml.tokens", 8, tokens.iter().map(|(token, _)| text_bytes(token)).collect());
         if let Some(mut scores) = vocabulary.scores {
@@ -248,13 +247,16 @@ impl SettingsWriter {
         if let Some(prefix) = vocabulary.prefix {
             self.flag("tokenizer.ggml.add_space_prefix", prefix);
         }
-        let (special, [begins, ends]) = (words.special, vocabulary.adds);
+        let (special, [begins, ends]) = (&words.special, vocabulary.adds);
         self.flag("tokenizer.ggml.add_bos_token", begins && special.bos.is_some());
         self.flag("tokenizer.ggml.add_eos_token", ends && special.eos.is_some());
         for (key, id) in [("bos", special.bos), ("eos", special.eos), ("padding", special.pad)] {
             if let Some(id) = id {
                 self.size(&format!("tokenizer.ggml.{key}_token_id"), id as usize);
             }
+        }
+        for (key, id) in OTHER_EOS.into_iter().zip(&special.other_eos) {
+            self.size(key, *id as usize);
         }
         if let Some(template) = &words.template {
             self.text("tokenizer.chat_template", template);

@@ -60,6 +60,14 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
+/// The safetensors files of a directory, and the index that names them where there is one.
+pub(crate) fn weights_and_index(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut files = weight_files(folder)?;
+    let index = folder.join(INDEX);
+    files.extend(Some(index).filter(|index| index.is_file() && !folder.join(WEIGHTS).exists()));
+    Ok(files)
+}
+
 /// The files that an index names, each once.
 fn shards(folder: &Path, index: &ConfigReader) -> Result<Vec<PathBuf>> {
     let map = index.json["weight_map"].as_object();
@@ -125,11 +133,12 @@ pub fn write(folder: &Path, checkpoint: &Checkpoint, kind: FileDType) -> Result<
     if kind != FileDType::F32 {
         json["dtype"] = json!(if kind == FileDType::F16 { "float16" } else { "bfloat16" });
     }
-    let SpecialTokens { bos, eos, pad } = words.special;
+    let SpecialTokens { bos, eos, ref other_eos, pad } = words.special;
+    let eos = if other_eos.is_empty() { json!(eos) } else { json!(words.special.eos_ids()) };
     let mut generation = json!({});
-    for (key, id) in [("bos_token_id", bos), ("eos_token_id", eos), ("pad_token_id", pad)] {
-        json[key] = json!(id);
-        generation[key] = json!(id);
+    for (key, id) in [("bos_token_id", json!(bos)), ("eos_token_id", eos), ("pad_token_id", json!(pad))] {
+        json[key] = id.clone();
+        generation[key] = id;
     }
     write_synced(&folder.join(CONFIG), format!("{json:#}\n").as_bytes())?;
     write_synced(&folder.join(GENERATION), format!("{generation:#}\n").as_bytes())?;

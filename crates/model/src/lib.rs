@@ -1,6 +1,7 @@
 //! Ids to logits: the transformer, its heads, the KV cache, generation, weights in and out, and the one
 //! door to devices. Burn's attention masks (true = hidden) are built only here.
 
+mod added_tokens;
 mod architecture;
 mod checkpoint;
 mod config;
@@ -25,18 +26,21 @@ mod header_reader;
 mod host_tensor;
 pub mod huggingface;
 mod init;
+mod legacy_tokenizer;
 mod mapped_file;
 mod mmap_matrix;
 pub mod peft;
+mod post_processor;
 mod pre_tokenizer;
 mod pretrained;
 mod projection;
+mod protobuf;
 mod quantised_block;
 mod reader;
 mod responses;
 mod rope_layout;
 mod rope_settings;
-mod sentence_pieces;
+mod sentencepiece;
 mod tensor_names;
 mod tokenizer_files;
 mod tokens;
@@ -58,7 +62,7 @@ pub use flops::Flops;
 pub use generate::{generate, greedy};
 pub use gguf_header::{GgufHeader, MetaValue};
 pub use mapped_file::catching;
-pub use pretrained::{Pretrained, hash as hash_of_files};
+pub use pretrained::{Pretrained, SETTINGS_FILES, hash as hash_of_files};
 pub use projection::{Lora, Projection};
 pub use reader::Reader;
 pub use responses::Responses;

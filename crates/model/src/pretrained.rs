@@ -179,7 +179,23 @@ impl Pretrained {
     }
 }
 
-/// A hash of all that [`Pretrained::open`] reads.
+/// The files of a directory that say what a model and its tokenizer are: all that is read but weights and their index.
+pub const SETTINGS_FILES: [&str; 12] = [
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "config.json",
+    "generation_config.json",
+    "merges.txt",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+];
+
+/// A hash of all that [`Pretrained::open`] reads, whatever else lies beside it.
 ///
 /// # Errors
 /// A file that cannot be read.
@@ -195,12 +211,8 @@ pub fn hash(path: &Path) -> Result<String> {
         gguf::files(path)?.into_iter().try_for_each(add)?;
         return Ok(hasher.finish());
     }
-    let entries = std::fs::read_dir(path).map_err(|source| Error::Read { path: path.into(), source })?;
-    let is_read = |path: &PathBuf| {
-        let known = path.extension().is_some_and(|e| e == "safetensors" || e == "json" || e == "jinja");
-        known && path.is_file()
-    };
-    let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).filter(is_read).collect();
+    let mut files = huggingface::weights_and_index(path)?;
+    files.extend(SETTINGS_FILES.map(|name| path.join(name)).into_iter().filter(|file| file.is_file()));
     files.sort();
     files.into_iter().try_for_each(add)?;
     Ok(hasher.finish())

@@ -26,6 +26,8 @@ pub enum Error {
     Ledger(#[from] duel_ledger::Error),
     #[error(transparent)]
     Report(#[from] duel_report::Error),
+    #[error("there is no {what} `{from}` on this machine, and none by that name on the hub")]
+    NotHere { what: &'static str, from: String, source: Box<duel_hub::Error> },
     #[error("interrupted; finished stages are kept")]
     Interrupted,
     #[error("{}", failed(failures, *left_out))]
@@ -205,6 +207,10 @@ impl Error {
             Self::Data(e) | Self::Reward(duel_reward::Error::Data(e)) => e.hint(),
             Self::Reward(duel_reward::Error::Unsettled { .. }) => Some("raise `stages.rm.ridge`".into()),
             Self::Model(e) => e.hint(),
+            Self::NotHere { source, .. } if matches!(**source, duel_hub::Error::Name { .. }) => source
+                .hint()
+                .map(|hint| format!("{hint}; relative paths are those of the folder where `duel` was started")),
+            Self::NotHere { source, .. } => source.hint(),
             Self::Ledger(e) | Self::Report(duel_report::Error::Ledger(e)) => e.hint(),
             Self::NotExact { .. } => Some("the grammar is the only world whose runs can be enumerated".into()),
             Self::NoSeed { .. } => Some("--seed counts from 0; `duel plan` shows a run's seeds".into()),

@@ -11,6 +11,7 @@ mod plan;
 mod progress;
 mod render;
 mod search;
+mod sources;
 mod stages;
 mod sysinfo;
 mod target;

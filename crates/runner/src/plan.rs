@@ -1,7 +1,8 @@
 //! From an experiment to its stages: what depends on what, and the hash that names each.
 
 use crate::error::{Error, Result};
-use crate::world;
+use crate::sources;
+use crate::world::{self, RowFiles};
 use duel_ledger::{Manifest, PlannedStage, RunDir, StageId};
 use duel_spec::ids::{hash_bytes, stage_hash};
 use duel_spec::{Cell, Experiment, JudgeKind, MethodSettings, ModelShape, WorldKind};
@@ -132,7 +133,7 @@ impl Plan {
         let pretrained = experiment.is_pretrained();
         let model = match pretrained {
             // where the files stand does not change what they say
-            true => json!({"files": duel_model::hash_of_files(Path::new(&experiment.model.from))?}),
+            true => json!({"files": duel_model::hash_of_files(&sources::model(Path::new(&experiment.model.from))?)?}),
             false => {
                 let ModelShape { layers, width, heads, tied, .. } = &experiment.model;
                 json!({"from": "", "layers": layers, "width": width, "heads": heads, "tied": tied})
@@ -282,12 +283,18 @@ fn world_settings(experiment: &Experiment, judge: &BTreeMap<String, String>) -> 
         }
         WorldKind::Rows => {
             let mut settings = json!(world.rows);
-            for (name, (_, path)) in ["train", "validation", "test"].iter().zip(world::row_files(experiment)) {
-                settings[name] = json!(duel_data::records::hash(&path)?);
+            for RowFiles { key, paths, .. } in world::row_files(experiment)? {
+                settings[key] = json!(hash_of_rows(&paths)?);
             }
             json!({"kind": "rows", "rows": settings, "judge": judge})
         }
     })
+}
+
+/// The hash of a file of rows; of several, that of their hashes, in order.
+fn hash_of_rows(paths: &[PathBuf]) -> Result<String> {
+    let hashes = paths.iter().map(|path| duel_data::records::hash(path)).collect::<duel_data::Result<Vec<_>>>()?;
+    Ok(if let [hash] = hashes.as_slice() { hash.clone() } else { hash_bytes(hashes.concat().as_bytes()) })
 }
 
 /// A hash over the whole resolved experiment, for the manifest.

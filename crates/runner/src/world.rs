@@ -1,7 +1,8 @@
 //! The world of an experiment as its stages see it: prompts, judge, and the model that somebody else has trained.
 
 use crate::error::Result;
-use duel_data::chat::ChatTemplate;
+use crate::sources;
+use duel_data::chat::{ChatTemplate, Message};
 use duel_data::grammar::GrammarWorld;
 use duel_data::reviews::{PromptSizes, ReviewsWorld};
 use duel_data::rows::RowsWorld;
@@ -36,37 +37,87 @@ pub(crate) struct PretrainedModel {
     pub(crate) eos: u32,
 }
 
+/// Adds what a model's chat template writes behind an assistant's turn to what ends its texts, where that is one of the
+/// tokenizer's added tokens.
+pub(crate) fn add_turn_end(model: &mut Pretrained, tokenizer: &TextTokenizer) {
+    const ANSWER: &str = "Yes";
+    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+    let date = duel_spec::RowsSettings::defaults().date;
+    // a template that cannot be read is an error only of rows that need it
+    let end = template(model, tokenizer, &date).ok().flatten().and_then(|template| {
+        let (_, rest) = template.split(&[message("user", "Is it?")], &[message("assistant", ANSWER)]).ok()?;
+        let (_, end) = rest.rsplit_once(ANSWER)?;
+        let id = *tokenizer.encode_part(end.trim_start()).ok()?.first()?;
+        let is_of_model = (id as usize) < model.config.vocabulary;
+        (tokenizer.is_added(id) && is_of_model).then_some(id)
+    });
+    end.into_iter().for_each(|id| model.words.special.add_eos(id));
+}
+
+/// What begins and ends a model's texts, and how its tokenizer's ids fit its embedding, in lines.
+pub(crate) fn word_lines(model: &Pretrained, tokenizer: &TextTokenizer) -> Vec<String> {
+    let rows = model.config.vocabulary;
+    let names = |ids: &[u32]| {
+        let name = |id: &u32| format!("`{}` (id {id})", tokenizer.token(*id).unwrap_or_default());
+        if ids.is_empty() { "nothing".into() } else { ids.iter().map(name).collect::<Vec<_>>().join(", ") }
+    };
+    let start = tokenizer.encode_start("").unwrap_or_default();
+    let mut lines = vec![
+        format!("before a text: {}", names(&start)),
+        format!("a response ends with any of: {}", names(&model.words.special.eos_ids())),
+    ];
+    let beyond: Vec<u32> = tokenizer.added().into_iter().filter(|id| *id as usize >= rows).collect();
+    if !beyond.is_empty() {
+        let named = names(&beyond[..beyond.len().min(5)]);
+        let more = if beyond.len() > 5 { ", …" } else { "" };
+        lines.push(format!(
+            "the embedding has {rows} rows, and none for {} added tokens: {named}{more}; rows that spell them are left out",
+            beyond.len()
+        ));
+    }
+    let spare = (0..rows as u32).filter(|id| tokenizer.token(*id).is_none()).count();
+    if spare > 0 {
+        lines.push(format!("the embedding has {spare} rows without a token, which are never sampled"));
+    }
+    lines
+}
+
 impl PretrainedModel {
     /// Opens it; its weights are not read yet.
     ///
     /// # Errors
     /// A model without a tokenizer, or whose tokenizer has no EOS.
-    pub(crate) fn open(path: &str) -> Result<Self> {
-        let path = Path::new(path);
-        let model = Pretrained::open(path)?;
+    pub(crate) fn open(from: &str) -> Result<Self> {
+        let path = sources::model(Path::new(from))?;
+        let mut model = Pretrained::open(&path)?;
         let lacking = |name: &str| duel_model::Error::Lacking { name: name.into() };
-        let tokenizer = tokenizer(path, &model)?.ok_or_else(|| lacking("tokenizer.json"))?;
+        let tokenizer = tokenizer(&path, &model)?.ok_or_else(|| lacking("tokenizer.json"))?;
+        add_turn_end(&mut model, &tokenizer);
         let eos = model.words.special.eos.ok_or_else(|| lacking("eos_token_id"))?;
         Ok(Self { tokenizer, eos, model })
     }
 
-    /// The ids of a world in its words. Of control tokens a response may hold EOS alone; PAD is another one of them, where
-    /// there is another.
+    /// The ids of a world in its words. Of control tokens a response may hold only those that end it; PAD is another one of
+    /// them, where there is another.
     pub(crate) fn space(&self, prompt_tokens: usize, response_tokens: usize) -> TokenSpec {
-        let special = self.model.words.special;
+        let special = &self.model.words.special;
         let control_tokens = self.tokenizer.controls();
-        let other = |id: &u32| *id != self.eos;
+        let vocabulary = self.model.config.vocabulary;
+        let ends = special.eos_ids();
+        let other = |id: &u32| !ends.contains(id) && (*id as usize) < vocabulary;
         let pad = special.pad.filter(other).or_else(|| control_tokens.iter().copied().find(other)).unwrap_or(self.eos);
-        let vocabulary = self.tokenizer.vocabulary().min(self.model.config.vocabulary) as u32;
-        let is_allowed = |id: &u32| *id == self.eos || !(control_tokens.contains(id) || *id == pad);
+        let is_allowed = |id: &u32| {
+            ends.contains(id) || (self.tokenizer.token(*id).is_some() && !control_tokens.contains(id) && *id != pad)
+        };
         TokenSpec {
-            vocabulary: self.model.config.vocabulary,
+            vocabulary,
             pad,
             bos: special.bos.unwrap_or(pad),
             eos: self.eos,
+            other_eos: special.other_eos.clone(),
             prompt_tokens,
             response_tokens,
-            allowed_tokens: Some((0..vocabulary).filter(is_allowed).collect()),
+            allowed_tokens: Some((0..vocabulary as u32).filter(is_allowed).collect()),
             force_eos: false,
         }
     }
@@ -78,14 +129,20 @@ impl PretrainedModel {
 
     /// What turns rows into its ids; `date`: what a chat template takes for today.
     pub(crate) fn encoder(&self, date: &str) -> Result<Encoder> {
-        let special = self.model.words.special;
-        let text = |id: Option<u32>| id.and_then(|id| self.tokenizer.token(id));
-        let template = self.model.words.template.as_ref();
-        let template =
-            template.map(|source| ChatTemplate::new(source, text(special.bos), text(special.eos))?.dated(date));
-        let encoder = Encoder::new(self.tokenizer.clone(), template.transpose()?, self.eos);
+        let template = template(&self.model, &self.tokenizer, date)?;
+        let encoder = Encoder::new(self.tokenizer.clone(), template, self.eos);
+        let encoder = encoder.with_other_eos(&self.model.words.special.other_eos);
         Ok(encoder.for_model(self.model.config.vocabulary, self.space(0, 0).pad))
     }
+}
+
+/// The chat template of a model, which takes `date` for today.
+fn template(model: &Pretrained, tokenizer: &TextTokenizer, date: &str) -> Result<Option<ChatTemplate>> {
+    let special = &model.words.special;
+    let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
+    let source = model.words.template.as_ref();
+    let template = source.map(|source| ChatTemplate::new(source, text(special.bos), text(special.eos))?.dated(date));
+    Ok(template.transpose()?)
 }
 
 /// The tokenizer of a model's files.
@@ -132,9 +189,14 @@ pub(crate) fn sizes(experiment: &Experiment) -> Result<(TokenSpec, TransformerCo
 /// The shape of an experiment's model in a world.
 pub(crate) fn model_of(experiment: &Experiment, space: &TokenSpec) -> Result<TransformerConfig> {
     if experiment.is_pretrained() {
-        return Ok(Pretrained::open(Path::new(&experiment.model.from))?.config_for(space.context())?);
+        return Ok(open_model(experiment)?.config_for(space.context())?);
     }
     Ok(fresh_config(experiment, space))
+}
+
+/// The model that an experiment begins from; its weights are not read yet.
+pub(crate) fn open_model(experiment: &Experiment) -> Result<Pretrained> {
+    Ok(Pretrained::open(&sources::model(Path::new(&experiment.model.from))?)?)
 }
 
 /// The shape of a model that nobody has trained yet.
@@ -161,14 +223,32 @@ pub(crate) fn rows_space(experiment: &Experiment, pretrained: &PretrainedModel) 
     pretrained.space(experiment.world.rows.prompt_tokens, experiment.world.rows.response_tokens)
 }
 
-/// The files of a person's rows, with the split of each where it has one.
-pub(crate) fn row_files(experiment: &Experiment) -> Vec<(Option<Split>, PathBuf)> {
+/// A person's rows for one key of the experiment, in one file or, on the hub, in several.
+pub(crate) struct RowFiles {
+    pub(crate) key: &'static str,
+    /// `None`: of all splits.
+    pub(crate) split: Option<Split>,
+    pub(crate) paths: Vec<PathBuf>,
+}
+
+/// The files of a person's rows.
+///
+/// # Errors
+/// What is not on the hub.
+pub(crate) fn row_files(experiment: &Experiment) -> Result<Vec<RowFiles>> {
     let rows = &experiment.world.rows;
+    let read = |(key, split, from): (&'static str, Option<Split>, &String)| {
+        Ok(RowFiles { key, split, paths: sources::rows(Path::new(from))? })
+    };
     if rows.validation.is_empty() {
-        return vec![(None, PathBuf::from(&rows.train))];
+        return Ok(vec![read(("train", None, &rows.train))?]);
     }
-    let files = [(Split::Train, &rows.train), (Split::Validation, &rows.validation), (Split::Test, &rows.test)];
-    files.into_iter().map(|(split, file)| (Some(split), PathBuf::from(file))).collect()
+    let files = [
+        ("train", Some(Split::Train), &rows.train),
+        ("validation", Some(Split::Validation), &rows.validation),
+        ("test", Some(Split::Test), &rows.test),
+    ];
+    files.into_iter().map(read).collect()
 }
 
 /// Which judge an experiment has: its own word, or its world's.

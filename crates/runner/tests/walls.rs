@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// What each crate of ours may import of ours.
-const MAY_IMPORT: [(&str, &[&str]); 16] = [
+const MAY_IMPORT: [(&str, &[&str]); 17] = [
     ("spec", &[]),
     ("objectives", &[]),
     ("kernels", &[]),
     ("tables", &[]),
+    ("hub", &[]),
     ("data", &["spec", "tables"]),
     ("model", &["spec", "kernels"]),
     ("training", &["spec", "kernels", "objectives", "data", "model"]),
@@ -22,12 +23,25 @@ const MAY_IMPORT: [(&str, &[&str]); 16] = [
     ("testing-tensors", &["spec", "data", "model", "testing"]),
     (
         "runner",
-        &["spec", "objectives", "data", "model", "training", "reward", "ppo", "dpo", "evaluation", "ledger", "report"],
+        &[
+            "spec",
+            "objectives",
+            "data",
+            "model",
+            "hub",
+            "training",
+            "reward",
+            "ppo",
+            "dpo",
+            "evaluation",
+            "ledger",
+            "report",
+        ],
     ),
 ];
 
 /// Crates that never compile a tensor, and the libraries of tensors.
-const WITHOUT_TENSORS: [&str; 7] = ["spec", "kernels", "tables", "data", "ledger", "report", "testing"];
+const WITHOUT_TENSORS: [&str; 8] = ["spec", "kernels", "tables", "hub", "data", "ledger", "report", "testing"];
 const TENSORS: [&str; 2] = ["burn", "burn-flex"];
 
 /// Each crate's direct dependencies outside tests.

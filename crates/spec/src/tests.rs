@@ -210,3 +210,26 @@ fn every_numeric_default_has_a_range() {
         }
     }
 }
+
+/// What goes into keys and digests of a world with one EOS is what it was before there could be several.
+#[test]
+fn a_single_eos_is_written_as_before() {
+    let space = crate::TokenSpec {
+        vocabulary: 9,
+        pad: 0,
+        bos: 1,
+        eos: 2,
+        other_eos: vec![],
+        prompt_tokens: 3,
+        response_tokens: 4,
+        allowed_tokens: None,
+        force_eos: false,
+    };
+    let json = |space: &crate::TokenSpec| serde_json::to_string(space).expect("it is plain");
+    let single = r#"{"vocabulary":9,"pad":0,"bos":1,"eos":2,"prompt_tokens":3,"response_tokens":4,"allowed_tokens":null,"force_eos":false}"#;
+    assert_eq!(json(&space), single);
+    assert_eq!(serde_json::from_str::<crate::TokenSpec>(single).expect("it reads"), space);
+    let several = crate::TokenSpec { other_eos: vec![7, 5], ..space };
+    assert!(json(&several).contains(r#""other_eos":[7,5]"#));
+    assert_eq!((0..9).filter(|id| several.ends_response(*id)).collect::<Vec<_>>(), [2, 5, 7]);
+}

@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor};
 use duel_model::{Policy, Reader, Responses, TransformerConfig, weights};
 use duel_objectives::ResponseMask;
 use duel_spec::{LearnerSettings, TokenSpec, seeds};
-use duel_training::{Error, Learner, logprobs};
+use duel_training::{Error, Learner, invariants, logprobs};
 use proptest::prelude::*;
 
 fn space() -> TokenSpec {
@@ -14,6 +14,7 @@ fn space() -> TokenSpec {
         pad: 0,
         bos: 1,
         eos: 2,
+        other_eos: vec![],
         prompt_tokens: 3,
         response_tokens: 5,
         allowed_tokens: None,
@@ -95,4 +96,21 @@ fn frozen_parameters_stay_and_adapters_move() {
         assert_eq!(before.name, after.name);
         assert_eq!(before.values != after.values, after.name.contains("lora"), "{}", after.name);
     }
+}
+
+/// Responses may end in any of several tokens, of which none may stand before the end.
+#[test]
+fn several_ends_count_as_one() {
+    let batch = |responses: [[u32; 2]; 2]| Responses {
+        prompts: vec![vec![1, 5, 6]; 2],
+        responses: responses.map(Vec::from).into(),
+        logp: vec![],
+    };
+    let check = |other_eos: Vec<u32>, responses: [[u32; 2]; 2]| {
+        let reader = Reader::new(&TokenSpec { other_eos, ..space() }, &Device::flex());
+        invariants::eos_counts_and_pad_does_not(1, &reader, &batch(responses))
+    };
+    check(vec![9], [[7, 9], [7, 2]]).unwrap();
+    assert!(check(vec![], [[7, 9], [7, 2]]).is_err(), "9 ends nothing");
+    assert!(check(vec![9], [[9, 2], [7, 2]]).is_err(), "it ended before");
 }

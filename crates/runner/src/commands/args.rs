@@ -3,6 +3,7 @@
 use crate::error::Result;
 use crate::plan::Plan;
 use crate::search;
+use crate::sources;
 use crate::sysinfo;
 use clap::{Args, ValueEnum};
 use duel_ledger::read_rounds;
@@ -57,7 +58,12 @@ impl ExperimentArgs {
 
     /// Reads the experiment and checks what can be checked before anything is made.
     pub fn load(&self) -> Result<(Experiment, Document)> {
-        let (experiment, document) = Experiment::load(&self.file, &self.overrides())?;
+        let mut overrides = self.overrides();
+        let (mut experiment, mut document) = Experiment::load(&self.file, &overrides)?;
+        overrides.extend(sources::pins(&experiment)?);
+        if overrides.len() > self.overrides().len() {
+            (experiment, document) = Experiment::load(&self.file, &overrides)?;
+        }
         duel_model::device::open(&self.device)?;
         if crate::world::reads_reviews(&experiment) {
             duel_data::reviews::check_present(Path::new(&experiment.world.reviews.data))?;

@@ -3,6 +3,7 @@
 use crate::commands::args::{ColumnArgs, OutputFormat};
 use crate::error::{Error, Result};
 use crate::log;
+use crate::sources;
 use crate::sysinfo;
 use crate::terminal::print;
 use crate::world::PretrainedModel as Model;
@@ -26,10 +27,10 @@ pub enum DataCommand {
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// The rows: .jsonl, .json, .csv, .tsv or .parquet
+    /// The rows: .jsonl, .json, .csv, .tsv or .parquet, or hub:org/name[/config][:split]
     pub file: PathBuf,
     /// The model whose tokenizer and chat template read them; lengths are in words without one
-    #[arg(long, value_name = "DIR|FILE.gguf")]
+    #[arg(long, value_name = "DIR|FILE.gguf|NAME")]
     pub model: Option<PathBuf>,
     /// Validation rows, in a file of their own
     #[arg(long, value_name = "FILE")]
@@ -77,9 +78,15 @@ pub fn findings(args: &CheckArgs) -> Result<DataReport> {
     let date = duel_spec::RowsSettings::defaults().date;
     let encoder = model.as_ref().map(|model| model.encoder(&date)).transpose()?;
     let alone = args.validation.is_none() && args.test.is_none();
-    let mut files = vec![InputFile { path: args.file.clone(), split: (!alone).then_some(Split::Train) }];
-    for (path, split) in [(&args.validation, Split::Validation), (&args.test, Split::Test)] {
-        files.extend(path.iter().map(|path| InputFile { path: path.clone(), split: Some(split) }));
+    let mut files = vec![];
+    let named = [
+        (Some(&args.file), Split::Train),
+        (args.validation.as_ref(), Split::Validation),
+        (args.test.as_ref(), Split::Test),
+    ];
+    for (from, split) in named.into_iter().filter_map(|(from, split)| Some((from?, split))) {
+        let split = (!alone).then_some(split);
+        files.extend(sources::rows(from)?.into_iter().map(|path| InputFile { path, split }));
     }
     let ColumnArgs { prompt, chosen, rejected } = args.columns.clone();
     let options = CheckOptions {
@@ -128,9 +135,9 @@ fn token_lines(report: &DataReport, args: &CheckArgs) -> Vec<String> {
         ));
     }
     lines.push(format!(
-        "  {} rows change tokens where prompt and completion are joined{}",
-        with_commas(report.boundaries),
-        if report.boundaries > 0 { ": end prompts without a space, begin completions with it" } else { "" }
+        "  {} rows whose prompt ends before a token that holds the beginning of a completion{}",
+        with_commas(report.merged),
+        if report.merged > 0 { ": end prompts without a space, begin completions with it" } else { "" }
     ));
     for (n, what) in [
         (report.cut, "have a completion that goes on after its first end token, and is cut there"),

@@ -2,14 +2,16 @@
 
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Stage, StageKind};
+use crate::sources;
 use crate::stages::StageContext;
 use crate::target::{self, ModelTarget};
 use crate::terminal::{print, warn};
+use crate::world::PretrainedModel;
 use clap::Args;
 use clap::ValueEnum;
 use duel_ledger::RunDir;
 use duel_model::gguf::{self, Precision};
-use duel_model::{Checkpoint, FileDType as Stored, Pretrained, SpecialTokens, TokenizerFiles, huggingface, peft};
+use duel_model::{Checkpoint, FileDType as Stored, SpecialTokens, TokenizerFiles, huggingface, peft};
 use duel_report::Run;
 use duel_spec::{Experiment, REFERENCE};
 use std::path::Path;
@@ -134,8 +136,9 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     let (manifest, experiment, plan) = Plan::of_run(&args.run)?;
     let run = RunDir::open(&args.run)?;
     let stages = run.stages();
+    let model = experiment.is_pretrained().then(|| sources::model(Path::new(&experiment.model.from))).transpose()?;
     let mut from = vec![stages.as_path()];
-    from.extend(experiment.is_pretrained().then(|| Path::new(&experiment.model.from)));
+    from.extend(model.as_deref());
     let target = ModelTarget::new(&args.to, &from, args.force)?;
     let seed = args.seed.unwrap_or(experiment.seed);
     let stage = stage(args, &plan, seed)?;
@@ -149,7 +152,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     // 3. With the words and sizes of the model that it came from.
     let (config, words) = match experiment.is_pretrained() {
         true => {
-            let model = Pretrained::open(Path::new(&experiment.model.from))?;
+            let model = PretrainedModel::open(&experiment.model.from)?.model;
             (model.config, model.words)
         }
         false => (context.config(world)?, own_tokenizer(&context, world.space())?),
@@ -181,7 +184,7 @@ fn adapter_base(experiment: &Experiment) -> Result<String> {
     if target::is_gguf(from) {
         return Ok(gguf::repository(from)?.unwrap_or_default());
     }
-    Ok(experiment.model.from.clone())
+    Ok(sources::public_name(&experiment.model.from))
 }
 
 /// The tokenizer of a world of text, and the ids that mean something in any world.
@@ -190,7 +193,12 @@ fn own_tokenizer(context: &StageContext<'_>, space: &duel_spec::TokenSpec) -> Re
         Some(corpus) => std::fs::read(context.folder(corpus)?.file("tokenizer.json")).ok(),
         None => None,
     };
-    let special = SpecialTokens { bos: Some(space.bos), eos: Some(space.eos), pad: Some(space.pad) };
+    let special = SpecialTokens {
+        bos: Some(space.bos),
+        eos: Some(space.eos),
+        other_eos: space.other_eos.clone(),
+        pad: Some(space.pad),
+    };
     Ok(TokenizerFiles { special, tokenizer, template: None })
 }
 

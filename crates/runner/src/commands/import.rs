@@ -2,6 +2,7 @@
 
 use crate::commands::export::{ExportAs, FileNumbers, numbers, unused, write};
 use crate::error::Result;
+use crate::sources;
 use crate::target::{self, ModelTarget};
 use crate::terminal::print;
 use crate::world;
@@ -12,7 +13,7 @@ use std::path::PathBuf;
 
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// A Hugging Face directory or a .gguf file
+    /// A Hugging Face directory, a .gguf file, or a model's name on the hub: org/name or org/name@revision
     pub from: PathBuf,
     /// Where it is written: a directory, or a .gguf file
     #[arg(long, value_name = "DIR|FILE.gguf")]
@@ -30,17 +31,22 @@ pub struct ImportArgs {
 /// # Errors
 /// A model that cannot be read; options that say what will not be done.
 pub fn import(args: &ImportArgs) -> Result<()> {
+    let from = sources::model(&args.from)?;
     let target = match &args.to {
         Some(to) => {
             let form = if target::is_gguf(to) { ExportAs::Gguf } else { ExportAs::Merged };
-            Some((to, form, numbers(args.numbers, form)?, ModelTarget::new(to, &[&args.from], args.force)?))
+            Some((to, form, numbers(args.numbers, form)?, ModelTarget::new(to, &[&from], args.force)?))
         }
         None if args.numbers.is_some() => return Err(unused("--numbers", "nothing is written without --to")),
         None if args.force => return Err(unused("--force", "nothing is written without --to")),
         None => None,
     };
-    let model = Pretrained::open(&args.from)?;
-    world::tokenizer(&args.from, &model)?; // one that cannot be read is no use to anybody
+    let mut model = Pretrained::open(&from)?;
+    // one that cannot be read is no use to anybody
+    let tokenizer = world::tokenizer(&from, &model)?;
+    if let Some(tokenizer) = &tokenizer {
+        world::add_turn_end(&mut model, tokenizer);
+    }
     let device = duel_model::device::open("flex")?;
     // rotary positions are no weights: few of them do
     let policy = model.policy(model.config.context.min(64), &device)?;
@@ -53,6 +59,9 @@ pub fn import(args: &ImportArgs) -> Result<()> {
         if model.words.tokenizer.is_some() { ", with its tokenizer" } else { ", without a tokenizer" },
         if model.words.template.is_some() { " and chat template" } else { "" },
     ));
+    for line in tokenizer.iter().flat_map(|tokenizer| world::word_lines(&model, tokenizer)) {
+        print(&format!("  {line}\n"));
+    }
     let Some((to, form, numbers, target)) = target else { return Ok(()) };
     let checkpoint = Checkpoint { config: model.config, policy, words: model.words };
     target.write(|made| write(&checkpoint, made, form, numbers))?;

@@ -4,6 +4,7 @@ use crate::commands::args::{ColumnArgs, OutputFormat};
 use crate::commands::data::{CheckArgs, as_text, findings, text};
 use crate::error::{Error, Result};
 use crate::executors::shell_quoted;
+use crate::sources;
 use crate::terminal::print;
 use clap::Args;
 use std::path::{Path, PathBuf};
@@ -16,8 +17,8 @@ pub struct InitArgs {
     /// The rows, as `duel data check` reads them
     #[arg(long, value_name = "FILE")]
     pub rows: PathBuf,
-    /// The model: a Hugging Face directory or a .gguf file
-    #[arg(long, value_name = "DIR|FILE.gguf")]
+    /// The model: a Hugging Face directory, a .gguf file, or its name on the hub
+    #[arg(long, value_name = "DIR|FILE.gguf|NAME")]
     pub model: PathBuf,
     #[command(flatten)]
     pub columns: ColumnArgs,
@@ -124,7 +125,8 @@ pub fn init(args: &InitArgs) -> Result<()> {
     let rows = usable.saturating_sub(2 * holdout).clamp(2, 4096);
     let batch = if rows >= 64 { 16 } else { 4 };
     let absolute = |path: &Path, what| {
-        let absolute = std::path::absolute(path).unwrap_or_else(|_| path.into());
+        let absolute = std::path::absolute(path).ok().filter(|_| !sources::is_hub_name(path));
+        let absolute = absolute.unwrap_or_else(|| path.into());
         as_text(&absolute, what).map(String::from)
     };
     let folder = absolute(&args.folder, "folder")?;

@@ -8,6 +8,7 @@ use crate::log;
 use crate::plan::{Plan, Stage, experiment_hash, judge_files, judge_inputs};
 use crate::progress::ProgressReporter;
 use crate::search;
+use crate::sources;
 use crate::sysinfo;
 use crate::warnings;
 use crate::world;
@@ -255,6 +256,7 @@ fn round_summary(round: &[Trial], number: usize) -> String {
 fn manifest(experiment: &Experiment, document: &Document, device: &str, jobs: usize) -> Result<Manifest> {
     let mut inputs = BTreeMap::from([("experiment".to_string(), experiment_hash(experiment))]);
     inputs.extend(judge_inputs(&judge_files(experiment)?));
+    inputs.extend(sources::inputs(experiment)?);
     if world::reads_reviews(experiment) {
         inputs.extend(duel_data::reviews::FILES.map(|(name, hash)| (name.to_string(), hash.to_string())));
     }

@@ -3,13 +3,14 @@
 use super::files::{POLICY, ROWS};
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Stage, StageKind};
+use crate::sources;
 use crate::world::{self, LoadedWorld};
 use burn::module::Module;
 use burn::tensor::Device;
 use duel_data::World;
 use duel_data::pairs::PreferenceRow;
 use duel_ledger::{RunDir, StageDir, StageRecorder};
-use duel_model::{Policy, Pretrained, Reader, TransformerConfig, peft, weights};
+use duel_model::{Policy, Reader, TransformerConfig, peft, weights};
 use duel_reward::Scorer;
 use duel_spec::seeds::{self};
 use duel_spec::{ArmPoint, Clocks, Experiment};
@@ -105,7 +106,7 @@ impl StageContext<'_> {
         if let Some(policy) = self.models.pretrained.get() {
             return Ok(policy.clone());
         }
-        let model = Pretrained::open(Path::new(&self.experiment.model.from))?;
+        let model = world::open_model(self.experiment)?;
         let (mapped, context) = (self.experiment.model.mapped, world.space().context());
         let policy = if mapped { model.mapped(context, &self.device)? } else { model.policy(context, &self.device)? };
         let policy = self.with_recompute(policy).no_grad();
@@ -181,7 +182,8 @@ impl StageContext<'_> {
     /// Writes a policy: its adapters alone, as PEFT does, where they stand on a pretrained model; else all weights.
     pub fn save_policy(&self, policy: Policy, world: &dyn World, to: &Path) -> Result<()> {
         if self.experiment.is_pretrained() && policy.has_lora() {
-            return Ok(peft::write_adapter(to, &self.config(world)?, &policy, &self.experiment.model.from)?);
+            let base = sources::public_name(&self.experiment.model.from);
+            return Ok(peft::write_adapter(to, &self.config(world)?, &policy, &base)?);
         }
         Ok(weights::save(&policy.merged(), &to.join(POLICY))?)
     }

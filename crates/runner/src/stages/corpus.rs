@@ -3,7 +3,8 @@
 use super::context::StageContext;
 use crate::error::{Error, Result};
 use crate::world::{
-    PretrainedModel, SENTIMENT, TASTE, needs_sentiment, pretrained, reads_reviews, row_files, rows_space,
+    PretrainedModel, RowFiles, SENTIMENT, TASTE, needs_sentiment, pretrained, reads_reviews, row_files, rows_space,
+    word_lines,
 };
 use duel_data::Detokenize;
 use duel_data::records::Columns;
@@ -82,8 +83,11 @@ fn prepare_rows(
     recorder: &mut StageRecorder,
 ) -> Result<()> {
     let (rows, pairs) = (&experiment.world.rows, &experiment.stages.pairs);
+    let files = row_files(experiment)?.into_iter();
     let source = RowSource {
-        files: row_files(experiment),
+        files: files
+            .flat_map(|RowFiles { split, paths, .. }| paths.into_iter().map(move |path| (split, path)))
+            .collect(),
         columns: columns(experiment),
         holdout: rows.holdout,
         prompt_tokens: rows.prompt_tokens,
@@ -92,7 +96,9 @@ fn prepare_rows(
     };
     let stats: PrepareStats = rows::prepare(&source, &pretrained.encoder(&experiment.world.rows.date)?, to)?;
     tracing::info!("{stats}");
+    word_lines(&pretrained.model, &pretrained.tokenizer).iter().for_each(|line| tracing::info!("{line}"));
     stats.left_out.iter().for_each(|row| tracing::warn!("left out: {row}"));
+    stats.cut_rows.iter().for_each(|row| tracing::warn!("cut at the first end token of a completion: {row}"));
     if stats.kept == 0 {
         check_prompts_alone(experiment)?;
     }
