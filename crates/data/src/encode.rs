@@ -1,11 +1,11 @@
 //! The user's rows as ids: conversations through the model's chat template, plain text as it is.
 
-use crate::chat::{ChatTemplate, Message};
+use crate::chat::{ChatTemplate, Message, SplitConversation};
 use crate::records::{Content, Record};
 use crate::{Error, Result, TextTokenizer};
 
 /// A prompt with its completions, as ids.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EncodedRow {
     pub prompt: Vec<u32>,
     /// Chosen, then rejected; one for a labelled completion; none for a prompt alone.
@@ -13,6 +13,8 @@ pub struct EncodedRow {
     /// Whether a token of prompt and completion together holds the end of one and the beginning of the other: the prompt then
     /// ends before it.
     pub is_merged: bool,
+    /// Whether a completion changes the text of the prompt before it, which then ends where all completions still agree.
+    pub is_shortened: bool,
     /// Whether a completion continues after its first EOS, where it is cut.
     pub is_cut: bool,
 }
@@ -70,22 +72,32 @@ impl Encoder {
     pub fn prompt(&self, prompt: &Content) -> Result<Vec<u32>> {
         let ids = match prompt {
             Content::Text(text) => self.tokenizer.encode_start(text)?,
-            Content::Turns(turns) => self.tokenizer.encode_start(&self.template()?.render(turns, true)?)?,
+            Content::Turns(turns) => self.tokenizer.encode_start(&self.template()?.prompt(turns)?)?,
         };
         self.check_ids(&ids, "prompt")?;
         Ok(ids)
     }
 
-    /// The text of a prompt, and what one completion adds to it.
-    fn texts(&self, prompt: &Content, completion: &Content) -> Result<(String, String)> {
-        match (prompt, completion) {
-            (Content::Text(prompt), Content::Text(answer)) => Ok((prompt.clone(), answer.clone())),
-            (Content::Turns(prompt), Content::Turns(answer)) => self.template()?.split(prompt, answer),
-            (Content::Turns(prompt), Content::Text(answer)) => {
-                self.template()?.split(prompt, &[Message { role: "assistant".into(), content: answer.clone() }])
+    /// The text of a prompt, and what each completion adds to it.
+    fn texts(&self, prompt: &Content, completions: &[(&Content, &str)]) -> Result<SplitConversation> {
+        match prompt {
+            Content::Text(text) => {
+                let answer = |(completion, _): &(&Content, &str)| match completion {
+                    Content::Text(answer) => Ok(answer.clone()),
+                    Content::Turns(_) => Err(Error::Template {
+                        problem: "the prompt is text, but its completion is a list of turns".into(),
+                    }),
+                };
+                let answers = completions.iter().map(answer).collect::<Result<_>>()?;
+                Ok(SplitConversation { prompt: text.clone(), answers, is_shortened: false })
             }
-            (Content::Text(_), Content::Turns(_)) => {
-                Err(Error::Template { problem: "the prompt is text, but its completion is a list of turns".into() })
+            Content::Turns(turns) => {
+                let answers = completions.iter().map(|(completion, _)| match completion {
+                    Content::Text(answer) => vec![Message::new("assistant", answer)],
+                    Content::Turns(answer) => answer.clone(),
+                });
+                let answers: Vec<Vec<Message>> = answers.collect();
+                self.template()?.split(turns, &answers.iter().map(Vec::as_slice).collect::<Vec<_>>())
             }
         }
     }
@@ -151,14 +163,15 @@ impl Encoder {
             Record::Judged { prompt, completion, .. } => (prompt, vec![(completion, "completion")]),
             Record::Prompt { prompt } => (prompt, vec![]),
         };
-        let mut encoded = EncodedRow { prompt: vec![], completions: vec![], is_merged: false, is_cut: false };
+        if completions.is_empty() {
+            return self.with_prompt(EncodedRow { prompt: self.prompt(prompt)?, ..EncodedRow::default() });
+        }
+        let SplitConversation { prompt: before, answers, is_shortened } = self.texts(prompt, &completions)?;
+        let mut encoded = EncodedRow { is_shortened, ..EncodedRow::default() };
+        encoded.prompt = self.tokenizer.encode_start(&before)?;
         let mut wholes = vec![];
-        for (index, (completion, _)) in completions.iter().enumerate() {
-            let (before, rest) = self.texts(prompt, completion)?;
+        for rest in &answers {
             let whole = self.tokenizer.encode_start(&format!("{before}{rest}"))?;
-            if index == 0 {
-                encoded.prompt = self.tokenizer.encode_start(&before)?;
-            }
             let common = common_prefix(&encoded.prompt, &whole);
             encoded.is_merged |= common < encoded.prompt.len();
             encoded.prompt.truncate(common);
@@ -171,9 +184,11 @@ impl Encoder {
             encoded.is_cut |= is_cut;
             encoded.completions.push(answer);
         }
-        if completions.is_empty() {
-            encoded.prompt = self.prompt(prompt)?;
-        }
+        self.with_prompt(encoded)
+    }
+
+    /// A row whose prompt the model can read.
+    fn with_prompt(&self, encoded: EncodedRow) -> Result<EncodedRow> {
         self.check_ids(&encoded.prompt, "prompt")?;
         if encoded.prompt.is_empty() {
             let problem = if encoded.is_merged {

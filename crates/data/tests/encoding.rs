@@ -4,7 +4,7 @@
 use duel_data::chat::{ChatTemplate, Message};
 use duel_data::check::{self, CheckOptions, InputFile};
 use duel_data::records::{Columns, Content, Record};
-use duel_data::{EncodedRow, Encoder, TextTokenizer};
+use duel_data::{EncodedRow, Encoder, Json, TextTokenizer};
 use serde_json::{Value, json};
 
 /// `<pad>`, `<bos>` and `<eos>` are 0, 1 and 2; the letters follow, `ab` and `bc` are merged, and `▁` stands for a space.
@@ -43,7 +43,7 @@ fn begins_with_space() -> Value {
 }
 
 fn turns(role: &str, content: &str) -> Content {
-    Content::Turns(vec![Message { role: role.into(), content: content.into() }])
+    Content::Turns(vec![Message::new(role, content)])
 }
 
 fn pair(prompt: Content, chosen: Content, rejected: Content) -> Record {
@@ -62,7 +62,9 @@ fn encode(encoder: &Encoder, prompt: &str, chosen: &str, rejected: &str) -> Enco
 fn bos_stands_once_however_template_and_tokenizer_share_it() {
     const WITHOUT: &str = "{% for m in messages %}{{ m['content'] }}{% endfor %}";
     let with = format!("{{{{ bos_token }}}}{WITHOUT}");
-    let template = |source: &str| ChatTemplate::new(source, Some("<bos>".into()), Some("<eos>".into())).unwrap();
+    let tokens = [("bos_token", "<bos>"), ("eos_token", "<eos>")];
+    let tokens = tokens.map(|(name, token)| (name.to_owned(), Json::Text(token.into())));
+    let template = |source: &str| ChatTemplate::new(source).unwrap().with_variables(tokens.clone());
     for (source, settings, expected) in [
         (&*with, adds_bos(), vec![1, 3]),
         (&*with, json!({}), vec![1, 3]),

@@ -17,7 +17,7 @@ const PHI3: &str = "phi3";
 /// Most tokens and merges: far more than any tokenizer has.
 const MOST_MERGES: usize = 1 << 22;
 
-/// At which generation stops besides EOS: the ends of a turn and of a message.
+/// What ends a response besides EOS: the ends of a turn and of a message.
 pub(crate) const OTHER_EOS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
 
 /// What a token is, with ggml's number.
@@ -40,15 +40,13 @@ impl TokenKind {
 
 /// Ids that mean something, for an embedding of so many rows.
 pub(crate) fn read_special(settings: &HeaderReader<'_>, rows: usize) -> Result<SpecialTokens> {
-    let mut special = SpecialTokens {
-        bos: settings.id("tokenizer.ggml.bos_token_id", rows)?,
-        eos: settings.id("tokenizer.ggml.eos_token_id", rows)?,
-        pad: settings.id("tokenizer.ggml.padding_token_id", rows)?,
-        ..SpecialTokens::default()
-    };
+    let id = |name: &str| settings.id(&format!("tokenizer.ggml.{name}_token_id"), rows);
+    let (bos, eos, pad) = (id("bos")?, id("eos")?, id("padding")?);
+    let mut special = SpecialTokens { bos, eos, pad, ..SpecialTokens::default() };
     for key in OTHER_EOS {
         settings.id(key, rows)?.into_iter().for_each(|id| special.add_eos(id));
     }
+    id("unknown")?;
     Ok(special)
 }
 

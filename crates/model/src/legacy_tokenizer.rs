@@ -2,7 +2,7 @@
 //! `tokenizer.json` describes them, with the settings of the class that the directory names, as in transformers.
 
 use crate::config_reader::{ConfigReader, parse, read_optional};
-use crate::post_processor::begins_with;
+use crate::post_processor;
 use crate::sentencepiece::{DummyPrefix, SentencePiece};
 use crate::{Error, Result, added_tokens};
 use serde_json::{Value, json};
@@ -112,7 +112,7 @@ fn add_bos(tokenizer: &mut Value, settings: &ConfigReader, default: bool) -> Res
     let bos = added_tokens::content(&settings.json["bos_token"]);
     let bos = bos.and_then(|bos| Some((bos, *ids.get(bos)?)));
     if let (true, Some((bos, id))) = (settings.flag_or("add_bos_token", default)?, bos) {
-        let post_processor = begins_with(bos, id);
+        let post_processor = post_processor::around(Some((id, bos)), None);
         tokenizer["post_processor"] = post_processor;
     }
     Ok(())

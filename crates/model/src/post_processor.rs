@@ -1,13 +1,8 @@
 //! What `tokenizer.json` says is put around a text.
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
-/// A post-processor that puts BOS before a text.
-pub(crate) fn begins_with(bos: &str, id: u32) -> Value {
-    around(Some((id, bos)), None)
-}
-
-/// A post-processor that puts BOS before a text and EOS after it; null for neither.
+/// A post-processor that puts BOS before a text and EOS after it, each where it is given, as `tokenizer.json` says it.
 pub(crate) fn around(bos: Option<(u32, &str)>, eos: Option<(u32, &str)>) -> Value {
     if bos.is_none() && eos.is_none() {
         return Value::Null;
@@ -15,11 +10,11 @@ pub(crate) fn around(bos: Option<(u32, &str)>, eos: Option<(u32, &str)>) -> Valu
     let special = |token: Option<(u32, &str)>, kind: u32| {
         token.map(|(_, text)| json!({"SpecialToken": {"id": text, "type_id": kind}}))
     };
-    let part = |of: &str, kind: u32| {
-        let text = json!({"Sequence": {"id": of, "type_id": kind}});
+    let part = |sequence: &str, kind: u32| {
+        let text = json!({"Sequence": {"id": sequence, "type_id": kind}});
         [special(bos, kind), Some(text), special(eos, kind)].into_iter().flatten()
     };
-    let tokens: serde_json::Map<String, Value> = [bos, eos]
+    let tokens: Map<String, Value> = [bos, eos]
         .into_iter()
         .flatten()
         .map(|(id, text)| (text.to_owned(), json!({"id": text, "ids": [id], "tokens": [text]})))

@@ -242,7 +242,8 @@ fn tokenizers_that_contradict_themselves() {
     refused("merges", &["merges`"], |file| file.put("tokenizer.ggml.merges", 9, list(8, &[text("ab")])));
     refused("pre", &["tokenizer.ggml.pre`"], |file| file.size("tokenizer.ggml.pre", 3));
     refused("template", &["chat_template`"], |file| file.size("tokenizer.chat_template", 3));
-    for key in ["bos", "eos", "padding", "eot", "eom"].map(|name| format!("tokenizer.ggml.{name}_token_id")) {
+    for key in ["bos", "eos", "padding", "eot", "eom", "unknown"].map(|name| format!("tokenizer.ggml.{name}_token_id"))
+    {
         let named: &[&str] = &[&format!("`{key}`"), "an id below 8"];
         refused(&key, named, |file| file.size(&key, 8));
         refused(&key, named, |file| file.put(&key, 10, ((1u64 << 32) + 1).to_le_bytes().to_vec()));

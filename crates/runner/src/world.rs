@@ -6,13 +6,14 @@ use duel_data::chat::{ChatTemplate, Message};
 use duel_data::grammar::GrammarWorld;
 use duel_data::reviews::{PromptSizes, ReviewsWorld};
 use duel_data::rows::RowsWorld;
-use duel_data::{Detokenize, Encoder, TextTokenizer, World};
+use duel_data::{Detokenize, Encoder, Json, TextTokenizer, World};
 use duel_model::{Pretrained, TransformerConfig};
 use duel_reward::{
     BagOfWordsPreference, CommandJudge, GrammarGold, PreferenceJudge, RulesJudge, Scorer, Sentiment, SentimentJudge,
     TextJudge, TextScorer,
 };
-use duel_spec::{Experiment, JudgeKind, JudgedText, Split, TokenSpec, WorldKind};
+use duel_spec::{Experiment, JudgeKind, JudgedText, RowsSettings, Split, TokenSpec, WorldKind};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,23 +36,28 @@ pub(crate) struct PretrainedModel {
     pub(crate) model: Pretrained,
     pub(crate) tokenizer: TextTokenizer,
     pub(crate) eos: u32,
+    named_tokens: NamedTokens,
 }
 
 /// Adds what a model's chat template writes behind an assistant's turn to what ends its texts, where that is one of the
 /// tokenizer's added tokens.
-pub(crate) fn add_turn_end(model: &mut Pretrained, tokenizer: &TextTokenizer) {
+///
+/// # Errors
+/// Settings of special tokens that cannot be read.
+pub(crate) fn add_turn_end(path: &Path, model: &mut Pretrained, tokenizer: &TextTokenizer) -> Result<()> {
     const ANSWER: &str = "Yes";
-    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
-    let date = duel_spec::RowsSettings::defaults().date;
+    let (named_tokens, rows) = (named_tokens(path)?, RowsSettings::defaults());
     // a template that cannot be read is an error only of rows that need it
-    let end = template(model, tokenizer, &date).ok().flatten().and_then(|template| {
-        let (_, rest) = template.split(&[message("user", "Is it?")], &[message("assistant", ANSWER)]).ok()?;
-        let (_, end) = rest.rsplit_once(ANSWER)?;
+    let end = template(model, tokenizer, &named_tokens, &rows).ok().flatten().and_then(|template| {
+        let answer = [Message::new("assistant", ANSWER)];
+        let conversation = template.split(&[Message::new("user", "Is it?")], &[&answer]).ok()?;
+        let (_, end) = conversation.answers.first()?.rsplit_once(ANSWER)?;
         let id = *tokenizer.encode_part(end.trim_start()).ok()?.first()?;
         let is_of_model = (id as usize) < model.config.vocabulary;
         (tokenizer.is_added(id) && is_of_model).then_some(id)
     });
     end.into_iter().for_each(|id| model.words.special.add_eos(id));
+    Ok(())
 }
 
 /// What begins and ends a model's texts, and how its tokenizer's ids fit its embedding, in lines.
@@ -92,9 +98,10 @@ impl PretrainedModel {
         let mut model = Pretrained::open(&path)?;
         let lacking = |name: &str| duel_model::Error::Lacking { name: name.into() };
         let tokenizer = tokenizer(&path, &model)?.ok_or_else(|| lacking("tokenizer.json"))?;
-        add_turn_end(&mut model, &tokenizer);
+        add_turn_end(&path, &mut model, &tokenizer)?;
         let eos = model.words.special.eos.ok_or_else(|| lacking("eos_token_id"))?;
-        Ok(Self { tokenizer, eos, model })
+        let named_tokens = named_tokens(&path)?;
+        Ok(Self { tokenizer, eos, model, named_tokens })
     }
 
     /// The ids of a world in its words. Of control tokens a response may hold only those that end it; PAD is another one of
@@ -127,21 +134,40 @@ impl PretrainedModel {
         Ok(self.tokenizer.encode_start(&reviews.preface)?)
     }
 
-    /// What turns rows into its ids; `date`: what a chat template takes for today.
-    pub(crate) fn encoder(&self, date: &str) -> Result<Encoder> {
-        let template = template(&self.model, &self.tokenizer, date)?;
+    /// What turns rows into its ids, with the date and the variables of the chat template.
+    pub(crate) fn encoder(&self, rows: &RowsSettings) -> Result<Encoder> {
+        let template = template(&self.model, &self.tokenizer, &self.named_tokens, rows)?;
         let encoder = Encoder::new(self.tokenizer.clone(), template, self.eos);
         let encoder = encoder.with_other_eos(&self.model.words.special.other_eos);
         Ok(encoder.for_model(self.model.config.vocabulary, self.space(0, 0).pad))
     }
 }
 
-/// The chat template of a model, which takes `date` for today.
-fn template(model: &Pretrained, tokenizer: &TextTokenizer, date: &str) -> Result<Option<ChatTemplate>> {
+/// What a model's settings call its special tokens; `None`: they say that there is no such token.
+type NamedTokens = BTreeMap<String, Option<String>>;
+
+fn named_tokens(path: &Path) -> Result<NamedTokens> {
+    Ok(if path.is_dir() { duel_model::named_special_tokens(path)? } else { NamedTokens::default() })
+}
+
+/// The chat template of a model, with the date and the variables that the rows ask for, and with its special tokens: those that its
+/// settings do not mention, by their ids.
+fn template(
+    model: &Pretrained,
+    tokenizer: &TextTokenizer,
+    named_tokens: &NamedTokens,
+    rows: &RowsSettings,
+) -> Result<Option<ChatTemplate>> {
     let special = &model.words.special;
+    let ids = [("bos_token", special.bos), ("eos_token", special.eos), ("pad_token", special.pad)];
     let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
+    let mut tokens: NamedTokens = ids.into_iter().map(|(name, id)| (name.to_owned(), text(id))).collect();
+    tokens.extend(named_tokens.clone());
+    let tokens = tokens.into_iter().filter_map(|(name, token)| Some((name, Json::Text(token?))));
+    let kwargs = rows.template_variables().map(|(name, value)| (name, Json::from(value)));
+    let variables: Vec<_> = tokens.chain(kwargs).collect();
     let source = model.words.template.as_ref();
-    let template = source.map(|source| ChatTemplate::new(source, text(special.bos), text(special.eos))?.dated(date));
+    let template = source.map(|source| ChatTemplate::new(source)?.with_variables(variables).dated(&rows.date));
     Ok(template.transpose()?)
 }
 
@@ -279,7 +305,7 @@ pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>) -> Result<Loa
         (WorldKind::Rows, Some(pretrained)) => {
             let world = Arc::new(RowsWorld::open(
                 folder,
-                pretrained.encoder(&settings.rows.date)?,
+                pretrained.encoder(&settings.rows)?,
                 rows_space(experiment, &pretrained),
             )?);
             let gold = gold(experiment, folder, world.clone(), experiment.judge.reads, settings.rows.judged_words)?;

@@ -136,8 +136,8 @@ pub fn eos_counts_and_pad_does_not(step: u64, reader: &Reader, batch: &Responses
     for (row, response) in batch.responses.iter().enumerate() {
         let first_eos = response.iter().position(|&id| space.ends_response(id)).map(|i| i + 1);
         let expected = first_eos.unwrap_or(space.response_tokens);
-        let whole = first_eos.is_some() || response.len() == space.response_tokens;
-        if !whole || response.len() != expected || (differ && response.contains(&space.pad)) {
+        let is_complete = first_eos.is_some() || response.len() == space.response_tokens;
+        if !is_complete || response.len() != expected || (differ && response.contains(&space.pad)) {
             let what = format!("the counted tokens of response {row}");
             return Err(breach(
                 name,
@@ -155,12 +155,12 @@ pub fn eos_counts_and_pad_does_not(step: u64, reader: &Reader, batch: &Responses
 pub fn splits_are_disjoint(world: &dyn World) -> Result<()> {
     let mut seen = HashSet::new();
     for split in [Split::Train, Split::Validation, Split::Test] {
-        let own: HashSet<&Vec<u32>> = world.prompts(split).iter().map(|p| &p.ids).collect();
-        if let Some(prompt) = own.intersection(&seen).next() {
+        let prompts: HashSet<&Vec<u32>> = world.prompts(split).iter().map(|p| &p.ids).collect();
+        if let Some(prompt) = prompts.intersection(&seen).next() {
             let what = format!("a prompt of the {} split", split.name());
             return Err(breach("splits_are_disjoint", 0, &what, format!("{prompt:?}"), "in one split only".into()));
         }
-        seen.extend(own);
+        seen.extend(prompts);
     }
     Ok(())
 }

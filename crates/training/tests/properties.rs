@@ -1,4 +1,4 @@
-//! An update does not depend on how its batch was cut.
+//! An update does not depend on how its batch is divided.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use burn::tensor::{Device, Tensor};
@@ -49,7 +49,7 @@ proptest! {
         let batch = Responses { prompts: vec![vec![1, 5, 6]; 8], responses, logp: vec![] };
         let mut whole = learner();
         let (mean, total) = loss(&whole, &batch);
-        let one = whole.minimize(mean).unwrap();
+        let whole_update = whole.minimize(mean).unwrap();
 
         let mut edges: Vec<usize> = cuts.into_iter().chain([0, 8]).collect();
         edges.sort_unstable();
@@ -59,16 +59,16 @@ proptest! {
             let (mean, count) = loss(&parts, &batch.select(&(edge[0]..edge[1]).collect::<Vec<_>>()));
             parts.accumulate(mean, count / total).unwrap();
         }
-        let other = parts.update().unwrap();
-        prop_assert!((one.loss - other.loss).abs() < 1e-5 * one.loss.abs());
-        prop_assert!((one.grad_norm - other.grad_norm).abs() < 1e-5 * one.grad_norm);
+        let parts_update = parts.update().unwrap();
+        prop_assert!((whole_update.loss - parts_update.loss).abs() < 1e-5 * whole_update.loss.abs());
+        prop_assert!((whole_update.grad_norm - parts_update.grad_norm).abs() < 1e-5 * whole_update.grad_norm);
         let (a, b) = (weights::flatten(whole.module()), weights::flatten(parts.module()));
         prop_assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5 * a.abs().max(0.1)));
     }
 }
 
 #[test]
-fn parts_that_are_no_whole_are_refused() {
+fn parts_that_do_not_add_up_are_refused() {
     let mut learner = learner();
     let batch = Responses { prompts: vec![vec![1, 5, 6]; 2], responses: vec![vec![7, 2]; 2], logp: vec![] };
     let before = weights::flatten(learner.module());

@@ -1,4 +1,4 @@
-//! What `duel bench` times: each step of training, through the code that trains.
+//! The cases of `duel bench`: each step of training, through the code that trains.
 
 use crate::error::Result;
 use crate::sysinfo;
@@ -54,7 +54,7 @@ impl Shape {
                 Gpt2 { activation: Activation::GeluTanh, inner: 4 * width, epsilon: 1e-5 }.architecture();
             let context = prompt_tokens + response_tokens;
             let config = TransformerConfig { vocabulary, context, layers, width, heads, tied: true, architecture };
-            // sequences of full length: EOS is no token of the vocabulary, and PAD is never said
+            // sequences of full length: EOS is outside the vocabulary, and PAD is not allowed
             let actions = Some((1..vocabulary as u32).collect());
             let eos = vocabulary as u32;
             let space = TokenSpec {
@@ -111,12 +111,12 @@ impl Shape {
         }
     }
 
-    /// Sequences that are written at a time: of the large model as many as a step on pairs reads.
+    /// Sequences that are generated at a time; for the large model as many as a step on pairs reads.
     pub fn rollout(&self) -> usize {
         if self.name == "135M" { 2 * self.batch } else { self.batch }
     }
 
-    /// FLOPs of a forward pass over so many tokens, of which `read_out` meet the head.
+    /// FLOPs of a forward pass over this many tokens, of which `read_out` go through the head.
     fn forward(&self, tokens: usize, read_out: usize) -> f64 {
         let TransformerConfig { layers, width, vocabulary, .. } = self.config;
         let matrices = (layers * self.config.block_matrices()) as f64;
@@ -173,9 +173,9 @@ impl Shape {
     }
 }
 
-/// Something to time.
+/// A step to time.
 pub struct Case<'a> {
-    /// Tokens and FLOPs of a run: of the arithmetic that must be done, so that recomputation is not counted.
+    /// Tokens and FLOPs of a run; FLOPs of the required arithmetic, so that recomputation is not counted.
     pub tokens: usize,
     pub flops: Option<f64>,
     pub run: Box<dyn FnMut() -> Result<()> + 'a>,
@@ -184,12 +184,12 @@ pub struct Case<'a> {
 /// Every case, by name.
 pub const CASES: [&str; 9] =
     ["sft", "reward", "dpo_cached", "dpo_live", "dpo_lora", "generate", "logp", "ppo", "evaluation"];
-/// A shape of somebody's model, of which adapters alone are trained.
+/// The shape of a pretrained model, of which only adapters are trained.
 pub const PRETRAINED: &str = "pretrained";
 /// Rank of the adapters.
 pub const LORA_RANK: usize = 16;
 
-/// A case of a shape, made ready; `None` where the shape has no such case. A training step is forward, backward,
+/// Prepares a case of a shape; `None` where the shape has no such case. A training step is forward, backward,
 /// clipping and AdamW.
 pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
     let (plain, train) = (Device::flex(), Device::flex().autodiff());
@@ -199,7 +199,7 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
     let (batch, context, tokens) = (shape.batch, shape.space.context(), shape.space.response_tokens);
     let policy = || shape.policy(&train);
     let scalar = || ScalarModel::from_policy(policy(), &train);
-    // far from its end, so that the rate never reaches 0
+    // far from the end of the schedule, so that the rate never reaches 0
     let (rate, updates) = (1e-4, 1 << 20);
     let exists = match (shape.name, name) {
         ("135M" | PRETRAINED, _) => matches!(name, "dpo_lora" | "generate" | "logp"),
@@ -221,7 +221,7 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
             let mut learner = Learner::new(adapted, &settings, rate, updates);
             Case {
                 tokens: 2 * batch * context,
-                // the frozen matrices have no gradient: forward, and back to the input
+                // the frozen matrices have no gradient: forward, and backward to the input only
                 flops: Some(2.0 * shape.forward(2 * batch * context, 2 * batch * tokens)),
                 run: Box::new(move || Ok(method.iteration(&pairs, &mut learner).map(drop)?)),
             }

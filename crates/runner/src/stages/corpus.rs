@@ -70,7 +70,7 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
         (experiment.world.kind, experiment.judge.kind, pretrained)
     {
         let space = rows_space(experiment, &pretrained);
-        from_rows(&RowsWorld::open(to, pretrained.encoder(&experiment.world.rows.date)?, space)?, &to.join(TASTE))?;
+        from_rows(&RowsWorld::open(to, pretrained.encoder(&experiment.world.rows)?, space)?, &to.join(TASTE))?;
     }
     Ok(())
 }
@@ -94,7 +94,7 @@ fn prepare_rows(
         response_tokens: rows.response_tokens,
         most: [pairs.rows, pairs.holdout_rows],
     };
-    let stats: PrepareStats = rows::prepare(&source, &pretrained.encoder(&experiment.world.rows.date)?, to)?;
+    let stats: PrepareStats = rows::prepare(&source, &pretrained.encoder(&experiment.world.rows)?, to)?;
     tracing::info!("{stats}");
     word_lines(&pretrained.model, &pretrained.tokenizer).iter().for_each(|line| tracing::info!("{line}"));
     stats.left_out.iter().for_each(|row| tracing::warn!("left out: {row}"));
