@@ -10,11 +10,10 @@ use crate::gguf_layout::to_file;
 pub(crate) use crate::gguf_parts::files;
 use crate::gguf_parts::{self, GgufPart};
 use crate::gguf_rope;
-use crate::gguf_tokenizer::{OTHER_EOS, read_special, read_tokenizer};
+use crate::gguf_tokenizer::{OTHER_EOS, TokenKind, read_special, read_tokenizer};
 use crate::gguf_vocabulary::to_vocabulary;
 use crate::header_reader::HeaderReader;
 use crate::mapped_file::MappedFile;
-use crate::sentence_pieces::PieceKind;
 use crate::tokenizer_files::TokenizerFiles;
 use crate::weight_store::WeightStore;
 use crate::weights::{self, HostTensor, NamedTensor};
@@ -235,7 +234,7 @@ impl SettingsWriter {
         let mut tokens = vocabulary.tokens;
         // a model may have more rows than its tokenizer has tokens
         for id in tokens.len()..rows {
-            tokens.push((format!("[PAD{id}]"), PieceKind::Unused));
+            tokens.push((format!("[PAD{id}]"), TokenKind::Unused));
         }
         self.list("tokenizer.ggml.tokens", 8, tokens.iter().map(|(token, _)| text_bytes(token)).collect());
         if let Some(mut scores) = vocabulary.scores {

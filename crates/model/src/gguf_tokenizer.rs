@@ -1,9 +1,9 @@
 //! Tokenizers as GGUF files hold them, turned into `tokenizer.json`: byte-level BPE and SentencePiece's.
 
 use crate::header_reader::HeaderReader;
-use crate::post_processor;
+use crate::post_processor::around;
 use crate::pre_tokenizer::PreTokenizer;
-use crate::sentence_pieces::{Piece, PieceKind, SPACE, SentencePieces, added_token};
+use crate::sentencepiece::{DummyPrefix, Piece, PieceKind, PieceModel, SPACE, SentencePiece};
 use crate::tokenizer_files::{SpecialTokens, check_ids};
 use crate::{Error, Result};
 use serde_json::{Value, json};
@@ -16,11 +16,27 @@ pub(crate) const SENTENCE_PIECE: &str = "llama";
 const PHI3: &str = "phi3";
 /// Most tokens and merges: far more than any tokenizer has.
 const MOST_MERGES: usize = 1 << 22;
-/// Most bytes of a piece: SentencePiece's own are of 16 characters.
-const LONGEST_PIECE: usize = 256;
 
 /// What ends a response besides EOS: the ends of a turn and of a message.
 pub(crate) const OTHER_EOS: [&str; 2] = ["tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"];
+
+/// What a token is, with ggml's number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum TokenKind {
+    Normal = 1,
+    Unknown = 2,
+    Control = 3,
+    UserDefined = 4,
+    Unused = 5,
+    Byte = 6,
+}
+
+impl TokenKind {
+    fn from_number(number: i128) -> Option<Self> {
+        use TokenKind::{Byte, Control, Normal, Unknown, Unused, UserDefined};
+        [Normal, Unknown, Control, UserDefined, Unused, Byte].into_iter().find(|kind| *kind as i128 == number)
+    }
+}
 
 /// Ids that mean something, for an embedding of so many rows.
 pub(crate) fn read_special(settings: &HeaderReader<'_>, rows: usize) -> Result<SpecialTokens> {
@@ -63,28 +79,34 @@ pub(crate) fn read_tokenizer(
 /// The tokens of a file by their ids.
 struct TokenList<'a> {
     tokens: Vec<&'a str>,
-    kinds: Vec<PieceKind>,
+    kinds: Vec<TokenKind>,
 }
 
 fn read_byte_level(settings: &HeaderReader<'_>, list: &TokenList<'_>, special: &SpecialTokens) -> Result<Value> {
     let pre = pre_tokenizer(settings)?;
     let vocabulary: serde_json::Map<String, Value> =
         list.tokens.iter().enumerate().map(|(id, token)| ((*token).to_owned(), json!(id))).collect();
-    let is_added = |kind: PieceKind| matches!(kind, PieceKind::Control | PieceKind::UserDefined);
+    let is_added = |kind: TokenKind| matches!(kind, TokenKind::Control | TokenKind::UserDefined);
+    let token = |id: usize, content: &str, special: bool| {
+        json!({
+            "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": special
+        })
+    };
     let added: Vec<Value> = list
         .tokens
         .iter()
         .zip(&list.kinds)
         .enumerate()
         .filter(|(_, (_, kind))| is_added(**kind))
-        .map(|(id, (token, kind))| added_token(id, token, *kind == PieceKind::Control, false))
+        .map(|(id, (content, kind))| token(id, content, *kind == TokenKind::Control))
         .collect();
     let merges = read_merges(settings)?
         .ok_or_else(|| settings.unsupported("tokenizer.ggml.merges", "pairs with a space between them"))?;
     Ok(json!({
         "version": "1.0", "truncation": null, "padding": null, "added_tokens": added,
         "normalizer": pre.normalizer(), "pre_tokenizer": pre.json(),
-        "post_processor": added_around(settings, list, special, pre.begins)?,
+        "post_processor": post_processor(settings, list, special, pre.begins)?,
         "decoder": {"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": true, "use_regex": true},
         "model": {
             "type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
@@ -108,46 +130,59 @@ fn read_sentence_pieces(settings: &HeaderReader<'_>, list: &TokenList<'_>, speci
                 .ok_or_else(|| settings.unsupported(key, &format!("{count} numbers, one for each token")))?
         }
     };
-    if let Some(long) = list.tokens.iter().find(|token| token.len() > LONGEST_PIECE) {
-        let found = format!("a piece of {} bytes", long.len());
-        let (path, key) = (settings.path.into(), "tokenizer.ggml.tokens".into());
-        return Err(Error::Unsupported { path, key, found, accepted: format!("pieces of at most {LONGEST_PIECE}") });
-    }
-    // converters write spaces as they are where people have defined pieces of them
-    let text =
-        |token: &str, kind| if kind == PieceKind::UserDefined { token.replace(' ', SPACE) } else { token.into() };
-    let piece =
-        |((token, kind), score): ((&&str, &PieceKind), f64)| Piece { text: text(token, *kind), score, kind: *kind };
-    let pieces: Vec<Piece> = list.tokens.iter().zip(&list.kinds).zip(scores).map(piece).collect();
-    let unknown = match settings.id("tokenizer.ggml.unknown_token_id", count)? {
-        Some(id) => Some(id),
-        None => pieces
-            .iter()
-            .position(|piece| piece.kind == PieceKind::Unknown || piece.text == "<unk>")
-            .map(|id| id as u32),
+    let piece = |((token, kind), score): ((&&str, &TokenKind), f64)| {
+        let kind = match kind {
+            TokenKind::Control => PieceKind::Control,
+            TokenKind::UserDefined => PieceKind::UserDefined,
+            _ => PieceKind::Word,
+        };
+        // converters write spaces as they are where people have defined pieces of them
+        let text = if kind == PieceKind::UserDefined { token.replace(' ', SPACE) } else { (*token).to_owned() };
+        Piece { text, score: score as f32, kind }
     };
-    let prefix = settings.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
-    let vocabulary = SentencePieces { pieces, merges, unknown, prefix };
-    let [normalizer, pre_tokenizer, decoder] = vocabulary.frame();
-    let is_phi3 = settings.text("general.architecture") == Some(PHI3);
-    let strips_right = |token: &str| is_phi3 && !["<unk>", "<s>", "<|endoftext|>"].contains(&token);
-    Ok(json!({
-        "version": "1.0", "truncation": null, "padding": null, "added_tokens": vocabulary.added_tokens(strips_right),
-        "normalizer": normalizer, "pre_tokenizer": pre_tokenizer,
-        "post_processor": added_around(settings, list, special, true)?,
-        "decoder": decoder, "model": vocabulary.model()
-    }))
+    let pieces: Vec<Piece> = list.tokens.iter().zip(&list.kinds).zip(scores).map(piece).collect();
+    let is_unknown = |(token, kind): (&&str, &TokenKind)| *kind == TokenKind::Unknown || *token == "<unk>";
+    let unk = match settings.id("tokenizer.ggml.unknown_token_id", count)? {
+        Some(id) => id as usize,
+        None => list.tokens.iter().zip(&list.kinds).position(is_unknown).unwrap_or_default(),
+    };
+    let texts: HashSet<&str> = list.tokens.iter().copied().collect();
+    let has_prefix = settings.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
+    let vocabulary = SentencePiece {
+        model: PieceModel::Bpe,
+        pieces,
+        byte_fallback: (0..=255u8).all(|byte| texts.contains(format!("<0x{byte:02X}>").as_str())),
+        charsmap: vec![],
+        drops_spaces: false,
+        prefix: if has_prefix { DummyPrefix::Always } else { DummyPrefix::Never },
+        unk,
+        bos: None,
+        eos: None,
+        pad: None,
+    };
+    let mut json = vocabulary.to_tokenizer(settings.path, |_| false)?;
+    json["post_processor"] = post_processor(settings, list, special, true)?;
+    if let Some(merges) = merges {
+        json["model"]["merges"] = json!(merges);
+    }
+    if settings.text("general.architecture") == Some(PHI3) {
+        for token in json["added_tokens"].as_array_mut().into_iter().flatten() {
+            let is_plain = ["<unk>", "<s>", "<|endoftext|>"].iter().any(|plain| token["content"] == *plain);
+            token["rstrip"] = json!(!is_plain && token["special"] == true);
+        }
+    }
+    Ok(json)
 }
 
 /// The kind of each token; all are words where the file does not say.
-fn token_kinds(settings: &HeaderReader<'_>, tokens: usize) -> Result<Vec<PieceKind>> {
+fn token_kinds(settings: &HeaderReader<'_>, tokens: usize) -> Result<Vec<TokenKind>> {
     let key = "tokenizer.ggml.token_type";
     if settings.value(key).is_none() {
-        return Ok(vec![PieceKind::Normal; tokens]);
+        return Ok(vec![TokenKind::Normal; tokens]);
     }
     let kinds = settings.header.as_ints(key, settings.bytes).filter(|kinds| kinds.len() == tokens);
     let kinds = kinds.ok_or_else(|| settings.unsupported(key, &format!("{tokens} numbers, one for each token")))?;
-    let kind = |number: i128| PieceKind::from_number(number).unwrap_or(PieceKind::Normal);
+    let kind = |number: i128| TokenKind::from_number(number).unwrap_or(TokenKind::Normal);
     Ok(kinds.into_iter().map(kind).collect())
 }
 
@@ -178,7 +213,7 @@ fn pre_tokenizer(settings: &HeaderReader<'_>) -> Result<&'static PreTokenizer> {
 }
 
 /// What puts BOS before a text and EOS after it, where the file says so, or it is usual (`begins`).
-fn added_around(
+fn post_processor(
     settings: &HeaderReader<'_>,
     list: &TokenList<'_>,
     special: &SpecialTokens,
@@ -196,5 +231,5 @@ fn added_around(
         }
     };
     let (bos, eos) = (flag("bos", special.bos, begins)?, flag("eos", special.eos, false)?);
-    Ok(post_processor::around(bos, eos))
+    Ok(around(bos, eos))
 }

@@ -1,8 +1,8 @@
 //! A `tokenizer.json` as GGUF files hold it.
 
-use crate::gguf_tokenizer::{BYTE_LEVEL, SENTENCE_PIECE};
+use crate::gguf_tokenizer::{BYTE_LEVEL, SENTENCE_PIECE, TokenKind};
 use crate::pre_tokenizer::PreTokenizer;
-use crate::sentence_pieces::{PieceKind, SPACE};
+use crate::sentencepiece::SPACE;
 use crate::{Error, Result};
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -16,7 +16,7 @@ pub(crate) struct GgufVocabulary {
     /// `tokenizer.ggml.pre`
     pub pre: &'static str,
     /// Each token with its kind.
-    pub tokens: Vec<(String, PieceKind)>,
+    pub tokens: Vec<(String, TokenKind)>,
     /// SentencePiece's, one for each token.
     pub scores: Option<Vec<f32>>,
     pub merges: Vec<String>,
@@ -39,18 +39,18 @@ impl TokenizerJson<'_> {
     }
 
     /// All tokens by their ids: those of the model, and those that are added.
-    fn tokens(&self, kind: impl Fn(&str) -> PieceKind) -> Result<Vec<(String, PieceKind)>> {
+    fn tokens(&self, kind: impl Fn(&str) -> TokenKind) -> Result<Vec<(String, TokenKind)>> {
         let vocabulary = self.json["model"]["vocab"].as_object();
-        let mut tokens: BTreeMap<u64, (String, PieceKind)> = BTreeMap::new();
+        let mut tokens: BTreeMap<u64, (String, TokenKind)> = BTreeMap::new();
         for (token, id) in vocabulary.into_iter().flatten() {
             tokens.insert(id.as_u64().unwrap_or(u64::MAX), (token.clone(), kind(token)));
         }
         for token in self.json["added_tokens"].as_array().into_iter().flatten() {
             let content = token["content"].as_str().unwrap_or_default();
             let kind = match kind(content) {
-                PieceKind::Unknown => PieceKind::Unknown,
-                _ if token["special"] == json!(true) => PieceKind::Control,
-                _ => PieceKind::UserDefined,
+                TokenKind::Unknown => TokenKind::Unknown,
+                _ if token["special"] == json!(true) => TokenKind::Control,
+                _ => TokenKind::UserDefined,
             };
             tokens.insert(token["id"].as_u64().unwrap_or(u64::MAX), (content.to_owned(), kind));
         }
@@ -99,7 +99,7 @@ impl TokenizerJson<'_> {
         Ok(GgufVocabulary {
             model: BYTE_LEVEL,
             pre: pre.names[0],
-            tokens: self.tokens(|_| PieceKind::Normal)?,
+            tokens: self.tokens(|_| TokenKind::Normal)?,
             scores: None,
             merges: self.merges()?.into_iter().map(|pair| pair.join(" ")).collect(),
             prefix: None,
@@ -115,21 +115,21 @@ impl TokenizerJson<'_> {
         let unknown = self.json["model"]["unk_token"].as_str();
         let is_byte = |token: &str| token.len() == 6 && token.starts_with("<0x") && token.ends_with('>');
         let mut tokens = self.tokens(|token| match token {
-            _ if Some(token) == unknown => PieceKind::Unknown,
-            _ if is_byte(token) => PieceKind::Byte,
-            _ => PieceKind::Normal,
+            _ if Some(token) == unknown => TokenKind::Unknown,
+            _ if is_byte(token) => TokenKind::Byte,
+            _ => TokenKind::Normal,
         })?;
         let mut ranks: HashMap<String, usize> = HashMap::new();
         for (rank, pair) in merges.iter().enumerate() {
             ranks.entry(pair.concat()).or_insert(rank);
         }
-        let score = |(token, kind): &(String, PieceKind)| match kind {
-            PieceKind::Normal => -(ranks.get(token).copied().unwrap_or(merges.len()) as f32),
-            PieceKind::UserDefined => ranks.get(token).map_or(0.0, |rank| -(*rank as f32)),
+        let score = |(token, kind): &(String, TokenKind)| match kind {
+            TokenKind::Normal => -(ranks.get(token).copied().unwrap_or(merges.len()) as f32),
+            TokenKind::UserDefined => ranks.get(token).map_or(0.0, |rank| -(*rank as f32)),
             _ => 0.0,
         };
         let scores = tokens.iter().map(score).collect();
-        for (token, _) in tokens.iter_mut().filter(|(_, kind)| *kind == PieceKind::UserDefined) {
+        for (token, _) in tokens.iter_mut().filter(|(_, kind)| *kind == TokenKind::UserDefined) {
             *token = token.replace(SPACE, " ");
         }
         Ok(GgufVocabulary {
@@ -160,6 +160,7 @@ impl TokenizerJson<'_> {
         match &parts[..] {
             [] if is_whole => Ok(pre["prepend_scheme"] != "never"),
             [space] if is_space(space) && is_idle => Ok(false),
+            [space] if is_space(space) && is_whole => Ok(pre["prepend_scheme"] != "never"),
             [first, space] if is_prefix(first) && is_space(space) && is_idle => Ok(true),
             _ => {
                 let found = format!("{normalizer}, with the pre-tokenizer {pre}");

@@ -41,7 +41,6 @@ mod reader;
 mod responses;
 mod rope_layout;
 mod rope_settings;
-mod sentence_pieces;
 mod sentencepiece;
 mod special_tokens;
 mod tensor_names;

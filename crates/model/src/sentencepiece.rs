@@ -14,7 +14,7 @@ const MAX_PIECES: usize = 1 << 22;
 /// Bytes of the longest piece that BPE may build; those in use have up to a hundred.
 const MAX_PIECE: usize = 256;
 /// SentencePiece's space.
-const SPACE: &str = "▁";
+pub(crate) const SPACE: &str = "▁";
 
 /// What a piece stands for, as `SentencePiece.Type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

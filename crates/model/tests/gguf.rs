@@ -226,7 +226,7 @@ fn tokenizers_that_contradict_themselves() {
         file.text("tokenizer.ggml.model", "llama");
         file.without("tokenizer.ggml.merges");
     });
-    refused("long", &["a piece of 300 bytes"], |file| {
+    refused("long", &["a piece of 300 bytes; the limit is 256"], |file| {
         tokens(file, &["<s>", "a", "b", &"a".repeat(300)]);
         file.text("tokenizer.ggml.model", "llama");
     });
