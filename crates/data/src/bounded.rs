@@ -4,13 +4,21 @@
 //! sixty times over, has 2⁶⁰ items, and takes as long to write or compare. So every list and map is copied when it is created,
 //! and fuel is charged for everything in it: no value is larger or deeper than the fuel allows, and none is lazy.
 
+use crate::jinja_filters;
+use crate::jinja_source::{ARGUMENT, JinjaSource, prepare};
+use crate::metering::{charge, charge_bytes, charge_stored};
+use crate::python_format::modulo;
+use crate::python_methods::{attribute, call_method, is_method, item, slice};
+use crate::python_value::{compare, contains, fail, python_str};
 use minijinja::machinery::{
     CodeGenerator, Instruction, Instructions, Token, eval, make_string_output, parse, tokenize,
 };
 use minijinja::syntax::SyntaxConfig;
-use minijinja::value::{Tuple, ValueKind};
+use minijinja::value::{Kwargs, Object, ObjectRepr, Rest, ValueOrKwargs};
 use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, Value};
-use std::collections::BTreeMap;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 /// Bytes of a template's source. The longest in use have about 20,000.
 const MAX_SOURCE: usize = 1 << 16;
@@ -18,17 +26,26 @@ const MAX_SOURCE: usize = 1 << 16;
 const STACK: usize = 1 << 28;
 /// Fuel of a rendering, in addition to that for its input; a long conversation takes about ten thousand.
 const FUEL: u64 = 500_000;
-/// Values nested in a value.
-const MAX_PARTS: u64 = 1 << 18;
-/// Nesting of lists and maps.
-const MAX_DEPTH: usize = 24;
-/// Values copied per unit of fuel, and bytes of a string that count as one value.
-const VALUES_PER_FUEL: u64 = 4;
-const BYTES_PER_VALUE: usize = 64;
 
-/// Names of the charging filters; no template can use them.
+/// Names of filters, and of a variable, that no template can use.
 const CHARGE: &str = "\0charge";
 const CHARGE_STORED: &str = "\0charge-stored";
+const CONCAT: &str = "\0~";
+const MODULO: &str = "\0%";
+const LESS: &str = "\0<";
+const LESS_OR_EQUAL: &str = "\0<=";
+const GREATER: &str = "\0>";
+const GREATER_OR_EQUAL: &str = "\0>=";
+const IN: &str = "\0in";
+const ATTRIBUTE: &str = "\0attribute";
+const ITEM: &str = "\0item";
+const SLICE: &str = "\0[:]";
+const PLAIN: &str = "\0plain";
+const ITERABLE: &str = "\0iterable";
+const UNESCAPED: &str = "\0unescaped";
+const ARGUMENTS: &str = "\0arguments";
+const KNOWN: &str = "\0known";
+const RIGHT: &str = "\0right";
 
 /// A template whose instructions charge fuel for the values they create.
 #[derive(Debug)]
@@ -49,8 +66,9 @@ impl MeteredTemplate {
                 format!("it has {} bytes; the limit is {MAX_SOURCE}", source.len()),
             ));
         }
+        let JinjaSource { text: source, macros } = prepare(source)?;
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build()?;
-        if multiplies_a_list(source, syntax.clone())? {
+        if multiplies_a_list(&source, syntax.clone())? {
             return Err(Error::new(ErrorKind::SyntaxError, "multiplying a list is not supported"));
         }
         // instructions borrow their source, so it is leaked; a process reads only a few templates
@@ -66,11 +84,10 @@ impl MeteredTemplate {
         let thread = thread.map_err(|e| Error::new(ErrorKind::InvalidOperation, e.to_string()))?;
         let (main, blocks) =
             thread.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::SyntaxError, "it cannot be read")))?;
-        environment.set_unknown_method_callback(method);
-        environment.add_filter(CHARGE, charge);
-        environment.add_filter(CHARGE_STORED, charge_stored);
-        let blocks = blocks.into_iter().map(|(name, code)| (name, with_metering(&code))).collect();
-        Ok(Self { main: with_metering(&main), blocks })
+        jinja_filters::add_to(environment);
+        add_operators(environment);
+        let blocks = blocks.into_iter().map(|(name, code)| (name, with_metering(&code, &macros))).collect();
+        Ok(Self { main: with_metering(&main, &macros), blocks })
     }
 
     /// Renders values whose strings have `bytes` bytes in total.
@@ -143,46 +160,92 @@ fn multiplies_a_list(source: &str, syntax: SyntaxConfig) -> Result<bool, Error> 
     Ok(false)
 }
 
-/// The same instructions, with fuel charged for each value that is created or compared.
-fn with_metering(code: &Instructions<'static>) -> Instructions<'static> {
-    let filter = |name| Instruction::ApplyFilter(name, Some(1), !0);
-    let each = |instruction: &Instruction<'static>| -> Vec<Instruction<'static>> {
-        let own = instruction.clone();
-        match own {
-            Instruction::BuildList(_)
-            | Instruction::BuildTuple(_)
-            | Instruction::BuildMap(_)
-            | Instruction::Slice
-            | Instruction::Add
-            | Instruction::Mul
-            | Instruction::ApplyFilter(..)
-            | Instruction::CallFunction(..)
-            | Instruction::CallMethod(..)
-            | Instruction::CallObject(_) => vec![own, filter(CHARGE)],
-            Instruction::Eq
-            | Instruction::Ne
-            | Instruction::Lt
-            | Instruction::Lte
-            | Instruction::Gt
-            | Instruction::Gte
-            | Instruction::In
-            | Instruction::CompareAndPreserve(_)
-            | Instruction::PerformTest(..) => vec![filter(CHARGE), own],
-            Instruction::StringConcat => {
-                vec![filter(CHARGE), Instruction::Swap, filter(CHARGE), Instruction::Swap, own]
+/// What is open at an instruction, innermost first: each with the one around it.
+#[derive(Clone, Copy)]
+enum Scope {
+    Loop,
+    With,
+    Capture,
+    Escape,
+}
+
+/// The scopes that a jump to `target` leaves are closed first: minijinja jumps out of them as they are.
+struct Scopes {
+    /// Each scope, with the index of the one around it.
+    scopes: Vec<(Scope, Option<usize>)>,
+    /// The innermost scope of each instruction.
+    at: Vec<Option<usize>>,
+}
+
+impl Scopes {
+    fn new(code: &Instructions<'static>) -> Self {
+        let (mut scopes, mut at, mut inner) = (vec![], vec![], None);
+        for instruction in (0..).map_while(|index| code.get(index)) {
+            let opened = match instruction {
+                Instruction::PushLoop(_) => Some(Scope::Loop),
+                Instruction::PushWith => Some(Scope::With),
+                Instruction::BeginCapture(_) => Some(Scope::Capture),
+                Instruction::PushAutoEscape => Some(Scope::Escape),
+                _ => None,
+            };
+            at.push(inner);
+            match (opened, instruction) {
+                (Some(scope), _) => {
+                    scopes.push((scope, inner));
+                    inner = Some(scopes.len() - 1);
+                }
+                (
+                    None,
+                    Instruction::PopFrame
+                    | Instruction::PopLoopFrame
+                    | Instruction::EndCapture
+                    | Instruction::PopAutoEscape,
+                ) => inner = inner.and_then(|index: usize| scopes[index].1),
+                _ => {}
             }
-            // on the stack, the value is below the namespace that stores it
-            Instruction::SetAttr(_) => vec![Instruction::Swap, filter(CHARGE_STORED), Instruction::Swap, own],
-            // constants may be of any length, too
-            Instruction::LoadConst(ref value)
-                if value.as_object().is_some_and(|o| !o.type_name().contains("Kwargs")) =>
-            {
-                vec![own, filter(CHARGE)]
-            }
-            own => vec![own],
         }
-    };
-    let pieces: Vec<_> = (0..).map_while(|index| code.get(index)).map(each).collect();
+        Self { scopes, at }
+    }
+
+    fn closing(&self, from: usize, to: usize) -> Vec<Instruction<'static>> {
+        let mut closing = vec![];
+        let (mut inner, outer) = (self.at[from], self.at.get(to).copied().flatten());
+        while inner != outer {
+            let Some((scope, around)) = inner.map(|index| self.scopes[index]) else { break };
+            match scope {
+                Scope::Loop => closing.push(Instruction::PopLoopFrame),
+                Scope::With => closing.push(Instruction::PopFrame),
+                Scope::Capture => {
+                    closing.extend([Instruction::PopFrame, Instruction::EndCapture, Instruction::DiscardTop]);
+                }
+                Scope::Escape => closing.push(Instruction::PopAutoEscape),
+            }
+            inner = around;
+        }
+        closing
+    }
+}
+
+/// The same instructions, with fuel charged for each value that is created or compared.
+fn with_metering(code: &Instructions<'static>, macros: &[String]) -> Instructions<'static> {
+    let scopes = Scopes::new(code);
+    let pieces: Vec<_> = (0..)
+        .map_while(|index| code.get(index).map(|own| (index as usize, own.clone())))
+        .map(|(index, own)| match own {
+            Instruction::Jump(to) => {
+                let mut piece = scopes.closing(index, to as usize);
+                piece.push(own);
+                piece
+            }
+            // a macro sees the variables around it that it reads, even those that it also sets
+            Instruction::GetClosure => {
+                let mut piece: Vec<_> = names_read(code, index).into_iter().map(Instruction::Enclose).collect();
+                piece.push(own);
+                piece
+            }
+            own => metered(own, macros),
+        })
+        .collect();
     let mut starts = vec![0u32];
     for piece in &pieces {
         starts.push(starts[starts.len() - 1] + piece.len() as u32);
@@ -206,90 +269,143 @@ fn with_metering(code: &Instructions<'static>) -> Instructions<'static> {
     metered
 }
 
-/// Python's methods. `format` may create a string of any width, so it is charged in advance.
-fn method(state: &mut State<'_, '_>, value: &Value, name: &str, arguments: &[Value]) -> Result<Value, Error> {
-    if let ("format", Some(text)) = (name, value.as_str()) {
-        let refuse = |problem: &str| Err(Error::new(ErrorKind::InvalidOperation, problem.to_owned()));
-        let plain = text.replace("{{", "").replace("}}", "");
-        let widths = plain.split(|c: char| !c.is_ascii_digit()).filter(|digits| !digits.is_empty());
-        let widths: Option<u64> = widths.map(|digits| digits.parse::<u16>().ok().map(u64::from)).sum();
-        let is_nested = plain.split('{').skip(1).any(|place| !place.contains('}'));
-        let (Some(widths), false) = (widths, is_nested) else {
-            return refuse("`format` with a width of more than 65535, or one that is an argument");
-        };
-        if arguments.iter().any(|one| matches!(one.kind(), ValueKind::Seq | ValueKind::Map | ValueKind::Iterable)) {
-            return refuse("`format` of a list or a map");
+/// The variables that the macro reads whose closure is taken at an index.
+fn names_read(code: &Instructions<'static>, index: usize) -> BTreeSet<&'static str> {
+    let at = |index: usize| code.get(index as u32);
+    let Some(Instruction::BuildMacro(_, start, _)) = at(index + 2) else { return BTreeSet::new() };
+    let names = (*start as usize..index).filter_map(|index| match at(index) {
+        Some(Instruction::Lookup(name) | Instruction::CallFunction(name, _)) if *name != "caller" => Some(*name),
+        _ => None,
+    });
+    names.collect()
+}
+
+/// One instruction with its charges, and with Python's meaning.
+fn metered(own: Instruction<'static>, macros: &[String]) -> Vec<Instruction<'static>> {
+    let filter = |name| Instruction::ApplyFilter(name, Some(1), !0);
+    let binary = |name| Instruction::ApplyFilter(name, Some(2), !0);
+    // of the value below the top, then of the top
+    let both = |name| [filter(name), Instruction::Swap, filter(name), Instruction::Swap];
+    match own {
+        // a macro with defaults tells an argument that is undefined from none
+        Instruction::CallFunction(name, count) if macros.iter().any(|other| other == name) => vec![
+            Instruction::ApplyFilter(ARGUMENTS, count, !0),
+            Instruction::UnpackLists(1),
+            Instruction::CallFunction(name, None),
+            filter(CHARGE),
+        ],
+        Instruction::BuildList(_)
+        | Instruction::BuildTuple(_)
+        | Instruction::BuildMap(_)
+        | Instruction::Mul
+        | Instruction::ApplyFilter(..)
+        | Instruction::CallFunction(..)
+        | Instruction::CallMethod(..)
+        | Instruction::CallObject(_) => vec![own, filter(CHARGE)],
+        Instruction::Slice => vec![Instruction::ApplyFilter(SLICE, Some(4), !0), filter(CHARGE)],
+        Instruction::Add => [&both(PLAIN)[..], &[own, filter(CHARGE)]].concat(),
+        Instruction::Rem => vec![binary(MODULO)],
+        Instruction::StringConcat => [&both(CHARGE)[..], &[binary(CONCAT)]].concat(),
+        Instruction::Eq | Instruction::Ne | Instruction::PerformTest(..) => vec![filter(CHARGE), own],
+        Instruction::Lt => vec![filter(CHARGE), binary(LESS)],
+        Instruction::Lte => vec![filter(CHARGE), binary(LESS_OR_EQUAL)],
+        Instruction::Gt => vec![filter(CHARGE), binary(GREATER)],
+        Instruction::Gte => vec![filter(CHARGE), binary(GREATER_OR_EQUAL)],
+        Instruction::In => vec![filter(CHARGE), binary(IN)],
+        Instruction::CompareAndPreserve(operator) => {
+            let right = Instruction::Lookup(RIGHT);
+            let compared = match format!("{operator:?}").as_str() {
+                "Eq" => vec![Instruction::Eq],
+                "Ne" => vec![Instruction::Ne],
+                "Lt" => vec![binary(LESS)],
+                "Lte" => vec![binary(LESS_OR_EQUAL)],
+                "Gt" => vec![binary(GREATER)],
+                "Gte" => vec![binary(GREATER_OR_EQUAL)],
+                "In" => vec![binary(IN)],
+                _ => vec![binary(IN), Instruction::Not],
+            };
+            let before = [filter(CHARGE), Instruction::StoreLocal(RIGHT), right.clone()];
+            [&before[..], &compared, &[right, Instruction::Swap]].concat()
         }
-        let longest = arguments.iter().filter_map(Value::as_str).map(str::len).max().unwrap_or(0);
-        let places = text.matches('{').count();
-        state.consume_fuel((widths + (places * (longest + BYTES_PER_VALUE)) as u64) / BYTES_PER_VALUE as u64)?;
-    }
-    minijinja_contrib::pycompat::unknown_method_callback(state, value, name, arguments)
-}
-
-/// Charges for a value and everything in it.
-fn charge(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
-    charge_at_depth(state, value, 0)
-}
-
-/// The same for a value that is stored in a namespace.
-fn charge_stored(state: &State<'_, '_>, value: Value) -> Result<Value, Error> {
-    charge_at_depth(state, value, 1)
-}
-
-fn charge_at_depth(state: &State<'_, '_>, value: Value, depth: usize) -> Result<Value, Error> {
-    match value.kind() {
-        ValueKind::Seq | ValueKind::Iterable | ValueKind::Map => charge_copy(state, &value, depth, &mut 0),
-        _ => Ok(value),
-    }
-}
-
-/// Copies a value; `count` is the number of values copied so far.
-fn charge_copy(state: &State<'_, '_>, value: &Value, depth: usize, count: &mut u64) -> Result<Value, Error> {
-    let refuse = |problem: String| Err(Error::new(ErrorKind::InvalidOperation, problem));
-    *count += 1 + value.as_str().map_or(0, str::len).div_euclid(BYTES_PER_VALUE) as u64;
-    if count.is_multiple_of(VALUES_PER_FUEL) {
-        state.consume_fuel(1)?;
-    }
-    if *count > MAX_PARTS {
-        return refuse(format!("it creates a value with more than {MAX_PARTS} parts"));
-    }
-    if depth > MAX_DEPTH {
-        return refuse(format!("it nests lists or maps more than {MAX_DEPTH} deep"));
-    }
-    let name = value.as_object().map_or("", |object| object.type_name());
-    match value.kind() {
-        ValueKind::Map if name.ends_with("Namespace") && depth > 0 => {
-            refuse("it stores a namespace in another value".into())
+        Instruction::GetAttr(name) if is_method(name) => {
+            vec![Instruction::LoadConst(name.into()), binary(ATTRIBUTE)]
         }
-        // mutable values, and those that are not made of values, are not copied
-        ValueKind::Map if ["Namespace", "Loop", "Module", "Kwargs"].iter().any(|known| name.contains(known)) => {
-            if name.ends_with("Namespace") {
-                for key in value.try_iter()? {
-                    charge_copy(state, &value.get_item(&key)?, depth + 1, count)?;
-                }
+        Instruction::GetItem => vec![binary(ITEM)],
+        Instruction::Lookup("self" | "varargs" | "kwargs") => vec![own, filter(KNOWN)],
+        Instruction::PushLoop(_) => vec![filter(ITERABLE), own],
+        Instruction::PushAutoEscape => vec![filter(UNESCAPED), own],
+        // on the stack, the value is below the namespace that stores it
+        Instruction::SetAttr(_) => vec![Instruction::Swap, filter(CHARGE_STORED), Instruction::Swap, own],
+        // constants may be of any length, too
+        Instruction::LoadConst(ref value) if value.as_object().is_some_and(|o| !o.type_name().contains("Kwargs")) => {
+            vec![own, filter(CHARGE)]
+        }
+        // what is set within a block that is captured stays there
+        Instruction::BeginCapture(_) => vec![own, Instruction::PushWith],
+        Instruction::EndCapture => vec![Instruction::PopFrame, own],
+        own => vec![own],
+    }
+}
+
+/// Adds the filters that the instructions call.
+fn add_operators(environment: &mut Environment<'static>) {
+    type Operator = fn(&State<'_, '_>, &Value, &Value) -> Result<Value, Error>;
+    environment.set_unknown_method_callback(call_method);
+    environment.set_formatter(|out, _, value| Ok(out.write_str(&python_str(value)?)?));
+    environment.add_filter(CHARGE, charge);
+    environment.add_filter(CHARGE_STORED, charge_stored);
+    environment.add_filter(SLICE, |state: &State<'_, '_>, bounds: Rest<Value>| slice(state, &bounds));
+    let operators: [(&str, Operator); 9] = [
+        (CONCAT, |state, a, b| {
+            let (a, b) = (python_str(a)?, python_str(b)?);
+            charge_bytes(state, a.len() + b.len())?;
+            Ok((a + &b).into())
+        }),
+        (MODULO, modulo),
+        (LESS, |_, a, b| Ok((compare(a, b)? == Some(Ordering::Less)).into())),
+        (LESS_OR_EQUAL, |_, a, b| Ok(compare(a, b)?.is_some_and(Ordering::is_le).into())),
+        (GREATER, |_, a, b| Ok((compare(a, b)? == Some(Ordering::Greater)).into())),
+        (GREATER_OR_EQUAL, |_, a, b| Ok(compare(a, b)?.is_some_and(Ordering::is_ge).into())),
+        (IN, |_, item, container| contains(container, item).map(Value::from)),
+        (ATTRIBUTE, |_, value, name| attribute(value, name.as_str().unwrap_or_default())),
+        (ITEM, |_, value, key| item(value, key)),
+    ];
+    for (name, operator) in operators {
+        environment.add_filter(name, move |state: &State<'_, '_>, a: &Value, b: &Value| operator(state, a, b));
+    }
+    let unless = |refused: fn(&Value) -> bool, problem: &'static str| {
+        move |value: Value| if refused(&value) { Err(fail(problem)) } else { Ok(value) }
+    };
+    environment
+        .add_filter(PLAIN, unless(Value::is_safe, "`+` of text that is marked safe or escaped is not supported"));
+    let problem = "`self`, `varargs` and `kwargs` are not supported";
+    environment.add_filter(KNOWN, unless(Value::is_undefined, problem));
+    environment.add_filter(ITERABLE, unless(Value::is_none, "`for` over none"));
+    environment.add_filter(UNESCAPED, unless(Value::is_true, "`autoescape` is not supported"));
+    environment.add_filter(ARGUMENTS, |arguments: Rest<ValueOrKwargs>| {
+        let arguments = arguments.into_values();
+        let marked = |value: Value| if value.is_undefined() { Value::from_object(UndefinedArgument) } else { value };
+        let all = arguments.iter().map(|argument| match Kwargs::try_from(argument.clone()) {
+            Ok(named) if argument.is_kwargs() => {
+                let fields = named.args().map(|name| Ok((name, marked(named.peek(name)?))));
+                Ok(Value::from(fields.collect::<Result<Kwargs, Error>>()?))
             }
-            Ok(value.clone())
-        }
-        ValueKind::Map => {
-            let mut pairs = BTreeMap::new();
-            for key in value.try_iter()? {
-                let inner = value.get_item(&key)?;
-                pairs
-                    .insert(charge_copy(state, &key, depth + 1, count)?, charge_copy(state, &inner, depth + 1, count)?);
-            }
-            // map literals keep the order of their keys
-            let is_written = ["StaticKeyMap", "BTreeMap"].iter().any(|known| name.contains(known));
-            Ok(if is_written { value.clone() } else { Value::from(pairs) })
-        }
-        ValueKind::Seq | ValueKind::Iterable => {
-            let mut items = vec![];
-            for item in value.try_iter()? {
-                items.push(charge_copy(state, &item, depth + 1, count)?);
-            }
-            Ok(if value.is_tuple() { Value::from(Tuple::from(items)) } else { Value::from(items) })
-        }
-        ValueKind::Invalid => refuse("it creates an invalid value".into()),
-        _ => Ok(value.clone()),
+            _ => Ok(marked(argument.clone())),
+        });
+        all.collect::<Result<Vec<Value>, Error>>()
+    });
+    environment.add_filter(ARGUMENT, |value: Value| match value.downcast_object_ref::<UndefinedArgument>() {
+        Some(_) => Value::UNDEFINED,
+        None => value,
+    });
+}
+
+/// An argument that is given and undefined.
+#[derive(Debug)]
+struct UndefinedArgument;
+
+impl Object for UndefinedArgument {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
     }
 }

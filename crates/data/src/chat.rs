@@ -1,39 +1,121 @@
 //! Conversations as the text that a model was trained on: its chat template, in Jinja.
 
 use crate::bounded::MeteredTemplate;
+use crate::json::Json;
 use crate::{Error, Result};
-use minijinja::value::Serde;
-use minijinja::{Environment, ErrorKind, Value, context};
-use serde::{Deserialize, Serialize};
+use indexmap::IndexMap;
+use minijinja::{Environment, ErrorKind, Value};
 
 /// Bytes of a date format; the longest in use have about twenty.
 const MAX_DATE_FORMAT: usize = 256;
 
-/// One turn of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    pub role: String,
-    pub content: String,
+/// One turn of a conversation: role, content, and whatever else its row says, in its order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message(IndexMap<String, Json>);
+
+impl Message {
+    /// A turn of text.
+    pub fn new(role: &str, content: &str) -> Self {
+        let field = |name: &str, text: &str| (name.to_owned(), Json::Text(text.to_owned()));
+        Self(IndexMap::from([field("role", role), field("content", content)]))
+    }
+
+    /// A turn with all its fields, of which `role` is text.
+    pub fn from_fields(fields: IndexMap<String, Json>) -> Self {
+        Self(fields)
+    }
+
+    /// A turn that the template may read under every name that reasoning goes by: `reasoning_content`, and `thinking` and
+    /// `reasoning` before it. As transformers does.
+    fn with_reasoning(&self) -> IndexMap<String, Json> {
+        const NAMES: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+        let mut fields = self.0.clone();
+        let found = NAMES.iter().find_map(|name| fields.get(*name).filter(|value| **value != Json::Null).cloned());
+        if let Some(reasoning) = found {
+            let own = fields.shift_remove("thinking").unwrap_or_else(|| reasoning.clone());
+            fields.shift_insert(0, "thinking".into(), own);
+            fields.insert("reasoning_content".into(), reasoning);
+        }
+        fields
+    }
+
+    /// The turn with a tag after its text, and that text without it.
+    fn with_tag(&self, tag: &str) -> Option<(Self, String)> {
+        let mut fields = self.0.clone();
+        let text = match fields.get_mut("content")? {
+            Json::Text(text) => text,
+            Json::List(parts) => parts.iter_mut().rev().find_map(|part| match part {
+                Json::Object(part) => match part.get_mut("text") {
+                    Some(Json::Text(text)) => Some(text),
+                    _ => None,
+                },
+                _ => None,
+            })?,
+            _ => return None,
+        };
+        let before = text.clone();
+        text.push_str(tag);
+        Some((Self(fields), before))
+    }
+
+    /// Who speaks.
+    pub fn role(&self) -> &str {
+        self.0.get("role").and_then(Json::as_str).unwrap_or_default()
+    }
+
+    /// The text of its content: of a list of parts, those that are text.
+    pub fn text(&self) -> String {
+        let part = |part: &Json| part.get("text").and_then(Json::as_str).map(str::to_owned);
+        match self.0.get("content") {
+            Some(Json::Text(text)) => text.clone(),
+            Some(Json::List(parts)) => parts.iter().filter_map(part).collect(),
+            _ => String::new(),
+        }
+    }
+
+    /// Every field, in order.
+    pub fn fields(&self) -> &IndexMap<String, Json> {
+        &self.0
+    }
 }
 
-/// A chat template with its special tokens.
+impl TryFrom<Json> for Message {
+    type Error = Error;
+
+    fn try_from(value: Json) -> Result<Self> {
+        match value {
+            Json::Object(fields) => Ok(Self(fields)),
+            other => Err(Error::Template { problem: format!("a turn is an object, not {}", other.type_name()) }),
+        }
+    }
+}
+
+/// The text of a prompt, and of each answer after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SplitConversation {
+    pub prompt: String,
+    pub answers: Vec<String>,
+    /// Whether an answer changes the prompt's text, which then ends earlier.
+    pub is_shortened: bool,
+}
+
+/// A chat template with the variables that it may read.
 #[derive(Debug)]
 pub struct ChatTemplate {
     environment: Environment<'static>,
     program: MeteredTemplate,
-    bos: String,
-    eos: String,
+    variables: IndexMap<String, Json>,
 }
 
 const NAME: &str = "chat template";
 
 impl ChatTemplate {
     /// Reads a template as transformers does: blocks trimmed, with Python's methods, `raise_exception`, `strftime_now`,
-    /// `tojson`, `break` and `continue`. The time and memory of rendering are bounded.
+    /// `tojson`, `generation`, `break` and `continue`. The time and memory of rendering are bounded.
     ///
     /// # Errors
     /// A template that is not valid Jinja, or that is too large.
-    pub fn new(source: &str, bos: Option<String>, eos: Option<String>) -> Result<Self> {
+    pub fn new(source: &str) -> Result<Self> {
         let mut environment = Environment::new();
         environment.add_function("raise_exception", |message: String| -> std::result::Result<Value, _> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, message))
@@ -41,11 +123,16 @@ impl ChatTemplate {
         environment.add_function("strftime_now", |_: String| -> std::result::Result<Value, _> {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, "it asks for the date, but none is set"))
         });
-        // these mark the assistant's turns for training, and do not change the text
-        let marks = regex::Regex::new(r"\{%-?\s*(end)?generation\s*-?%\}").expect("a fixed pattern");
-        let source = marks.replace_all(source, "").into_owned();
-        let program = MeteredTemplate::new(&mut environment, NAME, &source).map_err(template_error)?;
-        Ok(Self { environment, program, bos: bos.unwrap_or_default(), eos: eos.unwrap_or_default() })
+        let program = MeteredTemplate::new(&mut environment, NAME, source).map_err(template_error)?;
+        Ok(Self { environment, program, variables: IndexMap::new() })
+    }
+
+    /// Adds variables over those that are there: special tokens (`bos_token`), then `template_kwargs`. `tools` and `documents`
+    /// are none unless given.
+    #[must_use]
+    pub fn with_variables(mut self, variables: impl IntoIterator<Item = (String, Json)>) -> Self {
+        self.variables.extend(variables);
+        self
     }
 
     /// Sets the date that `strftime_now` formats (`2024-07-26`, at midnight). The clock is never read, so that the same rows
@@ -66,27 +153,60 @@ impl ChatTemplate {
     /// # Errors
     /// What the template itself rejects, such as roles out of order.
     pub fn render(&self, messages: &[Message], answer: bool) -> Result<String> {
-        let values = context! {
-            messages => Serde(messages),
-            add_generation_prompt => answer,
-            bos_token => self.bos.clone(),
-            eos_token => self.eos.clone(),
-        };
-        let bytes = messages.iter().map(|message| message.role.len() + message.content.len()).sum();
-        self.program.render(&self.environment, values, bytes).map_err(template_error)
+        let messages: Vec<Json> = messages.iter().map(|message| Json::Object(message.with_reasoning())).collect();
+        let messages = Json::List(messages);
+        let bytes = messages.size() + self.variables.values().map(Json::size).sum::<usize>();
+        let none = Value::from(());
+        let mut values = IndexMap::from([("tools", none.clone()), ("documents", none)]);
+        values.extend(self.variables.iter().map(|(name, value)| (name.as_str(), Value::from(value))));
+        values.extend([("messages", Value::from(&messages)), ("add_generation_prompt", Value::from(answer))]);
+        let values: IndexMap<Value, Value> = values.into_iter().map(|(name, value)| (name.into(), value)).collect();
+        self.program.render(&self.environment, Value::from_object(values), bytes).map_err(template_error)
     }
 
-    /// A prompt as text, and what an answer adds to it: the whole conversation minus the prompt.
+    /// A prompt as text, up to where its answer begins. Where the assistant speaks last, the answer continues its turn.
     ///
     /// # Errors
-    /// As [`Self::render`]; a template under which an answer changes the text before it.
-    pub fn split(&self, prompt: &[Message], answer: &[Message]) -> Result<(String, String)> {
-        let before = self.render(prompt, true)?;
-        let whole = self.render(&[prompt, answer].concat(), false)?;
-        match whole.strip_prefix(&before) {
-            Some(rest) => Ok((before, rest.to_owned())),
-            None => Err(Error::Template { problem: "an answer changes the text of the prompt before it".into() }),
+    /// As [`Self::render`].
+    pub fn prompt(&self, prompt: &[Message]) -> Result<String> {
+        match prompt.split_last() {
+            Some((last, before)) if last.role() == "assistant" => self.continued(before, last),
+            _ => self.render(prompt, true),
         }
+    }
+
+    /// The conversation up to the end of its last turn's text: `continue_final_message` of transformers.
+    fn continued(&self, before: &[Message], last: &Message) -> Result<String> {
+        const TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
+        let lost =
+            || Error::Template { problem: "the text of the prompt's last turn, which is continued, is lost".into() };
+        let (tagged, text) = last.with_tag(TAG).ok_or_else(lost)?;
+        let whole = self.render(&[before, &[tagged]].concat(), false)?;
+        if !whole.contains(text.trim()) {
+            return Err(lost());
+        }
+        let (start, rest) = whole.rsplit_once(TAG.trim_end()).ok_or_else(lost)?;
+        // a template that trims the turn has trimmed the tag
+        Ok(if rest.starts_with(' ') { start } else { start.trim_end() }.to_owned())
+    }
+
+    /// A prompt as text, and what each answer adds to it. Where an answer changes the text before it, as templates of reasoning
+    /// models do, the prompt ends where all of them still agree (TRL, `apply_chat_template`).
+    ///
+    /// # Errors
+    /// As [`Self::render`].
+    pub fn split(&self, prompt: &[Message], answers: &[&[Message]]) -> Result<SplitConversation> {
+        let mut before = self.prompt(prompt)?;
+        let length = before.len();
+        let mut wholes = vec![];
+        for answer in answers {
+            let whole = self.render(&[prompt, answer].concat(), false)?;
+            let same = before.chars().zip(whole.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
+            before.truncate(same);
+            wholes.push(whole);
+        }
+        let answers = wholes.iter().map(|whole| whole[before.len()..].to_owned()).collect();
+        Ok(SplitConversation { is_shortened: before.len() < length, prompt: before, answers })
     }
 }
 
@@ -123,16 +243,21 @@ mod tests {
     const CHATML: &str = "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are kind.<|im_end|>\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
 
     fn message(role: &str, content: &str) -> Message {
-        Message { role: role.into(), content: content.into() }
+        Message::new(role, content)
     }
 
     #[test]
     fn a_conversation_is_cut_where_the_answer_begins() -> Result<()> {
-        let template = ChatTemplate::new(CHATML, None, None)?;
-        let (prompt, answer) = template.split(&[message("user", "Hi")], &[message("assistant", "Hello")])?;
+        let template = ChatTemplate::new(CHATML)?;
+        let split = template.split(&[message("user", "Hi")], &[&[message("assistant", "Hello")]])?;
         let expected =
             "<|im_start|>system\nYou are kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
-        assert_eq!((prompt.as_str(), answer.as_str()), (expected, "Hello<|im_end|>\n"));
+        let expected = SplitConversation {
+            prompt: expected.into(),
+            answers: vec!["Hello<|im_end|>\n".into()],
+            is_shortened: false,
+        };
+        assert_eq!(split, expected);
         Ok(())
     }
 
@@ -151,7 +276,9 @@ mod tests {
             ),
         ];
         for (source, expected) in cases {
-            let found = ChatTemplate::new(source, Some("<s>".into()), None)?.render(&[message("user", "hi")], false)?;
+            let found = ChatTemplate::new(source)?
+                .with_variables([("bos_token".to_owned(), Json::Text("<s>".into()))])
+                .render(&[message("user", "hi")], false)?;
             assert_eq!(found, expected, "{source}");
         }
         Ok(())
@@ -159,11 +286,11 @@ mod tests {
 
     #[test]
     fn the_date_is_given_and_never_the_clocks() -> Result<()> {
-        let dated = || ChatTemplate::new("{{ strftime_now('%d %b %Y, %H:%M:%S') }}", None, None);
+        let dated = || ChatTemplate::new("{{ strftime_now('%d %b %Y, %H:%M:%S') }}");
         assert_eq!(dated()?.dated("2024-02-29")?.render(&[], false)?, "29 Feb 2024, 00:00:00");
         assert!(dated()?.render(&[], false).is_err(), "no date was given");
         assert!(dated()?.dated("2023-02-29").is_err());
-        let long = ChatTemplate::new("{{ strftime_now('%c' * 200) }}", None, None)?.dated("2024-02-29")?;
+        let long = ChatTemplate::new("{{ strftime_now('%c' * 200) }}")?.dated("2024-02-29")?;
         let error = long.render(&[], false).expect_err("a long format").to_string();
         assert!(error.contains("a format of 400 bytes; the limit is 256"), "{error}");
         Ok(())
@@ -229,11 +356,11 @@ mod tests {
                 .map(|deep| format!("{{{{ {}1 }}}}", deep.repeat(60_000 / deep.len()))),
         );
         for source in sources {
-            let found = ChatTemplate::new(&source, None, None).and_then(|template| template.render(&[], false));
+            let found = ChatTemplate::new(&source).and_then(|template| template.render(&[], false));
             let is_small = found.as_ref().is_ok_and(|text| text.len() < 100); // what is deep, but no work
             assert!(found.is_err() || (is_small && source.len() > 10_000), "{:.100}: {found:?}", source);
         }
-        assert!(ChatTemplate::new(&" ".repeat(70_000), None, None).is_err());
+        assert!(ChatTemplate::new(&" ".repeat(70_000)).is_err());
     }
 
     /// What pays for its work is what it was: Python's methods, macros, loops that are left, maps, namespaces.
@@ -268,7 +395,7 @@ mod tests {
             ),
             (
                 "{% set d = {'b': 1, 'a': [1, 2]} %}{{ d.a[1] }}{{ d.get('c', 'no') }}{% for k, v in d.items() %}{{ k }}{% endfor %}{{ 'a' in d }}{{ d|tojson }}",
-                r#"2noabTrue{"a": [1, 2], "b": 1}"#,
+                r#"2nobaTrue{"b": 1, "a": [1, 2]}"#,
             ),
             (
                 "{{ (1, 'a') }}{{ [1, (2,)] == [1, (2,)] }}{{ 1 < 2 < 3 }}{{ 'x' if messages is defined and 3 not in [1, 2] else 'y' }}",
@@ -288,7 +415,7 @@ mod tests {
             ),
         ];
         for (source, expected) in cases {
-            let found = ChatTemplate::new(source, None, None)?.render(&messages, false);
+            let found = ChatTemplate::new(source)?.render(&messages, false);
             assert_eq!(found.map_err(|e| e.to_string()), Ok(expected.into()), "{source}");
         }
         Ok(())
@@ -296,10 +423,10 @@ mod tests {
 
     #[test]
     fn a_template_may_refuse() -> Result<()> {
-        let template = ChatTemplate::new("{{ raise_exception('roles must alternate') }}", None, None)?;
+        let template = ChatTemplate::new("{{ raise_exception('roles must alternate') }}")?;
         let error = template.render(&[], false).expect_err("it refuses").to_string();
         assert!(error.contains("roles must alternate"), "{error}");
-        assert!(ChatTemplate::new("{% if %}", None, None).is_err());
+        assert!(ChatTemplate::new("{% if %}").is_err());
         Ok(())
     }
 }

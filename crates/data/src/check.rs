@@ -77,8 +77,10 @@ pub struct DataReport {
     pub prompts: usize,
     /// Prompts that occur in more than one split.
     pub leaks: usize,
-    /// Rows whose tokens change when prompt and completion are joined.
-    pub boundaries: usize,
+    /// Rows whose prompt ends before a token that holds the beginning of a completion.
+    pub merged: usize,
+    /// Rows with a completion that changes the text of its prompt, which then ends earlier.
+    pub shortened: usize,
     /// Rows with a completion that is cut at its first EOS.
     pub cut: usize,
     /// Rows with an empty completion.
@@ -246,7 +248,8 @@ impl<'a> RowChecker<'a> {
         }
         let (prompt_length, completion_lengths): (usize, Vec<usize>) = match encoded {
             Some(Ok(encoded)) => {
-                self.report.boundaries += usize::from(!encoded.boundary_holds);
+                self.report.shortened += usize::from(encoded.is_shortened);
+                self.report.merged += usize::from(encoded.is_merged);
                 (encoded.prompt.len(), encoded.completions.iter().map(Vec::len).collect())
             }
             Some(Err(e)) => {
@@ -366,7 +369,7 @@ fn completions_of(record: &Record) -> Vec<&Content> {
 fn word_count(content: &Content) -> usize {
     match content {
         Content::Text(text) => text.split_whitespace().count(),
-        Content::Turns(turns) => turns.iter().map(|turn| turn.content.split_whitespace().count()).sum(),
+        Content::Turns(turns) => turns.iter().map(|turn| turn.text().split_whitespace().count()).sum(),
     }
 }
 

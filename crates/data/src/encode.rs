@@ -1,17 +1,20 @@
 //! The user's rows as ids: conversations through the model's chat template, plain text as it is.
 
-use crate::chat::{ChatTemplate, Message};
+use crate::chat::{ChatTemplate, Message, SplitConversation};
 use crate::records::{Content, Record};
 use crate::{Error, Result, TextTokenizer};
 
 /// A prompt with its completions, as ids.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EncodedRow {
     pub prompt: Vec<u32>,
     /// Chosen, then rejected; one for a labelled completion; none for a prompt alone.
     pub completions: Vec<Vec<u32>>,
-    /// Whether prompt and completion encoded separately give the ids of both encoded together.
-    pub boundary_holds: bool,
+    /// Whether a token of prompt and completion together holds the end of one and the beginning of the other: the prompt then
+    /// ends before it.
+    pub is_merged: bool,
+    /// Whether a completion changes the text of the prompt before it, which then ends where all completions still agree.
+    pub is_shortened: bool,
     /// Whether a completion continues after its first EOS, where it is cut.
     pub is_cut: bool,
 }
@@ -21,8 +24,11 @@ pub struct EncodedRow {
 pub struct Encoder {
     tokenizer: TextTokenizer,
     template: Option<ChatTemplate>,
+    /// Closes a completion that has no end of its own.
     eos: u32,
-    /// Ids not allowed in a completion, sorted: control tokens except EOS, and PAD.
+    /// All ids that end a completion, EOS first.
+    ends: Vec<u32>,
+    /// Ids not allowed in a completion, sorted: control tokens that do not end it, and PAD.
     forbidden: Vec<u32>,
     /// Rows of the model's embedding.
     vocabulary: usize,
@@ -32,14 +38,22 @@ impl Encoder {
     /// `eos` ends every completion, which may contain no other control token.
     pub fn new(tokenizer: TextTokenizer, template: Option<ChatTemplate>, eos: u32) -> Self {
         let forbidden = tokenizer.controls().into_iter().filter(|id| *id != eos).collect();
-        Self { tokenizer, template, eos, forbidden, vocabulary: usize::MAX }
+        Self { tokenizer, template, eos, ends: vec![eos], forbidden, vocabulary: usize::MAX }
+    }
+
+    /// Other ids that end a completion just as EOS does.
+    #[must_use]
+    pub fn with_other_eos(mut self, ids: &[u32]) -> Self {
+        self.ends.extend(ids);
+        self.forbidden.retain(|id| !ids.contains(id));
+        self
     }
 
     /// For a model with `vocabulary` rows in its embedding, which pads with `pad`.
     #[must_use]
     pub fn for_model(mut self, vocabulary: usize, pad: u32) -> Self {
         self.vocabulary = vocabulary;
-        if pad != self.eos && !self.forbidden.contains(&pad) {
+        if !self.ends.contains(&pad) && !self.forbidden.contains(&pad) {
             self.forbidden.push(pad);
             self.forbidden.sort_unstable();
         }
@@ -57,41 +71,44 @@ impl Encoder {
     /// A conversation where the model has no template, or that its template rejects.
     pub fn prompt(&self, prompt: &Content) -> Result<Vec<u32>> {
         let ids = match prompt {
-            Content::Text(text) => self.prompt_ids(prompt, text)?,
-            Content::Turns(turns) => self.prompt_ids(prompt, &self.template()?.render(turns, true)?)?,
+            Content::Text(text) => self.tokenizer.encode_start(text)?,
+            Content::Turns(turns) => self.tokenizer.encode_start(&self.template()?.prompt(turns)?)?,
         };
         self.check_ids(&ids, "prompt")?;
         Ok(ids)
     }
 
-    /// The text of a prompt, and what one completion adds to it.
-    fn texts(&self, prompt: &Content, completion: &Content) -> Result<(String, String)> {
-        match (prompt, completion) {
-            (Content::Text(prompt), Content::Text(answer)) => Ok((prompt.clone(), answer.clone())),
-            (Content::Turns(prompt), Content::Turns(answer)) => self.template()?.split(prompt, answer),
-            (Content::Turns(prompt), Content::Text(answer)) => {
-                self.template()?.split(prompt, &[Message { role: "assistant".into(), content: answer.clone() }])
-            }
-            (Content::Text(_), Content::Turns(_)) => {
-                Err(Error::Template { problem: "the prompt is text, but its completion is a list of turns".into() })
-            }
-        }
-    }
-
-    /// The ids of a text that starts a prompt. A template has already added the tokens that the tokenizer adds before plain text.
-    fn prompt_ids(&self, prompt: &Content, text: &str) -> Result<Vec<u32>> {
+    /// The text of a prompt, and what each completion adds to it.
+    fn texts(&self, prompt: &Content, completions: &[(&Content, &str)]) -> Result<SplitConversation> {
         match prompt {
-            Content::Text(_) => self.tokenizer.encode_start(text),
-            Content::Turns(_) => self.tokenizer.encode_part(text),
+            Content::Text(text) => {
+                let answer = |(completion, _): &(&Content, &str)| match completion {
+                    Content::Text(answer) => Ok(answer.clone()),
+                    Content::Turns(_) => Err(Error::Template {
+                        problem: "the prompt is text, but its completion is a list of turns".into(),
+                    }),
+                };
+                let answers = completions.iter().map(answer).collect::<Result<_>>()?;
+                Ok(SplitConversation { prompt: text.clone(), answers, is_shortened: false })
+            }
+            Content::Turns(turns) => {
+                let answers = completions.iter().map(|(completion, _)| match completion {
+                    Content::Text(answer) => vec![Message::new("assistant", answer)],
+                    Content::Turns(answer) => answer.clone(),
+                });
+                let answers: Vec<Vec<Message>> = answers.collect();
+                self.template()?.split(turns, &answers.iter().map(Vec::as_slice).collect::<Vec<_>>())
+            }
         }
     }
 
     /// Cuts a completion after its first EOS, or adds one; also returns whether any text is lost.
     fn end_at_eos(&self, mut answer: Vec<u32>) -> Result<(Vec<u32>, bool)> {
-        match answer.iter().position(|id| *id == self.eos) {
+        let ends = |id: &u32| self.ends.contains(id);
+        match answer.iter().position(ends) {
             Some(end) => {
                 let rest = answer.split_off(end + 1);
-                let is_cut = rest.contains(&self.eos) || !self.tokenizer.decode(&rest)?.trim().is_empty();
+                let is_cut = !self.tokenizer.decode(&rest)?.trim().is_empty();
                 Ok((answer, is_cut))
             }
             None => {
@@ -134,7 +151,9 @@ impl Encoder {
         }
     }
 
-    /// A row as ids.
+    /// A row as ids. Prompt and completion are encoded together and cut after the prompt's own ids. Where these are not how the
+    /// whole begins, since a token holds the seam, the prompt ends before that token, as in TRL's `build_tokenized_answer`; a pair
+    /// has one prompt, so that it ends before the token that holds the seam of either.
     ///
     /// # Errors
     /// As [`Self::prompt`]; a prompt without tokens, ids that the model does not have, completions that it could not generate.
@@ -144,31 +163,40 @@ impl Encoder {
             Record::Judged { prompt, completion, .. } => (prompt, vec![(completion, "completion")]),
             Record::Prompt { prompt } => (prompt, vec![]),
         };
-        let mut encoded = EncodedRow { prompt: vec![], completions: vec![], boundary_holds: true, is_cut: false };
-        let mut prompt_text = None; // usually the same for all completions
-        for (completion, name) in &completions {
-            let (before, rest) = self.texts(prompt, completion)?;
-            if prompt_text.as_ref() != Some(&before) {
-                encoded.prompt = self.prompt_ids(prompt, &before)?;
-            }
-            let (joint, answer) =
-                (self.prompt_ids(prompt, &format!("{before}{rest}"))?, self.tokenizer.encode_part(&rest)?);
-            encoded.boundary_holds &= joint.len() == encoded.prompt.len() + answer.len()
-                && joint.starts_with(&encoded.prompt)
-                && joint.ends_with(&answer);
-            let (answer, is_cut) = self.end_at_eos(answer)?;
+        if completions.is_empty() {
+            return self.with_prompt(EncodedRow { prompt: self.prompt(prompt)?, ..EncodedRow::default() });
+        }
+        let SplitConversation { prompt: before, answers, is_shortened } = self.texts(prompt, &completions)?;
+        let mut encoded = EncodedRow { is_shortened, ..EncodedRow::default() };
+        encoded.prompt = self.tokenizer.encode_start(&before)?;
+        let mut wholes = vec![];
+        for rest in &answers {
+            let whole = self.tokenizer.encode_start(&format!("{before}{rest}"))?;
+            let common = common_prefix(&encoded.prompt, &whole);
+            encoded.is_merged |= common < encoded.prompt.len();
+            encoded.prompt.truncate(common);
+            wholes.push(whole);
+        }
+        for (whole, (_, name)) in wholes.into_iter().zip(&completions) {
+            let (answer, is_cut) = self.end_at_eos(whole[encoded.prompt.len()..].to_vec())?;
             self.check_ids(&answer, name)?;
             self.check_representable(&answer, name)?;
             encoded.is_cut |= is_cut;
             encoded.completions.push(answer);
-            prompt_text = Some(before);
         }
-        if completions.is_empty() {
-            encoded.prompt = self.prompt(prompt)?;
-        }
+        self.with_prompt(encoded)
+    }
+
+    /// A row whose prompt the model can read.
+    fn with_prompt(&self, encoded: EncodedRow) -> Result<EncodedRow> {
         self.check_ids(&encoded.prompt, "prompt")?;
         if encoded.prompt.is_empty() {
-            return Err(Error::Unfit { problem: "`prompt` has no tokens".into() });
+            let problem = if encoded.is_merged {
+                "`prompt` has no tokens of its own: its first one holds the beginning of a completion"
+            } else {
+                "`prompt` has no tokens"
+            };
+            return Err(Error::Unfit { problem: problem.into() });
         }
         Ok(encoded)
     }
@@ -178,4 +206,9 @@ impl Encoder {
             problem: "the rows are conversations, but the model has no chat template".into(),
         })
     }
+}
+
+/// How many ids two sequences have in common from their start.
+fn common_prefix(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }

@@ -238,6 +238,7 @@ impl GrammarWorld {
             pad: PAD,
             bos: BOS,
             eos: EOS,
+            other_eos: vec![],
             prompt_tokens: 4,
             response_tokens: MAX_SYMBOLS + 1,
             allowed_tokens: Some(ACTIONS.to_vec()),

@@ -18,7 +18,7 @@ pub(crate) fn prompt_key(prompt: &Content) -> u64 {
     match prompt {
         Content::Text(text) => text_key(text),
         Content::Turns(turns) => {
-            text_key(&turns.iter().flat_map(|turn| [&*turn.role, "\0", &*turn.content, "\0"]).collect::<String>())
+            text_key(&turns.iter().map(|turn| format!("{}\0{}\0", turn.role(), turn.text())).collect::<String>())
         }
     }
 }

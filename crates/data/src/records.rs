@@ -16,15 +16,15 @@ use self::csv::Csv;
 use self::json::{JsonLines, JsonList};
 use self::limited_file::{BOM, LimitedFile, open_file};
 use self::parquet::ParquetRows;
+use crate::json::Json;
 use crate::{Error, Result};
 use duel_spec::ids::Hasher;
 use rayon::prelude::*;
-use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 /// A file's rows.
-pub type Lines = Box<dyn Iterator<Item = NumberedRecord<Value>>>;
+pub type Lines = Box<dyn Iterator<Item = NumberedRecord<Json>>>;
 
 /// Rows that are read at a time, and the most bytes they may take.
 const BLOCK_ROWS: usize = 256;
@@ -44,13 +44,13 @@ pub fn read<T: Send>(
         let mut block = vec![];
         while block.len() < BLOCK_ROWS && bytes < BLOCK_BYTES {
             let Some(line) = lines.next() else { break };
-            bytes += line.1.as_ref().map_or(0, size);
+            bytes += line.1.as_ref().map_or(0, Json::size);
             block.push(line);
         }
         (!block.is_empty()).then_some(block)
     });
     Ok(blocks.flat_map(move |block| {
-        let read_one = |(line, row): NumberedRecord<Value>| {
+        let read_one = |(line, row): NumberedRecord<Json>| {
             let record = row.and_then(|row| Record::read(&row, columns));
             let result = record.map(|record| {
                 let result = make(&record);
@@ -60,17 +60,6 @@ pub fn read<T: Send>(
         };
         block.into_par_iter().map(read_one).collect::<Vec<_>>()
     }))
-}
-
-/// About how many bytes a value takes in memory.
-fn size(value: &Value) -> usize {
-    size_of::<Value>()
-        + match value {
-            Value::String(text) => text.len(),
-            Value::Array(items) => items.iter().map(size).sum(),
-            Value::Object(fields) => fields.iter().map(|(name, value)| name.len() + size(value)).sum(),
-            _ => 0,
-        }
 }
 
 /// Opens a file by its extension: `.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`.

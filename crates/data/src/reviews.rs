@@ -194,6 +194,7 @@ impl PromptSizes {
             pad: PAD,
             bos: BOS,
             eos: EOS,
+            other_eos: vec![],
             prompt_tokens: self.prompt_tokens + 1,
             response_tokens: self.response_tokens,
             allowed_tokens: None,
@@ -344,7 +345,7 @@ impl ReviewsWorld {
     fn openings(&self, stream: &[u32]) -> Vec<PromptResponse> {
         let (p, t) = (self.space.prompt_tokens, self.space.response_tokens);
         stream
-            .split_inclusive(|&id| id == self.space.eos)
+            .split_inclusive(|&id| self.space.ends_response(id))
             .filter(|review| review.len() > p + 1)
             .map(|review| {
                 let ids: Vec<u32> = review.iter().take(p + t).copied().collect();

@@ -24,12 +24,28 @@ pub struct PrepareStats {
     /// Both completions are the same.
     pub same: usize,
     pub duplicates: usize,
+    /// Rows whose prompt ends before a token that holds the beginning of a completion.
+    #[serde(default)]
+    pub merged: usize,
+    /// Rows with a completion that goes on after its first EOS, where it is cut.
+    #[serde(default)]
+    pub cut: usize,
+    /// The first of these, with file and line.
+    #[serde(default, skip)]
+    pub cut_rows: Vec<String>,
     /// The first rows that are unreadable or whose completions are the same, with file and line.
     #[serde(default, skip)]
     pub left_out: Vec<String>,
 }
 
 impl PrepareStats {
+    pub(crate) fn record_cut(&mut self, path: &Path, line: usize) {
+        self.cut += 1;
+        if self.cut_rows.len() < MAX_LISTED {
+            self.cut_rows.push(format!("{}:{line}", path.display()));
+        }
+    }
+
     pub(crate) fn record_left_out(&mut self, path: &Path, line: usize, problem: &str) {
         if self.left_out.len() < MAX_LISTED {
             self.left_out.push(format!("{}:{line}: {problem}", path.display()));
@@ -51,14 +67,20 @@ impl std::fmt::Display for PrepareStats {
             "{read} rows read, {kept} pairs kept, {unpaired} of them made of completions with a label; {unreadable} unreadable, {prompts_too_long} with prompts too long, \
              {responses_too_long} with completions too long, {same} whose completions are the same, {duplicates} duplicates"
         )?;
-        match self.one_kind {
-            [0, 0] => Ok(()),
-            [unwanted, wanted] => {
-                write!(
-                    f,
-                    "; left out, with none of the other kind in their split: {wanted} wanted and {unwanted} unwanted completions"
-                )
-            }
+        if let [unwanted, wanted] = self.one_kind
+            && unwanted + wanted > 0
+        {
+            write!(
+                f,
+                "; left out, with none of the other kind in their split: {wanted} wanted and {unwanted} unwanted completions"
+            )?;
         }
+        if self.merged > 0 {
+            write!(f, "; {} whose prompt ends before a token that holds the beginning of a completion", self.merged)?;
+        }
+        if self.cut > 0 {
+            write!(f, "; {} with a completion cut at its first end token", self.cut)?;
+        }
+        Ok(())
     }
 }

@@ -162,27 +162,26 @@ impl TextTokenizer {
         Ok(fenced(|| self.0.encode_fast(text, false))?.get_ids().to_vec())
     }
 
-    /// The ids of a text that starts a sequence: with special tokens before it, such as BOS, but without those after it, such as
-    /// EOS, since the sequence continues.
+    /// The ids of a text that starts a sequence: with special tokens before it, such as BOS, unless the text itself begins with
+    /// them, and without those after it, such as EOS, since the sequence continues.
     pub fn encode_start(&self, text: &str) -> Result<Vec<u32>> {
-        let mut ids = vec![];
+        let ids = self.encode_part(text)?;
+        let start = self.start(text)?;
+        Ok(if ids.starts_with(&start) { ids } else { [start, ids].concat() })
+    }
+
+    /// The special tokens that the tokenizer puts before a text.
+    fn start(&self, text: &str) -> Result<Vec<u32>> {
         // known from the first of these texts that has ids of its own
-        for any in [text, "a", "0", " "] {
+        for any in ["a", "0", " ", text] {
             let whole = fenced(|| self.0.encode_fast(any, true))?;
             let added = whole.get_special_tokens_mask();
             if added.contains(&0) {
-                ids = whole
-                    .get_ids()
-                    .iter()
-                    .zip(added)
-                    .take_while(|(_, added)| **added == 1)
-                    .map(|(id, _)| *id)
-                    .collect();
-                break;
+                let start = whole.get_ids().iter().zip(added).take_while(|(_, added)| **added == 1);
+                return Ok(start.map(|(id, _)| *id).collect());
             }
         }
-        ids.extend(self.encode_part(text)?);
-        Ok(ids)
+        Ok(vec![])
     }
 
     /// The ids of control tokens, sorted.
@@ -191,6 +190,18 @@ impl TextTokenizer {
         let mut ids: Vec<u32> = added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect();
         ids.sort_unstable();
         ids
+    }
+
+    /// The ids of all added tokens, sorted.
+    pub fn added(&self) -> Vec<u32> {
+        let mut ids: Vec<u32> = self.0.get_added_tokens_decoder().into_keys().collect();
+        ids.sort_unstable();
+        ids
+    }
+
+    /// Whether an id is of a token added to the model's own vocabulary, which stands for itself in any text.
+    pub fn is_added(&self, id: u32) -> bool {
+        self.0.get_added_tokens_decoder().contains_key(&id)
     }
 
     /// The token of an id, special tokens included; `None` for an unknown id.

@@ -1,9 +1,69 @@
-//! A byte-level tokenizer that the Python library wrote: the same ids and the same text.
+//! A byte-level tokenizer that the Python library wrote: the same ids and the same text. Chat templates as transformers renders
+//! them.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use duel_data::TextTokenizer;
+use duel_data::chat::{ChatTemplate, Message};
+use duel_data::{Json, TextTokenizer};
 use duel_testing::golden;
 use golden::ids;
+use indexmap::IndexMap;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+
+/// `templates.json`, in the order of its fields; an unknown field fails the test.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Templates {
+    #[serde(rename = "source")]
+    _source: String,
+    special_tokens: BTreeMap<String, Json>,
+    cases: Vec<TemplateCase>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TemplateCase {
+    template: String,
+    name: String,
+    messages: Vec<Json>,
+    tools: Json,
+    documents: Option<Json>,
+    add_generation_prompt: bool,
+    #[serde(default)]
+    template_kwargs: BTreeMap<String, Json>,
+    text: Option<String>,
+    error: Option<String>,
+}
+
+#[test]
+fn golden_templates_render_as_transformers_does() {
+    let folder = golden::folder().join("templates");
+    let file: Templates = serde_json::from_slice(&std::fs::read(folder.join("templates.json")).unwrap()).unwrap();
+    assert!(!file.cases.is_empty());
+    let mut used = BTreeMap::new();
+    for case in &file.cases {
+        let source = std::fs::read_to_string(folder.join(&case.template)).unwrap();
+        let documents = case.documents.clone().unwrap_or(Json::Null);
+        let variables = IndexMap::from([("tools".to_owned(), case.tools.clone()), ("documents".to_owned(), documents)]);
+        let messages: Vec<Message> = case.messages.iter().map(|one| Message::try_from(one.clone()).unwrap()).collect();
+        let actual = ChatTemplate::new(&source).and_then(|template| {
+            let template = template.with_variables(file.special_tokens.clone()).with_variables(variables);
+            template.with_variables(case.template_kwargs.clone()).render(&messages, case.add_generation_prompt)
+        });
+        let context = format!("{}, {}, {}", case.template, case.name, case.add_generation_prompt);
+        match (&case.text, &case.error) {
+            (Some(text), None) => assert_eq!(actual.map_err(|e| e.to_string()).as_ref(), Ok(text), "{context}"),
+            (None, Some(_)) => assert!(actual.is_err(), "{context}: {actual:?}"),
+            _ => panic!("{context}: neither a text nor an error"),
+        }
+        *used.entry(case.template.clone()).or_insert(0) += 1;
+    }
+    let templates =
+        std::fs::read_dir(&folder).unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+    for template in templates.filter(|name| name.ends_with(".jinja")) {
+        assert!(used.contains_key(&template), "no case renders {template}");
+    }
+}
 
 #[test]
 fn golden_tokenizer_encodes_and_decodes() {

@@ -12,7 +12,7 @@ const TEMPLATE: &str = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'
 
 fn encoder() -> Encoder {
     let texts = ["a good film is not a bad film user assistant <|user|> <|assistant|>"];
-    let template = ChatTemplate::new(TEMPLATE, None, None).unwrap();
+    let template = ChatTemplate::new(TEMPLATE).unwrap();
     Encoder::new(TextTokenizer::train(texts.into_iter(), 300).unwrap(), Some(template), 2).for_model(290, 0)
 }
 
@@ -94,6 +94,11 @@ fn damaged_templates_render_or_refuse() {
         "{% macro say(x, n=2) %}{{ x ~ n }}{% endmacro %}{% set ns = namespace(n=0, all=[]) %}{% for m in messages %}\
          {% set ns.n = ns.n + 1 %}{% set ns.all = ns.all + [m.content] %}{{ say(m.content|tojson, n=ns.n) }}{% endfor %}{{ ns.all|join(', ') }}\
          {{ '%5d' | format(12) }}{{ range(9)|list }}{{ {'a': 1}['a'] }}{{ 'ab'.replace('a', 'b').split('b') }}{{ 'x' * 3 }}",
+        "{% for m in messages[::-1] %}{% with a = 1, b = m['role'] %}{% set x | upper %}{{ a ~ b }}{% if loop.last %}{% break %}{% endif %}\
+         {% endset %}{{ x }}{% generation %}é{{ m.content[:-1].partition('s') }}{% endgeneration %}{% endwith %}{% endfor %}\r\n\
+         {% macro q(a, b=a, c='(é, =)') -%}{{ a }}{{ b }}{{ c.center(9, 'é') }}{{ caller() }}{%- endmacro %}{% call q(undef, c=1) %}x{% endcall %}\
+         {% raw %}{{ {% endraw %}{# é #}{{ '\\u00e9\\x41' | tojson(indent=2, ensure_ascii=true) }}{{ messages | groupby('role') | map('first') | list }}\
+         {{ '%-5s|%r' % ('é', [1.5, none]) }}{{ 1 < 2 <= 3 }}{{ messages | sort(attribute='content') | tojson(sort_keys=true) }}",
     ];
     let whole = whole.map(str::as_bytes);
     let words = [
@@ -114,6 +119,21 @@ fn damaged_templates_render_or_refuse() {
         ")",
         "|",
         "|indent(9999)",
+        "{% with ",
+        "{% generation %}",
+        "{% break %}",
+        "{% set x %}",
+        "-%}",
+        "é",
+        "\\x4",
+        "\r",
+        ", ",
+        " = ",
+        " % ",
+        "[::-1]",
+        "|sort",
+        "|tojson(indent=9999)",
+        ".center(9999)",
         "|list",
         "|join(",
         "|string",
@@ -141,11 +161,11 @@ fn damaged_templates_render_or_refuse() {
         "0.5",
         "'a'",
     ];
-    let message = |role: &str, content: &str| Message { role: role.into(), content: content.into() };
+    let message = Message::new;
     let messages = [message("user", "Is it good?"), message("assistant", "Yes.\nIt is.")];
     mutated::every("template", 2500, &whole, &words, |_, bytes| {
         let source = String::from_utf8_lossy(bytes);
-        if let Ok(text) = ChatTemplate::new(&source, Some("<s>".into()), None).and_then(|t| t.render(&messages, true)) {
+        if let Ok(text) = ChatTemplate::new(&source).and_then(|t| t.render(&messages, true)) {
             assert!(text.len() < 64 << 20, "{} bytes", text.len());
         }
     });

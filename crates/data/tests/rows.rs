@@ -1,6 +1,7 @@
 //! Files of rows as other programs write them, and single completions that come to stand in twos.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+use duel_data::chat::ChatTemplate;
 use duel_data::check;
 use duel_data::pairs::hash;
 use duel_data::records::{self, Columns, Content, Record};
@@ -22,7 +23,9 @@ fn read(path: &Path) -> Vec<Result<Record, String>> {
 fn words(said: &Content) -> Vec<(&str, &str)> {
     match said {
         Content::Text(text) => vec![("", text)],
-        Content::Turns(turns) => turns.iter().map(|turn| (&*turn.role, &*turn.content)).collect(),
+        Content::Turns(turns) => {
+            turns.iter().map(|turn| (turn.role(), turn.fields()["content"].as_str().unwrap())).collect()
+        }
     }
 }
 
@@ -152,6 +155,7 @@ fn completions_with_a_label_stand_in_twos_each_to_its_own_prompt() {
         pad,
         bos,
         eos,
+        other_eos: vec![],
         prompt_tokens: 20,
         response_tokens: 20,
         allowed_tokens: None,
@@ -348,4 +352,51 @@ fn pairs_that_are_all_the_same_are_no_prompts_alone() {
     }
     let refused = prepare(&source, &encoder(), folder.path()).unwrap_err();
     assert!(refused.to_string().contains("0 of train, 0 of validation, 0 of test"), "{refused}");
+}
+
+/// Fields of turns beside role and content reach the template in their order, whatever the file; null ones do not.
+#[test]
+fn turns_keep_their_fields() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rows.jsonl");
+    let call = r#"{"function": {"name": "f", "arguments": {"z": 1, "a": [2.0, null]}}}"#;
+    let row = format!(
+        r#"{{"prompt": [{{"role": "user", "name": "ann", "content": [{{"type": "text", "text": "Hi"}}], "none": null}}, {{"from": "gpt", "tool_calls": [{call}]}}],
+            "chosen": "b", "rejected": "c"}}"#
+    );
+    std::fs::write(&file, row.replace('\n', " ")).unwrap();
+    let rows = read(&file);
+    let Ok(Record::Pair { prompt: Content::Turns(turns), .. }) = &rows[0] else { panic!("{:?}", rows[0]) };
+    let template = ChatTemplate::new("{% for m in messages %}{{ m | tojson }}\n{% endfor %}").unwrap();
+    let expected = format!(
+        "{}\n{{\"role\": \"assistant\", \"tool_calls\": [{call}]}}\n",
+        r#"{"role": "user", "name": "ann", "content": [{"type": "text", "text": "Hi"}]}"#
+    );
+    assert_eq!(template.render(turns, false).unwrap(), expected);
+    assert_eq!((turns[0].text(), turns[1].role()), ("Hi".to_owned(), "assistant"));
+    for (turn, problem) in [
+        (r#"{"role": "user"}"#, "turn 1 of `prompt` has no `content` that is text"),
+        (r#"{"role": "user", "content": 7}"#, "turn 1 of `prompt` has no `content` that is text"),
+        (r#"{"role": 1, "content": "a"}"#, "turn 1 of `prompt` has no `role`"),
+    ] {
+        std::fs::write(&file, format!(r#"{{"prompt": [{turn}], "chosen": "b", "rejected": "c"}}"#)).unwrap();
+        assert_eq!(read(&file), [Err(problem.to_owned())], "{turn}");
+    }
+}
+
+#[test]
+fn rows_whose_answer_changes_the_prompt_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("rows.jsonl");
+    let pair = r#"{"prompt": [{"role": "user", "content": "p"}], "chosen": "a", "rejected": "xb"}"#;
+    let same = pair.replace("\"a\"", "\"xa\"").replace("\"p\"", "\"q\"");
+    std::fs::write(&file, [pair, &same].join("\n")).unwrap();
+    let source = "{% for m in messages %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}x{% endif %}";
+    let texts = ["p q r s v validation test a b c d x y z"];
+    let tokenizer = TextTokenizer::train(texts.into_iter(), 300).unwrap();
+    let encoder = Encoder::new(tokenizer, Some(ChatTemplate::new(source).unwrap()), 2);
+    let options =
+        check::CheckOptions { columns: columns(), encoder: Some(&encoder), prompt_tokens: 20, response_tokens: 20 };
+    let report = check::check(&[check::InputFile { path: file, split: None }], &options, |_| ()).unwrap();
+    assert_eq!((report.rows, report.usable, report.shortened), (2, 2, 1), "{report:?}");
 }

@@ -135,7 +135,7 @@ impl Dpo {
         Some(current.into_iter().zip(reference).map(|(current, reference)| current - reference).collect())
     }
 
-    /// What the checks of step 0 read.
+    /// The inputs of the checks at step 0.
     fn start(
         &self,
     ) -> Start<'_, impl Fn(&Reader, ChosenRejected, ChosenRejected, &PairBatch) -> PreferenceOutcome + '_> {
@@ -232,7 +232,7 @@ mod tests {
     use duel_testing_tensors::trajectory;
 
     #[test]
-    fn ktos_kl_is_of_all_responses_to_the_prompts_after_their_own() {
+    fn kto_pairs_every_response_with_the_next_prompt() {
         let row = |id: u32| PreferenceRow {
             split: Split::Train,
             prompt: vec![id],
@@ -245,12 +245,12 @@ mod tests {
             tie: false,
         };
         let pairs = PairBatch::new(&[row(1), row(2), row(3)], &[0, 1, 2]);
-        // trl, on the rows (1, 11), (2, 12), (3, 13), (1, 21), (2, 22), (3, 23)
+        // as trl on the rows (1, 11), (2, 12), (3, 13), (1, 21), (2, 22), (3, 23)
         let Responses { prompts, responses, .. } = mismatched_responses(&pairs);
         assert_eq!(prompts, [1, 2, 3, 1, 2, 3].map(|id| vec![id]));
         assert_eq!(responses, [23, 11, 12, 13, 21, 22].map(|id| vec![id]));
-        let own = |(prompt, response): (&Vec<u32>, &Vec<u32>)| prompt[0] == response[0] % 10;
-        assert!(!prompts.iter().zip(&responses).any(own), "no response may answer its own prompt");
+        let answers_its_prompt = |(prompt, response): (&Vec<u32>, &Vec<u32>)| prompt[0] == response[0] % 10;
+        assert!(!prompts.iter().zip(&responses).any(answers_its_prompt), "no response may answer its own prompt");
     }
 
     /// Tokens of a prompt and of a response; all are of one length.
@@ -292,7 +292,7 @@ mod tests {
         Dpo::new(settings, reader(&Device::flex().autodiff()), cache, &config()).with_reference(reference)
     }
 
-    /// Training on both responses is all that DPO costs; for KTO the policy and its reference read mismatched ones too.
+    /// DPO costs training on both responses; for KTO, policy and reference read mismatched responses too.
     #[test]
     fn a_step_costs_what_its_models_count() -> Result<()> {
         for loss in [PairLoss::Sigmoid, PairLoss::Ipo, PairLoss::Kto] {
@@ -304,7 +304,7 @@ mod tests {
             let metrics = method.iteration(&batch, &mut learner)?;
             let after = count_flops();
             let since = |count: fn(CountedFlops) -> f64| count(after) - count(before);
-            // a pass leaves the last token out, and its head reads responses alone
+            // a pass omits the last token, and its head reads responses only
             let counted = since(|c| c.blocks + c.blocks_back) * (P + T) as f64 / (P + T - 1) as f64
                 + since(|c| c.heads + c.heads_back) * (P + T) as f64 / T as f64;
             assert!(
@@ -312,7 +312,7 @@ mod tests {
                 "{loss:?}: {counted:e}, {:e}",
                 metrics.cost.flops
             );
-            // KTO's policy and reference read every response once more
+            // KTO's policy and reference read every response again
             let tokens = (2 * PAIRS * (P + T)) as u64;
             let scored = tokens * if loss == PairLoss::Kto { 2 } else { 0 };
             assert_eq!((metrics.cost.trained_tokens, metrics.cost.scored_tokens), (tokens, scored), "{loss:?}");
@@ -325,19 +325,21 @@ mod tests {
     /// Validation compares a policy with the reference's log-probs of the same rows, chosen with rejected.
     #[test]
     fn validation_by_hand() {
-        let (own, reference) = (policy(2), policy(1).no_grad());
+        let (policy_to_train, reference) = (policy(2), policy(1).no_grad());
         let plain = reader(&Device::flex());
         // other rows than those that the method trains on
         let swapped = |row: PreferenceRow| PreferenceRow { chosen: row.rejected, rejected: row.chosen, ..row };
         let validation_rows: Vec<PreferenceRow> = rows().into_iter().rev().map(swapped).collect();
         let cache = ReferenceLogp::compute(&plain, &reference, &validation_rows);
         let both = PairBatch::new(&validation_rows, &(0..PAIRS).collect::<Vec<_>>()).both;
-        let [ours, theirs] = [&own, &reference].map(|policy| logprobs::sequence_logp(&plain, policy, &both));
-        let ratio = |row: usize| f64::from(ours[row] - theirs[row]);
+        let [policy_logp, reference_logp] =
+            [&policy_to_train, &reference].map(|policy| logprobs::sequence_logp(&plain, policy, &both));
+        let ratio = |row: usize| f64::from(policy_logp[row] - reference_logp[row]);
         let margins: Vec<f64> = (0..PAIRS).map(|i| 0.7 * (ratio(i) - ratio(PAIRS + i))).collect();
         let loss = margins.iter().map(|u| (1.0 + (-u).exp()).ln()).sum::<f64>() / PAIRS as f64;
         let right = margins.iter().filter(|&&u| u > 0.0).count() as f64 / PAIRS as f64;
-        let validation = dpo(PairLoss::Sigmoid, &reference).validate(&plain, &own, &validation_rows, &cache);
+        let validation =
+            dpo(PairLoss::Sigmoid, &reference).validate(&plain, &policy_to_train, &validation_rows, &cache);
         assert!((validation.loss - loss).abs() < 1e-4, "{} by hand {loss}", validation.loss);
         assert_eq!(validation.accuracy, right);
         assert!(

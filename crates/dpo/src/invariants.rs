@@ -3,16 +3,16 @@
 use duel_training::Result;
 use duel_training::invariants::{Tolerance, breach, check_close, finite, largest};
 
-/// How exactly f32 holds the log-prob of a response: to this share of [`size`].
+/// Relative precision of a response's log-prob in f32, as a share of [`size`].
 pub const LOGP_SHARE: f64 = 1e-6;
 
-/// How large the numbers are that a response's log-prob is the difference of, nats: itself, and that of a uniform policy.
+/// Magnitude of the numbers whose difference is a response's log-prob, nats: itself, plus that of a uniform policy.
 pub fn size(logp: f32, tokens: usize, vocabulary: usize) -> f64 {
     f64::from(logp.abs()) + tokens as f64 * (vocabulary as f64).ln()
 }
 
-/// At step 0 the policy is its reference: the loss is what it is there (ln 2 of DPO), all margins 0, accuracy ½. `rounded`
-/// is how far the rounding of the log-probs moves the loss, `unit` what else it is rounded as, `scale` the largest
+/// At step 0 the policy is its reference: the loss has its known value (ln 2 for DPO), all margins are 0, accuracy is ½. `rounded`
+/// is how far the rounding of the log-probs moves the loss, `unit` the magnitude of its own rounding, `scale` the largest
 /// β times [`size`].
 pub fn starts_at_the_reference(
     loss: f64,
@@ -42,7 +42,7 @@ pub fn a_swap_flips_the_margin(step: u64, margins: &[f32], swapped: &[f32], scal
 }
 
 /// The loss falls where the chosen response becomes likelier and the rejected one less likely: `towards` is the loss there,
-/// `away` at the opposite place.
+/// `away` that in the opposite direction.
 pub fn the_chosen_is_preferred(step: u64, towards: f64, away: f64) -> Result<()> {
     let what = "the loss where the chosen response is likelier";
     finite(step, what, towards)?;
@@ -53,7 +53,7 @@ pub fn the_chosen_is_preferred(step: u64, towards: f64, away: f64) -> Result<()>
     Err(breach("the_chosen_is_preferred", step, what, towards.to_string(), format!("less than {away}")))
 }
 
-/// A pair of equal responses moves nothing: the gradient of one of its sides undoes that of the other.
+/// A pair of equal responses moves nothing: the gradients of its two sides cancel.
 pub fn equal_pairs_have_no_gradient(step: u64, gradient_norm: f64, one_side: f64) -> Result<()> {
     check_close(
         "equal_pairs_have_no_gradient",
@@ -77,8 +77,8 @@ pub fn cache_is_of(what: &str, cached: &str, expected: &str) -> Result<()> {
 /// The cached reference log-probs are those of the reference itself; `sizes` are their [`size`]s.
 pub fn cached_reference_is_live(live: &[f32], cached: &[f32], sizes: &[f64]) -> Result<()> {
     if live.len() != cached.len() {
-        let (found, expected) = (cached.len().to_string(), live.len().to_string());
-        return Err(breach("cached_reference_is_live", 0, "the number of cached log-probs", found, expected));
+        let (actual, expected) = (cached.len().to_string(), live.len().to_string());
+        return Err(breach("cached_reference_is_live", 0, "the number of cached log-probs", actual, expected));
     }
     let error = |((live, cached), size): ((&f32, &f32), &f64)| (live - cached).abs() / *size as f32;
     let worst = largest(live.iter().zip(cached).zip(sizes).map(error));
@@ -93,7 +93,7 @@ mod tests {
 
     fn breaks(name: &str, result: Result<()>) {
         match result {
-            Err(Error::Invariant { name: found, .. }) => assert_eq!(found, name),
+            Err(Error::Invariant { name: actual, .. }) => assert_eq!(actual, name),
             other => panic!("{name} should break, got {other:?}"),
         }
     }
@@ -110,7 +110,7 @@ mod tests {
         breaks("starts_at_the_reference", starts(0.7, &[0.0, 0.0], 0.5));
         breaks("starts_at_the_reference", starts(ln_2, &[0.01, -0.01], 0.5));
         breaks("starts_at_the_reference", starts(ln_2, &[0.0, 0.0], 1.0));
-        // IPO at β = 1000 starts at 2.5e-7: three times that is a breach, what rounding may do to it is none
+        // IPO at β = 1000 starts at 2.5e-7: three times that is a violation, its rounding error is not
         let ipo = |loss, rounded| starts_at_the_reference(loss, 2.5e-7, [2.5e-7, rounded], &[0.0], 1e3 * 40.0, 0.5);
         breaks("starts_at_the_reference", ipo(7.5e-7, 1e-8));
         assert!(ipo(2.58e-7, 1e-8).is_ok());
@@ -132,8 +132,8 @@ mod tests {
         breaks("cached_reference_is_live", live(&[-5.0, -7.0], &[-7.0, -5.0]));
         breaks("cached_reference_is_live", live(&[-5.0, -7.0], &[-5.0, -7.07])); // one percent off
         breaks("cached_reference_is_live", live(&[-5.0, -7.0], &[-5.0]));
-        // what is not finite is no breach
-        let diverged = |found| matches!(found, Err(Error::Diverged { .. }));
+        // a value that is not finite is not a violation
+        let diverged = |result| matches!(result, Err(Error::Diverged { .. }));
         assert!(diverged(starts(f64::NAN, &[0.0], 0.5)) && diverged(starts(ln_2, &[f32::NAN], 0.5)));
         assert!(diverged(equal_pairs_have_no_gradient(0, f64::INFINITY, 1.0)));
         assert!(diverged(live(&[f32::NAN, 0.0], &[0.0, 0.0])) && diverged(the_chosen_is_preferred(0, f64::NAN, 0.0)));

@@ -1,9 +1,9 @@
-//! The loss of an arm: the word and the parameters in its settings as a `PreferenceLoss`.
+//! The loss of an arm: from the name and the parameters in its settings to a `PreferenceLoss`.
 
 use duel_objectives::{KtoWeights, PreferenceLoss};
 use duel_spec::{DpoSettings, PairLoss};
 
-/// Of each entry that has a word: its parameters from the settings.
+/// For each entry with a name in the experiment file: its parameters from the settings.
 macro_rules! pair_losses {
     ($(
         $variant:ident $({ $($field:ident: $type:ty),* })?
@@ -12,11 +12,11 @@ macro_rules! pair_losses {
         $(properties $properties:tt)?
         loss $loss:tt
     )*) => {
-        /// The settings' loss with the parameters that it has.
+        /// The loss of the settings, with its parameters.
         pub(crate) fn preference_loss_of(settings: &DpoSettings) -> PreferenceLoss {
             match settings.loss {
                 $($(PairLoss::$variant => {
-                    const _: &str = $word; // an arm per entry that has a word
+                    const _: &str = $word; // one match arm per entry with a name
                     $(let $settings = settings;)?
                     PreferenceLoss::$variant { $($($from)*)? }
                 })?)*

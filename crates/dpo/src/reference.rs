@@ -1,4 +1,4 @@
-//! Log-probs of both responses: under a policy now, and under the reference once, before training.
+//! Log-probs of both responses: under the current policy, and under the reference, computed once before training.
 
 use crate::invariants;
 use burn::tensor::{Tensor, TensorData};

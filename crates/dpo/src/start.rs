@@ -1,4 +1,4 @@
-//! What is checked of a training at step 0, where the policy is its reference.
+//! Checks of a training at step 0, where the policy is its reference.
 
 use crate::invariants;
 use crate::reference::{ReferenceLogp, pair_logp};
@@ -48,14 +48,14 @@ impl<L: Fn(&Reader, ChosenRejected, ChosenRejected, &PairBatch) -> PreferenceOut
             let [towards, away] = [step, -step].map(|step| self.loss_apart(&reader, &policy, step, pairs));
             invariants::the_chosen_is_preferred(0, towards, away)?;
         }
-        let most = pairs.len().min(probes::probe_rows(reader.space()));
+        let count = pairs.len().min(probes::probe_rows(reader.space()));
         if properties.ignores_ties && self.settings.nll_coef == 0.0 {
-            self.check_equal_pairs(&pairs.select(&(0..most).collect::<Vec<_>>()).tied(), learner)?;
+            self.check_equal_pairs(&pairs.select(&(0..count).collect::<Vec<_>>()).tied(), learner)?;
         }
         if self.loss.couples_pairs() {
             return Ok(());
         }
-        probes::parts_make_the_same_gradient(learner, most, |module, rows| {
+        probes::parts_make_the_same_gradient(learner, count, |module, rows| {
             let part = pairs.select(rows);
             let reference = cached.for_loss(self.settings, &part.rows, self.reader);
             let policy = pair_logp(self.reader, module, &part);
@@ -65,7 +65,7 @@ impl<L: Fn(&Reader, ChosenRejected, ChosenRejected, &PairBatch) -> PreferenceOut
 
     /// Pairs of equal responses have no gradient.
     fn check_equal_pairs(&self, equal: &PairBatch, learner: &Learner<Policy>) -> Result<()> {
-        // the policy is its own reference to the last bit, so that all that is left is the loss's own
+        // the policy is its own reference to the last bit, so that only the loss itself is tested
         let gradient = |side: fn(ChosenRejected) -> ChosenRejected| {
             let policy = pair_logp(self.reader, learner.module(), equal);
             let reference = policy.clone().map(Tensor::detach);
@@ -100,8 +100,8 @@ impl<L: Fn(&Reader, ChosenRejected, ChosenRejected, &PairBatch) -> PreferenceOut
     /// less likely; no model is read. `policy` carries no gradient.
     fn loss_apart(&self, reader: &Reader, policy: &ChosenRejected, step: f64, pairs: &PairBatch) -> f64 {
         let ChosenRejected { chosen, rejected } = policy.clone();
-        let moved = ChosenRejected { chosen: chosen + step, rejected: rejected - step };
-        f64::from(host((self.outcome)(reader, moved, policy.clone(), pairs).loss)[0])
+        let shifted = ChosenRejected { chosen: chosen + step, rejected: rejected - step };
+        f64::from(host((self.outcome)(reader, shifted, policy.clone(), pairs).loss)[0])
     }
 
     /// How far the loss at the reference moves when every log-prob `[2N]` is rounded for or against it.
@@ -109,8 +109,8 @@ impl<L: Fn(&Reader, ChosenRejected, ChosenRejected, &PairBatch) -> PreferenceOut
         let reader = self.reader.valid();
         let policy = halves(Tensor::from_data(logp, reader.device()));
         let step = invariants::LOGP_SHARE * scale / self.settings.beta;
-        let moved = |step| (self.loss_apart(&reader, &policy, step, pairs) - expected).abs();
-        moved(step).max(moved(-step))
+        let change = |step| (self.loss_apart(&reader, &policy, step, pairs) - expected).abs();
+        change(step).max(change(-step))
     }
 
     /// The size of each response's log-prob, `[2N]`.
@@ -120,7 +120,7 @@ impl<L: Fn(&Reader, ChosenRejected, ChosenRejected, &PairBatch) -> PreferenceOut
         responses.map(|(&logp, response)| invariants::size(logp, response.len(), vocabulary)).collect()
     }
 
-    /// The size of the largest reward: margins are differences of rewards. A `margin` passes through it.
+    /// The size of the largest reward: margins are differences of rewards, and a `margin` is added to one.
     fn scale(&self, logp: &[f32], pairs: &PairBatch) -> f64 {
         self.settings.beta * self.sizes(logp, pairs).into_iter().fold(0.0, f64::max) + self.settings.margin
     }

@@ -43,8 +43,8 @@ fn golden_dpo_training_step_by_step() {
         // TRL alone reports the policy's entropy, over all tokens of both responses
         let plain = Reader::new(&space, &Device::flex());
         let logits = plain.logits(&learner.module().valid(), &plain.tokens(&batch.both));
-        let found = precision::values(logprobs::mask(&plain, &batch.both).mean(entropy(logits)));
-        close(&format!("step {i}, entropy"), &found, &[trl.number("entropy")], 1e-4);
+        let actual = precision::values(logprobs::mask(&plain, &batch.both).mean(entropy(logits)));
+        close(&format!("step {i}, entropy"), &actual, &[trl.number("entropy")], 1e-4);
         let metrics = dpo.iteration(&batch, &mut learner).unwrap();
         let value_of = |metric: Metric| metrics.values.iter().find(|(m, _)| *m == metric).unwrap().1;
         for (key, metric) in [

@@ -1,5 +1,5 @@
-//! Every loss trains at every beta, on short and on long responses, on narrow and on wide models; and at every beta a fault
-//! is found.
+//! Every loss trains at every beta, on short and on long responses, on narrow and on wide models; and at every beta a planted
+//! fault is detected.
 
 use burn::module::Module;
 use burn::tensor::Device;
@@ -16,7 +16,7 @@ const BETAS: [f64; 9] = [1e-3, 1e-2, 0.1, 0.5, 1.0, 10.0, 50.0, 1e2, 1e3];
 const BATCH: usize = 16;
 const UPDATES: usize = 3;
 
-/// What is trained, on what.
+/// A model and the rows that it is trained on.
 struct Setting {
     space: TokenSpec,
     config: TransformerConfig,
@@ -48,13 +48,14 @@ fn grammar() -> Setting {
     Setting { space, config, rows }
 }
 
-/// Text of up to 32 tokens after prompts of up to 24, read by a model of such a width and depth.
+/// Text of up to 32 tokens after prompts of up to 24, read by a model of this width and depth.
 fn text(layers: usize, width: usize, architecture: Option<Architecture>) -> Setting {
     let space = TokenSpec {
         vocabulary: 96,
         pad: 0,
         bos: 1,
         eos: 2,
+        other_eos: vec![],
         prompt_tokens: 24,
         response_tokens: 32,
         allowed_tokens: None,
@@ -110,7 +111,7 @@ impl Setting {
         Ok(())
     }
 
-    /// Every one of the losses at every one of the betas ends.
+    /// Trains every loss at every beta to the end.
     fn trains(&self, losses: &[PairLoss], betas: &[f64]) {
         let mut broken = String::new();
         for &loss in losses {
@@ -180,7 +181,7 @@ fn variants_of_the_losses_train() {
 }
 
 #[test]
-fn a_planted_fault_is_found_at_every_beta() {
+fn a_planted_fault_is_detected_at_every_beta() {
     type Fault = (&'static str, fn(&mut ReferenceLogp));
     let faults: [Fault; 3] = [
         ("1 % off", |cached| cached.chosen.iter_mut().chain(&mut cached.rejected).for_each(|logp| *logp *= 1.01)),
@@ -191,17 +192,17 @@ fn a_planted_fault_is_found_at_every_beta() {
     for beta in [1e-3, 0.1, 1e3] {
         for (name, fault) in faults {
             for (setting, loss) in [(&grammar, PairLoss::Sigmoid), (&grammar, PairLoss::Ipo), (&llama, PairLoss::Ipo)] {
-                let found = setting.train(Settings { loss, beta, ..Settings::defaults() }, fault);
-                let named = matches!(&found, Err(Error::Invariant { name: "cached_reference_is_live", .. }));
-                assert!(named, "{name}, {loss:?} at {beta}: {found:?}");
+                let result = setting.train(Settings { loss, beta, ..Settings::defaults() }, fault);
+                let named = matches!(&result, Err(Error::Invariant { name: "cached_reference_is_live", .. }));
+                assert!(named, "{name}, {loss:?} at {beta}: {result:?}");
             }
         }
     }
 }
 
-/// Weights that are not finite, or so large that nothing can be read of them, are the learning rate's doing.
+/// Weights that are not finite, or too large to be read with any precision, are blamed on the learning rate.
 #[test]
-fn wild_rates_diverge_and_break_no_identity() {
+fn huge_learning_rates_diverge_and_violate_no_invariant() {
     let setting = grammar();
     for rate in [1.0, 1e3, 1e10, 1e30, 1e300] {
         let policy = setting.policy();
@@ -220,10 +221,10 @@ fn wild_rates_diverge_and_break_no_identity() {
             }
             Ok(())
         };
-        let found = run();
+        let result = run();
         assert!(
-            matches!(found, Err(Error::Diverged { step: 1.., .. })) || (rate < 1e3 && found.is_ok()),
-            "at {rate}: {found:?}"
+            matches!(result, Err(Error::Diverged { step: 1.., .. })) || (rate < 1e3 && result.is_ok()),
+            "at {rate}: {result:?}"
         );
     }
 }

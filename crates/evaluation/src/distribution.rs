@@ -66,7 +66,7 @@ pub fn best_of_n(q: &ResponseDistribution, reward: &[f64], n: i32) -> ResponseDi
         let mass: f64 = group.iter().map(|&y| q.0[y].exp()).sum();
         let p = (below + mass).powi(n) - f64::powi(below, n);
         for &y in group {
-            // the mass of what a sharp reference never says underflows f64
+            // the probability of a response may underflow f64 under a sharp reference
             logp[y] = if mass > 0.0 { (p * q.0[y].exp() / mass).ln() } else { f64::NEG_INFINITY };
         }
         below += mass;

@@ -322,10 +322,10 @@ impl ExactEvaluator {
         if result.is_err() {
             // weights so large that their last bit decides which token is sampled
             let nudged = &distributions(&nudged(policy), &self.reader, std::slice::from_ref(prompt))[0];
-            let moved = distribution.total_variation(nudged);
-            if moved.is_nan() || moved > LOST_MASS {
+            let changed_mass = distribution.total_variation(nudged);
+            if changed_mass.is_nan() || changed_mass > LOST_MASS {
                 let what = "the mass that moves to other responses when the last bit of each weight changes";
-                return Err(diverged(0, what, moved).into());
+                return Err(diverged(0, what, changed_mass).into());
             }
         }
         result

@@ -21,8 +21,8 @@ impl HeldOut {
     pub fn new(reader: Reader, reference: &Policy, rows: &[PreferenceRow]) -> Self {
         let reference = reference.clone().no_grad();
         let splits = [Split::Validation, Split::Test].map(|split| {
-            let own: Vec<usize> = (0..rows.len()).filter(|&row| rows[row].split == split).take(PAIRS).collect();
-            let pairs = PairBatch::new(rows, &own);
+            let split_rows: Vec<usize> = (0..rows.len()).filter(|&row| rows[row].split == split).take(PAIRS).collect();
+            let pairs = PairBatch::new(rows, &split_rows);
             let logp = logprobs::sequence_logp(&reader, &reference, &pairs.both); // [2N]
             (split, pairs, logp)
         });
@@ -65,7 +65,7 @@ mod tests {
 
     /// The reference itself changes no log-prob; another policy does.
     #[test]
-    fn the_reference_moves_nothing_and_others_do() {
+    fn only_other_policies_change_log_probs() {
         let world = GrammarWorld::new(0.02, 1);
         let space = world.space();
         let config = TransformerConfig::small(space.vocabulary, space.context(), 1, 8, 2, true);

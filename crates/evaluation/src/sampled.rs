@@ -196,9 +196,9 @@ impl SampledEvaluator {
 }
 
 /// Shares of wins and of ties of one list against another.
-fn win_and_tie_rates(own: &[f64], other: &[f64]) -> (f64, f64) {
+fn win_and_tie_rates(scores: &[f64], other_scores: &[f64]) -> (f64, f64) {
     let share = |holds: fn(f64) -> bool| {
-        own.iter().zip(other).filter(|(a, b)| holds(*a - *b)).count() as f64 / own.len() as f64
+        scores.iter().zip(other_scores).filter(|(a, b)| holds(*a - *b)).count() as f64 / scores.len() as f64
     };
     (share(|gap| gap > 1e-9), share(|gap| gap.abs() <= 1e-9))
 }

@@ -1,4 +1,4 @@
-//! Both evaluators against each other and against plain sums, on the world that has both.
+//! Both evaluators against each other and against plain sums, on the world `grammar`, which has both.
 
 use crate::{
     CompletionTag, EvalKind, EvalResult, Evaluator, ExactEvaluator, ResponseDistribution, Result, SampleSize,
@@ -152,7 +152,7 @@ fn both_evaluators_give_the_plain_sums() -> Result<()> {
             assert!((actual - expected).abs() < bound, "{metric} by sampling {actual}, expected {expected} ± {bound}");
         }
         let (_, kl, sd) = values[3];
-        assert!((kl - reverse_kl).abs() > 20.0 * errors(sd), "KL {kl} and {reverse_kl}: too alike to tell them apart");
+        assert!((kl - reverse_kl).abs() > 20.0 * errors(sd), "KL {kl} and {reverse_kl} are too close to distinguish");
         // the outcome rows have the same means
         for (result, bound) in [(exact, 1e-3), (&sampled, 1e-6)] {
             let all: f64 = result.outcomes.iter().map(|o| f64::from(o.share)).sum();
@@ -175,7 +175,7 @@ fn a_curve_is_measured_on_less_than_the_end() -> Result<()> {
     let (curve, end) =
         (SampleSize { prompts: 2, samples_per_prompt: 1 }, SampleSize { prompts: 6, samples_per_prompt: 3 });
     let evaluator = Evaluator::Sampled { evaluator: Box::new(setup.sampled()), curve, end };
-    let (_, taken) = seeds::taken_by(|| -> Result<()> {
+    let (_, drawn) = seeds::taken_by(|| -> Result<()> {
         for (kind, samples) in [(EvalKind::Curve, 2), (EvalKind::End, 18)] {
             let results = evaluator.measure(&setup.policy, None, kind)?;
             assert_eq!(results.iter().map(|result| result.split).collect::<Vec<_>>(), [Split::Validation, Split::Test]);
@@ -184,9 +184,9 @@ fn a_curve_is_measured_on_less_than_the_end() -> Result<()> {
         Ok(())
     });
     // policy and reference, on both splits; the same again at the end
-    assert_eq!(taken.len(), 8);
-    assert_eq!(taken.iter().map(|t| (t.iteration, &t.purpose)).collect::<BTreeSet<_>>().len(), 4);
-    assert!(taken.iter().all(|t| t.seed == 5 && t.stage == "evaluation"));
+    assert_eq!(drawn.len(), 8);
+    assert_eq!(drawn.iter().map(|t| (t.iteration, &t.purpose)).collect::<BTreeSet<_>>().len(), 4);
+    assert!(drawn.iter().all(|t| t.seed == 5 && t.stage == "evaluation"));
     Ok(())
 }
 

@@ -93,13 +93,13 @@ pub(crate) fn open(path: &Path) -> std::io::Result<File> {
     File::open(path)
 }
 
-/// Reads a file of at most `most` bytes.
-pub(crate) fn read_bounded(path: &Path, most: u64) -> std::io::Result<Vec<u8>> {
+/// Reads a file of at most `limit` bytes.
+pub(crate) fn read_bounded(path: &Path, limit: u64) -> std::io::Result<Vec<u8>> {
     let file = open(path)?;
     let mut bytes = Vec::new();
-    file.take(most + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > most {
-        return Err(std::io::Error::new(ErrorKind::InvalidData, format!("it is larger than {most} bytes")));
+    file.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(std::io::Error::new(ErrorKind::InvalidData, format!("it is larger than {limit} bytes")));
     }
     Ok(bytes)
 }

@@ -53,19 +53,21 @@ impl Lease {
         let path = stages.join(format!("{}.lease", id.folder()));
         let holder = LeaseHolder::here();
         let owner = serde_json::to_vec(&holder).expect("plain data");
-        // 1. A file of our own, complete before it gets the lease's name, with a timestamp of the file server.
-        let own = stages.join(format!("{}.lease-{}-{}", id.folder(), holder.owner.tag(), holder.number));
-        std::fs::write(&own, &owner).map_err(io("write", &own))?;
-        let now = modified(&own).unwrap_or_else(SystemTime::now);
+        // 1. A file of this process, complete before it gets the lease's name, with a timestamp of the file server.
+        let attempt = stages.join(format!("{}.lease-{}-{}", id.folder(), holder.owner.tag(), holder.number));
+        std::fs::write(&attempt, &owner).map_err(io("write", &attempt))?;
+        let now = modified(&attempt).unwrap_or_else(SystemTime::now);
         let lease = Self { path, owner, done: Arc::new(AtomicBool::new(false)) };
         // 2. The first to link it has the lease; a stale one is removed first.
-        let first = lease.link(&own);
+        let first = lease.link(&attempt);
         let taken = match &first {
             Ok(()) => true,
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => lease.is_stale(now) && lease.take_over(&own, now),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                lease.is_stale(now) && lease.take_over(&attempt, now)
+            }
             Err(_) => false,
         };
-        std::fs::remove_file(&own).map_err(io("remove", &own))?;
+        std::fs::remove_file(&attempt).map_err(io("remove", &attempt))?;
         if let Err(error) = first
             && error.kind() != ErrorKind::AlreadyExists
         {
@@ -84,9 +86,9 @@ impl Lease {
         path.exists() && !is_stale(&path, SystemTime::now())
     }
 
-    /// Links `own` to the lease's name, unless that exists. Without hard links, a new file is written.
-    fn link(&self, own: &Path) -> std::io::Result<()> {
-        match std::fs::hard_link(own, &self.path) {
+    /// Links `attempt` to the lease's name, unless that exists. Without hard links, a new file is written.
+    fn link(&self, attempt: &Path) -> std::io::Result<()> {
+        match std::fs::hard_link(attempt, &self.path) {
             Err(e) if e.kind() != ErrorKind::AlreadyExists => {
                 std::fs::File::create_new(&self.path)?.write_all(&self.owner)
             }
@@ -99,8 +101,8 @@ impl Lease {
         is_stale(&self.path, now)
     }
 
-    /// Replaces a stale lease with `own`. One process at a time: another may already have taken the lease over.
-    fn take_over(&self, own: &Path, now: SystemTime) -> bool {
+    /// Replaces a stale lease with `attempt`. One process at a time: another may already have taken the lease over.
+    fn take_over(&self, attempt: &Path, now: SystemTime) -> bool {
         let sweeping = self.path.with_extension("lease-sweep");
         if std::fs::File::create_new(&sweeping).is_err() {
             if age(&sweeping, now) > EXPIRY {
@@ -108,7 +110,7 @@ impl Lease {
             }
             return false;
         }
-        let taken = self.is_stale(now) && std::fs::remove_file(&self.path).is_ok() && self.link(own).is_ok();
+        let taken = self.is_stale(now) && std::fs::remove_file(&self.path).is_ok() && self.link(attempt).is_ok();
         let _ = std::fs::remove_file(&sweeping);
         taken
     }
@@ -197,35 +199,35 @@ mod tests {
     }
 
     #[test]
-    fn one_of_many_has_it_and_leaves_nothing() {
+    fn one_of_many_gets_the_lease_and_leaves_no_file() {
         let folder = tempfile::tempdir().expect("a folder");
-        let held: Vec<Lease> = std::thread::scope(|scope| {
+        let leases: Vec<Lease> = std::thread::scope(|scope| {
             let all: Vec<_> = (0..16).map(|_| scope.spawn(|| take(folder.path()))).collect();
             all.into_iter().filter_map(|thread| thread.join().expect("no panic")).collect()
         });
-        assert_eq!(held.len(), 1);
+        assert_eq!(leases.len(), 1);
         assert!(take(folder.path()).is_none());
-        drop(held);
+        drop(leases);
         assert!(take(folder.path()).is_some());
         assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 0);
     }
 
     #[test]
-    fn one_that_was_not_renewed_is_taken_over_by_one_alone() {
+    fn a_lease_that_was_not_renewed_is_taken_over_once() {
         let folder = tempfile::tempdir().expect("a folder");
         foreign_lease(folder.path(), Duration::from_secs(30));
         assert!(take(folder.path()).is_none(), "its owner may be running");
         foreign_lease(folder.path(), Duration::from_secs(300));
-        let held: Vec<Lease> = std::thread::scope(|scope| {
+        let leases: Vec<Lease> = std::thread::scope(|scope| {
             let all: Vec<_> = (0..16).map(|_| scope.spawn(|| take(folder.path()))).collect();
             all.into_iter().filter_map(|thread| thread.join().expect("no panic")).collect()
         });
-        assert!(held.len() <= 1, "{} have it", held.len());
-        assert!(held.len() == 1 || take(folder.path()).is_some());
+        assert!(leases.len() <= 1, "{} have the lease", leases.len());
+        assert!(leases.len() == 1 || take(folder.path()).is_some());
     }
 
     #[test]
-    fn a_clock_that_goes_back_makes_no_owner_stale() {
+    fn a_clock_that_is_set_back_makes_no_lease_stale() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("cell-abc.lease");
         std::fs::write(&path, lease_of(elsewhere())).expect("written");
@@ -235,14 +237,14 @@ mod tests {
     }
 
     #[test]
-    fn that_of_a_process_that_has_died_here_is_free_at_once() {
+    fn the_lease_of_a_dead_process_of_this_machine_is_free_at_once() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("started");
         let owner = ProcessId { process: child.id(), began: began(child.id()).expect("it lives"), ..ProcessId::here() };
         std::fs::write(folder.path().join("cell-abc.lease"), lease_of(owner)).expect("written");
         assert!(take(folder.path()).is_none() && Lease::is_held(folder.path(), "cell-abc"));
         child.kill().expect("killed");
-        // even before anybody has waited for it, once the signal has come through
+        // even before its parent has waited for it, once the signal has arrived
         let free = (0..200).any(|_| {
             std::thread::sleep(Duration::from_millis(10));
             take(folder.path()).is_some()
@@ -252,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn a_process_of_another_namespace_is_not_ours_of_the_same_number() {
+    fn a_process_of_another_namespace_is_not_the_one_with_its_number_here() {
         let folder = tempfile::tempdir().expect("a folder");
         let gone = ProcessId { began: 1, ..ProcessId::here() };
         let lease = folder.path().join("cell-abc.lease");

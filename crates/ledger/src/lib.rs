@@ -24,7 +24,7 @@ pub use error::{Error, Result, first_and_more};
 pub use events::write_events;
 pub use files::write_atomically;
 pub use lease::Lease;
-pub use live::Live;
+pub use live::{Live, Progress};
 pub use lock::RunLock;
 pub use manifest::{HostInfo, Manifest, PlannedStage};
 pub use merged::{RunSubset, TableSource, merge};

@@ -14,6 +14,14 @@ const MAX_POINTS: usize = 120;
 /// Minimum time between two updates.
 const INTERVAL: Duration = Duration::from_secs(1);
 
+/// The progress of a stage.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Progress {
+    pub done: u64,
+    pub total: u64,
+    pub words: String,
+}
+
 /// The state of a running stage.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Live {
@@ -21,9 +29,8 @@ pub struct Live {
     /// Identifies the process.
     #[serde(default)]
     owner: Option<ProcessId>,
-    pub done: u64,
-    pub total: u64,
-    pub words: String,
+    #[serde(flatten)]
+    pub progress: Progress,
     /// Seconds since its worker started.
     pub seconds: f64,
     /// Curves by `<stage>/<metric>`: step and value.
@@ -95,9 +102,7 @@ impl LiveWriter {
         let live = Live {
             process: std::process::id(),
             owner: Some(ProcessId::here()),
-            done,
-            total,
-            words: words.into(),
+            progress: Progress { done, total, words: words.into() },
             seconds,
             curves,
         };

@@ -91,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_is_known_by_its_machine_its_namespace_its_number_and_its_beginning() {
+    fn a_process_is_identified_by_machine_namespace_number_and_start_time() {
         let here = ProcessId::here();
         assert!(!here.is_gone());
         let restarted = ProcessId { began: here.began + 1, ..here.clone() };

@@ -55,7 +55,7 @@ mod tests {
     use crate::process::ProcessId;
 
     #[test]
-    fn abandoned_files_are_told_from_files_being_written() {
+    fn abandoned_files_are_distinguished_from_files_being_written() {
         let folder = tempfile::tempdir().expect("a folder");
         let here = ProcessId::here();
         let make = |tag: &str| {
@@ -79,10 +79,10 @@ mod tests {
     }
 
     #[test]
-    fn the_dead_are_swept_and_the_living_left() {
+    fn files_of_dead_processes_are_removed_and_those_of_running_ones_kept() {
         let folder = tempfile::tempdir().expect("a folder");
         let run = folder.path();
-        let (here, gone) = (ProcessId::here(), ProcessId { began: 1, ..ProcessId::here() });
+        let (here, dead_process) = (ProcessId::here(), ProcessId { began: 1, ..ProcessId::here() });
         let create = |path: &str, owner: &ProcessId| {
             let path = run.join(path.replace("OWNER", &owner.tag()));
             create_folder(parent(&path)).expect("made");
@@ -97,16 +97,16 @@ mod tests {
             "stages/cell-0123.lease-OWNER-4",
             "report/charts/.tmp-OWNER-3",
         ];
-        let (dead, alive) = (paths.map(|path| create(path, &gone)), paths.map(|path| create(path, &here)));
+        let (dead, alive) = (paths.map(|path| create(path, &dead_process)), paths.map(|path| create(path, &here)));
         let live_file =
             |owner: &ProcessId| serde_json::to_vec(&live::Live::owned_by(owner.clone())).expect("plain data");
-        for (name, owner) in [("live/dead.json", &gone), ("live/alive.json", &here)] {
+        for (name, owner) in [("live/dead.json", &dead_process), ("live/alive.json", &here)] {
             std::fs::write(run.join(name), live_file(owner)).expect("written");
         }
-        let others = ["stages/.DS_Store", "stages/cell-0123.lease", ".tmp-notes"].map(|path| create(path, &here));
+        let other_files = ["stages/.DS_Store", "stages/cell-0123.lease", ".tmp-notes"].map(|path| create(path, &here));
         sweep(run);
         assert!(dead.iter().all(|path| !path.exists()), "{dead:?}");
         assert!(!run.join("live/dead.json").exists() && run.join("live/alive.json").exists());
-        assert!(alive.iter().chain(&others).all(|path| path.exists()), "{alive:?}");
+        assert!(alive.iter().chain(&other_files).all(|path| path.exists()), "{alive:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! The run directory keeps its promises: whole files, one owner, damage set aside.
+//! The guarantees of the run directory: complete files, one owner, damaged stages set aside.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
@@ -8,7 +8,7 @@ use duel_ledger::*;
 use duel_spec::{Clocks, Completion, MetricRow};
 
 #[test]
-fn tables_come_back_as_written() {
+fn tables_are_read_as_written() {
     let folder = tempfile::tempdir().unwrap();
     let row = |metric: &str, value| MetricRow {
         arm: "dpo".into(),
@@ -36,7 +36,7 @@ fn tables_come_back_as_written() {
 }
 
 #[test]
-fn an_unfinished_stage_is_not_there() {
+fn an_unfinished_stage_does_not_exist() {
     let folder = tempfile::tempdir().unwrap();
     let failed = StageDir::make::<Error>(folder.path(), &id(), &serde_json::Value::Null, |to| {
         write_atomically(&to.join("weights"), b"half")?;
@@ -50,13 +50,13 @@ fn an_unfinished_stage_is_not_there() {
 }
 
 #[test]
-fn a_worker_that_outlives_its_run_is_not_in_the_way() {
+fn a_worker_that_outlives_its_run_does_no_harm() {
     let folder = tempfile::tempdir().unwrap();
     let stages = folder.path();
-    let left = stages.join("sft-0123.making-1");
-    std::fs::create_dir(&left).unwrap();
-    std::fs::write(left.join("half"), b"a").unwrap();
-    for path in [left.join("half"), left.clone()] {
+    let other_making = stages.join("sft-0123.making-1");
+    std::fs::create_dir(&other_making).unwrap();
+    std::fs::write(other_making.join("half"), b"a").unwrap();
+    for path in [other_making.join("half"), other_making.clone()] {
         let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(3 * 24 * 3600);
         std::fs::File::open(path).unwrap().set_modified(long_ago).unwrap();
     }
@@ -71,8 +71,9 @@ fn a_worker_that_outlives_its_run_is_not_in_the_way() {
     let stage = StageDir::make(stages, &id(), &serde_json::Value::Null, faster).unwrap();
     assert_eq!(std::fs::read(stage.file("weights")).unwrap(), b"abc");
     assert!(StageDir::open(stages, &id()).unwrap().is_some());
-    let left = std::fs::read_dir(stages).unwrap().flatten().filter(|e| e.path().join("weights").is_file()).count();
-    assert_eq!((left, stages.join("sft-0123.making-1").exists()), (1, false), "only the stage itself is left");
+    let stage_count =
+        std::fs::read_dir(stages).unwrap().flatten().filter(|e| e.path().join("weights").is_file()).count();
+    assert_eq!((stage_count, stages.join("sft-0123.making-1").exists()), (1, false), "only the stage itself is left");
 }
 
 #[test]
@@ -92,9 +93,9 @@ fn a_damaged_stage_is_set_aside() {
             let mut bytes = std::fs::read(&path).unwrap();
             damage(&mut bytes);
             std::fs::write(&path, bytes).unwrap();
-            let (found, words) = StageDir::open_checked(folder.path(), &id()).unwrap();
-            let words = words.unwrap();
-            assert!(found.is_none() && words.contains(file) && words.contains("sft-0123.damaged"), "{words}");
+            let (opened, damage) = StageDir::open_checked(folder.path(), &id()).unwrap();
+            let damage = damage.unwrap();
+            assert!(opened.is_none() && damage.contains(file) && damage.contains("sft-0123.damaged"), "{damage}");
             assert!(folder.path().join("sft-0123.damaged").join(file).is_file());
             make(folder.path()).unwrap();
             assert!(StageDir::open(folder.path(), &id()).unwrap().is_some());
@@ -117,7 +118,7 @@ fn a_newer_stage_is_refused_and_left_alone() {
 }
 
 #[test]
-fn runs_beside_each_other_share_stages() {
+fn sibling_runs_share_stages() {
     let out = tempfile::tempdir().unwrap();
     let first = RunDir::create(out.path(), "first").unwrap();
     let second = RunDir::create(out.path(), "second").unwrap();
@@ -129,7 +130,7 @@ fn runs_beside_each_other_share_stages() {
 }
 
 #[test]
-fn strangers_files_in_a_stage_harm_nobody() {
+fn other_programs_files_in_a_stage_do_no_harm() {
     let strangers = |folder: &std::path::Path| {
         for file in [".DS_Store", "weights~", "#weights#", ".weights.swp", "notes.txt", "Thumbs.db"] {
             std::fs::write(folder.join(file), b"x").unwrap();
@@ -141,14 +142,14 @@ fn strangers_files_in_a_stage_harm_nobody() {
     };
     let out = tempfile::tempdir().unwrap();
     let [first, second] = ["first", "second"].map(|name| RunDir::create(out.path(), name).unwrap());
-    // while it is made, by whoever looks into the folder
+    // while it is being made, from a file manager
     let stage = StageDir::make(&first.stages(), &id(), &serde_json::json!({}), |to| {
         strangers(to);
         write_atomically(&to.join("weights"), b"abc")
     })
     .unwrap();
     assert!(stage.files().unwrap().iter().all(|name| ["weights", "notes.txt"].contains(&name.as_str())));
-    // afterwards, in the stage, beside it, and beside the runs
+    // afterwards: in the stage, beside it, and beside the runs
     for file in [".DS_Store", "weights~", "late.txt"] {
         std::fs::write(stage.file(file), b"y").unwrap();
     }
@@ -158,7 +159,7 @@ fn strangers_files_in_a_stage_harm_nobody() {
     let adopted = second.find_stage(&id()).unwrap().unwrap();
     let mut names: Vec<_> = std::fs::read_dir(adopted.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     names.sort();
-    assert_eq!(names, ["done.json", "notes.txt", "weights"], "only what the stage is made of is taken over");
+    assert_eq!(names, ["done.json", "notes.txt", "weights"], "only the stage's own files are adopted");
     std::fs::create_dir(second.stages().join("sft-0123.damaged")).unwrap();
     std::fs::write(second.stages().join("sft-0123.damaged/done.json"), b"{}").unwrap();
     assert_eq!(StageDir::all(out.path()).unwrap().len(), 2);
@@ -166,24 +167,24 @@ fn strangers_files_in_a_stage_harm_nobody() {
 
 #[cfg(unix)]
 #[test]
-fn what_cannot_be_read_is_not_damaged() {
+fn a_stage_that_cannot_be_read_is_not_damaged() {
     use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let weights = make(folder.path()).file("weights");
-    // a link that leads in a circle cannot be read, whoever asks
+    // a circular link cannot be read by anyone
     std::fs::remove_file(&weights).unwrap();
     std::os::unix::fs::symlink("weights", &weights).unwrap();
     let error = StageDir::open_checked(folder.path(), &id()).unwrap_err();
     assert!(matches!(&error, Error::Io { path, .. } if path.ends_with("sft-0123/weights")), "{error}");
     assert!(weights.is_symlink() && !folder.path().join("sft-0123.damaged").exists());
-    // nor can what permissions forbid, unless one is root
+    // nor can a file without permissions, except by root
     std::fs::remove_file(&weights).unwrap();
     std::fs::write(&weights, b"abc").unwrap();
     std::fs::set_permissions(&weights, std::fs::Permissions::from_mode(0o000)).unwrap();
     if std::fs::read(&weights).is_err() {
         assert!(matches!(StageDir::open_checked(folder.path(), &id()), Err(Error::Io { .. })));
     }
-    // a file that is a folder, or gone, is
+    // a file that is a folder, or missing, is damage
     std::fs::remove_file(&weights).unwrap();
     std::fs::create_dir(&weights).unwrap();
     assert!(StageDir::open_checked(folder.path(), &id()).unwrap().1.unwrap().contains("weights"));
@@ -193,31 +194,31 @@ fn what_cannot_be_read_is_not_damaged() {
 }
 
 #[test]
-fn another_runs_stage_is_never_set_aside() {
+fn a_sibling_runs_stage_is_never_set_aside() {
     let out = tempfile::tempdir().unwrap();
     let [first, second, third] = ["first", "second", "third"].map(|name| RunDir::create(out.path(), name).unwrap());
-    let theirs = make(&first.stages());
+    let siblings_stage = make(&first.stages());
     make(&third.stages());
-    std::fs::write(theirs.file("weights"), b"abd").unwrap();
-    let (found, damage) = second.find_or_quarantine(&id()).unwrap();
-    assert!(damage.is_none() && found.unwrap().path().starts_with(second.path()), "the whole one is taken over");
-    assert!(theirs.path().is_dir() && !first.stages().join("sft-0123.damaged").exists());
+    std::fs::write(siblings_stage.file("weights"), b"abd").unwrap();
+    let (stage, damage) = second.find_or_quarantine(&id()).unwrap();
+    assert!(damage.is_none() && stage.unwrap().path().starts_with(second.path()), "the undamaged one is adopted");
+    assert!(siblings_stage.path().is_dir() && !first.stages().join("sft-0123.damaged").exists());
 }
 
 #[test]
-fn names_that_lead_elsewhere_are_no_files_of_a_stage() {
+fn paths_outside_the_folder_are_no_files_of_a_stage() {
     let folder = tempfile::tempdir().unwrap();
     let stage = make(folder.path());
     std::fs::write(folder.path().join("outside"), b"abc").unwrap();
     let done = stage.file("done.json");
     let text = std::fs::read_to_string(&done).unwrap().replace("\"weights\"", "\"../outside\"");
-    // with a hash of itself, as somebody would give it who wants it to be read
+    // with a valid checksum, as a malicious author would add it
     let sum = text.lines().find(|line| line.contains("\"sum\"")).unwrap().to_string();
     let unsummed = text.replace(sum.trim(), "\"sum\": \"\"");
     let summed = format!("\"sum\": \"{}\"", duel_spec::ids::hash_bytes(unsummed.as_bytes()));
     std::fs::write(&done, text.replace(sum.trim(), &summed)).unwrap();
-    let (found, words) = StageDir::open_checked(folder.path(), &id()).unwrap();
-    assert!(found.is_none() && words.unwrap().contains("outside"));
+    let (opened, damage) = StageDir::open_checked(folder.path(), &id()).unwrap();
+    assert!(opened.is_none() && damage.unwrap().contains("outside"));
 }
 
 #[test]
@@ -269,7 +270,7 @@ fn a_failed_write_leaves_the_old_file() {
 }
 
 #[test]
-fn a_kept_state_brings_its_rows_back_and_a_damaged_one_is_set_aside() {
+fn a_checkpoint_restores_its_rows_and_a_damaged_one_is_set_aside() {
     use duel_spec::{Recorder, metrics};
     use std::time::Duration;
     let folder = tempfile::tempdir().unwrap();
@@ -278,15 +279,15 @@ fn a_kept_state_brings_its_rows_back_and_a_damaged_one_is_set_aside() {
         let quiet = Box::new(|_: u64, _: u64, _: &str| {});
         StageRecorder::new("dpo", "dpo", "-", 0, quiet).with_checkpoints(folder.path(), &id, tag, Duration::ZERO)
     };
-    let (kept, recorder) = (folder.path().join("cell-0123.kept"), |tag: &str| of_stage("0123", tag));
+    let (checkpoints, recorder) = (folder.path().join("cell-0123.kept"), |tag: &str| of_stage("0123", tag));
     let mut first = recorder("a");
     assert!(first.is_due() && first.resume("train").unwrap().is_none());
     first.record("train", Clocks::default(), metrics::LOSS, f64::NAN);
     first.keep("train", b"state").unwrap();
-    first.record("train", Clocks::default(), metrics::LOSS, 0.25); // after the state: is forgotten
+    first.record("train", Clocks::default(), metrics::LOSS, 0.25); // after the checkpoint: is discarded
 
     let mut second = recorder("a");
-    second.record("train", Clocks::default(), metrics::LOSS, 7.0); // of this life: is forgotten
+    second.record("train", Clocks::default(), metrics::LOSS, 7.0); // before the restore: is discarded
     assert_eq!(second.resume("train").unwrap().unwrap(), b"state");
     let to = folder.path().join("out");
     std::fs::create_dir(&to).unwrap();
@@ -294,19 +295,19 @@ fn a_kept_state_brings_its_rows_back_and_a_damaged_one_is_set_aside() {
     let rows = read_metrics(&to.join("metrics.parquet")).unwrap().rows;
     assert!(rows.len() == 1 && rows[0].value.is_nan());
 
-    assert!(recorder("b").resume("train").unwrap().is_none(), "another binary's");
-    // copied to another stage's place, by the same binary
-    let theirs = folder.path().join("cell-4567.kept");
-    std::fs::create_dir(&theirs).unwrap();
-    std::fs::copy(kept.join("train"), theirs.join("train")).unwrap();
+    assert!(recorder("b").resume("train").unwrap().is_none(), "of another binary");
+    // copied to another stage's folder, by the same binary
+    let other_stage = folder.path().join("cell-4567.kept");
+    std::fs::create_dir(&other_stage).unwrap();
+    std::fs::copy(checkpoints.join("train"), other_stage.join("train")).unwrap();
     assert!(of_stage("4567", "a").resume("train").unwrap().is_none());
-    assert!(!theirs.join("train").exists() && theirs.join("train.foreign").exists());
-    let file = kept.join("train");
+    assert!(!other_stage.join("train").exists() && other_stage.join("train.foreign").exists());
+    let file = checkpoints.join("train");
     let mut bytes = std::fs::read(&file).unwrap();
     *bytes.last_mut().unwrap() ^= 1;
     std::fs::write(&file, &bytes).unwrap();
     assert!(recorder("a").resume("train").unwrap().is_none());
-    assert!(!file.exists() && kept.join("train.damaged").exists());
+    assert!(!file.exists() && checkpoints.join("train.damaged").exists());
     std::fs::write(&file, b"short").unwrap();
     assert!(recorder("a").resume("train").unwrap().is_none());
 }
@@ -322,12 +323,12 @@ fn a_stage_under_the_name_of_another_is_neither_reused_nor_read() {
     for file in ["weights", "done.json"] {
         std::fs::copy(stage.file(file), copy.join(file)).unwrap();
     }
-    // by a run beside it, by whoever reads, by the run itself
+    // by a sibling run, by a reader, by the run itself
     assert!(!second.contains_stage(&other).unwrap() && second.find_stage(&other).unwrap().is_none());
     let read = StageDir::find(&first.stages(), &other).unwrap_err().to_string();
     assert!(read.contains("sft-0123"), "{read}");
-    let (found, words) = first.find_or_quarantine(&other).unwrap();
-    assert!(found.is_none() && words.unwrap().contains("contains the stage sft-0123"));
+    let (opened, damage) = first.find_or_quarantine(&other).unwrap();
+    assert!(opened.is_none() && damage.unwrap().contains("contains the stage sft-0123"));
     assert!(StageDir::open(&first.stages(), &id()).unwrap().is_some(), "the one that it was copied from stays");
 }
 
@@ -373,23 +374,23 @@ fn arms(tables: &TableSource) -> Vec<String> {
 }
 
 #[test]
-fn tables_are_read_where_they_are_of_the_plan_and_else_the_stages() {
+fn merged_tables_are_read_if_they_match_the_plan_and_else_the_stages() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path();
     let old = planned(run, "old", &[("a", 0), ("b", 0), ("c", 1)], &["a", "b"]);
     merge(run, &old, RunSubset::Comparison).unwrap();
     let of = |manifest| TableSource::of(run, manifest, RunSubset::Comparison);
-    let found = of(&old).unwrap();
-    assert!(found.are_merged && found.cells == 3 && found.missing.len() == 1, "{found:?}");
-    assert_eq!(arms(&found), ["a", "b"]);
+    let source = of(&old).unwrap();
+    assert!(source.are_merged && source.cells == 3 && source.missing.len() == 1, "{source:?}");
+    assert_eq!(arms(&source), ["a", "b"]);
 
-    // the experiment is edited and cut off: the table is of another's stages, and none of it is read
+    // the experiment was edited and interrupted: the table is of other stages, and is not read
     let mut new = planned(run, "new", &[("a", 0), ("b", 0)], &["b"]);
     new.exit = "interrupted".into();
-    let found = of(&new).unwrap();
-    assert!(!found.are_merged, "{found:?}");
+    let source = of(&new).unwrap();
+    assert!(!source.are_merged, "{source:?}");
     assert_eq!(
-        (arms(&found), found.missing),
+        (arms(&source), source.missing),
         (vec!["b".to_string()], vec![("a".into(), "the run was interrupted before".into())])
     );
     assert!(file_digests(run).is_err(), "there is no manifest");
@@ -398,11 +399,11 @@ fn tables_are_read_where_they_are_of_the_plan_and_else_the_stages() {
     let Digests { all, missing } = file_digests(run).unwrap();
     assert!(missing == ["a"] && all.iter().all(|digest| digest.file != "metrics.parquet"), "{all:?}");
 
-    // fewer seeds than the table has: it is not of this plan, and the stages are all there
+    // fewer seeds than the table has: it does not match the plan, and all stages exist
     let fewer = Manifest { plan: old.plan[..1].to_vec(), ..old.clone() };
     assert!(of(&fewer).unwrap().missing.is_empty() && !of(&fewer).unwrap().are_merged);
 
-    // a stage more than the table has, as while a run goes on
+    // one stage more than the table has, as during a run
     let late = StageId::of_folder(&old.plan[2].folder).unwrap();
     let table =
         StageDir::find(&run.join("stages"), &StageId::of_folder(&old.plan[0].folder).unwrap()).unwrap().unwrap();
@@ -411,28 +412,28 @@ fn tables_are_read_where_they_are_of_the_plan_and_else_the_stages() {
         Ok(())
     })
     .unwrap();
-    let found = of(&old).unwrap();
-    assert!(!found.are_merged && found.missing.is_empty() && arms(&found).len() == 3, "{found:?}");
+    let source = of(&old).unwrap();
+    assert!(!source.are_merged && source.missing.is_empty() && arms(&source).len() == 3, "{source:?}");
 }
 
 #[test]
-fn a_table_without_its_hash_is_named_and_one_that_is_gone_is_made_up_for_by_the_stages() {
+fn a_table_with_another_hash_is_an_error_and_a_missing_one_is_replaced_by_the_stages() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path();
     let manifest = planned(run, "e", &[("a", 0), ("b", 0)], &["a", "b"]);
     merge(run, &manifest, RunSubset::Comparison).unwrap();
     let table = run.join("metrics.parquet");
     let bytes = std::fs::read(&table).unwrap();
-    for place in (0..bytes.len()).step_by(23) {
+    for position in (0..bytes.len()).step_by(23) {
         let mut flipped = bytes.clone();
-        flipped[place] ^= 1 << (place % 8);
+        flipped[position] ^= 1 << (position % 8);
         std::fs::write(&table, &flipped).unwrap();
         let error = TableSource::of(run, &manifest, RunSubset::Comparison).unwrap_err();
-        assert!(matches!(&error, Error::Damaged { path, .. } if *path == table), "{place}: {error}");
+        assert!(matches!(&error, Error::Damaged { path, .. } if *path == table), "{position}: {error}");
     }
     std::fs::remove_file(&table).unwrap();
     assert_eq!(arms(&TableSource::of(run, &manifest, RunSubset::Comparison).unwrap()), ["a", "b"]);
-    // without the stages it has to be there, and of these
+    // without the stages it must exist, and match them
     std::fs::rename(run.join("stages"), run.join("elsewhere")).unwrap();
     let error = TableSource::of(run, &manifest, RunSubset::Comparison).unwrap_err();
     assert!(error.to_string().contains("metrics.parquet"), "{error}");
@@ -453,8 +454,8 @@ fn a_table_without_its_hash_is_named_and_one_that_is_gone_is_made_up_for_by_the_
 fn merging_leaves_no_table_of_an_earlier_experiment() {
     let folder = tempfile::tempdir().unwrap();
     let manifest = planned(folder.path(), "e", &[("a", 0)], &["a"]);
-    for left in ["outcomes.parquet", "completions.parquet"] {
-        std::fs::write(folder.path().join(left), "of another").unwrap();
+    for name in ["outcomes.parquet", "completions.parquet"] {
+        std::fs::write(folder.path().join(name), "of another").unwrap();
     }
     merge(folder.path(), &manifest, RunSubset::Comparison).unwrap();
     let tables = TableSource::of(folder.path(), &manifest, RunSubset::Comparison).unwrap();
@@ -463,7 +464,7 @@ fn merging_leaves_no_table_of_an_earlier_experiment() {
 }
 
 #[test]
-fn tables_of_an_older_format_are_taken_unless_the_run_was_cut_off() {
+fn tables_of_an_older_format_are_read_unless_the_run_was_interrupted() {
     let folder = tempfile::tempdir().unwrap();
     let run = folder.path();
     write_metrics(&run.join("metrics.parquet"), &[]).unwrap();
@@ -479,7 +480,7 @@ fn tables_of_an_older_format_are_taken_unless_the_run_was_cut_off() {
 }
 
 #[test]
-fn an_experiment_that_was_edited_after_its_run_is_told_by_its_settings() {
+fn an_experiment_that_was_edited_after_its_run_is_detected_by_its_settings() {
     use duel_spec::{Document, Experiment};
     let text = "seeds = 5\n[arms.a]\nmethod = \"dpo\"\ngrid.beta = [0.1]\n";
     let claim = "[[claims]]\nid = \"C\"\narms = [\"a\", \"reference\"]\n";
@@ -496,8 +497,8 @@ fn an_experiment_that_was_edited_after_its_run_is_told_by_its_settings() {
     check(&recorded).unwrap();
     check(&format!("question = \"another?\"\n{text}[slurm]\nretries = 3\n")).unwrap(); // changes no number
     let error = check(&recorded.replace("0.1", "0.2").replace("seeds = 5", "seeds = 3")).unwrap_err().to_string();
-    for words in ["arms.a.grid.beta is [0.2], was [0.1]", "seeds is 3, was 5", "experiment.toml"] {
-        assert!(error.contains(words), "`{words}` is not in {error}");
+    for message in ["arms.a.grid.beta is [0.2], was [0.1]", "seeds is 3, was 5", "experiment.toml"] {
+        assert!(error.contains(message), "`{message}` is not in {error}");
     }
 
     let stood = |text: &str| claims(text).iter().map(|claim| manifest.had_claim(claim)).collect::<Vec<_>>();

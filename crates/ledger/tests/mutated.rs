@@ -1,4 +1,4 @@
-//! Files of a run with something changed in them are read, or refused; never a panic, never for long.
+//! Mutated files of a run are read or refused, without a panic or a hang.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod common;
@@ -33,15 +33,15 @@ const JSON: [&str; 16] = [
 fn damaged_done_files_are_read_or_set_aside() {
     let out = tempfile::tempdir().unwrap();
     let [run, other] = ["a", "b"].map(|name| RunDir::create(out.path(), name).unwrap());
-    let whole = std::fs::read(make(&run.stages()).file("done.json")).unwrap();
-    mutated::every("done", 150, &[&whole], &JSON, |case, bytes| {
+    let original = std::fs::read(make(&run.stages()).file("done.json")).unwrap();
+    mutated::every("done", 150, &[&original], &JSON, |case, bytes| {
         let _ = std::fs::remove_dir_all(run.stages());
         let _ = std::fs::remove_dir_all(other.stages().join(id().folder()));
         std::fs::create_dir_all(run.stages()).unwrap();
         let stage = make(&run.stages());
         let mut text = String::from_utf8_lossy(bytes).into_owned();
         if case % 2 == 0 {
-            // with the sum that it ought to have, so that what stands behind it is read
+            // with a correct checksum, so that the contents are read
             if let Some((before, rest)) = text.split_once("\"sum\": \"")
                 && let Some((_, after)) = rest.split_once('"')
             {
@@ -52,7 +52,7 @@ fn damaged_done_files_are_read_or_set_aside() {
         std::fs::write(stage.file("done.json"), &text).unwrap();
         let _ = (stage.key(), stage.files(), StageDir::is_whole(&run.stages(), &id()));
         let _ = other.find_stage(&id());
-        assert!(!run.stages().join("sft-0123.damaged").exists(), "another run sets nothing aside");
+        assert!(!run.stages().join("sft-0123.damaged").exists(), "a sibling run sets nothing aside");
         let _ = run.find_or_quarantine(&id());
         assert!(!out.path().join("outside").exists());
     });
@@ -84,10 +84,10 @@ fn damaged_manifests_and_rounds_are_read_or_refused() {
 }
 
 #[test]
-fn damaged_kept_states_are_resumed_or_set_aside() {
+fn damaged_checkpoints_are_resumed_or_set_aside() {
     let folder = tempfile::tempdir().unwrap();
     let id = StageId { kind: "cell".into(), hash: "0123".into() };
-    let kept = folder.path().join(id.checkpoint_dir()).join("train");
+    let checkpoint = folder.path().join(id.checkpoint_dir()).join("train");
     let recorder = || {
         let quiet = Box::new(|_: u64, _: u64, _: &str| {});
         StageRecorder::new("dpo", "dpo", "-", 0, quiet).with_checkpoints(folder.path(), &id, "a", Duration::ZERO)
@@ -98,16 +98,16 @@ fn damaged_kept_states_are_resumed_or_set_aside() {
     }
     first.completion(completion());
     first.keep("train", &[7; 200]).unwrap();
-    let whole = std::fs::read(&kept).unwrap();
+    let original = std::fs::read(&checkpoint).unwrap();
     const HASH: usize = 64;
-    mutated::every("kept", 1500, &[&whole], &["\u{ff}\u{ff}\u{ff}\u{ff}\u{7f}"], |case, bytes| {
+    mutated::every("kept", 1500, &[&original], &["\u{ff}\u{ff}\u{ff}\u{ff}\u{7f}"], |case, bytes| {
         let mut bytes = bytes.to_vec();
         if case % 4 > 0 && bytes.len() > HASH {
-            // with the hash that it ought to have, so that what stands behind it is read
+            // with a correct hash, so that the contents are read
             let hash = hash_bytes(&bytes[HASH..]);
             bytes[..HASH].copy_from_slice(hash.as_bytes());
         }
-        std::fs::write(&kept, bytes).unwrap();
+        std::fs::write(&checkpoint, bytes).unwrap();
         let _ = recorder().resume("train");
     });
 }
@@ -132,12 +132,12 @@ fn damaged_tables_are_read_or_refused() {
     let outcome = |prompt| OutcomeRow { prompt, gold_reward: 0.5, tokens: 3, share: 0.25 };
     let all = (0..50).map(outcome).collect();
     write_outcomes(&path("outcomes"), &[Outcomes { arm: "dpo".into(), point: "-".into(), seed: 1, all }]).unwrap();
-    let whole = ["metrics", "completions", "outcomes"].map(|name| std::fs::read(path(name)).unwrap());
-    let whole: Vec<&[u8]> = whole.iter().map(Vec::as_slice).collect();
+    let original = ["metrics", "completions", "outcomes"].map(|name| std::fs::read(path(name)).unwrap());
+    let original: Vec<&[u8]> = original.iter().map(Vec::as_slice).collect();
     mutated::every(
         "tables",
         250,
-        &whole,
+        &original,
         &["PAR1", "\u{15}\u{2}", "\u{ff}\u{ff}\u{ff}\u{7f}", "value", "seed"],
         |_, bytes| {
             std::fs::write(path("mutated"), bytes).unwrap();

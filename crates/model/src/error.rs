@@ -34,8 +34,19 @@ pub enum Error {
         path.display(), few(first, *count)
     )]
     BeyondEmbedding { path: PathBuf, rows: usize, count: usize, first: Vec<(u32, String)> },
+    #[error(
+        "`{}` is one of {count} files that make up a model, of which there are missing: {}", path.display(), names(missing)
+    )]
+    MissingParts { path: PathBuf, count: usize, missing: Vec<PathBuf> },
     #[error("`{}` was changed while it was in use: {what}", path.display())]
     Changed { path: PathBuf, what: String },
+}
+
+/// The first of some paths.
+fn names(paths: &[PathBuf]) -> String {
+    const NAMED: usize = 5;
+    let named: Vec<String> = paths.iter().take(NAMED).map(|path| format!("`{}`", path.display())).collect();
+    format!("{}{}", named.join(", "), if paths.len() > NAMED { ", …" } else { "" })
 }
 
 /// The first of some tokens, with their ids.
@@ -67,6 +78,7 @@ impl Error {
                 "accepted: ids below {rows}; give the model an embedding for each (transformers: `resize_token_embeddings`), or \
                  take these tokens out of the tokenizer's files"
             )),
+            Self::MissingParts { .. } => Some("fetch them into the same folder, under the names that they have there".into()),
             Self::Changed { .. } => Some(
                 "a model's files must stay as they are as long as a run reads them; put them back, or run again with the new \
                  ones: a stage's key covers them"

@@ -16,6 +16,7 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 mod shared;
+mod shared_gguf;
 mod smollm3;
 mod stablelm;
 
@@ -104,7 +105,10 @@ pub(crate) fn model_types() -> String {
 
 /// The names in GGUF files, in words.
 pub(crate) fn gguf_architectures() -> String {
-    one_of(FAMILIES.iter().filter_map(|family| Some(family.gguf.as_ref()?.architecture)).collect())
+    let mut names: Vec<&str> = FAMILIES.iter().filter_map(|family| Some(family.gguf.as_ref()?.architecture)).collect();
+    names.sort_unstable();
+    names.dedup(); // Mistral is called as Llama is
+    one_of(names)
 }
 
 /// `"a", "b" or "c"`

@@ -36,7 +36,7 @@ pub(crate) struct GgufFamily {
     /// `general.architecture`, with which the names of its settings begin.
     pub architecture: &'static str,
     /// Settings whose meaning is known, without the architecture's name: another is refused.
-    pub known: &'static [&'static str],
+    pub known: &'static [&'static [&'static str]],
     /// Reads what the sizes `width` and `heads` leave open.
     pub read: fn(&HeaderReader<'_>, usize, usize) -> Result<Architecture>,
     /// Settings besides the sizes, without the architecture's name.

@@ -1,5 +1,6 @@
 //! The number formats of weight files: safetensors' floats and ggml's blocks.
 
+use crate::quantised_block as block;
 use crate::{Error, Result};
 use half::{bf16, f16};
 use std::path::Path;
@@ -15,42 +16,49 @@ pub enum FileDType {
     Q5_0,
     Q5_1,
     Q8_0,
+    Q2K,
+    Q3K,
     Q4K,
+    Q5K,
     Q6K,
+    Iq4Nl,
+    Iq4Xs,
 }
+
+/// Each kind with ggml's number, the numbers of a block, and its bytes.
+const KINDS: [(FileDType, u32, [usize; 2]); 15] = [
+    (FileDType::F32, 0, [1, 4]),
+    (FileDType::F16, 1, [1, 2]),
+    (FileDType::Q4_0, 2, [32, 18]),
+    (FileDType::Q4_1, 3, [32, 20]),
+    (FileDType::Q5_0, 6, [32, 22]),
+    (FileDType::Q5_1, 7, [32, 24]),
+    (FileDType::Q8_0, 8, [32, 34]),
+    (FileDType::Q2K, 10, [256, 84]),
+    (FileDType::Q3K, 11, [256, 110]),
+    (FileDType::Q4K, 12, [256, 144]),
+    (FileDType::Q5K, 13, [256, 176]),
+    (FileDType::Q6K, 14, [256, 210]),
+    (FileDType::Iq4Nl, 20, [32, 18]),
+    (FileDType::Iq4Xs, 23, [256, 136]),
+    (FileDType::Bf16, 30, [1, 2]),
+];
 
 impl FileDType {
     /// By ggml's number.
     pub fn from_ggml(code: u32) -> Option<Self> {
-        Some(match code {
-            0 => Self::F32,
-            1 => Self::F16,
-            2 => Self::Q4_0,
-            3 => Self::Q4_1,
-            6 => Self::Q5_0,
-            7 => Self::Q5_1,
-            8 => Self::Q8_0,
-            12 => Self::Q4K,
-            14 => Self::Q6K,
-            30 => Self::Bf16,
-            _ => return None,
-        })
+        KINDS.iter().find(|(_, known, _)| *known == code).map(|(kind, ..)| *kind)
+    }
+
+    /// ggml's number and the size of a block.
+    fn kind(self) -> (u32, [usize; 2]) {
+        let (_, code, block) = KINDS[KINDS.iter().position(|(kind, ..)| *kind == self).unwrap_or_default()];
+        (code, block)
     }
 
     /// ggml's number.
     pub fn ggml(self) -> u32 {
-        match self {
-            Self::F32 => 0,
-            Self::F16 => 1,
-            Self::Q4_0 => 2,
-            Self::Q4_1 => 3,
-            Self::Q5_0 => 6,
-            Self::Q5_1 => 7,
-            Self::Q8_0 => 8,
-            Self::Q4K => 12,
-            Self::Q6K => 14,
-            Self::Bf16 => 30,
-        }
+        self.kind().0
     }
 
     /// What the files call it that are written in it.
@@ -60,22 +68,12 @@ impl FileDType {
 
     /// The kinds that are read, as GGUF calls them.
     pub fn all_names() -> String {
-        (0..64).filter(|code| Self::from_ggml(*code).is_some()).map(ggml_name).collect::<Vec<_>>().join(", ")
+        KINDS.iter().map(|(_, code, _)| ggml_name(*code)).collect::<Vec<_>>().join(", ")
     }
 
     /// Numbers of a block, and its bytes.
     pub(crate) fn block(self) -> [usize; 2] {
-        match self {
-            Self::F32 => [1, 4],
-            Self::F16 | Self::Bf16 => [1, 2],
-            Self::Q4_0 => [32, 18],
-            Self::Q4_1 => [32, 20],
-            Self::Q5_0 => [32, 22],
-            Self::Q5_1 => [32, 24],
-            Self::Q8_0 => [32, 34],
-            Self::Q4K => [256, 144],
-            Self::Q6K => [256, 210],
-        }
+        self.kind().1
     }
 
     /// Bytes of a tensor; `None` where its rows are not whole blocks, or where the number is too large to say.
@@ -99,51 +97,22 @@ impl FileDType {
     }
 
     pub(crate) fn decode_block(self, b: &[u8], to: &mut Vec<f32>) {
-        let half = |at: usize| f16::from_le_bytes([b[at], b[at + 1]]).to_f32();
-        let bits = |at: usize| u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]]);
-        let d = half(0);
         match self {
-            Self::F32 => to.push(f32::from_bits(bits(0))),
-            Self::F16 => to.push(d),
+            Self::F32 => to.push(f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+            Self::F16 => to.push(block::half_at(b, 0)),
             Self::Bf16 => to.push(bf16::from_le_bytes([b[0], b[1]]).to_f32()),
-            Self::Q4_0 => nibbles(&b[2..], 0, to, |q| (q as f32 - 8.0) * d),
-            Self::Q4_1 => {
-                let least = half(2);
-                nibbles(&b[4..], 0, to, |q| q as f32 * d + least);
-            }
-            Self::Q5_0 => nibbles(&b[6..], bits(2), to, |q| (q as f32 - 16.0) * d),
-            Self::Q5_1 => {
-                let least = half(2);
-                nibbles(&b[8..], bits(4), to, |q| q as f32 * d + least);
-            }
-            Self::Q8_0 => to.extend(b[2..].iter().map(|q| f32::from(*q as i8) * d)),
-            Self::Q4K => {
-                let (least, scales) = (half(2), &b[4..16]);
-                let scale = |j: usize| match j {
-                    0..4 => [scales[j] & 63, scales[j + 4] & 63],
-                    _ => [scales[j + 4] & 15 | scales[j - 4] >> 6 << 4, scales[j + 4] >> 4 | scales[j] >> 6 << 4],
-                };
-                for (j, q) in b[16..].chunks_exact(32).enumerate() {
-                    let of = |part: usize| scale(2 * j + part).map(f32::from);
-                    let ([s1, m1], [s2, m2]) = (of(0), of(1));
-                    to.extend(q.iter().map(|q| d * s1 * f32::from(q & 15) - least * m1));
-                    to.extend(q.iter().map(|q| d * s2 * f32::from(q >> 4) - least * m2));
-                }
-            }
-            Self::Q6K => {
-                let (d, scales) = (half(208), &b[192..208]);
-                for n in 0..2 {
-                    let (low, high, scales) = (&b[64 * n..][..64], &b[128 + 32 * n..][..32], &scales[8 * n..][..8]);
-                    for quarter in 0..4 {
-                        to.extend((0..32).map(|l| {
-                            let byte = low[l + 32 * (quarter % 2)];
-                            let four = if quarter < 2 { byte & 15 } else { byte >> 4 };
-                            let q = i32::from(four | (high[l] >> (2 * quarter) & 3) << 4) - 32;
-                            d * f32::from(scales[l / 16 + 2 * quarter] as i8) * q as f32
-                        }));
-                    }
-                }
-            }
+            Self::Q4_0 => block::q4_0(b, to),
+            Self::Q4_1 => block::q4_1(b, to),
+            Self::Q5_0 => block::q5_0(b, to),
+            Self::Q5_1 => block::q5_1(b, to),
+            Self::Q8_0 => block::q8_0(b, to),
+            Self::Q2K => block::q2_k(b, to),
+            Self::Q3K => block::q3_k(b, to),
+            Self::Q4K => block::q4_k(b, to),
+            Self::Q5K => block::q5_k(b, to),
+            Self::Q6K => block::q6_k(b, to),
+            Self::Iq4Nl => block::iq4_nl(b, to),
+            Self::Iq4Xs => block::iq4_xs(b, to),
         }
     }
 
@@ -223,12 +192,6 @@ pub(crate) fn ggml_name(code: u32) -> String {
         "NVFP4",
     ];
     NAMES.get(code as usize).map_or_else(|| format!("number {code}"), |name| (*name).to_owned())
-}
-
-/// Sixteen bytes of two numbers each: low halves, then high halves, with a fifth bit where there is one.
-fn nibbles(b: &[u8], fifth: u32, to: &mut Vec<f32>, of: impl Fn(u32) -> f32) {
-    to.extend(b[..16].iter().enumerate().map(|(j, q)| of(u32::from(q & 15) | (fifth >> j & 1) << 4)));
-    to.extend(b[..16].iter().enumerate().map(|(j, q)| of(u32::from(q >> 4) | (fifth >> (j + 16) & 1) << 4)));
 }
 
 /// 32 numbers as eight bits each and a scale.

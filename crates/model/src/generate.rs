@@ -214,7 +214,7 @@ fn write_rows<R: DecodeBackend>(
         for (place, (&row, (token, logp))) in alive.iter().zip(chosen).enumerate() {
             out[row].0.push(token);
             out[row].1.push(logp);
-            if token != space.eos {
+            if !space.ends_response(token) {
                 unfinished.push(place);
                 ids.push(token as i32);
             }

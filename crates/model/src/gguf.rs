@@ -3,22 +3,27 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::config::TransformerConfig;
-use crate::families::{by_gguf_architecture, gguf_architectures, gguf_name, gguf_of, interleaved_heads};
-use crate::file_dtype::{FileDType, ggml_name};
+use crate::families::{by_gguf_architecture, gguf_architectures, gguf_name, gguf_of};
+use crate::file_dtype::FileDType;
 use crate::gguf_header::{ALIGNMENT, GgufHeader, HeaderValue, MAGIC};
-use crate::gguf_tokenizer::{read_tokenizer, to_vocabulary};
+use crate::gguf_layout::to_file;
+pub(crate) use crate::gguf_parts::files;
+use crate::gguf_parts::{self, GgufPart};
+use crate::gguf_rope;
+use crate::gguf_tokenizer::{OTHER_EOS, read_special, read_tokenizer};
+use crate::gguf_vocabulary::to_vocabulary;
 use crate::header_reader::HeaderReader;
 use crate::mapped_file::MappedFile;
-use crate::rope_layout::to_interleaved;
-use crate::tokenizer_files::{SpecialTokens, TokenizerFiles};
+use crate::sentence_pieces::PieceKind;
+use crate::tokenizer_files::TokenizerFiles;
 use crate::weight_store::WeightStore;
-use crate::weights::{self, NamedTensor};
+use crate::weights::{self, HostTensor, NamedTensor};
 use crate::{Error, Result};
 use std::io::Write;
 use std::path::Path;
 
-/// The tensor of factors that change the frequencies of rotary positions.
-pub(crate) const FACTORS: &str = "rope_freqs.weight";
+/// The tensor whose rows are the vocabulary.
+const EMBEDDING: &str = "token_embd.weight";
 /// What a file of ours calls itself.
 const NAME: &str = "duel";
 
@@ -27,32 +32,62 @@ pub fn is_gguf(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "gguf")
 }
 
-/// Opens a GGUF file: its settings, and its tensors to be taken one by one.
+/// Opens a GGUF file, or all parts of a model of which it is one: its settings, and its tensors to be taken one by one.
 ///
 /// # Errors
-/// A file that is damaged, of an architecture that is not read, or whose tokenizer is not byte-level BPE.
+/// A file that is missing or damaged, of an architecture that is not read, or whose tokenizer is not read.
 pub(crate) fn open(path: &Path) -> Result<(TransformerConfig, TokenizerFiles, WeightStore)> {
-    let file = MappedFile::open(path)?;
-    let bytes = file.bytes()?;
-    let header = GgufHeader::parse(bytes).map_err(|problem| Error::Damaged { path: path.into(), problem })?;
-    let settings = HeaderReader { path, header: &header, bytes, architecture: "" };
-    check_whole(&settings)?;
+    let mut parts = gguf_parts::open(path)?;
+    let tensors: Vec<_> = parts.iter_mut().map(|part| std::mem::take(&mut part.header.tensors)).collect();
+    let mut parts = parts.into_iter();
+    let Some(GgufPart { file, header }) = parts.next() else { return Err(Error::Lacking { name: EMBEDDING.into() }) };
+    let (path, others) = (file.path.clone(), parts.map(|part| part.file));
+    // 1. The tensors of all files.
+    let store = WeightStore::of_files(std::iter::once(file).chain(others).zip(tensors))?;
+    // 2. The settings, which are the first file's.
+    let bytes = store.bytes_of_first()?;
+    let settings = HeaderReader { path: &path, header: &header, bytes, store: &store, architecture: "" };
+    check_model(&settings)?;
     let config = read_config(&settings)?;
-    check_factors(&settings, &config)?;
+    // 3. Its words.
     let rows = config.vocabulary;
-    let special = SpecialTokens {
-        bos: settings.id("tokenizer.ggml.bos_token_id", rows)?,
-        eos: settings.id("tokenizer.ggml.eos_token_id", rows)?,
-        pad: settings.id("tokenizer.ggml.padding_token_id", rows)?,
-    };
+    let special = read_special(&settings, rows)?;
     let key = "tokenizer.chat_template";
     let template = settings.text(key).map(str::to_owned);
     if template.is_none() && settings.value(key).is_some() {
         return Err(settings.unsupported(key, "a text"));
     }
-    let words = TokenizerFiles { special, tokenizer: read_tokenizer(&settings, rows, special)?, template };
-    let tensors = header.tensors;
-    Ok((config, words, WeightStore::single_file(file, tensors)))
+    let words = TokenizerFiles { tokenizer: read_tokenizer(&settings, rows, &special)?, special, template };
+    Ok((config, words, store))
+}
+
+/// The repository on Hugging Face (`org/name`) whose model a file was made from, where it says so: the source of the conversion
+/// rather than the model from which that one was tuned.
+///
+/// # Errors
+/// A file that is missing or damaged.
+pub fn repository(path: &Path) -> Result<Option<String>> {
+    const KEYS: [&str; 4] = [
+        "general.source.huggingface.repository",
+        "general.source.repo_url",
+        "general.repo_url",
+        "general.base_model.0.repo_url",
+    ];
+    let parts = gguf_parts::open(path)?;
+    let Some(GgufPart { file, header }) = parts.first() else { return Ok(None) };
+    let bytes = file.bytes()?;
+    let name = |key: &&str| {
+        let text = header.text(key, bytes)?;
+        let name = text.strip_prefix("https://huggingface.co/").unwrap_or(text).trim_end_matches('/');
+        let (owner, own) = name.split_once('/')?;
+        let is_plain = |part: &str| {
+            !part.is_empty()
+                && !part.starts_with('.')
+                && part.chars().all(|c| c.is_ascii_alphanumeric() || ['-', '_', '.'].contains(&c))
+        };
+        (is_plain(owner) && is_plain(own)).then(|| name.to_owned())
+    };
+    Ok(KEYS.iter().find_map(name))
 }
 
 /// Whether Duel has written a file: it says so itself.
@@ -62,60 +97,21 @@ pub fn is_ours(path: &Path) -> bool {
     GgufHeader::parse(bytes).is_ok_and(|header| header.text("general.name", bytes) == Some(NAME))
 }
 
-/// The file is a whole model, of kinds of numbers that are read.
-fn check_whole(settings: &HeaderReader<'_>) -> Result<()> {
+/// What the file holds is a model.
+fn check_model(settings: &HeaderReader<'_>) -> Result<()> {
     let key = "general.type";
     if settings.value(key).is_some() && settings.text(key) != Some("model") {
         return Err(settings.unsupported(key, "\"model\""));
     }
-    let key = "split.count";
-    if settings.value(key).is_some() && !matches!(settings.header.as_int(key), Some(0 | 1)) {
-        let part = settings.header.as_int("split.no").map_or(String::new(), |n| format!("part {} of ", n + 1));
-        let found = match settings.header.as_int(key) {
-            Some(count) => format!("{part}{count}"),
-            None => "no number".into(),
-        };
-        let accepted = "1; `llama-gguf-split --merge` joins the parts to one file".into();
-        return Err(Error::Unsupported { path: settings.path.into(), key: key.into(), found, accepted });
-    }
-    if let Some((name, code)) = &settings.header.unread {
-        let (key, found) = (name.clone(), format!("of kind {}", ggml_name(*code)));
-        return Err(Error::Unsupported { path: settings.path.into(), key, found, accepted: FileDType::all_names() });
-    }
     Ok(())
 }
 
-/// Factors of the rotary frequencies change every position, unless all of them are 1.
-fn check_factors(settings: &HeaderReader<'_>, config: &TransformerConfig) -> Result<()> {
-    let Some((_, shape, kind, range)) = settings.header.tensors.iter().find(|(name, ..)| name == FACTORS) else {
-        return Ok(());
-    };
-    let expected = vec![config.head_width() / 2];
-    if *shape != expected {
-        return Err(Error::Shape { name: FACTORS.into(), found: shape.clone(), expected });
-    }
-    let factors = kind.decode(&settings.bytes[range.clone()]);
-    if factors.iter().all(|factor| *factor == 1.0) {
-        return Ok(());
-    }
-    let most = factors.iter().copied().fold(f32::MIN, f32::max);
-    let found = format!("factors up to {most} (the scaling of Llama 3.1 and later)");
-    let accepted = "none, or factors that are all 1".into();
-    Err(Error::Unsupported { path: settings.path.into(), key: FACTORS.into(), found, accepted })
-}
-
 /// Every setting of the architecture is one whose meaning is known: another would change what the model computes.
-fn check_known(settings: &HeaderReader<'_>, known: &[&str]) -> Result<()> {
+fn check_known(settings: &HeaderReader<'_>, known: &[&[&str]]) -> Result<()> {
     let prefix = settings.key("");
     let mut own = settings.header.values.keys().filter_map(|key| key.strip_prefix(&prefix));
-    if let Some(name) = own.find(|name| !known.contains(name)) {
+    if let Some(name) = own.find(|name| !known.iter().any(|names| names.contains(name))) {
         return Err(settings.unsupported(name, "no value: what it changes is not read"));
-    }
-    for (key, harmless) in [("rope.scaling.factor", 1.0), ("rope.scale_linear", 1.0), ("rope.scaling.attn_factor", 1.0)]
-    {
-        if settings.value(key).is_some() && settings.header.as_float(&settings.key(key)) != Some(harmless) {
-            return Err(settings.unsupported(key, &harmless.to_string()));
-        }
     }
     Ok(())
 }
@@ -130,25 +126,28 @@ fn read_config(header: &HeaderReader<'_>) -> Result<TransformerConfig> {
     let settings = HeaderReader { architecture, ..*header };
     check_known(&settings, family.known)?;
     let (width, heads) = (settings.size("embedding_length")?, settings.size("attention.head_count")?);
-    let tensors = &settings.header.tensors;
-    let vocabulary = match tensors.iter().find(|(name, ..)| name == "token_embd.weight") {
-        Some((_, shape, ..)) if shape.len() == 2 => shape[0],
-        _ => return Err(Error::Lacking { name: "token_embd.weight".into() }),
+    let store = header.store;
+    let vocabulary = match store.shape(EMBEDDING) {
+        Some([rows, _]) => *rows,
+        _ => return Err(Error::Lacking { name: EMBEDDING.into() }),
     };
     if settings.size_or("vocab_size", vocabulary)? != vocabulary {
         return Err(settings.unsupported("vocab_size", &format!("{vocabulary}, the rows of the embedding")));
     }
-    if width % heads != 0 {
-        return Err(settings.unsupported("attention.head_count", &format!("a divisor of the width, {width}")));
+    let layers = settings.size("block_count")?;
+    if layers > store.len() {
+        let accepted = format!("at most {} layers, of which its tensors could be", store.len());
+        return Err(settings.unsupported("block_count", &accepted));
     }
     let architecture = (family.read)(&settings, width, heads)?;
+    let context = settings.size("context_length")?;
     Ok(TransformerConfig {
         vocabulary,
-        context: settings.size("context_length")?,
-        layers: settings.size("block_count")?,
+        context: architecture.rotary().map_or(context, |rotary| rotary.scaling.context(context)),
+        layers,
         width,
         heads,
-        tied: !tensors.iter().any(|(name, ..)| name == "output.weight"),
+        tied: store.shape("output.weight").is_none(),
         architecture,
     })
 }
@@ -208,7 +207,9 @@ impl SettingsWriter {
         };
         self.size("general.file_type", file_type);
         self.size(&key("block_count"), config.layers);
-        self.size(&key("context_length"), config.context);
+        let rotary = config.architecture.rotary();
+        let context = rotary.map_or(config.context, |rotary| rotary.scaling.longest(config.context));
+        self.size(&key("context_length"), context);
         self.size(&key("embedding_length"), config.width);
         self.size(&key("attention.head_count"), config.heads);
         self.size(&key("vocab_size"), config.vocabulary);
@@ -216,6 +217,11 @@ impl SettingsWriter {
             match value {
                 HeaderValue::Size(n) => self.size(&key(name), n),
                 HeaderValue::Real(x) => self.real(&key(name), x),
+                HeaderValue::Flag(flag) => self.flag(&key(name), flag),
+                HeaderValue::Text(text) => self.text(&key(name), text),
+                HeaderValue::Flags(flags) => {
+                    self.list(&key(name), 7, flags.into_iter().map(|flag| vec![u8::from(flag)]).collect());
+                }
             }
         }
         Ok(())
@@ -224,23 +230,34 @@ impl SettingsWriter {
     fn tokenizer(&mut self, words: &TokenizerFiles, rows: usize, path: &Path) -> Result<()> {
         let Some(bytes) = &words.tokenizer else { return Ok(()) };
         let vocabulary = to_vocabulary(path, bytes)?;
-        self.text("tokenizer.ggml.model", "gpt2");
+        self.text("tokenizer.ggml.model", vocabulary.model);
         self.text("tokenizer.ggml.pre", vocabulary.pre);
         let mut tokens = vocabulary.tokens;
         // a model may have more rows than its tokenizer has tokens
         for id in tokens.len()..rows {
-            tokens.push((format!("[PAD{id}]"), 5));
+            tokens.push((format!("[PAD{id}]"), PieceKind::Unused));
         }
         self.list("tokenizer.ggml.tokens", 8, tokens.iter().map(|(token, _)| text_bytes(token)).collect());
-        let kinds = tokens.iter().map(|(_, kind)| kind.to_le_bytes().to_vec()).collect();
+        if let Some(mut scores) = vocabulary.scores {
+            scores.resize(tokens.len(), 0.0);
+            self.list("tokenizer.ggml.scores", 6, scores.iter().map(|score| score.to_le_bytes().to_vec()).collect());
+        }
+        let kinds = tokens.iter().map(|(_, kind)| (*kind as i32).to_le_bytes().to_vec()).collect();
         self.list("tokenizer.ggml.token_type", 5, kinds);
         self.list("tokenizer.ggml.merges", 8, vocabulary.merges.iter().map(|merge| text_bytes(merge)).collect());
-        let special = words.special;
-        self.flag("tokenizer.ggml.add_bos_token", vocabulary.starts && special.bos.is_some());
+        if let Some(prefix) = vocabulary.prefix {
+            self.flag("tokenizer.ggml.add_space_prefix", prefix);
+        }
+        let (special, [begins, ends]) = (&words.special, vocabulary.adds);
+        self.flag("tokenizer.ggml.add_bos_token", begins && special.bos.is_some());
+        self.flag("tokenizer.ggml.add_eos_token", ends && special.eos.is_some());
         for (key, id) in [("bos", special.bos), ("eos", special.eos), ("padding", special.pad)] {
             if let Some(id) = id {
                 self.size(&format!("tokenizer.ggml.{key}_token_id"), id as usize);
             }
+        }
+        for (key, id) in OTHER_EOS.into_iter().zip(&special.other_eos) {
+            self.size(key, *id as usize);
         }
         if let Some(template) = &words.template {
             self.text("tokenizer.chat_template", template);
@@ -261,9 +278,7 @@ fn tensor_bytes(path: &Path, checkpoint: &Checkpoint, precision: Precision) -> R
             values = weights::transposed(&values, shape[0], shape[1]);
             shape.reverse();
         }
-        if let Some(heads) = interleaved_heads(&checkpoint.config, &name) {
-            values = to_interleaved(&values, heads, shape.get(1).copied().unwrap_or(1));
-        }
+        let HostTensor { shape, values } = to_file(&checkpoint.config, &name, HostTensor { shape, values });
         let blocks = shape.last().is_some_and(|n| n % 32 == 0);
         let kind = match precision {
             _ if shape.len() < 2 => FileDType::F32,
@@ -273,6 +288,12 @@ fn tensor_bytes(path: &Path, checkpoint: &Checkpoint, precision: Precision) -> R
         };
         let bytes = kind.encode_all(path, &name_in_file, &values)?;
         tensors.push((name_in_file, shape, kind, bytes));
+    }
+    if let Some(rotary) = checkpoint.config.architecture.rotary() {
+        for (name, factors) in gguf_rope::write(rotary, checkpoint.config.head_width(), path)?.1 {
+            let factors: Vec<f32> = factors.into_iter().map(|factor| factor as f32).collect();
+            tensors.push((name.to_owned(), vec![factors.len()], FileDType::F32, FileDType::F32.encode(&factors)));
+        }
     }
     Ok(tensors)
 }

@@ -33,11 +33,14 @@ pub enum MetaValue {
     },
 }
 
-/// A number as it is written to a header.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// A value as it is written to a header.
+#[derive(Debug, Clone, PartialEq)]
 pub enum HeaderValue {
     Size(usize),
     Real(f64),
+    Flag(bool),
+    Text(&'static str),
+    Flags(Vec<bool>),
 }
 
 /// What a GGUF file says of itself.
@@ -266,6 +269,24 @@ impl GgufHeader {
         let MetaValue::Array { of: 8, count, at } = self.values.get(key)? else { return None };
         let mut cursor = Cursor { bytes, at: *at };
         (0..*count).map(|_| std::str::from_utf8(&bytes[cursor.text().ok()?]).ok()).collect()
+    }
+
+    /// A list of numbers.
+    pub fn as_floats(&self, key: &str, bytes: &[u8]) -> Option<Vec<f64>> {
+        let MetaValue::Array { of, count, at } = self.values.get(key)? else { return None };
+        let mut cursor = Cursor { bytes, at: *at };
+        let one = |_| match cursor.value(*of, 0).ok()? {
+            MetaValue::Float(x) => Some(x),
+            MetaValue::Int(n) => Some(n as f64),
+            _ => None,
+        };
+        (0..*count).map(one).collect()
+    }
+
+    /// A list of flags.
+    pub fn as_flags(&self, key: &str, bytes: &[u8]) -> Option<Vec<bool>> {
+        let MetaValue::Array { of: 7, count, at } = self.values.get(key)? else { return None };
+        Some(bytes[*at..*at + *count].iter().map(|byte| *byte != 0).collect())
     }
 
     /// A list of whole numbers.

@@ -2,6 +2,7 @@
 
 use crate::config_reader::{SIZES, range_text};
 use crate::gguf_header::{GgufHeader, MetaValue};
+use crate::weight_store::WeightStore;
 use crate::{Error, Result};
 use std::ops::RangeInclusive;
 use std::path::Path;
@@ -12,6 +13,8 @@ pub(crate) struct HeaderReader<'a> {
     pub path: &'a Path,
     pub header: &'a GgufHeader,
     pub bytes: &'a [u8],
+    /// The tensors of all files.
+    pub store: &'a WeightStore,
     /// The architecture with whose name the keys begin; empty: keys are whole.
     pub architecture: &'a str,
 }
@@ -52,9 +55,18 @@ impl<'a> HeaderReader<'a> {
         if self.value(key).is_some() { self.size(key) } else { Ok(default) }
     }
 
+    /// A number; the file holds f32 where decimals are meant.
     pub fn number(&self, key: &str, range: &RangeInclusive<f64>) -> Result<f64> {
-        let found = self.header.as_float(&self.key(key)).filter(|x| range.contains(x));
+        let decimal = |x: f64| match x as f32 {
+            short if f64::from(short) == x => format!("{short:e}").parse().unwrap_or(x),
+            _ => x,
+        };
+        let found = self.header.as_float(&self.key(key)).map(decimal).filter(|x| range.contains(x));
         found.ok_or_else(|| self.unsupported(key, &range_text(range)))
+    }
+
+    pub fn number_or(&self, key: &str, range: &RangeInclusive<f64>, default: f64) -> Result<f64> {
+        if self.value(key).is_some() { self.number(key, range) } else { Ok(default) }
     }
 
     /// The id of a token, which is below the rows of the embedding; −1 as u32 is llama.cpp's word for none.

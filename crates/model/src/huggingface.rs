@@ -133,11 +133,12 @@ pub fn write(folder: &Path, checkpoint: &Checkpoint, kind: FileDType) -> Result<
     if kind != FileDType::F32 {
         json["dtype"] = json!(if kind == FileDType::F16 { "float16" } else { "bfloat16" });
     }
-    let SpecialTokens { bos, eos, pad } = words.special;
+    let SpecialTokens { bos, eos, ref other_eos, pad } = words.special;
+    let eos = if other_eos.is_empty() { json!(eos) } else { json!(words.special.eos_ids()) };
     let mut generation = json!({});
-    for (key, id) in [("bos_token_id", bos), ("eos_token_id", eos), ("pad_token_id", pad)] {
-        json[key] = json!(id);
-        generation[key] = json!(id);
+    for (key, id) in [("bos_token_id", json!(bos)), ("eos_token_id", eos), ("pad_token_id", json!(pad))] {
+        json[key] = id.clone();
+        generation[key] = id;
     }
     write_synced(&folder.join(CONFIG), format!("{json:#}\n").as_bytes())?;
     write_synced(&folder.join(GENERATION), format!("{generation:#}\n").as_bytes())?;

@@ -1,6 +1,7 @@
 //! Ids to logits: the transformer, its heads, the KV cache, generation, weights in and out, and the one
 //! door to devices. Burn's attention masks (true = hidden) are built only here.
 
+mod added_tokens;
 mod architecture;
 mod checkpoint;
 mod config;
@@ -16,20 +17,32 @@ mod fused;
 mod generate;
 pub mod gguf;
 mod gguf_header;
+mod gguf_layout;
+mod gguf_parts;
+mod gguf_rope;
 mod gguf_tokenizer;
+mod gguf_vocabulary;
 mod header_reader;
 mod host_tensor;
 pub mod huggingface;
 mod init;
+mod legacy_tokenizer;
 mod mapped_file;
 mod mmap_matrix;
 pub mod peft;
+mod post_processor;
+mod pre_tokenizer;
 mod pretrained;
 mod projection;
+mod protobuf;
+mod quantised_block;
 mod reader;
 mod responses;
 mod rope_layout;
 mod rope_settings;
+mod sentence_pieces;
+mod sentencepiece;
+mod special_tokens;
 mod tensor_names;
 mod tokenizer_files;
 mod tokens;
@@ -55,6 +68,7 @@ pub use pretrained::{Pretrained, SETTINGS_FILES, hash as hash_of_files};
 pub use projection::{Lora, Projection};
 pub use reader::Reader;
 pub use responses::Responses;
+pub use special_tokens::named_special_tokens;
 pub use tokenizer_files::{SpecialTokens, TokenizerFiles};
 pub use tokens::Tokens;
 pub use transformer::{KvCache, Policy, ScalarModel, ValueHead};

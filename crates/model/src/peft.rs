@@ -16,7 +16,7 @@ use std::path::Path;
 
 const ADAPTER: &str = "adapter_model.safetensors";
 
-/// Writes the adapters of a policy as PEFT does, for the model at `base`.
+/// Writes the adapters of a policy as PEFT does, for the model at `base`; empty: it is not known.
 ///
 /// # Errors
 /// [`Error::Lacking`] where the policy has none; adapters of several ranks.
@@ -46,7 +46,7 @@ pub fn write_adapter(folder: &Path, config: &TransformerConfig, policy: &Policy,
     let json = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": (!base.is_empty()).then_some(base),
         "r": rank,
         "lora_alpha": alpha as f64 / 1e6,
         "lora_dropout": 0.0,

@@ -5,10 +5,11 @@ use crate::checkpoint::Checkpoint;
 use crate::config::TransformerConfig;
 use crate::families::{gguf_name, hf_name, interleaved_heads};
 use crate::gguf::{self, is_gguf};
+use crate::gguf_layout::from_file;
+use crate::gguf_rope::is_factors;
 use crate::huggingface;
 use crate::mapped_file::MappedFile;
 use crate::mmap_matrix::MmapMatrix;
-use crate::rope_layout::to_half_split;
 use crate::tensor_names::{canonical_name, is_projection};
 use crate::tokenizer_files::TokenizerFiles;
 use crate::transformer::Policy;
@@ -156,15 +157,8 @@ impl Pretrained {
         let left: HashSet<&str> = without.values().map(|(name, _)| name.as_str()).collect();
         let naming = |ours: &str| Some(self.name(config, ours)).filter(|(name, _)| !left.contains(name.as_str()));
         if self.is_gguf() {
-            let adjusted = |ours: &str, found: HostTensor| match interleaved_heads(config, ours) {
-                Some(heads) => {
-                    let values = to_half_split(&found.values, heads, found.shape.get(1).copied().unwrap_or(1));
-                    HostTensor { values, ..found }
-                }
-                None => found,
-            };
-            // factors of rotary positions, all of them 1
-            let spare = |name: &str| name == gguf::FACTORS || left.contains(name);
+            let adjusted = |ours: &str, found: HostTensor| from_file(config, ours, found);
+            let spare = |name: &str| is_factors(name) || left.contains(name);
             return weights::load_from(empty, &self.store, naming, adjusted, spare);
         }
         let spare = |name: &str| huggingface::is_buffer(name) || left.contains(name);
@@ -207,14 +201,14 @@ pub const SETTINGS_FILES: [&str; 12] = [
 /// A file that cannot be read.
 pub fn hash(path: &Path) -> Result<String> {
     let mut hasher = Hasher::default();
-    let mut add = |path: PathBuf| -> Result<()> {
+    let add = |path: PathBuf| -> Result<()> {
         let held = MappedFile::open(&path)?;
         hasher.add(path.file_name().unwrap_or_default().as_encoded_bytes());
         hasher.add(held.bytes()?);
         held.bytes().map(|_| ())
     };
     if is_gguf(path) {
-        add(path.into())?;
+        gguf::files(path)?.into_iter().try_for_each(add)?;
         return Ok(hasher.finish());
     }
     let mut files = huggingface::weights_and_index(path)?;

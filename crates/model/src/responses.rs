@@ -4,7 +4,8 @@ use crate::Tokens;
 use burn::tensor::Device;
 use duel_spec::{TokenSpec, ids::prompt_hash};
 
-/// Responses to prompts. A response holds its counted tokens only: up to and including the first EOS.
+/// Responses to prompts. A response holds its counted tokens only: up to and including the first EOS, of
+/// which a model may have several.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Responses {
     /// 1 to `P` ids each.
@@ -48,7 +49,7 @@ impl Responses {
 
     /// Whether a response closed with EOS.
     pub fn ended(&self, row: usize, space: &TokenSpec) -> bool {
-        self.responses[row].last() == Some(&space.eos)
+        self.responses[row].last().is_some_and(|&id| space.ends_response(id))
     }
 
     /// The first `n` rows, or all.

@@ -3,9 +3,9 @@
 
 use crate::config_reader::{ConfigReader, optional_settings, parse, read_optional};
 use crate::weights::write_synced;
-use crate::{Error, Result};
+use crate::{Error, Result, added_tokens, legacy_tokenizer};
 use serde_json::{Value, json};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 
 const TOKENIZER: &str = "tokenizer.json";
@@ -14,11 +14,30 @@ const TEMPLATE: &str = "chat_template.jinja";
 pub(crate) const GENERATION: &str = "generation_config.json";
 
 /// Ids that a model's tokenizer gives a meaning, where the directory says so.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SpecialTokens {
     pub bos: Option<u32>,
+    /// Ends a text: the one that the tokenizer calls so, else the first of the list that generation stops at.
     pub eos: Option<u32>,
+    /// Others at which generation stops.
+    pub other_eos: Vec<u32>,
     pub pad: Option<u32>,
+}
+
+impl SpecialTokens {
+    /// All ids that end a text, EOS first.
+    pub fn eos_ids(&self) -> Vec<u32> {
+        self.eos.iter().chain(&self.other_eos).copied().collect()
+    }
+
+    /// Another id that ends a text; the first is EOS itself.
+    pub fn add_eos(&mut self, id: u32) {
+        match self.eos {
+            None => self.eos = Some(id),
+            Some(eos) if eos == id || self.other_eos.contains(&id) => {}
+            Some(_) => self.other_eos.push(id),
+        }
+    }
 }
 
 /// How a model's text becomes ids: passed on as it is.
@@ -33,30 +52,34 @@ pub struct TokenizerFiles {
 
 /// Tokenizer, template and special ids of a directory: the generation's word counts before the model's.
 pub(crate) fn read_directory(folder: &Path, config: &ConfigReader, rows: usize) -> Result<TokenizerFiles> {
-    let path = folder.join(TOKENIZER);
+    let generation = optional_settings(folder.join(GENERATION))?;
+    let mut settings = tokenizer_settings(folder)?;
+    let mut path = folder.join(TOKENIZER);
     let mut tokenizer = read_optional(&path)?;
     let mut vocabulary = tokenizer.as_ref().map_or(Ok(Value::Null), |bytes| parse(&path, bytes))?;
-    let generation = optional_settings(folder.join(GENERATION))?;
-    let settings = optional_settings(folder.join(TOKENIZER_CONFIG))?;
-    if tokenizer.is_some() && add_tokens(&settings, &mut vocabulary)? {
+    if tokenizer.is_none()
+        && let Some((read_from, converted)) = legacy_tokenizer::read(folder, &mut settings, &config.json["model_type"])?
+    {
+        (path, tokenizer, vocabulary) = (read_from, Some(converted.to_string().into_bytes()), converted);
+    }
+    if tokenizer.is_some() && added_tokens::add(&settings, &mut vocabulary)? {
         tokenizer = Some(vocabulary.to_string().into_bytes());
     }
-    let ids = token_ids(&path, &vocabulary)?;
-    check_ids(&path, rows, ids.iter().map(|(token, id)| (*id, *token)))?;
+    let ids = added_tokens::ids(&path, &vocabulary)?;
+    check_ids(&path, rows, words(&vocabulary, &ids))?;
     // "eos_token": "</s>" or {"content": "</s>"}
     let named = |key: &str| {
-        let token = &settings.json[format!("{key}_token")];
-        let text = token.as_str().or_else(|| token["content"].as_str())?;
-        ids.get(text).copied()
+        let id = ids.get(added_tokens::content(&settings.json[format!("{key}_token")])?).copied()?;
+        ((id as usize) < rows).then_some(id)
     };
-    let id = |key: &str| {
+    let listed = |key: &str| {
         let name = format!("{key}_token_id");
         let source = [&generation, config].into_iter().find(|settings| !settings.json[&name].is_null());
-        let listed = source.map_or(Ok(vec![]), |settings| settings.ids(&name, rows))?;
-        // of several, the one that the tokenizer itself calls so
-        Ok(named(key).filter(|own| listed.contains(own)).or(listed.first().copied()).or_else(|| named(key)))
+        source.map_or(Ok(vec![]), |settings| settings.ids(&name, rows))
     };
-    let special = SpecialTokens { bos: id("bos")?, eos: id("eos")?, pad: id("pad")? };
+    let id = |key: &str| Ok(listed(key)?.first().copied().or_else(|| named(key)));
+    let mut special = SpecialTokens { bos: id("bos")?, pad: id("pad")?, ..SpecialTokens::default() };
+    named("eos").into_iter().chain(listed("eos")?).for_each(|id| special.add_eos(id));
     let path = folder.join(TEMPLATE);
     let template = match read_optional(&path)? {
         Some(bytes) => {
@@ -76,33 +99,42 @@ pub(crate) fn read_directory(folder: &Path, config: &ConfigReader, rows: usize) 
     Ok(TokenizerFiles { special, tokenizer, template })
 }
 
-/// The id of each token of a `tokenizer.json`: those of its model, and those that were added.
-fn token_ids<'a>(path: &Path, vocabulary: &'a Value) -> Result<HashMap<&'a str, u32>> {
-    let id = |token: &'a str, id: &Value| match id.as_u64().and_then(|id| u32::try_from(id).ok()) {
-        Some(id) => Ok((token, id)),
-        None => {
-            let (key, found) = (format!("the id of {token:?}"), id.to_string());
-            Err(Error::Unsupported { path: path.into(), key, found, accepted: "a whole number from 0 on".into() })
-        }
-    };
-    let mut ids = HashMap::new();
-    match &vocabulary["model"]["vocab"] {
-        Value::Object(map) => {
-            for (token, value) in map {
-                ids.extend([id(token, value)?]);
-            }
-        }
-        // pieces with their scores, in the order of their ids
-        Value::Array(pieces) => {
-            ids.extend(pieces.iter().zip(0..).filter_map(|(piece, id)| Some((piece[0].as_str()?, id))))
-        }
-        _ => {}
+/// A directory's settings of its tokenizer, with what old directories say in files of their own, as transformers takes it.
+fn tokenizer_settings(folder: &Path) -> Result<ConfigReader> {
+    const ADDED: &str = "added_tokens_decoder";
+    let mut settings = optional_settings(folder.join(TOKENIZER_CONFIG))?;
+    let is_old = settings.json[ADDED].is_null();
+    if settings.json.is_null() {
+        settings.json = json!({});
     }
-    for token in vocabulary["added_tokens"].as_array().into_iter().flatten() {
-        let Some(content) = token["content"].as_str() else { continue };
-        ids.extend([id(content, &token["id"])?]);
+    if !settings.json.is_object() {
+        return Err(settings.unsupported_value("the whole", &settings.json, "an object"));
     }
-    Ok(ids)
+    let map = optional_settings(folder.join("special_tokens_map.json"))?;
+    for (key, value) in map.json.as_object().into_iter().flatten() {
+        if is_old || settings.json[key].is_null() {
+            settings.json[key] = value.clone();
+        }
+    }
+    let added = optional_settings(folder.join("added_tokens.json"))?;
+    if let (true, Some(tokens)) = (is_old, added.json.as_object()) {
+        let special = added_tokens::named(&settings.json);
+        let token = |(text, id): (&String, &Value)| {
+            let is_special = special.iter().any(|token| token["content"] == **text);
+            (id.to_string(), json!({"content": text, "special": is_special, "normalized": !is_special}))
+        };
+        settings.json[ADDED] = Value::Object(tokens.iter().map(token).collect());
+    }
+    Ok(settings)
+}
+
+/// The ids of the tokenizer's own vocabulary, which text may become. An added token comes only of text that spells it: a row
+/// that does is refused where the embedding lacks it.
+fn words<'a>(vocabulary: &Value, ids: &HashMap<&'a str, u32>) -> impl Iterator<Item = (u32, &'a str)> {
+    let added = vocabulary["added_tokens"].as_array().into_iter().flatten();
+    let added: HashSet<u64> = added.filter_map(|token| token["id"].as_u64()).collect();
+    let own: Vec<_> = ids.iter().map(|(token, id)| (*id, *token)).collect();
+    own.into_iter().filter(move |(id, _)| !added.contains(&u64::from(*id)))
 }
 
 /// Every id has its row of the embedding.
@@ -120,67 +152,6 @@ pub(crate) fn check_ids<'a>(path: &Path, rows: usize, ids: impl Iterator<Item = 
     Err(Error::BeyondEmbedding { path: path.into(), rows, count: beyond.len(), first })
 }
 
-/// Whether there was any token that these settings of a tokenizer add to what its own file says; they are added to it, as
-/// transformers does.
-fn add_tokens(settings: &ConfigReader, vocabulary: &mut Value) -> Result<bool> {
-    const KEY: &str = "added_tokens_decoder";
-    let tokens = match &settings.json[KEY] {
-        Value::Null => return Ok(false),
-        Value::Object(map) => map,
-        _ => return Err(settings.unsupported(KEY, "tokens by their ids")),
-    };
-    let known = token_ids(&settings.path, vocabulary)?;
-    let used: HashSet<u32> = known.values().copied().collect();
-    let added = vocabulary["added_tokens"].as_array().into_iter().flatten();
-    let added: HashSet<u64> = added.filter_map(|token| token["id"].as_u64()).collect();
-    let mut lacking = BTreeMap::new();
-    for (id, token) in tokens {
-        let content = token["content"].as_str();
-        let (Ok(id), Some(content)) = (id.parse::<u32>(), content) else {
-            return Err(settings.unsupported_value(
-                KEY,
-                &json!({id: token}),
-                "tokens by their ids, each with its content",
-            ));
-        };
-        match known.get(content) {
-            Some(own) if *own == id && added.contains(&u64::from(id)) => continue,
-            Some(own) if *own == id => {}
-            None if !used.contains(&id) => {}
-            _ => {
-                let accepted = "the ids that `tokenizer.json` gives";
-                return Err(settings.unsupported_value(KEY, &json!({id.to_string(): content}), accepted));
-            }
-        }
-        let mut token = token.clone();
-        token["id"] = json!(id);
-        for flag in ["single_word", "lstrip", "rstrip", "normalized", "special"] {
-            if token[flag].is_null() {
-                token[flag] = json!(false);
-            }
-        }
-        lacking.insert(id, token);
-    }
-    // tokenizers numbers new tokens from the end of those that are there
-    let end = known.values().max().map_or(0, |last| last.saturating_add(1));
-    let fresh = lacking.keys().filter(|id| **id >= end);
-    if let Some((id, _)) = fresh.zip(end..).find(|(id, next)| *id != next) {
-        let accepted = format!("ids one after another, from {end} on, which follow those of `tokenizer.json`");
-        return Err(settings.unsupported_value(KEY, &json!(id), &accepted));
-    }
-    let any = !lacking.is_empty();
-    if any {
-        if !vocabulary["added_tokens"].is_array() {
-            vocabulary["added_tokens"] = json!([]);
-        }
-        if let Some(list) = vocabulary["added_tokens"].as_array_mut() {
-            list.extend(lacking.into_values());
-            list.sort_by_key(|token| token["id"].as_u64());
-        }
-    }
-    Ok(any)
-}
-
 /// Tokenizer and template, as transformers reads them.
 pub(crate) fn write_directory(folder: &Path, context: usize, files: &TokenizerFiles) -> Result<()> {
     let Some(tokenizer) = &files.tokenizer else { return Ok(()) };
@@ -193,7 +164,7 @@ pub(crate) fn write_directory(folder: &Path, context: usize, files: &TokenizerFi
         let of_model = || vocabulary["model"]["vocab"].as_object()?.iter().find(|(_, own)| **own == id);
         own.map(str::to_owned).or_else(|| of_model().map(|(token, _)| token.clone()))
     };
-    let SpecialTokens { bos, eos, pad } = files.special;
+    let SpecialTokens { bos, eos, pad, .. } = files.special;
     let mut settings = json!({
         "tokenizer_class": "PreTrainedTokenizerFast",
         "model_max_length": context,

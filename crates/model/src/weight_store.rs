@@ -61,10 +61,14 @@ impl WeightStore {
         Ok(store)
     }
 
-    /// The tensors of one file whose header has been checked against its length.
-    pub(crate) fn single_file(file: MappedFile, tensors: Vec<TensorPlacement>) -> Self {
-        let entry = |(name, shape, kind, range)| (name, TensorEntry { file: 0, shape, kind, range });
-        Self { files: vec![file.into()], entries: tensors.into_iter().map(entry).collect() }
+    /// The tensors of files whose headers have been checked against their lengths.
+    ///
+    /// # Errors
+    /// A tensor that is in two files.
+    pub(crate) fn of_files(files: impl IntoIterator<Item = (MappedFile, Vec<TensorPlacement>)>) -> Result<Self> {
+        let mut store = Self { files: vec![], entries: HashMap::new() };
+        files.into_iter().try_for_each(|(file, tensors)| store.add(file, tensors))?;
+        Ok(store)
     }
 
     fn add(&mut self, mapped: MappedFile, tensors: Vec<TensorPlacement>) -> Result<()> {
@@ -137,6 +141,14 @@ impl WeightStore {
     /// The names of all tensors.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries.keys().map(String::as_str)
+    }
+
+    /// The bytes of the first of the files.
+    ///
+    /// # Errors
+    /// A file that was changed since it was opened.
+    pub(crate) fn bytes_of_first(&self) -> Result<&[u8]> {
+        self.files.first().map_or(Ok(&[]), |file| file.bytes())
     }
 
     /// The first of the files.

@@ -3,154 +3,35 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::Device;
-use duel_model::{Error, Policy, Pretrained};
+use duel_model::{Error, Policy, Pretrained, RopeScaling};
+use duel_testing::gguf_file::{GgufFile, list, text};
 use serde_json::{Value, json};
-use std::path::PathBuf;
 
-/// Name, dimensions (innermost first), type, place, bytes.
-type Tensor = (String, Vec<u64>, u32, Option<u64>, Vec<u8>);
-
-/// A file that can be changed before it is written.
-struct File {
-    values: Vec<(String, u32, Vec<u8>)>,
-    tensors: Vec<Tensor>,
+fn load(file: &GgufFile) -> Result<(Pretrained, Policy), Error> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("m.gguf");
+    std::fs::write(&path, file.bytes()).unwrap();
+    let model = Pretrained::open(&path)?;
+    let policy = model.policy(16.min(model.config.context), &Device::flex())?;
+    Ok((model, policy))
 }
 
-fn text(text: &str) -> Vec<u8> {
-    [(text.len() as u64).to_le_bytes().to_vec(), text.as_bytes().to_vec()].concat()
-}
-
-fn list(of: u32, items: &[Vec<u8>]) -> Vec<u8> {
-    [of.to_le_bytes().to_vec(), (items.len() as u64).to_le_bytes().to_vec(), items.concat()].concat()
-}
-
-impl File {
-    /// A Llama of one layer, width 8, two heads and one of keys and values, of 8 tokens.
-    fn llama() -> Self {
-        let mut file = Self { values: vec![], tensors: vec![] };
-        file.text("general.architecture", "llama");
-        for (key, size) in [
-            ("context_length", 16),
-            ("embedding_length", 8),
-            ("block_count", 1),
-            ("feed_forward_length", 8),
-            ("attention.head_count", 2),
-            ("attention.head_count_kv", 1),
-            ("rope.dimension_count", 4),
-            ("attention.key_length", 4),
-            ("attention.value_length", 4),
-            ("vocab_size", 8),
-        ] {
-            file.size(&format!("llama.{key}"), size);
-        }
-        file.real("llama.attention.layer_norm_rms_epsilon", 1e-5);
-        file.real("llama.rope.freq_base", 1e4);
-        file.text("tokenizer.ggml.model", "gpt2");
-        file.text("tokenizer.ggml.pre", "gpt-2");
-        file.put("tokenizer.ggml.tokens", 9, list(8, &["<s>", "a", "b", "ab"].map(text)));
-        file.put("tokenizer.ggml.token_type", 9, list(5, &[3i32, 1, 1, 1].map(|kind| kind.to_le_bytes().to_vec())));
-        file.put("tokenizer.ggml.merges", 9, list(8, &[text("a b")]));
-        file.size("tokenizer.ggml.bos_token_id", 0);
-        file.size("tokenizer.ggml.eos_token_id", 0);
-        for (name, shape) in [
-            ("token_embd", vec![8, 8]),
-            ("output_norm", vec![8]),
-            ("blk.0.attn_norm", vec![8]),
-            ("blk.0.attn_q", vec![8, 8]),
-            ("blk.0.attn_k", vec![8, 4]),
-            ("blk.0.attn_v", vec![8, 4]),
-            ("blk.0.attn_output", vec![8, 8]),
-            ("blk.0.ffn_norm", vec![8]),
-            ("blk.0.ffn_gate", vec![8, 8]),
-            ("blk.0.ffn_up", vec![8, 8]),
-            ("blk.0.ffn_down", vec![8, 8]),
-        ] {
-            file.tensor(&format!("{name}.weight"), shape);
-        }
-        file
-    }
-
-    fn put(&mut self, key: &str, of: u32, bytes: Vec<u8>) {
-        self.values.retain(|(known, ..)| known != key);
-        self.values.push((key.into(), of, bytes));
-    }
-
-    fn text(&mut self, key: &str, value: &str) {
-        self.put(key, 8, text(value));
-    }
-
-    fn size(&mut self, key: &str, value: u32) {
-        self.put(key, 4, value.to_le_bytes().to_vec());
-    }
-
-    fn real(&mut self, key: &str, value: f32) {
-        self.put(key, 6, value.to_le_bytes().to_vec());
-    }
-
-    fn tensor(&mut self, name: &str, shape: Vec<u64>) {
-        let bytes = vec![0; 4 * shape.iter().product::<u64>() as usize];
-        self.tensors.push((name.into(), shape, 0, None, bytes));
-    }
-
-    fn without(&mut self, key: &str) {
-        self.values.retain(|(known, ..)| known != key);
-    }
-
-    fn bytes(&self) -> Vec<u8> {
-        let mut bytes = [b"GGUF".to_vec(), 3u32.to_le_bytes().to_vec()].concat();
-        bytes.extend((self.tensors.len() as u64).to_le_bytes());
-        bytes.extend((self.values.len() as u64).to_le_bytes());
-        for (key, of, value) in &self.values {
-            bytes.extend(text(key));
-            bytes.extend(of.to_le_bytes());
-            bytes.extend(value);
-        }
-        let mut data: Vec<u8> = vec![];
-        for (name, shape, kind, place, numbers) in &self.tensors {
-            bytes.extend(text(name));
-            bytes.extend((shape.len() as u32).to_le_bytes());
-            shape.iter().for_each(|size| bytes.extend(size.to_le_bytes()));
-            bytes.extend(kind.to_le_bytes());
-            data.resize(data.len().next_multiple_of(32), 0);
-            bytes.extend(place.unwrap_or(data.len() as u64).to_le_bytes());
-            data.extend(numbers);
-        }
-        bytes.resize(bytes.len().next_multiple_of(32), 0);
-        bytes.extend(data);
-        bytes
-    }
-
-    fn written(&self) -> (tempfile::TempDir, PathBuf) {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("m.gguf");
-        std::fs::write(&path, self.bytes()).unwrap();
-        (folder, path)
-    }
-
-    fn load(&self) -> Result<(Pretrained, Policy), Error> {
-        let (_folder, path) = self.written();
-        let model = Pretrained::open(&path)?;
-        let policy = model.policy(16.min(model.config.context), &Device::flex())?;
-        Ok((model, policy))
-    }
-
-    fn tokenizer(&self) -> Value {
-        serde_json::from_slice(&self.load().unwrap().0.words.tokenizer.unwrap()).unwrap()
-    }
+fn tokenizer(file: &GgufFile) -> Value {
+    serde_json::from_slice(&load(file).unwrap().0.words.tokenizer.unwrap()).unwrap()
 }
 
 /// The file after a change is refused, in these words.
-fn refused(what: &str, words: &[&str], change: impl FnOnce(&mut File)) {
-    let mut file = File::llama();
+fn refused(what: &str, words: &[&str], change: impl FnOnce(&mut GgufFile)) {
+    let mut file = GgufFile::llama();
     change(&mut file);
-    let error = file.load().map(|_| ()).unwrap_err();
-    let said = format!("{error}; {}", error.hint().unwrap_or_default());
-    assert!(words.iter().all(|word| said.contains(word)), "{what}: {said}");
+    let error = load(&file).map(|_| ()).unwrap_err();
+    let text = format!("{error}; {}", error.hint().unwrap_or_default());
+    assert!(words.iter().all(|word| text.contains(word)), "{what}: {text}");
 }
 
 #[test]
 fn the_file_itself_is_read() {
-    File::llama().load().unwrap();
+    load(&GgufFile::llama()).unwrap();
 }
 
 #[test]
@@ -190,37 +71,97 @@ fn sizes_and_numbers_that_no_model_has() {
 
 #[test]
 fn settings_that_change_what_is_computed() {
-    for key in ["llama.attention.sliding_window", "llama.attention.causal", "llama.logit_scale", "llama.expert_count"] {
+    for key in ["llama.attention.causal", "llama.logit_scale", "llama.expert_count", "llama.rope.scaling.alpha"] {
         refused(key, &[&format!("`{key}`")], |file| file.size(key, 4));
     }
-    refused("factor", &["rope.scaling.factor`"], |file| file.real("llama.rope.scaling.factor", 4.0));
-    refused("scaling", &["rope.scaling.type`"], |file| file.text("llama.rope.scaling.type", "linear"));
-    refused("adapter", &["general.type`"], |file| file.text("general.type", "adapter"));
-    refused("part", &["split.count` is part 1 of 2", "--merge"], |file| {
-        file.put("split.no", 2, 0u16.to_le_bytes().to_vec());
-        file.put("split.count", 2, 2u16.to_le_bytes().to_vec());
+    refused("scaling", &["rope.scaling.type` is `dynamic`", "none, linear, yarn, longrope"], |file| {
+        file.text("llama.rope.scaling.type", "dynamic");
     });
-    let mut harmless = File::llama();
+    refused("factor", &["rope.scaling.factor`"], |file| file.real("llama.rope.scaling.factor", -1.0));
+    refused("attention factor", &["rope.scaling.attn_factor`"], |file| {
+        file.real("llama.rope.scaling.attn_factor", 2.0);
+    });
+    refused("longrope", &["rope_factors_short.weight"], |file| file.text("llama.rope.scaling.type", "longrope"));
+    refused("pattern", &["sliding_window_pattern`"], |file| {
+        file.size("llama.attention.sliding_window", 4);
+        file.put("llama.attention.sliding_window_pattern", 9, list(7, &[vec![1], vec![0]]));
+    });
+    refused("adapter", &["general.type`"], |file| file.text("general.type", "adapter"));
+    let mut harmless = GgufFile::llama();
     harmless.text("general.type", "model");
     harmless.text("llama.rope.scaling.type", "none");
     harmless.real("llama.rope.scaling.factor", 1.0);
     harmless.size("llama.expert_count", 0);
+    harmless.size("llama.attention.sliding_window", 0);
     harmless.put("split.count", 2, 0u16.to_le_bytes().to_vec());
-    harmless.load().unwrap();
+    let architecture = load(&harmless).unwrap().0.config.architecture;
+    assert_eq!(architecture, load(&GgufFile::llama()).unwrap().0.config.architecture);
+}
+
+/// How a file's rotary positions are scaled after a change.
+fn scaling(change: impl FnOnce(&mut GgufFile)) -> RopeScaling {
+    let mut file = GgufFile::llama();
+    change(&mut file);
+    load(&file).unwrap().0.config.architecture.rotary().unwrap().scaling.clone()
+}
+
+#[test]
+fn scalings_of_rotary_positions() {
+    let factor = |file: &mut GgufFile, key: &str| file.real(&format!("llama.rope.{key}"), 4.0);
+    // without a kind, a factor is linear
+    for key in ["scaling.factor", "scale_linear"] {
+        assert_eq!(scaling(|file| factor(file, key)), RopeScaling::Linear { factor: 4.0 });
+    }
+    assert_eq!(scaling(|file| file.text("llama.rope.scaling.type", "linear")), RopeScaling::None);
+    let yarn = scaling(|file| {
+        file.text("llama.rope.scaling.type", "yarn");
+        factor(file, "scaling.factor");
+        file.size("llama.rope.scaling.original_context_length", 8);
+        file.real("llama.rope.scaling.yarn_beta_fast", 16.0);
+    });
+    let RopeScaling::Yarn { factor, beta_fast, beta_slow, attention_factor, original_context, truncate } = yarn else {
+        panic!("{yarn:?}")
+    };
+    assert_eq!((factor, beta_fast, beta_slow, original_context, truncate), (4.0, 16.0, 1.0, 8, true));
+    assert!((attention_factor - (0.1 * 4f64.ln() + 1.0)).abs() < 1e-12);
+    let long = scaling(|file| {
+        for (name, values) in [("short", [1.0f32, 1.5]), ("long", [2.0, 4.0])] {
+            file.tensor(&format!("rope_factors_{name}.weight"), vec![2]);
+            file.tensors.last_mut().unwrap().4 = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        }
+        file.size("llama.rope.scaling.original_context_length", 8);
+        file.real("llama.rope.scaling.attn_factor", 1.2);
+    });
+    let expected = RopeScaling::LongRope {
+        short_factors: vec![1.0, 1.5],
+        long_factors: vec![2.0, 4.0],
+        attention_factor: 1.2,
+        original_context: 8,
+        long_context: 16,
+    };
+    assert_eq!(long, expected);
 }
 
 #[test]
 fn factors_of_rotary_positions() {
-    let factors = |file: &mut File, values: &[f32]| {
+    let factors = |file: &mut GgufFile, values: &[f32]| {
         file.tensor("rope_freqs.weight", vec![values.len() as u64]);
         file.tensors.last_mut().unwrap().4 = values.iter().flat_map(|x| x.to_le_bytes()).collect();
     };
-    refused("Llama 3.2", &["`rope_freqs.weight` is factors up to 32"], |file| factors(file, &[1.0, 32.0]));
+    assert_eq!(scaling(|file| factors(file, &[1.0, 32.0])), RopeScaling::Factors(vec![1.0, 32.0]));
+    assert_eq!(scaling(|file| factors(file, &[2.0, 2.0])), RopeScaling::Factors(vec![2.0, 2.0]));
+    assert_eq!(scaling(|file| factors(file, &[1.0, 1.0])), RopeScaling::None);
     refused("zeros", &["`rope_freqs.weight`"], |file| factors(file, &[1.0, 0.0]));
+    refused("none", &["`rope_freqs.weight`"], |file| factors(file, &[1.0, f32::NAN]));
     refused("too many", &["`rope_freqs.weight` has shape [3]"], |file| factors(file, &[1.0; 3]));
-    let mut harmless = File::llama();
-    factors(&mut harmless, &[1.0, 1.0]);
-    harmless.load().unwrap();
+}
+
+#[test]
+fn a_llama_with_a_window_is_a_mistral() {
+    let mut file = GgufFile::llama();
+    file.size("llama.attention.sliding_window", 4);
+    let architecture = load(&file).unwrap().0.config.architecture;
+    assert_eq!((architecture.family, &architecture.attention.windows[..]), ("mistral", &[Some(4)][..]));
 }
 
 #[test]
@@ -239,21 +180,33 @@ fn tensors_lie_apart_aligned_and_within() {
     for alignment in [0, 3, 1 << 17] {
         refused("alignment", &["general.alignment"], |file| file.size("general.alignment", alignment));
     }
-    let mut wide = File::llama();
+    let mut wide = GgufFile::llama();
     wide.size("general.alignment", 64);
-    assert!(wide.load().is_err(), "its tensors stand at multiples of 32");
+    assert!(load(&wide).is_err(), "its tensors stand at multiples of 32");
 }
 
 #[test]
 fn kinds_that_are_not_read_are_named() {
-    for (code, name) in [(13, "Q5_K"), (11, "Q3_K"), (23, "IQ4_XS"), (28, "F64"), (77, "number 77")] {
-        refused(name, &["`blk.0.ffn_down.weight` is of kind", name, "Q4_K, Q6_K"], |file| file.tensors[10].2 = code);
+    let kinds = [
+        (15, "Q8_K"),
+        (16, "IQ2_XXS"),
+        (18, "IQ3_XXS"),
+        (28, "F64"),
+        (29, "IQ1_M"),
+        (34, "TQ1_0"),
+        (39, "MXFP4"),
+        (77, "number 77"),
+    ];
+    for (code, name) in kinds {
+        let words =
+            ["not supported: `blk.0.ffn_down.weight` is of kind", name, "Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS"];
+        refused(name, &words, |file| file.tensors[10].2 = code);
     }
 }
 
 #[test]
 fn tokenizers_that_contradict_themselves() {
-    let tokens = |file: &mut File, tokens: &[&str]| {
+    let tokens = |file: &mut GgufFile, tokens: &[&str]| {
         let all: Vec<Vec<u8>> = tokens.iter().copied().map(text).collect();
         file.put("tokenizer.ggml.tokens", 9, list(8, &all));
         file.without("tokenizer.ggml.token_type");
@@ -265,40 +218,61 @@ fn tokenizers_that_contradict_themselves() {
     refused("kinds", &["token_type`", "4 numbers"], |file| {
         file.put("tokenizer.ggml.token_type", 9, list(5, &[3i32.to_le_bytes().to_vec()]));
     });
-    refused("SentencePiece", &["tokenizer.ggml.model` is `llama`"], |file| file.text("tokenizer.ggml.model", "llama"));
+    for model in ["t5", "bert", "rwkv"] {
+        let words = ["tokenizer.ggml.model` is", model, "byte-level BPE", "SentencePiece"];
+        refused(model, &words, |file| file.text("tokenizer.ggml.model", model));
+    }
+    refused("scores", &["tokenizer.ggml.scores`", "4 numbers"], |file| {
+        file.text("tokenizer.ggml.model", "llama");
+        file.without("tokenizer.ggml.merges");
+    });
+    refused("long", &["a piece of 300 bytes"], |file| {
+        tokens(file, &["<s>", "a", "b", &"a".repeat(300)]);
+        file.text("tokenizer.ggml.model", "llama");
+    });
+    refused("pre", &["tokenizer.ggml.pre` is `nobody's`", "llama-bpe", "qwen2", "gpt-2"], |file| {
+        file.text("tokenizer.ggml.pre", "nobody's");
+    });
+    for name in ["bos", "eos"] {
+        refused(name, &[&format!("add_{name}_token` is true")], |file| {
+            file.put(&format!("tokenizer.ggml.add_{name}_token"), 7, vec![1]);
+            file.without(&format!("tokenizer.ggml.{name}_token_id"));
+        });
+    }
     refused("merges", &["merges`"], |file| file.put("tokenizer.ggml.merges", 9, list(8, &[text("ab")])));
     refused("pre", &["tokenizer.ggml.pre`"], |file| file.size("tokenizer.ggml.pre", 3));
     refused("template", &["chat_template`"], |file| file.size("tokenizer.chat_template", 3));
-    for key in ["bos", "eos", "padding"].map(|name| format!("tokenizer.ggml.{name}_token_id")) {
+    for key in ["bos", "eos", "padding", "eot", "eom", "unknown"].map(|name| format!("tokenizer.ggml.{name}_token_id"))
+    {
         let named: &[&str] = &[&format!("`{key}`"), "an id below 8"];
         refused(&key, named, |file| file.size(&key, 8));
         refused(&key, named, |file| file.put(&key, 10, ((1u64 << 32) + 1).to_le_bytes().to_vec()));
         refused(&key, named, |file| file.text(&key, "1"));
-        let mut none = File::llama();
+        let mut none = GgufFile::llama();
         none.size(&key, u32::MAX);
-        none.load().unwrap();
+        load(&none).unwrap();
     }
 }
 
 #[test]
 fn llama_3s_words_are_taken_whole_and_begin_with_bos() {
-    let mut file = File::llama();
-    assert_eq!(file.tokenizer()["model"]["ignore_merges"], json!(false));
-    assert_eq!(file.tokenizer()["post_processor"], Value::Null);
+    let mut file = GgufFile::llama();
+    assert_eq!(tokenizer(&file)["model"]["ignore_merges"], json!(false));
+    assert_eq!(tokenizer(&file)["post_processor"], Value::Null);
     file.put("tokenizer.ggml.add_bos_token", 7, vec![1]);
-    assert_eq!(file.tokenizer()["post_processor"]["single"][0]["SpecialToken"]["id"], json!("<s>"));
+    assert_eq!(tokenizer(&file)["post_processor"]["single"][0]["SpecialToken"]["id"], json!("<s>"));
     file.text("tokenizer.ggml.pre", "llama-bpe");
     file.put("tokenizer.ggml.add_bos_token", 7, vec![0]);
-    assert_eq!(file.tokenizer()["model"]["ignore_merges"], json!(true));
-    assert_eq!(file.tokenizer()["post_processor"], Value::Null);
+    assert_eq!(tokenizer(&file)["model"]["ignore_merges"], json!(true));
+    assert_eq!(tokenizer(&file)["post_processor"], Value::Null);
     file.without("tokenizer.ggml.add_bos_token");
-    assert_eq!(file.tokenizer()["post_processor"]["single"][0]["SpecialToken"]["id"], json!("<s>"));
+    assert_eq!(tokenizer(&file)["post_processor"]["single"][0]["SpecialToken"]["id"], json!("<s>"));
 }
 
 #[test]
 fn counts_and_lists_that_no_file_could_hold() {
     let announce = |at: usize, count: u64| {
-        let mut bytes = File::llama().bytes();
+        let mut bytes = GgufFile::llama().bytes();
         bytes[at..at + 8].copy_from_slice(&count.to_le_bytes());
         duel_model::GgufHeader::parse(&bytes).unwrap_err()
     };
@@ -307,7 +281,7 @@ fn counts_and_lists_that_no_file_could_hold() {
         assert!(announce(16, count).contains("announces"), "{count} settings");
     }
     // as many bytes as the counts ask for do not make them likely
-    let mut long = File::llama().bytes();
+    let mut long = GgufFile::llama().bytes();
     long.resize(4 << 20, 0);
     long[16..24].copy_from_slice(&(1u64 << 17).to_le_bytes());
     assert!(duel_model::GgufHeader::parse(&long).unwrap_err().contains("which no model has"));
@@ -322,4 +296,24 @@ fn counts_and_lists_that_no_file_could_hold() {
         nested = [9u32.to_le_bytes().to_vec(), 1u64.to_le_bytes().to_vec(), nested].concat();
     }
     refused("nested", &["nested too deep"], |file| file.put("x", 9, nested));
+}
+
+#[test]
+fn the_repository_it_was_made_from() {
+    let repository = |entries: &[(&str, &str)]| {
+        let mut file = GgufFile::llama();
+        entries.iter().for_each(|(key, value)| file.text(key, value));
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.gguf");
+        std::fs::write(&path, file.bytes()).unwrap();
+        duel_model::gguf::repository(&path).unwrap()
+    };
+    assert_eq!(repository(&[]), None);
+    let base = ("general.base_model.0.repo_url", "https://huggingface.co/some/base-1.5");
+    assert_eq!(repository(&[base]).unwrap(), "some/base-1.5");
+    let source = ("general.source.huggingface.repository", "some/tuned");
+    assert_eq!(repository(&[base, source]).unwrap(), "some/tuned", "the source rather than what it was tuned from");
+    for elsewhere in ["https://example.com/a/b", "../x", "a/b/c", "name", "a/b c"] {
+        assert_eq!(repository(&[("general.source.repo_url", elsewhere)]), None, "{elsewhere}");
+    }
 }

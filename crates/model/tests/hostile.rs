@@ -32,7 +32,7 @@ fn of_architecture(architecture: Architecture) -> Checkpoint {
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
         "model": {"type": "BPE", "vocab": {"<s>": 0, "a": 1, "b": 2, "ab": 3}, "merges": [["a", "b"]]}
     });
-    let special = SpecialTokens { bos: Some(0), eos: Some(0), pad: None };
+    let special = SpecialTokens { bos: Some(0), eos: Some(0), ..SpecialTokens::default() };
     let words = TokenizerFiles {
         special,
         tokenizer: Some(tokenizer.to_string().into_bytes()),

@@ -18,6 +18,7 @@ const SPACE: TokenSpec = TokenSpec {
     pad: 0,
     bos: 1,
     eos: 2,
+    other_eos: vec![],
     prompt_tokens: 4,
     response_tokens: 6,
     allowed_tokens: None,
@@ -33,7 +34,7 @@ fn checkpoint(architecture: Architecture) -> Checkpoint {
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
         "model": {"type": "BPE", "vocab": {"<s>": 0, "a": 1, "b": 2, "ab": 3}, "merges": [["a", "b"]]}
     });
-    let special = SpecialTokens { bos: Some(0), eos: Some(0), pad: None };
+    let special = SpecialTokens { bos: Some(0), eos: Some(0), ..SpecialTokens::default() };
     Checkpoint {
         config,
         policy,

@@ -30,6 +30,7 @@ fn space(prompt_tokens: usize, response_tokens: usize) -> TokenSpec {
         pad: 0,
         bos: 1,
         eos: 2,
+        other_eos: vec![],
         prompt_tokens,
         response_tokens,
         allowed_tokens: None,

@@ -25,7 +25,7 @@ fn tokenizer() -> Value {
 fn checkpoint(architecture: Architecture, tied: bool) -> Checkpoint {
     let config = TransformerConfig { vocabulary: ROWS, context: 16, layers: 1, width: 8, heads: 2, tied, architecture };
     let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &Device::flex());
-    let special = SpecialTokens { bos: Some(0), eos: Some(0), pad: None };
+    let special = SpecialTokens { bos: Some(0), eos: Some(0), ..SpecialTokens::default() };
     let words = TokenizerFiles { special, tokenizer: Some(tokenizer().to_string().into_bytes()), template: None };
     Checkpoint { config, policy, words }
 }
@@ -287,6 +287,34 @@ fn special_ids_are_ids() {
     for (id, expected) in [(json!(3), Some(3)), (json!([2, 1]), Some(2)), (json!(-1), None), (json!([]), None)] {
         edit(folder.path(), "generation_config.json", "eos_token_id", &id);
         assert_eq!(Pretrained::open(folder.path()).unwrap().words.special.eos, expected, "{id}");
+    }
+}
+
+/// The tokenizer's own EOS comes first; what generation stops at besides is kept, read again and written again.
+#[test]
+fn several_ends_are_kept() {
+    let folder = written(&llama(true));
+    edit(folder.path(), "tokenizer_config.json", "eos_token", &json!("<s>"));
+    for (listed, eos, other) in [
+        (json!([2, 0, 2, 1]), 0, vec![2, 1]),
+        (json!([3, 1]), 0, vec![3, 1]),
+        (json!(0), 0, vec![]),
+        (json!([]), 0, vec![]),
+    ] {
+        for file in ["generation_config.json", "config.json"] {
+            edit(folder.path(), "generation_config.json", "eos_token_id", &Value::Null);
+            edit(folder.path(), file, "eos_token_id", &listed);
+            let special = Pretrained::open(folder.path()).unwrap().words.special;
+            assert_eq!((special.eos, &special.other_eos), (Some(eos), &other), "{file}: {listed}");
+            let again = tempfile::tempdir().unwrap();
+            let checkpoint = Pretrained::read_checkpoint(folder.path(), &Device::flex()).unwrap();
+            huggingface::write(again.path(), &checkpoint, FileDType::F32).unwrap();
+            assert_eq!(Pretrained::open(again.path()).unwrap().words.special, special);
+            let generation = std::fs::read(again.path().join("generation_config.json")).unwrap();
+            let generation: Value = serde_json::from_slice(&generation).unwrap();
+            let expected = if other.is_empty() { json!(eos) } else { json!(special.eos_ids()) };
+            assert_eq!(generation["eos_token_id"], expected);
+        }
     }
 }
 

@@ -56,7 +56,7 @@ pub fn whiten(x: Tensor<2>, mask: &ResponseMask) -> Tensor<2> {
     mask.apply(x.clone() - mean.unsqueeze::<2>()) / spread(x, mask)
 }
 
-/// Scales to variance 1 over all counted tokens and leaves the mean where it was, 0 on padding.
+/// Scales to variance 1 over all counted tokens and keeps the mean, 0 on padding.
 ///
 /// # Source
 /// `trl.core.masked_whiten` with `shift_mean=False`: the mean itself is not scaled; used on rewards.
@@ -65,7 +65,7 @@ pub fn whiten_keep_mean(x: Tensor<2>, mask: &ResponseMask) -> Tensor<2> {
     mask.apply((x.clone() - mean.clone()) / spread(x, mask) + mean)
 }
 
-/// What is added to a variance before its root is taken. `trl.core.masked_whiten`.
+/// Added to a variance before its square root is taken. `trl.core.masked_whiten`.
 pub const WHITEN_EPS: f64 = 1e-8;
 
 /// Bessel-corrected standard deviation over counted tokens, 1e-8 under the root, `[1, 1]`.

@@ -1,11 +1,11 @@
-//! Baselines without a value model: the return of a response against those of the others to its prompt. No gradient.
+//! Baselines without a value model: a response's return relative to the others to the same prompt. No gradient.
 //!
 //! # Shapes
 //! `returns`: `[B]`, one per response, `B` a multiple of `group`; responses to one prompt are consecutive.
 
 use burn::tensor::Tensor;
 
-/// Each return less the mean of the others to its prompt, `[B]`.
+/// Each return minus the mean of the others to the same prompt, `[B]`.
 ///
 /// # Source
 /// Kool et al. 2019; Ahmadian et al. 2024, eq. 9 (RLOO).
@@ -14,7 +14,7 @@ pub fn leave_one_out(returns: Tensor<1>, group: usize) -> Tensor<1> {
     centred(returns, group).flatten::<1>(0, 1) * (k / (k - 1.0))
 }
 
-/// Each return less the mean to its prompt, over the (Bessel-corrected) standard deviation to its prompt plus 1e-4 where
+/// Each return minus the mean of its prompt's, divided by their (Bessel-corrected) standard deviation plus 1e-4 where
 /// `scale` is set, `[B]`.
 ///
 /// # Source
@@ -28,8 +28,8 @@ pub fn group_relative(returns: Tensor<1>, group: usize, scale: bool) -> Tensor<1
     (centred / (variance.sqrt() + 1e-4)).flatten(0, 1)
 }
 
-/// `[B/K, K]`, each row of mean 0. Measured from the row's first, so that equal returns give 0 and not the rounding of
-/// their mean, which a tiny spread would magnify.
+/// `[B/K, K]`, each row with mean 0. Computed relative to the row's first return, so that equal returns give exactly 0 and
+/// not a rounding error, which a tiny standard deviation would magnify.
 fn centred(returns: Tensor<1>, group: usize) -> Tensor<2> {
     let [rows] = returns.dims();
     let groups = returns.reshape([rows / group, group]); // [B/K, K]
@@ -48,7 +48,7 @@ mod tests {
     #[test]
     fn by_hand() {
         let returns = || Tensor::<1>::from_data([1.0f32, 2.0, 6.0, 5.0, 5.0, 5.0], &burn::tensor::Device::flex());
-        // 1 − (2+6)/2, 2 − (1+6)/2, 6 − (1+2)/2; equal returns are worth nothing
+        // 1 − (2+6)/2, 2 − (1+6)/2, 6 − (1+2)/2; equal returns have no advantage
         assert_eq!(values(leave_one_out(returns(), 3)), [-3.0, -1.5, 4.5, 0.0, 0.0, 0.0]);
         assert_eq!(values(group_relative(returns(), 3, false)), [-2.0, -1.0, 3.0, 0.0, 0.0, 0.0]);
         let equal = Tensor::<1>::from_data([0.1f32; 7], &burn::tensor::Device::flex());

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Tensor, activation::log_softmax};
 
-/// `log π − log π_ref` of the sampled token: unbiased, of any sign. `[B, T]` in, `[B, T]` out, nats.
+/// `log π − log π_ref` of the sampled token: unbiased, of either sign. `[B, T]` in, `[B, T]` out, nats.
 pub fn k1(logp: Tensor<2>, ref_logp: Tensor<2>) -> Tensor<2> {
     logp - ref_logp
 }
@@ -12,7 +12,7 @@ pub fn k2(logp: Tensor<2>, ref_logp: Tensor<2>) -> Tensor<2> {
     k1(logp, ref_logp).square() / 2.0
 }
 
-/// `π_ref/π − 1 − log(π_ref/π)`: unbiased, never negative; its variance explodes beyond a nat (docs/claims.md, A10).
+/// `π_ref/π − 1 − log(π_ref/π)`: unbiased, never negative; its variance explodes beyond one nat (docs/claims.md, A10).
 pub fn k3(logp: Tensor<2>, ref_logp: Tensor<2>) -> Tensor<2> {
     let log_ratio = ref_logp - logp; // [B, T]
     log_ratio.clone().exp() - 1.0 - log_ratio
@@ -64,6 +64,6 @@ mod tests {
     #[test]
     fn beta_moves_only_outside_the_band() {
         let updated = [1.9, 2.0, 2.1, 4.4, 4.5, 4.6].map(|kl| ppo_kl_penalty_update(0.4, kl, 3.0));
-        assert_eq!(updated, [0.2, 0.4, 0.4, 0.4, 0.4, 0.8], "at 2 and 4.5, the ends of the band, it stays");
+        assert_eq!(updated, [0.2, 0.4, 0.4, 0.4, 0.4, 0.8], "at 2 and 4.5, the ends of the band, it does not change");
     }
 }

@@ -1,4 +1,4 @@
-//! From logits to log-probabilities of the tokens that were written.
+//! From logits to log-probabilities of given tokens.
 
 use burn::tensor::{Int, Tensor, activation::log_softmax};
 

@@ -107,11 +107,11 @@ mod tests {
     fn a_loss_is_a_mean_over_tokens_or_over_responses() {
         let device = Device::flex();
         let x = Tensor::<2>::from_data([[1.0f32, 2.0, 9.0], [6.0, 9.0, 9.0], [9.0, 9.0, 9.0]], &device);
-        let of = |average| {
+        let average_over = |average| {
             let mask = ResponseMask::from_lengths(&[2, 1, 0], 3, &device).averaging(average);
             mask.average(x.clone()).into_data().try_to_vec::<f32>().expect("f32")[0]
         };
-        assert_eq!(of(Reduction::Tokens), 3.0); // (1 + 2 + 6) / 3
-        assert_eq!(of(Reduction::Responses), 3.75); // (1.5 + 6) / 2: the last has no token
+        assert_eq!(average_over(Reduction::Tokens), 3.0); // (1 + 2 + 6) / 3
+        assert_eq!(average_over(Reduction::Responses), 3.75); // (1.5 + 6) / 2: the last has no token
     }
 }

@@ -327,7 +327,7 @@ pair_losses! {
         notes: "z is the mean log-ratio, at least 0, of all responses of the batch, desirable and undesirable, each as the answer to \
                 the prompt after its own: trl 1.16's (`_get_kl_completion_ids`), which pairs them once, in the order of the \
                 file, where this does so in every shuffled batch. The paper shifts within a microbatch too (§4.1). Rows give \
-                one response of each kind: of completions with a label the rarer kind comes round again, and there must be \
+                one response of each kind: of completions with a label, those of the rarer kind are repeated, and there must be \
                 both kinds; a batch has at least two rows; tested by hand: `crates/dpo/src/dpo.rs`",
     }
     from { |s| weights: KtoWeights { desirable: s.kto_desirable, undesirable: s.kto_undesirable } }

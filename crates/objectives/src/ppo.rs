@@ -10,7 +10,7 @@ pub struct PolicyLoss {
     pub loss: Tensor<1>,
     /// Share of counted tokens on which the clip was binding: the clipped term was the smaller gain.
     pub clip_share: Tensor<1>,
-    /// k3 of KL(rollout's policy || new policy), mean over counted tokens, nats: the tokens are the rollout's.
+    /// k3 of KL(behavior policy || new policy), mean over counted tokens, nats; the tokens are from the behavior policy.
     pub kl: Tensor<1>,
     /// Largest ratio over counted tokens (1 on padding).
     pub ratio_max: Tensor<1>,
@@ -39,8 +39,8 @@ impl PolicyLoss {
     }
 }
 
-/// Schulman et al. 2017, eq. 7, to be minimised: `mean max(−A r, −A clip(r, 1−ε, 1+ε))`, r the ratio
-/// of the new policy to the one that wrote the response.
+/// Schulman et al. 2017, eq. 7, to be minimized: `mean max(−A r, −A clip(r, 1−ε, 1+ε))`, r the ratio
+/// of the new policy to the behavior policy.
 ///
 /// # Shapes
 /// all `[B, T]`; the mean is the mask's [`average`](ResponseMask::average).

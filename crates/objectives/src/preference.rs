@@ -48,7 +48,7 @@ pub struct PairLogp {
     pub margin: Option<Margin>,
 }
 
-/// The reward by which the chosen response is to be ahead.
+/// The margin of reward that the chosen response must have.
 #[derive(Debug, Clone)]
 pub struct Margin {
     /// m, `[N]`
@@ -93,7 +93,7 @@ pub struct LossProperties {
 }
 
 impl LossProperties {
-    /// What most losses have.
+    /// The properties of most losses.
     const USUAL: Self = Self {
         at_reference: Some(LN_2),
         doubles_on_ties: false,
@@ -103,7 +103,7 @@ impl LossProperties {
     };
 }
 
-/// The letters that a loss is written in.
+/// The symbols that a loss is written in.
 struct Terms<'a> {
     logp: &'a PairLogp,
     beta: f64,
@@ -130,11 +130,11 @@ impl Terms<'_> {
     }
 }
 
-/// What an entry of the table returns where it is more than the losses.
+/// What an entry of the table returns where it returns more than the losses.
 struct LossTerms {
     /// `[N]`; per response, `[2N]`, of KTO.
     losses: Tensor<1>,
-    /// Where they are not `βΔ`.
+    /// The implicit rewards, where they are not `βΔ`.
     rewards: Option<ChosenRejected>,
     /// Added to the mean, `[1]`.
     extra: Option<Tensor<1>>,
@@ -146,7 +146,7 @@ impl From<Tensor<1>> for LossTerms {
     }
 }
 
-/// Of each entry: a variant, its properties and its equation.
+/// For each entry: a variant, its properties and its equation.
 macro_rules! pair_losses {
     ($(
         $variant:ident $({ $($field:ident: $type:ty),* })?
@@ -202,7 +202,7 @@ fn exo_smoothing(e: f64) -> f64 {
     if e == 0.0 { 1e-3 } else { e }
 }
 
-/// A preference loss of a batch; all but `loss` carry no gradient worth following.
+/// A preference loss of a batch; only `loss` is meant to be differentiated.
 #[derive(Debug, Clone)]
 pub struct PreferenceOutcome {
     /// Mean over pairs, `[1]`.

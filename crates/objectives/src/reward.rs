@@ -14,21 +14,21 @@ pub struct BradleyTerry {
     pub margins: Tensor<1>,
 }
 
-/// What may be added to [`bradley_terry_loss`]; nothing by default.
+/// Optional terms of [`bradley_terry_loss`]; none by default.
 #[derive(Debug, Clone, Default)]
 pub struct BradleyTerryOptions {
-    /// m, `[N]`: the margin by which the chosen response is to be better. Touvron et al. 2023, eq. 2.
+    /// m, `[N]`: the margin that the chosen response must have. Touvron et al. 2023, eq. 2.
     pub strengths: Option<Tensor<1>>,
     /// c pulls scores to 0. Eisenstein et al. 2023.
     pub centring: f64,
-    /// 1 on ties, else 0, `[N]`, and α, how far ahead a response must be not to be a tie.
+    /// 1 on ties, else 0, `[N]`, and α, the margin below which a pair is likely a tie.
     pub ties: Option<(Tensor<1>, f64)>,
-    /// e, the chance that a label is wrong. Wang et al. 2024 (Secrets of RLHF II), eq. 11.
+    /// e, the probability that a label is wrong. Wang et al. 2024 (Secrets of RLHF II), eq. 11.
     pub label_smoothing: f64,
 }
 
 /// `−(1−e) log σ(u) − e log σ(−u) + c (r(x, y_w) + r(x, y_l))²`, `u = r(x, y_w) − r(x, y_l) − m`: at m = c = 0, ln 2 on a
-/// tie and blind to a constant added to both scores. With `ties`, [`rao_kupper`] of u in place of both logarithms.
+/// tie and invariant to a constant added to both scores. With `ties`, [`rao_kupper`] of u in place of both logarithms.
 ///
 /// # Source
 /// Bradley & Terry 1952; Stiennon et al. 2020, eq. 1.

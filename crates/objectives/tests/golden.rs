@@ -24,7 +24,7 @@ fn golden_logprobs_and_entropies() {
     in_both(|p| {
         for (i, case) in cases.iter().enumerate() {
             let logits = match case["logits_of_case"].as_u64() {
-                Some(other) => &cases[other as usize]["logits"],
+                Some(source) => &cases[source as usize]["logits"],
                 None => &case["logits"],
             };
             assert!(case["logits_of_case"].is_null() || case["logits"].is_null(), "{i}: two sets of logits");
@@ -56,7 +56,7 @@ fn golden_logprobs_and_entropies() {
                 p.gradient(&format!("logits {i}"), leaf.grad(&grads), &case["grad_logits_of_sum"]);
             }
             if !case["grad_logits_of_mean_entropy"].is_null() {
-                // its own graph: one goes back once
+                // its own graph: each is differentiated once
                 let scaled = leaf.clone().narrow(1, 0, l - 1) / temperature;
                 let grads = mask.mean(entropy(scaled)).sum().backward();
                 let expected = &case["grad_logits_of_mean_entropy"];
@@ -88,7 +88,7 @@ impl Parameter for KtoWeights {
     }
 }
 
-/// Of each entry: its names in the golden file, and how a case's parameters make it.
+/// For each entry: its names in the golden file, and how it is made from a case's parameters.
 macro_rules! pair_losses {
     ($(
         $variant:ident $({ $($field:ident: $type:ty),* })?
@@ -114,9 +114,9 @@ macro_rules! pair_losses {
 }
 include!("../src/pair_losses.rs");
 
-/// What the file has of a case beside losses, rewards and gradients.
+/// Checks the file's values of a case other than losses, rewards and gradients.
 fn check_parts(what: &str, p: TestPrecision, case: &Node, name: &str, pairs: &PairLogp, outcome: &PreferenceOutcome) {
-    let same = |key: &str, found: f64| close(&format!("{key} of {what}"), &[found], &[case.number(key)], p.value);
+    let same = |key: &str, actual: f64| close(&format!("{key} of {what}"), &[actual], &[case.number(key)], p.value);
     let at_least_0 = |x: Tensor<1>| first(x.mean()).max(0.0);
     match name {
         "kto_pair" => {
@@ -133,7 +133,7 @@ fn check_parts(what: &str, p: TestPrecision, case: &Node, name: &str, pairs: &Pa
             let log_odds: Vec<f64> = scores.iter().map(|l| -(-l).exp_m1().ln()).collect();
             let expected = case.number("mean_log_odds");
             if p.dtype == DType::F64 {
-                close(&format!("log odds of {what}"), &[mean(&log_odds)], &[expected], 1e-7); // near σ = 1 little is left of them
+                close(&format!("log odds of {what}"), &[mean(&log_odds)], &[expected], 1e-7); // ill-conditioned near σ = 1
             }
         }
         _ => {}
@@ -176,8 +176,8 @@ fn golden_preference_losses_with_gradients() {
             let mut outcome = if let PreferenceLoss::Kto { weights } = loss {
                 let kl = (column("policy_kl_logps") - column("reference_kl_logps")).mean();
                 let largest = numbers(&inputs["policy_kl_logps"]).into_iter().map(f64::abs).fold(0.0, f64::max);
-                let (found, expected) = (first(kl.clone()).max(0.0), case.number("kl").max(0.0));
-                close_within(&what, &[found], &[expected], p.value, 4.0 * p.epsilon * largest); // a difference of log-probs
+                let (actual, expected) = (first(kl.clone()).max(0.0), case.number("kl").max(0.0));
+                close_within(&what, &[actual], &[expected], p.value, 4.0 * p.epsilon * largest); // a difference of log-probs
                 kto_loss(pairs.log_ratios(), kl, weights, beta)
             } else {
                 preference_loss(&loss, &pairs, beta)
@@ -193,7 +193,7 @@ fn golden_preference_losses_with_gradients() {
                     outcome.losses = outcome.losses + each * alpha;
                     outcome.loss = outcome.loss + chosen_sequence_nll(&pairs) * alpha;
                 }
-                "orpo" => outcome.losses = outcome.losses.neg(), // TRL reports what it subtracts
+                "orpo" => outcome.losses = outcome.losses.neg(), // TRL reports the term that it subtracts
                 _ => {}
             }
             check_parts(&what, p, case, name, &pairs, &outcome);
@@ -209,8 +209,8 @@ fn golden_preference_losses_with_gradients() {
             );
             let margins = values(outcome.margins());
             p.values(&format!("margins of {what}"), outcome.margins(), &case["margins"]);
-            let right = margins.iter().filter(|&&margin| margin > 0.0).count() as f64 / margins.len() as f64; // ties are wrong
-            assert_eq!(right, case.number("accuracy"), "accuracy of {what}");
+            let correct = margins.iter().filter(|&&margin| margin > 0.0).count() as f64 / margins.len() as f64; // ties are wrong
+            assert_eq!(correct, case.number("accuracy"), "accuracy of {what}");
             let grads = outcome.loss.backward();
             p.gradient(&format!("{what}, chosen"), policy.chosen.grad(&grads), &case["grad_policy_chosen"]);
             p.gradient(&format!("{what}, rejected"), policy.rejected.grad(&grads), &case["grad_policy_rejected"]);
@@ -238,8 +238,8 @@ fn golden_reward_model_loss() {
             p.values(&what("losses"), outcome.losses.clone(), &case["per_pair_bt_loss"]);
             p.values(&what("margin"), outcome.margins.clone().mean(), &case["mean_margin"]);
             let margins = values(outcome.margins);
-            let right = margins.iter().filter(|&&margin| margin > 0.0).count() as f64 / margins.len() as f64;
-            close(&what("accuracy"), &[right], &[case.number("accuracy")], 1e-12);
+            let correct = margins.iter().filter(|&&margin| margin > 0.0).count() as f64 / margins.len() as f64;
+            close(&what("accuracy"), &[correct], &[case.number("accuracy")], 1e-12);
             let grads = outcome.loss.backward();
             p.gradient(&what("chosen"), scores.chosen.grad(&grads), &case["grad_chosen"]);
             p.gradient(&what("rejected"), scores.rejected.grad(&grads), &case["grad_rejected"]);
@@ -247,7 +247,7 @@ fn golden_reward_model_loss() {
     });
 }
 
-/// `ppo.json` without what is read by the tests of its other parts.
+/// `ppo.json` without the parts that other tests read.
 fn ppo(parts: &[&str]) -> golden::Topic {
     let file = golden::topic("ppo.json");
     for (key, node) in file.fields() {
@@ -263,19 +263,19 @@ fn golden_ppo_rewards_advantages_and_losses() {
     let file = ppo(&["inputs", "cases"]);
     let inputs = &file["inputs"];
     in_both(|p| {
-        let of = |key: &str| p.tensor::<2>(&inputs[key]);
-        let mask = ResponseMask::from_tensor(of("mask"));
+        let input = |key: &str| p.tensor::<2>(&inputs[key]);
+        let mask = ResponseMask::from_tensor(input("mask"));
         p.values("lengths", mask.lengths(), &inputs["lengths"]);
         for case in file.items("cases") {
             let params = &case["params"];
             let name = params.text("name");
             let of_case = |key: &str| values(mask.apply(p.tensor::<2>(&case[key])));
-            let same = |key: &str, found: &Tensor<2>| {
-                close(&format!("{key} of {name}"), &values(mask.apply(found.clone())), &of_case(key), p.value);
+            let same = |key: &str, actual: &Tensor<2>| {
+                close(&format!("{key} of {name}"), &values(mask.apply(actual.clone())), &of_case(key), p.value);
             };
             let param = |key: &str| params.number(key);
 
-            let (logp, ref_logp) = (of("old_logprobs"), of("ref_logprobs"));
+            let (logp, ref_logp) = (input("old_logprobs"), input("ref_logprobs"));
             let kl = match params.text("kl_penalty") {
                 "kl" => k1(logp.clone(), ref_logp),
                 "abs" => k1(logp.clone(), ref_logp).abs(),
@@ -292,16 +292,16 @@ fn golden_ppo_rewards_advantages_and_losses() {
                 rewards = whiten_keep_mean(rewards, &mask);
             }
             same("rewards_used_for_gae", &rewards);
-            same("values_masked", &of("values"));
-            let Gae { advantages, returns } = gae(rewards, of("values"), param("gamma"), param("lam"), &mask);
+            same("values_masked", &input("values"));
+            let Gae { advantages, returns } = gae(rewards, input("values"), param("gamma"), param("lam"), &mask);
             same("advantages_raw", &advantages);
             same("returns", &returns);
             let white = whiten(advantages, &mask);
             same("advantages_whitened", &white);
 
-            let (new_logp, vpreds) = (of("new_logprobs").require_grad(), of("vpreds").require_grad());
+            let (new_logp, vpreds) = (input("new_logprobs").require_grad(), input("vpreds").require_grad());
             let policy = clipped_policy_loss(new_logp.clone(), logp.clone(), white, param("cliprange"), &mask);
-            let value = clipped_value_loss(vpreds.clone(), of("values"), returns, param("cliprange_value"), &mask);
+            let value = clipped_value_loss(vpreds.clone(), input("values"), returns, param("cliprange_value"), &mask);
             let entropies = mask.mean(entropy(p.tensor::<3>(&inputs["logits"])));
             p.values("policy loss", policy.loss.clone(), &case["pg_loss"]);
             p.values("value loss", value.loss.clone(), &case["vf_loss_unscaled"]);
@@ -330,9 +330,9 @@ fn golden_whitening() {
     in_both(|p| {
         let (x, mask) = (p.tensor::<2>(&case["values"]), ResponseMask::from_tensor(p.tensor::<2>(&case["mask"])));
         let all = ResponseMask::from_tensor(x.ones_like());
-        let same = |key: &str, found: Tensor<2>, mask: &ResponseMask| {
+        let same = |key: &str, actual: Tensor<2>, mask: &ResponseMask| {
             let expected = values(mask.apply(p.tensor::<2>(&case[key])));
-            close(key, &values(found), &expected, p.value);
+            close(key, &values(actual), &expected, p.value);
         };
         same("masked_whiten_shift_mean", whiten(x.clone(), &mask), &mask);
         same("masked_whiten_keep_mean", whiten_keep_mean(x.clone(), &mask), &mask);
@@ -356,14 +356,14 @@ fn golden_kl_estimators() {
     in_both(|p| {
         let (logp, ref_logp) = (p.tensor::<2>(&inputs["old_logprobs"]), p.tensor::<2>(&inputs["ref_logprobs"]));
         let mask = ResponseMask::from_tensor(p.tensor::<2>(&inputs["mask"]));
-        for (name, found) in [
+        for (name, actual) in [
             ("k1", k1(logp.clone(), ref_logp.clone())),
             ("k2", k2(logp.clone(), ref_logp.clone())),
             ("k3", k3(logp.clone(), ref_logp.clone())),
         ] {
-            p.values(name, found.clone(), &expected[name]);
-            p.values(name, mask.mean(found.clone()), &expected[&*format!("{name}_masked_mean")]);
-            let sums = mask.row_sums(found);
+            p.values(name, actual.clone(), &expected[name]);
+            p.values(name, mask.mean(actual.clone()), &expected[&*format!("{name}_masked_mean")]);
+            let sums = mask.row_sums(actual);
             p.values(name, sums.clone(), &expected[&*format!("{name}_sequence_sums")]);
             let mean = &expected[&*format!("{name}_mean_of_sequence_sums")];
             if !mean.is_null() {

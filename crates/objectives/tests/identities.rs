@@ -1,4 +1,4 @@
-//! What must hold whatever the numbers are, worked out by hand.
+//! Identities and values computed by hand.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use burn::tensor::{Device, Tensor};
@@ -15,7 +15,7 @@ fn dpo_starts_at_ln_2_and_a_swap_flips_the_margin() {
         chosen: Tensor::from_data(c, &device),
         rejected: Tensor::from_data(r, &device),
     };
-    let at = |c, r| PairLogp {
+    let pairs_at = |c, r| PairLogp {
         policy: both(c, r),
         reference: both([0.0; 2], [0.0; 2]),
         lengths: both([3.0, 1.0], [2.0, 5.0]),
@@ -24,15 +24,15 @@ fn dpo_starts_at_ln_2_and_a_swap_flips_the_margin() {
         margin: None,
     };
     let plain = PreferenceLoss::Sigmoid { label_smoothing: 0.0 };
-    let start = preference_loss(&plain, &at([0.0, 0.0], [0.0, 0.0]), 0.3);
+    let start = preference_loss(&plain, &pairs_at([0.0, 0.0], [0.0, 0.0]), 0.3);
     assert!((values(start.loss)[0] - std::f32::consts::LN_2).abs() < 1e-6);
-    let there = values(preference_loss(&plain, &at([1.0, -2.0], [0.5, 0.0]), 2.0).margins());
-    let back = values(preference_loss(&plain, &at([0.5, 0.0], [1.0, -2.0]), 2.0).margins());
-    assert_eq!(there, vec![1.0, -4.0]);
-    assert_eq!(back, vec![-1.0, 4.0]);
+    let margins = values(preference_loss(&plain, &pairs_at([1.0, -2.0], [0.5, 0.0]), 2.0).margins());
+    let swapped_margins = values(preference_loss(&plain, &pairs_at([0.5, 0.0], [1.0, -2.0]), 2.0).margins());
+    assert_eq!(margins, vec![1.0, -4.0]);
+    assert_eq!(swapped_margins, vec![-1.0, 4.0]);
 }
 
-/// A margin m turns `−log σ(u)` into `−log σ(u − m)`; the rewards and the NLL that is added are those without it.
+/// A margin m turns `−log σ(u)` into `−log σ(u − m)`; the rewards and the added NLL do not include it.
 #[test]
 fn a_margin_is_subtracted_from_u_alone() {
     let device = Device::flex();
@@ -56,13 +56,13 @@ fn a_margin_is_subtracted_from_u_alone() {
     let loss = |u: f32| (1.0 + (-u).exp()).ln();
     assert!((values(without.loss.clone())[0] - loss(u)).abs() < 1e-6);
     assert!((values(with.loss.clone())[0] - loss(u - margin)).abs() < 1e-6);
-    assert!((values(with.margins())[0] - u).abs() < 1e-6, "the margin that is reported is u");
+    assert!((values(with.margins())[0] - u).abs() < 1e-6, "the reported margin is u");
     let nll = [&pairs, &with_margin].map(|pairs| values(chosen_sequence_nll(pairs))[0]);
     assert!(nll.iter().all(|nll| (nll - 2.0).abs() < 1e-6), "8 nats over 4 tokens: {nll:?}");
 }
 
-/// A policy may go hundreds of nats from its reference, or be all but certain of a response; no product of an overflow and a
-/// 0, nor a logarithm of 0, may come of that.
+/// A policy may be hundreds of nats from its reference, or nearly certain of a response; neither may lead to ∞ · 0 or to the
+/// logarithm of 0.
 #[test]
 fn losses_are_finite_far_from_the_reference() {
     let device = Device::flex();
@@ -88,8 +88,8 @@ fn losses_are_finite_far_from_the_reference() {
             (PreferenceLoss::AlphaDivergence { alpha: 0.5 }, 0.1),
             (PreferenceLoss::Exo { label_smoothing: 0.0 }, 1e3),
         ] {
-            let found = values(preference_loss(&loss, &pairs, beta).loss)[0];
-            assert!(found.is_finite(), "{loss:?} at {chosen} and {rejected}: {found}");
+            let actual = values(preference_loss(&loss, &pairs, beta).loss)[0];
+            assert!(actual.is_finite(), "{loss:?} at {chosen} and {rejected}: {actual}");
         }
     }
 }
@@ -104,9 +104,9 @@ fn gae_by_hand_and_at_lambda_1() {
     // row 0, γ 1, λ ½: δ = (-0.25, 0.5, 0.25); A2 = .25, A1 = .5 + .125, A0 = -.25 + .3125
     let half = gae(rewards.clone(), values_in.clone(), 1.0, 0.5, &mask);
     assert_eq!(values(half.advantages), vec![0.0625, 0.625, 0.25, 1.5, 0.0, 0.0]);
-    let one = gae(rewards, values_in, 1.0, 1.0, &mask);
-    assert_eq!(values(one.advantages), vec![0.5, 0.75, 0.25, 1.5, 0.0, 0.0]);
-    assert_eq!(values(one.returns), vec![1.0, 1.0, 1.0, 2.0, 0.0, 0.0]);
+    let estimate = gae(rewards, values_in, 1.0, 1.0, &mask);
+    assert_eq!(values(estimate.advantages), vec![0.5, 0.75, 0.25, 1.5, 0.0, 0.0]);
+    assert_eq!(values(estimate.returns), vec![1.0, 1.0, 1.0, 2.0, 0.0, 0.0]);
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn clipping_stops_gains_but_not_losses() {
     let up = clipped_policy_loss(ratio(1.5), old.clone(), advantage.clone(), 0.2, &mask);
     assert!((values(up.loss)[0] - 0.15).abs() < 1e-6);
     assert_eq!(values(up.clip_share), vec![0.5]); // binding on the gain only
-    // the tokens were drawn from the old policy: k3 of KL(old || new) is r − 1 − ln r
+    // the tokens were sampled from the old policy: k3 of KL(old || new) is r − 1 − ln r
     assert!((values(up.kl)[0] - (0.5 - 1.5f32.ln())).abs() < 1e-6);
     // r = 1: the loss is minus the mean advantage, nothing is clipped, the policies agree
     let same = clipped_policy_loss(ratio(1.0), old, advantage, 0.2, &mask);
@@ -143,13 +143,13 @@ fn whitening_ignores_padding() {
     let x = |pad: f32| Tensor::<2>::from_data([[1.0, 2.0], [3.0, pad]], &device);
     let white = values(whiten(x(0.0), &mask));
     assert_eq!(white, values(whiten(x(1e3), &mask)));
-    for (found, expected) in white.iter().zip([-1.0, 0.0, 1.0, 0.0]) {
-        assert!((found - expected).abs() < 1e-6, "{white:?}");
+    for (actual, expected) in white.iter().zip([-1.0, 0.0, 1.0, 0.0]) {
+        assert!((actual - expected).abs() < 1e-6, "{white:?}");
     }
 }
 
 /// Two pairs by the policy's log-ratios to the reference.
-fn moved(chosen: [f32; 2], rejected: [f32; 2]) -> PairLogp {
+fn pairs_of(chosen: [f32; 2], rejected: [f32; 2]) -> PairLogp {
     let device = Device::flex();
     let both = |c: [f32; 2], r: [f32; 2]| ChosenRejected {
         chosen: Tensor::from_data(c, &device),
@@ -171,7 +171,7 @@ fn moved(chosen: [f32; 2], rejected: [f32; 2]) -> PairLogp {
 fn at_the_reference_every_loss_has_its_known_value() {
     use PreferenceLoss as Loss;
     let (label_smoothing, beta) = (0.1, 0.4);
-    let start = moved([0.0; 2], [0.0; 2]);
+    let start = pairs_of([0.0; 2], [0.0; 2]);
     for loss in [
         Loss::Sigmoid { label_smoothing },
         Loss::SigmoidAveraged,
@@ -195,9 +195,9 @@ fn at_the_reference_every_loss_has_its_known_value() {
         Loss::KtoPair,
         Loss::Positive { lambda: 5.0 },
     ] {
-        let found = f64::from(values(preference_loss(&loss, &start, beta).loss)[0]);
+        let actual = f64::from(values(preference_loss(&loss, &start, beta).loss)[0]);
         let expected = loss.properties(beta).at_reference.unwrap();
-        assert!((found - expected).abs() < 1e-5, "{loss:?}: {found}, expected {expected}");
+        assert!((actual - expected).abs() < 1e-5, "{loss:?}: {actual}, expected {expected}");
     }
     for loss in [Loss::SimPo { gamma: 0.5 }, Loss::Orpo, Loss::PreferredFt, Loss::Unlikelihood { alpha: 0.5 }] {
         assert_eq!(loss.properties(beta).at_reference, None, "{loss:?}");
@@ -207,7 +207,7 @@ fn at_the_reference_every_loss_has_its_known_value() {
 #[test]
 fn losses_without_golden_values_by_hand() {
     use PreferenceLoss as Loss;
-    let pairs = moved([-1.0, 2.0], [0.5, -0.5]);
+    let pairs = pairs_of([-1.0, 2.0], [0.5, -0.5]);
     let losses = |loss: Loss| values(preference_loss(&loss, &pairs, 0.4).losses);
     // log π: chosen −8, −1; rejected −3.5, −6.5
     assert_eq!(losses(Loss::PreferredFt), [8.0, 1.0]);
@@ -215,22 +215,22 @@ fn losses_without_golden_values_by_hand() {
     // u = −.6 and 1; the first chosen response fell by 1 nat: u − βλ·1
     let log_sigmoid = |x: f32| -(1.0 + (-x).exp()).ln();
     let expected = [-log_sigmoid(-0.6 - 0.4 * 5.0), -log_sigmoid(1.0)];
-    for (found, expected) in losses(Loss::Positive { lambda: 5.0 }).into_iter().zip(expected) {
-        assert!((found - expected).abs() < 1e-6, "{found}, expected {expected}");
+    for (actual, expected) in losses(Loss::Positive { lambda: 5.0 }).into_iter().zip(expected) {
+        assert!((actual - expected).abs() < 1e-6, "{actual}, expected {expected}");
     }
     assert_eq!(losses(Loss::Positive { lambda: 0.0 }), losses(Loss::Sigmoid { label_smoothing: 0.0 }));
 }
 
 #[test]
-fn rao_kupper_gives_the_three_labels_all_the_mass() {
+fn rao_kupper_probabilities_of_the_three_labels_sum_to_one() {
     let device = Device::flex();
     let alpha = 0.7f64;
-    let at = |u: [f32; 3], tied: f32| {
+    let loss_at = |u: [f32; 3], tied: f32| {
         let tied = Tensor::<1>::from_data([tied; 3], &device);
         values(rao_kupper(Tensor::from_data(u, &device), Some(tied), alpha))
     };
     let u = [-1.3, 0.0, 2.0f32];
-    let (first, second, tie) = (at(u, 0.0), at(u.map(|u| -u), 0.0), at(u, 1.0));
+    let (first, second, tie) = (loss_at(u, 0.0), loss_at(u.map(|u| -u), 0.0), loss_at(u, 1.0));
     let constant = (2.0 * alpha).exp() - 1.0; // ν² − 1
     for i in 0..3 {
         let mass = (-first[i]).exp() + (-second[i]).exp() + constant as f32 * (-tie[i]).exp();
@@ -238,10 +238,11 @@ fn rao_kupper_gives_the_three_labels_all_the_mass() {
     }
     // worths 2 to 1 at ν = 3: 2/(2 + 3) and 1/(6 + 1)
     let [two, three] = [2f32, 3.0].map(f32::ln);
-    let told = |u: f32| values(rao_kupper(Tensor::<1>::from_data([u], &device), None, f64::from(three)))[0];
-    assert!((told(two) - 2.5f32.ln()).abs() < 1e-6 && (told(-two) - 7f32.ln()).abs() < 1e-6);
-    // a loss of a batch, and that of a reward model, are the same function
-    let pairs = PairLogp { tied: Some(Tensor::from_data([1.0, 0.0f32], &device)), ..moved([-1.0, 2.0], [0.5, -0.5]) };
+    let loss_of = |u: f32| values(rao_kupper(Tensor::<1>::from_data([u], &device), None, f64::from(three)))[0];
+    assert!((loss_of(two) - 2.5f32.ln()).abs() < 1e-6 && (loss_of(-two) - 7f32.ln()).abs() < 1e-6);
+    // the loss of a policy and that of a reward model are the same function
+    let pairs =
+        PairLogp { tied: Some(Tensor::from_data([1.0, 0.0f32], &device)), ..pairs_of([-1.0, 2.0], [0.5, -0.5]) };
     let outcome = preference_loss(&PreferenceLoss::RaoKupper { alpha }, &pairs, 0.4); // u = −.6 and 1
     let scores = ChosenRejected { chosen: outcome.margins(), rejected: Tensor::zeros([2], &device) };
     let terms = BradleyTerryOptions { ties: Some((pairs.tied.unwrap(), alpha)), ..BradleyTerryOptions::default() };

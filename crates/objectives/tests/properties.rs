@@ -1,4 +1,4 @@
-//! What must hold for any lengths, any numbers on padding and any order of rows.
+//! Properties for any lengths, any numbers on padding and any order of rows.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use burn::tensor::{DType, Device, Tensor, TensorData};
@@ -29,7 +29,7 @@ fn close(a: &[f64], b: &[f64]) -> bool {
     a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= 1e-9 * (1.0 + b.abs()))
 }
 
-/// Lengths from empty to full, and as many rows of numbers.
+/// Lengths from 0 to the full row, and a row of numbers for each.
 fn batch() -> impl Strategy<Value = (Vec<usize>, Vec<Vec<f64>>, Vec<Vec<f64>>)> {
     let row = || prop::collection::vec(-3.0..3.0f64, T);
     (1..6usize).prop_flat_map(move |n| {
@@ -37,13 +37,13 @@ fn batch() -> impl Strategy<Value = (Vec<usize>, Vec<Vec<f64>>, Vec<Vec<f64>>)> 
     })
 }
 
-/// The same numbers with other ones where nothing counts.
+/// The same numbers, with garbage on padding.
 fn with_garbage(rows: &[Vec<f64>], lengths: &[usize]) -> Vec<Vec<f64>> {
     let dirty = |row: &Vec<f64>, n: usize| row.iter().enumerate().map(|(t, x)| if t < n { *x } else { 1e6 }).collect();
     rows.iter().zip(lengths).map(|(row, &n)| dirty(row, n)).collect()
 }
 
-/// GAE as its definition reads, one response at a time.
+/// GAE by its definition, one response at a time.
 fn gae_by_hand(rewards: &[f64], values: &[f64], n: usize, gamma: f64, lambda: f64) -> Vec<f64> {
     let value = |t: usize| if t < n { values[t] } else { 0.0 };
     let delta = |t: usize| rewards[t] + gamma * value(t + 1) - values[t];
@@ -62,7 +62,7 @@ proptest! {
         let (mask, dirty) = (mask(&lengths), matrix(&with_garbage(&x, &lengths)));
         prop_assert!(close(&values(mask.mean(dirty.clone())), &[mean]));
         prop_assert!(close(&values(mask.row_sums(dirty)), &sums));
-        // one last token for a response that has any
+        // one last token for each response that is not empty
         let last: Vec<f64> = values(mask.row_sums(mask.last()));
         let expected: Vec<f64> = lengths.iter().map(|&n| f64::from(u8::from(n > 0))).collect();
         prop_assert!(close(&last, &expected));
@@ -86,11 +86,11 @@ proptest! {
     #[test]
     fn gae_is_its_definition((lengths, rewards, v) in batch(), gamma in 0.5..1.0f64, lambda in 0.0..1.0f64) {
         let mask = mask(&lengths);
-        let found = gae(mask.apply(matrix(&rewards)), matrix(&with_garbage(&v, &lengths)), gamma, lambda, &mask);
+        let actual = gae(mask.apply(matrix(&rewards)), matrix(&with_garbage(&v, &lengths)), gamma, lambda, &mask);
         let expected: Vec<f64> =
             (0..lengths.len()).flat_map(|i| gae_by_hand(&rewards[i], &v[i], lengths[i], gamma, lambda)).collect();
-        prop_assert!(close(&values(found.advantages.clone()), &expected));
-        prop_assert!(close(&values(found.returns - found.advantages), &values(mask.apply(matrix(&v)))));
+        prop_assert!(close(&values(actual.advantages.clone()), &expected));
+        prop_assert!(close(&values(actual.returns - actual.advantages), &values(mask.apply(matrix(&v)))));
     }
 
     #[test]
@@ -109,10 +109,10 @@ proptest! {
     fn ppo_at_ratio_1_is_minus_the_mean_advantage((lengths, logp, advantages) in batch(), clip in 0.05..0.5f64) {
         let mask = mask(&lengths);
         let old = matrix(&logp);
-        let found = clipped_policy_loss(old.clone(), old, matrix(&with_garbage(&advantages, &lengths)), clip, &mask);
-        prop_assert!(close(&values(found.loss), &values(mask.mean(matrix(&advantages)).neg())));
-        prop_assert_eq!(values(found.clip_share)[0], 0.0);
-        prop_assert_eq!(values(found.kl)[0], 0.0);
+        let actual = clipped_policy_loss(old.clone(), old, matrix(&with_garbage(&advantages, &lengths)), clip, &mask);
+        prop_assert!(close(&values(actual.loss), &values(mask.mean(matrix(&advantages)).neg())));
+        prop_assert_eq!(values(actual.clip_share)[0], 0.0);
+        prop_assert_eq!(values(actual.kl)[0], 0.0);
     }
 
     #[test]
@@ -161,11 +161,11 @@ proptest! {
             PreferenceLoss::SimPo { gamma: 0.5 },
             PreferenceLoss::Positive { lambda: 5.0 },
         ] {
-            let (mut here, margins, mean) = losses(&rows, &kind);
-            let (there, _, other) = losses(&turned, &kind);
-            here.rotate_left(turn % rows.len());
-            prop_assert!(close(&here, &there) && (mean - other).abs() < 1e-9);
-            // exchanged responses flip the margin
+            let (mut losses_before, margins, mean) = losses(&rows, &kind);
+            let (losses_after, _, mean_after) = losses(&turned, &kind);
+            losses_before.rotate_left(turn % rows.len());
+            prop_assert!(close(&losses_before, &losses_after) && (mean - mean_after).abs() < 1e-9);
+            // swapping the responses flips the margin
             let swapped: Vec<Vec<f64>> = rows.iter().map(|r| vec![r[1], r[0], r[3], r[2]]).collect();
             if kind == PreferenceLoss::Hinge {
                 let back: Vec<f64> = losses(&swapped, &kind).1.iter().map(|m| -m).collect();

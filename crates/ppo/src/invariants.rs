@@ -8,24 +8,24 @@ use duel_training::rounding::unless_rounding;
 use duel_training::{Error, Result};
 
 /// The log-probs stored while sampling are those that the policy has when it reads the response again; `reread` reads them
-/// once more with the last bit of each weight changed.
+/// again with the last bit of each weight changed.
 ///
 /// # Shapes
-/// `read` and the result of `reread`: `[B·T]`.
+/// `logp` and the result of `reread`: `[B·T]`.
 pub fn sampled_logp_is_the_policys(
     step: u64,
     sampled: &[Vec<f32>],
-    read: &[f32],
+    logp: &[f32],
     columns: usize,
     reread: impl FnOnce() -> Vec<f32>,
 ) -> Result<()> {
     let counted = || sampled.iter().enumerate().flat_map(|(row, logp)| (0..logp.len()).map(move |t| (row, t)));
-    let worst = largest(counted().map(|(row, t)| (sampled[row][t] - read[row * columns + t]).abs()));
+    let worst = largest(counted().map(|(row, t)| (sampled[row][t] - logp[row * columns + t]).abs()));
     let what = "the largest difference of a sampled log-prob from the one read again";
     let within = Tolerance { share: 1e-3, of: "a nat", scale: 1.0 };
     unless_rounding(check_close("sampled_logp_is_the_policys", step, what, worst, 0.0, within), worst, || {
         let nudged = reread();
-        largest(counted().map(|(row, t)| (nudged[row * columns + t] - read[row * columns + t]).abs()))
+        largest(counted().map(|(row, t)| (nudged[row * columns + t] - logp[row * columns + t]).abs()))
     })
 }
 
@@ -74,7 +74,7 @@ pub fn advantages_are_white(
     let mean = f64::from(host(mask.mean(advantages.clone()))[0]);
     let size = largest(host(mask.apply(raw.clone())).into_iter().map(f32::abs));
     let expected = raw_sd / (raw_sd * raw_sd + WHITEN_EPS).sqrt();
-    // in units of the whitened ones, of which f32 holds 1e-7
+    // in units of the whitened advantages, which f32 resolves to 1e-7
     let scale = 1.0 + size / (raw_sd * raw_sd + WHITEN_EPS).sqrt();
     let of = "1 and the largest advantage, over their spread";
     let what = "the mean of whitened advantages";
@@ -121,8 +121,8 @@ pub fn reward_enters_once(
         let within = Tolerance { share: 1e-5, of, scale: 2.0 + penalty.abs() + score.abs() };
         check_close("reward_enters_once", step, what, reward, penalty + score, within).map_err(
             |error| match error {
-                Error::Invariant { actual: found, expected, .. } => {
-                    breach("reward_enters_once", step, &format!("{what}, {t} of response {row},"), found, expected)
+                Error::Invariant { actual, expected, .. } => {
+                    breach("reward_enters_once", step, &format!("{what}, {t} of response {row},"), actual, expected)
                 }
                 other => other,
             },
@@ -165,7 +165,7 @@ mod tests {
 
     fn breaks(name: &str, result: Result<()>) {
         match result {
-            Err(Error::Invariant { name: found, .. }) => assert_eq!(found, name),
+            Err(Error::Invariant { name: actual, .. }) => assert_eq!(actual, name),
             other => panic!("{name} should break, got {other:?}"),
         }
     }
@@ -178,20 +178,20 @@ mod tests {
     fn each_holds_where_it_should_and_breaks_where_it_should() {
         let mask = ResponseMask::from_lengths(&[2], 3, &Device::flex());
         // two counted tokens; the third column is padding
-        let sampled = |logp: &[f32], moved| {
-            let reread = || logp.iter().map(|logp| logp + moved).collect();
+        let sampled = |logp: &[f32], nudge| {
+            let reread = || logp.iter().map(|logp| logp + nudge).collect();
             sampled_logp_is_the_policys(0, &[vec![-1.0, -2.0]], logp, 3, reread)
         };
         assert!(sampled(&[-1.0, -2.0, 9.0], 0.0).is_ok());
         breaks("sampled_logp_is_the_policys", sampled(&[-1.0, -2.1, 9.0], 1e-4));
-        let diverged = |found| matches!(found, Err(Error::Diverged { .. }));
+        let diverged = |error| matches!(error, Err(Error::Diverged { .. }));
         assert!(diverged(sampled(&[-1.0, f32::NAN, 9.0], 0.0)));
-        assert!(diverged(sampled(&[-1.0, -2.1, 9.0], 0.05)), "no more than rounding does, and that is too much");
-        let first = |deviation, clip_share, moved| first_ratio_is_one(0, deviation, clip_share, 0.2, || moved);
+        assert!(diverged(sampled(&[-1.0, -2.1, 9.0], 0.05)), "rounding explains it, but is too large");
+        let first = |deviation, clip_share, nudge| first_ratio_is_one(0, deviation, clip_share, 0.2, || nudge);
         assert!(first(5e-6, 0.0, f64::NAN).is_ok());
         breaks("first_ratio_is_one", first(1e-3, 0.0, 1e-6));
         assert!(first(1e-3, 0.0, 1e-4).is_ok(), "rounding does as much");
-        assert!(diverged(first(0.1, 0.0, 0.05)), "no more than rounding does, and that is too much");
+        assert!(diverged(first(0.1, 0.0, 0.05)), "rounding explains it, but is too large");
         breaks("first_ratio_is_one", first(0.0, 0.01, 0.0));
         assert!(
             first_ratio_is_one(0, 5e-6, 0.01, 1e-6, || 0.0).is_ok(),
@@ -206,7 +206,7 @@ mod tests {
             |advantages, raw: f32, sd| advantages_are_white(0, &row(advantages), &row([raw, -raw, 9.0]), sd, &mask);
         assert!(is_white([white, -white, 0.0], 2.0, 2.0).is_ok());
         breaks("advantages_are_white", is_white([white, white, 0.0], 2.0, 2.0));
-        // raw ones of .002 come to .9988, and to 1 by a fault alone
+        // raw advantages of .002 are scaled to .9988; 1 would be a fault
         let small = white * 0.998_752;
         assert!(is_white([small, -small, 0.0], 2e-3, 2e-3).is_ok());
         breaks("advantages_are_white", is_white([white, -white, 0.0], 2e-3, 2e-3));

@@ -1,4 +1,4 @@
-//! How an iteration begins where the policy is the whole module: minibatches, a snapshot, its rollout.
+//! The start of an iteration where the policy is the whole module: minibatches, a snapshot, its rollout.
 
 use crate::rollout::{BehaviorAndCurrent, Rollout, RolloutCollector};
 use crate::updates::MinibatchUpdater;
@@ -7,7 +7,7 @@ use duel_model::{Flops, Policy};
 use duel_spec::{RolloutSettings, seeds};
 use duel_training::{Learner, Metrics, Result};
 
-/// A rollout, and what updates on it.
+/// A rollout and its updates.
 pub struct IterationStart {
     pub rollout: Rollout,
     /// The policy that rolled out, without gradient.

@@ -1,10 +1,10 @@
 //! Methods on the policy's own completions: PPO, policy gradients without a value model, online DPO.
 
-mod critic_free;
 pub mod invariants;
 mod iteration_start;
 mod online_dpo;
 mod policy;
+mod policy_gradient;
 mod ppo;
 mod raft;
 mod rollout;
@@ -14,8 +14,8 @@ mod updates;
 #[cfg(test)]
 mod wiring;
 
-pub use critic_free::{Baseline, CriticFree};
 pub use online_dpo::OnlineDpo;
+pub use policy_gradient::{Baseline, PolicyGradient};
 pub use ppo::{ActorCritic, Critic, Experience, Ppo, shaped_rewards};
 pub use raft::Raft;
 pub use rollout::{Rollout, RolloutContext};

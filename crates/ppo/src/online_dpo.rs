@@ -1,7 +1,7 @@
 //! Online DPO: fresh pairs of the policy's own responses, labelled by a scorer, under DPO's loss. Guo et al. 2024.
 //!
 //! Deviations from the paper: a label is drawn from Bradley–Terry at `label_temperature` (0: the higher score, as there);
-//! several updates of a rollout, with PPO's stop at `target_kl`.
+//! several updates per rollout, with PPO's stop at `target_kl`.
 
 use crate::iteration_start::{IterationStart, start_iteration};
 use crate::policy::PolicyOutput;
@@ -103,7 +103,7 @@ impl Method for OnlineDpo {
         let IterationStart { rollout, behavior, updater } =
             start_iteration(&mut self.collector, s, 2, stream, prompts, learner, &mut metrics)?;
 
-        // 2. Labels: which of the two is preferred. The accuracy is that of the policy that wrote them.
+        // 2. Labels: which of the two is preferred. The accuracy is that of the behavior policy.
         let labels = self.labels(&rollout);
         metrics.put(metrics::ROLLOUT_RETURN, rollout.mean_return());
         let rows: Vec<usize> = (0..prompts.len()).collect();

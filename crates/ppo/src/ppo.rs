@@ -100,7 +100,7 @@ impl Method for Ppo {
             })?;
         }
 
-        // 5. Remembered for the next rollout: the KL coefficient, and the reference where it follows the policy.
+        // 5. State for the next rollout: the KL coefficient, and the reference where it follows the policy.
         self.collector.next(&experience.rollout, &old.actor);
         Ok(metrics)
     }
@@ -236,7 +236,7 @@ impl Ppo {
         })
     }
 
-    /// Return, spread of the advantages, explained variance, and the cost of the values.
+    /// Return, standard deviation of the advantages, explained variance, and the cost of the values.
     fn record(&self, experience: &Experience, metrics: &mut Metrics) {
         let Experience { rollout, values, raw_advantages, returns, .. } = experience;
         let mask = &rollout.mask;

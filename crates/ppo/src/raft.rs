@@ -1,7 +1,7 @@
 //! Reward-ranked fine-tuning: the policy imitates the best of its own responses to each prompt. Dong et al. 2023, alg. 1.
 //!
-//! Deviations from the paper: the winner is that of score less β·KL (its §4.3), so that β is the KL coefficient here too;
-//! several updates of a rollout, with PPO's stop at `target_kl`.
+//! Deviations from the paper: the best response has the largest score − β·KL (its §4.3), so that β is the KL coefficient here too;
+//! several updates per rollout, with PPO's stop at `target_kl`.
 
 use crate::iteration_start::{IterationStart, start_iteration};
 use crate::policy::PolicyOutput;
@@ -29,7 +29,7 @@ impl Raft {
         Self { settings, collector }
     }
 
-    /// Step 2: the rollout of which only the best response of each group counts.
+    /// Step 2: the rollout, in which only the best response of each group counts.
     pub(crate) fn winners(&self, rollout: Rollout) -> Rollout {
         let kl = host(rollout.penalized_kl()); // [B]
         let returns: Vec<f64> =

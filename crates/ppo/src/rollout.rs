@@ -3,12 +3,14 @@
 use crate::invariants;
 use crate::rows::{index, map_blocks};
 use crate::shaping::{RunningMoments, estimate_kl, next_kl_coef, shaped};
-use burn::tensor::Tensor;
+use burn::tensor::{Device, Tensor};
 use duel_model::{Flops, Policy, Reader, Responses, TransformerConfig, generate, weights, weights::host};
 use duel_objectives::{Reduction, ResponseMask, full_kl, k1};
 use duel_reward::Scorer;
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{KlEstimator, KlPenalty, LossReduction, ReferenceMode, RolloutSettings, TruncationHandling, metrics};
+use duel_spec::{
+    KlEstimator, KlPenalty, LossReduction, ReferenceMode, RolloutSettings, TokenSpec, TruncationHandling, metrics,
+};
 use duel_training::invariants as training_invariants;
 use duel_training::rounding::nudged;
 use duel_training::{Metrics, Result, logprobs, probes};
@@ -16,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::HashSet;
 use std::sync::Arc;
 
-/// What a method on rollouts works with.
+/// What a method on rollouts needs besides the module in training.
 pub struct RolloutContext {
     /// The SFT policy, without gradient.
     pub reference: Policy,
@@ -64,7 +66,7 @@ pub struct BehaviorAndCurrent<'a> {
     pub current: &'a Policy,
 }
 
-/// Rolls out, iteration after iteration, and keeps what changes from one to the next: KL coefficient, reference, score moments.
+/// Rolls out once per iteration, and holds what changes between iterations: KL coefficient, reference, score moments.
 #[derive(Debug)]
 pub struct RolloutCollector {
     pub context: RolloutContext,
@@ -72,13 +74,13 @@ pub struct RolloutCollector {
     /// The policy that the KL is measured from, and the KL coefficient.
     reference: Policy,
     beta: f64,
-    /// Of all scores so far.
+    /// Mean and variance of all scores so far.
     seen: RunningMoments,
     /// Rollouts made.
     pub iteration: u64,
 }
 
-/// What changes in a collector from one iteration to the next.
+/// The state of a collector between iterations.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct CollectorState {
     /// Weights of the reference, where it follows the policy.
@@ -135,7 +137,7 @@ impl RolloutCollector {
         let sampler = actors.behavior.clone().for_inference(); // the fast path
         let responses = generate(&sampler, space, prompts.to_vec(), &mut rng, reader.device());
         training_invariants::sampled_from_finite(step, &responses)?;
-        // read in the minibatches of the first epoch: the same arithmetic, so the ratios start at 1 to the last bit.
+        // Read in the minibatches of the first epoch: the same arithmetic, so the ratios start at 1 to the last bit.
         // Where the device has no fused log-probs, the training module reads: autodiff composes its softmax.
         let read = |block: &Responses| {
             let fused = reader.token_logprobs(actors.behavior, &reader.tokens(block));
@@ -173,20 +175,7 @@ impl RolloutCollector {
         metrics.cost.scored_tokens += tokens * (passes - 1 + u64::from(*scorer_flops > 0.0));
         metrics.cost.flops += passes as f64 * Flops::policy(config).forward(tokens) + scorer_flops * tokens as f64;
 
-        let counted: Vec<usize> = (0..responses.len())
-            .map(|row| {
-                if s.truncated == TruncationHandling::Mask && !responses.ended(row, space) {
-                    0
-                } else {
-                    responses.responses[row].len()
-                }
-            })
-            .collect();
-        let average = match s.loss_mean {
-            LossReduction::Tokens => Reduction::Tokens,
-            LossReduction::Responses => Reduction::Responses,
-        };
-        let mask = ResponseMask::from_lengths(&counted, space.response_tokens, reader.device()).averaging(average); // [B, T]
+        let mask = loss_mask(s, &responses, space, reader.device()); // [B, T]
         let reference = s.needs_full_logits().then(|| self.reference.clone());
         let rollout = Rollout { responses, mask, logp, ref_logp, token_kl, beta: self.beta, scores, reference };
         training_invariants::finite(step, "the rollout's KL to the reference", rollout.mean_kl())?;
@@ -234,7 +223,7 @@ impl Rollout {
         self.mask.clone().map(|ones| Tensor::from_inner(ones.select(0, rows)))
     }
 
-    /// How many of the items that the losses average over are in some rows: tokens, or responses that count.
+    /// Number of the items in some rows that the losses average over: counted tokens, or responses that count.
     pub fn weight(&self, rows: &[usize]) -> f64 {
         f64::from(host(self.counted(rows).weight())[0])
     }
@@ -256,7 +245,7 @@ impl Rollout {
         Tensor::from_data(scores.as_slice(), &self.logp.device())
     }
 
-    /// Mean score less the KL penalty.
+    /// Mean of score minus KL penalty.
     pub fn mean_return(&self) -> f64 {
         mean(self.scores.iter().copied()) - self.beta * self.mean_kl()
     }
@@ -280,7 +269,25 @@ impl Rollout {
     }
 }
 
-/// A scorer's failure as a training's: those of the reward model pass through, others keep their message.
+/// The tokens that the losses count, `[B, T]`: none of a response that is cut off, where `truncated` masks it.
+fn loss_mask(s: &RolloutSettings, responses: &Responses, space: &TokenSpec, device: &Device) -> ResponseMask {
+    let counted: Vec<usize> = (0..responses.len())
+        .map(|row| {
+            if s.truncated == TruncationHandling::Mask && !responses.ended(row, space) {
+                0
+            } else {
+                responses.responses[row].len()
+            }
+        })
+        .collect();
+    let average = match s.loss_mean {
+        LossReduction::Tokens => Reduction::Tokens,
+        LossReduction::Responses => Reduction::Responses,
+    };
+    ResponseMask::from_lengths(&counted, space.response_tokens, device).averaging(average) // [B, T]
+}
+
+/// A scorer's error as a training's: one of the reward model passes through, any other keeps its message.
 fn unscored(error: duel_reward::Error) -> duel_training::Error {
     match error {
         duel_reward::Error::Training(error) => error,

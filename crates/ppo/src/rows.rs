@@ -12,8 +12,8 @@ pub fn rows_of(x: &Tensor<2>, rows: &[usize]) -> Tensor<2> {
 
 /// What `read` returns for each block of rows (and for the rows in none), in the order of the rollout: `[B, T]`.
 pub fn map_blocks(rollout: &Responses, blocks: &[Vec<usize>], read: impl Fn(&Responses) -> Tensor<2>) -> Tensor<2> {
-    let taken: HashSet<usize> = blocks.iter().flatten().copied().collect();
-    let rest: Vec<usize> = (0..rollout.len()).filter(|row| !taken.contains(row)).collect();
+    let listed: HashSet<usize> = blocks.iter().flatten().copied().collect();
+    let rest: Vec<usize> = (0..rollout.len()).filter(|row| !listed.contains(row)).collect();
     let blocks = || blocks.iter().chain(std::iter::once(&rest)).filter(|rows| !rows.is_empty());
     let shuffled = Tensor::cat(blocks().map(|rows| read(&rollout.select(rows))).collect(), 0); // [B, T]
     let mut positions = vec![0; rollout.len()];

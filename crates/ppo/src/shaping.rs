@@ -1,4 +1,4 @@
-//! Between a score and the reward: scaling, clipping, the KL estimate and the KL coefficient.
+//! From a score to the reward: scaling, clipping, the KL estimate and the KL coefficient.
 
 use burn::tensor::Tensor;
 use duel_objectives::{AdaptiveBeta, k1, k2, k3, ppo_kl_penalty_update};
@@ -15,7 +15,7 @@ pub struct RunningMoments {
 }
 
 impl RunningMoments {
-    /// Adds some more.
+    /// Adds numbers.
     pub fn add(&mut self, values: &[f64]) {
         let n = values.len() as f64;
         let mean = values.iter().sum::<f64>() / n;
@@ -62,8 +62,8 @@ pub fn estimate_kl(estimator: KlEstimator, logp: Tensor<2>, ref_logp: Tensor<2>)
     }
 }
 
-/// By which factor a controlled KL coefficient may leave its start, either way: a KL that never comes near its target would
-/// double or halve it without end.
+/// The largest factor between a controlled KL coefficient and its initial value: a KL that never comes near its target would
+/// double or halve it without limit.
 const KL_COEF_RANGE: f64 = 1e6;
 
 /// The KL coefficient after `episodes` responses that were on average `kl` nats from the reference.
@@ -128,12 +128,12 @@ mod tests {
             // the shortest horizon that is accepted: a rollout of 256 moves the coefficient by a fifth
             let s = RolloutSettings { kl_control, kl_horizon: 256.0, beta: 0.1, ..settings() };
             for (kl, bound) in [(0.0, 0.1 / KL_COEF_RANGE), (-3.0, 0.1 / KL_COEF_RANGE), (1e9, 0.1 * KL_COEF_RANGE)] {
-                let most = if kl_control == KlControl::Target { 2.0 } else { 1.25 }; // 1/0.8; upwards it is 1.2
+                let limit = if kl_control == KlControl::Target { 2.0 } else { 1.25 }; // 1/0.8; upwards it is 1.2
                 let mut kl_coef = s.beta;
                 for _ in 0..3000 {
                     let next = next_kl_coef(&s, kl_coef, kl, 256);
                     let factor = (next / kl_coef).max(kl_coef / next);
-                    assert!(factor < most + 1e-9, "{kl_control:?} at {kl}: {factor}");
+                    assert!(factor < limit + 1e-9, "{kl_control:?} at {kl}: {factor}");
                     kl_coef = next;
                 }
                 assert!((kl_coef / bound - 1.0).abs() < 1e-9, "{kl_control:?} at {kl}: {kl_coef}");

@@ -17,9 +17,9 @@ pub struct MinibatchUpdater {
     epochs: usize,
     /// Per epoch.
     minibatches: usize,
-    /// Nats per token, k3 of a minibatch: past it the updates stop.
+    /// Nats per token, k3 of a minibatch: above it the updates stop.
     target_kl: f64,
-    /// Of the ratio from 1.
+    /// Of the ratio around 1.
     clip_range: f64,
     /// FLOPs of training per token.
     flops: f64,
@@ -58,8 +58,8 @@ pub fn planned(s: &RolloutSettings) -> u64 {
 }
 
 impl MinibatchUpdater {
-    /// Of a rollout of so many responses, `unit` consecutive ones in one minibatch. `others` are the FLOPs per token of training
-    /// what learns beside the policy.
+    /// For a rollout of `responses`, `unit` consecutive ones in one minibatch. `others` are the FLOPs per token of training
+    /// anything besides the policy.
     pub fn new(
         s: &RolloutSettings,
         responses: usize,
@@ -105,7 +105,7 @@ impl MinibatchUpdater {
                 shuffled(self.responses, self.unit, self.minibatches, &mut self.rng)
             };
             for rows in batches {
-                // where no response counts there is nothing to learn from; the schedule goes on
+                // where no response counts there is nothing to learn from; the schedule advances
                 if weight(&rows) == 0.0 {
                     learner.skip(1);
                     sums.empty += 1.0;
@@ -114,12 +114,12 @@ impl MinibatchUpdater {
                 if learner.step() == 0 {
                     metrics.check(|| self.check_parts(learner, rollout, &rows, &losses))?;
                 }
-                // a minibatch may be read in parts: its statistics are theirs together
+                // a minibatch may be read in parts, whose statistics are combined
                 let mut stats = MinibatchStats::default();
-                let (parts, whole, tokens) = (learner.parts(&rows, self.unit), weight(&rows), rollout.tokens(&rows));
+                let (parts, total, tokens) = (learner.parts(&rows, self.unit), weight(&rows), rollout.tokens(&rows));
                 for (index, part) in parts.iter().enumerate() {
                     let part_losses = losses(learner.module(), part);
-                    let share = weight(part) / whole;
+                    let share = weight(part) / total;
                     stats.add(&part_losses, share, rollout.tokens(part) / tokens);
                     if sums.updates == 0.0 {
                         let reread = || first(losses(&nudged(learner.module()), part).policy.ratio_deviation);
@@ -201,7 +201,7 @@ impl MinibatchStats {
     }
 }
 
-/// Sums over the updates made; `kl` and the rate are the last one's.
+/// Sums over the updates made; `kl` and the learning rate are those of the last one.
 #[derive(Default)]
 struct UpdateStats {
     updates: f64,
@@ -234,7 +234,7 @@ impl UpdateStats {
         self.ratio_max = self.ratio_max.max(stats.ratio_max);
     }
 
-    /// Their means, of so many planned updates; none without an update.
+    /// Their means, with the number of planned updates; nothing without an update.
     fn into_metrics(self, planned: f64, metrics: &mut Metrics) {
         metrics.put(metrics::UPDATES_SKIPPED, self.stopped / planned);
         metrics.put(metrics::UPDATES_EMPTY, self.empty / planned);

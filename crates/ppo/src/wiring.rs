@@ -1,8 +1,8 @@
-//! How the methods on rollouts are put together: what each costs by a second count, which random streams it draws from, which
-//! policies it reads, and when it begins to learn.
+//! How the methods on rollouts are put together: their cost by a second count, the random streams that they draw from, the
+//! policies that they read, and when they begin to learn.
 
 use crate::rollout::{Rollout, RolloutCollector, RolloutContext};
-use crate::{ActorCritic, Baseline, Critic, CriticFree, OnlineDpo, Ppo, Raft};
+use crate::{ActorCritic, Baseline, Critic, OnlineDpo, PolicyGradient, Ppo, Raft};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 use duel_model::{CountedFlops, Flops, Policy, Reader, Responses, ScalarModel, TransformerConfig, ValueHead};
@@ -77,7 +77,7 @@ fn settings() -> RolloutSettings {
     }
 }
 
-/// Prompts, each `group` times in a row; no two neighbours of different groups are alike.
+/// Prompts, each `group` times in a row; neighbouring groups have different prompts.
 fn prompts(group: usize) -> Vec<Vec<u32>> {
     (0..ROWS).map(|row| vec![1, 3 + (row / group) as u32, 4, 5, 6]).collect()
 }
@@ -115,7 +115,7 @@ fn raft() -> Raft {
 
 type Prompts = Vec<Vec<u32>>;
 
-/// That one iteration costs by the formula what the models count: every pass of the formula is one of all `P + T` tokens, a
+/// Checks that one iteration costs by the formula what the models count: every pass of the formula is one of all `P + T` tokens, a
 /// pass through the blocks leaves the last of them out, and a prompt repeated consecutively is prefilled once.
 fn costs_what_is_counted<M: Method<Batch = Prompts>>(
     what: &str,
@@ -128,16 +128,16 @@ fn costs_what_is_counted<M: Method<Batch = Prompts>>(
     let before = count_flops();
     let metrics = method.iteration(&prompts(group), &mut learner).unwrap_or_else(|e| panic!("{what}: {e}"));
     let now = count_flops();
-    let since = |of: fn(CountedFlops) -> f64| of(now) - of(before);
+    let since = |count: fn(CountedFlops) -> f64| count(now) - count(before);
     let blocks = (config().layers * config().block_matrices()) as f64;
     let saved = 2.0 * blocks * (P * (ROWS - ROWS / group)) as f64;
     let pass = 2.0 * blocks * ((P + T - 1) * ROWS) as f64;
     let (tokens, columns) = ((P + T) as f64, (P + T - 1) as f64);
-    let found = (since(|c| c.blocks + c.blocks_back) + saved - uncounted * pass) * tokens / columns
+    let counted = (since(|c| c.blocks + c.blocks_back) + saved - uncounted * pass) * tokens / columns
         + since(|c| c.heads + c.heads_back) * tokens / T as f64;
-    // a score is read of all tokens, and the heads of a critic and of an uncounted pass are not separated: 2% of the whole
-    let off = (found / metrics.cost.flops - 1.0).abs();
-    assert!(off < 0.02, "{what}: {found:e} FLOPs counted, {:e} by the formula", metrics.cost.flops);
+    // a score is computed on all tokens, and the heads of a critic and of an uncounted pass are not separated: 2% in all
+    let error = (counted / metrics.cost.flops - 1.0).abs();
+    assert!(error < 0.02, "{what}: {counted:e} FLOPs counted, {:e} by the formula", metrics.cost.flops);
 }
 
 /// Every pass is counted, and none twice: the smallest of them is 6% of the whole.
@@ -158,13 +158,13 @@ fn every_method_costs_what_its_models_count() {
         ("RLOO", Baseline::LeaveOneOut { group: 2 }, 2),
         ("GRPO", Baseline::Group { group: 2, scale: true }, 2),
     ] {
-        costs_what_is_counted(what, CriticFree::new(baseline, settings(), context()), actor(), group, 0.0);
+        costs_what_is_counted(what, PolicyGradient::new(baseline, settings(), context()), actor(), group, 0.0);
     }
     costs_what_is_counted("online DPO", online_dpo(), actor(), 2, 0.0);
     costs_what_is_counted("RAFT", raft(), actor(), 2, 0.0);
     let free = RolloutContext { scorer: Arc::new(Words), scorer_flops: 0.0, ..context() };
     let past = Baseline::Past { sum: 0.0, n: 0.0 };
-    costs_what_is_counted("REINFORCE on gold", CriticFree::new(past, settings(), free), actor(), 1, 0.0);
+    costs_what_is_counted("REINFORCE on gold", PolicyGradient::new(past, settings(), free), actor(), 1, 0.0);
 }
 
 /// The share of a response that is the word 5.
@@ -177,36 +177,36 @@ impl duel_reward::Scorer for Words {
     }
 }
 
-/// Each iteration takes each of its streams once, at its own number and the configured seed; no two methods share one
-/// but the rollout's.
+/// Each iteration draws from each of its streams once, at its own number and the configured seed; no two methods share one
+/// except the rollout's.
 #[test]
-fn no_stream_is_taken_twice() {
-    fn taken<M: Method<Batch = Prompts>>(mut method: M, module: M::Module, group: usize) -> Vec<seeds::Taken> {
+fn no_stream_is_drawn_twice() {
+    fn streams_of<M: Method<Batch = Prompts>>(mut method: M, module: M::Module, group: usize) -> Vec<seeds::Taken> {
         let mut learner = learner(module);
-        let (_, taken) = seeds::taken_by(|| {
+        let (_, drawn) = seeds::taken_by(|| {
             for _ in 0..3 {
                 method.iteration(&prompts(group), &mut learner).unwrap_or_else(|e| panic!("{e}"));
             }
         });
-        taken
+        drawn
     }
     let actor = || policy(2).train();
-    let past = CriticFree::new(Baseline::Past { sum: 0.0, n: 0.0 }, settings(), context());
+    let past = PolicyGradient::new(Baseline::Past { sum: 0.0, n: 0.0 }, settings(), context());
     let all = [
-        (taken(ppo(settings(), CriticBody::Separate), actor_critic(CriticBody::Separate), 1), 2),
-        (taken(past, actor(), 1), 2),
-        (taken(online_dpo(), actor(), 2), 3),
-        (taken(raft(), actor(), 2), 2),
+        (streams_of(ppo(settings(), CriticBody::Separate), actor_critic(CriticBody::Separate), 1), 2),
+        (streams_of(past, actor(), 1), 2),
+        (streams_of(online_dpo(), actor(), 2), 3),
+        (streams_of(raft(), actor(), 2), 2),
     ];
     let mut others = HashSet::new();
-    for (taken, streams) in all {
-        assert_eq!(taken.len(), 3 * streams, "{taken:?}");
-        assert_eq!(taken.iter().collect::<HashSet<_>>().len(), taken.len(), "{taken:?}");
-        assert!(taken.iter().all(|t| t.seed == SEED), "{taken:?}");
+    for (drawn, streams) in all {
+        assert_eq!(drawn.len(), 3 * streams, "{drawn:?}");
+        assert_eq!(drawn.iter().collect::<HashSet<_>>().len(), drawn.len(), "{drawn:?}");
+        assert!(drawn.iter().all(|t| t.seed == SEED), "{drawn:?}");
         for iteration in 0..3 {
-            assert_eq!(taken.iter().filter(|t| t.iteration == iteration).count(), streams, "{taken:?}");
+            assert_eq!(drawn.iter().filter(|t| t.iteration == iteration).count(), streams, "{drawn:?}");
         }
-        assert!(taken.iter().filter(|t| t.purpose != "rollout").all(|t| others.insert(t.clone())), "{taken:?}");
+        assert!(drawn.iter().filter(|t| t.purpose != "rollout").all(|t| others.insert(t.clone())), "{drawn:?}");
     }
 }
 
@@ -215,7 +215,7 @@ fn value_of(metrics: &Metrics, metric: Metric) -> f64 {
 }
 
 /// The responses are the old policy's, from the rollout's own stream; KL is from it to the reference; the return is the score
-/// less the KL penalty.
+/// minus the KL penalty.
 #[test]
 fn a_rollout_is_of_the_policy_and_its_kl_is_to_the_reference() -> Result<()> {
     let mut method = ppo(settings(), CriticBody::Separate);
@@ -225,21 +225,26 @@ fn a_rollout_is_of_the_policy_and_its_kl_is_to_the_reference() -> Result<()> {
         let metrics = method.iteration(&prompts(1), &mut learner)?;
         let mut rng = seeds::stream(SEED, Stream::Rollout, iteration);
         let batch = generate(&now, &space(), prompts(1), &mut rng, &Device::flex());
-        let [own, reference] = [&now, &policy(1)].map(|policy| logprobs::sequence_logp(&reader(), policy, &batch));
-        let kl =
-            own.iter().zip(reference).map(|(own, reference)| f64::from(own - reference)).sum::<f64>() / ROWS as f64;
+        let [policy_logp, reference] =
+            [&now, &policy(1)].map(|policy| logprobs::sequence_logp(&reader(), policy, &batch));
+        let kl = policy_logp
+            .iter()
+            .zip(reference)
+            .map(|(policy_logp, reference)| f64::from(policy_logp - reference))
+            .sum::<f64>()
+            / ROWS as f64;
         let scores = duel_reward::Scorer::score(&reward(), &batch).unwrap_or_else(|e| panic!("{e}"));
         let score = scores.iter().sum::<f64>() / ROWS as f64;
         for (metric, expected) in [
             (metrics::ROLLOUT_KL, kl),
             (metrics::ROLLOUT_PROXY, score),
             (metrics::ROLLOUT_RETURN, score - 0.1 * kl),
-            (metrics::ROLLOUT_ENTROPY, -own.iter().map(|&x| f64::from(x)).sum::<f64>() / (ROWS * T) as f64),
+            (metrics::ROLLOUT_ENTROPY, -policy_logp.iter().map(|&x| f64::from(x)).sum::<f64>() / (ROWS * T) as f64),
         ] {
             let actual = value_of(&metrics, metric);
             assert!((actual - expected).abs() < 1e-4, "iteration {iteration}, {metric}: {actual}, by hand {expected}");
         }
-        assert!(kl.abs() > 0.05, "a KL that its sign shows in: {kl}");
+        assert!(kl.abs() > 0.05, "the sign of the KL would not show: {kl}");
     }
     Ok(())
 }
@@ -283,9 +288,9 @@ fn rollout(scores: [f64; ROWS], apart: [f64; ROWS], beta: f64) -> Rollout {
     }
 }
 
-/// RAFT imitates the response of a group whose score less β·KL is the largest.
+/// RAFT imitates the response of a group with the largest score − β·KL.
 #[test]
-fn the_winner_of_a_group_is_worth_most() {
+fn the_best_of_a_group_has_the_largest_return() {
     // a KL of .5 · 4 tokens at β = 1 outweighs a score that is 1 higher
     let (scores, apart) = ([1.0, 2.0, 2.0, 1.0, 1.0, 2.0, 0.0, 0.5], [0.0, 0.0, 0.0, 0.0, 0.0, 0.5, 0.0, 0.0]);
     let winners = raft().winners(rollout(scores, apart, 1.0));
@@ -301,11 +306,11 @@ fn the_preferred_of_two_has_the_higher_score() {
     assert_eq!(labels, [false, true, false, true]);
 }
 
-/// A return is the score less the KL penalty; the advantage is the return less the mean of its baseline.
+/// A return is the score minus the KL penalty; the advantage is the return minus its baseline.
 #[test]
 fn advantages_by_hand() {
     let advantages = |baseline, rollouts: &[Rollout]| -> Vec<Vec<f32>> {
-        let mut method = CriticFree::new(baseline, settings(), context());
+        let mut method = PolicyGradient::new(baseline, settings(), context());
         rollouts.iter().map(|rollout| weights::host(method.advantages(rollout))).collect()
     };
     // returns 1, 3 − 2, and so on by twos: a KL of 1 per token at β = ½ is 2

@@ -28,9 +28,9 @@ struct Start {
     critic_config: TransformerConfig,
 }
 
-/// `variant` is what the test reads of those that the file has, `others` what else it leaves to other tests.
+/// `variant` is the one that the test reads, `others` the fields that it leaves to other tests.
 fn start(variant: &str, others: &[&str]) -> Start {
-    // entropies over all positions look at logits after PAD, which mean nothing and depend on how PAD is read
+    // entropies over all positions include logits after PAD, which depend on how PAD is read
     let file = golden::topic("ppo_steps.json").ignoring(&["entropy_over_all_positions"]);
     for other in file.items("variants").iter().filter(|v| v.text("name") != variant) {
         other.is_read_elsewhere();
@@ -49,28 +49,28 @@ fn start(variant: &str, others: &[&str]) -> Start {
         responses: id_rows(&file["responses"]).iter().map(ended).collect(),
         logp: vec![],
     };
-    let of = |key: &str| hyper.number(key);
-    assert_eq!(responses.len(), of("B") as usize);
-    let space = trajectory::space(policy_config.vocabulary, [pad, eos], of("C") as usize, of("R") as usize);
+    let number = |key: &str| hyper.number(key);
+    assert_eq!(responses.len(), number("B") as usize);
+    let space = trajectory::space(policy_config.vocabulary, [pad, eos], number("C") as usize, number("R") as usize);
     let defaults = PpoSettings::defaults();
     let shared = RolloutSettings {
-        beta: of("kl_coef"),
+        beta: number("kl_coef"),
         reward: RewardSource::Gold,
         iterations: 1,
         episodes: responses.len(),
-        epochs: of("epochs") as usize,
-        minibatches: of("minibatches") as usize,
-        learning_rate: of("lr"),
-        clip_range: of("cliprange"),
+        epochs: number("epochs") as usize,
+        minibatches: number("minibatches") as usize,
+        learning_rate: number("lr"),
+        clip_range: number("cliprange"),
         target_kl: f64::INFINITY,
         ..defaults.shared
     };
     let settings = PpoSettings {
         shared,
-        value_clip_range: of("cliprange_value"),
-        value_coef: of("vf_coef"),
-        gamma: of("gamma"),
-        lambda: of("lam"),
+        value_clip_range: number("cliprange_value"),
+        value_coef: number("vf_coef"),
+        gamma: number("gamma"),
+        lambda: number("lam"),
         ..defaults
     };
     let critic = ScalarModel::with_head(body, head, &device);
@@ -83,7 +83,7 @@ impl Start {
         self.file.items("variants").iter().find(|v| v.text("name") == name).unwrap()
     }
 
-    /// The estimate of each token's KL that the file's reward pays for, `[B, T]`.
+    /// The estimate of each token's KL in the file's reward, `[B, T]`.
     fn token_kl(&self) -> Tensor<2> {
         let (logp, ref_logp) = (self.list("old_logprobs"), self.list("reference_logprobs"));
         match self.file["hyper"].text("kl_estimator") {
@@ -121,7 +121,7 @@ impl Start {
         Learner::new(module, &adamw, self.settings.shared.learning_rate, self.minibatches().len() as u64)
     }
 
-    /// A minibatch's other statistics in the file: how far the actor is from the one that wrote the rows.
+    /// A minibatch's other statistics in the file: how far the actor is from the behavior policy.
     fn statistics(&self, actor: &Policy, rows: &[usize], mask: &ResponseMask) -> [(&'static str, f64); 5] {
         let tokens = self.reader.tokens(&self.responses.select(rows));
         let logits = self.reader.logits(actor, &tokens); // [b, T, V]
@@ -156,16 +156,16 @@ fn critic_of(learner: &Learner<ActorCritic>) -> &ScalarModel {
     }
 }
 
-/// Rows of some `[B, T]`.
+/// Rows of a `[B, T]`.
 fn pick(x: &Tensor<2>, rows: &[usize]) -> Tensor<2> {
     let index: Vec<i32> = rows.iter().map(|&r| r as i32).collect();
     x.clone().select(0, Tensor::from_data(TensorData::new(index, [rows.len()]), &x.device()))
 }
 
-/// A found `[B, T]` against a list of the file, on counted tokens.
-fn same(what: &str, found: &Tensor<2>, expected: &Value, mask: &ResponseMask) {
+/// Compares a `[B, T]` with a list of the file, on counted tokens.
+fn same(what: &str, actual: &Tensor<2>, expected: &Value, mask: &ResponseMask) {
     let expected = values(mask.apply(F32.tensor::<2>(expected).inner()));
-    close(what, &values(mask.apply(found.clone())), &expected, 1e-4);
+    close(what, &values(mask.apply(actual.clone())), &expected, 1e-4);
 }
 
 fn first(x: Tensor<1>) -> f64 {
@@ -216,19 +216,19 @@ fn golden_ppo_updates_minibatch_by_minibatch() {
     for ((epoch, minibatch, rows), expected) in start.minibatches().iter().zip(variant.items("minibatches")) {
         assert_eq!([*epoch, *minibatch], ["epoch", "minibatch"].map(|key| expected.number(key) as usize));
         let counted = ResponseMask::from_tensor(Tensor::from_inner(pick(&mask.tensor(), rows)));
-        for (key, found) in start.statistics(&learner.module().actor, rows, &counted) {
-            close(&format!("minibatch {rows:?}, {key}"), &[found], &[expected.number(key)], 1e-4);
+        for (key, actual) in start.statistics(&learner.module().actor, rows, &counted) {
+            close(&format!("minibatch {rows:?}, {key}"), &[actual], &[expected.number(key)], 1e-4);
         }
         let (policy, value) = experience.losses(learner.module(), rows, &start.settings, &start.reader);
-        let found =
+        let actual =
             [first(policy.loss.clone()), first(value.loss.clone()), first(policy.clip_share), first(value.clip_share)];
         let keys = ["policy_loss", "value_loss", "policy_clipfrac", "value_clipfrac"];
-        for (key, found) in keys.into_iter().zip(found) {
-            close(&format!("minibatch {rows:?}, {key}"), &[found], &[expected.number(key)], 1e-4);
+        for (key, actual) in keys.into_iter().zip(actual) {
+            close(&format!("minibatch {rows:?}, {key}"), &[actual], &[expected.number(key)], 1e-4);
         }
         let update = learner.minimize(policy.loss + value.loss * start.settings.value_coef).unwrap();
-        let found = [update.loss, update.grad_norm];
-        close(&format!("minibatch {rows:?}"), &found, &["loss", "grad_norm"].map(|key| expected.number(key)), 1e-4);
+        let actual = [update.loss, update.grad_norm];
+        close(&format!("minibatch {rows:?}"), &actual, &["loss", "grad_norm"].map(|key| expected.number(key)), 1e-4);
     }
     start.same_norms("last_token", learner.module(), variant);
 }
@@ -250,15 +250,15 @@ fn golden_ppo_updates_of_trl_minibatch_by_minibatch() {
     let beta = start.settings.shared.beta;
     let (kl_mean, score) = (first(mask.row_sums(kl.clone()).mean()), mean(&start.scores()));
     let entropy_mean = first(mask.row_sums(old_logp.clone()).neg().mean());
-    for (key, found) in [
+    for (key, actual) in [
         ("mean_kl", kl_mean),
         ("mean_entropy", entropy_mean),
         ("mean_non_score_reward", -beta * kl_mean),
         ("mean_score", score),
         ("rlhf_reward", score - beta * kl_mean),
     ] {
-        // theirs are sums of differences in f32
-        close_within(key, &[found], &[run["objective"].number(key)], 1e-5, 1e-5);
+        // TRL's are sums of differences in f32
+        close_within(key, &[actual], &[run["objective"].number(key)], 1e-5, 1e-5);
     }
     let scores: Vec<f32> = start.scores().iter().map(|&x| x as f32).collect();
     let scores = Tensor::<1>::from_data(scores.as_slice(), plain.device());
@@ -282,31 +282,31 @@ fn golden_ppo_updates_of_trl_minibatch_by_minibatch() {
         }
         let batch = start.responses.select(rows);
         let on = |x: &Tensor<2>| Tensor::from_inner(pick(x, rows));
-        let of = |mask: &ResponseMask| ResponseMask::from_tensor(on(&mask.tensor()));
+        let on_device = |mask: &ResponseMask| ResponseMask::from_tensor(on(&mask.tensor()));
         let tokens = start.reader.tokens(&batch);
         let logits = start.reader.logits(&learner.module().actor, &tokens); // [b, T, V]
         let logp = duel_objectives::token_logp(logits, start.reader.targets(&tokens));
         let now = start.reader.values(critic_of(&learner), &tokens);
         let (clip, value_clip) = (start.settings.shared.clip_range, start.settings.value_clip_range);
-        let policy = clipped_policy_loss(logp.clone(), on(&old_logp), on(&advantages), clip, &of(&mask));
-        let value = clipped_value_loss(now, on(&old_values), on(&returns), value_clip, &of(&value_mask));
-        let found = [
+        let policy = clipped_policy_loss(logp.clone(), on(&old_logp), on(&advantages), clip, &on_device(&mask));
+        let value = clipped_value_loss(now, on(&old_values), on(&returns), value_clip, &on_device(&value_mask));
+        let actual = [
             ("policy_loss", first(policy.loss.clone())),
             ("value_loss", first(value.loss.clone())),
             ("policy_clipfrac", first(policy.clip_share)),
             ("value_clipfrac", first(value.clip_share)),
         ];
-        let statistics = start.statistics(&learner.module().actor, rows, &of(&mask));
-        for (key, found) in found.into_iter().chain(statistics) {
+        let statistics = start.statistics(&learner.module().actor, rows, &on_device(&mask));
+        for (key, actual) in actual.into_iter().chain(statistics) {
             let what = format!("minibatch {rows:?}, {key}");
-            close(&what, &[found], &[expected.number(key)], 1e-4);
+            close(&what, &[actual], &[expected.number(key)], 1e-4);
             if !run[key].is_null() {
-                close(&format!("{what} by TRL"), &[found], &[run.number(key)], 1e-4);
+                close(&format!("{what} by TRL"), &[actual], &[run.number(key)], 1e-4);
             }
         }
         let update = learner.minimize(policy.loss + value.loss * start.settings.value_coef).unwrap();
-        let found = [update.loss, update.grad_norm];
-        close(&format!("minibatch {rows:?}"), &found, &["loss", "grad_norm"].map(|key| expected.number(key)), 1e-4);
+        let actual = [update.loss, update.grad_norm];
+        close(&format!("minibatch {rows:?}"), &actual, &["loss", "grad_norm"].map(|key| expected.number(key)), 1e-4);
     }
     start.same_norms("trl", learner.module(), variant);
     start.same_norms("trl_run", learner.module(), run);

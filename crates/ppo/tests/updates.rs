@@ -1,11 +1,11 @@
-//! What a rollout's updates come to, whatever the method: all that were planned, the same in one part or in many, none where no
-//! response counts, and none of the policy while its critic warms up.
+//! The updates on a rollout, for every method: all that were planned, the same in one part or in many, none where no response
+//! counts, and none of the policy while its critic warms up.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use burn::module::Module;
 use burn::tensor::Device;
 use duel_model::{Policy, Reader, Responses, ScalarModel, TransformerConfig, ValueHead, weights};
-use duel_ppo::{ActorCritic, Baseline, Critic, CriticFree, OnlineDpo, Ppo, Raft, RolloutContext, planned};
+use duel_ppo::{ActorCritic, Baseline, Critic, OnlineDpo, PolicyGradient, Ppo, Raft, RolloutContext, planned};
 use duel_reward::Scorer;
 use duel_spec::{
     Document, Experiment, GrpoSettings, LearnerSettings, MethodSettings, RlooSettings, TokenSpec, metrics, seeds,
@@ -19,8 +19,8 @@ struct Count;
 
 impl Scorer for Count {
     fn score(&self, batch: &Responses) -> duel_reward::Result<Vec<f64>> {
-        let good = |response: &Vec<u32>| response.iter().filter(|id| (3..=5).contains(*id)).count() as f64;
-        Ok(batch.responses.iter().map(good).collect())
+        let count = |response: &Vec<u32>| response.iter().filter(|id| (3..=5).contains(*id)).count() as f64;
+        Ok(batch.responses.iter().map(count).collect())
     }
 }
 
@@ -58,7 +58,7 @@ fn prompts(episodes: usize, group: usize) -> Vec<Vec<u32>> {
     (0..episodes).map(|row| vec![1, 3 + (row / group % 8) as u32, 4]).collect()
 }
 
-/// Trains for all iterations, each under the next of the dropout's masks.
+/// Trains for all iterations, each under its own dropout mask.
 fn trained<M: duel_training::Method<Batch = Vec<Vec<u32>>>>(
     mut method: M,
     learner: &mut Learner<M::Module>,
@@ -75,8 +75,8 @@ fn trained<M: duel_training::Method<Batch = Vec<Vec<u32>>>>(
         .collect()
 }
 
-/// What a whole training came to.
-struct Ended {
+/// The updates of a whole training.
+struct TrainingOutcome {
     made: u64,
     left_out: u64,
     moved: u64,
@@ -85,21 +85,27 @@ struct Ended {
 }
 
 /// Trains a method from the same start.
-fn end_of(method: &MethodSettings, settings: &LearnerSettings) -> Ended {
+fn end_of(method: &MethodSettings, settings: &LearnerSettings) -> TrainingOutcome {
     let shared = method.on_policy().unwrap();
     let (prompts, planned) = (prompts(shared.episodes, method.group()), planned(shared));
     let (iterations, context) = (shared.iterations, context());
-    fn ended<M: Module>(learner: &Learner<M>, planned: u64, metrics: Vec<Metrics>) -> Ended {
-        Ended { made: learner.step(), left_out: learner.skipped(), moved: learner.updates_made(), planned, metrics }
+    fn outcome<M: Module>(learner: &Learner<M>, planned: u64, metrics: Vec<Metrics>) -> TrainingOutcome {
+        TrainingOutcome {
+            made: learner.step(),
+            left_out: learner.skipped(),
+            moved: learner.updates_made(),
+            planned,
+            metrics,
+        }
     }
     if let MethodSettings::Ppo(ppo) = method {
         let module = actor_critic(true, false);
         let mut learner = Learner::new(module, settings, shared.learning_rate, planned);
         let metrics = trained(Ppo::new(ppo.clone(), context), &mut learner, iterations, &prompts);
-        return ended(&learner, planned, metrics);
+        return outcome(&learner, planned, metrics);
     }
     let mut learner = Learner::new(policy(), settings, shared.learning_rate, planned);
-    let free = |baseline, context| CriticFree::new(baseline, shared.clone(), context);
+    let free = |baseline, context| PolicyGradient::new(baseline, shared.clone(), context);
     let metrics = match method {
         MethodSettings::OnlineDpo(online) => {
             trained(OnlineDpo::new(online.clone(), context), &mut learner, iterations, &prompts)
@@ -114,10 +120,10 @@ fn end_of(method: &MethodSettings, settings: &LearnerSettings) -> Ended {
         }
         _ => trained(free(Baseline::Past { sum: 0.0, n: 0.0 }, context), &mut learner, iterations, &prompts),
     };
-    ended(&learner, planned, metrics)
+    outcome(&learner, planned, metrics)
 }
 
-/// An actor, on adapters where it wears some, and a critic on a body of its own or on the actor's.
+/// An actor, with LoRA or without, and a critic with its own body or on the actor's.
 fn actor_critic(separate: bool, lora: bool) -> ActorCritic {
     let device = Device::flex().autodiff();
     let actor = match lora {
@@ -174,13 +180,13 @@ fn every_update_that_is_planned_is_made_at_the_rate_of_its_schedule() {
             }
         }
     }
-    // refused: 4 of 18 for four words; of 6 and 9 pairs 4, and 2, 4, 6; groups that do not divide, or whose number minibatches do not
+    // refused: minibatches that do not divide the episodes, pairs or groups, and groups that do not divide the episodes
     assert!(accepted > 100 && refused > 20, "{accepted} accepted, {refused} refused");
 }
 
 #[test]
-fn what_is_reported_and_where_it_stops_does_not_depend_on_the_parts() {
-    // the last learns to say no EOS: of its second rollout nothing counts
+fn metrics_and_the_stop_do_not_depend_on_the_parts() {
+    // the last one learns to avoid EOS: no response of its second rollout counts
     for (arm, leaves_some_out) in [
         ("method = \"ppo\"\nloss_mean = \"responses\"\nlearning_rate = 0.3\ntarget_kl = 2e-4", true),
         (
@@ -193,20 +199,20 @@ fn what_is_reported_and_where_it_stops_does_not_depend_on_the_parts() {
     ] {
         let method = method(&format!("{arm}\niterations = 2\nepisodes = 24\nminibatches = 2")).unwrap();
         // a large epsilon: the weights then follow the gradient smoothly, and rounding stays rounding
-        let of = |accumulate| {
+        let train_in = |accumulate| {
             let settings =
                 LearnerSettings { accumulate, adam_epsilon: 1.0, warmup: 0.0, ..LearnerSettings::defaults() };
             end_of(&method, &settings)
         };
-        let whole = of(1);
+        let whole = train_in(1);
         assert_eq!(whole.left_out > 0, leaves_some_out, "{arm}: {} left out", whole.left_out);
         for accumulate in [3, 12] {
-            let parts = of(accumulate);
+            let parts = train_in(accumulate);
             assert_eq!((whole.made, whole.left_out), (parts.made, parts.left_out), "{arm}");
             for (one, other) in whole.metrics.iter().zip(&parts.metrics) {
                 for ((metric, a), (_, b)) in one.values.iter().zip(&other.values) {
-                    let near = (a - b).abs() <= 1e-4 * a.abs().max(1e-3);
-                    assert!(near, "{arm}: {metric} is {a} in one part and {b} in {accumulate}");
+                    let close = (a - b).abs() <= 1e-4 * a.abs().max(1e-3);
+                    assert!(close, "{arm}: {metric} is {a} in one part and {b} in {accumulate}");
                 }
             }
         }
@@ -214,7 +220,7 @@ fn what_is_reported_and_where_it_stops_does_not_depend_on_the_parts() {
 }
 
 #[test]
-fn a_minibatch_of_which_nothing_counts_is_left_out_and_counted() {
+fn a_minibatch_without_counted_responses_is_skipped_and_counted() {
     let arm =
         "group = 2\nepochs = 1\niterations = 4\nepisodes = 8\nminibatches = 4\ntruncated = \"mask\"\ntarget_kl = inf";
     for word in ["grpo", "rloo", "ppo"] {
@@ -233,7 +239,7 @@ fn a_minibatch_of_which_nothing_counts_is_left_out_and_counted() {
 }
 
 #[test]
-fn the_policy_rests_to_the_bit_while_its_critic_warms_up() {
+fn the_policy_is_unchanged_to_the_bit_while_its_critic_warms_up() {
     for (separate, lora) in [(false, false), (true, false), (false, true), (true, true)] {
         let Some(MethodSettings::Ppo(mut ppo)) = method(
             "method = \"ppo\"\niterations = 3\nepisodes = 8\nminibatches = 2\nepochs = 2\ncritic_warmup = 2\nlearning_rate = 1e-2",

@@ -1,8 +1,8 @@
-//! Numbers as people read them. What is not known is a dash, and zero has no sign.
+//! Numbers for readers: NaN is a dash, and zero has no sign.
 
 use std::collections::BTreeSet;
 
-/// With so many places, and never as −0.
+/// With this many decimals, and never as −0.
 pub fn fixed(x: f64, places: usize) -> String {
     if x.is_nan() {
         return "–".into();
@@ -29,9 +29,9 @@ pub fn signed(x: f64, places: usize) -> String {
 /// With two digits below 10, else whole.
 pub(crate) fn short(x: f64) -> String {
     match x.abs() {
-        far if far >= 9.95 => fixed(x, 0),
-        far if far >= 1e-3 => {
-            let text = fixed(x, (1.0 - far.log10().floor()).max(0.0) as usize);
+        magnitude if magnitude >= 9.95 => fixed(x, 0),
+        magnitude if magnitude >= 1e-3 => {
+            let text = fixed(x, (1.0 - magnitude.log10().floor()).max(0.0) as usize);
             let text = text.trim_end_matches('0').trim_end_matches('.');
             text.into()
         }
@@ -61,55 +61,55 @@ pub(crate) fn si(x: f64) -> String {
     if suffix.is_empty() { number.to_string() } else { format!("{number} {suffix}") }
 }
 
-/// The words at the ticks of an axis, rising: with as many digits as tell them apart.
+/// The labels of an axis' ticks, in rising order, with as many digits as make them distinct.
 pub(crate) fn ticks(values: &[f64]) -> Vec<String> {
     let step = values.windows(2).map(|w| (w[1] - w[0]).abs()).fold(f64::INFINITY, f64::min);
     let largest = values.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
-    // what rounding leaves of zero
+    // zero up to rounding
     let clean = |x: f64| if x.abs() < 1e-9 * largest { 0.0 } else { x };
-    let are_told_apart = |words: &[String]| words.iter().collect::<BTreeSet<_>>().len() == words.len();
+    let are_distinct = |labels: &[String]| labels.iter().collect::<BTreeSet<_>>().len() == labels.len();
     if largest >= 10_000.0 {
-        let words: Vec<String> =
+        let labels: Vec<String> =
             values.iter().map(|&x| if x.abs() >= 10_000.0 { si(clean(x)) } else { number(clean(x)) }).collect();
-        if are_told_apart(&words) {
-            return words;
+        if are_distinct(&labels) {
+            return labels;
         }
     }
-    // as many places as the step has, or the values where there is no step
+    // as many decimals as the step has, or the values where there is no step
     let is_whole = |x: f64, places: i32| (x * 10f64.powi(places) - (x * 10f64.powi(places)).round()).abs() < 1e-6;
     let unit = if step.is_finite() { step } else { largest };
     if let Some(places) = (0..=6).find(|&places| is_whole(unit, places))
         && largest < 1e15
     {
-        let words: Vec<String> = values.iter().map(|&x| fixed(clean(x), places as usize)).collect();
-        if are_told_apart(&words) {
-            return words;
+        let labels: Vec<String> = values.iter().map(|&x| fixed(clean(x), places as usize)).collect();
+        if are_distinct(&labels) {
+            return labels;
         }
     }
     let all = (2..=16).map(|digits| values.iter().map(|&x| scientific(clean(x), digits)).collect::<Vec<_>>());
-    all.into_iter().find(|words| are_told_apart(words)).unwrap_or_else(|| values.iter().map(f64::to_string).collect())
+    all.into_iter().find(|labels| are_distinct(labels)).unwrap_or_else(|| values.iter().map(f64::to_string).collect())
 }
 
-/// The words at the ticks of a logarithmic axis.
+/// The labels of a logarithmic axis' ticks.
 pub(crate) fn log_ticks(values: &[f64]) -> Vec<String> {
-    let words: Vec<String> = values.iter().map(|&x| si(x)).collect();
-    let are_told_apart = words.iter().collect::<BTreeSet<_>>().len() == words.len();
-    if are_told_apart { words } else { ticks(values) }
+    let labels: Vec<String> = values.iter().map(|&x| si(x)).collect();
+    let are_distinct = labels.iter().collect::<BTreeSet<_>>().len() == labels.len();
+    if are_distinct { labels } else { ticks(values) }
 }
 
-/// Values with two places, or as many as tell them apart.
+/// Values with two decimals, or with as many as make them distinct.
 pub(crate) fn distinct(values: &[f64]) -> Vec<String> {
     let all = (2..=9).map(|places| values.iter().map(|&x| fixed(x, places)).collect::<Vec<_>>());
-    let are_told_apart = |words: &Vec<String>| words.iter().collect::<BTreeSet<_>>().len() == words.len();
-    all.into_iter().find(are_told_apart).unwrap_or_else(|| ticks(values))
+    let are_distinct = |labels: &Vec<String>| labels.iter().collect::<BTreeSet<_>>().len() == labels.len();
+    all.into_iter().find(are_distinct).unwrap_or_else(|| ticks(values))
 }
 
-/// As short as it can be written.
+/// In its shortest form.
 fn number(x: f64) -> String {
     if x == 0.0 { "0".into() } else { x.to_string() }
 }
 
-/// `1.25e-9`, with so many digits behind the point at most.
+/// `1.25e-9`, with at most this many digits after the point.
 fn scientific(x: f64, digits: usize) -> String {
     let text = format!("{x:.digits$e}");
     let Some((mantissa, exponent)) = text.split_once('e') else { return text };
@@ -117,7 +117,7 @@ fn scientific(x: f64, digits: usize) -> String {
     if exponent == "0" { mantissa.into() } else { format!("{mantissa}e{exponent}") }
 }
 
-/// Seconds as people say them: `8.4 s`, `3 min 05 s`.
+/// Seconds in readable units: `8.4 s`, `3 min 05 s`.
 pub(crate) fn seconds(s: f64) -> String {
     if !s.is_finite() {
         fixed(s, 0)
@@ -130,7 +130,7 @@ pub(crate) fn seconds(s: f64) -> String {
     }
 }
 
-/// A distance in words: `1 nat`, `0.5 nats`.
+/// A KL with its unit: `1 nat`, `0.5 nats`.
 pub(crate) fn nats(kl: f64) -> String {
     format!("{kl} nat{}", if kl == 1.0 { "" } else { "s" })
 }
@@ -145,7 +145,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn numbers_read_well() {
+    fn numbers_are_readable() {
         let si_pairs = [
             (0.0, "0"),
             (1234.0, "1.23 k"),
@@ -157,16 +157,16 @@ mod tests {
             (3e-5, "3e-5"),
             (-1.234e-7, "-1.23e-7"),
         ];
-        for (x, words) in si_pairs {
-            assert_eq!(si(x), words);
+        for (x, label) in si_pairs {
+            assert_eq!(si(x), label);
         }
         assert_eq!([seconds(0.04), seconds(8.42), seconds(185.0)], ["40 ms", "8.4 s", "3 min 05 s"]);
     }
 
     #[test]
-    fn zero_has_no_sign_and_what_is_not_known_is_a_dash() {
-        let of = |x: f64| [si(x), seconds(x), percent(x), fixed(x, 2)];
-        assert_eq!(of(-0.0), ["0", "0 ms", "0%", "0.00"]);
+    fn zero_has_no_sign_and_nan_is_a_dash() {
+        let formatted = |x: f64| [si(x), seconds(x), percent(x), fixed(x, 2)];
+        assert_eq!(formatted(-0.0), ["0", "0 ms", "0%", "0.00"]);
         assert_eq!([fixed(1e300, 3), fixed(-1.23456e17, 0)], ["1e300", "-1.235e17"]);
         assert_eq!([fixed(-0.004, 2), fixed(-0.006, 2), fixed(-0.4, 0)], ["0.00", "-0.01", "0"]);
         assert_eq!([percent(-0.001), seconds(-1e-5)], ["0%", "0 ms"]);
@@ -178,16 +178,16 @@ mod tests {
             [short(1.234), short(0.0456), short(2.0), short(42.4), short(3.21e-5)],
             ["1.2", "0.046", "2", "42", "3.2e-5"]
         );
-        assert_eq!(of(f64::NAN), ["–"; 4]);
-        assert_eq!(of(f64::INFINITY), ["∞"; 4]);
-        assert_eq!(of(f64::NEG_INFINITY), ["−∞"; 4]);
+        assert_eq!(formatted(f64::NAN), ["–"; 4]);
+        assert_eq!(formatted(f64::INFINITY), ["∞"; 4]);
+        assert_eq!(formatted(f64::NEG_INFINITY), ["−∞"; 4]);
     }
 
     #[test]
-    fn ticks_are_told_apart() {
+    fn tick_labels_are_distinct() {
         assert_eq!(distinct(&[0.5, 0.501]), ["0.500", "0.501"]);
         assert_eq!(distinct(&[0.1, 0.2, 0.3]), ["0.10", "0.20", "0.30"]);
-        for (values, words) in [
+        for (values, labels) in [
             (&[0.0, 0.5, 1.0][..], &["0.0", "0.5", "1.0"][..]),
             (&[1.0, 2.0, 3.0], &["1", "2", "3"]),
             (&[-0.25, -1e-17, 0.25], &["-0.25", "0.00", "0.25"]),
@@ -201,7 +201,7 @@ mod tests {
             (&[3e6], &["3 M"]),
             (&[], &[]),
         ] {
-            assert_eq!(ticks(values), words);
+            assert_eq!(ticks(values), labels);
         }
     }
 }

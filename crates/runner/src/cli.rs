@@ -143,6 +143,7 @@ pub enum Command {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+    use duel_testing::EXTREME_NUMBERS;
     use std::any::TypeId;
 
     /// Every option that takes a number, behind a command line that lacks nothing else.
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn no_number_on_the_command_line_is_too_absurd_to_be_refused_by_its_option() {
+    fn an_extreme_number_on_the_command_line_is_accepted_or_refused_by_its_option() {
         let mut found = vec![];
         numeric(&Cli::command(), "", &mut found);
         found.sort();
@@ -203,33 +204,9 @@ mod tests {
         let mut known = known.to_vec();
         known.sort();
         assert_eq!(found, known, "an option that takes a number is not tried");
-        let absurd = [
-            "-1",
-            "0",
-            "-0.0",
-            "1e300",
-            "-1e300",
-            "1e-320",
-            "nan",
-            "inf",
-            "-inf",
-            "1.5",
-            "",
-            " 1",
-            "1_000",
-            "0x10",
-            "65536",
-            "4294967296",
-            "18446744073709551615",
-            "18446744073709551616",
-            "99999999999999999999",
-            "1e300mm",
-            "nanpx",
-            "-3in",
-            "0pt",
-        ];
+        let not_numbers = ["", " 1", "1_000", "0x10", "1e300mm", "nanpx", "-3in", "0pt"];
         for (line, option) in NUMERIC {
-            for value in absurd {
+            for value in EXTREME_NUMBERS.into_iter().chain(not_numbers) {
                 let words = ["duel"].into_iter().chain(line.split(' ')).map(String::from);
                 match Cli::try_parse_from(words.chain([format!("{option}={value}")])) {
                     Err(refused) => {

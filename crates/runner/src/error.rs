@@ -124,7 +124,7 @@ impl WorkerEnd {
     }
 }
 
-/// The stages that failed with their last words.
+/// The failed stages with their last lines of output.
 fn failed(failures: &[StageFailure], left_out: usize) -> String {
     let each = failures.iter().map(|StageFailure { stage, tail, .. }| match tail.as_str() {
         "" => format!("stage `{stage}` failed"),
@@ -138,7 +138,7 @@ fn failed(failures: &[StageFailure], left_out: usize) -> String {
 }
 
 impl Error {
-    /// Whether a training left the finite numbers: a result of its settings, unlike all else that ends a stage.
+    /// Whether a training diverged, which is a result of its settings, unlike any other failure of a stage.
     pub fn is_divergence(&self) -> bool {
         matches!(self.training(), Some(duel_training::Error::Diverged { .. }))
     }
@@ -172,7 +172,7 @@ impl Error {
         }
     }
 
-    /// The training's own error, through whichever room it came.
+    /// The training's own error, whichever crate it came through.
     fn training(&self) -> Option<&duel_training::Error> {
         use duel_evaluation::Error as Evaluation;
         use duel_reward::Error as Reward;

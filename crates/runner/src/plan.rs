@@ -1,4 +1,4 @@
-//! From an experiment to its stages: what depends on what, and the hash that names each.
+//! From an experiment to its stages: their dependencies, and the hash that names each.
 
 use crate::error::{Error, Result};
 use crate::sources;
@@ -24,7 +24,7 @@ pub enum StageKind {
     Rm,
     /// Log-probs of all rows under the reference.
     Reference,
-    /// Marks of the reference and of the exact optima.
+    /// Evaluation of the reference and of the exact optima.
     Yardstick,
     /// One arm at one point: training and evaluation.
     Cell,
@@ -60,12 +60,12 @@ impl StageKind {
 pub struct Stage {
     pub kind: StageKind,
     pub id: StageId,
-    /// What the hash is of: its seed, its settings by name, the stages that it needs by their kinds.
+    /// The content of the hash: its seed, its settings by name, the stages that it needs by their kinds.
     pub key: Value,
     pub seed: u64,
     /// Whether it may use every core, and runs alone.
     pub wide: bool,
-    /// Places in the plan of the stages that must be done before.
+    /// Indices in the plan of the stages that must be finished before.
     pub needs: Vec<usize>,
     pub cell: Option<Cell>,
 }
@@ -91,7 +91,7 @@ impl Stage {
     }
 }
 
-/// All stages in an order that respects their needs.
+/// All stages in an order that respects their dependencies.
 #[derive(Debug, Clone)]
 pub struct Plan {
     pub stages: Vec<Stage>,
@@ -185,7 +185,7 @@ impl Plan {
             };
             plan.add(StageKind::Cell, seed, settings, needs, Some(cell));
         }
-        // a large model is held once, and its stages share the cores in place of the memory
+        // a large model is in memory once, so its stages run one at a time on every core
         plan.stages.iter_mut().for_each(|stage| stage.wide = pretrained || stage.kind.is_shared());
         Ok(plan)
     }

@@ -1,10 +1,11 @@
 //! What a person sees while a run goes: a bar on a terminal, plain lines elsewhere.
 
-use crate::executors::{Progress, RunEvent};
+use crate::executors::RunEvent;
 use crate::log;
 use crate::plan::{Plan, Stage, StageKind};
 use crate::sysinfo;
 use crate::terminal::sanitize;
+use duel_ledger::Progress;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};

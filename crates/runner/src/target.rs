@@ -7,11 +7,11 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::path::{Component, Path, PathBuf};
 
-/// Stands in every directory that is written, names its files, and so says that it may be replaced.
+/// A file in every written directory that names its files, and so marks what may be replaced.
 const MARK: &str = "duel-export.txt";
 const MARK_TITLE: &str =
     "Written by `duel`, which replaces it as a whole when asked to (--force). It holds these files:";
-/// Most bytes of a mark that is read.
+/// Bytes of such a file that are read at most.
 const MOST_MARK: u64 = 1 << 16;
 
 /// A place for a model that may be written to.
@@ -22,7 +22,7 @@ pub(crate) struct ModelTarget {
     state: TargetState,
 }
 
-/// What is there now.
+/// What exists there now.
 #[derive(Debug, PartialEq, Eq)]
 enum TargetState {
     Nothing,

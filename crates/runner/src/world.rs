@@ -2,17 +2,18 @@
 
 use crate::error::Result;
 use crate::sources;
-use duel_data::chat::ChatTemplate;
+use duel_data::chat::{ChatTemplate, Message};
 use duel_data::grammar::GrammarWorld;
 use duel_data::reviews::{PromptSizes, ReviewsWorld};
 use duel_data::rows::RowsWorld;
-use duel_data::{Detokenize, Encoder, TextTokenizer, World};
+use duel_data::{Detokenize, Encoder, Json, TextTokenizer, World};
 use duel_model::{Pretrained, TransformerConfig};
 use duel_reward::{
     BagOfWordsPreference, CommandJudge, GrammarGold, PreferenceJudge, RulesJudge, Scorer, Sentiment, SentimentJudge,
     TextJudge, TextScorer,
 };
-use duel_spec::{Experiment, JudgeKind, JudgedText, Split, TokenSpec, WorldKind};
+use duel_spec::{Experiment, JudgeKind, JudgedText, RowsSettings, Split, TokenSpec, WorldKind};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,6 +36,56 @@ pub(crate) struct PretrainedModel {
     pub(crate) model: Pretrained,
     pub(crate) tokenizer: TextTokenizer,
     pub(crate) eos: u32,
+    named_tokens: NamedTokens,
+}
+
+/// Adds what a model's chat template writes behind an assistant's turn to what ends its texts, where that is one of the
+/// tokenizer's added tokens.
+///
+/// # Errors
+/// Settings of special tokens that cannot be read.
+pub(crate) fn add_turn_end(path: &Path, model: &mut Pretrained, tokenizer: &TextTokenizer) -> Result<()> {
+    const ANSWER: &str = "Yes";
+    let (named_tokens, rows) = (named_tokens(path)?, RowsSettings::defaults());
+    // a template that cannot be read is an error only of rows that need it
+    let end = template(model, tokenizer, &named_tokens, &rows).ok().flatten().and_then(|template| {
+        let answer = [Message::new("assistant", ANSWER)];
+        let conversation = template.split(&[Message::new("user", "Is it?")], &[&answer]).ok()?;
+        let (_, end) = conversation.answers.first()?.rsplit_once(ANSWER)?;
+        let id = *tokenizer.encode_part(end.trim_start()).ok()?.first()?;
+        let is_of_model = (id as usize) < model.config.vocabulary;
+        (tokenizer.is_added(id) && is_of_model).then_some(id)
+    });
+    end.into_iter().for_each(|id| model.words.special.add_eos(id));
+    Ok(())
+}
+
+/// What begins and ends a model's texts, and how its tokenizer's ids fit its embedding, in lines.
+pub(crate) fn word_lines(model: &Pretrained, tokenizer: &TextTokenizer) -> Vec<String> {
+    let rows = model.config.vocabulary;
+    let names = |ids: &[u32]| {
+        let name = |id: &u32| format!("`{}` (id {id})", tokenizer.token(*id).unwrap_or_default());
+        if ids.is_empty() { "nothing".into() } else { ids.iter().map(name).collect::<Vec<_>>().join(", ") }
+    };
+    let start = tokenizer.encode_start("").unwrap_or_default();
+    let mut lines = vec![
+        format!("before a text: {}", names(&start)),
+        format!("a response ends with any of: {}", names(&model.words.special.eos_ids())),
+    ];
+    let beyond: Vec<u32> = tokenizer.added().into_iter().filter(|id| *id as usize >= rows).collect();
+    if !beyond.is_empty() {
+        let named = names(&beyond[..beyond.len().min(5)]);
+        let more = if beyond.len() > 5 { ", …" } else { "" };
+        lines.push(format!(
+            "the embedding has {rows} rows, and none for {} added tokens: {named}{more}; rows that spell them are left out",
+            beyond.len()
+        ));
+    }
+    let spare = (0..rows as u32).filter(|id| tokenizer.token(*id).is_none()).count();
+    if spare > 0 {
+        lines.push(format!("the embedding has {spare} rows without a token, which are never sampled"));
+    }
+    lines
 }
 
 impl PretrainedModel {
@@ -44,30 +95,36 @@ impl PretrainedModel {
     /// A model without a tokenizer, or whose tokenizer has no EOS.
     pub(crate) fn open(from: &str) -> Result<Self> {
         let path = sources::model(Path::new(from))?;
-        let model = Pretrained::open(&path)?;
+        let mut model = Pretrained::open(&path)?;
         let lacking = |name: &str| duel_model::Error::Lacking { name: name.into() };
         let tokenizer = tokenizer(&path, &model)?.ok_or_else(|| lacking("tokenizer.json"))?;
+        add_turn_end(&path, &mut model, &tokenizer)?;
         let eos = model.words.special.eos.ok_or_else(|| lacking("eos_token_id"))?;
-        Ok(Self { tokenizer, eos, model })
+        let named_tokens = named_tokens(&path)?;
+        Ok(Self { tokenizer, eos, model, named_tokens })
     }
 
-    /// The ids of a world in its words. Of control tokens a response may hold EOS alone; PAD is another one of them, where
-    /// there is another.
+    /// The ids of a world in its words. Of control tokens a response may hold only those that end it; PAD is another one of
+    /// them, where there is another.
     pub(crate) fn space(&self, prompt_tokens: usize, response_tokens: usize) -> TokenSpec {
-        let special = self.model.words.special;
+        let special = &self.model.words.special;
         let control_tokens = self.tokenizer.controls();
-        let other = |id: &u32| *id != self.eos;
+        let vocabulary = self.model.config.vocabulary;
+        let ends = special.eos_ids();
+        let other = |id: &u32| !ends.contains(id) && (*id as usize) < vocabulary;
         let pad = special.pad.filter(other).or_else(|| control_tokens.iter().copied().find(other)).unwrap_or(self.eos);
-        let vocabulary = self.tokenizer.vocabulary().min(self.model.config.vocabulary) as u32;
-        let is_allowed = |id: &u32| *id == self.eos || !(control_tokens.contains(id) || *id == pad);
+        let is_allowed = |id: &u32| {
+            ends.contains(id) || (self.tokenizer.token(*id).is_some() && !control_tokens.contains(id) && *id != pad)
+        };
         TokenSpec {
-            vocabulary: self.model.config.vocabulary,
+            vocabulary,
             pad,
             bos: special.bos.unwrap_or(pad),
             eos: self.eos,
+            other_eos: special.other_eos.clone(),
             prompt_tokens,
             response_tokens,
-            allowed_tokens: Some((0..vocabulary).filter(is_allowed).collect()),
+            allowed_tokens: Some((0..vocabulary as u32).filter(is_allowed).collect()),
             force_eos: false,
         }
     }
@@ -77,16 +134,41 @@ impl PretrainedModel {
         Ok(self.tokenizer.encode_start(&reviews.preface)?)
     }
 
-    /// What turns rows into its ids; `date`: what a chat template takes for today.
-    pub(crate) fn encoder(&self, date: &str) -> Result<Encoder> {
-        let special = self.model.words.special;
-        let text = |id: Option<u32>| id.and_then(|id| self.tokenizer.token(id));
-        let template = self.model.words.template.as_ref();
-        let template =
-            template.map(|source| ChatTemplate::new(source, text(special.bos), text(special.eos))?.dated(date));
-        let encoder = Encoder::new(self.tokenizer.clone(), template.transpose()?, self.eos);
+    /// What turns rows into its ids, with the date and the variables of the chat template.
+    pub(crate) fn encoder(&self, rows: &RowsSettings) -> Result<Encoder> {
+        let template = template(&self.model, &self.tokenizer, &self.named_tokens, rows)?;
+        let encoder = Encoder::new(self.tokenizer.clone(), template, self.eos);
+        let encoder = encoder.with_other_eos(&self.model.words.special.other_eos);
         Ok(encoder.for_model(self.model.config.vocabulary, self.space(0, 0).pad))
     }
+}
+
+/// What a model's settings call its special tokens; `None`: they say that there is no such token.
+type NamedTokens = BTreeMap<String, Option<String>>;
+
+fn named_tokens(path: &Path) -> Result<NamedTokens> {
+    Ok(if path.is_dir() { duel_model::named_special_tokens(path)? } else { NamedTokens::default() })
+}
+
+/// The chat template of a model, with the date and the variables that the rows ask for, and with its special tokens: those that its
+/// settings do not mention, by their ids.
+fn template(
+    model: &Pretrained,
+    tokenizer: &TextTokenizer,
+    named_tokens: &NamedTokens,
+    rows: &RowsSettings,
+) -> Result<Option<ChatTemplate>> {
+    let special = &model.words.special;
+    let ids = [("bos_token", special.bos), ("eos_token", special.eos), ("pad_token", special.pad)];
+    let text = |id: Option<u32>| id.and_then(|id| tokenizer.token(id));
+    let mut tokens: NamedTokens = ids.into_iter().map(|(name, id)| (name.to_owned(), text(id))).collect();
+    tokens.extend(named_tokens.clone());
+    let tokens = tokens.into_iter().filter_map(|(name, token)| Some((name, Json::Text(token?))));
+    let kwargs = rows.template_variables().map(|(name, value)| (name, Json::from(value)));
+    let variables: Vec<_> = tokens.chain(kwargs).collect();
+    let source = model.words.template.as_ref();
+    let template = source.map(|source| ChatTemplate::new(source)?.with_variables(variables).dated(&rows.date));
+    Ok(template.transpose()?)
 }
 
 /// The tokenizer of a model's files.
@@ -223,7 +305,7 @@ pub(crate) fn open(experiment: &Experiment, corpus: Option<&Path>) -> Result<Loa
         (WorldKind::Rows, Some(pretrained)) => {
             let world = Arc::new(RowsWorld::open(
                 folder,
-                pretrained.encoder(&settings.rows.date)?,
+                pretrained.encoder(&settings.rows)?,
                 rows_space(experiment, &pretrained),
             )?);
             let gold = gold(experiment, folder, world.clone(), experiment.judge.reads, settings.rows.judged_words)?;

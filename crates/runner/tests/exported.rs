@@ -87,7 +87,7 @@ fn tiny_models_are_written() {
             TransformerConfig { vocabulary: 48, context: 24, layers: 2, width: 32, heads: 4, tied, architecture };
         let policy = Policy::new(&config, &mut seeds::derive(1, "test", 0, "init"), &Device::flex()).no_grad();
         let words = TokenizerFiles {
-            special: SpecialTokens { bos: Some(1), eos: Some(2), pad: Some(0) },
+            special: SpecialTokens { bos: Some(1), eos: Some(2), other_eos: vec![], pad: Some(0) },
             tokenizer: None,
             template: None,
         };

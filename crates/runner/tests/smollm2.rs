@@ -21,7 +21,17 @@ fn open() -> (Pretrained, TextTokenizer) {
 
 fn space(prompt_tokens: usize, response_tokens: usize) -> TokenSpec {
     let (vocabulary, pad, bos, eos) = (49_152, 0, 1, 2);
-    TokenSpec { vocabulary, pad, bos, eos, prompt_tokens, response_tokens, allowed_tokens: None, force_eos: false }
+    TokenSpec {
+        vocabulary,
+        pad,
+        bos,
+        eos,
+        other_eos: vec![],
+        prompt_tokens,
+        response_tokens,
+        allowed_tokens: None,
+        force_eos: false,
+    }
 }
 
 fn policy(model: &Pretrained, space: &TokenSpec) -> Policy {

@@ -52,7 +52,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stage_hash_moves_with_each_of_its_parts() {
+    fn a_stage_hash_changes_with_each_of_its_parts() {
         let hashes = [
             stage_hash("sft", &("steps", 1), &["a"]),
             stage_hash("rm", &("steps", 1), &["a"]),

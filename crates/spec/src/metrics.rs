@@ -29,7 +29,7 @@ impl fmt::Display for Metric {
 
 macro_rules! catalogue {
     ($($constant:ident = $name:literal, $unit:literal, $meaning:literal;)*) => {
-        $(#[doc = concat!($meaning, " [", $unit, "]")] pub const $constant: Metric = Metric { name: $name, unit: $unit, meaning: $meaning };)*
+        $(#[doc = concat!($meaning, " \\[", $unit, "\\]")] pub const $constant: Metric = Metric { name: $name, unit: $unit, meaning: $meaning };)*
         /// Every metric, in the catalogue's order.
         pub const ALL: &[Metric] = &[$($constant),*];
     };

@@ -16,10 +16,10 @@ pub enum PairInput {
     Mismatched,
 }
 
-/// What the table has of a loss, equations left out.
+/// An entry of the table of losses, without its equation as code.
 #[derive(Debug, Clone, Copy)]
 pub struct PairLossEntry {
-    /// The word of the experiment file.
+    /// The name in the experiment file.
     pub word: &'static str,
     /// The equation, as text.
     pub costs: &'static str,
@@ -37,7 +37,7 @@ pub struct PairLossEntry {
     pub golden: &'static [&'static str],
 }
 
-/// Of each entry that has a word: a variant and what the table has of it.
+/// For each entry with a name in the experiment file: a variant and its row of the table.
 macro_rules! pair_losses {
     ($(
         $variant:ident $({ $($field:ident: $type:ty),* })?
@@ -51,13 +51,13 @@ macro_rules! pair_losses {
         $(properties $properties:tt)?
         loss $loss:tt
     )*) => {
-        /// Which loss a pair costs.
+        /// A loss on pairs.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
         pub enum PairLoss {
             $($(#[doc = $costs] #[serde(rename = $word)] $variant,)?)*
         }
 
-        /// The words for [`PairLoss`].
+        /// The names of [`PairLoss`].
         pub(crate) const PAIR_LOSSES: &[&str] = &[$($($word,)?)*];
 
         impl PairLoss {
@@ -98,7 +98,7 @@ impl PairLoss {
         self.takes(PairInput::Reference)
     }
 
-    /// Whether the loss reads this key of [`DpoSettings`](crate::DpoSettings): one that is in no entry every loss reads.
+    /// Whether the loss reads this key of [`DpoSettings`](crate::DpoSettings). A key that no entry lists is read by every loss.
     pub(crate) fn reads(self, key: &str) -> bool {
         let lists = |loss: Self| loss.entry().settings.contains(&key);
         match key {
@@ -138,7 +138,7 @@ mod tests {
                 PairInput::Ties => "ties",
                 PairInput::Mismatched => "mismatched responses",
             });
-            // what most read is in the text below the table
+            // settings that most losses read are in the text above the table
             let own = settings.iter().filter(|key| !["beta", "nll_coef"].contains(key)).map(|key| format!("`{key}`"));
             let reads: Vec<String> = inputs.map(String::from).chain(own).collect();
             let reads = if reads.is_empty() { "–".into() } else { reads.join(", ") };

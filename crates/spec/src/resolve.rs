@@ -18,6 +18,9 @@ const MAX_VALUES: usize = 10_000;
 /// Settings that must divide one another, so that a range between two numbers makes no sense for them.
 const DIVISORS: [&str; 3] = ["episodes", "minibatches", "group"];
 
+/// The table whose keys are the user's.
+const OPEN_TABLE: &str = "world.rows.template_kwargs";
+
 /// Names of pseudo-arms, and a key of the file itself.
 const RESERVED_ARMS: [&str; 6] = [SHARED_ARM, "reference", "optimum", "ppo-ideal", "best-of-n", "grid"];
 
@@ -217,6 +220,7 @@ impl Schema<'_> {
             let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
             let Some(example) = schema.get(name) else { return Err(self.unknown_key(&key, schema)) };
             match (example, value) {
+                (Value::Table(_), Value::Table(_)) if key == OPEN_TABLE => {}
                 (Value::Table(schema), Value::Table(table)) => self.check_table(&key, schema, table)?,
                 _ => self.check_value(&key, example, value)?,
             }

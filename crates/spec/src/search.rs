@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn an_axis_covers_its_span_evenly_and_a_share_leads_back() {
+    fn an_axis_covers_its_range_evenly_and_share_inverts_at() {
         let rate = axis("low = 1e-4\nhigh = 1e-2\nlog = true");
         assert_eq!(rate.at(0.5), Value::Float(1e-3));
         assert_eq!(rate.at(0.123_456), Value::Float(1.77e-4));

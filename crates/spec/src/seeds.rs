@@ -146,7 +146,7 @@ pub fn derive(seed: u64, stage: &str, iteration: u64, purpose: &str) -> Rng {
     ChaCha8Rng::from_seed(hash.finalize().into())
 }
 
-/// Which generator was made.
+/// A generator that was made.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Taken {
     pub seed: u64,
@@ -159,7 +159,7 @@ thread_local! {
     static TAKEN: RefCell<Option<Vec<Taken>>> = const { RefCell::new(None) };
 }
 
-/// Does some work, and lists the generators that it made on this thread, for tests of which they are.
+/// Runs `work` and lists the generators that it made on this thread, for tests.
 pub fn taken_by<T>(work: impl FnOnce() -> T) -> (T, Vec<Taken>) {
     TAKEN.set(Some(vec![]));
     let done = work();
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_taken_is_listed_while_one_listens() {
+    fn generators_are_listed_while_work_runs() {
         let _ = stream(0, Stream::SftRows, 0);
         let (_, taken) = taken_by(|| stream(3, Stream::RmRows(2), 5));
         let expected = Taken { seed: 3, stage: "rm-2".into(), iteration: 5, purpose: "rows".into() };

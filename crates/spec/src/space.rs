@@ -29,7 +29,11 @@ pub struct TokenSpec {
     pub vocabulary: usize,
     pub pad: u32,
     pub bos: u32,
+    /// Ends a response, and closes a trained one that has no end of its own.
     pub eos: u32,
+    /// Other tokens that end a response just as EOS does.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub other_eos: Vec<u32>,
     /// Tokens of a prompt, BOS included: `P`, the same for all prompts.
     pub prompt_tokens: usize,
     /// Columns of a response, EOS included: `T`.
@@ -45,6 +49,11 @@ impl TokenSpec {
     /// Tokens of a prompt and its response together: the model's context.
     pub fn context(&self) -> usize {
         self.prompt_tokens + self.response_tokens
+    }
+
+    /// Whether a token ends a response: EOS, or another of its kind.
+    pub fn ends_response(&self, id: u32) -> bool {
+        id == self.eos || self.other_eos.contains(&id)
     }
 
     /// For each response column, the mask of forbidden tokens; `None` where all are allowed.

@@ -27,7 +27,7 @@ fn a_grid_spans_its_product_and_is_paired_over_seeds() {
 }
 
 #[test]
-fn mistakes_name_the_key_and_the_place() {
+fn mistakes_name_the_key_and_its_position() {
     let unknown = parse("name = \"t\"\n[arms.a]\nmethod = \"dpo\"\nbetta = 0.1\n").expect_err("unknown");
     assert!(matches!(&unknown, Error::UnknownKey { nearest: Some(n), .. } if n == "beta"), "{unknown:?}");
     let wrong = parse("name = \"t\"\nseeds = \"six\"\n[arms.a]\nmethod = \"dpo\"\n").expect_err("type");
@@ -60,7 +60,7 @@ fn the_command_line_overrides_the_file_and_says_so() {
 }
 
 #[test]
-fn every_word_for_a_loss_is_one_and_settings_that_no_loss_reads_clash() {
+fn every_name_of_a_loss_is_accepted_and_settings_that_no_loss_reads_conflict() {
     for &word in crate::pair_loss::PAIR_LOSSES {
         let arm = format!("[arms.a]\nmethod = \"dpo\"\nloss = \"{word}\"\n");
         let found = match first(&parse(&arm).expect(word)) {
@@ -97,7 +97,7 @@ fn a_space_is_drawn_from_and_its_conditions_hold() {
 }
 
 #[test]
-fn claims_are_read_and_name_what_is_there() {
+fn claims_are_read_and_must_name_existing_arms() {
     let arms = "[arms.a]\nmethod = \"dpo\"\n[arms.b]\nmethod = \"ppo\"\n";
     let claim = |claim: &str| parse(&format!("{arms}[[claims]]\n{claim}\n"));
     let all = claim("id = \"B1\"\narms = [\"a\", \"b\"]\nkl = [2.0]").expect("valid").claims;
@@ -125,7 +125,7 @@ fn claims_are_read_and_name_what_is_there() {
 }
 
 #[test]
-fn searches_that_cannot_be_are_refused() {
+fn searches_that_cannot_be_run_are_refused() {
     let axis = |axis: &str| parse(&format!("{SPACE}{axis}\n"));
     assert!(axis("beta = { low = 0.1, high = 1.0, log = true }").is_ok());
     for refused in [
@@ -152,7 +152,7 @@ fn searches_that_cannot_be_are_refused() {
     assert!(clash(&format!("{}{beta}", SPACE.replace("random", "grid"))), "a grid with a space");
     assert!(clash("[tuning]\nconfigurations = 4\n[arms.d]\nmethod = \"dpo\"\ngrid.beta = [0.1, 0.2]\n"), "budgets");
     assert!(clash(&format!("{}{beta}", SPACE.replace("random", "halving").replace("4", "4\nseeds = 1"))));
-    // of no use with every loss but one that is not drawn
+    // read only by a loss that is never drawn
     assert!(clash(&format!(
         "{SPACE}label_smoothing = {{ low = 0.1, high = 0.2, when = {{ loss = [\"ipo\"] }} }}\nloss = {{ choices = [\"ipo\", \"hinge\"] }}\n"
     )));
@@ -164,10 +164,10 @@ fn refusal(arm: &str) -> Option<String> {
 }
 
 #[test]
-fn minibatches_divide_what_they_are_cut_from() {
+fn minibatches_divide_the_episodes() {
     let accepted = [
         "method = \"ppo\"\nepisodes = 12\nminibatches = 4",
-        "method = \"grpo\"\nepisodes = 12\nminibatches = 4\ngroup = 6", // parted groups are none the worse
+        "method = \"grpo\"\nepisodes = 12\nminibatches = 4\ngroup = 6", // groups may be divided between minibatches
         "method = \"online_dpo\"\nepisodes = 12\nminibatches = 3",
         "method = \"raft\"\nepisodes = 12\nminibatches = 3\ngroup = 4",
     ];
@@ -177,7 +177,7 @@ fn minibatches_divide_what_they_are_cut_from() {
     let refused = [
         ("method = \"ppo\"\nepisodes = 12\nminibatches = 5", "5 does not divide 12 episodes"),
         ("method = \"online_dpo\"\nepisodes = 12\nminibatches = 4", "4 does not divide 6 pairs of 2 episodes"),
-        ("method = \"online_dpo\"\nepisodes = 6\nminibatches = 6", "6 does not divide 3 pairs"), // none would be left
+        ("method = \"online_dpo\"\nepisodes = 6\nminibatches = 6", "6 does not divide 3 pairs"), // no pair would be left
         ("method = \"raft\"\nepisodes = 12\nminibatches = 4\ngroup = 4", "4 does not divide 3 groups"),
         ("method = \"rloo\"\nepisodes = 12\nminibatches = 3\ngroup = 5", "5 does not divide 12 episodes"),
         ("method = \"ppo\"\n[arms.a.grid]\nminibatches = [4, 3]\nepisodes = [256]", "3 does not divide 256"),
@@ -208,5 +208,58 @@ fn every_numeric_default_has_a_range() {
         if matches!(value, Value::Integer(_) | Value::Float(_)) {
             assert!(range_of(&key).is_some(), "{key} has no range");
         }
+    }
+}
+
+/// What goes into keys and digests of a world with one EOS is what it was before there could be several.
+#[test]
+fn a_single_eos_is_written_as_before() {
+    let space = crate::TokenSpec {
+        vocabulary: 9,
+        pad: 0,
+        bos: 1,
+        eos: 2,
+        other_eos: vec![],
+        prompt_tokens: 3,
+        response_tokens: 4,
+        allowed_tokens: None,
+        force_eos: false,
+    };
+    let json = |space: &crate::TokenSpec| serde_json::to_string(space).expect("it is plain");
+    let single = r#"{"vocabulary":9,"pad":0,"bos":1,"eos":2,"prompt_tokens":3,"response_tokens":4,"allowed_tokens":null,"force_eos":false}"#;
+    assert_eq!(json(&space), single);
+    assert_eq!(serde_json::from_str::<crate::TokenSpec>(single).expect("it reads"), space);
+    let several = crate::TokenSpec { other_eos: vec![7, 5], ..space };
+    assert!(json(&several).contains(r#""other_eos":[7,5]"#));
+    assert_eq!((0..9).filter(|id| several.ends_response(*id)).collect::<Vec<_>>(), [2, 5, 7]);
+}
+
+#[test]
+fn variables_of_a_chat_template_may_have_any_name_and_value() {
+    let arm = "[arms.a]\nmethod = \"dpo\"\n";
+    let rows = |kwargs: &str| parse(&format!("[world.rows]\ntemplate_kwargs = {kwargs}\n{arm}"));
+    let experiment = rows(
+        "{ enable_thinking = false, day = 2024-02-29, effort = \"low\", n = 3, x = 0.5, list = [1, { a = true }] }",
+    );
+    let variables: Vec<_> = experiment.expect("valid").world.rows.template_variables().collect();
+    let expected = serde_json::json!({
+        "day": "2024-02-29", "effort": "low", "enable_thinking": false, "list": [1, {"a": true}], "n": 3, "x": 0.5
+    });
+    assert_eq!(serde_json::Value::from_iter(variables), expected);
+    let set = ["world.rows.template_kwargs.enable_thinking=true".to_owned()];
+    let document = Document::parse("t.toml", arm, &set).expect("valid");
+    let experiment = Experiment::from_document(&document).expect("valid");
+    assert_eq!(experiment.world.rows.template_kwargs["enable_thinking"], Value::Boolean(true));
+    // what is written for a worker is read again
+    let again = Document::parse("again.toml", &document.to_toml(), &[]).expect("valid");
+    assert_eq!(again.differences(&document), Vec::<String>::new());
+    for (kwargs, key) in [
+        ("{ messages = [] }", "world.rows.template_kwargs.messages"),
+        ("{ add_generation_prompt = true }", "world.rows.template_kwargs.add_generation_prompt"),
+        ("{ x = [nan] }", "world.rows.template_kwargs.x"),
+        ("3", "world.rows.template_kwargs"),
+    ] {
+        let error = rows(kwargs).expect_err(kwargs).to_string();
+        assert!(error.contains(key), "{error}");
     }
 }

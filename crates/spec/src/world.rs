@@ -37,6 +37,8 @@ pub struct RowsSettings {
     pub judged_words: usize,
     /// Year, month and day: `2024-07-26`.
     pub date: String,
+    /// Variables of the chat template, over its special tokens.
+    pub template_kwargs: toml::Table,
 }
 
 /// Source of gold reward in the text worlds.
@@ -141,8 +143,26 @@ impl ReviewsSettings {
 }
 
 impl RowsSettings {
+    /// The variables of the chat template as JSON; dates are their text.
+    pub fn template_variables(&self) -> impl Iterator<Item = (String, serde_json::Value)> {
+        self.template_kwargs.iter().map(|(name, value)| (name.clone(), to_json(value)))
+    }
+
     /// The values in `defaults.toml`.
     pub fn defaults() -> Self {
         typed_default(&["world", "rows"])
+    }
+}
+
+fn to_json(value: &toml::Value) -> serde_json::Value {
+    use serde_json::Value as Json;
+    match value {
+        toml::Value::String(text) => Json::from(text.as_str()),
+        toml::Value::Integer(n) => Json::from(*n),
+        toml::Value::Float(x) => Json::from(*x),
+        toml::Value::Boolean(flag) => Json::from(*flag),
+        toml::Value::Datetime(date) => Json::from(date.to_string()),
+        toml::Value::Array(items) => items.iter().map(to_json).collect(),
+        toml::Value::Table(table) => table.iter().map(|(name, value)| (name.clone(), to_json(value))).collect(),
     }
 }

@@ -81,8 +81,8 @@ fn check_columns(group: &RowGroupMetaData, file: &mut File, length: i64) -> Resu
         let name = column.column_path().string();
         let values = column.num_values();
         let is_list = column.column_descr().max_rep_level() > 0;
-        let most = if is_list { rows.saturating_add(length.saturating_mul(ITEMS_PER_BYTE)) } else { rows };
-        if !(rows..=most).contains(&values) {
+        let limit = if is_list { rows.saturating_add(length.saturating_mul(ITEMS_PER_BYTE)) } else { rows };
+        if !(rows..=limit).contains(&values) {
             return malformed(format!("the column `{name}` has {values} values in {rows} rows"));
         }
         let in_pages = count_page_values(column, file, length).map_err(|e| {
@@ -169,20 +169,22 @@ fn page_counts(fields: &[(i64, ThriftItem)], packed: i64, expanded: i64) -> Resu
 /// Checks that a page decompresses to its declared size, for the formats where the library does not.
 fn check_expansion(compression: Compression, file: &mut File, packed: i64, expanded: i64) -> Result<()> {
     let input = BufReader::new(&mut *file).take(packed as u64);
-    let most = expanded as u64 + 1;
+    let limit = expanded as u64 + 1;
     let size = match compression {
         // an invalid stream is left to the library
         Compression::GZIP(_) => {
-            std::io::copy(&mut flate2::read::MultiGzDecoder::new(input).take(most), &mut std::io::sink())
+            std::io::copy(&mut flate2::read::MultiGzDecoder::new(input).take(limit), &mut std::io::sink())
         }
         Compression::BROTLI(_) => {
-            std::io::copy(&mut brotli::Decompressor::new(input, 4096).take(most), &mut std::io::sink())
+            std::io::copy(&mut brotli::Decompressor::new(input, 4096).take(limit), &mut std::io::sink())
         }
-        Compression::LZ4 if packed > MAX_PAGE / LZ4_RATIO => Ok(most),
+        Compression::LZ4 if packed > MAX_PAGE / LZ4_RATIO => Ok(limit),
         _ => Ok(0),
     };
     match size {
-        Ok(size) if size == most => malformed(format!("a page of {packed} bytes decompresses to more than {expanded}")),
+        Ok(size) if size == limit => {
+            malformed(format!("a page of {packed} bytes decompresses to more than {expanded}"))
+        }
         _ => Ok(()),
     }
 }

@@ -426,9 +426,9 @@ mod tests {
     use super::*;
 
     fn table(rows: usize) -> ColumnTable {
-        let words = ["loss", "loss", "", "größe"];
+        let texts = ["loss", "loss", "", "größe"];
         ColumnTable::default()
-            .with_text("text", (0..rows).map(|row| words[row % 4]))
+            .with_text("text", (0..rows).map(|row| texts[row % 4]))
             .with("u64", Column::U64((0..rows as u64).map(|row| u64::MAX - row).collect()))
             .with("u32", Column::U32((0..rows as u32).map(|row| u32::MAX - row).collect()))
             .with("f64", Column::F64((0..rows).map(|row| 1.0 / (1.0 + row as f64)).collect()))

@@ -29,7 +29,17 @@ pub fn checkpoint(name: &Value, device: &Device) -> Checkpoint {
 /// The token space of a training; BOS is any id that its rows do not use.
 pub fn space(vocabulary: usize, [pad, eos]: [u32; 2], prompt_tokens: usize, response_tokens: usize) -> TokenSpec {
     let bos = (0..3).find(|id| ![pad, eos].contains(id)).expect("one of three is neither");
-    TokenSpec { vocabulary, pad, bos, eos, prompt_tokens, response_tokens, allowed_tokens: None, force_eos: false }
+    TokenSpec {
+        vocabulary,
+        pad,
+        bos,
+        eos,
+        other_eos: vec![],
+        prompt_tokens,
+        response_tokens,
+        allowed_tokens: None,
+        force_eos: false,
+    }
 }
 
 /// The pairs of a training, and their token space.

@@ -77,74 +77,74 @@ impl SplitMix64 {
     }
 }
 
-/// One of the valid files with one to six changes. `words` are tokens of the format.
-pub fn mutated(case: u64, whole: &[&[u8]], words: &[&str]) -> Vec<u8> {
+/// One of the `originals`, which are valid files, with one to six changes. `words` are tokens of the format.
+pub fn mutated(case: u64, originals: &[&[u8]], words: &[&str]) -> Vec<u8> {
     let mut rng = SplitMix64::new(case);
-    let mut bytes = rng.one_of(whole).to_vec();
-    let most = bytes.len() + GROWTH;
+    let mut bytes = rng.one_of(originals).to_vec();
+    let limit = bytes.len() + GROWTH;
     for _ in 0..=rng.below(6) {
-        change(&mut bytes, whole, words, &mut rng);
-        bytes.truncate(most);
+        change(&mut bytes, originals, words, &mut rng);
+        bytes.truncate(limit);
     }
     bytes
 }
 
-fn change(bytes: &mut Vec<u8>, whole: &[&[u8]], words: &[&str], rng: &mut SplitMix64) {
+fn change(bytes: &mut Vec<u8>, originals: &[&[u8]], words: &[&str], rng: &mut SplitMix64) {
     let length = bytes.len();
     // headers are at the beginning, footers at the end
-    let at = match rng.below(4) {
+    let start = match rng.below(4) {
         0 => rng.below(length.min(256)),
         1 => length - rng.below(length.min(256)),
         _ => rng.below(length),
     };
-    let span = |rng: &mut SplitMix64, most: usize| at..(at + 1 + rng.below(most)).min(length).max(at);
+    let span = |rng: &mut SplitMix64, limit: usize| start..(start + 1 + rng.below(limit)).min(length).max(start);
     match rng.below(11) {
-        0 if at < length => bytes[at] ^= 1 << rng.below(8),
-        1 if at < length => bytes[at] = *rng.one_of(b"\0\x01\x7f\x80\xff\"\\{}[],:\n\t 9-"),
+        0 if start < length => bytes[start] ^= 1 << rng.below(8),
+        1 if start < length => bytes[start] = *rng.one_of(b"\0\x01\x7f\x80\xff\"\\{}[],:\n\t 9-"),
         2 => {
             let number = rng.one_of(&EDGES).to_le_bytes();
             let width = *rng.one_of(&[1, 2, 4, 8]);
-            let end = (at + width).min(length);
-            bytes[at..end].copy_from_slice(&number[..end - at]);
+            let end = (start + width).min(length);
+            bytes[start..end].copy_from_slice(&number[..end - start]);
         }
         3 => drop(bytes.drain(span(rng, 64))),
         4 => {
             let piece = bytes[span(rng, 64)].to_vec().repeat(1 + rng.below(200));
-            drop(bytes.splice(at..at, piece));
+            drop(bytes.splice(start..start, piece));
         }
         5 => {
             // replace a number by another
             let is_digit = |byte: &u8| byte.is_ascii_digit();
-            let start = at + bytes[at..].iter().position(is_digit).unwrap_or(0);
+            let start = start + bytes[start..].iter().position(is_digit).unwrap_or(0);
             let end = start + bytes[start..].iter().take_while(|byte| is_digit(byte)).count();
             drop(bytes.splice(start..end, rng.one_of(&NUMBERS).bytes()));
         }
-        6 if rng.below(3) == 0 => bytes.truncate(at),
+        6 if rng.below(3) == 0 => bytes.truncate(start),
         7 => {
-            let other = *rng.one_of(whole);
+            let other = *rng.one_of(originals);
             let from = rng.below(other.len());
             let to = (from + rng.below(512)).min(other.len());
-            drop(bytes.splice(at..at, other[from..to].iter().copied()));
+            drop(bytes.splice(start..start, other[from..to].iter().copied()));
         }
         8 => {
-            let (one, other) = (span(rng, 16), rng.below(length));
-            let piece: Vec<u8> = bytes.drain(one).collect();
-            let other = other.min(bytes.len());
-            drop(bytes.splice(other..other, piece));
+            let (source, target) = (span(rng, 16), rng.below(length));
+            let piece: Vec<u8> = bytes.drain(source).collect();
+            let target = target.min(bytes.len());
+            drop(bytes.splice(target..target, piece));
         }
         _ if !words.is_empty() => {
-            let end = if rng.below(2) == 0 { at } else { span(rng, 16).end };
-            drop(bytes.splice(at..end, rng.one_of(words).bytes()));
+            let end = if rng.below(2) == 0 { start } else { span(rng, 16).end };
+            drop(bytes.splice(start..end, rng.one_of(words).bytes()));
         }
-        _ => drop(bytes.splice(at..at, [rng.next_u64() as u8])),
+        _ => drop(bytes.splice(start..start, [rng.next_u64() as u8])),
     }
 }
 
 /// Tries a reader on `cases` mutated files, or on as many as there is time for. Its result is ignored; a panic, more than
-/// [`LIMIT_BYTES`] or more than [`LIMIT`] fails the test and leaves the bytes in a file.
+/// 1 GiB or more than a minute fails the test and leaves the bytes in a file.
 ///
 /// `read` takes the number of a case and its bytes.
-pub fn every(name: &str, cases: u64, whole: &[&[u8]], words: &[&str], read: impl Fn(u64, &[u8])) {
+pub fn every(name: &str, cases: u64, originals: &[&[u8]], words: &[&str], read: impl Fn(u64, &[u8])) {
     static ONE_AT_A_TIME: Mutex<()> = Mutex::new(()); // so that time and memory are those of the case
     let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let number = |key: &str| std::env::var(key).ok().map(|text| text.parse().unwrap_or_else(|e| panic!("{key}: {e}")));
@@ -155,7 +155,7 @@ pub fn every(name: &str, cases: u64, whole: &[&[u8]], words: &[&str], read: impl
     };
     let save = |case: u64| {
         let path = std::env::temp_dir().join(format!("duel-{name}-{case}"));
-        let result = std::fs::write(&path, mutated(case, whole, words));
+        let result = std::fs::write(&path, mutated(case, originals, words));
         let problem = result.err().map_or(String::new(), |e| format!(" ({e})"));
         format!("case {case} of `{name}`, its bytes in {}{problem}", path.display())
     };
@@ -185,7 +185,7 @@ pub fn every(name: &str, cases: u64, whole: &[&[u8]], words: &[&str], read: impl
             }
             current.store(case, Ordering::Relaxed);
             case_start.store(start.elapsed().as_millis() as u64, Ordering::Relaxed);
-            let bytes = mutated(case, whole, words);
+            let bytes = mutated(case, originals, words);
             catch_unwind(AssertUnwindSafe(|| read(case, &bytes))).err().map(|e| Some((case, e)))
         });
         is_over.store(true, Ordering::Relaxed);

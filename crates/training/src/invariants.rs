@@ -129,15 +129,15 @@ pub fn eos_counts_and_pad_does_not(step: u64, reader: &Reader, batch: &Responses
     let space = reader.space();
     let name = "eos_counts_and_pad_does_not";
     // a pretrained model may have no control token but EOS; then PAD is told apart by its position alone
-    let differ = space.eos != space.pad;
+    let differ = !space.ends_response(space.pad);
     if !differ && space.allowed_tokens.is_none() {
         return Err(breach(name, step, "the id of EOS", space.eos.to_string(), "other than PAD's".into()));
     }
     for (row, response) in batch.responses.iter().enumerate() {
-        let first_eos = response.iter().position(|&id| id == space.eos).map(|i| i + 1);
+        let first_eos = response.iter().position(|&id| space.ends_response(id)).map(|i| i + 1);
         let expected = first_eos.unwrap_or(space.response_tokens);
-        let whole = first_eos.is_some() || response.len() == space.response_tokens;
-        if !whole || response.len() != expected || (differ && response.contains(&space.pad)) {
+        let is_complete = first_eos.is_some() || response.len() == space.response_tokens;
+        if !is_complete || response.len() != expected || (differ && response.contains(&space.pad)) {
             let what = format!("the counted tokens of response {row}");
             return Err(breach(
                 name,
@@ -155,12 +155,12 @@ pub fn eos_counts_and_pad_does_not(step: u64, reader: &Reader, batch: &Responses
 pub fn splits_are_disjoint(world: &dyn World) -> Result<()> {
     let mut seen = HashSet::new();
     for split in [Split::Train, Split::Validation, Split::Test] {
-        let own: HashSet<&Vec<u32>> = world.prompts(split).iter().map(|p| &p.ids).collect();
-        if let Some(prompt) = own.intersection(&seen).next() {
+        let prompts: HashSet<&Vec<u32>> = world.prompts(split).iter().map(|p| &p.ids).collect();
+        if let Some(prompt) = prompts.intersection(&seen).next() {
             let what = format!("a prompt of the {} split", split.name());
             return Err(breach("splits_are_disjoint", 0, &what, format!("{prompt:?}"), "in one split only".into()));
         }
-        seen.extend(own);
+        seen.extend(prompts);
     }
     Ok(())
 }

@@ -190,7 +190,7 @@ impl TrainProgress {
         self.check_seconds += metrics.check_seconds;
     }
 
-    /// Records what a training amounts to.
+    /// Records the totals of a training.
     fn record_totals<M: Module>(&self, learner: &Learner<M>, context: &mut TrainContext<'_>) {
         context.recorder.prompts(context.training, &self.prompts.iter().copied().collect::<Vec<_>>());
         let mut record = |metric, value| context.recorder.record(context.stage, self.clocks, metric, value);

@@ -28,12 +28,12 @@ pub fn parts_make_the_same_gradient<M: Module>(
     loss: impl Fn(&M, &[usize]) -> (Tensor<1>, f64),
 ) -> Result<()> {
     let all: Vec<usize> = (0..rows.min(PROBE_ROWS)).collect();
-    let (whole, weight) = loss(learner.module(), &all);
+    let (batch_loss, weight) = loss(learner.module(), &all);
     if weight == 0.0 {
         return Ok(()); // a mean over nothing
     }
-    let whole = learner.gradient(whole);
-    let (mut difference, mut norms) = (whole.clone(), norm(&whole));
+    let batch_gradient = learner.gradient(batch_loss);
+    let (mut difference, mut norms) = (batch_gradient.clone(), norm(&batch_gradient));
     for part in all.chunks(all.len().div_ceil(8)) {
         let (loss, part_weight) = loss(learner.module(), part);
         let part = learner.gradient(loss * (part_weight / weight));
@@ -48,7 +48,7 @@ pub fn parts_make_the_same_gradient<M: Module>(
     unless_rounding(result, error, || {
         let module = nudged(learner.module());
         let mut change = learner.gradient_of(&module, loss(&module, &all).0);
-        change.iter_mut().zip(&whole).for_each(|(change, g)| *change -= g);
+        change.iter_mut().zip(&batch_gradient).for_each(|(change, g)| *change -= g);
         norm(&change)
     })
 }
@@ -72,8 +72,8 @@ pub fn padding_is_inert<M: Module>(
         rows.flat_map(|(row, r)| all[row * space.response_tokens..][..r.len()].to_vec()).collect()
     };
     let plain = counted(model, &tokens);
-    let least = size.max(1.0) as f32;
-    let change = |other: Vec<f32>| largest(plain.iter().zip(other).map(|(a, b)| (a - b).abs() / a.abs().max(least)));
+    let scale = size.max(1.0) as f32;
+    let change = |other: Vec<f32>| largest(plain.iter().zip(other).map(|(a, b)| (a - b).abs() / a.abs().max(scale)));
     let check = |what: &str, other: &Tokens| {
         let error = change(counted(model, other));
         let result = check_close("padding_is_inert", step, what, error, 0.0, Tolerance::absolute(1e-5));
@@ -105,7 +105,7 @@ fn padded_before(reader: &Reader, batch: &Responses, more: usize) -> Tokens {
     Tokens::with_left_padding(Tensor::cat(vec![pads, ids], 1), left_padding)
 }
 
-/// [`padding_is_inert`] and [`labels_are_shifted`] for a policy, on the first rows of a batch.
+/// [`padding_is_inert`] and `labels_are_shifted` for a policy, on the first rows of a batch.
 pub fn reads_are_sound(step: u64, reader: &Reader, policy: &Policy, batch: &Responses) -> Result<()> {
     let rows = batch.first(probe_rows(reader.space()));
     let (reader, policy) = without_graph(reader, policy);
@@ -132,9 +132,9 @@ fn labels_are_shifted(
     let columns = reader.space().response_tokens;
     let read = |policy: &Policy| weights::host(response_logp(reader, policy, batch).inner_if_autodiff());
     let logp = read(policy);
-    let least = reference.logit.max(1.0);
+    let scale = reference.logit.max(1.0);
     let error = |row: usize, t: usize, other: f64| {
-        ((other - f64::from(logp[row * columns + t])).abs() / other.abs().max(least)) as f32
+        ((other - f64::from(logp[row * columns + t])).abs() / other.abs().max(scale)) as f32
     };
     let tokens =
         || reference.logp.iter().enumerate().flat_map(|(row, tokens)| (0..tokens.len()).map(move |t| (row, t)));
@@ -147,7 +147,8 @@ fn labels_are_shifted(
     })
 }
 
-/// A loss over tokens counts response tokens including EOS, and neither prompts nor PAD: compared with [`ReferenceForward`].
+/// A loss over tokens counts response tokens including EOS, and neither prompts nor PAD: compared with log-probs
+/// that are computed independently.
 pub fn only_responses_carry_loss(
     step: u64,
     loss: f64,
@@ -191,7 +192,7 @@ impl ReferenceForward {
             let max = allowed().fold(f64::NEG_INFINITY, f64::max);
             let sum: f64 = allowed().map(|logit| (logit - max).exp()).sum();
             let larger = |x: f64, so_far: f64| if x.is_nan() || x > so_far { x } else { so_far };
-            largest_logit = allowed().map(f64::abs).fold(largest_logit, |most, x| larger(x, most));
+            largest_logit = allowed().map(f64::abs).fold(largest_logit, |size, x| larger(x, size));
             largest_odds = larger(max - allowed().fold(f64::INFINITY, f64::min), largest_odds);
             f64::from(predicted[ids[row * width + column] as usize]) - max - sum.ln()
         };

@@ -1,4 +1,4 @@
-//! How far rounding alone moves what is read of a model: the last resort of a check that failed.
+//! How far rounding alone moves a reading of a model: the second opinion on a check that failed.
 
 use crate::{Error, Result, invariants::diverged};
 use burn::module::Module;

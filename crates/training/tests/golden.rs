@@ -19,7 +19,7 @@ struct Two {
     p2: Param<Tensor<2>>,
 }
 
-/// `xᵀAx/2 − bᵀx`, x both parameters one after another.
+/// `xᵀAx/2 − bᵀx`, with x the two parameters concatenated.
 fn loss(two: &Two, a: &Tensor<2>, b: &Tensor<2>) -> Tensor<1> {
     let parts = vec![two.p1.val(), two.p2.val().reshape([-1])];
     let x = Tensor::cat(parts, 0).unsqueeze_dim::<2>(1); // [n, 1]
@@ -27,13 +27,13 @@ fn loss(two: &Two, a: &Tensor<2>, b: &Tensor<2>) -> Tensor<1> {
     (square - b.clone().transpose().matmul(x)).reshape([1])
 }
 
-/// The settings that a golden run's parameters mean.
+/// The settings of a golden run.
 fn settings(params: &Node, clip: &Value) -> LearnerSettings {
     let optional = |key: &str| params[key].as_f64().unwrap_or(0.0);
     let total = params["total_steps"].as_f64();
     let betas: &Value = &params["betas"];
     let cycles = params["num_cycles"].as_f64();
-    assert!(cycles.is_none_or(|cycles| cycles == 0.5), "a cosine goes down once, by half a cycle: {cycles:?}");
+    assert!(cycles.is_none_or(|cycles| cycles == 0.5), "half a cycle of the cosine: {cycles:?}");
     LearnerSettings {
         optimizer: if params["alpha"].is_null() { OptimizerKind::Adamw } else { OptimizerKind::Rmsprop },
         adam_beta1: betas[0].as_f64().unwrap_or(0.0),
@@ -46,7 +46,7 @@ fn settings(params: &Node, clip: &Value) -> LearnerSettings {
         weight_decay: optional("weight_decay"),
         lion_beta1: 0.0,
         lion_beta2: 0.0,
-        decay_vectors: true, // torch decays what it is given
+        decay_vectors: true, // torch decays every parameter that it is given
         decay_embeddings: true,
         accumulate: 1,
         recompute: false,
@@ -87,12 +87,12 @@ fn golden_optimizers_with_global_clipping_and_schedules() {
         let mut learner = Learner::new(two, &settings, params.number("lr"), total);
         for (i, step) in steps.iter().enumerate() {
             let update = learner.minimize(loss(learner.module(), &a, &b)).unwrap();
-            let found = [update.loss, update.grad_norm, update.learning_rate];
+            let actual = [update.loss, update.grad_norm, update.learning_rate];
             let expected = ["loss", "grad_norm_before_clip", "lr"].map(|key| step.number(key));
-            close(&format!("{name}, step {i}: loss, norm, rate"), &found, &expected, F32.gradient);
+            close(&format!("{name}, step {i}: loss, norm, rate"), &actual, &expected, F32.gradient);
             let expected: Vec<f64> = numbers(&step["p1"]).into_iter().chain(numbers(&step["p2"])).collect();
-            let found: Vec<f64> = weights::flatten(learner.module()).into_iter().map(f64::from).collect();
-            close(&format!("{name}, step {i}: parameters"), &found, &expected, F32.gradient);
+            let actual: Vec<f64> = weights::flatten(learner.module()).into_iter().map(f64::from).collect();
+            close(&format!("{name}, step {i}: parameters"), &actual, &expected, F32.gradient);
         }
     }
 }
@@ -118,14 +118,14 @@ fn golden_schedules() {
             ..plain
         };
         let mut expected = numbers(&case["lr_multiplier"]);
-        expected.truncate(total as usize); // beyond its end, theirs turns up again
-        let found: Vec<f64> = (0..expected.len() as u64).map(|step| rate(&settings, 1.0, step, total)).collect();
-        close(case.text("kind"), &found, &expected, 1e-9);
+        expected.truncate(total as usize); // beyond the end, torch's cosine rises again
+        let actual: Vec<f64> = (0..expected.len() as u64).map(|step| rate(&settings, 1.0, step, total)).collect();
+        close(case.text("kind"), &actual, &expected, 1e-9);
     }
 }
 
 #[test]
-fn decay_spares_vectors_unless_told() {
+fn vectors_are_not_decayed_unless_configured() {
     let device = Device::flex().autodiff();
     for decay_vectors in [false, true] {
         let two = Two {
@@ -139,13 +139,13 @@ fn decay_spares_vectors_unless_told() {
         learner.minimize(nothing).unwrap();
         // without a gradient a decayed weight shrinks by rate · decay
         let expected = [[if decay_vectors { 0.95 } else { 1.0 }; 4].to_vec(), vec![0.95; 6]].concat();
-        let found = weights::flatten(learner.module());
-        assert!(found.iter().zip(&expected).all(|(a, b): (&f32, &f32)| (a - b).abs() < 1e-6), "{found:?}");
+        let actual = weights::flatten(learner.module());
+        assert!(actual.iter().zip(&expected).all(|(a, b): (&f32, &f32)| (a - b).abs() < 1e-6), "{actual:?}");
     }
 }
 
 #[test]
-fn a_loss_that_is_not_finite_stops_and_moves_nothing() {
+fn a_loss_that_is_not_finite_is_an_error_and_changes_no_weight() {
     let device = Device::flex().autodiff();
     let two = Two {
         p1: Param::from_tensor(Tensor::ones([4], &device)),

@@ -1,11 +1,11 @@
-//! An update does not depend on how its batch was cut.
+//! An update does not depend on how its batch is divided.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use burn::tensor::{Device, Tensor};
 use duel_model::{Policy, Reader, Responses, TransformerConfig, weights};
 use duel_objectives::ResponseMask;
 use duel_spec::{LearnerSettings, TokenSpec, seeds};
-use duel_training::{Error, Learner, logprobs};
+use duel_training::{Error, Learner, invariants, logprobs};
 use proptest::prelude::*;
 
 fn space() -> TokenSpec {
@@ -14,6 +14,7 @@ fn space() -> TokenSpec {
         pad: 0,
         bos: 1,
         eos: 2,
+        other_eos: vec![],
         prompt_tokens: 3,
         response_tokens: 5,
         allowed_tokens: None,
@@ -48,7 +49,7 @@ proptest! {
         let batch = Responses { prompts: vec![vec![1, 5, 6]; 8], responses, logp: vec![] };
         let mut whole = learner();
         let (mean, total) = loss(&whole, &batch);
-        let one = whole.minimize(mean).unwrap();
+        let whole_update = whole.minimize(mean).unwrap();
 
         let mut edges: Vec<usize> = cuts.into_iter().chain([0, 8]).collect();
         edges.sort_unstable();
@@ -58,16 +59,16 @@ proptest! {
             let (mean, count) = loss(&parts, &batch.select(&(edge[0]..edge[1]).collect::<Vec<_>>()));
             parts.accumulate(mean, count / total).unwrap();
         }
-        let other = parts.update().unwrap();
-        prop_assert!((one.loss - other.loss).abs() < 1e-5 * one.loss.abs());
-        prop_assert!((one.grad_norm - other.grad_norm).abs() < 1e-5 * one.grad_norm);
+        let parts_update = parts.update().unwrap();
+        prop_assert!((whole_update.loss - parts_update.loss).abs() < 1e-5 * whole_update.loss.abs());
+        prop_assert!((whole_update.grad_norm - parts_update.grad_norm).abs() < 1e-5 * whole_update.grad_norm);
         let (a, b) = (weights::flatten(whole.module()), weights::flatten(parts.module()));
         prop_assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-5 * a.abs().max(0.1)));
     }
 }
 
 #[test]
-fn parts_that_are_no_whole_are_refused() {
+fn parts_that_do_not_add_up_are_refused() {
     let mut learner = learner();
     let batch = Responses { prompts: vec![vec![1, 5, 6]; 2], responses: vec![vec![7, 2]; 2], logp: vec![] };
     let before = weights::flatten(learner.module());
@@ -95,4 +96,21 @@ fn frozen_parameters_stay_and_adapters_move() {
         assert_eq!(before.name, after.name);
         assert_eq!(before.values != after.values, after.name.contains("lora"), "{}", after.name);
     }
+}
+
+/// Responses may end in any of several tokens, of which none may stand before the end.
+#[test]
+fn several_ends_count_as_one() {
+    let batch = |responses: [[u32; 2]; 2]| Responses {
+        prompts: vec![vec![1, 5, 6]; 2],
+        responses: responses.map(Vec::from).into(),
+        logp: vec![],
+    };
+    let check = |other_eos: Vec<u32>, responses: [[u32; 2]; 2]| {
+        let reader = Reader::new(&TokenSpec { other_eos, ..space() }, &Device::flex());
+        invariants::eos_counts_and_pad_does_not(1, &reader, &batch(responses))
+    };
+    check(vec![9], [[7, 9], [7, 2]]).unwrap();
+    assert!(check(vec![], [[7, 9], [7, 2]]).is_err(), "9 ends nothing");
+    assert!(check(vec![9], [[9, 2], [7, 2]]).is_err(), "it ended before");
 }

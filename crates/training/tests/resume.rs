@@ -1,4 +1,4 @@
-//! A training that is cut off between two iterations goes on as if it had not been.
+//! A training that is interrupted between two iterations continues as if it had not been.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use burn::module::Module;
@@ -11,11 +11,11 @@ use duel_training::sft::Sft;
 use duel_training::{BestCheckpoint, Error, Learner, TrainContext, TrainSchedule, train};
 use std::sync::atomic::AtomicBool;
 
-/// Rows in memory; asks for a state after every iteration, and stops the training after some.
+/// Rows in memory; asks for a checkpoint after every iteration.
 #[derive(Default)]
 struct Memory {
     rows: Vec<(u64, &'static str, u64)>,
-    kept: Option<(usize, Vec<u8>)>,
+    checkpoint: Option<(usize, Vec<u8>)>,
 }
 
 impl Recorder for Memory {
@@ -28,17 +28,17 @@ impl Recorder for Memory {
     fn outcomes(&mut self, _: &[OutcomeRow]) {}
     fn progress(&mut self, _: u64, _: u64, _: &str) {}
     fn keep(&mut self, _: &str, state: &[u8]) -> std::io::Result<()> {
-        self.kept = Some((self.rows.len(), state.to_vec()));
+        self.checkpoint = Some((self.rows.len(), state.to_vec()));
         Ok(())
     }
     fn resume(&mut self, _: &str) -> std::io::Result<Option<Vec<u8>>> {
-        let Some((rows, state)) = self.kept.clone() else { return Ok(None) };
+        let Some((rows, state)) = self.checkpoint.clone() else { return Ok(None) };
         self.rows.truncate(rows);
         Ok(Some(state))
     }
 }
 
-/// Trains for six iterations, cut off before those listed; the weights in the end, and the rows.
+/// Trains for six iterations, interrupted before those in `cuts`; returns the final and the best weights, and the rows.
 fn trained(settings: &LearnerSettings, cuts: &[u64]) -> (Vec<f32>, Memory) {
     let space = TokenSpec { allowed_tokens: Some((2..12).collect()), ..trajectory::space(12, [0, 2], 3, 4) };
     let device = Device::flex().autodiff();
@@ -51,27 +51,27 @@ fn trained(settings: &LearnerSettings, cuts: &[u64]) -> (Vec<f32>, Memory) {
         let policy = policy.with_fresh_lora(2, 2.0, |_| true, &mut seeds::derive(0, "test", 0, "lora"), &device);
         let mut learner = Learner::new(policy, settings, 1e-2, 6).with_dropout(0.3, 5);
         let mut method = Sft::new(Reader::new(&space, &device), &config);
-        let mut keeper = BestCheckpoint::new(f64::INFINITY);
+        let mut best = BestCheckpoint::new(f64::INFINITY);
         let stop = AtomicBool::new(false);
-        let mut watch =
+        let mut context =
             TrainContext { stage: "test", training: "test", recorder: &mut memory, splits: None, stop: &stop };
         let batch = |iteration: u64| {
             if cut == Some(iteration) {
-                stop.store(true, std::sync::atomic::Ordering::Relaxed); // heard before the next iteration
+                stop.store(true, std::sync::atomic::Ordering::Relaxed); // read before the next iteration
             }
             let word = 3 + iteration as u32;
             let responses = vec![vec![word, word + 1, 2], vec![word, 4, 5, 2]];
             Ok::<_, Error>(Responses { prompts: vec![vec![1, 3, 4], vec![1, 6, 7]], responses, logp: vec![] })
         };
-        // the third is the best
-        let look = |_: &Policy, clocks: Clocks, _: &mut dyn Recorder| Ok(Some(-(clocks.step as f64 - 3.0).abs()));
-        let course = TrainSchedule { iterations: 6, eval_at: &[1, 2, 3, 4, 5, 6] };
-        match train(&mut method, &mut learner, &mut keeper, course, batch, &mut watch, look) {
-            Err(Error::Interrupted) => assert!(memory.kept.is_some() && cut.is_some()),
+        // the third step is the best
+        let evaluate = |_: &Policy, clocks: Clocks, _: &mut dyn Recorder| Ok(Some(-(clocks.step as f64 - 3.0).abs()));
+        let schedule = TrainSchedule { iterations: 6, eval_at: &[1, 2, 3, 4, 5, 6] };
+        match train(&mut method, &mut learner, &mut best, schedule, batch, &mut context, evaluate) {
+            Err(Error::Interrupted) => assert!(memory.checkpoint.is_some() && cut.is_some()),
             done => {
                 assert_eq!(done.unwrap().step, 6);
                 let last = weights::flatten(learner.module());
-                let (best, step) = keeper.restore(learner.into_module());
+                let (best, step) = best.restore(learner.into_module());
                 assert_eq!(step, Some(3));
                 return ([last, weights::flatten(&best.valid())].concat(), memory);
             }
@@ -80,12 +80,12 @@ fn trained(settings: &LearnerSettings, cuts: &[u64]) -> (Vec<f32>, Memory) {
 }
 
 #[test]
-fn a_training_that_is_cut_off_ends_as_one_that_is_not() {
+fn an_interrupted_training_ends_like_an_uninterrupted_one() {
     for optimizer in [OptimizerKind::Adamw, OptimizerKind::Rmsprop, OptimizerKind::Lion] {
         let settings = LearnerSettings { optimizer, ..LearnerSettings::defaults() };
-        let (whole, rows) = trained(&settings, &[]);
-        let (cut, its_rows) = trained(&settings, &[0, 2, 4]);
-        assert!(whole == cut, "{optimizer:?}: other weights");
-        assert_eq!(rows.rows, its_rows.rows, "{optimizer:?}");
+        let (expected, expected_rows) = trained(&settings, &[]);
+        let (actual, actual_rows) = trained(&settings, &[0, 2, 4]);
+        assert!(expected == actual, "{optimizer:?}: other weights");
+        assert_eq!(expected_rows.rows, actual_rows.rows, "{optimizer:?}");
     }
 }

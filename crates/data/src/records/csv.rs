@@ -2,7 +2,7 @@
 
 use super::limited_file::LimitedFile;
 use super::record::NumberedRecord;
-use serde_json::Value;
+use crate::json::Json;
 use std::fs::File;
 
 /// Cells between delimiters, one row per line.
@@ -26,7 +26,7 @@ impl Csv {
 }
 
 impl Iterator for Csv {
-    type Item = NumberedRecord<Value>;
+    type Item = NumberedRecord<Json>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.is_finished {
@@ -40,7 +40,7 @@ impl Iterator for Csv {
             Ok(true) => {
                 let line = record.position().map_or(line, |position| position.line() as usize);
                 let cell = |(name, cell): (&String, &str)| (name.clone(), cell_value(cell));
-                Some((line, Ok(Value::Object(self.names.iter().zip(&record).map(cell).collect()))))
+                Some((line, Ok(Json::Object(self.names.iter().zip(&record).map(cell).collect()))))
             }
             Err(e) => {
                 self.is_finished = e.is_io_error();
@@ -56,10 +56,10 @@ impl Iterator for Csv {
 }
 
 /// A cell: a JSON list of turns, text, or null. Whether text is a number or a boolean depends on its column.
-fn cell_value(cell: &str) -> Value {
-    let text = || Value::String(cell.into());
+fn cell_value(cell: &str) -> Json {
+    let text = || Json::Text(cell.into());
     match cell {
-        "" => Value::Null,
+        "" => Json::Null,
         _ if cell.trim_start().starts_with('[') => serde_json::from_str(cell).unwrap_or_else(|_| text()),
         _ => text(),
     }

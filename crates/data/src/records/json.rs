@@ -2,34 +2,35 @@
 
 use super::limited_file::{BOM, LimitedFile, MAX_ROW, too_long};
 use super::record::NumberedRecord;
+use crate::json::Json;
+use indexmap::IndexMap;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
-use serde_json::{Map, Value};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 
 /// A JSON object without duplicate keys.
-struct UniqueKeys(Value);
+struct UniqueKeys(Json);
 
 impl<'de> Deserialize<'de> for UniqueKeys {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         struct ObjectVisitor;
         impl<'de> Visitor<'de> for ObjectVisitor {
-            type Value = Value;
+            type Value = Json;
 
             fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str("an object")
             }
 
-            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> std::result::Result<Value, A::Error> {
-                let mut fields = Map::new();
-                while let Some((name, value)) = access.next_entry::<String, Value>()? {
+            fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> std::result::Result<Json, A::Error> {
+                let mut fields = IndexMap::new();
+                while let Some((name, value)) = access.next_entry::<String, Json>()? {
                     if fields.contains_key(&name) {
                         return Err(A::Error::custom(format!("`{name}` occurs twice")));
                     }
                     fields.insert(name, value);
                 }
-                Ok(Value::Object(fields))
+                Ok(Json::Object(fields))
             }
         }
         deserializer.deserialize_map(ObjectVisitor).map(Self)
@@ -37,7 +38,7 @@ impl<'de> Deserialize<'de> for UniqueKeys {
 }
 
 /// A row of JSON text.
-fn parse_row(text: &[u8]) -> std::result::Result<Value, String> {
+fn parse_row(text: &[u8]) -> std::result::Result<Json, String> {
     let is_object = text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     let value = if is_object {
         serde_json::from_slice(text).map(|UniqueKeys(value)| value)
@@ -61,7 +62,7 @@ impl JsonLines {
 }
 
 impl Iterator for JsonLines {
-    type Item = NumberedRecord<Value>;
+    type Item = NumberedRecord<Json>;
 
     fn next(&mut self) -> Option<Self::Item> {
         while !self.is_finished {
@@ -117,7 +118,7 @@ impl JsonList {
     }
 
     /// The next item; `None` after the last.
-    fn item(&mut self) -> std::result::Result<Option<Value>, String> {
+    fn item(&mut self) -> std::result::Result<Option<Json>, String> {
         let opening = if self.row == 0 { b'[' } else { b',' };
         let first = self.first_byte().map_err(|e| e.to_string())?;
         match first {
@@ -140,7 +141,7 @@ impl JsonList {
 }
 
 impl Iterator for JsonList {
-    type Item = NumberedRecord<Value>;
+    type Item = NumberedRecord<Json>;
 
     /// Invalid JSON ends the list, since the start of the next row is then unknown.
     fn next(&mut self) -> Option<Self::Item> {

@@ -2,12 +2,13 @@
 //! bytes is an error of the file.
 
 use super::record::NumberedRecord;
+use crate::json::Json;
 use crate::{Error, Result};
 use duel_tables::guarded;
 use parquet::file::reader::FileReader;
 use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
-use serde_json::{Map, Value};
+use serde_json::Number;
 use std::fs::File;
 use std::path::Path;
 
@@ -48,7 +49,7 @@ impl ParquetRows {
 }
 
 impl Iterator for ParquetRows {
-    type Item = NumberedRecord<Value>;
+    type Item = NumberedRecord<Json>;
 
     fn next(&mut self) -> Option<Self::Item> {
         let row = self.next_row()?;
@@ -57,29 +58,30 @@ impl Iterator for ParquetRows {
     }
 }
 
-fn object<'a>(fields: impl Iterator<Item = (&'a String, &'a Field)>) -> Value {
-    Value::Object(fields.map(|(name, field)| (name.clone(), to_json(field))).collect::<Map<_, _>>())
+fn object<'a>(fields: impl Iterator<Item = (&'a String, &'a Field)>) -> Json {
+    Json::Object(fields.map(|(name, field)| (name.clone(), to_json(field))).collect())
 }
 
-fn to_json(field: &Field) -> Value {
+fn to_json(field: &Field) -> Json {
+    let float = |x: f64| Number::from_f64(x).map_or(Json::Null, Json::Number);
     match field {
-        Field::Bool(flag) => Value::Bool(*flag),
-        Field::Byte(n) => Value::from(*n),
-        Field::Short(n) => Value::from(*n),
-        Field::Int(n) => Value::from(*n),
-        Field::Long(n) => Value::from(*n),
-        Field::UByte(n) => Value::from(*n),
-        Field::UShort(n) => Value::from(*n),
-        Field::UInt(n) => Value::from(*n),
-        Field::ULong(n) => Value::from(*n),
-        Field::Float(x) => Value::from(*x),
-        Field::Double(x) => Value::from(*x),
-        Field::Str(text) => Value::String(text.clone()),
-        Field::Bytes(bytes) => Value::String(String::from_utf8_lossy(bytes.data()).into_owned()),
+        Field::Bool(flag) => Json::Bool(*flag),
+        Field::Byte(n) => Json::Number((*n).into()),
+        Field::Short(n) => Json::Number((*n).into()),
+        Field::Int(n) => Json::Number((*n).into()),
+        Field::Long(n) => Json::Number((*n).into()),
+        Field::UByte(n) => Json::Number((*n).into()),
+        Field::UShort(n) => Json::Number((*n).into()),
+        Field::UInt(n) => Json::Number((*n).into()),
+        Field::ULong(n) => Json::Number((*n).into()),
+        Field::Float(x) => float(f64::from(*x)),
+        Field::Double(x) => float(*x),
+        Field::Str(text) => Json::Text(text.clone()),
+        Field::Bytes(bytes) => Json::Text(String::from_utf8_lossy(bytes.data()).into_owned()),
         Field::Group(row) => object(row.get_column_iter()),
-        Field::ListInternal(list) => Value::Array(list.elements().iter().map(to_json).collect()),
-        Field::Null => Value::Null,
-        other => Value::String(other.to_string()),
+        Field::ListInternal(list) => Json::List(list.elements().iter().map(to_json).collect()),
+        Field::Null => Json::Null,
+        other => Json::Text(other.to_string()),
     }
 }
 

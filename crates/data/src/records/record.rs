@@ -1,26 +1,33 @@
 //! One row: a preference pair, a labelled completion or a prompt, in the dataset formats of TRL.
 
 use crate::chat::Message;
-use serde_json::{Map, Value};
+use crate::json::Json;
+use indexmap::IndexMap;
 
 /// The line of a row, or its number in a parquet file, and the row or what is wrong with it.
 pub type NumberedRecord<T> = (usize, std::result::Result<T, String>);
 
 /// A number, or text that is one.
-fn to_number(value: &Value) -> Option<f64> {
-    let x = value.as_f64().or_else(|| value.as_str()?.trim().parse().ok());
+fn to_number(value: &Json) -> Option<f64> {
+    let x = match value {
+        Json::Number(number) => number.as_f64(),
+        value => value.as_str()?.trim().parse().ok(),
+    };
     x.filter(|x| x.is_finite())
 }
 
 /// A boolean, 0 or 1, or text that is one of these.
-fn to_flag(value: &Value) -> Option<bool> {
+fn to_flag(value: &Json) -> Option<bool> {
+    if let Json::Bool(flag) = value {
+        return Some(*flag);
+    }
     let parsed = value.as_str().and_then(|text| text.trim().to_lowercase().parse().ok());
     let from_number = || match to_number(value)? {
         0.0 => Some(false),
         1.0 => Some(true),
         _ => None,
     };
-    value.as_bool().or(parsed).or_else(from_number)
+    parsed.or_else(from_number)
 }
 
 /// A prompt or a completion: plain text, or the turns of a conversation.
@@ -62,8 +69,8 @@ impl Record {
     ///
     /// # Errors
     /// In words, what is missing or of the wrong type.
-    pub fn read(row: &Value, columns: &Columns) -> std::result::Result<Self, String> {
-        let Some(row) = row.as_object() else { return Err(format!("a row is an object, not {}", type_of(row))) };
+    pub fn read(row: &Json, columns: &Columns) -> std::result::Result<Self, String> {
+        let Json::Object(row) = row else { return Err(format!("a row is an object, not {}", row.type_name())) };
         let row = RowFields(row);
         let prompt = match row.content(&columns.prompt)? {
             Some(prompt) => Some(prompt),
@@ -79,11 +86,11 @@ impl Record {
 }
 
 /// The fields of a row.
-struct RowFields<'a>(&'a Map<String, Value>);
+struct RowFields<'a>(&'a IndexMap<String, Json>);
 
 impl RowFields<'_> {
-    fn get(&self, name: &str) -> Option<&Value> {
-        self.0.get(name).filter(|value| !value.is_null())
+    fn get(&self, name: &str) -> Option<&Json> {
+        self.0.get(name).filter(|value| **value != Json::Null)
     }
 
     fn content(&self, name: &str) -> std::result::Result<Option<Content>, String> {
@@ -92,7 +99,7 @@ impl RowFields<'_> {
 
     fn number(&self, name: &str) -> std::result::Result<Option<f64>, String> {
         let Some(value) = self.get(name) else { return Ok(None) };
-        let number = to_number(value).ok_or_else(|| format!("`{name}` is {}, not a number", type_of(value)))?;
+        let number = to_number(value).ok_or_else(|| format!("`{name}` is {}, not a number", value.type_name()))?;
         Ok(Some(number))
     }
 
@@ -114,7 +121,7 @@ impl RowFields<'_> {
         let desirable = match (self.get("label"), self.get("completion")) {
             (_, None) => None, // a label of something else
             (Some(label), Some(_)) => match to_flag(label) {
-                None => return Err(format!("`label` is {}, not true or false", type_of(label))),
+                None => return Err(format!("`label` is {}, not true or false", label.type_name())),
                 desirable => desirable,
             },
             (None, Some(_)) => return Err("`completion` without `label`: is it wanted or not?".into()),
@@ -124,7 +131,8 @@ impl RowFields<'_> {
             (Some(prompt), ..) => Ok(Record::Prompt { prompt }),
             (None, Some(_), _) => Err(format!("`{}` is missing", columns.prompt)),
             (None, None, _) => {
-                let names: Vec<&str> = self.0.keys().map(String::as_str).collect();
+                let mut names: Vec<&str> = self.0.keys().map(String::as_str).collect();
+                names.sort_unstable();
                 Err(format!(
                     "expected `{}` and `{}`, or `{}`, found {}",
                     columns.chosen,
@@ -137,47 +145,51 @@ impl RowFields<'_> {
     }
 }
 
-/// The type of a value, for error messages.
-fn type_of(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "nothing",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "text",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
-}
-
 /// Text, a turn, or a list of turns.
-fn content(value: &Value, name: &str) -> std::result::Result<Content, String> {
+fn content(value: &Json, name: &str) -> std::result::Result<Content, String> {
     match value {
-        Value::String(text) => Ok(Content::Text(text.clone())),
-        Value::Object(_) => Ok(Content::Turns(vec![message(value, name, 0)?])),
-        Value::Array(turns) if turns.is_empty() => Err(format!("`{name}` has no turns")),
-        Value::Array(turns) => Ok(Content::Turns(
+        Json::Text(text) => Ok(Content::Text(text.clone())),
+        Json::Object(_) => Ok(Content::Turns(vec![message(value, name, 0)?])),
+        Json::List(turns) if turns.is_empty() => Err(format!("`{name}` has no turns")),
+        Json::List(turns) => Ok(Content::Turns(
             turns
                 .iter()
                 .enumerate()
                 .map(|(index, turn)| message(turn, name, index))
                 .collect::<std::result::Result<_, _>>()?,
         )),
-        other => Err(format!("`{name}` is {}, not text or a list of turns", type_of(other))),
+        other => Err(format!("`{name}` is {}, not text or a list of turns", other.type_name())),
     }
 }
 
-/// `{role, content}`, or ShareGPT's `{from, value}`.
-fn message(value: &Value, name: &str, index: usize) -> std::result::Result<Message, String> {
+/// `{role, content}`, or ShareGPT's `{from, value}`. Other fields stay as they are; those that are null are left out, since
+/// tables with a column of turns give every turn the fields of all.
+fn message(value: &Json, name: &str, index: usize) -> std::result::Result<Message, String> {
     let turn = || format!("turn {} of `{name}`", index + 1);
-    let text = |keys: [&str; 2]| keys.iter().find_map(|key| value[*key].as_str());
-    let role = text(["role", "from"]).ok_or_else(|| format!("{} has no `role`", turn()))?;
-    let content = text(["content", "value"]).ok_or_else(|| format!("{} has no `content` that is text", turn()))?;
-    let role = match role {
-        "human" => "user",
-        "gpt" => "assistant",
-        role => role,
-    };
-    Ok(Message { role: role.into(), content: content.into() })
+    let Json::Object(fields) = value else { return Err(format!("{} has no `role`", turn())) };
+    let is_plain = fields.get("role").and_then(Json::as_str).is_some();
+    let mut message = IndexMap::new();
+    for (name, value) in fields.iter().filter(|(_, value)| **value != Json::Null) {
+        let (name, value) = match (name.as_str(), value) {
+            ("from", Json::Text(role)) if !is_plain => ("role", role.clone().into()),
+            ("value", value) if !fields.contains_key("content") => ("content", value.clone()),
+            (name, value) => (name, value.clone()),
+        };
+        message.insert(name.to_owned(), value);
+    }
+    match message.get_mut("role") {
+        Some(Json::Text(role)) => match role.as_str() {
+            "human" => *role = "user".into(),
+            "gpt" => *role = "assistant".into(),
+            _ => {}
+        },
+        _ => return Err(format!("{} has no `role`", turn())),
+    }
+    let says = message.get("content").is_some_and(|content| matches!(content, Json::Text(_) | Json::List(_)));
+    if !says && !message.contains_key("tool_calls") {
+        return Err(format!("{} has no `content` that is text", turn()));
+    }
+    Ok(Message::from_fields(message))
 }
 
 /// The prompt that both completions begin with. TRL's implicit prompts.
@@ -223,9 +235,7 @@ mod tests {
     }
 
     fn turns(turns: &[(&str, &str)]) -> Content {
-        Content::Turns(
-            turns.iter().map(|(role, content)| Message { role: (*role).into(), content: (*content).into() }).collect(),
-        )
+        Content::Turns(turns.iter().map(|(role, content)| Message::new(role, content)).collect())
     }
 
     /// TRL's dataset formats, one by one.
@@ -275,7 +285,7 @@ mod tests {
             (json!({"prompt": "a", "label": 1}), Record::Prompt { prompt: text("a") }),
         ];
         for (row, expected) in cases {
-            assert_eq!(Record::read(&row, &columns()), Ok(expected), "{row}");
+            assert_eq!(Record::read(&row.clone().into(), &columns()), Ok(expected), "{row}");
         }
     }
 
@@ -301,7 +311,7 @@ mod tests {
             ),
         ];
         for (row, expected) in cases {
-            assert_eq!(Record::read(&row, &columns()), Err(expected.to_owned()), "{row}");
+            assert_eq!(Record::read(&row.clone().into(), &columns()), Err(expected.to_owned()), "{row}");
         }
     }
 }

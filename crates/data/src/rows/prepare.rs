@@ -48,7 +48,13 @@ pub fn prepare(source: &RowSource, encoder: &Encoder, to: &Path) -> Result<Prepa
         for (line, row) in records::read(path, &source.columns, |record| encoder.encode(record))? {
             collector.stats.read += 1;
             match row.and_then(|(record, encoded)| Ok((record, encoded.map_err(|e| e.to_string())?))) {
-                Ok((record, encoded)) => collector.add(file, line, &record, encoded),
+                Ok((record, encoded)) => {
+                    collector.stats.merged += usize::from(encoded.is_merged);
+                    if encoded.is_cut {
+                        collector.stats.record_cut(path, line);
+                    }
+                    collector.add(file, line, &record, encoded);
+                }
                 Err(problem) => {
                     collector.stats.unreadable += 1;
                     collector.stats.record_left_out(path, line, &problem);

@@ -94,7 +94,7 @@ impl World for RowsWorld {
 
     /// A prompt typed by the user; a conversation of one turn where the model has a template.
     fn read_prompt(&self, text: &str) -> Result<Prompt> {
-        let turn = || Content::Turns(vec![Message { role: "user".into(), content: text.into() }]);
+        let turn = || Content::Turns(vec![Message::new("user", text)]);
         let ids = match self.encoder.prompt(&turn()) {
             Ok(ids) => ids,
             Err(_) => self.encoder.prompt(&Content::Text(text.into()))?,

@@ -1,8 +1,8 @@
-//! A claim with the numbers that test it.
+//! A claim and the numbers that test it.
 
 use serde::Serialize;
 
-/// One number of a claim, as expected and as found.
+/// One number of a claim, expected and measured.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ClaimNumber {
     /// The claim, `A1` and so on.
@@ -11,13 +11,13 @@ pub struct ClaimNumber {
     pub quantity: String,
     pub expected: f64,
     pub found: f64,
-    /// How far from `expected` it may be; one-sided where `bound` says so.
+    /// Largest distance from `expected`; one-sided according to `bound`.
     pub tolerance: f64,
     pub bound: Bound,
     pub holds: bool,
 }
 
-/// Which side of the expected value a number may not leave.
+/// How a number is compared with its expected value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bound {
@@ -26,7 +26,7 @@ pub enum Bound {
     AtLeast,
 }
 
-/// What a claim says, and what was found of it.
+/// A claim with its numbers so far.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ExactClaim {
     pub id: &'static str,
@@ -35,12 +35,12 @@ pub struct ExactClaim {
 }
 
 impl ExactClaim {
-    /// Nothing found yet.
+    /// Without numbers.
     pub fn new(id: &'static str, statement: &'static str) -> Self {
         Self { id, statement, findings: vec![] }
     }
 
-    /// Whether every number is where it should be; a claim without numbers does not hold.
+    /// Whether every number is within its bound; a claim without numbers does not hold.
     pub fn holds(&self) -> bool {
         !self.findings.is_empty() && self.findings.iter().all(|f| f.holds)
     }

@@ -1,4 +1,4 @@
-//! A11 and C7: the losses at work on the world `bandit`, with free logits as the policy.
+//! A11 and C7: trainings on the world `bandit`, with a table of logits as the policy.
 
 use super::claim::ExactClaim;
 use super::theory::{normalised, sigmoid};
@@ -15,7 +15,7 @@ use duel_spec::{LearnerSettings, Schedule, Split, seeds};
 use duel_training::{Learner, logprobs};
 use rand::RngExt;
 
-/// Free logits, one row a prompt.
+/// A table of logits, one row per prompt.
 #[derive(Module, Debug)]
 struct LogitTable {
     logits: Param<Tensor<2>>,
@@ -70,16 +70,16 @@ fn ppo(s0: &WorldTables, beta: f64) -> Result<Vec<ResponseDistribution>> {
     let device = Device::flex().autodiff();
     let mut learner = Learner::new(LogitTable::new(s0, &device), &adamw(), 0.1, ITERATIONS * 16);
     for iteration in 0..ITERATIONS {
-        // 1. Roll out: a prompt and a response an episode.
+        // 1. Roll out: one prompt and one response per episode.
         let old = learner.module().distributions();
         let mut rng = seeds::derive(0, "claims", iteration, "A11");
         let episodes: Vec<(usize, usize)> =
             (0..EPISODES).map(|i| (i % PROMPTS, draw(&old[i % PROMPTS], rng.random()))).collect();
-        // 2. Exact credit: what the response earned, less what its prompt earns on average.
+        // 2. Exact advantages: the response's reward minus the mean reward of its prompt.
         let earned = |x: usize, y: usize| s0.gold[x][y] - beta * (old[x].0[y] - s0.reference[x].0[y]);
         let expected: Vec<f64> =
             (0..PROMPTS).map(|x| old[x].expect(&(0..RESPONSES).map(|y| earned(x, y)).collect::<Vec<_>>())).collect();
-        // 3. Improve.
+        // 3. Update.
         for _ in 0..4 {
             for batch in 0..4 {
                 let rows: Vec<(usize, usize)> = episodes.iter().copied().skip(batch).step_by(4).collect();
@@ -87,7 +87,7 @@ fn ppo(s0: &WorldTables, beta: f64) -> Result<Vec<ResponseDistribution>> {
                     let values: Vec<f32> = rows.iter().map(|&(x, y)| f(x, y) as f32).collect();
                     Tensor::<2>::from_data(TensorData::new(values, [rows.len(), 1]), &device)
                 };
-                let logp = at(learner.module().logp(), &rows).unsqueeze_dim::<2>(1); // [b, 1]
+                let logp = entries(learner.module().logp(), &rows).unsqueeze_dim::<2>(1); // [b, 1]
                 let mask = ResponseMask::from_lengths(&vec![1; rows.len()], 1, &device);
                 let advantages = column(&|x, y| earned(x, y) - expected[x]);
                 let loss = clipped_policy_loss(logp, column(&|x, y| old[x].0[y]), advantages, 0.2, &mask).loss;
@@ -122,7 +122,7 @@ fn dpo(s0: &WorldTables, beta: f64) -> Result<Vec<ResponseDistribution>> {
     for _ in 0..600 {
         let logp = learner.module().logp();
         let pairs = PairLogp {
-            policy: ChosenRejected { chosen: at(logp.clone(), &chosen), rejected: at(logp, &rejected) },
+            policy: ChosenRejected { chosen: entries(logp.clone(), &chosen), rejected: entries(logp, &rejected) },
             reference: ChosenRejected { chosen: reference(&chosen), rejected: reference(&rejected) },
             lengths: ChosenRejected { chosen: ones.clone(), rejected: ones.clone() },
             mismatched: None,
@@ -135,9 +135,9 @@ fn dpo(s0: &WorldTables, beta: f64) -> Result<Vec<ResponseDistribution>> {
     Ok(learner.module().distributions())
 }
 
-/// C7: PPO learns from what it wrote itself, and follows the reward.
+/// C7: PPO learns from its own responses, and follows the reward.
 pub fn ppo_learns_from_its_own_completions() -> Result<ExactClaim> {
-    // what the sampler keeps is what the model says of it
+    // the stored log-probs are those of the model
     let device = Device::flex();
     let world = GrammarWorld::new(0.02, 1);
     let space = world.space();
@@ -145,38 +145,38 @@ pub fn ppo_learns_from_its_own_completions() -> Result<ExactClaim> {
     let policy = Policy::new(&config, &mut seeds::derive(0, "claims", 0, "C7"), &device);
     let prompts: Vec<Vec<u32>> = world.prompts(Split::Train).iter().cycle().take(240).map(|p| p.ids.clone()).collect();
     let batch = generate(&policy, space, prompts, &mut seeds::derive(0, "claims", 1, "C7"), &device);
-    let read = host(logprobs::response_logp(&Reader::new(space, &device), &policy, &batch));
-    let kept = batch.logp.iter().enumerate().flat_map(|(row, logp)| {
-        let read = &read[row * space.response_tokens..];
-        logp.iter().zip(read).map(|(kept, read)| f64::from((kept - read).abs()))
+    let reread = host(logprobs::response_logp(&Reader::new(space, &device), &policy, &batch));
+    let distances = batch.logp.iter().enumerate().flat_map(|(row, logp)| {
+        let reread = &reread[row * space.response_tokens..];
+        logp.iter().zip(reread).map(|(stored, reread)| f64::from((stored - reread).abs()))
     });
     let mut claim = ExactClaim::new(
         "C7",
         "PPO learns from its own completions: their stored log-probs are the policy's, and its loss follows the reward",
     )
-    .near("largest distance of a stored log-prob to the recomputed one", 0.0, kept.fold(0.0, f64::max), 1e-5);
+    .near("largest distance of a stored log-prob to the recomputed one", 0.0, distances.fold(0.0, f64::max), 1e-5);
 
-    // one step on one action
+    // one update on one action
     let s0 = WorldTables::bandit();
     for (advantage, word) in [(1.0f32, "rewarded"), (-1.0, "punished")] {
         let device = Device::flex().autodiff();
         let mut learner = Learner::new(LogitTable::new(&s0, &device), &adamw(), 0.01, 10);
         let row = [(1usize, 6usize)];
-        let logp = at(learner.module().logp(), &row).unsqueeze_dim::<2>(1); // [1, 1]
+        let logp = entries(learner.module().logp(), &row).unsqueeze_dim::<2>(1); // [1, 1]
         let before = f64::from(host(logp.clone().inner())[0]);
         let mask = ResponseMask::from_lengths(&[1], 1, &device);
         let advantages = Tensor::from_data([[advantage]], &device);
         let loss = clipped_policy_loss(logp.clone(), logp.detach(), advantages, 0.2, &mask).loss;
         learner.minimize(loss)?;
-        let after = f64::from(host(at(learner.module().logp(), &row).inner())[0]);
-        let moved = (after - before) * f64::from(advantage);
-        claim = claim.at_least(format!("log-prob of the {word} action, moved its way by a step"), 1e-3, moved, 0.0);
+        let after = f64::from(host(entries(learner.module().logp(), &row).inner())[0]);
+        let progress = (after - before) * f64::from(advantage);
+        claim = claim.at_least(format!("log-prob of the {word} action, moved its way by a step"), 1e-3, progress, 0.0);
     }
     Ok(claim)
 }
 
 /// Entries of a table, `[n]`.
-fn at(table: Tensor<2>, cells: &[(usize, usize)]) -> Tensor<1> {
+fn entries(table: Tensor<2>, cells: &[(usize, usize)]) -> Tensor<1> {
     let index: Vec<i32> = cells.iter().map(|&(x, y)| (x * RESPONSES + y) as i32).collect();
     let index = Tensor::<1, Int>::from_data(TensorData::new(index, [cells.len()]), &table.device());
     table.reshape([PROMPTS * RESPONSES]).select(0, index)
@@ -184,13 +184,13 @@ fn at(table: Tensor<2>, cells: &[(usize, usize)]) -> Tensor<1> {
 
 /// The response at quantile `u`.
 fn draw(policy: &ResponseDistribution, u: f64) -> usize {
-    let mut left = u;
+    let mut remaining = u;
     policy
         .0
         .iter()
         .position(|l| {
-            left -= l.exp();
-            left < 0.0
+            remaining -= l.exp();
+            remaining < 0.0
         })
         .unwrap_or(RESPONSES - 1)
 }

@@ -18,10 +18,10 @@ pub fn population_optimum() -> ExactClaim {
         let (mut distance, mut loss) = (0f64, 0.0);
         for (q, r) in s0.reference.iter().zip(&s0.gold) {
             let labels: Vec<f64> = r.iter().map(|r| r / tau).collect();
-            let (implicit, least) = fit(&q.0.iter().map(|l| l.exp()).collect::<Vec<_>>(), &labels);
+            let (implicit, minimum) = fit(&q.0.iter().map(|l| l.exp()).collect::<Vec<_>>(), &labels);
             let policy = normalised(q.0.iter().zip(&implicit).map(|(q, s)| q + s / beta).collect());
             distance = distance.max(policy.total_variation(&optimum(q, &labels, beta)));
-            loss += least / s0.gold.len() as f64;
+            loss += minimum / s0.gold.len() as f64;
         }
         claim = claim.near(format!("total variation to π*, τ {tau}, β {beta}"), 0.0, distance, 1e-4);
         if tau == 1.0 {
@@ -33,7 +33,7 @@ pub fn population_optimum() -> ExactClaim {
 }
 
 /// The implicit rewards that minimise the loss on all ordered pairs of distinct responses, weighted by the product
-/// of `weights` and labelled by Bradley–Terry on `rewards`; and that loss, as `objectives` reckons it.
+/// of `weights` and labelled by Bradley–Terry on `rewards`; and that loss, as `objectives` computes it.
 fn fit(weights: &[f64], rewards: &[f64]) -> (Vec<f64>, f64) {
     let n = weights.len();
     let total: f64 = weights.iter().sum::<f64>().powi(2) - weights.iter().map(|w| w * w).sum::<f64>();
@@ -55,12 +55,12 @@ fn fit(weights: &[f64], rewards: &[f64]) -> (Vec<f64>, f64) {
     let column =
         |f: &dyn Fn(usize, usize) -> f64| doubles(&pairs().map(|(a, b)| f(a, b)).collect::<Vec<_>>(), &Device::flex());
     let losses = preference_loss(&PLAIN, &pair(column(&|a, _| s[a]), column(&|_, b| s[b])), 1.0).losses;
-    // ordered pairs: each unordered one stands in the list as (a, b) and as (b, a)
+    // ordered pairs: each unordered pair is in the list as (a, b) and as (b, a)
     let chance = column(&|a, b| weights[a] * weights[b] / total * 2.0 * sigmoid(rewards[a] - rewards[b]));
     (s, host((losses * chance).sum())[0])
 }
 
-/// A6: pairs that never show a response leave it to the parametrisation.
+/// A6: for responses that no pair contains, the parametrization decides.
 pub fn off_coverage() -> ExactClaim {
     let s0 = WorldTables::bandit();
     let (q, r) = (&s0.reference[0], &s0.gold[0]);
@@ -74,8 +74,8 @@ pub fn off_coverage() -> ExactClaim {
         let before = loss_at(&start);
         let mut objectives = vec![];
         for (c, expected) in [0.0, 5.0, 10.0].into_iter().zip(expected) {
-            let moved = (0..bandit::RESPONSES).map(|y| if bandit::is_trap(y) { start.0[y] } else { start.0[y] - c });
-            let policy = normalised(moved.collect());
+            let shifted = (0..bandit::RESPONSES).map(|y| if bandit::is_trap(y) { start.0[y] } else { start.0[y] - c });
+            let policy = normalised(shifted.collect());
             let p = policy.expect(&s0.trap);
             objectives.push(policy.expect(r) - 0.5 * policy.kl(q));
             claim =
@@ -104,7 +104,7 @@ fn covered_loss(q: &ResponseDistribution, r: &[f64], policy: &ResponseDistributi
     host((losses * chance.clone()).sum())[0] / host(chance.sum())[0]
 }
 
-/// A7: preferences that never fail drive DPO without end; IPO stops.
+/// A7: under deterministic preferences DPO grows without bound; IPO stops.
 pub fn deterministic_preferences() -> ExactClaim {
     let mut claim = ExactClaim::new(
         "A7",
@@ -125,7 +125,7 @@ pub fn deterministic_preferences() -> ExactClaim {
     claim.near("IPO's gap after 1000 steps at τ .1", 5.0, descend(1_000, &ipo), 1e-9)
 }
 
-/// A8: what each loss makes of flipped labels.
+/// A8: the optimum of each loss under flipped labels.
 pub fn label_flips() -> ExactClaim {
     let (e, truth) = (0.2, 1.3);
     let p = (1.0 - 2.0 * e) * sigmoid(truth) + e;

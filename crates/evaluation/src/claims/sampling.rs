@@ -38,7 +38,7 @@ pub fn best_of_n() -> ExactClaim {
     claim
 }
 
-/// A10: k1 and k3 are unbiased, k2 is not, and k3 is useless a sequence beyond a nat.
+/// A10: k1 and k3 are unbiased, k2 is not, and k3 is useless per sequence beyond one nat.
 pub fn kl_estimators() -> ExactClaim {
     let s0 = WorldTables::bandit();
     let mut claim =

@@ -1,4 +1,4 @@
-//! A1, A2, A4, A5: what the equations say before anything is trained.
+//! A1, A2, A4, A5: properties of the equations, without any training.
 
 use super::claim::ExactClaim;
 use crate::{ResponseDistribution, WorldTables, optimum};
@@ -21,25 +21,25 @@ pub fn optimum_is_unique() -> ExactClaim {
         (0.1, 2.86718, 4.33405, 2.43378),
     ];
     for (beta, gold, kl, objective) in fixtures {
-        let found = s0.optimum(&s0.gold, beta);
+        let best_policy = s0.optimum(&s0.gold, beta);
         claim = claim
-            .near(format!("gold at β {beta}"), gold, found.gold, 1e-5)
-            .near(format!("KL at β {beta}"), kl, found.kl, 1e-5)
-            .near(format!("objective at β {beta}"), objective, found.objective, 1e-5);
+            .near(format!("gold at β {beta}"), gold, best_policy.gold, 1e-5)
+            .near(format!("KL at β {beta}"), kl, best_policy.kl, 1e-5)
+            .near(format!("objective at β {beta}"), objective, best_policy.objective, 1e-5);
 
         let log_z = |reference: &ResponseDistribution, r: &Vec<f64>| {
             reference.0.iter().zip(r).map(|(q, r)| (q + r / beta).exp()).sum::<f64>().ln()
         };
         let partition: f64 = s0.reference.iter().zip(&s0.gold).map(|(q, r)| beta * log_z(q, r)).sum();
         let partition = partition / s0.gold.len() as f64;
-        claim = claim.near(format!("β E log Z at β {beta}"), found.objective, partition, 1e-10);
+        claim = claim.near(format!("β E log Z at β {beta}"), best_policy.objective, partition, 1e-10);
 
         // random steps away from the optimum, small and large
         let mut rng = seeds::derive(0, "claims", 0, "A1");
         let mut best = f64::NEG_INFINITY;
         for trial in 0..400 {
             let size = 10f64.powf(-3.0 + 4.0 * f64::from(trial) / 400.0);
-            let laws: Vec<ResponseDistribution> = s0
+            let distributions: Vec<ResponseDistribution> = s0
                 .reference
                 .iter()
                 .zip(&s0.gold)
@@ -48,33 +48,39 @@ pub fn optimum_is_unique() -> ExactClaim {
                     normalised(policy.0.iter().map(|l| l + size * (rng.random::<f64>() - 0.5)).collect())
                 })
                 .collect();
-            best = best.max(s0.objective(&laws, beta));
+            best = best.max(s0.objective(&distributions, beta));
         }
-        claim = claim.at_most(format!("best of 400 perturbed policies at β {beta}"), found.objective, best, 1e-10);
+        claim =
+            claim.at_most(format!("best of 400 perturbed policies at β {beta}"), best_policy.objective, best, 1e-10);
     }
     claim
 }
 
-/// A2: rewards that differ by f(x) say the same, and log-ratios represent their class.
+/// A2: rewards that differ by f(x) are equivalent, and log-ratios represent their class.
 pub fn rewards_of_one_class() -> ExactClaim {
     let s0 = WorldTables::bandit();
     let mut rng = seeds::derive(0, "claims", 0, "A2");
-    let (beta, mut odds, mut laws, mut implicit) = (0.5, 0f64, 0f64, 0f64);
+    let (beta, mut odds, mut probabilities, mut implicit) = (0.5, 0f64, 0f64, 0f64);
     for (q, r) in s0.reference.iter().zip(&s0.gold) {
         let shift = 20.0 * (rng.random::<f64>() - 0.5);
         let shifted: Vec<f64> = r.iter().map(|r| r + shift).collect();
         for (a, b) in (0..r.len()).flat_map(|a| (0..r.len()).map(move |b| (a, b))) {
             odds = odds.max((sigmoid(r[a] - r[b]) - sigmoid(shifted[a] - shifted[b])).abs());
         }
-        let (one, other) = (optimum(q, r, beta), optimum(q, &shifted, beta));
-        laws = one.0.iter().zip(&other.0).map(|(a, b)| (a.exp() - b.exp()).abs()).fold(laws, f64::max);
-        // β log(π*/π_ref) is r up to one constant a prompt
-        let rest: Vec<f64> = (0..r.len()).map(|y| beta * (one.0[y] - q.0[y]) - r[y]).collect();
+        let (plain, shifted_optimum) = (optimum(q, r, beta), optimum(q, &shifted, beta));
+        probabilities = plain
+            .0
+            .iter()
+            .zip(&shifted_optimum.0)
+            .map(|(a, b)| (a.exp() - b.exp()).abs())
+            .fold(probabilities, f64::max);
+        // β log(π*/π_ref) is r up to one constant per prompt
+        let rest: Vec<f64> = (0..r.len()).map(|y| beta * (plain.0[y] - q.0[y]) - r[y]).collect();
         implicit = rest.iter().map(|x| (x - rest[0]).abs()).fold(implicit, f64::max);
     }
     ExactClaim::new("A2", "r + f(x) gives the same preferences and the same π*; β log(π/π_ref) represents the class")
         .near("largest change of a preference probability", 0.0, odds, 1e-12)
-        .near("largest change of a probability under π*", 0.0, laws, 1e-12)
+        .near("largest change of a probability under π*", 0.0, probabilities, 1e-12)
         .near("largest spread of β log(π*/π_ref) − r within a prompt", 0.0, implicit, 1e-12)
 }
 
@@ -89,12 +95,15 @@ pub fn dpo_gradient() -> ExactClaim {
     let loss = |logits: &[f64]| {
         let leaf = doubles(logits, &device).require_grad();
         let logp = log_softmax(leaf.clone().unsqueeze::<2>(), 1).squeeze_dim::<1>(0);
-        let of = |x: &Tensor<1>, y: usize| x.clone().narrow(0, y, 1);
-        let given = doubles(&reference, &device);
+        let entry = |x: &Tensor<1>, y: usize| x.clone().narrow(0, y, 1);
+        let reference_logp = doubles(&reference, &device);
         let pairs = PairLogp {
-            policy: ChosenRejected { chosen: of(&logp, w), rejected: of(&logp, l) },
-            reference: ChosenRejected { chosen: of(&given, w), rejected: of(&given, l) },
-            lengths: ChosenRejected { chosen: of(&given.ones_like(), w), rejected: of(&given.ones_like(), l) },
+            policy: ChosenRejected { chosen: entry(&logp, w), rejected: entry(&logp, l) },
+            reference: ChosenRejected { chosen: entry(&reference_logp, w), rejected: entry(&reference_logp, l) },
+            lengths: ChosenRejected {
+                chosen: entry(&reference_logp.ones_like(), w),
+                rejected: entry(&reference_logp.ones_like(), l),
+            },
             mismatched: None,
             tied: None,
             margin: None,
@@ -102,7 +111,7 @@ pub fn dpo_gradient() -> ExactClaim {
         (preference_loss(&PreferenceLoss::Sigmoid { label_smoothing: 0.0 }, &pairs, beta).loss, leaf)
     };
     let (value, leaf) = loss(&logits);
-    let found = host(leaf.grad(&value.backward()).expect("the loss depends on the logits"));
+    let gradient = host(leaf.grad(&value.backward()).expect("the loss depends on the logits"));
 
     let pi = normalised(logits.clone()).0;
     let u = beta * ((pi[w] - reference[w]) - (pi[l] - reference[l]));
@@ -111,16 +120,16 @@ pub fn dpo_gradient() -> ExactClaim {
     let (mut formula, mut differences) = (0f64, 0f64);
     for v in 0..n {
         let by_formula = -beta * sigmoid(-u) * (score(w, v) - score(l, v));
-        let moved = |by: f64| {
+        let loss_at = |by: f64| {
             let mut logits = logits.clone();
             logits[v] += by;
             host(loss(&logits).0)[0]
         };
-        let by_difference = (moved(step) - moved(-step)) / (2.0 * step);
-        formula = formula.max((found[v] - by_formula).abs());
-        differences = differences.max((found[v] - by_difference).abs());
+        let by_difference = (loss_at(step) - loss_at(-step)) / (2.0 * step);
+        formula = formula.max((gradient[v] - by_formula).abs());
+        differences = differences.max((gradient[v] - by_difference).abs());
     }
-    let size = found.iter().map(|g| g.abs()).fold(0.0, f64::max);
+    let size = gradient.iter().map(|g| g.abs()).fold(0.0, f64::max);
     ExactClaim::new("A4", "∇L_DPO = −β σ(−u) (∇log π(y_w) − ∇log π(y_l))")
         .near("largest relative distance to the formula", 0.0, formula / size, 1e-12)
         .near("largest relative distance to central differences", 0.0, differences / size, 1e-6)

@@ -2,11 +2,13 @@
 
 use super::llama;
 use super::shared::{SharedSettings, activation_name, attention_biases};
-use crate::Result;
-use crate::architecture::{Activation, NormKind};
+use super::shared_gguf::{self, UsualWindows};
+use crate::architecture::{Activation, Architecture, NormKind};
 use crate::config::TransformerConfig;
 use crate::config_reader::ConfigReader;
-use crate::family::Family;
+use crate::family::{Family, GgufFamily};
+use crate::header_reader::HeaderReader;
+use crate::{Result, tensor_names};
 use serde_json::{Value, json};
 
 pub(super) const FAMILY: Family = Family {
@@ -15,7 +17,14 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[llama::TENSORS],
     inputs_first: false,
-    gguf: None,
+    gguf: Some(GgufFamily {
+        architecture: "gemma",
+        known: shared_gguf::KNOWN,
+        read: read_gguf,
+        write: |config, path| shared_gguf::write(&SETTINGS, config, UsualWindows::Unknown, path),
+        tensors: tensor_names::GGUF,
+        interleaved: false,
+    }),
 };
 
 const SETTINGS: SharedSettings = SharedSettings {
@@ -49,4 +58,9 @@ fn write(config: &TransformerConfig) -> Value {
             "hidden_activation": activation,
         }),
     )
+}
+
+fn read_gguf(settings: &HeaderReader<'_>, width: usize, heads: usize) -> Result<Architecture> {
+    let embedding_multiplier = (width as f64).sqrt();
+    Ok(Architecture { embedding_multiplier, ..shared_gguf::read(&SETTINGS, settings, [width, heads], None)? })
 }

@@ -2,12 +2,14 @@
 
 use super::llama;
 use super::shared::{SCALES, SharedSettings, attention_biases, layer_types, short_decimal, window, windows};
-use crate::Result;
-use crate::architecture::{Activation, NormKind, NormPlacement};
+use super::shared_gguf::{self, UsualWindows};
+use crate::architecture::{Activation, Architecture, NormKind, NormPlacement};
 use crate::config::TransformerConfig;
 use crate::config_reader::ConfigReader;
-use crate::family::Family;
+use crate::family::{Family, GgufFamily};
+use crate::header_reader::HeaderReader;
 use crate::tensor_names::TensorNames;
+use crate::{Result, tensor_names};
 use serde_json::{Value, json};
 
 /// The four norms of a block.
@@ -23,7 +25,14 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[NORMS, llama::TENSORS],
     inputs_first: false,
-    gguf: None,
+    gguf: Some(GgufFamily {
+        architecture: "gemma2",
+        known: shared_gguf::KNOWN_GEMMA,
+        read: read_gguf,
+        write: |config, path| shared_gguf::write(&SETTINGS, config, UsualWindows::AllBut(WINDOWS), path),
+        tensors: tensor_names::GGUF,
+        interleaved: false,
+    }),
 };
 
 const SETTINGS: SharedSettings = SharedSettings {
@@ -83,4 +92,31 @@ pub(super) fn write_own(config: &TransformerConfig) -> Value {
         "query_pre_attn_scalar": attention.scale.map(|scale| short_decimal(scale.powi(-2))),
         "sliding_window": window(config),
     })
+}
+
+/// Each layer of this number has no window.
+const WINDOWS: usize = 2;
+/// Layers of the model of 27 billion parameters, whose scores are scaled by width / heads.
+const LAYERS_27B: usize = 46;
+
+fn read_gguf(settings: &HeaderReader<'_>, width: usize, heads: usize) -> Result<Architecture> {
+    let mut architecture = shared_gguf::read(&SETTINGS, settings, [width, heads], None)?;
+    read_gguf_as(settings, &mut architecture, [width, heads], LAYERS_27B, [Some(50.0), Some(30.0)])?;
+    architecture.attention.windows = shared_gguf::read_windows(settings, UsualWindows::AllBut(WINDOWS))?;
+    Ok(architecture)
+}
+
+/// What Gemma 2 and 3 have in common in GGUF files.
+pub(super) fn read_gguf_as(
+    settings: &HeaderReader<'_>,
+    architecture: &mut Architecture,
+    [width, heads]: [usize; 2],
+    layers_27b: usize,
+    soft_caps: [Option<f64>; 2],
+) -> Result<()> {
+    architecture.norm.placement = NormPlacement::Both;
+    architecture.embedding_multiplier = (width as f64).sqrt();
+    let is_27b = settings.size("block_count")? == layers_27b;
+    let head_width = architecture.attention.head_width.filter(|_| !is_27b).unwrap_or(width / heads);
+    shared_gguf::read_caps(settings, architecture, soft_caps, (head_width as f64).powf(-0.5))
 }

@@ -1,13 +1,15 @@
 //! The text model of Gemma 3: norms on queries and keys, two rotary bases. Gemma Team 2025.
 
 use super::shared::SharedSettings;
+use super::shared_gguf::{self, UsualWindows};
 use super::{gemma2, llama, qwen3};
-use crate::Result;
-use crate::architecture::{Activation, NormKind, PositionSpec, QueryKeyNorm};
+use crate::architecture::{Activation, Architecture, NormKind, PositionSpec, QueryKeyNorm};
 use crate::config::TransformerConfig;
 use crate::config_reader::{ConfigReader, THETAS};
-use crate::family::Family;
+use crate::family::{Family, GgufFamily};
+use crate::header_reader::HeaderReader;
 use crate::rope_settings::RopeDefaults;
+use crate::{Result, tensor_names};
 use serde_json::{Value, json};
 
 pub(super) const FAMILY: Family = Family {
@@ -16,7 +18,14 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[qwen3::QUERY_KEY_NORMS, gemma2::NORMS, llama::TENSORS],
     inputs_first: false,
-    gguf: None,
+    gguf: Some(GgufFamily {
+        architecture: "gemma3",
+        known: shared_gguf::KNOWN_GEMMA,
+        read: read_gguf,
+        write: |config, path| shared_gguf::write(&SETTINGS, config, UsualWindows::AllBut(WINDOWS), path),
+        tensors: tensor_names::GGUF,
+        interleaved: false,
+    }),
 };
 
 const SETTINGS: SharedSettings = SharedSettings {
@@ -52,4 +61,17 @@ fn write(config: &TransformerConfig) -> Value {
     let mut own = gemma2::write_own(config);
     own[LOCAL_THETA] = json!(config.architecture.rotary().and_then(|rotary| rotary.windowed_theta));
     SETTINGS.write(config, own)
+}
+
+/// Each layer of this number has no window.
+const WINDOWS: usize = 6;
+/// Layers of the model of 27 billion parameters, whose scores are scaled by width / heads.
+const LAYERS_27B: usize = 62;
+
+fn read_gguf(settings: &HeaderReader<'_>, width: usize, heads: usize) -> Result<Architecture> {
+    let mut architecture = shared_gguf::read(&SETTINGS, settings, [width, heads], Some(10_000.0))?;
+    gemma2::read_gguf_as(settings, &mut architecture, [width, heads], LAYERS_27B, [None, None])?;
+    architecture.norm.queries_and_keys = QueryKeyNorm::PerHead;
+    architecture.attention.windows = shared_gguf::read_windows(settings, UsualWindows::AllBut(WINDOWS))?;
+    Ok(architecture)
 }

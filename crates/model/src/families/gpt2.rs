@@ -74,7 +74,7 @@ pub(super) const FAMILY: Family = Family {
     inputs_first: true, // Conv1D
     gguf: Some(GgufFamily {
         architecture: "gpt2",
-        known: &[
+        known: &[&[
             "context_length",
             "embedding_length",
             "block_count",
@@ -82,7 +82,7 @@ pub(super) const FAMILY: Family = Family {
             "attention.head_count",
             "attention.layer_norm_epsilon",
             "vocab_size",
-        ],
+        ]],
         read: read_gguf,
         write: write_gguf,
         tensors: tensor_names::GGUF,

@@ -1,13 +1,15 @@
 //! GPT-NeoX, of which Pythia is: attention and MLP side by side, partial rotary. Black et al. 2022.
 
 use super::shared::{SharedSettings, attention_biases};
-use crate::Result;
-use crate::architecture::{Activation, NormKind, QkvLayout, ResidualOrder};
+use super::shared_gguf::{self, UsualWindows};
+use crate::architecture::{Activation, Architecture, NormKind, QkvLayout, ResidualOrder};
 use crate::config::TransformerConfig;
 use crate::config_reader::ConfigReader;
-use crate::family::Family;
+use crate::family::{Family, GgufFamily};
+use crate::header_reader::HeaderReader;
 use crate::rope_settings::RopeDefaults;
 use crate::tensor_names::TensorNames;
+use crate::{Result, tensor_names};
 use serde_json::{Value, json};
 
 const TENSORS: TensorNames = &[
@@ -22,8 +24,27 @@ const TENSORS: TensorNames = &[
     ("blocks.#.mlp.down", "gpt_neox.layers.#.mlp.dense_4h_to_h"),
 ];
 
-pub(super) const FAMILY: Family =
-    Family { model_type: SETTINGS.model_type, read, write, tensors: &[TENSORS], inputs_first: false, gguf: None };
+pub(super) const FAMILY: Family = Family {
+    model_type: SETTINGS.model_type,
+    read,
+    write,
+    tensors: &[TENSORS],
+    inputs_first: false,
+    gguf: Some(GgufFamily {
+        architecture: "gptneox",
+        known: shared_gguf::KNOWN_PARALLEL,
+        read: read_gguf,
+        write: |config, path| {
+            Ok([
+                shared_gguf::write(&SETTINGS, config, UsualWindows::Unknown, path)?,
+                shared_gguf::write_parallel(config),
+            ]
+            .concat())
+        },
+        tensors: tensor_names::GGUF,
+        interleaved: false,
+    }),
+};
 
 const SETTINGS: SharedSettings = SharedSettings {
     model_type: "gpt_neox",
@@ -66,4 +87,14 @@ fn write(config: &TransformerConfig) -> Value {
         "use_parallel_residual": architecture.residual.order == ResidualOrder::Parallel,
     });
     SETTINGS.write(config, own)
+}
+
+fn read_gguf(settings: &HeaderReader<'_>, width: usize, heads: usize) -> Result<Architecture> {
+    let mut architecture = shared_gguf::read(&SETTINGS, settings, [width, heads], None)?;
+    architecture.attention.key_value_heads = None;
+    architecture.fused.qkv = Some(QkvLayout::PerHead);
+    if shared_gguf::read_parallel(settings, true)? {
+        architecture.residual.order = ResidualOrder::Parallel;
+    }
+    Ok(architecture)
 }

@@ -2,10 +2,13 @@
 
 use super::llama;
 use super::shared::{SCALES, SharedSettings, attention_biases, short_decimal};
-use crate::Result;
+use super::shared_gguf::{self, UsualWindows};
+use crate::architecture::Architecture;
 use crate::config::TransformerConfig;
 use crate::config_reader::ConfigReader;
-use crate::family::Family;
+use crate::family::{Family, GgufFamily};
+use crate::header_reader::HeaderReader;
+use crate::{Result, tensor_names};
 use serde_json::{Value, json};
 
 pub(super) const FAMILY: Family = Family {
@@ -14,7 +17,20 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[llama::TENSORS],
     inputs_first: false,
-    gguf: None,
+    gguf: Some(GgufFamily {
+        architecture: "granite",
+        known: shared_gguf::KNOWN_MULTIPLIERS,
+        read: read_gguf,
+        write: |config, path| {
+            Ok([
+                shared_gguf::write(&SETTINGS, config, UsualWindows::Unknown, path)?,
+                shared_gguf::write_multipliers(config),
+            ]
+            .concat())
+        },
+        tensors: tensor_names::GGUF,
+        interleaved: true,
+    }),
 };
 
 const SETTINGS: SharedSettings =
@@ -44,4 +60,10 @@ fn write(config: &TransformerConfig) -> Value {
         "logits_scaling": short_decimal(1.0 / architecture.logits.multiplier),
     });
     SETTINGS.write(config, own)
+}
+
+fn read_gguf(settings: &HeaderReader<'_>, width: usize, heads: usize) -> Result<Architecture> {
+    let mut architecture = shared_gguf::read(&SETTINGS, settings, [width, heads], None)?;
+    shared_gguf::read_multipliers(settings, &mut architecture)?;
+    Ok(architecture)
 }

@@ -2,10 +2,11 @@
 
 use super::llama;
 use super::shared::{SharedSettings, window};
-use crate::Result;
+use super::shared_gguf::{self, UsualWindows};
 use crate::config::TransformerConfig;
 use crate::config_reader::ConfigReader;
-use crate::family::Family;
+use crate::family::{Family, GgufFamily};
+use crate::{Result, tensor_names};
 use serde_json::{Value, json};
 
 pub(super) const FAMILY: Family = Family {
@@ -14,11 +15,18 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[llama::TENSORS],
     inputs_first: false,
-    gguf: None,
+    gguf: Some(GgufFamily {
+        architecture: "llama",
+        known: shared_gguf::KNOWN_WITH_WINDOWS,
+        read: llama::read_gguf,
+        write: |config, path| shared_gguf::write(&SETTINGS, config, UsualWindows::All, path),
+        tensors: tensor_names::GGUF,
+        interleaved: true,
+    }),
 };
 
 const SETTINGS: SharedSettings =
-    SharedSettings { model_type: "mistral", class: "MistralForCausalLM", ..SharedSettings::LLAMA };
+    SharedSettings { model_type: llama::WINDOWED, class: "MistralForCausalLM", ..SharedSettings::LLAMA };
 
 fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
     let mut config = SETTINGS.read(settings)?;

@@ -1,12 +1,14 @@
 //! OLMo 2: norms after attention and MLP, and on queries and keys. OLMo Team 2024.
 
 use super::shared::{SharedSettings, attention_biases};
+use super::shared_gguf::{self, UsualWindows};
 use super::{gemma2, llama, qwen3};
-use crate::Result;
-use crate::architecture::{NormPlacement, QueryKeyNorm};
+use crate::architecture::{Architecture, NormPlacement, QueryKeyNorm};
 use crate::config::TransformerConfig;
 use crate::config_reader::ConfigReader;
-use crate::family::Family;
+use crate::family::{Family, GgufFamily};
+use crate::header_reader::HeaderReader;
+use crate::{Result, tensor_names};
 use serde_json::{Value, json};
 
 pub(super) const FAMILY: Family = Family {
@@ -15,7 +17,14 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[qwen3::QUERY_KEY_NORMS, gemma2::NORMS, llama::TENSORS],
     inputs_first: false,
-    gguf: None,
+    gguf: Some(GgufFamily {
+        architecture: "olmo2",
+        known: shared_gguf::KNOWN,
+        read: read_gguf,
+        write: |config, path| shared_gguf::write(&SETTINGS, config, UsualWindows::Unknown, path),
+        tensors: tensor_names::GGUF,
+        interleaved: false,
+    }),
 };
 
 const SETTINGS: SharedSettings =
@@ -32,4 +41,11 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
 
 fn write(config: &TransformerConfig) -> Value {
     SETTINGS.write(config, json!({ "attention_bias": config.architecture.biases.qkv }))
+}
+
+fn read_gguf(settings: &HeaderReader<'_>, width: usize, heads: usize) -> Result<Architecture> {
+    let mut architecture = shared_gguf::read(&SETTINGS, settings, [width, heads], None)?;
+    architecture.norm.placement = NormPlacement::After;
+    architecture.norm.queries_and_keys = QueryKeyNorm::Joint;
+    Ok(architecture)
 }

@@ -2,13 +2,15 @@
 
 use super::llama;
 use super::shared::SharedSettings;
-use crate::Result;
-use crate::architecture::{Activation, BiasSpec, NormKind, ResidualOrder};
+use super::shared_gguf::{self, UsualWindows};
+use crate::architecture::{Activation, Architecture, BiasSpec, NormKind, ResidualOrder};
 use crate::config::TransformerConfig;
 use crate::config_reader::ConfigReader;
-use crate::family::Family;
+use crate::family::{Family, GgufFamily};
+use crate::header_reader::HeaderReader;
 use crate::rope_settings::RopeDefaults;
 use crate::tensor_names::TensorNames;
+use crate::{Result, tensor_names};
 use serde_json::{Value, json};
 
 const TENSORS: TensorNames = &[
@@ -24,7 +26,14 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[TENSORS, llama::TENSORS],
     inputs_first: false,
-    gguf: None,
+    gguf: Some(GgufFamily {
+        architecture: "phi2",
+        known: shared_gguf::KNOWN,
+        read: read_gguf,
+        write: |config, path| shared_gguf::write(&SETTINGS, config, UsualWindows::Unknown, path),
+        tensors: tensor_names::GGUF,
+        interleaved: false,
+    }),
 };
 
 const SETTINGS: SharedSettings = SharedSettings {
@@ -50,4 +59,10 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
 
 fn write(config: &TransformerConfig) -> Value {
     SETTINGS.write(config, json!({ "qk_layernorm": false, "embd_pdrop": 0.0, "resid_pdrop": 0.0 }))
+}
+
+fn read_gguf(settings: &HeaderReader<'_>, width: usize, heads: usize) -> Result<Architecture> {
+    let mut architecture = shared_gguf::read(&SETTINGS, settings, [width, heads], None)?;
+    architecture.residual.order = ResidualOrder::ParallelSharedNorm;
+    Ok(architecture)
 }

@@ -1,14 +1,16 @@
 //! Phi-3 and Phi-4: Llama with fused projections. Abdin et al. 2024.
 
 use super::shared::{SharedSettings, window};
+use super::shared_gguf::{self, UsualWindows};
 use super::{llama, mistral};
-use crate::Result;
-use crate::architecture::{FusedProjections, QkvLayout, RopeScaling};
+use crate::architecture::{Architecture, FusedProjections, QkvLayout, RopeScaling};
 use crate::config::TransformerConfig;
 use crate::config_reader::ConfigReader;
-use crate::family::Family;
+use crate::family::{Family, GgufFamily};
+use crate::header_reader::HeaderReader;
 use crate::rope_settings::RopeDefaults;
 use crate::tensor_names::TensorNames;
+use crate::{Result, tensor_names};
 use serde_json::{Value, json};
 
 const TENSORS: TensorNames = &[
@@ -22,7 +24,14 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[TENSORS, llama::TENSORS],
     inputs_first: false,
-    gguf: None,
+    gguf: Some(GgufFamily {
+        architecture: "phi3",
+        known: shared_gguf::KNOWN_WITH_WINDOWS,
+        read: read_gguf,
+        write: |config, path| shared_gguf::write(&SETTINGS, config, UsualWindows::All, path),
+        tensors: tensor_names::GGUF,
+        interleaved: false,
+    }),
 };
 
 const SETTINGS: SharedSettings = SharedSettings {
@@ -47,4 +56,11 @@ fn write(config: &TransformerConfig) -> Value {
         own["original_max_position_embeddings"] = json!(original_context);
     }
     SETTINGS.write(config, own)
+}
+
+fn read_gguf(settings: &HeaderReader<'_>, width: usize, heads: usize) -> Result<Architecture> {
+    let mut architecture = shared_gguf::read(&SETTINGS, settings, [width, heads], None)?;
+    architecture.attention.windows = shared_gguf::read_windows(settings, UsualWindows::All)?;
+    architecture.fused = FusedProjections { qkv: Some(QkvLayout::Stacked), gate_up: true };
+    Ok(architecture)
 }

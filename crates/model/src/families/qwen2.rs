@@ -2,6 +2,7 @@
 
 use super::llama::{self, Llama};
 use super::shared::{SharedSettings, layer_types, window, windows};
+use super::shared_gguf::{self, UsualWindows};
 use crate::architecture::{Architecture, BiasSpec};
 use crate::config::TransformerConfig;
 use crate::config_reader::ConfigReader;
@@ -29,9 +30,9 @@ pub(super) const FAMILY: Family = Family {
     inputs_first: false,
     gguf: Some(GgufFamily {
         architecture: "qwen2",
-        known: llama::KNOWN,
-        read: |settings, width, heads| Ok(Qwen2(llama::read_gguf(settings, width, heads)?).architecture()),
-        write: llama::write_gguf,
+        known: shared_gguf::KNOWN,
+        read: |settings, width, heads| shared_gguf::read(&SETTINGS, settings, [width, heads], None),
+        write: |config, path| shared_gguf::write(&SETTINGS, config, UsualWindows::Unknown, path),
         tensors: tensor_names::GGUF,
         interleaved: false,
     }),

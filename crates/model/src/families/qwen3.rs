@@ -1,13 +1,15 @@
 //! Qwen3: Llama with norms on queries and keys. Yang et al. 2025.
 
 use super::shared::{SharedSettings, attention_biases};
+use super::shared_gguf::{self, UsualWindows};
 use super::{llama, qwen2};
-use crate::Result;
-use crate::architecture::QueryKeyNorm;
+use crate::architecture::{Architecture, QueryKeyNorm};
 use crate::config::TransformerConfig;
 use crate::config_reader::ConfigReader;
-use crate::family::Family;
+use crate::family::{Family, GgufFamily};
+use crate::header_reader::HeaderReader;
 use crate::tensor_names::TensorNames;
+use crate::{Result, tensor_names};
 use serde_json::{Value, json};
 
 /// Norms of queries and keys.
@@ -22,7 +24,14 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[QUERY_KEY_NORMS, llama::TENSORS],
     inputs_first: false,
-    gguf: None,
+    gguf: Some(GgufFamily {
+        architecture: "qwen3",
+        known: shared_gguf::KNOWN,
+        read: read_gguf,
+        write: |config, path| shared_gguf::write(&SETTINGS, config, UsualWindows::Unknown, path),
+        tensors: tensor_names::GGUF,
+        interleaved: false,
+    }),
 };
 
 const SETTINGS: SharedSettings =
@@ -41,4 +50,10 @@ fn write(config: &TransformerConfig) -> Value {
     let mut own = qwen2::write_windows(config);
     own["attention_bias"] = json!(config.architecture.biases.qkv);
     SETTINGS.write(config, own)
+}
+
+fn read_gguf(settings: &HeaderReader<'_>, width: usize, heads: usize) -> Result<Architecture> {
+    let mut architecture = shared_gguf::read(&SETTINGS, settings, [width, heads], None)?;
+    architecture.norm.queries_and_keys = QueryKeyNorm::PerHead;
+    Ok(architecture)
 }

@@ -1,14 +1,17 @@
 //! SmolLM3: Llama with layers that know no positions. Bakouch et al. 2025.
 
 use super::shared::{SharedSettings, attention_biases, windows};
+use super::shared_gguf::{self, UsualWindows};
 use super::{llama, qwen2};
-use crate::Result;
-use crate::architecture::{BiasSpec, PositionSpec};
+use crate::architecture::{Architecture, BiasSpec, PositionSpec};
 use crate::config::TransformerConfig;
 use crate::config_reader::ConfigReader;
-use crate::family::Family;
+use crate::family::{Family, GgufFamily, HeaderEntries};
+use crate::header_reader::HeaderReader;
 use crate::rope_settings::RopeDefaults;
+use crate::{Error, Result, tensor_names};
 use serde_json::{Value, json};
+use std::path::Path;
 
 pub(super) const FAMILY: Family = Family {
     model_type: SETTINGS.model_type,
@@ -16,7 +19,14 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[llama::TENSORS],
     inputs_first: false,
-    gguf: None,
+    gguf: Some(GgufFamily {
+        architecture: "smollm3",
+        known: shared_gguf::KNOWN,
+        read: read_gguf,
+        write: write_gguf,
+        tensors: tensor_names::GGUF,
+        interleaved: true,
+    }),
 };
 
 const SETTINGS: SharedSettings = SharedSettings {
@@ -63,4 +73,29 @@ fn write(config: &TransformerConfig) -> Value {
     own["attention_bias"] = json!(qkv);
     own["mlp_bias"] = json!(mlp);
     SETTINGS.write(config, own)
+}
+
+/// Each such layer has no positions, in GGUF files.
+const SKIPPED: usize = 4;
+
+fn skipped_layers(layers: usize) -> Vec<usize> {
+    (0..layers).filter(|layer| (layer + 1).is_multiple_of(SKIPPED)).collect()
+}
+
+fn read_gguf(settings: &HeaderReader<'_>, width: usize, heads: usize) -> Result<Architecture> {
+    let mut architecture = shared_gguf::read(&SETTINGS, settings, [width, heads], None)?;
+    if let PositionSpec::Rotary(rotary) = &mut architecture.positions {
+        rotary.skipped_layers = skipped_layers(settings.size("block_count")?);
+    }
+    Ok(architecture)
+}
+
+fn write_gguf(config: &TransformerConfig, path: &Path) -> Result<HeaderEntries> {
+    let skipped = config.architecture.rotary().map(|rotary| &rotary.skipped_layers);
+    if skipped != Some(&skipped_layers(config.layers)) {
+        let (key, found) = (ROPE_LAYERS.into(), format!("{skipped:?}"));
+        let accepted = format!("each {SKIPPED}th layer: GGUF has no name for others");
+        return Err(Error::Unsupported { path: path.into(), key, found, accepted });
+    }
+    shared_gguf::write(&SETTINGS, config, UsualWindows::Unknown, path)
 }

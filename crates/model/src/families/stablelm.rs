@@ -2,12 +2,14 @@
 
 use super::llama;
 use super::shared::SharedSettings;
-use crate::Result;
-use crate::architecture::{NormKind, ResidualOrder};
+use super::shared_gguf::{self, UsualWindows};
+use crate::architecture::{Architecture, NormKind, ResidualOrder};
 use crate::config::TransformerConfig;
 use crate::config_reader::ConfigReader;
-use crate::family::Family;
+use crate::family::{Family, GgufFamily};
+use crate::header_reader::HeaderReader;
 use crate::rope_settings::RopeDefaults;
+use crate::{Result, tensor_names};
 use serde_json::{Value, json};
 
 pub(super) const FAMILY: Family = Family {
@@ -16,7 +18,20 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[llama::TENSORS],
     inputs_first: false,
-    gguf: None,
+    gguf: Some(GgufFamily {
+        architecture: "stablelm",
+        known: shared_gguf::KNOWN_PARALLEL,
+        read: read_gguf,
+        write: |config, path| {
+            Ok([
+                shared_gguf::write(&SETTINGS, config, UsualWindows::Unknown, path)?,
+                shared_gguf::write_parallel(config),
+            ]
+            .concat())
+        },
+        tensors: tensor_names::GGUF,
+        interleaved: false,
+    }),
 };
 
 const SETTINGS: SharedSettings = SharedSettings {
@@ -49,4 +64,12 @@ fn write(config: &TransformerConfig) -> Value {
         "use_qkv_bias": architecture.biases.qkv,
     });
     SETTINGS.write(config, own)
+}
+
+fn read_gguf(settings: &HeaderReader<'_>, width: usize, heads: usize) -> Result<Architecture> {
+    let mut architecture = shared_gguf::read(&SETTINGS, settings, [width, heads], None)?;
+    if shared_gguf::read_parallel(settings, false)? {
+        architecture.residual.order = ResidualOrder::ParallelSharedNorm;
+    }
+    Ok(architecture)
 }

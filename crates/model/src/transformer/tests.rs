@@ -14,6 +14,7 @@ fn space() -> TokenSpec {
         pad: 0,
         bos: 1,
         eos: 2,
+        other_eos: vec![],
         prompt_tokens: 4,
         response_tokens: 6,
         allowed_tokens: None,
@@ -108,6 +109,24 @@ fn hidden_tokens_are_never_written_and_the_last_column_ends() {
     let logits = weights::host(reader.logits(&policy, &reader.tokens(&batch)));
     let last = (space.response_tokens - 1) * 11;
     assert!(logits[last + 5] < -1e29 && logits[last + 2] > -1e3);
+}
+
+/// Another end closes a response as EOS does, and the rows of a batch end independently.
+#[test]
+fn any_of_several_ends_closes_a_response() {
+    let policy = policy(true);
+    let space = TokenSpec { other_eos: vec![5, 9], ..space() };
+    let prompts = vec![vec![1, 7, 8, 9]; 64];
+    let batch = generate(&policy, &space, prompts, &mut seeds::derive(2, "test", 0, "draw"), &Device::flex());
+    let mut closing = [0; 11];
+    for (row, response) in batch.responses.iter().enumerate() {
+        let (last, rest) = response.split_last().expect("it has tokens");
+        assert!(rest.iter().all(|id| ![2, 5, 9].contains(id)), "{response:?}");
+        assert_eq!(batch.ended(row, &space), [2, 5, 9].contains(last));
+        assert!(batch.ended(row, &space) || response.len() == space.response_tokens);
+        closing[*last as usize] += 1;
+    }
+    assert!([2, 5, 9].into_iter().all(|id| closing[id] > 0), "{closing:?}");
 }
 
 #[test]

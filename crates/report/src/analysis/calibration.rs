@@ -1,23 +1,23 @@
-//! Whether a reward model is as sure as it should be: how often its higher score was chosen, against the chance that the
-//! scores give to that.
+//! Calibration of a reward model: how often the response with the higher score was chosen, against the probability that the
+//! scores give it.
 
 use crate::analysis::points::ReliabilityBin;
 use crate::analysis::run::Run;
 use crate::analysis::stats::wilson;
 use duel_spec::metrics;
 
-/// The pooled bins that hold pairs.
+/// The pooled bins that contain pairs.
 pub(crate) fn pooled(run: &Run) -> Vec<ReliabilityBin> {
     run.calibration.values().map(|seeds| ReliabilityBin::pooled(seeds.values())).filter(|bin| bin.pairs > 0.0).collect()
 }
 
-/// Whether so many right answers of so many could be luck, or worse: the 95% interval of their share holds a half or lies
-/// below.
+/// Whether `right` correct answers of `pairs` are no better than chance: the 95% interval of their share contains a half or lies
+/// below it.
 fn is_chance(right: f64, pairs: f64) -> bool {
     pairs > 0.0 && wilson(right, pairs, 0.95)[0] <= 0.5
 }
 
-/// What to say of reward models that order held-out pairs no better than chance: the seeds of which that is so.
+/// The warning about reward models that order held-out pairs no better than chance, with their seeds.
 pub(crate) fn at_chance(run: &Run) -> Vec<String> {
     let accuracy = run.shared_by_seed("rm", metrics::PAIR_ACCURACY_TEST);
     let pairs =
@@ -45,7 +45,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_judge_is_better_than_chance_only_where_luck_does_not_explain_it() {
+    fn a_reward_model_whose_interval_contains_a_half_is_at_chance() {
         // wilson(37, 50) is .60 to .84, wilson(27, 50) is .40 to .67
         assert!(!is_chance(37.0, 50.0) && is_chance(27.0, 50.0));
         assert!(is_chance(10.0, 50.0), "worse than chance");

@@ -1,5 +1,5 @@
-//! Every rule and metric of a claim where numbers run out: equal arms, no variance, missing seeds, ties, infinite costs, rounding, NaN.
-//! Marks are made so that a side's value at a seed is known; the right answers are of the rules (docs/verdicts.md, Rules), by hand.
+//! Edge cases of every rule and metric of a claim: equal arms, no variance, missing seeds, ties, infinite costs, rounding, NaN.
+//! Evaluations are made so that an arm's value at a seed is known; expected verdicts follow from docs/verdicts.md, Rules, by hand.
 
 use crate::analysis::hand_made_run::HandMadeRun;
 use crate::analysis::tuning::TuningResults;
@@ -11,24 +11,24 @@ use duel_spec::{Clocks, OutcomeRow};
 use Verdict::{Contradicted as No, Inconclusive as Open, Reproduced as Yes};
 
 const SEEDS: u64 = 8;
-/// The distance at which claims are judged, which every training ends at.
+/// The KL at which claims are judged; every training ends there.
 const LAST_KL: f64 = 1.0;
 
-/// How a metric holds one side against the other.
+/// How a metric compares the two arms.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum ComparisonKind {
-    /// The first's less the second's.
+    /// First minus second.
     More,
-    /// Log of how many times less the first has; by its mean or its median.
+    /// Log of second over first, judged by its mean or (`Median`) its median.
     Less,
     Median,
-    /// Fewer, without chance.
+    /// A count without randomness; fewer is ahead.
     Counted,
-    /// Shares of two points.
+    /// Share of two points.
     Share,
-    /// One response a prompt: it wins or does not.
+    /// One response per prompt, which wins or does not.
     Wins,
-    /// Log of how many times less it scatters over seeds.
+    /// Log ratio of the standard deviations over seeds.
     Spread,
 }
 
@@ -65,16 +65,16 @@ fn ahead(kind: ComparisonKind, seed: u64) -> ([f64; 2], f64) {
     }
 }
 
-/// Lays the rows of one arm at one seed down, so that `metric` has this value there.
-fn lay(run: &mut HandMadeRun, metric: &str, arm: &str, seed: u64, value: f64) {
-    let at = |step: u64, cost: f64| Clocks { step, tokens: step, flops: cost, wall_seconds: cost };
-    let [early, late] = [at(1, 1.0), at(2, 2.0)];
-    let label = |run: &mut HandMadeRun, place: usize| {
+/// Adds rows of one arm at one seed such that `metric` has this value.
+fn add_rows(run: &mut HandMadeRun, metric: &str, arm: &str, seed: u64, value: f64) {
+    let clocks_at = |step: u64, cost: f64| Clocks { step, tokens: step, flops: cost, wall_seconds: cost };
+    let [early, late] = [clocks_at(1, 1.0), clocks_at(2, 2.0)];
+    let label = |run: &mut HandMadeRun, index: usize| {
         run.run()
             .cells
             .iter()
             .filter(|c| c.arm == arm && c.seed == seed)
-            .nth(place)
+            .nth(index)
             .expect("a cell")
             .point
             .label
@@ -94,17 +94,17 @@ fn lay(run: &mut HandMadeRun, metric: &str, arm: &str, seed: u64, value: f64) {
         // the target is one standard deviation of the reference's gold, 1: half way on a line from 0 to 2
         "flops" | "seconds" => {
             (first, last, clocks) =
-                (vec![], marks(LAST_KL, if value.is_infinite() { 0.5 } else { 2.0 }), at(2, 2.0 * value))
+                (vec![], marks(LAST_KL, if value.is_infinite() { 0.5 } else { 2.0 }), clocks_at(2, 2.0 * value))
         }
         // the spread of 1 and 1 + √2·value is the value
         "spread_of_points" => {
             let other = label(run, 1);
             run.evaluation(arm, &other, seed, late, &marks(LAST_KL, 1.0 + 2f64.sqrt() * value));
         }
-        // of two points, as many as the share says are far beyond what counts as near
+        // two points, of which this share diverged
         "diverged" => {
             let other = label(run, 1);
-            let kl = |place: f64| if value > place { 100.0 } else { LAST_KL };
+            let kl = |limit: f64| if value > limit { 100.0 } else { LAST_KL };
             run.evaluation(arm, &other, seed, late, &marks(kl(0.5), 1.0));
             last = marks(kl(0.0), 1.0);
         }
@@ -133,7 +133,7 @@ fn lay(run: &mut HandMadeRun, metric: &str, arm: &str, seed: u64, value: f64) {
     run.evaluation(arm, &point, seed, clocks, &last);
 }
 
-/// A claim of `a` and `b`; `None` is a cell that never ended.
+/// The result of a claim about `a` and `b`; `None` is a cell without a result.
 fn judged(metric: &str, rule: &str, smallest: f64, values: impl Fn(u64) -> [Option<f64>; 2]) -> ClaimResult {
     let grid = if ["diverged", "spread_of_points"].contains(&metric) { "grid.beta = [0.1, 0.2]" } else { "" };
     let mut run = HandMadeRun::new(&format!(
@@ -152,7 +152,7 @@ fn judged(metric: &str, rule: &str, smallest: f64, values: impl Fn(u64) -> [Opti
         run.run().outcomes.push(Outcomes { arm: "reference".into(), point: "sft".into(), seed, all: vec![] });
         for (arm, value) in ["a", "b"].into_iter().zip(values(seed)) {
             if let Some(value) = value {
-                lay(&mut run, metric, arm, seed, value);
+                add_rows(&mut run, metric, arm, seed, value);
             }
         }
     }
@@ -160,7 +160,7 @@ fn judged(metric: &str, rule: &str, smallest: f64, values: impl Fn(u64) -> [Opti
     judge(&run, &TuningResults::of(&run)).remove(0)
 }
 
-/// What a claim comes to under `ahead` and under `equal`, with its seeds and its effect.
+/// Checks a claim's verdict under `ahead` and under `equal`, its seeds and its effect.
 fn expect(
     what: &str,
     metric: &str,
@@ -169,21 +169,21 @@ fn expect(
     values: impl Fn(u64) -> [Option<f64>; 2],
 ) {
     for (rule, expected) in [("ahead", by_ahead), ("equal", by_equal)] {
-        let found = judged(metric, rule, 0.05, &values);
-        let test = &found.tests[0];
-        let near = match (test.effect, effect) {
+        let result = judged(metric, rule, 0.05, &values);
+        let test = &result.tests[0];
+        let same_effect = match (test.effect, effect) {
             (Some(a), Some(b)) => a == b || (a - b).abs() < 1e-9,
             (a, b) => a == b,
         };
         assert!(
-            (found.judgement, test.judgement, test.seeds) == (expected, expected, seeds) && near,
-            "{metric}, {rule}, {what}: expected {expected} with {seeds} seeds and {effect:?}, found {found:#?}"
+            (result.judgement, test.judgement, test.seeds) == (expected, expected, seeds) && same_effect,
+            "{metric}, {rule}, {what}: expected {expected} with {seeds} seeds and {effect:?}, found {result:#?}"
         );
-        assert!(expected != Open || !found.reasons.is_empty(), "{metric}, {rule}, {what}: no reason given");
+        assert!(expected != Open || !result.reasons.is_empty(), "{metric}, {rule}, {what}: no reason given");
     }
 }
 
-/// What `ahead` says of arms between which there is nothing: a null, but for spreads, of which nothing can be tested there.
+/// The verdict of `ahead` on equal arms: contradicted, except for spreads, which cannot be tested there.
 fn null_of(kind: ComparisonKind) -> Verdict {
     if kind == ComparisonKind::Spread { Open } else { No }
 }
@@ -209,7 +209,7 @@ fn equal_arms_are_equal() {
     }
 }
 
-/// Both arms have the same values, summed in another order; with no smallest effect, so that nothing but the tolerance speaks.
+/// Both arms have the same values, summed in a different order; without a smallest effect, so that only the tolerance decides.
 #[test]
 fn rounding_puts_nobody_ahead() {
     for (metric, kind) in METRICS {
@@ -233,7 +233,7 @@ fn a_seed_that_is_missing_or_not_a_number_is_left_out() {
             let [a, b] = ahead(kind, seed).0;
             [Some(a), Some(b).filter(|_| seed != 3)]
         });
-        // a KL that is not a number has diverged, and is no missing mark
+        // a KL that is not a number means divergence, not a missing evaluation
         if kind != ComparisonKind::Share {
             expect("one NaN", metric, [Yes, No], (7, effect), |seed| {
                 let [a, b] = ahead(kind, seed).0;
@@ -257,37 +257,41 @@ fn one_seed_or_none_is_no_evidence() {
     }
 }
 
-/// Costs: whoever never arrives is behind whoever does; where neither does nothing is known. Other ratios to nothing have no mean, and
-/// what is infinite otherwise was not measured.
+/// Costs: an arm that never reaches the target is behind one that does; where neither does, nothing is known. Other ratios with
+/// zero have no mean, and any other infinite value was not measured.
 #[test]
-fn infinite_values_have_their_place_or_none() {
-    let far = f64::INFINITY;
+fn infinite_costs_are_ordered_and_other_infinite_values_refused() {
+    let infinite = f64::INFINITY;
     for (metric, kind) in METRICS {
         let [one, other] = [1.0, 2.0].map(|x| move |seed: u64| x + seed as f64);
         match kind {
             ComparisonKind::Median => {
-                expect("the other never", metric, [Yes, No], (8, Some(far)), |seed| [Some(one(seed)), Some(far)]);
-                expect("the first never", metric, [No, No], (8, Some(-far)), |seed| [Some(far), Some(one(seed))]);
-                expect("neither ever", metric, [Open, Open], (0, None), |_| [Some(far); 2]);
-                // with eight seeds the interval of a median reaches from the least to the largest
+                expect("the other never", metric, [Yes, No], (8, Some(infinite)), |seed| {
+                    [Some(one(seed)), Some(infinite)]
+                });
+                expect("the first never", metric, [No, No], (8, Some(-infinite)), |seed| {
+                    [Some(infinite), Some(one(seed))]
+                });
+                expect("neither ever", metric, [Open, Open], (0, None), |_| [Some(infinite); 2]);
+                // with eight seeds the interval of a median reaches from the smallest to the largest
                 expect("once never", metric, [Open, Open], (8, Some(0.0)), |seed| {
-                    [Some(one(seed)), Some(if seed == 2 { far } else { one(seed) })]
+                    [Some(one(seed)), Some(if seed == 2 { infinite } else { one(seed) })]
                 });
-                // four ahead without end, four behind without end: no median
+                // four at +∞, four at −∞: no median
                 expect("half and half", metric, [Open, Open], (8, None), |seed| {
-                    if seed % 2 == 0 { [Some(one(seed)), Some(far)] } else { [Some(far), Some(one(seed))] }
+                    if seed % 2 == 0 { [Some(one(seed)), Some(infinite)] } else { [Some(infinite), Some(one(seed))] }
                 });
-                expect("free", metric, [Yes, No], (8, Some(far)), |seed| [Some(0.0), Some(one(seed))]);
+                expect("free", metric, [Yes, No], (8, Some(infinite)), |seed| [Some(0.0), Some(one(seed))]);
                 expect("both free", metric, [No, Yes], (8, Some(0.0)), |_| [Some(0.0); 2]);
             }
             ComparisonKind::Less => {
-                expect("nothing once", metric, [Open, Open], (8, Some(far)), |seed| {
+                expect("nothing once", metric, [Open, Open], (8, Some(infinite)), |seed| {
                     [Some(if seed == 2 { 0.0 } else { one(seed) }), Some(other(seed))]
                 });
                 expect("nothing against nothing", metric, [No, Yes], (8, Some(0.0)), |_| [Some(0.0); 2]);
             }
             ComparisonKind::Spread => {
-                expect("one does not scatter", metric, [Open, Open], (8, Some(far)), |seed| {
+                expect("one does not scatter", metric, [Open, Open], (8, Some(infinite)), |seed| {
                     [Some(1.0), Some(seed as f64)]
                 });
                 expect("neither scatters", metric, [Open, Yes], (8, Some(0.0)), |_| [Some(1.0), Some(2.0)]);
@@ -297,7 +301,7 @@ fn infinite_values_have_their_place_or_none() {
                 let effect = Some(ahead(kind, 1).1);
                 expect("infinite once", metric, [Yes, No], (7, effect), |seed| {
                     let [a, b] = ahead(kind, seed).0;
-                    [Some(if seed == 2 { far } else { a }), Some(b)]
+                    [Some(if seed == 2 { infinite } else { a }), Some(b)]
                 });
             }
         }
@@ -317,51 +321,57 @@ fn huge_values_are_judged_or_refused() {
     }
 }
 
-/// `rule` is obeyed by what is counted, and by the words of a claim without a statement.
+/// Counts follow `rule`, and so does the text of a claim without a statement.
 #[test]
-fn counts_and_words_follow_the_rule() {
+fn counts_and_default_statements_follow_the_rule() {
     let counted = |rule, smallest, values: fn(u64) -> [f64; 2]| {
-        let found = judged("models", rule, smallest, |seed| values(seed).map(Some));
-        (found.judgement, found.words, found.asked)
+        let result = judged("models", rule, smallest, |seed| values(seed).map(Some));
+        (result.judgement, result.words, result.asked)
     };
-    let asked = "8 seeds; asked for: equal at every seed".to_string();
-    let words = "a and b are equal (models)".to_string();
-    assert_eq!(counted("equal", 0.05, |_| [2.0, 2.0]), (Yes, words.clone(), asked.clone()));
-    assert_eq!(counted("equal", 0.05, |seed| [2.0, 3.0 + seed as f64]), (No, words.clone(), asked.clone()));
-    assert_eq!(counted("equal", 0.05, |seed| [2.0, 2.0 + (seed % 2) as f64]), (Open, words.clone(), asked.clone()));
-    // apart at every seed, once this way and once that: their mean is none of it
+    let required = "8 seeds; asked for: equal at every seed".to_string();
+    let statement = "a and b are equal (models)".to_string();
+    assert_eq!(counted("equal", 0.05, |_| [2.0, 2.0]), (Yes, statement.clone(), required.clone()));
+    assert_eq!(counted("equal", 0.05, |seed| [2.0, 3.0 + seed as f64]), (No, statement.clone(), required.clone()));
+    assert_eq!(
+        counted("equal", 0.05, |seed| [2.0, 2.0 + (seed % 2) as f64]),
+        (Open, statement.clone(), required.clone())
+    );
+    // different at every seed, in both directions: the mean is not what is judged
     assert_eq!(
         counted("equal", 0.05, |seed| [2.0, if seed % 2 == 0 { 1.0 } else { 3.0 }]),
-        (No, words.clone(), asked.clone())
+        (No, statement.clone(), required.clone())
     );
-    assert_eq!(counted("equal", 3.0, |seed| [2.0, 2.0 + (seed % 3) as f64]), (Yes, words, asked));
-    let asked = "8 seeds; asked for: fewer at every seed".to_string();
-    assert_eq!(counted("ahead", 0.05, |_| [2.0, 2.0]), (No, "a is ahead of b (models)".into(), asked));
+    assert_eq!(counted("equal", 3.0, |seed| [2.0, 2.0 + (seed % 3) as f64]), (Yes, statement, required));
+    let required = "8 seeds; asked for: fewer at every seed".to_string();
+    assert_eq!(counted("ahead", 0.05, |_| [2.0, 2.0]), (No, "a is ahead of b (models)".into(), required));
 }
 
-/// A run beside this one that cannot be read is the reason of the claims that name it, and of no other.
+/// A sibling run that cannot be read affects only the claims that name it.
 #[test]
-fn a_claim_that_cannot_be_judged_costs_no_other() {
-    let beside = tempfile::tempdir().expect("a folder");
-    std::fs::create_dir(beside.path().join("broken")).expect("a folder");
-    std::fs::write(beside.path().join("broken/manifest.json"), "{ no json").expect("written");
+fn a_claim_that_cannot_be_judged_affects_no_other() {
+    let runs = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(runs.path().join("broken")).expect("a folder");
+    std::fs::write(runs.path().join("broken/manifest.json"), "{ no json").expect("written");
     let mut run = HandMadeRun::new(
         "name = 'own'\nseeds = 8\n[arms.a]\nmethod = 'dpo'\n[arms.b]\nmethod = 'dpo'\n\
          [[claims]]\nid = 'broken'\narms = ['a', 'b@broken']\nmetric = 'models'\n\
          [[claims]]\nid = 'absent'\narms = ['a@nowhere', 'b@nowhere']\nmetric = 'gain'\n\
          [[claims]]\nid = 'whole'\narms = ['a', 'b']\nmetric = 'models'\n",
     );
-    run.run().folder = beside.path().join("own");
+    run.run().folder = runs.path().join("own");
     for seed in run.run().experiment.seed_list() {
-        ["a", "b"].into_iter().zip([1.0, 4.0]).for_each(|(arm, models)| lay(&mut run, "models", arm, seed, models));
+        ["a", "b"]
+            .into_iter()
+            .zip([1.0, 4.0])
+            .for_each(|(arm, models)| add_rows(&mut run, "models", arm, seed, models));
     }
     let run = run.finish();
-    let found = judge(&run, &TuningResults::of(&run));
-    assert_eq!(found.iter().map(|v| v.judgement).collect::<Vec<_>>(), [Open, Open, Yes]);
+    let results = judge(&run, &TuningResults::of(&run));
+    assert_eq!(results.iter().map(|v| v.judgement).collect::<Vec<_>>(), [Open, Open, Yes]);
     assert!(
-        found[0].reasons[0].starts_with("the run `broken` beside this one cannot be read: "),
+        results[0].reasons[0].starts_with("the run `broken` beside this one cannot be read: "),
         "{:?}",
-        found[0].reasons
+        results[0].reasons
     );
-    assert_eq!(found[1].reasons[0], "no run `nowhere` lies beside this one");
+    assert_eq!(results[1].reasons[0], "no run `nowhere` lies beside this one");
 }

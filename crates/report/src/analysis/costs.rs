@@ -1,4 +1,4 @@
-//! What trainings cost, and how their evaluations lie along any of the clocks.
+//! The cost of trainings, and their evaluations over any of the clocks.
 
 use crate::analysis::points::{EvalPoint, MeasuredPoint};
 use crate::analysis::run::Run;
@@ -10,13 +10,13 @@ use std::collections::BTreeMap;
 /// One of the clocks of a row.
 pub(crate) type Clock = fn(Clocks) -> f64;
 
-/// On what a training's seconds were measured.
+/// The threads that a training's seconds were measured with.
 pub(crate) fn threads_label(run: &Run) -> &'static str {
     if run.experiment.is_pretrained() { "all cores" } else { "one thread" }
 }
 
-/// Clocks spent before a point's own training: the reward model for what climbs it, the cached reference
-/// log-probs for what learns from pairs.
+/// Clocks spent before a point's own training: on the reward model for methods that maximize it, on the cached reference
+/// log-probs for methods that learn from pairs.
 pub(crate) fn upstream_cost(run: &Run, point: &MeasuredPoint) -> BTreeMap<u64, Clocks> {
     match run.method_of(point) {
         Some(method) if method.reward_source() == Some(RewardSource::Rm) => run.shared_clocks("rm"),
@@ -25,29 +25,30 @@ pub(crate) fn upstream_cost(run: &Run, point: &MeasuredPoint) -> BTreeMap<u64, C
     }
 }
 
-/// The k-th evaluations of all seeds: mean clock, and a mark's mean with its interval; `before` is added to each seed's clock,
-/// steps excepted as steps of different stages do not add.
+/// The k-th evaluations of all seeds: mean clock, and a metric's mean with its interval; `before` is added to each seed's clock,
+/// except for steps, since steps of different stages do not add up.
 pub(crate) fn eval_curve(
     point: &MeasuredPoint,
     before: &BTreeMap<u64, Clocks>,
     clock: Clock,
-    of: impl Fn(&EvalPoint) -> Option<f64>,
+    metric: impl Fn(&EvalPoint) -> Option<f64>,
 ) -> Vec<(f64, Estimate)> {
     let length = point.seeds.values().map(Vec::len).min().unwrap_or(0);
     (0..length)
         .filter_map(|k| {
-            let at = |seed: &u64, marks: &Vec<EvalPoint>| {
+            let point_at = |seed: &u64, evaluations: &Vec<EvalPoint>| {
                 let spent = before.get(seed).map_or(0.0, |c| clock(Clocks { step: 0, ..*c }));
-                Some((clock(marks[k].clocks) + spent, of(&marks[k])?))
+                Some((clock(evaluations[k].clocks) + spent, metric(&evaluations[k])?))
             };
-            let found: Vec<(f64, f64)> = point.seeds.iter().filter_map(|(seed, marks)| at(seed, marks)).collect();
-            let (xs, ys): (Vec<f64>, Vec<f64>) = found.into_iter().unzip();
+            let curve_points: Vec<(f64, f64)> =
+                point.seeds.iter().filter_map(|(seed, evaluations)| point_at(seed, evaluations)).collect();
+            let (xs, ys): (Vec<f64>, Vec<f64>) = curve_points.into_iter().unzip();
             Some((mean(&xs), Estimate::of(&ys)?))
         })
         .collect()
 }
 
-/// What training one cell of an arm took, mean over points and seeds.
+/// The cost of training one cell of an arm, mean over points and seeds.
 #[derive(Debug, Clone)]
 pub(crate) struct ArmCost {
     pub(crate) arm: String,
@@ -60,7 +61,7 @@ pub(crate) struct ArmCost {
     pub(crate) seconds_before: f64,
 }
 
-/// Costs of each arm; the reward model counts as PPO's, once a cell, as a single training would pay it.
+/// Costs of each arm; the reward model counts as PPO's, once per cell, as a single training would pay it.
 pub(crate) fn arm_costs(run: &Run) -> Vec<ArmCost> {
     run.arms()
         .into_iter()

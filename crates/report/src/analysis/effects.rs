@@ -35,7 +35,7 @@ pub(crate) enum PairedSample {
     Median(Vec<f64>),
     /// Values of both arms, judged by the ratio of their standard deviations.
     Spread(Vec<(f64, f64)>),
-    /// Counts, without chance.
+    /// Counts without randomness.
     Counted(Vec<f64>),
 }
 
@@ -89,7 +89,7 @@ impl PairedSample {
             }
             Self::Counted(x) => Some(Effect { value: mean(x), interval: range(x) }),
         };
-        effect.filter(|effect| !effect.value.is_nan()) // ∞ less ∞
+        effect.filter(|effect| !effect.value.is_nan()) // ∞ − ∞
     }
 
     /// Number of infinite values.
@@ -234,8 +234,8 @@ fn diverged_share(arm: RunArm, seed: u64) -> Option<f64> {
 }
 
 /// Mean over the arm's points that have it; `None` where none has.
-fn mean_over_points(arm: RunArm, of: impl Fn(&MeasuredPoint) -> Option<f64>) -> Option<f64> {
-    let values: Vec<f64> = arm.run.points_of(arm.name).filter_map(of).collect();
+fn mean_over_points(arm: RunArm, value: impl Fn(&MeasuredPoint) -> Option<f64>) -> Option<f64> {
+    let values: Vec<f64> = arm.run.points_of(arm.name).filter_map(value).collect();
     (!values.is_empty()).then(|| mean(&values))
 }
 

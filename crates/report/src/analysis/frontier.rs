@@ -50,7 +50,7 @@ pub(crate) fn within(points: &[KlGold], kl: f64) -> f64 {
 pub(crate) type PointPolicy<'a> = (&'a MeasuredPoint, &'a EvalPoint);
 
 /// The policies of one seed whose mixtures are an arm's frontier, the reference among them: the hull is picked on validation
-/// prompts, and their order is that of KL on test prompts.
+/// prompts, and they are sorted by KL on test prompts.
 fn hull_policies<'a>(
     run: &'a Run,
     seed: u64,
@@ -98,8 +98,8 @@ pub(crate) fn mixture_at<'a>(
     policies: impl Iterator<Item = PointPolicy<'a>>,
 ) -> Option<[(PointPolicy<'a>, f64); 2]> {
     if arm == REFERENCE {
-        let own = run.reference().zip(run.reference_at(seed))?;
-        return Some([(own, 1.0), (own, 0.0)]);
+        let reference = run.reference().zip(run.reference_at(seed))?;
+        return Some([(reference, 1.0), (reference, 0.0)]);
     }
     hull_policies(run, seed, policies).windows(2).find_map(|pair| {
         let ((x0, a), (x1, b)) = (pair[0], pair[1]);
@@ -146,7 +146,7 @@ pub(crate) fn has_optimum(run: &Run, seed: u64) -> bool {
     run.points_of("optimum").any(|point| point.seeds.contains_key(&seed))
 }
 
-/// Gold of a policy that is half of the way from the reference to the exact optimum at one KL; one standard deviation of gold
+/// Gold of a policy that is halfway from the reference to the exact optimum at one KL; one standard deviation of gold
 /// above the reference where no optimum is known.
 pub(crate) fn target(run: &Run, seed: u64, kl: f64, split: SplitAccessor) -> Option<f64> {
     let reference = run.reference_at(seed)?;
@@ -195,7 +195,7 @@ pub struct Matched {
     pub difference: Option<Estimate>,
 }
 
-/// KL values at which arms are compared, nats a response (docs/verdicts.md, Matched KL).
+/// KL values at which arms are compared, nats per response (docs/verdicts.md, Matched KL).
 pub(crate) fn matched_kls(run: &Run) -> &'static [f64] {
     match run.experiment.world.kind {
         WorldKind::Grammar => &[0.25, 0.5, 1.0, 2.0],
@@ -280,7 +280,7 @@ mod tests {
     }
 
     #[test]
-    fn of_equal_kl_the_better_stays() {
+    fn of_two_policies_at_equal_kl_the_better_is_kept() {
         assert_eq!(upper_hull(&[(1.0, 1.0), (1.0, 2.0), (0.0, 0.0)]), vec![2, 1]);
     }
 

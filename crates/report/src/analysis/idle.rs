@@ -3,21 +3,21 @@
 use crate::analysis::run::Run;
 use duel_spec::metrics;
 
-/// Share of the rows from which on it is said that an epoch leaves them out.
+/// The share of rows left out of an epoch from which on a warning is given.
 pub const ROWS_LEFT_OUT_WARNING: f64 = 0.01;
 
 /// Shared stages that train something.
 const SHARED: [&str; 3] = ["base", "sft", "rm"];
 
-/// What made no update that moved it, or had no batch for some of its rows; runs of an older format do not say.
+/// Warnings about trainings without an effective update, or with rows in no batch; runs of an older format record neither.
 pub(crate) fn warnings(run: &Run) -> Vec<String> {
     let shared = SHARED.map(|stage| {
-        let of = |metric| run.shared_metric(stage, metric);
-        (stage.to_string(), of(metrics::UPDATES), of(metrics::ROWS_LEFT_OUT))
+        let values = |metric| run.shared_metric(stage, metric);
+        (stage.to_string(), values(metrics::UPDATES), values(metrics::ROWS_LEFT_OUT))
     });
     let points = run.points.iter().map(|point| {
-        let of = |metric| run.last_training_values(point, metric);
-        (format!("{} {}", point.arm, point.label), of(metrics::UPDATES), of(metrics::ROWS_LEFT_OUT))
+        let values = |metric| run.last_training_values(point, metric);
+        (format!("{} {}", point.arm, point.label), values(metrics::UPDATES), values(metrics::ROWS_LEFT_OUT))
     });
     let mut warnings = vec![];
     for (name, updates, left_out) in shared.into_iter().chain(points) {
@@ -28,9 +28,9 @@ pub(crate) fn warnings(run: &Run) -> Vec<String> {
                 updates.len()
             ));
         }
-        let most = left_out.into_iter().fold(0.0, f64::max);
-        if most >= ROWS_LEFT_OUT_WARNING {
-            let percent = 100.0 * most;
+        let largest = left_out.into_iter().fold(0.0, f64::max);
+        if largest >= ROWS_LEFT_OUT_WARNING {
+            let percent = 100.0 * largest;
             warnings.push(format!("{name}: {percent:.0}% of its rows are in no batch of an epoch, other ones in each"));
         }
     }

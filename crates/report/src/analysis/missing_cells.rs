@@ -23,7 +23,7 @@ const EXPERIMENT: &str = r#"
     metric = "diverged"
 "#;
 
-/// Cells `(arm, label, seed)` that have marks, of the reference at KL 0 and gold 0.
+/// A run in which the cells `(arm, label, seed)` have evaluations; its reference is at KL 0 and gold 0.
 fn measured(has_marks: impl Fn(&str, &str, u64) -> bool) -> HandMadeRun {
     let mut run = HandMadeRun::new(EXPERIMENT);
     let clocks = Clocks { step: 1, ..Clocks::default() };
@@ -41,10 +41,10 @@ fn verdict(run: &Run) -> ClaimResult {
     judge(run, &TuningResults::of(run)).remove(0)
 }
 
-/// Of six seeds `b` lacks its second cell everywhere: a share of ½ less than `a`'s 0 would be CONTRADICTED for `b`, and is only
-/// that where the manifest says that those trainings diverged.
+/// `b` lacks its second cell at all six seeds: a divergence share of ½ against `a`'s 0 is CONTRADICTED for `b`, but only where the
+/// manifest says that those trainings diverged.
 #[test]
-fn a_cell_without_marks_has_diverged_only_where_its_manifest_says_so() {
+fn a_cell_without_evaluations_has_diverged_only_where_its_manifest_says_so() {
     let lacking = |arm: &str, label: &str, _| !(arm == "b" && label == "beta=0.2");
     let labels = |run: &Run| -> Vec<String> {
         run.cells
@@ -83,46 +83,49 @@ fn a_cell_without_marks_has_diverged_only_where_its_manifest_says_so() {
         manifest.failed =
             failed.into_iter().flat_map(|why| labels.iter().map(move |l| (l.clone(), why.to_string()))).collect();
         let run = run.finish();
-        let found = verdict(&run);
+        let result = verdict(&run);
         assert_eq!(
-            (found.judgement, found.tests[0].seeds, found.tests[0].effect),
+            (result.judgement, result.tests[0].seeds, result.tests[0].effect),
             (Verdict::Inconclusive, 0, None),
             "{exit}"
         );
         assert!(
-            found.missing.len() == 6 && found.missing.iter().all(|cell| cell.because == because),
+            result.missing.len() == 6 && result.missing.iter().all(|cell| cell.because == because),
             "{:?}",
-            found.missing
+            result.missing
         );
         let of_b = |cell: &&Cell| cell.arm == "b" && cell.point.label == "beta=0.2";
         assert!(run.cells.iter().filter(of_b).all(|cell| has_diverged(&run, cell).is_none()), "{exit}");
-        let words = missing_lines(&run.missing());
+        let lines = missing_lines(&run.missing());
         assert_eq!(
-            words,
+            lines,
             [format!(
                 "6 trainings of b, the first beta=0.2 at seed 0, are missing and count in no claim, because: {because}"
             )]
         );
-        assert!(found.reasons.contains(&words[0]), "{:?}", found.reasons);
+        assert!(result.reasons.contains(&lines[0]), "{:?}", result.reasons);
     }
 }
 
-/// A seed at which one cell is missing is left out whole, so that arms are compared over the same points; the other five stay.
+/// A seed at which one cell is missing is left out entirely, so that arms are compared over the same points; the other five stay.
 #[test]
 fn a_seed_with_a_missing_cell_is_left_out() {
     let run = measured(|arm, label, seed| !(arm == "a" && label == "beta=0.1" && seed == 3)).finish();
-    let found = verdict(&run);
-    assert_eq!((found.judgement, found.tests[0].seeds, found.tests[0].effect), (Verdict::Contradicted, 5, Some(0.0)));
-    assert_eq!(found.missing.len(), 1);
+    let result = verdict(&run);
     assert_eq!(
-        found.reasons.last().map(String::as_str),
+        (result.judgement, result.tests[0].seeds, result.tests[0].effect),
+        (Verdict::Contradicted, 5, Some(0.0))
+    );
+    assert_eq!(result.missing.len(), 1);
+    assert_eq!(
+        result.reasons.last().map(String::as_str),
         Some("the training a beta=0.1, seed 3, is missing and counts in no claim, because: the run ended before")
     );
 }
 
-/// Manifests before format 12 have only the last words of what failed.
+/// Manifests before format 12 have only the error message of a failed stage.
 #[test]
-fn an_older_manifest_says_by_its_words_who_diverged() {
+fn an_older_manifest_shows_divergence_by_its_error_message() {
     let mut manifest = Manifest { format: 11, ..Manifest::default() };
     manifest.failed.insert("b beta=0.2, seed 1".into(), "training diverged at step 7: loss is NaN".into());
     manifest.failed.insert("b beta=0.2, seed 2".into(), "invariant `x` failed at step 7".into());

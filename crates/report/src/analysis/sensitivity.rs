@@ -56,7 +56,7 @@ pub(crate) fn merit_label(tuning: &TuningResults, run: &Run) -> String {
     format!("{what} within {}", nats(run.experiment.tuning.kl))
 }
 
-/// Warnings of settings whose best value is at an end of what was tried.
+/// Warnings about settings whose best value is at an edge of the values that were tried.
 pub(crate) fn edges(run: &Run, tuning: &TuningResults) -> Vec<String> {
     let mut warnings = vec![];
     let (choose, tuned) = (run.experiment.tuning.choose, run.experiment.is_tuned());

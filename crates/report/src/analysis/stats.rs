@@ -6,18 +6,18 @@ use rand::RngExt;
 use statrs::distribution::{Binomial, ContinuousCDF, DiscreteCDF, Normal, StudentsT};
 use std::fmt;
 
-/// Arithmetic mean; NaN of nothing.
+/// Arithmetic mean; NaN if empty.
 pub fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// Standard deviation with `n − 1`; NaN of fewer than two.
+/// Standard deviation with `n − 1`; NaN for fewer than two.
 pub fn sd(values: &[f64]) -> f64 {
     let m = mean(values);
     (values.iter().map(|x| (x - m).powi(2)).sum::<f64>() / (values.len() as f64 - 1.0)).sqrt()
 }
 
-/// How far sums of the same parts come apart by their order, as a share of the larger or of 1, which is the unit of every metric.
+/// The difference that the order of summation can cause, as a share of the larger sum or of 1, the unit of every metric.
 pub(crate) const ROUNDING: f64 = 1e-12;
 
 /// `a − b`; 0 where they differ by rounding alone.
@@ -32,19 +32,19 @@ pub fn scatter(values: &[f64]) -> f64 {
     if s <= ROUNDING * largest { 0.0 } else { s }
 }
 
-/// `ln(theirs / own)` of two prices or sizes; infinite where one of them is 0 or was never reached, 0 where both are the same. `None`
-/// where both were never reached, which says nothing of their order, and of what is no size.
-pub fn log_ratio(own: f64, theirs: f64) -> Option<f64> {
-    if own.is_nan() || theirs.is_nan() || own < 0.0 || theirs < 0.0 {
+/// `ln(second / first)` of two costs or sizes; infinite where one of them is 0 or infinite (never reached), 0 where both are
+/// equal. `None` where both are infinite, which says nothing about their order, and for negative values and NaN.
+pub fn log_ratio(first: f64, second: f64) -> Option<f64> {
+    if first.is_nan() || second.is_nan() || first < 0.0 || second < 0.0 {
         return None;
     }
-    if own == theirs {
-        return own.is_finite().then_some(0.0);
+    if first == second {
+        return first.is_finite().then_some(0.0);
     }
-    Some(difference(theirs.ln(), own.ln()))
+    Some(difference(second.ln(), first.ln()))
 }
 
-/// The least and the largest; `None` of nothing.
+/// The smallest and the largest value; `None` if empty.
 pub fn range(values: &[f64]) -> Option<[f64; 2]> {
     let ends = |[low, high]: [f64; 2], &x: &f64| [low.min(x), high.max(x)];
     (!values.is_empty()).then(|| values.iter().fold([f64::INFINITY, f64::NEG_INFINITY], ends))
@@ -60,12 +60,12 @@ pub struct Estimate {
 }
 
 impl Estimate {
-    /// `mean ± t_{.975, n−1} · sd / √n`; `None` of nothing.
+    /// `mean ± t_{.975, n−1} · sd / √n`; `None` if empty.
     pub fn of(values: &[f64]) -> Option<Self> {
         Self::of_at(values, 0.95)
     }
 
-    /// Of the differences `a − b`, paired by place.
+    /// Of the differences `a − b`, paired by index.
     pub fn of_differences(a: &[f64], b: &[f64]) -> Option<Self> {
         Self::of(&a.iter().zip(b).map(|(a, b)| difference(*a, *b)).collect::<Vec<_>>())
     }
@@ -77,7 +77,7 @@ impl Estimate {
 }
 
 impl Estimate {
-    /// As [`Self::of`], with an interval that holds the mean with another chance than 95%.
+    /// As [`Self::of`], at another confidence level than 95%.
     pub fn of_at(values: &[f64], level: f64) -> Option<Self> {
         let n = values.len();
         if n == 0 {
@@ -93,7 +93,7 @@ impl Estimate {
 }
 
 /// Two-sided p of the t-test that the mean is zero; `None` with fewer than two values, or where one is not finite. Values that do
-/// not differ leave no doubt: 0, or 1 where they are zero.
+/// not differ give 0, or 1 if they are zero.
 pub fn t_test(values: &[f64]) -> Option<f64> {
     let n = values.len() as f64;
     if n < 2.0 {
@@ -109,43 +109,43 @@ pub fn t_test(values: &[f64]) -> Option<f64> {
     Some(two_sided(m / (s / n.sqrt()), n - 1.0))
 }
 
-/// Chance of a Student's t at least so far from zero.
+/// Two-sided tail probability of Student's t.
 fn two_sided(t: f64, freedom: f64) -> f64 {
     2.0 * StudentsT::new(0.0, 1.0, freedom).expect("at least two values more than were fitted").cdf(-t.abs())
 }
 
-/// Two-sided p of the test that flips the signs of paired differences, over all 2ⁿ flips; for few seeds, where a t-test leans
-/// on what it cannot see.
+/// Two-sided p of the test that flips the signs of paired differences, over all 2ⁿ flips; for few seeds, where the
+/// t-test's assumption of normal values cannot be checked.
 pub fn sign_flip_test(values: &[f64]) -> f64 {
     let n = values.len().min(20);
-    let found = values.iter().sum::<f64>().abs();
+    let observed = values.iter().sum::<f64>().abs();
     let flipped = |signs: u32| -> f64 {
         values.iter().enumerate().map(|(i, x)| if i < n && signs >> i & 1 == 1 { -x } else { *x }).sum()
     };
     let all = 1u32 << n;
-    let as_far = (0..all).filter(|&signs| flipped(signs).abs() >= found * (1.0 - 1e-12)).count();
+    let as_far = (0..all).filter(|&signs| flipped(signs).abs() >= observed * (1.0 - 1e-12)).count();
     as_far as f64 / f64::from(all)
 }
 
 /// The level of each test of a family at which all of them together are wrong in no more than `alpha` of cases: Holm 1979.
-/// The smallest p is held against α/m, the next against α/(m − 1), and so on; after the first that is too large all others
-/// are held against its level.
+/// The smallest p is compared with α/m, the next with α/(m − 1), and so on; after the first that is too large, all others
+/// are compared with its level.
 pub fn holm_levels(p: &[f64], alpha: f64) -> Vec<f64> {
     let mut order: Vec<usize> = (0..p.len()).collect();
     order.sort_by(|&a, &b| p[a].total_cmp(&p[b]));
     let mut levels = vec![alpha; p.len()];
     let mut stopped = None;
-    for (rank, place) in order.into_iter().enumerate() {
+    for (rank, index) in order.into_iter().enumerate() {
         let level = stopped.unwrap_or(alpha / (p.len() - rank) as f64);
-        levels[place] = level;
-        if p[place] > level {
+        levels[index] = level;
+        if p[index] > level {
             stopped = Some(level);
         }
     }
     levels
 }
 
-/// The middle of a list; of two middles their mean. Infinite values have a place like all others. NaN of nothing.
+/// The median; infinite values are ordered like all others. NaN if empty.
 pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -157,8 +157,8 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// The narrowest interval between two values of a list, as many from either end, that holds the median of their law with at least
-/// this chance, whatever the law; `None` where they are too few. Values may be infinite: what was cut off still has its place.
+/// The confidence interval of a median without assumptions about the distribution: the narrowest one between order statistics
+/// equally far from both ends that covers it with at least this probability; `None` for too few values. Values may be infinite.
 pub fn median_interval(values: &[f64], level: f64) -> Option<[f64; 2]> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -168,14 +168,14 @@ pub fn median_interval(values: &[f64], level: f64) -> Option<[f64; 2]> {
     Some([sorted[from_end], sorted[sorted.len() - 1 - from_end]])
 }
 
-/// Two-sided p of the test that as many lie above zero as below; zeros are left out. 1 of nothing.
+/// Two-sided p of the sign test that the median is zero; zeros are left out. 1 if empty.
 pub fn sign_test(values: &[f64]) -> f64 {
     let (above, below) = (values.iter().filter(|x| **x > 0.0).count(), values.iter().filter(|x| **x < 0.0).count());
     let fewer = above.min(below) as u64;
     Binomial::new(0.5, (above + below) as u64).map_or(1.0, |law| (2.0 * law.cdf(fewer)).min(1.0))
 }
 
-/// The interval of a share: Wilson 1927, eq. 4, for independent draws that each win or do not.
+/// The confidence interval of a share of independent draws: Wilson 1927, eq. 4.
 pub fn wilson(wins: f64, n: f64, level: f64) -> [f64; 2] {
     let z = Normal::standard().inverse_cdf(0.5 + level / 2.0);
     let (share, z2) = (wins / n, z * z);
@@ -185,7 +185,7 @@ pub fn wilson(wins: f64, n: f64, level: f64) -> [f64; 2] {
 }
 
 /// The interval of a mean over prompts and seeds by resampling prompts, the same ones at every seed: Efron & Tibshirani 1993,
-/// §13.3. It speaks of these trainings on other prompts; seeds are not resampled. `by_seed[s][p]`, as many prompts each.
+/// §13.3. It covers other prompts, not other trainings: seeds are not resampled. `by_seed[s][p]`, as many prompts for each seed.
 pub fn prompt_bootstrap(by_seed: &[Vec<f64>], level: f64, draws: usize) -> Option<[f64; 2]> {
     let prompts = by_seed.first()?.len();
     if prompts < 2 || by_seed.iter().any(|values| values.len() != prompts) {
@@ -194,27 +194,28 @@ pub fn prompt_bootstrap(by_seed: &[Vec<f64>], level: f64, draws: usize) -> Optio
     let of_prompt = |p: usize| mean(&by_seed.iter().map(|values| values[p]).collect::<Vec<_>>());
     let of_prompts: Vec<f64> = (0..prompts).map(of_prompt).collect();
     let mut rng = seeds::stream(0, Stream::PromptBootstrap, 0);
-    let mut drawn = || (0..prompts).map(|_| of_prompts[rng.random_range(0..prompts)]).sum::<f64>() / prompts as f64;
-    let mut means: Vec<f64> = (0..draws).map(|_| drawn()).collect();
+    let mut resampled_mean =
+        || (0..prompts).map(|_| of_prompts[rng.random_range(0..prompts)]).sum::<f64>() / prompts as f64;
+    let mut means: Vec<f64> = (0..draws).map(|_| resampled_mean()).collect();
     means.sort_by(f64::total_cmp);
-    let at = |share: f64| means[((draws - 1) as f64 * share).round() as usize];
-    Some([at((1.0 - level) / 2.0), at(0.5 + level / 2.0)])
+    let quantile = |share: f64| means[((draws - 1) as f64 * share).round() as usize];
+    Some([quantile((1.0 - level) / 2.0), quantile(0.5 + level / 2.0)])
 }
 
 /// How the spreads of two paired lists compare.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct SpreadRatio {
-    /// `ln sd(b) − ln sd(a)`; infinite where one of them does not scatter at all.
+    /// `ln sd(b) − ln sd(a)`; infinite where one of them has no spread.
     pub log_ratio: f64,
-    /// `None` of an infinite one.
+    /// `None` for an infinite ratio.
     pub interval: Option<[f64; 2]>,
-    /// Two-sided, that they are equal; `None` of an infinite one.
+    /// Two-sided p of equal spreads; `None` for an infinite ratio.
     pub p: Option<f64>,
 }
 
 /// Log of the ratio of the standard deviations of two paired lists with its interval: Pitman 1939 and Morgan 1939, exact for normal
-/// values, however the two hang together. Lists that are a constant apart, and lists that do not scatter, have the same spread and
-/// leave that test nothing to do: 0, from 0 to 0. `None` with fewer than three pairs, or where one is not finite.
+/// values, whatever their correlation. Lists that differ by a constant, and lists without spread, have the same spread and
+/// nothing is tested: 0, from 0 to 0. `None` with fewer than three pairs, or where a value is not finite.
 pub fn spread_ratio(pairs: &[(f64, f64)], level: f64) -> Option<SpreadRatio> {
     let n = pairs.len() as f64;
     let (a, b): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
@@ -268,11 +269,11 @@ mod tests {
     /// half width 3.182446 · 1.825742 / 2 = 2.905162.
     #[test]
     fn a_t_interval_by_hand() {
-        let found = Estimate::of(&[1.0, 2.0, 4.0, 5.0]).expect("four values");
-        assert!((found.mean - 3.0).abs() < 1e-12);
-        assert!((found.half_width.expect("two or more") - 2.905162).abs() < 1e-5);
-        assert_eq!(found.excludes_zero(), Some(true));
-        assert_eq!(format!("{found:.1}"), "3.0 ± 2.9");
+        let estimate = Estimate::of(&[1.0, 2.0, 4.0, 5.0]).expect("four values");
+        assert!((estimate.mean - 3.0).abs() < 1e-12);
+        assert!((estimate.half_width.expect("two or more") - 2.905162).abs() < 1e-5);
+        assert_eq!(estimate.excludes_zero(), Some(true));
+        assert_eq!(format!("{estimate:.1}"), "3.0 ± 2.9");
     }
 
     /// scipy 1.17: `ttest_1samp([.3, -.1, .4, .2, .5], 0)`, `permutation_test((x,), sum, permutation_type="samples")`,
@@ -316,14 +317,14 @@ mod tests {
         assert_eq!([sign_test(&[]), sign_test(&[0.0, 0.0])], [1.0, 1.0]);
     }
 
-    /// What was cut off before it arrived is beyond all others, and the median is known all the same.
+    /// Censored values are larger than all others, and the median is known all the same.
     #[test]
     fn censored_values_keep_their_place() {
-        let far = f64::INFINITY;
-        assert_eq!(median(&[1.0, far, 2.0, far, 3.0]), 3.0);
-        assert_eq!(median(&[far, far, 1.0]), far);
-        assert_eq!(median_interval(&[far, 1.0, 2.0, 3.0, 4.0, 5.0], 0.95), Some([1.0, far]));
-        assert!((sign_test(&[far; 5]) - 0.0625).abs() < 1e-12);
+        let infinite = f64::INFINITY;
+        assert_eq!(median(&[1.0, infinite, 2.0, infinite, 3.0]), 3.0);
+        assert_eq!(median(&[infinite, infinite, 1.0]), infinite);
+        assert_eq!(median_interval(&[infinite, 1.0, 2.0, 3.0, 4.0, 5.0], 0.95), Some([1.0, infinite]));
+        assert!((sign_test(&[infinite; 5]) - 0.0625).abs() < 1e-12);
     }
 
     /// scipy 1.17: `pearsonr(x + y, y − x).pvalue`; the ends are the ratios at which that test, with x scaled by them, has p = .05
@@ -354,7 +355,7 @@ mod tests {
     }
 
     /// 10,000 experiments of 5 and of 10 seeds whose true difference is .3, and whose paired spreads differ by a factor of 2: how
-    /// often the intervals hold what is true.
+    /// often the intervals contain the true value.
     #[test]
     fn intervals_cover_what_they_promise() {
         for seeds in [5, 10] {
@@ -362,58 +363,58 @@ mod tests {
             let holds = |values: Vec<f64>| {
                 Estimate::of(&values).is_some_and(|e| e.half_width.is_some_and(|h| (e.mean - 0.3).abs() <= h))
             };
-            let held = (0..10_000).filter(|_| holds((0..seeds).map(|_| 0.3 + normal()).collect())).count();
-            assert!((9_300..=9_700).contains(&held), "{seeds} seeds: {held}");
+            let covered = (0..10_000).filter(|_| holds((0..seeds).map(|_| 0.3 + normal()).collect())).count();
+            assert!((9_300..=9_700).contains(&covered), "{seeds} seeds: {covered}");
             let mut pair = || {
                 let shared = normal();
                 (shared + normal(), 2.0 * (shared + normal()))
             };
             let ratio = |pairs: Vec<(f64, f64)>| {
-                let interval = spread_ratio(&pairs, 0.95).and_then(|found| found.interval);
+                let interval = spread_ratio(&pairs, 0.95).and_then(|ratio| ratio.interval);
                 interval.is_some_and(|[low, high]| (low..=high).contains(&2f64.ln()))
             };
-            let held = (0..10_000).filter(|_| ratio((0..seeds).map(|_| pair()).collect())).count();
-            assert!((9_300..=9_700).contains(&held), "{seeds} seeds, spreads: {held}");
+            let covered = (0..10_000).filter(|_| ratio((0..seeds).map(|_| pair()).collect())).count();
+            assert!((9_300..=9_700).contains(&covered), "{seeds} seeds, spreads: {covered}");
         }
     }
 
-    /// The interval of a median lies between two of the values, so that what it promises comes in steps: with ten, 1 − 22/1024.
+    /// The interval of a median lies between two of the values, so that its coverage comes in steps: with ten, 1 − 22/1024.
     #[test]
     fn the_interval_of_a_median_covers_at_least_what_it_promises() {
         let mut normal = normals("medians");
-        // of a skewed law: the median of exp(z) is 1
+        // a skewed distribution: the median of exp(z) is 1
         let holds =
             |values: Vec<f64>| median_interval(&values, 0.95).is_some_and(|[low, high]| (low..=high).contains(&1.0));
-        let held = (0..10_000).filter(|_| holds((0..10).map(|_| normal().exp()).collect())).count();
-        assert!((9_740..=9_830).contains(&held), "{held}");
+        let covered = (0..10_000).filter(|_| holds((0..10).map(|_| normal().exp()).collect())).count();
+        assert!((9_740..=9_830).contains(&covered), "{covered}");
     }
 
     #[test]
     fn intervals_of_win_rates_cover_what_they_promise() {
         let mut rng = duel_spec::seeds::derive(7, "wins", 0, "stats");
-        let mut held = [0, 0];
+        let mut covered = [0, 0];
         for _ in 0..2_000 {
             let wins: Vec<f64> = (0..200).map(|_| f64::from(u8::from(rng.random_bool(0.7)))).collect();
             let [low, high] = wilson(wins.iter().sum(), 200.0, 0.95);
-            held[0] += usize::from((low..=high).contains(&0.7));
+            covered[0] += usize::from((low..=high).contains(&0.7));
             // three seeds on the same prompts: prompts differ in how easy they are, seeds draw anew
             let ease: Vec<f64> = (0..100).map(|_| rng.random_range(0.4..1.0)).collect();
             let seeds: Vec<Vec<f64>> =
                 (0..3).map(|_| ease.iter().map(|&p| f64::from(u8::from(rng.random_bool(p)))).collect()).collect();
             let [low, high] = prompt_bootstrap(&seeds, 0.95, 400).expect("100 prompts");
-            held[1] += usize::from((low..=high).contains(&0.7));
+            covered[1] += usize::from((low..=high).contains(&0.7));
         }
-        assert!(held.iter().all(|held| (1_860..=1_950).contains(held)), "{held:?}");
+        assert!(covered.iter().all(|covered| (1_860..=1_950).contains(covered)), "{covered:?}");
         assert_eq!(prompt_bootstrap(&[vec![1.0]], 0.95, 10), None);
         assert_eq!(prompt_bootstrap(&[vec![1.0, 0.0], vec![1.0]], 0.95, 10), None);
     }
 
-    /// What is a constant apart has the same spread, whichever way it runs; 0.1 + 0.2 is not 0.3 by rounding alone.
+    /// Values that differ by a constant, or by their sign, have the same spread; 0.1 + 0.2 differs from 0.3 by rounding alone.
     #[test]
-    fn spreads_of_what_does_not_differ_are_equal() {
+    fn values_that_differ_by_a_constant_have_equal_spreads() {
         let equal = Some(SpreadRatio { log_ratio: 0.0, interval: Some([0.0, 0.0]), p: Some(1.0) });
         let x = [0.1, 0.4, -0.3, 0.2, 0.6];
-        let with = |of: fn(f64) -> f64| spread_ratio(&x.map(|x| (x, of(x))), 0.95);
+        let with = |map: fn(f64) -> f64| spread_ratio(&x.map(|x| (x, map(x))), 0.95);
         assert_eq!([with(|x| x), with(|x| x + 3.0), with(|x| 1.0 - x), with(|x| (x + 0.2) - 0.2)], [equal; 4]);
         assert_eq!(spread_ratio(&[(2.0, 3.0); 5], 0.95), equal);
         let twice = with(|x| 2.0 * x).expect("both scatter");
@@ -426,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_finite_has_no_test() {
+    fn values_that_are_not_finite_have_no_test() {
         for x in [f64::NAN, f64::INFINITY, f64::MAX] {
             let values = [x, x, 1.0, 2.0, 3.0];
             assert_eq!(t_test(&values), None, "{x}");
@@ -435,37 +436,37 @@ mod tests {
         assert_eq!(t_test(&[]), None);
     }
 
-    /// Sums of the same parts in another order: what is left is no effect, however sure it looks.
+    /// Sums of the same parts in a different order: the remainder is no effect, however significant it looks.
     #[test]
     fn rounding_is_no_difference() {
         let noise = [0.1 + 0.2 - 0.3, 0.7 - 0.1 - 0.6, 1e-16, 2e-16, 3e-16];
         assert!(t_test(&noise) == Some(1.0) && Estimate::of(&noise).is_some_and(|e| e.half_width == Some(0.0)));
         assert_eq!([difference(0.1 + 0.2, 0.3), difference(1e9 + 1e-4, 1e9), difference(2.0, 0.5)], [0.0, 0.0, 1.5]);
         assert_eq!(difference(1e9 + 0.1, 1e9), 1e9 + 0.1 - 1e9);
-        let alike = Estimate::of_differences(&[0.1 + 0.2, 1.1], &[0.3, 0.6 + 0.5]).expect("two");
-        assert_eq!((alike.mean, alike.excludes_zero()), (0.0, Some(false)));
+        let estimate = Estimate::of_differences(&[0.1 + 0.2, 1.1], &[0.3, 0.6 + 0.5]).expect("two");
+        assert_eq!((estimate.mean, estimate.excludes_zero()), (0.0, Some(false)));
     }
 
     #[test]
-    fn who_never_arrives_is_behind_who_does() {
-        let far = f64::INFINITY;
+    fn a_cost_that_is_never_reached_is_larger_than_any_other() {
+        let infinite = f64::INFINITY;
         assert_eq!([log_ratio(1.0, 1.0), log_ratio(0.0, 0.0)], [Some(0.0); 2]);
-        assert_eq!([log_ratio(1.0, far), log_ratio(far, 1.0)], [Some(far), Some(-far)]);
-        assert_eq!([log_ratio(0.0, 1.0), log_ratio(1.0, 0.0)], [Some(far), Some(-far)]);
-        assert_eq!([log_ratio(far, far), log_ratio(f64::NAN, 1.0), log_ratio(-1.0, 1.0)], [None; 3]);
+        assert_eq!([log_ratio(1.0, infinite), log_ratio(infinite, 1.0)], [Some(infinite), Some(-infinite)]);
+        assert_eq!([log_ratio(0.0, 1.0), log_ratio(1.0, 0.0)], [Some(infinite), Some(-infinite)]);
+        assert_eq!([log_ratio(infinite, infinite), log_ratio(f64::NAN, 1.0), log_ratio(-1.0, 1.0)], [None; 3]);
         assert!((log_ratio(2.0, 6.0).expect("both") - 3f64.ln()).abs() < 1e-15);
     }
 
     #[test]
     fn one_seed_has_no_interval() {
-        let found = Estimate::of(&[2.0]).expect("one value");
-        assert_eq!((found.half_width, found.excludes_zero()), (None, None));
+        let estimate = Estimate::of(&[2.0]).expect("one value");
+        assert_eq!((estimate.half_width, estimate.excludes_zero()), (None, None));
         assert_eq!(Estimate::of(&[]), None);
     }
 
     #[test]
     fn pairing_removes_what_seeds_share() {
-        let found = Estimate::of_differences(&[1.5, 10.5, -3.5], &[1.0, 10.0, -4.0]).expect("three pairs");
-        assert!((found.mean - 0.5).abs() < 1e-12 && found.half_width.expect("three") < 1e-12);
+        let estimate = Estimate::of_differences(&[1.5, 10.5, -3.5], &[1.0, 10.0, -4.0]).expect("three pairs");
+        assert!((estimate.mean - 0.5).abs() < 1e-12 && estimate.half_width.expect("three") < 1e-12);
     }
 }

@@ -19,7 +19,7 @@ pub struct TrialScore {
     pub gold: f64,
     /// Learned reward above the reference's, likewise.
     pub proxy: f64,
-    /// Of the training, the reward model's share not in it.
+    /// Of the training, without the reward model.
     pub flops: f64,
 }
 
@@ -56,8 +56,9 @@ impl TrialResult {
             let seeds = trial.seeds.iter().filter(|(seed, _)| other.seeds.contains_key(seed));
             Self { seeds: seeds.map(|(seed, score)| (*seed, *score)).collect(), ..trial.clone() }.values(choose)
         };
-        let (own, theirs) = (shared(self, other), shared(other, self));
-        let differences: Vec<f64> = own.iter().zip(&theirs).map(|(a, b)| a - b).filter(|d| !d.is_nan()).collect();
+        let (scores, other_scores) = (shared(self, other), shared(other, self));
+        let differences: Vec<f64> =
+            scores.iter().zip(&other_scores).map(|(a, b)| a - b).filter(|d| !d.is_nan()).collect();
         match Estimate::of(&differences) {
             _ if differences.contains(&f64::NEG_INFINITY) => true,
             Some(Estimate { mean, half_width: Some(half), .. }) => mean + half < 0.0,
@@ -126,13 +127,13 @@ impl TuningResults {
 
     /// FLOPs spent on an arm: its trainings, and a reward model per seed where it is trained on one.
     pub fn spent(&self, arm: &str, experiment: &Experiment) -> f64 {
-        let own = || self.tried.iter().filter(|tried| tried.arm == arm);
-        let trainings: f64 = own().flat_map(|tried| tried.seeds.values().flatten()).map(|score| score.flops).sum();
+        let trials = || self.tried.iter().filter(|tried| tried.arm == arm);
+        let trainings: f64 = trials().flat_map(|tried| tried.seeds.values().flatten()).map(|score| score.flops).sum();
         let uses_reward_model = |tried: &TrialResult| {
             experiment.arms[arm].point(&tried.settings).method.reward_source() == Some(RewardSource::Rm)
         };
         let mut seeds: Vec<u64> =
-            own().filter(|tried| uses_reward_model(tried)).flat_map(|t| t.seeds.keys().copied()).collect();
+            trials().filter(|tried| uses_reward_model(tried)).flat_map(|t| t.seeds.keys().copied()).collect();
         seeds.sort_unstable();
         seeds.dedup();
         trainings + seeds.iter().filter_map(|seed| self.reward_model.get(seed)).sum::<f64>()
@@ -151,28 +152,28 @@ fn score_points(points: &[MeasuredPoint], cells: &[&Cell], experiment: &Experime
     let mut tuning = TuningResults { tried: vec![], reward_model: BTreeMap::new(), is_share: false };
     for cell in cells {
         let (seed, label) = (cell.seed, &cell.point.label);
-        let (reference, own) = (evaluations("reference", None, seed), evaluations(&cell.arm, Some(label), seed));
+        let (reference, training) = (evaluations("reference", None, seed), evaluations(&cell.arm, Some(label), seed));
         let gain = |metric: Metric| {
             let base = curve(&reference, metric).last()?.1;
-            let all = [curve(&reference, metric), curve(&own, metric)].concat();
-            (!curve(&own, metric).is_empty()).then(|| within(&all, kl) - base)
+            let all = [curve(&reference, metric), curve(&training, metric)].concat();
+            (!curve(&training, metric).is_empty()).then(|| within(&all, kl) - base)
         };
         let mut best = curve(&[reference.clone(), evaluations("optimum", None, seed)].concat(), metrics::GOLD);
         best.sort_by(|a, b| a.0.total_cmp(&b.0));
-        let possible = gold_at(&best, kl).zip(best.first()).map(|(most, base)| difference(most, base.1));
+        let possible = gold_at(&best, kl).zip(best.first()).map(|(top, base)| difference(top, base.1));
         let possible = possible.filter(|gain| *gain > 0.0);
         tuning.is_share |= possible.is_some();
         let score = gain(metrics::GOLD).map(|gold| TrialScore {
             gold: gold / possible.unwrap_or(1.0),
             proxy: gain(metrics::PROXY).unwrap_or(f64::NAN),
-            flops: own.last().map_or(0.0, |evaluation| evaluation.clocks.flops),
+            flops: training.last().map_or(0.0, |evaluation| evaluation.clocks.flops),
         });
-        let place = tuning.tried.iter().position(|t| t.arm == cell.arm && t.label == *label).unwrap_or_else(|| {
+        let index = tuning.tried.iter().position(|t| t.arm == cell.arm && t.label == *label).unwrap_or_else(|| {
             let (arm, settings) = (cell.arm.clone(), cell.point.settings.clone());
             tuning.tried.push(TrialResult { arm, label: label.clone(), settings, seeds: BTreeMap::new() });
             tuning.tried.len() - 1
         });
-        tuning.tried[place].seeds.insert(seed, score);
+        tuning.tried[index].seeds.insert(seed, score);
     }
     tuning
 }

@@ -49,7 +49,7 @@ pub struct ClaimResult {
     pub judgement: Verdict,
     /// Whether the claim was written, or changed, when cells were finished already.
     pub added_after_run: bool,
-    /// Of effects and intervals.
+    /// The unit of effects and intervals.
     pub unit: &'static str,
     /// Seeds, and the effect that the claim requires, in words.
     pub asked: String,
@@ -71,7 +71,7 @@ pub struct ClaimTest {
     pub effect: Option<f64>,
     /// A log ratio as a factor.
     pub times: Option<f64>,
-    /// Its interval at the level that its family leaves to it.
+    /// Its interval, at the level that the correction for its family gives.
     pub interval: Option<[f64; 2]>,
     pub level: f64,
     /// Two-sided; and that of the sign-flip test, where seeds are few.
@@ -89,7 +89,7 @@ pub struct TrainingBudget {
     pub flops: f64,
 }
 
-/// A run with what it tried and where that ended at an edge.
+/// A run with its tuning results and the settings whose best value is at an edge.
 struct RunEvidence<'a> {
     run: &'a Run,
     tuning: &'a TuningResults,
@@ -109,7 +109,7 @@ type OtherRuns = BTreeMap<String, std::result::Result<(Run, TuningResults), Stri
 #[derive(Debug, Clone)]
 pub struct JudgedClaims {
     pub verdicts: Vec<ClaimResult>,
-    /// What a person should know before they believe them.
+    /// Warnings to read before believing them.
     pub warnings: Vec<String>,
 }
 
@@ -159,7 +159,8 @@ pub fn judge(run: &Run, tuning: &TuningResults) -> Vec<ClaimResult> {
     // 3. The verdicts.
     let verdict = |(index, claim): (usize, &Claim)| {
         let of_claim = samples.iter().zip(&levels).filter(|(sample, _)| sample.claim_index == index);
-        let tests: Vec<ClaimTest> = of_claim.map(|(of, alpha)| test(claim, of.kl, &of.sample, 1.0 - alpha)).collect();
+        let tests: Vec<ClaimTest> =
+            of_claim.map(|(part, alpha)| test(claim, part.kl, &part.sample, 1.0 - alpha)).collect();
         let (judgement, test_reasons) = combine(claim, &tests, !refusals[index].is_empty());
         let budget = |side: &ArmRef| Some((side.to_string(), budget(all.of(side)?, &side.arm)));
         let budgets = claim.arms.iter().filter(|side| side.arm != REFERENCE).filter_map(budget).collect();
@@ -310,8 +311,8 @@ fn test(claim: &Claim, kl: Option<f64>, sample: &PairedSample, level: f64) -> Cl
     let (judgement, reason) = match (effect, sample) {
         _ if seeds < FEWEST_SEEDS => {
             let both = if claim.arms.len() == 1 { "" } else { "both arms " };
-            let at = kl.map_or("measured", |_| "there");
-            (Verdict::Inconclusive, Some(format!("{seeds} seeds with {both}{at}, and {FEWEST_SEEDS} are needed")))
+            let place = kl.map_or("measured", |_| "there");
+            (Verdict::Inconclusive, Some(format!("{seeds} seeds with {both}{place}, and {FEWEST_SEEDS} are needed")))
         }
         (_, PairedSample::Counted(values)) => decide_counts(claim, values),
         (Some(effect), PairedSample::Spread(_)) if effect.interval == Some([0.0, 0.0]) => same_spread(claim.rule),
@@ -339,7 +340,7 @@ fn test(claim: &Claim, kl: Option<f64>, sample: &PairedSample, level: f64) -> Cl
     }
 }
 
-/// Counts that chance plays no part in: the claim holds where it does at every seed. Ahead: fewer. Equal: within the smallest effect.
+/// Counts without randomness: the claim holds if it does at every seed. Ahead: fewer. Equal: within the smallest effect.
 fn decide_counts(claim: &Claim, values: &[f64]) -> (Verdict, Option<String>) {
     let holds = |x: &&f64| match claim.rule {
         ClaimRule::Ahead => **x > 0.0,
@@ -352,8 +353,7 @@ fn decide_counts(claim: &Claim, values: &[f64]) -> (Verdict, Option<String>) {
     }
 }
 
-/// Spreads that are the same by what they are, as the values are a constant apart or do not scatter: that is equal, and no test of
-/// which of the two laws is the wider one.
+/// Spreads that are equal because the values differ by a constant or do not vary: `equal` holds, and `ahead` cannot be tested.
 fn same_spread(rule: ClaimRule) -> (Verdict, Option<String>) {
     match rule {
         ClaimRule::Equal => (Verdict::Reproduced, None),
@@ -364,9 +364,9 @@ fn same_spread(rule: ClaimRule) -> (Verdict, Option<String>) {
     }
 }
 
-/// The rule. Ahead: by an interval above zero and at least the smallest effect; behind by an interval below zero, or none by one
-/// within the smallest effect of it. Equal: by an interval within the smallest effect of zero; not, by one off zero and an effect
-/// of at least that.
+/// The rule. Ahead: reproduced by an interval above zero and an effect of at least the smallest, contradicted by an interval
+/// below zero or within the smallest effect of it. Equal: reproduced by an interval within the smallest effect of zero,
+/// contradicted by one that excludes zero and an effect of at least the smallest.
 fn decide(rule: ClaimRule, effect: &Effect, smallest: f64) -> (Verdict, Option<String>) {
     let Some([low, high]) = effect.interval else {
         let why = if effect.value.is_finite() { "too few seeds for an interval" } else { "the effect has no size" };
@@ -402,10 +402,10 @@ fn combine(claim: &Claim, tests: &[ClaimTest], is_refused: bool) -> (Verdict, Ve
     let mut reasons: Vec<(&String, Vec<String>)> = vec![];
     for test in tests {
         let Some(why) = &test.reason else { continue };
-        let at = test.kl.filter(|_| tests.len() > 1).map(|kl| kl.to_string());
+        let kl = test.kl.filter(|_| tests.len() > 1).map(|kl| kl.to_string());
         match reasons.iter_mut().find(|(other, _)| *other == why) {
-            Some((_, places)) => places.extend(at),
-            None => reasons.push((why, at.into_iter().collect())),
+            Some((_, places)) => places.extend(kl),
+            None => reasons.push((why, kl.into_iter().collect())),
         }
     }
     let in_words = |(why, places): &(&String, Vec<String>)| match &places[..] {
@@ -487,10 +487,10 @@ fn budget(evidence: &RunEvidence, arm: &str) -> TrainingBudget {
     } else {
         (compared, 0)
     };
-    let own: usize = run.points_of(arm).map(|point| point.seeds.len()).sum();
+    let trained: usize = run.points_of(arm).map(|point| point.seeds.len()).sum();
     let flops: f64 = run.points_of(arm).flat_map(|p| p.finished()).map(|(_, mark)| mark.clocks.flops).sum();
     let spent = if run.experiment.is_tuned() { tuning.spent(arm, &run.experiment) } else { 0.0 };
-    TrainingBudget { points, trainings: searched + own, flops: flops + spent + 0.0 } // the sum of nothing is −0
+    TrainingBudget { points, trainings: searched + trained, flops: flops + spent + 0.0 } // the sum of nothing is −0
 }
 
 #[cfg(test)]
@@ -503,13 +503,13 @@ mod tests {
 
     #[test]
     fn the_rule_of_the_catalogue() {
-        let of = |mean, half| decide(ClaimRule::Ahead, &effect(mean, half), 0.05).0;
-        assert_eq!(of(0.2, 0.1), Verdict::Reproduced);
-        assert_eq!(of(-0.2, 0.1), Verdict::Contradicted);
-        assert_eq!(of(0.01, 0.02), Verdict::Contradicted); // null
-        assert_eq!(of(0.03, 0.01), Verdict::Contradicted); // ahead for sure, and by nothing worth it
-        assert_eq!(of(0.04, 0.03), Verdict::Inconclusive);
-        assert_eq!(of(0.2, 0.3), Verdict::Inconclusive);
+        let verdict_of = |mean, half| decide(ClaimRule::Ahead, &effect(mean, half), 0.05).0;
+        assert_eq!(verdict_of(0.2, 0.1), Verdict::Reproduced);
+        assert_eq!(verdict_of(-0.2, 0.1), Verdict::Contradicted);
+        assert_eq!(verdict_of(0.01, 0.02), Verdict::Contradicted); // null
+        assert_eq!(verdict_of(0.03, 0.01), Verdict::Contradicted); // significant, but smaller than the smallest effect
+        assert_eq!(verdict_of(0.04, 0.03), Verdict::Inconclusive);
+        assert_eq!(verdict_of(0.2, 0.3), Verdict::Inconclusive);
         let none = Effect { value: 1.0, interval: None };
         assert_eq!(decide(ClaimRule::Ahead, &none, 0.05).0, Verdict::Inconclusive);
         let endless = Effect { value: f64::INFINITY, interval: Some([0.1, f64::INFINITY]) };
@@ -517,13 +517,13 @@ mod tests {
     }
 
     #[test]
-    fn alike_is_shown_by_an_interval_within_the_smallest_effect() {
-        let of = |mean, half| decide(ClaimRule::Equal, &effect(mean, half), 0.05).0;
-        assert_eq!(of(0.01, 0.03), Verdict::Reproduced);
-        assert_eq!(of(0.03, 0.01), Verdict::Reproduced); // apart for sure, and by nothing worth it
-        assert_eq!(of(-0.2, 0.1), Verdict::Contradicted);
-        assert_eq!(of(0.01, 0.2), Verdict::Inconclusive); // not told apart is not alike
-        assert_eq!(of(0.06, 0.2), Verdict::Inconclusive);
+    fn equality_is_shown_by_an_interval_within_the_smallest_effect() {
+        let verdict_of = |mean, half| decide(ClaimRule::Equal, &effect(mean, half), 0.05).0;
+        assert_eq!(verdict_of(0.01, 0.03), Verdict::Reproduced);
+        assert_eq!(verdict_of(0.03, 0.01), Verdict::Reproduced); // significant, but smaller than the smallest effect
+        assert_eq!(verdict_of(-0.2, 0.1), Verdict::Contradicted);
+        assert_eq!(verdict_of(0.01, 0.2), Verdict::Inconclusive); // no detectable difference is not equality
+        assert_eq!(verdict_of(0.06, 0.2), Verdict::Inconclusive);
     }
 
     #[test]
@@ -533,7 +533,7 @@ mod tests {
             "kl":[0.5,1.0,2.0],"at_least":2,"smallest":0.05}"#,
         )
         .expect("a claim");
-        let of = |all: [Verdict; 3], is_refused| {
+        let verdict_of = |all: [Verdict; 3], is_refused| {
             let test = |judgement| ClaimTest {
                 kl: None,
                 judgement,
@@ -549,15 +549,14 @@ mod tests {
             combine(&claim, &all.map(test), is_refused).0
         };
         use Verdict::{Contradicted as No, Inconclusive as Open, Reproduced as Yes};
-        assert_eq!([of([Yes, Yes, Open], false), of([Yes, Yes, No], false)], [Yes, Yes]);
-        assert_eq!([of([Yes, Open, Open], false), of([Yes, Open, No], false)], [Open, Open]);
-        assert_eq!([of([Yes, No, No], false), of([Yes, Yes, Yes], true)], [No, Open]);
+        assert_eq!([verdict_of([Yes, Yes, Open], false), verdict_of([Yes, Yes, No], false)], [Yes, Yes]);
+        assert_eq!([verdict_of([Yes, Open, Open], false), verdict_of([Yes, Open, No], false)], [Open, Open]);
+        assert_eq!([verdict_of([Yes, No, No], false), verdict_of([Yes, Yes, Yes], true)], [No, Open]);
     }
 
-    /// Where there is nothing, the rule says that there is something in no more than 2.5% of cases; of a family of four, in
-    /// no more than that of any.
+    /// Without an effect, the rule finds one in at most 2.5% of cases; a family of four finds any in at most 2.5%.
     #[test]
-    fn nothing_is_rarely_reproduced() {
+    fn a_null_effect_is_rarely_reproduced() {
         use rand::RngExt;
         let mut rng = duel_spec::seeds::derive(7, "null", 0, "verdict");
         let mut normal = || {
@@ -565,19 +564,19 @@ mod tests {
             (-2.0 * (1.0 - a).ln()).sqrt() * (std::f64::consts::TAU * b).cos()
         };
         for (seeds, family) in [(5, 1), (10, 1), (5, 4)] {
-            let mut wrong = 0;
+            let mut reproduced_count = 0;
             for _ in 0..100_000 {
                 let effects: Vec<Vec<f64>> = (0..family).map(|_| (0..seeds).map(|_| normal()).collect()).collect();
                 let effects: Vec<PairedSample> = effects.into_iter().map(PairedSample::Mean).collect();
                 let p: Vec<f64> = effects.iter().map(|e| e.p().unwrap_or(1.0)).collect();
                 let reproduced = effects.iter().zip(holm_levels(&p, ALPHA)).any(|(effects, level)| {
-                    let found = effects.at_level(1.0 - level);
-                    found.is_some_and(|e| decide(ClaimRule::Ahead, &e, 0.05).0 == Verdict::Reproduced)
+                    let effect = effects.at_level(1.0 - level);
+                    effect.is_some_and(|e| decide(ClaimRule::Ahead, &e, 0.05).0 == Verdict::Reproduced)
                 });
-                wrong += usize::from(reproduced);
+                reproduced_count += usize::from(reproduced);
             }
-            // 2,500, and three standard deviations of what so many experiments count
-            assert!(wrong <= 2_650, "{seeds} seeds, {family} claims: {wrong} of 100,000");
+            // 2,500, plus three standard deviations of the count
+            assert!(reproduced_count <= 2_650, "{seeds} seeds, {family} claims: {reproduced_count} of 100,000");
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::analysis::stats::{prompt_bootstrap, wilson};
 use duel_ledger::Outcomes;
 use duel_spec::OutcomeRow;
 
-/// Gold that counts as equal, as on the exact yardstick.
+/// Gold that counts as equal, as in exact evaluation.
 const TIE: f64 = 1e-9;
 
 /// Distribution of a mixture's responses to one prompt: gold, tokens, probability.
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mixture_earns_in_proportion() {
+    fn a_mixture_averages_its_policies() {
         let outcomes = |golds: &[(u32, f64)]| Outcomes {
             arm: "a".into(),
             point: "p".into(),

@@ -44,21 +44,21 @@ impl Chart for Bars {
         let row = (height as i32 - top - px(8.0)) / self.bars.len().max(1) as i32;
         let longest = self.bars.iter().map(|b| b.parts[0] + b.parts[1]).fold(f64::MIN_POSITIVE, f64::max);
         let room = f64::from(width as i32 - left - px(52.0 + 96.0));
-        for (place, bar) in self.bars.iter().enumerate() {
-            let y = top + row * place as i32;
+        for (index, bar) in self.bars.iter().enumerate() {
+            let y = top + row * index as i32;
             let (above, below) = (y + row / 8, y + row * 7 / 8);
             let start = left + px(52.0);
             let end = |share: f64| start + (room * share / longest).round() as i32;
             let name = text_style(13.0, INK, scale).pos(Pos::new(HPos::Left, VPos::Center));
             area.draw(&Text::new(bar.name.clone(), (left, (above + below) / 2), name))?;
             let split = end(bar.parts[0]);
-            let whole = end(bar.parts[0] + bar.parts[1]).max(start + px(2.0));
+            let right = end(bar.parts[0] + bar.parts[1]).max(start + px(2.0));
             area.draw(&Rectangle::new([(start, above), (split, below)], bar.color.mix(0.45).filled()))?;
-            area.draw(&Rectangle::new([(split, above), (whole, below)], bar.color.filled()))?;
-            let words = text_style(12.0, INK, scale).pos(Pos::new(HPos::Left, VPos::Center));
-            area.draw(&Text::new(bar.label.clone(), (whole + px(7.0), (above + below) / 2), words))?;
+            area.draw(&Rectangle::new([(split, above), (right, below)], bar.color.filled()))?;
+            let style = text_style(12.0, INK, scale).pos(Pos::new(HPos::Left, VPos::Center));
+            area.draw(&Text::new(bar.label.clone(), (right + px(7.0), (above + below) / 2), style))?;
             let text = format!("{} · {} · {}", self.title, bar.name, bar.label);
-            tooltips.push(Tooltip { x: whole, y: (above + below) / 2, text });
+            tooltips.push(Tooltip { x: right, y: (above + below) / 2, text });
         }
         Ok(())
     }

@@ -84,7 +84,7 @@ fn comparisons(run: &Run) -> Vec<Figure> {
     bars.chain(to_target).chain(wins).chain(gains).collect()
 }
 
-/// Group, name, text for who does not see it, and plot.
+/// Group, name, alternative text, and plot.
 type Listed = (&'static str, &'static str, &'static str, Option<Plot>);
 
 /// What happens during the trainings, and to the responses.

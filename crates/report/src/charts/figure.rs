@@ -39,11 +39,11 @@ pub(crate) fn palette_index(run: &Run, arm: &str) -> usize {
         return index;
     }
     let arms = run.arms();
-    let others = arms.iter().filter(|a| !FIXED_COLOR_ARMS.contains(a)).position(|a| *a == arm).unwrap_or(0);
+    let index = arms.iter().filter(|a| !FIXED_COLOR_ARMS.contains(a)).position(|a| *a == arm).unwrap_or(0);
     let free: Vec<usize> = (0..theme::PALETTE_SIZE)
         .filter(|&index| FIXED_COLOR_ARMS.get(index).is_none_or(|k| !arms.contains(k)))
         .collect();
-    free[others % free.len()]
+    free[index % free.len()]
 }
 
 pub(crate) fn gold_axis(run: &Run) -> String {

@@ -11,7 +11,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 pub(crate) struct Heatmap {
     pub(crate) size: (u32, u32),
     pub(crate) names: Vec<String>,
-    /// `None` where there is nothing to say.
+    /// `None` where nothing was measured.
     pub(crate) shares: Vec<Vec<Option<f64>>>,
     pub(crate) labels: Vec<Vec<String>>,
 }
@@ -51,9 +51,9 @@ impl Chart for Heatmap {
                     area.draw(&Rectangle::new(corners, color.filled()))?;
                 }
                 area.draw(&Rectangle::new(corners, LINE.stroke_width(px(1.0) as u32)))?;
-                let words = &self.labels[row][column];
-                area.draw(&Text::new(words.clone(), (x + wide / 2, y), middle.clone()))?;
-                tooltips.push(Tooltip { x: x + wide / 2, y, text: format!("{name} against {other} · {words}") });
+                let label = &self.labels[row][column];
+                area.draw(&Text::new(label.clone(), (x + wide / 2, y), middle.clone()))?;
+                tooltips.push(Tooltip { x: x + wide / 2, y, text: format!("{name} against {other} · {label}") });
             }
         }
         Ok(())
@@ -62,7 +62,8 @@ impl Chart for Heatmap {
     fn numbers(&self) -> (Vec<String>, Vec<Vec<String>>) {
         let head =
             std::iter::once("wins of the row against the column".to_string()).chain(self.names.clone()).collect();
-        let row = |(name, words): (&String, &Vec<String>)| std::iter::once(name.clone()).chain(words.clone()).collect();
+        let row =
+            |(name, labels): (&String, &Vec<String>)| std::iter::once(name.clone()).chain(labels.clone()).collect();
         (head, self.names.iter().zip(&self.labels).map(row).collect())
     }
 }

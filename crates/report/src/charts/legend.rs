@@ -41,15 +41,15 @@ fn draw_swatch<B: DrawingBackend>(
 ) -> DrawResult<B> {
     let px = |x: f64| (x * scale) as i32;
     let color = series.color.mix(series.opacity.max(0.75));
-    let (left, right) = ((x, y), (x + px(20.0), y));
+    let (start, end) = ((x, y), (x + px(20.0), y));
     match series.style {
         MarkStyle::Line { width } => {
-            area.draw(&PathElement::new(vec![left, right], color.stroke_width(px(width).max(1) as u32)))
+            area.draw(&PathElement::new(vec![start, end], color.stroke_width(px(width).max(1) as u32)))
         }
         MarkStyle::Dashed { width } => {
             let stroke = color.stroke_width(px(width).max(1) as u32);
-            area.draw(&PathElement::new(vec![left, (x + px(8.0), y)], stroke))?;
-            area.draw(&PathElement::new(vec![(x + px(12.0), y), right], stroke))
+            area.draw(&PathElement::new(vec![start, (x + px(8.0), y)], stroke))?;
+            area.draw(&PathElement::new(vec![(x + px(12.0), y), end], stroke))
         }
         MarkStyle::Band => {
             let corners = [(x, y - px(6.0)), (x + px(20.0), y + px(6.0))];

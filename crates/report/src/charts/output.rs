@@ -60,7 +60,7 @@ impl Chart for AnyChart {
 fn register_fonts() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // The bytes are a font that is known to parse; were they not, drawing says so.
+        // The font is known to parse; if it did not, drawing would return an error.
         let _ = register_font(FONT, FontStyle::Normal, dejavu::sans::regular());
         let _ = register_font(FONT, FontStyle::Bold, dejavu::sans::bold());
     });
@@ -153,7 +153,7 @@ mod tests {
         }
     }
 
-    /// What `draw` writes at the axes of a plot of these points, and the places of the points.
+    /// The texts that are drawn on a plot, and the positions of its points.
     fn drawn_texts(plot: &Plot) -> (Vec<String>, Vec<Tooltip>) {
         let (svg, tooltips) = svg(plot, false).expect("drawn");
         let texts = svg.split("<text").skip(1).filter_map(|part| part.split('>').nth(1)?.split("</text").next());
@@ -162,7 +162,7 @@ mod tests {
 
     /// One point, equal ones, zeros, tiny and huge ranges, on either axis: every point within the frame, no label twice on one axis.
     #[test]
-    fn axes_tell_their_ticks_apart_whatever_they_hold() {
+    fn tick_labels_are_distinct_on_every_range() {
         let tiny = [3.0e-5, 3.1e-5];
         for data in [
             vec![(0.0, 0.0)],
@@ -198,9 +198,9 @@ mod tests {
         }
     }
 
-    /// A line of one point is a dot, and what cannot be placed is left out: NaN, infinity, and zero in log.
+    /// A line of one point is a dot, and points without a position are left out: NaN, infinity, and zero on a logarithmic axis.
     #[test]
-    fn one_point_is_seen_and_what_has_no_place_is_left_out() {
+    fn a_single_point_is_visible_and_points_without_a_position_are_left_out() {
         let one = Series::new(MarkStyle::Line { width: 2.0 }, palette_color(0), vec![(3.0, 1.0)]).named("PPO");
         let (draw_to, tooltips) =
             svg(&Plot::new((400, 300), "steps", "gold", vec![one.clone()]), false).expect("drawn");
@@ -219,16 +219,17 @@ mod tests {
         assert!(texts.contains(&"10".to_string()) && texts.contains(&"1 k".to_string()), "{texts:?}");
     }
 
-    /// The same chart by day and by night; and as a PDF that ends as one should.
+    /// The same chart in the light and in the dark theme; and as a complete PDF.
     #[test]
-    fn a_chart_has_a_day_and_a_night() {
+    fn a_chart_has_a_light_and_a_dark_theme() {
         let line =
             Series::new(MarkStyle::Line { width: 2.0 }, palette_color(0), vec![(0.0, 1.0), (1.0, 2.0)]).named("PPO");
         let plot = Plot::new((300, 200), "√KL", "gold", vec![line]);
-        let [(day, tooltips), (night, same)] = [false, true].map(|dark| svg(&plot, dark).expect("drawn"));
-        assert!(day.contains("#FFFFFF") && !night.contains("#FFFFFF") && night.contains("#15171C"));
+        let [(light_svg, tooltips), (dark_svg, dark_tooltips)] =
+            [false, true].map(|dark| svg(&plot, dark).expect("drawn"));
+        assert!(light_svg.contains("#FFFFFF") && !dark_svg.contains("#FFFFFF") && dark_svg.contains("#15171C"));
         assert!(
-            tooltips == same && tooltips.len() == 2 && tooltips[1].text == "PPO · √KL 1.000 · gold 2.000",
+            tooltips == dark_tooltips && tooltips.len() == 2 && tooltips[1].text == "PPO · √KL 1.000 · gold 2.000",
             "{tooltips:?}"
         );
         let pdf = pdf(&plot, 200.0, false).expect("drawn");

@@ -80,17 +80,17 @@ const BAND_STEPS: usize = 24;
 
 /// Every arm with its run, in the order that gives them their colors.
 pub(crate) fn arms(runs: &[Run]) -> Vec<(&Run, &str, String)> {
-    let of = |run| -> Vec<(&Run, &str, String)> {
+    let arms_of = |run| -> Vec<(&Run, &str, String)> {
         let named = |arm: &str| format!("{}@{}", arm.to_uppercase(), Run::name(run));
         run.arms().into_iter().map(|arm| (run, arm, named(arm))).collect()
     };
-    runs.iter().flat_map(of).collect()
+    runs.iter().flat_map(arms_of).collect()
 }
 
 pub(crate) fn frontiers(runs: &[Run]) -> Plot {
     let mut series: Vec<Series> = vec![];
-    for (place, (run, arm, name)) in arms(runs).into_iter().enumerate() {
-        series.extend(frontier_of(run, arm, palette_color(place), name, false));
+    for (index, (run, arm, name)) in arms(runs).into_iter().enumerate() {
+        series.extend(frontier_of(run, arm, palette_color(index), name, false));
     }
     for run in runs {
         let center = run.reference().map(|p| (mean(&p.final_test(metrics::KL)), mean(&p.final_test(metrics::GOLD))));

@@ -6,7 +6,7 @@ use plotters::coord::Shift;
 use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-/// One upright axis.
+/// One vertical axis.
 #[derive(Debug, Clone)]
 pub(crate) struct ParallelAxis {
     pub(crate) name: String,

@@ -1,4 +1,4 @@
-//! A drawing backend that writes one page of PDF, its font within, so that a chart can go into a paper as it is.
+//! A drawing backend that writes one page of PDF with an embedded font, so that a chart can go into a paper unchanged.
 
 use pdf_writer::types::{CidFontType, FontFlags, SystemInfo, UnicodeCmap};
 use pdf_writer::{Content, Finish, Name, Pdf as File, Rect, Ref, Str};
@@ -10,19 +10,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::convert::Infallible;
 use std::f32::consts::FRAC_PI_2;
 
-/// How the font is called within the file.
+/// The font's resource name in the file.
 const FONT: Name = Name(b"F");
 const FONT_NAME: Name = Name(b"DejaVuSans");
-/// Units of an em in a PDF's font.
+/// Glyph space units per em.
 const EM: f32 = 1000.0;
-/// Of a circle's quarter as a Bézier curve: how far its handles reach.
+/// A quarter circle as a Bézier curve: the distance of its control points, as a share of the radius.
 const ARC: f32 = 0.552_285;
 
-/// What is drawn, until it is presented.
+/// The page so far; `present` writes it to `bytes`.
 pub(crate) struct Pdf<'a> {
     bytes: &'a mut Vec<u8>,
     size: (u32, u32),
-    /// Points for a unit of the drawing.
+    /// Points per unit of the drawing.
     grain: f32,
     content: Content,
     /// Opacities in thousandths.
@@ -34,11 +34,11 @@ pub(crate) struct Pdf<'a> {
 type Done = Result<(), DrawingErrorKind<Infallible>>;
 
 impl<'a> Pdf<'a> {
-    /// `size` in units of the drawing, so many points wide.
+    /// A page of `size` in units of the drawing, `points` wide.
     pub(crate) fn new(bytes: &'a mut Vec<u8>, size: (u32, u32), points: f64) -> Self {
         let grain = points as f32 / size.0 as f32;
         let mut content = Content::new();
-        content.transform([grain, 0.0, 0.0, -grain, 0.0, grain * size.1 as f32]); // y goes down
+        content.transform([grain, 0.0, 0.0, -grain, 0.0, grain * size.1 as f32]); // flips y
         let face = ttf_parser::Face::parse(dejavu::sans::regular(), 0).ok();
         Self { bytes, size, grain, content, opacities: BTreeSet::new(), face, glyphs: BTreeMap::new() }
     }
@@ -57,8 +57,8 @@ impl<'a> Pdf<'a> {
     }
 
     fn path(&mut self, path: impl IntoIterator<Item = BackendCoord>) {
-        for (place, (x, y)) in path.into_iter().enumerate() {
-            match place {
+        for (index, (x, y)) in path.into_iter().enumerate() {
+            match index {
                 0 => self.content.move_to(x as f32, y as f32),
                 _ => self.content.line_to(x as f32, y as f32),
             };
@@ -73,27 +73,27 @@ impl<'a> Pdf<'a> {
         };
     }
 
-    /// Width of a glyph in units of an em's thousandth.
+    /// Width of a glyph in thousandths of an em.
     fn width(&self, glyph: u16) -> f32 {
         let Some(face) = &self.face else { return 0.0 };
         let units = face.glyph_hor_advance(ttf_parser::GlyphId(glyph)).unwrap_or(0);
         f32::from(units) * EM / f32::from(face.units_per_em())
     }
 
-    /// The glyphs of a text, noted for the font's tables.
+    /// The glyphs of a text, which are added to the font's tables.
     fn glyphs_of(&mut self, text: &str) -> Vec<u16> {
         let Some(face) = &self.face else { return vec![] };
-        let found: Vec<(u16, char)> =
+        let pairs: Vec<(u16, char)> =
             text.chars().map(|c| (face.glyph_index(c).map_or(0, |glyph| glyph.0), c)).collect();
-        self.glyphs.extend(found.iter().copied());
-        found.into_iter().map(|(glyph, _)| glyph).collect()
+        self.glyphs.extend(pairs.iter().copied());
+        pairs.into_iter().map(|(glyph, _)| glyph).collect()
     }
 
     /// The whole file.
     fn write(&mut self) {
         let [catalog, pages, page, content, font, cid, descriptor, file, unicode] =
             [1, 2, 3, 4, 5, 6, 7, 8, 9].map(Ref::new);
-        let state = |place: usize| Ref::new(10 + place as i32);
+        let state = |index: usize| Ref::new(10 + index as i32);
         let mut pdf = File::new();
         pdf.catalog(catalog).pages(pages);
         pdf.pages(pages).kids([page]).count(1);
@@ -103,18 +103,18 @@ impl<'a> Pdf<'a> {
         let mut resources = of_page.resources();
         resources.fonts().pair(FONT, font);
         let mut states = resources.ext_g_states();
-        for (place, opacity) in self.opacities.iter().enumerate() {
-            states.pair(Name(format!("A{opacity}").as_bytes()), state(place));
+        for (index, opacity) in self.opacities.iter().enumerate() {
+            states.pair(Name(format!("A{opacity}").as_bytes()), state(index));
         }
         states.finish();
         resources.finish();
         of_page.finish();
-        for (place, opacity) in self.opacities.iter().enumerate() {
+        for (index, opacity) in self.opacities.iter().enumerate() {
             let share = f32::from(*opacity) / 1000.0;
-            pdf.ext_graphics(state(place)).non_stroking_alpha(share).stroking_alpha(share);
+            pdf.ext_graphics(state(index)).non_stroking_alpha(share).stroking_alpha(share);
         }
-        let drawn = std::mem::replace(&mut self.content, Content::new()).finish();
-        packed(&mut pdf, content, &drawn);
+        let operators = std::mem::replace(&mut self.content, Content::new()).finish();
+        write_deflated(&mut pdf, content, &operators);
         self.write_font(&mut pdf, [font, cid, descriptor, file, unicode]);
         *self.bytes = pdf.finish();
     }
@@ -122,9 +122,9 @@ impl<'a> Pdf<'a> {
     fn write_font(&self, pdf: &mut File, [font, cid, descriptor, file, unicode]: [Ref; 5]) {
         let Some(face) = &self.face else { return };
         let system = SystemInfo { registry: Str(b"Adobe"), ordering: Str(b"Identity"), supplement: 0 };
-        let mut whole = pdf.type0_font(font);
-        whole.base_font(FONT_NAME).encoding_predefined(Name(b"Identity-H")).descendant_font(cid).to_unicode(unicode);
-        whole.finish();
+        let mut type0 = pdf.type0_font(font);
+        type0.base_font(FONT_NAME).encoding_predefined(Name(b"Identity-H")).descendant_font(cid).to_unicode(unicode);
+        type0.finish();
         let mut of_glyphs = pdf.cid_font(cid);
         of_glyphs.subtype(CidFontType::Type2).base_font(FONT_NAME).system_info(system).font_descriptor(descriptor);
         of_glyphs.cid_to_gid_map_predefined(Name(b"Identity"));
@@ -147,17 +147,17 @@ impl<'a> Pdf<'a> {
             .cap_height(scaled(face.capital_height().unwrap_or(face.ascender())))
             .stem_v(80.0)
             .font_file2(file);
-        packed(pdf, file, dejavu::sans::regular());
+        write_deflated(pdf, file, dejavu::sans::regular());
         let mut map = UnicodeCmap::new(Name(b"Custom"), system);
         self.glyphs.iter().for_each(|(&glyph, &c)| map.pair(glyph, c));
         pdf.cmap(unicode, &map.finish());
     }
 }
 
-/// A stream, deflated.
-fn packed(pdf: &mut File, place: Ref, bytes: &[u8]) {
+/// Writes a deflated stream.
+fn write_deflated(pdf: &mut File, reference: Ref, bytes: &[u8]) {
     let small = miniz_oxide::deflate::compress_to_vec_zlib(bytes, 6);
-    let mut stream = pdf.stream(place, &small);
+    let mut stream = pdf.stream(reference, &small);
     stream.filter(pdf_writer::Filter::FlateDecode);
     stream.pair(Name(b"Length1"), bytes.len() as i32);
 }
@@ -232,24 +232,24 @@ impl DrawingBackend for Pdf<'_> {
             HPos::Center => -wide / 2.0,
             HPos::Right => -wide,
         };
-        // from the anchor down to the line that letters stand on
+        // from the anchor down to the baseline
         let down = match style.anchor().v_pos {
             VPos::Top => size * 0.76,
             VPos::Center => size * 0.36,
             VPos::Bottom => 0.0,
         };
-        let turn = match style.transform() {
+        let angle = match style.transform() {
             FontTransform::None => 0.0,
             FontTransform::Rotate90 => FRAC_PI_2,
             FontTransform::Rotate180 => 2.0 * FRAC_PI_2,
             FontTransform::Rotate270 => -FRAC_PI_2,
         };
-        let (sin, cos) = turn.sin_cos();
+        let (sin, cos) = angle.sin_cos();
         self.color(style.color());
-        // letters stand upright where y goes down
-        let place = [cos, sin, sin, -cos, x as f32 + cos * across - sin * down, y as f32 + sin * across + cos * down];
+        // flips y back, so that letters are upright
+        let matrix = [cos, sin, sin, -cos, x as f32 + cos * across - sin * down, y as f32 + sin * across + cos * down];
         let codes: Vec<u8> = glyphs.into_iter().flat_map(u16::to_be_bytes).collect();
-        self.content.begin_text().set_font(FONT, size).set_text_matrix(place).show(Str(&codes)).end_text();
+        self.content.begin_text().set_font(FONT, size).set_text_matrix(matrix).show(Str(&codes)).end_text();
         Ok(())
     }
 }
@@ -260,13 +260,13 @@ mod tests {
     use crate::charts::theme::INK;
 
     #[test]
-    fn every_word_can_be_found_again() {
+    fn text_has_its_glyphs_and_their_unicode_map() {
         let mut bytes = vec![];
         let mut pdf = Pdf::new(&mut bytes, (100, 50), 100.0);
         assert_eq!(pdf.glyphs_of("β √").len(), 3);
         assert!(pdf.glyphs.values().copied().collect::<String>().contains('β') && !pdf.glyphs.contains_key(&0));
         let color = BackendColor { alpha: 0.5, rgb: (INK.0, INK.1, INK.2) };
-        pdf.draw_pixel((1, 2), color).and_then(|()| pdf.present()).expect("nothing can go wrong");
+        pdf.draw_pixel((1, 2), color).and_then(|()| pdf.present()).expect("infallible");
         let text = String::from_utf8_lossy(&bytes);
         assert!(text.contains("/A500") && text.contains("/DejaVuSans") && text.contains("/MediaBox [0 0 100 50]"));
     }

@@ -14,7 +14,7 @@ const fn ink(name: &'static str, light: (u8, u8, u8), dark: (u8, u8, u8)) -> Col
     Color { name, light: RGBColor(light.0, light.1, light.2), dark: RGBColor(dark.0, dark.1, dark.2) }
 }
 
-/// Every color there is. Words in `ink` and `soft` stand out from `paper` by at least 4.5 to 1, marks by at least 3 (WCAG 2.1).
+/// Every color there is. Text in `ink` and `soft` has a contrast to `paper` of at least 4.5, marks of at least 3 (WCAG 2.1).
 pub(crate) const PALETTE: [Color; 13] = [
     ink("paper", (255, 255, 255), (21, 23, 28)),
     ink("ink", (34, 34, 40), (232, 233, 238)),
@@ -38,20 +38,20 @@ pub(crate) const LINE: RGBColor = PALETTE[3].light;
 pub(crate) const IDEAL: RGBColor = PALETTE[4].light;
 pub(crate) const GREY: RGBColor = PALETTE[5].light;
 
-/// Colors for the places of a list.
+/// The colors of the items of a list.
 const ARMS: std::ops::Range<usize> = 6..13;
 
 /// Number of palette colors.
 pub(crate) const PALETTE_SIZE: usize = ARMS.end - ARMS.start;
 
-/// The color of a place in a list.
-pub(crate) fn palette_color(place: usize) -> RGBColor {
-    PALETTE[ARMS.start + place % ARMS.len()].light
+/// The color of the item at an index of a list.
+pub(crate) fn palette_color(index: usize) -> RGBColor {
+    PALETTE[ARMS.start + index % ARMS.len()].light
 }
 
-/// The name of it on the page.
-pub(crate) fn palette_name(place: usize) -> &'static str {
-    PALETTE[ARMS.start + place % ARMS.len()].name
+/// Its name on the page.
+pub(crate) fn palette_name(index: usize) -> &'static str {
+    PALETTE[ARMS.start + index % ARMS.len()].name
 }
 
 fn hex(RGBColor(r, g, b): RGBColor) -> String {
@@ -139,10 +139,10 @@ impl<T: BackendTextStyle> BackendTextStyle for DarkText<'_, T> {
     fn draw<E, D: FnMut(i32, i32, BackendColor) -> Result<(), E>>(
         &self,
         text: &str,
-        at: BackendCoord,
+        position: BackendCoord,
         mut pixel: D,
     ) -> Result<Result<(), E>, Self::FontError> {
-        self.0.draw(text, at, |x, y, color| pixel(x, y, dark(color)))
+        self.0.draw(text, position, |x, y, color| pixel(x, y, dark(color)))
     }
 }
 
@@ -163,8 +163,8 @@ impl<B: DrawingBackend> DrawingBackend for Dark<B> {
         self.0.present()
     }
 
-    fn draw_pixel(&mut self, at: BackendCoord, color: BackendColor) -> Done<B> {
-        self.0.draw_pixel(at, dark(color))
+    fn draw_pixel(&mut self, position: BackendCoord, color: BackendColor) -> Done<B> {
+        self.0.draw_pixel(position, dark(color))
     }
 
     fn draw_line<S: BackendStyle>(&mut self, from: BackendCoord, to: BackendCoord, style: &S) -> Done<B> {
@@ -179,16 +179,16 @@ impl<B: DrawingBackend> DrawingBackend for Dark<B> {
         self.0.draw_path(path, &Darkened::of(style))
     }
 
-    fn draw_circle<S: BackendStyle>(&mut self, at: BackendCoord, radius: u32, style: &S, fill: bool) -> Done<B> {
-        self.0.draw_circle(at, radius, &Darkened::of(style), fill)
+    fn draw_circle<S: BackendStyle>(&mut self, position: BackendCoord, radius: u32, style: &S, fill: bool) -> Done<B> {
+        self.0.draw_circle(position, radius, &Darkened::of(style), fill)
     }
 
     fn fill_polygon<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(&mut self, path: I, style: &S) -> Done<B> {
         self.0.fill_polygon(path, &Darkened::of(style))
     }
 
-    fn draw_text<T: BackendTextStyle>(&mut self, text: &str, style: &T, at: BackendCoord) -> Done<B> {
-        self.0.draw_text(text, &DarkText(style), at)
+    fn draw_text<T: BackendTextStyle>(&mut self, text: &str, style: &T, position: BackendCoord) -> Done<B> {
+        self.0.draw_text(text, &DarkText(style), position)
     }
 
     fn estimate_text_size<T: BackendTextStyle>(
@@ -216,23 +216,23 @@ mod tests {
     }
 
     #[test]
-    fn words_and_marks_stand_out_in_both_themes() {
-        let asked = |name: &str| match name {
+    fn text_and_marks_have_contrast_in_both_themes() {
+        let required = |name: &str| match name {
             "paper" | "line" => 1.0,
             "grey" => 3.0,
             _ => 4.0, // arm colors also write the arm's name, large
         };
         for ink in &PALETTE {
             for (color, paper) in [(ink.light, PALETTE[0].light), (ink.dark, PALETTE[0].dark)] {
-                let found = contrast(color, paper);
-                let enough = if matches!(ink.name, "ink" | "soft") { 4.5 } else { asked(ink.name) };
-                assert!(found >= enough, "{}: {found:.2} of {enough}", ink.name);
+                let actual = contrast(color, paper);
+                let enough = if matches!(ink.name, "ink" | "soft") { 4.5 } else { required(ink.name) };
+                assert!(actual >= enough, "{}: {actual:.2} of {enough}", ink.name);
             }
         }
     }
 
     #[test]
-    fn no_two_colors_are_one() {
+    fn colors_are_distinct() {
         for (i, a) in PALETTE.iter().enumerate() {
             assert!(PALETTE[..i].iter().all(|b| b.light != a.light && b.dark != a.dark), "{}", a.name);
         }

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 /// Runs whose parquet files are missing or damaged; a folder that cannot be written.
 pub fn compare(folders: &[PathBuf], to: &Path) -> Result<ReportSummary> {
     let mut runs: Vec<Run> = folders.iter().map(|folder| Run::read(folder)).collect::<Result<_>>()?;
-    // two runs of one name are told apart by where they stand
+    // runs with the same name are shown by their folders
     let names: Vec<String> = runs.iter().map(|run| run.experiment.name.clone()).collect();
     for run in &mut runs {
         if names.iter().filter(|name| **name == run.experiment.name).count() > 1 {
@@ -71,7 +71,7 @@ pub fn compare(folders: &[PathBuf], to: &Path) -> Result<ReportSummary> {
     Ok(ReportSummary { page, warnings: notes })
 }
 
-/// What every arm gains at each preset KL, over the seeds where it gets there.
+/// What every arm gains at each preset KL, over the seeds that reach it.
 fn reached(runs: &[Run]) -> TextTable {
     let arms = arms(runs);
     let head = std::iter::once("KL".to_string()).chain(arms.iter().map(|(.., name)| name.clone())).collect();
@@ -88,13 +88,13 @@ fn reached(runs: &[Run]) -> TextTable {
 
 fn costs(runs: &[Run]) -> TextTable {
     let head = ["run", "arm", "models in memory", "tokens sampled", "FLOPs", "seconds"].map(String::from).to_vec();
-    let of = |run: &Run| -> Vec<Vec<String>> {
+    let rows_of = |run: &Run| -> Vec<Vec<String>> {
         let row = |c: ArmCost| {
             vec![run.name().into(), c.arm, fixed(c.models, 0), si(c.sampled), si(c.flops), seconds(c.seconds)]
         };
         arm_costs(run).into_iter().map(row).collect()
     };
-    TextTable { name: "costs", head, rows: runs.iter().flat_map(of).collect() }
+    TextTable { name: "costs", head, rows: runs.iter().flat_map(rows_of).collect() }
 }
 
 /// The settings in which the experiments differ.
@@ -102,10 +102,10 @@ fn settings(runs: &[Run]) -> TextTable {
     let all: Vec<Vec<(String, String)>> = runs.iter().map(Run::settings).collect();
     let keys: BTreeSet<&String> = all.iter().flatten().map(|(key, _)| key).collect();
     let row = |key: &&String| {
-        let of = |settings: &Vec<(String, String)>| {
+        let value_in = |settings: &Vec<(String, String)>| {
             settings.iter().find(|(other, _)| other == *key).map_or("–".to_string(), |(_, value)| value.clone())
         };
-        let values: Vec<String> = all.iter().map(of).collect();
+        let values: Vec<String> = all.iter().map(value_in).collect();
         values.iter().any(|v| *v != values[0]).then(|| std::iter::once((*key).clone()).chain(values).collect())
     };
     let head = std::iter::once("setting".to_string()).chain(runs.iter().map(|run| run.name().to_string())).collect();

@@ -1,4 +1,4 @@
-//! One chart at the size that a paper wants.
+//! One chart at a given size, for a paper.
 
 use crate::analysis::run::Run;
 use crate::analysis::tuning::TuningResults;
@@ -10,10 +10,10 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-/// Pixels of a PNG on an inch.
+/// Pixels per inch of a PNG.
 const DOTS: f64 = 300.0;
 
-/// How wide a chart stands on paper, in inches.
+/// Width of a chart on paper, in inches.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Width(f64);
 
@@ -22,10 +22,10 @@ impl FromStr for Width {
 
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         let units = [("mm", 25.4), ("cm", 2.54), ("in", 1.0), ("pt", 72.0), ("px", 96.0)];
-        let found = units
+        let inches = units
             .iter()
             .find_map(|(unit, per_inch)| Some(text.strip_suffix(unit)?.trim().parse::<f64>().ok()? / per_inch));
-        match found {
+        match inches {
             Some(inches) if (0.5..=50.0).contains(&inches) => Ok(Self(inches)),
             Some(_) => Err("half an inch to 50 inches are accepted".into()),
             None => Err("a number with mm, cm, in, pt or px is accepted, for example 84mm".into()),
@@ -33,7 +33,7 @@ impl FromStr for Width {
     }
 }
 
-/// What kind of file.
+/// File format of a chart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChartFormat {
     Svg,
@@ -62,7 +62,7 @@ impl fmt::Display for ChartFormat {
     }
 }
 
-/// On what ground.
+/// Colors of a chart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Theme {
     Light,
@@ -96,8 +96,8 @@ pub fn figures(run: &Path) -> Result<Vec<String>> {
     Ok(all_figures(&run, &TuningResults::for_run(&run)?).into_iter().map(|chart| chart.name).collect())
 }
 
-/// The bytes of one chart, so wide: an SVG or a PDF of that size, a PNG of 300 dots an inch. With them what a person should know
-/// before they believe it.
+/// The bytes of one chart of this width: an SVG or a PDF of that size, a PNG of 300 dots per inch. With them the warnings to read
+/// before believing it.
 ///
 /// # Errors
 /// A run whose tables are damaged, or not of its experiment; a chart that it does not have.
@@ -119,9 +119,9 @@ pub fn figure(
     let bytes = match format {
         ChartFormat::Svg => {
             let (svg, _) = svg(drawing, is_dark)?;
-            let own = format!("<svg width=\"{width}\" height=\"{height}\"");
+            let opening_tag = format!("<svg width=\"{width}\" height=\"{height}\"");
             let tall = inches * f64::from(height) / f64::from(width);
-            svg.replacen(&own, &format!("<svg width=\"{inches:.4}in\" height=\"{tall:.4}in\""), 1).into_bytes()
+            svg.replacen(&opening_tag, &format!("<svg width=\"{inches:.4}in\" height=\"{tall:.4}in\""), 1).into_bytes()
         }
         ChartFormat::Png => png(drawing, inches * DOTS / f64::from(width), is_dark)?,
         ChartFormat::Pdf => pdf(drawing, inches * 72.0, is_dark)?,
@@ -134,12 +134,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn widths_are_read_in_the_units_of_papers() {
-        let of = |text: &str| text.parse::<Width>().map(|w| (w.0 * 1000.0).round());
+    fn widths_are_parsed_with_their_units() {
+        let parsed = |text: &str| text.parse::<Width>().map(|w| (w.0 * 1000.0).round());
         assert_eq!(
-            [of("84mm"), of("8.4 cm"), of("3.3in"), of("240pt"), of("96px")].map(|w| w.unwrap_or(0.0)),
+            [parsed("84mm"), parsed("8.4 cm"), parsed("3.3in"), parsed("240pt"), parsed("96px")]
+                .map(|w| w.unwrap_or(0.0)),
             [3307.0, 3307.0, 3300.0, 3333.0, 1000.0]
         );
-        assert!(["84", "wide", "-3in", "1mm", "infin"].iter().all(|text| of(text).is_err()));
+        assert!(["84", "wide", "-3in", "1mm", "infin"].iter().all(|text| parsed(text).is_err()));
     }
 }

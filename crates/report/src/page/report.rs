@@ -7,11 +7,11 @@ use crate::error::{Error, Result};
 use crate::page::{rendering, run_page, tables};
 use std::path::{Path, PathBuf};
 
-/// What a report came to.
+/// A report that was written.
 #[derive(Debug, Clone)]
 pub struct ReportSummary {
     pub page: PathBuf,
-    /// What a person should know before they believe it.
+    /// Warnings to read before believing it.
     pub warnings: Vec<String>,
 }
 

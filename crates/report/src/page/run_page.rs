@@ -1,4 +1,4 @@
-//! The page: one self-contained HTML file that tells a run with its own numbers.
+//! The page: one self-contained HTML file that explains a run with its own numbers.
 
 use crate::analysis::costs::{self, ArmCost};
 use crate::analysis::points::MeasuredPoint;
@@ -146,7 +146,7 @@ pub(crate) fn fill(
     )
 }
 
-/// What the judge of a world of text is.
+/// The judge of a text world, in words.
 fn judge(experiment: &Experiment) -> &'static str {
     match experiment.judge.kind {
         JudgeKind::World if experiment.world.kind == WorldKind::Rows => "rows",
@@ -173,13 +173,13 @@ impl<'a> RenderedVerdict<'a> {
 
 /// `at KL 1: 0.123 (1.1×) [0.100, 0.146]`.
 fn test_summary(test: &ClaimTest) -> String {
-    let at = test.kl.map_or(String::new(), |kl| format!("at KL {kl}: "));
-    let Some(effect) = test.effect else { return at + "–" };
+    let prefix = test.kl.map_or(String::new(), |kl| format!("at KL {kl}: "));
+    let Some(effect) = test.effect else { return prefix + "–" };
     let places = if effect.abs() > 1000.0 { 0 } else { 3 };
     let times = test.times.filter(|times| (1e-6..1e6).contains(times));
     let times = times.map_or(String::new(), |times| format!(" ({}×)", short(times)));
     let ends = |[low, high]: [f64; 2]| format!(" [{}, {}]", fixed(low, places), fixed(high, places));
-    format!("{at}{}{times}{}", fixed(effect, places), test.interval.map_or(String::new(), ends))
+    format!("{prefix}{}{times}{}", fixed(effect, places), test.interval.map_or(String::new(), ends))
 }
 
 fn arm_summary(run: &Run, arm: &str, costs: &[ArmCost]) -> Option<ArmSummary> {
@@ -192,7 +192,7 @@ fn arm_summary(run: &Run, arm: &str, costs: &[ArmCost]) -> Option<ArmSummary> {
     let gain = Estimate::of_differences(&golds, &reference.final_test(metrics::GOLD))?;
     let sd = mean(&reference.final_test(metrics::GOLD_SD));
     // chosen on validation prompts, shown on test prompts
-    let merit = |p: &MeasuredPoint| mean(&p.final_validation(metrics::ETA)); // of finite marks alone
+    let merit = |p: &MeasuredPoint| mean(&p.final_validation(metrics::ETA)); // of finite values only
     let best = run
         .points_of(arm)
         .filter(|p| !p.final_validation(metrics::ETA).is_empty())
@@ -238,7 +238,7 @@ fn is_above_reference(point: &MeasuredPoint, reference: &MeasuredPoint) -> bool 
     })
 }
 
-/// The comparison at equal KL in sentences; an interval that holds zero decides nothing.
+/// The comparison at equal KL in sentences; an interval that contains zero decides nothing.
 fn matched_sentences(run: &Run) -> Vec<String> {
     let mut sentences = Vec::new();
     let mut undecided = Vec::new();

@@ -13,7 +13,7 @@ pub struct TokenSpan {
     pub log_ratio: f64,
 }
 
-/// A response with what there is to say of it.
+/// A response with its numbers.
 #[derive(Debug, Clone, Serialize)]
 pub struct SampledResponse {
     pub prompt: String,
@@ -21,7 +21,7 @@ pub struct SampledResponse {
     pub point: String,
     pub seed: u64,
     pub pieces: Vec<TokenSpan>,
-    /// None where the judge was not asked.
+    /// `None` where it was not judged.
     pub gold_reward: Option<f64>,
     pub proxy_reward: f64,
     /// KL of the policy to the reference over the whole vocabulary, summed over this response's prefixes, nats.
@@ -34,7 +34,7 @@ pub struct SampledResponse {
 /// The page of them.
 ///
 /// # Errors
-/// None that a person can cause.
+/// None that the user can cause.
 pub fn page(all: &[SampledResponse], run: &str) -> Result<String> {
     fill_template("sample_page.html", context! { all => Serde(all), run })
 }

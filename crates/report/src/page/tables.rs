@@ -69,9 +69,9 @@ pub(crate) fn both_points(run: &Run) -> [TextTable; 2] {
     [points(run, "points", MeasuredPoint::final_test), points(run, "validation", MeasuredPoint::final_validation)]
 }
 
-/// Every point's finished policies, mean ± half width of the 95% t-interval over seeds; `of` reads them on test or on
-/// validation prompts.
-fn points(run: &Run, name: &'static str, of: fn(&MeasuredPoint, Metric) -> Vec<f64>) -> TextTable {
+/// Every point's finished policies, mean ± half width of the 95% t-interval over seeds; `values_of` reads them on test
+/// or on validation prompts.
+fn points(run: &Run, name: &'static str, values_of: fn(&MeasuredPoint, Metric) -> Vec<f64>) -> TextTable {
     let columns: Vec<(&str, Metric, usize)> = [
         ("gold", metrics::GOLD, 3),
         ("KL", metrics::KL, 3),
@@ -85,11 +85,13 @@ fn points(run: &Run, name: &'static str, of: fn(&MeasuredPoint, Metric) -> Vec<f
         ("distinct-2", metrics::DISTINCT_2, 3),
     ]
     .into_iter()
-    .filter(|(_, metric, _)| run.arms().iter().flat_map(|a| run.points_of(a)).any(|p| !of(p, *metric).is_empty()))
+    .filter(|(_, metric, _)| {
+        run.arms().iter().flat_map(|a| run.points_of(a)).any(|p| !values_of(p, *metric).is_empty())
+    })
     .collect();
     let row = |p: &MeasuredPoint| {
         let mut row = vec![p.arm.clone(), p.label.clone(), p.seeds.len().to_string()];
-        row.extend(columns.iter().map(|(_, metric, places)| estimate(&of(p, *metric), *places)));
+        row.extend(columns.iter().map(|(_, metric, places)| estimate(&values_of(p, *metric), *places)));
         row
     };
     let arms = run.arms();
@@ -100,7 +102,7 @@ fn points(run: &Run, name: &'static str, of: fn(&MeasuredPoint, Metric) -> Vec<f
     }
 }
 
-/// Over-optimisation: what is lost beyond the peak.
+/// Over-optimization: what is lost beyond the peak.
 fn drops(run: &Run) -> TextTable {
     let head = [
         "along",
@@ -116,9 +118,10 @@ fn drops(run: &Run) -> TextTable {
     let row = |d: OverOptimization| {
         let mut row = vec![d.along, d.drop.len().to_string()];
         row.extend(
-            [(&d.peak_kl, 2), (&d.peak_gold, 3), (&d.kl, 2), (&d.gold, 3)].map(|(of, places)| estimate(of, places)),
+            [(&d.peak_kl, 2), (&d.peak_gold, 3), (&d.kl, 2), (&d.gold, 3)]
+                .map(|(values, places)| estimate(values, places)),
         );
-        row.extend([&d.drop, &d.proxy].map(|of| estimate(of, 3)));
+        row.extend([&d.drop, &d.proxy].map(|values| estimate(values, 3)));
         row.push(d.early.map_or("–".into(), |share| fixed(share, 2)));
         row
     };
@@ -249,7 +252,7 @@ fn calibration(run: &Run) -> TextTable {
     }
 }
 
-/// Every point that was tried for a choice, the best of each arm first; empty where nothing was to be chosen.
+/// Every point of a search, the best of each arm first; empty without a search.
 fn tried_points(run: &Run, tuning: &TuningResults) -> TextTable {
     let (choose, seeds) = (run.experiment.tuning.choose, run.experiment.tuning_seeds());
     let head =
@@ -259,11 +262,11 @@ fn tried_points(run: &Run, tuning: &TuningResults) -> TextTable {
         let ranked = tuning.ranked(arm, &seeds, choose);
         let best = |choose| tuning.ranked(arm, &seeds, choose).first().map(|t| t.label.clone());
         let (chosen, blind) = (best(choose), best(SelectionMetric::Proxy));
-        let others = tuning.tried.iter().filter(|t| t.arm == arm && !ranked.iter().any(|r| r.label == t.label));
-        for trial in ranked.iter().copied().chain(others) {
+        let unranked = tuning.tried.iter().filter(|t| t.arm == arm && !ranked.iter().any(|r| r.label == t.label));
+        for trial in ranked.iter().copied().chain(unranked) {
             let scores: Vec<_> = trial.seeds.values().flatten().collect();
-            let estimate_of = |of: fn(&&TrialScore) -> f64| {
-                Estimate::of(&scores.iter().map(of).collect::<Vec<_>>()).map_or("–".into(), |e| format!("{e:.3}"))
+            let estimate_of = |value: fn(&&TrialScore) -> f64| {
+                Estimate::of(&scores.iter().map(value).collect::<Vec<_>>()).map_or("–".into(), |e| format!("{e:.3}"))
             };
             let is_point = |label: &Option<String>| label.as_ref() == Some(&trial.label);
             let mut notes = vec![];

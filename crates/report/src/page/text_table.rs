@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 
-/// A table of words.
+/// A table of texts.
 #[derive(Debug, serde::Serialize)]
 pub(crate) struct TextTable {
     pub(crate) name: &'static str,
@@ -15,7 +15,7 @@ fn is_numbers(cell: &str) -> bool {
     cell.split([' ', '±']).filter(|part| !part.is_empty() && *part != "to").all(|part| part.parse::<f64>().is_ok())
 }
 
-/// A cell that no program of spreadsheets takes for a formula: an apostrophe before whatever would begin one.
+/// A cell that no spreadsheet program takes for a formula: an apostrophe stands before characters that would begin one.
 fn escape_formula(cell: &str) -> std::borrow::Cow<'_, str> {
     if cell.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) && !is_numbers(cell) {
         format!("'{cell}").into()
@@ -36,13 +36,13 @@ pub(crate) fn csv(head: &[String], rows: &[Vec<String>]) -> Result<String> {
     String::from_utf8(bytes).map_err(|e| error(e.to_string()))
 }
 
-/// One line, whatever stands in it.
+/// The text on one line.
 fn single_line(cell: &str) -> String {
     cell.chars().map(|c| if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') { ' ' } else { c }).collect()
 }
 
-/// A cell of Markdown that says what it holds: what would end it, mark it up or begin HTML has a backslash. An underscore between
-/// letters is none of these.
+/// A cell of Markdown that shows its text literally: characters that would end it, mark it up or begin HTML are escaped. An
+/// underscore between letters is not among them.
 fn markdown_cell(cell: &str) -> String {
     let text: Vec<char> = single_line(cell).chars().collect();
     let is_alphanumeric_at =
@@ -69,7 +69,7 @@ pub(crate) fn markdown(table: &TextTable) -> String {
     line(&table.head) + &rule + &table.rows.iter().map(|row| line(row)).collect::<String>()
 }
 
-/// A cell of LaTeX: the characters that it reads are escaped, the Greek and the signs put in math.
+/// A cell of LaTeX: special characters are escaped, Greek letters and signs are in math mode.
 fn latex_cell(cell: &str) -> String {
     let mut out = String::new();
     for c in single_line(cell).chars() {
@@ -88,7 +88,7 @@ fn latex_cell(cell: &str) -> String {
             '>' => "$>$",
             '|' => "$|$",
             '"' => "''",
-            '[' => "{[}", // one after a line's end would be its space
+            '[' => "{[}", // after a line break it would begin an optional argument
             'η' => "$\\eta$",
             'β' => "$\\beta$",
             'π' => "$\\pi$",
@@ -122,9 +122,9 @@ pub(crate) fn latex(table: &TextTable) -> String {
 mod tests {
     use super::*;
 
-    /// What people call their arms, settings and claims stays what it is in every form.
+    /// The names of arms, settings and claims are literal text in every format.
     #[test]
-    fn no_cell_is_read_as_anything_but_itself() {
+    fn cells_are_escaped_in_every_format() {
         for (cell, csv_cell, markdown, latex) in [
             ("=HYPERLINK(1)", "'=HYPERLINK(1)", "=HYPERLINK(1)", "=HYPERLINK(1)"),
             ("@SUM(A1)", "'@SUM(A1)", "@SUM(A1)", "@SUM(A1)"),
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn the_three_forms_say_the_same() {
+    fn the_three_formats_have_the_same_content() {
         let table = TextTable {
             name: "t",
             head: vec!["arm".into(), "η".into()],

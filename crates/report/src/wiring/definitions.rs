@@ -1,42 +1,47 @@
 //! The numbers of a report by their definitions (docs/verdicts.md), as plainly as they can be computed.
 
-use super::simulation::{SimulatedRun, TEST, WrittenRow};
+use super::simulation::{SimulatedRun, TEST, VALIDATION, WrittenRow};
 use duel_ledger::Outcomes;
 use duel_spec::metrics::{self, Metric};
 use duel_spec::{ClaimMetric, Clocks};
 use std::collections::BTreeSet;
 
-/// A policy by the place of its rows: arm, point, seed and step.
+/// Identifies a policy: arm, point, seed and step.
 pub(super) type PolicyKey = (String, String, u64, u64);
 
-/// The definitions, with the side that is chosen on and the one that is read: those of the report are validation and test.
+/// The definitions, with the split to choose on and the split to read.
 pub(super) struct NaiveReport<'a> {
-    pub(super) of: &'a SimulatedRun,
-    pub(super) chosen: &'static str,
-    pub(super) read: &'static str,
+    pub(super) simulated: &'a SimulatedRun,
+    pub(super) choose_on: &'static str,
+    pub(super) read_on: &'static str,
 }
 
-impl NaiveReport<'_> {
+impl<'a> NaiveReport<'a> {
+    /// Chooses on validation and reads on test, as the report does.
+    pub(super) fn new(simulated: &'a SimulatedRun) -> Self {
+        Self { simulated, choose_on: VALIDATION, read_on: TEST }
+    }
+
     pub(super) fn value(&self, (arm, point, seed, step): &PolicyKey, stage: &str, metric: Metric) -> Option<f64> {
-        let its = |r: &&WrittenRow| {
+        let is_row = |r: &&WrittenRow| {
             (&r.arm, &r.point, r.seed, r.clocks.step) == (arm, point, *seed, *step)
                 && r.stage == stage
                 && r.metric == metric.name
         };
-        self.of.rows.iter().find(its).map(|r| r.value)
+        self.simulated.rows.iter().find(is_row).map(|r| r.value)
     }
 
-    pub(super) fn clock(&self, policy: &PolicyKey, of: fn(&Clocks) -> f64) -> f64 {
-        let its = |r: &&WrittenRow| {
+    pub(super) fn clock(&self, policy: &PolicyKey, clock: fn(&Clocks) -> f64) -> f64 {
+        let is_row = |r: &&WrittenRow| {
             (&r.arm, &r.point, r.seed, r.clocks.step) == (&policy.0, &policy.1, policy.2, policy.3) && r.stage == TEST
         };
-        self.of.rows.iter().find(its).map(|r| of(&r.clocks)).expect("a policy")
+        self.simulated.rows.iter().find(is_row).map(|r| clock(&r.clocks)).expect("a policy")
     }
 
     /// All policies of an arm at a seed, point by point and step by step.
     pub(super) fn policies(&self, arm: &str, seed: u64) -> Vec<PolicyKey> {
-        let its = self.of.rows.iter().filter(|r| r.arm == arm && r.seed == seed && r.stage == TEST);
-        let all: BTreeSet<PolicyKey> = its.map(|r| (r.arm.clone(), r.point.clone(), r.seed, r.clocks.step)).collect();
+        let rows = self.simulated.rows.iter().filter(|r| r.arm == arm && r.seed == seed && r.stage == TEST);
+        let all: BTreeSet<PolicyKey> = rows.map(|r| (r.arm.clone(), r.point.clone(), r.seed, r.clocks.step)).collect();
         all.into_iter().collect()
     }
 
@@ -54,12 +59,12 @@ impl NaiveReport<'_> {
         self.policies(arm, seed).into_iter().map(|p| p.1).collect()
     }
 
-    /// The policies that no mixture of two others beats at the same KL, on the side that is chosen on.
+    /// The policies that no mixture of two others beats at the same KL, on the split to choose on.
     pub(super) fn best_mixtures(&self, policies: Vec<PolicyKey>, stage: &str) -> Vec<PolicyKey> {
-        let at = |p: &PolicyKey| {
+        let kl_and_gold = |p: &PolicyKey| {
             (self.value(p, stage, metrics::KL).expect("KL"), self.value(p, stage, metrics::GOLD).expect("gold"))
         };
-        let all: Vec<(f64, f64)> = policies.iter().map(at).collect();
+        let all: Vec<(f64, f64)> = policies.iter().map(kl_and_gold).collect();
         let stays = |i: usize| {
             let (x, y) = all[i];
             let beaten = |a: usize, b: usize| {
@@ -74,7 +79,7 @@ impl NaiveReport<'_> {
     pub(super) fn frontier(&self, arm: &str, seed: u64, only_finished: bool) -> Vec<PolicyKey> {
         let mut all = if only_finished { self.finished(arm, seed) } else { self.policies(arm, seed) };
         all.push(self.reference(seed));
-        self.best_mixtures(all, self.chosen)
+        self.best_mixtures(all, self.choose_on)
     }
 
     /// The policies of a list on either side of a KL, with their weights.
@@ -98,29 +103,29 @@ impl NaiveReport<'_> {
 
     /// Gold above the reference, and as a share of the optimum's.
     pub(super) fn gain(&self, arm: &str, seed: u64, kl: f64) -> Option<(f64, f64)> {
-        let gold = self.at(&self.frontier(arm, seed, false), self.read, kl, metrics::GOLD)?;
-        let gain = gold - self.value(&self.reference(seed), self.read, metrics::GOLD)?;
-        Some((gain, gain / self.optimum_gain(seed, self.read, kl)?))
+        let gold = self.at(&self.frontier(arm, seed, false), self.read_on, kl, metrics::GOLD)?;
+        let gain = gold - self.value(&self.reference(seed), self.read_on, metrics::GOLD)?;
+        Some((gain, gain / self.optimum_gain(seed, self.read_on, kl)?))
     }
 
-    /// Cost at which a straight line between the looks at a training first has half of the optimum's gain at a KL.
-    pub(super) fn arrival(
+    /// Cost at which a straight line between the evaluations of a training first has half of the optimum's gain at a KL.
+    pub(super) fn cost_of_training(
         &self,
         arm: &str,
         point: &str,
         seed: u64,
         stage: &str,
         kl: f64,
-        of: fn(&Clocks) -> f64,
+        clock: fn(&Clocks) -> f64,
     ) -> f64 {
         let start = self.value(&self.reference(seed), stage, metrics::GOLD).expect("gold");
         let target = start + self.optimum_gain(seed, stage, kl).expect("known") / 2.0;
-        let mut looks = vec![(0.0, start)];
+        let mut evaluations = vec![(0.0, start)];
         for policy in self.policies(arm, seed).into_iter().filter(|p| p.1 == point) {
-            looks.push((self.clock(&policy, of), self.value(&policy, stage, metrics::GOLD).expect("gold")));
+            evaluations.push((self.clock(&policy, clock), self.value(&policy, stage, metrics::GOLD).expect("gold")));
         }
-        for i in 1..looks.len() {
-            let ((x0, y0), (x1, y1)) = (looks[i - 1], looks[i]);
+        for i in 1..evaluations.len() {
+            let ((x0, y0), (x1, y1)) = (evaluations[i - 1], evaluations[i]);
             if y1 >= target {
                 return if y0 >= target { x0 } else { x0 + (x1 - x0) * (target - y0) / (y1 - y0) };
             }
@@ -128,17 +133,17 @@ impl NaiveReport<'_> {
         f64::INFINITY
     }
 
-    /// What stands before the training: the dearest row of the shared stage.
-    pub(super) fn before(&self, arm: &str, seed: u64, of: fn(&Clocks) -> f64) -> f64 {
+    /// The cost before the training: the most expensive row of the shared stage.
+    pub(super) fn before(&self, arm: &str, seed: u64, clock: fn(&Clocks) -> f64) -> f64 {
         let stage = if arm == "p" { "rm" } else { "reference" };
-        let its = self.of.rows.iter().filter(|r| r.arm == "shared" && r.stage == stage && r.seed == seed);
-        its.max_by(|a, b| a.clocks.flops.total_cmp(&b.clocks.flops)).map(|r| of(&r.clocks)).expect("a shared stage")
+        let rows = self.simulated.rows.iter().filter(|r| r.arm == "shared" && r.stage == stage && r.seed == seed);
+        rows.max_by(|a, b| a.clocks.flops.total_cmp(&b.clocks.flops)).map(|r| clock(&r.clocks)).expect("a shared stage")
     }
 
-    pub(super) fn price(&self, arm: &str, seed: u64, kl: f64, of: fn(&Clocks) -> f64) -> f64 {
+    pub(super) fn cost_to_target(&self, arm: &str, seed: u64, kl: f64, clock: fn(&Clocks) -> f64) -> f64 {
         let mut cheapest = (f64::INFINITY, String::new());
         for point in self.points(arm, seed) {
-            let cost = self.arrival(arm, &point, seed, self.chosen, kl, of);
+            let cost = self.cost_of_training(arm, &point, seed, self.choose_on, kl, clock);
             if cost < cheapest.0 {
                 cheapest = (cost, point);
             }
@@ -146,38 +151,41 @@ impl NaiveReport<'_> {
         if cheapest.0.is_infinite() {
             return f64::INFINITY;
         }
-        self.before(arm, seed, of) + self.arrival(arm, &cheapest.1, seed, self.read, kl, of)
+        self.before(arm, seed, clock) + self.cost_of_training(arm, &cheapest.1, seed, self.read_on, kl, clock)
     }
 
-    /// Of most gold and of the largest KL, on the side that is chosen on.
+    /// The policies with the most gold and with the largest KL, on the split to choose on.
     pub(super) fn peak_and_furthest(&self, policies: &[PolicyKey]) -> [PolicyKey; 2] {
         [metrics::GOLD, metrics::KL].map(|metric| {
-            let of = |p: &&PolicyKey| self.value(p, self.chosen, metric).expect("measured");
-            policies.iter().max_by(|a, b| of(a).total_cmp(&of(b))).expect("policies").clone()
+            let value = |p: &&PolicyKey| self.value(p, self.choose_on, metric).expect("measured");
+            policies.iter().max_by(|a, b| value(a).total_cmp(&value(b))).expect("policies").clone()
         })
     }
 
     pub(super) fn mean_finished(&self, arm: &str, seed: u64, metric: Metric) -> f64 {
-        average(self.finished(arm, seed).iter().filter_map(|p| self.value(p, self.read, metric)).collect())
+        average(self.finished(arm, seed).iter().filter_map(|p| self.value(p, self.read_on, metric)).collect())
     }
 
-    /// Mean over points of what a training wrote: its last value, or its mean over steps.
+    /// Mean over points of a metric that a training recorded: its last value, or its mean over steps.
     pub(super) fn logged(&self, arm: &str, seed: u64, stage: &str, metric: Metric, is_last: bool) -> f64 {
-        let of = |point: String| {
-            let its =
-                self.of.rows.iter().filter(|r| r.arm == arm && r.point == point && r.seed == seed && r.stage == stage);
-            let mut all: Vec<&WrittenRow> = its.filter(|r| r.metric == metric.name).collect();
+        let value_of = |point: String| {
+            let rows = self
+                .simulated
+                .rows
+                .iter()
+                .filter(|r| r.arm == arm && r.point == point && r.seed == seed && r.stage == stage);
+            let mut all: Vec<&WrittenRow> = rows.filter(|r| r.metric == metric.name).collect();
             all.sort_by_key(|r| r.clocks.step);
             if is_last { all.last().expect("written").value } else { average(all.iter().map(|r| r.value).collect()) }
         };
-        average(self.points(arm, seed).into_iter().map(of).collect())
+        average(self.points(arm, seed).into_iter().map(value_of).collect())
     }
 
     /// The most gold of a mixture of some policies and the reference within the budget's KL, less the reference's.
     pub(super) fn best_within(&self, policies: Vec<PolicyKey>, seed: u64, stage: &str, kl: f64) -> f64 {
         let all = self.best_mixtures([policies, vec![self.reference(seed)]].concat(), stage);
-        let near = all.iter().filter(|p| self.value(p, stage, metrics::KL).expect("KL") <= kl);
-        let golds = near.map(|p| self.value(p, stage, metrics::GOLD).expect("gold")).chain(self.at(
+        let within_kl = all.iter().filter(|p| self.value(p, stage, metrics::KL).expect("KL") <= kl);
+        let golds = within_kl.map(|p| self.value(p, stage, metrics::GOLD).expect("gold")).chain(self.at(
             &all,
             stage,
             kl,
@@ -191,8 +199,8 @@ impl NaiveReport<'_> {
     }
 
     pub(super) fn point_merit(&self, arm: &str, point: &str, seed: u64) -> f64 {
-        let half = self.optimum_gain(seed, self.read, 1.5).expect("known") / 2.0;
-        self.best_within(self.training(arm, point, seed), seed, self.read, 1.5) / half
+        let half = self.optimum_gain(seed, self.read_on, 1.5).expect("known") / 2.0;
+        self.best_within(self.training(arm, point, seed), seed, self.read_on, 1.5) / half
     }
 
     pub(super) fn spread_of_points(&self, arm: &str, seed: u64) -> f64 {
@@ -201,8 +209,8 @@ impl NaiveReport<'_> {
 
     pub(super) fn has_diverged(&self, arm: &str, point: &str, seed: u64) -> bool {
         let last = self.finished(arm, seed).into_iter().find(|p| p.1 == point).expect("finished");
-        let gold = |p: &PolicyKey| self.value(p, self.read, metrics::GOLD).expect("gold");
-        self.value(&last, self.read, metrics::KL).expect("KL") > 50.0
+        let gold = |p: &PolicyKey| self.value(p, self.read_on, metrics::GOLD).expect("gold");
+        self.value(&last, self.read_on, metrics::KL).expect("KL") > 50.0
             || (point == "beta=0.8" && gold(&last) < gold(&self.reference(seed)))
     }
 
@@ -215,19 +223,21 @@ impl NaiveReport<'_> {
         )
     }
 
-    /// Chance that a draw of the mixture of finished policies of one arm has more gold than one of the other's, ties half, by prompt.
+    /// Probability that a draw of the mixture of finished policies of one arm has more gold than one of the other's, ties half, by prompt.
     pub(super) fn win_rate(&self, seed: u64, kl: f64, at_length: bool) -> Option<f64> {
-        let law = |arm: &str| -> Option<Vec<(u32, f64, u32, f64)>> {
-            let mixture = self.around(&self.frontier(arm, seed, true), self.read, kl)?;
-            let mut law = vec![];
+        let distribution = |arm: &str| -> Option<Vec<(u32, f64, u32, f64)>> {
+            let mixture = self.around(&self.frontier(arm, seed, true), self.read_on, kl)?;
+            let mut distribution = vec![];
             for (policy, weight) in mixture {
-                let its = |o: &&Outcomes| (&*o.arm, &*o.point, o.seed) == (&*policy.0, &*policy.1, seed);
-                let of = self.of.outcomes.iter().find(its).expect("outcomes");
-                law.extend(of.all.iter().map(|o| (o.prompt, o.gold_reward, o.tokens, f64::from(o.share) * weight)));
+                let is_policy = |o: &&Outcomes| (&*o.arm, &*o.point, o.seed) == (&*policy.0, &*policy.1, seed);
+                let outcomes = self.simulated.outcomes.iter().find(is_policy).expect("outcomes");
+                distribution.extend(
+                    outcomes.all.iter().map(|o| (o.prompt, o.gold_reward, o.tokens, f64::from(o.share) * weight)),
+                );
             }
-            Some(law)
+            Some(distribution)
         };
-        let (a, b) = (law("p")?, law("d")?);
+        let (a, b) = (distribution("p")?, distribution("d")?);
         let mut rates = vec![];
         for prompt in 0..3 {
             let (mut won, mut all) = (0.0, 0.0);
@@ -251,13 +261,13 @@ impl NaiveReport<'_> {
         (!rates.is_empty()).then(|| average(rates) - 0.5)
     }
 
-    /// What a claim of `p` and `d` finds at every seed.
+    /// The effect of a claim about `p` and `d` at every seed.
     pub(super) fn effects(&self, metric: ClaimMetric, kl: f64) -> Vec<f64> {
-        let seeds = self.of.run.experiment.seed_list();
-        let two = |of: &dyn Fn(&str, u64) -> Option<f64>, join: fn(f64, f64) -> f64| -> Vec<f64> {
+        let seeds = self.simulated.run.experiment.seed_list();
+        let two = |value: &dyn Fn(&str, u64) -> Option<f64>, join: fn(f64, f64) -> f64| -> Vec<f64> {
             seeds
                 .iter()
-                .filter_map(|&seed| Some(join(of("p", seed)?, of("d", seed)?)))
+                .filter_map(|&seed| Some(join(value("p", seed)?, value("d", seed)?)))
                 .filter(|x| !x.is_nan())
                 .collect()
         };
@@ -269,15 +279,15 @@ impl NaiveReport<'_> {
         };
         let ends = |arm: &str, seed: u64| {
             self.peak_and_furthest(&self.policies(arm, seed))
-                .map(|p| self.value(&p, self.read, metrics::GOLD).expect("gold"))
+                .map(|p| self.value(&p, self.read_on, metrics::GOLD).expect("gold"))
         };
-        let sd = |seed: u64| self.value(&self.reference(seed), self.read, metrics::GOLD_SD).expect("sd");
+        let sd = |seed: u64| self.value(&self.reference(seed), self.read_on, metrics::GOLD_SD).expect("sd");
         match metric {
             ClaimMetric::Gain => two(&|arm, seed| Some(self.gain(arm, seed, kl)?.1), more),
             ClaimMetric::WinRate => seeds.iter().filter_map(|&seed| self.win_rate(seed, kl, false)).collect(),
             ClaimMetric::WinRateAtLength => seeds.iter().filter_map(|&seed| self.win_rate(seed, kl, true)).collect(),
             ClaimMetric::Length => {
-                two(&|arm, seed| self.at(&self.frontier(arm, seed, false), self.read, kl, metrics::LENGTH), more)
+                two(&|arm, seed| self.at(&self.frontier(arm, seed, false), self.read_on, kl, metrics::LENGTH), more)
             }
             ClaimMetric::Peak => two(&|arm, seed| Some(ends(arm, seed)[0] / sd(seed)), more),
             ClaimMetric::Drop => two(&|arm, seed| Some((ends(arm, seed)[0] - ends(arm, seed)[1]) / sd(seed)), more),
@@ -285,8 +295,10 @@ impl NaiveReport<'_> {
                 two(&|arm, seed| Some(-self.mean_finished(arm, seed, metrics::LOG_RATIO_CHOSEN)), more)
             }
             ClaimMetric::Ordered => two(&|arm, seed| Some(self.mean_finished(arm, seed, metrics::ORDERED_PAIRS)), more),
-            ClaimMetric::Flops => two(&|arm, seed| Some(self.price(arm, seed, kl, |c| c.flops)), times),
-            ClaimMetric::Seconds => two(&|arm, seed| Some(self.price(arm, seed, kl, |c| c.wall_seconds)), times),
+            ClaimMetric::Flops => two(&|arm, seed| Some(self.cost_to_target(arm, seed, kl, |c| c.flops)), times),
+            ClaimMetric::Seconds => {
+                two(&|arm, seed| Some(self.cost_to_target(arm, seed, kl, |c| c.wall_seconds)), times)
+            }
             ClaimMetric::Memory => {
                 two(&|arm, seed| Some(self.logged(arm, seed, "cell", metrics::PEAK_RSS, true)), times)
             }
@@ -319,8 +331,8 @@ pub(super) fn near(a: f64, b: f64) -> bool {
     a == b || (a - b).abs() <= 1e-9 * a.abs().max(b.abs()).max(1.0)
 }
 
-/// Numbers where both have one, at the same places.
-pub(super) fn assert_same(what: &str, found: &[f64], expected: &[f64]) {
-    let same = found.len() == expected.len() && found.iter().zip(expected).all(|(a, b)| near(*a, *b));
-    assert!(same, "{what}: found {found:?}, expected {expected:?}");
+/// Equal lists, up to rounding.
+pub(super) fn assert_same(what: &str, actual: &[f64], expected: &[f64]) {
+    let same = actual.len() == expected.len() && actual.iter().zip(expected).all(|(a, b)| near(*a, *b));
+    assert!(same, "{what}: {actual:?}, expected {expected:?}");
 }

@@ -1,6 +1,6 @@
-//! What is chosen on validation prompts and read on test prompts, first and last, cheapest and best: all that connects the statistics
-//! is held against a second program, written from the definitions (docs/verdicts.md) and as plainly as it can be, on a simulated run in
-//! which validation and test have nothing to do with each other.
+//! How the statistics are connected (what is chosen on validation prompts and read on test prompts, first or last, cheapest or best)
+//! is compared with a second program, written as plainly as possible from the definitions (docs/verdicts.md), on a simulated run in
+//! which validation and test are independent.
 
 mod charts;
 mod definitions;

@@ -1,4 +1,4 @@
-//! Effects, frontiers, prices, choices and edges are those of their definitions.
+//! Effects, frontiers, costs to targets, choices and edges against their definitions.
 
 use super::definitions::{NaiveReport, assert_same, average};
 use super::simulation::{ARMS, KLS, TEST, VALIDATION, simulated};
@@ -32,7 +32,7 @@ const CLAIMS: [ClaimMetric; 16] = [
     ClaimMetric::Diverged,
 ];
 
-fn found(run: &Run, metric: ClaimMetric, kl: f64) -> Vec<f64> {
+fn effects(run: &Run, metric: ClaimMetric, kl: f64) -> Vec<f64> {
     let [p, d] = ["p", "d"].map(|name| RunArm { run, name });
     match sample(metric, kl, p, Some(d)) {
         PairedSample::Mean(x) | PairedSample::Median(x) | PairedSample::Counted(x) => x,
@@ -43,23 +43,23 @@ fn found(run: &Run, metric: ClaimMetric, kl: f64) -> Vec<f64> {
 #[test]
 fn effects_are_those_of_their_definitions() {
     let simulated = simulated();
-    let naive = NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST };
-    let mut seen = 0;
+    let naive = NaiveReport::new(&simulated);
+    let mut count = 0;
     for metric in CLAIMS.into_iter().chain([ClaimMetric::Spread]) {
         for kl in KLS.into_iter().filter(|kl| metric.is_at_kl() || *kl == 1.0) {
             let expected = naive.effects(metric, kl);
-            assert_same(&format!("{metric:?} at {kl}"), &found(&simulated.run, metric, kl), &expected);
-            seen += expected.len();
+            assert_same(&format!("{metric:?} at {kl}"), &effects(&simulated.run, metric, kl), &expected);
+            count += expected.len();
         }
     }
-    assert!(seen > 150, "{seen} numbers");
+    assert!(count > 150, "{count} numbers");
 }
 
 /// The scale of a merit cancels from the spread of points of one run, but not between two runs: each merit by itself.
 #[test]
 fn merits_of_points_are_those_of_test_prompts() {
     let simulated = simulated();
-    let naive = NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST };
+    let naive = NaiveReport::new(&simulated);
     let mut count = 0;
     for arm in ["p", "d"] {
         for point in simulated.run.points_of(arm) {
@@ -73,13 +73,13 @@ fn merits_of_points_are_those_of_test_prompts() {
     assert!(count > 10, "{count} points");
 }
 
-/// The run is one that tells an exchange: choosing on the other side, or reading on it, gives other numbers.
+/// The run detects an exchange: choosing on the other split, or reading on it, gives other numbers.
 #[test]
-fn the_simulated_run_tells_validation_from_test() {
+fn the_simulated_run_distinguishes_validation_from_test() {
     let simulated = simulated();
-    let right = NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST };
-    for (chosen, read) in [(TEST, VALIDATION), (TEST, TEST), (VALIDATION, VALIDATION)] {
-        let other = NaiveReport { of: &simulated, chosen, read };
+    let correct = NaiveReport::new(&simulated);
+    for (choose_on, read_on) in [(TEST, VALIDATION), (TEST, TEST), (VALIDATION, VALIDATION)] {
+        let exchanged = NaiveReport { simulated: &simulated, choose_on, read_on };
         for metric in [
             ClaimMetric::Gain,
             ClaimMetric::WinRate,
@@ -88,7 +88,11 @@ fn the_simulated_run_tells_validation_from_test() {
             ClaimMetric::Drop,
             ClaimMetric::Flops,
         ] {
-            assert_ne!(right.effects(metric, 1.0), other.effects(metric, 1.0), "{metric:?} {chosen} {read}");
+            assert_ne!(
+                correct.effects(metric, 1.0),
+                exchanged.effects(metric, 1.0),
+                "{metric:?} {choose_on} {read_on}"
+            );
         }
     }
 }
@@ -96,7 +100,7 @@ fn the_simulated_run_tells_validation_from_test() {
 #[test]
 fn frontiers_and_arms_at_equal_kl_are_those_of_their_definitions() {
     let simulated = simulated();
-    let (run, naive) = (&simulated.run, NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST });
+    let (run, naive) = (&simulated.run, NaiveReport::new(&simulated));
     let seeds = run.experiment.seed_list();
     for arm in ARMS {
         for (kl, &seed) in KLS.iter().flat_map(|kl| seeds.iter().map(move |seed| (*kl, seed))) {
@@ -112,23 +116,23 @@ fn frontiers_and_arms_at_equal_kl_are_those_of_their_definitions() {
             assert_same("length", &Vec::from_iter(length), &Vec::from_iter(expected));
         }
     }
-    // all arms at one KL, over the seeds where both get there
+    // all arms at one KL, over the seeds where both reach it
     let all = at_equal_kl(run);
     assert_eq!(all.iter().map(|m| m.kl).collect::<Vec<_>>(), KLS);
     for m in &all {
         let both: Vec<[(f64, f64); 2]> =
             seeds.iter().filter_map(|&s| Some([naive.gain("d", s, m.kl)?, naive.gain("p", s, m.kl)?])).collect();
-        for (place, reached) in m.arms.iter().enumerate() {
+        for (index, reached) in m.arms.iter().enumerate() {
             let reached = reached.as_ref().expect("reached");
             let [gain, share] = [|x: &(f64, f64)| x.0, |x: &(f64, f64)| x.1]
-                .map(|of| average(both.iter().map(|pair| of(&pair[place])).collect()));
-            assert_eq!((reached.arm.as_str(), reached.gain.n), (ARMS[place], both.len()));
+                .map(|part| average(both.iter().map(|pair| part(&pair[index])).collect()));
+            assert_eq!((reached.arm.as_str(), reached.gain.n), (ARMS[index], both.len()));
             assert_same("at equal KL", &[reached.gain.mean, reached.eta.expect("known").mean], &[gain, share]);
         }
         let difference = average(both.iter().map(|[d, p]| p.1 - d.1).collect());
         assert_same("difference", &[m.difference.expect("both").mean], &[difference]);
     }
-    // the interval of the frontier: its middle is the mean of the seeds that get there, as far as four of five do
+    // the interval of the frontier: its middle is the mean of the seeds that reach a KL, up to the KL that four of five reach
     let (low, high) = frontier::band(run, "p", 6);
     let ends = |&seed: &u64| {
         naive
@@ -149,18 +153,21 @@ fn frontiers_and_arms_at_equal_kl_are_those_of_their_definitions() {
 }
 
 #[test]
-fn prices_are_those_of_their_definitions() {
+fn costs_to_targets_are_those_of_their_definitions() {
     let simulated = simulated();
-    let (run, naive) = (&simulated.run, NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST });
+    let (run, naive) = (&simulated.run, NaiveReport::new(&simulated));
     let mut finite = 0;
     for (arm, kl) in ARMS.into_iter().flat_map(|arm| [0.5, 1.0, 2.0].map(|kl| (arm, kl))) {
         for seed in run.experiment.seed_list() {
-            let found = [
+            let actual = [
                 cost_to_target(run, arm, seed, kl, |c| c.flops),
                 cost_to_target(run, arm, seed, kl, |c| c.wall_seconds),
             ];
-            let expected = [naive.price(arm, seed, kl, |c| c.flops), naive.price(arm, seed, kl, |c| c.wall_seconds)];
-            assert_same("price", &found.map(|x| x.expect("known")), &expected);
+            let expected = [
+                naive.cost_to_target(arm, seed, kl, |c| c.flops),
+                naive.cost_to_target(arm, seed, kl, |c| c.wall_seconds),
+            ];
+            assert_same("cost to target", &actual.map(|x| x.expect("known")), &expected);
             finite += usize::from(expected[0].is_finite());
         }
     }
@@ -168,15 +175,15 @@ fn prices_are_those_of_their_definitions() {
 }
 
 #[test]
-fn what_is_shown_of_an_arm_is_chosen_on_validation_and_told_from_test() {
+fn the_point_shown_of_an_arm_is_chosen_on_validation_and_reported_on_test() {
     let simulated = simulated();
-    let (run, naive) = (&simulated.run, NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST });
+    let (run, naive) = (&simulated.run, NaiveReport::new(&simulated));
     let seeds = run.experiment.seed_list();
     let mean_of = |arm: &str, point: &str, stage: &'static str, metric: Metric| {
-        let of = |&seed: &u64| {
+        let value = |&seed: &u64| {
             naive.finished(arm, seed).into_iter().find(|p| p.1 == point).and_then(|p| naive.value(&p, stage, metric))
         };
-        average(seeds.iter().filter_map(of).collect())
+        average(seeds.iter().filter_map(value).collect())
     };
     for arm in ARMS {
         let points: Vec<String> = naive.points(arm, seeds[0]).into_iter().collect();
@@ -185,11 +192,11 @@ fn what_is_shown_of_an_arm_is_chosen_on_validation_and_told_from_test() {
         });
         assert_eq!(run.featured(arm).map(|p| &p.label), best, "{arm}");
     }
-    // the tables: the same columns on either side
-    let of = |table: &text_table::TextTable, arm: &str, point: &str, column: &str| {
-        let place = table.head.iter().position(|head| head == column).expect("a column");
+    // the tables: the same columns on both splits
+    let value_in = |table: &text_table::TextTable, arm: &str, point: &str, column: &str| {
+        let index = table.head.iter().position(|head| head == column).expect("a column");
         let row = table.rows.iter().find(|row| row[0] == arm && row[1] == point).expect("a row");
-        row[place].split(' ').next().and_then(|mean| mean.parse::<f64>().ok()).expect("a number")
+        row[index].split(' ').next().and_then(|mean| mean.parse::<f64>().ok()).expect("a number")
     };
     let [test, validation] = tables::both_points(run);
     for (arm, point) in
@@ -199,8 +206,11 @@ fn what_is_shown_of_an_arm_is_chosen_on_validation_and_told_from_test() {
             [("gold", metrics::GOLD), ("KL", metrics::KL), ("η", metrics::ETA), ("win rate", metrics::WIN_RATE)]
         {
             let [on_test, on_validation] = [TEST, VALIDATION].map(|stage| mean_of(arm, &point, stage, metric));
-            assert!((of(&test, arm, &point, column) - on_test).abs() < 6e-4, "{arm} {point} {column}");
-            assert!((of(&validation, arm, &point, column) - on_validation).abs() < 6e-4, "{arm} {point} {column}");
+            assert!((value_in(&test, arm, &point, column) - on_test).abs() < 6e-4, "{arm} {point} {column}");
+            assert!(
+                (value_in(&validation, arm, &point, column) - on_validation).abs() < 6e-4,
+                "{arm} {point} {column}"
+            );
         }
     }
 }
@@ -208,13 +218,13 @@ fn what_is_shown_of_an_arm_is_chosen_on_validation_and_told_from_test() {
 #[test]
 fn over_optimisation_is_picked_on_validation_and_read_on_test() {
     let simulated = simulated();
-    let (run, naive) = (&simulated.run, NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST });
+    let (run, naive) = (&simulated.run, NaiveReport::new(&simulated));
     let all = over_optimization(run);
     let mut expected = vec![];
     for arm in ARMS {
         expected.push((arm.to_string(), arm, None));
     }
-    // along the trainings of rows alone: p has points enough to be held against each other
+    // along the trainings of d alone: p has enough points to compare them with each other
     expected.extend(
         naive
             .points("d", run.experiment.seed)
@@ -228,33 +238,34 @@ fn over_optimisation_is_picked_on_validation_and_read_on_test() {
             let policies =
                 point.as_ref().map_or_else(|| naive.finished(arm, seed), |point| naive.training(arm, point, seed));
             let ends = naive.peak_and_furthest(&policies);
-            let of = |metric| ends.clone().map(|p| naive.value(&p, TEST, metric).expect("measured"));
-            let ([kl, far], [peak, there], [proxy, later]) = (of(metrics::KL), of(metrics::GOLD), of(metrics::PROXY));
+            let on_test = |metric| ends.clone().map(|p| naive.value(&p, TEST, metric).expect("measured"));
+            let ([kl, last_kl], [peak, last_gold], [proxy, last_proxy]) =
+                (on_test(metrics::KL), on_test(metrics::GOLD), on_test(metrics::PROXY));
             let sd = naive.value(&naive.reference(seed), TEST, metrics::GOLD_SD).expect("sd");
             columns
                 .iter_mut()
-                .zip([kl, peak, far, there, (peak - there) / sd, later - proxy])
+                .zip([kl, peak, last_kl, last_gold, (peak - last_gold) / sd, last_proxy - proxy])
                 .for_each(|(column, x)| column.push(x));
         }
-        let found = [&drops.peak_kl, &drops.peak_gold, &drops.kl, &drops.gold, &drops.drop, &drops.proxy];
-        found.iter().zip(&columns).for_each(|(found, expected)| assert_same(along, found, expected));
+        let actual = [&drops.peak_kl, &drops.peak_gold, &drops.kl, &drops.gold, &drops.drop, &drops.proxy];
+        actual.iter().zip(&columns).for_each(|(actual, expected)| assert_same(along, actual, expected));
     }
 }
 
 #[test]
-fn worths_of_a_choice_are_of_validation_prompts() {
+fn scores_of_a_search_are_of_validation_prompts() {
     let simulated = simulated();
-    let (run, naive) = (&simulated.run, NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST });
+    let (run, naive) = (&simulated.run, NaiveReport::new(&simulated));
     let tuning = TuningResults::of(run);
     assert!(tuning.is_share && tuning.tried.len() == 8);
     for tried in &tuning.tried {
-        for (&seed, worth) in &tried.seeds {
-            let worth = worth.expect("finished");
+        for (&seed, score) in &tried.seeds {
+            let score = score.expect("finished");
             let training = naive.training(&tried.arm, &tried.label, seed);
             let gold = naive.best_within(training.clone(), seed, VALIDATION, 1.5)
                 / naive.optimum_gain(seed, VALIDATION, 1.5).expect("known");
-            let last = training.last().expect("looks");
-            assert_same("worth", &[worth.gold, worth.flops], &[gold, naive.clock(last, |c| c.flops)]);
+            let last = training.last().expect("evaluations");
+            assert_same("score", &[score.gold, score.flops], &[gold, naive.clock(last, |c| c.flops)]);
         }
     }
     let ranked = tuning.ranked("p", &run.experiment.seed_list(), SelectionMetric::Gold);
@@ -276,30 +287,30 @@ fn worths_of_a_choice_are_of_validation_prompts() {
 #[test]
 fn divergence_is_read_on_test_prompts() {
     let simulated = simulated();
-    let (run, naive) = (&simulated.run, NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST });
+    let (run, naive) = (&simulated.run, NaiveReport::new(&simulated));
     let expected = |cell: &Cell| Some(naive.has_diverged(&cell.arm, &cell.point.label, cell.seed));
-    let found: Vec<Option<bool>> = run.cells.iter().map(|cell| has_diverged(run, cell)).collect();
-    assert_eq!(found, run.cells.iter().map(expected).collect::<Vec<_>>());
-    let other = NaiveReport { of: &simulated, chosen: VALIDATION, read: VALIDATION };
+    let actual: Vec<Option<bool>> = run.cells.iter().map(|cell| has_diverged(run, cell)).collect();
+    assert_eq!(actual, run.cells.iter().map(expected).collect::<Vec<_>>());
+    let other = NaiveReport { read_on: VALIDATION, ..NaiveReport::new(&simulated) };
     assert!(
         run.cells.iter().any(|c| naive.has_diverged(&c.arm, &c.point.label, c.seed)
             != other.has_diverged(&c.arm, &c.point.label, c.seed))
     );
 }
 
-/// A setting whose best value, by its worth on validation prompts, is the first or the last of its grid.
+/// A setting whose best value, by its score on validation prompts, is the first or the last of its grid.
 #[test]
 fn edges_are_of_the_best_on_validation() {
     let simulated = simulated();
-    let (run, naive) = (&simulated.run, NaiveReport { of: &simulated, chosen: VALIDATION, read: TEST });
+    let (run, naive) = (&simulated.run, NaiveReport::new(&simulated));
     let edges = sensitivity::edges(run, &TuningResults::of(run));
     for arm in ARMS {
         let merit = |stage: &'static str, point: &String| {
-            let worth = |&seed: &u64| {
+            let score = |&seed: &u64| {
                 naive.best_within(naive.training(arm, point, seed), seed, stage, 1.5)
                     / naive.optimum_gain(seed, stage, 1.5).expect("known")
             };
-            average(run.experiment.seed_list().iter().map(worth).collect())
+            average(run.experiment.seed_list().iter().map(score).collect())
         };
         let points: Vec<String> = naive.points(arm, run.experiment.seed).into_iter().collect();
         let best = |stage| points.iter().max_by(|a, b| merit(stage, a).total_cmp(&merit(stage, b))).expect("points");

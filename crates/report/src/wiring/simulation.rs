@@ -135,7 +135,7 @@ impl Writer {
 
     /// The training of a cell, with four evaluations.
     fn training(&mut self, rng: &mut StdRng, cell: &Cell) {
-        let (seed, place) = (cell.seed, [cell.arm.as_str(), cell.point.label.as_str()]);
+        let (seed, arm_and_point) = (cell.seed, [cell.arm.as_str(), cell.point.label.as_str()]);
         let mut clocks = Clocks::default();
         for step in 1..=4u64 {
             let mut spend = |x: f64| uniform(rng, 0.5, 1.5) * x;
@@ -157,7 +157,7 @@ impl Writer {
                     (metrics::ETA, uniform(rng, 0.0, 1.0)),
                     (metrics::WIN_RATE, uniform(rng, 0.0, 1.0)),
                 ] {
-                    self.row(place, stage, seed, clocks, metric, value);
+                    self.row(arm_and_point, stage, seed, clocks, metric, value);
                 }
             }
             for (metric, value) in [
@@ -165,10 +165,10 @@ impl Writer {
                 (metrics::MODELS_RESIDENT, rng.random_range(1..5).into()),
                 (metrics::SAMPLED_TOKENS, rng.random_range(1..900).into()),
             ] {
-                self.row(place, "train", seed, clocks, metric, value);
+                self.row(arm_and_point, "train", seed, clocks, metric, value);
             }
         }
-        self.row(place, "cell", seed, clocks, metrics::PEAK_RSS, uniform(rng, 1e6, 9e6));
+        self.row(arm_and_point, "cell", seed, clocks, metrics::PEAK_RSS, uniform(rng, 1e6, 9e6));
         self.outcomes(rng, &cell.arm, &cell.point.label, seed);
     }
 

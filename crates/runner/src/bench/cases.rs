@@ -1,4 +1,4 @@
-//! What `duel bench` times: each step of training, through the code that trains.
+//! The cases of `duel bench`: each step of training, through the code that trains.
 
 use crate::error::Result;
 use crate::sysinfo;
@@ -58,7 +58,7 @@ impl Shape {
                 Gpt2 { activation: Activation::GeluTanh, inner: 4 * width, epsilon: 1e-5 }.architecture();
             let context = prompt_tokens + response_tokens;
             let config = TransformerConfig { vocabulary, context, layers, width, heads, tied: true, architecture };
-            // sequences of full length: EOS is no token of the vocabulary, and PAD is never said
+            // sequences of full length: EOS is outside the vocabulary, and PAD is not allowed
             let actions = Some((1..vocabulary as u32).collect());
             let eos = vocabulary as u32;
             let space = TokenSpec {
@@ -66,6 +66,7 @@ impl Shape {
                 pad: 0,
                 bos: 1,
                 eos,
+                other_eos: vec![],
                 prompt_tokens,
                 response_tokens,
                 allowed_tokens: actions,
@@ -77,8 +78,17 @@ impl Shape {
             // sequences of full length, as above
             let (pad, bos, eos) = (0, 1, vocabulary as u32);
             let (allowed_tokens, force_eos) = (Some((3..vocabulary as u32).collect()), false);
-            let space =
-                TokenSpec { vocabulary, pad, bos, eos, prompt_tokens, response_tokens, allowed_tokens, force_eos };
+            let space = TokenSpec {
+                vocabulary,
+                pad,
+                bos,
+                eos,
+                other_eos: vec![],
+                prompt_tokens,
+                response_tokens,
+                allowed_tokens,
+                force_eos,
+            };
             let context = space.context();
             move |layers, width, heads, architecture| {
                 let config = TransformerConfig { vocabulary, context, layers, width, heads, tied: true, architecture };
@@ -117,7 +127,7 @@ impl Shape {
         }
     }
 
-    /// Sequences that are written at a time: of the large model as many as a step on pairs reads.
+    /// Sequences that are generated at a time; for the large model as many as a step on pairs reads.
     pub fn rollout(&self) -> usize {
         if self.is_large() { 2 * self.batch } else { self.batch }
     }
@@ -127,7 +137,7 @@ impl Shape {
         ["135M", "qwen0.5B"].contains(&self.name)
     }
 
-    /// FLOPs of a forward pass over so many tokens, of which `read_out` meet the head.
+    /// FLOPs of a forward pass over this many tokens, of which `read_out` go through the head.
     fn forward(&self, tokens: usize, read_out: usize) -> f64 {
         let TransformerConfig { layers, width, vocabulary, .. } = self.config;
         let matrices = (layers * self.config.block_matrices()) as f64;
@@ -184,9 +194,9 @@ impl Shape {
     }
 }
 
-/// Something to time.
+/// A step to time.
 pub struct Case<'a> {
-    /// Tokens and FLOPs of a run: of the arithmetic that must be done, so that recomputation is not counted.
+    /// Tokens and FLOPs of a run; FLOPs of the required arithmetic, so that recomputation is not counted.
     pub tokens: usize,
     pub flops: Option<f64>,
     pub run: Box<dyn FnMut() -> Result<()> + 'a>,
@@ -195,12 +205,12 @@ pub struct Case<'a> {
 /// Every case, by name.
 pub const CASES: [&str; 9] =
     ["sft", "reward", "dpo_cached", "dpo_live", "dpo_lora", "generate", "logp", "ppo", "evaluation"];
-/// A shape of somebody's model, of which adapters alone are trained.
+/// The shape of a pretrained model, of which only adapters are trained.
 pub const PRETRAINED: &str = "pretrained";
 /// Rank of the adapters.
 pub const LORA_RANK: usize = 16;
 
-/// A case of a shape, made ready; `None` where the shape has no such case. A training step is forward, backward,
+/// Prepares a case of a shape; `None` where the shape has no such case. A training step is forward, backward,
 /// clipping and AdamW.
 pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
     let (plain, train) = (Device::flex(), Device::flex().autodiff());
@@ -210,7 +220,7 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
     let (batch, context, tokens) = (shape.batch, shape.space.context(), shape.space.response_tokens);
     let policy = || shape.policy(&train);
     let scalar = || ScalarModel::from_policy(policy(), &train);
-    // far from its end, so that the rate never reaches 0
+    // far from the end of the schedule, so that the rate never reaches 0
     let (rate, updates) = (1e-4, 1 << 20);
     let exists = match (shape.name, name) {
         (PRETRAINED, _) => matches!(name, "dpo_lora" | "generate" | "logp"),
@@ -233,7 +243,7 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
             let mut learner = Learner::new(adapted, &settings, rate, updates);
             Case {
                 tokens: 2 * batch * context,
-                // the frozen matrices have no gradient: forward, and back to the input
+                // the frozen matrices have no gradient: forward, and backward to the input only
                 flops: Some(2.0 * shape.forward(2 * batch * context, 2 * batch * tokens)),
                 run: Box::new(move || Ok(method.iteration(&pairs, &mut learner).map(drop)?)),
             }

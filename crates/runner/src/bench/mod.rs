@@ -1,4 +1,4 @@
-//! The time of each step of training, of ours and of other programs.
+//! The time of each step of training, in Duel and in other programs.
 
 mod cases;
 pub mod peers;
@@ -7,7 +7,7 @@ use crate::error::Result;
 pub use cases::{BenchShape, CASES, Case, PRETRAINED, Shape, case};
 use std::time::Instant;
 
-/// Seconds of one token of a case on the shape's threads, or of one run where no tokens are counted, from a third of a second of it.
+/// Seconds of one token of a case on the shape's threads, or of one run where no tokens are counted, measured for a third of a second.
 pub fn seconds_per_token(shape: &Shape, name: &str) -> Result<f64> {
     with_threads(shape.threads, || {
         let mut case = case(shape, name)?.expect("a case that every shape has");
@@ -27,7 +27,7 @@ pub fn seconds_per_token(shape: &Shape, name: &str) -> Result<f64> {
     })
 }
 
-/// Runs something with so many threads for all kernels.
+/// Runs `work` with this many threads for all kernels.
 pub fn with_threads<T: Send>(threads: usize, run: impl FnOnce() -> T + Send) -> T {
     match rayon::ThreadPoolBuilder::new().num_threads(threads).build() {
         Ok(pool) => pool.install(run),

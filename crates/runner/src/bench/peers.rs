@@ -1,4 +1,4 @@
-//! The other side of `duel bench --peers`: programs that make one step each time they are asked.
+//! The other programs of `duel bench --peers`, which make one step per request.
 
 use super::cases::{LORA_RANK, Shape};
 use crate::error::{Error, Result};
@@ -9,14 +9,14 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
-/// Where the peers stand, from the repository's root.
+/// The script that runs the peers, from the repository's root.
 const SCRIPT: &str = "scripts/bench/bench-peers";
 
-/// A peer that is ready to make its next step of one case.
+/// A running peer that makes steps of one case.
 #[derive(Debug)]
 pub struct Peer {
     pub name: &'static str,
-    /// Of its libraries.
+    /// Versions of its libraries.
     pub versions: BTreeMap<String, String>,
     process: Child,
     asks: Option<ChildStdin>,
@@ -30,7 +30,7 @@ enum PeerReply {
     Ready { versions: BTreeMap<String, String> },
 }
 
-/// The peers of a case: a lean PyTorch loop, and TRL (or Hugging Face's models alone where TRL has nothing of its own).
+/// The peers of a case: a plain PyTorch loop, and TRL (or Hugging Face's models alone where TRL has nothing of its own).
 pub fn start(shape: &Shape, case: &str) -> Result<Vec<Peer>> {
     let names: &[&'static str] = match case {
         "evaluation" => &[],
@@ -41,13 +41,13 @@ pub fn start(shape: &Shape, case: &str) -> Result<Vec<Peer>> {
     names.iter().map(|name| Peer::start(name, shape, case)).collect()
 }
 
-/// Builds what the peers need, where that has not been done.
+/// Installs what the peers need, unless that has been done.
 pub fn set_up() -> Result<()> {
     if !Path::new(SCRIPT).exists() {
         return Err(Error::Peer { name: "setup", problem: format!("there is no `{SCRIPT}` here") });
     }
-    let done = Command::new(SCRIPT).arg("--setup").stdout(Stdio::null()).status();
-    match done {
+    let status = Command::new(SCRIPT).arg("--setup").stdout(Stdio::null()).status();
+    match status {
         Ok(status) if status.success() => Ok(()),
         Ok(status) => Err(Error::Peer { name: "setup", problem: format!("`{SCRIPT} --setup` ended with {status}") }),
         Err(e) => Err(Error::Peer { name: "setup", problem: e.to_string() }),
@@ -100,14 +100,14 @@ impl Peer {
 }
 
 impl Drop for Peer {
-    /// Its input ends, and with it the peer.
+    /// Closes its input, which ends the peer.
     fn drop(&mut self) {
         self.asks = None;
         let _ = self.process.wait();
     }
 }
 
-/// A shape in the peers' words.
+/// A shape, with the peers' names of its fields.
 fn sizes(shape: &Shape) -> serde_json::Value {
     let config = &shape.config;
     let gelu = config.architecture.mlp.activation == Activation::GeluTanh;

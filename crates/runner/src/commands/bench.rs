@@ -43,9 +43,9 @@ const PEAK_SIDE: usize = 2048;
 const WARM: usize = 6;
 /// Time after which a case is warm all the same.
 const WARM_TIME: Duration = Duration::from_secs(20);
-/// Seconds of a turn.
+/// Seconds that a program is timed before the next one's turn.
 const TURN: f64 = 0.1;
-/// Stillness before a run that follows another program's, so that the other's threads are asleep.
+/// Pause before a run that follows another program's, so that the other's threads are asleep.
 const STILL: Duration = Duration::from_millis(20);
 
 /// One case of one shape; seconds of one step.
@@ -57,7 +57,7 @@ struct Timing {
     runs: usize,
     seconds: TimingSpread,
     tokens_per_second: f64,
-    /// Of the arithmetic that must be done: recomputation is not counted.
+    /// Of the required arithmetic: recomputation is not counted.
     gflop_per_second: Option<f64>,
     share_of_peak: Option<f64>,
     /// Largest resident set during the case, bytes; of the whole process.
@@ -65,7 +65,7 @@ struct Timing {
     peers: Vec<PeerTiming>,
 }
 
-/// The same case, done by a peer in turn with ours.
+/// The same case, timed in a peer in turn with ours.
 #[derive(Debug, Serialize)]
 struct PeerTiming {
     name: &'static str,
@@ -75,7 +75,7 @@ struct PeerTiming {
     ratio: TimingSpread,
 }
 
-/// The middle of some numbers, and their ends.
+/// Median and range of some timings.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 struct TimingSpread {
     median: f64,
@@ -83,7 +83,7 @@ struct TimingSpread {
     max: f64,
 }
 
-/// All of the answer.
+/// All timings, with the machine that they were made on.
 #[derive(Debug, Serialize)]
 struct BenchReport {
     version: &'static str,
@@ -103,7 +103,7 @@ impl TimingSpread {
     }
 }
 
-/// Times what was asked for and prints it.
+/// Times the requested cases and prints the timings.
 pub fn bench(args: &BenchArgs) -> Result<()> {
     if args.peers {
         peers::set_up()?;
@@ -160,8 +160,8 @@ fn peak() -> f64 {
     2.0 * (side as f64).powi(3) / seconds.fold(f64::INFINITY, f64::min) / 1e9
 }
 
-/// Warms all sides up, then times them in turn; who begins a round changes from round to round. A turn is as many steps
-/// as take [`TURN`], the same number for every side, so that a step of milliseconds is timed as training would do it.
+/// Warms up all programs, then times them in turn; the one that begins changes from round to round. A turn has as many steps
+/// as fit in [`TURN`], the same number for every program, so that a step of milliseconds is timed as in training.
 fn time(shape: &Shape, name: &'static str, mut case: Case<'_>, args: &BenchArgs, peak: f64) -> Result<Timing> {
     let mut peers = if args.peers { peers::start(shape, name)? } else { vec![] };
     let runs = usize::from(args.runs);
@@ -321,7 +321,7 @@ fn as_markdown(report: &BenchReport) -> String {
     text
 }
 
-/// With three digits that say something.
+/// With three significant digits.
 fn seconds(x: f64) -> String {
     if x < 0.1 { format!("{x:.4}") } else { format!("{x:.3}") }
 }

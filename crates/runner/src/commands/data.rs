@@ -75,8 +75,8 @@ pub fn as_text<'a>(path: &'a Path, what: &'static str) -> Result<&'a str> {
 
 pub fn findings(args: &CheckArgs) -> Result<DataReport> {
     let model = args.model.as_ref().map(|path| Model::open(as_text(path, "model")?)).transpose()?;
-    let date = duel_spec::RowsSettings::defaults().date;
-    let encoder = model.as_ref().map(|model| model.encoder(&date)).transpose()?;
+    let rows = duel_spec::RowsSettings::defaults();
+    let encoder = model.as_ref().map(|model| model.encoder(&rows)).transpose()?;
     let alone = args.validation.is_none() && args.test.is_none();
     let mut files = vec![];
     let named = [
@@ -135,11 +135,15 @@ fn token_lines(report: &DataReport, args: &CheckArgs) -> Vec<String> {
         ));
     }
     lines.push(format!(
-        "  {} rows change tokens where prompt and completion are joined{}",
-        with_commas(report.boundaries),
-        if report.boundaries > 0 { ": end prompts without a space, begin completions with it" } else { "" }
+        "  {} rows whose prompt ends before a token that holds the beginning of a completion{}",
+        with_commas(report.merged),
+        if report.merged > 0 { ": end prompts without a space, begin completions with it" } else { "" }
     ));
     for (n, what) in [
+        (
+            report.shortened,
+            "have a completion that changes the text of its prompt, which then ends where both still agree",
+        ),
         (report.cut, "have a completion that goes on after its first end token, and is cut there"),
         (report.empty, "have a completion that is empty"),
     ] {

@@ -6,14 +6,14 @@ use crate::sources;
 use crate::stages::StageContext;
 use crate::target::{self, ModelTarget};
 use crate::terminal::{print, warn};
-use crate::world;
+use crate::world::PretrainedModel;
 use clap::Args;
 use clap::ValueEnum;
 use duel_ledger::RunDir;
 use duel_model::gguf::{self, Precision};
 use duel_model::{Checkpoint, FileDType as Stored, SpecialTokens, TokenizerFiles, huggingface, peft};
 use duel_report::Run;
-use duel_spec::REFERENCE;
+use duel_spec::{Experiment, REFERENCE};
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
@@ -152,27 +152,39 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     // 3. With the words and sizes of the model that it came from.
     let (config, words) = match experiment.is_pretrained() {
         true => {
-            let model = world::open_model(&experiment)?;
+            let model = PretrainedModel::open(&experiment.model.from)?.model;
             (model.config, model.words)
         }
         false => (context.config(world)?, own_tokenizer(&context, world.space())?),
     };
     // 4. Beside its place, and then into it.
+    let base = adapter_base(&experiment)?;
     target.write(|path| match args.form {
-        ExportAs::Adapter => {
-            // beneath it lies the model itself, or what SFT made of it
-            let base = if experiment.stages.sft.steps == 0 {
-                sources::public_name(&experiment.model.from)
-            } else {
-                String::new()
-            };
-            Ok(peft::write_adapter(path, &config, &policy, &base)?)
-        }
+        ExportAs::Adapter => Ok(peft::write_adapter(path, &config, &policy, &base)?),
         form => write(&Checkpoint { config, policy: policy.merged(), words }, path, form, numbers),
     })?;
     let whose = if args.arm == REFERENCE { format!("{REFERENCE}, seed {seed}") } else { stage.label() };
     print(&format!("wrote {}: {whose}\n", args.to.display()));
+    if args.form == ExportAs::Adapter {
+        print(&match base.is_empty() {
+            false => format!("its base: {base}\n"),
+            true => "its base is not known: give peft the model that it fits\n".into(),
+        });
+    }
     Ok(())
+}
+
+/// What an adapter is put onto, for peft: the model itself, or the repository that a GGUF file names. Empty where that is not known, or
+/// where what lies beneath is what SFT made.
+fn adapter_base(experiment: &Experiment) -> Result<String> {
+    let from = Path::new(&experiment.model.from);
+    if experiment.stages.sft.steps != 0 {
+        return Ok(String::new());
+    }
+    if target::is_gguf(from) {
+        return Ok(gguf::repository(from)?.unwrap_or_default());
+    }
+    Ok(sources::public_name(&experiment.model.from))
 }
 
 /// The tokenizer of a world of text, and the ids that mean something in any world.
@@ -181,7 +193,12 @@ fn own_tokenizer(context: &StageContext<'_>, space: &duel_spec::TokenSpec) -> Re
         Some(corpus) => std::fs::read(context.folder(corpus)?.file("tokenizer.json")).ok(),
         None => None,
     };
-    let special = SpecialTokens { bos: Some(space.bos), eos: Some(space.eos), pad: Some(space.pad) };
+    let special = SpecialTokens {
+        bos: Some(space.bos),
+        eos: Some(space.eos),
+        other_eos: space.other_eos.clone(),
+        pad: Some(space.pad),
+    };
     Ok(TokenizerFiles { special, tokenizer, template: None })
 }
 

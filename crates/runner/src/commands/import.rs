@@ -41,8 +41,12 @@ pub fn import(args: &ImportArgs) -> Result<()> {
         None if args.force => return Err(unused("--force", "nothing is written without --to")),
         None => None,
     };
-    let model = Pretrained::open(&from)?;
-    world::tokenizer(&from, &model)?; // one that cannot be read is no use to anybody
+    let mut model = Pretrained::open(&from)?;
+    // one that cannot be read is no use to anybody
+    let tokenizer = world::tokenizer(&from, &model)?;
+    if let Some(tokenizer) = &tokenizer {
+        world::add_turn_end(&from, &mut model, tokenizer)?;
+    }
     let device = duel_model::device::open("flex")?;
     // rotary positions are no weights: few of them do
     let policy = model.policy(model.config.context.min(64), &device)?;
@@ -55,6 +59,9 @@ pub fn import(args: &ImportArgs) -> Result<()> {
         if model.words.tokenizer.is_some() { ", with its tokenizer" } else { ", without a tokenizer" },
         if model.words.template.is_some() { " and chat template" } else { "" },
     ));
+    for line in tokenizer.iter().flat_map(|tokenizer| world::word_lines(&model, tokenizer)) {
+        print(&format!("  {line}\n"));
+    }
     let Some((to, form, numbers, target)) = target else { return Ok(()) };
     let checkpoint = Checkpoint { config: model.config, policy, words: model.words };
     target.write(|made| write(&checkpoint, made, form, numbers))?;

@@ -211,7 +211,7 @@ impl SampleRequest<'_> {
             let log_ratios: Vec<f64> = ratios[row * width..][..response.len()].iter().map(|&x| f64::from(x)).collect();
             let (mut pieces, mut written) = (vec![], String::new());
             for (end, &log_ratio) in log_ratios.iter().enumerate() {
-                let ends = response[end] == reader.space().eos;
+                let ends = reader.space().ends_response(response[end]);
                 let whole = if ends { written.clone() } else { self.world.render(prompt, &response[..=end])? };
                 // a letter of several tokens is written with its last
                 let text = whole.strip_prefix(&written).map_or(whole.clone(), String::from);

@@ -1,4 +1,4 @@
-//! `duel watch`: a run as it goes, in the terminal; from its files alone, so that it does not matter who works at it.
+//! `duel watch`: a live view of a run in the terminal, from its files alone, whichever process runs it.
 
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Stage, StageKind};
@@ -40,13 +40,13 @@ pub struct WatchArgs {
     pub height: Option<u16>,
 }
 
-/// Seconds of silence after which a stage is taken for one that nobody works at, unless its worker is seen here.
+/// Seconds without an update after which a stage counts as idle, unless its worker is a running process of this machine.
 const SILENT: f64 = 20.0;
-/// Time without a stage at work after which nobody is taken to be at the run.
+/// Time without a running stage after which the run counts as stopped.
 const ALONE: Duration = Duration::from_secs(60);
-/// Time between two looks.
+/// Time between two refreshes.
 const PAUSE: Duration = Duration::from_millis(500);
-/// Colours by arm (Okabe & Ito 2008).
+/// Colors by arm (Okabe & Ito 2008).
 const COLOURS: [Color; 6] = [
     Color::Rgb(0, 114, 178),
     Color::Rgb(213, 94, 0),
@@ -55,13 +55,13 @@ const COLOURS: [Color; 6] = [
     Color::Rgb(86, 180, 233),
     Color::Rgb(0, 158, 115),
 ];
-/// Shown first.
+/// The curve that is shown first.
 const FAVOURITE: &str = "evaluation-test/gold_reward";
 
 /// Curves of a stage by `<stage>/<metric>`.
 type Curves = BTreeMap<String, Vec<(u64, f64)>>;
 
-/// Where a stage stands.
+/// The status of a stage.
 #[derive(Debug)]
 enum ViewedStatus {
     Waiting,
@@ -70,19 +70,19 @@ enum ViewedStatus {
     Failed(String),
 }
 
-/// A run, looked at again and again.
+/// The state of a run at the last refresh.
 struct RunView {
     path: PathBuf,
     experiment: Experiment,
     plan: Plan,
     manifest: Manifest,
     states: Vec<ViewedStatus>,
-    /// Of finished cells; they no longer change.
+    /// Curves of finished cells, which no longer change.
     curves: HashMap<usize, Curves>,
     samples: HashMap<usize, Vec<Completion>>,
 }
 
-/// What the person looks at.
+/// What is shown of it.
 #[derive(Default)]
 struct ViewState {
     metric: usize,
@@ -90,7 +90,7 @@ struct ViewState {
     help: bool,
 }
 
-/// Watches until it is told to stop, or renders once.
+/// Watches until the user quits, or renders once.
 pub fn watch(args: &WatchArgs) -> Result<()> {
     let mut view = RunView::open(&args.run)?;
     let mut state = ViewState::default();
@@ -101,7 +101,7 @@ pub fn watch(args: &WatchArgs) -> Result<()> {
         print(&render(&view, &state, width, height));
         return Ok(());
     }
-    // whoever ends it otherwise than by a key finds the terminal as it was
+    // the terminal is restored however this ends
     let stop = Arc::new(AtomicBool::new(false));
     for signal in sysinfo::ending_signals() {
         signal_hook::flag::register(signal, stop.clone()).map_err(|source| Error::Screen { source })?;
@@ -116,7 +116,7 @@ pub fn watch(args: &WatchArgs) -> Result<()> {
     outcome
 }
 
-/// A line where something has changed, for a terminal that cannot be drawn on, or a file; until nobody works at the run.
+/// Prints a line per change, for a terminal that cannot be drawn on, or a file; until the run has stopped.
 fn follow_in_lines(view: &mut RunView, stop: &AtomicBool) -> Result<()> {
     let (mut last, mut alone_since) = (None, Instant::now());
     while !stop.load(Ordering::Relaxed) {
@@ -198,16 +198,16 @@ impl RunView {
         })
     }
 
-    /// Takes in what has changed.
+    /// Reads what has changed.
     fn refresh(&mut self) -> Result<()> {
         self.manifest = Manifest::read(&self.path)?;
         if self.experiment.is_tuned() {
-            // a search asks for more as it goes
+            // a search adds cells while it runs
             (self.manifest, self.experiment, self.plan) = Plan::of_run(&self.path)?;
         }
         self.states = self.plan.stages.iter().map(|stage| self.state(stage)).collect();
-        for (place, stage) in self.plan.stages.iter().enumerate() {
-            let fresh = matches!(self.states[place], ViewedStatus::Finished) && !self.curves.contains_key(&place);
+        for (index, stage) in self.plan.stages.iter().enumerate() {
+            let fresh = matches!(self.states[index], ViewedStatus::Finished) && !self.curves.contains_key(&index);
             if stage.kind != StageKind::Cell || !fresh {
                 continue;
             }
@@ -216,10 +216,10 @@ impl RunView {
             for row in read_metrics(&folder.join("metrics.parquet"))?.rows {
                 curves.entry(format!("{}/{}", row.stage, row.metric)).or_default().push((row.clocks.step, row.value));
             }
-            self.curves.insert(place, curves);
+            self.curves.insert(index, curves);
             let samples = folder.join("completions.parquet");
             if samples.is_file() {
-                self.samples.insert(place, read_completions(&samples)?);
+                self.samples.insert(index, read_completions(&samples)?);
             }
         }
         Ok(())
@@ -241,18 +241,18 @@ impl RunView {
     }
 
     /// Curves of a cell, finished or not.
-    fn curves_of(&self, place: usize) -> Option<&Curves> {
-        match &self.states[place] {
+    fn curves_of(&self, index: usize) -> Option<&Curves> {
+        match &self.states[index] {
             ViewedStatus::Working(live) => Some(&live.curves),
-            _ => self.curves.get(&place),
+            _ => self.curves.get(&index),
         }
     }
 
-    /// Names of all curves, the favourite first, then evaluations, then trainings.
+    /// Names of all curves, the default first, then evaluations, then trainings.
     fn metrics(&self) -> Vec<String> {
-        let cells = (0..self.plan.stages.len()).filter(|&place| self.plan.stages[place].kind == StageKind::Cell);
+        let cells = (0..self.plan.stages.len()).filter(|&index| self.plan.stages[index].kind == StageKind::Cell);
         let mut names: Vec<String> =
-            cells.filter_map(|place| self.curves_of(place)).flat_map(|c| c.keys().cloned()).collect();
+            cells.filter_map(|index| self.curves_of(index)).flat_map(|c| c.keys().cloned()).collect();
         names.sort_by_key(|name| (name != FAVOURITE, !name.starts_with("evaluation-test"), name.clone()));
         names.dedup();
         names
@@ -289,7 +289,7 @@ fn draw(frame: &mut Frame<'_>, view: &RunView, state: &ViewState) {
     frame.render_widget(Paragraph::new(keys).dim(), foot);
 }
 
-/// Where a run stands, in a line.
+/// The status of a run in one line.
 fn status_line(view: &RunView) -> String {
     let manifest = &view.manifest;
     let all = view.states.len();
@@ -306,23 +306,23 @@ fn status_line(view: &RunView) -> String {
             _ => 0,
         })
         .sum();
-    let mut words = format!("{finished} of {all} stages, {running} at work");
+    let mut line = format!("{finished} of {all} stages, {running} at work");
     if failed > 0 {
-        words += &format!(", {failed} failed");
+        line += &format!(", {failed} failed");
     }
-    words += &format!(" · {} · {}", manifest.exit, format_seconds(elapsed));
+    line += &format!(" · {} · {}", manifest.exit, format_seconds(elapsed));
     if let Some(left) = time_left(view) {
-        words += &format!(", about {} left", format_seconds(left));
+        line += &format!(", about {} left", format_seconds(left));
     }
     if memory > 0 {
-        words += &format!(" · {}", format_bytes(memory as f64));
+        line += &format!(" · {}", format_bytes(memory as f64));
     }
-    words
+    line
 }
 
 fn draw_head(frame: &mut Frame<'_>, area: Rect, view: &RunView) {
     let finished = view.count(|s| matches!(s, ViewedStatus::Finished));
-    let (all, words) = (view.states.len(), status_line(view));
+    let (all, line) = (view.states.len(), status_line(view));
     let share = finished as f64 / all.max(1) as f64;
     let filled = (share * f64::from(area.width.saturating_sub(1))) as usize;
     let bar = "━".repeat(filled) + &"─".repeat(usize::from(area.width).saturating_sub(filled));
@@ -331,32 +331,32 @@ fn draw_head(frame: &mut Frame<'_>, area: Rect, view: &RunView) {
         "  ".into(),
         sanitize(&view.experiment.question).into_owned().into(),
     ]);
-    frame.render_widget(Paragraph::new(vec![title, words.into(), Line::from(bar).dim()]), area);
+    frame.render_widget(Paragraph::new(vec![title, line.into(), Line::from(bar).dim()]), area);
 }
 
-/// Seconds until all is done, from what stages like those that are left have taken.
+/// Seconds until the run is done, from the time that running stages will take.
 fn time_left(view: &RunView) -> Option<f64> {
     let mut running = 0.0f64;
-    let mut each: Vec<f64> = vec![];
+    let mut durations: Vec<f64> = vec![];
     for state in &view.states {
         if let ViewedStatus::Working(live) = state
-            && live.done > 0
+            && live.progress.done > 0
         {
-            let whole = live.seconds * live.total as f64 / live.done as f64;
-            running = running.max(whole - live.seconds);
-            each.push(whole);
+            let total = live.seconds * live.progress.total as f64 / live.progress.done as f64;
+            running = running.max(total - live.seconds);
+            durations.push(total);
         }
     }
-    if each.is_empty() {
+    if durations.is_empty() {
         return None;
     }
-    let mean = each.iter().sum::<f64>() / each.len() as f64;
+    let mean = durations.iter().sum::<f64>() / durations.len() as f64;
     let waiting = view.count(|s| matches!(s, ViewedStatus::Waiting)) as f64;
     Some(running + waiting * mean / view.manifest.jobs.max(1) as f64)
 }
 
 fn draw_cells(frame: &mut Frame<'_>, area: Rect, view: &RunView, state: &ViewState) {
-    // those at work and those that failed first: they are what one looks for
+    // running and failed stages first
     let rank = |state: &ViewedStatus| match state {
         ViewedStatus::Failed(_) => 0,
         ViewedStatus::Working(_) => 1,
@@ -364,19 +364,27 @@ fn draw_cells(frame: &mut Frame<'_>, area: Rect, view: &RunView, state: &ViewSta
         ViewedStatus::Finished => 3,
     };
     let mut order: Vec<usize> = (0..view.states.len()).collect();
-    order.sort_by_key(|&place| (rank(&view.states[place]), place));
-    let line = |place: usize| {
-        let stage = &view.plan.stages[place];
+    order.sort_by_key(|&index| (rank(&view.states[index]), index));
+    let line = |index: usize| {
+        let stage = &view.plan.stages[index];
         let label = format!("{:<30}", stage.label());
-        match &view.states[place] {
+        match &view.states[index] {
             ViewedStatus::Waiting => Line::from(format!("· {label} waits")).dim(),
             ViewedStatus::Finished => Line::from(format!("✓ {label} done")).green(),
             ViewedStatus::Failed(why) => Line::from(format!("✗ {label} {}", sanitize(why))).red(),
             ViewedStatus::Working(live) => {
-                let share = live.done as f64 / live.total.max(1) as f64;
-                let left =
-                    if live.done > 0 { format_seconds(live.seconds * (1.0 / share - 1.0)) } else { "–".into() };
-                Line::from(format!("▶ {label} {:>3.0}%  {left} left  {}", share * 100.0, sanitize(&live.words))).bold()
+                let share = live.progress.done as f64 / live.progress.total.max(1) as f64;
+                let left = if live.progress.done > 0 {
+                    format_seconds(live.seconds * (1.0 / share - 1.0))
+                } else {
+                    "–".into()
+                };
+                Line::from(format!(
+                    "▶ {label} {:>3.0}%  {left} left  {}",
+                    share * 100.0,
+                    sanitize(&live.progress.words)
+                ))
+                .bold()
             }
         }
     };
@@ -395,21 +403,24 @@ fn draw_chart(frame: &mut Frame<'_>, area: Rect, view: &RunView, state: &ViewSta
     };
     let arms: Vec<&String> = view.experiment.arms.keys().collect();
     let mut series: Vec<Vec<(f64, f64)>> = vec![vec![]; arms.len()];
-    for (place, stage) in view.plan.stages.iter().enumerate() {
+    for (index, stage) in view.plan.stages.iter().enumerate() {
         let Some(cell) = &stage.cell else { continue };
         let (Some(arm), Some(curve)) =
-            (arms.iter().position(|arm| **arm == cell.arm), view.curves_of(place).and_then(|all| all.get(name)))
+            (arms.iter().position(|arm| **arm == cell.arm), view.curves_of(index).and_then(|all| all.get(name)))
         else {
             continue;
         };
         series[arm].extend(curve.iter().filter(|(_, y)| y.is_finite()).map(|&(x, y)| (x as f64, y)));
     }
-    let bounds = |of: fn(&(f64, f64)) -> f64| {
-        let ends =
-            series.iter().flatten().map(of).fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), x| (a.min(x), b.max(x)));
+    let bounds = |coordinate: fn(&(f64, f64)) -> f64| {
+        let ends = series
+            .iter()
+            .flatten()
+            .map(coordinate)
+            .fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), x| (a.min(x), b.max(x)));
         match ends {
             (low, high) if low < high => ends,
-            (one, other) if one == other => (one - 0.5, one + 0.5),
+            (low, high) if low == high => (low - 0.5, low + 0.5),
             _ => (0.0, 1.0),
         }
     };
@@ -435,25 +446,25 @@ fn draw_chart(frame: &mut Frame<'_>, area: Rect, view: &RunView, state: &ViewSta
     frame.render_widget(chart, area);
 }
 
-/// Numbers on an axis, with as many digits as tell them apart.
+/// Labels of an axis, with as many digits as make them distinct.
 fn labels(values: [f64; 3]) -> [String; 3] {
     let short = |value: f64, more: usize| match value.abs() {
         v if v >= 1e5 || (v < 1e-3 && v > 0.0) => format!("{value:.0$e}", 1 + more),
         v if v >= 100.0 => fixed(value, more),
         _ => fixed(value, 3 + more),
     };
-    let mut words = values.map(|value| short(value, 0));
+    let mut labels = values.map(|value| short(value, 0));
     for more in 1..=12 {
-        if words[0] != words[1] && words[1] != words[2] {
+        if labels[0] != labels[1] && labels[1] != labels[2] {
             break;
         }
-        words = values.map(|value| short(value, more));
+        labels = values.map(|value| short(value, more));
     }
-    words
+    labels
 }
 
 fn draw_samples(frame: &mut Frame<'_>, area: Rect, view: &RunView) {
-    let last = view.samples.iter().max_by_key(|(place, _)| **place);
+    let last = view.samples.iter().max_by_key(|(index, _)| **index);
     let lines: Vec<Line<'_>> = last
         .into_iter()
         .flat_map(|(_, samples)| samples.iter().take(8))

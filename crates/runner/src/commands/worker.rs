@@ -2,12 +2,12 @@
 //! gone, unless it is detached.
 
 use crate::error::{Error, Result, WorkerEnd};
-use crate::executors::{Progress, WorkerExitReport};
+use crate::executors::WorkerExitReport;
 use crate::log;
 use crate::plan::{Plan, Stage};
 use crate::stages::{StageContext, run_stage};
 use crate::sysinfo;
-use duel_ledger::{Lease, Manifest, RunDir, StageDir, StageRecorder};
+use duel_ledger::{Lease, Manifest, Progress, RunDir, StageDir, StageRecorder};
 use duel_spec::{Experiment, FORMAT_VERSION, NO_POINT, Recorder, SHARED_ARM};
 use std::io::{Read, Write};
 use std::path::Path;

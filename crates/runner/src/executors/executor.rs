@@ -1,9 +1,8 @@
-//! What an executor is: something that runs the stages of a plan as worker processes, here or on a cluster.
+//! The interface of executors, which run the stages of a plan as worker processes, here or on a cluster.
 
-use super::protocol::Progress;
 use crate::error::{Error, Result, StageFailure};
 use crate::plan::{Plan, Stage};
-use duel_ledger::{RunDir, StageDir};
+use duel_ledger::{Progress, RunDir, StageDir};
 use duel_spec::Experiment;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -18,7 +17,7 @@ pub struct RunOptions<'a> {
     pub jobs: usize,
     /// `--jobs` as given: on a cluster the most tasks of a job array at once; without it as many as the cluster grants.
     pub requested_jobs: Option<usize>,
-    /// Least time between two checkpoints of a training.
+    /// Minimum time between two checkpoints of a training.
     pub checkpoint_seconds: f64,
     /// Whether the first stage that fails ends the run.
     pub fail_fast: bool,
@@ -26,7 +25,7 @@ pub struct RunOptions<'a> {
     pub stop: &'a AtomicBool,
 }
 
-/// What an executor runs stages with.
+/// The resources that an executor runs stages with.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Resources {
     /// Stages at once. `None` where a queue decides: it takes stages before those that they need are finished.
@@ -68,7 +67,7 @@ pub enum TaskFailure {
     MissingInput,
     /// By the system (memory, a signal, a time limit): it is submitted again, up to [`Resources::retries`] times.
     Killed {
-        /// For the person, where it is submitted again.
+        /// Shown to the user where it is submitted again.
         message: String,
         failure: StageFailure,
     },
@@ -79,7 +78,7 @@ pub enum TaskFailure {
 /// What happens while a plan runs. Stages are given by their index in the plan.
 #[derive(Debug)]
 pub enum RunEvent<'a> {
-    /// A line for the person and the log.
+    /// A line for the user and the log.
     Message(String),
     Planned {
         plan: &'a Plan,
@@ -97,10 +96,10 @@ pub type Events<'a> = &'a mut dyn FnMut(RunEvent<'_>);
 
 /// Runs stages of a plan, each as a task with one worker. Stages are given by their index in the plan.
 pub trait Executor {
-    /// What it runs stages with.
+    /// Its resources.
     fn resources(&self) -> Resources;
 
-    /// Those of the waiting stages that tasks of an earlier command still hold.
+    /// The waiting stages that tasks of an earlier command are still running.
     fn adopt(&mut self, _waiting: &[usize]) -> Result<Vec<usize>> {
         Ok(vec![])
     }
@@ -108,7 +107,7 @@ pub trait Executor {
     /// Submits stages; returns the state that they are in then. `open` are all stages that are neither finished nor lost.
     fn submit(&mut self, stages: &[usize], open: &[usize], events: Events<'_>) -> Result<TaskState>;
 
-    /// What has changed for the submitted stages.
+    /// State changes of the submitted stages.
     fn poll(&mut self, submitted: &[usize]) -> Result<Vec<(usize, TaskState)>>;
 
     /// Why the task of a stage is gone, after so many attempts of this command.
@@ -117,7 +116,7 @@ pub trait Executor {
     /// Ends all tasks.
     fn cancel(&mut self) -> Result<()>;
 
-    /// Resident memory of all that runs on this machine, bytes.
+    /// Resident memory of all its processes on this machine, bytes.
     fn memory(&self) -> u64 {
         0
     }

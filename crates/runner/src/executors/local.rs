@@ -3,10 +3,10 @@
 use super::executor::{
     Events, Executor, ExecutorEntry, Resources, RunOptions, TaskFailure, TaskState, is_finished, worker_program,
 };
-use super::protocol::Progress;
 use crate::error::{Error, Result, StageFailure, WorkerEnd};
 use crate::plan::{Plan, Stage};
 use crate::sysinfo;
+use duel_ledger::Progress;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -128,7 +128,7 @@ impl Executor for LocalExecutor<'_> {
         Ok(TaskState::Running(None))
     }
 
-    /// At most one stage has ended: what follows from it is done before the next is looked at.
+    /// Returns at most one ended stage: its consequences are handled before the next one is reported.
     fn poll(&mut self, _submitted: &[usize]) -> Result<Vec<(usize, TaskState)>> {
         self.listen();
         let mut changes: Vec<(usize, TaskState)> =
@@ -184,7 +184,7 @@ impl Drop for LocalExecutor<'_> {
     }
 }
 
-/// What is known of a worker that did not finish its stage.
+/// Why a worker did not finish its stage.
 fn stage_failure(stage: &Stage, output: &WorkerOutput, status: ExitStatus) -> StageFailure {
     let mut tail = output.stderr.trim().to_string();
     if status.code().is_none() {

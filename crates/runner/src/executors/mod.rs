@@ -1,4 +1,4 @@
-//! Who runs the stages of a plan. Another executor is a file with its `ENTRY`, and its line in [`EXECUTORS`].
+//! Runs the stages of a plan. Another executor is a file with its `ENTRY`, and its line in [`EXECUTORS`].
 
 mod executor;
 mod local;
@@ -8,7 +8,7 @@ mod script;
 mod slurm;
 
 pub use executor::{ExecutorEntry, RunEvent, RunOptions};
-pub use protocol::{Progress, WorkerExitReport};
+pub use protocol::WorkerExitReport;
 pub use schedule::{RunSummary, execute};
 pub use script::shell_quoted;
 

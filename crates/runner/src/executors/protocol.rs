@@ -8,14 +8,6 @@ use duel_spec::Experiment;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
-/// The progress of a stage.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Progress {
-    pub done: u64,
-    pub total: u64,
-    pub words: String,
-}
-
 /// The failure of a detached worker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct WorkerExitReport {

@@ -115,9 +115,9 @@ impl<'a> Schedule<'a> {
                 let is_there = run.stages().join(stage.id.folder()).is_dir();
                 if is_there { StageStatus::Finished } else { StageStatus::Lost }
             } else {
-                let (there, damage) = run.find_or_quarantine(&stage.id)?;
+                let (stage_dir, damage) = run.find_or_quarantine(&stage.id)?;
                 damage.iter().for_each(|damage| events(RunEvent::Message(damage.clone())));
-                if there.is_some() {
+                if stage_dir.is_some() {
                     summary.reused += 1;
                     StageStatus::Finished
                 } else if stage.needs.iter().any(|&need| statuses[need] == StageStatus::Lost) {

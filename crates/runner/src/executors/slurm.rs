@@ -7,7 +7,7 @@ use super::executor::{
     Events, Executor, ExecutorEntry, Resources, RunEvent, RunOptions, TaskFailure, TaskState, is_finished,
     worker_program,
 };
-use super::protocol::{EXIT_REPORTS, Progress, WorkerExitReport};
+use super::protocol::{EXIT_REPORTS, WorkerExitReport};
 use super::script::{scriptable, shell_quoted};
 use crate::error::{Error, Result, StageFailure};
 use crate::plan::{Plan, Stage};
@@ -214,7 +214,7 @@ impl Executor for SlurmExecutor<'_> {
         for layer in 0..=depth.values().copied().max().unwrap_or(0) {
             let all: Vec<usize> = stages.iter().copied().filter(|stage| depth[stage] == layer).collect();
             let mut ids = vec![];
-            for (group, cores) in by_cores(self.plan, all, self.slurm.shared_cores) {
+            for (group, cores) in by_threads(self.plan, all, &self.resources()) {
                 let ([first, ..], [.., last]) = (&group[..], &group[..]) else { continue };
                 let id = self.submit_array(&group, cores, &after)?;
                 let [first, last] = [first, last].map(|&stage| self.stage(stage).label());
@@ -240,8 +240,7 @@ impl Executor for SlurmExecutor<'_> {
                     Some(QueueState::Pending) => TaskState::Pending,
                     Some(QueueState::Running) => {
                         let live = Live::read(self.run(), &stage.id.folder());
-                        let progress = |live: Live| Progress { done: live.done, total: live.total, words: live.words };
-                        TaskState::Running(live.map(|(live, _)| progress(live)))
+                        TaskState::Running(live.map(|(live, _)| live.progress))
                     }
                     Some(QueueState::Ended(reason)) => {
                         self.gone.insert(index, Some(reason.clone()));
@@ -289,10 +288,11 @@ impl Executor for SlurmExecutor<'_> {
     }
 }
 
-/// The stages that may use every core and those of one thread, each with the number of cores.
-fn by_cores(plan: &Plan, stages: Vec<usize>, shared_cores: usize) -> [(Vec<usize>, usize); 2] {
-    let (wide, single) = stages.into_iter().partition(|&stage| plan.stages[stage].wide);
-    [(wide, shared_cores), (single, 1)]
+/// The stages that may use every core, then those of one thread, each group with its threads.
+fn by_threads(plan: &Plan, stages: Vec<usize>, resources: &Resources) -> Vec<(Vec<usize>, usize)> {
+    let (wide, single): (Vec<usize>, Vec<usize>) = stages.into_iter().partition(|&stage| plan.stages[stage].wide);
+    let threads = |group: &Vec<usize>| group.first().map(|&stage| resources.threads(&plan.stages[stage]));
+    [wide, single].into_iter().filter_map(|group| threads(&group).map(|threads| (group, threads))).collect()
 }
 
 /// The parameters of a job array.
@@ -310,7 +310,7 @@ struct JobArrayRequest<'a> {
     slurm: &'a SlurmSettings,
 }
 
-/// The text of a script for `sbatch`. Slurm sends SIGTERM a minute before the time is over, for a last checkpoint.
+/// The text of a script for `sbatch`. Slurm sends SIGTERM a minute before the time limit, for a last checkpoint.
 ///
 /// # Errors
 /// A path with a control character, or that is not text.
@@ -354,7 +354,7 @@ fn script(request: &JobArrayRequest<'_>) -> Result<String> {
     ))
 }
 
-/// As a word of an `#SBATCH` line, which sbatch takes apart by itself: in double quotes, where a backslash keeps what follows.
+/// As a word of an `#SBATCH` line, which sbatch splits by its own rules: in double quotes, with backslash escapes.
 fn quoted_for_sbatch(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
@@ -432,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn a_script_holds_each_value_as_one_word() {
+    fn each_value_is_one_word_of_the_script() {
         let slurm = slurm("partition = \"big\"\nextra = [\"--account=lab\"]\nsetup = \"module load x\"");
         let run = "/data/it's 50% \"new\" \\ $(touch x) `y`/run";
         let text = script(&request(Path::new(run), &slurm)).expect("a script");
@@ -455,7 +455,7 @@ export RAYON_NUM_THREADS=8
 exec '/opt/my programs/duel' worker --detached --run '/data/it'\''s 50% "new" \ $(touch x) `y`/run' --stage "${stages[$SLURM_ARRAY_TASK_ID]}" --device 'flex' --checkpoint-seconds 30
 "##;
         assert_eq!(text, expected, "\n{text}");
-        // the shell takes it apart as it was put together
+        // the shell splits it into the same words
         let printed = text.replace("module load x", "").replace("exec ", "printf '%s\\n' ");
         let out =
             Command::new("bash").args(["-c", &printed]).env("SLURM_ARRAY_TASK_ID", "1").output().expect("bash runs");
@@ -465,12 +465,13 @@ exec '/opt/my programs/duel' worker --detached --run '/data/it'\''s 50% "new" \ 
     }
 
     #[test]
-    fn a_stage_that_uses_every_core_asks_for_them() {
+    fn a_stage_that_uses_every_core_requests_them() {
         let document = Document::parse("t", "seeds = 1\n[arms.a]\nmethod = \"dpo\"\n", &[]).expect("parses");
         let experiment = Experiment::from_document(&document).expect("valid");
         let mut plan = Plan::new(&experiment, "flex", experiment.cells_for(&experiment.trials())).expect("plans");
-        plan.stages[1].wide = true; // as those of a pretrained model are, whatever their kind
-        assert_eq!(by_cores(&plan, vec![0, 1, 2], 8), [(vec![1], 8), (vec![0, 2], 1)]);
+        plan.stages[1].wide = true; // as all stages of a pretrained model are
+        let resources = Resources { slots: None, shared_cores: 8, retries: 0, poll_seconds: 1.0, is_detached: true };
+        assert_eq!(by_threads(&plan, vec![0, 1, 2], &resources), [(vec![1], 8), (vec![0, 2], 1)]);
     }
 
     #[test]

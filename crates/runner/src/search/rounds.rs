@@ -1,8 +1,7 @@
-//! Searches of settings: which points are tried next, given what the earlier ones were worth, until every arm has spent the
-//! same budget; then the best of each go on to seeds that no choice has seen (docs/verdicts.md, Equal tuning).
+//! Search over settings: proposes the next points from the scores of the earlier ones, until every arm has spent the same
+//! budget; then the best point of each arm runs on seeds that the search did not use (docs/verdicts.md, Equal tuning).
 //!
-//! A round is a function of the experiment and of what was found, so that a run that was cut off comes by the same rounds
-//! again.
+//! A round is a function of the experiment and of the results so far, so that an interrupted run repeats the same rounds.
 
 use super::tpe;
 use crate::error::{Error, Result};
@@ -11,8 +10,12 @@ use duel_spec::seeds::{self, Stream};
 use duel_spec::{Arm, Experiment, SampledSettings, Search, SelectionMetric, Trial};
 use rand::RngExt;
 
-/// The next round of a run; `None` once the comparison itself has been asked for.
-pub fn next_round(experiment: &Experiment, rounds: &[Vec<Trial>], found: &TuningResults) -> Result<Option<Vec<Trial>>> {
+/// The next round of a run; `None` once the comparison itself has been planned.
+pub fn next_round(
+    experiment: &Experiment,
+    rounds: &[Vec<Trial>],
+    results: &TuningResults,
+) -> Result<Option<Vec<Trial>>> {
     if !experiment.is_tuned() {
         return Ok(rounds.is_empty().then(|| experiment.trials()));
     }
@@ -20,19 +23,19 @@ pub fn next_round(experiment: &Experiment, rounds: &[Vec<Trial>], found: &Tuning
         return Ok(None);
     }
     let round: Vec<Trial> =
-        experiment.arms.keys().flat_map(|arm| ArmSearch::new(experiment, arm, found).proposals()).collect();
-    if round.is_empty() { compared(experiment, found).map(Some) } else { Ok(Some(round)) }
+        experiment.arms.keys().flat_map(|arm| ArmSearch::new(experiment, arm, results).proposals()).collect();
+    if round.is_empty() { compared(experiment, results).map(Some) } else { Ok(Some(round)) }
 }
 
-/// Whether the comparison itself has been asked for.
+/// Whether the comparison itself has been planned.
 pub fn have_ended(rounds: &[Vec<Trial>]) -> bool {
     rounds.last().is_some_and(|round| round.iter().any(|trial| !trial.tuning))
 }
 
 /// The best point of each arm, on the experiment's own seeds.
-fn compared(experiment: &Experiment, found: &TuningResults) -> Result<Vec<Trial>> {
+fn compared(experiment: &Experiment, results: &TuningResults) -> Result<Vec<Trial>> {
     let (choose, seeds) = (experiment.tuning.choose, experiment.tuning_seeds());
-    let best = |arm: &String| match found.ranked(arm, &seeds, choose).first() {
+    let best = |arm: &String| match results.ranked(arm, &seeds, choose).first() {
         Some(best) if best.merit(choose).is_finite() => Ok(Trial {
             arm: arm.clone(),
             settings: best.settings.clone(),
@@ -44,13 +47,14 @@ fn compared(experiment: &Experiment, found: &TuningResults) -> Result<Vec<Trial>
     experiment.arms.keys().map(best).collect()
 }
 
-/// Rounds of the size that a run will come to, whatever it finds: for a plan.
+/// Rounds of the size that a run will have, whatever its results: for a plan.
 pub fn preview(experiment: &Experiment) -> Vec<Vec<Trial>> {
     if !experiment.is_tuned() {
         return vec![experiment.trials()];
     }
-    let nothing = TuningResults::default();
-    let all = |arm: &String| ArmSearch::new(experiment, arm, &nothing).random_or_grid(experiment.tuning.configurations);
+    let no_results = TuningResults::default();
+    let all =
+        |arm: &String| ArmSearch::new(experiment, arm, &no_results).random_or_grid(experiment.tuning.configurations);
     let tried: Vec<Trial> = experiment.arms.keys().flat_map(all).collect();
     let first = |arm: &String| tried.iter().find(|trial| trial.arm == *arm);
     let seeds = experiment.seed_list();
@@ -64,54 +68,54 @@ struct ArmSearch<'a> {
     experiment: &'a Experiment,
     name: &'a str,
     arm: &'a Arm,
-    found: &'a TuningResults,
+    results: &'a TuningResults,
     tried: Vec<&'a TrialResult>,
     seeds: Vec<u64>,
 }
 
 impl<'a> ArmSearch<'a> {
-    fn new(experiment: &'a Experiment, name: &'a str, found: &'a TuningResults) -> Self {
-        let tried = found.tried.iter().filter(|tried| tried.arm == name).collect();
-        Self { experiment, name, arm: &experiment.arms[name], found, tried, seeds: experiment.tuning_seeds() }
+    fn new(experiment: &'a Experiment, name: &'a str, results: &'a TuningResults) -> Self {
+        let tried = results.tried.iter().filter(|tried| tried.arm == name).collect();
+        Self { experiment, name, arm: &experiment.arms[name], results, tried, seeds: experiment.tuning_seeds() }
     }
 
-    /// What the arm tries next; nothing once its budget is spent.
+    /// The arm's next trials; none once its budget is spent.
     fn proposals(&self) -> Vec<Trial> {
         let tuning = &self.experiment.tuning;
-        let left = tuning.configurations.saturating_sub(self.tried.len());
+        let remaining = tuning.configurations.saturating_sub(self.tried.len());
         match self.arm.search {
-            Search::Grid => self.random_or_grid(left),
-            Search::Random => self.random_or_grid(left.min(self.affordable())),
-            // the first third by chance: an estimate of what is good needs some that are not
+            Search::Grid => self.random_or_grid(remaining),
+            Search::Random => self.random_or_grid(remaining.min(self.affordable())),
+            // the first third is random: the estimate needs points that are not good, too
             Search::Tpe if self.tried.is_empty() => {
                 let first = (tuning.configurations / 3).max(tuning.at_once);
-                self.random_or_grid(left.min(first).min(self.affordable()))
+                self.random_or_grid(remaining.min(first).min(self.affordable()))
             }
-            Search::Tpe => self.estimated(left.min(tuning.at_once).min(self.affordable())),
+            Search::Tpe => self.estimated(remaining.min(tuning.at_once).min(self.affordable())),
             Search::Halving => self.race(),
         }
     }
 
-    /// Points that the FLOPs that are left pay for, at what one has cost so far.
+    /// Number of points that the remaining FLOPs pay for, at the mean cost of a point so far.
     fn affordable(&self) -> usize {
         let budget = self.experiment.tuning.flops;
         if budget.is_infinite() {
             return usize::MAX;
         }
-        let spent = self.found.spent(self.name, self.experiment);
+        let spent = self.results.spent(self.name, self.experiment);
         if spent <= 0.0 {
-            return self.experiment.tuning.at_once; // nothing has been learned of its price
+            return self.experiment.tuning.at_once; // the cost of a point is not known yet
         }
         let trainings: usize = self.tried.iter().map(|tried| tried.seeds.len()).sum();
-        let one = spent / trainings as f64 * self.seeds.len() as f64;
-        ((budget - spent).max(0.0) / one) as usize
+        let cost_of_point = spent / trainings as f64 * self.seeds.len() as f64;
+        ((budget - spent).max(0.0) / cost_of_point) as usize
     }
 
     fn trial(&self, settings: SampledSettings, seeds: Vec<u64>) -> Trial {
         Trial { arm: self.name.into(), settings, seeds, tuning: true }
     }
 
-    /// The grid, or the next points by chance, each on every tuning seed.
+    /// The grid, or the next random points, each on every tuning seed.
     fn random_or_grid(&self, count: usize) -> Vec<Trial> {
         let settings = match self.arm.search {
             Search::Grid => self.arm.grid_settings().into_iter().take(count).collect(),
@@ -120,7 +124,7 @@ impl<'a> ArmSearch<'a> {
         settings.into_iter().map(|settings| self.trial(settings, self.seeds.clone())).collect()
     }
 
-    /// Fresh points, every setting evenly over its axis; fewer where the space has no more.
+    /// Random points, every setting uniform over its axis; fewer where the space has no more.
     fn random_points(&self, count: usize) -> Vec<SampledSettings> {
         self.fresh(count, |index| {
             let mut rng = seeds::stream(self.experiment.seed, Stream::Search(self.name), index);
@@ -128,7 +132,7 @@ impl<'a> ArmSearch<'a> {
         })
     }
 
-    /// Points that were not tried before; `draw` is given the number of each.
+    /// Points that were not tried before; `draw` gets the index of each.
     fn fresh(&self, count: usize, mut draw: impl FnMut(u64) -> SampledSettings) -> Vec<SampledSettings> {
         let mut fresh: Vec<SampledSettings> = vec![];
         let first = self.tried.len() as u64;
@@ -136,15 +140,15 @@ impl<'a> ArmSearch<'a> {
             if fresh.len() == count {
                 break;
             }
-            let drawn = draw(index);
-            if !fresh.contains(&drawn) && !self.tried.iter().any(|tried| tried.settings == drawn) {
-                fresh.push(drawn);
+            let settings = draw(index);
+            if !fresh.contains(&settings) && !self.tried.iter().any(|tried| tried.settings == settings) {
+                fresh.push(settings);
             }
         }
         fresh
     }
 
-    /// Points by tree-structured Parzen estimation, each setting by itself (Bergstra et al. 2011).
+    /// Points by tree-structured Parzen estimation, each setting independently (Bergstra et al. 2011).
     fn estimated(&self, count: usize) -> Vec<Trial> {
         let choose = self.experiment.tuning.choose;
         let mut ranked = self.tried.clone();
@@ -153,53 +157,53 @@ impl<'a> ArmSearch<'a> {
         let mut proposed: Vec<SampledSettings> = vec![];
         let points = self.fresh(count, |index| {
             let mut rng = seeds::stream(self.experiment.seed, Stream::Tpe(self.name), index);
-            let drawn = self.arm.draw(|name, axis| {
-                let shares = |of: &[&TrialResult]| -> Vec<f64> {
-                    of.iter().filter_map(|tried| axis.share(tried.settings.get(name)?)).collect()
+            let settings = self.arm.draw(|name, axis| {
+                let shares = |trials: &[&TrialResult]| -> Vec<f64> {
+                    trials.iter().filter_map(|tried| axis.share(tried.settings.get(name)?)).collect()
                 };
-                // those of this round count as no good, so that they do not crowd (Ginsbourger et al. 2010)
-                let here = proposed.iter().filter_map(|drawn| axis.share(drawn.get(name)?));
-                tpe::propose(axis, &shares(good), &[shares(others), here.collect()].concat(), &mut rng)
+                // the other points of this round count as bad, so that proposals do not crowd (Ginsbourger et al. 2010)
+                let pending = proposed.iter().filter_map(|settings| axis.share(settings.get(name)?));
+                tpe::propose(axis, &shares(good), &[shares(others), pending.collect()].concat(), &mut rng)
             });
-            proposed.push(drawn.clone());
-            drawn
+            proposed.push(settings.clone());
+            settings
         });
         points.into_iter().map(|settings| self.trial(settings, self.seeds.clone())).collect()
     }
 
     /// A race: all points on one seed after another, without those that have fallen behind the leader on the seeds that both
-    /// ran on. What that saves goes to fresh points.
+    /// ran on. The trainings that this saves go to new points.
     fn race(&self) -> Vec<Trial> {
         let tuning = &self.experiment.tuning;
         let spent: usize = self.tried.iter().map(|tried| tried.seeds.len()).sum();
-        let left = (tuning.configurations * self.seeds.len())
+        let remaining = (tuning.configurations * self.seeds.len())
             .saturating_sub(spent)
             .min(self.affordable().saturating_mul(self.seeds.len()));
         if self.tried.is_empty() {
-            let first = self.random_points(tuning.configurations.min(left));
+            let first = self.random_points(tuning.configurations.min(remaining));
             return first.into_iter().map(|settings| self.trial(settings, vec![self.seeds[0]])).collect();
         }
         let alive = survivors(&self.tried, tuning.choose);
         let mut running: Vec<&&TrialResult> =
             alive.iter().filter(|tried| tried.seeds.len() < self.seeds.len()).collect();
         if running.is_empty() {
-            // only as many as the budget takes to the end
-            let fresh = self.random_points(left / self.seeds.len());
+            // only as many as the budget can run on every seed
+            let fresh = self.random_points(remaining / self.seeds.len());
             return fresh.into_iter().map(|settings| self.trial(settings, vec![self.seeds[0]])).collect();
         }
         running.sort_by(|a, b| b.merit(tuning.choose).total_cmp(&a.merit(tuning.choose)));
         let next = |tried: &&&TrialResult| self.trial(tried.settings.clone(), vec![self.seeds[tried.seeds.len()]]);
-        running.iter().take(left).map(next).collect()
+        running.iter().take(remaining).map(next).collect()
     }
 }
 
-/// Draws that may be in vain, for each fresh point: of a small space little is left in the end.
+/// Failed draws that are allowed per new point: in a small space most points have been tried in the end.
 const MISSES: usize = 50;
 
-/// Those that are not behind the best of those that ran on the most seeds.
+/// The points that are not behind the leader, which is the best of those that ran on the most seeds.
 fn survivors<'a>(tried: &[&'a TrialResult], choose: SelectionMetric) -> Vec<&'a TrialResult> {
-    let most = tried.iter().map(|tried| tried.seeds.len()).max().unwrap_or(0);
-    let furthest = tried.iter().filter(|tried| tried.seeds.len() == most);
+    let max_seeds = tried.iter().map(|tried| tried.seeds.len()).max().unwrap_or(0);
+    let furthest = tried.iter().filter(|tried| tried.seeds.len() == max_seeds);
     let Some(leader) = furthest.max_by(|a, b| a.merit(choose).total_cmp(&b.merit(choose))) else { return vec![] };
     tried.iter().filter(|tried| !tried.is_behind(leader, choose)).copied().collect()
 }
@@ -223,34 +227,35 @@ mod tests {
         Experiment::from_document(&Document::parse("t", &text, &[]).expect("parses")).expect("valid")
     }
 
-    /// Runs a search to its end on a made-up worth; returns its rounds and what was found.
+    /// Runs a search to its end on a made-up score; returns its rounds and results.
     fn search(
         experiment: &Experiment,
         worth: impl Fn(&SampledSettings, u64) -> Option<f64>,
     ) -> (Vec<Vec<Trial>>, TuningResults) {
-        let (mut rounds, mut found) = (vec![], TuningResults::default());
-        while let Some(round) = next_round(experiment, &rounds, &found).unwrap_or_else(|e| panic!("{e}: {found:?}")) {
+        let (mut rounds, mut results) = (vec![], TuningResults::default());
+        while let Some(round) = next_round(experiment, &rounds, &results).unwrap_or_else(|e| panic!("{e}: {results:?}"))
+        {
             for cell in experiment.cells_for(&round).iter().filter(|cell| cell.tuning) {
-                let its = |t: &TrialResult| t.label == cell.point.label;
-                let place = found.tried.iter().position(its).unwrap_or_else(|| {
+                let is_point = |t: &TrialResult| t.label == cell.point.label;
+                let index = results.tried.iter().position(is_point).unwrap_or_else(|| {
                     let (arm, label) = (cell.arm.clone(), cell.point.label.clone());
                     let settings = cell.point.settings.clone();
-                    found.tried.push(TrialResult { arm, label, settings, seeds: BTreeMap::new() });
-                    found.tried.len() - 1
+                    results.tried.push(TrialResult { arm, label, settings, seeds: BTreeMap::new() });
+                    results.tried.len() - 1
                 });
                 let worth =
                     worth(&cell.point.settings, cell.seed).map(|gold| TrialScore { gold, proxy: 0.0, flops: 10.0 });
-                assert_eq!(found.tried[place].seeds.insert(cell.seed, worth), None, "a cell is run once");
+                assert_eq!(results.tried[index].seeds.insert(cell.seed, worth), None, "a cell is run once");
             }
             rounds.push(round);
         }
-        (rounds, found)
+        (rounds, results)
     }
 
     /// Best at beta 0.1 and learning rate 1e-3; seeds differ much, in the same way for all.
-    fn bowl(drawn: &SampledSettings, seed: u64) -> Option<f64> {
-        let log = |name: &str| drawn[name].as_float().expect("a number").log10();
-        let robust = drawn.contains_key("label_smoothing");
+    fn bowl(settings: &SampledSettings, seed: u64) -> Option<f64> {
+        let log = |name: &str| settings[name].as_float().expect("a number").log10();
+        let robust = settings.contains_key("label_smoothing");
         let wiggle = 0.01 * ((log("beta") * 77.0 + seed as f64).sin());
         Some(
             1.0 - (log("beta") + 1.0).powi(2)
@@ -265,49 +270,49 @@ mod tests {
     fn every_search_spends_the_same_and_compares_its_best_on_fresh_seeds() {
         for kind in ["random", "tpe", "halving"] {
             let experiment = experiment(kind, "");
-            let (rounds, found) = search(&experiment, bowl);
-            let spent: usize = found.tried.iter().map(|t| t.seeds.len()).sum();
+            let (rounds, results) = search(&experiment, bowl);
+            let spent: usize = results.tried.iter().map(|t| t.seeds.len()).sum();
             assert!((34..=36).contains(&spent), "{kind} spent {spent}");
             let [last] = &rounds.last().expect("rounds")[..] else { panic!("one arm, one point") };
             assert!(!last.tuning && last.seeds == [0, 1]);
-            let best = found.ranked("d", &experiment.tuning_seeds(), SelectionMetric::Gold)[0];
+            let best = results.ranked("d", &experiment.tuning_seeds(), SelectionMetric::Gold)[0];
             assert_eq!(best.settings, last.settings);
-            // the same again
+            // reproducible
             assert_eq!(search(&experiment, bowl).0, rounds, "{kind}");
         }
     }
 
     #[test]
-    fn a_search_that_looks_finds_more_than_chance() {
+    fn tpe_finds_better_points_than_random_search() {
         let regret = |kind: &str| {
-            let of = |seed: u64| {
+            let regret = |seed: u64| {
                 let mut experiment = Experiment { seed: 1000 + seed, ..experiment(kind, "") };
                 experiment.tuning.configurations = 30;
-                let (_, found) = search(&experiment, bowl);
+                let (_, results) = search(&experiment, bowl);
                 101.0 + 1.0
-                    - found.ranked("d", &experiment.tuning_seeds(), SelectionMetric::Gold)[0]
+                    - results.ranked("d", &experiment.tuning_seeds(), SelectionMetric::Gold)[0]
                         .merit(SelectionMetric::Gold)
             };
-            (0..40).map(of).sum::<f64>() / 40.0
+            (0..40).map(regret).sum::<f64>() / 40.0
         };
         let (chance, looked) = (regret("random"), regret("tpe"));
         assert!(looked < 0.7 * chance, "random {chance}, tpe {looked}");
     }
 
     #[test]
-    fn a_race_drops_only_what_is_behind_and_tries_others_instead() {
+    fn a_race_drops_only_points_that_are_behind_and_tries_others_instead() {
         let experiment = experiment("halving", "seeds = 6");
-        let (rounds, found) = search(&experiment, bowl);
+        let (rounds, results) = search(&experiment, bowl);
         assert!(rounds[0].iter().all(|trial| trial.seeds == [100]));
         let full = |t: &&TrialResult| t.seeds.len() == 6;
-        let dropped: Vec<&TrialResult> = found.tried.iter().filter(|t| !full(t)).collect();
-        assert!(found.tried.len() > 12 && !dropped.is_empty(), "{} tried", found.tried.len());
+        let dropped: Vec<&TrialResult> = results.tried.iter().filter(|t| !full(t)).collect();
+        assert!(results.tried.len() > 12 && !dropped.is_empty(), "{} tried", results.tried.len());
         for tried in dropped.iter().filter(|t| t.seeds.len() > 1) {
-            assert!(found.tried.iter().any(|other| tried.is_behind(other, SelectionMetric::Gold)), "{}", tried.label);
+            assert!(results.tried.iter().any(|other| tried.is_behind(other, SelectionMetric::Gold)), "{}", tried.label);
         }
-        let best = found.tried.iter().filter(full).map(|t| t.merit(SelectionMetric::Gold)).fold(f64::MIN, f64::max);
+        let best = results.tried.iter().filter(full).map(|t| t.merit(SelectionMetric::Gold)).fold(f64::MIN, f64::max);
         assert_eq!(
-            found.ranked("d", &experiment.tuning_seeds(), SelectionMetric::Gold)[0].merit(SelectionMetric::Gold),
+            results.ranked("d", &experiment.tuning_seeds(), SelectionMetric::Gold)[0].merit(SelectionMetric::Gold),
             best
         );
     }
@@ -315,10 +320,10 @@ mod tests {
     #[test]
     fn flops_bound_a_search_and_failures_are_never_chosen() {
         let experiment = experiment("random", "flops = 200.0");
-        let (_, found) = search(&experiment, |_, _| Some(1.0));
-        assert_eq!(found.tried.len(), 6, "each costs 3 × 10");
-        let (rounds, _) = search(&experiment, |drawn, seed| {
-            bowl(drawn, seed).filter(|_| drawn["beta"].as_float().is_some_and(|beta| beta < 0.1))
+        let (_, results) = search(&experiment, |_, _| Some(1.0));
+        assert_eq!(results.tried.len(), 6, "each costs 3 × 10");
+        let (rounds, _) = search(&experiment, |settings, seed| {
+            bowl(settings, seed).filter(|_| settings["beta"].as_float().is_some_and(|beta| beta < 0.1))
         });
         assert!(rounds.last().expect("rounds")[0].settings["beta"].as_float().is_some_and(|beta| beta < 0.1));
         let none = TuningResults::default();
@@ -326,10 +331,10 @@ mod tests {
     }
 
     #[test]
-    fn a_small_space_is_used_up_and_not_tried_twice() {
+    fn a_small_space_is_exhausted_without_repetition() {
         let text = "[tuning]\nconfigurations = 12\n[arms.d]\nmethod = \"dpo\"\nsearch = \"tpe\"\n[arms.d.space]\nepochs = { low = 1, high = 5 }\n";
         let experiment = Experiment::from_document(&Document::parse("t", text, &[]).expect("parses")).expect("valid");
-        let (_, found) = search(&experiment, |drawn, _| drawn["epochs"].as_integer().map(|n| n as f64));
-        assert_eq!(found.tried.len(), 5);
+        let (_, results) = search(&experiment, |settings, _| settings["epochs"].as_integer().map(|n| n as f64));
+        assert_eq!(results.tried.len(), 5);
     }
 }

@@ -4,6 +4,7 @@ use super::context::StageContext;
 use crate::error::{Error, Result};
 use crate::world::{
     PretrainedModel, RowFiles, SENTIMENT, TASTE, needs_sentiment, pretrained, reads_reviews, row_files, rows_space,
+    word_lines,
 };
 use duel_data::Detokenize;
 use duel_data::records::Columns;
@@ -69,7 +70,7 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
         (experiment.world.kind, experiment.judge.kind, pretrained)
     {
         let space = rows_space(experiment, &pretrained);
-        from_rows(&RowsWorld::open(to, pretrained.encoder(&experiment.world.rows.date)?, space)?, &to.join(TASTE))?;
+        from_rows(&RowsWorld::open(to, pretrained.encoder(&experiment.world.rows)?, space)?, &to.join(TASTE))?;
     }
     Ok(())
 }
@@ -93,9 +94,11 @@ fn prepare_rows(
         response_tokens: rows.response_tokens,
         most: [pairs.rows, pairs.holdout_rows],
     };
-    let stats: PrepareStats = rows::prepare(&source, &pretrained.encoder(&experiment.world.rows.date)?, to)?;
+    let stats: PrepareStats = rows::prepare(&source, &pretrained.encoder(&experiment.world.rows)?, to)?;
     tracing::info!("{stats}");
+    word_lines(&pretrained.model, &pretrained.tokenizer).iter().for_each(|line| tracing::info!("{line}"));
     stats.left_out.iter().for_each(|row| tracing::warn!("left out: {row}"));
+    stats.cut_rows.iter().for_each(|row| tracing::warn!("cut at the first end token of a completion: {row}"));
     if stats.kept == 0 {
         check_prompts_alone(experiment)?;
     }

@@ -10,7 +10,7 @@ use duel_dpo::{Dpo, ReferenceLogp};
 use duel_evaluation::{EvalKind, EvalResult};
 use duel_ledger::StageRecorder;
 use duel_model::{Flops, Policy, Reader, ScalarModel, TransformerConfig, ValueHead, weights};
-use duel_ppo::{ActorCritic, Baseline, Critic, CriticFree, OnlineDpo, Ppo, Raft, RolloutContext, planned};
+use duel_ppo::{ActorCritic, Baseline, Critic, OnlineDpo, PolicyGradient, Ppo, Raft, RolloutContext, planned};
 use duel_reward::{LearnedReward, Scorer};
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{
@@ -67,14 +67,19 @@ pub fn run(
     match method {
         MethodSettings::Ppo(settings) => ppo(settings, inputs, evaluate, recorder),
         MethodSettings::Reinforce(shared) => {
-            critic_free(Baseline::Past { sum: 0.0, n: 0.0 }, shared, method.group(), inputs, evaluate, recorder)
+            policy_gradient(Baseline::Past { sum: 0.0, n: 0.0 }, shared, method.group(), inputs, evaluate, recorder)
         }
         MethodSettings::Rloo(RlooSettings { shared, group }) => {
-            critic_free(Baseline::LeaveOneOut { group: *group }, shared, *group, inputs, evaluate, recorder)
+            policy_gradient(Baseline::LeaveOneOut { group: *group }, shared, *group, inputs, evaluate, recorder)
         }
-        MethodSettings::Grpo(GrpoSettings { shared, group, scale }) => {
-            critic_free(Baseline::Group { group: *group, scale: *scale }, shared, *group, inputs, evaluate, recorder)
-        }
+        MethodSettings::Grpo(GrpoSettings { shared, group, scale }) => policy_gradient(
+            Baseline::Group { group: *group, scale: *scale },
+            shared,
+            *group,
+            inputs,
+            evaluate,
+            recorder,
+        ),
         MethodSettings::OnlineDpo(settings) => {
             let mut online = OnlineDpo::new(settings.clone(), setting(settings.shared.reward, &inputs));
             actor_alone(&mut online, &settings.shared, method.group(), inputs, evaluate, recorder)
@@ -210,7 +215,7 @@ fn ppo(
     Ok(trained)
 }
 
-fn critic_free(
+fn policy_gradient(
     baseline: Baseline,
     shared: &RolloutSettings,
     group: usize,
@@ -218,7 +223,7 @@ fn critic_free(
     evaluate: EvalCallback<'_>,
     recorder: &mut StageRecorder,
 ) -> Result<(Policy, Clocks)> {
-    let mut method = CriticFree::new(baseline, shared.clone(), setting(shared.reward, &inputs));
+    let mut method = PolicyGradient::new(baseline, shared.clone(), setting(shared.reward, &inputs));
     actor_alone(&mut method, shared, group, inputs, evaluate, recorder)
 }
 

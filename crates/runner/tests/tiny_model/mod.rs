@@ -19,7 +19,7 @@ pub fn model(to: &Path) {
     let trained = to.join("words.json");
     tokenizer.save(&trained).unwrap();
     let words = TokenizerFiles {
-        special: SpecialTokens { bos: Some(1), eos: Some(2), pad: Some(0) },
+        special: SpecialTokens { bos: Some(1), eos: Some(2), other_eos: vec![], pad: Some(0) },
         tokenizer: Some(std::fs::read(trained).unwrap()),
         template: Some(CHATML.into()),
     };

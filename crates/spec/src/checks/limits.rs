@@ -118,6 +118,7 @@ fn check_rules(experiment: &Experiment, document: &Document) -> Result<()> {
 mod tests {
     use super::*;
     use crate::Error;
+    use duel_testing::EXTREME_NUMBERS;
 
     const ARMS: &str = "[arms.p]\nmethod = \"ppo\"\n[arms.d]\nmethod = \"dpo\"\n";
 
@@ -125,13 +126,13 @@ mod tests {
         Experiment::from_document(&Document::parse("t", text, overrides)?)
     }
 
-    /// One arm of each method, so that every key of the defaults stands in the document.
+    /// One arm of each method, so that the document has every key of the defaults.
     fn every_method() -> String {
         crate::method::METHODS.iter().map(|method| format!("[arms.{method}]\nmethod = \"{method}\"\n")).collect()
     }
 
     #[test]
-    fn no_number_is_too_absurd_to_be_refused_by_its_name() {
+    fn an_extreme_number_is_accepted_or_refused_by_its_key() {
         let all = every_method();
         let keys: Vec<(String, toml::Value)> = Document::parse("t", &all, &[])
             .expect("valid")
@@ -139,63 +140,43 @@ mod tests {
             .into_iter()
             .map(|(key, value, _)| (key, value))
             .filter(|(_, value)| matches!(value, toml::Value::Integer(_) | toml::Value::Float(_)))
-            // what several methods have is the same key
+            // a key that several methods share is tried once
             .filter({
                 let mut seen = std::collections::BTreeSet::new();
                 move |(key, _)| !key.starts_with("arms.") || seen.insert(key.rsplit('.').next().map(String::from))
             })
             .collect();
         assert!(keys.len() > 100, "{}", keys.len());
-        let absurd = [
-            "-1",
-            "0",
-            "-0.0",
-            "1e300",
-            "-1e300",
-            "1e-320",
-            "nan",
-            "-nan",
-            "inf",
-            "-inf",
-            "1.5",
-            "16385",
-            "4294967296",
-            "9007199254740993",
-            "9223372036854775807",
-            "-9223372036854775808",
-            "9223372036854775808",
-            "1e999",
-        ];
         for (key, default) in &keys {
             let method = key.strip_prefix("arms.").and_then(|rest| rest.split_once('.')).map(|(method, _)| method);
-            // an arm alone, where the key is one's: the others would only be read again
+            // only the arm of the key: reading the others again would take time
             let text = method.map_or(ARMS.into(), |method| format!("[arms.{method}]\nmethod = \"{method}\"\n"));
             let axis = method.map(|method| key.replace(&format!("arms.{method}."), &format!("arms.{method}.grid.")));
             let as_axis = |value: &str| axis.as_ref().map(|axis| format!("{axis}=[{value}]"));
-            for value in absurd {
-                for given in [Some(format!("{key}={value}")), as_axis(value)].into_iter().flatten() {
-                    let Err(error) = parse(&text, std::slice::from_ref(&given)) else {
+            for value in EXTREME_NUMBERS {
+                for assignment in [Some(format!("{key}={value}")), as_axis(value)].into_iter().flatten() {
+                    let Err(error) = parse(&text, std::slice::from_ref(&assignment)) else {
                         let is_huge =
                             if default.is_float() { value == "1e300" || value == "1e999" } else { value.len() == 19 };
-                        let may = value == "1e999" && range_has_no_end(key);
-                        assert!(!is_huge || may, "{given} has no end");
+                        let is_allowed = value == "1e999" && accepts_infinity(key);
+                        assert!(!is_huge || is_allowed, "{assignment} is accepted");
                         continue;
                     };
-                    let words = format!("{error} {} {}", error.label(), error.hint());
+                    let message = format!("{error} {} {}", error.label(), error.hint());
                     let name = key.rsplit('.').next().unwrap_or(key);
-                    assert!(words.contains(name), "{given}: {words}");
+                    assert!(message.contains(name), "{assignment}: {message}");
                 }
             }
         }
     }
 
-    /// Whether inf, which 1e999 is in TOML, is a word there.
-    fn range_has_no_end(key: &str) -> bool {
+    /// Whether the key accepts inf, which 1e999 is in TOML.
+    fn accepts_infinity(key: &str) -> bool {
         crate::checks::range_of(key) == Some(crate::checks::Constraint::Bound)
     }
 
     #[test]
-    fn what_is_too_much_together_is_refused_before_it_is_laid_out() {
+    fn experiments_that_are_too_large_are_refused_before_they_are_expanded() {
         let list = |n: usize| (1..=n).map(|i| format!("{}", i as f64 / 1e3)).collect::<Vec<_>>().join(", ");
         let axes = |n: usize| {
             let names = ["beta", "learning_rate", "simpo_margin", "label_smoothing", "alpha", "margin", "tie_margin"];
@@ -239,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_goes_into_a_script_is_one_line_of_plain_letters() {
+    fn slurm_settings_are_single_lines_of_safe_characters() {
         let slurm = |line: &str| parse(&format!("[slurm]\n{line}\n{ARMS}"), &[]);
         for accepted in [
             "partition = \"gpu-a100,long\"",

@@ -65,6 +65,7 @@ pub(super) fn check_world(experiment: &Experiment, document: &Document) -> Resul
         let accepted = "year, month and day, such as \"2024-07-26\"";
         return Err(document.out_of_range("world.rows.date", format!("`{}`", rows.date), accepted));
     }
+    check_template_kwargs(&rows.template_kwargs, document)?;
     let may_have_preface = is_pretrained && kind == WorldKind::Reviews;
     if !experiment.world.reviews.preface.is_empty() && !may_have_preface {
         let why = "only a pretrained model on reviews reads a preface";
@@ -74,6 +75,42 @@ pub(super) fn check_world(experiment: &Experiment, document: &Document) -> Resul
         check_mapped(experiment, document)?;
     }
     check_sft(experiment, document)
+}
+
+/// Arguments of `apply_chat_template` that are no variables of a template.
+const NOT_VARIABLES: [&str; 10] = [
+    "add_generation_prompt",
+    "chat_template",
+    "continue_final_message",
+    "conversation",
+    "messages",
+    "padding",
+    "return_dict",
+    "return_tensors",
+    "tokenize",
+    "truncation",
+];
+
+fn check_template_kwargs(kwargs: &toml::Table, document: &Document) -> Result<()> {
+    fn is_finite(value: &toml::Value) -> bool {
+        match value {
+            toml::Value::Float(x) => x.is_finite(),
+            toml::Value::Array(items) => items.iter().all(is_finite),
+            toml::Value::Table(table) => table.values().all(is_finite),
+            _ => true,
+        }
+    }
+    for (name, value) in kwargs {
+        let key = format!("world.rows.template_kwargs.{name}");
+        if NOT_VARIABLES.contains(&name.as_str()) {
+            let accepted = "variables that a chat template reads, such as `enable_thinking`; Duel gives it the rest";
+            return Err(document.out_of_range(key, format!("`{name}`"), accepted));
+        }
+        if !is_finite(value) {
+            return Err(document.out_of_range(key, format!("`{value}`"), "finite numbers"));
+        }
+    }
+    Ok(())
 }
 
 fn check_judge(experiment: &Experiment, document: &Document) -> Result<()> {

@@ -2,7 +2,7 @@
 //! GRPO (Shao et al. 2024). A response is one action; its tokens share its advantage.
 //!
 //! Deviations from the papers: PPO's clipped ratio and its stop at `target_kl` for all three, so that they may make more
-//! than one update of a rollout; the loss is a mean over the tokens of the minibatch unless `loss_mean` says otherwise.
+//! than one update per rollout; the loss is a mean over the tokens of the minibatch unless `loss_mean` says otherwise.
 
 use crate::invariants;
 use crate::iteration_start::{IterationStart, start_iteration};
@@ -22,23 +22,23 @@ use serde::{Deserialize, Serialize};
 /// The baseline that is subtracted from a response's return.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum Baseline {
-    /// The mean return so far: the sum of the returns, and how many there were.
+    /// The mean return so far: the sum of the returns and their number.
     Past { sum: f64, n: f64 },
-    /// The mean of the others to the same prompt.
+    /// The mean of the other responses to the same prompt.
     LeaveOneOut { group: usize },
-    /// The mean to the same prompt; with `scale`, over the spread to it too.
+    /// The mean of the responses to the same prompt; with `scale`, also divided by their standard deviation.
     Group { group: usize, scale: bool },
 }
 
-/// The methods.
+/// REINFORCE, RLOO or GRPO, by its baseline.
 #[derive(Debug)]
-pub struct CriticFree {
+pub struct PolicyGradient {
     baseline: Baseline,
     settings: RolloutSettings,
     collector: RolloutCollector,
 }
 
-impl CriticFree {
+impl PolicyGradient {
     /// `settings` in full; see `defaults.toml` for units and sources.
     pub fn new(baseline: Baseline, settings: RolloutSettings, context: RolloutContext) -> Self {
         let collector = RolloutCollector::new(context, settings.clone());
@@ -63,7 +63,7 @@ impl CriticFree {
     }
 }
 
-impl Method for CriticFree {
+impl Method for PolicyGradient {
     type Module = Policy;
     /// Prompts, one per response; those of a group are consecutive.
     type Batch = Vec<Vec<u32>>;
