@@ -1,7 +1,9 @@
 //! Settings in JSON, read key by key so that errors name the key.
 
 use crate::{Error, Result};
-use serde_json::Value;
+use serde_json::{Map, Value};
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io::Read;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -40,7 +42,7 @@ pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Value> {
 /// Settings that may be absent.
 pub(crate) fn optional_settings(path: PathBuf) -> Result<ConfigReader> {
     let json = read_optional(&path)?.map_or(Ok(Value::Null), |bytes| parse(&path, &bytes))?;
-    Ok(ConfigReader { path, json })
+    Ok(ConfigReader::new(path, json))
 }
 
 /// A settings file, read key by key so that errors name the key.
@@ -48,44 +50,93 @@ pub(crate) fn optional_settings(path: PathBuf) -> Result<ConfigReader> {
 pub(crate) struct ConfigReader {
     pub(crate) path: PathBuf,
     pub(crate) json: Value,
+    /// Keys that have been asked for.
+    keys_read: RefCell<BTreeSet<String>>,
 }
+
+/// Settings that change nothing that is computed here, nor what is written.
+const WITHOUT_EFFECT: [&str; 24] = [
+    "_attn_implementation_autoset",
+    "_name_or_path",
+    "architectures",
+    "attn_implementation",
+    "cache_implementation",
+    "dtype",
+    "gradient_checkpointing",
+    "id2label",
+    "init_std",
+    "initializer_range",
+    "is_decoder",
+    "is_llama_config",
+    "keys_to_ignore_at_inference",
+    "label2id",
+    "n_ctx",
+    "output_attentions",
+    "output_hidden_states",
+    "output_past",
+    "reorder_and_upcast_attn",
+    "return_dict",
+    "torch_dtype",
+    "transformers_version",
+    "unsloth_version",
+    "use_cache",
+];
 
 impl ConfigReader {
     pub(crate) fn open(path: PathBuf) -> Result<Self> {
         let json = parse(&path, &read_bounded(&path)?)?;
-        Ok(Self { path, json })
+        Ok(Self::new(path, json))
+    }
+
+    pub(crate) fn new(path: PathBuf, json: Value) -> Self {
+        Self { path, json, keys_read: RefCell::default() }
+    }
+
+    /// A setting; null where there is none.
+    pub(crate) fn value(&self, key: &str) -> &Value {
+        self.keys_read.borrow_mut().insert(key.into());
+        &self.json[key]
+    }
+
+    /// What is set and not used here, though it might mean something elsewhere (`key = value`): dropout, and what nothing asked for.
+    pub(crate) fn ignored(&self) -> Vec<String> {
+        let keys_read = self.keys_read.borrow();
+        let is_ignored = |(key, value): &(&String, &Value)| {
+            let is_off = matches!(value, Value::Null | Value::Bool(false)) || value.as_f64() == Some(0.0);
+            let is_dropout = key.ends_with("pdrop") || key.ends_with("dropout");
+            let is_empty = value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty);
+            let has_effect = !WITHOUT_EFFECT.contains(&key.as_str()) && !key.starts_with("summary_");
+            !is_off && !is_empty && (is_dropout || has_effect && !keys_read.contains(*key))
+        };
+        let settings = self.json.as_object().into_iter().flatten().filter(is_ignored);
+        settings.map(|(key, value)| format!("{key} = {}", shortened(value))).collect()
     }
 
     pub(crate) fn unsupported(&self, key: &str, accepted: &str) -> Error {
-        self.unsupported_value(key, &self.json[key], accepted)
+        self.unsupported_value(key, self.value(key), accepted)
     }
 
     pub(crate) fn unsupported_value(&self, key: &str, value: &Value, accepted: &str) -> Error {
-        const SHOWN: usize = 100;
-        let mut found = if value.is_null() { "nothing".into() } else { value.to_string() };
-        if let Some((cut, _)) = found.char_indices().nth(SHOWN) {
-            found.truncate(cut);
-            found.push('…');
-        }
+        let found = if value.is_null() { "nothing".into() } else { shortened(value) };
         Error::Unsupported { path: self.path.clone(), key: key.into(), found, accepted: accepted.into() }
     }
 
     /// A number within a range.
     pub(crate) fn number(&self, key: &str, range: RangeInclusive<f64>) -> Result<f64> {
-        number(&self.json[key], &range).ok_or_else(|| self.unsupported(key, &range_text(&range)))
+        number(self.value(key), &range).ok_or_else(|| self.unsupported(key, &range_text(&range)))
     }
 
     pub(crate) fn size(&self, key: &str) -> Result<usize> {
-        let size = self.json[key].as_u64().filter(|n| SIZES.contains(n)).and_then(|n| usize::try_from(n).ok());
+        let size = self.value(key).as_u64().filter(|n| SIZES.contains(n)).and_then(|n| usize::try_from(n).ok());
         size.ok_or_else(|| self.unsupported(key, &format!("a size from 1 to {}", SIZES.end())))
     }
 
     pub(crate) fn size_or(&self, key: &str, default: usize) -> Result<usize> {
-        if self.json[key].is_null() { Ok(default) } else { self.size(key) }
+        if self.value(key).is_null() { Ok(default) } else { self.size(key) }
     }
 
     pub(crate) fn flag_or(&self, key: &str, default: bool) -> Result<bool> {
-        match &self.json[key] {
+        match self.value(key) {
             Value::Null => Ok(default),
             Value::Bool(flag) => Ok(*flag),
             _ => Err(self.unsupported(key, "true or false")),
@@ -94,7 +145,7 @@ impl ConfigReader {
 
     /// Ids of one token or several, all below the rows of the embedding; −1 is transformers' word for none.
     pub(crate) fn ids(&self, key: &str, rows: usize) -> Result<Vec<u32>> {
-        let listed = match &self.json[key] {
+        let listed = match self.value(key) {
             Value::Array(several) => several.iter().collect(),
             one => vec![one],
         };
@@ -109,7 +160,7 @@ impl ConfigReader {
 
     /// A number within a range, or this one where there is none.
     pub(crate) fn number_or(&self, key: &str, range: RangeInclusive<f64>, default: f64) -> Result<f64> {
-        if self.json[key].is_null() { Ok(default) } else { self.number(key, range) }
+        if self.value(key).is_null() { Ok(default) } else { self.number(key, range) }
     }
 
     /// A number that may be absent or null; `default` where the key itself is absent.
@@ -119,6 +170,7 @@ impl ConfigReader {
         range: RangeInclusive<f64>,
         default: Option<f64>,
     ) -> Result<Option<f64>> {
+        self.value(key);
         match self.json.get(key) {
             None => Ok(default),
             Some(Value::Null) => Ok(None),
@@ -128,6 +180,7 @@ impl ConfigReader {
 
     /// A size that may be absent or null; `default` where the key itself is absent.
     pub(crate) fn optional_size(&self, key: &str, default: Option<usize>) -> Result<Option<usize>> {
+        self.value(key);
         match self.json.get(key) {
             None => Ok(default),
             Some(Value::Null) => Ok(None),
@@ -137,7 +190,7 @@ impl ConfigReader {
 
     /// The key is absent or has this value.
     pub(crate) fn only(&self, key: &str, value: &Value) -> Result<()> {
-        if self.json[key].is_null() || self.json[key] == *value {
+        if self.value(key).is_null() || *self.value(key) == *value {
             return Ok(());
         }
         Err(self.unsupported(key, &value.to_string()))
@@ -145,7 +198,7 @@ impl ConfigReader {
 
     /// The key is absent, null, false or empty.
     pub(crate) fn unset(&self, key: &str) -> Result<()> {
-        match &self.json[key] {
+        match self.value(key) {
             Value::Null | Value::Bool(false) => Ok(()),
             Value::Object(map) if map.is_empty() => Ok(()),
             Value::Array(list) if list.is_empty() => Ok(()),
@@ -164,6 +217,17 @@ pub(crate) const THETAS: RangeInclusive<f64> = 1.0..=1e12;
 /// A number within a range.
 pub(crate) fn number(value: &Value, range: &RangeInclusive<f64>) -> Option<f64> {
     value.as_f64().filter(|x| range.contains(x))
+}
+
+/// A value for messages, cut where it is long.
+fn shortened(value: &Value) -> String {
+    const SHOWN: usize = 100;
+    let mut text = value.to_string();
+    if let Some((cut, _)) = text.char_indices().nth(SHOWN) {
+        text.truncate(cut);
+        text.push('…');
+    }
+    text
 }
 
 /// A range in words.

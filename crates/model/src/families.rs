@@ -1,5 +1,7 @@
 //! The model families whose files are read and written: each is one file below, and one line of [`FAMILIES`].
 
+mod arcee;
+mod exaone4;
 mod gemma;
 mod gemma2;
 mod gemma3;
@@ -8,17 +10,22 @@ mod gpt_neo;
 mod gpt_neox;
 mod granite;
 mod llama;
+mod ministral;
 mod mistral;
 mod olmo2;
+mod olmo3;
 mod opt;
 mod phi;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod seed_oss;
 mod shared;
 mod shared_gguf;
 mod smollm3;
 mod stablelm;
+mod starcoder2;
+mod vaultgemma;
 
 pub use gpt2::Gpt2;
 pub use llama::Llama;
@@ -31,7 +38,7 @@ use crate::{Error, Result};
 use std::path::Path;
 
 /// All families.
-const FAMILIES: [&Family; 17] = [
+const FAMILIES: [&Family; 24] = [
     &gemma::FAMILY,
     &gemma2::FAMILY,
     &gemma3::FAMILY,
@@ -48,6 +55,13 @@ const FAMILIES: [&Family; 17] = [
     &qwen2::FAMILY,
     &qwen3::FAMILY,
     &smollm3::FAMILY,
+    &arcee::FAMILY,
+    &exaone4::FAMILY,
+    &ministral::FAMILY,
+    &olmo3::FAMILY,
+    &seed_oss::FAMILY,
+    &starcoder2::FAMILY,
+    &vaultgemma::FAMILY,
     &stablelm::FAMILY,
 ];
 
@@ -56,6 +70,8 @@ const FAMILIES: [&Family; 17] = [
 pub struct FamilyNames {
     /// `model_type` of `config.json`.
     pub model_type: &'static str,
+    /// Well-known models of it.
+    pub models: &'static str,
     /// `general.architecture` of GGUF files, where it is read from them.
     pub gguf: Option<&'static str>,
 }
@@ -64,6 +80,7 @@ pub struct FamilyNames {
 pub fn families() -> impl Iterator<Item = FamilyNames> {
     FAMILIES.into_iter().map(|family| FamilyNames {
         model_type: family.model_type,
+        models: family.models,
         gguf: family.gguf.as_ref().map(|gguf| gguf.architecture),
     })
 }

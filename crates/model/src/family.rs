@@ -18,6 +18,8 @@ pub type HeaderEntries = Vec<(&'static str, HeaderValue)>;
 pub(crate) struct Family {
     /// `model_type` of its `config.json`, and [`Architecture::family`].
     pub model_type: &'static str,
+    /// Well-known models of it.
+    pub models: &'static str,
     /// Reads `config.json`.
     pub read: fn(&ConfigReader) -> Result<TransformerConfig>,
     /// Writes it as transformers does.

@@ -20,11 +20,14 @@ const INDEX: &str = "model.safetensors.index.json";
 /// What is there in place of a model where a directory holds an adapter.
 pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
 
+/// A directory's model, tokenizer and tensors, and those of its settings that are not used.
+type OpenedDirectory = (TransformerConfig, TokenizerFiles, WeightStore, Vec<String>);
+
 /// Opens a directory: its settings, and its tensors to be taken one by one.
 ///
 /// # Errors
 /// Files that are missing or damaged, settings that are not supported, ids beyond the embedding.
-pub(crate) fn open(folder: &Path) -> Result<(TransformerConfig, TokenizerFiles, WeightStore)> {
+pub(crate) fn open(folder: &Path) -> Result<OpenedDirectory> {
     let path = folder.join(CONFIG);
     if !path.is_file() && folder.join(ADAPTER_CONFIG).is_file() {
         let accepted = "a model: merge the adapter first (peft: `merge_and_unload`)".into();
@@ -36,7 +39,7 @@ pub(crate) fn open(folder: &Path) -> Result<(TransformerConfig, TokenizerFiles, 
     let words = tokenizer_files::read_directory(folder, &settings, config.vocabulary)?;
     let store = WeightStore::safetensors(&weight_files(folder)?)?;
     check_head(&settings, &config, &store)?;
-    Ok((config, words, store))
+    Ok((config, words, store, settings.ignored()))
 }
 
 /// The safetensors files of a directory.
@@ -70,7 +73,7 @@ pub(crate) fn weights_and_index(folder: &Path) -> Result<Vec<PathBuf>> {
 
 /// The files that an index names, each once.
 fn shards(folder: &Path, index: &ConfigReader) -> Result<Vec<PathBuf>> {
-    let map = index.json["weight_map"].as_object();
+    let map = index.value("weight_map").as_object();
     let map = map.ok_or_else(|| index.unsupported("weight_map", "the file of each tensor"))?;
     let mut names = BTreeSet::new();
     for file in map.values() {
@@ -87,7 +90,7 @@ fn shards(folder: &Path, index: &ConfigReader) -> Result<Vec<PathBuf>> {
 
 /// The model that `config.json` describes.
 fn read_config(settings: &ConfigReader) -> Result<TransformerConfig> {
-    let model_type = settings.json["model_type"].as_str();
+    let model_type = settings.value("model_type").as_str();
     match model_type.and_then(families::by_model_type) {
         Some(family) => (family.read)(settings),
         None => Err(settings.unsupported("model_type", &families::model_types())),
@@ -97,7 +100,7 @@ fn read_config(settings: &ConfigReader) -> Result<TransformerConfig> {
 /// `config.json` as transformers writes it, which describes all of the model.
 fn write_config(folder: &Path, config: &TransformerConfig) -> Result<Value> {
     let family = families::of(config);
-    let settings = ConfigReader { path: folder.join(CONFIG), json: (family.write)(config) };
+    let settings = ConfigReader::new(folder.join(CONFIG), (family.write)(config));
     if (family.read)(&settings)? != *config {
         let accepted = format!("what a {} is", family.model_type);
         let found = format!("{:?}, which it has no setting for", config.architecture);

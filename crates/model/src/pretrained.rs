@@ -26,6 +26,8 @@ use std::path::{Path, PathBuf};
 pub struct Pretrained {
     pub config: TransformerConfig,
     pub words: TokenizerFiles,
+    /// Settings of its files that are not used, `key = value`: those of a GGUF file are known or refused.
+    pub ignored: Vec<String>,
     store: WeightStore,
     naming: Naming,
 }
@@ -49,7 +51,12 @@ impl Pretrained {
     /// Files that are missing or damaged, settings that are not supported.
     pub fn open(path: &Path) -> Result<Self> {
         let is_gguf = is_gguf(path);
-        let (config, words, store) = if is_gguf { gguf::open(path)? } else { huggingface::open(path)? };
+        let (config, words, store, ignored) = if is_gguf {
+            let (config, words, store) = gguf::open(path)?;
+            (config, words, store, vec![])
+        } else {
+            huggingface::open(path)?
+        };
         config.architecture.check()?;
         // what is made room for by the settings is at most what the files hold
         let (asked, there) = (config.num_params(), store.numbers());
@@ -62,7 +69,8 @@ impl Pretrained {
             );
             return Err(Error::Damaged { path: path.into(), problem });
         }
-        let mut model = Self { config, words, store, naming: if is_gguf { Naming::Gguf } else { Naming::HuggingFace } };
+        let naming = if is_gguf { Naming::Gguf } else { Naming::HuggingFace };
+        let mut model = Self { config, words, ignored, store, naming };
         let embedding = |model: &Self| model.name(&model.config, "tokens.weight").0;
         if !is_gguf && model.store.shape(&embedding(&model)).is_none() {
             model.naming = Naming::Base;
@@ -129,6 +137,11 @@ impl Pretrained {
     pub fn read_checkpoint(path: &Path, device: &Device) -> Result<Checkpoint> {
         let model = Self::open(path)?;
         Ok(Checkpoint { policy: model.policy(model.config.context, device)?, config: model.config, words: model.words })
+    }
+
+    /// The formats of the tensors' numbers, by name, those of the most tensors first.
+    pub fn dtypes(&self) -> Vec<String> {
+        self.store.dtypes()
     }
 
     fn is_gguf(&self) -> bool {

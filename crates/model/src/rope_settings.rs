@@ -70,7 +70,7 @@ pub(crate) fn read(
     let mut chosen = ("rope_parameters", &empty);
     // where there are both, transformers reads the older one
     for block in ["rope_parameters", "rope_scaling"] {
-        match &settings.json[block] {
+        match settings.value(block) {
             Value::Null => {}
             Value::Object(map) if map.is_empty() => {}
             Value::Object(map) => chosen = (block, map),
@@ -110,7 +110,7 @@ impl RopeReader<'_> {
             if let Some(value) = self.value(key) {
                 return number(value, range).ok_or_else(|| self.refused(key, &range_text(range)));
             }
-            if self.settings.json[other].is_null() {
+            if self.settings.value(other).is_null() {
                 return Ok(default);
             }
             self.settings.number(other, range.clone())

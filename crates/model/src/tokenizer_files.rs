@@ -58,7 +58,7 @@ pub(crate) fn read_directory(folder: &Path, config: &ConfigReader, rows: usize) 
     let mut tokenizer = read_optional(&path)?;
     let mut vocabulary = tokenizer.as_ref().map_or(Ok(Value::Null), |bytes| parse(&path, bytes))?;
     if tokenizer.is_none()
-        && let Some((read_from, converted)) = legacy_tokenizer::read(folder, &mut settings, &config.json["model_type"])?
+        && let Some((read_from, converted)) = legacy_tokenizer::read(folder, &mut settings, config.value("model_type"))?
     {
         (path, tokenizer, vocabulary) = (read_from, Some(converted.to_string().into_bytes()), converted);
     }
@@ -74,7 +74,7 @@ pub(crate) fn read_directory(folder: &Path, config: &ConfigReader, rows: usize) 
     };
     let listed = |key: &str| {
         let name = format!("{key}_token_id");
-        let source = [&generation, config].into_iter().find(|settings| !settings.json[&name].is_null());
+        let source = [&generation, config].into_iter().find(|settings| !settings.value(&name).is_null());
         source.map_or(Ok(vec![]), |settings| settings.ids(&name, rows))
     };
     let id = |key: &str| Ok(listed(key)?.first().copied().or_else(|| named(key)));

@@ -6,7 +6,7 @@ use crate::mapped_file::MappedFile;
 use crate::mmap_matrix::MmapMatrix;
 use crate::{Error, Result};
 use safetensors::tensor::{Dtype, SafeTensors};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -80,6 +80,17 @@ impl WeightStore {
         }
         self.files.push(mapped.into());
         Ok(())
+    }
+
+    /// The formats of the tensors' numbers, by name, those of the most tensors first.
+    pub(crate) fn dtypes(&self) -> Vec<String> {
+        let mut counts: BTreeMap<String, usize> = BTreeMap::new();
+        for entry in self.entries.values() {
+            *counts.entry(entry.kind.name()).or_default() += 1;
+        }
+        let mut names: Vec<(String, usize)> = counts.into_iter().collect();
+        names.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        names.into_iter().map(|(name, _)| name).collect()
     }
 
     /// A tensor's shape; `None` where there is no such tensor.

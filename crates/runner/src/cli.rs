@@ -63,7 +63,7 @@ pub enum Command {
     Export(ExportArgs),
     /// Say what a model's files hold, and write them in another format
     ///
-    /// Reads what `model.from` reads: Hugging Face directories of the Llama and GPT-2 families, and GGUF files.
+    /// Reads what `model.from` reads: Hugging Face directories, GGUF files, and names on the hub.
     Import(ImportArgs),
     /// Cancel a run's jobs on the cluster
     ///

@@ -1,7 +1,7 @@
 //! Gemma: gains of 1 + w, a scaled embedding, a GELU gate. Gemma Team 2024.
 
 use super::llama;
-use super::shared::{SharedSettings, activation_name, attention_biases};
+use super::shared::{SharedSettings, activation, activation_name, attention_biases};
 use super::shared_gguf::{self, UsualWindows};
 use crate::architecture::{Activation, Architecture, NormKind};
 use crate::config::TransformerConfig;
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 pub(super) const FAMILY: Family = Family {
     model_type: SETTINGS.model_type,
+    models: "Gemma 1",
     read,
     write,
     tensors: &[llama::TENSORS],
@@ -43,6 +44,9 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
     let architecture = &mut config.architecture;
     if architecture.mlp.activation == Activation::Gelu {
         architecture.mlp.activation = Activation::GeluTanh; // the first releases say "gelu", and mean this one
+    }
+    if activation(settings, "hidden_activation", Activation::GeluTanh)? != architecture.mlp.activation {
+        return Err(settings.unsupported("hidden_activation", "what hidden_act is"));
     }
     attention_biases(settings, &mut architecture.biases, false)?;
     architecture.embedding_multiplier = (config.width as f64).sqrt();

@@ -21,6 +21,7 @@ pub(super) const NORMS: TensorNames = &[
 
 pub(super) const FAMILY: Family = Family {
     model_type: SETTINGS.model_type,
+    models: "Gemma 2",
     read,
     write,
     tensors: &[NORMS, llama::TENSORS],

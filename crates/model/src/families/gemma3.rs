@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 pub(super) const FAMILY: Family = Family {
     model_type: SETTINGS.model_type,
+    models: "Gemma 3, the models of text alone",
     read,
     write,
     tensors: &[qwen3::QUERY_KEY_NORMS, gemma2::NORMS, llama::TENSORS],
@@ -47,7 +48,7 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
     let architecture = &mut config.architecture;
     architecture.norm.queries_and_keys = QueryKeyNorm::PerHead;
     let pattern = ["sliding_window_pattern", "_sliding_window_pattern"].into_iter();
-    let pattern = pattern.filter(|key| !settings.json[*key].is_null()).map(|key| settings.size(key)).next();
+    let pattern = pattern.filter(|key| !settings.value(key).is_null()).map(|key| settings.size(key)).next();
     architecture.attention.windows = gemma2::read_windows(settings, config.layers, pattern.unwrap_or(Ok(6))?)?;
     if let PositionSpec::Rotary(rotary) = &mut architecture.positions
         && rotary.windowed_theta.is_none()

@@ -57,6 +57,7 @@ impl TransformerConfig {
 
 pub(super) const FAMILY: Family = Family {
     model_type: "gpt2",
+    models: "GPT-2, DistilGPT-2; Duel's own",
     read,
     write,
     tensors: &[&[
@@ -101,7 +102,7 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
         return Err(settings.unsupported("n_head", &format!("a divisor of n_embd, {width}")));
     }
     let key = "layer_norm_epsilon";
-    let epsilon = if settings.json[key].is_null() { 1e-5 } else { settings.number(key, EPSILONS)? };
+    let epsilon = if settings.value(key).is_null() { 1e-5 } else { settings.number(key, EPSILONS)? };
     Ok(TransformerConfig {
         vocabulary: settings.size("vocab_size")?,
         context: settings.size("n_positions")?,

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "gpt_neo",
+    models: "GPT-Neo, TinyStories",
     read,
     write,
     tensors: &[&[
@@ -72,7 +73,7 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
 /// Which layers have a window.
 fn local_layers(settings: &ConfigReader, layers: usize) -> Result<Vec<bool>> {
     let default = json!([[["global", "local"], 12]]);
-    let json = &settings.json[ATTENTION_TYPES];
+    let json = settings.value(ATTENTION_TYPES);
     let groups = if json.is_null() { &default } else { json };
     let group = |group: &Value| {
         let kinds: Option<Vec<bool>> = group[0].as_array()?.iter().map(is_local).collect();

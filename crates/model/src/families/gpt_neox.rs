@@ -26,6 +26,7 @@ const TENSORS: TensorNames = &[
 
 pub(super) const FAMILY: Family = Family {
     model_type: SETTINGS.model_type,
+    models: "Pythia, GPT-NeoX, RedPajama, Dolly 2",
     read,
     write,
     tensors: &[TENSORS],

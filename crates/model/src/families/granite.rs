@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 pub(super) const FAMILY: Family = Family {
     model_type: SETTINGS.model_type,
+    models: "Granite 3",
     read,
     write,
     tensors: &[llama::TENSORS],

@@ -72,6 +72,7 @@ pub(super) const TENSORS: TensorNames = &[
 
 pub(super) const FAMILY: Family = Family {
     model_type: "llama",
+    models: "Llama 1 to 3.3, SmolLM 1 and 2, TinyLlama, Yi, DeepSeek LLM and R1-Distill-Llama",
     read,
     write,
     tensors: &[TENSORS],

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 pub(super) const FAMILY: Family = Family {
     model_type: SETTINGS.model_type,
+    models: "Mistral 7B, Nemo, Small; Zephyr",
     read,
     write,
     tensors: &[llama::TENSORS],

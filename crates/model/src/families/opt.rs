@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 pub(super) const FAMILY: Family = Family {
     model_type: "opt",
+    models: "OPT but the one of 350 M",
     read,
     write,
     tensors: &[&[

@@ -22,6 +22,7 @@ const TENSORS: TensorNames = &[
 
 pub(super) const FAMILY: Family = Family {
     model_type: SETTINGS.model_type,
+    models: "Phi 1, 1.5 and 2",
     read,
     write,
     tensors: &[TENSORS, llama::TENSORS],

@@ -20,6 +20,7 @@ const TENSORS: TensorNames = &[
 
 pub(super) const FAMILY: Family = Family {
     model_type: SETTINGS.model_type,
+    models: "Phi-3, Phi-3.5 and Phi-4 (mini: contexts up to the original one)",
     read,
     write,
     tensors: &[TENSORS, llama::TENSORS],

@@ -24,6 +24,7 @@ impl Qwen2 {
 
 pub(super) const FAMILY: Family = Family {
     model_type: "qwen2",
+    models: "Qwen 1.5, 2, 2.5, R1-Distill-Qwen",
     read,
     write,
     tensors: &[llama::TENSORS],
@@ -56,7 +57,7 @@ fn write(config: &TransformerConfig) -> Value {
 pub(super) fn read_windows(settings: &ConfigReader, layers: usize) -> Result<Vec<Option<usize>>> {
     let is_used = settings.flag_or("use_sliding_window", false)?;
     let window = if is_used { settings.optional_size("sliding_window", Some(4096))? } else { None };
-    let first = settings.json["max_window_layers"].as_u64().unwrap_or(28);
+    let first = settings.value("max_window_layers").as_u64().unwrap_or(28);
     windows(settings, layers, window, |layer| layer as u64 >= first)
 }
 

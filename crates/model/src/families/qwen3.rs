@@ -20,6 +20,7 @@ pub(super) const QUERY_KEY_NORMS: TensorNames = &[
 
 pub(super) const FAMILY: Family = Family {
     model_type: SETTINGS.model_type,
+    models: "Qwen3",
     read,
     write,
     tensors: &[QUERY_KEY_NORMS, llama::TENSORS],

@@ -176,7 +176,7 @@ const ACTIVATIONS: [(&str, Activation); 9] = [
 
 /// The activation function under a key.
 pub(super) fn activation(settings: &ConfigReader, key: &str, default: Activation) -> Result<Activation> {
-    let name = &settings.json[key];
+    let name = settings.value(key);
     if name.is_null() {
         return Ok(default);
     }
@@ -206,7 +206,7 @@ pub(super) fn windows(
     window: Option<usize>,
     is_windowed: impl Fn(usize) -> bool,
 ) -> Result<Vec<Option<usize>>> {
-    let types: Vec<bool> = match &settings.json[LAYER_TYPES] {
+    let types: Vec<bool> = match settings.value(LAYER_TYPES) {
         Value::Null => (0..layers).map(|layer| window.is_some() && is_windowed(layer)).collect(),
         Value::Array(types) if types.len() == layers && types.iter().all(|t| t == SLIDING || t == FULL) => {
             types.iter().map(|layer_type| layer_type == SLIDING).collect()

@@ -15,6 +15,7 @@ use std::path::Path;
 
 pub(super) const FAMILY: Family = Family {
     model_type: SETTINGS.model_type,
+    models: "SmolLM3",
     read,
     write,
     tensors: &[llama::TENSORS],
@@ -42,7 +43,7 @@ const ROPE_LAYERS: &str = "no_rope_layers";
 fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
     let mut config = SETTINGS.read(settings)?;
     let layers = config.layers;
-    let has_rope: Vec<bool> = match &settings.json[ROPE_LAYERS] {
+    let has_rope: Vec<bool> = match settings.value(ROPE_LAYERS) {
         Value::Null => {
             let interval = settings.size_or("no_rope_layer_interval", 4)?;
             (0..layers).map(|layer| !(layer + 1).is_multiple_of(interval)).collect()

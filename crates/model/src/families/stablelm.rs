@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 
 pub(super) const FAMILY: Family = Family {
     model_type: SETTINGS.model_type,
+    models: "StableLM 2, StableLM 3B",
     read,
     write,
     tensors: &[llama::TENSORS],

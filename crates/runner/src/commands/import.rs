@@ -59,8 +59,12 @@ pub fn import(args: &ImportArgs) -> Result<()> {
         if model.words.tokenizer.is_some() { ", with its tokenizer" } else { ", without a tokenizer" },
         if model.words.template.is_some() { " and chat template" } else { "" },
     ));
+    print(&format!("  family: {}; numbers: {}\n", model.config.architecture.family, model.dtypes().join(", ")));
     for line in tokenizer.iter().flat_map(|tokenizer| world::word_lines(&model, tokenizer)) {
         print(&format!("  {line}\n"));
+    }
+    for setting in &model.ignored {
+        print(&format!("  not used: {setting}\n"));
     }
     let Some((to, form, numbers, target)) = target else { return Ok(()) };
     let checkpoint = Checkpoint { config: model.config, policy, words: model.words };
