@@ -224,7 +224,7 @@ pub fn block_forward(
     let mut maps = w.maps.into_iter().zip(shape.linears()).map(|(map, sizes)| PackedLinear::linear_forward(map, sizes));
     let maps = std::array::from_fn(|_| maps.next().expect("seven maps"));
     let (rank, inputs) = (shape.rank(&w), shape.inputs());
-    let forward = BlockForward { shape, w, maps: &maps, inputs, rank, positions };
+    let forward = BlockForwardPass { shape, w, maps: &maps, inputs, rank, positions };
     let numbers = shape.shard() * shape.columns * shape.width;
     let shards = x.par_chunks(numbers).zip(y.par_chunks_mut(numbers)).enumerate();
     let shards = shards.map(|(shard, (x, y))| forward.shard(shard * shape.shard(), x, y)).collect();
@@ -232,7 +232,7 @@ pub fn block_forward(
 }
 
 /// All that a forward pass reads.
-struct BlockForward<'a> {
+struct BlockForwardPass<'a> {
     shape: BlockShape,
     w: BlockWeights<'a>,
     maps: &'a [PackedLinear<'a>; N_LINEAR],
@@ -242,7 +242,7 @@ struct BlockForward<'a> {
     positions: RopeAndPadding<'a>,
 }
 
-impl BlockForward<'_> {
+impl BlockForwardPass<'_> {
     /// Some sequences, from `first` on.
     fn shard(&self, first: usize, x: &[f32], y: &mut [f32]) -> ShardSaved {
         let BlockShape { width: d, options, .. } = self.shape;

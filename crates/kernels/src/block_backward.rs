@@ -31,7 +31,7 @@ pub fn block_backward(
         w.maps.into_iter().zip(shape.linears()).map(|(map, sizes)| PackedLinear::linear_backward(map, sizes));
     let maps: [PackedLinear<'_>; N_LINEAR] = std::array::from_fn(|_| maps.next().expect("seven maps"));
     let rank = shape.rank(&w);
-    let back = BlockBackward { shape, w, maps: &maps, rank, x, saved, positions, dy };
+    let back = BlockBackwardPass { shape, w, maps: &maps, rank, x, saved, positions, dy };
     let mut dx = vec![0f32; n * d];
 
     // 1. Group by group, each shard after shard.
@@ -86,7 +86,7 @@ fn add_norms(norms: &[NormGradient; N_NORM], sums: &mut [NormGradient; N_NORM]) 
 }
 
 /// All that a backward pass reads.
-struct BlockBackward<'a> {
+struct BlockBackwardPass<'a> {
     shape: BlockShape,
     w: BlockWeights<'a>,
     maps: &'a [PackedLinear<'a>; N_LINEAR],
@@ -108,7 +108,7 @@ struct ShardGradient<'a> {
     other_low: PooledBuffer,
 }
 
-impl BlockBackward<'_> {
+impl BlockBackwardPass<'_> {
     /// Some tokens: `dx` is written, the parameters' gradients are added to.
     fn shard(&self, tokens: Range<usize>, dx: &mut [f32], sum: &mut BlockGradient) {
         let (d, n) = (self.shape.width, tokens.len());
