@@ -39,18 +39,18 @@ fn tokens(device: &Device) -> Tokens {
 
 /// The gradients of all parameters, one after another.
 fn gradients(policy: &Policy, all: &Gradients) -> Vec<f32> {
-    struct CollectGradients<'a> {
+    struct FlatGradients<'a> {
         all: &'a Gradients,
         flat: Vec<f32>,
     }
-    impl ModuleVisitor for CollectGradients<'_> {
+    impl ModuleVisitor for FlatGradients<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if let Some(gradient) = param.val().grad(self.all) {
                 self.flat.extend(host(gradient));
             }
         }
     }
-    let mut collect = CollectGradients { all, flat: vec![] };
+    let mut collect = FlatGradients { all, flat: vec![] };
     policy.visit(&mut collect);
     collect.flat
 }
