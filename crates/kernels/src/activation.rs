@@ -9,7 +9,7 @@ pub enum Activation {
     GeluTanh,
     /// `x·σ(x)`, Hendrycks & Gimpel 2016: that of Llama's gated MLP.
     Silu,
-    /// `x·Φ(x)`, Hendrycks & Gimpel 2016: GPT-NeoX's.
+    /// `x·Φ(x)`, Hendrycks & Gimpel 2016, eq. 1: GPT-NeoX's.
     Gelu,
     /// `max(0, x)`: OPT's.
     Relu,

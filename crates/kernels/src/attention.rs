@@ -6,13 +6,47 @@
 use crate::buffer::PooledBuffer;
 use crate::matrix::{Accumulate, Matrix};
 use crate::product::Packed;
+use crate::rows;
 use crate::simd::{LANES, exp, simd_dispatch};
 
 /// Queries worked on at a time.
 const QUERIES: usize = 32;
 
-/// Sizes of one sequence. Its numbers stand in rows of `(H + 2G)·E`: queries, keys, values, each head after head. A head of
-/// keys and values serves `H/G` neighbouring heads of queries.
+/// How scores are made of queries and keys.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ScoreOptions {
+    /// Keys that a query sees at most, its own included, at least 1; `None`: all up to its own.
+    pub window: Option<usize>,
+    /// Factor of the scores; `None`: 1/√E.
+    pub scale: Option<f32>,
+    /// `cap·tanh(score/cap)`
+    pub soft_cap: Option<f32>,
+}
+
+impl ScoreOptions {
+    /// The factor of scores of heads of so many units.
+    pub fn factor(self, width: usize) -> f32 {
+        self.scale.unwrap_or(1.0 / (width as f32).sqrt())
+    }
+
+    /// The first column that the query of `column` sees.
+    pub fn first_key(self, column: usize, padding: usize) -> usize {
+        self.window.map_or(padding, |window| padding.max((column + 1).saturating_sub(window)))
+    }
+}
+
+/// How a row of queries, keys and values is ordered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum HeadOrder {
+    /// All heads' queries, then all heads' keys, then all heads' values.
+    #[default]
+    ByKind,
+    /// Queries, keys and values of one head after those of another, as GPT-NeoX has them; `G = H`.
+    ByHead,
+}
+
+/// Sizes of one sequence. Its numbers stand in rows of `(H + 2G)·E`. A head of keys and values serves `H/G` neighbouring
+/// heads of queries.
 #[derive(Debug, Clone, Copy)]
 pub struct AttentionShape {
     pub columns: usize,
@@ -20,6 +54,8 @@ pub struct AttentionShape {
     pub heads: usize,
     /// `G`
     pub key_value_heads: usize,
+    pub order: HeadOrder,
+    pub scores: ScoreOptions,
     /// `E`
     pub width: usize,
     /// Columns of padding before the first token.
@@ -31,10 +67,17 @@ pub struct AttentionShape {
 struct QueryBlock {
     start: usize,
     end: usize,
-    /// Keys that its last query sees.
-    seen: usize,
+    /// The first key that its first query sees.
+    first: usize,
     /// Numbers between the rows of its weights: whole vectors.
     step: usize,
+}
+
+impl QueryBlock {
+    /// Keys that its queries see together.
+    fn seen(self) -> usize {
+        self.end - self.first
+    }
 }
 
 impl AttentionShape {
@@ -49,12 +92,13 @@ impl AttentionShape {
     }
 
     /// Where in a row `which` (0 queries, 1 keys, 2 values) of one head of queries stands.
-    fn at(self, head: usize, which: usize) -> usize {
+    pub fn at(self, head: usize, which: usize) -> usize {
         let shared = head / (self.heads / self.key_value_heads);
-        let place = match which {
-            0 => head,
-            1 => self.heads + shared,
-            _ => self.heads + self.key_value_heads + shared,
+        let place = match (self.order, which) {
+            (HeadOrder::ByHead, which) => 3 * head + which,
+            (HeadOrder::ByKind, 0) => head,
+            (HeadOrder::ByKind, 1) => self.heads + shared,
+            (HeadOrder::ByKind, _) => self.heads + self.key_value_heads + shared,
         };
         place * self.width
     }
@@ -62,7 +106,8 @@ impl AttentionShape {
     fn blocks(self) -> impl Iterator<Item = QueryBlock> {
         (self.padding..self.columns).step_by(QUERIES).map(move |start| {
             let end = (start + QUERIES).min(self.columns);
-            QueryBlock { start, end, seen: end - self.padding, step: (end - start).next_multiple_of(LANES) }
+            let first = self.scores.first_key(start, self.padding);
+            QueryBlock { start, end, first, step: (end - start).next_multiple_of(LANES) }
         })
     }
 
@@ -71,14 +116,29 @@ impl AttentionShape {
         Matrix::rows(&qkv[from * self.row() + self.at(head, which)..], self.row())
     }
 
-    /// The softmax weights of a block of queries, `[seen, queries]`; 0 on later keys. `queries` is working memory.
-    fn weights(self, qkv: &[f32], head: usize, block: QueryBlock, queries: &mut Packed, weights: &mut [f32]) {
-        let (e, count) = (self.width, block.end - block.start);
-        let scale = 1.0 / (e as f32).sqrt();
+    /// The softmax weights of a block of queries, `[seen, queries]`; 0 on keys that a query does not see. `queries` is
+    /// working memory; `slopes` takes those of the soft cap, where it is not empty.
+    fn weights(
+        self,
+        qkv: &[f32],
+        head: usize,
+        block: QueryBlock,
+        queries: &mut Packed,
+        weights: &mut [f32],
+        slopes: &mut [f32],
+    ) {
+        let (e, count, before) = (self.width, block.end - block.start, block.start - block.first);
         queries.fill(self.part(qkv, head, 0, block.start).t(), e, count);
-        let keys = self.part(qkv, head, 1, self.padding);
-        queries.gemm_range((block.seen, 0..e, count), keys, weights, block.step, Accumulate::Write, scale);
-        causal_softmax(weights, block.step, block.start - self.padding);
+        let (keys, scale) = (self.part(qkv, head, 1, block.first), self.scores.factor(e));
+        queries.gemm_range((block.seen(), 0..e, count), keys, weights, block.step, Accumulate::Write, scale);
+        if let Some(cap) = self.scores.soft_cap {
+            rows::soft_cap(weights, cap);
+            rows::soft_cap_slopes(weights, cap, slopes);
+        }
+        if let Some(window) = self.scores.window {
+            hide_before_window(weights, block.step, before, window);
+        }
+        causal_softmax(weights, block.step, before);
     }
 }
 
@@ -87,6 +147,7 @@ impl AttentionShape {
 pub struct AttentionScratch {
     weights: PooledBuffer,
     gradient: PooledBuffer,
+    slopes: PooledBuffer,
     packed: [Packed; 4],
 }
 
@@ -94,7 +155,19 @@ impl AttentionScratch {
     /// For sequences of so many columns.
     pub fn new(columns: usize) -> Self {
         let block = || PooledBuffer::new(QUERIES * columns);
-        Self { weights: block(), gradient: block(), packed: std::array::from_fn(|_| Packed::empty()) }
+        Self { weights: block(), gradient: block(), slopes: block(), packed: std::array::from_fn(|_| Packed::empty()) }
+    }
+}
+
+simd_dispatch! {
+    /// −∞ where lane q of row k is a key before the last `window` ones up to `seen + q`.
+    fn hide_before_window(rows: &mut [f32], step: usize, seen: usize, window: usize) {
+        let before = (seen + step).saturating_sub(window);
+        for (key, row) in rows.chunks_exact_mut(step).enumerate().take(before) {
+            for (lane, x) in row.iter_mut().enumerate() {
+                *x = if key + window <= seen + lane { f32::NEG_INFINITY } else { *x };
+            }
+        }
     }
 }
 
@@ -157,11 +230,12 @@ pub fn forward(heads: AttentionShape, qkv: &[f32], mixed: &mut [f32], scratch: &
     for head in 0..heads.heads {
         values.fill(heads.part(qkv, head, 2, padding), heads.columns - padding, e);
         for block in heads.blocks() {
-            let weights = &mut weights[..block.seen * block.step];
-            heads.weights(qkv, head, block, queries_t, weights);
+            let weights = &mut weights[..block.seen() * block.step];
+            heads.weights(qkv, head, block, queries_t, weights, &mut []);
             let mixed = &mut mixed[block.start * d + head * e..];
             let weights = Matrix::rows(weights, block.step).t(); // [queries, seen]
-            values.gemm_range((block.end - block.start, 0..block.seen, e), weights, mixed, d, Accumulate::Write, 1.0);
+            let seen = block.first - padding..block.end - padding;
+            values.gemm_range((block.end - block.start, seen, e), weights, mixed, d, Accumulate::Write, 1.0);
         }
     }
 }
@@ -175,9 +249,9 @@ pub fn backward(
     scratch: &mut AttentionScratch,
 ) {
     let (d, e, step, padding) = (heads.d(), heads.width, heads.row(), heads.padding);
-    let (count, scale) = (heads.columns - padding, 1.0 / (e as f32).sqrt());
+    let (count, scale) = (heads.columns - padding, heads.scores.factor(e));
     d_qkv.fill(0.0); // keys and values take what every block of queries adds
-    let AttentionScratch { weights, gradient, packed: [turned, keys, queries, d_head] } = scratch;
+    let AttentionScratch { weights, gradient, slopes, packed: [turned, keys, queries, d_head] } = scratch;
     for head in 0..heads.heads {
         let d_mixed = |from: usize| Matrix::rows(&d_mixed[from * d + head * e..], d); // [L − from, E]
         keys.fill(heads.part(qkv, head, 1, padding), count, e);
@@ -185,15 +259,17 @@ pub fn backward(
         d_head.fill(d_mixed(padding), count, e);
         let at = |which: usize, row: usize| row * step + heads.at(head, which);
         for block in heads.blocks() {
-            let QueryBlock { start, end, seen, step: lanes } = block;
+            let QueryBlock { start, end, first, step: lanes } = block;
             let (rows, within) = (end - start, start - padding..end - padding);
+            let (seen, keys_within) = (block.seen(), first - padding..end - padding);
             let (weights, gradient) = (&mut weights[..seen * lanes], &mut gradient[..seen * lanes]);
-            heads.weights(qkv, head, block, turned, weights);
+            let slopes = &mut slopes[..if heads.scores.soft_cap.is_some() { seen * lanes } else { 0 }];
+            heads.weights(qkv, head, block, turned, weights, slopes);
             let weights_t = Matrix::rows(weights, lanes); // [seen, queries]
             d_head.gemm_range(
                 (seen, within.clone(), e),
                 weights_t,
-                &mut d_qkv[at(2, padding)..],
+                &mut d_qkv[at(2, first)..],
                 step,
                 Accumulate::Add,
                 1.0,
@@ -201,30 +277,24 @@ pub fn backward(
             turned.fill(d_mixed(start).t(), e, rows);
             turned.gemm_range(
                 (seen, 0..e, rows),
-                heads.part(qkv, head, 2, padding),
+                heads.part(qkv, head, 2, first),
                 gradient,
                 lanes,
                 Accumulate::Write,
                 1.0,
             );
             softmax_backward(weights, gradient, lanes);
+            rows::multiply(slopes, gradient);
             let gradient_t = Matrix::rows(gradient, lanes); // [seen, queries]
             keys.gemm_range(
-                (rows, 0..seen, e),
+                (rows, keys_within, e),
                 gradient_t.t(),
                 &mut d_qkv[at(0, start)..],
                 step,
                 Accumulate::Write,
                 scale,
             );
-            queries.gemm_range(
-                (seen, within, e),
-                gradient_t,
-                &mut d_qkv[at(1, padding)..],
-                step,
-                Accumulate::Add,
-                scale,
-            );
+            queries.gemm_range((seen, within, e), gradient_t, &mut d_qkv[at(1, first)..], step, Accumulate::Add, scale);
         }
     }
 }

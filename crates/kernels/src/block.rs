@@ -1,10 +1,13 @@
-//! A pre-norm GPT-2 block as one operation: `x₁ = x + attention(norm(x))`, `y = x₁ + mlp(norm(x₁))`.
+//! A transformer block as one operation, with what the families since Llama add to it: `x₁ = x + m·norm(attention(norm(x)))`,
+//! `y = x₁ + m·norm(mlp(norm(x₁)))`, or both from `x`. Any norm may be absent, any map may have a bias and an adapter, and
+//! [`BlockOptions`] says the rest. [`gpt2_forward`](crate::gpt2_forward) is the same for GPT-2's own, without adapters.
 
 use crate::activation::Activation;
-use crate::attention::{self, AttentionShape};
+use crate::attention::{self, AttentionShape, HeadOrder, ScoreOptions};
 use crate::buffer::PooledBuffer;
+use crate::linear::{LinearGradient, LinearWeights, PackedLinear};
 use crate::matrix::{Accumulate, Matrix};
-use crate::product::{Packed, product};
+use crate::norm::{NormGradient, NormWeights};
 use crate::rows;
 use rayon::prelude::*;
 
@@ -17,297 +20,358 @@ pub struct BlockShape {
     pub columns: usize,
     /// `D`
     pub width: usize,
+    /// `H`
     pub heads: usize,
+    /// Heads of keys and values, `G`.
+    pub key_value_heads: usize,
+    /// `E`
+    pub head_width: usize,
     /// `F`
     pub inner: usize,
-    pub activation: Activation,
     pub epsilon: f32,
+    pub options: BlockOptions,
 }
 
-/// Defines a block's parameters and their gradients from one list, whose order is that of arrays of them.
-macro_rules! block_parameters {
-    ($count:literal: $($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// A block's parameters. Matrices are `[inputs, outputs]`.
-        #[derive(Debug, Clone, Copy)]
-        pub struct BlockWeights<'a> {
-            $($(#[$doc])* pub $name: &'a [f32],)*
-        }
-
-        impl<'a> From<[&'a [f32]; $count]> for BlockWeights<'a> {
-            /// From the parameters in the order of the fields.
-            fn from([$($name),*]: [&'a [f32]; $count]) -> Self {
-                Self { $($name),* }
-            }
-        }
-
-        /// Gradients in the shapes of [`BlockWeights`].
-        #[derive(Debug, Clone, Default)]
-        pub struct BlockGradient {
-            $(pub $name: Vec<f32>,)*
-        }
-
-        impl BlockGradient {
-            /// In the order of the fields.
-            pub fn into_parts(self) -> [Vec<f32>; $count] {
-                [$(self.$name),*]
-            }
-        }
-    };
+/// How a block is made; the default is Llama's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct BlockOptions {
+    pub scores: ScoreOptions,
+    pub order: HeadOrder,
+    /// Whether queries, keys and values are the outputs of one map, `[D, (H + 2G)·E]`.
+    pub joint_qkv: bool,
+    pub mlp: BlockMlp,
+    pub activation: Activation,
+    /// Whether the MLP reads the block's input, and not what attention has added to.
+    pub parallel: bool,
+    /// What attention and MLP add is multiplied by this, `m`.
+    pub residual_multiplier: f32,
 }
 
-block_parameters! {
-    12:
-    norm1_gain,
-    norm1_bias,
-    /// Queries, keys and values, `[D, 3D]`.
-    qkv,
-    qkv_bias,
-    out,
-    out_bias,
-    norm2_gain,
-    norm2_bias,
-    up,
-    up_bias,
-    down,
-    down_bias,
+/// The maps of a block's MLP.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockMlp {
+    /// `down(activation(up(x)))`
+    Plain,
+    /// `down(activation(gate(x)) · up(x))`, Shazeer 2020.
+    Gated,
+    /// The same with gate and up side by side in one map, `[D, 2F]`.
+    JointGated,
 }
 
-/// What the forward pass leaves for the backward pass: `11·D` numbers per token with `F = 4·D`.
-#[derive(Debug, Clone)]
-pub struct BlockSaved {
-    /// Mean and 1/sd of both norms' rows, `[N, 2]` each.
-    moments1: PooledBuffer,
-    moments2: PooledBuffer,
-    /// What the norms gave, `[N, D]`.
-    normed1: PooledBuffer,
-    normed2: PooledBuffer,
-    /// `[N, 3D]`
-    qkv: PooledBuffer,
-    /// What attention mixed, before its projection, `[N, D]`.
-    mixed: PooledBuffer,
-    /// After attention, `[N, D]`.
-    middle: PooledBuffer,
-    /// Before the activation, `[N, F]`.
-    up: PooledBuffer,
-}
-
-impl BlockGradient {
-    /// Zeros in the shapes of the matrices and their biases; the norms' gradients are still empty.
-    fn zeros(w: BlockWeights<'_>) -> Self {
-        let zeros = |of: &[f32]| vec![0.0; of.len()];
+impl Default for BlockOptions {
+    fn default() -> Self {
         Self {
-            qkv: zeros(w.qkv),
-            qkv_bias: zeros(w.qkv_bias),
-            out: zeros(w.out),
-            out_bias: zeros(w.out_bias),
-            up: zeros(w.up),
-            up_bias: zeros(w.up_bias),
-            down: zeros(w.down),
-            down_bias: zeros(w.down_bias),
-            ..Self::default()
+            scores: ScoreOptions::default(),
+            order: HeadOrder::ByKind,
+            joint_qkv: false,
+            mlp: BlockMlp::Gated,
+            activation: Activation::Silu,
+            parallel: false,
+            residual_multiplier: 1.0,
         }
     }
 }
 
-/// Tokens of a shard: at least, and at most.
-const SHARD: [usize; 2] = [64, 128];
-/// Shards that a batch is cut into where it is neither small nor large.
-const SHARDS: usize = 16;
+/// A block's maps, in this order wherever seven of anything stand: queries (or the joint one), keys, values, out, gate (or
+/// gate and up), up, down.
+pub const N_LINEAR: usize = 7;
+/// A block's norms, in this order wherever six of anything stand: before attention, before the MLP, after attention, after
+/// the MLP, of queries, of keys.
+pub const N_NORM: usize = 6;
+
+/// A block's parameters; a norm or a map that it does not have is the default. Norms of queries and keys are as wide as
+/// a head, or as all of them side by side.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct BlockWeights<'a> {
+    pub norms: [NormWeights<'a>; N_NORM],
+    pub maps: [LinearWeights<'a>; N_LINEAR],
+}
+
+/// Gradients in the shapes of [`BlockWeights`].
+#[derive(Debug, Clone, Default)]
+pub struct BlockGradient {
+    pub norms: [NormGradient; N_NORM],
+    pub maps: [LinearGradient; N_LINEAR],
+}
+
+/// `cos` and `sin` of the rotary angles of the first `units` units of a head, `[context, units/2]` each.
+#[derive(Debug, Clone)]
+pub struct RopeTables {
+    pub cos: Vec<f32>,
+    pub sin: Vec<f32>,
+    pub units: usize,
+}
+
+impl RopeTables {
+    /// `cos` and `sin` of a position.
+    pub(crate) fn at(&self, position: usize) -> [&[f32]; 2] {
+        let half = self.units / 2;
+        [&self.cos, &self.sin].map(|table| &table[position * half..][..half])
+    }
+}
+
+/// The rotary angles of a block, where it has them, and the padding before each sequence.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct RopeAndPadding<'a> {
+    pub rope: Option<&'a RopeTables>,
+    pub padding: Option<&'a [usize]>,
+}
+
+/// What the forward pass leaves for the backward pass.
+#[derive(Debug, Clone)]
+pub struct BlockSaved {
+    pub(crate) shards: Vec<ShardSaved>,
+}
+
+/// The part of a shard of `N` tokens; what its block does not need is empty.
+#[derive(Debug, Clone)]
+pub(crate) struct ShardSaved {
+    /// Statistics of the norms' rows.
+    pub statistics: [PooledBuffer; N_NORM],
+    /// Queries, keys and values as the maps gave them, where queries and keys are normed, `[N, (H + 2G)·E]`.
+    pub raw: PooledBuffer,
+    /// Rotated queries, rotated keys, values, `[N, (H + 2G)·E]`.
+    pub qkv: PooledBuffer,
+    /// What attention mixed, `[N, H·E]`.
+    pub mixed: PooledBuffer,
+    /// What attention and MLP gave, before their norms, `[N, D]` each.
+    pub added: [PooledBuffer; 2],
+    /// After attention, `[N, D]`, where the MLP reads it.
+    pub middle: PooledBuffer,
+    /// Before the activation, `[N, F]`; of a gated MLP gate and up side by side, `[N, 2F]`.
+    pub inner: PooledBuffer,
+}
+
+/// Tokens of a shard, about.
+const SHARD: usize = 128;
+/// The maps whose outputs attention and MLP add.
+pub(crate) const OUT: [usize; 2] = [3, 6];
 
 impl BlockShape {
-    fn tokens(self) -> usize {
-        self.sequences * self.columns
+    pub(crate) fn heads_of(self, padding: usize) -> AttentionShape {
+        let Self { columns, heads, key_value_heads, head_width: width, options, .. } = self;
+        let BlockOptions { order, scores, .. } = options;
+        AttentionShape { columns, heads, key_value_heads, order, scores, width, padding }
     }
 
     /// Sequences of a shard.
-    fn shard(self) -> usize {
-        let [least, most] = SHARD.map(|tokens| (tokens / self.columns).max(1));
-        self.sequences.div_ceil(SHARDS).clamp(least, most)
+    pub(crate) fn shard(self) -> usize {
+        (SHARD / self.columns).max(1)
     }
 
-    fn heads_of(self, padding: usize) -> AttentionShape {
-        let Self { columns, heads, width, .. } = self;
-        AttentionShape { columns, heads, key_value_heads: heads, width: width / heads, padding }
+    /// Width of queries, and of keys and of values.
+    pub(crate) fn widths(self) -> [usize; 2] {
+        [self.heads * self.head_width, self.key_value_heads * self.head_width]
     }
 
-    /// Padding of the sequences of each shard.
-    fn paddings(self, padding: Option<&[usize]>) -> Vec<Vec<usize>> {
-        let all: Vec<usize> = padding.map_or_else(|| vec![0; self.sequences], <[usize]>::to_vec);
-        all.chunks(self.shard()).map(<[usize]>::to_vec).collect()
+    /// Numbers before the activation, `F` or `2F`.
+    pub(crate) fn wide(self) -> usize {
+        if self.options.mlp == BlockMlp::Plain { self.inner } else { 2 * self.inner }
+    }
+
+    /// Inputs and outputs of each map.
+    pub(crate) fn linears(self) -> [[usize; 2]; N_LINEAR] {
+        let ([q, kv], d, f, none) = (self.widths(), self.width, self.inner, [0, 0]);
+        let [to_q, to_k, to_v] =
+            if self.options.joint_qkv { [[d, q + 2 * kv], none, none] } else { [[d, q], [d, kv], [d, kv]] };
+        let [gate, up] = match self.options.mlp {
+            BlockMlp::Plain => [none, [d, f]],
+            BlockMlp::Gated => [[d, f]; 2],
+            BlockMlp::JointGated => [[d, 2 * f], none],
+        };
+        [to_q, to_k, to_v, [q, d], gate, up, [f, d]]
+    }
+
+    /// The maps that read normed rows, of attention and of the MLP, and where in a row their outputs stand.
+    pub(crate) fn inputs(self) -> [Vec<(usize, usize)>; 2] {
+        let ([q, kv], linears) = (self.widths(), self.linears());
+        let up = if self.options.mlp == BlockMlp::Gated { self.inner } else { 0 };
+        let exist = |maps: &[(usize, usize)]| maps.iter().copied().filter(|(map, _)| linears[*map][1] > 0).collect();
+        [exist(&[(0, 0), (1, q), (2, q + kv)]), exist(&[(4, 0), (5, up)])]
+    }
+
+    /// The largest rank of the adapters.
+    pub(crate) fn rank(self, w: &BlockWeights<'_>) -> usize {
+        let ranks = w.maps.iter().zip(self.linears()).map(|(map, [inputs, _])| map.rank(inputs));
+        ranks.max().unwrap_or(0)
+    }
+
+    /// Rotates queries and keys of one sequence by their rotary angles, `sign` 1, or back, −1.
+    pub(crate) fn rotate(self, qkv: &mut [f32], rope: &RopeTables, padding: usize, sign: f32) {
+        let ([q, kv], e, heads) = (self.widths(), self.head_width, self.heads_of(padding));
+        for (column, row) in qkv.chunks_exact_mut(q + 2 * kv).enumerate() {
+            let [cos, sin] = rope.at(column.saturating_sub(padding));
+            match self.options.order {
+                HeadOrder::ByKind => rows::rotate(&mut row[..q + kv], e, cos, sin, sign),
+                HeadOrder::ByHead => {
+                    let both = (0..self.heads).map(|head| heads.at(head, 0));
+                    both.for_each(|from| rows::rotate(&mut row[from..from + 2 * e], e, cos, sin, sign));
+                }
+            }
+        }
     }
 }
 
-/// A weight `[inputs, outputs]`, ready for the forward pass.
-fn pack_forward(w: &[f32], outputs: usize) -> Packed {
-    Packed::new(Matrix::rows(w, outputs), w.len() / outputs, outputs)
-}
-
-/// A weight `[inputs, outputs]`, turned for the backward pass.
-fn pack_backward(w: &[f32], outputs: usize) -> Packed {
-    Packed::new(Matrix::rows(w, outputs).t(), outputs, w.len() / outputs)
-}
-
-/// The block's output `[N, D]`, and what its backward pass needs.
-///
-/// # Shapes
-/// `x`: `[N, D]`; `padding`: columns of padding before each sequence's first token, `[B]`. What is in padded columns
-/// is not attended to.
+/// The block's output `[N, D]`, and what its backward pass needs, from `x` `[N, D]`. What stands in padded columns is not
+/// attended to.
 pub fn block_forward(
     shape: BlockShape,
     w: BlockWeights<'_>,
     x: &[f32],
-    padding: Option<&[usize]>,
+    positions: RopeAndPadding<'_>,
 ) -> (Vec<f32>, BlockSaved) {
-    let (n, d, f) = (shape.tokens(), shape.width, shape.inner);
-    let mut y = vec![0f32; n * d];
-    let new = |width: usize| PooledBuffer::new(n * width);
-    let mut saved = BlockSaved {
-        moments1: new(2),
-        moments2: new(2),
-        normed1: new(d),
-        normed2: new(d),
-        qkv: new(3 * d),
-        mixed: new(d),
-        middle: new(d),
-        up: new(f),
-    };
-    let tokens = shape.shard() * shape.columns;
-    let (to_qkv, to_out, to_up, to_down) =
-        (pack_forward(w.qkv, 3 * d), pack_forward(w.out, d), pack_forward(w.up, f), pack_forward(w.down, d));
-    let BlockSaved { moments1, moments2, normed1, normed2, qkv, mixed, middle, up } = &mut saved;
-    let shards = (x.par_chunks(tokens * d), y.par_chunks_mut(tokens * d), shape.paddings(padding).into_par_iter());
-    let norms = (moments1.par_chunks_mut(2 * tokens), normed1.par_chunks_mut(tokens * d));
-    let more_norms = (moments2.par_chunks_mut(2 * tokens), normed2.par_chunks_mut(tokens * d));
-    let inner = (
-        qkv.par_chunks_mut(3 * tokens * d),
-        mixed.par_chunks_mut(tokens * d),
-        middle.par_chunks_mut(tokens * d),
-        up.par_chunks_mut(tokens * f),
-    );
-    (shards, norms, more_norms, inner).into_par_iter().for_each(
-        |((x, y, padding), (moments1, normed1), (moments2, normed2), (qkv, mixed, middle, up))| {
-            // 1. x₁ = x + attention(norm(x))
-            rows::layer_norm(x, w.norm1_gain, w.norm1_bias, shape.epsilon, normed1, moments1);
-            rows::fill(w.qkv_bias, qkv);
-            to_qkv.product(normed1, qkv, Accumulate::Add);
-            let mut scratch = attention::AttentionScratch::new(shape.columns);
-            let sequences = qkv.chunks(3 * shape.columns * d).zip(mixed.chunks_mut(shape.columns * d)).zip(padding);
-            for ((qkv, mixed), padding) in sequences {
-                attention::forward(shape.heads_of(padding), qkv, mixed, &mut scratch);
-            }
-            rows::add_bias(x, w.out_bias, middle);
-            to_out.product(mixed, middle, Accumulate::Add);
-
-            // 2. y = x₁ + mlp(norm(x₁))
-            rows::layer_norm(middle, w.norm2_gain, w.norm2_bias, shape.epsilon, normed2, moments2);
-            rows::fill(w.up_bias, up);
-            to_up.product(normed2, up, Accumulate::Add);
-            let mut activated = PooledBuffer::new(up.len());
-            rows::activation(shape.activation, up, &mut activated);
-            rows::add_bias(middle, w.down_bias, y);
-            to_down.product(&activated, y, Accumulate::Add);
-        },
-    );
-    (y, saved)
+    let mut y = vec![0f32; x.len()];
+    let mut maps = w.maps.into_iter().zip(shape.linears()).map(|(map, sizes)| PackedLinear::linear_forward(map, sizes));
+    let maps = std::array::from_fn(|_| maps.next().expect("seven maps"));
+    let (rank, inputs) = (shape.rank(&w), shape.inputs());
+    let forward = BlockForwardPass { shape, w, maps: &maps, inputs, rank, positions };
+    let numbers = shape.shard() * shape.columns * shape.width;
+    let shards = x.par_chunks(numbers).zip(y.par_chunks_mut(numbers)).enumerate();
+    let shards = shards.map(|(shard, (x, y))| forward.shard(shard * shape.shard(), x, y)).collect();
+    (y, BlockSaved { shards })
 }
 
-/// The gradient of the block's input `[N, D]`, and of its parameters, from that of its output.
-pub fn block_backward(
+/// All that a forward pass reads.
+struct BlockForwardPass<'a> {
     shape: BlockShape,
-    w: BlockWeights<'_>,
-    x: &[f32],
-    saved: &BlockSaved,
-    padding: Option<&[usize]>,
-    dy: &[f32],
-) -> (Vec<f32>, BlockGradient) {
-    let (n, d, f) = (shape.tokens(), shape.width, shape.inner);
-    let mut dx = vec![0f32; n * d];
-    let new = |width: usize| PooledBuffer::new(n * width);
-    let (mut activated, mut d_up, mut d_middle, mut d_qkv) = (new(f), new(f), new(d), new(3 * d));
-    let per = shape.shard() * shape.columns;
-    let (from_qkv, from_out, from_up, from_down) =
-        (pack_backward(w.qkv, 3 * d), pack_backward(w.out, d), pack_backward(w.up, f), pack_backward(w.down, d));
-
-    // 1. Shard by shard, back through the MLP and attention; the norms' parameters are summed within the shard.
-    let outer = (x.par_chunks(per * d), dy.par_chunks(per * d), dx.par_chunks_mut(per * d));
-    let paddings = shape.paddings(padding).into_par_iter();
-    let norms = (saved.moments1.par_chunks(2 * per), saved.moments2.par_chunks(2 * per), paddings);
-    let saved_parts =
-        (saved.qkv.par_chunks(3 * per * d), saved.middle.par_chunks(per * d), saved.up.par_chunks(per * f));
-    let buffers = (
-        activated.par_chunks_mut(per * f),
-        d_up.par_chunks_mut(per * f),
-        d_middle.par_chunks_mut(per * d),
-        d_qkv.par_chunks_mut(3 * per * d),
-    );
-    let norm_parts: Vec<[Vec<f32>; 4]> = (outer, norms, saved_parts, buffers)
-        .into_par_iter()
-        .map(|((x, dy, dx), (moments1, moments2, padding), (qkv, middle, up), (activated, d_up, d_middle, d_qkv))| {
-            let mut parts: [Vec<f32>; 4] = std::array::from_fn(|_| vec![0.0; d]);
-            let [gain1, bias1, gain2, bias2] = &mut parts;
-            let mut wide = PooledBuffer::new(x.len()); // a gradient after a norm, or before a projection
-
-            from_down.product(dy, d_up, Accumulate::Write);
-            rows::activation_backward(shape.activation, up, d_up, activated);
-            from_up.product(d_up, &mut wide, Accumulate::Write);
-            d_middle.copy_from_slice(dy);
-            rows::layer_norm_backward(&wide, middle, moments2, w.norm2_gain, d_middle, gain2, bias2);
-
-            from_out.product(d_middle, &mut wide, Accumulate::Write);
-            let mut scratch = attention::AttentionScratch::new(shape.columns);
-            let sequence = shape.columns * d;
-            let sequences =
-                qkv.chunks(3 * sequence).zip(wide.chunks(sequence)).zip(d_qkv.chunks_mut(3 * sequence)).zip(padding);
-            for (((qkv, d_mixed), d_qkv), padding) in sequences {
-                attention::backward(shape.heads_of(padding), qkv, d_mixed, d_qkv, &mut scratch);
-            }
-            from_qkv.product(d_qkv, &mut wide, Accumulate::Write);
-            dx.copy_from_slice(d_middle);
-            rows::layer_norm_backward(&wide, x, moments1, w.norm1_gain, dx, gain1, bias1);
-            parts
-        })
-        .collect();
-
-    // 2. The matrices, each a product over all tokens, cut into panels of columns.
-    let mut gradient = BlockGradient::zeros(w);
-    let g = &mut gradient;
-    weight_gradients(vec![
-        (&saved.normed1, &d_qkv, &mut g.qkv, &mut g.qkv_bias),
-        (&saved.mixed, &d_middle, &mut g.out, &mut g.out_bias),
-        (&saved.normed2, &d_up, &mut g.up, &mut g.up_bias),
-        (&activated, dy, &mut g.down, &mut g.down_bias),
-    ]);
-    let sums = |which| sum_over_shards(&norm_parts, which, d);
-    (g.norm1_gain, g.norm1_bias, g.norm2_gain, g.norm2_bias) = (sums(0), sums(1), sums(2), sums(3));
-    (dx, gradient)
+    w: BlockWeights<'a>,
+    maps: &'a [PackedLinear<'a>; N_LINEAR],
+    /// [`BlockShape::inputs`]
+    inputs: [Vec<(usize, usize)>; 2],
+    rank: usize,
+    positions: RopeAndPadding<'a>,
 }
 
-/// The sum over shards of one of the norms' four gradients, `[D]`.
-fn sum_over_shards(norm_parts: &[[Vec<f32>; 4]], which: usize, width: usize) -> Vec<f32> {
-    norm_parts.iter().fold(vec![0f32; width], |mut sum, parts| {
-        rows::add(&parts[which], &mut sum);
-        sum
-    })
-}
+impl BlockForwardPass<'_> {
+    /// Some sequences, from `first` on.
+    fn shard(&self, first: usize, x: &[f32], y: &mut [f32]) -> ShardSaved {
+        let BlockShape { width: d, options, .. } = self.shape;
+        let n = x.len() / d;
+        let mut saved = self.saved(n);
+        let mut low = PooledBuffer::new(n * self.rank);
+        let (mut normed, mut middle) = (PooledBuffer::new(n * d), PooledBuffer::new(n * d));
 
-/// An affine map's input and output gradient over all tokens, then its matrix's and its bias's gradient.
-type LinearBackwardBuffers<'a> = (&'a [f32], &'a [f32], &'a mut Vec<f32>, &'a mut Vec<f32>);
+        // 1. x₁ = x + m·norm(attention(norm(x)))
+        self.norm_before(0, x, &mut normed, &mut saved);
+        self.read(0, &normed, &mut saved.qkv, &mut low);
+        self.attend(first, &mut saved);
+        let ShardSaved { mixed, added: [added, _], statistics, .. } = &mut saved;
+        middle.copy_from_slice(x);
+        self.add_normed(0, mixed, &mut middle, added, &mut statistics[2], &mut low);
 
-/// `xᵀ·dy` and the column sums of `dy`, for several maps at once: one task a panel of rows of the matrix.
-fn weight_gradients(maps: Vec<LinearBackwardBuffers<'_>>) {
-    const PANEL: usize = 256;
-    rayon::scope(|scope| {
-        for (x, dy, matrix, bias) in maps {
-            let outputs = bias.len();
-            let (inputs, tokens) = (matrix.len() / outputs, dy.len() / outputs);
-            for (panel, rows) in matrix.chunks_mut(PANEL * outputs).enumerate() {
-                scope.spawn(move |_| {
-                    let x = Matrix::rows(&x[panel * PANEL..], inputs).t(); // [rows, N]
-                    let shape = [rows.len() / outputs, tokens, outputs];
-                    product(shape, rows, outputs, Accumulate::Write, x, Matrix::rows(dy, outputs), 1.0);
-                });
-            }
-            scope.spawn(move |_| rows::column_sums(dy, bias));
+        // 2. y = x₁ + m·norm(mlp(norm(x₁)))
+        self.norm_before(1, if options.parallel { x } else { &middle }, &mut normed, &mut saved);
+        self.read(1, &normed, &mut saved.inner, &mut low);
+        let mut activated = PooledBuffer::new(n * self.shape.inner);
+        self.shape.activate(&saved.inner, &mut activated);
+        let ShardSaved { added: [_, added], statistics, .. } = &mut saved;
+        y.copy_from_slice(&middle);
+        self.add_normed(1, &activated, y, added, &mut statistics[3], &mut low);
+        if !options.parallel {
+            saved.middle = middle;
         }
-    });
+        saved
+    }
+
+    /// Buffers for so many tokens.
+    fn saved(&self, n: usize) -> ShardSaved {
+        let ([q, kv], d, norms) = (self.shape.widths(), self.shape.width, &self.w.norms);
+        let widths = [d, d, d, d, q, kv];
+        let new = |width: usize, is_needed: bool| PooledBuffer::new(if is_needed { n * width } else { 0 });
+        ShardSaved {
+            statistics: std::array::from_fn(|i| norms[i].buffer(n * widths[i])),
+            raw: new(q + 2 * kv, !norms[4].is_none()),
+            qkv: new(q + 2 * kv, true),
+            mixed: new(q, true),
+            added: [2, 3].map(|norm| new(d, !norms[norm].is_none())),
+            middle: PooledBuffer::new(0),
+            inner: new(self.shape.wide(), true),
+        }
+    }
+
+    /// What attention (0) or the MLP (1) reads.
+    fn norm_before(&self, part: usize, x: &[f32], normed: &mut [f32], saved: &mut ShardSaved) {
+        match self.w.norms[part] {
+            norm if norm.is_none() => normed.copy_from_slice(x),
+            norm => norm.forward(x, self.shape.epsilon, normed, &mut saved.statistics[part]),
+        }
+    }
+
+    /// The maps of attention (0) or of the MLP (1) that read normed rows, side by side.
+    fn read(&self, part: usize, normed: &[f32], y: &mut [f32], low: &mut PooledBuffer) {
+        let n = normed.len() / self.shape.width;
+        let (x, step) = (Matrix::rows(normed, self.shape.width), y.len() / n);
+        for &(map, from) in &self.inputs[part] {
+            self.maps[map].apply(n, x, &mut y[from..], step, Accumulate::Write, low);
+        }
+    }
+
+    /// Norms and rotates queries and keys, and mixes.
+    fn attend(&self, first: usize, saved: &mut ShardSaved) {
+        let (shape, [q, kv]) = (self.shape, self.shape.widths());
+        let row = q + 2 * kv;
+        let ShardSaved { statistics, raw, qkv, mixed, .. } = saved;
+        for (which, from, width) in [(4, 0, q), (5, q, kv)] {
+            let norm = self.w.norms[which];
+            if norm.is_none() {
+                continue;
+            }
+            if which == 4 {
+                raw.copy_from_slice(qkv);
+            }
+            let step = norm.statistics(width);
+            let tokens = raw.chunks_exact(row).zip(qkv.chunks_exact_mut(row));
+            for ((raw, qkv), statistics) in tokens.zip(statistics[which].chunks_exact_mut(step)) {
+                norm.forward(&raw[from..from + width], shape.epsilon, &mut qkv[from..from + width], statistics);
+            }
+        }
+        let mut scratch = attention::AttentionScratch::new(shape.columns);
+        let sequences = qkv.chunks_mut(shape.columns * row).zip(mixed.chunks_mut(shape.columns * q));
+        for (at, (qkv, mixed)) in (first..).zip(sequences) {
+            let padding = self.positions.padding.map_or(0, |padding| padding[at]);
+            if let Some(rope) = self.positions.rope {
+                shape.rotate(qkv, rope, padding, 1.0);
+            }
+            attention::forward(shape.heads_of(padding), qkv, mixed, &mut scratch);
+        }
+    }
+
+    /// `y = y + m·norm(map(inner))`, for attention (0) or the MLP (1); `added` takes what is normed.
+    fn add_normed(
+        &self,
+        part: usize,
+        inner: &[f32],
+        y: &mut [f32],
+        added: &mut [f32],
+        statistics: &mut [f32],
+        low: &mut PooledBuffer,
+    ) {
+        let (d, multiplier, norm) = (self.shape.width, self.shape.options.residual_multiplier, self.w.norms[2 + part]);
+        let (n, map) = (y.len() / d, &self.maps[OUT[part]]);
+        let inner = Matrix::rows(inner, inner.len() / n);
+        if multiplier == 1.0 && norm.is_none() {
+            map.apply(n, inner, y, d, Accumulate::Add, low);
+            return;
+        }
+        let mut branch = PooledBuffer::new(n * d);
+        if norm.is_none() {
+            map.apply(n, inner, &mut branch, d, Accumulate::Write, low);
+        } else {
+            map.apply(n, inner, added, d, Accumulate::Write, low);
+            norm.forward(added, self.shape.epsilon, &mut branch, statistics);
+        }
+        rows::add_scaled(&branch, multiplier, y);
+    }
+}
+
+impl BlockShape {
+    /// `[N, F]` of what stands before the activation.
+    pub(crate) fn activate(self, inner: &[f32], activated: &mut [f32]) {
+        match self.options.mlp {
+            BlockMlp::Plain => rows::activation(self.options.activation, inner, activated),
+            BlockMlp::Gated | BlockMlp::JointGated => {
+                rows::gated(self.options.activation, inner, self.inner, activated);
+            }
+        }
+    }
 }

@@ -1,99 +1,15 @@
 //! Decoding with a cache: every weight packed once, then one token per sequence and step. Rows do not see each other, and
 //! what a row generates does not depend on which rows are read beside it.
 
-use crate::activation::Activation;
-use crate::llama::{LinearWeights, LlamaWeights};
-use crate::matrix::{Accumulate, Matrix};
-use crate::product::{Packed, product};
+use crate::block::{BlockOptions, BlockShape, BlockWeights, RopeTables};
+use crate::matrix::Matrix;
+use crate::norm::NormWeights;
+use crate::packed_block::{DecoderLinear, DecoderNorm, PackedBlock};
+use crate::product::Packed;
 use crate::rows;
 use crate::simd::{exp, max_of, simd_dispatch};
 use rayon::prelude::*;
-use std::borrow::Cow;
-
-/// A layer norm's gain and bias, or an RMS norm's gain.
-#[derive(Debug, Clone)]
-enum DecoderNorm {
-    Layer([Vec<f32>; 2]),
-    Rms(Vec<f32>),
-}
-
-impl DecoderNorm {
-    fn apply(&self, x: &[f32], epsilon: f32, y: &mut [f32], statistics: &mut [f32]) {
-        match self {
-            Self::Layer([gain, bias]) => rows::layer_norm(x, gain, bias, epsilon, y, statistics),
-            Self::Rms(gain) => rows::rms_norm(x, gain, epsilon, y, &mut statistics[..x.len() / gain.len()]),
-        }
-    }
-}
-
-/// `x·W`, and `+ b` where there is a bias.
-#[derive(Debug, Clone)]
-struct DecoderLinear {
-    weight: Packed,
-    bias: Option<Vec<f32>>,
-}
-
-impl DecoderLinear {
-    /// `y = x·W + b`
-    fn write(&self, x: &[f32], y: &mut [f32], split: bool) {
-        match &self.bias {
-            Some(bias) => {
-                rows::fill(bias, y);
-                self.weight.gemm_parallel(x, y, Accumulate::Add, split);
-            }
-            None => self.weight.gemm_parallel(x, y, Accumulate::Write, split),
-        }
-    }
-
-    /// `y = y + x·W + b`
-    fn add(&self, x: &[f32], y: &mut [f32], split: bool) {
-        if let Some(bias) = &self.bias {
-            rows::add_bias_to(bias, y);
-        }
-        self.weight.gemm_parallel(x, y, Accumulate::Add, split);
-    }
-}
-
-/// A block's parameters, ready to decode with.
-#[derive(Debug, Clone)]
-struct PackedBlock {
-    norm1: DecoderNorm,
-    /// Queries, keys and values side by side, `[D, (H + 2G)·E]`.
-    qkv: DecoderLinear,
-    out: DecoderLinear,
-    norm2: DecoderNorm,
-    /// `[D, F]`; of a gated MLP the gate and what it opens side by side, `[D, 2F]`.
-    up: DecoderLinear,
-    down: DecoderLinear,
-}
-
-/// A block's parameters as they are packed.
-#[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "borrowed slices, made for one call")]
-pub enum DecoderBlock<'a> {
-    Gpt2(crate::BlockWeights<'a>),
-    Llama {
-        weights: LlamaWeights<'a>,
-        /// Biases of queries, keys and values side by side, `[(H + 2G)·E]`; `None` where there are none.
-        qkv_bias: Option<&'a [f32]>,
-    },
-}
-
-/// How a decoder knows the position of a token.
-#[derive(Debug, Clone)]
-pub enum DecoderPositions {
-    /// `[context, D]`
-    Learned(Vec<f32>),
-    /// `cos` and `sin` of the rotary angles, `[context, E/2]` each.
-    Rotary([Vec<f32>; 2]),
-}
-
-/// The kind of a decoder's MLPs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DecoderMlp {
-    Plain(Activation),
-    Gated,
-}
+use std::sync::Arc;
 
 /// What a decoder is made of besides its blocks.
 #[derive(Debug)]
@@ -105,36 +21,56 @@ pub struct DecoderParts<'a> {
     pub key_value_heads: usize,
     /// `E`
     pub head_width: usize,
-    pub mlp: DecoderMlp,
+    /// `F`
+    pub inner: usize,
     pub epsilon: f32,
     /// `[V, D]`
     pub tokens: &'a [f32],
-    pub positions: DecoderPositions,
-    pub norm_gain: Vec<f32>,
-    /// Empty under an RMS norm.
-    pub norm_bias: Vec<f32>,
-    /// `[D, V]`; `None` where the head is the embedding.
-    pub head: Option<&'a [f32]>,
-    /// Scale `α/r` of the adapters.
-    pub scale: f32,
+    /// The token embedding is multiplied by this.
+    pub embedding_multiplier: f32,
+    /// A table that is added to the embedding, `[context, D]`; empty where there is none.
+    pub positions: Vec<f32>,
+    pub norm: NormWeights<'a>,
+    pub head: DecoderHead<'a>,
 }
 
-/// A GPT-2 or a Llama ready to decode.
+/// What makes logits of hidden states.
+#[derive(Debug, Clone, Copy)]
+pub struct DecoderHead<'a> {
+    /// `[D, V]`; `None` where it is the embedding.
+    pub weight: Option<&'a [f32]>,
+    /// `[V]`; empty where there is none.
+    pub bias: &'a [f32],
+    /// Logits are multiplied by this.
+    pub multiplier: f32,
+    /// `cap·tanh(logit/cap)`
+    pub soft_cap: Option<f32>,
+}
+
+impl Default for DecoderHead<'_> {
+    fn default() -> Self {
+        Self { weight: None, bias: &[], multiplier: 1.0, soft_cap: None }
+    }
+}
+
+/// A model ready to decode.
 #[derive(Debug, Clone)]
 pub struct Decoder {
     width: usize,
     heads: usize,
     key_value_heads: usize,
     head_width: usize,
-    mlp: DecoderMlp,
+    inner: usize,
     epsilon: f32,
-    scale: f32,
     /// `[V, D]`; empty where the head is the embedding, which then is read there.
     tokens: Vec<f32>,
-    positions: DecoderPositions,
+    embedding_multiplier: f32,
+    positions: Vec<f32>,
     blocks: Vec<PackedBlock>,
     norm: DecoderNorm,
-    head: Packed,
+    head: DecoderLinear,
+    logit_multiplier: f32,
+    logit_soft_cap: Option<f32>,
 }
 
 /// Weights of a model from which on reading them costs more than what is done with them.
@@ -149,74 +85,38 @@ impl Decoder {
     pub fn new(parts: DecoderParts<'_>) -> Self {
         let d = parts.width;
         let vocabulary = parts.tokens.len() / d;
-        let (head, tokens) = match parts.head {
+        let DecoderHead { weight, bias, multiplier, soft_cap } = parts.head;
+        let (weight, tokens) = match weight {
             Some(head) => (Packed::new(Matrix::rows(head, vocabulary), d, vocabulary), parts.tokens.to_vec()),
             None => (Packed::new(Matrix::rows(parts.tokens, d).t(), d, vocabulary), vec![]),
-        };
-        let norm = match parts.norm_bias.is_empty() {
-            true => DecoderNorm::Rms(parts.norm_gain),
-            false => DecoderNorm::Layer([parts.norm_gain, parts.norm_bias]),
         };
         Self {
             width: d,
             heads: parts.heads,
             key_value_heads: parts.key_value_heads,
             head_width: parts.head_width,
-            mlp: parts.mlp,
+            inner: parts.inner,
             epsilon: parts.epsilon,
-            scale: parts.scale,
             tokens,
+            embedding_multiplier: parts.embedding_multiplier,
             positions: parts.positions,
             blocks: vec![],
-            norm,
-            head,
+            norm: DecoderNorm::new(parts.norm),
+            head: DecoderLinear { weight, bias: (!bias.is_empty()).then(|| bias.to_vec()) },
+            logit_multiplier: multiplier,
+            logit_soft_cap: soft_cap,
         }
     }
 
-    /// Packs the next block; adapters are merged into their matrices.
-    pub fn push(&mut self, block: &DecoderBlock<'_>) {
-        let d = self.width;
-        let pack = |w: &[f32], outputs: usize| Packed::new(Matrix::rows(w, outputs), w.len() / outputs, outputs);
-        self.blocks.push(match block {
-            DecoderBlock::Gpt2(w) => {
-                let affine =
-                    |w: &[f32], bias: &[f32]| DecoderLinear { weight: pack(w, bias.len()), bias: Some(bias.to_vec()) };
-                PackedBlock {
-                    norm1: DecoderNorm::Layer([w.norm1_gain.to_vec(), w.norm1_bias.to_vec()]),
-                    qkv: affine(w.qkv, w.qkv_bias),
-                    out: affine(w.out, w.out_bias),
-                    norm2: DecoderNorm::Layer([w.norm2_gain.to_vec(), w.norm2_bias.to_vec()]),
-                    up: affine(w.up, w.up_bias),
-                    down: affine(w.down, w.down_bias),
-                }
-            }
-            DecoderBlock::Llama { weights: w, qkv_bias } => {
-                let inner = w.maps[4].weight.len() / d;
-                let inputs = [d, d, d, self.heads * self.head_width, d, d, inner];
-                let mut ready = w.maps.map(|map| Cow::Borrowed(map.weight));
-                ready.par_iter_mut().zip(&w.maps).zip(inputs).for_each(|((ready, map), inputs)| {
-                    *ready = merged(map, inputs, self.scale);
-                });
-                let [q, k, v, out, gate, up, down] = &ready; // [in, out] each
-                let beside = |maps: &[&Cow<'_, [f32]>], bias: Option<&[f32]>| {
-                    let outputs: usize = maps.iter().map(|w| w.len() / d).sum();
-                    let mut joint = Vec::with_capacity(d * outputs);
-                    for row in 0..d {
-                        maps.iter().for_each(|w| joint.extend_from_slice(&w[row * (w.len() / d)..][..w.len() / d]));
-                    }
-                    DecoderLinear { weight: pack(&joint, outputs), bias: bias.map(<[f32]>::to_vec) }
-                };
-                let alone = |w: &[f32]| DecoderLinear { weight: pack(w, d), bias: None };
-                PackedBlock {
-                    norm1: DecoderNorm::Rms(w.norms[0].to_vec()),
-                    qkv: beside(&[q, k, v], *qkv_bias),
-                    out: alone(out),
-                    norm2: DecoderNorm::Rms(w.norms[1].to_vec()),
-                    up: beside(&[gate, up], None),
-                    down: alone(down),
-                }
-            }
-        });
+    /// The shape of a block.
+    fn shape(&self, options: BlockOptions) -> BlockShape {
+        let &Self { width, heads, key_value_heads, head_width, inner, epsilon, .. } = self;
+        BlockShape { sequences: 0, columns: 0, width, heads, key_value_heads, head_width, inner, epsilon, options }
+    }
+
+    /// Packs the next block, whose queries and keys `rope` rotates; adapters are merged into their matrices.
+    pub fn push(&mut self, options: BlockOptions, weights: &BlockWeights<'_>, rope: Option<Arc<RopeTables>>) {
+        self.blocks.push(PackedBlock::new(self.shape(options), weights, rope));
     }
 
     /// How many of so many sequences of at most `capacity` columns each of `threads` threads takes at once: all of them where the
@@ -243,35 +143,28 @@ impl Decoder {
         Decoding { decoder: self, capacity, columns: 0, keys: empty(), values: empty(), padding, split }
     }
 
+    /// Logits `[B, V]` of normed states `[B, D]`.
+    fn logits(&self, normed: &[f32], split: bool) -> Vec<f32> {
+        let mut logits = vec![0f32; normed.len() / self.width * self.head.weight.outputs];
+        self.head.write(normed, &mut logits, split);
+        if self.logit_multiplier != 1.0 {
+            logits.iter_mut().for_each(|logit| *logit *= self.logit_multiplier);
+        }
+        if let Some(cap) = self.logit_soft_cap {
+            rows::soft_cap(&mut logits, cap);
+        }
+        logits
+    }
+
     /// Adds the embedding of a token to `x`.
     fn embed(&self, token: usize, x: &mut [f32]) {
         if self.tokens.is_empty() {
-            x.iter_mut().zip(self.head.column(token)).for_each(|(x, t)| *x += t);
+            x.iter_mut().zip(self.head.weight.column(token)).for_each(|(x, t)| *x += self.embedding_multiplier * t);
         } else {
-            x.iter_mut().zip(&self.tokens[token * self.width..]).for_each(|(x, t)| *x += t);
+            let row = &self.tokens[token * self.width..];
+            x.iter_mut().zip(row).for_each(|(x, t)| *x += self.embedding_multiplier * t);
         }
     }
-}
-
-/// A map's matrix `[inputs, outputs]`, with its adapter merged.
-fn merged<'a>(map: &LinearWeights<'a>, inputs: usize, scale: f32) -> Cow<'a, [f32]> {
-    let outputs = map.weight.len() / inputs;
-    let weight: Cow<'a, [f32]> = match map.turned {
-        true => {
-            let columns = (0..inputs).map(|input| map.weight[input..].iter().step_by(inputs));
-            let mut rows = Vec::with_capacity(map.weight.len());
-            columns.for_each(|column| rows.extend(column));
-            Cow::Owned(rows)
-        }
-        false => Cow::Borrowed(map.weight),
-    };
-    if map.a.is_empty() {
-        return weight;
-    }
-    let (rank, mut weight) = (map.a.len() / inputs, weight.into_owned());
-    let (a, b) = (Matrix::rows(map.a, rank), Matrix::rows(map.b, outputs));
-    product([inputs, rank, outputs], &mut weight, outputs, Accumulate::Add, a, b, scale);
-    Cow::Owned(weight)
 }
 
 /// Sequences being decoded, with their keys and values.
@@ -302,13 +195,12 @@ impl Decoding<'_> {
         let l = ids.len() / sequences.max(1);
         assert!(start + l <= self.capacity, "the sequences grow past their capacity");
 
-        // 1. Tokens, and positions where they are added; the padding before a sequence does not count.
+        // 1. Tokens, and positions where they are added.
         let n = sequences * l;
-        let position = |at: usize, padding: &[usize]| (start + at % l).saturating_sub(padding[at / l]);
         let mut x = vec![0f32; n * d]; // [B, l, D]
         for (at, x) in x.chunks_exact_mut(d).enumerate() {
-            if let DecoderPositions::Learned(table) = &model.positions {
-                x.copy_from_slice(&table[position(at, &self.padding) * d..][..d]);
+            if !model.positions.is_empty() {
+                x.copy_from_slice(&model.positions[self.position(at, l) * d..][..d]);
             }
             model.embed(ids[at] as usize, x);
         }
@@ -316,40 +208,30 @@ impl Decoding<'_> {
         // 2. Block by block.
         let (q, kv) = (model.heads * model.head_width, model.key_value_heads * model.head_width);
         let row = q + 2 * kv;
-        let wide = model.blocks.first().map_or(0, |block| block.up.weight.outputs);
-        let inner = model.blocks.first().map_or(0, |block| block.down.weight.inputs());
+        let wide = model.blocks.first().map_or(0, PackedBlock::wide);
         let mut normed = vec![0f32; n * d];
         let mut statistics = vec![0f32; 2 * n];
         let mut qkv = vec![0f32; n * row];
         let mut mixed = vec![0f32; n * q];
         let mut up = vec![0f32; n * wide];
-        let mut activated = vec![0f32; n * inner];
+        let mut activated = vec![0f32; n * model.inner];
+        let (mut added, mut branch) = (vec![], vec![]);
         for (layer, block) in model.blocks.iter().enumerate() {
-            block.norm1.apply(&x, epsilon, &mut normed, &mut statistics);
+            block.norms[0].apply(&x, epsilon, &mut normed, &mut statistics);
             block.qkv.write(&normed, &mut qkv, split);
-            if let DecoderPositions::Rotary([cos, sin]) = &model.positions {
-                let half = model.head_width / 2;
-                for (at, row) in qkv.chunks_exact_mut(row).enumerate() {
-                    let from = position(at, &self.padding) * half;
-                    rows::rotate(&mut row[..q + kv], &cos[from..][..half], &sin[from..][..half], 1.0);
-                }
-            }
+            self.norm_and_rotate(block, &mut qkv, l);
             self.append_kv(layer, &qkv, l);
             self.attention(layer, &qkv, l, &mut mixed);
-            block.out.add(&mixed, &mut x, split);
-
-            block.norm2.apply(&x, epsilon, &mut normed, &mut statistics);
-            block.up.write(&normed, &mut up, split);
-            match model.mlp {
-                DecoderMlp::Plain(activation) => rows::activation(activation, &up, &mut activated),
-                DecoderMlp::Gated => {
-                    for (both, activated) in up.chunks_exact(wide).zip(activated.chunks_exact_mut(inner)) {
-                        let (gate, up) = both.split_at(inner);
-                        rows::gated(gate, up, activated);
-                    }
-                }
+            if block.options.parallel {
+                block.norms[1].apply(&x, epsilon, &mut normed, &mut statistics);
             }
-            block.down.add(&activated, &mut x, split);
+            block.add_normed(0, &mixed, &mut x, [&mut added, &mut branch, &mut statistics], epsilon, split);
+            if !block.options.parallel {
+                block.norms[1].apply(&x, epsilon, &mut normed, &mut statistics);
+            }
+            block.up.write(&normed, &mut up, split);
+            model.shape(block.options).activate(&up, &mut activated);
+            block.add_normed(1, &activated, &mut x, [&mut added, &mut branch, &mut statistics], epsilon, split);
         }
         self.columns += l;
 
@@ -357,9 +239,7 @@ impl Decoding<'_> {
         let last: Vec<f32> = x.chunks_exact(l * d).flat_map(|row| row[(l - 1) * d..].iter().copied()).collect(); // [B, D]
         let mut normed = vec![0f32; sequences * d];
         model.norm.apply(&last, epsilon, &mut normed, &mut statistics[..2 * sequences]);
-        let mut logits = vec![0f32; sequences * model.head.outputs];
-        model.head.gemm_parallel(&normed, &mut logits, Accumulate::Write, split);
-        logits
+        model.logits(&normed, split)
     }
 
     /// Takes some of the sequences in place of all, in any order; one may be taken several times.
@@ -377,6 +257,35 @@ impl Decoding<'_> {
             }
         }
         self.padding = rows.iter().map(|&row| self.padding[row]).collect();
+    }
+
+    /// The position of a new column: the padding before a sequence does not count.
+    fn position(&self, at: usize, l: usize) -> usize {
+        (self.columns + at % l).saturating_sub(self.padding[at / l])
+    }
+
+    /// Norms and rotates queries and keys of the new columns.
+    fn norm_and_rotate(&self, block: &PackedBlock, qkv: &mut [f32], l: usize) {
+        let Decoder { heads, key_value_heads, head_width: e, epsilon, .. } = *self.decoder;
+        let (q, kv) = (heads * e, key_value_heads * e);
+        for (which, from, width) in [(4, 0, q), (5, q, kv)] {
+            let norm = &block.norms[which];
+            if norm.weights().is_none() {
+                continue;
+            }
+            let (mut normed, mut statistics) = (vec![0f32; width], vec![0f32; 2 * heads]);
+            for row in qkv.chunks_exact_mut(q + 2 * kv) {
+                let row = &mut row[from..from + width];
+                norm.apply(row, epsilon, &mut normed, &mut statistics);
+                row.copy_from_slice(&normed);
+            }
+        }
+        if let Some(rope) = &block.rope {
+            for (at, row) in qkv.chunks_exact_mut(q + 2 * kv).enumerate() {
+                let [cos, sin] = rope.at(self.position(at, l));
+                rows::rotate(&mut row[..q + kv], e, cos, sin, 1.0);
+            }
+        }
     }
 
     /// Puts the new columns' keys and values into the cache.
@@ -407,13 +316,19 @@ impl Decoding<'_> {
             }
             let keys = &self.keys[layer][sequence * capacity * kv..][..capacity * kv];
             let values = &self.values[layer][sequence * capacity * kv..][..capacity * kv];
-            let weights = &mut weights[..=column - padding];
+            let scores = self.decoder.blocks[layer].options.scores;
+            let (first, scale) = (scores.first_key(column, padding), scores.factor(e));
+            let weights = &mut weights[..=column - first];
             for head in 0..heads {
                 let shared = head / (heads / key_value_heads);
                 let query = &qkv[at * (q + 2 * kv) + head * e..][..e];
-                let keys = &keys[shared * e * capacity + padding..];
+                let keys = &keys[shared * e * capacity + first..];
                 let mixed = &mut mixed[head * e..][..e];
-                attention_of_one(query, keys, capacity, &values[padding * kv + shared * e..], kv, weights, mixed);
+                scores_of_one(query, keys, capacity, scale, weights);
+                if let Some(cap) = scores.soft_cap {
+                    rows::soft_cap(weights, cap);
+                }
+                mixed_of_one(&values[first * kv + shared * e..], kv, weights, mixed);
             }
         };
         let weights = || vec![0f32; self.columns + l];
@@ -428,22 +343,19 @@ impl Decoding<'_> {
 }
 
 simd_dispatch! {
-    /// One query on its keys `[E, capacity]` and values, rows `step` apart.
-    fn attention_of_one(
-        query: &[f32],
-        keys: &[f32],
-        capacity: usize,
-        values: &[f32],
-        step: usize,
-        weights: &mut [f32],
-        mixed: &mut [f32],
-    ) {
-        let scale = 1.0 / (query.len() as f32).sqrt();
+    /// Scores of one query on its keys `[E, capacity]`.
+    fn scores_of_one(query: &[f32], keys: &[f32], capacity: usize, scale: f32, weights: &mut [f32]) {
         weights.fill(0.0);
         for (i, q) in query.iter().enumerate() {
             let q = q * scale;
             weights.iter_mut().zip(&keys[i * capacity..]).for_each(|(w, key)| *w = q.mul_add(*key, *w));
         }
+    }
+}
+
+simd_dispatch! {
+    /// What the softmax of scores mixes of values, rows `step` apart.
+    fn mixed_of_one(values: &[f32], step: usize, weights: &mut [f32], mixed: &mut [f32]) {
         let max = max_of(weights);
         let mut total = 0f32;
         for w in weights.iter_mut() {

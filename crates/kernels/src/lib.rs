@@ -13,12 +13,16 @@
 mod activation;
 mod attention;
 mod block;
+mod block_backward;
 mod buffer;
 mod decoder;
-mod llama;
+mod gpt2;
+mod linear;
 mod logp;
 mod matrix;
+mod norm;
 mod optimizer;
+mod packed_block;
 mod panel;
 #[cfg(target_arch = "x86_64")]
 mod panel_avx2;
@@ -29,16 +33,18 @@ mod rows;
 mod simd;
 
 pub use activation::Activation;
-pub use block::{BlockGradient, BlockSaved, BlockShape, BlockWeights, block_backward, block_forward};
+pub use attention::{HeadOrder, ScoreOptions};
+pub use block::{
+    BlockGradient, BlockMlp, BlockOptions, BlockSaved, BlockShape, BlockWeights, N_LINEAR, N_NORM, RopeAndPadding,
+    RopeTables, block_forward,
+};
+pub use block_backward::block_backward;
 pub use buffer::{PooledBuffer, pool_tick};
-pub use decoder::{
-    Decoder, DecoderBlock, DecoderMlp, DecoderParts, DecoderPositions, Decoding, softmax_weights, sums_of_blocks,
-};
-pub use llama::{
-    LinearWeights, LlamaGradient, LlamaSaved, LlamaShape, LlamaWeights, N_LINEAR, RopeAndPadding, llama_backward,
-    llama_forward,
-};
+pub use decoder::{Decoder, DecoderHead, DecoderParts, Decoding, softmax_weights, sums_of_blocks};
+pub use gpt2::{Gpt2Gradient, Gpt2Saved, Gpt2Shape, Gpt2Weights, gpt2_backward, gpt2_forward};
+pub use linear::{LinearGradient, LinearWeights};
 pub use logp::{LmHead, LogpForward, LogpGradient, logp_backward, logp_forward};
+pub use norm::{NormGradient, NormWeights};
 pub use optimizer::{AdamWStep, adamw, squares};
 pub use rows::{layer_norm_forward as layer_norm, layer_norm_gradients as layer_norm_backward};
 

@@ -15,6 +15,8 @@ pub struct LmHead<'a> {
     pub vocabulary: usize,
     /// Whether the weight is an embedding `[V, D]` (a tied head) or `[D, V]`.
     pub tied: bool,
+    /// `cap·tanh(logit/cap)`
+    pub soft_cap: Option<f32>,
     /// Tokens that cannot be said, `[T, V]` true = hidden; row i has column `i mod T`.
     pub hidden: Option<&'a [bool]>,
 }
@@ -60,6 +62,9 @@ impl<'a> LmHead<'a> {
     fn logits(self, packed: &Packed, states: &[f32], first_row: usize, from: usize, logits: &mut [f32]) {
         let width = packed.outputs;
         packed.product(states, logits, Accumulate::Write);
+        if let Some(cap) = self.soft_cap {
+            rows::soft_cap(logits, cap);
+        }
         let Some(hidden) = self.hidden else { return };
         let columns = hidden.len() / self.vocabulary;
         for (i, row) in logits.chunks_exact_mut(width).enumerate() {
@@ -128,7 +133,7 @@ pub fn logp_backward(
         .map(|(panels, mut weight)| {
             let mut d_states = PooledBuffer::new(n * d);
             d_states.fill(0.0);
-            let mut logits = PooledBuffer::new(ROWS * PANEL);
+            let (mut logits, mut slopes) = (PooledBuffer::new(ROWS * PANEL), PooledBuffer::new(ROWS * PANEL));
             for &from in panels {
                 let width = PANEL.min(v - from);
                 let read_out = Packed::new(head.matrix(d, from), d, width);
@@ -140,12 +145,15 @@ pub fn logp_backward(
                     let rows = first..first + count;
                     let states = &states[first * d..(first + count) * d];
                     head.logits(&read_out, states, first, from, logits);
+                    let slopes = &mut slopes[..if head.soft_cap.is_some() { logits.len() } else { 0 }];
+                    rows::soft_cap_slopes(logits, head.soft_cap.unwrap_or(1.0), slopes);
                     softmax_gradient(logits, width, &log_z[rows.clone()], &gradient[rows.clone()]);
                     for (row, i) in logits.chunks_exact_mut(width).zip(rows) {
                         if let Some(x) = (targets[i] as usize).checked_sub(from).and_then(|at| row.get_mut(at)) {
                             *x += gradient[i];
                         }
                     }
+                    rows::multiply(slopes, logits);
                     let logits = Matrix::rows(logits, width);
                     let d_states = &mut d_states[first * d..];
                     back.gemm_range((count, 0..width, d), logits, d_states, d, Accumulate::Add, 1.0);

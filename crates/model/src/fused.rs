@@ -1,5 +1,5 @@
 //! The fused operations of `duel-kernels` as tensor operations with their own backward pass, through burn's extension
-//! door. They run on the device `flex`; everywhere else, and where an adapter is on, models compose burn's operations.
+//! door. They run on the device `flex`; everywhere else models compose burn's operations.
 
 use crate::counter::count;
 use crate::mmap_matrix::MmapMatrix;
@@ -11,8 +11,8 @@ use burn_autodiff::grads::Gradients;
 use burn_autodiff::ops::{Backward, Ops, OpsKind};
 use burn_flex::FlexTensor;
 use duel_kernels::{
-    BlockSaved, BlockShape, BlockWeights, LinearWeights, LlamaSaved, LlamaShape, LlamaWeights, LmHead, N_LINEAR,
-    PooledBuffer, RopeAndPadding,
+    BlockSaved, BlockShape, BlockWeights, Gpt2Saved, Gpt2Shape, Gpt2Weights, LinearWeights, LmHead, N_LINEAR, N_NORM,
+    NormWeights, PooledBuffer, RopeAndPadding, RopeTables,
 };
 use std::sync::Arc;
 
@@ -45,33 +45,43 @@ pub fn is_supported<const D: usize>(x: &Tensor<D>) -> bool {
 }
 
 tensor_struct! {
-    /// A block's input `[B, L, D]` and its parameters, named as in [`BlockWeights`].
-    BlockTensors, 13, [x, norm1_gain, norm1_bias, qkv, qkv_bias, out, out_bias, norm2_gain, norm2_bias, up, up_bias, down, down_bias]
+    /// A GPT-2 block's input `[B, L, D]` and its parameters, named as in [`Gpt2Weights`].
+    Gpt2Tensors, 13, [x, norm1_gain, norm1_bias, qkv, qkv_bias, out, out_bias, norm2_gain, norm2_bias, up, up_bias, down, down_bias]
 }
 
-/// A block's sizes, and the padding before each sequence.
+/// A GPT-2 block's sizes, and the padding before each sequence.
 #[derive(Debug, Clone)]
-pub struct BlockPlan {
-    pub shape: BlockShape,
+pub struct Gpt2Plan {
+    pub shape: Gpt2Shape,
     pub padding: Option<Arc<Vec<usize>>>,
     /// Whether what is between input and output is made again on the way back, and not kept. Chen et al. 2016.
     pub recompute: bool,
 }
 
 tensor_struct! {
-    /// A Llama block's input `[B, L, D]` and its parameters, named as in [`LlamaWeights`]; where no adapter is on, `_a` and
-    /// `_b` are not read.
-    LlamaTensors, 24, [x, norm1, norm2, q, k, v, out, gate, up, down, q_a, q_b, k_a, k_b, v_a, v_b, out_a, out_b, gate_a, gate_b, up_a, up_b, down_a, down_b]
+    /// A block's input `[B, L, D]`, gain and bias of its norms, and matrix, bias and adapter of its maps, in the order of
+    /// [`BlockWeights`]; what it does not have is [`nothing`].
+    BlockTensors, 41, [
+        x,
+        norm1, norm1_bias, norm2, norm2_bias, norm3, norm3_bias, norm4, norm4_bias, norm5, norm5_bias, norm6, norm6_bias,
+        q, q_bias, q_a, q_b, k, k_bias, k_a, k_b, v, v_bias, v_a, v_b, out, out_bias, out_a, out_b,
+        gate, gate_bias, gate_a, gate_b, up, up_bias, up_a, up_b, down, down_bias, down_a, down_b,
+    ]
 }
 
-/// A Llama block's sizes, its rotary tables `[context, E/2]`, and the padding before each sequence.
+/// In place of a parameter that a block does not have.
+pub fn nothing(device: &Device) -> Tensor<1> {
+    Tensor::empty([0], device)
+}
+
+/// A block's sizes and options, its adapters' scales `α/r`, its rotary tables, and the padding before each sequence.
 #[derive(Debug, Clone)]
-pub struct LlamaPlan {
-    pub shape: LlamaShape,
-    /// The block's matrices where they stay in their file: those of the tensors are then read by nobody.
-    pub mapped: Option<[Arc<MmapMatrix>; N_LINEAR]>,
-    pub cos: Arc<Vec<f32>>,
-    pub sin: Arc<Vec<f32>>,
+pub struct BlockPlan {
+    pub shape: BlockShape,
+    pub scales: [f32; N_LINEAR],
+    /// Those matrices that stay in their file: the tensors of these are then read by nobody.
+    pub mapped: [Option<Arc<MmapMatrix>>; N_LINEAR],
+    pub rope: Option<Arc<RopeTables>>,
     pub padding: Option<Arc<Vec<usize>>>,
     pub recompute: bool,
 }
@@ -84,6 +94,8 @@ pub struct LogpPlan {
     pub vocabulary: usize,
     /// Whether the weight is `[V, D]` rather than `[D, V]`.
     pub tied: bool,
+    /// `cap·tanh(logit/cap)`
+    pub soft_cap: Option<f32>,
     /// `[T, V]`, true = cannot be said.
     pub hidden: Option<Arc<Vec<bool>>>,
 }
@@ -91,10 +103,10 @@ pub struct LogpPlan {
 /// The fused operations.
 #[backend_extension(Flex, Autodiff)]
 pub trait Fused: Backend {
-    /// A transformer block, `[B, L, D]`.
+    /// A GPT-2 block, `[B, L, D]`.
+    fn gpt2(#[extension_type] tensors: Gpt2Tensors<Self>, plan: Gpt2Plan) -> FloatTensor<Self>;
+    /// A block of any other family, or with adapters, `[B, L, D]`.
     fn block(#[extension_type] tensors: BlockTensors<Self>, plan: BlockPlan) -> FloatTensor<Self>;
-    /// A Llama block, `[B, L, D]`.
-    fn llama(#[extension_type] tensors: LlamaTensors<Self>, plan: LlamaPlan) -> FloatTensor<Self>;
     /// Layer norm of rows `[…, D]`.
     fn layer_norm(
         x: FloatTensor<Self>,
@@ -107,13 +119,13 @@ pub trait Fused: Backend {
 }
 
 /// [`Fused::block`] on tensors.
-pub fn block(tensors: BlockTensors<Dispatch>, plan: BlockPlan) -> Tensor<3> {
-    Tensor::from_dispatch(<Dispatch as Fused>::block(tensors, plan))
+pub fn gpt2(tensors: Gpt2Tensors<Dispatch>, plan: Gpt2Plan) -> Tensor<3> {
+    Tensor::from_dispatch(<Dispatch as Fused>::gpt2(tensors, plan))
 }
 
-/// [`Fused::llama`] on tensors.
-pub fn llama(tensors: LlamaTensors<Dispatch>, plan: LlamaPlan) -> Tensor<3> {
-    Tensor::from_dispatch(<Dispatch as Fused>::llama(tensors, plan))
+/// [`Fused::block`] on tensors.
+pub fn block(tensors: BlockTensors<Dispatch>, plan: BlockPlan) -> Tensor<3> {
+    Tensor::from_dispatch(<Dispatch as Fused>::block(tensors, plan))
 }
 
 /// [`Fused::layer_norm`] on tensors.
@@ -135,8 +147,8 @@ fn tensor(values: Vec<f32>, like: &FlexTensor) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, like.shape()))
 }
 
-/// A block's input and its parameters in the order of [`BlockTensors`].
-type BlockPrimitives<T> = [T; 13];
+/// A block's input and its parameters in the order of [`Gpt2Tensors`].
+type Gpt2Parts<T> = [T; 13];
 
 /// Places of a block's matrices among them.
 const MATRICES: [usize; 4] = [3, 5, 9, 11];
@@ -149,94 +161,103 @@ fn count_back<const N: usize>(x: &FlexTensor, matrices: [(&FlexTensor, bool); N]
     count(|counted| counted.blocks_back += each.iter().sum::<usize>() as f64);
 }
 
-fn contiguous(parts: BlockPrimitives<&FlexTensor>) -> BlockPrimitives<FlexTensor> {
+fn contiguous(parts: Gpt2Parts<&FlexTensor>) -> Gpt2Parts<FlexTensor> {
     parts.map(FlexTensor::to_contiguous)
 }
 
-fn block_weights(parts: &BlockPrimitives<FlexTensor>) -> BlockWeights<'_> {
+fn gpt2_weights(parts: &Gpt2Parts<FlexTensor>) -> Gpt2Weights<'_> {
     std::array::from_fn(|i| as_slice(&parts[i + 1])).into()
 }
 
-/// A Llama block's input and its parameters in the order of [`LlamaTensors`].
-type LlamaParts<T> = [T; 24];
+/// A block's input and its parameters in the order of [`BlockTensors`].
+type BlockParts<T> = [T; 41];
 
-fn llama_weights<'a>(
-    parts: &'a LlamaParts<FlexTensor>,
-    decoded: Option<&'a [PooledBuffer; N_LINEAR]>,
-) -> LlamaWeights<'a> {
-    let of = |i: usize| as_slice(&parts[i]);
-    let map = |i: usize| {
-        let weight = decoded.map_or_else(|| of(3 + i), |decoded| &decoded[i][..]);
-        LinearWeights { weight, turned: decoded.is_some(), a: of(10 + 2 * i), b: of(11 + 2 * i) }
-    };
-    LlamaWeights { norms: [of(1), of(2)], maps: std::array::from_fn(map) }
-}
+/// Where the parameters of a norm or of a map begin among them.
+const NORMS: usize = 1;
+const MAPS: usize = NORMS + 2 * N_NORM;
 
-impl LlamaPlan {
-    /// As [`count_back`], where the matrices may stay in their file.
-    fn count_back(&self, parts: &LlamaParts<FlexTensor>, needed: [bool; N_LINEAR]) {
-        let sizes = (0..N_LINEAR).map(|i| match &self.mapped {
-            Some(mapped) => mapped[i].dims().iter().product(),
-            None => as_slice(&parts[3 + i]).len(),
+/// A block's matrices that stay in their file, read.
+type MappedMatrices = [Option<PooledBuffer>; N_LINEAR];
+
+impl BlockPlan {
+    fn weights<'a>(&self, parts: &'a BlockParts<FlexTensor>, mapped: &'a MappedMatrices) -> BlockWeights<'a> {
+        let of = |i: usize| as_slice(&parts[i]);
+        let norm = |i: usize| NormWeights { gain: of(NORMS + 2 * i), bias: of(NORMS + 2 * i + 1) };
+        let map = |i: usize| {
+            let first = MAPS + 4 * i;
+            LinearWeights {
+                weight: mapped[i].as_ref().map_or_else(|| of(first), |mapped| &mapped[..]),
+                turned: mapped[i].is_some(),
+                bias: of(first + 1),
+                a: of(first + 2),
+                b: of(first + 3),
+                scale: self.scales[i],
+            }
+        };
+        BlockWeights { norms: std::array::from_fn(norm), maps: std::array::from_fn(map) }
+    }
+
+    /// As [`count_back`], where matrices may stay in their file.
+    fn count_back(&self, parts: &BlockParts<FlexTensor>, needed: [bool; N_LINEAR]) {
+        let sizes = (0..N_LINEAR).map(|i| match &self.mapped[i] {
+            Some(mapped) => mapped.dims().iter().product(),
+            None => as_slice(&parts[MAPS + 4 * i]).len(),
         });
         let columns = self.shape.sequences * self.shape.columns;
         let each = sizes.zip(needed).map(|(size, needed)| size * columns * if needed { 4 } else { 2 });
         count(|counted| counted.blocks_back += each.sum::<usize>() as f64);
     }
 
-    fn rope(&self) -> RopeAndPadding<'_> {
-        RopeAndPadding {
-            cos: &self.cos,
-            sin: &self.sin,
-            padding: self.padding.as_ref().map(|padding| padding.as_slice()),
-        }
+    fn positions(&self) -> RopeAndPadding<'_> {
+        let padding = self.padding.as_ref().map(|padding| padding.as_slice());
+        RopeAndPadding { rope: self.rope.as_deref(), padding }
     }
 
-    fn forward(&self, parts: &LlamaParts<FlexTensor>) -> (FlexTensor, LlamaSaved) {
-        let (x, decoded) = (&parts[0], self.decoded());
-        let weights = llama_weights(parts, decoded.as_ref());
-        let (y, saved) = duel_kernels::llama_forward(self.shape, weights, as_slice(x), self.rope());
+    fn mapped(&self) -> MappedMatrices {
+        self.mapped.each_ref().map(|mapped| mapped.as_ref().map(|mapped| mapped.read()))
+    }
+
+    fn forward(&self, parts: &BlockParts<FlexTensor>) -> (FlexTensor, BlockSaved) {
+        let (x, mapped) = (&parts[0], self.mapped());
+        let weights = self.weights(parts, &mapped);
+        let (y, saved) = duel_kernels::block_forward(self.shape, weights, as_slice(x), self.positions());
         (tensor(y, x), saved)
     }
 
-    /// The block's matrices `[out, in]` where they stay in their file.
-    fn decoded(&self) -> Option<[PooledBuffer; N_LINEAR]> {
-        self.mapped.as_ref().map(|mapped| mapped.each_ref().map(|mapped| mapped.read()))
-    }
-
-    /// Gradients of the parts, in their order; `None` where nobody asked for a matrix's, and where no adapter is on.
+    /// Gradients of the parts, in their order; `None` where a matrix's is not needed, and where there is no such part.
     fn backward(
         &self,
-        parts: &LlamaParts<FlexTensor>,
-        saved: &LlamaSaved,
+        parts: &BlockParts<FlexTensor>,
+        saved: &BlockSaved,
         dy: &FlexTensor,
         needed: [bool; N_LINEAR],
     ) -> Vec<Option<FlexTensor>> {
-        let decoded = self.decoded();
-        let (weights, x) = (llama_weights(parts, decoded.as_ref()), as_slice(&parts[0]));
+        let mapped = self.mapped();
+        let (weights, x) = (self.weights(parts, &mapped), as_slice(&parts[0]));
         let (dx, gradient) =
-            duel_kernels::llama_backward(self.shape, weights, x, saved, self.rope(), as_slice(dy), needed);
-        let adapters = gradient.a.into_iter().zip(gradient.b).flat_map(|(a, b)| [a, b]);
-        let all = std::iter::once(dx).chain(gradient.norms).chain(gradient.weights).chain(adapters);
+            duel_kernels::block_backward(self.shape, weights, x, saved, self.positions(), as_slice(dy), needed);
+        let norms = gradient.norms.into_iter().flat_map(|norm| [norm.gain, norm.bias]);
+        let maps = gradient.maps.into_iter().flat_map(|map| [map.weight, map.bias, map.a, map.b]);
+        let all = std::iter::once(dx).chain(norms).chain(maps);
         all.zip(parts).map(|(values, like)| (!values.is_empty()).then(|| tensor(values, like))).collect()
     }
 }
 
-impl BlockPlan {
+impl Gpt2Plan {
     fn padding(&self) -> Option<&[usize]> {
         self.padding.as_ref().map(|padding| padding.as_slice())
     }
 
-    fn forward(&self, parts: &BlockPrimitives<FlexTensor>) -> (FlexTensor, BlockSaved) {
+    fn forward(&self, parts: &Gpt2Parts<FlexTensor>) -> (FlexTensor, Gpt2Saved) {
         let x = &parts[0];
-        let (y, saved) = duel_kernels::block_forward(self.shape, block_weights(parts), as_slice(x), self.padding());
+        let (y, saved) = duel_kernels::gpt2_forward(self.shape, gpt2_weights(parts), as_slice(x), self.padding());
         (tensor(y, x), saved)
     }
 
     /// Gradients of the parts, in their order.
-    fn backward(&self, parts: &BlockPrimitives<FlexTensor>, saved: &BlockSaved, dy: &FlexTensor) -> Vec<FlexTensor> {
-        let (weights, x) = (block_weights(parts), as_slice(&parts[0]));
-        let (dx, gradient) = duel_kernels::block_backward(self.shape, weights, x, saved, self.padding(), as_slice(dy));
+    fn backward(&self, parts: &Gpt2Parts<FlexTensor>, saved: &Gpt2Saved, dy: &FlexTensor) -> Vec<FlexTensor> {
+        let (weights, x) = (gpt2_weights(parts), as_slice(&parts[0]));
+        let (dx, gradient) = duel_kernels::gpt2_backward(self.shape, weights, x, saved, self.padding(), as_slice(dy));
         let gradients = std::iter::once(dx).chain(gradient.into_parts());
         gradients.zip(parts).map(|(gradient, like)| tensor(gradient, like)).collect()
     }
@@ -245,16 +266,17 @@ impl BlockPlan {
 impl LogpPlan {
     fn head<'a>(&'a self, weight: &'a FlexTensor) -> LmHead<'a> {
         let hidden = self.hidden.as_ref().map(|hidden| hidden.as_slice());
-        LmHead { weight: as_slice(weight), vocabulary: self.vocabulary, tied: self.tied, hidden }
+        let Self { vocabulary, tied, soft_cap, .. } = *self;
+        LmHead { weight: as_slice(weight), vocabulary, tied, soft_cap, hidden }
     }
 }
 
 impl Fused for Flex {
-    fn block(tensors: BlockTensors<Self>, plan: BlockPlan) -> FloatTensor<Self> {
+    fn gpt2(tensors: Gpt2Tensors<Self>, plan: Gpt2Plan) -> FloatTensor<Self> {
         plan.forward(&contiguous(tensors.parts().each_ref())).0
     }
 
-    fn llama(tensors: LlamaTensors<Self>, plan: LlamaPlan) -> FloatTensor<Self> {
+    fn block(tensors: BlockTensors<Self>, plan: BlockPlan) -> FloatTensor<Self> {
         plan.forward(&tensors.parts().map(|part| part.to_contiguous())).0
     }
 
@@ -272,11 +294,11 @@ impl Fused for Flex {
 }
 
 impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
-    fn block(tensors: BlockTensors<Self>, plan: BlockPlan) -> FloatTensor<Self> {
+    fn gpt2(tensors: Gpt2Tensors<Self>, plan: Gpt2Plan) -> FloatTensor<Self> {
         #[derive(Debug)]
-        struct BlockBackward;
-        impl Backward<Flex, 13> for BlockBackward {
-            type State = (BlockPrimitives<FlexTensor>, BlockPlan, Option<BlockSaved>);
+        struct Gpt2Backward;
+        impl Backward<Flex, 13> for Gpt2Backward {
+            type State = (Gpt2Parts<FlexTensor>, Gpt2Plan, Option<Gpt2Saved>);
 
             fn backward(self, ops: Ops<Self::State, 13>, gradients: &mut Gradients, _: &mut Checkpointer) {
                 let dy = gradients.consume::<Flex>(&ops.node).to_contiguous();
@@ -294,7 +316,7 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         let nodes = parts.each_ref().map(|part| part.node());
         let parts = contiguous(parts.each_ref().map(|part| part.primitive()));
         let (y, saved) = plan.forward(&parts);
-        match BlockBackward.prepare::<C>(nodes).compute_bound().stateful() {
+        match Gpt2Backward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let saved = (!plan.recompute).then_some(saved);
                 prep.finish((parts, plan, saved), y)
@@ -303,17 +325,17 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         }
     }
 
-    fn llama(tensors: LlamaTensors<Self>, plan: LlamaPlan) -> FloatTensor<Self> {
+    fn block(tensors: BlockTensors<Self>, plan: BlockPlan) -> FloatTensor<Self> {
         #[derive(Debug)]
-        struct LlamaBlockBackward;
-        impl Backward<Flex, 24> for LlamaBlockBackward {
-            type State = (LlamaParts<FlexTensor>, LlamaPlan, Option<LlamaSaved>);
+        struct BlockBackward;
+        impl Backward<Flex, 41> for BlockBackward {
+            type State = (BlockParts<FlexTensor>, BlockPlan, Option<BlockSaved>);
 
-            fn backward(self, ops: Ops<Self::State, 24>, gradients: &mut Gradients, _: &mut Checkpointer) {
+            fn backward(self, ops: Ops<Self::State, 41>, gradients: &mut Gradients, _: &mut Checkpointer) {
                 let dy = gradients.consume::<Flex>(&ops.node).to_contiguous();
                 let (parts, plan, saved) = ops.state;
                 let saved = saved.unwrap_or_else(|| plan.forward(&parts).1);
-                let needed = std::array::from_fn(|map| ops.parents[3 + map].is_some());
+                let needed = std::array::from_fn(|map| ops.parents[MAPS + 4 * map].is_some());
                 plan.count_back(&parts, needed);
                 let found = plan.backward(&parts, &saved, &dy, needed);
                 for (node, gradient) in ops.parents.into_iter().zip(found) {
@@ -327,7 +349,7 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
         let nodes = parts.each_ref().map(|part| part.node());
         let parts = parts.map(|part| part.primitive().to_contiguous());
         let (y, saved) = plan.forward(&parts);
-        match LlamaBlockBackward.prepare::<C>(nodes).compute_bound().stateful() {
+        match BlockBackward.prepare::<C>(nodes).compute_bound().stateful() {
             OpsKind::Tracked(prep) => {
                 let saved = (!plan.recompute).then_some(saved);
                 prep.finish((parts, plan, saved), y)

@@ -203,16 +203,19 @@ def hf_config(shape):
 
 
 def hf_policy(shape):
-    from transformers import GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+    from transformers import GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
-    if shape["family"] == "llama":
-        config = LlamaConfig(
+    if shape["family"] in ("llama", "qwen2"):
+        config, model = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}[
+            shape["family"]
+        ]
+        config = config(
             vocab_size=shape["vocabulary"], hidden_size=shape["width"], intermediate_size=shape["inner"],
             num_hidden_layers=shape["layers"], num_attention_heads=shape["heads"],
             num_key_value_heads=shape["key_value_heads"], max_position_embeddings=shape["prompt"] + shape["response"],
             tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=0,
         )  # fmt: skip
-        return LlamaForCausalLM(config)
+        return model(config)
     return GPT2LMHeadModel(hf_config(shape))
 
 

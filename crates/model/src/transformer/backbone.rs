@@ -11,7 +11,7 @@ use crate::tensor_names::canonical_name;
 use crate::tokens::Tokens;
 use crate::transformer::attention::{AttentionContext, hidden_keys};
 use crate::transformer::block::TransformerBlock;
-use crate::transformer::fused_block::FusedContext;
+use crate::transformer::fused_block::{FusedContext, LayerPositions};
 use crate::transformer::kv_cache::KvCache;
 use crate::transformer::norm::Norm;
 use crate::transformer::positions::{LearnedPositions, Positions, Rotary, RotaryTable, at_positions};
@@ -19,6 +19,7 @@ use crate::weights;
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig};
 use burn::tensor::{Bool, Device, Tensor};
+use duel_kernels::RopeTables;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -107,15 +108,10 @@ impl Backbone {
             let table = if *offset == 0 { weight.val() } else { weight.val().narrow(0, *offset, rows) };
             x = x + at_positions(&table, start, l, padding.as_deref());
         }
-        if cache.is_none() && fused::is_supported(&x) && self.has_plain_positions() {
-            let tables = match &self.positions {
-                Positions::Learned(_) => None,
-                Positions::Rotary(Rotary { tables, .. }) => {
-                    tables.first().map(|RotaryTable { cos, sin }| [cos, sin].map(|table| Arc::new(host(table.clone()))))
-                }
-            };
-            let context = FusedContext { padding: padding.clone().map(Arc::new), recompute: self.recompute, tables };
-            let all = self.blocks.iter().try_fold(x.clone(), |x, block| block.fused(&x, &context));
+        if cache.is_none() && fused::is_supported(&x) {
+            let context = FusedContext { padding: padding.clone().map(Arc::new), recompute: self.recompute };
+            let mut layers = self.blocks.iter().zip(self.layer_positions(l));
+            let all = layers.try_fold(x.clone(), |x, (block, positions)| block.fused(&x, &context, &positions));
             if let Some(x) = all {
                 return self.norm.forward(x, self.epsilon);
             }
@@ -138,17 +134,36 @@ impl Backbone {
         self.norm.forward(x, self.epsilon)
     }
 
-    /// Whether all layers see all tokens, and rotate whole heads alike where positions are rotary.
-    pub fn has_plain_positions(&self) -> bool {
-        let head_width = self.blocks.first().map_or(0, |block| block.attention.head_width);
-        let is_plain = match &self.positions {
-            Positions::Learned(_) => true,
-            Positions::Rotary(Rotary { tables, layers }) => {
-                layers.iter().all(|table| *table == Some(0))
-                    && tables.first().is_some_and(|table| 2 * table.cos.dims()[1] == head_width)
+    /// Windows and rotary tables of the first `columns` positions, layer by layer.
+    pub fn layer_positions(&self, columns: usize) -> Vec<LayerPositions> {
+        let tables: Vec<Arc<RopeTables>> = match &self.positions {
+            Positions::Learned(_) => vec![],
+            Positions::Rotary(Rotary { tables, .. }) => {
+                let rows_of = |table: &Tensor<2>| host(table.clone().narrow(0, 0, columns));
+                let table = |table: &RotaryTable| RopeTables {
+                    cos: rows_of(&table.cos),
+                    sin: rows_of(&table.sin),
+                    units: 2 * table.cos.dims()[1],
+                };
+                tables.iter().map(|rotary| Arc::new(table(rotary))).collect()
             }
         };
-        is_plain && self.windows.iter().all(Option::is_none)
+        let layer = |(layer, window): (usize, &Option<usize>)| {
+            let table = match &self.positions {
+                Positions::Learned(_) => None,
+                Positions::Rotary(Rotary { layers, .. }) => layers[layer],
+            };
+            LayerPositions { window: *window, rope: table.map(|table| Arc::clone(&tables[table])) }
+        };
+        self.windows.iter().enumerate().map(layer).collect()
+    }
+
+    /// Positions that the model has.
+    pub fn context(&self) -> usize {
+        match &self.positions {
+            Positions::Learned(LearnedPositions { weight, offset }) => weight.dims()[0] - offset,
+            Positions::Rotary(Rotary { tables, .. }) => tables.first().map_or(0, |table| table.cos.dims()[0]),
+        }
     }
 
     /// What attention must know of `l` columns after `start`, layer by layer.

@@ -1,7 +1,7 @@
-//! Blocks as one operation, in training and in a decoder, where the kernels have one for them.
+//! Blocks as one operation, in training and in a decoder.
 
-use crate::architecture::{Activation, QkvLayout};
-use crate::fused::{self, BlockPlan, BlockTensors, LlamaPlan, LlamaTensors};
+use crate::architecture::{QkvLayout, ResidualOrder};
+use crate::fused::{self, BlockPlan, BlockTensors, Gpt2Plan, Gpt2Tensors};
 use crate::host_tensor::host;
 use crate::projection::Projection;
 use crate::transformer::attention::QkvProjection;
@@ -12,7 +12,10 @@ use burn::backend::Dispatch;
 use burn::backend::tensor::FloatTensor;
 use burn::nn::LayerNorm;
 use burn::tensor::Tensor;
-use duel_kernels::{BlockShape, Decoder, DecoderBlock, LinearWeights, LlamaShape, LlamaWeights, N_LINEAR};
+use duel_kernels::{
+    BlockMlp, BlockOptions, BlockShape, BlockWeights, Decoder, Gpt2Shape, HeadOrder, LinearWeights, N_LINEAR, N_NORM,
+    NormWeights, RopeTables, ScoreOptions,
+};
 use std::sync::Arc;
 
 /// What the columns of a batch are, for the operation that computes all of a block.
@@ -20,35 +23,28 @@ pub struct FusedContext {
     /// Padding before each sequence.
     pub padding: Option<Arc<Vec<usize>>>,
     pub recompute: bool,
-    /// `cos` and `sin` of the rotary angles, `[context, E/2]` each.
-    pub tables: Option<[Arc<Vec<f32>>; 2]>,
 }
 
-/// A parameter of a block.
-enum Parameter {
-    Vector(Tensor<1>),
-    Matrix(Tensor<2>),
+/// What differs among the layers of a model.
+#[derive(Debug, Clone)]
+pub struct LayerPositions {
+    /// Tokens that the layer looks back, itself included; `None`: all.
+    pub window: Option<usize>,
+    /// `None`: the layer rotates nothing.
+    pub rope: Option<Arc<RopeTables>>,
 }
 
-impl Parameter {
-    fn host(self) -> Vec<f32> {
-        match self {
-            Self::Vector(x) => host(x),
-            Self::Matrix(x) => host(x),
-        }
-    }
-
-    fn into_dispatch(self) -> FloatTensor<Dispatch> {
-        match self {
-            Self::Vector(x) => x.into_dispatch(),
-            Self::Matrix(x) => x.into_dispatch(),
-        }
-    }
+/// A block's parameters in the order of [`BlockWeights`]; `None` where it has no such norm or map.
+struct BlockParameters<'a> {
+    /// Gain, and the bias of a layer norm.
+    norms: [Option<(Tensor<1>, Option<Tensor<1>>)>; N_NORM],
+    maps: [Option<&'a Projection>; N_LINEAR],
 }
 
 impl TransformerBlock {
-    /// The parameters of a GPT-2 block without adapters, in the order of [`duel_kernels::BlockWeights`]; `None` for another block.
-    fn gpt2_parameters(&self) -> Option<[Parameter; 12]> {
+    /// The parameters of a GPT-2 block without adapters, in the order of [`duel_kernels::Gpt2Weights`]; `None` for another
+    /// block.
+    fn gpt2_parameters(&self) -> Option<[FloatTensor<Dispatch>; 12]> {
         let (Some(Norm::Layer(norm1)), Some(Norm::Layer(norm2))) = (&self.norm_attention, &self.norm_mlp) else {
             return None;
         };
@@ -57,10 +53,10 @@ impl TransformerBlock {
         }
         let QkvProjection::Joint(qkv) = &self.attention.inputs else { return None };
         let (Mlp::SquaredRelu(mlp) | Mlp::GeluTanh(mlp)) = &self.mlp else { return None };
-        let norm = |of: &LayerNorm| Some([of.gamma.val(), of.beta.as_ref()?.val()].map(Parameter::Vector));
+        let norm = |of: &LayerNorm| Some([of.gamma.val(), of.beta.as_ref()?.val()].map(Tensor::into_dispatch));
         let affine = |of: &Projection| {
             let bias = of.linear.bias.as_ref()?.val();
-            of.lora.is_none().then(|| [Parameter::Matrix(of.matrix()), Parameter::Vector(bias)])
+            of.lora.is_none().then(|| [of.matrix().into_dispatch(), bias.into_dispatch()])
         };
         let [gain1, bias1] = norm(norm1)?;
         let [qkv, qkv_bias] = affine(qkv)?;
@@ -71,129 +67,184 @@ impl TransformerBlock {
         Some([gain1, bias1, qkv, qkv_bias, out, out_bias, gain2, bias2, up, up_bias, down, down_bias])
     }
 
-    /// Whether it is a GPT-2 block without adapters.
-    pub fn is_plain_gpt2(&self) -> bool {
-        self.gpt2_parameters().is_some()
-    }
-
-    /// The gains and the projections of a Llama block, which may have biases on queries, keys and values alone; `None` for
-    /// another block.
-    fn llama_parts(&self) -> Option<([Tensor<1>; 2], [&Projection; N_LINEAR])> {
-        let (Some(Norm::Rms(norm1)), Some(Norm::Rms(norm2))) = (&self.norm_attention, &self.norm_mlp) else {
-            return None;
+    /// How the kernels compute the block; `None` where they do not.
+    fn options(&self, positions: &LayerPositions) -> Option<BlockOptions> {
+        let attention = &self.attention;
+        let order = match attention.options.qkv_layout {
+            QkvLayout::Stacked => HeadOrder::ByKind,
+            QkvLayout::PerHead => HeadOrder::ByHead,
         };
-        if !self.is_plain() || self.mlp.activation() != Activation::Silu {
+        if order == HeadOrder::ByHead && (attention.q_norm.is_some() || attention.k_norm.is_some()) {
             return None;
         }
-        let (QkvProjection::Apart(_), Mlp::Gated(_)) = (&self.attention.inputs, &self.mlp) else { return None };
-        let [q, k, v, out, gate, up, down] = self.projections()[..] else { return None };
-        let maps = [q, k, v, out, gate, up, down].map(|(_, map)| map);
-        let has_bias = |map: &&Projection| map.linear.bias.is_some();
-        let biases_fit =
-            !maps[3..].iter().any(has_bias) && [0, 3].contains(&maps[..3].iter().filter(|map| has_bias(map)).count());
-        biases_fit.then(|| ([norm1, norm2].map(|norm| norm.gamma.val()), maps))
+        Some(BlockOptions {
+            scores: ScoreOptions {
+                window: positions.window,
+                scale: attention.options.scale.map(|scale| scale as f32),
+                soft_cap: attention.options.soft_cap.map(|cap| cap as f32),
+            },
+            order,
+            joint_qkv: matches!(attention.inputs, QkvProjection::Joint(_)),
+            mlp: match self.mlp {
+                Mlp::Gated(_) => BlockMlp::Gated,
+                Mlp::JointGated(_) => BlockMlp::JointGated,
+                _ => BlockMlp::Plain,
+            },
+            activation: self.mlp.activation(),
+            parallel: self.residual.order != ResidualOrder::Serial,
+            residual_multiplier: self.residual.multiplier as f32,
+        })
+    }
+
+    fn parameters(&self) -> BlockParameters<'_> {
+        let attention = &self.attention;
+        let mlp = match self.residual.order {
+            ResidualOrder::ParallelSharedNorm => &self.norm_attention,
+            _ => &self.norm_mlp,
+        };
+        let norms = [
+            &self.norm_attention,
+            mlp,
+            &self.norm_attention_out,
+            &self.norm_mlp_out,
+            &attention.q_norm,
+            &attention.k_norm,
+        ];
+        let mut maps = [None; N_LINEAR];
+        for (name, map) in self.projections() {
+            let index = match name {
+                "attention.qkv" | "attention.q" => 0,
+                "attention.k" => 1,
+                "attention.v" => 2,
+                "attention.out" => 3,
+                "mlp.gate" | "mlp.gate_up" => 4,
+                "mlp.up" => 5,
+                _ => 6,
+            };
+            maps[index] = Some(map);
+        }
+        BlockParameters { norms: norms.map(|norm| norm.as_ref().map(gain_and_bias)), maps }
     }
 
     /// Packs the block for a decoder; `None` where that computes no such block.
-    pub fn pack(&self, decoder: &mut Decoder) -> Option<()> {
-        if let Some(parameters) = self.gpt2_parameters() {
-            let parameters = parameters.map(Parameter::host);
-            decoder.push(&DecoderBlock::Gpt2(parameters.each_ref().map(|w| w.as_slice()).into()));
-            return Some(());
-        }
-        let (norms, maps) = self.llama_parts()?;
-        let norms = norms.map(host);
-        let biases = maps[..3].iter().filter_map(|map| map.linear.bias.as_ref());
-        let qkv_bias: Vec<f32> = biases.flat_map(|bias| host(bias.val())).collect();
-        let decoded = maps.map(|map| map.mapped().map(|mapped| mapped.read())); // [out, in]
-        let in_memory = maps.map(|map| match map.mapped() {
-            Some(_) => vec![],
-            None => host(map.matrix()), // [in, out]
+    pub fn pack(&self, decoder: &mut Decoder, positions: &LayerPositions) -> Option<()> {
+        let options = self.options(positions)?;
+        let BlockParameters { norms, maps } = self.parameters();
+        let norms = norms.map(|norm| match norm {
+            Some((gain, bias)) => [host(gain), bias.map(host).unwrap_or_default()],
+            None => [vec![], vec![]],
         });
-        let adapters = maps.map(|map| map.lora.as_ref().map(|lora| [host(lora.a.val()), host(lora.b.val())]));
-        let maps = std::array::from_fn(|i| LinearWeights {
-            weight: decoded[i].as_deref().unwrap_or(&in_memory[i]),
-            turned: decoded[i].is_some(),
-            a: adapters[i].as_ref().map_or(&[], |[a, _]| a),
-            b: adapters[i].as_ref().map_or(&[], |[_, b]| b),
+        let matrices = maps.map(|map| map.map(|map| (map.mapped().map(|mapped| mapped.read()), map))); // [out, in]
+        let in_memory = matrices.each_ref().map(|map| match map {
+            Some((None, map)) => host(map.matrix()), // [in, out]
+            _ => vec![],
         });
-        decoder.push(&DecoderBlock::Llama {
-            weights: LlamaWeights { norms: norms.each_ref().map(|w| w.as_slice()), maps },
-            qkv_bias: (!qkv_bias.is_empty()).then_some(&qkv_bias),
+        let small = maps.map(|map| {
+            let bias = map.and_then(|map| map.linear.bias.as_ref()).map(|bias| host(bias.val()));
+            let lora = map.and_then(|map| map.lora.as_ref());
+            let [a, b] = lora.map_or([vec![], vec![]], |lora| [host(lora.a.val()), host(lora.b.val())]);
+            (bias.unwrap_or_default(), a, b, lora.map_or(0.0, |lora| lora.scale as f32))
         });
+        let map = |i: usize| {
+            let mapped = matrices[i].as_ref().and_then(|(mapped, _)| mapped.as_deref());
+            let (bias, a, b, scale) = &small[i];
+            LinearWeights {
+                weight: mapped.unwrap_or(&in_memory[i]),
+                turned: mapped.is_some(),
+                bias,
+                a,
+                b,
+                scale: *scale,
+            }
+        };
+        let weights = BlockWeights {
+            norms: norms.each_ref().map(|[gain, bias]| NormWeights { gain, bias }),
+            maps: std::array::from_fn(map),
+        };
+        decoder.push(options, &weights, positions.rope.clone());
         Some(())
     }
 
     /// The whole block in one operation, where there is one for it.
-    pub fn fused(&self, x: &Tensor<3>, context: &FusedContext) -> Option<Tensor<3>> {
-        match &context.tables {
-            Some(tables) => self.fused_llama(x, context, tables),
-            None => self.fused_gpt2(x, context),
+    pub fn fused(&self, x: &Tensor<3>, context: &FusedContext, positions: &LayerPositions) -> Option<Tensor<3>> {
+        let is_plain = positions.window.is_none() && positions.rope.is_none();
+        if let Some(parameters) = self.gpt2_parameters().filter(|_| is_plain) {
+            return self.fused_gpt2(x, context, parameters);
         }
-    }
-
-    /// A Llama block without biases, whose projections have adapters of one rank and scale, or none.
-    fn fused_llama(&self, x: &Tensor<3>, context: &FusedContext, [cos, sin]: &[Arc<Vec<f32>>; 2]) -> Option<Tensor<3>> {
-        let ([norm1, norm2], maps) = self.llama_parts()?;
-        let adapter = |map: &Projection| map.lora.as_ref().map(|lora| (lora.a.dims()[1], lora.scale));
-        let first = adapter(maps[0]);
-        if maps.iter().any(|map| map.linear.bias.is_some() || adapter(map) != first) {
-            return None;
-        }
-        let (rank, scale) = first.unwrap_or((0, 0.0));
+        let options = self.options(positions)?;
+        let BlockParameters { norms, maps } = self.parameters();
         let [sequences, columns, width] = x.dims();
-        let shape = LlamaShape {
+        let shape = BlockShape {
             sequences,
             columns,
             width,
             heads: self.attention.heads,
             key_value_heads: self.attention.key_value_heads,
             head_width: self.attention.head_width,
-            inner: maps[4].dims()[1],
+            inner: self.mlp.inner(),
             epsilon: self.epsilon as f32,
-            rank,
-            scale: scale as f32,
+            options,
         };
-        let mapped: Vec<_> = maps.iter().filter_map(|map| map.mapped().cloned()).collect();
-        if !mapped.is_empty() && mapped.len() < N_LINEAR {
-            return None;
-        }
-        let none = Tensor::<2>::zeros([1, 1], &x.device());
-        let adapters = maps.iter().flat_map(|map| match &map.lora {
-            Some(lora) => [lora.a.val(), lora.b.val()],
-            None => [none.clone(), none.clone()],
-        });
-        let matrices = maps.iter().map(|map| map.linear.weight.val()).chain(adapters);
-        let [x, norm1, norm2] = [x.clone().into_dispatch(), norm1.into_dispatch(), norm2.into_dispatch()];
-        let parts: Vec<FloatTensor<Dispatch>> =
-            [x, norm1, norm2].into_iter().chain(matrices.map(Tensor::into_dispatch)).collect();
-        let plan = LlamaPlan {
+        let plan = BlockPlan {
             shape,
-            mapped: mapped.try_into().ok(),
-            cos: cos.clone(),
-            sin: sin.clone(),
+            scales: maps.map(|map| map.and_then(|map| map.lora.as_ref()).map_or(0.0, |lora| lora.scale as f32)),
+            mapped: maps.map(|map| map.and_then(|map| map.mapped().cloned())),
+            rope: positions.rope.clone(),
             padding: context.padding.clone(),
             recompute: context.recompute,
         };
-        Some(fused::llama(LlamaTensors::from_parts(parts.try_into().ok()?), plan))
+        let nothing = || fused::nothing(&x.device()).into_dispatch();
+        let vector = |x: Option<Tensor<1>>| x.map_or_else(nothing, Tensor::into_dispatch);
+        let matrix = |x: Option<Tensor<2>>| x.map_or_else(nothing, Tensor::into_dispatch);
+        let norms = norms.into_iter().flat_map(|norm| match norm {
+            Some((gain, bias)) => [vector(Some(gain)), vector(bias)],
+            None => [nothing(), nothing()],
+        });
+        let maps = maps.into_iter().flat_map(|map| {
+            let lora = map.and_then(|map| map.lora.as_ref());
+            [
+                matrix(map.map(|map| map.linear.weight.val())),
+                vector(map.and_then(|map| map.linear.bias.as_ref()).map(|bias| bias.val())),
+                matrix(lora.map(|lora| lora.a.val())),
+                matrix(lora.map(|lora| lora.b.val())),
+            ]
+        });
+        let parts: Vec<FloatTensor<Dispatch>> =
+            std::iter::once(x.clone().into_dispatch()).chain(norms).chain(maps).collect();
+        Some(fused::block(BlockTensors::from_parts(parts.try_into().ok()?), plan))
     }
 
-    fn fused_gpt2(&self, x: &Tensor<3>, context: &FusedContext) -> Option<Tensor<3>> {
-        let parameters = self.gpt2_parameters()?;
+    fn fused_gpt2(
+        &self,
+        x: &Tensor<3>,
+        context: &FusedContext,
+        parameters: [FloatTensor<Dispatch>; 12],
+    ) -> Option<Tensor<3>> {
         let [sequences, columns, width] = x.dims();
-        let Parameter::Matrix(up) = &parameters[8] else { return None };
-        let shape = BlockShape {
+        let shape = Gpt2Shape {
             sequences,
             columns,
             width,
             heads: self.attention.heads,
-            inner: up.dims()[1],
+            inner: self.mlp.inner(),
             activation: self.mlp.activation(),
             epsilon: self.epsilon as f32,
         };
-        let parameters = parameters.map(Parameter::into_dispatch);
         let parts: Vec<FloatTensor<Dispatch>> = std::iter::once(x.clone().into_dispatch()).chain(parameters).collect();
-        let plan = BlockPlan { shape, padding: context.padding.clone(), recompute: context.recompute };
-        Some(fused::block(BlockTensors::from_parts(parts.try_into().ok()?), plan))
+        let plan = Gpt2Plan { shape, padding: context.padding.clone(), recompute: context.recompute };
+        Some(fused::gpt2(Gpt2Tensors::from_parts(parts.try_into().ok()?), plan))
+    }
+}
+
+/// A norm's gain, and a layer norm's bias.
+pub fn gain_and_bias(norm: &Norm) -> (Tensor<1>, Option<Tensor<1>>) {
+    match norm {
+        Norm::Layer(norm) => {
+            let gain = norm.gamma.val();
+            let bias = norm.beta.as_ref().map_or_else(|| gain.zeros_like(), |bias| bias.val());
+            (gain, Some(bias))
+        }
+        Norm::Rms(norm) => (norm.gamma.val(), None),
+        Norm::RmsOnePlus(norm) => (norm.gamma.val() + 1.0, None),
     }
 }

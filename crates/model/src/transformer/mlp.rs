@@ -85,6 +85,17 @@ impl Mlp {
         }
     }
 
+    /// Hidden units, `F`.
+    pub fn inner(&self) -> usize {
+        match self {
+            Self::SquaredRelu(m) | Self::GeluTanh(m) | Self::Gelu(m) | Self::Relu(m) | Self::Silu(m) => {
+                m.down.dims()[0]
+            }
+            Self::Gated(m) => m.down.dims()[0],
+            Self::JointGated(m) => m.down.dims()[0],
+        }
+    }
+
     /// `[B, L, D]` to `[B, L, D]`.
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
         let activation = self.activation();

@@ -9,15 +9,13 @@ use crate::init::{Init, normal};
 use crate::projection::{Lora, Projection};
 use crate::tokens::Tokens;
 use crate::transformer::backbone::Backbone;
-use crate::transformer::block::TransformerBlock;
+use crate::transformer::fused_block::gain_and_bias;
 use crate::transformer::kv_cache::KvCache;
-use crate::transformer::mlp::Mlp;
-use crate::transformer::norm::Norm;
-use crate::transformer::positions::{Positions, Rotary, RotaryTable};
+use crate::transformer::positions::{LearnedPositions, Positions};
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Int, Tensor};
-use duel_kernels::{Decoder, DecoderMlp, DecoderParts, DecoderPositions};
+use duel_kernels::{Decoder, DecoderHead, DecoderParts, NormWeights};
 use duel_spec::seeds::Rng;
 use std::sync::Arc;
 
@@ -96,7 +94,7 @@ impl Policy {
             Some(head) => (head.weight.val(), false),
             None => (self.body.tokens.weight.val(), true),
         };
-        if !fused::is_supported(&weight) || self.logit_spec.soft_cap.is_some() {
+        if !fused::is_supported(&weight) {
             return None;
         }
         let vocabulary = weight.dims()[usize::from(!tied)];
@@ -107,7 +105,8 @@ impl Policy {
         let [b, t, width] = states.dims();
         count(|counted| counted.heads += (2 * width * vocabulary * b * t) as f64);
         let targets = Arc::new(targets.into_data().iter::<i32>().collect());
-        let plan = LogpPlan { targets, vocabulary, tied, hidden };
+        let soft_cap = self.logit_spec.soft_cap.map(|cap| cap as f32);
+        let plan = LogpPlan { targets, vocabulary, tied, soft_cap, hidden };
         Some(fused::chosen_logp(states.reshape([b * t, width]), weight, plan).reshape([b, t]))
     }
 
@@ -123,64 +122,40 @@ impl Policy {
     }
 
     /// The model with its weights packed for decoding and its adapters merged, on a device that has such an operation.
-    /// GPT-2 has it without adapters.
     pub fn decoder(&self) -> Option<Decoder> {
         let Backbone { tokens, positions, blocks, norm, epsilon, embedding_multiplier, .. } = &self.body;
-        let is_plain = blocks.iter().all(TransformerBlock::is_plain) && self.body.has_plain_positions();
-        if !is_plain || *embedding_multiplier != 1.0 || self.logit_spec != LogitSpec::PLAIN {
+        if !fused::is_supported(&tokens.weight.val()) {
             return None;
         }
-        if !fused::is_supported(&tokens.weight.val()) || self.head.as_ref().is_some_and(|head| head.bias.is_some()) {
-            return None;
-        }
-        let first = blocks.first()?;
-        let mut scale = 0.0;
-        let mlp = match &first.mlp {
-            Mlp::SquaredRelu(_) | Mlp::GeluTanh(_) | Mlp::Gelu(_) | Mlp::Relu(_) | Mlp::Silu(_) => {
-                if !blocks.iter().all(TransformerBlock::is_plain_gpt2) {
-                    return None;
-                }
-                DecoderMlp::Plain(first.mlp.activation())
-            }
-            Mlp::JointGated(_) => return None,
-            Mlp::Gated(_) => {
-                let mut scales = self.body.projections().filter_map(|map| Some(map.lora.as_ref()?.scale));
-                scale = scales.next().unwrap_or(0.0);
-                if scales.any(|other| other != scale) {
-                    return None;
-                }
-                DecoderMlp::Gated
-            }
-        };
+        let (first, context) = (blocks.first()?, self.body.context());
         let positions = match positions {
-            Positions::Learned(table) if table.offset == 0 => DecoderPositions::Learned(host(table.weight.val())),
-            Positions::Learned(_) => return None,
-            Positions::Rotary(Rotary { tables, .. }) => {
-                let RotaryTable { cos, sin } = tables.first()?;
-                DecoderPositions::Rotary([cos, sin].map(|table| host(table.clone())))
-            }
+            Positions::Learned(LearnedPositions { weight, offset }) => host(weight.val().narrow(0, *offset, context)),
+            Positions::Rotary(_) => vec![],
         };
-        let (norm_gain, norm_bias) = match norm {
-            Norm::Layer(norm) => (host(norm.gamma.val()), host(norm.beta.as_ref()?.val())),
-            Norm::Rms(norm) => (host(norm.gamma.val()), vec![]),
-            Norm::RmsOnePlus(_) => return None,
-        };
+        let (gain, bias) = gain_and_bias(norm);
+        let (gain, bias) = (host(gain), bias.map(host).unwrap_or_default());
+        let weight = self.head.as_ref().map(|head| host(head.weight.val()));
+        let head_bias = self.head.as_ref().and_then(|head| head.bias.as_ref()).map(|bias| host(bias.val()));
         let mut decoder = Decoder::new(DecoderParts {
             width: tokens.weight.dims()[1],
             heads: first.attention.heads,
             key_value_heads: first.attention.key_value_heads,
             head_width: first.attention.head_width,
-            mlp,
+            inner: first.mlp.inner(),
             epsilon: *epsilon as f32,
             tokens: &host(tokens.weight.val()),
+            embedding_multiplier: *embedding_multiplier as f32,
             positions,
-            norm_gain,
-            norm_bias,
-            head: self.head.as_ref().map(|head| host(head.weight.val())).as_deref(),
-            scale: scale as f32,
+            norm: NormWeights { gain: &gain, bias: &bias },
+            head: DecoderHead {
+                weight: weight.as_deref(),
+                bias: head_bias.as_deref().unwrap_or_default(),
+                multiplier: self.logit_spec.multiplier as f32,
+                soft_cap: self.logit_spec.soft_cap.map(|cap| cap as f32),
+            },
         });
-        for block in blocks {
-            block.pack(&mut decoder)?;
+        for (block, positions) in blocks.iter().zip(self.body.layer_positions(context)) {
+            block.pack(&mut decoder, &positions)?;
         }
         Some(decoder)
     }
@@ -264,8 +239,8 @@ impl Policy {
         self.body.hash_of(self)
     }
 
-    /// The model as it is read fastest: a Llama's adapters stay on, so that the frozen weights are not copied; GPT-2's are
-    /// merged, since its one operation has none.
+    /// The model as it is read fastest: adapters stay on where positions rotate, so that the frozen weights are not copied;
+    /// GPT-2's are merged, since its own operation has none.
     pub fn for_inference(self) -> Self {
         match self.body.positions {
             Positions::Rotary(_) => self,

@@ -9,7 +9,6 @@ use std::f64::consts::TAU;
 
 /// How a model knows the position of a token.
 #[derive(Module, Debug)]
-#[expect(clippy::large_enum_variant, reason = "one per model")]
 pub enum Positions {
     Learned(LearnedPositions),
     Rotary(Rotary),

@@ -31,6 +31,10 @@ pub enum BenchShape {
     /// tokens; every core
     #[value(name = "135M")]
     Llama,
+    /// A Qwen2 of 494 M parameters (24 layers, width 896, 14 heads on 2 of keys and values, vocabulary 151,936) under
+    /// LoRA of rank 16, 4 pairs of 64 + 64 tokens; every core
+    #[value(name = "qwen0.5B")]
+    Qwen2,
     /// The default model of the world `grammar`, 64 sequences of 4 + 6 tokens; one thread
     #[value(name = "grammar")]
     Grammar,
@@ -70,29 +74,41 @@ impl Shape {
             };
             Self { name, config, space, batch, threads: sysinfo::cores() }
         };
+        let adapted = |name, vocabulary: usize, prompt_tokens, response_tokens, batch| {
+            // sequences of full length, as above
+            let (pad, bos, eos) = (0, 1, vocabulary as u32);
+            let (allowed_tokens, force_eos) = (Some((3..vocabulary as u32).collect()), false);
+            let space = TokenSpec {
+                vocabulary,
+                pad,
+                bos,
+                eos,
+                other_eos: vec![],
+                prompt_tokens,
+                response_tokens,
+                allowed_tokens,
+                force_eos,
+            };
+            let context = space.context();
+            move |layers, width, heads, architecture| {
+                let config = TransformerConfig { vocabulary, context, layers, width, heads, tied: true, architecture };
+                Self { name, config, space, batch, threads: sysinfo::cores() }
+            }
+        };
         match shape {
             BenchShape::S => gpt2("S", 4, 128, 4, 4096, 16, 48, 32),
             BenchShape::M => gpt2("M", 6, 384, 6, 8192, 32, 96, 8),
             BenchShape::Llama => {
-                let (prompt_tokens, response_tokens, vocabulary) = (32, 32, 49_152);
-                let actions = Some((3..vocabulary as u32).collect());
-                let (pad, bos, eos) = (0, 1, vocabulary as u32);
-                let space = TokenSpec {
-                    vocabulary,
-                    pad,
-                    bos,
-                    eos,
-                    other_eos: vec![],
-                    prompt_tokens,
-                    response_tokens,
-                    allowed_tokens: actions,
-                    force_eos: false,
-                };
                 let (head_width, inner, rope_theta, epsilon) = (64, 1536, 10_000.0, 1e-5);
                 let architecture = Llama { key_value_heads: 3, head_width, inner, rope_theta, epsilon }.architecture();
-                let (layers, width, heads, context) = (30, 576, 9, space.context());
-                let config = TransformerConfig { vocabulary, context, layers, width, heads, tied: true, architecture };
-                Self { name: "135M", config, space, batch: 8, threads: sysinfo::cores() }
+                adapted("135M", 49_152, 32, 32, 8)(30, 576, 9, architecture)
+            }
+            BenchShape::Qwen2 => {
+                let (head_width, inner, rope_theta, epsilon) = (64, 4864, 1e6, 1e-6);
+                let mut architecture =
+                    Llama { key_value_heads: 2, head_width, inner, rope_theta, epsilon }.architecture();
+                (architecture.family, architecture.biases.qkv) = ("qwen2", true);
+                adapted("qwen0.5B", 151_936, 64, 64, 4)(24, 896, 14, architecture)
             }
             BenchShape::Grammar => {
                 let world = GrammarWorld::new(GrammarSettings::defaults().rho, 1);
@@ -113,7 +129,12 @@ impl Shape {
 
     /// Sequences that are generated at a time; for the large model as many as a step on pairs reads.
     pub fn rollout(&self) -> usize {
-        if self.name == "135M" { 2 * self.batch } else { self.batch }
+        if self.is_large() { 2 * self.batch } else { self.batch }
+    }
+
+    /// Whether adapters alone are trained, on one frozen copy.
+    pub fn is_large(&self) -> bool {
+        ["135M", "qwen0.5B"].contains(&self.name)
     }
 
     /// FLOPs of a forward pass over this many tokens, of which `read_out` go through the head.
@@ -202,7 +223,8 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
     // far from the end of the schedule, so that the rate never reaches 0
     let (rate, updates) = (1e-4, 1 << 20);
     let exists = match (shape.name, name) {
-        ("135M" | PRETRAINED, _) => matches!(name, "dpo_lora" | "generate" | "logp"),
+        (PRETRAINED, _) => matches!(name, "dpo_lora" | "generate" | "logp"),
+        _ if shape.is_large() => matches!(name, "dpo_lora" | "generate" | "logp" | "ppo"),
         (_, "dpo_lora") => false,
         (_, "evaluation") => shape.name == "grammar",
         _ => true,
@@ -292,10 +314,19 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
             }
         }
         "ppo" => {
+            let base = if shape.is_large() { policy().no_grad() } else { policy() };
+            let network = |of: u64| match shape.is_large() {
+                true => {
+                    let mut rng = seeds::derive(0, "bench", of, "lora");
+                    base.clone().with_fresh_lora(LORA_RANK, 2.0, |_| true, &mut rng, &train)
+                }
+                false => policy(),
+            };
+            let scalar = |of: u64| ScalarModel::from_policy(network(of), &train);
             let rollout_context = RolloutContext {
-                reference: policy().valid(),
+                reference: base.valid(),
                 scorer: Arc::new(LearnedReward::new(
-                    vec![(RewardNetwork::Network(scalar().valid()), 0.0)],
+                    vec![(RewardNetwork::Network(scalar(2).valid()), 0.0)],
                     EnsembleScore::Mean,
                     reader.clone(),
                     0.0,
@@ -311,7 +342,7 @@ pub fn case<'a>(shape: &Shape, name: &str) -> Result<Option<Case<'a>>> {
             let mut ppo = duel_spec::PpoSettings::defaults();
             (ppo.shared.target_kl, ppo.shared.episodes) = (f64::INFINITY, batch);
             let (prompts, mut method) = (shape.responses(batch).prompts, Ppo::new(ppo, rollout_context));
-            let module = ActorCritic { actor: policy(), critic: Critic::Separate(scalar()) };
+            let module = ActorCritic { actor: network(0), critic: Critic::Separate(scalar(1)) };
             let mut learner = Learner::new(module, &settings, 1e-5, updates);
             Case {
                 tokens: batch * tokens,

@@ -34,7 +34,8 @@ enum PeerReply {
 pub fn start(shape: &Shape, case: &str) -> Result<Vec<Peer>> {
     let names: &[&'static str] = match case {
         "evaluation" => &[],
-        _ if shape.name == "135M" => &["trl"],
+        "ppo" if shape.is_large() => &[],
+        _ if shape.is_large() => &["trl"],
         _ => &["torch", "trl"],
     };
     names.iter().map(|name| Peer::start(name, shape, case)).collect()

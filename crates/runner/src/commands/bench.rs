@@ -41,6 +41,8 @@ pub enum BenchFormat {
 const PEAK_SIDE: usize = 2048;
 /// Rounds of each case before it is timed: new memory comes in over the first steps.
 const WARM: usize = 6;
+/// Time after which a case is warm all the same.
+const WARM_TIME: Duration = Duration::from_secs(20);
 /// Seconds that a program is timed before the next one's turn.
 const TURN: f64 = 0.1;
 /// Pause before a run that follows another program's, so that the other's threads are asleep.
@@ -166,7 +168,8 @@ fn time(shape: &Shape, name: &'static str, mut case: Case<'_>, args: &BenchArgs,
     let programs = 1 + peers.len();
     let mut seconds = vec![Vec::with_capacity(runs); programs];
     let (mut steps, mut next) = (1, 1);
-    for round in 0..WARM + runs {
+    let (started, mut warm, mut round) = (Instant::now(), WARM, 0);
+    while round < warm + runs {
         for program in (0..programs).map(|i| (i + round) % programs) {
             if programs > 1 {
                 std::thread::sleep(STILL);
@@ -183,15 +186,19 @@ fn time(shape: &Shape, name: &'static str, mut case: Case<'_>, args: &BenchArgs,
                 };
             }
             elapsed /= f64::from(steps);
-            if round >= WARM {
+            if round >= warm {
                 seconds[program].push(elapsed);
             } else if program == 0 {
                 next = (TURN / elapsed).clamp(1.0, 100.0) as u32;
             }
         }
-        if round < WARM {
+        if round < warm {
             steps = next;
+            if started.elapsed() > WARM_TIME {
+                warm = round + 1;
+            }
         }
+        round += 1;
     }
     let own_seconds = seconds[0].clone();
     let peers = peers.iter().zip(&seconds[1..]).map(|(peer, peer_seconds)| PeerTiming {

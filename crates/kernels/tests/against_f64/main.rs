@@ -1,5 +1,7 @@
 //! Every operation against itself written plainly in f64: values, and gradients by central differences.
 
+mod block;
+
 use duel_kernels::*;
 
 /// Numbers between −1 and 1 that look random.
@@ -39,8 +41,8 @@ fn norm(x: &[f64], gain: &[f64], bias: &[f64], epsilon: f64) -> Vec<f64> {
     x.chunks(gain.len()).flat_map(row).collect()
 }
 
-/// The block's parameters in the order of [`BlockWeights`].
-fn block(shape: BlockShape, w: &[Vec<f64>], x: &[f64], left: &[usize]) -> Vec<f64> {
+/// The block's parameters in the order of [`Gpt2Weights`].
+fn gpt2(shape: Gpt2Shape, w: &[Vec<f64>], x: &[f64], left: &[usize]) -> Vec<f64> {
     let (l, d, h) = (shape.columns, shape.width, shape.heads);
     let e = d / h;
     let epsilon = f64::from(shape.epsilon);
@@ -63,31 +65,34 @@ fn block(shape: BlockShape, w: &[Vec<f64>], x: &[f64], left: &[usize]) -> Vec<f6
         }
     }
     let middle: Vec<f64> = affine(&mixed, &w[4], &w[5]).iter().zip(x).map(|(a, x)| a + x).collect();
-    let bend = |x: f64| match shape.activation {
-        Activation::SquaredRelu => x.max(0.0).powi(2),
-        Activation::Silu => x / (1.0 + (-x).exp()),
-        Activation::Relu => x.max(0.0),
-        Activation::Gelu => x * normal_distribution(x),
-        Activation::GeluTanh => {
-            0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
-        }
-    };
-    let up: Vec<f64> = affine(&norm(&middle, &w[6], &w[7], epsilon), &w[8], &w[9]).into_iter().map(bend).collect();
+    let activation = |x: f64| activation(shape.activation, x);
+    let up: Vec<f64> =
+        affine(&norm(&middle, &w[6], &w[7], epsilon), &w[8], &w[9]).into_iter().map(activation).collect();
     affine(&up, &w[10], &w[11]).iter().zip(&middle).map(|(a, x)| a + x).collect()
 }
 
-/// Φ(x), by its Taylor series: ½ + φ(x)·(x + x³/3 + x⁵/15 + …).
-fn normal_distribution(x: f64) -> f64 {
-    let mut term = x;
-    let mut sum = x;
-    for k in 1..200 {
-        term *= x * x / (2 * k + 1) as f64;
-        sum += term;
+fn activation(activation: Activation, x: f64) -> f64 {
+    match activation {
+        Activation::SquaredRelu => x.max(0.0).powi(2),
+        Activation::Relu => x.max(0.0),
+        Activation::Silu => x / (1.0 + (-x).exp()),
+        Activation::GeluTanh => {
+            0.5 * x * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh())
+        }
+        Activation::Gelu => 0.5 * x * (1.0 + erf(x / 2f64.sqrt())),
     }
-    0.5 + sum * (-0.5 * x * x).exp() / std::f64::consts::TAU.sqrt()
 }
 
-fn weights(w: &[Vec<f32>]) -> BlockWeights<'_> {
+/// By Simpson's rule.
+fn erf(x: f64) -> f64 {
+    let steps = 100;
+    let h = x / f64::from(2 * steps);
+    let f = |i: i32| (-(h * f64::from(i)).powi(2)).exp();
+    let sum: f64 = (0..steps).map(|i| f(2 * i) + 4.0 * f(2 * i + 1) + f(2 * i + 2)).sum();
+    sum * h / 3.0 * 2.0 / std::f64::consts::PI.sqrt()
+}
+
+fn weights(w: &[Vec<f32>]) -> Gpt2Weights<'_> {
     std::array::from_fn(|i| w[i].as_slice()).into()
 }
 
@@ -111,7 +116,7 @@ fn differences(x: &[f32], entries: &[usize], loss: impl Fn(&[f64]) -> f64) -> Ve
     entries.iter().map(|&i| (at(i, step) - at(i, -step)) / (2.0 * step)).collect()
 }
 
-fn check_block(shape: BlockShape, left: Option<&[usize]>) {
+fn check_gpt2(shape: Gpt2Shape, left: Option<&[usize]>) {
     let (b, l, d, f) = (shape.sequences, shape.columns, shape.width, shape.inner);
     let lefts = left.map_or_else(|| vec![0; b], <[usize]>::to_vec);
     let sizes = [d, d, 3 * d * d, 3 * d, d * d, d, d, d, d * f, f, f * d, d];
@@ -125,60 +130,65 @@ fn check_block(shape: BlockShape, left: Option<&[usize]>) {
     }
     let loss = |y: &[f64]| y.iter().zip(&dy).map(|(y, c)| y * f64::from(*c)).sum::<f64>();
 
-    let (y, saved) = block_forward(shape, weights(&w), &x, left);
-    let exact = block(shape, &w64, &wide(&x), &lefts);
+    let (y, saved) = gpt2_forward(shape, weights(&w), &x, left);
+    let exact = gpt2(shape, &w64, &wide(&x), &lefts);
     let counted = |i: &usize| i / d % l >= lefts[i / d / l];
     let some: Vec<usize> = (0..y.len()).filter(counted).collect();
     let pick = |all: &[f64]| some.iter().map(|&i| all[i]).collect::<Vec<_>>();
     close("output", &some.iter().map(|&i| y[i]).collect::<Vec<_>>(), &pick(&exact), 2e-6);
 
-    let (dx, gradient) = block_backward(shape, weights(&w), &x, &saved, left, &dy);
+    let (dx, gradient) = gpt2_backward(shape, weights(&w), &x, &saved, left, &dy);
     let entries: Vec<usize> = (0..x.len()).step_by(x.len() / 40 + 1).collect();
-    let by_differences = differences(&x, &entries, |x| loss(&block(shape, &w64, x, &lefts)));
+    let by_differences = differences(&x, &entries, |x| loss(&gpt2(shape, &w64, x, &lefts)));
     close("dx", &entries.iter().map(|&i| dx[i]).collect::<Vec<_>>(), &by_differences, 1e-5);
     for (which, found) in gradient.into_parts().iter().enumerate() {
         let entries: Vec<usize> = (0..found.len()).step_by(found.len() / 12 + 1).collect();
         let by_differences = differences(&w[which], &entries, |changed| {
             let mut w = w64.clone();
             w[which] = changed.to_vec();
-            loss(&block(shape, &w, &wide(&x), &lefts))
+            loss(&gpt2(shape, &w, &wide(&x), &lefts))
         });
         let found: Vec<f32> = entries.iter().map(|&i| found[i]).collect();
         close(&format!("gradient of parameter {which}"), &found, &by_differences, 2e-5);
     }
 }
 
-fn shape(activation: Activation) -> BlockShape {
-    BlockShape { sequences: 3, columns: 40, width: 12, heads: 2, inner: 20, activation, epsilon: 1e-5 }
+fn shape(activation: Activation) -> Gpt2Shape {
+    Gpt2Shape { sequences: 3, columns: 40, width: 12, heads: 2, inner: 20, activation, epsilon: 1e-5 }
 }
 
 #[test]
 fn a_block_is_what_it_says() {
-    check_block(shape(Activation::GeluTanh), None);
-    check_block(shape(Activation::SquaredRelu), None);
-    check_block(shape(Activation::Silu), None);
-    check_block(shape(Activation::Gelu), None);
-    check_block(shape(Activation::Relu), None);
+    check_gpt2(shape(Activation::GeluTanh), None);
+    check_gpt2(shape(Activation::SquaredRelu), None);
+    check_gpt2(shape(Activation::Silu), None);
+    check_gpt2(shape(Activation::Gelu), None);
+    check_gpt2(shape(Activation::Relu), None);
 }
 
 #[test]
 fn padding_before_a_sequence_is_not_seen() {
-    check_block(shape(Activation::GeluTanh), Some(&[0, 3, 39]));
-    check_block(shape(Activation::GeluTanh), Some(&[35, 1, 0]));
+    check_gpt2(shape(Activation::GeluTanh), Some(&[0, 3, 39]));
+    check_gpt2(shape(Activation::GeluTanh), Some(&[35, 1, 0]));
 }
 
 #[test]
 fn a_block_of_one_token() {
-    check_block(BlockShape { sequences: 1, columns: 1, ..shape(Activation::GeluTanh) }, None);
+    check_gpt2(Gpt2Shape { sequences: 1, columns: 1, ..shape(Activation::GeluTanh) }, None);
 }
 
 #[test]
 fn a_block_of_many_shards() {
     // 4 shards of 12 sequences and a rest
-    check_block(BlockShape { sequences: 50, ..shape(Activation::GeluTanh) }, None);
+    check_gpt2(Gpt2Shape { sequences: 50, ..shape(Activation::GeluTanh) }, None);
 }
 
-fn check_logp(n: usize, d: usize, v: usize, tied: bool, hidden: Option<&[bool]>) {
+/// `cap·tanh(x/cap)`
+fn capped(x: f64, cap: Option<f32>) -> f64 {
+    cap.map(f64::from).map_or(x, |cap| cap * (x / cap).tanh())
+}
+
+fn check_logp(n: usize, d: usize, v: usize, tied: bool, soft_cap: Option<f32>, hidden: Option<&[bool]>) {
     let (states, weight) = (numbers(1, n * d), numbers(2, d * v));
     let columns = hidden.map_or(1, |hidden| hidden.len() / v);
     let allowed = |row: usize, id: usize| hidden.is_none_or(|hidden| !hidden[row % columns * v + id]);
@@ -189,16 +199,15 @@ fn check_logp(n: usize, d: usize, v: usize, tied: bool, hidden: Option<&[bool]>)
         (0..n)
             .map(|row| {
                 let logit = |id: usize| -> f64 {
-                    (0..d)
-                        .map(|i| states[row * d + i] * if tied { weight[id * d + i] } else { weight[i * v + id] })
-                        .sum()
+                    let weight = |i: usize| if tied { weight[id * d + i] } else { weight[i * v + id] };
+                    capped((0..d).map(|i| states[row * d + i] * weight(i)).sum(), soft_cap)
                 };
                 let z: f64 = (0..v).filter(|&id| allowed(row, id)).map(|id| logit(id).exp()).sum();
                 logit(targets[row] as usize) - z.ln()
             })
             .collect()
     };
-    let head = LmHead { weight: &weight, vocabulary: v, tied, hidden };
+    let head = LmHead { weight: &weight, vocabulary: v, tied, soft_cap, hidden };
     let LogpForward { logp, log_z } = logp_forward(head, &states, &targets);
     close("log-probs", &logp, &exact(&wide(&states), &wide(&weight)), 2e-6);
 
@@ -217,17 +226,19 @@ fn check_logp(n: usize, d: usize, v: usize, tied: bool, hidden: Option<&[bool]>)
 
 #[test]
 fn log_probs_are_what_they_say() {
-    check_logp(5, 6, 11, true, None);
-    check_logp(5, 6, 11, false, None);
+    check_logp(5, 6, 11, true, None, None);
+    check_logp(5, 6, 11, false, None, None);
     // more rows than a block, more tokens than a panel
-    check_logp(101, 3, 530, true, None);
-    check_logp(3, 2, 2200, false, None);
+    check_logp(101, 3, 530, true, None, None);
+    check_logp(3, 2, 2200, false, None, None);
+    check_logp(101, 3, 530, true, Some(0.7), None);
 }
 
 #[test]
 fn hidden_tokens_take_no_mass() {
     let hidden: Vec<bool> = (0..4 * 9).map(|i| i % 3 == 1).collect();
-    check_logp(12, 5, 9, true, Some(&hidden));
+    check_logp(12, 5, 9, true, None, Some(&hidden));
+    check_logp(12, 5, 9, false, Some(0.9), Some(&hidden));
 }
 
 /// A model's parameters: embeddings, positions, blocks, final norm.
@@ -240,9 +251,9 @@ struct Model {
 }
 
 /// Logits `[V]` after the last of some ids.
-fn logits(model: &Model, shape: BlockShape, ids: &[i32], tied: bool) -> Vec<f64> {
+fn logits(model: &Model, shape: Gpt2Shape, ids: &[i32], tied: bool) -> Vec<f64> {
     let d = shape.width;
-    let shape = BlockShape { sequences: 1, columns: ids.len(), ..shape };
+    let shape = Gpt2Shape { sequences: 1, columns: ids.len(), ..shape };
     let mut x: Vec<f64> = ids
         .iter()
         .enumerate()
@@ -250,7 +261,7 @@ fn logits(model: &Model, shape: BlockShape, ids: &[i32], tied: bool) -> Vec<f64>
         .map(|(t, id, i)| f64::from(model.tokens[id * d + i]) + f64::from(model.positions[t * d + i]))
         .collect();
     for w in &model.blocks {
-        x = block(shape, &w.iter().map(|w| wide(w)).collect::<Vec<_>>(), &x, &[0]);
+        x = gpt2(shape, &w.iter().map(|w| wide(w)).collect::<Vec<_>>(), &x, &[0]);
     }
     let last = norm(&x[x.len() - d..], &wide(&model.norm[0]), &wide(&model.norm[1]), f64::from(shape.epsilon));
     let v = model.tokens.len() / d;
@@ -279,17 +290,19 @@ fn decoding_step_by_step_is_reading_at_once() {
             heads: shape.heads,
             key_value_heads: shape.heads,
             head_width: d / shape.heads,
-            mlp: DecoderMlp::Plain(shape.activation),
+            inner: f,
             epsilon: shape.epsilon,
             tokens: &model.tokens,
-            positions: DecoderPositions::Learned(model.positions.clone()),
-            norm_gain: model.norm[0].clone(),
-            norm_bias: model.norm[1].clone(),
-            head: (!tied).then_some(model.head.as_slice()),
-            scale: 0.0,
+            embedding_multiplier: 1.0,
+            positions: model.positions.clone(),
+            norm: NormWeights { gain: &model.norm[0], bias: &model.norm[1] },
+            head: DecoderHead { weight: (!tied).then_some(model.head.as_slice()), ..DecoderHead::default() },
         };
         let mut decoder = Decoder::new(parts);
-        model.blocks.iter().for_each(|w| decoder.push(&DecoderBlock::Gpt2(weights(w))));
+        model.blocks.iter().for_each(|w| {
+            let w = weights(w);
+            decoder.push(Gpt2Weights::options(shape.activation), &w.into(), None);
+        });
         // eleven sequences (a tile of eight and a rest), prompts of 1 to 4 ids padded on the left, then five steps
         let mut ids: Vec<Vec<i32>> =
             (0..11).map(|row| (0..1 + row % 4).map(|t| (5 * row + 3 * t) % 37).collect()).collect();
