@@ -102,9 +102,10 @@ pub(crate) fn open(path: &Path) -> Result<Vec<GgufPart>> {
         return Ok(vec![named]);
     }
     let parts = paths.iter().map(|path| GgufPart::open(path)).collect::<Result<Vec<_>>>()?;
+    // before tensors are counted: one of an unread kind is not among them
+    parts.iter().try_for_each(GgufPart::check_kinds)?;
     let tensors: usize = parts.iter().map(|part| part.header.tensors.len()).sum();
     for (part, index) in parts.iter().zip(0..) {
-        part.check_kinds()?;
         let expected = [("split.no", index), ("split.count", parts.len()), ("split.tensors.count", tensors)];
         for (key, expected) in expected {
             let number = part.number(key)?;

@@ -78,7 +78,11 @@ struct NamedSource {
 
 fn named_sources(experiment: &Experiment) -> Result<Vec<NamedSource>> {
     let mut sources = vec![];
-    let models = [("model.from", &experiment.model.from)];
+    let models = [
+        ("model.from", &experiment.model.from),
+        ("stages.rm.from", &experiment.stages.rm.from),
+        ("judge.model", &experiment.judge.model),
+    ];
     for (key, text) in models.into_iter().filter(|(_, text)| !text.is_empty()) {
         if let Some(snapshot) = hub_model(Path::new(text))? {
             let pinned = snapshot.name.at(&snapshot.commit).to_string();

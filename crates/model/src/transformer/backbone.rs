@@ -134,12 +134,13 @@ impl Backbone {
         self.norm.forward(x, self.epsilon)
     }
 
-    /// Windows and rotary tables of the first `columns` positions, layer by layer.
+    /// Windows and rotary tables of the first `columns` positions, layer by layer. Rows with padding before them may have more
+    /// columns than the model has positions.
     pub fn layer_positions(&self, columns: usize) -> Vec<LayerPositions> {
         let tables: Vec<Arc<RopeTables>> = match &self.positions {
             Positions::Learned(_) => vec![],
             Positions::Rotary(Rotary { tables, .. }) => {
-                let rows_of = |table: &Tensor<2>| host(table.clone().narrow(0, 0, columns));
+                let rows_of = |table: &Tensor<2>| host(table.clone().narrow(0, 0, columns.min(table.dims()[0])));
                 let table = |table: &RotaryTable| RopeTables {
                     cos: rows_of(&table.cos),
                     sin: rows_of(&table.sin),
