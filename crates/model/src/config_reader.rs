@@ -55,13 +55,15 @@ pub(crate) struct ConfigReader {
 }
 
 /// Settings that change nothing that is computed here, nor what is written.
-const WITHOUT_EFFECT: [&str; 24] = [
+const WITHOUT_EFFECT: [&str; 27] = [
     "_attn_implementation_autoset",
     "_name_or_path",
     "architectures",
     "attn_implementation",
+    "bos_token_id", // where the settings of generation have it
     "cache_implementation",
     "dtype",
+    "eos_token_id",
     "gradient_checkpointing",
     "id2label",
     "init_std",
@@ -74,6 +76,7 @@ const WITHOUT_EFFECT: [&str; 24] = [
     "output_attentions",
     "output_hidden_states",
     "output_past",
+    "pad_token_id",
     "reorder_and_upcast_attn",
     "return_dict",
     "torch_dtype",

@@ -188,15 +188,14 @@ fn as_llama3(theta: f64, factors: &[f64], original_context: usize) -> Option<Rop
     is_same.then_some(RopeScaling::Llama3 { factor, low_frequency, high_frequency, original_context })
 }
 
+/// Factors of the frequencies, each list with its tensor's name.
+type NamedFactors = Vec<(&'static str, Vec<f64>)>;
+
 /// Settings and tensors that say what rotary positions are.
 ///
 /// # Errors
 /// [`Error::Unsupported`] for what GGUF has no name for.
-pub(crate) fn write(
-    rotary: &RotarySpec,
-    head_width: usize,
-    path: &Path,
-) -> Result<(HeaderEntries, Vec<(&'static str, Vec<f64>)>)> {
+pub(crate) fn write(rotary: &RotarySpec, head_width: usize, path: &Path) -> Result<(HeaderEntries, NamedFactors)> {
     let rotated = rotary.rotated(head_width);
     let mut entries = vec![(BASE, HeaderValue::Real(rotary.theta)), (ROTATED, HeaderValue::Size(rotated))];
     entries.extend(rotary.windowed_theta.map(|theta| (WINDOWED_BASE, HeaderValue::Real(theta))));

@@ -73,6 +73,8 @@ pub(crate) fn read(
         match settings.value(block) {
             Value::Null => {}
             Value::Object(map) if map.is_empty() => {}
+            // where layers differ by type, the older one says less
+            Value::Object(_) if defaults.is_per_layer_type && chosen.1.contains_key(FULL) => {}
             Value::Object(map) => chosen = (block, map),
             _ => return Err(settings.unsupported(block, "no value, or an object")),
         }

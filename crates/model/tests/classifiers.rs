@@ -55,6 +55,9 @@ fn as_responses(model: &ScalarModel, rows: &[Vec<u32>], pad: Option<u32>, vocabu
     weights::host(reader.scores(model, &batch)).into_iter().map(f64::from).collect()
 }
 
+/// A change of settings.
+type Change = fn(&mut Value);
+
 #[test]
 fn golden_classifiers_score_the_last_token_that_is_not_padding() {
     let device = Device::flex();
@@ -119,7 +122,7 @@ fn golden_classifiers_have_one_label() {
         let (_folder, opened) = with(change);
         opened.unwrap();
     }
-    let refused: [(fn(&mut Value), &str); 5] = [
+    let refused: [(Change, &str); 5] = [
         (|settings| settings["id2label"] = json!({"0": "bad", "1": "good"}), "id2label"),
         (|settings| settings["id2label"] = Value::Null, "id2label"), // which transformers reads as two
         (|settings| settings["num_labels"] = json!(2), "num_labels"),

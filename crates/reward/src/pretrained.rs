@@ -85,9 +85,9 @@ impl PretrainedReward {
 
 /// The special tokens that a chat template reads, by name: what the model's settings call them (`None`: they say that there is no such
 /// token), and those that these do not mention, by their ids.
-pub fn template_tokens<'a>(
+pub fn template_tokens(
     special: &SpecialTokens,
-    named_tokens: &'a BTreeMap<String, Option<String>>,
+    named_tokens: &BTreeMap<String, Option<String>>,
     tokenizer: &TextTokenizer,
 ) -> impl Iterator<Item = (String, Json)> {
     let ids = [("bos_token", special.bos), ("eos_token", special.eos), ("pad_token", special.pad)];

@@ -1,7 +1,7 @@
 //! Gemma 2: norms before and after, soft caps, every other layer with a window. Gemma Team 2024.
 
 use super::llama;
-use super::shared::{SCALES, SharedSettings, attention_biases, layer_types, short_decimal, window, windows};
+use super::shared::{SCALES, SharedSettings, attention_biases, layer_types, short_decimal, whole, window, windows};
 use super::shared_gguf::{self, UsualWindows};
 use crate::architecture::{Activation, Architecture, NormKind, NormPlacement};
 use crate::config::TransformerConfig;
@@ -90,7 +90,7 @@ pub(super) fn write_own(config: &TransformerConfig) -> Value {
         "attn_logit_softcapping": attention.soft_cap,
         "final_logit_softcapping": config.architecture.logits.soft_cap,
         "layer_types": layer_types(config),
-        "query_pre_attn_scalar": attention.scale.map(|scale| short_decimal(scale.powi(-2))),
+        "query_pre_attn_scalar": attention.scale.map(|scale| whole(short_decimal(scale.powi(-2)))),
         "sliding_window": window(config),
     })
 }

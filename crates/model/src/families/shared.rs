@@ -161,6 +161,11 @@ pub(super) fn short_decimal(x: f64) -> f64 {
     format!("{x:.12e}").parse().unwrap_or(x)
 }
 
+/// A number as JSON, without a fraction where it has none: transformers refuses 24.0 where it expects 24.
+pub(super) fn whole(x: f64) -> Value {
+    if x.fract() == 0.0 && x.abs() < 1e15 { json!(x as i64) } else { json!(x) }
+}
+
 /// Activation functions by the names that transformers gives them; the first of each is written.
 const ACTIVATIONS: [(&str, Activation); 9] = [
     ("silu", Activation::Silu),
