@@ -124,12 +124,12 @@ impl Pretrained {
     /// another length or another time of change when it is read, [`Error::Changed`] is thrown for [`crate::catching`].
     ///
     /// # Errors
-    /// As [`Pretrained::policy`]; a model that is no Llama.
+    /// As [`Pretrained::policy`]; a model with joint projections.
     pub fn mapped(&self, context: usize, device: &Device) -> Result<Policy> {
         let config = self.config_for(context)?;
         if config.architecture.fused != FusedProjections::default() {
             let (key, found) = ("model.mapped".into(), format!("a model of the family {}", config.architecture.family));
-            let accepted = "false; true for families like Llama, with matrices [out, in]".into();
+            let accepted = "false; true for a model with separate projections, stored [out, in]".into();
             return Err(Error::Unsupported { path: self.store.path(), key, found, accepted });
         }
         let empty = Policy::zeros(&config, device);

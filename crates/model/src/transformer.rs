@@ -7,8 +7,6 @@ mod attention;
 mod backbone;
 mod block;
 mod fused_block;
-#[cfg(test)]
-mod fused_tests;
 mod kv_cache;
 mod mlp;
 mod norm;

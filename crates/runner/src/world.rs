@@ -42,7 +42,7 @@ impl LoadedWorld {
 pub(crate) const SENTIMENT: &str = "gold.json";
 pub(crate) const TASTE: &str = "taste.json";
 
-/// A model that somebody else has trained, with its words.
+/// A pretrained model with its tokenizer.
 pub(crate) struct PretrainedModel {
     pub(crate) model: Pretrained,
     pub(crate) tokenizer: TextTokenizer,
@@ -72,7 +72,7 @@ pub(crate) fn add_turn_end(path: &Path, model: &mut Pretrained, tokenizer: &Text
 }
 
 /// What begins and ends a model's texts, and how its tokenizer's ids fit its embedding, in lines.
-pub(crate) fn word_lines(model: &Pretrained, tokenizer: &TextTokenizer) -> Vec<String> {
+pub(crate) fn tokenizer_summary(model: &Pretrained, tokenizer: &TextTokenizer) -> Vec<String> {
     let rows = model.config.vocabulary;
     let names = |ids: &[u32]| {
         let name = |id: &u32| format!("`{}` (id {id})", tokenizer.token(*id).unwrap_or_default());
@@ -115,7 +115,7 @@ impl PretrainedModel {
         Ok(Self { tokenizer, eos, model, named_tokens })
     }
 
-    /// The ids of a world in its words. Of control tokens a response may hold only those that end it; PAD is another one of
+    /// The token ids of a world in its vocabulary. Of control tokens a response may hold only those that end it; PAD is another one of
     /// them, where there is another.
     pub(crate) fn space(&self, prompt_tokens: usize, response_tokens: usize) -> TokenSpec {
         let special = &self.model.words.special;

@@ -67,7 +67,7 @@ fn old_directories_give_the_ids_of_those_who_wrote_them() {
 
 /// `duel import` names what begins and ends a text, and the ids that do not fit the embedding.
 #[test]
-fn import_says_what_words_a_model_has() {
+fn import_prints_what_begins_and_ends_a_text() {
     let files = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tokenizers").join(name);
     let import = |folder: &Path| {
         let output = std::process::Command::new(env!("CARGO_BIN_EXE_duel")).arg("import").arg(folder).output().unwrap();

@@ -101,8 +101,7 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
     if width % heads != 0 {
         return Err(settings.unsupported("n_head", &format!("a divisor of n_embd, {width}")));
     }
-    let key = "layer_norm_epsilon";
-    let epsilon = if settings.value(key).is_null() { 1e-5 } else { settings.number(key, EPSILONS)? };
+    let epsilon = settings.number_or("layer_norm_epsilon", EPSILONS, 1e-5)?;
     Ok(TransformerConfig {
         vocabulary: settings.size("vocab_size")?,
         context: settings.size("n_positions")?,

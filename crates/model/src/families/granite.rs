@@ -1,7 +1,7 @@
 //! Granite: Llama with multipliers. Granite Team 2024.
 
 use super::llama;
-use super::shared::{SCALES, SharedSettings, attention_biases, short_decimal};
+use super::shared::{SCALES, SharedSettings, short_decimal};
 use super::shared_gguf::{self, UsualWindows};
 use crate::architecture::Architecture;
 use crate::config::TransformerConfig;
@@ -38,10 +38,8 @@ const SETTINGS: SharedSettings =
     SharedSettings { model_type: "granite", class: "GraniteForCausalLM", ..SharedSettings::LLAMA };
 
 fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
-    let mut config = SETTINGS.read(settings)?;
+    let mut config = llama::read_as(&SETTINGS, settings)?;
     let architecture = &mut config.architecture;
-    attention_biases(settings, &mut architecture.biases, false)?;
-    architecture.biases.mlp = settings.flag_or("mlp_bias", false)?;
     let multiplier = |key: &str| settings.number_or(key, SCALES, 1.0);
     architecture.embedding_multiplier = multiplier("embedding_multiplier")?;
     architecture.residual.multiplier = multiplier("residual_multiplier")?;
@@ -52,14 +50,11 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
 
 fn write(config: &TransformerConfig) -> Value {
     let architecture = &config.architecture;
-    let own = json!({
-        "attention_bias": architecture.biases.qkv,
-        "mlp_bias": architecture.biases.mlp,
-        "embedding_multiplier": architecture.embedding_multiplier,
-        "residual_multiplier": architecture.residual.multiplier,
-        "attention_multiplier": architecture.attention.scale,
-        "logits_scaling": short_decimal(1.0 / architecture.logits.multiplier),
-    });
+    let mut own = llama::write_biases(config);
+    own["embedding_multiplier"] = json!(architecture.embedding_multiplier);
+    own["residual_multiplier"] = json!(architecture.residual.multiplier);
+    own["attention_multiplier"] = json!(architecture.attention.scale);
+    own["logits_scaling"] = json!(short_decimal(1.0 / architecture.logits.multiplier));
     SETTINGS.write(config, own)
 }
 

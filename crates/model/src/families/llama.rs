@@ -94,15 +94,25 @@ const SETTINGS: SharedSettings = SharedSettings::LLAMA;
 
 fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
     settings.only("pretraining_tp", &json!(1))?;
-    let mut config = SETTINGS.read(settings)?;
+    read_as(&SETTINGS, settings)
+}
+
+/// A family with Llama's settings of biases.
+pub(super) fn read_as(shared: &SharedSettings, settings: &ConfigReader) -> Result<TransformerConfig> {
+    let mut config = shared.read(settings)?;
     attention_biases(settings, &mut config.architecture.biases, false)?;
     config.architecture.biases.mlp = settings.flag_or("mlp_bias", false)?;
     Ok(config)
 }
 
 fn write(config: &TransformerConfig) -> Value {
+    SETTINGS.write(config, write_biases(config))
+}
+
+/// The settings of biases that [`read_as`] reads.
+pub(super) fn write_biases(config: &TransformerConfig) -> Value {
     let BiasSpec { qkv, mlp, .. } = config.architecture.biases;
-    SETTINGS.write(config, json!({ "attention_bias": qkv, "mlp_bias": mlp }))
+    json!({ "attention_bias": qkv, "mlp_bias": mlp })
 }
 
 /// A Llama, or a Mistral, which is one with a window.

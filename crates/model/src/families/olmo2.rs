@@ -32,7 +32,12 @@ const SETTINGS: SharedSettings =
     SharedSettings { model_type: "olmo2", class: "Olmo2ForCausalLM", default_epsilon: 1e-5, ..SharedSettings::LLAMA };
 
 fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
-    let mut config = SETTINGS.read(settings)?;
+    read_as(&SETTINGS, settings)
+}
+
+/// What OLMo 2 and 3 have in common.
+pub(super) fn read_as(shared: &SharedSettings, settings: &ConfigReader) -> Result<TransformerConfig> {
+    let mut config = shared.read(settings)?;
     let architecture = &mut config.architecture;
     architecture.norm.placement = NormPlacement::After;
     architecture.norm.queries_and_keys = QueryKeyNorm::Joint;

@@ -1,9 +1,9 @@
 //! OLMo 3: OLMo 2 with a window in three of four layers, whose positions are not scaled. OLMo Team 2025.
 
-use super::shared::{SharedSettings, attention_biases, layer_types, window, windows};
-use super::{gemma2, llama, qwen3};
+use super::shared::{SharedSettings, layer_types, window, windows};
+use super::{gemma2, llama, olmo2, qwen3};
 use crate::Result;
-use crate::architecture::{NormPlacement, PositionSpec, QueryKeyNorm};
+use crate::architecture::PositionSpec;
 use crate::config::TransformerConfig;
 use crate::config_reader::ConfigReader;
 use crate::family::Family;
@@ -30,11 +30,8 @@ const SETTINGS: SharedSettings = SharedSettings {
 const THETA: f64 = 500_000.0;
 
 fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
-    let mut config = SETTINGS.read(settings)?;
+    let mut config = olmo2::read_as(&SETTINGS, settings)?;
     let architecture = &mut config.architecture;
-    architecture.norm.placement = NormPlacement::After;
-    architecture.norm.queries_and_keys = QueryKeyNorm::Joint;
-    attention_biases(settings, &mut architecture.biases, false)?;
     let window = settings.optional_size("sliding_window", Some(4096))?;
     architecture.attention.windows = windows(settings, config.layers, window, |layer| !(layer + 1).is_multiple_of(4))?;
     if let PositionSpec::Rotary(rotary) = &mut architecture.positions {

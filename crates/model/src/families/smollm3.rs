@@ -1,6 +1,6 @@
 //! SmolLM3: Llama with layers that know no positions. Bakouch et al. 2025.
 
-use super::shared::{SharedSettings, attention_biases, windows};
+use super::shared::{SharedSettings, windows};
 use super::shared_gguf::{self, UsualWindows};
 use super::{llama, qwen2};
 use crate::architecture::{Architecture, BiasSpec, PositionSpec};
@@ -41,7 +41,7 @@ const SETTINGS: SharedSettings = SharedSettings {
 const ROPE_LAYERS: &str = "no_rope_layers";
 
 fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
-    let mut config = SETTINGS.read(settings)?;
+    let mut config = llama::read_as(&SETTINGS, settings)?;
     let layers = config.layers;
     let has_rope: Vec<bool> = match settings.value(ROPE_LAYERS) {
         Value::Null => {
@@ -54,8 +54,6 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
         _ => return Err(settings.unsupported(ROPE_LAYERS, &format!("0 or 1 for each of the {layers} layers"))),
     };
     let architecture = &mut config.architecture;
-    attention_biases(settings, &mut architecture.biases, false)?;
-    architecture.biases.mlp = settings.flag_or("mlp_bias", false)?;
     let is_used = settings.flag_or("use_sliding_window", false)?;
     let window = if is_used { settings.optional_size("sliding_window", None)? } else { None };
     architecture.attention.windows = windows(settings, layers, window, |layer| !has_rope[layer])?;

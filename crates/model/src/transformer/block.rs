@@ -72,7 +72,7 @@ impl TransformerBlock {
         x + scaled(norm(&self.norm_mlp_out, self.mlp.forward(input)))
     }
 
-    /// Whether it is a block whose choices beyond GPT-2's and Llama's are all at rest.
+    /// Whether it has none of the options beyond GPT-2's and Llama's.
     pub fn is_plain(&self) -> bool {
         let Attention { q_norm, k_norm, options, .. } = &self.attention;
         q_norm.is_none()

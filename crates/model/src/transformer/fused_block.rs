@@ -1,5 +1,8 @@
 //! Blocks as one operation, in training and in a decoder.
 
+#[cfg(test)]
+mod tests;
+
 use crate::architecture::{QkvLayout, ResidualOrder};
 use crate::fused::{self, BlockPlan, BlockTensors, Gpt2Plan, Gpt2Tensors};
 use crate::host_tensor::host;

@@ -65,7 +65,7 @@ pub fn import(args: &ImportArgs) -> Result<()> {
         if model.words.template.is_some() { " and chat template" } else { "" },
     ));
     print(&format!("  family: {}; numbers: {}\n", model.config.architecture.family, model.dtypes().join(", ")));
-    for line in tokenizer.iter().flat_map(|tokenizer| world::word_lines(&model, tokenizer)) {
+    for line in tokenizer.iter().flat_map(|tokenizer| world::tokenizer_summary(&model, tokenizer)) {
         print(&format!("  {line}\n"));
     }
     for setting in &model.ignored {

@@ -4,7 +4,7 @@ use super::context::StageContext;
 use crate::error::{Error, Result};
 use crate::world::{
     PretrainedModel, RowFiles, SENTIMENT, TASTE, keeps_conversations, needs_sentiment, pretrained, reads_reviews,
-    row_files, rows_space, word_lines,
+    row_files, rows_space, tokenizer_summary,
 };
 use duel_data::Detokenize;
 use duel_data::records::Columns;
@@ -97,7 +97,7 @@ fn prepare_rows(
     };
     let stats: PrepareStats = rows::prepare(&source, &pretrained.encoder(&experiment.world.rows)?, to)?;
     tracing::info!("{stats}");
-    word_lines(&pretrained.model, &pretrained.tokenizer).iter().for_each(|line| tracing::info!("{line}"));
+    tokenizer_summary(&pretrained.model, &pretrained.tokenizer).iter().for_each(|line| tracing::info!("{line}"));
     stats.left_out.iter().for_each(|row| tracing::warn!("left out: {row}"));
     stats.cut_rows.iter().for_each(|row| tracing::warn!("cut at the first end token of a completion: {row}"));
     if stats.kept == 0 {
