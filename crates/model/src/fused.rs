@@ -4,7 +4,10 @@
 use crate::counter::count;
 use crate::mmap_matrix::MmapMatrix;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType, Flex, TensorMetadata as _, backend_extension};
+use burn::backend::{
+    Autodiff, Backend, BackendTensor, Dispatch, DispatchTensorKind, ExtensionType, Flex, TensorMetadata as _,
+    backend_extension,
+};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn_autodiff::grads::Gradients;
@@ -137,6 +140,27 @@ pub fn layer_norm<const D: usize>(x: Tensor<D>, gain: Tensor<1>, bias: Tensor<1>
 /// [`Fused::chosen_logp`] on tensors.
 pub fn chosen_logp(states: Tensor<2>, weight: Tensor<2>, plan: LogpPlan) -> Tensor<1> {
     Tensor::from_dispatch(<Dispatch as Fused>::chosen_logp(states.into_dispatch(), weight.into_dispatch(), plan))
+}
+
+/// The values of a tensor that [`is_supported`], where they are: nothing is copied.
+#[derive(Debug)]
+pub struct TensorView(FlexTensor);
+
+impl TensorView {
+    /// `None` for any other tensor.
+    pub fn new<const D: usize>(tensor: Tensor<D>) -> Option<Self> {
+        match tensor.into_dispatch().kind {
+            DispatchTensorKind::Flex(BackendTensor::Float(tensor)) => Some(Self(tensor.to_contiguous())),
+            DispatchTensorKind::Flex(tensor @ BackendTensor::Autodiff(_)) => {
+                Some(Self(tensor.autodiff_inner().to_contiguous()))
+            }
+            _ => None,
+        }
+    }
+
+    pub fn values(&self) -> &[f32] {
+        as_slice(&self.0)
+    }
 }
 
 fn as_slice(tensor: &FlexTensor) -> &[f32] {

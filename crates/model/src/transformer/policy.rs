@@ -3,7 +3,7 @@
 use crate::architecture::LogitSpec;
 use crate::config::TransformerConfig;
 use crate::counter::count;
-use crate::fused::{self, LogpPlan};
+use crate::fused::{self, LogpPlan, TensorView};
 use crate::host_tensor::host;
 use crate::init::{Init, normal};
 use crate::projection::{Lora, Projection};
@@ -134,8 +134,12 @@ impl Policy {
         };
         let (gain, bias) = gain_and_bias(norm);
         let (gain, bias) = (host(gain), bias.map(host).unwrap_or_default());
-        let weight = self.head.as_ref().map(|head| host(head.weight.val()));
+        let weight = match &self.head {
+            Some(head) => Some(TensorView::new(head.weight.val())?), // [D, V]
+            None => None,
+        };
         let head_bias = self.head.as_ref().and_then(|head| head.bias.as_ref()).map(|bias| host(bias.val()));
+        let embedding = TensorView::new(tokens.weight.val())?; // [V, D]
         let mut decoder = Decoder::new(DecoderParts {
             width: tokens.weight.dims()[1],
             heads: first.attention.heads,
@@ -143,12 +147,12 @@ impl Policy {
             head_width: first.attention.head_width,
             inner: first.mlp.inner(),
             epsilon: *epsilon as f32,
-            tokens: &host(tokens.weight.val()),
+            tokens: embedding.values(),
             embedding_multiplier: *embedding_multiplier as f32,
             positions,
             norm: NormWeights { gain: &gain, bias: &bias },
             head: DecoderHead {
-                weight: weight.as_deref(),
+                weight: weight.as_ref().map(TensorView::values),
                 bias: head_bias.as_deref().unwrap_or_default(),
                 multiplier: self.logit_spec.multiplier as f32,
                 soft_cap: self.logit_spec.soft_cap.map(|cap| cap as f32),

@@ -34,7 +34,6 @@ enum PeerReply {
 pub fn start(shape: &Shape, case: &str) -> Result<Vec<Peer>> {
     let names: &[&'static str] = match case {
         "evaluation" => &[],
-        "ppo" if shape.is_large() => &[],
         _ if shape.is_large() => &["trl"],
         _ => &["torch", "trl"],
     };
@@ -114,6 +113,6 @@ fn sizes(shape: &Shape) -> serde_json::Value {
     serde_json::json!({
         "family": config.architecture.family, "gelu": gelu, "inner": config.inner(), "layers": config.layers, "width": config.width,
         "heads": config.heads, "key_value_heads": config.key_value_heads(), "vocabulary": config.vocabulary,
-        "lora_rank": LORA_RANK, "prompt": shape.space.prompt_tokens, "response": shape.space.response_tokens, "batch": shape.batch, "rollout": shape.rollout(),
+        "lora_rank": if shape.is_large() { LORA_RANK } else { 0 }, "prompt": shape.space.prompt_tokens, "response": shape.space.response_tokens, "batch": shape.batch, "rollout": shape.rollout(),
     })
 }

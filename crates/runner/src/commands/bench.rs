@@ -2,7 +2,7 @@
 
 use crate::bench::{self, BenchShape, CASES, Case, Shape, peers, with_threads};
 use crate::error::Result;
-use crate::sysinfo;
+use crate::sysinfo::{self, PURGE_MILLISECONDS, PURGE_MILLISECONDS_PRETRAINED};
 use crate::terminal::print;
 use burn::tensor::{Device, Distribution, Tensor};
 use clap::{Args, ValueEnum};
@@ -112,6 +112,9 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     let mut timings = Vec::new();
     for &shape in &args.config {
         let shape = Shape::of(shape);
+        // as a worker of such a model
+        let purge = if shape.is_large() { PURGE_MILLISECONDS_PRETRAINED } else { PURGE_MILLISECONDS };
+        sysinfo::set_purge_delay(purge);
         with_threads(shape.threads, || -> Result<()> {
             let peak = match peaks.iter().find(|(threads, _)| *threads == shape.threads) {
                 Some((_, peak)) => *peak,
