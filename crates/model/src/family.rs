@@ -28,6 +28,8 @@ pub(crate) struct Family {
     pub tensors: &'static [TensorNames],
     /// Whether files hold the matrices of blocks as `[in, out]`, as we do, rather than `[out, in]`.
     pub inputs_first: bool,
+    /// Whether the rows of queries and keys are stored as neighbouring pairs for the rotary positions.
+    pub interleaved: bool,
     /// How GGUF files hold it, if they do.
     pub gguf: Option<GgufFamily>,
 }

@@ -3,7 +3,7 @@
 
 use crate::checkpoint::Checkpoint;
 use crate::config::TransformerConfig;
-use crate::families::{by_gguf_architecture, gguf_architectures, gguf_name, gguf_of};
+use crate::families::{by_gguf_architecture, gguf_architectures, gguf_of, gguf_tensor};
 use crate::file_dtype::FileDType;
 use crate::gguf_header::{ALIGNMENT, GgufHeader, HeaderValue, MAGIC};
 use crate::gguf_layout::to_file;
@@ -272,11 +272,8 @@ type TensorBytes = (String, Vec<usize>, FileDType, Vec<u8>);
 fn tensor_bytes(path: &Path, checkpoint: &Checkpoint, precision: Precision) -> Result<Vec<TensorBytes>> {
     let mut tensors = vec![];
     for NamedTensor { name, mut shape, mut values } in weights::named_params(&checkpoint.policy) {
-        let (name_in_file, is_transposed) = gguf_name(&checkpoint.config, &name);
-        if is_transposed {
-            values = weights::transposed(&values, shape[0], shape[1]);
-            shape.reverse();
-        }
+        let place = gguf_tensor(&checkpoint.config, &name);
+        (shape, values) = weights::to_file(&place, shape, values);
         let HostTensor { shape, values } = to_file(&checkpoint.config, &name, HostTensor { shape, values });
         let blocks = shape.last().is_some_and(|n| n % 32 == 0);
         let kind = match precision {
@@ -285,8 +282,8 @@ fn tensor_bytes(path: &Path, checkpoint: &Checkpoint, precision: Precision) -> R
             Precision::Q8 if blocks => FileDType::Q8_0,
             _ => FileDType::F32,
         };
-        let bytes = kind.encode_all(path, &name_in_file, &values)?;
-        tensors.push((name_in_file, shape, kind, bytes));
+        let bytes = kind.encode_all(path, &place.name, &values)?;
+        tensors.push((place.name, shape, kind, bytes));
     }
     if let Some(rotary) = checkpoint.config.architecture.rotary() {
         for (name, factors) in gguf_rope::write(rotary, checkpoint.config.head_width(), path)?.1 {

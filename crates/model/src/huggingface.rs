@@ -4,8 +4,9 @@
 use crate::checkpoint::Checkpoint;
 use crate::config::TransformerConfig;
 use crate::config_reader::ConfigReader;
-use crate::families::{self, hf_name, hf_stem};
+use crate::families::{self, hf_stem, hf_tensor};
 use crate::file_dtype::FileDType;
+use crate::file_tensor::FileTensor;
 use crate::tokenizer_files::{self, GENERATION, SpecialTokens, TokenizerFiles};
 use crate::transformer::ScalarModel;
 use crate::weight_store::WeightStore;
@@ -204,7 +205,7 @@ fn check_head(settings: &ConfigReader, config: &TransformerConfig, store: &Weigh
 pub fn write(folder: &Path, checkpoint: &Checkpoint, kind: FileDType) -> Result<()> {
     let Checkpoint { config, policy, words } = checkpoint;
     let mut json = write_config(folder, config)?;
-    weights::save_in(kind, policy, &folder.join(WEIGHTS), |ours| Some(hf_name(config, ours)))?;
+    weights::save_in(kind, policy, &folder.join(WEIGHTS), |ours| Some(hf_tensor(config, ours)))?;
     if kind != FileDType::F32 {
         json["dtype"] = json!(if kind == FileDType::F16 { "float16" } else { "bfloat16" });
     }
@@ -225,7 +226,7 @@ fn classifier_class(settings: &Value) -> Option<String> {
     let class = settings["architectures"][0].as_str()?;
     let stem = ["ForCausalLM", "LMHeadModel"].iter().find_map(|end| class.strip_suffix(end))?;
     let stem = match settings["model_type"].as_str()? {
-        "granite" | "ernie4_5" | "cohere" => return None,
+        "granite" | "vaultgemma" | "cwm" | "ernie4_5" => return None,
         "gemma3_text" => "Gemma3Text", // whose Gemma3ForSequenceClassification also sees images
         _ => stem,
     };
@@ -251,9 +252,9 @@ pub(crate) fn write_classifier(
         Error::Unsupported { path: folder.into(), key, found, accepted }
     })?;
     let naming = |ours: &str| match ours {
-        "head.weight" => Some(("score.weight".to_owned(), true)),
+        "head.weight" => Some(FileTensor::new("score.weight".to_owned(), true)),
         "head.bias" => None,
-        ours => Some(hf_name(config, ours)),
+        ours => Some(hf_tensor(config, ours)),
     };
     weights::save_in(kind, model, &folder.join(WEIGHTS), naming)?;
     json["architectures"] = json!([class]);

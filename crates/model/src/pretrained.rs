@@ -1,9 +1,10 @@
 //! A model on disk, whatever it is kept in: a Hugging Face directory or a GGUF file.
 
-use crate::architecture::{FusedProjections, PositionSpec};
+use crate::architecture::PositionSpec;
 use crate::checkpoint::Checkpoint;
 use crate::config::TransformerConfig;
-use crate::families::{gguf_name, hf_name, interleaved_heads};
+use crate::families::{gguf_tensor, hf_tensor};
+use crate::file_tensor::{FileTensor, RowPart};
 use crate::gguf::{self, is_gguf};
 use crate::gguf_layout::from_file;
 use crate::gguf_rope::is_factors;
@@ -94,7 +95,7 @@ impl Pretrained {
             return Err(Error::Damaged { path: path.into(), problem });
         }
         let mut model = Self { config, words, ignored: vec![], store, naming, head };
-        let embedding = |model: &Self| model.name(&model.config, "tokens.weight").0;
+        let embedding = |model: &Self| model.place(&model.config, "tokens.weight").name;
         if !is_gguf && model.store.shape(&embedding(&model)).is_none() {
             model.naming = Naming::Base;
             if model.store.shape(&embedding(&model)).is_none() {
@@ -124,27 +125,23 @@ impl Pretrained {
     /// another length or another time of change when it is read, [`Error::Changed`] is thrown for [`crate::catching`].
     ///
     /// # Errors
-    /// As [`Pretrained::policy`]; a model with joint projections.
+    /// As [`Pretrained::policy`]; matrices that are stored `[in, out]`.
     pub fn mapped(&self, context: usize, device: &Device) -> Result<Policy> {
         let config = self.config_for(context)?;
-        if config.architecture.fused != FusedProjections::default() {
-            let (key, found) = ("model.mapped".into(), format!("a model of the family {}", config.architecture.family));
-            let accepted = "false; true for a model with separate projections, stored [out, in]".into();
-            return Err(Error::Unsupported { path: self.store.path(), key, found, accepted });
-        }
         let empty = Policy::zeros(&config, device);
         let mut matrices = HashMap::new();
         for (ours, shape) in weights::shapes(&empty) {
             let plain = canonical_name(&ours);
             let Some(projection) = plain.strip_suffix(".weight").filter(|name| is_projection(name)) else { continue };
-            let name = self.name(&config, &ours).0;
-            let found = self.store.shape(&name).ok_or_else(|| Error::Lacking { name: name.clone() })?;
-            let expected: Vec<usize> = shape.into_iter().rev().collect();
-            let heads = self.is_gguf().then(|| interleaved_heads(&config, &ours)).flatten();
-            match self.store.mapped(&name, heads).filter(|_| found == expected) {
-                Some(matrix) => matrices.insert(projection.to_owned(), (name, matrix)),
-                None => return Err(Error::Shape { name, found: found.to_vec(), expected }),
-            };
+            let place = self.place(&config, &ours);
+            if !place.is_transposed {
+                let found = format!("a model of the family {}, stored [in, out]", config.architecture.family);
+                let (key, accepted) = ("model.mapped".into(), "false; true for matrices stored [out, in]".into());
+                return Err(Error::Unsupported { path: self.store.path(), key, found, accepted });
+            }
+            self.store.check_shape(&place, shape)?;
+            let matrix = self.store.mapped(&place).ok_or_else(|| Error::Lacking { name: place.name.clone() })?;
+            matrices.insert(projection.to_owned(), (place.name, matrix));
         }
         let policy = self.read(&config, empty, &matrices)?;
         Ok(policy.map_projections(|name, projection| match matrices.remove(&name) {
@@ -176,16 +173,34 @@ impl Pretrained {
         self.naming == Naming::Gguf
     }
 
-    /// The name and the orientation of one of our parameters in the file.
-    fn name(&self, config: &TransformerConfig, ours: &str) -> (String, bool) {
+    /// Where the files hold one of our parameters.
+    fn place(&self, config: &TransformerConfig, ours: &str) -> FileTensor {
         match self.naming {
-            Naming::Gguf => gguf_name(config, ours),
-            Naming::HuggingFace => hf_name(config, ours),
+            Naming::Gguf => self.in_joint_qkv(config, gguf_tensor(config, ours)),
+            Naming::HuggingFace => hf_tensor(config, ours),
             Naming::Base => {
-                let (name, turned) = hf_name(config, ours);
-                (huggingface::without_prefix(&name).to_owned(), turned)
+                let place = hf_tensor(config, ours);
+                FileTensor { name: huggingface::without_prefix(&place.name).to_owned(), ..place }
             }
         }
+    }
+
+    /// Queries, keys and values that a GGUF file may hold in one tensor, all of a kind together, as parts of it.
+    fn in_joint_qkv(&self, config: &TransformerConfig, place: FileTensor) -> FileTensor {
+        const JOINT: &str = ".attn_qkv.";
+        let (queries, others) = (config.heads * config.head_width(), config.key_value_heads() * config.head_width());
+        let parts = [
+            (".attn_q.", 0..queries),
+            (".attn_k.", queries..queries + others),
+            (".attn_v.", queries + others..queries + 2 * others),
+        ];
+        let Some((name, rows)) = parts.into_iter().find(|(name, _)| place.name.contains(name)) else { return place };
+        let joint = place.name.replace(name, JOINT);
+        if self.store.shape(&place.name).is_some() || self.store.shape(&joint).is_none() {
+            return place;
+        }
+        let part = Some(RowPart { rows, of: queries + 2 * others });
+        FileTensor { name: joint, part, ..place }
     }
 
     /// Fills an empty model of these sizes, all but these projections' matrices, which stay zero.
@@ -196,7 +211,7 @@ impl Pretrained {
         without: &HashMap<String, (String, MmapMatrix)>,
     ) -> Result<Policy> {
         let left: HashSet<&str> = without.values().map(|(name, _)| name.as_str()).collect();
-        let naming = |ours: &str| Some(self.name(config, ours)).filter(|(name, _)| !left.contains(name.as_str()));
+        let naming = |ours: &str| Some(self.place(config, ours)).filter(|place| !left.contains(place.name.as_str()));
         if self.is_gguf() {
             let adjusted = |ours: &str, found: HostTensor| from_file(config, ours, found);
             let spare = |name: &str| is_factors(name) || left.contains(name);

@@ -231,6 +231,35 @@ fn a_reward_model_with_its_own_words_judges_and_is_climbed() {
 }
 
 #[test]
+fn the_plan_counts_models_that_score_beside_the_policy() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    prepared(folder);
+    let rules = ["judge.kind=\"rules\"", "judge.model=\"\"", "judge.rules=[{ rule = \"length\", words = 3, per = 2 }]"];
+    let cost = |settings: &[&str], stage: &str| {
+        let mut args = vec!["plan", "experiment.toml", "--format", "json"];
+        settings.iter().for_each(|setting| args.extend(["--set", setting]));
+        let plan: Value = serde_json::from_str(&ok(folder, &args)).unwrap();
+        let of_stage = |line: &&Value| line["label"].as_str().is_some_and(|label| label.starts_with(stage));
+        let line = plan["stages"].as_array().unwrap().iter().find(of_stage).unwrap().clone();
+        ["flops", "memory"].map(|key| line[key].as_f64().unwrap())
+    };
+    // 2N per token, and attention in 128 > 6·12 columns: 2 layers of 4·12² + 2·12·40, and a head of 12
+    let forward = 2.0 * (2.0 * (4.0 * 144.0 + 960.0) + 12.0) + 2.0 * 2.0 * 128.0 * 12.0;
+    let tokens = 2.0 * (16.0 + 4.0 + 4.0) * (48.0 + 10.0);
+    let (with, without) = (cost(&[], "pairs"), cost(&rules, "pairs"));
+    assert_eq!(with[0] - without[0], forward * tokens);
+    let weights = 4.0 * 2.0 * (4.0 * 144.0 + 960.0);
+    assert!(with[1] - without[1] > weights, "{with:?}, {without:?}");
+    // the reward model's weights are beside the policy's in each stage that scores, and in training five times
+    let own = cost(&[&rules[..], &["stages.rm.from=\"\"", "stages.rm.steps=3"]].concat(), "rm");
+    let frozen = cost(&rules, "rm");
+    let trained = cost(&[&rules[..], &["stages.rm.steps=3", "stages.rm.learning_rate=1e-5"]].concat(), "rm");
+    assert!(frozen[1] > own[1] + weights && trained[1] > frozen[1] + 4.0 * weights, "{own:?} {frozen:?} {trained:?}");
+    assert_eq!(trained[0] - frozen[0], 3.0 * forward * 3.0 * 8.0 * (48.0 + 10.0));
+}
+
+#[test]
 fn a_reward_model_is_trained_further_on_the_rows() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -317,6 +346,11 @@ fn what_makes_no_sense_is_refused_by_its_key() {
         let said = plan(settings);
         assert!(said.contains(says), "{settings:?}: {said}");
     }
+    // whether a trained reward model is trained further is no default
+    let text = std::fs::read_to_string(folder.join("experiment.toml")).unwrap();
+    std::fs::write(folder.join("silent.toml"), text.replace("steps = 0\nbatch_size", "batch_size")).unwrap();
+    let said = refused(folder, &["plan", "silent.toml"]);
+    assert!(said.contains("stages.rm.steps") && said.contains("0, it scores as it is"), "{said}");
     // a language model is no reward model, and a reward model no language model
     let said = refused(folder, &["run", "experiment.toml", "--set", "stages.rm.from=\"model\""]);
     assert!(said.contains("architectures") && said.contains("LlamaForCausalLM"), "{said}");

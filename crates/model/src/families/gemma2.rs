@@ -26,6 +26,7 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[NORMS, llama::TENSORS],
     inputs_first: false,
+    interleaved: false,
     gguf: Some(GgufFamily {
         architecture: "gemma2",
         known: shared_gguf::KNOWN_GEMMA,

@@ -73,6 +73,7 @@ pub(super) const FAMILY: Family = Family {
         ("blocks.#.mlp.down", "transformer.h.#.mlp.c_proj"),
     ]],
     inputs_first: true, // Conv1D
+    interleaved: false,
     gguf: Some(GgufFamily {
         architecture: "gpt2",
         known: &[&[

@@ -29,6 +29,7 @@ pub(super) const FAMILY: Family = Family {
         ("blocks.#.mlp.down", "transformer.h.#.mlp.c_proj"),
     ]],
     inputs_first: false,
+    interleaved: false,
     gguf: None,
 };
 

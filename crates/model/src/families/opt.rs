@@ -29,6 +29,7 @@ pub(super) const FAMILY: Family = Family {
         ("blocks.#.mlp.down", "model.decoder.layers.#.fc2"),
     ]],
     inputs_first: false,
+    interleaved: false,
     gguf: None,
 };
 

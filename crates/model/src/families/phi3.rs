@@ -25,6 +25,7 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[TENSORS, llama::TENSORS],
     inputs_first: false,
+    interleaved: false,
     gguf: Some(GgufFamily {
         architecture: "phi3",
         known: shared_gguf::KNOWN_WITH_WINDOWS,

@@ -25,6 +25,7 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[QUERY_KEY_NORMS, llama::TENSORS],
     inputs_first: false,
+    interleaved: false,
     gguf: Some(GgufFamily {
         architecture: "qwen3",
         known: shared_gguf::KNOWN,
