@@ -9,7 +9,7 @@
 
 use crate::environment::HubSettings;
 use crate::layout::{self, CONFIG, INDEX, README, TOKENIZER_CONFIG, VOCABULARIES, WEIGHTS};
-use crate::name::{RepoName, RowsName, is_commit};
+use crate::name::{ModelName, RepoName, RowsName, is_commit};
 use crate::remote::{Listing, Remote, is_file_name, repo};
 use crate::transfer::{self, BlobHash, Downloaded, RemoteFile};
 use crate::{Error, Result};
@@ -63,11 +63,31 @@ impl Hub {
         Self { settings, cache, remote }
     }
 
-    /// A model: its weights in safetensors, and those of the `settings` files that it has.
+    /// A model: its weights in safetensors, and those of the `settings` files that it has; or its GGUF file.
     ///
     /// # Errors
     /// What is neither in the cache nor on the hub; what the hub refuses; downloads that fail.
-    pub fn model(&self, name: &RepoName, settings: &[&str], progress: OnProgress<'_>) -> Result<HubSnapshot> {
+    pub fn model(&self, model: &ModelName, settings: &[&str], progress: OnProgress<'_>) -> Result<HubSnapshot> {
+        match &model.file {
+            Some(file) => self.gguf(&model.name, file, progress),
+            None => self.safetensors(&model.name, settings, progress),
+        }
+    }
+
+    /// A GGUF file, with the other parts of its model where it is one of several.
+    fn gguf(&self, name: &RepoName, file: &str, progress: OnProgress<'_>) -> Result<HubSnapshot> {
+        let cached = self.cached_gguf(name, file)?;
+        self.complete(name, RepoType::Model, cached, |hub, listing| {
+            let parts = layout::gguf_parts(file, &listing.files);
+            if parts.is_empty() {
+                let (repo, file, accepted) = (name.repo.clone(), file.into(), layout::ggufs(&listing.files));
+                return Err(Error::NoGguf { repo, file, accepted });
+            }
+            Ok((hub.fetch(name, RepoType::Model, listing, parts, MAX_DATA, progress)?, vec![]))
+        })
+    }
+
+    fn safetensors(&self, name: &RepoName, settings: &[&str], progress: OnProgress<'_>) -> Result<HubSnapshot> {
         let cached = self.cached_model(name, settings)?;
         self.complete(name, RepoType::Model, cached, |hub, listing| {
             let mut files: Vec<String> = settings.iter().map(|file| (*file).to_string()).collect();
@@ -196,6 +216,21 @@ impl Hub {
         let repo = repo(name, kind);
         let folder = self.settings.cache.join(repo.folder_name());
         CacheFolder { repo: self.cache.repo(repo), folder }
+    }
+
+    fn cached_gguf(&self, name: &RepoName, file: &str) -> Result<Cached> {
+        let place = self.place(name, RepoType::Model);
+        let Some((commit, path)) = place.snapshot(name)? else {
+            return Ok(Cached::Nothing("not at this revision".into()));
+        };
+        let mut names = vec![];
+        list(&path, "", 0, &mut names);
+        names.sort();
+        let files = layout::gguf_parts(file, &names);
+        if files.is_empty() || !layout::are_whole(&files) {
+            return Ok(Cached::Nothing(format!("of which it has not all of `{file}`")));
+        }
+        Ok(Cached::Whole(HubSnapshot { path, name: name.clone(), commit, files, warning: None }))
     }
 
     fn cached_model(&self, name: &RepoName, settings: &[&str]) -> Result<Cached> {

@@ -8,6 +8,7 @@ use hf_hub::api::RepoInfo;
 use hf_hub::{Repo, RepoType};
 use std::time::Duration;
 use ureq::http::{HeaderMap, Response, StatusCode, Uri};
+use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
 /// Most bytes of a list of files, and most files in it.
@@ -61,6 +62,13 @@ impl Remote {
             .timeout_send_request(Some(settings.patience))
             .timeout_recv_response(Some(settings.patience))
             .timeout_per_read(Some(settings.patience));
+        let config = match &settings.authorities {
+            Some(certificates) => {
+                let roots = RootCerts::new_with_certs(certificates);
+                config.tls_config(TlsConfig::builder().root_certs(roots).build())
+            }
+            None => config,
+        };
         Self { agent: config.build().into(), settings: settings.clone() }
     }
 

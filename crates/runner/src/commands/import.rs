@@ -1,6 +1,6 @@
 //! `duel import`: what the files of a model hold, and the model in another format.
 
-use crate::commands::export::{ExportAs, FileNumbers, numbers, stored, unused, write};
+use crate::commands::export::{ExportAs, FileNumbers, note_differences, numbers, stored, unused, write};
 use crate::error::Result;
 use crate::sources;
 use crate::target::{self, ModelTarget};
@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// A Hugging Face directory, a .gguf file, or a model's name on the hub: org/name or org/name@revision
+    /// A Hugging Face directory, a .gguf file, or a model's name on the hub: org/name, org/name@revision or
+    /// org/name/FILE.gguf
     pub from: PathBuf,
     /// Where it is written: a directory, or a .gguf file
     #[arg(long, value_name = "DIR|FILE.gguf")]
@@ -74,6 +75,7 @@ pub fn import(args: &ImportArgs) -> Result<()> {
     let Some((to, form, numbers, target)) = target else { return Ok(()) };
     let checkpoint = Checkpoint { config: model.config, policy, words: model.words };
     target.write(|made| write(&checkpoint, made, form, numbers))?;
+    note_differences(&checkpoint.config, form);
     print(&format!("wrote {}\n", to.display()));
     Ok(())
 }
