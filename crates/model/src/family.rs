@@ -48,4 +48,6 @@ pub(crate) struct GgufFamily {
     pub tensors: TensorNames,
     /// Whether the rows of queries and keys are stored as neighbouring pairs for the rotary positions.
     pub interleaved: bool,
+    /// The factor of scores that llama.cpp takes whatever the file says; `None`: what the file says, or 1/√E.
+    pub usual_scale: Option<fn(&TransformerConfig) -> f64>,
 }

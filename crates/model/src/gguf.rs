@@ -1,9 +1,10 @@
 //! GGUF files: a header of settings, a table of tensors, then their numbers, many of them quantised in blocks. Nothing is
 //! decoded before it is asked for.
 
+use crate::architecture::Architecture;
 use crate::checkpoint::Checkpoint;
 use crate::config::TransformerConfig;
-use crate::families::{by_gguf_architecture, gguf_architectures, gguf_of, gguf_tensor};
+use crate::families::{self, by_gguf_architecture, gguf_architectures, gguf_of, gguf_tensor};
 use crate::file_dtype::FileDType;
 use crate::gguf_header::{ALIGNMENT, GgufHeader, HeaderValue, MAGIC};
 use crate::gguf_layout::to_file;
@@ -149,6 +150,31 @@ fn read_config(header: &HeaderReader<'_>) -> Result<TransformerConfig> {
         tied: store.shape("output.weight").is_none(),
         architecture,
     })
+}
+
+/// What llama.cpp computes otherwise than the model that a file holds: it has no setting for it, or does not read it.
+pub fn llama_cpp_differences(config: &TransformerConfig) -> Vec<String> {
+    let Architecture { attention, .. } = &config.architecture;
+    let Some(family) = families::of(config).gguf.as_ref() else { return vec![] };
+    let window = attention.windows.iter().flatten().min().filter(|window| **window < config.context);
+    let has_windows = !["llama", "phi3"].contains(&family.architecture);
+    let window = window.filter(|_| !has_windows).map(|window| {
+        format!(
+            "llama.cpp reads no window of the architecture {}: sequences of more than {window} tokens have other logits there",
+            family.architecture
+        )
+    });
+    let scale = family.usual_scale.zip(attention.scale).and_then(|(usual, scale)| {
+        let usual = usual(config);
+        ((scale / usual - 1.0).abs() > 1e-6).then(|| {
+            format!(
+                "llama.cpp scales the scores of the architecture {} by {usual:.4}, the model by {scale:.4}: its logits are other \
+                 ones there",
+                family.architecture
+            )
+        })
+    });
+    window.into_iter().chain(scale).collect()
 }
 
 /// How matrices are kept in a file that is written.

@@ -127,7 +127,7 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let others = ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack"];
     match others.into_iter().find(|name| folder.join(name).exists()) {
         Some(other) => {
-            let (path, key, found) = (folder.into(), WEIGHTS.into(), format!("nothing, beside `{other}`"));
+            let (path, key, found) = (folder.into(), "weights".into(), other.into());
             let accepted =
                 format!("safetensors; transformers' `from_pretrained` and `save_pretrained` turn `{other}` into them");
             Err(Error::Unsupported { path, key, found, accepted })

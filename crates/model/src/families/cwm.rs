@@ -3,7 +3,7 @@
 use super::llama;
 use super::shared::{SharedSettings, layer_types, window, windows};
 use crate::Result;
-use crate::architecture::{PositionSpec, RopeScaling};
+use crate::architecture::RopeScaling;
 use crate::config::TransformerConfig;
 use crate::config_reader::ConfigReader;
 use crate::family::Family;
@@ -37,7 +37,7 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
     let window = settings.optional_size("sliding_window", Some(8192))?;
     config.architecture.attention.windows = windows(settings, config.layers, window, |layer| !layer.is_multiple_of(4))?;
     let says_nothing = ["rope_parameters", "rope_scaling"].iter().all(|key| settings.value(key).is_null());
-    if let (PositionSpec::Rotary(rotary), true) = (&mut config.architecture.positions, says_nothing) {
+    if let (Some(rotary), true) = (config.architecture.rotary_mut(), says_nothing) {
         rotary.scaling =
             RopeScaling::Llama3 { factor: 16.0, low_frequency: 1.0, high_frequency: 4.0, original_context: 8192 };
     }

@@ -45,6 +45,7 @@ pub(super) const FAMILY: Family = Family {
         },
         tensors: tensor_names::GGUF,
         interleaved: false,
+        usual_scale: None,
     }),
 };
 

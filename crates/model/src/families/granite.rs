@@ -32,6 +32,7 @@ pub(super) const FAMILY: Family = Family {
         },
         tensors: tensor_names::GGUF,
         interleaved: true,
+        usual_scale: None,
     }),
 };
 
