@@ -256,12 +256,12 @@ fn matched_sentences(run: &Run) -> Vec<String> {
         match difference.excludes_zero() {
             Some(true) => sentences.push(format!("{lead}.")),
             Some(false) => undecided.push(m.kl.to_string()),
-            None => sentences.push(format!("{lead}; one seed gives no interval, so this says little.")),
+            None => sentences.push(format!("{lead}; with one seed there is no interval.")),
         }
     }
     if let Some((last, first)) = undecided.split_last() {
         let kls = if first.is_empty() { last.clone() } else { format!("{} and {last}", first.join(", ")) };
-        sentences.push(format!("At KL {kls} the interval of the difference holds zero: the arms are not told apart."));
+        sentences.push(format!("At KL {kls} the interval of the difference contains zero: no detectable difference."));
     }
     sentences
 }
