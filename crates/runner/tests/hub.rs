@@ -3,52 +3,37 @@
 
 mod tiny_model;
 
+use duel_testing::command_line::{refusal_of, stdout_of};
 use duel_testing::fake_hub::{COMMIT, FakeServer, HubFiles, HubReply, answer, hash, storage};
 use serde_json::{Value, json};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
+use tiny_model::SMALL;
 
 const TOKEN: &str = "hf_secret";
-const SMALL: [&str; 13] = [
-    "stages.pairs.rows=16",
-    "stages.pairs.holdout_rows=4",
-    "stages.rm.steps=2",
-    "stages.rm.batch_size=4",
-    "stages.rm.samples=8",
-    "arms.ppo.iterations=1",
-    "arms.ppo.episodes=8",
-    "arms.dpo.batch_size=4",
-    "evaluation.prompts=4",
-    "evaluation.best_of=2",
-    "evaluation.curve_points=1",
-    "evaluation.completions=2",
-    "world.rows.response_tokens=12",
-];
 
-/// Runs `duel` in a folder with `cache` as the hub's cache, and a token.
-fn duel(folder: &Path, endpoint: &str, args: &[&str]) -> Output {
+/// `duel` in a folder with `cache` as the hub's cache, and a token.
+fn duel(folder: &Path, endpoint: &str, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_duel"));
     command.args(args).current_dir(folder).env_remove("HF_HUB_OFFLINE").env("HF_HUB_CACHE", folder.join("cache"));
     command.env("HF_TOKEN", TOKEN).env("HF_ENDPOINT", endpoint).env("HF_HUB_DOWNLOAD_TIMEOUT", "5");
     if endpoint.is_empty() {
         command.env("HF_HUB_OFFLINE", "1");
     }
-    command.output().unwrap()
+    command
 }
 
 fn ok(folder: &Path, endpoint: &str, args: &[&str]) -> String {
-    let output = duel(folder, endpoint, args);
-    let [answer, said] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-    assert!(output.status.success() && !said.contains(TOKEN), "{args:?}: {answer}{said}");
-    answer
+    let stdout = stdout_of(&mut duel(folder, endpoint, args));
+    assert!(!stdout.contains(TOKEN), "{args:?}: {stdout}");
+    stdout
 }
 
 fn refused(folder: &Path, endpoint: &str, args: &[&str], says: &[&str]) {
-    let output = duel(folder, endpoint, args);
-    let said = String::from_utf8_lossy(&output.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
-    assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
-    assert!(says.iter().all(|words| said.contains(words)), "{args:?}: {said}");
-    assert!(!said.contains("panicked") && !said.contains(TOKEN), "{args:?}: {said}");
+    let (code, message) = refusal_of(&mut duel(folder, endpoint, args));
+    assert_eq!(code, Some(1), "{args:?}: {message}");
+    assert!(says.iter().all(|words| message.contains(words)), "{args:?}: {message}");
+    assert!(!message.contains(TOKEN), "{args:?}: {message}");
 }
 
 fn rows() -> Vec<u8> {
@@ -189,7 +174,7 @@ fn a_model_is_fetched_once() {
     let storage = storage(files.clone());
     let address = storage.address.clone();
     let server = FakeServer::start(move |request| answer("models", &files, &address, request));
-    let output = duel(folder, &server.address, &["import", "org/name"]);
+    let output = duel(folder, &server.address, &["import", "org/name"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && said.contains("downloading model.safetensors"), "{said}");
     assert!(storage.take_requests().iter().all(|request| request.token.is_none()), "the token is the hub's");

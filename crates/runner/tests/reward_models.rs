@@ -2,51 +2,31 @@
 //! frozen or trained further, as the judge, and written for others.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod tiny_model;
+
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use duel_data::TextTokenizer;
 use duel_ledger::read_completions;
 use duel_model::{
-    Activation, Checkpoint, Classifier, ClassifierCheckpoint, FileDType, Gpt2, Llama, Policy, ScalarModel,
-    SpecialTokens, TokenizerFiles, TransformerConfig, classifier, huggingface, weights,
+    Activation, Classifier, ClassifierCheckpoint, FileDType, Gpt2, Policy, ScalarModel, TransformerConfig, classifier,
+    weights,
 };
 use duel_spec::seeds;
+use duel_testing::command_line::{refusal_of, stdout_of};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
+use tiny_model::{model_with_template, tokenizer_files};
 
 const POLICY_TEMPLATE: &str = "{% for m in messages %}{{ '<pad>' + m.role + '\n' + m.content + '<eos>' }}\n{% endfor %}\
                                {% if add_generation_prompt %}{{ '<pad>assistant\n' }}{% endif %}";
 const REWARD_TEMPLATE: &str = "{{ '<bos>' }}{% for m in messages %}{{ '[' + m.role + '] ' + m.content }}{% endfor %}\
                                {% if add_generation_prompt %}{{ '[assistant] ' }}{% else %}{{ ' !<eos>' }}{% endif %}";
 
-/// A tokenizer of these texts, its vocabulary, and what is beside it.
-fn words(texts: &[&str], size: usize, template: &str, to: &Path) -> (TokenizerFiles, usize) {
-    std::fs::create_dir_all(to).unwrap();
-    let tokenizer = TextTokenizer::train(texts.iter().copied(), size).unwrap();
-    let trained = to.join("words.json");
-    tokenizer.save(&trained).unwrap();
-    let bytes = std::fs::read(&trained).unwrap();
-    std::fs::remove_file(trained).unwrap();
-    let special = SpecialTokens { bos: Some(1), eos: Some(2), pad: Some(0), ..SpecialTokens::default() };
-    (TokenizerFiles { special, tokenizer: Some(bytes), template: Some(template.into()) }, tokenizer.vocabulary())
-}
-
-/// A Llama of a few thousand weights, as a directory.
-fn policy(to: &Path) {
-    let texts = ["is it good or bad user assistant yes no very film it was a very good film it was a very bad film"];
-    let (words, vocabulary) = words(&texts, 300, POLICY_TEMPLATE, to);
-    let architecture =
-        Llama { key_value_heads: 2, head_width: 8, inner: 24, rope_theta: 5000.0, epsilon: 1e-5 }.architecture();
-    let config =
-        TransformerConfig { vocabulary, context: 128, layers: 2, width: 16, heads: 2, tied: true, architecture };
-    let policy = Policy::new(&config, &mut seeds::derive(1, "test", 0, "init"), &Device::flex()).no_grad();
-    huggingface::write(to, &Checkpoint { config, policy, words }, FileDType::F32).unwrap();
-}
-
 /// A classifier of another family, with fewer words and another template.
 fn reward_model(to: &Path, context: usize) {
-    let (words, vocabulary) = words(&["good bad is it it is"], 270, REWARD_TEMPLATE, to);
+    let (words, vocabulary) = tokenizer_files(&["good bad is it it is"], 270, REWARD_TEMPLATE, to);
     let architecture = Gpt2 { activation: Activation::GeluTanh, inner: 40, epsilon: 1e-5 }.architecture();
     let config = TransformerConfig { vocabulary, context, layers: 2, width: 12, heads: 3, tied: true, architecture };
     let device = Device::flex();
@@ -70,24 +50,19 @@ fn tokenizer(folder: &Path) -> TextTokenizer {
     TextTokenizer::from_bytes(&std::fs::read(folder.join("tokenizer.json")).unwrap()).unwrap()
 }
 
-fn duel(folder: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_duel")).args(args).current_dir(folder).output().unwrap()
+fn duel(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_duel"));
+    command.args(args).current_dir(folder);
+    command
 }
 
 fn ok(folder: &Path, args: &[&str]) -> String {
-    let output = duel(folder, args);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{args:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
-    said
+    stdout_of(&mut duel(folder, args))
 }
 
-/// What is said of a command that fails.
+/// The message of a command that fails.
 fn refused(folder: &Path, args: &[&str]) -> String {
-    let output = duel(folder, args);
-    let words = String::from_utf8_lossy(&output.stderr).replace('│', " ");
-    let said = words.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(!output.status.success() && !said.contains("panicked"), "{args:?}: {said}");
-    said
+    refusal_of(&mut duel(folder, args)).1
 }
 
 const EXPERIMENT: &str = r#"
@@ -129,7 +104,7 @@ batch_size = 4
 
 /// Model, rows, experiment and two reward models in an empty folder.
 fn prepared(folder: &Path) {
-    policy(&folder.join("model"));
+    model_with_template(&folder.join("model"), POLICY_TEMPLATE);
     reward_model(&folder.join("judge"), 128);
     let turns = |role: &str, text: &str| json!([{"role": role, "content": text}]);
     let rows = (0..40).map(|i| {

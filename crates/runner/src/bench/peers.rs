@@ -1,6 +1,7 @@
 //! The other programs of `duel bench --peers`, which make one step per request.
 
-use super::cases::{LORA_RANK, Shape};
+use super::cases::LORA_RANK;
+use super::shapes::Shape;
 use crate::error::{Error, Result};
 use duel_model::Activation;
 use serde::Deserialize;
