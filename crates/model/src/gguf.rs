@@ -57,8 +57,8 @@ pub(crate) fn open(path: &Path) -> Result<(TransformerConfig, TokenizerFiles, We
     if template.is_none() && settings.value(key).is_some() {
         return Err(settings.unsupported(key, "a text"));
     }
-    let words = TokenizerFiles { tokenizer: read_tokenizer(&settings, rows, &special)?, special, template };
-    Ok((config, words, store))
+    let tokenizer_files = TokenizerFiles { tokenizer: read_tokenizer(&settings, rows, &special)?, special, template };
+    Ok((config, tokenizer_files, store))
 }
 
 /// The repository on Hugging Face (`org/name`) whose model a file was made from, where it says so: the source of the conversion
@@ -252,8 +252,8 @@ impl SettingsWriter {
         Ok(())
     }
 
-    fn tokenizer(&mut self, words: &TokenizerFiles, rows: usize, path: &Path) -> Result<()> {
-        let Some(bytes) = &words.tokenizer else { return Ok(()) };
+    fn tokenizer(&mut self, tokenizer_files: &TokenizerFiles, rows: usize, path: &Path) -> Result<()> {
+        let Some(bytes) = &tokenizer_files.tokenizer else { return Ok(()) };
         let vocabulary = to_vocabulary(path, bytes)?;
         self.text("tokenizer.ggml.model", vocabulary.model);
         self.text("tokenizer.ggml.pre", vocabulary.pre);
@@ -273,7 +273,7 @@ impl SettingsWriter {
         if let Some(prefix) = vocabulary.prefix {
             self.flag("tokenizer.ggml.add_space_prefix", prefix);
         }
-        let (special, [begins, ends]) = (&words.special, vocabulary.adds);
+        let (special, [begins, ends]) = (&tokenizer_files.special, vocabulary.adds);
         self.flag("tokenizer.ggml.add_bos_token", begins && special.bos.is_some());
         self.flag("tokenizer.ggml.add_eos_token", ends && special.eos.is_some());
         for (key, id) in [("bos", special.bos), ("eos", special.eos), ("padding", special.pad)] {
@@ -284,7 +284,7 @@ impl SettingsWriter {
         for (key, id) in OTHER_EOS.into_iter().zip(&special.other_eos) {
             self.size(key, *id as usize);
         }
-        if let Some(template) = &words.template {
+        if let Some(template) = &tokenizer_files.template {
             self.text("tokenizer.chat_template", template);
         }
         Ok(())
@@ -327,7 +327,7 @@ fn tensor_bytes(path: &Path, checkpoint: &Checkpoint, precision: Precision) -> R
 pub fn write(path: &Path, checkpoint: &Checkpoint, precision: Precision) -> Result<()> {
     let mut settings = SettingsWriter::default();
     settings.model(&checkpoint.config, precision, path)?;
-    settings.tokenizer(&checkpoint.words, checkpoint.config.vocabulary, path)?;
+    settings.tokenizer(&checkpoint.tokenizer_files, checkpoint.config.vocabulary, path)?;
     let tensors = tensor_bytes(path, checkpoint, precision)?;
 
     let mut head = [MAGIC.to_vec(), 3u32.to_le_bytes().to_vec()].concat();

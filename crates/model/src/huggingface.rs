@@ -30,19 +30,19 @@ type OpenedDirectory = (TransformerConfig, TokenizerFiles, WeightStore, Vec<Stri
 /// # Errors
 /// Files that are missing or damaged, settings that are not supported, ids beyond the embedding.
 pub(crate) fn open(folder: &Path) -> Result<OpenedDirectory> {
-    let (settings, config, words, store) = read(folder)?;
+    let (settings, config, tokenizer_files, store) = read(folder)?;
     if is_classifier(&settings) {
         let accepted = "a language model; a sequence classifier is a reward model: `stages.rm.from` or `judge.model`";
         return Err(settings.unsupported("architectures", accepted));
     }
     check_head(&settings, &config, &store)?;
-    Ok((config, words, store, settings.ignored()))
+    Ok((config, tokenizer_files, store, settings.ignored()))
 }
 
 /// A sequence classifier with one label.
 pub(crate) struct ClassifierFiles {
     pub(crate) config: TransformerConfig,
-    pub(crate) words: TokenizerFiles,
+    pub(crate) tokenizer_files: TokenizerFiles,
     pub(crate) store: WeightStore,
     /// What its head is called.
     pub(crate) head: String,
@@ -54,7 +54,7 @@ pub(crate) struct ClassifierFiles {
 /// # Errors
 /// As [`open`]; a model that is no classifier, or has not one label.
 pub(crate) fn open_classifier(folder: &Path) -> Result<ClassifierFiles> {
-    let (settings, config, words, store) = read(folder)?;
+    let (settings, config, tokenizer_files, store) = read(folder)?;
     let heads: Vec<&str> = HEADS.into_iter().filter(|head| store.shape(&format!("{head}.weight")).is_some()).collect();
     let [head] = heads[..] else {
         let accepted = "a sequence classifier, with one head: `score.weight` or `classifier.weight`";
@@ -66,7 +66,13 @@ pub(crate) fn open_classifier(folder: &Path) -> Result<ClassifierFiles> {
     check_labels(&settings)?;
     let pad = settings.ids("pad_token_id", config.vocabulary)?.first().copied();
     // whatever the settings say of a head over the vocabulary, there is none
-    Ok(ClassifierFiles { config: TransformerConfig { tied: true, ..config }, words, store, head: head.into(), pad })
+    Ok(ClassifierFiles {
+        config: TransformerConfig { tied: true, ..config },
+        tokenizer_files,
+        store,
+        head: head.into(),
+        pad,
+    })
 }
 
 /// What transformers calls the heads of sequence classifiers.
@@ -110,9 +116,9 @@ fn read(folder: &Path) -> Result<(ConfigReader, TransformerConfig, TokenizerFile
     }
     let settings = ConfigReader::open(path)?;
     let config = read_config(&settings)?;
-    let words = tokenizer_files::read_directory(folder, &settings, config.vocabulary)?;
+    let tokenizer_files = tokenizer_files::read_directory(folder, &settings, config.vocabulary)?;
     let store = WeightStore::safetensors(&weight_files(folder)?)?;
-    Ok((settings, config, words, store))
+    Ok((settings, config, tokenizer_files, store))
 }
 
 /// The safetensors files of a directory.
@@ -203,14 +209,14 @@ fn check_head(settings: &ConfigReader, config: &TransformerConfig, store: &Weigh
 
 /// Writes a directory that transformers reads; matrices and vectors as f32, f16 or bf16.
 pub fn write(folder: &Path, checkpoint: &Checkpoint, kind: FileDType) -> Result<()> {
-    let Checkpoint { config, policy, words } = checkpoint;
+    let Checkpoint { config, policy, tokenizer_files } = checkpoint;
     let mut json = write_config(folder, config)?;
     weights::save_in(kind, policy, &folder.join(WEIGHTS), |ours| Some(hf_tensor(config, ours)))?;
     if kind != FileDType::F32 {
         json["dtype"] = json!(if kind == FileDType::F16 { "float16" } else { "bfloat16" });
     }
-    let SpecialTokens { bos, eos, ref other_eos, pad } = words.special;
-    let eos = if other_eos.is_empty() { json!(eos) } else { json!(words.special.eos_ids()) };
+    let SpecialTokens { bos, eos, ref other_eos, pad } = tokenizer_files.special;
+    let eos = if other_eos.is_empty() { json!(eos) } else { json!(tokenizer_files.special.eos_ids()) };
     let mut generation = json!({});
     for (key, id) in [("bos_token_id", json!(bos)), ("eos_token_id", eos), ("pad_token_id", json!(pad))] {
         json[key] = id.clone();
@@ -218,7 +224,7 @@ pub fn write(folder: &Path, checkpoint: &Checkpoint, kind: FileDType) -> Result<
     }
     write_synced(&folder.join(CONFIG), format!("{json:#}\n").as_bytes())?;
     write_synced(&folder.join(GENERATION), format!("{generation:#}\n").as_bytes())?;
-    tokenizer_files::write_directory(folder, config.context, words)
+    tokenizer_files::write_directory(folder, config.context, tokenizer_files)
 }
 
 /// The class of a family's sequence classifiers, after that of its language models; `None` where transformers has none.
@@ -241,7 +247,7 @@ pub(crate) fn write_classifier(
     folder: &Path,
     config: &TransformerConfig,
     model: &ScalarModel,
-    words: &TokenizerFiles,
+    tokenizer_files: &TokenizerFiles,
     kind: FileDType,
     labels: impl FnOnce(&mut Value),
 ) -> Result<()> {
@@ -261,11 +267,11 @@ pub(crate) fn write_classifier(
     if kind != FileDType::F32 {
         json["dtype"] = json!(if kind == FileDType::F16 { "float16" } else { "bfloat16" });
     }
-    let SpecialTokens { bos, eos, .. } = words.special;
+    let SpecialTokens { bos, eos, .. } = tokenizer_files.special;
     (json["bos_token_id"], json["eos_token_id"]) = (json!(bos), json!(eos));
     labels(&mut json);
     write_synced(&folder.join(CONFIG), format!("{json:#}\n").as_bytes())?;
-    tokenizer_files::write_directory(folder, config.context, words)
+    tokenizer_files::write_directory(folder, config.context, tokenizer_files)
 }
 
 /// Tensors of old files that are no parameters: causal masks, rotary tables; and a head that is tied.

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct Pretrained {
     pub config: TransformerConfig,
-    pub words: TokenizerFiles,
+    pub tokenizer_files: TokenizerFiles,
     /// Settings of its files that are not used, `key = value`: those of a GGUF file are known or refused.
     pub ignored: Vec<String>,
     store: WeightStore,
@@ -55,28 +55,28 @@ impl Pretrained {
     pub fn open(path: &Path) -> Result<Self> {
         let is_gguf = is_gguf(path);
         if is_gguf {
-            let (config, words, store) = gguf::open(path)?;
-            return Self::new(path, config, words, store, Naming::Gguf, vec![]);
+            let (config, tokenizer_files, store) = gguf::open(path)?;
+            return Self::new(path, config, tokenizer_files, store, Naming::Gguf, vec![]);
         }
-        let (config, words, store, ignored) = huggingface::open(path)?;
-        Ok(Self { ignored, ..Self::new(path, config, words, store, Naming::HuggingFace, vec![])? })
+        let (config, tokenizer_files, store, ignored) = huggingface::open(path)?;
+        Ok(Self { ignored, ..Self::new(path, config, tokenizer_files, store, Naming::HuggingFace, vec![])? })
     }
 
     /// A model of a directory whose files also hold these tensors of another head.
     pub(crate) fn of_directory(
         path: &Path,
         config: TransformerConfig,
-        words: TokenizerFiles,
+        tokenizer_files: TokenizerFiles,
         store: WeightStore,
         head: Vec<String>,
     ) -> Result<Self> {
-        Self::new(path, config, words, store, Naming::HuggingFace, head)
+        Self::new(path, config, tokenizer_files, store, Naming::HuggingFace, head)
     }
 
     fn new(
         path: &Path,
         config: TransformerConfig,
-        words: TokenizerFiles,
+        tokenizer_files: TokenizerFiles,
         store: WeightStore,
         naming: Naming,
         head: Vec<String>,
@@ -94,7 +94,7 @@ impl Pretrained {
             );
             return Err(Error::Damaged { path: path.into(), problem });
         }
-        let mut model = Self { config, words, ignored: vec![], store, naming, head };
+        let mut model = Self { config, tokenizer_files, ignored: vec![], store, naming, head };
         let embedding = |model: &Self| model.place(&model.config, "tokens.weight").name;
         if !is_gguf && model.store.shape(&embedding(&model)).is_none() {
             model.naming = Naming::Base;
@@ -156,7 +156,11 @@ impl Pretrained {
     /// Files that are missing or damaged, settings that are not supported, tensors that do not fit.
     pub fn read_checkpoint(path: &Path, device: &Device) -> Result<Checkpoint> {
         let model = Self::open(path)?;
-        Ok(Checkpoint { policy: model.policy(model.config.context, device)?, config: model.config, words: model.words })
+        Ok(Checkpoint {
+            policy: model.policy(model.config.context, device)?,
+            config: model.config,
+            tokenizer_files: model.tokenizer_files,
+        })
     }
 
     /// The formats of the tensors' numbers, by name, those of the most tensors first.

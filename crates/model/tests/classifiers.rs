@@ -81,7 +81,7 @@ fn golden_classifiers_score_the_last_token_that_is_not_padding() {
         let checkpoint = ClassifierCheckpoint {
             config: opened.model.config.clone(),
             model: model.clone(),
-            words: opened.model.words.clone(),
+            tokenizer_files: opened.model.tokenizer_files.clone(),
             pad: opened.pad,
             score: None,
         };

@@ -17,7 +17,7 @@ fn load(file: &GgufFile) -> Result<(Pretrained, Policy), Error> {
 }
 
 fn tokenizer(file: &GgufFile) -> Value {
-    serde_json::from_slice(&load(file).unwrap().0.words.tokenizer.unwrap()).unwrap()
+    serde_json::from_slice(&load(file).unwrap().0.tokenizer_files.tokenizer.unwrap()).unwrap()
 }
 
 /// The file after a change is refused, in these words.

@@ -68,7 +68,7 @@ fn families_are_read_back_the_same() {
         let again = folder.path().join("again.gguf");
         gguf::write(
             &again,
-            &Checkpoint { config: model.config.clone(), policy, words: model.words.clone() },
+            &Checkpoint { config: model.config.clone(), policy, tokenizer_files: model.tokenizer_files.clone() },
             Precision::F32,
         )
         .unwrap();

@@ -306,12 +306,13 @@ fn golden_models_go_to_disk_and_back_unchanged() {
         // the directories come without a tokenizer; whatever it is, it is passed on byte by byte
         let tokenizer = Some(b"{\"version\": \"1.0\",\n \"model\": {}}".to_vec());
         let mut before = checkpoint(name, &device);
-        before.words = TokenizerFiles { tokenizer, template: Some("{{ messages }}".into()), ..before.words };
+        before.tokenizer_files =
+            TokenizerFiles { tokenizer, template: Some("{{ messages }}".into()), ..before.tokenizer_files };
         let folder = std::env::temp_dir().join(format!("duel-golden-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         huggingface::write(&folder, &before, FileDType::F32).unwrap();
         let again = Pretrained::read_checkpoint(&folder, &device).unwrap();
-        assert_eq!((again.config, again.words), (before.config, before.words));
+        assert_eq!((again.config, again.tokenizer_files), (before.config, before.tokenizer_files));
         assert_eq!(weights::hash(&again.policy), weights::hash(&before.policy));
         let tensors = |folder: &std::path::Path| weights::to_host(&folder.join("model.safetensors")).unwrap();
         assert_eq!(tensors(&folder), tensors(&source), "{name}: the same tensors under the same names");

@@ -30,7 +30,7 @@ fn checkpoint(architecture: Architecture) -> Checkpoint {
     let config =
         TransformerConfig { vocabulary: 40, context: 16, layers: 2, width: 64, heads: 4, tied: true, architecture };
     let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &Device::flex());
-    let words = serde_json::json!({
+    let tokenizer = serde_json::json!({
         "added_tokens": [{"id": 0, "content": "<s>", "special": true}],
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
         "model": {"type": "BPE", "vocab": {"<s>": 0, "a": 1, "b": 2, "ab": 3}, "merges": [["a", "b"]]}
@@ -39,7 +39,11 @@ fn checkpoint(architecture: Architecture) -> Checkpoint {
     Checkpoint {
         config,
         policy,
-        words: TokenizerFiles { special, tokenizer: Some(words.to_string().into_bytes()), template: None },
+        tokenizer_files: TokenizerFiles {
+            special,
+            tokenizer: Some(tokenizer.to_string().into_bytes()),
+            template: None,
+        },
     }
 }
 

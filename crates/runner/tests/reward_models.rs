@@ -26,15 +26,19 @@ const REWARD_TEMPLATE: &str = "{{ '<bos>' }}{% for m in messages %}{{ '[' + m.ro
 
 /// A classifier of another family, with fewer words and another template.
 fn reward_model(to: &Path, context: usize) {
-    let (words, vocabulary) = tokenizer_files(&["good bad is it it is"], 270, REWARD_TEMPLATE, to);
+    let (tokenizer_files, vocabulary) = tokenizer_files(&["good bad is it it is"], 270, REWARD_TEMPLATE, to);
     let architecture = Gpt2 { activation: Activation::GeluTanh, inner: 40, epsilon: 1e-5 }.architecture();
     let config = TransformerConfig { vocabulary, context, layers: 2, width: 12, heads: 3, tied: true, architecture };
     let device = Device::flex();
     let body = Policy::new(&config, &mut seeds::derive(2, "test", 0, "init"), &device).no_grad();
     let head = (0..12).map(|i| ((i * 7) % 5) as f32 / 2.0 - 1.0).collect();
     let model = ScalarModel::with_head(body, head, &device);
-    classifier::write(to, ClassifierCheckpoint { config, model, words, pad: Some(0), score: None }, FileDType::F32)
-        .unwrap();
+    classifier::write(
+        to,
+        ClassifierCheckpoint { config, model, tokenizer_files, pad: Some(0), score: None },
+        FileDType::F32,
+    )
+    .unwrap();
 }
 
 /// The score of some ids by hand: that of the last.
@@ -154,14 +158,14 @@ fn a_reward_model_with_its_own_words_judges_and_is_climbed() {
     let frozen = run(folder, "frozen", &[]);
 
     // The conversation in the template of the reward model and its tokens, written down by hand.
-    let words = tokenizer(&folder.join("judge"));
+    let tokenizer = tokenizer(&folder.join("judge"));
     let [centre, scale] = scale(&frozen);
     let completions = read_completions(&frozen.join("completions.parquet")).unwrap();
     assert!(completions.len() >= 4);
     for row in &completions {
         let number: String = row.prompt.chars().filter(char::is_ascii_digit).collect();
         let text = format!("<bos>[user] is it good {number}[assistant] {} !<eos>", row.completion);
-        let expected = score(&folder.join("judge"), &words.encode_part(&text).unwrap());
+        let expected = score(&folder.join("judge"), &tokenizer.encode_part(&text).unwrap());
         near("gold", row.gold_reward, expected);
         near("proxy", row.proxy_reward, (expected - centre) / scale);
     }
@@ -173,12 +177,12 @@ fn a_reward_model_with_its_own_words_judges_and_is_climbed() {
         sampled[0]["pieces"].as_array().unwrap().iter().map(|piece| piece["text"].as_str().unwrap()).collect();
     let response = response.strip_suffix(" ∎").unwrap_or(&response); // which is EOS
     let text = format!("<bos>[user] is it bad[assistant] {response} !<eos>");
-    let expected = score(&folder.join("judge"), &words.encode_part(&text).unwrap());
+    let expected = score(&folder.join("judge"), &tokenizer.encode_part(&text).unwrap());
     near("a typed prompt", sampled[0]["gold_reward"].as_f64().unwrap(), expected);
 
     // It is written as it came: the same settings, the same tokenizer and template, the same scores.
     ok(folder, &["export", "runs/frozen", "--reward-model", "--to", "again"]);
-    let ids = words.encode_part(&text).unwrap();
+    let ids = tokenizer.encode_part(&text).unwrap();
     near("exported", score(&folder.join("again"), &ids), expected);
     let settings: Value = serde_json::from_slice(&std::fs::read(folder.join("again/config.json")).unwrap()).unwrap();
     assert_eq!(settings["architectures"], json!(["GPT2ForSequenceClassification"]));
@@ -250,11 +254,11 @@ fn a_reward_model_is_trained_further_on_the_rows() {
         assert!((after - before).abs() > 1e-3, "{name}: {before} stays {after}");
         // what the run's own reward model says is what was written
         let [centre, scale] = scale(&run);
-        let words = tokenizer(&folder.join(name));
+        let tokenizer = tokenizer(&folder.join(name));
         for row in read_completions(&run.join("completions.parquet")).unwrap() {
             let number: String = row.prompt.chars().filter(char::is_ascii_digit).collect();
             let text = format!("<bos>[user] is it good {number}[assistant] {} !<eos>", row.completion);
-            let logit = score(&folder.join(name), &words.encode_part(&text).unwrap());
+            let logit = score(&folder.join(name), &tokenizer.encode_part(&text).unwrap());
             near(name, row.proxy_reward, (logit - centre) / scale);
         }
     }
@@ -277,10 +281,10 @@ fn a_runs_own_reward_model_is_written_for_others() {
     let shape = ScalarModel::from_policy(Policy::zeros(&classifier.model.config, &device), &device);
     let own = weights::load(shape, &stage_file(&run, "rm", "rm.safetensors")).unwrap();
     let [own_centre, own_scale] = self::scale(&run);
-    let words = tokenizer(&folder.join("out"));
+    let tokenizer = tokenizer(&folder.join("out"));
     for response in ["very good", "no", "it was bad"] {
         let text = format!("<pad>user\nis it good<eos>\n<pad>assistant\n{response}<eos>");
-        let ids = words.encode_part(&text).unwrap();
+        let ids = tokenizer.encode_part(&text).unwrap();
         let logit = score(&folder.join("out"), &ids);
         let row: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
         let row = Tensor::<2, Int>::from_data(TensorData::new(row.clone(), [1, row.len()]), &device);

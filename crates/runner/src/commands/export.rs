@@ -167,10 +167,10 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     let policy = if arm == REFERENCE { context.sft_policy(world)? } else { context.trained_policy(world)? };
 
     // 3. With the words and sizes of the model that it came from.
-    let (config, words) = match experiment.is_pretrained() {
+    let (config, tokenizer_files) = match experiment.is_pretrained() {
         true => {
             let model = PretrainedModel::open(&experiment.model.from)?.model;
-            (model.config, model.words)
+            (model.config, model.tokenizer_files)
         }
         false => (context.config(world)?, own_tokenizer(&context, world.space())?),
     };
@@ -178,7 +178,9 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     let base = adapter_base(&experiment)?;
     target.write(|path| match args.form {
         ExportAs::Adapter => Ok(peft::write_adapter(path, &config, &policy, &base)?),
-        form => write(&Checkpoint { config: config.clone(), policy: policy.merged(), words }, path, form, numbers),
+        form => {
+            write(&Checkpoint { config: config.clone(), policy: policy.merged(), tokenizer_files }, path, form, numbers)
+        }
     })?;
     note_differences(&config, args.form);
     let whose = if arm == REFERENCE { format!("{REFERENCE}, seed {seed}") } else { stage.label() };

@@ -37,13 +37,13 @@ pub fn model(to: &Path) {
 /// The same with another chat template.
 pub fn model_with_template(to: &Path, template: &str) {
     let texts = ["is it good or bad user assistant yes no very film it was a very good film it was a very bad film"];
-    let (words, vocabulary) = tokenizer_files(&texts, 300, template, to);
+    let (tokenizer_files, vocabulary) = tokenizer_files(&texts, 300, template, to);
     let architecture =
         Llama { key_value_heads: 2, head_width: 8, inner: 24, rope_theta: 5000.0, epsilon: 1e-5 }.architecture();
     let config =
         TransformerConfig { vocabulary, context: 128, layers: 2, width: 16, heads: 2, tied: true, architecture };
     let policy = Policy::new(&config, &mut seeds::derive(1, "test", 0, "init"), &Device::flex()).no_grad();
-    huggingface::write(to, &Checkpoint { config, policy, words }, FileDType::F32).unwrap();
+    huggingface::write(to, &Checkpoint { config, policy, tokenizer_files }, FileDType::F32).unwrap();
 }
 
 /// A tokenizer of at most `size` tokens that is fitted to texts, with a template, and how many tokens it has.
