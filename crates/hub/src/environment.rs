@@ -69,7 +69,7 @@ impl HubSettings {
         let cache = path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE"));
         let cache = cache.or_else(|| Some(home.as_ref()?.join("hub"))).ok_or(Error::Variable {
             variable: "HOME",
-            problem: "is not set, so that there is no place for the hub's cache",
+            problem: "is not set, so the hub's cache has no folder",
             accepted: "a folder as HF_HOME",
         })?;
         let is_on = |name: &str| {
@@ -133,7 +133,7 @@ fn endpoint(text: Option<String>) -> Result<String> {
         true => Ok(text.into()),
         false => Err(Error::Variable {
             variable: "HF_ENDPOINT",
-            problem: "is no address of a hub",
+            problem: "is not the address of a hub",
             accepted: "https://host[:port][/path], without a user's name",
         }),
     }

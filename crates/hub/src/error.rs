@@ -7,7 +7,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// A name that leads to no files.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("`{text}` is no name on the hub")]
+    #[error("`{text}` is not a name on the hub")]
     Name { text: String, accepted: &'static str },
     #[error("the variable `{variable}` {problem}")]
     Variable { variable: &'static str, problem: &'static str, accepted: &'static str },
@@ -64,7 +64,7 @@ impl Error {
         match self {
             Self::Name { accepted, .. } | Self::Variable { accepted, .. } => Some(format!("accepted: {accepted}")),
             Self::Authorities { .. } => Some("accepted: a file of certificates in PEM".into()),
-            Self::Token { .. } => Some("`hf auth login` writes it anew".into()),
+            Self::Token { .. } => Some("`hf auth login` writes a new one".into()),
             Self::Gated { page, has_token, .. } => Some(format!(
                 "accept its conditions on {page}{}",
                 if *has_token { ", with the account of that token" } else { ", then `hf auth login`, or set HF_TOKEN" }
@@ -81,7 +81,7 @@ impl Error {
                     .into(),
             ),
             Self::Answer { .. } => Some("HF_ENDPOINT, where it is set, must be the address of a hub".into()),
-            Self::WrongHash { .. } => Some("nothing of it was kept; if it happens again, something on the way changes it".into()),
+            Self::WrongHash { .. } => Some("the download was discarded; if this happens again, a proxy may alter it".into()),
             Self::Offline { .. } => Some("unset HF_HUB_OFFLINE, or fetch it elsewhere: `hf download NAME`".into()),
             Self::NoWeights { .. } => {
                 Some(

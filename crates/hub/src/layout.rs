@@ -40,7 +40,7 @@ pub(crate) fn shards(index: &[u8]) -> std::result::Result<Vec<String>, String> {
         name.len() <= 255 && !name.starts_with('.') && name.ends_with(".safetensors") && name.bytes().all(is_plain)
     };
     match names.iter().find(|name| !is_plain(name)) {
-        Some(name) => Err(format!("it names {name:?}, which is no safetensors file beside it")),
+        Some(name) => Err(format!("it names {name:?}, which is not a safetensors file in the same folder")),
         None if names.is_empty() || names.len() > MAX_SHARDS => Err(format!("it names {} files", names.len())),
         None => Ok(names.into_iter().map(String::from).collect()),
     }

@@ -86,7 +86,7 @@ impl Remote {
         let body = body.map_err(|e| unreachable(&answer.address, &e))?;
         let info: RepoInfo = serde_json::from_slice(&body).map_err(|e| damaged(e.to_string()))?;
         if !is_commit(&info.sha) {
-            return Err(damaged("its `sha` is no commit".into()));
+            return Err(damaged("its `sha` is not a commit".into()));
         }
         if info.siblings.len() > MAX_FILES {
             return Err(damaged(format!("{} files; up to {MAX_FILES} are read", info.siblings.len())));

@@ -159,7 +159,7 @@ fn shards(folder: &Path, index: &ConfigReader) -> Result<Vec<PathBuf>> {
         // a name beside the index, and nothing that leads elsewhere
         let plain =
             file.as_str().filter(|name| Path::new(name).file_name().is_some_and(|file_name| file_name == *name));
-        names.insert(plain.ok_or_else(|| index.unsupported("weight_map", "names of files beside it"))?);
+        names.insert(plain.ok_or_else(|| index.unsupported("weight_map", "names of files in the same folder"))?);
     }
     if names.is_empty() {
         return Err(index.unsupported("weight_map", "the file of each tensor"));

@@ -373,5 +373,5 @@ fn a_claim_that_cannot_be_judged_affects_no_other() {
         "{:?}",
         results[0].reasons
     );
-    assert_eq!(results[1].reasons[0], "no run `nowhere` lies beside this one");
+    assert_eq!(results[1].reasons[0], "no run `nowhere` is in the same folder as this one");
 }

@@ -211,7 +211,7 @@ fn read_other_runs(run: &Run) -> OtherRuns {
                 Ok((run, tuning))
             };
             let other = match folder.map(read) {
-                None => Err(format!("no run `{name}` lies beside this one")),
+                None => Err(format!("no run `{name}` is in the same folder as this one")),
                 Some(Ok((run, _))) if run.experiment.name != *name => {
                     Err(format!("the folder `{name}` beside this one holds the run `{}`", run.experiment.name))
                 }

@@ -73,7 +73,7 @@ impl Peer {
         let mut peer = Self { name, versions: BTreeMap::new(), process, asks, answers: BufReader::new(answers) };
         match peer.answer()? {
             PeerReply::Ready { versions } => peer.versions = versions,
-            PeerReply::Step { .. } => return Err(fails("it answered before it was asked".into())),
+            PeerReply::Step { .. } => return Err(fails("it printed before it got any input".into())),
         }
         Ok(peer)
     }

@@ -146,7 +146,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     check_name(&args.to, args.form)?;
     let arm = args.arm.as_deref().unwrap_or_default(); // clap asks for it
     if arm == REFERENCE && args.point.is_some() {
-        return Err(unused("--point", "the reference is no arm, and has no points"));
+        return Err(unused("--point", "the reference is not an arm and has no points"));
     }
 
     // 2. Whose policy.

@@ -68,11 +68,11 @@ fn no_classifier(reason: &str) -> Error {
 fn check(experiment: &Experiment) -> Result<()> {
     let settings = &experiment.stages.rm;
     match (settings.model, settings.score, settings.ensemble) {
-        (RmModel::Linear, ..) => Err(no_classifier("the linear reward model is no network")),
+        (RmModel::Linear, ..) => Err(no_classifier("the linear reward model is not a network")),
         (_, ScorePooling::Mean, _) => {
             Err(no_classifier("it scores the mean over a response's tokens, transformers' classifiers the last one"))
         }
-        (.., 2..) => Err(no_classifier("an ensemble is no single classifier")),
+        (.., 2..) => Err(no_classifier("an ensemble is not a single classifier")),
         _ => Ok(()),
     }
 }

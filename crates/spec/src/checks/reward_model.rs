@@ -29,7 +29,7 @@ pub(super) fn check_reward_model(experiment: &Experiment, document: &Document) -
     let (linear, not_used) = ("model = \"linear\"", "it is not used");
     // the key, whether it conflicts, with what, why
     let conflicts = [
-        (given, is_given && !is_text, "world.kind = \"grammar\"", "it reads text, and the ids of grammar are none"),
+        (given, is_given && !is_text, "world.kind = \"grammar\"", "it reads text, and grammar has only token ids"),
         (given, is_given && is_linear, linear, "it is a transformer"),
         ("start", is_given && rm.start != defaults.start, given, "its body is that of the directory"),
         ("score", is_given && rm.score != defaults.score, given, "a classifier scores the last token"),
