@@ -1,9 +1,9 @@
 //! Direct preference optimisation, Rafailov et al. 2023, eq. 7, and its relatives on the same rows by `loss`.
 //! Deviations: none of DPO; those of the relatives are in METHODS.md.
 
+use crate::first_step::FirstStep;
 use crate::loss::preference_loss_of;
 use crate::reference::{ReferenceLogp, pair_logp};
-use crate::start::Start;
 use burn::tensor::{Tensor, TensorData};
 use duel_data::pairs::PreferenceRow;
 use duel_model::{Flops, Policy, Reader, Responses, TransformerConfig, weights::host};
@@ -138,11 +138,11 @@ impl Dpo {
     /// The inputs of the checks at step 0.
     fn start(
         &self,
-    ) -> Start<'_, impl Fn(&Reader, ChosenRejected, ChosenRejected, &PairBatch) -> PreferenceOutcome + '_> {
+    ) -> FirstStep<'_, impl Fn(&Reader, ChosenRejected, ChosenRejected, &PairBatch) -> PreferenceOutcome + '_> {
         let outcome = |reader: &Reader, policy, reference, pairs: &PairBatch| {
             self.pair_loss(reader, policy, reference, pairs, None)
         };
-        Start { settings: &self.settings, loss: self.loss, reader: &self.reader, outcome }
+        FirstStep { settings: &self.settings, loss: self.loss, reader: &self.reader, outcome }
     }
 
     /// Loss and accuracy of a policy without gradient on rows with their own reference log-probs.

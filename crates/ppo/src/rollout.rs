@@ -179,7 +179,7 @@ impl RolloutCollector {
         let reference = s.needs_full_logits().then(|| self.reference.clone());
         let rollout = Rollout { responses, mask, logp, ref_logp, token_kl, beta: self.beta, scores, reference };
         training_invariants::finite(step, "the rollout's KL to the reference", rollout.mean_kl())?;
-        invariants::price_is_positive(step, self.beta)?;
+        invariants::kl_coef_is_positive(step, self.beta)?;
         rollout.record(&raw, reader, metrics);
         Ok(rollout)
     }

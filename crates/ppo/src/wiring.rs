@@ -162,15 +162,15 @@ fn every_method_costs_what_its_models_count() {
     }
     costs_what_is_counted("online DPO", online_dpo(), actor(), 2, 0.0);
     costs_what_is_counted("RAFT", raft(), actor(), 2, 0.0);
-    let free = RolloutContext { scorer: Arc::new(Words), scorer_flops: 0.0, ..context() };
+    let free = RolloutContext { scorer: Arc::new(CountFives), scorer_flops: 0.0, ..context() };
     let past = Baseline::Past { sum: 0.0, n: 0.0 };
     costs_what_is_counted("REINFORCE on gold", PolicyGradient::new(past, settings(), free), actor(), 1, 0.0);
 }
 
-/// The share of a response that is the word 5.
-struct Words;
+/// The share of a response that is the token 5.
+struct CountFives;
 
-impl duel_reward::Scorer for Words {
+impl duel_reward::Scorer for CountFives {
     fn score(&self, batch: &Responses) -> duel_reward::Result<Vec<f64>> {
         let share = |response: &Vec<u32>| response.iter().filter(|&&id| id == 5).count() as f64 / T as f64;
         Ok(batch.responses.iter().map(share).collect())

@@ -230,7 +230,7 @@ impl<'a> Estimator<'a> {
             (StageKind::Yardstick, _) => {
                 let best = if exact { 0.0 } else { evaluation.best_of as f64 * evaluation.prompts as f64 * 4.0 };
                 let (flops, seconds) = self.evaluation(1.0);
-                // the exact optima at 25 prices, twice, and 12 sizes of best-of-N cost about as much as evaluations
+                // the exact optima at 25 values of beta, twice, and 12 sizes of best-of-N cost about as much as evaluations
                 let theory = if exact { 45.0 * seconds } else { 0.0 };
                 (
                     flops + best * response_tokens * policy.forward,

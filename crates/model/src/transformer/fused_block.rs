@@ -45,7 +45,7 @@ struct BlockParameters<'a> {
 }
 
 impl TransformerBlock {
-    /// Whether it is GPT-2's, which has an operation of its own where it wears no adapters.
+    /// Whether it is GPT-2's, which has an operation of its own where it has no adapters.
     pub fn is_gpt2(&self) -> bool {
         let is_layer = |norm: &Option<Norm>| matches!(norm, Some(Norm::Layer(_)));
         self.is_plain()

@@ -23,7 +23,7 @@ use std::sync::atomic::AtomicBool;
 /// What an export writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ExportAs {
-    /// A Hugging Face directory, adapters worked in
+    /// A Hugging Face directory with the adapters merged
     Merged,
     /// A PEFT directory, to be put onto the model that the run began from
     Adapter,

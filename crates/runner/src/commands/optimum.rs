@@ -35,13 +35,13 @@ pub enum ProxyKind {
 pub struct OptimumArgs {
     #[arg(long)]
     pub world: ExactWorld,
-    /// Price of a nat of KL, from 1e-6 to 1e6
+    /// KL coefficient, reward per nat, from 1e-6 to 1e6
     #[arg(long, value_parser = positive)]
     pub beta: f64,
     /// Prompts of the grammar; the bandit has only one set
     #[arg(long, default_value = "test", value_parser = split)]
     pub split: Split,
-    /// Climb this reward instead of gold; gold still judges
+    /// Maximize this reward instead of gold; gold is still what is measured
     #[arg(long)]
     pub proxy: Option<ProxyKind>,
     /// `grammar` itself, or a run directory whose SFT policy is the reference

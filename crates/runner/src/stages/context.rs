@@ -33,7 +33,7 @@ pub struct StageContext<'a> {
     judges: RefCell<Vec<Arc<dyn Scorer>>>,
 }
 
-/// Models that several parts of a stage share: one copy in memory, however many wear adapters on it.
+/// Models that several parts of a stage share: one copy in memory, under however many adapters.
 #[derive(Debug, Default)]
 struct ModelCache {
     config: OnceCell<TransformerConfig>,
@@ -52,7 +52,7 @@ pub(crate) struct RewardStart {
 }
 
 impl<'a> StageContext<'a> {
-    /// A desk at which no model has been read yet.
+    /// A context in which no model has been read yet.
     pub fn new(
         experiment: &'a Experiment,
         plan: &'a Plan,

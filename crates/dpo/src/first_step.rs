@@ -11,7 +11,7 @@ use duel_training::probes;
 use duel_training::{Learner, PairBatch, Result, norm, pairs::accuracy, pairs::halves};
 
 /// A training at its first step.
-pub struct Start<'a, L> {
+pub struct FirstStep<'a, L> {
     pub settings: &'a Settings,
     pub loss: PreferenceLoss,
     /// On the autodiff device.
@@ -20,7 +20,7 @@ pub struct Start<'a, L> {
     pub outcome: L,
 }
 
-impl<L: Fn(&Reader, ChosenRejected, ChosenRejected, &PairBatch) -> PreferenceOutcome> Start<'_, L> {
+impl<L: Fn(&Reader, ChosenRejected, ChosenRejected, &PairBatch) -> PreferenceOutcome> FirstStep<'_, L> {
     /// The first batch before its update: the model reads it soundly, the cache is the reference's, and the loss prefers
     /// the chosen responses, ignores ties and can be read in parts.
     pub fn check_batch(&self, pairs: &PairBatch, cached: &ReferenceLogp, learner: &Learner<Policy>) -> Result<()> {
