@@ -8,8 +8,8 @@ use burn::tensor::{Device, Tensor, TensorData};
 use duel_model::gguf::{self, Precision};
 use duel_model::{
     Activation, Architecture, AttentionSpec, Checkpoint, Error, FileDType, FusedProjections, Gpt2, Llama, Policy,
-    PositionSpec, Pretrained, QkvLayout, Reader, Responses, RotarySpec, ScalarModel, SpecialTokens, TokenizerFiles,
-    TransformerConfig, device, generate, huggingface, weights,
+    PositionSpec, Pretrained, QkvLayout, ResponseReader, Responses, RotarySpec, ScalarModel, SpecialTokens,
+    TokenizerFiles, TransformerConfig, device, generate, huggingface, weights,
 };
 use duel_spec::{TokenSpec, seeds};
 use std::path::{Path, PathBuf};
@@ -118,7 +118,7 @@ fn gradient(policy: Policy) -> Vec<f32> {
             }
         }
     }
-    let reader = Reader::new(&SPACE, &Device::flex().autodiff());
+    let reader = ResponseReader::new(&SPACE, &Device::flex().autodiff());
     let logp = reader.token_logprobs(&policy, &reader.tokens(&batch())).unwrap();
     let gradients = logp.sum().backward();
     let mut collect = Collect(&gradients, vec![]);
@@ -154,7 +154,7 @@ fn same_as_in_memory(name: &str, path: &Path, numbers: usize) {
     assert_eq!(scalar(&mapped).hash(), weights::hash(&scalar(&whole)), "{name}");
 
     let [whole, mapped] = [whole, mapped].map(|policy| adapted(policy, &device));
-    let reader = Reader::new(&SPACE, &device);
+    let reader = ResponseReader::new(&SPACE, &device);
     let read = |policy: &Policy| weights::host(reader.logits(policy, &reader.tokens(&batch())));
     assert_eq!(read(&mapped), read(&whole), "{name}");
     assert_ne!(read(&mapped), read(&model.policy(16, &device).unwrap()), "{name}: the adapters change something");
@@ -180,7 +180,7 @@ fn other_devices_compose_it_from_operations() {
     gguf::write(&path, &llama(), Precision::Q8).unwrap();
     let model = Pretrained::open(&path).unwrap();
     let read = |device: &Device| {
-        let reader = Reader::new(&SPACE, device);
+        let reader = ResponseReader::new(&SPACE, device);
         let policy = adapted(model.mapped(16, device).unwrap(), device);
         weights::host(reader.logits(&policy, &reader.tokens(&batch())))
     };
@@ -202,7 +202,7 @@ fn adapters_stay_on_where_the_block_has_an_operation_with_them() {
     let model = Pretrained::open(&path).unwrap();
     let (mapped, whole) = (model.mapped(16, &device).unwrap(), model.policy(16, &device).unwrap());
     assert!(keeps(mapped.clone()));
-    let reader = Reader::new(&SPACE, &device);
+    let reader = ResponseReader::new(&SPACE, &device);
     let read = |policy: Policy| {
         weights::host(reader.logits(&adapted(policy, &device).for_inference(), &reader.tokens(&batch())))
     };
@@ -228,7 +228,7 @@ fn a_file_that_was_changed_is_an_error_at_the_next_use() {
         gguf::write(&path, &llama(), Precision::F16).unwrap();
         let model = Pretrained::open(&path).unwrap();
         let policy = model.mapped(16, &device).unwrap();
-        let reader = Reader::new(&SPACE, &device);
+        let reader = ResponseReader::new(&SPACE, &device);
         let read =
             || duel_model::catching(|| Ok::<_, Error>(weights::host(reader.logits(&policy, &reader.tokens(&batch())))));
         let before = read().unwrap();

@@ -5,7 +5,7 @@ use crate::rollout::{Rollout, RolloutCollector, RolloutContext};
 use crate::{ActorCritic, Baseline, Critic, OnlineDpo, PolicyGradient, Ppo, Raft};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use duel_model::{CountedFlops, Flops, Policy, Reader, Responses, ScalarModel, TransformerConfig, ValueHead};
+use duel_model::{CountedFlops, Flops, Policy, ResponseReader, Responses, ScalarModel, TransformerConfig, ValueHead};
 use duel_model::{count_flops, generate, weights};
 use duel_objectives::{ResponseMask, k1};
 use duel_reward::{LearnedReward, RewardNetwork};
@@ -47,8 +47,8 @@ fn reward() -> LearnedReward {
     LearnedReward::new(vec![(RewardNetwork::Network(network), 0.0)], EnsembleScore::Mean, reader(), 0.0, 1.0)
 }
 
-fn reader() -> Reader {
-    Reader::new(&space(), &Device::flex())
+fn reader() -> ResponseReader {
+    ResponseReader::new(&space(), &Device::flex())
 }
 
 /// The reference is another policy than the one that trains.
@@ -57,7 +57,7 @@ fn context() -> RolloutContext {
         reference: policy(1).no_grad(),
         scorer: Arc::new(reward()),
         reader: reader(),
-        train_reader: Reader::new(&space(), &Device::flex().autodiff()),
+        train_reader: ResponseReader::new(&space(), &Device::flex().autodiff()),
         config: config(),
         scorer_flops: Flops::scalar(&config()).forward(1),
         seed: SEED,

@@ -5,7 +5,7 @@
 
 use burn::tensor::Device;
 use duel_data::TextTokenizer;
-use duel_model::{Policy, Pretrained, Reader, Responses, greedy};
+use duel_model::{Policy, Pretrained, ResponseReader, Responses, greedy};
 use duel_spec::TokenSpec;
 use std::path::PathBuf;
 
@@ -64,7 +64,7 @@ fn smollm2_finds_film_reviews_about_as_likely_as_it_should() {
     let space = space(1, 127);
     let (prompts, responses) = ids.iter().map(|ids| (ids[..1].to_vec(), ids[1..128].to_vec())).unzip();
     let batch = Responses { prompts, responses, logp: vec![] };
-    let reader = Reader::new(&space, &Device::flex());
+    let reader = ResponseReader::new(&space, &Device::flex());
     let policy = policy(&model, &space);
     let logp = reader.token_logprobs(&policy, &reader.tokens(&batch)).unwrap();
     let nats = -duel_model::weights::host(logp).iter().sum::<f32>() / (127 * batch.len()) as f32;

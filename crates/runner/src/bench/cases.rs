@@ -7,7 +7,7 @@ use burn::tensor::Device;
 use duel_data::grammar::GrammarWorld;
 use duel_dpo::{Dpo, ReferenceLogp};
 use duel_evaluation::ExactEvaluator;
-use duel_model::{Policy, Reader, ScalarModel, generate};
+use duel_model::{Policy, ResponseReader, ScalarModel, generate};
 use duel_ppo::{ActorCritic, Critic, Ppo, RolloutContext};
 use duel_reward::{LearnedReward, RewardModel, RewardNetwork};
 use duel_spec::{DpoSettings, EnsembleScore, GrammarSettings, LearnerSettings, PpoSettings, RmStage, seeds};
@@ -67,14 +67,15 @@ struct CaseBuilder<'s> {
     shape: &'s Shape,
     device: Device,
     train_device: Device,
-    reader: Reader,
-    train_reader: Reader,
+    reader: ResponseReader,
+    train_reader: ResponseReader,
 }
 
 impl<'s> CaseBuilder<'s> {
     fn new(shape: &'s Shape) -> Self {
         let (device, train_device) = (Device::flex(), Device::flex().autodiff());
-        let (reader, train_reader) = (Reader::new(&shape.space, &device), Reader::new(&shape.space, &train_device));
+        let (reader, train_reader) =
+            (ResponseReader::new(&shape.space, &device), ResponseReader::new(&shape.space, &train_device));
         Self { shape, device, train_device, reader, train_reader }
     }
 
