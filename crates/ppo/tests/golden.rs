@@ -234,6 +234,23 @@ fn golden_ppo_updates_minibatch_by_minibatch() {
 }
 
 /// TRL's form, from the same equations: the score one token later where there is room, a wider mask for values.
+/// The means that TRL reports of a rollout.
+fn same_objective(start: &Start, expected: &golden::Node, mask: &ResponseMask, kl: &Tensor<2>, old_logp: &Tensor<2>) {
+    let beta = start.settings.shared.beta;
+    let (kl_mean, score) = (first(mask.row_sums(kl.clone()).mean()), mean(&start.scores()));
+    let entropy_mean = first(mask.row_sums(old_logp.clone()).neg().mean());
+    for (key, actual) in [
+        ("mean_kl", kl_mean),
+        ("mean_entropy", entropy_mean),
+        ("mean_non_score_reward", -beta * kl_mean),
+        ("mean_score", score),
+        ("rlhf_reward", score - beta * kl_mean),
+    ] {
+        // TRL's are sums of differences in f32
+        close_within(key, &[actual], &[expected.number(key)], 1e-5, 1e-5);
+    }
+}
+
 #[test]
 fn golden_ppo_updates_of_trl_minibatch_by_minibatch() {
     let start = start("trl", &["policy_logprobs_initial", "values_initial"]);
@@ -247,19 +264,7 @@ fn golden_ppo_updates_of_trl_minibatch_by_minibatch() {
 
     let kl = start.token_kl();
     same("KL", &kl, &variant["kl_per_token"], &mask);
-    let beta = start.settings.shared.beta;
-    let (kl_mean, score) = (first(mask.row_sums(kl.clone()).mean()), mean(&start.scores()));
-    let entropy_mean = first(mask.row_sums(old_logp.clone()).neg().mean());
-    for (key, actual) in [
-        ("mean_kl", kl_mean),
-        ("mean_entropy", entropy_mean),
-        ("mean_non_score_reward", -beta * kl_mean),
-        ("mean_score", score),
-        ("rlhf_reward", score - beta * kl_mean),
-    ] {
-        // TRL's are sums of differences in f32
-        close_within(key, &[actual], &[run["objective"].number(key)], 1e-5, 1e-5);
-    }
+    same_objective(&start, &run["objective"], &mask, &kl, &old_logp);
     let scores: Vec<f32> = start.scores().iter().map(|&x| x as f32).collect();
     let scores = Tensor::<1>::from_data(scores.as_slice(), plain.device());
     let penalty = kl_shaped_rewards(scores.zeros_like(), kl, start.settings.shared.beta, &mask);

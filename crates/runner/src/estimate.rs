@@ -178,7 +178,7 @@ impl<'a> Estimator<'a> {
     /// What a stage of the plan costs.
     pub fn cost(&self, stage: &Stage) -> StageCost {
         let Experiment { stages, evaluation, learner, .. } = self.experiment;
-        let Throughput { train, train_scalar, sample, read, .. } = self.rates;
+        let Throughput { train, sample, read, .. } = self.rates;
         let policy = Flops::policy(&self.sizes.config);
         let Self { reward, judge, .. } = self;
         let (columns, response_tokens) = (self.sizes.space.context() as f64, self.sizes.space.response_tokens as f64);
@@ -205,24 +205,7 @@ impl<'a> Estimator<'a> {
                 let seconds = sample * tokens + read * judge.relative_seconds * judged;
                 (flops, seconds, models(0.3, 512.0) + judge.weights)
             }
-            (StageKind::Rm, _) => {
-                let tokens = match stages.rm.model {
-                    RmModel::Linear => 0.0,
-                    RmModel::Transformer => {
-                        (stages.rm.ensemble * stages.rm.steps * 2 * stages.rm.batch_size) as f64 * columns
-                    }
-                };
-                let table = if exact { ENUMERATED * GRAMMAR_PROMPTS * columns } else { 0.0 };
-                let scored = stages.rm.ensemble as f64 * (2.0 * rows * columns + table);
-                let flops = reward.forward * (3.0 * tokens + scored);
-                let seconds = reward.relative_seconds * (train_scalar * tokens + read * scored);
-                let batch = 2.0 * stages.rm.batch_size as f64;
-                // weights of their own, in training or frozen; those of the policy's shape are counted with it
-                let in_full = stages.rm.steps > 0 && !stages.rm.lora;
-                let copies = if in_full { TRAINED + stages.rm.ensemble as f64 - 1.0 } else { 1.0 };
-                let own = copies * reward.weights + reward.activations * batch / learner.accumulate as f64;
-                (flops, seconds, models(stages.rm.ensemble as f64, batch) + own)
-            }
+            (StageKind::Rm, _) => self.reward_model_cost(rows),
             (StageKind::Reference, _) => {
                 let tokens = 2.0 * rows * columns;
                 (policy.forward * tokens, read * tokens, models(0.3, 512.0))
@@ -251,6 +234,27 @@ impl<'a> Estimator<'a> {
             }
         };
         StageCost { flops, seconds: seconds + OVERHEAD, memory: memory + BASE_MEMORY }
+    }
+
+    /// Training of the reward model, and its scores of all `rows` and, on grammar, of every response.
+    fn reward_model_cost(&self, rows: f64) -> (f64, f64, f64) {
+        let (settings, reward) = (&self.experiment.stages.rm, &self.reward);
+        let (columns, members) = (self.sizes.space.context() as f64, settings.ensemble as f64);
+        let tokens = match settings.model {
+            RmModel::Linear => 0.0,
+            RmModel::Transformer => members * (settings.steps * 2 * settings.batch_size) as f64 * columns,
+        };
+        let exact = self.experiment.world.kind == WorldKind::Grammar;
+        let table = if exact { ENUMERATED * GRAMMAR_PROMPTS * columns } else { 0.0 };
+        let scored = members * (2.0 * rows * columns + table);
+        let flops = reward.forward * (3.0 * tokens + scored);
+        let seconds = reward.relative_seconds * (self.rates.train_scalar * tokens + self.rates.read * scored);
+        // weights of its own, in training or frozen; those of the policy's shape are counted with it
+        let in_full = settings.steps > 0 && !settings.lora;
+        let copies = if in_full { TRAINED + members - 1.0 } else { 1.0 };
+        let batch = 2.0 * settings.batch_size as f64 / self.experiment.learner.accumulate as f64;
+        let memory = self.memory(members, batch) + copies * reward.weights + reward.activations * batch;
+        (flops, seconds, memory)
     }
 
     /// Epochs over the train rows, and the loss on validation rows at each point of the curve.
