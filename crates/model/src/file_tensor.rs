@@ -60,7 +60,7 @@ impl FileTensor {
             Some(RowPart { rows, .. }) => values[rows.start * columns..rows.end * columns].to_vec(),
             None => values,
         };
-        self.order.from_file(values, columns)
+        self.order.as_ours(values, columns)
     }
 }
 
@@ -96,13 +96,13 @@ impl RowOrder {
     }
 
     /// Rows of a file in our order.
-    pub(crate) fn from_file(self, values: Vec<f32>, columns: usize) -> Vec<f32> {
+    pub(crate) fn as_ours(self, values: Vec<f32>, columns: usize) -> Vec<f32> {
         let rows = values.len() / columns.max(1);
         self.reordered(values, columns, |row| self.file_row(rows, row))
     }
 
     /// Our rows in the file's order.
-    pub(crate) fn to_file(self, values: Vec<f32>, columns: usize) -> Vec<f32> {
+    pub(crate) fn as_in_file(self, values: Vec<f32>, columns: usize) -> Vec<f32> {
         let rows = values.len() / columns.max(1);
         self.reordered(values, columns, |row| self.our_row(rows, row))
     }
@@ -127,14 +127,14 @@ mod tests {
         // two heads of four units: pairs (0, 1), (2, 3) of the file are units 0, 2 and 1, 3 of ours
         let ours: Vec<f32> = (0..8).map(|row| row as f32).collect();
         let pairs = RowOrder::Interleaved { heads: 2 };
-        assert_eq!(pairs.to_file(ours.clone(), 1), [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
+        assert_eq!(pairs.as_in_file(ours.clone(), 1), [0.0, 2.0, 1.0, 3.0, 4.0, 6.0, 5.0, 7.0]);
         // two heads of q0 q1 k0 k1 v0 v1, where the file has all q, all k, all v
         let ours: Vec<f32> = (0..12).map(|row| row as f32).collect();
         let kinds = RowOrder::ByKind { heads: 2 };
-        assert_eq!(kinds.to_file(ours.clone(), 1), [0.0, 1.0, 6.0, 7.0, 2.0, 3.0, 8.0, 9.0, 4.0, 5.0, 10.0, 11.0]);
+        assert_eq!(kinds.as_in_file(ours.clone(), 1), [0.0, 1.0, 6.0, 7.0, 2.0, 3.0, 8.0, 9.0, 4.0, 5.0, 10.0, 11.0]);
         for order in [pairs, kinds, RowOrder::Same] {
             let values: Vec<f32> = (0..24).map(|x| x as f32).collect();
-            assert_eq!(order.from_file(order.to_file(values.clone(), 2), 2), values, "{order:?}");
+            assert_eq!(order.as_ours(order.as_in_file(values.clone(), 2), 2), values, "{order:?}");
         }
         let part = FileTensor { part: Some(RowPart { rows: 1..3, of: 3 }), ..FileTensor::same("x") };
         assert_eq!(part.rows_from_file(vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0], 2), [2.0, 3.0, 4.0, 5.0]);

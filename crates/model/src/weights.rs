@@ -237,7 +237,7 @@ pub(crate) fn to_file(place: &FileTensor, mut shape: Vec<usize>, mut values: Vec
         shape.reverse();
     }
     let columns = shape.get(1).copied().unwrap_or(1);
-    (shape, place.order.to_file(values, columns))
+    (shape, place.order.as_in_file(values, columns))
 }
 
 /// Writes a file, and waits until it is on the disk.

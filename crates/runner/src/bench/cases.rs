@@ -120,7 +120,7 @@ impl<'s> CaseBuilder<'s> {
     }
 
     /// DPO with the reference's log-probs from a cache, or read in each step (`is_live`).
-    fn dpo<'a>(self, is_live: bool) -> Case {
+    fn dpo(self, is_live: bool) -> Case {
         let [tokens, response_tokens] = self.pair_tokens();
         let (pairs, reference) = (self.shape.pairs(), self.policy().valid());
         let cached = ReferenceLogp::compute(&self.reader, &reference, &self.shape.rows());
