@@ -298,8 +298,8 @@ type TensorBytes = (String, Vec<usize>, FileDType, Vec<u8>);
 fn tensor_bytes(path: &Path, checkpoint: &Checkpoint, precision: Precision) -> Result<Vec<TensorBytes>> {
     let mut tensors = vec![];
     for NamedTensor { name, mut shape, mut values } in weights::named_params(&checkpoint.policy) {
-        let place = gguf_tensor(&checkpoint.config, &name);
-        (shape, values) = weights::to_file(&place, shape, values);
+        let file_tensor = gguf_tensor(&checkpoint.config, &name);
+        (shape, values) = weights::to_file(&file_tensor, shape, values);
         let HostTensor { shape, values } = to_file(&checkpoint.config, &name, HostTensor { shape, values });
         let blocks = shape.last().is_some_and(|n| n % 32 == 0);
         let kind = match precision {
@@ -308,8 +308,8 @@ fn tensor_bytes(path: &Path, checkpoint: &Checkpoint, precision: Precision) -> R
             Precision::Q8 if blocks => FileDType::Q8_0,
             _ => FileDType::F32,
         };
-        let bytes = kind.encode_all(path, &place.name, &values)?;
-        tensors.push((place.name, shape, kind, bytes));
+        let bytes = kind.encode_all(path, &file_tensor.name, &values)?;
+        tensors.push((file_tensor.name, shape, kind, bytes));
     }
     if let Some(rotary) = checkpoint.config.architecture.rotary() {
         for (name, factors) in gguf_rope::write(rotary, checkpoint.config.head_width(), path)?.1 {

@@ -93,8 +93,9 @@ pub fn read_adapter(folder: &Path, config: &TransformerConfig, policy: Policy, d
                     }
                 }
                 let tensor = |stored: HostTensor, name: &str, rows: usize, columns: usize| {
-                    let place = hf_tensor(config, &format!("{ours}.lora.{name}"));
-                    let values = weights::transposed(&place.rows_from_file(stored.values, columns), rows, columns);
+                    let file_tensor = hf_tensor(config, &format!("{ours}.lora.{name}"));
+                    let values =
+                        weights::transposed(&file_tensor.rows_from_file(stored.values, columns), rows, columns);
                     Param::from_tensor(Tensor::from_data(TensorData::new(values, [columns, rows]), device))
                 };
                 projection.with_lora(Lora { a: tensor(a, "a", rank, inputs), b: tensor(b, "b", outputs, rank), scale })

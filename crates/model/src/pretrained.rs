@@ -95,7 +95,7 @@ impl Pretrained {
             return Err(Error::Damaged { path: path.into(), problem });
         }
         let mut model = Self { config, tokenizer_files, ignored: vec![], store, naming, head };
-        let embedding = |model: &Self| model.place(&model.config, "tokens.weight").name;
+        let embedding = |model: &Self| model.file_tensor(&model.config, "tokens.weight").name;
         if !is_gguf && model.store.shape(&embedding(&model)).is_none() {
             model.naming = Naming::Base;
             if model.store.shape(&embedding(&model)).is_none() {
@@ -133,15 +133,16 @@ impl Pretrained {
         for (ours, shape) in weights::shapes(&empty) {
             let plain = canonical_name(&ours);
             let Some(projection) = plain.strip_suffix(".weight").filter(|name| is_projection(name)) else { continue };
-            let place = self.place(&config, &ours);
-            if !place.is_transposed {
+            let file_tensor = self.file_tensor(&config, &ours);
+            if !file_tensor.is_transposed {
                 let found = format!("a model of the family {}, stored [in, out]", config.architecture.family);
                 let (key, accepted) = ("model.mapped".into(), "false; true for matrices stored [out, in]".into());
                 return Err(Error::Unsupported { path: self.store.path(), key, found, accepted });
             }
-            self.store.check_shape(&place, shape)?;
-            let matrix = self.store.mapped(&place).ok_or_else(|| Error::Lacking { name: place.name.clone() })?;
-            matrices.insert(projection.to_owned(), (place.name, matrix));
+            self.store.check_shape(&file_tensor, shape)?;
+            let matrix =
+                self.store.mapped(&file_tensor).ok_or_else(|| Error::Lacking { name: file_tensor.name.clone() })?;
+            matrices.insert(projection.to_owned(), (file_tensor.name, matrix));
         }
         let policy = self.read(&config, empty, &matrices)?;
         Ok(policy.map_projections(|name, projection| match matrices.remove(&name) {
@@ -178,19 +179,19 @@ impl Pretrained {
     }
 
     /// Where the files hold one of our parameters.
-    fn place(&self, config: &TransformerConfig, ours: &str) -> FileTensor {
+    fn file_tensor(&self, config: &TransformerConfig, ours: &str) -> FileTensor {
         match self.naming {
             Naming::Gguf => self.in_joint_qkv(config, gguf_tensor(config, ours)),
             Naming::HuggingFace => hf_tensor(config, ours),
             Naming::Base => {
-                let place = hf_tensor(config, ours);
-                FileTensor { name: huggingface::without_prefix(&place.name).to_owned(), ..place }
+                let file_tensor = hf_tensor(config, ours);
+                FileTensor { name: huggingface::without_prefix(&file_tensor.name).to_owned(), ..file_tensor }
             }
         }
     }
 
     /// Queries, keys and values that a GGUF file may hold in one tensor, all of a kind together, as parts of it.
-    fn in_joint_qkv(&self, config: &TransformerConfig, place: FileTensor) -> FileTensor {
+    fn in_joint_qkv(&self, config: &TransformerConfig, file_tensor: FileTensor) -> FileTensor {
         const JOINT: &str = ".attn_qkv.";
         let (queries, others) = (config.heads * config.head_width(), config.key_value_heads() * config.head_width());
         let parts = [
@@ -198,13 +199,15 @@ impl Pretrained {
             (".attn_k.", queries..queries + others),
             (".attn_v.", queries + others..queries + 2 * others),
         ];
-        let Some((name, rows)) = parts.into_iter().find(|(name, _)| place.name.contains(name)) else { return place };
-        let joint = place.name.replace(name, JOINT);
-        if self.store.shape(&place.name).is_some() || self.store.shape(&joint).is_none() {
-            return place;
+        let Some((name, rows)) = parts.into_iter().find(|(name, _)| file_tensor.name.contains(name)) else {
+            return file_tensor;
+        };
+        let joint = file_tensor.name.replace(name, JOINT);
+        if self.store.shape(&file_tensor.name).is_some() || self.store.shape(&joint).is_none() {
+            return file_tensor;
         }
         let part = Some(RowPart { rows, of: queries + 2 * others });
-        FileTensor { name: joint, part, ..place }
+        FileTensor { name: joint, part, ..file_tensor }
     }
 
     /// Fills an empty model of these sizes, all but these projections' matrices, which stay zero.
@@ -215,7 +218,9 @@ impl Pretrained {
         without: &HashMap<String, (String, MmapMatrix)>,
     ) -> Result<Policy> {
         let left: HashSet<&str> = without.values().map(|(name, _)| name.as_str()).collect();
-        let naming = |ours: &str| Some(self.place(config, ours)).filter(|place| !left.contains(place.name.as_str()));
+        let naming = |ours: &str| {
+            Some(self.file_tensor(config, ours)).filter(|file_tensor| !left.contains(file_tensor.name.as_str()))
+        };
         if self.is_gguf() {
             let adjusted = |ours: &str, found: HostTensor| from_file(config, ours, found);
             let spare = |name: &str| is_factors(name) || left.contains(name);

@@ -129,10 +129,10 @@ impl WeightStore {
     ///
     /// # Errors
     /// [`Error::Lacking`], [`Error::Shape`].
-    pub(crate) fn check_shape(&self, place: &FileTensor, ours: Vec<usize>) -> Result<()> {
-        let name = &place.name;
+    pub(crate) fn check_shape(&self, file_tensor: &FileTensor, ours: Vec<usize>) -> Result<()> {
+        let name = &file_tensor.name;
         let Some(found) = self.shape(name) else { return Err(Error::Lacking { name: name.clone() }) };
-        let expected = place.shape(ours);
+        let expected = file_tensor.shape(ours);
         if found != expected {
             return Err(Error::Shape { name: name.clone(), found: found.to_vec(), expected });
         }
@@ -140,14 +140,14 @@ impl WeightStore {
     }
 
     /// A matrix `[out, in]` that stays in its file, of a shape that [`Self::check_shape`] found; `None` where there is none.
-    pub(crate) fn mapped(&self, place: &FileTensor) -> Option<MmapMatrix> {
-        let TensorEntry { file, shape, kind, range } = self.entries.get(&place.name)?;
+    pub(crate) fn mapped(&self, file_tensor: &FileTensor) -> Option<MmapMatrix> {
+        let TensorEntry { file, shape, kind, range } = self.entries.get(&file_tensor.name)?;
         let [rows, columns] = shape[..] else { return None };
-        let part = place.part.as_ref().map_or(0..rows, |part| part.rows.clone());
+        let part = file_tensor.part.as_ref().map_or(0..rows, |part| part.rows.clone());
         let [numbers, size] = kind.block();
         let bytes = columns / numbers * size; // of a row, which is whole blocks
         let range = range.start + part.start * bytes..range.start + part.end * bytes;
-        let (file, rows, order) = (self.files[*file].clone(), part.len(), place.order);
+        let (file, rows, order) = (self.files[*file].clone(), part.len(), file_tensor.order);
         Some(MmapMatrix { file, range, kind: *kind, rows, columns, order })
     }
 

@@ -212,9 +212,9 @@ pub fn save_in<M: Module>(
     let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = named_params(module)
         .into_iter()
         .filter_map(|n| {
-            let place = naming(&n.name)?;
-            let (shape, values) = to_file(&place, n.shape, n.values);
-            Some(kind.encode_all(path, &place.name, &values).map(|bytes| (place.name, shape, bytes)))
+            let file_tensor = naming(&n.name)?;
+            let (shape, values) = to_file(&file_tensor, n.shape, n.values);
+            Some(kind.encode_all(path, &file_tensor.name, &values).map(|bytes| (file_tensor.name, shape, bytes)))
         })
         .collect::<Result<_>>()?;
     let damaged = |problem: String| Error::Damaged { path: path.into(), problem };
@@ -230,14 +230,14 @@ pub fn save_in<M: Module>(
     write_synced(path, &bytes)
 }
 
-/// A parameter's shape and values as a file holds them at `place`.
-pub(crate) fn to_file(place: &FileTensor, mut shape: Vec<usize>, mut values: Vec<f32>) -> (Vec<usize>, Vec<f32>) {
-    if place.is_transposed {
+/// A parameter's shape and values as a file holds them.
+pub(crate) fn to_file(file_tensor: &FileTensor, mut shape: Vec<usize>, mut values: Vec<f32>) -> (Vec<usize>, Vec<f32>) {
+    if file_tensor.is_transposed {
         values = transposed(&values, shape[0], shape[1]);
         shape.reverse();
     }
     let columns = shape.get(1).copied().unwrap_or(1);
-    (shape, place.order.as_in_file(values, columns))
+    (shape, file_tensor.order.as_in_file(values, columns))
 }
 
 /// Writes a file, and waits until it is on the disk.
@@ -290,13 +290,13 @@ pub fn load_from<M: Module>(
     let mut foreign: HashSet<&str> = store.names().collect();
     let mut plan = VecDeque::new();
     for (ours, shape) in shapes(&module) {
-        let Some(place) = naming(&ours) else {
+        let Some(file_tensor) = naming(&ours) else {
             plan.push_back(None);
             continue;
         };
-        store.check_shape(&place, shape)?;
-        foreign.remove(place.name.as_str());
-        plan.push_back(Some((ours, place)));
+        store.check_shape(&file_tensor, shape)?;
+        foreign.remove(file_tensor.name.as_str());
+        plan.push_back(Some((ours, file_tensor)));
     }
     if let Some(name) = foreign.into_iter().filter(|name| !spare(name)).min() {
         return Err(Error::Foreign { path: store.path_of(name), name: name.into() });
@@ -311,8 +311,8 @@ pub fn load_from<M: Module>(
     }
     impl<F: Fn(&str, HostTensor) -> HostTensor> ModuleMapper for WriteParams<'_, F> {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let Some((ours, place)) = self.plan.pop_front().flatten() else { return param };
-            let found = match self.store.get(&place.name) {
+            let Some((ours, file_tensor)) = self.plan.pop_front().flatten() else { return param };
+            let found = match self.store.get(&file_tensor.name) {
                 Ok(Some(found)) => found,
                 Ok(None) => return param,
                 Err(problem) => {
@@ -322,8 +322,8 @@ pub fn load_from<M: Module>(
             };
             let HostTensor { shape, values } = (self.adjusted)(&ours, found);
             let columns = shape.get(1).copied().unwrap_or(1);
-            let mut values = place.rows_from_file(values, columns);
-            if place.is_transposed {
+            let mut values = file_tensor.rows_from_file(values, columns);
+            if file_tensor.is_transposed {
                 values = transposed(&values, values.len() / columns, columns);
             }
             let (id, tensor, mapper) = param.consume();
