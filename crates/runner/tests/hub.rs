@@ -182,3 +182,26 @@ fn a_model_is_fetched_once() {
     ok(folder, &server.address, &["import", "org/name", "--to", "copy"]);
     assert!(server.take_requests().is_empty() && folder.join("copy/model.safetensors").is_file());
 }
+
+/// A repository of GGUF files is no model until one of them is named; an experiment stays with the file of its commit.
+#[test]
+fn a_gguf_file_of_a_repository_is_a_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    tiny_model::model(&folder.join("model"));
+    ok(folder, "", &["import", "model", "--to", "m.f32.gguf"]);
+    let cached = folder.join("cache/models--org--name");
+    lay_out(&cached, &HubFiles::from([("m.f32.gguf".into(), std::fs::read(folder.join("m.f32.gguf")).unwrap())]), true);
+    let printed = ok(folder, "", &["import", "org/name/m.f32.gguf"]);
+    assert!(printed.contains("family: llama") && printed.contains("with its tokenizer"), "{printed}");
+    std::fs::write(folder.join("rows.jsonl"), rows()).unwrap();
+    ok(folder, "", &["init", "mine", "--rows", "rows.jsonl", "--model", "org/name/m.f32.gguf"]);
+    let experiment = std::fs::read_to_string(folder.join("mine/experiment.toml")).unwrap();
+    assert!(experiment.contains("from = \"org/name/m.f32.gguf\""), "{experiment}");
+    let named = stages(folder, &[]);
+    assert_eq!(named, stages(folder, &["--set", "model.from=\"m.f32.gguf\""]), "wherever the file is");
+    let at = format!("model.from=\"org/name@{COMMIT}/m.f32.gguf\"");
+    assert_eq!(named, stages(folder, &["--set", &at]));
+    refused(folder, "", &["import", "org/name"], &["`org/name`", "is not in the cache"]);
+    refused(folder, "", &["import", "org/name/other.gguf"], &["other.gguf"]);
+}
