@@ -25,7 +25,7 @@ pub(crate) fn cost_to_target_plot(run: &Run, label: &str, clock: Clock) -> Optio
         series.push(
             Series::new(MarkStyle::Dots { radius: 4.0 }, color, finite)
                 .with_opacity(0.45)
-                .described(format!("{name}, a seed")),
+                .described(format!("{name}, one seed")),
         );
         let median_point = vec![(median(&costs), row as f64)];
         series.push(
