@@ -225,7 +225,7 @@ fn a_training_that_moves_nothing_is_named_by_plan_run_and_report() {
     assert!(run.contains("warning: dpo beta=0.5: in 1 of 1 trainings no update moved it"), "{run}");
     assert!(!run.contains("ppo beta=0.5:"), "{run}");
     let page = std::fs::read_to_string(folder.path().join("runs/tiny/report/index.html")).unwrap();
-    assert!(page.contains("Less was trained than it may seem.</b> dpo beta=0.5: in 1 of 1 trainings"), "{page}");
+    assert!(page.contains("Less training than configured.</b> dpo beta=0.5: in 1 of 1 trainings"), "{page}");
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn ppo_on_gold_trains_actor_and_critic_apart() {
     assert!(out.status.success(), "{}", text(&out.stderr));
     let page = std::fs::read_to_string(folder.path().join("runs/tiny/report/index.html")).unwrap();
     assert!(
-        page.contains("world's own judge") && !page.contains("its own reward model"),
+        page.contains("on the gold reward, without a reward model") && !page.contains("reward model's own score"),
         "the page tells of a reward model"
     );
 }
@@ -304,7 +304,7 @@ fn a_cell_that_fails_costs_itself_alone() {
     let run = folder.path().join("runs/tiny");
     let page = std::fs::read_to_string(run.join("report/index.html")).unwrap();
     assert!(
-        page.contains("Not complete.") && page.contains("dpo beta=0.5, seed 0"),
+        page.contains("Incomplete.") && page.contains("dpo beta=0.5, seed 0"),
         "the page does not say what is missing"
     );
     let manifest =
@@ -347,7 +347,7 @@ fn a_worker_that_is_killed_is_begun_again() {
     Command::new("kill").args(["-9", &worker]).status().unwrap();
     let out = child.wait_with_output().unwrap();
     assert!(out.status.success(), "{}", text(&out.stderr));
-    assert!(text(&out.stderr).contains("begun again"), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("restarted from its last checkpoint"), "{}", text(&out.stderr));
 }
 
 /// A claim on the tiny experiment.

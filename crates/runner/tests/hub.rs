@@ -152,7 +152,7 @@ fn what_is_neither_a_path_nor_a_name_is_said_to_be_neither() {
         folder,
         &server.address,
         &["data", "check", "hub:rows"],
-        &["`hub:rows` is no name", "hub:org/name[@revision][/config][:split]"],
+        &["`hub:rows` is not a name", "hub:org/name[@revision][/config][:split]"],
     );
     refused(folder, &server.address, &["data", "check", "x.jsonl"], &["x.jsonl"]);
     let gated = FakeServer::start(|_| HubReply::status(403).with("X-Error-Code", "GatedRepo"));
