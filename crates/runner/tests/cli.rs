@@ -326,7 +326,7 @@ fn a_cell_that_fails_costs_itself_alone() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_worker_that_is_killed_is_begun_again() {
+fn a_worker_that_is_killed_is_restarted() {
     let folder = folder(TINY);
     let child = Command::new(env!("CARGO_BIN_EXE_duel"))
         .current_dir(folder.path())
