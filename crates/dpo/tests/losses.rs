@@ -7,7 +7,7 @@ use duel_data::World;
 use duel_data::grammar::GrammarWorld;
 use duel_data::pairs::PreferenceRow;
 use duel_dpo::{Dpo, ReferenceLogp};
-use duel_model::{Architecture, Llama, Policy, Reader, TransformerConfig, weights};
+use duel_model::{Architecture, Llama, Policy, ResponseReader, TransformerConfig, weights};
 use duel_spec::{DpoSettings as Settings, LearnerSettings, PairLoss, Split, TokenSpec, seeds};
 use duel_training::{Error, Learner, Method, PairBatch, probes};
 
@@ -96,7 +96,7 @@ impl Setting {
     /// Trains for a few updates from the reference; `spoil` may plant a fault in what was cached of it.
     fn train(&self, settings: Settings, spoil: impl Fn(&mut ReferenceLogp)) -> Result<(), Error> {
         let policy = self.policy();
-        let reader = |device: Device| Reader::new(&self.space, &device);
+        let reader = |device: Device| ResponseReader::new(&self.space, &device);
         let mut cached = ReferenceLogp::compute(&reader(Device::flex()), &policy.valid(), &self.rows);
         spoil(&mut cached);
         let reference = policy.valid();
@@ -206,7 +206,7 @@ fn huge_learning_rates_diverge_and_violate_no_invariant() {
     let setting = grammar();
     for rate in [1.0, 1e3, 1e10, 1e30, 1e300] {
         let policy = setting.policy();
-        let reader = |device: Device| Reader::new(&setting.space, &device);
+        let reader = |device: Device| ResponseReader::new(&setting.space, &device);
         let cached = ReferenceLogp::compute(&reader(Device::flex()), &policy.valid(), &setting.rows);
         let mut dpo = Dpo::new(Settings::defaults(), reader(Device::flex().autodiff()), cached, &setting.config);
         let learner = LearnerSettings { warmup: 0.0, ..LearnerSettings::defaults() };

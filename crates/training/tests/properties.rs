@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use burn::tensor::{Device, Tensor};
-use duel_model::{Policy, Reader, Responses, TransformerConfig, weights};
+use duel_model::{Policy, ResponseReader, Responses, TransformerConfig, weights};
 use duel_objectives::ResponseMask;
 use duel_spec::{LearnerSettings, TokenSpec, seeds};
 use duel_training::{Error, Learner, invariants, logprobs};
@@ -33,7 +33,7 @@ fn learner() -> Learner<Policy> {
 
 /// Mean NLL over the counted tokens of some rows, and how many there are.
 fn loss(learner: &Learner<Policy>, batch: &Responses) -> (Tensor<1>, f64) {
-    let reader = Reader::new(&space(), &Device::flex().autodiff());
+    let reader = ResponseReader::new(&space(), &Device::flex().autodiff());
     let mask: ResponseMask = logprobs::mask(&reader, batch);
     (mask.mean(logprobs::response_logp(&reader, learner.module(), batch)).neg(), batch.response_tokens() as f64)
 }
@@ -107,7 +107,7 @@ fn several_ends_count_as_one() {
         logp: vec![],
     };
     let check = |other_eos: Vec<u32>, responses: [[u32; 2]; 2]| {
-        let reader = Reader::new(&TokenSpec { other_eos, ..space() }, &Device::flex());
+        let reader = ResponseReader::new(&TokenSpec { other_eos, ..space() }, &Device::flex());
         invariants::eos_counts_and_pad_does_not(1, &reader, &batch(responses))
     };
     check(vec![9], [[7, 9], [7, 2]]).unwrap();

@@ -45,13 +45,24 @@ struct BlockParameters<'a> {
 }
 
 impl TransformerBlock {
+    /// Whether it is GPT-2's, which has an operation of its own where it has no adapters.
+    pub fn is_gpt2(&self) -> bool {
+        let is_layer = |norm: &Option<Norm>| matches!(norm, Some(Norm::Layer(_)));
+        self.is_plain()
+            && is_layer(&self.norm_attention)
+            && is_layer(&self.norm_mlp)
+            && self.attention.options.qkv_layout == QkvLayout::Stacked
+            && matches!(self.attention.inputs, QkvProjection::Joint(_))
+            && matches!(self.mlp, Mlp::SquaredRelu(_) | Mlp::GeluTanh(_))
+    }
+
     /// The parameters of a GPT-2 block without adapters, in the order of [`duel_kernels::Gpt2Weights`]; `None` for another
     /// block.
     fn gpt2_parameters(&self) -> Option<[FloatTensor<Dispatch>; 12]> {
         let (Some(Norm::Layer(norm1)), Some(Norm::Layer(norm2))) = (&self.norm_attention, &self.norm_mlp) else {
             return None;
         };
-        if !self.is_plain() || self.attention.options.qkv_layout != QkvLayout::Stacked {
+        if !self.is_gpt2() {
             return None;
         }
         let QkvProjection::Joint(qkv) = &self.attention.inputs else { return None };

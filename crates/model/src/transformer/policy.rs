@@ -9,6 +9,7 @@ use crate::init::{Init, normal};
 use crate::projection::{Lora, Projection};
 use crate::tokens::Tokens;
 use crate::transformer::backbone::Backbone;
+use crate::transformer::block::TransformerBlock;
 use crate::transformer::fused_block::gain_and_bias;
 use crate::transformer::kv_cache::KvCache;
 use crate::transformer::positions::{LearnedPositions, Positions};
@@ -243,13 +244,12 @@ impl Policy {
         self.body.hash_of(self)
     }
 
-    /// The model as it is read fastest: adapters stay on where positions rotate, so that the frozen weights are not copied;
-    /// GPT-2's are merged, since its own operation has none.
+    /// The model as it is read fastest: adapters stay on, so that the frozen weights are not copied; those of GPT-2's block are
+    /// merged, since its own operation has none, unless its matrices stay in their file.
     pub fn for_inference(self) -> Self {
-        match self.body.positions {
-            Positions::Rotary(_) => self,
-            Positions::Learned(_) => self.merged(),
-        }
+        let Backbone { positions, blocks, .. } = &self.body;
+        let is_gpt2 = matches!(positions, Positions::Learned(_)) && blocks.iter().all(TransformerBlock::is_gpt2);
+        if is_gpt2 && self.body.projections().all(|map| map.mapped().is_none()) { self.merged() } else { self }
     }
 
     /// The model with its adapters merged into its matrices, all of which are in memory.

@@ -1,6 +1,7 @@
 //! The other programs of `duel bench --peers`, which make one step per request.
 
-use super::cases::{LORA_RANK, Shape};
+use super::cases::LORA_RANK;
+use super::shapes::Shape;
 use crate::error::{Error, Result};
 use duel_model::Activation;
 use serde::Deserialize;
@@ -71,7 +72,7 @@ impl Peer {
         let mut peer = Self { name, versions: BTreeMap::new(), process, asks, answers: BufReader::new(answers) };
         match peer.answer()? {
             PeerReply::Ready { versions } => peer.versions = versions,
-            PeerReply::Step { .. } => return Err(fails("it answered before it was asked".into())),
+            PeerReply::Step { .. } => return Err(fails("it printed before it got any input".into())),
         }
         Ok(peer)
     }

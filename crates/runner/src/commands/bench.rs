@@ -165,7 +165,7 @@ fn peak() -> f64 {
 
 /// Warms up all programs, then times them in turn; the one that begins changes from round to round. A turn has as many steps
 /// as fit in [`TURN`], the same number for every program, so that a step of milliseconds is timed as in training.
-fn time(shape: &Shape, name: &'static str, mut case: Case<'_>, args: &BenchArgs, peak: f64) -> Result<Timing> {
+fn time(shape: &Shape, name: &'static str, mut case: Case, args: &BenchArgs, peak: f64) -> Result<Timing> {
     let mut peers = if args.peers { peers::start(shape, name)? } else { vec![] };
     let runs = usize::from(args.runs);
     let programs = 1 + peers.len();
