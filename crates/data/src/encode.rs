@@ -24,6 +24,8 @@ pub struct EncodedRow {
 pub struct Encoder {
     tokenizer: TextTokenizer,
     template: Option<ChatTemplate>,
+    /// Begins a text, where the tokenizer itself puts nothing before it.
+    bos: Option<u32>,
     /// Closes a completion that has no end of its own.
     eos: u32,
     /// All ids that end a completion, EOS first.
@@ -38,7 +40,7 @@ impl Encoder {
     /// `eos` ends every completion, which may contain no other control token.
     pub fn new(tokenizer: TextTokenizer, template: Option<ChatTemplate>, eos: u32) -> Self {
         let forbidden = tokenizer.controls().into_iter().filter(|id| *id != eos).collect();
-        Self { tokenizer, template, eos, ends: vec![eos], forbidden, vocabulary: usize::MAX }
+        Self { tokenizer, template, bos: None, eos, ends: vec![eos], forbidden, vocabulary: usize::MAX }
     }
 
     /// Other ids that end a completion just as EOS does.
@@ -46,6 +48,13 @@ impl Encoder {
     pub fn with_other_eos(mut self, ids: &[u32]) -> Self {
         self.ends.extend(ids);
         self.forbidden.retain(|id| !ids.contains(id));
+        self
+    }
+
+    /// The token that begins a text where a template or the rows write it.
+    #[must_use]
+    pub fn with_bos(mut self, bos: Option<u32>) -> Self {
+        self.bos = bos;
         self
     }
 
@@ -68,6 +77,12 @@ impl Encoder {
     /// All ids that end a completion, EOS first.
     pub fn ends(&self) -> &[u32] {
         &self.ends
+    }
+
+    /// What the tokenizer puts before a text; where that is nothing, BOS.
+    pub(crate) fn start(&self) -> Result<Vec<u32>> {
+        let start = self.tokenizer.encode_start("")?;
+        Ok(if start.is_empty() { self.bos.into_iter().collect() } else { start })
     }
 
     /// The ids of a prompt without a completion.

@@ -71,7 +71,7 @@ pub(super) struct ControlTokens<'a> {
     tokens: Vec<(String, u32)>,
     /// Whether a token begins with a byte.
     begins: [bool; 256],
-    /// What the tokenizer puts before a text, such as BOS.
+    /// What begins a text, such as BOS.
     start: String,
 }
 
@@ -86,7 +86,7 @@ impl<'a> ControlTokens<'a> {
         tokens.sort_by_key(|(token, _)| std::cmp::Reverse(token.len()));
         let mut begins = [false; 256];
         tokens.iter().for_each(|(token, _)| begins[usize::from(token.as_bytes()[0])] = true);
-        let start = tokenizer.encode_start("")?.into_iter().filter_map(|id| tokenizer.token(id)).collect();
+        let start = encoder.start()?.into_iter().filter_map(|id| tokenizer.token(id)).collect();
         Ok(Self { encoder, tokens, begins, start })
     }
 
@@ -109,8 +109,8 @@ impl<'a> ControlTokens<'a> {
         Ok(None)
     }
 
-    /// What control tokens the row's own text names: any in a prompt, and an end token within a completion. A text that begins a
-    /// prompt may begin with what the tokenizer itself puts before it.
+    /// What control tokens the row's own text names: any in a prompt, and an end token within a completion. A prompt of
+    /// text may begin with BOS.
     pub(super) fn findings(&self, record: &Record) -> Result<Vec<(FindingKind, String)>> {
         let mut findings = vec![];
         for (name, content) in parts(record) {
