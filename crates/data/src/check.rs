@@ -163,7 +163,9 @@ pub fn check(files: &[InputFile], options: &CheckOptions<'_>, on_row: impl Fn(us
             on_row(checker.report.rows);
             let location = RowLocation { file, line, split: *split, is_shared: false };
             match row {
-                Ok((record, encoded)) => checker.check_row(location, &record, encoded),
+                Ok(records) => {
+                    records.into_iter().for_each(|(record, encoded)| checker.check_row(location, &record, encoded));
+                }
                 Err(problem) => checker.note_unreadable(location, problem),
             }
         }
@@ -369,7 +371,9 @@ fn completions_of(record: &Record) -> Vec<&Content> {
 fn word_count(content: &Content) -> usize {
     match content {
         Content::Text(text) => text.split_whitespace().count(),
-        Content::Turns(turns) => turns.iter().map(|turn| turn.text().split_whitespace().count()).sum(),
+        Content::Conversation(conversation) => {
+            conversation.turns.iter().map(|turn| turn.text().split_whitespace().count()).sum()
+        }
     }
 }
 

@@ -50,18 +50,12 @@ pub fn prepare(source: &RowSource, encoder: &Encoder, to: &Path) -> Result<Prepa
     for (file, (_, path)) in source.files.iter().enumerate() {
         for (line, row) in records::read(path, &source.columns, |record| encoder.encode(record))? {
             collector.stats.read += 1;
-            match row.and_then(|(record, encoded)| Ok((record, encoded.map_err(|e| e.to_string())?))) {
-                Ok((record, encoded)) => {
-                    collector.stats.merged += usize::from(encoded.is_merged);
-                    if encoded.is_cut {
-                        collector.stats.record_cut(path, line);
-                    }
-                    collector.add(file, line, &record, encoded);
-                }
-                Err(problem) => {
-                    collector.stats.unreadable += 1;
-                    collector.stats.record_left_out(path, line, &problem);
-                }
+            match row {
+                Ok(records) => records.into_iter().for_each(|(record, encoded)| match encoded {
+                    Ok(encoded) => collector.add_encoded(file, line, &record, encoded),
+                    Err(e) => collector.leave_out(path, line, &e.to_string()),
+                }),
+                Err(problem) => collector.leave_out(path, line, &problem),
             }
         }
     }
@@ -113,6 +107,21 @@ impl<'a> RowCollector<'a> {
             leaks: 0,
             leak_lines: vec![],
         }
+    }
+
+    /// Counts a row that cannot be read.
+    fn leave_out(&mut self, path: &Path, line: usize, problem: &str) {
+        self.stats.unreadable += 1;
+        self.stats.record_left_out(path, line, problem);
+    }
+
+    /// Adds a row, and counts what encoding has changed.
+    fn add_encoded(&mut self, file: usize, line: usize, record: &Record, encoded: EncodedRow) {
+        self.stats.merged += usize::from(encoded.is_merged);
+        if encoded.is_cut {
+            self.stats.record_cut(&self.source.files[file].1, line);
+        }
+        self.add(file, line, record, encoded);
     }
 
     /// Adds a row, or counts why it is left out.
