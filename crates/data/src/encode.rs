@@ -65,6 +65,11 @@ impl Encoder {
         &self.tokenizer
     }
 
+    /// All ids that end a completion, EOS first.
+    pub fn ends(&self) -> &[u32] {
+        &self.ends
+    }
+
     /// The ids of a prompt without a completion.
     ///
     /// # Errors
