@@ -45,7 +45,7 @@ fn begins_with_space() -> Value {
 }
 
 fn turns(role: &str, content: &str) -> Content {
-    Content::Turns(vec![Message::new(role, content)])
+    vec![Message::new(role, content)].into()
 }
 
 fn pair(prompt: Content, chosen: Content, rejected: Content) -> Record {

@@ -178,7 +178,7 @@ fn damaged_templates_render_or_refuse() {
     let messages = [message("user", "Is it good?"), message("assistant", "Yes.\nIt is.")];
     mutated::every("template", 2500, &whole, &words, |_, bytes| {
         let source = String::from_utf8_lossy(bytes);
-        if let Ok(text) = ChatTemplate::new(&source).and_then(|t| t.render(&messages, true)) {
+        if let Ok(text) = ChatTemplate::new(&source).and_then(|t| t.render(&messages, None, true)) {
             assert!(text.len() < 64 << 20, "{} bytes", text.len());
         }
     });

@@ -1,7 +1,7 @@
 //! Files of rows as other programs write them, and single completions that come to stand in twos.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use duel_data::chat::ChatTemplate;
+use duel_data::chat::{ChatTemplate, Conversation};
 use duel_data::check;
 use duel_data::pairs::hash;
 use duel_data::records::{self, Columns, Content, Record};
@@ -16,15 +16,16 @@ fn columns() -> Columns {
 }
 
 fn read(path: &Path) -> Vec<Result<Record, String>> {
-    records::open(path).unwrap().map(|(_, row)| row.and_then(|row| Record::read(&row, &columns()))).collect()
+    let one = |row| Ok(Record::read(&row, &columns())?.pop().unwrap());
+    records::open(path).unwrap().map(|(_, row)| row.and_then(one)).collect()
 }
 
 /// The turns' words, or the text.
 fn words(said: &Content) -> Vec<(&str, &str)> {
     match said {
         Content::Text(text) => vec![("", text)],
-        Content::Turns(turns) => {
-            turns.iter().map(|turn| (turn.role(), turn.fields()["content"].as_str().unwrap())).collect()
+        Content::Conversation(conversation) => {
+            conversation.turns.iter().map(|turn| (turn.role(), turn.fields()["content"].as_str().unwrap())).collect()
         }
     }
 }
@@ -392,13 +393,15 @@ fn turns_keep_their_fields() {
     );
     std::fs::write(&file, row.replace('\n', " ")).unwrap();
     let rows = read(&file);
-    let Ok(Record::Pair { prompt: Content::Turns(turns), .. }) = &rows[0] else { panic!("{:?}", rows[0]) };
+    let Ok(Record::Pair { prompt: Content::Conversation(Conversation { turns, .. }), .. }) = &rows[0] else {
+        panic!("{:?}", rows[0])
+    };
     let template = ChatTemplate::new("{% for m in messages %}{{ m | tojson }}\n{% endfor %}").unwrap();
     let expected = format!(
         "{}\n{{\"role\": \"assistant\", \"tool_calls\": [{call}]}}\n",
         r#"{"role": "user", "name": "ann", "content": [{"type": "text", "text": "Hi"}]}"#
     );
-    assert_eq!(template.render(turns, false).unwrap(), expected);
+    assert_eq!(template.render(turns, None, false).unwrap(), expected);
     assert_eq!((turns[0].text(), turns[1].role()), ("Hi".to_owned(), "assistant"));
     for (turn, problem) in [
         (r#"{"role": "user"}"#, "turn 1 of `prompt` has no `content` that is text"),

@@ -62,7 +62,7 @@ pub(crate) fn add_turn_end(path: &Path, model: &mut Pretrained, tokenizer: &Text
     // a template that cannot be read is an error only of rows that need it
     let end = template(model, tokenizer, &named_tokens, &rows).ok().flatten().and_then(|template| {
         let answer = [Message::new("assistant", ANSWER)];
-        let conversation = template.split(&[Message::new("user", "Is it?")], &[&answer]).ok()?;
+        let conversation = template.split(&vec![Message::new("user", "Is it?")].into(), &[&answer]).ok()?;
         let (_, end) = conversation.answers.first()?.rsplit_once(ANSWER)?;
         let id = *tokenizer.encode_part(end.trim_start()).ok()?.first()?;
         let is_of_model = (id as usize) < model.config.vocabulary;

@@ -90,18 +90,21 @@ pub(crate) fn read_rows(
     for (file, (_, path)) in source.files.iter().enumerate() {
         for (line, row) in records::read(path, &source.columns, encode)? {
             stats.read += 1;
-            let row = row.and_then(|(record, encoded)| {
-                count_format(&mut stats, &record);
-                Ok((record, encoded.map_err(problem_of)?))
+            let records = row.unwrap_or_else(|problem| {
+                stats.add_finding(FindingKind::Unreadable, path, line, problem);
+                vec![]
             });
-            match row {
-                Ok((record, (encoded, findings))) => {
-                    let row = filter.decide(file, line, record, encoded, findings);
-                    row.findings.iter().for_each(|(kind, what)| stats.add_finding(*kind, path, line, what.clone()));
-                    count_use(&mut stats, &row);
-                    on_row(row, &stats);
+            for (record, encoded) in records {
+                count_format(&mut stats, &record);
+                match encoded {
+                    Ok((encoded, findings)) => {
+                        let row = filter.decide(file, line, record, encoded, findings);
+                        row.findings.iter().for_each(|(kind, what)| stats.add_finding(*kind, path, line, what.clone()));
+                        count_use(&mut stats, &row);
+                        on_row(row, &stats);
+                    }
+                    Err(e) => stats.add_finding(FindingKind::Unreadable, path, line, problem_of(e)),
                 }
-                Err(problem) => stats.add_finding(FindingKind::Unreadable, path, line, problem),
             }
         }
     }

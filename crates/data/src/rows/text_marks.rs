@@ -26,7 +26,7 @@ pub(super) fn parts(record: &Record) -> Vec<(&'static str, &Content)> {
 pub(super) fn texts(content: &Content) -> Vec<Cow<'_, str>> {
     match content {
         Content::Text(text) => vec![text.into()],
-        Content::Turns(turns) => turns.iter().map(|turn| turn.text().into()).collect(),
+        Content::Conversation(conversation) => conversation.turns.iter().map(|turn| turn.text().into()).collect(),
     }
 }
 
