@@ -179,6 +179,9 @@ pub struct Validation {
 fn mismatched_responses(pairs: &PairBatch) -> Responses {
     let mut batch = pairs.both.clone();
     batch.responses.rotate_right(1);
+    if !batch.masks.is_empty() {
+        batch.masks.rotate_right(1);
+    }
     batch
 }
 
@@ -239,6 +242,8 @@ mod tests {
             chosen: vec![10 + id],
             rejected: vec![20 + id],
             rejected_prompt: None,
+            chosen_mask: None,
+            rejected_mask: None,
             gold_chosen: 0.0,
             gold_rejected: 0.0,
             p_label: 1.0,
@@ -278,6 +283,8 @@ mod tests {
             chosen: vec![3 + i, 7, 8, 2],
             rejected: vec![9, 10, 3 + i, 2],
             rejected_prompt: None,
+            chosen_mask: None,
+            rejected_mask: None,
             gold_chosen: 0.0,
             gold_rejected: 0.0,
             p_label: 0.5,

@@ -30,6 +30,8 @@ fn row(prompt: Vec<u32>, chosen: Vec<u32>, rejected: Vec<u32>) -> PreferenceRow 
         chosen,
         rejected,
         rejected_prompt: None,
+        chosen_mask: None,
+        rejected_mask: None,
         gold_chosen: 1.0,
         gold_rejected: 0.0,
         p_label: 0.7,

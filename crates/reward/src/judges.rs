@@ -54,15 +54,21 @@ impl std::fmt::Debug for TextScorer {
 
 impl Scorer for TextScorer {
     fn score(&self, batch: &Responses) -> Result<Vec<f64>> {
-        let input = |(prompt, response): (&Vec<u32>, &Vec<u32>)| -> Result<JudgeInput> {
+        // of several turns, what the assistant says: turn by turn
+        let said = |row: usize| -> Result<String> {
+            let turns = batch.counted(row).into_iter().map(|ids| Ok(self.world.text(ids)?));
+            Ok(turns.collect::<Result<Vec<_>>>()?.join("\n"))
+        };
+        let input = |row: usize| -> Result<JudgeInput> {
+            let (prompt, response) = (&batch.prompts[row], &batch.responses[row]);
             let read = match self.reads {
-                JudgedText::Response => self.world.text(response)?,
+                JudgedText::Response => said(row)?,
                 JudgedText::All => self.world.text(&[prompt.as_slice(), response].concat())?,
             };
             let response = first_words(&read, self.judged_words).to_owned();
             Ok(JudgeInput { prompt: self.world.text(prompt)?, response })
         };
-        let inputs = batch.prompts.iter().zip(&batch.responses).map(input).collect::<Result<Vec<_>>>()?;
+        let inputs = (0..batch.len()).map(input).collect::<Result<Vec<_>>>()?;
         self.judge.judge(&inputs)
     }
 

@@ -90,7 +90,7 @@ impl TextInput {
         let rows = batch.prompts.iter().zip(&batch.responses);
         let (prompts, responses) =
             rows.map(|(prompt, response)| self.ids(prompt, response)).collect::<Result<_, _>>()?;
-        Ok(Responses { prompts, responses, logp: vec![] })
+        Ok(Responses { prompts, responses, logp: vec![], masks: vec![] })
     }
 }
 
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn ids_become_text_and_ids_of_the_reward_model() -> Result<()> {
         let (tokenizer, text) = input(16, Some(0), usize::MAX)?;
-        let batch = Responses { prompts: vec![vec![0, 1]], responses: vec![vec![2, 3]], logp: vec![] };
+        let batch = Responses { prompts: vec![vec![0, 1]], responses: vec![vec![2, 3]], logp: vec![], masks: vec![] };
         let read = text.batch(&batch)?;
         assert_eq!(read.prompts, [tokenizer.encode_part("abcd")?]);
         assert_eq!(read.responses, [[2]], "its end token");
@@ -199,7 +199,12 @@ mod tests {
     fn of_what_is_too_long_the_end_is_read_and_counted() -> Result<()> {
         let (tokenizer, text) = input(4, Some(0), usize::MAX)?;
         let read = |responses: &[u32]| {
-            text.batch(&Responses { prompts: vec![vec![0]], responses: vec![responses.to_vec()], logp: vec![] })
+            text.batch(&Responses {
+                prompts: vec![vec![0]],
+                responses: vec![responses.to_vec()],
+                logp: vec![],
+                masks: vec![],
+            })
         };
         let ids = |text: &str| tokenizer.encode_part(text);
         let three = read(&[1, 2])?;
@@ -213,7 +218,8 @@ mod tests {
     fn only_the_first_words_of_a_response_are_judged() -> Result<()> {
         let (tokenizer, text) = input(16, Some(0), 1)?;
         let space = (u32::from(b' ')).wrapping_sub(u32::from(b'a')) & 0xff; // the letter that stands for a space
-        let batch = Responses { prompts: vec![vec![0]], responses: vec![vec![1, space, 2]], logp: vec![] };
+        let batch =
+            Responses { prompts: vec![vec![0]], responses: vec![vec![1, space, 2]], logp: vec![], masks: vec![] };
         assert_eq!(text.batch(&batch)?.prompts, [tokenizer.encode_part("ab ")?]);
         Ok(())
     }

@@ -34,11 +34,29 @@ pub struct RowsSettings {
     pub rejected: String,
     pub prompt_tokens: usize,
     pub response_tokens: usize,
+    // left out where it is the default, so that the keys of stages without it stay as they are
+    #[serde(default, skip_serializing_if = "LossTurns::is_all")]
+    pub turns: LossTurns,
     pub judged_words: usize,
     /// Year, month and day: `2024-07-26`.
     pub date: String,
     /// Variables of the chat template, over its special tokens.
     pub template_kwargs: toml::Table,
+}
+
+/// Which turns of the assistant carry the loss, in a completion of several turns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LossTurns {
+    #[default]
+    All,
+    Last,
+}
+
+impl LossTurns {
+    fn is_all(&self) -> bool {
+        *self == Self::All
+    }
 }
 
 /// Source of gold reward in the text worlds.

@@ -46,7 +46,7 @@ proptest! {
         responses in prop::collection::vec(prop::collection::vec(2..11u32, 1..=5), 8),
         cuts in prop::collection::vec(1..8usize, 0..4),
     ) {
-        let batch = Responses { prompts: vec![vec![1, 5, 6]; 8], responses, logp: vec![] };
+        let batch = Responses { prompts: vec![vec![1, 5, 6]; 8], responses, logp: vec![], masks: vec![] };
         let mut whole = learner();
         let (mean, total) = loss(&whole, &batch);
         let whole_update = whole.minimize(mean).unwrap();
@@ -70,7 +70,8 @@ proptest! {
 #[test]
 fn parts_that_do_not_add_up_are_refused() {
     let mut learner = learner();
-    let batch = Responses { prompts: vec![vec![1, 5, 6]; 2], responses: vec![vec![7, 2]; 2], logp: vec![] };
+    let batch =
+        Responses { prompts: vec![vec![1, 5, 6]; 2], responses: vec![vec![7, 2]; 2], logp: vec![], masks: vec![] };
     let before = weights::flatten(learner.module());
     let (mean, _) = loss(&learner, &batch);
     learner.accumulate(mean, 0.5).unwrap();
@@ -87,7 +88,8 @@ fn frozen_parameters_stay_and_adapters_move() {
     let settings = LearnerSettings { warmup: 0.0, ..LearnerSettings::defaults() };
     let mut learner = Learner::new(policy, &settings, 0.1, 10);
     assert_eq!(learner.parameters(), 2 * (8 + 24) + 2 * (8 + 8) + 2 * 2 * (8 + 32));
-    let batch = Responses { prompts: vec![vec![1, 5, 6]; 2], responses: vec![vec![7, 2]; 2], logp: vec![] };
+    let batch =
+        Responses { prompts: vec![vec![1, 5, 6]; 2], responses: vec![vec![7, 2]; 2], logp: vec![], masks: vec![] };
     for _ in 0..2 {
         let (mean, _) = loss(&learner, &batch);
         learner.minimize(mean).unwrap();
@@ -105,6 +107,7 @@ fn several_ends_count_as_one() {
         prompts: vec![vec![1, 5, 6]; 2],
         responses: responses.map(Vec::from).into(),
         logp: vec![],
+        masks: vec![],
     };
     let check = |other_eos: Vec<u32>, responses: [[u32; 2]; 2]| {
         let reader = Reader::new(&TokenSpec { other_eos, ..space() }, &Device::flex());

@@ -148,7 +148,8 @@ impl<'a> RowCollector<'a> {
                 let row_hash = text_key(&format!("{prompt_hash} {completion:?} {desirable}"));
                 if self.is_new(row_hash) {
                     let label = usize::from(*desirable);
-                    let row = PromptResponse { prompt: encoded.prompt, response: completion.clone() };
+                    let mask = encoded.masks[0].clone();
+                    let row = PromptResponse { prompt: encoded.prompt, response: completion.clone(), mask };
                     self.labelled[label] += 1;
                     keep_smallest(&mut self.single[split as usize][label], row_hash, row, most);
                 }
@@ -161,7 +162,11 @@ impl<'a> RowCollector<'a> {
             (Record::Pair { margin, scores, .. }, [chosen, rejected]) => {
                 let row_hash = text_key(&format!("{prompt_hash} {chosen:?} {rejected:?}"));
                 if self.is_new(row_hash) {
-                    let row = preference(split, encoded.prompt, chosen, rejected, *margin, *scores);
+                    let row = PreferenceRow {
+                        chosen_mask: encoded.masks[0].clone(),
+                        rejected_mask: encoded.masks[1].clone(),
+                        ..preference(split, encoded.prompt, chosen, rejected, *margin, *scores)
+                    };
                     let key = (row_hash, self.stats.read as u64);
                     keep_smallest(&mut self.pairs[split as usize], key, row, most);
                 }
@@ -290,6 +295,8 @@ fn pair_unpaired(split: Split, wanted: &[PromptResponse], unwanted: &[PromptResp
     let pairs = wanted.iter().cycle().zip(unwanted.iter().cycle()).take(count);
     let row = |(wanted, unwanted): (&PromptResponse, &PromptResponse)| PreferenceRow {
         rejected_prompt: (wanted.prompt != unwanted.prompt).then(|| unwanted.prompt.clone()),
+        chosen_mask: wanted.mask.clone(),
+        rejected_mask: unwanted.mask.clone(),
         ..preference(split, wanted.prompt.clone(), &wanted.response, &unwanted.response, None, None)
     };
     pairs.map(row).collect()
@@ -311,6 +318,8 @@ fn preference(
         chosen: chosen.to_vec(),
         rejected: rejected.to_vec(),
         rejected_prompt: None,
+        chosen_mask: None,
+        rejected_mask: None,
         gold_chosen: 0.0,
         gold_rejected: 0.0,
         p_label: log_odds.map_or(1.0, |log_odds| 1.0 / (1.0 + (-log_odds).exp())),

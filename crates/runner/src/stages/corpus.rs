@@ -13,7 +13,7 @@ use duel_data::rows::{self, PrepareStats, RowSource, RowsWorld};
 use duel_ledger::StageRecorder;
 use duel_reward::{BagOfWordsPreference, Sentiment};
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{Clocks, Experiment, JudgeKind, Recorder, Split, WorldKind, metrics};
+use duel_spec::{Clocks, Experiment, JudgeKind, LossMask, Recorder, Split, WorldKind, metrics};
 use rand::RngExt;
 use std::path::{Path, PathBuf};
 
@@ -137,8 +137,13 @@ fn from_ratings(folder: &Path, to: &Path) -> Result<f64> {
 /// A taste learned from the rows on validation and test prompts, which no method sees.
 fn from_rows(world: &RowsWorld, to: &Path) -> Result<()> {
     let held_out = || world.rows().iter().filter(|row| row.split != Split::Train);
-    let responses = held_out().flat_map(|row| [&row.chosen, &row.rejected]);
-    let texts = responses.map(|ids| Ok(world.text(ids)?)).collect::<Result<Vec<String>>>()?;
+    let responses = held_out().flat_map(|row| [(&row.chosen, &row.chosen_mask), (&row.rejected, &row.rejected_mask)]);
+    // of several turns, what the assistant says: as judges read it
+    let said = |(ids, mask): (&Vec<u32>, &Option<LossMask>)| -> Result<String> {
+        let turns = mask.as_ref().map_or_else(|| vec![ids.as_slice()], |mask| mask.pieces(ids));
+        Ok(turns.into_iter().map(|ids| Ok(world.text(ids)?)).collect::<Result<Vec<_>>>()?.join("\n"))
+    };
+    let texts = responses.map(said).collect::<Result<Vec<String>>>()?;
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
     let pairs: Vec<_> = held_out().enumerate().map(|(i, row)| (2 * i, 2 * i + 1, row.p_label as f32)).collect();
     Ok(BagOfWordsPreference::fit(&texts, &pairs).save(to)?)

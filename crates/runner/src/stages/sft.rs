@@ -67,6 +67,11 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
 }
 
 fn responses(rows: Vec<PromptResponse>) -> Responses {
-    let (prompts, responses) = rows.into_iter().map(|r| (r.prompt, r.response)).unzip();
-    Responses { prompts, responses, logp: vec![] }
+    let mut batch = Responses::default();
+    for PromptResponse { prompt, response, mask } in rows {
+        batch.prompts.push(prompt);
+        batch.responses.push(response);
+        batch.masks.push(mask);
+    }
+    batch
 }
