@@ -89,9 +89,9 @@ impl AssistantTexts {
         let tools = prompt.tools.as_ref();
         let texts = match template.generated(&all, tools)? {
             Some(blocks) => {
-                let earlier = match turns {
-                    LossTurns::All => 0,
-                    LossTurns::Last => template.generated(&all[..last], tools)?.map_or(0, |blocks| blocks.len()),
+                let earlier = match learned {
+                    0 => 0,
+                    turns => template.generated(&all[..turns], tools)?.map_or(0, |blocks| blocks.len()),
                 };
                 let own = blocks.into_iter().skip(earlier).filter(|block| block.end > before);
                 own.map(|block| AssistantText { start: block.start, limit: block.end, ends_at_limit: true }).collect()

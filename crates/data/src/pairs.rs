@@ -168,6 +168,34 @@ mod tests {
     }
 
     #[test]
+    fn rows_with_other_masks_have_other_hashes() {
+        let row = PreferenceRow {
+            split: Split::Train,
+            prompt: vec![5],
+            chosen: vec![6, 7, 8],
+            rejected: vec![6, 7, 8],
+            rejected_prompt: None,
+            chosen_mask: None,
+            rejected_mask: None,
+            gold_chosen: 0.0,
+            gold_rejected: 0.0,
+            p_label: 0.5,
+            tie: false,
+        };
+        let mask = |spans: &[[usize; 2]]| LossMask::new(spans.iter().copied(), 3);
+        let chosen = |spans: &[[usize; 2]]| PreferenceRow { chosen_mask: mask(spans), ..row.clone() };
+        let rejected = PreferenceRow { rejected_mask: mask(&[[1, 2]]), ..row.clone() };
+        let rows = [row.clone(), chosen(&[[1, 2]]), chosen(&[[1, 3]]), chosen(&[[0, 1], [2, 3]]), rejected];
+        let hashes: std::collections::BTreeSet<String> = rows.iter().map(|row| hash(&[row.clone()])).collect();
+        assert_eq!(hashes.len(), rows.len());
+        let text = serde_json::to_string(&row).expect("written");
+        assert!(!text.contains("mask"), "rows without masks are written as before: {text}");
+        let masked = serde_json::to_string(&rows[3]).expect("written");
+        assert!(masked.contains("\"chosen_mask\":[[0,1],[2,3]]"), "{masked}");
+        assert_eq!(serde_json::from_str::<PreferenceRow>(&masked).expect("read"), rows[3]);
+    }
+
+    #[test]
     fn tau_is_solved_for_the_asked_accuracy() {
         let differences = [0.3, -0.5, 1.2, 0.1, -0.9];
         let tau = solve_tau(&differences, 0.8);

@@ -231,7 +231,7 @@ mod tests {
     use burn::tensor::Device;
     use duel_model::{CountedFlops, count_flops};
     use duel_spec::ids::prompt_hash;
-    use duel_spec::{LearnerSettings, PairLoss, Split, seeds};
+    use duel_spec::{LearnerSettings, LossMask, PairLoss, Split, seeds};
     use duel_testing_tensors::trajectory;
 
     #[test]
@@ -249,6 +249,13 @@ mod tests {
             p_label: 1.0,
             tie: false,
         };
+        let masked = PreferenceRow { chosen: vec![11, 0], chosen_mask: LossMask::new([[0, 1]], 2), ..row(1) };
+        let batch = mismatched_responses(&PairBatch::new(&[masked.clone(), row(2)], &[0, 1]));
+        assert_eq!(
+            (&batch.responses[1], batch.mask(1)),
+            (&masked.chosen, masked.chosen_mask.as_ref()),
+            "with its mask"
+        );
         let pairs = PairBatch::new(&[row(1), row(2), row(3)], &[0, 1, 2]);
         // as trl on the rows (1, 11), (2, 12), (3, 13), (1, 21), (2, 22), (3, 23)
         let Responses { prompts, responses, .. } = mismatched_responses(&pairs);

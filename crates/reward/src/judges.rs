@@ -37,6 +37,15 @@ pub(crate) fn first_words(text: &str, limit: usize) -> &str {
     &text[..end]
 }
 
+/// The text of a response; of one with several turns, what the assistant says, turn by turn.
+///
+/// # Errors
+/// Ids that the tokenizer does not know.
+pub fn response_text(world: &dyn Detokenize, batch: &Responses, row: usize) -> duel_data::Result<String> {
+    let turns = batch.counted(row).into_iter().map(|ids| world.text(ids));
+    Ok(turns.collect::<duel_data::Result<Vec<_>>>()?.join("\n"))
+}
+
 /// A text judge as a scorer of a world's responses.
 pub struct TextScorer {
     pub judge: Arc<dyn TextJudge>,
@@ -54,15 +63,10 @@ impl std::fmt::Debug for TextScorer {
 
 impl Scorer for TextScorer {
     fn score(&self, batch: &Responses) -> Result<Vec<f64>> {
-        // of several turns, what the assistant says: turn by turn
-        let said = |row: usize| -> Result<String> {
-            let turns = batch.counted(row).into_iter().map(|ids| Ok(self.world.text(ids)?));
-            Ok(turns.collect::<Result<Vec<_>>>()?.join("\n"))
-        };
         let input = |row: usize| -> Result<JudgeInput> {
             let (prompt, response) = (&batch.prompts[row], &batch.responses[row]);
             let read = match self.reads {
-                JudgedText::Response => said(row)?,
+                JudgedText::Response => response_text(self.world.as_ref(), batch, row)?,
                 JudgedText::All => self.world.text(&[prompt.as_slice(), response].concat())?,
             };
             let response = first_words(&read, self.judged_words).to_owned();

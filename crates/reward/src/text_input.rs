@@ -1,6 +1,6 @@
 //! How a reward model reads responses: as the policy's ids, or, with a tokenizer of its own, as text.
 
-use crate::judges::first_words;
+use crate::judges::{first_words, response_text};
 use burn::tensor::Device;
 use duel_data::{Detokenize, ScoredText};
 use duel_model::{Reader, Responses, ScalarModel, weights};
@@ -68,10 +68,10 @@ impl TextInput {
     }
 
     /// All but the last of the ids that the reward model reads, and the last.
-    fn ids(&self, prompt: &[u32], response: &[u32]) -> duel_data::Result<(Vec<u32>, Vec<u32>)> {
-        let response = self.world.text(response)?;
+    fn ids(&self, batch: &Responses, row: usize) -> duel_data::Result<(Vec<u32>, Vec<u32>)> {
+        let response = response_text(self.world.as_ref(), batch, row)?;
         let response = first_words(&response, self.judged_words);
-        let mut ids = self.text.encode(&self.world.conversation(prompt)?, response)?;
+        let mut ids = self.text.encode(&self.world.conversation(&batch.prompts[row])?, response)?;
         // transformers' last token that is not padding; of nothing but padding, the first
         let counted = ids.iter().rposition(|id| Some(*id) != self.pad).map_or(1, |last| last + 1);
         ids.truncate(counted);
@@ -87,9 +87,8 @@ impl TextInput {
     }
 
     fn batch(&self, batch: &Responses) -> duel_data::Result<Responses> {
-        let rows = batch.prompts.iter().zip(&batch.responses);
-        let (prompts, responses) =
-            rows.map(|(prompt, response)| self.ids(prompt, response)).collect::<Result<_, _>>()?;
+        let rows = 0..batch.len();
+        let (prompts, responses) = rows.map(|row| self.ids(batch, row)).collect::<Result<_, _>>()?;
         Ok(Responses { prompts, responses, logp: vec![], masks: vec![] })
     }
 }

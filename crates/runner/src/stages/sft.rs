@@ -75,3 +75,17 @@ fn responses(rows: Vec<PromptResponse>) -> Responses {
     }
     batch
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use duel_spec::LossMask;
+
+    #[test]
+    fn sft_learns_what_the_assistant_says() {
+        let row = |mask| PromptResponse { prompt: vec![5], response: vec![6, 7, 2], mask };
+        let mask = LossMask::new([[1, 3]], 3);
+        let batch = responses(vec![row(None), row(mask.clone())]);
+        assert_eq!((batch.lengths(), batch.mask(1)), (vec![3, 2], mask.as_ref()));
+    }
+}
