@@ -165,6 +165,8 @@ impl SplitCounts {
 pub struct RowStats {
     #[serde(rename = "rows")]
     pub read: usize,
+    /// Rows in no known shape.
+    pub malformed: usize,
     pub pairs: usize,
     /// Rows with one completion, wanted or not.
     pub judged: usize,

@@ -282,3 +282,55 @@ fn long_rows_are_cut_and_the_page_says_so() {
         "{sentence}"
     );
 }
+/// A user who asks again: completions of three turns train both arms, with the loss on what the assistant says.
+#[test]
+fn several_turns_in_completions_are_trained_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    model(&folder.join("model"));
+    let turn = |role: &str, text: &str| json!({"role": role, "content": text});
+    let completion = |last: &str| json!([turn("assistant", "no"), turn("user", "is it"), turn("assistant", last)]);
+    let rows = (0..40).map(|i| {
+        let prompt = json!([turn("user", &format!("is it good {i}"))]);
+        // a third of the pairs differ in length and turns
+        let rejected = if i % 3 == 0 { json!([turn("assistant", "bad")]) } else { completion("no") };
+        json!({"prompt": prompt, "chosen": completion("very good"), "rejected": rejected})
+    });
+    write(&folder.join("rows.jsonl"), rows);
+    let said = ok(folder, &["data", "check", "rows.jsonl", "--model", "model"]);
+    assert!(said.contains("40 pairs can be used"), "{said}");
+    ok(folder, &["init", "mine", "--rows", "rows.jsonl", "--model", "model"]);
+    let long = "world.rows.response_tokens=40";
+    let html = page(folder, "mine/experiment.toml", &["stages.sft.steps=2", long, "judge.kind=\"rules\"", ASKED]);
+    assert!(["ppo", "dpo"].iter().all(|arm| html.contains(arm)));
+    let masks = |name: &str| -> Vec<Value> {
+        let stages = std::fs::read_dir(folder.join("runs").join(name).join("stages")).unwrap();
+        let rows = stages.map(|stage| stage.unwrap().path().join("rows.jsonl")).filter(|rows| rows.is_file());
+        let text = rows.map(|rows| std::fs::read_to_string(rows).unwrap()).collect::<String>();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let spans = |row: &Value, key: &str| row[key].as_array().map_or(1, Vec::len);
+    let all = masks("mine");
+    assert!(!all.is_empty() && all.iter().all(|row| spans(row, "chosen_mask") == 2));
+    assert!(all.iter().any(|row| row.get("rejected_mask").is_none()), "one turn needs no mask");
+    // the judge reads what the assistant says: `no` and the last answer, not the question between them
+    assert!(all.iter().any(|row| row["gold_chosen"] == json!(1.0)), "three words");
+    page(
+        folder,
+        "mine/experiment.toml",
+        &["name=\"last\"", "world.rows.turns=\"last\"", long, "judge.kind=\"rules\"", ASKED],
+    );
+    let last = masks("last");
+    assert!(!last.is_empty() && last.iter().all(|row| spans(row, "chosen_mask") == 1));
+    let loss = |name: &str| std::fs::read_to_string(folder.join("runs").join(name).join("report/index.html")).unwrap();
+    assert_ne!(loss("mine"), loss("last"));
+    refused(
+        folder,
+        &["plan", "mine/experiment.toml", "--set", "world.rows.turns=\"first\""],
+        2,
+        &["world.rows.turns", "all"],
+    );
+}
+
+/// Three words are worth 1 more than four.
+const ASKED: &str = "judge.rules=[{ rule = \"length\", words = 3, per = 1 }, { rule = \"keyword\", any = [\"no\"] }]";

@@ -91,6 +91,7 @@ pub(crate) fn read_rows(
         for (line, row) in records::read(path, &source.columns, encode)? {
             stats.read += 1;
             let records = row.unwrap_or_else(|problem| {
+                stats.malformed += 1;
                 stats.add_finding(FindingKind::Unreadable, path, line, problem);
                 vec![]
             });
@@ -212,8 +213,10 @@ impl RowFilter<'_> {
         if long_prompts == Overlong::Cut {
             cut_beginning(&mut encoded.prompt, &self.start, prompt_tokens);
         }
-        if long_responses == Overlong::Cut {
-            encoded.completions.iter_mut().for_each(|ids| ids.truncate(response_tokens));
+        if long_responses == Overlong::Cut && !encoded.truncate_completions(response_tokens) {
+            let what = format!("a completion has no token that carries the loss in its first {response_tokens}");
+            findings.push((FindingKind::ResponsesTooLong, what));
+            return false;
         }
         fits
     }

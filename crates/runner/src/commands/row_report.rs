@@ -124,7 +124,7 @@ pub fn text(report: &DataReport, name: &str, source: &RowSource) -> String {
         (stats.pairs, "pairs"),
         (stats.judged, "completions with a label"),
         (stats.prompts_alone, "prompts alone"),
-        (stats.read - stats.pairs - stats.judged - stats.prompts_alone, "unreadable"),
+        (stats.malformed, "unreadable"),
     ];
     let kinds: Vec<String> =
         kinds.iter().filter(|(n, _)| *n > 0).map(|(n, kind)| format!("{} {kind}", with_commas(*n))).collect();
