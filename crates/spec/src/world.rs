@@ -34,11 +34,51 @@ pub struct RowsSettings {
     pub rejected: String,
     pub prompt_tokens: usize,
     pub response_tokens: usize,
+    // left out where they are the default, so that the keys of stages without them stay as they are
+    #[serde(default, skip_serializing_if = "Overlong::is_drop")]
+    pub long_prompts: Overlong,
+    #[serde(default, skip_serializing_if = "Overlong::is_drop")]
+    pub long_responses: Overlong,
+    // left out where it is the default, so that the keys of stages without it stay as they are
+    #[serde(default, skip_serializing_if = "LossTurns::is_all")]
+    pub turns: LossTurns,
     pub judged_words: usize,
     /// Year, month and day: `2024-07-26`.
     pub date: String,
     /// Variables of the chat template, over its special tokens.
     pub template_kwargs: toml::Table,
+}
+
+/// What becomes of a row with a prompt or a response of too many tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Overlong {
+    /// The row is left out.
+    #[default]
+    Drop,
+    /// The beginning of a prompt is cut, as `truncation_mode = "keep_end"` of trl does; the end of a response.
+    Cut,
+}
+
+impl Overlong {
+    fn is_drop(&self) -> bool {
+        *self == Self::Drop
+    }
+}
+
+/// Which turns of the assistant carry the loss, in a completion of several turns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LossTurns {
+    #[default]
+    All,
+    Last,
+}
+
+impl LossTurns {
+    fn is_all(&self) -> bool {
+        *self == Self::All
+    }
 }
 
 /// Source of gold reward in the text worlds.

@@ -63,7 +63,12 @@ impl RowsWorld {
 
     fn chosen(&self, split: Split) -> Vec<PromptResponse> {
         let rows = self.rows.iter().filter(|row| row.split == split);
-        rows.map(|row| PromptResponse { prompt: row.prompt.clone(), response: row.chosen.clone() }).collect()
+        rows.map(|row| PromptResponse {
+            prompt: row.prompt.clone(),
+            response: row.chosen.clone(),
+            mask: row.chosen_mask.clone(),
+        })
+        .collect()
     }
 }
 
@@ -105,7 +110,7 @@ impl World for RowsWorld {
 
     /// A prompt typed by the user; a conversation of one turn where the model has a template.
     fn read_prompt(&self, text: &str) -> Result<Prompt> {
-        let turn = Content::Turns(vec![Message::new("user", text)]);
+        let turn = Content::from(vec![Message::new("user", text)]);
         let (ids, prompt) = match self.encoder.prompt(&turn) {
             Ok(ids) => (ids, turn),
             Err(_) => (self.encoder.prompt(&Content::Text(text.into()))?, Content::Text(text.into())),

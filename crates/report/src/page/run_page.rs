@@ -92,6 +92,7 @@ fn experiment_context(run: &Run) -> Value {
         noisy => stages.pairs.length_bias > 0.0 || stages.pairs.label_flips > 0.0,
         rows => stages.pairs.rows,
         own_rows => if world.kind == WorldKind::Rows { world.rows.train.clone() } else { String::new() },
+        row_use => row_use(run),
         pretrained => run.experiment.model.from.clone(),
         sft => stages.sft.steps > 0,
         judge => judge(&run.experiment),
@@ -164,6 +165,41 @@ fn cost_ratio(costs: &[ArmCost]) -> Option<Value> {
             seconds => fixed(expensive.seconds / cheap.seconds, 1),
         }
     })
+}
+
+/// What became of the user's rows: how many were read and kept, and why the others were not; `None` for runs that do not say.
+fn row_use(run: &Run) -> Option<String> {
+    const LEFT_OUT: [(Metric, &str); 5] = [
+        (metrics::ROWS_UNREADABLE, "that could not be read or trained on"),
+        (metrics::ROWS_SAME, "whose completions are the same"),
+        (metrics::ROWS_DUPLICATE, "that were there already"),
+        (metrics::ROWS_LONG_PROMPT, "with a prompt of too many tokens"),
+        (metrics::ROWS_LONG_RESPONSE, "with a completion of too many tokens"),
+    ];
+    const CHANGED: [(Metric, &str); 4] = [
+        (metrics::ROWS_PROMPT_CUT, "with a prompt of too many tokens, cut at its beginning"),
+        (
+            metrics::ROWS_RESPONSE_CUT,
+            "with a completion of too many tokens, cut at its end and so without an end token",
+        ),
+        (metrics::ROWS_CUT_AT_EOS, "with a completion cut at its first end token"),
+        (metrics::ROWS_MERGED, "whose prompt ends before a token that it shares with a completion"),
+    ];
+    let count = |metric: Metric| run.shared_metric("corpus", metric).first().copied();
+    let list = |counts: &[(Metric, &str)]| {
+        let counts = counts.iter().filter_map(|(metric, what)| Some((count(*metric).filter(|&n| n > 0.0)?, what)));
+        counts.map(|(n, what)| format!("{n:.0} {what}")).collect::<Vec<_>>().join(", ")
+    };
+    count(metrics::ROWS_UNREADABLE)?;
+    let (read, kept) = (count(metrics::ROWS_READ)?, count(metrics::ROWS_KEPT)?);
+    let mut text = format!("Of {read:.0} rows {kept:.0} pairs were kept");
+    for (counts, what) in [(&LEFT_OUT[..], "left out"), (&CHANGED, "changed")] {
+        let listed = list(counts);
+        if !listed.is_empty() {
+            text += &format!("; {what}: {listed}");
+        }
+    }
+    Some(text + ".")
 }
 
 /// The judge of a text world, in words.

@@ -13,7 +13,10 @@ const SCALINGS: [&str; 3] = ["raw", "scaled", "white"];
 const CHOICES: &[(&str, &[&str])] = &[
     ("world.kind", &["grammar", "reviews", "rows"]),
     ("judge.kind", &["world", "sentiment", "ratings", "rules", "command", "model"]),
+    ("world.rows.turns", &["all", "last"]),
     ("judge.reads", &["response", "all"]),
+    ("world.rows.long_prompts", &["drop", "cut"]),
+    ("world.rows.long_responses", &["drop", "cut"]),
     ("learner.optimizer", &["adamw", "rmsprop", "lion"]),
     ("learner.schedule", &["constant", "linear", "cosine"]),
     ("stages.pairs.temperature", &["fixed", "bayes"]),
