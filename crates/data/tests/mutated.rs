@@ -22,8 +22,7 @@ fn encoder() -> Encoder {
 fn rows(name: &str, ending: &str, cases: u64, whole: &[&[u8]], words: &[&str]) {
     let (folder, encoder) = (tempfile::tempdir().unwrap(), encoder());
     let path = folder.path().join(format!("rows.{ending}"));
-    let [prompt, chosen, rejected] = ["prompt", "chosen", "rejected"].map(str::to_owned);
-    let columns = Columns { prompt, chosen, rejected };
+    let columns = Columns::default();
     let source = RowSource {
         files: vec![(None, path.clone())],
         columns,

@@ -103,7 +103,7 @@ pub(crate) fn fill(
             rows => run.experiment.stages.pairs.rows,
             pretrained => run.experiment.model.from.clone(),
             sft => run.experiment.stages.sft.steps > 0,
-            own_rows => if run.experiment.world.kind == WorldKind::Rows { run.experiment.world.rows.train.clone() } else { String::new() },
+            own_rows => if run.experiment.world.kind == WorldKind::Rows { run.experiment.world.rows.train.to_string() } else { String::new() },
             judge => judge(&run.experiment),
             rm_from => run.experiment.stages.rm.from.clone(),
             rm_steps => run.experiment.stages.rm.steps,
