@@ -579,7 +579,7 @@ fn helpsteer_is_read() {
     };
     let text = [row("p", "a", 1), row("p", "b", 3), row("q", "c", 2), row("r", "d", 0), row("r", "e", 0)].join("\n");
     let file = jsonl(&text);
-    let lonely = "3! it is the only completion of its prompt: there is none to compare it with";
+    let lonely = "3! it is the only completion of its prompt, and there is none to compare it with; completion = \"none\" uses the prompts alone";
     let expected = [
         "2: user=p -> assistant=b > assistant=a scores 3 1",
         lonely,
@@ -617,6 +617,18 @@ fn helpsteer_is_read() {
     let text =
         r#"{"prompt": "p", "response_0": "a", "response_1": "b", "better_response_id": 1, "safer_response_id": 0}"#;
     assert_eq!(rows(text), ["1: user=p -> assistant=b > assistant=a"]);
+    // two whole conversations, and who won
+    let arena = |winner: &str| {
+        let [a, b] = ["user=Q;assistant=A", "user=Q;assistant=B"].map(turns);
+        format!(r#"{{"model_a": "x", "conversation_a": {a}, "conversation_b": {b}, "winner": "{winner}"}}"#)
+    };
+    let text = ["model_b", "tie (bothbad)", "nobody"].map(arena).join("\n");
+    let expected = [
+        "1: user=Q -> assistant=B > assistant=A",
+        "2: user=Q -> assistant=A > assistant=B margin 0",
+        "3! `winner` is `nobody`; accepted: a number, a, b, model_a, model_b, tie",
+    ];
+    assert_eq!(rows(&text), expected);
     let refusal =
         jsonl(r#"{"prompt": "p", "response_1": "a", "response_2": "b", "which": 1}"#).refusal(&Columns::default());
     assert!(

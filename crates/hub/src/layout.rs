@@ -22,6 +22,8 @@ const SPLIT_WORDS: [&[&str]; 3] =
     [&["train", "training"], &["validation", "valid", "dev", "val"], &["test", "testing", "eval", "evaluation"]];
 /// What rows are read from.
 const ROW_FILES: [&str; 6] = ["parquet", "jsonl", "ndjson", "json", "csv", "tsv"];
+/// Endings behind these of files that are compressed.
+const COMPRESSED: [&str; 2] = [".gz", ".zst"];
 /// JSON files that describe a dataset.
 const DESCRIPTIONS: [&str; 4] = ["dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"];
 
@@ -231,7 +233,8 @@ fn listed(names: &[String]) -> String {
 fn is_row_file(file: &str) -> bool {
     let name = file.rsplit('/').next().unwrap_or(file);
     let is_hidden = file.split('/').any(|part| part.starts_with(['.', '_']));
-    let extension = name.rsplit_once('.').map_or("", |(_, extension)| extension);
+    let plain = COMPRESSED.iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name);
+    let extension = plain.rsplit_once('.').map_or("", |(_, extension)| extension);
     !is_hidden && !DESCRIPTIONS.contains(&name) && ROW_FILES.contains(&extension)
 }
 
@@ -274,7 +277,7 @@ mod tests {
             ["a/train-00000-of-00001.parquet", "b/train-00000-of-00001.parquet", "b/test-00000-of-00001.parquet"];
         let converted = ["default/train/0000.parquet", "default/train/0001.parquet", "default/test/0000.parquet"];
         let plain = ["train.jsonl", "test.jsonl", "dataset_infos.json", ".gitattributes"];
-        let cases: [(&str, &[&str], &[&str]); 14] = [
+        let cases: [(&str, &[&str], &[&str]); 16] = [
             ("hub:o/n", &sharded, &sharded[2..]),
             ("hub:o/n:test", &sharded, &sharded[1..2]),
             ("hub:o/n:train_prefs", &custom, &custom[1..2]),
@@ -286,6 +289,8 @@ mod tests {
             ("hub:o/n", &["rows.csv", "LICENSE"], &["rows.csv"]),
             ("hub:o/n:validation", &["x-dev.csv", "x-train.csv"], &["x-dev.csv"]),
             ("hub:o/n:test", &["test/a.jsonl", "train/a.jsonl"], &["test/a.jsonl"]),
+            ("hub:o/n:train", &["train.jsonl.gz", "test.jsonl.gz", "x.tar.gz"], &["train.jsonl.gz"]),
+            ("hub:o/n:train", &["train-00000-of-00001.csv.zst"], &["train-00000-of-00001.csv.zst"]),
             ("hub:o/n:train", &["helpful/train.jsonl", "helpful/test.jsonl"], &["helpful/train.jsonl"]),
             ("hub:o/n", &["validation.csv", "training.csv"], &["training.csv"]),
             ("hub:o/n", &["2024-05-01.csv", "v1-2.csv"], &["2024-05-01.csv", "v1-2.csv"]),
@@ -317,7 +322,7 @@ mod tests {
         assert_eq!(error.hint().expect("a hint"), "accepted: a, b");
         let error = found("hub:o/n:dpo", &["train.csv", "test.csv"], None).expect_err("no such split");
         assert_eq!(error.hint().expect("a hint"), "accepted: train, test");
-        let error = found("hub:o/n", &["train.jsonl.gz", "script.py"], None).expect_err("nothing to read");
+        let error = found("hub:o/n", &["train.txt", "script.py"], None).expect_err("nothing to read");
         assert!(error.hint().expect("a hint").contains("refs/convert/parquet"), "{error}");
     }
 

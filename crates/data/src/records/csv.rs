@@ -1,7 +1,7 @@
 //! CSV and TSV.
 
 use super::limited_file::LimitedFile;
-use super::record::NumberedRecord;
+use super::numbered::NumberedRecord;
 use crate::json::Json;
 use std::cell::RefCell;
 use std::collections::VecDeque;

@@ -2,7 +2,7 @@
 //! is limited.
 
 use super::json::{UniqueKeys, not_json};
-use super::record::NumberedRecord;
+use super::numbered::NumberedRecord;
 use crate::json::Json;
 use indexmap::IndexMap;
 use serde::Deserialize;
@@ -126,7 +126,7 @@ impl ObjectSpan {
         };
         let lists: Vec<&String> = fields.iter().filter(|(_, value)| is_rows(value)).map(|(name, _)| name).collect();
         let is_single_list = lists.len() == 1 && !fields.values().any(|value| is_column(value) && !is_rows(value));
-        if lists.len() > 1 && fields.values().all(|value| is_rows(value)) {
+        if lists.len() > 1 && fields.values().all(is_rows) {
             let names = lists.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
             return Err(format!("it has the lists of rows {names}: write each to a file of its own"));
         }

@@ -1,7 +1,7 @@
 //! JSON Lines, and a JSON list read item by item.
 
 use super::limited_file::{LimitedFile, MAX_ROW, too_long};
-use super::record::NumberedRecord;
+use super::numbered::NumberedRecord;
 use crate::json::Json;
 use indexmap::IndexMap;
 use serde::Deserialize;

@@ -1,6 +1,6 @@
 //! Pairs of ranked or scored completions, and rows of one prompt that are read together.
 
-use super::record::NumberedRecord;
+use super::numbered::NumberedRecord;
 use crate::json::Json;
 use std::iter::Peekable;
 

@@ -2,14 +2,13 @@
 
 use super::assemble::{Named, PromptParts, assemble};
 use super::columns::ColumnRole as Role;
-use super::plan::{ColumnPlan, RowShape};
+use super::finder::RowShape;
+use super::numbered::NumberedRecord;
+use super::plan::ColumnPlan;
 use super::ranked::{self, MAX_COMPLETIONS, Order, RowGroup};
 use super::turns::{Content, content, is_turn, tools};
 use crate::json::Json;
 use indexmap::IndexMap;
-
-/// The line of a row, or its number in a parquet file, and the row or what is wrong with it.
-pub type NumberedRecord<T> = (usize, std::result::Result<T, String>);
 
 /// A number, or text that is one.
 fn to_number(value: &Json) -> Option<f64> {
@@ -65,7 +64,7 @@ impl Record {
             RowShape::LabelledAnswer => row.labelled_answer().map(|record| vec![record]),
             RowShape::Ranked => row.ranked(),
             RowShape::Preference => row.preference().map(|record| vec![record]),
-            RowShape::Scored => Err("it is the only completion of its prompt: there is none to compare it with".into()),
+            RowShape::Scored => Err("it is the only completion of its prompt, and there is none to compare it with; completion = \"none\" uses the prompts alone".into()),
         }
     }
 
@@ -179,6 +178,11 @@ impl<'a> RowFields<'a> {
         }
     }
 
+    /// The same of a pair. With a column of prompts, a row without one is no row with an implicit prompt.
+    fn pair_parts(&self) -> std::result::Result<PromptParts, String> {
+        if self.plan.name(Role::Prompt).is_some() { self.needed_prompt() } else { self.prompt_parts() }
+    }
+
     /// A pair, one completion with its label, or a prompt alone, by the columns that the row has.
     fn columns(&self) -> std::result::Result<Record, String> {
         let has = |role| self.get(role).is_some();
@@ -203,8 +207,7 @@ impl<'a> RowFields<'a> {
     }
 
     fn pair(&self) -> std::result::Result<Record, String> {
-        // with a column of prompts, a row without one is no row with an implicit prompt
-        let parts = if self.plan.name(Role::Prompt).is_some() { self.needed_prompt()? } else { self.prompt_parts()? };
+        let parts = self.pair_parts()?;
         let scores = match (self.number(Role::ScoreChosen)?, self.number(Role::ScoreRejected)?) {
             (Some(chosen), Some(rejected)) => Some([chosen, rejected]),
             (None, None) => None,
@@ -270,7 +273,7 @@ impl<'a> RowFields<'a> {
             self.get(Role::Preference).ok_or_else(|| format!("`{}` is missing", self.name(Role::Preference)))?;
         let strength = preference_strength(name, value)?;
         let both = if strength.is_second { [second, first] } else { [first, second] };
-        pair(self.needed_prompt()?, both, strength.margin, None)
+        pair(self.pair_parts()?, both, strength.margin, None)
     }
 
     /// Several completions of the row's prompt.

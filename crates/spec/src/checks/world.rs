@@ -102,13 +102,13 @@ fn check_columns(rows: &RowsSettings, document: &Document) -> Result<()> {
         let is_named = !column.is_empty() && *column != "none";
         if let Some((other, _)) = names[..index].iter().find(|(_, earlier)| is_named && earlier == column) {
             let why = format!("both name the column `{column}`, which has one meaning");
-            return Err(document.clash(&format!("world.rows.{key}"), &format!("world.rows.{other}"), why));
+            return Err(document.clash(format!("world.rows.{key}"), format!("world.rows.{other}"), why));
         }
     }
     for (one, other) in [("chosen", "rejected"), ("first", "second"), ("score_chosen", "score_rejected")] {
         if (name(one) == "none") != (name(other) == "none") {
             let why = "one without the other has no meaning";
-            return Err(document.clash(&format!("world.rows.{one}"), &format!("world.rows.{other}"), why));
+            return Err(document.clash(format!("world.rows.{one}"), format!("world.rows.{other}"), why));
         }
     }
     Ok(())
