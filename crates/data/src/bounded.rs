@@ -5,7 +5,7 @@
 //! and fuel is charged for everything in it: no value is larger or deeper than the fuel allows, and none is lazy.
 
 use crate::jinja_filters;
-use crate::jinja_source::{ARGUMENT, JinjaSource, prepare};
+use crate::jinja_source::{ARGUMENT, GENERATION, JinjaSource, prepare};
 use crate::metering::{charge, charge_bytes, charge_stored};
 use crate::python_format::modulo;
 use crate::python_methods::{attribute, call_method, is_method, item, slice};
@@ -47,11 +47,22 @@ const ARGUMENTS: &str = "\0arguments";
 const KNOWN: &str = "\0known";
 const RIGHT: &str = "\0right";
 
-/// A template whose instructions charge fuel for the values they create.
+/// What a marked rendering writes where a `{% generation %}` block begins and ends: characters that no text may hold.
+pub(crate) const BLOCK_MARKS: [&str; 2] = ["\u{fdd0}", "\u{fdd1}"];
+
+/// Instructions that charge fuel for the values they create.
 #[derive(Debug)]
-pub(crate) struct MeteredTemplate {
+struct Program {
     main: Instructions<'static>,
     blocks: BTreeMap<&'static str, Instructions<'static>>,
+}
+
+/// A template whose time and memory are bounded.
+#[derive(Debug)]
+pub(crate) struct MeteredTemplate {
+    plain: Program,
+    /// The same with [`BLOCK_MARKS`], where there are such blocks.
+    marked: Option<Program>,
 }
 
 impl MeteredTemplate {
@@ -86,8 +97,12 @@ impl MeteredTemplate {
             thread.join().unwrap_or_else(|_| Err(Error::new(ErrorKind::SyntaxError, "it cannot be read")))?;
         jinja_filters::add_to(environment);
         add_operators(environment);
-        let blocks = blocks.into_iter().map(|(name, code)| (name, with_metering(&code, &macros))).collect();
-        Ok(Self { main: with_metering(&main, &macros), blocks })
+        let program = |marks: bool| Program {
+            main: with_metering(&main, &macros, marks),
+            blocks: blocks.iter().map(|(name, code)| (*name, with_metering(code, &macros, marks))).collect(),
+        };
+        let marked = source.contains(GENERATION).then(|| program(true));
+        Ok(Self { plain: program(false), marked })
     }
 
     /// Renders values whose strings have `bytes` bytes in total.
@@ -100,6 +115,22 @@ impl MeteredTemplate {
         values: Value,
         bytes: usize,
     ) -> Result<String, Error> {
+        self.plain.render(environment, values, bytes)
+    }
+
+    /// The same with [`BLOCK_MARKS`]; `None` for a template without blocks.
+    pub(crate) fn render_marked(
+        &self,
+        environment: &Environment<'static>,
+        values: Value,
+        bytes: usize,
+    ) -> Result<Option<String>, Error> {
+        self.marked.as_ref().map(|program| program.render(environment, values, bytes)).transpose()
+    }
+}
+
+impl Program {
+    fn render(&self, environment: &Environment<'static>, values: Value, bytes: usize) -> Result<String, Error> {
         let mut environment = environment.clone();
         environment.set_fuel(Some(FUEL + bytes as u64));
         let mut text = String::new();
@@ -207,6 +238,13 @@ impl Scopes {
         Self { scopes, at }
     }
 
+    /// The scopes in which a variable of this name is stored.
+    fn storing(&self, code: &Instructions<'static>, name: &str) -> BTreeSet<usize> {
+        let stores =
+            |index: &usize| matches!(code.get(*index as u32), Some(Instruction::StoreLocal(own)) if *own == name);
+        (0..self.at.len()).filter(stores).filter_map(|index| self.at[index]).collect()
+    }
+
     fn closing(&self, from: usize, to: usize) -> Vec<Instruction<'static>> {
         let mut closing = vec![];
         let (mut inner, outer) = (self.at[from], self.at.get(to).copied().flatten());
@@ -226,9 +264,11 @@ impl Scopes {
     }
 }
 
-/// The same instructions, with fuel charged for each value that is created or compared.
-fn with_metering(code: &Instructions<'static>, macros: &[String]) -> Instructions<'static> {
+/// The same instructions, with fuel charged for each value that is created or compared; with [`BLOCK_MARKS`] where asked for.
+fn with_metering(code: &Instructions<'static>, macros: &[String], marks: bool) -> Instructions<'static> {
     let scopes = Scopes::new(code);
+    let generations = if marks { scopes.storing(code, GENERATION) } else { BTreeSet::new() };
+    let is_generation = |index: usize| scopes.at[index].is_some_and(|scope| generations.contains(&scope));
     let pieces: Vec<_> = (0..)
         .map_while(|index| code.get(index).map(|own| (index as usize, own.clone())))
         .map(|(index, own)| match own {
@@ -243,6 +283,8 @@ fn with_metering(code: &Instructions<'static>, macros: &[String]) -> Instruction
                 piece.push(own);
                 piece
             }
+            Instruction::StoreLocal(GENERATION) if marks => vec![own, Instruction::EmitRaw(BLOCK_MARKS[0])],
+            Instruction::PopFrame if is_generation(index) => vec![Instruction::EmitRaw(BLOCK_MARKS[1]), own],
             own => metered(own, macros),
         })
         .collect();

@@ -1,11 +1,12 @@
 //! Conversations as the text that a model was trained on: its chat template, in Jinja.
 
-use crate::bounded::MeteredTemplate;
+use crate::bounded::{BLOCK_MARKS, MeteredTemplate};
 use crate::json::Json;
 use crate::{Error, Result};
 use indexmap::IndexMap;
 use minijinja::{Environment, ErrorKind, Value};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::ops::Range;
 
 /// Bytes of a date format; the longest in use have about twenty.
 const MAX_DATE_FORMAT: usize = 256;
@@ -184,6 +185,24 @@ impl ChatTemplate {
     /// # Errors
     /// What the template itself rejects, such as roles out of order.
     pub fn render(&self, messages: &[Message], tools: Option<&Json>, answer: bool) -> Result<String> {
+        let (values, bytes) = self.values(messages, tools, answer);
+        self.program.render(&self.environment, values, bytes).map_err(template_error)
+    }
+
+    /// The ranges of bytes in the rendered turns that `{% generation %}` blocks wrote, in order; `None` where the template has no
+    /// such blocks, or where they cannot be told (text with the marks in it, blocks left by `break`).
+    ///
+    /// # Errors
+    /// As [`Self::render`].
+    pub fn generated(&self, messages: &[Message], tools: Option<&Json>) -> Result<Option<Vec<Range<usize>>>> {
+        let (values, bytes) = self.values(messages, tools, false);
+        let marked = self.program.render_marked(&self.environment, values, bytes).map_err(template_error)?;
+        let Some((text, blocks)) = marked.as_deref().and_then(without_marks) else { return Ok(None) };
+        Ok((text == self.render(messages, tools, false)?).then_some(blocks))
+    }
+
+    /// What the template may read, and the bytes of its text.
+    fn values(&self, messages: &[Message], tools: Option<&Json>, answer: bool) -> (Value, usize) {
         let messages: Vec<Json> = messages.iter().map(|message| Json::Object(message.with_reasoning())).collect();
         let messages = Json::List(messages);
         let bytes = messages.size() + self.variables.values().chain(tools).map(Json::size).sum::<usize>();
@@ -193,7 +212,7 @@ impl ChatTemplate {
         values.extend(tools.map(|tools| ("tools", Value::from(tools))));
         values.extend([("messages", Value::from(&messages)), ("add_generation_prompt", Value::from(answer))]);
         let values: IndexMap<Value, Value> = values.into_iter().map(|(name, value)| (name.into(), value)).collect();
-        self.program.render(&self.environment, Value::from_object(values), bytes).map_err(template_error)
+        (Value::from_object(values), bytes)
     }
 
     /// A prompt as text, up to where its answer begins. Where the assistant speaks last, the answer continues its turn.
@@ -233,7 +252,7 @@ impl ChatTemplate {
         let length = before.len();
         let mut wholes = vec![];
         for answer in answers {
-            let whole = self.render(&[&prompt.turns, *answer].concat(), prompt.tools.as_ref(), false)?;
+            let whole = self.render(&joined(prompt, answer), prompt.tools.as_ref(), false)?;
             let same = before.chars().zip(whole.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
             before.truncate(same);
             wholes.push(whole);
@@ -241,6 +260,26 @@ impl ChatTemplate {
         let answers = wholes.iter().map(|whole| whole[before.len()..].to_owned()).collect();
         Ok(SplitConversation { is_shortened: before.len() < length, prompt: before, answers })
     }
+}
+
+/// The turns of a prompt and of an answer to it, as they are rendered; the answer's are the last.
+pub(crate) fn joined(prompt: &Conversation, answer: &[Message]) -> Vec<Message> {
+    [&prompt.turns, answer].concat()
+}
+
+/// A marked rendering without its marks, and the ranges between them; `None` where they do not alternate.
+fn without_marks(marked: &str) -> Option<(String, Vec<Range<usize>>)> {
+    let [start_mark, end_mark] = BLOCK_MARKS;
+    let (mut text, mut blocks) = (String::with_capacity(marked.len()), vec![]);
+    let mut pieces = marked.split(start_mark);
+    text.push_str(pieces.next()?);
+    for piece in pieces {
+        let (block, rest) = piece.split_once(end_mark)?;
+        blocks.push(text.len()..text.len() + block.len());
+        text.push_str(block);
+        text.push_str(rest);
+    }
+    (!text.contains(end_mark)).then_some((text, blocks))
 }
 
 fn template_error(e: minijinja::Error) -> Error {

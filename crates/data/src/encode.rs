@@ -1,8 +1,10 @@
 //! The user's rows as ids: conversations through the model's chat template, plain text as it is.
 
-use crate::chat::{ChatTemplate, Message, SplitConversation};
+use crate::chat::{ChatTemplate, Conversation, Message, SplitConversation};
+use crate::completion_turns::{AssistantTexts, MaskedCompletion, up_to_assistant};
 use crate::records::{Content, Record};
 use crate::{Error, Result, TextTokenizer};
+use duel_spec::{LossMask, LossTurns};
 
 /// A prompt with its completions, as ids.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -10,13 +12,34 @@ pub struct EncodedRow {
     pub prompt: Vec<u32>,
     /// Chosen, then rejected; one for a labelled completion; none for a prompt alone.
     pub completions: Vec<Vec<u32>>,
+    /// For each completion the tokens that carry the loss; `None`: all of them.
+    pub masks: Vec<Option<LossMask>>,
     /// Whether a token of prompt and completion together holds the end of one and the beginning of the other: the prompt then
     /// ends before it.
     pub is_merged: bool,
     /// Whether a completion changes the text of the prompt before it, which then ends where all completions still agree.
     pub is_shortened: bool,
-    /// Whether a completion continues after its first EOS, where it is cut.
+    /// Whether a completion continues after the EOS that ends its last turn, where it is cut, or with turns that no answer of the
+    /// assistant follows.
     pub is_cut: bool,
+}
+
+impl EncodedRow {
+    /// Cuts completions after `tokens`, and their masks. Returns whether each still has a token that carries the loss.
+    pub fn truncate_completions(&mut self, tokens: usize) -> bool {
+        self.completions.iter_mut().for_each(|ids| ids.truncate(tokens));
+        self.masks.iter_mut().flatten().for_each(|mask| *mask = mask.truncated(tokens));
+        self.masks.iter().flatten().all(|mask| mask.count() > 0)
+    }
+}
+
+/// What a row renders to.
+struct RenderedRow {
+    split: SplitConversation,
+    /// Of each completion of several turns, what the assistant says.
+    assistant: Vec<Option<AssistantTexts>>,
+    /// Whether turns behind the assistant's last are left out.
+    is_cut: bool,
 }
 
 /// Encodes prompts and completions.
@@ -24,12 +47,16 @@ pub struct EncodedRow {
 pub struct Encoder {
     tokenizer: TextTokenizer,
     template: Option<ChatTemplate>,
+    /// Begins a text, where the tokenizer itself puts nothing before it.
+    bos: Option<u32>,
     /// Closes a completion that has no end of its own.
     eos: u32,
     /// All ids that end a completion, EOS first.
     ends: Vec<u32>,
-    /// Ids not allowed in a completion, sorted: control tokens that do not end it, and PAD.
+    /// Ids not allowed in what the assistant says, sorted: control tokens that do not end it, and PAD.
     forbidden: Vec<u32>,
+    /// Which turns of the assistant carry the loss, in a completion of several.
+    turns: LossTurns,
     /// Rows of the model's embedding.
     vocabulary: usize,
 }
@@ -38,7 +65,16 @@ impl Encoder {
     /// `eos` ends every completion, which may contain no other control token.
     pub fn new(tokenizer: TextTokenizer, template: Option<ChatTemplate>, eos: u32) -> Self {
         let forbidden = tokenizer.controls().into_iter().filter(|id| *id != eos).collect();
-        Self { tokenizer, template, eos, ends: vec![eos], forbidden, vocabulary: usize::MAX }
+        Self {
+            tokenizer,
+            template,
+            bos: None,
+            eos,
+            ends: vec![eos],
+            forbidden,
+            turns: LossTurns::default(),
+            vocabulary: usize::MAX,
+        }
     }
 
     /// Other ids that end a completion just as EOS does.
@@ -46,6 +82,13 @@ impl Encoder {
     pub fn with_other_eos(mut self, ids: &[u32]) -> Self {
         self.ends.extend(ids);
         self.forbidden.retain(|id| !ids.contains(id));
+        self
+    }
+
+    /// The token that begins a text where a template or the rows write it.
+    #[must_use]
+    pub fn with_bos(mut self, bos: Option<u32>) -> Self {
+        self.bos = bos;
         self
     }
 
@@ -60,6 +103,13 @@ impl Encoder {
         self
     }
 
+    /// With the loss on these turns of a completion of several.
+    #[must_use]
+    pub fn with_loss_on(mut self, turns: LossTurns) -> Self {
+        self.turns = turns;
+        self
+    }
+
     /// The tokenizer.
     pub fn tokenizer(&self) -> &TextTokenizer {
         &self.tokenizer
@@ -68,6 +118,12 @@ impl Encoder {
     /// All ids that end a completion, EOS first.
     pub fn ends(&self) -> &[u32] {
         &self.ends
+    }
+
+    /// What the tokenizer puts before a text; where that is nothing, BOS.
+    pub(crate) fn start(&self) -> Result<Vec<u32>> {
+        let start = self.tokenizer.encode_start("")?;
+        Ok(if start.is_empty() { self.bos.into_iter().collect() } else { start })
     }
 
     /// The ids of a prompt without a completion.
@@ -86,7 +142,7 @@ impl Encoder {
     }
 
     /// The text of a prompt, and what each completion adds to it.
-    fn texts(&self, prompt: &Content, completions: &[(&Content, &str)]) -> Result<SplitConversation> {
+    fn texts(&self, prompt: &Content, completions: &[(&Content, &str)]) -> Result<RenderedRow> {
         match prompt {
             Content::Text(text) => {
                 let answer = |(completion, _): &(&Content, &str)| match completion {
@@ -96,7 +152,8 @@ impl Encoder {
                     }),
                 };
                 let answers = completions.iter().map(answer).collect::<Result<_>>()?;
-                Ok(SplitConversation { prompt: text.clone(), answers, is_shortened: false })
+                let split = SplitConversation { prompt: text.clone(), answers, is_shortened: false };
+                Ok(RenderedRow { split, assistant: vec![None; completions.len()], is_cut: false })
             }
             Content::Conversation(conversation) => {
                 let answers = completions.iter().map(|(completion, _)| match completion {
@@ -104,9 +161,31 @@ impl Encoder {
                     Content::Conversation(answer) => answer.turns.clone(),
                 });
                 let answers: Vec<Vec<Message>> = answers.collect();
-                self.template()?.split(conversation, &answers.iter().map(Vec::as_slice).collect::<Vec<_>>())
+                self.conversation_texts(conversation, completions, &answers)
             }
         }
+    }
+
+    fn conversation_texts(
+        &self,
+        prompt: &Conversation,
+        completions: &[(&Content, &str)],
+        answers: &[Vec<Message>],
+    ) -> Result<RenderedRow> {
+        let names = completions.iter().map(|(_, name)| *name);
+        let learned = answers.iter().zip(names.clone()).map(|(answer, name)| up_to_assistant(answer, name));
+        let learned = learned.collect::<Result<Vec<_>>>()?;
+        let is_cut = learned.iter().zip(answers).any(|(learned, answer)| learned.len() < answer.len());
+        let template = self.template()?;
+        let split = template.split(prompt, &learned)?;
+        let find = |((answer, rest), name): ((&&[Message], &String), &str)| {
+            let (whole, before) = (format!("{}{rest}", split.prompt), split.prompt.len());
+            let is_several = answer.len() > 1;
+            let find = || AssistantTexts::find(template, prompt, answer, &whole, before, self.turns, name);
+            is_several.then(find).transpose()
+        };
+        let assistant = learned.iter().zip(&split.answers).zip(names).map(find).collect::<Result<_>>()?;
+        Ok(RenderedRow { split, assistant, is_cut })
     }
 
     /// Cuts a completion after its first EOS, or adds one; also returns whether any text is lost.
@@ -144,9 +223,11 @@ impl Encoder {
         }
     }
 
-    /// Checks that the model could generate a response: its only control token is EOS, at its end.
-    fn check_representable(&self, answer: &[u32], name: &str) -> Result<()> {
-        match answer.iter().find(|id| self.forbidden.binary_search(id).is_ok()) {
+    /// Checks that the model could generate what carries the loss: its only control token is EOS, at its end.
+    fn check_representable(&self, answer: &[u32], mask: Option<&LossMask>, name: &str) -> Result<()> {
+        let is_counted = |index: usize| mask.is_none_or(|mask| mask.contains(index));
+        let is_forbidden = |(index, id): &(usize, &u32)| self.forbidden.binary_search(id).is_ok() && is_counted(*index);
+        match answer.iter().enumerate().find(is_forbidden).map(|(_, id)| id) {
             Some(&id) => Err(Error::Unfit {
                 problem: format!(
                     "`{name}` has the control token {}, but a response may only have {}, at its end",
@@ -173,23 +254,36 @@ impl Encoder {
         if completions.is_empty() {
             return self.with_prompt(EncodedRow { prompt: self.prompt(prompt)?, ..EncodedRow::default() });
         }
-        let SplitConversation { prompt: before, answers, is_shortened } = self.texts(prompt, &completions)?;
-        let mut encoded = EncodedRow { is_shortened, ..EncodedRow::default() };
+        let RenderedRow { split, assistant, is_cut } = self.texts(prompt, &completions)?;
+        let SplitConversation { prompt: before, answers, is_shortened } = split;
+        let mut encoded = EncodedRow { is_shortened, is_cut, ..EncodedRow::default() };
         encoded.prompt = self.tokenizer.encode_start(&before)?;
         let mut wholes = vec![];
-        for rest in &answers {
-            let whole = self.tokenizer.encode_start(&format!("{before}{rest}"))?;
+        for (rest, assistant) in answers.iter().zip(&assistant) {
+            let text = format!("{before}{rest}");
+            let (whole, offsets) = match assistant {
+                Some(_) => self.tokenizer.encode_start_with_offsets(&text)?,
+                None => (self.tokenizer.encode_start(&text)?, vec![]),
+            };
             let common = common_prefix(&encoded.prompt, &whole);
             encoded.is_merged |= common < encoded.prompt.len();
             encoded.prompt.truncate(common);
-            wholes.push(whole);
+            wholes.push((whole, offsets));
         }
-        for (whole, (_, name)) in wholes.into_iter().zip(&completions) {
-            let (answer, is_cut) = self.end_at_eos(whole[encoded.prompt.len()..].to_vec())?;
-            self.check_ids(&answer, name)?;
-            self.check_representable(&answer, name)?;
+        for (((whole, offsets), assistant), (_, name)) in wholes.into_iter().zip(assistant).zip(&completions) {
+            let prompt = encoded.prompt.len();
+            let MaskedCompletion { ids, mask, is_cut } = match assistant {
+                Some(assistant) => assistant.mask(whole, &offsets, prompt, &self.tokenizer, &self.ends, name)?,
+                None => {
+                    let (ids, is_cut) = self.end_at_eos(whole[prompt..].to_vec())?;
+                    MaskedCompletion { ids, mask: None, is_cut }
+                }
+            };
+            self.check_ids(&ids, name)?;
+            self.check_representable(&ids, mask.as_ref(), name)?;
             encoded.is_cut |= is_cut;
-            encoded.completions.push(answer);
+            encoded.completions.push(ids);
+            encoded.masks.push(mask);
         }
         self.with_prompt(encoded)
     }

@@ -279,7 +279,7 @@ impl GrammarWorld {
             .map(|_| {
                 let prompt = prompts[rng.random_range(0..prompts.len())];
                 let response = sample_reference(PromptCoordinates::from_prompt(&prompt.ids).stance, self.rho, rng);
-                PromptResponse { prompt: prompt.ids.clone(), response }
+                PromptResponse { prompt: prompt.ids.clone(), response, mask: None }
             })
             .collect()
     }

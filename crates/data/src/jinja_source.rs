@@ -9,6 +9,9 @@ const REFUSED: [&str; 6] = ["do", "include", "import", "from", "extends", "block
 /// The filter that a macro with defaults applies to its arguments.
 pub(crate) const ARGUMENT: &str = "argument_of_a_macro";
 
+/// The variable that the scope of a `{% generation %}` block is told by.
+pub(crate) const GENERATION: &str = "scope_of_generation";
+
 /// A template's text for minijinja.
 pub(crate) struct JinjaSource {
     pub(crate) text: String,
@@ -81,7 +84,8 @@ impl<'a> SourceReader<'a> {
         match leading_name(self.rest) {
             // transformers' mark of what the assistant says: a scope of its own, whose text stays
             word @ ("generation" | "endgeneration") => {
-                self.text.push_str(if word == "generation" { "with" } else { "endwith" });
+                let scope = format!("with {GENERATION} = none");
+                self.text.push_str(if word == "generation" { &scope } else { "endwith" });
                 self.skip(word.len());
             }
             word if REFUSED.contains(&word) => return Err(format!("the statement `{word}` is not supported")),

@@ -4,6 +4,7 @@ pub mod bandit;
 mod bounded;
 pub mod chat;
 pub mod check;
+mod completion_turns;
 mod encode;
 mod error;
 pub mod grammar;

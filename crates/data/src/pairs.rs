@@ -1,6 +1,6 @@
 //! Preference rows: two responses, usually to one prompt, labelled by a noisy annotator.
 
-use duel_spec::{Split, ids::hash_bytes, seeds::Rng};
+use duel_spec::{LossMask, Split, ids::hash_bytes, seeds::Rng};
 use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
@@ -15,6 +15,12 @@ pub struct PreferenceRow {
     /// Ethayarajh et al. 2024.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rejected_prompt: Option<Vec<u32>>,
+    /// The tokens of `chosen` that carry the loss; `None`: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chosen_mask: Option<LossMask>,
+    /// The same of `rejected`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rejected_mask: Option<LossMask>,
     pub gold_chosen: f64,
     pub gold_rejected: f64,
     /// Probability that the annotator gives this label, given that it is not a tie; ½ for a tie.
@@ -37,12 +43,18 @@ impl PreferenceRow {
     }
 }
 
-/// A hash of rows: prompts, responses, their order and whether they are tied.
+/// A hash of rows: prompts, responses, which of their tokens carry the loss, their order and whether they are tied.
 pub fn hash(rows: &[PreferenceRow]) -> String {
+    // a number that no length is comes before each mask
+    let mask = |mask: &Option<LossMask>, side: u32| -> Vec<u32> {
+        let spans = mask.iter().flat_map(LossMask::spans).flatten().map(|index| *index as u32);
+        mask.iter().flat_map(|mask| [u32::MAX - side, mask.spans().len() as u32]).chain(spans).collect()
+    };
     let numbers = rows.iter().flat_map(|row| {
         let sides = [&row.prompt, &row.chosen, &row.rejected].into_iter().chain(&row.rejected_prompt);
         let ids = sides.flat_map(|ids| std::iter::once(ids.len() as u32).chain(ids.iter().copied()));
-        ids.chain(std::iter::once(u32::from(row.tie)))
+        let masks = mask(&row.chosen_mask, 0).into_iter().chain(mask(&row.rejected_mask, 1));
+        ids.chain(std::iter::once(u32::from(row.tie))).chain(masks)
     });
     hash_bytes(&numbers.flat_map(u32::to_le_bytes).collect::<Vec<_>>())
 }
@@ -142,6 +154,8 @@ mod tests {
             chosen: vec![],
             rejected: vec![],
             rejected_prompt: None,
+            chosen_mask: None,
+            rejected_mask: None,
             gold_chosen: 0.0,
             gold_rejected: 0.0,
             p_label,
@@ -151,6 +165,34 @@ mod tests {
         for (logit, expected) in [(0.0, 0.0), (1.5, 0.5), (-1.5, 0.5), (3.0, 1.0), (9.0, 1.0)] {
             assert!((row(odds(logit)).strength() - expected).abs() < 1e-9);
         }
+    }
+
+    #[test]
+    fn rows_with_other_masks_have_other_hashes() {
+        let row = PreferenceRow {
+            split: Split::Train,
+            prompt: vec![5],
+            chosen: vec![6, 7, 8],
+            rejected: vec![6, 7, 8],
+            rejected_prompt: None,
+            chosen_mask: None,
+            rejected_mask: None,
+            gold_chosen: 0.0,
+            gold_rejected: 0.0,
+            p_label: 0.5,
+            tie: false,
+        };
+        let mask = |spans: &[[usize; 2]]| LossMask::new(spans.iter().copied(), 3);
+        let chosen = |spans: &[[usize; 2]]| PreferenceRow { chosen_mask: mask(spans), ..row.clone() };
+        let rejected = PreferenceRow { rejected_mask: mask(&[[1, 2]]), ..row.clone() };
+        let rows = [row.clone(), chosen(&[[1, 2]]), chosen(&[[1, 3]]), chosen(&[[0, 1], [2, 3]]), rejected];
+        let hashes: std::collections::BTreeSet<String> = rows.iter().map(|row| hash(&[row.clone()])).collect();
+        assert_eq!(hashes.len(), rows.len());
+        let text = serde_json::to_string(&row).expect("written");
+        assert!(!text.contains("mask"), "rows without masks are written as before: {text}");
+        let masked = serde_json::to_string(&rows[3]).expect("written");
+        assert!(masked.contains("\"chosen_mask\":[[0,1],[2,3]]"), "{masked}");
+        assert_eq!(serde_json::from_str::<PreferenceRow>(&masked).expect("read"), rows[3]);
     }
 
     #[test]

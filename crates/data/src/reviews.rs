@@ -349,7 +349,7 @@ impl ReviewsWorld {
             .filter(|review| review.len() > p + 1)
             .map(|review| {
                 let ids: Vec<u32> = review.iter().take(p + t).copied().collect();
-                PromptResponse { prompt: ids[..p].to_vec(), response: ids[p..].to_vec() }
+                PromptResponse { prompt: ids[..p].to_vec(), response: ids[p..].to_vec(), mask: None }
             })
             .collect()
     }

@@ -69,42 +69,36 @@ impl FindingKind {
         matches!(self, Self::Unreadable | Self::Leaks | Self::Same)
     }
 
-    /// What is said of these rows, after their number.
+    /// What these rows have, and what becomes of them.
     pub fn description(self) -> &'static str {
         match self {
-            Self::Unreadable => "cannot be read or trained on, and are left out",
-            Self::Leaks => {
-                "have a prompt that also occurs in the file of another split: remove them from one of the files"
-            }
-            Self::Same => "have completions that are the same as tokens, and are left out",
-            Self::Duplicates => "are duplicates of earlier rows, and are left out",
-            Self::PromptsTooLong => "have a prompt that is too long, and are left out (prompt_tokens, long_prompts)",
-            Self::ResponsesTooLong => {
-                "have a completion that is too long, and are left out (response_tokens, long_responses)"
-            }
-            Self::PromptsCut => "have a prompt that is too long, whose beginning is cut (prompt_tokens, long_prompts)",
+            Self::Unreadable => "cannot be read or trained on, left out",
+            Self::Leaks => "prompt also in the file of another split: remove the rows from one of the files",
+            Self::Same => "completions that are the same, left out",
+            Self::Duplicates => "duplicates of earlier rows, left out",
+            Self::PromptsTooLong => "prompt too long, left out (prompt_tokens, long_prompts)",
+            Self::ResponsesTooLong => "completion too long, left out (response_tokens, long_responses)",
+            Self::PromptsCut => "prompt too long, its beginning cut (prompt_tokens, long_prompts)",
             Self::ResponsesCut => {
-                "have a completion that is too long, whose end is cut, its end token with it (response_tokens, long_responses)"
+                "completion too long, its end cut and with it its end token (response_tokens, long_responses)"
             }
-            Self::Cut => "have a completion that goes on after its first end token, and is cut there",
-            Self::EndInText => "have a completion whose text names an end token before its end",
-            Self::Empty => "have a completion that is empty: only its end token is learned",
+            Self::Cut => "completion cut at its first end token",
+            Self::EndInText => "end token named within the text of a completion",
+            Self::Empty => "empty completion: only its end token is learned",
             Self::Merged => {
-                "have a prompt that ends before a token that holds the beginning of a completion: end prompts without a space, begin completions with it"
+                "prompt ends before a token that holds the beginning of a completion: end prompts without a space, begin completions with it"
             }
-            Self::Shortened => {
-                "have a completion that changes the text of its prompt, which then ends where both still agree"
-            }
+            Self::Shortened => "prompt ends earlier, where its text with either completion still agrees",
             Self::ControlInPrompt => {
-                "have a prompt whose text names a control token, which is read as that token: right where a template wrote the text, wrong where a user did"
+                "control token named in the text of a prompt, and read as such: right where a template wrote it, wrong where a user did"
             }
-            Self::ScoresAgainstOrder => "have scores or a margin that say the opposite of their order",
-            Self::Ties => "have equal scores or a margin of 0",
-            Self::ZeroWidth => "have characters without width, or a byte order mark within their text",
-            Self::NonBreakingSpaces => "have non-breaking spaces",
-            Self::Bidirectional => "have characters that turn the direction of text",
-            Self::Replacement => "have the replacement character U+FFFD: their text was once read in another encoding",
-            Self::ControlCharacters => "have control characters other than tab and line break",
+            Self::ScoresAgainstOrder => "scores or margin against the order",
+            Self::Ties => "equal scores, or a margin of 0",
+            Self::ZeroWidth => "characters without width, or a byte order mark within the text",
+            Self::NonBreakingSpaces => "non-breaking spaces",
+            Self::Bidirectional => "characters that turn the direction of text",
+            Self::Replacement => "replacement character U+FFFD: the text was once read in another encoding",
+            Self::ControlCharacters => "control characters other than tab and line break",
         }
     }
 }
@@ -171,6 +165,8 @@ impl SplitCounts {
 pub struct RowStats {
     #[serde(rename = "rows")]
     pub read: usize,
+    /// Rows in no known shape.
+    pub malformed: usize,
     pub pairs: usize,
     /// Rows with one completion, wanted or not.
     pub judged: usize,
@@ -316,7 +312,7 @@ impl std::fmt::Display for RowStats {
             )?;
         }
         for (kind, finding) in &self.findings {
-            write!(f, "; {} {}", finding.rows, kind.description())?;
+            write!(f, "; {}: {}", kind.description(), finding.rows)?;
         }
         Ok(())
     }

@@ -170,6 +170,17 @@ impl TextTokenizer {
         Ok(if ids.starts_with(&start) { ids } else { [start, ids].concat() })
     }
 
+    /// As [`Self::encode_start`], and the bytes of the text `[start, end)` that each id stands for; those of a special token before
+    /// it are empty.
+    pub fn encode_start_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<[usize; 2]>)> {
+        let encoding = fenced(|| self.0.encode(text, false))?;
+        let (ids, start) = (encoding.get_ids(), self.start(text)?);
+        let start = if ids.starts_with(&start) { vec![] } else { start };
+        let offsets = encoding.get_offsets().iter().map(|(start, end)| [*start, *end]);
+        let offsets = std::iter::repeat_n([0, 0], start.len()).chain(offsets).collect();
+        Ok(([&start, ids].concat(), offsets))
+    }
+
     /// The special tokens that the tokenizer puts before a text.
     fn start(&self, text: &str) -> Result<Vec<u32>> {
         // known from the first of these texts that has ids of its own

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use crate::records::Content;
-use duel_spec::{Split, TokenSpec, seeds::Rng};
+use duel_spec::{LossMask, Split, TokenSpec, seeds::Rng};
 
 /// A prompt and its split.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +23,8 @@ pub struct PromptResponse {
     pub prompt: Vec<u32>,
     /// At most `T` ids, ending with EOS unless cut.
     pub response: Vec<u32>,
+    /// The tokens of the response that carry the loss; `None`: all.
+    pub mask: Option<LossMask>,
 }
 
 /// A source of prompts, and the meaning of their ids.

@@ -179,6 +179,9 @@ pub struct Validation {
 fn mismatched_responses(pairs: &PairBatch) -> Responses {
     let mut batch = pairs.both.clone();
     batch.responses.rotate_right(1);
+    if !batch.masks.is_empty() {
+        batch.masks.rotate_right(1);
+    }
     batch
 }
 
@@ -228,7 +231,7 @@ mod tests {
     use burn::tensor::Device;
     use duel_model::{CountedFlops, count_flops};
     use duel_spec::ids::prompt_hash;
-    use duel_spec::{LearnerSettings, PairLoss, Split, seeds};
+    use duel_spec::{LearnerSettings, LossMask, PairLoss, Split, seeds};
     use duel_testing_tensors::trajectory;
 
     #[test]
@@ -239,11 +242,20 @@ mod tests {
             chosen: vec![10 + id],
             rejected: vec![20 + id],
             rejected_prompt: None,
+            chosen_mask: None,
+            rejected_mask: None,
             gold_chosen: 0.0,
             gold_rejected: 0.0,
             p_label: 1.0,
             tie: false,
         };
+        let masked = PreferenceRow { chosen: vec![11, 0], chosen_mask: LossMask::new([[0, 1]], 2), ..row(1) };
+        let batch = mismatched_responses(&PairBatch::new(&[masked.clone(), row(2)], &[0, 1]));
+        assert_eq!(
+            (&batch.responses[1], batch.mask(1)),
+            (&masked.chosen, masked.chosen_mask.as_ref()),
+            "with its mask"
+        );
         let pairs = PairBatch::new(&[row(1), row(2), row(3)], &[0, 1, 2]);
         // as trl on the rows (1, 11), (2, 12), (3, 13), (1, 21), (2, 22), (3, 23)
         let Responses { prompts, responses, .. } = mismatched_responses(&pairs);
@@ -278,6 +290,8 @@ mod tests {
             chosen: vec![3 + i, 7, 8, 2],
             rejected: vec![9, 10, 3 + i, 2],
             rejected_prompt: None,
+            chosen_mask: None,
+            rejected_mask: None,
             gold_chosen: 0.0,
             gold_rejected: 0.0,
             p_label: 0.5,

@@ -116,8 +116,8 @@ impl<L: Fn(&Reader, ChosenRejected, ChosenRejected, &PairBatch) -> PreferenceOut
     /// The size of each response's log-prob, `[2N]`.
     fn sizes(&self, logp: &[f32], pairs: &PairBatch) -> Vec<f64> {
         let vocabulary = self.reader.space().vocabulary;
-        let responses = logp.iter().zip(&pairs.both.responses);
-        responses.map(|(&logp, response)| invariants::size(logp, response.len(), vocabulary)).collect()
+        let lengths = pairs.both.lengths();
+        logp.iter().zip(lengths).map(|(&logp, length)| invariants::size(logp, length, vocabulary)).collect()
     }
 
     /// The size of the largest reward: margins are differences of rewards, and a `margin` is added to one.

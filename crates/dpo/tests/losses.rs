@@ -8,7 +8,7 @@ use duel_data::grammar::GrammarWorld;
 use duel_data::pairs::PreferenceRow;
 use duel_dpo::{Dpo, ReferenceLogp};
 use duel_model::{Architecture, Llama, Policy, Reader, TransformerConfig, weights};
-use duel_spec::{DpoSettings as Settings, LearnerSettings, PairLoss, Split, TokenSpec, seeds};
+use duel_spec::{DpoSettings as Settings, LearnerSettings, LossMask, PairInput, PairLoss, Split, TokenSpec, seeds};
 use duel_training::{Error, Learner, Method, PairBatch, probes};
 
 const BETAS: [f64; 9] = [1e-3, 1e-2, 0.1, 0.5, 1.0, 10.0, 50.0, 1e2, 1e3];
@@ -30,6 +30,8 @@ fn row(prompt: Vec<u32>, chosen: Vec<u32>, rejected: Vec<u32>) -> PreferenceRow 
         chosen,
         rejected,
         rejected_prompt: None,
+        chosen_mask: None,
+        rejected_mask: None,
         gold_chosen: 1.0,
         gold_rejected: 0.0,
         p_label: 0.7,
@@ -93,8 +95,8 @@ impl Setting {
         weights::unflatten(policy, &wide)
     }
 
-    /// Trains for a few updates from the reference; `spoil` may plant a fault in what was cached of it.
-    fn train(&self, settings: Settings, spoil: impl Fn(&mut ReferenceLogp)) -> Result<(), Error> {
+    /// Trains for a few updates from the reference; `spoil` may plant a fault in what was cached of it. Returns the weights.
+    fn train(&self, settings: Settings, spoil: impl Fn(&mut ReferenceLogp)) -> Result<Vec<f32>, Error> {
         let policy = self.policy();
         let reader = |device: Device| Reader::new(&self.space, &device);
         let mut cached = ReferenceLogp::compute(&reader(Device::flex()), &policy.valid(), &self.rows);
@@ -108,7 +110,41 @@ impl Setting {
         for _ in 0..UPDATES {
             dpo.iteration(&batch, &mut learner)?;
         }
-        Ok(())
+        Ok(weights::flatten(learner.module()))
+    }
+
+    /// Rows whose responses begin with turns of context, and the same rows with these turns in the prompts.
+    fn with_context(self) -> [Self; 2] {
+        let (mut masked, mut moved) = (vec![], vec![]);
+        for (index, row) in self.rows.iter().enumerate() {
+            // an answer that ends, a control token, a question; some rows have none before one of their responses
+            let context = |side: usize| match (index + side) % 3 {
+                0 => vec![],
+                n => [vec![7; n], vec![self.space.eos, self.space.pad], vec![9, 11]].concat(),
+            };
+            let answer = |ids: &[u32]| ids[ids.len() - 6..].to_vec();
+            let with = |side: usize, ids: &[u32]| [context(side), answer(ids)].concat();
+            let mask = |side: usize| {
+                let start = context(side).len();
+                LossMask::new([[start, start + 6]], start + 6)
+            };
+            masked.push(PreferenceRow {
+                chosen: with(0, &row.chosen),
+                rejected: with(1, &row.rejected),
+                chosen_mask: mask(0),
+                rejected_mask: mask(1),
+                ..row.clone()
+            });
+            moved.push(PreferenceRow {
+                prompt: [row.prompt.clone(), context(0)].concat(),
+                rejected_prompt: Some([row.prompt.clone(), context(1)].concat()),
+                chosen: answer(&row.chosen),
+                rejected: answer(&row.rejected),
+                ..row.clone()
+            });
+        }
+        let config = TransformerConfig::small(self.space.vocabulary, self.space.context() + 12, 1, 16, 4, true);
+        [masked, moved].map(|rows| Self { space: self.space.clone(), config: config.clone(), rows })
     }
 
     /// Trains every loss at every beta to the end.
@@ -130,6 +166,23 @@ impl Setting {
 #[test]
 fn every_loss_trains_at_every_beta_on_the_grammar() {
     grammar().trains(&PairLoss::all(), &BETAS);
+}
+
+/// Turns of context are read and not learned: training is the same where they stand in the prompts.
+#[test]
+fn context_in_responses_is_as_in_prompts() {
+    let [masked, moved] = text(1, 16, None).with_context();
+    let read_alone = |loss: &PairLoss| !loss.takes(PairInput::Mismatched);
+    for loss in PairLoss::all().into_iter().filter(read_alone) {
+        let settings = Settings { loss, nll_coef: 0.1, ..Settings::defaults() };
+        let [of_masked, of_moved] = [&masked, &moved].map(|rows| rows.train(settings.clone(), |_| ()).expect("trains"));
+        let change = of_masked.iter().zip(&of_moved).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        assert!(change < 1e-5, "{loss:?}: {change}"); // a step is 1e-4
+    }
+    // losses that read other pairs' responses train, too
+    for loss in PairLoss::all().into_iter().filter(|loss| !read_alone(loss)) {
+        masked.train(Settings { loss, ..Settings::defaults() }, |_| ()).expect("trains");
+    }
 }
 
 #[test]

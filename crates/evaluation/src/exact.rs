@@ -68,8 +68,12 @@ pub fn proxy_table(scorer: &dyn Scorer, prompts: &[Vec<u32>], eos: u32) -> Resul
     prompts
         .iter()
         .map(|prompt| {
-            let batch =
-                Responses { prompts: vec![prompt.clone(); closed.len()], responses: closed.clone(), logp: vec![] };
+            let batch = Responses {
+                prompts: vec![prompt.clone(); closed.len()],
+                responses: closed.clone(),
+                logp: vec![],
+                masks: vec![],
+            };
             Ok(scorer.score(&batch)?)
         })
         .collect()

@@ -77,6 +77,8 @@ mod tests {
             chosen: chosen.to_vec(),
             rejected: rejected.to_vec(),
             rejected_prompt: None,
+            chosen_mask: None,
+            rejected_mask: None,
             gold_chosen: 0.0,
             gold_rejected: 0.0,
             p_label: 0.5,

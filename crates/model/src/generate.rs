@@ -121,7 +121,7 @@ fn write(
         }
     }
     let (responses, logp) = rows.into_iter().unzip();
-    Responses { prompts, responses, logp }
+    Responses { prompts, responses, logp, masks: vec![] }
 }
 
 fn max_length(prompts: &[Vec<u32>]) -> usize {

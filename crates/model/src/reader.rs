@@ -97,7 +97,7 @@ impl Reader {
         critic.forward(tokens.clone().narrow(0, p + t - 1)).narrow(1, p - 1, t)
     }
 
-    /// Score of each response, on its last counted token or the mean over its tokens, as the model has it: `[B]`.
+    /// Score of each response, on its last token or the mean over its counted tokens, as the model has it: `[B]`.
     pub fn scores(&self, model: &ScalarModel, batch: &Responses) -> Tensor<1> {
         let tokens = self.tokens(batch);
         let (p, t) = (self.prompt_columns(&tokens), self.space.response_tokens);
@@ -109,9 +109,12 @@ impl Reader {
                 numbers.gather(1, last).squeeze_dim::<1>(1)
             }
             ScorePooling::Mean => {
-                let share = |length: usize, i: usize| if i < length { 1.0 / length as f32 } else { 0.0 };
-                let lengths = batch.responses.iter().map(Vec::len);
-                let shares: Vec<f32> = lengths.flat_map(|length| (0..t).map(move |i| share(length, i))).collect();
+                let share = |row: usize, length: usize, i: usize| {
+                    if batch.is_counted(row, i) { 1.0 / length as f32 } else { 0.0 }
+                };
+                let lengths = batch.lengths().into_iter().enumerate();
+                let shares: Vec<f32> =
+                    lengths.flat_map(|(row, length)| (0..t).map(move |i| share(row, length, i))).collect();
                 let shares = Tensor::<2>::from_data(TensorData::new(shares, [batch.len(), t]), &self.device);
                 (numbers.narrow(1, p, t) * shares).sum_dim(1).squeeze_dim::<1>(1)
             }

@@ -2,10 +2,11 @@
 
 use crate::Tokens;
 use burn::tensor::Device;
-use duel_spec::{TokenSpec, ids::prompt_hash};
+use duel_spec::{LossMask, TokenSpec, ids::prompt_hash};
 
-/// Responses to prompts. A response holds its counted tokens only: up to and including the first EOS, of
-/// which a model may have several.
+/// Responses to prompts. A response without a mask holds its counted tokens only: up to and including the first EOS, of
+/// which a model may have several. One with a mask holds several turns, of which the mask counts the assistant's, each up to and
+/// including its first EOS; the others are context.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Responses {
     /// 1 to `P` ids each.
@@ -14,6 +15,8 @@ pub struct Responses {
     pub responses: Vec<Vec<u32>>,
     /// Log-probability of each response token under the policy that wrote it; empty if not sampled.
     pub logp: Vec<Vec<f32>>,
+    /// The counted tokens of each response, where not all are; empty if all are in every response.
+    pub masks: Vec<Option<LossMask>>,
 }
 
 impl Responses {
@@ -27,19 +30,34 @@ impl Responses {
         self.prompts.is_empty()
     }
 
+    /// The mask of a response in which not all tokens count.
+    pub fn mask(&self, row: usize) -> Option<&LossMask> {
+        self.masks.get(row).and_then(Option::as_ref)
+    }
+
+    /// Whether a token of a response counts.
+    pub fn is_counted(&self, row: usize, index: usize) -> bool {
+        index < self.responses[row].len() && self.mask(row).is_none_or(|mask| mask.contains(index))
+    }
+
+    /// The counted ids of a response: one piece, or one of each turn that counts.
+    pub fn counted(&self, row: usize) -> Vec<&[u32]> {
+        self.mask(row).map_or_else(|| vec![self.responses[row].as_slice()], |mask| mask.pieces(&self.responses[row]))
+    }
+
     /// Counted tokens of each response.
     pub fn lengths(&self) -> Vec<usize> {
-        self.responses.iter().map(Vec::len).collect()
+        (0..self.len()).map(|row| self.mask(row).map_or(self.responses[row].len(), LossMask::count)).collect()
     }
 
     /// Counted tokens of all responses.
     pub fn response_tokens(&self) -> u64 {
-        self.responses.iter().map(|r| r.len() as u64).sum()
+        self.lengths().iter().map(|length| *length as u64).sum()
     }
 
-    /// Prompt tokens and counted response tokens together.
+    /// Tokens of prompts and responses together, which a model reads.
     pub fn token_count(&self) -> u64 {
-        self.prompts.iter().map(|p| p.len() as u64).sum::<u64>() + self.response_tokens()
+        self.prompts.iter().chain(&self.responses).map(|ids| ids.len() as u64).sum()
     }
 
     /// A hash of each row's prompt, `[B]`.
@@ -61,7 +79,9 @@ impl Responses {
     pub fn select(&self, rows: &[usize]) -> Self {
         let pick = |x: &Vec<Vec<u32>>| rows.iter().map(|&r| x[r].clone()).collect();
         let logp = if self.logp.is_empty() { vec![] } else { rows.iter().map(|&r| self.logp[r].clone()).collect() };
-        Self { prompts: pick(&self.prompts), responses: pick(&self.responses), logp }
+        let is_masked = rows.iter().any(|&row| self.mask(row).is_some());
+        let masks = if is_masked { rows.iter().map(|&row| self.mask(row).cloned()).collect() } else { vec![] };
+        Self { prompts: pick(&self.prompts), responses: pick(&self.responses), logp, masks }
     }
 
     /// Prompts, padded on the left to the longest of them, and responses, padded on the right: `[B, P + T]`.

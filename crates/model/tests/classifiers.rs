@@ -50,7 +50,7 @@ fn as_responses(model: &ScalarModel, rows: &[Vec<u32>], pad: Option<u32>, vocabu
     let split =
         |row: &Vec<u32>| counted(row, pad).split_last().map(|(last, rest)| (rest.to_vec(), vec![*last])).unwrap();
     let (prompts, responses) = rows.iter().map(split).unzip();
-    let batch = Responses { prompts, responses, logp: vec![] };
+    let batch = Responses { prompts, responses, logp: vec![], masks: vec![] };
     let reader = Reader::new(&space, &Device::flex());
     weights::host(reader.scores(model, &batch)).into_iter().map(f64::from).collect()
 }

@@ -77,7 +77,7 @@ fn adapted(policy: Policy, device: &Device) -> Policy {
 
 fn batch() -> Responses {
     let responses = vec![vec![9, 4, 33, 21, 8, 2], vec![6, 30, 2]];
-    Responses { prompts: vec![vec![5, 17], vec![5, 11, 12, 38]], responses, logp: vec![] }
+    Responses { prompts: vec![vec![5, 17], vec![5, 11, 12, 38]], responses, logp: vec![], masks: vec![] }
 }
 
 /// Gradients of all that is trained, of the sum of the responses' log-probs.

@@ -43,7 +43,7 @@ fn batch() -> impl Strategy<Value = Responses> {
     let tokens = |most: usize| prop::collection::vec(2..11u32, 1..=most);
     prop::collection::vec((tokens(P), tokens(T)), 1..5).prop_map(|rows| {
         let (prompts, responses) = rows.into_iter().unzip();
-        Responses { prompts, responses, logp: vec![] }
+        Responses { prompts, responses, logp: vec![], masks: vec![] }
     })
 }
 

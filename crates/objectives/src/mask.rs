@@ -1,4 +1,4 @@
-//! Which response tokens count: 1 up to and including the first EOS, 0 after.
+//! Which response tokens count: 1 up to and including the first EOS, 0 after; of several turns, the same of those that count.
 
 use burn::tensor::{Bool, Device, Tensor, TensorData};
 
@@ -23,8 +23,15 @@ pub struct ResponseMask {
 impl ResponseMask {
     /// From the number of counted tokens of each row.
     pub fn from_lengths(lengths: &[usize], tokens: usize, device: &Device) -> Self {
-        let cells = lengths.iter().flat_map(|&n| (0..tokens).map(move |t| f32::from(t < n))).collect::<Vec<f32>>();
-        Self::from_tensor(Tensor::from_data(TensorData::new(cells, [lengths.len(), tokens]), device)) // [B, T]
+        let counted = lengths.iter().flat_map(|&n| (0..tokens).map(move |t| t < n)).collect();
+        Self::from_counted(counted, tokens, device) // [B, T]
+    }
+
+    /// From whether each token counts, `B · T` of them.
+    pub fn from_counted(counted: Vec<bool>, tokens: usize, device: &Device) -> Self {
+        let rows = counted.len() / tokens;
+        let cells: Vec<f32> = counted.into_iter().map(f32::from).collect();
+        Self::from_tensor(Tensor::from_data(TensorData::new(cells, [rows, tokens]), device)) // [B, T]
     }
 
     /// From ones and zeros that are already a tensor.

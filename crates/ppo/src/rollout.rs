@@ -317,6 +317,7 @@ mod tests {
                 prompts: vec![vec![1], vec![1]],
                 responses: vec![vec![5, 2], vec![6, 7]],
                 logp: vec![],
+                masks: vec![],
             },
             mask: ResponseMask::from_lengths(&[2, 0], 2, &device).averaging(Reduction::Responses), // the second was cut off
             token_kl: k1(logp.clone(), ref_logp.clone()),

@@ -277,7 +277,12 @@ fn rollout(scores: [f64; ROWS], apart: [f64; ROWS], beta: f64) -> Rollout {
     let logp = Tensor::<2>::ones([ROWS, T], &device).neg();
     let ref_logp = Tensor::<1>::from_data(flat.as_slice(), &device).reshape([ROWS, T]);
     Rollout {
-        responses: Responses { prompts: prompts(2), responses: vec![vec![3, 4, 5, 6]; ROWS], logp: vec![] },
+        responses: Responses {
+            prompts: prompts(2),
+            responses: vec![vec![3, 4, 5, 6]; ROWS],
+            logp: vec![],
+            masks: vec![],
+        },
         mask: ResponseMask::from_lengths(&[T; ROWS], T, &device),
         token_kl: k1(logp.clone(), ref_logp.clone()),
         logp,

@@ -48,6 +48,7 @@ fn start(variant: &str, others: &[&str]) -> Start {
         prompts: id_rows(&file["queries"]).iter().map(unpadded).collect(),
         responses: id_rows(&file["responses"]).iter().map(ended).collect(),
         logp: vec![],
+        masks: vec![],
     };
     let number = |key: &str| hyper.number(key);
     assert_eq!(responses.len(), number("B") as usize);

@@ -103,6 +103,8 @@ pub fn label(candidates: Vec<Candidate>, split: Split, annotator: &Annotator, rn
                 chosen,
                 rejected,
                 rejected_prompt: None,
+                chosen_mask: None,
+                rejected_mask: None,
                 gold_chosen: gold[0],
                 gold_rejected: gold[1],
                 p_label,

@@ -37,6 +37,15 @@ pub(crate) fn first_words(text: &str, limit: usize) -> &str {
     &text[..end]
 }
 
+/// The text of a response; of one with several turns, what the assistant says, turn by turn.
+///
+/// # Errors
+/// Ids that the tokenizer does not know.
+pub fn response_text(world: &dyn Detokenize, batch: &Responses, row: usize) -> duel_data::Result<String> {
+    let turns = batch.counted(row).into_iter().map(|ids| world.text(ids));
+    Ok(turns.collect::<duel_data::Result<Vec<_>>>()?.join("\n"))
+}
+
 /// A text judge as a scorer of a world's responses.
 pub struct TextScorer {
     pub judge: Arc<dyn TextJudge>,
@@ -54,15 +63,16 @@ impl std::fmt::Debug for TextScorer {
 
 impl Scorer for TextScorer {
     fn score(&self, batch: &Responses) -> Result<Vec<f64>> {
-        let input = |(prompt, response): (&Vec<u32>, &Vec<u32>)| -> Result<JudgeInput> {
+        let input = |row: usize| -> Result<JudgeInput> {
+            let (prompt, response) = (&batch.prompts[row], &batch.responses[row]);
             let read = match self.reads {
-                JudgedText::Response => self.world.text(response)?,
+                JudgedText::Response => response_text(self.world.as_ref(), batch, row)?,
                 JudgedText::All => self.world.text(&[prompt.as_slice(), response].concat())?,
             };
             let response = first_words(&read, self.judged_words).to_owned();
             Ok(JudgeInput { prompt: self.world.text(prompt)?, response })
         };
-        let inputs = batch.prompts.iter().zip(&batch.responses).map(input).collect::<Result<Vec<_>>>()?;
+        let inputs = (0..batch.len()).map(input).collect::<Result<Vec<_>>>()?;
         self.judge.judge(&inputs)
     }
 

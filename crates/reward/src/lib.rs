@@ -19,7 +19,7 @@ pub use collect::{Candidate, PairFilter, collect, label};
 pub use command::CommandJudge;
 pub use error::Error;
 pub use gold::GrammarGold;
-pub use judges::{JudgeInput, PreferenceJudge, RulesJudge, SentimentJudge, TextJudge, TextScorer};
+pub use judges::{JudgeInput, PreferenceJudge, RulesJudge, SentimentJudge, TextJudge, TextScorer, response_text};
 pub use learned::{LearnedReward, ModelJudge, RewardNetwork};
 pub use linear::Linear;
 pub use model::RewardModel;

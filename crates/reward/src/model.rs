@@ -163,6 +163,8 @@ mod tests {
             chosen: vec![3 + i, 7, 8, 2],
             rejected: vec![9, 10, 3 + i, 2],
             rejected_prompt: None,
+            chosen_mask: None,
+            rejected_mask: None,
             gold_chosen: 0.0,
             gold_rejected: 0.0,
             p_label: 0.5,

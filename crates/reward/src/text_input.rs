@@ -1,6 +1,6 @@
 //! How a reward model reads responses: as the policy's ids, or, with a tokenizer of its own, as text.
 
-use crate::judges::first_words;
+use crate::judges::{first_words, response_text};
 use burn::tensor::Device;
 use duel_data::{Detokenize, ScoredText};
 use duel_model::{Reader, Responses, ScalarModel, weights};
@@ -68,10 +68,10 @@ impl TextInput {
     }
 
     /// All but the last of the ids that the reward model reads, and the last.
-    fn ids(&self, prompt: &[u32], response: &[u32]) -> duel_data::Result<(Vec<u32>, Vec<u32>)> {
-        let response = self.world.text(response)?;
+    fn ids(&self, batch: &Responses, row: usize) -> duel_data::Result<(Vec<u32>, Vec<u32>)> {
+        let response = response_text(self.world.as_ref(), batch, row)?;
         let response = first_words(&response, self.judged_words);
-        let mut ids = self.text.encode(&self.world.conversation(prompt)?, response)?;
+        let mut ids = self.text.encode(&self.world.conversation(&batch.prompts[row])?, response)?;
         // transformers' last token that is not padding; of nothing but padding, the first
         let counted = ids.iter().rposition(|id| Some(*id) != self.pad).map_or(1, |last| last + 1);
         ids.truncate(counted);
@@ -87,10 +87,9 @@ impl TextInput {
     }
 
     fn batch(&self, batch: &Responses) -> duel_data::Result<Responses> {
-        let rows = batch.prompts.iter().zip(&batch.responses);
-        let (prompts, responses) =
-            rows.map(|(prompt, response)| self.ids(prompt, response)).collect::<Result<_, _>>()?;
-        Ok(Responses { prompts, responses, logp: vec![] })
+        let rows = 0..batch.len();
+        let (prompts, responses) = rows.map(|row| self.ids(batch, row)).collect::<Result<_, _>>()?;
+        Ok(Responses { prompts, responses, logp: vec![], masks: vec![] })
     }
 }
 
@@ -184,7 +183,7 @@ mod tests {
     #[test]
     fn ids_become_text_and_ids_of_the_reward_model() -> Result<()> {
         let (tokenizer, text) = input(16, Some(0), usize::MAX)?;
-        let batch = Responses { prompts: vec![vec![0, 1]], responses: vec![vec![2, 3]], logp: vec![] };
+        let batch = Responses { prompts: vec![vec![0, 1]], responses: vec![vec![2, 3]], logp: vec![], masks: vec![] };
         let read = text.batch(&batch)?;
         assert_eq!(read.prompts, [tokenizer.encode_part("abcd")?]);
         assert_eq!(read.responses, [[2]], "its end token");
@@ -199,7 +198,12 @@ mod tests {
     fn of_what_is_too_long_the_end_is_read_and_counted() -> Result<()> {
         let (tokenizer, text) = input(4, Some(0), usize::MAX)?;
         let read = |responses: &[u32]| {
-            text.batch(&Responses { prompts: vec![vec![0]], responses: vec![responses.to_vec()], logp: vec![] })
+            text.batch(&Responses {
+                prompts: vec![vec![0]],
+                responses: vec![responses.to_vec()],
+                logp: vec![],
+                masks: vec![],
+            })
         };
         let ids = |text: &str| tokenizer.encode_part(text);
         let three = read(&[1, 2])?;
@@ -213,7 +217,8 @@ mod tests {
     fn only_the_first_words_of_a_response_are_judged() -> Result<()> {
         let (tokenizer, text) = input(16, Some(0), 1)?;
         let space = (u32::from(b' ')).wrapping_sub(u32::from(b'a')) & 0xff; // the letter that stands for a space
-        let batch = Responses { prompts: vec![vec![0]], responses: vec![vec![1, space, 2]], logp: vec![] };
+        let batch =
+            Responses { prompts: vec![vec![0]], responses: vec![vec![1, space, 2]], logp: vec![], masks: vec![] };
         assert_eq!(text.batch(&batch)?.prompts, [tokenizer.encode_part("ab ")?]);
         Ok(())
     }

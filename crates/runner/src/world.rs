@@ -150,7 +150,8 @@ impl PretrainedModel {
     pub(crate) fn encoder(&self, rows: &RowsSettings) -> Result<Encoder> {
         let template = template(&self.model, &self.tokenizer, &self.named_tokens, rows)?;
         let encoder = Encoder::new(self.tokenizer.clone(), template, self.eos);
-        let encoder = encoder.with_other_eos(&self.model.words.special.other_eos);
+        let special = &self.model.words.special;
+        let encoder = encoder.with_other_eos(&special.other_eos).with_bos(special.bos).with_loss_on(rows.turns);
         Ok(encoder.for_model(self.model.config.vocabulary, self.space(0, 0).pad))
     }
 }

@@ -55,6 +55,8 @@ fn rows(world: &GrammarWorld) -> Vec<PreferenceRow> {
             chosen: two[0].response.clone(),
             rejected: two[1].response.clone(),
             rejected_prompt: None,
+            chosen_mask: None,
+            rejected_mask: None,
             gold_chosen: 1.0,
             gold_rejected: 0.0,
             p_label: 0.7,

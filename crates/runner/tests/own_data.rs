@@ -186,3 +186,151 @@ fn completions_with_a_label_are_learned_from_and_not_compared() {
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert!(!refused.status.success() && said.contains("arm `dpo` compares two responses to one prompt"), "{said}");
 }
+
+/// What check says of files and of experiments: its exit code, its settings, rows token by token, and numbers for programs.
+#[test]
+fn data_check_says_what_a_run_would_use() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    model(&folder.join("model"));
+    let pair = |i: usize, chosen: &str| json!({"prompt": format!("it was {i}"), "chosen": chosen, "rejected": " no"});
+    write(&folder.join("good.jsonl"), (0..60).map(|i| pair(i, " good")));
+    ok(folder, &["data", "check", "good.jsonl", "--model", "model", "--strict"]);
+
+    // what is worth knowing is a reason to fail only where asked; what is wrong always is
+    write(&folder.join("odd.jsonl"), (0..60).map(|i| pair(i, if i == 7 { " 10\u{a0}km" } else { " good" })));
+    let report = ok(folder, &["data", "check", "odd.jsonl"]);
+    assert!(report.contains("odd.jsonl:8: `chosen` has U+00A0 as character 4"), "{report}");
+    refused(folder, &["data", "check", "odd.jsonl", "--strict"], 1, &["`odd.jsonl` have findings"]);
+    write(&folder.join("bad.jsonl"), (0..60).map(|i| pair(i, if i == 7 { " no" } else { " good" })));
+    refused(folder, &["data", "check", "bad.jsonl"], 1, &["`bad.jsonl` should be fixed"]);
+    refused(folder, &["data", "check", "good.jsonl", "--show", "1"], 2, &["--show", "give --model"]);
+
+    // settings of [world.rows]
+    let check = |more: &[&str]| {
+        let args = [&["data", "check", "good.jsonl", "--model", "model", "--format", "json"], more].concat();
+        serde_json::from_str::<Value>(&ok(folder, &args)).unwrap()
+    };
+    assert_eq!(check(&[])["kept"], 60);
+    assert_eq!(check(&["--set", "holdout=0"])["kept_by_split"], json!([60, 0, 0]));
+    let cut = check(&["--set", "prompt_tokens=2", "--set", "world.rows.long_prompts=cut", "--show", "2"]);
+    assert_eq!(
+        (&cut["findings"]["prompts_cut"]["rows"], &cut["findings"]["prompts_cut"]["severity"]),
+        (&json!(60), &json!("note"))
+    );
+    assert_eq!(cut["examples"].as_array().unwrap().len(), 2);
+    let last = &cut["examples"][0]["parts"][1]["tokens"].as_array().unwrap().last().unwrap().clone();
+    assert_eq!(
+        (&last["text"], &last["is_control"], &last["is_trained"]),
+        (&json!("<eos>"), &json!(true), &json!(true))
+    );
+    refused(
+        folder,
+        &["data", "check", "good.jsonl", "--set", "long_prompts=no"],
+        2,
+        &["world.rows.long_prompts", "drop"],
+    );
+    refused(folder, &["data", "check", "good.jsonl", "--set", "lnog_prompts=cut"], 2, &["world.rows.lnog_prompts"]);
+
+    // tokens on a terminal without colours
+    let shown = ok(folder, &["data", "check", "good.jsonl", "--model", "model", "--show", "1"]);
+    assert!(
+        shown.contains("  prompt     | ") && shown.contains("  chosen     > ") && shown.contains("⟦<eos>⟧│"),
+        "{shown}"
+    );
+    assert!(!shown.contains('\u{1b}'), "{shown}");
+
+    // an experiment: its own limits, and what a run refuses is refused
+    ok(folder, &["init", "mine", "--rows", "good.jsonl", "--model", "model"]);
+    let report = ok(folder, &["data", "check", "mine/experiment.toml", "--set", "stages.pairs.rows=5"]);
+    assert!(report.contains(" 5 train, ") && report.contains("at most 5 for training"), "{report}");
+    let none = "world.rows.holdout=0";
+    refused(folder, &["data", "check", "mine/experiment.toml", "--set", none], 1, &["should be fixed"]);
+    std::fs::write(folder.join("other.toml"), "[arms.dpo]\nmethod = \"dpo\"\n").unwrap();
+    refused(folder, &["data", "check", "other.toml"], 2, &["other.toml", "only world.kind = \"rows\""]);
+}
+
+/// Rows that are too long are cut by setting: SFT, PPO and DPO train on responses without an end, and the page counts them.
+#[test]
+fn long_rows_are_cut_and_the_page_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    model(&folder.join("model"));
+    let rows = (0..60).map(|i| {
+        let prompt = format!("it was a very good{} film {i}", if i % 2 == 0 { " film it was a very bad" } else { "" });
+        let chosen = if i % 3 == 0 { " very good it was a very good film it was a very good film" } else { " good" };
+        json!({"prompt": prompt, "chosen": chosen, "rejected": " no"})
+    });
+    write(&folder.join("rows.jsonl"), rows);
+    ok(folder, &["init", "mine", "--rows", "rows.jsonl", "--model", "model"]);
+    let settings = [
+        "world.rows.prompt_tokens=10",
+        "world.rows.response_tokens=12",
+        "world.rows.long_prompts=cut",
+        "world.rows.long_responses=cut",
+        "stages.sft.steps=2",
+    ];
+    let mut check = vec!["data", "check", "mine/experiment.toml", "--format", "json"];
+    SMALL.iter().chain(&settings).for_each(|setting| check.extend(["--set", setting]));
+    let report: Value = serde_json::from_str(&ok(folder, &check)).unwrap();
+    let count = |kind: &str| report["findings"][kind]["rows"].as_u64().unwrap();
+    assert!(count("prompts_cut") >= 30 && count("responses_cut") == 20, "{report}");
+    let html = page(folder, "mine/experiment.toml", &settings);
+    let sentence = format!("Of 60 rows {} pairs were kept; changed: {} with", report["kept"], count("prompts_cut"));
+    assert!(
+        html.contains(&sentence) && html.contains("20 with a completion of too many tokens, cut at its end"),
+        "{sentence}"
+    );
+}
+/// A user who asks again: completions of three turns train both arms, with the loss on what the assistant says.
+#[test]
+fn several_turns_in_completions_are_trained_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    model(&folder.join("model"));
+    let turn = |role: &str, text: &str| json!({"role": role, "content": text});
+    let completion = |last: &str| json!([turn("assistant", "no"), turn("user", "is it"), turn("assistant", last)]);
+    let rows = (0..40).map(|i| {
+        let prompt = json!([turn("user", &format!("is it good {i}"))]);
+        // a third of the pairs differ in length and turns
+        let rejected = if i % 3 == 0 { json!([turn("assistant", "bad")]) } else { completion("no") };
+        json!({"prompt": prompt, "chosen": completion("very good"), "rejected": rejected})
+    });
+    write(&folder.join("rows.jsonl"), rows);
+    let said = ok(folder, &["data", "check", "rows.jsonl", "--model", "model"]);
+    assert!(said.contains("40 pairs can be used"), "{said}");
+    ok(folder, &["init", "mine", "--rows", "rows.jsonl", "--model", "model"]);
+    let long = "world.rows.response_tokens=40";
+    let html = page(folder, "mine/experiment.toml", &["stages.sft.steps=2", long, "judge.kind=\"rules\"", ASKED]);
+    assert!(["ppo", "dpo"].iter().all(|arm| html.contains(arm)));
+    let masks = |name: &str| -> Vec<Value> {
+        let stages = std::fs::read_dir(folder.join("runs").join(name).join("stages")).unwrap();
+        let rows = stages.map(|stage| stage.unwrap().path().join("rows.jsonl")).filter(|rows| rows.is_file());
+        let text = rows.map(|rows| std::fs::read_to_string(rows).unwrap()).collect::<String>();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    let spans = |row: &Value, key: &str| row[key].as_array().map_or(1, Vec::len);
+    let all = masks("mine");
+    assert!(!all.is_empty() && all.iter().all(|row| spans(row, "chosen_mask") == 2));
+    assert!(all.iter().any(|row| row.get("rejected_mask").is_none()), "one turn needs no mask");
+    // the judge reads what the assistant says: `no` and the last answer, not the question between them
+    assert!(all.iter().any(|row| row["gold_chosen"] == json!(1.0)), "three words");
+    page(
+        folder,
+        "mine/experiment.toml",
+        &["name=\"last\"", "world.rows.turns=\"last\"", long, "judge.kind=\"rules\"", ASKED],
+    );
+    let last = masks("last");
+    assert!(!last.is_empty() && last.iter().all(|row| spans(row, "chosen_mask") == 1));
+    let loss = |name: &str| std::fs::read_to_string(folder.join("runs").join(name).join("report/index.html")).unwrap();
+    assert_ne!(loss("mine"), loss("last"));
+    refused(
+        folder,
+        &["plan", "mine/experiment.toml", "--set", "world.rows.turns=\"first\""],
+        2,
+        &["world.rows.turns", "all"],
+    );
+}
+
+/// Three words are worth 1 more than four.
+const ASKED: &str = "judge.rules=[{ rule = \"length\", words = 3, per = 1 }, { rule = \"keyword\", any = [\"no\"] }]";

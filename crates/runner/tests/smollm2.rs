@@ -63,7 +63,7 @@ fn smollm2_finds_film_reviews_about_as_likely_as_it_should() {
     ids.retain(|ids| ids.len() >= 128);
     let space = space(1, 127);
     let (prompts, responses) = ids.iter().map(|ids| (ids[..1].to_vec(), ids[1..128].to_vec())).unzip();
-    let batch = Responses { prompts, responses, logp: vec![] };
+    let batch = Responses { prompts, responses, logp: vec![], masks: vec![] };
     let reader = Reader::new(&space, &Device::flex());
     let policy = policy(&model, &space);
     let logp = reader.token_logprobs(&policy, &reader.tokens(&batch)).unwrap();

@@ -13,6 +13,7 @@ mod experiment;
 pub mod ids;
 mod learner;
 mod load;
+mod loss_mask;
 mod method;
 pub mod metrics;
 mod pair_loss;
@@ -37,6 +38,7 @@ pub use error::{Error, Result};
 pub use experiment::{EvaluationSettings, Experiment, SlurmSettings};
 pub use ids::FORMAT_VERSION;
 pub use learner::{LearnerSettings, ModelShape, OptimizerKind, Schedule};
+pub use loss_mask::LossMask;
 pub use method::{
     CheckpointSelection, CommonSettings, CriticBody, CriticStart, DpoSettings, GrpoSettings, KlControl, KlEstimator,
     KlPenalty, LoraTargets, LossReduction, MethodSettings, Normalization, OnlineDpoSettings, OnlineLoss, PpoSettings,
@@ -53,6 +55,6 @@ pub use stages::{
 };
 pub use values::number;
 pub use world::{
-    ChatFormat, GrammarSettings, JudgeKind, JudgeSettings, JudgedText, Overlong, ReviewsSettings, RowPaths,
+    ChatFormat, GrammarSettings, JudgeKind, JudgeSettings, JudgedText, LossTurns, Overlong, ReviewsSettings, RowPaths,
     RowsSettings, Rule, WorldKind, WorldSettings,
 };

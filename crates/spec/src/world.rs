@@ -94,6 +94,9 @@ pub struct RowsSettings {
     pub long_prompts: Overlong,
     #[serde(default, skip_serializing_if = "Overlong::is_drop")]
     pub long_responses: Overlong,
+    // left out where it is the default, so that the keys of stages without it stay as they are
+    #[serde(default, skip_serializing_if = "LossTurns::is_all")]
+    pub turns: LossTurns,
     pub judged_words: usize,
     /// Year, month and day: `2024-07-26`.
     pub date: String,
@@ -115,6 +118,21 @@ pub enum Overlong {
 impl Overlong {
     fn is_drop(&self) -> bool {
         *self == Self::Drop
+    }
+}
+
+/// Which turns of the assistant carry the loss, in a completion of several turns.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LossTurns {
+    #[default]
+    All,
+    Last,
+}
+
+impl LossTurns {
+    fn is_all(&self) -> bool {
+        *self == Self::All
     }
 }
 

@@ -50,6 +50,8 @@ pub fn pairs(file: &Node, vocabulary: usize) -> (Vec<PreferenceRow>, TokenSpec) 
         chosen: golden::ids(&pair["chosen_ids"]),
         rejected: golden::ids(&pair["rejected_ids"]),
         rejected_prompt: None,
+        chosen_mask: None,
+        rejected_mask: None,
         gold_chosen: 0.0,
         gold_rejected: 0.0,
         p_label: 1.0,

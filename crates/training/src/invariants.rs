@@ -124,7 +124,7 @@ pub fn parts_make_a_whole(step: u64, share: f64) -> Result<()> {
     )
 }
 
-/// Every response counts up to its first EOS, or fills the row; EOS and PAD differ.
+/// Every response, or every turn of it that counts, counts up to its first EOS, or fills the row; EOS and PAD differ.
 pub fn eos_counts_and_pad_does_not(step: u64, reader: &Reader, batch: &Responses) -> Result<()> {
     let space = reader.space();
     let name = "eos_counts_and_pad_does_not";
@@ -134,18 +134,15 @@ pub fn eos_counts_and_pad_does_not(step: u64, reader: &Reader, batch: &Responses
         return Err(breach(name, step, "the id of EOS", space.eos.to_string(), "other than PAD's".into()));
     }
     for (row, response) in batch.responses.iter().enumerate() {
-        let first_eos = response.iter().position(|&id| space.ends_response(id)).map(|i| i + 1);
-        let expected = first_eos.unwrap_or(space.response_tokens);
-        let is_complete = first_eos.is_some() || response.len() == space.response_tokens;
-        if !is_complete || response.len() != expected || (differ && response.contains(&space.pad)) {
+        let counted = batch.counted(row);
+        let ends_late = |piece: &&[u32]| piece.iter().rev().skip(1).any(|&id| space.ends_response(id));
+        let has_pad = |piece: &&[u32]| differ && piece.contains(&space.pad);
+        let is_complete = batch.ended(row, space) || response.len() == space.response_tokens;
+        let is_empty = counted.iter().all(|piece| piece.is_empty());
+        if !is_complete || is_empty || counted.iter().any(|piece| ends_late(&piece) || has_pad(&piece)) {
             let what = format!("the counted tokens of response {row}");
-            return Err(breach(
-                name,
-                step,
-                &what,
-                format!("{response:?}"),
-                format!("{expected} tokens, none of them PAD"),
-            ));
+            let expected = "tokens up to the first EOS or the row's end, none of them PAD";
+            return Err(breach(name, step, &what, format!("{counted:?}"), expected.into()));
         }
     }
     Ok(())

@@ -12,7 +12,9 @@ const LOGITS: usize = 1 << 24;
 
 /// The batch's mask on the reader's device.
 pub fn mask(reader: &Reader, batch: &Responses) -> ResponseMask {
-    ResponseMask::from_lengths(&batch.lengths(), reader.space().response_tokens, reader.device())
+    let columns = reader.space().response_tokens;
+    let counted = |row: usize| (0..columns).map(move |column| batch.is_counted(row, column));
+    ResponseMask::from_counted((0..batch.len()).flat_map(counted).collect(), columns, reader.device()) // [B, T]
 }
 
 /// Log-probability of each response token, `[B, T]`; columns past the response are undefined.

@@ -26,10 +26,12 @@ impl PairBatch {
         for &row in rows {
             both.prompts.push(all[row].prompt.clone());
             both.responses.push(all[row].chosen.clone());
+            both.masks.push(all[row].chosen_mask.clone());
         }
         for &row in rows {
             both.prompts.push(all[row].prompt_of_rejected().clone());
             both.responses.push(all[row].rejected.clone());
+            both.masks.push(all[row].rejected_mask.clone());
         }
         let strengths = rows.iter().map(|&row| all[row].strength()).collect();
         Self { rows: rows.to_vec(), both, strengths, ties: rows.iter().map(|&row| all[row].tie).collect() }

@@ -68,8 +68,10 @@ pub fn padding_is_inert<M: Module>(
     let tokens = reader.tokens(batch);
     let counted = |model: &M, tokens: &Tokens| -> Vec<f32> {
         let all = weights::host(read(reader, model, tokens).inner_if_autodiff());
-        let rows = batch.responses.iter().enumerate();
-        rows.flat_map(|(row, r)| all[row * space.response_tokens..][..r.len()].to_vec()).collect()
+        let columns = space.response_tokens;
+        let cells = (0..batch.len()).flat_map(|row| (0..columns).map(move |column| (row, column)));
+        let cells = cells.filter(|(row, column)| batch.is_counted(*row, *column));
+        cells.map(|(row, column)| all[row * columns + column]).collect()
     };
     let plain = counted(model, &tokens);
     let scale = size.max(1.0) as f32;
@@ -136,19 +138,17 @@ fn labels_are_shifted(
     let error = |row: usize, t: usize, other: f64| {
         ((other - f64::from(logp[row * columns + t])).abs() / other.abs().max(scale)) as f32
     };
-    let tokens =
-        || reference.logp.iter().enumerate().flat_map(|(row, tokens)| (0..tokens.len()).map(move |t| (row, t)));
-    let worst = largest(tokens().map(|(row, t)| error(row, t, reference.logp[row][t])));
+    let worst = largest(reference.counted().map(|(row, t, other)| error(row, t, other)));
     let what = "the largest relative difference of a log-prob from the one shifted by hand";
     let result = check_close("labels_are_shifted", step, what, worst, 0.0, Tolerance::absolute(1e-4));
     unless_rounding(result, worst, || {
         let nudged = read(&nudged(policy));
-        largest(tokens().map(|(row, t)| error(row, t, f64::from(nudged[row * columns + t]))))
+        largest(reference.counted().map(|(row, t, _)| error(row, t, f64::from(nudged[row * columns + t]))))
     })
 }
 
-/// A loss over tokens counts response tokens including EOS, and neither prompts nor PAD: compared with log-probs
-/// that are computed independently.
+/// A loss over tokens counts response tokens including EOS, and neither prompts, nor PAD, nor other turns than the assistant's:
+/// compared with log-probs that are computed independently.
 pub fn only_responses_carry_loss(
     step: u64,
     loss: f64,
@@ -157,7 +157,8 @@ pub fn only_responses_carry_loss(
     batch: &Responses,
 ) -> Result<()> {
     let (reader, policy) = without_graph(reader, policy);
-    let logp = ReferenceForward::new(step, &reader, &policy, batch)?.logp.concat();
+    let logp: Vec<f64> =
+        ReferenceForward::new(step, &reader, &policy, batch)?.counted().map(|(_, _, logp)| logp).collect();
     let mean = -logp.iter().sum::<f64>() / logp.len() as f64;
     let within = Tolerance { share: 1e-4, of: "the loss worked out by hand, at least 1", scale: mean.max(1.0) };
     check_close("only_responses_carry_loss", step, "the loss", loss, mean, within)
@@ -166,10 +167,10 @@ pub fn only_responses_carry_loss(
 /// Log-odds of one token against another from which on a model has diverged: exp overflows f64.
 const LARGEST_ODDS: f64 = 709.0;
 
-/// Reference log-probs of response tokens, computed independently of [`Reader`] from the model's logits.
+/// Reference log-probs of counted response tokens, computed independently of [`Reader`] from the model's logits.
 struct ReferenceForward {
-    /// `[B][length]`
-    logp: Vec<Vec<f64>>,
+    /// Row, column and log-prob of each counted token.
+    counted: Vec<(usize, usize, f64)>,
     /// The largest magnitude of a logit: f32 log-probs are precise relative to it.
     logit: f64,
 }
@@ -196,15 +197,20 @@ impl ReferenceForward {
             largest_odds = larger(max - allowed().fold(f64::INFINITY, f64::min), largest_odds);
             f64::from(predicted[ids[row * width + column] as usize]) - max - sum.ln()
         };
-        let rows = batch.responses.iter().enumerate();
-        let logp = rows.map(|(row, response)| (0..response.len()).map(|j| logp(row, j)).collect()).collect();
+        let cells = (0..batch.len()).flat_map(|row| (0..space.response_tokens).map(move |j| (row, j)));
+        let cells = cells.filter(|(row, j)| batch.is_counted(*row, *j));
+        let counted = cells.map(|(row, j)| (row, j, logp(row, j))).collect();
         finite(step, "the largest logit", largest_logit)?;
         if largest_odds > LARGEST_ODDS {
             let what =
                 format!("the log-odds of one token against another (beyond {LARGEST_ODDS:.0} no number holds them)");
             return Err(diverged(step, &what, largest_odds));
         }
-        Ok(Self { logp, logit: largest_logit })
+        Ok(Self { counted, logit: largest_logit })
+    }
+
+    fn counted(&self) -> impl Iterator<Item = (usize, usize, f64)> {
+        self.counted.iter().copied()
     }
 }
 

@@ -151,7 +151,7 @@ mod tests {
         let rows = |length: usize| (0..6u32).map(move |i| (0..length as u32).map(|t| 3 + (i + t) % 9).collect());
         let mut responses: Vec<Vec<u32>> = rows(4).collect();
         responses.iter_mut().for_each(|response| response[3] = 2);
-        let batch = Responses { prompts: rows(3).collect(), responses, logp: vec![] };
+        let batch = Responses { prompts: rows(3).collect(), responses, logp: vec![], masks: vec![] };
 
         let before = count_flops();
         let metrics = Sft::new(Reader::new(&space, &device), &config).iteration(&batch, &mut learner())?;

@@ -61,7 +61,12 @@ fn trained(settings: &LearnerSettings, cuts: &[u64]) -> (Vec<f32>, Memory) {
             }
             let word = 3 + iteration as u32;
             let responses = vec![vec![word, word + 1, 2], vec![word, 4, 5, 2]];
-            Ok::<_, Error>(Responses { prompts: vec![vec![1, 3, 4], vec![1, 6, 7]], responses, logp: vec![] })
+            Ok::<_, Error>(Responses {
+                prompts: vec![vec![1, 3, 4], vec![1, 6, 7]],
+                responses,
+                logp: vec![],
+                masks: vec![],
+            })
         };
         // the third step is the best
         let evaluate = |_: &Policy, clocks: Clocks, _: &mut dyn Recorder| Ok(Some(-(clocks.step as f64 - 3.0).abs()));

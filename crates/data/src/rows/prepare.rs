@@ -70,13 +70,18 @@ impl<'a> RowCollector<'a> {
         match (&record, encoded.completions.as_slice()) {
             (Record::Judged { desirable, .. }, [completion]) => {
                 let row_hash = text_key(&format!("{prompt_hash} {completion:?} {desirable}"));
-                let row = PromptResponse { prompt: encoded.prompt, response: completion.clone() };
+                let mask = encoded.masks[0].clone();
+                let row = PromptResponse { prompt: encoded.prompt, response: completion.clone(), mask };
                 let single = &mut self.single[split as usize][usize::from(*desirable)];
                 keep_smallest(single, (row_hash, number), row, most);
             }
             (Record::Pair { margin, scores, .. }, [chosen, rejected]) => {
                 let row_hash = text_key(&format!("{prompt_hash} {chosen:?} {rejected:?}"));
-                let row = preference(split, encoded.prompt, chosen, rejected, *margin, *scores);
+                let row = PreferenceRow {
+                    chosen_mask: encoded.masks[0].clone(),
+                    rejected_mask: encoded.masks[1].clone(),
+                    ..preference(split, encoded.prompt, chosen, rejected, *margin, *scores)
+                };
                 keep_smallest(&mut self.pairs[split as usize], (row_hash, number), row, most);
             }
             _ => {}
@@ -146,6 +151,8 @@ fn pair_unpaired(split: Split, wanted: &[PromptResponse], unwanted: &[PromptResp
     let pairs = wanted.iter().cycle().zip(unwanted.iter().cycle()).take(count);
     let row = |(wanted, unwanted): (&PromptResponse, &PromptResponse)| PreferenceRow {
         rejected_prompt: (wanted.prompt != unwanted.prompt).then(|| unwanted.prompt.clone()),
+        chosen_mask: wanted.mask.clone(),
+        rejected_mask: unwanted.mask.clone(),
         ..preference(split, wanted.prompt.clone(), &wanted.response, &unwanted.response, None, None)
     };
     pairs.map(row).collect()
@@ -167,6 +174,8 @@ fn preference(
         chosen: chosen.to_vec(),
         rejected: rejected.to_vec(),
         rejected_prompt: None,
+        chosen_mask: None,
+        rejected_mask: None,
         gold_chosen: 0.0,
         gold_rejected: 0.0,
         p_label: log_odds.map_or(1.0, |log_odds| 1.0 / (1.0 + (-log_odds).exp())),

@@ -71,8 +71,13 @@ pub(crate) fn read_rows(
     encoder: Option<&Encoder>,
     mut on_row: impl FnMut(DecidedRow, &RowStats),
 ) -> Result<RowStats> {
+    if source.files.len() > usize::from(u16::MAX) {
+        return Err(Error::Unfit {
+            problem: format!("rows in {} files; at most {} are read", source.files.len(), u16::MAX),
+        });
+    }
     let control_tokens = encoder.map(ControlTokens::new).transpose()?;
-    let start = encoder.map_or(Ok(vec![]), |encoder| encoder.tokenizer().encode_start(""))?;
+    let start = encoder.map_or(Ok(vec![]), Encoder::start)?;
     let encode = |record: &Record| -> Result<(EncodedRow, Vec<(FindingKind, String)>)> {
         let mut findings = odd_characters(record);
         if let Some(control_tokens) = &control_tokens {
@@ -86,6 +91,7 @@ pub(crate) fn read_rows(
         for (line, row) in records::read(path, &source.columns, encode)? {
             stats.read += 1;
             let records = row.unwrap_or_else(|problem| {
+                stats.malformed += 1;
                 stats.add_finding(FindingKind::Unreadable, path, line, problem);
                 vec![]
             });
@@ -142,19 +148,19 @@ fn count_use(stats: &mut RowStats, row: &DecidedRow) {
     }
 }
 
-/// The first row with a prompt.
+/// The first row with a prompt, in eight bytes.
 #[derive(Debug, Clone, Copy)]
 struct PromptOrigin {
+    line: u32,
+    file: u16,
     split: Split,
-    file: usize,
-    line: usize,
 }
 
 /// Decides which rows are used. Its memory grows by some bytes per row and prompt.
 struct RowFilter<'a> {
     source: &'a RowSource,
     encoder: Option<&'a Encoder>,
-    /// The ids that the tokenizer puts before a text, such as BOS.
+    /// The ids that begin a text, such as BOS.
     start: Vec<u32>,
     /// Hashes of all rows, to find duplicates.
     rows: HashSet<u64>,
@@ -207,8 +213,10 @@ impl RowFilter<'_> {
         if long_prompts == Overlong::Cut {
             cut_beginning(&mut encoded.prompt, &self.start, prompt_tokens);
         }
-        if long_responses == Overlong::Cut {
-            encoded.completions.iter_mut().for_each(|ids| ids.truncate(response_tokens));
+        if long_responses == Overlong::Cut && !encoded.truncate_completions(response_tokens) {
+            let what = format!("a completion has no token that carries the loss in its first {response_tokens}");
+            findings.push((FindingKind::ResponsesTooLong, what));
+            return false;
         }
         fits
     }
@@ -227,9 +235,10 @@ impl RowFilter<'_> {
         let file_split = self.source.files[file].0;
         let split = file_split.unwrap_or_else(|| split_of(prompt_hash, self.source.holdout));
         let key = if self.encoder.is_some() { ids_key(&encoded.prompt) } else { prompt_hash };
-        let origin = *self.prompts.entry(key).or_insert(PromptOrigin { split, file, line });
+        let first = || PromptOrigin { line: u32::try_from(line).unwrap_or(u32::MAX), file: file as u16, split };
+        let origin = *self.prompts.entry(key).or_insert_with(first);
         if file_split.is_some() && origin.split != split {
-            let other = self.source.files[origin.file].1.display();
+            let other = self.source.files[usize::from(origin.file)].1.display();
             let what = format!("its prompt also occurs in {other}:{}", origin.line);
             findings.push((FindingKind::Leaks, what));
             return None;
@@ -314,7 +323,7 @@ fn encoding_findings(record: &Record, encoded: &EncodedRow, encoder: &Encoder) -
     findings
 }
 
-/// Cuts the beginning of a prompt, but not what the tokenizer puts before every text.
+/// Cuts the beginning of a prompt, but not what begins every text.
 ///
 /// # Source
 /// `truncation_mode = "keep_end"` of trl, which cuts BOS too.

@@ -1,9 +1,15 @@
 //! What stands in the text of rows that a person may not see: characters without a picture, and control tokens spelled out.
 
-use crate::Result;
 use crate::encode::Encoder;
 use crate::records::{Content, Record};
 use crate::stats::FindingKind;
+use crate::{Error, Result, TextTokenizer};
+use regex::{Regex, RegexBuilder};
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
+
+/// Bytes of a compiled pattern: some tokenizers have thousands of control tokens.
+const MAX_PATTERN: usize = 64 << 20;
 
 /// The parts of a row with their names.
 pub(super) fn parts(record: &Record) -> Vec<(&'static str, &Content)> {
@@ -17,10 +23,10 @@ pub(super) fn parts(record: &Record) -> Vec<(&'static str, &Content)> {
 }
 
 /// The texts of a prompt or a completion: its own, or those of its turns.
-pub(super) fn texts(content: &Content) -> Vec<String> {
+pub(super) fn texts(content: &Content) -> Vec<Cow<'_, str>> {
     match content {
-        Content::Text(text) => vec![text.clone()],
-        Content::Conversation(conversation) => conversation.turns.iter().map(|turn| turn.text()).collect(),
+        Content::Text(text) => vec![text.into()],
+        Content::Conversation(conversation) => conversation.turns.iter().map(|turn| turn.text().into()).collect(),
     }
 }
 
@@ -51,10 +57,12 @@ pub(super) fn odd_characters(record: &Record) -> Vec<(FindingKind, String)> {
     let mut findings: Vec<(FindingKind, String)> = vec![];
     for (name, content) in parts(record) {
         for text in texts(content).iter().filter(|text| !is_plain(text)) {
-            let characters: Vec<char> = text.chars().collect();
-            for (index, &c) in characters.iter().enumerate() {
-                let before = index.checked_sub(1).map(|index| characters[index]);
-                let Some(kind) = kind_of(c, before, characters.get(index + 1).copied()) else { continue };
+            let mut before = None;
+            let mut characters = text.chars().enumerate().peekable();
+            while let Some((index, c)) = characters.next() {
+                let kind = kind_of(c, before, characters.peek().map(|(_, c)| *c));
+                before = Some(c);
+                let Some(kind) = kind else { continue };
                 if findings.iter().all(|(other, _)| *other != kind) {
                     findings.push((kind, format!("`{name}` has U+{:04X} as character {}", u32::from(c), index + 1)));
                 }
@@ -64,65 +72,85 @@ pub(super) fn odd_characters(record: &Record) -> Vec<(FindingKind, String)> {
     findings
 }
 
+/// Tokens that a text may spell, with their ids.
+struct SpelledTokens {
+    /// Any of them, the longest first.
+    pattern: Regex,
+    ids: HashMap<String, u32>,
+}
+
+impl SpelledTokens {
+    /// `None` where there are no tokens.
+    fn new(tokenizer: &TextTokenizer, ids: &[u32]) -> Result<Option<Self>> {
+        let named = ids.iter().filter_map(|id| Some((tokenizer.token(*id).filter(|token| !token.is_empty())?, *id)));
+        let ids: HashMap<String, u32> = named.collect();
+        if ids.is_empty() {
+            return Ok(None);
+        }
+        let mut tokens: Vec<&String> = ids.keys().collect();
+        tokens.sort_by_key(|token| (std::cmp::Reverse(token.len()), *token));
+        let alternatives = tokens.into_iter().map(|token| regex::escape(token)).collect::<Vec<_>>().join("|");
+        let pattern = RegexBuilder::new(&alternatives).size_limit(MAX_PATTERN).build();
+        let pattern = pattern.map_err(|e| Error::Tokenizer { problem: format!("its control tokens: {e}") })?;
+        Ok(Some(Self { pattern, ids }))
+    }
+
+    /// The first token that a text spells and its tokenizer reads as such, with its id and where it ends.
+    fn first_in<'a>(&self, text: &'a str, tokenizer: &TextTokenizer) -> Result<Option<(&'a str, u32, usize)>> {
+        let mut ids: Option<HashSet<u32>> = None;
+        for spelled in self.pattern.find_iter(text) {
+            let Some(&id) = self.ids.get(spelled.as_str()) else { continue };
+            // a token's settings may ask for more than its text, such as a word boundary
+            let ids = match &mut ids {
+                Some(ids) => ids,
+                none => none.insert(tokenizer.encode_part(text)?.into_iter().collect()),
+            };
+            if ids.contains(&id) {
+                return Ok(Some((spelled.as_str(), id, spelled.end())));
+            }
+        }
+        Ok(None)
+    }
+}
+
 /// The control tokens of a tokenizer, to find those that a text spells.
 pub(super) struct ControlTokens<'a> {
-    encoder: &'a Encoder,
-    /// With their ids, the longest first.
-    tokens: Vec<(String, u32)>,
-    /// Whether a token begins with a byte.
-    begins: [bool; 256],
-    /// What the tokenizer puts before a text, such as BOS.
+    tokenizer: &'a TextTokenizer,
+    all: Option<SpelledTokens>,
+    ends: Option<SpelledTokens>,
+    /// What begins a text, such as BOS.
     start: String,
 }
 
 impl<'a> ControlTokens<'a> {
     pub(super) fn new(encoder: &'a Encoder) -> Result<Self> {
         let tokenizer = encoder.tokenizer();
-        let named = |id: u32| tokenizer.token(id).filter(|token| !token.is_empty()).map(|token| (token, id));
-        let mut ids = [&tokenizer.controls(), encoder.ends()].concat();
-        ids.sort_unstable();
-        ids.dedup();
-        let mut tokens: Vec<(String, u32)> = ids.into_iter().filter_map(named).collect();
-        tokens.sort_by_key(|(token, _)| std::cmp::Reverse(token.len()));
-        let mut begins = [false; 256];
-        tokens.iter().for_each(|(token, _)| begins[usize::from(token.as_bytes()[0])] = true);
-        let start = tokenizer.encode_start("")?.into_iter().filter_map(|id| tokenizer.token(id)).collect();
-        Ok(Self { encoder, tokens, begins, start })
+        Ok(Self {
+            tokenizer,
+            all: SpelledTokens::new(tokenizer, &[&tokenizer.controls(), encoder.ends()].concat())?,
+            ends: SpelledTokens::new(tokenizer, encoder.ends())?,
+            start: encoder.start()?.into_iter().filter_map(|id| tokenizer.token(id)).collect(),
+        })
     }
 
-    /// The first control token that a text spells and its tokenizer reads as such, and where it ends.
-    fn first_in(&self, text: &str, is_wanted: impl Fn(u32) -> bool) -> Result<Option<(&str, u32, usize)>> {
-        let mut ids = None;
-        let starts = text.bytes().enumerate().filter(|(_, byte)| self.begins[usize::from(*byte)]).map(|(at, _)| at);
-        for at in starts {
-            let spelled = self.tokens.iter().find(|(token, id)| is_wanted(*id) && text[at..].starts_with(token));
-            let Some((token, id)) = spelled else { continue };
-            // a token's settings may ask for more than its text, such as a word boundary
-            let ids = match &mut ids {
-                Some(ids) => ids,
-                none => none.insert(self.encoder.tokenizer().encode_part(text)?),
-            };
-            if ids.contains(id) {
-                return Ok(Some((token, *id, at + token.len())));
-            }
-        }
-        Ok(None)
+    fn first_in<'t>(&self, tokens: &Option<SpelledTokens>, text: &'t str) -> Result<Option<(&'t str, u32, usize)>> {
+        tokens.as_ref().map_or(Ok(None), |tokens| tokens.first_in(text, self.tokenizer))
     }
 
-    /// What control tokens the row's own text names: any in a prompt, and an end token within a completion. A text that begins a
-    /// prompt may begin with what the tokenizer itself puts before it.
+    /// What control tokens the row's own text names: any in a prompt, and an end token within a completion. A prompt of
+    /// text may begin with BOS.
     pub(super) fn findings(&self, record: &Record) -> Result<Vec<(FindingKind, String)>> {
         let mut findings = vec![];
         for (name, content) in parts(record) {
             for text in texts(content) {
                 if name == "prompt" {
                     let rest = text.strip_prefix(&self.start).filter(|_| matches!(content, Content::Text(_)));
-                    if let Some((token, id, _)) = self.first_in(rest.unwrap_or(&text), |_| true)? {
+                    if let Some((token, id, _)) = self.first_in(&self.all, rest.unwrap_or(&text))? {
                         let what = format!("the text of `prompt` names the control token `{token}` (id {id})");
                         findings.push((FindingKind::ControlInPrompt, what));
                         break;
                     }
-                } else if let Some((token, id, end)) = self.first_in(&text, |id| self.encoder.ends().contains(&id))?
+                } else if let Some((token, id, end)) = self.first_in(&self.ends, &text)?
                     && !text[end..].trim().is_empty()
                 {
                     let what =

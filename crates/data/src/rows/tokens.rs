@@ -45,9 +45,13 @@ impl RowTokens {
     pub(crate) fn of(row: &DecidedRow, source: &RowSource, tokenizer: &TextTokenizer) -> Result<Option<Self>> {
         let (RowUse::Whole(split) | RowUse::Prompt(split)) = row.usage else { return Ok(None) };
         let names = parts(&row.record).into_iter().map(|(name, _)| name);
-        let completions = row.encoded.completions.iter().map(|ids| (ids, vec![true; ids.len()]));
-        let sequences =
-            std::iter::once((&row.encoded.prompt, vec![false; row.encoded.prompt.len()])).chain(completions);
+        let masks = row.encoded.masks.iter();
+        let completions = row.encoded.completions.iter().zip(masks).map(|(ids, mask)| {
+            let is_trained = |index| mask.as_ref().is_none_or(|mask| mask.contains(index));
+            (ids, (0..ids.len()).map(is_trained).collect())
+        });
+        let context = vec![false; row.encoded.prompt.len()];
+        let sequences = std::iter::once((&row.encoded.prompt, context)).chain(completions);
         let is_unused = matches!(row.usage, RowUse::Prompt(_)) && !row.encoded.completions.is_empty();
         if is_unused {
             return Ok(None);

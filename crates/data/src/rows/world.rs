@@ -63,7 +63,12 @@ impl RowsWorld {
 
     fn chosen(&self, split: Split) -> Vec<PromptResponse> {
         let rows = self.rows.iter().filter(|row| row.split == split);
-        rows.map(|row| PromptResponse { prompt: row.prompt.clone(), response: row.chosen.clone() }).collect()
+        rows.map(|row| PromptResponse {
+            prompt: row.prompt.clone(),
+            response: row.chosen.clone(),
+            mask: row.chosen_mask.clone(),
+        })
+        .collect()
     }
 }
 

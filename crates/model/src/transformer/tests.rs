@@ -158,8 +158,12 @@ fn values_and_scores_stand_on_the_same_columns() {
     let flat: Vec<f32> = weights::flatten(&critic).iter().enumerate().map(|(i, w)| w + (i % 7) as f32 * 0.01).collect();
     let critic = weights::unflatten(critic, &flat);
     let reader = Reader::new(&space, &Device::flex());
-    let batch =
-        Responses { prompts: vec![vec![1, 5, 6, 7]; 2], responses: vec![vec![8, 9, 2], vec![8, 2]], logp: vec![] };
+    let batch = Responses {
+        prompts: vec![vec![1, 5, 6, 7]; 2],
+        responses: vec![vec![8, 9, 2], vec![8, 2]],
+        logp: vec![],
+        masks: vec![],
+    };
     let all = weights::host(critic.forward(reader.tokens(&batch))); // [2, 10]
     let values = weights::host(reader.values(&critic, &reader.tokens(&batch))); // [2, 6]
     let scores = weights::host(reader.scores(&critic, &batch)); // [2]

@@ -104,6 +104,7 @@ pub(crate) fn fill(
             pretrained => run.experiment.model.from.clone(),
             sft => run.experiment.stages.sft.steps > 0,
             own_rows => if run.experiment.world.kind == WorldKind::Rows { run.experiment.world.rows.train.to_string() } else { String::new() },
+            row_use => row_use(run),
             judge => judge(&run.experiment),
             rm_from => run.experiment.stages.rm.from.clone(),
             rm_steps => run.experiment.stages.rm.steps,
@@ -147,6 +148,41 @@ pub(crate) fn fill(
             world => format!("{:?}", run.experiment.world.kind).to_lowercase(),
         },
     )
+}
+
+/// What became of the user's rows: how many were read and kept, and why the others were not; `None` for runs that do not say.
+fn row_use(run: &Run) -> Option<String> {
+    const LEFT_OUT: [(Metric, &str); 5] = [
+        (metrics::ROWS_UNREADABLE, "that could not be read or trained on"),
+        (metrics::ROWS_SAME, "whose completions are the same"),
+        (metrics::ROWS_DUPLICATE, "that were there already"),
+        (metrics::ROWS_LONG_PROMPT, "with a prompt of too many tokens"),
+        (metrics::ROWS_LONG_RESPONSE, "with a completion of too many tokens"),
+    ];
+    const CHANGED: [(Metric, &str); 4] = [
+        (metrics::ROWS_PROMPT_CUT, "with a prompt of too many tokens, cut at its beginning"),
+        (
+            metrics::ROWS_RESPONSE_CUT,
+            "with a completion of too many tokens, cut at its end and so without an end token",
+        ),
+        (metrics::ROWS_CUT_AT_EOS, "with a completion cut at its first end token"),
+        (metrics::ROWS_MERGED, "whose prompt ends before a token that it shares with a completion"),
+    ];
+    let count = |metric: Metric| run.shared_metric("corpus", metric).first().copied();
+    let list = |counts: &[(Metric, &str)]| {
+        let counts = counts.iter().filter_map(|(metric, what)| Some((count(*metric).filter(|&n| n > 0.0)?, what)));
+        counts.map(|(n, what)| format!("{n:.0} {what}")).collect::<Vec<_>>().join(", ")
+    };
+    count(metrics::ROWS_UNREADABLE)?;
+    let (read, kept) = (count(metrics::ROWS_READ)?, count(metrics::ROWS_KEPT)?);
+    let mut text = format!("Of {read:.0} rows {kept:.0} pairs were kept");
+    for (counts, what) in [(&LEFT_OUT[..], "left out"), (&CHANGED, "changed")] {
+        let listed = list(counts);
+        if !listed.is_empty() {
+            text += &format!("; {what}: {listed}");
+        }
+    }
+    Some(text + ".")
 }
 
 /// The judge of a text world, in words.

@@ -167,7 +167,7 @@ impl Shape {
                 response
             })
             .collect();
-        Responses { prompts, responses, logp: vec![] }
+        Responses { prompts, responses, logp: vec![], masks: vec![] }
     }
 
     fn rows(&self) -> Vec<PreferenceRow> {
@@ -180,6 +180,8 @@ impl Shape {
                 chosen: responses.responses[i].clone(),
                 rejected: responses.responses[n + i].clone(),
                 rejected_prompt: None,
+                chosen_mask: None,
+                rejected_mask: None,
                 gold_chosen: 0.0,
                 gold_rejected: 0.0,
                 p_label: 0.5,

@@ -28,7 +28,7 @@ fn with_commas(n: usize) -> String {
 /// Rows with one kind of finding: their number, and the first of them.
 fn finding_lines(kind: FindingKind, finding: &Finding, lines: &mut Vec<String>) {
     let most = LISTED[usize::from(!kind.is_error())];
-    lines.push(format!("  {} rows {}", with_commas(finding.rows), kind.description()));
+    lines.push(format!("  {}: {}", kind.description(), with_commas(finding.rows)));
     lines.extend(finding.first.iter().take(most).map(|problem| format!("    {problem}")));
     let listed = finding.first.len().min(most);
     if finding.rows > listed {
@@ -81,7 +81,7 @@ fn use_of_rows(report: &DataReport, source: &RowSource) -> Vec<String> {
     let mut lines = vec![];
     if stats.has_only_prompts() {
         lines.push("prompts alone: the model writes two completions to each, and the judge labels them; choose one that is not \"world\"".into());
-        lines.extend(report.refusal.iter().map(|refusal| format!("a run refuses these rows: {refusal}")));
+        lines.extend(refusal(report));
         return lines;
     }
     let [wanted, unwanted] = stats.usable_single();
@@ -120,8 +120,14 @@ fn use_of_rows(report: &DataReport, source: &RowSource) -> Vec<String> {
             with_commas(unwanted)
         ));
     }
-    lines.extend(report.refusal.iter().map(|refusal| format!("a run refuses these rows: {refusal}")));
+    lines.extend(refusal(report));
     lines
+}
+
+/// Why a run would refuse the rows, where the findings do not say so already.
+fn refusal(report: &DataReport) -> Option<String> {
+    let refusal = report.refusal.as_ref().filter(|_| report.count(FindingKind::Leaks) == 0)?;
+    Some(format!("a run refuses these rows: {refusal}"))
 }
 
 /// The report for a person.
@@ -131,7 +137,7 @@ pub fn text(report: &DataReport, name: &str, source: &RowSource) -> String {
         (stats.pairs, "pairs"),
         (stats.judged, "completions with a label"),
         (stats.prompts_alone, "prompts alone"),
-        (report.count(FindingKind::Unreadable), "unreadable"),
+        (stats.malformed, "unreadable"),
     ];
     let kinds: Vec<String> =
         kinds.iter().filter(|(n, _)| *n > 0).map(|(n, kind)| format!("{} {kind}", with_commas(*n))).collect();
@@ -225,4 +231,67 @@ pub fn examples(rows: &[RowTokens], is_colored: bool) -> String {
         row.parts.iter().for_each(|part| part_lines(part, &styles, &mut out));
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::PathBuf;
+
+    /// What the texts of rows hold moves no cursor, and boundaries, white space and loss are visible without colours.
+    #[test]
+    fn tokens_are_visible_on_any_terminal() {
+        let token = |text: &str, is_control, is_trained| TokenView { id: 5, text: text.into(), is_control, is_trained };
+        let row = RowTokens {
+            file: PathBuf::from("a\u{1b}[2J.jsonl"),
+            line: 3,
+            split: "train",
+            notes: vec!["a\nb\u{1b}".into()],
+            parts: vec![
+                SequencePart {
+                    name: "prompt",
+                    tokens: vec![
+                        token("<\u{1b}|user|>", true, false),
+                        token(" a\tb", false, false),
+                        token("\n", false, false),
+                    ],
+                },
+                // a turn of the user within a completion
+                SequencePart {
+                    name: "chosen",
+                    tokens: vec![
+                        token(" y", false, true),
+                        token("u\u{200b}", false, false),
+                        token("<eos>", true, true),
+                    ],
+                },
+            ],
+        };
+        let plain = examples(std::slice::from_ref(&row), false);
+        let lines: Vec<&str> = plain.lines().skip(3).collect();
+        let expected = [
+            "a␛[2J.jsonl:3, train: prompt of 3 tokens, chosen of 3 tokens",
+            "  a⏎b␛",
+            "  prompt     | ⟦<␛|user|>⟧│·a⇥b│⏎│",
+            "  chosen     > ·y│",
+            "             | uU+200B│",
+            "             > ⟦<eos>⟧│",
+        ];
+        assert_eq!(lines, expected);
+        let colored = examples(&[row], true);
+        let stripped =
+            ["\x1b[2m", "\x1b[32m", "\x1b[33m", "\x1b[0m"].iter().fold(colored, |text, code| text.replace(code, ""));
+        assert_eq!(stripped, plain, "colours change nothing else");
+        assert_eq!(examples(&[], true), "");
+    }
+
+    #[test]
+    fn long_parts_break_between_tokens() {
+        let token = TokenView { id: 5, text: "word".into(), is_control: false, is_trained: true };
+        let part = SequencePart { name: "chosen", tokens: vec![token; 50] };
+        let mut out = String::new();
+        part_lines(&part, &PLAIN, &mut out);
+        assert_eq!(out.matches("word│").count(), 50);
+        assert!(out.lines().count() == 3 && out.lines().all(|line| line.chars().count() <= WIDTH + 20), "{out}");
+    }
 }

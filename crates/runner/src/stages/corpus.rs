@@ -6,14 +6,15 @@ use crate::world::{
     PretrainedModel, SENTIMENT, TASTE, needs_sentiment, pretrained, reads_reviews, row_source, rows_space,
     tokenizer_summary,
 };
-use duel_data::Detokenize;
+use duel_data::pairs::PreferenceRow;
 use duel_data::reviews;
 use duel_data::rows::{self, FindingKind, RowsWorld};
 use duel_ledger::StageRecorder;
-use duel_reward::{BagOfWordsPreference, Sentiment};
+use duel_reward::{BagOfWordsPreference, Sentiment, response_text};
 use duel_spec::metrics::{self, Metric};
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{Clocks, Experiment, JudgeKind, Recorder, Split, WorldKind};
+use duel_training::PairBatch;
 use rand::RngExt;
 use std::path::{Path, PathBuf};
 
@@ -143,11 +144,12 @@ fn from_ratings(folder: &Path, to: &Path) -> Result<f64> {
 
 /// A taste learned from the rows on validation and test prompts, which no method sees.
 fn from_rows(world: &RowsWorld, to: &Path) -> Result<()> {
-    let held_out = || world.rows().iter().filter(|row| row.split != Split::Train);
-    let responses = held_out().flat_map(|row| [&row.chosen, &row.rejected]);
-    let texts = responses.map(|ids| Ok(world.text(ids)?)).collect::<Result<Vec<String>>>()?;
+    let held_out: Vec<PreferenceRow> = world.rows().iter().filter(|row| row.split != Split::Train).cloned().collect();
+    let responses = PairBatch::new(&held_out, &(0..held_out.len()).collect::<Vec<_>>()).both;
+    let order = (0..held_out.len()).flat_map(|row| [row, held_out.len() + row]);
+    let texts = order.map(|row| Ok(response_text(world, &responses, row)?)).collect::<Result<Vec<String>>>()?;
     let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-    let pairs: Vec<_> = held_out().enumerate().map(|(i, row)| (2 * i, 2 * i + 1, row.p_label as f32)).collect();
+    let pairs: Vec<_> = held_out.iter().enumerate().map(|(i, row)| (2 * i, 2 * i + 1, row.p_label as f32)).collect();
     Ok(BagOfWordsPreference::fit(&texts, &pairs).save(to)?)
 }
 

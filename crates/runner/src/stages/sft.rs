@@ -67,6 +67,25 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
 }
 
 fn responses(rows: Vec<PromptResponse>) -> Responses {
-    let (prompts, responses) = rows.into_iter().map(|r| (r.prompt, r.response)).unzip();
-    Responses { prompts, responses, logp: vec![] }
+    let mut batch = Responses::default();
+    for PromptResponse { prompt, response, mask } in rows {
+        batch.prompts.push(prompt);
+        batch.responses.push(response);
+        batch.masks.push(mask);
+    }
+    batch
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use duel_spec::LossMask;
+
+    #[test]
+    fn sft_learns_what_the_assistant_says() {
+        let row = |mask| PromptResponse { prompt: vec![5], response: vec![6, 7, 2], mask };
+        let mask = LossMask::new([[1, 3]], 3);
+        let batch = responses(vec![row(None), row(mask.clone())]);
+        assert_eq!((batch.lengths(), batch.mask(1)), (vec![3, 2], mask.as_ref()));
+    }
 }
