@@ -3,10 +3,11 @@
 
 use crate::Result;
 use crate::encode::Encoder;
-use crate::records::Record;
+use crate::records::{self, ColumnPlan, Record};
 use crate::rows::reader::{DecidedRow, RowSource, read_rows};
 use crate::rows::{FindingKind, RowStats, RowTokens};
 use serde::Serialize;
+use std::path::PathBuf;
 
 /// Longer texts are counted as of this length.
 const MAX_LENGTH: usize = 1 << 16;
@@ -21,11 +22,22 @@ pub struct Lengths {
     pub most: usize,
 }
 
+/// What the columns of files are taken for.
+#[derive(Debug, Clone, Serialize)]
+pub struct FileColumns {
+    /// Files that have one plan.
+    pub files: Vec<PathBuf>,
+    #[serde(flatten)]
+    pub plan: ColumnPlan,
+}
+
 /// The result of a check.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct DataReport {
     #[serde(flatten)]
     pub stats: RowStats,
+    /// What the columns of the files are taken for.
+    pub columns: Vec<FileColumns>,
     /// `tokens`, or `words` without a model.
     pub unit: &'static str,
     /// Before anything is cut.
@@ -102,7 +114,7 @@ pub fn check(
     on_row: impl Fn(usize),
 ) -> Result<DataReport> {
     let unit = if encoder.is_some() { "tokens" } else { "words" };
-    let mut report = DataReport { unit, ..DataReport::default() };
+    let mut report = DataReport { unit, columns: plans(source)?, ..DataReport::default() };
     let mut lengths: [LengthCounts; 3] = Default::default(); // of prompts, chosen and rejected completions
     let mut example_error = None;
     report.stats = read_rows(source, encoder, |row, stats| {
@@ -121,6 +133,19 @@ pub fn check(
     report.refusal = report.stats.check().err().map(|e| e.to_string());
     let [prompt, chosen, rejected] = lengths.map(|counts| counts.lengths());
     Ok(DataReport { prompt, chosen, rejected, ..report })
+}
+
+/// The plans of the files' columns. Of plans that read alike the first stands for all.
+fn plans(source: &RowSource) -> Result<Vec<FileColumns>> {
+    let mut plans: Vec<FileColumns> = vec![];
+    for (_, path) in &source.files {
+        let plan = records::plan(path, &source.columns)?;
+        match plans.iter_mut().find(|other| other.plan.is_like(&plan)) {
+            Some(other) => other.files.push(path.clone()),
+            None => plans.push(FileColumns { files: vec![path.clone()], plan }),
+        }
+    }
+    Ok(plans)
 }
 
 fn add_lengths(lengths: &mut [LengthCounts; 3], row: &DecidedRow) {

@@ -21,6 +21,10 @@ pub enum Error {
     Row { path: PathBuf, row: usize, problem: String },
     #[error("the format of `{}` is not supported", path.display())]
     Format { path: PathBuf },
+    #[error("`{}`: {problem}", path.display())]
+    Columns { path: PathBuf, problem: String, hint: String },
+    #[error("`{}`: {problem}", path.display())]
+    Paths { path: PathBuf, problem: String },
     #[error("`{}` is {found}, not a file", path.display())]
     NoFile { path: PathBuf, found: &'static str },
     #[error("{count} rows cannot be trained on:\n{}", lines.join("\n"))]
@@ -56,7 +60,10 @@ impl Error {
             Self::OneKind { .. } => Some(
                 "add completions of the other kind, or remove `completion` and `label`: the model then responds to the prompts and the judge labels the responses".into(),
             ),
-            Self::Format { .. } => Some("files of rows end in .jsonl, .json, .csv, .tsv or .parquet".into()),
+            Self::Format { .. } => {
+                Some("files of rows end in .jsonl, .json, .csv, .tsv or .parquet, each also with .gz or .zst behind it".into())
+            }
+            Self::Columns { hint, .. } => Some(hint.clone()),
             Self::NoFile { .. } => Some("rows are read from regular files; write the output of a pipe to a file first".into()),
             Self::BadRows { hint, .. } => Some(hint.clone()),
             Self::NoPairs { .. } => Some("train the SFT stage for fewer steps, or use a larger vocabulary".into()),

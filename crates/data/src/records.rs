@@ -1,97 +1,185 @@
-//! The user's own rows as files hold them: JSON Lines, JSON, CSV and parquet, in the dataset formats of TRL. Files are read row
-//! by row, so their size does not matter.
+//! The user's own rows as files hold them: JSON Lines, JSON, CSV and parquet, compressed or not, in the shapes of published sets.
+//! Files are read row by row, so their size does not matter.
 //!
 //! A row that is malformed is an error of that row. Where the file cannot be read on, such as after a line without an end, the
 //! error is the last item.
 
+mod assemble;
+mod columns;
+mod compressed;
 mod csv;
+mod document;
+mod finder;
 mod json;
 mod limited_file;
+mod numbered;
 mod parquet;
+mod paths;
+mod plan;
+mod python_literal;
+mod ranked;
 mod record;
+mod survey;
+mod turns;
 
-pub use record::{Columns, Content, NumberedRecord, Record};
+pub use columns::{ColumnRole, Columns};
+pub use numbered::NumberedRecord;
+pub use paths::expand;
+pub use plan::{ColumnPlan, PlannedColumn};
+pub use record::Record;
+pub use turns::Content;
 
+use self::compressed::{Compression, endings, open_bytes, open_file, open_seekable};
 use self::csv::Csv;
+use self::finder::{ColumnProblem, RowShape};
 use self::json::{JsonLines, JsonList};
-use self::limited_file::{BOM, LimitedFile, open_file};
+use self::limited_file::{BOM, MAX_ROW};
 use self::parquet::ParquetRows;
+use self::ranked::RowGroups;
 use crate::json::Json;
 use crate::{Error, Result};
 use duel_spec::ids::Hasher;
 use rayon::prelude::*;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 
 /// A file's rows.
 pub type Lines = Box<dyn Iterator<Item = NumberedRecord<Json>>>;
 
+/// The first rows of a file, by which its columns are planned, and the most bytes they may take.
+const FIRST_ROWS: usize = 1024;
+const FIRST_BYTES: usize = 16 << 20;
 /// Rows that are read at a time, and the most bytes they may take.
 const BLOCK_ROWS: usize = 256;
 const BLOCK_BYTES: usize = 64 << 20;
-/// A file's rows in order, each with its line, its records and the results of `make`. Blocks of rows are processed on all
-/// threads. Most rows have one record; one with several ranked completions has several.
+
+/// Takes rows until there are enough of them.
+fn take_rows(
+    lines: &mut impl Iterator<Item = NumberedRecord<Json>>,
+    most: usize,
+    most_bytes: usize,
+) -> Vec<NumberedRecord<Json>> {
+    let (mut bytes, mut block) = (0, vec![]);
+    while block.len() < most && bytes < most_bytes {
+        let Some(line) = lines.next() else { break };
+        bytes += line.1.as_ref().map_or(0, Json::size);
+        block.push(line);
+    }
+    block
+}
+
+/// Plans the columns of a file by its first rows, and gives these too.
+fn plan_of(path: &Path, columns: &Columns, lines: &mut Lines) -> Result<(ColumnPlan, Vec<NumberedRecord<Json>>)> {
+    let first = take_rows(lines, FIRST_ROWS, FIRST_BYTES);
+    let plan = ColumnPlan::new(first.iter().filter_map(|(_, row)| row.as_ref().ok()), columns);
+    let refuse = |ColumnProblem { problem, hint }| Error::Columns { path: path.into(), problem, hint };
+    Ok((plan.map_err(refuse)?, first))
+}
+
+/// What the columns of a file are taken for, found in its first rows.
 ///
 /// # Errors
-/// As [`open`].
+/// As [`open`]; columns that are needed and have no known name.
+pub fn plan(path: &Path, columns: &Columns) -> Result<ColumnPlan> {
+    Ok(plan_of(path, columns, &mut open(path)?)?.0)
+}
+
+/// A file's rows in order, each with its line, its records and the results of `make`. Blocks of rows are processed on all
+/// threads. Most rows have one record; one with several ranked completions has several, and of rows that are compared with one
+/// another the last one has them.
+///
+/// # Errors
+/// As [`plan`].
 pub fn read<T: Send>(
     path: &Path,
     columns: &Columns,
     make: impl Fn(&Record) -> T + Sync,
 ) -> Result<impl Iterator<Item = NumberedRecord<Vec<(Record, T)>>>> {
     let mut lines = open(path)?;
+    let (plan, first) = plan_of(path, columns, &mut lines)?;
+    let shared = match plan.shape {
+        RowShape::Scored => [ColumnRole::Prompt, ColumnRole::System, ColumnRole::Tools].as_slice(),
+        _ => &[],
+    };
+    let shared = shared.iter().filter_map(|role| plan.name(*role)).map(String::from).collect();
+    let mut groups = RowGroups::new(first.into_iter().chain(lines), shared);
     let blocks = std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let mut block = vec![];
-        while block.len() < BLOCK_ROWS && bytes < BLOCK_BYTES {
-            let Some(line) = lines.next() else { break };
-            bytes += line.1.as_ref().map_or(0, Json::size);
-            block.push(line);
+        let (mut rows, mut bytes, mut block) = (0, 0, vec![]);
+        while rows < BLOCK_ROWS && bytes < BLOCK_BYTES {
+            let Some(group) = groups.next() else { break };
+            rows += group.len();
+            bytes += group.iter().map(|(_, row)| row.as_ref().map_or(0, Json::size)).sum::<usize>();
+            block.push(group);
         }
         (!block.is_empty()).then_some(block)
     });
     Ok(blocks.flat_map(move |block| {
-        let read_one = |(line, row): NumberedRecord<Json>| {
-            let records = row.and_then(|row| Record::read(&row, columns));
-            let with_result = |record| {
-                let result = make(&record);
-                (record, result)
-            };
+        let with_result = |record| {
+            let result = make(&record);
+            (record, result)
+        };
+        let numbered = |(line, records): NumberedRecord<Vec<Record>>| {
             (line, records.map(|records| records.into_iter().map(with_result).collect()))
         };
-        block.into_par_iter().map(read_one).collect::<Vec<_>>()
+        let read_group = |group| Record::read_group(&group, &plan).into_iter().map(numbered).collect::<Vec<_>>();
+        block.into_par_iter().flat_map_iter(read_group).collect::<Vec<_>>()
     }))
 }
 
-/// Opens a file by its extension: `.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`.
+/// Opens a file by its endings: `.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`, each also with `.gz` or `.zst` behind it.
 ///
 /// # Errors
 /// A file that is missing or in another format.
 pub fn open(path: &Path) -> Result<Lines> {
     let read = |source| Error::Read { path: path.into(), source };
-    let file = open_file(path)?;
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or_default().to_lowercase();
-    match extension.as_str() {
-        "jsonl" | "ndjson" => Ok(Box::new(JsonLines::new(file))),
+    let refuse = |problem| Error::Row { path: path.into(), row: 1, problem };
+    let (ending, compression) = endings(path);
+    match ending.as_str() {
+        "jsonl" | "ndjson" => Ok(Box::new(JsonLines::new(open_text(path, compression)?))),
         "json" => {
-            let mut reader = BufReader::new(LimitedFile::new(file));
-            if reader.fill_buf().map_err(read)?.starts_with(BOM) {
-                reader.consume(BOM.len());
-            }
+            let mut reader = BufReader::with_capacity(1 << 16, open_text(path, compression)?);
             let first = reader.fill_buf().map_err(read)?.iter().find(|byte| !byte.is_ascii_whitespace()).copied();
-            if first != Some(b'[') {
-                return Ok(Box::new(JsonLines::new(open_file(path)?)));
+            if first == Some(b'[') {
+                return Ok(Box::new(JsonList::new(Box::new(reader))));
             }
-            Ok(Box::new(JsonList::new(reader)))
+            let mut line = vec![];
+            (&mut reader).take(MAX_ROW as u64).read_until(b'\n', &mut line).map_err(read)?;
+            let is_whole = serde_json::from_slice::<serde::de::IgnoredAny>(&line).is_ok();
+            let is_last = reader.fill_buf().map_err(read)?.is_empty();
+            let whole = Box::new(Cursor::new(line).chain(reader));
+            if is_whole && !is_last {
+                return Ok(Box::new(JsonLines::new(whole)));
+            }
+            Ok(Box::new(document::rows(whole).map_err(refuse)?.into_iter()))
         }
         "csv" | "tsv" => {
-            let delimiter = if extension == "csv" { b',' } else { b'\t' };
-            let refuse = |problem| Error::Row { path: path.into(), row: 1, problem };
-            Ok(Box::new(Csv::new(file, delimiter).map_err(refuse)?))
+            let delimiter = if ending == "csv" { b',' } else { b'\t' };
+            Ok(Box::new(Csv::new(open_text(path, compression)?, delimiter).map_err(refuse)?))
         }
-        "parquet" => Ok(Box::new(ParquetRows::open(path, file)?)),
+        "parquet" => Ok(Box::new(ParquetRows::open(path, open_seekable(path, compression)?)?)),
         _ => Err(Error::Format { path: path.into() }),
     }
+}
+
+/// A text file's bytes without a byte order mark.
+fn open_text(path: &Path, compression: Compression) -> Result<Box<dyn Read>> {
+    let mut bytes = open_bytes(path, compression)?;
+    let mut start = vec![];
+    let read = |source| Error::Read { path: path.into(), source };
+    (&mut bytes).take(4).read_to_end(&mut start).map_err(read)?;
+    let problem = match start.as_slice() {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("it is UTF-16: save it as UTF-8"),
+        [0x1f, 0x8b, ..] => Some("it is compressed with gzip: its name should end in .gz"),
+        [0x28, 0xb5, 0x2f, 0xfd] => Some("it is compressed with zstd: its name should end in .zst"),
+        _ => None,
+    };
+    if let Some(problem) = problem {
+        return Err(Error::Row { path: path.into(), row: 1, problem: problem.into() });
+    }
+    if start.starts_with(BOM) {
+        start.drain(..BOM.len());
+    }
+    Ok(Box::new(Cursor::new(start).chain(bytes)))
 }
 
 /// The SHA-256 of a file, read in pieces.

@@ -29,10 +29,9 @@ fn chat_encoder() -> Encoder {
 }
 
 fn source(files: Vec<(Option<Split>, PathBuf)>) -> RowSource {
-    let [prompt, chosen, rejected] = ["prompt", "chosen", "rejected"].map(str::to_owned);
     RowSource {
         files,
-        columns: Columns { prompt, chosen, rejected },
+        columns: Columns::default(),
         holdout: 0.0,
         prompt_tokens: 50,
         response_tokens: 50,

@@ -138,10 +138,9 @@ fn rows_whose_seam_is_merged_are_counted() {
     });
     std::fs::write(&path, rows.join("\n")).unwrap();
     let encoder = Encoder::new(tokenizer(json!({})), None, 2);
-    let [prompt, chosen, rejected] = ["prompt", "chosen", "rejected"].map(str::to_owned);
     let source = RowSource {
         files: vec![(None, path)],
-        columns: Columns { prompt, chosen, rejected },
+        columns: Columns::default(),
         holdout: 0.0,
         prompt_tokens: 9,
         response_tokens: 9,

@@ -22,8 +22,7 @@ fn encoder() -> Encoder {
 fn rows(name: &str, ending: &str, cases: u64, whole: &[&[u8]], words: &[&str]) {
     let (folder, encoder) = (tempfile::tempdir().unwrap(), encoder());
     let path = folder.path().join(format!("rows.{ending}"));
-    let [prompt, chosen, rejected] = ["prompt", "chosen", "rejected"].map(str::to_owned);
-    let columns = Columns { prompt, chosen, rejected };
+    let columns = Columns::default();
     let source = RowSource {
         files: vec![(None, path.clone())],
         columns,
@@ -95,6 +94,44 @@ fn damaged_parquet_is_read_or_refused() {
         include_bytes!("contradicting.parquet"),
     ];
     rows("parquet", "parquet", 1500, &whole, &["PAR1", "prompt", "\x15\x02", "\x19\x1c", "\x00\x00"]);
+}
+
+/// Files under gzip and zstd: damaged streams, and whole streams of damaged rows.
+#[test]
+fn damaged_compressed_files_are_read_or_refused() {
+    let text = format!("{PAIR}\n{TURNS}\n{LABEL}\n");
+    let csv = "prompt,chosen,rejected\na,b,c\n\"a\nb\",c,d\n".repeat(20);
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
+    let words = ["\x1f\u{8b}\x08", "\x00\x00", "(\u{b5}/\u{fd}", "PAR1"];
+    for (ending, whole) in [
+        ("jsonl.gz", gzip(text.as_bytes())),
+        ("jsonl.zst", zstd(text.as_bytes())),
+        ("csv.gz", gzip(csv.as_bytes())),
+        ("csv.zst", zstd(csv.as_bytes())),
+        ("parquet.gz", gzip(include_bytes!("turns.parquet"))),
+        ("json.zst", zstd(format!("{{\"train\": [{PAIR}, {TURNS}]}}").as_bytes())),
+    ] {
+        rows(ending, ending, 250, &[&whole], &words);
+    }
+}
+
+/// Objects of columns and of rows, and lists of turns that are written as text.
+#[test]
+fn damaged_documents_are_read_or_refused() {
+    let columns = r#"{"prompt": ["a", "b"], "chosen": {"0": "c", "1": "d"}, "rejected": ["e", "f"]}"#;
+    let split = format!("{{\n\"train\": [\n{PAIR},\n{TURNS}\n], \"n\": 2}}");
+    rows("document", "json", 1000, &[columns.as_bytes(), split.as_bytes()], &JSON);
+    let literal =
+        r#"{"prompt": "[{'role': 'user', 'content': 'a\\n\\x41'}]", "completions": ["b", "c"], "scores": [1, 2]}"#;
+    let scored = r#"{"prompt": "p", "response": "a", "score": 1}"#;
+    let words =
+        ["'", "role", "[{'role': ", "}]", "None", "\\\\u0041", "array(", "completions", "score", "tools", "system"];
+    rows("literal", "jsonl", 1500, &[literal.as_bytes(), format!("{scored}\n{scored}\n").as_bytes()], &words);
 }
 
 #[test]

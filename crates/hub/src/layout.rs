@@ -307,7 +307,7 @@ mod tests {
         let converted = ["default/train/0000.parquet", "default/train/0001.parquet", "default/test/0000.parquet"];
         let plain = ["train.jsonl", "test.jsonl", "dataset_infos.json", ".gitattributes"];
         let packed = ["data/train.jsonl.gz", "data/train.CSV.zst", "data/test.jsonl.gz", "data/test.parquet.gz"];
-        let cases: [(&str, &[&str], &[&str]); 16] = [
+        let cases: [(&str, &[&str], &[&str]); 18] = [
             ("hub:o/n", &packed, &packed[..2]),
             ("hub:o/n:test", &packed, &packed[2..3]),
             ("hub:o/n", &sharded, &sharded[2..]),
@@ -321,6 +321,8 @@ mod tests {
             ("hub:o/n", &["rows.csv", "LICENSE"], &["rows.csv"]),
             ("hub:o/n:validation", &["x-dev.csv", "x-train.csv"], &["x-dev.csv"]),
             ("hub:o/n:test", &["test/a.jsonl", "train/a.jsonl"], &["test/a.jsonl"]),
+            ("hub:o/n:train", &["train.jsonl.gz", "test.jsonl.gz", "x.tar.gz"], &["train.jsonl.gz"]),
+            ("hub:o/n:train", &["train-00000-of-00001.csv.zst"], &["train-00000-of-00001.csv.zst"]),
             ("hub:o/n:train", &["helpful/train.jsonl", "helpful/test.jsonl"], &["helpful/train.jsonl"]),
             ("hub:o/n", &["validation.csv", "training.csv"], &["training.csv"]),
             ("hub:o/n", &["2024-05-01.csv", "v1-2.csv"], &["2024-05-01.csv", "v1-2.csv"]),

@@ -27,12 +27,15 @@ pub(crate) fn model(from: &Path) -> Result<PathBuf> {
     ))
 }
 
-/// The files of rows, in order: of one path, or of a split on the hub.
+/// The files of rows, in order: of a path, a pattern or a folder, or of a split on the hub.
 ///
 /// # Errors
-/// What is not on the hub. A path is not looked at.
+/// What is not on the hub; a pattern or a folder without files of rows. A path is not looked at.
 pub(crate) fn rows(from: &Path) -> Result<Vec<PathBuf>> {
-    Ok(hub_rows(from)?.map_or_else(|| vec![from.into()], |(_, snapshot)| snapshot.paths().collect()))
+    match hub_rows(from)? {
+        Some((_, snapshot)) => Ok(snapshot.paths().collect()),
+        None => Ok(duel_data::records::expand(from)?),
+    }
 }
 
 /// A model's name for others, who have no path of this machine: that of its repository.
@@ -101,10 +104,12 @@ fn named_sources(experiment: &Experiment) -> Result<Vec<NamedSource>> {
         ("world.rows.validation", &rows.validation),
         ("world.rows.test", &rows.test),
     ];
-    for (key, text) in rows.into_iter().filter(|_| experiment.world.kind == WorldKind::Rows) {
-        if let Some((name, snapshot)) = hub_rows(Path::new(text))? {
-            let pinned = name.at(&snapshot.commit).to_string();
-            sources.push(NamedSource { key, text: text.clone(), pinned, snapshot });
+    for (key, paths) in rows.into_iter().filter(|_| experiment.world.kind == WorldKind::Rows) {
+        for text in paths.iter() {
+            if let Some((name, snapshot)) = hub_rows(Path::new(text))? {
+                let pinned = name.at(&snapshot.commit).to_string();
+                sources.push(NamedSource { key, text: text.into(), pinned, snapshot });
+            }
         }
     }
     Ok(sources)

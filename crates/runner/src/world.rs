@@ -16,7 +16,7 @@ use duel_reward::{
     BagOfWordsPreference, CommandJudge, GrammarGold, ModelJudge, PreferenceJudge, PretrainedReward, RulesJudge, Scorer,
     Sentiment, SentimentJudge, TextJudge, TextScorer,
 };
-use duel_spec::{Experiment, JudgeKind, JudgedText, RowsSettings, Split, TokenSpec, WorldKind};
+use duel_spec::{Experiment, JudgeKind, JudgedText, RowPaths, RowsSettings, Split, TokenSpec, WorldKind};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -256,7 +256,7 @@ pub(crate) fn rows_space(experiment: &Experiment, pretrained: &PretrainedModel) 
     pretrained.space(experiment.world.rows.prompt_tokens, experiment.world.rows.response_tokens)
 }
 
-/// A person's rows for one key of the experiment, in one file or, on the hub, in several.
+/// A person's rows for one key of the experiment, in one file or several.
 pub(crate) struct RowFiles {
     pub(crate) key: &'static str,
     /// `None`: of all splits.
@@ -270,8 +270,9 @@ pub(crate) struct RowFiles {
 /// What is not on the hub.
 pub(crate) fn row_files(experiment: &Experiment) -> Result<Vec<RowFiles>> {
     let rows = &experiment.world.rows;
-    let read = |(key, split, from): (&'static str, Option<Split>, &String)| {
-        Ok(RowFiles { key, split, paths: sources::rows(Path::new(from))? })
+    let read = |(key, split, from): (&'static str, Option<Split>, &RowPaths)| {
+        let paths = from.iter().map(|path| sources::rows(Path::new(path))).collect::<Result<Vec<_>>>()?.concat();
+        Ok(RowFiles { key, split, paths })
     };
     if rows.validation.is_empty() {
         return Ok(vec![read(("train", None, &rows.train))?]);
@@ -302,7 +303,7 @@ pub(crate) fn row_source(experiment: &Experiment) -> Result<RowSource> {
 pub(crate) fn source_of(rows: &RowsSettings, files: Vec<(Option<Split>, PathBuf)>, most: [usize; 2]) -> RowSource {
     RowSource {
         files,
-        columns: Columns { prompt: rows.prompt.clone(), chosen: rows.chosen.clone(), rejected: rows.rejected.clone() },
+        columns: Columns::from(rows),
         holdout: rows.holdout,
         prompt_tokens: rows.prompt_tokens,
         response_tokens: rows.response_tokens,

@@ -55,6 +55,6 @@ pub use stages::{
 };
 pub use values::number;
 pub use world::{
-    GrammarSettings, JudgeKind, JudgeSettings, JudgedText, LossTurns, Overlong, ReviewsSettings, RowsSettings, Rule,
-    WorldKind, WorldSettings,
+    ChatFormat, GrammarSettings, JudgeKind, JudgeSettings, JudgedText, LossTurns, Overlong, ReviewsSettings, RowPaths,
+    RowsSettings, Rule, WorldKind, WorldSettings,
 };

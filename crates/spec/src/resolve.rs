@@ -21,6 +21,9 @@ const DIVISORS: [&str; 3] = ["episodes", "minibatches", "group"];
 /// The table whose keys are the user's.
 const OPEN_TABLE: &str = "world.rows.template_kwargs";
 
+/// Paths of which there may be a list.
+const PATH_LISTS: [&str; 3] = ["world.rows.train", "world.rows.validation", "world.rows.test"];
+
 /// Names of pseudo-arms, and a key of the file itself.
 const RESERVED_ARMS: [&str; 6] = [SHARED_ARM, "reference", "optimum", "ppo-ideal", "best-of-n", "grid"];
 
@@ -229,7 +232,10 @@ impl Schema<'_> {
     }
 
     fn check_value(&self, key: &str, example: &Value, value: &Value) -> Result<()> {
-        let fits = matches!((example, value), (Value::Float(_), Value::Integer(_))) || example.same_type(value);
+        let is_list = |value: &Value| value.as_array().is_some_and(|paths| paths.iter().all(Value::is_str));
+        let fits = matches!((example, value), (Value::Float(_), Value::Integer(_)))
+            || example.same_type(value)
+            || (PATH_LISTS.contains(&key) && is_list(value));
         if fits { Ok(()) } else { Err(self.wrong_type(key, type_name(example), value)) }
     }
 

@@ -263,3 +263,28 @@ fn variables_of_a_chat_template_may_have_any_name_and_value() {
         assert!(error.contains(key), "{error}");
     }
 }
+
+#[test]
+fn rows_may_be_in_several_files_and_under_any_names() {
+    let arm = "[arms.a]\nmethod = \"dpo\"\n";
+    let rows = |settings: &str| parse(&format!("[world.rows]\n{settings}\n{arm}"));
+    let experiment = rows("train = [\"a.jsonl\", \"b/*.csv\"]\nprompt = \"query\"\nsystem = \"none\"").expect("valid");
+    let settings = experiment.world.rows;
+    assert_eq!(settings.train.iter().collect::<Vec<_>>(), ["a.jsonl", "b/*.csv"]);
+    assert_eq!(settings.train.to_string(), "a.jsonl, b/*.csv");
+    let names = settings.column_names().into_iter().filter(|(_, name)| !name.is_empty()).collect::<Vec<_>>();
+    assert_eq!(names, [("prompt", "query"), ("system", "none")]);
+    for (settings, problem) in [
+        ("train = [\"a.jsonl\", \"hub:org/name\"]", "world.rows.train"),
+        ("train = []", "world.rows.train"),
+        ("train = [1]", "world.rows.train"),
+        ("date = [\"2024-07-26\"]", "world.rows.date"),
+        ("prompt = \"x\"\nchosen = \"x\"", "both name the column `x`"),
+        ("chosen = \"none\"", "one without the other has no meaning"),
+        ("chat = \"yes\"", "world.rows.chat"),
+        ("pairs_per_prompt = 0", "world.rows.pairs_per_prompt"),
+    ] {
+        let error = rows(settings).expect_err(settings).to_string();
+        assert!(error.contains(problem), "{settings}: {error}");
+    }
+}

@@ -21,17 +21,72 @@ pub struct WorldSettings {
     pub rows: RowsSettings,
 }
 
+/// Whether text in rows becomes turns, which go through the chat template.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ChatFormat {
+    /// In every shape but TRL's columns of plain text.
+    #[default]
+    Auto,
+    Always,
+    Never,
+}
+
+/// Where rows are: one path, or a list of them. A path is a file, a pattern, a folder of shards, or a name on the hub.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum RowPaths {
+    One(String),
+    Several(Vec<String>),
+}
+
+impl RowPaths {
+    pub fn is_empty(&self) -> bool {
+        self.iter().all(str::is_empty)
+    }
+
+    /// Each path.
+    pub fn iter(&self) -> impl Iterator<Item = &str> {
+        let paths = match self {
+            Self::One(path) => std::slice::from_ref(path),
+            Self::Several(paths) => paths.as_slice(),
+        };
+        paths.iter().map(String::as_str)
+    }
+}
+
+impl std::fmt::Display for RowPaths {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.iter().collect::<Vec<_>>().join(", "))
+    }
+}
+
 /// The user's own preference rows.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RowsSettings {
-    pub train: String,
-    pub validation: String,
-    pub test: String,
+    pub train: RowPaths,
+    pub validation: RowPaths,
+    pub test: RowPaths,
     pub holdout: f64,
     pub prompt: String,
+    pub input: String,
+    pub system: String,
+    pub tools: String,
     pub chosen: String,
     pub rejected: String,
+    pub completion: String,
+    pub label: String,
+    pub completions: String,
+    pub score: String,
+    pub first: String,
+    pub second: String,
+    pub preference: String,
+    pub score_chosen: String,
+    pub score_rejected: String,
+    pub margin: String,
+    pub pairs_per_prompt: usize,
+    pub chat: ChatFormat,
     pub prompt_tokens: usize,
     pub response_tokens: usize,
     // left out where they are the default, so that the keys of stages without them stay as they are
@@ -191,6 +246,28 @@ impl RowsSettings {
     /// The variables of the chat template as JSON; dates are their text.
     pub fn template_variables(&self) -> impl Iterator<Item = (String, serde_json::Value)> {
         self.template_kwargs.iter().map(|(name, value)| (name.clone(), to_json(value)))
+    }
+
+    /// The names of the columns, by their keys; empty for the usual names.
+    pub fn column_names(&self) -> [(&'static str, &str); 16] {
+        [
+            ("prompt", &self.prompt),
+            ("input", &self.input),
+            ("system", &self.system),
+            ("tools", &self.tools),
+            ("chosen", &self.chosen),
+            ("rejected", &self.rejected),
+            ("completion", &self.completion),
+            ("label", &self.label),
+            ("completions", &self.completions),
+            ("score", &self.score),
+            ("first", &self.first),
+            ("second", &self.second),
+            ("preference", &self.preference),
+            ("score_chosen", &self.score_chosen),
+            ("score_rejected", &self.score_rejected),
+            ("margin", &self.margin),
+        ]
     }
 
     /// The values in `defaults.toml`.

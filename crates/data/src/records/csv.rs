@@ -1,27 +1,85 @@
 //! CSV and TSV.
 
 use super::limited_file::LimitedFile;
-use super::record::NumberedRecord;
+use super::numbered::NumberedRecord;
 use crate::json::Json;
-use std::fs::File;
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io::Read;
+
+/// Bytes whose line breaks are counted: the library takes the break after `\r` for part of the next row.
+struct CountedLines {
+    bytes: LimitedFile,
+    /// Bytes read.
+    position: u64,
+    lines: RefCell<LineCount>,
+}
+
+/// Line breaks that were read.
+#[derive(Default)]
+struct LineCount {
+    /// Before the end of the row.
+    count: usize,
+    /// Where the last of these is.
+    last: Option<u64>,
+    /// Those behind it, which the library has read ahead.
+    ahead: VecDeque<u64>,
+}
+
+impl Read for CountedLines {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.bytes.read(buffer)?;
+        let breaks = buffer[..count].iter().enumerate().filter(|(_, byte)| **byte == b'\n');
+        self.lines.borrow_mut().ahead.extend(breaks.map(|(index, _)| self.position + index as u64));
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+impl LineCount {
+    /// The line on which a row begins that ends before the byte `end` and has `inside` line breaks in its cells.
+    fn first_line(&mut self, end: u64, inside: usize) -> usize {
+        while let Some(position) = self.ahead.pop_front_if(|position| *position < end) {
+            self.count += 1;
+            self.last = Some(position);
+        }
+        let ends_with_break = end > 0 && self.last == Some(end - 1);
+        (self.count + usize::from(!ends_with_break)).saturating_sub(inside)
+    }
+}
 
 /// Cells between delimiters, one row per line.
 pub(super) struct Csv {
-    reader: csv::Reader<LimitedFile>,
+    reader: csv::Reader<CountedLines>,
     names: Vec<String>,
     is_finished: bool,
 }
 
 impl Csv {
-    pub(super) fn new(file: File, delimiter: u8) -> std::result::Result<Self, String> {
-        let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).from_reader(LimitedFile::new(file));
-        let names: Vec<String> = reader.headers().map_err(|e| e.to_string())?.iter().map(str::to_owned).collect();
+    pub(super) fn new(bytes: Box<dyn Read>, delimiter: u8) -> std::result::Result<Self, String> {
+        let bytes = CountedLines { bytes: LimitedFile::new(bytes), position: 0, lines: RefCell::default() };
+        let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(bytes);
+        let names: Vec<String> = reader.headers().map_err(|e| problem(&e))?.iter().map(str::to_owned).collect();
         let mut sorted: Vec<&String> = names.iter().filter(|name| !name.is_empty()).collect();
         sorted.sort_unstable();
         match sorted.windows(2).find(|two| two[0] == two[1]) {
             Some(duplicate) => Err(format!("two columns are named `{}`", duplicate[0])),
             None => Ok(Self { reader, names, is_finished: false }),
         }
+    }
+
+    /// A row's cells under their names. Empty cells are null; whether text is a number, a boolean or a list of turns depends
+    /// on its column.
+    fn row(&self, record: &csv::ByteRecord) -> std::result::Result<Json, String> {
+        if record.len() != self.names.len() {
+            return Err(format!("it has {} cells, but there are {} columns", record.len(), self.names.len()));
+        }
+        let cell = |(name, cell): (&String, &[u8])| match std::str::from_utf8(cell) {
+            Ok("") => Ok((name.clone(), Json::Null)),
+            Ok(text) => Ok((name.clone(), Json::Text(text.into()))),
+            Err(_) => Err(format!("`{name}` is not valid UTF-8")),
+        };
+        Ok(Json::Object(self.names.iter().zip(record).map(cell).collect::<std::result::Result<_, _>>()?))
     }
 }
 
@@ -32,35 +90,45 @@ impl Iterator for Csv {
         if self.is_finished {
             return None;
         }
-        self.reader.get_ref().start_row();
-        let mut record = csv::StringRecord::new();
-        let line = self.reader.position().line() as usize;
-        match self.reader.read_record(&mut record) {
-            Ok(false) => None,
-            Ok(true) => {
-                let line = record.position().map_or(line, |position| position.line() as usize);
-                let cell = |(name, cell): (&String, &str)| (name.clone(), cell_value(cell));
-                Some((line, Ok(Json::Object(self.names.iter().zip(&record).map(cell).collect()))))
-            }
+        self.reader.get_ref().bytes.start_row();
+        let mut record = csv::ByteRecord::new();
+        let row = match self.reader.read_byte_record(&mut record) {
+            Ok(false) => return None,
+            Ok(true) => self.row(&record),
             Err(e) => {
                 self.is_finished = e.is_io_error();
-                let line = e.position().map_or(line, |position| position.line() as usize);
-                let problem = match e.kind() {
-                    csv::ErrorKind::Io(e) => e.to_string(),
-                    _ => e.to_string(),
-                };
-                Some((line, Err(problem)))
+                Err(problem(&e))
             }
-        }
+        };
+        let inside = record.as_slice().iter().filter(|byte| **byte == b'\n').count();
+        let end = self.reader.position().byte();
+        Some((self.reader.get_ref().lines.borrow_mut().first_line(end, inside), row))
     }
 }
 
-/// A cell: a JSON list of turns, text, or null. Whether text is a number or a boolean depends on its column.
-fn cell_value(cell: &str) -> Json {
-    let text = || Json::Text(cell.into());
-    match cell {
-        "" => Json::Null,
-        _ if cell.trim_start().starts_with('[') => serde_json::from_str(cell).unwrap_or_else(|_| text()),
-        _ => text(),
+fn problem(e: &csv::Error) -> String {
+    match e.kind() {
+        csv::ErrorKind::Io(e) => e.to_string(),
+        csv::ErrorKind::Utf8 { .. } => "the names of the columns are not valid UTF-8".into(),
+        _ => e.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Line breaks of every kind, inside cells, between rows and at the end.
+    #[test]
+    fn lines_are_those_of_the_file() {
+        let lines = |text: &'static str| {
+            let csv = Csv::new(Box::new(text.as_bytes()), b',').expect("names");
+            csv.map(|(line, row)| if row.is_ok() { line as i64 } else { -(line as i64) }).collect::<Vec<_>>()
+        };
+        assert_eq!(lines("a,b\n1,2\n3,4\n"), [2, 3]);
+        assert_eq!(lines("a,b\r\n1,2\r\n3\r\n5,6"), [2, -3, 4]);
+        assert_eq!(lines("a,b\r\n1,\"x\r\ny\r\n\"\r\n\r\n\r\n3,4\r\n5,6\r\n"), [2, 7, 8]);
+        assert_eq!(lines("a,b\n\n1,\"x\n\ny\"\n\n3,4"), [3, 7]);
+        assert_eq!(lines("\"a\nb\",c\n1,2\n3,4"), [3, 4]);
     }
 }

@@ -1,16 +1,15 @@
 //! JSON Lines, and a JSON list read item by item.
 
-use super::limited_file::{BOM, LimitedFile, MAX_ROW, too_long};
-use super::record::NumberedRecord;
+use super::limited_file::{LimitedFile, MAX_ROW, too_long};
+use super::numbered::NumberedRecord;
 use crate::json::Json;
 use indexmap::IndexMap;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 
 /// A JSON object without duplicate keys.
-struct UniqueKeys(Json);
+pub(super) struct UniqueKeys(pub(super) Json);
 
 impl<'de> Deserialize<'de> for UniqueKeys {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
@@ -45,19 +44,24 @@ fn parse_row(text: &[u8]) -> std::result::Result<Json, String> {
     } else {
         serde_json::from_slice(text)
     };
-    value.map_err(|e| format!("it is not valid JSON: {e}"))
+    value.map_err(|e| not_json(&e))
+}
+
+/// What is wrong with JSON text.
+pub(super) fn not_json(e: &serde_json::Error) -> String {
+    format!("it is not valid JSON: {e}")
 }
 
 /// JSON Lines: one value per line.
 pub(super) struct JsonLines {
-    reader: BufReader<File>,
+    reader: BufReader<Box<dyn Read>>,
     line: usize,
     is_finished: bool,
 }
 
 impl JsonLines {
-    pub(super) fn new(file: File) -> Self {
-        Self { reader: BufReader::with_capacity(1 << 16, file), line: 0, is_finished: false }
+    pub(super) fn new(bytes: Box<dyn Read>) -> Self {
+        Self { reader: BufReader::with_capacity(1 << 16, bytes), line: 0, is_finished: false }
     }
 }
 
@@ -76,11 +80,10 @@ impl Iterator for JsonLines {
                 }
                 Ok(count) if count > MAX_ROW => too_long(),
                 Ok(_) => {
-                    let text = if self.line == 1 { bytes.strip_prefix(BOM).unwrap_or(&bytes) } else { &bytes };
-                    if text.trim_ascii().is_empty() {
+                    if bytes.trim_ascii().is_empty() {
                         continue;
                     }
-                    return Some((self.line, parse_row(text)));
+                    return Some((self.line, parse_row(&bytes)));
                 }
                 Err(e) => e.to_string(),
             };
@@ -91,23 +94,45 @@ impl Iterator for JsonLines {
     }
 }
 
+/// Bytes whose line breaks are counted as they are consumed.
+struct CountedReader {
+    reader: BufReader<LimitedFile>,
+    /// The line of the next byte.
+    line: usize,
+}
+
+impl Read for CountedReader {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = self.reader.read(buffer)?;
+        self.line += buffer[..count].iter().filter(|byte| **byte == b'\n').count();
+        Ok(count)
+    }
+}
+
+impl CountedReader {
+    fn consume(&mut self, count: usize) {
+        self.line += self.reader.buffer()[..count].iter().filter(|byte| **byte == b'\n').count();
+        self.reader.consume(count);
+    }
+}
+
 /// A JSON list, item by item.
 pub(super) struct JsonList {
-    reader: BufReader<LimitedFile>,
+    reader: CountedReader,
     /// Items read; `usize::MAX` after the end.
     row: usize,
 }
 
 impl JsonList {
-    pub(super) fn new(reader: BufReader<LimitedFile>) -> Self {
-        Self { reader, row: 0 }
+    pub(super) fn new(bytes: Box<dyn Read>) -> Self {
+        Self { reader: CountedReader { reader: BufReader::new(LimitedFile::new(bytes)), line: 1 }, row: 0 }
     }
 
     /// The next byte that is not whitespace, without consuming it.
     fn first_byte(&mut self) -> std::io::Result<Option<u8>> {
         loop {
-            self.reader.get_ref().start_row();
-            let bytes = self.reader.fill_buf()?;
+            self.reader.reader.get_ref().start_row();
+            let bytes = self.reader.reader.fill_buf()?;
             let spaces = bytes.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
             let (next, is_end) = (bytes.get(spaces).copied(), bytes.is_empty());
             self.reader.consume(spaces);
@@ -117,8 +142,8 @@ impl JsonList {
         }
     }
 
-    /// The next item; `None` after the last.
-    fn item(&mut self) -> std::result::Result<Option<Json>, String> {
+    /// The next item, and the line on which it begins; `None` after the last.
+    fn item(&mut self) -> std::result::Result<Option<(usize, Json)>, String> {
         let opening = if self.row == 0 { b'[' } else { b',' };
         let first = self.first_byte().map_err(|e| e.to_string())?;
         match first {
@@ -131,9 +156,10 @@ impl JsonList {
             Some(b']') if self.row == 0 => Ok(None),
             // reads to the closing bracket of the object
             Some(b'{') => {
+                let line = self.reader.line;
                 let mut json = serde_json::Deserializer::from_reader(&mut self.reader);
-                let row = UniqueKeys::deserialize(&mut json).map(|UniqueKeys(value)| Some(value));
-                row.map_err(|e| if e.is_io() { e.to_string() } else { format!("it is not valid JSON: {e}") })
+                let row = UniqueKeys::deserialize(&mut json).map(|UniqueKeys(value)| Some((line, value)));
+                row.map_err(|e| if e.is_io() { e.to_string() } else { not_json(&e) })
             }
             _ => Err("an item of the list is not an object".into()),
         }
@@ -149,8 +175,10 @@ impl Iterator for JsonList {
             return None;
         }
         let item = self.item().transpose();
-        let row = self.row + 1;
-        self.row = if matches!(item, Some(Ok(_))) { row } else { usize::MAX };
-        Some((row, item?))
+        self.row = if matches!(item, Some(Ok(_))) { self.row + 1 } else { usize::MAX };
+        Some(match item? {
+            Ok((line, row)) => (line, Ok(row)),
+            Err(problem) => (self.reader.line, Err(problem)),
+        })
     }
 }

@@ -1,10 +1,7 @@
-//! Plain files, read with a limit on the bytes of a row.
+//! Bytes of a file, read with a limit on those of a row, and with their lines counted.
 
-use crate::{Error, Result};
 use std::cell::Cell;
-use std::fs::File;
 use std::io::Read;
-use std::path::Path;
 
 /// Bytes of a row.
 pub(super) const MAX_ROW: usize = 8 << 20;
@@ -12,27 +9,15 @@ pub(super) const MAX_ROW: usize = 8 << 20;
 /// The byte order mark that some editors write at the start of a file.
 pub(super) const BOM: &[u8] = "\u{feff}".as_bytes();
 
-/// Opens a regular file; folders, pipes and devices are refused.
-pub(super) fn open_file(path: &Path) -> Result<File> {
-    let read = |source| Error::Read { path: path.into(), source };
-    let file_type = std::fs::metadata(path).map_err(read)?.file_type();
-    let found = match () {
-        () if file_type.is_file() => return File::open(path).map_err(read),
-        () if file_type.is_dir() => "a folder",
-        () => "a pipe or a device",
-    };
-    Err(Error::NoFile { path: path.into(), found })
-}
-
-/// A file that gives at most [`MAX_ROW`] bytes per row.
+/// Bytes with at most [`MAX_ROW`] per row.
 pub(super) struct LimitedFile {
-    file: File,
+    bytes: Box<dyn Read>,
     remaining: Cell<usize>,
 }
 
 impl LimitedFile {
-    pub(super) fn new(file: File) -> Self {
-        Self { file, remaining: Cell::new(MAX_ROW) }
+    pub(super) fn new(bytes: Box<dyn Read>) -> Self {
+        Self { bytes, remaining: Cell::new(MAX_ROW) }
     }
 
     /// Starts a new row.
@@ -47,7 +32,7 @@ impl Read for LimitedFile {
         if most == 0 && !buffer.is_empty() {
             return Err(std::io::Error::other(too_long()));
         }
-        let count = self.file.read(&mut buffer[..most])?;
+        let count = self.bytes.read(&mut buffer[..most])?;
         self.remaining.set(self.remaining.get() - count);
         Ok(count)
     }

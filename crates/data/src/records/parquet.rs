@@ -1,7 +1,7 @@
 //! Parquet files, row by row. Sizes are checked before the library allocates memory, and a panic of the library on a file's
 //! bytes is an error of the file.
 
-use super::record::NumberedRecord;
+use super::numbered::NumberedRecord;
 use crate::json::Json;
 use crate::{Error, Result};
 use duel_tables::guarded;

@@ -1,12 +1,14 @@
-//! One row: a preference pair, a labelled completion or a prompt, in the dataset formats of TRL.
+//! One row: preference pairs, a labelled completion or a prompt, in the shapes of published sets.
 
-use crate::chat::{Conversation, Message};
+use super::assemble::{Named, PromptParts, assemble};
+use super::columns::ColumnRole as Role;
+use super::finder::RowShape;
+use super::numbered::NumberedRecord;
+use super::plan::ColumnPlan;
+use super::ranked::{self, MAX_COMPLETIONS, Order, RowGroup};
+use super::turns::{Content, content, is_turn, tools};
 use crate::json::Json;
 use indexmap::IndexMap;
-use serde::{Deserialize, Serialize};
-
-/// The line of a row, or its number in a parquet file, and the row or what is wrong with it.
-pub type NumberedRecord<T> = (usize, std::result::Result<T, String>);
 
 /// A number, or text that is one.
 fn to_number(value: &Json) -> Option<f64> {
@@ -31,20 +33,6 @@ fn to_flag(value: &Json) -> Option<bool> {
     parsed.or_else(from_number)
 }
 
-/// A prompt or a completion: plain text, or the turns of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum Content {
-    Text(String),
-    Conversation(Conversation),
-}
-
-impl From<Vec<Message>> for Content {
-    fn from(turns: Vec<Message>) -> Self {
-        Self::Conversation(turns.into())
-    }
-}
-
 /// A row in one of the supported formats.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Record {
@@ -64,177 +52,354 @@ pub enum Record {
     Prompt { prompt: Content },
 }
 
-/// The column names of a row's parts.
-#[derive(Debug, Clone)]
-pub struct Columns {
-    pub prompt: String,
-    pub chosen: String,
-    pub rejected: String,
-}
-
 impl Record {
-    /// Reads the records of a row.
+    /// Reads the records of a row by itself.
     ///
     /// # Errors
     /// In words, what is missing or of the wrong type.
-    pub fn read(row: &Json, columns: &Columns) -> std::result::Result<Vec<Self>, String> {
-        let Json::Object(row) = row else { return Err(format!("a row is an object, not {}", row.type_name())) };
-        let row = RowFields(row);
-        let prompt = match row.content(&columns.prompt)? {
-            Some(prompt) => Some(prompt),
-            None => row.content("conversations")?, // ShareGPT
+    pub(super) fn read(row: &Json, plan: &ColumnPlan) -> std::result::Result<Vec<Self>, String> {
+        let row = RowFields::new(row, plan)?;
+        match plan.shape {
+            RowShape::Columns => row.columns().map(|record| vec![record]),
+            RowShape::LabelledAnswer => row.labelled_answer().map(|record| vec![record]),
+            RowShape::Ranked => row.ranked(),
+            RowShape::Preference => row.preference().map(|record| vec![record]),
+            RowShape::Scored => Err("it is the only completion of its prompt, and there is none to compare it with; completion = \"none\" uses the prompts alone".into()),
+        }
+    }
+
+    /// Reads rows of one prompt together: each stays with its line, and the last one has the records.
+    pub(super) fn read_group(rows: &RowGroup, plan: &ColumnPlan) -> Vec<NumberedRecord<Vec<Self>>> {
+        let read = |(line, row): &NumberedRecord<Json>| {
+            let records = row.as_ref().map_err(String::clone).and_then(|row| Self::read(row, plan));
+            (*line, records)
         };
-        let record = match (row.content(&columns.chosen)?, row.content(&columns.rejected)?) {
-            (Some(chosen), Some(rejected)) => row.pair(prompt, chosen, rejected),
-            (None, None) => row.single(prompt, columns),
-            (Some(_), None) => Err(format!("`{}` is missing", columns.rejected)),
-            (None, Some(_)) => Err(format!("`{}` is missing", columns.chosen)),
+        if rows.len() == 1 {
+            return rows.iter().map(read).collect();
+        }
+        let read_fields = |(_, row): &NumberedRecord<Json>| -> std::result::Result<(Named, f64), String> {
+            let row = RowFields::new(row.as_ref().map_err(String::clone)?, plan)?;
+            Ok((row.named(Role::Completion)?, row.number_of(Role::Score)?))
         };
-        Ok(vec![record?])
+        let completions: Vec<_> = rows.iter().map(read_fields).collect();
+        let (mut named, mut scores) = (vec![], vec![]);
+        for (completion, score) in completions.iter().flatten().cloned() {
+            named.push(completion);
+            scores.push(score);
+        }
+        let first = rows.iter().find_map(|(_, row)| row.as_ref().ok());
+        let records = first.map_or(Ok(vec![]), |row| RowFields::new(row, plan)?.pairs(&named, &Order::Scores(scores)));
+        let mut records = Some(records);
+        let last = completions.iter().rposition(std::result::Result::is_ok);
+        let numbered = completions.into_iter().enumerate().map(|(index, completion)| {
+            let is_last = Some(index) == last;
+            let made = completion.and_then(|_| if is_last { records.take().unwrap_or(Ok(vec![])) } else { Ok(vec![]) });
+            (rows[index].0, made)
+        });
+        numbered.collect()
     }
 }
 
-/// The fields of a row.
-struct RowFields<'a>(&'a IndexMap<String, Json>);
+/// The fields of a row, and what each is for.
+struct RowFields<'a> {
+    fields: &'a IndexMap<String, Json>,
+    plan: &'a ColumnPlan,
+}
 
-impl RowFields<'_> {
-    fn get(&self, name: &str) -> Option<&Json> {
-        self.0.get(name).filter(|value| **value != Json::Null)
+impl<'a> RowFields<'a> {
+    fn new(row: &'a Json, plan: &'a ColumnPlan) -> std::result::Result<Self, String> {
+        let Json::Object(fields) = row else { return Err(format!("a row is an object, not {}", row.type_name())) };
+        match plan.late_column(fields) {
+            Some((name, role)) => Err(format!(
+                "`{name}` is not among the columns of the first {} rows, by which the file is read: \
+                 give it there too, as null, or name it: [world.rows] {role} = \"{name}\"",
+                plan.rows
+            )),
+            None => Ok(Self { fields, plan }),
+        }
     }
 
-    fn content(&self, name: &str) -> std::result::Result<Option<Content>, String> {
-        self.get(name).map(|value| content(value, name)).transpose()
+    /// The column of a role, and its value where it has one.
+    fn get(&self, role: Role) -> Option<(&'a str, &'a Json)> {
+        let name = self.plan.name(role)?;
+        self.fields.get(name).filter(|value| **value != Json::Null).map(|value| (name, value))
     }
 
-    fn number(&self, name: &str) -> std::result::Result<Option<f64>, String> {
-        let Some(value) = self.get(name) else { return Ok(None) };
+    /// What a role is called in messages.
+    fn name(&self, role: Role) -> &'a str {
+        self.plan.name(role).unwrap_or(role.key())
+    }
+
+    fn content(&self, role: Role) -> std::result::Result<Option<Content>, String> {
+        self.get(role).map(|(name, value)| content(value, name)).transpose()
+    }
+
+    fn named(&self, role: Role) -> std::result::Result<Named, String> {
+        let name = self.name(role);
+        let content = self.content(role)?.ok_or_else(|| format!("`{name}` is missing"))?;
+        Ok((name.to_owned(), content))
+    }
+
+    fn text(&self, role: Role) -> std::result::Result<Option<String>, String> {
+        match self.get(role) {
+            None => Ok(None),
+            Some((_, Json::Text(text))) => Ok(Some(text.clone())),
+            Some((name, other)) => Err(format!("`{name}` is {}, not text", other.type_name())),
+        }
+    }
+
+    fn number(&self, role: Role) -> std::result::Result<Option<f64>, String> {
+        let Some((name, value)) = self.get(role) else { return Ok(None) };
         let number = to_number(value).ok_or_else(|| format!("`{name}` is {}, not a number", value.type_name()))?;
         Ok(Some(number))
     }
 
-    fn pair(&self, prompt: Option<Content>, chosen: Content, rejected: Content) -> std::result::Result<Record, String> {
-        let (prompt, chosen, rejected) = match prompt {
-            Some(prompt) => (prompt, chosen, rejected),
-            None => implicit_prompt(chosen, rejected)?,
-        };
-        let scores = match (self.number("score_chosen")?, self.number("score_rejected")?) {
-            (Some(chosen), Some(rejected)) => Some([chosen, rejected]),
-            (None, None) => None,
-            _ => return Err("`score_chosen` and `score_rejected` must be given together".into()),
-        };
-        Ok(Record::Pair { prompt, chosen, rejected, margin: self.number("margin")?, scores })
+    fn number_of(&self, role: Role) -> std::result::Result<f64, String> {
+        self.number(role)?.ok_or_else(|| format!("`{}` is missing", self.name(role)))
     }
 
-    /// A row with one completion, or a prompt alone.
-    fn single(&self, prompt: Option<Content>, columns: &Columns) -> std::result::Result<Record, String> {
-        let desirable = match (self.get("label"), self.get("completion")) {
-            (_, None) => None, // a label of something else
-            (Some(label), Some(_)) => match to_flag(label) {
-                None => return Err(format!("`label` is {}, not true or false", label.type_name())),
-                desirable => desirable,
-            },
-            (None, Some(_)) => return Err("`completion` without `label`: is it wanted or not?".into()),
-        };
-        match (prompt, self.content("completion")?, desirable) {
-            (Some(prompt), Some(completion), Some(desirable)) => Ok(Record::Judged { prompt, completion, desirable }),
-            (Some(prompt), ..) => Ok(Record::Prompt { prompt }),
-            (None, Some(_), _) => Err(format!("`{}` is missing", columns.prompt)),
-            (None, None, _) => {
-                let mut names: Vec<&str> = self.0.keys().map(String::as_str).collect();
+    /// What stands before the completions.
+    fn prompt_parts(&self) -> std::result::Result<PromptParts, String> {
+        Ok(PromptParts {
+            prompt: self.content(Role::Prompt)?,
+            input: self.text(Role::Input)?,
+            system: self.text(Role::System)?,
+            tools: self.get(Role::Tools).map_or(Ok(None), |(name, value)| tools(value, name))?,
+            is_chat: self.plan.is_chat,
+        })
+    }
+
+    /// The same where the plan has a column of prompts, which no row may then lack.
+    fn needed_prompt(&self) -> std::result::Result<PromptParts, String> {
+        let parts = self.prompt_parts()?;
+        match parts.prompt {
+            None => Err(format!("`{}` is missing", self.name(Role::Prompt))),
+            Some(_) => Ok(parts),
+        }
+    }
+
+    /// The same of a pair. With a column of prompts, a row without one is no row with an implicit prompt.
+    fn pair_parts(&self) -> std::result::Result<PromptParts, String> {
+        if self.plan.name(Role::Prompt).is_some() { self.needed_prompt() } else { self.prompt_parts() }
+    }
+
+    /// A pair, one completion with its label, or a prompt alone, by the columns that the row has.
+    fn columns(&self) -> std::result::Result<Record, String> {
+        let has = |role| self.get(role).is_some();
+        match (has(Role::Chosen), has(Role::Rejected)) {
+            (true, true) => self.pair(),
+            (true, false) => Err(format!("`{}` is missing", self.name(Role::Rejected))),
+            (false, true) => Err(format!("`{}` is missing", self.name(Role::Chosen))),
+            (false, false) if has(Role::Completion) => self.judged(),
+            (false, false) if has(Role::Prompt) => self.prompt_alone(),
+            (false, false) => {
+                let mut names: Vec<&str> = self.fields.keys().map(String::as_str).collect();
                 names.sort_unstable();
                 Err(format!(
                     "expected `{}` and `{}`, or `{}`, found {}",
-                    columns.chosen,
-                    columns.rejected,
-                    columns.prompt,
+                    self.name(Role::Chosen),
+                    self.name(Role::Rejected),
+                    self.name(Role::Prompt),
                     if names.is_empty() { "no columns".into() } else { format!("only {}", names.join(", ")) }
                 ))
             }
         }
     }
-}
 
-/// Text, a turn, or a list of turns.
-fn content(value: &Json, name: &str) -> std::result::Result<Content, String> {
-    match value {
-        Json::Text(text) => Ok(Content::Text(text.clone())),
-        Json::Object(_) => Ok(vec![message(value, name, 0)?].into()),
-        Json::List(turns) if turns.is_empty() => Err(format!("`{name}` has no turns")),
-        Json::List(turns) => {
-            let turns = turns.iter().enumerate().map(|(index, turn)| message(turn, name, index));
-            Ok(turns.collect::<std::result::Result<Vec<_>, _>>()?.into())
-        }
-        other => Err(format!("`{name}` is {}, not text or a list of turns", other.type_name())),
-    }
-}
-
-/// `{role, content}`, or ShareGPT's `{from, value}`. Other fields stay as they are; those that are null are left out, since
-/// tables with a column of turns give every turn the fields of all.
-fn message(value: &Json, name: &str, index: usize) -> std::result::Result<Message, String> {
-    let turn = || format!("turn {} of `{name}`", index + 1);
-    let Json::Object(fields) = value else { return Err(format!("{} has no `role`", turn())) };
-    let is_plain = fields.get("role").and_then(Json::as_str).is_some();
-    let mut message = IndexMap::new();
-    for (name, value) in fields.iter().filter(|(_, value)| **value != Json::Null) {
-        let (name, value) = match (name.as_str(), value) {
-            ("from", Json::Text(role)) if !is_plain => ("role", role.clone().into()),
-            ("value", value) if !fields.contains_key("content") => ("content", value.clone()),
-            (name, value) => (name, value.clone()),
+    fn pair(&self) -> std::result::Result<Record, String> {
+        let parts = self.pair_parts()?;
+        let scores = match (self.number(Role::ScoreChosen)?, self.number(Role::ScoreRejected)?) {
+            (Some(chosen), Some(rejected)) => Some([chosen, rejected]),
+            (None, None) => None,
+            _ => {
+                let [chosen, rejected] = [Role::ScoreChosen, Role::ScoreRejected].map(|role| self.name(role));
+                return Err(format!("`{chosen}` and `{rejected}` must be given together"));
+            }
         };
-        message.insert(name.to_owned(), value);
+        let margin = self.number(Role::Margin)?;
+        pair(parts, [self.named(Role::Chosen)?, self.named(Role::Rejected)?], margin, scores)
     }
-    match message.get_mut("role") {
-        Some(Json::Text(role)) => match role.as_str() {
-            "human" => *role = "user".into(),
-            "gpt" => *role = "assistant".into(),
-            _ => {}
-        },
-        _ => return Err(format!("{} has no `role`", turn())),
+
+    fn judged(&self) -> std::result::Result<Record, String> {
+        let completion = self.named(Role::Completion)?;
+        let desirable = self.label()?.ok_or_else(|| {
+            let label = self.name(Role::Label);
+            format!("`{}` without `{label}`: is it wanted or not?", completion.0)
+        })?;
+        judged(self.needed_prompt()?, completion, desirable)
     }
-    let says = message.get("content").is_some_and(|content| matches!(content, Json::Text(_) | Json::List(_)));
-    if !says && !message.contains_key("tool_calls") {
-        return Err(format!("{} has no `content` that is text", turn()));
+
+    fn label(&self) -> std::result::Result<Option<bool>, String> {
+        let Some((name, value)) = self.get(Role::Label) else { return Ok(None) };
+        let flag = to_flag(value).ok_or_else(|| format!("`{name}` is {}, not true or false", value.type_name()))?;
+        Ok(Some(flag))
     }
-    Ok(Message::from_fields(message))
+
+    fn prompt_alone(&self) -> std::result::Result<Record, String> {
+        let mut parts = self.needed_prompt()?;
+        if let (true, Some(Content::Conversation(conversation))) = (self.plan.drops_answer, &mut parts.prompt) {
+            let turns = &mut conversation.turns;
+            let end = turns.iter().rposition(|turn| turn.role() == "user").map_or(0, |index| index + 1);
+            if end == 0 {
+                return Err(format!("`{}` has no turn of the user", self.name(Role::Prompt)));
+            }
+            turns.truncate(end);
+        }
+        let (prompt, _) = assemble(parts, vec![])?;
+        Ok(Record::Prompt { prompt })
+    }
+
+    /// A conversation whose last answer, from the assistant's last turn behind the user's on, is the completion.
+    fn labelled_answer(&self) -> std::result::Result<Record, String> {
+        let mut parts = self.needed_prompt()?;
+        let name = self.name(Role::Prompt);
+        let Some(Content::Conversation(conversation)) = &mut parts.prompt else {
+            return Err(format!("`{name}` is text, not a conversation with an answer"));
+        };
+        let turns = &mut conversation.turns;
+        let end = turns.iter().rposition(|turn| turn.role() != "assistant").map_or(0, |index| index + 1);
+        let answer = turns.split_off(end);
+        if answer.is_empty() || turns.is_empty() {
+            return Err(format!("`{name}` does not end with an answer of the assistant"));
+        }
+        let label = self.label()?.ok_or_else(|| format!("`{}` is missing", self.name(Role::Label)))?;
+        judged(parts, (name.to_owned(), answer.into()), label)
+    }
+
+    /// Two completions, of which a number, an index or a name says the better.
+    fn preference(&self) -> std::result::Result<Record, String> {
+        let [first, second] = [self.named(Role::First)?, self.named(Role::Second)?];
+        let (name, value) =
+            self.get(Role::Preference).ok_or_else(|| format!("`{}` is missing", self.name(Role::Preference)))?;
+        let strength = preference_strength(name, value)?;
+        let both = if strength.is_second { [second, first] } else { [first, second] };
+        pair(self.pair_parts()?, both, strength.margin, None)
+    }
+
+    /// Several completions of the row's prompt.
+    fn ranked(&self) -> std::result::Result<Vec<Record>, String> {
+        let (name, value) =
+            self.get(Role::Completions).ok_or_else(|| format!("`{}` is missing", self.name(Role::Completions)))?;
+        let Json::List(items) = value else {
+            return Err(format!("`{name}` is {}, not a list of completions", value.type_name()));
+        };
+        if !(2..=MAX_COMPLETIONS).contains(&items.len()) {
+            return Err(format!("`{name}` has {} completions; 2 to {MAX_COMPLETIONS} are compared", items.len()));
+        }
+        let named = items.iter().enumerate().map(|(index, item)| {
+            let name = format!("{name}[{index}]");
+            let completion = completion_of(item, &name)?;
+            Ok((name, completion))
+        });
+        let named = named.collect::<std::result::Result<Vec<Named>, String>>()?;
+        self.pairs(&named, &self.order(name, items)?)
+    }
+
+    /// What orders the completions of a list: a field of each, or a list beside them.
+    fn order(&self, name: &str, items: &[Json]) -> std::result::Result<Order, String> {
+        let Some(score) = self.plan.name(Role::Score) else { return Ok(Order::Position) };
+        let values: Vec<Option<&Json>> = match self.fields.get(score) {
+            Some(Json::List(scores)) if scores.len() == items.len() => scores.iter().map(Some).collect(),
+            Some(Json::List(scores)) => {
+                return Err(format!("`{score}` has {} values for the {} of `{name}`", scores.len(), items.len()));
+            }
+            _ => items.iter().map(|item| item.get(score)).collect(),
+        };
+        let number = |(index, value): (usize, &Option<&Json>)| {
+            let problem = || format!("`{name}[{index}]` has no `{score}` that is a number");
+            value.and_then(to_number).ok_or_else(problem)
+        };
+        let values = values.iter().enumerate().map(number).collect::<std::result::Result<_, String>>()?;
+        Ok(if Role::is_rank(score) { Order::Ranks(values) } else { Order::Scores(values) })
+    }
+
+    /// The pairs of completions.
+    fn pairs(&self, completions: &[Named], order: &Order) -> std::result::Result<Vec<Record>, String> {
+        let pairs = ranked::pairs(order, completions.len(), self.plan.pairs_per_prompt);
+        let record = |[better, worse]: [usize; 2]| {
+            let scores = match order {
+                Order::Scores(scores) => Some([scores[better], scores[worse]]),
+                Order::Position => None,
+                // a tie
+                Order::Ranks(ranks) => (ranks[better] == ranks[worse]).then_some([0.0, 0.0]),
+            };
+            pair(self.needed_prompt()?, [completions[better].clone(), completions[worse].clone()], None, scores)
+        };
+        pairs.into_iter().map(record).collect()
+    }
 }
 
-/// The prompt that both completions begin with. TRL's implicit prompts.
-fn implicit_prompt(chosen: Content, rejected: Content) -> std::result::Result<(Content, Content, Content), String> {
-    match (chosen, rejected) {
-        (Content::Conversation(chosen), Content::Conversation(rejected)) => {
-            let (chosen, rejected) = (chosen.turns, rejected.turns);
-            let same = chosen.iter().zip(&rejected).take_while(|(a, b)| a == b).count();
-            // both end with the assistant's turn, even where they are the same
-            let cut = same.min(chosen.len().min(rejected.len()).saturating_sub(1));
-            if cut == 0 {
-                return Err("there is no `prompt`, and `chosen` and `rejected` have no common beginning".into());
-            }
-            let rest = |turns: &[Message]| Content::from(turns[cut..].to_vec());
-            Ok((chosen[..cut].to_vec().into(), rest(&chosen), rest(&rejected)))
+fn pair(
+    parts: PromptParts,
+    completions: [Named; 2],
+    margin: Option<f64>,
+    scores: Option<[f64; 2]>,
+) -> std::result::Result<Record, String> {
+    let (prompt, completions) = assemble(parts, completions.into())?;
+    let [chosen, rejected] = <[Content; 2]>::try_from(completions).map_err(|_| "two completions".to_owned())?;
+    Ok(Record::Pair { prompt, chosen, rejected, margin, scores })
+}
+
+fn judged(parts: PromptParts, completion: Named, desirable: bool) -> std::result::Result<Record, String> {
+    let (prompt, completions) = assemble(parts, vec![completion])?;
+    let [completion] = <[Content; 1]>::try_from(completions).map_err(|_| "one completion".to_owned())?;
+    Ok(Record::Judged { prompt, completion, desirable })
+}
+
+/// The text of a completion among several: itself, its turns, or a field of it.
+fn completion_of(item: &Json, name: &str) -> std::result::Result<Content, String> {
+    const FIELDS: [&str; 8] =
+        ["response", "completion", "text", "answer", "content", "output", "generation", "messages"];
+    match item {
+        Json::Object(fields) if !is_turn(item) => {
+            let field = FIELDS.iter().find_map(|field| fields.get(*field).filter(|value| **value != Json::Null));
+            content(field.ok_or_else(|| format!("`{name}` has none of the fields {}", FIELDS.join(", ")))?, name)
         }
-        (Content::Text(chosen), Content::Text(rejected)) => {
-            let same: usize =
-                chosen.chars().zip(rejected.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
-            // the space before a word belongs to the word
-            let cut = chosen[..same].trim_end().len();
-            if cut == 0 {
-                return Err("there is no `prompt`, and `chosen` and `rejected` have no common beginning".into());
-            }
-            let rest = |text: &str| Content::Text(text[cut..].to_owned());
-            Ok((Content::Text(chosen[..cut].to_owned()), rest(&chosen), rest(&rejected)))
+        item => content(item, name),
+    }
+}
+
+/// Which of two completions is better, and by how much.
+struct PreferenceStrength {
+    is_second: bool,
+    margin: Option<f64>,
+}
+
+/// HelpSteer: -3 to 3, below 0 for the first; PKU-SafeRLHF: the index of the better one; arenas: the name of the winner.
+fn preference_strength(name: &str, value: &Json) -> std::result::Result<PreferenceStrength, String> {
+    const LARGEST: f64 = 3.0;
+    let tie = PreferenceStrength { is_second: false, margin: Some(0.0) };
+    match (name, to_number(value), value.as_str()) {
+        ("better_response_id", Some(index @ (0.0 | 1.0)), _) => {
+            Ok(PreferenceStrength { is_second: index == 1.0, margin: None })
         }
-        _ => Err("one of `chosen` and `rejected` is text and the other a list of turns".into()),
+        ("better_response_id", ..) => Err(format!("`{name}` is neither 0 nor 1")),
+        (_, Some(x), _) if x.abs() <= LARGEST => Ok(PreferenceStrength { is_second: x > 0.0, margin: Some(x.abs()) }),
+        (_, Some(x), _) => {
+            Err(format!("`{name}` is {x}; a preference is from -{LARGEST} (the first) to {LARGEST} (the second)"))
+        }
+        (_, None, Some(text)) => match text.trim().to_lowercase().as_str() {
+            "a" | "model_a" | "response_a" | "first" => Ok(PreferenceStrength { is_second: false, margin: None }),
+            "b" | "model_b" | "response_b" | "second" => Ok(PreferenceStrength { is_second: true, margin: None }),
+            text if text.starts_with("tie") => Ok(tie),
+            _ => Err(format!("`{name}` is `{text}`; accepted: a number, a, b, model_a, model_b, tie")),
+        },
+        _ => Err(format!("`{name}` is {}, not a number or a name", value.type_name())),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::columns::Columns;
     use super::*;
+    use crate::chat::Message;
     use serde_json::json;
 
-    fn columns() -> Columns {
-        let [prompt, chosen, rejected] = ["prompt", "chosen", "rejected"].map(str::to_owned);
-        Columns { prompt, chosen, rejected }
+    /// A file of one row.
+    fn read(row: &serde_json::Value) -> std::result::Result<Vec<Record>, String> {
+        let row = row.clone().into();
+        let plan = ColumnPlan::new(std::iter::once(&row), &Columns::default()).map_err(|e| e.problem)?;
+        Record::read(&row, &plan)
     }
 
     fn text(text: &str) -> Content {
@@ -292,7 +457,7 @@ mod tests {
             (json!({"prompt": "a", "label": 1}), Record::Prompt { prompt: text("a") }),
         ];
         for (row, expected) in cases {
-            assert_eq!(Record::read(&row.clone().into(), &columns()), Ok(vec![expected]), "{row}");
+            assert_eq!(read(&row), Ok(vec![expected]), "{row}");
         }
     }
 
@@ -301,7 +466,7 @@ mod tests {
         let cases = [
             (json!([1]), "a row is an object, not a list"),
             (json!({}), "expected `chosen` and `rejected`, or `prompt`, found no columns"),
-            (json!({"prompt": "a", "chosen": "b"}), "`rejected` is missing"),
+            (json!({"prompt": "a", "chosen": "b", "rejected": null}), "`rejected` is missing"),
             (json!({"prompt": "a", "chosen": 1, "rejected": "c"}), "`chosen` is a number, not text or a list of turns"),
             (json!({"prompt": [], "chosen": "b", "rejected": "c"}), "`prompt` has no turns"),
             (json!({"prompt": [{"content": "a"}], "chosen": "b", "rejected": "c"}), "turn 1 of `prompt` has no `role`"),
@@ -318,7 +483,7 @@ mod tests {
             ),
         ];
         for (row, expected) in cases {
-            assert_eq!(Record::read(&row.clone().into(), &columns()), Err(expected.to_owned()), "{row}");
+            assert_eq!(read(&row), Err(expected.to_owned()), "{row}");
         }
     }
 }

@@ -91,7 +91,7 @@ fn experiment_context(run: &Run) -> Value {
         only_beta => only_beta(run),
         noisy => stages.pairs.length_bias > 0.0 || stages.pairs.label_flips > 0.0,
         rows => stages.pairs.rows,
-        own_rows => if world.kind == WorldKind::Rows { world.rows.train.clone() } else { String::new() },
+        own_rows => if world.kind == WorldKind::Rows { world.rows.train.to_string() } else { String::new() },
         row_use => row_use(run),
         pretrained => run.experiment.model.from.clone(),
         sft => stages.sft.steps > 0,

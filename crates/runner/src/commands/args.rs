@@ -10,18 +10,83 @@ use duel_ledger::read_rounds;
 use duel_spec::{Document, Experiment};
 use std::path::{Path, PathBuf};
 
-/// The names of the columns of a row.
-#[derive(Debug, Clone, Args)]
+/// The names of the columns of a row. Without one, those that published sets use; "none": no such column.
+#[derive(Debug, Clone, Default, Args)]
+#[command(next_help_heading = "Columns")]
 pub struct ColumnArgs {
     /// The column of prompts
-    #[arg(long, value_name = "NAME", default_value = "prompt")]
-    pub prompt: String,
+    #[arg(long, value_name = "NAME")]
+    pub prompt: Option<String>,
+    /// The column of what an instruction is about
+    #[arg(long, value_name = "NAME")]
+    pub input: Option<String>,
+    /// The column of system turns
+    #[arg(long, value_name = "NAME")]
+    pub system: Option<String>,
+    /// The column of functions that may be called
+    #[arg(long, value_name = "NAME")]
+    pub tools: Option<String>,
     /// The column of what was preferred
-    #[arg(long, value_name = "NAME", default_value = "chosen")]
-    pub chosen: String,
+    #[arg(long, value_name = "NAME")]
+    pub chosen: Option<String>,
     /// The column of what was not
-    #[arg(long, value_name = "NAME", default_value = "rejected")]
-    pub rejected: String,
+    #[arg(long, value_name = "NAME")]
+    pub rejected: Option<String>,
+    /// The column of single completions, with a label or a score
+    #[arg(long, value_name = "NAME")]
+    pub completion: Option<String>,
+    /// The column that says whether a completion is desirable
+    #[arg(long, value_name = "NAME")]
+    pub label: Option<String>,
+    /// The column of lists of completions, ranked or with scores
+    #[arg(long, value_name = "NAME")]
+    pub completions: Option<String>,
+    /// The score of a completion: a field, a list beside them or a column
+    #[arg(long, value_name = "NAME")]
+    pub score: Option<String>,
+    /// The column of the first of two completions
+    #[arg(long, value_name = "NAME")]
+    pub first: Option<String>,
+    /// The column of the second of two completions
+    #[arg(long, value_name = "NAME")]
+    pub second: Option<String>,
+    /// The column that says which of the two is better
+    #[arg(long, value_name = "NAME")]
+    pub preference: Option<String>,
+    /// The column of the chosen completion's score
+    #[arg(long, value_name = "NAME")]
+    pub score_chosen: Option<String>,
+    /// The column of the rejected completion's score
+    #[arg(long, value_name = "NAME")]
+    pub score_rejected: Option<String>,
+    /// The column of the preference's strength, in log-odds
+    #[arg(long, value_name = "NAME")]
+    pub margin: Option<String>,
+}
+
+impl ColumnArgs {
+    /// The names that were given, by their keys in `[world.rows]`.
+    pub fn names(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let names = [
+            ("prompt", &self.prompt),
+            ("input", &self.input),
+            ("system", &self.system),
+            ("tools", &self.tools),
+            ("chosen", &self.chosen),
+            ("rejected", &self.rejected),
+            ("completion", &self.completion),
+            ("label", &self.label),
+            ("completions", &self.completions),
+            ("score", &self.score),
+            ("first", &self.first),
+            ("second", &self.second),
+            ("preference", &self.preference),
+            ("score_chosen", &self.score_chosen),
+            ("score_rejected", &self.score_rejected),
+            ("margin", &self.margin),
+        ];
+        names.into_iter().filter_map(|(key, name)| Some((key, name.as_deref()?)))
+    }
 }
 
 /// Which experiment, with which changes.

@@ -26,8 +26,12 @@ pub enum DataCommand {
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// The rows: .jsonl, .json, .csv, .tsv or .parquet, or hub:org/name[/config][:split]; or an experiment: .toml
+    /// The rows: .jsonl, .json, .csv, .tsv or .parquet, also with .gz or .zst; a folder or a pattern of these;
+    /// hub:org/name[/config][:split]; or an experiment: .toml
     pub file: PathBuf,
+    /// Further files of the same rows
+    #[arg(value_name = "FILE")]
+    pub more: Vec<PathBuf>,
     /// The model whose tokenizer and chat template read them; lengths are in words without one
     #[arg(long, value_name = "DIR|FILE.gguf|NAME")]
     pub model: Option<PathBuf>,
@@ -113,8 +117,8 @@ impl CheckArgs {
     fn input(&self) -> Result<CheckInput> {
         if self.format == OutputFormat::Json {
             // the answer names its files
-            let files = [Some(&self.file), self.validation.as_ref(), self.test.as_ref()];
-            files.into_iter().flatten().try_for_each(|file| as_text(file, "file of rows").map(drop))?;
+            let others = self.validation.iter().chain(&self.test).chain(&self.more);
+            std::iter::once(&self.file).chain(others).try_for_each(|file| as_text(file, "file of rows").map(drop))?;
         }
         let is_experiment = self.file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml"));
         if is_experiment { self.experiment_input() } else { self.file_input() }
@@ -122,15 +126,17 @@ impl CheckArgs {
 
     /// Options that stand for a setting of `[world.rows]`.
     fn row_settings(&self) -> Vec<String> {
-        let ColumnArgs { prompt, chosen, rejected } = &self.columns;
-        let columns = [("prompt", prompt), ("chosen", chosen), ("rejected", rejected)];
-        let columns = columns.into_iter().filter(|(default, name)| default != name);
+        let columns = self.columns.names();
         let limits = [("prompt_tokens", self.prompt_tokens), ("response_tokens", self.response_tokens)];
         let limits = limits.into_iter().filter_map(|(key, most)| Some(format!("world.rows.{key}={}", most?)));
         columns.map(|(key, name)| assignment(&format!("world.rows.{key}"), name)).chain(limits).collect()
     }
 
     fn experiment_input(&self) -> Result<CheckInput> {
+        if let Some(path) = self.more.first() {
+            let reason = "an experiment names its files of rows itself".into();
+            return Err(Error::Unused { option: path.display().to_string(), reason });
+        }
         let mut settings = self.set.clone();
         settings.extend(self.row_settings());
         for (key, path, what) in [
@@ -161,13 +167,11 @@ impl CheckArgs {
         let document = Document::parse("the settings of `duel data check`", ONLY_ROWS, &settings)?;
         let settings = Experiment::from_document(&document)?.world.rows;
         let is_alone = self.validation.is_none() && self.test.is_none();
-        let named = [
-            (Some(&self.file), Split::Train),
-            (self.validation.as_ref(), Split::Validation),
-            (self.test.as_ref(), Split::Test),
-        ];
+        let train = std::iter::once(&self.file).chain(&self.more).map(|from| (from, Split::Train));
+        let others = [(&self.validation, Split::Validation), (&self.test, Split::Test)];
+        let others = others.into_iter().filter_map(|(from, split)| Some((from.as_ref()?, split)));
         let mut files = vec![];
-        for (from, split) in named.into_iter().filter_map(|(from, split)| Some((from?, split))) {
+        for (from, split) in train.chain(others) {
             let split = (!is_alone).then_some(split);
             files.extend(sources::rows(from)?.into_iter().map(|path| (split, path)));
         }
@@ -182,6 +186,7 @@ impl CheckInput {
     pub fn unlimited(rows: &Path, model: &Path, columns: &ColumnArgs) -> Result<Self> {
         let args = CheckArgs {
             file: rows.into(),
+            more: vec![],
             model: Some(model.into()),
             validation: None,
             test: None,

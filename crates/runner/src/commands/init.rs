@@ -49,8 +49,7 @@ fn name_of(folder: &Path) -> String {
     if name.is_empty() { "own-data".into() } else { name }
 }
 
-/// Sets a key of the template, with its comment where it was; one that the template leaves to its default is added where the
-/// value is another.
+/// Sets a key of the template, with its comment where it was; one that the template leaves to its default is added.
 fn set(document: &mut DocumentMut, key: &str, value: toml_edit::Value) {
     let (tables, name) = key.rsplit_once('.').unwrap_or(("", key));
     let mut table = document.as_table_mut();
@@ -58,9 +57,7 @@ fn set(document: &mut DocumentMut, key: &str, value: toml_edit::Value) {
         table = table[below].as_table_mut().expect("the template is tested to have its tables");
     }
     let Some(old) = table.get_mut(name).and_then(Item::as_value_mut) else {
-        if value.as_str() != Some(name) {
-            table.insert(name, Item::Value(value));
-        }
+        table.insert(name, Item::Value(value));
         return;
     };
     let text = |value: &toml_edit::Value| value.clone().decorated("", "").to_string().chars().count();
@@ -125,14 +122,11 @@ pub fn init(args: &InitArgs) -> Result<()> {
         as_text(&absolute, what).map(String::from)
     };
     let folder = absolute(&args.folder, "folder")?;
-    let columns = &args.columns;
+    let columns = args.columns.names().map(|(key, name)| (format!("world.rows.{key}"), name.into()));
     let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX).into();
-    let values: [(&str, toml_edit::Value); 14] = [
+    let values: [(&str, toml_edit::Value); 11] = [
         ("name", name_of(Path::new(&folder)).into()),
         ("world.rows.train", absolute(&args.rows, "file of rows")?.into()),
-        ("world.rows.prompt", columns.prompt.as_str().into()),
-        ("world.rows.chosen", columns.chosen.as_str().into()),
-        ("world.rows.rejected", columns.rejected.as_str().into()),
         ("world.rows.prompt_tokens", number(round(prompt.ninety))),
         ("world.rows.response_tokens", number(round(chosen.ninety.max(rejected.ninety)))),
         ("model.from", absolute(&args.model, "model")?.into()),
@@ -144,6 +138,7 @@ pub fn init(args: &InitArgs) -> Result<()> {
         ("evaluation.prompts", number(holdout.min(64))),
     ];
     let mut fitted: DocumentMut = template(is_unpaired).parse().expect("the template is tested to parse");
+    columns.for_each(|(key, name)| set(&mut fitted, &key, name));
     values.into_iter().for_each(|(key, value)| set(&mut fitted, key, value));
     let fitted = fitted.to_string();
     let experiment = Experiment::from_document(&Document::parse("experiment.toml", &fitted, &[])?)?;
@@ -163,6 +158,7 @@ pub fn init(args: &InitArgs) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use duel_spec::RowPaths;
 
     #[test]
     fn names_and_paths_of_any_letters_are_written_as_toml() {
@@ -189,8 +185,9 @@ mod tests {
             let read = Document::parse("t", &written, &[]).and_then(|document| Experiment::from_document(&document));
             let experiment = read.unwrap_or_else(|e| panic!("{text:?}: {e}\n{written}"));
             let rows = &experiment.world.rows;
-            assert_eq!([&rows.train, &rows.chosen, &experiment.model.from], [text; 3]);
-            assert_eq!((experiment.stages.pairs.rows, rows.prompt.as_str()), (77, "prompt"));
+            assert_eq!(rows.train, RowPaths::One(text.into()));
+            assert_eq!([&rows.chosen, &experiment.model.from], [text; 2]);
+            assert_eq!((experiment.stages.pairs.rows, rows.prompt.as_str()), (77, ""));
             assert!(
                 written.contains("\nrows = 77                       # of the training rows, at most\n"),
                 "{written}"

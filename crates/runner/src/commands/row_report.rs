@@ -1,7 +1,7 @@
 //! What was found in rows, as text; and rows token by token.
 
 use crate::terminal::sanitize;
-use duel_data::check::{DataReport, Lengths};
+use duel_data::check::{DataReport, FileColumns, Lengths};
 use duel_data::rows::{Finding, FindingKind, RowSource, RowStats, RowTokens, SequencePart, TokenView};
 use duel_spec::Split;
 use std::fmt::Write as _;
@@ -48,6 +48,19 @@ fn findings(stats: &RowStats) -> Vec<String> {
             lines.push(title.into());
             findings().for_each(|(kind, finding)| finding_lines(*kind, finding, &mut lines));
         }
+    }
+    lines
+}
+
+/// What the columns are taken for.
+fn columns(report: &DataReport) -> Vec<String> {
+    let mut lines = vec![];
+    for FileColumns { files, plan } in &report.columns {
+        if report.columns.len() > 1 {
+            let others = if files.len() > 1 { format!(" and {} more", files.len() - 1) } else { String::new() };
+            lines.push(format!("{}{others}", files[0].display()));
+        }
+        lines.push(plan.to_string().trim_end().to_owned());
     }
     lines
 }
@@ -129,6 +142,7 @@ pub fn text(report: &DataReport, name: &str, source: &RowSource) -> String {
     let kinds: Vec<String> =
         kinds.iter().filter(|(n, _)| *n > 0).map(|(n, kind)| format!("{} {kind}", with_commas(*n))).collect();
     let mut lines = vec![format!("{name}: {} rows: {}", with_commas(stats.read), kinds.join(", "))];
+    lines.extend(columns(report));
     if stats.with_margin + stats.with_scores > 0 {
         let [margin, scores] = [stats.with_margin, stats.with_scores].map(with_commas);
         lines.push(format!("  {margin} with a margin, {scores} with scores"));

@@ -13,6 +13,7 @@ const SCALINGS: [&str; 3] = ["raw", "scaled", "white"];
 const CHOICES: &[(&str, &[&str])] = &[
     ("world.kind", &["grammar", "reviews", "rows"]),
     ("judge.kind", &["world", "sentiment", "ratings", "rules", "command", "model"]),
+    ("world.rows.chat", &["auto", "always", "never"]),
     ("world.rows.turns", &["all", "last"]),
     ("judge.reads", &["response", "all"]),
     ("world.rows.long_prompts", &["drop", "cut"]),

@@ -112,6 +112,7 @@ const RANGES: &[(&str, Constraint)] = &[
     ("world.rows.prompt_tokens", Constraint::Tokens),
     ("world.rows.response_tokens", Constraint::AtLeastTwo),
     ("world.rows.judged_words", Constraint::Tokens),
+    ("world.rows.pairs_per_prompt", Constraint::Batch),
     ("judge.clip", Constraint::Positive),
     ("judge.timeout", Constraint::Seconds),
     ("judge.batch", Constraint::Size),

@@ -3,7 +3,7 @@
 use crate::document::Document;
 use crate::experiment::Experiment;
 use crate::stages::SftStage;
-use crate::world::{JudgeKind, JudgedText, Rule, WorldKind};
+use crate::world::{JudgeKind, JudgedText, RowPaths, RowsSettings, Rule, WorldKind};
 use crate::{Error, Result};
 use toml::Value;
 
@@ -56,6 +56,10 @@ pub(super) fn check_world(experiment: &Experiment, document: &Document) -> Resul
         _ => {}
     }
     let rows = &experiment.world.rows;
+    check_columns(rows, document)?;
+    for (key, paths) in [("train", &rows.train), ("validation", &rows.validation), ("test", &rows.test)] {
+        check_paths(&format!("world.rows.{key}"), paths, document)?;
+    }
     if rows.validation.is_empty() != rows.test.is_empty() {
         let why = "either give both, or leave both out and they are split off from train";
         return Err(document.clash("world.rows.validation", "world.rows.test", why));
@@ -75,6 +79,39 @@ pub(super) fn check_world(experiment: &Experiment, document: &Document) -> Resul
         check_mapped(experiment, document)?;
     }
     check_sft(experiment, document)
+}
+
+/// A list has paths, and none of the hub's names.
+fn check_paths(key: &str, paths: &RowPaths, document: &Document) -> Result<()> {
+    let RowPaths::Several(list) = paths else { return Ok(()) };
+    match list.iter().find(|path| path.is_empty() || path.starts_with("hub:")) {
+        Some(path) => {
+            let accepted = "files, patterns and folders in a list; a name on the hub by itself";
+            Err(document.out_of_range(key, format!("`{path}` in a list"), accepted))
+        }
+        None if list.is_empty() => Err(document.out_of_range(key, "an empty list", "one path or more")),
+        None => Ok(()),
+    }
+}
+
+/// Each column has one meaning, and those that belong together are named together.
+fn check_columns(rows: &RowsSettings, document: &Document) -> Result<()> {
+    let names = rows.column_names();
+    let name = |key: &str| names.iter().find(|(other, _)| *other == key).map_or("", |(_, name)| name);
+    for (index, (key, column)) in names.iter().enumerate() {
+        let is_named = !column.is_empty() && *column != "none";
+        if let Some((other, _)) = names[..index].iter().find(|(_, earlier)| is_named && earlier == column) {
+            let why = format!("both name the column `{column}`, which has one meaning");
+            return Err(document.clash(format!("world.rows.{key}"), format!("world.rows.{other}"), why));
+        }
+    }
+    for (one, other) in [("chosen", "rejected"), ("first", "second"), ("score_chosen", "score_rejected")] {
+        if (name(one) == "none") != (name(other) == "none") {
+            let why = "one without the other has no meaning";
+            return Err(document.clash(format!("world.rows.{one}"), format!("world.rows.{other}"), why));
+        }
+    }
+    Ok(())
 }
 
 /// Arguments of `apply_chat_template` that are no variables of a template.

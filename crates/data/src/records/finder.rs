@@ -1,0 +1,319 @@
+//! Finds the columns of a file by the names that were set and by the usual ones, and with them the layout of its rows.
+
+use super::columns::{ColumnRole as Role, Columns, NO_COLUMN};
+use super::survey::ColumnSurvey;
+use duel_spec::ChatFormat;
+use indexmap::IndexMap;
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// How the rows of a file are laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum RowShape {
+    /// `chosen` and `rejected`, a `completion` with its `label`, or a prompt alone: TRL's columns.
+    Columns,
+    /// A conversation whose last answer has a label.
+    LabelledAnswer,
+    /// Several completions, ranked or with scores.
+    Ranked,
+    /// Two completions, and which of them is better.
+    Preference,
+    /// One completion with a score; the rows of a prompt follow one another.
+    Scored,
+}
+
+/// Why columns cannot be planned, and what would help.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ColumnProblem {
+    pub(super) problem: String,
+    pub(super) hint: String,
+}
+
+/// Roles with the names of their columns, each column in one role.
+#[derive(Default)]
+struct RoleNames(BTreeMap<Role, String>);
+
+impl RoleNames {
+    fn add(&mut self, role: Role, name: Option<String>) {
+        if let Some(name) = name.filter(|name| !self.0.values().any(|used| used == name)) {
+            self.0.insert(role, name);
+        }
+    }
+
+    fn add_both(&mut self, roles: [Role; 2], names: Option<[String; 2]>) {
+        let both = names.into_iter().flatten();
+        roles.into_iter().zip(both).for_each(|(role, name)| self.add(role, Some(name)));
+    }
+}
+
+/// Finds columns by the names that were set, and by the usual ones.
+pub(super) struct ColumnFinder<'a> {
+    pub(super) surveys: &'a IndexMap<String, ColumnSurvey>,
+    pub(super) columns: &'a Columns,
+}
+
+impl ColumnFinder<'_> {
+    /// Checks that the columns that were named are there.
+    pub(super) fn check_names(&self) -> std::result::Result<(), ColumnProblem> {
+        for role in Role::ALL {
+            let Some(name) = self.columns.name(role).filter(|name| *name != NO_COLUMN) else { continue };
+            let is_field = role == Role::Score
+                && self.surveys.values().any(|found| found.item_fields.iter().any(|field| field == name));
+            // these may come later in a file of JSON
+            let may_be_absent = matches!(
+                role,
+                Role::Input
+                    | Role::System
+                    | Role::Tools
+                    | Role::Label
+                    | Role::Margin
+                    | Role::ScoreChosen
+                    | Role::ScoreRejected
+            );
+            if !self.surveys.contains_key(name) && !is_field && !may_be_absent {
+                return Err(ColumnProblem {
+                    problem: format!("there is no column `{name}`, which {role} names"),
+                    hint: format!("its columns are {}", self.listed(|_| true)),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// The names of columns, in words.
+    fn listed(&self, is_listed: impl Fn(&ColumnSurvey) -> bool) -> String {
+        let names = self.surveys.iter().filter(|(_, found)| is_listed(found)).map(|(name, _)| format!("`{name}`"));
+        let names: Vec<String> = names.collect();
+        if names.is_empty() { "none".into() } else { names.join(", ") }
+    }
+
+    fn survey(&self, name: &str) -> Option<&ColumnSurvey> {
+        self.surveys.get(name).filter(|found| found.rows > 0)
+    }
+
+    /// Whether a column's values are of the type that a role needs. The column with the role's own name always is: values of
+    /// another type are errors of their rows.
+    fn fits(role: Role, name: &str, found: &ColumnSurvey) -> bool {
+        match role {
+            Role::Completions => found.lists > 0 || found.turns > 0,
+            _ if name == role.key() => true,
+            Role::Prompt if ["conversations", "conversation", "messages", "context"].contains(&name) => {
+                found.has_turns()
+            }
+            Role::Label | Role::Preference => found.lists == 0 && found.turns == 0,
+            Role::Score | Role::ScoreChosen | Role::ScoreRejected | Role::Margin => found.numbers + found.texts > 0,
+            Role::Tools => true,
+            _ => found.has_content(),
+        }
+    }
+
+    /// The column of a role.
+    fn find(&self, role: Role) -> Option<String> {
+        match self.columns.name(role) {
+            Some(NO_COLUMN) => None,
+            Some(name) => Some(name.into()),
+            None => {
+                let fits = |name: &&&str| self.survey(name).is_some_and(|found| Self::fits(role, name, found));
+                role.usual_names().iter().find(fits).map(|name| (*name).to_owned())
+            }
+        }
+    }
+
+    /// The columns of two roles that belong together.
+    fn find_both(&self, roles: [Role; 2]) -> Option<[String; 2]> {
+        let [one, other] = roles.map(|role| self.columns.name(role));
+        if one.is_some() || other.is_some() {
+            return self.find_both_apart(roles);
+        }
+        let is_there = |role, name: &str| self.survey(name).is_some_and(|found| Self::fits(role, name, found));
+        let mut both = roles[0].usual_names().iter().zip(roles[1].usual_names());
+        let (one, other) = both.find(|(one, other)| is_there(roles[0], one) && is_there(roles[1], other))?;
+        Some([(*one).to_owned(), (*other).to_owned()])
+    }
+
+    /// The names of two columns of which only one is there: rows with it are malformed.
+    fn find_either(&self, roles: [Role; 2]) -> Option<[String; 2]> {
+        let [ones, others] = roles.map(Role::usual_names);
+        let mut both = ones.iter().zip(others);
+        let (one, other) = both.find(|(one, other)| self.survey(one).or(self.survey(other)).is_some())?;
+        let is_set = roles.iter().any(|role| self.columns.name(*role).is_some());
+        (!is_set).then(|| [(*one).to_owned(), (*other).to_owned()])
+    }
+
+    /// The columns of two roles with names of their own.
+    fn find_both_apart(&self, roles: [Role; 2]) -> Option<[String; 2]> {
+        let [one, other] = roles.map(|role| self.find(role));
+        Some([one?, other?])
+    }
+
+    /// The layout of the rows, and the column of each role that it needs.
+    pub(super) fn shape(&self) -> std::result::Result<(RowShape, BTreeMap<Role, String>), ColumnProblem> {
+        let mut names = RoleNames::default();
+        let [chosen, rejected] = [Role::Chosen, Role::Rejected].map(|role| self.find(role));
+        let shape = if chosen.is_some() || rejected.is_some() {
+            self.add_pair(&mut names, chosen, rejected)?;
+            RowShape::Columns
+        } else if let Some(column) = self.find(Role::Completions) {
+            names.add(Role::Score, self.item_score(&column));
+            names.add(Role::Completions, Some(column));
+            RowShape::Ranked
+        } else if let Some(both) = self.find_both([Role::First, Role::Second]) {
+            let better = || self.ask(Role::Preference, "which of two completions is better", |_| true);
+            names.add(Role::Preference, Some(self.find(Role::Preference).ok_or_else(better)?));
+            names.add_both([Role::First, Role::Second], Some(both));
+            RowShape::Preference
+        } else {
+            self.add_single(&mut names)
+        };
+        names.add(Role::Prompt, self.prompt(shape, names.0.get(&Role::Chosen).or(names.0.get(&Role::First)))?);
+        names.add(Role::System, self.find(Role::System));
+        names.add(Role::Tools, self.find(Role::Tools));
+        let is_instruction = names.0.get(&Role::Prompt).is_some_and(|name| name == "instruction");
+        if is_instruction || self.columns.name(Role::Input).is_some() {
+            names.add(Role::Input, self.find(Role::Input));
+        }
+        match names.0.get(&Role::System) {
+            Some(system) if self.columns.chat == ChatFormat::Never => Err(ColumnProblem {
+                problem: format!("`{system}` is a turn of the system, but chat = \"never\" leaves text as it is"),
+                hint: "set world.rows.system = \"none\" to leave it, or chat = \"auto\"".into(),
+            }),
+            _ => Ok((shape, names.0)),
+        }
+    }
+
+    /// Pairs, and rows with one labelled completion among them.
+    fn add_pair(
+        &self,
+        names: &mut RoleNames,
+        chosen: Option<String>,
+        rejected: Option<String>,
+    ) -> std::result::Result<(), ColumnProblem> {
+        let other = self.other_side(chosen.as_deref(), rejected.as_deref())?;
+        names.add(Role::Chosen, chosen.or_else(|| other.clone()));
+        names.add(Role::Rejected, rejected.or(other));
+        let scores = [Role::ScoreChosen, Role::ScoreRejected];
+        names.add_both(scores, self.find_both(scores).or_else(|| self.find_either(scores)));
+        names.add(Role::Margin, self.find(Role::Margin));
+        let single = [Role::Completion, Role::Label];
+        names.add_both(single, self.find_both_apart(single));
+        Ok(())
+    }
+
+    /// Rows with one completion, or none.
+    fn add_single(&self, names: &mut RoleNames) -> RowShape {
+        let label = self.find(Role::Label);
+        let score = self.find(Role::Score).filter(|_| label.is_none());
+        match (self.find(Role::Completion), label, score) {
+            (Some(completion), None, Some(score)) => {
+                names.add(Role::Completion, Some(completion));
+                names.add(Role::Score, Some(score));
+                RowShape::Scored
+            }
+            (Some(completion), label, _) => {
+                // under other names, one answer without a label is left
+                let is_named = completion == Role::Completion.key() || self.columns.name(Role::Completion).is_some();
+                if label.is_some() || is_named {
+                    names.add(Role::Completion, Some(completion));
+                    names.add(Role::Label, label);
+                }
+                RowShape::Columns
+            }
+            (None, Some(label), _) => {
+                let prompt = self.find(Role::Prompt);
+                let prompt = prompt.as_ref().and_then(|name| self.survey(name));
+                if prompt.is_none_or(|prompt| prompt.answered == 0) {
+                    return RowShape::Columns;
+                }
+                names.add(Role::Label, Some(label));
+                RowShape::LabelledAnswer
+            }
+            (None, None, _) => RowShape::Columns,
+        }
+    }
+
+    /// The missing one of `chosen` and `rejected`: a column without values, or one that is asked for.
+    fn other_side(
+        &self,
+        chosen: Option<&str>,
+        rejected: Option<&str>,
+    ) -> std::result::Result<Option<String>, ColumnProblem> {
+        let role = match (chosen, rejected) {
+            (Some(_), None) => Role::Rejected,
+            (None, Some(_)) => Role::Chosen,
+            _ => return Ok(None),
+        };
+        if self.surveys.contains_key(role.key()) {
+            return Ok(Some(role.key().into()));
+        }
+        Err(self.ask(role, "the other completion of a pair", ColumnSurvey::has_content))
+    }
+
+    /// The column or the field that orders completions.
+    fn item_score(&self, completions: &str) -> Option<String> {
+        let fields = self.survey(completions).map(|found| &found.item_fields);
+        let is_there = |name: &str| {
+            let is_field = fields.is_some_and(|fields| fields.iter().any(|field| field == name));
+            is_field || self.survey(name).is_some_and(|found| found.lists > 0)
+        };
+        match self.columns.name(Role::Score) {
+            Some(NO_COLUMN) => None,
+            Some(name) => Some(name.into()),
+            None => Role::Score.usual_names().iter().find(|name| is_there(name)).map(|name| (*name).to_owned()),
+        }
+    }
+
+    /// The column of prompts; none where both completions begin with them.
+    fn prompt(&self, shape: RowShape, chosen: Option<&String>) -> std::result::Result<Option<String>, ColumnProblem> {
+        let found = self.find(Role::Prompt);
+        let chosen = chosen.and_then(|name| self.survey(name));
+        let Some(chosen) = chosen else {
+            let what = if shape == RowShape::Columns { "`chosen` and `rejected`, or a prompt" } else { "the prompt" };
+            return found.map(Some).ok_or_else(|| self.ask(Role::Prompt, what, ColumnSurvey::has_content));
+        };
+        // a whole conversation beside two others is none that they answer
+        let is_transcript = |name: &String| {
+            let found = self.survey(name);
+            self.columns.name(Role::Prompt).is_none()
+                && name != Role::Prompt.key()
+                && found.is_some_and(|found| found.answered > 0 && found.answered == found.rows)
+        };
+        let found = found.filter(|name| !is_transcript(name));
+        let sides = [Role::Chosen, Role::Rejected].map(|role| self.find(role));
+        let others =
+            |name: &String, found: &ColumnSurvey| found.texts > 0 && !sides.iter().flatten().any(|side| side == name);
+        let may_be_implicit = self.columns.name(Role::Prompt) == Some(NO_COLUMN)
+            || chosen.has_turns()
+            || chosen.spoken > 0
+            || (shape == RowShape::Columns && !self.surveys.iter().any(|(name, found)| others(name, found)));
+        match found {
+            Some(name) => Ok(Some(name)),
+            None if may_be_implicit => Ok(None),
+            None => Err(self.ask(Role::Prompt, "the prompt", |found| found.texts > 0)),
+        }
+    }
+
+    /// Asks for a column by its name.
+    fn ask(&self, role: Role, what: &str, is_candidate: impl Fn(&ColumnSurvey) -> bool) -> ColumnProblem {
+        let sides = [Role::Chosen, Role::Rejected].map(|role| self.find(role));
+        let candidates: Vec<&String> = self
+            .surveys
+            .iter()
+            .filter(|(name, found)| {
+                found.rows > 0 && is_candidate(found) && !sides.iter().flatten().any(|side| side == *name)
+            })
+            .map(|(name, _)| name)
+            .collect();
+        let is_unusual = |name: &&&String| !Role::ALL.iter().any(|role| role.usual_names().contains(&name.as_str()));
+        let example =
+            candidates.iter().find(is_unusual).or(candidates.first()).map_or(role.key(), |name| name.as_str());
+        let candidates = candidates.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+        let key = role.key();
+        let option = format!("[world.rows] {key} = \"{example}\" (`--{}` of the command)", key.replace('_', "-"));
+        let none = if role == Role::Prompt { "; \"none\" where both completions begin with it" } else { "" };
+        ColumnProblem {
+            problem: format!("no column has a known name for {what}; its columns are {}", self.listed(|_| true)),
+            hint: format!("name one of {candidates}: {option}{none}"),
+        }
+    }
+}
