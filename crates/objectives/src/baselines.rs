@@ -47,8 +47,8 @@ mod tests {
 
     #[test]
     fn by_hand() {
-        let returns = || Tensor::<1>::from_data([1.0f32, 2.0, 6.0, 5.0, 5.0, 5.0], &burn::tensor::Device::flex());
-        // 1 − (2+6)/2, 2 − (1+6)/2, 6 − (1+2)/2; equal returns have no advantage
+        let returns = || Tensor::<1>::from_data([2.0f32, 3.0, 7.0, 5.0, 5.0, 5.0], &burn::tensor::Device::flex());
+        // 2 − (3+7)/2, 3 − (2+7)/2, 7 − (2+3)/2; equal returns have no advantage
         assert_eq!(values(leave_one_out(returns(), 3)), [-3.0, -1.5, 4.5, 0.0, 0.0, 0.0]);
         assert_eq!(values(group_relative(returns(), 3, false)), [-2.0, -1.0, 3.0, 0.0, 0.0, 0.0]);
         let equal = Tensor::<1>::from_data([0.1f32; 7], &burn::tensor::Device::flex());

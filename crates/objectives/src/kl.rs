@@ -65,5 +65,7 @@ mod tests {
     fn beta_moves_only_outside_the_band() {
         let updated = [1.9, 2.0, 2.1, 4.4, 4.5, 4.6].map(|kl| ppo_kl_penalty_update(0.4, kl, 3.0));
         assert_eq!(updated, [0.2, 0.4, 0.4, 0.4, 0.4, 0.8], "at 2 and 4.5, the ends of the band, it does not change");
+        let updated = [0.3, 0.5, 0.8, 1.0].map(|kl| ppo_kl_penalty_update(0.4, kl, 0.6));
+        assert_eq!(updated, [0.2, 0.4, 0.4, 0.8], "the band is between 0.4 and 0.9");
     }
 }

@@ -87,3 +87,29 @@ pub fn clipped_value_loss(
     let clip_share = mask.share(clipped_error.clone().greater(unclipped_error.clone()));
     ValueLoss { loss: mask.average(unclipped_error.max_pair(clipped_error)) * 0.5, clip_share }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    #[test]
+    fn diagnostics_by_hand() {
+        let device = Device::flex();
+        let mask = ResponseMask::from_lengths(&[2, 1], 2, &device);
+        let logp = Tensor::from_data([[-1.0f32, -2.0], [-0.5, -9.0]], &device);
+        let old_logp = Tensor::from_data([[-1.5f32, -1.0], [-0.5, -1.0]], &device); // log-ratios 0.5, −1, 0 and one of padding
+        let value = |x: Tensor<1>| x.into_data().try_to_vec::<f32>().expect("f32")[0];
+        let losses = [
+            PolicyLoss::unclipped(Tensor::zeros([1], &device), logp.clone(), old_logp.clone(), &mask),
+            clipped_policy_loss(logp.clone(), old_logp, logp.ones_like(), 0.2, &mask),
+        ];
+        for loss in losses {
+            assert!((value(loss.ratio_max) - 0.5f32.exp()).abs() < 1e-6);
+            assert!((value(loss.ratio_deviation) - 0.5f32.exp_m1()).abs() < 1e-6); // e^½ − 1 is more than 1 − e^−1
+            let k3 = |log_ratio: f32| log_ratio.exp_m1() - log_ratio;
+            let kl = (k3(0.5) + k3(-1.0)) / 3.0; // of the behavior policy: r − 1 − ln r
+            assert!((value(loss.kl) - kl).abs() < 1e-6);
+        }
+    }
+}
