@@ -156,8 +156,8 @@ impl Hub {
             Cached::Nothing(_) => None,
         };
         // what a download stopped at is gone on with, whatever the branch is at by now
-        let asked = partial.as_ref().map_or_else(|| name.clone(), |(snapshot, _)| name.at(&snapshot.commit));
-        let listing = match (self.remote.listing(&asked, kind), partial) {
+        let revision = partial.as_ref().map_or_else(|| name.clone(), |(snapshot, _)| name.at(&snapshot.commit));
+        let listing = match (self.remote.listing(&revision, kind), partial) {
             (Ok(listing), _) => listing,
             (Err(error), Some((snapshot, lacking))) => {
                 let warning = format!("`{name}` is taken from the cache as it is there, {lacking}: {error}");

@@ -67,7 +67,7 @@ impl Error {
             Self::NoAdapter { .. } => Some("it needs a card and its driver; `duel doctor` lists what is found".into()),
             Self::Damaged { .. } | Self::Lacking { .. } | Self::Shape { .. } => Some(
                 "if it was downloaded, fetch it again; if a stage wrote it, remove the stage's folder and run again: it will be \
-                 trained anew"
+                 trained again"
                     .into(),
             ),
             Self::Read { path, .. } if path.is_relative() => {

@@ -194,13 +194,13 @@ fn check_head(settings: &ConfigReader, config: &TransformerConfig, store: &Weigh
     let head = format!("{}.weight", hf_stem(config, "head"));
     let embedding = hf_stem(config, "tokens");
     let embedding = [format!("{embedding}.weight"), format!("{}.weight", without_prefix(&embedding))];
-    let there = store.shape(&head).is_some();
-    if !config.tied && !there {
+    let has_head = store.shape(&head).is_some();
+    if !config.tied && !has_head {
         let accepted = format!("true where the head is the token embedding; the files hold no `{head}`");
         return Err(settings.unsupported(KEY, &accepted));
     }
     let Some(embedding) = embedding.iter().find(|name| store.shape(name).is_some()) else { return Ok(()) };
-    if config.tied && there && !store.is_same(embedding, &head)? {
+    if config.tied && has_head && !store.is_same(embedding, &head)? {
         let accepted = format!("false where the head is its own; the files hold a `{head}` that is not `{embedding}`");
         return Err(settings.unsupported(KEY, &accepted));
     }

@@ -84,13 +84,13 @@ impl Pretrained {
         let is_gguf = naming == Naming::Gguf;
         config.architecture.check()?;
         // what is made room for by the settings is at most what the files hold
-        let (asked, there) = (config.num_params(), store.numbers());
-        if asked.is_none_or(|asked| asked > there) || config.context > LONGEST || config.layers > store.len() {
-            let asked = asked.map_or("more numbers than can be counted".into(), |n| format!("{n} numbers"));
+        let (needed, stored) = (config.num_params(), store.numbers());
+        if needed.is_none_or(|needed| needed > stored) || config.context > LONGEST || config.layers > store.len() {
+            let needed = needed.map_or("more numbers than can be counted".into(), |n| format!("{n} numbers"));
             let (layers, context, tensors) = (config.layers, config.context, store.len());
             let problem = format!(
-                "its settings ask for {asked} in {layers} layers and contexts of {context}, and its {tensors} tensors hold \
-                 {there}; contexts up to {LONGEST} are read"
+                "its settings ask for {needed} in {layers} layers and contexts of {context}, and its {tensors} tensors hold \
+                 {stored}; contexts up to {LONGEST} are read"
             );
             return Err(Error::Damaged { path: path.into(), problem });
         }
@@ -268,10 +268,10 @@ pub const SETTINGS_FILES: [&str; 12] = [
 pub fn hash(path: &Path) -> Result<String> {
     let mut hasher = Hasher::default();
     let add = |path: PathBuf| -> Result<()> {
-        let held = MappedFile::open(&path)?;
+        let file = MappedFile::open(&path)?;
         hasher.add(path.file_name().unwrap_or_default().as_encoded_bytes());
-        hasher.add(held.bytes()?);
-        held.bytes().map(|_| ())
+        hasher.add(file.bytes()?);
+        file.bytes().map(|_| ())
     };
     if is_gguf(path) {
         gguf::files(path)?.into_iter().try_for_each(add)?;

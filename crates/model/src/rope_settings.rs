@@ -236,12 +236,12 @@ impl RopeReader<'_> {
     /// Peng et al. 2023, eq. 22, or the ratio of two of them, as DeepSeek has it.
     fn yarn_attention_factor(&self, factor: f64) -> Result<f64> {
         let scale = |m: f64| if factor <= 1.0 { 1.0 } else { 0.1 * m * factor.ln() + 1.0 };
-        let given = |key: &str| match self.value(key) {
+        let mscale = |key: &str| match self.value(key) {
             Some(value) if value.as_f64() == Some(0.0) => Ok(None),
             Some(_) => self.number(key, &FACTORS).map(Some),
             None => Ok(None),
         };
-        let default = match (given("mscale")?, given("mscale_all_dim")?) {
+        let default = match (mscale("mscale")?, mscale("mscale_all_dim")?) {
             (Some(m), Some(all)) => scale(m) / scale(all),
             _ => scale(1.0),
         };

@@ -226,7 +226,7 @@ fn tensors_lie_apart_aligned_and_within() {
     // 256 bytes of the embedding begin at 0
     refused("overlap", &["`token_embd.weight` and `output_norm.weight` overlap"], |file| file.tensors[1].3 = Some(224));
     refused("same place", &["overlap"], |file| file.tensors[1].3 = Some(0));
-    refused("unaligned", &["no multiple of the alignment, 32"], |file| file.tensors[10].3 = Some(1537));
+    refused("unaligned", &["not a multiple of the alignment, 32"], |file| file.tensors[10].3 = Some(1537));
     for place in [1 << 20, u64::MAX, u64::MAX - 31] {
         refused("beyond", &["does not lie within the file"], |file| file.tensors[0].3 = Some(place));
     }

@@ -112,8 +112,8 @@ fn numbers_of_a_llama_that_no_model_has() {
             edit(folder.path(), "config.json", "head_dim", &Value::Null);
         }
         edit(folder.path(), "config.json", key, &value);
-        let said = refusal(folder.path());
-        assert!(said.contains(&format!("`{key}`")), "{key} = {value}: {said}");
+        let message = refusal(folder.path());
+        assert!(message.contains(&format!("`{key}`")), "{key} = {value}: {message}");
     }
     // sizes that could be, of tensors that are not there
     for (key, value) in
@@ -134,8 +134,8 @@ fn numbers_of_a_gpt2_that_no_model_has() {
         for value in [json!(0), json!(-1), json!("8"), json!(u64::MAX)] {
             std::fs::write(folder.path().join("config.json"), &config).unwrap();
             edit(folder.path(), "config.json", key, &value);
-            let said = refusal(folder.path());
-            assert!(said.contains(&format!("`{key}`")), "{key} = {value}: {said}");
+            let message = refusal(folder.path());
+            assert!(message.contains(&format!("`{key}`")), "{key} = {value}: {message}");
         }
     }
     for (key, value) in
@@ -143,8 +143,8 @@ fn numbers_of_a_gpt2_that_no_model_has() {
     {
         std::fs::write(folder.path().join("config.json"), &config).unwrap();
         edit(folder.path(), "config.json", key, &value);
-        let said = refusal(folder.path());
-        assert!(said.contains(&format!("`{key}`")), "{key} = {value}: {said}");
+        let message = refusal(folder.path());
+        assert!(message.contains(&format!("`{key}`")), "{key} = {value}: {message}");
     }
 }
 
@@ -239,13 +239,13 @@ fn ids_have_their_rows_of_the_embedding() {
         more["model"]["vocab"][format!("w{id}")] = json!(id);
     }
     std::fs::write(folder.path().join("tokenizer.json"), more.to_string()).unwrap();
-    let said = refusal(folder.path());
+    let message = refusal(folder.path());
     assert!(
-        said.contains("tokenizer.json` has 3 ids")
-            && said.contains("of which there are 8: 8 \"w8\", 9 \"w9\", 10 \"w10\""),
-        "{said}"
+        message.contains("tokenizer.json` has 3 ids")
+            && message.contains("of which there are 8: 8 \"w8\", 9 \"w9\", 10 \"w10\""),
+        "{message}"
     );
-    assert!(said.contains("accepted: ids below 8"), "{said}");
+    assert!(message.contains("accepted: ids below 8"), "{message}");
     // an added token beyond them is one that only rows that spell it need; one that stands for something is refused
     let mut added = tokenizer();
     added["added_tokens"].as_array_mut().unwrap().push(json!({"id": 8, "content": "<image>", "special": true}));
@@ -261,8 +261,8 @@ fn ids_have_their_rows_of_the_embedding() {
         let mut odd = tokenizer();
         odd["model"]["vocab"]["ab"] = id.clone();
         std::fs::write(folder.path().join("tokenizer.json"), odd.to_string()).unwrap();
-        let said = refusal(folder.path());
-        assert!(said.contains("the id of \"ab\""), "{id}: {said}");
+        let message = refusal(folder.path());
+        assert!(message.contains("the id of \"ab\""), "{id}: {message}");
     }
     // fewer words than rows are well
     std::fs::write(folder.path().join("tokenizer.json"), tokenizer().to_string()).unwrap();
@@ -279,8 +279,8 @@ fn special_ids_are_ids() {
             {
                 edit(folder.path(), "generation_config.json", key, &Value::Null);
                 edit(folder.path(), file, key, &id);
-                let said = refusal(folder.path());
-                assert!(said.contains(file) && said.contains(&format!("`{key}`")), "{key} = {id}: {said}");
+                let message = refusal(folder.path());
+                assert!(message.contains(file) && message.contains(&format!("`{key}`")), "{key} = {id}: {message}");
             }
         }
     }
@@ -346,8 +346,8 @@ fn tokens_that_only_the_settings_add() {
         (json!({"4294967297": token("<end>")}), "4294967297"),
     ] {
         add(tokens.clone());
-        let said = refusal(folder.path());
-        assert!(said.contains("`added_tokens_decoder`") && said.contains(found), "{tokens}: {said}");
+        let message = refusal(folder.path());
+        assert!(message.contains("`added_tokens_decoder`") && message.contains(found), "{tokens}: {message}");
     }
     add(json!({"4": token("4"), "5": token("5"), "6": token("6"), "7": token("7"), "8": token("beyond")}));
     Pretrained::open(folder.path()).unwrap(); // rows that spell it are refused
@@ -370,15 +370,18 @@ fn the_tie_and_the_head_agree() {
     // 1. untied, and no head
     let folder = written(&llama(true));
     edit(folder.path(), "config.json", "tie_word_embeddings", &json!(false));
-    let said = refusal(folder.path());
-    assert!(said.contains("`tie_word_embeddings` is false") && said.contains("lm_head.weight"), "{said}");
+    let message = refusal(folder.path());
+    assert!(message.contains("`tie_word_embeddings` is false") && message.contains("lm_head.weight"), "{message}");
     edit(folder.path(), "config.json", "tie_word_embeddings", &Value::Null);
     assert!(refusal(folder.path()).contains("`tie_word_embeddings` is nothing"));
     // 2. tied, and a head of its own
     let folder = written(&llama(false));
     edit(folder.path(), "config.json", "tie_word_embeddings", &json!(true));
-    let said = refusal(folder.path());
-    assert!(said.contains("`tie_word_embeddings` is true") && said.contains("model.embed_tokens.weight"), "{said}");
+    let message = refusal(folder.path());
+    assert!(
+        message.contains("`tie_word_embeddings` is true") && message.contains("model.embed_tokens.weight"),
+        "{message}"
+    );
     // 3. tied, and the embedding once more
     edit_weights(folder.path(), |all| {
         let embedding = all.iter().find(|(name, ..)| name == "model.embed_tokens.weight").unwrap().2.clone();
@@ -409,8 +412,8 @@ fn what_is_not_safetensors() {
     std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
     assert!(matches!(load(folder.path()), Err(Error::Read { .. })));
     std::fs::write(folder.path().join("pytorch_model.bin"), "PK").unwrap();
-    let said = refusal(folder.path());
-    assert!(said.contains("pytorch_model.bin") && said.contains("save_pretrained"), "{said}");
+    let message = refusal(folder.path());
+    assert!(message.contains("pytorch_model.bin") && message.contains("save_pretrained"), "{message}");
     // an adapter is no model
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("adapter_config.json"), "{}").unwrap();
@@ -425,8 +428,8 @@ fn files_that_are_none_or_never_end() {
         let path = folder.path().join(name);
         let _ = std::fs::remove_file(&path);
         symlink("/dev/zero", &path).unwrap();
-        let said = refusal(folder.path());
-        assert!(said.contains(name), "{name}: {said}");
+        let message = refusal(folder.path());
+        assert!(message.contains(name), "{name}: {message}");
         std::fs::remove_file(&path).unwrap();
         // 64 MiB and more, without a byte on the disk
         std::fs::File::create(&path).unwrap().set_len((64 << 20) + 1).unwrap();

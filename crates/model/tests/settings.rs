@@ -40,6 +40,9 @@ fn at<'a>(json: &'a mut Value, path: &[String]) -> &'a mut Value {
     path.iter().fold(json, |json, key| &mut json[key])
 }
 
+/// The first layer with a window, which `layer_types` may say as well.
+const FIRST_WINDOWED: &str = "max_window_layers";
+
 /// A model's description with one setting changed; the error where it is refused.
 fn described(folder: &Path, settings: &Value) -> Result<TransformerConfig, String> {
     std::fs::write(folder.join("config.json"), settings.to_string()).unwrap();
@@ -67,7 +70,10 @@ fn settings_that_no_model_has_are_refused_by_their_keys() {
                 *at(&mut changed, &path) = value.clone();
                 let what = format!("{}: {} = {value}", expected.architecture.family, path.join("."));
                 match described(folder.path(), &changed) {
-                    Ok(actual) => assert_eq!(actual, expected, "{what}"),
+                    Ok(actual) => {
+                        assert_eq!(actual, expected, "{what}");
+                        assert!(key != FIRST_WINDOWED || value == 0, "{what}: whatever else says where windows are");
+                    }
                     Err(error) => {
                         assert!(error.contains(key), "{what}: {error}");
                         refusals += 1;

@@ -52,8 +52,8 @@ fn golden_reward_model_trainings_step_by_step() {
             same("max_reward", all.iter().copied().fold(f64::NEG_INFINITY, f64::max));
             let (loss, grad_norm, margin) = if plain {
                 // the method itself
-                let said = method.iteration(&batch, &mut learner).unwrap();
-                let found = |metric: Metric| said.values.iter().find(|(m, _)| *m == metric).unwrap().1;
+                let message = method.iteration(&batch, &mut learner).unwrap();
+                let found = |metric: Metric| message.values.iter().find(|(m, _)| *m == metric).unwrap().1;
                 assert_eq!(found(metrics::PAIR_ACCURACY_TRAIN), step.number("accuracy"), "{name}, step {i}");
                 (found(metrics::LOSS), found(metrics::GRAD_NORM), found(metrics::RM_MARGIN))
             } else {

@@ -144,11 +144,11 @@ pub(crate) use duel_model::gguf::is_gguf;
 
 /// A path without links, whether or not its last parts are there.
 fn resolved(to: &Path) -> Result<PathBuf> {
-    let whole = std::path::absolute(to).map_err(io("find", to))?;
+    let absolute = std::path::absolute(to).map_err(io("find", to))?;
     let is_there = |path: &&Path| path.symlink_metadata().is_ok();
-    let there = whole.ancestors().find(is_there).unwrap_or(Path::new("/"));
-    let mut resolved = there.canonicalize().map_err(io("follow", there))?;
-    for part in whole.strip_prefix(there).unwrap_or(Path::new("")).components() {
+    let nearest = absolute.ancestors().find(is_there).unwrap_or(Path::new("/"));
+    let mut resolved = nearest.canonicalize().map_err(io("follow", nearest))?;
+    for part in absolute.strip_prefix(nearest).unwrap_or(Path::new("")).components() {
         let Component::Normal(name) = part else {
             return Err(io("find", to)(std::io::Error::other("`..` after a directory that is not there")));
         };

@@ -30,7 +30,7 @@ fn duel(folder: &Path, args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_duel")).current_dir(folder).args(args).env("NO_COLOR", "1").output().unwrap()
 }
 
-fn said(out: &Output) -> String {
+fn printed(out: &Output) -> String {
     String::from_utf8_lossy(&out.stdout).into_owned()
 }
 
@@ -87,7 +87,7 @@ fn the_report_is_drawn_again_byte_for_byte_and_one_chart_at_a_time(folder: &Path
     let before = std::fs::read(&page).unwrap();
     assert!(duel(folder, &["report", "runs/tiny"]).status.success());
     assert!(std::fs::read(&page).unwrap() == before && before.len() < 5_000_000);
-    let names = said(&duel(folder, &["report", "runs/tiny", "--figure", "list"]));
+    let names = printed(&duel(folder, &["report", "runs/tiny", "--figure", "list"]));
     assert!(
         ["frontier", "win-rates", "trust-kl", "displacement", "reward-model"].iter().all(|n| names.contains(n)),
         "{names}"
@@ -132,7 +132,7 @@ fn all_arms_respond_to_the_same_prompts(folder: &Path) {
     assert!(samples.iter().all(|s| (sum(s) - s["log_ratio"].as_f64().unwrap()).abs() < 1e-9));
     assert!(samples[..2].iter().all(|s| s["log_ratio"] == 0.0 && s["kl"] == 0.0));
     assert!(std::fs::read_to_string(folder.join("samples.html")).unwrap().contains("praise the plot:"));
-    let text = said(&duel(folder, &["sample", "runs/tiny", "--arm", "dpo"]));
+    let text = printed(&duel(folder, &["sample", "runs/tiny", "--arm", "dpo"]));
     assert!(text.contains("gold") && !text.contains("reference  ") && !text.contains('\x1b'), "{text}");
     for wrong in [["--prompt", "sing"], ["--arm", "sac"], ["--point", "beta=9"], ["--seed", "99"]] {
         let out = duel(folder, &["sample", "runs/tiny", wrong[0], wrong[1]]);

@@ -43,16 +43,16 @@ fn where_mounts_are_allowed(script: &str) -> String {
     let root = text(&Command::new("id").arg("-u").output().unwrap().stdout).trim() == "0";
     let flags: &[&str] = if root { &["--mount"] } else { &["--user", "--map-root-user", "--mount"] };
     let out = Command::new("unshare").args(flags).args(["bash", "-c", script]).env("NO_COLOR", "1").output().unwrap();
-    let said = text(&out.stdout) + &text(&out.stderr);
-    assert!(out.status.success(), "needs `unshare {}` and a tmpfs mounted there:\n{said}", flags.join(" "));
-    said
+    let printed = text(&out.stdout) + &text(&out.stderr);
+    assert!(out.status.success(), "needs `unshare {}` and a tmpfs mounted there:\n{printed}", flags.join(" "));
+    printed
 }
 
 #[test]
 fn a_full_disk_loses_nothing_and_a_read_only_one_is_named() {
     let (_kept, wanted) = whole();
     let there = folder();
-    let said = where_mounts_are_allowed(&format!(
+    let printed = where_mounts_are_allowed(&format!(
         "set -eu
          cd {}
          mkdir disk && mount -t tmpfs -o size=24m tmpfs disk
@@ -77,9 +77,9 @@ fn a_full_disk_loses_nothing_and_a_read_only_one_is_named() {
         "Read-only file system",
         "choose another folder with `--out DIR`",
     ] {
-        assert!(said.contains(words.trim()), "`{words}` is not in:\n{said}");
+        assert!(printed.contains(words.trim()), "`{words}` is not in:\n{printed}");
     }
-    assert!(!said.contains("panicked"), "{said}");
+    assert!(!printed.contains("panicked"), "{printed}");
 }
 
 /// A file of a finished stage by the stage's kind and the file's ending.
@@ -109,11 +109,11 @@ fn a_flipped_bit_is_named_and_its_stage_made_anew() {
         let file = file_of(&run, kind, ending);
         flip_a_bit(&file);
         let out = duel(folder.path(), &["run", "e.toml"]);
-        let said = text(&out.stderr);
-        assert!(out.status.success(), "{said}");
+        let printed = text(&out.stderr);
+        assert!(out.status.success(), "{printed}");
         let name = file.file_name().unwrap().to_string_lossy().into_owned();
         for words in ["is damaged", &name, "renamed to", "will be run again"] {
-            assert!(said.contains(words), "`{words}` is not in:\n{said}");
+            assert!(printed.contains(words), "`{words}` is not in:\n{printed}");
         }
         assert!(text(&out.stdout).contains("1 stages made"), "{}", text(&out.stdout));
         assert_eq!(digest(folder.path()), wanted, "{kind} {ending}");
@@ -131,12 +131,12 @@ fn a_flipped_bit_is_named_and_its_stage_made_anew() {
         let bytes = std::fs::read(&path).unwrap();
         std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
         let out = duel(folder.path(), &["report", "runs/tiny"]);
-        let said = text(&out.stderr);
+        let printed = text(&out.stderr);
         assert!(
-            out.status.code() == Some(1) && said.contains(table) && said.contains("run the experiment again"),
-            "{said}"
+            out.status.code() == Some(1) && printed.contains(table) && printed.contains("run the experiment again"),
+            "{printed}"
         );
-        assert!(!said.contains("panicked"), "{said}");
+        assert!(!printed.contains("panicked"), "{printed}");
         assert!(duel(folder.path(), &["run", "e.toml"]).status.success());
         assert_eq!(digest(folder.path()), wanted);
     }
@@ -169,13 +169,16 @@ fn a_newer_format_is_left_alone_and_names_lead_nowhere_else() {
     assert_ne!(newer, text_of);
     std::fs::write(&done, &newer).unwrap();
     let out = duel(folder.path(), &["run", "e.toml"]);
-    let said = text(&out.stderr);
-    assert!(out.status.code() == Some(1) && said.contains("newer Duel") && said.contains("update Duel"), "{said}");
+    let printed = text(&out.stderr);
+    assert!(
+        out.status.code() == Some(1) && printed.contains("newer Duel") && printed.contains("update Duel"),
+        "{printed}"
+    );
     assert_eq!(std::fs::read_to_string(&done).unwrap(), newer);
     for name in ["../up", "a/b", "a\\\\b", ".hidden", ""] {
         let out = duel(folder.path(), &["run", "e.toml", "--set", &format!("name=\"{name}\"")]);
-        let said = text(&out.stderr);
-        assert!(out.status.code() == Some(2) && said.contains("name"), "{name}: {said}");
+        let printed = text(&out.stderr);
+        assert!(out.status.code() == Some(2) && printed.contains("name"), "{name}: {printed}");
     }
     assert!(!folder.path().join("up").exists());
 }
@@ -192,8 +195,8 @@ fn a_search_ends_alike_however_often_it_is_cut_off() {
     };
     let alone = make();
     let out = duel(alone.path(), &["run", "e.toml"]);
-    let said = text(&out.stderr);
-    assert!(out.status.success() && said.contains("chosen on validation prompts"), "{said}");
+    let printed = text(&out.stderr);
+    assert!(out.status.success() && printed.contains("chosen on validation prompts"), "{printed}");
     let run = alone.path().join("runs/tiny");
     let table = std::fs::read_to_string(run.join("report/tables/tuning.csv")).unwrap();
     assert!(table.lines().count() == 4 && table.contains("chosen"), "{table}");

@@ -84,8 +84,8 @@ fn names_of_a_cache_run_as_paths_do_and_have_their_keys() {
     lay_out(&model, &folder_files(&folder.join("model")), true);
 
     assert!(ok(folder, "", &["import", "org/model"]).contains("org/model: 2 layers of width 16"));
-    let said = ok(folder, "", &["data", "check", "hub:org/rows:train", "--model", "org/model"]);
-    assert!(said.contains("hub:org/rows:train: 40 rows: 40 pairs"), "{said}");
+    let printed = ok(folder, "", &["data", "check", "hub:org/rows:train", "--model", "org/model"]);
+    assert!(printed.contains("hub:org/rows:train: 40 rows: 40 pairs"), "{printed}");
     ok(folder, "", &["init", "mine", "--rows", "hub:org/rows", "--model", "org/model"]);
     let written = std::fs::read_to_string(folder.join("mine/experiment.toml")).unwrap();
     assert!(written.contains("\"org/model\"") && written.contains("\"hub:org/rows\""), "{written}");
@@ -175,8 +175,8 @@ fn a_model_is_fetched_once() {
     let address = storage.address.clone();
     let server = FakeServer::start(move |request| answer("models", &files, &address, request));
     let output = duel(folder, &server.address, &["import", "org/name"]).output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success() && said.contains("downloading model.safetensors"), "{said}");
+    let printed = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success() && printed.contains("downloading model.safetensors"), "{printed}");
     assert!(storage.take_requests().iter().all(|request| request.token.is_none()), "the token is the hub's");
     server.take_requests();
     ok(folder, &server.address, &["import", "org/name", "--to", "copy"]);

@@ -170,9 +170,9 @@ fn a_reward_model_with_its_own_words_judges_and_is_climbed() {
         near("proxy", row.proxy_reward, (expected - centre) / scale);
     }
     // and so of a prompt that is typed
-    let said =
+    let printed =
         ok(folder, &["sample", "runs/frozen", "--prompt", "is it bad", "--arm", "reference", "--format", "json"]);
-    let sampled: Value = serde_json::from_str(&said).unwrap();
+    let sampled: Value = serde_json::from_str(&printed).unwrap();
     let response: String =
         sampled[0]["pieces"].as_array().unwrap().iter().map(|piece| piece["text"].as_str().unwrap()).collect();
     let response = response.strip_suffix(" ∎").unwrap_or(&response); // which is EOS
@@ -294,10 +294,10 @@ fn a_runs_own_reward_model_is_written_for_others() {
     // what was written may be the next run's reward model
     let again = ["stages.rm.from=\"out\"", "judge.kind=\"model\"", "judge.model=\"out\""];
     self::run(folder, "next", &again);
-    let said = refused(folder, &["export", "runs/own", "--reward-model", "--arm", "ppo", "--to", "x"]);
-    assert!(said.contains("--reward-model"), "{said}");
-    let said = refused(folder, &["export", "runs/own", "--to", "x"]);
-    assert!(said.contains("--arm"), "{said}");
+    let printed = refused(folder, &["export", "runs/own", "--reward-model", "--arm", "ppo", "--to", "x"]);
+    assert!(printed.contains("--reward-model"), "{printed}");
+    let printed = refused(folder, &["export", "runs/own", "--to", "x"]);
+    assert!(printed.contains("--arm"), "{printed}");
 }
 
 #[test]
@@ -322,24 +322,24 @@ fn what_makes_no_sense_is_refused_by_its_key() {
         (&["stages.rm.keep=\"best\""], "stages.rm.keep"),
         (&["stages.rm.margin=0.5"], "stages.rm.margin"),
     ] {
-        let said = plan(settings);
-        assert!(said.contains(says), "{settings:?}: {said}");
+        let printed = plan(settings);
+        assert!(printed.contains(says), "{settings:?}: {printed}");
     }
     // whether a trained reward model is trained further is no default
     let text = std::fs::read_to_string(folder.join("experiment.toml")).unwrap();
     std::fs::write(folder.join("silent.toml"), text.replace("steps = 0\nbatch_size", "batch_size")).unwrap();
-    let said = refused(folder, &["plan", "silent.toml"]);
-    assert!(said.contains("stages.rm.steps") && said.contains("0, it scores as it is"), "{said}");
+    let printed = refused(folder, &["plan", "silent.toml"]);
+    assert!(printed.contains("stages.rm.steps") && printed.contains("0, it scores as it is"), "{printed}");
     // a language model is no reward model, and a reward model no language model
-    let said = refused(folder, &["run", "experiment.toml", "--set", "stages.rm.from=\"model\""]);
-    assert!(said.contains("architectures") && said.contains("LlamaForCausalLM"), "{said}");
-    let said = refused(folder, &["run", "experiment.toml", "--set", "model.from=\"judge\""]);
-    assert!(said.contains("architectures") && said.contains("stages.rm.from"), "{said}");
+    let printed = refused(folder, &["run", "experiment.toml", "--set", "stages.rm.from=\"model\""]);
+    assert!(printed.contains("architectures") && printed.contains("LlamaForCausalLM"), "{printed}");
+    let printed = refused(folder, &["run", "experiment.toml", "--set", "model.from=\"judge\""]);
+    assert!(printed.contains("architectures") && printed.contains("stages.rm.from"), "{printed}");
     // conversations need a template
     let path = folder.join("judge/tokenizer_config.json");
     let mut settings: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     settings["chat_template"] = Value::Null;
     std::fs::write(&path, settings.to_string()).unwrap();
-    let said = refused(folder, &["run", "experiment.toml"]);
-    assert!(said.contains("the reward model has no chat template"), "{said}");
+    let printed = refused(folder, &["run", "experiment.toml"]);
+    assert!(printed.contains("the reward model has no chat template"), "{printed}");
 }

@@ -48,8 +48,8 @@ fn smollm2_goes_on_as_it_should() {
     let prompt = tokenizer.encode(&["The capital of France is"]).unwrap().remove(0);
     let space = space(prompt.len(), 8);
     let policy = policy(&model, &space);
-    let said = greedy(&policy, &space, vec![prompt], &Device::flex());
-    let text = tokenizer.decode(&said.responses[0]).unwrap();
+    let printed = greedy(&policy, &space, vec![prompt], &Device::flex());
+    let text = tokenizer.decode(&printed.responses[0]).unwrap();
     assert!(text.starts_with(" Paris.\n\nThe answer is:"), "{text:?}");
 }
 

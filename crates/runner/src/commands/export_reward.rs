@@ -83,8 +83,8 @@ fn sources_of(
     world: &dyn World,
 ) -> Result<(TransformerConfig, TokenizerFiles, Option<u32>)> {
     if let Some(start) = context.reward_start()? {
-        let given = &start.model.classifier;
-        return Ok((given.model.config.clone(), given.model.tokenizer_files.clone(), given.pad));
+        let classifier = &start.model.classifier;
+        return Ok((classifier.model.config.clone(), classifier.model.tokenizer_files.clone(), classifier.pad));
     }
     let (config, tokenizer_files) = match context.experiment.is_pretrained() {
         true => {

@@ -67,11 +67,11 @@ pub fn plan(args: &PlanArgs) -> Result<()> {
     let (experiment, document) = args.experiment.load()?;
     let plan = args.experiment.whole_plan(&experiment)?;
     let run = RunDir::at(&args.experiment.out, &experiment.name);
-    let there: Vec<bool> =
+    let finished: Vec<bool> =
         plan.stages.iter().map(|stage| run.contains_stage(&stage.id)).collect::<duel_ledger::Result<_>>()?;
     let rates = Throughput::of(&experiment, &args.experiment.out)?;
     let (cores, jobs) = (sysinfo::cores(), concurrent_stages(&experiment, args.jobs));
-    let mut answer = answer(&experiment, &plan, &there, rates, jobs, Machine { cores, memory: sysinfo::memory() })?;
+    let mut answer = answer(&experiment, &plan, &finished, rates, jobs, Machine { cores, memory: sysinfo::memory() })?;
     if args.settings {
         answer.settings = Some(settings(&document));
     }
@@ -97,22 +97,22 @@ fn settings(document: &Document) -> BTreeMap<String, [String; 2]> {
 fn answer<'a>(
     experiment: &'a Experiment,
     plan: &Plan,
-    there: &[bool],
+    finished: &[bool],
     rates: Throughput,
     jobs: usize,
     machine: Machine,
 ) -> Result<PlanReport<'a>> {
     let estimator = Estimator::new(experiment, rates, machine.cores)?;
     let costs: Vec<StageCost> = plan.stages.iter().map(|stage| estimator.cost(stage)).collect();
-    let to_do = || costs.iter().zip(there).filter(|(_, there)| !**there).map(|(cost, _)| cost);
+    let to_do = || costs.iter().zip(finished).filter(|(_, finished)| !**finished).map(|(cost, _)| cost);
     let mut memories: Vec<f64> = to_do().map(|cost| cost.memory).collect();
     memories.sort_by(|a, b| b.total_cmp(a));
     let memory = total(memories.iter().take(jobs).copied());
-    let seconds = makespan(plan, &costs, there, jobs);
-    let lines = plan.stages.iter().zip(&costs).zip(there).map(|((stage, cost), there)| StageRow {
+    let seconds = makespan(plan, &costs, finished, jobs);
+    let lines = plan.stages.iter().zip(&costs).zip(finished).map(|((stage, cost), finished)| StageRow {
         label: stage.label(),
         folder: stage.id.folder(),
-        finished: *there,
+        finished: *finished,
         needs: stage.needs.iter().map(|&need| plan.stages[need].label()).collect(),
         cost: *cost,
     });
@@ -138,9 +138,10 @@ fn warnings(experiment: &Experiment, memory: f64, seconds: f64, machine: Machine
     }
     warnings.extend(warnings::warnings(experiment));
     if memory > machine.memory {
-        let [needed, there] = [memory, machine.memory].map(format_bytes);
-        warnings
-            .push(format!("about {needed} of memory for stages at once, and the machine has {there}: lower --jobs"));
+        let [needed, available] = [memory, machine.memory].map(format_bytes);
+        warnings.push(format!(
+            "about {needed} of memory for stages at once, and the machine has {available}: lower --jobs"
+        ));
     }
     if seconds > LONG {
         warnings.push(format!(
@@ -247,11 +248,11 @@ mod tests {
         let document = Document::parse("tiny.toml", text_of, &["seeds=2".into()]).expect("valid");
         let experiment = Experiment::from_document(&document).expect("valid");
         let plan = Plan::new(&experiment, "flex", experiment.cells_for(&experiment.trials())).expect("plans");
-        let mut there = vec![false; plan.stages.len()];
-        there[0] = true;
+        let mut finished = vec![false; plan.stages.len()];
+        finished[0] = true;
         let rates = Throughput { train: 4e-6, train_scalar: 4e-6, sample: 3e-6, read: 1e-6, evaluation: 0.02 };
         let machine = Machine { cores: 2, memory: 8e9 };
-        let answer = answer(&experiment, &plan, &there, rates, 2, machine).expect("grammar needs no files");
+        let answer = answer(&experiment, &plan, &finished, rates, 2, machine).expect("grammar needs no files");
         let found = text(&answer, &experiment, &plan);
         let expected = include_str!("plan.snapshot.txt");
         assert_eq!(found, expected, "\n{found}");
@@ -264,8 +265,8 @@ mod tests {
         let plan = Plan::new(&experiment, "flex", experiment.cells_for(&experiment.trials())).expect("plans");
         let rates = Throughput { train: 4e-6, train_scalar: 4e-6, sample: 3e-6, read: 1e-6, evaluation: 0.02 };
         let machine = Machine { cores: 2, memory: 8e9 };
-        let there = vec![true; plan.stages.len()];
-        let answer = answer(&experiment, &plan, &there, rates, 2, machine).expect("grammar needs no files");
+        let finished = vec![true; plan.stages.len()];
+        let answer = answer(&experiment, &plan, &finished, rates, 2, machine).expect("grammar needs no files");
         let found = text(&answer, &experiment, &plan);
         assert!(found.contains("to do: 0.0 GFLOP, about 0.0 s with 2 at once, about 0 kB of memory"), "{found}");
         assert!(!serde_json::to_string(&answer).expect("plain data").contains("-0.0"));

@@ -216,21 +216,21 @@ fn standing_claims(
     let is_finished = |run: &Path, cell: &String| run.join("stages").join(cell).join("done.json").is_file();
     let has_finished = |run: &Path| cells.iter().any(|cell| is_finished(run, cell));
     let has_all = |run: &Path| !cells.is_empty() && cells.iter().all(|cell| is_finished(run, cell));
-    let asked: Vec<_> = experiment.claims.iter().map(|claim| serde_json::json!(claim)).collect();
-    let own = before.and_then(|before| before.claims.clone());
-    match own {
+    let claims_now: Vec<_> = experiment.claims.iter().map(|claim| serde_json::json!(claim)).collect();
+    let recorded = before.and_then(|before| before.claims.clone());
+    match recorded {
         Some(claims) if has_finished(run.path()) => return claims,
         None if has_finished(run.path()) => return vec![],
         _ => {}
     }
-    let beside = std::fs::read_dir(run.path().parent().unwrap_or(Path::new("."))).into_iter().flatten().flatten();
-    let beside: Vec<_> = beside.map(|entry| entry.path()).filter(|path| has_all(path)).collect();
-    if beside.is_empty() {
-        return asked;
+    let siblings = std::fs::read_dir(run.path().parent().unwrap_or(Path::new("."))).into_iter().flatten().flatten();
+    let siblings: Vec<_> = siblings.map(|entry| entry.path()).filter(|path| has_all(path)).collect();
+    if siblings.is_empty() {
+        return claims_now;
     }
-    let theirs = beside.iter().filter_map(|path| Manifest::read(path).ok()?.claims).flatten();
-    theirs
-        .filter(|claim| asked.contains(claim))
+    let sibling_claims = siblings.iter().filter_map(|path| Manifest::read(path).ok()?.claims).flatten();
+    sibling_claims
+        .filter(|claim| claims_now.contains(claim))
         .chain(before.and_then(|before| before.claims.clone()).into_iter().flatten())
         .collect()
 }
@@ -292,8 +292,8 @@ fn finish(manifest: &mut Manifest, summary: &RunSummary, ended_by: Option<&Error
     manifest.stages_made = summary.made;
     manifest.peak_memory = summary.peak_memory;
     let last = |tail: &str| {
-        let told = tail.lines().find(|line| line.contains('×')).or(tail.lines().last()).unwrap_or_default();
-        told.trim_matches([' ', '×']).to_string()
+        let line = tail.lines().find(|line| line.contains('×')).or(tail.lines().last()).unwrap_or_default();
+        line.trim_matches([' ', '×']).to_string()
     };
     let words = |f: &StageFailure| f.ended.as_ref().map_or_else(|| last(&f.tail), |ended| ended.words.clone());
     manifest.failed = summary.failures.iter().map(|f| (f.stage.clone(), words(f))).collect();

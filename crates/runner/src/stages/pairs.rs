@@ -32,8 +32,8 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     ] {
         recorder.progress(split as u64, 3, split.name());
         let mut rng = seeds::stream(seed, Stream::PairResponses, split as u64);
-        let wanted = PairFilter { trap_rows: settings.trap_rows, max_edits: settings.max_edits };
-        candidates.push((split, collect(&policy, &reader, world, gold.as_ref(), split, count, wanted, &mut rng)?));
+        let filter = PairFilter { trap_rows: settings.trap_rows, max_edits: settings.max_edits };
+        candidates.push((split, collect(&policy, &reader, world, gold.as_ref(), split, count, filter, &mut rng)?));
     }
     let tau = match settings.temperature {
         Temperature::Fixed => settings.tau,

@@ -15,24 +15,24 @@ pub(super) fn check_reward_model(experiment: &Experiment, document: &Document) -
     let (rm, defaults) = (&experiment.stages.rm, RmStage::defaults());
     let is_linear = rm.model == RmModel::Linear;
     let keeps_last = rm.keep == RmCheckpointSelection::Last;
-    let (is_given, is_frozen) = (rm.is_pretrained(), rm.steps == 0);
-    if is_frozen && !is_given {
+    let (is_pretrained, is_frozen) = (rm.is_pretrained(), rm.steps == 0);
+    if is_frozen && !is_pretrained {
         let accepted = "at least 1; with stages.rm.from also 0: it scores as it is";
         return Err(document.out_of_range("stages.rm.steps", "0", accepted));
     }
     // the default is that of a new head: as many steps at its rate would undo what the model has learned
-    if is_given && document.origin("stages.rm.steps") == Origin::Default {
+    if is_pretrained && document.origin("stages.rm.steps") == Origin::Default {
         let accepted = "with stages.rm.from: 0, it scores as it is, or how many steps it is trained further";
         return Err(document.missing("stages.rm.steps", accepted));
     }
-    let (given, frozen, untrained) = ("from", "steps = 0", "nothing is trained");
+    let (from, frozen, untrained) = ("from", "steps = 0", "nothing is trained");
     let (linear, not_used) = ("model = \"linear\"", "it is not used");
     // the key, whether it conflicts, with what, why
     let conflicts = [
-        (given, is_given && !is_text, "world.kind = \"grammar\"", "it reads text, and grammar has only token ids"),
-        (given, is_given && is_linear, linear, "it is a transformer"),
-        ("start", is_given && rm.start != defaults.start, given, "its body is that of the directory"),
-        ("score", is_given && rm.score != defaults.score, given, "a classifier scores the last token"),
+        (from, is_pretrained && !is_text, "world.kind = \"grammar\"", "it reads text, and grammar has only token ids"),
+        (from, is_pretrained && is_linear, linear, "it is a transformer"),
+        ("start", is_pretrained && rm.start != defaults.start, from, "its body is that of the directory"),
+        ("score", is_pretrained && rm.score != defaults.score, from, "a classifier scores the last token"),
         ("lora", is_frozen && rm.lora, frozen, untrained),
         ("ensemble", is_frozen && rm.ensemble > 1, frozen, "all members would be the same"),
         ("margin", is_frozen && rm.margin != defaults.margin, frozen, untrained),
