@@ -7,7 +7,7 @@ use duel_data::records::Columns;
 use duel_data::rows::{FindingKind, RowSource, prepare};
 use duel_data::{Encoder, TextTokenizer};
 use duel_spec::seeds::{Rng, derive};
-use duel_spec::{Overlong, Split};
+use duel_spec::{LossTurns, Overlong, Split};
 use rand::RngExt;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -332,5 +332,31 @@ fn rows_are_given_token_by_token() {
     for part in &row.parts {
         assert!(part.tokens.iter().all(|token| token.is_trained == (part.name != "prompt")));
         assert!(part.tokens.iter().all(|token| token.is_control == (token.text == "<eos>")));
+    }
+}
+
+/// Of several turns in a completion, only the assistant's carry the loss; where none of their tokens are left, the row is left out.
+#[test]
+fn tokens_without_loss_are_marked_and_cut_with_the_rest() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("rows.jsonl");
+    let turn = |role: &str, content: &str| json!({"role": role, "content": content});
+    let several = json!([turn("assistant", "a"), turn("user", "b"), turn("assistant", "c")]);
+    write(&path, [json!({"prompt": [turn("user", "p")], "chosen": several, "rejected": [turn("assistant", "x")]})]);
+    let whole = source(vec![(None, path)]);
+    let encoder = chat_encoder().with_loss_on(LossTurns::Last);
+    let report = check(&whole, Some(&encoder), 1, |_| ()).unwrap();
+    let chosen = &report.examples[0].parts[1].tokens;
+    let text = |is_trained: bool| {
+        chosen.iter().filter(|token| token.is_trained == is_trained).map(|token| &*token.text).collect::<String>()
+    };
+    assert_eq!((text(false), text(true)), ("a<eos>\nuser: b<eos>\nassistant: ".to_owned(), "c<eos>".to_owned()));
+    for (response_tokens, kept) in [(chosen.len(), 1), (chosen.len() - 1, 1), (chosen.len() - 2, 0)] {
+        let cut = RowSource { response_tokens, long_responses: Overlong::Cut, ..whole.clone() };
+        let report = check(&cut, Some(&encoder), 0, |_| ()).unwrap();
+        assert_eq!((report.stats.kept, report.count(FindingKind::ResponsesTooLong)), (kept, 1 - kept));
+        assert!(
+            kept == 1 || lines(&report, FindingKind::ResponsesTooLong).1.contains("no token that carries the loss")
+        );
     }
 }
