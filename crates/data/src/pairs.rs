@@ -186,7 +186,8 @@ mod tests {
         let chosen = |spans: &[[usize; 2]]| PreferenceRow { chosen_mask: mask(spans), ..row.clone() };
         let rejected = PreferenceRow { rejected_mask: mask(&[[1, 2]]), ..row.clone() };
         let rows = [row.clone(), chosen(&[[1, 2]]), chosen(&[[1, 3]]), chosen(&[[0, 1], [2, 3]]), rejected];
-        let hashes: std::collections::BTreeSet<String> = rows.iter().map(|row| hash(&[row.clone()])).collect();
+        let hashes: std::collections::BTreeSet<String> =
+            rows.iter().map(|row| hash(std::slice::from_ref(row))).collect();
         assert_eq!(hashes.len(), rows.len());
         let text = serde_json::to_string(&row).expect("written");
         assert!(!text.contains("mask"), "rows without masks are written as before: {text}");

@@ -139,7 +139,7 @@ pub fn eos_counts_and_pad_does_not(step: u64, reader: &ResponseReader, batch: &R
         let has_pad = |piece: &&[u32]| differ && piece.contains(&space.pad);
         let is_complete = batch.ended(row, space) || response.len() == space.response_tokens;
         let is_empty = counted.iter().all(|piece| piece.is_empty());
-        if !is_complete || is_empty || counted.iter().any(|piece| ends_late(&piece) || has_pad(&piece)) {
+        if !is_complete || is_empty || counted.iter().any(|piece| ends_late(piece) || has_pad(piece)) {
             let what = format!("the counted tokens of response {row}");
             let expected = "tokens up to the first EOS or the row's end, none of them PAD";
             return Err(breach(name, step, &what, format!("{counted:?}"), expected.into()));
