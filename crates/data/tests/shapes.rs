@@ -98,6 +98,10 @@ fn a_text_prompt_beside_chats_is_the_users_turn() {
     assert_eq!(file.rows(&Columns::default()), [format!("1: {PARIS} scores 8.5 6")]);
     let plan = file.plan(&Columns::default());
     assert!(plan.contains("  not used: `prompt_id`, `messages`\n"), "{plan}");
+    assert!(
+        plan.contains("chats that repeat it are used from its answer on") && !plan.contains("as it stands"),
+        "{plan}"
+    );
     assert!(plan.contains("  prompt         `prompt`: text\n  chosen         `chosen`: turns\n"), "{plan}");
     for (chosen, rejected, expected) in [
         // not repeated
