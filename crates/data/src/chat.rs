@@ -75,6 +75,15 @@ impl Message {
         Some((Self(fields), before))
     }
 
+    /// The turn with another's text behind its own, and the other's fields that it lacks. `None` where its content has no text.
+    fn continued_by(&self, other: &Self) -> Option<Self> {
+        let (mut turn, _) = self.with_tag(&other.text())?;
+        for (name, value) in &other.0 {
+            turn.0.entry(name.clone()).or_insert_with(|| value.clone());
+        }
+        Some(turn)
+    }
+
     /// Who speaks.
     pub fn role(&self) -> &str {
         self.0.get("role").and_then(Json::as_str).unwrap_or_default()
@@ -262,9 +271,15 @@ impl ChatTemplate {
     }
 }
 
-/// The turns of a prompt and of an answer to it, as they are rendered; the answer's are the last.
+/// The turns of a prompt and of an answer to it, as they are rendered; the answer's are the last. Where the assistant speaks last in
+/// the prompt and first in the answer, that is one turn.
 pub(crate) fn joined(prompt: &Conversation, answer: &[Message]) -> Vec<Message> {
-    [&prompt.turns, answer].concat()
+    let is_assistant = |turn: &&Message| turn.role() == "assistant";
+    let (last, first) = (prompt.turns.last().filter(is_assistant), answer.first().filter(is_assistant));
+    match last.zip(first).and_then(|(last, first)| last.continued_by(first)) {
+        Some(turn) => [&prompt.turns[..prompt.turns.len() - 1], &[turn], &answer[1..]].concat(),
+        None => [&prompt.turns, answer].concat(),
+    }
 }
 
 /// A marked rendering without its marks, and the ranges between them; `None` where they do not alternate.

@@ -1,6 +1,6 @@
 //! What a reward model with a tokenizer of its own reads: prompt and response as text, through its chat template.
 
-use crate::chat::{ChatTemplate, Message};
+use crate::chat::{ChatTemplate, Message, joined};
 use crate::records::Content;
 use crate::{Error, Result, TextTokenizer};
 
@@ -40,7 +40,7 @@ impl ScoredText {
                     problem: "the prompts are conversations, but the reward model has no chat template".into(),
                 })?;
                 let answer = Message::new("assistant", response);
-                let turns = [conversation.turns.as_slice(), &[answer]].concat();
+                let turns = joined(conversation, &[answer]);
                 self.tokenizer.encode_part(&template.render(&turns, conversation.tools.as_ref(), false)?)?
             }
         };

@@ -234,6 +234,22 @@ fn a_prompt_may_end_with_an_answer() {
     assert_eq!(written(&blocks), ["$"]);
 }
 
+/// A prompt may begin the answer, which goes on in the same turn.
+#[test]
+fn a_prompt_may_begin_the_answer() {
+    let prompt = [("user", "a?"), ("assistant", "Sure:")];
+    let row = encoder(CHATML, All).encode(&judged(&prompt, &[("assistant", " It is Paris.")])).unwrap();
+    assert_eq!(tokenizer().decode(&row.prompt).unwrap(), "user\na?\nassistant\nSure:");
+    assert_eq!((counted(&row, 0), row.is_cut), (vec![" It is Paris.$".to_owned()], false));
+    let blocks = "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' }}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% else %}{{ m.content }}<|im_end|>{% endif %}{{ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+    for template in [CHATML, blocks] {
+        let row = encoder(template, All).encode(&judged(&prompt, &TWO)).unwrap();
+        assert_eq!(counted(&row, 0), ["It is Paris.$", "Yes$"], "{template}");
+        let row = encoder(template, Last).encode(&judged(&prompt, &TWO)).unwrap();
+        assert_eq!(counted(&row, 0), ["Yes$"], "{template}");
+    }
+}
+
 #[test]
 fn one_turn_is_as_without_masks() {
     let turn = encode(CHATML, All, &[("assistant", "It is Paris.")]).unwrap();

@@ -1,12 +1,12 @@
 //! Direct preference optimisation, Rafailov et al. 2023, eq. 7, and its relatives on the same rows by `loss`.
 //! Deviations: none of DPO; those of the relatives are in METHODS.md.
 
+use crate::first_step::FirstStep;
 use crate::loss::preference_loss_of;
 use crate::reference::{ReferenceLogp, pair_logp};
-use crate::start::Start;
 use burn::tensor::{Tensor, TensorData};
 use duel_data::pairs::PreferenceRow;
-use duel_model::{Flops, Policy, Reader, Responses, TransformerConfig, weights::host};
+use duel_model::{Flops, Policy, ResponseReader, Responses, TransformerConfig, weights::host};
 use duel_objectives::{
     ChosenRejected, PairLogp, PreferenceLoss, PreferenceOutcome, chosen_sequence_nll, preference_loss,
 };
@@ -21,7 +21,7 @@ pub struct Dpo {
     settings: Settings,
     loss: PreferenceLoss,
     /// On the autodiff device.
-    reader: Reader,
+    reader: ResponseReader,
     reference: ReferenceLogp,
     /// The reference itself, where the loss reads mismatched responses: KTO's does.
     reference_policy: Option<Policy>,
@@ -85,7 +85,12 @@ impl Method for Dpo {
 
 impl Dpo {
     /// `reader` is on the autodiff device; `reference` holds the rows that batches index.
-    pub fn new(settings: Settings, reader: Reader, reference: ReferenceLogp, config: &TransformerConfig) -> Self {
+    pub fn new(
+        settings: Settings,
+        reader: ResponseReader,
+        reference: ReferenceLogp,
+        config: &TransformerConfig,
+    ) -> Self {
         let loss = preference_loss_of(&settings);
         Self { settings, loss, reader, reference, reference_policy: None, flops: Flops::policy(config) }
     }
@@ -100,7 +105,7 @@ impl Dpo {
     /// equations in `objectives/src/pair_losses.rs`.
     fn pair_loss(
         &self,
-        reader: &Reader,
+        reader: &ResponseReader,
         policy: ChosenRejected,
         reference: ChosenRejected,
         pairs: &PairBatch,
@@ -128,7 +133,7 @@ impl Dpo {
 
     /// Log-ratios `[2N]` of all responses, each as the answer to its neighbour's prompt: KTO takes its KL from them. `reader`
     /// and `policy` carry no gradient.
-    fn mismatched_log_ratios(&self, reader: &Reader, policy: &Policy, pairs: &PairBatch) -> Option<Vec<f32>> {
+    fn mismatched_log_ratios(&self, reader: &ResponseReader, policy: &Policy, pairs: &PairBatch) -> Option<Vec<f32>> {
         let reference = self.reference_policy.as_ref()?;
         let batch = mismatched_responses(pairs);
         let [current, reference] = [policy, reference].map(|policy| logprobs::sequence_logp(reader, policy, &batch));
@@ -138,17 +143,18 @@ impl Dpo {
     /// The inputs of the checks at step 0.
     fn start(
         &self,
-    ) -> Start<'_, impl Fn(&Reader, ChosenRejected, ChosenRejected, &PairBatch) -> PreferenceOutcome + '_> {
-        let outcome = |reader: &Reader, policy, reference, pairs: &PairBatch| {
+    ) -> FirstStep<'_, impl Fn(&ResponseReader, ChosenRejected, ChosenRejected, &PairBatch) -> PreferenceOutcome + '_>
+    {
+        let outcome = |reader: &ResponseReader, policy, reference, pairs: &PairBatch| {
             self.pair_loss(reader, policy, reference, pairs, None)
         };
-        Start { settings: &self.settings, loss: self.loss, reader: &self.reader, outcome }
+        FirstStep { settings: &self.settings, loss: self.loss, reader: &self.reader, outcome }
     }
 
     /// Loss and accuracy of a policy without gradient on rows with their own reference log-probs.
     pub fn validate(
         &self,
-        reader: &Reader,
+        reader: &ResponseReader,
         policy: &Policy,
         rows: &[PreferenceRow],
         reference: &ReferenceLogp,
@@ -270,9 +276,9 @@ mod tests {
     const T: usize = 4;
     const PAIRS: usize = 6;
 
-    fn reader(device: &Device) -> Reader {
+    fn reader(device: &Device) -> ResponseReader {
         let space = trajectory::space(12, [0, 2], P, T);
-        Reader::new(&space, device)
+        ResponseReader::new(&space, device)
     }
 
     fn config() -> TransformerConfig {

@@ -1,10 +1,10 @@
 //! Direct preference optimisation on fixed pairs.
 
 mod dpo;
+mod first_step;
 pub mod invariants;
 mod loss;
 mod reference;
-mod start;
 
 pub use dpo::{Dpo, Validation};
 pub use reference::ReferenceLogp;

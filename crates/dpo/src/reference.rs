@@ -3,14 +3,14 @@
 use crate::invariants;
 use burn::tensor::{Tensor, TensorData};
 use duel_data::pairs::{PreferenceRow, hash};
-use duel_model::{Policy, Reader};
+use duel_model::{Policy, ResponseReader};
 use duel_objectives::ChosenRejected;
 use duel_spec::DpoSettings as Settings;
 use duel_training::{PairBatch, Result, logprobs, pairs::halves};
 use serde::{Deserialize, Serialize};
 
 /// Log-probs of both responses under a policy, `[N]` each.
-pub(crate) fn pair_logp(reader: &Reader, policy: &Policy, pairs: &PairBatch) -> ChosenRejected {
+pub(crate) fn pair_logp(reader: &ResponseReader, policy: &Policy, pairs: &PairBatch) -> ChosenRejected {
     let mask = logprobs::mask(reader, &pairs.both); // [2N, T]
     halves(mask.row_sums(logprobs::response_logp(reader, policy, &pairs.both)))
 }
@@ -31,7 +31,7 @@ pub struct ReferenceLogp {
 
 impl ReferenceLogp {
     /// One pass of the reference over all rows; `reader` and `reference` carry no gradient.
-    pub fn compute(reader: &Reader, reference: &Policy, rows: &[PreferenceRow]) -> Self {
+    pub fn compute(reader: &ResponseReader, reference: &Policy, rows: &[PreferenceRow]) -> Self {
         let n = rows.len();
         let pairs = PairBatch::new(rows, &(0..n).collect::<Vec<_>>());
         let logp = logprobs::sequence_logp(reader, reference, &pairs.both);
@@ -45,7 +45,7 @@ impl ReferenceLogp {
     }
 
     /// The log-probs of a batch's rows as tensors `[N]`.
-    pub(crate) fn batch(&self, rows: &[usize], reader: &Reader) -> ChosenRejected {
+    pub(crate) fn batch(&self, rows: &[usize], reader: &ResponseReader) -> ChosenRejected {
         let rows_of = |all: &[f32]| {
             let values: Vec<f32> = rows.iter().map(|&r| all[r]).collect();
             Tensor::<1>::from_data(TensorData::new(values, [rows.len()]), reader.device())
@@ -54,7 +54,7 @@ impl ReferenceLogp {
     }
 
     /// The same as the loss reads them: 0 with `reference_free`.
-    pub(crate) fn for_loss(&self, s: &Settings, rows: &[usize], reader: &Reader) -> ChosenRejected {
+    pub(crate) fn for_loss(&self, s: &Settings, rows: &[usize], reader: &ResponseReader) -> ChosenRejected {
         let logp = self.batch(rows, reader);
         if s.reference_free { logp.map(|x| x.zeros_like()) } else { logp }
     }

@@ -4,7 +4,7 @@
 use burn::module::Module;
 use burn::tensor::Device;
 use duel_dpo::{Dpo, ReferenceLogp};
-use duel_model::{Checkpoint, Reader};
+use duel_model::{Checkpoint, ResponseReader};
 use duel_objectives::entropy;
 use duel_spec::metrics::{self, Metric};
 use duel_testing::golden;
@@ -20,7 +20,7 @@ fn golden_dpo_training_step_by_step() {
     let Checkpoint { config, policy, .. } = trajectory::checkpoint(&file["model"], &device);
     let (rows, space) = trajectory::pairs(&file, config.vocabulary);
 
-    let reference = ReferenceLogp::compute(&Reader::new(&space, &Device::flex()), &policy.valid(), &rows);
+    let reference = ReferenceLogp::compute(&ResponseReader::new(&space, &Device::flex()), &policy.valid(), &rows);
     let host = |x: &[f32]| x.iter().map(|&x| f64::from(x)).collect::<Vec<_>>();
     close("reference, chosen", &host(&reference.chosen), &numbers(&file["reference_chosen_logps"]), 1e-5);
     close("reference, rejected", &host(&reference.rejected), &numbers(&file["reference_rejected_logps"]), 1e-5);
@@ -33,7 +33,7 @@ fn golden_dpo_training_step_by_step() {
         label_smoothing: 0.0,
         ..duel_spec::DpoSettings::defaults()
     };
-    let mut dpo = Dpo::new(settings, Reader::new(&space, &device), reference, &config);
+    let mut dpo = Dpo::new(settings, ResponseReader::new(&space, &device), reference, &config);
     let (steps, trl) = (file.items("steps"), file.items("trl_steps"));
     assert_eq!([steps.len(), trl.len()], [hyper.number("steps") as usize; 2]);
     let adamw = trajectory::adamw(hyper["max_grad_norm"].as_f64(), hyper.number("weight_decay"));
@@ -41,7 +41,7 @@ fn golden_dpo_training_step_by_step() {
     let batch = PairBatch::new(&rows, &(0..rows.len()).collect::<Vec<_>>());
     for (i, (step, trl)) in steps.iter().zip(trl).enumerate() {
         // TRL alone reports the policy's entropy, over all tokens of both responses
-        let plain = Reader::new(&space, &Device::flex());
+        let plain = ResponseReader::new(&space, &Device::flex());
         let logits = plain.logits(&learner.module().valid(), &plain.tokens(&batch.both));
         let actual = precision::values(logprobs::mask(&plain, &batch.both).mean(entropy(logits)));
         close(&format!("step {i}, entropy"), &actual, &[trl.number("entropy")], 1e-4);

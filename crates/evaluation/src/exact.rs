@@ -9,7 +9,7 @@ use duel_data::grammar::{
     ACTIONS, GrammarWorld, MAX_SYMBOLS, PromptCoordinates, SYMBOLS, all_responses, excitements, gold,
     reference_decisions, response_logp,
 };
-use duel_model::{KvCache, Policy, Reader, Responses, generate, weights::host};
+use duel_model::{KvCache, Policy, ResponseReader, Responses, generate, weights::host};
 use duel_reward::Scorer;
 use duel_spec::ids::prompt_hash;
 use duel_spec::seeds::{self, Stream};
@@ -28,7 +28,7 @@ const LEAST_SHARE: f64 = 1e-6;
 
 /// Log-probabilities of the next action (order of [`ACTIONS`]) after every decision prefix, for each prompt:
 /// `[prompts][DECISIONS][6]`. One cached walk over the tree; `policy` carries no gradient.
-fn decision_distributions(policy: &Policy, reader: &Reader, prompts: &[Vec<u32>]) -> Vec<Vec<[f64; 6]>> {
+fn decision_distributions(policy: &Policy, reader: &ResponseReader, prompts: &[Vec<u32>]) -> Vec<Vec<[f64; 6]>> {
     let (device, vocabulary) = (reader.device(), reader.space().vocabulary);
     let mut distributions: Vec<Vec<[f64; 6]>> = vec![vec![]; prompts.len()];
     let mut cache = KvCache::default();
@@ -132,7 +132,7 @@ struct SplitTables {
 /// Evaluates policies on validation and test prompts by enumeration.
 #[derive(Debug, Clone)]
 pub struct ExactEvaluator {
-    reader: Reader,
+    reader: ResponseReader,
     splits: Vec<SplitTables>,
     lengths: Vec<f64>,
     trap: Vec<f64>,
@@ -143,7 +143,7 @@ impl ExactEvaluator {
     /// each prompt of a split.
     pub fn new(
         world: &GrammarWorld,
-        reader: Reader,
+        reader: ResponseReader,
         reference: &Policy,
         proxy: Option<&dyn Fn(Split) -> Vec<Vec<f64>>>,
     ) -> Result<Self> {
@@ -337,7 +337,7 @@ impl ExactEvaluator {
 }
 
 /// A policy's distributions over all responses to each prompt.
-pub fn distributions(policy: &Policy, reader: &Reader, prompts: &[Vec<u32>]) -> Vec<ResponseDistribution> {
+pub fn distributions(policy: &Policy, reader: &ResponseReader, prompts: &[Vec<u32>]) -> Vec<ResponseDistribution> {
     decision_distributions(policy, reader, prompts)
         .iter()
         .map(|decisions| ResponseDistribution(response_logp(decisions)))
@@ -346,7 +346,7 @@ pub fn distributions(policy: &Policy, reader: &Reader, prompts: &[Vec<u32>]) -> 
 
 /// Exact KL(grammar || policy) per response, mean over all prompts: how close SFT has come
 /// (docs/worlds.md, Reference grammar).
-pub fn kl_grammar(world: &GrammarWorld, reader: &Reader, policy: &Policy) -> Result<f64> {
+pub fn kl_grammar(world: &GrammarWorld, reader: &ResponseReader, policy: &Policy) -> Result<f64> {
     let prompts: Vec<Vec<u32>> = world.all_prompts().map(|p| p.ids.clone()).collect();
     let distributions = distributions(policy, reader, &prompts);
     Ok(mean(prompts.iter().zip(&distributions).map(|(prompt, distribution)| {

@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use duel_data::pairs::PreferenceRow;
-use duel_model::{Policy, Reader};
+use duel_model::{Policy, ResponseReader};
 use duel_spec::{Split, metrics, metrics::Metric};
 use duel_training::{PairBatch, logprobs};
 
@@ -12,13 +12,13 @@ const PAIRS: usize = 256;
 /// Held-out pairs of both splits with the reference's log-probabilities.
 #[derive(Debug)]
 pub struct HeldOut {
-    reader: Reader,
+    reader: ResponseReader,
     splits: Vec<(Split, PairBatch, Vec<f32>)>,
 }
 
 impl HeldOut {
     /// `reader` and `reference` carry no gradient.
-    pub fn new(reader: Reader, reference: &Policy, rows: &[PreferenceRow]) -> Self {
+    pub fn new(reader: ResponseReader, reference: &Policy, rows: &[PreferenceRow]) -> Self {
         let reference = reference.clone().no_grad();
         let splits = [Split::Validation, Split::Test].map(|split| {
             let split_rows: Vec<usize> = (0..rows.len()).filter(|&row| rows[row].split == split).take(PAIRS).collect();
@@ -86,7 +86,7 @@ mod tests {
         };
         let (validation, test) = (row(Split::Validation, [3, 2], [4, 2]), row(Split::Test, [5, 2], [6, 2]));
         let swapped = PreferenceRow { chosen: test.rejected.clone(), rejected: test.chosen.clone(), ..test.clone() };
-        let reader = Reader::new(space, &Device::flex());
+        let reader = ResponseReader::new(space, &Device::flex());
         let held_out =
             |test: &PreferenceRow| HeldOut::new(reader.clone(), &policy(0), &[validation.clone(), test.clone()]);
         for (_, values) in held_out(&test).measure(&policy(0)) {

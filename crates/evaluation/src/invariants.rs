@@ -30,7 +30,7 @@ pub fn kl_is_not_negative(kl: f64, share: f64, size: f64) -> Result<()> {
 /// is far above f64 rounding.
 pub fn nobody_beats_the_optimum(objective: f64, optimum: f64, size: f64) -> Result<()> {
     let holds = objective <= optimum + 1e-9 * size;
-    let expected = format!("at most {optimum} and 1e-9 of {size}, gold and the price of its KL");
+    let expected = format!("at most {optimum} and 1e-9 of {size}, gold minus beta times KL");
     require("nobody_beats_the_optimum", holds, "the objective", objective, &expected)
 }
 

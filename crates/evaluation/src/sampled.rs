@@ -5,7 +5,7 @@ use crate::score::{EvalMetrics, EvalResult, distinct_2};
 use crate::{Result, invariants};
 use burn::module::Module;
 use duel_data::World;
-use duel_model::{Policy, Reader, Responses, generate, weights::host};
+use duel_model::{Policy, ResponseReader, Responses, generate, weights::host};
 use duel_objectives::{entropy, full_kl, k1, token_logp};
 use duel_reward::Scorer;
 use duel_spec::seeds::{self, Stream};
@@ -20,7 +20,7 @@ const KL_SHARE: f64 = 4e-6;
 /// Evaluates policies by sampling.
 pub struct SampledEvaluator {
     world: Arc<dyn World>,
-    reader: Reader,
+    reader: ResponseReader,
     reference: Policy,
     gold: Arc<dyn Scorer>,
     proxy: Option<Arc<dyn Scorer>>,
@@ -44,7 +44,7 @@ impl SampledEvaluator {
     /// `reference` and `reader` carry no gradient.
     pub fn new(
         world: Arc<dyn World>,
-        reader: Reader,
+        reader: ResponseReader,
         reference: Policy,
         gold: Arc<dyn Scorer>,
         proxy: Option<Arc<dyn Scorer>>,
@@ -238,7 +238,7 @@ mod tests {
         let space = world.space();
         let config = TransformerConfig::small(space.vocabulary, space.context(), 1, 8, 2, true);
         let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &device);
-        let (reader, gold) = (Reader::new(space, &device), Arc::new(GrammarGold));
+        let (reader, gold) = (ResponseReader::new(space, &device), Arc::new(GrammarGold));
         let ids = |split| world.prompts(split).iter().map(|p| p.ids.clone()).collect::<Vec<_>>();
         let tables = |split| crate::proxy_table(&*gold, &ids(split), space.eos).expect("gold scores all");
         let exact = ExactEvaluator::new(&world, reader.clone(), &policy, Some(&tables))?.theory(&[], &[2, 4, 8])?;

@@ -2,7 +2,7 @@
 
 use crate::Result;
 use duel_data::World;
-use duel_model::{Policy, Reader, Responses, generate};
+use duel_model::{Policy, ResponseReader, Responses, generate};
 use duel_reward::Scorer;
 use duel_spec::metrics::{self, Metric};
 use duel_spec::seeds::{self, Stream};
@@ -54,7 +54,7 @@ pub struct CompletionTag<'a> {
 pub fn completions(
     tag: CompletionTag<'_>,
     world: &dyn World,
-    reader: &Reader,
+    reader: &ResponseReader,
     policy: &Policy,
     reference: &Policy,
     gold: &dyn Scorer,

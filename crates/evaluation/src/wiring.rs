@@ -8,7 +8,7 @@ use crate::{distributions, proxy_table};
 use burn::tensor::Device;
 use duel_data::World;
 use duel_data::grammar::{GrammarWorld, PromptCoordinates, all_responses, excited_proxy, gold};
-use duel_model::{Policy, Reader, Responses, TransformerConfig, generate, weights};
+use duel_model::{Policy, ResponseReader, Responses, TransformerConfig, generate, weights};
 use duel_reward::{GrammarGold, Scorer};
 use duel_spec::metrics::{self, Metric};
 use duel_spec::seeds::{self, Stream};
@@ -30,7 +30,7 @@ impl Scorer for ExclamationProxy {
 /// A peaked policy and its flat reference, so that KL differs by direction, and their evaluators.
 struct FarPolicies {
     world: Arc<GrammarWorld>,
-    reader: Reader,
+    reader: ResponseReader,
     policy: Policy,
     reference: Policy,
 }
@@ -46,7 +46,7 @@ impl FarPolicies {
         let policy = |seed| Policy::new(&config, &mut seeds::derive(seed, "test", 0, "init"), &Device::flex());
         let sharpened: Vec<f32> = weights::flatten(&policy(0)).iter().map(|w| SHARPENING * w).collect();
         let [policy, reference] = [weights::unflatten(policy(0), &sharpened), policy(1)];
-        Self { reader: Reader::new(space, &Device::flex()), policy, reference, world }
+        Self { reader: ResponseReader::new(space, &Device::flex()), policy, reference, world }
     }
 
     fn prompts(&self, split: Split) -> Vec<Vec<u32>> {

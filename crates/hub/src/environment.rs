@@ -5,10 +5,13 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use ureq::http::Uri;
+use ureq::tls::{Certificate, PemItem, parse_pem};
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 /// Most bytes of a file that holds a token.
 const MAX_TOKEN: u64 = 4096;
+/// Most bytes of a file of certificates.
+const MAX_AUTHORITIES: u64 = 16 << 20;
 /// Seconds without a byte after which a download is given up, and the most that may be asked for.
 const PATIENCE: u64 = 30;
 const MAX_PATIENCE: u64 = 600;
@@ -41,6 +44,8 @@ pub struct HubSettings {
     pub offline: bool,
     /// Time without a byte after which a download is given up.
     pub patience: Duration,
+    /// The authorities whose certificates are trusted; `None`: Mozilla's.
+    pub authorities: Option<Vec<Certificate<'static>>>,
 }
 
 impl HubSettings {
@@ -64,7 +69,7 @@ impl HubSettings {
         let cache = path("HF_HUB_CACHE").or_else(|| path("HUGGINGFACE_HUB_CACHE"));
         let cache = cache.or_else(|| Some(home.as_ref()?.join("hub"))).ok_or(Error::Variable {
             variable: "HOME",
-            problem: "is not set, so that there is no place for the hub's cache",
+            problem: "is not set, so the hub's cache has no folder",
             accepted: "a folder as HF_HOME",
         })?;
         let is_on = |name: &str| {
@@ -81,7 +86,30 @@ impl HubSettings {
             token,
             offline: is_on("HF_HUB_OFFLINE") || is_on("TRANSFORMERS_OFFLINE"),
             patience: Duration::from_secs(patience.clamp(1, MAX_PATIENCE)),
+            authorities: authorities(&variable)?,
         })
+    }
+}
+
+/// The certificates of a file that a variable names, in the order in which Python's clients look for one.
+fn authorities(variable: &impl Fn(&str) -> Option<String>) -> Result<Option<Vec<Certificate<'static>>>> {
+    let named = ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"].into_iter();
+    let Some((variable, path)) = named.filter_map(|name| Some((name, PathBuf::from(variable(name)?)))).next() else {
+        return Ok(None);
+    };
+    let refuse = |problem: String| Error::Authorities { variable, path: path.clone(), problem };
+    let mut bytes = vec![];
+    let file = std::fs::File::open(&path).and_then(|file| file.take(MAX_AUTHORITIES).read_to_end(&mut bytes));
+    file.map_err(|e| refuse(e.to_string()))?;
+    let certificate = |item| match item {
+        Ok(PemItem::Certificate(certificate)) => Some(Ok(certificate)),
+        Ok(_) => None,
+        Err(problem) => Some(Err(refuse(ureq::Error::to_string(&problem)))),
+    };
+    let certificates = parse_pem(&bytes).filter_map(certificate).collect::<Result<Vec<_>>>()?;
+    match certificates.is_empty() {
+        true => Err(refuse("it holds no certificate".into())),
+        false => Ok(Some(certificates)),
     }
 }
 
@@ -105,7 +133,7 @@ fn endpoint(text: Option<String>) -> Result<String> {
         true => Ok(text.into()),
         false => Err(Error::Variable {
             variable: "HF_ENDPOINT",
-            problem: "is no address of a hub",
+            problem: "is not the address of a hub",
             accepted: "https://host[:port][/path], without a user's name",
         }),
     }
@@ -165,6 +193,31 @@ mod tests {
         for bad in ["ftp://h", "h", "https://name:word@h", "https://h?x"] {
             let error = settings(&[("HOME", "/u"), ("HF_ENDPOINT", bad)]).expect_err("no address");
             assert!(!error.to_string().contains("word"), "{error}");
+        }
+    }
+
+    #[test]
+    fn authorities_are_those_of_the_file_that_a_variable_names() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let write = |name: &str, text: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, text).expect("written");
+            path.display().to_string()
+        };
+        // the bytes are looked at where a connection is made
+        let pem = "-----BEGIN CERTIFICATE-----\nMAMCAQE=\n-----END CERTIFICATE-----\n";
+        let (one, two) = (write("one.pem", pem), write("two.pem", &pem.repeat(2)));
+        let none = write("none.pem", "no certificate");
+        let count = |variables: &[(&str, &str)]| {
+            let variables = [&[("HOME", "/u")], variables].concat();
+            settings(&variables).map(|settings| settings.authorities.map(|certificates| certificates.len()))
+        };
+        assert_eq!(count(&[]).expect("settings"), None);
+        assert_eq!(count(&[("SSL_CERT_FILE", &two)]).expect("settings"), Some(2));
+        assert_eq!(count(&[("SSL_CERT_FILE", &two), ("REQUESTS_CA_BUNDLE", &one)]).expect("settings"), Some(1));
+        for bad in [none.as_str(), "/nowhere.pem"] {
+            let error = count(&[("CURL_CA_BUNDLE", bad)]).expect_err("no certificate");
+            assert!(error.to_string().contains("CURL_CA_BUNDLE") && error.to_string().contains(bad), "{error}");
         }
     }
 

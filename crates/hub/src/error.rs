@@ -7,10 +7,12 @@ pub type Result<T> = std::result::Result<T, Error>;
 /// A name that leads to no files.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("`{text}` is no name on the hub")]
+    #[error("`{text}` is not a name on the hub")]
     Name { text: String, accepted: &'static str },
     #[error("the variable `{variable}` {problem}")]
     Variable { variable: &'static str, problem: &'static str, accepted: &'static str },
+    #[error("`{}`, which `{variable}` names, cannot be used: {problem}", path.display())]
+    Authorities { variable: &'static str, path: PathBuf, problem: String },
     #[error("the token of {from} holds what no token holds: spaces, control characters or letters beyond ASCII")]
     Token { from: String },
     #[error("`{repo}` is gated on the hub, and {}", who(*has_token, "may not read it"))]
@@ -21,6 +23,8 @@ pub enum Error {
     NoRevision { repo: String, revision: String },
     #[error("`{repo}` has no file `{file}` on the hub")]
     NoFile { repo: String, file: String },
+    #[error("`{repo}` has no GGUF file `{file}` on the hub")]
+    NoGguf { repo: String, file: String, accepted: String },
     #[error("{address} answers with status {status}")]
     Status { address: String, status: u16 },
     #[error("{address} cannot be read: {problem}")]
@@ -59,7 +63,8 @@ impl Error {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Name { accepted, .. } | Self::Variable { accepted, .. } => Some(format!("accepted: {accepted}")),
-            Self::Token { .. } => Some("`hf auth login` writes it anew".into()),
+            Self::Authorities { .. } => Some("accepted: a file of certificates in PEM".into()),
+            Self::Token { .. } => Some("`hf auth login` writes a new one".into()),
             Self::Gated { page, has_token, .. } => Some(format!(
                 "accept its conditions on {page}{}",
                 if *has_token { ", with the account of that token" } else { ", then `hf auth login`, or set HF_TOKEN" }
@@ -76,12 +81,16 @@ impl Error {
                     .into(),
             ),
             Self::Answer { .. } => Some("HF_ENDPOINT, where it is set, must be the address of a hub".into()),
-            Self::WrongHash { .. } => Some("nothing of it was kept; if it happens again, something on the way changes it".into()),
+            Self::WrongHash { .. } => Some("the download was discarded; if this happens again, a proxy may alter it".into()),
             Self::Offline { .. } => Some("unset HF_HUB_OFFLINE, or fetch it elsewhere: `hf download NAME`".into()),
             Self::NoWeights { .. } => {
-                Some("accepted: `model.safetensors`, in one piece or in several with their index".into())
+                Some(
+                    "accepted: `model.safetensors`, in one piece or in several with their index; a GGUF file by its own name, \
+                     `org/name/FILE.gguf`"
+                        .into(),
+                )
             }
-            Self::NoRows { accepted, .. } => Some(format!("accepted: {accepted}")),
+            Self::NoRows { accepted, .. } | Self::NoGguf { accepted, .. } => Some(format!("accepted: {accepted}")),
             _ => None,
         }
     }

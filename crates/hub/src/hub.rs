@@ -9,7 +9,7 @@
 
 use crate::environment::HubSettings;
 use crate::layout::{self, CONFIG, INDEX, README, TOKENIZER_CONFIG, VOCABULARIES, WEIGHTS};
-use crate::name::{RepoName, RowsName, is_commit};
+use crate::name::{ModelName, RepoName, RowsName, is_commit};
 use crate::remote::{Listing, Remote, is_file_name, repo};
 use crate::transfer::{self, BlobHash, Downloaded, RemoteFile};
 use crate::{Error, Result};
@@ -63,11 +63,31 @@ impl Hub {
         Self { settings, cache, remote }
     }
 
-    /// A model: its weights in safetensors, and those of the `settings` files that it has.
+    /// A model: its weights in safetensors, and those of the `settings` files that it has; or its GGUF file.
     ///
     /// # Errors
     /// What is neither in the cache nor on the hub; what the hub refuses; downloads that fail.
-    pub fn model(&self, name: &RepoName, settings: &[&str], progress: OnProgress<'_>) -> Result<HubSnapshot> {
+    pub fn model(&self, model: &ModelName, settings: &[&str], progress: OnProgress<'_>) -> Result<HubSnapshot> {
+        match &model.file {
+            Some(file) => self.gguf(&model.name, file, progress),
+            None => self.safetensors(&model.name, settings, progress),
+        }
+    }
+
+    /// A GGUF file, with the other parts of its model where it is one of several.
+    fn gguf(&self, name: &RepoName, file: &str, progress: OnProgress<'_>) -> Result<HubSnapshot> {
+        let cached = self.cached_gguf(name, file)?;
+        self.complete(name, RepoType::Model, cached, |hub, listing| {
+            let parts = layout::gguf_parts(file, &listing.files);
+            if parts.is_empty() {
+                let (repo, file, accepted) = (name.repo.clone(), file.into(), layout::ggufs(&listing.files));
+                return Err(Error::NoGguf { repo, file, accepted });
+            }
+            Ok((hub.fetch(name, RepoType::Model, listing, parts, MAX_DATA, progress)?, vec![]))
+        })
+    }
+
+    fn safetensors(&self, name: &RepoName, settings: &[&str], progress: OnProgress<'_>) -> Result<HubSnapshot> {
         let cached = self.cached_model(name, settings)?;
         self.complete(name, RepoType::Model, cached, |hub, listing| {
             let mut files: Vec<String> = settings.iter().map(|file| (*file).to_string()).collect();
@@ -146,23 +166,23 @@ impl Hub {
             (Err(error), None) => return Err(error),
         };
         let (blobs, absent) = fetch(self, &listing)?;
-        let place = self.place(name, kind);
+        let cache_folder = self.cache_folder(name, kind);
         // all names at once, when every file is there
         for (file, blob) in &blobs {
-            place.link(&listing.commit, file, blob)?;
+            cache_folder.link(&listing.commit, file, blob)?;
         }
         for file in absent {
-            let mark = place.folder.join(".no_exist").join(&listing.commit).join(file);
+            let mark = cache_folder.folder.join(".no_exist").join(&listing.commit).join(file);
             create_parent(&mark)?;
             File::create(&mark).map_err(|source| Error::Io { action: "create", path: mark, source })?;
         }
         if !is_commit(&name.revision) {
-            let io = |source| Error::Io { action: "write", path: place.folder.join("refs"), source };
-            place.repo.create_ref(&listing.commit).map_err(io)?;
+            let io = |source| Error::Io { action: "write", path: cache_folder.folder.join("refs"), source };
+            cache_folder.repo.create_ref(&listing.commit).map_err(io)?;
         }
         let mut files: Vec<String> = blobs.into_iter().map(|(file, _)| file).collect();
         files.sort();
-        let path = place.repo.pointer_path(&listing.commit);
+        let path = cache_folder.repo.pointer_path(&listing.commit);
         Ok(HubSnapshot { path, name: name.clone(), commit: listing.commit, files, warning: None })
     }
 
@@ -176,31 +196,46 @@ impl Hub {
         limit: u64,
         progress: OnProgress<'_>,
     ) -> Result<Vec<(String, PathBuf)>> {
-        let place = self.place(name, kind);
+        let cache_folder = self.cache_folder(name, kind);
         let at_commit = name.at(&listing.commit);
         let mut blobs = vec![];
         for file in files {
-            let cached = place.repo.pointer_path(&listing.commit).join(&file);
+            let cached = cache_folder.repo.pointer_path(&listing.commit).join(&file);
             if cached.is_file() {
                 blobs.push((file, cached));
                 continue;
             }
             let remote_file = RemoteFile { name: &at_commit, kind, file: &file, limit };
-            let blob = place.download(&self.remote, remote_file, progress)?;
+            let blob = cache_folder.download(&self.remote, remote_file, progress)?;
             blobs.push((file, blob));
         }
         Ok(blobs)
     }
 
-    fn place(&self, name: &RepoName, kind: RepoType) -> CacheFolder {
+    fn cache_folder(&self, name: &RepoName, kind: RepoType) -> CacheFolder {
         let repo = repo(name, kind);
         let folder = self.settings.cache.join(repo.folder_name());
         CacheFolder { repo: self.cache.repo(repo), folder }
     }
 
+    fn cached_gguf(&self, name: &RepoName, file: &str) -> Result<Cached> {
+        let cache_folder = self.cache_folder(name, RepoType::Model);
+        let Some((commit, path)) = cache_folder.snapshot(name)? else {
+            return Ok(Cached::Nothing("not at this revision".into()));
+        };
+        let mut names = vec![];
+        list(&path, "", 0, &mut names);
+        names.sort();
+        let files = layout::gguf_parts(file, &names);
+        if files.is_empty() || !layout::are_whole(&files) {
+            return Ok(Cached::Nothing(format!("of which it has not all of `{file}`")));
+        }
+        Ok(Cached::Whole(HubSnapshot { path, name: name.clone(), commit, files, warning: None }))
+    }
+
     fn cached_model(&self, name: &RepoName, settings: &[&str]) -> Result<Cached> {
-        let place = self.place(name, RepoType::Model);
-        let Some((commit, path)) = place.snapshot(name)? else {
+        let cache_folder = self.cache_folder(name, RepoType::Model);
+        let Some((commit, path)) = cache_folder.snapshot(name)? else {
             return Ok(Cached::Nothing("not at this revision".into()));
         };
         let has = |file: &str| path.join(file).is_file();
@@ -222,7 +257,7 @@ impl Hub {
             return nothing(WEIGHTS);
         }
         files.sort();
-        let is_known = |file: &str| has(file) || place.is_absent(&commit, file) || !settings.contains(&file);
+        let is_known = |file: &str| has(file) || cache_folder.is_absent(&commit, file) || !settings.contains(&file);
         let has_vocabulary =
             VOCABULARIES.iter().any(|file| has(file)) || VOCABULARIES.iter().all(|file| is_known(file));
         let lacking = match (has_vocabulary, is_known(TOKENIZER_CONFIG)) {
@@ -238,8 +273,8 @@ impl Hub {
     }
 
     fn cached_rows(&self, rows: &RowsName) -> Result<Cached> {
-        let place = self.place(&rows.name, RepoType::Dataset);
-        let Some((commit, path)) = place.snapshot(&rows.name)? else {
+        let cache_folder = self.cache_folder(&rows.name, RepoType::Dataset);
+        let Some((commit, path)) = cache_folder.snapshot(&rows.name)? else {
             return Ok(Cached::Nothing("not at this revision".into()));
         };
         let mut names = vec![];
@@ -254,7 +289,7 @@ impl Hub {
             Ok(_) => return Ok(Cached::Nothing("of which it has some files only".into())),
             Err(error) => return Ok(Cached::Nothing(format!("as far as it goes: {error}"))),
         };
-        let is_known = has_readme || place.is_absent(&commit, README);
+        let is_known = has_readme || cache_folder.is_absent(&commit, README);
         let snapshot = HubSnapshot { path, name: rows.name.clone(), commit, files, warning: None };
         Ok(match is_known {
             true => Cached::Whole(snapshot),

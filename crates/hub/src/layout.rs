@@ -22,8 +22,8 @@ const SPLIT_WORDS: [&[&str]; 3] =
     [&["train", "training"], &["validation", "valid", "dev", "val"], &["test", "testing", "eval", "evaluation"]];
 /// What rows are read from.
 const ROW_FILES: [&str; 6] = ["parquet", "jsonl", "ndjson", "json", "csv", "tsv"];
-/// Endings behind these of files that are compressed.
-const COMPRESSED: [&str; 2] = [".gz", ".zst"];
+/// Endings of text files that are packed, after those above: `rows.jsonl.gz`.
+const PACKED: [&str; 4] = ["gz", "gzip", "zst", "zstd"];
 /// JSON files that describe a dataset.
 const DESCRIPTIONS: [&str; 4] = ["dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json"];
 
@@ -40,7 +40,7 @@ pub(crate) fn shards(index: &[u8]) -> std::result::Result<Vec<String>, String> {
         name.len() <= 255 && !name.starts_with('.') && name.ends_with(".safetensors") && name.bytes().all(is_plain)
     };
     match names.iter().find(|name| !is_plain(name)) {
-        Some(name) => Err(format!("it names {name:?}, which is no safetensors file beside it")),
+        Some(name) => Err(format!("it names {name:?}, which is not a safetensors file in the same folder")),
         None if names.is_empty() || names.len() > MAX_SHARDS => Err(format!("it names {} files", names.len())),
         None => Ok(names.into_iter().map(String::from).collect()),
     }
@@ -60,8 +60,32 @@ pub(crate) fn other_weights(files: &[String]) -> String {
             "it is an adapter; merge it into its base model first (peft: `merge_and_unload`)".into()
         }
         [] => format!("none of its {} files has weights that are known", files.len()),
+        _ if others.iter().all(|file| file.ends_with(".gguf")) => {
+            format!("it has GGUF files: {}", listed(&others.iter().map(|file| (*file).to_string()).collect::<Vec<_>>()))
+        }
         [one] => format!("it has `{one}`"),
         [first, others @ ..] => format!("it has `{first}` and {} more of the kind", others.len()),
+    }
+}
+
+/// The GGUF files of a repository.
+pub(crate) fn ggufs(files: &[String]) -> String {
+    listed(&files.iter().filter(|file| file.ends_with(".gguf")).cloned().collect::<Vec<_>>())
+}
+
+/// A GGUF file among those of a repository, with the other parts of its model where it is one of several
+/// (`name-00001-of-00003.gguf`).
+pub(crate) fn gguf_parts(file: &str, files: &[String]) -> Vec<String> {
+    let set = |name: &str| {
+        let (start, end) = name.rsplit_once("-of-")?;
+        let (stem, number) = start.rsplit_once('-')?;
+        is_number(number).then(|| (stem.to_owned(), end.to_owned()))
+    };
+    let own = set(file);
+    let is_part = |other: &&String| *other == file || own.is_some() && set(other) == own;
+    match files.iter().any(|other| other == file) {
+        true => files.iter().filter(is_part).cloned().collect(),
+        false => vec![],
     }
 }
 
@@ -71,7 +95,7 @@ pub(crate) fn other_weights(files: &[String]) -> String {
 /// [`Error::NoRows`]: a configuration or split that is not there, with those that are.
 pub(crate) fn row_files(rows: &RowsName, files: &[String], readme: Option<&str>) -> Result<Vec<String>> {
     let refuse = |problem: String, accepted: String| Error::NoRows { name: rows.to_string(), problem, accepted };
-    let unreadable = "rows in parquet, JSON lines, JSON, CSV or TSV; of many others the hub keeps a copy: \
+    let unreadable = "rows in parquet, JSON lines, JSON, CSV or TSV, as text also packed (.gz, .zst); of many others the hub keeps a copy: \
                       `hub:org/name@refs/convert/parquet/default:train`";
     let all: Vec<&str> = files.iter().map(String::as_str).filter(|file| is_row_file(file)).collect();
     if all.is_empty() {
@@ -233,9 +257,14 @@ fn listed(names: &[String]) -> String {
 fn is_row_file(file: &str) -> bool {
     let name = file.rsplit('/').next().unwrap_or(file);
     let is_hidden = file.split('/').any(|part| part.starts_with(['.', '_']));
-    let plain = COMPRESSED.iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(name);
-    let extension = plain.rsplit_once('.').map_or("", |(_, extension)| extension);
-    !is_hidden && !DESCRIPTIONS.contains(&name) && ROW_FILES.contains(&extension)
+    let ending = |name: &'_ str| name.rsplit_once('.').map(|(stem, ending)| (stem.to_owned(), ending.to_lowercase()));
+    let format = match ending(name) {
+        Some((stem, packed)) if PACKED.contains(&packed.as_str()) => {
+            ending(&stem).map(|(_, format)| format).filter(|format| format != "parquet")
+        }
+        plain => plain.map(|(_, format)| format),
+    };
+    !is_hidden && !DESCRIPTIONS.contains(&name) && format.is_some_and(|format| ROW_FILES.contains(&format.as_str()))
 }
 
 /// Whether every shard is there of files that say how many they are: `train-00000-of-00002.parquet`.
@@ -277,7 +306,10 @@ mod tests {
             ["a/train-00000-of-00001.parquet", "b/train-00000-of-00001.parquet", "b/test-00000-of-00001.parquet"];
         let converted = ["default/train/0000.parquet", "default/train/0001.parquet", "default/test/0000.parquet"];
         let plain = ["train.jsonl", "test.jsonl", "dataset_infos.json", ".gitattributes"];
-        let cases: [(&str, &[&str], &[&str]); 16] = [
+        let packed = ["data/train.jsonl.gz", "data/train.CSV.zst", "data/test.jsonl.gz", "data/test.parquet.gz"];
+        let cases: [(&str, &[&str], &[&str]); 18] = [
+            ("hub:o/n", &packed, &packed[..2]),
+            ("hub:o/n:test", &packed, &packed[2..3]),
             ("hub:o/n", &sharded, &sharded[2..]),
             ("hub:o/n:test", &sharded, &sharded[1..2]),
             ("hub:o/n:train_prefs", &custom, &custom[1..2]),
@@ -322,7 +354,8 @@ mod tests {
         assert_eq!(error.hint().expect("a hint"), "accepted: a, b");
         let error = found("hub:o/n:dpo", &["train.csv", "test.csv"], None).expect_err("no such split");
         assert_eq!(error.hint().expect("a hint"), "accepted: train, test");
-        let error = found("hub:o/n", &["train.txt", "script.py"], None).expect_err("nothing to read");
+        let unread = ["train.jsonl.xz", "train.parquet.gz", "notes.gz", "script.py"];
+        let error = found("hub:o/n", &unread, None).expect_err("nothing to read");
         assert!(error.hint().expect("a hint").contains("refs/convert/parquet"), "{error}");
     }
 

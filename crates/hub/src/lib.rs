@@ -16,5 +16,5 @@ mod transfer;
 pub use environment::{AccessToken, HubSettings};
 pub use error::{Error, Result};
 pub use hub::{Hub, HubSnapshot};
-pub use name::{ROWS_PREFIX, RepoName, RowsName};
+pub use name::{ModelName, ROWS_PREFIX, RepoName, RowsName};
 pub use transfer::Downloaded;

@@ -5,7 +5,7 @@ use crate::{Error, Result};
 /// What begins the name of rows on the hub, in place of a path.
 pub const ROWS_PREFIX: &str = "hub:";
 
-const MODEL_FORM: &str = "`org/name` or `org/name@revision`";
+const MODEL_FORM: &str = "`org/name`, `org/name@revision`, or a file `org/name[@revision]/FILE.gguf`";
 const ROWS_FORM: &str = "`hub:org/name[@revision][/config][:split]`";
 /// The branch that a name without a revision means.
 const MAIN: &str = "main";
@@ -43,6 +43,47 @@ impl std::fmt::Display for RepoName {
             MAIN => f.write_str(&self.repo),
             revision => write!(f, "{}@{revision}", self.repo),
         }
+    }
+}
+
+/// A model on the hub: a repository, or one GGUF file of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelName {
+    pub name: RepoName,
+    /// Its name in the repository.
+    pub file: Option<String>,
+}
+
+impl ModelName {
+    /// Reads `org/name[@revision]` or `org/name[@revision]/FILE.gguf`; of revisions with a slash before a file those that begin
+    /// with `refs/`.
+    ///
+    /// # Errors
+    /// [`Error::Name`] for any other text.
+    pub fn parse(text: &str) -> Result<Self> {
+        let refuse = || Error::Name { text: text.into(), accepted: MODEL_FORM };
+        let mut parts: Vec<&str> = text.split('/').collect();
+        let repo_parts = if parts.get(1).is_some_and(|name| name.ends_with("@refs")) { 4 } else { 2 };
+        if parts.len() <= repo_parts || !text.ends_with(".gguf") {
+            return Ok(Self { name: RepoName::parse(text)?, file: None });
+        }
+        let file = parts.split_off(repo_parts);
+        match file.iter().all(|part| is_word(part)) {
+            true => Ok(Self { name: RepoName::parse(&parts.join("/"))?, file: Some(file.join("/")) }),
+            false => Err(refuse()),
+        }
+    }
+
+    /// The same model at a commit.
+    pub fn at(&self, commit: &str) -> Self {
+        Self { name: self.name.at(commit), ..self.clone() }
+    }
+}
+
+impl std::fmt::Display for ModelName {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.name)?;
+        self.file.iter().try_for_each(|file| write!(f, "/{file}"))
     }
 }
 
@@ -156,6 +197,25 @@ mod tests {
         }
         let rows = RowsName::parse("hub:org/name@refs/convert/parquet/default:train").expect("a name");
         assert_eq!((rows.name.revision.as_str(), rows.config.as_deref()), ("refs/convert/parquet", Some("default")));
+    }
+
+    #[test]
+    fn a_gguf_file_is_named_in_its_repository() {
+        for (text, revision, file) in [
+            ("org/name", "main", None),
+            ("org/name.gguf", "main", None),
+            ("org/name@v1.gguf", "v1.gguf", None),
+            ("org/name/m.Q4_K_M.gguf", "main", Some("m.Q4_K_M.gguf")),
+            ("org/name@v1/q4/m-00001-of-00002.gguf", "v1", Some("q4/m-00001-of-00002.gguf")),
+            ("org/name@refs/pr/3/m.gguf", "refs/pr/3", Some("m.gguf")),
+        ] {
+            let name = ModelName::parse(text).expect("a name");
+            assert_eq!((name.to_string().as_str(), name.name.revision.as_str()), (text, revision));
+            assert_eq!(name.file.as_deref(), file, "{text}");
+        }
+        for text in ["org/name/m.bin", "org/name/../m.gguf", "org/name//m.gguf", "org/name/.m.gguf", "name/.gguf"] {
+            assert!(ModelName::parse(text).is_err(), "{text:?}");
+        }
     }
 
     #[test]

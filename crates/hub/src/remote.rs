@@ -8,6 +8,7 @@ use hf_hub::api::RepoInfo;
 use hf_hub::{Repo, RepoType};
 use std::time::Duration;
 use ureq::http::{HeaderMap, Response, StatusCode, Uri};
+use ureq::tls::{RootCerts, TlsConfig};
 use ureq::{Agent, Body};
 
 /// Most bytes of a list of files, and most files in it.
@@ -61,6 +62,13 @@ impl Remote {
             .timeout_send_request(Some(settings.patience))
             .timeout_recv_response(Some(settings.patience))
             .timeout_per_read(Some(settings.patience));
+        let config = match &settings.authorities {
+            Some(certificates) => {
+                let roots = RootCerts::new_with_certs(certificates);
+                config.tls_config(TlsConfig::builder().root_certs(roots).build())
+            }
+            None => config,
+        };
         Self { agent: config.build().into(), settings: settings.clone() }
     }
 
@@ -78,7 +86,7 @@ impl Remote {
         let body = body.map_err(|e| unreachable(&answer.address, &e))?;
         let info: RepoInfo = serde_json::from_slice(&body).map_err(|e| damaged(e.to_string()))?;
         if !is_commit(&info.sha) {
-            return Err(damaged("its `sha` is no commit".into()));
+            return Err(damaged("its `sha` is not a commit".into()));
         }
         if info.siblings.len() > MAX_FILES {
             return Err(damaged(format!("{} files; up to {MAX_FILES} are read", info.siblings.len())));

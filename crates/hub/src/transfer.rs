@@ -154,7 +154,7 @@ fn attempt(
     let answer = remote.file(file.name, file.kind, file.file, start, &has_blob)?;
     let damaged = |problem: &str| Error::Answer { address: answer.address.clone(), problem: problem.into() };
     let hash = answer.etag.as_deref().and_then(BlobHash::of_etag);
-    let hash = hash.ok_or_else(|| damaged("no hash stands in its ETag"))?;
+    let hash = hash.ok_or_else(|| damaged("its ETag contains no hash"))?;
     if answer.is_known {
         return Ok(Attempt::Known(hash));
     }
@@ -221,7 +221,7 @@ fn total(answer: &Answer, start: u64) -> std::result::Result<Option<u64>, &'stat
             let (range, total) =
                 range.strip_prefix("bytes ").and_then(|r| r.split_once('/')).ok_or("a strange range")?;
             if range.split_once('-').and_then(|(first, _)| number(first)) != Some(start) {
-                return Err("another part than the one that was asked for");
+                return Err("a different range from the one requested");
             }
             number(total)
         }

@@ -1,6 +1,6 @@
 //! Names on the hub, against caches as the hub lays them and servers that answer as the hub does, and worse.
 
-use duel_hub::{Error, Hub, HubSettings, HubSnapshot, RepoName, RowsName};
+use duel_hub::{Error, Hub, HubSettings, HubSnapshot, ModelName, RowsName};
 use duel_testing::fake_hub::{
     self, COMMIT, FakeServer, HubFiles, HubReply, HubReplyBody, answer, files, hash, hub, ranged, storage,
 };
@@ -24,7 +24,7 @@ fn model(settings: HubSettings) -> Result<HubSnapshot, Error> {
 }
 
 fn model_at(settings: HubSettings, name: &str) -> Result<HubSnapshot, Error> {
-    Hub::new(settings).model(&RepoName::parse(name).expect("a name"), &SETTINGS, &mut |_| {})
+    Hub::new(settings).model(&ModelName::parse(name).expect("a name"), &SETTINGS, &mut |_| {})
 }
 
 fn rows(settings: HubSettings, name: &str) -> Result<Vec<String>, Error> {
@@ -120,7 +120,7 @@ fn a_download_is_laid_out_as_the_hub_does_and_is_not_made_twice() {
     let storage = storage(model_files());
     let server = hub("models", model_files(), &storage);
     let mut seen = vec![];
-    let name = RepoName::parse("org/name").expect("a name");
+    let name = ModelName::parse("org/name").expect("a name");
     let found = Hub::new(settings(folder.path(), &server.address)).model(&name, &SETTINGS, &mut |now| {
         seen.push((now.file.to_string(), now.bytes, now.total));
     });
@@ -353,6 +353,37 @@ fn repositories_without_a_model_are_refused_before_any_download() {
         assert!(matches!(&error, Error::NoWeights { found, .. } if found.contains(expected)), "{error}");
         assert_eq!(server.take_requests().len(), 1);
     }
+}
+
+#[test]
+fn a_gguf_file_comes_alone_or_with_the_other_parts_of_its_model() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let listed = files(&[
+        ("README.md", b"words"),
+        ("m.Q4_0.gguf", b"small"),
+        ("q8/m-00001-of-00002.gguf", b"one"),
+        ("q8/m-00002-of-00002.gguf", b"two"),
+        ("q8/n-00001-of-00002.gguf", b"other"),
+    ]);
+    let server = hub("models", listed, &storage(HubFiles::new()));
+    let at = |name: &str| model_at(settings(folder.path(), &server.address), name);
+    let snapshot = at("org/name/m.Q4_0.gguf").expect("a file");
+    assert_eq!((snapshot.files.as_slice(), snapshot.commit.as_str()), (&["m.Q4_0.gguf".to_string()][..], COMMIT));
+    assert_eq!(std::fs::read(snapshot.path.join("m.Q4_0.gguf")).expect("its bytes"), b"small");
+    let parts = ["q8/m-00001-of-00002.gguf", "q8/m-00002-of-00002.gguf"];
+    assert_eq!(at("org/name/q8/m-00002-of-00002.gguf").expect("both").files, parts);
+    // from the cache, and only what is there
+    server.take_requests();
+    assert_eq!(at("org/name/q8/m-00001-of-00002.gguf").expect("both").files, parts);
+    assert!(server.take_requests().is_empty());
+    let error = at("org/name/other.gguf").expect_err("no such file");
+    assert!(matches!(&error, Error::NoGguf { file, .. } if file == "other.gguf"), "{error}");
+    assert!(error.hint().expect("a hint").contains("m.Q4_0.gguf, q8/m-00001-of-00002.gguf"));
+    // the repository alone is no model
+    let error = at("org/name").expect_err("several models");
+    assert!(
+        error.to_string().contains("GGUF files: m.Q4_0.gguf") && error.hint().expect("a hint").contains("FILE.gguf")
+    );
 }
 
 #[test]

@@ -2,13 +2,13 @@
 
 use crate::attention::HeadOrder;
 use crate::block::{BlockOptions, BlockShape, BlockWeights, N_NORM, OUT, RopeTables};
+use crate::buffer::PooledBuffer;
 use crate::linear::LinearWeights;
 use crate::matrix::{Accumulate, Matrix};
 use crate::norm::NormWeights;
 use crate::product::{Packed, product};
 use crate::rows;
 use rayon::prelude::*;
-use std::borrow::Cow;
 use std::sync::Arc;
 
 /// The parameters of [`NormWeights`].
@@ -128,7 +128,6 @@ impl PackedBlock {
 /// Maps of the same inputs as one, heads ordered by kind.
 fn side_by_side(shape: BlockShape, w: &BlockWeights<'_>, maps: &[usize]) -> DecoderLinear {
     let sizes = shape.linears();
-    let ready: Vec<Cow<'_, [f32]>> = maps.par_iter().map(|&map| merged(&w.maps[map], sizes[map])).collect();
     let inputs = maps.first().map_or(0, |&map| sizes[map][0]);
     let outputs: usize = maps.iter().map(|&map| sizes[map][1]).sum();
     let mut biases = vec![];
@@ -140,20 +139,15 @@ fn side_by_side(shape: BlockShape, w: &BlockWeights<'_>, maps: &[usize]) -> Deco
             }
         }
     }
-    let mut joint = match &ready[..] {
-        [only] => Cow::Borrowed(&only[..]),
-        several => {
-            let mut joint = Vec::with_capacity(inputs * outputs);
-            for row in 0..inputs {
-                several
-                    .iter()
-                    .for_each(|w| joint.extend_from_slice(&w[row * (w.len() / inputs)..][..w.len() / inputs]));
-            }
-            Cow::Owned(joint)
-        }
-    };
+    let mut joint = PooledBuffer::new(inputs * outputs); // [inputs, outputs]
+    let mut first = 0;
+    for &map in maps {
+        write_merged(&w.maps[map], sizes[map], &mut joint[first..], outputs);
+        first += sizes[map][1];
+    }
     if maps == [0] && shape.options.order == HeadOrder::ByHead {
-        joint = Cow::Owned(by_kind(&joint, shape));
+        let ordered = by_kind(&joint, shape);
+        joint.copy_from_slice(&ordered);
         biases = by_kind(&biases, shape);
     }
     let bias = (!biases.is_empty()).then_some(biases);
@@ -169,22 +163,17 @@ fn by_kind(rows: &[f32], shape: BlockShape) -> Vec<f32> {
     rows.chunks_exact(3 * heads * e).flat_map(|row| (0..3).flat_map(|which| kind(row, which))).collect()
 }
 
-/// A map's matrix `[inputs, outputs]`, with its adapter merged.
-fn merged<'a>(map: &LinearWeights<'a>, [inputs, outputs]: [usize; 2]) -> Cow<'a, [f32]> {
-    let weight: Cow<'a, [f32]> = match map.turned {
-        true => {
-            let columns = (0..inputs).map(|input| map.weight[input..].iter().step_by(inputs));
-            let mut rows = Vec::with_capacity(map.weight.len());
-            columns.for_each(|column| rows.extend(column));
-            Cow::Owned(rows)
+/// Writes a map's matrix `[inputs, outputs]` with its adapter merged, rows `step` apart.
+fn write_merged(map: &LinearWeights<'_>, [inputs, outputs]: [usize; 2], to: &mut [f32], step: usize) {
+    for (input, row) in to.chunks_mut(step).take(inputs).enumerate() {
+        match map.turned {
+            true => row.iter_mut().zip(map.weight[input..].iter().step_by(inputs)).for_each(|(to, from)| *to = *from),
+            false => row[..outputs].copy_from_slice(&map.weight[input * outputs..][..outputs]),
         }
-        false => Cow::Borrowed(map.weight),
-    };
-    if map.a.is_empty() {
-        return weight;
     }
-    let (rank, mut weight) = (map.rank(inputs), weight.into_owned());
-    let (a, b) = (Matrix::rows(map.a, rank), Matrix::rows(map.b, outputs));
-    product([inputs, rank, outputs], &mut weight, outputs, Accumulate::Add, a, b, map.scale);
-    Cow::Owned(weight)
+    if !map.a.is_empty() {
+        let rank = map.rank(inputs);
+        let (a, b) = (Matrix::rows(map.a, rank), Matrix::rows(map.b, outputs));
+        product([inputs, rank, outputs], to, step, Accumulate::Add, a, b, map.scale);
+    }
 }

@@ -255,6 +255,14 @@ impl Architecture {
         }
     }
 
+    /// The same, to be changed.
+    pub(crate) fn rotary_mut(&mut self) -> Option<&mut RotarySpec> {
+        match &mut self.positions {
+            PositionSpec::Rotary(rotary) => Some(rotary),
+            PositionSpec::Learned { .. } => None,
+        }
+    }
+
     /// Tokens that a layer looks back, itself included; `None`: all.
     pub fn window(&self, layer: usize) -> Option<usize> {
         self.attention.windows.get(layer).copied().flatten()

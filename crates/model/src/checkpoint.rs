@@ -9,5 +9,5 @@ use crate::transformer::Policy;
 pub struct Checkpoint {
     pub config: TransformerConfig,
     pub policy: Policy,
-    pub words: TokenizerFiles,
+    pub tokenizer_files: TokenizerFiles,
 }

@@ -34,8 +34,9 @@ impl Classifier {
             let (key, found) = ("a reward model".into(), "a GGUF file".into());
             return Err(Error::Unsupported { path: path.into(), key, found, accepted });
         }
-        let huggingface::ClassifierFiles { config, words, store, head, pad } = huggingface::open_classifier(path)?;
-        let model = Pretrained::of_directory(path, config, words, store, vec![weight(&head), bias(&head)])?;
+        let huggingface::ClassifierFiles { config, tokenizer_files, store, head, pad } =
+            huggingface::open_classifier(path)?;
+        let model = Pretrained::of_directory(path, config, tokenizer_files, store, vec![weight(&head), bias(&head)])?;
         Ok(Self { model, pad, head })
     }
 
@@ -86,7 +87,7 @@ fn bias(head: &str) -> String {
 pub struct ClassifierCheckpoint {
     pub config: TransformerConfig,
     pub model: ScalarModel,
-    pub words: TokenizerFiles,
+    pub tokenizer_files: TokenizerFiles,
     /// What does not count at the end of a sequence; `None`: a token is added for it.
     pub pad: Option<u32>,
     /// Centre and scale of a run's score: (number − centre) / scale, where the model gives the number.
@@ -98,10 +99,10 @@ impl ClassifierCheckpoint {
     /// sequence cannot serve. A new one is the first id after the tokenizer's.
     fn with_padding(mut self, folder: &Path) -> Result<(Self, u32)> {
         if let Some(pad) = self.pad {
-            self.words.special.pad = Some(pad);
+            self.tokenizer_files.special.pad = Some(pad);
             return Ok((self, pad));
         }
-        let id = match self.words.tokenizer.take() {
+        let id = match self.tokenizer_files.tokenizer.take() {
             None => self.config.vocabulary as u32,
             Some(bytes) => {
                 let damaged = |problem: String| Error::Damaged { path: folder.join(TOKENIZER), problem };
@@ -113,7 +114,7 @@ impl ClassifierCheckpoint {
                     Some(tokens) => tokens.push(token),
                     None => tokenizer["added_tokens"] = json!([token]),
                 }
-                self.words.tokenizer = Some(tokenizer.to_string().into_bytes());
+                self.tokenizer_files.tokenizer = Some(tokenizer.to_string().into_bytes());
                 id
             }
         };
@@ -121,7 +122,7 @@ impl ClassifierCheckpoint {
             self.config.vocabulary = id as usize + 1;
             self.model = self.model.with_another_token();
         }
-        self.words.special.pad = Some(id);
+        self.tokenizer_files.special.pad = Some(id);
         Ok((self, id))
     }
 }
@@ -135,7 +136,7 @@ const SCORE: &str = "duel_score";
 /// # Errors
 /// A family of which transformers has no classifier.
 pub fn write(folder: &Path, checkpoint: ClassifierCheckpoint, kind: FileDType) -> Result<()> {
-    let (ClassifierCheckpoint { config, model, words, score, .. }, pad) = checkpoint.with_padding(folder)?;
+    let (ClassifierCheckpoint { config, model, tokenizer_files, score, .. }, pad) = checkpoint.with_padding(folder)?;
     let bias = model.bias();
     let labels = |settings: &mut Value| {
         settings["id2label"] = json!({"0": "LABEL_0"});
@@ -145,5 +146,5 @@ pub fn write(folder: &Path, checkpoint: ClassifierCheckpoint, kind: FileDType) -
             settings[SCORE] = json!({"centre": centre - bias, "scale": scale});
         }
     };
-    huggingface::write_classifier(folder, &config, &model.merged(), &words, kind, labels)
+    huggingface::write_classifier(folder, &config, &model.merged(), &tokenizer_files, kind, labels)
 }

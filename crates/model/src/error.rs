@@ -23,7 +23,7 @@ pub enum Error {
     Lacking { name: String },
     #[error("the weights `{}` hold `{name}`, which the model has no place for", path.display())]
     Foreign { path: PathBuf, name: String },
-    #[error("sequences of {asked} tokens are asked of a model that was made for {context}")]
+    #[error("sequences of {asked} tokens do not fit the model's context of {context}")]
     TooLong { asked: usize, context: usize },
     #[error("`{}` asks for something that is not supported: `{key}` is {found}", path.display())]
     Unsupported { path: PathBuf, key: String, found: String, accepted: String },

@@ -1,6 +1,8 @@
 //! The model families whose files are read and written: each is one file below, and one line of [`FAMILIES`].
 
 mod arcee;
+mod cwm;
+mod ernie4_5;
 mod exaone4;
 mod gemma;
 mod gemma2;
@@ -31,14 +33,16 @@ pub use gpt2::Gpt2;
 pub use llama::Llama;
 pub use qwen2::Qwen2;
 
+use crate::architecture::QkvLayout;
 use crate::config::TransformerConfig;
 use crate::family::{Family, GgufFamily};
+use crate::file_tensor::{FileTensor, RowOrder};
 use crate::tensor_names::{canonical_name, is_linear_weight, translate};
 use crate::{Error, Result};
 use std::path::Path;
 
 /// All families.
-const FAMILIES: [&Family; 24] = [
+const FAMILIES: [&Family; 26] = [
     &gemma::FAMILY,
     &gemma2::FAMILY,
     &gemma3::FAMILY,
@@ -56,6 +60,8 @@ const FAMILIES: [&Family; 24] = [
     &qwen3::FAMILY,
     &smollm3::FAMILY,
     &arcee::FAMILY,
+    &cwm::FAMILY,
+    &ernie4_5::FAMILY,
     &exaone4::FAMILY,
     &ministral::FAMILY,
     &olmo3::FAMILY,
@@ -142,32 +148,43 @@ pub(crate) fn hf_stem(config: &TransformerConfig, stem: &str) -> String {
     translate(of(config).tensors, stem)
 }
 
-/// The name and the orientation of one of our parameters in a Hugging Face file: true where it is stored transposed.
-pub fn hf_name(config: &TransformerConfig, ours: &str) -> (String, bool) {
+/// Where a Hugging Face file holds one of our parameters, or PEFT's one of an adapter.
+pub fn hf_tensor(config: &TransformerConfig, ours: &str) -> FileTensor {
     let ours = canonical_name(ours);
     let (stem, last) = ours.rsplit_once('.').unwrap_or(("", &ours));
+    let order = if of(config).interleaved { interleaved_rows(config, stem) } else { RowOrder::Same };
     if let Some(projection) = stem.strip_suffix(".lora") {
         let name = format!("base_model.model.{}.lora_{}.weight", hf_stem(config, projection), last.to_uppercase());
-        return (name, true);
+        let order = if last == "b" { order } else { RowOrder::Same };
+        return FileTensor { order, ..FileTensor::new(name, true) };
     }
     let kind = if last == "bias" { "bias" } else { "weight" };
     let is_transposed = is_linear_weight(stem, kind) && (stem == "head" || !of(config).inputs_first);
-    (format!("{}.{kind}", hf_stem(config, stem)), is_transposed)
+    FileTensor { order, ..FileTensor::new(format!("{}.{kind}", hf_stem(config, stem)), is_transposed) }
 }
 
-/// The same in a GGUF file.
-pub(crate) fn gguf_name(config: &TransformerConfig, ours: &str) -> (String, bool) {
+/// Where a GGUF file holds one of our parameters.
+pub(crate) fn gguf_tensor(config: &TransformerConfig, ours: &str) -> FileTensor {
     let ours = canonical_name(ours);
     let (stem, kind) = ours.rsplit_once('.').unwrap_or((&ours, "weight"));
-    let names = of(config).gguf.as_ref().map_or(crate::tensor_names::GGUF, |gguf| gguf.tensors);
-    (format!("{}.{kind}", translate(&[names], stem)), is_linear_weight(stem, kind))
+    let gguf = of(config).gguf.as_ref();
+    let names = gguf.map_or(crate::tensor_names::GGUF, |gguf| gguf.tensors);
+    let order = match config.architecture.fused.qkv {
+        Some(QkvLayout::PerHead) if stem.ends_with(".qkv") => RowOrder::ByKind { heads: config.heads },
+        _ if gguf.is_some_and(|gguf| gguf.interleaved) => interleaved_rows(config, stem),
+        _ => RowOrder::Same,
+    };
+    FileTensor {
+        order,
+        ..FileTensor::new(format!("{}.{kind}", translate(&[names], stem)), is_linear_weight(stem, kind))
+    }
 }
 
-/// Heads whose rows a GGUF file stores as neighbouring pairs; `None` where it does not.
-pub(crate) fn interleaved_heads(config: &TransformerConfig, ours: &str) -> Option<usize> {
-    match of(config).gguf.as_ref() {
-        Some(gguf) if gguf.interleaved && ours.contains(".q.") => Some(config.heads),
-        Some(gguf) if gguf.interleaved && ours.contains(".k.") => Some(config.key_value_heads()),
-        _ => None,
+/// The rows of a parameter or of an adapter where queries and keys are stored as neighbouring pairs.
+fn interleaved_rows(config: &TransformerConfig, stem: &str) -> RowOrder {
+    match stem.trim_end_matches(".lora") {
+        stem if stem.ends_with(".q") => RowOrder::Interleaved { heads: config.heads },
+        stem if stem.ends_with(".k") => RowOrder::Interleaved { heads: config.key_value_heads() },
+        _ => RowOrder::Same,
     }
 }

@@ -28,6 +28,8 @@ pub(crate) struct Family {
     pub tensors: &'static [TensorNames],
     /// Whether files hold the matrices of blocks as `[in, out]`, as we do, rather than `[out, in]`.
     pub inputs_first: bool,
+    /// Whether the rows of queries and keys are stored as neighbouring pairs for the rotary positions.
+    pub interleaved: bool,
     /// How GGUF files hold it, if they do.
     pub gguf: Option<GgufFamily>,
 }
@@ -46,4 +48,6 @@ pub(crate) struct GgufFamily {
     pub tensors: TensorNames,
     /// Whether the rows of queries and keys are stored as neighbouring pairs for the rotary positions.
     pub interleaved: bool,
+    /// The factor of scores that llama.cpp takes whatever the file says; `None`: what the file says, or 1/√E.
+    pub usual_scale: Option<fn(&TransformerConfig) -> f64>,
 }

@@ -4,7 +4,10 @@
 use crate::counter::count;
 use crate::mmap_matrix::MmapMatrix;
 use burn::backend::tensor::FloatTensor;
-use burn::backend::{Autodiff, Backend, Dispatch, ExtensionType, Flex, TensorMetadata as _, backend_extension};
+use burn::backend::{
+    Autodiff, Backend, BackendTensor, Dispatch, DispatchTensorKind, ExtensionType, Flex, TensorMetadata as _,
+    backend_extension,
+};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 use burn_autodiff::checkpoint::{base::Checkpointer, strategy::CheckpointStrategy};
 use burn_autodiff::grads::Gradients;
@@ -137,6 +140,27 @@ pub fn layer_norm<const D: usize>(x: Tensor<D>, gain: Tensor<1>, bias: Tensor<1>
 /// [`Fused::chosen_logp`] on tensors.
 pub fn chosen_logp(states: Tensor<2>, weight: Tensor<2>, plan: LogpPlan) -> Tensor<1> {
     Tensor::from_dispatch(<Dispatch as Fused>::chosen_logp(states.into_dispatch(), weight.into_dispatch(), plan))
+}
+
+/// The values of a tensor that [`is_supported`], where they are: nothing is copied.
+#[derive(Debug)]
+pub struct TensorView(FlexTensor);
+
+impl TensorView {
+    /// `None` for any other tensor.
+    pub fn new<const D: usize>(tensor: Tensor<D>) -> Option<Self> {
+        match tensor.into_dispatch().kind {
+            DispatchTensorKind::Flex(BackendTensor::Float(tensor)) => Some(Self(tensor.to_contiguous())),
+            DispatchTensorKind::Flex(tensor @ BackendTensor::Autodiff(_)) => {
+                Some(Self(tensor.autodiff_inner().to_contiguous()))
+            }
+            _ => None,
+        }
+    }
+
+    pub fn values(&self) -> &[f32] {
+        as_slice(&self.0)
+    }
 }
 
 fn as_slice(tensor: &FlexTensor) -> &[f32] {
@@ -337,8 +361,8 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
                 let saved = saved.unwrap_or_else(|| plan.forward(&parts).1);
                 let needed = std::array::from_fn(|map| ops.parents[MAPS + 4 * map].is_some());
                 plan.count_back(&parts, needed);
-                let found = plan.backward(&parts, &saved, &dy, needed);
-                for (node, gradient) in ops.parents.into_iter().zip(found) {
+                let of_parts = plan.backward(&parts, &saved, &dy, needed);
+                for (node, gradient) in ops.parents.into_iter().zip(of_parts) {
                     if let (Some(node), Some(gradient)) = (node, gradient) {
                         gradients.register::<Flex>(node.id, gradient);
                     }
@@ -372,10 +396,10 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
             fn backward(self, ops: Ops<Self::State, 3>, gradients: &mut Gradients, _: &mut Checkpointer) {
                 let dy = gradients.consume::<Flex>(&ops.node).to_contiguous();
                 let (x, gain, statistics) = ops.state;
-                let found =
+                let of_parts =
                     duel_kernels::layer_norm_backward(as_slice(&dy), as_slice(&x), &statistics, as_slice(&gain));
-                let found = found.into_iter().zip([&x, &gain, &gain]);
-                for (node, (gradient, like)) in ops.parents.into_iter().zip(found) {
+                let of_parts = of_parts.into_iter().zip([&x, &gain, &gain]);
+                for (node, (gradient, like)) in ops.parents.into_iter().zip(of_parts) {
                     if let Some(node) = node {
                         gradients.register::<Flex>(node.id, tensor(gradient, like));
                     }
@@ -407,22 +431,22 @@ impl<C: CheckpointStrategy> Fused for Autodiff<Flex, C> {
                 let (states_numbers, needed) = (as_slice(&states), for_weight.is_some());
                 let forward = 2.0 * (as_slice(&weight).len() * targets.len()) as f64;
                 count(|counted| counted.heads_back += forward * if needed { 2.0 } else { 1.0 });
-                let found =
+                let backward =
                     duel_kernels::logp_backward(head, states_numbers, targets, &log_z, as_slice(&gradient), needed);
                 if let Some(node) = for_states {
-                    gradients.register::<Flex>(node.id, tensor(found.states, &states));
+                    gradients.register::<Flex>(node.id, tensor(backward.states, &states));
                 }
-                if let (Some(node), Some(values)) = (for_weight, found.weight) {
+                if let (Some(node), Some(values)) = (for_weight, backward.weight) {
                     gradients.register::<Flex>(node.id, tensor(values, &weight));
                 }
             }
         }
         let nodes = [states.node(), weight.node()];
         let (states, weight) = (states.primitive().to_contiguous(), weight.primitive().to_contiguous());
-        let found = duel_kernels::logp_forward(plan.head(&weight), as_slice(&states), &plan.targets);
-        let logp = FlexTensor::from_data(TensorData::new(found.logp, [plan.targets.len()]));
+        let forward = duel_kernels::logp_forward(plan.head(&weight), as_slice(&states), &plan.targets);
+        let logp = FlexTensor::from_data(TensorData::new(forward.logp, [plan.targets.len()]));
         match TokenLogpBackward.prepare::<C>(nodes).compute_bound().stateful() {
-            OpsKind::Tracked(prep) => prep.finish((states, weight, plan, found.log_z), logp),
+            OpsKind::Tracked(prep) => prep.finish((states, weight, plan, forward.log_z), logp),
             OpsKind::UnTracked(prep) => prep.finish(logp),
         }
     }

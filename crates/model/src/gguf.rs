@@ -1,9 +1,10 @@
 //! GGUF files: a header of settings, a table of tensors, then their numbers, many of them quantised in blocks. Nothing is
 //! decoded before it is asked for.
 
+use crate::architecture::Architecture;
 use crate::checkpoint::Checkpoint;
 use crate::config::TransformerConfig;
-use crate::families::{by_gguf_architecture, gguf_architectures, gguf_name, gguf_of};
+use crate::families::{self, by_gguf_architecture, gguf_architectures, gguf_of, gguf_tensor};
 use crate::file_dtype::FileDType;
 use crate::gguf_header::{ALIGNMENT, GgufHeader, HeaderValue, MAGIC};
 use crate::gguf_layout::to_file;
@@ -56,8 +57,8 @@ pub(crate) fn open(path: &Path) -> Result<(TransformerConfig, TokenizerFiles, We
     if template.is_none() && settings.value(key).is_some() {
         return Err(settings.unsupported(key, "a text"));
     }
-    let words = TokenizerFiles { tokenizer: read_tokenizer(&settings, rows, &special)?, special, template };
-    Ok((config, words, store))
+    let tokenizer_files = TokenizerFiles { tokenizer: read_tokenizer(&settings, rows, &special)?, special, template };
+    Ok((config, tokenizer_files, store))
 }
 
 /// The repository on Hugging Face (`org/name`) whose model a file was made from, where it says so: the source of the conversion
@@ -151,6 +152,31 @@ fn read_config(header: &HeaderReader<'_>) -> Result<TransformerConfig> {
     })
 }
 
+/// What llama.cpp computes otherwise than the model that a file holds: it has no setting for it, or does not read it.
+pub fn llama_cpp_differences(config: &TransformerConfig) -> Vec<String> {
+    let Architecture { attention, .. } = &config.architecture;
+    let Some(family) = families::of(config).gguf.as_ref() else { return vec![] };
+    let window = attention.windows.iter().flatten().min().filter(|window| **window < config.context);
+    let has_windows = !["llama", "phi3"].contains(&family.architecture);
+    let window = window.filter(|_| !has_windows).map(|window| {
+        format!(
+            "llama.cpp reads no window of the architecture {}: sequences of more than {window} tokens have other logits there",
+            family.architecture
+        )
+    });
+    let scale = family.usual_scale.zip(attention.scale).and_then(|(usual, scale)| {
+        let usual = usual(config);
+        ((scale / usual - 1.0).abs() > 1e-6).then(|| {
+            format!(
+                "llama.cpp scales the scores of the architecture {} by {usual:.4}, the model by {scale:.4}: its logits are other \
+                 ones there",
+                family.architecture
+            )
+        })
+    });
+    window.into_iter().chain(scale).collect()
+}
+
 /// How matrices are kept in a file that is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Precision {
@@ -226,8 +252,8 @@ impl SettingsWriter {
         Ok(())
     }
 
-    fn tokenizer(&mut self, words: &TokenizerFiles, rows: usize, path: &Path) -> Result<()> {
-        let Some(bytes) = &words.tokenizer else { return Ok(()) };
+    fn tokenizer(&mut self, tokenizer_files: &TokenizerFiles, rows: usize, path: &Path) -> Result<()> {
+        let Some(bytes) = &tokenizer_files.tokenizer else { return Ok(()) };
         let vocabulary = to_vocabulary(path, bytes)?;
         self.text("tokenizer.ggml.model", vocabulary.model);
         self.text("tokenizer.ggml.pre", vocabulary.pre);
@@ -247,7 +273,7 @@ impl SettingsWriter {
         if let Some(prefix) = vocabulary.prefix {
             self.flag("tokenizer.ggml.add_space_prefix", prefix);
         }
-        let (special, [begins, ends]) = (&words.special, vocabulary.adds);
+        let (special, [begins, ends]) = (&tokenizer_files.special, vocabulary.adds);
         self.flag("tokenizer.ggml.add_bos_token", begins && special.bos.is_some());
         self.flag("tokenizer.ggml.add_eos_token", ends && special.eos.is_some());
         for (key, id) in [("bos", special.bos), ("eos", special.eos), ("padding", special.pad)] {
@@ -258,7 +284,7 @@ impl SettingsWriter {
         for (key, id) in OTHER_EOS.into_iter().zip(&special.other_eos) {
             self.size(key, *id as usize);
         }
-        if let Some(template) = &words.template {
+        if let Some(template) = &tokenizer_files.template {
             self.text("tokenizer.chat_template", template);
         }
         Ok(())
@@ -272,11 +298,8 @@ type TensorBytes = (String, Vec<usize>, FileDType, Vec<u8>);
 fn tensor_bytes(path: &Path, checkpoint: &Checkpoint, precision: Precision) -> Result<Vec<TensorBytes>> {
     let mut tensors = vec![];
     for NamedTensor { name, mut shape, mut values } in weights::named_params(&checkpoint.policy) {
-        let (name_in_file, is_transposed) = gguf_name(&checkpoint.config, &name);
-        if is_transposed {
-            values = weights::transposed(&values, shape[0], shape[1]);
-            shape.reverse();
-        }
+        let file_tensor = gguf_tensor(&checkpoint.config, &name);
+        (shape, values) = weights::to_file(&file_tensor, shape, values);
         let HostTensor { shape, values } = to_file(&checkpoint.config, &name, HostTensor { shape, values });
         let blocks = shape.last().is_some_and(|n| n % 32 == 0);
         let kind = match precision {
@@ -285,8 +308,8 @@ fn tensor_bytes(path: &Path, checkpoint: &Checkpoint, precision: Precision) -> R
             Precision::Q8 if blocks => FileDType::Q8_0,
             _ => FileDType::F32,
         };
-        let bytes = kind.encode_all(path, &name_in_file, &values)?;
-        tensors.push((name_in_file, shape, kind, bytes));
+        let bytes = kind.encode_all(path, &file_tensor.name, &values)?;
+        tensors.push((file_tensor.name, shape, kind, bytes));
     }
     if let Some(rotary) = checkpoint.config.architecture.rotary() {
         for (name, factors) in gguf_rope::write(rotary, checkpoint.config.head_width(), path)?.1 {
@@ -304,7 +327,7 @@ fn tensor_bytes(path: &Path, checkpoint: &Checkpoint, precision: Precision) -> R
 pub fn write(path: &Path, checkpoint: &Checkpoint, precision: Precision) -> Result<()> {
     let mut settings = SettingsWriter::default();
     settings.model(&checkpoint.config, precision, path)?;
-    settings.tokenizer(&checkpoint.words, checkpoint.config.vocabulary, path)?;
+    settings.tokenizer(&checkpoint.tokenizer_files, checkpoint.config.vocabulary, path)?;
     let tensors = tensor_bytes(path, checkpoint, precision)?;
 
     let mut head = [MAGIC.to_vec(), 3u32.to_le_bytes().to_vec()].concat();

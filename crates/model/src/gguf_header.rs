@@ -206,7 +206,7 @@ impl GgufHeader {
         let alignment = match header.values.get("general.alignment") {
             Some(MetaValue::Int(n)) if (1..=1 << 16).contains(n) && (*n as u64).is_power_of_two() => *n as usize,
             None => ALIGNMENT as usize,
-            _ => return Err("`general.alignment` is no power of two up to 65536".into()),
+            _ => return Err("`general.alignment` is not a power of two up to 65536".into()),
         };
         let data = cursor.at.next_multiple_of(alignment);
         let mut names = std::collections::HashSet::new();
@@ -228,7 +228,9 @@ impl GgufHeader {
                 .filter(|range| range.end <= bytes.len());
             let range = range.ok_or_else(|| format!("`{name}` {shape:?} does not lie within the file"))?;
             if !offset.is_multiple_of(alignment as u64) {
-                return Err(format!("`{name}` begins at {offset}, which is no multiple of the alignment, {alignment}"));
+                return Err(format!(
+                    "`{name}` begins at {offset}, which is not a multiple of the alignment, {alignment}"
+                ));
             }
             header.tensors.push((name, shape, kind, range));
         }

@@ -70,7 +70,8 @@ fn paths(part: &GgufPart) -> Result<Vec<PathBuf>> {
     let file_name = path.file_name().unwrap_or_default().to_string_lossy();
     let Some(stem) = file_name.strip_suffix(name(own + 1).as_str()) else {
         let found = format!("part {} of {count}, in a file of another name", own + 1);
-        let accepted = format!("a name that ends in `{}`, with the other parts beside it", name((own + 1).max(1)));
+        let accepted =
+            format!("a name that ends in `{}`, with the other parts in the same folder", name((own + 1).max(1)));
         return Err(part.unsupported("split.no", found, accepted));
     };
     let paths: Vec<PathBuf> =

@@ -62,7 +62,13 @@ pub(crate) fn read_tokenizer(
         Some(SENTENCE_PIECE) => read_sentence_pieces,
         Some("no_vocab" | "none") => return Ok(None),
         None if settings.value(key).is_none() => return Ok(None),
-        _ => return Err(settings.unsupported(key, "\"gpt2\" (byte-level BPE), \"llama\" (SentencePiece's BPE)")),
+        name => {
+            let mut accepted = "\"gpt2\" (byte-level BPE), \"llama\" (SentencePiece's BPE)".to_owned();
+            if name == Some("t5") {
+                accepted += "; SentencePiece's Unigram is read from tokenizer.json or tokenizer.model of a directory";
+            }
+            return Err(settings.unsupported(key, &accepted));
+        }
     };
     let key = "tokenizer.ggml.tokens";
     let tokens = settings.texts(key, MOST_MERGES)?;

@@ -19,7 +19,7 @@ pub struct HostTensor {
 
 /// A float tensor's values on the host.
 pub fn host<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
-    tensor.into_data().try_to_vec::<f32>().expect("all models are f32")
+    tensor.into_data().try_into_vec::<f32>().expect("all models are f32")
 }
 
 /// Appends a float tensor's values.

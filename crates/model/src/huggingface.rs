@@ -4,8 +4,9 @@
 use crate::checkpoint::Checkpoint;
 use crate::config::TransformerConfig;
 use crate::config_reader::ConfigReader;
-use crate::families::{self, hf_name, hf_stem};
+use crate::families::{self, hf_stem, hf_tensor};
 use crate::file_dtype::FileDType;
+use crate::file_tensor::FileTensor;
 use crate::tokenizer_files::{self, GENERATION, SpecialTokens, TokenizerFiles};
 use crate::transformer::ScalarModel;
 use crate::weight_store::WeightStore;
@@ -29,19 +30,19 @@ type OpenedDirectory = (TransformerConfig, TokenizerFiles, WeightStore, Vec<Stri
 /// # Errors
 /// Files that are missing or damaged, settings that are not supported, ids beyond the embedding.
 pub(crate) fn open(folder: &Path) -> Result<OpenedDirectory> {
-    let (settings, config, words, store) = read(folder)?;
+    let (settings, config, tokenizer_files, store) = read(folder)?;
     if is_classifier(&settings) {
         let accepted = "a language model; a sequence classifier is a reward model: `stages.rm.from` or `judge.model`";
         return Err(settings.unsupported("architectures", accepted));
     }
     check_head(&settings, &config, &store)?;
-    Ok((config, words, store, settings.ignored()))
+    Ok((config, tokenizer_files, store, settings.ignored()))
 }
 
 /// A sequence classifier with one label.
 pub(crate) struct ClassifierFiles {
     pub(crate) config: TransformerConfig,
-    pub(crate) words: TokenizerFiles,
+    pub(crate) tokenizer_files: TokenizerFiles,
     pub(crate) store: WeightStore,
     /// What its head is called.
     pub(crate) head: String,
@@ -53,7 +54,7 @@ pub(crate) struct ClassifierFiles {
 /// # Errors
 /// As [`open`]; a model that is no classifier, or has not one label.
 pub(crate) fn open_classifier(folder: &Path) -> Result<ClassifierFiles> {
-    let (settings, config, words, store) = read(folder)?;
+    let (settings, config, tokenizer_files, store) = read(folder)?;
     let heads: Vec<&str> = HEADS.into_iter().filter(|head| store.shape(&format!("{head}.weight")).is_some()).collect();
     let [head] = heads[..] else {
         let accepted = "a sequence classifier, with one head: `score.weight` or `classifier.weight`";
@@ -65,7 +66,13 @@ pub(crate) fn open_classifier(folder: &Path) -> Result<ClassifierFiles> {
     check_labels(&settings)?;
     let pad = settings.ids("pad_token_id", config.vocabulary)?.first().copied();
     // whatever the settings say of a head over the vocabulary, there is none
-    Ok(ClassifierFiles { config: TransformerConfig { tied: true, ..config }, words, store, head: head.into(), pad })
+    Ok(ClassifierFiles {
+        config: TransformerConfig { tied: true, ..config },
+        tokenizer_files,
+        store,
+        head: head.into(),
+        pad,
+    })
 }
 
 /// What transformers calls the heads of sequence classifiers.
@@ -109,9 +116,9 @@ fn read(folder: &Path) -> Result<(ConfigReader, TransformerConfig, TokenizerFile
     }
     let settings = ConfigReader::open(path)?;
     let config = read_config(&settings)?;
-    let words = tokenizer_files::read_directory(folder, &settings, config.vocabulary)?;
+    let tokenizer_files = tokenizer_files::read_directory(folder, &settings, config.vocabulary)?;
     let store = WeightStore::safetensors(&weight_files(folder)?)?;
-    Ok((settings, config, words, store))
+    Ok((settings, config, tokenizer_files, store))
 }
 
 /// The safetensors files of a directory.
@@ -126,7 +133,7 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let others = ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack"];
     match others.into_iter().find(|name| folder.join(name).exists()) {
         Some(other) => {
-            let (path, key, found) = (folder.into(), WEIGHTS.into(), format!("nothing, beside `{other}`"));
+            let (path, key, found) = (folder.into(), "weights".into(), other.into());
             let accepted =
                 format!("safetensors; transformers' `from_pretrained` and `save_pretrained` turn `{other}` into them");
             Err(Error::Unsupported { path, key, found, accepted })
@@ -152,7 +159,7 @@ fn shards(folder: &Path, index: &ConfigReader) -> Result<Vec<PathBuf>> {
         // a name beside the index, and nothing that leads elsewhere
         let plain =
             file.as_str().filter(|name| Path::new(name).file_name().is_some_and(|file_name| file_name == *name));
-        names.insert(plain.ok_or_else(|| index.unsupported("weight_map", "names of files beside it"))?);
+        names.insert(plain.ok_or_else(|| index.unsupported("weight_map", "names of files in the same folder"))?);
     }
     if names.is_empty() {
         return Err(index.unsupported("weight_map", "the file of each tensor"));
@@ -202,14 +209,14 @@ fn check_head(settings: &ConfigReader, config: &TransformerConfig, store: &Weigh
 
 /// Writes a directory that transformers reads; matrices and vectors as f32, f16 or bf16.
 pub fn write(folder: &Path, checkpoint: &Checkpoint, kind: FileDType) -> Result<()> {
-    let Checkpoint { config, policy, words } = checkpoint;
+    let Checkpoint { config, policy, tokenizer_files } = checkpoint;
     let mut json = write_config(folder, config)?;
-    weights::save_in(kind, policy, &folder.join(WEIGHTS), |ours| Some(hf_name(config, ours)))?;
+    weights::save_in(kind, policy, &folder.join(WEIGHTS), |ours| Some(hf_tensor(config, ours)))?;
     if kind != FileDType::F32 {
         json["dtype"] = json!(if kind == FileDType::F16 { "float16" } else { "bfloat16" });
     }
-    let SpecialTokens { bos, eos, ref other_eos, pad } = words.special;
-    let eos = if other_eos.is_empty() { json!(eos) } else { json!(words.special.eos_ids()) };
+    let SpecialTokens { bos, eos, ref other_eos, pad } = tokenizer_files.special;
+    let eos = if other_eos.is_empty() { json!(eos) } else { json!(tokenizer_files.special.eos_ids()) };
     let mut generation = json!({});
     for (key, id) in [("bos_token_id", json!(bos)), ("eos_token_id", eos), ("pad_token_id", json!(pad))] {
         json[key] = id.clone();
@@ -217,7 +224,7 @@ pub fn write(folder: &Path, checkpoint: &Checkpoint, kind: FileDType) -> Result<
     }
     write_synced(&folder.join(CONFIG), format!("{json:#}\n").as_bytes())?;
     write_synced(&folder.join(GENERATION), format!("{generation:#}\n").as_bytes())?;
-    tokenizer_files::write_directory(folder, config.context, words)
+    tokenizer_files::write_directory(folder, config.context, tokenizer_files)
 }
 
 /// The class of a family's sequence classifiers, after that of its language models; `None` where transformers has none.
@@ -225,7 +232,7 @@ fn classifier_class(settings: &Value) -> Option<String> {
     let class = settings["architectures"][0].as_str()?;
     let stem = ["ForCausalLM", "LMHeadModel"].iter().find_map(|end| class.strip_suffix(end))?;
     let stem = match settings["model_type"].as_str()? {
-        "granite" | "ernie4_5" | "cohere" => return None,
+        "granite" | "vaultgemma" | "cwm" | "ernie4_5" => return None,
         "gemma3_text" => "Gemma3Text", // whose Gemma3ForSequenceClassification also sees images
         _ => stem,
     };
@@ -240,7 +247,7 @@ pub(crate) fn write_classifier(
     folder: &Path,
     config: &TransformerConfig,
     model: &ScalarModel,
-    words: &TokenizerFiles,
+    tokenizer_files: &TokenizerFiles,
     kind: FileDType,
     labels: impl FnOnce(&mut Value),
 ) -> Result<()> {
@@ -251,20 +258,20 @@ pub(crate) fn write_classifier(
         Error::Unsupported { path: folder.into(), key, found, accepted }
     })?;
     let naming = |ours: &str| match ours {
-        "head.weight" => Some(("score.weight".to_owned(), true)),
+        "head.weight" => Some(FileTensor::new("score.weight".to_owned(), true)),
         "head.bias" => None,
-        ours => Some(hf_name(config, ours)),
+        ours => Some(hf_tensor(config, ours)),
     };
     weights::save_in(kind, model, &folder.join(WEIGHTS), naming)?;
     json["architectures"] = json!([class]);
     if kind != FileDType::F32 {
         json["dtype"] = json!(if kind == FileDType::F16 { "float16" } else { "bfloat16" });
     }
-    let SpecialTokens { bos, eos, .. } = words.special;
+    let SpecialTokens { bos, eos, .. } = tokenizer_files.special;
     (json["bos_token_id"], json["eos_token_id"]) = (json!(bos), json!(eos));
     labels(&mut json);
     write_synced(&folder.join(CONFIG), format!("{json:#}\n").as_bytes())?;
-    tokenizer_files::write_directory(folder, config.context, words)
+    tokenizer_files::write_directory(folder, config.context, tokenizer_files)
 }
 
 /// Tensors of old files that are no parameters: causal masks, rotary tables; and a head that is tied.

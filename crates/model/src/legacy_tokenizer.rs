@@ -65,7 +65,10 @@ pub(crate) fn read(folder: &Path, settings: &mut ConfigReader, model_type: &Valu
         (Some(words), Some(pairs)) => {
             let tokens = parse(&vocabulary, &words)?;
             if !tokens.is_object() {
-                return Err(Error::Damaged { path: vocabulary, problem: "it is no object of tokens and ids".into() });
+                return Err(Error::Damaged {
+                    path: vocabulary,
+                    problem: "it is not an object of tokens and ids".into(),
+                });
             }
             let pairs = read_merges(&pairs).map_err(|problem| Error::Damaged { path: merges, problem })?;
             let tokenizer = byte_level(tokens, &pairs, settings, model_type)?;
@@ -156,7 +159,7 @@ fn read_merges(bytes: &[u8]) -> std::result::Result<Vec<[&str; 2]>, String> {
         let pair =
             line.split_once(' ').filter(|(left, right)| !left.is_empty() && !right.is_empty() && !right.contains(' '));
         pair.map(|(left, right)| [left, right])
-            .ok_or_else(|| format!("line {}: {line:?} is no pair of tokens", index + 1))
+            .ok_or_else(|| format!("line {}: {line:?} is not a pair of tokens", index + 1))
     });
     pairs.collect()
 }

@@ -1,9 +1,9 @@
 //! Matrices that stay in their file, and are decoded each time they are read.
 
 use crate::file_dtype::FileDType;
+use crate::file_tensor::RowOrder;
 use crate::host_tensor::transposed;
 use crate::mapped_file::MappedFile;
-use crate::rope_layout::half_split_row;
 use duel_kernels::PooledBuffer;
 use rayon::prelude::*;
 use std::ops::Range;
@@ -17,8 +17,7 @@ pub struct MmapMatrix {
     pub(crate) kind: FileDType,
     pub(crate) rows: usize,
     pub(crate) columns: usize,
-    /// Heads whose rows are stored as neighbouring pairs.
-    pub(crate) heads: Option<usize>,
+    pub(crate) order: RowOrder,
 }
 
 /// Rows of a mapped matrix that one thread decodes at a time.
@@ -40,12 +39,11 @@ impl MmapMatrix {
         let file = self.file.bytes().unwrap_or_else(|changed| std::panic::resume_unwind(Box::new(changed)));
         let (columns, [numbers, size]) = (self.columns, self.kind.block());
         let bytes = columns / numbers * size; // of a row, which is whole blocks
-        let place = |row: usize| self.heads.map_or(row, |heads| half_split_row(self.rows / heads, row));
         let mut values = PooledBuffer::new(self.rows * columns);
         values.par_chunks_mut((BAND * columns).max(1)).enumerate().for_each(|(band, to)| {
             let mut row = Vec::with_capacity(columns);
             for (i, to) in to.chunks_exact_mut(columns).enumerate() {
-                let from = self.range.start + place(band * BAND + i) * bytes;
+                let from = self.range.start + self.order.file_row(self.rows, band * BAND + i) * bytes;
                 row.clear();
                 file[from..from + bytes].chunks_exact(size).for_each(|block| self.kind.decode_block(block, &mut row));
                 to.copy_from_slice(&row);

@@ -2,7 +2,7 @@
 
 use crate::config::TransformerConfig;
 use crate::config_reader::ConfigReader;
-use crate::families::{self, hf_name, hf_stem};
+use crate::families::{self, hf_stem, hf_tensor};
 use crate::huggingface::ADAPTER_CONFIG;
 use crate::projection::Lora;
 use crate::transformer::Policy;
@@ -42,7 +42,7 @@ pub fn write_adapter(folder: &Path, config: &TransformerConfig, policy: &Policy,
             return Err(Error::Unsupported { path, key, found: format!("{n} ranks"), accepted });
         }
     };
-    weights::save_some(policy, &path, |ours| ours.contains(".lora.").then(|| hf_name(config, ours)))?;
+    weights::save_some(policy, &path, |ours| ours.contains(".lora.").then(|| hf_tensor(config, ours)))?;
     let json = json!({
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -92,11 +92,13 @@ pub fn read_adapter(folder: &Path, config: &TransformerConfig, policy: Policy, d
                         return projection;
                     }
                 }
-                let tensor = |stored: HostTensor, rows: usize, columns: usize| {
-                    let values = weights::transposed(&stored.values, rows, columns);
+                let tensor = |stored: HostTensor, name: &str, rows: usize, columns: usize| {
+                    let file_tensor = hf_tensor(config, &format!("{ours}.lora.{name}"));
+                    let values =
+                        weights::transposed(&file_tensor.rows_from_file(stored.values, columns), rows, columns);
                     Param::from_tensor(Tensor::from_data(TensorData::new(values, [columns, rows]), device))
                 };
-                projection.with_lora(Lora { a: tensor(a, rank, inputs), b: tensor(b, outputs, rank), scale })
+                projection.with_lora(Lora { a: tensor(a, "a", rank, inputs), b: tensor(b, "b", outputs, rank), scale })
             }
             (None, None) => projection,
             (Some(_), None) => {

@@ -1,9 +1,10 @@
 //! A model on disk, whatever it is kept in: a Hugging Face directory or a GGUF file.
 
-use crate::architecture::{FusedProjections, PositionSpec};
+use crate::architecture::PositionSpec;
 use crate::checkpoint::Checkpoint;
 use crate::config::TransformerConfig;
-use crate::families::{gguf_name, hf_name, interleaved_heads};
+use crate::families::{gguf_tensor, hf_tensor};
+use crate::file_tensor::{FileTensor, RowPart};
 use crate::gguf::{self, is_gguf};
 use crate::gguf_layout::from_file;
 use crate::gguf_rope::is_factors;
@@ -25,7 +26,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug)]
 pub struct Pretrained {
     pub config: TransformerConfig,
-    pub words: TokenizerFiles,
+    pub tokenizer_files: TokenizerFiles,
     /// Settings of its files that are not used, `key = value`: those of a GGUF file are known or refused.
     pub ignored: Vec<String>,
     store: WeightStore,
@@ -54,28 +55,28 @@ impl Pretrained {
     pub fn open(path: &Path) -> Result<Self> {
         let is_gguf = is_gguf(path);
         if is_gguf {
-            let (config, words, store) = gguf::open(path)?;
-            return Self::new(path, config, words, store, Naming::Gguf, vec![]);
+            let (config, tokenizer_files, store) = gguf::open(path)?;
+            return Self::new(path, config, tokenizer_files, store, Naming::Gguf, vec![]);
         }
-        let (config, words, store, ignored) = huggingface::open(path)?;
-        Ok(Self { ignored, ..Self::new(path, config, words, store, Naming::HuggingFace, vec![])? })
+        let (config, tokenizer_files, store, ignored) = huggingface::open(path)?;
+        Ok(Self { ignored, ..Self::new(path, config, tokenizer_files, store, Naming::HuggingFace, vec![])? })
     }
 
     /// A model of a directory whose files also hold these tensors of another head.
     pub(crate) fn of_directory(
         path: &Path,
         config: TransformerConfig,
-        words: TokenizerFiles,
+        tokenizer_files: TokenizerFiles,
         store: WeightStore,
         head: Vec<String>,
     ) -> Result<Self> {
-        Self::new(path, config, words, store, Naming::HuggingFace, head)
+        Self::new(path, config, tokenizer_files, store, Naming::HuggingFace, head)
     }
 
     fn new(
         path: &Path,
         config: TransformerConfig,
-        words: TokenizerFiles,
+        tokenizer_files: TokenizerFiles,
         store: WeightStore,
         naming: Naming,
         head: Vec<String>,
@@ -93,8 +94,8 @@ impl Pretrained {
             );
             return Err(Error::Damaged { path: path.into(), problem });
         }
-        let mut model = Self { config, words, ignored: vec![], store, naming, head };
-        let embedding = |model: &Self| model.name(&model.config, "tokens.weight").0;
+        let mut model = Self { config, tokenizer_files, ignored: vec![], store, naming, head };
+        let embedding = |model: &Self| model.file_tensor(&model.config, "tokens.weight").name;
         if !is_gguf && model.store.shape(&embedding(&model)).is_none() {
             model.naming = Naming::Base;
             if model.store.shape(&embedding(&model)).is_none() {
@@ -124,27 +125,24 @@ impl Pretrained {
     /// another length or another time of change when it is read, [`Error::Changed`] is thrown for [`crate::catching`].
     ///
     /// # Errors
-    /// As [`Pretrained::policy`]; a model with joint projections.
+    /// As [`Pretrained::policy`]; matrices that are stored `[in, out]`.
     pub fn mapped(&self, context: usize, device: &Device) -> Result<Policy> {
         let config = self.config_for(context)?;
-        if config.architecture.fused != FusedProjections::default() {
-            let (key, found) = ("model.mapped".into(), format!("a model of the family {}", config.architecture.family));
-            let accepted = "false; true for a model with separate projections, stored [out, in]".into();
-            return Err(Error::Unsupported { path: self.store.path(), key, found, accepted });
-        }
         let empty = Policy::zeros(&config, device);
         let mut matrices = HashMap::new();
         for (ours, shape) in weights::shapes(&empty) {
             let plain = canonical_name(&ours);
             let Some(projection) = plain.strip_suffix(".weight").filter(|name| is_projection(name)) else { continue };
-            let name = self.name(&config, &ours).0;
-            let found = self.store.shape(&name).ok_or_else(|| Error::Lacking { name: name.clone() })?;
-            let expected: Vec<usize> = shape.into_iter().rev().collect();
-            let heads = self.is_gguf().then(|| interleaved_heads(&config, &ours)).flatten();
-            match self.store.mapped(&name, heads).filter(|_| found == expected) {
-                Some(matrix) => matrices.insert(projection.to_owned(), (name, matrix)),
-                None => return Err(Error::Shape { name, found: found.to_vec(), expected }),
-            };
+            let file_tensor = self.file_tensor(&config, &ours);
+            if !file_tensor.is_transposed {
+                let found = format!("a model of the family {}, stored [in, out]", config.architecture.family);
+                let (key, accepted) = ("model.mapped".into(), "false; true for matrices stored [out, in]".into());
+                return Err(Error::Unsupported { path: self.store.path(), key, found, accepted });
+            }
+            self.store.check_shape(&file_tensor, shape)?;
+            let matrix =
+                self.store.mapped(&file_tensor).ok_or_else(|| Error::Lacking { name: file_tensor.name.clone() })?;
+            matrices.insert(projection.to_owned(), (file_tensor.name, matrix));
         }
         let policy = self.read(&config, empty, &matrices)?;
         Ok(policy.map_projections(|name, projection| match matrices.remove(&name) {
@@ -159,7 +157,11 @@ impl Pretrained {
     /// Files that are missing or damaged, settings that are not supported, tensors that do not fit.
     pub fn read_checkpoint(path: &Path, device: &Device) -> Result<Checkpoint> {
         let model = Self::open(path)?;
-        Ok(Checkpoint { policy: model.policy(model.config.context, device)?, config: model.config, words: model.words })
+        Ok(Checkpoint {
+            policy: model.policy(model.config.context, device)?,
+            config: model.config,
+            tokenizer_files: model.tokenizer_files,
+        })
     }
 
     /// The formats of the tensors' numbers, by name, those of the most tensors first.
@@ -176,16 +178,36 @@ impl Pretrained {
         self.naming == Naming::Gguf
     }
 
-    /// The name and the orientation of one of our parameters in the file.
-    fn name(&self, config: &TransformerConfig, ours: &str) -> (String, bool) {
+    /// Where the files hold one of our parameters.
+    fn file_tensor(&self, config: &TransformerConfig, ours: &str) -> FileTensor {
         match self.naming {
-            Naming::Gguf => gguf_name(config, ours),
-            Naming::HuggingFace => hf_name(config, ours),
+            Naming::Gguf => self.in_joint_qkv(config, gguf_tensor(config, ours)),
+            Naming::HuggingFace => hf_tensor(config, ours),
             Naming::Base => {
-                let (name, turned) = hf_name(config, ours);
-                (huggingface::without_prefix(&name).to_owned(), turned)
+                let file_tensor = hf_tensor(config, ours);
+                FileTensor { name: huggingface::without_prefix(&file_tensor.name).to_owned(), ..file_tensor }
             }
         }
+    }
+
+    /// Queries, keys and values that a GGUF file may hold in one tensor, all of a kind together, as parts of it.
+    fn in_joint_qkv(&self, config: &TransformerConfig, file_tensor: FileTensor) -> FileTensor {
+        const JOINT: &str = ".attn_qkv.";
+        let (queries, others) = (config.heads * config.head_width(), config.key_value_heads() * config.head_width());
+        let parts = [
+            (".attn_q.", 0..queries),
+            (".attn_k.", queries..queries + others),
+            (".attn_v.", queries + others..queries + 2 * others),
+        ];
+        let Some((name, rows)) = parts.into_iter().find(|(name, _)| file_tensor.name.contains(name)) else {
+            return file_tensor;
+        };
+        let joint = file_tensor.name.replace(name, JOINT);
+        if self.store.shape(&file_tensor.name).is_some() || self.store.shape(&joint).is_none() {
+            return file_tensor;
+        }
+        let part = Some(RowPart { rows, of: queries + 2 * others });
+        FileTensor { name: joint, part, ..file_tensor }
     }
 
     /// Fills an empty model of these sizes, all but these projections' matrices, which stay zero.
@@ -196,7 +218,9 @@ impl Pretrained {
         without: &HashMap<String, (String, MmapMatrix)>,
     ) -> Result<Policy> {
         let left: HashSet<&str> = without.values().map(|(name, _)| name.as_str()).collect();
-        let naming = |ours: &str| Some(self.name(config, ours)).filter(|(name, _)| !left.contains(name.as_str()));
+        let naming = |ours: &str| {
+            Some(self.file_tensor(config, ours)).filter(|file_tensor| !left.contains(file_tensor.name.as_str()))
+        };
         if self.is_gguf() {
             let adjusted = |ours: &str, found: HostTensor| from_file(config, ours, found);
             let spare = |name: &str| is_factors(name) || left.contains(name);

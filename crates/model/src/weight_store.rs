@@ -1,6 +1,7 @@
 //! Tensors of weight files, by name, decoded one at a time when they are asked for: a model is read without a second copy of it.
 
 use crate::file_dtype::FileDType;
+use crate::file_tensor::FileTensor;
 use crate::host_tensor::HostTensor;
 use crate::mapped_file::MappedFile;
 use crate::mmap_matrix::MmapMatrix;
@@ -124,13 +125,30 @@ impl WeightStore {
         Ok(self.get(one)? == self.get(other)?)
     }
 
-    /// A matrix `[out, in]` that stays in its file; `None` where there is no such matrix. Of matrices whose rows come as
-    /// neighbouring pairs of so many `heads`, see [`crate::rope_layout`].
-    pub fn mapped(&self, name: &str, heads: Option<usize>) -> Option<MmapMatrix> {
-        let TensorEntry { file, shape, kind, range } = self.entries.get(name)?;
+    /// Whether a tensor is where a parameter of this shape is to be read from.
+    ///
+    /// # Errors
+    /// [`Error::Lacking`], [`Error::Shape`].
+    pub(crate) fn check_shape(&self, file_tensor: &FileTensor, ours: Vec<usize>) -> Result<()> {
+        let name = &file_tensor.name;
+        let Some(found) = self.shape(name) else { return Err(Error::Lacking { name: name.clone() }) };
+        let expected = file_tensor.shape(ours);
+        if found != expected {
+            return Err(Error::Shape { name: name.clone(), found: found.to_vec(), expected });
+        }
+        Ok(())
+    }
+
+    /// A matrix `[out, in]` that stays in its file, of a shape that [`Self::check_shape`] found; `None` where there is none.
+    pub(crate) fn mapped(&self, file_tensor: &FileTensor) -> Option<MmapMatrix> {
+        let TensorEntry { file, shape, kind, range } = self.entries.get(&file_tensor.name)?;
         let [rows, columns] = shape[..] else { return None };
-        let file = self.files[*file].clone();
-        Some(MmapMatrix { file, range: range.clone(), kind: *kind, rows, columns, heads })
+        let part = file_tensor.part.as_ref().map_or(0..rows, |part| part.rows.clone());
+        let [numbers, size] = kind.block();
+        let bytes = columns / numbers * size; // of a row, which is whole blocks
+        let range = range.start + part.start * bytes..range.start + part.end * bytes;
+        let (file, rows, order) = (self.files[*file].clone(), part.len(), file_tensor.order);
+        Some(MmapMatrix { file, range, kind: *kind, rows, columns, order })
     }
 
     /// Numbers of all tensors together.

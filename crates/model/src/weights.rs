@@ -1,6 +1,7 @@
 //! Weights of any module as named host buffers: to and from safetensors, flat for the optimizer, hashed.
 
 use crate::file_dtype::FileDType;
+use crate::file_tensor::FileTensor;
 pub use crate::host_tensor::{HostTensor, NamedTensor, append, host, transposed};
 use crate::weight_store::WeightStore;
 use crate::{Error, Result};
@@ -187,16 +188,11 @@ pub(crate) fn hash_with<M: Module>(module: &M, other: impl Fn(&str) -> Option<([
 
 /// Writes the module as safetensors.
 pub fn save<M: Module>(module: &M, path: &Path) -> Result<()> {
-    save_as(module, path, |ours| (ours.into(), false))
+    save_some(module, path, |ours| Some(FileTensor::same(ours)))
 }
 
-/// Writes the module as safetensors under other names; true: the matrix is written transposed.
-pub fn save_as<M: Module>(module: &M, path: &Path, naming: impl Fn(&str) -> (String, bool)) -> Result<()> {
-    save_some(module, path, |ours| Some(naming(ours)))
-}
-
-/// The same for those parameters that are given a name.
-pub fn save_some<M: Module>(module: &M, path: &Path, naming: impl Fn(&str) -> Option<(String, bool)>) -> Result<()> {
+/// The same for those parameters that are given a place.
+pub fn save_some<M: Module>(module: &M, path: &Path, naming: impl Fn(&str) -> Option<FileTensor>) -> Result<()> {
     save_in(FileDType::F32, module, path, naming)
 }
 
@@ -205,7 +201,7 @@ pub fn save_in<M: Module>(
     kind: FileDType,
     module: &M,
     path: &Path,
-    naming: impl Fn(&str) -> Option<(String, bool)>,
+    naming: impl Fn(&str) -> Option<FileTensor>,
 ) -> Result<()> {
     let dtype = match kind {
         FileDType::F16 => Dtype::F16,
@@ -215,13 +211,10 @@ pub fn save_in<M: Module>(
     let kind = if dtype == Dtype::F32 { FileDType::F32 } else { kind };
     let tensors: Vec<(String, Vec<usize>, Vec<u8>)> = named_params(module)
         .into_iter()
-        .filter_map(|mut n| {
-            let (name, is_transposed) = naming(&n.name)?;
-            if is_transposed {
-                n.values = transposed(&n.values, n.shape[0], n.shape[1]);
-                n.shape.reverse();
-            }
-            Some(kind.encode_all(path, &name, &n.values).map(|bytes| (name, n.shape, bytes)))
+        .filter_map(|n| {
+            let file_tensor = naming(&n.name)?;
+            let (shape, values) = to_file(&file_tensor, n.shape, n.values);
+            Some(kind.encode_all(path, &file_tensor.name, &values).map(|bytes| (file_tensor.name, shape, bytes)))
         })
         .collect::<Result<_>>()?;
     let damaged = |problem: String| Error::Damaged { path: path.into(), problem };
@@ -235,6 +228,16 @@ pub fn save_in<M: Module>(
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]); // transformers asks for it
     let bytes = safetensors::serialize(views, Some(format)).map_err(|e| damaged(e.to_string()))?;
     write_synced(path, &bytes)
+}
+
+/// A parameter's shape and values as a file holds them.
+pub(crate) fn to_file(file_tensor: &FileTensor, mut shape: Vec<usize>, mut values: Vec<f32>) -> (Vec<usize>, Vec<f32>) {
+    if file_tensor.is_transposed {
+        values = transposed(&values, shape[0], shape[1]);
+        shape.reverse();
+    }
+    let columns = shape.get(1).copied().unwrap_or(1);
+    (shape, file_tensor.order.as_in_file(values, columns))
 }
 
 /// Writes a file, and waits until it is on the disk.
@@ -262,18 +265,8 @@ pub fn to_host(path: &Path) -> Result<HashMap<String, HostTensor>> {
 /// # Errors
 /// A file that is damaged, or whose names or shapes are not the module's.
 pub fn load<M: Module>(module: M, path: &Path) -> Result<M> {
-    load_as(module, path, |ours| (ours.into(), false), |_| false)
-}
-
-/// Fills the module from safetensors under other names; true: the matrix is stored transposed. Tensors that the
-/// module has no place for must be `spare`.
-pub fn load_as<M: Module>(
-    module: M,
-    path: &Path,
-    naming: impl Fn(&str) -> (String, bool),
-    spare: impl Fn(&str) -> bool,
-) -> Result<M> {
-    load_from(module, &WeightStore::safetensors(&[path.into()])?, |ours| Some(naming(ours)), |_, found| found, spare)
+    let store = WeightStore::safetensors(&[path.into()])?;
+    load_from(module, &store, |ours| Some(FileTensor::same(ours)), |_, found| found, |_| false)
 }
 
 /// Fills those parameters of the module that a safetensors file holds, under our names.
@@ -282,14 +275,14 @@ pub fn load_as<M: Module>(
 /// A file that is damaged, or that holds what the module does not have.
 pub fn load_some<M: Module>(module: M, path: &Path) -> Result<M> {
     let store = WeightStore::safetensors(&[path.into()])?;
-    load_from(module, &store, |ours| store.shape(ours).map(|_| (ours.to_owned(), false)), |_, found| found, |_| false)
+    load_from(module, &store, |ours| store.shape(ours).map(|_| FileTensor::same(ours)), |_, found| found, |_| false)
 }
 
 /// Fills the module's parameters that are given a name from a store, one after another, each `adjusted` before it is transposed.
 pub fn load_from<M: Module>(
     module: M,
     store: &WeightStore,
-    naming: impl Fn(&str) -> Option<(String, bool)>,
+    naming: impl Fn(&str) -> Option<FileTensor>,
     adjusted: impl Fn(&str, HostTensor) -> HostTensor,
     spare: impl Fn(&str) -> bool,
 ) -> Result<M> {
@@ -297,17 +290,13 @@ pub fn load_from<M: Module>(
     let mut foreign: HashSet<&str> = store.names().collect();
     let mut plan = VecDeque::new();
     for (ours, shape) in shapes(&module) {
-        let Some((name, is_transposed)) = naming(&ours) else {
+        let Some(file_tensor) = naming(&ours) else {
             plan.push_back(None);
             continue;
         };
-        let Some(found) = store.shape(&name) else { return Err(Error::Lacking { name }) };
-        let expected: Vec<usize> = if is_transposed { shape.into_iter().rev().collect() } else { shape };
-        if found != expected {
-            return Err(Error::Shape { name, found: found.to_vec(), expected });
-        }
-        foreign.remove(name.as_str());
-        plan.push_back(Some((ours, name, is_transposed)));
+        store.check_shape(&file_tensor, shape)?;
+        foreign.remove(file_tensor.name.as_str());
+        plan.push_back(Some((ours, file_tensor)));
     }
     if let Some(name) = foreign.into_iter().filter(|name| !spare(name)).min() {
         return Err(Error::Foreign { path: store.path_of(name), name: name.into() });
@@ -316,14 +305,14 @@ pub fn load_from<M: Module>(
     // 2. Parameter by parameter.
     struct WriteParams<'a, F> {
         store: &'a WeightStore,
-        plan: VecDeque<Option<(String, String, bool)>>,
+        plan: VecDeque<Option<(String, FileTensor)>>,
         adjusted: F,
         problem: Option<Error>,
     }
     impl<F: Fn(&str, HostTensor) -> HostTensor> ModuleMapper for WriteParams<'_, F> {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-            let Some((ours, name, is_transposed)) = self.plan.pop_front().flatten() else { return param };
-            let found = match self.store.get(&name) {
+            let Some((ours, file_tensor)) = self.plan.pop_front().flatten() else { return param };
+            let found = match self.store.get(&file_tensor.name) {
                 Ok(Some(found)) => found,
                 Ok(None) => return param,
                 Err(problem) => {
@@ -332,7 +321,11 @@ pub fn load_from<M: Module>(
                 }
             };
             let HostTensor { shape, values } = (self.adjusted)(&ours, found);
-            let values = if is_transposed { transposed(&values, shape[0], shape[1]) } else { values };
+            let columns = shape.get(1).copied().unwrap_or(1);
+            let mut values = file_tensor.rows_from_file(values, columns);
+            if file_tensor.is_transposed {
+                values = transposed(&values, values.len() / columns, columns);
+            }
             let (id, tensor, mapper) = param.consume();
             let mut fresh = Tensor::from_data(TensorData::new(values, tensor.shape()), &tensor.device());
             if tensor.is_require_grad() {

@@ -3,7 +3,8 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use duel_model::{
-    Classifier, ClassifierCheckpoint, Error, FileDType, Pretrained, Reader, Responses, ScalarModel, classifier, weights,
+    Classifier, ClassifierCheckpoint, Error, FileDType, Pretrained, ResponseReader, Responses, ScalarModel, classifier,
+    weights,
 };
 use duel_spec::TokenSpec;
 use duel_testing::golden::{self, close, id_rows, numbers};
@@ -51,7 +52,7 @@ fn as_responses(model: &ScalarModel, rows: &[Vec<u32>], pad: Option<u32>, vocabu
         |row: &Vec<u32>| counted(row, pad).split_last().map(|(last, rest)| (rest.to_vec(), vec![*last])).unwrap();
     let (prompts, responses) = rows.iter().map(split).unzip();
     let batch = Responses { prompts, responses, logp: vec![], masks: vec![] };
-    let reader = Reader::new(&space, &Device::flex());
+    let reader = ResponseReader::new(&space, &Device::flex());
     weights::host(reader.scores(model, &batch)).into_iter().map(f64::from).collect()
 }
 
@@ -81,7 +82,7 @@ fn golden_classifiers_score_the_last_token_that_is_not_padding() {
         let checkpoint = ClassifierCheckpoint {
             config: opened.model.config.clone(),
             model: model.clone(),
-            words: opened.model.words.clone(),
+            tokenizer_files: opened.model.tokenizer_files.clone(),
             pad: opened.pad,
             score: None,
         };

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use burn::tensor::Device;
-use duel_model::{Error, Policy, Pretrained, RopeScaling};
+use duel_model::{Error, Policy, Pretrained, RopeScaling, weights};
 use duel_testing::gguf_file::{GgufFile, list, text};
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ fn load(file: &GgufFile) -> Result<(Pretrained, Policy), Error> {
 }
 
 fn tokenizer(file: &GgufFile) -> Value {
-    serde_json::from_slice(&load(file).unwrap().0.words.tokenizer.unwrap()).unwrap()
+    serde_json::from_slice(&load(file).unwrap().0.tokenizer_files.tokenizer.unwrap()).unwrap()
 }
 
 /// The file after a change is refused, in these words.
@@ -96,6 +96,62 @@ fn settings_that_change_what_is_computed() {
     harmless.put("split.count", 2, 0u16.to_le_bytes().to_vec());
     let architecture = load(&harmless).unwrap().0.config.architecture;
     assert_eq!(architecture, load(&GgufFile::llama()).unwrap().0.config.architecture);
+}
+
+/// Older files of Phi 2, and newer ones of any family, have queries, keys and values in one tensor.
+#[test]
+fn joint_queries_keys_and_values_are_read_as_three() {
+    let apart = |bias: bool| {
+        let mut file = GgufFile::llama();
+        if bias {
+            for (name, rows) in [("q", 8), ("k", 4), ("v", 4)] {
+                file.tensor(&format!("blk.0.attn_{name}.bias"), vec![rows]);
+            }
+        }
+        let mut x = 0.0;
+        for (_, shape, _, _, bytes) in &mut file.tensors {
+            let numbers = (0..shape.iter().product::<u64>()).map(|_| {
+                x += 0.01;
+                f32::sin(x).to_le_bytes()
+            });
+            *bytes = numbers.flatten().collect();
+        }
+        file
+    };
+    let joined = |file: &GgufFile, kind: &str| {
+        let part = |name: &str| format!("blk.0.attn_{name}.{kind}");
+        let mut joint = file.clone();
+        joint.tensors.retain(|(name, ..)| !["q", "k", "v"].map(part).contains(name));
+        let parts = ["q", "k", "v"].map(|name| file.tensors.iter().find(|tensor| tensor.0 == part(name)).unwrap());
+        let mut shape = parts[0].1.clone();
+        *shape.last_mut().unwrap() = 16;
+        joint.tensors.push((part("qkv"), shape, 0, None, parts.map(|tensor| tensor.4.clone()).concat()));
+        joint
+    };
+    for (file, joint) in [
+        (apart(false), joined(&apart(false), "weight")),
+        (apart(true), joined(&joined(&apart(true), "weight"), "bias")),
+    ] {
+        let expected = weights::hash(&load(&file).unwrap().1);
+        assert_ne!(expected, weights::hash(&load(&GgufFile::llama()).unwrap().1));
+        assert_eq!(weights::hash(&load(&joint).unwrap().1), expected);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m.gguf");
+        std::fs::write(&path, joint.bytes()).unwrap();
+        let mapped = Pretrained::open(&path).unwrap().mapped(16, &Device::flex()).unwrap();
+        assert_eq!(mapped.hash(), expected);
+    }
+    let mut short = joined(&apart(false), "weight");
+    short.tensors.last_mut().unwrap().1 = vec![8, 15];
+    let error = load(&short).map(|_| ()).unwrap_err();
+    assert!(matches!(&error, Error::Shape { name, .. } if name == "blk.0.attn_qkv.weight"), "{error}");
+}
+
+#[test]
+fn a_unigram_vocabulary_is_refused_with_where_it_is_read_from() {
+    refused("t5", &["tokenizer.ggml.model` is `t5`", "Unigram", "tokenizer.json"], |file| {
+        file.text("tokenizer.ggml.model", "t5");
+    });
 }
 
 /// How a file's rotary positions are scaled after a change.

@@ -4,7 +4,9 @@
 
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use duel_model::gguf::{self, Precision};
-use duel_model::{Checkpoint, Error, Policy, Pretrained, RopeScaling, weights};
+use duel_model::{
+    Architecture, AttentionSpec, Checkpoint, Error, Llama, Policy, Pretrained, RopeScaling, TransformerConfig, weights,
+};
 use duel_testing::golden;
 use std::path::Path;
 
@@ -66,7 +68,7 @@ fn families_are_read_back_the_same() {
         let again = folder.path().join("again.gguf");
         gguf::write(
             &again,
-            &Checkpoint { config: model.config.clone(), policy, words: model.words.clone() },
+            &Checkpoint { config: model.config.clone(), policy, tokenizer_files: model.tokenizer_files.clone() },
             Precision::F32,
         )
         .unwrap();
@@ -100,5 +102,25 @@ fn families_are_written() {
         if !is_without_gguf(checkpoint.config.architecture.family) {
             gguf::write(&Path::new(&to).join(format!("{name}.gguf")), &checkpoint, Precision::F32).unwrap();
         }
+    }
+}
+
+#[test]
+fn what_llama_cpp_computes_otherwise_is_said() {
+    let llama = Llama { key_value_heads: 2, head_width: 8, inner: 24, rope_theta: 1e4, epsilon: 1e-5 }.architecture();
+    let of = |family: &'static str, window: usize, scale: Option<f64>| {
+        let attention = AttentionSpec { windows: vec![Some(window); 2], scale, ..llama.attention.clone() };
+        let architecture = Architecture { family, attention, ..llama.clone() };
+        let (layers, width, heads) = (2, 32, 4);
+        let config = TransformerConfig { vocabulary: 40, context: 16, layers, width, heads, tied: true, architecture };
+        gguf::llama_cpp_differences(&config)
+    };
+    assert!(of("mistral", 5, None)[0].contains("more than 5 tokens"));
+    assert!(of("phi3", 5, None)[0].contains("phi3"));
+    assert!(of("gemma2", 5, Some(0.25))[0].contains("by 0.3536, the model by 0.2500"));
+    for (family, window, scale) in
+        [("mistral", 16, None), ("gemma2", 5, Some(8f64.powf(-0.5))), ("gemma2", 5, None), ("granite", 16, Some(0.1))]
+    {
+        assert_eq!(of(family, window, scale), Vec::<String>::new(), "{family}");
     }
 }

@@ -37,7 +37,7 @@ fn model_of(case: &Value, model: &str) -> GgufFile {
 
 fn open(path: &Path) -> (Pretrained, Tokenizer) {
     let model = Pretrained::open(path).unwrap();
-    let tokenizer = Tokenizer::from_bytes(model.words.tokenizer.as_ref().unwrap()).unwrap();
+    let tokenizer = Tokenizer::from_bytes(model.tokenizer_files.tokenizer.as_ref().unwrap()).unwrap();
     (model, tokenizer)
 }
 
@@ -50,7 +50,9 @@ fn check(name: &str, file: &GgufFile, texts: &[&str], expected: &[Vec<u32>]) {
     let checkpoint = Pretrained::read_checkpoint(&path, &Device::flex()).unwrap();
     gguf::write(&again, &checkpoint, Precision::F32).unwrap();
     let (written, second) = open(&again);
-    let json = |model: &Pretrained| serde_json::from_slice::<Value>(model.words.tokenizer.as_ref().unwrap()).unwrap();
+    let json = |model: &Pretrained| {
+        serde_json::from_slice::<Value>(model.tokenizer_files.tokenizer.as_ref().unwrap()).unwrap()
+    };
     assert_eq!(json(&model), json(&written), "{name}: as it was");
     for (text, expected) in texts.iter().zip(expected) {
         for tokenizer in [&tokenizer, &second] {

@@ -33,12 +33,12 @@ fn of_architecture(architecture: Architecture) -> Checkpoint {
         "model": {"type": "BPE", "vocab": {"<s>": 0, "a": 1, "b": 2, "ab": 3}, "merges": [["a", "b"]]}
     });
     let special = SpecialTokens { bos: Some(0), eos: Some(0), ..SpecialTokens::default() };
-    let words = TokenizerFiles {
+    let tokenizer_files = TokenizerFiles {
         special,
         tokenizer: Some(tokenizer.to_string().into_bytes()),
         template: Some("{{ x }}".into()),
     };
-    Checkpoint { config, policy, words }
+    Checkpoint { config, policy, tokenizer_files }
 }
 
 fn gguf_bytes() -> Vec<u8> {

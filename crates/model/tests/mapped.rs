@@ -7,8 +7,9 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use duel_model::gguf::{self, Precision};
 use duel_model::{
-    Activation, Architecture, Checkpoint, Error, FileDType, Gpt2, Llama, Policy, Pretrained, Reader, Responses,
-    ScalarModel, SpecialTokens, TokenizerFiles, TransformerConfig, device, generate, huggingface, weights,
+    Activation, Architecture, AttentionSpec, Checkpoint, Error, FileDType, FusedProjections, Gpt2, Llama, Policy,
+    PositionSpec, Pretrained, QkvLayout, ResponseReader, Responses, RotarySpec, ScalarModel, SpecialTokens,
+    TokenizerFiles, TransformerConfig, device, generate, huggingface, weights,
 };
 use duel_spec::{TokenSpec, seeds};
 use std::path::{Path, PathBuf};
@@ -29,7 +30,7 @@ fn checkpoint(architecture: Architecture) -> Checkpoint {
     let config =
         TransformerConfig { vocabulary: 40, context: 16, layers: 2, width: 64, heads: 4, tied: true, architecture };
     let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &Device::flex());
-    let words = serde_json::json!({
+    let tokenizer = serde_json::json!({
         "added_tokens": [{"id": 0, "content": "<s>", "special": true}],
         "pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": false, "trim_offsets": true, "use_regex": true},
         "model": {"type": "BPE", "vocab": {"<s>": 0, "a": 1, "b": 2, "ab": 3}, "merges": [["a", "b"]]}
@@ -38,7 +39,11 @@ fn checkpoint(architecture: Architecture) -> Checkpoint {
     Checkpoint {
         config,
         policy,
-        words: TokenizerFiles { special, tokenizer: Some(words.to_string().into_bytes()), template: None },
+        tokenizer_files: TokenizerFiles {
+            special,
+            tokenizer: Some(tokenizer.to_string().into_bytes()),
+            template: None,
+        },
     }
 }
 
@@ -46,17 +51,40 @@ fn llama() -> Checkpoint {
     checkpoint(Llama { key_value_heads: 2, head_width: 16, inner: 96, rope_theta: 1e4, epsilon: 1e-5 }.architecture())
 }
 
-/// The model in every form that Duel writes.
-fn forms(folder: &Path) -> Vec<PathBuf> {
+/// Joint projections, whose queries stand before all keys, as Phi-3 has them.
+fn phi3() -> Checkpoint {
+    let fused = FusedProjections { qkv: Some(QkvLayout::Stacked), gate_up: true };
+    checkpoint(Architecture { family: "phi3", fused, ..llama().config.architecture })
+}
+
+/// Joint projections, whose queries, keys and values of a head stand together, as GPT-NeoX has them: GGUF files have another order.
+fn gpt_neox() -> Checkpoint {
+    let gpt2 = Gpt2 { activation: Activation::Gelu, inner: 96, epsilon: 1e-5 }.architecture();
+    checkpoint(Architecture {
+        family: "gpt_neox",
+        positions: PositionSpec::Rotary(RotarySpec::plain(1e4)),
+        attention: AttentionSpec { head_width: Some(16), ..AttentionSpec::default() },
+        fused: FusedProjections { qkv: Some(QkvLayout::PerHead), gate_up: false },
+        ..gpt2
+    })
+}
+
+/// GPT-2, whose matrices only a GGUF file has as `[out, in]`.
+fn gpt2() -> Checkpoint {
+    checkpoint(Gpt2 { activation: Activation::GeluTanh, inner: 96, epsilon: 1e-5 }.architecture())
+}
+
+/// A model in every form that Duel writes.
+fn forms(folder: &Path, checkpoint: &Checkpoint) -> Vec<PathBuf> {
     let mut paths = vec![];
     for (name, kind) in [("f32", FileDType::F32), ("f16", FileDType::F16), ("bf16", FileDType::Bf16)] {
         let path = folder.join(name);
         std::fs::create_dir(&path).unwrap();
-        huggingface::write(&path, &llama(), kind).unwrap();
+        huggingface::write(&path, checkpoint, kind).unwrap();
         paths.push(path);
     }
     for (name, precision) in [("f16.gguf", Precision::F16), ("q8.gguf", Precision::Q8)] {
-        gguf::write(&folder.join(name), &llama(), precision).unwrap();
+        gguf::write(&folder.join(name), checkpoint, precision).unwrap();
         paths.push(folder.join(name));
     }
     paths
@@ -90,7 +118,7 @@ fn gradient(policy: Policy) -> Vec<f32> {
             }
         }
     }
-    let reader = Reader::new(&SPACE, &Device::flex().autodiff());
+    let reader = ResponseReader::new(&SPACE, &Device::flex().autodiff());
     let logp = reader.token_logprobs(&policy, &reader.tokens(&batch())).unwrap();
     let gradients = logp.sum().backward();
     let mut collect = Collect(&gradients, vec![]);
@@ -100,37 +128,49 @@ fn gradient(policy: Policy) -> Vec<f32> {
 
 #[test]
 fn it_reads_writes_trains_and_merges_as_in_memory() {
-    let (folder, device) = (tempfile::tempdir().unwrap(), Device::flex());
-    for path in forms(folder.path()) {
-        let name = path.display();
-        let model = Pretrained::open(&path).unwrap();
-        let [whole, mapped] = [model.policy(16, &device).unwrap(), model.mapped(16, &device).unwrap()];
-        // only embedding and norms are in memory, and a place for each matrix
-        assert_eq!(weights::flatten(&mapped).len(), 40 * 64 + 5 * 64 + 2 * 7, "{name}");
-        assert_eq!(weights::hash(&mapped.clone().merged()), weights::hash(&whole), "{name}");
-        assert_eq!((mapped.hash(), whole.hash()), (weights::hash(&whole), weights::hash(&whole)), "{name}");
-        let scalar = |policy: &Policy| ScalarModel::from_policy(policy.clone(), &device);
-        assert_eq!(scalar(&mapped).hash(), weights::hash(&scalar(&whole)), "{name}");
-
-        let [whole, mapped] = [whole, mapped].map(|policy| adapted(policy, &device));
-        let reader = Reader::new(&SPACE, &device);
-        let read = |policy: &Policy| weights::host(reader.logits(policy, &reader.tokens(&batch())));
-        assert_eq!(read(&mapped), read(&whole), "{name}");
-        assert_ne!(read(&mapped), read(&model.policy(16, &device).unwrap()), "{name}: the adapters change something");
-        let written = |policy: &Policy| {
-            let mut rng = seeds::derive(5, "test", 0, "draw");
-            let drawn = generate(policy, &SPACE, batch().prompts, &mut rng, &device);
-            (drawn.responses, drawn.logp)
-        };
-        assert_eq!(written(&mapped), written(&whole), "{name}");
-        assert_eq!(weights::hash(&mapped.clone().merged()), weights::hash(&whole.clone().merged()), "{name}");
-
-        let train = |policy: Policy| adapted(policy.no_grad().train(), &device.clone().autodiff());
-        let [of_mapped, of_whole] = [train(mapped.clone()), train(whole)].map(gradient);
-        assert!(of_whole.len() > 1000 && of_whole.iter().any(|x| *x != 0.0), "{name}");
-        assert_eq!(of_mapped, of_whole, "{name}");
-        assert_eq!(gradient(train(mapped).with_recomputed_blocks()), of_whole, "{name}");
+    // only embedding, norms and biases are in memory, and a place for each matrix
+    let biases = 3 * 64 + 64 + 96 + 64;
+    for (checkpoint, numbers) in [
+        (llama(), 40 * 64 + 5 * 64 + 2 * 7),
+        (phi3(), 40 * 64 + 5 * 64 + 2 * 4),
+        (gpt_neox(), 40 * 64 + 5 * 128 + 2 * (biases + 4)),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let family = checkpoint.config.architecture.family;
+        forms(folder.path(), &checkpoint)
+            .iter()
+            .for_each(|path| same_as_in_memory(&format!("{family}, {}", path.display()), path, numbers));
     }
+}
+
+fn same_as_in_memory(name: &str, path: &Path, numbers: usize) {
+    let device = Device::flex();
+    let model = Pretrained::open(path).unwrap();
+    let [whole, mapped] = [model.policy(16, &device).unwrap(), model.mapped(16, &device).unwrap()];
+    assert_eq!(weights::flatten(&mapped).len(), numbers, "{name}");
+    assert_eq!(weights::hash(&mapped.clone().merged()), weights::hash(&whole), "{name}");
+    assert_eq!((mapped.hash(), whole.hash()), (weights::hash(&whole), weights::hash(&whole)), "{name}");
+    let scalar = |policy: &Policy| ScalarModel::from_policy(policy.clone(), &device);
+    assert_eq!(scalar(&mapped).hash(), weights::hash(&scalar(&whole)), "{name}");
+
+    let [whole, mapped] = [whole, mapped].map(|policy| adapted(policy, &device));
+    let reader = ResponseReader::new(&SPACE, &device);
+    let read = |policy: &Policy| weights::host(reader.logits(policy, &reader.tokens(&batch())));
+    assert_eq!(read(&mapped), read(&whole), "{name}");
+    assert_ne!(read(&mapped), read(&model.policy(16, &device).unwrap()), "{name}: the adapters change something");
+    let written = |policy: &Policy| {
+        let mut rng = seeds::derive(5, "test", 0, "draw");
+        let drawn = generate(policy, &SPACE, batch().prompts, &mut rng, &device);
+        (drawn.responses, drawn.logp)
+    };
+    assert_eq!(written(&mapped), written(&whole), "{name}");
+    assert_eq!(weights::hash(&mapped.clone().merged()), weights::hash(&whole.clone().merged()), "{name}");
+
+    let train = |policy: Policy| adapted(policy.no_grad().train(), &device.clone().autodiff());
+    let [of_mapped, of_whole] = [train(mapped.clone()), train(whole)].map(gradient);
+    assert!(of_whole.len() > 1000 && of_whole.iter().any(|x| *x != 0.0), "{name}");
+    assert_eq!(of_mapped, of_whole, "{name}");
+    assert_eq!(gradient(train(mapped).with_recomputed_blocks()), of_whole, "{name}");
 }
 
 #[test]
@@ -140,7 +180,7 @@ fn other_devices_compose_it_from_operations() {
     gguf::write(&path, &llama(), Precision::Q8).unwrap();
     let model = Pretrained::open(&path).unwrap();
     let read = |device: &Device| {
-        let reader = Reader::new(&SPACE, device);
+        let reader = ResponseReader::new(&SPACE, device);
         let policy = adapted(model.mapped(16, device).unwrap(), device);
         weights::host(reader.logits(&policy, &reader.tokens(&batch())))
     };
@@ -150,10 +190,31 @@ fn other_devices_compose_it_from_operations() {
 }
 
 #[test]
-fn a_model_of_another_family_is_refused() {
+fn adapters_stay_on_where_the_block_has_an_operation_with_them() {
+    let device = Device::flex();
+    let opt = Architecture { fused: FusedProjections::default(), ..gpt2().config.architecture };
+    let keeps = |policy: Policy| adapted(policy, &device).for_inference().has_lora();
+    assert_eq!([llama(), checkpoint(opt), gpt2()].map(|model| keeps(model.policy)), [true, true, false]);
+    // matrices that stay in their file are not read into memory for it
     let folder = tempfile::tempdir().unwrap();
-    let gpt2 = checkpoint(Gpt2 { activation: Activation::GeluTanh, inner: 96, epsilon: 1e-5 }.architecture());
-    huggingface::write(folder.path(), &gpt2, FileDType::F32).unwrap();
+    let path = folder.path().join("gpt2.gguf");
+    gguf::write(&path, &gpt2(), Precision::F16).unwrap();
+    let model = Pretrained::open(&path).unwrap();
+    let (mapped, whole) = (model.mapped(16, &device).unwrap(), model.policy(16, &device).unwrap());
+    assert!(keeps(mapped.clone()));
+    let reader = ResponseReader::new(&SPACE, &device);
+    let read = |policy: Policy| {
+        weights::host(reader.logits(&adapted(policy, &device).for_inference(), &reader.tokens(&batch())))
+    };
+    for (a, b) in read(mapped).into_iter().zip(read(whole)) {
+        assert!((a - b).abs() < 1e-5, "{a} and {b}");
+    }
+}
+
+#[test]
+fn matrices_that_are_stored_inputs_first_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    huggingface::write(folder.path(), &gpt2(), FileDType::F32).unwrap();
     let refused = Pretrained::open(folder.path()).unwrap().mapped(16, &Device::flex()).unwrap_err();
     assert!(matches!(refused, Error::Unsupported { ref key, .. } if key == "model.mapped"), "{refused}");
 }
@@ -167,7 +228,7 @@ fn a_file_that_was_changed_is_an_error_at_the_next_use() {
         gguf::write(&path, &llama(), Precision::F16).unwrap();
         let model = Pretrained::open(&path).unwrap();
         let policy = model.mapped(16, &device).unwrap();
-        let reader = Reader::new(&SPACE, &device);
+        let reader = ResponseReader::new(&SPACE, &device);
         let read =
             || duel_model::catching(|| Ok::<_, Error>(weights::host(reader.logits(&policy, &reader.tokens(&batch())))));
         let before = read().unwrap();

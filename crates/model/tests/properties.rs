@@ -3,7 +3,9 @@
 
 use burn::tensor::{Device, Tensor, activation::log_softmax};
 use duel_model::weights::host;
-use duel_model::{Activation, Gpt2, Llama, Policy, Reader, Responses, ScalarModel, TransformerConfig, generate};
+use duel_model::{
+    Activation, Gpt2, Llama, Policy, ResponseReader, Responses, ScalarModel, TransformerConfig, generate,
+};
 use duel_spec::{TokenSpec, seeds};
 use proptest::prelude::*;
 
@@ -49,7 +51,7 @@ fn batch() -> impl Strategy<Value = Responses> {
 
 /// Log-probs of the counted tokens, row by row.
 fn logp(policy: &Policy, space: &TokenSpec, batch: &Responses) -> Vec<Vec<f32>> {
-    let reader = Reader::new(space, &Device::flex());
+    let reader = ResponseReader::new(space, &Device::flex());
     let tokens = reader.tokens(batch);
     let all = log_softmax(reader.logits(policy, &tokens), 2);
     let picked: Tensor<2> = all.gather(2, reader.targets(&tokens).unsqueeze_dim::<3>(2)).squeeze_dim::<2>(2);
@@ -100,10 +102,10 @@ proptest! {
     fn scores_stand_on_the_last_counted_token(batch in batch(), llama: bool) {
         let head = (0..8).map(|i| i as f32 - 3.0).collect();
         let model = ScalarModel::with_head(policy(llama), head, &Device::flex());
-        let all = Reader::new(&space(P, T), &Device::flex()).scores(&model, &batch);
+        let all = ResponseReader::new(&space(P, T), &Device::flex()).scores(&model, &batch);
         let one = |row: usize| {
             let (prompt, response) = (batch.prompts[row].len(), batch.responses[row].len());
-            host(Reader::new(&space(prompt, response), &Device::flex()).scores(&model, &batch.select(&[row])))[0]
+            host(ResponseReader::new(&space(prompt, response), &Device::flex()).scores(&model, &batch.select(&[row])))[0]
         };
         for (row, score) in host(all).into_iter().enumerate() {
             prop_assert!((score - one(row)).abs() < 1e-4);

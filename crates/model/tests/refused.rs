@@ -26,8 +26,9 @@ fn checkpoint(architecture: Architecture, tied: bool) -> Checkpoint {
     let config = TransformerConfig { vocabulary: ROWS, context: 16, layers: 1, width: 8, heads: 2, tied, architecture };
     let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &Device::flex());
     let special = SpecialTokens { bos: Some(0), eos: Some(0), ..SpecialTokens::default() };
-    let words = TokenizerFiles { special, tokenizer: Some(tokenizer().to_string().into_bytes()), template: None };
-    Checkpoint { config, policy, words }
+    let tokenizer_files =
+        TokenizerFiles { special, tokenizer: Some(tokenizer().to_string().into_bytes()), template: None };
+    Checkpoint { config, policy, tokenizer_files }
 }
 
 fn llama(tied: bool) -> Checkpoint {
@@ -287,7 +288,7 @@ fn special_ids_are_ids() {
     std::fs::remove_file(folder.path().join("tokenizer_config.json")).unwrap();
     for (id, expected) in [(json!(3), Some(3)), (json!([2, 1]), Some(2)), (json!(-1), None), (json!([]), None)] {
         edit(folder.path(), "generation_config.json", "eos_token_id", &id);
-        assert_eq!(Pretrained::open(folder.path()).unwrap().words.special.eos, expected, "{id}");
+        assert_eq!(Pretrained::open(folder.path()).unwrap().tokenizer_files.special.eos, expected, "{id}");
     }
 }
 
@@ -305,12 +306,12 @@ fn several_ends_are_kept() {
         for file in ["generation_config.json", "config.json"] {
             edit(folder.path(), "generation_config.json", "eos_token_id", &Value::Null);
             edit(folder.path(), file, "eos_token_id", &listed);
-            let special = Pretrained::open(folder.path()).unwrap().words.special;
+            let special = Pretrained::open(folder.path()).unwrap().tokenizer_files.special;
             assert_eq!((special.eos, &special.other_eos), (Some(eos), &other), "{file}: {listed}");
             let again = tempfile::tempdir().unwrap();
             let checkpoint = Pretrained::read_checkpoint(folder.path(), &Device::flex()).unwrap();
             huggingface::write(again.path(), &checkpoint, FileDType::F32).unwrap();
-            assert_eq!(Pretrained::open(again.path()).unwrap().words.special, special);
+            assert_eq!(Pretrained::open(again.path()).unwrap().tokenizer_files.special, special);
             let generation = std::fs::read(again.path().join("generation_config.json")).unwrap();
             let generation: Value = serde_json::from_slice(&generation).unwrap();
             let expected = if other.is_empty() { json!(eos) } else { json!(special.eos_ids()) };
@@ -329,9 +330,9 @@ fn tokens_that_only_the_settings_add() {
     edit(folder.path(), "tokenizer_config.json", "eos_token", &json!("<end>"));
     edit(folder.path(), "generation_config.json", "eos_token_id", &Value::Null);
     edit(folder.path(), "config.json", "eos_token_id", &Value::Null);
-    let words = Pretrained::open(folder.path()).unwrap().words;
-    assert_eq!(words.special.eos, Some(4));
-    let json: Value = serde_json::from_slice(&words.tokenizer.unwrap()).unwrap();
+    let tokenizer_files = Pretrained::open(folder.path()).unwrap().tokenizer_files;
+    assert_eq!(tokenizer_files.special.eos, Some(4));
+    let json: Value = serde_json::from_slice(&tokenizer_files.tokenizer.unwrap()).unwrap();
     let added: Vec<_> =
         json["added_tokens"].as_array().unwrap().iter().map(|t| (t["id"].clone(), t["content"].clone())).collect();
     assert_eq!(added, [(json!(0), json!("<s>")), (json!(3), json!("ab")), (json!(4), json!("<end>"))]);

@@ -140,6 +140,43 @@ fn check_parts(what: &str, p: TestPrecision, case: &Node, name: &str, pairs: &Pa
     }
 }
 
+/// The outcome of a case's loss, with the terms that the libraries add to it.
+fn golden_outcome(
+    what: &str,
+    p: TestPrecision,
+    case: &Node,
+    inputs: &Node,
+    loss: &PreferenceLoss,
+    pairs: &PairLogp,
+) -> PreferenceOutcome {
+    let (params, column) = (&case["params"], |key: &str| p.tensor::<1>(&inputs[key]));
+    let beta = params.number("beta");
+    let mut outcome = if let PreferenceLoss::Kto { weights } = *loss {
+        let kl = (column("policy_kl_logps") - column("reference_kl_logps")).mean();
+        let largest = numbers(&inputs["policy_kl_logps"]).into_iter().map(f64::abs).fold(0.0, f64::max);
+        let (actual, expected) = (first(kl.clone()).max(0.0), case.number("kl").max(0.0));
+        close_within(what, &[actual], &[expected], p.value, 4.0 * p.epsilon * largest); // a difference of log-probs
+        kto_loss(pairs.log_ratios(), kl, weights, beta)
+    } else {
+        preference_loss(loss, pairs, beta)
+    };
+    match case.text("name") {
+        "rpo_batch_nll" => {
+            let weights = numbers(&params["weights"]); // of the preference loss and of the NLL
+            outcome.loss = outcome.loss * weights[0] + chosen_nll(pairs) * weights[1];
+        }
+        "rpo_sequence_nll" => {
+            let alpha = params.number("alpha");
+            let each = pairs.policy.chosen.clone().neg() / pairs.lengths.chosen.clone();
+            outcome.losses = outcome.losses + each * alpha;
+            outcome.loss = outcome.loss + chosen_sequence_nll(pairs) * alpha;
+        }
+        "orpo" => outcome.losses = outcome.losses.neg(), // TRL reports the term that it subtracts
+        _ => {}
+    }
+    outcome
+}
+
 #[test]
 fn golden_preference_losses_with_gradients() {
     let file = golden::topic("preference_losses.json");
@@ -173,29 +210,7 @@ fn golden_preference_losses_with_gradients() {
                 tied: None,
                 margin: None,
             };
-            let mut outcome = if let PreferenceLoss::Kto { weights } = loss {
-                let kl = (column("policy_kl_logps") - column("reference_kl_logps")).mean();
-                let largest = numbers(&inputs["policy_kl_logps"]).into_iter().map(f64::abs).fold(0.0, f64::max);
-                let (actual, expected) = (first(kl.clone()).max(0.0), case.number("kl").max(0.0));
-                close_within(&what, &[actual], &[expected], p.value, 4.0 * p.epsilon * largest); // a difference of log-probs
-                kto_loss(pairs.log_ratios(), kl, weights, beta)
-            } else {
-                preference_loss(&loss, &pairs, beta)
-            };
-            match name {
-                "rpo_batch_nll" => {
-                    let weights = numbers(&params["weights"]); // of the preference loss and of the NLL
-                    outcome.loss = outcome.loss * weights[0] + chosen_nll(&pairs) * weights[1];
-                }
-                "rpo_sequence_nll" => {
-                    let alpha = params.number("alpha");
-                    let each = pairs.policy.chosen.clone().neg() / pairs.lengths.chosen.clone();
-                    outcome.losses = outcome.losses + each * alpha;
-                    outcome.loss = outcome.loss + chosen_sequence_nll(&pairs) * alpha;
-                }
-                "orpo" => outcome.losses = outcome.losses.neg(), // TRL reports the term that it subtracts
-                _ => {}
-            }
+            let outcome = golden_outcome(&what, p, case, inputs, &loss, &pairs);
             check_parts(&what, p, case, name, &pairs, &outcome);
             p.values(&format!("loss of {what}"), outcome.loss.clone(), &case["loss"]);
             if !case["losses"].is_null() {

@@ -55,11 +55,11 @@ pub fn first_ratio_is_one(
 }
 
 /// The KL coefficient is positive and finite.
-pub fn price_is_positive(step: u64, kl_coef: f64) -> Result<()> {
+pub fn kl_coef_is_positive(step: u64, kl_coef: f64) -> Result<()> {
     if kl_coef.is_finite() && kl_coef > 0.0 {
         return Ok(());
     }
-    Err(breach("price_is_positive", step, "the KL coefficient", kl_coef.to_string(), "a number above 0".into()))
+    Err(breach("kl_coef_is_positive", step, "the KL coefficient", kl_coef.to_string(), "a number above 0".into()))
 }
 
 /// Whitened advantages have mean 0 over counted tokens, and standard deviation 1, or less by the epsilon under the
@@ -197,9 +197,9 @@ mod tests {
             first_ratio_is_one(0, 5e-6, 0.01, 1e-6, || 0.0).is_ok(),
             "a clip that is nearer than f32 holds the ratio"
         );
-        assert!(price_is_positive(0, 1e-9).is_ok());
+        assert!(kl_coef_is_positive(0, 1e-9).is_ok());
         for kl_coef in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-            breaks("price_is_positive", price_is_positive(0, kl_coef));
+            breaks("kl_coef_is_positive", kl_coef_is_positive(0, kl_coef));
         }
         let white = 0.5f32.sqrt(); // ±√½ has variance 1 with n − 1
         let is_white =

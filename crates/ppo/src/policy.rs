@@ -4,7 +4,7 @@ use crate::rollout::Rollout;
 use crate::rows::rows_of;
 use crate::shaping::estimate_kl;
 use burn::tensor::Tensor;
-use duel_model::{Policy, Reader, Tokens};
+use duel_model::{Policy, ResponseReader, Tokens};
 use duel_objectives::{PolicyLoss, entropy, full_kl, token_logp};
 use duel_spec::{KlEstimator, KlPenalty, RolloutSettings};
 
@@ -19,7 +19,13 @@ pub struct PolicyOutput {
 
 impl PolicyOutput {
     /// From the policy's hidden states `[b, T, D]` before each response token.
-    pub fn after(s: &RolloutSettings, reader: &Reader, policy: &Policy, states: Tensor<3>, tokens: &Tokens) -> Self {
+    pub fn after(
+        s: &RolloutSettings,
+        reader: &ResponseReader,
+        policy: &Policy,
+        states: Tensor<3>,
+        tokens: &Tokens,
+    ) -> Self {
         if !s.needs_full_logits()
             && let Some(logp) = reader.token_logprobs_from_hidden(policy, states.clone(), tokens)
         {
@@ -30,7 +36,7 @@ impl PolicyOutput {
     }
 
     /// From the policy's tokens.
-    pub fn of(s: &RolloutSettings, reader: &Reader, policy: &Policy, tokens: &Tokens) -> Self {
+    pub fn of(s: &RolloutSettings, reader: &ResponseReader, policy: &Policy, tokens: &Tokens) -> Self {
         Self::after(s, reader, policy, reader.hidden_states(policy, tokens), tokens)
     }
 }
@@ -46,7 +52,7 @@ pub fn with_kl_and_entropy(
     rollout: &Rollout,
     rows: &[usize],
     output: PolicyOutput,
-    reader: &Reader,
+    reader: &ResponseReader,
 ) -> PolicyLoss {
     let mask = rollout.mask_of(rows); // [b, T]
     let PolicyOutput { logp, logits } = output;

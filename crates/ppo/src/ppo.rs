@@ -13,7 +13,7 @@ use crate::updates::{MinibatchLosses, MinibatchUpdater};
 use burn::module::Module;
 use burn::tensor::Tensor;
 use duel_model::weights::{flatten_trained, host};
-use duel_model::{Flops, Policy, Reader, ScalarModel, Tokens, ValueHead};
+use duel_model::{Flops, Policy, ResponseReader, ScalarModel, Tokens, ValueHead};
 use duel_objectives::{
     Gae, PolicyLoss, ResponseMask, ValueLoss, clipped_policy_loss, clipped_value_loss, gae, kl_shaped_rewards, whiten,
     whiten_keep_mean,
@@ -150,7 +150,7 @@ impl Experience {
         module: &ActorCritic,
         rows: &[usize],
         s: &Settings,
-        reader: &Reader,
+        reader: &ResponseReader,
     ) -> (PolicyLoss, ValueLoss) {
         let Self { rollout, values: old_values, advantages, returns, .. } = self;
         let mask = rollout.mask_of(rows); // [b, T]
@@ -182,7 +182,7 @@ fn normalize(x: Tensor<2>, normalization: Normalization, mask: &ResponseMask) ->
 
 impl ActorCritic {
     /// The policy's log-probs of `tokens` and the critic's values, `[b, T]`.
-    fn read(&self, s: &Settings, reader: &Reader, tokens: &Tokens) -> (PolicyOutput, Tensor<2>) {
+    fn read(&self, s: &Settings, reader: &ResponseReader, tokens: &Tokens) -> (PolicyOutput, Tensor<2>) {
         let states = reader.hidden_states(&self.actor, tokens); // [b, T, D]
         let values = match &self.critic {
             Critic::Separate(critic) => reader.values(critic, tokens),
@@ -192,7 +192,7 @@ impl ActorCritic {
     }
 
     /// The critic's values before each response token, `[b, T]`.
-    fn values(&self, reader: &Reader, tokens: &Tokens) -> Tensor<2> {
+    fn values(&self, reader: &ResponseReader, tokens: &Tokens) -> Tensor<2> {
         match &self.critic {
             Critic::Separate(critic) => reader.values(critic, tokens),
             Critic::Shared(head) => head.forward(reader.hidden_states(&self.actor, tokens)),

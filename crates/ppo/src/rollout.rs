@@ -4,7 +4,7 @@ use crate::invariants;
 use crate::rows::{index, map_blocks};
 use crate::shaping::{RunningMoments, estimate_kl, next_kl_coef, shaped};
 use burn::tensor::{Device, Tensor};
-use duel_model::{Flops, Policy, Reader, Responses, TransformerConfig, generate, weights, weights::host};
+use duel_model::{Flops, Policy, ResponseReader, Responses, TransformerConfig, generate, weights, weights::host};
 use duel_objectives::{Reduction, ResponseMask, full_kl, k1};
 use duel_reward::Scorer;
 use duel_spec::seeds::{self, Stream};
@@ -25,9 +25,9 @@ pub struct RolloutContext {
     /// Its score is the reward.
     pub scorer: Arc<dyn Scorer>,
     /// Reads without gradient.
-    pub reader: Reader,
+    pub reader: ResponseReader,
     /// Reads on the autodiff device.
-    pub train_reader: Reader,
+    pub train_reader: ResponseReader,
     pub config: TransformerConfig,
     /// FLOPs of the scorer's forward pass per token: 0 for gold.
     pub scorer_flops: f64,
@@ -179,7 +179,7 @@ impl RolloutCollector {
         let reference = s.needs_full_logits().then(|| self.reference.clone());
         let rollout = Rollout { responses, mask, logp, ref_logp, token_kl, beta: self.beta, scores, reference };
         training_invariants::finite(step, "the rollout's KL to the reference", rollout.mean_kl())?;
-        invariants::price_is_positive(step, self.beta)?;
+        invariants::kl_coef_is_positive(step, self.beta)?;
         rollout.record(&raw, reader, metrics);
         Ok(rollout)
     }
@@ -254,7 +254,7 @@ impl Rollout {
         mean(host(self.kl()).into_iter().map(f64::from))
     }
 
-    fn record(&self, raw: &[f64], reader: &Reader, metrics: &mut Metrics) {
+    fn record(&self, raw: &[f64], reader: &ResponseReader, metrics: &mut Metrics) {
         let Self { responses, logp, .. } = self;
         let n = responses.len() as f64;
         let distinct: HashSet<_> = responses.prompts.iter().zip(&responses.responses).collect();

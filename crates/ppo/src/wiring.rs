@@ -5,7 +5,7 @@ use crate::rollout::{Rollout, RolloutCollector, RolloutContext};
 use crate::{ActorCritic, Baseline, Critic, OnlineDpo, PolicyGradient, Ppo, Raft};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use duel_model::{CountedFlops, Flops, Policy, Reader, Responses, ScalarModel, TransformerConfig, ValueHead};
+use duel_model::{CountedFlops, Flops, Policy, ResponseReader, Responses, ScalarModel, TransformerConfig, ValueHead};
 use duel_model::{count_flops, generate, weights};
 use duel_objectives::{ResponseMask, k1};
 use duel_reward::{LearnedReward, RewardNetwork};
@@ -47,8 +47,8 @@ fn reward() -> LearnedReward {
     LearnedReward::new(vec![(RewardNetwork::Network(network), 0.0)], EnsembleScore::Mean, reader(), 0.0, 1.0)
 }
 
-fn reader() -> Reader {
-    Reader::new(&space(), &Device::flex())
+fn reader() -> ResponseReader {
+    ResponseReader::new(&space(), &Device::flex())
 }
 
 /// The reference is another policy than the one that trains.
@@ -57,7 +57,7 @@ fn context() -> RolloutContext {
         reference: policy(1).no_grad(),
         scorer: Arc::new(reward()),
         reader: reader(),
-        train_reader: Reader::new(&space(), &Device::flex().autodiff()),
+        train_reader: ResponseReader::new(&space(), &Device::flex().autodiff()),
         config: config(),
         scorer_flops: Flops::scalar(&config()).forward(1),
         seed: SEED,
@@ -162,15 +162,15 @@ fn every_method_costs_what_its_models_count() {
     }
     costs_what_is_counted("online DPO", online_dpo(), actor(), 2, 0.0);
     costs_what_is_counted("RAFT", raft(), actor(), 2, 0.0);
-    let free = RolloutContext { scorer: Arc::new(Words), scorer_flops: 0.0, ..context() };
+    let free = RolloutContext { scorer: Arc::new(CountFives), scorer_flops: 0.0, ..context() };
     let past = Baseline::Past { sum: 0.0, n: 0.0 };
     costs_what_is_counted("REINFORCE on gold", PolicyGradient::new(past, settings(), free), actor(), 1, 0.0);
 }
 
-/// The share of a response that is the word 5.
-struct Words;
+/// The share of a response that is the token 5.
+struct CountFives;
 
-impl duel_reward::Scorer for Words {
+impl duel_reward::Scorer for CountFives {
     fn score(&self, batch: &Responses) -> duel_reward::Result<Vec<f64>> {
         let share = |response: &Vec<u32>| response.iter().filter(|&&id| id == 5).count() as f64 / T as f64;
         Ok(batch.responses.iter().map(share).collect())

@@ -3,7 +3,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
-use duel_model::{Checkpoint, Policy, Reader, Responses, ScalarModel, TransformerConfig};
+use duel_model::{Checkpoint, Policy, ResponseReader, Responses, ScalarModel, TransformerConfig};
 use duel_objectives::{
     Gae, ResponseMask, clipped_policy_loss, clipped_value_loss, entropy, gae, k1, k2, k3, kl_shaped_rewards, whiten,
 };
@@ -21,7 +21,7 @@ struct Start {
     file: Topic,
     settings: PpoSettings,
     responses: Responses,
-    reader: Reader,
+    reader: ResponseReader,
     policy: Policy,
     policy_config: TransformerConfig,
     critic: ScalarModel,
@@ -75,7 +75,7 @@ fn start(variant: &str, others: &[&str]) -> Start {
         ..defaults
     };
     let critic = ScalarModel::with_head(body, head, &device);
-    let reader = Reader::new(&space, &device);
+    let reader = ResponseReader::new(&space, &device);
     Start { settings, responses, reader, policy, policy_config, critic, critic_config, file }
 }
 
@@ -182,7 +182,7 @@ fn mean(values: &[f64]) -> f64 {
 fn golden_ppo_updates_minibatch_by_minibatch() {
     let start = start("last_token", &["trl_run"]);
     let variant = start.variant("last_token");
-    let plain = Reader::new(start.reader.space(), &Device::flex());
+    let plain = ResponseReader::new(start.reader.space(), &Device::flex());
     let mask = logprobs::mask(&plain, &start.responses);
     for key in ["response_mask", "value_mask"] {
         assert_eq!(values(mask.tensor()), numbers(&variant[key]), "{key}");
@@ -235,19 +235,8 @@ fn golden_ppo_updates_minibatch_by_minibatch() {
 }
 
 /// TRL's form, from the same equations: the score one token later where there is room, a wider mask for values.
-#[test]
-fn golden_ppo_updates_of_trl_minibatch_by_minibatch() {
-    let start = start("trl", &["policy_logprobs_initial", "values_initial"]);
-    let (variant, run) = (start.variant("trl"), &start.file["trl_run"]);
-    let plain = Reader::new(start.reader.space(), &Device::flex());
-    let masked = |key: &str| ResponseMask::from_tensor(F32.tensor::<2>(&variant[key]).inner());
-    let (mask, value_mask) = (masked("response_mask"), masked("value_mask"));
-    let old_logp = start.list("old_logprobs");
-    let old_values = value_mask.apply(plain.values(&start.critic.valid(), &plain.tokens(&start.responses)));
-    same("initial values", &old_values, &variant["values_initial_masked"], &value_mask);
-
-    let kl = start.token_kl();
-    same("KL", &kl, &variant["kl_per_token"], &mask);
+/// The means that TRL reports of a rollout.
+fn same_objective(start: &Start, expected: &golden::Node, mask: &ResponseMask, kl: &Tensor<2>, old_logp: &Tensor<2>) {
     let beta = start.settings.shared.beta;
     let (kl_mean, score) = (first(mask.row_sums(kl.clone()).mean()), mean(&start.scores()));
     let entropy_mean = first(mask.row_sums(old_logp.clone()).neg().mean());
@@ -259,8 +248,24 @@ fn golden_ppo_updates_of_trl_minibatch_by_minibatch() {
         ("rlhf_reward", score - beta * kl_mean),
     ] {
         // TRL's are sums of differences in f32
-        close_within(key, &[actual], &[run["objective"].number(key)], 1e-5, 1e-5);
+        close_within(key, &[actual], &[expected.number(key)], 1e-5, 1e-5);
     }
+}
+
+#[test]
+fn golden_ppo_updates_of_trl_minibatch_by_minibatch() {
+    let start = start("trl", &["policy_logprobs_initial", "values_initial"]);
+    let (variant, run) = (start.variant("trl"), &start.file["trl_run"]);
+    let plain = ResponseReader::new(start.reader.space(), &Device::flex());
+    let masked = |key: &str| ResponseMask::from_tensor(F32.tensor::<2>(&variant[key]).inner());
+    let (mask, value_mask) = (masked("response_mask"), masked("value_mask"));
+    let old_logp = start.list("old_logprobs");
+    let old_values = value_mask.apply(plain.values(&start.critic.valid(), &plain.tokens(&start.responses)));
+    same("initial values", &old_values, &variant["values_initial_masked"], &value_mask);
+
+    let kl = start.token_kl();
+    same("KL", &kl, &variant["kl_per_token"], &mask);
+    same_objective(&start, &run["objective"], &mask, &kl, &old_logp);
     let scores: Vec<f32> = start.scores().iter().map(|&x| x as f32).collect();
     let scores = Tensor::<1>::from_data(scores.as_slice(), plain.device());
     let penalty = kl_shaped_rewards(scores.zeros_like(), kl, start.settings.shared.beta, &mask);

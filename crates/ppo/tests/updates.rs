@@ -4,7 +4,7 @@
 
 use burn::module::Module;
 use burn::tensor::Device;
-use duel_model::{Policy, Reader, Responses, ScalarModel, TransformerConfig, ValueHead, weights};
+use duel_model::{Policy, ResponseReader, Responses, ScalarModel, TransformerConfig, ValueHead, weights};
 use duel_ppo::{ActorCritic, Baseline, Critic, OnlineDpo, PolicyGradient, Ppo, Raft, RolloutContext, planned};
 use duel_reward::Scorer;
 use duel_spec::{
@@ -38,8 +38,8 @@ fn context() -> RolloutContext {
     RolloutContext {
         reference: policy().valid(),
         scorer: Arc::new(Count),
-        reader: Reader::new(&space(), &Device::flex()),
-        train_reader: Reader::new(&space(), &Device::flex().autodiff()),
+        reader: ResponseReader::new(&space(), &Device::flex()),
+        train_reader: ResponseReader::new(&space(), &Device::flex().autodiff()),
         config: TransformerConfig::small(12, 7, 1, 8, 2, true),
         scorer_flops: 0.0,
         seed: 7,

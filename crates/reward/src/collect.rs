@@ -3,7 +3,7 @@
 use crate::{Result, Scorer};
 use duel_data::World;
 use duel_data::pairs::{Annotator, Label, PreferenceRow};
-use duel_model::{Policy, Reader, generate};
+use duel_model::{Policy, ResponseReader, generate};
 use duel_spec::{Split, seeds::Rng};
 use rand::RngExt;
 
@@ -46,7 +46,7 @@ fn edits(a: &[u32], b: &[u32]) -> usize {
 #[expect(clippy::too_many_arguments, reason = "what a row is made of")]
 pub fn collect(
     policy: &Policy,
-    reader: &Reader,
+    reader: &ResponseReader,
     world: &dyn World,
     gold: &dyn Scorer,
     split: Split,
@@ -129,7 +129,7 @@ mod tests {
         let space = world.space();
         let config = TransformerConfig::small(space.vocabulary, space.context(), 1, 8, 2, true);
         let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &Device::flex());
-        let reader = Reader::new(space, &Device::flex());
+        let reader = ResponseReader::new(space, &Device::flex());
         let traps = |trap_rows| -> Result<usize> {
             let mut rng = seeds::derive(0, "test", 0, "pairs");
             let filter = PairFilter { trap_rows, max_edits: f64::INFINITY };

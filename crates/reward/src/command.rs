@@ -138,7 +138,7 @@ impl JudgeProcess {
         }
         match self.written.recv_timeout(ends.saturating_duration_since(Instant::now())) {
             Ok(()) => Ok(scores),
-            Err(_) => Err(BatchFailure::Wrong("it answers without reading what it is asked".into())),
+            Err(_) => Err(BatchFailure::Wrong("it answers without reading its input".into())),
         }
     }
 
@@ -202,10 +202,7 @@ fn excerpt(line: &str) -> String {
 }
 
 fn too_many_lines(line: &str) -> String {
-    format!(
-        "it says more than it was asked, `{}`: one line for each line that it reads, and nothing else",
-        excerpt(line)
-    )
+    format!("it prints more lines than it reads, `{}`: one line for each line of input is expected", excerpt(line))
 }
 
 fn too_long() -> String {
@@ -216,7 +213,9 @@ fn too_long() -> String {
 fn score(line: ProgramLine) -> std::result::Result<f64, String> {
     let line = match line {
         ProgramLine::Answer(line) => line,
-        ProgramLine::Unexpected(line) => return Err(format!("it answered `{}` before it was asked", excerpt(&line))),
+        ProgramLine::Unexpected(line) => {
+            return Err(format!("it printed `{}` before it got any input", excerpt(&line)));
+        }
         ProgramLine::TooLong => return Err(too_long()),
     };
     let value: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
@@ -332,11 +331,11 @@ mod tests {
             ("sh -c 'sleep 777; :'; true", &small, 0.3, "0 of 2 answers came within 300ms"),
             ("read -r line; echo 1; sleep 777", &small, 3.0, "1 of 2 answers came within 3s"),
             ("true", &small, 20.0, "it ended after 0 of 2 answers"),
-            ("echo 0; echo 0; sleep 777", &large, 0.5, "without reading|before it was asked"),
-            ("yes 1", &small, 20.0, "more than it was asked|before it was asked"),
+            ("echo 0; echo 0; sleep 777", &large, 0.5, "without reading|before it got any input"),
+            ("yes 1", &small, 20.0, "more lines than it reads|before it got any input"),
             ("yes ''", &small, 0.3, "0 of 2 answers came within"),
             ("while :; do printf 1; done", &small, 20.0, "a line of more than 65536 bytes"),
-            (&format!("echo 0; {answer}"), &small, 20.0, "more than it was asked|before it was asked"),
+            (&format!("echo 0; {answer}"), &small, 20.0, "more lines than it reads|before it got any input"),
         ] {
             let judge = shell(script, timeout);
             let error = judge.judge(texts).expect_err(script).to_string();
@@ -349,7 +348,7 @@ mod tests {
     #[test]
     fn a_line_too_many_is_found() {
         let texts = ["one", "two"].map(input);
-        let more = "it says more than it was asked";
+        let more = "it prints more lines than it reads";
         for script in [
             "read -r a; echo 1; read -r b; echo 2; echo 64; read -r c", // after a batch
             "echo ready; read -r a; echo 1; read -r b; echo 2; read -r c",
@@ -359,7 +358,7 @@ mod tests {
             let judge = shell(script, 20.0);
             let error = judge.judge(&texts).and_then(|_| judge.finish()).expect_err(script).to_string();
             assert!(
-                error.contains(more) || error.contains("`ready`") || error.contains("before it was asked"),
+                error.contains(more) || error.contains("`ready`") || error.contains("before it got any input"),
                 "{error}"
             );
         }

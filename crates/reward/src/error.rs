@@ -7,7 +7,7 @@ use std::path::PathBuf;
 pub enum Error {
     #[error("the judge `{}` cannot be read: {problem}", path.display())]
     Judge { path: PathBuf, problem: String },
-    #[error("the pattern `{pattern}` of a rule is no regular expression: {problem}")]
+    #[error("the pattern `{pattern}` of a rule is not a regular expression: {problem}")]
     Pattern { pattern: String, problem: String },
     #[error("the judge `{command}` failed: {problem}")]
     Command { command: String, problem: String },

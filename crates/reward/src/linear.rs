@@ -70,10 +70,10 @@ impl Linear {
             for (d, strength) in differences.iter().zip(strengths) {
                 let u = dot(d, &w) - strength;
                 let p = 1.0 / (1.0 + (-u).exp());
-                let (slope, bend) = (p - (1.0 - e), p * (1.0 - p)); // of −(1−e) log σ(u) − e log σ(−u)
+                let (slope, curvature) = (p - (1.0 - e), p * (1.0 - p)); // of −(1−e) log σ(u) − e log σ(−u)
                 for i in 0..FEATURES {
                     gradient[i] += slope * d[i];
-                    (0..FEATURES).for_each(|j| hessian[i][j] += bend * d[i] * d[j]);
+                    (0..FEATURES).for_each(|j| hessian[i][j] += curvature * d[i] * d[j]);
                 }
             }
             let residual = gradient.iter().map(|g| g.abs()).fold(0.0, f64::max) / rows.len() as f64;

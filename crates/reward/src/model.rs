@@ -3,7 +3,7 @@
 
 use crate::{RewardReader, invariants};
 use burn::tensor::{Tensor, TensorData};
-use duel_model::{Flops, Reader, ScalarModel, Tokens, TransformerConfig, weights};
+use duel_model::{Flops, ResponseReader, ScalarModel, Tokens, TransformerConfig, weights};
 use duel_objectives::{BradleyTerryOptions, ChosenRejected, bradley_terry_loss};
 use duel_spec::{RmStage as Settings, metrics};
 use duel_training::{
@@ -45,7 +45,7 @@ impl RewardModel {
         }
     }
 
-    fn scores(reader: &Reader, model: &ScalarModel, pairs: &PairBatch) -> ChosenRejected {
+    fn scores(reader: &ResponseReader, model: &ScalarModel, pairs: &PairBatch) -> ChosenRejected {
         halves(reader.scores(model, &pairs.both))
     }
 
@@ -64,7 +64,7 @@ impl RewardModel {
     pub fn check(&self, step: u64, model: &ScalarModel, pairs: &PairBatch) -> duel_training::Result<()> {
         let (reader, model) = probes::without_graph(&self.reader.reader, model);
         training_invariants::eos_counts_and_pad_does_not(step, &reader, &pairs.both)?;
-        let values = |reader: &Reader, model: &ScalarModel, tokens: &Tokens| {
+        let values = |reader: &ResponseReader, model: &ScalarModel, tokens: &Tokens| {
             let (columns, responses) = (tokens.ids.dims()[1], reader.space().response_tokens);
             model.forward(tokens.clone()).narrow(1, columns - responses, responses) // [B, T]
         };
@@ -173,7 +173,7 @@ mod tests {
         let rows: Vec<PreferenceRow> = (0..6).map(row).collect();
         let batch = PairBatch::new(&rows, &(0..6).collect::<Vec<_>>());
         let mut learner = Learner::new(ScalarModel::from_policy(body, &device), &LearnerSettings::defaults(), 1e-3, 10);
-        let mut method = RewardModel::new(Settings::defaults(), Reader::new(&space, &device), &config);
+        let mut method = RewardModel::new(Settings::defaults(), ResponseReader::new(&space, &device), &config);
         let before = count_flops();
         let metrics = method.iteration(&batch, &mut learner)?;
         let after = count_flops();

@@ -65,19 +65,20 @@ impl PretrainedReward {
         judged_words: usize,
         device: &Device,
     ) -> Result<RewardReader> {
-        let (words, vocabulary) = (&self.classifier.model.words, self.classifier.model.config.vocabulary);
+        let (tokenizer_files, vocabulary) =
+            (&self.classifier.model.tokenizer_files, self.classifier.model.config.vocabulary);
         let file = || self.path.join("tokenizer.json");
-        let bytes = words.tokenizer.as_ref().ok_or_else(|| {
+        let bytes = tokenizer_files.tokenizer.as_ref().ok_or_else(|| {
             let problem = "it is missing: a reward model reads text with its own tokenizer".into();
             ModelError::Damaged { path: file(), problem }
         })?;
         let damaged = |e: duel_data::Error| ModelError::Damaged { path: file(), problem: e.to_string() };
         let tokenizer = TextTokenizer::from_bytes(bytes).map_err(damaged)?;
         let named_tokens = duel_model::named_special_tokens(&self.path)?;
-        let variables: Vec<_> = template_tokens(&words.special, &named_tokens, &tokenizer).collect();
-        let source = words.template.as_ref();
+        let variables: Vec<_> = template_tokens(&tokenizer_files.special, &named_tokens, &tokenizer).collect();
+        let source = tokenizer_files.template.as_ref();
         let template = source.map(|source| ChatTemplate::new(source)?.with_variables(variables).dated(date));
-        let text = ScoredText::new(tokenizer.clone(), template.transpose()?, words.special.eos, vocabulary);
+        let text = ScoredText::new(tokenizer.clone(), template.transpose()?, tokenizer_files.special.eos, vocabulary);
         let input = TextInput::new(world, text, [vocabulary, self.context()], self.classifier.pad, judged_words);
         Ok(RewardReader::of_text(Arc::new(input), device))
     }

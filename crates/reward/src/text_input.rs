@@ -3,7 +3,7 @@
 use crate::judges::{first_words, response_text};
 use burn::tensor::Device;
 use duel_data::{Detokenize, ScoredText};
-use duel_model::{Reader, Responses, ScalarModel, weights};
+use duel_model::{ResponseReader, Responses, ScalarModel, weights};
 use duel_spec::TokenSpec;
 use duel_training::{PairBatch, logprobs};
 use std::borrow::Cow;
@@ -96,13 +96,13 @@ impl TextInput {
 /// Reads responses for a reward model.
 #[derive(Debug, Clone)]
 pub struct RewardReader {
-    pub(crate) reader: Reader,
+    pub(crate) reader: ResponseReader,
     text: Option<Arc<TextInput>>,
 }
 
-impl From<Reader> for RewardReader {
+impl From<ResponseReader> for RewardReader {
     /// Of a reward model that reads the policy's ids.
-    fn from(reader: Reader) -> Self {
+    fn from(reader: ResponseReader) -> Self {
         Self { reader, text: None }
     }
 }
@@ -110,7 +110,7 @@ impl From<Reader> for RewardReader {
 impl RewardReader {
     /// Of a reward model with a tokenizer of its own.
     pub fn of_text(text: Arc<TextInput>, device: &Device) -> Self {
-        Self { reader: Reader::new(&text.space, device), text: Some(text) }
+        Self { reader: ResponseReader::new(&text.space, device), text: Some(text) }
     }
 
     /// The sizes of what the reward model reads.

@@ -2,7 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use burn::tensor::Device;
-use duel_model::{Checkpoint, Reader, ScalarModel};
+use duel_model::{Checkpoint, ResponseReader, ScalarModel};
 use duel_objectives::{BradleyTerryOptions, bradley_terry_loss};
 use duel_reward::RewardModel;
 use duel_spec::RmStage;
@@ -24,7 +24,7 @@ fn golden_reward_model_trainings_step_by_step() {
         let Checkpoint { config, policy, .. } = trajectory::checkpoint(&file["model"], &device);
         let (rows, space) = trajectory::pairs(&file, config.vocabulary);
         let batch = PairBatch::new(&rows, &(0..rows.len()).collect::<Vec<_>>());
-        let reader = Reader::new(&space, &device);
+        let reader = ResponseReader::new(&space, &device);
         let model = ScalarModel::with_head(policy, head.clone(), &device);
         let (steps, trl) = (variant.items("steps"), variant.items("trl_steps"));
         assert_eq!([steps.len(), trl.len()], [hyper.number("steps") as usize; 2]);

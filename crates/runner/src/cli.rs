@@ -98,7 +98,7 @@ pub enum Command {
     /// interval, seeds, budgets and reasons. With `--family exact`: expected and found numbers of every claim whose answer is
     /// known. Exit code 3 if one is contradicted.
     Verify(VerifyArgs),
-    /// Print the exact optimum of a world at one price of KL
+    /// Print the exact optimum of a world at one KL coefficient
     Optimum(OptimumArgs),
     /// Time each step of training on this machine
     ///

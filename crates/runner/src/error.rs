@@ -60,7 +60,7 @@ pub enum Error {
     Missing { stage: String, needs: String },
     #[error("{program} {}", problem.trim())]
     Cluster { program: &'static str, problem: String },
-    #[error("{what} {path:?} cannot stand in a script of Slurm's: {why}")]
+    #[error("{what} {path:?} cannot be used in a Slurm script: {why}")]
     Unscriptable { what: &'static str, path: String, why: &'static str },
     #[error("the {what} `{}` is not UTF-8, and has to be written as text", path.display())]
     NotText { what: &'static str, path: PathBuf },
@@ -69,7 +69,7 @@ pub enum Error {
         format_bytes(*needed), format_bytes(*available)
     )]
     TooLarge { layers: usize, width: usize, needed: f64, available: f64 },
-    #[error("the run goes on as jobs of the cluster")]
+    #[error("the run continues as jobs of the cluster")]
     Detached,
     #[error("the peer `{name}` cannot be timed: {problem}")]
     Peer { name: &'static str, problem: String },
@@ -230,7 +230,7 @@ impl Error {
             Self::NotText { .. } => Some("rename it, or name a link to it".into()),
             Self::TooLarge { .. } => Some("lower `model.layers` or `model.width`".into()),
             Self::Changed { .. } => Some("rows, a model's files or the judge's program were written over while the run went on: run the same command again".into()),
-            Self::Unfinished { .. } => Some("`duel run` with the run's experiment goes on with it".into()),
+            Self::Unfinished { .. } => Some("`duel run` with the run's experiment resumes it".into()),
             Self::Screen { .. } => Some("`duel watch RUN --once` prints the same as text".into()),
             Self::Cluster { .. } => Some("`sinfo` says whether this machine belongs to a Slurm cluster; the run's folder `slurm/` has what was submitted".into()),
             Self::Detached => Some("run the same command again to follow them and to report; `duel cancel RUN` cancels them".into()),

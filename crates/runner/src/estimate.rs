@@ -4,14 +4,16 @@
 use crate::bench::{PRETRAINED, Shape, seconds_per_token};
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Stage, StageKind};
+use crate::sources;
 use crate::sysinfo;
 use crate::world;
 use duel_data::grammar::RESPONSES;
 use duel_ledger::write_atomically;
 use duel_model::{Flops, TransformerConfig};
+use duel_reward::PretrainedReward;
 use duel_spec::{
-    CriticBody, DpoSettings, Experiment, MethodSettings, PairInput, RewardSource, RmModel, RolloutSettings, TokenSpec,
-    WorldKind,
+    CriticBody, DpoSettings, Experiment, JudgeKind, MethodSettings, PairInput, RewardSource, RmModel, RolloutSettings,
+    TokenSpec, WorldKind,
 };
 use serde::{Deserialize, Serialize};
 use std::path::Path;
@@ -112,6 +114,39 @@ impl Throughput {
     }
 }
 
+/// What a model costs that scores responses, beside the policy.
+#[derive(Debug, Clone, Copy, Default)]
+struct ScorerCost {
+    /// FLOPs of one token's forward pass.
+    forward: f64,
+    /// Seconds per token, of the policy's.
+    relative_seconds: f64,
+    /// Bytes of its weights.
+    weights: f64,
+    /// Bytes of activations of one row in training.
+    activations: f64,
+}
+
+impl ScorerCost {
+    /// A scalar head on the policy's body, whose weights are counted with the policy's.
+    fn like_policy(policy: &ShapeInfo) -> Self {
+        Self { forward: Flops::scalar(&policy.config).forward, relative_seconds: 1.0, ..Self::default() }
+    }
+
+    /// A classifier of its own files, `stages.rm.from` or `judge.model`; it reads about as many tokens as the policy.
+    fn of_files(path: &str, policy: &ShapeInfo) -> Result<Self> {
+        let config = PretrainedReward::open(&sources::model(Path::new(path))?)?.config()?;
+        let forward = Flops::scalar(&config).forward;
+        let columns = policy.space.context().min(config.context);
+        Ok(Self {
+            forward,
+            relative_seconds: forward / Flops::scalar(&policy.config).forward,
+            weights: 4.0 * config.num_params().unwrap_or(usize::MAX) as f64,
+            activations: 40.0 * (columns * config.layers * config.width) as f64,
+        })
+    }
+}
+
 /// Estimates the stages of one experiment.
 #[derive(Debug)]
 pub struct Estimator<'a> {
@@ -119,18 +154,33 @@ pub struct Estimator<'a> {
     sizes: ShapeInfo,
     rates: Throughput,
     cores: f64,
+    reward: ScorerCost,
+    /// The judge, where it is a model.
+    judge: ScorerCost,
 }
 
 impl<'a> Estimator<'a> {
+    /// # Errors
+    /// A model of the experiment that cannot be opened.
     pub fn new(experiment: &'a Experiment, rates: Throughput, cores: usize) -> Result<Self> {
-        Ok(Self { experiment, sizes: ShapeInfo::of(experiment)?, rates, cores: cores as f64 })
+        let (sizes, rm, judge) = (ShapeInfo::of(experiment)?, &experiment.stages.rm, &experiment.judge);
+        let reward = match rm.is_pretrained() {
+            true => ScorerCost::of_files(&rm.from, &sizes)?,
+            false => ScorerCost::like_policy(&sizes),
+        };
+        let judge = match judge.kind {
+            JudgeKind::Model => ScorerCost::of_files(&judge.model, &sizes)?,
+            _ => ScorerCost::default(),
+        };
+        Ok(Self { experiment, sizes, rates, cores: cores as f64, reward, judge })
     }
 
     /// What a stage of the plan costs.
     pub fn cost(&self, stage: &Stage) -> StageCost {
         let Experiment { stages, evaluation, learner, .. } = self.experiment;
-        let Throughput { train, train_scalar, sample, read, .. } = self.rates;
-        let (policy, scalar) = (Flops::policy(&self.sizes.config), Flops::scalar(&self.sizes.config));
+        let Throughput { train, sample, read, .. } = self.rates;
+        let policy = Flops::policy(&self.sizes.config);
+        let Self { reward, judge, .. } = self;
         let (columns, response_tokens) = (self.sizes.space.context() as f64, self.sizes.space.response_tokens as f64);
         let rows = (stages.pairs.rows + 2 * stages.pairs.holdout_rows) as f64;
         let exact = self.experiment.world.kind == WorldKind::Grammar;
@@ -148,22 +198,14 @@ impl<'a> Estimator<'a> {
                 (3.0 * policy.forward * tokens, train * tokens, models(1.0, stages.sft.batch_size as f64))
             }
             (StageKind::Pairs, _) => {
-                let tokens = 2.0 * rows * response_tokens;
-                (policy.forward * tokens, sample * tokens, models(0.3, 512.0))
+                let own = self.experiment.world.kind == WorldKind::Rows; // which are read, not sampled
+                let tokens = if own { 0.0 } else { 2.0 * rows * response_tokens };
+                let judged = 2.0 * rows * columns;
+                let flops = policy.forward * tokens + judge.forward * judged;
+                let seconds = sample * tokens + read * judge.relative_seconds * judged;
+                (flops, seconds, models(0.3, 512.0) + judge.weights)
             }
-            (StageKind::Rm, _) => {
-                let tokens = match stages.rm.model {
-                    RmModel::Linear => 0.0,
-                    RmModel::Transformer => {
-                        (stages.rm.ensemble * stages.rm.steps * 2 * stages.rm.batch_size) as f64 * columns
-                    }
-                };
-                let table = if exact { ENUMERATED * GRAMMAR_PROMPTS * columns } else { 0.0 };
-                let scored = stages.rm.ensemble as f64 * (2.0 * rows * columns + table);
-                let flops = 3.0 * scalar.forward * tokens + scalar.forward * scored;
-                let batch = 2.0 * stages.rm.batch_size as f64;
-                (flops, train_scalar * tokens + read * scored, models(stages.rm.ensemble as f64, batch))
-            }
+            (StageKind::Rm, _) => self.reward_model_cost(rows),
             (StageKind::Reference, _) => {
                 let tokens = 2.0 * rows * columns;
                 (policy.forward * tokens, read * tokens, models(0.3, 512.0))
@@ -171,12 +213,12 @@ impl<'a> Estimator<'a> {
             (StageKind::Yardstick, _) => {
                 let best = if exact { 0.0 } else { evaluation.best_of as f64 * evaluation.prompts as f64 * 4.0 };
                 let (flops, seconds) = self.evaluation(1.0);
-                // the exact optima at 25 prices, twice, and 12 sizes of best-of-N cost about as much as evaluations
+                // the exact optima at 25 values of beta, twice, and 12 sizes of best-of-N cost about as much as evaluations
                 let theory = if exact { 45.0 * seconds } else { 0.0 };
                 (
                     flops + best * response_tokens * policy.forward,
                     seconds + theory + best * response_tokens * sample,
-                    models(0.3, 512.0),
+                    models(0.3, 512.0) + reward.weights + judge.weights,
                 )
             }
             (StageKind::Cell, None) => (0.0, 0.0, 0.0),
@@ -187,10 +229,32 @@ impl<'a> Estimator<'a> {
                     other => self.rollout_cost(other, other.on_policy().expect("all others write their own rows")),
                 };
                 let (evaluation_flops, evaluation_seconds) = self.evaluation(evaluation.curve_points as f64);
+                let memory = memory + reward.weights + judge.weights;
                 (flops + evaluation_flops, seconds + evaluation_seconds, memory)
             }
         };
         StageCost { flops, seconds: seconds + OVERHEAD, memory: memory + BASE_MEMORY }
+    }
+
+    /// Training of the reward model, and its scores of all `rows` and, on grammar, of every response.
+    fn reward_model_cost(&self, rows: f64) -> (f64, f64, f64) {
+        let (settings, reward) = (&self.experiment.stages.rm, &self.reward);
+        let (columns, members) = (self.sizes.space.context() as f64, settings.ensemble as f64);
+        let tokens = match settings.model {
+            RmModel::Linear => 0.0,
+            RmModel::Transformer => members * (settings.steps * 2 * settings.batch_size) as f64 * columns,
+        };
+        let exact = self.experiment.world.kind == WorldKind::Grammar;
+        let table = if exact { ENUMERATED * GRAMMAR_PROMPTS * columns } else { 0.0 };
+        let scored = members * (2.0 * rows * columns + table);
+        let flops = reward.forward * (3.0 * tokens + scored);
+        let seconds = reward.relative_seconds * (self.rates.train_scalar * tokens + self.rates.read * scored);
+        // weights of its own, in training or frozen; those of the policy's shape are counted with it
+        let in_full = settings.steps > 0 && !settings.lora;
+        let copies = if in_full { TRAINED + members - 1.0 } else { 1.0 };
+        let batch = 2.0 * settings.batch_size as f64 / self.experiment.learner.accumulate as f64;
+        let memory = self.memory(members, batch) + copies * reward.weights + reward.activations * batch;
+        (flops, seconds, memory)
     }
 
     /// Epochs over the train rows, and the loss on validation rows at each point of the curve.
@@ -218,11 +282,17 @@ impl<'a> Estimator<'a> {
             MethodSettings::Ppo(ppo) if ppo.critic == CriticBody::Separate => 1.0,
             _ => 0.0,
         };
-        let judges = if shared.reward == RewardSource::Rm { self.experiment.stages.rm.ensemble as f64 } else { 0.0 };
+        let (scorers, scorer) = match shared.reward {
+            RewardSource::Rm => (self.experiment.stages.rm.ensemble as f64, self.reward),
+            RewardSource::Gold => (1.0, self.judge),
+        };
+        // of the policy's shape, whose memory is counted with the policy's
+        let judges = if shared.reward == RewardSource::Rm && scorer.weights == 0.0 { scorers } else { 0.0 };
         let updates = shared.epochs as f64 * rows * columns;
-        let reads = rows * columns * (2.0 + judges + critic);
+        let reads = rows * columns * (2.0 + scorers * scorer.relative_seconds + critic);
         let flops = policy.forward * (rows * response_tokens + 2.0 * rows * columns + 3.0 * updates)
-            + scalar.forward * (rows * columns * (judges + critic) + 3.0 * critic * updates);
+            + scorer.forward * rows * columns * scorers
+            + scalar.forward * critic * (rows * columns + 3.0 * updates);
         let seconds =
             sample * rows * response_tokens + read * reads + train * updates + train_scalar * critic * updates;
         let batch = (shared.episodes / shared.minibatches) as f64 / self.experiment.learner.accumulate as f64;
@@ -240,8 +310,12 @@ impl<'a> Estimator<'a> {
         let (columns, response_tokens) = (self.sizes.space.context() as f64, self.sizes.space.response_tokens as f64);
         let curve = (times - 1.0) * settings.prompts.min(128) as f64;
         let rows = 2.0 * (curve + (settings.prompts * settings.samples_per_prompt) as f64); // of both splits
-        let seconds = rows * (2.0 * response_tokens * self.rates.sample + 3.0 * columns * self.rates.read);
-        (rows * policy.forward * (2.0 * response_tokens + 3.0 * columns), seconds)
+        // policy and reference, the reward model and the judge read each response
+        let Self { reward, judge, .. } = self;
+        let read = columns * self.rates.read * (2.0 + reward.relative_seconds + judge.relative_seconds);
+        let scored = columns * (reward.forward + judge.forward);
+        let seconds = rows * (2.0 * response_tokens * self.rates.sample + read);
+        (rows * (policy.forward * (2.0 * response_tokens + 2.0 * columns) + scored), seconds)
     }
 
     /// Bytes of so many models in training on batches of so many rows. A pretrained

@@ -131,19 +131,7 @@ impl Plan {
         let world = world_settings(experiment, judge)?;
         let learner = &experiment.learner;
         let pretrained = experiment.is_pretrained();
-        let model = match pretrained {
-            // where the files stand does not change what they say
-            true => json!({"files": duel_model::hash_of_files(&sources::model(Path::new(&experiment.model.from))?)?}),
-            false => {
-                let ModelShape { layers, width, heads, tied, .. } = &experiment.model;
-                json!({"from": "", "layers": layers, "width": width, "heads": heads, "tied": tied})
-            }
-        };
-        let mut rm_settings = json!(&experiment.stages.rm);
-        if experiment.stages.rm.is_pretrained() {
-            rm_settings["from"] =
-                json!(duel_model::hash_of_files(&sources::model(Path::new(&experiment.stages.rm.from))?)?);
-        }
+        let (model, rm_settings) = (model_settings(experiment)?, rm_settings(experiment)?);
         let mut shared = vec![];
         if experiment.world.kind != WorldKind::Grammar {
             let files: Vec<&str> = match world::reads_reviews(experiment) {
@@ -233,6 +221,30 @@ impl Plan {
     pub fn needed(&self, stage: &Stage, kind: StageKind) -> Option<&Stage> {
         stage.needs.iter().map(|&n| &self.stages[n]).find(|s| s.kind == kind)
     }
+}
+
+/// What a stage's key holds of the experiment's model.
+fn model_settings(experiment: &Experiment) -> Result<Value> {
+    let ModelShape { from, layers, width, heads, tied, .. } = &experiment.model;
+    Ok(match experiment.is_pretrained() {
+        true => json!({"files": files_hash(from)?}),
+        false => json!({"from": "", "layers": layers, "width": width, "heads": heads, "tied": tied}),
+    })
+}
+
+/// What a stage's key holds of the reward model's settings.
+fn rm_settings(experiment: &Experiment) -> Result<Value> {
+    let rm = &experiment.stages.rm;
+    let mut settings = json!(rm);
+    if rm.is_pretrained() {
+        settings["from"] = json!(files_hash(&rm.from)?);
+    }
+    Ok(settings)
+}
+
+/// A model's files by their bytes, wherever they are.
+fn files_hash(from: &str) -> Result<String> {
+    Ok(duel_model::hash_of_files(&sources::model(Path::new(from))?)?)
 }
 
 /// Before the name of each file of the judge, among a manifest's inputs.

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use crate::log;
 use crate::sysinfo;
 use crate::terminal::{format_bytes, sanitize, warn};
-use duel_hub::{Downloaded, Hub, HubSettings, HubSnapshot, ROWS_PREFIX, RepoName, RowsName};
+use duel_hub::{Downloaded, Hub, HubSettings, HubSnapshot, ModelName, ROWS_PREFIX, RowsName};
 use duel_spec::{Experiment, WorldKind};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::BTreeMap;
@@ -18,7 +18,13 @@ use std::sync::{Mutex, PoisonError};
 /// # Errors
 /// What is neither here nor on the hub.
 pub(crate) fn model(from: &Path) -> Result<PathBuf> {
-    Ok(hub_model(from)?.map_or_else(|| from.into(), |snapshot| snapshot.path))
+    Ok(hub_model(from)?.map_or_else(
+        || from.into(),
+        |(name, snapshot)| match name.file {
+            Some(file) => snapshot.path.join(file),
+            None => snapshot.path,
+        },
+    ))
 }
 
 /// The files of rows, in order: of a path, a pattern or a folder, or of a split on the hub.
@@ -34,8 +40,8 @@ pub(crate) fn rows(from: &Path) -> Result<Vec<PathBuf>> {
 
 /// A model's name for others, who have no path of this machine: that of its repository.
 pub(crate) fn public_name(from: &str) -> String {
-    match RepoName::parse(from) {
-        Ok(name) if !Path::new(from).exists() => name.repo,
+    match ModelName::parse(from) {
+        Ok(model) if !Path::new(from).exists() => model.name.repo,
         _ => from.into(),
     }
 }
@@ -43,7 +49,7 @@ pub(crate) fn public_name(from: &str) -> String {
 /// Whether a path is no path of this machine, and has the form of a name on the hub.
 pub(crate) fn is_hub_name(from: &Path) -> bool {
     let text = from.to_str().unwrap_or_default();
-    !from.exists() && (RepoName::parse(text).is_ok() || text.starts_with(ROWS_PREFIX))
+    !from.exists() && (ModelName::parse(text).is_ok() || text.starts_with(ROWS_PREFIX))
 }
 
 /// The names of an experiment with their commits, as values for `--set`: whatever becomes of a branch, the run stays with them.
@@ -87,8 +93,8 @@ fn named_sources(experiment: &Experiment) -> Result<Vec<NamedSource>> {
         ("judge.model", &experiment.judge.model),
     ];
     for (key, text) in models.into_iter().filter(|(_, text)| !text.is_empty()) {
-        if let Some(snapshot) = hub_model(Path::new(text))? {
-            let pinned = snapshot.name.at(&snapshot.commit).to_string();
+        if let Some((name, snapshot)) = hub_model(Path::new(text))? {
+            let pinned = name.at(&snapshot.commit).to_string();
             sources.push(NamedSource { key, text: text.clone(), pinned, snapshot });
         }
     }
@@ -110,13 +116,14 @@ fn named_sources(experiment: &Experiment) -> Result<Vec<NamedSource>> {
 }
 
 /// A model on the hub; `None` where the path exists.
-fn hub_model(from: &Path) -> Result<Option<HubSnapshot>> {
+fn hub_model(from: &Path) -> Result<Option<(ModelName, HubSnapshot)>> {
     if from.exists() {
         return Ok(None);
     }
     let error = |e| not_here("model", from, e);
-    let name = RepoName::parse(&from.to_string_lossy()).map_err(error)?;
-    fetch(from, |hub, progress| hub.model(&name, &duel_model::SETTINGS_FILES, progress)).map(Some).map_err(error)
+    let name = ModelName::parse(&from.to_string_lossy()).map_err(error)?;
+    let snapshot = fetch(from, |hub, progress| hub.model(&name, &duel_model::SETTINGS_FILES, progress));
+    Ok(Some((name, snapshot.map_err(error)?)))
 }
 
 /// Rows on the hub; `None` for a path.

@@ -15,7 +15,7 @@ const PURGE_DELAY: libmimalloc_sys::mi_option_t = 15;
 /// last one has cleared.
 pub const PURGE_MILLISECONDS: c_long = 60_000;
 /// The same for a pretrained model, where what one part of a step frees would otherwise add to what the next one allocates.
-pub const PURGE_MILLISECONDS_PRETRAINED: c_long = 500;
+pub const PURGE_MILLISECONDS_PRETRAINED: c_long = 50;
 
 /// Sets for how long the allocator keeps free pages, unless the environment's `MIMALLOC_PURGE_DELAY` says otherwise.
 #[expect(unsafe_code, reason = "a call into the allocator")]

@@ -61,15 +61,15 @@ impl ModelTarget {
                 }
                 true if !force => return occupied("is there already".into(), true),
                 true => TargetState::EarlierExport,
-                false => return occupied("is no file".into(), false),
+                false => return occupied("is not a file".into(), false),
             },
-            Ok(metadata) if !metadata.is_dir() => return occupied("is no directory".into(), false),
+            Ok(metadata) if !metadata.is_dir() => return occupied("is not a directory".into(), false),
             Ok(_) => match foreign_entry(&to)? {
                 None if is_empty(&to)? => TargetState::EmptyFolder,
                 None if force => TargetState::EarlierExport,
                 None => return occupied("is not empty".into(), true),
                 Some(stranger) => {
-                    return occupied(format!("holds `{stranger}`, which is not of an earlier export"), false);
+                    return occupied(format!("contains `{stranger}`, which an earlier export did not write"), false);
                 }
             },
         };

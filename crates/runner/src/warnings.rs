@@ -3,7 +3,7 @@
 
 use duel_ppo::planned;
 use duel_report::ROWS_LEFT_OUT_WARNING;
-use duel_spec::{ArmPoint, Experiment, LearnerSettings, MethodSettings, RmModel, WorldKind};
+use duel_spec::{ArmPoint, Experiment, LearnerSettings, MethodSettings, RmModel, RmStage, WorldKind};
 use duel_training::rate;
 
 /// What trains nothing, or on less than a person may think.
@@ -23,6 +23,7 @@ pub(crate) fn warnings(experiment: &Experiment) -> Vec<String> {
     if stages.rm.model == RmModel::Transformer && stages.rm.steps > 0 {
         warnings.extend(without_updates("rm", learner, stages.rm.steps as u64, stages.rm.learning_rate));
         warnings.extend(pairs.and_then(|rows| left_out("rm", rows, stages.rm.batch_size)));
+        warnings.extend(high_rate(&stages.rm));
     }
     for (name, arm) in &experiment.arms {
         let of_arm = arm
@@ -75,6 +76,18 @@ fn without_updates(name: &str, learner: &LearnerSettings, updates: u64, peak: f6
     ))
 }
 
+/// A trained reward model that is trained further, all weights of it, at the rate of a new one.
+fn high_rate(rm: &RmStage) -> Option<String> {
+    let is_high = rm.is_pretrained() && !rm.lora && rm.learning_rate >= RmStage::defaults().learning_rate;
+    is_high.then(|| {
+        let RmStage { steps, learning_rate, .. } = rm;
+        format!(
+            "rm: all weights of the reward model of stages.rm.from are trained further, {steps} steps at learning rate \
+             {learning_rate:e}, which is one for a new head; set stages.rm.learning_rate, 1e-5 or so"
+        )
+    })
+}
+
 /// Rows that an epoch has no batch for.
 fn left_out(name: &str, rows: usize, batch_size: usize) -> Option<String> {
     if batch_size > rows {
@@ -115,6 +128,19 @@ mod tests {
             of(&format!("[learner]\nwarmup = 0.0\n{all}[arms.d]\nmethod = \"dpo\"\nepochs = 1\n")),
             Vec::<String>::new()
         );
+    }
+
+    #[test]
+    fn a_trained_reward_model_at_the_rate_of_a_new_one_is_named() {
+        let of_rm = |settings: &str| {
+            let rest = "[world]\nkind = \"reviews\"\n[arms.d]\nmethod = \"dpo\"\n";
+            of(&format!("[stages.rm]\nfrom = \"DIR\"\nsteps = 32\n{settings}{rest}"))
+        };
+        let warnings = of_rm("");
+        assert!(warnings[0].starts_with("rm: all weights") && warnings[0].contains("1e-3"), "{warnings:?}");
+        for settings in ["learning_rate = 1e-5\n", "lora = true\n"] {
+            assert_eq!(of_rm(settings), Vec::<String>::new());
+        }
     }
 
     #[test]

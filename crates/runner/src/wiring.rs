@@ -180,7 +180,7 @@ const CHECKS: [WiringCheck; 10] = [
     ("evaluator", the_evaluator_measures_the_reference),
     ("PPO", |record| a_cell_keeps_and_measures_what_it_says(record, "ppo")),
     ("DPO", |record| a_cell_keeps_and_measures_what_it_says(record, "dpo")),
-    ("prices", rollouts_are_priced),
+    ("prices", rollouts_have_their_kl_coef),
     ("judges", rollouts_are_scored_by_their_judges),
     ("choice of a step", the_best_step_is_chosen_on_validation),
 ];
@@ -461,7 +461,7 @@ fn the_best_step_is_chosen_on_validation(record: &RunRecord) {
 }
 
 /// All passes of a rollout are on the clocks: tokens and FLOPs by hand, from the tokens that were trained on (all of them, once).
-fn rollouts_are_priced(record: &RunRecord) {
+fn rollouts_have_their_kl_coef(record: &RunRecord) {
     let world = &record.world;
     let context = record.context(record.stage(StageKind::Cell, "dpo"));
     let config = context.config(world).expect("a shape");

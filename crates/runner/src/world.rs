@@ -68,7 +68,7 @@ pub(crate) fn add_turn_end(path: &Path, model: &mut Pretrained, tokenizer: &Text
         let is_of_model = (id as usize) < model.config.vocabulary;
         (tokenizer.is_added(id) && is_of_model).then_some(id)
     });
-    end.into_iter().for_each(|id| model.words.special.add_eos(id));
+    end.into_iter().for_each(|id| model.tokenizer_files.special.add_eos(id));
     Ok(())
 }
 
@@ -82,7 +82,7 @@ pub(crate) fn tokenizer_summary(model: &Pretrained, tokenizer: &TextTokenizer) -
     let start = tokenizer.encode_start("").unwrap_or_default();
     let mut lines = vec![
         format!("before a text: {}", names(&start)),
-        format!("a response ends with any of: {}", names(&model.words.special.eos_ids())),
+        format!("a response ends with any of: {}", names(&model.tokenizer_files.special.eos_ids())),
     ];
     let beyond: Vec<u32> = tokenizer.added().into_iter().filter(|id| *id as usize >= rows).collect();
     if !beyond.is_empty() {
@@ -111,7 +111,7 @@ impl PretrainedModel {
         let lacking = |name: &str| duel_model::Error::Lacking { name: name.into() };
         let tokenizer = tokenizer(&path, &model)?.ok_or_else(|| lacking("tokenizer.json"))?;
         add_turn_end(&path, &mut model, &tokenizer)?;
-        let eos = model.words.special.eos.ok_or_else(|| lacking("eos_token_id"))?;
+        let eos = model.tokenizer_files.special.eos.ok_or_else(|| lacking("eos_token_id"))?;
         let named_tokens = named_tokens(&path)?;
         Ok(Self { tokenizer, eos, model, named_tokens })
     }
@@ -119,7 +119,7 @@ impl PretrainedModel {
     /// The token ids of a world in its vocabulary. Of control tokens a response may hold only those that end it; PAD is another one of
     /// them, where there is another.
     pub(crate) fn space(&self, prompt_tokens: usize, response_tokens: usize) -> TokenSpec {
-        let special = &self.model.words.special;
+        let special = &self.model.tokenizer_files.special;
         let control_tokens = self.tokenizer.controls();
         let vocabulary = self.model.config.vocabulary;
         let ends = special.eos_ids();
@@ -150,7 +150,7 @@ impl PretrainedModel {
     pub(crate) fn encoder(&self, rows: &RowsSettings) -> Result<Encoder> {
         let template = template(&self.model, &self.tokenizer, &self.named_tokens, rows)?;
         let encoder = Encoder::new(self.tokenizer.clone(), template, self.eos);
-        let special = &self.model.words.special;
+        let special = &self.model.tokenizer_files.special;
         let encoder = encoder.with_other_eos(&special.other_eos).with_bos(special.bos).with_loss_on(rows.turns);
         Ok(encoder.for_model(self.model.config.vocabulary, self.space(0, 0).pad))
     }
@@ -170,10 +170,10 @@ fn template(
     named_tokens: &NamedTokens,
     rows: &RowsSettings,
 ) -> Result<Option<ChatTemplate>> {
-    let tokens = template_tokens(&model.words.special, named_tokens, tokenizer);
+    let tokens = template_tokens(&model.tokenizer_files.special, named_tokens, tokenizer);
     let kwargs = rows.template_variables().map(|(name, value)| (name, Json::from(value)));
     let variables: Vec<_> = tokens.chain(kwargs).collect();
-    let source = model.words.template.as_ref();
+    let source = model.tokenizer_files.template.as_ref();
     let template = source.map(|source| ChatTemplate::new(source)?.with_variables(variables).dated(&rows.date));
     Ok(template.transpose()?)
 }
@@ -183,7 +183,7 @@ fn template(
 /// # Errors
 /// One that the library cannot read.
 pub(crate) fn tokenizer(path: &Path, model: &Pretrained) -> Result<Option<TextTokenizer>> {
-    let Some(bytes) = &model.words.tokenizer else { return Ok(None) };
+    let Some(bytes) = &model.tokenizer_files.tokenizer else { return Ok(None) };
     let damaged = |e: duel_data::Error| {
         let path = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
         duel_model::Error::Damaged { path, problem: e.to_string() }

@@ -1,4 +1,4 @@
-//! A run that is judged, drawn, compared and let speak, as a person does it.
+//! A run that is judged, drawn, compared and sampled, as a person does it.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up should stop")]
 
 use serde_json::Value;
@@ -39,7 +39,7 @@ fn json(out: &Output) -> Value {
 }
 
 #[test]
-fn a_run_is_judged_drawn_compared_and_let_speak() {
+fn a_run_is_judged_drawn_compared_and_sampled() {
     let folder = tempfile::tempdir().unwrap();
     let claims: String = METRICS
         .iter()
@@ -56,9 +56,14 @@ fn a_run_is_judged_drawn_compared_and_let_speak() {
         let out = duel(folder.path(), &["run", "e.toml", "--seeds", "5", "--set", name]);
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     }
+    every_metric_is_judged_by_its_own_numbers(folder.path());
+    the_report_is_drawn_again_byte_for_byte_and_one_chart_at_a_time(folder.path());
+    two_runs_are_compared(folder.path());
+    all_arms_respond_to_the_same_prompts(folder.path());
+}
 
-    // 1. judged: every metric by its own numbers
-    let verdicts = json(&duel(folder.path(), &["verify", "runs/tiny", "--format", "json"]));
+fn every_metric_is_judged_by_its_own_numbers(folder: &Path) {
+    let verdicts = json(&duel(folder, &["verify", "runs/tiny", "--format", "json"]));
     let of = |id: &str| verdicts.as_array().unwrap().iter().find(|v| v["id"] == id).unwrap().clone();
     for metric in METRICS.iter().filter(|m| !["flops", "seconds", "drop", "spread_of_points", "step"].contains(m)) {
         assert_eq!(of(metric)["tests"][0]["seeds"], 5, "{metric}: {}", of(metric));
@@ -72,16 +77,17 @@ fn a_run_is_judged_drawn_compared_and_let_speak() {
     );
     assert_eq!(of("nobody")["judgement"], "INCONCLUSIVE");
     assert!(of("nobody")["reasons"][0].as_str().unwrap().contains("`none`"));
-    let strict = duel(folder.path(), &["verify", "runs/tiny", "--claim", "nobody", "--strict"]);
+    let strict = duel(folder, &["verify", "runs/tiny", "--claim", "nobody", "--strict"]);
     assert_eq!(strict.status.code(), Some(3));
-    assert_eq!(duel(folder.path(), &["verify", "runs/tiny", "--claim", "nobody"]).status.code(), Some(0));
+    assert_eq!(duel(folder, &["verify", "runs/tiny", "--claim", "nobody"]).status.code(), Some(0));
+}
 
-    // 2. drawn: again byte for byte, and one chart at a time
-    let page = folder.path().join("runs/tiny/report/index.html");
+fn the_report_is_drawn_again_byte_for_byte_and_one_chart_at_a_time(folder: &Path) {
+    let page = folder.join("runs/tiny/report/index.html");
     let before = std::fs::read(&page).unwrap();
-    assert!(duel(folder.path(), &["report", "runs/tiny"]).status.success());
+    assert!(duel(folder, &["report", "runs/tiny"]).status.success());
     assert!(std::fs::read(&page).unwrap() == before && before.len() < 5_000_000);
-    let names = said(&duel(folder.path(), &["report", "runs/tiny", "--figure", "list"]));
+    let names = said(&duel(folder, &["report", "runs/tiny", "--figure", "list"]));
     assert!(
         ["frontier", "win-rates", "trust-kl", "displacement", "reward-model"].iter().all(|n| names.contains(n)),
         "{names}"
@@ -89,24 +95,23 @@ fn a_run_is_judged_drawn_compared_and_let_speak() {
     for (format, begin) in [("svg", &b"<svg width=\"3.9370in\""[..]), ("png", b"\x89PNG"), ("pdf", b"%PDF")] {
         let draw =
             ["report", "runs/tiny", "--figure", "frontier", "--width", "100mm", "--format", format, "--theme", "dark"];
-        assert!(duel(folder.path(), &draw).status.success(), "{format}");
-        assert!(
-            std::fs::read(folder.path().join(format!("frontier.{format}"))).unwrap().starts_with(begin),
-            "{format}"
-        );
+        assert!(duel(folder, &draw).status.success(), "{format}");
+        assert!(std::fs::read(folder.join(format!("frontier.{format}"))).unwrap().starts_with(begin), "{format}");
     }
     for wrong in [&["--figure", "nothing"][..], &["--figure", "frontier", "--width", "wide"], &["--width", "84mm"]] {
         let args: Vec<&str> = ["report", "runs/tiny"].iter().chain(wrong).copied().collect();
-        assert_eq!(duel(folder.path(), &args).status.code(), Some(2), "{wrong:?}");
+        assert_eq!(duel(folder, &args).status.code(), Some(2), "{wrong:?}");
     }
+}
 
-    // 3. compared
-    assert!(duel(folder.path(), &["report", "runs/tiny", "runs/other", "--to", "both"]).status.success());
-    let both = std::fs::read_to_string(folder.path().join("both/index.html")).unwrap();
-    assert!(both.contains("DPO@tiny") && both.contains("PPO@other") && both.contains("In nothing but their names"));
+fn two_runs_are_compared(folder: &Path) {
+    assert!(duel(folder, &["report", "runs/tiny", "runs/other", "--to", "both"]).status.success());
+    let both = std::fs::read_to_string(folder.join("both/index.html")).unwrap();
+    assert!(both.contains("DPO@tiny") && both.contains("PPO@other") && both.contains("None but the names"));
+}
 
-    // 4. let speak: the same prompts for all, and the page of it
-    let ask = [
+fn all_arms_respond_to_the_same_prompts(folder: &Path) {
+    let sample = [
         "sample",
         "runs/tiny",
         "--prompt",
@@ -116,21 +121,21 @@ fn a_run_is_judged_drawn_compared_and_let_speak() {
         "--seed",
         "3",
         "--html",
-        "said.html",
+        "samples.html",
     ];
-    let spoken = json(&duel(folder.path(), &[&ask[..], &["--format", "json"]].concat()));
-    let spoken = spoken.as_array().unwrap();
-    let arms: Vec<&str> = spoken.iter().map(|s| s["arm"].as_str().unwrap()).collect();
+    let samples = json(&duel(folder, &[&sample[..], &["--format", "json"]].concat()));
+    let samples = samples.as_array().unwrap();
+    let arms: Vec<&str> = samples.iter().map(|s| s["arm"].as_str().unwrap()).collect();
     assert_eq!(arms, ["reference", "reference", "dpo", "dpo", "ppo", "ppo"]);
-    assert!(spoken.iter().all(|s| s["prompt"] == "praise the plot:" && s["seed"] == 3));
+    assert!(samples.iter().all(|s| s["prompt"] == "praise the plot:" && s["seed"] == 3));
     let sum = |s: &Value| s["pieces"].as_array().unwrap().iter().map(|p| p["log_ratio"].as_f64().unwrap()).sum::<f64>();
-    assert!(spoken.iter().all(|s| (sum(s) - s["log_ratio"].as_f64().unwrap()).abs() < 1e-9));
-    assert!(spoken[..2].iter().all(|s| s["log_ratio"] == 0.0 && s["kl"] == 0.0));
-    assert!(std::fs::read_to_string(folder.path().join("said.html")).unwrap().contains("praise the plot:"));
-    let text = said(&duel(folder.path(), &["sample", "runs/tiny", "--arm", "dpo"]));
+    assert!(samples.iter().all(|s| (sum(s) - s["log_ratio"].as_f64().unwrap()).abs() < 1e-9));
+    assert!(samples[..2].iter().all(|s| s["log_ratio"] == 0.0 && s["kl"] == 0.0));
+    assert!(std::fs::read_to_string(folder.join("samples.html")).unwrap().contains("praise the plot:"));
+    let text = said(&duel(folder, &["sample", "runs/tiny", "--arm", "dpo"]));
     assert!(text.contains("gold") && !text.contains("reference  ") && !text.contains('\x1b'), "{text}");
     for wrong in [["--prompt", "sing"], ["--arm", "sac"], ["--point", "beta=9"], ["--seed", "99"]] {
-        let out = duel(folder.path(), &["sample", "runs/tiny", wrong[0], wrong[1]]);
+        let out = duel(folder, &["sample", "runs/tiny", wrong[0], wrong[1]]);
         assert_eq!(out.status.code(), Some(2), "{wrong:?}: {}", String::from_utf8_lossy(&out.stderr));
     }
 }

@@ -2,7 +2,7 @@
 //! and goes on, stages that are reused.
 #![expect(clippy::unwrap_used, reason = "a test that cannot set itself up should stop")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -225,7 +225,7 @@ fn a_training_that_moves_nothing_is_named_by_plan_run_and_report() {
     assert!(run.contains("warning: dpo beta=0.5: in 1 of 1 trainings no update moved it"), "{run}");
     assert!(!run.contains("ppo beta=0.5:"), "{run}");
     let page = std::fs::read_to_string(folder.path().join("runs/tiny/report/index.html")).unwrap();
-    assert!(page.contains("Less was trained than it may seem.</b> dpo beta=0.5: in 1 of 1 trainings"), "{page}");
+    assert!(page.contains("Less training than configured.</b> dpo beta=0.5: in 1 of 1 trainings"), "{page}");
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn ppo_on_gold_trains_actor_and_critic_apart() {
     assert!(out.status.success(), "{}", text(&out.stderr));
     let page = std::fs::read_to_string(folder.path().join("runs/tiny/report/index.html")).unwrap();
     assert!(
-        page.contains("world's own judge") && !page.contains("its own reward model"),
+        page.contains("on the gold reward, without a reward model") && !page.contains("reward model's own score"),
         "the page tells of a reward model"
     );
 }
@@ -304,7 +304,7 @@ fn a_cell_that_fails_costs_itself_alone() {
     let run = folder.path().join("runs/tiny");
     let page = std::fs::read_to_string(run.join("report/index.html")).unwrap();
     assert!(
-        page.contains("Not complete.") && page.contains("dpo beta=0.5, seed 0"),
+        page.contains("Incomplete.") && page.contains("dpo beta=0.5, seed 0"),
         "the page does not say what is missing"
     );
     let manifest =
@@ -326,7 +326,7 @@ fn a_cell_that_fails_costs_itself_alone() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_worker_that_is_killed_is_begun_again() {
+fn a_worker_that_is_killed_is_restarted() {
     let folder = folder(TINY);
     let child = Command::new(env!("CARGO_BIN_EXE_duel"))
         .current_dir(folder.path())
@@ -347,141 +347,207 @@ fn a_worker_that_is_killed_is_begun_again() {
     Command::new("kill").args(["-9", &worker]).status().unwrap();
     let out = child.wait_with_output().unwrap();
     assert!(out.status.success(), "{}", text(&out.stderr));
-    assert!(text(&out.stderr).contains("begun again"), "{}", text(&out.stderr));
+    assert!(text(&out.stderr).contains("restarted from its last checkpoint"), "{}", text(&out.stderr));
+}
+
+/// A claim on the tiny experiment.
+#[cfg(unix)]
+fn claim(id: &str) -> String {
+    format!("[[claims]]\nid = \"{id}\"\narms = [\"dpo\", \"ppo\"]\nmetric = \"diverged\"\n")
+}
+
+/// The tiny experiment with a claim, run to its end.
+#[cfg(unix)]
+struct FinishedRun {
+    folder: tempfile::TempDir,
+    run: PathBuf,
+    /// What `duel digest` prints of it.
+    digest: Vec<u8>,
+}
+
+/// Commands that read a run.
+#[cfg(unix)]
+const READING: [&[&str]; 4] = [
+    &["report", "runs/tiny"],
+    &["verify", "runs/tiny"],
+    &["sample", "runs/tiny"],
+    &["export", "runs/tiny", "--arm", "ppo", "--to", "model"],
+];
+
+#[cfg(unix)]
+impl FinishedRun {
+    fn new() -> Self {
+        let folder = folder(&format!("{TINY}{}", claim("S")));
+        let run = folder.path().join("runs/tiny");
+        let mut finished = Self { folder, run, digest: vec![] };
+        finished.succeeds(&["run", "e.toml"]);
+        let output = finished.call(&["verify", "runs/tiny"]);
+        let stdout = text(&output.stdout);
+        assert!(stdout.starts_with("S INCONCLUSIVE: ") && output.stderr.is_empty(), "{stdout}");
+        finished.digest = finished.digest_now();
+        finished
+    }
+
+    fn call(&self, args: &[&str]) -> Output {
+        duel(self.folder.path(), args)
+    }
+
+    fn succeeds(&self, args: &[&str]) {
+        let output = self.call(args);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+    }
+
+    fn file(&self, name: &str) -> String {
+        std::fs::read_to_string(self.run.join(name)).unwrap()
+    }
+
+    fn digest_now(&self) -> Vec<u8> {
+        self.call(&["digest", "runs/tiny"]).stdout
+    }
+
+    /// The experiment's own file, with another claim.
+    fn write_experiment(&self, id: &str) {
+        std::fs::write(self.folder.path().join("e.toml"), format!("{TINY}{}", claim(id))).unwrap();
+    }
+
+    /// A command fails with all of these words.
+    fn refused(&self, args: &[&str], says: &[&str]) {
+        let output = self.call(args);
+        let message = text(&output.stderr).replace("\n  │ ", " "); // wrapped
+        assert_eq!(output.status.code(), Some(1), "{args:?}: {message}");
+        for words in says {
+            assert!(message.contains(words), "{args:?}: `{words}` is not in:\n{message}");
+        }
+        assert!(!message.contains("No such file") && !message.contains("panicked"), "{args:?}: {message}");
+    }
+
+    /// The run's own copy of its experiment, edited by hand.
+    fn its_experiment_is_edited(&self) {
+        let whole = self.file("experiment.toml");
+        std::fs::write(self.run.join("experiment.toml"), whole.replace("beta = [0.5]", "beta = [0.7]")).unwrap();
+        for args in READING {
+            self.refused(args, &["is not the experiment that was run", "arms.dpo.grid.beta is [0.7], was [0.5]"]);
+        }
+        std::fs::write(self.run.join("experiment.toml"), format!("{whole}\n{}", claim("T"))).unwrap();
+        let verdicts: serde_json::Value =
+            serde_json::from_slice(&self.call(&["verify", "runs/tiny", "--format", "json"]).stdout).unwrap();
+        assert_eq!([&verdicts[0]["added_after_run"], &verdicts[1]["added_after_run"]], [false, true], "{verdicts}");
+        // and run: every stage is there, and so were the numbers
+        self.write_experiment("T");
+        let stdout = text(&self.call(&["run", "e.toml"]).stdout);
+        assert!(stdout.contains("0 stages made") && stdout.contains("taken out"), "{stdout}");
+        let verdict = text(&self.call(&["verify", "runs/tiny"]).stdout);
+        assert!(verdict.starts_with("T INCONCLUSIVE (added after the run): "), "{verdict}");
+        let page = self.file("report/index.html");
+        assert!(page.contains("added after the run</b> T:"));
+        assert!(page.contains("taken out of the experiment after the run: S"));
+        // the first claim again
+        self.write_experiment("S");
+        self.succeeds(&["run", "e.toml"]);
+        let verdict = text(&self.call(&["verify", "runs/tiny"]).stdout);
+        assert!(verdict.starts_with("S INCONCLUSIVE: "), "it stood there all along: {verdict}");
+    }
+
+    /// A bit of a table, flipped.
+    fn its_tables_are_damaged(&self) {
+        for table in ["metrics.parquet", "completions.parquet", "outcomes.parquet"] {
+            let bytes = std::fs::read(self.run.join(table)).unwrap();
+            let mut flipped = bytes.clone();
+            flipped[bytes.len() / 3] ^= 16;
+            std::fs::write(self.run.join(table), flipped).unwrap();
+            let reading = [READING[0], READING[1], READING[2], &["digest", "runs/tiny"]];
+            reading.iter().for_each(|args| self.refused(args, &[table]));
+            std::fs::write(self.run.join(table), bytes).unwrap();
+        }
+        assert_eq!(self.digest_now(), self.digest);
+    }
+
+    /// The folder of one training under the name of another.
+    fn its_stages_are_exchanged(&self) {
+        let of_arm = |arm: &str| {
+            let manifest: serde_json::Value = serde_json::from_str(&self.file("manifest.json")).unwrap();
+            let folder = manifest["stages"][format!("{arm} beta=0.5, seed 0")].as_str().unwrap().to_owned();
+            self.run.join("stages").join(folder)
+        };
+        std::fs::remove_dir_all(of_arm("ppo")).unwrap();
+        let copied = Command::new("cp").arg("-r").args([of_arm("dpo"), of_arm("ppo")]).status().unwrap();
+        assert!(copied.success());
+        self.refused(READING[3], &["contains the stage cell-"]);
+        assert!(!self.folder.path().join("model").exists());
+        let output = self.call(&["run", "e.toml"]);
+        assert!(text(&output.stdout).contains("1 stages made, 6 reused"), "{}", text(&output.stdout));
+        assert!(text(&output.stderr).contains("contains the stage cell-"), "{}", text(&output.stderr));
+        assert_eq!(self.digest_now(), self.digest);
+    }
+
+    /// Runs the experiment with other settings, and interrupts it when so many stages are finished.
+    fn interrupt(&self, settings: &[&str], stages: usize) {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_duel"));
+        command.current_dir(self.folder.path()).args(["run", "e.toml"]);
+        command.args(settings.iter().flat_map(|setting| ["--set", setting]));
+        let child = command.stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
+        wait_for("the new manifest", || {
+            std::fs::read_to_string(self.run.join("manifest.json")).is_ok_and(|text| text.contains("\"running\""))
+                && finished(&self.run.join("stages")) >= stages
+        });
+        Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        child.wait_with_output().unwrap();
+    }
+
+    /// Another experiment of the same name, cut off: what is finished of it, and nothing of the one before.
+    fn another_is_cut_off(&self) {
+        self.interrupt(&["arms.ppo.iterations=5000", "arms.ppo.grid.beta=[0.7]"], 7);
+        let banner = "1 of 2 cells; these are missing: ppo beta=0.7, seed 0 (the run was interrupted before)";
+        let output = self.call(&["verify", "runs/tiny"]);
+        let (stdout, stderr) = (text(&output.stdout), text(&output.stderr));
+        assert!(stdout.starts_with("S INCONCLUSIVE: ") && stderr.contains(banner), "{stderr}");
+        let output = self.call(&["report", "runs/tiny"]);
+        assert!(output.status.success() && text(&output.stdout).contains(banner), "{}", text(&output.stdout));
+        assert!(self.file("report/index.html").contains(banner));
+        let points = self.file("report/tables/points.csv");
+        assert!(points.contains("dpo,beta=0.5,1,") && !points.contains("ppo"), "{points}");
+        let output = self.call(&["sample", "runs/tiny"]);
+        let stdout = text(&output.stdout);
+        assert!(stdout.contains("dpo beta=0.5") && !stdout.contains("ppo"), "{stdout}");
+        assert!(text(&output.stderr).contains("1 of 2 cells"), "{}", text(&output.stderr));
+        for args in [&["sample", "runs/tiny", "--arm", "ppo"][..], READING[3]] {
+            self.refused(args, &["1 of 2 cells", "ppo beta=0.7, seed 0 is not among them"]);
+        }
+        self.succeeds(&["export", "runs/tiny", "--arm", "dpo", "--to", "other"]);
+        let output = self.call(&["digest", "runs/tiny", "--detail"]);
+        assert!(text(&output.stderr).contains("all but 1 stages: ppo beta=0.7, seed 0"), "{}", text(&output.stderr));
+        assert!(!text(&output.stdout).contains("  metrics.parquet"), "{}", text(&output.stdout));
+    }
+
+    /// One of which nothing is finished.
+    fn another_is_cut_off_at_once(&self) {
+        self.interrupt(&["stages.sft.steps=100000"], 0);
+        for args in [READING[2], READING[3]] {
+            self.refused(args, &["0 of 2 cells"]);
+        }
+        for args in [READING[0], READING[1]] {
+            let output = self.call(args);
+            let printed = text(&output.stdout) + &text(&output.stderr);
+            let is_named = printed.contains("0 of 2 cells; these are missing: ");
+            assert!(output.status.success() && is_named, "{args:?}: {printed}");
+        }
+    }
 }
 
 /// What a person may do to a run between its end and the next look at it: no number is ever shown under settings that it is not of.
 #[cfg(unix)]
 #[test]
 fn an_edited_run_that_is_cut_off_is_told_from_what_is_finished_of_it() {
-    let claim = |id: &str| format!("[[claims]]\nid = \"{id}\"\narms = [\"dpo\", \"ppo\"]\nmetric = \"diverged\"\n");
-    let folder = folder(&format!("{TINY}{}", claim("S")));
-    let run = folder.path().join("runs/tiny");
-    let call = |args: &[&str]| duel(folder.path(), args);
-    let file = |name: &str| std::fs::read_to_string(run.join(name)).unwrap();
-    let done = |out: &Output| assert!(out.status.success(), "{}", text(&out.stderr));
-    let refused = |args: &[&str], says: &[&str]| {
-        let out = call(args);
-        let message = text(&out.stderr).replace("\n  │ ", " "); // wrapped
-        assert_eq!(out.status.code(), Some(1), "{args:?}: {message}");
-        for words in says {
-            assert!(message.contains(words), "{args:?}: `{words}` is not in:\n{message}");
-        }
-        assert!(!message.contains("No such file") && !message.contains("panicked"), "{args:?}: {message}");
-    };
-    done(&call(&["run", "e.toml"]));
-    let out = call(&["verify", "runs/tiny"]);
-    assert!(text(&out.stdout).starts_with("S INCONCLUSIVE: ") && out.stderr.is_empty(), "{}", text(&out.stdout));
-    let (whole, digest) = (file("experiment.toml"), call(&["digest", "runs/tiny"]).stdout);
-
-    // 1. The run's own copy of its experiment, edited by hand.
-    let reading: [&[&str]; 4] = [
-        &["report", "runs/tiny"],
-        &["verify", "runs/tiny"],
-        &["sample", "runs/tiny"],
-        &["export", "runs/tiny", "--arm", "ppo", "--to", "model"],
-    ];
-    std::fs::write(run.join("experiment.toml"), whole.replace("beta = [0.5]", "beta = [0.7]")).unwrap();
-    for args in reading {
-        refused(args, &["is not the experiment that was run", "arms.dpo.grid.beta is [0.7], was [0.5]"]);
-    }
-    std::fs::write(run.join("experiment.toml"), format!("{whole}\n{}", claim("T"))).unwrap();
-    let verdicts: serde_json::Value =
-        serde_json::from_slice(&call(&["verify", "runs/tiny", "--format", "json"]).stdout).unwrap();
-    assert_eq!([&verdicts[0]["added_after_run"], &verdicts[1]["added_after_run"]], [false, true], "{verdicts}");
-    // and run: every stage is there, and so were the numbers
-    std::fs::write(folder.path().join("e.toml"), format!("{TINY}{}", claim("T"))).unwrap();
-    let out = call(&["run", "e.toml"]);
-    assert!(
-        text(&out.stdout).contains("0 stages made") && text(&out.stdout).contains("taken out"),
-        "{}",
-        text(&out.stdout)
-    );
-    assert!(text(&call(&["verify", "runs/tiny"]).stdout).starts_with("T INCONCLUSIVE (added after the run): "));
-    let page = file("report/index.html");
-    assert!(
-        page.contains("added after the run</b> T:") && page.contains("taken out of the experiment after the run: S")
-    );
-
-    // 2. A bit of a table, flipped.
-    std::fs::write(folder.path().join("e.toml"), format!("{TINY}{}", claim("S"))).unwrap();
-    done(&call(&["run", "e.toml"]));
-    assert!(text(&call(&["verify", "runs/tiny"]).stdout).starts_with("S INCONCLUSIVE: "), "it stood there all along");
-    for table in ["metrics.parquet", "completions.parquet", "outcomes.parquet"] {
-        let bytes = std::fs::read(run.join(table)).unwrap();
-        let mut flipped = bytes.clone();
-        flipped[bytes.len() / 3] ^= 16;
-        std::fs::write(run.join(table), flipped).unwrap();
-        [reading[0], reading[1], reading[2], &["digest", "runs/tiny"]].iter().for_each(|args| refused(args, &[table]));
-        std::fs::write(run.join(table), bytes).unwrap();
-    }
-    assert_eq!(call(&["digest", "runs/tiny"]).stdout, digest);
-
-    // 3. The folder of one training under the name of another.
-    let stages = run.join("stages");
-    let of_arm = |arm: &str| {
-        let manifest: serde_json::Value = serde_json::from_str(&file("manifest.json")).unwrap();
-        stages.join(manifest["stages"][format!("{arm} beta=0.5, seed 0")].as_str().unwrap())
-    };
-    std::fs::remove_dir_all(of_arm("ppo")).unwrap();
-    done(&Command::new("cp").arg("-r").args([of_arm("dpo"), of_arm("ppo")]).output().unwrap());
-    refused(reading[3], &["contains the stage cell-"]);
-    assert!(!folder.path().join("model").exists());
-    let out = call(&["run", "e.toml"]);
-    assert!(text(&out.stdout).contains("1 stages made, 6 reused"), "{}", text(&out.stdout));
-    assert!(text(&out.stderr).contains("contains the stage cell-"), "{}", text(&out.stderr));
-    assert_eq!(call(&["digest", "runs/tiny"]).stdout, digest);
-
-    // 4. Another experiment of the same name, cut off: what is finished of it, and nothing of the one before.
-    let interrupted = |args: &[&str], stages_finished: usize| {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_duel"));
-        let child =
-            child.current_dir(folder.path()).args(args).stderr(Stdio::null()).stdout(Stdio::null()).spawn().unwrap();
-        wait_for("the new manifest", || {
-            std::fs::read_to_string(run.join("manifest.json")).is_ok_and(|text| text.contains("\"running\""))
-                && finished(&stages) >= stages_finished
-        });
-        Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
-        child.wait_with_output().unwrap();
-    };
-    let ppo = ["arms.ppo.iterations=5000", "arms.ppo.grid.beta=[0.7]"];
-    interrupted(&["run", "e.toml", "--set", ppo[0], "--set", ppo[1]], 7);
-    let banner = "1 of 2 cells; these are missing: ppo beta=0.7, seed 0 (the run was interrupted before)";
-    let out = call(&["verify", "runs/tiny"]);
-    assert!(
-        text(&out.stdout).starts_with("S INCONCLUSIVE: ") && text(&out.stderr).contains(banner),
-        "{}",
-        text(&out.stderr)
-    );
-    let out = call(&["report", "runs/tiny"]);
-    assert!(out.status.success() && text(&out.stdout).contains(banner), "{}{}", text(&out.stdout), text(&out.stderr));
-    assert!(file("report/index.html").contains(banner));
-    let points = file("report/tables/points.csv");
-    assert!(points.contains("dpo,beta=0.5,1,") && !points.contains("ppo"), "{points}");
-    let out = call(&["sample", "runs/tiny"]);
-    assert!(text(&out.stdout).contains("dpo beta=0.5") && !text(&out.stdout).contains("ppo"), "{}", text(&out.stdout));
-    assert!(text(&out.stderr).contains("1 of 2 cells"), "{}", text(&out.stderr));
-    refused(&["sample", "runs/tiny", "--arm", "ppo"], &["1 of 2 cells", "ppo beta=0.7, seed 0 is not among them"]);
-    refused(reading[3], &["1 of 2 cells", "ppo beta=0.7, seed 0 is not among them"]);
-    done(&call(&["export", "runs/tiny", "--arm", "dpo", "--to", "other"]));
-    let out = call(&["digest", "runs/tiny", "--detail"]);
-    assert!(text(&out.stderr).contains("all but 1 stages: ppo beta=0.7, seed 0"), "{}", text(&out.stderr));
-    assert!(!text(&out.stdout).contains("  metrics.parquet"), "{}", text(&out.stdout));
-
-    // 5. One of which nothing is finished.
-    interrupted(&["run", "e.toml", "--set", "stages.sft.steps=100000"], 0);
-    for args in [reading[2], reading[3]] {
-        refused(args, &["0 of 2 cells"]);
-    }
-    for args in [reading[0], reading[1]] {
-        let (out, said) = (call(args), text(&call(args).stdout) + &text(&call(args).stderr));
-        assert!(out.status.success() && said.contains("0 of 2 cells; these are missing: "), "{args:?}: {said}");
-    }
-
-    // 6. The first again.
-    let out = call(&["run", "e.toml"]);
-    assert!(text(&out.stdout).contains("0 stages made, 7 reused"), "{}", text(&out.stdout));
-    assert_eq!(call(&["digest", "runs/tiny"]).stdout, digest);
+    let run = FinishedRun::new();
+    run.its_experiment_is_edited();
+    run.its_tables_are_damaged();
+    run.its_stages_are_exchanged();
+    run.another_is_cut_off();
+    run.another_is_cut_off_at_once();
+    // the first again
+    let stdout = text(&run.call(&["run", "e.toml"]).stdout);
+    assert!(stdout.contains("0 stages made, 7 reused"), "{stdout}");
+    assert_eq!(run.digest_now(), run.digest);
 }
 
 /// Everything of a run but its timings: weights, rows and caches as hashes, metrics as numbers.

@@ -9,7 +9,9 @@ use duel_data::World;
 use duel_data::grammar::GrammarWorld;
 use duel_data::pairs::PreferenceRow;
 use duel_dpo::{Dpo, ReferenceLogp};
-use duel_model::{Activation, Gpt2, Llama, Policy, Reader, Responses, ScalarModel, TransformerConfig, device, weights};
+use duel_model::{
+    Activation, Gpt2, Llama, Policy, ResponseReader, Responses, ScalarModel, TransformerConfig, device, weights,
+};
 use duel_ppo::{ActorCritic, Critic, Ppo, RolloutContext};
 use duel_reward::{LearnedReward, RewardModel, RewardNetwork};
 use duel_spec::{EnsembleScore, LearnerSettings, RmStage, RolloutSettings, Split, TokenSpec, metrics, seeds};
@@ -87,7 +89,8 @@ fn ten_steps<M: Method>(name: &str, method: &mut M, module: M::Module, batches: 
 fn trace(config: &TransformerConfig, adapters: bool, plain: &Device) -> Trace {
     let world = GrammarWorld::new(0.02, 400);
     let train = plain.clone().autodiff();
-    let (reader, train_reader) = (Reader::new(world.space(), plain), Reader::new(world.space(), &train));
+    let (reader, train_reader) =
+        (ResponseReader::new(world.space(), plain), ResponseReader::new(world.space(), &train));
     let rows = rows(&world);
     let fresh = || policy(config, adapters, &train);
     let reference = fresh().valid();

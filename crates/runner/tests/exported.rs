@@ -44,10 +44,14 @@ fn scores(model: &ScalarModel, ids: &[i32]) -> Vec<f32> {
 }
 
 /// Writes a model as a directory, as another with an adapter, and, where it can be said, as GGUF.
-fn write(folder: &Path, config: &TransformerConfig, words: TokenizerFiles, policy: Policy, ids: &[i32]) {
+fn write(folder: &Path, config: &TransformerConfig, tokenizer_files: TokenizerFiles, policy: Policy, ids: &[i32]) {
     let device = Device::flex();
     let worn = adapted(policy.clone(), &device);
-    let of = |policy: &Policy| Checkpoint { config: config.clone(), policy: policy.clone(), words: words.clone() };
+    let of = |policy: &Policy| Checkpoint {
+        config: config.clone(),
+        policy: policy.clone(),
+        tokenizer_files: tokenizer_files.clone(),
+    };
     let into = |name: &str| {
         let to = folder.join(name);
         std::fs::create_dir_all(&to).unwrap();
@@ -63,20 +67,20 @@ fn write(folder: &Path, config: &TransformerConfig, words: TokenizerFiles, polic
     let model = ScalarModel::with_head(merged.clone(), head, &device).with_bias(0.5);
     let rows = [ids, &ids[..ids.len() - 2]];
     let scores: Vec<f32> = rows.iter().map(|row| scores(&model, row)[row.len() - 1] - 0.5).collect();
-    for (name, pad) in [("reward", words.special.pad), ("reward-padded", None)] {
-        let (config, model, words) = (config.clone(), model.clone(), words.clone());
-        let checkpoint = ClassifierCheckpoint { config, model, words, pad, score: Some([0.25, 2.0]) };
+    for (name, pad) in [("reward", tokenizer_files.special.pad), ("reward-padded", None)] {
+        let (config, model, tokenizer_files) = (config.clone(), model.clone(), tokenizer_files.clone());
+        let checkpoint = ClassifierCheckpoint { config, model, tokenizer_files, pad, score: Some([0.25, 2.0]) };
         classifier::write(&into(name), checkpoint, FileDType::F32).unwrap();
     }
     let expected = json!({"ids": ids, "base": last(&policy), "worn": last(&worn), "rows": rows, "scores": scores});
     std::fs::write(folder.join("expected.json"), expected.to_string()).unwrap();
-    if words.tokenizer.is_some() {
+    if tokenizer_files.tokenizer.is_some() {
         for (name, precision) in [("f16.gguf", Precision::F16), ("q8.gguf", Precision::Q8)] {
             let path = folder.join(name);
             gguf::write(&path, &of(&merged), precision).unwrap();
             // what was written is read back, with its words
             let again = Pretrained::open(&path).unwrap();
-            assert_eq!(again.words.special, words.special);
+            assert_eq!(again.tokenizer_files.special, tokenizer_files.special);
             let read = again.policy(again.config.context, &device).unwrap();
             let apart = last(&read).iter().zip(last(&merged)).map(|(a, b)| (a - b).abs()).fold(0f32, f32::max);
             assert!(apart < if precision == Precision::F16 { 0.05 } else { 1.0 }, "{name}: logits {apart} apart");
@@ -102,12 +106,12 @@ fn tiny_models_are_written() {
         let config =
             TransformerConfig { vocabulary: 48, context: 24, layers: 2, width: 32, heads: 4, tied, architecture };
         let policy = Policy::new(&config, &mut seeds::derive(1, "test", 0, "init"), &Device::flex()).no_grad();
-        let words = TokenizerFiles {
+        let tokenizer_files = TokenizerFiles {
             special: SpecialTokens { bos: Some(1), eos: Some(2), other_eos: vec![], pad: Some(0) },
             tokenizer: None,
             template: None,
         };
-        write(&to.join(name), &config, words, policy, &ids);
+        write(&to.join(name), &config, tokenizer_files, policy, &ids);
     }
 }
 
@@ -116,9 +120,9 @@ fn tiny_models_are_written() {
 fn a_real_model_is_written() {
     let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../data/smollm2/SmolLM2-135M-Instruct.Q4_1.gguf");
     let model = Pretrained::open(&data).unwrap();
-    let tokenizer = duel_data::TextTokenizer::from_bytes(model.words.tokenizer.as_ref().unwrap()).unwrap();
+    let tokenizer = duel_data::TextTokenizer::from_bytes(model.tokenizer_files.tokenizer.as_ref().unwrap()).unwrap();
     let ids = tokenizer.encode(&["The capital of France is"]).unwrap().remove(0);
     let policy = model.policy(model.config.context, &Device::flex()).unwrap();
     let ids: Vec<i32> = ids.into_iter().map(|id| id as i32).collect();
-    write(&folder().unwrap().join("smollm2"), &model.config, model.words, policy, &ids);
+    write(&folder().unwrap().join("smollm2"), &model.config, model.tokenizer_files, policy, &ids);
 }

@@ -3,52 +3,37 @@
 
 mod tiny_model;
 
+use duel_testing::command_line::{refusal_of, stdout_of};
 use duel_testing::fake_hub::{COMMIT, FakeServer, HubFiles, HubReply, answer, hash, storage};
 use serde_json::{Value, json};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
+use tiny_model::SMALL;
 
 const TOKEN: &str = "hf_secret";
-const SMALL: [&str; 13] = [
-    "stages.pairs.rows=16",
-    "stages.pairs.holdout_rows=4",
-    "stages.rm.steps=2",
-    "stages.rm.batch_size=4",
-    "stages.rm.samples=8",
-    "arms.ppo.iterations=1",
-    "arms.ppo.episodes=8",
-    "arms.dpo.batch_size=4",
-    "evaluation.prompts=4",
-    "evaluation.best_of=2",
-    "evaluation.curve_points=1",
-    "evaluation.completions=2",
-    "world.rows.response_tokens=12",
-];
 
-/// Runs `duel` in a folder with `cache` as the hub's cache, and a token.
-fn duel(folder: &Path, endpoint: &str, args: &[&str]) -> Output {
+/// `duel` in a folder with `cache` as the hub's cache, and a token.
+fn duel(folder: &Path, endpoint: &str, args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_duel"));
     command.args(args).current_dir(folder).env_remove("HF_HUB_OFFLINE").env("HF_HUB_CACHE", folder.join("cache"));
     command.env("HF_TOKEN", TOKEN).env("HF_ENDPOINT", endpoint).env("HF_HUB_DOWNLOAD_TIMEOUT", "5");
     if endpoint.is_empty() {
         command.env("HF_HUB_OFFLINE", "1");
     }
-    command.output().unwrap()
+    command
 }
 
 fn ok(folder: &Path, endpoint: &str, args: &[&str]) -> String {
-    let output = duel(folder, endpoint, args);
-    let [answer, said] = [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-    assert!(output.status.success() && !said.contains(TOKEN), "{args:?}: {answer}{said}");
-    answer
+    let stdout = stdout_of(&mut duel(folder, endpoint, args));
+    assert!(!stdout.contains(TOKEN), "{args:?}: {stdout}");
+    stdout
 }
 
 fn refused(folder: &Path, endpoint: &str, args: &[&str], says: &[&str]) {
-    let output = duel(folder, endpoint, args);
-    let said = String::from_utf8_lossy(&output.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
-    assert_eq!(output.status.code(), Some(1), "{args:?}: {said}");
-    assert!(says.iter().all(|words| said.contains(words)), "{args:?}: {said}");
-    assert!(!said.contains("panicked") && !said.contains(TOKEN), "{args:?}: {said}");
+    let (code, message) = refusal_of(&mut duel(folder, endpoint, args));
+    assert_eq!(code, Some(1), "{args:?}: {message}");
+    assert!(says.iter().all(|words| message.contains(words)), "{args:?}: {message}");
+    assert!(!message.contains(TOKEN), "{args:?}: {message}");
 }
 
 fn rows() -> Vec<u8> {
@@ -167,7 +152,7 @@ fn what_is_neither_a_path_nor_a_name_is_said_to_be_neither() {
         folder,
         &server.address,
         &["data", "check", "hub:rows"],
-        &["`hub:rows` is no name", "hub:org/name[@revision][/config][:split]"],
+        &["`hub:rows` is not a name", "hub:org/name[@revision][/config][:split]"],
     );
     refused(folder, &server.address, &["data", "check", "x.jsonl"], &["x.jsonl"]);
     let gated = FakeServer::start(|_| HubReply::status(403).with("X-Error-Code", "GatedRepo"));
@@ -189,11 +174,34 @@ fn a_model_is_fetched_once() {
     let storage = storage(files.clone());
     let address = storage.address.clone();
     let server = FakeServer::start(move |request| answer("models", &files, &address, request));
-    let output = duel(folder, &server.address, &["import", "org/name"]);
+    let output = duel(folder, &server.address, &["import", "org/name"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success() && said.contains("downloading model.safetensors"), "{said}");
     assert!(storage.take_requests().iter().all(|request| request.token.is_none()), "the token is the hub's");
     server.take_requests();
     ok(folder, &server.address, &["import", "org/name", "--to", "copy"]);
     assert!(server.take_requests().is_empty() && folder.join("copy/model.safetensors").is_file());
+}
+
+/// A repository of GGUF files is no model until one of them is named; an experiment stays with the file of its commit.
+#[test]
+fn a_gguf_file_of_a_repository_is_a_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    tiny_model::model(&folder.join("model"));
+    ok(folder, "", &["import", "model", "--to", "m.f32.gguf"]);
+    let cached = folder.join("cache/models--org--name");
+    lay_out(&cached, &HubFiles::from([("m.f32.gguf".into(), std::fs::read(folder.join("m.f32.gguf")).unwrap())]), true);
+    let printed = ok(folder, "", &["import", "org/name/m.f32.gguf"]);
+    assert!(printed.contains("family: llama") && printed.contains("with its tokenizer"), "{printed}");
+    std::fs::write(folder.join("rows.jsonl"), rows()).unwrap();
+    ok(folder, "", &["init", "mine", "--rows", "rows.jsonl", "--model", "org/name/m.f32.gguf"]);
+    let experiment = std::fs::read_to_string(folder.join("mine/experiment.toml")).unwrap();
+    assert!(experiment.contains("from = \"org/name/m.f32.gguf\""), "{experiment}");
+    let named = stages(folder, &[]);
+    assert_eq!(named, stages(folder, &["--set", "model.from=\"m.f32.gguf\""]), "wherever the file is");
+    let at = format!("model.from=\"org/name@{COMMIT}/m.f32.gguf\"");
+    assert_eq!(named, stages(folder, &["--set", &at]));
+    refused(folder, "", &["import", "org/name"], &["`org/name`", "is not in the cache"]);
+    refused(folder, "", &["import", "org/name/other.gguf"], &["other.gguf"]);
 }

@@ -4,57 +4,38 @@
 
 mod tiny_model;
 
+use duel_testing::command_line::{refusal_of, stdout_of};
 use serde_json::{Value, json};
 use std::path::Path;
-use std::process::{Command, Output};
-use tiny_model::model;
+use std::process::Command;
+use tiny_model::{SMALL, model};
 
-fn duel(folder: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_duel")).args(args).current_dir(folder).output().unwrap()
+fn duel(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_duel"));
+    command.args(args).current_dir(folder);
+    command
 }
 
 fn ok(folder: &Path, args: &[&str]) -> String {
-    let output = duel(folder, args);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{args:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
-    said
+    stdout_of(&mut duel(folder, args))
 }
 
 /// Asserts the exit code and what the message says.
 fn refused(folder: &Path, args: &[&str], exit: i32, says: &[&str]) {
-    let output = duel(folder, args);
-    let said = String::from_utf8_lossy(&output.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
-    assert_eq!(output.status.code(), Some(exit), "{args:?}: {said}");
-    assert!(says.iter().all(|words| said.contains(words)) && !said.contains("panicked"), "{args:?}: {said}");
+    let (code, message) = refusal_of(&mut duel(folder, args));
+    assert_eq!(code, Some(exit), "{args:?}: {message}");
+    assert!(says.iter().all(|words| message.contains(words)), "{args:?}: {message}");
 }
 
-/// Writes rows of JSON, one a line.
+/// Writes rows of JSON, one per line.
 fn write(to: &Path, rows: impl Iterator<Item = Value>) {
     std::fs::write(to, rows.map(|row| format!("{row}\n")).collect::<String>()).unwrap();
 }
 
-/// Sizes that a test has time for.
-const SMALL: [&str; 14] = [
-    "stages.pairs.rows=16",
-    "stages.pairs.holdout_rows=4",
-    "stages.rm.steps=2",
-    "stages.rm.batch_size=4",
-    "stages.rm.samples=8",
-    "arms.ppo.iterations=2",
-    "arms.ppo.episodes=8",
-    "arms.dpo.batch_size=4",
-    "evaluation.prompts=4",
-    "evaluation.best_of=2",
-    "evaluation.curve_points=1",
-    "evaluation.completions=2",
-    "world.rows.response_tokens=12",
-    "model.from=\"model\"",
-];
-
 /// Runs an experiment in small, and returns its page.
 fn page(folder: &Path, file: &str, further: &[&str]) -> String {
     let mut args = vec!["run", file];
-    SMALL.iter().chain(further).for_each(|setting| args.extend(["--set", setting]));
+    SMALL.iter().chain(&["model.from=\"model\""]).chain(further).for_each(|setting| args.extend(["--set", setting]));
     ok(folder, &args);
     let name = further.iter().find_map(|setting| setting.strip_prefix("name=")).unwrap_or("mine").replace('"', "");
     std::fs::read_to_string(folder.join("runs").join(name).join("report/index.html")).unwrap()
@@ -109,9 +90,9 @@ fn three_commands_make_a_page() {
     std::fs::write(folder.join("judge.py"), program).unwrap();
     let command = "judge.command=[\"python3\", \"judge.py\"]";
     page(folder, "mine/experiment.toml", &["name=\"asked\"", "judge.kind=\"command\"", command]);
-    let refused = duel(folder, &["plan", "mine/experiment.toml", "--set", "judge.rules=[{ rule = \"kyeword\" }]"]);
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(said.contains("judge.rules") && said.contains("unknown variant `kyeword`"), "{said}");
+    let rules = "judge.rules=[{ rule = \"kyeword\" }]";
+    let says = ["judge.rules", "unknown variant `kyeword`"];
+    refused(folder, &["plan", "mine/experiment.toml", "--set", rules], 2, &says);
 }
 
 #[test]
@@ -175,16 +156,13 @@ fn completions_with_a_label_are_learned_from_and_not_compared() {
         "mine/experiment.toml",
         &["name=\"alone\"", prompts, "arms.dpo.loss=\"sigmoid\"", "judge.kind=\"rules\"", rules],
     );
-    let refused = duel(folder, &["run", "mine/experiment.toml", "--set", prompts, "--set", "name=\"untold\""]);
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(said.contains("prompts alone, and a judge that learns from them needs completions"), "{said}");
+    let args = ["run", "mine/experiment.toml", "--set", prompts, "--set", "name=\"untold\""];
+    refused(folder, &args, 1, &["prompts alone, and a judge that learns from them needs completions"]);
 
     // What compares two responses to one prompt is refused, whatever stages are there already.
     let mut args = vec!["run", "mine/experiment.toml", "--set", "arms.dpo.loss=\"sigmoid\"", "--set", "name=\"wrong\""];
     SMALL.iter().for_each(|setting| args.extend(["--set", setting]));
-    let refused = duel(folder, &args);
-    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && said.contains("arm `dpo` compares two responses to one prompt"), "{said}");
+    refused(folder, &args, 1, &["arm `dpo` compares two responses to one prompt"]);
 }
 
 /// What check says of files and of experiments: its exit code, its settings, rows token by token, and numbers for programs.

@@ -2,59 +2,43 @@
 //! frozen or trained further, as the judge, and written for others.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+mod tiny_model;
+
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use duel_data::TextTokenizer;
 use duel_ledger::read_completions;
 use duel_model::{
-    Activation, Checkpoint, Classifier, ClassifierCheckpoint, FileDType, Gpt2, Llama, Policy, ScalarModel,
-    SpecialTokens, TokenizerFiles, TransformerConfig, classifier, huggingface, weights,
+    Activation, Classifier, ClassifierCheckpoint, FileDType, Gpt2, Policy, ScalarModel, TransformerConfig, classifier,
+    weights,
 };
 use duel_spec::seeds;
+use duel_testing::command_line::{refusal_of, stdout_of};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
+use tiny_model::{model_with_template, tokenizer_files};
 
 const POLICY_TEMPLATE: &str = "{% for m in messages %}{{ '<pad>' + m.role + '\n' + m.content + '<eos>' }}\n{% endfor %}\
                                {% if add_generation_prompt %}{{ '<pad>assistant\n' }}{% endif %}";
 const REWARD_TEMPLATE: &str = "{{ '<bos>' }}{% for m in messages %}{{ '[' + m.role + '] ' + m.content }}{% endfor %}\
                                {% if add_generation_prompt %}{{ '[assistant] ' }}{% else %}{{ ' !<eos>' }}{% endif %}";
 
-/// A tokenizer of these texts, its vocabulary, and what is beside it.
-fn words(texts: &[&str], size: usize, template: &str, to: &Path) -> (TokenizerFiles, usize) {
-    std::fs::create_dir_all(to).unwrap();
-    let tokenizer = TextTokenizer::train(texts.iter().copied(), size).unwrap();
-    let trained = to.join("words.json");
-    tokenizer.save(&trained).unwrap();
-    let bytes = std::fs::read(&trained).unwrap();
-    std::fs::remove_file(trained).unwrap();
-    let special = SpecialTokens { bos: Some(1), eos: Some(2), pad: Some(0), ..SpecialTokens::default() };
-    (TokenizerFiles { special, tokenizer: Some(bytes), template: Some(template.into()) }, tokenizer.vocabulary())
-}
-
-/// A Llama of a few thousand weights, as a directory.
-fn policy(to: &Path) {
-    let texts = ["is it good or bad user assistant yes no very film it was a very good film it was a very bad film"];
-    let (words, vocabulary) = words(&texts, 300, POLICY_TEMPLATE, to);
-    let architecture =
-        Llama { key_value_heads: 2, head_width: 8, inner: 24, rope_theta: 5000.0, epsilon: 1e-5 }.architecture();
-    let config =
-        TransformerConfig { vocabulary, context: 128, layers: 2, width: 16, heads: 2, tied: true, architecture };
-    let policy = Policy::new(&config, &mut seeds::derive(1, "test", 0, "init"), &Device::flex()).no_grad();
-    huggingface::write(to, &Checkpoint { config, policy, words }, FileDType::F32).unwrap();
-}
-
 /// A classifier of another family, with fewer words and another template.
 fn reward_model(to: &Path, context: usize) {
-    let (words, vocabulary) = words(&["good bad is it it is"], 270, REWARD_TEMPLATE, to);
+    let (tokenizer_files, vocabulary) = tokenizer_files(&["good bad is it it is"], 270, REWARD_TEMPLATE, to);
     let architecture = Gpt2 { activation: Activation::GeluTanh, inner: 40, epsilon: 1e-5 }.architecture();
     let config = TransformerConfig { vocabulary, context, layers: 2, width: 12, heads: 3, tied: true, architecture };
     let device = Device::flex();
     let body = Policy::new(&config, &mut seeds::derive(2, "test", 0, "init"), &device).no_grad();
     let head = (0..12).map(|i| ((i * 7) % 5) as f32 / 2.0 - 1.0).collect();
     let model = ScalarModel::with_head(body, head, &device);
-    classifier::write(to, ClassifierCheckpoint { config, model, words, pad: Some(0), score: None }, FileDType::F32)
-        .unwrap();
+    classifier::write(
+        to,
+        ClassifierCheckpoint { config, model, tokenizer_files, pad: Some(0), score: None },
+        FileDType::F32,
+    )
+    .unwrap();
 }
 
 /// The score of some ids by hand: that of the last.
@@ -70,24 +54,19 @@ fn tokenizer(folder: &Path) -> TextTokenizer {
     TextTokenizer::from_bytes(&std::fs::read(folder.join("tokenizer.json")).unwrap()).unwrap()
 }
 
-fn duel(folder: &Path, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_duel")).args(args).current_dir(folder).output().unwrap()
+fn duel(folder: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_duel"));
+    command.args(args).current_dir(folder);
+    command
 }
 
 fn ok(folder: &Path, args: &[&str]) -> String {
-    let output = duel(folder, args);
-    let said = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{args:?}: {said}{}", String::from_utf8_lossy(&output.stderr));
-    said
+    stdout_of(&mut duel(folder, args))
 }
 
-/// What is said of a command that fails.
+/// The message of a command that fails.
 fn refused(folder: &Path, args: &[&str]) -> String {
-    let output = duel(folder, args);
-    let words = String::from_utf8_lossy(&output.stderr).replace('│', " ");
-    let said = words.split_whitespace().collect::<Vec<_>>().join(" ");
-    assert!(!output.status.success() && !said.contains("panicked"), "{args:?}: {said}");
-    said
+    refusal_of(&mut duel(folder, args)).1
 }
 
 const EXPERIMENT: &str = r#"
@@ -129,7 +108,7 @@ batch_size = 4
 
 /// Model, rows, experiment and two reward models in an empty folder.
 fn prepared(folder: &Path) {
-    policy(&folder.join("model"));
+    model_with_template(&folder.join("model"), POLICY_TEMPLATE);
     reward_model(&folder.join("judge"), 128);
     let turns = |role: &str, text: &str| json!([{"role": role, "content": text}]);
     let rows = (0..40).map(|i| {
@@ -179,14 +158,14 @@ fn a_reward_model_with_its_own_words_judges_and_is_climbed() {
     let frozen = run(folder, "frozen", &[]);
 
     // The conversation in the template of the reward model and its tokens, written down by hand.
-    let words = tokenizer(&folder.join("judge"));
+    let tokenizer = tokenizer(&folder.join("judge"));
     let [centre, scale] = scale(&frozen);
     let completions = read_completions(&frozen.join("completions.parquet")).unwrap();
     assert!(completions.len() >= 4);
     for row in &completions {
         let number: String = row.prompt.chars().filter(char::is_ascii_digit).collect();
         let text = format!("<bos>[user] is it good {number}[assistant] {} !<eos>", row.completion);
-        let expected = score(&folder.join("judge"), &words.encode_part(&text).unwrap());
+        let expected = score(&folder.join("judge"), &tokenizer.encode_part(&text).unwrap());
         near("gold", row.gold_reward, expected);
         near("proxy", row.proxy_reward, (expected - centre) / scale);
     }
@@ -198,12 +177,12 @@ fn a_reward_model_with_its_own_words_judges_and_is_climbed() {
         sampled[0]["pieces"].as_array().unwrap().iter().map(|piece| piece["text"].as_str().unwrap()).collect();
     let response = response.strip_suffix(" ∎").unwrap_or(&response); // which is EOS
     let text = format!("<bos>[user] is it bad[assistant] {response} !<eos>");
-    let expected = score(&folder.join("judge"), &words.encode_part(&text).unwrap());
+    let expected = score(&folder.join("judge"), &tokenizer.encode_part(&text).unwrap());
     near("a typed prompt", sampled[0]["gold_reward"].as_f64().unwrap(), expected);
 
     // It is written as it came: the same settings, the same tokenizer and template, the same scores.
     ok(folder, &["export", "runs/frozen", "--reward-model", "--to", "again"]);
-    let ids = words.encode_part(&text).unwrap();
+    let ids = tokenizer.encode_part(&text).unwrap();
     near("exported", score(&folder.join("again"), &ids), expected);
     let settings: Value = serde_json::from_slice(&std::fs::read(folder.join("again/config.json")).unwrap()).unwrap();
     assert_eq!(settings["architectures"], json!(["GPT2ForSequenceClassification"]));
@@ -231,6 +210,35 @@ fn a_reward_model_with_its_own_words_judges_and_is_climbed() {
 }
 
 #[test]
+fn the_plan_counts_models_that_score_beside_the_policy() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    prepared(folder);
+    let rules = ["judge.kind=\"rules\"", "judge.model=\"\"", "judge.rules=[{ rule = \"length\", words = 3, per = 2 }]"];
+    let cost = |settings: &[&str], stage: &str| {
+        let mut args = vec!["plan", "experiment.toml", "--format", "json"];
+        settings.iter().for_each(|setting| args.extend(["--set", setting]));
+        let plan: Value = serde_json::from_str(&ok(folder, &args)).unwrap();
+        let of_stage = |line: &&Value| line["label"].as_str().is_some_and(|label| label.starts_with(stage));
+        let line = plan["stages"].as_array().unwrap().iter().find(of_stage).unwrap().clone();
+        ["flops", "memory"].map(|key| line[key].as_f64().unwrap())
+    };
+    // 2N per token, and attention in 128 > 6·12 columns: 2 layers of 4·12² + 2·12·40, and a head of 12
+    let forward = 2.0 * (2.0 * (4.0 * 144.0 + 960.0) + 12.0) + 2.0 * 2.0 * 128.0 * 12.0;
+    let tokens = 2.0 * (16.0 + 4.0 + 4.0) * (48.0 + 10.0);
+    let (with, without) = (cost(&[], "pairs"), cost(&rules, "pairs"));
+    assert_eq!(with[0] - without[0], forward * tokens);
+    let weights = 4.0 * 2.0 * (4.0 * 144.0 + 960.0);
+    assert!(with[1] - without[1] > weights, "{with:?}, {without:?}");
+    // the reward model's weights are beside the policy's in each stage that scores, and in training five times
+    let own = cost(&[&rules[..], &["stages.rm.from=\"\"", "stages.rm.steps=3"]].concat(), "rm");
+    let frozen = cost(&rules, "rm");
+    let trained = cost(&[&rules[..], &["stages.rm.steps=3", "stages.rm.learning_rate=1e-5"]].concat(), "rm");
+    assert!(frozen[1] > own[1] + weights && trained[1] > frozen[1] + 4.0 * weights, "{own:?} {frozen:?} {trained:?}");
+    assert_eq!(trained[0] - frozen[0], 3.0 * forward * 3.0 * 8.0 * (48.0 + 10.0));
+}
+
+#[test]
 fn a_reward_model_is_trained_further_on_the_rows() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
@@ -246,11 +254,11 @@ fn a_reward_model_is_trained_further_on_the_rows() {
         assert!((after - before).abs() > 1e-3, "{name}: {before} stays {after}");
         // what the run's own reward model says is what was written
         let [centre, scale] = scale(&run);
-        let words = tokenizer(&folder.join(name));
+        let tokenizer = tokenizer(&folder.join(name));
         for row in read_completions(&run.join("completions.parquet")).unwrap() {
             let number: String = row.prompt.chars().filter(char::is_ascii_digit).collect();
             let text = format!("<bos>[user] is it good {number}[assistant] {} !<eos>", row.completion);
-            let logit = score(&folder.join(name), &words.encode_part(&text).unwrap());
+            let logit = score(&folder.join(name), &tokenizer.encode_part(&text).unwrap());
             near(name, row.proxy_reward, (logit - centre) / scale);
         }
     }
@@ -273,10 +281,10 @@ fn a_runs_own_reward_model_is_written_for_others() {
     let shape = ScalarModel::from_policy(Policy::zeros(&classifier.model.config, &device), &device);
     let own = weights::load(shape, &stage_file(&run, "rm", "rm.safetensors")).unwrap();
     let [own_centre, own_scale] = self::scale(&run);
-    let words = tokenizer(&folder.join("out"));
+    let tokenizer = tokenizer(&folder.join("out"));
     for response in ["very good", "no", "it was bad"] {
         let text = format!("<pad>user\nis it good<eos>\n<pad>assistant\n{response}<eos>");
-        let ids = words.encode_part(&text).unwrap();
+        let ids = tokenizer.encode_part(&text).unwrap();
         let logit = score(&folder.join("out"), &ids);
         let row: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
         let row = Tensor::<2, Int>::from_data(TensorData::new(row.clone(), [1, row.len()]), &device);
@@ -317,6 +325,11 @@ fn what_makes_no_sense_is_refused_by_its_key() {
         let said = plan(settings);
         assert!(said.contains(says), "{settings:?}: {said}");
     }
+    // whether a trained reward model is trained further is no default
+    let text = std::fs::read_to_string(folder.join("experiment.toml")).unwrap();
+    std::fs::write(folder.join("silent.toml"), text.replace("steps = 0\nbatch_size", "batch_size")).unwrap();
+    let said = refused(folder, &["plan", "silent.toml"]);
+    assert!(said.contains("stages.rm.steps") && said.contains("0, it scores as it is"), "{said}");
     // a language model is no reward model, and a reward model no language model
     let said = refused(folder, &["run", "experiment.toml", "--set", "stages.rm.from=\"model\""]);
     assert!(said.contains("architectures") && said.contains("LlamaForCausalLM"), "{said}");

@@ -5,7 +5,7 @@
 
 use burn::tensor::Device;
 use duel_data::TextTokenizer;
-use duel_model::{Policy, Pretrained, Reader, Responses, greedy};
+use duel_model::{Policy, Pretrained, ResponseReader, Responses, greedy};
 use duel_spec::TokenSpec;
 use std::path::PathBuf;
 
@@ -15,7 +15,7 @@ fn data(name: &str) -> PathBuf {
 
 fn open() -> (Pretrained, TextTokenizer) {
     let model = Pretrained::open(&data("smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")).unwrap();
-    let tokenizer = TextTokenizer::from_bytes(model.words.tokenizer.as_ref().unwrap()).unwrap();
+    let tokenizer = TextTokenizer::from_bytes(model.tokenizer_files.tokenizer.as_ref().unwrap()).unwrap();
     (model, tokenizer)
 }
 
@@ -43,8 +43,8 @@ fn policy(model: &Pretrained, space: &TokenSpec) -> Policy {
 fn smollm2_goes_on_as_it_should() {
     let (model, tokenizer) = open();
     assert_eq!((model.config.layers, model.config.width, model.config.tied), (30, 576, true));
-    assert_eq!((model.words.special.bos, model.words.special.eos), (Some(1), Some(2)));
-    assert!(model.words.template.as_ref().unwrap().contains("<|im_start|>"));
+    assert_eq!((model.tokenizer_files.special.bos, model.tokenizer_files.special.eos), (Some(1), Some(2)));
+    assert!(model.tokenizer_files.template.as_ref().unwrap().contains("<|im_start|>"));
     let prompt = tokenizer.encode(&["The capital of France is"]).unwrap().remove(0);
     let space = space(prompt.len(), 8);
     let policy = policy(&model, &space);
@@ -64,7 +64,7 @@ fn smollm2_finds_film_reviews_about_as_likely_as_it_should() {
     let space = space(1, 127);
     let (prompts, responses) = ids.iter().map(|ids| (ids[..1].to_vec(), ids[1..128].to_vec())).unzip();
     let batch = Responses { prompts, responses, logp: vec![], masks: vec![] };
-    let reader = Reader::new(&space, &Device::flex());
+    let reader = ResponseReader::new(&space, &Device::flex());
     let policy = policy(&model, &space);
     let logp = reader.token_logprobs(&policy, &reader.tokens(&batch)).unwrap();
     let nats = -duel_model::weights::host(logp).iter().sum::<f32>() / (127 * batch.len()) as f32;

@@ -17,7 +17,7 @@ fn directory(files: &Path, vocabulary: usize) -> tempfile::TempDir {
         Llama { key_value_heads: 1, head_width: 4, inner: 8, rope_theta: 1e4, epsilon: 1e-5 }.architecture();
     let config = TransformerConfig { vocabulary, context: 16, layers: 1, width: 4, heads: 1, tied: true, architecture };
     let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &Device::flex());
-    let checkpoint = Checkpoint { config, policy, words: TokenizerFiles::default() };
+    let checkpoint = Checkpoint { config, policy, tokenizer_files: TokenizerFiles::default() };
     huggingface::write(folder.path(), &checkpoint, FileDType::F32).unwrap();
     for entry in std::fs::read_dir(files).unwrap() {
         let path = entry.unwrap().path();
@@ -45,20 +45,20 @@ fn old_directories_give_the_ids_of_those_who_wrote_them() {
     for folder in folders() {
         let expected: Value = serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
         let directory = directory(&folder, expected["vocabulary"].as_u64().unwrap() as usize);
-        let words = Pretrained::open(directory.path()).unwrap().words;
-        let tokenizer = TextTokenizer::from_bytes(words.tokenizer.as_ref().unwrap()).unwrap();
+        let tokenizer_files = Pretrained::open(directory.path()).unwrap().tokenizer_files;
+        let tokenizer = TextTokenizer::from_bytes(tokenizer_files.tokenizer.as_ref().unwrap()).unwrap();
         let mut wrong = vec![];
         for (text, row) in expected["texts"].as_array().unwrap().iter().zip(expected["ids"].as_array().unwrap()) {
             let text = text.as_str().unwrap();
             let actual = tokenizer.encode_part(text).unwrap();
             if actual != ids(row) {
-                let words = |ids: &[u32]| ids.iter().map(|id| tokenizer.token(*id)).collect::<Vec<_>>();
-                wrong.push(format!("{text:?}: {:?}, expected {:?}", words(&actual), words(&ids(row))));
+                let tokens = |ids: &[u32]| ids.iter().map(|id| tokenizer.token(*id)).collect::<Vec<_>>();
+                wrong.push(format!("{text:?}: {:?}, expected {:?}", tokens(&actual), tokens(&ids(row))));
             }
             compared += 1;
         }
         assert!(wrong.is_empty(), "{}: {} texts\n{}", folder.display(), wrong.len(), wrong.join("\n"));
-        let special = words.special;
+        let special = tokenizer_files.special;
         let found = json!({"bos": special.bos, "eos": special.eos_ids(), "start": tokenizer.encode_start("").unwrap()});
         assert_eq!(found, expected["special"], "{}", folder.display());
     }
@@ -131,7 +131,7 @@ fn old_directories_that_lack_something_are_refused_by_its_name() {
     assert!(said.contains("has 20 ids for which the model has no embedding, of which there are 400: 400 "), "{said}");
     // an added token beyond them is no word of any text that does not spell it
     let folder = directory(&files("neox"), 420);
-    assert_eq!(Pretrained::open(folder.path()).unwrap().words.special.pad, None);
+    assert_eq!(Pretrained::open(folder.path()).unwrap().tokenizer_files.special.pad, None);
 }
 
 /// Whatever becomes of its bytes, a file is read or refused.
@@ -155,7 +155,9 @@ fn damaged_sentencepiece_models_are_refused() {
         bytes.truncate(bytes.len() - (round % 3) * draw(bytes.len()) / 3);
         std::fs::write(&path, bytes).unwrap();
         let Ok(model) = Pretrained::open(folder.path()) else { continue };
-        let Ok(tokenizer) = TextTokenizer::from_bytes(model.words.tokenizer.as_ref().unwrap()) else { continue };
+        let Ok(tokenizer) = TextTokenizer::from_bytes(model.tokenizer_files.tokenizer.as_ref().unwrap()) else {
+            continue;
+        };
         let _ = tokenizer.encode_start("the reward model, 12 "); // refused or not, it returns
     }
 }

@@ -120,7 +120,7 @@ mod tests {
         let defaults = serde_json::to_value(DpoSettings::defaults()).expect("settings");
         for loss in PairLoss::all() {
             for setting in loss.entry().settings {
-                assert!(defaults.get(setting).is_some(), "`{setting}` of {loss:?} is no key of [method.dpo]");
+                assert!(defaults.get(setting).is_some(), "`{setting}` of {loss:?} is not a key of [method.dpo]");
             }
         }
     }

@@ -71,7 +71,7 @@ pub fn same_norms<M: Module>(what: &str, module: &M, config: &TransformerConfig,
     let parameters = weights::named_params(module);
     assert_eq!(parameters.len(), expected.len(), "{what}: parameters");
     for parameter in parameters {
-        let (mut name, _) = duel_model::hf_name(config, &parameter.name);
+        let mut name = duel_model::hf_tensor(config, &parameter.name).name;
         if scalar && name == "lm_head.weight" {
             name = "score.weight".into();
         }

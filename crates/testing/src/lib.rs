@@ -1,5 +1,6 @@
 //! What the tests of every crate share, without tensors and without any other crate of Duel. A dev-dependency only.
 
+pub mod command_line;
 pub mod fake_hub;
 pub mod gguf_file;
 pub mod golden;

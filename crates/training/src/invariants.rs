@@ -6,7 +6,7 @@
 
 use crate::{Error, Result};
 use duel_data::World;
-use duel_model::{Reader, Responses};
+use duel_model::{ResponseReader, Responses};
 use duel_spec::Split;
 use std::collections::HashSet;
 
@@ -125,7 +125,7 @@ pub fn parts_make_a_whole(step: u64, share: f64) -> Result<()> {
 }
 
 /// Every response, or every turn of it that counts, counts up to its first EOS, or fills the row; EOS and PAD differ.
-pub fn eos_counts_and_pad_does_not(step: u64, reader: &Reader, batch: &Responses) -> Result<()> {
+pub fn eos_counts_and_pad_does_not(step: u64, reader: &ResponseReader, batch: &Responses) -> Result<()> {
     let space = reader.space();
     let name = "eos_counts_and_pad_does_not";
     // a pretrained model may have no control token but EOS; then PAD is told apart by its position alone

@@ -8,7 +8,7 @@ use crate::rounding::{nudged, unless_rounding};
 use crate::{Learner, Result};
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData};
-use duel_model::{Policy, Reader, Responses, Tokens, weights};
+use duel_model::{Policy, ResponseReader, Responses, Tokens, weights};
 use duel_spec::TokenSpec;
 
 /// Rows that a probe reads: enough to see a fault, too few to cost a training anything.
@@ -58,11 +58,11 @@ pub fn parts_make_the_same_gradient<M: Module>(
 /// of the terms that these numbers are differences of.
 pub fn padding_is_inert<M: Module>(
     step: u64,
-    reader: &Reader,
+    reader: &ResponseReader,
     model: &M,
     batch: &Responses,
     size: f64,
-    read: impl Fn(&Reader, &M, &Tokens) -> Tensor<2>,
+    read: impl Fn(&ResponseReader, &M, &Tokens) -> Tensor<2>,
 ) -> Result<()> {
     let space = reader.space();
     let tokens = reader.tokens(batch);
@@ -99,7 +99,7 @@ pub fn padding_is_inert<M: Module>(
 }
 
 /// A batch's tokens with `more` additional PADs before each prompt.
-fn padded_before(reader: &Reader, batch: &Responses, more: usize) -> Tokens {
+fn padded_before(reader: &ResponseReader, batch: &Responses, more: usize) -> Tokens {
     let Tokens { ids, left_padding } = reader.tokens(batch);
     let rows = ids.dims()[0];
     let pads = Tensor::full([rows, more], reader.space().pad as i32, reader.device());
@@ -108,7 +108,7 @@ fn padded_before(reader: &Reader, batch: &Responses, more: usize) -> Tokens {
 }
 
 /// [`padding_is_inert`] and `labels_are_shifted` for a policy, on the first rows of a batch.
-pub fn reads_are_sound(step: u64, reader: &Reader, policy: &Policy, batch: &Responses) -> Result<()> {
+pub fn reads_are_sound(step: u64, reader: &ResponseReader, policy: &Policy, batch: &Responses) -> Result<()> {
     let rows = batch.first(probe_rows(reader.space()));
     let (reader, policy) = without_graph(reader, policy);
     let reference = ReferenceForward::new(step, &reader, &policy, &rows)?;
@@ -118,7 +118,7 @@ pub fn reads_are_sound(step: u64, reader: &Reader, policy: &Policy, batch: &Resp
 
 /// A reader and a model without autodiff: a forward pass without a backward pass would keep all that it saved until the next
 /// backward pass.
-pub fn without_graph<M: Module>(reader: &Reader, model: &M) -> (Reader, M) {
+pub fn without_graph<M: Module>(reader: &ResponseReader, model: &M) -> (ResponseReader, M) {
     if reader.device().is_autodiff() { (reader.valid(), model.valid()) } else { (reader.clone(), model.clone()) }
 }
 
@@ -126,7 +126,7 @@ pub fn without_graph<M: Module>(reader: &Reader, model: &M) -> (Reader, M) {
 /// from unaligned logits. EOS is included, prompts and PAD are not.
 fn labels_are_shifted(
     step: u64,
-    reader: &Reader,
+    reader: &ResponseReader,
     policy: &Policy,
     batch: &Responses,
     reference: &ReferenceForward,
@@ -152,7 +152,7 @@ fn labels_are_shifted(
 pub fn only_responses_carry_loss(
     step: u64,
     loss: f64,
-    reader: &Reader,
+    reader: &ResponseReader,
     policy: &Policy,
     batch: &Responses,
 ) -> Result<()> {
@@ -167,7 +167,7 @@ pub fn only_responses_carry_loss(
 /// Log-odds of one token against another from which on a model has diverged: exp overflows f64.
 const LARGEST_ODDS: f64 = 709.0;
 
-/// Reference log-probs of counted response tokens, computed independently of [`Reader`] from the model's logits.
+/// Reference log-probs of counted response tokens, computed independently of [`ResponseReader`] from the model's logits.
 struct ReferenceForward {
     /// Row, column and log-prob of each counted token.
     counted: Vec<(usize, usize, f64)>,
@@ -176,7 +176,7 @@ struct ReferenceForward {
 }
 
 impl ReferenceForward {
-    fn new(step: u64, reader: &Reader, policy: &Policy, batch: &Responses) -> Result<Self> {
+    fn new(step: u64, reader: &ResponseReader, policy: &Policy, batch: &Responses) -> Result<Self> {
         let space = reader.space();
         let (v, forbidden) = (space.vocabulary, space.forbidden_mask());
         let tokens = batch.tokens(space, reader.device());

@@ -3,19 +3,19 @@
 use crate::logprobs::{mask, response_logp};
 use crate::{IterationCost, Learner, Method, Metrics, Result, invariants, probes};
 use burn::tensor::{Int, Tensor, TensorData};
-use duel_model::{Flops, Policy, Reader, Responses, TransformerConfig, weights};
+use duel_model::{Flops, Policy, ResponseReader, Responses, TransformerConfig, weights};
 use duel_objectives::token_logp;
 
 /// Supervised fine-tuning: mean negative log-likelihood of counted response tokens; prompts carry no loss.
 #[derive(Debug)]
 pub struct Sft {
-    reader: Reader,
+    reader: ResponseReader,
     flops: Flops,
 }
 
 impl Sft {
     /// `reader` is on the autodiff device.
-    pub fn new(reader: Reader, config: &TransformerConfig) -> Self {
+    pub fn new(reader: ResponseReader, config: &TransformerConfig) -> Self {
         Self { reader, flops: Flops::policy(config) }
     }
 
@@ -72,13 +72,13 @@ impl Method for Sft {
 /// Language modelling of windows of running text, `[B, L + 1]` ids each.
 #[derive(Debug)]
 pub struct RunningText {
-    reader: Reader,
+    reader: ResponseReader,
     flops: Flops,
 }
 
 impl RunningText {
     /// `reader` is on the autodiff device.
-    pub fn new(reader: Reader, config: &TransformerConfig) -> Self {
+    pub fn new(reader: ResponseReader, config: &TransformerConfig) -> Self {
         Self { reader, flops: Flops::policy(config) }
     }
 
@@ -154,7 +154,7 @@ mod tests {
         let batch = Responses { prompts: rows(3).collect(), responses, logp: vec![], masks: vec![] };
 
         let before = count_flops();
-        let metrics = Sft::new(Reader::new(&space, &device), &config).iteration(&batch, &mut learner())?;
+        let metrics = Sft::new(ResponseReader::new(&space, &device), &config).iteration(&batch, &mut learner())?;
         let after = count_flops();
         let since = |count: fn(CountedFlops) -> f64| count(after) - count(before);
         // a pass omits the last of 7 tokens, and its head reads the 4 of the response
@@ -163,7 +163,8 @@ mod tests {
 
         let windows: Vec<Vec<u32>> = rows(7).collect();
         let before = count_flops();
-        let metrics = RunningText::new(Reader::new(&space, &device), &config).iteration(&windows, &mut learner())?;
+        let metrics =
+            RunningText::new(ResponseReader::new(&space, &device), &config).iteration(&windows, &mut learner())?;
         let after = count_flops();
         let since = |count: fn(CountedFlops) -> f64| count(after) - count(before);
         // the backward pass through composed heads is not counted

@@ -3,7 +3,7 @@
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
-use duel_model::{Policy, Reader, Responses, TransformerConfig, weights};
+use duel_model::{Policy, ResponseReader, Responses, TransformerConfig, weights};
 use duel_objectives::ResponseMask;
 use duel_spec::{LearnerSettings, LossMask, TokenSpec, seeds};
 use duel_training::sft::Sft;
@@ -35,7 +35,7 @@ fn learner() -> Learner<Policy> {
 
 /// Mean NLL over the counted tokens of some rows, and how many there are.
 fn loss(learner: &Learner<Policy>, batch: &Responses) -> (Tensor<1>, f64) {
-    let reader = Reader::new(&space(), &Device::flex().autodiff());
+    let reader = ResponseReader::new(&space(), &Device::flex().autodiff());
     let mask: ResponseMask = logprobs::mask(&reader, batch);
     (mask.mean(logprobs::response_logp(&reader, learner.module(), batch)).neg(), batch.response_tokens() as f64)
 }
@@ -112,7 +112,7 @@ fn several_ends_count_as_one() {
         masks: vec![],
     };
     let check = |other_eos: Vec<u32>, responses: [[u32; 2]; 2]| {
-        let reader = Reader::new(&TokenSpec { other_eos, ..space() }, &Device::flex());
+        let reader = ResponseReader::new(&TokenSpec { other_eos, ..space() }, &Device::flex());
         invariants::eos_counts_and_pad_does_not(1, &reader, &batch(responses))
     };
     check(vec![9], [[7, 9], [7, 2]]).unwrap();
@@ -133,7 +133,7 @@ fn two_turns() -> Responses {
 /// The log-prob of turns is the sum of each turn's, given all before it; and so is the loss and its gradient.
 #[test]
 fn turns_are_learned_given_all_before_them() {
-    let reader = Reader::new(&space(), &Device::flex());
+    let reader = ResponseReader::new(&space(), &Device::flex());
     let apart = Responses {
         prompts: vec![vec![1, 5, 6], vec![1, 5, 6, 7, 2, 0], vec![1, 8]],
         responses: vec![vec![7, 2], vec![4, 2], vec![7, 2]],
@@ -170,7 +170,7 @@ fn turns_are_learned_given_all_before_them() {
 
 #[test]
 fn a_turn_counts_up_to_its_first_end() {
-    let reader = Reader::new(&space(), &Device::flex());
+    let reader = ResponseReader::new(&space(), &Device::flex());
     let check = |batch: &Responses| invariants::eos_counts_and_pad_does_not(1, &reader, batch);
     check(&two_turns()).unwrap();
     let with_spans =
@@ -196,6 +196,7 @@ fn sft_counts_turns_of_the_assistant() {
     let policy = Policy::new(&config, &mut seeds::derive(5, "test", 0, "init"), &device);
     let mut learner = Learner::new(policy, &LearnerSettings::defaults(), 1e-3, 10);
     // the checks of its first step compare the loss with one worked out by hand
-    let metrics = Sft::new(Reader::new(&space(), &device), &config).iteration(&two_turns(), &mut learner).unwrap();
+    let metrics =
+        Sft::new(ResponseReader::new(&space(), &device), &config).iteration(&two_turns(), &mut learner).unwrap();
     assert_eq!(metrics.cost.trained_tokens, 12, "context is read");
 }

@@ -3,7 +3,7 @@
 
 use burn::module::Module;
 use burn::tensor::Device;
-use duel_model::{Policy, Reader, Responses, TransformerConfig, weights};
+use duel_model::{Policy, ResponseReader, Responses, TransformerConfig, weights};
 use duel_spec::metrics::Metric;
 use duel_spec::{Clocks, Completion, LearnerSettings, OptimizerKind, OutcomeRow, Recorder, TokenSpec, seeds};
 use duel_testing_tensors::trajectory;
@@ -50,7 +50,7 @@ fn trained(settings: &LearnerSettings, cuts: &[u64]) -> (Vec<f32>, Memory) {
         let policy = Policy::new(&config, &mut seeds::derive(0, "test", 0, "init"), &device);
         let policy = policy.with_fresh_lora(2, 2.0, |_| true, &mut seeds::derive(0, "test", 0, "lora"), &device);
         let mut learner = Learner::new(policy, settings, 1e-2, 6).with_dropout(0.3, 5);
-        let mut method = Sft::new(Reader::new(&space, &device), &config);
+        let mut method = Sft::new(ResponseReader::new(&space, &device), &config);
         let mut best = BestCheckpoint::new(f64::INFINITY);
         let stop = AtomicBool::new(false);
         let mut context =

@@ -193,8 +193,16 @@ def torch_ppo(shape):
 
 # ---------------------------------------------------------------- TRL and Hugging Face
 def hf_config(shape):
-    from transformers import GPT2Config
+    from transformers import GPT2Config, LlamaConfig, Qwen2Config
 
+    rotary = {"llama": LlamaConfig, "qwen2": Qwen2Config}.get(shape["family"])
+    if rotary:
+        return rotary(
+            vocab_size=shape["vocabulary"], hidden_size=shape["width"], intermediate_size=shape["inner"],
+            num_hidden_layers=shape["layers"], num_attention_heads=shape["heads"],
+            num_key_value_heads=shape["key_value_heads"], max_position_embeddings=shape["prompt"] + shape["response"],
+            tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=0,
+        )  # fmt: skip
     return GPT2Config(
         vocab_size=shape["vocabulary"], n_positions=shape["prompt"] + shape["response"], n_embd=shape["width"],
         n_layer=shape["layers"], n_head=shape["heads"], resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
@@ -203,28 +211,24 @@ def hf_config(shape):
 
 
 def hf_policy(shape):
-    from transformers import GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+    from transformers import AutoModelForCausalLM
 
-    if shape["family"] in ("llama", "qwen2"):
-        config, model = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}[
-            shape["family"]
-        ]
-        config = config(
-            vocab_size=shape["vocabulary"], hidden_size=shape["width"], intermediate_size=shape["inner"],
-            num_hidden_layers=shape["layers"], num_attention_heads=shape["heads"],
-            num_key_value_heads=shape["key_value_heads"], max_position_embeddings=shape["prompt"] + shape["response"],
-            tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=0,
-        )  # fmt: skip
-        return model(config)
-    return GPT2LMHeadModel(hf_config(shape))
+    return AutoModelForCausalLM.from_config(hf_config(shape), dtype=torch.float32)
 
 
 def hf_scalar(shape):
-    from transformers import GPT2ForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
     config = hf_config(shape)
     config.num_labels = 1
-    return GPT2ForSequenceClassification(config)
+    return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+
+
+def lora_config(shape):
+    from peft import LoraConfig
+
+    parts = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    return LoraConfig(r=shape["lora_rank"], lora_alpha=2 * shape["lora_rank"], target_modules=parts)
 
 
 def tokenizer(shape):
@@ -325,11 +329,7 @@ def serve_trl(case, shape, answer):
             how = supervised(DPOConfig, folder, beta=BETA, **more)
             model = hf_policy(shape)
             if case == "dpo_lora":
-                from peft import LoraConfig
-
-                parts = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-                lora = LoraConfig(r=shape["lora_rank"], lora_alpha=2 * shape["lora_rank"], target_modules=parts)
-                return Tokenized(model=model, args=how, train_dataset=data, peft_config=lora, **rest)
+                return Tokenized(model=model, args=how, train_dataset=data, peft_config=lora_config(shape), **rest)
             reference = copy.deepcopy(model)
             return Tokenized(model=model, args=how, train_dataset=data, ref_model=reference, **rest)
         from trl.experimental.ppo import PPOConfig, PPOTrainer
@@ -340,10 +340,18 @@ def serve_trl(case, shape, answer):
             total_episodes=b * 1000, local_rollout_forward_batch_size=b, response_length=n, temperature=1.0,
             kl_coef=KL, num_sample_generations=0,
         )  # fmt: skip
-        model = hf_policy(shape)
+        model, value = hf_policy(shape), hf_scalar(shape)
+        if shape["lora_rank"]:
+            from peft import inject_adapter_in_model
+
+            # the value model is adapted too, and the reference is the policy without its adapters
+            value = inject_adapter_in_model(lora_config(shape), value)
+            value.score.requires_grad_(True)
+            rest["peft_config"] = lora_config(shape)
+        reference = None if shape["lora_rank"] else copy.deepcopy(model)
         return PPOTrainer(
-            args=how, model=model, ref_model=copy.deepcopy(model), reward_model=hf_scalar(shape),
-            value_model=hf_scalar(shape), train_dataset=data, **rest,
+            args=how, model=model, ref_model=reference, reward_model=hf_scalar(shape), value_model=value,
+            train_dataset=data, **rest,
         )  # fmt: skip
 
     with tempfile.TemporaryDirectory() as folder:

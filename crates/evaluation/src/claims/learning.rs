@@ -9,7 +9,7 @@ use duel_data::World;
 use duel_data::bandit::{PROMPTS, RESPONSES};
 use duel_data::grammar::GrammarWorld;
 use duel_model::weights::host;
-use duel_model::{Policy, Reader, TransformerConfig, generate};
+use duel_model::{Policy, ResponseReader, TransformerConfig, generate};
 use duel_objectives::{ChosenRejected, PairLogp, PreferenceLoss, ResponseMask, clipped_policy_loss, preference_loss};
 use duel_spec::{LearnerSettings, Schedule, Split, seeds};
 use duel_training::{Learner, logprobs};
@@ -145,7 +145,7 @@ pub fn ppo_learns_from_its_own_completions() -> Result<ExactClaim> {
     let policy = Policy::new(&config, &mut seeds::derive(0, "claims", 0, "C7"), &device);
     let prompts: Vec<Vec<u32>> = world.prompts(Split::Train).iter().cycle().take(240).map(|p| p.ids.clone()).collect();
     let batch = generate(&policy, space, prompts, &mut seeds::derive(0, "claims", 1, "C7"), &device);
-    let reread = host(logprobs::response_logp(&Reader::new(space, &device), &policy, &batch));
+    let reread = host(logprobs::response_logp(&ResponseReader::new(space, &device), &policy, &batch));
     let distances = batch.logp.iter().enumerate().flat_map(|(row, logp)| {
         let reread = &reread[row * space.response_tokens..];
         logp.iter().zip(reread).map(|(stored, reread)| f64::from((stored - reread).abs()))

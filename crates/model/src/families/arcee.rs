@@ -12,6 +12,7 @@ pub(super) const FAMILY: Family = Family {
     write: |config| SETTINGS.write(config, llama::write_biases(config)),
     tensors: &[llama::TENSORS],
     inputs_first: false,
+    interleaved: false,
     gguf: None,
 };
 

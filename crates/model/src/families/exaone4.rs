@@ -3,7 +3,7 @@
 use super::shared::{SharedSettings, layer_types, window, windows};
 use super::{gemma2, llama, qwen3};
 use crate::Result;
-use crate::architecture::{NormPlacement, PositionSpec, QueryKeyNorm};
+use crate::architecture::{NormPlacement, QueryKeyNorm};
 use crate::config::TransformerConfig;
 use crate::config_reader::ConfigReader;
 use crate::family::Family;
@@ -16,6 +16,7 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[qwen3::QUERY_KEY_NORMS, gemma2::NORMS, llama::TENSORS],
     inputs_first: false,
+    interleaved: false,
     gguf: None,
 };
 
@@ -35,9 +36,9 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
     let window = settings.optional_size("sliding_window", Some(4096))?;
     let pattern = settings.size_or("sliding_window_pattern", 4)?;
     architecture.attention.windows = windows(settings, layers, window, |layer| !(layer + 1).is_multiple_of(pattern))?;
-    if let (PositionSpec::Rotary(rotary), true) = (&mut architecture.positions, window.is_some()) {
-        let windows = &architecture.attention.windows;
-        rotary.skipped_layers = (0..layers).filter(|layer| windows.get(*layer).is_none_or(Option::is_none)).collect();
+    let full_layers = (0..layers).filter(|layer| architecture.window(*layer).is_none()).collect();
+    if let (Some(rotary), true) = (architecture.rotary_mut(), window.is_some()) {
+        rotary.skipped_layers = full_layers;
     }
     Ok(config)
 }

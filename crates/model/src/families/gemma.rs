@@ -18,6 +18,7 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[llama::TENSORS],
     inputs_first: false,
+    interleaved: false,
     gguf: Some(GgufFamily {
         architecture: "gemma",
         known: shared_gguf::KNOWN,
@@ -25,6 +26,7 @@ pub(super) const FAMILY: Family = Family {
         write: |config, path| shared_gguf::write(&SETTINGS, config, UsualWindows::Unknown, path),
         tensors: tensor_names::GGUF,
         interleaved: false,
+        usual_scale: None,
     }),
 };
 

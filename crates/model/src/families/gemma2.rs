@@ -26,6 +26,7 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[NORMS, llama::TENSORS],
     inputs_first: false,
+    interleaved: false,
     gguf: Some(GgufFamily {
         architecture: "gemma2",
         known: shared_gguf::KNOWN_GEMMA,
@@ -33,6 +34,7 @@ pub(super) const FAMILY: Family = Family {
         write: |config, path| shared_gguf::write(&SETTINGS, config, UsualWindows::AllBut(WINDOWS), path),
         tensors: tensor_names::GGUF,
         interleaved: false,
+        usual_scale: Some(|config| usual_scale(config, LAYERS_27B)),
     }),
 };
 
@@ -117,7 +119,17 @@ pub(super) fn read_gguf_as(
 ) -> Result<()> {
     architecture.norm.placement = NormPlacement::Both;
     architecture.embedding_multiplier = (width as f64).sqrt();
-    let is_27b = settings.size("block_count")? == layers_27b;
-    let head_width = architecture.attention.head_width.filter(|_| !is_27b).unwrap_or(width / heads);
-    shared_gguf::read_caps(settings, architecture, soft_caps, (head_width as f64).powf(-0.5))
+    let head_width = architecture.attention.head_width.unwrap_or(width / heads);
+    let usual = scale([width, heads, head_width], settings.size("block_count")? == layers_27b);
+    shared_gguf::read_caps(settings, architecture, soft_caps, usual)
+}
+
+/// The factor of the scores, of a model of 27 billion parameters or another.
+fn scale([width, heads, head_width]: [usize; 3], is_27b: bool) -> f64 {
+    (if is_27b { width / heads } else { head_width } as f64).powf(-0.5)
+}
+
+/// The factor of the scores that llama.cpp takes.
+pub(super) fn usual_scale(config: &TransformerConfig, layers_27b: usize) -> f64 {
+    scale([config.width, config.heads, config.head_width()], config.layers == layers_27b)
 }

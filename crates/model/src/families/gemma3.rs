@@ -3,7 +3,7 @@
 use super::shared::SharedSettings;
 use super::shared_gguf::{self, UsualWindows};
 use super::{gemma2, llama, qwen3};
-use crate::architecture::{Activation, Architecture, NormKind, PositionSpec, QueryKeyNorm};
+use crate::architecture::{Activation, Architecture, NormKind, QueryKeyNorm};
 use crate::config::TransformerConfig;
 use crate::config_reader::{ConfigReader, THETAS};
 use crate::family::{Family, GgufFamily};
@@ -19,6 +19,7 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[qwen3::QUERY_KEY_NORMS, gemma2::NORMS, llama::TENSORS],
     inputs_first: false,
+    interleaved: false,
     gguf: Some(GgufFamily {
         architecture: "gemma3",
         known: shared_gguf::KNOWN_GEMMA,
@@ -26,6 +27,7 @@ pub(super) const FAMILY: Family = Family {
         write: |config, path| shared_gguf::write(&SETTINGS, config, UsualWindows::AllBut(WINDOWS), path),
         tensors: tensor_names::GGUF,
         interleaved: false,
+        usual_scale: Some(|config| gemma2::usual_scale(config, LAYERS_27B)),
     }),
 };
 
@@ -50,7 +52,7 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
     let pattern = ["sliding_window_pattern", "_sliding_window_pattern"].into_iter();
     let pattern = pattern.filter(|key| !settings.value(key).is_null()).map(|key| settings.size(key)).next();
     architecture.attention.windows = gemma2::read_windows(settings, config.layers, pattern.unwrap_or(Ok(6))?)?;
-    if let PositionSpec::Rotary(rotary) = &mut architecture.positions
+    if let Some(rotary) = architecture.rotary_mut()
         && rotary.windowed_theta.is_none()
     {
         rotary.windowed_theta = Some(settings.number_or(LOCAL_THETA, THETAS, 10_000.0)?);

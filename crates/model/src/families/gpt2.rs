@@ -1,6 +1,6 @@
 //! GPT-2: learned positions, layer norm, biases, one projection for queries, keys and values. Radford et al. 2019.
 
-use super::shared::{activation, activation_name};
+use super::shared::{activation, activation_name, divisor_heads};
 use crate::architecture::{
     Activation, Architecture, AttentionSpec, BiasSpec, FusedProjections, LogitSpec, MlpSpec, NormKind, NormPlacement,
     NormSpec, PositionSpec, QkvLayout, QueryKeyNorm, ResidualOrder, ResidualSpec,
@@ -73,6 +73,7 @@ pub(super) const FAMILY: Family = Family {
         ("blocks.#.mlp.down", "transformer.h.#.mlp.c_proj"),
     ]],
     inputs_first: true, // Conv1D
+    interleaved: false,
     gguf: Some(GgufFamily {
         architecture: "gpt2",
         known: &[&[
@@ -88,6 +89,7 @@ pub(super) const FAMILY: Family = Family {
         write: write_gguf,
         tensors: tensor_names::GGUF,
         interleaved: false,
+        usual_scale: None,
     }),
 };
 
@@ -97,10 +99,8 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
     }
     settings.only("scale_attn_weights", &json!(true))?;
     let activation = activation(settings, "activation_function", Activation::GeluTanh)?;
-    let (width, heads) = (settings.size("n_embd")?, settings.size("n_head")?);
-    if width % heads != 0 {
-        return Err(settings.unsupported("n_head", &format!("a divisor of n_embd, {width}")));
-    }
+    let width = settings.size("n_embd")?;
+    let heads = divisor_heads(settings, "n_head", "n_embd", width)?;
     let epsilon = settings.number_or("layer_norm_epsilon", EPSILONS, 1e-5)?;
     Ok(TransformerConfig {
         vocabulary: settings.size("vocab_size")?,

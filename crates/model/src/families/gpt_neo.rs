@@ -1,7 +1,7 @@
 //! GPT-Neo: GPT-2 with every other layer local, and scores that are not scaled. Black et al. 2021.
 
 use super::gpt2::Gpt2;
-use super::shared::{activation, activation_name};
+use super::shared::{activation, activation_name, divisor_heads, window};
 use crate::Result;
 use crate::architecture::{Activation, Architecture, AttentionSpec, BiasSpec, FusedProjections};
 use crate::config::TransformerConfig;
@@ -29,6 +29,7 @@ pub(super) const FAMILY: Family = Family {
         ("blocks.#.mlp.down", "transformer.h.#.mlp.c_proj"),
     ]],
     inputs_first: false,
+    interleaved: false,
     gguf: None,
 };
 
@@ -37,20 +38,17 @@ const ATTENTION_TYPES: &str = "attention_types";
 
 fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
     settings.unset("quantization_config")?;
-    let (width, heads, layers) =
-        (settings.size("hidden_size")?, settings.size("num_heads")?, settings.size("num_layers")?);
-    if width % heads != 0 {
-        return Err(settings.unsupported("num_heads", &format!("a divisor of hidden_size, {width}")));
-    }
+    let (width, layers) = (settings.size("hidden_size")?, settings.size("num_layers")?);
+    let heads = divisor_heads(settings, "num_heads", "hidden_size", width)?;
     let gpt2 = Gpt2 {
         activation: activation(settings, "activation_function", Activation::GeluTanh)?,
         inner: settings.size_or("intermediate_size", 4 * width)?,
         epsilon: settings.number_or("layer_norm_epsilon", EPSILONS, 1e-5)?,
     };
-    let window = settings.size_or("window_size", 256)?;
+    let size = settings.size_or("window_size", 256)?;
     let is_local = local_layers(settings, layers)?;
     let windows = match is_local.contains(&true) {
-        true => is_local.into_iter().map(|is_local| is_local.then_some(window)).collect(),
+        true => is_local.into_iter().map(|is_local| is_local.then_some(size)).collect(),
         false => vec![],
     };
     Ok(TransformerConfig {
@@ -119,7 +117,7 @@ fn write(config: &TransformerConfig) -> Value {
         "vocab_size": config.vocabulary,
         "dtype": "float32",
     });
-    if let Some(window) = super::shared::window(config) {
+    if let Some(window) = window(config) {
         json["window_size"] = json!(window);
     }
     json

@@ -31,6 +31,7 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[TENSORS],
     inputs_first: false,
+    interleaved: false,
     gguf: Some(GgufFamily {
         architecture: "gptneox",
         known: shared_gguf::KNOWN_PARALLEL,
@@ -44,6 +45,7 @@ pub(super) const FAMILY: Family = Family {
         },
         tensors: tensor_names::GGUF,
         interleaved: false,
+        usual_scale: None,
     }),
 };
 

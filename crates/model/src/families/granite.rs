@@ -18,6 +18,7 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[llama::TENSORS],
     inputs_first: false,
+    interleaved: false,
     gguf: Some(GgufFamily {
         architecture: "granite",
         known: shared_gguf::KNOWN_MULTIPLIERS,
@@ -31,6 +32,7 @@ pub(super) const FAMILY: Family = Family {
         },
         tensors: tensor_names::GGUF,
         interleaved: true,
+        usual_scale: None,
     }),
 };
 

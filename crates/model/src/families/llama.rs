@@ -77,6 +77,7 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[TENSORS],
     inputs_first: false,
+    interleaved: false,
     gguf: Some(GgufFamily {
         architecture: "llama",
         known: shared_gguf::KNOWN_WITH_WINDOWS,
@@ -84,6 +85,7 @@ pub(super) const FAMILY: Family = Family {
         write: |config, path| shared_gguf::write(&SETTINGS, config, UsualWindows::All, path),
         tensors: tensor_names::GGUF,
         interleaved: true,
+        usual_scale: None,
     }),
 };
 

@@ -15,6 +15,7 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[llama::TENSORS],
     inputs_first: false,
+    interleaved: false,
     gguf: None,
 };
 

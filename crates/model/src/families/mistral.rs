@@ -16,6 +16,7 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[llama::TENSORS],
     inputs_first: false,
+    interleaved: false,
     gguf: Some(GgufFamily {
         architecture: "llama",
         known: shared_gguf::KNOWN_WITH_WINDOWS,
@@ -23,6 +24,7 @@ pub(super) const FAMILY: Family = Family {
         write: |config, path| shared_gguf::write(&SETTINGS, config, UsualWindows::All, path),
         tensors: tensor_names::GGUF,
         interleaved: true,
+        usual_scale: None,
     }),
 };
 

@@ -3,7 +3,6 @@
 use super::shared::{SharedSettings, layer_types, window, windows};
 use super::{gemma2, llama, olmo2, qwen3};
 use crate::Result;
-use crate::architecture::PositionSpec;
 use crate::config::TransformerConfig;
 use crate::config_reader::ConfigReader;
 use crate::family::Family;
@@ -17,6 +16,7 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[qwen3::QUERY_KEY_NORMS, gemma2::NORMS, llama::TENSORS],
     inputs_first: false,
+    interleaved: false,
     gguf: None,
 };
 
@@ -34,7 +34,7 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
     let architecture = &mut config.architecture;
     let window = settings.optional_size("sliding_window", Some(4096))?;
     architecture.attention.windows = windows(settings, config.layers, window, |layer| !(layer + 1).is_multiple_of(4))?;
-    if let PositionSpec::Rotary(rotary) = &mut architecture.positions {
+    if let Some(rotary) = architecture.rotary_mut() {
         rotary.windowed_theta.get_or_insert(THETA);
     }
     Ok(config)

@@ -1,7 +1,7 @@
 //! OPT: GPT-2 with a ReLU, and positions from row 2 on. Zhang et al. 2022.
 
 use super::gpt2::Gpt2;
-use super::shared::{activation, activation_name};
+use super::shared::{activation, activation_name, divisor_heads};
 use crate::Result;
 use crate::architecture::{Activation, Architecture, FusedProjections, PositionSpec};
 use crate::config::TransformerConfig;
@@ -29,6 +29,7 @@ pub(super) const FAMILY: Family = Family {
         ("blocks.#.mlp.down", "model.decoder.layers.#.fc2"),
     ]],
     inputs_first: false,
+    interleaved: false,
     gguf: None,
 };
 
@@ -42,11 +43,9 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
     ] {
         settings.only(key, &json!(value))?;
     }
-    let (width, heads) = (settings.size("hidden_size")?, settings.size("num_attention_heads")?);
+    let width = settings.size("hidden_size")?;
+    let heads = divisor_heads(settings, "num_attention_heads", "hidden_size", width)?;
     settings.only("word_embed_proj_dim", &json!(width))?;
-    if width % heads != 0 {
-        return Err(settings.unsupported("num_attention_heads", &format!("a divisor of hidden_size, {width}")));
-    }
     let gpt2 = Gpt2 {
         activation: activation(settings, "activation_function", Activation::Relu)?,
         inner: settings.size("ffn_dim")?,

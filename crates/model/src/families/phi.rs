@@ -27,6 +27,7 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[TENSORS, llama::TENSORS],
     inputs_first: false,
+    interleaved: false,
     gguf: Some(GgufFamily {
         architecture: "phi2",
         known: shared_gguf::KNOWN,
@@ -34,6 +35,7 @@ pub(super) const FAMILY: Family = Family {
         write: |config, path| shared_gguf::write(&SETTINGS, config, UsualWindows::Unknown, path),
         tensors: tensor_names::GGUF,
         interleaved: false,
+        usual_scale: None,
     }),
 };
 

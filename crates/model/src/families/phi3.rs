@@ -25,6 +25,7 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[TENSORS, llama::TENSORS],
     inputs_first: false,
+    interleaved: false,
     gguf: Some(GgufFamily {
         architecture: "phi3",
         known: shared_gguf::KNOWN_WITH_WINDOWS,
@@ -32,6 +33,7 @@ pub(super) const FAMILY: Family = Family {
         write: |config, path| shared_gguf::write(&SETTINGS, config, UsualWindows::All, path),
         tensors: tensor_names::GGUF,
         interleaved: false,
+        usual_scale: None,
     }),
 };
 

@@ -29,6 +29,7 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[llama::TENSORS],
     inputs_first: false,
+    interleaved: false,
     gguf: Some(GgufFamily {
         architecture: "qwen2",
         known: shared_gguf::KNOWN,
@@ -36,6 +37,7 @@ pub(super) const FAMILY: Family = Family {
         write: |config, path| shared_gguf::write(&SETTINGS, config, UsualWindows::Unknown, path),
         tensors: tensor_names::GGUF,
         interleaved: false,
+        usual_scale: None,
     }),
 };
 
@@ -57,7 +59,11 @@ fn write(config: &TransformerConfig) -> Value {
 pub(super) fn read_windows(settings: &ConfigReader, layers: usize) -> Result<Vec<Option<usize>>> {
     let is_used = settings.flag_or("use_sliding_window", false)?;
     let window = if is_used { settings.optional_size("sliding_window", Some(4096))? } else { None };
-    let first = settings.value("max_window_layers").as_u64().unwrap_or(28);
+    const FIRST: &str = "max_window_layers";
+    let first = match settings.value(FIRST) {
+        Value::Null => 28,
+        number => number.as_u64().ok_or_else(|| settings.unsupported(FIRST, "a number of layers"))?,
+    };
     windows(settings, layers, window, |layer| layer as u64 >= first)
 }
 

@@ -25,6 +25,7 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[QUERY_KEY_NORMS, llama::TENSORS],
     inputs_first: false,
+    interleaved: false,
     gguf: Some(GgufFamily {
         architecture: "qwen3",
         known: shared_gguf::KNOWN,
@@ -32,6 +33,7 @@ pub(super) const FAMILY: Family = Family {
         write: |config, path| shared_gguf::write(&SETTINGS, config, UsualWindows::Unknown, path),
         tensors: tensor_names::GGUF,
         interleaved: false,
+        usual_scale: None,
     }),
 };
 

@@ -153,6 +153,15 @@ impl SharedSettings {
     }
 }
 
+/// The heads under a key, between which the `width` under another is divided.
+pub(super) fn divisor_heads(settings: &ConfigReader, key: &str, width_key: &str, width: usize) -> Result<usize> {
+    let heads = settings.size(key)?;
+    match width.is_multiple_of(heads) {
+        true => Ok(heads),
+        false => Err(settings.unsupported(key, &format!("a divisor of {width_key}, {width}"))),
+    }
+}
+
 /// Multipliers, soft caps and scales that are read.
 pub(super) const SCALES: RangeInclusive<f64> = 1e-6..=1e6;
 

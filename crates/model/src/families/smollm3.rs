@@ -3,7 +3,7 @@
 use super::shared::{SharedSettings, windows};
 use super::shared_gguf::{self, UsualWindows};
 use super::{llama, qwen2};
-use crate::architecture::{Architecture, BiasSpec, PositionSpec};
+use crate::architecture::{Architecture, BiasSpec};
 use crate::config::TransformerConfig;
 use crate::config_reader::ConfigReader;
 use crate::family::{Family, GgufFamily, HeaderEntries};
@@ -20,6 +20,7 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[llama::TENSORS],
     inputs_first: false,
+    interleaved: false,
     gguf: Some(GgufFamily {
         architecture: "smollm3",
         known: shared_gguf::KNOWN,
@@ -27,6 +28,7 @@ pub(super) const FAMILY: Family = Family {
         write: write_gguf,
         tensors: tensor_names::GGUF,
         interleaved: true,
+        usual_scale: None,
     }),
 };
 
@@ -57,7 +59,7 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
     let is_used = settings.flag_or("use_sliding_window", false)?;
     let window = if is_used { settings.optional_size("sliding_window", None)? } else { None };
     architecture.attention.windows = windows(settings, layers, window, |layer| !has_rope[layer])?;
-    if let PositionSpec::Rotary(rotary) = &mut architecture.positions {
+    if let Some(rotary) = architecture.rotary_mut() {
         rotary.skipped_layers = (0..layers).filter(|layer| !has_rope[*layer]).collect();
     }
     Ok(config)
@@ -83,7 +85,7 @@ fn skipped_layers(layers: usize) -> Vec<usize> {
 
 fn read_gguf(settings: &HeaderReader<'_>, width: usize, heads: usize) -> Result<Architecture> {
     let mut architecture = shared_gguf::read(&SETTINGS, settings, [width, heads], None)?;
-    if let PositionSpec::Rotary(rotary) = &mut architecture.positions {
+    if let Some(rotary) = architecture.rotary_mut() {
         rotary.skipped_layers = skipped_layers(settings.size("block_count")?);
     }
     Ok(architecture)

@@ -19,6 +19,7 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[llama::TENSORS],
     inputs_first: false,
+    interleaved: false,
     gguf: Some(GgufFamily {
         architecture: "stablelm",
         known: shared_gguf::KNOWN_PARALLEL,
@@ -32,6 +33,7 @@ pub(super) const FAMILY: Family = Family {
         },
         tensors: tensor_names::GGUF,
         interleaved: false,
+        usual_scale: None,
     }),
 };
 

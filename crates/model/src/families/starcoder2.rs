@@ -20,6 +20,7 @@ pub(super) const FAMILY: Family = Family {
     write,
     tensors: &[MLP, llama::TENSORS],
     inputs_first: false,
+    interleaved: false,
     gguf: None,
 };
 

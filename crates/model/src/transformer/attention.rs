@@ -219,3 +219,25 @@ pub fn hidden_keys(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_is_as_wide_with_and_without_padding() {
+        let device = Device::flex();
+        let (start, l) = (2, 4);
+        for window in 1..=6 {
+            let visible = |padding: Option<&[usize]>| -> Vec<bool> {
+                let hidden = hidden_keys(1, start, l, padding, Some(window), &device).expect("some keys are hidden");
+                hidden.bool_not().into_data().try_to_vec().expect("booleans")
+            };
+            // a query sees itself and the keys before it, `window` in all
+            let keys = (0..l).flat_map(|query| (0..start + l).map(move |key| (start + query, key)));
+            let expected: Vec<bool> = keys.map(|(query, key)| key <= query && query - key < window).collect();
+            assert_eq!(visible(None), expected, "{window}");
+            assert_eq!(visible(Some(&[0])), expected, "{window}, padded");
+        }
+    }
+}

@@ -4,7 +4,7 @@
 mod tests;
 
 use crate::architecture::{QkvLayout, ResidualOrder};
-use crate::fused::{self, BlockPlan, BlockTensors, Gpt2Plan, Gpt2Tensors};
+use crate::fused::{self, BlockPlan, BlockTensors, Gpt2Plan, Gpt2Tensors, TensorView};
 use crate::host_tensor::host;
 use crate::projection::Projection;
 use crate::transformer::attention::QkvProjection;
@@ -45,13 +45,24 @@ struct BlockParameters<'a> {
 }
 
 impl TransformerBlock {
+    /// Whether it is GPT-2's, which has an operation of its own where it has no adapters.
+    pub fn is_gpt2(&self) -> bool {
+        let is_layer = |norm: &Option<Norm>| matches!(norm, Some(Norm::Layer(_)));
+        self.is_plain()
+            && is_layer(&self.norm_attention)
+            && is_layer(&self.norm_mlp)
+            && self.attention.options.qkv_layout == QkvLayout::Stacked
+            && matches!(self.attention.inputs, QkvProjection::Joint(_))
+            && matches!(self.mlp, Mlp::SquaredRelu(_) | Mlp::GeluTanh(_))
+    }
+
     /// The parameters of a GPT-2 block without adapters, in the order of [`duel_kernels::Gpt2Weights`]; `None` for another
     /// block.
     fn gpt2_parameters(&self) -> Option<[FloatTensor<Dispatch>; 12]> {
         let (Some(Norm::Layer(norm1)), Some(Norm::Layer(norm2))) = (&self.norm_attention, &self.norm_mlp) else {
             return None;
         };
-        if !self.is_plain() || self.attention.options.qkv_layout != QkvLayout::Stacked {
+        if !self.is_gpt2() {
             return None;
         }
         let QkvProjection::Joint(qkv) = &self.attention.inputs else { return None };
@@ -139,9 +150,13 @@ impl TransformerBlock {
         });
         let matrices = maps.map(|map| map.map(|map| (map.mapped().map(|mapped| mapped.read()), map))); // [out, in]
         let in_memory = matrices.each_ref().map(|map| match map {
-            Some((None, map)) => host(map.matrix()), // [in, out]
-            _ => vec![],
+            Some((None, map)) => TensorView::new(map.matrix()), // [in, out]
+            _ => None,
         });
+        let is_missing = |i: usize| matches!(matrices[i], Some((None, _))) && in_memory[i].is_none();
+        if (0..matrices.len()).any(is_missing) {
+            return None;
+        }
         let small = maps.map(|map| {
             let bias = map.and_then(|map| map.linear.bias.as_ref()).map(|bias| host(bias.val()));
             let lora = map.and_then(|map| map.lora.as_ref());
@@ -152,7 +167,7 @@ impl TransformerBlock {
             let mapped = matrices[i].as_ref().and_then(|(mapped, _)| mapped.as_deref());
             let (bias, a, b, scale) = &small[i];
             LinearWeights {
-                weight: mapped.unwrap_or(&in_memory[i]),
+                weight: mapped.or(in_memory[i].as_ref().map(TensorView::values)).unwrap_or_default(),
                 turned: mapped.is_some(),
                 bias,
                 a,

@@ -3,12 +3,13 @@
 use crate::architecture::LogitSpec;
 use crate::config::TransformerConfig;
 use crate::counter::count;
-use crate::fused::{self, LogpPlan};
+use crate::fused::{self, LogpPlan, TensorView};
 use crate::host_tensor::host;
 use crate::init::{Init, normal};
 use crate::projection::{Lora, Projection};
 use crate::tokens::Tokens;
 use crate::transformer::backbone::Backbone;
+use crate::transformer::block::TransformerBlock;
 use crate::transformer::fused_block::gain_and_bias;
 use crate::transformer::kv_cache::KvCache;
 use crate::transformer::positions::{LearnedPositions, Positions};
@@ -134,8 +135,12 @@ impl Policy {
         };
         let (gain, bias) = gain_and_bias(norm);
         let (gain, bias) = (host(gain), bias.map(host).unwrap_or_default());
-        let weight = self.head.as_ref().map(|head| host(head.weight.val()));
+        let weight = match &self.head {
+            Some(head) => Some(TensorView::new(head.weight.val())?), // [D, V]
+            None => None,
+        };
         let head_bias = self.head.as_ref().and_then(|head| head.bias.as_ref()).map(|bias| host(bias.val()));
+        let embedding = TensorView::new(tokens.weight.val())?; // [V, D]
         let mut decoder = Decoder::new(DecoderParts {
             width: tokens.weight.dims()[1],
             heads: first.attention.heads,
@@ -143,12 +148,12 @@ impl Policy {
             head_width: first.attention.head_width,
             inner: first.mlp.inner(),
             epsilon: *epsilon as f32,
-            tokens: &host(tokens.weight.val()),
+            tokens: embedding.values(),
             embedding_multiplier: *embedding_multiplier as f32,
             positions,
             norm: NormWeights { gain: &gain, bias: &bias },
             head: DecoderHead {
-                weight: weight.as_deref(),
+                weight: weight.as_ref().map(TensorView::values),
                 bias: head_bias.as_deref().unwrap_or_default(),
                 multiplier: self.logit_spec.multiplier as f32,
                 soft_cap: self.logit_spec.soft_cap.map(|cap| cap as f32),
@@ -239,13 +244,12 @@ impl Policy {
         self.body.hash_of(self)
     }
 
-    /// The model as it is read fastest: adapters stay on where positions rotate, so that the frozen weights are not copied;
-    /// GPT-2's are merged, since its own operation has none.
+    /// The model as it is read fastest: adapters stay on, so that the frozen weights are not copied; those of GPT-2's block are
+    /// merged, since its own operation has none, unless its matrices stay in their file.
     pub fn for_inference(self) -> Self {
-        match self.body.positions {
-            Positions::Rotary(_) => self,
-            Positions::Learned(_) => self.merged(),
-        }
+        let Backbone { positions, blocks, .. } = &self.body;
+        let is_gpt2 = matches!(positions, Positions::Learned(_)) && blocks.iter().all(TransformerBlock::is_gpt2);
+        if is_gpt2 && self.body.projections().all(|map| map.mapped().is_none()) { self.merged() } else { self }
     }
 
     /// The model with its adapters merged into its matrices, all of which are in memory.

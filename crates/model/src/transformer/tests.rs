@@ -1,5 +1,5 @@
 use crate::host_tensor::host;
-use crate::{KvCache, Policy, Reader, Responses, ScalarModel, TransformerConfig, generate, weights};
+use crate::{KvCache, Policy, ResponseReader, Responses, ScalarModel, TransformerConfig, generate, weights};
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData, activation};
 use duel_spec::{ScorePooling, TokenSpec, seeds};
@@ -84,7 +84,7 @@ fn sampling_keeps_the_models_log_probs_and_does_not_depend_on_the_company() {
         generate(&policy, &space, prompts, &mut seeds::derive(1, "test", 0, "draw"), &Device::flex())
     };
     let batch = draw(prompts.clone());
-    let reader = Reader::new(&space, &Device::flex());
+    let reader = ResponseReader::new(&space, &Device::flex());
     let logits = reader.logits(&policy, &reader.tokens(&batch)); // [B, T, V]
     let logp = weights::host(activation::log_softmax(logits, 2));
     for (row, response) in batch.responses.iter().enumerate() {
@@ -105,7 +105,7 @@ fn hidden_tokens_are_never_written_and_the_last_column_ends() {
     for (row, response) in batch.responses.iter().enumerate() {
         assert!(response.iter().all(|t| [2, 5, 6].contains(t)) && batch.ended(row, &space));
     }
-    let reader = Reader::new(&space, &Device::flex());
+    let reader = ResponseReader::new(&space, &Device::flex());
     let logits = weights::host(reader.logits(&policy, &reader.tokens(&batch)));
     let last = (space.response_tokens - 1) * 11;
     assert!(logits[last + 5] < -1e29 && logits[last + 2] > -1e3);
@@ -157,7 +157,7 @@ fn values_and_scores_stand_on_the_same_columns() {
     // a head that is not zero, so that the numbers say something
     let flat: Vec<f32> = weights::flatten(&critic).iter().enumerate().map(|(i, w)| w + (i % 7) as f32 * 0.01).collect();
     let critic = weights::unflatten(critic, &flat);
-    let reader = Reader::new(&space, &Device::flex());
+    let reader = ResponseReader::new(&space, &Device::flex());
     let batch = Responses {
         prompts: vec![vec![1, 5, 6, 7]; 2],
         responses: vec![vec![8, 9, 2], vec![8, 2]],

@@ -291,10 +291,10 @@ fn infinite_costs_are_ordered_and_other_infinite_values_refused() {
                 expect("nothing against nothing", metric, [No, Yes], (8, Some(0.0)), |_| [Some(0.0); 2]);
             }
             ComparisonKind::Spread => {
-                expect("one does not scatter", metric, [Open, Open], (8, Some(infinite)), |seed| {
+                expect("one has no spread", metric, [Open, Open], (8, Some(infinite)), |seed| {
                     [Some(1.0), Some(seed as f64)]
                 });
-                expect("neither scatters", metric, [Open, Yes], (8, Some(0.0)), |_| [Some(1.0), Some(2.0)]);
+                expect("neither has spread", metric, [Open, Yes], (8, Some(0.0)), |_| [Some(1.0), Some(2.0)]);
             }
             ComparisonKind::Share | ComparisonKind::Wins => {}
             ComparisonKind::More | ComparisonKind::Counted => {
@@ -328,7 +328,7 @@ fn counts_and_default_statements_follow_the_rule() {
         let result = judged("models", rule, smallest, |seed| values(seed).map(Some));
         (result.judgement, result.words, result.asked)
     };
-    let required = "8 seeds; asked for: equal at every seed".to_string();
+    let required = "8 seeds; required: equal at every seed".to_string();
     let statement = "a and b are equal (models)".to_string();
     assert_eq!(counted("equal", 0.05, |_| [2.0, 2.0]), (Yes, statement.clone(), required.clone()));
     assert_eq!(counted("equal", 0.05, |seed| [2.0, 3.0 + seed as f64]), (No, statement.clone(), required.clone()));
@@ -342,7 +342,7 @@ fn counts_and_default_statements_follow_the_rule() {
         (No, statement.clone(), required.clone())
     );
     assert_eq!(counted("equal", 3.0, |seed| [2.0, 2.0 + (seed % 3) as f64]), (Yes, statement, required));
-    let required = "8 seeds; asked for: fewer at every seed".to_string();
+    let required = "8 seeds; required: fewer at every seed".to_string();
     assert_eq!(counted("ahead", 0.05, |_| [2.0, 2.0]), (No, "a is ahead of b (models)".into(), required));
 }
 
@@ -373,5 +373,5 @@ fn a_claim_that_cannot_be_judged_affects_no_other() {
         "{:?}",
         results[0].reasons
     );
-    assert_eq!(results[1].reasons[0], "no run `nowhere` lies beside this one");
+    assert_eq!(results[1].reasons[0], "no run `nowhere` is in the same folder as this one");
 }

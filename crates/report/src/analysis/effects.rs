@@ -4,8 +4,8 @@ use crate::analysis::frontier::{gain_at, metric_at, target};
 use crate::analysis::points::{EvalPoint, MeasuredPoint};
 use crate::analysis::run::{CellEnd, Run};
 use crate::analysis::stats::{
-    Estimate, difference, log_ratio, mean, median, median_interval, range, scatter, sign_flip_test, sign_test,
-    spread_ratio, t_test,
+    Estimate, difference, log_ratio, mean, median, median_interval, range, sd_above_rounding, sign_flip_test,
+    sign_test, spread_ratio, t_test,
 };
 use crate::analysis::{cost_to_target, frontier, over_optimization, win_rate};
 use duel_spec::metrics::{self, GOLD, GOLD_SD, KL, Metric};
@@ -222,7 +222,7 @@ fn mean_finished(arm: RunArm, seed: u64, metric: Metric) -> Option<f64> {
 fn spread_of_points(arm: RunArm, seed: u64) -> Option<f64> {
     let merits = arm.run.points_of(arm.name).filter_map(|point| checkpoint_merit(arm.run, point, seed));
     let merits: Vec<f64> = merits.filter(|merit| merit.is_finite()).collect();
-    (merits.len() > 1).then(|| scatter(&merits))
+    (merits.len() > 1).then(|| sd_above_rounding(&merits))
 }
 
 /// Share of an arm's trainings at a seed that diverged.

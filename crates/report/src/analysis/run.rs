@@ -72,7 +72,7 @@ const MAX_NAMED: usize = 12;
 /// Progress of a search whose comparison has not begun.
 fn search_progress_of(search: &TableSource) -> String {
     let (finished, cells) = (search.cells - search.missing.len().min(search.cells), search.cells);
-    format!("nothing is compared yet: the search has asked for {cells} cells so far, {finished} of them finished")
+    format!("nothing is compared yet: the search has proposed {cells} cells so far, {finished} of them finished")
 }
 
 /// Arms that are not trained, for comparison with the trained ones.

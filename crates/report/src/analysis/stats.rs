@@ -27,7 +27,7 @@ pub fn difference(a: f64, b: f64) -> f64 {
 }
 
 /// As [`sd`]; 0 where the values differ by rounding alone.
-pub fn scatter(values: &[f64]) -> f64 {
+pub fn sd_above_rounding(values: &[f64]) -> f64 {
     let (s, largest) = (sd(values), values.iter().fold(1.0, |m: f64, x| m.max(x.abs())));
     if s <= ROUNDING * largest { 0.0 } else { s }
 }
@@ -83,7 +83,7 @@ impl Estimate {
         if n == 0 {
             return None;
         }
-        let (mean, spread) = (mean(values), scatter(values));
+        let (mean, spread) = (mean(values), sd_above_rounding(values));
         let half_width = (n > 1 && mean.is_finite() && spread.is_finite()).then(|| {
             let t = StudentsT::new(0.0, 1.0, n as f64 - 1.0).expect("n - 1 > 0").inverse_cdf(0.5 + level / 2.0);
             t * spread / (n as f64).sqrt()
@@ -99,7 +99,7 @@ pub fn t_test(values: &[f64]) -> Option<f64> {
     if n < 2.0 {
         return None;
     }
-    let (m, s) = (mean(values), scatter(values));
+    let (m, s) = (mean(values), sd_above_rounding(values));
     if !m.is_finite() || !s.is_finite() {
         return None;
     }
@@ -219,12 +219,12 @@ pub struct SpreadRatio {
 pub fn spread_ratio(pairs: &[(f64, f64)], level: f64) -> Option<SpreadRatio> {
     let n = pairs.len() as f64;
     let (a, b): (Vec<f64>, Vec<f64>) = pairs.iter().copied().unzip();
-    let [sa, sb] = [scatter(&a), scatter(&b)];
+    let [sa, sb] = [sd_above_rounding(&a), sd_above_rounding(&b)];
     if n < 3.0 || !sa.is_finite() || !sb.is_finite() {
         return None;
     }
     let (sums, differences): (Vec<f64>, Vec<f64>) = pairs.iter().map(|&(a, b)| (a + b, difference(b, a))).unzip();
-    if scatter(&sums) == 0.0 || scatter(&differences) == 0.0 {
+    if sd_above_rounding(&sums) == 0.0 || sd_above_rounding(&differences) == 0.0 {
         return Some(SpreadRatio { log_ratio: 0.0, interval: Some([0.0, 0.0]), p: Some(1.0) });
     }
     if sa == 0.0 || sb == 0.0 {
@@ -337,7 +337,7 @@ mod tests {
         let SpreadRatio { log_ratio: ratio, interval: Some([low, high]), p: Some(p) } =
             spread_ratio(&pairs, 0.95).expect("seven pairs")
         else {
-            panic!("both scatter")
+            panic!("both have spread")
         };
         assert!((ratio - 1.090_008_215_462_134_2).abs() < 1e-9 && (p - 0.028_089_086_110_984_107).abs() < 1e-9);
         assert!((low - 0.134_338_983_495_470_13).abs() < 1e-8 && (high - 2.045_677_447_428_798_4).abs() < 1e-8);
@@ -417,7 +417,7 @@ mod tests {
         let with = |map: fn(f64) -> f64| spread_ratio(&x.map(|x| (x, map(x))), 0.95);
         assert_eq!([with(|x| x), with(|x| x + 3.0), with(|x| 1.0 - x), with(|x| (x + 0.2) - 0.2)], [equal; 4]);
         assert_eq!(spread_ratio(&[(2.0, 3.0); 5], 0.95), equal);
-        let twice = with(|x| 2.0 * x).expect("both scatter");
+        let twice = with(|x| 2.0 * x).expect("both have spread");
         assert!((twice.log_ratio - 2f64.ln()).abs() < 1e-12 && twice.p.is_some_and(|p| p < 1e-9), "{twice:?}");
         assert_eq!(with(|_| 7.0), Some(SpreadRatio { log_ratio: f64::NEG_INFINITY, interval: None, p: None }));
         assert_eq!(

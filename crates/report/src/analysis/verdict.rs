@@ -211,7 +211,7 @@ fn read_other_runs(run: &Run) -> OtherRuns {
                 Ok((run, tuning))
             };
             let other = match folder.map(read) {
-                None => Err(format!("no run `{name}` lies beside this one")),
+                None => Err(format!("no run `{name}` is in the same folder as this one")),
                 Some(Ok((run, _))) if run.experiment.name != *name => {
                     Err(format!("the folder `{name}` beside this one holds the run `{}`", run.experiment.name))
                 }
@@ -253,7 +253,7 @@ fn requirements(claim: &Claim, tests: &[ClaimTest], unit: &str) -> String {
         1 => String::new(),
         all => format!(", at {} of {all} distances", claim.needed()),
     };
-    format!("{seeds} seed{}; asked for: {size}{places}", if most == 1 { "" } else { "s" })
+    format!("{seeds} seed{}; required: {size}{places}", if most == 1 { "" } else { "s" })
 }
 
 fn arm_of<'a>((evidence, name): &(&RunEvidence<'a>, &'a str)) -> RunArm<'a> {
@@ -317,7 +317,7 @@ fn test(claim: &Claim, kl: Option<f64>, sample: &PairedSample, level: f64) -> Cl
         (_, PairedSample::Counted(values)) => decide_counts(claim, values),
         (Some(effect), PairedSample::Spread(_)) if effect.interval == Some([0.0, 0.0]) => same_spread(claim.rule),
         (Some(effect), PairedSample::Spread(_)) if effect.value.is_infinite() => {
-            (Verdict::Inconclusive, Some("one arm does not scatter at all, so that the ratio has no size".into()))
+            (Verdict::Inconclusive, Some("one arm has no spread at all, so that the ratio is undefined".into()))
         }
         (_, PairedSample::Mean(_)) if sample.infinite() > 0 => {
             let (infinite, one) = (sample.infinite(), "one of the two is zero");
@@ -358,7 +358,7 @@ fn same_spread(rule: ClaimRule) -> (Verdict, Option<String>) {
     match rule {
         ClaimRule::Equal => (Verdict::Reproduced, None),
         ClaimRule::Ahead => {
-            let why = "both arms scatter alike at these seeds, to the last digit: there is nothing to test";
+            let why = "both arms have the same spread at these seeds, to the last digit: there is nothing to test";
             (Verdict::Inconclusive, Some(why.into()))
         }
     }
@@ -369,7 +369,7 @@ fn same_spread(rule: ClaimRule) -> (Verdict, Option<String>) {
 /// contradicted by one that excludes zero and an effect of at least the smallest.
 fn decide(rule: ClaimRule, effect: &Effect, smallest: f64) -> (Verdict, Option<String>) {
     let Some([low, high]) = effect.interval else {
-        let why = if effect.value.is_finite() { "too few seeds for an interval" } else { "the effect has no size" };
+        let why = if effect.value.is_finite() { "too few seeds for an interval" } else { "the effect is not finite" };
         return (Verdict::Inconclusive, Some(why.into()));
     };
     let is_null = (low > -smallest && high < smallest) || (low == 0.0 && high == 0.0);
@@ -388,7 +388,7 @@ fn decide(rule: ClaimRule, effect: &Effect, smallest: f64) -> (Verdict, Option<S
         }
         ClaimRule::Ahead if low > 0.0 => (Verdict::Inconclusive, Some(format!("ahead, but by less than {smallest}"))),
         ClaimRule::Ahead => {
-            (Verdict::Inconclusive, Some("the interval holds zero, and more than the smallest effect".into()))
+            (Verdict::Inconclusive, Some("the interval contains zero and effects larger than the smallest".into()))
         }
     }
 }

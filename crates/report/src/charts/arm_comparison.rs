@@ -30,7 +30,7 @@ pub(crate) fn stability(run: &Run) -> Option<Plot> {
         series.push(
             Series::new(MarkStyle::Dots { radius: 4.0 }, color, seeds)
                 .with_opacity(0.4)
-                .described(format!("{name}, a seed")),
+                .described(format!("{name}, one seed")),
         );
         if let Some(half) = estimate.half_width {
             let ends = vec![(estimate.mean - half, y), (estimate.mean + half, y)];
@@ -43,7 +43,7 @@ pub(crate) fn stability(run: &Run) -> Option<Plot> {
                 .described(format!("{name}, mean")),
         );
     }
-    let x_name = if is_share { "share of the possible gain, η," } else { "gain in gold" };
+    let x_name = if is_share { "share of the optimum's gain, η," } else { "gain in gold" };
     let has_data = !series.is_empty();
     let plot = Plot::new((PANEL.0, 90 + 34 * arms.len() as u32), format!("{x_name} at {}", nats(kl)), "", series);
     has_data.then_some(Plot { y_categories: labels, ..plot })

@@ -64,7 +64,7 @@ impl Chart for Bars {
     }
 
     fn numbers(&self) -> (Vec<String>, Vec<Vec<String>>) {
-        let head = vec!["bar".into(), format!("{}: before the loop", self.title), "in it".into()];
+        let head = vec!["bar".into(), format!("{}: prerequisites", self.title), "training".into()];
         (
             head,
             self.bars

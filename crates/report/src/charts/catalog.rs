@@ -46,7 +46,7 @@ fn frontiers_and_curves(run: &Run) -> Vec<Figure> {
     let curve = |(name, label, clock): (&str, &str, Clock)| Figure {
         name: format!("curve-{name}"),
         group: "curves",
-        alt: format!("Gold reward while training, over {label}"),
+        alt: format!("Gold reward during training, over {label}"),
         chart: AnyChart::Plot(gold_curve(run, label, clock)),
     };
     let frontiers = [frontier("frontier", WIDE), frontier("frontier-narrow", NARROW)];
@@ -65,7 +65,7 @@ fn comparisons(run: &Run) -> Vec<Figure> {
         Some(Figure {
             name: format!("reach-{name}"),
             group: "reach",
-            alt: format!("What each arm must spend to reach half of the possible gain, in {label}"),
+            alt: format!("Cost of each arm to reach half of the optimum's gain, in {label}"),
             chart: AnyChart::Plot(cost_to_target_plot(run, label, *clock)?),
         })
     });
@@ -95,7 +95,7 @@ fn training_figures(run: &Run) -> [Listed; 8] {
             "trust",
             "trust-kl",
             "KL of the policy before each update to the one after",
-            training_plot(run, metrics::KL_STEP, "KL of an update, nats a token"),
+            training_plot(run, metrics::KL_STEP, "KL of an update, nats per token"),
         ),
         (
             "trust",
@@ -106,16 +106,16 @@ fn training_figures(run: &Run) -> [Listed; 8] {
         (
             "displacement",
             "margin",
-            "Margin of preferred over rejected responses while DPO trains",
+            "Margin of chosen over rejected responses during DPO training",
             training_plot(run, metrics::DPO_MARGIN, "margin, reward"),
         ),
         (
             "displacement",
             "displacement",
-            "Log-ratio of held-out chosen and rejected responses to the reference while training",
+            "Log-ratio of held-out chosen and rejected responses to the reference during training",
             displacement(run),
         ),
-        ("shape", "length", "Length of responses over KL", over_kl(run, metrics::LENGTH, "tokens of a response")),
+        ("shape", "length", "Length of responses over KL", over_kl(run, metrics::LENGTH, "response length, tokens")),
         (
             "shape",
             "distinct",
@@ -126,7 +126,7 @@ fn training_figures(run: &Run) -> [Listed; 8] {
             "shape",
             "entropy",
             "Entropy of the policy over KL",
-            over_kl(run, metrics::ENTROPY, "entropy, nats a response"),
+            over_kl(run, metrics::ENTROPY, "entropy, nats per response"),
         ),
     ]
 }

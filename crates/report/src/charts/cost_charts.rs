@@ -25,7 +25,7 @@ pub(crate) fn cost_to_target_plot(run: &Run, label: &str, clock: Clock) -> Optio
         series.push(
             Series::new(MarkStyle::Dots { radius: 4.0 }, color, finite)
                 .with_opacity(0.45)
-                .described(format!("{name}, a seed")),
+                .described(format!("{name}, one seed")),
         );
         let median_point = vec![(median(&costs), row as f64)];
         series.push(
@@ -53,13 +53,13 @@ pub(crate) fn cost_bars(run: &Run) -> Vec<(&'static str, Bars)> {
             .collect(),
     };
     vec![
-        ("models", panel("models in memory while training", &|c| [0.0, c.models], &|x| fixed(x, 0))),
-        ("sampled", panel("tokens sampled in the loop", &|c| [0.0, c.sampled], &si)),
-        ("flops", panel("FLOPs (pale: before the loop)", &|c| [c.flops_before, c.flops - c.flops_before], &si)),
+        ("models", panel("models in memory during training", &|c| [0.0, c.models], &|x| fixed(x, 0))),
+        ("sampled", panel("tokens sampled in training", &|c| [0.0, c.sampled], &si)),
+        ("flops", panel("FLOPs (pale: prerequisites)", &|c| [c.flops_before, c.flops - c.flops_before], &si)),
         (
             "seconds",
             panel(
-                &format!("seconds, {} (pale: before the loop)", threads_label(run)),
+                &format!("seconds, {} (pale: prerequisites)", threads_label(run)),
                 &|c| [c.seconds_before, c.seconds - c.seconds_before],
                 &seconds,
             ),

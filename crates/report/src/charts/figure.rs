@@ -56,7 +56,7 @@ pub(crate) fn gold_axis(run: &Run) -> String {
     }
 }
 
-pub(crate) const KL_AXIS: &str = "KL from the reference, nats a response";
+pub(crate) const KL_AXIS: &str = "KL from the reference, nats per response";
 
 /// Means over seeds of two metrics of the finished policies.
 pub(crate) fn point_mean(point: &MeasuredPoint, x: Metric, y: Metric) -> Option<(f64, f64)> {

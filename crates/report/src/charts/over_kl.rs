@@ -69,7 +69,7 @@ pub(crate) fn frontier_of(run: &Run, arm: &str, color: RGBColor, name: String, h
         Series::band(color, &low, &high).described(format!("{name}, interval of its frontier")),
         Series::new(MarkStyle::Dots { radius: 2.5 }, color, seeds)
             .with_opacity(0.35)
-            .described(format!("{name}, a seed")),
+            .described(format!("{name}, one seed")),
         Series::new(MarkStyle::Line { width: 1.5 }, color, data).with_opacity(0.55),
         if has_labels { rings.with_labels(labels) } else { rings },
     ]
@@ -144,7 +144,7 @@ pub(crate) fn over_kl(run: &Run, metric: Metric, y_name: &str) -> Option<Plot> {
         series.push(
             Series::new(MarkStyle::Dots { radius: 2.5 }, color, seeds)
                 .with_opacity(0.35)
-                .described(format!("{name}, a seed")),
+                .described(format!("{name}, one seed")),
         );
         series.push(Series::new(MarkStyle::Line { width: 1.5 }, color, line.clone()).with_opacity(0.55));
         series.push(Series::new(MarkStyle::Rings { radius: 4.5 }, color, line).named(name));

@@ -31,7 +31,7 @@ pub(crate) struct Pdf<'a> {
     glyphs: BTreeMap<u16, char>,
 }
 
-type Done = Result<(), DrawingErrorKind<Infallible>>;
+type BackendResult = Result<(), DrawingErrorKind<Infallible>>;
 
 impl<'a> Pdf<'a> {
     /// A page of `size` in units of the drawing, `points` wide.
@@ -169,40 +169,50 @@ impl DrawingBackend for Pdf<'_> {
         self.size
     }
 
-    fn ensure_prepared(&mut self) -> Done {
+    fn ensure_prepared(&mut self) -> BackendResult {
         Ok(())
     }
 
-    fn present(&mut self) -> Done {
+    fn present(&mut self) -> BackendResult {
         self.write();
         Ok(())
     }
 
-    fn draw_pixel(&mut self, (x, y): BackendCoord, color: BackendColor) -> Done {
+    fn draw_pixel(&mut self, (x, y): BackendCoord, color: BackendColor) -> BackendResult {
         self.color(color);
         self.content.rect(x as f32, y as f32, 1.0, 1.0).fill_nonzero();
         Ok(())
     }
 
-    fn draw_line<S: BackendStyle>(&mut self, from: BackendCoord, to: BackendCoord, style: &S) -> Done {
+    fn draw_line<S: BackendStyle>(&mut self, from: BackendCoord, to: BackendCoord, style: &S) -> BackendResult {
         self.draw_path([from, to], style)
     }
 
-    fn draw_rect<S: BackendStyle>(&mut self, a: BackendCoord, b: BackendCoord, style: &S, fill: bool) -> Done {
+    fn draw_rect<S: BackendStyle>(&mut self, a: BackendCoord, b: BackendCoord, style: &S, fill: bool) -> BackendResult {
         self.stroke_of(style);
         self.content.rect(a.0 as f32, a.1 as f32, (b.0 - a.0) as f32, (b.1 - a.1) as f32);
         self.finish(fill);
         Ok(())
     }
 
-    fn draw_path<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(&mut self, path: I, style: &S) -> Done {
+    fn draw_path<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(
+        &mut self,
+        path: I,
+        style: &S,
+    ) -> BackendResult {
         self.stroke_of(style);
         self.path(path);
         self.finish(false);
         Ok(())
     }
 
-    fn draw_circle<S: BackendStyle>(&mut self, (x, y): BackendCoord, radius: u32, style: &S, fill: bool) -> Done {
+    fn draw_circle<S: BackendStyle>(
+        &mut self,
+        (x, y): BackendCoord,
+        radius: u32,
+        style: &S,
+        fill: bool,
+    ) -> BackendResult {
         self.stroke_of(style);
         let (x, y, r) = (x as f32, y as f32, radius as f32);
         let h = r * ARC;
@@ -215,7 +225,11 @@ impl DrawingBackend for Pdf<'_> {
         Ok(())
     }
 
-    fn fill_polygon<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(&mut self, path: I, style: &S) -> Done {
+    fn fill_polygon<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(
+        &mut self,
+        path: I,
+        style: &S,
+    ) -> BackendResult {
         self.stroke_of(style);
         self.path(path);
         self.content.close_path();
@@ -223,7 +237,7 @@ impl DrawingBackend for Pdf<'_> {
         Ok(())
     }
 
-    fn draw_text<T: BackendTextStyle>(&mut self, text: &str, style: &T, (x, y): BackendCoord) -> Done {
+    fn draw_text<T: BackendTextStyle>(&mut self, text: &str, style: &T, (x, y): BackendCoord) -> BackendResult {
         let glyphs = self.glyphs_of(text);
         let size = style.size() as f32;
         let wide = glyphs.iter().map(|&glyph| self.width(glyph)).sum::<f32>() * size / EM;

@@ -1,4 +1,4 @@
-//! Figures of the reward model: its accuracy on pairs, and whether it is as sure as it should be.
+//! Figures of the reward model: its accuracy on pairs, and whether it is perfectly calibrated.
 
 use crate::analysis::calibration::pooled;
 use crate::analysis::points::ReliabilityBin;
@@ -56,11 +56,11 @@ pub(crate) fn calibration_curve(run: &Run) -> Option<Plot> {
     let pooled_bins: Vec<_> = pooled.iter().map(coordinates).collect();
     let line = vec![(0.5, 0.5), (1.0, 1.0)];
     let series = vec![
-        Series::new(MarkStyle::Dashed { width: 1.5 }, INK, line).with_opacity(0.8).named("as sure as it should be"),
+        Series::new(MarkStyle::Dashed { width: 1.5 }, INK, line).with_opacity(0.8).named("perfectly calibrated"),
         Series::new(MarkStyle::Dots { radius: 2.5 }, GREY, seed_bins).with_opacity(0.5).named("one seed"),
         Series::new(MarkStyle::Line { width: 2.0 }, color, pooled_bins.clone()),
         Series::new(MarkStyle::Rings { radius: 5.0 }, color, pooled_bins).named("all seeds"),
     ];
-    let x_name = "chance that the scores give to the higher one";
-    Some(Plot::new(PANEL, x_name, "share in which it was chosen", series))
+    let x_name = "predicted probability of being chosen";
+    Some(Plot::new(PANEL, x_name, "observed share chosen", series))
 }

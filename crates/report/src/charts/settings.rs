@@ -32,7 +32,7 @@ pub(crate) fn setting_charts(run: &Run, tuning: &TuningResults) -> Vec<Figure> {
         }
         let name = format!("sensitivity-{arm}");
         together.push(Figure {
-            alt: format!("{name}: every point over its settings and its worth"),
+            alt: format!("{name}: every point over its settings and its score"),
             name,
             group: "sensitivity",
             chart: AnyChart::Parallel(parallel_chart(run, tuning, arm, &trials, &varied)),
@@ -40,7 +40,7 @@ pub(crate) fn setting_charts(run: &Run, tuning: &TuningResults) -> Vec<Figure> {
         for (setting, values) in &varied {
             let name = format!("slice-{arm}-{setting}");
             slices.push(Figure {
-                alt: format!("{name}: worth over one setting"),
+                alt: format!("{name}: score over one setting"),
                 name,
                 group: "slices",
                 chart: AnyChart::Plot(slice(run, tuning, arm, &trials, setting, values)),
@@ -123,7 +123,7 @@ fn slice(run: &Run, tuning: &TuningResults, arm: &str, tried: &[&TrialResult], n
     let seeds = Series::new(MarkStyle::Dots { radius: 2.5 }, color, tried.iter().flat_map(seed_points).collect())
         .with_opacity(0.35);
     let means = Series::new(MarkStyle::Rings { radius: 4.5 }, color, tried.iter().filter_map(center).collect());
-    let series = vec![seeds.described("a seed"), means.described("mean")];
+    let series = vec![seeds.described("one seed"), means.described("mean")];
     Plot {
         x_scale: if axis.log { Scale::Log } else { Scale::Linear },
         x_ticks: is_categorical.then(|| (0..values.len()).map(|i| i as f64).collect()),

@@ -146,7 +146,7 @@ impl<T: BackendTextStyle> BackendTextStyle for DarkText<'_, T> {
     }
 }
 
-type Done<B> = Result<(), DrawingErrorKind<<B as DrawingBackend>::ErrorType>>;
+type BackendResult<B> = Result<(), DrawingErrorKind<<B as DrawingBackend>::ErrorType>>;
 
 impl<B: DrawingBackend> DrawingBackend for Dark<B> {
     type ErrorType = B::ErrorType;
@@ -155,39 +155,59 @@ impl<B: DrawingBackend> DrawingBackend for Dark<B> {
         self.0.get_size()
     }
 
-    fn ensure_prepared(&mut self) -> Done<B> {
+    fn ensure_prepared(&mut self) -> BackendResult<B> {
         self.0.ensure_prepared()
     }
 
-    fn present(&mut self) -> Done<B> {
+    fn present(&mut self) -> BackendResult<B> {
         self.0.present()
     }
 
-    fn draw_pixel(&mut self, position: BackendCoord, color: BackendColor) -> Done<B> {
+    fn draw_pixel(&mut self, position: BackendCoord, color: BackendColor) -> BackendResult<B> {
         self.0.draw_pixel(position, dark(color))
     }
 
-    fn draw_line<S: BackendStyle>(&mut self, from: BackendCoord, to: BackendCoord, style: &S) -> Done<B> {
+    fn draw_line<S: BackendStyle>(&mut self, from: BackendCoord, to: BackendCoord, style: &S) -> BackendResult<B> {
         self.0.draw_line(from, to, &Darkened::of(style))
     }
 
-    fn draw_rect<S: BackendStyle>(&mut self, a: BackendCoord, b: BackendCoord, style: &S, fill: bool) -> Done<B> {
+    fn draw_rect<S: BackendStyle>(
+        &mut self,
+        a: BackendCoord,
+        b: BackendCoord,
+        style: &S,
+        fill: bool,
+    ) -> BackendResult<B> {
         self.0.draw_rect(a, b, &Darkened::of(style), fill)
     }
 
-    fn draw_path<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(&mut self, path: I, style: &S) -> Done<B> {
+    fn draw_path<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(
+        &mut self,
+        path: I,
+        style: &S,
+    ) -> BackendResult<B> {
         self.0.draw_path(path, &Darkened::of(style))
     }
 
-    fn draw_circle<S: BackendStyle>(&mut self, position: BackendCoord, radius: u32, style: &S, fill: bool) -> Done<B> {
+    fn draw_circle<S: BackendStyle>(
+        &mut self,
+        position: BackendCoord,
+        radius: u32,
+        style: &S,
+        fill: bool,
+    ) -> BackendResult<B> {
         self.0.draw_circle(position, radius, &Darkened::of(style), fill)
     }
 
-    fn fill_polygon<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(&mut self, path: I, style: &S) -> Done<B> {
+    fn fill_polygon<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(
+        &mut self,
+        path: I,
+        style: &S,
+    ) -> BackendResult<B> {
         self.0.fill_polygon(path, &Darkened::of(style))
     }
 
-    fn draw_text<T: BackendTextStyle>(&mut self, text: &str, style: &T, position: BackendCoord) -> Done<B> {
+    fn draw_text<T: BackendTextStyle>(&mut self, text: &str, style: &T, position: BackendCoord) -> BackendResult<B> {
         self.0.draw_text(text, &DarkText(style), position)
     }
 

@@ -96,7 +96,7 @@ pub(crate) fn displacement(run: &Run) -> Option<Plot> {
             series.push(Series::new(style, arm_color(run, arm), line).named(format!("{} {what}", arm.to_uppercase())));
         }
     }
-    let y_name = "log π − log π_ref, nats a response";
+    let y_name = "log π − log π_ref, nats per response";
     (!series.is_empty()).then(|| Plot::new(WIDE, "optimizer steps", y_name, series))
 }
 

@@ -52,7 +52,7 @@ for (const link of document.querySelectorAll("a[data-csv]")) {
   link.href = "data:text/csv;charset=utf-8," + encodeURIComponent(JSON.parse(document.getElementById(link.dataset.csv).textContent));
 }
 
-// The responses: one row a prompt and policy, as the filters have it.
+// The responses: one row per prompt and policy, as the filters have it.
 const kept = JSON.parse(document.getElementById("kept").textContent);
 const first = new Set(JSON.parse(document.getElementById("featured").textContent).map(pair => pair.join("\t")));
 const [arms, points, seeds, prompts, least, search, order] = ["arm", "point", "seed", "prompt", "gold", "words", "order"].map(id => document.getElementById(`by-${id}`));
@@ -76,7 +76,7 @@ if (kept.length) {
     count.textContent = `${found.length} responses` + (found.length > SHOWN ? `, the first ${SHOWN} shown` : "");
     rows.replaceChildren(...found.slice(0, SHOWN).map(row => {
       const line = document.createElement("tr");
-      const cells = [`${row[0]} ${row[1] === "sft" ? "" : row[1]} · seed ${row[2]}`, row[3], (row[4] || "(nothing)") + (row[9] ? "" : "…"), row[5], row[6], row[7]];
+      const cells = [`${row[0]} ${row[1] === "sft" ? "" : row[1]} · seed ${row[2]}`, row[3], (row[4] || "(empty)") + (row[9] ? "" : "…"), row[5], row[6], row[7]];
       line.replaceChildren(...cells.map(text => Object.assign(document.createElement("td"), { textContent: text })));
       return line;
     }));

@@ -14,8 +14,8 @@ use crate::page::tables::ReportTables;
 use crate::page::template::{embedded, fill_template};
 use duel_spec::metrics::{self, Metric};
 use duel_spec::{Completion, Experiment, JudgeKind, REFERENCE, WorldKind};
-use minijinja::context;
 use minijinja::value::Serde;
+use minijinja::{Value, context};
 use serde::Serialize;
 use std::collections::HashSet;
 
@@ -63,91 +63,108 @@ pub(crate) fn fill(
     let costs = costs::arm_costs(run);
     let arm_summaries: Vec<ArmSummary> =
         run.arms().into_iter().filter_map(|arm| arm_summary(run, arm, &costs)).collect();
-    let reference = run.reference();
-    let of_reference = |metric: Metric| reference.map(|p| p.final_test(metric)).unwrap_or_default();
+    let page = context! {
+        arms => Serde(&arm_summaries),
+        matched => matched_sentences(run),
+        ratio => cost_ratio(&costs),
+        charts => Serde(charts),
+        groups => charts.iter().map(|chart| chart.group).collect::<HashSet<_>>(),
+        tables => Serde(tables),
+        edges => Serde(edges),
+        verdicts => Serde(verdicts.iter().map(RenderedVerdict::new).collect::<Vec<_>>()),
+        completions => embedded(&completions(run))?,
+        featured => embedded(&featured(run))?,
+    };
+    let [experiment, measured, of_run] = [experiment_context(run), measured_context(run), run_context(run)];
+    fill_template("page.html", context! { ..page, ..experiment, ..measured, ..of_run })
+}
+
+/// What the experiment says.
+fn experiment_context(run: &Run) -> Value {
+    let Experiment { stages, world, judge: judge_settings, tuning, .. } = &run.experiment;
+    context! {
+        name => run.experiment.name.clone(),
+        question => run.experiment.question.clone(),
+        is_exact => world.kind == WorldKind::Grammar,
+        world => format!("{:?}", world.kind).to_lowercase(),
+        seeds => run.experiment.seeds,
+        only_beta => only_beta(run),
+        noisy => stages.pairs.length_bias > 0.0 || stages.pairs.label_flips > 0.0,
+        rows => stages.pairs.rows,
+        own_rows => if world.kind == WorldKind::Rows { world.rows.train.to_string() } else { String::new() },
+        row_use => row_use(run),
+        pretrained => run.experiment.model.from.clone(),
+        sft => stages.sft.steps > 0,
+        judge => judge(&run.experiment),
+        judge_model => judge_settings.model.clone(),
+        judge_command => judge_settings.command.join(" "),
+        judged_words => world.reviews.judged_words,
+        preface => world.reviews.preface.trim_end(),
+        rm_from => stages.rm.from.clone(),
+        rm_steps => stages.rm.steps,
+        tuned => run.experiment.is_tuned(),
+        tuning => Serde(tuning),
+        tuning_kl => nats(tuning.kl),
+    }
+}
+
+/// What the shared stages and the reference measured.
+fn measured_context(run: &Run) -> Value {
+    let of_reference = |metric: Metric| run.reference().map(|p| p.final_test(metric)).unwrap_or_default();
     let shared = |stage: &str, metric: Metric, places: usize| {
         Estimate::of(&run.shared_metric(stage, metric)).map(|e| format!("{e:.places$}"))
     };
-    let ratio = match &costs[..] {
-        [a, b] => {
-            let (cheap, expensive) = if a.flops <= b.flops { (a, b) } else { (b, a) };
-            Some(context! {
-                cheap => cheap.arm.to_uppercase(),
-                expensive => expensive.arm.to_uppercase(),
-                flops => fixed(expensive.flops / cheap.flops, 1),
-                seconds => fixed(expensive.seconds / cheap.seconds, 1),
-            })
-            .filter(|_| cheap.flops > 0.0 && cheap.seconds > 0.0)
-        }
-        _ => None,
-    };
-    let manifest = &run.manifest;
-    let is_exact = run.experiment.world.kind == WorldKind::Grammar;
-    fill_template(
-        "page.html",
-        context! {
-            name => run.experiment.name.clone(),
-            question => run.experiment.question.clone(),
-            is_exact,
-            seeds => run.experiment.seeds,
-            only_beta => only_beta(run),
-            noisy => run.experiment.stages.pairs.length_bias > 0.0 || run.experiment.stages.pairs.label_flips > 0.0,
-            cells => run.cells.len(),
-            arms => Serde(&arm_summaries),
-            matched => matched_sentences(run),
-            ratio,
-            reference => context! {
-                gold => Estimate::of(&of_reference(metrics::GOLD)).map(|e| format!("{e:.2}")),
-                gold_sd => fixed(mean(&of_reference(metrics::GOLD_SD)), 2),
-            },
-            rows => run.experiment.stages.pairs.rows,
-            pretrained => run.experiment.model.from.clone(),
-            sft => run.experiment.stages.sft.steps > 0,
-            own_rows => if run.experiment.world.kind == WorldKind::Rows { run.experiment.world.rows.train.to_string() } else { String::new() },
-            row_use => row_use(run),
-            judge => judge(&run.experiment),
-            rm_from => run.experiment.stages.rm.from.clone(),
-            rm_steps => run.experiment.stages.rm.steps,
-            judge_model => run.experiment.judge.model.clone(),
-            judge_command => run.experiment.judge.command.join(" "),
-            threads => costs::threads_label(run),
-            bayes => shared("pairs", metrics::BAYES_ACCURACY, 3),
-            tau => shared("pairs", metrics::TAU, 2),
-            rm_test => shared("rm", metrics::PAIR_ACCURACY_TEST, 3),
-            rm_slope => shared("rm", metrics::RM_TRAP_SLOPE, 2),
-            rm_gold => shared("rm", metrics::RM_SPEARMAN_GOLD, 2),
-            sft_gate => shared("sft", metrics::KL_GRAMMAR, 4),
-            base_nll => shared("base", metrics::NLL_TOKEN, 2),
-            gold_full => shared("corpus", metrics::GOLD_ACCURACY, 3),
-            gold_window => shared("corpus", metrics::GOLD_ACCURACY_WINDOW, 3),
-            gold_human => shared("corpus", metrics::GOLD_HUMAN_AGREEMENT, 3),
-            gold_calibration => shared("corpus", metrics::GOLD_CALIBRATION, 3),
-            preface => run.experiment.world.reviews.preface.trim_end(),
-            judged_words => run.experiment.world.reviews.judged_words,
-            charts => Serde(charts),
-            groups => charts.iter().map(|chart| chart.group).collect::<HashSet<_>>(),
-            tidy_kl => nats(frontier::common_kl(run)),
-            tables => Serde(tables),
-            tuned => run.experiment.is_tuned(),
-            tuning => Serde(&run.experiment.tuning),
-            tuning_kl => nats(run.experiment.tuning.kl),
-            edges => Serde(edges),
-            unfinished => run.missing_summary(),
-            dropped_claims => run.dropped_claims(),
-            weak => calibration::at_chance(run),
-            idle => idle::warnings(run),
-            verdicts => Serde(verdicts.iter().map(RenderedVerdict::new).collect::<Vec<_>>()),
-            folder => format!("runs/{}", run.experiment.name),
-            completions => embedded(&completions(run))?,
-            featured => embedded(&featured(run))?,
-            manifest => Serde(manifest),
-            seconds => manifest.wall_seconds.map(seconds),
-            memory => si(manifest.peak_memory as f64),
-            command => std::iter::once("duel").chain(manifest.command.iter().skip(1).map(String::as_str)).collect::<Vec<_>>().join(" "),
-            settings => std::fs::read_to_string(run.folder.join("experiment.toml")).unwrap_or_default(),
-            world => format!("{:?}", run.experiment.world.kind).to_lowercase(),
+    context! {
+        reference => context! {
+            gold => Estimate::of(&of_reference(metrics::GOLD)).map(|e| format!("{e:.2}")),
+            gold_sd => fixed(mean(&of_reference(metrics::GOLD_SD)), 2),
         },
-    )
+        bayes => shared("pairs", metrics::BAYES_ACCURACY, 3),
+        tau => shared("pairs", metrics::TAU, 2),
+        rm_test => shared("rm", metrics::PAIR_ACCURACY_TEST, 3),
+        rm_slope => shared("rm", metrics::RM_TRAP_SLOPE, 2),
+        rm_gold => shared("rm", metrics::RM_SPEARMAN_GOLD, 2),
+        base_nll => shared("base", metrics::NLL_TOKEN, 2),
+        gold_full => shared("corpus", metrics::GOLD_ACCURACY, 3),
+        gold_window => shared("corpus", metrics::GOLD_ACCURACY_WINDOW, 3),
+        gold_human => shared("corpus", metrics::GOLD_HUMAN_AGREEMENT, 3),
+        gold_calibration => shared("corpus", metrics::GOLD_CALIBRATION, 3),
+        tidy_kl => nats(frontier::common_kl(run)),
+    }
+}
+
+/// How the run went: what is missing or weak, what it cost, and how it is repeated.
+fn run_context(run: &Run) -> Value {
+    let manifest = &run.manifest;
+    let arguments = manifest.command.iter().skip(1).map(String::as_str);
+    context! {
+        cells => run.cells.len(),
+        unfinished => run.missing_summary(),
+        dropped_claims => run.dropped_claims(),
+        weak => calibration::at_chance(run),
+        idle => idle::warnings(run),
+        threads => costs::threads_label(run),
+        manifest => Serde(manifest),
+        seconds => manifest.wall_seconds.map(seconds),
+        memory => si(manifest.peak_memory as f64),
+        folder => format!("runs/{}", run.experiment.name),
+        command => std::iter::once("duel").chain(arguments).collect::<Vec<_>>().join(" "),
+        settings => std::fs::read_to_string(run.folder.join("experiment.toml")).unwrap_or_default(),
+    }
+}
+
+/// How many times the cost of the cheaper of two arms the other has.
+fn cost_ratio(costs: &[ArmCost]) -> Option<Value> {
+    let [a, b] = costs else { return None };
+    let (cheap, expensive) = if a.flops <= b.flops { (a, b) } else { (b, a) };
+    (cheap.flops > 0.0 && cheap.seconds > 0.0).then(|| {
+        context! {
+            cheap => cheap.arm.to_uppercase(),
+            expensive => expensive.arm.to_uppercase(),
+            flops => fixed(expensive.flops / cheap.flops, 1),
+            seconds => fixed(expensive.seconds / cheap.seconds, 1),
+        }
+    })
 }
 
 /// What became of the user's rows: how many were read and kept, and why the others were not; `None` for runs that do not say.
@@ -292,12 +309,12 @@ fn matched_sentences(run: &Run) -> Vec<String> {
         match difference.excludes_zero() {
             Some(true) => sentences.push(format!("{lead}.")),
             Some(false) => undecided.push(m.kl.to_string()),
-            None => sentences.push(format!("{lead}; one seed gives no interval, so this says little.")),
+            None => sentences.push(format!("{lead}; with one seed there is no interval.")),
         }
     }
     if let Some((last, first)) = undecided.split_last() {
         let kls = if first.is_empty() { last.clone() } else { format!("{} and {last}", first.join(", ")) };
-        sentences.push(format!("At KL {kls} the interval of the difference holds zero: the arms are not told apart."));
+        sentences.push(format!("At KL {kls} the interval of the difference contains zero: no detectable difference."));
     }
     sentences
 }

@@ -110,9 +110,9 @@ fn drops(run: &Run) -> TextTable {
         "KL at the peak",
         "gold at the peak",
         "furthest KL",
-        "gold there",
+        "gold at furthest KL",
         "drop, ref. sd",
-        "proxy gained since the peak",
+        "proxy gain since the peak",
         "peak before one epoch, share",
     ];
     let row = |d: OverOptimization| {
@@ -188,7 +188,7 @@ fn verdicts(judged: &[ClaimResult]) -> TextTable {
 
 /// What training cost.
 fn costs(run: &Run) -> TextTable {
-    let head = ["arm", "models in memory", "tokens sampled", "FLOPs", "before the loop", "seconds", "before the loop"];
+    let head = ["arm", "models in memory", "tokens sampled", "FLOPs", "prerequisites", "seconds", "prerequisites"];
     let rows = arm_costs(run)
         .into_iter()
         .map(|c| {
@@ -213,8 +213,8 @@ fn stages(run: &Run) -> TextTable {
         ("gold scorer: accuracy on the judged window", "corpus", metrics::GOLD_ACCURACY_WINDOW, 3),
         ("gold scorer: calibration error", "corpus", metrics::GOLD_CALIBRATION, 3),
         ("gold scorer: agreement with human ratings", "corpus", metrics::GOLD_HUMAN_AGREEMENT, 3),
-        ("base model: held-out nats a token", "base", metrics::NLL_TOKEN, 3),
-        ("SFT: held-out nats a token", "sft", metrics::NLL_TOKEN, 3),
+        ("base model: held-out nats per token", "base", metrics::NLL_TOKEN, 3),
+        ("SFT: held-out nats per token", "sft", metrics::NLL_TOKEN, 3),
         ("SFT: KL(grammar || reference), nats", "sft", metrics::KL_GRAMMAR, 4),
         ("pairs: temperature of the labels", "pairs", metrics::TAU, 3),
         ("pairs: Bayes accuracy of the test rows", "pairs", metrics::BAYES_ACCURACY, 3),
@@ -235,14 +235,14 @@ fn stages(run: &Run) -> TextTable {
             (!values.is_empty()).then(|| vec![label.into(), estimate(&values, places), values.len().to_string()])
         })
         .collect();
-    TextTable { name: "stages", head: vec!["what".into(), "value".into(), "seeds".into()], rows }
+    TextTable { name: "stages", head: vec!["metric".into(), "value".into(), "seeds".into()], rows }
 }
 
 /// The same as numbers.
 fn calibration(run: &Run) -> TextTable {
     TextTable {
         name: "calibration",
-        head: ["pairs", "chance given to the higher score", "share in which it was chosen"].map(String::from).into(),
+        head: ["pairs", "predicted probability of the higher score", "observed share chosen"].map(String::from).into(),
         rows: pooled(run)
             .iter()
             .map(|bin| {
@@ -255,8 +255,7 @@ fn calibration(run: &Run) -> TextTable {
 /// Every point of a search, the best of each arm first; empty without a search.
 fn tried_points(run: &Run, tuning: &TuningResults) -> TextTable {
     let (choose, seeds) = (run.experiment.tuning.choose, run.experiment.tuning_seeds());
-    let head =
-        ["arm", "point", "", "seeds", &merit_label(tuning, run), "learned reward gained there", "FLOPs a training"];
+    let head = ["arm", "point", "", "seeds", &merit_label(tuning, run), "learned reward there", "FLOPs per training"];
     let mut rows = vec![];
     for arm in run.arms().into_iter().filter(|_| run.experiment.is_tuned()) {
         let ranked = tuning.ranked(arm, &seeds, choose);

@@ -114,7 +114,7 @@ fn charts_show_finished_policies_on_test_prompts() {
         );
         // the gain by seed at the common KL, and the cost of every seed that reaches the target
         let dots = |name: &str| {
-            let is_arm = |s: &&Series| s.description == format!("{}, a seed", arm.to_uppercase());
+            let is_arm = |s: &&Series| s.description == format!("{}, one seed", arm.to_uppercase());
             plot(name).series.iter().find(is_arm).expect("dots").data.iter().map(|p| p.0).collect::<Vec<f64>>()
         };
         let gains: Vec<f64> = seeds.iter().filter_map(|&seed| Some(naive.gain(arm, seed, kl)?.1)).collect();

@@ -2,9 +2,11 @@
 
 mod cases;
 pub mod peers;
+mod shapes;
 
 use crate::error::Result;
-pub use cases::{BenchShape, CASES, Case, PRETRAINED, Shape, case};
+pub use cases::{CASES, Case, PRETRAINED, case};
+pub use shapes::{BenchShape, Shape};
 use std::time::Instant;
 
 /// Seconds of one token of a case on the shape's threads, or of one run where no tokens are counted, measured for a third of a second.

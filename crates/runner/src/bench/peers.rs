@@ -1,6 +1,7 @@
 //! The other programs of `duel bench --peers`, which make one step per request.
 
-use super::cases::{LORA_RANK, Shape};
+use super::cases::LORA_RANK;
+use super::shapes::Shape;
 use crate::error::{Error, Result};
 use duel_model::Activation;
 use serde::Deserialize;
@@ -34,7 +35,6 @@ enum PeerReply {
 pub fn start(shape: &Shape, case: &str) -> Result<Vec<Peer>> {
     let names: &[&'static str] = match case {
         "evaluation" => &[],
-        "ppo" if shape.is_large() => &[],
         _ if shape.is_large() => &["trl"],
         _ => &["torch", "trl"],
     };
@@ -72,7 +72,7 @@ impl Peer {
         let mut peer = Self { name, versions: BTreeMap::new(), process, asks, answers: BufReader::new(answers) };
         match peer.answer()? {
             PeerReply::Ready { versions } => peer.versions = versions,
-            PeerReply::Step { .. } => return Err(fails("it answered before it was asked".into())),
+            PeerReply::Step { .. } => return Err(fails("it printed before it got any input".into())),
         }
         Ok(peer)
     }
@@ -114,6 +114,6 @@ fn sizes(shape: &Shape) -> serde_json::Value {
     serde_json::json!({
         "family": config.architecture.family, "gelu": gelu, "inner": config.inner(), "layers": config.layers, "width": config.width,
         "heads": config.heads, "key_value_heads": config.key_value_heads(), "vocabulary": config.vocabulary,
-        "lora_rank": LORA_RANK, "prompt": shape.space.prompt_tokens, "response": shape.space.response_tokens, "batch": shape.batch, "rollout": shape.rollout(),
+        "lora_rank": if shape.is_large() { LORA_RANK } else { 0 }, "prompt": shape.space.prompt_tokens, "response": shape.space.response_tokens, "batch": shape.batch, "rollout": shape.rollout(),
     })
 }

@@ -2,7 +2,7 @@
 
 use crate::bench::{self, BenchShape, CASES, Case, Shape, peers, with_threads};
 use crate::error::Result;
-use crate::sysinfo;
+use crate::sysinfo::{self, PURGE_MILLISECONDS, PURGE_MILLISECONDS_PRETRAINED};
 use crate::terminal::print;
 use burn::tensor::{Device, Distribution, Tensor};
 use clap::{Args, ValueEnum};
@@ -112,6 +112,9 @@ pub fn bench(args: &BenchArgs) -> Result<()> {
     let mut timings = Vec::new();
     for &shape in &args.config {
         let shape = Shape::of(shape);
+        // as a worker of such a model
+        let purge = if shape.is_large() { PURGE_MILLISECONDS_PRETRAINED } else { PURGE_MILLISECONDS };
+        sysinfo::set_purge_delay(purge);
         with_threads(shape.threads, || -> Result<()> {
             let peak = match peaks.iter().find(|(threads, _)| *threads == shape.threads) {
                 Some((_, peak)) => *peak,
@@ -162,7 +165,7 @@ fn peak() -> f64 {
 
 /// Warms up all programs, then times them in turn; the one that begins changes from round to round. A turn has as many steps
 /// as fit in [`TURN`], the same number for every program, so that a step of milliseconds is timed as in training.
-fn time(shape: &Shape, name: &'static str, mut case: Case<'_>, args: &BenchArgs, peak: f64) -> Result<Timing> {
+fn time(shape: &Shape, name: &'static str, mut case: Case, args: &BenchArgs, peak: f64) -> Result<Timing> {
     let mut peers = if args.peers { peers::start(shape, name)? } else { vec![] };
     let runs = usize::from(args.runs);
     let programs = 1 + peers.len();

@@ -75,7 +75,7 @@ fn explain(args: &ExperimentArgs) -> Result<()> {
         if run.contains_stage(&stage.id)? {
             text += &format!("{}: reused, as {}\n", stage.label(), stage.id.folder());
         } else {
-            text += &format!("{}: made anew, as {}\n", stage.label(), stage.id.folder());
+            text += &format!("{}: made again, since {}\n", stage.label(), stage.id.folder());
             text += &why(&plan, stage, &all)?;
         }
     }

@@ -19,7 +19,7 @@ pub fn cancel(path: &Path) -> Result<()> {
     let is_followed = RunLock::take(run.path()).is_err();
     print(&format!(
         "{count} jobs cancelled{}; what is finished stays\n",
-        if is_followed { ", and the process that follows them was told" } else { "" }
+        if is_followed { ", and the process that monitors them was notified" } else { "" }
     ));
     Ok(())
 }

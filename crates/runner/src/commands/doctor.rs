@@ -66,7 +66,7 @@ fn free_bytes(out: &Path) -> std::result::Result<f64, String> {
     let absolute = std::path::absolute(out).map_err(|e| e.to_string())?;
     let existing = absolute.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
     if !existing.is_dir() {
-        return Err("a file stands there".into());
+        return Err("there is a file of that name".into());
     }
     if rustix::fs::access(existing, rustix::fs::Access::WRITE_OK).is_err() {
         return Err("it cannot be written to".into());

@@ -11,7 +11,9 @@ use clap::Args;
 use clap::ValueEnum;
 use duel_ledger::RunDir;
 use duel_model::gguf::{self, Precision};
-use duel_model::{Checkpoint, FileDType as Stored, SpecialTokens, TokenizerFiles, huggingface, peft};
+use duel_model::{
+    Checkpoint, FileDType as Stored, SpecialTokens, TokenizerFiles, TransformerConfig, huggingface, peft,
+};
 use duel_report::Run;
 use duel_spec::{Experiment, REFERENCE};
 use std::path::Path;
@@ -21,7 +23,7 @@ use std::sync::atomic::AtomicBool;
 /// What an export writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ExportAs {
-    /// A Hugging Face directory, adapters worked in
+    /// A Hugging Face directory with the adapters merged
     Merged,
     /// A PEFT directory, to be put onto the model that the run began from
     Adapter,
@@ -127,6 +129,13 @@ pub fn write(checkpoint: &Checkpoint, to: &Path, form: ExportAs, numbers: FileNu
     }
 }
 
+/// Says what llama.cpp computes otherwise than the model that was written.
+pub(super) fn note_differences(config: &TransformerConfig, form: ExportAs) {
+    if form == ExportAs::Gguf {
+        warn(&gguf::llama_cpp_differences(config));
+    }
+}
+
 /// Writes the policy that an arm has trained.
 ///
 /// # Errors
@@ -137,7 +146,7 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     check_name(&args.to, args.form)?;
     let arm = args.arm.as_deref().unwrap_or_default(); // clap asks for it
     if arm == REFERENCE && args.point.is_some() {
-        return Err(unused("--point", "the reference is no arm, and has no points"));
+        return Err(unused("--point", "the reference is not an arm and has no points"));
     }
 
     // 2. Whose policy.
@@ -158,10 +167,10 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     let policy = if arm == REFERENCE { context.sft_policy(world)? } else { context.trained_policy(world)? };
 
     // 3. With the words and sizes of the model that it came from.
-    let (config, words) = match experiment.is_pretrained() {
+    let (config, tokenizer_files) = match experiment.is_pretrained() {
         true => {
             let model = PretrainedModel::open(&experiment.model.from)?.model;
-            (model.config, model.words)
+            (model.config, model.tokenizer_files)
         }
         false => (context.config(world)?, own_tokenizer(&context, world.space())?),
     };
@@ -169,8 +178,11 @@ pub fn export(args: &ExportArgs) -> Result<()> {
     let base = adapter_base(&experiment)?;
     target.write(|path| match args.form {
         ExportAs::Adapter => Ok(peft::write_adapter(path, &config, &policy, &base)?),
-        form => write(&Checkpoint { config, policy: policy.merged(), words }, path, form, numbers),
+        form => {
+            write(&Checkpoint { config: config.clone(), policy: policy.merged(), tokenizer_files }, path, form, numbers)
+        }
     })?;
+    note_differences(&config, args.form);
     let whose = if arm == REFERENCE { format!("{REFERENCE}, seed {seed}") } else { stage.label() };
     print(&format!("wrote {}: {whose}\n", args.to.display()));
     if args.form == ExportAs::Adapter {
@@ -185,12 +197,12 @@ pub fn export(args: &ExportArgs) -> Result<()> {
 /// What an adapter is put onto, for peft: the model itself, or the repository that a GGUF file names. Empty where that is not known, or
 /// where what lies beneath is what SFT made.
 fn adapter_base(experiment: &Experiment) -> Result<String> {
-    let from = Path::new(&experiment.model.from);
     if experiment.stages.sft.steps != 0 {
         return Ok(String::new());
     }
-    if target::is_gguf(from) {
-        return Ok(gguf::repository(from)?.unwrap_or_default());
+    let from = sources::model(Path::new(&experiment.model.from))?;
+    if target::is_gguf(&from) {
+        return Ok(gguf::repository(&from)?.unwrap_or_default());
     }
     Ok(sources::public_name(&experiment.model.from))
 }

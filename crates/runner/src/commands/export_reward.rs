@@ -46,11 +46,11 @@ pub fn export_reward_model(args: &ExportArgs) -> Result<()> {
     let [(RewardNetwork::Network(model), centre)] = reward.judges() else {
         return Err(no_classifier("it is not one network"));
     };
-    let (config, words, pad) = sources_of(&context, loaded.world.as_ref())?;
+    let (config, tokenizer_files, pad) = sources_of(&context, loaded.world.as_ref())?;
     let score = Some([centre + reward.centre, reward.scale]);
 
     // 3. Beside its place, and then into it.
-    let checkpoint = ClassifierCheckpoint { config, model: model.clone(), words, pad, score };
+    let checkpoint = ClassifierCheckpoint { config, model: model.clone(), tokenizer_files, pad, score };
     target.write(|path| Ok(classifier::write(path, checkpoint, stored(numbers))?))?;
     print(&format!(
         "wrote {}: {}; the run's score is (logit - centre) / scale, see duel_score in config.json\n",
@@ -68,11 +68,11 @@ fn no_classifier(reason: &str) -> Error {
 fn check(experiment: &Experiment) -> Result<()> {
     let settings = &experiment.stages.rm;
     match (settings.model, settings.score, settings.ensemble) {
-        (RmModel::Linear, ..) => Err(no_classifier("the linear reward model is no network")),
+        (RmModel::Linear, ..) => Err(no_classifier("the linear reward model is not a network")),
         (_, ScorePooling::Mean, _) => {
             Err(no_classifier("it scores the mean over a response's tokens, transformers' classifiers the last one"))
         }
-        (.., 2..) => Err(no_classifier("an ensemble is no single classifier")),
+        (.., 2..) => Err(no_classifier("an ensemble is not a single classifier")),
         _ => Ok(()),
     }
 }
@@ -84,20 +84,21 @@ fn sources_of(
 ) -> Result<(TransformerConfig, TokenizerFiles, Option<u32>)> {
     if let Some(start) = context.reward_start()? {
         let given = &start.model.classifier;
-        return Ok((given.model.config.clone(), given.model.words.clone(), given.pad));
+        return Ok((given.model.config.clone(), given.model.tokenizer_files.clone(), given.pad));
     }
-    let (config, words) = match context.experiment.is_pretrained() {
+    let (config, tokenizer_files) = match context.experiment.is_pretrained() {
         true => {
             let PretrainedModel { mut model, tokenizer, .. } = PretrainedModel::open(&context.experiment.model.from)?;
             let ends: Vec<String> =
-                model.words.special.eos_ids().into_iter().filter_map(|id| tokenizer.token(id)).collect();
-            model.words.template = model.words.template.map(|template| ending_in_eos(&template, &ends));
-            (model.config, model.words)
+                model.tokenizer_files.special.eos_ids().into_iter().filter_map(|id| tokenizer.token(id)).collect();
+            model.tokenizer_files.template =
+                model.tokenizer_files.template.map(|template| ending_in_eos(&template, &ends));
+            (model.config, model.tokenizer_files)
         }
         false => (context.config(world)?, own_tokenizer(context, world.space())?),
     };
     let space = world.space();
-    Ok((config, words, Some(space.pad).filter(|pad| !space.ends_response(*pad))))
+    Ok((config, tokenizer_files, Some(space.pad).filter(|pad| !space.ends_response(*pad))))
 }
 
 /// The template of a reward model that scores EOS, the last token of every response: without what a template writes after a

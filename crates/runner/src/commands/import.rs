@@ -1,6 +1,6 @@
 //! `duel import`: what the files of a model hold, and the model in another format.
 
-use crate::commands::export::{ExportAs, FileNumbers, numbers, stored, unused, write};
+use crate::commands::export::{ExportAs, FileNumbers, note_differences, numbers, stored, unused, write};
 use crate::error::Result;
 use crate::sources;
 use crate::target::{self, ModelTarget};
@@ -12,7 +12,8 @@ use std::path::{Path, PathBuf};
 
 #[derive(Debug, Args)]
 pub struct ImportArgs {
-    /// A Hugging Face directory, a .gguf file, or a model's name on the hub: org/name or org/name@revision
+    /// A Hugging Face directory, a .gguf file, or a model's name on the hub: org/name, org/name@revision or
+    /// org/name/FILE.gguf
     pub from: PathBuf,
     /// Where it is written: a directory, or a .gguf file
     #[arg(long, value_name = "DIR|FILE.gguf")]
@@ -61,8 +62,8 @@ pub fn import(args: &ImportArgs) -> Result<()> {
     print(&format!(
         "{}: {layers} layers of width {width}, {heads} heads, {vocabulary} tokens, context {context}, {parameters} parameters{}{}\n",
         args.from.display(),
-        if model.words.tokenizer.is_some() { ", with its tokenizer" } else { ", without a tokenizer" },
-        if model.words.template.is_some() { " and chat template" } else { "" },
+        if model.tokenizer_files.tokenizer.is_some() { ", with its tokenizer" } else { ", without a tokenizer" },
+        if model.tokenizer_files.template.is_some() { " and chat template" } else { "" },
     ));
     print(&format!("  family: {}; numbers: {}\n", model.config.architecture.family, model.dtypes().join(", ")));
     for line in tokenizer.iter().flat_map(|tokenizer| world::tokenizer_summary(&model, tokenizer)) {
@@ -72,8 +73,9 @@ pub fn import(args: &ImportArgs) -> Result<()> {
         print(&format!("  not used: {setting}\n"));
     }
     let Some((to, form, numbers, target)) = target else { return Ok(()) };
-    let checkpoint = Checkpoint { config: model.config, policy, words: model.words };
+    let checkpoint = Checkpoint { config: model.config, policy, tokenizer_files: model.tokenizer_files };
     target.write(|made| write(&checkpoint, made, form, numbers))?;
+    note_differences(&checkpoint.config, form);
     print(&format!("wrote {}\n", to.display()));
     Ok(())
 }
@@ -88,16 +90,20 @@ fn import_classifier(from: &Path, target: Option<ImportTarget<'_>>) -> Result<()
         "{}: a reward model (a sequence classifier with one label): {layers} layers of width {width}, {heads} heads, {vocabulary} \
          tokens, context {context}{}{}; its score is on the last token{}\n",
         from.display(),
-        if classifier.model.words.tokenizer.is_some() { ", with its tokenizer" } else { ", without a tokenizer" },
-        if classifier.model.words.template.is_some() { " and chat template" } else { "" },
+        if classifier.model.tokenizer_files.tokenizer.is_some() {
+            ", with its tokenizer"
+        } else {
+            ", without a tokenizer"
+        },
+        if classifier.model.tokenizer_files.template.is_some() { " and chat template" } else { "" },
         classifier.pad.map_or(String::new(), |pad| format!(" that is not {pad}")),
     ));
     let Some((to, form, numbers, target)) = target else { return Ok(()) };
     if form == ExportAs::Gguf {
         return Err(unused(&format!("--to {}", to.display()), "GGUF files hold no head of a classifier"));
     }
-    let Classifier { model: Pretrained { config, words, .. }, pad, .. } = classifier;
-    let checkpoint = ClassifierCheckpoint { config, model, words, pad, score: None };
+    let Classifier { model: Pretrained { config, tokenizer_files, .. }, pad, .. } = classifier;
+    let checkpoint = ClassifierCheckpoint { config, model, tokenizer_files, pad, score: None };
     target.write(|made| Ok(duel_model::classifier::write(made, checkpoint, stored(numbers))?))?;
     print(&format!("wrote {}\n", to.display()));
     Ok(())

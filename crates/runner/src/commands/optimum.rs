@@ -9,7 +9,7 @@ use clap::{Args, ValueEnum};
 use duel_data::grammar::GrammarWorld;
 use duel_evaluation::{Optimum, WorldTables, distributions};
 use duel_ledger::RunDir;
-use duel_model::Reader;
+use duel_model::ResponseReader;
 use duel_spec::{GrammarSettings, Split, WorldKind};
 use std::fmt::Write;
 use std::path::Path;
@@ -35,13 +35,13 @@ pub enum ProxyKind {
 pub struct OptimumArgs {
     #[arg(long)]
     pub world: ExactWorld,
-    /// Price of a nat of KL, from 1e-6 to 1e6
+    /// KL coefficient, reward per nat, from 1e-6 to 1e6
     #[arg(long, value_parser = positive)]
     pub beta: f64,
     /// Prompts of the grammar; the bandit has only one set
     #[arg(long, default_value = "test", value_parser = split)]
     pub split: Split,
-    /// Climb this reward instead of gold; gold still judges
+    /// Maximize this reward instead of gold; gold is still what is measured
     #[arg(long)]
     pub proxy: Option<ProxyKind>,
     /// `grammar` itself, or a run directory whose SFT policy is the reference
@@ -103,7 +103,7 @@ fn of_run(args: &OptimumArgs, path: &Path) -> Result<WorldTables> {
     let world = GrammarWorld::new(experiment.world.grammar.rho, experiment.world.grammar.sft_rows);
     let context = StageContext::new(&experiment, &plan, stage, &run, device.clone(), &stop);
     let policy = context.sft_policy(&world)?;
-    let reader = Reader::new(duel_data::World::space(&world), &device);
+    let reader = ResponseReader::new(duel_data::World::space(&world), &device);
     Ok(WorldTables::grammar_with(&world, args.split, |prompts| distributions(&policy, &reader, prompts)))
 }
 

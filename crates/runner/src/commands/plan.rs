@@ -144,7 +144,7 @@ fn warnings(experiment: &Experiment, memory: f64, seconds: f64, machine: Machine
     }
     if seconds > LONG {
         warnings.push(format!(
-            "about {}: it can be interrupted at any time and goes on where it was",
+            "about {}: it can be interrupted at any time and resumes where it stopped",
             format_seconds(seconds)
         ));
     }

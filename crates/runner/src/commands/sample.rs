@@ -251,7 +251,7 @@ fn render(all_responses: &[SampledResponse], in_colour: bool) -> String {
             .iter()
             .map(|piece| if in_colour { coloured(piece) } else { sanitize(&piece.text).into_owned() });
         let _ = writeln!(text, "  {name:<20} {}{}", pieces.collect::<String>(), if response.ended { "" } else { "…" });
-        let gold = response.gold_reward.map_or("not asked (--judge)".into(), |gold| signed(gold, 2));
+        let gold = response.gold_reward.map_or("not scored (--judge)".into(), |gold| signed(gold, 2));
         let [proxy, ratio] = [response.proxy_reward, response.log_ratio].map(|x| signed(x, 2));
         let _ =
             writeln!(text, "  {:<20} gold {gold}, proxy {proxy}, KL {}, log-ratio {ratio}", "", fixed(response.kl, 2));
@@ -303,7 +303,7 @@ mod tests {
         assert!(!plain.contains(|c: char| c.is_control() && c != '\n'), "{plain:?}");
         assert!(plain.ends_with("gold 0.00, proxy –, KL 0.00, log-ratio +1.00\n"), "{plain:?}");
         let unasked = SampledResponse { gold_reward: None, ..response.clone() };
-        assert!(render(&[unasked], false).contains("gold not asked (--judge), proxy"));
+        assert!(render(&[unasked], false).contains("gold not scored (--judge), proxy"));
         let coloured = render(&[response], true);
         assert_eq!((coloured.matches('\x1b').count(), coloured.contains("\x1b[2J")), (2, false), "{coloured:?}");
     }

@@ -282,7 +282,7 @@ fn draw(frame: &mut Frame<'_>, view: &RunView, state: &ViewState) {
         draw_samples(frame, samples, view);
     }
     let keys = if state.help {
-        "← → or m: another curve   ↑ ↓ or j k: scroll the stages   ?: less   q: leave; the run goes on"
+        "← → or m: another curve   ↑ ↓ or j k: scroll the stages   ?: less   q: leave; the run continues"
     } else {
         "q leave   ← → curve   ↑ ↓ scroll   ? help"
     };
@@ -397,7 +397,7 @@ fn draw_cells(frame: &mut Frame<'_>, area: Rect, view: &RunView, state: &ViewSta
 fn draw_chart(frame: &mut Frame<'_>, area: Rect, view: &RunView, state: &ViewState) {
     let names = view.metrics();
     let Some(name) = names.get(state.metric.min(names.len().saturating_sub(1))) else {
-        let none = Paragraph::new("no curve yet: cells have not begun").block(Block::bordered().title(" curves "));
+        let none = Paragraph::new("no curve yet: no cell has started").block(Block::bordered().title(" curves "));
         frame.render_widget(none, area);
         return;
     };

@@ -159,7 +159,7 @@ impl Executor for LocalExecutor<'_> {
             return Ok(TaskFailure::Failed(failure));
         }
         let message = format!(
-            "{}: its worker was ended by {status}; begun again from its last checkpoint, alone ({} of {})",
+            "{}: its worker was ended by {status}; restarted from its last checkpoint, alone ({} of {})",
             failure.stage,
             attempts + 1,
             RETRIES + 1

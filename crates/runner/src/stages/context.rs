@@ -10,7 +10,7 @@ use burn::tensor::Device;
 use duel_data::World;
 use duel_data::pairs::PreferenceRow;
 use duel_ledger::{RunDir, StageDir, StageRecorder};
-use duel_model::{Policy, Reader, TransformerConfig, peft, weights};
+use duel_model::{Policy, ResponseReader, TransformerConfig, peft, weights};
 use duel_reward::{PretrainedReward, Scorer};
 use duel_spec::seeds::{self};
 use duel_spec::{ArmPoint, Clocks, Experiment};
@@ -33,7 +33,7 @@ pub struct StageContext<'a> {
     judges: RefCell<Vec<Arc<dyn Scorer>>>,
 }
 
-/// Models that several parts of a stage share: one copy in memory, however many wear adapters on it.
+/// Models that several parts of a stage share: one copy in memory, under however many adapters.
 #[derive(Debug, Default)]
 struct ModelCache {
     config: OnceCell<TransformerConfig>,
@@ -52,7 +52,7 @@ pub(crate) struct RewardStart {
 }
 
 impl<'a> StageContext<'a> {
-    /// A desk at which no model has been read yet.
+    /// A context in which no model has been read yet.
     pub fn new(
         experiment: &'a Experiment,
         plan: &'a Plan,
@@ -141,12 +141,12 @@ impl StageContext<'_> {
         self.device.clone().autodiff()
     }
 
-    pub fn reader(&self, world: &dyn World) -> Reader {
-        Reader::new(world.space(), &self.device)
+    pub fn reader(&self, world: &dyn World) -> ResponseReader {
+        ResponseReader::new(world.space(), &self.device)
     }
 
-    pub fn train_reader(&self, world: &dyn World) -> Reader {
-        Reader::new(world.space(), &self.train_device())
+    pub fn train_reader(&self, world: &dyn World) -> ResponseReader {
+        ResponseReader::new(world.space(), &self.train_device())
     }
 
     /// A copy of a policy on the autodiff device, ready to train.

@@ -9,7 +9,7 @@ use duel_data::pairs::PreferenceRow;
 use duel_dpo::{Dpo, ReferenceLogp};
 use duel_evaluation::{EvalKind, EvalResult};
 use duel_ledger::StageRecorder;
-use duel_model::{Flops, Policy, Reader, ScalarModel, TransformerConfig, ValueHead, weights};
+use duel_model::{Flops, Policy, ResponseReader, ScalarModel, TransformerConfig, ValueHead, weights};
 use duel_ppo::{ActorCritic, Baseline, Critic, OnlineDpo, PolicyGradient, Ppo, Raft, RolloutContext, planned};
 use duel_reward::{LearnedReward, Scorer};
 use duel_spec::seeds::{self, Stream};
@@ -38,8 +38,8 @@ pub struct TrainingInputs<'a> {
     pub start: Policy,
     /// The same once more with parameters of its own, for a critic where no reward model gives one.
     pub critic_start: Policy,
-    pub reader: Reader,
-    pub train_reader: Reader,
+    pub reader: ResponseReader,
+    pub train_reader: ResponseReader,
     pub gold: Arc<dyn Scorer>,
     pub reward: LearnedReward,
     /// The sizes of its networks.

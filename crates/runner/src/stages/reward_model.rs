@@ -13,7 +13,7 @@ use duel_data::grammar::{excitements, token};
 use duel_data::pairs::PreferenceRow;
 use duel_evaluation::proxy_table;
 use duel_ledger::StageRecorder;
-use duel_model::{Policy, Reader, Responses, ScalarModel, TransformerConfig, generate, weights};
+use duel_model::{FileTensor, Policy, ResponseReader, Responses, ScalarModel, TransformerConfig, generate, weights};
 use duel_reward::{Calibration, LearnedReward, Linear, RewardModel, RewardNetwork, RewardReader, Scorer, quality};
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{Clocks, Recorder, RmCheckpointSelection, RmModel, RmStage, RmStart, Split, metrics};
@@ -121,7 +121,9 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
 
 /// How the reward model reads responses: the policy's ids, or, where it has a tokenizer of its own, their text.
 fn reward_reader(context: &StageContext<'_>, loaded: &LoadedWorld, device: &Device) -> Result<RewardReader> {
-    let Some(start) = context.reward_start()? else { return Ok(Reader::new(loaded.world.space(), device).into()) };
+    let Some(start) = context.reward_start()? else {
+        return Ok(ResponseReader::new(loaded.world.space(), device).into());
+    };
     let world = loaded.text().expect("checked: a world of text");
     Ok(start.model.reader(world, &context.experiment.world.rows.date, usize::MAX, device)?)
 }
@@ -138,7 +140,7 @@ fn save(reward: &LearnedReward, settings: &RmStage, to: &Path) -> Result<()> {
         match judge {
             RewardNetwork::Network(_) if settings.steps == 0 => {} // its weights are those of its directory
             RewardNetwork::Network(model) => {
-                let name = |ours: &str| (!settings.lora || is_trained(ours)).then(|| (ours.to_owned(), false));
+                let name = |ours: &str| (!settings.lora || is_trained(ours)).then(|| FileTensor::same(ours));
                 weights::save_some(model, &to.join(file_name(i)), name)?;
             }
             RewardNetwork::Linear(weights) => linear = Some(weights.clone()),

@@ -1,7 +1,7 @@
 //! Settings of the reward model that cannot be combined.
 
 use crate::Result;
-use crate::document::Document;
+use crate::document::{Document, Origin};
 use crate::experiment::Experiment;
 use crate::stages::{RmCheckpointSelection, RmModel, RmStage, RmStart};
 use crate::world::WorldKind;
@@ -20,11 +20,16 @@ pub(super) fn check_reward_model(experiment: &Experiment, document: &Document) -
         let accepted = "at least 1; with stages.rm.from also 0: it scores as it is";
         return Err(document.out_of_range("stages.rm.steps", "0", accepted));
     }
+    // the default is that of a new head: as many steps at its rate would undo what the model has learned
+    if is_given && document.origin("stages.rm.steps") == Origin::Default {
+        let accepted = "with stages.rm.from: 0, it scores as it is, or how many steps it is trained further";
+        return Err(document.missing("stages.rm.steps", accepted));
+    }
     let (given, frozen, untrained) = ("from", "steps = 0", "nothing is trained");
     let (linear, not_used) = ("model = \"linear\"", "it is not used");
     // the key, whether it conflicts, with what, why
     let conflicts = [
-        (given, is_given && !is_text, "world.kind = \"grammar\"", "it reads text, and the ids of grammar are none"),
+        (given, is_given && !is_text, "world.kind = \"grammar\"", "it reads text, and grammar has only token ids"),
         (given, is_given && is_linear, linear, "it is a transformer"),
         ("start", is_given && rm.start != defaults.start, given, "its body is that of the directory"),
         ("score", is_given && rm.score != defaults.score, given, "a classifier scores the last token"),

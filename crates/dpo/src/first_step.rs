@@ -3,7 +3,7 @@
 use crate::invariants;
 use crate::reference::{ReferenceLogp, pair_logp};
 use burn::tensor::Tensor;
-use duel_model::{Policy, Reader, weights::host};
+use duel_model::{Policy, ResponseReader, weights::host};
 use duel_objectives::{ChosenRejected, PreferenceLoss, PreferenceOutcome};
 use duel_spec::DpoSettings as Settings;
 use duel_training::invariants::{self as training_invariants, largest};
@@ -11,16 +11,16 @@ use duel_training::probes;
 use duel_training::{Learner, PairBatch, Result, norm, pairs::accuracy, pairs::halves};
 
 /// A training at its first step.
-pub struct Start<'a, L> {
+pub struct FirstStep<'a, L> {
     pub settings: &'a Settings,
     pub loss: PreferenceLoss,
     /// On the autodiff device.
-    pub reader: &'a Reader,
+    pub reader: &'a ResponseReader,
     /// The outcome of pairs from their log-probs under policy and reference.
     pub outcome: L,
 }
 
-impl<L: Fn(&Reader, ChosenRejected, ChosenRejected, &PairBatch) -> PreferenceOutcome> Start<'_, L> {
+impl<L: Fn(&ResponseReader, ChosenRejected, ChosenRejected, &PairBatch) -> PreferenceOutcome> FirstStep<'_, L> {
     /// The first batch before its update: the model reads it soundly, the cache is the reference's, and the loss prefers
     /// the chosen responses, ignores ties and can be read in parts.
     pub fn check_batch(&self, pairs: &PairBatch, cached: &ReferenceLogp, learner: &Learner<Policy>) -> Result<()> {
@@ -98,7 +98,7 @@ impl<L: Fn(&Reader, ChosenRejected, ChosenRejected, &PairBatch) -> PreferenceOut
 
     /// The loss where every chosen response is `step` nats likelier than under the reference, and every rejected one as much
     /// less likely; no model is read. `policy` carries no gradient.
-    fn loss_apart(&self, reader: &Reader, policy: &ChosenRejected, step: f64, pairs: &PairBatch) -> f64 {
+    fn loss_apart(&self, reader: &ResponseReader, policy: &ChosenRejected, step: f64, pairs: &PairBatch) -> f64 {
         let ChosenRejected { chosen, rejected } = policy.clone();
         let shifted = ChosenRejected { chosen: chosen + step, rejected: rejected - step };
         f64::from(host((self.outcome)(reader, shifted, policy.clone(), pairs).loss)[0])

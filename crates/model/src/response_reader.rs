@@ -1,14 +1,14 @@
-//! How a model reads responses: the one place that aligns columns. Column j of every `[B, T]` here
-//! belongs to response token j; its log-prob and its value are those given all before it.
+//! Forward passes over prompts and responses, aligned with the response tokens: column j of every `[B, T]` here belongs to response
+//! token j; its log-prob and its value are those given all tokens before it. No other place aligns columns.
 
 use crate::{Policy, Responses, ScalarModel, Tokens};
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 use duel_spec::{ScorePooling, TokenSpec};
 use std::sync::Arc;
 
-/// Reads responses of one world on one device.
+/// Logits, log-probs, values and scores of the responses of one world, on one device.
 #[derive(Debug, Clone)]
-pub struct Reader {
+pub struct ResponseReader {
     space: TokenSpec,
     device: Device,
     /// `[1, T, V]`, true = the response cannot hold this token there.
@@ -17,7 +17,7 @@ pub struct Reader {
     host_hidden: Option<Arc<Vec<bool>>>,
 }
 
-impl Reader {
+impl ResponseReader {
     /// `device` must be that of the models read (with or without autodiff).
     pub fn new(space: &TokenSpec, device: &Device) -> Self {
         let host_hidden = space.forbidden_mask().map(|rows| Arc::new(rows.concat()));
