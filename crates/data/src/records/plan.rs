@@ -223,7 +223,11 @@ fn pairs(count: usize) -> String {
 
 impl fmt::Display for ColumnPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "columns, as the first {} rows have them", self.rows)?;
+        match self.rows {
+            0 => return writeln!(f, "columns: the first rows have none"),
+            1 => writeln!(f, "columns, as the first row has them")?,
+            rows => writeln!(f, "columns, as the first {rows} rows have them")?,
+        }
         for PlannedColumn { role, column, kind, rows } in &self.columns {
             let share = if *rows == self.rows { String::new() } else { format!(", in {rows} of {} rows", self.rows) };
             writeln!(f, "  {:<14} `{column}`: {kind}{share}", role.key())?;
