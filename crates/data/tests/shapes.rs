@@ -663,7 +663,11 @@ fn scores_go_by_several_names() {
 {"prompt":"h","chosen":" x","rejected":" y","margin":"-1.5"}"#;
     let found = rows(text);
     assert_eq!(found[0], r#"1: "a" -> " x" > " y" scores 2 7"#);
-    assert!(found[1].starts_with("2! it is not valid JSON"), "{}", found[1]);
+    assert!(
+        found[1].starts_with("2! it is not valid JSON") && found[1].ends_with("NaN is no JSON: write null"),
+        "{}",
+        found[1]
+    );
     let half = "`score_chosen` and `score_rejected` must be given together";
     assert_eq!(found[2..], [format!("3! {half}"), format!("4! {half}"), r#"5: "h" -> " x" > " y" margin -1.5"#.into()]);
 }
