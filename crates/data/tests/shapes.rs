@@ -282,6 +282,9 @@ fn an_unknown_column_of_prompts_is_asked_for() {
         refusal.starts_with("there is no column `qurey`, which prompt names. its columns are `query`, `chosen`"),
         "{refusal}"
     );
+    // the names that experiments of earlier versions have
+    let text = r#"{"question": "Capital of France?", "chosen": "Paris.", "rejected": "Lyon."}"#;
+    assert_eq!(jsonl(text).rows(&named("prompt", "prompt").with("chosen", "chosen")), [format!("1: {PARIS}")]);
     // without any other text it is what TRL makes of two texts
     assert_eq!(
         rows(r#"{"chosen": "The sky is blue.", "rejected": "The sky is green.", "n": 1}"#),
