@@ -98,6 +98,10 @@ fn a_text_prompt_beside_chats_is_the_users_turn() {
     assert_eq!(file.rows(&Columns::default()), [format!("1: {PARIS} scores 8.5 6")]);
     let plan = file.plan(&Columns::default());
     assert!(plan.contains("  not used: `prompt_id`, `messages`\n"), "{plan}");
+    assert!(
+        plan.contains("chats that repeat it are used from its answer on") && !plan.contains("as it stands"),
+        "{plan}"
+    );
     assert!(plan.contains("  prompt         `prompt`: text\n  chosen         `chosen`: turns\n"), "{plan}");
     for (chosen, rejected, expected) in [
         // not repeated
@@ -278,6 +282,9 @@ fn an_unknown_column_of_prompts_is_asked_for() {
         refusal.starts_with("there is no column `qurey`, which prompt names. its columns are `query`, `chosen`"),
         "{refusal}"
     );
+    // the names that experiments of earlier versions have
+    let text = r#"{"question": "Capital of France?", "chosen": "Paris.", "rejected": "Lyon."}"#;
+    assert_eq!(jsonl(text).rows(&named("prompt", "prompt").with("chosen", "chosen")), [format!("1: {PARIS}")]);
     // without any other text it is what TRL makes of two texts
     assert_eq!(
         rows(r#"{"chosen": "The sky is blue.", "rejected": "The sky is green.", "n": 1}"#),
@@ -659,7 +666,11 @@ fn scores_go_by_several_names() {
 {"prompt":"h","chosen":" x","rejected":" y","margin":"-1.5"}"#;
     let found = rows(text);
     assert_eq!(found[0], r#"1: "a" -> " x" > " y" scores 2 7"#);
-    assert!(found[1].starts_with("2! it is not valid JSON"), "{}", found[1]);
+    assert!(
+        found[1].starts_with("2! it is not valid JSON") && found[1].ends_with("NaN is no JSON: write null"),
+        "{}",
+        found[1]
+    );
     let half = "`score_chosen` and `score_rejected` must be given together";
     assert_eq!(found[2..], [format!("3! {half}"), format!("4! {half}"), r#"5: "h" -> " x" > " y" margin -1.5"#.into()]);
 }

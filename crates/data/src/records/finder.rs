@@ -57,7 +57,7 @@ impl ColumnFinder<'_> {
     /// Checks that the columns that were named are there.
     pub(super) fn check_names(&self) -> std::result::Result<(), ColumnProblem> {
         for role in Role::ALL {
-            let Some(name) = self.columns.name(role).filter(|name| *name != NO_COLUMN) else { continue };
+            let Some(name) = self.name(role).filter(|name| *name != NO_COLUMN) else { continue };
             let is_field = role == Role::Score
                 && self.surveys.values().any(|found| found.item_fields.iter().any(|field| field == name));
             // these may come later in a file of JSON
@@ -79,6 +79,13 @@ impl ColumnFinder<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The name that was set. `prompt`, `chosen` and `rejected` under their own names may be absent: these were the defaults once.
+    fn name(&self, role: Role) -> Option<&str> {
+        let was_default =
+            |name: &str| matches!(role, Role::Prompt | Role::Chosen | Role::Rejected) && name == role.key();
+        self.columns.name(role).filter(|name| self.surveys.contains_key(*name) || !was_default(name))
     }
 
     /// The names of columns, in words.
@@ -110,7 +117,7 @@ impl ColumnFinder<'_> {
 
     /// The column of a role.
     fn find(&self, role: Role) -> Option<String> {
-        match self.columns.name(role) {
+        match self.name(role) {
             Some(NO_COLUMN) => None,
             Some(name) => Some(name.into()),
             None => {

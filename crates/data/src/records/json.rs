@@ -44,7 +44,8 @@ fn parse_row(text: &[u8]) -> std::result::Result<Json, String> {
     } else {
         serde_json::from_slice(text)
     };
-    value.map_err(|e| not_json(&e))
+    let has_nan = || text.windows(3).any(|word| word == b"NaN");
+    value.map_err(|e| not_json(&e) + if has_nan() { "; NaN is no JSON: write null" } else { "" })
 }
 
 /// What is wrong with JSON text.

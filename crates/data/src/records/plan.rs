@@ -187,7 +187,13 @@ impl ColumnPlan {
         if self.drops_answer {
             notes.push("there is one answer alone: the prompts are used without it".into());
         }
-        if has_text && self.is_chat {
+        let completions = [Role::Chosen, Role::Completion, Role::First].into_iter().find_map(survey);
+        let has_chats = completions.is_some_and(ColumnSurvey::has_turns);
+        if has_chats && survey(Role::Prompt).is_some_and(|prompt| prompt.texts > 0 && !prompt.has_turns()) {
+            notes.push(
+                "the text of the prompt is the user's turn; chats that repeat it are used from its answer on".into(),
+            );
+        } else if has_text && self.is_chat {
             notes.push(
                 "text becomes turns of user and assistant, for the chat template; chat = \"never\" leaves it as it is"
                     .into(),
@@ -217,7 +223,11 @@ fn pairs(count: usize) -> String {
 
 impl fmt::Display for ColumnPlan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "columns, as the first {} rows have them", self.rows)?;
+        match self.rows {
+            0 => return writeln!(f, "columns: the first rows have none"),
+            1 => writeln!(f, "columns, as the first row has them")?,
+            rows => writeln!(f, "columns, as the first {rows} rows have them")?,
+        }
         for PlannedColumn { role, column, kind, rows } in &self.columns {
             let share = if *rows == self.rows { String::new() } else { format!(", in {rows} of {} rows", self.rows) };
             writeln!(f, "  {:<14} `{column}`: {kind}{share}", role.key())?;
@@ -232,7 +242,7 @@ impl fmt::Display for ColumnPlan {
             writeln!(f, "  {note}")?;
         }
         if !self.unused.is_empty() {
-            writeln!(f, "  another column is named by its key: [world.rows] prompt = \"{}\"", self.unused[0])?;
+            writeln!(f, "  columns are named by their keys, as in [world.rows] prompt = \"NAME\"")?;
         }
         Ok(())
     }
