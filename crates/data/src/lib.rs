@@ -22,6 +22,7 @@ pub mod rows;
 mod scored;
 mod stats;
 mod text;
+mod word_boundaries;
 mod world;
 
 pub use encode::{EncodedRow, Encoder};
