@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let messages = case.messages.into_iter().map(Message::try_from).collect::<Result<Vec<_>, _>>()?;
         let text = ChatTemplate::new(&case.template)
             .and_then(|template| template.with_variables(case.variables).dated("2024-07-26"))
-            .and_then(|template| template.render(&messages, case.add_generation_prompt));
+            .and_then(|template| template.render(&messages, None, case.add_generation_prompt));
         let answer = match text {
             Ok(text) => serde_json::json!({"text": text}),
             Err(e) => serde_json::json!({"error": e.to_string()}),

@@ -95,6 +95,21 @@ impl Message {
     }
 }
 
+/// The turns of a conversation, and the tools that it may call.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Conversation {
+    pub turns: Vec<Message>,
+    /// Descriptions of functions, as the template reads them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tools: Option<Json>,
+}
+
+impl From<Vec<Message>> for Conversation {
+    fn from(turns: Vec<Message>) -> Self {
+        Self { turns, tools: None }
+    }
+}
+
 impl TryFrom<Json> for Message {
     type Error = Error;
 
@@ -143,8 +158,8 @@ impl ChatTemplate {
         Ok(Self { environment, program, variables: IndexMap::new() })
     }
 
-    /// Adds variables over those that are there: special tokens (`bos_token`), then `template_kwargs`. `tools` and `documents`
-    /// are none unless given.
+    /// Adds variables over those that are there: special tokens (`bos_token`), then `template_kwargs`. `documents` is none unless
+    /// given; `tools` are those of the conversation, else those given.
     #[must_use]
     pub fn with_variables(mut self, variables: impl IntoIterator<Item = (String, Json)>) -> Self {
         self.variables.extend(variables);
@@ -164,17 +179,18 @@ impl ChatTemplate {
         Ok(self)
     }
 
-    /// The conversation as text; `answer`: with the start of the assistant's next turn.
+    /// The turns as text; `answer`: with the start of the assistant's next turn.
     ///
     /// # Errors
     /// What the template itself rejects, such as roles out of order.
-    pub fn render(&self, messages: &[Message], answer: bool) -> Result<String> {
+    pub fn render(&self, messages: &[Message], tools: Option<&Json>, answer: bool) -> Result<String> {
         let messages: Vec<Json> = messages.iter().map(|message| Json::Object(message.with_reasoning())).collect();
         let messages = Json::List(messages);
-        let bytes = messages.size() + self.variables.values().map(Json::size).sum::<usize>();
+        let bytes = messages.size() + self.variables.values().chain(tools).map(Json::size).sum::<usize>();
         let none = Value::from(());
         let mut values = IndexMap::from([("tools", none.clone()), ("documents", none)]);
         values.extend(self.variables.iter().map(|(name, value)| (name.as_str(), Value::from(value))));
+        values.extend(tools.map(|tools| ("tools", Value::from(tools))));
         values.extend([("messages", Value::from(&messages)), ("add_generation_prompt", Value::from(answer))]);
         let values: IndexMap<Value, Value> = values.into_iter().map(|(name, value)| (name.into(), value)).collect();
         self.program.render(&self.environment, Value::from_object(values), bytes).map_err(template_error)
@@ -184,20 +200,21 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// As [`Self::render`].
-    pub fn prompt(&self, prompt: &[Message]) -> Result<String> {
-        match prompt.split_last() {
-            Some((last, before)) if last.role() == "assistant" => self.continued(before, last),
-            _ => self.render(prompt, true),
+    pub fn prompt(&self, prompt: &Conversation) -> Result<String> {
+        let tools = prompt.tools.as_ref();
+        match prompt.turns.split_last() {
+            Some((last, before)) if last.role() == "assistant" => self.continued(before, last, tools),
+            _ => self.render(&prompt.turns, tools, true),
         }
     }
 
     /// The conversation up to the end of its last turn's text: `continue_final_message` of transformers.
-    fn continued(&self, before: &[Message], last: &Message) -> Result<String> {
+    fn continued(&self, before: &[Message], last: &Message, tools: Option<&Json>) -> Result<String> {
         const TAG: &str = "CONTINUE_FINAL_MESSAGE_TAG ";
         let lost =
             || Error::Template { problem: "the text of the prompt's last turn, which is continued, is lost".into() };
         let (tagged, text) = last.with_tag(TAG).ok_or_else(lost)?;
-        let whole = self.render(&[before, &[tagged]].concat(), false)?;
+        let whole = self.render(&[before, &[tagged]].concat(), tools, false)?;
         if !whole.contains(text.trim()) {
             return Err(lost());
         }
@@ -211,12 +228,12 @@ impl ChatTemplate {
     ///
     /// # Errors
     /// As [`Self::render`].
-    pub fn split(&self, prompt: &[Message], answers: &[&[Message]]) -> Result<SplitConversation> {
+    pub fn split(&self, prompt: &Conversation, answers: &[&[Message]]) -> Result<SplitConversation> {
         let mut before = self.prompt(prompt)?;
         let length = before.len();
         let mut wholes = vec![];
         for answer in answers {
-            let whole = self.render(&[prompt, answer].concat(), false)?;
+            let whole = self.render(&[&prompt.turns, *answer].concat(), prompt.tools.as_ref(), false)?;
             let same = before.chars().zip(whole.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
             before.truncate(same);
             wholes.push(whole);
@@ -265,7 +282,7 @@ mod tests {
     #[test]
     fn a_conversation_is_cut_where_the_answer_begins() -> Result<()> {
         let template = ChatTemplate::new(CHATML)?;
-        let split = template.split(&[message("user", "Hi")], &[&[message("assistant", "Hello")]])?;
+        let split = template.split(&vec![message("user", "Hi")].into(), &[&[message("assistant", "Hello")]])?;
         let expected =
             "<|im_start|>system\nYou are kind.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n";
         let expected = SplitConversation {
@@ -294,7 +311,7 @@ mod tests {
         for (source, expected) in cases {
             let found = ChatTemplate::new(source)?
                 .with_variables([("bos_token".to_owned(), Json::Text("<s>".into()))])
-                .render(&[message("user", "hi")], false)?;
+                .render(&[message("user", "hi")], None, false)?;
             assert_eq!(found, expected, "{source}");
         }
         Ok(())
@@ -303,11 +320,11 @@ mod tests {
     #[test]
     fn the_date_is_given_and_never_the_clocks() -> Result<()> {
         let dated = || ChatTemplate::new("{{ strftime_now('%d %b %Y, %H:%M:%S') }}");
-        assert_eq!(dated()?.dated("2024-02-29")?.render(&[], false)?, "29 Feb 2024, 00:00:00");
-        assert!(dated()?.render(&[], false).is_err(), "no date was given");
+        assert_eq!(dated()?.dated("2024-02-29")?.render(&[], None, false)?, "29 Feb 2024, 00:00:00");
+        assert!(dated()?.render(&[], None, false).is_err(), "no date was given");
         assert!(dated()?.dated("2023-02-29").is_err());
         let long = ChatTemplate::new("{{ strftime_now('%c' * 200) }}")?.dated("2024-02-29")?;
-        let error = long.render(&[], false).expect_err("a long format").to_string();
+        let error = long.render(&[], None, false).expect_err("a long format").to_string();
         assert!(error.contains("a format of 400 bytes; the limit is 256"), "{error}");
         Ok(())
     }
@@ -372,7 +389,7 @@ mod tests {
                 .map(|deep| format!("{{{{ {}1 }}}}", deep.repeat(60_000 / deep.len()))),
         );
         for source in sources {
-            let found = ChatTemplate::new(&source).and_then(|template| template.render(&[], false));
+            let found = ChatTemplate::new(&source).and_then(|template| template.render(&[], None, false));
             let is_small = found.as_ref().is_ok_and(|text| text.len() < 100); // what is deep, but no work
             assert!(found.is_err() || (is_small && source.len() > 10_000), "{:.100}: {found:?}", source);
         }
@@ -431,7 +448,7 @@ mod tests {
             ),
         ];
         for (source, expected) in cases {
-            let found = ChatTemplate::new(source)?.render(&messages, false);
+            let found = ChatTemplate::new(source)?.render(&messages, None, false);
             assert_eq!(found.map_err(|e| e.to_string()), Ok(expected.into()), "{source}");
         }
         Ok(())
@@ -440,7 +457,7 @@ mod tests {
     #[test]
     fn a_template_may_refuse() -> Result<()> {
         let template = ChatTemplate::new("{{ raise_exception('roles must alternate') }}")?;
-        let error = template.render(&[], false).expect_err("it refuses").to_string();
+        let error = template.render(&[], None, false).expect_err("it refuses").to_string();
         assert!(error.contains("roles must alternate"), "{error}");
         assert!(ChatTemplate::new("{% if %}").is_err());
         Ok(())

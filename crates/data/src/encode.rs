@@ -65,6 +65,11 @@ impl Encoder {
         &self.tokenizer
     }
 
+    /// All ids that end a completion, EOS first.
+    pub fn ends(&self) -> &[u32] {
+        &self.ends
+    }
+
     /// The ids of a prompt without a completion.
     ///
     /// # Errors
@@ -72,7 +77,9 @@ impl Encoder {
     pub fn prompt(&self, prompt: &Content) -> Result<Vec<u32>> {
         let ids = match prompt {
             Content::Text(text) => self.tokenizer.encode_start(text)?,
-            Content::Turns(turns) => self.tokenizer.encode_start(&self.template()?.prompt(turns)?)?,
+            Content::Conversation(conversation) => {
+                self.tokenizer.encode_start(&self.template()?.prompt(conversation)?)?
+            }
         };
         self.check_ids(&ids, "prompt")?;
         Ok(ids)
@@ -84,20 +91,20 @@ impl Encoder {
             Content::Text(text) => {
                 let answer = |(completion, _): &(&Content, &str)| match completion {
                     Content::Text(answer) => Ok(answer.clone()),
-                    Content::Turns(_) => Err(Error::Template {
+                    Content::Conversation(_) => Err(Error::Template {
                         problem: "the prompt is text, but its completion is a list of turns".into(),
                     }),
                 };
                 let answers = completions.iter().map(answer).collect::<Result<_>>()?;
                 Ok(SplitConversation { prompt: text.clone(), answers, is_shortened: false })
             }
-            Content::Turns(turns) => {
+            Content::Conversation(conversation) => {
                 let answers = completions.iter().map(|(completion, _)| match completion {
                     Content::Text(answer) => vec![Message::new("assistant", answer)],
-                    Content::Turns(answer) => answer.clone(),
+                    Content::Conversation(answer) => answer.turns.clone(),
                 });
                 let answers: Vec<Vec<Message>> = answers.collect();
-                self.template()?.split(turns, &answers.iter().map(Vec::as_slice).collect::<Vec<_>>())
+                self.template()?.split(conversation, &answers.iter().map(Vec::as_slice).collect::<Vec<_>>())
             }
         }
     }

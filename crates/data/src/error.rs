@@ -1,6 +1,6 @@
 //! Errors of data on disk.
 
-use crate::stats::PrepareStats;
+use crate::stats::RowStats;
 use std::path::PathBuf;
 
 /// What a fallible call of this crate returns.
@@ -32,7 +32,7 @@ pub enum Error {
     #[error("the tokenizer failed: {problem}")]
     Tokenizer { problem: String },
     #[error("too few usable rows: {found}{}", stats.first_left_out())]
-    FewRows { found: String, stats: Box<PrepareStats> },
+    FewRows { found: String, stats: Box<RowStats> },
     #[error(
         "all {} completions with a label are {}, and no loss learns from one kind alone",
         wanted + unwanted,

@@ -1,5 +1,6 @@
 //! Hashes of texts and prompts: they identify prompts, and order rows independently of their file.
 
+use crate::chat::Conversation;
 use crate::records::Content;
 use duel_spec::ids::hash_bytes;
 
@@ -17,8 +18,10 @@ pub(crate) fn ids_key(ids: &[u32]) -> u64 {
 pub(crate) fn prompt_key(prompt: &Content) -> u64 {
     match prompt {
         Content::Text(text) => text_key(text),
-        Content::Turns(turns) => {
-            text_key(&turns.iter().map(|turn| format!("{}\0{}\0", turn.role(), turn.text())).collect::<String>())
+        Content::Conversation(Conversation { turns, tools }) => {
+            let mut text: String = turns.iter().map(|turn| format!("{}\0{}\0", turn.role(), turn.text())).collect();
+            text.extend(tools.iter().map(|tools| format!("{tools:?}")));
+            text_key(&text)
         }
     }
 }

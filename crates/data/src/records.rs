@@ -29,7 +29,8 @@ pub type Lines = Box<dyn Iterator<Item = NumberedRecord<Json>>>;
 /// Rows that are read at a time, and the most bytes they may take.
 const BLOCK_ROWS: usize = 256;
 const BLOCK_BYTES: usize = 64 << 20;
-/// A file's records in order, each with its line and the result of `make`. Blocks of rows are processed on all threads.
+/// A file's rows in order, each with its line, its records and the results of `make`. Blocks of rows are processed on all
+/// threads. Most rows have one record; one with several ranked completions has several.
 ///
 /// # Errors
 /// As [`open`].
@@ -37,7 +38,7 @@ pub fn read<T: Send>(
     path: &Path,
     columns: &Columns,
     make: impl Fn(&Record) -> T + Sync,
-) -> Result<impl Iterator<Item = NumberedRecord<(Record, T)>>> {
+) -> Result<impl Iterator<Item = NumberedRecord<Vec<(Record, T)>>>> {
     let mut lines = open(path)?;
     let blocks = std::iter::from_fn(move || {
         let mut bytes = 0;
@@ -51,12 +52,12 @@ pub fn read<T: Send>(
     });
     Ok(blocks.flat_map(move |block| {
         let read_one = |(line, row): NumberedRecord<Json>| {
-            let record = row.and_then(|row| Record::read(&row, columns));
-            let result = record.map(|record| {
+            let records = row.and_then(|row| Record::read(&row, columns));
+            let with_result = |record| {
                 let result = make(&record);
                 (record, result)
-            });
-            (line, result)
+            };
+            (line, records.map(|records| records.into_iter().map(with_result).collect()))
         };
         block.into_par_iter().map(read_one).collect::<Vec<_>>()
     }))

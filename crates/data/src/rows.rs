@@ -1,10 +1,15 @@
 //! The world `rows`: the user's own preference file. Prompts are split by their text, so that a prompt is never in two splits;
-//! rows that are too long are left out and counted.
+//! rows that are too long are left out or cut, and counted.
 
 mod conversations;
 mod prepare;
+pub(crate) mod reader;
+mod text_marks;
+mod tokens;
 mod world;
 
-pub use crate::stats::PrepareStats;
-pub use prepare::{RowSource, prepare};
+pub use crate::stats::{Finding, FindingKind, KeptPairs, Problem, RowStats, SplitCounts};
+pub use prepare::prepare;
+pub use reader::RowSource;
+pub use tokens::{RowTokens, SequencePart, TokenView};
 pub use world::RowsWorld;

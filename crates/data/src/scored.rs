@@ -35,12 +35,13 @@ impl ScoredText {
                 ids.extend(self.eos.filter(|eos| ids.last() != Some(eos)));
                 ids
             }
-            Content::Turns(turns) => {
+            Content::Conversation(conversation) => {
                 let template = self.template.as_ref().ok_or_else(|| Error::Template {
                     problem: "the prompts are conversations, but the reward model has no chat template".into(),
                 })?;
                 let answer = Message::new("assistant", response);
-                self.tokenizer.encode_part(&template.render(&[turns.as_slice(), &[answer]].concat(), false)?)?
+                let turns = [conversation.turns.as_slice(), &[answer]].concat();
+                self.tokenizer.encode_part(&template.render(&turns, conversation.tools.as_ref(), false)?)?
             }
         };
         match ids.iter().find(|id| **id as usize >= self.vocabulary) {
@@ -65,7 +66,7 @@ mod tests {
         let template = "{% for m in messages %}{{ m.role + ': ' + m.content + '<eos>' }}{% endfor %}{% if add_generation_prompt %}!{% endif %}";
         let scored = |template| ScoredText::new(tokenizer.clone(), template, Some(2), tokenizer.vocabulary());
         let with = scored(Some(ChatTemplate::new(template)?));
-        let turns = Content::Turns(vec![Message::new("user", "is it")]);
+        let turns = Content::from(vec![Message::new("user", "is it")]);
         assert_eq!(with.encode(&turns, "good")?, ids("user: is it<eos>assistant: good<eos>")?);
         let text = Content::Text("is it".into());
         assert_eq!(with.encode(&text, " good")?, [ids("is it good")?, vec![2]].concat());

@@ -1,72 +1,312 @@
-//! Counts of the rows that were read.
+//! What was found in rows, and how many of them are used.
 
-use serde::{Deserialize, Serialize};
-use std::path::Path;
+use crate::{Error, Result};
+use duel_spec::Split;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
-/// Rows that are listed with their position; all others are only counted.
+/// Rows of a kind of finding that are listed with their lines; all others are only counted.
 pub(crate) const MAX_LISTED: usize = 20;
+/// Kinds of unreadable rows that are told apart.
+const MAX_KINDS: usize = 64;
 
-/// How many rows were kept, and how many left out for which reason.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PrepareStats {
-    pub read: usize,
-    pub kept: usize,
-    /// Kept rows that pair two single completions, one wanted and one unwanted, each with its own prompt.
-    #[serde(default)]
-    pub unpaired: usize,
-    /// Single completions, unwanted and wanted, whose split has none of the other kind: no loss learns from one kind alone.
-    #[serde(default)]
-    pub one_kind: [usize; 2],
-    /// In an unsupported format, or refused by the template.
-    pub unreadable: usize,
-    pub prompts_too_long: usize,
-    pub responses_too_long: usize,
-    /// Both completions are the same.
-    pub same: usize,
-    pub duplicates: usize,
-    /// Rows whose prompt ends before a token that holds the beginning of a completion.
-    #[serde(default)]
-    pub merged: usize,
-    /// Rows with a completion that goes on after its first EOS, where it is cut.
-    #[serde(default)]
-    pub cut: usize,
-    /// The first of these, with file and line.
-    #[serde(default, skip)]
-    pub cut_rows: Vec<String>,
-    /// The first rows that are unreadable or whose completions are the same, with file and line.
-    #[serde(default, skip)]
-    pub left_out: Vec<String>,
+/// What a row can have that a person should know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FindingKind {
+    Unreadable,
+    Leaks,
+    Same,
+    Duplicates,
+    PromptsTooLong,
+    ResponsesTooLong,
+    PromptsCut,
+    ResponsesCut,
+    Cut,
+    EndInText,
+    Empty,
+    Merged,
+    Shortened,
+    ControlInPrompt,
+    ScoresAgainstOrder,
+    Ties,
+    ZeroWidth,
+    NonBreakingSpaces,
+    Bidirectional,
+    Replacement,
+    ControlCharacters,
 }
 
-impl PrepareStats {
-    pub(crate) fn record_cut(&mut self, path: &Path, line: usize) {
-        self.cut += 1;
-        if self.cut_rows.len() < MAX_LISTED {
-            self.cut_rows.push(format!("{}:{line}", path.display()));
+impl FindingKind {
+    pub const ALL: [Self; 21] = [
+        Self::Unreadable,
+        Self::Leaks,
+        Self::Same,
+        Self::Duplicates,
+        Self::PromptsTooLong,
+        Self::ResponsesTooLong,
+        Self::PromptsCut,
+        Self::ResponsesCut,
+        Self::Cut,
+        Self::EndInText,
+        Self::Empty,
+        Self::Merged,
+        Self::Shortened,
+        Self::ControlInPrompt,
+        Self::ScoresAgainstOrder,
+        Self::Ties,
+        Self::ZeroWidth,
+        Self::NonBreakingSpaces,
+        Self::Bidirectional,
+        Self::Replacement,
+        Self::ControlCharacters,
+    ];
+
+    /// Whether the rows should be fixed: they cannot be trained on. All others are used, or are left out by a setting or
+    /// because they are there already.
+    pub fn is_error(self) -> bool {
+        matches!(self, Self::Unreadable | Self::Leaks | Self::Same)
+    }
+
+    /// What is said of these rows, after their number.
+    pub fn description(self) -> &'static str {
+        match self {
+            Self::Unreadable => "cannot be read or trained on, and are left out",
+            Self::Leaks => {
+                "have a prompt that also occurs in the file of another split: remove them from one of the files"
+            }
+            Self::Same => "have completions that are the same as tokens, and are left out",
+            Self::Duplicates => "are duplicates of earlier rows, and are left out",
+            Self::PromptsTooLong => "have a prompt that is too long, and are left out (prompt_tokens, long_prompts)",
+            Self::ResponsesTooLong => {
+                "have a completion that is too long, and are left out (response_tokens, long_responses)"
+            }
+            Self::PromptsCut => "have a prompt that is too long, whose beginning is cut (prompt_tokens, long_prompts)",
+            Self::ResponsesCut => {
+                "have a completion that is too long, whose end is cut, its end token with it (response_tokens, long_responses)"
+            }
+            Self::Cut => "have a completion that goes on after its first end token, and is cut there",
+            Self::EndInText => "have a completion whose text names an end token before its end",
+            Self::Empty => "have a completion that is empty: only its end token is learned",
+            Self::Merged => {
+                "have a prompt that ends before a token that holds the beginning of a completion: end prompts without a space, begin completions with it"
+            }
+            Self::Shortened => {
+                "have a completion that changes the text of its prompt, which then ends where both still agree"
+            }
+            Self::ControlInPrompt => {
+                "have a prompt whose text names a control token, which is read as that token: right where a template wrote the text, wrong where a user did"
+            }
+            Self::ScoresAgainstOrder => "have scores or a margin that say the opposite of their order",
+            Self::Ties => "have equal scores or a margin of 0",
+            Self::ZeroWidth => "have characters without width, or a byte order mark within their text",
+            Self::NonBreakingSpaces => "have non-breaking spaces",
+            Self::Bidirectional => "have characters that turn the direction of text",
+            Self::Replacement => "have the replacement character U+FFFD: their text was once read in another encoding",
+            Self::ControlCharacters => "have control characters other than tab and line break",
+        }
+    }
+}
+
+/// A row with a finding.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Problem {
+    pub file: PathBuf,
+    pub line: usize,
+    pub what: String,
+}
+
+impl std::fmt::Display for Problem {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}: {}", self.file.display(), self.line, self.what)
+    }
+}
+
+/// All rows with one kind of finding.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub rows: usize,
+    /// The first of them.
+    pub first: Vec<Problem>,
+    /// Of unreadable rows: how many there are by message, without what differs from row to row.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub kinds: BTreeMap<String, usize>,
+}
+
+/// Rows of a split that can be used, before any limit on their number.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct SplitCounts {
+    pub pairs: usize,
+    /// Single completions, wanted and unwanted.
+    pub wanted: usize,
+    pub unwanted: usize,
+    /// Rows whose prompt can be used, alone or with completions.
+    pub prompts: usize,
+}
+
+/// The pairs that a training gets of a split.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct KeptPairs {
+    /// Of rows that are pairs, and made of two single completions.
+    pub pairs: usize,
+    pub unpaired: usize,
+    /// Single completions, unwanted and wanted, of a split that has none of the other kind: no loss learns from one kind alone.
+    pub one_kind: [usize; 2],
+}
+
+impl SplitCounts {
+    /// What is kept where at most `most` rows of each kind are.
+    pub fn kept(self, most: usize) -> KeptPairs {
+        let [pairs, wanted, unwanted] = [self.pairs, self.wanted, self.unwanted].map(|count| count.min(most));
+        match wanted.min(unwanted) {
+            0 => KeptPairs { pairs, unpaired: 0, one_kind: [unwanted, wanted] },
+            _ => KeptPairs { pairs, unpaired: wanted.max(unwanted).min(most - pairs), one_kind: [0, 0] },
+        }
+    }
+}
+
+/// What was read, and what becomes of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct RowStats {
+    #[serde(rename = "rows")]
+    pub read: usize,
+    pub pairs: usize,
+    /// Rows with one completion, wanted or not.
+    pub judged: usize,
+    pub prompts_alone: usize,
+    pub with_margin: usize,
+    pub with_scores: usize,
+    /// Different prompts.
+    pub prompts: usize,
+    /// Pairs that a training gets.
+    pub kept: usize,
+    /// Those of them that are made of two single completions, one wanted and one unwanted, each with its own prompt.
+    pub unpaired: usize,
+    /// Of training, validation and test.
+    pub kept_by_split: [usize; 3],
+    /// Single completions, unwanted and wanted, whose split has none of the other kind.
+    pub one_kind: [usize; 2],
+    /// Rows that can be used: train, validation, test.
+    pub usable: [SplitCounts; 3],
+    #[serde(serialize_with = "serialize_findings")]
+    pub findings: BTreeMap<FindingKind, Finding>,
+}
+
+impl RowStats {
+    /// How many rows have a kind of finding.
+    pub fn count(&self, kind: FindingKind) -> usize {
+        self.findings.get(&kind).map_or(0, |finding| finding.rows)
+    }
+
+    /// The first rows with a kind of finding.
+    pub fn first(&self, kind: FindingKind) -> &[Problem] {
+        self.findings.get(&kind).map_or(&[], |finding| &finding.first)
+    }
+
+    /// Whether there are only prompts.
+    pub fn has_only_prompts(&self) -> bool {
+        self.prompts_alone > 0 && self.pairs + self.judged == 0
+    }
+
+    /// Single completions that can be used, wanted and unwanted.
+    pub fn usable_single(&self) -> [usize; 2] {
+        let sum = |count: fn(&SplitCounts) -> usize| self.usable.iter().map(count).sum();
+        [sum(|split| split.wanted), sum(|split| split.unwanted)]
+    }
+
+    pub(crate) fn add_finding(&mut self, kind: FindingKind, file: &Path, line: usize, what: String) {
+        let finding = self.findings.entry(kind).or_default();
+        finding.rows += 1;
+        if kind == FindingKind::Unreadable {
+            let name = kind_of(&what);
+            let is_known = finding.kinds.contains_key(&name) || finding.kinds.len() < MAX_KINDS;
+            *finding.kinds.entry(if is_known { name } else { "other problems".into() }).or_default() += 1;
+        }
+        if finding.first.len() < MAX_LISTED {
+            finding.first.push(Problem { file: file.into(), line, what });
         }
     }
 
-    pub(crate) fn record_left_out(&mut self, path: &Path, line: usize, problem: &str) {
-        if self.left_out.len() < MAX_LISTED {
-            self.left_out.push(format!("{}:{line}: {problem}", path.display()));
+    /// Counts what is kept of each split, at most `most` rows of training and of each of the others.
+    pub(crate) fn count_kept(&mut self, most: [usize; 2]) {
+        for split in [Split::Train, Split::Validation, Split::Test] {
+            let KeptPairs { pairs, unpaired, one_kind } =
+                self.usable[split as usize].kept(most[usize::from(split != Split::Train)]);
+            self.kept_by_split[split as usize] = pairs + unpaired;
+            self.kept += pairs + unpaired;
+            self.unpaired += unpaired;
+            self.one_kind = [self.one_kind[0] + one_kind[0], self.one_kind[1] + one_kind[1]];
         }
+    }
+
+    /// Whether the policy has to write the completions, as there are only prompts, in every split.
+    fn has_prompts_alone_everywhere(&self) -> bool {
+        self.has_only_prompts() && self.usable.iter().all(|split| split.prompts > 0)
+    }
+
+    /// Whether a run can train on these rows.
+    ///
+    /// # Errors
+    /// [`Error::BadRows`]: a prompt in the files of two splits. [`Error::OneKind`], [`Error::FewRows`]: a split without rows.
+    pub fn check(&self) -> Result<()> {
+        if let Some(leaks) = self.findings.get(&FindingKind::Leaks) {
+            let hint = "a prompt may occur in only one of the training, validation and test files: remove these rows from one of them";
+            let lines = leaks.first.iter().map(ToString::to_string).collect();
+            return Err(Error::BadRows { count: leaks.rows, lines, hint: hint.into() });
+        }
+        let [wanted, unwanted] = self.usable_single();
+        if self.kept == 0 && (unwanted == 0) != (wanted == 0) {
+            return Err(Error::OneKind { wanted, unwanted });
+        }
+        if !self.has_prompts_alone_everywhere() && self.kept_by_split.contains(&0) {
+            let names = [Split::Train, Split::Validation, Split::Test].map(Split::name);
+            let counts = names.iter().zip(self.kept_by_split).map(|(name, kept)| format!("{kept} of {name}"));
+            let found = format!("{}, out of {}", counts.collect::<Vec<_>>().join(", "), self.read);
+            return Err(Error::FewRows { found, stats: Box::new(self.clone()) });
+        }
+        Ok(())
     }
 
     /// The first row that was left out, as the end of a message.
     pub(crate) fn first_left_out(&self) -> String {
-        self.left_out.first().map_or(String::new(), |first| format!("; {first}"))
+        let first = [FindingKind::Unreadable, FindingKind::Same].iter().find_map(|kind| self.first(*kind).first());
+        first.map_or(String::new(), |first| format!("; {first}"))
     }
 }
 
-impl std::fmt::Display for PrepareStats {
+/// Every kind with its number of rows, its first lines, and whether it should be fixed.
+fn serialize_findings<S: serde::Serializer>(
+    findings: &BTreeMap<FindingKind, Finding>,
+    serializer: S,
+) -> std::result::Result<S::Ok, S::Error> {
+    #[derive(Serialize)]
+    struct DescribedFinding<'a> {
+        severity: &'static str,
+        what: &'static str,
+        #[serde(flatten)]
+        finding: &'a Finding,
+    }
+    let none = Finding::default();
+    serializer.collect_map(FindingKind::ALL.iter().map(|kind| {
+        let severity = if kind.is_error() { "error" } else { "note" };
+        (kind, DescribedFinding { severity, what: kind.description(), finding: findings.get(kind).unwrap_or(&none) })
+    }))
+}
+
+/// The kind of a problem: its message without what differs from row to row.
+fn kind_of(problem: &str) -> String {
+    let problem = problem.split(" at line ").next().unwrap_or(problem);
+    problem.chars().map(|c| if c.is_ascii_digit() { 'N' } else { c }).take(80).collect()
+}
+
+impl std::fmt::Display for RowStats {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { read, kept, unpaired, unreadable, prompts_too_long, responses_too_long, same, duplicates, .. } =
-            self;
-        write!(
-            f,
-            "{read} rows read, {kept} pairs kept, {unpaired} of them made of completions with a label; {unreadable} unreadable, {prompts_too_long} with prompts too long, \
-             {responses_too_long} with completions too long, {same} whose completions are the same, {duplicates} duplicates"
-        )?;
+        let Self { read, kept, unpaired, .. } = self;
+        write!(f, "{read} rows read, {kept} pairs kept")?;
+        if *unpaired > 0 {
+            write!(f, ", {unpaired} of them made of completions with a label")?;
+        }
         if let [unwanted, wanted] = self.one_kind
             && unwanted + wanted > 0
         {
@@ -75,12 +315,35 @@ impl std::fmt::Display for PrepareStats {
                 "; left out, with none of the other kind in their split: {wanted} wanted and {unwanted} unwanted completions"
             )?;
         }
-        if self.merged > 0 {
-            write!(f, "; {} whose prompt ends before a token that holds the beginning of a completion", self.merged)?;
-        }
-        if self.cut > 0 {
-            write!(f, "; {} with a completion cut at its first end token", self.cut)?;
+        for (kind, finding) in &self.findings {
+            write!(f, "; {} {}", finding.rows, kind.description())?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn single_completions_make_as_many_pairs_as_there_are_of_the_more_frequent_kind() {
+        let counts = SplitCounts { pairs: 3, wanted: 5, unwanted: 2, prompts: 10 };
+        let kept = |most| counts.kept(most);
+        assert_eq!(kept(100), KeptPairs { pairs: 3, unpaired: 5, one_kind: [0, 0] });
+        assert_eq!(kept(6), KeptPairs { pairs: 3, unpaired: 3, one_kind: [0, 0] });
+        assert_eq!(kept(2), KeptPairs { pairs: 2, unpaired: 0, one_kind: [0, 0] });
+        let wanted_only = SplitCounts { unwanted: 0, ..counts };
+        assert_eq!(wanted_only.kept(4), KeptPairs { pairs: 3, unpaired: 0, one_kind: [0, 4] });
+    }
+
+    #[test]
+    fn every_kind_is_listed_once() {
+        let mut kinds = FindingKind::ALL.to_vec();
+        kinds.sort();
+        kinds.dedup();
+        assert_eq!(kinds.len(), FindingKind::ALL.len());
+        assert_eq!(*kinds.last().expect("some"), FindingKind::ControlCharacters, "the last of them");
+        assert_eq!(kinds.len(), FindingKind::ControlCharacters as usize + 1);
     }
 }

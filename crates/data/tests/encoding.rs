@@ -2,9 +2,11 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use duel_data::chat::{ChatTemplate, Message};
-use duel_data::check::{self, CheckOptions, InputFile};
+use duel_data::check;
 use duel_data::records::{Columns, Content, Record};
+use duel_data::rows::{FindingKind, RowSource};
 use duel_data::{EncodedRow, Encoder, Json, TextTokenizer};
+use duel_spec::Overlong;
 use serde_json::{Value, json};
 
 /// `<pad>`, `<bos>` and `<eos>` are 0, 1 and 2; the letters follow, `ab` and `bc` are merged, and `▁` stands for a space.
@@ -43,7 +45,7 @@ fn begins_with_space() -> Value {
 }
 
 fn turns(role: &str, content: &str) -> Content {
-    Content::Turns(vec![Message::new(role, content)])
+    vec![Message::new(role, content)].into()
 }
 
 fn pair(prompt: Content, chosen: Content, rejected: Content) -> Record {
@@ -137,12 +139,17 @@ fn rows_whose_seam_is_merged_are_counted() {
     std::fs::write(&path, rows.join("\n")).unwrap();
     let encoder = Encoder::new(tokenizer(json!({})), None, 2);
     let [prompt, chosen, rejected] = ["prompt", "chosen", "rejected"].map(str::to_owned);
-    let options = CheckOptions {
+    let source = RowSource {
+        files: vec![(None, path)],
         columns: Columns { prompt, chosen, rejected },
-        encoder: Some(&encoder),
+        holdout: 0.0,
         prompt_tokens: 9,
         response_tokens: 9,
+        long_prompts: Overlong::Drop,
+        long_responses: Overlong::Drop,
+        most: [9, 9],
+        conversations: false,
     };
-    let report = check::check(&[InputFile { path, split: None }], &options, |_| ()).unwrap();
-    assert_eq!((report.merged, report.usable), (2, 3));
+    let report = check::check(&source, Some(&encoder), 0, |_| ()).unwrap();
+    assert_eq!((report.count(FindingKind::Merged), report.stats.kept), (2, 3));
 }

@@ -48,7 +48,7 @@ fn golden_templates_render_as_transformers_does() {
         let messages: Vec<Message> = case.messages.iter().map(|one| Message::try_from(one.clone()).unwrap()).collect();
         let actual = ChatTemplate::new(&source).and_then(|template| {
             let template = template.with_variables(file.special_tokens.clone()).with_variables(variables);
-            template.with_variables(case.template_kwargs.clone()).render(&messages, case.add_generation_prompt)
+            template.with_variables(case.template_kwargs.clone()).render(&messages, None, case.add_generation_prompt)
         });
         let context = format!("{}, {}, {}", case.template, case.name, case.add_generation_prompt);
         match (&case.text, &case.error) {

@@ -3,9 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 use duel_data::chat::{ChatTemplate, Message};
-use duel_data::check::{CheckOptions, InputFile, check};
+use duel_data::check::check;
 use duel_data::records::Columns;
+use duel_data::rows::RowSource;
 use duel_data::{Encoder, TextTokenizer};
+use duel_spec::Overlong;
 use duel_testing::mutated;
 
 const TEMPLATE: &str = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] | trim }}<eos>{% endfor %}";
@@ -22,11 +24,22 @@ fn rows(name: &str, ending: &str, cases: u64, whole: &[&[u8]], words: &[&str]) {
     let path = folder.path().join(format!("rows.{ending}"));
     let [prompt, chosen, rejected] = ["prompt", "chosen", "rejected"].map(str::to_owned);
     let columns = Columns { prompt, chosen, rejected };
-    let asked = CheckOptions { columns, encoder: Some(&encoder), prompt_tokens: 20, response_tokens: 20 };
+    let source = RowSource {
+        files: vec![(None, path.clone())],
+        columns,
+        holdout: 0.1,
+        prompt_tokens: 20,
+        response_tokens: 20,
+        long_prompts: Overlong::Cut,
+        long_responses: Overlong::Drop,
+        most: [20, 20],
+        conversations: false,
+    };
     mutated::every(name, cases, whole, words, |_, bytes| {
         std::fs::write(&path, bytes).unwrap();
-        if let Ok(found) = check(&[InputFile { path: path.clone(), split: None }], &asked, |_| ()) {
-            assert!(found.rows <= 5000 * (bytes.len() + 1), "{} rows of {} bytes", found.rows, bytes.len());
+        if let Ok(report) = check(&source, Some(&encoder), 2, |_| ()) {
+            let read = report.stats.read;
+            assert!(read <= 5000 * (bytes.len() + 1), "{read} rows of {} bytes", bytes.len());
         }
     });
 }
@@ -165,7 +178,7 @@ fn damaged_templates_render_or_refuse() {
     let messages = [message("user", "Is it good?"), message("assistant", "Yes.\nIt is.")];
     mutated::every("template", 2500, &whole, &words, |_, bytes| {
         let source = String::from_utf8_lossy(bytes);
-        if let Ok(text) = ChatTemplate::new(&source).and_then(|t| t.render(&messages, true)) {
+        if let Ok(text) = ChatTemplate::new(&source).and_then(|t| t.render(&messages, None, true)) {
             assert!(text.len() < 64 << 20, "{} bytes", text.len());
         }
     });

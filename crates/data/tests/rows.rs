@@ -1,13 +1,13 @@
 //! Files of rows as other programs write them, and single completions that come to stand in twos.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
-use duel_data::chat::ChatTemplate;
+use duel_data::chat::{ChatTemplate, Conversation};
 use duel_data::check;
 use duel_data::pairs::hash;
 use duel_data::records::{self, Columns, Content, Record};
-use duel_data::rows::{RowSource, RowsWorld, prepare};
+use duel_data::rows::{FindingKind, RowSource, RowsWorld, prepare};
 use duel_data::{Encoder, TextTokenizer};
-use duel_spec::{Split, TokenSpec};
+use duel_spec::{Overlong, Split, TokenSpec};
 use std::path::{Path, PathBuf};
 
 fn columns() -> Columns {
@@ -16,15 +16,16 @@ fn columns() -> Columns {
 }
 
 fn read(path: &Path) -> Vec<Result<Record, String>> {
-    records::open(path).unwrap().map(|(_, row)| row.and_then(|row| Record::read(&row, &columns()))).collect()
+    let one = |row| Ok(Record::read(&row, &columns())?.pop().unwrap());
+    records::open(path).unwrap().map(|(_, row)| row.and_then(one)).collect()
 }
 
 /// The turns' words, or the text.
 fn words(said: &Content) -> Vec<(&str, &str)> {
     match said {
         Content::Text(text) => vec![("", text)],
-        Content::Turns(turns) => {
-            turns.iter().map(|turn| (turn.role(), turn.fields()["content"].as_str().unwrap())).collect()
+        Content::Conversation(conversation) => {
+            conversation.turns.iter().map(|turn| (turn.role(), turn.fields()["content"].as_str().unwrap())).collect()
         }
     }
 }
@@ -127,16 +128,26 @@ fn source(folder: &Path, train: &[&str]) -> RowSource {
         std::fs::write(&path, lines.join("\n")).unwrap();
         (Some(split), path)
     });
-    let files: Vec<(Option<Split>, PathBuf)> = written.collect();
+    source_of(written.collect())
+}
+
+fn source_of(files: Vec<(Option<Split>, PathBuf)>) -> RowSource {
     RowSource {
         files,
         columns: columns(),
         holdout: 0.0,
         prompt_tokens: 20,
         response_tokens: 20,
+        long_prompts: Overlong::Drop,
+        long_responses: Overlong::Drop,
         most: [4, 4],
         conversations: false,
     }
+}
+
+/// One file, none of which is held out.
+fn file_source(path: &Path) -> RowSource {
+    RowSource { files: vec![(None, path.into())], most: [100, 100], ..source_of(vec![]) }
 }
 
 /// `PROMPT COMPLETION LABEL`, where prompts may have spaces.
@@ -156,7 +167,7 @@ fn completions_with_a_label_stand_in_twos_each_to_its_own_prompt() {
     let folder = tempfile::tempdir().unwrap();
     let lines = ["p a true", "q b true", "r c true", "s d false", "s d false"];
     let tally = prepare(&source(folder.path(), &lines), &encoder(), folder.path()).unwrap();
-    assert_eq!((tally.read, tally.kept, tally.unpaired, tally.duplicates), (9, 5, 5, 1));
+    assert_eq!((tally.read, tally.kept, tally.unpaired, tally.count(FindingKind::Duplicates)), (9, 5, 5, 1));
     let (pad, bos, eos) = (0, 1, 2);
     let space = TokenSpec {
         vocabulary: 300,
@@ -269,11 +280,13 @@ fn a_prompt_in_two_splits_is_named_by_file_and_line() {
     let expected = format!("{}:3: its prompt also occurs in {}:2", validation.display(), train.display());
     assert_eq!(error.to_string(), format!("1 rows cannot be trained on:\n{expected}"));
     // check says so too
-    let given = source.files.iter().map(|(split, path)| check::InputFile { path: path.clone(), split: *split });
-    let asked = check::CheckOptions { columns: columns(), encoder: None, prompt_tokens: 20, response_tokens: 20 };
-    let found = check::check(&given.collect::<Vec<_>>(), &asked, |_| ()).unwrap();
-    assert_eq!((found.leaks, found.first[0].line), (1, 3));
-    assert!(found.first[0].what.contains("train.jsonl:2") && found.needs_fixing());
+    for encoder in [None, Some(&encoder())] {
+        let report = check::check(&source, encoder, 0, |_| ()).unwrap();
+        let leaks = report.stats.first(FindingKind::Leaks);
+        assert_eq!((report.count(FindingKind::Leaks), leaks[0].line), (1, 3));
+        assert!(leaks[0].what.contains("train.jsonl:2") && report.needs_fixing(false));
+        assert_eq!(report.refusal, Some(error.to_string()));
+    }
 }
 
 /// What a response cannot be is refused by line, and what is lost is counted.
@@ -295,13 +308,15 @@ fn what_cannot_be_said_is_refused() {
     });
     std::fs::write(&file, lines.join("\n")).unwrap();
     let encoder = encoder().for_model(300, 0);
-    let check = |encoder: &Encoder| {
-        let asked =
-            check::CheckOptions { columns: columns(), encoder: Some(encoder), prompt_tokens: 20, response_tokens: 20 };
-        check::check(&[check::InputFile { path: file.clone(), split: None }], &asked, |_| ()).unwrap()
-    };
-    let found = check(&encoder);
-    let said: Vec<(usize, &str)> = found.first.iter().map(|problem| (problem.line, &*problem.what)).collect();
+    let check = |encoder: &Encoder| check::check(&file_source(&file), Some(encoder), 0, |_| ()).unwrap();
+    let report = check(&encoder);
+    let mut problems: Vec<(usize, &str)> = report
+        .stats
+        .findings
+        .values()
+        .flat_map(|finding| finding.first.iter().map(|problem| (problem.line, &*problem.what)))
+        .collect();
+    problems.sort_by_key(|(line, _)| *line);
     let control = |token, id| {
         format!(
             "`chosen` has the control token `{token}` (id {id}), but a response may only have `<eos>` (id 2), at its end"
@@ -311,16 +326,20 @@ fn what_cannot_be_said_is_refused() {
         (2, control("<bos>", 1)),
         (3, control("<pad>", 0)),
         (4, "a completion continues after its first end token, where it is cut".into()),
-        (5, "`chosen` and `rejected` are the same".into()),
-        (6, "a completion is empty: only its end token is learned".into()),
+        (4, "the text of `chosen` goes on after the end token `<eos>` (id 2) that it names".into()),
+        (5, "`chosen` and `rejected` are the same tokens".into()),
+        (6, "`chosen` is empty: only its end token is learned".into()),
         (7, "`prompt` has no tokens".into()),
     ];
-    assert_eq!(said, expected.iter().map(|(line, what)| (*line, &**what)).collect::<Vec<_>>());
-    assert_eq!((found.unreadable, found.same, found.cut, found.empty, found.usable), (3, 1, 1, 1, 3));
+    assert_eq!(problems, expected.iter().map(|(line, what)| (*line, &**what)).collect::<Vec<_>>());
+    use FindingKind::{Cut, Empty, Same, Unreadable};
+    assert_eq!([Unreadable, Same, Cut, Empty].map(|kind| report.count(kind)), [3, 1, 1, 1]);
+    assert_eq!(report.stats.kept, 3);
     // ids that the model has no row for
-    let found = check(&self::encoder().for_model(20, 0));
-    assert!(found.first[0].what.ends_with("but the model only has ids below 20"), "{}", found.first[0].what);
-    assert_eq!(found.usable, 0);
+    let report = check(&self::encoder().for_model(20, 0));
+    let first = &report.stats.first(Unreadable)[0].what;
+    assert!(first.ends_with("but the model only has ids below 20"), "{first}");
+    assert_eq!(report.stats.kept, 0);
 }
 
 /// Completions that are all wanted, or all unwanted, are neither thrown away for their prompts nor dropped beside others.
@@ -374,13 +393,15 @@ fn turns_keep_their_fields() {
     );
     std::fs::write(&file, row.replace('\n', " ")).unwrap();
     let rows = read(&file);
-    let Ok(Record::Pair { prompt: Content::Turns(turns), .. }) = &rows[0] else { panic!("{:?}", rows[0]) };
+    let Ok(Record::Pair { prompt: Content::Conversation(Conversation { turns, .. }), .. }) = &rows[0] else {
+        panic!("{:?}", rows[0])
+    };
     let template = ChatTemplate::new("{% for m in messages %}{{ m | tojson }}\n{% endfor %}").unwrap();
     let expected = format!(
         "{}\n{{\"role\": \"assistant\", \"tool_calls\": [{call}]}}\n",
         r#"{"role": "user", "name": "ann", "content": [{"type": "text", "text": "Hi"}]}"#
     );
-    assert_eq!(template.render(turns, false).unwrap(), expected);
+    assert_eq!(template.render(turns, None, false).unwrap(), expected);
     assert_eq!((turns[0].text(), turns[1].role()), ("Hi".to_owned(), "assistant"));
     for (turn, problem) in [
         (r#"{"role": "user"}"#, "turn 1 of `prompt` has no `content` that is text"),
@@ -403,8 +424,7 @@ fn rows_whose_answer_changes_the_prompt_are_counted() {
     let texts = ["p q r s v validation test a b c d x y z"];
     let tokenizer = TextTokenizer::train(texts.into_iter(), 300).unwrap();
     let encoder = Encoder::new(tokenizer, Some(ChatTemplate::new(source).unwrap()), 2);
-    let options =
-        check::CheckOptions { columns: columns(), encoder: Some(&encoder), prompt_tokens: 20, response_tokens: 20 };
-    let report = check::check(&[check::InputFile { path: file, split: None }], &options, |_| ()).unwrap();
-    assert_eq!((report.rows, report.usable, report.shortened), (2, 2, 1), "{report:?}");
+    let report = check::check(&file_source(&file), Some(&encoder), 0, |_| ()).unwrap();
+    let shortened = report.count(FindingKind::Shortened);
+    assert_eq!((report.stats.read, report.stats.kept, shortened), (2, 2, 1), "{report:?}");
 }

@@ -34,7 +34,7 @@ fn every_snippet_is_the_text_of_transformers_or_an_error() {
     for Snippet { template, text, error, refused } in file.cases {
         let actual = ChatTemplate::new(&template)
             .and_then(|it| it.with_variables(file.variables.clone()).dated("2024-07-26"))
-            .and_then(|it| it.render(&messages, true));
+            .and_then(|it| it.render(&messages, None, true));
         match (text, error, refused) {
             (Some(text), None, None) => {
                 assert_eq!(actual.map_err(|e| e.to_string()), Ok(text), "{template}");
@@ -70,7 +70,7 @@ fn errors_name_the_line() {
         ("{{ ('a' | e) + 'b' }}", "`+` of text that is marked safe or escaped is not supported (line 1)"),
     ];
     for (source, expected) in cases {
-        let result = ChatTemplate::new(source).and_then(|it| it.render(&[Message::new("user", "hi")], false));
+        let result = ChatTemplate::new(source).and_then(|it| it.render(&[Message::new("user", "hi")], None, false));
         let error = result.expect_err(source).to_string();
         assert!(error.contains(expected), "{source:?}: {error}");
     }
@@ -85,7 +85,7 @@ fn an_answer_that_changes_the_text_before_it_shortens_the_prompt() {
     let answer = |text: &str| vec![Message::new("assistant", text)];
     let split = |answers: [&str; 2]| {
         let answers = answers.map(answer);
-        template.split(&[Message::new("user", "Q")], &[&answers[0], &answers[1]]).unwrap()
+        template.split(&vec![Message::new("user", "Q")].into(), &[&answers[0], &answers[1]]).unwrap()
     };
     let expected = |prompt: &str, answers: [&str; 2], is_shortened| SplitConversation {
         prompt: prompt.into(),
@@ -104,23 +104,23 @@ fn an_answer_that_changes_the_text_before_it_shortens_the_prompt() {
 /// `continue_final_message` of transformers: the prompt's last turn is the assistant's, and is not closed.
 #[test]
 fn a_prompt_that_ends_with_the_assistant_is_continued() {
-    let turns = |answer: &str| [Message::new("user", "Q"), Message::new("assistant", answer)];
+    let turns = |answer: &str| vec![Message::new("user", "Q"), Message::new("assistant", answer)];
     let template = |content: &str| {
         let source = format!("{{% for m in messages %}}<{{{{ m.role }}}}>{{{{ m.{content} }}}}</>{{% endfor %}}");
         ChatTemplate::new(&source).unwrap()
     };
-    assert_eq!(template("content").prompt(&turns("It is ")).unwrap(), "<user>Q</><assistant>It is ");
-    assert_eq!(template("content.strip()").prompt(&turns("It is ")).unwrap(), "<user>Q</><assistant>It is");
-    assert_eq!(template("content").prompt(&[Message::new("system", "S")]).unwrap(), "<system>S</>");
-    let error = template("role").prompt(&turns("It is")).expect_err("the turn is lost").to_string();
+    assert_eq!(template("content").prompt(&turns("It is ").into()).unwrap(), "<user>Q</><assistant>It is ");
+    assert_eq!(template("content.strip()").prompt(&turns("It is ").into()).unwrap(), "<user>Q</><assistant>It is");
+    assert_eq!(template("content").prompt(&vec![Message::new("system", "S")].into()).unwrap(), "<system>S</>");
+    let error = template("role").prompt(&turns("It is").into()).expect_err("the turn is lost").to_string();
     assert!(error.contains("the text of the prompt's last turn"), "{error}");
     let parts: Json = serde_json::from_str(
         r#"{"role": "assistant", "content": [{"type": "text", "text": "So"}, {"type": "image"}]}"#,
     )
     .unwrap();
-    let parts = [Message::new("user", "Q"), Message::try_from(parts).unwrap()];
+    let parts = vec![Message::new("user", "Q"), Message::try_from(parts).unwrap()];
     let joined = "content if m.content is string else m.content | map(attribute='text') | select | join";
-    assert_eq!(template(joined).prompt(&parts).unwrap(), "<user>Q</><assistant>So");
+    assert_eq!(template(joined).prompt(&parts.into()).unwrap(), "<user>Q</><assistant>So");
 }
 
 /// Names that reasoning goes by, in the order in which transformers gives them.
@@ -128,7 +128,7 @@ fn a_prompt_that_ends_with_the_assistant_is_continued() {
 fn reasoning_is_read_under_each_of_its_names() {
     let render = |message: &str| {
         let message = Message::try_from(serde_json::from_str::<Json>(message).unwrap()).unwrap();
-        ChatTemplate::new("{{ messages[0] | tojson }}").unwrap().render(&[message], false).unwrap()
+        ChatTemplate::new("{{ messages[0] | tojson }}").unwrap().render(&[message], None, false).unwrap()
     };
     assert_eq!(
         render(r#"{"role": "assistant", "content": "A", "reasoning": "R"}"#),
@@ -170,7 +170,7 @@ fn what_pythons_methods_and_filters_may_take_is_bounded() {
         "{% for i in range(99999) %}{% for j in range(99999) %}{% set x %}{% break %}{% endset %}{% endfor %}{% endfor %}{% for i in range(99999) %}{% for j in range(9) %}{% endfor %}{% endfor %}",
     ];
     for source in sources {
-        let result = ChatTemplate::new(source).and_then(|template| template.render(&[], false));
+        let result = ChatTemplate::new(source).and_then(|template| template.render(&[], None, false));
         assert!(result.is_err(), "{source}: {:?}", result.map(|text| text.len()));
     }
 }

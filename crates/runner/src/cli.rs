@@ -147,11 +147,12 @@ mod tests {
     use std::any::TypeId;
 
     /// Every option that takes a number, behind a command line that lacks nothing else.
-    const NUMERIC: [(&str, &str); 20] = [
+    const NUMERIC: [(&str, &str); 21] = [
         ("bench", "--runs"),
         ("cache explain e.toml", "--seeds"),
         ("data check rows.jsonl", "--prompt-tokens"),
         ("data check rows.jsonl", "--response-tokens"),
+        ("data check rows.jsonl", "--show"),
         ("export run --arm a --to folder", "--seed"),
         ("optimum --world grammar", "--beta"),
         ("optimum --world grammar --beta 1", "--seed"),

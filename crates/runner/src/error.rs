@@ -79,8 +79,8 @@ pub enum Error {
     Unpaired { arm: String, rows: usize },
     #[error("the rows are prompts alone, and {what} needs completions")]
     OnlyPrompts { what: &'static str, hint: &'static str },
-    #[error("rows of `{}` ought to be mended", path.display())]
-    Rows { path: PathBuf },
+    #[error("rows of `{}` {}", path.display(), if *needs_fixing { "should be fixed" } else { "have findings" })]
+    Rows { path: PathBuf, needs_fixing: bool },
     #[error("`{}` is, holds or lies within `{}`, which the model is read from", to.display(), from.display())]
     OntoModel { to: PathBuf, from: PathBuf },
     #[error("`{}` {problem}", path.display())]
@@ -234,7 +234,10 @@ impl Error {
             Self::Screen { .. } => Some("`duel watch RUN --once` prints the same as text".into()),
             Self::Cluster { .. } => Some("`sinfo` says whether this machine belongs to a Slurm cluster; the run's folder `slurm/` has what was submitted".into()),
             Self::Detached => Some("run the same command again to follow them and to report; `duel cancel RUN` cancels them".into()),
-            Self::Rows { .. } => Some("the lines above say which; unreadable and equal ones are left out of a training".into()),
+            Self::Rows { needs_fixing: true, .. } => {
+                Some("the lines above say which; unreadable and equal ones are left out of a training".into())
+            }
+            Self::Rows { .. } => Some("the lines above say which; without --strict these are no reason to fail".into()),
             Self::Unpaired { .. } => Some("give the arm loss = \"kto\" or \"aot_unpaired\", which look at each response by itself, or rows with `chosen` and `rejected`".into()),
             Self::OnlyPrompts { hint, .. } => Some((*hint).into()),
             Self::Reward(duel_reward::Error::Command { .. })

@@ -1,9 +1,10 @@
 //! Text on its way to a terminal. Names, statements, responses, what a judge or a worker says: whatever came from outside moves no
 //! cursor, sets no colour and turns no line around. Colours are put on by the binary itself, on text that has passed here.
 
+use crate::sysinfo::is_dumb_terminal;
 use serde::Serialize;
 use std::borrow::Cow;
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::sync::Mutex;
 
 /// Whether a terminal would obey it in place of showing it: control characters but the line's end and the tab, and what turns the
@@ -43,6 +44,13 @@ pub fn warn(warnings: &[String]) {
     for warning in warnings {
         let _ = writeln!(std::io::stderr(), "warning: {}", sanitize(warning));
     }
+}
+
+/// Whether standard output is a terminal that shows colours.
+pub fn is_colored() -> bool {
+    std::io::stdout().is_terminal()
+        && !is_dumb_terminal()
+        && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty())
 }
 
 /// Writes to standard output. A closed pipe is no error; any other failure is kept for [`take_unprinted`].

@@ -6,8 +6,9 @@ use burn::module::Module;
 use burn::tensor::Device;
 use duel_data::chat::{ChatTemplate, Message};
 use duel_data::grammar::GrammarWorld;
+use duel_data::records::Columns;
 use duel_data::reviews::{PromptSizes, ReviewsWorld};
-use duel_data::rows::RowsWorld;
+use duel_data::rows::{RowSource, RowsWorld};
 use duel_data::{Detokenize, Encoder, Json, TextTokenizer, World};
 use duel_model::{Pretrained, TransformerConfig};
 use duel_reward::template_tokens;
@@ -61,7 +62,7 @@ pub(crate) fn add_turn_end(path: &Path, model: &mut Pretrained, tokenizer: &Text
     // a template that cannot be read is an error only of rows that need it
     let end = template(model, tokenizer, &named_tokens, &rows).ok().flatten().and_then(|template| {
         let answer = [Message::new("assistant", ANSWER)];
-        let conversation = template.split(&[Message::new("user", "Is it?")], &[&answer]).ok()?;
+        let conversation = template.split(&vec![Message::new("user", "Is it?")].into(), &[&answer]).ok()?;
         let (_, end) = conversation.answers.first()?.rsplit_once(ANSWER)?;
         let id = *tokenizer.encode_part(end.trim_start()).ok()?.first()?;
         let is_of_model = (id as usize) < model.config.vocabulary;
@@ -280,6 +281,35 @@ pub(crate) fn row_files(experiment: &Experiment) -> Result<Vec<RowFiles>> {
         ("test", Some(Split::Test), &rows.test),
     ];
     files.into_iter().map(read).collect()
+}
+
+/// What a run reads of a person's rows, and how much of it.
+///
+/// # Errors
+/// What is not on the hub.
+pub(crate) fn row_source(experiment: &Experiment) -> Result<RowSource> {
+    let files = row_files(experiment)?.into_iter();
+    let files = files.flat_map(|RowFiles { split, paths, .. }| paths.into_iter().map(move |path| (split, path)));
+    let pairs = &experiment.stages.pairs;
+    Ok(RowSource {
+        conversations: keeps_conversations(experiment),
+        ..source_of(&experiment.world.rows, files.collect(), [pairs.rows, pairs.holdout_rows])
+    })
+}
+
+/// What is read of these files, at most `most` rows of training and of each of the other splits.
+pub(crate) fn source_of(rows: &RowsSettings, files: Vec<(Option<Split>, PathBuf)>, most: [usize; 2]) -> RowSource {
+    RowSource {
+        files,
+        columns: Columns { prompt: rows.prompt.clone(), chosen: rows.chosen.clone(), rejected: rows.rejected.clone() },
+        holdout: rows.holdout,
+        prompt_tokens: rows.prompt_tokens,
+        response_tokens: rows.response_tokens,
+        long_prompts: rows.long_prompts,
+        long_responses: rows.long_responses,
+        most,
+        conversations: false,
+    }
 }
 
 /// Which judge an experiment has: its own word, or its world's.

@@ -53,6 +53,6 @@ pub use stages::{
 };
 pub use values::number;
 pub use world::{
-    GrammarSettings, JudgeKind, JudgeSettings, JudgedText, ReviewsSettings, RowsSettings, Rule, WorldKind,
+    GrammarSettings, JudgeKind, JudgeSettings, JudgedText, Overlong, ReviewsSettings, RowsSettings, Rule, WorldKind,
     WorldSettings,
 };

@@ -56,7 +56,16 @@ catalogue! {
     KL_GRAMMAR = "kl_grammar_reference", "nats", "exact KL(grammar || reference) per response, mean over all prompts";
     // pairs and reward model
     ROWS_READ = "rows_read", "rows", "rows of the user's own files";
-    ROWS_KEPT = "rows_kept", "rows", "those of them that are pairs, short enough, and kept";
+    ROWS_KEPT = "rows_kept", "rows", "pairs made of them that are trained on or judged by";
+    ROWS_UNREADABLE = "rows_unreadable", "rows", "rows left out as they cannot be read or trained on";
+    ROWS_SAME = "rows_same", "rows", "rows left out as their completions are the same tokens";
+    ROWS_DUPLICATE = "rows_duplicate", "rows", "rows left out as they are there already";
+    ROWS_LONG_PROMPT = "rows_long_prompt", "rows", "rows left out for a prompt of too many tokens";
+    ROWS_LONG_RESPONSE = "rows_long_response", "rows", "rows left out for a completion of too many tokens";
+    ROWS_PROMPT_CUT = "rows_prompt_cut", "rows", "rows whose prompt is cut at its beginning";
+    ROWS_RESPONSE_CUT = "rows_response_cut", "rows", "rows with a completion that is cut at its end, so that it has no end token";
+    ROWS_CUT_AT_EOS = "rows_cut_at_eos", "rows", "rows with a completion that is cut at its first end token";
+    ROWS_MERGED = "rows_merged", "rows", "rows whose prompt ends before a token that holds the beginning of a completion";
     BAYES_ACCURACY = "bayes_accuracy", "share", "mean over rows of the larger label probability: an upper bound for any judge";
     TAU = "tau", "gold reward", "temperature of the Bradley-Terry labels";
     PAIR_ACCURACY_TRAIN = "pair_accuracy_train", "share", "rows where the chosen response scores higher, ties half; train prompts";

@@ -34,11 +34,33 @@ pub struct RowsSettings {
     pub rejected: String,
     pub prompt_tokens: usize,
     pub response_tokens: usize,
+    // left out where they are the default, so that the keys of stages without them stay as they are
+    #[serde(default, skip_serializing_if = "Overlong::is_drop")]
+    pub long_prompts: Overlong,
+    #[serde(default, skip_serializing_if = "Overlong::is_drop")]
+    pub long_responses: Overlong,
     pub judged_words: usize,
     /// Year, month and day: `2024-07-26`.
     pub date: String,
     /// Variables of the chat template, over its special tokens.
     pub template_kwargs: toml::Table,
+}
+
+/// What becomes of a row with a prompt or a response of too many tokens.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Overlong {
+    /// The row is left out.
+    #[default]
+    Drop,
+    /// The beginning of a prompt is cut, as `truncation_mode = "keep_end"` of trl does; the end of a response.
+    Cut,
+}
+
+impl Overlong {
+    fn is_drop(&self) -> bool {
+        *self == Self::Drop
+    }
 }
 
 /// Source of gold reward in the text worlds.

@@ -1,6 +1,6 @@
 //! One row: a preference pair, a labelled completion or a prompt, in the dataset formats of TRL.
 
-use crate::chat::Message;
+use crate::chat::{Conversation, Message};
 use crate::json::Json;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
@@ -36,7 +36,13 @@ fn to_flag(value: &Json) -> Option<bool> {
 #[serde(untagged)]
 pub enum Content {
     Text(String),
-    Turns(Vec<Message>),
+    Conversation(Conversation),
+}
+
+impl From<Vec<Message>> for Content {
+    fn from(turns: Vec<Message>) -> Self {
+        Self::Conversation(turns.into())
+    }
 }
 
 /// A row in one of the supported formats.
@@ -67,23 +73,24 @@ pub struct Columns {
 }
 
 impl Record {
-    /// Reads a row.
+    /// Reads the records of a row.
     ///
     /// # Errors
     /// In words, what is missing or of the wrong type.
-    pub fn read(row: &Json, columns: &Columns) -> std::result::Result<Self, String> {
+    pub fn read(row: &Json, columns: &Columns) -> std::result::Result<Vec<Self>, String> {
         let Json::Object(row) = row else { return Err(format!("a row is an object, not {}", row.type_name())) };
         let row = RowFields(row);
         let prompt = match row.content(&columns.prompt)? {
             Some(prompt) => Some(prompt),
             None => row.content("conversations")?, // ShareGPT
         };
-        match (row.content(&columns.chosen)?, row.content(&columns.rejected)?) {
+        let record = match (row.content(&columns.chosen)?, row.content(&columns.rejected)?) {
             (Some(chosen), Some(rejected)) => row.pair(prompt, chosen, rejected),
             (None, None) => row.single(prompt, columns),
             (Some(_), None) => Err(format!("`{}` is missing", columns.rejected)),
             (None, Some(_)) => Err(format!("`{}` is missing", columns.chosen)),
-        }
+        };
+        Ok(vec![record?])
     }
 }
 
@@ -151,15 +158,12 @@ impl RowFields<'_> {
 fn content(value: &Json, name: &str) -> std::result::Result<Content, String> {
     match value {
         Json::Text(text) => Ok(Content::Text(text.clone())),
-        Json::Object(_) => Ok(Content::Turns(vec![message(value, name, 0)?])),
+        Json::Object(_) => Ok(vec![message(value, name, 0)?].into()),
         Json::List(turns) if turns.is_empty() => Err(format!("`{name}` has no turns")),
-        Json::List(turns) => Ok(Content::Turns(
-            turns
-                .iter()
-                .enumerate()
-                .map(|(index, turn)| message(turn, name, index))
-                .collect::<std::result::Result<_, _>>()?,
-        )),
+        Json::List(turns) => {
+            let turns = turns.iter().enumerate().map(|(index, turn)| message(turn, name, index));
+            Ok(turns.collect::<std::result::Result<Vec<_>, _>>()?.into())
+        }
         other => Err(format!("`{name}` is {}, not text or a list of turns", other.type_name())),
     }
 }
@@ -197,15 +201,16 @@ fn message(value: &Json, name: &str, index: usize) -> std::result::Result<Messag
 /// The prompt that both completions begin with. TRL's implicit prompts.
 fn implicit_prompt(chosen: Content, rejected: Content) -> std::result::Result<(Content, Content, Content), String> {
     match (chosen, rejected) {
-        (Content::Turns(chosen), Content::Turns(rejected)) => {
+        (Content::Conversation(chosen), Content::Conversation(rejected)) => {
+            let (chosen, rejected) = (chosen.turns, rejected.turns);
             let same = chosen.iter().zip(&rejected).take_while(|(a, b)| a == b).count();
             // both end with the assistant's turn, even where they are the same
             let cut = same.min(chosen.len().min(rejected.len()).saturating_sub(1));
             if cut == 0 {
                 return Err("there is no `prompt`, and `chosen` and `rejected` have no common beginning".into());
             }
-            let rest = |turns: &[Message]| Content::Turns(turns[cut..].to_vec());
-            Ok((Content::Turns(chosen[..cut].to_vec()), rest(&chosen), rest(&rejected)))
+            let rest = |turns: &[Message]| Content::from(turns[cut..].to_vec());
+            Ok((chosen[..cut].to_vec().into(), rest(&chosen), rest(&rejected)))
         }
         (Content::Text(chosen), Content::Text(rejected)) => {
             let same: usize =
@@ -237,7 +242,7 @@ mod tests {
     }
 
     fn turns(turns: &[(&str, &str)]) -> Content {
-        Content::Turns(turns.iter().map(|(role, content)| Message::new(role, content)).collect())
+        turns.iter().map(|(role, content)| Message::new(role, content)).collect::<Vec<_>>().into()
     }
 
     /// TRL's dataset formats, one by one.
@@ -287,7 +292,7 @@ mod tests {
             (json!({"prompt": "a", "label": 1}), Record::Prompt { prompt: text("a") }),
         ];
         for (row, expected) in cases {
-            assert_eq!(Record::read(&row.clone().into(), &columns()), Ok(expected), "{row}");
+            assert_eq!(Record::read(&row.clone().into(), &columns()), Ok(vec![expected]), "{row}");
         }
     }
 

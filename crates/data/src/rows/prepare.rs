@@ -1,42 +1,21 @@
-//! Reads the user's files, splits and encodes their rows, and writes them as the prepared world.
+//! Keeps the rows that a run needs, and writes them as the prepared world.
 
 use super::conversations::Conversations;
-use crate::encode::{EncodedRow, Encoder};
-use crate::keys::{ids_key, prompt_key, text_key};
+use super::reader::{DecidedRow, RowSource, RowUse, read_rows};
+use crate::encode::Encoder;
+use crate::keys::{prompt_key, text_key};
 use crate::pairs::PreferenceRow;
-use crate::records::{self, Columns, Content, Record};
-use crate::stats::{MAX_LISTED, PrepareStats};
+use crate::records::{Content, Record};
+use crate::stats::RowStats;
 use crate::{Error, PromptResponse, Result};
 use duel_spec::Split;
-use std::collections::{BTreeMap, HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 
 pub(super) const ROWS: &str = "rows.jsonl";
 pub(super) const PROMPTS: &str = "prompts.json";
 
 const SPLITS: [Split; 3] = [Split::Train, Split::Validation, Split::Test];
-
-/// What [`prepare`] reads, and how much of it.
-#[derive(Debug, Clone)]
-pub struct RowSource {
-    /// One file, whose prompts are split; or one each for training, validation and test.
-    pub files: Vec<(Option<Split>, PathBuf)>,
-    pub columns: Columns,
-    /// Share of a single file's prompts for validation, and as many for test.
-    pub holdout: f64,
-    pub prompt_tokens: usize,
-    pub response_tokens: usize,
-    /// Rows kept of the training split, and of each of the others.
-    pub most: [usize; 2],
-    /// Whether prompts are also kept as they stand in the file, for models with another tokenizer.
-    pub conversations: bool,
-}
-
-impl RowSource {
-    fn max_rows(&self, split: Split) -> usize {
-        self.most[usize::from(split != Split::Train)]
-    }
-}
 
 /// Reads the files row by row and writes the encoded rows and prompts to the folder `to`. Where there are more rows than needed,
 /// those with the smallest hashes are kept, whatever their order in the file.
@@ -45,138 +24,63 @@ impl RowSource {
 ///
 /// # Errors
 /// A file that cannot be read; a split without rows; a prompt that occurs in the files of two splits.
-pub fn prepare(source: &RowSource, encoder: &Encoder, to: &Path) -> Result<PrepareStats> {
+pub fn prepare(source: &RowSource, encoder: &Encoder, to: &Path) -> Result<RowStats> {
     let mut collector = RowCollector::new(source);
-    for (file, (_, path)) in source.files.iter().enumerate() {
-        for (line, row) in records::read(path, &source.columns, |record| encoder.encode(record))? {
-            collector.stats.read += 1;
-            match row.and_then(|(record, encoded)| Ok((record, encoded.map_err(|e| e.to_string())?))) {
-                Ok((record, encoded)) => {
-                    collector.stats.merged += usize::from(encoded.is_merged);
-                    if encoded.is_cut {
-                        collector.stats.record_cut(path, line);
-                    }
-                    collector.add(file, line, &record, encoded);
-                }
-                Err(problem) => {
-                    collector.stats.unreadable += 1;
-                    collector.stats.record_left_out(path, line, &problem);
-                }
-            }
-        }
-    }
-    collector.finish(to)
-}
-
-/// The first row with a prompt.
-#[derive(Clone, Copy)]
-struct PromptOrigin {
-    split: Split,
-    file: usize,
-    line: usize,
+    let stats = read_rows(source, Some(encoder), |row, stats| collector.add(row, stats.read as u64))?;
+    stats.check()?;
+    collector.write(to)?;
+    Ok(stats)
 }
 
 /// The rows kept so far, by split and hash.
 struct RowCollector<'a> {
     source: &'a RowSource,
-    stats: PrepareStats,
     /// By hash and number, the smallest of them.
     pairs: [BTreeMap<(u64, u64), PreferenceRow>; 3],
     /// Single completions: unwanted, wanted.
-    single: [[BTreeMap<u64, PromptResponse>; 2]; 3],
+    single: [[BTreeMap<(u64, u64), PromptResponse>; 2]; 3],
     prompts: [BTreeMap<u64, Vec<u32>>; 3],
-    /// Hashes of all rows, to find duplicates.
-    seen: HashSet<u64>,
-    /// Number of single completions: unwanted, wanted.
-    labelled: [usize; 2],
-    only_prompts: bool,
-    origins: HashMap<u64, PromptOrigin>,
     conversations: Conversations,
-    /// Rows whose prompt is in the file of another split, and the first of them.
-    leaks: usize,
-    leak_lines: Vec<String>,
 }
 
 impl<'a> RowCollector<'a> {
     fn new(source: &'a RowSource) -> Self {
         Self {
             source,
-            stats: PrepareStats::default(),
             pairs: Default::default(),
             single: Default::default(),
             prompts: Default::default(),
-            seen: HashSet::new(),
-            labelled: [0, 0],
-            only_prompts: true,
-            origins: HashMap::new(),
             conversations: Conversations::default(),
-            leaks: 0,
-            leak_lines: vec![],
         }
     }
 
-    /// Adds a row, or counts why it is left out.
-    fn add(&mut self, file: usize, line: usize, record: &Record, encoded: EncodedRow) {
-        let (Record::Pair { prompt, .. } | Record::Judged { prompt, .. } | Record::Prompt { prompt }) = record;
-        self.only_prompts &= matches!(record, Record::Prompt { .. });
-        let prompt_hash = prompt_key(prompt);
-        let Some(split) = self.assign_split(file, line, prompt_hash, &encoded.prompt) else { return };
-        if encoded.prompt.len() > self.source.prompt_tokens {
-            self.stats.prompts_too_long += 1;
-            return;
-        }
-        if encoded.completions.iter().any(|ids| ids.len() > self.source.response_tokens) {
-            self.stats.responses_too_long += 1;
-            return;
-        }
+    /// Adds what is used of the row with this number.
+    fn add(&mut self, row: DecidedRow, number: u64) {
+        let DecidedRow { record, encoded, usage, .. } = row;
+        let (RowUse::Whole(split) | RowUse::Prompt(split)) = usage else { return };
+        let (Record::Pair { prompt, .. } | Record::Judged { prompt, .. } | Record::Prompt { prompt }) = &record;
         if self.source.conversations {
             self.add_conversation(&encoded.prompt, prompt);
         }
-        let most = self.source.max_rows(split);
+        let (prompt_hash, most) = (prompt_key(prompt), self.source.max_rows(split));
         keep_smallest(&mut self.prompts[split as usize], prompt_hash, encoded.prompt.clone(), most);
-        match (record, encoded.completions.as_slice()) {
+        if usage == RowUse::Prompt(split) {
+            return;
+        }
+        match (&record, encoded.completions.as_slice()) {
             (Record::Judged { desirable, .. }, [completion]) => {
                 let row_hash = text_key(&format!("{prompt_hash} {completion:?} {desirable}"));
-                if self.is_new(row_hash) {
-                    let label = usize::from(*desirable);
-                    let row = PromptResponse { prompt: encoded.prompt, response: completion.clone() };
-                    self.labelled[label] += 1;
-                    keep_smallest(&mut self.single[split as usize][label], row_hash, row, most);
-                }
-            }
-            (Record::Pair { .. }, [chosen, rejected]) if chosen == rejected => {
-                self.stats.same += 1;
-                let problem = "`chosen` and `rejected` are the same tokens";
-                self.stats.record_left_out(&self.source.files[file].1, line, problem);
+                let row = PromptResponse { prompt: encoded.prompt, response: completion.clone() };
+                let single = &mut self.single[split as usize][usize::from(*desirable)];
+                keep_smallest(single, (row_hash, number), row, most);
             }
             (Record::Pair { margin, scores, .. }, [chosen, rejected]) => {
                 let row_hash = text_key(&format!("{prompt_hash} {chosen:?} {rejected:?}"));
-                if self.is_new(row_hash) {
-                    let row = preference(split, encoded.prompt, chosen, rejected, *margin, *scores);
-                    let key = (row_hash, self.stats.read as u64);
-                    keep_smallest(&mut self.pairs[split as usize], key, row, most);
-                }
+                let row = preference(split, encoded.prompt, chosen, rejected, *margin, *scores);
+                keep_smallest(&mut self.pairs[split as usize], (row_hash, number), row, most);
             }
             _ => {}
         }
-    }
-
-    /// The split of a row: that of the first row with the same prompt ids, which are what a model sees. `None` where that is in
-    /// the file of another split.
-    fn assign_split(&mut self, file: usize, line: usize, prompt_hash: u64, ids: &[u32]) -> Option<Split> {
-        let (file_split, path) = &self.source.files[file];
-        let split = file_split.unwrap_or_else(|| split_of(prompt_hash, self.source.holdout));
-        let origin = *self.origins.entry(ids_key(ids)).or_insert(PromptOrigin { split, file, line });
-        if file_split.is_some() && origin.split != split {
-            self.leaks += 1;
-            if self.leak_lines.len() < MAX_LISTED {
-                let other = self.source.files[origin.file].1.display();
-                let position = format!("{}:{line}", path.display());
-                self.leak_lines.push(format!("{position}: its prompt also occurs in {other}:{}", origin.line));
-            }
-            return None;
-        }
-        Some(origin.split)
     }
 
     /// Adds a prompt as it stands in the file. Those of rows that were dropped are dropped too, whenever they are many.
@@ -196,31 +100,9 @@ impl<'a> RowCollector<'a> {
         self.conversations.retain(of_pairs.chain(single).chain(prompts));
     }
 
-    /// Whether a row is not a duplicate.
-    fn is_new(&mut self, row_hash: u64) -> bool {
-        let is_new = self.seen.insert(row_hash);
-        self.stats.duplicates += usize::from(!is_new);
-        is_new
-    }
-
-    /// Pairs the single completions, checks that every split has rows, and writes the world.
-    fn finish(mut self, to: &Path) -> Result<PrepareStats> {
-        if self.leaks > 0 {
-            let hint = "a prompt may occur in only one of the training, validation and test files: remove these rows from one of them";
-            return Err(Error::BadRows { count: self.leaks, lines: self.leak_lines, hint: hint.into() });
-        }
+    /// Pairs the single completions, and writes the world.
+    fn write(mut self, to: &Path) -> Result<()> {
         SPLITS.into_iter().for_each(|split| self.pair_single(split));
-        self.stats.kept = self.pairs.iter().map(BTreeMap::len).sum();
-        let [unwanted, wanted] = self.labelled;
-        if self.stats.kept == 0 && (unwanted == 0) != (wanted == 0) {
-            return Err(Error::OneKind { wanted, unwanted });
-        }
-        self.only_prompts &= self.prompts.iter().all(|prompts| !prompts.is_empty());
-        if !self.only_prompts && self.pairs.iter().any(BTreeMap::is_empty) {
-            let count = |split: Split| format!("{} of {}", self.pairs[split as usize].len(), split.name());
-            let found = format!("{}, out of {}", SPLITS.map(count).join(", "), self.stats.read);
-            return Err(Error::FewRows { found, stats: Box::new(self.stats) });
-        }
         if self.source.conversations {
             self.drop_conversations();
             self.conversations.write(to)?;
@@ -231,35 +113,18 @@ impl<'a> RowCollector<'a> {
         write(&to.join(ROWS), lines.collect::<Result<String>>()?.as_bytes())?;
         let prompts: [Vec<Vec<u32>>; 3] = self.prompts.map(|prompts| prompts.into_values().collect());
         let json = serde_json::to_vec(&prompts).map_err(|e| Error::Tokenizer { problem: e.to_string() })?;
-        write(&to.join(PROMPTS), &json)?;
-        Ok(self.stats)
+        write(&to.join(PROMPTS), &json)
     }
 
     /// Adds the pairs that a split's single completions make, after the pairs of the files.
     fn pair_single(&mut self, split: Split) {
         let rows = &mut self.pairs[split as usize];
-        let before = rows.len();
         let [unwanted, wanted]: [Vec<PromptResponse>; 2] =
             std::mem::take(&mut self.single[split as usize]).map(|rows| rows.into_values().collect());
-        if unwanted.is_empty() || wanted.is_empty() {
-            self.stats.one_kind[0] += unwanted.len();
-            self.stats.one_kind[1] += wanted.len();
-        }
-        let most = self.source.max_rows(split) - before;
+        let most = self.source.max_rows(split) - rows.len();
         for (index, row) in pair_unpaired(split, &wanted, &unwanted).into_iter().take(most).enumerate() {
             rows.insert((u64::MAX, index as u64), row);
         }
-        self.stats.unpaired += rows.len() - before;
-    }
-}
-
-/// The split of a prompt by its hash: validation, test, then training.
-fn split_of(prompt_hash: u64, holdout: f64) -> Split {
-    let share = prompt_hash as f64 / u64::MAX as f64;
-    match share {
-        _ if share < holdout => Split::Validation,
-        _ if share < 2.0 * holdout => Split::Test,
-        _ => Split::Train,
     }
 }
 

@@ -105,7 +105,7 @@ impl World for RowsWorld {
 
     /// A prompt typed by the user; a conversation of one turn where the model has a template.
     fn read_prompt(&self, text: &str) -> Result<Prompt> {
-        let turn = Content::Turns(vec![Message::new("user", text)]);
+        let turn = Content::from(vec![Message::new("user", text)]);
         let (ids, prompt) = match self.encoder.prompt(&turn) {
             Ok(ids) => (ids, turn),
             Err(_) => (self.encoder.prompt(&Content::Text(text.into()))?, Content::Text(text.into())),

@@ -1,33 +1,32 @@
-//! `duel data check` and `duel init`: a person's own rows, before anything is trained.
+//! `duel data check`: a person's own rows, before anything is trained.
 
 use crate::commands::args::{ColumnArgs, OutputFormat};
+use crate::commands::row_report;
 use crate::error::{Error, Result};
 use crate::log;
 use crate::sources;
 use crate::sysinfo;
-use crate::terminal::print;
-use crate::world::PretrainedModel as Model;
+use crate::terminal::{is_colored, print_styled, sanitize};
+use crate::world::{PretrainedModel as Model, row_source, source_of};
 use clap::{Args, Subcommand};
-use duel_data::check::{self, CheckOptions, DataReport, InputFile, Lengths};
-use duel_data::records::Columns;
-use duel_spec::Split;
+use duel_data::check::{self, DataReport};
+use duel_data::rows::RowSource;
+use duel_spec::{Document, Experiment, RowsSettings, Split, WorldKind};
 use indicatif::{ProgressBar, ProgressStyle};
-use std::fmt::Write as _;
-use std::path::Path;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, Subcommand)]
 pub enum DataCommand {
-    /// Say line by line what is wrong with rows, how long they are, and what would be left out
+    /// Say line by line what is wrong with rows, how long they are, and what a run would use of them
     ///
-    /// JSON lines, JSON, CSV or parquet; pairs, completions with a label, or prompts alone, as text or as conversations. Exit
-    /// code 1 where rows ought to be mended.
+    /// JSON lines, JSON, CSV or parquet; pairs, completions with a label, or prompts alone, as text or as conversations. Or an
+    /// experiment, whose rows are checked with its own settings. Exit code 1 where rows should be fixed.
     Check(CheckArgs),
 }
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// The rows: .jsonl, .json, .csv, .tsv or .parquet, or hub:org/name[/config][:split]
+    /// The rows: .jsonl, .json, .csv, .tsv or .parquet, or hub:org/name[/config][:split]; or an experiment: .toml
     pub file: PathBuf,
     /// The model whose tokenizer and chat template read them; lengths are in words without one
     #[arg(long, value_name = "DIR|FILE.gguf|NAME")]
@@ -38,34 +37,61 @@ pub struct CheckArgs {
     /// Test rows, in a file of their own
     #[arg(long, value_name = "FILE")]
     pub test: Option<PathBuf>,
-    /// Rows with longer prompts are left out
-    #[arg(long, value_name = "N", default_value = "256", value_parser = tokens())]
+    /// The most tokens of a prompt; the same as --set prompt_tokens=N
+    #[arg(long, value_name = "N", value_parser = tokens())]
     pub prompt_tokens: Option<u32>,
-    /// Rows with longer completions are left out
-    #[arg(long, value_name = "N", default_value = "128", value_parser = tokens())]
+    /// The most tokens of a completion; the same as --set response_tokens=N
+    #[arg(long, value_name = "N", value_parser = tokens())]
     pub response_tokens: Option<u32>,
+    /// A setting of [world.rows], such as long_prompts=cut or template_kwargs.enable_thinking=false; with an experiment, any of
+    /// its keys; may be repeated
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
     #[command(flatten)]
     pub columns: ColumnArgs,
+    /// Print the first N rows that are used, token by token: what is context and what the loss is on
+    #[arg(long, value_name = "N", default_value = "0", value_parser = clap::value_parser!(u32).range(0..=1000))]
+    pub show: u32,
+    /// Exit code 1 where anything was found, not only what should be fixed
+    #[arg(long)]
+    pub strict: bool,
     #[arg(long, value_enum, default_value = "text")]
     pub format: OutputFormat,
+}
+
+/// What is checked: of files with settings from the command line, or of an experiment.
+pub struct CheckInput {
+    pub source: RowSource,
+    model: Option<String>,
+    settings: RowsSettings,
+    /// Whether these are the files and limits of a run.
+    pub is_whole: bool,
 }
 
 /// Says what is wrong with rows, and what would become of them.
 ///
 /// # Errors
-/// Rows that ought to be mended.
+/// Rows that should be fixed.
 pub fn check(args: &CheckArgs) -> Result<()> {
-    if args.format == OutputFormat::Json {
-        // the answer names its files
-        let files = [Some(&args.file), args.validation.as_ref(), args.test.as_ref()];
-        files.into_iter().flatten().try_for_each(|file| as_text(file, "file of rows").map(drop))?;
+    let input = args.input()?;
+    if args.show > 0 && input.model.is_none() {
+        let reason = "tokens are those of a model: give --model".into();
+        return Err(Error::Unused { option: "--show".into(), reason });
     }
-    let report = findings(args)?;
-    print(&match args.format {
+    let report = input.check(args.show as usize)?;
+    let name = args.file.display().to_string();
+    print_styled(&match args.format {
         OutputFormat::Json => crate::terminal::json(&report),
-        OutputFormat::Text => text(&report, args),
+        OutputFormat::Text => {
+            let text = row_report::text(&report, &name, &input.source);
+            sanitize(&text).into_owned() + &row_report::examples(&report.examples, is_colored())
+        }
     });
-    if report.needs_fixing() { Err(Error::Rows { path: args.file.clone() }) } else { Ok(()) }
+    let needs_fixing = report.needs_fixing(input.is_whole);
+    if needs_fixing || (args.strict && report.has_findings()) {
+        return Err(Error::Rows { path: args.file.clone(), needs_fixing });
+    }
+    Ok(())
 }
 
 /// A path where only text will do.
@@ -73,154 +99,127 @@ pub fn as_text<'a>(path: &'a Path, what: &'static str) -> Result<&'a str> {
     path.to_str().ok_or_else(|| Error::NotText { what, path: path.into() })
 }
 
-pub fn findings(args: &CheckArgs) -> Result<DataReport> {
-    let model = args.model.as_ref().map(|path| Model::open(as_text(path, "model")?)).transpose()?;
-    let rows = duel_spec::RowsSettings::defaults();
-    let encoder = model.as_ref().map(|model| model.encoder(&rows)).transpose()?;
-    let alone = args.validation.is_none() && args.test.is_none();
-    let mut files = vec![];
-    let named = [
-        (Some(&args.file), Split::Train),
-        (args.validation.as_ref(), Split::Validation),
-        (args.test.as_ref(), Split::Test),
-    ];
-    for (from, split) in named.into_iter().filter_map(|(from, split)| Some((from?, split))) {
-        let split = (!alone).then_some(split);
-        files.extend(sources::rows(from)?.into_iter().map(|path| InputFile { path, split }));
-    }
-    let ColumnArgs { prompt, chosen, rejected } = args.columns.clone();
-    let options = CheckOptions {
-        columns: Columns { prompt, chosen, rejected },
-        encoder: encoder.as_ref(),
-        prompt_tokens: args.prompt_tokens.map_or(usize::MAX, |most| most as usize),
-        response_tokens: args.response_tokens.map_or(usize::MAX, |most| most as usize),
-    };
-    let bar = match log::is_quiet() || sysinfo::is_dumb_terminal() {
-        true => ProgressBar::hidden(),
-        false => ProgressBar::new_spinner(),
-    };
-    if let Ok(style) = ProgressStyle::with_template("{human_pos} rows read  {elapsed}") {
-        bar.set_style(style);
-    }
-    let report = check::check(&files, &options, |rows| bar.set_position(rows as u64))?;
-    bar.finish_and_clear();
-    Ok(report)
+/// `key=value` for `--set`, of any text.
+fn assignment(key: &str, text: &str) -> String {
+    format!("{key}={}", toml_edit::Value::from(text))
 }
 
-/// A number with commas.
-fn with_commas(n: usize) -> String {
-    let digits = n.to_string();
-    let mut text = String::new();
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
+/// An experiment without rows of its own, for the settings of `[world.rows]`.
+const ONLY_ROWS: &str =
+    "[world]\nkind = \"rows\"\n[world.rows]\ntrain = \"-\"\n[model]\nfrom = \"-\"\n[arms.dpo]\nmethod = \"dpo\"\n";
 
-/// What would be left out or change when rows become tokens of the model.
-fn token_lines(report: &DataReport, args: &CheckArgs) -> Vec<String> {
-    let mut lines = vec![];
-    let too_long = [
-        (report.prompts_too_long, "prompts", args.prompt_tokens, "--prompt-tokens"),
-        (report.responses_too_long, "completions", args.response_tokens, "--response-tokens"),
-    ];
-    for (n, what, most, option) in too_long {
-        let Some(most) = most else { continue };
-        lines.push(format!(
-            "  {} rows have {what} of more than {most} tokens and are left out ({option})",
-            with_commas(n)
-        ));
-    }
-    lines.push(format!(
-        "  {} rows whose prompt ends before a token that holds the beginning of a completion{}",
-        with_commas(report.merged),
-        if report.merged > 0 { ": end prompts without a space, begin completions with it" } else { "" }
-    ));
-    for (n, what) in [
-        (
-            report.shortened,
-            "have a completion that changes the text of its prompt, which then ends where both still agree",
-        ),
-        (report.cut, "have a completion that goes on after its first end token, and is cut there"),
-        (report.empty, "have a completion that is empty"),
-    ] {
-        if n > 0 {
-            lines.push(format!("  {} rows {what}", with_commas(n)));
+impl CheckArgs {
+    /// Reads the settings, and finds the files.
+    fn input(&self) -> Result<CheckInput> {
+        if self.format == OutputFormat::Json {
+            // the answer names its files
+            let files = [Some(&self.file), self.validation.as_ref(), self.test.as_ref()];
+            files.into_iter().flatten().try_for_each(|file| as_text(file, "file of rows").map(drop))?;
         }
+        let is_experiment = self.file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml"));
+        if is_experiment { self.experiment_input() } else { self.file_input() }
     }
-    lines
-}
 
-pub fn text(report: &DataReport, args: &CheckArgs) -> String {
-    let mut out = String::new();
-    let mut line = |text: String| {
-        let _ = writeln!(out, "{text}");
-    };
-    let kinds = [
-        (report.pairs, "pairs"),
-        (report.judged, "completions with a label"),
-        (report.prompts_alone, "prompts alone"),
-        (report.unreadable, "unreadable"),
-    ];
-    let kinds: Vec<String> =
-        kinds.iter().filter(|(n, _)| *n > 0).map(|(n, kind)| format!("{} {kind}", with_commas(*n))).collect();
-    line(format!("{}: {} rows: {}", args.file.display(), with_commas(report.rows), kinds.join(", ")));
-    if report.with_margin + report.with_scores > 0 {
-        line(format!(
-            "  {} with a margin, {} with scores",
-            with_commas(report.with_margin),
-            with_commas(report.with_scores)
-        ));
+    /// Options that stand for a setting of `[world.rows]`.
+    fn row_settings(&self) -> Vec<String> {
+        let ColumnArgs { prompt, chosen, rejected } = &self.columns;
+        let columns = [("prompt", prompt), ("chosen", chosen), ("rejected", rejected)];
+        let columns = columns.into_iter().filter(|(default, name)| default != name);
+        let limits = [("prompt_tokens", self.prompt_tokens), ("response_tokens", self.response_tokens)];
+        let limits = limits.into_iter().filter_map(|(key, most)| Some(format!("world.rows.{key}={}", most?)));
+        columns.map(|(key, name)| assignment(&format!("world.rows.{key}"), name)).chain(limits).collect()
     }
-    if !report.first.is_empty() {
-        line("what is wrong".into());
-        for problem in &report.first {
-            line(format!("  {}:{}: {}", problem.file.display(), problem.line, problem.what));
-        }
-        let all: usize = report.problems.values().sum();
-        if all > report.first.len() {
-            line(format!("  and {} more; in all:", with_commas(all - report.first.len())));
-            for (kind, n) in &report.problems {
-                line(format!("  {:>8}  {kind}", with_commas(*n)));
+
+    fn experiment_input(&self) -> Result<CheckInput> {
+        let mut settings = self.set.clone();
+        settings.extend(self.row_settings());
+        for (key, path, what) in [
+            ("model.from", &self.model, "model"),
+            ("world.rows.validation", &self.validation, "file of rows"),
+            ("world.rows.test", &self.test, "file of rows"),
+        ] {
+            if let Some(path) = path {
+                settings.push(assignment(key, as_text(path, what)?));
             }
         }
-    }
-    line(format!("lengths, {:<14} median    90 %    99 %    most", report.unit));
-    for (name, lengths) in [("prompt", report.prompt), ("chosen", report.chosen), ("rejected", report.rejected)] {
-        if let Some(Lengths { median, ninety, ninety_nine, most }) = lengths {
-            line(format!("  {name:<20} {median:>7} {ninety:>7} {ninety_nine:>7} {most:>7}"));
+        let (experiment, _) = Experiment::load(&self.file, &settings)?;
+        if experiment.world.kind != WorldKind::Rows {
+            let (option, reason) = (self.file.display().to_string(), "only world.kind = \"rows\" has rows to check");
+            return Err(Error::Unused { option, reason: reason.into() });
         }
+        let source = row_source(&experiment)?;
+        let (model, settings) = (Some(experiment.model.from.clone()), experiment.world.rows);
+        Ok(CheckInput { source, model, settings, is_whole: true })
     }
-    if args.model.is_some() {
-        token_lines(report, args).into_iter().for_each(&mut line);
-    } else {
-        line("  give --model to count tokens, and to see what is too long for it".into());
+
+    fn file_input(&self) -> Result<CheckInput> {
+        let full_key = |setting: &String| match setting.starts_with("world.") {
+            true => setting.clone(),
+            false => format!("world.rows.{setting}"),
+        };
+        let settings: Vec<String> = self.set.iter().map(full_key).chain(self.row_settings()).collect();
+        let document = Document::parse("the settings of `duel data check`", ONLY_ROWS, &settings)?;
+        let settings = Experiment::from_document(&document)?.world.rows;
+        let is_alone = self.validation.is_none() && self.test.is_none();
+        let named = [
+            (Some(&self.file), Split::Train),
+            (self.validation.as_ref(), Split::Validation),
+            (self.test.as_ref(), Split::Test),
+        ];
+        let mut files = vec![];
+        for (from, split) in named.into_iter().filter_map(|(from, split)| Some((from?, split))) {
+            let split = (!is_alone).then_some(split);
+            files.extend(sources::rows(from)?.into_iter().map(|path| (split, path)));
+        }
+        let model = self.model.as_ref().map(|path| as_text(path, "model").map(String::from)).transpose()?;
+        let source = source_of(&settings, files, [usize::MAX; 2]);
+        Ok(CheckInput { source, model, settings, is_whole: false })
     }
-    line(format!(
-        "{} prompts, {} of them in more than one split",
-        with_commas(report.prompts),
-        with_commas(report.leaks)
-    ));
-    line(format!(
-        "{} duplicates, {} pairs whose completions are the same",
-        with_commas(report.duplicates),
-        with_commas(report.same)
-    ));
-    if report.has_only_prompts() {
-        line("prompts alone: the model writes two completions to each, and the judge labels them; choose one that is not \"world\"".into());
-    } else if report.pairs > 0 || report.judged == 0 {
-        line(format!("{} pairs can be used", with_commas(report.usable)));
+}
+
+impl CheckInput {
+    /// Of one file of rows and a model, with nothing too long.
+    pub fn unlimited(rows: &Path, model: &Path, columns: &ColumnArgs) -> Result<Self> {
+        let args = CheckArgs {
+            file: rows.into(),
+            model: Some(model.into()),
+            validation: None,
+            test: None,
+            prompt_tokens: None,
+            response_tokens: None,
+            set: vec![],
+            columns: columns.clone(),
+            show: 0,
+            strict: false,
+            format: OutputFormat::Text,
+        };
+        let mut input = args.file_input()?;
+        (input.source.prompt_tokens, input.source.response_tokens) = (usize::MAX, usize::MAX);
+        Ok(input)
     }
-    if report.judged > 0 {
-        let [wanted, unwanted] = [report.usable_wanted, report.usable_unwanted].map(with_commas);
-        line(format!(
-            "{wanted} wanted and {unwanted} unwanted completions can be used, with loss = \"kto\" or \"aot_unpaired\""
-        ));
+
+    /// Of an experiment.
+    pub fn of_experiment(experiment: Experiment) -> Result<Self> {
+        let source = row_source(&experiment)?;
+        let (model, settings) = (Some(experiment.model.from.clone()), experiment.world.rows);
+        Ok(Self { source, model, settings, is_whole: true })
     }
-    out
+
+    /// Reads all rows.
+    pub fn check(&self, examples: usize) -> Result<DataReport> {
+        let model = self.model.as_deref().map(Model::open).transpose()?;
+        let encoder = model.as_ref().map(|model| model.encoder(&self.settings)).transpose()?;
+        let bar = match log::is_quiet() || sysinfo::is_dumb_terminal() {
+            true => ProgressBar::hidden(),
+            false => ProgressBar::new_spinner(),
+        };
+        if let Ok(style) = ProgressStyle::with_template("{human_pos} rows read  {elapsed}") {
+            bar.set_style(style);
+        }
+        let report = check::check(&self.source, encoder.as_ref(), examples, |rows| bar.set_position(rows as u64))?;
+        bar.finish_and_clear();
+        Ok(report)
+    }
 }
 
 /// Tokens of a text, as the keys of the experiment accept them.

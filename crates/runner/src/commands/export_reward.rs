@@ -127,7 +127,7 @@ mod tests {
         let render = |source: &str, answer| {
             let template = ChatTemplate::new(source).expect("valid");
             let template = template.with_variables([("eos_token".to_owned(), Json::Text("</s>".into()))]);
-            template.render(&messages, answer).expect("renders")
+            template.render(&messages, None, answer).expect("renders")
         };
         let source = format!("{turns}{prompt}");
         assert_eq!(render(&source, false), "<s>Hi </s>\n");

@@ -1,12 +1,14 @@
 //! `duel init`: an experiment fitted to a file of rows and a model.
 
-use crate::commands::args::{ColumnArgs, OutputFormat};
-use crate::commands::data::{CheckArgs, as_text, findings, text};
+use crate::commands::args::ColumnArgs;
+use crate::commands::data::{CheckInput, as_text};
+use crate::commands::row_report::text;
 use crate::error::{Error, Result};
 use crate::executors::shell_quoted;
 use crate::sources;
 use crate::terminal::print;
 use clap::Args;
+use duel_spec::{Document, Experiment};
 use std::path::{Path, PathBuf};
 use toml_edit::{DocumentMut, Item};
 
@@ -98,29 +100,22 @@ fn write_new(folder: &Path, text: &str) -> Result<PathBuf> {
 /// Rows of which too few can be used; an experiment that is there already.
 pub fn init(args: &InitArgs) -> Result<()> {
     // 1. What the rows are like, with nothing left out for its length.
-    let check_args = CheckArgs {
-        file: args.rows.clone(),
-        model: Some(args.model.clone()),
-        validation: None,
-        test: None,
-        prompt_tokens: None,
-        response_tokens: None,
-        columns: args.columns.clone(),
-        format: OutputFormat::Text,
-    };
-    let report = findings(&check_args)?;
-    if report.has_only_prompts() {
-        print(&text(&report, &check_args));
+    let input = CheckInput::unlimited(&args.rows, &args.model, &args.columns)?;
+    let (report, name) = (input.check(0)?, args.rows.display().to_string());
+    if report.stats.has_only_prompts() {
+        print(&text(&report, &name, &input.source));
         return Err(Error::OnlyPrompts { what: "an experiment fitted to rows", hint: INIT_HINT });
     }
-    let (Some(prompt), Some(chosen), Some(rejected)) = (report.prompt, report.chosen, report.rejected) else {
-        print(&text(&report, &check_args));
-        return Err(Error::Rows { path: args.rows.clone() });
+    let lengths = (report.prompt, report.chosen, report.rejected);
+    let (Some(prompt), Some(chosen), Some(rejected), true) = (lengths.0, lengths.1, lengths.2, report.stats.kept > 0)
+    else {
+        print(&text(&report, &name, &input.source));
+        return Err(Error::Rows { path: args.rows.clone(), needs_fixing: true });
     };
 
     // 2. Sizes that hold nine of ten, and the hold-out, in round numbers.
     let round = |n: usize| n.next_multiple_of(8).max(8);
-    let (usable, is_unpaired) = (report.usable_rows(), report.usable_wanted > 0);
+    let (usable, is_unpaired) = (report.stats.kept, report.stats.usable_single() != [0, 0]);
     let holdout = (usable / 10).clamp(2, 256);
     let rows = usable.saturating_sub(2 * holdout).clamp(2, 4096);
     let batch = if rows >= 64 { 16 } else { 4 };
@@ -151,11 +146,13 @@ pub fn init(args: &InitArgs) -> Result<()> {
     let mut fitted: DocumentMut = template(is_unpaired).parse().expect("the template is tested to parse");
     values.into_iter().for_each(|(key, value)| set(&mut fitted, key, value));
     let fitted = fitted.to_string();
-    duel_spec::Experiment::from_document(&duel_spec::Document::parse("experiment.toml", &fitted, &[])?)?;
+    let experiment = Experiment::from_document(&Document::parse("experiment.toml", &fitted, &[])?)?;
 
-    // 3. The file, where none is.
+    // 3. The file, where none is; and what a run of it would use.
     let to = write_new(&args.folder, &fitted)?;
-    print(&text(&report, &check_args));
+    let input = CheckInput::of_experiment(experiment)?;
+    let report = input.check(0)?;
+    print(&text(&report, &name, &input.source));
     print(&format!(
         "\nwrote {0}; next:\n  duel plan {0}    what it will cost here\n  duel run {0}     both arms, to the page\n",
         word(&to.to_string_lossy())
@@ -166,7 +163,6 @@ pub fn init(args: &InitArgs) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use duel_spec::{Document, Experiment};
 
     #[test]
     fn names_and_paths_of_any_letters_are_written_as_toml() {

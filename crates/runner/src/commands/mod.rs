@@ -14,6 +14,7 @@ pub mod init;
 pub mod optimum;
 pub mod plan;
 pub mod report;
+pub mod row_report;
 pub mod run;
 pub mod sample;
 pub mod verify;

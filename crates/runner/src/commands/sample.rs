@@ -4,8 +4,8 @@ use crate::commands::args::OutputFormat;
 use crate::error::{Error, Result};
 use crate::plan::{Plan, Stage, StageKind, judge_files, recorded_judge};
 use crate::stages::{StageContext, learned_reward};
+use crate::terminal::{is_colored, print_styled, warn};
 use crate::terminal::{json, sanitize};
-use crate::terminal::{print_styled, warn};
 use clap::Args;
 use duel_data::{Prompt, World};
 use duel_ledger::RunDir;
@@ -17,7 +17,6 @@ use duel_spec::seeds::{self, Stream};
 use duel_spec::{JudgeKind, REFERENCE, Split, WorldKind};
 use duel_training::logprobs;
 use std::fmt::Write as _;
-use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicBool;
 
@@ -65,12 +64,9 @@ pub fn sample(args: &SampleArgs) -> Result<()> {
         let name = args.run.file_name().unwrap_or_default().to_string_lossy();
         duel_ledger::write_atomically(path, duel_report::sample_page(&all_responses, &name)?.as_bytes())?;
     }
-    let in_colour = std::io::stdout().is_terminal()
-        && !crate::sysinfo::is_dumb_terminal()
-        && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
     print_styled(&match args.format {
         OutputFormat::Json => json(&all_responses),
-        OutputFormat::Text => render(&all_responses, in_colour),
+        OutputFormat::Text => render(&all_responses, is_colored()),
     });
     Ok(())
 }

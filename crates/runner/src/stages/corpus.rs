@@ -3,17 +3,17 @@
 use super::context::StageContext;
 use crate::error::{Error, Result};
 use crate::world::{
-    PretrainedModel, RowFiles, SENTIMENT, TASTE, keeps_conversations, needs_sentiment, pretrained, reads_reviews,
-    row_files, rows_space, tokenizer_summary,
+    PretrainedModel, SENTIMENT, TASTE, needs_sentiment, pretrained, reads_reviews, row_source, rows_space,
+    tokenizer_summary,
 };
 use duel_data::Detokenize;
-use duel_data::records::Columns;
 use duel_data::reviews;
-use duel_data::rows::{self, PrepareStats, RowSource, RowsWorld};
+use duel_data::rows::{self, FindingKind, RowsWorld};
 use duel_ledger::StageRecorder;
 use duel_reward::{BagOfWordsPreference, Sentiment};
+use duel_spec::metrics::{self, Metric};
 use duel_spec::seeds::{self, Stream};
-use duel_spec::{Clocks, Experiment, JudgeKind, Recorder, Split, WorldKind, metrics};
+use duel_spec::{Clocks, Experiment, JudgeKind, Recorder, Split, WorldKind};
 use rand::RngExt;
 use std::path::{Path, PathBuf};
 
@@ -82,32 +82,39 @@ fn prepare_rows(
     to: &Path,
     recorder: &mut StageRecorder,
 ) -> Result<()> {
-    let (rows, pairs) = (&experiment.world.rows, &experiment.stages.pairs);
-    let files = row_files(experiment)?.into_iter();
-    let source = RowSource {
-        files: files
-            .flat_map(|RowFiles { split, paths, .. }| paths.into_iter().map(move |path| (split, path)))
-            .collect(),
-        columns: columns(experiment),
-        holdout: rows.holdout,
-        prompt_tokens: rows.prompt_tokens,
-        response_tokens: rows.response_tokens,
-        most: [pairs.rows, pairs.holdout_rows],
-        conversations: keeps_conversations(experiment),
-    };
-    let stats: PrepareStats = rows::prepare(&source, &pretrained.encoder(&experiment.world.rows)?, to)?;
+    let stats = rows::prepare(&row_source(experiment)?, &pretrained.encoder(&experiment.world.rows)?, to)?;
     tracing::info!("{stats}");
     tokenizer_summary(&pretrained.model, &pretrained.tokenizer).iter().for_each(|line| tracing::info!("{line}"));
-    stats.left_out.iter().for_each(|row| tracing::warn!("left out: {row}"));
-    stats.cut_rows.iter().for_each(|row| tracing::warn!("cut at the first end token of a completion: {row}"));
+    for (kind, finding) in &stats.findings {
+        finding.first.iter().for_each(|row| match kind.is_error() {
+            true => tracing::warn!("left out: {row}"),
+            false => tracing::info!("{row}"),
+        });
+    }
     if stats.kept == 0 {
         check_prompts_alone(experiment)?;
     }
     let mut record = |metric, count: usize| recorder.record("corpus", Clocks::default(), metric, count as f64);
     record(metrics::ROWS_READ, stats.read);
     record(metrics::ROWS_KEPT, stats.kept);
+    for (metric, kind) in ROW_METRICS {
+        record(metric, stats.count(kind));
+    }
     Ok(())
 }
+
+/// What became of the rows that were not used as they stand.
+const ROW_METRICS: [(Metric, FindingKind); 9] = [
+    (metrics::ROWS_UNREADABLE, FindingKind::Unreadable),
+    (metrics::ROWS_SAME, FindingKind::Same),
+    (metrics::ROWS_DUPLICATE, FindingKind::Duplicates),
+    (metrics::ROWS_LONG_PROMPT, FindingKind::PromptsTooLong),
+    (metrics::ROWS_LONG_RESPONSE, FindingKind::ResponsesTooLong),
+    (metrics::ROWS_PROMPT_CUT, FindingKind::PromptsCut),
+    (metrics::ROWS_RESPONSE_CUT, FindingKind::ResponsesCut),
+    (metrics::ROWS_CUT_AT_EOS, FindingKind::Cut),
+    (metrics::ROWS_MERGED, FindingKind::Merged),
+];
 
 /// A taste learned from single ratings of film sentences, two raters a pair, so that their noise is in it; returns how often it
 /// orders held-out sentences as the means do.
@@ -154,10 +161,4 @@ fn check_prompts_alone(experiment: &Experiment) -> Result<()> {
         return refuse("SFT", "set stages.sft.steps = 0 to start from the model as it is");
     }
     Ok(())
-}
-
-/// The columns of a person's rows.
-fn columns(experiment: &Experiment) -> Columns {
-    let rows = &experiment.world.rows;
-    Columns { prompt: rows.prompt.clone(), chosen: rows.chosen.clone(), rejected: rows.rejected.clone() }
 }

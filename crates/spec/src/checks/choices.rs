@@ -14,6 +14,8 @@ const CHOICES: &[(&str, &[&str])] = &[
     ("world.kind", &["grammar", "reviews", "rows"]),
     ("judge.kind", &["world", "sentiment", "ratings", "rules", "command", "model"]),
     ("judge.reads", &["response", "all"]),
+    ("world.rows.long_prompts", &["drop", "cut"]),
+    ("world.rows.long_responses", &["drop", "cut"]),
     ("learner.optimizer", &["adamw", "rmsprop", "lion"]),
     ("learner.schedule", &["constant", "linear", "cosine"]),
     ("stages.pairs.temperature", &["fixed", "bayes"]),

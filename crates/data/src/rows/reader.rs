@@ -1,0 +1,360 @@
+//! From the user's files to ids: the one path of `duel data check`, `duel init` and a run's preparation. It encodes each row,
+//! cuts what is too long where a setting says so, and decides whether the row is used.
+
+use super::text_marks::{ControlTokens, odd_characters, parts, texts};
+use crate::encode::{EncodedRow, Encoder};
+use crate::keys::{ids_key, prompt_key, text_key};
+use crate::records::{self, Columns, Content, Record};
+use crate::stats::{FindingKind, RowStats};
+use crate::{Error, Result};
+use duel_spec::{Overlong, Split};
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+
+/// What is read of which files, and how much of it is kept.
+#[derive(Debug, Clone)]
+pub struct RowSource {
+    /// One file, whose prompts are split; or one each for training, validation and test.
+    pub files: Vec<(Option<Split>, PathBuf)>,
+    pub columns: Columns,
+    /// Share of a single file's prompts for validation, and as many for test.
+    pub holdout: f64,
+    pub prompt_tokens: usize,
+    pub response_tokens: usize,
+    pub long_prompts: Overlong,
+    pub long_responses: Overlong,
+    /// Rows kept of the training split, and of each of the others.
+    pub most: [usize; 2],
+    /// Whether prompts are also kept as they stand in the file, for models with another tokenizer.
+    pub conversations: bool,
+}
+
+impl RowSource {
+    pub(super) fn max_rows(&self, split: Split) -> usize {
+        self.most[usize::from(split != Split::Train)]
+    }
+}
+
+/// How much of a row is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RowUse {
+    /// Prompt and completions, in this split.
+    Whole(Split),
+    /// Its prompt: there are no completions, or they cannot be used.
+    Prompt(Split),
+    None,
+}
+
+/// A row that was read, and what becomes of it.
+#[derive(Debug)]
+pub(crate) struct DecidedRow {
+    /// The index of its file.
+    pub(crate) file: usize,
+    pub(crate) line: usize,
+    pub(crate) record: Record,
+    /// Its ids, cut where they are too long; none without a tokenizer.
+    pub(crate) encoded: EncodedRow,
+    /// Tokens of the prompt and of each completion before anything is cut; words without a tokenizer.
+    pub(crate) lengths: Vec<usize>,
+    pub(crate) usage: RowUse,
+    /// What was found in it.
+    pub(crate) findings: Vec<(FindingKind, String)>,
+}
+
+/// Reads the files row by row. `on_row` is called with every row that can be read, in order, and the counts so far. Without an
+/// encoder nothing is too long, and rows are compared as text.
+///
+/// # Errors
+/// A file that cannot be read; problems within it are findings.
+pub(crate) fn read_rows(
+    source: &RowSource,
+    encoder: Option<&Encoder>,
+    mut on_row: impl FnMut(DecidedRow, &RowStats),
+) -> Result<RowStats> {
+    let control_tokens = encoder.map(ControlTokens::new).transpose()?;
+    let start = encoder.map_or(Ok(vec![]), |encoder| encoder.tokenizer().encode_start(""))?;
+    let encode = |record: &Record| -> Result<(EncodedRow, Vec<(FindingKind, String)>)> {
+        let mut findings = odd_characters(record);
+        if let Some(control_tokens) = &control_tokens {
+            findings.extend(control_tokens.findings(record)?);
+        }
+        Ok((encoder.map_or(Ok(EncodedRow::default()), |encoder| encoder.encode(record))?, findings))
+    };
+    let mut filter = RowFilter { source, encoder, start, rows: HashSet::new(), prompts: HashMap::new() };
+    let mut stats = RowStats::default();
+    for (file, (_, path)) in source.files.iter().enumerate() {
+        for (line, row) in records::read(path, &source.columns, encode)? {
+            stats.read += 1;
+            let records = row.unwrap_or_else(|problem| {
+                stats.add_finding(FindingKind::Unreadable, path, line, problem);
+                vec![]
+            });
+            for (record, encoded) in records {
+                count_format(&mut stats, &record);
+                match encoded {
+                    Ok((encoded, findings)) => {
+                        let row = filter.decide(file, line, record, encoded, findings);
+                        row.findings.iter().for_each(|(kind, what)| stats.add_finding(*kind, path, line, what.clone()));
+                        count_use(&mut stats, &row);
+                        on_row(row, &stats);
+                    }
+                    Err(e) => stats.add_finding(FindingKind::Unreadable, path, line, problem_of(e)),
+                }
+            }
+        }
+    }
+    stats.prompts = filter.prompts.len();
+    stats.count_kept(source.most);
+    Ok(stats)
+}
+
+/// What is wrong with a row, without what would be said of a file.
+fn problem_of(error: Error) -> String {
+    if let Error::Template { problem } = error { problem } else { error.to_string() }
+}
+
+fn count_format(stats: &mut RowStats, record: &Record) {
+    match record {
+        Record::Pair { margin, scores, .. } => {
+            stats.pairs += 1;
+            stats.with_margin += usize::from(margin.is_some());
+            stats.with_scores += usize::from(scores.is_some());
+        }
+        Record::Judged { .. } => stats.judged += 1,
+        Record::Prompt { .. } => stats.prompts_alone += 1,
+    }
+}
+
+fn count_use(stats: &mut RowStats, row: &DecidedRow) {
+    let (split, is_whole) = match row.usage {
+        RowUse::Whole(split) => (split, true),
+        RowUse::Prompt(split) => (split, false),
+        RowUse::None => return,
+    };
+    let counts = &mut stats.usable[split as usize];
+    counts.prompts += 1;
+    if is_whole {
+        match row.record {
+            Record::Judged { desirable: true, .. } => counts.wanted += 1,
+            Record::Judged { desirable: false, .. } => counts.unwanted += 1,
+            _ => counts.pairs += 1,
+        }
+    }
+}
+
+/// The first row with a prompt.
+#[derive(Debug, Clone, Copy)]
+struct PromptOrigin {
+    split: Split,
+    file: usize,
+    line: usize,
+}
+
+/// Decides which rows are used. Its memory grows by some bytes per row and prompt.
+struct RowFilter<'a> {
+    source: &'a RowSource,
+    encoder: Option<&'a Encoder>,
+    /// The ids that the tokenizer puts before a text, such as BOS.
+    start: Vec<u32>,
+    /// Hashes of all rows, to find duplicates.
+    rows: HashSet<u64>,
+    /// By the hash of a prompt's ids.
+    prompts: HashMap<u64, PromptOrigin>,
+}
+
+impl RowFilter<'_> {
+    fn decide(
+        &mut self,
+        file: usize,
+        line: usize,
+        record: Record,
+        mut encoded: EncodedRow,
+        mut findings: Vec<(FindingKind, String)>,
+    ) -> DecidedRow {
+        let lengths = match self.encoder {
+            Some(_) => std::iter::once(&encoded.prompt).chain(&encoded.completions).map(Vec::len).collect(),
+            None => parts(&record).into_iter().map(|(_, content)| word_count(content)).collect(),
+        };
+        findings.extend(label_findings(&record));
+        if let Some(encoder) = self.encoder {
+            findings.extend(encoding_findings(&record, &encoded, encoder));
+        }
+        let fits = self.fit_lengths(&mut encoded, &mut findings);
+        let usage = match self.assign_split(file, line, &record, &encoded, &mut findings) {
+            Some(split) if fits => self.compare(&record, &encoded, split, &mut findings),
+            _ => RowUse::None,
+        };
+        DecidedRow { file, line, record, encoded, lengths, usage, findings }
+    }
+
+    /// Cuts what is too long where a setting says so; returns whether the row fits.
+    fn fit_lengths(&self, encoded: &mut EncodedRow, findings: &mut Vec<(FindingKind, String)>) -> bool {
+        let RowSource { prompt_tokens, response_tokens, long_prompts, long_responses, .. } = *self.source;
+        let mut fits = true;
+        let mut note = |kinds: [FindingKind; 2], overlong: Overlong, what: String| {
+            fits &= overlong == Overlong::Cut;
+            findings.push((kinds[usize::from(overlong == Overlong::Cut)], what));
+        };
+        if encoded.prompt.len() > prompt_tokens {
+            let kinds = [FindingKind::PromptsTooLong, FindingKind::PromptsCut];
+            let what = format!("`prompt` has {} tokens, more than {prompt_tokens}", encoded.prompt.len());
+            note(kinds, long_prompts, what);
+        }
+        if let Some(longest) = encoded.completions.iter().map(Vec::len).max().filter(|most| *most > response_tokens) {
+            let kinds = [FindingKind::ResponsesTooLong, FindingKind::ResponsesCut];
+            note(kinds, long_responses, format!("a completion has {longest} tokens, more than {response_tokens}"));
+        }
+        if long_prompts == Overlong::Cut {
+            cut_beginning(&mut encoded.prompt, &self.start, prompt_tokens);
+        }
+        if long_responses == Overlong::Cut {
+            encoded.completions.iter_mut().for_each(|ids| ids.truncate(response_tokens));
+        }
+        fits
+    }
+
+    /// The split of a row: that of the first row with the same prompt ids, which are what a model sees. `None` where that is in
+    /// the file of another split.
+    fn assign_split(
+        &mut self,
+        file: usize,
+        line: usize,
+        record: &Record,
+        encoded: &EncodedRow,
+        findings: &mut Vec<(FindingKind, String)>,
+    ) -> Option<Split> {
+        let prompt_hash = prompt_key(parts(record)[0].1);
+        let file_split = self.source.files[file].0;
+        let split = file_split.unwrap_or_else(|| split_of(prompt_hash, self.source.holdout));
+        let key = if self.encoder.is_some() { ids_key(&encoded.prompt) } else { prompt_hash };
+        let origin = *self.prompts.entry(key).or_insert(PromptOrigin { split, file, line });
+        if file_split.is_some() && origin.split != split {
+            let other = self.source.files[origin.file].1.display();
+            let what = format!("its prompt also occurs in {other}:{}", origin.line);
+            findings.push((FindingKind::Leaks, what));
+            return None;
+        }
+        Some(origin.split)
+    }
+
+    /// Whether the completions of a row can be used: they differ, and are not there already.
+    fn compare(
+        &mut self,
+        record: &Record,
+        encoded: &EncodedRow,
+        split: Split,
+        findings: &mut Vec<(FindingKind, String)>,
+    ) -> RowUse {
+        if matches!(record, Record::Prompt { .. }) {
+            return RowUse::Prompt(split);
+        }
+        let is_same = match (record, encoded.completions.as_slice()) {
+            (Record::Pair { .. }, [chosen, rejected]) => chosen == rejected,
+            (Record::Pair { chosen, rejected, .. }, _) => chosen == rejected,
+            _ => false,
+        };
+        if is_same {
+            let of_what = if self.encoder.is_some() { "the same tokens" } else { "the same" };
+            findings.push((FindingKind::Same, format!("`chosen` and `rejected` are {of_what}")));
+            return RowUse::Prompt(split);
+        }
+        if !self.rows.insert(self.row_key(record, encoded)) {
+            findings.push((FindingKind::Duplicates, "it is there already".into()));
+            return RowUse::Prompt(split);
+        }
+        RowUse::Whole(split)
+    }
+
+    /// Identifies a row: by what a model sees of it and its label.
+    fn row_key(&self, record: &Record, encoded: &EncodedRow) -> u64 {
+        let label = if let Record::Judged { desirable, .. } = record { Some(*desirable) } else { None };
+        match self.encoder {
+            Some(_) => text_key(&format!("{:?} {:?} {label:?}", encoded.prompt, encoded.completions)),
+            None => text_key(&format!("{:?} {label:?}", parts(record))),
+        }
+    }
+}
+
+/// What scores and margins say of the order of two completions.
+fn label_findings(record: &Record) -> Option<(FindingKind, String)> {
+    let Record::Pair { margin, scores, .. } = record else { return None };
+    let (log_odds, what) = match (margin, scores) {
+        (Some(margin), _) => (*margin, format!("`margin` is {margin}")),
+        (None, Some([chosen, rejected])) => {
+            (chosen - rejected, format!("`score_chosen` is {chosen}, `score_rejected` {rejected}"))
+        }
+        (None, None) => return None,
+    };
+    match log_odds {
+        x if x < 0.0 => Some((FindingKind::ScoresAgainstOrder, what)),
+        0.0 => Some((FindingKind::Ties, what)),
+        _ => None,
+    }
+}
+
+/// What encoding changed or left.
+fn encoding_findings(record: &Record, encoded: &EncodedRow, encoder: &Encoder) -> Vec<(FindingKind, String)> {
+    let names = parts(record);
+    let mut findings = vec![];
+    if encoded.is_cut {
+        findings.push((FindingKind::Cut, "a completion continues after its first end token, where it is cut".into()));
+    }
+    let empty = encoded.completions.iter().position(|ids| ids.iter().all(|id| encoder.ends().contains(id)));
+    if let Some(index) = empty {
+        let name = names[index + 1].0;
+        findings.push((FindingKind::Empty, format!("`{name}` is empty: only its end token is learned")));
+    }
+    if encoded.is_merged {
+        let what = "a token holds the end of `prompt` and the beginning of a completion";
+        findings.push((FindingKind::Merged, what.into()));
+    }
+    if encoded.is_shortened {
+        findings.push((FindingKind::Shortened, "a completion changes the text of `prompt`".into()));
+    }
+    findings
+}
+
+/// Cuts the beginning of a prompt, but not what the tokenizer puts before every text.
+///
+/// # Source
+/// `truncation_mode = "keep_end"` of trl, which cuts BOS too.
+fn cut_beginning(prompt: &mut Vec<u32>, start: &[u32], most: usize) {
+    if prompt.len() > most {
+        let fixed = if prompt.starts_with(start) && start.len() < most { start.len() } else { 0 };
+        prompt.drain(fixed..prompt.len() - (most - fixed));
+    }
+}
+
+/// The split of a prompt by its hash: validation, test, then training.
+fn split_of(prompt_hash: u64, holdout: f64) -> Split {
+    let share = prompt_hash as f64 / u64::MAX as f64;
+    match share {
+        _ if share < holdout => Split::Validation,
+        _ if share < 2.0 * holdout => Split::Test,
+        _ => Split::Train,
+    }
+}
+
+fn word_count(content: &Content) -> usize {
+    texts(content).iter().map(|text| text.split_whitespace().count()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompts_beginning_is_cut_but_not_bos() {
+        for (prompt, start, most, expected) in [
+            (&[1, 5, 6, 7][..], &[1][..], 3, &[1, 6, 7][..]),
+            (&[1, 5, 6, 7], &[1], 4, &[1, 5, 6, 7]),
+            (&[5, 6, 7], &[1], 2, &[6, 7]),
+            (&[5, 6, 7], &[], 2, &[6, 7]),
+            (&[1, 5, 6], &[1], 1, &[6]),
+        ] {
+            let mut cut = prompt.to_vec();
+            cut_beginning(&mut cut, start, most);
+            assert_eq!(cut, expected);
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! What was found in rows, as text; and rows token by token.
+
+use crate::terminal::sanitize;
+use duel_data::check::{DataReport, Lengths};
+use duel_data::rows::{Finding, FindingKind, RowSource, RowStats, RowTokens, SequencePart, TokenView};
+use duel_spec::Split;
+use std::fmt::Write as _;
+
+/// Lines listed of what should be fixed, and of what is only worth knowing.
+const LISTED: [usize; 2] = [20, 3];
+
+/// Columns of tokens.
+const WIDTH: usize = 100;
+
+/// A number with commas.
+fn with_commas(n: usize) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// Rows with one kind of finding: their number, and the first of them.
+fn finding_lines(kind: FindingKind, finding: &Finding, lines: &mut Vec<String>) {
+    let most = LISTED[usize::from(!kind.is_error())];
+    lines.push(format!("  {} rows {}", with_commas(finding.rows), kind.description()));
+    lines.extend(finding.first.iter().take(most).map(|problem| format!("    {problem}")));
+    let listed = finding.first.len().min(most);
+    if finding.rows > listed {
+        let kinds = if finding.kinds.len() > 1 { "; in all:" } else { "" };
+        lines.push(format!("    and {} more{kinds}", with_commas(finding.rows - listed)));
+        if finding.kinds.len() > 1 {
+            lines.extend(finding.kinds.iter().map(|(kind, n)| format!("    {:>8}  {kind}", with_commas(*n))));
+        }
+    }
+}
+
+fn findings(stats: &RowStats) -> Vec<String> {
+    let mut lines = vec![];
+    for (is_error, title) in [(true, "to be fixed"), (false, "worth knowing")] {
+        let findings = || stats.findings.iter().filter(|(kind, _)| kind.is_error() == is_error);
+        if findings().next().is_some() {
+            lines.push(title.into());
+            findings().for_each(|(kind, finding)| finding_lines(*kind, finding, &mut lines));
+        }
+    }
+    lines
+}
+
+fn lengths(report: &DataReport) -> Vec<String> {
+    let mut lines = vec![format!("lengths, {:<14} median    90 %    99 %    most", report.unit)];
+    for (name, lengths) in [("prompt", report.prompt), ("chosen", report.chosen), ("rejected", report.rejected)] {
+        if let Some(Lengths { median, ninety, ninety_nine, most }) = lengths {
+            lines.push(format!("  {name:<20} {median:>7} {ninety:>7} {ninety_nine:>7} {most:>7}"));
+        }
+    }
+    lines
+}
+
+/// What a run would train on.
+fn use_of_rows(report: &DataReport, source: &RowSource) -> Vec<String> {
+    let stats = &report.stats;
+    let mut lines = vec![];
+    if stats.has_only_prompts() {
+        lines.push("prompts alone: the model writes two completions to each, and the judge labels them; choose one that is not \"world\"".into());
+        lines.extend(report.refusal.iter().map(|refusal| format!("a run refuses these rows: {refusal}")));
+        return lines;
+    }
+    let [wanted, unwanted] = stats.usable_single();
+    if stats.judged > 0 {
+        let [wanted, unwanted] = [wanted, unwanted].map(with_commas);
+        lines.push(format!(
+            "{wanted} wanted and {unwanted} unwanted completions can be used, with loss = \"kto\" or \"aot_unpaired\""
+        ));
+    }
+    let splits = [Split::Train, Split::Validation, Split::Test];
+    let counts =
+        splits.iter().zip(stats.kept_by_split).map(|(split, n)| format!("{} {}", with_commas(n), split.name()));
+    let how = match source.files.first() {
+        Some((None, _)) => format!(", by holdout = {}", source.holdout),
+        _ => String::new(),
+    };
+    let counts = counts.collect::<Vec<_>>().join(", ");
+    lines.push(format!("{} pairs can be used: {counts}{how}", with_commas(stats.kept)));
+    let usable: usize =
+        stats.usable.iter().map(|split| split.kept(usize::MAX)).map(|kept| kept.pairs + kept.unpaired).sum();
+    if usable > stats.kept {
+        let [train, other] = source.most;
+        lines.push(format!(
+            "  of {}: at most {} for training and {} of each other split (stages.pairs.rows, holdout_rows)",
+            with_commas(usable),
+            with_commas(train),
+            with_commas(other)
+        ));
+    }
+    if let [unwanted, wanted] = stats.one_kind
+        && unwanted + wanted > 0
+    {
+        lines.push(format!(
+            "  {} wanted and {} unwanted completions have none of the other kind in their split, and are left out",
+            with_commas(wanted),
+            with_commas(unwanted)
+        ));
+    }
+    lines.extend(report.refusal.iter().map(|refusal| format!("a run refuses these rows: {refusal}")));
+    lines
+}
+
+/// The report for a person.
+pub fn text(report: &DataReport, name: &str, source: &RowSource) -> String {
+    let stats = &report.stats;
+    let kinds = [
+        (stats.pairs, "pairs"),
+        (stats.judged, "completions with a label"),
+        (stats.prompts_alone, "prompts alone"),
+        (report.count(FindingKind::Unreadable), "unreadable"),
+    ];
+    let kinds: Vec<String> =
+        kinds.iter().filter(|(n, _)| *n > 0).map(|(n, kind)| format!("{} {kind}", with_commas(*n))).collect();
+    let mut lines = vec![format!("{name}: {} rows: {}", with_commas(stats.read), kinds.join(", "))];
+    if stats.with_margin + stats.with_scores > 0 {
+        let [margin, scores] = [stats.with_margin, stats.with_scores].map(with_commas);
+        lines.push(format!("  {margin} with a margin, {scores} with scores"));
+    }
+    lines.extend(findings(stats));
+    lines.extend(lengths(report));
+    if report.unit == "words" {
+        lines.push("  give --model to count tokens, and to see what is too long for it".into());
+    }
+    lines.push(format!("{} different prompts", with_commas(stats.prompts)));
+    lines.extend(use_of_rows(report, source));
+    lines.join("\n") + "\n"
+}
+
+/// How a terminal shows parts of a row: beginnings and the end of a colour, empty without colours.
+struct Styles {
+    context: &'static str,
+    trained: &'static str,
+    control: &'static str,
+    end: &'static str,
+}
+
+const PLAIN: Styles = Styles { context: "", trained: "", control: "", end: "" };
+const COLORED: Styles = Styles { context: "\x1b[2m", trained: "\x1b[32m", control: "\x1b[33m", end: "\x1b[0m" };
+
+/// A token with its white space visible.
+fn visible(token: &TokenView) -> String {
+    if token.is_control {
+        return format!("⟦{}⟧", sanitize(&token.text));
+    }
+    let text: String = token
+        .text
+        .chars()
+        .map(|c| match c {
+            ' ' => "·".to_owned(),
+            '\n' => "⏎".into(),
+            '\t' => "⇥".into(),
+            '\u{a0}' | '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{2060}' | '\u{feff}' => {
+                format!("U+{:04X}", u32::from(c))
+            }
+            c => c.into(),
+        })
+        .collect();
+    sanitize(&text).into_owned()
+}
+
+/// The tokens of a prompt or a completion: `|` before lines of context, `>` before what the loss is on. A line ends at a line
+/// break, at the width, and where context and loss meet.
+fn part_lines(part: &SequencePart, styles: &Styles, out: &mut String) {
+    let mut name = part.name;
+    let mut tokens = part.tokens.iter().peekable();
+    while let Some(first) = tokens.peek() {
+        let (is_trained, mut width) = (first.is_trained, 0);
+        let (gutter, style) = if is_trained { ('>', styles.trained) } else { ('|', styles.context) };
+        let _ = write!(out, "  {name:<10} {gutter} ");
+        name = "";
+        while let Some(token) = tokens.next_if(|token| token.is_trained == is_trained) {
+            let text = visible(token);
+            let style = if token.is_control { styles.control } else { style };
+            let _ = write!(out, "{style}{text}{}│", styles.end);
+            width += text.chars().count() + 1;
+            if width >= WIDTH || token.text.ends_with('\n') {
+                break;
+            }
+        }
+        out.push('\n');
+    }
+}
+
+/// Rows token by token.
+pub fn examples(rows: &[RowTokens], is_colored: bool) -> String {
+    let styles = if is_colored { COLORED } else { PLAIN };
+    let mut out = String::new();
+    if !rows.is_empty() {
+        out += "\ntokens: │ ends each, ⟦ ⟧ is a control token, · a space, ⏎ a line break, ⇥ a tab\n";
+        out += "        | context, which is read without loss; > what the loss is on\n";
+    }
+    for row in rows {
+        let counts = row.parts.iter().map(|part| format!("{} of {} tokens", part.name, part.tokens.len()));
+        let heading =
+            format!("{}:{}, {}: {}", row.file.display(), row.line, row.split, counts.collect::<Vec<_>>().join(", "));
+        let _ = writeln!(out, "{}", sanitize(&heading).replace('\n', "⏎"));
+        row.notes.iter().for_each(|note| {
+            let _ = writeln!(out, "  {}", sanitize(note).replace('\n', "⏎"));
+        });
+        row.parts.iter().for_each(|part| part_lines(part, &styles, &mut out));
+    }
+    out
+}
