@@ -24,13 +24,14 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 /// A file's rows.
-pub type Lines = Box<dyn Iterator<Item = NumberedRecord<Json>>>;
+pub type Lines = Box<dyn Iterator<Item = NumberedRecord<Json>> + Send>;
 
-/// Rows that are read at a time, and the most bytes they may take.
+/// Rows that are read at a time, and the bytes after which no other is.
 const BLOCK_ROWS: usize = 256;
-const BLOCK_BYTES: usize = 64 << 20;
-/// A file's rows in order, each with its line, its records and the results of `make`. Blocks of rows are processed on all
-/// threads. Most rows have one record; one with several ranked completions has several.
+const BLOCK_BYTES: usize = 4 << 20;
+
+/// A file's rows in order, each with its line, its records and the results of `make`. A block of rows is processed
+/// on all threads while the next is read. Most rows have one record; one with several ranked completions has several.
 ///
 /// # Errors
 /// As [`open`].
@@ -40,17 +41,8 @@ pub fn read<T: Send>(
     make: impl Fn(&Record) -> T + Sync,
 ) -> Result<impl Iterator<Item = NumberedRecord<Vec<(Record, T)>>>> {
     let mut lines = open(path)?;
+    let mut block = read_block(&mut lines);
     let blocks = std::iter::from_fn(move || {
-        let mut bytes = 0;
-        let mut block = vec![];
-        while block.len() < BLOCK_ROWS && bytes < BLOCK_BYTES {
-            let Some(line) = lines.next() else { break };
-            bytes += line.1.as_ref().map_or(0, Json::size);
-            block.push(line);
-        }
-        (!block.is_empty()).then_some(block)
-    });
-    Ok(blocks.flat_map(move |block| {
         let read_one = |(line, row): NumberedRecord<Json>| {
             let records = row.and_then(|row| Record::read(&row, columns));
             let with_result = |record| {
@@ -59,8 +51,24 @@ pub fn read<T: Send>(
             };
             (line, records.map(|records| records.into_iter().map(with_result).collect()))
         };
-        block.into_par_iter().map(read_one).collect::<Vec<_>>()
-    }))
+        let rows = std::mem::take(&mut block);
+        let process = || rows.into_par_iter().map(read_one).collect::<Vec<_>>();
+        let (results, next) = rayon::join(process, || read_block(&mut lines));
+        block = next;
+        (!results.is_empty()).then_some(results)
+    });
+    Ok(blocks.flatten())
+}
+
+/// The next rows; none after the last.
+fn read_block(lines: &mut Lines) -> Vec<NumberedRecord<Json>> {
+    let (mut block, mut bytes) = (vec![], 0);
+    while block.len() < BLOCK_ROWS && bytes < BLOCK_BYTES {
+        let Some(line) = lines.next() else { break };
+        bytes += line.1.as_ref().map_or(0, Json::size);
+        block.push(line);
+    }
+    block
 }
 
 /// Opens a file by its extension: `.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`.

@@ -14,8 +14,10 @@ use tokenizers::models::{ModelWrapper, TrainerWrapper};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
 
+/// Bytes of a text that one thread encodes.
+pub(crate) const LONG_TEXT: usize = 1 << 17;
 /// Words whose ids are remembered, on all threads together, and the bytes of the longest.
-pub(crate) const MAX_WORDS: usize = 1 << 17;
+pub(crate) const MAX_WORDS: usize = 1 << 18;
 const MAX_WORD_BYTES: usize = 48;
 
 /// A tokenizer: text to ids and back.
@@ -28,13 +30,16 @@ pub struct TextTokenizer {
     words: Option<Arc<KnownWords>>,
 }
 
-/// The ids of the words seen so far.
+/// The ids of words.
+type WordIds = HashMap<Box<str>, Box<[u32]>>;
+
+/// The words seen so far, by each thread.
 #[derive(Debug)]
 struct KnownWords {
     boundaries: WordBoundaries,
     /// Of the letter before a piece.
     before: Vec<u32>,
-    ids: ThreadLocal<RefCell<HashMap<Box<str>, Box<[u32]>>>>,
+    ids: ThreadLocal<RefCell<WordIds>>,
 }
 
 fn tokenizer_error(e: impl std::fmt::Display) -> Error {
@@ -193,19 +198,34 @@ impl TextTokenizer {
     }
 
     /// The ids of one text, without special tokens. A text is cut into words where that changes no id, and the ids of words that
-    /// were seen before are known.
+    /// were seen before are known. A long text is encoded on all threads.
     pub fn encode_part(&self, text: &str) -> Result<Vec<u32>> {
         let Some(words) = &self.words else { return self.encode_whole(text) };
+        let sections = words.boundaries.sections(text, LONG_TEXT);
+        let ids = match &*sections {
+            [section] => self.encode_words(words, section, true)?,
+            sections => {
+                let encode = |(index, section): (usize, &&str)| self.encode_words(words, section, index == 0);
+                let ids = sections.par_iter().enumerate().map(encode).collect::<Result<Vec<_>>>()?;
+                ids.into_iter().collect::<Option<Vec<_>>>().map(|ids| ids.concat())
+            }
+        };
+        ids.map_or_else(|| self.encode_whole(text), Ok)
+    }
+
+    /// The ids of one text word by word; `None` where a word turns out to depend on what precedes it.
+    fn encode_words(&self, words: &KnownWords, text: &str, is_start: bool) -> Result<Option<Vec<u32>>> {
         let mut known = words.ids.get_or_default().borrow_mut();
         let mut pieces = words.boundaries.pieces(text);
-        let mut ids = self.encode_whole(pieces.next().unwrap_or_default())?;
+        let start = if is_start { pieces.next() } else { None };
+        let mut ids = start.map_or(Ok(vec![]), |start| self.encode_whole(start))?;
         for piece in pieces {
             if let Some(of_piece) = known.get(piece) {
                 ids.extend(of_piece);
                 continue;
             }
             let with_letter = self.encode_whole(&format!("{}{piece}", words.boundaries.before()))?;
-            let Some(of_piece) = with_letter.strip_prefix(&*words.before) else { return self.encode_whole(text) };
+            let Some(of_piece) = with_letter.strip_prefix(&*words.before) else { return Ok(None) };
             ids.extend(of_piece);
             if piece.len() <= MAX_WORD_BYTES {
                 if known.len() >= MAX_WORDS / rayon::current_num_threads() {
@@ -214,7 +234,7 @@ impl TextTokenizer {
                 known.insert(piece.into(), of_piece.into());
             }
         }
-        Ok(ids)
+        Ok(Some(ids))
     }
 
     /// Words that this thread remembers; `None` where texts are not cut into words.

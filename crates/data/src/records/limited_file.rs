@@ -7,7 +7,7 @@ use std::io::Read;
 use std::path::Path;
 
 /// Bytes of a row.
-pub(super) const MAX_ROW: usize = 8 << 20;
+pub(super) const MAX_ROW: usize = 32 << 20;
 
 /// The byte order mark that some editors write at the start of a file.
 pub(super) const BOM: &[u8] = "\u{feff}".as_bytes();

@@ -3,7 +3,7 @@
 use super::conversations::Conversations;
 use super::reader::{DecidedRow, RowSource, RowUse, read_rows};
 use crate::encode::Encoder;
-use crate::keys::{prompt_key, text_key};
+use crate::keys::{ids_text, prompt_key, text_key};
 use crate::pairs::PreferenceRow;
 use crate::records::{Content, Record};
 use crate::stats::RowStats;
@@ -69,13 +69,13 @@ impl<'a> RowCollector<'a> {
         }
         match (&record, encoded.completions.as_slice()) {
             (Record::Judged { desirable, .. }, [completion]) => {
-                let row_hash = text_key(&format!("{prompt_hash} {completion:?} {desirable}"));
+                let row_hash = text_key(&format!("{prompt_hash} {} {desirable}", ids_text(completion)));
                 let row = PromptResponse { prompt: encoded.prompt, response: completion.clone() };
                 let single = &mut self.single[split as usize][usize::from(*desirable)];
                 keep_smallest(single, (row_hash, number), row, most);
             }
             (Record::Pair { margin, scores, .. }, [chosen, rejected]) => {
-                let row_hash = text_key(&format!("{prompt_hash} {chosen:?} {rejected:?}"));
+                let row_hash = text_key(&format!("{prompt_hash} {} {}", ids_text(chosen), ids_text(rejected)));
                 let row = preference(split, encoded.prompt, chosen, rejected, *margin, *scores);
                 keep_smallest(&mut self.pairs[split as usize], (row_hash, number), row, most);
             }
