@@ -23,6 +23,7 @@ pub mod rows;
 mod scored;
 mod stats;
 mod text;
+mod word_boundaries;
 mod world;
 
 pub use encode::{EncodedRow, Encoder};

@@ -35,7 +35,7 @@ use self::finder::{ColumnProblem, RowShape};
 use self::json::{JsonLines, JsonList};
 use self::limited_file::{BOM, MAX_ROW};
 use self::parquet::ParquetRows;
-use self::ranked::RowGroups;
+use self::ranked::{RowGroup, RowGroups};
 use crate::json::Json;
 use crate::{Error, Result};
 use duel_spec::ids::Hasher;
@@ -44,14 +44,14 @@ use std::io::{BufRead, BufReader, Cursor, Read};
 use std::path::Path;
 
 /// A file's rows.
-pub type Lines = Box<dyn Iterator<Item = NumberedRecord<Json>>>;
+pub type Lines = Box<dyn Iterator<Item = NumberedRecord<Json>> + Send>;
 
 /// The first rows of a file, by which its columns are planned, and the most bytes they may take.
 const FIRST_ROWS: usize = 1024;
 const FIRST_BYTES: usize = 16 << 20;
-/// Rows that are read at a time, and the most bytes they may take.
+/// Rows that are read at a time, and the bytes after which no other is.
 const BLOCK_ROWS: usize = 256;
-const BLOCK_BYTES: usize = 64 << 20;
+const BLOCK_BYTES: usize = 4 << 20;
 
 /// Takes rows until there are enough of them.
 fn take_rows(
@@ -84,8 +84,8 @@ pub fn plan(path: &Path, columns: &Columns) -> Result<ColumnPlan> {
     Ok(plan_of(path, columns, &mut open(path)?)?.0)
 }
 
-/// A file's rows in order, each with its line, its records and the results of `make`. Blocks of rows are processed on all
-/// threads. Most rows have one record; one with several ranked completions has several, and of rows that are compared with one
+/// A file's rows in order, each with its line, its records and the results of `make`. A block of rows is processed on all
+/// threads while the next is read. Most rows have one record; one with several ranked completions has several, and of rows that are compared with one
 /// another the last one has them.
 ///
 /// # Errors
@@ -103,17 +103,8 @@ pub fn read<T: Send>(
     };
     let shared = shared.iter().filter_map(|role| plan.name(*role)).map(String::from).collect();
     let mut groups = RowGroups::new(first.into_iter().chain(lines), shared);
+    let mut block = read_block(&mut groups);
     let blocks = std::iter::from_fn(move || {
-        let (mut rows, mut bytes, mut block) = (0, 0, vec![]);
-        while rows < BLOCK_ROWS && bytes < BLOCK_BYTES {
-            let Some(group) = groups.next() else { break };
-            rows += group.len();
-            bytes += group.iter().map(|(_, row)| row.as_ref().map_or(0, Json::size)).sum::<usize>();
-            block.push(group);
-        }
-        (!block.is_empty()).then_some(block)
-    });
-    Ok(blocks.flat_map(move |block| {
         let with_result = |record| {
             let result = make(&record);
             (record, result)
@@ -122,8 +113,25 @@ pub fn read<T: Send>(
             (line, records.map(|records| records.into_iter().map(with_result).collect()))
         };
         let read_group = |group| Record::read_group(&group, &plan).into_iter().map(numbered).collect::<Vec<_>>();
-        block.into_par_iter().flat_map_iter(read_group).collect::<Vec<_>>()
-    }))
+        let rows = std::mem::take(&mut block);
+        let process = || rows.into_par_iter().flat_map_iter(read_group).collect::<Vec<_>>();
+        let (results, next) = rayon::join(process, || read_block(&mut groups));
+        block = next;
+        (!results.is_empty()).then_some(results)
+    });
+    Ok(blocks.flatten())
+}
+
+/// The next rows, those that are compared with one another together; none after the last.
+fn read_block(groups: &mut impl Iterator<Item = RowGroup>) -> Vec<RowGroup> {
+    let (mut rows, mut bytes, mut block) = (0, 0, vec![]);
+    while rows < BLOCK_ROWS && bytes < BLOCK_BYTES {
+        let Some(group) = groups.next() else { break };
+        rows += group.len();
+        bytes += group.iter().map(|(_, row)| row.as_ref().map_or(0, Json::size)).sum::<usize>();
+        block.push(group);
+    }
+    block
 }
 
 /// Opens a file by its endings: `.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`, each also with `.gz` or `.zst` behind it.
@@ -162,7 +170,7 @@ pub fn open(path: &Path) -> Result<Lines> {
 }
 
 /// A text file's bytes without a byte order mark.
-fn open_text(path: &Path, compression: Compression) -> Result<Box<dyn Read>> {
+fn open_text(path: &Path, compression: Compression) -> Result<Box<dyn Read + Send>> {
     let mut bytes = open_bytes(path, compression)?;
     let mut start = vec![];
     let read = |source| Error::Read { path: path.into(), source };

@@ -1,16 +1,47 @@
 //! Text to ids and back.
 
+use crate::word_boundaries::WordBoundaries;
 use crate::{Error, Result};
+use rayon::prelude::*;
 use serde_json::Value;
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
+use thread_local::ThreadLocal;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::models::{ModelWrapper, TrainerWrapper};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Tokenizer};
 
+/// Bytes of a text that one thread encodes.
+pub(crate) const LONG_TEXT: usize = 1 << 17;
+/// Words whose ids are remembered, on all threads together, and the bytes of the longest.
+pub(crate) const MAX_WORDS: usize = 1 << 18;
+const MAX_WORD_BYTES: usize = 48;
+
 /// A tokenizer: text to ids and back.
 #[derive(Debug, Clone)]
-pub struct TextTokenizer(Tokenizer);
+pub struct TextTokenizer {
+    library: Arc<Tokenizer>,
+    /// The special tokens before a text, where they are known without it.
+    start: Option<Vec<u32>>,
+    /// `None`: a text is encoded in one go.
+    words: Option<Arc<KnownWords>>,
+}
+
+/// The ids of words.
+type WordIds = HashMap<Box<str>, Box<[u32]>>;
+
+/// The words seen so far, by each thread.
+#[derive(Debug)]
+struct KnownWords {
+    boundaries: WordBoundaries,
+    /// Of the letter before a piece.
+    before: Vec<u32>,
+    ids: ThreadLocal<RefCell<WordIds>>,
+}
 
 fn tokenizer_error(e: impl std::fmt::Display) -> Error {
     Error::Tokenizer { problem: e.to_string() }
@@ -121,12 +152,23 @@ impl TextTokenizer {
                 .build(),
         );
         tokenizer.train(&mut trainer, texts.map(str::to_owned)).map_err(tokenizer_error)?;
-        Ok(Self(tokenizer))
+        Ok(Self::new(tokenizer))
+    }
+
+    fn new(library: Tokenizer) -> Self {
+        let mut tokenizer = Self { library: Arc::new(library), start: None, words: None };
+        // the first of these texts that has ids of its own
+        tokenizer.start = ["a", "0", " "].iter().find_map(|text| tokenizer.start_before(text).ok().flatten());
+        tokenizer.words = WordBoundaries::of(&tokenizer.library).and_then(|boundaries| {
+            let before = tokenizer.encode_whole(boundaries.before().encode_utf8(&mut [0; 4])).ok()?;
+            Some(Arc::new(KnownWords { boundaries, before, ids: ThreadLocal::new() }))
+        });
+        tokenizer
     }
 
     /// Writes `tokenizer.json`.
     pub fn save(&self, path: &Path) -> Result<()> {
-        self.0.save(path, false).map_err(tokenizer_error)
+        self.library.save(path, false).map_err(tokenizer_error)
     }
 
     /// Reads `tokenizer.json`.
@@ -143,61 +185,108 @@ impl TextTokenizer {
         parts.check_growth()?;
         let tokenizer = fenced(|| Tokenizer::from_bytes(json).and_then(without_padding_and_truncation))?;
         parts.check_ids(&tokenizer)?;
-        Ok(Self(tokenizer))
+        Ok(Self::new(tokenizer))
     }
 
     /// Size of the vocabulary, special tokens included.
     pub fn vocabulary(&self) -> usize {
-        self.0.get_vocab_size(true)
+        self.library.get_vocab_size(true)
     }
 
     /// The ids of each text, without special tokens.
     pub fn encode(&self, texts: &[&str]) -> Result<Vec<Vec<u32>>> {
-        let encodings = fenced(|| self.0.encode_batch(texts.to_vec(), false))?;
-        Ok(encodings.into_iter().map(|e| e.get_ids().to_vec()).collect())
+        texts.par_iter().map(|text| self.encode_part(text)).collect()
     }
 
-    /// The ids of one text, without special tokens.
+    /// The ids of one text, without special tokens. A text is cut into words where that changes no id, and the ids of words that
+    /// were seen before are known. A long text is encoded on all threads.
     pub fn encode_part(&self, text: &str) -> Result<Vec<u32>> {
-        Ok(fenced(|| self.0.encode_fast(text, false))?.get_ids().to_vec())
+        let Some(words) = &self.words else { return self.encode_whole(text) };
+        let sections = words.boundaries.sections(text, LONG_TEXT);
+        let ids = match &*sections {
+            [section] => self.encode_words(words, section, true)?,
+            sections => {
+                let encode = |(index, section): (usize, &&str)| self.encode_words(words, section, index == 0);
+                let ids = sections.par_iter().enumerate().map(encode).collect::<Result<Vec<_>>>()?;
+                ids.into_iter().collect::<Option<Vec<_>>>().map(|ids| ids.concat())
+            }
+        };
+        ids.map_or_else(|| self.encode_whole(text), Ok)
+    }
+
+    /// The ids of one text word by word; `None` where a word turns out to depend on what precedes it.
+    fn encode_words(&self, words: &KnownWords, text: &str, is_start: bool) -> Result<Option<Vec<u32>>> {
+        let mut known = words.ids.get_or_default().borrow_mut();
+        let mut pieces = words.boundaries.pieces(text);
+        let start = if is_start { pieces.next() } else { None };
+        let mut ids = start.map_or(Ok(vec![]), |start| self.encode_whole(start))?;
+        for piece in pieces {
+            if let Some(of_piece) = known.get(piece) {
+                ids.extend(of_piece);
+                continue;
+            }
+            let with_letter = self.encode_whole(&format!("{}{piece}", words.boundaries.before()))?;
+            let Some(of_piece) = with_letter.strip_prefix(&*words.before) else { return Ok(None) };
+            ids.extend(of_piece);
+            if piece.len() <= MAX_WORD_BYTES {
+                if known.len() >= MAX_WORDS / rayon::current_num_threads() {
+                    known.clear();
+                }
+                known.insert(piece.into(), of_piece.into());
+            }
+        }
+        Ok(Some(ids))
+    }
+
+    /// Words that this thread remembers; `None` where texts are not cut into words.
+    #[cfg(test)]
+    pub(crate) fn known_words(&self) -> Option<usize> {
+        self.words.as_ref().map(|words| words.ids.get_or_default().borrow().len())
+    }
+
+    /// The ids of one text as the library finds them.
+    pub(crate) fn encode_whole(&self, text: &str) -> Result<Vec<u32>> {
+        Ok(fenced(|| self.library.encode_fast(text, false))?.get_ids().to_vec())
     }
 
     /// The ids of a text that starts a sequence: with special tokens before it, such as BOS, unless the text itself begins with
     /// them, and without those after it, such as EOS, since the sequence continues.
     pub fn encode_start(&self, text: &str) -> Result<Vec<u32>> {
         let ids = self.encode_part(text)?;
-        let start = self.start(text)?;
-        Ok(if ids.starts_with(&start) { ids } else { [start, ids].concat() })
+        let start = self.start_of(text)?;
+        Ok(if ids.starts_with(&start) { ids } else { [&*start, &*ids].concat() })
     }
 
     /// As [`Self::encode_start`], and the bytes of the text `[start, end)` that each id stands for; those of a special token before
     /// it are empty.
     pub fn encode_start_with_offsets(&self, text: &str) -> Result<(Vec<u32>, Vec<[usize; 2]>)> {
-        let encoding = fenced(|| self.0.encode(text, false))?;
-        let (ids, start) = (encoding.get_ids(), self.start(text)?);
-        let start = if ids.starts_with(&start) { vec![] } else { start };
+        let encoding = fenced(|| self.library.encode(text, false))?;
+        let (ids, start) = (encoding.get_ids(), self.start_of(text)?);
+        let start = if ids.starts_with(&start) { Cow::Borrowed(&[][..]) } else { start };
         let offsets = encoding.get_offsets().iter().map(|(start, end)| [*start, *end]);
         let offsets = std::iter::repeat_n([0, 0], start.len()).chain(offsets).collect();
         Ok(([&start, ids].concat(), offsets))
     }
 
-    /// The special tokens that the tokenizer puts before a text.
-    fn start(&self, text: &str) -> Result<Vec<u32>> {
-        // known from the first of these texts that has ids of its own
-        for any in ["a", "0", " ", text] {
-            let whole = fenced(|| self.0.encode_fast(any, true))?;
-            let added = whole.get_special_tokens_mask();
-            if added.contains(&0) {
-                let start = whole.get_ids().iter().zip(added).take_while(|(_, added)| **added == 1);
-                return Ok(start.map(|(id, _)| *id).collect());
-            }
-        }
-        Ok(vec![])
+    /// The special tokens before this text.
+    fn start_of(&self, text: &str) -> Result<Cow<'_, [u32]>> {
+        Ok(match &self.start {
+            Some(start) => Cow::Borrowed(start),
+            None => Cow::Owned(self.start_before(text)?.unwrap_or_default()),
+        })
+    }
+
+    /// The special tokens that the tokenizer puts before a text; `None` for a text without ids of its own.
+    fn start_before(&self, text: &str) -> Result<Option<Vec<u32>>> {
+        let whole = fenced(|| self.library.encode_fast(text, true))?;
+        let added = whole.get_special_tokens_mask();
+        let start = whole.get_ids().iter().zip(added).take_while(|(_, added)| **added == 1);
+        Ok(added.contains(&0).then(|| start.map(|(id, _)| *id).collect()))
     }
 
     /// The ids of control tokens, sorted.
     pub fn controls(&self) -> Vec<u32> {
-        let added = self.0.get_added_tokens_decoder();
+        let added = self.library.get_added_tokens_decoder();
         let mut ids: Vec<u32> = added.into_iter().filter(|(_, token)| token.special).map(|(id, _)| id).collect();
         ids.sort_unstable();
         ids
@@ -205,24 +294,24 @@ impl TextTokenizer {
 
     /// The ids of all added tokens, sorted.
     pub fn added(&self) -> Vec<u32> {
-        let mut ids: Vec<u32> = self.0.get_added_tokens_decoder().into_keys().collect();
+        let mut ids: Vec<u32> = self.library.get_added_tokens_decoder().into_keys().collect();
         ids.sort_unstable();
         ids
     }
 
     /// Whether an id is of a token added to the model's own vocabulary, which stands for itself in any text.
     pub fn is_added(&self, id: u32) -> bool {
-        self.0.get_added_tokens_decoder().contains_key(&id)
+        self.library.get_added_tokens_decoder().contains_key(&id)
     }
 
     /// The token of an id, special tokens included; `None` for an unknown id.
     pub fn token(&self, id: u32) -> Option<String> {
-        self.0.id_to_token(id)
+        self.library.id_to_token(id)
     }
 
     /// The text of ids, without special tokens.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        fenced(|| self.0.decode(ids, true))
+        fenced(|| self.library.decode(ids, true))
     }
 }
 

@@ -216,7 +216,7 @@ fn what_has_no_end_is_refused() {
     assert!(refused(&at("pipe.json")).ends_with("is a pipe or a device, not a file"));
     assert!(records::hash(&at("pipe.json")).is_err());
     // rows without an end: what stands before them is read
-    let (row, long) = (r#"{"prompt": "p", "chosen": "c", "rejected": "d"}"#, "x".repeat(9 << 20));
+    let (row, long) = (r#"{"prompt": "p", "chosen": "c", "rejected": "d"}"#, "x".repeat(33 << 20));
     let files = [
         ("long.jsonl", format!("{row}\n{{\"prompt\": \"{long}\"}}\n{row}\n")),
         ("long.json", format!("[{row}, {{\"prompt\": \"{long}\"}}, {row}]")),
@@ -227,14 +227,14 @@ fn what_has_no_end_is_refused() {
         let rows = read(&at(name));
         assert_eq!(rows.len(), 2, "{name}");
         assert!(
-            rows[0].is_ok() && rows[1].as_ref().unwrap_err().contains("a row of more than 8 MiB"),
+            rows[0].is_ok() && rows[1].as_ref().unwrap_err().contains("a row of more than 32 MiB"),
             "{name}: {:?}",
             rows[1]
         );
     }
     // endless at the beginning, where the names of columns should stand
     std::fs::write(at("names.csv"), long).unwrap();
-    assert!(refused(&at("names.csv")).contains("a row of more than 8 MiB"));
+    assert!(refused(&at("names.csv")).contains("a row of more than 32 MiB"));
 }
 
 /// Files of which the library's reader makes no end, or panics.

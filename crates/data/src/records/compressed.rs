@@ -44,11 +44,11 @@ pub(super) fn open_file(path: &Path) -> Result<File> {
 }
 
 /// A file's bytes, decompressed as they are read.
-pub(super) fn open_bytes(path: &Path, compression: Compression) -> Result<Box<dyn Read>> {
+pub(super) fn open_bytes(path: &Path, compression: Compression) -> Result<Box<dyn Read + Send>> {
     let read = |source| Error::Read { path: path.into(), source };
     let file = open_file(path)?;
     let limit = file.metadata().map_err(read)?.len().saturating_mul(MAX_RATIO).max(MIN_LIMIT);
-    let limited = |reader: Box<dyn Read>| Box::new(LimitedOutput { reader, remaining: limit });
+    let limited = |reader: Box<dyn Read + Send>| Box::new(LimitedOutput { reader, remaining: limit });
     Ok(match compression {
         Compression::None => Box::new(file),
         Compression::Gzip => limited(Box::new(MultiGzDecoder::new(std::io::BufReader::new(file)))),
@@ -75,7 +75,7 @@ pub(super) fn open_seekable(path: &Path, compression: Compression) -> Result<Fil
 
 /// What a decoder gives, up to a limit.
 struct LimitedOutput {
-    reader: Box<dyn Read>,
+    reader: Box<dyn Read + Send>,
     remaining: u64,
 }
 

@@ -56,7 +56,7 @@ pub(super) struct Csv {
 }
 
 impl Csv {
-    pub(super) fn new(bytes: Box<dyn Read>, delimiter: u8) -> std::result::Result<Self, String> {
+    pub(super) fn new(bytes: Box<dyn Read + Send>, delimiter: u8) -> std::result::Result<Self, String> {
         let bytes = CountedLines { bytes: LimitedFile::new(bytes), position: 0, lines: RefCell::default() };
         let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(bytes);
         let names: Vec<String> = reader.headers().map_err(|e| problem(&e))?.iter().map(str::to_owned).collect();

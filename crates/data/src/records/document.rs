@@ -14,7 +14,7 @@ use std::ops::Range;
 const MAX_DOCUMENT: u64 = 64 << 20;
 
 /// The rows of a document, each with its line; those of columns with their number.
-pub(super) fn rows(bytes: Box<dyn Read>) -> std::result::Result<Vec<NumberedRecord<Json>>, String> {
+pub(super) fn rows(bytes: Box<dyn Read + Send>) -> std::result::Result<Vec<NumberedRecord<Json>>, String> {
     let mut text = vec![];
     bytes.take(MAX_DOCUMENT + 1).read_to_end(&mut text).map_err(|e| e.to_string())?;
     if text.len() as u64 > MAX_DOCUMENT {

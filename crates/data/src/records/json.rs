@@ -55,13 +55,13 @@ pub(super) fn not_json(e: &serde_json::Error) -> String {
 
 /// JSON Lines: one value per line.
 pub(super) struct JsonLines {
-    reader: BufReader<Box<dyn Read>>,
+    reader: BufReader<Box<dyn Read + Send>>,
     line: usize,
     is_finished: bool,
 }
 
 impl JsonLines {
-    pub(super) fn new(bytes: Box<dyn Read>) -> Self {
+    pub(super) fn new(bytes: Box<dyn Read + Send>) -> Self {
         Self { reader: BufReader::with_capacity(1 << 16, bytes), line: 0, is_finished: false }
     }
 }
@@ -125,7 +125,7 @@ pub(super) struct JsonList {
 }
 
 impl JsonList {
-    pub(super) fn new(bytes: Box<dyn Read>) -> Self {
+    pub(super) fn new(bytes: Box<dyn Read + Send>) -> Self {
         Self { reader: CountedReader { reader: BufReader::new(LimitedFile::new(bytes)), line: 1 }, row: 0 }
     }
 

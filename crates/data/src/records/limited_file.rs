@@ -4,19 +4,19 @@ use std::cell::Cell;
 use std::io::Read;
 
 /// Bytes of a row.
-pub(super) const MAX_ROW: usize = 8 << 20;
+pub(super) const MAX_ROW: usize = 32 << 20;
 
 /// The byte order mark that some editors write at the start of a file.
 pub(super) const BOM: &[u8] = "\u{feff}".as_bytes();
 
 /// Bytes with at most [`MAX_ROW`] per row.
 pub(super) struct LimitedFile {
-    bytes: Box<dyn Read>,
+    bytes: Box<dyn Read + Send>,
     remaining: Cell<usize>,
 }
 
 impl LimitedFile {
-    pub(super) fn new(bytes: Box<dyn Read>) -> Self {
+    pub(super) fn new(bytes: Box<dyn Read + Send>) -> Self {
         Self { bytes, remaining: Cell::new(MAX_ROW) }
     }
 

@@ -3,7 +3,7 @@
 use super::conversations::Conversations;
 use super::reader::{DecidedRow, RowSource, RowUse, read_rows};
 use crate::encode::Encoder;
-use crate::keys::{prompt_key, text_key};
+use crate::keys::{ids_text, prompt_key, text_key};
 use crate::pairs::PreferenceRow;
 use crate::records::{Content, Record};
 use crate::stats::RowStats;
@@ -69,14 +69,14 @@ impl<'a> RowCollector<'a> {
         }
         match (&record, encoded.completions.as_slice()) {
             (Record::Judged { desirable, .. }, [completion]) => {
-                let row_hash = text_key(&format!("{prompt_hash} {completion:?} {desirable}"));
+                let row_hash = text_key(&format!("{prompt_hash} {} {desirable}", ids_text(completion)));
                 let mask = encoded.masks[0].clone();
                 let row = PromptResponse { prompt: encoded.prompt, response: completion.clone(), mask };
                 let single = &mut self.single[split as usize][usize::from(*desirable)];
                 keep_smallest(single, (row_hash, number), row, most);
             }
             (Record::Pair { margin, scores, .. }, [chosen, rejected]) => {
-                let row_hash = text_key(&format!("{prompt_hash} {chosen:?} {rejected:?}"));
+                let row_hash = text_key(&format!("{prompt_hash} {} {}", ids_text(chosen), ids_text(rejected)));
                 let row = PreferenceRow {
                     chosen_mask: encoded.masks[0].clone(),
                     rejected_mask: encoded.masks[1].clone(),

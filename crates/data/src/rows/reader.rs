@@ -3,7 +3,7 @@
 
 use super::text_marks::{ControlTokens, odd_characters, parts, texts};
 use crate::encode::{EncodedRow, Encoder};
-use crate::keys::{ids_key, prompt_key, text_key};
+use crate::keys::{ids_key, ids_text, prompt_key, text_key};
 use crate::records::{self, Columns, Content, Record};
 use crate::stats::{FindingKind, RowStats};
 use crate::{Error, Result};
@@ -278,7 +278,10 @@ impl RowFilter<'_> {
     fn row_key(&self, record: &Record, encoded: &EncodedRow) -> u64 {
         let label = if let Record::Judged { desirable, .. } = record { Some(*desirable) } else { None };
         match self.encoder {
-            Some(_) => text_key(&format!("{:?} {:?} {label:?}", encoded.prompt, encoded.completions)),
+            Some(_) => {
+                let completions: String = encoded.completions.iter().map(|ids| ids_text(ids)).collect();
+                text_key(&format!("{} {completions} {label:?}", ids_text(&encoded.prompt)))
+            }
             None => text_key(&format!("{:?} {label:?}", parts(record))),
         }
     }
