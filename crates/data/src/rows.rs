@@ -13,3 +13,6 @@ pub use prepare::prepare;
 pub use reader::RowSource;
 pub use tokens::{RowTokens, SequencePart, TokenView};
 pub use world::RowsWorld;
+
+/// Version of how rows become ids, part of the key of what is prepared from them. It rises where the same rows give other ids.
+pub const ENCODING_VERSION: u32 = 2;

@@ -143,6 +143,7 @@ impl Plan {
                 corpus["model"] = model.clone();
             }
             if experiment.world.kind == WorldKind::Rows {
+                corpus["encoding"] = json!(duel_data::rows::ENCODING_VERSION);
                 corpus["most"] = json!([experiment.stages.pairs.rows, experiment.stages.pairs.holdout_rows]);
                 if world::keeps_conversations(experiment) {
                     corpus["conversations"] = json!(true);
