@@ -341,7 +341,7 @@ fn tokens_without_loss_are_marked_and_cut_with_the_rest() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("rows.jsonl");
     let turn = |role: &str, content: &str| json!({"role": role, "content": content});
-    let several = json!([turn("assistant", "a"), turn("user", "b"), turn("assistant", "c")]);
+    let several = json!([turn("assistant", "y"), turn("user", "b"), turn("assistant", "c")]);
     write(&path, [json!({"prompt": [turn("user", "p")], "chosen": several, "rejected": [turn("assistant", "x")]})]);
     let whole = source(vec![(None, path)]);
     let encoder = chat_encoder().with_loss_on(LossTurns::Last);
@@ -350,7 +350,7 @@ fn tokens_without_loss_are_marked_and_cut_with_the_rest() {
     let text = |is_trained: bool| {
         chosen.iter().filter(|token| token.is_trained == is_trained).map(|token| &*token.text).collect::<String>()
     };
-    assert_eq!((text(false), text(true)), ("a<eos>\nuser: b<eos>\nassistant: ".to_owned(), "c<eos>".to_owned()));
+    assert_eq!((text(false), text(true)), ("y<eos>\nuser: b<eos>\nassistant: ".to_owned(), "c<eos>".to_owned()));
     for (response_tokens, kept) in [(chosen.len(), 1), (chosen.len() - 1, 1), (chosen.len() - 2, 0)] {
         let cut = RowSource { response_tokens, long_responses: Overlong::Cut, ..whole.clone() };
         let report = check(&cut, Some(&encoder), 0, |_| ()).unwrap();
