@@ -146,6 +146,8 @@ pub struct ChatTemplate {
     environment: Environment<'static>,
     program: MeteredTemplate,
     variables: IndexMap<String, Json>,
+    /// Whether it mentions `tools`.
+    pub(crate) reads_tools: bool,
 }
 
 const NAME: &str = "chat template";
@@ -165,7 +167,7 @@ impl ChatTemplate {
             Err(minijinja::Error::new(ErrorKind::InvalidOperation, "it asks for the date, but none is set"))
         });
         let program = MeteredTemplate::new(&mut environment, NAME, source).map_err(template_error)?;
-        Ok(Self { environment, program, variables: IndexMap::new() })
+        Ok(Self { environment, program, variables: IndexMap::new(), reads_tools: source.contains("tools") })
     }
 
     /// Adds variables over those that are there: special tokens (`bos_token`), then `template_kwargs`. `documents` is none unless
@@ -304,7 +306,7 @@ fn template_error(e: minijinja::Error) -> Error {
     }
     let mut problem = e.detail().map_or_else(|| e.to_string(), str::to_owned);
     if let Some(line) = e.line() {
-        problem = format!("{problem} (line {line})");
+        problem = format!("{problem} (line {line} of the template)");
     }
     Error::Template { problem }
 }

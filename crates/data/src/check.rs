@@ -114,7 +114,7 @@ pub fn check(
     on_row: impl Fn(usize),
 ) -> Result<DataReport> {
     let unit = if encoder.is_some() { "tokens" } else { "words" };
-    let mut report = DataReport { unit, columns: plans(source)?, ..DataReport::default() };
+    let mut report = DataReport { unit, columns: plans(source, encoder)?, ..DataReport::default() };
     let mut lengths: [LengthCounts; 3] = Default::default(); // of prompts, chosen and rejected completions
     let mut example_error = None;
     report.stats = read_rows(source, encoder, |row, stats| {
@@ -136,10 +136,13 @@ pub fn check(
 }
 
 /// The plans of the files' columns. Of plans that read alike the first stands for all.
-fn plans(source: &RowSource) -> Result<Vec<FileColumns>> {
+fn plans(source: &RowSource, encoder: Option<&Encoder>) -> Result<Vec<FileColumns>> {
     let mut plans: Vec<FileColumns> = vec![];
     for (_, path) in &source.files {
-        let plan = records::plan(path, &source.columns)?;
+        let mut plan = records::plan(path, &source.columns)?;
+        if plan.has_tools() && encoder.is_some_and(|encoder| !encoder.reads_tools()) {
+            plan.notes.push("the model's chat template does not read `tools`: they change nothing".into());
+        }
         match plans.iter_mut().find(|other| other.plan.is_like(&plan)) {
             Some(other) => other.files.push(path.clone()),
             None => plans.push(FileColumns { files: vec![path.clone()], plan }),

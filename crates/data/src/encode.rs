@@ -110,6 +110,11 @@ impl Encoder {
         self
     }
 
+    /// Whether the `tools` of a conversation become text: the template mentions them.
+    pub fn reads_tools(&self) -> bool {
+        self.template.as_ref().is_some_and(|template| template.reads_tools)
+    }
+
     /// The tokenizer.
     pub fn tokenizer(&self) -> &TextTokenizer {
         &self.tokenizer
@@ -147,7 +152,7 @@ impl Encoder {
             Content::Text(text) => {
                 let answer = |(completion, _): &(&Content, &str)| match completion {
                     Content::Text(answer) => Ok(answer.clone()),
-                    Content::Conversation(_) => Err(Error::Template {
+                    Content::Conversation(_) => Err(Error::Unfit {
                         problem: "the prompt is text, but its completion is a list of turns".into(),
                     }),
                 };
@@ -303,7 +308,7 @@ impl Encoder {
     }
 
     fn template(&self) -> Result<&ChatTemplate> {
-        self.template.as_ref().ok_or_else(|| Error::Template {
+        self.template.as_ref().ok_or_else(|| Error::Unfit {
             problem: "the rows are conversations, but the model has no chat template".into(),
         })
     }

@@ -1,6 +1,5 @@
 //! Errors of data on disk.
 
-use crate::stats::RowStats;
 use std::path::PathBuf;
 
 /// What a fallible call of this crate returns.
@@ -35,8 +34,14 @@ pub enum Error {
     Unfit { problem: String },
     #[error("the tokenizer failed: {problem}")]
     Tokenizer { problem: String },
-    #[error("too few usable rows: {found}{}", stats.first_left_out())]
-    FewRows { found: String, stats: Box<RowStats> },
+    #[error("too few usable rows: {found}{first_left_out}")]
+    FewRows {
+        found: String,
+        /// The first row that was left out, as the end of a sentence.
+        first_left_out: String,
+        /// How many rows were read, and how many left out and why.
+        counts: String,
+    },
     #[error(
         "all {} completions with a label are {}, and no loss learns from one kind alone",
         wanted + unwanted,
@@ -56,7 +61,7 @@ impl Error {
             Self::Missing { .. } | Self::Damaged { .. } => {
                 Some("run `scripts/get-data reviews`, which downloads and verifies the files".into())
             }
-            Self::FewRows { stats, .. } => Some(format!("{stats}; `duel data check` gives details, line by line")),
+            Self::FewRows { counts, .. } => Some(format!("{counts}; `duel data check` gives details, line by line")),
             Self::OneKind { .. } => Some(
                 "add completions of the other kind, or remove `completion` and `label`: the model then responds to the prompts and the judge labels the responses".into(),
             ),

@@ -259,13 +259,13 @@ impl RowStats {
             let names = [Split::Train, Split::Validation, Split::Test].map(Split::name);
             let counts = names.iter().zip(self.kept_by_split).map(|(name, kept)| format!("{kept} of {name}"));
             let found = format!("{}, out of {}", counts.collect::<Vec<_>>().join(", "), self.read);
-            return Err(Error::FewRows { found, stats: Box::new(self.clone()) });
+            return Err(Error::FewRows { found, first_left_out: self.first_left_out(), counts: self.to_string() });
         }
         Ok(())
     }
 
     /// The first row that was left out, as the end of a message.
-    pub(crate) fn first_left_out(&self) -> String {
+    fn first_left_out(&self) -> String {
         let first = [FindingKind::Unreadable, FindingKind::Same].iter().find_map(|kind| self.first(*kind).first());
         first.map_or(String::new(), |first| format!("; {first}"))
     }

@@ -360,3 +360,29 @@ fn tokens_without_loss_are_marked_and_cut_with_the_rest() {
         );
     }
 }
+
+#[test]
+fn what_a_template_does_with_tools_is_said() {
+    let turn = |role: &str, content: &str| json!({"role": role, "content": content});
+    let row = |prompt: &str| {
+        let [chosen, rejected] = ["x", "y"].map(|answer| json!([turn("assistant", answer)]));
+        json!({"prompt": [turn("user", prompt)], "chosen": chosen, "rejected": rejected, "tools": [{"name": "z"}]})
+    };
+    let encoder = |template: &str| Encoder::new(tokenizer(), Some(ChatTemplate::new(template).unwrap()), 2);
+    let plain = "{% for m in messages %}{{ m.role + m.content }}<eos>{% endfor %}";
+    let with_tools = "{{ tools[0].name }}{% for m in messages %}{{ m.role + m.content }}<eos>{% endfor %}";
+    for (template, is_said) in [(plain, true), (with_tools, false)] {
+        let report = check_rows([row("p"), row("q")], &encoder(template), 0);
+        let notes = &report.columns[0].plan.notes;
+        assert_eq!(notes.iter().any(|note| note.contains("does not read `tools`")), is_said, "{notes:?}");
+    }
+    let mut without_content = row("p");
+    without_content["chosen"] = json!([{"role": "assistant", "tool_calls": []}]);
+    let report = check_rows([without_content, row("q")], &encoder(plain), 0);
+    let (rows, problem) = lines(&report, FindingKind::Unreadable);
+    assert_eq!(rows, [1]);
+    assert!(
+        problem.starts_with("the chat template refuses it: ") && problem.ends_with("of the template)"),
+        "{problem}"
+    );
+}

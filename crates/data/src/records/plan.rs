@@ -75,9 +75,12 @@ impl ColumnPlan {
         rows: usize,
     ) -> Self {
         let planned = |role: Role| {
-            let column = names.get(&role)?;
-            let found = surveys.get(column).cloned().unwrap_or_default();
-            Some(PlannedColumn { role, column: column.clone(), kind: found.kind(), rows: found.rows })
+            let column = names.get(&role)?.clone();
+            let (kind, rows) = match surveys.get(&column) {
+                Some(found) => (found.kind(), found.rows),
+                None => ("within each completion".into(), rows),
+            };
+            Some(PlannedColumn { role, column, kind, rows })
         };
         let is_used = |name: &String| names.values().any(|used| used == name);
         let left = |is_empty: bool| {
@@ -121,6 +124,11 @@ impl ColumnPlan {
     pub fn is_like(&self, other: &Self) -> bool {
         (&self.names, self.shape, self.is_chat, &self.unused)
             == (&other.names, other.shape, other.is_chat, &other.unused)
+    }
+
+    /// Whether rows have tools for the chat template.
+    pub(crate) fn has_tools(&self) -> bool {
+        self.names.contains_key(&Role::Tools)
     }
 
     /// The column that is taken for something.

@@ -114,9 +114,12 @@ pub(crate) fn read_rows(
     Ok(stats)
 }
 
-/// What is wrong with a row, without what would be said of a file.
+/// What is wrong with a row, where the same template reads others.
 fn problem_of(error: Error) -> String {
-    if let Error::Template { problem } = error { problem } else { error.to_string() }
+    match error {
+        Error::Template { problem } => format!("the chat template refuses it: {problem}"),
+        error => error.to_string(),
+    }
 }
 
 fn count_format(stats: &mut RowStats, record: &Record) {
