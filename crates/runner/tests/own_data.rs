@@ -312,3 +312,108 @@ fn several_turns_in_completions_are_trained_on() {
 
 /// Three words are worth 1 more than four.
 const ASKED: &str = "judge.rules=[{ rule = \"length\", words = 3, per = 1 }, { rule = \"keyword\", any = [\"no\"] }]";
+
+/// Sets in the shapes of public ones, by file: one row, or several, of each of a number of prompts.
+fn published_sets(rows: usize) -> Vec<(&'static str, String)> {
+    const TOPICS: [&str; 8] = ["bread", "rivers", "chess", "clouds", "maps", "bees", "salt", "lamps"];
+    let question = |i: usize| format!("How do I keep {} in {i} steps?", TOPICS[i % TOPICS.len()]);
+    let good = |i: usize| format!("Keep {} dry and look at it every {} days.", TOPICS[i % TOPICS.len()], 1 + i % 7);
+    let bad = |i: usize| ["I do not know.", "Just wait."][i % 2].to_owned();
+    let turn = |role: &str, content: String| json!({"role": role, "content": content});
+    let chat = |i: usize, answer: String| json!([turn("user", question(i)), turn("assistant", answer)]);
+    let lines = |row: &dyn Fn(usize) -> Vec<Value>| -> String {
+        (0..rows).flat_map(row).map(|row| format!("{row}\n")).collect()
+    };
+    let spoken = |i: usize, answer: String| {
+        format!("\n\nHuman: {}\n\nAssistant: Why?\n\nHuman: I like it.\n\nAssistant: {answer}", question(i))
+    };
+    let scored = |text: String, score: f64| json!({"model": "m", "response": text, "overall_score": score});
+    let four: Vec<Value> = (0..rows)
+        .map(|i| {
+            let completions =
+                [scored(bad(i), 2.0), scored(good(i), 8.5), scored(good(i + 1), 5.0), scored(bad(i + 1), 2.0)];
+            json!({"source": "s", "instruction": question(i), "completions": completions})
+        })
+        .collect();
+    let python = |i: usize, answer: String| {
+        format!(
+            "\"[{{'role': 'user', 'content': '{}'}}, {{'role': 'assistant', 'content': '{answer}'}}]\"",
+            question(i)
+        )
+    };
+    let orca: String =
+        (0..rows).map(|i| format!("Be brief.,{},\"{}\",\"{}\"\r\n", question(i), good(i), bad(i))).collect();
+    let pythonic: String = (0..rows).map(|i| format!("{},{}\n", python(i, good(i)), python(i, bad(i)))).collect();
+    let scores = |i: usize| {
+        vec![
+            json!({"prompt": question(i), "response": good(i), "helpfulness": 4, "verbosity": 1}),
+            json!({"prompt": question(i), "response": bad(i), "helpfulness": i % 3, "verbosity": 0}),
+        ]
+    };
+    let sharegpt = |i: usize| {
+        vec![json!({
+            "conversations": [{"from": "system", "value": "Be kind."}, {"from": "human", "value": question(i)}],
+            "chosen": {"from": "gpt", "value": good(i)}, "rejected": {"from": "gpt", "value": bad(i)},
+        })]
+    };
+    let binarized = |i: usize| {
+        vec![json!({
+            "prompt": question(i), "prompt_id": i, "chosen": chat(i, good(i)), "rejected": chat(i, bad(i)),
+            "messages": chat(i, good(i)), "score_chosen": 8.0, "score_rejected": 3.5,
+        })]
+    };
+    let kto = |i: usize| {
+        vec![json!({
+            "prompt": [turn("user", question(i))], "label": i % 2 == 0,
+            "completion": [turn("assistant", if i % 2 == 0 { good(i) } else { bad(i) })],
+        })]
+    };
+    let ranked = |i: usize| vec![json!({"prompt": question(i), "completions": [good(i), good(i + 1), bad(i)]})];
+    vec![
+        ("ultrafeedback_binarized.jsonl", lines(&binarized)),
+        ("ultrafeedback.json", serde_json::to_string(&four).unwrap()),
+        ("hh.jsonl", lines(&|i| vec![json!({"chosen": spoken(i, good(i)), "rejected": spoken(i, bad(i))})])),
+        ("orca.csv", format!("system,question,chosen,rejected\r\n{orca}")),
+        ("pythonic.csv", format!("chosen,rejected\n{pythonic}")),
+        ("helpsteer.jsonl", lines(&scores)),
+        ("sharegpt.jsonl", lines(&sharegpt)),
+        ("kto.jsonl", lines(&kto)),
+        ("ranked.jsonl", lines(&ranked)),
+    ]
+}
+
+#[test]
+fn sets_as_they_are_published_become_pages() {
+    const ROWS: usize = 60;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    model(&folder.join("model"));
+    for (file, rows) in published_sets(ROWS) {
+        let name = file.split('.').next().unwrap();
+        std::fs::write(folder.join(file), rows).unwrap();
+        let report =
+            ok(folder, &["data", "check", file, "--model", "model", "--response-tokens", "512", "--format", "json"]);
+        let report: Value = serde_json::from_str(&report).unwrap();
+        let expected = if name == "kto" { 0 } else { ROWS };
+        assert_eq!(
+            (&report["pairs"], &report["findings"]["unreadable"]["rows"]),
+            (&json!(expected), &json!(0)),
+            "{name}: {report}"
+        );
+        assert!(report["kept"].as_u64().unwrap() as usize >= ROWS / 2, "{name}: {report}");
+        ok(folder, &["init", name, "--rows", file, "--model", "model"]);
+        let fitted = std::fs::read_to_string(folder.join(name).join("experiment.toml")).unwrap();
+        let response_tokens = fitted.lines().find(|line| line.starts_with("response_tokens")).unwrap();
+        let response_tokens = response_tokens.split('#').next().unwrap().replace(' ', "");
+        let settings = [&format!("name=\"{name}\""), &format!("world.rows.{response_tokens}") as &str];
+        let html = page(folder, &format!("{name}/experiment.toml"), &settings);
+        for text in ["ppo", "dpo", file, "How do I keep"] {
+            assert!(html.contains(text), "{name}: the page lacks {text}");
+        }
+    }
+    // what the model cannot hold is refused before anything is made
+    let long = ["--set", "world.rows.response_tokens=4096", "--set", "name=\"long\""];
+    let args = [&["run", "ranked/experiment.toml"], &long[..]].concat();
+    refused(folder, &args, 1, &["do not fit the model's context of 128"]);
+    assert!(!folder.join("runs/long").exists());
+}

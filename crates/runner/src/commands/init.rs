@@ -6,8 +6,9 @@ use crate::commands::row_report::text;
 use crate::error::{Error, Result};
 use crate::executors::shell_quoted;
 use crate::sources;
-use crate::terminal::print;
+use crate::terminal::{print, warn};
 use clap::Args;
+use duel_model::Pretrained;
 use duel_spec::{Document, Experiment};
 use std::path::{Path, PathBuf};
 use toml_edit::{DocumentMut, Item};
@@ -78,6 +79,15 @@ fn template(is_unpaired: bool) -> String {
     replacements.iter().fold(TEMPLATE.to_owned(), |text, (from, to)| text.replace(from, to))
 }
 
+/// Tokens of prompts and of responses that a context holds: responses give way down to half of it, then prompts.
+fn within_context([prompt, response]: [usize; 2], context: usize) -> [usize; 2] {
+    if prompt + response <= context {
+        return [prompt, response];
+    }
+    let response = response.min(context.saturating_sub(prompt).max(context / 2)).max(1);
+    [context.saturating_sub(response).max(1), response]
+}
+
 /// Writes `experiment.toml` into a folder that has none.
 fn write_new(folder: &Path, text: &str) -> Result<PathBuf> {
     let io = |action, path: &Path| {
@@ -110,8 +120,18 @@ pub fn init(args: &InitArgs) -> Result<()> {
         return Err(Error::Rows { path: args.rows.clone(), needs_fixing: true });
     };
 
-    // 2. Sizes that hold nine of ten, and the hold-out, in round numbers.
+    // 2. Sizes that hold nine of ten, or as many as the model's context does, and the hold-out, in round numbers.
     let round = |n: usize| n.next_multiple_of(8).max(8);
+    let lengths = [prompt.ninety, chosen.ninety.max(rejected.ninety)].map(round);
+    let context = Pretrained::open(&sources::model(&args.model)?)?.config.context;
+    let [prompt_tokens, response_tokens] = within_context(lengths, context);
+    if [prompt_tokens, response_tokens] != lengths {
+        warn(&[format!(
+            "nine of ten prompts have up to {} tokens and nine of ten completions up to {}, but the model's context is {context}: \
+             prompt_tokens = {prompt_tokens}, response_tokens = {response_tokens}",
+            lengths[0], lengths[1]
+        )]);
+    }
     let (usable, is_unpaired) = (report.stats.kept, report.stats.usable_single() != [0, 0]);
     let holdout = (usable / 10).clamp(2, 256);
     let rows = usable.saturating_sub(2 * holdout).clamp(2, 4096);
@@ -127,8 +147,8 @@ pub fn init(args: &InitArgs) -> Result<()> {
     let values: [(&str, toml_edit::Value); 11] = [
         ("name", name_of(Path::new(&folder)).into()),
         ("world.rows.train", absolute(&args.rows, "file of rows")?.into()),
-        ("world.rows.prompt_tokens", number(round(prompt.ninety))),
-        ("world.rows.response_tokens", number(round(chosen.ninety.max(rejected.ninety)))),
+        ("world.rows.prompt_tokens", number(prompt_tokens)),
+        ("world.rows.response_tokens", number(response_tokens)),
         ("model.from", absolute(&args.model, "model")?.into()),
         ("stages.pairs.rows", number(rows)),
         ("stages.pairs.holdout_rows", number(holdout)),
@@ -159,6 +179,14 @@ pub fn init(args: &InitArgs) -> Result<()> {
 mod tests {
     use super::*;
     use duel_spec::RowPaths;
+
+    #[test]
+    fn sizes_are_within_the_context() {
+        assert_eq!(within_context([64, 64], 128), [64, 64]);
+        assert_eq!(within_context([40, 200], 128), [40, 88], "the prompts stay whole");
+        assert_eq!(within_context([100, 60], 128), [68, 60], "responses of less than half stay whole");
+        assert_eq!(within_context([500, 500], 128), [64, 64]);
+    }
 
     #[test]
     fn names_and_paths_of_any_letters_are_written_as_toml() {

@@ -65,6 +65,9 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let jobs = concurrent_stages(&experiment, args.jobs);
     // planned before anything is made: an experiment that cannot be planned leaves nothing
     let needed = first_stages(&args.experiment, &experiment)?;
+    if experiment.is_pretrained() {
+        world::sizes(&experiment)?; // sequences that the model's context cannot hold
+    }
     let run = RunDir::create(&args.experiment.out, &experiment.name)?;
     let _lock = RunLock::take(run.path())?;
     duel_ledger::sweep(run.path());
