@@ -235,7 +235,7 @@ fn long_rows_are_cut_and_the_page_says_so() {
     let folder = folder.path();
     model(&folder.join("model"));
     let rows = (0..60).map(|i| {
-        let prompt = format!("it was a very good{} film {i}", if i.is_multiple_of(2) { " film it was a very bad" } else { "" });
+        let prompt = format!("it was a very good{} film {i}", if i % 2 == 0 { " film it was a very bad" } else { "" });
         let chosen = if i % 3 == 0 { " very good it was a very good film it was a very good film" } else { " good" };
         json!({"prompt": prompt, "chosen": chosen, "rejected": " no"})
     });
