@@ -31,6 +31,23 @@ pub struct PreferenceRow {
 }
 
 impl PreferenceRow {
+    /// Two responses to one prompt, every token of which counts, with a label that is certain and without gold rewards.
+    pub fn new(split: Split, prompt: Vec<u32>, chosen: Vec<u32>, rejected: Vec<u32>) -> Self {
+        Self {
+            split,
+            prompt,
+            chosen,
+            rejected,
+            rejected_prompt: None,
+            chosen_mask: None,
+            rejected_mask: None,
+            gold_chosen: 0.0,
+            gold_rejected: 0.0,
+            p_label: 1.0,
+            tie: false,
+        }
+    }
+
     /// The prompt of the rejected response.
     pub fn prompt_of_rejected(&self) -> &Vec<u32> {
         self.rejected_prompt.as_ref().unwrap_or(&self.prompt)
@@ -148,19 +165,7 @@ mod tests {
 
     #[test]
     fn a_rows_strength_is_the_annotators_certainty() {
-        let row = |p_label| PreferenceRow {
-            split: Split::Train,
-            prompt: vec![],
-            chosen: vec![],
-            rejected: vec![],
-            rejected_prompt: None,
-            chosen_mask: None,
-            rejected_mask: None,
-            gold_chosen: 0.0,
-            gold_rejected: 0.0,
-            p_label,
-            tie: false,
-        };
+        let row = |p_label| PreferenceRow { p_label, ..PreferenceRow::new(Split::Train, vec![], vec![], vec![]) };
         let odds = |logit: f64| 1.0 / (1.0 + (-logit).exp());
         for (logit, expected) in [(0.0, 0.0), (1.5, 0.5), (-1.5, 0.5), (3.0, 1.0), (9.0, 1.0)] {
             assert!((row(odds(logit)).strength() - expected).abs() < 1e-9);
@@ -169,19 +174,8 @@ mod tests {
 
     #[test]
     fn rows_with_other_masks_have_other_hashes() {
-        let row = PreferenceRow {
-            split: Split::Train,
-            prompt: vec![5],
-            chosen: vec![6, 7, 8],
-            rejected: vec![6, 7, 8],
-            rejected_prompt: None,
-            chosen_mask: None,
-            rejected_mask: None,
-            gold_chosen: 0.0,
-            gold_rejected: 0.0,
-            p_label: 0.5,
-            tie: false,
-        };
+        let row =
+            PreferenceRow { p_label: 0.5, ..PreferenceRow::new(Split::Train, vec![5], vec![6, 7, 8], vec![6, 7, 8]) };
         let mask = |spans: &[[usize; 2]]| LossMask::new(spans.iter().copied(), 3);
         let chosen = |spans: &[[usize; 2]]| PreferenceRow { chosen_mask: mask(spans), ..row.clone() };
         let rejected = PreferenceRow { rejected_mask: mask(&[[1, 2]]), ..row.clone() };

@@ -57,17 +57,23 @@ fn every_snippet_is_the_text_of_transformers_or_an_error() {
 #[test]
 fn errors_name_the_line() {
     let cases = [
-        ("{% if true %}\n\n{{ x | wordcount }}{% endif %}", "filter wordcount is unknown (line 3)"),
-        ("\r\n{% do 1 %}", "the statement `do` is not supported (line 2)"),
-        ("{#\n\n#}{% set a = 1 %}\n{{ a.b.c }}", "(line 4)"),
+        ("{% if true %}\n\n{{ x | wordcount }}{% endif %}", "filter wordcount is unknown (line 3 of the template)"),
+        ("\r\n{% do 1 %}", "the statement `do` is not supported (line 2 of the template)"),
+        ("{#\n\n#}{% set a = 1 %}\n{{ a.b.c }}", "(line 4 of the template)"),
         ("\n{{ ['a\n', 1] | sort }}", "have no order (line"),
-        ("{% for m in messages %}\n{{ raise_exception('roles: ' ~ m.role) }}{% endfor %}", "roles: user (line 2)"),
-        ("{% autoescape true %}{% endautoescape %}", "`autoescape` is not supported (line 1)"),
-        ("{% macro m(a) %}{{ a }}{% endmacro %}\n{{ m(1, 2) }}", "(line 2)"),
-        ("a\n{{ '\\N{BULLET}' }}", "the escape `\\N` is not supported (line 2)"),
-        ("\n{{ 'a'.casefold() }}", "casefold (line 2)"),
-        ("\n{{ self.x }}", "are not supported (line 2)"),
-        ("{{ ('a' | e) + 'b' }}", "`+` of text that is marked safe or escaped is not supported (line 1)"),
+        (
+            "{% for m in messages %}\n{{ raise_exception('roles: ' ~ m.role) }}{% endfor %}",
+            "roles: user (line 2 of the template)",
+        ),
+        ("{% autoescape true %}{% endautoescape %}", "`autoescape` is not supported (line 1 of the template)"),
+        ("{% macro m(a) %}{{ a }}{% endmacro %}\n{{ m(1, 2) }}", "(line 2 of the template)"),
+        ("a\n{{ '\\N{BULLET}' }}", "the escape `\\N` is not supported (line 2 of the template)"),
+        ("\n{{ 'a'.casefold() }}", "casefold (line 2 of the template)"),
+        ("\n{{ self.x }}", "are not supported (line 2 of the template)"),
+        (
+            "{{ ('a' | e) + 'b' }}",
+            "`+` of text that is marked safe or escaped is not supported (line 1 of the template)",
+        ),
     ];
     for (source, expected) in cases {
         let result = ChatTemplate::new(source).and_then(|it| it.render(&[Message::new("user", "hi")], None, false));

@@ -242,19 +242,7 @@ mod tests {
 
     #[test]
     fn kto_pairs_every_response_with_the_next_prompt() {
-        let row = |id: u32| PreferenceRow {
-            split: Split::Train,
-            prompt: vec![id],
-            chosen: vec![10 + id],
-            rejected: vec![20 + id],
-            rejected_prompt: None,
-            chosen_mask: None,
-            rejected_mask: None,
-            gold_chosen: 0.0,
-            gold_rejected: 0.0,
-            p_label: 1.0,
-            tie: false,
-        };
+        let row = |id: u32| PreferenceRow::new(Split::Train, vec![id], vec![10 + id], vec![20 + id]);
         let masked = PreferenceRow { chosen: vec![11, 0], chosen_mask: LossMask::new([[0, 1]], 2), ..row(1) };
         let batch = mismatched_responses(&PairBatch::new(&[masked.clone(), row(2)], &[0, 1]));
         assert_eq!(
@@ -291,17 +279,8 @@ mod tests {
 
     fn rows() -> Vec<PreferenceRow> {
         let row = |i: u32| PreferenceRow {
-            split: Split::Train,
-            prompt: vec![1, 3 + i, 4, 5, 6],
-            chosen: vec![3 + i, 7, 8, 2],
-            rejected: vec![9, 10, 3 + i, 2],
-            rejected_prompt: None,
-            chosen_mask: None,
-            rejected_mask: None,
-            gold_chosen: 0.0,
-            gold_rejected: 0.0,
             p_label: 0.5,
-            tie: false,
+            ..PreferenceRow::new(Split::Train, vec![1, 3 + i, 4, 5, 6], vec![3 + i, 7, 8, 2], vec![9, 10, 3 + i, 2])
         };
         (0..PAIRS as u32).map(row).collect()
     }

@@ -24,19 +24,7 @@ struct Setting {
 }
 
 fn row(prompt: Vec<u32>, chosen: Vec<u32>, rejected: Vec<u32>) -> PreferenceRow {
-    PreferenceRow {
-        split: Split::Train,
-        prompt,
-        chosen,
-        rejected,
-        rejected_prompt: None,
-        chosen_mask: None,
-        rejected_mask: None,
-        gold_chosen: 1.0,
-        gold_rejected: 0.0,
-        p_label: 0.7,
-        tie: false,
-    }
+    PreferenceRow { gold_chosen: 1.0, p_label: 0.7, ..PreferenceRow::new(Split::Train, prompt, chosen, rejected) }
 }
 
 /// The world that has seven symbols, and responses of up to six.

@@ -72,17 +72,8 @@ mod tests {
         let policy = |seed| Policy::new(&config, &mut seeds::derive(seed, "test", 0, "init"), &Device::flex());
         let prompt = world.prompts(Split::Test)[0].ids.clone();
         let row = |split, chosen: [u32; 2], rejected: [u32; 2]| PreferenceRow {
-            split,
-            prompt: prompt.clone(),
-            chosen: chosen.to_vec(),
-            rejected: rejected.to_vec(),
-            rejected_prompt: None,
-            chosen_mask: None,
-            rejected_mask: None,
-            gold_chosen: 0.0,
-            gold_rejected: 0.0,
             p_label: 0.5,
-            tie: false,
+            ..PreferenceRow::new(split, prompt.clone(), chosen.to_vec(), rejected.to_vec())
         };
         let (validation, test) = (row(Split::Validation, [3, 2], [4, 2]), row(Split::Test, [5, 2], [6, 2]));
         let swapped = PreferenceRow { chosen: test.rejected.clone(), rejected: test.chosen.clone(), ..test.clone() };

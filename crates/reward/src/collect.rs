@@ -98,17 +98,11 @@ pub fn label(candidates: Vec<Candidate>, split: Split, annotator: &Annotator, rn
             let [chosen, rejected] = responses;
             let p_label = if tie { 0.5 } else { p[0] / (p[0] + p[1]) };
             PreferenceRow {
-                split,
-                prompt,
-                chosen,
-                rejected,
-                rejected_prompt: None,
-                chosen_mask: None,
-                rejected_mask: None,
                 gold_chosen: gold[0],
                 gold_rejected: gold[1],
                 p_label,
                 tie,
+                ..PreferenceRow::new(split, prompt, chosen, rejected)
             }
         })
         .collect()

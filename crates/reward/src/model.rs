@@ -158,17 +158,8 @@ mod tests {
         let config = TransformerConfig::small(12, space.context(), 2, 16, 2, true);
         let body = Policy::new(&config, &mut seeds::derive(1, "test", 0, "init"), &device);
         let row = |i: u32| PreferenceRow {
-            split: Split::Train,
-            prompt: vec![1, 3 + i, 4],
-            chosen: vec![3 + i, 7, 8, 2],
-            rejected: vec![9, 10, 3 + i, 2],
-            rejected_prompt: None,
-            chosen_mask: None,
-            rejected_mask: None,
-            gold_chosen: 0.0,
-            gold_rejected: 0.0,
             p_label: 0.5,
-            tie: false,
+            ..PreferenceRow::new(Split::Train, vec![1, 3 + i, 4], vec![3 + i, 7, 8, 2], vec![9, 10, 3 + i, 2])
         };
         let rows: Vec<PreferenceRow> = (0..6).map(row).collect();
         let batch = PairBatch::new(&rows, &(0..6).collect::<Vec<_>>());

@@ -52,17 +52,9 @@ fn rows(world: &GrammarWorld) -> Vec<PreferenceRow> {
     let pairs = rows.chunks_exact(2).filter(|two| two[0].response != two[1].response).take(64);
     pairs
         .map(|two| PreferenceRow {
-            split: Split::Train,
-            prompt: two[0].prompt.clone(),
-            chosen: two[0].response.clone(),
-            rejected: two[1].response.clone(),
-            rejected_prompt: None,
-            chosen_mask: None,
-            rejected_mask: None,
             gold_chosen: 1.0,
-            gold_rejected: 0.0,
             p_label: 0.7,
-            tie: false,
+            ..PreferenceRow::new(Split::Train, two[0].prompt.clone(), two[0].response.clone(), two[1].response.clone())
         })
         .collect()
 }

@@ -38,7 +38,9 @@ fn page(folder: &Path, file: &str, further: &[&str]) -> String {
     SMALL.iter().chain(&["model.from=\"model\""]).chain(further).for_each(|setting| args.extend(["--set", setting]));
     ok(folder, &args);
     let name = further.iter().find_map(|setting| setting.strip_prefix("name=")).unwrap_or("mine").replace('"', "");
-    std::fs::read_to_string(folder.join("runs").join(name).join("report/index.html")).unwrap()
+    let html = std::fs::read_to_string(folder.join("runs").join(name).join("report/index.html")).unwrap();
+    assert!(!html.contains("is None"), "the page prints a value that is not there");
+    html
 }
 
 #[test]

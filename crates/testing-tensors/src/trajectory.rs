@@ -44,18 +44,13 @@ pub fn space(vocabulary: usize, [pad, eos]: [u32; 2], prompt_tokens: usize, resp
 
 /// The pairs of a training, and their token space.
 pub fn pairs(file: &Node, vocabulary: usize) -> (Vec<PreferenceRow>, TokenSpec) {
-    let row = |pair: &Node| PreferenceRow {
-        split: Split::Train,
-        prompt: golden::ids(&pair["prompt_ids"]),
-        chosen: golden::ids(&pair["chosen_ids"]),
-        rejected: golden::ids(&pair["rejected_ids"]),
-        rejected_prompt: None,
-        chosen_mask: None,
-        rejected_mask: None,
-        gold_chosen: 0.0,
-        gold_rejected: 0.0,
-        p_label: 1.0,
-        tie: false,
+    let row = |pair: &Node| {
+        PreferenceRow::new(
+            Split::Train,
+            golden::ids(&pair["prompt_ids"]),
+            golden::ids(&pair["chosen_ids"]),
+            golden::ids(&pair["rejected_ids"]),
+        )
     };
     let rows: Vec<PreferenceRow> = file.items("pairs").iter().map(row).collect();
     let prompt = rows.iter().map(|r| r.prompt.len()).max().expect("pairs");

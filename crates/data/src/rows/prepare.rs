@@ -169,17 +169,9 @@ fn preference(
 ) -> PreferenceRow {
     let log_odds = margin.or(scores.map(|[chosen, rejected]| chosen - rejected));
     PreferenceRow {
-        split,
-        prompt,
-        chosen: chosen.to_vec(),
-        rejected: rejected.to_vec(),
-        rejected_prompt: None,
-        chosen_mask: None,
-        rejected_mask: None,
-        gold_chosen: 0.0,
-        gold_rejected: 0.0,
         p_label: log_odds.map_or(1.0, |log_odds| 1.0 / (1.0 + (-log_odds).exp())),
         tie: log_odds == Some(0.0),
+        ..PreferenceRow::new(split, prompt, chosen.to_vec(), rejected.to_vec())
     }
 }
 

@@ -160,17 +160,13 @@ impl Shape {
         let n = self.batch;
         (0..n)
             .map(|i| PreferenceRow {
-                split: Split::Train,
-                prompt: responses.prompts[i].clone(),
-                chosen: responses.responses[i].clone(),
-                rejected: responses.responses[n + i].clone(),
-                rejected_prompt: None,
-                chosen_mask: None,
-                rejected_mask: None,
-                gold_chosen: 0.0,
-                gold_rejected: 0.0,
                 p_label: 0.5,
-                tie: false,
+                ..PreferenceRow::new(
+                    Split::Train,
+                    responses.prompts[i].clone(),
+                    responses.responses[i].clone(),
+                    responses.responses[n + i].clone(),
+                )
             })
             .collect()
     }
