@@ -120,8 +120,8 @@ impl ConfigReader {
     }
 
     pub(crate) fn unsupported_value(&self, key: &str, value: &Value, accepted: &str) -> Error {
-        let found = if value.is_null() { "nothing".into() } else { shortened(value) };
-        Error::Unsupported { path: self.path.clone(), key: key.into(), found, accepted: accepted.into() }
+        let text = if value.is_null() { "nothing".into() } else { shortened(value) };
+        Error::Unsupported { path: self.path.clone(), key: key.into(), found: text, accepted: accepted.into() }
     }
 
     /// A number within a range.

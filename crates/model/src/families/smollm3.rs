@@ -94,9 +94,9 @@ fn read_gguf(settings: &HeaderReader<'_>, width: usize, heads: usize) -> Result<
 fn write_gguf(config: &TransformerConfig, path: &Path) -> Result<HeaderEntries> {
     let skipped = config.architecture.rotary().map(|rotary| &rotary.skipped_layers);
     if skipped != Some(&skipped_layers(config.layers)) {
-        let (key, found) = (ROPE_LAYERS.into(), format!("{skipped:?}"));
+        let (key, value) = (ROPE_LAYERS.into(), format!("{skipped:?}"));
         let accepted = format!("each {SKIPPED}th layer: GGUF has no name for others");
-        return Err(Error::Unsupported { path: path.into(), key, found, accepted });
+        return Err(Error::Unsupported { path: path.into(), key, found: value, accepted });
     }
     shared_gguf::write(&SETTINGS, config, UsualWindows::Unknown, path)
 }
