@@ -313,9 +313,9 @@ fn with_metering(code: &Instructions<'static>, macros: &[String], marks: bool) -
 
 /// The variables that the macro reads whose closure is taken at an index.
 fn names_read(code: &Instructions<'static>, index: usize) -> BTreeSet<&'static str> {
-    let at = |index: usize| code.get(index as u32);
-    let Some(Instruction::BuildMacro(_, start, _)) = at(index + 2) else { return BTreeSet::new() };
-    let names = (*start as usize..index).filter_map(|index| match at(index) {
+    let instruction = |index: usize| code.get(index as u32);
+    let Some(Instruction::BuildMacro(_, start, _)) = instruction(index + 2) else { return BTreeSet::new() };
+    let names = (*start as usize..index).filter_map(|index| match instruction(index) {
         Some(Instruction::Lookup(name) | Instruction::CallFunction(name, _)) if *name != "caller" => Some(*name),
         _ => None,
     });

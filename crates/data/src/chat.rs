@@ -261,15 +261,15 @@ impl ChatTemplate {
     pub fn split(&self, prompt: &Conversation, answers: &[&[Message]]) -> Result<SplitConversation> {
         let mut before = self.prompt(prompt)?;
         let length = before.len();
-        let mut wholes = vec![];
+        let mut rendered_texts = vec![];
         for answer in answers {
             let rendered_text = self.render(&joined(prompt, answer), prompt.tools.as_ref(), false)?;
             let same =
                 before.chars().zip(rendered_text.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
             before.truncate(same);
-            wholes.push(rendered_text);
+            rendered_texts.push(rendered_text);
         }
-        let answers = wholes.iter().map(|whole| whole[before.len()..].to_owned()).collect();
+        let answers = rendered_texts.iter().map(|text| text[before.len()..].to_owned()).collect();
         Ok(SplitConversation { is_shortened: before.len() < length, prompt: before, answers })
     }
 }

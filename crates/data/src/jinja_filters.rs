@@ -429,11 +429,11 @@ fn int(_: &mut State<'_, '_>, value: &Value, arguments: &[Value]) -> Result<Valu
     let base = u32::try_from(integer_argument(&base, 10)?).ok().filter(|base| (2..=36).contains(base));
     let base = base.ok_or_else(|| fail("int: a base from 2 to 36"))?;
     let truncated = |x: f64| {
-        let whole = x.trunc();
-        if whole.abs() >= 1.7e38 {
+        let integer = x.trunc();
+        if integer.abs() >= 1.7e38 {
             return Err(fail("int: a number of more than 38 digits is not supported"));
         }
-        Ok(i64::try_from(whole as i128).map_or_else(|_| Value::from(whole as i128), Value::from))
+        Ok(i64::try_from(integer as i128).map_or_else(|_| Value::from(integer as i128), Value::from))
     };
     let fits = |n: i128| i64::try_from(n).map_or_else(|_| Value::from(n), Value::from);
     match (value.kind(), value.as_str()) {

@@ -258,8 +258,12 @@ impl RowStats {
         if !self.has_prompts_alone_everywhere() && self.kept_by_split.contains(&0) {
             let names = [Split::Train, Split::Validation, Split::Test].map(Split::name);
             let counts = names.iter().zip(self.kept_by_split).map(|(name, count)| format!("{count} of {name}"));
-            let found = format!("{}, out of {}", counts.collect::<Vec<_>>().join(", "), self.read);
-            return Err(Error::FewRows { found, first_left_out: self.first_left_out(), counts: self.to_string() });
+            let text = format!("{}, out of {}", counts.collect::<Vec<_>>().join(", "), self.read);
+            return Err(Error::FewRows {
+                found: text,
+                first_left_out: self.first_left_out(),
+                counts: self.to_string(),
+            });
         }
         Ok(())
     }

@@ -334,8 +334,8 @@ fn a_system_column_goes_before_the_prompt() {
     assert_eq!(jsonl(&text).rows(&without)[0], r#"1: "Capital of France?" -> "Paris." > "Lyon.""#);
     assert_eq!(jsonl(&text).rows(&Columns::default())[0], expected[0]);
     // beside turns, with a system turn of their own
-    let row = |own: &str| {
-        format!(r#"{{"system": "S", "prompt": {}, "chosen": "A", "rejected": "B"}}"#, turns(&format!("{own}user=Q")))
+    let row = |system: &str| {
+        format!(r#"{{"system": "S", "prompt": {}, "chosen": "A", "rejected": "B"}}"#, turns(&format!("{system}user=Q")))
     };
     assert_eq!(rows(&row("")), ["1: system=S; user=Q -> assistant=A > assistant=B"]);
     assert_eq!(rows(&row("system=S;")), ["1: system=S; user=Q -> assistant=A > assistant=B"]);

@@ -257,7 +257,7 @@ pub fn backward(
         keys.fill(heads.part(qkv, head, 1, padding), count, e);
         queries.fill(heads.part(qkv, head, 0, padding), count, e);
         d_head.fill(d_mixed(padding), count, e);
-        let at = |which: usize, row: usize| row * step + heads.at(head, which);
+        let offset = |which: usize, row: usize| row * step + heads.at(head, which);
         for block in heads.blocks() {
             let QueryBlock { start, end, first, step: lanes } = block;
             let (rows, within) = (end - start, start - padding..end - padding);
@@ -269,7 +269,7 @@ pub fn backward(
             d_head.gemm_range(
                 (seen, within.clone(), e),
                 weights_t,
-                &mut d_qkv[at(2, first)..],
+                &mut d_qkv[offset(2, first)..],
                 step,
                 Accumulate::Add,
                 1.0,
@@ -289,12 +289,19 @@ pub fn backward(
             keys.gemm_range(
                 (rows, keys_within, e),
                 gradient_t.t(),
-                &mut d_qkv[at(0, start)..],
+                &mut d_qkv[offset(0, start)..],
                 step,
                 Accumulate::Write,
                 scale,
             );
-            queries.gemm_range((seen, within, e), gradient_t, &mut d_qkv[at(1, first)..], step, Accumulate::Add, scale);
+            queries.gemm_range(
+                (seen, within, e),
+                gradient_t,
+                &mut d_qkv[offset(1, first)..],
+                step,
+                Accumulate::Add,
+                scale,
+            );
         }
     }
 }

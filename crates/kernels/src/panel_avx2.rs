@@ -38,16 +38,18 @@ pub unsafe fn panel(
             let share = (first / HALF_PANEL * tiles + i) * depth * HALF_PANEL / tiles;
             let ahead =
                 Prefetch { at: w.values.as_ptr().wrapping_add(w.next + share), step: HALF_PANEL.div_ceil(tiles) };
-            let at = OutTile { y, y_step, columns };
+            let out_tile = OutTile { y, y_step, columns };
             // SAFETY: the caller's: `count` rows from `row` on are there.
             unsafe {
                 match tall.min(rows - row) {
-                    1 => tile([start(row)], begin, ahead, at, params),
-                    2 => tile([start(row), start(row + 1)], begin, ahead, at, params),
-                    3 => tile(std::array::from_fn::<_, 3, _>(|i| start(row + i)), begin, ahead, at, params),
-                    4 => tile(std::array::from_fn::<_, 4, _>(|i| start(row + i)), begin, ahead, at, params),
-                    5 => tile(std::array::from_fn::<_, 5, _>(|i| start(row + i)), begin, ahead, at, params),
-                    _ => tile(std::array::from_fn::<_, TILE_ROWS, _>(|i| start(row + i)), begin, ahead, at, params),
+                    1 => tile([start(row)], begin, ahead, out_tile, params),
+                    2 => tile([start(row), start(row + 1)], begin, ahead, out_tile, params),
+                    3 => tile(std::array::from_fn::<_, 3, _>(|i| start(row + i)), begin, ahead, out_tile, params),
+                    4 => tile(std::array::from_fn::<_, 4, _>(|i| start(row + i)), begin, ahead, out_tile, params),
+                    5 => tile(std::array::from_fn::<_, 5, _>(|i| start(row + i)), begin, ahead, out_tile, params),
+                    _ => {
+                        tile(std::array::from_fn::<_, TILE_ROWS, _>(|i| start(row + i)), begin, ahead, out_tile, params)
+                    }
                 }
             }
         }

@@ -72,8 +72,8 @@ fn add_by_id(settings: &ConfigReader, vocabulary: &mut Value) -> Result<bool> {
             ));
         };
         match known.get(content) {
-            Some(own) if *own == id && added.contains(&u64::from(id)) => continue,
-            Some(own) if *own == id => {}
+            Some(known_id) if *known_id == id && added.contains(&u64::from(id)) => continue,
+            Some(known_id) if *known_id == id => {}
             None if !used.contains(&id) => {}
             _ => {
                 let accepted = "the ids that `tokenizer.json` gives";

@@ -31,7 +31,7 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>> {
 pub(crate) fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
     match read_bounded(path) {
         Err(Error::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        found => found.map(Some),
+        result => result.map(Some),
     }
 }
 

@@ -65,13 +65,13 @@ fn paths(part: &GgufPart) -> Result<Vec<PathBuf>> {
     if count == 1 {
         return Ok(vec![path.clone()]);
     }
-    let own = part.number("split.no")?.unwrap_or(-1);
+    let part_index = part.number("split.no")?.unwrap_or(-1);
     let name = |number: i128| format!("-{number:05}-of-{count:05}.gguf");
     let file_name = path.file_name().unwrap_or_default().to_string_lossy();
-    let Some(stem) = file_name.strip_suffix(name(own + 1).as_str()) else {
-        let value = format!("part {} of {count}, in a file of another name", own + 1);
+    let Some(stem) = file_name.strip_suffix(name(part_index + 1).as_str()) else {
+        let value = format!("part {} of {count}, in a file of another name", part_index + 1);
         let accepted =
-            format!("a name that ends in `{}`, with the other parts in the same folder", name((own + 1).max(1)));
+            format!("a name that ends in `{}`, with the other parts in the same folder", name((part_index + 1).max(1)));
         return Err(part.unsupported("split.no", value, accepted));
     };
     let paths: Vec<PathBuf> =

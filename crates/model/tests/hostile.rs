@@ -139,8 +139,8 @@ fn sizes_that_no_file_could_hold_are_refused() {
 fn pieces_make_one_model() {
     let folder = tempfile::tempdir().unwrap();
     huggingface::write(folder.path(), &checkpoint(), FileDType::F32).unwrap();
-    let whole = folder.path().join("model.safetensors");
-    let bytes = std::fs::read(&whole).unwrap();
+    let path = folder.path().join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let names: Vec<String> = tensors.names().into_iter().map(str::to_owned).collect();
     let mut map = serde_json::Map::new();
@@ -151,7 +151,7 @@ fn pieces_make_one_model() {
         names.iter().for_each(|name| drop(map.insert(name.clone(), file.clone().into())));
     }
     let before = Pretrained::open(folder.path()).unwrap().policy(16, &Device::flex()).unwrap();
-    std::fs::remove_file(whole).unwrap();
+    std::fs::remove_file(path).unwrap();
     let index = folder.path().join("model.safetensors.index.json");
     std::fs::write(&index, serde_json::json!({"weight_map": map}).to_string()).unwrap();
     let after = Pretrained::open(folder.path()).unwrap().policy(16, &Device::flex()).unwrap();

@@ -202,16 +202,16 @@ fn attention(case: &Case, l: usize, [q, k, v]: [Vec<f64>; 3], left: &[usize]) ->
         for (head, query) in (0..HEADS).flat_map(|head| (left..l).map(move |query| (head, query))) {
             let row = sequence * l;
             let shared = head * g / HEADS;
-            let at = |x: &[f64], row: usize, heads: usize, head: usize, i: usize| x[(row * heads + head) * e + i];
+            let entry = |x: &[f64], row: usize, heads: usize, head: usize, i: usize| x[(row * heads + head) * e + i];
             let score = |key: usize| {
-                let product = |i: usize| at(&q, row + query, HEADS, head, i) * at(&k, row + key, g, shared, i);
+                let product = |i: usize| entry(&q, row + query, HEADS, head, i) * entry(&k, row + key, g, shared, i);
                 capped(scale * (0..e).map(product).sum::<f64>(), soft_cap).exp()
             };
             let keys: Vec<usize> =
                 (left..=query).filter(|key| window.is_none_or(|window| query - key < window)).collect();
             let total: f64 = keys.iter().map(|key| score(*key)).sum();
             for i in 0..e {
-                let sum = keys.iter().map(|&key| score(key) / total * at(&v, row + key, g, shared, i));
+                let sum = keys.iter().map(|&key| score(key) / total * entry(&v, row + key, g, shared, i));
                 mixed[((row + query) * HEADS + head) * e + i] = sum.sum();
             }
         }

@@ -69,11 +69,11 @@ fn write(config: &TransformerConfig) -> Value {
     let skipped = config.architecture.rotary().map_or(&[][..], |rotary| &rotary.skipped_layers);
     let has_rope: Vec<u8> = (0..config.layers).map(|layer| u8::from(!skipped.contains(&layer))).collect();
     let BiasSpec { qkv, mlp, .. } = config.architecture.biases;
-    let mut own = qwen2::write_windows(config);
-    own[ROPE_LAYERS] = json!(has_rope);
-    own["attention_bias"] = json!(qkv);
-    own["mlp_bias"] = json!(mlp);
-    SETTINGS.write(config, own)
+    let mut settings = qwen2::write_windows(config);
+    settings[ROPE_LAYERS] = json!(has_rope);
+    settings["attention_bias"] = json!(qkv);
+    settings["mlp_bias"] = json!(mlp);
+    SETTINGS.write(config, settings)
 }
 
 /// Each such layer has no positions, in GGUF files.
