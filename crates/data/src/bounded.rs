@@ -270,21 +270,21 @@ fn with_metering(code: &Instructions<'static>, macros: &[String], marks: bool) -
     let generations = if marks { scopes.storing(code, GENERATION) } else { BTreeSet::new() };
     let is_generation = |index: usize| scopes.at[index].is_some_and(|scope| generations.contains(&scope));
     let pieces: Vec<_> = (0..)
-        .map_while(|index| code.get(index).map(|own| (index as usize, own.clone())))
-        .map(|(index, own)| match own {
+        .map_while(|index| code.get(index).map(|instruction| (index as usize, instruction.clone())))
+        .map(|(index, instruction)| match instruction {
             Instruction::Jump(to) => {
                 let mut piece = scopes.closing(index, to as usize);
-                piece.push(own);
+                piece.push(instruction);
                 piece
             }
             // a macro sees the variables around it that it reads, even those that it also sets
             Instruction::GetClosure => {
                 let mut piece: Vec<_> = names_read(code, index).into_iter().map(Instruction::Enclose).collect();
-                piece.push(own);
+                piece.push(instruction);
                 piece
             }
-            Instruction::StoreLocal(GENERATION) if marks => vec![own, Instruction::EmitRaw(BLOCK_MARKS[0])],
-            Instruction::PopFrame if is_generation(index) => vec![Instruction::EmitRaw(BLOCK_MARKS[1]), own],
+            Instruction::StoreLocal(GENERATION) if marks => vec![instruction, Instruction::EmitRaw(BLOCK_MARKS[0])],
+            Instruction::PopFrame if is_generation(index) => vec![Instruction::EmitRaw(BLOCK_MARKS[1]), instruction],
             own => metered(own, macros),
         })
         .collect();
@@ -313,9 +313,9 @@ fn with_metering(code: &Instructions<'static>, macros: &[String], marks: bool) -
 
 /// The variables that the macro reads whose closure is taken at an index.
 fn names_read(code: &Instructions<'static>, index: usize) -> BTreeSet<&'static str> {
-    let at = |index: usize| code.get(index as u32);
-    let Some(Instruction::BuildMacro(_, start, _)) = at(index + 2) else { return BTreeSet::new() };
-    let names = (*start as usize..index).filter_map(|index| match at(index) {
+    let instruction = |index: usize| code.get(index as u32);
+    let Some(Instruction::BuildMacro(_, start, _)) = instruction(index + 2) else { return BTreeSet::new() };
+    let names = (*start as usize..index).filter_map(|index| match instruction(index) {
         Some(Instruction::Lookup(name) | Instruction::CallFunction(name, _)) if *name != "caller" => Some(*name),
         _ => None,
     });
@@ -323,12 +323,12 @@ fn names_read(code: &Instructions<'static>, index: usize) -> BTreeSet<&'static s
 }
 
 /// One instruction with its charges, and with Python's meaning.
-fn metered(own: Instruction<'static>, macros: &[String]) -> Vec<Instruction<'static>> {
+fn metered(instruction: Instruction<'static>, macros: &[String]) -> Vec<Instruction<'static>> {
     let filter = |name| Instruction::ApplyFilter(name, Some(1), !0);
     let binary = |name| Instruction::ApplyFilter(name, Some(2), !0);
     // of the value below the top, then of the top
     let both = |name| [filter(name), Instruction::Swap, filter(name), Instruction::Swap];
-    match own {
+    match instruction {
         // a macro with defaults tells an argument that is undefined from none
         Instruction::CallFunction(name, count) if macros.iter().any(|other| other == name) => vec![
             Instruction::ApplyFilter(ARGUMENTS, count, !0),
@@ -343,12 +343,12 @@ fn metered(own: Instruction<'static>, macros: &[String]) -> Vec<Instruction<'sta
         | Instruction::ApplyFilter(..)
         | Instruction::CallFunction(..)
         | Instruction::CallMethod(..)
-        | Instruction::CallObject(_) => vec![own, filter(CHARGE)],
+        | Instruction::CallObject(_) => vec![instruction, filter(CHARGE)],
         Instruction::Slice => vec![Instruction::ApplyFilter(SLICE, Some(4), !0), filter(CHARGE)],
-        Instruction::Add => [&both(PLAIN)[..], &[own, filter(CHARGE)]].concat(),
+        Instruction::Add => [&both(PLAIN)[..], &[instruction, filter(CHARGE)]].concat(),
         Instruction::Rem => vec![binary(MODULO)],
         Instruction::StringConcat => [&both(CHARGE)[..], &[binary(CONCAT)]].concat(),
-        Instruction::Eq | Instruction::Ne | Instruction::PerformTest(..) => vec![filter(CHARGE), own],
+        Instruction::Eq | Instruction::Ne | Instruction::PerformTest(..) => vec![filter(CHARGE), instruction],
         Instruction::Lt => vec![filter(CHARGE), binary(LESS)],
         Instruction::Lte => vec![filter(CHARGE), binary(LESS_OR_EQUAL)],
         Instruction::Gt => vec![filter(CHARGE), binary(GREATER)],
@@ -373,18 +373,18 @@ fn metered(own: Instruction<'static>, macros: &[String]) -> Vec<Instruction<'sta
             vec![Instruction::LoadConst(name.into()), binary(ATTRIBUTE)]
         }
         Instruction::GetItem => vec![binary(ITEM)],
-        Instruction::Lookup("self" | "varargs" | "kwargs") => vec![own, filter(KNOWN)],
-        Instruction::PushLoop(_) => vec![filter(ITERABLE), own],
-        Instruction::PushAutoEscape => vec![filter(UNESCAPED), own],
+        Instruction::Lookup("self" | "varargs" | "kwargs") => vec![instruction, filter(KNOWN)],
+        Instruction::PushLoop(_) => vec![filter(ITERABLE), instruction],
+        Instruction::PushAutoEscape => vec![filter(UNESCAPED), instruction],
         // on the stack, the value is below the namespace that stores it
-        Instruction::SetAttr(_) => vec![Instruction::Swap, filter(CHARGE_STORED), Instruction::Swap, own],
+        Instruction::SetAttr(_) => vec![Instruction::Swap, filter(CHARGE_STORED), Instruction::Swap, instruction],
         // constants may be of any length, too
         Instruction::LoadConst(ref value) if value.as_object().is_some_and(|o| !o.type_name().contains("Kwargs")) => {
-            vec![own, filter(CHARGE)]
+            vec![instruction, filter(CHARGE)]
         }
         // what is set within a block that is captured stays there
-        Instruction::BeginCapture(_) => vec![own, Instruction::PushWith],
-        Instruction::EndCapture => vec![Instruction::PopFrame, own],
+        Instruction::BeginCapture(_) => vec![instruction, Instruction::PushWith],
+        Instruction::EndCapture => vec![Instruction::PopFrame, instruction],
         own => vec![own],
     }
 }

@@ -47,10 +47,10 @@ impl Message {
     fn with_reasoning(&self) -> IndexMap<String, Json> {
         const NAMES: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
         let mut fields = self.0.clone();
-        let found = NAMES.iter().find_map(|name| fields.get(*name).filter(|value| **value != Json::Null).cloned());
-        if let Some(reasoning) = found {
-            let own = fields.shift_remove("thinking").unwrap_or_else(|| reasoning.clone());
-            fields.shift_insert(0, "thinking".into(), own);
+        let reasoning = NAMES.iter().find_map(|name| fields.get(*name).filter(|value| **value != Json::Null).cloned());
+        if let Some(reasoning) = reasoning {
+            let thinking = fields.shift_remove("thinking").unwrap_or_else(|| reasoning.clone());
+            fields.shift_insert(0, "thinking".into(), thinking);
             fields.insert("reasoning_content".into(), reasoning);
         }
         fields
@@ -244,11 +244,11 @@ impl ChatTemplate {
         let lost =
             || Error::Template { problem: "the text of the prompt's last turn, which is continued, is lost".into() };
         let (tagged, text) = last.with_tag(TAG).ok_or_else(lost)?;
-        let whole = self.render(&[before, &[tagged]].concat(), tools, false)?;
-        if !whole.contains(text.trim()) {
+        let text_with_tag = self.render(&[before, &[tagged]].concat(), tools, false)?;
+        if !text_with_tag.contains(text.trim()) {
             return Err(lost());
         }
-        let (start, rest) = whole.rsplit_once(TAG.trim_end()).ok_or_else(lost)?;
+        let (start, rest) = text_with_tag.rsplit_once(TAG.trim_end()).ok_or_else(lost)?;
         // a template that trims the turn has trimmed the tag
         Ok(if rest.starts_with(' ') { start } else { start.trim_end() }.to_owned())
     }
@@ -261,14 +261,15 @@ impl ChatTemplate {
     pub fn split(&self, prompt: &Conversation, answers: &[&[Message]]) -> Result<SplitConversation> {
         let mut before = self.prompt(prompt)?;
         let length = before.len();
-        let mut wholes = vec![];
+        let mut rendered_texts = vec![];
         for answer in answers {
-            let whole = self.render(&joined(prompt, answer), prompt.tools.as_ref(), false)?;
-            let same = before.chars().zip(whole.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
+            let rendered_text = self.render(&joined(prompt, answer), prompt.tools.as_ref(), false)?;
+            let same =
+                before.chars().zip(rendered_text.chars()).take_while(|(a, b)| a == b).map(|(a, _)| a.len_utf8()).sum();
             before.truncate(same);
-            wholes.push(whole);
+            rendered_texts.push(rendered_text);
         }
-        let answers = wholes.iter().map(|whole| whole[before.len()..].to_owned()).collect();
+        let answers = rendered_texts.iter().map(|text| text[before.len()..].to_owned()).collect();
         Ok(SplitConversation { is_shortened: before.len() < length, prompt: before, answers })
     }
 }
@@ -365,10 +366,10 @@ mod tests {
             ),
         ];
         for (source, expected) in cases {
-            let found = ChatTemplate::new(source)?
+            let actual = ChatTemplate::new(source)?
                 .with_variables([("bos_token".to_owned(), Json::Text("<s>".into()))])
                 .render(&[message("user", "hi")], None, false)?;
-            assert_eq!(found, expected, "{source}");
+            assert_eq!(actual, expected, "{source}");
         }
         Ok(())
     }
@@ -445,9 +446,9 @@ mod tests {
                 .map(|deep| format!("{{{{ {}1 }}}}", deep.repeat(60_000 / deep.len()))),
         );
         for source in sources {
-            let found = ChatTemplate::new(&source).and_then(|template| template.render(&[], None, false));
-            let is_small = found.as_ref().is_ok_and(|text| text.len() < 100); // what is deep, but no work
-            assert!(found.is_err() || (is_small && source.len() > 10_000), "{:.100}: {found:?}", source);
+            let result = ChatTemplate::new(&source).and_then(|template| template.render(&[], None, false));
+            let is_small = result.as_ref().is_ok_and(|text| text.len() < 100); // what is deep, but no work
+            assert!(result.is_err() || (is_small && source.len() > 10_000), "{:.100}: {result:?}", source);
         }
         assert!(ChatTemplate::new(&" ".repeat(70_000)).is_err());
     }
@@ -504,8 +505,8 @@ mod tests {
             ),
         ];
         for (source, expected) in cases {
-            let found = ChatTemplate::new(source)?.render(&messages, None, false);
-            assert_eq!(found.map_err(|e| e.to_string()), Ok(expected.into()), "{source}");
+            let actual = ChatTemplate::new(source)?.render(&messages, None, false);
+            assert_eq!(actual.map_err(|e| e.to_string()), Ok(expected.into()), "{source}");
         }
         Ok(())
     }

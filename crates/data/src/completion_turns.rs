@@ -71,7 +71,7 @@ impl AssistantTexts {
         template: &ChatTemplate,
         prompt: &Conversation,
         answer: &[Message],
-        whole: &str,
+        text: &str,
         before: usize,
         turns: LossTurns,
         name: &str,
@@ -80,9 +80,9 @@ impl AssistantTexts {
         let (first, last) = (all.len() - answer.len(), all.len() - 1);
         let learned = if turns == LossTurns::All { first } else { last };
         let assistants: Vec<usize> = (learned..all.len()).filter(|&turn| is_assistant(&all[turn])).collect();
-        let work = assistants.len().saturating_mul(whole.len() + TURN * all.len());
+        let work = assistants.len().saturating_mul(text.len() + TURN * all.len());
         if work > MAX_RENDERED {
-            let size = format!("{} turns and {} bytes", answer.len(), whole.len());
+            let size = format!("{} turns and {} bytes", answer.len(), text.len());
             return unfit(name, format!("has {size}, too many to tell the turns apart"));
         }
         let followed = assistants.iter().filter(|&&turn| turn < last).map(|&turn| all[turn].text()).collect();
@@ -93,10 +93,12 @@ impl AssistantTexts {
                     0 => 0,
                     turns => template.generated(&all[..turns], tools)?.map_or(0, |blocks| blocks.len()),
                 };
-                let own = blocks.into_iter().skip(earlier).filter(|block| block.end > before);
-                own.map(|block| AssistantText { start: block.start, limit: block.end, ends_at_limit: true }).collect()
+                let blocks = blocks.into_iter().skip(earlier).filter(|block| block.end > before);
+                blocks
+                    .map(|block| AssistantText { start: block.start, limit: block.end, ends_at_limit: true })
+                    .collect()
             }
-            None => RenderedConversation { template, tools, all: &all, first, whole }.texts(&assistants, name)?,
+            None => RenderedConversation { template, tools, all: &all, first, whole: text }.texts(&assistants, name)?,
         };
         Ok(Self { texts, followed })
     }

@@ -184,9 +184,9 @@ impl Encoder {
         let template = self.template()?;
         let split = template.split(prompt, &learned)?;
         let find = |((answer, rest), name): ((&&[Message], &String), &str)| {
-            let (whole, before) = (format!("{}{rest}", split.prompt), split.prompt.len());
+            let (text, before) = (format!("{}{rest}", split.prompt), split.prompt.len());
             let is_several = answer.len() > 1;
-            let find = || AssistantTexts::find(template, prompt, answer, &whole, before, self.turns, name);
+            let find = || AssistantTexts::find(template, prompt, answer, &text, before, self.turns, name);
             is_several.then(find).transpose()
         };
         let assistant = learned.iter().zip(&split.answers).zip(names).map(find).collect::<Result<_>>()?;
@@ -266,21 +266,21 @@ impl Encoder {
         let mut wholes = vec![];
         for (rest, assistant) in answers.iter().zip(&assistant) {
             let text = format!("{before}{rest}");
-            let (whole, offsets) = match assistant {
+            let (full_ids, offsets) = match assistant {
                 Some(_) => self.tokenizer.encode_start_with_offsets(&text)?,
                 None => (self.tokenizer.encode_start(&text)?, vec![]),
             };
-            let common = common_prefix(&encoded.prompt, &whole);
+            let common = common_prefix(&encoded.prompt, &full_ids);
             encoded.is_merged |= common < encoded.prompt.len();
             encoded.prompt.truncate(common);
-            wholes.push((whole, offsets));
+            wholes.push((full_ids, offsets));
         }
-        for (((whole, offsets), assistant), (_, name)) in wholes.into_iter().zip(assistant).zip(&completions) {
+        for (((full_ids, offsets), assistant), (_, name)) in wholes.into_iter().zip(assistant).zip(&completions) {
             let prompt = encoded.prompt.len();
             let MaskedCompletion { ids, mask, is_cut } = match assistant {
-                Some(assistant) => assistant.mask(whole, &offsets, prompt, &self.tokenizer, &self.ends, name)?,
+                Some(assistant) => assistant.mask(full_ids, &offsets, prompt, &self.tokenizer, &self.ends, name)?,
                 None => {
-                    let (ids, is_cut) = self.end_at_eos(whole[prompt..].to_vec())?;
+                    let (ids, is_cut) = self.end_at_eos(full_ids[prompt..].to_vec())?;
                     MaskedCompletion { ids, mask: None, is_cut }
                 }
             };

@@ -344,16 +344,16 @@ mod tests {
     #[test]
     fn gold_by_hand() {
         // "very good wow!" for praise, L = 2: s = 2 tanh(1), +1.5, one symbol too many
-        let found = gold(task(0, Stance::Praise), &[V, G, X, EOS]);
-        assert!((found - (2.0 * 1f64.tanh() + 1.5 - 0.1)).abs() < 1e-12);
+        let reward = gold(task(0, Stance::Praise), &[V, G, X, EOS]);
+        assert!((reward - (2.0 * 1f64.tanh() + 1.5 - 0.1)).abs() < 1e-12);
         // the same words when asked to criticise
-        let found = gold(task(0, Stance::Criticise), &[V, G, X, EOS]);
-        assert!((found - (-2.0 * 1f64.tanh() + 1.5 - 0.1)).abs() < 1e-12);
+        let reward = gold(task(0, Stance::Criticise), &[V, G, X, EOS]);
+        assert!((reward - (-2.0 * 1f64.tanh() + 1.5 - 0.1)).abs() < 1e-12);
         // mixed: g and b cancel, both present, length 2 of 2
         assert!((gold(task(1, Stance::Mixed), &[G, B, EOS]) - 1.5).abs() < 1e-12);
         // a dangling v at the end, two x, L = 4
-        let found = gold(task(5, Stance::Mixed), &[X, X, V, EOS]);
-        assert!((found - (-2.5 - 0.1 - 0.5)).abs() < 1e-12);
+        let reward = gold(task(5, Stance::Mixed), &[X, X, V, EOS]);
+        assert!((reward - (-2.5 - 0.1 - 0.5)).abs() < 1e-12);
         // v before n dangles too; nothing said costs the length only
         assert!((gold(task(0, Stance::Praise), &[V, N, EOS]) + 0.5).abs() < 1e-12);
         assert!((gold(task(4, Stance::Praise), &[EOS]) + 0.4).abs() < 1e-12);

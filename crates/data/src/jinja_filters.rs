@@ -76,8 +76,8 @@ pub(crate) fn add_to(environment: &mut Environment<'static>) {
     OTHER_FILTERS.iter().for_each(|name| environment.remove_filter(name));
     OTHER_TESTS.iter().for_each(|name| environment.remove_test(name));
     environment.remove_global("debug");
-    let is = |wanted: &'static [Ordering]| {
-        move |a: &Value, b: &Value| Ok::<_, Error>(compare(a, b)?.is_some_and(|order| wanted.contains(&order)))
+    let is = |orderings: &'static [Ordering]| {
+        move |a: &Value, b: &Value| Ok::<_, Error>(compare(a, b)?.is_some_and(|order| orderings.contains(&order)))
     };
     for name in ["lt", "<", "lessthan"] {
         environment.add_test(name, is(&[Ordering::Less]));
@@ -259,13 +259,13 @@ fn dictsort(state: &mut State<'_, '_>, value: &Value, arguments: &[Value]) -> Re
     Ok(sorted.into_iter().map(|(_, pair)| Value::from(Tuple::from(pair.to_vec()))).collect())
 }
 
-fn extreme(state: &State<'_, '_>, value: &Value, arguments: &[Value], wanted: Ordering) -> Result<Value, Error> {
+fn extreme(state: &State<'_, '_>, value: &Value, arguments: &[Value], ordering: Ordering) -> Result<Value, Error> {
     let [case_sensitive, attribute] = bind(arguments, ["case_sensitive", "attribute"])?;
     let mut best: Option<(Value, Value)> = None;
     for (key, item) in attribute_keys(state, value, &attribute)? {
         let key = folded(key, case_sensitive.is_true());
         let is_better = match &best {
-            Some((best, _)) => compare(&key, best)? == Some(wanted),
+            Some((best, _)) => compare(&key, best)? == Some(ordering),
             None => true,
         };
         best = if is_better { Some((key, item)) } else { best };
@@ -275,11 +275,11 @@ fn extreme(state: &State<'_, '_>, value: &Value, arguments: &[Value], wanted: Or
 
 fn unique(state: &mut State<'_, '_>, value: &Value, arguments: &[Value]) -> Result<Value, Error> {
     let [case_sensitive, attribute] = bind(arguments, ["case_sensitive", "attribute"])?;
-    let mut found = IndexMap::new();
+    let mut items = IndexMap::new();
     for (key, item) in attribute_keys(state, value, &attribute)? {
-        found.entry(folded(key, case_sensitive.is_true())).or_insert(item);
+        items.entry(folded(key, case_sensitive.is_true())).or_insert(item);
     }
-    Ok(found.into_values().collect())
+    Ok(items.into_values().collect())
 }
 
 /// A key and its items: a pair whose parts have names.
@@ -354,7 +354,7 @@ fn select(
     value: &Value,
     arguments: &[Value],
     is_attribute: bool,
-    wanted: bool,
+    expected: bool,
 ) -> Result<Value, Error> {
     let (path, arguments) = match arguments.split_first() {
         _ if !value.is_true() => return Ok(Value::from(Vec::<Value>::new())),
@@ -372,7 +372,7 @@ fn select(
                 state.perform_test(test, &arguments)?
             }
         };
-        results.extend((passes == wanted).then_some(item));
+        results.extend((passes == expected).then_some(item));
     }
     Ok(results.into())
 }
@@ -429,11 +429,11 @@ fn int(_: &mut State<'_, '_>, value: &Value, arguments: &[Value]) -> Result<Valu
     let base = u32::try_from(integer_argument(&base, 10)?).ok().filter(|base| (2..=36).contains(base));
     let base = base.ok_or_else(|| fail("int: a base from 2 to 36"))?;
     let truncated = |x: f64| {
-        let whole = x.trunc();
-        if whole.abs() >= 1.7e38 {
+        let integer = x.trunc();
+        if integer.abs() >= 1.7e38 {
             return Err(fail("int: a number of more than 38 digits is not supported"));
         }
-        Ok(i64::try_from(whole as i128).map_or_else(|_| Value::from(whole as i128), Value::from))
+        Ok(i64::try_from(integer as i128).map_or_else(|_| Value::from(integer as i128), Value::from))
     };
     let fits = |n: i128| i64::try_from(n).map_or_else(|_| Value::from(n), Value::from);
     match (value.kind(), value.as_str()) {

@@ -275,19 +275,20 @@ fn assignments<'a>(text: &'a str, start: usize, marks: &[Mark], depth: usize) ->
     let inside = |mark: &&Mark| mark.depth == depth && (start..start + text.len()).contains(&mark.at);
     let (mut parts, mut from, mut equals) = (vec![], 0, None);
     let mut push = |to: usize, from: usize, equals: Option<usize>| {
-        let (name, value) = equals.map_or((&text[from..to], None), |at| (&text[from..at], Some(&text[at + 1..to])));
+        let (name, value) =
+            equals.map_or((&text[from..to], None), |index| (&text[from..index], Some(&text[index + 1..to])));
         if !name.trim().is_empty() || value.is_some() {
             parts.push((name, value));
         }
     };
     for mark in marks.iter().filter(inside) {
-        let at = mark.at - start;
+        let position = mark.at - start;
         match mark.sign {
             ',' => {
-                push(at, from, equals.take());
-                from = at + 1;
+                push(position, from, equals.take());
+                from = position + 1;
             }
-            _ => equals = equals.or(Some(at)),
+            _ => equals = equals.or(Some(position)),
         }
     }
     push(text.len(), from, equals);

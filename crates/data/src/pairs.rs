@@ -194,7 +194,7 @@ mod tests {
     fn tau_is_solved_for_the_asked_accuracy() {
         let differences = [0.3, -0.5, 1.2, 0.1, -0.9];
         let tau = solve_tau(&differences, 0.8);
-        let found = differences.iter().map(|d: &f64| 1.0 / (1.0 + (-d.abs() / tau).exp())).sum::<f64>() / 5.0;
-        assert!((found - 0.8).abs() < 1e-9, "{tau}");
+        let mean = differences.iter().map(|d: &f64| 1.0 / (1.0 + (-d.abs() / tau).exp())).sum::<f64>() / 5.0;
+        assert!((mean - 0.8).abs() < 1e-9, "{tau}");
     }
 }

@@ -296,9 +296,9 @@ fn split<'a>(text: &'a str, separator: &Value, most: usize, from_right: bool) ->
     if !from_right {
         return Ok(text.splitn(parts, separator).collect());
     }
-    let mut found: Vec<&str> = text.rsplitn(parts, separator).collect();
-    found.reverse();
-    Ok(found)
+    let mut pieces: Vec<&str> = text.rsplitn(parts, separator).collect();
+    pieces.reverse();
+    Ok(pieces)
 }
 
 fn split_spaces(text: &str, most: usize) -> Vec<&str> {

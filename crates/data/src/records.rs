@@ -154,11 +154,11 @@ pub fn open(path: &Path) -> Result<Lines> {
             (&mut reader).take(MAX_ROW as u64).read_until(b'\n', &mut line).map_err(read)?;
             let is_whole = serde_json::from_slice::<serde::de::IgnoredAny>(&line).is_ok();
             let is_last = reader.fill_buf().map_err(read)?.is_empty();
-            let whole = Box::new(Cursor::new(line).chain(reader));
+            let file_reader = Box::new(Cursor::new(line).chain(reader));
             if is_whole && !is_last {
-                return Ok(Box::new(JsonLines::new(whole)));
+                return Ok(Box::new(JsonLines::new(file_reader)));
             }
-            Ok(Box::new(document::rows(whole).map_err(refuse)?.into_iter()))
+            Ok(Box::new(document::rows(file_reader).map_err(refuse)?.into_iter()))
         }
         "csv" | "tsv" => {
             let delimiter = if ending == "csv" { b',' } else { b'\t' };

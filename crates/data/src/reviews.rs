@@ -53,8 +53,8 @@ fn read_checked(folder: &Path, file: usize) -> Result<Vec<u8>> {
         std::io::ErrorKind::NotFound => Error::Missing { path: path.clone() },
         _ => Error::Read { path: path.clone(), source },
     })?;
-    let found = hash_bytes(&bytes);
-    if found == expected { Ok(bytes) } else { Err(Error::Damaged { path, found, expected }) }
+    let hash = hash_bytes(&bytes);
+    if hash == expected { Ok(bytes) } else { Err(Error::Damaged { path, found: hash, expected }) }
 }
 
 /// Checks that all files exist; their hashes are checked when they are read.

@@ -257,9 +257,13 @@ impl RowStats {
         }
         if !self.has_prompts_alone_everywhere() && self.kept_by_split.contains(&0) {
             let names = [Split::Train, Split::Validation, Split::Test].map(Split::name);
-            let counts = names.iter().zip(self.kept_by_split).map(|(name, kept)| format!("{kept} of {name}"));
-            let found = format!("{}, out of {}", counts.collect::<Vec<_>>().join(", "), self.read);
-            return Err(Error::FewRows { found, first_left_out: self.first_left_out(), counts: self.to_string() });
+            let counts = names.iter().zip(self.kept_by_split).map(|(name, count)| format!("{count} of {name}"));
+            let text = format!("{}, out of {}", counts.collect::<Vec<_>>().join(", "), self.read);
+            return Err(Error::FewRows {
+                found: text,
+                first_left_out: self.first_left_out(),
+                counts: self.to_string(),
+            });
         }
         Ok(())
     }
@@ -325,10 +329,10 @@ mod tests {
     #[test]
     fn single_completions_make_as_many_pairs_as_there_are_of_the_more_frequent_kind() {
         let counts = SplitCounts { pairs: 3, wanted: 5, unwanted: 2, prompts: 10 };
-        let kept = |most| counts.kept(most);
-        assert_eq!(kept(100), KeptPairs { pairs: 3, unpaired: 5, one_kind: [0, 0] });
-        assert_eq!(kept(6), KeptPairs { pairs: 3, unpaired: 3, one_kind: [0, 0] });
-        assert_eq!(kept(2), KeptPairs { pairs: 2, unpaired: 0, one_kind: [0, 0] });
+        let pairs = |most| counts.kept(most);
+        assert_eq!(pairs(100), KeptPairs { pairs: 3, unpaired: 5, one_kind: [0, 0] });
+        assert_eq!(pairs(6), KeptPairs { pairs: 3, unpaired: 3, one_kind: [0, 0] });
+        assert_eq!(pairs(2), KeptPairs { pairs: 2, unpaired: 0, one_kind: [0, 0] });
         let wanted_only = SplitCounts { unwanted: 0, ..counts };
         assert_eq!(wanted_only.kept(4), KeptPairs { pairs: 3, unpaired: 0, one_kind: [0, 4] });
     }

@@ -74,17 +74,17 @@ const MAX_GROWTH: f64 = 64.0;
 /// How many times longer the replacements of a normalizer or decoder may make a text, in sequence.
 fn growth_factor(part: &Value) -> f64 {
     let inner = ["normalizers", "decoders"].iter().filter_map(|key| part[*key].as_array()).flatten();
-    let own = match part["type"].as_str() {
+    let growth = match part["type"].as_str() {
         Some("Replace") => {
             // a regex may match a single byte, or the empty string between any two
-            let found = part["pattern"]["String"].as_str().map_or(1, str::len).max(1);
+            let length = part["pattern"]["String"].as_str().map_or(1, str::len).max(1);
             let put = part["content"].as_str().map_or(0, str::len);
             let extra = if part["pattern"]["String"].is_string() { 0.0 } else { 1.0 };
-            (put as f64 / found as f64 + extra).max(1.0)
+            (put as f64 / length as f64 + extra).max(1.0)
         }
         _ => 1.0,
     };
-    inner.map(growth_factor).product::<f64>() * own
+    inner.map(growth_factor).product::<f64>() * growth
 }
 
 /// The parts of a file that are checked before and after the library reads it.
@@ -122,11 +122,11 @@ impl TokenizerChecks {
     fn check_ids(&self, tokenizer: &Tokenizer) -> Result<()> {
         for AddedVocabulary { id, content } in &self.added_tokens {
             match tokenizer.token_to_id(content) {
-                Some(own) if own == *id => {}
-                own => {
-                    let own = own.map_or("has none".into(), |own| format!("is {own}"));
+                Some(loaded_id) if loaded_id == *id => {}
+                loaded_id => {
+                    let description = loaded_id.map_or("has none".into(), |loaded_id| format!("is {loaded_id}"));
                     let problem = format!(
-                        "{content:?} has the id {id} in its file and {own} once loaded: ids must be consecutive"
+                        "{content:?} has the id {id} in its file and {description} once loaded: ids must be consecutive"
                     );
                     return Err(tokenizer_error(problem));
                 }
@@ -278,9 +278,9 @@ impl TextTokenizer {
 
     /// The special tokens that the tokenizer puts before a text; `None` for a text without ids of its own.
     fn start_before(&self, text: &str) -> Result<Option<Vec<u32>>> {
-        let whole = fenced(|| self.library.encode_fast(text, true))?;
-        let added = whole.get_special_tokens_mask();
-        let start = whole.get_ids().iter().zip(added).take_while(|(_, added)| **added == 1);
+        let encoding = fenced(|| self.library.encode_fast(text, true))?;
+        let added = encoding.get_special_tokens_mask();
+        let start = encoding.get_ids().iter().zip(added).take_while(|(_, added)| **added == 1);
         Ok(added.contains(&0).then(|| start.map(|(id, _)| *id).collect()))
     }
 

@@ -178,10 +178,10 @@ fn prompts_that_are_cut_to_the_same_are_in_one_split() {
     let [train, test] = ["train", "test"].map(|name| folder.path().join(format!("{name}.jsonl")));
     write(&train, [json!({"prompt": "abcd", "chosen": " x", "rejected": " y"})]);
     write(&test, [json!({"prompt": "xbcd", "chosen": " x", "rejected": " z"})]);
-    let whole = source(vec![(Some(Split::Train), train), (Some(Split::Test), test)]);
-    let cut = RowSource { long_prompts: Overlong::Cut, prompt_tokens: 3, ..whole.clone() };
+    let uncut = source(vec![(Some(Split::Train), train), (Some(Split::Test), test)]);
+    let cut = RowSource { long_prompts: Overlong::Cut, prompt_tokens: 3, ..uncut.clone() };
     let leaks = |source| check(source, Some(&encoder()), 0, |_| ()).unwrap().count(FindingKind::Leaks);
-    assert_eq!((leaks(&whole), leaks(&cut)), (0, 1));
+    assert_eq!((leaks(&uncut), leaks(&cut)), (0, 1));
 }
 
 #[test]
@@ -200,10 +200,10 @@ fn scores_against_the_order_and_ties_are_listed() {
         row("q", json!({"margin": 1, "score_chosen": 1, "score_rejected": 2})), // the margin is what is read
     ];
     let report = check_rows(rows, &encoder(), 0);
-    let said = |text: &str| text.to_owned();
+    let words = |text: &str| text.to_owned();
     let against = lines(&report, FindingKind::ScoresAgainstOrder);
-    assert_eq!(against, (vec![1, 4], said("`score_chosen` is 2, `score_rejected` 7")));
-    assert_eq!(lines(&report, FindingKind::Ties), (vec![2, 5], said("`score_chosen` is 5, `score_rejected` 5")));
+    assert_eq!(against, (vec![1, 4], words("`score_chosen` is 2, `score_rejected` 7")));
+    assert_eq!(lines(&report, FindingKind::Ties), (vec![2, 5], words("`score_chosen` is 5, `score_rejected` 5")));
     assert_eq!((report.stats.kept, report.needs_fixing(false), report.has_findings()), (6, false, true));
 }
 
@@ -292,9 +292,12 @@ fn completions_are_compared_after_encoding() {
         pair("d", " x<eos>", " y"), // a duplicate
     ];
     let report = check_rows(rows, &encoder(), 0);
-    let said = |text: &str| text.to_owned();
-    assert_eq!(lines(&report, FindingKind::Same), (vec![1, 3], said("`chosen` and `rejected` are the same tokens")));
-    assert_eq!(lines(&report, FindingKind::Empty), (vec![2], said("`chosen` is empty: only its end token is learned")));
+    let words = |text: &str| text.to_owned();
+    assert_eq!(lines(&report, FindingKind::Same), (vec![1, 3], words("`chosen` and `rejected` are the same tokens")));
+    assert_eq!(
+        lines(&report, FindingKind::Empty),
+        (vec![2], words("`chosen` is empty: only its end token is learned"))
+    );
     assert_eq!(lines(&report, FindingKind::Duplicates).0, [5]);
     assert_eq!((report.stats.kept, report.stats.prompts), (2, 4));
 }
@@ -343,20 +346,20 @@ fn tokens_without_loss_are_marked_and_cut_with_the_rest() {
     let turn = |role: &str, content: &str| json!({"role": role, "content": content});
     let several = json!([turn("assistant", "y"), turn("user", "b"), turn("assistant", "c")]);
     write(&path, [json!({"prompt": [turn("user", "p")], "chosen": several, "rejected": [turn("assistant", "x")]})]);
-    let whole = source(vec![(None, path)]);
+    let uncut = source(vec![(None, path)]);
     let encoder = chat_encoder().with_loss_on(LossTurns::Last);
-    let report = check(&whole, Some(&encoder), 1, |_| ()).unwrap();
+    let report = check(&uncut, Some(&encoder), 1, |_| ()).unwrap();
     let chosen = &report.examples[0].parts[1].tokens;
     let text = |is_trained: bool| {
         chosen.iter().filter(|token| token.is_trained == is_trained).map(|token| &*token.text).collect::<String>()
     };
     assert_eq!((text(false), text(true)), ("y<eos>\nuser: b<eos>\nassistant: ".to_owned(), "c<eos>".to_owned()));
-    for (response_tokens, kept) in [(chosen.len(), 1), (chosen.len() - 1, 1), (chosen.len() - 2, 0)] {
-        let cut = RowSource { response_tokens, long_responses: Overlong::Cut, ..whole.clone() };
+    for (response_tokens, count) in [(chosen.len(), 1), (chosen.len() - 1, 1), (chosen.len() - 2, 0)] {
+        let cut = RowSource { response_tokens, long_responses: Overlong::Cut, ..uncut.clone() };
         let report = check(&cut, Some(&encoder), 0, |_| ()).unwrap();
-        assert_eq!((report.stats.kept, report.count(FindingKind::ResponsesTooLong)), (kept, 1 - kept));
+        assert_eq!((report.stats.kept, report.count(FindingKind::ResponsesTooLong)), (count, 1 - count));
         assert!(
-            kept == 1 || lines(&report, FindingKind::ResponsesTooLong).1.contains("no token that carries the loss")
+            count == 1 || lines(&report, FindingKind::ResponsesTooLong).1.contains("no token that carries the loss")
         );
     }
 }

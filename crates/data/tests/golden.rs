@@ -81,13 +81,13 @@ fn golden_tokenizer_encodes_and_decodes() {
         assert_eq!(serde_json::json!(tokens), *case["tokens"], "{text:?}");
         assert_eq!(tokenizer.decode(&expected).unwrap(), case.text("decoded_skip_special"), "{text:?}");
         // with control tokens as they are written: everything between them, decoded by itself
-        let mut whole = String::new();
+        let mut decoded = String::new();
         for part in expected.chunk_by(|a, b| controls.contains(a) == controls.contains(b)) {
             match controls.contains(&part[0]) {
-                true => whole.extend(part.iter().map(|&id| tokenizer.token(id).unwrap())),
-                false => whole += &tokenizer.decode(part).unwrap(),
+                true => decoded.extend(part.iter().map(|&id| tokenizer.token(id).unwrap())),
+                false => decoded += &tokenizer.decode(part).unwrap(),
             }
         }
-        assert_eq!(whole, case.text("decoded"), "{text:?}");
+        assert_eq!(decoded, case.text("decoded"), "{text:?}");
     }
 }

@@ -19,7 +19,7 @@ fn encoder() -> Encoder {
 }
 
 /// Checks mutated files of rows as `duel data check` does.
-fn rows(name: &str, ending: &str, cases: u64, whole: &[&[u8]], words: &[&str]) {
+fn rows(name: &str, ending: &str, cases: u64, files: &[&[u8]], words: &[&str]) {
     let (folder, encoder) = (tempfile::tempdir().unwrap(), encoder());
     let path = folder.path().join(format!("rows.{ending}"));
     let columns = Columns::default();
@@ -34,7 +34,7 @@ fn rows(name: &str, ending: &str, cases: u64, whole: &[&[u8]], words: &[&str]) {
         most: [20, 20],
         conversations: false,
     };
-    mutated::every(name, cases, whole, words, |_, bytes| {
+    mutated::every(name, cases, files, words, |_, bytes| {
         std::fs::write(&path, bytes).unwrap();
         if let Ok(report) = check(&source, Some(&encoder), 2, |_| ()) {
             let read = report.stats.read;
@@ -66,34 +66,34 @@ const LABEL: &str = r#"{"prompt": "a", "completion": "b", "label": true}"#;
 
 #[test]
 fn damaged_json_lines_are_read_or_refused() {
-    let whole = format!("{PAIR}\n{TURNS}\r\n\n{LABEL}\n");
-    rows("jsonl", "jsonl", 1500, &[whole.as_bytes(), PAIR.as_bytes()], &JSON);
+    let text = format!("{PAIR}\n{TURNS}\r\n\n{LABEL}\n");
+    rows("jsonl", "jsonl", 1500, &[text.as_bytes(), PAIR.as_bytes()], &JSON);
 }
 
 #[test]
 fn damaged_json_is_read_or_refused() {
-    let whole = format!("[\n{PAIR},\n{TURNS}, {LABEL}]");
-    rows("json", "json", 1500, &[whole.as_bytes(), format!("\u{feff}[{LABEL}]").as_bytes()], &JSON);
+    let text = format!("[\n{PAIR},\n{TURNS}, {LABEL}]");
+    rows("json", "json", 1500, &[text.as_bytes(), format!("\u{feff}[{LABEL}]").as_bytes()], &JSON);
 }
 
 #[test]
 fn damaged_csv_is_read_or_refused() {
     let turns = r#""[{""role"": ""user"", ""content"": ""2 + 2?""}]""#;
-    let whole = format!("prompt,chosen,rejected,margin\na,b,c,1.5\n\"a, b\",\"c\nd\",e,\n{turns},4,5,-1\r\n");
+    let text = format!("prompt,chosen,rejected,margin\na,b,c,1.5\n\"a, b\",\"c\nd\",e,\n{turns},4,5,-1\r\n");
     let labels = "prompt,completion,label\na,b,True\na,c,0\n";
     let words = [",", "\"", "\"\"", "\n", "\r\n", "prompt", "chosen", "label", "[", "<eos>"];
-    rows("csv", "csv", 1500, &[whole.as_bytes(), labels.as_bytes()], &words);
+    rows("csv", "csv", 1500, &[text.as_bytes(), labels.as_bytes()], &words);
 }
 
 #[test]
 fn damaged_parquet_is_read_or_refused() {
-    let whole: [&[u8]; 4] = [
+    let files: [&[u8]; 4] = [
         include_bytes!("turns.parquet"),
         include_bytes!("labels.parquet"),
         include_bytes!("endless.parquet"),
         include_bytes!("contradicting.parquet"),
     ];
-    rows("parquet", "parquet", 1500, &whole, &["PAR1", "prompt", "\x15\x02", "\x19\x1c", "\x00\x00"]);
+    rows("parquet", "parquet", 1500, &files, &["PAR1", "prompt", "\x15\x02", "\x19\x1c", "\x00\x00"]);
 }
 
 /// Files under gzip and zstd: damaged streams, and whole streams of damaged rows.
@@ -108,7 +108,7 @@ fn damaged_compressed_files_are_read_or_refused() {
     };
     let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
     let words = ["\x1f\u{8b}\x08", "\x00\x00", "(\u{b5}/\u{fd}", "PAR1"];
-    for (ending, whole) in [
+    for (ending, file) in [
         ("jsonl.gz", gzip(text.as_bytes())),
         ("jsonl.zst", zstd(text.as_bytes())),
         ("csv.gz", gzip(csv.as_bytes())),
@@ -116,7 +116,7 @@ fn damaged_compressed_files_are_read_or_refused() {
         ("parquet.gz", gzip(include_bytes!("turns.parquet"))),
         ("json.zst", zstd(format!("{{\"train\": [{PAIR}, {TURNS}]}}").as_bytes())),
     ] {
-        rows(ending, ending, 250, &[&whole], &words);
+        rows(ending, ending, 250, &[&file], &words);
     }
 }
 
@@ -136,7 +136,7 @@ fn damaged_documents_are_read_or_refused() {
 
 #[test]
 fn damaged_templates_render_or_refuse() {
-    let whole = [
+    let templates = [
         TEMPLATE,
         "{%- if messages[0]['role'] == 'system' %}{%- set rest = messages[1:] %}{%- else %}{%- set rest = messages %}{%- endif %}\
          {%- for m in rest %}{%- if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{- raise_exception('roles') }}{%- endif %}\
@@ -150,7 +150,7 @@ fn damaged_templates_render_or_refuse() {
          {% raw %}{{ {% endraw %}{# é #}{{ '\\u00e9\\x41' | tojson(indent=2, ensure_ascii=true) }}{{ messages | groupby('role') | map('first') | list }}\
          {{ '%-5s|%r' % ('é', [1.5, none]) }}{{ 1 < 2 <= 3 }}{{ messages | sort(attribute='content') | tojson(sort_keys=true) }}",
     ];
-    let whole = whole.map(str::as_bytes);
+    let templates = templates.map(str::as_bytes);
     let words = [
         "{{",
         "}}",
@@ -213,7 +213,7 @@ fn damaged_templates_render_or_refuse() {
     ];
     let message = Message::new;
     let messages = [message("user", "Is it good?"), message("assistant", "Yes.\nIt is.")];
-    mutated::every("template", 2500, &whole, &words, |_, bytes| {
+    mutated::every("template", 2500, &templates, &words, |_, bytes| {
         let source = String::from_utf8_lossy(bytes);
         if let Ok(text) = ChatTemplate::new(&source).and_then(|t| t.render(&messages, None, true)) {
             assert!(text.len() < 64 << 20, "{} bytes", text.len());

@@ -20,8 +20,8 @@ fn read(path: &Path) -> Vec<Result<Record, String>> {
 }
 
 /// The turns' words, or the text.
-fn words(said: &Content) -> Vec<(&str, &str)> {
-    match said {
+fn words(content: &Content) -> Vec<(&str, &str)> {
+    match content {
         Content::Text(text) => vec![("", text)],
         Content::Conversation(conversation) => {
             conversation.turns.iter().map(|turn| (turn.role(), turn.fields()["content"].as_str().unwrap())).collect()
@@ -48,8 +48,9 @@ fn parquet_of_turns_is_read() {
 #[test]
 fn parquet_of_labels_is_read() {
     let rows = read(Path::new("tests/labels.parquet"));
-    let wanted = rows.iter().map(|row| matches!(row, Ok(Record::Judged { desirable: true, .. }))).collect::<Vec<_>>();
-    assert_eq!(wanted, [true, false, false]);
+    let desirable =
+        rows.iter().map(|row| matches!(row, Ok(Record::Judged { desirable: true, .. }))).collect::<Vec<_>>();
+    assert_eq!(desirable, [true, false, false]);
     assert_eq!(rows[2], Err("`completion` without `label`: is it wanted or not?".into()));
 }
 
@@ -58,21 +59,21 @@ fn parquet_of_labels_is_read() {
 fn a_json_list_is_read_item_by_item() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("rows.json");
-    let found = |text: &str| -> Vec<Result<Record, String>> {
+    let read_text = |text: &str| -> Vec<Result<Record, String>> {
         std::fs::write(&file, text).unwrap();
         read(&file)
     };
     let row = r#"{"prompt": "a } ] , b", "chosen": "c", "rejected": "d"}"#;
-    let rows = found(&format!("\n [ {row} ,\n{row}\t] \n"));
+    let rows = read_text(&format!("\n [ {row} ,\n{row}\t] \n"));
     assert_eq!(rows.len(), 2);
     assert!(rows.iter().all(|row| matches!(row, Ok(Record::Pair { .. }))), "{rows:?}");
-    assert!(found(" [ ] ").is_empty());
-    let said = |text: &str| found(text).pop().unwrap().unwrap_err();
-    assert_eq!(said(&format!("[{row} {row}]")), "expected `,` or `]` after a row, found `{`");
-    assert_eq!(said(&format!("[{row}")), "the list is not closed");
-    assert_eq!(said(&format!("[{row}, 3]")), "an item of the list is not an object");
-    assert!(said(&format!("[{row}, {{\"prompt\": ]")).starts_with("it is not valid JSON"));
-    assert_eq!(found(&format!("[{row}, 3, {row}]")).len(), 2);
+    assert!(read_text(" [ ] ").is_empty());
+    let problem = |text: &str| read_text(text).pop().unwrap().unwrap_err();
+    assert_eq!(problem(&format!("[{row} {row}]")), "expected `,` or `]` after a row, found `{`");
+    assert_eq!(problem(&format!("[{row}")), "the list is not closed");
+    assert_eq!(problem(&format!("[{row}, 3]")), "an item of the list is not an object");
+    assert!(problem(&format!("[{row}, {{\"prompt\": ]")).starts_with("it is not valid JSON"));
+    assert_eq!(read_text(&format!("[{row}, 3, {row}]")).len(), 2);
 }
 
 /// Text that looks like a number or a flag is text in a column of text.
@@ -93,13 +94,13 @@ fn csv_knows_by_the_column_what_a_cell_is() {
     assert_eq!(rows[2], Err("`margin` is text, not a number".into()));
     let labels = folder.path().join("labels.csv");
     std::fs::write(&labels, "prompt,completion,label\na,b,True\na,c,0\na,d,no\n").unwrap();
-    let wanted = |row: Result<Record, String>| match row {
+    let label = |row: Result<Record, String>| match row {
         Ok(Record::Judged { desirable, .. }) => Ok(desirable),
         Ok(other) => panic!("{other:?}"),
         Err(what) => Err(what),
     };
-    let found: Vec<_> = read(&labels).into_iter().map(wanted).collect();
-    assert_eq!(found, [Ok(true), Ok(false), Err("`label` is text, not true or false".to_owned())]);
+    let actual: Vec<_> = read(&labels).into_iter().map(label).collect();
+    assert_eq!(actual, [Ok(true), Ok(false), Err("`label` is text, not true or false".to_owned())]);
 }
 
 /// A file of prompts alone is a world without rows; in one split only it is refused.
@@ -182,10 +183,10 @@ fn completions_with_a_label_stand_in_twos_each_to_its_own_prompt() {
     let world = RowsWorld::open(folder.path(), encoder(), space).unwrap();
     let text = |ids: &Vec<u32>| duel_data::Detokenize::text(&world, ids).unwrap();
     let train: Vec<_> = world.rows().iter().filter(|row| row.split == Split::Train).collect();
-    let mut found: Vec<[String; 4]> =
+    let mut actual: Vec<[String; 4]> =
         train.iter().map(|row| [&row.prompt, &row.chosen, row.prompt_of_rejected(), &row.rejected].map(text)).collect();
-    found.sort();
-    assert_eq!(found, [["p", "a", "s", "d"], ["q", "b", "s", "d"], ["r", "c", "s", "d"]]);
+    actual.sort();
+    assert_eq!(actual, [["p", "a", "s", "d"], ["q", "b", "s", "d"], ["r", "c", "s", "d"]]);
     // of one prompt: a pair like any other
     let test = world.rows().iter().find(|row| row.split == Split::Test).unwrap();
     assert_eq!((test.rejected_prompt.as_ref(), text(&test.prompt)), (None, "v test".into()));
@@ -205,16 +206,16 @@ fn one_kind_of_label_alone_makes_no_rows() {
 #[test]
 fn what_has_no_end_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name);
+    let path = |name: &str| folder.path().join(name);
     let refused = |path: &Path| records::open(path).err().unwrap().to_string();
-    std::fs::create_dir(at("folder.jsonl")).unwrap();
-    assert!(refused(&at("folder.jsonl")).ends_with("is a folder, not a file"));
-    std::os::unix::fs::symlink("/dev/zero", at("zero.csv")).unwrap();
-    assert!(refused(&at("zero.csv")).ends_with("is a pipe or a device, not a file"));
-    assert!(records::hash(&at("zero.csv")).is_err());
-    assert!(std::process::Command::new("mkfifo").arg(at("pipe.json")).status().unwrap().success());
-    assert!(refused(&at("pipe.json")).ends_with("is a pipe or a device, not a file"));
-    assert!(records::hash(&at("pipe.json")).is_err());
+    std::fs::create_dir(path("folder.jsonl")).unwrap();
+    assert!(refused(&path("folder.jsonl")).ends_with("is a folder, not a file"));
+    std::os::unix::fs::symlink("/dev/zero", path("zero.csv")).unwrap();
+    assert!(refused(&path("zero.csv")).ends_with("is a pipe or a device, not a file"));
+    assert!(records::hash(&path("zero.csv")).is_err());
+    assert!(std::process::Command::new("mkfifo").arg(path("pipe.json")).status().unwrap().success());
+    assert!(refused(&path("pipe.json")).ends_with("is a pipe or a device, not a file"));
+    assert!(records::hash(&path("pipe.json")).is_err());
     // rows without an end: what stands before them is read
     let (row, long) = (r#"{"prompt": "p", "chosen": "c", "rejected": "d"}"#, "x".repeat(33 << 20));
     let files = [
@@ -223,8 +224,8 @@ fn what_has_no_end_is_refused() {
         ("long.csv", format!("prompt,chosen,rejected\np,c,d\n\"{long}\",c,d\np,c,d\n")),
     ];
     for (name, text) in files {
-        std::fs::write(at(name), text).unwrap();
-        let rows = read(&at(name));
+        std::fs::write(path(name), text).unwrap();
+        let rows = read(&path(name));
         assert_eq!(rows.len(), 2, "{name}");
         assert!(
             rows[0].is_ok() && rows[1].as_ref().unwrap_err().contains("a row of more than 32 MiB"),
@@ -233,8 +234,8 @@ fn what_has_no_end_is_refused() {
         );
     }
     // endless at the beginning, where the names of columns should stand
-    std::fs::write(at("names.csv"), long).unwrap();
-    assert!(refused(&at("names.csv")).contains("a row of more than 32 MiB"));
+    std::fs::write(path("names.csv"), long).unwrap();
+    assert!(refused(&path("names.csv")).contains("a row of more than 32 MiB"));
 }
 
 /// Files of which the library's reader makes no end, or panics.
@@ -351,9 +352,9 @@ fn completions_of_one_kind_are_refused_or_counted() {
         let files = vec![(Some(Split::Train), path)];
         prepare(&RowSource { files, ..source(folder.path(), &[]) }, &encoder(), folder.path())
     };
-    let wanted = single(["p a true", "q b true", "r c true"]).unwrap_err();
-    assert!(wanted.to_string().starts_with("all 3 completions with a label are wanted"), "{wanted}");
-    assert!(wanted.hint().unwrap().contains("of the other kind"));
+    let error = single(["p a true", "q b true", "r c true"]).unwrap_err();
+    assert!(error.to_string().starts_with("all 3 completions with a label are wanted"), "{error}");
+    assert!(error.hint().unwrap().contains("of the other kind"));
     let unwanted = single(["p a false", "q b false", "r c false"]).unwrap_err();
     assert!(unwanted.to_string().starts_with("all 3 completions with a label are unwanted"), "{unwanted}");
 

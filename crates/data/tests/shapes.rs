@@ -133,8 +133,8 @@ fn a_text_prompt_beside_chats_is_the_users_turn() {
             turns(chosen),
             turns(rejected)
         );
-        let found = rows(&row);
-        assert!(found[0].starts_with(&format!("1! {problem}")), "{found:?}");
+        let actual = rows(&row);
+        assert!(actual[0].starts_with(&format!("1! {problem}")), "{actual:?}");
     }
 }
 
@@ -202,8 +202,8 @@ fn a_repeated_prompt_is_taken_out_of_the_completions() {
             "`chosen` has no turns after those of the prompt",
         ),
     ] {
-        let found = rows(&pair(prompt, chosen, rejected));
-        assert!(found[0].starts_with(&format!("1! {problem}")), "{found:?}");
+        let actual = rows(&pair(prompt, chosen, rejected));
+        assert!(actual[0].starts_with(&format!("1! {problem}")), "{actual:?}");
     }
     // of one completion with a label
     let row =
@@ -220,10 +220,10 @@ fn implicit_prompts_are_those_of_conversations() {
         rows(&row("user=Q;assistant=A;user=R;assistant=C", "user=Q;assistant=A;user=R;assistant=D")),
         ["1: user=Q; assistant=A; user=R -> assistant=C > assistant=D"]
     );
-    let found = rows(&row("user=Q;assistant=A;user=R;assistant=C", "user=Q;assistant=A;user=S;assistant=D"));
-    assert!(found[0].starts_with("1! `chosen` begins with a turn of the user"), "{found:?}");
-    let found = rows(&row("assistant=A", "assistant=B"));
-    assert_eq!(found, ["1! there is no `prompt`, and `chosen` and `rejected` have no common beginning"]);
+    let actual = rows(&row("user=Q;assistant=A;user=R;assistant=C", "user=Q;assistant=A;user=S;assistant=D"));
+    assert!(actual[0].starts_with("1! `chosen` begins with a turn of the user"), "{actual:?}");
+    let actual = rows(&row("assistant=A", "assistant=B"));
+    assert_eq!(actual, ["1! there is no `prompt`, and `chosen` and `rejected` have no common beginning"]);
     // with a column of whole conversations beside them
     let row = format!(
         r#"{{"messages": {}, "chosen": {}, "rejected": {}}}"#,
@@ -274,8 +274,8 @@ fn an_unknown_column_of_prompts_is_asked_for() {
         "no column has a known name for the prompt; its columns are `query`, `chosen`, `rejected`, `source`, `n`. \
          name one of `query`, `source`: [world.rows] prompt = \"query\" (`--prompt` of the command); \"none\" where both completions begin with it"
     );
-    let asked = named("prompt", "query");
-    assert_eq!(file.rows(&asked), [r#"1: "Capital of France?" -> "It is Paris." > "It is Lyon.""#]);
+    let columns = named("prompt", "query");
+    assert_eq!(file.rows(&columns), [r#"1: "Capital of France?" -> "It is Paris." > "It is Lyon.""#]);
     assert_eq!(file.rows(&named("prompt", "none")), [r#"1: "It is" -> " Paris." > " Lyon.""#]);
     let refusal = file.refusal(&named("prompt", "qurey"));
     assert!(
@@ -334,8 +334,8 @@ fn a_system_column_goes_before_the_prompt() {
     assert_eq!(jsonl(&text).rows(&without)[0], r#"1: "Capital of France?" -> "Paris." > "Lyon.""#);
     assert_eq!(jsonl(&text).rows(&Columns::default())[0], expected[0]);
     // beside turns, with a system turn of their own
-    let row = |own: &str| {
-        format!(r#"{{"system": "S", "prompt": {}, "chosen": "A", "rejected": "B"}}"#, turns(&format!("{own}user=Q")))
+    let row = |system: &str| {
+        format!(r#"{{"system": "S", "prompt": {}, "chosen": "A", "rejected": "B"}}"#, turns(&format!("{system}user=Q")))
     };
     assert_eq!(rows(&row("")), ["1: system=S; user=Q -> assistant=A > assistant=B"]);
     assert_eq!(rows(&row("system=S;")), ["1: system=S; user=Q -> assistant=A > assistant=B"]);
@@ -383,25 +383,25 @@ fn sharegpt_is_read() {
 {"conversations": [{"from": "human", "value": "Q"}], "chosen": [{"from": "gpt", "value": "A"}], "rejected": [{"from": "gpt", "value": "B"}]}
 {"conversations": [{"from": "human", "value": "Q"}, {"from": "observation", "value": "3"}], "chosen": {"from": "gpt", "value": "A"}, "rejected": {"from": "gpt", "value": "B"}}
 {"conversations": [{"from": "narrator", "value": "Q"}], "chosen": {"from": "gpt", "value": "A"}, "rejected": {"from": "gpt", "value": "B"}}"#;
-    let found = rows(text);
+    let actual = rows(text);
     let expected = [
         "1: system=S; user=Q -> assistant=A > assistant=B",
         "2: user=Q -> assistant=A > assistant=B",
         "3: user=Q; tool=3 -> assistant=A > assistant=B",
     ];
-    assert_eq!(found[..3], expected);
+    assert_eq!(actual[..3], expected);
     assert!(
-        found[3].starts_with(
+        actual[3].starts_with(
             "4! turn 1 of `conversations` has the role `narrator`; accepted: system, developer, user, assistant, tool"
         ),
         "{}",
-        found[3]
+        actual[3]
     );
     let text = r#"{"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}], "kto_tag": false}
 {"conversations": [{"from": "human", "value": "Q"}], "kto_tag": true}"#;
-    let found = rows(text);
+    let actual = rows(text);
     assert_eq!(
-        found,
+        actual,
         ["1: user=Q -> assistant=A false", "2! `conversations` does not end with an answer of the assistant"]
     );
 }
@@ -516,7 +516,7 @@ fn scored_completions_make_pairs() {
     let tie = "2: user=Q -> assistant=a > assistant=b scores 6 6";
     assert_eq!(file.rows(&Columns::default()), ["1: user=Q -> assistant=b > assistant=a scores 8.5 5", tie]);
     let all = Columns { pairs_per_prompt: 6, ..Columns::default() };
-    let found = file.rows(&all);
+    let actual = file.rows(&all);
     let expected = [
         "b > assistant=a scores 8.5 5",
         "b > assistant=c scores 8.5 5",
@@ -524,8 +524,8 @@ fn scored_completions_make_pairs() {
         "d > assistant=c scores 7 5",
         "b > assistant=d scores 8.5 7",
     ];
-    assert_eq!(found[..5], expected.map(|rest| format!("1: user=Q -> assistant={rest}")));
-    assert_eq!(found[5..], [tie]);
+    assert_eq!(actual[..5], expected.map(|rest| format!("1: user=Q -> assistant={rest}")));
+    assert_eq!(actual[5..], [tie]);
     let plan = file.plan(&all);
     assert!(
         plan.contains("compared by their `overall_score`, the largest first: up to 6 pairs a prompt")
@@ -536,8 +536,8 @@ fn scored_completions_make_pairs() {
         file.rows(&named("score", "fine-grained_score"))[0],
         "1: user=Q -> assistant=a > assistant=b scores 1 1"
     );
-    let found = rows(&row([1.0, 2.0, 3.0, 4.0]).replace("\"overall_score\": 3", "\"overall_score\": \"N/A\""));
-    assert_eq!(found, ["1! `completions[2]` has no `overall_score` that is a number"]);
+    let actual = rows(&row([1.0, 2.0, 3.0, 4.0]).replace("\"overall_score\": 3", "\"overall_score\": \"N/A\""));
+    assert_eq!(actual, ["1! `completions[2]` has no `overall_score` that is a number"]);
 }
 
 #[test]
@@ -664,15 +664,18 @@ fn scores_go_by_several_names() {
 {"prompt":"e","chosen":" x","rejected":" y","score_chosen":null,"score_rejected":3}
 {"prompt":"f","chosen":" x","rejected":" y","score_chosen":9}
 {"prompt":"h","chosen":" x","rejected":" y","margin":"-1.5"}"#;
-    let found = rows(text);
-    assert_eq!(found[0], r#"1: "a" -> " x" > " y" scores 2 7"#);
+    let actual = rows(text);
+    assert_eq!(actual[0], r#"1: "a" -> " x" > " y" scores 2 7"#);
     assert!(
-        found[1].starts_with("2! it is not valid JSON") && found[1].ends_with("NaN is no JSON: write null"),
+        actual[1].starts_with("2! it is not valid JSON") && actual[1].ends_with("NaN is no JSON: write null"),
         "{}",
-        found[1]
+        actual[1]
     );
     let half = "`score_chosen` and `score_rejected` must be given together";
-    assert_eq!(found[2..], [format!("3! {half}"), format!("4! {half}"), r#"5: "h" -> " x" > " y" margin -1.5"#.into()]);
+    assert_eq!(
+        actual[2..],
+        [format!("3! {half}"), format!("4! {half}"), r#"5: "h" -> " x" > " y" margin -1.5"#.into()]
+    );
 }
 
 /// Turns that are written as text: JSON, or as Python prints them. Brackets alone make no turns.
@@ -737,10 +740,10 @@ fn the_plan_holds_for_all_rows() {
         r#"{"system": "s", "prompt": "p", "chosen": "a", "rejected": "b"}"#
     );
     let file = jsonl(&text);
-    let found = file.rows(&Columns::default());
-    assert_eq!(found[1500], r#"1501: "p" -> "a" > "b""#);
+    let actual = file.rows(&Columns::default());
+    assert_eq!(actual[1500], r#"1501: "p" -> "a" > "b""#);
     assert_eq!(
-        found[1501],
+        actual[1501],
         "1502! `system` is not among the columns of the first 1024 rows, by which the file is read: give it there too, as null, or name it: [world.rows] system = \"system\""
     );
     assert_eq!(file.rows(&named("system", "system"))[1501], "1502: system=s; user=p -> assistant=a > assistant=b");
@@ -826,10 +829,10 @@ fn csv_of_every_kind_is_read() {
     for text in [text.to_owned(), format!("\u{feff}{text}")] {
         assert_eq!(RowFile::new("rows.csv", &text).rows(&Columns::default()), expected);
     }
-    let found = RowFile::new("rows.csv", "prompt,chosen,rejected\r\np, a, b\r\nq,\"[1]\", b\r\nr, a\r\n")
+    let actual = RowFile::new("rows.csv", "prompt,chosen,rejected\r\np, a, b\r\nq,\"[1]\", b\r\nr, a\r\n")
         .rows(&Columns::default());
-    assert_eq!(found[2], "4! it has 2 cells, but there are 3 columns");
-    assert_eq!(found[1], r#"3: "q" -> "[1]" > " b""#);
+    assert_eq!(actual[2], "4! it has 2 cells, but there are 3 columns");
+    assert_eq!(actual[1], r#"3: "q" -> "[1]" > " b""#);
     let text = "prompt,chosen,rejected\r\n\"[{'role': 'user', 'content': 'It''s?'}]\",\"[{'role': 'assistant', 'content': \"\"It's.\"\"}]\",\"[{'role': 'assistant', 'content': 'No.'}]\"\r\n".replace("It''s?", "2 + 2?");
     assert_eq!(
         RowFile::new("rows.csv", &text).rows(&Columns::default()),
@@ -845,8 +848,8 @@ fn csv_of_every_kind_is_read() {
     let refusal = |bytes: &[u8]| records::open(&path(bytes).path).err().unwrap().to_string();
     assert!(refusal(b"\xff\xfep\0").ends_with("it is UTF-16: save it as UTF-8"));
     assert!(refusal(&[0x1f, 0x8b, 8, 0]).ends_with("its name should end in .gz"));
-    let found = path(b"prompt,chosen,rejected\np,\xff,b\n").rows(&Columns::default());
-    assert_eq!(found, ["2! `chosen` is not valid UTF-8"]);
+    let actual = path(b"prompt,chosen,rejected\np,\xff,b\n").rows(&Columns::default());
+    assert_eq!(actual, ["2! `chosen` is not valid UTF-8"]);
 }
 
 /// Each format under gzip and zstd.

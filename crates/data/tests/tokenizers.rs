@@ -107,7 +107,7 @@ fn whole_tokenizers_are_read() {
 
 #[test]
 fn mutated_tokenizers_are_refused_or_read() {
-    let whole = whole();
-    let whole: Vec<&[u8]> = whole.iter().map(Vec::as_slice).collect();
-    mutated::every("tokenizer", 1500, &whole, &WORDS, |_, bytes| try_all(bytes));
+    let files = whole();
+    let files: Vec<&[u8]> = files.iter().map(Vec::as_slice).collect();
+    mutated::every("tokenizer", 1500, &files, &WORDS, |_, bytes| try_all(bytes));
 }

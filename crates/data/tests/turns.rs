@@ -276,18 +276,18 @@ fn rows_whose_turns_cannot_be_told_are_refused() {
     assert!(encode(CHATML, All, &[TWO[0], ("user", "b <|im_start|> <|endoftext|> <|im_end|> c"), TWO[2]]).is_ok());
     // a template that writes the number of turns before them
     let counts = "{{ messages|length }}{% for m in messages %}\n{{ m.content }}<|im_end|>{% endfor %}";
-    let found = problem(counts, &TWO);
-    assert!(found.contains("a turn 1 whose beginning cannot be told"), "{found}");
+    let message = problem(counts, &TWO);
+    assert!(message.contains("a turn 1 whose beginning cannot be told"), "{message}");
     // an answer without an end, whose text changes when others follow
     let open = "{% for m in messages %}{{ m.role }}
 {{ m.content }}{% if m.role == 'assistant' %}{{ '!' if loop.last else '?' }}{% endif %}{% endfor %}{% if add_generation_prompt %}assistant
 {% endif %}";
-    let found = problem(open, &TWO);
-    assert!(found.contains("a turn of the assistant that no end token closes"), "{found}");
+    let message = problem(open, &TWO);
+    assert!(message.contains("a turn of the assistant that no end token closes"), "{message}");
     // too many to render again and again
     let many: Vec<(&str, &str)> = std::iter::repeat_n([TWO[0], TWO[1]], 300).flatten().chain([TWO[2]]).collect();
-    let found = problem(CHATML, &many);
-    assert!(found.contains("has 601 turns and") && found.contains("too many to tell the turns apart"), "{found}");
+    let message = problem(CHATML, &many);
+    assert!(message.contains("has 601 turns and") && message.contains("too many to tell the turns apart"), "{message}");
 }
 
 #[test]

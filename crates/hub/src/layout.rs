@@ -115,8 +115,8 @@ pub(crate) fn row_files(rows: &RowsName, files: &[String], readme: Option<&str>)
     match candidates.into_iter().find(|(name, _)| name == split) {
         Some((_, files)) if !files.is_empty() => Ok(files.into_iter().map(String::from).collect()),
         Some(_) | None => {
-            let found = splits(rows, &all, &metadata);
-            Err(refuse(format!("there is no split `{split}`"), listed(&found)))
+            let splits = splits(rows, &all, &metadata);
+            Err(refuse(format!("there is no split `{split}`"), listed(&splits)))
         }
     }
 }

@@ -112,7 +112,7 @@ mod tests {
     fn configurations_are_read_in_every_form_that_the_hub_takes() {
         let readme = "---\r\nlicense: mit\r\nconfigs:\r\n- config_name: a\r\n  default: true\r\n  data_files:\r\n  - split: train\r\n    path: data/train-*\r\n  - split: test\r\n    path:\r\n    - x.csv\r\n    - y.csv\r\n- config_name: b\r\n  data_dir: b/\r\n- config_name: c\r\n  data_files: all.jsonl\r\n- config_name: d\r\n  data_files:\r\n    dev: d/dev.csv\r\n---\r\n# words\r\n";
         let files = |split: &str, paths: &[&str]| (split.to_string(), paths.iter().map(|p| (*p).to_string()).collect());
-        let found = configs(readme).expect("YAML");
+        let actual = configs(readme).expect("YAML");
         let expected: [DatasetConfig; 4] = [
             DatasetConfig {
                 name: "a".into(),
@@ -124,7 +124,7 @@ mod tests {
             DatasetConfig { name: "c".into(), files: vec![files("train", &["all.jsonl"])], ..DatasetConfig::default() },
             DatasetConfig { name: "d".into(), files: vec![files("dev", &["d/dev.csv"])], ..DatasetConfig::default() },
         ];
-        assert_eq!(found, expected);
+        assert_eq!(actual, expected);
         assert_eq!(configs("# no metadata").expect("none"), []);
         assert_eq!(configs("---\nlicense: mit\n---\n").expect("none"), []);
     }

@@ -49,14 +49,14 @@ fn model_files() -> HubFiles {
 
 /// Every file below a folder, with what it holds.
 fn contents(folder: &Path) -> Vec<PathBuf> {
-    let mut found = vec![];
+    let mut paths = vec![];
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         match entry.path() {
-            path if path.is_dir() => found.extend(contents(&path)),
-            path => found.push(path),
+            path if path.is_dir() => paths.extend(contents(&path)),
+            path => paths.push(path),
         }
     }
-    found
+    paths
 }
 
 /// What a failed download may leave: what it can go on with, and locks.
@@ -95,11 +95,11 @@ fn a_cache_as_the_hub_lays_it_is_read_without_a_request() {
         }
         let server = FakeServer::start(|_| HubReply::status(500));
         for name in ["org/name", "org/name@pr/7", &format!("org/name@{COMMIT}")] {
-            let found = model_at(settings(folder.path(), &server.address), name).expect("it is there");
-            assert_eq!((found.path.as_path(), found.commit.as_str()), (snapshot.as_path(), COMMIT));
-            assert_eq!(found.files, ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]);
-            assert!(found.warning.is_none());
-            let hashes = found.hashes().expect("hashes");
+            let actual = model_at(settings(folder.path(), &server.address), name).expect("it is there");
+            assert_eq!((actual.path.as_path(), actual.commit.as_str()), (snapshot.as_path(), COMMIT));
+            assert_eq!(actual.files, ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]);
+            assert!(actual.warning.is_none());
+            let hashes = actual.hashes().expect("hashes");
             let expected = if is_linked { hash("config.json", b"{}") } else { hash("x.safetensors", b"{}") };
             assert_eq!(hashes[0], ("config.json".to_string(), expected));
             assert_eq!(hashes[1].1, hash("model.safetensors", &weights()));
@@ -121,13 +121,13 @@ fn a_download_is_laid_out_as_the_hub_does_and_is_not_made_twice() {
     let server = hub("models", model_files(), &storage);
     let mut seen = vec![];
     let name = ModelName::parse("org/name").expect("a name");
-    let found = Hub::new(settings(folder.path(), &server.address)).model(&name, &SETTINGS, &mut |now| {
+    let result = Hub::new(settings(folder.path(), &server.address)).model(&name, &SETTINGS, &mut |now| {
         seen.push((now.file.to_string(), now.bytes, now.total));
     });
-    let found = found.expect("downloaded");
-    assert_eq!(found.files, ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]);
-    for file in &found.files {
-        let path = found.path.join(file);
+    let snapshot = result.expect("downloaded");
+    assert_eq!(snapshot.files, ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]);
+    for file in &snapshot.files {
+        let path = snapshot.path.join(file);
         assert_eq!(std::fs::read(&path).expect("read"), model_files()[file]);
         let target = std::fs::read_link(&path).expect("a link");
         assert_eq!(target, Path::new("../../blobs").join(hash(file, &model_files()[file])));
@@ -139,12 +139,12 @@ fn a_download_is_laid_out_as_the_hub_does_and_is_not_made_twice() {
     assert!(seen.contains(&("model.safetensors".into(), length, Some(length))), "progress");
     // the token goes to the hub, and to no other host
     assert!(server.take_requests().iter().all(|request| request.token.as_deref() == Some("Bearer hf_secret")));
-    let asked = storage.take_requests();
-    assert!(asked.len() == 1 && asked[0].token.is_none(), "{asked:?}");
+    let requests = storage.take_requests();
+    assert!(requests.len() == 1 && requests[0].token.is_none(), "{requests:?}");
     assert!(!contents(folder.path()).iter().any(|path| path.to_string_lossy().ends_with(".incomplete")));
 
     let again = model(settings(folder.path(), &server.address)).expect("it is there");
-    assert_eq!((&again.path, &again.files), (&found.path, &found.files));
+    assert_eq!((&again.path, &again.files), (&snapshot.path, &snapshot.files));
     assert!(server.take_requests().is_empty() && storage.take_requests().is_empty());
 }
 
@@ -159,13 +159,13 @@ fn what_a_partial_cache_may_lack_is_asked_for_and_taken_as_it_is_where_nobody_an
         std::fs::write(snapshot.join(file), &model_files()[file]).expect("written");
     }
     let dead = FakeServer::start(|_| HubReply::status(503));
-    let found = model(settings(folder.path(), &dead.address)).expect("weights are there");
-    assert_eq!(found.files, ["config.json", "model.safetensors"]);
-    assert!(found.warning.expect("a warning").contains("without a tokenizer"));
+    let snapshot = model(settings(folder.path(), &dead.address)).expect("weights are there");
+    assert_eq!(snapshot.files, ["config.json", "model.safetensors"]);
+    assert!(snapshot.warning.expect("a warning").contains("without a tokenizer"));
     let storage = storage(model_files());
     let server = hub("models", model_files(), &storage);
-    let found = model(settings(folder.path(), &server.address)).expect("completed");
-    assert_eq!(found.files, ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]);
+    let snapshot = model(settings(folder.path(), &server.address)).expect("completed");
+    assert_eq!(snapshot.files, ["config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"]);
     assert!(storage.take_requests().is_empty(), "the weights were there");
     assert!(
         server.take_requests().iter().any(|request| request.path.ends_with(COMMIT)),
@@ -187,8 +187,8 @@ fn a_broken_download_goes_on_where_it_stopped() {
         _ => ranged(&model_files(), request),
     });
     let server = hub("models", model_files(), &storage);
-    let found = model(settings(folder.path(), &server.address)).expect("resumed");
-    assert_eq!(std::fs::read(found.path.join("model.safetensors")).expect("read"), weights());
+    let snapshot = model(settings(folder.path(), &server.address)).expect("resumed");
+    assert_eq!(std::fs::read(snapshot.path.join("model.safetensors")).expect("read"), weights());
     let ranges: Vec<_> = storage.take_requests().into_iter().map(|request| request.range).collect();
     assert_eq!(ranges, [None, Some(half as u64)]);
 
@@ -209,12 +209,12 @@ fn a_broken_download_goes_on_where_it_stopped() {
     assert!(matches!(error, Error::Unreachable { .. }), "{error}");
     assert_secret_free(&error);
     assert_nothing_to_use(folder.path());
-    let asked = broken.take_requests();
-    assert_eq!(asked.len(), 5, "attempts are bounded");
+    let requests = broken.take_requests();
+    assert_eq!(requests.len(), 5, "attempts are bounded");
     let whole = fake_hub::storage(model_files());
     let server = hub("models", model_files(), &whole);
-    let found = model(settings(folder.path(), &server.address)).expect("resumed");
-    assert_eq!(std::fs::read(found.path.join("model.safetensors")).expect("read"), weights());
+    let snapshot = model(settings(folder.path(), &server.address)).expect("resumed");
+    assert_eq!(std::fs::read(snapshot.path.join("model.safetensors")).expect("read"), weights());
     assert_eq!(whole.take_requests()[0].range, Some(5000));
 }
 
@@ -227,8 +227,8 @@ fn an_address_of_the_storage_that_is_too_old_is_asked_for_anew() {
         _ => ranged(&model_files(), request),
     });
     let server = hub("models", model_files(), &storage);
-    let found = model(settings(folder.path(), &server.address)).expect("downloaded");
-    assert_eq!(std::fs::read(found.path.join("model.safetensors")).expect("read"), weights());
+    let snapshot = model(settings(folder.path(), &server.address)).expect("downloaded");
+    assert_eq!(std::fs::read(snapshot.path.join("model.safetensors")).expect("read"), weights());
     let gone = FakeServer::start(|_| HubReply::status(403));
     let server = hub("models", model_files(), &gone);
     let error = model(settings(tempfile::tempdir().expect("a folder").path(), &server.address)).expect_err("gone");
@@ -247,8 +247,8 @@ fn a_server_without_ranges_sends_all_of_it_again() {
         _ => HubReply::whole(weights()),
     });
     let server = hub("models", model_files(), &storage);
-    let found = model(settings(folder.path(), &server.address)).expect("downloaded");
-    assert_eq!(std::fs::read(found.path.join("model.safetensors")).expect("read"), weights());
+    let snapshot = model(settings(folder.path(), &server.address)).expect("downloaded");
+    assert_eq!(std::fs::read(snapshot.path.join("model.safetensors")).expect("read"), weights());
 }
 
 /// The file that a download of the weights goes on with.
@@ -275,8 +275,8 @@ fn parts_of_something_else_are_thrown_away() {
         std::fs::write(part(folder.path()), spoiled).expect("written");
         let storage = storage(model_files());
         let server = hub("models", model_files(), &storage);
-        let found = model(settings(folder.path(), &server.address)).expect("downloaded anew");
-        assert_eq!(std::fs::read(found.path.join("model.safetensors")).expect("read"), weights());
+        let snapshot = model(settings(folder.path(), &server.address)).expect("downloaded anew");
+        assert_eq!(std::fs::read(snapshot.path.join("model.safetensors")).expect("read"), weights());
     }
 }
 
@@ -399,9 +399,9 @@ fn weights_in_several_files_come_with_their_index_alone() {
     let folder = tempfile::tempdir().expect("a folder");
     let storage = storage(listed.clone());
     let server = hub("models", listed, &storage);
-    let found = model(settings(folder.path(), &server.address)).expect("downloaded");
+    let snapshot = model(settings(folder.path(), &server.address)).expect("downloaded");
     assert_eq!(
-        found.files,
+        snapshot.files,
         ["config.json", "model-1.safetensors", "model-2.safetensors", "model.safetensors.index.json"]
     );
     assert!(model(settings(folder.path(), "http://127.0.0.1:9")).expect("it is there").warning.is_none());

@@ -178,8 +178,8 @@ simd_dispatch! {
         for lanes in (0..step).step_by(LANES) {
             let vectors = (lanes..rows.len()).step_by(step);
             let mut max = [f32::NEG_INFINITY; LANES];
-            for (key, at) in vectors.clone().enumerate() {
-                let row: &mut [f32; LANES] = (&mut rows[at..at + LANES]).try_into().expect("a vector");
+            for (key, offset) in vectors.clone().enumerate() {
+                let row: &mut [f32; LANES] = (&mut rows[offset..offset + LANES]).try_into().expect("a vector");
                 if key > seen + lanes {
                     for (lane, x) in row.iter_mut().enumerate() {
                         *x = if key > seen + lanes + lane { f32::NEG_INFINITY } else { *x };
@@ -190,16 +190,16 @@ simd_dispatch! {
                 }
             }
             let mut sums = [0f32; LANES];
-            for at in vectors.clone() {
-                let row: &mut [f32; LANES] = (&mut rows[at..at + LANES]).try_into().expect("a vector");
+            for offset in vectors.clone() {
+                let row: &mut [f32; LANES] = (&mut rows[offset..offset + LANES]).try_into().expect("a vector");
                 for ((x, max), sum) in row.iter_mut().zip(&max).zip(&mut sums) {
                     *x = exp(*x - max);
                     *sum += *x;
                 }
             }
             let scale = sums.map(|sum| 1.0 / sum);
-            for at in vectors {
-                rows[at..at + LANES].iter_mut().zip(&scale).for_each(|(x, scale)| *x *= scale);
+            for offset in vectors {
+                rows[offset..offset + LANES].iter_mut().zip(&scale).for_each(|(x, scale)| *x *= scale);
             }
         }
     }
@@ -210,12 +210,12 @@ simd_dispatch! {
     fn softmax_backward(weights: &[f32], gradient: &mut [f32], step: usize) {
         for lanes in (0..step).step_by(LANES) {
             let mut sums = [0f32; LANES];
-            for at in (lanes..weights.len()).step_by(step) {
-                let (p, g) = (&weights[at..at + LANES], &gradient[at..at + LANES]);
+            for offset in (lanes..weights.len()).step_by(step) {
+                let (p, g) = (&weights[offset..offset + LANES], &gradient[offset..offset + LANES]);
                 sums.iter_mut().zip(p).zip(g).for_each(|((sum, p), g)| *sum += p * g);
             }
-            for at in (lanes..weights.len()).step_by(step) {
-                let (p, g) = (&weights[at..at + LANES], &mut gradient[at..at + LANES]);
+            for offset in (lanes..weights.len()).step_by(step) {
+                let (p, g) = (&weights[offset..offset + LANES], &mut gradient[offset..offset + LANES]);
                 g.iter_mut().zip(p).zip(&sums).for_each(|((g, p), sum)| *g = p * (*g - sum));
             }
         }
@@ -257,7 +257,7 @@ pub fn backward(
         keys.fill(heads.part(qkv, head, 1, padding), count, e);
         queries.fill(heads.part(qkv, head, 0, padding), count, e);
         d_head.fill(d_mixed(padding), count, e);
-        let at = |which: usize, row: usize| row * step + heads.at(head, which);
+        let offset = |which: usize, row: usize| row * step + heads.at(head, which);
         for block in heads.blocks() {
             let QueryBlock { start, end, first, step: lanes } = block;
             let (rows, within) = (end - start, start - padding..end - padding);
@@ -269,7 +269,7 @@ pub fn backward(
             d_head.gemm_range(
                 (seen, within.clone(), e),
                 weights_t,
-                &mut d_qkv[at(2, first)..],
+                &mut d_qkv[offset(2, first)..],
                 step,
                 Accumulate::Add,
                 1.0,
@@ -289,12 +289,19 @@ pub fn backward(
             keys.gemm_range(
                 (rows, keys_within, e),
                 gradient_t.t(),
-                &mut d_qkv[at(0, start)..],
+                &mut d_qkv[offset(0, start)..],
                 step,
                 Accumulate::Write,
                 scale,
             );
-            queries.gemm_range((seen, within, e), gradient_t, &mut d_qkv[at(1, first)..], step, Accumulate::Add, scale);
+            queries.gemm_range(
+                (seen, within, e),
+                gradient_t,
+                &mut d_qkv[offset(1, first)..],
+                step,
+                Accumulate::Add,
+                scale,
+            );
         }
     }
 }

@@ -327,8 +327,8 @@ impl BlockForwardPass<'_> {
         }
         let mut scratch = attention::AttentionScratch::new(shape.columns);
         let sequences = qkv.chunks_mut(shape.columns * row).zip(mixed.chunks_mut(shape.columns * q));
-        for (at, (qkv, mixed)) in (first..).zip(sequences) {
-            let padding = self.positions.padding.map_or(0, |padding| padding[at]);
+        for (index, (qkv, mixed)) in (first..).zip(sequences) {
+            let padding = self.positions.padding.map_or(0, |padding| padding[index]);
             if let Some(rope) = self.positions.rope {
                 shape.rotate(qkv, rope, padding, 1.0);
             }

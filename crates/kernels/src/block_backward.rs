@@ -41,10 +41,10 @@ pub fn block_backward(
     let groups: Vec<BlockGradient> = dx
         .par_chunks_mut(group * d)
         .enumerate()
-        .map(|(at, dx)| {
+        .map(|(index, dx)| {
             let mut gradient = BlockGradient::zeros(shape, &w, needed);
             for (i, dx) in dx.chunks_mut(shard * d).enumerate() {
-                let first = at * group + i * shard;
+                let first = index * group + i * shard;
                 back.shard(first..first + dx.len() / d, dx, &mut gradient);
             }
             gradient
@@ -180,8 +180,8 @@ impl BlockBackwardPass<'_> {
         self.through(OUT[0], Matrix::rows(&saved.mixed, q), dy, &mut d_mixed, Accumulate::Write, g);
         let mut scratch = attention::AttentionScratch::new(columns);
         let sequences = saved.qkv.chunks(columns * row).zip(d_mixed.chunks(columns * q));
-        for (at, ((qkv, d_mixed), d_qkv)) in (first..).zip(sequences.zip(d_qkv.chunks_mut(columns * row))) {
-            let padding = self.positions.padding.map_or(0, |padding| padding[at]);
+        for (index, ((qkv, d_mixed), d_qkv)) in (first..).zip(sequences.zip(d_qkv.chunks_mut(columns * row))) {
+            let padding = self.positions.padding.map_or(0, |padding| padding[index]);
             attention::backward(shape.heads_of(padding), qkv, d_mixed, d_qkv, &mut scratch);
             if let Some(rope) = self.positions.rope {
                 shape.rotate(d_qkv, rope, padding, -1.0);

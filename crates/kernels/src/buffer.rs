@@ -24,15 +24,15 @@ struct BufferPool {
 
 impl BufferPool {
     fn take(&mut self, length: usize) -> Option<Vec<f32>> {
-        let at = self.buffers.iter().rposition(|(_, numbers)| numbers.len() == length)?;
+        let index = self.buffers.iter().rposition(|(_, numbers)| numbers.len() == length)?;
         self.held -= length;
-        self.buffers.remove(at).map(|(_, numbers)| numbers)
+        self.buffers.remove(index).map(|(_, numbers)| numbers)
     }
 
     fn put(&mut self, used: u64, numbers: Vec<f32>) {
         self.held += numbers.len();
         self.buffers.push_back((used, numbers));
-        self.evict(|held, _| held > MOST);
+        self.evict(|total, _| total > MOST);
     }
 
     /// Lets go of those that have waited longest, as long as their number of numbers or their last use is such.
@@ -58,8 +58,8 @@ pub struct PooledBuffer(Vec<f32>);
 impl PooledBuffer {
     /// A buffer of some length.
     pub fn new(length: usize) -> Self {
-        let kept = FREE.lock().ok().and_then(|mut free| free.take(length));
-        Self(kept.unwrap_or_else(|| vec![0.0; length]))
+        let numbers = FREE.lock().ok().and_then(|mut free| free.take(length));
+        Self(numbers.unwrap_or_else(|| vec![0.0; length]))
     }
 }
 
@@ -100,14 +100,15 @@ mod tests {
     #[test]
     fn a_buffer_is_used_again_until_it_has_waited_long() {
         let length = 12_345; // nobody else's
-        let kept = || FREE.lock().map_or(0, |free| free.buffers.iter().filter(|(_, of)| of.len() == length).count());
+        let free_count =
+            || FREE.lock().map_or(0, |free| free.buffers.iter().filter(|(_, of)| of.len() == length).count());
         drop([PooledBuffer::new(length), PooledBuffer::new(length)]);
-        assert_eq!(kept(), 2);
+        assert_eq!(free_count(), 2);
         let one = PooledBuffer::new(length);
-        assert_eq!((one.len(), kept()), (length, 1));
+        assert_eq!((one.len(), free_count()), (length, 1));
         drop(one);
         (0..=PATIENCE).for_each(|_| pool_tick());
-        assert_eq!(kept(), 0);
+        assert_eq!(free_count(), 0);
     }
 
     #[test]

@@ -198,11 +198,11 @@ impl Decoding<'_> {
         // 1. Tokens, and positions where they are added.
         let n = sequences * l;
         let mut x = vec![0f32; n * d]; // [B, l, D]
-        for (at, x) in x.chunks_exact_mut(d).enumerate() {
+        for (index, x) in x.chunks_exact_mut(d).enumerate() {
             if !model.positions.is_empty() {
-                x.copy_from_slice(&model.positions[self.position(at, l) * d..][..d]);
+                x.copy_from_slice(&model.positions[self.position(index, l) * d..][..d]);
             }
-            model.embed(ids[at] as usize, x);
+            model.embed(ids[index] as usize, x);
         }
 
         // 2. Block by block.
@@ -260,8 +260,8 @@ impl Decoding<'_> {
     }
 
     /// The position of a new column: the padding before a sequence does not count.
-    fn position(&self, at: usize, l: usize) -> usize {
-        (self.columns + at % l).saturating_sub(self.padding[at / l])
+    fn position(&self, index: usize, l: usize) -> usize {
+        (self.columns + index % l).saturating_sub(self.padding[index / l])
     }
 
     /// Norms and rotates queries and keys of the new columns.
@@ -281,8 +281,8 @@ impl Decoding<'_> {
             }
         }
         if let Some(rope) = &block.rope {
-            for (at, row) in qkv.chunks_exact_mut(q + 2 * kv).enumerate() {
-                let [cos, sin] = rope.at(self.position(at, l));
+            for (index, row) in qkv.chunks_exact_mut(q + 2 * kv).enumerate() {
+                let [cos, sin] = rope.at(self.position(index, l));
                 rows::rotate(&mut row[..q + kv], e, cos, sin, 1.0);
             }
         }
@@ -294,8 +294,8 @@ impl Decoding<'_> {
         let Decoder { heads, key_value_heads, head_width, .. } = *self.decoder;
         let (q, kv) = (heads * head_width, key_value_heads * head_width);
         let (keys, values) = (&mut self.keys[layer], &mut self.values[layer]);
-        for (at, row) in qkv.chunks_exact(q + 2 * kv).enumerate() {
-            let (sequence, column) = (at / l, start + at % l);
+        for (index, row) in qkv.chunks_exact(q + 2 * kv).enumerate() {
+            let (sequence, column) = (index / l, start + index % l);
             let keys = &mut keys[sequence * capacity * kv..][..capacity * kv];
             keys[column..].iter_mut().step_by(capacity).zip(&row[q..q + kv]).for_each(|(key, x)| *key = *x);
             values[(sequence * capacity + column) * kv..][..kv].copy_from_slice(&row[q + kv..]);
@@ -307,8 +307,8 @@ impl Decoding<'_> {
         let capacity = self.capacity;
         let Decoder { heads, key_value_heads, head_width: e, .. } = *self.decoder;
         let (q, kv) = (heads * e, key_value_heads * e);
-        let one = |weights: &mut Vec<f32>, (at, mixed): (usize, &mut [f32])| {
-            let (sequence, column) = (at / l, self.columns + at % l);
+        let one = |weights: &mut Vec<f32>, (index, mixed): (usize, &mut [f32])| {
+            let (sequence, column) = (index / l, self.columns + index % l);
             let padding = self.padding[sequence];
             if column < padding {
                 mixed.fill(0.0); // not attended to
@@ -321,7 +321,7 @@ impl Decoding<'_> {
             let weights = &mut weights[..=column - first];
             for head in 0..heads {
                 let shared = head / (heads / key_value_heads);
-                let query = &qkv[at * (q + 2 * kv) + head * e..][..e];
+                let query = &qkv[index * (q + 2 * kv) + head * e..][..e];
                 let keys = &keys[shared * e * capacity + first..];
                 let mixed = &mut mixed[head * e..][..e];
                 scores_of_one(query, keys, capacity, scale, weights);

@@ -95,7 +95,7 @@ pub fn logp_forward(head: LmHead<'_>, states: &[f32], targets: &[i32]) -> LogpFo
                 for (((row, logp), sum), &target) in
                     logits.chunks_exact(packed.outputs).zip(&mut *logp).zip(&mut *sums).zip(targets)
                 {
-                    if let Some(&logit) = (target as usize).checked_sub(*from).and_then(|at| row.get(at)) {
+                    if let Some(&logit) = (target as usize).checked_sub(*from).and_then(|index| row.get(index)) {
                         *logp = logit;
                     }
                     *sum = add_exp(row, *sum);
@@ -149,7 +149,7 @@ pub fn logp_backward(
                     rows::soft_cap_slopes(logits, head.soft_cap.unwrap_or(1.0), slopes);
                     softmax_gradient(logits, width, &log_z[rows.clone()], &gradient[rows.clone()]);
                     for (row, i) in logits.chunks_exact_mut(width).zip(rows) {
-                        if let Some(x) = (targets[i] as usize).checked_sub(from).and_then(|at| row.get_mut(at)) {
+                        if let Some(x) = (targets[i] as usize).checked_sub(from).and_then(|index| row.get_mut(index)) {
                             *x += gradient[i];
                         }
                     }

@@ -84,14 +84,14 @@ impl<'a> LhsTiles<'a> {
         let packed = scratch.get_or_insert_with(|| PooledBuffer::new(tiles * (ROWS * DEPTH + TILE_PAD)));
         for input in 0..depth {
             let row = &values[input * x.column_step..][..rows];
-            let mut at = input * ROWS;
+            let mut offset = input * ROWS;
             let (eights, rest) = row.as_chunks::<ROWS>();
             for eight in eights {
-                packed[at..at + ROWS].copy_from_slice(eight);
-                at += tile_step;
+                packed[offset..offset + ROWS].copy_from_slice(eight);
+                offset += tile_step;
             }
             if !rest.is_empty() {
-                packed[at..at + rest.len()].copy_from_slice(rest);
+                packed[offset..offset + rest.len()].copy_from_slice(rest);
             }
         }
         Self { values: packed, tile_step, row_step: 1, input_step: ROWS }

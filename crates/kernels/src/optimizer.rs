@@ -40,8 +40,8 @@ pub fn adamw(
     second: &mut [f32],
 ) -> [f64; 2] {
     let moments = first.par_chunks_mut(PIECE).zip(second.par_chunks_mut(PIECE));
-    let given = gradient.par_chunks(PIECE).zip(decay.par_chunks(PIECE));
-    let pieces = weights.par_chunks_mut(PIECE).zip(given).zip(moments);
+    let gradients = gradient.par_chunks(PIECE).zip(decay.par_chunks(PIECE));
+    let pieces = weights.par_chunks_mut(PIECE).zip(gradients).zip(moments);
     let norms: Vec<[f64; 2]> = pieces.map(|((w, (g, decay)), (m, v))| adamw_piece(how, w, g, decay, m, v)).collect();
     norms.iter().fold([0.0; 2], |[moved, size], [m, s]| [moved + m, size + s])
 }

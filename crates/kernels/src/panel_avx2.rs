@@ -38,16 +38,18 @@ pub unsafe fn panel(
             let share = (first / HALF_PANEL * tiles + i) * depth * HALF_PANEL / tiles;
             let ahead =
                 Prefetch { at: w.values.as_ptr().wrapping_add(w.next + share), step: HALF_PANEL.div_ceil(tiles) };
-            let at = OutTile { y, y_step, columns };
+            let out_tile = OutTile { y, y_step, columns };
             // SAFETY: the caller's: `count` rows from `row` on are there.
             unsafe {
                 match tall.min(rows - row) {
-                    1 => tile([start(row)], begin, ahead, at, params),
-                    2 => tile([start(row), start(row + 1)], begin, ahead, at, params),
-                    3 => tile(std::array::from_fn::<_, 3, _>(|i| start(row + i)), begin, ahead, at, params),
-                    4 => tile(std::array::from_fn::<_, 4, _>(|i| start(row + i)), begin, ahead, at, params),
-                    5 => tile(std::array::from_fn::<_, 5, _>(|i| start(row + i)), begin, ahead, at, params),
-                    _ => tile(std::array::from_fn::<_, TILE_ROWS, _>(|i| start(row + i)), begin, ahead, at, params),
+                    1 => tile([start(row)], begin, ahead, out_tile, params),
+                    2 => tile([start(row), start(row + 1)], begin, ahead, out_tile, params),
+                    3 => tile(std::array::from_fn::<_, 3, _>(|i| start(row + i)), begin, ahead, out_tile, params),
+                    4 => tile(std::array::from_fn::<_, 4, _>(|i| start(row + i)), begin, ahead, out_tile, params),
+                    5 => tile(std::array::from_fn::<_, 5, _>(|i| start(row + i)), begin, ahead, out_tile, params),
+                    _ => {
+                        tile(std::array::from_fn::<_, TILE_ROWS, _>(|i| start(row + i)), begin, ahead, out_tile, params)
+                    }
                 }
             }
         }
@@ -104,14 +106,14 @@ unsafe fn tile<const M: usize>(x: [*const f32; M], w: *const f32, ahead: Prefetc
     for (i, sums) in sums.iter().enumerate() {
         let row = y.wrapping_add(i * y_step);
         // half a panel may reach past what is wanted: then the row passes through memory of its own
-        let mut own = [0f32; HALF_PANEL];
+        let mut buffer = [0f32; HALF_PANEL];
         // SAFETY: the caller's; of a row no more than `columns` numbers are read and written.
         unsafe {
-            let whole = columns == HALF_PANEL;
-            if !whole && params.over == Accumulate::Add {
-                std::ptr::copy_nonoverlapping(row, own.as_mut_ptr(), columns);
+            let is_whole = columns == HALF_PANEL;
+            if !is_whole && params.over == Accumulate::Add {
+                std::ptr::copy_nonoverlapping(row, buffer.as_mut_ptr(), columns);
             }
-            let to = if whole { row } else { own.as_mut_ptr() };
+            let to = if is_whole { row } else { buffer.as_mut_ptr() };
             for (half, sum) in sums.iter().enumerate() {
                 let to = to.add(8 * half);
                 let sum = match params.over {
@@ -120,8 +122,8 @@ unsafe fn tile<const M: usize>(x: [*const f32; M], w: *const f32, ahead: Prefetc
                 };
                 _mm256_storeu_ps(to, sum);
             }
-            if !whole {
-                std::ptr::copy_nonoverlapping(own.as_ptr(), row, columns);
+            if !is_whole {
+                std::ptr::copy_nonoverlapping(buffer.as_ptr(), row, columns);
             }
         }
     }

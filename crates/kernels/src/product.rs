@@ -119,9 +119,9 @@ impl Packed {
                     let from = before.chunks_exact(self.outputs).zip(out.chunks_exact_mut(columns));
                     from.for_each(|(y, out)| out.copy_from_slice(&y[first..][..columns]));
                 }
-                let held = &self.panels[part * size..(part * size + size).min(self.panels.len())];
+                let panels = &self.panels[part * size..(part * size + size).min(self.panels.len())];
                 panels_product(
-                    held,
+                    panels,
                     self.inputs,
                     (rows, 0..self.inputs, columns),
                     Matrix::rows(x, self.inputs),
@@ -264,7 +264,7 @@ mod tests {
             for (a_turned, b_turned) in [(false, false), (true, false), (false, true), (true, true)] {
                 let a = if a_turned { Matrix::rows(&a, m).t() } else { Matrix::rows(&a, k) };
                 let b = if b_turned { Matrix::rows(&b, k).t() } else { Matrix::rows(&b, n) };
-                let at = |x: Matrix<'_>, i: usize, j: usize| f64::from(x.values[i * x.row_step + j * x.column_step]);
+                let entry = |x: Matrix<'_>, i: usize, j: usize| f64::from(x.values[i * x.row_step + j * x.column_step]);
                 for over in [Accumulate::Add, Accumulate::Write] {
                     let before = numbers(m * (n + 3), 3);
                     let mut c = before.clone();
@@ -282,16 +282,16 @@ mod tests {
                             plain_panel([m, k, width], left, right, &mut plain[first..], n + 3, over, 0.25);
                         }
                     }
-                    for (at_c, (found, before)) in c.iter().zip(&before).enumerate() {
+                    for (at_c, (actual, before)) in c.iter().zip(&before).enumerate() {
                         let (i, j) = (at_c / (n + 3), at_c % (n + 3));
                         if j >= n {
-                            assert_eq!(found, before);
+                            assert_eq!(actual, before);
                             continue;
                         }
-                        let sum: f64 = (0..k).map(|l| at(a, i, l) * at(b, l, j)).sum();
-                        let kept = if over == Accumulate::Add { f64::from(*before) } else { 0.0 };
-                        let expected = kept + 0.25 * sum;
-                        assert!((f64::from(*found) - expected).abs() < 1e-5, "{m} {k} {n}: {found}, {expected}");
+                        let sum: f64 = (0..k).map(|l| entry(a, i, l) * entry(b, l, j)).sum();
+                        let initial = if over == Accumulate::Add { f64::from(*before) } else { 0.0 };
+                        let expected = initial + 0.25 * sum;
+                        assert!((f64::from(*actual) - expected).abs() < 1e-5, "{m} {k} {n}: {actual}, {expected}");
                         assert!(k == 0 || (f64::from(plain[at_c]) - expected).abs() < 1e-5);
                     }
                 }

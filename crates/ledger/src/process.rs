@@ -66,8 +66,8 @@ fn host() -> String {
 /// The inode of our PID namespace, if `/proc` belongs to that namespace and shows other users' processes: only then does a
 /// missing number mean that there is no such process.
 fn namespace() -> Option<u64> {
-    let own = std::fs::read_link("/proc/self").ok()?;
-    if own.to_str()? != std::process::id().to_string() || !Path::new("/proc/1/stat").exists() {
+    let pid_link = std::fs::read_link("/proc/self").ok()?;
+    if pid_link.to_str()? != std::process::id().to_string() || !Path::new("/proc/1/stat").exists() {
         return None;
     }
     let link = std::fs::read_link("/proc/self/ns/pid").ok()?;

@@ -65,9 +65,9 @@ impl RunDir {
 
     /// As [`Self::find_stage`], with a message if this run's stage was damaged.
     pub fn find_or_quarantine(&self, id: &StageId) -> Result<(Option<StageDir>, Option<String>)> {
-        let (own, damage) = StageDir::open_checked(&self.stages(), id)?;
-        if own.is_some() {
-            return Ok((own, None));
+        let (stage, damage) = StageDir::open_checked(&self.stages(), id)?;
+        if stage.is_some() {
+            return Ok((stage, None));
         }
         let adopted = self.sibling_runs(id).map(|sibling| sibling.adopt(&self.stages(), id)).transpose()?;
         Ok((adopted, damage))

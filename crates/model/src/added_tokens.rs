@@ -11,8 +11,13 @@ pub(crate) fn ids<'a>(path: &Path, vocabulary: &'a Value) -> Result<HashMap<&'a 
     let id = |token: &'a str, id: &Value| match id.as_u64().and_then(|id| u32::try_from(id).ok()) {
         Some(id) => Ok((token, id)),
         None => {
-            let (key, found) = (format!("the id of {token:?}"), id.to_string());
-            Err(Error::Unsupported { path: path.into(), key, found, accepted: "a whole number from 0 on".into() })
+            let (key, value) = (format!("the id of {token:?}"), id.to_string());
+            Err(Error::Unsupported {
+                path: path.into(),
+                key,
+                found: value,
+                accepted: "a whole number from 0 on".into(),
+            })
         }
     };
     let mut ids = HashMap::new();
@@ -67,8 +72,8 @@ fn add_by_id(settings: &ConfigReader, vocabulary: &mut Value) -> Result<bool> {
             ));
         };
         match known.get(content) {
-            Some(own) if *own == id && added.contains(&u64::from(id)) => continue,
-            Some(own) if *own == id => {}
+            Some(known_id) if *known_id == id && added.contains(&u64::from(id)) => continue,
+            Some(known_id) if *known_id == id => {}
             None if !used.contains(&id) => {}
             _ => {
                 let accepted = "the ids that `tokenizer.json` gives";

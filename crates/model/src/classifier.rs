@@ -31,8 +31,8 @@ impl Classifier {
     pub fn open(path: &Path) -> Result<Self> {
         if is_gguf(path) {
             let accepted = "a Hugging Face directory: GGUF files hold no head of a classifier".into();
-            let (key, found) = ("a reward model".into(), "a GGUF file".into());
-            return Err(Error::Unsupported { path: path.into(), key, found, accepted });
+            let (key, value) = ("a reward model".into(), "a GGUF file".into());
+            return Err(Error::Unsupported { path: path.into(), key, found: value, accepted });
         }
         let huggingface::ClassifierFiles { config, tokenizer_files, store, head, pad } =
             huggingface::open_classifier(path)?;

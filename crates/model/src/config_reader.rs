@@ -31,7 +31,7 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>> {
 pub(crate) fn read_optional(path: &Path) -> Result<Option<Vec<u8>>> {
     match read_bounded(path) {
         Err(Error::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        found => found.map(Some),
+        result => result.map(Some),
     }
 }
 
@@ -120,8 +120,8 @@ impl ConfigReader {
     }
 
     pub(crate) fn unsupported_value(&self, key: &str, value: &Value, accepted: &str) -> Error {
-        let found = if value.is_null() { "nothing".into() } else { shortened(value) };
-        Error::Unsupported { path: self.path.clone(), key: key.into(), found, accepted: accepted.into() }
+        let text = if value.is_null() { "nothing".into() } else { shortened(value) };
+        Error::Unsupported { path: self.path.clone(), key: key.into(), found: text, accepted: accepted.into() }
     }
 
     /// A number within a range.

@@ -11,7 +11,7 @@ pub const NAMES: [&str; 4] = ["flex", "ndarray", "wgpu", "cuda"];
 /// # Errors
 /// [`Error::UnknownDevice`], [`Error::DeviceNotBuilt`] where the feature is off, and [`Error::NoAdapter`] where the machine has none.
 pub fn open(name: &str) -> Result<Device> {
-    if adapters(name).is_some_and(|found| found.is_empty()) {
+    if adapters(name).is_some_and(|adapters| adapters.is_empty()) {
         return Err(Error::NoAdapter { name: name.into() });
     }
     match name {
@@ -41,7 +41,7 @@ pub fn adapters(name: &str) -> Option<Vec<String>> {
 
 #[cfg(any(feature = "wgpu", feature = "cuda"))]
 fn named(kind: burn::tensor::DeviceType) -> Vec<String> {
-    let name = |device: &Device| device.identity().map_or_else(|| format!("{device:?}"), |found| found.name);
+    let name = |device: &Device| device.identity().map_or_else(|| format!("{device:?}"), |identity| identity.name);
     Device::enumerate(kind).iter().map(name).collect()
 }
 

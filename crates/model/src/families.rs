@@ -116,8 +116,8 @@ pub(crate) fn of(config: &TransformerConfig) -> &'static Family {
 /// [`Error::Unsupported`] for a family that they do not.
 pub(crate) fn gguf_of(config: &TransformerConfig, path: &Path) -> Result<&'static GgufFamily> {
     of(config).gguf.as_ref().ok_or_else(|| {
-        let (key, found) = ("general.architecture".into(), format!("that of {}", config.architecture.family));
-        Error::Unsupported { path: path.into(), key, found, accepted: gguf_architectures() }
+        let (key, value) = ("general.architecture".into(), format!("that of {}", config.architecture.family));
+        Error::Unsupported { path: path.into(), key, found: value, accepted: gguf_architectures() }
     })
 }
 

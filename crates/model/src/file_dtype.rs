@@ -129,8 +129,8 @@ impl FileDType {
             _ => true,
         };
         if !fits {
-            let (found, accepted) = (format!("{most:e}, which {} cannot hold", self.name()), "f32".to_owned());
-            return Err(Error::Unsupported { path: path.into(), key: name.into(), found, accepted });
+            let (value, accepted) = (format!("{most:e}, which {} cannot hold", self.name()), "f32".to_owned());
+            return Err(Error::Unsupported { path: path.into(), key: name.into(), found: value, accepted });
         }
         Ok(self.encode(values))
     }

@@ -109,8 +109,8 @@ fn check_model(settings: &HeaderReader<'_>) -> Result<()> {
 /// Every setting of the architecture is one whose meaning is known: another would change what the model computes.
 fn check_known(settings: &HeaderReader<'_>, known: &[&[&str]]) -> Result<()> {
     let prefix = settings.key("");
-    let mut own = settings.header.values.keys().filter_map(|key| key.strip_prefix(&prefix));
-    if let Some(name) = own.find(|name| !known.iter().any(|names| names.contains(name))) {
+    let mut names = settings.header.values.keys().filter_map(|key| key.strip_prefix(&prefix));
+    if let Some(name) = names.find(|name| !known.iter().any(|names| names.contains(name))) {
         return Err(settings.unsupported(name, "no value: what it changes is not read"));
     }
     Ok(())

@@ -24,8 +24,8 @@ impl GgufPart {
         Ok(Self { file, header })
     }
 
-    fn unsupported(&self, key: &str, found: String, accepted: String) -> Error {
-        Error::Unsupported { path: self.file.path.clone(), key: key.into(), found, accepted }
+    fn unsupported(&self, key: &str, value: String, accepted: String) -> Error {
+        Error::Unsupported { path: self.file.path.clone(), key: key.into(), found: value, accepted }
     }
 
     /// A number that says how the model is split.
@@ -51,8 +51,8 @@ impl GgufPart {
         match &self.header.unread {
             None => Ok(()),
             Some((name, code)) => {
-                let found = format!("of kind {}", ggml_name(*code));
-                Err(self.unsupported(name, found, FileDType::all_names()))
+                let value = format!("of kind {}", ggml_name(*code));
+                Err(self.unsupported(name, value, FileDType::all_names()))
             }
         }
     }
@@ -65,14 +65,14 @@ fn paths(part: &GgufPart) -> Result<Vec<PathBuf>> {
     if count == 1 {
         return Ok(vec![path.clone()]);
     }
-    let own = part.number("split.no")?.unwrap_or(-1);
+    let part_index = part.number("split.no")?.unwrap_or(-1);
     let name = |number: i128| format!("-{number:05}-of-{count:05}.gguf");
     let file_name = path.file_name().unwrap_or_default().to_string_lossy();
-    let Some(stem) = file_name.strip_suffix(name(own + 1).as_str()) else {
-        let found = format!("part {} of {count}, in a file of another name", own + 1);
+    let Some(stem) = file_name.strip_suffix(name(part_index + 1).as_str()) else {
+        let value = format!("part {} of {count}, in a file of another name", part_index + 1);
         let accepted =
-            format!("a name that ends in `{}`, with the other parts in the same folder", name((own + 1).max(1)));
-        return Err(part.unsupported("split.no", found, accepted));
+            format!("a name that ends in `{}`, with the other parts in the same folder", name((part_index + 1).max(1)));
+        return Err(part.unsupported("split.no", value, accepted));
     };
     let paths: Vec<PathBuf> =
         (1..=count).map(|number| path.with_file_name(format!("{stem}{}", name(number as i128)))).collect();
@@ -111,8 +111,8 @@ pub(crate) fn open(path: &Path) -> Result<Vec<GgufPart>> {
         for (key, expected) in expected {
             let number = part.number(key)?;
             if number != Some(expected as i128) {
-                let found = number.map_or("missing".into(), |number| number.to_string());
-                let problem = format!("its `{key}` is {found}, where its name and the other parts say {expected}");
+                let value = number.map_or("missing".into(), |number| number.to_string());
+                let problem = format!("its `{key}` is {value}, where its name and the other parts say {expected}");
                 return Err(Error::Damaged { path: part.file.path.clone(), problem });
             }
         }

@@ -216,8 +216,13 @@ pub(crate) fn write(rotary: &RotarySpec, head_width: usize, path: &Path) -> Resu
         }
         RopeScaling::Factors(factors) => tensors.push((FREQUENCIES, factors.clone())),
         RopeScaling::Yarn { truncate: false, .. } => {
-            let (key, found) = ("rope_parameters.truncate".into(), "false".into());
-            return Err(Error::Unsupported { path: path.into(), key, found, accepted: "true in GGUF files".into() });
+            let (key, value) = ("rope_parameters.truncate".into(), "false".into());
+            return Err(Error::Unsupported {
+                path: path.into(),
+                key,
+                found: value,
+                accepted: "true in GGUF files".into(),
+            });
         }
         RopeScaling::Yarn { factor, beta_fast, beta_slow, attention_factor, original_context, truncate: true } => {
             entries.extend([

@@ -200,8 +200,8 @@ fn read_merges(settings: &HeaderReader<'_>) -> Result<Option<Vec<[String; 2]>>> 
     }
     // the space between the two is never the first character
     let pair = |merge: &str| {
-        let at = merge.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(at, _)| at)?;
-        Some([merge[..at].to_owned(), merge[at + 1..].to_owned()])
+        let index = merge.char_indices().skip(1).find(|(_, c)| *c == ' ').map(|(index, _)| index)?;
+        Some([merge[..index].to_owned(), merge[index + 1..].to_owned()])
     };
     let merges = settings.texts(key, MOST_MERGES)?.into_iter().map(pair).collect::<Option<Vec<_>>>();
     merges.map(Some).ok_or_else(|| settings.unsupported(key, "pairs with a space between them"))

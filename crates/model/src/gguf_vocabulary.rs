@@ -33,9 +33,9 @@ struct TokenizerJson<'a> {
 }
 
 impl TokenizerJson<'_> {
-    fn unsupported(&self, key: &str, found: impl ToString, accepted: &str) -> Error {
-        let (key, found) = (format!("tokenizer.json {key}"), found.to_string());
-        Error::Unsupported { path: self.path.into(), key, found, accepted: accepted.into() }
+    fn unsupported(&self, key: &str, value: impl ToString, accepted: &str) -> Error {
+        let (key, value) = (format!("tokenizer.json {key}"), value.to_string());
+        Error::Unsupported { path: self.path.into(), key, found: value, accepted: accepted.into() }
     }
 
     /// All tokens by their ids: those of the model, and those that are added.
@@ -92,9 +92,9 @@ impl TokenizerJson<'_> {
         let pre = &self.json["pre_tokenizer"];
         let ignores_merges = model["ignore_merges"] == json!(true);
         let pre = PreTokenizer::by_description(pre, composes, ignores_merges).ok_or_else(|| {
-            let found = format!("{pre}, with `ignore_merges` {ignores_merges}");
+            let value = format!("{pre}, with `ignore_merges` {ignores_merges}");
             let accepted = format!("one that GGUF has a name for: {}", PreTokenizer::all_names());
-            self.unsupported("pre_tokenizer", found, &accepted)
+            self.unsupported("pre_tokenizer", value, &accepted)
         })?;
         Ok(GgufVocabulary {
             model: BYTE_LEVEL,
@@ -163,8 +163,8 @@ impl TokenizerJson<'_> {
             [space] if is_space(space) && is_whole => Ok(pre["prepend_scheme"] != "never"),
             [first, space] if is_prefix(first) && is_space(space) && is_idle => Ok(true),
             _ => {
-                let found = format!("{normalizer}, with the pre-tokenizer {pre}");
-                Err(self.unsupported("normalizer", found, "SentencePiece's spaces, with or without one before a text"))
+                let value = format!("{normalizer}, with the pre-tokenizer {pre}");
+                Err(self.unsupported("normalizer", value, "SentencePiece's spaces, with or without one before a text"))
             }
         }
     }

@@ -34,7 +34,7 @@ impl<'a> HeaderReader<'a> {
     }
 
     pub fn unsupported(&self, key: &str, accepted: &str) -> Error {
-        let found = match self.value(key) {
+        let value = match self.value(key) {
             None => "nothing".into(),
             Some(MetaValue::Text(range)) => format!("`{}`", String::from_utf8_lossy(&self.bytes[range.clone()])),
             Some(MetaValue::Int(n)) => n.to_string(),
@@ -42,7 +42,7 @@ impl<'a> HeaderReader<'a> {
             Some(MetaValue::Bool(flag)) => flag.to_string(),
             Some(MetaValue::Array { count, .. }) => format!("a list of {count}"),
         };
-        Error::Unsupported { path: self.path.into(), key: self.key(key), found, accepted: accepted.into() }
+        Error::Unsupported { path: self.path.into(), key: self.key(key), found: value, accepted: accepted.into() }
     }
 
     pub fn size(&self, key: &str) -> Result<usize> {
@@ -61,8 +61,8 @@ impl<'a> HeaderReader<'a> {
             short if f64::from(short) == x => format!("{short:e}").parse().unwrap_or(x),
             _ => x,
         };
-        let found = self.header.as_float(&self.key(key)).map(decimal).filter(|x| range.contains(x));
-        found.ok_or_else(|| self.unsupported(key, &range_text(range)))
+        let number = self.header.as_float(&self.key(key)).map(decimal).filter(|x| range.contains(x));
+        number.ok_or_else(|| self.unsupported(key, &range_text(range)))
     }
 
     pub fn number_or(&self, key: &str, range: &RangeInclusive<f64>, default: f64) -> Result<f64> {

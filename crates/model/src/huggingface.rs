@@ -111,8 +111,8 @@ fn read(folder: &Path) -> Result<(ConfigReader, TransformerConfig, TokenizerFile
     let path = folder.join(CONFIG);
     if !path.is_file() && folder.join(ADAPTER_CONFIG).is_file() {
         let accepted = "a model: merge the adapter first (peft: `merge_and_unload`)".into();
-        let (key, found) = (CONFIG.into(), format!("nothing, beside an adapter's `{ADAPTER_CONFIG}`"));
-        return Err(Error::Unsupported { path: folder.into(), key, found, accepted });
+        let (key, value) = (CONFIG.into(), format!("nothing, beside an adapter's `{ADAPTER_CONFIG}`"));
+        return Err(Error::Unsupported { path: folder.into(), key, found: value, accepted });
     }
     let settings = ConfigReader::open(path)?;
     let config = read_config(&settings)?;
@@ -123,9 +123,9 @@ fn read(folder: &Path) -> Result<(ConfigReader, TransformerConfig, TokenizerFile
 
 /// The safetensors files of a directory.
 fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let (whole, index) = (folder.join(WEIGHTS), folder.join(INDEX));
-    if whole.exists() {
-        return Ok(vec![whole]);
+    let (weights, index) = (folder.join(WEIGHTS), folder.join(INDEX));
+    if weights.exists() {
+        return Ok(vec![weights]);
     }
     if index.exists() {
         return shards(folder, &ConfigReader::open(index)?);
@@ -133,12 +133,12 @@ fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
     let others = ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack"];
     match others.into_iter().find(|name| folder.join(name).exists()) {
         Some(other) => {
-            let (path, key, found) = (folder.into(), "weights".into(), other.into());
+            let (path, key, value) = (folder.into(), "weights".into(), other.into());
             let accepted =
                 format!("safetensors; transformers' `from_pretrained` and `save_pretrained` turn `{other}` into them");
-            Err(Error::Unsupported { path, key, found, accepted })
+            Err(Error::Unsupported { path, key, found: value, accepted })
         }
-        None => Ok(vec![whole]), // which says that it is missing
+        None => Ok(vec![weights]), // which says that it is missing
     }
 }
 
@@ -182,8 +182,8 @@ fn write_config(folder: &Path, config: &TransformerConfig) -> Result<Value> {
     let settings = ConfigReader::new(folder.join(CONFIG), (family.write)(config));
     if (family.read)(&settings)? != *config {
         let accepted = format!("what a {} is", family.model_type);
-        let found = format!("{:?}, which it has no setting for", config.architecture);
-        return Err(Error::Unsupported { path: settings.path, key: "architecture".into(), found, accepted });
+        let value = format!("{:?}, which it has no setting for", config.architecture);
+        return Err(Error::Unsupported { path: settings.path, key: "architecture".into(), found: value, accepted });
     }
     Ok(settings.json)
 }
@@ -253,9 +253,9 @@ pub(crate) fn write_classifier(
 ) -> Result<()> {
     let mut json = write_config(folder, config)?;
     let class = classifier_class(&json).ok_or_else(|| {
-        let (key, found) = ("model_type".into(), json["model_type"].to_string());
+        let (key, value) = ("model_type".into(), json["model_type"].to_string());
         let accepted = "a family of which transformers has a sequence classifier".into();
-        Error::Unsupported { path: folder.into(), key, found, accepted }
+        Error::Unsupported { path: folder.into(), key, found: value, accepted }
     })?;
     let naming = |ours: &str| match ours {
         "head.weight" => Some(FileTensor::new("score.weight".to_owned(), true)),

@@ -106,7 +106,7 @@ impl Pretrained {
         let expected = vec![model.config.vocabulary, model.config.width];
         match model.store.shape(&name) {
             None => Err(Error::Lacking { name }),
-            Some(found) if found != expected => Err(Error::Shape { name, found: found.to_vec(), expected }),
+            Some(shape) if shape != expected => Err(Error::Shape { name, found: shape.to_vec(), expected }),
             Some(_) => Ok(model),
         }
     }
@@ -135,9 +135,9 @@ impl Pretrained {
             let Some(projection) = plain.strip_suffix(".weight").filter(|name| is_projection(name)) else { continue };
             let file_tensor = self.file_tensor(&config, &ours);
             if !file_tensor.is_transposed {
-                let found = format!("a model of the family {}, stored [in, out]", config.architecture.family);
+                let value = format!("a model of the family {}, stored [in, out]", config.architecture.family);
                 let (key, accepted) = ("model.mapped".into(), "false; true for matrices stored [out, in]".into());
-                return Err(Error::Unsupported { path: self.store.path(), key, found, accepted });
+                return Err(Error::Unsupported { path: self.store.path(), key, found: value, accepted });
             }
             self.store.check_shape(&file_tensor, shape)?;
             let matrix =
@@ -222,13 +222,13 @@ impl Pretrained {
             Some(self.file_tensor(config, ours)).filter(|file_tensor| !left.contains(file_tensor.name.as_str()))
         };
         if self.is_gguf() {
-            let adjusted = |ours: &str, found: HostTensor| from_file(config, ours, found);
+            let adjusted = |ours: &str, tensor: HostTensor| from_file(config, ours, tensor);
             let spare = |name: &str| is_factors(name) || left.contains(name);
             return weights::load_from(empty, &self.store, naming, adjusted, spare);
         }
         let of_head = |name: &str| self.head.iter().any(|head| head == name);
         let spare = |name: &str| huggingface::is_buffer(name) || left.contains(name) || of_head(name);
-        weights::load_from(empty, &self.store, naming, |_, found| found, spare)
+        weights::load_from(empty, &self.store, naming, |_, tensor| tensor, spare)
     }
 
     /// The model's sizes where sequences have at most `context` tokens: its positions are tables of that length.

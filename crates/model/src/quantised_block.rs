@@ -7,12 +7,12 @@ use half::f16;
 const NON_LINEAR: [f32; 16] =
     [-127.0, -104.0, -83.0, -65.0, -49.0, -35.0, -22.0, -10.0, 1.0, 13.0, 25.0, 38.0, 53.0, 69.0, 89.0, 113.0];
 
-pub(crate) fn half_at(b: &[u8], at: usize) -> f32 {
-    f16::from_le_bytes([b[at], b[at + 1]]).to_f32()
+pub(crate) fn half_at(b: &[u8], index: usize) -> f32 {
+    f16::from_le_bytes([b[index], b[index + 1]]).to_f32()
 }
 
-fn bits_at(b: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes([b[at], b[at + 1], b[at + 2], b[at + 3]])
+fn bits_at(b: &[u8], index: usize) -> u32 {
+    u32::from_le_bytes([b[index], b[index + 1], b[index + 2], b[index + 3]])
 }
 
 pub(crate) fn q4_0(b: &[u8], to: &mut Vec<f32>) {

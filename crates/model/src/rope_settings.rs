@@ -171,13 +171,13 @@ impl RopeReader<'_> {
             Some("su") => Some("longrope"), // Phi-3's first name for it
             name => name.map(|name| KINDS.iter().find(|(kind, _)| *kind == name).map_or("", |(kind, _)| kind)),
         };
-        let own = canonical(name);
+        let canonical_name = canonical(name);
         if let Some((other, value)) = names.next()
-            && canonical(value) != own
+            && canonical(value) != canonical_name
         {
             return Err(self.refused(other, &format!("{name}, as `{key}` has it")));
         }
-        KINDS.iter().find(|(kind, _)| Some(*kind) == own).ok_or_else(|| self.refused(key, &kinds()))
+        KINDS.iter().find(|(kind, _)| Some(*kind) == canonical_name).ok_or_else(|| self.refused(key, &kinds()))
     }
 
     fn scaling(&self, rotated: usize, context: usize) -> Result<RopeScaling> {

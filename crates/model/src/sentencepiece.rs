@@ -188,8 +188,11 @@ impl SentencePiece {
                 let problem = format!("a piece of {} bytes; the limit is {MAX_PIECE}", text.len());
                 return Err(Error::Damaged { path: path.into(), problem });
             }
-            let cuts =
-                text.char_indices().skip(1).take_while(|(at, _)| *at <= MAX_PIECE).map(|(at, _)| text.split_at(at));
+            let cuts = text
+                .char_indices()
+                .skip(1)
+                .take_while(|(index, _)| *index <= MAX_PIECE)
+                .map(|(index, _)| text.split_at(index));
             merges.extend(cuts.filter_map(|(left, right)| {
                 let (first, second) = (ids.get(left)?, ids.get(right)?);
                 Some((piece.score, id, left.chars().count(), *first, *second, [left, right]))
@@ -284,11 +287,11 @@ impl<'a> SpecFields<'a> {
         Ok(())
     }
 
-    fn unsupported(&self, key: &str, found: impl ToString, accepted: &str) -> Error {
+    fn unsupported(&self, key: &str, value: impl ToString, accepted: &str) -> Error {
         Error::Unsupported {
             path: self.path.into(),
             key: key.into(),
-            found: found.to_string(),
+            found: value.to_string(),
             accepted: accepted.into(),
         }
     }

@@ -133,8 +133,8 @@ fn tokenizer_settings(folder: &Path) -> Result<ConfigReader> {
 fn words<'a>(vocabulary: &Value, ids: &HashMap<&'a str, u32>) -> impl Iterator<Item = (u32, &'a str)> {
     let added = vocabulary["added_tokens"].as_array().into_iter().flatten();
     let added: HashSet<u64> = added.filter_map(|token| token["id"].as_u64()).collect();
-    let own: Vec<_> = ids.iter().map(|(token, id)| (*id, *token)).collect();
-    own.into_iter().filter(move |(id, _)| !added.contains(&u64::from(*id)))
+    let words: Vec<_> = ids.iter().map(|(token, id)| (*id, *token)).collect();
+    words.into_iter().filter(move |(id, _)| !added.contains(&u64::from(*id)))
 }
 
 /// The first id after those of a `tokenizer.json`.
@@ -165,9 +165,9 @@ pub(crate) fn write_directory(folder: &Path, context: usize, files: &TokenizerFi
     let text = |id: Option<u32>| {
         let id = u64::from(id?);
         let mut added = vocabulary["added_tokens"].as_array().into_iter().flatten();
-        let own = added.find(|token| token["id"] == id).and_then(|token| token["content"].as_str());
-        let of_model = || vocabulary["model"]["vocab"].as_object()?.iter().find(|(_, own)| **own == id);
-        own.map(str::to_owned).or_else(|| of_model().map(|(token, _)| token.clone()))
+        let content = added.find(|token| token["id"] == id).and_then(|token| token["content"].as_str());
+        let of_model = || vocabulary["model"]["vocab"].as_object()?.iter().find(|(_, token_id)| **token_id == id);
+        content.map(str::to_owned).or_else(|| of_model().map(|(token, _)| token.clone()))
     };
     let SpecialTokens { bos, eos, pad, .. } = files.special;
     let mut settings = json!({

@@ -50,8 +50,8 @@ impl WeightStore {
                     Dtype::BF16 => FileDType::Bf16,
                     Dtype::F16 => FileDType::F16,
                     other => {
-                        let (found, accepted) = (format!("of type {other:?}"), "F32, F16, BF16".into());
-                        return Err(Error::Unsupported { path: path.clone(), key: name, found, accepted });
+                        let (value, accepted) = (format!("of type {other:?}"), "F32, F16, BF16".into());
+                        return Err(Error::Unsupported { path: path.clone(), key: name, found: value, accepted });
                     }
                 };
                 let from = view.data().as_ptr() as usize - bytes.as_ptr() as usize;
@@ -131,10 +131,10 @@ impl WeightStore {
     /// [`Error::Lacking`], [`Error::Shape`].
     pub(crate) fn check_shape(&self, file_tensor: &FileTensor, ours: Vec<usize>) -> Result<()> {
         let name = &file_tensor.name;
-        let Some(found) = self.shape(name) else { return Err(Error::Lacking { name: name.clone() }) };
+        let Some(shape) = self.shape(name) else { return Err(Error::Lacking { name: name.clone() }) };
         let expected = file_tensor.shape(ours);
-        if found != expected {
-            return Err(Error::Shape { name: name.clone(), found: found.to_vec(), expected });
+        if shape != expected {
+            return Err(Error::Shape { name: name.clone(), found: shape.to_vec(), expected });
         }
         Ok(())
     }

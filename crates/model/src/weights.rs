@@ -266,7 +266,7 @@ pub fn to_host(path: &Path) -> Result<HashMap<String, HostTensor>> {
 /// A file that is damaged, or whose names or shapes are not the module's.
 pub fn load<M: Module>(module: M, path: &Path) -> Result<M> {
     let store = WeightStore::safetensors(&[path.into()])?;
-    load_from(module, &store, |ours| Some(FileTensor::same(ours)), |_, found| found, |_| false)
+    load_from(module, &store, |ours| Some(FileTensor::same(ours)), |_, tensor| tensor, |_| false)
 }
 
 /// Fills those parameters of the module that a safetensors file holds, under our names.
@@ -275,7 +275,7 @@ pub fn load<M: Module>(module: M, path: &Path) -> Result<M> {
 /// A file that is damaged, or that holds what the module does not have.
 pub fn load_some<M: Module>(module: M, path: &Path) -> Result<M> {
     let store = WeightStore::safetensors(&[path.into()])?;
-    load_from(module, &store, |ours| store.shape(ours).map(|_| FileTensor::same(ours)), |_, found| found, |_| false)
+    load_from(module, &store, |ours| store.shape(ours).map(|_| FileTensor::same(ours)), |_, tensor| tensor, |_| false)
 }
 
 /// Fills the module's parameters that are given a name from a store, one after another, each `adjusted` before it is transposed.
@@ -312,15 +312,15 @@ pub fn load_from<M: Module>(
     impl<F: Fn(&str, HostTensor) -> HostTensor> ModuleMapper for WriteParams<'_, F> {
         fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
             let Some((ours, file_tensor)) = self.plan.pop_front().flatten() else { return param };
-            let found = match self.store.get(&file_tensor.name) {
-                Ok(Some(found)) => found,
+            let tensor = match self.store.get(&file_tensor.name) {
+                Ok(Some(tensor)) => tensor,
                 Ok(None) => return param,
                 Err(problem) => {
                     self.problem.get_or_insert(problem);
                     return param;
                 }
             };
-            let HostTensor { shape, values } = (self.adjusted)(&ours, found);
+            let HostTensor { shape, values } = (self.adjusted)(&ours, tensor);
             let columns = shape.get(1).copied().unwrap_or(1);
             let mut values = file_tensor.rows_from_file(values, columns);
             if file_tensor.is_transposed {

@@ -327,9 +327,9 @@ fn llama_3s_words_are_taken_whole_and_begin_with_bos() {
 
 #[test]
 fn counts_and_lists_that_no_file_could_hold() {
-    let announce = |at: usize, count: u64| {
+    let announce = |offset: usize, count: u64| {
         let mut bytes = GgufFile::llama().bytes();
-        bytes[at..at + 8].copy_from_slice(&count.to_le_bytes());
+        bytes[offset..offset + 8].copy_from_slice(&count.to_le_bytes());
         duel_model::GgufHeader::parse(&bytes).unwrap_err()
     };
     for count in [1 << 20, 1 << 40, u64::MAX] {

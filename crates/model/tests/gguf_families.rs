@@ -88,9 +88,9 @@ fn the_scaling_of_llama_3_is_recognised_by_its_factors() {
     let path = folder.path().join("m.gguf");
     gguf::write(&path, &checkpoint, Precision::F32).unwrap();
     let scaling = |path: &Path| Pretrained::open(path).unwrap().config.architecture.rotary().unwrap().scaling.clone();
-    let own = checkpoint.config.architecture.rotary().unwrap().scaling.clone();
-    assert!(matches!(own, RopeScaling::Llama3 { .. }));
-    assert_eq!(scaling(&path), own);
+    let rope_scaling = checkpoint.config.architecture.rotary().unwrap().scaling.clone();
+    assert!(matches!(rope_scaling, RopeScaling::Llama3 { .. }));
+    assert_eq!(scaling(&path), rope_scaling);
 }
 
 /// Writes each family to `$DUEL_EXPORTED/NAME.gguf`, for `scripts/dev/check-gguf`.

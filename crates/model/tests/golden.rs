@@ -86,11 +86,11 @@ fn gradient_norms(policy: &Policy, config: &TransformerConfig, loss: Tensor<1>) 
 /// The logits of a file's sample of positions, within 2e-5 and a relative 1e-5.
 fn same_logits(what: &str, logits: Tensor<3>, cases: &[Value]) {
     let [_, l, v] = logits.dims();
-    let found = values(logits);
+    let actual = values(logits);
     for case in cases {
         let (row, column) = (number(case, "row") as usize, number(case, "position") as usize);
         let start = (row * l + column) * v;
-        for (token, (f, e)) in found[start..start + v].iter().zip(numbers(&case["values"])).enumerate() {
+        for (token, (f, e)) in actual[start..start + v].iter().zip(numbers(&case["values"])).enumerate() {
             assert!(
                 (f - e).abs() < 2e-5 + 1e-5 * e.abs(),
                 "{what}, row {row}, column {column}, token {token}: {f}, expected {e}"
@@ -126,15 +126,15 @@ fn all_logits(what: &str, policy: &Policy, case: &Value, device: &Device) {
         return; // adapters come without
     }
     let rows = real_logits(policy, case, device);
-    let kept = |v: &Value| {
+    let select = |v: &Value| {
         numbers(v).into_iter().zip(real(case)).filter(|(_, real)| *real).map(|(x, _)| x).collect::<Vec<_>>()
     };
     let normalisers: Vec<f64> = rows.iter().map(|row| row.iter().map(|x| x.exp()).sum::<f64>().ln()).collect();
-    close(&format!("{what}: logsumexp"), &normalisers, &kept(&case["logsumexp_all_positions"]), 1e-5);
+    close(&format!("{what}: logsumexp"), &normalisers, &select(&case["logsumexp_all_positions"]), 1e-5);
 
     let logits = policy.logits(tokens(case, device), 0);
     let [_, length, vocabulary] = logits.dims();
-    let found = values(logits);
+    let actual = values(logits);
     let real: Vec<f64> = rows.concat();
     let mean = real.iter().sum::<f64>() / real.len() as f64;
     let variance = real.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (real.len() - 1) as f64;
@@ -144,7 +144,7 @@ fn all_logits(what: &str, policy: &Policy, case: &Value, device: &Device) {
     let apart = items(case, "logits").iter().flat_map(|one| {
         let start = (number(one, "row") as usize * length + number(one, "position") as usize) * vocabulary;
         let expected = numbers(&one["values"]);
-        found[start..start + vocabulary].iter().zip(expected).map(|(f, e)| (f - e).abs()).collect::<Vec<f64>>()
+        actual[start..start + vocabulary].iter().zip(expected).map(|(f, e)| (f - e).abs()).collect::<Vec<f64>>()
     });
     let apart = apart.fold(0.0, f64::max);
     assert!(apart < 4.0 * number(case, "float32_max_abs_diff"), "{what}: {apart} from float64");
@@ -157,22 +157,22 @@ fn forward_and_backward(what: &str, policy: &Policy, config: &TransformerConfig,
     all_logits(what, policy, case, device);
 
     let real = counted(case);
-    let kept = |all: Vec<f64>| all.iter().zip(&real).filter(|(_, m)| **m > 0.0).map(|(x, _)| *x).collect::<Vec<_>>();
-    let expected = kept(numbers(&case["next_token_logprob_all_positions"]));
-    close(&format!("{what}: log-probs"), &kept(values(next_logp(policy, &tokens))), &expected, 1e-5);
+    let select = |all: Vec<f64>| all.iter().zip(&real).filter(|(_, m)| **m > 0.0).map(|(x, _)| *x).collect::<Vec<_>>();
+    let expected = select(numbers(&case["next_token_logprob_all_positions"]));
+    close(&format!("{what}: log-probs"), &select(values(next_logp(policy, &tokens))), &expected, 1e-5);
 
     let loss = loss(policy, &tokens, case);
     close(&format!("{what}: loss"), &values(loss.clone()), &[number(case, "loss")], 1e-5);
-    let found = gradient_norms(policy, config, loss);
+    let norms = gradient_norms(policy, config, loss);
     let expected = case["grad_norm_per_parameter"].as_object().unwrap();
     assert!(!expected.is_empty());
     for (name, norm) in expected {
-        let found = found.get(name).unwrap_or_else(|| panic!("{what}: no gradient of `{name}`"));
-        close(&format!("{what}: gradient of {name}"), &[*found], &[norm.as_f64().unwrap()], 1e-4);
+        let actual = norms.get(name).unwrap_or_else(|| panic!("{what}: no gradient of `{name}`"));
+        close(&format!("{what}: gradient of {name}"), &[*actual], &[norm.as_f64().unwrap()], 1e-4);
     }
     if let Some(total) = case["grad_norm_global"].as_f64() {
-        let found = found.values().map(|x| x * x).sum::<f64>().sqrt();
-        close(&format!("{what}: gradient"), &[found], &[total], 1e-4);
+        let actual = norms.values().map(|x| x * x).sum::<f64>().sqrt();
+        close(&format!("{what}: gradient"), &[actual], &[total], 1e-4);
     }
 }
 
@@ -199,8 +199,8 @@ fn least_margin(policy: &Policy, case: &Value, new: &[Vec<u32>], device: &Device
     let [_, length, vocabulary] = logits.dims();
     let all = values(logits);
     let lead = |row: usize, step: usize| {
-        let at = (row * length + length - new[row].len() - 1 + step) * vocabulary;
-        let mut of_step = all[at..at + vocabulary].to_vec();
+        let start = (row * length + length - new[row].len() - 1 + step) * vocabulary;
+        let mut of_step = all[start..start + vocabulary].to_vec();
         of_step.sort_by(|a, b| b.total_cmp(a));
         of_step[0] - of_step[1]
     };
@@ -241,14 +241,14 @@ fn golden_models_write_greedily() {
                     force_eos: false,
                 };
                 let prompts = rows.iter().zip(left(case)).map(|(row, left)| row[left..].to_vec()).collect();
-                let found = greedy(&policy, &space, prompts, &device).responses;
+                let actual = greedy(&policy, &space, prompts, &device).responses;
                 let end = |row: &[u32]| row.iter().position(|&id| id == space.eos).map_or(row.len(), |i| i + 1);
                 let expected: Vec<Vec<u32>> = new.iter().map(|row| row[..end(row)].to_vec()).collect();
                 if let Some(pad) = greedily["pad_token_id"].as_u64() {
                     let rest = new.iter().flat_map(|row| &row[end(row)..]);
                     assert!(rest.into_iter().all(|id| u64::from(*id) == pad), "{name}: what follows EOS");
                 }
-                assert_eq!(found, expected, "{name}, {}, {key}", case["name"]);
+                assert_eq!(actual, expected, "{name}, {}, {key}", case["name"]);
             }
         }
         assert!(seen > 0, "{name} has no greedy case");
@@ -292,8 +292,8 @@ fn golden_adapters_before_and_after_merging() {
         assert_eq!(norms.len(), parameters.len(), "{adapted}: no adapter is left");
         for n in parameters {
             let name = duel_model::hf_tensor(&config, &n.name).name;
-            let found = n.values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
-            close(&format!("{adapted}, merged {name}"), &[found], &[norms[&name].as_f64().unwrap()], 1e-5);
+            let norm = n.values.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
+            close(&format!("{adapted}, merged {name}"), &[norm], &[norms[&name].as_f64().unwrap()], 1e-5);
         }
     }
 }

@@ -63,9 +63,9 @@ fn try_all(path: &Path) {
 /// Some bytes changed, and perhaps the end cut off.
 fn damaged(bytes: &[u8], changes: &[(usize, u8)], cut: Option<usize>) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
-    for (at, to) in changes {
-        let at = at % bytes.len();
-        bytes[at] = *to;
+    for (index, to) in changes {
+        let index = index % bytes.len();
+        bytes[index] = *to;
     }
     if let Some(cut) = cut {
         bytes.truncate(cut % bytes.len());
@@ -91,7 +91,7 @@ proptest! {
     #[test]
     fn damaged_gguf_files_are_refused_or_read(changes in changes(), cut in proptest::option::weighted(0.3, any::<usize>())) {
         thread_local!(static WHOLE: Vec<u8> = gguf_bytes());
-        let bytes = WHOLE.with(|whole| damaged(whole, &changes, cut));
+        let bytes = WHOLE.with(|file| damaged(file, &changes, cut));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("m.gguf");
         std::fs::write(&path, bytes).unwrap();
@@ -139,8 +139,8 @@ fn sizes_that_no_file_could_hold_are_refused() {
 fn pieces_make_one_model() {
     let folder = tempfile::tempdir().unwrap();
     huggingface::write(folder.path(), &checkpoint(), FileDType::F32).unwrap();
-    let whole = folder.path().join("model.safetensors");
-    let bytes = std::fs::read(&whole).unwrap();
+    let path = folder.path().join("model.safetensors");
+    let bytes = std::fs::read(&path).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let names: Vec<String> = tensors.names().into_iter().map(str::to_owned).collect();
     let mut map = serde_json::Map::new();
@@ -151,7 +151,7 @@ fn pieces_make_one_model() {
         names.iter().for_each(|name| drop(map.insert(name.clone(), file.clone().into())));
     }
     let before = Pretrained::open(folder.path()).unwrap().policy(16, &Device::flex()).unwrap();
-    std::fs::remove_file(whole).unwrap();
+    std::fs::remove_file(path).unwrap();
     let index = folder.path().join("model.safetensors.index.json");
     std::fs::write(&index, serde_json::json!({"weight_map": map}).to_string()).unwrap();
     let after = Pretrained::open(folder.path()).unwrap().policy(16, &Device::flex()).unwrap();
@@ -193,14 +193,14 @@ const WORDS: [&str; 24] = [
 fn mutated_gguf_files_are_refused_or_read() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("m.gguf");
-    let whole: Vec<Vec<u8>> = [(checkpoint(), Precision::F16), (checkpoint(), Precision::Q8), (gpt2(), Precision::F32)]
+    let files: Vec<Vec<u8>> = [(checkpoint(), Precision::F16), (checkpoint(), Precision::Q8), (gpt2(), Precision::F32)]
         .map(|(checkpoint, precision)| {
             gguf::write(&path, &checkpoint, precision).unwrap();
             std::fs::read(&path).unwrap()
         })
         .into();
-    let whole: Vec<&[u8]> = whole.iter().map(Vec::as_slice).collect();
-    mutated::every("gguf", 600, &whole, &WORDS, |_, bytes| {
+    let files: Vec<&[u8]> = files.iter().map(Vec::as_slice).collect();
+    mutated::every("gguf", 600, &files, &WORDS, |_, bytes| {
         std::fs::write(&path, bytes).unwrap();
         try_all(&path);
     });
@@ -227,9 +227,9 @@ fn mutated_directory(name: &str, file: &str, cases: u64) {
         Pretrained::open(&folder).unwrap();
         folder
     });
-    let whole = folders.each_ref().map(|folder| std::fs::read(folder.join(file)).unwrap());
-    let whole = whole.each_ref().map(Vec::as_slice);
-    mutated::every(name, cases, &whole, &WORDS, |case, bytes| {
+    let files = folders.each_ref().map(|folder| std::fs::read(folder.join(file)).unwrap());
+    let files = files.each_ref().map(Vec::as_slice);
+    mutated::every(name, cases, &files, &WORDS, |case, bytes| {
         let folder = &folders[case as usize % folders.len()];
         std::fs::write(folder.join(file), bytes).unwrap();
         try_all(folder);

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 fn bytes_of(hex: &Value) -> Vec<u8> {
     let hex = hex.as_str().unwrap();
-    (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect()
+    (0..hex.len()).step_by(2).map(|index| u8::from_str_radix(&hex[index..index + 2], 16).unwrap()).collect()
 }
 
 /// Bits of a number; those of all that are none are the same.
@@ -51,8 +51,8 @@ fn other_kinds_have_names_and_are_not_read() {
 #[test]
 fn eight_bits_keep_a_number_to_half_a_step() {
     let values: Vec<f32> = (0..64).map(|i| ((i * 37 % 64) as f32 - 31.5) / 10.0).collect();
-    let found = FileDType::Q8_0.decode(&FileDType::Q8_0.encode(&values));
+    let actual = FileDType::Q8_0.decode(&FileDType::Q8_0.encode(&values));
     let step = 3.2 / 127.0;
-    assert!(found.iter().zip(&values).all(|(a, b)| (a - b).abs() <= 0.51 * step));
+    assert!(actual.iter().zip(&values).all(|(a, b)| (a - b).abs() <= 0.51 * step));
     assert_eq!(FileDType::Q8_0.decode(&FileDType::Q8_0.encode(&[0.0; 32])), [0.0; 32]);
 }

@@ -336,7 +336,7 @@ fn tokens_that_only_the_settings_add() {
     let added: Vec<_> =
         json["added_tokens"].as_array().unwrap().iter().map(|t| (t["id"].clone(), t["content"].clone())).collect();
     assert_eq!(added, [(json!(0), json!("<s>")), (json!(3), json!("ab")), (json!(4), json!("<end>"))]);
-    for (tokens, found) in [
+    for (tokens, value) in [
         (json!({"4": token("a")}), "\"4\":\"a\""), // has another id
         (json!({"2": token("c")}), "\"2\":\"c\""), // whose id another has
         (json!({"5": token("<end>")}), "5"),       // leaves a gap
@@ -347,7 +347,7 @@ fn tokens_that_only_the_settings_add() {
     ] {
         add(tokens.clone());
         let message = refusal(folder.path());
-        assert!(message.contains("`added_tokens_decoder`") && message.contains(found), "{tokens}: {message}");
+        assert!(message.contains("`added_tokens_decoder`") && message.contains(value), "{tokens}: {message}");
     }
     add(json!({"4": token("4"), "5": token("5"), "6": token("6"), "7": token("7"), "8": token("beyond")}));
     Pretrained::open(folder.path()).unwrap(); // rows that spell it are refused

@@ -42,8 +42,8 @@ fn golden_reward_model_trainings_step_by_step() {
                 close(name, &all[..n], &numbers(&variant["initial_rewards_chosen"]), 1e-4);
                 close(name, &all[n..], &numbers(&variant["initial_rewards_rejected"]), 1e-4);
             }
-            let same = |key: &str, found: f64| {
-                close(&format!("{name}, step {i}, {key}"), &[found; 2], &[step.number(key), trl.number(key)], 1e-4);
+            let same = |key: &str, value: f64| {
+                close(&format!("{name}, step {i}, {key}"), &[value; 2], &[step.number(key), trl.number(key)], 1e-4);
             };
             let right = (0..n).filter(|&pair| all[pair] > all[n + pair]).count() as f64 / n as f64;
             same("accuracy", right);
@@ -53,9 +53,9 @@ fn golden_reward_model_trainings_step_by_step() {
             let (loss, grad_norm, margin) = if plain {
                 // the method itself
                 let message = method.iteration(&batch, &mut learner).unwrap();
-                let found = |metric: Metric| message.values.iter().find(|(m, _)| *m == metric).unwrap().1;
-                assert_eq!(found(metrics::PAIR_ACCURACY_TRAIN), step.number("accuracy"), "{name}, step {i}");
-                (found(metrics::LOSS), found(metrics::GRAD_NORM), found(metrics::RM_MARGIN))
+                let value = |metric: Metric| message.values.iter().find(|(m, _)| *m == metric).unwrap().1;
+                assert_eq!(value(metrics::PAIR_ACCURACY_TRAIN), step.number("accuracy"), "{name}, step {i}");
+                (value(metrics::LOSS), value(metrics::GRAD_NORM), value(metrics::RM_MARGIN))
             } else {
                 let strengths = (!variant["margins"].is_null()).then(|| F32.tensor::<1>(&variant["margins"]));
                 let centring = variant["center_rewards_coefficient"].as_f64().unwrap_or(0.0);

@@ -172,7 +172,7 @@ mod tests {
     ];
 
     /// Commands and their options of these types.
-    fn numeric(command: &clap::Command, path: &str, found: &mut Vec<String>) {
+    fn numeric(command: &clap::Command, path: &str, options: &mut Vec<String>) {
         let types = [
             TypeId::of::<u16>(),
             TypeId::of::<u32>(),
@@ -183,19 +183,19 @@ mod tests {
         ];
         for option in command.get_arguments().filter(|option| option.get_action().takes_values()) {
             if types.iter().any(|number| option.get_value_parser().type_id() == *number) {
-                found.push(format!("{path} --{}", option.get_long().unwrap_or_default()).trim().to_string());
+                options.push(format!("{path} --{}", option.get_long().unwrap_or_default()).trim().to_string());
             }
         }
         for below in command.get_subcommands() {
-            numeric(below, &format!("{path} {}", below.get_name()), found);
+            numeric(below, &format!("{path} {}", below.get_name()), options);
         }
     }
 
     #[test]
     fn an_extreme_number_on_the_command_line_is_accepted_or_refused_by_its_option() {
-        let mut found = vec![];
-        numeric(&Cli::command(), "", &mut found);
-        found.sort();
+        let mut options = vec![];
+        numeric(&Cli::command(), "", &mut options);
+        options.sort();
         let commands = ["check", "explain"]; // of two words
         let known = NUMERIC.map(|(line, option)| {
             let words: Vec<&str> = line.split(' ').collect();
@@ -204,7 +204,7 @@ mod tests {
         });
         let mut known = known.to_vec();
         known.sort();
-        assert_eq!(found, known, "an option that takes a number is not tried");
+        assert_eq!(options, known, "an option that takes a number is not tried");
         let not_numbers = ["", " 1", "1_000", "0x10", "1e300mm", "nanpx", "-3in", "0pt"];
         for (line, option) in NUMERIC {
             for value in EXTREME_NUMBERS.into_iter().chain(not_numbers) {

@@ -198,8 +198,8 @@ impl<'a> Estimator<'a> {
                 (3.0 * policy.forward * tokens, train * tokens, models(1.0, stages.sft.batch_size as f64))
             }
             (StageKind::Pairs, _) => {
-                let own = self.experiment.world.kind == WorldKind::Rows; // which are read, not sampled
-                let tokens = if own { 0.0 } else { 2.0 * rows * response_tokens };
+                let is_read = self.experiment.world.kind == WorldKind::Rows; // which are read, not sampled
+                let tokens = if is_read { 0.0 } else { 2.0 * rows * response_tokens };
                 let judged = 2.0 * rows * columns;
                 let flops = policy.forward * tokens + judge.forward * judged;
                 let seconds = sample * tokens + read * judge.relative_seconds * judged;

@@ -210,12 +210,12 @@ fn foreign_entry(folder: &Path) -> Result<Option<String>> {
         let file = File::open(&mark).map_err(io("read", &mark))?;
         let _ = file.take(MOST_MARK).read_to_string(&mut text); // what is no text names no file
     }
-    let own: Vec<&str> = match text.split_once('\n') {
+    let lines: Vec<&str> = match text.split_once('\n') {
         Some((MARK_TITLE, files)) => files.lines().chain([MARK]).collect(),
         _ => vec![],
     };
     let is_own = |name: &String| {
-        own.contains(&name.as_str()) && folder.join(name).symlink_metadata().is_ok_and(|metadata| metadata.is_file())
+        lines.contains(&name.as_str()) && folder.join(name).symlink_metadata().is_ok_and(|metadata| metadata.is_file())
     };
     Ok(names(folder)?.into_iter().find(|name| !is_own(name)))
 }
@@ -322,18 +322,18 @@ mod tests {
         assert_eq!(names_now(), [MARK, "second"]);
         // 3. nor anything that somebody else has put there, file or directory
         for (name, is_folder) in [("notes", false), ("more", true)] {
-            let own = to.join(name);
+            let path = to.join(name);
             if is_folder {
-                fs::create_dir(&own).unwrap()
+                fs::create_dir(&path).unwrap()
             } else {
-                fs::write(&own, "mine").unwrap()
+                fs::write(&path, "mine").unwrap()
             }
             let refused = write_one(&to, &model, true, "third").unwrap_err();
             assert!(
                 matches!(&refused, Error::Occupied { replaceable: false, problem, .. } if problem.contains(name)),
                 "{refused}"
             );
-            if is_folder { fs::remove_dir(&own).unwrap() } else { fs::remove_file(&own).unwrap() }
+            if is_folder { fs::remove_dir(&path).unwrap() } else { fs::remove_file(&path).unwrap() }
         }
         // 4. an empty directory is a place; another's directory and a file are none
         fs::create_dir(folder.path().join("empty")).unwrap();
@@ -362,12 +362,12 @@ mod tests {
         assert!(matches!(failed, Err(Error::Interrupted)));
         assert_eq!(tree(folder.path()), before);
         // one that was killed left this; one that is at work holds its lock
-        let [left, held] = [".out.making-1", ".out.making-2"].map(|name| folder.path().join(name));
-        for path in [&left, &held] {
+        let [left, busy] = [".out.making-1", ".out.making-2"].map(|name| folder.path().join(name));
+        for path in [&left, &busy] {
             fs::create_dir(path).unwrap();
             fs::write(path.join("half"), "half").unwrap();
         }
-        let lock = File::open(&held).unwrap();
+        let lock = File::open(&busy).unwrap();
         lock.try_lock().unwrap();
         write_one(&to, &model, true, "second").unwrap();
         assert_eq!(names(folder.path()).unwrap(), [".out.making-2", "link", "model", "out"]);

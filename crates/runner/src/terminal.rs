@@ -115,8 +115,8 @@ mod tests {
     #[test]
     fn json_says_the_same_without_what_a_terminal_obeys() {
         let text = "\u{1b}[1m\u{9b}\u{7f}\u{202e}\"\n";
-        let found = json(&[text]);
-        assert!(!found.contains(is_obeyed), "{found}");
-        assert_eq!(serde_json::from_str::<Vec<String>>(&found).expect("JSON"), [text]);
+        let output = json(&[text]);
+        assert!(!output.contains(is_obeyed), "{output}");
+        assert_eq!(serde_json::from_str::<Vec<String>>(&output).expect("JSON"), [text]);
     }
 }

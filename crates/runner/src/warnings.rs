@@ -116,11 +116,11 @@ mod tests {
         let arms = "[arms.d]\nmethod = \"dpo\"\nepochs = 1\n\
                     [arms.p]\nmethod = \"ppo\"\niterations = 1\nepochs = 1\nminibatches = 1\n\
                     [arms.w]\nmethod = \"ppo\"\niterations = 3\ncritic_warmup = 3\n";
-        let found = of(&format!("{all}{arms}"));
+        let warnings = of(&format!("{all}{arms}"));
         let one = |warning: &String, name: &str| warning.starts_with(name) && warning.contains("its one update is at");
-        assert!(one(&found[0], "sft:") && one(&found[1], "rm:"), "{found:?}");
-        assert!(one(&found[2], "arm d:") && one(&found[3], "arm p:"), "{found:?}");
-        assert!(found[4].starts_with("arm w: the critic warms up for 3 of 3 iterations"), "{found:?}");
+        assert!(one(&warnings[0], "sft:") && one(&warnings[1], "rm:"), "{warnings:?}");
+        assert!(one(&warnings[2], "arm d:") && one(&warnings[3], "arm p:"), "{warnings:?}");
+        assert!(warnings[4].starts_with("arm w: the critic warms up for 3 of 3 iterations"), "{warnings:?}");
         // two updates: the second moves; without a warm-up the only one does
         let two = all.replace("steps = 1", "steps = 2").replace("rows = 64", "rows = 128");
         assert_eq!(of(&format!("{two}{}", &arms[..arms.find("[arms.p]").expect("there")])), Vec::<String>::new());

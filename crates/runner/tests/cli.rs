@@ -255,11 +255,11 @@ fn ctrl_c_stops_cleanly_and_the_same_command_goes_on() {
         .unwrap();
     let stages = folder.path().join("runs/tiny/stages");
     wait_for("the DPO cell and the yardstick", || finished(&stages) >= 6);
-    let asked = Instant::now();
+    let start = Instant::now();
     Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     let out = child.wait_with_output().unwrap();
     assert_eq!(out.status.code(), Some(130), "{}", text(&out.stderr));
-    assert!(asked.elapsed() < Duration::from_secs(10));
+    assert!(start.elapsed() < Duration::from_secs(10));
     assert!(text(&out.stderr).contains("run the same command again"), "{}", text(&out.stderr));
     let manifest = std::fs::read_to_string(folder.path().join("runs/tiny/manifest.json")).unwrap();
     assert!(manifest.contains("\"interrupted\""), "{manifest}");
@@ -335,12 +335,12 @@ fn a_worker_that_is_killed_is_restarted() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let kept = || {
+    let has_checkpoint = || {
         std::fs::read_dir(folder.path().join("runs/tiny/stages")).is_ok_and(|mut all| {
             all.any(|stage| stage.is_ok_and(|stage| stage.file_name().to_string_lossy().ends_with(".kept")))
         })
     };
-    wait_for("a checkpoint", kept);
+    wait_for("a checkpoint", has_checkpoint);
     let children = format!("/proc/{0}/task/{0}/children", child.id());
     let worker = std::fs::read_to_string(children).unwrap();
     let worker = worker.split_whitespace().next().expect("a worker runs").to_string();
@@ -423,12 +423,12 @@ impl FinishedRun {
 
     /// The run's own copy of its experiment, edited by hand.
     fn its_experiment_is_edited(&self) {
-        let whole = self.file("experiment.toml");
-        std::fs::write(self.run.join("experiment.toml"), whole.replace("beta = [0.5]", "beta = [0.7]")).unwrap();
+        let toml = self.file("experiment.toml");
+        std::fs::write(self.run.join("experiment.toml"), toml.replace("beta = [0.5]", "beta = [0.7]")).unwrap();
         for args in READING {
             self.refused(args, &["is not the experiment that was run", "arms.dpo.grid.beta is [0.7], was [0.5]"]);
         }
-        std::fs::write(self.run.join("experiment.toml"), format!("{whole}\n{}", claim("T"))).unwrap();
+        std::fs::write(self.run.join("experiment.toml"), format!("{toml}\n{}", claim("T"))).unwrap();
         let verdicts: serde_json::Value =
             serde_json::from_slice(&self.call(&["verify", "runs/tiny", "--format", "json"]).stdout).unwrap();
         assert_eq!([&verdicts[0]["added_after_run"], &verdicts[1]["added_after_run"]], [false, true], "{verdicts}");

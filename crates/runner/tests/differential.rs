@@ -68,8 +68,8 @@ fn ten_steps<M: Method>(name: &str, method: &mut M, module: M::Module, batches: 
     let mut learner = Learner::new(module, &settings, 1e-3, 1000);
     let mut trace = Trace::new();
     for step in 0..STEPS as usize {
-        let said = method.iteration(&batches[step % batches.len()], &mut learner).unwrap();
-        let values = said.values.iter().filter(|(metric, _)| [metrics::LOSS, metrics::GRAD_NORM].contains(metric));
+        let report = method.iteration(&batches[step % batches.len()], &mut learner).unwrap();
+        let values = report.values.iter().filter(|(metric, _)| [metrics::LOSS, metrics::GRAD_NORM].contains(metric));
         trace
             .push((format!("{name}, loss and gradient norm of step {step}"), values.map(|(_, x)| *x as f32).collect()));
     }
@@ -123,7 +123,7 @@ fn trace(config: &TransformerConfig, adapters: bool, plain: &Device) -> Trace {
     let head = (0..config.width).map(|i| (i as f32 * 0.7).sin() * 0.3).collect();
     let judge = RewardNetwork::Network(ScalarModel::with_head(fresh(), head, &train).valid());
     let learned = LearnedReward::new(vec![(judge, 0.0)], EnsembleScore::Mean, reader.clone(), 0.0, 1.0);
-    let given = RolloutContext {
+    let context = RolloutContext {
         reference: reference.clone(),
         scorer: Arc::new(learned),
         reader: reader.clone(),
@@ -133,7 +133,7 @@ fn trace(config: &TransformerConfig, adapters: bool, plain: &Device) -> Trace {
         seed: 3,
     };
     let module = ActorCritic { actor: fresh(), critic: Critic::Separate(scalar()) };
-    trace.extend(ten_steps("PPO", &mut Ppo::new(ppo, given), module, &prompts));
+    trace.extend(ten_steps("PPO", &mut Ppo::new(ppo, context), module, &prompts));
     trace
 }
 

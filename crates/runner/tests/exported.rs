@@ -19,12 +19,12 @@ fn adapted(policy: Policy, device: &Device) -> Policy {
     let mut rng = seeds::derive(3, "test", 0, "lora");
     let policy = policy.with_fresh_lora(4, 2.0, |_| true, &mut rng, device);
     let some = |i: usize| ((i * 2_654_435_761) % 1000) as f32 / 1000.0 - 0.5;
-    let mut at = 0;
+    let mut offset = 0;
     policy.map_projections(|_, mut projection| {
         if let Some(lora) = &mut projection.lora {
             let shape = lora.b.dims();
-            let values: Vec<f32> = (0..shape[0] * shape[1]).map(|i| 0.02 * some(at + i)).collect();
-            at += values.len();
+            let values: Vec<f32> = (0..shape[0] * shape[1]).map(|i| 0.02 * some(offset + i)).collect();
+            offset += values.len();
             lora.b = burn::module::Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), device));
         }
         projection

@@ -50,7 +50,7 @@ fn where_mounts_are_allowed(script: &str) -> String {
 
 #[test]
 fn a_full_disk_loses_nothing_and_a_read_only_one_is_named() {
-    let (_kept, wanted) = whole();
+    let (_folder, expected) = whole();
     let there = folder();
     let printed = where_mounts_are_allowed(&format!(
         "set -eu
@@ -72,7 +72,7 @@ fn a_full_disk_loses_nothing_and_a_read_only_one_is_named() {
         "No space left on device",
         "free some space and run the same command again",
         "emptied: 0",
-        &format!("digest: {wanted}"),
+        &format!("digest: {expected}"),
         "read-only: 1",
         "Read-only file system",
         "choose another folder with `--out DIR`",
@@ -101,7 +101,7 @@ fn flip_a_bit(file: &Path) {
 
 #[test]
 fn a_flipped_bit_is_named_and_its_stage_made_anew() {
-    let (folder, wanted) = whole();
+    let (folder, expected) = whole();
     let run = folder.path().join("runs/tiny");
     for (kind, ending) in
         [("sft", ".safetensors"), ("pairs", ".parquet"), ("rm", "done.json"), ("cell", "metrics.parquet")]
@@ -116,7 +116,7 @@ fn a_flipped_bit_is_named_and_its_stage_made_anew() {
             assert!(printed.contains(words), "`{words}` is not in:\n{printed}");
         }
         assert!(text(&out.stdout).contains("1 stages made"), "{}", text(&out.stdout));
-        assert_eq!(digest(folder.path()), wanted, "{kind} {ending}");
+        assert_eq!(digest(folder.path()), expected, "{kind} {ending}");
     }
     // cut short, and gone
     let file = file_of(&run, "sft", ".safetensors");
@@ -124,7 +124,7 @@ fn a_flipped_bit_is_named_and_its_stage_made_anew() {
     std::fs::write(&file, &bytes[..bytes.len() / 3]).unwrap();
     std::fs::remove_file(file_of(&run, "pairs", ".parquet")).unwrap();
     assert!(duel(folder.path(), &["run", "e.toml"]).status.success());
-    assert_eq!(digest(folder.path()), wanted);
+    assert_eq!(digest(folder.path()), expected);
     // the merged tables, from which the report is drawn
     for table in ["metrics.parquet", "completions.parquet"] {
         let path = run.join(table);
@@ -138,13 +138,13 @@ fn a_flipped_bit_is_named_and_its_stage_made_anew() {
         );
         assert!(!printed.contains("panicked"), "{printed}");
         assert!(duel(folder.path(), &["run", "e.toml"]).status.success());
-        assert_eq!(digest(folder.path()), wanted);
+        assert_eq!(digest(folder.path()), expected);
     }
 }
 
 #[test]
 fn a_clock_that_goes_back_changes_nothing() {
-    let (folder, wanted) = whole();
+    let (folder, expected) = whole();
     let run = folder.path().join("runs/tiny");
     // all of it was made tomorrow
     let touched = Command::new("find").arg(&run).args(["-exec", "touch", "-d", "+1 day", "{}", "+"]).status().unwrap();
@@ -156,7 +156,7 @@ fn a_clock_that_goes_back_changes_nothing() {
     std::fs::remove_dir_all(file_of(&run, "cell", "done.json").parent().unwrap()).unwrap();
     let out = duel(folder.path(), &["run", "e.toml"]);
     assert!(text(&out.stdout).contains("1 stages made"), "{}{}", text(&out.stdout), text(&out.stderr));
-    assert_eq!(digest(folder.path()), wanted);
+    assert_eq!(digest(folder.path()), expected);
     assert!(duel(folder.path(), &["watch", "runs/tiny", "--once"]).status.success());
 }
 

@@ -200,8 +200,8 @@ fn a_gguf_file_of_a_repository_is_a_model() {
     assert!(experiment.contains("from = \"org/name/m.f32.gguf\""), "{experiment}");
     let named = stages(folder, &[]);
     assert_eq!(named, stages(folder, &["--set", "model.from=\"m.f32.gguf\""]), "wherever the file is");
-    let at = format!("model.from=\"org/name@{COMMIT}/m.f32.gguf\"");
-    assert_eq!(named, stages(folder, &["--set", &at]));
+    let setting = format!("model.from=\"org/name@{COMMIT}/m.f32.gguf\"");
+    assert_eq!(named, stages(folder, &["--set", &setting]));
     refused(folder, "", &["import", "org/name"], &["`org/name`", "is not in the cache"]);
     refused(folder, "", &["import", "org/name/other.gguf"], &["other.gguf"]);
 }

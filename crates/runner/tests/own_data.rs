@@ -54,12 +54,12 @@ fn three_commands_make_a_page() {
         json!({"prompt": prompt, "chosen": turns("assistant", "very good"), "rejected": turns("assistant", "no")})
     });
     write(&folder.join("rows.jsonl"), rows);
-    let said = ok(folder, &["data", "check", "rows.jsonl", "--model", "model"]);
-    assert!(said.contains("40 rows: 40 pairs") && said.contains("40 pairs can be used"), "{said}");
+    let output = ok(folder, &["data", "check", "rows.jsonl", "--model", "model"]);
+    assert!(output.contains("40 rows: 40 pairs") && output.contains("40 pairs can be used"), "{output}");
     ok(folder, &["init", "mine", "--rows", "rows.jsonl", "--model", "model"]);
     let html = page(folder, "mine/experiment.toml", &[]);
-    for wanted in ["ppo", "dpo", "rows.jsonl", "is it good"] {
-        assert!(html.contains(wanted), "the page lacks {wanted}");
+    for text in ["ppo", "dpo", "rows.jsonl", "is it good"] {
+        assert!(html.contains(text), "the page lacks {text}");
     }
     // the arms begin from one model and end as two that other programs read
     for arm in ["ppo", "dpo"] {
@@ -138,8 +138,8 @@ fn completions_with_a_label_are_learned_from_and_not_compared() {
     let rows = (0..60)
         .map(|i| json!({"prompt": format!("it was {i}"), "completion": completion(i), "label": !i.is_multiple_of(3)}));
     write(&folder.join("labels.jsonl"), rows);
-    let said = ok(folder, &["data", "check", "labels.jsonl"]);
-    assert!(said.contains("40 wanted and 20 unwanted completions can be used"), "{said}");
+    let output = ok(folder, &["data", "check", "labels.jsonl"]);
+    assert!(output.contains("40 wanted and 20 unwanted completions can be used"), "{output}");
     ok(folder, &["init", "mine", "--rows", "labels.jsonl", "--model", "model"]);
     let written = std::fs::read_to_string(folder.join("mine/experiment.toml")).unwrap();
     assert!(written.contains("\nloss = \"kto\"") && written.contains("\nrecompute = true"), "{written}");
@@ -277,8 +277,8 @@ fn several_turns_in_completions_are_trained_on() {
         json!({"prompt": prompt, "chosen": completion("very good"), "rejected": rejected})
     });
     write(&folder.join("rows.jsonl"), rows);
-    let said = ok(folder, &["data", "check", "rows.jsonl", "--model", "model"]);
-    assert!(said.contains("40 pairs can be used"), "{said}");
+    let output = ok(folder, &["data", "check", "rows.jsonl", "--model", "model"]);
+    assert!(output.contains("40 pairs can be used"), "{output}");
     ok(folder, &["init", "mine", "--rows", "rows.jsonl", "--model", "model"]);
     let long = "world.rows.response_tokens=40";
     let html = page(folder, "mine/experiment.toml", &["stages.sft.steps=2", long, "judge.kind=\"rules\"", ASKED]);

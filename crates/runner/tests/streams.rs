@@ -40,9 +40,12 @@ fn an_answer_that_cannot_be_written_is_an_error_and_one_that_nobody_reads_is_non
             .stdout(std::fs::File::options().write(true).open("/dev/full").unwrap())
             .output()
             .unwrap();
-        let said = text(&full.stderr);
-        assert_eq!(full.status.code(), Some(1), "{command}: {said}");
-        assert!(said.contains("standard output") && said.contains("No space left on device"), "{command}: {said}");
+        let message = text(&full.stderr);
+        assert_eq!(full.status.code(), Some(1), "{command}: {message}");
+        assert!(
+            message.contains("standard output") && message.contains("No space left on device"),
+            "{command}: {message}"
+        );
         // the reading end is closed before anything is written
         let mut unread = Command::new(DUEL)
             .args(command.split(' '))
@@ -94,8 +97,8 @@ fn names_that_are_no_text_are_used_or_refused_and_what_cannot_be_planned_leaves_
         &[b"plan", b"e.toml", b"--set", b"model.layers=16384"],
     ] {
         let out = duel(folder.path(), args);
-        let said = text(&out.stderr);
-        assert!(out.status.code() == Some(2) && !said.contains("panicked"), "{args:?}: {said}");
+        let message = text(&out.stderr);
+        assert!(out.status.code() == Some(2) && !message.contains("panicked"), "{args:?}: {message}");
     }
     // a run that fails while it is planned
     let rows = "[world]\nkind = \"rows\"\n[world.rows]\ntrain = \"nowhere.jsonl\"\n[model]\nfrom = \"nowhere\"\n[arms.a]\nmethod = \"dpo\"\n";
@@ -138,9 +141,9 @@ fn a_terminal_that_is_gone_ends_a_run_cleanly_unless_it_was_told_not_to_mind() {
     let child = long_run(folder.path(), "exec env --default-signal=HUP"); // whatever these tests run under
     send("-HUP", &child);
     let out = child.wait_with_output().unwrap();
-    let said = text(&out.stderr);
-    assert_eq!(out.status.code(), Some(130), "{said}");
-    assert!(said.contains("run the same command again") && !said.contains('\u{1b}'), "{said}");
+    let message = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(130), "{message}");
+    assert!(message.contains("run the same command again") && !message.contains('\u{1b}'), "{message}");
     let manifest = std::fs::read_to_string(folder.path().join("runs/tiny/manifest.json")).unwrap();
     assert!(manifest.contains("\"interrupted\""), "{manifest}");
     let watched = duel(folder.path(), &[b"watch", b"runs/tiny"]);

@@ -27,8 +27,8 @@ fn directory(files: &Path, vocabulary: usize) -> tempfile::TempDir {
 }
 
 fn folders() -> Vec<PathBuf> {
-    let given = std::env::var_os("DUEL_TOKENIZERS").map(PathBuf::from);
-    let roots = [Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tokenizers")].into_iter().chain(given);
+    let folder = std::env::var_os("DUEL_TOKENIZERS").map(PathBuf::from);
+    let roots = [Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tokenizers")].into_iter().chain(folder);
     let mut folders: Vec<PathBuf> =
         roots.flat_map(|root| std::fs::read_dir(root).unwrap()).map(|entry| entry.unwrap().path()).collect();
     folders.sort();
@@ -59,8 +59,9 @@ fn old_directories_give_the_ids_of_those_who_wrote_them() {
         }
         assert!(wrong.is_empty(), "{}: {} texts\n{}", folder.display(), wrong.len(), wrong.join("\n"));
         let special = tokenizer_files.special;
-        let found = json!({"bos": special.bos, "eos": special.eos_ids(), "start": tokenizer.encode_start("").unwrap()});
-        assert_eq!(found, expected["special"], "{}", folder.display());
+        let actual =
+            json!({"bos": special.bos, "eos": special.eos_ids(), "start": tokenizer.encode_start("").unwrap()});
+        assert_eq!(actual, expected["special"], "{}", folder.display());
     }
     assert!(compared > 100, "{compared}");
 }
@@ -77,18 +78,18 @@ fn import_prints_what_begins_and_ends_a_text() {
     let folder = directory(&files("qwen2"), 430);
     let template = "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_start|>{% endfor %}";
     std::fs::write(folder.path().join("chat_template.jinja"), template).unwrap();
-    let said = import(folder.path());
+    let output = import(folder.path());
     for line in [
         "before a text: nothing",
         "a response ends with any of: `<|im_end|>` (id 421), `<|im_start|>` (id 420)",
         "the embedding has 8 rows without a token, which are never sampled",
     ] {
-        assert!(said.contains(line), "{said}");
+        assert!(output.contains(line), "{output}");
     }
-    let said = import(directory(&files("neox"), 420).path());
+    let output = import(directory(&files("neox"), 420).path());
     assert!(
-        said.contains("none for 1 added tokens: `<|padding|>` (id 420); rows that spell them are left out"),
-        "{said}"
+        output.contains("none for 1 added tokens: `<|padding|>` (id 420); rows that spell them are left out"),
+        "{output}"
     );
 }
 
@@ -106,8 +107,8 @@ fn old_directories_that_lack_something_are_refused_by_its_name() {
     for (lacks, other) in [("vocab.json", "merges.txt"), ("merges.txt", "vocab.json")] {
         let folder = directory(&files("gpt2"), 422);
         std::fs::remove_file(folder.path().join(lacks)).unwrap();
-        let said = refusal(folder.path());
-        assert!(said.contains(&format!("`{lacks}` is nothing, beside `{other}`")), "{said}");
+        let message = refusal(folder.path());
+        assert!(message.contains(&format!("`{lacks}` is nothing, beside `{other}`")), "{message}");
     }
     let folder = directory(&files("llama_bpe"), 440);
     std::fs::rename(folder.path().join("tokenizer.model"), folder.path().join("tekken.json")).unwrap();
@@ -116,8 +117,8 @@ fn old_directories_that_lack_something_are_refused_by_its_name() {
     for (name, class) in [("gpt2", "OpenAIGPTTokenizer"), ("llama_bpe", "XLMRobertaTokenizer")] {
         let folder = directory(&files(name), 440);
         write(&folder, "tokenizer_config.json", json!({"tokenizer_class": class}).to_string().as_bytes());
-        let said = refusal(folder.path());
-        assert!(said.contains(&format!("`tokenizer_class` is \"{class}\"")), "{said}");
+        let message = refusal(folder.path());
+        assert!(message.contains(&format!("`tokenizer_class` is \"{class}\"")), "{message}");
     }
     // the ranks of tiktoken, and no model at all
     let folder = directory(&files("llama_bpe"), 440);
@@ -127,8 +128,11 @@ fn old_directories_that_lack_something_are_refused_by_its_name() {
     write(&folder, "tokenizer.model", &model[..model.len() - 1]);
     assert!(refusal(folder.path()).contains("damaged"));
     // a vocabulary of more words than the model has rows
-    let said = refusal(directory(&files("gpt2"), 400).path());
-    assert!(said.contains("has 20 ids for which the model has no embedding, of which there are 400: 400 "), "{said}");
+    let message = refusal(directory(&files("gpt2"), 400).path());
+    assert!(
+        message.contains("has 20 ids for which the model has no embedding, of which there are 400: 400 "),
+        "{message}"
+    );
     // an added token beyond them is no word of any text that does not spell it
     let folder = directory(&files("neox"), 420);
     assert_eq!(Pretrained::open(folder.path()).unwrap().tokenizer_files.special.pad, None);
@@ -149,8 +153,8 @@ fn damaged_sentencepiece_models_are_refused() {
             (rng >> 33) as usize % below
         };
         for _ in 0..1 + round % 4 {
-            let at = draw(bytes.len());
-            bytes[at] = draw(256) as u8;
+            let index = draw(bytes.len());
+            bytes[index] = draw(256) as u8;
         }
         bytes.truncate(bytes.len() - (round % 3) * draw(bytes.len()) / 3);
         std::fs::write(&path, bytes).unwrap();

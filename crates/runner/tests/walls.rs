@@ -159,7 +159,7 @@ fn every_random_stream_is_registered_and_drawn_from_in_one_place() {
         let name = format!("Stream::{variant}");
         let uses = |text: &str| {
             let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric());
-            text.match_indices(&name).filter(|(at, _)| ends(&text[at + name.len()..])).count()
+            text.match_indices(&name).filter(|(index, _)| ends(&text[index + name.len()..])).count()
         };
         let places: Vec<&str> = (sources.iter().filter(|(_, text)| uses(text) > 0)).map(|(path, _)| &**path).collect();
         let count: usize = sources.iter().map(|(_, text)| uses(text)).sum();

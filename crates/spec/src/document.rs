@@ -108,11 +108,11 @@ impl Document {
     pub(crate) fn out_of_range(
         &self,
         key: impl Into<String>,
-        found: impl Into<String>,
+        value: impl Into<String>,
         accepted: impl Into<String>,
     ) -> Error {
         let key = key.into();
-        Error::OutOfRange { span: self.span(&key), key, found: found.into(), accepted: accepted.into() }
+        Error::OutOfRange { span: self.span(&key), key, found: value.into(), accepted: accepted.into() }
     }
 
     /// Two settings that cannot be combined.

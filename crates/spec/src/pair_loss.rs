@@ -139,8 +139,8 @@ mod tests {
                 PairInput::Mismatched => "mismatched responses",
             });
             // settings that most losses read are in the text above the table
-            let own = settings.iter().filter(|key| !["beta", "nll_coef"].contains(key)).map(|key| format!("`{key}`"));
-            let reads: Vec<String> = inputs.map(String::from).chain(own).collect();
+            let names = settings.iter().filter(|key| !["beta", "nll_coef"].contains(key)).map(|key| format!("`{key}`"));
+            let reads: Vec<String> = inputs.map(String::from).chain(names).collect();
             let reads = if reads.is_empty() { "–".into() } else { reads.join(", ") };
             let by_hand = if golden.is_empty() { "; by hand" } else { "" };
             writeln!(table, "| `{word}` | {costs} | {paper} | {reads} | {notes}{by_hand} |").expect("text");

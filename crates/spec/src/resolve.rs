@@ -80,10 +80,15 @@ impl Schema<'_> {
             merge(&mut resolved, claim);
             let arms = resolved["arms"].as_array().map_or(&[][..], Vec::as_slice);
             if !(1..=2).contains(&arms.len()) || !arms.iter().all(Value::is_str) {
-                let found = resolved["arms"].to_string();
+                let value = resolved["arms"].to_string();
                 let accepted = "two arms, the one claimed to be ahead first; or a single arm";
                 let span = self.sources.span("claims");
-                return Err(Error::OutOfRange { key: "claims.arms".into(), found, accepted: accepted.into(), span });
+                return Err(Error::OutOfRange {
+                    key: "claims.arms".into(),
+                    found: value,
+                    accepted: accepted.into(),
+                    span,
+                });
             }
             Ok(Value::Table(resolved))
         };
@@ -242,8 +247,8 @@ impl Schema<'_> {
     /// Values of an axis: not too many, each of the right type, each listed once.
     fn check_distinct(&self, key: &str, example: &Value, values: &[Value]) -> Result<()> {
         if values.len() > MAX_VALUES {
-            let (found, accepted) = (format!("{} values", values.len()), format!("at most {MAX_VALUES}"));
-            return Err(self.out_of_range(key, found, accepted));
+            let (value, accepted) = (format!("{} values", values.len()), format!("at most {MAX_VALUES}"));
+            return Err(self.out_of_range(key, value, accepted));
         }
         for (i, value) in values.iter().enumerate() {
             self.check_value(key, example, value)?;
@@ -258,14 +263,14 @@ impl Schema<'_> {
         Ok(())
     }
 
-    fn out_of_range(&self, key: &str, found: impl Into<String>, accepted: impl Into<String>) -> Error {
+    fn out_of_range(&self, key: &str, value: impl Into<String>, accepted: impl Into<String>) -> Error {
         let span = self.sources.span(key);
-        Error::OutOfRange { key: key.into(), found: found.into(), accepted: accepted.into(), span }
+        Error::OutOfRange { key: key.into(), found: value.into(), accepted: accepted.into(), span }
     }
 
     fn wrong_type(&self, key: &str, expected: &'static str, value: &Value) -> Error {
-        let found = format!("{} `{value}`", type_name(value));
-        Error::WrongType { key: key.into(), expected, found, span: self.sources.span(key) }
+        let text = format!("{} `{value}`", type_name(value));
+        Error::WrongType { key: key.into(), expected, found: text, span: self.sources.span(key) }
     }
 
     fn unknown_key(&self, key: &str, schema: &Table) -> Error {

@@ -63,11 +63,11 @@ fn the_command_line_overrides_the_file_and_says_so() {
 fn every_name_of_a_loss_is_accepted_and_settings_that_no_loss_reads_conflict() {
     for &word in crate::pair_loss::PAIR_LOSSES {
         let arm = format!("[arms.a]\nmethod = \"dpo\"\nloss = \"{word}\"\n");
-        let found = match first(&parse(&arm).expect(word)) {
+        let actual = match first(&parse(&arm).expect(word)) {
             MethodSettings::Dpo(dpo) => serde_json::to_value(dpo.loss).expect("a word"),
             other => panic!("a DPO arm, not {other:?}"),
         };
-        assert_eq!(found, word);
+        assert_eq!(actual, word);
     }
     let clash = |text: &str| matches!(parse(text), Err(Error::Clash { .. }));
     assert!(clash("[arms.a]\nmethod = \"dpo\"\nloss = \"ipo\"\nlabel_smoothing = 0.1\n"));
@@ -183,8 +183,8 @@ fn minibatches_divide_the_episodes() {
         ("method = \"ppo\"\n[arms.a.grid]\nminibatches = [4, 3]\nepisodes = [256]", "3 does not divide 256"),
     ];
     for (arm, says) in refused {
-        let found = refusal(arm).expect(arm);
-        assert!(found.contains(says), "{arm}: {found}");
+        let message = refusal(arm).expect(arm);
+        assert!(message.contains(says), "{arm}: {message}");
     }
     let range = format!("{}minibatches = {{ low = 1, high = 4 }}\n", SPACE.replace("dpo", "ppo"));
     assert!(matches!(parse(&range), Err(Error::OutOfRange { .. })), "3 of 1 to 4 does not divide 256");

@@ -39,14 +39,14 @@ fn damaged_experiments_are_read_or_refused() {
         include_str!("../../../experiments/own-data.toml"),
         include_str!("../../../experiments/reviews.toml"),
     ];
-    let whole: Vec<String> = files
+    let texts: Vec<String> = files
         .iter()
         .map(|text| (*text).to_string())
         // the copy that a run keeps, with every value
         .chain([Document::parse("t", files[1], &[]).expect("valid").to_toml()])
         .collect();
-    let whole: Vec<&[u8]> = whole.iter().map(|text| text.as_bytes()).collect();
-    mutated::every("experiment", 1500, &whole, &WORDS, |_, bytes| {
+    let files: Vec<&[u8]> = texts.iter().map(|text| text.as_bytes()).collect();
+    mutated::every("experiment", 1500, &files, &WORDS, |_, bytes| {
         let text = String::from_utf8_lossy(bytes);
         let Ok(document) = Document::parse("t", &text, &[]) else { return };
         let experiment = match Experiment::from_document(&document) {

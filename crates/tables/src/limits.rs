@@ -289,9 +289,9 @@ mod tests {
             header.structure(0).map(|fields| (number(&fields, 1), number(&fields, 9), header.read)).ok()
         };
         // 1: -3; 2: true; 3: "ab"; 4: two numbers; 5: {1: 7}; 9, with a full id: 150; the end
-        let whole = [0x15, 5, 0x11, 0x18, 2, b'a', b'b', 0x19, 0x25, 2, 4, 0x1c, 0x15, 14, 0, 0x05, 18, 0xac, 2, 0, 99];
-        assert_eq!(header(&whole), Some((-3, 150, 20)));
-        assert_eq!(header(&whole[..19]), None);
+        let bytes = [0x15, 5, 0x11, 0x18, 2, b'a', b'b', 0x19, 0x25, 2, 4, 0x1c, 0x15, 14, 0, 0x05, 18, 0xac, 2, 0, 99];
+        assert_eq!(header(&bytes), Some((-3, 150, 20)));
+        assert_eq!(header(&bytes[..19]), None);
         assert_eq!(header(&[0x1c; 100]), None, "too deep");
         assert_eq!(header(&[0x18, 0xff, 0xff, 0xff, 0xff, 0x7f]), None, "longer than there is");
     }

@@ -183,8 +183,8 @@ pub fn answer(kind: &str, files: &HubFiles, storage: &str, request: &HubRequest)
         return HubReply::status(404).with("X-Error-Code", "RevisionNotFound");
     }
     let prefix = if kind == "datasets" { "/datasets/org/name" } else { "/org/name" };
-    let own = format!("/api/resolve-cache/{kind}/org/name/{COMMIT}/");
-    if let Some(file) = request.path.strip_prefix(&own) {
+    let cache_prefix = format!("/api/resolve-cache/{kind}/org/name/{COMMIT}/");
+    if let Some(file) = request.path.strip_prefix(&cache_prefix) {
         let bytes = &files[file];
         return HubReply::whole(bytes.clone()).with("ETag", format!("\"{}\"", hash(file, bytes)));
     }
@@ -198,6 +198,6 @@ pub fn answer(kind: &str, files: &HubFiles, storage: &str, request: &HubRequest)
             .with("X-Linked-Etag", format!("\"{}\"", hash(file, bytes)))
             .with("X-Linked-Size", bytes.len().to_string())
             .with("ETag", "\"of-a-pointer\""),
-        false => HubReply::status(307).with("Location", format!("{own}{file}")),
+        false => HubReply::status(307).with("Location", format!("{cache_prefix}{file}")),
     }
 }

@@ -35,12 +35,12 @@ pub(super) fn endings(path: &Path) -> (String, Compression) {
 pub(super) fn open_file(path: &Path) -> Result<File> {
     let read = |source| Error::Read { path: path.into(), source };
     let file_type = std::fs::metadata(path).map_err(read)?.file_type();
-    let found = match () {
+    let kind = match () {
         () if file_type.is_file() => return File::open(path).map_err(read),
         () if file_type.is_dir() => "a folder",
         () => "a pipe or a device",
     };
-    Err(Error::NoFile { path: path.into(), found })
+    Err(Error::NoFile { path: path.into(), found: kind })
 }
 
 /// A file's bytes, decompressed as they are read.

@@ -59,7 +59,7 @@ impl ColumnFinder<'_> {
         for role in Role::ALL {
             let Some(name) = self.name(role).filter(|name| *name != NO_COLUMN) else { continue };
             let is_field = role == Role::Score
-                && self.surveys.values().any(|found| found.item_fields.iter().any(|field| field == name));
+                && self.surveys.values().any(|survey| survey.item_fields.iter().any(|field| field == name));
             // these may come later in a file of JSON
             let may_be_absent = matches!(
                 role,
@@ -90,28 +90,28 @@ impl ColumnFinder<'_> {
 
     /// The names of columns, in words.
     fn listed(&self, is_listed: impl Fn(&ColumnSurvey) -> bool) -> String {
-        let names = self.surveys.iter().filter(|(_, found)| is_listed(found)).map(|(name, _)| format!("`{name}`"));
+        let names = self.surveys.iter().filter(|(_, survey)| is_listed(survey)).map(|(name, _)| format!("`{name}`"));
         let names: Vec<String> = names.collect();
         if names.is_empty() { "none".into() } else { names.join(", ") }
     }
 
     fn survey(&self, name: &str) -> Option<&ColumnSurvey> {
-        self.surveys.get(name).filter(|found| found.rows > 0)
+        self.surveys.get(name).filter(|survey| survey.rows > 0)
     }
 
     /// Whether a column's values are of the type that a role needs. The column with the role's own name always is: values of
     /// another type are errors of their rows.
-    fn fits(role: Role, name: &str, found: &ColumnSurvey) -> bool {
+    fn fits(role: Role, name: &str, survey: &ColumnSurvey) -> bool {
         match role {
-            Role::Completions => found.lists > 0 || found.turns > 0,
+            Role::Completions => survey.lists > 0 || survey.turns > 0,
             _ if name == role.key() => true,
             Role::Prompt if ["conversations", "conversation", "messages", "context"].contains(&name) => {
-                found.has_turns()
+                survey.has_turns()
             }
-            Role::Label | Role::Preference => found.lists == 0 && found.turns == 0,
-            Role::Score | Role::ScoreChosen | Role::ScoreRejected | Role::Margin => found.numbers + found.texts > 0,
+            Role::Label | Role::Preference => survey.lists == 0 && survey.turns == 0,
+            Role::Score | Role::ScoreChosen | Role::ScoreRejected | Role::Margin => survey.numbers + survey.texts > 0,
             Role::Tools => true,
-            _ => found.has_content(),
+            _ => survey.has_content(),
         }
     }
 
@@ -121,7 +121,7 @@ impl ColumnFinder<'_> {
             Some(NO_COLUMN) => None,
             Some(name) => Some(name.into()),
             None => {
-                let fits = |name: &&&str| self.survey(name).is_some_and(|found| Self::fits(role, name, found));
+                let fits = |name: &&&str| self.survey(name).is_some_and(|survey| Self::fits(role, name, survey));
                 role.usual_names().iter().find(fits).map(|name| (*name).to_owned())
             }
         }
@@ -133,7 +133,7 @@ impl ColumnFinder<'_> {
         if one.is_some() || other.is_some() {
             return self.find_both_apart(roles);
         }
-        let is_there = |role, name: &str| self.survey(name).is_some_and(|found| Self::fits(role, name, found));
+        let is_there = |role, name: &str| self.survey(name).is_some_and(|survey| Self::fits(role, name, survey));
         let mut both = roles[0].usual_names().iter().zip(roles[1].usual_names());
         let (one, other) = both.find(|(one, other)| is_there(roles[0], one) && is_there(roles[1], other))?;
         Some([(*one).to_owned(), (*other).to_owned()])
@@ -258,10 +258,10 @@ impl ColumnFinder<'_> {
 
     /// The column or the field that orders completions.
     fn item_score(&self, completions: &str) -> Option<String> {
-        let fields = self.survey(completions).map(|found| &found.item_fields);
+        let fields = self.survey(completions).map(|survey| &survey.item_fields);
         let is_there = |name: &str| {
             let is_field = fields.is_some_and(|fields| fields.iter().any(|field| field == name));
-            is_field || self.survey(name).is_some_and(|found| found.lists > 0)
+            is_field || self.survey(name).is_some_and(|survey| survey.lists > 0)
         };
         match self.columns.name(Role::Score) {
             Some(NO_COLUMN) => None,
@@ -272,31 +272,31 @@ impl ColumnFinder<'_> {
 
     /// The column of prompts; none where both completions begin with them.
     fn prompt(&self, shape: RowShape, chosen: Option<&String>) -> std::result::Result<Option<String>, ColumnProblem> {
-        let found = self.find(Role::Prompt);
+        let column = self.find(Role::Prompt);
         let chosen = chosen.and_then(|name| self.survey(name));
         let Some(chosen) = chosen else {
             let what = if shape == RowShape::Columns { "`chosen` and `rejected`, or a prompt" } else { "the prompt" };
-            return found.map(Some).ok_or_else(|| self.ask(Role::Prompt, what, ColumnSurvey::has_content));
+            return column.map(Some).ok_or_else(|| self.ask(Role::Prompt, what, ColumnSurvey::has_content));
         };
         // a whole conversation beside two others is none that they answer
         let is_transcript = |name: &String| {
-            let found = self.survey(name);
+            let survey = self.survey(name);
             self.columns.name(Role::Prompt).is_none()
                 && name != Role::Prompt.key()
-                && found.is_some_and(|found| found.answered > 0 && found.answered == found.rows)
+                && survey.is_some_and(|survey| survey.answered > 0 && survey.answered == survey.rows)
         };
-        let found = found.filter(|name| !is_transcript(name));
+        let column = column.filter(|name| !is_transcript(name));
         let sides = [Role::Chosen, Role::Rejected].map(|role| self.find(role));
         let others =
-            |name: &String, found: &ColumnSurvey| found.texts > 0 && !sides.iter().flatten().any(|side| side == name);
+            |name: &String, survey: &ColumnSurvey| survey.texts > 0 && !sides.iter().flatten().any(|side| side == name);
         let may_be_implicit = self.columns.name(Role::Prompt) == Some(NO_COLUMN)
             || chosen.has_turns()
             || chosen.spoken > 0
-            || (shape == RowShape::Columns && !self.surveys.iter().any(|(name, found)| others(name, found)));
-        match found {
+            || (shape == RowShape::Columns && !self.surveys.iter().any(|(name, survey)| others(name, survey)));
+        match column {
             Some(name) => Ok(Some(name)),
             None if may_be_implicit => Ok(None),
-            None => Err(self.ask(Role::Prompt, "the prompt", |found| found.texts > 0)),
+            None => Err(self.ask(Role::Prompt, "the prompt", |survey| survey.texts > 0)),
         }
     }
 
@@ -306,8 +306,8 @@ impl ColumnFinder<'_> {
         let candidates: Vec<&String> = self
             .surveys
             .iter()
-            .filter(|(name, found)| {
-                found.rows > 0 && is_candidate(found) && !sides.iter().flatten().any(|side| side == *name)
+            .filter(|(name, survey)| {
+                survey.rows > 0 && is_candidate(survey) && !sides.iter().flatten().any(|side| side == *name)
             })
             .map(|(name, _)| name)
             .collect();

@@ -77,14 +77,14 @@ impl ColumnPlan {
         let planned = |role: Role| {
             let column = names.get(&role)?.clone();
             let (kind, rows) = match surveys.get(&column) {
-                Some(found) => (found.kind(), found.rows),
+                Some(survey) => (survey.kind(), survey.rows),
                 None => ("within each completion".into(), rows),
             };
             Some(PlannedColumn { role, column, kind, rows })
         };
         let is_used = |name: &String| names.values().any(|used| used == name);
         let left = |is_empty: bool| {
-            let left = surveys.iter().filter(|(name, found)| !is_used(name) && (found.rows == 0) == is_empty);
+            let left = surveys.iter().filter(|(name, survey)| !is_used(name) && (survey.rows == 0) == is_empty);
             left.map(|(name, _)| name.clone()).collect()
         };
         let is_chat = match columns.chat {
@@ -166,8 +166,8 @@ impl ColumnPlan {
         let has_text = [Role::Prompt, Role::Chosen, Role::Completion, Role::Completions, Role::First]
             .into_iter()
             .filter_map(survey)
-            .any(|found| found.texts + found.lists > 0);
-        let is_spoken = [Role::Prompt, Role::Chosen].into_iter().filter_map(survey).any(|found| found.spoken > 0);
+            .any(|survey| survey.texts + survey.lists > 0);
+        let is_spoken = [Role::Prompt, Role::Chosen].into_iter().filter_map(survey).any(|survey| survey.spoken > 0);
         match self.shape {
             RowShape::Columns => {}
             RowShape::LabelledAnswer => notes.push("the last answer of each conversation is the labelled one".into()),
@@ -183,7 +183,7 @@ impl ColumnPlan {
         let better = survey(Role::Chosen).or(survey(Role::First));
         if better.is_some() && self.name(Role::Prompt).is_none() {
             let what = match (better, is_spoken) {
-                (Some(found), _) if found.has_turns() => "the turns that both completions begin with",
+                (Some(survey), _) if survey.has_turns() => "the turns that both completions begin with",
                 (_, true) => "what both completions begin with, up to their last common `Assistant:`",
                 _ => "the text that both completions begin with",
             };

@@ -42,8 +42,8 @@ impl<'a> LiteralReader<'a> {
 
     fn expected(&self, what: &str) -> String {
         let position = self.text[..self.position].chars().count() + 1;
-        let found = self.rest().chars().next().map_or("the end".into(), |c| format!("`{}`", c.escape_debug()));
-        format!("expected {what} at character {position}, found {found}")
+        let character = self.rest().chars().next().map_or("the end".into(), |c| format!("`{}`", c.escape_debug()));
+        format!("expected {what} at character {position}, found {character}")
     }
 
     fn value(&mut self, depth: usize) -> std::result::Result<Json, String> {

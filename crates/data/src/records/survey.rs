@@ -80,8 +80,8 @@ impl ColumnSurvey {
             (self.numbers, "numbers"),
             (self.flags, "true or false"),
         ];
-        let found: Vec<&str> = kinds.iter().filter(|(count, _)| *count > 0).map(|(_, kind)| *kind).collect();
-        if found.is_empty() { "objects".into() } else { found.join(" and ") }
+        let names: Vec<&str> = kinds.iter().filter(|(count, _)| *count > 0).map(|(_, kind)| *kind).collect();
+        if names.is_empty() { "objects".into() } else { names.join(" and ") }
     }
 }
 

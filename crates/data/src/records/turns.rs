@@ -208,9 +208,9 @@ pub(super) fn spoken_turns(text: &str) -> Vec<Message> {
             .filter_map(|(mark, role)| rest.find(mark).map(|start| (start, mark.len(), role)))
             .min();
         let end = next.map_or(rest.len(), |(start, ..)| start);
-        let said = rest[..end].trim();
-        if !said.is_empty() {
-            turns.push(Message::new(role, said));
+        let content = rest[..end].trim();
+        if !content.is_empty() {
+            turns.push(Message::new(role, content));
         }
         let Some((start, length, next_role)) = next else { return turns };
         (rest, role) = (&rest[start + length..], next_role);

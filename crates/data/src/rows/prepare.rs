@@ -90,8 +90,8 @@ impl<'a> RowCollector<'a> {
 
     /// Adds a prompt as it stands in the file. Those of rows that were dropped are dropped too, whenever they are many.
     fn add_conversation(&mut self, ids: &[u32], prompt: &Content) {
-        let kept = 6 * (self.source.most[0] + 2 * self.source.most[1]); // pairs, completions of both kinds, prompts
-        if self.conversations.len() > 2 * kept {
+        let most = 6 * (self.source.most[0] + 2 * self.source.most[1]); // pairs, completions of both kinds, prompts
+        if self.conversations.len() > 2 * most {
             self.drop_conversations();
         }
         self.conversations.insert(ids, prompt);

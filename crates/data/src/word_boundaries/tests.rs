@@ -291,15 +291,15 @@ fn a_tokenizer_that_may_look_across_spaces_encodes_whole_texts() {
     let mut crossing = SENTENCE_PIECE.clone();
     let words = crossing["model"]["vocab"].as_object_mut().expect("a vocabulary");
     words.insert("e▁t".into(), json!(words.len()));
-    let mut whole = SENTENCE_PIECE.clone();
-    whole["model"]["ignore_merges"] = json!(true);
+    let mut ignoring_merges = SENTENCE_PIECE.clone();
+    ignoring_merges["model"]["ignore_merges"] = json!(true);
     let unsplit = || json!({"pre_tokenizer": metaspace("first", false)});
     let regex = |regex: &str| json!({"pre_tokenizer": split(regex, "Isolated", false)});
     let lower = json!({"normalizer": {"type": "Lowercase"}, "pre_tokenizer": byte_level(false, true)});
     let normalized = json!({"normalizer": {"type": "NFC"}, "pre_tokenizer": byte_level(false, true)});
     for (name, tokenizer) in [
         ("a token with a space within", tokenizer(&crossing, unsplit(), &[])),
-        ("whole texts in the vocabulary", tokenizer(&whole, unsplit(), &[])),
+        ("whole texts in the vocabulary", tokenizer(&ignoring_merges, unsplit(), &[])),
         ("no words", tokenizer(&UNIGRAM, unsplit(), &[])),
         ("no words, but bytes", tokenizer(&BYTE_LEVEL, json!({"pre_tokenizer": byte_level(false, false)}), &[])),
         ("an unknown alternative", tokenizer(&BYTE_LEVEL, regex(r"\p{L}+ \p{L}+|\s+"), &[])),

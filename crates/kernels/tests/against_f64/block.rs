@@ -83,8 +83,8 @@ impl Case {
 
     fn rope(&self) -> Option<RopeTables> {
         let half = self.rotary / 2;
-        let angle = |at: usize| (at / half) as f64 * 10f64.powf(-((at % half) as f64) / half as f64);
-        let table = |f: fn(f64) -> f64| (0..CONTEXT * half).map(|at| f(angle(at)) as f32).collect();
+        let angle = |index: usize| (index / half) as f64 * 10f64.powf(-((index % half) as f64) / half as f64);
+        let table = |f: fn(f64) -> f64| (0..CONTEXT * half).map(|index| f(angle(index)) as f32).collect();
         (half > 0).then(|| RopeTables { cos: table(f64::cos), sin: table(f64::sin), units: self.rotary })
     }
 }
@@ -126,7 +126,7 @@ fn block(case: &Case, l: usize, w: &[Vec<f64>], x: &[f64], left: &[usize]) -> Ve
             let low: f64 = (0..rank).map(|r| a[row * rank + r] * b[r * outputs + column]).sum();
             weight[row * outputs + column] + f64::from(SCALE) * low
         };
-        let matrix: Vec<f64> = (0..inputs * outputs).map(|at| entry(at / outputs, at % outputs)).collect();
+        let matrix: Vec<f64> = (0..inputs * outputs).map(|index| entry(index / outputs, index % outputs)).collect();
         affine(x, &matrix, if bias.is_empty() { &[0.0; 3 * HEADS * HEAD_WIDTH][..outputs] } else { bias })
     };
     let normed = norm_of(0, x.to_vec());
@@ -180,8 +180,8 @@ fn rotated(case: &Case, mut x: Vec<f64>, l: usize, left: &[usize]) -> Vec<f64> {
     let Some(RopeTables { cos, sin, units }) = case.rope() else { return x };
     let half = units / 2;
     let (row, tables) = (x.len() / (l * left.len()), [wide(&cos), wide(&sin)]);
-    for (at, row) in x.chunks_mut(row).enumerate() {
-        let position = (at % l).saturating_sub(left[at / l]);
+    for (index, row) in x.chunks_mut(row).enumerate() {
+        let position = (index % l).saturating_sub(left[index / l]);
         for head in row.chunks_mut(HEAD_WIDTH) {
             for i in 0..half {
                 let [cos, sin] = [0, 1].map(|which| tables[which][position * half + i]);
@@ -202,16 +202,16 @@ fn attention(case: &Case, l: usize, [q, k, v]: [Vec<f64>; 3], left: &[usize]) ->
         for (head, query) in (0..HEADS).flat_map(|head| (left..l).map(move |query| (head, query))) {
             let row = sequence * l;
             let shared = head * g / HEADS;
-            let at = |x: &[f64], row: usize, heads: usize, head: usize, i: usize| x[(row * heads + head) * e + i];
+            let entry = |x: &[f64], row: usize, heads: usize, head: usize, i: usize| x[(row * heads + head) * e + i];
             let score = |key: usize| {
-                let product = |i: usize| at(&q, row + query, HEADS, head, i) * at(&k, row + key, g, shared, i);
+                let product = |i: usize| entry(&q, row + query, HEADS, head, i) * entry(&k, row + key, g, shared, i);
                 capped(scale * (0..e).map(product).sum::<f64>(), soft_cap).exp()
             };
             let keys: Vec<usize> =
                 (left..=query).filter(|key| window.is_none_or(|window| query - key < window)).collect();
             let total: f64 = keys.iter().map(|key| score(*key)).sum();
             for i in 0..e {
-                let sum = keys.iter().map(|&key| score(key) / total * at(&v, row + key, g, shared, i));
+                let sum = keys.iter().map(|&key| score(key) / total * entry(&v, row + key, g, shared, i));
                 mixed[((row + query) * HEADS + head) * e + i] = sum.sum();
             }
         }
@@ -387,9 +387,9 @@ fn decoding_any_block_step_by_step_is_reading_at_once() {
     let vocabulary = 23;
     for case in families() {
         // the second layer sees all and does not rotate
-        let mut whole = case;
-        (whole.options.scores.window, whole.rotary) = (None, 0);
-        let blocks: Vec<(Case, Vec<Vec<f32>>)> = [case, whole]
+        let mut second = case;
+        (second.options.scores.window, second.rotary) = (None, 0);
+        let blocks: Vec<(Case, Vec<Vec<f32>>)> = [case, second]
             .into_iter()
             .enumerate()
             .map(|(layer, case)| {

@@ -141,15 +141,15 @@ fn check_gpt2(shape: Gpt2Shape, left: Option<&[usize]>) {
     let entries: Vec<usize> = (0..x.len()).step_by(x.len() / 40 + 1).collect();
     let by_differences = differences(&x, &entries, |x| loss(&gpt2(shape, &w64, x, &lefts)));
     close("dx", &entries.iter().map(|&i| dx[i]).collect::<Vec<_>>(), &by_differences, 1e-5);
-    for (which, found) in gradient.into_parts().iter().enumerate() {
-        let entries: Vec<usize> = (0..found.len()).step_by(found.len() / 12 + 1).collect();
+    for (which, gradient) in gradient.into_parts().iter().enumerate() {
+        let entries: Vec<usize> = (0..gradient.len()).step_by(gradient.len() / 12 + 1).collect();
         let by_differences = differences(&w[which], &entries, |changed| {
             let mut w = w64.clone();
             w[which] = changed.to_vec();
             loss(&gpt2(shape, &w, &wide(&x), &lefts))
         });
-        let found: Vec<f32> = entries.iter().map(|&i| found[i]).collect();
-        close(&format!("gradient of parameter {which}"), &found, &by_differences, 2e-5);
+        let actual: Vec<f32> = entries.iter().map(|&i| gradient[i]).collect();
+        close(&format!("gradient of parameter {which}"), &actual, &by_differences, 2e-5);
     }
 }
 
@@ -211,16 +211,16 @@ fn check_logp(n: usize, d: usize, v: usize, tied: bool, soft_cap: Option<f32>, h
     let LogpForward { logp, log_z } = logp_forward(head, &states, &targets);
     close("log-probs", &logp, &exact(&wide(&states), &wide(&weight)), 2e-6);
 
-    let found = logp_backward(head, &states, &targets, &log_z, &gradient, true);
+    let actual = logp_backward(head, &states, &targets, &log_z, &gradient, true);
     let loss = |logp: Vec<f64>| logp.iter().zip(&gradient).map(|(x, c)| x * f64::from(*c)).sum::<f64>();
     let some = |n: usize| (0..n).step_by(n / 25 + 1).collect::<Vec<_>>();
     let pick = |all: &[f32], entries: &[usize]| entries.iter().map(|&i| all[i]).collect::<Vec<_>>();
     let entries = some(states.len());
     let by_differences = differences(&states, &entries, |states| loss(exact(states, &wide(&weight))));
-    close("gradient of states", &pick(&found.states, &entries), &by_differences, 1e-5);
+    close("gradient of states", &pick(&actual.states, &entries), &by_differences, 1e-5);
     let entries = some(weight.len());
     let by_differences = differences(&weight, &entries, |weight| loss(exact(&wide(&states), weight)));
-    close("gradient of weight", &pick(&found.weight.expect("asked"), &entries), &by_differences, 1e-5);
+    close("gradient of weight", &pick(&actual.weight.expect("asked"), &entries), &by_differences, 1e-5);
     assert!(logp_backward(head, &states, &targets, &log_z, &gradient, false).weight.is_none());
 }
 
@@ -310,10 +310,10 @@ fn decoding_step_by_step_is_reading_at_once() {
         let padded =
             ids.iter().zip(&left).flat_map(|(ids, &left)| [vec![0; left], ids.clone()].concat()).collect::<Vec<_>>();
         let mut decoding = decoder.start(left, 9);
-        let mut found = decoding.forward(&padded);
+        let mut output = decoding.forward(&padded);
         for step in 0..5 {
-            for (found, ids) in found.chunks_exact(v).zip(&ids) {
-                close("logits", found, &logits(&model, shape, ids, tied), 3e-6);
+            for (row, ids) in output.chunks_exact(v).zip(&ids) {
+                close("logits", row, &logits(&model, shape, ids, tied), 3e-6);
             }
             if step == 2 {
                 // some sequences end
@@ -329,7 +329,7 @@ fn decoding_step_by_step_is_reading_at_once() {
             }
             let next: Vec<i32> = (0..ids.len() as i32).map(|row| (11 * row + step) % 37).collect();
             ids.iter_mut().zip(&next).for_each(|(ids, next)| ids.push(*next));
-            found = decoding.forward(&next);
+            output = decoding.forward(&next);
         }
     }
 }

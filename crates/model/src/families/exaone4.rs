@@ -44,10 +44,10 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
 }
 
 fn write(config: &TransformerConfig) -> Value {
-    let own = json!({
+    let settings = json!({
         "layer_types": layer_types(config),
         "sliding_window": window(config),
         "sliding_window_pattern": null,
     });
-    SETTINGS.write(config, own)
+    SETTINGS.write(config, settings)
 }

@@ -61,9 +61,9 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
 }
 
 fn write(config: &TransformerConfig) -> Value {
-    let mut own = gemma2::write_own(config);
-    own[LOCAL_THETA] = json!(config.architecture.rotary().and_then(|rotary| rotary.windowed_theta));
-    SETTINGS.write(config, own)
+    let mut settings = gemma2::write_own(config);
+    settings[LOCAL_THETA] = json!(config.architecture.rotary().and_then(|rotary| rotary.windowed_theta));
+    SETTINGS.write(config, settings)
 }
 
 /// Each layer of this number has no window.

@@ -142,8 +142,8 @@ fn read_gguf(settings: &HeaderReader<'_>, _: usize, _: usize) -> Result<Architec
 fn write_gguf(config: &TransformerConfig, path: &Path) -> Result<HeaderEntries> {
     if config.architecture.mlp.activation != Activation::GeluTanh {
         let accepted = "GPT-2's own activation: GGUF has no name for another".into();
-        let (key, found) = ("activation".into(), format!("{:?}", config.architecture.mlp.activation));
-        return Err(Error::Unsupported { path: path.into(), key, found, accepted });
+        let (key, value) = ("activation".into(), format!("{:?}", config.architecture.mlp.activation));
+        return Err(Error::Unsupported { path: path.into(), key, found: value, accepted });
     }
     Ok(vec![
         ("feed_forward_length", HeaderValue::Size(config.inner())),

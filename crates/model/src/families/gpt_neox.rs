@@ -83,13 +83,13 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
 
 fn write(config: &TransformerConfig) -> Value {
     let architecture = &config.architecture;
-    let own = json!({
+    let settings = json!({
         "attention_bias": architecture.biases.qkv,
         "hidden_dropout": 0.0,
         "num_key_value_heads": null,
         "use_parallel_residual": architecture.residual.order == ResidualOrder::Parallel,
     });
-    SETTINGS.write(config, own)
+    SETTINGS.write(config, settings)
 }
 
 fn read_gguf(settings: &HeaderReader<'_>, width: usize, heads: usize) -> Result<Architecture> {

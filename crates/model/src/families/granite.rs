@@ -52,12 +52,12 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
 
 fn write(config: &TransformerConfig) -> Value {
     let architecture = &config.architecture;
-    let mut own = llama::write_biases(config);
-    own["embedding_multiplier"] = json!(architecture.embedding_multiplier);
-    own["residual_multiplier"] = json!(architecture.residual.multiplier);
-    own["attention_multiplier"] = json!(architecture.attention.scale);
-    own["logits_scaling"] = json!(short_decimal(1.0 / architecture.logits.multiplier));
-    SETTINGS.write(config, own)
+    let mut settings = llama::write_biases(config);
+    settings["embedding_multiplier"] = json!(architecture.embedding_multiplier);
+    settings["residual_multiplier"] = json!(architecture.residual.multiplier);
+    settings["attention_multiplier"] = json!(architecture.attention.scale);
+    settings["logits_scaling"] = json!(short_decimal(1.0 / architecture.logits.multiplier));
+    SETTINGS.write(config, settings)
 }
 
 fn read_gguf(settings: &HeaderReader<'_>, width: usize, heads: usize) -> Result<Architecture> {

@@ -41,10 +41,10 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
 }
 
 fn write(config: &TransformerConfig) -> Value {
-    let own = json!({
+    let settings = json!({
         "attention_bias": config.architecture.biases.qkv,
         "layer_types": layer_types(config),
         "sliding_window": window(config),
     });
-    SETTINGS.write(config, own)
+    SETTINGS.write(config, settings)
 }

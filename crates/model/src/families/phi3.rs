@@ -54,11 +54,11 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
 }
 
 fn write(config: &TransformerConfig) -> Value {
-    let mut own = json!({ "sliding_window": window(config), "embd_pdrop": 0.0, "resid_pdrop": 0.0 });
+    let mut settings = json!({ "sliding_window": window(config), "embd_pdrop": 0.0, "resid_pdrop": 0.0 });
     if let Some(RopeScaling::LongRope { original_context, .. }) = config.architecture.rotary().map(|r| &r.scaling) {
-        own["original_max_position_embeddings"] = json!(original_context);
+        settings["original_max_position_embeddings"] = json!(original_context);
     }
-    SETTINGS.write(config, own)
+    SETTINGS.write(config, settings)
 }
 
 fn read_gguf(settings: &HeaderReader<'_>, width: usize, heads: usize) -> Result<Architecture> {

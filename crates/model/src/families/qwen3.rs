@@ -50,9 +50,9 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
 }
 
 fn write(config: &TransformerConfig) -> Value {
-    let mut own = qwen2::write_windows(config);
-    own["attention_bias"] = json!(config.architecture.biases.qkv);
-    SETTINGS.write(config, own)
+    let mut settings = qwen2::write_windows(config);
+    settings["attention_bias"] = json!(config.architecture.biases.qkv);
+    SETTINGS.write(config, settings)
 }
 
 fn read_gguf(settings: &HeaderReader<'_>, width: usize, heads: usize) -> Result<Architecture> {

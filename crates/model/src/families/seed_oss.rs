@@ -39,6 +39,7 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
 
 fn write(config: &TransformerConfig) -> Value {
     let BiasSpec { qkv, out, mlp, .. } = config.architecture.biases;
-    let own = json!({ "attention_bias": qkv, "attention_out_bias": out, "mlp_bias": mlp, "residual_dropout": 0.0 });
-    SETTINGS.write(config, own)
+    let settings =
+        json!({ "attention_bias": qkv, "attention_out_bias": out, "mlp_bias": mlp, "residual_dropout": 0.0 });
+    SETTINGS.write(config, settings)
 }

@@ -112,7 +112,7 @@ impl SharedSettings {
     }
 
     /// The settings that [`Self::read`] reads, and those of the family itself.
-    pub fn write(&self, config: &TransformerConfig, own: Value) -> Value {
+    pub fn write(&self, config: &TransformerConfig, settings: Value) -> Value {
         let architecture = &config.architecture;
         let mut json = json!({
             "architectures": [self.class],
@@ -146,8 +146,8 @@ impl SharedSettings {
             }
             json["rope_parameters"] = block;
         }
-        if let (Value::Object(json), Value::Object(own)) = (&mut json, own) {
-            json.extend(own);
+        if let (Value::Object(json), Value::Object(settings)) = (&mut json, settings) {
+            json.extend(settings);
         }
         json
     }

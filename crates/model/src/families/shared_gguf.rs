@@ -205,12 +205,16 @@ pub(super) fn write(
     path: &Path,
 ) -> Result<HeaderEntries> {
     let architecture = &config.architecture;
-    let unsupported = |key: &str, found: String, accepted: String| {
-        Err(Error::Unsupported { path: path.into(), key: key.into(), found, accepted })
+    let unsupported = |key: &str, value: String, accepted: String| {
+        Err(Error::Unsupported { path: path.into(), key: key.into(), found: value, accepted })
     };
     if architecture.mlp.activation != shared.default_activation {
-        let (found, accepted) = (architecture.mlp.activation, shared.default_activation);
-        return unsupported("activation", format!("{found:?}"), format!("{accepted:?}: GGUF has no name for another"));
+        let (activation, accepted) = (architecture.mlp.activation, shared.default_activation);
+        return unsupported(
+            "activation",
+            format!("{activation:?}"),
+            format!("{accepted:?}: GGUF has no name for another"),
+        );
     }
     let head_width = config.head_width();
     let epsilon = if shared.norm == NormKind::Layer { LAYER_EPSILON } else { RMS_EPSILON };

@@ -69,11 +69,11 @@ fn write(config: &TransformerConfig) -> Value {
     let skipped = config.architecture.rotary().map_or(&[][..], |rotary| &rotary.skipped_layers);
     let has_rope: Vec<u8> = (0..config.layers).map(|layer| u8::from(!skipped.contains(&layer))).collect();
     let BiasSpec { qkv, mlp, .. } = config.architecture.biases;
-    let mut own = qwen2::write_windows(config);
-    own[ROPE_LAYERS] = json!(has_rope);
-    own["attention_bias"] = json!(qkv);
-    own["mlp_bias"] = json!(mlp);
-    SETTINGS.write(config, own)
+    let mut settings = qwen2::write_windows(config);
+    settings[ROPE_LAYERS] = json!(has_rope);
+    settings["attention_bias"] = json!(qkv);
+    settings["mlp_bias"] = json!(mlp);
+    SETTINGS.write(config, settings)
 }
 
 /// Each such layer has no positions, in GGUF files.
@@ -94,9 +94,9 @@ fn read_gguf(settings: &HeaderReader<'_>, width: usize, heads: usize) -> Result<
 fn write_gguf(config: &TransformerConfig, path: &Path) -> Result<HeaderEntries> {
     let skipped = config.architecture.rotary().map(|rotary| &rotary.skipped_layers);
     if skipped != Some(&skipped_layers(config.layers)) {
-        let (key, found) = (ROPE_LAYERS.into(), format!("{skipped:?}"));
+        let (key, value) = (ROPE_LAYERS.into(), format!("{skipped:?}"));
         let accepted = format!("each {SKIPPED}th layer: GGUF has no name for others");
-        return Err(Error::Unsupported { path: path.into(), key, found, accepted });
+        return Err(Error::Unsupported { path: path.into(), key, found: value, accepted });
     }
     shared_gguf::write(&SETTINGS, config, UsualWindows::Unknown, path)
 }

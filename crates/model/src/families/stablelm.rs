@@ -60,13 +60,13 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
 
 fn write(config: &TransformerConfig) -> Value {
     let architecture = &config.architecture;
-    let own = json!({
+    let settings = json!({
         "hidden_dropout": 0.0,
         "qk_layernorm": false,
         "use_parallel_residual": architecture.residual.order != ResidualOrder::Serial,
         "use_qkv_bias": architecture.biases.qkv,
     });
-    SETTINGS.write(config, own)
+    SETTINGS.write(config, settings)
 }
 
 fn read_gguf(settings: &HeaderReader<'_>, width: usize, heads: usize) -> Result<Architecture> {

@@ -47,11 +47,11 @@ fn read(settings: &ConfigReader) -> Result<TransformerConfig> {
 }
 
 fn write(config: &TransformerConfig) -> Value {
-    let own = json!({
+    let settings = json!({
         "embedding_dropout": 0.0,
         "residual_dropout": 0.0,
         "sliding_window": window(config),
         "use_bias": config.architecture.biases.qkv,
     });
-    SETTINGS.write(config, own)
+    SETTINGS.write(config, settings)
 }

@@ -55,25 +55,25 @@ fn recomputed_blocks_have_the_same_gradient() {
         let gradients = policy.logits(ids, 0).square().mean().backward();
         host(policy.body.tokens.weight.val().grad(&gradients).expect("the loss reaches the embedding"))
     };
-    let found = gradient(&policy);
-    assert!(found.iter().any(|g| *g != 0.0));
-    assert_eq!(gradient(&policy.with_recomputed_blocks()), found);
+    let expected = gradient(&policy);
+    assert!(expected.iter().any(|g| *g != 0.0));
+    assert_eq!(gradient(&policy.with_recomputed_blocks()), expected);
 }
 
 #[test]
 fn the_cache_gives_what_reading_anew_gives() {
     let policy = policy(true);
-    let whole = weights::host(policy.logits(ids(&[&[1, 5, 6, 7, 8], &[1, 3, 3, 9, 4]]), 0)); // [2, 5, V]
+    let full_logits = weights::host(policy.logits(ids(&[&[1, 5, 6, 7, 8], &[1, 3, 3, 9, 4]]), 0)); // [2, 5, V]
     let mut cache = KvCache::default();
-    let mut found = vec![weights::host(policy.next_logits(ids(&[&[1, 5, 6], &[1, 3, 3]]), &mut cache))];
-    found.push(weights::host(policy.next_logits(ids(&[&[7], &[9]]), &mut cache)));
+    let mut logits = vec![weights::host(policy.next_logits(ids(&[&[1, 5, 6], &[1, 3, 3]]), &mut cache))];
+    logits.push(weights::host(policy.next_logits(ids(&[&[7], &[9]]), &mut cache)));
     // the second row alone goes on
     let mut cache = cache.select(&[1]);
-    found.push(weights::host(policy.next_logits(ids(&[&[4]]), &mut cache)));
-    let at = |row: usize, token: usize| &whole[(row * 5 + token) * 11..(row * 5 + token + 1) * 11];
-    assert!(max_difference(&found[0], &[at(0, 2), at(1, 2)].concat()) < 1e-5);
-    assert!(max_difference(&found[1], &[at(0, 3), at(1, 3)].concat()) < 1e-5);
-    assert!(max_difference(&found[2], at(1, 4)) < 1e-5);
+    logits.push(weights::host(policy.next_logits(ids(&[&[4]]), &mut cache)));
+    let at = |row: usize, token: usize| &full_logits[(row * 5 + token) * 11..(row * 5 + token + 1) * 11];
+    assert!(max_difference(&logits[0], &[at(0, 2), at(1, 2)].concat()) < 1e-5);
+    assert!(max_difference(&logits[1], &[at(0, 3), at(1, 3)].concat()) < 1e-5);
+    assert!(max_difference(&logits[2], at(1, 4)) < 1e-5);
 }
 
 #[test]

@@ -168,10 +168,21 @@ pub fn judge(run: &Run, tuning: &TuningResults) -> Vec<ClaimResult> {
         let missing: Vec<MissingCell> = claim.arms.iter().flat_map(missing_of_side).collect();
         let reasons = refusals[index].iter().cloned().chain(test_reasons).chain(missing_lines(&missing)).collect();
         let unit = claim.metric.unit(run.experiment.world.kind == WorldKind::Grammar);
-        let asked = requirements(claim, &tests, unit);
+        let requirements = requirements(claim, &tests, unit);
         let (words, added_after_run) = (words(claim), !run.manifest.had_claim(claim));
         let claim = claim.clone();
-        ClaimResult { claim, words, judgement, added_after_run, unit, asked, tests, budgets, missing, reasons }
+        ClaimResult {
+            claim,
+            words,
+            judgement,
+            added_after_run,
+            unit,
+            asked: requirements,
+            tests,
+            budgets,
+            missing,
+            reasons,
+        }
     };
     claims.iter().enumerate().map(verdict).collect()
 }

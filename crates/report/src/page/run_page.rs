@@ -191,8 +191,8 @@ fn row_use(run: &Run) -> Option<String> {
         counts.map(|(n, what)| format!("{n:.0} {what}")).collect::<Vec<_>>().join(", ")
     };
     count(metrics::ROWS_UNREADABLE)?;
-    let (read, kept) = (count(metrics::ROWS_READ)?, count(metrics::ROWS_KEPT)?);
-    let mut text = format!("Of {read:.0} rows {kept:.0} pairs were kept");
+    let (read, pairs) = (count(metrics::ROWS_READ)?, count(metrics::ROWS_KEPT)?);
+    let mut text = format!("Of {read:.0} rows {pairs:.0} pairs were kept");
     for (counts, what) in [(&LEFT_OUT[..], "left out"), (&CHANGED, "changed")] {
         let listed = list(counts);
         if !listed.is_empty() {

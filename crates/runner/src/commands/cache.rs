@@ -292,8 +292,8 @@ mod tests {
         prune(out.path(), true).expect("looked at");
         assert_eq!(left(&run).len(), 10);
         prune(out.path(), false).expect("pruned");
-        let wanted = [".DS_Store", ".ipynb_checkpoints", "cell-0c.kept", "rm-0f", "rm-0f.lease", "sft-0a"];
-        assert_eq!(left(&run), wanted);
+        let expected = [".DS_Store", ".ipynb_checkpoints", "cell-0c.kept", "rm-0f", "rm-0f.lease", "sft-0a"];
+        assert_eq!(left(&run), expected);
     }
 
     #[test]

@@ -74,13 +74,13 @@ pub struct ExportArgs {
 ///
 /// # Errors
 /// Numbers that the form does not have.
-pub fn numbers(given: Option<FileNumbers>, form: ExportAs) -> Result<FileNumbers> {
+pub fn numbers(numbers: Option<FileNumbers>, form: ExportAs) -> Result<FileNumbers> {
     let (name, accepted): (_, &[FileNumbers]) = match form {
         ExportAs::Merged => ("a directory", &[FileNumbers::F32, FileNumbers::F16, FileNumbers::Bf16]),
         ExportAs::Adapter => ("an adapter", &[FileNumbers::F32]),
         ExportAs::Gguf => ("a GGUF file", &[FileNumbers::F32, FileNumbers::F16, FileNumbers::Q8]),
     };
-    let numbers = given.unwrap_or(FileNumbers::F32);
+    let numbers = numbers.unwrap_or(FileNumbers::F32);
     if accepted.contains(&numbers) {
         return Ok(numbers);
     }

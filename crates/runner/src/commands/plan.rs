@@ -253,9 +253,9 @@ mod tests {
         let rates = Throughput { train: 4e-6, train_scalar: 4e-6, sample: 3e-6, read: 1e-6, evaluation: 0.02 };
         let machine = Machine { cores: 2, memory: 8e9 };
         let answer = answer(&experiment, &plan, &finished, rates, 2, machine).expect("grammar needs no files");
-        let found = text(&answer, &experiment, &plan);
+        let actual = text(&answer, &experiment, &plan);
         let expected = include_str!("plan.snapshot.txt");
-        assert_eq!(found, expected, "\n{found}");
+        assert_eq!(actual, expected, "\n{actual}");
     }
 
     #[test]
@@ -267,8 +267,8 @@ mod tests {
         let machine = Machine { cores: 2, memory: 8e9 };
         let finished = vec![true; plan.stages.len()];
         let answer = answer(&experiment, &plan, &finished, rates, 2, machine).expect("grammar needs no files");
-        let found = text(&answer, &experiment, &plan);
-        assert!(found.contains("to do: 0.0 GFLOP, about 0.0 s with 2 at once, about 0 kB of memory"), "{found}");
+        let output = text(&answer, &experiment, &plan);
+        assert!(output.contains("to do: 0.0 GFLOP, about 0.0 s with 2 at once, about 0 kB of memory"), "{output}");
         assert!(!serde_json::to_string(&answer).expect("plain data").contains("-0.0"));
     }
 }

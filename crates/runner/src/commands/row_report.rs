@@ -101,7 +101,7 @@ fn use_of_rows(report: &DataReport, source: &RowSource) -> Vec<String> {
     let counts = counts.collect::<Vec<_>>().join(", ");
     lines.push(format!("{} pairs can be used: {counts}{how}", with_commas(stats.kept)));
     let usable: usize =
-        stats.usable.iter().map(|split| split.kept(usize::MAX)).map(|kept| kept.pairs + kept.unpaired).sum();
+        stats.usable.iter().map(|split| split.kept(usize::MAX)).map(|pairs| pairs.pairs + pairs.unpaired).sum();
     if usable > stats.kept {
         let [train, other] = source.most;
         lines.push(format!(

@@ -152,9 +152,9 @@ fn rounds(
     reporter: &mut ProgressReporter,
     summary: &mut RunSummary,
 ) -> Result<Plan> {
-    let (run, mut rounds, mut found) = (options.run, vec![], TuningResults::default());
+    let (run, mut rounds, mut results) = (options.run, vec![], TuningResults::default());
     let mut plan = Plan { stages: vec![] };
-    while let Some(round) = search::next_round(experiment, &rounds, &found)? {
+    while let Some(round) = search::next_round(experiment, &rounds, &results)? {
         if experiment.is_tuned() {
             reporter.print_line(&round_summary(&round, rounds.len() + 1));
         }
@@ -188,7 +188,7 @@ fn rounds(
         }
         if experiment.is_tuned() {
             duel_ledger::merge(run.path(), manifest, RunSubset::Search)?;
-            found = TuningResults::read(run.path(), experiment, &cells)?;
+            results = TuningResults::read(run.path(), experiment, &cells)?;
         }
     }
     Ok(plan)

@@ -208,11 +208,11 @@ impl SampleRequest<'_> {
             let (mut pieces, mut written) = (vec![], String::new());
             for (end, &log_ratio) in log_ratios.iter().enumerate() {
                 let ends = reader.space().ends_response(response[end]);
-                let whole = if ends { written.clone() } else { self.world.render(prompt, &response[..=end])? };
+                let full_text = if ends { written.clone() } else { self.world.render(prompt, &response[..=end])? };
                 // a letter of several tokens is written with its last
-                let text = whole.strip_prefix(&written).map_or(whole.clone(), String::from);
+                let text = full_text.strip_prefix(&written).map_or(full_text.clone(), String::from);
                 pieces.push(TokenSpan { text: if ends { " ∎".into() } else { text }, log_ratio });
-                written = whole;
+                written = full_text;
             }
             let response = SampledResponse {
                 prompt: prompt.text.clone(),

@@ -81,10 +81,10 @@ fn render(result: &ClaimResult) -> String {
         let interval = test
             .interval
             .map_or("no interval".into(), |[low, high]| format!("{} to {}", fixed(low, 3), fixed(high, 3)));
-        let at = test.kl.map_or(String::new(), |kl| format!("at KL {kl}: "));
+        let prefix = test.kl.map_or(String::new(), |kl| format!("at KL {kl}: "));
         let _ = writeln!(
             text,
-            "      {at}effect {}{}, {:.1}% interval {interval}, p {}",
+            "      {prefix}effect {}{}, {:.1}% interval {interval}, p {}",
             number(test.effect, 3),
             test.times.map_or(String::new(), |times| format!(" ({} times)", fixed(times, 2))),
             100.0 * test.level,

@@ -18,9 +18,9 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     let world = loaded.world.as_ref();
     invariants::splits_are_disjoint(world)?;
     let gold = &loaded.gold;
-    if let Some(own) = loaded.rows.as_ref().filter(|own| !own.rows().is_empty()) {
-        check_unpaired(context.experiment, own.rows())?;
-        return save_rows(judge_rows(own.rows(), gold.as_ref())?, to);
+    if let Some(rows) = loaded.rows.as_ref().filter(|rows| !rows.rows().is_empty()) {
+        check_unpaired(context.experiment, rows.rows())?;
+        return save_rows(judge_rows(rows.rows(), gold.as_ref())?, to);
     }
     let policy = context.sft_policy(world)?;
     let reader = context.reader(world);

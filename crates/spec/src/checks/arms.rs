@@ -24,8 +24,8 @@ pub(super) fn check_updates(experiment: &Experiment, document: &Document) -> Res
 }
 
 fn check_point(arm: &str, point: &ArmPoint, document: &Document) -> Result<()> {
-    let refuse = |key: &str, found: String, accepted: String| {
-        Err(document.out_of_range(format!("arms.{arm}.{key}"), found, accepted))
+    let refuse = |key: &str, value: String, accepted: String| {
+        Err(document.out_of_range(format!("arms.{arm}.{key}"), value, accepted))
     };
     if let MethodSettings::Dpo(DpoSettings { loss, batch_size: 1, .. }) = point.method
         && loss.takes(PairInput::Mismatched)
@@ -39,8 +39,8 @@ fn check_point(arm: &str, point: &ArmPoint, document: &Document) -> Result<()> {
     let &RolloutSettings { episodes, minibatches, kl_control, kl_horizon, .. } = shared;
     let group = point.method.group();
     if !episodes.is_multiple_of(group) {
-        let found = format!("{group} does not divide {episodes} episodes");
-        return refuse("group", found, format!("a divisor of episodes: {}", divisors(episodes)));
+        let value = format!("{group} does not divide {episodes} episodes");
+        return refuse("group", value, format!("a divisor of episodes: {}", divisors(episodes)));
     }
     if group == 1 && matches!(point.method, MethodSettings::Rloo(_) | MethodSettings::Grpo(_)) {
         return refuse("group", "1".into(), "at least 2: the baseline is computed within the group".into());
@@ -49,13 +49,13 @@ fn check_point(arm: &str, point: &ArmPoint, document: &Document) -> Result<()> {
     let count = episodes / unit_size;
     if !count.is_multiple_of(minibatches) {
         let each = if unit_size == 1 { String::new() } else { format!(" of {unit_size} episodes each") };
-        let found = format!("{minibatches} does not divide {count} {units}{each}");
-        return refuse("minibatches", found, format!("a divisor of the {units}: {}", divisors(count)));
+        let value = format!("{minibatches} does not divide {count} {units}{each}");
+        return refuse("minibatches", value, format!("a divisor of the {units}: {}", divisors(count)));
     }
     if kl_control == KlControl::Adaptive && kl_horizon < episodes as f64 {
-        let found = format!("{kl_horizon}, with {episodes} episodes per rollout");
+        let value = format!("{kl_horizon}, with {episodes} episodes per rollout");
         let accepted = "at least `episodes`, so that one rollout changes beta by at most a fifth".into();
-        return refuse("kl_horizon", found, accepted);
+        return refuse("kl_horizon", value, accepted);
     }
     Ok(())
 }

@@ -51,10 +51,10 @@ pub(super) fn check_choices(document: &Document) -> Result<()> {
     for (key, value, _) in document.resolved() {
         let Some((_, accepted)) = CHOICES.iter().find(|(pattern, _)| matches_key(pattern, &key)) else { continue };
         for choice in items(&value) {
-            let found = value_text(choice);
-            if !accepted.contains(&found.as_str()) {
+            let value = value_text(choice);
+            if !accepted.contains(&value.as_str()) {
                 let (accepted, span) = (accepted.to_vec(), document.span(&key));
-                return Err(Error::UnknownChoice { key, found, accepted, span });
+                return Err(Error::UnknownChoice { key, found: value, accepted, span });
             }
         }
     }

@@ -18,12 +18,17 @@ pub(super) fn check_claims(experiment: &Experiment, document: &Document) -> Resu
 }
 
 /// A mistake in a claim; the span is that of all claims.
-fn invalid(document: &Document, key: &str, found: String, accepted: impl Into<String>) -> Error {
-    Error::OutOfRange { key: format!("claims.{key}"), found, accepted: accepted.into(), span: document.span("claims") }
+fn invalid(document: &Document, key: &str, value: String, accepted: impl Into<String>) -> Error {
+    Error::OutOfRange {
+        key: format!("claims.{key}"),
+        found: value,
+        accepted: accepted.into(),
+        span: document.span("claims"),
+    }
 }
 
 fn check_arms(claim: &Claim, experiment: &Experiment, document: &Document) -> Result<()> {
-    let refuse = |found: String, accepted: &str| Err(invalid(document, "arms", found, accepted));
+    let refuse = |value: String, accepted: &str| Err(invalid(document, "arms", value, accepted));
     let is_unknown =
         |side: &&ArmRef| side.run.is_none() && side.arm != REFERENCE && !experiment.arms.contains_key(&side.arm);
     if let Some(arm) = claim.arms.iter().find(is_unknown) {
@@ -37,15 +42,15 @@ fn check_arms(claim: &Claim, experiment: &Experiment, document: &Document) -> Re
         return refuse(format!("`{}` twice in claim {}", claim.arms[0], claim.id), "two different arms");
     }
     if claim.arms.len() == 1 && !claim.metric.stands_alone() {
-        let found = format!("`{}` alone in claim {}", claim.arms[0], claim.id);
-        return refuse(found, "two arms: this metric compares one with another");
+        let value = format!("`{}` alone in claim {}", claim.arms[0], claim.id);
+        return refuse(value, "two arms: this metric compares one with another");
     }
     Ok(())
 }
 
 fn check_numbers(claim: &Claim, document: &Document) -> Result<()> {
-    let refuse = |key: &str, found: String, accepted: String| {
-        Err(invalid(document, key, format!("{found} in claim {}", claim.id), accepted))
+    let refuse = |key: &str, value: String, accepted: String| {
+        Err(invalid(document, key, format!("{value} in claim {}", claim.id), accepted))
     };
     let distances = &claim.kl;
     let are_valid = !distances.is_empty()

@@ -27,8 +27,8 @@ pub(super) fn check_limits(experiment: &Experiment, document: &Document) -> Resu
     check_rules(experiment, document)
 }
 
-fn too_many(document: &Document, key: &str, found: String, accepted: String) -> Result<()> {
-    Err(document.out_of_range(key, found, accepted))
+fn too_many(document: &Document, key: &str, value: String, accepted: String) -> Result<()> {
+    Err(document.out_of_range(key, value, accepted))
 }
 
 fn check_trainings(experiment: &Experiment, document: &Document) -> Result<()> {
@@ -52,14 +52,14 @@ fn check_trainings(experiment: &Experiment, document: &Document) -> Result<()> {
         let per_arm = tuning.configurations.saturating_mul(tuning.seeds as usize);
         let searched = per_arm.saturating_mul(experiment.arms.len());
         if searched > MAX_TRAININGS {
-            let found = format!("{searched} trainings: points times tuning.seeds, over all arms");
-            return too_many(document, "tuning.configurations", found, accepted);
+            let value = format!("{searched} trainings: points times tuning.seeds, over all arms");
+            return too_many(document, "tuning.configurations", value, accepted);
         }
         trainings = experiment.arms.len().saturating_mul(experiment.seeds as usize);
     }
     if trainings > MAX_TRAININGS {
-        let found = format!("{trainings} trainings: points times seeds, over all arms");
-        return too_many(document, &widest.0, found, accepted);
+        let value = format!("{trainings} trainings: points times seeds, over all arms");
+        return too_many(document, &widest.0, value, accepted);
     }
     Ok(())
 }
@@ -69,13 +69,13 @@ fn check_model(experiment: &Experiment, document: &Document) -> Result<()> {
     let weights = 12.0 * shape.layers as f64 * (shape.width as f64).powi(2)
         + (experiment.world.reviews.vocabulary + base.window) as f64 * shape.width as f64;
     if !experiment.is_pretrained() && weights > MAX_WEIGHTS {
-        let found = format!("{} layers of width {} are {weights:.1e} weights", shape.layers, shape.width);
-        return too_many(document, "model.layers", found, format!("at most {MAX_WEIGHTS:e} weights"));
+        let value = format!("{} layers of width {} are {weights:.1e} weights", shape.layers, shape.width);
+        return too_many(document, "model.layers", value, format!("at most {MAX_WEIGHTS:e} weights"));
     }
     let tokens = base.batch_size.saturating_mul(base.window);
     if tokens > MAX_TOKENS {
-        let found = format!("{} windows of {} are {tokens} tokens", base.batch_size, base.window);
-        return too_many(document, "stages.base.batch_size", found, format!("at most {MAX_TOKENS} tokens"));
+        let value = format!("{} windows of {} are {tokens} tokens", base.batch_size, base.window);
+        return too_many(document, "stages.base.batch_size", value, format!("at most {MAX_TOKENS} tokens"));
     }
     Ok(())
 }
@@ -87,8 +87,8 @@ fn check_claims(experiment: &Experiment, document: &Document) -> Result<()> {
     }
     match claims.iter().find(|claim| claim.kl.len() > MAX_CLAIMS) {
         Some(claim) => {
-            let found = format!("{} values of kl in claim {}", claim.kl.len(), claim.id);
-            too_many(document, "claims", found, accepted)
+            let value = format!("{} values of kl in claim {}", claim.kl.len(), claim.id);
+            too_many(document, "claims", value, accepted)
         }
         None => Ok(()),
     }
@@ -106,9 +106,9 @@ fn check_rules(experiment: &Experiment, document: &Document) -> Result<()> {
         };
         let is_in_range = |x: f64| (0.0..=MAX_RULE_NUMBER).contains(&x);
         if !(is_in_range(weight.abs()) && is_in_range(words) && is_in_range(per) && per > 0.0) {
-            let found = format!("in rule {}: {rule:?}", index + 1);
+            let value = format!("in rule {}: {rule:?}", index + 1);
             let accepted = format!("numbers of at most {MAX_RULE_NUMBER:e}; `words` of at least 0, `per` above 0");
-            return too_many(document, "judge.rules", found, accepted);
+            return too_many(document, "judge.rules", value, accepted);
         }
     }
     Ok(())

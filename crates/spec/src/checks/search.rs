@@ -7,8 +7,8 @@ use crate::search::Search;
 use crate::{Error, Result};
 
 pub(super) fn check_search(experiment: &Experiment, document: &Document) -> Result<()> {
-    let (own, tuning) = (experiment.seed_list(), experiment.tuning_seeds());
-    if experiment.is_tuned() && tuning.iter().any(|seed| own.contains(seed)) {
+    let (seeds, tuning) = (experiment.seed_list(), experiment.tuning_seeds());
+    if experiment.is_tuned() && tuning.iter().any(|seed| seeds.contains(seed)) {
         return Err(document.clash("tuning.seed", "seed", "a seed used for tuning cannot be used in the comparison"));
     }
     for (name, arm) in &experiment.arms {

@@ -12,9 +12,9 @@ pub(super) fn check_rules(document: &Document) -> Result<()> {
     let rules = document.merged.get("judge").and_then(|judge| judge.get("rules")).and_then(Value::as_array);
     for (index, rule) in rules.into_iter().flatten().enumerate() {
         if let Err(e) = rule.clone().try_into::<Rule>() {
-            let found = format!("in rule {}: {}", index + 1, e.message());
+            let value = format!("in rule {}: {}", index + 1, e.message());
             let (expected, span) = ("a list of rules as `duel defaults` shows them", document.span("judge.rules"));
-            return Err(Error::WrongType { key: "judge.rules".into(), expected, found, span });
+            return Err(Error::WrongType { key: "judge.rules".into(), expected, found: value, span });
         }
     }
     Ok(())
@@ -34,8 +34,8 @@ pub(super) fn check_heads(experiment: &Experiment, document: &Document) -> Resul
     if width.is_multiple_of(heads.max(1)) {
         return Ok(());
     }
-    let found = format!("{heads} does not divide width {width}");
-    Err(document.out_of_range("model.heads", found, "a divisor of model.width"))
+    let value = format!("{heads} does not divide width {width}");
+    Err(document.out_of_range("model.heads", value, "a divisor of model.width"))
 }
 
 /// The source of the model against the world; the judge; the SFT stage.
