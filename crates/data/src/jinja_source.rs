@@ -26,7 +26,9 @@ pub(crate) struct JinjaSource {
 pub(crate) fn prepare(source: &str) -> Result<JinjaSource, Error> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let mut reader = SourceReader { rest: &source, line: 1, text: String::with_capacity(source.len()), macros: vec![] };
-    reader.read().map_err(|problem| Error::new(ErrorKind::SyntaxError, format!("{problem} (line {})", reader.line)))?;
+    reader.read().map_err(|problem| {
+        Error::new(ErrorKind::SyntaxError, format!("{problem} (line {} of the template)", reader.line))
+    })?;
     Ok(JinjaSource { text: reader.text, macros: reader.macros })
 }
 
