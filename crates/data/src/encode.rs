@@ -147,10 +147,10 @@ impl Encoder {
     }
 
     /// The text of a prompt, and what each completion adds to it.
-    fn texts(&self, prompt: &Content, completions: &[(&Content, &str)]) -> Result<RenderedRow> {
+    fn texts(&self, prompt: &Content, completions: &[(&str, &Content)]) -> Result<RenderedRow> {
         match prompt {
             Content::Text(text) => {
-                let answer = |(completion, _): &(&Content, &str)| match completion {
+                let answer = |(_, completion): &(&str, &Content)| match completion {
                     Content::Text(answer) => Ok(answer.clone()),
                     Content::Conversation(_) => Err(Error::Unfit {
                         problem: "the prompt is text, but its completion is a list of turns".into(),
@@ -161,7 +161,7 @@ impl Encoder {
                 Ok(RenderedRow { split, assistant: vec![None; completions.len()], is_cut: false })
             }
             Content::Conversation(conversation) => {
-                let answers = completions.iter().map(|(completion, _)| match completion {
+                let answers = completions.iter().map(|(_, completion)| match completion {
                     Content::Text(answer) => vec![Message::new("assistant", answer)],
                     Content::Conversation(answer) => answer.turns.clone(),
                 });
@@ -174,10 +174,10 @@ impl Encoder {
     fn conversation_texts(
         &self,
         prompt: &Conversation,
-        completions: &[(&Content, &str)],
+        completions: &[(&str, &Content)],
         answers: &[Vec<Message>],
     ) -> Result<RenderedRow> {
-        let names = completions.iter().map(|(_, name)| *name);
+        let names = completions.iter().map(|(name, _)| *name);
         let learned = answers.iter().zip(names.clone()).map(|(answer, name)| up_to_assistant(answer, name));
         let learned = learned.collect::<Result<Vec<_>>>()?;
         let is_cut = learned.iter().zip(answers).any(|(learned, answer)| learned.len() < answer.len());
@@ -251,11 +251,7 @@ impl Encoder {
     /// # Errors
     /// As [`Self::prompt`]; a prompt without tokens, ids that the model does not have, completions that it could not generate.
     pub fn encode(&self, record: &Record) -> Result<EncodedRow> {
-        let (prompt, completions) = match record {
-            Record::Pair { prompt, chosen, rejected, .. } => (prompt, vec![(chosen, "chosen"), (rejected, "rejected")]),
-            Record::Judged { prompt, completion, .. } => (prompt, vec![(completion, "completion")]),
-            Record::Prompt { prompt } => (prompt, vec![]),
-        };
+        let (prompt, completions) = (record.prompt(), record.completions());
         if completions.is_empty() {
             return self.with_prompt(EncodedRow { prompt: self.prompt(prompt)?, ..EncodedRow::default() });
         }
@@ -275,7 +271,7 @@ impl Encoder {
             encoded.prompt.truncate(common);
             wholes.push((full_ids, offsets));
         }
-        for (((full_ids, offsets), assistant), (_, name)) in wholes.into_iter().zip(assistant).zip(&completions) {
+        for (((full_ids, offsets), assistant), (name, _)) in wholes.into_iter().zip(assistant).zip(&completions) {
             let prompt = encoded.prompt.len();
             let MaskedCompletion { ids, mask, is_cut } = match assistant {
                 Some(assistant) => assistant.mask(full_ids, &offsets, prompt, &self.tokenizer, &self.ends, name)?,

@@ -53,24 +53,22 @@ const FIRST_BYTES: usize = 16 << 20;
 const BLOCK_ROWS: usize = 256;
 const BLOCK_BYTES: usize = 4 << 20;
 
-/// Takes rows until there are enough of them.
-fn take_rows(
-    lines: &mut impl Iterator<Item = NumberedRecord<Json>>,
-    most: usize,
-    most_bytes: usize,
-) -> Vec<NumberedRecord<Json>> {
-    let (mut bytes, mut block) = (0, vec![]);
-    while block.len() < most && bytes < most_bytes {
-        let Some(line) = lines.next() else { break };
-        bytes += line.1.as_ref().map_or(0, Json::size);
-        block.push(line);
+/// Takes rows, those that are compared with one another together, until there are enough of them; none after the last.
+fn take_groups(groups: &mut impl Iterator<Item = RowGroup>, most_rows: usize, most_bytes: usize) -> Vec<RowGroup> {
+    let (mut rows, mut bytes, mut block) = (0, 0, vec![]);
+    while rows < most_rows && bytes < most_bytes {
+        let Some(group) = groups.next() else { break };
+        rows += group.len();
+        bytes += group.iter().map(|(_, row)| row.as_ref().map_or(0, Json::size)).sum::<usize>();
+        block.push(group);
     }
     block
 }
 
 /// Plans the columns of a file by its first rows, and gives these too.
 fn plan_of(path: &Path, columns: &Columns, lines: &mut Lines) -> Result<(ColumnPlan, Vec<NumberedRecord<Json>>)> {
-    let first = take_rows(lines, FIRST_ROWS, FIRST_BYTES);
+    let first = take_groups(&mut lines.map(|line| vec![line]), FIRST_ROWS, FIRST_BYTES);
+    let first: Vec<_> = first.into_iter().flatten().collect();
     let plan = ColumnPlan::new(first.iter().filter_map(|(_, row)| row.as_ref().ok()), columns);
     let refuse = |ColumnProblem { problem, hint }| Error::Columns { path: path.into(), problem, hint };
     Ok((plan.map_err(refuse)?, first))
@@ -85,8 +83,8 @@ pub fn plan(path: &Path, columns: &Columns) -> Result<ColumnPlan> {
 }
 
 /// A file's rows in order, each with its line, its records and the results of `make`. A block of rows is processed on all
-/// threads while the next is read. Most rows have one record; one with several ranked completions has several, and of rows that are compared with one
-/// another the last one has them.
+/// threads while the next is read. Most rows have one record; one with several ranked completions has several, and of rows that
+/// are compared with one another the last one has them.
 ///
 /// # Errors
 /// As [`plan`].
@@ -103,7 +101,7 @@ pub fn read<T: Send>(
     };
     let shared = shared.iter().filter_map(|role| plan.name(*role)).map(String::from).collect();
     let mut groups = RowGroups::new(first.into_iter().chain(lines), shared);
-    let mut block = read_block(&mut groups);
+    let mut block = take_groups(&mut groups, BLOCK_ROWS, BLOCK_BYTES);
     let blocks = std::iter::from_fn(move || {
         let with_result = |record| {
             let result = make(&record);
@@ -115,23 +113,11 @@ pub fn read<T: Send>(
         let read_group = |group| Record::read_group(&group, &plan).into_iter().map(numbered).collect::<Vec<_>>();
         let rows = std::mem::take(&mut block);
         let process = || rows.into_par_iter().flat_map_iter(read_group).collect::<Vec<_>>();
-        let (results, next) = rayon::join(process, || read_block(&mut groups));
+        let (results, next) = rayon::join(process, || take_groups(&mut groups, BLOCK_ROWS, BLOCK_BYTES));
         block = next;
         (!results.is_empty()).then_some(results)
     });
     Ok(blocks.flatten())
-}
-
-/// The next rows, those that are compared with one another together; none after the last.
-fn read_block(groups: &mut impl Iterator<Item = RowGroup>) -> Vec<RowGroup> {
-    let (mut rows, mut bytes, mut block) = (0, 0, vec![]);
-    while rows < BLOCK_ROWS && bytes < BLOCK_BYTES {
-        let Some(group) = groups.next() else { break };
-        rows += group.len();
-        bytes += group.iter().map(|(_, row)| row.as_ref().map_or(0, Json::size)).sum::<usize>();
-        block.push(group);
-    }
-    block
 }
 
 /// Opens a file by its endings: `.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`, each also with `.gz` or `.zst` behind it.

@@ -64,7 +64,7 @@ impl FindingKind {
     ];
 
     /// Whether the rows should be fixed: they cannot be trained on. All others are used, or are left out by a setting or
-    /// because they are there already.
+    /// because they are duplicates.
     pub fn is_error(self) -> bool {
         matches!(self, Self::Unreadable | Self::Leaks | Self::Same)
     }

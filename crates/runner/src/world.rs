@@ -116,7 +116,7 @@ impl PretrainedModel {
         Ok(Self { tokenizer, eos, model, named_tokens })
     }
 
-    /// The token ids of a world in its vocabulary. Of control tokens a response may hold only those that end it; PAD is another one of
+    /// The token ids of a world in its vocabulary. Of control tokens a response may hold only those that end it; PAD is another of
     /// them, where there is another.
     pub(crate) fn space(&self, prompt_tokens: usize, response_tokens: usize) -> TokenSpec {
         let special = &self.model.tokenizer_files.special;

@@ -59,7 +59,7 @@ catalogue! {
     ROWS_KEPT = "rows_kept", "rows", "pairs made of them that are trained on or judged by";
     ROWS_UNREADABLE = "rows_unreadable", "rows", "rows left out as they cannot be read or trained on";
     ROWS_SAME = "rows_same", "rows", "rows left out as their completions are the same tokens";
-    ROWS_DUPLICATE = "rows_duplicate", "rows", "rows left out as they are there already";
+    ROWS_DUPLICATE = "rows_duplicate", "rows", "rows left out as duplicates of earlier ones";
     ROWS_LONG_PROMPT = "rows_long_prompt", "rows", "rows left out for a prompt of too many tokens";
     ROWS_LONG_RESPONSE = "rows_long_response", "rows", "rows left out for a completion of too many tokens";
     ROWS_PROMPT_CUT = "rows_prompt_cut", "rows", "rows whose prompt is cut at its beginning";

@@ -159,11 +159,11 @@ impl fmt::Display for ColumnRole {
 pub(super) const NO_COLUMN: &str = "none";
 
 /// How columns are named, and what is made of them: `[world.rows]`.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Columns {
     /// Names that were set; the usual ones stand for the others.
     pub names: BTreeMap<ColumnRole, String>,
-    /// Pairs made of one prompt's scored or ranked completions, at most; 0 stands for 1.
+    /// Pairs made of one prompt's scored or ranked completions, at most.
     pub pairs_per_prompt: usize,
     pub chat: ChatFormat,
 }
@@ -184,9 +184,16 @@ impl Columns {
     }
 }
 
+impl Default for Columns {
+    fn default() -> Self {
+        Self::from(&RowsSettings::defaults())
+    }
+}
+
 impl From<&RowsSettings> for Columns {
     fn from(settings: &RowsSettings) -> Self {
-        let columns = Self { pairs_per_prompt: settings.pairs_per_prompt, chat: settings.chat, ..Self::default() };
+        let (pairs_per_prompt, chat) = (settings.pairs_per_prompt, settings.chat);
+        let columns = Self { names: BTreeMap::new(), pairs_per_prompt, chat };
         settings.column_names().into_iter().fold(columns, |columns, (key, name)| columns.with(key, name))
     }
 }

@@ -112,7 +112,7 @@ impl ColumnPlan {
             shape,
             is_chat,
             drops_answer: is_prompt_alone && is_transcript && prompt.is_some_and(|prompt| prompt.answered > 0),
-            pairs_per_prompt: columns.pairs_per_prompt.max(1),
+            pairs_per_prompt: columns.pairs_per_prompt,
             known: surveys.keys().cloned().collect(),
             names,
         };

@@ -53,6 +53,26 @@ pub enum Record {
 }
 
 impl Record {
+    /// The prompt.
+    pub fn prompt(&self) -> &Content {
+        let (Self::Pair { prompt, .. } | Self::Judged { prompt, .. } | Self::Prompt { prompt }) = self;
+        prompt
+    }
+
+    /// The completions with their names.
+    pub fn completions(&self) -> Vec<(&'static str, &Content)> {
+        match self {
+            Self::Pair { chosen, rejected, .. } => vec![("chosen", chosen), ("rejected", rejected)],
+            Self::Judged { completion, .. } => vec![("completion", completion)],
+            Self::Prompt { .. } => vec![],
+        }
+    }
+
+    /// The prompt and the completions with their names.
+    pub fn parts(&self) -> Vec<(&'static str, &Content)> {
+        [vec![("prompt", self.prompt())], self.completions()].concat()
+    }
+
     /// Reads the records of a row by itself.
     ///
     /// # Errors

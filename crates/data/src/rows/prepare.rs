@@ -58,7 +58,7 @@ impl<'a> RowCollector<'a> {
     fn add(&mut self, row: DecidedRow, number: u64) {
         let DecidedRow { record, encoded, usage, .. } = row;
         let (RowUse::Whole(split) | RowUse::Prompt(split)) = usage else { return };
-        let (Record::Pair { prompt, .. } | Record::Judged { prompt, .. } | Record::Prompt { prompt }) = &record;
+        let prompt = record.prompt();
         if self.source.conversations {
             self.add_conversation(&encoded.prompt, prompt);
         }

@@ -1,7 +1,7 @@
 //! From the user's files to ids: the one path of `duel data check`, `duel init` and a run's preparation. It encodes each row,
 //! cuts what is too long where a setting says so, and decides whether the row is used.
 
-use super::text_marks::{ControlTokens, odd_characters, parts, texts};
+use super::text_marks::{ControlTokens, odd_characters, texts};
 use crate::encode::{EncodedRow, Encoder};
 use crate::keys::{ids_key, ids_text, prompt_key, text_key};
 use crate::records::{self, Columns, Content, Record};
@@ -182,7 +182,7 @@ impl RowFilter<'_> {
     ) -> DecidedRow {
         let lengths = match self.encoder {
             Some(_) => std::iter::once(&encoded.prompt).chain(&encoded.completions).map(Vec::len).collect(),
-            None => parts(&record).into_iter().map(|(_, content)| word_count(content)).collect(),
+            None => record.parts().into_iter().map(|(_, content)| word_count(content)).collect(),
         };
         findings.extend(label_findings(&record));
         if let Some(encoder) = self.encoder {
@@ -234,7 +234,7 @@ impl RowFilter<'_> {
         encoded: &EncodedRow,
         findings: &mut Vec<(FindingKind, String)>,
     ) -> Option<Split> {
-        let prompt_hash = prompt_key(parts(record)[0].1);
+        let prompt_hash = prompt_key(record.prompt());
         let file_split = self.source.files[file].0;
         let split = file_split.unwrap_or_else(|| split_of(prompt_hash, self.source.holdout));
         let key = if self.encoder.is_some() { ids_key(&encoded.prompt) } else { prompt_hash };
@@ -249,7 +249,7 @@ impl RowFilter<'_> {
         Some(origin.split)
     }
 
-    /// Whether the completions of a row can be used: they differ, and are not there already.
+    /// Whether the completions of a row can be used: they differ, and the row is no duplicate.
     fn compare(
         &mut self,
         record: &Record,
@@ -271,7 +271,7 @@ impl RowFilter<'_> {
             return RowUse::Prompt(split);
         }
         if !self.rows.insert(self.row_key(record, encoded)) {
-            findings.push((FindingKind::Duplicates, "it is there already".into()));
+            findings.push((FindingKind::Duplicates, "a duplicate of an earlier row".into()));
             return RowUse::Prompt(split);
         }
         RowUse::Whole(split)
@@ -285,7 +285,7 @@ impl RowFilter<'_> {
                 let completions: String = encoded.completions.iter().map(|ids| ids_text(ids)).collect();
                 text_key(&format!("{} {completions} {label:?}", ids_text(&encoded.prompt)))
             }
-            None => text_key(&format!("{:?} {label:?}", parts(record))),
+            None => text_key(&format!("{:?} {label:?}", record.parts())),
         }
     }
 }
@@ -309,7 +309,7 @@ fn label_findings(record: &Record) -> Option<(FindingKind, String)> {
 
 /// What encoding changed or left.
 fn encoding_findings(record: &Record, encoded: &EncodedRow, encoder: &Encoder) -> Vec<(FindingKind, String)> {
-    let names = parts(record);
+    let names = record.parts();
     let mut findings = vec![];
     if encoded.is_cut {
         findings.push((FindingKind::Cut, "a completion continues after its first end token, where it is cut".into()));

@@ -11,17 +11,6 @@ use std::collections::{HashMap, HashSet};
 /// Bytes of a compiled pattern: some tokenizers have thousands of control tokens.
 const MAX_PATTERN: usize = 64 << 20;
 
-/// The parts of a row with their names.
-pub(super) fn parts(record: &Record) -> Vec<(&'static str, &Content)> {
-    match record {
-        Record::Pair { prompt, chosen, rejected, .. } => {
-            vec![("prompt", prompt), ("chosen", chosen), ("rejected", rejected)]
-        }
-        Record::Judged { prompt, completion, .. } => vec![("prompt", prompt), ("completion", completion)],
-        Record::Prompt { prompt } => vec![("prompt", prompt)],
-    }
-}
-
 /// The texts of a prompt or a completion: its own, or those of its turns.
 pub(super) fn texts(content: &Content) -> Vec<Cow<'_, str>> {
     match content {
@@ -55,7 +44,7 @@ fn is_plain(text: &str) -> bool {
 /// Odd characters of a row: each kind once, with the first of them.
 pub(super) fn odd_characters(record: &Record) -> Vec<(FindingKind, String)> {
     let mut findings: Vec<(FindingKind, String)> = vec![];
-    for (name, content) in parts(record) {
+    for (name, content) in record.parts() {
         for text in texts(content).iter().filter(|text| !is_plain(text)) {
             let mut before = None;
             let mut characters = text.chars().enumerate().peekable();
@@ -141,7 +130,7 @@ impl<'a> ControlTokens<'a> {
     /// text may begin with BOS.
     pub(super) fn findings(&self, record: &Record) -> Result<Vec<(FindingKind, String)>> {
         let mut findings = vec![];
-        for (name, content) in parts(record) {
+        for (name, content) in record.parts() {
             for text in texts(content) {
                 if name == "prompt" {
                     let rest = text.strip_prefix(&self.start).filter(|_| matches!(content, Content::Text(_)));

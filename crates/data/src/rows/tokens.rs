@@ -1,7 +1,6 @@
 //! A row token by token, as a training sees it.
 
 use super::reader::{DecidedRow, RowSource, RowUse};
-use super::text_marks::parts;
 use crate::{Result, TextTokenizer};
 use serde::Serialize;
 use std::path::PathBuf;
@@ -44,7 +43,7 @@ impl RowTokens {
     /// Ids that the tokenizer cannot decode.
     pub(crate) fn of(row: &DecidedRow, source: &RowSource, tokenizer: &TextTokenizer) -> Result<Option<Self>> {
         let (RowUse::Whole(split) | RowUse::Prompt(split)) = row.usage else { return Ok(None) };
-        let names = parts(&row.record).into_iter().map(|(name, _)| name);
+        let names = row.record.parts().into_iter().map(|(name, _)| name);
         let masks = row.encoded.masks.iter();
         let completions = row.encoded.completions.iter().zip(masks).map(|(ids, mask)| {
             let is_trained = |index| mask.as_ref().is_none_or(|mask| mask.contains(index));

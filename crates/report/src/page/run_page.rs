@@ -172,7 +172,7 @@ fn row_use(run: &Run) -> Option<String> {
     const LEFT_OUT: [(Metric, &str); 5] = [
         (metrics::ROWS_UNREADABLE, "that could not be read or trained on"),
         (metrics::ROWS_SAME, "whose completions are the same"),
-        (metrics::ROWS_DUPLICATE, "that were there already"),
+        (metrics::ROWS_DUPLICATE, "that are duplicates"),
         (metrics::ROWS_LONG_PROMPT, "with a prompt of too many tokens"),
         (metrics::ROWS_LONG_RESPONSE, "with a completion of too many tokens"),
     ];

@@ -153,9 +153,7 @@ impl CheckArgs {
             let (option, reason) = (self.file.display().to_string(), "only world.kind = \"rows\" has rows to check");
             return Err(Error::Unused { option, reason: reason.into() });
         }
-        let source = row_source(&experiment)?;
-        let (model, settings) = (Some(experiment.model.from.clone()), experiment.world.rows);
-        Ok(CheckInput { source, model, settings, is_whole: true })
+        CheckInput::of_experiment(experiment)
     }
 
     fn file_input(&self) -> Result<CheckInput> {
