@@ -30,7 +30,7 @@ pub enum Error {
     #[error("{address} cannot be read: {problem}")]
     Unreachable { address: String, problem: String },
     #[error("{address} answers with something else than the hub does: {problem}")]
-    Answer { address: String, problem: String },
+    UnexpectedResponse { address: String, problem: String },
     #[error("`{file}` has more than the {limit} bytes that are read")]
     TooLarge { file: String, limit: u64 },
     #[error(
@@ -80,7 +80,7 @@ impl Error {
                  HF_HUB_OFFLINE=1 reads the cache alone"
                     .into(),
             ),
-            Self::Answer { .. } => Some("HF_ENDPOINT, where it is set, must be the address of a hub".into()),
+            Self::UnexpectedResponse { .. } => Some("HF_ENDPOINT, where it is set, must be the address of a hub".into()),
             Self::WrongHash { .. } => Some("the download was discarded; if this happens again, a proxy may alter it".into()),
             Self::Offline { .. } => Some("unset HF_HUB_OFFLINE, or fetch it elsewhere: `hf download NAME`".into()),
             Self::NoWeights { .. } => {

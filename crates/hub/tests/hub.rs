@@ -427,7 +427,7 @@ fn answers_without_end_or_without_haste_are_given_up() {
         let server = hub("models", model_files(), &storage);
         let folder = tempfile::tempdir().expect("a folder");
         let error = model(settings(folder.path(), &server.address)).expect_err("no end");
-        assert!(matches!(error, Error::Unreachable { .. } | Error::Answer { .. }), "{error}");
+        assert!(matches!(error, Error::Unreachable { .. } | Error::UnexpectedResponse { .. }), "{error}");
         assert_secret_free(&error);
         assert_nothing_to_use(folder.path());
         let written: u64 = contents(folder.path()).iter().filter_map(|path| Some(path.metadata().ok()?.len())).sum();
@@ -457,7 +457,7 @@ fn nothing_that_a_server_says_leads_out_of_the_cache() {
     for listing in listings {
         let server = FakeServer::start(move |_| HubReply::whole(listing.clone()));
         let error = model(settings(&cache, &server.address)).expect_err("refused");
-        assert!(matches!(error, Error::Answer { .. } | Error::NoWeights { .. }), "{error}");
+        assert!(matches!(error, Error::UnexpectedResponse { .. } | Error::NoWeights { .. }), "{error}");
     }
     // a commit that is a path, with files that are right
     let server = FakeServer::start(|request| {
@@ -470,14 +470,14 @@ fn nothing_that_a_server_says_leads_out_of_the_cache() {
     }
     });
     let error = model(settings(&cache, &server.address)).expect_err("no commit");
-    assert!(matches!(error, Error::Answer { .. }), "{error}");
+    assert!(matches!(error, Error::UnexpectedResponse { .. }), "{error}");
     for etag in ["\"../../../../etag\"", "\"\"", "\"d41d8cd98f00b204e9800998ecf8427e\"", "W/\"x\""] {
         let server = FakeServer::start(move |request| match request.path.contains("resolve") {
             true => HubReply::whole("{}").with("ETag", etag),
             false => answer("models", &model_files(), "", request),
         });
         let error = model(settings(&cache, &server.address)).expect_err("no hash");
-        assert!(matches!(error, Error::Answer { .. }), "{error}");
+        assert!(matches!(error, Error::UnexpectedResponse { .. }), "{error}");
     }
     for location in ["file:///etc/passwd", "x", "", "/again"] {
         let server = FakeServer::start(move |request| match request.path.starts_with("/api") {
@@ -485,7 +485,7 @@ fn nothing_that_a_server_says_leads_out_of_the_cache() {
             false => HubReply::status(302).with("Location", location),
         });
         let error = model(settings(&cache, &server.address)).expect_err("no address");
-        assert!(matches!(error, Error::Answer { .. }), "{error}");
+        assert!(matches!(error, Error::UnexpectedResponse { .. }), "{error}");
         assert!(server.take_requests().len() < 10);
     }
     assert!(

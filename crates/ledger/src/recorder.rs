@@ -141,10 +141,10 @@ impl Recorder for StageRecorder {
         }
     }
 
-    fn progress(&mut self, done: u64, total: u64, words: &str) {
-        (self.on_progress)(done, total, words);
+    fn progress(&mut self, done: u64, total: u64, message: &str) {
+        (self.on_progress)(done, total, message);
         if let Some(live) = &mut self.live {
-            live.publish(done, total, words, &self.rows);
+            live.publish(done, total, message, &self.rows);
         }
     }
 

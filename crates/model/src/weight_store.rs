@@ -105,8 +105,8 @@ impl WeightStore {
     /// A file that was changed since it was opened.
     pub fn get(&self, name: &str) -> Result<Option<HostTensor>> {
         let Some(TensorEntry { file, shape, kind, range }) = self.entries.get(name) else { return Ok(None) };
-        let bytes = &self.files[*file].bytes()?[range.clone()];
-        Ok(Some(HostTensor { shape: shape.clone(), values: kind.decode(bytes) }))
+        let bytes = self.files[*file].copy(range.clone())?;
+        Ok(Some(HostTensor { shape: shape.clone(), values: kind.decode(&bytes) }))
     }
 
     /// Whether two tensors are there, and are the same.

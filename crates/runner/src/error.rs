@@ -44,6 +44,8 @@ pub enum Error {
     NotExact { path: PathBuf, world: &'static str },
     #[error("the run `{}` has no seed {seed}", path.display())]
     NoSeed { path: PathBuf, seed: u64 },
+    #[error("`judge.command` names the folder `{}`, which has more than {files} files or {gib} GiB", path.display())]
+    JudgeFolder { path: PathBuf, files: usize, gib: u64 },
     #[error("the terminal cannot be drawn on")]
     Screen { source: std::io::Error },
     #[error("failed to write to standard output")]
@@ -110,17 +112,18 @@ pub struct StageFailure {
 pub struct WorkerEnd {
     /// Whether the training diverged.
     pub diverged: bool,
-    /// The error with what caused it, in one line.
-    pub words: String,
+    /// The error with its causes, in one line; `words` in earlier versions.
+    #[serde(alias = "words")]
+    pub message: String,
 }
 
 impl WorkerEnd {
     /// The end of a worker with this error.
     pub fn by(error: &Error) -> Self {
         let causes = std::iter::successors(std::error::Error::source(error), |cause| (*cause).source());
-        let words = std::iter::once(error.to_string()).chain(causes.map(ToString::to_string));
-        let words = words.collect::<Vec<_>>().join(": ").split_whitespace().collect::<Vec<_>>().join(" ");
-        Self { diverged: error.is_divergence(), words }
+        let messages: Vec<String> = std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect();
+        let message = messages.join(": ").split_whitespace().collect::<Vec<_>>().join(" ");
+        Self { diverged: error.is_divergence(), message }
     }
 }
 
@@ -151,6 +154,7 @@ impl Error {
             | Self::NoSeed { .. }
             | Self::NoClaim { .. }
             | Self::NoSuch { .. }
+            | Self::JudgeFolder { .. }
             | Self::Unused { .. }
             | Self::NotText { .. }
             | Self::TooLarge { .. }
@@ -214,6 +218,9 @@ impl Error {
             Self::Ledger(e) | Self::Report(duel_report::Error::Ledger(e)) => e.hint(),
             Self::NotExact { .. } => Some("the grammar is the only world whose runs can be enumerated".into()),
             Self::NoSeed { .. } => Some("--seed counts from 0; `duel plan` shows a run's seeds".into()),
+            Self::JudgeFolder { .. } => {
+                Some("name in it only the files that decide its answers, or start it by a script that names the folder, and write `judge.version`".into())
+            }
             Self::NoSuch { accepted, .. } => Some(format!("there are: {accepted}")),
             Self::Contradicted { .. } => Some("the lines above say which".into()),
             Self::Peer { .. } => Some("run this from the repository's root; `scripts/bench/bench-peers` says how to try a peer alone".into()),

@@ -127,15 +127,15 @@ impl ProgressReporter {
     }
 
     fn stage_progress(&mut self, index: usize, progress: &Progress) {
-        if let Some((_, share, words)) = self.shares.get_mut(&index) {
+        if let Some((_, share, message)) = self.shares.get_mut(&index) {
             *share = progress.done as f64 / progress.total.max(1) as f64;
-            *words = format!("{}/{} {}", progress.done, progress.total, progress.words);
+            *message = format!("{}/{} {}", progress.done, progress.total, progress.message);
         }
         self.draw();
         if self.bar.is_none() && self.last_line.elapsed() > PAUSE {
             self.last_line = Instant::now();
             let stages: Vec<String> =
-                self.shares.values().map(|(label, _, words)| format!("{label}: {words}")).collect();
+                self.shares.values().map(|(label, _, message)| format!("{label}: {message}")).collect();
             self.show(&format!("{} {}", self.count(), self.and_time_left(stages)));
         }
     }

@@ -78,8 +78,8 @@ pub trait Recorder {
     fn outcomes(&mut self, outcomes: &[OutcomeRow]);
     /// Records the hashes of the distinct prompts of a training or an evaluation.
     fn prompts(&mut self, _of: &str, _hashes: &[u64]) {}
-    /// Reports progress: done of total, with a short description.
-    fn progress(&mut self, done: u64, total: u64, words: &str);
+    /// Reports progress: done of total, with a short message.
+    fn progress(&mut self, done: u64, total: u64, message: &str);
 
     /// Whether a checkpoint is due.
     fn is_due(&self) -> bool {

@@ -214,17 +214,17 @@ fn judge(experiment: &Experiment) -> &'static str {
     }
 }
 
-/// A verdict with its tests in words.
+/// A verdict with a summary of its tests.
 #[derive(Debug, Serialize)]
 struct RenderedVerdict<'a> {
     #[serde(flatten)]
     verdict: &'a ClaimResult,
-    found: String,
+    measured: String,
 }
 
 impl<'a> RenderedVerdict<'a> {
     fn new(verdict: &'a ClaimResult) -> Self {
-        Self { verdict, found: verdict.tests.iter().map(test_summary).collect::<Vec<_>>().join("; ") }
+        Self { verdict, measured: verdict.tests.iter().map(test_summary).collect::<Vec<_>>().join("; ") }
     }
 }
 

@@ -4,8 +4,9 @@ use crate::commands::args::{ExperimentArgs, concurrent_stages, seconds};
 use crate::commands::report::announce_files;
 use crate::error::{Error, Result, StageFailure};
 use crate::executors::{EXECUTORS, ExecutorEntry, RunEvent, RunOptions, RunSummary, execute};
+use crate::judge_files::{judge_files, judge_inputs};
 use crate::log;
-use crate::plan::{Plan, Stage, experiment_hash, judge_files, judge_inputs};
+use crate::plan::{Plan, Stage, experiment_hash};
 use crate::progress::ProgressReporter;
 use crate::search;
 use crate::sources;
@@ -79,13 +80,16 @@ pub fn run(args: &RunArgs) -> Result<()> {
         jobs,
         "run"
     );
-    let before = Manifest::read(run.path()).ok();
+    let before = Manifest::read(run.path());
     let mut manifest = Manifest { stages: needed, ..manifest(&experiment, &document, &args.experiment.device, jobs)? };
 
     let mut reporter = ProgressReporter::new(jobs);
     reporter.print_line(&format!("{}: {}", experiment.name, experiment.question));
     for warning in warnings::warnings(&experiment) {
         reporter.print_line(&format!("warning: {warning}"));
+    }
+    if let Err(damage @ duel_ledger::Error::Damaged { .. }) = &before {
+        reporter.print_line(&format!("warning: {damage}; its claims count as added after the run"));
     }
     let options = RunOptions {
         run: &run,
@@ -97,7 +101,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         stop: &stop,
     };
     let mut summary = RunSummary::default();
-    let ran = rounds(&experiment, args.executor, &options, (&mut manifest, before), &mut reporter, &mut summary);
+    let ran = rounds(&experiment, args.executor, &options, (&mut manifest, before.ok()), &mut reporter, &mut summary);
     let ran = ran.and_then(|plan| {
         reporter.print_line("merging and reporting");
         duel_ledger::merge(run.path(), &manifest, RunSubset::Comparison)?;
@@ -298,8 +302,8 @@ fn finish(manifest: &mut Manifest, summary: &RunSummary, ended_by: Option<&Error
         let line = tail.lines().find(|line| line.contains('×')).or(tail.lines().last()).unwrap_or_default();
         line.trim_matches([' ', '×']).to_string()
     };
-    let words = |f: &StageFailure| f.ended.as_ref().map_or_else(|| last(&f.tail), |ended| ended.words.clone());
-    manifest.failed = summary.failures.iter().map(|f| (f.stage.clone(), words(f))).collect();
+    let message = |f: &StageFailure| f.ended.as_ref().map_or_else(|| last(&f.tail), |ended| ended.message.clone());
+    manifest.failed = summary.failures.iter().map(|f| (f.stage.clone(), message(f))).collect();
     manifest.failed.extend(summary.left_out.iter().map(|stage| (stage.clone(), "needs what failed".into())));
     manifest.diverged.extend(
         summary

@@ -2,7 +2,8 @@
 
 use crate::commands::args::OutputFormat;
 use crate::error::{Error, Result};
-use crate::plan::{Plan, Stage, StageKind, judge_files, recorded_judge};
+use crate::judge_files::{judge_files, recorded_judge};
+use crate::plan::{Plan, Stage, StageKind};
 use crate::stages::{StageContext, learned_reward};
 use crate::terminal::{is_colored, print_styled, warn};
 use crate::terminal::{json, sanitize};

@@ -382,7 +382,7 @@ fn draw_cells(frame: &mut Frame<'_>, area: Rect, view: &RunView, state: &ViewSta
                 Line::from(format!(
                     "▶ {label} {:>3.0}%  {left} left  {}",
                     share * 100.0,
-                    sanitize(&live.progress.words)
+                    sanitize(&live.progress.message)
                 ))
                 .bold()
             }

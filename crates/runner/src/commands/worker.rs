@@ -74,12 +74,12 @@ fn work(run: &Path, index: usize, device: &str, checkpoints: Duration, detached:
         None => (SHARED_ARM, stage.kind.name(), NO_POINT),
     };
     let mut last = Instant::now() - PAUSE;
-    let report = move |done, total, words: &str| {
+    let report = move |done, total, message: &str| {
         if detached || (last.elapsed() < PAUSE && done < total) {
             return; // nobody reads it, or the last line was just now
         }
         last = Instant::now();
-        let line = serde_json::to_string(&Progress { done, total, words: words.into() }).expect("plain data");
+        let line = serde_json::to_string(&Progress { done, total, message: message.into() }).expect("plain data");
         let _ = writeln!(std::io::stdout(), "{line}");
     };
     let tag = format!("{FORMAT_VERSION} {} {device}", sysinfo::COMMIT);
