@@ -25,11 +25,11 @@ pub enum Error {
     NoFile { repo: String, file: String },
     #[error("`{repo}` has no GGUF file `{file}` on the hub")]
     NoGguf { repo: String, file: String, accepted: String },
-    #[error("{address} answers with status {status}")]
+    #[error("{address} responds with status {status}")]
     Status { address: String, status: u16 },
     #[error("{address} cannot be read: {problem}")]
     Unreachable { address: String, problem: String },
-    #[error("{address} answers with something else than the hub does: {problem}")]
+    #[error("{address} does not respond as the hub does: {problem}")]
     UnexpectedResponse { address: String, problem: String },
     #[error("`{file}` has more than the {limit} bytes that are read")]
     TooLarge { file: String, limit: u64 },
@@ -76,7 +76,7 @@ impl Error {
             Self::NoRevision { .. } => Some("accepted: a branch, a tag or the 40 digits of a commit; without `@` it is `main`".into()),
             Self::Status { status: 429, .. } => Some("too many requests: try again later; with a token there may be more".into()),
             Self::Status { .. } | Self::Unreachable { .. } => Some(
-                "the same command goes on where the download stopped; HF_ENDPOINT names another hub, HTTPS_PROXY a proxy, and \
+                "the same command resumes the download; HF_ENDPOINT names another hub, HTTPS_PROXY a proxy, and \
                  HF_HUB_OFFLINE=1 reads the cache alone"
                     .into(),
             ),

@@ -41,7 +41,7 @@ pub struct HubSnapshot {
     pub path: PathBuf,
     pub name: RepoName,
     pub commit: String,
-    /// What was asked for, by its names within the folder, in order.
+    /// The requested files, by their names within the folder, in order.
     pub files: Vec<String>,
     /// What the cache may lack, where the hub could not be asked.
     pub warning: Option<String>,

@@ -225,7 +225,7 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// The split that a word of a file's name stands for, else one of its folders'.
+/// The split named by a word of the file's name, else of its folders' names.
 fn split_of(name: &str) -> Option<&'static str> {
     name.rsplit('/').find_map(|part| {
         let words: Vec<String> = part.split(|c: char| !c.is_ascii_alphanumeric()).map(str::to_lowercase).collect();

@@ -1,4 +1,4 @@
-//! One file from the hub into its cache: goes on where an earlier download stopped, and is right by its hash or not there at all.
+//! Downloads one file from the hub into its cache: resumes an earlier download, and keeps only a file that matches its hash.
 
 use crate::name::{RepoName, is_hex};
 use crate::remote::{HubResponse, Remote, text};

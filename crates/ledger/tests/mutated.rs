@@ -127,7 +127,7 @@ fn damaged_checkpoints_are_resumed_or_set_aside() {
         first.record("train", Clocks { step, ..Clocks::default() }, metrics::LOSS, 0.5);
     }
     first.completion(completion());
-    first.keep("train", &[7; 200]).unwrap();
+    first.save("train", &[7; 200]).unwrap();
     let original = std::fs::read(&checkpoint).unwrap();
     const HASH: usize = 64;
     mutated::every("kept", 1500, &[&original], &["\u{ff}\u{ff}\u{ff}\u{ff}\u{7f}"], |case, bytes| {

@@ -87,7 +87,7 @@ impl Drop for JudgeProcess {
         self.inputs = None;
         drop(self.guard.stdin.take());
         let _ = self.guard.wait();
-        // only now: until then its process number, which is its group's, can be nobody else's
+        // last: until here its process number, which is also its group's, cannot be reused
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -246,7 +246,7 @@ fn score(line: ProgramLine) -> std::result::Result<f64, String> {
 }
 
 impl CommandJudge {
-    /// The program starts when it is first asked. A batch, its retries included, takes no longer than `timeout`.
+    /// The program is started for the first batch. A batch, its retries included, takes no longer than `timeout`.
     pub fn new(command: Vec<String>, timeout: Duration, batch: usize) -> Self {
         Self { command, timeout: timeout.min(DAY), batch: batch.max(1), running: Mutex::new(None) }
     }
@@ -255,7 +255,7 @@ impl CommandJudge {
         Error::Command { command: self.command.join(" "), problem }
     }
 
-    /// Asks a batch, of a program that is started where there is none or where the last one ended.
+    /// Scores a batch. The program is started if it is not running.
     fn ask(&self, running: &mut Option<JudgeProcess>, batch: &[JudgeInput]) -> std::result::Result<Vec<f64>, String> {
         let ends = Instant::now() + self.timeout;
         let mut last = String::new();
@@ -325,7 +325,7 @@ mod tests {
         let judge = shell(r#"while read -r line; do echo "{\"score\": ${#line}}"; done"#, 20.0);
         let scores = judge.judge(&texts)?;
         assert_eq!(scores, [31.0, 31.0, 33.0]);
-        assert_eq!(judge.judge(&texts)?, scores, "the same program is asked again");
+        assert_eq!(judge.judge(&texts)?, scores, "the same program answers again");
         judge.finish()?;
         // one that exits after every batch is restarted for the next
         let judge = shell("read -r a; echo 1; read -r b && echo 2", 20.0);

@@ -1,4 +1,4 @@
-//! A reward model that somebody else has trained: a sequence classifier with a tokenizer and a chat template of its own.
+//! A pretrained reward model: a sequence classifier with its own tokenizer and chat template.
 
 use crate::{Result, RewardReader, TextInput};
 use burn::tensor::Device;

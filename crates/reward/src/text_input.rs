@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn only_the_first_words_of_a_response_are_judged() -> Result<()> {
         let (tokenizer, text) = input(16, Some(0), 1)?;
-        let space = (u32::from(b' ')).wrapping_sub(u32::from(b'a')) & 0xff; // the letter that stands for a space
+        let space = (u32::from(b' ')).wrapping_sub(u32::from(b'a')) & 0xff; // the letter used for a space
         let batch =
             Responses { prompts: vec![vec![0]], responses: vec![vec![1, space, 2]], logp: vec![], masks: vec![] };
         assert_eq!(text.batch(&batch)?.prompts, [tokenizer.encode_part("ab ")?]);

@@ -52,7 +52,7 @@ pub enum Error {
     Output { source: std::io::Error },
     #[error("failed to start a worker")]
     Worker { source: std::io::Error },
-    #[error("the worker was asked for stage {place} of {name}, which the run's experiment.toml does not have")]
+    #[error("the worker was started for stage {place} of {name}, which the run's experiment.toml does not have")]
     StrayWorker { place: usize, name: String },
     #[error("what `{stage}` is made of is no longer what the run was planned with")]
     Changed { stage: String },
@@ -256,7 +256,7 @@ impl Error {
             Self::Occupied { .. } => Some(
                 "give --to another place, or empty this one yourself: --force replaces nothing but what `duel` has exported".into(),
             ),
-            Self::Interrupted => Some("run the same command again to go on".into()),
+            Self::Interrupted => Some("run the same command again to resume".into()),
             Self::Evaluation(duel_evaluation::Error::Invariant { .. }) => Some(duel_training::FAULT_OF_DUEL.into()),
             _ => self.training().and_then(duel_training::Error::hint),
         }

@@ -50,7 +50,7 @@ impl StageKind {
         }
     }
 
-    /// Whether the stage stands alone in the plan and may use every core.
+    /// Whether all seeds share the stage; it then runs alone and may use every core.
     pub fn is_shared(self) -> bool {
         matches!(self, Self::Corpus | Self::Base)
     }
@@ -188,7 +188,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Whether all that a stage needs is finished, and the stage `itself` where that is wanted.
+    /// Checks that all stages that `stage` needs are finished, and with `itself` the stage too.
     ///
     /// # Errors
     /// [`Error::Unfinished`] names what is not, why, and how far the run is.
@@ -244,7 +244,7 @@ fn rm_settings(experiment: &Experiment) -> Result<Value> {
     Ok(settings)
 }
 
-/// A model's files by their bytes, wherever they are.
+/// A model's files by their bytes, whatever their path.
 fn files_hash(from: &str) -> Result<String> {
     Ok(duel_model::hash_of_files(&sources::model(Path::new(from))?)?)
 }

@@ -121,7 +121,7 @@ impl ProgressReporter {
     }
 
     fn stage_started(&mut self, index: usize, stage: &Stage) {
-        tracing::info!(stage = stage.label(), folder = stage.id.folder(), "begun");
+        tracing::info!(stage = stage.label(), folder = stage.id.folder(), "started");
         self.shares.insert(index, (stage.label(), 0.0, String::new()));
         self.draw();
     }
@@ -176,7 +176,7 @@ impl ProgressReporter {
         bar.set_position(self.done as u64);
         let stages: Vec<String> =
             self.shares.values().map(|(label, share, _)| format!("{label} {:.0}%", share * 100.0)).collect();
-        // what is cut off on a narrow terminal stands last
+        // the last part is cut off on a narrow terminal
         let cells = format!("{}/{} cells", self.cells_done, self.cells);
         let words: Vec<String> = std::iter::once(cells).chain(self.time_left()).chain(stages).collect();
         bar.set_message(sanitize(&words.join("; ")).into_owned());

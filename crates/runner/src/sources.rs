@@ -30,7 +30,7 @@ pub(crate) fn model(from: &Path) -> Result<PathBuf> {
 /// The files of rows, in order: of a path, a pattern or a folder, or of a split on the hub.
 ///
 /// # Errors
-/// What is not on the hub; a pattern or a folder without files of rows. A path is not looked at.
+/// What is not on the hub; a pattern or a folder without files of rows. Paths are not checked.
 pub(crate) fn rows(from: &Path) -> Result<Vec<PathBuf>> {
     match hub_rows(from)? {
         Some((_, snapshot)) => Ok(snapshot.paths().collect()),

@@ -57,7 +57,7 @@ pub fn peak_memory() -> u64 {
     field("self", "VmHWM:")
 }
 
-/// Starts [`peak_memory`] anew from what is in use now, where the system can.
+/// Resets [`peak_memory`] to the memory in use, if the system supports it.
 pub fn forget_peak_memory() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }

@@ -1,4 +1,4 @@
-//! The world of an experiment as its stages see it: prompts, judge, and the model that somebody else has trained.
+//! The world of an experiment as its stages see it: prompts, judge, and the pretrained model.
 
 use crate::error::Result;
 use crate::sources;
@@ -191,7 +191,7 @@ pub(crate) fn tokenizer(path: &Path, model: &Pretrained) -> Result<Option<TextTo
     Ok(Some(TextTokenizer::from_bytes(bytes).map_err(damaged)?))
 }
 
-/// The model that an experiment begins from, where somebody else has trained it.
+/// The pretrained model that an experiment starts from.
 pub(crate) fn pretrained(experiment: &Experiment) -> Result<Option<PretrainedModel>> {
     experiment.is_pretrained().then(|| PretrainedModel::open(&experiment.model.from)).transpose()
 }
@@ -205,7 +205,7 @@ pub(crate) fn sizes(experiment: &Experiment) -> Result<(TokenSpec, TransformerCo
         (WorldKind::Reviews, Some(pretrained)) => reviews_space(experiment, pretrained)?,
         (WorldKind::Reviews, None) => {
             let space = reviews_sizes(experiment).space(world.reviews.vocabulary);
-            // what is said when speed is measured: anything but PAD, BOS and EOS
+            // the tokens used when speed is measured: any but PAD, BOS and EOS
             let special = [space.pad, space.bos, space.eos];
             let allowed_tokens = (0..space.vocabulary as u32).filter(|id| !special.contains(id)).collect();
             TokenSpec { allowed_tokens: Some(allowed_tokens), ..space }
@@ -232,7 +232,7 @@ pub(crate) fn open_model(experiment: &Experiment) -> Result<Pretrained> {
     Ok(Pretrained::open(&sources::model(Path::new(&experiment.model.from))?)?)
 }
 
-/// The shape of a model that nobody has trained yet.
+/// The shape of a new model.
 fn fresh_config(experiment: &Experiment, space: &TokenSpec) -> TransformerConfig {
     let shape = &experiment.model;
     let context = match experiment.world.kind {

@@ -87,7 +87,7 @@ pub trait Recorder {
     }
 
     /// Writes a checkpoint: the state of the training with this name, with all rows so far.
-    fn keep(&mut self, _training: &str, _state: &[u8]) -> std::io::Result<()> {
+    fn save(&mut self, _training: &str, _state: &[u8]) -> std::io::Result<()> {
         Ok(())
     }
 

@@ -135,7 +135,7 @@ impl SftStage {
 }
 
 impl RmStage {
-    /// Whether the reward model is one that somebody else has trained, with a tokenizer of its own.
+    /// Whether the reward model is pretrained, with its own tokenizer.
     pub fn is_pretrained(&self) -> bool {
         !self.from.is_empty()
     }

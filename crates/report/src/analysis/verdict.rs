@@ -492,9 +492,9 @@ fn budget(evidence: &RunEvidence, arm: &str) -> TrainingBudget {
     let (run, tuning) = (evidence.run, evidence.tuning);
     let labels = run.cells.iter().filter(|cell| cell.arm == arm).map(|cell| &cell.point.label);
     let compared = labels.collect::<BTreeSet<_>>().len();
-    let tried: Vec<_> = tuning.tried.iter().filter(|tried| tried.arm == arm).collect();
+    let trials: Vec<_> = tuning.trials.iter().filter(|trial| trial.arm == arm).collect();
     let (points, searched) = if run.experiment.is_tuned() {
-        (tried.len(), tried.iter().map(|tried| tried.seeds.len()).sum())
+        (trials.len(), trials.iter().map(|trial| trial.seeds.len()).sum())
     } else {
         (compared, 0)
     };

@@ -152,7 +152,7 @@ const LONGEST: f64 = 30.0 * 86_400.0;
 pub fn seconds(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {
         Ok(x) if (0.0..=LONGEST).contains(&x) => Ok(x),
-        _ => Err(format!("a number from 0 to {LONGEST} is wanted")),
+        _ => Err(format!("expected a number from 0 to {LONGEST}")),
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::Path;
 
 /// One finding.
 struct DoctorCheck {
-    /// Whether it is as it should be; `None` where it is only worth knowing.
+    /// Whether the check passed; `None` if it is for information only.
     good: Option<bool>,
     what: &'static str,
     text: String,

@@ -21,7 +21,7 @@ pub struct ImportArgs {
     /// f32 by default
     #[arg(long, value_enum)]
     pub numbers: Option<FileNumbers>,
-    /// Replace an earlier export that stands there, as a whole
+    /// Replace an earlier export at this place, as a whole
     #[arg(long)]
     pub force: bool,
 }

@@ -35,10 +35,10 @@ pub struct RunArgs {
     pub executor: &'static ExecutorEntry,
     /// End at the first stage that fails
     ///
-    /// Without it a failed stage costs itself and what needs it; the rest goes on, and the exit code says so at the end.
+    /// Without it, only stages that need the failed one are skipped; the others run, and the exit code reports the failure at the end.
     #[arg(long, conflicts_with = "keep_going")]
     pub fail_fast: bool,
-    /// Go on after a stage has failed, which is the default
+    /// Continue after a stage has failed, which is the default
     #[arg(long)]
     pub keep_going: bool,
     /// Seconds between checkpoints of a training: no more than this much work is lost to a kill, and none of the result
@@ -84,13 +84,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let mut manifest = Manifest { stages: needed, ..manifest(&experiment, &document, &args.experiment.device, jobs)? };
 
     let mut reporter = ProgressReporter::new(jobs);
-    reporter.print_line(&format!("{}: {}", experiment.name, experiment.question));
-    for warning in warnings::warnings(&experiment) {
-        reporter.print_line(&format!("warning: {warning}"));
-    }
-    if let Err(damage @ duel_ledger::Error::Damaged { .. }) = &before {
-        reporter.print_line(&format!("warning: {damage}; its claims count as added after the run"));
-    }
+    print_heading(&reporter, &experiment, before.as_ref().err());
     let options = RunOptions {
         run: &run,
         device: &args.experiment.device,
@@ -133,6 +127,17 @@ pub fn run(args: &RunArgs) -> Result<()> {
     manifest.write(run.path())?;
     announce_files(written);
     if failures.is_empty() { Ok(()) } else { Err(Error::Stages { failures, left_out: left_out.len() }) }
+}
+
+/// Prints the experiment's question and its warnings.
+fn print_heading(reporter: &ProgressReporter, experiment: &Experiment, manifest_error: Option<&duel_ledger::Error>) {
+    reporter.print_line(&format!("{}: {}", experiment.name, experiment.question));
+    for warning in warnings::warnings(experiment) {
+        reporter.print_line(&format!("warning: {warning}"));
+    }
+    if let Some(damage @ duel_ledger::Error::Damaged { .. }) = manifest_error {
+        reporter.print_line(&format!("warning: {damage}; its claims count as added after the run"));
+    }
 }
 
 /// Set by a signal that asks this process to end. The first asks for a clean stop, the second ends at once.

@@ -72,7 +72,7 @@ pub fn sample(args: &SampleArgs) -> Result<()> {
     Ok(())
 }
 
-/// Every response that is asked for, prompt by prompt.
+/// All requested responses, prompt by prompt.
 fn responses(args: &SampleArgs) -> Result<Vec<SampledResponse>> {
     // 1. The run, and whose policies speak.
     let (manifest, experiment, plan) = Plan::of_run(&args.run)?;
@@ -85,7 +85,7 @@ fn responses(args: &SampleArgs) -> Result<Vec<SampledResponse>> {
     let (device, stop) = (duel_model::device::open(&manifest.device)?, AtomicBool::new(false));
     let context = |stage| StageContext::new(&experiment, &plan, stage, &run, device.clone(), &stop);
     let mut policies = policies(args, &plan, &report, seed)?;
-    // of an arm that was not asked for by name, what is not finished is left out
+    // unfinished cells are left out, unless their arm was named
     let finished =
         |(arm, _, stage): &(String, String, &Stage)| plan.check_finished(&run, &manifest, stage, arm != REFERENCE);
     let missing = policies.iter().find_map(|source| finished(source).err());
@@ -96,7 +96,7 @@ fn responses(args: &SampleArgs) -> Result<Vec<SampledResponse>> {
         None => {}
     }
 
-    // 2. What they are asked: the same prompts and random numbers for all.
+    // 2. The same prompts and random numbers for all.
     let shared = context(policies[0].2);
     let loaded = shared.load_world()?;
     let world = loaded.world.as_ref();
@@ -105,7 +105,7 @@ fn responses(args: &SampleArgs) -> Result<Vec<SampledResponse>> {
         texts => texts.iter().map(|text| Ok(world.read_prompt(text)?)).collect::<Result<Vec<_>>>()?,
     };
     let reference = shared.sft_policy(world)?;
-    // a program of somebody else's run is run only when that is asked for
+    // the program of another person's run is executed on request only
     let runs_judge =
         args.judge || experiment.judge.kind != JudgeKind::Command || experiment.world.kind == WorldKind::Grammar;
     let (gold, proxy) = (runs_judge.then(|| loaded.gold.clone()), learned_reward(&shared, &loaded)?);
@@ -167,7 +167,7 @@ fn policies<'a>(
     Ok(selected)
 }
 
-/// What every arm is asked.
+/// The prompts and settings of every arm.
 struct SampleRequest<'a> {
     context: &'a StageContext<'a>,
     world: &'a dyn World,

@@ -306,7 +306,7 @@ fn status_line(view: &RunView) -> String {
             _ => 0,
         })
         .sum();
-    let mut line = format!("{finished} of {all} stages, {running} at work");
+    let mut line = format!("{finished} of {all} stages, {running} running");
     if failed > 0 {
         line += &format!(", {failed} failed");
     }

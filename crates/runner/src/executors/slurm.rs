@@ -153,7 +153,7 @@ impl<'a> SlurmExecutor<'a> {
         if ids.is_empty() {
             return Ok(BTreeMap::new());
         }
-        // squeue reports jobs that it has forgotten as an error, where it is asked for no other
+        // squeue reports an error if it has forgotten all of the requested jobs
         let answer = match call(
             "squeue",
             &["--noheader", "--array", "--states=all", "--format=%i %T", &format!("--jobs={}", ids.join(","))],
@@ -259,7 +259,7 @@ impl Executor for SlurmExecutor<'_> {
         let label = self.stage(stage).label();
         let message = format!("{label}: its job {task} ended ({reason}); submitted again from its last checkpoint");
         Ok(match WorkerExitReport::take(self.run(), &self.stage(stage).id.folder()) {
-            Some(report) if report.in_vain => TaskFailure::MissingInput,
+            Some(report) if report.needs_missing => TaskFailure::MissingInput,
             Some(WorkerExitReport { exit, tail, ended, .. }) => {
                 TaskFailure::Failed(StageFailure { stage: label, tail, exit, ended })
             }

@@ -24,7 +24,7 @@ impl EpochSampler {
         (self.rows % self.batch_size.min(self.rows)) as f64 / self.rows as f64
     }
 
-    /// The batch of a step; the same one whenever it is asked.
+    /// The batch of a step: always the same one.
     pub fn at(&mut self, step: u64) -> &[usize] {
         let an_epoch = (self.rows / self.batch_size.min(self.rows)) as u64;
         let (epoch, place) = (step / an_epoch, (step % an_epoch) as usize);

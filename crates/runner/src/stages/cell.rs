@@ -38,7 +38,7 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
         learner: &context.experiment.learner,
         reference: reference.clone(),
         start: context.on_train_device(reference.clone()),
-        // loaded anew: clones of a module share their parameters' ids, and with them their gradients
+        // loaded again: clones of a module share their parameters' ids, and with them their gradients
         critic_start: context.on_train_device(context.sft_policy(world)?),
         reader: context.reader(world),
         train_reader: context.train_reader(world),

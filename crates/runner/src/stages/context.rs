@@ -29,7 +29,7 @@ pub struct StageContext<'a> {
     pub device: Device,
     pub stop: &'a AtomicBool,
     models: ModelCache,
-    /// Judges that the stage may have asked.
+    /// Judges that the stage may have started.
     judges: RefCell<Vec<Arc<dyn Scorer>>>,
 }
 
@@ -42,7 +42,7 @@ struct ModelCache {
     reward: OnceCell<RewardStart>,
 }
 
-/// A reward model that somebody else has trained, before it is trained further.
+/// A pretrained reward model, before it is trained further.
 #[derive(Debug)]
 pub(crate) struct RewardStart {
     pub(crate) model: PretrainedReward,
@@ -88,7 +88,7 @@ impl StageContext<'_> {
         Ok(loaded)
     }
 
-    /// Ends the judges that the stage may have asked.
+    /// Ends the judges that the stage may have started.
     pub fn finish_judges(&self) -> Result<()> {
         Ok(self.judges.borrow().iter().try_for_each(|gold| gold.finish())?)
     }

@@ -153,7 +153,7 @@ fn from_rows(world: &RowsWorld, to: &Path) -> Result<()> {
     Ok(BagOfWordsPreference::fit(&texts, &pairs).save(to)?)
 }
 
-/// Prompts alone can do without rows to learn a taste or an SFT policy from only where neither is asked for.
+/// Prompts alone are enough only if neither a judge nor an SFT policy is learned from the rows.
 fn check_prompts_alone(experiment: &Experiment) -> Result<()> {
     let refuse = |what, hint| Err(Error::OnlyPrompts { what, hint });
     if experiment.judge.kind == JudgeKind::World {

@@ -29,7 +29,7 @@ pub struct TrainingInputs<'a> {
     pub seed: u64,
     pub world: Arc<dyn World>,
     pub config: TransformerConfig,
-    /// Whether the model is one that somebody else has trained, and held once for all.
+    /// Whether the model is pretrained, with one copy of its weights for all.
     pub pretrained: bool,
     pub learner: &'a LearnerSettings,
     /// The SFT policy, without gradient.

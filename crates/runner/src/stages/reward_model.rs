@@ -183,7 +183,7 @@ fn network(
     let left_out = sampler.left_out();
     let batch = |step| -> Result<_> { Ok(PairBatch::new(rows, sampler.at(step))) };
 
-    // the most accurate step on validation rows, where that is asked for
+    // the most accurate step on validation rows, if the settings select it
     let mut best_checkpoint = BestCheckpoint::new(settings.patience);
     let keeps_best = settings.keep == RmCheckpointSelection::Best;
     let eval_at = if keeps_best { curve_steps(steps, settings.checks) } else { vec![] };
