@@ -1,4 +1,4 @@
-//! What a person sees while a run goes: a bar on a terminal, plain lines elsewhere.
+//! The display of a run's progress: a bar on a terminal, plain lines elsewhere.
 
 use crate::executors::RunEvent;
 use crate::log;
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// Least time between two plain lines that only say how far a stage is.
+/// Minimum time between two plain lines with only a stage's progress.
 const PAUSE: Duration = Duration::from_secs(15);
 
 /// The progress of a run, shown from its events.

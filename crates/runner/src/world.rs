@@ -32,7 +32,7 @@ pub(crate) struct LoadedWorld {
 }
 
 impl LoadedWorld {
-    /// What turns its ids into text, where they are text.
+    /// Decodes its ids into text; `None` if they are not text.
     pub(crate) fn text(&self) -> Option<Arc<dyn Detokenize>> {
         let reviews = self.reviews.clone().map(|world| world as Arc<dyn Detokenize>);
         reviews.or_else(|| self.rows.clone().map(|world| world as Arc<dyn Detokenize>))
@@ -51,7 +51,7 @@ pub(crate) struct PretrainedModel {
     named_tokens: NamedTokens,
 }
 
-/// Adds what a model's chat template writes behind an assistant's turn to what ends its texts, where that is one of the
+/// Adds the token that the model's chat template writes after an assistant's turn to the tokens that end a text, if it is one of the
 /// tokenizer's added tokens.
 ///
 /// # Errors
@@ -72,7 +72,7 @@ pub(crate) fn add_turn_end(path: &Path, model: &mut Pretrained, tokenizer: &Text
     Ok(())
 }
 
-/// What begins and ends a model's texts, and how its tokenizer's ids fit its embedding, in lines.
+/// Lines that describe a model's first and last tokens, and how its tokenizer's ids fit its embedding.
 pub(crate) fn tokenizer_summary(model: &Pretrained, tokenizer: &TextTokenizer) -> Vec<String> {
     let rows = model.config.vocabulary;
     let names = |ids: &[u32]| {
@@ -141,12 +141,12 @@ impl PretrainedModel {
         }
     }
 
-    /// What it reads before every opening of a review.
+    /// The preface of every prompt of the reviews.
     pub(crate) fn start(&self, reviews: &duel_spec::ReviewsSettings) -> Result<Vec<u32>> {
         Ok(self.tokenizer.encode_start(&reviews.preface)?)
     }
 
-    /// What turns rows into its ids, with the date and the variables of the chat template.
+    /// Encodes rows into its ids, with the date and the variables of the chat template.
     pub(crate) fn encoder(&self, rows: &RowsSettings) -> Result<Encoder> {
         let template = template(&self.model, &self.tokenizer, &self.named_tokens, rows)?;
         let encoder = Encoder::new(self.tokenizer.clone(), template, self.eos);
@@ -156,14 +156,14 @@ impl PretrainedModel {
     }
 }
 
-/// What a model's settings call its special tokens; `None`: they say that there is no such token.
+/// A special token by the model's settings; `None`: they declare that there is none.
 type NamedTokens = BTreeMap<String, Option<String>>;
 
 fn named_tokens(path: &Path) -> Result<NamedTokens> {
     Ok(if path.is_dir() { duel_model::named_special_tokens(path)? } else { NamedTokens::default() })
 }
 
-/// The chat template of a model, with its special tokens, and with the date and the variables that the rows ask for.
+/// The chat template of a model, with its special tokens, and with the date and the variables of `world.rows`.
 fn template(
     model: &Pretrained,
     tokenizer: &TextTokenizer,
@@ -227,7 +227,7 @@ pub(crate) fn model_of(experiment: &Experiment, space: &TokenSpec) -> Result<Tra
     Ok(fresh_config(experiment, space))
 }
 
-/// The model that an experiment begins from; its weights are not read yet.
+/// The model that an experiment starts from; its weights are not read yet.
 pub(crate) fn open_model(experiment: &Experiment) -> Result<Pretrained> {
     Ok(Pretrained::open(&sources::model(Path::new(&experiment.model.from))?)?)
 }
@@ -256,7 +256,7 @@ pub(crate) fn rows_space(experiment: &Experiment, pretrained: &PretrainedModel) 
     pretrained.space(experiment.world.rows.prompt_tokens, experiment.world.rows.response_tokens)
 }
 
-/// A person's rows for one key of the experiment, in one file or several.
+/// The user's rows for one key of the experiment, in one or several files.
 pub(crate) struct RowFiles {
     pub(crate) key: &'static str,
     /// `None`: of all splits.
@@ -264,7 +264,7 @@ pub(crate) struct RowFiles {
     pub(crate) paths: Vec<PathBuf>,
 }
 
-/// The files of a person's rows.
+/// The files of the user's rows.
 ///
 /// # Errors
 /// What is not on the hub.
@@ -285,7 +285,7 @@ pub(crate) fn row_files(experiment: &Experiment) -> Result<Vec<RowFiles>> {
     files.into_iter().map(read).collect()
 }
 
-/// What a run reads of a person's rows, and how much of it.
+/// The rows that a run reads, and how many.
 ///
 /// # Errors
 /// What is not on the hub.
@@ -299,7 +299,7 @@ pub(crate) fn row_source(experiment: &Experiment) -> Result<RowSource> {
     })
 }
 
-/// What is read of these files, at most `most` rows of training and of each of the other splits.
+/// The rows of these files: at most `most` for training and for each of the other splits.
 pub(crate) fn source_of(rows: &RowsSettings, files: Vec<(Option<Split>, PathBuf)>, most: [usize; 2]) -> RowSource {
     RowSource {
         files,
@@ -314,7 +314,7 @@ pub(crate) fn source_of(rows: &RowsSettings, files: Vec<(Option<Split>, PathBuf)
     }
 }
 
-/// Which judge an experiment has: its own word, or its world's.
+/// The judge of an experiment: its own setting, or the default of its world.
 pub(crate) fn needs_sentiment(experiment: &Experiment) -> bool {
     match experiment.judge.kind {
         JudgeKind::Sentiment => true,
@@ -323,7 +323,7 @@ pub(crate) fn needs_sentiment(experiment: &Experiment) -> bool {
     }
 }
 
-/// Whether a model reads prompts with another tokenizer than the policy's, so that they are kept as they stand in the rows.
+/// Whether a model reads prompts with another tokenizer than the policy's, so that they are kept as in the rows.
 pub(crate) fn keeps_conversations(experiment: &Experiment) -> bool {
     experiment.judge.kind == JudgeKind::Model || experiment.stages.rm.is_pretrained()
 }
@@ -387,7 +387,7 @@ fn gold(
     }
     let clip =
         if experiment.world.kind == WorldKind::Reviews { experiment.world.reviews.gold_clip } else { judge.clip };
-    // judges of words count them as they do; all others read as many as stand between spaces
+    // judges of words count words by their own rule; for all others words are separated by spaces
     let mut most_words = judged_words;
     let text_judge: Arc<dyn TextJudge> = match judge.kind {
         JudgeKind::Rules => Arc::new(RulesJudge::new(&judge.rules)?),

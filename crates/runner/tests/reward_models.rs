@@ -151,7 +151,7 @@ fn near(what: &str, actual: f64, expected: f64) {
 }
 
 #[test]
-fn a_reward_model_with_its_own_words_judges_and_is_climbed() {
+fn a_reward_model_with_its_own_tokenizer_judges_and_is_maximized() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     prepared(folder);

@@ -47,7 +47,7 @@ struct ArmSummary {
     settings: Option<serde_json::Value>,
     always_above_reference: bool,
     /// Whether it maximizes a reward over its own responses.
-    climbs: bool,
+    maximizes_reward: bool,
     /// Whether the shown point is trained on the gold reward in place of a reward model.
     on_gold: bool,
 }
@@ -276,7 +276,7 @@ fn arm_summary(run: &Run, arm: &str, costs: &[ArmCost]) -> Option<ArmSummary> {
         seconds: seconds(cost.seconds),
         settings: run.method_of(featured).map(|method| serde_json::json!(method)),
         always_above_reference: run.points_of(arm).all(|p| is_above_reference(p, reference)),
-        climbs: run.method_of(featured).is_some_and(|method| method.reward_source().is_some()),
+        maximizes_reward: run.method_of(featured).is_some_and(|method| method.reward_source().is_some()),
         on_gold: run.optimizes_gold(featured),
     })
 }

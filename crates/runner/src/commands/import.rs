@@ -48,7 +48,7 @@ pub fn import(args: &ImportArgs) -> Result<()> {
         return import_classifier(&from, target);
     }
     let mut model = Pretrained::open(&from)?;
-    // one that cannot be read is no use to anybody
+    // a tokenizer that cannot be read is an error
     let tokenizer = world::tokenizer(&from, &model)?;
     if let Some(tokenizer) = &tokenizer {
         world::add_turn_end(&from, &mut model, tokenizer)?;

@@ -24,7 +24,7 @@ pub enum ExactWorld {
     Bandit,
 }
 
-/// A reward that is climbed in place of gold.
+/// A reward that is maximized in place of gold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ProxyKind {
     /// What a reward model learns from pairs that never show the trap: "more is better"

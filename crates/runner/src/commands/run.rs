@@ -46,7 +46,7 @@ pub struct RunArgs {
     pub checkpoint_seconds: f64,
 }
 
-/// What a run needs from its first moment on: the stages of all rounds that it has come to before, else of its first one.
+/// The stages that a run needs at its start: those of all earlier rounds, or of its first one.
 fn first_stages(args: &ExperimentArgs, experiment: &Experiment) -> Result<BTreeMap<String, String>> {
     let cells = duel_ledger::cells_of(&args.out.join(&experiment.name), experiment).unwrap_or_default();
     let cells = match cells.is_empty() {
@@ -119,7 +119,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         peak_memory as f64 / 1e6,
     ));
     let written = match duel_report::write(run.path()) {
-        // what failed is the answer: why there is nothing to report follows from it
+        // the failed stages are the cause: there is nothing to report
         Err(_) if !failures.is_empty() => return Err(Error::Stages { failures, left_out: left_out.len() }),
         written => written?,
     };
@@ -151,7 +151,7 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// Runs what an experiment asks for, round after round: one where nothing is searched. The manifest of an earlier invocation
+/// Runs the rounds of an experiment: one if nothing is searched. The manifest of an earlier invocation
 /// says which of the same stages have diverged.
 fn rounds(
     experiment: &Experiment,
@@ -203,8 +203,8 @@ fn rounds(
     Ok(plan)
 }
 
-/// Writes down what is run, once it is known that it can be planned: an experiment that cannot leaves the run of an earlier one
-/// as it was. What a search of other settings asked for is no part of this one.
+/// Records the experiment once it can be planned: one that cannot be planned leaves the run of an earlier one
+/// unchanged. The rounds of a search over other settings are removed.
 fn begin(run: &RunDir, experiment: &Experiment, manifest: &mut Manifest, before: Option<&Manifest>) -> Result<()> {
     manifest.claims = Some(standing_claims(run, experiment, manifest, before));
     if before.is_none_or(|before| before.experiment != manifest.experiment) {
@@ -213,8 +213,8 @@ fn begin(run: &RunDir, experiment: &Experiment, manifest: &mut Manifest, before:
     Ok(write_atomically(&run.path().join("experiment.toml"), manifest.experiment.as_bytes())?)
 }
 
-/// The claims that stood before their answer could be known: all of them where this run has no finished cell; else those that
-/// it has on record. Where every cell is another run's, those that stood there too.
+/// The claims made before any result was known: all of them if this run has no finished cell; otherwise those that
+/// it has recorded. If every cell is from another run, those recorded there too.
 fn standing_claims(
     run: &RunDir,
     experiment: &Experiment,

@@ -1,4 +1,4 @@
-//! `duel sample`: what every arm of a run responds, side by side, token by token.
+//! `duel sample`: the responses of every arm of a run, side by side, token by token.
 
 use crate::commands::args::OutputFormat;
 use crate::error::{Error, Result};
@@ -53,7 +53,7 @@ pub struct SampleArgs {
     pub format: OutputFormat,
 }
 
-/// Test prompts that are answered where none is given.
+/// Number of test prompts if no prompt is given.
 const PROMPTS: usize = 3;
 /// Log-ratio at which a token's colour is at its strongest, nats.
 const STRONGEST: f64 = 2.0;
@@ -74,7 +74,7 @@ pub fn sample(args: &SampleArgs) -> Result<()> {
 
 /// All requested responses, prompt by prompt.
 fn responses(args: &SampleArgs) -> Result<Vec<SampledResponse>> {
-    // 1. The run, and whose policies speak.
+    // 1. The run and the policies.
     let (manifest, experiment, plan) = Plan::of_run(&args.run)?;
     let (report, run) = (Run::read(&args.run)?, RunDir::open(&args.run)?);
     warn(&report.notes());
@@ -110,7 +110,7 @@ fn responses(args: &SampleArgs) -> Result<Vec<SampledResponse>> {
         args.judge || experiment.judge.kind != JudgeKind::Command || experiment.world.kind == WorldKind::Grammar;
     let (gold, proxy) = (runs_judge.then(|| loaded.gold.clone()), learned_reward(&shared, &loaded)?);
 
-    // 3. What they say.
+    // 3. The responses.
     let mut all_responses = vec![];
     for (arm, point, stage) in &policies {
         let policy = if *arm == REFERENCE { reference.clone() } else { context(stage).trained_policy(world)? };
@@ -177,7 +177,7 @@ struct SampleRequest<'a> {
 }
 
 impl SampleRequest<'_> {
-    /// One arm's answers, each with the place of its prompt.
+    /// One arm's responses, each with the index of its prompt.
     fn answers(
         &self,
         (arm, point, seed): (&str, &str, u64),
@@ -260,7 +260,7 @@ fn render(all_responses: &[SampledResponse], in_colour: bool) -> String {
     text
 }
 
-/// Likelier than under the reference on blue, less likely on orange, the more the stronger.
+/// Blue where a token is more likely than under the reference, orange where less; stronger for a larger difference.
 fn coloured(piece: &TokenSpan) -> String {
     let strength = (piece.log_ratio.abs() / STRONGEST).min(1.0);
     let text = sanitize(&piece.text);

@@ -19,7 +19,7 @@ impl EpochSampler {
         Self { rows, batch_size, seed, stream, epoch: None, batches: vec![] }
     }
 
-    /// Share of the rows that are in no batch of an epoch, other ones in each.
+    /// Share of the rows that are in no batch of an epoch; they differ between epochs.
     pub fn left_out(&self) -> f64 {
         (self.rows % self.batch_size.min(self.rows)) as f64 / self.rows as f64
     }
