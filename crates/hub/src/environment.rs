@@ -121,7 +121,7 @@ fn expanded(text: &str, user: Option<&Path>) -> PathBuf {
     }
 }
 
-/// An address without a slash at its end; a name and a password in it would stand in messages.
+/// An address without a slash at its end. One with a name and a password is refused: they would be in messages.
 fn endpoint(text: Option<String>) -> Result<String> {
     let text = text.unwrap_or_else(|| DEFAULT_ENDPOINT.into());
     let text = text.trim_end_matches('/');

@@ -59,7 +59,7 @@ fn who(has_token: bool, what: &str) -> String {
 }
 
 impl Error {
-    /// What the person can change.
+    /// What the user can change.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Name { accepted, .. } | Self::Variable { accepted, .. } => Some(format!("accepted: {accepted}")),

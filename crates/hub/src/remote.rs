@@ -200,7 +200,7 @@ pub(crate) fn is_file_name(name: &str) -> bool {
     name.len() <= 1024 && name.split('/').all(is_part) && !name.contains(|c: char| c.is_control() || c == '\\')
 }
 
-/// A part of a path as an address has it.
+/// A part of a path, escaped for an address.
 fn escaped(part: &str) -> String {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~' | b'=' | b'+' | b',');
     part.bytes().map(|b| if is_plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()

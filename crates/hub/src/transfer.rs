@@ -25,7 +25,7 @@ const BUFFER: usize = 1 << 18;
 #[derive(Debug, Clone, Copy)]
 pub struct Downloaded<'a> {
     pub file: &'a str,
-    /// Bytes that are there, and all of them where the hub says how many.
+    /// Bytes downloaded so far, and in total if the hub gives the size.
     pub bytes: u64,
     pub total: Option<u64>,
 }
@@ -161,7 +161,7 @@ fn attempt(
     }
     let status = response.http.status();
     if start > 0 && status != StatusCode::PARTIAL_CONTENT {
-        // all of it once more, or nothing beyond what is there
+        // all of it again, or nothing after the bytes in the file
         File::create(part).map_err(|e| io("create", e))?;
         start = 0;
         if status == StatusCode::RANGE_NOT_SATISFIABLE {

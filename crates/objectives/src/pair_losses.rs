@@ -14,7 +14,7 @@
 //     }
 //     from { |s| the parameters from the arm's settings }
 //     golden [its names in tests/golden/preference_losses.json; none: tested by hand]
-//     properties { |beta| what is not as `LossProperties::USUAL` has it }
+//     properties { |beta| properties that differ from `LossProperties::USUAL` }
 //     loss { |pair| the loss of each pair, [N] }
 //
 // Four readers define the macro and include this file: `preference.rs` beside it (enum and equations), `spec/src/pair_loss.rs`

@@ -53,7 +53,7 @@ impl PretrainedReward {
         Ok(self.classifier.scalar_model(self.context(), device)?)
     }
 
-    /// What turns responses of a world into its ids. `date`: what its template takes for today; `judged_words`: words of a
+    /// Encodes responses of a world into its ids. `date`: today's date for its template; `judged_words`: words of a
     /// response that it reads at most.
     ///
     /// # Errors

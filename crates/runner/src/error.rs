@@ -4,7 +4,7 @@ use crate::terminal::format_bytes;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// What a fallible call of this crate returns.
+/// The result type of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// What can end `duel`.

@@ -89,12 +89,12 @@ pub struct RowsSettings {
     pub chat: ChatFormat,
     pub prompt_tokens: usize,
     pub response_tokens: usize,
-    // left out where they are the default, so that the keys of stages without them stay as they are
+    // left out where they are the default, so that the keys of stages without them are unchanged
     #[serde(default, skip_serializing_if = "Overlong::is_drop")]
     pub long_prompts: Overlong,
     #[serde(default, skip_serializing_if = "Overlong::is_drop")]
     pub long_responses: Overlong,
-    // left out where it is the default, so that the keys of stages without it stay as they are
+    // left out where it is the default, so that the keys of stages without it are unchanged
     #[serde(default, skip_serializing_if = "LossTurns::is_all")]
     pub turns: LossTurns,
     pub judged_words: usize,
@@ -165,7 +165,7 @@ pub struct JudgeSettings {
     pub clip: f64,
     pub rules: Vec<Rule>,
     pub command: Vec<String>,
-    // left out where it is empty, so that the keys of stages without it stay as they are
+    // left out where it is empty, so that the keys of stages without it are unchanged
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub model: String,
     pub timeout: f64,

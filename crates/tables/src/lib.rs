@@ -1,4 +1,4 @@
-//! Parquet files. What a run writes and reads is a table of typed columns without nulls; what comes from elsewhere is held to
+//! Parquet files. What a run writes and reads is a table of typed columns without nulls; files from other programs are held to
 //! limits before the library allocates memory for it, and the library's panics are errors of the file.
 
 mod catch_panic;

@@ -200,7 +200,7 @@ mod tests {
         assert!(!trial(&[Some(0.8), Some(0.39), Some(0.6)]).is_behind(&leader, SelectionMetric::Proxy));
         // as low on average, but not at every seed
         assert!(!trial(&[Some(0.5), Some(0.6), Some(0.7)]).is_behind(&leader, SelectionMetric::Gold));
-        // one seed is no evidence, whatever it says
+        // one seed is no evidence
         assert!(!trial(&[Some(-5.0)]).is_behind(&leader, SelectionMetric::Gold));
         assert!(trial(&[Some(0.9), None]).is_behind(&leader, SelectionMetric::Gold));
         assert!(!leader.is_behind(&leader, SelectionMetric::Gold));

@@ -433,7 +433,7 @@ fn combine(claim: &Claim, tests: &[ClaimTest], is_refused: bool) -> (Verdict, Ve
     (judgement, reasons)
 }
 
-/// Reasons not to judge a claim, whatever its numbers.
+/// Reasons not to judge a claim, regardless of its numbers.
 fn reasons_to_abstain(claim: &Claim, sides: &[(&RunEvidence, &str)]) -> Vec<String> {
     let mut reasons = vec![];
     let trained: Vec<_> = sides.iter().filter(|(_, arm)| *arm != REFERENCE).collect();

@@ -79,7 +79,7 @@ pub(crate) fn fill(
     fill_template("page.html", context! { ..page, ..experiment, ..measured, ..of_run })
 }
 
-/// What the experiment says.
+/// The settings of the experiment.
 fn experiment_context(run: &Run) -> Value {
     let Experiment { stages, world, judge: judge_settings, tuning, .. } = &run.experiment;
     context! {
@@ -133,7 +133,7 @@ fn measured_context(run: &Run) -> Value {
     }
 }
 
-/// How the run went: what is missing or weak, what it cost, and how it is repeated.
+/// The outcome of the run: missing or weak parts, cost, and the command to repeat it.
 fn run_context(run: &Run) -> Value {
     let manifest = &run.manifest;
     let arguments = manifest.command.iter().skip(1).map(String::as_str);
@@ -167,7 +167,7 @@ fn cost_ratio(costs: &[ArmCost]) -> Option<Value> {
     })
 }
 
-/// What became of the user's rows: how many were read and kept, and why the others were not; `None` for runs that do not say.
+/// The use of the user's rows: how many were read and kept, and why the others were not; `None` for runs without these metrics.
 fn row_use(run: &Run) -> Option<String> {
     const LEFT_OUT: [(Metric, &str); 5] = [
         (metrics::ROWS_UNREADABLE, "that could not be read or trained on"),
