@@ -312,7 +312,7 @@ fn a_refusal_is_a_sentence_with_what_to_do() {
         (404, "RepoNotFound", "has no model `org/name`", "typing error"),
         (404, "RevisionNotFound", "has no revision `main`", "a branch, a tag"),
         (429, "", "status 429", "try again later"),
-        (500, "", "status 500", "goes on where the download stopped"),
+        (500, "", "status 500", "resumes the download"),
     ];
     for (status, code, sentence, hint) in cases {
         let server = FakeServer::start(move |_| HubReply::status(status).with("X-Error-Code", code));
@@ -320,11 +320,11 @@ fn a_refusal_is_a_sentence_with_what_to_do() {
             let mut settings = settings(folder.path(), &server.address);
             settings.token = settings.token.filter(|_| token);
             let error = model(settings).expect_err("refused");
-            let hint_found = error.hint().expect("a hint");
+            let hint_text = error.hint().expect("a hint");
             let sentence = if !token && sentence == "may not read it" { "no token is there" } else { sentence };
             assert!(
-                error.to_string().contains(sentence) && hint_found.contains(hint),
-                "{status} {code}: {error}; {hint_found}"
+                error.to_string().contains(sentence) && hint_text.contains(hint),
+                "{status} {code}: {error}; {hint_text}"
             );
             assert_secret_free(&error);
         }
