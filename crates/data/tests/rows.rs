@@ -54,6 +54,23 @@ fn parquet_of_labels_is_read() {
     assert_eq!(rows[2], Err("`completion` without `label`: is it wanted or not?".into()));
 }
 
+/// Written by pyarrow without dictionaries: text by its lengths, and by what it has in common with the text before it.
+#[test]
+fn parquet_of_delta_encoded_columns_is_read() {
+    let text = |text: &str| Content::Text(text.into());
+    let rows = [
+        ("What is the capital of France?", "Paris.", "Lyon.", [9.0, 1.0]),
+        ("What is the capital of Spain?", "Madrid.", "Lisbon.", [8.0, 2.0]),
+        ("What is 2 + 2?", "4", "5", [7.0, 7.0]),
+        ("Naïve question", "", "No.", [-3.0, 4.0]),
+    ];
+    let expected = rows.map(|(prompt, chosen, rejected, scores)| {
+        let (prompt, chosen, rejected) = (text(prompt), text(chosen), text(rejected));
+        Ok(Record::Pair { prompt, chosen, rejected, margin: None, scores: Some(scores) })
+    });
+    assert_eq!(read(Path::new("tests/delta.parquet")), expected);
+}
+
 /// A list is read item by item; where it is damaged, the rows before are there and the place is named.
 #[test]
 fn a_json_list_is_read_item_by_item() {

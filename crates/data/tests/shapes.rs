@@ -816,6 +816,39 @@ fn json_of_every_layout_is_read() {
     );
 }
 
+/// What stands where JSON ends is said by what would be accepted, with its line and its column.
+#[test]
+fn errors_of_json_say_what_would_be_accepted() {
+    let rest = r#""chosen": "x", "rejected": "y"}"#;
+    let half = "half of a surrogate pair: write the character itself, or both halves, as \\ud83d\\ude00";
+    let cases = [
+        (format!(r#"{{"prompt": "a \ud83d", {rest}"#), half, 21),
+        (format!(r#"{{"prompt": "a \ude00", {rest}"#), half, 20),
+        (format!(r#"{{"prompt": "a \ud83d\u0041", {rest}"#), half, 26),
+        (
+            r#"{"prompt": "a", "chosen": "x", "rejected": "y",}"#.to_owned(),
+            "a comma before a closing bracket: remove it",
+            48,
+        ),
+        (format!(r#"{{"prompt": "a", {rest} {{}}"#), "more text behind the end of the row: a line has one object", 49),
+        (format!(r#"{{'prompt': "a", {rest}"#), "a name that is not in double quotes: write \"name\"", 2),
+        (format!("{{\"prompt\": \"a\tb\", {rest}"), "a tab or a control character within text", 14),
+        (format!(r#"{{"prompt": "a \d", {rest}"#), "a backslash that begins no escape: write two of them", 16),
+        (format!(r#"{{"prompt": None, {rest}"#), "no value: text is in double quotes", 12),
+    ];
+    let valid = format!(r#"{{"prompt": "a 😀 \ud83d\ude00", {rest}"#);
+    for (text, problem, column) in cases {
+        let actual = rows(&format!("{valid}\n{text}"));
+        assert_eq!(actual[0], r#"1: "a 😀 😀" -> "x" > "y""#);
+        assert!(actual[1].starts_with(&format!("2! it is not valid JSON: {problem}")), "{text}: {}", actual[1]);
+        assert!(actual[1].ends_with(&format!(" (column {column})")), "{text}: {}", actual[1]);
+        let list = RowFile::new("rows.json", &format!("[\n{valid},\n{text}\n]")).rows(&Columns::default());
+        let is_two = problem.starts_with("more text");
+        assert!(is_two || list[1].starts_with(&format!("3! it is not valid JSON: {problem}")), "{text}: {}", list[1]);
+    }
+    assert!(rows(r#"{"prompt": "a"#)[0].contains("the row ends within a value"));
+}
+
 /// CSV as spreadsheets and pandas write it.
 #[test]
 fn csv_of_every_kind_is_read() {

@@ -8,7 +8,7 @@ use crate::keys::{ids_key, ids_text, prompt_key, text_key};
 use crate::records::{self, Columns, Content, Record};
 use crate::stats::{FindingKind, RowStats};
 use crate::{Error, Result};
-use duel_spec::{Overlong, Split};
+use duel_spec::{LossMask, Overlong, Split};
 use std::path::PathBuf;
 
 /// What is read of which files, and how much of it is kept.
@@ -333,7 +333,11 @@ fn encoding_findings(record: &Record, encoded: &EncodedRow, encoder: &Encoder) -
     if encoded.is_cut {
         findings.push((FindingKind::Cut, "a completion continues after its first end token, where it is cut".into()));
     }
-    let empty = encoded.completions.iter().position(|ids| ids.iter().all(|id| encoder.ends().contains(id)));
+    let is_empty = |(ids, mask): (&Vec<u32>, &Option<LossMask>)| {
+        let pieces = mask.as_ref().map_or_else(|| vec![ids.as_slice()], |mask| mask.pieces(ids));
+        pieces.into_iter().flatten().all(|id| encoder.ends().contains(id))
+    };
+    let empty = encoded.completions.iter().zip(&encoded.masks).position(is_empty);
     if let Some(index) = empty {
         let name = names[index + 1].0;
         findings.push((FindingKind::Empty, format!("`{name}` is empty: only its end token is learned")));
