@@ -17,9 +17,9 @@ use toml_edit::{DocumentMut, Item};
 pub struct InitArgs {
     /// Where experiment.toml goes; its name is the experiment's
     pub folder: PathBuf,
-    /// The rows, as `duel data check` reads them
-    #[arg(long, value_name = "FILE")]
-    pub rows: PathBuf,
+    /// The rows, as `duel data check` reads them: files, folders or patterns
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    pub rows: Vec<PathBuf>,
     /// The model: a Hugging Face directory, a .gguf file, or its name on the hub
     #[arg(long, value_name = "DIR|FILE.gguf|NAME")]
     pub model: PathBuf,
@@ -108,16 +108,16 @@ fn write_new(folder: &Path, text: &str) -> Result<PathBuf> {
 pub fn init(args: &InitArgs) -> Result<()> {
     // 1. What the rows are like, with nothing left out for its length.
     let input = CheckInput::unlimited(&args.rows, &args.model, &args.columns)?;
-    let (report, name) = (input.check(0)?, args.rows.display().to_string());
+    let report = input.check(0)?;
     if report.stats.has_only_prompts() {
-        print(&text(&report, &name, &input.source));
+        print(&text(&report, &input.name, &input.source));
         return Err(Error::OnlyPrompts { what: "an experiment fitted to rows", hint: INIT_HINT });
     }
     let lengths = (report.prompt, report.chosen, report.rejected);
     let (Some(prompt), Some(chosen), Some(rejected), true) = (lengths.0, lengths.1, lengths.2, report.stats.kept > 0)
     else {
-        print(&text(&report, &name, &input.source));
-        return Err(Error::Rows { path: args.rows.clone(), needs_fixing: true });
+        print(&text(&report, &input.name, &input.source));
+        return Err(Error::Rows { of: input.name, needs_fixing: true });
     };
 
     // 2. Sizes that hold nine of ten, or as many as the model's context does, and the hold-out, in round numbers.
@@ -143,10 +143,15 @@ pub fn init(args: &InitArgs) -> Result<()> {
     };
     let folder = absolute(&args.folder, "folder")?;
     let columns = args.columns.names().map(|(key, name)| (format!("world.rows.{key}"), name.into()));
+    let rows_text = args.rows.iter().map(|path| absolute(path, "file of rows")).collect::<Result<Vec<_>>>()?;
+    let train = match rows_text.as_slice() {
+        [one] => one.into(),
+        several => several.iter().collect::<toml_edit::Array>().into(),
+    };
     let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX).into();
     let values: [(&str, toml_edit::Value); 11] = [
         ("name", name_of(Path::new(&folder)).into()),
-        ("world.rows.train", absolute(&args.rows, "file of rows")?.into()),
+        ("world.rows.train", train),
         ("world.rows.prompt_tokens", number(prompt_tokens)),
         ("world.rows.response_tokens", number(response_tokens)),
         ("model.from", absolute(&args.model, "model")?.into()),
@@ -165,7 +170,8 @@ pub fn init(args: &InitArgs) -> Result<()> {
 
     // 3. The file, where none is; and what a run of it would use.
     let to = write_new(&args.folder, &fitted)?;
-    let input = CheckInput::of_experiment(experiment)?;
+    let name = input.name;
+    let input = CheckInput::of_experiment(experiment, &to)?;
     let report = input.check(0)?;
     print(&text(&report, &name, &input.source));
     print(&format!(
