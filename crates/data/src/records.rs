@@ -22,7 +22,7 @@ mod record;
 mod survey;
 mod turns;
 
-pub use columns::{ColumnRole, Columns};
+pub use columns::Columns;
 pub use numbered::NumberedRecord;
 pub use paths::expand;
 pub use plan::{ColumnPlan, PlannedColumn};
@@ -38,6 +38,7 @@ use self::parquet::ParquetRows;
 use self::ranked::{RowGroup, RowGroups};
 use crate::json::Json;
 use crate::{Error, Result};
+use duel_spec::ColumnRole;
 use duel_spec::ids::Hasher;
 use rayon::prelude::*;
 use std::io::{BufRead, BufReader, Cursor, Read};
@@ -70,7 +71,11 @@ fn plan_of(path: &Path, columns: &Columns, lines: &mut Lines) -> Result<(ColumnP
     let first = take_groups(&mut lines.map(|line| vec![line]), FIRST_ROWS, FIRST_BYTES);
     let first: Vec<_> = first.into_iter().flatten().collect();
     let plan = ColumnPlan::new(first.iter().filter_map(|(_, row)| row.as_ref().ok()), columns);
-    let refuse = |ColumnProblem { problem, hint }| Error::Columns { path: path.into(), problem, hint };
+    let is_csv = matches!(endings(path).0.as_str(), "csv" | "tsv");
+    let refuse = |ColumnProblem { problem, hint }| {
+        let hint = if is_csv { hint + "; the first line has the names of the columns" } else { hint };
+        Error::Columns { path: path.into(), problem, hint }
+    };
     Ok((plan.map_err(refuse)?, first))
 }
 
@@ -155,20 +160,39 @@ pub fn open(path: &Path) -> Result<Lines> {
     }
 }
 
+/// The first bytes of a file, by which other formats are told.
+const START: u64 = 64;
+
+/// What a file is that begins like this and is no text, and what would be accepted.
+fn foreign_format(start: &[u8]) -> Option<&'static str> {
+    let text = start.trim_ascii_start().to_ascii_lowercase();
+    match start {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] | [1..=255, 0, 1..=255, 0, ..] | [0, 1..=255, 0, 1..=255, ..] => {
+            Some("it is UTF-16: save it as UTF-8")
+        }
+        [0x1f, 0x8b, ..] => Some("it is compressed with gzip: its name should end in .gz"),
+        [0x28, 0xb5, 0x2f, 0xfd, ..] => Some("it is compressed with zstd: its name should end in .zst"),
+        [b'P', b'A', b'R', b'1', ..] => Some("it is a parquet file: its name should end in .parquet"),
+        [b'P', b'K', 3, 4, ..] => Some("it is a zip archive or an Excel workbook: unpack it, or save it as CSV"),
+        [b'A', b'R', b'R', b'O', b'W', b'1', ..] => Some("it is an Arrow file: write it as parquet or JSON lines"),
+        _ if text.starts_with(b"version https://git-lfs") => {
+            Some("it is a pointer of Git LFS and not the file itself, which `git lfs pull` fetches")
+        }
+        _ if text.starts_with(b"<!doctype") || text.starts_with(b"<html") => {
+            Some("it is a web page and not the file itself: download the file")
+        }
+        _ => None,
+    }
+}
+
 /// A text file's bytes without a byte order mark.
 fn open_text(path: &Path, compression: Compression) -> Result<Box<dyn Read + Send>> {
     let mut bytes = open_bytes(path, compression)?;
     let mut start = vec![];
     let read = |source| Error::Read { path: path.into(), source };
-    (&mut bytes).take(4).read_to_end(&mut start).map_err(read)?;
-    let problem = match start.as_slice() {
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("it is UTF-16: save it as UTF-8"),
-        [0x1f, 0x8b, ..] => Some("it is compressed with gzip: its name should end in .gz"),
-        [0x28, 0xb5, 0x2f, 0xfd] => Some("it is compressed with zstd: its name should end in .zst"),
-        _ => None,
-    };
-    if let Some(problem) = problem {
-        return Err(Error::Row { path: path.into(), row: 1, problem: problem.into() });
+    (&mut bytes).take(START).read_to_end(&mut start).map_err(read)?;
+    if let Some(problem) = foreign_format(&start) {
+        return Err(Error::Paths { path: path.into(), problem: problem.into() });
     }
     if start.starts_with(BOM) {
         start.drain(..BOM.len());

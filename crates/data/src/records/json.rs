@@ -44,10 +44,18 @@ fn parse_row(text: &[u8]) -> std::result::Result<Json, String> {
     } else {
         serde_json::from_slice(text)
     };
+    let is_opened = matches!(text.trim_ascii(), b"{" | b"[");
+    let has_nan = text.windows(3).any(|word| word == b"NaN");
     value.map_err(|e| {
+        if is_opened {
+            return "a row over several lines: write one a line, or name the file .json".into();
+        }
         let column = if e.line() == 1 { format!(" (column {})", e.column()) } else { String::new() };
-        let has_nan = text.windows(3).any(|word| word == b"NaN");
-        not_json(&e) + &column + if has_nan { "; NaN is no JSON: write null" } else { "" }
+        let problem = not_json(&e);
+        match has_nan && problem.contains("no value") {
+            true => format!("it is not valid JSON: NaN is no JSON: write null{column}"),
+            false => problem + &column,
+        }
     })
 }
 
@@ -186,7 +194,9 @@ impl JsonList {
                 let row = UniqueKeys::deserialize(&mut json).map(|UniqueKeys(value)| Some((line, value)));
                 row.map_err(|e| if e.is_io() { e.to_string() } else { not_json(&e) })
             }
-            _ => Err("an item of the list is not an object".into()),
+            Some(b']') => Err("a comma before the closing bracket: remove it".into()),
+            Some(byte) => Err(format!("an item of the list is no object: expected `{{`, found `{}`", char::from(byte))),
+            None => Err("the list is not closed: the file is cut off".into()),
         }
     }
 }

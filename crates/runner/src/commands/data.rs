@@ -146,10 +146,10 @@ impl CheckArgs {
 
     /// Options that stand for a setting of `[world.rows]`.
     fn row_settings(&self) -> Vec<String> {
-        let columns = self.columns.names();
+        let columns = self.columns.0.iter();
         let limits = [("prompt_tokens", self.prompt_tokens), ("response_tokens", self.response_tokens)];
         let limits = limits.into_iter().filter_map(|(key, most)| Some(format!("world.rows.{key}={}", most?)));
-        columns.map(|(key, name)| assignment(&format!("world.rows.{key}"), name)).chain(limits).collect()
+        columns.map(|(role, name)| assignment(&format!("world.rows.{role}"), name)).chain(limits).collect()
     }
 
     fn experiment_input(&self, file: &Path) -> Result<CheckInput> {

@@ -142,7 +142,7 @@ pub fn init(args: &InitArgs) -> Result<()> {
         as_text(&absolute, what).map(String::from)
     };
     let folder = absolute(&args.folder, "folder")?;
-    let columns = args.columns.names().map(|(key, name)| (format!("world.rows.{key}"), name.into()));
+    let columns = args.columns.0.iter().map(|(role, name)| (format!("world.rows.{role}"), name.into()));
     let rows_text = args.rows.iter().map(|path| absolute(path, "file of rows")).collect::<Result<Vec<_>>>()?;
     let train = match rows_text.as_slice() {
         [one] => one.into(),
@@ -184,7 +184,7 @@ pub fn init(args: &InitArgs) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use duel_spec::RowPaths;
+    use duel_spec::{ColumnRole, RowPaths};
 
     #[test]
     fn sizes_are_within_the_context() {
@@ -220,8 +220,8 @@ mod tests {
             let experiment = read.unwrap_or_else(|e| panic!("{text:?}: {e}\n{written}"));
             let rows = &experiment.world.rows;
             assert_eq!(rows.train, RowPaths::One(text.into()));
-            assert_eq!([&rows.chosen, &experiment.model.from], [text; 2]);
-            assert_eq!((experiment.stages.pairs.rows, rows.prompt.as_str()), (77, ""));
+            assert_eq!([rows.column(ColumnRole::Chosen), Some(&experiment.model.from)], [Some(text); 2]);
+            assert_eq!((experiment.stages.pairs.rows, rows.column(ColumnRole::Prompt)), (77, None));
             assert!(
                 written.contains("\nrows = 77                       # of the training rows, at most\n"),
                 "{written}"
