@@ -88,7 +88,7 @@ fn a_json_list_is_read_item_by_item() {
     let problem = |text: &str| read_text(text).pop().unwrap().unwrap_err();
     assert_eq!(problem(&format!("[{row} {row}]")), "expected `,` or `]` after a row, found `{`");
     assert_eq!(problem(&format!("[{row}")), "the list is not closed");
-    assert_eq!(problem(&format!("[{row}, 3]")), "an item of the list is not an object");
+    assert_eq!(problem(&format!("[{row}, 3]")), "an item of the list is no object: expected `{`, found `3`");
     assert!(problem(&format!("[{row}, {{\"prompt\": ]")).starts_with("it is not valid JSON"));
     assert_eq!(read_text(&format!("[{row}, 3, {row}]")).len(), 2);
 }
@@ -108,7 +108,7 @@ fn csv_knows_by_the_column_what_a_cell_is() {
     assert_eq!([words(prompt), words(chosen), words(rejected)], [[("", "12")], [("", "true")], [("", "007")]]);
     let Ok(Record::Pair { prompt, margin: None, .. }) = &rows[1] else { panic!("{:?}", rows[1]) };
     assert_eq!(words(prompt), [("user", "2 + 2?")]);
-    assert_eq!(rows[2], Err("`margin` is text, not a number".into()));
+    assert_eq!(rows[2], Err("`margin` is `x`, not a number".into()));
     let labels = folder.path().join("labels.csv");
     std::fs::write(&labels, "prompt,completion,label\na,b,True\na,c,0\na,d,no\n").unwrap();
     let label = |row: Result<Record, String>| match row {

@@ -7,8 +7,8 @@ mod pages;
 mod table;
 
 pub use catch_panic::catch_panic;
-pub use limits::{guarded, open};
-pub use pages::CheckedReader;
+pub use limits::guarded;
+pub use pages::{CheckedReader, open};
 pub use table::{Column, ColumnTable, TableReader, TableWriter};
 
 /// A file that cannot be read or written.

@@ -2,27 +2,14 @@
 //! library allocates memory for them, and a panic of the library is an error of the file.
 
 use crate::Error;
-use crate::pages::CheckedReader;
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
-use parquet::file::reader::{FileReader, SerializedFileReader};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
 use std::ops::RangeInclusive;
 
 type Result<T> = std::result::Result<T, ParquetError>;
-
-/// Opens a file whose declared sizes fit its length.
-///
-/// # Errors
-/// A file that is damaged, or that declares more than its bytes can hold.
-pub fn open(file: File) -> std::result::Result<CheckedReader, Error> {
-    let (length, mut pages) = (file.metadata()?.len(), file.try_clone()?);
-    let reader = guarded(|| SerializedFileReader::new(file))?;
-    guarded(|| check_sizes(reader.metadata(), &mut pages, length as i64))?;
-    Ok(CheckedReader(reader))
-}
 
 /// Calls the library; a panic becomes an error and is not printed.
 ///
@@ -55,7 +42,7 @@ pub(crate) fn malformed<T>(problem: String) -> Result<T> {
 }
 
 /// Checks every declared count and size against the file's length.
-fn check_sizes(metadata: &ParquetMetaData, file: &mut File, length: i64) -> Result<()> {
+pub(crate) fn check_sizes(metadata: &ParquetMetaData, file: &mut File, length: i64) -> Result<()> {
     let schema = metadata.file_metadata().schema_descr();
     let mut names: Vec<&str> = schema.root_schema().get_fields().iter().map(|field| field.name()).collect();
     names.sort_unstable();
@@ -290,6 +277,25 @@ impl<R: Read> ThriftHeader<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Frames are decompressed to their end by the library, blocks up to their declared size.
+    #[test]
+    fn a_large_page_of_lz4_is_refused_in_frames_alone() {
+        let checked = |start: u32, size: usize| {
+            let mut file = tempfile::tempfile().expect("a file");
+            std::io::Write::write_all(&mut file, &[&start.to_le_bytes()[..], &vec![7; size - 4]].concat())
+                .expect("written");
+            file.rewind().expect("rewound");
+            check_expansion(Compression::LZ4, &mut file, size as i64, 9).map_err(|e| e.to_string())
+        };
+        let large = (MAX_PAGE / LZ4_RATIO) as usize + 1;
+        for frame in [0x184d_2204, 0x184c_2102, 0x184d_2a50, 0x184d_2a5f] {
+            assert_eq!(checked(frame, large - 1), Ok(()), "it cannot expand to more than a page may");
+            let error = checked(frame, large).expect_err("a large frame");
+            assert!(error.contains("in the LZ4 frames of old writers is not supported"), "{error}");
+        }
+        assert_eq!(checked(0x2000_0000, large), Ok(()));
+    }
 
     /// Booleans, strings, lists and structures are skipped; a header without an end is refused.
     #[test]

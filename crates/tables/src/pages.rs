@@ -1,7 +1,8 @@
 //! A file whose pages are checked once they are decompressed. Delta-encoded text begins with lists of lengths, for which the library
 //! allocates memory, and with what a text has in common with the one before it, a page expands to more than its own bytes.
 
-use crate::limits::{MAX_PAGE, malformed};
+use crate::Error;
+use crate::limits::{MAX_PAGE, check_sizes, guarded, malformed};
 use parquet::basic::Encoding;
 use parquet::bloom_filter::Sbbf;
 use parquet::column::page::{Page, PageMetadata, PageReader};
@@ -15,8 +16,19 @@ use std::fs::File;
 /// Texts of a delta-encoded page. Writers put some 20,000 into one.
 const MAX_TEXTS: usize = 1 << 22;
 
+/// Opens a file whose declared sizes fit its length.
+///
+/// # Errors
+/// A file that is damaged, or that declares more than its bytes can hold.
+pub fn open(file: File) -> std::result::Result<CheckedReader, Error> {
+    let (length, mut pages) = (file.metadata()?.len(), file.try_clone()?);
+    let reader = guarded(|| SerializedFileReader::new(file))?;
+    guarded(|| check_sizes(reader.metadata(), &mut pages, length as i64))?;
+    Ok(CheckedReader(reader))
+}
+
 /// A reader that refuses pages which expand to more than they may.
-pub struct CheckedReader(pub(crate) SerializedFileReader<File>);
+pub struct CheckedReader(SerializedFileReader<File>);
 
 impl std::fmt::Debug for CheckedReader {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -329,6 +341,21 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// A page of LZ4 of more bytes than its largest ratio would allow.
+    #[test]
+    fn a_large_page_of_lz4_is_read() {
+        let mut state = 1u64;
+        let mut letter = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            char::from(b' ' + (state >> 58) as u8)
+        };
+        let texts = vec![(0..3 << 20).map(|_| letter()).collect::<String>()];
+        let lz4 = || properties(Encoding::PLAIN, WriterVersion::PARQUET_1_0, Compression::LZ4);
+        assert!(written(&texts, lz4()).metadata().expect("there").len() > 2 << 20);
+        let rows = read(written(&texts, lz4())).expect("read");
+        assert!(rows.len() == 1 && rows[0].contains(&texts[0]));
     }
 
     /// A megabyte that each text repeats is a byte of the page for each.

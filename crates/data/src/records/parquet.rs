@@ -1,8 +1,8 @@
 //! Parquet files, row by row. Sizes are checked before the library allocates memory, and a panic of the library on a file's
 //! bytes is an error of the file.
 
+use super::foreign_format::{START, foreign_format};
 use super::numbered::NumberedRecord;
-use super::{START, foreign_format};
 use crate::json::Json;
 use crate::{Error, Result};
 use duel_tables::guarded;

@@ -104,9 +104,12 @@ impl ColumnPlan {
         let is_prompt_alone = shape == RowShape::Columns && !completions.iter().any(|role| names.contains_key(role));
         let is_transcript =
             names.get(&Role::Prompt).is_some_and(|name| ["messages", "conversations"].contains(&name.as_str()));
+        // as they stand in a conversation
+        let mut roles: Vec<Role> = Role::all().collect();
+        roles.sort_by_key(|role| *role != Role::System);
         let mut plan = Self {
             rows,
-            columns: Role::all().filter_map(planned).collect(),
+            columns: roles.into_iter().filter_map(planned).collect(),
             unused: left(false),
             empty: left(true),
             notes: vec![],
