@@ -101,6 +101,21 @@ fn write_new(folder: &Path, text: &str) -> Result<PathBuf> {
     Ok(to)
 }
 
+/// A path from the root, or a name on the hub, as text.
+fn absolute(path: &Path, what: &'static str) -> Result<String> {
+    let absolute = std::path::absolute(path).ok().filter(|_| !sources::is_hub_name(path));
+    as_text(absolute.as_deref().unwrap_or(path), what).map(String::from)
+}
+
+/// Paths of rows as `world.rows.train` has them: one by itself, several as a list.
+fn rows_value(rows: &[PathBuf]) -> Result<toml_edit::Value> {
+    let paths = rows.iter().map(|path| absolute(path, "file of rows")).collect::<Result<Vec<_>>>()?;
+    Ok(match paths.as_slice() {
+        [one] => one.into(),
+        several => several.iter().collect::<toml_edit::Array>().into(),
+    })
+}
+
 /// Writes an experiment fitted to rows and a model.
 ///
 /// # Errors
@@ -136,22 +151,12 @@ pub fn init(args: &InitArgs) -> Result<()> {
     let holdout = (usable / 10).clamp(2, 256);
     let rows = usable.saturating_sub(2 * holdout).clamp(2, 4096);
     let batch = if rows >= 64 { 16 } else { 4 };
-    let absolute = |path: &Path, what| {
-        let absolute = std::path::absolute(path).ok().filter(|_| !sources::is_hub_name(path));
-        let absolute = absolute.unwrap_or_else(|| path.into());
-        as_text(&absolute, what).map(String::from)
-    };
     let folder = absolute(&args.folder, "folder")?;
     let columns = args.columns.0.iter().map(|(role, name)| (format!("world.rows.{role}"), name.into()));
-    let rows_text = args.rows.iter().map(|path| absolute(path, "file of rows")).collect::<Result<Vec<_>>>()?;
-    let train = match rows_text.as_slice() {
-        [one] => one.into(),
-        several => several.iter().collect::<toml_edit::Array>().into(),
-    };
     let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX).into();
     let values: [(&str, toml_edit::Value); 11] = [
         ("name", name_of(Path::new(&folder)).into()),
-        ("world.rows.train", train),
+        ("world.rows.train", rows_value(&args.rows)?),
         ("world.rows.prompt_tokens", number(prompt_tokens)),
         ("world.rows.response_tokens", number(response_tokens)),
         ("model.from", absolute(&args.model, "model")?.into()),
