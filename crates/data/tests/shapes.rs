@@ -755,6 +755,8 @@ fn the_plan_holds_for_all_rows() {
         actual[1501],
         "1502! `system` is not among the columns of the first 1024 rows, by which the file is read: give it there too, as null, or name it: [world.rows] system = \"system\""
     );
+    let upper = jsonl(&text.replace("\"system\"", "\"System\"")).rows(&Columns::default());
+    assert!(upper[1501].contains("`System` is not among the columns"), "{}", upper[1501]);
     assert_eq!(file.rows(&named("system", "system"))[1501], "1502: system=s; user=p -> assistant=a > assistant=b");
     let plan = file.plan(&Columns::default());
     assert!(

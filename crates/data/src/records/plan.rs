@@ -157,8 +157,10 @@ impl ColumnPlan {
         let roles = if self.shape == RowShape::Columns { BESIDE_PAIRS } else { ANYWHERE };
         let late = row.iter().filter(|(name, value)| **value != Json::Null && !self.known.contains(*name));
         let with_role = |(name, _): (&'a String, _)| {
-            let is_free =
-                |role: &&Role| !self.names.contains_key(*role) && usual_names(**role).contains(&name.as_str());
+            let is_free = |role: &&Role| {
+                !self.names.contains_key(*role)
+                    && usual_names(**role).iter().any(|usual| name.eq_ignore_ascii_case(usual))
+            };
             Some((name.as_str(), *roles.iter().find(is_free)?))
         };
         late.filter_map(with_role).find(|_| self.rows > 0)
