@@ -117,7 +117,7 @@ fn csv_knows_by_the_column_what_a_cell_is() {
         Err(what) => Err(what),
     };
     let actual: Vec<_> = read(&labels).into_iter().map(label).collect();
-    assert_eq!(actual, [Ok(true), Ok(false), Err("`label` is text, not true or false".to_owned())]);
+    assert_eq!(actual, [Ok(true), Ok(false), Err("`label` is `no`; accepted: true, false, 1, 0".to_owned())]);
 }
 
 /// A file of prompts alone is a world without rows; in one split only it is refused.
