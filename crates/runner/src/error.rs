@@ -81,8 +81,8 @@ pub enum Error {
     Unpaired { arm: String, rows: usize },
     #[error("the rows are prompts alone, and {what} needs completions")]
     OnlyPrompts { what: &'static str, hint: &'static str },
-    #[error("rows of `{}` {}", path.display(), if *needs_fixing { "should be fixed" } else { "have findings" })]
-    Rows { path: PathBuf, needs_fixing: bool },
+    #[error("rows of `{of}` {}", if *needs_fixing { "should be fixed" } else { "have findings" })]
+    Rows { of: String, needs_fixing: bool },
     #[error("`{}` is, holds or lies within `{}`, which the model is read from", to.display(), from.display())]
     OntoModel { to: PathBuf, from: PathBuf },
     #[error("`{}` {problem}", path.display())]

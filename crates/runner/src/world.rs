@@ -4,7 +4,7 @@ use crate::error::Result;
 use crate::sources;
 use burn::module::Module;
 use burn::tensor::Device;
-use duel_data::chat::{ChatTemplate, Message};
+use duel_data::chat::ChatTemplate;
 use duel_data::grammar::GrammarWorld;
 use duel_data::records::Columns;
 use duel_data::reviews::{PromptSizes, ReviewsWorld};
@@ -51,24 +51,23 @@ pub(crate) struct PretrainedModel {
     named_tokens: NamedTokens,
 }
 
+<<<<<<< HEAD
 /// Adds the token that the model's chat template writes after an assistant's turn to the tokens that end a text, if it is one of the
+=======
+/// Adds what a model's chat template writes behind the assistant's turns to what ends its texts, where that is one of the
+>>>>>>> rows
 /// tokenizer's added tokens.
 ///
 /// # Errors
 /// Settings of special tokens that cannot be read.
-pub(crate) fn add_turn_end(path: &Path, model: &mut Pretrained, tokenizer: &TextTokenizer) -> Result<()> {
-    const ANSWER: &str = "Yes";
+pub(crate) fn add_turn_ends(path: &Path, model: &mut Pretrained, tokenizer: &TextTokenizer) -> Result<()> {
     let (named_tokens, rows) = (named_tokens(path)?, RowsSettings::defaults());
     // a template that cannot be read is an error only of rows that need it
-    let end = template(model, tokenizer, &named_tokens, &rows).ok().flatten().and_then(|template| {
-        let answer = [Message::new("assistant", ANSWER)];
-        let conversation = template.split(&vec![Message::new("user", "Is it?")].into(), &[&answer]).ok()?;
-        let (_, end) = conversation.answers.first()?.rsplit_once(ANSWER)?;
-        let id = *tokenizer.encode_part(end.trim_start()).ok()?.first()?;
-        let is_of_model = (id as usize) < model.config.vocabulary;
-        (tokenizer.is_added(id) && is_of_model).then_some(id)
-    });
-    end.into_iter().for_each(|id| model.tokenizer_files.special.add_eos(id));
+    let template = template(model, tokenizer, &named_tokens, &rows).ok().flatten();
+    let ends = template.map_or(vec![], |template| template.turn_ends(tokenizer));
+    let is_of_model = |id: &u32| (*id as usize) < model.config.vocabulary;
+    let ends: Vec<u32> = ends.into_iter().filter(is_of_model).collect();
+    ends.into_iter().for_each(|id| model.tokenizer_files.special.add_eos(id));
     Ok(())
 }
 
@@ -110,7 +109,7 @@ impl PretrainedModel {
         let mut model = Pretrained::open(&path)?;
         let lacking = |name: &str| duel_model::Error::Lacking { name: name.into() };
         let tokenizer = tokenizer(&path, &model)?.ok_or_else(|| lacking("tokenizer.json"))?;
-        add_turn_end(&path, &mut model, &tokenizer)?;
+        add_turn_ends(&path, &mut model, &tokenizer)?;
         let eos = model.tokenizer_files.special.eos.ok_or_else(|| lacking("eos_token_id"))?;
         let named_tokens = named_tokens(&path)?;
         Ok(Self { tokenizer, eos, model, named_tokens })

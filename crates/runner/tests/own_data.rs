@@ -220,6 +220,22 @@ fn data_check_says_what_a_run_would_use() {
     );
     assert!(!shown.contains('\u{1b}'), "{shown}");
 
+    // several files, patterns and folders are one set, in the order given, and all of them are named
+    std::fs::create_dir(folder.join("shards")).unwrap();
+    for shard in 0..3 {
+        write(&folder.join(format!("shards/{shard}.jsonl")), (0..30).map(|i| pair(100 * shard + i, " good")));
+    }
+    let files = ["good.jsonl", "odd.jsonl"];
+    let report = ok(folder, &["data", "check", files[0], "shards"]);
+    assert!(report.starts_with("good.jsonl, shards (4 files): 150 rows: 150 pairs\n"), "{report}");
+    let report = ok(folder, &["init", "several", "--rows", files[0], files[1], "shards/*.jsonl", "--model", "model"]);
+    assert!(report.starts_with("good.jsonl, odd.jsonl, shards/*.jsonl (5 files): 210 rows"), "{report}");
+    let fitted = std::fs::read_to_string(folder.join("several/experiment.toml")).unwrap();
+    let train = fitted.lines().find(|line| line.starts_with("train = [")).unwrap();
+    assert!(train.contains("good.jsonl\", \"") && train.contains("shards/*.jsonl\"]"), "{train}");
+    let report = ok(folder, &["data", "check", "several/experiment.toml"]);
+    assert!(report.starts_with("several/experiment.toml (5 files): 210 rows"), "{report}");
+
     // an experiment: its own limits, and what a run refuses is refused
     ok(folder, &["init", "mine", "--rows", "good.jsonl", "--model", "model"]);
     let report = ok(folder, &["data", "check", "mine/experiment.toml", "--set", "stages.pairs.rows=5"]);

@@ -3,10 +3,12 @@
 
 mod catch_panic;
 mod limits;
+mod pages;
 mod table;
 
 pub use catch_panic::catch_panic;
-pub use limits::{guarded, open};
+pub use limits::guarded;
+pub use pages::{CheckedReader, open};
 pub use table::{Column, ColumnTable, TableReader, TableWriter};
 
 /// A file that cannot be read or written.

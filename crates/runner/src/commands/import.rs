@@ -51,7 +51,7 @@ pub fn import(args: &ImportArgs) -> Result<()> {
     // a tokenizer that cannot be read is an error
     let tokenizer = world::tokenizer(&from, &model)?;
     if let Some(tokenizer) = &tokenizer {
-        world::add_turn_end(&from, &mut model, tokenizer)?;
+        world::add_turn_ends(&from, &mut model, tokenizer)?;
     }
     let device = duel_model::device::open("flex")?;
     // rotary positions are no weights: few of them do
