@@ -51,11 +51,7 @@ pub(crate) struct PretrainedModel {
     named_tokens: NamedTokens,
 }
 
-<<<<<<< HEAD
-/// Adds the token that the model's chat template writes after an assistant's turn to the tokens that end a text, if it is one of the
-=======
-/// Adds what a model's chat template writes behind the assistant's turns to what ends its texts, where that is one of the
->>>>>>> rows
+/// Adds the tokens that the model's chat template writes after an assistant's turn to the tokens that end a text, where that is one of the
 /// tokenizer's added tokens.
 ///
 /// # Errors
