@@ -65,6 +65,7 @@ pub(crate) fn read_directory(folder: &Path, config: &ConfigReader, rows: usize) 
     if tokenizer.is_some() && added_tokens::add(&path, &settings, &mut vocabulary)? {
         tokenizer = Some(vocabulary.to_string().into_bytes());
     }
+    check_model_type(&path, &vocabulary)?;
     let ids = added_tokens::ids(&path, &vocabulary)?;
     check_ids(&path, rows, words(&vocabulary, &ids))?;
     // "eos_token": "</s>" or {"content": "</s>"}
@@ -126,6 +127,21 @@ pub(crate) fn ignored(folder: &Path) -> Result<Vec<String>> {
     let of_generation = generation.ignored().into_iter().map(|setting| format!("{setting} ({GENERATION})"));
     let of_tokenizer = of_tokenizer.map(|key| format!("{key} = true ({TOKENIZER_CONFIG})"));
     Ok(of_generation.chain(of_tokenizer).chain(others).collect())
+}
+
+/// A kind of tokenizer that is read; old files do not name it.
+fn check_model_type(path: &Path, vocabulary: &Value) -> Result<()> {
+    const TYPES: [&str; 4] = ["BPE", "Unigram", "WordLevel", "WordPiece"];
+    match &vocabulary["model"]["type"] {
+        Value::Null => Ok(()),
+        Value::String(name) if TYPES.contains(&name.as_str()) => Ok(()),
+        other => Err(Error::Unsupported {
+            path: path.into(),
+            key: "model.type".into(),
+            found: other.to_string(),
+            accepted: TYPES.join(", "),
+        }),
+    }
 }
 
 /// A directory's settings of its tokenizer, with what old directories say in files of their own, as transformers takes it.

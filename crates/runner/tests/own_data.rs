@@ -147,8 +147,10 @@ fn an_import_is_whole_and_follows_every_option() {
     unknown["post_processor"] =
         json!({"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {}});
     std::fs::write(&path, unknown.to_string()).unwrap();
-    refused(folder, &["import", "model"], 1, &["model/tokenizer.json` is damaged", "the file is inconsistent"]);
+    refused(folder, &["import", "model"], 1, &["model/tokenizer.json` is damaged", "its parts contradict each other"]);
     std::fs::write(&path, json.replace("\"BPE\"", "\"none of them\"")).unwrap();
+    refused(folder, &["import", "model"], 1, &["`model.type` is \"none of them\"", "BPE, Unigram"]);
+    std::fs::write(&path, json.replace("\"merges\":[", "\"merges\":[[\"a\",\"none of them\"],")).unwrap();
     refused(folder, &["import", "model"], 1, &["model/tokenizer.json` is damaged", "tokenizer failed"]);
 }
 
