@@ -34,6 +34,7 @@ impl MappedFile {
         // SAFETY: finished stages are never written again, only renamed or removed, which leaves a mapping whole; a person's model
         // is asked to stay as it is, and is looked at before each use.
         let bytes = unsafe { Mmap::map(&file) }.map_err(read)?;
+        check_fetched(path, &bytes)?;
         let modified = file.metadata().map_err(read)?.modified().ok();
         Ok(Self { path: path.into(), file, bytes, modified })
     }
@@ -74,6 +75,17 @@ impl MappedFile {
             _ => Error::Read { path: self.path.clone(), source },
         })?;
         Ok(bytes)
+    }
+}
+
+/// A clone without Git LFS holds pointers in place of large files.
+///
+/// # Errors
+/// [`Error::LfsPointer`]
+pub(crate) fn check_fetched(path: &Path, bytes: &[u8]) -> Result<()> {
+    match bytes.starts_with(b"version https://git-lfs.github.com/spec/") {
+        true => Err(Error::LfsPointer { path: path.into() }),
+        false => Ok(()),
     }
 }
 

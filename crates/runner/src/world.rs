@@ -67,6 +67,15 @@ pub(crate) fn add_turn_ends(path: &Path, model: &mut Pretrained, tokenizer: &Tex
     Ok(())
 }
 
+/// What is wrong with a model's chat template, where it cannot be used.
+///
+/// # Errors
+/// Settings of special tokens that cannot be read.
+pub(crate) fn template_problem(path: &Path, model: &Pretrained, tokenizer: &TextTokenizer) -> Result<Option<String>> {
+    let template = template(model, tokenizer, &named_tokens(path)?, &RowsSettings::defaults());
+    Ok(template.err().map(|error| error.to_string()))
+}
+
 /// Lines that describe a model's first and last tokens, and how its tokenizer's ids fit its embedding.
 pub(crate) fn tokenizer_summary(model: &Pretrained, tokenizer: &TextTokenizer) -> Vec<String> {
     let rows = model.config.vocabulary;
@@ -176,14 +185,16 @@ fn template(
 /// The tokenizer of a model's files.
 ///
 /// # Errors
-/// One that the library cannot read.
+/// One that the library cannot read, or cannot use.
 pub(crate) fn tokenizer(path: &Path, model: &Pretrained) -> Result<Option<TextTokenizer>> {
     let Some(bytes) = &model.tokenizer_files.tokenizer else { return Ok(None) };
     let damaged = |e: duel_data::Error| {
         let path = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
         duel_model::Error::Damaged { path, problem: e.to_string() }
     };
-    Ok(Some(TextTokenizer::from_bytes(bytes).map_err(damaged)?))
+    let tokenizer = TextTokenizer::from_bytes(bytes).map_err(damaged)?;
+    tokenizer.encode_start("a").map_err(damaged)?; // what a file contradicts in itself may show in use only
+    Ok(Some(tokenizer))
 }
 
 /// The pretrained model that an experiment starts from.
