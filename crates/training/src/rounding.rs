@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[derive(Module, Debug)]
-    struct Matrix {
+    struct Square {
         w: Param<Tensor<2>>,
     }
 
@@ -80,7 +80,7 @@ mod tests {
         let n = 16;
         let before: Vec<f32> = (0..n * n).map(|i| [1.0, -3.0, 0.5, 1e-3][i % 4] * (1.0 + i as f32)).collect();
         let data = TensorData::new(before.clone(), [n, n]);
-        let module = nudged(&Matrix { w: Param::from_tensor(Tensor::from_data(data, &Device::flex())) });
+        let module = nudged(&Square { w: Param::from_tensor(Tensor::from_data(data, &Device::flex())) });
         let after = weights::flatten(&module);
         let steps = before.iter().zip(&after).map(|(a, b)| i64::from(b.to_bits()) - i64::from(a.to_bits()));
         let steps: Vec<i64> = steps.collect();
@@ -90,7 +90,7 @@ mod tests {
         assert!(steps.chunks(n).all(is_mixed) && columns.iter().all(|column| is_mixed(column)), "{steps:?}");
         let up = steps.iter().filter(|&&step| step > 0).count();
         assert!((96..=160).contains(&up), "{up} of 256 up");
-        let zero = Matrix { w: Param::from_tensor(Tensor::zeros([2, 2], &Device::flex())) };
+        let zero = Square { w: Param::from_tensor(Tensor::zeros([2, 2], &Device::flex())) };
         assert_eq!(weights::flatten(&nudged(&zero)), [0.0; 4]);
     }
 }

@@ -53,7 +53,7 @@ impl Method for Descent {
 
 /// Everything recorded.
 #[derive(Default)]
-struct Record {
+struct MemoryRecorder {
     rows: Vec<(Clocks, &'static str, f64)>,
     lines: Vec<(u64, u64, String)>,
     prompts: Vec<(String, Vec<u64>)>,
@@ -63,13 +63,13 @@ struct Record {
     is_full: bool,
 }
 
-impl Record {
+impl MemoryRecorder {
     fn values(&self, name: &str) -> Vec<f64> {
         self.rows.iter().filter(|row| row.1 == name).map(|row| row.2).collect()
     }
 }
 
-impl Recorder for Record {
+impl Recorder for MemoryRecorder {
     fn record(&mut self, stage: &str, clocks: Clocks, metric: Metric, value: f64) {
         assert_eq!(stage, "the stage");
         self.rows.push((clocks, metric.name, value));
@@ -125,7 +125,7 @@ const PLAIN: Training<'static> = Training {
 
 impl Training<'_> {
     /// Runs it: the final clocks, the step of the best score, and the clocks of the evaluations.
-    fn run(&self, record: &mut Record) -> Result<(Clocks, Option<u64>, Vec<Clocks>)> {
+    fn run(&self, record: &mut MemoryRecorder) -> Result<(Clocks, Option<u64>, Vec<Clocks>)> {
         let device = Device::flex().autodiff();
         let w = Param::from_tensor(Tensor::from_floats(self.weights, &device).require_grad());
         let settings = LearnerSettings { warmup: 0.0, ..LearnerSettings::defaults() };
@@ -155,7 +155,7 @@ impl Training<'_> {
 
 #[test]
 fn clocks_and_totals_add_up_over_the_iterations() {
-    let mut record = Record::default();
+    let mut record = MemoryRecorder::default();
     let (clocks, best, evaluations) = PLAIN.run(&mut record).unwrap();
     assert_eq!((clocks.step, clocks.tokens, clocks.flops), (4, 60, 44.0));
     assert!(best.is_none() && evaluations.is_empty());
@@ -191,13 +191,13 @@ fn clocks_and_totals_add_up_over_the_iterations() {
 fn a_training_is_evaluated_at_its_points_and_stops_without_improvement() {
     let steps = |evaluations: Vec<Clocks>| evaluations.iter().map(|clocks| clocks.step).collect::<Vec<_>>();
     let training = Training { eval_at: &[2, 4], scores: &[Some(0.5), Some(0.1)], ..PLAIN };
-    let (clocks, best, evaluations) = training.run(&mut Record::default()).unwrap();
+    let (clocks, best, evaluations) = training.run(&mut MemoryRecorder::default()).unwrap();
     assert_eq!((clocks.step, best, steps(evaluations)), (4, Some(2), vec![2, 4]));
 
     // an evaluation without a score counts for nothing
     let scores = &[Some(0.5), None, Some(0.4), Some(0.3)];
     let training = Training { iterations: 6, eval_at: &[1, 2, 3, 4, 5, 6], scores, patience: 2.0, ..PLAIN };
-    let mut record = Record { is_due: true, ..Record::default() };
+    let mut record = MemoryRecorder { is_due: true, ..MemoryRecorder::default() };
     let (clocks, best, evaluations) = training.run(&mut record).unwrap();
     assert_eq!((clocks.step, best, steps(evaluations)), (4, Some(1), vec![1, 2, 3, 4]));
     assert_eq!((record.values("updates"), record.saves), (vec![4.0], 4), "saved after each iteration");
@@ -210,7 +210,7 @@ fn a_training_is_evaluated_at_its_points_and_stops_without_improvement() {
 
 #[test]
 fn a_state_is_saved_when_due_or_stopped_and_only_that_of_the_same_model_is_resumed() {
-    let mut record = Record::default();
+    let mut record = MemoryRecorder::default();
     PLAIN.run(&mut record).unwrap();
     assert_eq!(record.saves, 0);
     assert!(matches!(Training { stop: true, ..PLAIN }.run(&mut record), Err(Error::Interrupted)));
@@ -233,7 +233,7 @@ fn a_training_ends_at_a_prompt_of_another_split() {
     let hash = |split| prompt_hash(&world.prompts(split)[0].ids);
     let (train, test) = (hash(Split::Train), hash(Split::Test));
     let run = |batch: &dyn Fn(u64) -> Vec<u64>, splits| {
-        Training { splits, batch, ..PLAIN }.run(&mut Record::default()).map(|(clocks, ..)| clocks.step)
+        Training { splits, batch, ..PLAIN }.run(&mut MemoryRecorder::default()).map(|(clocks, ..)| clocks.step)
     };
     assert_eq!(run(&|_| vec![train], Some(&splits)).unwrap(), 4);
     let leaks = |iteration| if iteration == 2 { vec![train, test] } else { vec![train] };
