@@ -384,7 +384,7 @@ mod tests {
         let plain = reader(&Device::flex());
         let both = PairBatch::new(&rows(), &(0..PAIRS).collect::<Vec<_>>()).both;
         let n = both.len();
-        let others = Responses {
+        let mismatched_batch = Responses {
             responses: (0..n).map(|row| both.responses[(row + n - 1) % n].clone()).collect(),
             ..both.clone()
         };
@@ -394,7 +394,7 @@ mod tests {
         };
         let mut kls = vec![];
         for models in [[&policy_to_train, &reference], [&reference, &policy_to_train]] {
-            let (ratios, mismatched) = (log_ratios(models, &both), log_ratios(models, &others));
+            let (ratios, mismatched) = (log_ratios(models, &both), log_ratios(models, &mismatched_batch));
             let kl = (mismatched.iter().sum::<f64>() / n as f64).max(0.0);
             let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
             let chosen = ratios[..PAIRS].iter().map(|ratio| 1.0 - sigmoid(0.7 * (ratio - kl)));
