@@ -1,4 +1,4 @@
-//! Checks the user's rows line by line, and reports which of them a run would use. Memory grows by a few bytes per row and prompt,
+//! Checks the user's rows line by line, and reports which of them a run would use. Memory grows by three bytes per row,
 //! not with the size of a file.
 
 use crate::Result;

@@ -23,6 +23,7 @@ pub mod rows;
 mod scored;
 mod stats;
 mod text;
+mod turn_ends;
 mod word_boundaries;
 mod world;
 

@@ -10,6 +10,7 @@ mod compressed;
 mod csv;
 mod document;
 mod finder;
+mod foreign_format;
 mod json;
 mod limited_file;
 mod numbered;
@@ -22,7 +23,7 @@ mod record;
 mod survey;
 mod turns;
 
-pub use columns::{ColumnRole, Columns};
+pub use columns::Columns;
 pub use numbered::NumberedRecord;
 pub use paths::expand;
 pub use plan::{ColumnPlan, PlannedColumn};
@@ -32,12 +33,14 @@ pub use turns::Content;
 use self::compressed::{Compression, endings, open_bytes, open_file, open_seekable};
 use self::csv::Csv;
 use self::finder::{ColumnProblem, RowShape};
+use self::foreign_format::{START, foreign_format};
 use self::json::{JsonLines, JsonList};
 use self::limited_file::{BOM, MAX_ROW};
 use self::parquet::ParquetRows;
 use self::ranked::{RowGroup, RowGroups};
 use crate::json::Json;
 use crate::{Error, Result};
+use duel_spec::ColumnRole;
 use duel_spec::ids::Hasher;
 use rayon::prelude::*;
 use std::io::{BufRead, BufReader, Cursor, Read};
@@ -70,7 +73,11 @@ fn plan_of(path: &Path, columns: &Columns, lines: &mut Lines) -> Result<(ColumnP
     let first = take_groups(&mut lines.map(|line| vec![line]), FIRST_ROWS, FIRST_BYTES);
     let first: Vec<_> = first.into_iter().flatten().collect();
     let plan = ColumnPlan::new(first.iter().filter_map(|(_, row)| row.as_ref().ok()), columns);
-    let refuse = |ColumnProblem { problem, hint }| Error::Columns { path: path.into(), problem, hint };
+    let is_csv = matches!(endings(path).0.as_str(), "csv" | "tsv");
+    let refuse = |ColumnProblem { problem, hint }| {
+        let hint = if is_csv { hint + "; the first line has the names of the columns" } else { hint };
+        Error::Columns { path: path.into(), problem, hint }
+    };
     Ok((plan.map_err(refuse)?, first))
 }
 
@@ -160,15 +167,9 @@ fn open_text(path: &Path, compression: Compression) -> Result<Box<dyn Read + Sen
     let mut bytes = open_bytes(path, compression)?;
     let mut start = vec![];
     let read = |source| Error::Read { path: path.into(), source };
-    (&mut bytes).take(4).read_to_end(&mut start).map_err(read)?;
-    let problem = match start.as_slice() {
-        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => Some("it is UTF-16: save it as UTF-8"),
-        [0x1f, 0x8b, ..] => Some("it is compressed with gzip: its name should end in .gz"),
-        [0x28, 0xb5, 0x2f, 0xfd] => Some("it is compressed with zstd: its name should end in .zst"),
-        _ => None,
-    };
-    if let Some(problem) = problem {
-        return Err(Error::Row { path: path.into(), row: 1, problem: problem.into() });
+    (&mut bytes).take(START).read_to_end(&mut start).map_err(read)?;
+    if let Some(problem) = foreign_format(&start) {
+        return Err(Error::Paths { path: path.into(), problem: problem.into() });
     }
     if start.starts_with(BOM) {
         start.drain(..BOM.len());

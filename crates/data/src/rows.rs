@@ -2,6 +2,7 @@
 //! rows that are too long are left out or cut, and counted.
 
 mod conversations;
+mod key_map;
 mod prepare;
 pub(crate) mod reader;
 mod text_marks;

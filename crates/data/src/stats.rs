@@ -296,7 +296,7 @@ fn serialize_findings<S: serde::Serializer>(
 
 /// The kind of a problem: its message without what differs from row to row.
 fn kind_of(problem: &str) -> String {
-    let problem = problem.split(" at line ").next().unwrap_or(problem);
+    let problem = problem.split(" (column ").next().unwrap_or(problem);
     problem.chars().map(|c| if c.is_ascii_digit() { 'N' } else { c }).take(80).collect()
 }
 

@@ -51,7 +51,7 @@ fn tokenizer_error(e: impl std::fmt::Display) -> Error {
 fn fenced<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T> {
     match duel_tables::catch_panic(work) {
         Some(done) => done.map_err(tokenizer_error),
-        None => Err(tokenizer_error("the tokenizers library panicked: the file is inconsistent")),
+        None => Err(tokenizer_error("its parts contradict each other")),
     }
 }
 

@@ -276,7 +276,7 @@ fn odd_characters_are_listed_by_kind() {
     std::fs::write(&path, r#"{"prompt": "a", "chosen": "\ud83d", "rejected": "b"}"#).unwrap();
     let report = check(&source(vec![(None, path)]), None, 0, |_| ()).unwrap();
     let (unreadable, problem) = lines(&report, FindingKind::Unreadable);
-    assert!(unreadable == [1] && problem.contains("hex escape"), "{problem}");
+    assert!(unreadable == [1] && problem.contains("half of a surrogate pair"), "{problem}");
 }
 
 /// What is the same or empty is so as tokens, whatever stands in the file.
@@ -300,6 +300,21 @@ fn completions_are_compared_after_encoding() {
     );
     assert_eq!(lines(&report, FindingKind::Duplicates).0, [5]);
     assert_eq!((report.stats.kept, report.stats.prompts), (2, 4));
+}
+
+/// A completion of several turns is empty where the loss is on nothing but end tokens, whatever else stands in it.
+#[test]
+fn completions_are_empty_by_what_carries_the_loss() {
+    let turn = |role: &str, text: &str| json!({"role": role, "content": text});
+    let completion = |last: &str| json!([turn("assistant", "a x"), turn("user", "b"), turn("assistant", last)]);
+    let rows = || {
+        ["", "c z"].map(
+            |last| json!({"prompt": [turn("user", "p")], "chosen": completion(last), "rejected": completion("d y")}),
+        )
+    };
+    let counted = |turns| lines(&check_rows(rows(), &chat_encoder().with_loss_on(turns), 0), FindingKind::Empty);
+    assert_eq!(counted(LossTurns::Last), (vec![1], "`chosen` is empty: only its end token is learned".to_owned()));
+    assert_eq!(counted(LossTurns::All).0, [0; 0]);
 }
 
 /// Completions of one kind alone cannot be learned from, and check says so as a run does.

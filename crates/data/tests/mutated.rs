@@ -87,7 +87,8 @@ fn damaged_csv_is_read_or_refused() {
 
 #[test]
 fn damaged_parquet_is_read_or_refused() {
-    let files: [&[u8]; 4] = [
+    let files: [&[u8]; 5] = [
+        include_bytes!("delta.parquet"),
         include_bytes!("turns.parquet"),
         include_bytes!("labels.parquet"),
         include_bytes!("endless.parquet"),

@@ -54,6 +54,23 @@ fn parquet_of_labels_is_read() {
     assert_eq!(rows[2], Err("`completion` without `label`: is it wanted or not?".into()));
 }
 
+/// Written by pyarrow without dictionaries: text by its lengths, and by what it has in common with the text before it.
+#[test]
+fn parquet_of_delta_encoded_columns_is_read() {
+    let text = |text: &str| Content::Text(text.into());
+    let rows = [
+        ("What is the capital of France?", "Paris.", "Lyon.", [9.0, 1.0]),
+        ("What is the capital of Spain?", "Madrid.", "Lisbon.", [8.0, 2.0]),
+        ("What is 2 + 2?", "4", "5", [7.0, 7.0]),
+        ("Naïve question", "", "No.", [-3.0, 4.0]),
+    ];
+    let expected = rows.map(|(prompt, chosen, rejected, scores)| {
+        let (prompt, chosen, rejected) = (text(prompt), text(chosen), text(rejected));
+        Ok(Record::Pair { prompt, chosen, rejected, margin: None, scores: Some(scores) })
+    });
+    assert_eq!(read(Path::new("tests/delta.parquet")), expected);
+}
+
 /// A list is read item by item; where it is damaged, the rows before are there and the place is named.
 #[test]
 fn a_json_list_is_read_item_by_item() {
@@ -71,7 +88,7 @@ fn a_json_list_is_read_item_by_item() {
     let problem = |text: &str| read_text(text).pop().unwrap().unwrap_err();
     assert_eq!(problem(&format!("[{row} {row}]")), "expected `,` or `]` after a row, found `{`");
     assert_eq!(problem(&format!("[{row}")), "the list is not closed");
-    assert_eq!(problem(&format!("[{row}, 3]")), "an item of the list is not an object");
+    assert_eq!(problem(&format!("[{row}, 3]")), "an item of the list is no object: expected `{`, found `3`");
     assert!(problem(&format!("[{row}, {{\"prompt\": ]")).starts_with("it is not valid JSON"));
     assert_eq!(read_text(&format!("[{row}, 3, {row}]")).len(), 2);
 }
@@ -91,7 +108,7 @@ fn csv_knows_by_the_column_what_a_cell_is() {
     assert_eq!([words(prompt), words(chosen), words(rejected)], [[("", "12")], [("", "true")], [("", "007")]]);
     let Ok(Record::Pair { prompt, margin: None, .. }) = &rows[1] else { panic!("{:?}", rows[1]) };
     assert_eq!(words(prompt), [("user", "2 + 2?")]);
-    assert_eq!(rows[2], Err("`margin` is text, not a number".into()));
+    assert_eq!(rows[2], Err("`margin` is `x`, not a number".into()));
     let labels = folder.path().join("labels.csv");
     std::fs::write(&labels, "prompt,completion,label\na,b,True\na,c,0\na,d,no\n").unwrap();
     let label = |row: Result<Record, String>| match row {
@@ -100,7 +117,7 @@ fn csv_knows_by_the_column_what_a_cell_is() {
         Err(what) => Err(what),
     };
     let actual: Vec<_> = read(&labels).into_iter().map(label).collect();
-    assert_eq!(actual, [Ok(true), Ok(false), Err("`label` is text, not true or false".to_owned())]);
+    assert_eq!(actual, [Ok(true), Ok(false), Err("`label` is `no`; accepted: true, false, 1, 0".to_owned())]);
 }
 
 /// A file of prompts alone is a world without rows; in one split only it is refused.

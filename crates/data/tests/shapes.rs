@@ -3,7 +3,7 @@
 
 use duel_data::Json;
 use duel_data::records::{self, Columns, Content, Record};
-use duel_spec::ChatFormat;
+use duel_spec::{ChatFormat, ColumnRole};
 use std::path::PathBuf;
 
 /// A file of rows.
@@ -85,7 +85,8 @@ fn rows(text: &str) -> Vec<String> {
 }
 
 fn named(key: &str, name: &str) -> Columns {
-    Columns::default().with(key, name)
+    let role = ColumnRole::all().find(|role| role.key() == key).unwrap();
+    Columns::default().with(role, name)
 }
 
 const PARIS: &str = "user=Capital of France? -> assistant=Paris. > assistant=Lyon.";
@@ -284,7 +285,10 @@ fn an_unknown_column_of_prompts_is_asked_for() {
     );
     // the names that experiments of earlier versions have
     let text = r#"{"question": "Capital of France?", "chosen": "Paris.", "rejected": "Lyon."}"#;
-    assert_eq!(jsonl(text).rows(&named("prompt", "prompt").with("chosen", "chosen")), [format!("1: {PARIS}")]);
+    assert_eq!(
+        jsonl(text).rows(&named("prompt", "prompt").with(ColumnRole::Chosen, "chosen")),
+        [format!("1: {PARIS}")]
+    );
     // without any other text it is what TRL makes of two texts
     assert_eq!(
         rows(r#"{"chosen": "The sky is blue.", "rejected": "The sky is green.", "n": 1}"#),
@@ -537,7 +541,7 @@ fn scored_completions_make_pairs() {
         "1: user=Q -> assistant=a > assistant=b scores 1 1"
     );
     let actual = rows(&row([1.0, 2.0, 3.0, 4.0]).replace("\"overall_score\": 3", "\"overall_score\": \"N/A\""));
-    assert_eq!(actual, ["1! `completions[2]` has no `overall_score` that is a number"]);
+    assert_eq!(actual, ["1! `overall_score` of `completions[2]` is `N/A`, not a number"]);
 }
 
 #[test]
@@ -559,6 +563,10 @@ fn rankings_make_pairs() {
     let text = r#"{"instruction": "Q", "generations": ["a", "b", "c"], "ratings": [2, 5, 1]}"#;
     assert_eq!(rows(text), ["1: user=Q -> assistant=b > assistant=c scores 5 1"]);
     assert_eq!(rows(&text.replace(", 1]", "]")), ["1! `ratings` has 2 values for the 3 of `generations`"]);
+    // ranks beside them, with a tie
+    let text = r#"{"prompt": "Q", "responses": ["a", "b", "c"], "ranking": [3, 1, 3]}"#;
+    assert_eq!(rows(text), ["1: user=Q -> assistant=b > assistant=a"]);
+    assert!(jsonl(text).plan(&Columns::default()).contains("compared by their `ranking`, the smallest first"));
     // ranks, after a prompt with speakers
     let text = r#"{"prompt": "\n\nHuman: Q\n\nAssistant: ", "answers": [{"answer": "a", "rank": 3.0}, {"answer": "b", "rank": 1.0}, {"answer": "c", "rank": 2.0}]}"#;
     assert_eq!(rows(text), ["1: user=Q -> assistant=b > assistant=a"]);
@@ -656,7 +664,8 @@ fn scores_go_by_several_names() {
         assert_eq!(rows(&text), [r#"1: "p" -> "a" > "b" scores 4.5 2"#]);
     }
     let text = r#"{"prompt": "p", "chosen": "a", "rejected": "b", "good": 1, "bad": 0, "strength": 0.5}"#;
-    let columns = named("score_chosen", "good").with("score_rejected", "bad").with("margin", "strength");
+    let columns =
+        named("score_chosen", "good").with(ColumnRole::ScoreRejected, "bad").with(ColumnRole::Margin, "strength");
     assert_eq!(jsonl(text).rows(&columns), [r#"1: "p" -> "a" > "b" margin 0.5 scores 1 0"#]);
     // half of them
     let text = r#"{"prompt":"a","chosen":" x","rejected":" y","score_chosen":2,"score_rejected":7}
@@ -667,7 +676,7 @@ fn scores_go_by_several_names() {
     let actual = rows(text);
     assert_eq!(actual[0], r#"1: "a" -> " x" > " y" scores 2 7"#);
     assert!(
-        actual[1].starts_with("2! it is not valid JSON") && actual[1].ends_with("NaN is no JSON: write null"),
+        actual[1].starts_with("2! it is not valid JSON") && actual[1].contains("NaN is no JSON: write null (column "),
         "{}",
         actual[1]
     );
@@ -746,6 +755,8 @@ fn the_plan_holds_for_all_rows() {
         actual[1501],
         "1502! `system` is not among the columns of the first 1024 rows, by which the file is read: give it there too, as null, or name it: [world.rows] system = \"system\""
     );
+    let upper = jsonl(&text.replace("\"system\"", "\"System\"")).rows(&Columns::default());
+    assert!(upper[1501].contains("`System` is not among the columns"), "{}", upper[1501]);
     assert_eq!(file.rows(&named("system", "system"))[1501], "1502: system=s; user=p -> assistant=a > assistant=b");
     let plan = file.plan(&Columns::default());
     assert!(
@@ -816,6 +827,165 @@ fn json_of_every_layout_is_read() {
     );
 }
 
+/// What stands where JSON ends is said by what would be accepted, with its line and its column.
+#[test]
+fn errors_of_json_say_what_would_be_accepted() {
+    let rest = r#""chosen": "x", "rejected": "y"}"#;
+    let half = "half of a surrogate pair: write the character itself, or both halves, as \\ud83d\\ude00";
+    let cases = [
+        (format!(r#"{{"prompt": "a \ud83d", {rest}"#), half, 21),
+        (format!(r#"{{"prompt": "a \ude00", {rest}"#), half, 20),
+        (format!(r#"{{"prompt": "a \ud83d\u0041", {rest}"#), half, 26),
+        (
+            r#"{"prompt": "a", "chosen": "x", "rejected": "y",}"#.to_owned(),
+            "a comma before a closing bracket: remove it",
+            48,
+        ),
+        (format!(r#"{{"prompt": "a", {rest} {{}}"#), "more text behind the end of the row: a line has one object", 49),
+        (format!(r#"{{'prompt': "a", {rest}"#), "a name that is not in double quotes: write \"name\"", 2),
+        (format!("{{\"prompt\": \"a\tb\", {rest}"), "a tab or a control character within text", 14),
+        (format!(r#"{{"prompt": "a \d", {rest}"#), "a backslash that begins no escape: write two of them", 16),
+        (format!(r#"{{"prompt": None, {rest}"#), "no value: text is in double quotes", 12),
+    ];
+    let valid = format!(r#"{{"prompt": "a 😀 \ud83d\ude00", {rest}"#);
+    for (text, problem, column) in cases {
+        let actual = rows(&format!("{valid}\n{text}"));
+        assert_eq!(actual[0], r#"1: "a 😀 😀" -> "x" > "y""#);
+        assert!(actual[1].starts_with(&format!("2! it is not valid JSON: {problem}")), "{text}: {}", actual[1]);
+        assert!(actual[1].ends_with(&format!(" (column {column})")), "{text}: {}", actual[1]);
+        let list = RowFile::new("rows.json", &format!("[\n{valid},\n{text}\n]")).rows(&Columns::default());
+        let is_two = problem.starts_with("more text");
+        assert!(is_two || list[1].starts_with(&format!("3! it is not valid JSON: {problem}")), "{text}: {}", list[1]);
+    }
+    assert!(rows(r#"{"prompt": "a"#)[0].contains("the row ends within a value"));
+}
+
+/// What is no file of rows is said so by what it is, under whatever ending.
+#[test]
+fn files_of_other_formats_are_named() {
+    let refusal = |name: &str, bytes: &[u8]| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        records::open(&path).err().map_or(String::new(), |e| e.to_string())
+    };
+    let utf16: Vec<u8> = "prompt,chosen".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let utf16_be: Vec<u8> = "prompt,chosen".encode_utf16().flat_map(u16::to_be_bytes).collect();
+    let cases: [(&[u8], &str); 10] = [
+        (&[&[0xff, 0xfe], &utf16[..]].concat(), "it is UTF-16: save it as UTF-8"),
+        (&utf16, "it is UTF-16: save it as UTF-8"),
+        (&utf16_be, "it is UTF-16: save it as UTF-8"),
+        (b"PK\x03\x04\x14\0", "an Excel workbook: unpack it, or save it as CSV"),
+        (b"ARROW1\0\0", "it is an Arrow file: write it as parquet or JSON lines"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a pointer of Git LFS and not the file itself"),
+        (b"\n <!DOCTYPE html>\n<html>", "it is a web page and not the file itself"),
+        (b"<HTML><body>", "it is a web page and not the file itself"),
+        (b"\x1f\x8b\x08\0", "its name should end in .gz"),
+        (b"\x28\xb5\x2f\xfd\0", "its name should end in .zst"),
+    ];
+    for (bytes, problem) in cases {
+        for name in ["rows.jsonl", "rows.json", "rows.csv", "rows.parquet"] {
+            assert!(refusal(name, bytes).contains(problem), "{name}: {}", refusal(name, bytes));
+        }
+    }
+    let parquet = include_bytes!("labels.parquet");
+    assert!(refusal("rows.jsonl", parquet).ends_with("its name should end in .parquet"));
+    assert!(refusal("rows.parquet", &parquet[..parquet.len() - 9]).contains("it is damaged or cut off"));
+    assert!(refusal("rows.json", b" \n").ends_with("the file is empty"));
+    assert!(refusal("rows.jsonl.gz", b"{\"prompt\": 1}").contains("failed to read"));
+}
+
+/// Rows of JSON in a layout that their ending does not tell, and a list that does not end as it should.
+#[test]
+fn layouts_of_another_ending_are_named() {
+    let pretty = "{\n  \"prompt\": \"a\"\n}\n";
+    assert_eq!(rows(pretty)[0], "1! a row over several lines: write one a line, or name the file .json");
+    assert_eq!(
+        rows(r#"[{"prompt": "a"}]"#),
+        ["1! a row is an object, not a list: a file that is one list of rows ends in .json"]
+    );
+    assert_eq!(rows(r#"["a", "b"]"#), ["1! a row is an object, not a list"]);
+    let list = |end: &str| {
+        let row = r#"{"prompt": "a", "chosen": "x", "rejected": "y"}"#;
+        RowFile::new("rows.json", &format!("[\n{row}{end}")).rows(&Columns::default())[1].clone()
+    };
+    assert_eq!(list(",\n]"), "3! a comma before the closing bracket: remove it");
+    assert_eq!(list(",\n\"b\"]"), "3! an item of the list is no object: expected `{`, found `\"`");
+    assert_eq!(list(","), "2! the list is not closed: the file is cut off");
+}
+
+/// Compressed rows up to where the file is cut off, and that it is.
+#[test]
+fn compressed_files_that_are_cut_off_say_so() {
+    let text = (0..20_000).map(|n: u64| format!("{{\"prompt\": \"{n} {}\"}}\n", n * n * n)).collect::<String>();
+    let mut gzip = flate2::write::GzEncoder::new(vec![], flate2::Compression::fast());
+    std::io::Write::write_all(&mut gzip, text.as_bytes()).unwrap();
+    for (name, bytes) in
+        [("rows.jsonl.gz", gzip.finish().unwrap()), ("rows.jsonl.zst", zstd::encode_all(text.as_bytes(), 1).unwrap())]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, &bytes[..bytes.len() * 2 / 3]).unwrap();
+        let rows: Vec<_> = records::open(&path).unwrap().collect();
+        let last = rows.last().unwrap().1.clone().unwrap_err();
+        assert!(last.starts_with("its compressed data is damaged or cut off"), "{name}: {last}");
+    }
+}
+
+/// The names of columns in any case; what stands between cells, by the first line; a column without a name.
+#[test]
+fn columns_are_found_as_spreadsheets_write_them() {
+    let pair = r#"2: "a, b" -> "x" > "y""#;
+    for text in [
+        "prompt;chosen;rejected\r\na, b;x;\"y\"\r\n",
+        "prompt\tchosen\trejected\na, b\tx\ty\n",
+        "Prompt, Chosen, REJECTED\n\"a, b\",x,y\n",
+        ",prompt,chosen,rejected\n0,\"a, b\",x,y\n",
+    ] {
+        assert_eq!(RowFile::new("rows.csv", text).rows(&Columns::default()), [pair], "{text}");
+    }
+    let sep = "sep=;\nprompt;chosen;rejected\na, b;x;y\na\n";
+    let actual = RowFile::new("rows.csv", sep).rows(&Columns::default());
+    assert_eq!(actual, [pair.replace("2:", "3:"), "4! it has 1 cells, but there are 3 columns".into()]);
+    assert_eq!(RowFile::new("rows.tsv", "prompt,chosen,rejected\n\"a, b\",x,y").rows(&Columns::default()), [pair]);
+    let index = RowFile::new("rows.csv", ",prompt,chosen,rejected\n0,a,x,y\n");
+    assert!(index.plan(&Columns::default()).contains("not used: a column without a name"));
+    // other shapes, in any case; the exact name comes first
+    assert_eq!(
+        rows(r#"{"System": "s", "Question": "q", "Chosen": "x", "Rejected": "y"}"#),
+        ["1: system=s; user=q -> assistant=x > assistant=y"]
+    );
+    assert_eq!(rows(r#"{"Prompt": "P", "prompt": "p", "chosen": "x", "rejected": "y"}"#), [r#"1: "p" -> "x" > "y""#]);
+    let upper = r#"{"Prompt": "p", "Chosen": "x", "Rejected": "y", "Chosen_Score": 3, "Rejected_Score": 1}"#;
+    assert_eq!(rows(upper), [r#"1: "p" -> "x" > "y" scores 3 1"#]);
+    // no names at all, and what is within objects
+    let refusal = RowFile::new("rows.csv", "Is it?,Yes.,No.\nIs that?,No.,Yes.\n").refusal(&Columns::default());
+    assert!(refusal.contains("the first line has the names of the columns"), "{refusal}");
+    let refusal = jsonl(r#"{"data": {"prompt": "p", "chosen": "x", "rejected": "y"}}"#).refusal(&Columns::default());
+    assert!(refusal.contains("write text or turns as columns of their own, not within objects"), "{refusal}");
+}
+
+/// What a cell holds instead of a label or a number is shown, with what would be accepted; a weight of turns is said to do nothing.
+#[test]
+fn cells_of_the_wrong_kind_are_shown() {
+    let label = |label: &str| rows(&format!(r#"{{"prompt": "p", "completion": "c", "label": {label}}}"#))[0].clone();
+    for right in ["true", "\"False\"", "1", "0", "\"1\"", "\" true \"", "1.0"] {
+        assert!(label(right).starts_with("1: "), "{right}: {}", label(right));
+    }
+    for (wrong, shown) in [("\"good\"", "`good`"), ("-1", "-1"), ("2", "2"), ("[1]", "a list")] {
+        assert!(
+            label(wrong).ends_with(&format!("`label` is {shown}; accepted: true, false, 1, 0")),
+            "{}",
+            label(wrong)
+        );
+    }
+    let text = r#"{"prompt": "p", "chosen": "x", "rejected": "y", "chosen_score": "9/10", "rejected_score": "3/10"}"#;
+    assert_eq!(rows(text), ["1! `chosen_score` is `9/10`, not a number"]);
+    let weighted = r#"{"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a", "weight": 0}], "label": true}"#;
+    assert!(jsonl(weighted).plan(&Columns::default()).contains("the `weight` of turns changes nothing"));
+    assert!(!jsonl(&weighted.replace("weight", "width")).plan(&Columns::default()).contains("weight"));
+}
+
 /// CSV as spreadsheets and pandas write it.
 #[test]
 fn csv_of_every_kind_is_read() {
@@ -849,7 +1019,7 @@ fn csv_of_every_kind_is_read() {
     assert!(refusal(b"\xff\xfep\0").ends_with("it is UTF-16: save it as UTF-8"));
     assert!(refusal(&[0x1f, 0x8b, 8, 0]).ends_with("its name should end in .gz"));
     let actual = path(b"prompt,chosen,rejected\np,\xff,b\n").rows(&Columns::default());
-    assert_eq!(actual, ["2! `chosen` is not valid UTF-8"]);
+    assert_eq!(actual, ["2! `chosen` is not valid UTF-8: save the file as UTF-8"]);
 }
 
 /// Each format under gzip and zstd.

@@ -24,6 +24,11 @@ fn encoder(template: &str, turns: LossTurns) -> Encoder {
     Encoder::new(tokenizer(), Some(ChatTemplate::new(template).unwrap()), END).for_model(330, 0).with_loss_on(turns)
 }
 
+/// What closes turns by the template, EOS first.
+fn turn_ends(template: &str) -> Vec<u32> {
+    ChatTemplate::new(template).unwrap().turn_ends(&tokenizer())
+}
+
 fn conversation(turns: &[(&str, &str)]) -> Content {
     Content::from(turns.iter().map(|(role, content)| Message::new(role, content)).collect::<Vec<_>>())
 }
@@ -121,7 +126,10 @@ fn golden_masks_are_those_of_transformers() {
         for (turns, template) in
             [(All, &with_blocks), (Last, &with_blocks), (All, &without_blocks), (Last, &without_blocks)]
         {
-            let row = encoder(template, turns).encode(&record).unwrap();
+            let ends = turn_ends(template);
+            let encoder = Encoder::new(tokenizer(), Some(ChatTemplate::new(template).unwrap()), ends[0]);
+            let encoder = encoder.with_other_eos(&ends[1..]).for_model(330, 0).with_loss_on(turns);
+            let row = encoder.encode(&record).unwrap();
             let (start, context) = (row.prompt.len(), format!("{}, {turns:?}", case.name));
             let mut expected = mask.clone();
             if turns == Last {
@@ -130,12 +138,34 @@ fn golden_masks_are_those_of_transformers() {
                 let start = mask[..end].iter().rposition(|one| *one == 0).unwrap();
                 expected[..=start].fill(0);
             }
-            assert_eq!(ids[ids.len() - 2], END, "{context}: a line break follows");
-            assert_eq!([row.prompt.clone(), row.completions[0].clone()].concat(), ids[..ids.len() - 1], "{context}");
+            let end = ids.iter().rposition(|id| ends.contains(id)).unwrap() + 1;
+            assert!(ids.len() - end < 2, "{context}: at most a line break follows");
+            assert_eq!([row.prompt.clone(), row.completions[0].clone()].concat(), ids[..end], "{context}");
             let actual = |index: usize| u32::from(row.masks[0].as_ref().is_none_or(|mask| mask.contains(index)));
             let actual: Vec<u32> = (0..row.completions[0].len()).map(actual).collect();
-            assert_eq!(actual, expected[start..ids.len() - 1], "{context}");
+            assert_eq!(actual, expected[start..end], "{context}");
         }
+    }
+}
+
+/// What a template closes turns with: the last turn and those before it, by one token or by two (gpt-oss). The beginning of the next
+/// turn closes none.
+#[test]
+fn a_template_says_what_closes_turns() {
+    let header = "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}";
+    let turns = |end: &str| {
+        format!("{{% for m in messages %}}<|im_start|>{{{{ m.role }}}}\n{{{{ m.content }}}}{end}{{% endfor %}}{header}")
+    };
+    for (template, expected) in [
+        (CHATML.to_owned(), vec![END]),
+        (turns("{{ '<|endoftext|>' if loop.last and m.role == 'assistant' else '<|im_end|>' }}"), vec![0, END]),
+        (turns("{% if m.role == 'assistant' and loop.last %}<|im_end|>{% endif %}"), vec![END]),
+        (turns("<|im_end|>\n").replace(header, "<|endoftext|>"), vec![END]),
+        (turns(""), vec![]),
+        (turns("</s>"), vec![]), // text, no token
+        ("{{ raise_exception('no') }}".into(), vec![]),
+    ] {
+        assert_eq!(turn_ends(&template), expected, "{template}");
     }
 }
 

@@ -13,7 +13,7 @@ pub fn require(name: &'static str, holds: bool, what: &str, actual: f64, expecte
     Err(Error::Invariant { name, step: 0, what: what.into(), actual: actual.to_string(), expected: expected.into() })
 }
 
-/// The probabilities of all enumerated responses sum to 1, in f64 whatever the logits are.
+/// The probabilities of all enumerated responses sum to 1, in f64 for logits of any precision.
 pub fn probabilities_sum_to_one(total: f64) -> Result<()> {
     let holds = (total - 1.0).abs() <= 1e-9;
     require("probabilities_sum_to_one", holds, "the sum over all responses", total, "1 within 1e-9")
@@ -50,7 +50,7 @@ pub fn unless_by_chance(first: Result<()>, again: impl FnOnce() -> Result<()>) -
     }
 }
 
-/// The sampler draws responses as often as the model says: Pearson's chi-square over responses expected
+/// The sampler draws responses with the model's probabilities: Pearson's chi-square over responses expected
 /// at least 5 times, the rest pooled; at most the quantile five standard deviations out.
 pub fn sampler_follows_the_model(counts: &[f64], expected: &[f64]) -> Result<()> {
     let (mut statistic, mut cells) = (0.0, 0.0);

@@ -23,5 +23,5 @@ pub use sampled::{SampleSize, SampledEvaluator};
 pub use score::{CompletionTag, EvalResult, completions};
 pub use tables::{Optimum, WorldTables};
 
-/// What a fallible call of this crate returns.
+/// The result type of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

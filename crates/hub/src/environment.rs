@@ -12,7 +12,7 @@ const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 const MAX_TOKEN: u64 = 4096;
 /// Most bytes of a file of certificates.
 const MAX_AUTHORITIES: u64 = 16 << 20;
-/// Seconds without a byte after which a download is given up, and the most that may be asked for.
+/// Seconds without a byte after which a download is given up: the default, and the largest accepted value.
 const PATIENCE: u64 = 30;
 const MAX_PATIENCE: u64 = 600;
 
@@ -33,7 +33,7 @@ impl std::fmt::Debug for AccessToken {
     }
 }
 
-/// Where the hub and its cache are, and how it is asked.
+/// Addresses of the hub and its cache, and the settings of requests.
 #[derive(Debug, Clone)]
 pub struct HubSettings {
     /// The folder of `models--org--name`.
@@ -121,7 +121,7 @@ fn expanded(text: &str, user: Option<&Path>) -> PathBuf {
     }
 }
 
-/// An address without a slash at its end; a name and a password in it would stand in messages.
+/// An address without a slash at its end. One with a name and a password is refused: they would be in messages.
 fn endpoint(text: Option<String>) -> Result<String> {
     let text = text.unwrap_or_else(|| DEFAULT_ENDPOINT.into());
     let text = text.trim_end_matches('/');
@@ -204,7 +204,7 @@ mod tests {
             std::fs::write(&path, text).expect("written");
             path.display().to_string()
         };
-        // the bytes are looked at where a connection is made
+        // the bytes are parsed when a connection is made
         let pem = "-----BEGIN CERTIFICATE-----\nMAMCAQE=\n-----END CERTIFICATE-----\n";
         let (one, two) = (write("one.pem", pem), write("two.pem", &pem.repeat(2)));
         let none = write("none.pem", "no certificate");

@@ -25,12 +25,12 @@ pub enum Error {
     NoFile { repo: String, file: String },
     #[error("`{repo}` has no GGUF file `{file}` on the hub")]
     NoGguf { repo: String, file: String, accepted: String },
-    #[error("{address} answers with status {status}")]
+    #[error("{address} responds with status {status}")]
     Status { address: String, status: u16 },
     #[error("{address} cannot be read: {problem}")]
     Unreachable { address: String, problem: String },
-    #[error("{address} answers with something else than the hub does: {problem}")]
-    Answer { address: String, problem: String },
+    #[error("{address} does not respond as the hub does: {problem}")]
+    UnexpectedResponse { address: String, problem: String },
     #[error("`{file}` has more than the {limit} bytes that are read")]
     TooLarge { file: String, limit: u64 },
     #[error(
@@ -59,7 +59,7 @@ fn who(has_token: bool, what: &str) -> String {
 }
 
 impl Error {
-    /// What the person can change.
+    /// What the user can change.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Name { accepted, .. } | Self::Variable { accepted, .. } => Some(format!("accepted: {accepted}")),
@@ -76,11 +76,11 @@ impl Error {
             Self::NoRevision { .. } => Some("accepted: a branch, a tag or the 40 digits of a commit; without `@` it is `main`".into()),
             Self::Status { status: 429, .. } => Some("too many requests: try again later; with a token there may be more".into()),
             Self::Status { .. } | Self::Unreachable { .. } => Some(
-                "the same command goes on where the download stopped; HF_ENDPOINT names another hub, HTTPS_PROXY a proxy, and \
+                "the same command resumes the download; HF_ENDPOINT names another hub, HTTPS_PROXY a proxy, and \
                  HF_HUB_OFFLINE=1 reads the cache alone"
                     .into(),
             ),
-            Self::Answer { .. } => Some("HF_ENDPOINT, where it is set, must be the address of a hub".into()),
+            Self::UnexpectedResponse { .. } => Some("HF_ENDPOINT, where it is set, must be the address of a hub".into()),
             Self::WrongHash { .. } => Some("the download was discarded; if this happens again, a proxy may alter it".into()),
             Self::Offline { .. } => Some("unset HF_HUB_OFFLINE, or fetch it elsewhere: `hf download NAME`".into()),
             Self::NoWeights { .. } => {

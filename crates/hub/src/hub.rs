@@ -1,10 +1,10 @@
-//! The cache as the hub lays it out, and what is put into it:
+//! The cache, in the layout of the hub's own clients:
 //!
 //! ```text
 //! models--org--name/refs/main                     the commit of a revision
 //! models--org--name/snapshots/<commit>/config.json → ../../blobs/<hash>
 //! models--org--name/blobs/<hash>                  a file by its hash; <hash>.incomplete while it is downloaded
-//! models--org--name/.no_exist/<commit>/<file>     what the repository is known not to have
+//! models--org--name/.no_exist/<commit>/<file>     what the repository does not have
 //! ```
 
 use crate::environment::HubSettings;
@@ -41,16 +41,16 @@ pub struct HubSnapshot {
     pub path: PathBuf,
     pub name: RepoName,
     pub commit: String,
-    /// What was asked for, by its names within the folder, in order.
+    /// The requested files, by their names within the folder, in order.
     pub files: Vec<String>,
-    /// What the cache may lack, where the hub could not be asked.
+    /// What the cache may lack, if the hub could not be reached.
     pub warning: Option<String>,
 }
 
-/// What the cache has of a name.
+/// The files of a name in the cache.
 enum Cached {
     Nothing(String),
-    /// It can be used, and may lack what the repository has.
+    /// It can be used, but may lack files of the repository.
     Partial(HubSnapshot, String),
     Whole(HubSnapshot),
 }
@@ -138,7 +138,7 @@ impl Hub {
         Ok(snapshot)
     }
 
-    /// What is in the cache, else what `fetch` puts there. Where the hub cannot be asked what may be lacking, the cache has to do.
+    /// The files in the cache, otherwise those that `fetch` adds. If the hub cannot be reached, the files in the cache are used.
     fn complete<'f>(
         &self,
         name: &RepoName,
@@ -155,7 +155,7 @@ impl Hub {
             Cached::Partial(snapshot, lacking) => Some((snapshot, lacking)),
             Cached::Nothing(_) => None,
         };
-        // what a download stopped at is gone on with, whatever the branch is at by now
+        // an interrupted download is resumed, even if the branch has moved
         let revision = partial.as_ref().map_or_else(|| name.clone(), |(snapshot, _)| name.at(&snapshot.commit));
         let listing = match (self.remote.listing(&revision, kind), partial) {
             (Ok(listing), _) => listing,
@@ -304,7 +304,7 @@ impl HubSnapshot {
         self.files.iter().map(|file| self.path.join(file))
     }
 
-    /// The hash of each file as the hub has it: its blob's name in the cache, else its SHA-256.
+    /// The hash of each file on the hub: its blob's name in the cache, else its SHA-256.
     ///
     /// # Errors
     /// A file that cannot be read.
@@ -348,7 +348,7 @@ impl CacheFolder {
     /// Downloads a file among the blobs. Another process that is at the same file is waited for.
     fn download(&self, remote: &Remote, file: RemoteFile<'_>, progress: OnProgress<'_>) -> Result<PathBuf> {
         let io = |action, path: &Path, source| Error::Io { action, path: path.into(), source };
-        // a file of a commit is always the same: what is there of it can be gone on with
+        // a file of a commit never changes: a partial download can be resumed
         let key = Sha256::digest(format!("{} {}", file.name.revision, file.file));
         let key: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
         let part = self.folder.join("blobs").join(format!("{key}.incomplete"));

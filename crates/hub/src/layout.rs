@@ -10,7 +10,7 @@ pub(crate) const CONFIG: &str = "config.json";
 pub(crate) const WEIGHTS: &str = "model.safetensors";
 pub(crate) const INDEX: &str = "model.safetensors.index.json";
 pub(crate) const README: &str = "README.md";
-/// What a tokenizer cannot be without: one of these, and its settings.
+/// The files of a tokenizer: one of these, and its settings.
 pub(crate) const VOCABULARIES: [&str; 3] = ["tokenizer.json", "tokenizer.model", "vocab.json"];
 pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
@@ -46,7 +46,7 @@ pub(crate) fn shards(index: &[u8]) -> std::result::Result<Vec<String>, String> {
     }
 }
 
-/// What a repository without safetensors holds in their place, in words.
+/// The weights of a repository without safetensors, as text.
 pub(crate) fn other_weights(files: &[String]) -> String {
     let others: Vec<&str> = files
         .iter()
@@ -207,7 +207,7 @@ fn by_name<'a>(files: &[&'a str], prefix: usize) -> Splits<'a> {
     splits
 }
 
-/// The split of `data/<split>-00000-of-00002.parquet`, whatever it is called, and of `<split>/0000.parquet`.
+/// The split of `data/<split>-00000-of-00002.parquet`, by any name, and of `<split>/0000.parquet`.
 fn exact_split(name: &str) -> Option<&str> {
     let (folder, file) = name.rsplit_once('/').unwrap_or(("", name));
     let stem = file.split_once('.').map_or(file, |(stem, _)| stem);
@@ -225,7 +225,7 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// The split that a word of a file's name stands for, else one of its folders'.
+/// The split named by a word of the file's name, else of its folders' names.
 fn split_of(name: &str) -> Option<&'static str> {
     name.rsplit('/').find_map(|part| {
         let words: Vec<String> = part.split(|c: char| !c.is_ascii_alphanumeric()).map(str::to_lowercase).collect();
@@ -267,7 +267,7 @@ fn is_row_file(file: &str) -> bool {
     !is_hidden && !DESCRIPTIONS.contains(&name) && format.is_some_and(|format| ROW_FILES.contains(&format.as_str()))
 }
 
-/// Whether every shard is there of files that say how many they are: `train-00000-of-00002.parquet`.
+/// Whether all shards exist of files whose names give their number: `train-00000-of-00002.parquet`.
 pub(crate) fn are_whole(files: &[String]) -> bool {
     files.iter().all(|file| {
         // "train", "00000", "00002.parquet"

@@ -1,7 +1,7 @@
 //! Models and rows from the Hugging Face hub by their names. The hub's own cache is read first, laid out as `huggingface_hub`
 //! does; what is not there is downloaded into it, checked by hash.
 //!
-//! Names, addresses and layout are those of the crate `hf-hub`. Its downloads are not used: they send the token on to wherever
+//! Names, addresses and layout are those of the crate `hf-hub`. Its downloads are not used: they send the token on to any host to which
 //! the hub redirects, check no hash, append to a partial file whatever a server answers, and wait without limit.
 
 mod environment;

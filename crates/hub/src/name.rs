@@ -161,7 +161,7 @@ fn is_word(text: &str) -> bool {
         && text.bytes().all(is_plain)
 }
 
-/// Whether a text is `org/name` by the rules of the hub; `--` stands for the slash in the cache's folders.
+/// Whether a text is `org/name` by the rules of the hub; `--` is the slash in the names of the cache's folders.
 fn is_repo(text: &str) -> bool {
     let mut parts = text.split('/');
     let is_part = |part: &str| is_word(part) && !part.contains("--") && !part.contains(['=', '+']);

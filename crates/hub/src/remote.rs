@@ -1,5 +1,5 @@
-//! The hub over HTTP: what a repository holds, and one answer at a time. Every wait and every answer is bounded, and the token goes
-//! to the hub alone.
+//! The hub over HTTP: the files of a repository, and single requests. Times and sizes are bounded, and the token is sent to the hub
+//! only.
 
 use crate::environment::HubSettings;
 use crate::name::{RepoName, is_commit};
@@ -20,32 +20,32 @@ const MAX_HOPS: usize = 5;
 const CONNECT: Duration = Duration::from_secs(10);
 const LISTING: Duration = Duration::from_secs(120);
 
-/// The hub as its addresses answer.
+/// The hub as its addresses response.
 #[derive(Debug)]
 pub(crate) struct Remote {
     agent: Agent,
     settings: HubSettings,
 }
 
-/// What a repository holds at a commit.
+/// The files of a repository at a commit.
 #[derive(Debug)]
 pub(crate) struct Listing {
     pub(crate) commit: String,
     pub(crate) files: Vec<String>,
 }
 
-/// An answer after all redirects, and what the hub itself said of the file on the way.
+/// The response after all redirects, with what the hub itself says of the file.
 #[derive(Debug)]
-pub(crate) struct Answer {
-    pub(crate) response: Response<Body>,
+pub(crate) struct HubResponse {
+    pub(crate) http: Response<Body>,
     pub(crate) address: String,
-    /// `X-Linked-Etag` of the first answer that has one, else the last answer's `ETag`.
+    /// `X-Linked-Etag` of the first response that has one, else the last response's `ETag`.
     pub(crate) etag: Option<String>,
     /// `X-Linked-Size`.
     pub(crate) size: Option<u64>,
-    /// Whether the cache has a file of this `etag`: the answer may then be a redirect that was not followed.
+    /// Whether the cache has a file of this `etag`: the response may then be a redirect that was not followed.
     pub(crate) is_known: bool,
-    /// Whether it is the hub's, and no other host's.
+    /// Whether it is from the hub and not from another host.
     is_hub: bool,
 }
 
@@ -79,11 +79,11 @@ impl Remote {
     /// The commit of a revision, and the names of its files.
     pub(crate) fn listing(&self, name: &RepoName, kind: RepoType) -> Result<Listing> {
         let url = format!("{}/api/{}", self.settings.endpoint, repo(name, kind).api_url());
-        let mut answer = self.ask(&url, None, Some(LISTING), &|_| false)?;
-        self.check(&answer, name, kind, None)?;
-        let damaged = |problem: String| Error::Answer { address: answer.address.clone(), problem };
-        let body = answer.response.body_mut().with_config().limit(MAX_LISTING).read_to_vec();
-        let body = body.map_err(|e| unreachable(&answer.address, &e))?;
+        let mut response = self.get(&url, None, Some(LISTING), &|_| false)?;
+        self.check(&response, name, kind, None)?;
+        let damaged = |problem: String| Error::UnexpectedResponse { address: response.address.clone(), problem };
+        let body = response.http.body_mut().with_config().limit(MAX_LISTING).read_to_vec();
+        let body = body.map_err(|e| unreachable(&response.address, &e))?;
         let info: RepoInfo = serde_json::from_slice(&body).map_err(|e| damaged(e.to_string()))?;
         if !is_commit(&info.sha) {
             return Err(damaged("its `sha` is not a commit".into()));
@@ -97,7 +97,7 @@ impl Remote {
         Ok(Listing { commit: info.sha, files })
     }
 
-    /// The answer for a file of a commit, from the byte `from` on; nothing more is asked once the hub names a hash that is known.
+    /// The response for a file of a commit, from the byte `from` on. Redirects are not followed once the hub names a known hash.
     pub(crate) fn file(
         &self,
         name: &RepoName,
@@ -105,30 +105,33 @@ impl Remote {
         file: &str,
         from: u64,
         is_known: &dyn Fn(&str) -> bool,
-    ) -> Result<Answer> {
+    ) -> Result<HubResponse> {
         let repo = repo(name, kind);
         let path: Vec<String> = file.split('/').map(escaped).collect();
         let path = path.join("/");
         let url = format!("{}/{}/resolve/{}/{path}", self.settings.endpoint, repo.url(), repo.url_revision());
-        let answer = self.ask(&url, (from > 0).then_some(from), None, is_known)?;
-        if !answer.is_known && answer.response.status() != StatusCode::RANGE_NOT_SATISFIABLE {
-            self.check(&answer, name, kind, Some(file))?;
+        let response = self.get(&url, (from > 0).then_some(from), None, is_known)?;
+        if !response.is_known && response.http.status() != StatusCode::RANGE_NOT_SATISFIABLE {
+            self.check(&response, name, kind, Some(file))?;
         }
-        Ok(answer)
+        Ok(response)
     }
 
-    /// Asks an address, and those that it redirects to, until the hub names a file that is known.
-    fn ask(
+    /// Requests an address and follows its redirects, until the hub names a known file.
+    fn get(
         &self,
         url: &str,
         from: Option<u64>,
         limit: Option<Duration>,
         is_known: &dyn Fn(&str) -> bool,
-    ) -> Result<Answer> {
+    ) -> Result<HubResponse> {
         let parse = |url: &str| url.parse::<Uri>().ok();
         let (endpoint, start) = (parse(&self.settings.endpoint), parse(url));
         let (Some(endpoint), Some(mut uri)) = (endpoint, start) else {
-            return Err(Error::Answer { address: self.settings.endpoint.clone(), problem: "no address".into() });
+            return Err(Error::UnexpectedResponse {
+                address: self.settings.endpoint.clone(),
+                problem: "no address".into(),
+            });
         };
         let (mut linked, mut size) = (None, None);
         for _ in 0..=MAX_HOPS {
@@ -150,26 +153,27 @@ impl Remote {
             let etag = if is_redirect { linked.clone() } else { linked.clone().or_else(|| text(headers, "etag")) };
             let is_known = etag.as_deref().is_some_and(is_known);
             if is_known || !is_redirect {
-                return Ok(Answer { response, address, etag, size, is_known, is_hub });
+                return Ok(HubResponse { http: response, address, etag, size, is_known, is_hub });
             }
             let target = text(headers, "location").and_then(|location| redirected(&uri, &location));
-            uri = target.ok_or_else(|| Error::Answer { address, problem: "a redirect to no address".into() })?;
+            uri = target
+                .ok_or_else(|| Error::UnexpectedResponse { address, problem: "a redirect to no address".into() })?;
         }
-        Err(Error::Answer { address: shown(&uri), problem: format!("more than {MAX_HOPS} redirects") })
+        Err(Error::UnexpectedResponse { address: shown(&uri), problem: format!("more than {MAX_HOPS} redirects") })
     }
 
-    /// Whether an answer is what was asked for.
-    fn check(&self, answer: &Answer, name: &RepoName, kind: RepoType, file: Option<&str>) -> Result<()> {
-        let status = answer.response.status();
+    /// Whether a response has the requested file or list.
+    fn check(&self, response: &HubResponse, name: &RepoName, kind: RepoType, file: Option<&str>) -> Result<()> {
+        let status = response.http.status();
         if status.is_success() {
             return Ok(());
         }
         let (repo, has_token) = (name.repo.clone(), self.settings.token.is_some());
         let endpoint = self.settings.endpoint.clone();
-        let code = text(answer.response.headers(), "x-error-code").unwrap_or_default();
+        let code = text(response.http.headers(), "x-error-code").unwrap_or_default();
         let folder = if matches!(kind, RepoType::Dataset) { "datasets/" } else { "" };
-        if !answer.is_hub {
-            return Err(Error::Status { address: answer.address.clone(), status: status.as_u16() });
+        if !response.is_hub {
+            return Err(Error::Status { address: response.address.clone(), status: status.as_u16() });
         }
         Err(match (status.as_u16(), code.as_str(), file) {
             (401 | 403, "GatedRepo", _) | (403, _, _) => {
@@ -181,7 +185,7 @@ impl Remote {
                 let kind = if matches!(kind, RepoType::Dataset) { "dataset" } else { "model" };
                 Error::NoRepo { repo, kind, endpoint, has_token }
             }
-            (status, _, _) => Error::Status { address: answer.address.clone(), status },
+            (status, _, _) => Error::Status { address: response.address.clone(), status },
         })
     }
 }
@@ -196,7 +200,7 @@ pub(crate) fn is_file_name(name: &str) -> bool {
     name.len() <= 1024 && name.split('/').all(is_part) && !name.contains(|c: char| c.is_control() || c == '\\')
 }
 
-/// A part of a path as an address has it.
+/// A part of a path, escaped for an address.
 fn escaped(part: &str) -> String {
     let is_plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~' | b'=' | b'+' | b',');
     part.bytes().map(|b| if is_plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()

@@ -1,7 +1,7 @@
-//! One file from the hub into its cache: goes on where an earlier download stopped, and is right by its hash or not there at all.
+//! Downloads one file from the hub into its cache: resumes an earlier download, and keeps only a file that matches its hash.
 
 use crate::name::{RepoName, is_hex};
-use crate::remote::{Answer, Remote, text};
+use crate::remote::{HubResponse, Remote, text};
 use crate::{Error, Result};
 use hf_hub::RepoType;
 use sha1::Sha1;
@@ -17,7 +17,7 @@ const ATTEMPTS: u32 = 5;
 const PROGRESS: u64 = 1 << 20;
 /// Share of the patience that is waited before the second attempt; twice as long before each further one.
 const PAUSE: f64 = 0.005;
-/// Bytes a second below which an answer counts as none.
+/// Bytes per second below which a download is given up.
 const SLOWEST: f64 = 512.0;
 const BUFFER: usize = 1 << 18;
 
@@ -25,7 +25,7 @@ const BUFFER: usize = 1 << 18;
 #[derive(Debug, Clone, Copy)]
 pub struct Downloaded<'a> {
     pub file: &'a str,
-    /// Bytes that are there, and all of them where the hub says how many.
+    /// Bytes downloaded so far, and in total if the hub gives the size.
     pub bytes: u64,
     pub total: Option<u64>,
 }
@@ -97,7 +97,7 @@ pub(crate) fn sha256(path: &Path) -> Result<String> {
 /// hash nothing is read.
 ///
 /// # Errors
-/// What the hub refuses; an answer that ends early, stands still or is of another hash, again and again.
+/// A refusal by the hub; a download that repeatedly ends early, stalls or has another hash.
 pub(crate) fn download(
     remote: &Remote,
     file: RemoteFile<'_>,
@@ -135,12 +135,12 @@ pub(crate) fn download(
     }
 }
 
-/// Whether the same request may be answered another time. With 403 the storage refuses an address whose signature is too old.
+/// Whether the same request may succeed later. With 403 the storage refuses an address whose signature is too old.
 fn is_passing(error: &Error) -> bool {
     matches!(error, Error::Unreachable { .. } | Error::Status { status: 403 | 408 | 429 | 500..=599, .. })
 }
 
-/// One request, and its answer's bytes behind those that are there.
+/// One request; the bytes of its response are appended to those in the file.
 fn attempt(
     remote: &Remote,
     file: RemoteFile<'_>,
@@ -151,16 +151,17 @@ fn attempt(
     let io = |action, source| Error::Io { action, path: part.into(), source };
     let mut start = part.metadata().map_or(0, |metadata| metadata.len());
     let has_blob = |etag: &str| BlobHash::of_etag(etag).as_ref().is_some_and(is_known);
-    let answer = remote.file(file.name, file.kind, file.file, start, &has_blob)?;
-    let damaged = |problem: &str| Error::Answer { address: answer.address.clone(), problem: problem.into() };
-    let hash = answer.etag.as_deref().and_then(BlobHash::of_etag);
+    let response = remote.file(file.name, file.kind, file.file, start, &has_blob)?;
+    let damaged =
+        |problem: &str| Error::UnexpectedResponse { address: response.address.clone(), problem: problem.into() };
+    let hash = response.etag.as_deref().and_then(BlobHash::of_etag);
     let hash = hash.ok_or_else(|| damaged("its ETag contains no hash"))?;
-    if answer.is_known {
+    if response.is_known {
         return Ok(Attempt::Known(hash));
     }
-    let status = answer.response.status();
+    let status = response.http.status();
     if start > 0 && status != StatusCode::PARTIAL_CONTENT {
-        // all of it once more, or nothing beyond what is there
+        // all of it again, or nothing after the bytes in the file
         File::create(part).map_err(|e| io("create", e))?;
         start = 0;
         if status == StatusCode::RANGE_NOT_SATISFIABLE {
@@ -169,12 +170,12 @@ fn attempt(
     } else if start == 0 && status != StatusCode::OK {
         return Err(damaged(&format!("status {status} for a whole file")));
     }
-    let total = total(&answer, start).map_err(damaged)?;
+    let total = total(&response, start).map_err(damaged)?;
     if total.is_some_and(|total| total > file.limit) {
         return Err(Error::TooLarge { file: file.file.into(), limit: file.limit });
     }
     let mut to = OpenOptions::new().create(true).append(true).open(part).map_err(|e| io("create", e))?;
-    let (address, mut body) = (answer.address, answer.response.into_body().into_reader());
+    let (address, mut body) = (response.address, response.http.into_body().into_reader());
     let lost = |problem: String| Error::Unreachable { address: address.clone(), problem };
     let (mut bytes, mut buffer) = (start, vec![0; BUFFER]);
     let (mut window, mut window_bytes, patience) = (Instant::now(), 0, remote.patience());
@@ -188,9 +189,10 @@ fn attempt(
         window_bytes += n;
         if bytes > total.unwrap_or(file.limit) {
             return match total {
-                Some(total) => {
-                    Err(Error::Answer { address, problem: format!("more than the {total} bytes it announces") })
-                }
+                Some(total) => Err(Error::UnexpectedResponse {
+                    address,
+                    problem: format!("more than the {total} bytes it announces"),
+                }),
                 None => Err(Error::TooLarge { file: file.file.into(), limit: file.limit }),
             };
         }
@@ -210,11 +212,11 @@ fn attempt(
     Ok(Attempt::Whole(hash))
 }
 
-/// How many bytes the whole file has, where the answer says so.
-fn total(answer: &Answer, start: u64) -> std::result::Result<Option<u64>, &'static str> {
-    let headers = answer.response.headers();
+/// The size of the whole file, if the response says so.
+fn total(response: &HubResponse, start: u64) -> std::result::Result<Option<u64>, &'static str> {
+    let headers = response.http.headers();
     let number = |text: &str| text.trim().parse::<u64>().ok();
-    let total = match answer.response.status() {
+    let total = match response.http.status() {
         // "bytes 100-199/200"
         StatusCode::PARTIAL_CONTENT => {
             let range = text(headers, "content-range").ok_or("a part without its `Content-Range`")?;
@@ -227,7 +229,7 @@ fn total(answer: &Answer, start: u64) -> std::result::Result<Option<u64>, &'stat
         }
         _ => text(headers, "content-length").and_then(|length| number(&length)),
     };
-    match (total, answer.size) {
+    match (total, response.size) {
         (Some(total), Some(size)) if total != size => Err("another length than the hub announces"),
         (total, size) => Ok(total.or(size)),
     }

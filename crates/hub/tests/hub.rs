@@ -312,7 +312,7 @@ fn a_refusal_is_a_sentence_with_what_to_do() {
         (404, "RepoNotFound", "has no model `org/name`", "typing error"),
         (404, "RevisionNotFound", "has no revision `main`", "a branch, a tag"),
         (429, "", "status 429", "try again later"),
-        (500, "", "status 500", "goes on where the download stopped"),
+        (500, "", "status 500", "resumes the download"),
     ];
     for (status, code, sentence, hint) in cases {
         let server = FakeServer::start(move |_| HubReply::status(status).with("X-Error-Code", code));
@@ -320,11 +320,11 @@ fn a_refusal_is_a_sentence_with_what_to_do() {
             let mut settings = settings(folder.path(), &server.address);
             settings.token = settings.token.filter(|_| token);
             let error = model(settings).expect_err("refused");
-            let hint_found = error.hint().expect("a hint");
+            let hint_text = error.hint().expect("a hint");
             let sentence = if !token && sentence == "may not read it" { "no token is there" } else { sentence };
             assert!(
-                error.to_string().contains(sentence) && hint_found.contains(hint),
-                "{status} {code}: {error}; {hint_found}"
+                error.to_string().contains(sentence) && hint_text.contains(hint),
+                "{status} {code}: {error}; {hint_text}"
             );
             assert_secret_free(&error);
         }
@@ -427,7 +427,7 @@ fn answers_without_end_or_without_haste_are_given_up() {
         let server = hub("models", model_files(), &storage);
         let folder = tempfile::tempdir().expect("a folder");
         let error = model(settings(folder.path(), &server.address)).expect_err("no end");
-        assert!(matches!(error, Error::Unreachable { .. } | Error::Answer { .. }), "{error}");
+        assert!(matches!(error, Error::Unreachable { .. } | Error::UnexpectedResponse { .. }), "{error}");
         assert_secret_free(&error);
         assert_nothing_to_use(folder.path());
         let written: u64 = contents(folder.path()).iter().filter_map(|path| Some(path.metadata().ok()?.len())).sum();
@@ -457,7 +457,7 @@ fn nothing_that_a_server_says_leads_out_of_the_cache() {
     for listing in listings {
         let server = FakeServer::start(move |_| HubReply::whole(listing.clone()));
         let error = model(settings(&cache, &server.address)).expect_err("refused");
-        assert!(matches!(error, Error::Answer { .. } | Error::NoWeights { .. }), "{error}");
+        assert!(matches!(error, Error::UnexpectedResponse { .. } | Error::NoWeights { .. }), "{error}");
     }
     // a commit that is a path, with files that are right
     let server = FakeServer::start(|request| {
@@ -470,14 +470,14 @@ fn nothing_that_a_server_says_leads_out_of_the_cache() {
     }
     });
     let error = model(settings(&cache, &server.address)).expect_err("no commit");
-    assert!(matches!(error, Error::Answer { .. }), "{error}");
+    assert!(matches!(error, Error::UnexpectedResponse { .. }), "{error}");
     for etag in ["\"../../../../etag\"", "\"\"", "\"d41d8cd98f00b204e9800998ecf8427e\"", "W/\"x\""] {
         let server = FakeServer::start(move |request| match request.path.contains("resolve") {
             true => HubReply::whole("{}").with("ETag", etag),
             false => answer("models", &model_files(), "", request),
         });
         let error = model(settings(&cache, &server.address)).expect_err("no hash");
-        assert!(matches!(error, Error::Answer { .. }), "{error}");
+        assert!(matches!(error, Error::UnexpectedResponse { .. }), "{error}");
     }
     for location in ["file:///etc/passwd", "x", "", "/again"] {
         let server = FakeServer::start(move |request| match request.path.starts_with("/api") {
@@ -485,7 +485,7 @@ fn nothing_that_a_server_says_leads_out_of_the_cache() {
             false => HubReply::status(302).with("Location", location),
         });
         let error = model(settings(&cache, &server.address)).expect_err("no address");
-        assert!(matches!(error, Error::Answer { .. }), "{error}");
+        assert!(matches!(error, Error::UnexpectedResponse { .. }), "{error}");
         assert!(server.take_requests().len() < 10);
     }
     assert!(

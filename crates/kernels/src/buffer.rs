@@ -13,6 +13,8 @@ static UPDATE: AtomicU64 = AtomicU64::new(0);
 const PATIENCE: u64 = 64;
 /// Numbers that wait at most, 256 MB: beyond it those go back that have waited longest.
 const MOST: usize = 1 << 26;
+/// Numbers of a model, 1 GB, for which all that wait make room.
+const MANY: usize = 4 * MOST;
 
 #[derive(Default)]
 struct BufferPool {
@@ -48,6 +50,16 @@ pub fn pool_tick() {
     let now = UPDATE.fetch_add(1, Ordering::Relaxed);
     if let Ok(mut free) = FREE.lock() {
         free.evict(|_, used| used + PATIENCE <= now);
+    }
+}
+
+/// Gives all free buffers back to the system if `numbers`, of what is made or was made last, are so many that those in
+/// the pool would add much to the peak and clearing their pages again would cost little.
+pub fn pool_make_room(numbers: usize) {
+    if numbers >= MANY
+        && let Ok(mut free) = FREE.lock()
+    {
+        free.evict(|_, _| true);
     }
 }
 
@@ -108,6 +120,18 @@ mod tests {
         assert_eq!((one.len(), free_count()), (length, 1));
         drop(one);
         (0..=PATIENCE).for_each(|_| pool_tick());
+        assert_eq!(free_count(), 0);
+    }
+
+    #[test]
+    fn a_large_model_takes_the_place_of_what_waits() {
+        let length = 12_347; // nobody else's
+        let free_count =
+            || FREE.lock().map_or(0, |free| free.buffers.iter().filter(|(_, of)| of.len() == length).count());
+        drop(PooledBuffer::new(length));
+        pool_make_room(MANY - 1);
+        assert_eq!(free_count(), 1);
+        pool_make_room(MANY);
         assert_eq!(free_count(), 0);
     }
 

@@ -39,7 +39,7 @@ pub use block::{
     RopeTables, block_forward,
 };
 pub use block_backward::block_backward;
-pub use buffer::{PooledBuffer, pool_tick};
+pub use buffer::{PooledBuffer, pool_make_room, pool_tick};
 pub use decoder::{Decoder, DecoderHead, DecoderParts, Decoding, softmax_weights, sums_of_blocks};
 pub use gpt2::{Gpt2Gradient, Gpt2Saved, Gpt2Shape, Gpt2Weights, gpt2_backward, gpt2_forward};
 pub use linear::{LinearGradient, LinearWeights};

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// What a fallible call of this crate returns.
+/// The result type of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// A file or folder of a run that cannot be used.

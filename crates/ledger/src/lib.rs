@@ -1,6 +1,7 @@
 //! The run directory: manifest, stages, metrics and completions as parquet, locks, atomic files.
 //! Depends on no tensor library.
 
+mod checksum;
 mod digest;
 mod error;
 mod events;

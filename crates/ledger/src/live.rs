@@ -19,7 +19,9 @@ const INTERVAL: Duration = Duration::from_secs(1);
 pub struct Progress {
     pub done: u64,
     pub total: u64,
-    pub words: String,
+    /// What it is doing; `words` in earlier versions.
+    #[serde(alias = "words")]
+    pub message: String,
 }
 
 /// The state of a running stage.
@@ -85,7 +87,7 @@ impl LiveWriter {
     }
 
     /// Writes the progress, at most once per interval. A failed write is ignored: the file is only for watching.
-    pub(crate) fn publish(&mut self, done: u64, total: u64, words: &str, rows: &[MetricRow]) {
+    pub(crate) fn publish(&mut self, done: u64, total: u64, message: &str, rows: &[MetricRow]) {
         if self.last.is_some_and(|last| last.elapsed() < INTERVAL) {
             return;
         }
@@ -102,7 +104,7 @@ impl LiveWriter {
         let live = Live {
             process: std::process::id(),
             owner: Some(ProcessId::here()),
-            progress: Progress { done, total, words: words.into() },
+            progress: Progress { done, total, message: message.into() },
             seconds,
             curves,
         };

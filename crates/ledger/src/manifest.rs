@@ -1,5 +1,6 @@
 //! `manifest.json`: how a run was made.
 
+use crate::checksum::{add_checksum, has_checksum};
 use crate::error::{Error, Result};
 use crate::files::{MAX_TEXT, io, read_bounded, write_atomically};
 use duel_spec::{Claim, Document};
@@ -75,6 +76,20 @@ pub struct Manifest {
     pub peak_memory: u64,
 }
 
+/// `manifest.json` as it is written.
+#[derive(Serialize)]
+struct WithChecksum<'a> {
+    sum: &'static str,
+    #[serde(flatten)]
+    manifest: &'a Manifest,
+}
+
+/// The checksum of a manifest.
+#[derive(Deserialize)]
+struct Checksum {
+    sum: Option<String>,
+}
+
 /// The first format whose manifests list diverged trainings; before it their error message shows it.
 const LISTS_DIVERGED: u32 = 12;
 
@@ -87,11 +102,14 @@ impl Manifest {
 
     /// Writes `manifest.json` into a run directory.
     pub fn write(&self, run: &Path) -> Result<()> {
-        let json = serde_json::to_vec_pretty(self).expect("a manifest is plain data");
-        write_atomically(&run.join("manifest.json"), &json)
+        let text = serde_json::to_string_pretty(&WithChecksum { sum: "", manifest: self });
+        write_atomically(&run.join("manifest.json"), add_checksum(&text.expect("plain data")).as_bytes())
     }
 
-    /// Reads it back.
+    /// Reads it back. One without a checksum is of an earlier version.
+    ///
+    /// # Errors
+    /// [`Error::Damaged`] where it does not match its checksum.
     pub fn read(run: &Path) -> Result<Self> {
         let path = run.join("manifest.json");
         let bytes = read_bounded(&path, MAX_TEXT).map_err(|e| match e.kind() {
@@ -100,7 +118,13 @@ impl Manifest {
             }
             _ => io("read", &path)(e),
         })?;
-        serde_json::from_slice(&bytes).map_err(|e| Error::Damaged { path, problem: e.to_string() })
+        let damaged = |problem: String| Error::Damaged { path: path.clone(), problem };
+        let text = String::from_utf8(bytes).map_err(|e| damaged(e.to_string()))?;
+        let Checksum { sum } = serde_json::from_str(&text).map_err(|e| damaged(e.to_string()))?;
+        if sum.is_some_and(|sum| !has_checksum(&text, &sum)) {
+            return Err(damaged("it does not match its own checksum".into()));
+        }
+        serde_json::from_str(&text).map_err(|e| damaged(e.to_string()))
     }
 
     /// Why the stage with this label is not finished.

@@ -141,10 +141,10 @@ impl Recorder for StageRecorder {
         }
     }
 
-    fn progress(&mut self, done: u64, total: u64, words: &str) {
-        (self.on_progress)(done, total, words);
+    fn progress(&mut self, done: u64, total: u64, message: &str) {
+        (self.on_progress)(done, total, message);
         if let Some(live) = &mut self.live {
-            live.publish(done, total, words, &self.rows);
+            live.publish(done, total, message, &self.rows);
         }
     }
 
@@ -152,7 +152,7 @@ impl Recorder for StageRecorder {
         self.checkpoints.as_ref().is_some_and(|policy| policy.last.elapsed() >= policy.interval)
     }
 
-    fn keep(&mut self, training: &str, state: &[u8]) -> std::io::Result<()> {
+    fn save(&mut self, training: &str, state: &[u8]) -> std::io::Result<()> {
         let Some(policy) = &mut self.checkpoints else { return Ok(()) };
         let content = postcard::to_stdvec(&(&policy.stage, &policy.tag, &self.rows, &self.completions, state));
         let content = content.map_err(std::io::Error::other)?;

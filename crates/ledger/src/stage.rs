@@ -1,5 +1,6 @@
 //! A stage's folder: written under a temporary name with `done.json` last, then renamed.
 
+use crate::checksum::{add_checksum, has_checksum};
 use crate::error::{Error, Result};
 use crate::files::{
     MAX_TEXT, create_folder, hash_and_sync, hash_file, io, is_stray, read_bounded, sync_folder, write_atomically,
@@ -8,7 +9,6 @@ use crate::process::ProcessId;
 use crate::stage_id::StageId;
 use crate::sweep::is_left_behind;
 use duel_spec::FORMAT_VERSION;
-use duel_spec::ids::hash_bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
@@ -34,14 +34,7 @@ struct StageManifest {
 impl StageManifest {
     /// As text, with its checksum.
     fn to_json(&self) -> String {
-        let text = serde_json::to_string_pretty(self).expect("done.json is plain data");
-        text.replacen(NO_SUM, &with_checksum(&hash_bytes(text.as_bytes())), 1)
-    }
-
-    /// Whether the text it was read from matches its checksum.
-    fn has_checksum(&self, text: &str) -> bool {
-        let without_sum = text.replacen(&with_checksum(&self.sum), NO_SUM, 1);
-        hash_bytes(without_sum.as_bytes()) == self.sum
+        add_checksum(&serde_json::to_string_pretty(self).expect("done.json is plain data"))
     }
 }
 
@@ -58,12 +51,6 @@ fn read_error<'a>(stage: &'a Path, file: &'a Path) -> impl FnOnce(std::io::Error
         }
         _ => io("read", file)(e),
     }
-}
-
-const NO_SUM: &str = "\"sum\": \"\"";
-
-fn with_checksum(sum: &str) -> String {
-    format!("\"sum\": \"{sum}\"")
 }
 
 /// A finished stage.
@@ -173,7 +160,7 @@ impl StageDir {
         if done.format > FORMAT_VERSION {
             return Err(Error::Newer { path: path.into(), found: done.format, known: FORMAT_VERSION });
         }
-        if !done.has_checksum(&text) {
+        if !has_checksum(&text, &done.sum) {
             return Err(damaged("done.json does not match its own checksum".into()));
         }
         // a name with a path would lead outside the folder

@@ -283,7 +283,7 @@ fn a_checkpoint_restores_its_rows_and_a_damaged_one_is_set_aside() {
     let mut first = recorder("a");
     assert!(first.is_due() && first.resume("train").unwrap().is_none());
     first.record("train", Clocks::default(), metrics::LOSS, f64::NAN);
-    first.keep("train", b"state").unwrap();
+    first.save("train", b"state").unwrap();
     first.record("train", Clocks::default(), metrics::LOSS, 0.25); // after the checkpoint: is discarded
 
     let mut second = recorder("a");

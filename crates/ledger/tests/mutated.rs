@@ -64,8 +64,10 @@ fn damaged_manifests_and_rounds_are_read_or_refused() {
     let run = folder.path();
     let stages = [("sft, seed 0", "sft-0123")].map(|(label, folder)| (label.into(), folder.into())).into();
     Manifest { format: 11, exit: "complete".into(), stages, ..Manifest::default() }.write(run).unwrap();
-    let manifest = std::fs::read(run.join("manifest.json")).unwrap();
-    mutated::every("manifest", 1000, &[&manifest], &JSON, |_, bytes| {
+    let manifest = std::fs::read_to_string(run.join("manifest.json")).unwrap();
+    let (before, sum) = manifest.split_once("\"sum\": ").unwrap();
+    let without_sum = format!("{before}{}", sum.split_once(',').unwrap().1); // so that the contents are read
+    mutated::every("manifest", 1000, &[manifest.as_bytes(), without_sum.as_bytes()], &JSON, |_, bytes| {
         std::fs::write(run.join("manifest.json"), bytes).unwrap();
         let _ = (Manifest::read(run), RunDir::open(run), file_digests(run));
     });
@@ -84,6 +86,34 @@ fn damaged_manifests_and_rounds_are_read_or_refused() {
 }
 
 #[test]
+fn a_flipped_bit_in_a_manifest_is_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = folder.path();
+    let path = run.join("manifest.json");
+    let stages = [("sft, seed 0", "sft-0123")].map(|(label, folder)| (label.into(), folder.into())).into();
+    let diverged = ["dpo beta=0.1, seed 0".to_string()].into();
+    Manifest { format: 12, exit: "complete".into(), stages, diverged, ..Manifest::default() }.write(run).unwrap();
+    let original = std::fs::read(&path).unwrap();
+    let contents = |bytes: &[u8]| -> serde_json::Value {
+        let mut contents: serde_json::Value = serde_json::from_slice(bytes).unwrap();
+        contents.as_object_mut().unwrap().retain(|name, _| name.len() != 3); // a flip of the name hides the checksum alone
+        contents
+    };
+    for bit in 0..8 * original.len() {
+        let mut bytes = original.clone();
+        bytes[bit / 8] ^= 1 << (bit % 8);
+        std::fs::write(&path, &bytes).unwrap();
+        match Manifest::read(run) {
+            Err(error) => assert!(matches!(error, Error::Damaged { .. }), "bit {bit}: {error}"),
+            Ok(_) => assert_eq!(contents(&bytes), contents(&original), "bit {bit} changed what is read"),
+        }
+    }
+    // a later version may write more, an earlier one wrote no checksum
+    std::fs::write(&path, serde_json::to_vec(&Manifest::default()).unwrap()).unwrap();
+    assert_eq!(Manifest::read(run).unwrap().exit, "");
+}
+
+#[test]
 fn damaged_checkpoints_are_resumed_or_set_aside() {
     let folder = tempfile::tempdir().unwrap();
     let id = StageId { kind: "cell".into(), hash: "0123".into() };
@@ -97,7 +127,7 @@ fn damaged_checkpoints_are_resumed_or_set_aside() {
         first.record("train", Clocks { step, ..Clocks::default() }, metrics::LOSS, 0.5);
     }
     first.completion(completion());
-    first.keep("train", &[7; 200]).unwrap();
+    first.save("train", &[7; 200]).unwrap();
     let original = std::fs::read(&checkpoint).unwrap();
     const HASH: usize = 64;
     mutated::every("kept", 1500, &[&original], &["\u{ff}\u{ff}\u{ff}\u{ff}\u{7f}"], |case, bytes| {

@@ -40,24 +40,25 @@ pub(crate) fn ids<'a>(path: &Path, vocabulary: &'a Value) -> Result<HashMap<&'a 
     Ok(ids)
 }
 
-/// Adds the tokens that only the settings of a tokenizer name, as transformers does; returns whether there were any.
+/// Adds the tokens that only the settings of a tokenizer name to the vocabulary that `path` holds, as transformers does; returns
+/// whether there were any.
 ///
 /// # Errors
 /// Ids that contradict the vocabulary.
-pub(crate) fn add(settings: &ConfigReader, vocabulary: &mut Value) -> Result<bool> {
-    let by_id = add_by_id(settings, vocabulary)?;
-    Ok(add_named(settings, vocabulary)? || by_id)
+pub(crate) fn add(path: &Path, settings: &ConfigReader, vocabulary: &mut Value) -> Result<bool> {
+    let by_id = add_by_id(path, settings, vocabulary)?;
+    Ok(add_named(path, settings, vocabulary)? || by_id)
 }
 
 /// Adds what `added_tokens_decoder` lists with ids.
-fn add_by_id(settings: &ConfigReader, vocabulary: &mut Value) -> Result<bool> {
+fn add_by_id(path: &Path, settings: &ConfigReader, vocabulary: &mut Value) -> Result<bool> {
     const KEY: &str = "added_tokens_decoder";
     let tokens = match &settings.json[KEY] {
         Value::Null => return Ok(false),
         Value::Object(map) => map,
         _ => return Err(settings.unsupported(KEY, "tokens by their ids")),
     };
-    let known = ids(&settings.path, vocabulary)?;
+    let known = ids(path, vocabulary)?;
     let used: HashSet<u32> = known.values().copied().collect();
     let added = vocabulary["added_tokens"].as_array().into_iter().flatten();
     let added: HashSet<u64> = added.filter_map(|token| token["id"].as_u64()).collect();
@@ -95,8 +96,8 @@ fn add_by_id(settings: &ConfigReader, vocabulary: &mut Value) -> Result<bool> {
 
 /// Adds the tokens that have a name, such as `eos_token`, and no place among the added ones: behind all others where the
 /// vocabulary lacks them.
-fn add_named(settings: &ConfigReader, vocabulary: &mut Value) -> Result<bool> {
-    let known = ids(&settings.path, vocabulary)?;
+fn add_named(path: &Path, settings: &ConfigReader, vocabulary: &mut Value) -> Result<bool> {
+    let known = ids(path, vocabulary)?;
     let added = vocabulary["added_tokens"].as_array().into_iter().flatten();
     let mut added: HashSet<&str> = added.filter_map(|token| token["content"].as_str()).collect();
     let mut end = known.values().max().map_or(0, |last| last.saturating_add(1));

@@ -34,9 +34,11 @@ impl Classifier {
             let (key, value) = ("a reward model".into(), "a GGUF file".into());
             return Err(Error::Unsupported { path: path.into(), key, found: value, accepted });
         }
-        let huggingface::ClassifierFiles { config, tokenizer_files, store, head, pad } =
+        let huggingface::ClassifierFiles { config, tokenizer_files, store, ignored, head, pad } =
             huggingface::open_classifier(path)?;
-        let model = Pretrained::of_directory(path, config, tokenizer_files, store, vec![weight(&head), bias(&head)])?;
+        let mut model =
+            Pretrained::of_directory(path, config, tokenizer_files, store, vec![weight(&head), bias(&head)])?;
+        model.ignored = ignored;
         Ok(Self { model, pad, head })
     }
 

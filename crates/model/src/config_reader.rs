@@ -1,5 +1,6 @@
 //! Settings in JSON, read key by key so that errors name the key.
 
+use crate::mapped_file::check_fetched;
 use crate::{Error, Result};
 use serde_json::{Map, Value};
 use std::cell::RefCell;
@@ -24,6 +25,7 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>> {
         let problem = format!("it has more than {} MiB, which no settings and no tokenizer have", MOST_SETTINGS >> 20);
         return Err(Error::Damaged { path: path.into(), problem });
     }
+    check_fetched(path, &bytes)?;
     Ok(bytes)
 }
 
@@ -39,9 +41,21 @@ pub(crate) fn parse(path: &Path, bytes: &[u8]) -> Result<Value> {
     serde_json::from_slice(bytes).map_err(|e| Error::Damaged { path: path.into(), problem: e.to_string() })
 }
 
+/// Settings: an object by key.
+fn parse_object(path: &Path, bytes: &[u8]) -> Result<Value> {
+    let json = parse(path, bytes)?;
+    match json.is_object() {
+        true => Ok(json),
+        false => {
+            let problem = format!("it holds {}, and not an object of settings", shortened(&json));
+            Err(Error::Damaged { path: path.into(), problem })
+        }
+    }
+}
+
 /// Settings that may be absent.
 pub(crate) fn optional_settings(path: PathBuf) -> Result<ConfigReader> {
-    let json = read_optional(&path)?.map_or(Ok(Value::Null), |bytes| parse(&path, &bytes))?;
+    let json = read_optional(&path)?.map_or(Ok(Value::Null), |bytes| parse_object(&path, &bytes))?;
     Ok(ConfigReader::new(path, json))
 }
 
@@ -87,7 +101,7 @@ const WITHOUT_EFFECT: [&str; 27] = [
 
 impl ConfigReader {
     pub(crate) fn open(path: PathBuf) -> Result<Self> {
-        let json = parse(&path, &read_bounded(&path)?)?;
+        let json = parse_object(&path, &read_bounded(&path)?)?;
         Ok(Self::new(path, json))
     }
 
@@ -99,6 +113,11 @@ impl ConfigReader {
     pub(crate) fn value(&self, key: &str) -> &Value {
         self.keys_read.borrow_mut().insert(key.into());
         &self.json[key]
+    }
+
+    /// Whether a setting has been asked for.
+    pub(crate) fn is_read(&self, key: &str) -> bool {
+        self.keys_read.borrow().contains(key)
     }
 
     /// What is set and not used here, though it might mean something elsewhere (`key = value`): dropout, and what nothing asked for.

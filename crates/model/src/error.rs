@@ -11,17 +11,17 @@ pub enum Error {
     DeviceNotBuilt { name: String },
     #[error("no adapter for `{name}` was found on this machine")]
     NoAdapter { name: String },
-    #[error("failed to read the weights `{}`", path.display())]
+    #[error("failed to read `{}`", path.display())]
     Read { path: PathBuf, source: std::io::Error },
-    #[error("failed to write the weights `{}`", path.display())]
+    #[error("failed to write `{}`", path.display())]
     Write { path: PathBuf, source: std::io::Error },
-    #[error("the weights `{}` are damaged: {problem}", path.display())]
+    #[error("`{}` is damaged: {problem}", path.display())]
     Damaged { path: PathBuf, problem: String },
     #[error("the weights do not fit the model: `{name}` has shape {found:?}, expected {expected:?}")]
     Shape { name: String, found: Vec<usize>, expected: Vec<usize> },
     #[error("the weights lack `{name}`")]
     Lacking { name: String },
-    #[error("the weights `{}` hold `{name}`, which the model has no place for", path.display())]
+    #[error("`{}` holds `{name}`, which the model has no place for", path.display())]
     Foreign { path: PathBuf, name: String },
     #[error("sequences of {asked} tokens do not fit the model's context of {context}")]
     TooLong { asked: usize, context: usize },
@@ -38,6 +38,8 @@ pub enum Error {
         "`{}` is one of {count} files that make up a model, of which there are missing: {}", path.display(), names(missing)
     )]
     MissingParts { path: PathBuf, count: usize, missing: Vec<PathBuf> },
+    #[error("`{}` is a pointer of Git LFS, which stands for a file that was not fetched", path.display())]
+    LfsPointer { path: PathBuf },
     #[error("`{}` was changed while it was in use: {what}", path.display())]
     Changed { path: PathBuf, what: String },
 }
@@ -70,7 +72,13 @@ impl Error {
                  trained again"
                     .into(),
             ),
-            Self::Read { path, .. } if path.is_relative() => {
+            Self::Foreign { .. } => Some(
+                "its settings describe a model without it: another model's, or one with parts that are not computed here".into(),
+            ),
+            Self::LfsPointer { .. } => {
+                Some("fetch the file itself: `git lfs pull` in the folder, or download the model anew".into())
+            }
+            Self::Read { path, .. } if path.is_relative() && path.parent().is_none_or(|folder| !folder.is_dir()) => {
                 Some("relative paths of an experiment are those of the folder where `duel run` was started".into())
             }
             Self::TooLong { .. } => Some("lower `prompt_tokens` or `response_tokens` of the world".into()),

@@ -42,7 +42,7 @@ use crate::{Error, Result};
 use std::path::Path;
 
 /// All families.
-const FAMILIES: [&Family; 26] = [
+const FAMILIES: &[&Family] = &[
     &gemma::FAMILY,
     &gemma2::FAMILY,
     &gemma3::FAMILY,
@@ -84,7 +84,7 @@ pub struct FamilyNames {
 
 /// All families, by name.
 pub fn families() -> impl Iterator<Item = FamilyNames> {
-    FAMILIES.into_iter().map(|family| FamilyNames {
+    FAMILIES.iter().map(|family| FamilyNames {
         model_type: family.model_type,
         models: family.models,
         gguf: family.gguf.as_ref().map(|gguf| gguf.architecture),
@@ -93,12 +93,12 @@ pub fn families() -> impl Iterator<Item = FamilyNames> {
 
 /// The family of a `model_type`.
 pub(crate) fn by_model_type(model_type: &str) -> Option<&'static Family> {
-    FAMILIES.into_iter().find(|family| family.model_type == model_type)
+    FAMILIES.iter().copied().find(|family| family.model_type == model_type)
 }
 
 /// The family of a GGUF architecture.
 pub(crate) fn by_gguf_architecture(architecture: &str) -> Option<&'static GgufFamily> {
-    FAMILIES.into_iter().filter_map(|family| family.gguf.as_ref()).find(|gguf| gguf.architecture == architecture)
+    FAMILIES.iter().filter_map(|family| family.gguf.as_ref()).find(|gguf| gguf.architecture == architecture)
 }
 
 /// The family of a model.

@@ -29,7 +29,7 @@ const NAME: &str = "duel";
 
 /// Whether a path is taken for a GGUF file rather than a directory.
 pub fn is_gguf(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "gguf")
+    path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gguf"))
 }
 
 /// Opens a GGUF file, or all parts of a model of which it is one: its settings, and its tensors to be taken one by one.

@@ -6,7 +6,7 @@
 use crate::file_dtype::FileDType;
 use crate::weight_store::TensorPlacement;
 use std::collections::BTreeMap;
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
 pub(crate) const MAGIC: &[u8; 4] = b"GGUF";
 /// Where tensors begin, unless the file says otherwise.
@@ -175,6 +175,9 @@ fn size_of(of: u32) -> Option<usize> {
 }
 
 impl GgufHeader {
+    /// Versions of the format that are read.
+    pub(crate) const VERSIONS: RangeInclusive<u32> = 2..=3;
+
     /// Reads the header of a whole file.
     ///
     /// # Errors
@@ -185,7 +188,7 @@ impl GgufHeader {
             return Err("it does not begin with GGUF".into());
         }
         let version = cursor.u32()?;
-        if !(2..=3).contains(&version) {
+        if !Self::VERSIONS.contains(&version) {
             return Err(format!("it is of version {version}; 2 and 3 are read"));
         }
         let tensors = cursor.count(8 + 4 + 4 + 8)?; // a name's length, dimensions, type, place

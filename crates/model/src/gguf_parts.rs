@@ -1,7 +1,7 @@
 //! The files of a GGUF model: one, or parts that are called `name-00001-of-00003.gguf`, of which the first has the settings.
 
 use crate::file_dtype::{FileDType, ggml_name};
-use crate::gguf_header::GgufHeader;
+use crate::gguf_header::{GgufHeader, MAGIC};
 use crate::mapped_file::MappedFile;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
@@ -19,6 +19,7 @@ pub(crate) struct GgufPart {
 impl GgufPart {
     fn open(path: &Path) -> Result<Self> {
         let file = MappedFile::open(path)?;
+        check_version(path, file.bytes()?)?;
         let header = GgufHeader::parse(file.bytes()?);
         let header = header.map_err(|problem| Error::Damaged { path: path.into(), problem })?;
         Ok(Self { file, header })
@@ -56,6 +57,20 @@ impl GgufPart {
             }
         }
     }
+}
+
+/// Versions that are read; what is no GGUF file has none.
+fn check_version(path: &Path, bytes: &[u8]) -> Result<()> {
+    let Some(version) = bytes.strip_prefix(MAGIC).and_then(|rest| rest.first_chunk()) else { return Ok(()) };
+    let found = match (u32::from_le_bytes(*version), u32::from_be_bytes(*version)) {
+        (version, _) if GgufHeader::VERSIONS.contains(&version) => return Ok(()),
+        (_, version) if GgufHeader::VERSIONS.contains(&version) => {
+            format!("{version}, with its bytes in big-endian order")
+        }
+        (version, _) => version.to_string(),
+    };
+    let accepted = "2 and 3, in little-endian order".into();
+    Err(Error::Unsupported { path: path.into(), key: "GGUF version".into(), found, accepted })
 }
 
 /// The files of a model by the name of one of them, in their order.

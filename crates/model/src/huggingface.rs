@@ -1,6 +1,7 @@
 //! Hugging Face directories: `config.json`, `model.safetensors` in one piece or several, and the tokenizer's files. What
 //! transformers wrote is read; what [`write`] writes, transformers reads.
 
+use crate::architecture::Architecture;
 use crate::checkpoint::Checkpoint;
 use crate::config::TransformerConfig;
 use crate::config_reader::ConfigReader;
@@ -9,18 +10,15 @@ use crate::file_dtype::FileDType;
 use crate::file_tensor::FileTensor;
 use crate::tokenizer_files::{self, GENERATION, SpecialTokens, TokenizerFiles};
 use crate::transformer::ScalarModel;
+use crate::weight_files::{has_adapter, in_place_of_settings, weight_files};
 use crate::weight_store::WeightStore;
 use crate::weights::{self, write_synced};
 use crate::{Error, Result};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 const CONFIG: &str = "config.json";
 const WEIGHTS: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
-/// What is there in place of a model where a directory holds an adapter.
-pub(crate) const ADAPTER_CONFIG: &str = "adapter_config.json";
 
 /// A directory's model, tokenizer and tensors, and those of its settings that are not used.
 type OpenedDirectory = (TransformerConfig, TokenizerFiles, WeightStore, Vec<String>);
@@ -36,7 +34,15 @@ pub(crate) fn open(folder: &Path) -> Result<OpenedDirectory> {
         return Err(settings.unsupported("architectures", accepted));
     }
     check_head(&settings, &config, &store)?;
-    Ok((config, tokenizer_files, store, settings.ignored()))
+    Ok((config, tokenizer_files, store, ignored(folder, &settings)?))
+}
+
+/// Settings of a directory that are not used, and an adapter that stands beside the model.
+fn ignored(folder: &Path, settings: &ConfigReader) -> Result<Vec<String>> {
+    let mut ignored = settings.ignored();
+    ignored.extend(tokenizer_files::ignored(folder)?);
+    ignored.extend(has_adapter(folder).then(|| "the adapter that stands beside the model".into()));
+    Ok(ignored)
 }
 
 /// A sequence classifier with one label.
@@ -44,6 +50,8 @@ pub(crate) struct ClassifierFiles {
     pub(crate) config: TransformerConfig,
     pub(crate) tokenizer_files: TokenizerFiles,
     pub(crate) store: WeightStore,
+    /// As of [`open`].
+    pub(crate) ignored: Vec<String>,
     /// What its head is called.
     pub(crate) head: String,
     pub(crate) pad: Option<u32>,
@@ -69,6 +77,7 @@ pub(crate) fn open_classifier(folder: &Path) -> Result<ClassifierFiles> {
     Ok(ClassifierFiles {
         config: TransformerConfig { tied: true, ..config },
         tokenizer_files,
+        ignored: ignored(folder, &settings)?,
         store,
         head: head.into(),
         pad,
@@ -109,62 +118,16 @@ fn check_labels(settings: &ConfigReader) -> Result<()> {
 /// Settings, tokenizer and tensors of a directory.
 fn read(folder: &Path) -> Result<(ConfigReader, TransformerConfig, TokenizerFiles, WeightStore)> {
     let path = folder.join(CONFIG);
-    if !path.is_file() && folder.join(ADAPTER_CONFIG).is_file() {
-        let accepted = "a model: merge the adapter first (peft: `merge_and_unload`)".into();
-        let (key, value) = (CONFIG.into(), format!("nothing, beside an adapter's `{ADAPTER_CONFIG}`"));
-        return Err(Error::Unsupported { path: folder.into(), key, found: value, accepted });
+    if folder.is_dir() && !path.exists() {
+        return Err(in_place_of_settings(folder, path));
     }
     let settings = ConfigReader::open(path)?;
     let config = read_config(&settings)?;
-    let tokenizer_files = tokenizer_files::read_directory(folder, &settings, config.vocabulary)?;
     let store = WeightStore::safetensors(&weight_files(folder)?)?;
+    check_vocabulary(&settings, &config, &store)?;
+    check_biases(&settings, &config, &store)?;
+    let tokenizer_files = tokenizer_files::read_directory(folder, &settings, config.vocabulary)?;
     Ok((settings, config, tokenizer_files, store))
-}
-
-/// The safetensors files of a directory.
-fn weight_files(folder: &Path) -> Result<Vec<PathBuf>> {
-    let (weights, index) = (folder.join(WEIGHTS), folder.join(INDEX));
-    if weights.exists() {
-        return Ok(vec![weights]);
-    }
-    if index.exists() {
-        return shards(folder, &ConfigReader::open(index)?);
-    }
-    let others = ["pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack"];
-    match others.into_iter().find(|name| folder.join(name).exists()) {
-        Some(other) => {
-            let (path, key, value) = (folder.into(), "weights".into(), other.into());
-            let accepted =
-                format!("safetensors; transformers' `from_pretrained` and `save_pretrained` turn `{other}` into them");
-            Err(Error::Unsupported { path, key, found: value, accepted })
-        }
-        None => Ok(vec![weights]), // which says that it is missing
-    }
-}
-
-/// The safetensors files of a directory, and the index that names them where there is one.
-pub(crate) fn weights_and_index(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut files = weight_files(folder)?;
-    let index = folder.join(INDEX);
-    files.extend(Some(index).filter(|index| index.is_file() && !folder.join(WEIGHTS).exists()));
-    Ok(files)
-}
-
-/// The files that an index names, each once.
-fn shards(folder: &Path, index: &ConfigReader) -> Result<Vec<PathBuf>> {
-    let map = index.value("weight_map").as_object();
-    let map = map.ok_or_else(|| index.unsupported("weight_map", "the file of each tensor"))?;
-    let mut names = BTreeSet::new();
-    for file in map.values() {
-        // a name beside the index, and nothing that leads elsewhere
-        let plain =
-            file.as_str().filter(|name| Path::new(name).file_name().is_some_and(|file_name| file_name == *name));
-        names.insert(plain.ok_or_else(|| index.unsupported("weight_map", "names of files in the same folder"))?);
-    }
-    if names.is_empty() {
-        return Err(index.unsupported("weight_map", "the file of each tensor"));
-    }
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
 }
 
 /// The model that `config.json` describes.
@@ -172,7 +135,37 @@ fn read_config(settings: &ConfigReader) -> Result<TransformerConfig> {
     let model_type = settings.value("model_type").as_str();
     match model_type.and_then(families::by_model_type) {
         Some(family) => (family.read)(settings),
-        None => Err(settings.unsupported("model_type", &families::model_types())),
+        None => Err(Error::Unsupported {
+            path: settings.path.clone(),
+            key: "model_type".into(),
+            found: match settings.value("model_type") {
+                Value::Null => "nothing".into(),
+                value => format!("{value}{}", kind_of_other(&settings.json)),
+            },
+            accepted: families::model_types(),
+        }),
+    }
+}
+
+/// What a model of no family here is, by its settings; empty where they do not say.
+fn kind_of_other(settings: &Value) -> &'static str {
+    let model_type = settings["model_type"].as_str().unwrap_or_default();
+    let has = |keys: &[&str]| keys.iter().any(|key| !settings[*key].is_null());
+    let is = |parts: &[&str]| parts.iter().any(|part| model_type.contains(part));
+    if has(&["vision_config", "audio_config", "vision_tower"]) || is(&["_vl", "llava", "omni"]) {
+        ", which reads images or sound"
+    } else if has(&["num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts"])
+        || is(&["moe", "mixtral"])
+    {
+        ", a mixture of experts"
+    } else if has(&["linear_conv_kernel_dim", "mamba_d_state", "ssm_cfg", "state_size"]) || is(&["mamba", "rwkv"]) {
+        ", with linear attention or a state space"
+    } else if settings["is_encoder_decoder"] == true {
+        ", an encoder with a decoder"
+    } else if has(&["auto_map"]) {
+        ", code that comes with the model"
+    } else {
+        ""
     }
 }
 
@@ -188,19 +181,57 @@ fn write_config(folder: &Path, config: &TransformerConfig) -> Result<Value> {
     Ok(settings.json)
 }
 
+/// What the files call the token embedding, as a language model or as a base model does.
+fn embedding(config: &TransformerConfig, store: &WeightStore) -> Option<String> {
+    let stem = hf_stem(config, "tokens");
+    let names = [format!("{stem}.weight"), format!("{}.weight", without_prefix(&stem))];
+    names.into_iter().find(|name| store.shape(name).is_some())
+}
+
+/// The vocabulary is as large as the embedding.
+fn check_vocabulary(settings: &ConfigReader, config: &TransformerConfig, store: &WeightStore) -> Result<()> {
+    let Some(name) = embedding(config, store) else { return Ok(()) };
+    match store.shape(&name) {
+        Some([rows, _]) if *rows != config.vocabulary => {
+            Err(settings.unsupported("vocab_size", &format!("{rows}, the rows of `{name}`")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Where settings say whether maps have biases, the files hold them or not.
+fn check_biases(settings: &ConfigReader, config: &TransformerConfig, store: &WeightStore) -> Result<()> {
+    let Architecture { biases, fused, .. } = &config.architecture;
+    let qkv = if fused.qkv.is_some() { "blocks.0.attention.qkv" } else { "blocks.0.attention.q" };
+    let flags: [(&[&str], &str, bool); 3] = [
+        (&["attention_bias", "use_qkv_bias", "use_bias"], qkv, biases.qkv),
+        (&["attention_out_bias", "attention_bias", "use_bias"], "blocks.0.attention.out", biases.out),
+        (&["mlp_bias", "use_bias"], "blocks.0.mlp.down", biases.mlp),
+    ];
+    for (keys, stem, is_set) in flags {
+        let Some(key) = keys.iter().find(|key| settings.is_read(key)) else { continue };
+        let stem = hf_stem(config, stem);
+        let [name, short] = [stem.as_str(), without_prefix(&stem)].map(|stem| format!("{stem}.bias"));
+        let is_there = [&name, &short].iter().any(|name| store.shape(name).is_some());
+        if is_set != is_there {
+            let accepted = if is_there { "true: the files hold" } else { "false: the files hold no" };
+            return Err(settings.unsupported(key, &format!("{accepted} `{name}`")));
+        }
+    }
+    Ok(())
+}
+
 /// The head is where the settings say: in the file, or the token embedding.
 fn check_head(settings: &ConfigReader, config: &TransformerConfig, store: &WeightStore) -> Result<()> {
     const KEY: &str = "tie_word_embeddings";
     let head = format!("{}.weight", hf_stem(config, "head"));
-    let embedding = hf_stem(config, "tokens");
-    let embedding = [format!("{embedding}.weight"), format!("{}.weight", without_prefix(&embedding))];
     let has_head = store.shape(&head).is_some();
     if !config.tied && !has_head {
         let accepted = format!("true where the head is the token embedding; the files hold no `{head}`");
         return Err(settings.unsupported(KEY, &accepted));
     }
-    let Some(embedding) = embedding.iter().find(|name| store.shape(name).is_some()) else { return Ok(()) };
-    if config.tied && has_head && !store.is_same(embedding, &head)? {
+    let Some(embedding) = embedding(config, store) else { return Ok(()) };
+    if config.tied && has_head && !store.is_same(&embedding, &head)? {
         let accepted = format!("false where the head is its own; the files hold a `{head}` that is not `{embedding}`");
         return Err(settings.unsupported(KEY, &accepted));
     }

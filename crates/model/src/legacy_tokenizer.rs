@@ -122,6 +122,9 @@ fn add_bos(tokenizer: &mut Value, settings: &ConfigReader, default: bool) -> Res
 }
 
 fn read_sentencepiece(path: &Path, bytes: &[u8], settings: &mut ConfigReader, model_type: &Value) -> Result<Value> {
+    if bytes.is_empty() {
+        return Err(Error::Damaged { path: path.into(), problem: "it is empty".into() });
+    }
     // the ranks of tiktoken bear the same name: in every line base64 and a number
     if bytes.iter().take(1 << 10).all(|byte| byte.is_ascii_graphic() || byte.is_ascii_whitespace()) {
         return Err(Error::Unsupported {

@@ -47,6 +47,7 @@ mod tensor_names;
 mod tokenizer_files;
 mod tokens;
 mod transformer;
+mod weight_files;
 mod weight_store;
 pub mod weights;
 

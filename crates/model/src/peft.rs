@@ -3,9 +3,9 @@
 use crate::config::TransformerConfig;
 use crate::config_reader::ConfigReader;
 use crate::families::{self, hf_stem, hf_tensor};
-use crate::huggingface::ADAPTER_CONFIG;
 use crate::projection::Lora;
 use crate::transformer::Policy;
+use crate::weight_files::ADAPTER_CONFIG;
 use crate::weights::{self, HostTensor, write_synced};
 use crate::{Error, Result};
 use burn::module::Param;

@@ -14,6 +14,7 @@ use crate::mmap_matrix::MmapMatrix;
 use crate::tensor_names::{canonical_name, is_projection};
 use crate::tokenizer_files::TokenizerFiles;
 use crate::transformer::Policy;
+use crate::weight_files::weights_and_index;
 use crate::weight_store::WeightStore;
 use crate::weights::{self, HostTensor};
 use crate::{Error, Result};
@@ -57,6 +58,11 @@ impl Pretrained {
         if is_gguf {
             let (config, tokenizer_files, store) = gguf::open(path)?;
             return Self::new(path, config, tokenizer_files, store, Naming::Gguf, vec![]);
+        }
+        if path.is_file() {
+            let accepted = "a directory, or a file whose name ends in .gguf".into();
+            let (key, found) = ("a model".into(), "a file".into());
+            return Err(Error::Unsupported { path: path.into(), key, found, accepted });
         }
         let (config, tokenizer_files, store, ignored) = huggingface::open(path)?;
         Ok(Self { ignored, ..Self::new(path, config, tokenizer_files, store, Naming::HuggingFace, vec![])? })
@@ -277,7 +283,7 @@ pub fn hash(path: &Path) -> Result<String> {
         gguf::files(path)?.into_iter().try_for_each(add)?;
         return Ok(hasher.finish());
     }
-    let mut files = huggingface::weights_and_index(path)?;
+    let mut files = weights_and_index(path)?;
     files.extend(SETTINGS_FILES.map(|name| path.join(name)).into_iter().filter(|file| file.is_file()));
     files.sort();
     files.into_iter().try_for_each(add)?;

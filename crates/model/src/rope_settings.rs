@@ -110,6 +110,9 @@ impl RopeReader<'_> {
     fn spec(&self, defaults: &RopeDefaults, head_width: usize, context: usize) -> Result<RotarySpec> {
         let own_or = |key: &'static str, other: &str, range: &RangeInclusive<f64>, default: f64| {
             if let Some(value) = self.value(key) {
+                if self.settings.json[other] == *value {
+                    self.settings.value(other); // said twice, for older readers
+                }
                 return number(value, range).ok_or_else(|| self.refused(key, &range_text(range)));
             }
             if self.settings.value(other).is_null() {

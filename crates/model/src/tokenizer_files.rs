@@ -62,9 +62,10 @@ pub(crate) fn read_directory(folder: &Path, config: &ConfigReader, rows: usize) 
     {
         (path, tokenizer, vocabulary) = (read_from, Some(converted.to_string().into_bytes()), converted);
     }
-    if tokenizer.is_some() && added_tokens::add(&settings, &mut vocabulary)? {
+    if tokenizer.is_some() && added_tokens::add(&path, &settings, &mut vocabulary)? {
         tokenizer = Some(vocabulary.to_string().into_bytes());
     }
+    check_model_type(&path, &vocabulary)?;
     let ids = added_tokens::ids(&path, &vocabulary)?;
     check_ids(&path, rows, words(&vocabulary, &ids))?;
     // "eos_token": "</s>" or {"content": "</s>"}
@@ -89,7 +90,7 @@ pub(crate) fn read_directory(folder: &Path, config: &ConfigReader, rows: usize) 
         None => match &settings.json["chat_template"] {
             Value::String(template) => Some(template.clone()),
             Value::Array(several) => {
-                let default = several.iter().find(|one| one["name"] == "default").or(several.first());
+                let default = default_template(several).map(|index| &several[index]);
                 default.and_then(|one| one["template"].as_str()).map(str::to_owned)
             }
             Value::Null => None,
@@ -99,6 +100,50 @@ pub(crate) fn read_directory(folder: &Path, config: &ConfigReader, rows: usize) 
     Ok(TokenizerFiles { special, tokenizer, template })
 }
 
+/// Which of several named templates is the model's: the one called `default`, else the first.
+fn default_template(templates: &[Value]) -> Option<usize> {
+    let default = templates.iter().position(|one| one["name"] == "default");
+    default.or((!templates.is_empty()).then_some(0))
+}
+
+/// Settings of the tokenizer and of generation that are not used here, though they change text or what is sampled elsewhere.
+///
+/// # Errors
+/// Files that cannot be read.
+pub(crate) fn ignored(folder: &Path) -> Result<Vec<String>> {
+    // responses are sampled at temperature 1 of all tokens, for as long as the experiment says
+    const OF_TOKENIZER: [&str; 2] = ["split_special_tokens", "clean_up_tokenization_spaces"];
+    const WITHOUT_EFFECT: [&str; 2] = ["_from_model_config", "do_sample"];
+    let mut generation = optional_settings(folder.join(GENERATION))?;
+    if let Some(settings) = generation.json.as_object_mut() {
+        // factors of 1, and one beam
+        settings.retain(|key, value| !WITHOUT_EFFECT.contains(&key.as_str()) && value.as_f64() != Some(1.0));
+    }
+    let settings = optional_settings(folder.join(TOKENIZER_CONFIG))?;
+    let templates = settings.json["chat_template"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let others = templates.iter().enumerate().filter(|(index, _)| Some(*index) != default_template(templates));
+    let others = others.map(|(_, one)| format!("the chat template {} ({TOKENIZER_CONFIG})", one["name"]));
+    let of_tokenizer = OF_TOKENIZER.iter().filter(|key| settings.json[**key] == true);
+    let of_generation = generation.ignored().into_iter().map(|setting| format!("{setting} ({GENERATION})"));
+    let of_tokenizer = of_tokenizer.map(|key| format!("{key} = true ({TOKENIZER_CONFIG})"));
+    Ok(of_generation.chain(of_tokenizer).chain(others).collect())
+}
+
+/// A kind of tokenizer that is read; old files do not name it.
+fn check_model_type(path: &Path, vocabulary: &Value) -> Result<()> {
+    const TYPES: [&str; 4] = ["BPE", "Unigram", "WordLevel", "WordPiece"];
+    match &vocabulary["model"]["type"] {
+        Value::Null => Ok(()),
+        Value::String(name) if TYPES.contains(&name.as_str()) => Ok(()),
+        other => Err(Error::Unsupported {
+            path: path.into(),
+            key: "model.type".into(),
+            found: other.to_string(),
+            accepted: TYPES.join(", "),
+        }),
+    }
+}
+
 /// A directory's settings of its tokenizer, with what old directories say in files of their own, as transformers takes it.
 fn tokenizer_settings(folder: &Path) -> Result<ConfigReader> {
     const ADDED: &str = "added_tokens_decoder";
@@ -106,9 +151,6 @@ fn tokenizer_settings(folder: &Path) -> Result<ConfigReader> {
     let is_old = settings.json[ADDED].is_null();
     if settings.json.is_null() {
         settings.json = json!({});
-    }
-    if !settings.json.is_object() {
-        return Err(settings.unsupported_value("the whole", &settings.json, "an object"));
     }
     let map = optional_settings(folder.join("special_tokens_map.json"))?;
     for (key, value) in map.json.as_object().into_iter().flatten() {

@@ -6,6 +6,7 @@ use crate::host_tensor::HostTensor;
 use crate::mapped_file::MappedFile;
 use crate::mmap_matrix::MmapMatrix;
 use crate::{Error, Result};
+use safetensors::SafeTensorError;
 use safetensors::tensor::{Dtype, SafeTensors};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
@@ -41,8 +42,8 @@ impl WeightStore {
         for path in paths {
             let mapped = MappedFile::open(path)?;
             let bytes = mapped.bytes()?;
-            let damaged = |problem: String| Error::Damaged { path: path.clone(), problem };
-            let file = SafeTensors::deserialize(bytes).map_err(|e| damaged(e.to_string()))?;
+            let damaged = |e| Error::Damaged { path: path.clone(), problem: safetensors_problem(&e, bytes) };
+            let file = SafeTensors::deserialize(bytes).map_err(damaged)?;
             let mut tensors = vec![];
             for (name, view) in file.tensors() {
                 let kind = match view.dtype() {
@@ -102,11 +103,16 @@ impl WeightStore {
     /// A tensor as f32; `None` where there is no such tensor.
     ///
     /// # Errors
-    /// A file that was changed since it was opened.
+    /// A file that was changed since it was opened; numbers that are infinite or none.
     pub fn get(&self, name: &str) -> Result<Option<HostTensor>> {
         let Some(TensorEntry { file, shape, kind, range }) = self.entries.get(name) else { return Ok(None) };
-        let bytes = &self.files[*file].bytes()?[range.clone()];
-        Ok(Some(HostTensor { shape: shape.clone(), values: kind.decode(bytes) }))
+        let file = &self.files[*file];
+        let values = kind.decode(&file.copy(range.clone())?);
+        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
+            let problem = format!("number {index} of `{name}` is {}", values[index]);
+            return Err(Error::Damaged { path: file.path.clone(), problem });
+        }
+        Ok(Some(HostTensor { shape: shape.clone(), values }))
     }
 
     /// Whether two tensors are there, and are the same.
@@ -188,5 +194,24 @@ impl WeightStore {
     /// The file that holds a tensor, for errors that name it.
     pub fn path_of(&self, name: &str) -> PathBuf {
         self.entries.get(name).map(|entry| self.files[entry.file].path.clone()).unwrap_or_default()
+    }
+}
+
+/// What is wrong with a safetensors file.
+fn safetensors_problem(error: &SafeTensorError, bytes: &[u8]) -> String {
+    const SHOWN: usize = 16;
+    let size = bytes.len();
+    match error {
+        SafeTensorError::HeaderTooSmall => format!("it has {size} bytes, too few for a header"),
+        SafeTensorError::HeaderTooLarge | SafeTensorError::InvalidHeaderLength => {
+            let start = String::from_utf8_lossy(&bytes[..SHOWN.min(size)]);
+            format!("it begins with {start:?}, which is no header of safetensors, or one longer than its {size} bytes")
+        }
+        SafeTensorError::MetadataIncompleteBuffer => {
+            format!(
+                "it has {size} bytes, which are not as many as its header says: it was cut off, or something was added"
+            )
+        }
+        other => other.to_string(),
     }
 }

@@ -407,17 +407,40 @@ fn names_without_the_prefix_of_a_language_model() {
 }
 
 #[test]
-fn what_is_not_safetensors() {
-    let folder = written(&llama(true));
-    std::fs::remove_file(folder.path().join("model.safetensors")).unwrap();
-    assert!(matches!(load(folder.path()), Err(Error::Read { .. })));
-    std::fs::write(folder.path().join("pytorch_model.bin"), "PK").unwrap();
+fn settings_that_contradict_the_tensors() {
+    for (key, value, words) in [
+        ("vocab_size", json!(ROWS + 1), "accepted for `vocab_size`: 8, the rows of `model.embed_tokens.weight`"),
+        ("vocab_size", json!(ROWS - 1), "accepted for `vocab_size`: 8, the rows of `model.embed_tokens.weight`"),
+        ("attention_bias", json!(true), "false: the files hold no `model.layers.0.self_attn.q_proj.bias`"),
+        ("mlp_bias", json!(true), "false: the files hold no `model.layers.0.mlp.down_proj.bias`"),
+    ] {
+        let folder = written(&llama(true));
+        edit(folder.path(), "config.json", key, &value);
+        let message = refusal(folder.path());
+        assert!(message.contains(words), "{key}: {message}");
+    }
+    let mut architecture = llama(true).config.architecture;
+    (architecture.biases.qkv, architecture.biases.out) = (true, true);
+    let folder = written(&checkpoint(architecture, true));
+    load(folder.path()).unwrap();
+    edit(folder.path(), "config.json", "attention_bias", &json!(false));
     let message = refusal(folder.path());
-    assert!(message.contains("pytorch_model.bin") && message.contains("save_pretrained"), "{message}");
-    // an adapter is no model
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("adapter_config.json"), "{}").unwrap();
-    assert!(refusal(folder.path()).contains("merge_and_unload"));
+    assert!(message.contains("true: the files hold `model.layers.0.self_attn.q_proj.bias`"), "{message}");
+}
+
+#[test]
+fn models_of_other_kinds_are_refused_by_what_they_are() {
+    for (key, value, words) in [
+        ("model_type", json!("mixtral"), "\"mixtral\", a mixture of experts"),
+        ("model_type", json!("qwen2_vl"), "\"qwen2_vl\", which reads images"),
+        ("model_type", json!("mamba2"), "\"mamba2\", with linear attention"),
+        ("model_type", json!("other"), "`model_type` is \"other\";"),
+    ] {
+        let folder = written(&llama(true));
+        edit(folder.path(), "config.json", key, &value);
+        let message = refusal(folder.path());
+        assert!(message.contains(words), "{message}");
+    }
 }
 
 #[test]

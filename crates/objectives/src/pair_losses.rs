@@ -1,7 +1,7 @@
 // The losses on pairs of responses, one entry each; METHODS.md prints them as a table.
 //
 // Letters: `Δw`, `Δl` log-ratios of chosen and rejected (policy over reference, summed over tokens), `u = β(Δw − Δl)`,
-// `e` label smoothing, `|y|` counted tokens. Log-probs in nats; `β` is reward per nat. What `pair` has: `Terms`.
+// `e` label smoothing, `|y|` counted tokens. Log-probs in nats; `β` is reward per nat. What `pair` has: `PairLossInputs`.
 //
 //     Name { parameter: type }
 //     experiment "word of `loss` in the experiment file; an entry without one is not offered there" {
@@ -14,7 +14,7 @@
 //     }
 //     from { |s| the parameters from the arm's settings }
 //     golden [its names in tests/golden/preference_losses.json; none: tested by hand]
-//     properties { |beta| what is not as `LossProperties::USUAL` has it }
+//     properties { |beta| properties that differ from `LossProperties::USUAL` }
 //     loss { |pair| the loss of each pair, [N] }
 //
 // Four readers define the macro and include this file: `preference.rs` beside it (enum and equations), `spec/src/pair_loss.rs`
@@ -296,7 +296,7 @@ pair_losses! {
     properties { |_| at_reference: None, }
     loss { |pair|
         let rewards = pair.averaged_policy().map(|x| x * pair.beta);
-        LossTerms { losses: log_sigmoid(rewards.clone().difference() - gamma).neg(), rewards: Some(rewards), extra: None }
+        PairLossOutput { losses: log_sigmoid(rewards.clone().difference() - gamma).neg(), rewards: Some(rewards), extra: None }
     }
 
     Orpo
@@ -315,7 +315,7 @@ pair_losses! {
         // 1 − p is 0 in f32 where p is nearly 1, and its logarithm infinite
         let rest = |x: Tensor<1>| (x.exp().neg() + 1.0).clamp_min(f64::from(f32::EPSILON) / 2.0).log();
         let log_odds = averaged.map(|x| x.clone() - rest(x)).difference();
-        LossTerms { losses: log_sigmoid(log_odds) * -pair.beta, rewards: Some(rewards), extra: Some(chosen_nll(pair.logp)) }
+        PairLossOutput { losses: log_sigmoid(log_odds) * -pair.beta, rewards: Some(rewards), extra: Some(chosen_nll(pair.logp)) }
     }
 
     Kto { weights: KtoWeights }

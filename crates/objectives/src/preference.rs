@@ -103,8 +103,8 @@ impl LossProperties {
     };
 }
 
-/// The symbols that a loss is written in.
-struct Terms<'a> {
+/// The symbols of the losses' equations.
+struct PairLossInputs<'a> {
     logp: &'a PairLogp,
     beta: f64,
     /// `Δw`, `Δl`.
@@ -113,7 +113,7 @@ struct Terms<'a> {
     rewards: ChosenRejected,
 }
 
-impl Terms<'_> {
+impl PairLossInputs<'_> {
     /// `β(Δw − Δl)`, `[N]`.
     fn u(&self) -> Tensor<1> {
         self.rewards.clone().difference()
@@ -130,8 +130,8 @@ impl Terms<'_> {
     }
 }
 
-/// What an entry of the table returns where it returns more than the losses.
-struct LossTerms {
+/// The result of an entry of the table.
+struct PairLossOutput {
     /// `[N]`; per response, `[2N]`, of KTO.
     losses: Tensor<1>,
     /// The implicit rewards, where they are not `βΔ`.
@@ -140,7 +140,7 @@ struct LossTerms {
     extra: Option<Tensor<1>>,
 }
 
-impl From<Tensor<1>> for LossTerms {
+impl From<Tensor<1>> for PairLossOutput {
     fn from(losses: Tensor<1>) -> Self {
         Self { losses, rewards: None, extra: None }
     }
@@ -184,10 +184,10 @@ macro_rules! pair_losses {
             }
 
             /// The loss of each pair.
-            fn terms(self, pairs: Terms<'_>) -> LossTerms {
+            fn compute(self, inputs: PairLossInputs<'_>) -> PairLossOutput {
                 match self {
                     $(Self::$variant $({ $($field),* })? => {
-                        let $pair = pairs;
+                        let $pair = inputs;
                         { $($loss)* }.into()
                     })*
                 }
@@ -227,17 +227,17 @@ impl PreferenceOutcome {
 pub fn preference_loss(loss: &PreferenceLoss, pairs: &PairLogp, beta: f64) -> PreferenceOutcome {
     let ratios = pairs.log_ratios();
     let rewards = ratios.clone().map(|x| x * beta);
-    let terms = loss.terms(Terms { logp: pairs, beta, ratios, rewards: rewards.clone() });
-    let mut rewards = terms.rewards.unwrap_or(rewards);
+    let output = loss.compute(PairLossInputs { logp: pairs, beta, ratios, rewards: rewards.clone() });
+    let mut rewards = output.rewards.unwrap_or(rewards);
     if let Some(margin) = &pairs.margin {
         rewards.chosen = rewards.chosen + margin.reward.clone();
     }
-    let mean = terms.losses.clone().mean();
-    let loss = match terms.extra {
+    let mean = output.losses.clone().mean();
+    let loss = match output.extra {
         Some(extra) => mean + extra,
         None => mean,
     };
-    PreferenceOutcome { loss, losses: terms.losses, rewards }
+    PreferenceOutcome { loss, losses: output.losses, rewards }
 }
 
 /// `−(1−e) log σ(u) − e log σ(−u)`, `[N]`.

@@ -1,5 +1,5 @@
-//! How the methods on rollouts are put together: their cost by a second count, the random streams that they draw from, the
-//! policies that they read, and when they begin to learn.
+//! How the parts of the methods on rollouts are connected: their cost by a second count, the random streams that they draw
+//! from, the policies that they read, and when they start to learn.
 
 use crate::rollout::{Rollout, RolloutCollector, RolloutContext};
 use crate::{ActorCritic, Baseline, Critic, OnlineDpo, PolicyGradient, Ppo, Raft};

@@ -11,7 +11,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, channel, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Attempts per batch if the program exits before it has answered.
 const TRIES: usize = 3;
@@ -27,8 +27,19 @@ const SILENCE: Duration = Duration::from_millis(10);
 const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Longer than any timeout.
 const DAY: Duration = Duration::from_secs(86_400);
-/// Kills a process group when its own input closes, which the system does however this process exits.
-const GUARD: &str = r#"trap '' HUP INT QUIT TERM; read -r _; kill -s KILL -- "-$0""#;
+/// An environment variable of the program, which its child processes inherit.
+const MARK: &str = "DUEL_JUDGE";
+/// Kills the process group `$0` when its own input closes, which the system does however this process exits; on Linux also
+/// processes that have left the group, in whose environment `$1` is. Those may start others meanwhile, so it looks again.
+const GUARD: &str = r#"trap '' HUP INT QUIT TERM; read -r _; kill -s KILL -- "-$0"
+for _ in 1 2 3 4 5 6 7 8; do
+    files=$(grep -lsF -- "$1" /proc/[0-9]*/environ)
+    [ -n "$files" ] || break
+    for file in $files; do
+        process=${file#/proc/}
+        kill -s KILL "${process%/environ}"
+    done
+done"#;
 
 /// A judge that runs an external program.
 #[derive(Debug)]
@@ -60,7 +71,7 @@ enum BatchFailure {
 #[derive(Debug)]
 struct JudgeProcess {
     child: Child,
-    /// A shell that kills the program's process group.
+    /// A shell that runs [`GUARD`].
     guard: Child,
     /// Batches for the writer thread; `None` once the input is closed.
     inputs: Option<Sender<Vec<String>>>,
@@ -76,7 +87,7 @@ impl Drop for JudgeProcess {
         self.inputs = None;
         drop(self.guard.stdin.take());
         let _ = self.guard.wait();
-        // only now: until then its process number, which is its group's, can be nobody else's
+        // last: until here its process number, which is also its group's, cannot be reused
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -87,8 +98,10 @@ impl JudgeProcess {
         use std::os::unix::process::CommandExt;
         let cannot = |e: std::io::Error| format!("it cannot be started: {e}");
         let (program, arguments) = command.split_first().ok_or("there is no program")?;
+        let mark = unique_mark();
         let mut child = Command::new(program)
             .args(arguments)
+            .env(MARK, &mark)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .process_group(0)
@@ -96,7 +109,7 @@ impl JudgeProcess {
             .map_err(cannot)?;
         let (input, output) = (child.stdin.take(), child.stdout.take());
         let guard = Command::new("sh")
-            .args(["-c", GUARD, &child.id().to_string()])
+            .args(["-c", GUARD, &child.id().to_string(), &format!("{MARK}={mark}")])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
@@ -153,6 +166,13 @@ impl JudgeProcess {
             Err(RecvTimeoutError::Disconnected) => Ok(false),
         }
     }
+}
+
+/// A text that no other process has in its environment.
+fn unique_mark() -> String {
+    static NUMBER: AtomicUsize = AtomicUsize::new(0);
+    let time = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    format!("{}-{time}-{}.", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed))
 }
 
 /// Writes all batches; each input is counted before it can be read.
@@ -226,7 +246,7 @@ fn score(line: ProgramLine) -> std::result::Result<f64, String> {
 }
 
 impl CommandJudge {
-    /// The program starts when it is first asked. A batch, its retries included, takes no longer than `timeout`.
+    /// The program is started for the first batch. A batch, its retries included, takes no longer than `timeout`.
     pub fn new(command: Vec<String>, timeout: Duration, batch: usize) -> Self {
         Self { command, timeout: timeout.min(DAY), batch: batch.max(1), running: Mutex::new(None) }
     }
@@ -235,7 +255,7 @@ impl CommandJudge {
         Error::Command { command: self.command.join(" "), problem }
     }
 
-    /// Asks a batch, of a program that is started where there is none or where the last one ended.
+    /// Scores a batch. The program is started if it is not running.
     fn ask(&self, running: &mut Option<JudgeProcess>, batch: &[JudgeInput]) -> std::result::Result<Vec<f64>, String> {
         let ends = Instant::now() + self.timeout;
         let mut last = String::new();
@@ -305,7 +325,7 @@ mod tests {
         let judge = shell(r#"while read -r line; do echo "{\"score\": ${#line}}"; done"#, 20.0);
         let scores = judge.judge(&texts)?;
         assert_eq!(scores, [31.0, 31.0, 33.0]);
-        assert_eq!(judge.judge(&texts)?, scores, "the same program is asked again");
+        assert_eq!(judge.judge(&texts)?, scores, "the same program answers again");
         judge.finish()?;
         // one that exits after every batch is restarted for the next
         let judge = shell("read -r a; echo 1; read -r b && echo 2", 20.0);
@@ -371,9 +391,31 @@ mod tests {
     /// The program's child processes are killed with it.
     #[test]
     fn nothing_is_left_running() {
+        let rest = "echo $! > PID; while read -r line; do echo 1; done; wait";
+        is_ended(&format!("sleep 777 & {rest}"));
+        is_ended(&format!("env -i sleep 777 & {rest}")); // found by its process group alone
+        // a program that ignores signals and the end of its input
+        is_ended("trap '' HUP INT TERM; echo $$ > PID; while :; do read -r line && echo 1 || sleep 1; done");
+    }
+
+    /// Nor are processes that leave the program's process group, even once their parent has exited.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn nothing_is_left_running_in_another_session() {
+        let sleeps = "setsid sh -c 'echo $$ > PID; exec sleep 777'";
+        let starts = |daemon: &str| {
+            format!("{daemon}\nuntil [ -s PID ]; do sleep .01; done; while read -r line; do echo 1; done")
+        };
+        is_ended(&starts(&format!("{sleeps} &")));
+        is_ended(&starts(&format!("({sleeps} &)")));
+        is_ended(&starts("setsid sh -c 'setsid sh -c \"echo \\$\\$ > PID; sleep 777; :\" & sleep 777' &"));
+    }
+
+    /// Runs a script that writes the number of a process to `PID`, and checks that the process ends with the judge.
+    fn is_ended(script: &str) {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("pid");
-        let script = format!("sleep 777 & echo $! > {}; while read -r line; do echo 1; done; wait", path.display());
+        let script = script.replace("PID", &path.display().to_string());
         let is_running = || {
             let pid = std::fs::read_to_string(&path).expect("the script has begun");
             let state = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim())).unwrap_or_default();
@@ -391,12 +433,13 @@ mod tests {
         };
         let judge = shell(&script, 4.0);
         judge.judge(&[input("one")]).expect("a score");
-        assert!(is_running());
+        assert!(is_running(), "{script}");
         drop(judge);
-        assert!(ends(), "dropped");
+        assert!(ends(), "dropped: {script}");
+        std::fs::remove_file(&path).expect("removed");
         let judge = shell(&script, 4.0);
         judge.judge(&[input("one")]).expect("a score");
         judge.finish().expect("nothing more was said");
-        assert!(ends(), "finished");
+        assert!(ends(), "finished: {script}");
     }
 }

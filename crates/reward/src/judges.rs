@@ -37,7 +37,7 @@ pub(crate) fn first_words(text: &str, limit: usize) -> &str {
     &text[..end]
 }
 
-/// The text of a response; of one with several turns, what the assistant says, turn by turn.
+/// The text of a response; of several turns, those of the assistant.
 ///
 /// # Errors
 /// Ids that the tokenizer does not know.

@@ -134,7 +134,7 @@ impl Scorer for LearnedReward {
 /// Reads the model of a [`ModelJudge`].
 type OpenModel = dyn Fn() -> Result<(ScalarModel, RewardReader)> + Send + Sync;
 
-/// A reward model that somebody else has trained, as the judge: its scores as they are. It is read when it is first asked.
+/// A pretrained reward model as the judge: its raw scores. It is loaded for the first batch.
 pub struct ModelJudge {
     open: Box<OpenModel>,
     opened: Mutex<Option<Arc<LearnedReward>>>,

@@ -29,5 +29,5 @@ pub use scorer::Scorer;
 pub use sentiment::{BagOfWordsPreference, Sentiment, SentimentReport};
 pub use text_input::{RewardReader, TextInput};
 
-/// What a fallible call of this crate returns.
+/// The result type of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

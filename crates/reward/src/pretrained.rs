@@ -1,4 +1,4 @@
-//! A reward model that somebody else has trained: a sequence classifier with a tokenizer and a chat template of its own.
+//! A pretrained reward model: a sequence classifier with its own tokenizer and chat template.
 
 use crate::{Result, RewardReader, TextInput};
 use burn::tensor::Device;
@@ -53,7 +53,7 @@ impl PretrainedReward {
         Ok(self.classifier.scalar_model(self.context(), device)?)
     }
 
-    /// What turns responses of a world into its ids. `date`: what its template takes for today; `judged_words`: words of a
+    /// Encodes responses of a world into its ids. `date`: today's date for its template; `judged_words`: words of a
     /// response that it reads at most.
     ///
     /// # Errors

@@ -10,11 +10,11 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Tokens that a reward model reads at most, whatever it was made for.
+/// The most tokens that a reward model reads, even if its context is longer.
 const LONGEST: usize = 8192;
 
 /// What the policy wrote as ids of a reward model: decoded, written by the reward model's own template, and encoded by its
-/// own tokenizer. Of what is longer than its context the end is read, and counted.
+/// own tokenizer. Of longer texts the end is read, and they are counted.
 pub struct TextInput {
     world: Arc<dyn Detokenize>,
     text: ScoredText,
@@ -113,12 +113,12 @@ impl RewardReader {
         Self { reader: ResponseReader::new(&text.space, device), text: Some(text) }
     }
 
-    /// The sizes of what the reward model reads.
+    /// The sizes of the reward model's inputs.
     pub fn space(&self) -> &TokenSpec {
         self.reader.space()
     }
 
-    /// How it turns what the policy wrote into text, where it does.
+    /// How the policy's ids are decoded; `None` if it reads the ids.
     pub fn text(&self) -> Option<&TextInput> {
         self.text.as_deref()
     }
@@ -164,7 +164,7 @@ mod tests {
     use super::*;
     use duel_data::{Result, TextTokenizer};
 
-    /// A world whose ids stand for letters.
+    /// A world whose ids are letters.
     struct Letters;
 
     impl Detokenize for Letters {
@@ -187,7 +187,7 @@ mod tests {
         let read = text.batch(&batch)?;
         assert_eq!(read.prompts, [tokenizer.encode_part("abcd")?]);
         assert_eq!(read.responses, [[2]], "its end token");
-        // as transformers: what is padding at the end is not read, even where it ends a sequence
+        // as in transformers: padding at the end is not read, even if it is also the end token
         let (_, text) = input(16, Some(2), usize::MAX)?;
         let read = text.batch(&batch)?;
         assert_eq!([read.prompts[0].as_slice(), &read.responses[0]].concat(), tokenizer.encode_part("abcd")?);
@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn only_the_first_words_of_a_response_are_judged() -> Result<()> {
         let (tokenizer, text) = input(16, Some(0), 1)?;
-        let space = (u32::from(b' ')).wrapping_sub(u32::from(b'a')) & 0xff; // the letter that stands for a space
+        let space = (u32::from(b' ')).wrapping_sub(u32::from(b'a')) & 0xff; // the letter used for a space
         let batch =
             Responses { prompts: vec![vec![0]], responses: vec![vec![1, space, 2]], logp: vec![], masks: vec![] };
         assert_eq!(text.batch(&batch)?.prompts, [tokenizer.encode_part("ab ")?]);

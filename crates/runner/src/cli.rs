@@ -67,7 +67,7 @@ pub enum Command {
     Import(ImportArgs),
     /// Cancel a run's jobs on the cluster
     ///
-    /// What is finished or kept of a training stays; `duel run … --executor slurm` goes on from there.
+    /// Finished stages and checkpoints stay; `duel run … --executor slurm` resumes from them.
     Cancel {
         /// The run directory, for example runs/article
         run: PathBuf,
@@ -133,7 +133,7 @@ pub enum Command {
         device: String,
         #[arg(long, value_parser = seconds)]
         checkpoint_seconds: f64,
-        /// It stands alone: its parent may end, and what it dies of is written down
+        /// Its parent may end; a failure is written to a file
         #[arg(long)]
         detached: bool,
     },

@@ -4,7 +4,7 @@ use crate::terminal::format_bytes;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// What a fallible call of this crate returns.
+/// The result type of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// What can end `duel`.
@@ -44,13 +44,15 @@ pub enum Error {
     NotExact { path: PathBuf, world: &'static str },
     #[error("the run `{}` has no seed {seed}", path.display())]
     NoSeed { path: PathBuf, seed: u64 },
+    #[error("`judge.command` names the folder `{}`, which has more than {files} files or {gib} GiB", path.display())]
+    JudgeFolder { path: PathBuf, files: usize, gib: u64 },
     #[error("the terminal cannot be drawn on")]
     Screen { source: std::io::Error },
     #[error("failed to write to standard output")]
     Output { source: std::io::Error },
     #[error("failed to start a worker")]
     Worker { source: std::io::Error },
-    #[error("the worker was asked for stage {place} of {name}, which the run's experiment.toml does not have")]
+    #[error("the worker was started for stage {place} of {name}, which the run's experiment.toml does not have")]
     StrayWorker { place: usize, name: String },
     #[error("what `{stage}` is made of is no longer what the run was planned with")]
     Changed { stage: String },
@@ -79,8 +81,8 @@ pub enum Error {
     Unpaired { arm: String, rows: usize },
     #[error("the rows are prompts alone, and {what} needs completions")]
     OnlyPrompts { what: &'static str, hint: &'static str },
-    #[error("rows of `{}` {}", path.display(), if *needs_fixing { "should be fixed" } else { "have findings" })]
-    Rows { path: PathBuf, needs_fixing: bool },
+    #[error("rows of `{of}` {}", if *needs_fixing { "should be fixed" } else { "have findings" })]
+    Rows { of: String, needs_fixing: bool },
     #[error("`{}` is, holds or lies within `{}`, which the model is read from", to.display(), from.display())]
     OntoModel { to: PathBuf, from: PathBuf },
     #[error("`{}` {problem}", path.display())]
@@ -110,17 +112,18 @@ pub struct StageFailure {
 pub struct WorkerEnd {
     /// Whether the training diverged.
     pub diverged: bool,
-    /// The error with what caused it, in one line.
-    pub words: String,
+    /// The error with its causes, in one line; `words` in earlier versions.
+    #[serde(alias = "words")]
+    pub message: String,
 }
 
 impl WorkerEnd {
     /// The end of a worker with this error.
     pub fn by(error: &Error) -> Self {
         let causes = std::iter::successors(std::error::Error::source(error), |cause| (*cause).source());
-        let words = std::iter::once(error.to_string()).chain(causes.map(ToString::to_string));
-        let words = words.collect::<Vec<_>>().join(": ").split_whitespace().collect::<Vec<_>>().join(" ");
-        Self { diverged: error.is_divergence(), words }
+        let messages: Vec<String> = std::iter::once(error.to_string()).chain(causes.map(ToString::to_string)).collect();
+        let message = messages.join(": ").split_whitespace().collect::<Vec<_>>().join(" ");
+        Self { diverged: error.is_divergence(), message }
     }
 }
 
@@ -151,6 +154,7 @@ impl Error {
             | Self::NoSeed { .. }
             | Self::NoClaim { .. }
             | Self::NoSuch { .. }
+            | Self::JudgeFolder { .. }
             | Self::Unused { .. }
             | Self::NotText { .. }
             | Self::TooLarge { .. }
@@ -214,6 +218,9 @@ impl Error {
             Self::Ledger(e) | Self::Report(duel_report::Error::Ledger(e)) => e.hint(),
             Self::NotExact { .. } => Some("the grammar is the only world whose runs can be enumerated".into()),
             Self::NoSeed { .. } => Some("--seed counts from 0; `duel plan` shows a run's seeds".into()),
+            Self::JudgeFolder { .. } => {
+                Some("name in it only the files that decide its answers, or start it by a script that names the folder, and write `judge.version`".into())
+            }
             Self::NoSuch { accepted, .. } => Some(format!("there are: {accepted}")),
             Self::Contradicted { .. } => Some("the lines above say which".into()),
             Self::Peer { .. } => Some("run this from the repository's root; `scripts/bench/bench-peers` says how to try a peer alone".into()),
@@ -249,7 +256,7 @@ impl Error {
             Self::Occupied { .. } => Some(
                 "give --to another place, or empty this one yourself: --force replaces nothing but what `duel` has exported".into(),
             ),
-            Self::Interrupted => Some("run the same command again to go on".into()),
+            Self::Interrupted => Some("run the same command again to resume".into()),
             Self::Evaluation(duel_evaluation::Error::Invariant { .. }) => Some(duel_training::FAULT_OF_DUEL.into()),
             _ => self.training().and_then(duel_training::Error::hint),
         }

@@ -1,4 +1,4 @@
-//! What a plan will cost before it is begun: FLOPs by one rule (docs/verdicts.md, FLOPs), memory by what must be held, time by how fast
+//! The cost of a plan before it is run: FLOPs by one rule (docs/verdicts.md, FLOPs), memory by what must be held, time by how fast
 //! each step is on this machine.
 
 use crate::bench::{PRETRAINED, Shape, seconds_per_token};

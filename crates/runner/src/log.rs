@@ -48,7 +48,7 @@ pub fn write_to(run: &Path) {
     }
 }
 
-/// Whether nothing but errors and results is wanted.
+/// Whether only errors and results are printed.
 pub fn is_quiet() -> bool {
     QUIET.load(Ordering::Relaxed)
 }

@@ -6,6 +6,7 @@ mod commands;
 mod error;
 mod estimate;
 mod executors;
+mod judge_files;
 mod log;
 mod plan;
 mod progress;

@@ -1,6 +1,7 @@
 //! From an experiment to its stages: their dependencies, and the hash that names each.
 
 use crate::error::{Error, Result};
+use crate::judge_files::{judge_files, recorded_judge};
 use crate::sources;
 use crate::world::{self, RowFiles};
 use duel_ledger::{Manifest, PlannedStage, RunDir, StageId};
@@ -49,7 +50,7 @@ impl StageKind {
         }
     }
 
-    /// Whether the stage stands alone in the plan and may use every core.
+    /// Whether all seeds share the stage; it then runs alone and may use every core.
     pub fn is_shared(self) -> bool {
         matches!(self, Self::Corpus | Self::Base)
     }
@@ -187,7 +188,7 @@ impl Plan {
         Ok(plan)
     }
 
-    /// Whether all that a stage needs is finished, and the stage `itself` where that is wanted.
+    /// Checks that all stages that `stage` needs are finished, and with `itself` the stage too.
     ///
     /// # Errors
     /// [`Error::Unfinished`] names what is not, why, and how far the run is.
@@ -243,58 +244,9 @@ fn rm_settings(experiment: &Experiment) -> Result<Value> {
     Ok(settings)
 }
 
-/// A model's files by their bytes, wherever they are.
+/// A model's files by their bytes, whatever their path.
 fn files_hash(from: &str) -> Result<String> {
     Ok(duel_model::hash_of_files(&sources::model(Path::new(from))?)?)
-}
-
-/// Before the name of each file of the judge, among a manifest's inputs.
-const JUDGE: &str = "judge ";
-
-/// The hashes of the program that judges and of the files among its arguments, by their names there, or of the model that
-/// judges; empty where neither does. A word of an argument counts as well: `sh -c "./judge.py --strict"`, `--weights=w.bin`. What is no file is left to
-/// `judge.version`.
-///
-/// # Errors
-/// A file that cannot be read.
-pub fn judge_files(experiment: &Experiment) -> Result<BTreeMap<String, String>> {
-    let judge = &experiment.judge;
-    if judge.kind == JudgeKind::Model {
-        return Ok(BTreeMap::from([(
-            judge.model.clone(),
-            duel_model::hash_of_files(&sources::model(Path::new(&judge.model))?)?,
-        )]));
-    }
-    if experiment.world.kind == WorldKind::Grammar || judge.kind != JudgeKind::Command {
-        return Ok(BTreeMap::new());
-    }
-    let words = |argument: &String| -> Vec<String> {
-        let parts = argument.split(|c: char| c.is_whitespace() || "='\"".contains(c)).filter(|part| !part.is_empty());
-        std::iter::once(argument.clone()).chain(parts.map(String::from)).collect()
-    };
-    let program = judge.command.first().and_then(|name| Some((name.clone(), program(name)?)));
-    let named = judge.command.iter().flat_map(words).map(|word| (word.clone(), PathBuf::from(word)));
-    let files = program.into_iter().chain(named.filter(|(_, path)| path.is_file()));
-    files.map(|(name, path)| Ok((name, duel_data::records::hash(&path)?))).collect()
-}
-
-/// The file of a program: itself, or in the folders of `PATH`.
-fn program(name: &str) -> Option<PathBuf> {
-    if name.contains('/') {
-        return Some(PathBuf::from(name)).filter(|path| path.is_file());
-    }
-    let folders = std::env::var_os("PATH")?;
-    std::env::split_paths(&folders).map(|folder| folder.join(name)).find(|path| path.is_file())
-}
-
-/// What a manifest says of the judge's files, for its inputs, and back.
-pub fn judge_inputs(files: &BTreeMap<String, String>) -> impl Iterator<Item = (String, String)> {
-    files.iter().map(|(name, hash)| (format!("{JUDGE}{name}"), hash.clone()))
-}
-
-pub fn recorded_judge(manifest: &Manifest) -> BTreeMap<String, String> {
-    let files = manifest.inputs.iter().filter_map(|(name, hash)| Some((name.strip_prefix(JUDGE)?, hash)));
-    files.map(|(name, hash)| (name.to_string(), hash.clone())).collect()
 }
 
 /// The world's settings that decide what it is, its judge's among them.
@@ -398,12 +350,14 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = |name: &str| folder.path().join(name).display().to_string();
         let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("written");
-        ["judge.py", "weights.bin", "inner.sh"].into_iter().for_each(|name| write(name, "1"));
+        std::fs::create_dir(folder.path().join("model")).expect("made");
+        ["judge.py", "weights.bin", "inner.sh", "model/a"].into_iter().for_each(|name| write(name, "1"));
         let judged = |more: &str| {
-            let (script, weights, inner) = (path("judge.py"), path("weights.bin"), path("inner.sh"));
+            let (script, weights, inner, model) =
+                (path("judge.py"), path("weights.bin"), path("inner.sh"), path("model"));
             plan(&format!(
                 "seeds = 1\n[world]\nkind = \"reviews\"\n[judge]\nkind = \"command\"\n\
-                 command = [\"python3\", \"{script}\", \"--weights={weights}\", \"exec {inner} --fast\", \"no/file\"]\n{more}\n\
+                 command = [\"python3\", \"{script}\", \"--weights={weights}\", \"exec {inner} --fast\", \"--model={model}\", \"no/file\"]\n{more}\n\
                  [arms.dpo]\nmethod = \"dpo\"\n"
             ))
         };
@@ -411,13 +365,12 @@ mod tests {
         assert!(moved(&before, &judged("")).is_empty());
         write("beside.py", "2");
         assert!(moved(&before, &judged("")).is_empty(), "a file that the command does not name");
-        for name in ["judge.py", "weights.bin", "inner.sh"] {
+        for name in ["judge.py", "weights.bin", "inner.sh", "model/a"] {
             write(name, "2");
             assert_eq!(moved(&before, &judged("")).len(), before.stages.len(), "{name}");
             write(name, "1");
             assert!(moved(&before, &judged("")).is_empty());
         }
         assert_eq!(moved(&before, &judged("version = \"2\"")).len(), before.stages.len());
-        assert!(program("sh").is_some_and(|path| path.is_absolute()) && program("no-such-program").is_none());
     }
 }

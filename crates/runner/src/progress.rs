@@ -1,4 +1,4 @@
-//! What a person sees while a run goes: a bar on a terminal, plain lines elsewhere.
+//! The display of a run's progress: a bar on a terminal, plain lines elsewhere.
 
 use crate::executors::RunEvent;
 use crate::log;
@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
-/// Least time between two plain lines that only say how far a stage is.
+/// Minimum time between two plain lines with only a stage's progress.
 const PAUSE: Duration = Duration::from_secs(15);
 
 /// The progress of a run, shown from its events.
@@ -121,21 +121,21 @@ impl ProgressReporter {
     }
 
     fn stage_started(&mut self, index: usize, stage: &Stage) {
-        tracing::info!(stage = stage.label(), folder = stage.id.folder(), "begun");
+        tracing::info!(stage = stage.label(), folder = stage.id.folder(), "started");
         self.shares.insert(index, (stage.label(), 0.0, String::new()));
         self.draw();
     }
 
     fn stage_progress(&mut self, index: usize, progress: &Progress) {
-        if let Some((_, share, words)) = self.shares.get_mut(&index) {
+        if let Some((_, share, message)) = self.shares.get_mut(&index) {
             *share = progress.done as f64 / progress.total.max(1) as f64;
-            *words = format!("{}/{} {}", progress.done, progress.total, progress.words);
+            *message = format!("{}/{} {}", progress.done, progress.total, progress.message);
         }
         self.draw();
         if self.bar.is_none() && self.last_line.elapsed() > PAUSE {
             self.last_line = Instant::now();
             let stages: Vec<String> =
-                self.shares.values().map(|(label, _, words)| format!("{label}: {words}")).collect();
+                self.shares.values().map(|(label, _, message)| format!("{label}: {message}")).collect();
             self.show(&format!("{} {}", self.count(), self.and_time_left(stages)));
         }
     }
@@ -176,7 +176,7 @@ impl ProgressReporter {
         bar.set_position(self.done as u64);
         let stages: Vec<String> =
             self.shares.values().map(|(label, share, _)| format!("{label} {:.0}%", share * 100.0)).collect();
-        // what is cut off on a narrow terminal stands last
+        // the last part is cut off on a narrow terminal
         let cells = format!("{}/{} cells", self.cells_done, self.cells);
         let words: Vec<String> = std::iter::once(cells).chain(self.time_left()).chain(stages).collect();
         bar.set_message(sanitize(&words.join("; ")).into_owned());

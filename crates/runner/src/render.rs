@@ -71,7 +71,7 @@ impl Diagnostic for ErrorReport {
     }
 }
 
-/// A text whose characters stand where they stood, those that a terminal would obey as question marks.
+/// The text at the same length, with terminal control characters as question marks.
 fn as_long(text: &str) -> String {
     let shown_char = |c: char| {
         if sanitize(c.encode_utf8(&mut [0; 4])).contains(c) { c.to_string() } else { "?".repeat(c.len_utf8()) }

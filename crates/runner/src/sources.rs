@@ -16,7 +16,7 @@ use std::sync::{Mutex, PoisonError};
 /// The directory or the file of a model.
 ///
 /// # Errors
-/// What is neither here nor on the hub.
+/// A name that is neither here nor on the hub.
 pub(crate) fn model(from: &Path) -> Result<PathBuf> {
     Ok(hub_model(from)?.map_or_else(
         || from.into(),
@@ -30,7 +30,7 @@ pub(crate) fn model(from: &Path) -> Result<PathBuf> {
 /// The files of rows, in order: of a path, a pattern or a folder, or of a split on the hub.
 ///
 /// # Errors
-/// What is not on the hub; a pattern or a folder without files of rows. A path is not looked at.
+/// A name that is not on the hub; a pattern or a folder without files of rows. Paths are not checked.
 pub(crate) fn rows(from: &Path) -> Result<Vec<PathBuf>> {
     match hub_rows(from)? {
         Some((_, snapshot)) => Ok(snapshot.paths().collect()),
@@ -38,7 +38,7 @@ pub(crate) fn rows(from: &Path) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// A model's name for others, who have no path of this machine: that of its repository.
+/// A model's name on other machines: that of its repository.
 pub(crate) fn public_name(from: &str) -> String {
     match ModelName::parse(from) {
         Ok(model) if !Path::new(from).exists() => model.name.repo,
@@ -46,16 +46,16 @@ pub(crate) fn public_name(from: &str) -> String {
     }
 }
 
-/// Whether a path is no path of this machine, and has the form of a name on the hub.
+/// Whether a path does not exist here and has the form of a name on the hub.
 pub(crate) fn is_hub_name(from: &Path) -> bool {
     let text = from.to_str().unwrap_or_default();
     !from.exists() && (ModelName::parse(text).is_ok() || text.starts_with(ROWS_PREFIX))
 }
 
-/// The names of an experiment with their commits, as values for `--set`: whatever becomes of a branch, the run stays with them.
+/// The names of an experiment with their commits, as values for `--set`: even if a branch moves, the run keeps them.
 ///
 /// # Errors
-/// What is neither here nor on the hub.
+/// A name that is neither here nor on the hub.
 pub(crate) fn pins(experiment: &Experiment) -> Result<Vec<String>> {
     let named = named_sources(experiment)?;
     let is_moving = |source: &&NamedSource| source.pinned != source.text;
@@ -65,7 +65,7 @@ pub(crate) fn pins(experiment: &Experiment) -> Result<Vec<String>> {
 /// The hash of each file that an experiment takes from the hub, for its manifest.
 ///
 /// # Errors
-/// What is neither here nor on the hub.
+/// A name that is neither here nor on the hub.
 pub(crate) fn inputs(experiment: &Experiment) -> Result<BTreeMap<String, String>> {
     let mut inputs = BTreeMap::new();
     for NamedSource { pinned, snapshot, text, .. } in named_sources(experiment)? {
@@ -75,7 +75,7 @@ pub(crate) fn inputs(experiment: &Experiment) -> Result<BTreeMap<String, String>
     Ok(inputs)
 }
 
-/// What an experiment takes from the hub.
+/// A model or rows that an experiment takes from the hub.
 struct NamedSource {
     /// Its key, and the value there.
     key: &'static str,
@@ -142,10 +142,10 @@ fn not_here(what: &'static str, from: &Path, source: duel_hub::Error) -> Error {
     Error::NotHere { what, from: from.display().to_string(), source: Box::new(source) }
 }
 
-/// What this process has found: a name is looked up once.
+/// The results of this process: a name is looked up once.
 static SNAPSHOTS: Mutex<BTreeMap<PathBuf, HubSnapshot>> = Mutex::new(BTreeMap::new());
 
-/// Asks the hub with its progress shown, and its warning.
+/// Downloads from the hub, showing progress and warnings.
 fn fetch(
     from: &Path,
     ask: impl FnOnce(&Hub, &mut dyn FnMut(Downloaded<'_>)) -> duel_hub::Result<HubSnapshot>,

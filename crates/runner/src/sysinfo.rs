@@ -17,11 +17,15 @@ pub const PURGE_MILLISECONDS: c_long = 60_000;
 /// The same for a pretrained model, where what one part of a step frees would otherwise add to what the next one allocates.
 pub const PURGE_MILLISECONDS_PRETRAINED: c_long = 50;
 
-/// Sets for how long the allocator keeps free pages, unless the environment's `MIMALLOC_PURGE_DELAY` says otherwise.
-#[expect(unsafe_code, reason = "a call into the allocator")]
+/// Sets for how long the allocator keeps free pages, unless the environment's `MIMALLOC_PURGE_DELAY` says otherwise. Pages
+/// that are free already go back now: they would wait for the delay before, and all that are freed until then with them.
+#[expect(unsafe_code, reason = "calls into the allocator")]
 pub fn set_purge_delay(milliseconds: c_long) {
-    // SAFETY: sets a number within the allocator's table of options.
-    unsafe { libmimalloc_sys::mi_option_set_default(PURGE_DELAY, milliseconds) }
+    // SAFETY: sets a number within the allocator's table of options, and frees nothing that is in use.
+    unsafe {
+        libmimalloc_sys::mi_option_set_default(PURGE_DELAY, milliseconds);
+        libmimalloc_sys::mi_collect(true);
+    }
 }
 
 /// Name, processor, cores, system.
@@ -57,7 +61,7 @@ pub fn peak_memory() -> u64 {
     field("self", "VmHWM:")
 }
 
-/// Starts [`peak_memory`] anew from what is in use now, where the system can.
+/// Resets [`peak_memory`] to the memory in use, if the system supports it.
 pub fn forget_peak_memory() {
     let _ = std::fs::write("/proc/self/clear_refs", "5");
 }

@@ -220,7 +220,7 @@ fn foreign_entry(folder: &Path) -> Result<Option<String>> {
     Ok(names(folder)?.into_iter().find(|name| !is_own(name)))
 }
 
-/// Removes what exports that were killed have left beside the place: whoever is at work holds a lock.
+/// Removes what killed exports have left beside the target: running ones hold a lock.
 fn sweep(parent: &Path, prefix: &str) {
     for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
         let is_left = entry.file_name().to_string_lossy().starts_with(prefix) && entry.path().is_dir();
@@ -320,7 +320,7 @@ mod tests {
         // 2. nothing of the older one stays
         write_one(&to, &model, true, "second").unwrap();
         assert_eq!(names_now(), [MARK, "second"]);
-        // 3. nor anything that somebody else has put there, file or directory
+        // 3. nor anything of another origin, file or directory
         for (name, is_folder) in [("notes", false), ("more", true)] {
             let path = to.join(name);
             if is_folder {
@@ -361,7 +361,7 @@ mod tests {
         });
         assert!(matches!(failed, Err(Error::Interrupted)));
         assert_eq!(tree(folder.path()), before);
-        // one that was killed left this; one that is at work holds its lock
+        // left by a killed export; a running one holds its lock
         let [left, busy] = [".out.making-1", ".out.making-2"].map(|name| folder.path().join(name));
         for path in [&left, &busy] {
             fs::create_dir(path).unwrap();

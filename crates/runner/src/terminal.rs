@@ -64,7 +64,7 @@ pub fn print_styled(text: &str) {
     note_unprinted(out.write_all(text.as_bytes()).and_then(|()| out.flush()));
 }
 
-/// The first error of standard output, unless it is that nobody listens.
+/// The first error of standard output, unless its reader has closed it.
 static UNPRINTED: Mutex<Option<std::io::Error>> = Mutex::new(None);
 
 /// Keeps the error of a write to standard output.

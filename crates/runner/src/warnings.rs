@@ -1,5 +1,5 @@
-//! What the trainings of an experiment will do, seen before they are begun: whether an update moves anything, and whether every
-//! row is in a batch. What they did stands in the metrics `updates` and `rows_left_out`.
+//! What the trainings of an experiment will do, checked before they start: whether an update changes anything, and whether every
+//! row is in a batch. What they did is in the metrics `updates` and `rows_left_out`.
 
 use duel_ppo::planned;
 use duel_report::ROWS_LEFT_OUT_WARNING;

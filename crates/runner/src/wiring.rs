@@ -87,7 +87,7 @@ learning_rate = 0.02
 beta = [0.3]
 "#;
 
-/// The seed whose stages are looked at: not that which a forgotten one would be.
+/// The seed whose stages are checked: not 0, which a forgotten seed would be.
 const SEED: u64 = 1;
 
 /// What was run, and the generators that each stage made.
@@ -278,7 +278,7 @@ fn the_reward_model_is_judged_on_each_split(record: &RunRecord) {
     ] {
         near(metric.name, last(&table, "rm", metric), expected);
     }
-    // of each network the first of the most accurate steps on validation rows is kept, of those that were looked at
+    // of each network the first of the most accurate steps on validation rows is kept, of those that were evaluated
     let (steps, held_out) = (curve_steps(12, 4), of_split(rows, Split::Validation));
     let pairs = PairBatch::new(&held_out, &(0..held_out.len()).collect::<Vec<_>>());
     let all: Vec<(u64, f64)> =
@@ -516,7 +516,7 @@ fn rollouts_are_scored_by_their_judges(record: &RunRecord) {
     }
 }
 
-/// An epoch has every row once, in an order of its own; a step's batch is the same whenever it is asked for.
+/// An epoch has every row once, in its own order; a step's batch is always the same.
 #[test]
 fn batches_are_epochs() {
     let mut batches = EpochSampler::new(12, 4, 7, Stream::DpoRows);

@@ -1,10 +1,10 @@
-//! The world of an experiment as its stages see it: prompts, judge, and the model that somebody else has trained.
+//! The world of an experiment as its stages see it: prompts, judge, and the pretrained model.
 
 use crate::error::Result;
 use crate::sources;
 use burn::module::Module;
 use burn::tensor::Device;
-use duel_data::chat::{ChatTemplate, Message};
+use duel_data::chat::ChatTemplate;
 use duel_data::grammar::GrammarWorld;
 use duel_data::records::Columns;
 use duel_data::reviews::{PromptSizes, ReviewsWorld};
@@ -32,7 +32,7 @@ pub(crate) struct LoadedWorld {
 }
 
 impl LoadedWorld {
-    /// What turns its ids into text, where they are text.
+    /// Decodes its ids into text; `None` if they are not text.
     pub(crate) fn text(&self) -> Option<Arc<dyn Detokenize>> {
         let reviews = self.reviews.clone().map(|world| world as Arc<dyn Detokenize>);
         reviews.or_else(|| self.rows.clone().map(|world| world as Arc<dyn Detokenize>))
@@ -51,28 +51,32 @@ pub(crate) struct PretrainedModel {
     named_tokens: NamedTokens,
 }
 
-/// Adds what a model's chat template writes behind an assistant's turn to what ends its texts, where that is one of the
+/// Adds the tokens that the model's chat template writes after an assistant's turn to the tokens that end a text, where that is one of the
 /// tokenizer's added tokens.
 ///
 /// # Errors
 /// Settings of special tokens that cannot be read.
-pub(crate) fn add_turn_end(path: &Path, model: &mut Pretrained, tokenizer: &TextTokenizer) -> Result<()> {
-    const ANSWER: &str = "Yes";
+pub(crate) fn add_turn_ends(path: &Path, model: &mut Pretrained, tokenizer: &TextTokenizer) -> Result<()> {
     let (named_tokens, rows) = (named_tokens(path)?, RowsSettings::defaults());
     // a template that cannot be read is an error only of rows that need it
-    let end = template(model, tokenizer, &named_tokens, &rows).ok().flatten().and_then(|template| {
-        let answer = [Message::new("assistant", ANSWER)];
-        let conversation = template.split(&vec![Message::new("user", "Is it?")].into(), &[&answer]).ok()?;
-        let (_, end) = conversation.answers.first()?.rsplit_once(ANSWER)?;
-        let id = *tokenizer.encode_part(end.trim_start()).ok()?.first()?;
-        let is_of_model = (id as usize) < model.config.vocabulary;
-        (tokenizer.is_added(id) && is_of_model).then_some(id)
-    });
-    end.into_iter().for_each(|id| model.tokenizer_files.special.add_eos(id));
+    let template = template(model, tokenizer, &named_tokens, &rows).ok().flatten();
+    let ends = template.map_or(vec![], |template| template.turn_ends(tokenizer));
+    let is_of_model = |id: &u32| (*id as usize) < model.config.vocabulary;
+    let ends: Vec<u32> = ends.into_iter().filter(is_of_model).collect();
+    ends.into_iter().for_each(|id| model.tokenizer_files.special.add_eos(id));
     Ok(())
 }
 
-/// What begins and ends a model's texts, and how its tokenizer's ids fit its embedding, in lines.
+/// What is wrong with a model's chat template, where it cannot be used.
+///
+/// # Errors
+/// Settings of special tokens that cannot be read.
+pub(crate) fn template_problem(path: &Path, model: &Pretrained, tokenizer: &TextTokenizer) -> Result<Option<String>> {
+    let template = template(model, tokenizer, &named_tokens(path)?, &RowsSettings::defaults());
+    Ok(template.err().map(|error| error.to_string()))
+}
+
+/// Lines that describe a model's first and last tokens, and how its tokenizer's ids fit its embedding.
 pub(crate) fn tokenizer_summary(model: &Pretrained, tokenizer: &TextTokenizer) -> Vec<String> {
     let rows = model.config.vocabulary;
     let names = |ids: &[u32]| {
@@ -110,7 +114,7 @@ impl PretrainedModel {
         let mut model = Pretrained::open(&path)?;
         let lacking = |name: &str| duel_model::Error::Lacking { name: name.into() };
         let tokenizer = tokenizer(&path, &model)?.ok_or_else(|| lacking("tokenizer.json"))?;
-        add_turn_end(&path, &mut model, &tokenizer)?;
+        add_turn_ends(&path, &mut model, &tokenizer)?;
         let eos = model.tokenizer_files.special.eos.ok_or_else(|| lacking("eos_token_id"))?;
         let named_tokens = named_tokens(&path)?;
         Ok(Self { tokenizer, eos, model, named_tokens })
@@ -141,12 +145,12 @@ impl PretrainedModel {
         }
     }
 
-    /// What it reads before every opening of a review.
+    /// The preface of every prompt of the reviews.
     pub(crate) fn start(&self, reviews: &duel_spec::ReviewsSettings) -> Result<Vec<u32>> {
         Ok(self.tokenizer.encode_start(&reviews.preface)?)
     }
 
-    /// What turns rows into its ids, with the date and the variables of the chat template.
+    /// Encodes rows into its ids, with the date and the variables of the chat template.
     pub(crate) fn encoder(&self, rows: &RowsSettings) -> Result<Encoder> {
         let template = template(&self.model, &self.tokenizer, &self.named_tokens, rows)?;
         let encoder = Encoder::new(self.tokenizer.clone(), template, self.eos);
@@ -156,14 +160,14 @@ impl PretrainedModel {
     }
 }
 
-/// What a model's settings call its special tokens; `None`: they say that there is no such token.
+/// A special token by the model's settings; `None`: they declare that there is none.
 type NamedTokens = BTreeMap<String, Option<String>>;
 
 fn named_tokens(path: &Path) -> Result<NamedTokens> {
     Ok(if path.is_dir() { duel_model::named_special_tokens(path)? } else { NamedTokens::default() })
 }
 
-/// The chat template of a model, with its special tokens, and with the date and the variables that the rows ask for.
+/// The chat template of a model, with its special tokens, and with the date and the variables of `world.rows`.
 fn template(
     model: &Pretrained,
     tokenizer: &TextTokenizer,
@@ -181,17 +185,19 @@ fn template(
 /// The tokenizer of a model's files.
 ///
 /// # Errors
-/// One that the library cannot read.
+/// One that the library cannot read, or cannot use.
 pub(crate) fn tokenizer(path: &Path, model: &Pretrained) -> Result<Option<TextTokenizer>> {
     let Some(bytes) = &model.tokenizer_files.tokenizer else { return Ok(None) };
     let damaged = |e: duel_data::Error| {
         let path = if path.is_dir() { path.join("tokenizer.json") } else { path.to_owned() };
         duel_model::Error::Damaged { path, problem: e.to_string() }
     };
-    Ok(Some(TextTokenizer::from_bytes(bytes).map_err(damaged)?))
+    let tokenizer = TextTokenizer::from_bytes(bytes).map_err(damaged)?;
+    tokenizer.encode_start("a").map_err(damaged)?; // what a file contradicts in itself may show in use only
+    Ok(Some(tokenizer))
 }
 
-/// The model that an experiment begins from, where somebody else has trained it.
+/// The pretrained model that an experiment starts from.
 pub(crate) fn pretrained(experiment: &Experiment) -> Result<Option<PretrainedModel>> {
     experiment.is_pretrained().then(|| PretrainedModel::open(&experiment.model.from)).transpose()
 }
@@ -205,7 +211,7 @@ pub(crate) fn sizes(experiment: &Experiment) -> Result<(TokenSpec, TransformerCo
         (WorldKind::Reviews, Some(pretrained)) => reviews_space(experiment, pretrained)?,
         (WorldKind::Reviews, None) => {
             let space = reviews_sizes(experiment).space(world.reviews.vocabulary);
-            // what is said when speed is measured: anything but PAD, BOS and EOS
+            // the tokens used when speed is measured: any but PAD, BOS and EOS
             let special = [space.pad, space.bos, space.eos];
             let allowed_tokens = (0..space.vocabulary as u32).filter(|id| !special.contains(id)).collect();
             TokenSpec { allowed_tokens: Some(allowed_tokens), ..space }
@@ -227,12 +233,12 @@ pub(crate) fn model_of(experiment: &Experiment, space: &TokenSpec) -> Result<Tra
     Ok(fresh_config(experiment, space))
 }
 
-/// The model that an experiment begins from; its weights are not read yet.
+/// The model that an experiment starts from; its weights are not read yet.
 pub(crate) fn open_model(experiment: &Experiment) -> Result<Pretrained> {
     Ok(Pretrained::open(&sources::model(Path::new(&experiment.model.from))?)?)
 }
 
-/// The shape of a model that nobody has trained yet.
+/// The shape of a new model.
 fn fresh_config(experiment: &Experiment, space: &TokenSpec) -> TransformerConfig {
     let shape = &experiment.model;
     let context = match experiment.world.kind {
@@ -256,7 +262,7 @@ pub(crate) fn rows_space(experiment: &Experiment, pretrained: &PretrainedModel) 
     pretrained.space(experiment.world.rows.prompt_tokens, experiment.world.rows.response_tokens)
 }
 
-/// A person's rows for one key of the experiment, in one file or several.
+/// The user's rows for one key of the experiment, in one or several files.
 pub(crate) struct RowFiles {
     pub(crate) key: &'static str,
     /// `None`: of all splits.
@@ -264,7 +270,7 @@ pub(crate) struct RowFiles {
     pub(crate) paths: Vec<PathBuf>,
 }
 
-/// The files of a person's rows.
+/// The files of the user's rows.
 ///
 /// # Errors
 /// What is not on the hub.
@@ -285,7 +291,7 @@ pub(crate) fn row_files(experiment: &Experiment) -> Result<Vec<RowFiles>> {
     files.into_iter().map(read).collect()
 }
 
-/// What a run reads of a person's rows, and how much of it.
+/// The rows that a run reads, and how many.
 ///
 /// # Errors
 /// What is not on the hub.
@@ -299,7 +305,7 @@ pub(crate) fn row_source(experiment: &Experiment) -> Result<RowSource> {
     })
 }
 
-/// What is read of these files, at most `most` rows of training and of each of the other splits.
+/// The rows of these files: at most `most` for training and for each of the other splits.
 pub(crate) fn source_of(rows: &RowsSettings, files: Vec<(Option<Split>, PathBuf)>, most: [usize; 2]) -> RowSource {
     RowSource {
         files,
@@ -314,7 +320,7 @@ pub(crate) fn source_of(rows: &RowsSettings, files: Vec<(Option<Split>, PathBuf)
     }
 }
 
-/// Which judge an experiment has: its own word, or its world's.
+/// The judge of an experiment: its own setting, or the default of its world.
 pub(crate) fn needs_sentiment(experiment: &Experiment) -> bool {
     match experiment.judge.kind {
         JudgeKind::Sentiment => true,
@@ -323,7 +329,7 @@ pub(crate) fn needs_sentiment(experiment: &Experiment) -> bool {
     }
 }
 
-/// Whether a model reads prompts with another tokenizer than the policy's, so that they are kept as they stand in the rows.
+/// Whether a model reads prompts with another tokenizer than the policy's, so that they are kept as in the rows.
 pub(crate) fn keeps_conversations(experiment: &Experiment) -> bool {
     experiment.judge.kind == JudgeKind::Model || experiment.stages.rm.is_pretrained()
 }
@@ -387,7 +393,7 @@ fn gold(
     }
     let clip =
         if experiment.world.kind == WorldKind::Reviews { experiment.world.reviews.gold_clip } else { judge.clip };
-    // judges of words count them as they do; all others read as many as stand between spaces
+    // judges of words count words by their own rule; for all others words are separated by spaces
     let mut most_words = judged_words;
     let text_judge: Arc<dyn TextJudge> = match judge.kind {
         JudgeKind::Rules => Arc::new(RulesJudge::new(&judge.rules)?),

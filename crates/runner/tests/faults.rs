@@ -125,6 +125,16 @@ fn a_flipped_bit_is_named_and_its_stage_made_anew() {
     std::fs::remove_file(file_of(&run, "pairs", ".parquet")).unwrap();
     assert!(duel(folder.path(), &["run", "e.toml"]).status.success());
     assert_eq!(digest(folder.path()), expected);
+    // the manifest, which says what the run is
+    flip_a_bit(&run.join("manifest.json"));
+    let out = duel(folder.path(), &["report", "runs/tiny"]);
+    let printed = text(&out.stderr);
+    assert!(out.status.code() == Some(1) && printed.contains("manifest.json` is damaged"), "{printed}");
+    let out = duel(folder.path(), &["run", "e.toml"]);
+    let printed = text(&out.stdout) + &text(&out.stderr);
+    assert!(out.status.success() && printed.contains("0 stages made"), "{printed}");
+    assert!(printed.contains("its claims count as added after the run"), "{printed}");
+    assert_eq!(digest(folder.path()), expected);
     // the merged tables, from which the report is drawn
     for table in ["metrics.parquet", "completions.parquet"] {
         let path = run.join(table);
@@ -149,10 +159,8 @@ fn a_clock_that_goes_back_changes_nothing() {
     // all of it was made tomorrow
     let touched = Command::new("find").arg(&run).args(["-exec", "touch", "-d", "+1 day", "{}", "+"]).status().unwrap();
     assert!(touched.success());
-    let manifest = std::fs::read_to_string(run.join("manifest.json")).unwrap();
-    let started = serde_json::from_str::<serde_json::Value>(&manifest).unwrap()["started"].as_u64().unwrap();
-    std::fs::write(run.join("manifest.json"), manifest.replace(&started.to_string(), &(started + 86_400).to_string()))
-        .unwrap();
+    let manifest = duel_ledger::Manifest::read(&run).unwrap();
+    duel_ledger::Manifest { started: manifest.started + 86_400, ..manifest }.write(&run).unwrap();
     std::fs::remove_dir_all(file_of(&run, "cell", "done.json").parent().unwrap()).unwrap();
     let out = duel(folder.path(), &["run", "e.toml"]);
     assert!(text(&out.stdout).contains("1 stages made"), "{}{}", text(&out.stdout), text(&out.stderr));

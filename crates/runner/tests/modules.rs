@@ -1,4 +1,5 @@
-//! The walls within crates, read from the sources: modules import in one direction, a type's name is used once, files are short.
+//! The walls within crates, read from the sources: modules import in one direction, a type's name is used once, files and
+//! functions are short.
 //! Tests are left out. ARCHITECTURE.md says why.
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
@@ -337,6 +338,39 @@ fn files_are_short() {
     for each in crates() {
         for (index, module) in each.modules.iter().enumerate().filter(|(_, module)| module.lines > LONGEST) {
             long.insert(format!("{}/src/{}", each.name, each.name_of(index)), module.lines);
+        }
+    }
+    assert!(long.is_empty(), "{long:#?}");
+}
+
+/// Functions, those of tests left out, end within this many lines; rustfmt puts the closing brace where the function begins.
+const LONGEST_FUNCTION: usize = 70;
+
+#[test]
+fn functions_are_short() {
+    let mut long = BTreeMap::new();
+    for each in crates() {
+        for (index, module) in each.modules.iter().enumerate() {
+            let text = std::fs::read_to_string(&module.file).expect("a source");
+            let lines: Vec<&str> = text.lines().take_while(|line| !line.starts_with("#[cfg(test)]")).collect();
+            for (start, line) in lines.iter().enumerate() {
+                let (before, _) = line.split_once("fn ").unwrap_or(("//", ""));
+                let is_function = before.split_whitespace().all(|word| word.starts_with("pub") || word == "const");
+                let indent = " ".repeat(line.len() - line.trim_start().len());
+                // the line that ends the signature: of a declaration alone it ends with a semicolon
+                let signature = lines[start..].iter().find(|line| {
+                    line.starts_with(&indent)
+                        && !line[indent.len()..].starts_with(' ')
+                        && line.ends_with(['{', ';', '}'])
+                });
+                if is_function && signature.is_some_and(|line| line.ends_with('{')) {
+                    let end = format!("{indent}}}");
+                    let length = lines[start..].iter().position(|line| *line == end).map_or(0, |length| length + 1);
+                    if length > LONGEST_FUNCTION {
+                        long.insert(format!("{}/src/{}:{}", each.name, each.name_of(index), start + 1), length);
+                    }
+                }
+            }
         }
     }
     assert!(long.is_empty(), "{long:#?}");

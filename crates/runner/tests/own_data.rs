@@ -122,11 +122,36 @@ fn an_import_is_whole_and_follows_every_option() {
     ok(folder, &["import", "model", "--to", "m.gguf", "--force", "--numbers", "f16"]);
     ok(folder, &["import", "m.gguf", "--to", "out/back"]);
     assert_eq!(std::fs::read(folder.join("model/model.safetensors")).unwrap(), before);
-    // a tokenizer that its library cannot read
+    // what is not used is said
+    let settings = json!({"temperature": 0.6, "top_p": 1.0, "do_sample": true, "eos_token_id": 2});
+    std::fs::write(folder.join("model/generation_config.json"), settings.to_string()).unwrap();
+    let template = |name: &str, text: &str| json!({"name": name, "template": text});
+    let templates = [template("default", "{% block x %}{% endblock %}"), template("rag", "")];
+    let settings = json!({"split_special_tokens": true, "chat_template": templates});
+    std::fs::write(folder.join("model/tokenizer_config.json"), settings.to_string()).unwrap();
+    let printed = ok(folder, &["import", "model"]);
+    for words in [
+        "not used: temperature = 0.6 (generation_config.json)",
+        "not used: split_special_tokens = true (tokenizer_config.json)",
+        "not used: the chat template \"rag\" (tokenizer_config.json)",
+        "the chat template cannot be used: the statement `block` is not supported",
+    ] {
+        assert!(printed.contains(words), "{words}: {printed}");
+    }
+    assert_eq!(printed.matches("not used").count(), 3, "{printed}");
+    // a tokenizer that its library cannot use, or cannot read
     let path = folder.join("model/tokenizer.json");
     let json = std::fs::read_to_string(&path).unwrap();
+    let mut unknown: Value = serde_json::from_str(&json).unwrap();
+    let single = json!([{"SpecialToken": {"id": "<no>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}]);
+    unknown["post_processor"] =
+        json!({"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {}});
+    std::fs::write(&path, unknown.to_string()).unwrap();
+    refused(folder, &["import", "model"], 1, &["model/tokenizer.json` is damaged", "its parts contradict each other"]);
     std::fs::write(&path, json.replace("\"BPE\"", "\"none of them\"")).unwrap();
-    refused(folder, &["import", "model"], 1, &["model/tokenizer.json` are damaged", "tokenizer failed"]);
+    refused(folder, &["import", "model"], 1, &["`model.type` is \"none of them\"", "BPE, Unigram"]);
+    std::fs::write(&path, json.replace("\"merges\":[", "\"merges\":[[\"a\",\"none of them\"],")).unwrap();
+    refused(folder, &["import", "model"], 1, &["model/tokenizer.json` is damaged", "tokenizer failed"]);
 }
 
 #[test]
@@ -219,6 +244,22 @@ fn data_check_says_what_a_run_would_use() {
         "{shown}"
     );
     assert!(!shown.contains('\u{1b}'), "{shown}");
+
+    // several files, patterns and folders are one set, in the order given, and all of them are named
+    std::fs::create_dir(folder.join("shards")).unwrap();
+    for shard in 0..3 {
+        write(&folder.join(format!("shards/{shard}.jsonl")), (0..30).map(|i| pair(100 * shard + i, " good")));
+    }
+    let files = ["good.jsonl", "odd.jsonl"];
+    let report = ok(folder, &["data", "check", files[0], "shards"]);
+    assert!(report.starts_with("good.jsonl, shards (4 files): 150 rows: 150 pairs\n"), "{report}");
+    let report = ok(folder, &["init", "several", "--rows", files[0], files[1], "shards/*.jsonl", "--model", "model"]);
+    assert!(report.starts_with("good.jsonl, odd.jsonl, shards/*.jsonl (5 files): 210 rows"), "{report}");
+    let fitted = std::fs::read_to_string(folder.join("several/experiment.toml")).unwrap();
+    let train = fitted.lines().find(|line| line.starts_with("train = [")).unwrap();
+    assert!(train.contains("good.jsonl\", \"") && train.contains("shards/*.jsonl\"]"), "{train}");
+    let report = ok(folder, &["data", "check", "several/experiment.toml"]);
+    assert!(report.starts_with("several/experiment.toml (5 files): 210 rows"), "{report}");
 
     // an experiment: its own limits, and what a run refuses is refused
     ok(folder, &["init", "mine", "--rows", "good.jsonl", "--model", "model"]);

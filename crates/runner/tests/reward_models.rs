@@ -151,7 +151,7 @@ fn near(what: &str, actual: f64, expected: f64) {
 }
 
 #[test]
-fn a_reward_model_with_its_own_words_judges_and_is_climbed() {
+fn a_reward_model_with_its_own_tokenizer_judges_and_is_maximized() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     prepared(folder);
@@ -190,7 +190,12 @@ fn a_reward_model_with_its_own_words_judges_and_is_climbed() {
     near("scale", settings["duel_score"]["scale"].as_f64().unwrap(), scale);
     let bytes = |name: &str, file: &str| std::fs::read(folder.join(name).join(file)).unwrap();
     assert_eq!(bytes("judge", "tokenizer.json"), bytes("again", "tokenizer.json"));
-    assert!(ok(folder, &["import", "again"]).contains("a reward model (a sequence classifier with one label)"));
+    let printed = ok(folder, &["import", "again"]);
+    for words in
+        ["again: a reward model (a sequence classifier with one label)", "family: gpt2", "a response ends with"]
+    {
+        assert!(printed.contains(words), "{words}: {printed}");
+    }
 
     // Another judge is another experiment, wherever its files stand.
     let plan = |settings: &[&str]| {

@@ -3,7 +3,7 @@
 use crate::span::SourceSpan;
 use std::path::PathBuf;
 
-/// What a fallible call of this crate returns.
+/// The result type of this crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// A mistake in the experiment file or on the command line.

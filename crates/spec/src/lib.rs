@@ -6,6 +6,7 @@
 mod arm;
 mod checks;
 mod claim;
+mod columns;
 mod defaults;
 mod document;
 mod error;
@@ -32,6 +33,7 @@ mod world;
 
 pub use arm::{Arm, ArmPoint, Cell};
 pub use claim::{ArmRef, Claim, ClaimMetric, ClaimRule};
+pub use columns::ColumnRole;
 pub use defaults::defaults_text;
 pub use document::{Document, Origin};
 pub use error::{Error, Result};

@@ -78,8 +78,8 @@ pub trait Recorder {
     fn outcomes(&mut self, outcomes: &[OutcomeRow]);
     /// Records the hashes of the distinct prompts of a training or an evaluation.
     fn prompts(&mut self, _of: &str, _hashes: &[u64]) {}
-    /// Reports progress: done of total, with a short description.
-    fn progress(&mut self, done: u64, total: u64, words: &str);
+    /// Reports progress: done of total, with a short message.
+    fn progress(&mut self, done: u64, total: u64, message: &str);
 
     /// Whether a checkpoint is due.
     fn is_due(&self) -> bool {
@@ -87,7 +87,7 @@ pub trait Recorder {
     }
 
     /// Writes a checkpoint: the state of the training with this name, with all rows so far.
-    fn keep(&mut self, _training: &str, _state: &[u8]) -> std::io::Result<()> {
+    fn save(&mut self, _training: &str, _state: &[u8]) -> std::io::Result<()> {
         Ok(())
     }
 

@@ -89,7 +89,7 @@ impl SearchDimension {
             let index = self.choices.iter().position(|choice| same(choice, value))?;
             return Some((index as f64 + 0.5) / self.choices.len() as f64);
         };
-        // an integer stands for the interval that is rounded down to it
+        // an integer represents the interval that is rounded down to it
         let x = number(value)? + if self.is_integer() { 0.5 } else { 0.0 };
         let share = (self.scaled(x) - self.scaled(low)) / (self.scaled(high) - self.scaled(low));
         (-1e-9..=1.0 + 1e-9).contains(&share).then(|| share.clamp(0.0, 1.0 - 1e-9))

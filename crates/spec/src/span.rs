@@ -22,7 +22,7 @@ pub(crate) struct SourceMap {
 }
 
 impl SourceMap {
-    /// No keys yet; `file` stands for those that are not found.
+    /// No keys yet; `file` is the span of keys that are not found.
     pub(crate) fn new(file: SourceSpan) -> Self {
         Self { spans: BTreeMap::new(), file }
     }

@@ -58,7 +58,7 @@ pub struct PairsStage {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RmStage {
-    // left out where it is empty, so that the keys of stages without it stay as they are
+    // left out where it is empty, so that the keys of stages without it are unchanged
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub from: String,
     pub steps: usize,
@@ -135,7 +135,7 @@ impl SftStage {
 }
 
 impl RmStage {
-    /// Whether the reward model is one that somebody else has trained, with a tokenizer of its own.
+    /// Whether the reward model is pretrained, with its own tokenizer.
     pub fn is_pretrained(&self) -> bool {
         !self.from.is_empty()
     }

@@ -1,7 +1,7 @@
 //! Experiment files as a whole: what is accepted, what is refused, and what is named in the error.
 
 use crate::checks::range_of;
-use crate::{ArmRef, Document, Error, Experiment, MethodSettings, Result};
+use crate::{ArmRef, ColumnRole, Document, Error, Experiment, MethodSettings, Result};
 use toml::Value;
 
 fn parse(text: &str) -> Result<Experiment> {
@@ -272,8 +272,13 @@ fn rows_may_be_in_several_files_and_under_any_names() {
     let settings = experiment.world.rows;
     assert_eq!(settings.train.iter().collect::<Vec<_>>(), ["a.jsonl", "b/*.csv"]);
     assert_eq!(settings.train.to_string(), "a.jsonl, b/*.csv");
-    let names = settings.column_names().into_iter().filter(|(_, name)| !name.is_empty()).collect::<Vec<_>>();
+    let names = ColumnRole::all().filter_map(|role| Some((role.key(), settings.column(role)?))).collect::<Vec<_>>();
     assert_eq!(names, [("prompt", "query"), ("system", "none")]);
+    // as it was with a field for each column: the keys of stages are hashes of it
+    let text = serde_json::to_string(&settings).expect("JSON");
+    let columns = ColumnRole::all().map(|role| format!("\"{role}\":\"{}\"", settings.column(role).unwrap_or_default()));
+    let expected = format!("\"holdout\":0.1,{},\"pairs_per_prompt\":1,", columns.collect::<Vec<_>>().join(","));
+    assert!(text.contains(&expected), "{text}");
     for (settings, problem) in [
         ("train = [\"a.jsonl\", \"hub:org/name\"]", "world.rows.train"),
         ("train = []", "world.rows.train"),

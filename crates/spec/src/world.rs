@@ -1,7 +1,9 @@
 //! Settings of the worlds and of the judge: the sources of prompts and of gold reward.
 
+use crate::columns::ColumnRole;
 use crate::defaults::typed_default;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// Source of prompts and gold reward.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -63,38 +65,24 @@ impl std::fmt::Display for RowPaths {
 
 /// The user's own preference rows.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct RowsSettings {
     pub train: RowPaths,
     pub validation: RowPaths,
     pub test: RowPaths,
     pub holdout: f64,
-    pub prompt: String,
-    pub input: String,
-    pub system: String,
-    pub tools: String,
-    pub chosen: String,
-    pub rejected: String,
-    pub completion: String,
-    pub label: String,
-    pub completions: String,
-    pub score: String,
-    pub first: String,
-    pub second: String,
-    pub preference: String,
-    pub score_chosen: String,
-    pub score_rejected: String,
-    pub margin: String,
+    /// The names of columns; empty for the usual ones, `none` where there is no such column. An unknown key is no column either.
+    #[serde(flatten)]
+    pub columns: BTreeMap<ColumnRole, String>,
     pub pairs_per_prompt: usize,
     pub chat: ChatFormat,
     pub prompt_tokens: usize,
     pub response_tokens: usize,
-    // left out where they are the default, so that the keys of stages without them stay as they are
+    // left out where they are the default, so that the keys of stages without them are unchanged
     #[serde(default, skip_serializing_if = "Overlong::is_drop")]
     pub long_prompts: Overlong,
     #[serde(default, skip_serializing_if = "Overlong::is_drop")]
     pub long_responses: Overlong,
-    // left out where it is the default, so that the keys of stages without it stay as they are
+    // left out where it is the default, so that the keys of stages without it are unchanged
     #[serde(default, skip_serializing_if = "LossTurns::is_all")]
     pub turns: LossTurns,
     pub judged_words: usize,
@@ -165,7 +153,7 @@ pub struct JudgeSettings {
     pub clip: f64,
     pub rules: Vec<Rule>,
     pub command: Vec<String>,
-    // left out where it is empty, so that the keys of stages without it stay as they are
+    // left out where it is empty, so that the keys of stages without it are unchanged
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub model: String,
     pub timeout: f64,
@@ -248,26 +236,9 @@ impl RowsSettings {
         self.template_kwargs.iter().map(|(name, value)| (name.clone(), to_json(value)))
     }
 
-    /// The names of the columns, by their keys; empty for the usual names.
-    pub fn column_names(&self) -> [(&'static str, &str); 16] {
-        [
-            ("prompt", &self.prompt),
-            ("input", &self.input),
-            ("system", &self.system),
-            ("tools", &self.tools),
-            ("chosen", &self.chosen),
-            ("rejected", &self.rejected),
-            ("completion", &self.completion),
-            ("label", &self.label),
-            ("completions", &self.completions),
-            ("score", &self.score),
-            ("first", &self.first),
-            ("second", &self.second),
-            ("preference", &self.preference),
-            ("score_chosen", &self.score_chosen),
-            ("score_rejected", &self.score_rejected),
-            ("margin", &self.margin),
-        ]
+    /// The name that was set for a column; `None` for the usual ones.
+    pub fn column(&self, role: ColumnRole) -> Option<&str> {
+        self.columns.get(&role).map(String::as_str).filter(|name| !name.is_empty())
     }
 
     /// The values in `defaults.toml`.

@@ -1,12 +1,14 @@
-//! Parquet files. What a run writes and reads is a table of typed columns without nulls; what comes from elsewhere is held to
+//! Parquet files. What a run writes and reads is a table of typed columns without nulls; files from other programs are held to
 //! limits before the library allocates memory for it, and the library's panics are errors of the file.
 
 mod catch_panic;
 mod limits;
+mod pages;
 mod table;
 
 pub use catch_panic::catch_panic;
-pub use limits::{guarded, open};
+pub use limits::guarded;
+pub use pages::{CheckedReader, open};
 pub use table::{Column, ColumnTable, TableReader, TableWriter};
 
 /// A file that cannot be read or written.

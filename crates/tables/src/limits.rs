@@ -5,22 +5,11 @@ use crate::Error;
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ColumnChunkMetaData, ParquetMetaData, RowGroupMetaData};
-use parquet::file::reader::{FileReader, SerializedFileReader};
 use std::fs::File;
 use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::ops::RangeInclusive;
 
 type Result<T> = std::result::Result<T, ParquetError>;
-
-/// Opens a file whose declared sizes fit its length.
-///
-/// # Errors
-/// A file that is damaged, or that declares more than its bytes can hold.
-pub fn open(file: File) -> std::result::Result<SerializedFileReader<File>, Error> {
-    let (length, mut pages) = (file.metadata()?.len(), file.try_clone()?);
-    let reader = guarded(|| SerializedFileReader::new(file))?;
-    guarded(|| check_sizes(reader.metadata(), &mut pages, length as i64))?;
-    Ok(reader)
-}
 
 /// Calls the library; a panic becomes an error and is not printed.
 ///
@@ -34,25 +23,26 @@ pub fn guarded<T>(call: impl FnOnce() -> Result<T>) -> std::result::Result<T, Er
 }
 
 /// Bytes of a page, compressed or not. Writers make pages of about one MiB.
-const MAX_PAGE: i64 = 256 << 20;
+pub(crate) const MAX_PAGE: i64 = 256 << 20;
 /// Bytes of a page's header, statistics included.
 const MAX_HEADER: u64 = 1 << 20;
 /// Rows and list items per byte of the file, above which a small file would expand to a very large one.
 const ROWS_PER_BYTE: i64 = 4096;
 const ITEMS_PER_BYTE: i64 = 8;
-/// Encodings that start with a list of lengths: `DELTA_LENGTH_BYTE_ARRAY` and `DELTA_BYTE_ARRAY`.
-const LENGTH_ENCODINGS: [i64; 2] = [6, 7];
 /// Nesting of structures, in a page's header and in a row.
 const MAX_DEPTH: usize = 32;
-/// The largest compression ratio of LZ4.
+/// The largest compression ratio of LZ4, and the first four bytes of what its frames begin with, in order: the frame of old files, that of
+/// today, and frames that are skipped.
 const LZ4_RATIO: i64 = 255;
+const LZ4_FRAMES: [RangeInclusive<u32>; 3] =
+    [0x184c_2102..=0x184c_2102, 0x184d_2204..=0x184d_2204, 0x184d_2a50..=0x184d_2a5f];
 
-fn malformed<T>(problem: String) -> Result<T> {
+pub(crate) fn malformed<T>(problem: String) -> Result<T> {
     Err(ParquetError::General(problem))
 }
 
 /// Checks every declared count and size against the file's length.
-fn check_sizes(metadata: &ParquetMetaData, file: &mut File, length: i64) -> Result<()> {
+pub(crate) fn check_sizes(metadata: &ParquetMetaData, file: &mut File, length: i64) -> Result<()> {
     let schema = metadata.file_metadata().schema_descr();
     let mut names: Vec<&str> = schema.root_schema().get_fields().iter().map(|field| field.name()).collect();
     names.sort_unstable();
@@ -141,11 +131,11 @@ struct PageCounts {
 
 /// Reads the counts out of a page's header; `None` for a page without values, such as an index.
 fn page_counts(fields: &[(i64, ThriftItem)], packed: i64, expanded: i64) -> Result<Option<PageCounts>> {
-    // the field of the inner header, and in it that of the encoding, by the kind of page
-    let (inner_field, encoding_field, is_data) = match number(fields, 1) {
-        0 => (5, 2, true),  // data
-        2 => (7, 2, false), // dictionary
-        3 => (8, 4, true),  // data, version 2
+    // the field of the inner header, by the kind of page
+    let (inner_field, is_data) = match number(fields, 1) {
+        0 => (5, true),  // data
+        2 => (7, false), // dictionary
+        3 => (8, true),  // data, version 2
         _ => return Ok(None),
     };
     let Some(ThriftItem::Fields(inner)) = fields.iter().find(|(id, _)| *id == inner_field).map(|(_, item)| item) else {
@@ -154,9 +144,6 @@ fn page_counts(fields: &[(i64, ThriftItem)], packed: i64, expanded: i64) -> Resu
     let count = number(inner, 1);
     if count < 0 || (!is_data && count > expanded) {
         return malformed(format!("a page of {count} values in {expanded} bytes"));
-    }
-    if LENGTH_ENCODINGS.contains(&number(inner, encoding_field)) {
-        return malformed("delta-encoded text is not supported: write it as PLAIN or with a dictionary".into());
     }
     // the levels of a version 2 page come before its compressed part
     let level_bytes = if inner_field == 8 { number(inner, 5).saturating_add(number(inner, 6)) } else { 0 };
@@ -168,7 +155,7 @@ fn page_counts(fields: &[(i64, ThriftItem)], packed: i64, expanded: i64) -> Resu
 
 /// Checks that a page decompresses to its declared size, for the formats where the library does not.
 fn check_expansion(compression: Compression, file: &mut File, packed: i64, expanded: i64) -> Result<()> {
-    let input = BufReader::new(&mut *file).take(packed as u64);
+    let mut input = BufReader::new(&mut *file).take(packed as u64);
     let limit = expanded as u64 + 1;
     let size = match compression {
         // an invalid stream is left to the library
@@ -178,7 +165,17 @@ fn check_expansion(compression: Compression, file: &mut File, packed: i64, expan
         Compression::BROTLI(_) => {
             std::io::copy(&mut brotli::Decompressor::new(input, 4096).take(limit), &mut std::io::sink())
         }
-        Compression::LZ4 if packed > MAX_PAGE / LZ4_RATIO => Ok(limit),
+        // blocks have their size before them; frames are decompressed to their end
+        Compression::LZ4 if packed > MAX_PAGE / LZ4_RATIO => {
+            let mut start = [0; 4];
+            input.read_exact(&mut start)?;
+            if LZ4_FRAMES.iter().any(|frames| frames.contains(&u32::from_le_bytes(start))) {
+                return malformed(format!(
+                    "a page of {packed} bytes in the LZ4 frames of old writers is not supported: write it with LZ4_RAW or zstd"
+                ));
+            }
+            Ok(0)
+        }
         _ => Ok(0),
     };
     match size {
@@ -280,6 +277,25 @@ impl<R: Read> ThriftHeader<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Frames are decompressed to their end by the library, blocks up to their declared size.
+    #[test]
+    fn a_large_page_of_lz4_is_refused_in_frames_alone() {
+        let checked = |start: u32, size: usize| {
+            let mut file = tempfile::tempfile().expect("a file");
+            std::io::Write::write_all(&mut file, &[&start.to_le_bytes()[..], &vec![7; size - 4]].concat())
+                .expect("written");
+            file.rewind().expect("rewound");
+            check_expansion(Compression::LZ4, &mut file, size as i64, 9).map_err(|e| e.to_string())
+        };
+        let large = (MAX_PAGE / LZ4_RATIO) as usize + 1;
+        for frame in [0x184d_2204, 0x184c_2102, 0x184d_2a50, 0x184d_2a5f] {
+            assert_eq!(checked(frame, large - 1), Ok(()), "it cannot expand to more than a page may");
+            let error = checked(frame, large).expect_err("a large frame");
+            assert!(error.contains("in the LZ4 frames of old writers is not supported"), "{error}");
+        }
+        assert_eq!(checked(0x2000_0000, large), Ok(()));
+    }
 
     /// Booleans, strings, lists and structures are skipped; a header without an end is refused.
     #[test]

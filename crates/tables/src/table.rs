@@ -1,12 +1,12 @@
 //! Tables of typed columns, in memory and in files.
 
-use crate::{Error, Result, guarded, open};
+use crate::{CheckedReader, Error, Result, guarded, open};
 use parquet::basic::{Compression, LogicalType, Repetition, Type as PhysicalType, ZstdLevel};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::data_type::{ByteArray, DataType};
 use parquet::errors::ParquetError;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
-use parquet::file::reader::{FileReader, SerializedFileReader};
+use parquet::file::reader::FileReader;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::Type;
 use std::collections::HashSet;
@@ -182,7 +182,7 @@ impl Interner {
 
 /// Reads a file piece by piece.
 pub struct TableReader {
-    file: SerializedFileReader<File>,
+    file: CheckedReader,
     /// The next row group, and the columns of the current one.
     group: usize,
     columns: Vec<ColumnReader>,

@@ -1,4 +1,4 @@
-//! What a program prints, as tests look at it.
+//! The output of a program, for tests.
 
 use std::process::Command;
 

@@ -151,7 +151,7 @@ pub fn storage(files: HubFiles) -> FakeServer {
     FakeServer::start(move |request| ranged(&files, request))
 }
 
-/// A large file from the byte that was asked for.
+/// A large file from the requested byte on.
 pub fn ranged(files: &HubFiles, request: &HubRequest) -> HubReply {
     let hash_of_path = request.path.trim_start_matches('/').split('?').next().unwrap_or_default();
     let Some((_, bytes)) = files.iter().find(|(name, bytes)| hash(name, bytes) == hash_of_path) else {

@@ -4,7 +4,7 @@
 pub const FAULT_OF_DUEL: &str =
     "this is a fault of Duel, not of the experiment: please report it with experiment.toml and this message";
 
-/// A training that cannot go on.
+/// A training that cannot continue.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Numbers that are not finite, or beyond what f32 can represent: caused by the settings.

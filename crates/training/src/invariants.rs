@@ -128,7 +128,7 @@ pub fn parts_make_a_whole(step: u64, share: f64) -> Result<()> {
 pub fn eos_counts_and_pad_does_not(step: u64, reader: &ResponseReader, batch: &Responses) -> Result<()> {
     let space = reader.space();
     let name = "eos_counts_and_pad_does_not";
-    // a pretrained model may have no control token but EOS; then PAD is told apart by its position alone
+    // a pretrained model may have no control token but EOS; then PAD is distinguished by its position only
     let differ = !space.ends_response(space.pad);
     if !differ && space.allowed_tokens.is_none() {
         return Err(breach(name, step, "the id of EOS", space.eos.to_string(), "other than PAD's".into()));

@@ -25,5 +25,5 @@ pub use pairs::PairBatch;
 pub use schedule::rate;
 pub use splits::Splits;
 
-/// What a fallible call of this crate returns.
+/// The result type of this crate.
 pub type Result<T> = std::result::Result<T, Error>;

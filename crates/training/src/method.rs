@@ -215,7 +215,7 @@ fn save<M: Method>(
     context: &mut TrainContext<'_>,
 ) -> Result<()> {
     let state = postcard::to_stdvec(&(progress, learner.state(), best, method.state())).map_err(checkpoint_error)?;
-    context.recorder.keep(context.training, &state).map_err(|source| Error::State { action: "kept", source })
+    context.recorder.save(context.training, &state).map_err(|source| Error::State { action: "saved", source })
 }
 
 /// Resumes from the state that the recorder saved, if any.

@@ -27,7 +27,7 @@ impl Recorder for Memory {
     fn completion(&mut self, _: Completion) {}
     fn outcomes(&mut self, _: &[OutcomeRow]) {}
     fn progress(&mut self, _: u64, _: u64, _: &str) {}
-    fn keep(&mut self, _: &str, state: &[u8]) -> std::io::Result<()> {
+    fn save(&mut self, _: &str, state: &[u8]) -> std::io::Result<()> {
         self.checkpoint = Some((self.rows.len(), state.to_vec()));
         Ok(())
     }

@@ -270,7 +270,7 @@ def hf_step(case, shape):
 
 
 def serve_trl(case, shape, answer):
-    """Runs a trainer that stands still at the end of every step until `answer` is asked for the next."""
+    """Runs a trainer that pauses at the end of every step until `answer` requests the next."""
     from datasets import Dataset
     from transformers import TrainerCallback
     from transformers.utils import logging
@@ -375,7 +375,7 @@ def main():
         print(json.dumps(what), file=ANSWERS, flush=True)
 
     def answer():
-        """The end of a step: says how long it took, and waits to be asked for the next; false where nobody will ask."""
+        """The end of a step: reports how long it took, and waits for the next request; false if there will be none."""
         nonlocal started
         if started is not None:
             say(seconds=time.perf_counter() - started)

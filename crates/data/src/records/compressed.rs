@@ -81,7 +81,10 @@ struct LimitedOutput {
 
 impl Read for LimitedOutput {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let count = self.reader.read(buffer)?;
+        let damaged = |e: std::io::Error| {
+            std::io::Error::new(e.kind(), format!("its compressed data is damaged or cut off: {e}"))
+        };
+        let count = self.reader.read(buffer).map_err(damaged)?;
         match self.remaining.checked_sub(count as u64) {
             Some(remaining) => self.remaining = remaining,
             None => {

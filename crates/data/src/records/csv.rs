@@ -5,7 +5,7 @@ use super::numbered::NumberedRecord;
 use crate::json::Json;
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::io::Read;
+use std::io::{BufRead, BufReader, Read};
 
 /// Bytes whose line breaks are counted: the library takes the break after `\r` for part of the next row.
 struct CountedLines {
@@ -56,10 +56,22 @@ pub(super) struct Csv {
 }
 
 impl Csv {
+    /// `delimiter` is the format's; where the first line has none, it is that line's own: spreadsheets write `;` in many countries,
+    /// and may say so in a line `sep=;`.
     pub(super) fn new(bytes: Box<dyn Read + Send>, delimiter: u8) -> std::result::Result<Self, String> {
-        let bytes = CountedLines { bytes: LimitedFile::new(bytes), position: 0, lines: RefCell::default() };
+        let mut bytes = BufReader::with_capacity(1 << 16, bytes);
+        let start = bytes.fill_buf().map_err(|e| e.to_string())?;
+        let line = start.split(|byte| *byte == b'\n').next().unwrap_or_default();
+        let (delimiter, skipped) = match line.trim_ascii_end() {
+            [b's', b'e', b'p', b'=', delimiter] => (*delimiter, (line.len() + 1).min(start.len())),
+            names => (delimiter_of(names, delimiter), 0),
+        };
+        bytes.consume(skipped);
+        let lines = RefCell::new(LineCount { count: usize::from(skipped > 0), ..LineCount::default() });
+        let bytes = CountedLines { bytes: LimitedFile::new(Box::new(bytes)), position: 0, lines };
         let mut reader = csv::ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(bytes);
-        let names: Vec<String> = reader.headers().map_err(|e| problem(&e))?.iter().map(str::to_owned).collect();
+        let names: Vec<String> =
+            reader.headers().map_err(|e| problem(&e))?.iter().map(|name| name.trim().into()).collect();
         let mut sorted: Vec<&String> = names.iter().filter(|name| !name.is_empty()).collect();
         sorted.sort_unstable();
         match sorted.windows(2).find(|two| two[0] == two[1]) {
@@ -77,7 +89,7 @@ impl Csv {
         let cell = |(name, cell): (&String, &[u8])| match std::str::from_utf8(cell) {
             Ok("") => Ok((name.clone(), Json::Null)),
             Ok(text) => Ok((name.clone(), Json::Text(text.into()))),
-            Err(_) => Err(format!("`{name}` is not valid UTF-8")),
+            Err(_) => Err(format!("`{name}` is not valid UTF-8: save the file as UTF-8")),
         };
         Ok(Json::Object(self.names.iter().zip(record).map(cell).collect::<std::result::Result<_, _>>()?))
     }
@@ -106,6 +118,19 @@ impl Iterator for Csv {
     }
 }
 
+/// What stands between the names of columns.
+fn delimiter_of(names: &[u8], usual: u8) -> u8 {
+    let mut is_quoted = false;
+    let outside = |byte: &&u8| {
+        is_quoted ^= **byte == b'"';
+        !is_quoted
+    };
+    let outside: Vec<u8> = names.iter().filter(outside).copied().collect();
+    let count = |delimiter: u8| outside.iter().filter(|byte| **byte == delimiter).count();
+    let most = [b';', b'\t', b',', b'|'].into_iter().max_by_key(|delimiter| count(*delimiter));
+    most.filter(|most| count(usual) == 0 && count(*most) > 0).unwrap_or(usual)
+}
+
 fn problem(e: &csv::Error) -> String {
     match e.kind() {
         csv::ErrorKind::Io(e) => e.to_string(),
@@ -130,5 +155,24 @@ mod tests {
         assert_eq!(lines("a,b\r\n1,\"x\r\ny\r\n\"\r\n\r\n\r\n3,4\r\n5,6\r\n"), [2, 7, 8]);
         assert_eq!(lines("a,b\n\n1,\"x\n\ny\"\n\n3,4"), [3, 7]);
         assert_eq!(lines("\"a\nb\",c\n1,2\n3,4"), [3, 4]);
+        assert_eq!(lines("sep=;\r\na;b\r\n1;2\r\n3\r\n"), [3, -4]);
+    }
+
+    #[test]
+    fn the_first_line_tells_what_separates_cells() {
+        for (names, usual, expected) in [
+            ("prompt,chosen", b',', b','),
+            ("prompt;chosen;rejected", b',', b';'),
+            ("prompt\tchosen", b',', b'\t'),
+            ("prompt,chosen", b'\t', b','),
+            ("prompt|chosen", b',', b'|'),
+            ("a;b,c", b',', b','),
+            ("\"a;b\"", b',', b','),
+            ("\"a,b\";c", b',', b';'),
+            ("prompt", b',', b','),
+            ("", b'\t', b'\t'),
+        ] {
+            assert_eq!(delimiter_of(names.as_bytes(), usual), expected, "{names}");
+        }
     }
 }

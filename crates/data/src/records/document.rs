@@ -21,6 +21,9 @@ pub(super) fn rows(bytes: Box<dyn Read + Send>) -> std::result::Result<Vec<Numbe
         return Err(format!("a JSON object of more than {} MiB: write its rows as JSON lines", MAX_DOCUMENT >> 20));
     }
     let mut scanner = Scanner { text: &text, position: 0 };
+    if scanner.next_byte().is_none() {
+        return Err("the file is empty".into());
+    }
     let first = scanner.object()?;
     let mut rows = match scanner.next_byte() {
         None => return first.rows(&text),

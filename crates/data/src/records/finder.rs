@@ -1,8 +1,8 @@
 //! Finds the columns of a file by the names that were set and by the usual ones, and with them the layout of its rows.
 
-use super::columns::{ColumnRole as Role, Columns, NO_COLUMN};
+use super::columns::{Columns, NO_COLUMN, usual_names};
 use super::survey::ColumnSurvey;
-use duel_spec::ChatFormat;
+use duel_spec::{ChatFormat, ColumnRole as Role};
 use indexmap::IndexMap;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -56,7 +56,7 @@ pub(super) struct ColumnFinder<'a> {
 impl ColumnFinder<'_> {
     /// Checks that the columns that were named are there.
     pub(super) fn check_names(&self) -> std::result::Result<(), ColumnProblem> {
-        for role in Role::ALL {
+        for role in Role::all() {
             let Some(name) = self.name(role).filter(|name| *name != NO_COLUMN) else { continue };
             let is_field = role == Role::Score
                 && self.surveys.values().any(|survey| survey.item_fields.iter().any(|field| field == name));
@@ -99,6 +99,15 @@ impl ColumnFinder<'_> {
         self.surveys.get(name).filter(|survey| survey.rows > 0)
     }
 
+    /// The column that has one of a role's usual names, in any case, and whose values are of the type that it needs.
+    fn usual(&self, role: Role, usual: &str) -> Option<String> {
+        let is_usual = |(name, _): &(&String, &ColumnSurvey)| name.eq_ignore_ascii_case(usual);
+        let exact = self.surveys.get_key_value(usual).filter(|(_, survey)| survey.rows > 0);
+        let (name, survey) =
+            exact.or_else(|| self.surveys.iter().filter(|(_, survey)| survey.rows > 0).find(is_usual))?;
+        Self::fits(role, usual, survey).then(|| name.clone())
+    }
+
     /// Whether a column's values are of the type that a role needs. The column with the role's own name always is: values of
     /// another type are errors of their rows.
     fn fits(role: Role, name: &str, survey: &ColumnSurvey) -> bool {
@@ -120,10 +129,7 @@ impl ColumnFinder<'_> {
         match self.name(role) {
             Some(NO_COLUMN) => None,
             Some(name) => Some(name.into()),
-            None => {
-                let fits = |name: &&&str| self.survey(name).is_some_and(|survey| Self::fits(role, name, survey));
-                role.usual_names().iter().find(fits).map(|name| (*name).to_owned())
-            }
+            None => usual_names(role).iter().find_map(|name| self.usual(role, name)),
         }
     }
 
@@ -133,15 +139,13 @@ impl ColumnFinder<'_> {
         if one.is_some() || other.is_some() {
             return self.find_both_apart(roles);
         }
-        let is_there = |role, name: &str| self.survey(name).is_some_and(|survey| Self::fits(role, name, survey));
-        let mut both = roles[0].usual_names().iter().zip(roles[1].usual_names());
-        let (one, other) = both.find(|(one, other)| is_there(roles[0], one) && is_there(roles[1], other))?;
-        Some([(*one).to_owned(), (*other).to_owned()])
+        let mut both = usual_names(roles[0]).iter().zip(usual_names(roles[1]));
+        both.find_map(|(one, other)| Some([self.usual(roles[0], one)?, self.usual(roles[1], other)?]))
     }
 
     /// The names of two columns of which only one is there: rows with it are malformed.
     fn find_either(&self, roles: [Role; 2]) -> Option<[String; 2]> {
-        let [ones, others] = roles.map(Role::usual_names);
+        let [ones, others] = roles.map(usual_names);
         let mut both = ones.iter().zip(others);
         let (one, other) = both.find(|(one, other)| self.survey(one).or(self.survey(other)).is_some())?;
         let is_set = roles.iter().any(|role| self.columns.name(*role).is_some());
@@ -176,7 +180,7 @@ impl ColumnFinder<'_> {
         names.add(Role::Prompt, self.prompt(shape, names.0.get(&Role::Chosen).or(names.0.get(&Role::First)))?);
         names.add(Role::System, self.find(Role::System));
         names.add(Role::Tools, self.find(Role::Tools));
-        let is_instruction = names.0.get(&Role::Prompt).is_some_and(|name| name == "instruction");
+        let is_instruction = names.0.get(&Role::Prompt).is_some_and(|name| name.eq_ignore_ascii_case("instruction"));
         if is_instruction || self.columns.name(Role::Input).is_some() {
             names.add(Role::Input, self.find(Role::Input));
         }
@@ -266,7 +270,7 @@ impl ColumnFinder<'_> {
         match self.columns.name(Role::Score) {
             Some(NO_COLUMN) => None,
             Some(name) => Some(name.into()),
-            None => Role::Score.usual_names().iter().find(|name| is_there(name)).map(|name| (*name).to_owned()),
+            None => usual_names(Role::Score).iter().find(|name| is_there(name)).map(|name| (*name).to_owned()),
         }
     }
 
@@ -311,16 +315,18 @@ impl ColumnFinder<'_> {
             })
             .map(|(name, _)| name)
             .collect();
-        let is_unusual = |name: &&&String| !Role::ALL.iter().any(|role| role.usual_names().contains(&name.as_str()));
+        let is_unusual = |name: &&&String| !Role::all().any(|role| usual_names(role).contains(&name.as_str()));
         let example =
             candidates.iter().find(is_unusual).or(candidates.first()).map_or(role.key(), |name| name.as_str());
+        let problem = format!("no column has a known name for {what}; its columns are {}", self.listed(|_| true));
+        if candidates.is_empty() {
+            let hint = "none of them could be it: write text or turns as columns of their own, not within objects";
+            return ColumnProblem { problem, hint: hint.into() };
+        }
         let candidates = candidates.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
         let key = role.key();
         let option = format!("[world.rows] {key} = \"{example}\" (`--{}` of the command)", key.replace('_', "-"));
         let none = if role == Role::Prompt { "; \"none\" where both completions begin with it" } else { "" };
-        ColumnProblem {
-            problem: format!("no column has a known name for {what}; its columns are {}", self.listed(|_| true)),
-            hint: format!("name one of {candidates}: {option}{none}"),
-        }
+        ColumnProblem { problem, hint: format!("name one of {candidates}: {option}{none}") }
     }
 }

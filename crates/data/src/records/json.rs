@@ -36,7 +36,7 @@ impl<'de> Deserialize<'de> for UniqueKeys {
     }
 }
 
-/// A row of JSON text.
+/// A row of JSON text on one line.
 fn parse_row(text: &[u8]) -> std::result::Result<Json, String> {
     let is_object = text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     let value = if is_object {
@@ -44,13 +44,45 @@ fn parse_row(text: &[u8]) -> std::result::Result<Json, String> {
     } else {
         serde_json::from_slice(text)
     };
-    let has_nan = || text.windows(3).any(|word| word == b"NaN");
-    value.map_err(|e| not_json(&e) + if has_nan() { "; NaN is no JSON: write null" } else { "" })
+    let is_opened = matches!(text.trim_ascii(), b"{" | b"[");
+    let has_nan = text.windows(3).any(|word| word == b"NaN");
+    value.map_err(|e| {
+        if is_opened {
+            return "a row over several lines: write one a line, or name the file .json".into();
+        }
+        let column = if e.line() == 1 { format!(" (column {})", e.column()) } else { String::new() };
+        let problem = not_json(&e);
+        match has_nan && problem.contains("no value") {
+            true => format!("it is not valid JSON: NaN is no JSON: write null{column}"),
+            false => problem + &column,
+        }
+    })
 }
+
+/// What the library says of text that is no JSON, and the same with what would be accepted.
+const PROBLEMS: [(&str, &str); 10] = [
+    ("unexpected end of hex escape", HALF_PAIR),
+    ("lone leading surrogate in hex escape", HALF_PAIR),
+    ("trailing comma", "a comma before a closing bracket: remove it"),
+    ("trailing characters", "more text behind the end of the row: a line has one object"),
+    ("key must be a string", "a name that is not in double quotes: write \"name\""),
+    (
+        "control character (\\u0000-\\u001F) found while parsing a string",
+        "a tab or a control character within text: write it as \\t or \\u0001",
+    ),
+    ("invalid escape", "a backslash that begins no escape: write two of them"),
+    ("expected value", "no value: text is in double quotes; numbers, true, false and null are without"),
+    ("EOF while parsing", "the row ends within a value: is a quote or a bracket missing, or the file cut off?"),
+    ("expected `,` or `}`", "expected `,` or `}` after a value"),
+];
+const HALF_PAIR: &str = "half of a surrogate pair: write the character itself, or both halves, as \\ud83d\\ude00";
 
 /// What is wrong with JSON text.
 pub(super) fn not_json(e: &serde_json::Error) -> String {
-    format!("it is not valid JSON: {e}")
+    let text = e.to_string();
+    let problem = text.split(" at line ").next().unwrap_or(&text);
+    let known = PROBLEMS.iter().find(|(start, _)| problem.starts_with(start));
+    format!("it is not valid JSON: {}", known.map_or(problem, |(_, problem)| problem))
 }
 
 /// JSON Lines: one value per line.
@@ -162,7 +194,9 @@ impl JsonList {
                 let row = UniqueKeys::deserialize(&mut json).map(|UniqueKeys(value)| Some((line, value)));
                 row.map_err(|e| if e.is_io() { e.to_string() } else { not_json(&e) })
             }
-            _ => Err("an item of the list is not an object".into()),
+            Some(b']') => Err("a comma before the closing bracket: remove it".into()),
+            Some(byte) => Err(format!("an item of the list is no object: expected `{{`, found `{}`", char::from(byte))),
+            None => Err("the list is not closed: the file is cut off".into()),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Parquet files, row by row. Sizes are checked before the library allocates memory, and a panic of the library on a file's
 //! bytes is an error of the file.
 
+use super::foreign_format::{START, foreign_format};
 use super::numbered::NumberedRecord;
 use crate::json::Json;
 use crate::{Error, Result};
@@ -10,6 +11,7 @@ use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
 use serde_json::Number;
 use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::Path;
 
 /// The rows of a parquet file as JSON objects, up to the first that cannot be read.
@@ -24,10 +26,17 @@ impl ParquetRows {
     ///
     /// # Errors
     /// A file that is damaged, or that declares more than its bytes can hold.
-    pub(super) fn open(path: &Path, file: File) -> Result<Self> {
+    pub(super) fn open(path: &Path, mut file: File) -> Result<Self> {
+        let read = |source| Error::Read { path: path.into(), source };
+        let mut start = vec![];
+        (&mut file).take(START).read_to_end(&mut start).map_err(read)?;
+        file.rewind().map_err(read)?;
+        if let Some(problem) = foreign_format(&start).filter(|_| !start.starts_with(b"PAR1")) {
+            return Err(Error::Paths { path: path.into(), problem: problem.into() });
+        }
         let refuse = |error: duel_tables::Error| match error {
             duel_tables::Error::Io(source) => Error::Read { path: path.into(), source },
-            other => Error::Row { path: path.into(), row: 0, problem: other.to_string() },
+            other => Error::Paths { path: path.into(), problem: format!("it is damaged or cut off: {other}") },
         };
         let reader = duel_tables::open(file).map_err(refuse)?;
         let rows = guarded(|| Ok(RowIter::from_file_into(Box::new(reader) as Box<dyn FileReader>))).map_err(refuse)?;

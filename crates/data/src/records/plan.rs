@@ -1,10 +1,10 @@
 //! The plan of a file's columns: what each is taken for, found in the first rows and the same for all of them.
 
-use super::columns::{ColumnRole as Role, Columns};
+use super::columns::{Columns, is_rank, usual_names};
 use super::finder::{ColumnFinder, ColumnProblem, RowShape};
 use super::survey::{ColumnSurvey, survey};
 use crate::json::Json;
-use duel_spec::ChatFormat;
+use duel_spec::{ChatFormat, ColumnRole as Role};
 use indexmap::IndexMap;
 use serde::Serialize;
 use std::collections::{BTreeMap, HashSet};
@@ -92,7 +92,8 @@ impl ColumnPlan {
             ChatFormat::Never => false,
             ChatFormat::Auto => {
                 let has_usual_prompt = names.get(&Role::Prompt).is_some_and(|name| {
-                    name != Role::Prompt.key() && Role::Prompt.usual_names().contains(&name.as_str())
+                    let mut others = usual_names(Role::Prompt).iter().filter(|usual| **usual != Role::Prompt.key());
+                    others.any(|usual| name.eq_ignore_ascii_case(usual))
                 });
                 let needs_turns = names.contains_key(&Role::System) || names.contains_key(&Role::Tools);
                 shape != RowShape::Columns || has_usual_prompt || needs_turns
@@ -103,9 +104,12 @@ impl ColumnPlan {
         let is_prompt_alone = shape == RowShape::Columns && !completions.iter().any(|role| names.contains_key(role));
         let is_transcript =
             names.get(&Role::Prompt).is_some_and(|name| ["messages", "conversations"].contains(&name.as_str()));
+        // as they stand in a conversation
+        let mut roles: Vec<Role> = Role::all().collect();
+        roles.sort_by_key(|role| *role != Role::System);
         let mut plan = Self {
             rows,
-            columns: Role::ALL.into_iter().filter_map(planned).collect(),
+            columns: roles.into_iter().filter_map(planned).collect(),
             unused: left(false),
             empty: left(true),
             notes: vec![],
@@ -153,7 +157,10 @@ impl ColumnPlan {
         let roles = if self.shape == RowShape::Columns { BESIDE_PAIRS } else { ANYWHERE };
         let late = row.iter().filter(|(name, value)| **value != Json::Null && !self.known.contains(*name));
         let with_role = |(name, _): (&'a String, _)| {
-            let is_free = |role: &&Role| !self.names.contains_key(*role) && role.usual_names().contains(&name.as_str());
+            let is_free = |role: &&Role| {
+                !self.names.contains_key(*role)
+                    && usual_names(**role).iter().any(|usual| name.eq_ignore_ascii_case(usual))
+            };
             Some((name.as_str(), *roles.iter().find(is_free)?))
         };
         late.filter_map(with_role).find(|_| self.rows > 0)
@@ -189,6 +196,9 @@ impl ColumnPlan {
             };
             notes.push(format!("there is no column of prompts: the prompt is {what}"));
         }
+        if surveys.values().any(|survey| survey.weighted > 0) {
+            notes.push("the `weight` of turns changes nothing: world.rows.turns says which carry the loss".into());
+        }
         if self.name(Role::Input).is_some() {
             notes.push("the input is written below the prompt".into());
         }
@@ -216,7 +226,7 @@ impl ColumnPlan {
     fn describe_ranking(&self) -> String {
         let pairs = pairs(self.pairs_per_prompt);
         match self.name(Role::Score) {
-            Some(score) if Role::is_rank(score) => {
+            Some(score) if is_rank(score) => {
                 format!("completions are compared by their `{score}`, the smallest first: {pairs} a prompt")
             }
             Some(score) => format!("completions are compared by their `{score}`, the largest first: {pairs} a prompt"),
@@ -242,7 +252,10 @@ impl fmt::Display for ColumnPlan {
         }
         for (names, what) in [(&self.unused, "not used"), (&self.empty, "without a value")] {
             if !names.is_empty() {
-                let names = names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+                let named = |name: &String| {
+                    if name.is_empty() { "a column without a name".into() } else { format!("`{name}`") }
+                };
+                let names = names.iter().map(named).collect::<Vec<_>>().join(", ");
                 writeln!(f, "  {what}: {names}")?;
             }
         }

@@ -1,13 +1,14 @@
 //! One row: preference pairs, a labelled completion or a prompt, in the shapes of published sets.
 
 use super::assemble::{Named, PromptParts, assemble};
-use super::columns::ColumnRole as Role;
+use super::columns::is_rank;
 use super::finder::RowShape;
 use super::numbered::NumberedRecord;
 use super::plan::ColumnPlan;
 use super::ranked::{self, MAX_COMPLETIONS, Order, RowGroup};
 use super::turns::{Content, content, is_turn, tools};
 use crate::json::Json;
+use duel_spec::ColumnRole as Role;
 use indexmap::IndexMap;
 
 /// A number, or text that is one.
@@ -17,6 +18,17 @@ fn to_number(value: &Json) -> Option<f64> {
         value => value.as_str()?.trim().parse().ok(),
     };
     x.filter(|x| x.is_finite())
+}
+
+/// A value of the wrong kind, for messages: short text and numbers as they are.
+fn displayed(value: &Json) -> String {
+    const MOST: usize = 30;
+    match value {
+        Json::Text(text) if text.chars().count() <= MOST => format!("`{text}`"),
+        Json::Number(number) => number.to_string(),
+        Json::Bool(flag) => flag.to_string(),
+        other => other.type_name().into(),
+    }
 }
 
 /// A boolean, 0 or 1, or text that is one of these.
@@ -128,7 +140,11 @@ struct RowFields<'a> {
 
 impl<'a> RowFields<'a> {
     fn new(row: &'a Json, plan: &'a ColumnPlan) -> std::result::Result<Self, String> {
-        let Json::Object(fields) = row else { return Err(format!("a row is an object, not {}", row.type_name())) };
+        let Json::Object(fields) = row else {
+            let is_file = matches!(row, Json::List(items) if matches!(items.first(), Some(Json::Object(_))));
+            let hint = if is_file { ": a file that is one list of rows ends in .json" } else { "" };
+            return Err(format!("a row is an object, not {}{hint}", row.type_name()));
+        };
         match plan.late_column(fields) {
             Some((name, role)) => Err(format!(
                 "`{name}` is not among the columns of the first {} rows, by which the file is read: \
@@ -170,7 +186,7 @@ impl<'a> RowFields<'a> {
 
     fn number(&self, role: Role) -> std::result::Result<Option<f64>, String> {
         let Some((name, value)) = self.get(role) else { return Ok(None) };
-        let number = to_number(value).ok_or_else(|| format!("`{name}` is {}, not a number", value.type_name()))?;
+        let number = to_number(value).ok_or_else(|| format!("`{name}` is {}, not a number", displayed(value)))?;
         Ok(Some(number))
     }
 
@@ -251,7 +267,8 @@ impl<'a> RowFields<'a> {
 
     fn label(&self) -> std::result::Result<Option<bool>, String> {
         let Some((name, value)) = self.get(Role::Label) else { return Ok(None) };
-        let flag = to_flag(value).ok_or_else(|| format!("`{name}` is {}, not true or false", value.type_name()))?;
+        let flag =
+            to_flag(value).ok_or_else(|| format!("`{name}` is {}; accepted: true, false, 1, 0", displayed(value)))?;
         Ok(Some(flag))
     }
 
@@ -326,11 +343,12 @@ impl<'a> RowFields<'a> {
             _ => items.iter().map(|item| item.get(score)).collect(),
         };
         let number = |(index, value): (usize, &Option<&Json>)| {
-            let problem = || format!("`{name}[{index}]` has no `{score}` that is a number");
-            value.and_then(to_number).ok_or_else(problem)
+            let problem = |found: String| format!("`{score}` of `{name}[{index}]` is {found}, not a number");
+            let found = value.map_or_else(|| "missing".into(), displayed);
+            value.and_then(to_number).ok_or_else(|| problem(found))
         };
         let values = values.iter().enumerate().map(number).collect::<std::result::Result<_, String>>()?;
-        Ok(if Role::is_rank(score) { Order::Ranks(values) } else { Order::Scores(values) })
+        Ok(if is_rank(score) { Order::Ranks(values) } else { Order::Scores(values) })
     }
 
     /// The pairs of completions.
@@ -495,8 +513,11 @@ mod tests {
                 "there is no `prompt`, and `chosen` and `rejected` have no common beginning",
             ),
             (json!({"prompt": "a", "completion": "b"}), "`completion` without `label`: is it wanted or not?"),
-            (json!({"prompt": "a", "completion": "b", "label": "yes"}), "`label` is text, not true or false"),
-            (json!({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "x"}), "`margin` is text, not a number"),
+            (
+                json!({"prompt": "a", "completion": "b", "label": "yes"}),
+                "`label` is `yes`; accepted: true, false, 1, 0",
+            ),
+            (json!({"prompt": "a", "chosen": "b", "rejected": "c", "margin": "x"}), "`margin` is `x`, not a number"),
             (
                 json!({"prompt": "a", "chosen": "b", "rejected": "c", "score_chosen": 1}),
                 "`score_chosen` and `score_rejected` must be given together",

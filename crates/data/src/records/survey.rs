@@ -23,6 +23,8 @@ pub(super) struct ColumnSurvey {
     pub(super) answered: usize,
     /// Text with the speakers of Anthropic's HH set.
     pub(super) spoken: usize,
+    /// Turns with a `weight`.
+    pub(super) weighted: usize,
     /// Names of the fields of a list's first item.
     pub(super) item_fields: Vec<String>,
 }
@@ -47,8 +49,9 @@ impl ColumnSurvey {
                     self.item_fields = fields.keys().cloned().collect();
                 }
             }
-            Json::List(_) => {
+            Json::List(turns) => {
                 self.turns += 1;
+                self.weighted += turns.iter().filter(|turn| turn.get("weight").is_some()).count();
                 self.answered += usize::from(is_answered(value));
             }
             Json::Object(_) if is_turn(value) => {

@@ -1,14 +1,14 @@
 //! From the user's files to ids: the one path of `duel data check`, `duel init` and a run's preparation. It encodes each row,
 //! cuts what is too long where a setting says so, and decides whether the row is used.
 
+use super::key_map::KeyMap;
 use super::text_marks::{ControlTokens, odd_characters, texts};
 use crate::encode::{EncodedRow, Encoder};
 use crate::keys::{ids_key, ids_text, prompt_key, text_key};
 use crate::records::{self, Columns, Content, Record};
 use crate::stats::{FindingKind, RowStats};
 use crate::{Error, Result};
-use duel_spec::{Overlong, Split};
-use std::collections::{HashMap, HashSet};
+use duel_spec::{LossMask, Overlong, Split};
 use std::path::PathBuf;
 
 /// What is read of which files, and how much of it is kept.
@@ -85,7 +85,7 @@ pub(crate) fn read_rows(
         }
         Ok((encoder.map_or(Ok(EncodedRow::default()), |encoder| encoder.encode(record))?, findings))
     };
-    let mut filter = RowFilter { source, encoder, start, rows: HashSet::new(), prompts: HashMap::new() };
+    let mut filter = RowFilter { source, encoder, start, rows: KeyMap::new(), prompts: KeyMap::new() };
     let mut stats = RowStats::default();
     for (file, (_, path)) in source.files.iter().enumerate() {
         for (line, row) in records::read(path, &source.columns, encode)? {
@@ -99,7 +99,7 @@ pub(crate) fn read_rows(
                 count_format(&mut stats, &record);
                 match encoded {
                     Ok((encoded, findings)) => {
-                        let row = filter.decide(file, line, record, encoded, findings);
+                        let row = filter.decide(file, line, record, encoded, findings)?;
                         row.findings.iter().for_each(|(kind, what)| stats.add_finding(*kind, path, line, what.clone()));
                         count_use(&mut stats, &row);
                         on_row(row, &stats);
@@ -151,24 +151,37 @@ fn count_use(stats: &mut RowStats, row: &DecidedRow) {
     }
 }
 
-/// The first row with a prompt, in eight bytes.
-#[derive(Debug, Clone, Copy)]
+const SPLITS: [Split; 3] = [Split::Train, Split::Validation, Split::Test];
+
+/// The first row with a prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct PromptOrigin {
     line: u32,
     file: u16,
     split: Split,
 }
 
-/// Decides which rows are used. Its memory grows by some bytes per row and prompt.
+impl PromptOrigin {
+    /// In 64 bits: split, file and line, from the highest to the lowest.
+    fn to_bits(self) -> u64 {
+        (self.split as u64) << 48 | u64::from(self.file) << 32 | u64::from(self.line)
+    }
+
+    fn from_bits(bits: u64) -> Self {
+        Self { line: bits as u32, file: (bits >> 32) as u16, split: SPLITS[(bits >> 48) as usize % SPLITS.len()] }
+    }
+}
+
+/// Decides which rows are used. Its memory grows by three bytes per row with a prompt of its own.
 struct RowFilter<'a> {
     source: &'a RowSource,
     encoder: Option<&'a Encoder>,
     /// The ids that begin a text, such as BOS.
     start: Vec<u32>,
     /// Hashes of all rows, to find duplicates.
-    rows: HashSet<u64>,
-    /// By the hash of a prompt's ids.
-    prompts: HashMap<u64, PromptOrigin>,
+    rows: KeyMap,
+    /// The bits of a [`PromptOrigin`] by the hash of a prompt's ids.
+    prompts: KeyMap,
 }
 
 impl RowFilter<'_> {
@@ -179,7 +192,7 @@ impl RowFilter<'_> {
         record: Record,
         mut encoded: EncodedRow,
         mut findings: Vec<(FindingKind, String)>,
-    ) -> DecidedRow {
+    ) -> Result<DecidedRow> {
         let lengths = match self.encoder {
             Some(_) => std::iter::once(&encoded.prompt).chain(&encoded.completions).map(Vec::len).collect(),
             None => record.parts().into_iter().map(|(_, content)| word_count(content)).collect(),
@@ -189,11 +202,11 @@ impl RowFilter<'_> {
             findings.extend(encoding_findings(&record, &encoded, encoder));
         }
         let fits = self.fit_lengths(&mut encoded, &mut findings);
-        let usage = match self.assign_split(file, line, &record, &encoded, &mut findings) {
-            Some(split) if fits => self.compare(&record, &encoded, split, &mut findings),
+        let usage = match self.assign_split(file, line, &record, &encoded, &mut findings)? {
+            Some(split) if fits => self.compare(&record, &encoded, split, &mut findings)?,
             _ => RowUse::None,
         };
-        DecidedRow { file, line, record, encoded, lengths, usage, findings }
+        Ok(DecidedRow { file, line, record, encoded, lengths, usage, findings })
     }
 
     /// Cuts what is too long where a setting says so; returns whether the row fits.
@@ -233,20 +246,21 @@ impl RowFilter<'_> {
         record: &Record,
         encoded: &EncodedRow,
         findings: &mut Vec<(FindingKind, String)>,
-    ) -> Option<Split> {
+    ) -> Result<Option<Split>> {
         let prompt_hash = prompt_key(record.prompt());
         let file_split = self.source.files[file].0;
         let split = file_split.unwrap_or_else(|| split_of(prompt_hash, self.source.holdout));
         let key = if self.encoder.is_some() { ids_key(&encoded.prompt) } else { prompt_hash };
-        let first = || PromptOrigin { line: u32::try_from(line).unwrap_or(u32::MAX), file: file as u16, split };
-        let origin = *self.prompts.entry(key).or_insert_with(first);
+        let own = PromptOrigin { line: u32::try_from(line).unwrap_or(u32::MAX), file: file as u16, split };
+        let origin =
+            self.prompts.get_or_insert(key, own.to_bits()).map_err(temporary)?.map_or(own, PromptOrigin::from_bits);
         if file_split.is_some() && origin.split != split {
             let other = self.source.files[usize::from(origin.file)].1.display();
             let what = format!("its prompt also occurs in {other}:{}", origin.line);
             findings.push((FindingKind::Leaks, what));
-            return None;
+            return Ok(None);
         }
-        Some(origin.split)
+        Ok(Some(origin.split))
     }
 
     /// Whether the completions of a row can be used: they differ, and the row is no duplicate.
@@ -256,9 +270,9 @@ impl RowFilter<'_> {
         encoded: &EncodedRow,
         split: Split,
         findings: &mut Vec<(FindingKind, String)>,
-    ) -> RowUse {
+    ) -> Result<RowUse> {
         if matches!(record, Record::Prompt { .. }) {
-            return RowUse::Prompt(split);
+            return Ok(RowUse::Prompt(split));
         }
         let is_same = match (record, encoded.completions.as_slice()) {
             (Record::Pair { .. }, [chosen, rejected]) => chosen == rejected,
@@ -268,13 +282,13 @@ impl RowFilter<'_> {
         if is_same {
             let of_what = if self.encoder.is_some() { "the same tokens" } else { "the same" };
             findings.push((FindingKind::Same, format!("`chosen` and `rejected` are {of_what}")));
-            return RowUse::Prompt(split);
+            return Ok(RowUse::Prompt(split));
         }
-        if !self.rows.insert(self.row_key(record, encoded)) {
+        if self.rows.get_or_insert(self.row_key(record, encoded), 0).map_err(temporary)?.is_some() {
             findings.push((FindingKind::Duplicates, "a duplicate of an earlier row".into()));
-            return RowUse::Prompt(split);
+            return Ok(RowUse::Prompt(split));
         }
-        RowUse::Whole(split)
+        Ok(RowUse::Whole(split))
     }
 
     /// Identifies a row: by what a model sees of it and its label.
@@ -288,6 +302,11 @@ impl RowFilter<'_> {
             None => text_key(&format!("{:?} {label:?}", record.parts())),
         }
     }
+}
+
+/// The error of a temporary file.
+fn temporary(source: std::io::Error) -> Error {
+    Error::Write { path: std::env::temp_dir(), source }
 }
 
 /// What scores and margins say of the order of two completions.
@@ -314,7 +333,11 @@ fn encoding_findings(record: &Record, encoded: &EncodedRow, encoder: &Encoder) -
     if encoded.is_cut {
         findings.push((FindingKind::Cut, "a completion continues after its first end token, where it is cut".into()));
     }
-    let empty = encoded.completions.iter().position(|ids| ids.iter().all(|id| encoder.ends().contains(id)));
+    let is_empty = |(ids, mask): (&Vec<u32>, &Option<LossMask>)| {
+        let pieces = mask.as_ref().map_or_else(|| vec![ids.as_slice()], |mask| mask.pieces(ids));
+        pieces.into_iter().flatten().all(|id| encoder.ends().contains(id))
+    };
+    let empty = encoded.completions.iter().zip(&encoded.masks).position(is_empty);
     if let Some(index) = empty {
         let name = names[index + 1].0;
         findings.push((FindingKind::Empty, format!("`{name}` is empty: only its end token is learned")));
@@ -357,6 +380,14 @@ fn word_count(content: &Content) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_origin_is_what_its_bits_say() {
+        for split in SPLITS {
+            let origin = PromptOrigin { line: 4_000_000_007, file: u16::MAX, split };
+            assert_eq!(PromptOrigin::from_bits(origin.to_bits()), origin);
+        }
+    }
 
     #[test]
     fn a_prompts_beginning_is_cut_but_not_bos() {

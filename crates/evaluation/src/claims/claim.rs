@@ -7,7 +7,7 @@ use serde::Serialize;
 pub struct ClaimNumber {
     /// The claim, `A1` and so on.
     pub id: &'static str,
-    /// What the number is.
+    /// What is measured.
     pub quantity: String,
     pub expected: f64,
     pub found: f64,

@@ -326,7 +326,7 @@ fn huge_values_are_judged_or_refused() {
 fn counts_and_default_statements_follow_the_rule() {
     let counted = |rule, smallest, values: fn(u64) -> [f64; 2]| {
         let result = judged("models", rule, smallest, |seed| values(seed).map(Some));
-        (result.judgement, result.words, result.asked)
+        (result.judgement, result.description, result.requirement)
     };
     let required = "8 seeds; required: equal at every seed".to_string();
     let statement = "a and b are equal (models)".to_string();

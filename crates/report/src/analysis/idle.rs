@@ -1,4 +1,4 @@
-//! Trainings that did less than their settings say, from what they recorded.
+//! Trainings that did less than configured, by their metrics.
 
 use crate::analysis::run::Run;
 use duel_spec::metrics;

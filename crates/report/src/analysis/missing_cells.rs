@@ -1,4 +1,4 @@
-//! Tests of cells without evaluations: diverged where the manifest says so, else missing and in no claim.
+//! Tests of cells without evaluations: diverged if the manifest lists them, otherwise missing and in no claim.
 
 use crate::analysis::effects::has_diverged;
 use crate::analysis::hand_made_run::HandMadeRun;

@@ -42,7 +42,7 @@ pub struct Run {
     pub manifest: Manifest,
     /// Why cells are not in the tables, by their labels.
     missing_reasons: BTreeMap<String, String>,
-    /// Progress of a search whose comparison has not begun.
+    /// Progress of a search whose comparison has not started.
     search_progress: Option<String>,
     pub completions: Vec<Completion>,
     /// The points of the experiment's arms, arm by arm, then the pseudo-arms: `reference`, `optimum`,
@@ -69,7 +69,7 @@ type MetricKey = [Arc<str>; 4];
 /// Missing cells that are named; the others are counted.
 const MAX_NAMED: usize = 12;
 
-/// Progress of a search whose comparison has not begun.
+/// Progress of a search whose comparison has not started.
 fn search_progress_of(search: &TableSource) -> String {
     let (finished, cells) = (search.cells - search.missing.len().min(search.cells), search.cells);
     format!("nothing is compared yet: the search has proposed {cells} cells so far, {finished} of them finished")

@@ -62,7 +62,7 @@ pub(crate) fn edges(run: &Run, tuning: &TuningResults) -> Vec<String> {
     let (choose, tuned) = (run.experiment.tuning.choose, run.experiment.is_tuned());
     let seeds = if tuned { run.experiment.tuning_seeds() } else { run.experiment.seed_list() };
     for (name, arm) in &run.experiment.arms {
-        let trials: Vec<&TrialResult> = tuning.tried.iter().filter(|t| t.arm == *name).collect();
+        let trials: Vec<&TrialResult> = tuning.trials.iter().filter(|t| t.arm == *name).collect();
         // where every point lacks a seed, the seeds that it has are used
         let finite_mean =
             |t: &TrialResult| mean(&t.values(choose).into_iter().filter(|x| x.is_finite()).collect::<Vec<_>>());

@@ -397,7 +397,7 @@ mod tests {
             let wins: Vec<f64> = (0..200).map(|_| f64::from(u8::from(rng.random_bool(0.7)))).collect();
             let [low, high] = wilson(wins.iter().sum(), 200.0, 0.95);
             covered[0] += usize::from((low..=high).contains(&0.7));
-            // three seeds on the same prompts: prompts differ in how easy they are, seeds draw anew
+            // three seeds on the same prompts: prompts differ in how easy they are, each seed draws again
             let ease: Vec<f64> = (0..100).map(|_| rng.random_range(0.4..1.0)).collect();
             let seeds: Vec<Vec<f64>> =
                 (0..3).map(|_| ease.iter().map(|&p| f64::from(u8::from(rng.random_bool(p)))).collect()).collect();

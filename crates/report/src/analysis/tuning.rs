@@ -70,7 +70,7 @@ impl TrialResult {
 /// All that a run tried for a choice, or, where nothing was to be chosen, all that it compared.
 #[derive(Debug, Clone, Default)]
 pub struct TuningResults {
-    pub tried: Vec<TrialResult>,
+    pub trials: Vec<TrialResult>,
     /// FLOPs of the reward model, by seed.
     pub reward_model: BTreeMap<u64, f64>,
     /// Whether gold is a share of the exact optimum's.
@@ -119,21 +119,21 @@ impl TuningResults {
     /// The points of an arm that ran on every one of these seeds, the best first; of equals the earlier.
     pub fn ranked(&self, arm: &str, seeds: &[u64], choose: SelectionMetric) -> Vec<&TrialResult> {
         let complete =
-            |tried: &&TrialResult| tried.arm == arm && seeds.iter().all(|seed| tried.seeds.contains_key(seed));
-        let mut ranked: Vec<&TrialResult> = self.tried.iter().filter(complete).collect();
+            |trial: &&TrialResult| trial.arm == arm && seeds.iter().all(|seed| trial.seeds.contains_key(seed));
+        let mut ranked: Vec<&TrialResult> = self.trials.iter().filter(complete).collect();
         ranked.sort_by(|a, b| b.merit(choose).total_cmp(&a.merit(choose)));
         ranked
     }
 
     /// FLOPs spent on an arm: its trainings, and a reward model per seed where it is trained on one.
     pub fn spent(&self, arm: &str, experiment: &Experiment) -> f64 {
-        let trials = || self.tried.iter().filter(|tried| tried.arm == arm);
-        let trainings: f64 = trials().flat_map(|tried| tried.seeds.values().flatten()).map(|score| score.flops).sum();
-        let uses_reward_model = |tried: &TrialResult| {
-            experiment.arms[arm].point(&tried.settings).method.reward_source() == Some(RewardSource::Rm)
+        let trials = || self.trials.iter().filter(|trial| trial.arm == arm);
+        let trainings: f64 = trials().flat_map(|trial| trial.seeds.values().flatten()).map(|score| score.flops).sum();
+        let uses_reward_model = |trial: &TrialResult| {
+            experiment.arms[arm].point(&trial.settings).method.reward_source() == Some(RewardSource::Rm)
         };
         let mut seeds: Vec<u64> =
-            trials().filter(|tried| uses_reward_model(tried)).flat_map(|t| t.seeds.keys().copied()).collect();
+            trials().filter(|trial| uses_reward_model(trial)).flat_map(|t| t.seeds.keys().copied()).collect();
         seeds.sort_unstable();
         seeds.dedup();
         trainings + seeds.iter().filter_map(|seed| self.reward_model.get(seed)).sum::<f64>()
@@ -149,7 +149,7 @@ fn score_points(points: &[MeasuredPoint], cells: &[&Cell], experiment: &Experime
     let curve = |evaluations: &[&EvalPoint], metric: Metric| -> Vec<KlGold> {
         evaluations.iter().filter_map(|m| Some((m.validation(metrics::KL)?, m.validation(metric)?))).collect()
     };
-    let mut tuning = TuningResults { tried: vec![], reward_model: BTreeMap::new(), is_share: false };
+    let mut tuning = TuningResults { trials: vec![], reward_model: BTreeMap::new(), is_share: false };
     for cell in cells {
         let (seed, label) = (cell.seed, &cell.point.label);
         let (reference, training) = (evaluations("reference", None, seed), evaluations(&cell.arm, Some(label), seed));
@@ -168,12 +168,12 @@ fn score_points(points: &[MeasuredPoint], cells: &[&Cell], experiment: &Experime
             proxy: gain(metrics::PROXY).unwrap_or(f64::NAN),
             flops: training.last().map_or(0.0, |evaluation| evaluation.clocks.flops),
         });
-        let index = tuning.tried.iter().position(|t| t.arm == cell.arm && t.label == *label).unwrap_or_else(|| {
+        let index = tuning.trials.iter().position(|t| t.arm == cell.arm && t.label == *label).unwrap_or_else(|| {
             let (arm, settings) = (cell.arm.clone(), cell.point.settings.clone());
-            tuning.tried.push(TrialResult { arm, label: label.clone(), settings, seeds: BTreeMap::new() });
-            tuning.tried.len() - 1
+            tuning.trials.push(TrialResult { arm, label: label.clone(), settings, seeds: BTreeMap::new() });
+            tuning.trials.len() - 1
         });
-        tuning.tried[index].seeds.insert(seed, score);
+        tuning.trials[index].seeds.insert(seed, score);
     }
     tuning
 }
@@ -182,7 +182,7 @@ fn score_points(points: &[MeasuredPoint], cells: &[&Cell], experiment: &Experime
 mod tests {
     use super::*;
 
-    fn tried(score: &[Option<f64>]) -> TrialResult {
+    fn trial(score: &[Option<f64>]) -> TrialResult {
         let score_of = |gold: &Option<f64>| gold.map(|gold| TrialScore { gold, proxy: -gold, flops: 1.0 });
         TrialResult {
             arm: "a".into(),
@@ -194,27 +194,27 @@ mod tests {
 
     #[test]
     fn a_point_is_behind_on_paired_evidence_alone() {
-        let leader = tried(&[Some(0.9), Some(0.5), Some(0.7)]);
+        let leader = trial(&[Some(0.9), Some(0.5), Some(0.7)]);
         // the same lag at seeds that differ much
-        assert!(tried(&[Some(0.8), Some(0.39), Some(0.6)]).is_behind(&leader, SelectionMetric::Gold));
-        assert!(!tried(&[Some(0.8), Some(0.39), Some(0.6)]).is_behind(&leader, SelectionMetric::Proxy));
+        assert!(trial(&[Some(0.8), Some(0.39), Some(0.6)]).is_behind(&leader, SelectionMetric::Gold));
+        assert!(!trial(&[Some(0.8), Some(0.39), Some(0.6)]).is_behind(&leader, SelectionMetric::Proxy));
         // as low on average, but not at every seed
-        assert!(!tried(&[Some(0.5), Some(0.6), Some(0.7)]).is_behind(&leader, SelectionMetric::Gold));
-        // one seed is no evidence, whatever it says
-        assert!(!tried(&[Some(-5.0)]).is_behind(&leader, SelectionMetric::Gold));
-        assert!(tried(&[Some(0.9), None]).is_behind(&leader, SelectionMetric::Gold));
+        assert!(!trial(&[Some(0.5), Some(0.6), Some(0.7)]).is_behind(&leader, SelectionMetric::Gold));
+        // one seed is no evidence
+        assert!(!trial(&[Some(-5.0)]).is_behind(&leader, SelectionMetric::Gold));
+        assert!(trial(&[Some(0.9), None]).is_behind(&leader, SelectionMetric::Gold));
         assert!(!leader.is_behind(&leader, SelectionMetric::Gold));
     }
 
     #[test]
     fn the_best_that_ran_on_all_seeds_leads_and_a_failure_comes_last() {
         let all = [
-            tried(&[Some(0.9)]),
-            tried(&[Some(0.5), Some(0.6)]),
-            tried(&[Some(0.99), None]),
-            tried(&[Some(0.7), Some(0.6)]),
+            trial(&[Some(0.9)]),
+            trial(&[Some(0.5), Some(0.6)]),
+            trial(&[Some(0.99), None]),
+            trial(&[Some(0.7), Some(0.6)]),
         ];
-        let tuning = TuningResults { tried: all.to_vec(), reward_model: BTreeMap::new(), is_share: false };
+        let tuning = TuningResults { trials: all.to_vec(), reward_model: BTreeMap::new(), is_share: false };
         let ranked: Vec<&str> =
             tuning.ranked("a", &[0, 1], SelectionMetric::Gold).iter().map(|t| t.label.as_str()).collect();
         assert_eq!(ranked, [&all[3].label, &all[1].label, &all[2].label]);

@@ -44,15 +44,15 @@ impl fmt::Display for Verdict {
 pub struct ClaimResult {
     #[serde(flatten)]
     pub claim: Claim,
-    /// The claim in words: its statement, or what its rule says.
-    pub words: String,
+    /// Its statement; without one, what its rule says.
+    pub description: String,
     pub judgement: Verdict,
     /// Whether the claim was written, or changed, when cells were finished already.
     pub added_after_run: bool,
     /// The unit of effects and intervals.
     pub unit: &'static str,
-    /// Seeds, and the effect that the claim requires, in words.
-    pub asked: String,
+    /// Seeds, and the effect that the claim requires.
+    pub requirement: String,
     /// One per KL, or a single one.
     pub tests: Vec<ClaimTest>,
     /// Trainings that each arm had, and FLOPs that they took.
@@ -127,7 +127,7 @@ pub fn judge_folder(run: &Path) -> Result<JudgedClaims> {
 pub fn judge(run: &Run, tuning: &TuningResults) -> Vec<ClaimResult> {
     let claims = &run.experiment.claims;
     let others = read_other_runs(run);
-    let all = Evidence {
+    let all = EvidenceByRun {
         own: RunEvidence::new(run, tuning),
         others: others
             .iter()
@@ -168,16 +168,16 @@ pub fn judge(run: &Run, tuning: &TuningResults) -> Vec<ClaimResult> {
         let missing: Vec<MissingCell> = claim.arms.iter().flat_map(missing_of_side).collect();
         let reasons = refusals[index].iter().cloned().chain(test_reasons).chain(missing_lines(&missing)).collect();
         let unit = claim.metric.unit(run.experiment.world.kind == WorldKind::Grammar);
-        let requirements = requirements(claim, &tests, unit);
-        let (words, added_after_run) = (words(claim), !run.manifest.had_claim(claim));
+        let requirement = requirement(claim, &tests, unit);
+        let (description, added_after_run) = (description(claim), !run.manifest.had_claim(claim));
         let claim = claim.clone();
         ClaimResult {
             claim,
-            words,
+            description,
             judgement,
             added_after_run,
             unit,
-            asked: requirements,
+            requirement,
             tests,
             budgets,
             missing,
@@ -188,12 +188,12 @@ pub fn judge(run: &Run, tuning: &TuningResults) -> Vec<ClaimResult> {
 }
 
 /// The evidence of this run and of those that its claims name.
-struct Evidence<'a> {
+struct EvidenceByRun<'a> {
     own: RunEvidence<'a>,
     others: BTreeMap<&'a String, Option<RunEvidence<'a>>>,
 }
 
-impl<'a> Evidence<'a> {
+impl<'a> EvidenceByRun<'a> {
     fn of(&self, side: &ArmRef) -> Option<&RunEvidence<'a>> {
         match &side.run {
             None => Some(&self.own),
@@ -250,7 +250,7 @@ fn test_levels(claims: &[Claim], samples: &[ClaimSample]) -> Vec<f64> {
     levels
 }
 
-fn requirements(claim: &Claim, tests: &[ClaimTest], unit: &str) -> String {
+fn requirement(claim: &Claim, tests: &[ClaimTest], unit: &str) -> String {
     let seeds = || tests.iter().map(|test| test.seeds);
     let (fewest, most) = (seeds().min().unwrap_or(0), seeds().max().unwrap_or(0));
     let seeds = if fewest == most { most.to_string() } else { format!("{fewest} to {most}") };
@@ -277,8 +277,8 @@ fn missing_runs(claim: &Claim, others: &OtherRuns) -> Vec<String> {
     named.into_iter().filter_map(|name| others[name].as_ref().err().cloned()).collect()
 }
 
-/// What a claim says where it has no statement of its own.
-fn words(claim: &Claim) -> String {
+/// A claim's statement; without one, what its rule says.
+fn description(claim: &Claim) -> String {
     let metric = toml::Value::try_from(claim.metric).ok().and_then(|name| name.as_str().map(String::from));
     let metric = metric.unwrap_or_default().replace('_', " ");
     match (&claim.arms[..], claim.rule) {
@@ -433,7 +433,7 @@ fn combine(claim: &Claim, tests: &[ClaimTest], is_refused: bool) -> (Verdict, Ve
     (judgement, reasons)
 }
 
-/// Reasons not to judge a claim, whatever its numbers.
+/// Reasons not to judge a claim, regardless of its numbers.
 fn reasons_to_abstain(claim: &Claim, sides: &[(&RunEvidence, &str)]) -> Vec<String> {
     let mut reasons = vec![];
     let trained: Vec<_> = sides.iter().filter(|(_, arm)| *arm != REFERENCE).collect();
@@ -492,9 +492,9 @@ fn budget(evidence: &RunEvidence, arm: &str) -> TrainingBudget {
     let (run, tuning) = (evidence.run, evidence.tuning);
     let labels = run.cells.iter().filter(|cell| cell.arm == arm).map(|cell| &cell.point.label);
     let compared = labels.collect::<BTreeSet<_>>().len();
-    let tried: Vec<_> = tuning.tried.iter().filter(|tried| tried.arm == arm).collect();
+    let trials: Vec<_> = tuning.trials.iter().filter(|trial| trial.arm == arm).collect();
     let (points, searched) = if run.experiment.is_tuned() {
-        (tried.len(), tried.iter().map(|tried| tried.seeds.len()).sum())
+        (trials.len(), trials.iter().map(|trial| trial.seeds.len()).sum())
     } else {
         (compared, 0)
     };

@@ -1,4 +1,4 @@
-//! Figures over KL: the frontier, gold beside the learned reward, and what becomes of the responses.
+//! Figures over KL: the frontier, gold beside the learned reward, and properties of the responses.
 
 use crate::analysis::frontier;
 use crate::analysis::points::MeasuredPoint;

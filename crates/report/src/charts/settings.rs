@@ -25,7 +25,7 @@ pub(crate) fn setting_charts(run: &Run, tuning: &TuningResults) -> Vec<Figure> {
     let (mut together, mut slices) = (vec![], vec![]);
     for arm in run.arms() {
         let trials: Vec<&TrialResult> =
-            tuning.tried.iter().filter(|t| t.arm == arm && t.merit(SelectionMetric::Gold).is_finite()).collect();
+            tuning.trials.iter().filter(|t| t.arm == arm && t.merit(SelectionMetric::Gold).is_finite()).collect();
         let varied = varied_settings(&trials);
         if trials.len() < MIN_POINTS || varied.is_empty() {
             continue;
@@ -54,10 +54,10 @@ fn parallel_chart(
     run: &Run,
     tuning: &TuningResults,
     arm: &str,
-    tried: &[&TrialResult],
+    trials: &[&TrialResult],
     varied: &[(String, Vec<Value>)],
 ) -> Parallel {
-    let mut ranked = tried.to_vec();
+    let mut ranked = trials.to_vec();
     ranked.sort_by(|a, b| a.merit(SelectionMetric::Gold).total_cmp(&b.merit(SelectionMetric::Gold)));
     let merits: Vec<f64> = ranked.iter().map(|t| t.merit(SelectionMetric::Gold)).collect();
     let (low, high) = (merits[0], merits[merits.len() - 1]);
@@ -107,7 +107,7 @@ fn ticks(values: &[Value], axis: &SearchDimension) -> Vec<(f64, String)> {
 /// Share of an axis' height that a label takes.
 const LABEL_HEIGHT: f64 = 0.06;
 
-fn slice(run: &Run, tuning: &TuningResults, arm: &str, tried: &[&TrialResult], name: &str, values: &[Value]) -> Plot {
+fn slice(run: &Run, tuning: &TuningResults, arm: &str, trials: &[&TrialResult], name: &str, values: &[Value]) -> Plot {
     let axis = axis_of(values, run.experiment.arms[arm].space().get(name));
     let is_categorical = !axis.choices.is_empty();
     let x = |t: &TrialResult| {
@@ -120,9 +120,9 @@ fn slice(run: &Run, tuning: &TuningResults, arm: &str, tried: &[&TrialResult], n
     };
     let center = |t: &&TrialResult| Some((x(t)?, mean(&t.values(SelectionMetric::Gold))));
     let color = arm_color(run, arm);
-    let seeds = Series::new(MarkStyle::Dots { radius: 2.5 }, color, tried.iter().flat_map(seed_points).collect())
+    let seeds = Series::new(MarkStyle::Dots { radius: 2.5 }, color, trials.iter().flat_map(seed_points).collect())
         .with_opacity(0.35);
-    let means = Series::new(MarkStyle::Rings { radius: 4.5 }, color, tried.iter().filter_map(center).collect());
+    let means = Series::new(MarkStyle::Rings { radius: 4.5 }, color, trials.iter().filter_map(center).collect());
     let series = vec![seeds.described("one seed"), means.described("mean")];
     Plot {
         x_scale: if axis.log { Scale::Log } else { Scale::Linear },

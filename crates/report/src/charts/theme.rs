@@ -58,7 +58,7 @@ fn hex(RGBColor(r, g, b): RGBColor) -> String {
     format!("#{r:02X}{g:02X}{b:02X}")
 }
 
-/// An SVG whose colors are those of the page that it stands in.
+/// An SVG whose colors are those of the page that contains it.
 pub(crate) fn on_page(svg: &str) -> String {
     PALETTE.iter().fold(svg.to_string(), |svg, ink| {
         let hex = hex(ink.light);

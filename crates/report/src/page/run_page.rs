@@ -47,7 +47,7 @@ struct ArmSummary {
     settings: Option<serde_json::Value>,
     always_above_reference: bool,
     /// Whether it maximizes a reward over its own responses.
-    climbs: bool,
+    maximizes_reward: bool,
     /// Whether the shown point is trained on the gold reward in place of a reward model.
     on_gold: bool,
 }
@@ -79,7 +79,7 @@ pub(crate) fn fill(
     fill_template("page.html", context! { ..page, ..experiment, ..measured, ..of_run })
 }
 
-/// What the experiment says.
+/// The settings of the experiment.
 fn experiment_context(run: &Run) -> Value {
     let Experiment { stages, world, judge: judge_settings, tuning, .. } = &run.experiment;
     context! {
@@ -133,7 +133,7 @@ fn measured_context(run: &Run) -> Value {
     }
 }
 
-/// How the run went: what is missing or weak, what it cost, and how it is repeated.
+/// The outcome of the run: missing or weak parts, cost, and the command to repeat it.
 fn run_context(run: &Run) -> Value {
     let manifest = &run.manifest;
     let arguments = manifest.command.iter().skip(1).map(String::as_str);
@@ -167,7 +167,7 @@ fn cost_ratio(costs: &[ArmCost]) -> Option<Value> {
     })
 }
 
-/// What became of the user's rows: how many were read and kept, and why the others were not; `None` for runs that do not say.
+/// The use of the user's rows: how many were read and kept, and why the others were not; `None` for runs without these metrics.
 fn row_use(run: &Run) -> Option<String> {
     const LEFT_OUT: [(Metric, &str); 5] = [
         (metrics::ROWS_UNREADABLE, "that could not be read or trained on"),
@@ -214,17 +214,17 @@ fn judge(experiment: &Experiment) -> &'static str {
     }
 }
 
-/// A verdict with its tests in words.
+/// A verdict with a summary of its tests.
 #[derive(Debug, Serialize)]
 struct RenderedVerdict<'a> {
     #[serde(flatten)]
     verdict: &'a ClaimResult,
-    found: String,
+    measured: String,
 }
 
 impl<'a> RenderedVerdict<'a> {
     fn new(verdict: &'a ClaimResult) -> Self {
-        Self { verdict, found: verdict.tests.iter().map(test_summary).collect::<Vec<_>>().join("; ") }
+        Self { verdict, measured: verdict.tests.iter().map(test_summary).collect::<Vec<_>>().join("; ") }
     }
 }
 
@@ -276,7 +276,7 @@ fn arm_summary(run: &Run, arm: &str, costs: &[ArmCost]) -> Option<ArmSummary> {
         seconds: seconds(cost.seconds),
         settings: run.method_of(featured).map(|method| serde_json::json!(method)),
         always_above_reference: run.points_of(arm).all(|p| is_above_reference(p, reference)),
-        climbs: run.method_of(featured).is_some_and(|method| method.reward_source().is_some()),
+        maximizes_reward: run.method_of(featured).is_some_and(|method| method.reward_source().is_some()),
         on_gold: run.optimizes_gold(featured),
     })
 }

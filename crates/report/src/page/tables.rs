@@ -261,7 +261,7 @@ fn tried_points(run: &Run, tuning: &TuningResults) -> TextTable {
         let ranked = tuning.ranked(arm, &seeds, choose);
         let best = |choose| tuning.ranked(arm, &seeds, choose).first().map(|t| t.label.clone());
         let (chosen, blind) = (best(choose), best(SelectionMetric::Proxy));
-        let unranked = tuning.tried.iter().filter(|t| t.arm == arm && !ranked.iter().any(|r| r.label == t.label));
+        let unranked = tuning.trials.iter().filter(|t| t.arm == arm && !ranked.iter().any(|r| r.label == t.label));
         for trial in ranked.iter().copied().chain(unranked) {
             let scores: Vec<_> = trial.seeds.values().flatten().collect();
             let estimate_of = |value: fn(&&TrialScore) -> f64| {

@@ -15,7 +15,7 @@ fn is_numbers(cell: &str) -> bool {
     cell.split([' ', '±']).filter(|part| !part.is_empty() && *part != "to").all(|part| part.parse::<f64>().is_ok())
 }
 
-/// A cell that no spreadsheet program takes for a formula: an apostrophe stands before characters that would begin one.
+/// A cell that no spreadsheet program takes for a formula: characters that would start one get an apostrophe before them.
 fn escape_formula(cell: &str) -> std::borrow::Cow<'_, str> {
     if cell.starts_with(['=', '+', '-', '@', '\t', '\r', '\n']) && !is_numbers(cell) {
         format!("'{cell}").into()

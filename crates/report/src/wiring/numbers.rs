@@ -257,11 +257,11 @@ fn scores_of_a_search_are_of_validation_prompts() {
     let simulated = simulated();
     let (run, naive) = (&simulated.run, NaiveReport::new(&simulated));
     let tuning = TuningResults::of(run);
-    assert!(tuning.is_share && tuning.tried.len() == 8);
-    for tried in &tuning.tried {
-        for (&seed, score) in &tried.seeds {
+    assert!(tuning.is_share && tuning.trials.len() == 8);
+    for trial in &tuning.trials {
+        for (&seed, score) in &trial.seeds {
             let score = score.expect("finished");
-            let training = naive.training(&tried.arm, &tried.label, seed);
+            let training = naive.training(&trial.arm, &trial.label, seed);
             let gold = naive.best_within(training.clone(), seed, VALIDATION, 1.5)
                 / naive.optimum_gain(seed, VALIDATION, 1.5).expect("known");
             let last = training.last().expect("evaluations");

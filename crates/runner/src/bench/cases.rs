@@ -83,7 +83,7 @@ impl<'s> CaseBuilder<'s> {
         self.shape.policy(&self.train_device)
     }
 
-    /// A policy under fresh adapters.
+    /// A policy with new adapters.
     fn adapted(&self, base: Policy, seed: u64) -> Policy {
         let mut rng = seeds::derive(0, "bench", seed, "lora");
         base.with_fresh_lora(LORA_RANK, 2.0, |_| true, &mut rng, &self.train_device)

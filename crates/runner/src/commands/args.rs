@@ -5,87 +5,39 @@ use crate::plan::Plan;
 use crate::search;
 use crate::sources;
 use crate::sysinfo;
-use clap::{Args, ValueEnum};
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, ValueEnum};
 use duel_ledger::read_rounds;
-use duel_spec::{Document, Experiment};
+use duel_spec::{ColumnRole, Document, Experiment};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-/// The names of the columns of a row. Without one, those that published sets use; "none": no such column.
-#[derive(Debug, Clone, Default, Args)]
-#[command(next_help_heading = "Columns")]
-pub struct ColumnArgs {
-    /// The column of prompts
-    #[arg(long, value_name = "NAME")]
-    pub prompt: Option<String>,
-    /// The column of what an instruction is about
-    #[arg(long, value_name = "NAME")]
-    pub input: Option<String>,
-    /// The column of system turns
-    #[arg(long, value_name = "NAME")]
-    pub system: Option<String>,
-    /// The column of functions that may be called
-    #[arg(long, value_name = "NAME")]
-    pub tools: Option<String>,
-    /// The column of what was preferred
-    #[arg(long, value_name = "NAME")]
-    pub chosen: Option<String>,
-    /// The column of what was not
-    #[arg(long, value_name = "NAME")]
-    pub rejected: Option<String>,
-    /// The column of single completions, with a label or a score
-    #[arg(long, value_name = "NAME")]
-    pub completion: Option<String>,
-    /// The column that says whether a completion is desirable
-    #[arg(long, value_name = "NAME")]
-    pub label: Option<String>,
-    /// The column of lists of completions, ranked or with scores
-    #[arg(long, value_name = "NAME")]
-    pub completions: Option<String>,
-    /// The score of a completion: a field, a list beside them or a column
-    #[arg(long, value_name = "NAME")]
-    pub score: Option<String>,
-    /// The column of the first of two completions
-    #[arg(long, value_name = "NAME")]
-    pub first: Option<String>,
-    /// The column of the second of two completions
-    #[arg(long, value_name = "NAME")]
-    pub second: Option<String>,
-    /// The column that says which of the two is better
-    #[arg(long, value_name = "NAME")]
-    pub preference: Option<String>,
-    /// The column of the chosen completion's score
-    #[arg(long, value_name = "NAME")]
-    pub score_chosen: Option<String>,
-    /// The column of the rejected completion's score
-    #[arg(long, value_name = "NAME")]
-    pub score_rejected: Option<String>,
-    /// The column of the preference's strength, in log-odds
-    #[arg(long, value_name = "NAME")]
-    pub margin: Option<String>,
+/// The names of the columns of a row, an option for each. Without one, those that published sets use; "none": no such column.
+#[derive(Debug, Clone, Default)]
+pub struct ColumnArgs(pub BTreeMap<ColumnRole, String>);
+
+impl FromArgMatches for ColumnArgs {
+    fn from_arg_matches(matches: &ArgMatches) -> std::result::Result<Self, clap::Error> {
+        let name = |role: ColumnRole| Some((role, matches.get_one::<String>(role.key())?.clone()));
+        Ok(Self(ColumnRole::all().filter_map(name).collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> std::result::Result<(), clap::Error> {
+        self.0.extend(Self::from_arg_matches(matches)?.0);
+        Ok(())
+    }
 }
 
-impl ColumnArgs {
-    /// The names that were given, by their keys in `[world.rows]`.
-    pub fn names(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        let names = [
-            ("prompt", &self.prompt),
-            ("input", &self.input),
-            ("system", &self.system),
-            ("tools", &self.tools),
-            ("chosen", &self.chosen),
-            ("rejected", &self.rejected),
-            ("completion", &self.completion),
-            ("label", &self.label),
-            ("completions", &self.completions),
-            ("score", &self.score),
-            ("first", &self.first),
-            ("second", &self.second),
-            ("preference", &self.preference),
-            ("score_chosen", &self.score_chosen),
-            ("score_rejected", &self.score_rejected),
-            ("margin", &self.margin),
-        ];
-        names.into_iter().filter_map(|(key, name)| Some((key, name.as_deref()?)))
+impl Args for ColumnArgs {
+    fn augment_args(command: Command) -> Command {
+        let option = |role: ColumnRole| {
+            let option = Arg::new(role.key()).long(role.key().replace('_', "-"));
+            option.value_name("NAME").help(role.description()).help_heading("Columns")
+        };
+        command.args(ColumnRole::all().map(option))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
     }
 }
 
@@ -152,7 +104,7 @@ const LONGEST: f64 = 30.0 * 86_400.0;
 pub fn seconds(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {
         Ok(x) if (0.0..=LONGEST).contains(&x) => Ok(x),
-        _ => Err(format!("a number from 0 to {LONGEST} is wanted")),
+        _ => Err(format!("expected a number from 0 to {LONGEST}")),
     }
 }
 

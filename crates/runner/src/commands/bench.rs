@@ -41,7 +41,7 @@ pub enum BenchFormat {
 const PEAK_SIDE: usize = 2048;
 /// Rounds of each case before it is timed: new memory comes in over the first steps.
 const WARM: usize = 6;
-/// Time after which a case is warm all the same.
+/// Time after which warm-up ends in any case.
 const WARM_TIME: Duration = Duration::from_secs(20);
 /// Seconds that a program is timed before the next one's turn.
 const TURN: f64 = 0.1;

@@ -1,4 +1,4 @@
-//! `duel cache`: the stages under one root, why one is not reused, and which nobody needs any more.
+//! `duel cache`: the stages under one root, why one is not reused, and which are no longer needed.
 
 use crate::commands::args::ExperimentArgs;
 use crate::error::{Error, Result};
@@ -23,7 +23,7 @@ pub enum CacheCommand {
     Explain(ExperimentArgs),
     /// Remove stages that no run names any more, and what is left of damaged and unfinished ones
     ///
-    /// Runs that go on are left alone.
+    /// Runs in progress are left alone.
     Prune {
         /// Where runs stand
         #[arg(long, value_name = "DIR", default_value = "runs")]
@@ -37,7 +37,7 @@ pub enum CacheCommand {
 /// Differences that are named before the rest is counted.
 const NAMED: usize = 6;
 
-/// Does what was asked.
+/// Runs the subcommand.
 pub fn cache(command: &CacheCommand) -> Result<()> {
     match command {
         CacheCommand::List { out } => list(out),
@@ -155,7 +155,7 @@ fn prune(out: &Path, dry_run: bool) -> Result<()> {
         let _lock = match RunLock::take(run) {
             Ok(lock) => lock,
             Err(duel_ledger::Error::Locked { path, holder }) => {
-                print(&format!("left alone {}: process {holder} is at it\n", path.display()));
+                print(&format!("left alone {}: process {holder} is using it\n", path.display()));
                 continue;
             }
             Err(other) => return Err(other.into()),
@@ -208,11 +208,11 @@ fn is_prunable(stages: &Path, path: &Path, needed_stages: &BTreeSet<String>) -> 
         StageKind::ALL.iter().any(|known| known.name() == kind) && hash.chars().all(|c| c.is_ascii_hexdigit())
     });
     if !is_stage || !path.is_dir() || Lease::is_held(stages, stage) {
-        return false; // a stranger's, or a worker of a cluster is at it
+        return false; // in use by another machine, or by a worker of a cluster
     }
     match rest {
         "" => !needed_stages.contains(stage),
-        // what is kept of a stage that is not finished lets its run go on
+        // checkpoints of an unfinished stage let its run resume
         "kept" => !needed_stages.contains(stage) || stages.join(stage).join("done.json").is_file(),
         "damaged" => true,
         _ => StageDir::is_left_behind(path),

@@ -26,12 +26,10 @@ pub enum DataCommand {
 
 #[derive(Debug, Args)]
 pub struct CheckArgs {
-    /// The rows: .jsonl, .json, .csv, .tsv or .parquet, also with .gz or .zst; a folder or a pattern of these;
+    /// The rows: one or more of .jsonl, .json, .csv, .tsv or .parquet, also with .gz or .zst; folders or patterns of these;
     /// hub:org/name[/config][:split]; or an experiment: .toml
-    pub file: PathBuf,
-    /// Further files of the same rows
-    #[arg(value_name = "FILE")]
-    pub more: Vec<PathBuf>,
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
     /// The model whose tokenizer and chat template read them; lengths are in words without one
     #[arg(long, value_name = "DIR|FILE.gguf|NAME")]
     pub model: Option<PathBuf>,
@@ -65,6 +63,8 @@ pub struct CheckArgs {
 
 /// What is checked: of files with settings from the command line, or of an experiment.
 pub struct CheckInput {
+    /// What was given, in words.
+    pub name: String,
     pub source: RowSource,
     model: Option<String>,
     settings: RowsSettings,
@@ -83,17 +83,16 @@ pub fn check(args: &CheckArgs) -> Result<()> {
         return Err(Error::Unused { option: "--show".into(), reason });
     }
     let report = input.check(args.show as usize)?;
-    let name = args.file.display().to_string();
     print_styled(&match args.format {
         OutputFormat::Json => crate::terminal::json(&report),
         OutputFormat::Text => {
-            let text = row_report::text(&report, &name, &input.source);
+            let text = row_report::text(&report, &input.name, &input.source);
             sanitize(&text).into_owned() + &row_report::examples(&report.examples, is_colored())
         }
     });
     let needs_fixing = report.needs_fixing(input.is_whole);
     if needs_fixing || (args.strict && report.has_findings()) {
-        return Err(Error::Rows { path: args.file.clone(), needs_fixing });
+        return Err(Error::Rows { of: input.name, needs_fixing });
     }
     Ok(())
 }
@@ -101,6 +100,19 @@ pub fn check(args: &CheckArgs) -> Result<()> {
 /// A path where only text will do.
 pub fn as_text<'a>(path: &'a Path, what: &'static str) -> Result<&'a str> {
     path.to_str().ok_or_else(|| Error::NotText { what, path: path.into() })
+}
+
+/// Paths in words, as they were given: the first of many, and how many files they are where these are more.
+fn name_of(paths: &[&Path], source: &RowSource) -> String {
+    const LISTED: usize = 4;
+    let names = paths.iter().take(LISTED).map(|path| path.display().to_string()).collect::<Vec<_>>().join(", ");
+    let more = match paths.len().saturating_sub(LISTED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let files = source.files.len();
+    let count = if files > paths.len() { format!(" ({files} files)") } else { String::new() };
+    format!("{names}{more}{count}")
 }
 
 /// `key=value` for `--set`, of any text.
@@ -117,23 +129,31 @@ impl CheckArgs {
     fn input(&self) -> Result<CheckInput> {
         if self.format == OutputFormat::Json {
             // the answer names its files
-            let others = self.validation.iter().chain(&self.test).chain(&self.more);
-            std::iter::once(&self.file).chain(others).try_for_each(|file| as_text(file, "file of rows").map(drop))?;
+            self.paths().try_for_each(|file| as_text(file, "file of rows").map(drop))?;
         }
-        let is_experiment = self.file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml"));
-        if is_experiment { self.experiment_input() } else { self.file_input() }
+        let is_experiment =
+            |file: &&PathBuf| file.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("toml"));
+        match self.files.iter().find(is_experiment) {
+            Some(file) => self.experiment_input(file),
+            None => self.file_input(),
+        }
+    }
+
+    /// All paths, training rows first.
+    fn paths(&self) -> impl Iterator<Item = &PathBuf> {
+        self.files.iter().chain(&self.validation).chain(&self.test)
     }
 
     /// Options that stand for a setting of `[world.rows]`.
     fn row_settings(&self) -> Vec<String> {
-        let columns = self.columns.names();
+        let columns = self.columns.0.iter();
         let limits = [("prompt_tokens", self.prompt_tokens), ("response_tokens", self.response_tokens)];
         let limits = limits.into_iter().filter_map(|(key, most)| Some(format!("world.rows.{key}={}", most?)));
-        columns.map(|(key, name)| assignment(&format!("world.rows.{key}"), name)).chain(limits).collect()
+        columns.map(|(role, name)| assignment(&format!("world.rows.{role}"), name)).chain(limits).collect()
     }
 
-    fn experiment_input(&self) -> Result<CheckInput> {
-        if let Some(path) = self.more.first() {
+    fn experiment_input(&self, file: &Path) -> Result<CheckInput> {
+        if let Some(path) = self.files.iter().find(|path| *path != file) {
             let reason = "an experiment names its files of rows itself".into();
             return Err(Error::Unused { option: path.display().to_string(), reason });
         }
@@ -148,12 +168,12 @@ impl CheckArgs {
                 settings.push(assignment(key, as_text(path, what)?));
             }
         }
-        let (experiment, _) = Experiment::load(&self.file, &settings)?;
+        let (experiment, _) = Experiment::load(file, &settings)?;
         if experiment.world.kind != WorldKind::Rows {
-            let (option, reason) = (self.file.display().to_string(), "only world.kind = \"rows\" has rows to check");
+            let (option, reason) = (file.display().to_string(), "only world.kind = \"rows\" has rows to check");
             return Err(Error::Unused { option, reason: reason.into() });
         }
-        CheckInput::of_experiment(experiment)
+        CheckInput::of_experiment(experiment, file)
     }
 
     fn file_input(&self) -> Result<CheckInput> {
@@ -165,7 +185,7 @@ impl CheckArgs {
         let document = Document::parse("the settings of `duel data check`", ONLY_ROWS, &settings)?;
         let settings = Experiment::from_document(&document)?.world.rows;
         let is_alone = self.validation.is_none() && self.test.is_none();
-        let train = std::iter::once(&self.file).chain(&self.more).map(|from| (from, Split::Train));
+        let train = self.files.iter().map(|from| (from, Split::Train));
         let others = [(&self.validation, Split::Validation), (&self.test, Split::Test)];
         let others = others.into_iter().filter_map(|(from, split)| Some((from.as_ref()?, split)));
         let mut files = vec![];
@@ -175,16 +195,16 @@ impl CheckArgs {
         }
         let model = self.model.as_ref().map(|path| as_text(path, "model").map(String::from)).transpose()?;
         let source = source_of(&settings, files, [usize::MAX; 2]);
-        Ok(CheckInput { source, model, settings, is_whole: false })
+        let name = name_of(&self.paths().map(PathBuf::as_path).collect::<Vec<_>>(), &source);
+        Ok(CheckInput { name, source, model, settings, is_whole: false })
     }
 }
 
 impl CheckInput {
-    /// Of one file of rows and a model, with nothing too long.
-    pub fn unlimited(rows: &Path, model: &Path, columns: &ColumnArgs) -> Result<Self> {
+    /// Of files of rows and a model, with nothing too long.
+    pub fn unlimited(rows: &[PathBuf], model: &Path, columns: &ColumnArgs) -> Result<Self> {
         let args = CheckArgs {
-            file: rows.into(),
-            more: vec![],
+            files: rows.into(),
             model: Some(model.into()),
             validation: None,
             test: None,
@@ -201,11 +221,11 @@ impl CheckInput {
         Ok(input)
     }
 
-    /// Of an experiment.
-    pub fn of_experiment(experiment: Experiment) -> Result<Self> {
+    /// Of the experiment in a file.
+    pub fn of_experiment(experiment: Experiment, file: &Path) -> Result<Self> {
         let source = row_source(&experiment)?;
         let (model, settings) = (Some(experiment.model.from.clone()), experiment.world.rows);
-        Ok(Self { source, model, settings, is_whole: true })
+        Ok(Self { name: name_of(&[file], &source), source, model, settings, is_whole: true })
     }
 
     /// Reads all rows.
@@ -228,4 +248,22 @@ impl CheckInput {
 /// Tokens of a text, as the keys of the experiment accept them.
 fn tokens() -> clap::builder::RangedI64ValueParser<u32> {
     clap::value_parser!(u32).range(1..=1 << 20)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_files_are_named_or_counted() {
+        let named = |paths: &[&str], files: usize| {
+            let mut source = source_of(&RowsSettings::defaults(), vec![], [1, 1]);
+            source.files = vec![(None, PathBuf::new()); files];
+            name_of(&paths.iter().map(Path::new).collect::<Vec<_>>(), &source)
+        };
+        assert_eq!(named(&["a.jsonl"], 1), "a.jsonl");
+        assert_eq!(named(&["a.jsonl", "b/c.csv"], 2), "a.jsonl, b/c.csv");
+        assert_eq!(named(&["rows"], 12), "rows (12 files)");
+        assert_eq!(named(&["a", "b", "c", "d", "e", "f"], 9), "a, b, c, d and 2 more (9 files)");
+    }
 }

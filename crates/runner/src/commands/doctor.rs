@@ -1,4 +1,4 @@
-//! `duel doctor`: what will run here and what will not, and why.
+//! `duel doctor`: checks of this machine.
 
 use crate::error::Result;
 use crate::sysinfo;
@@ -9,13 +9,13 @@ use std::path::Path;
 
 /// One finding.
 struct DoctorCheck {
-    /// Whether it is as it should be; `None` where it is only worth knowing.
+    /// Whether the check passed; `None` if it is for information only.
     good: Option<bool>,
     what: &'static str,
     text: String,
 }
 
-/// Prints what was found; `out` is where runs are to stand.
+/// Prints the checks; `out` is the folder of runs.
 pub fn doctor(out: &Path) -> Result<()> {
     let check = |good, what, text: String| DoctorCheck { good, what, text };
     let host = sysinfo::describe();
@@ -61,7 +61,7 @@ pub fn doctor(out: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Bytes free where runs are to stand, or at the nearest folder above that is there.
+/// Free bytes in the folder of runs, or in the nearest existing folder above it.
 fn free_bytes(out: &Path) -> std::result::Result<f64, String> {
     let absolute = std::path::absolute(out).map_err(|e| e.to_string())?;
     let existing = absolute.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));

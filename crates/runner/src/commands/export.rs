@@ -65,7 +65,7 @@ pub struct ExportArgs {
     /// f32 by default
     #[arg(long, value_enum)]
     pub numbers: Option<FileNumbers>,
-    /// Replace an earlier export that stands there, as a whole
+    /// Replace an earlier export at this place, as a whole
     #[arg(long)]
     pub force: bool,
 }
@@ -222,7 +222,7 @@ pub(super) fn own_tokenizer(context: &StageContext<'_>, space: &duel_spec::Token
     Ok(TokenizerFiles { special, tokenizer, template: None })
 }
 
-/// The stage of the wanted arm, point and seed; the reference's is any that needs it.
+/// The stage of the requested arm, point and seed; for the reference, any that needs it.
 fn stage<'a>(args: &ExportArgs, arm: &str, plan: &'a Plan, seed: u64) -> Result<&'a Stage> {
     let cells: Vec<&Stage> = plan.stages.iter().filter(|s| s.kind == StageKind::Cell && s.seed == seed).collect();
     let Some(first) = cells.first() else { return Err(Error::NoSeed { path: args.run.clone(), seed }) };

@@ -7,6 +7,7 @@ use crate::target::{self, ModelTarget};
 use crate::terminal::print;
 use crate::world;
 use clap::Args;
+use duel_data::TextTokenizer;
 use duel_model::{Checkpoint, Classifier, ClassifierCheckpoint, Pretrained, TransformerConfig};
 use std::path::{Path, PathBuf};
 
@@ -21,7 +22,7 @@ pub struct ImportArgs {
     /// f32 by default
     #[arg(long, value_enum)]
     pub numbers: Option<FileNumbers>,
-    /// Replace an earlier export that stands there, as a whole
+    /// Replace an earlier export at this place, as a whole
     #[arg(long)]
     pub force: bool,
 }
@@ -48,30 +49,18 @@ pub fn import(args: &ImportArgs) -> Result<()> {
         return import_classifier(&from, target);
     }
     let mut model = Pretrained::open(&from)?;
-    // one that cannot be read is no use to anybody
+    // a tokenizer that cannot be read is an error
     let tokenizer = world::tokenizer(&from, &model)?;
     if let Some(tokenizer) = &tokenizer {
-        world::add_turn_end(&from, &mut model, tokenizer)?;
+        world::add_turn_ends(&from, &mut model, tokenizer)?;
     }
     let device = duel_model::device::open("flex")?;
     // rotary positions are no weights: few of them do
     let policy = model.policy(model.config.context.min(64), &device)?;
     let parameters: usize =
         duel_model::weights::shapes(&policy).iter().map(|(_, shape)| shape.iter().product::<usize>()).sum();
-    let TransformerConfig { layers, width, heads, vocabulary, context, .. } = model.config;
-    print(&format!(
-        "{}: {layers} layers of width {width}, {heads} heads, {vocabulary} tokens, context {context}, {parameters} parameters{}{}\n",
-        args.from.display(),
-        if model.tokenizer_files.tokenizer.is_some() { ", with its tokenizer" } else { ", without a tokenizer" },
-        if model.tokenizer_files.template.is_some() { " and chat template" } else { "" },
-    ));
-    print(&format!("  family: {}; numbers: {}\n", model.config.architecture.family, model.dtypes().join(", ")));
-    for line in tokenizer.iter().flat_map(|tokenizer| world::tokenizer_summary(&model, tokenizer)) {
-        print(&format!("  {line}\n"));
-    }
-    for setting in &model.ignored {
-        print(&format!("  not used: {setting}\n"));
-    }
+    let what = format!("{}: {}, {parameters} parameters", args.from.display(), sizes(&model.config));
+    describe(&from, &what, "", &model, tokenizer.as_ref())?;
     let Some((to, form, numbers, target)) = target else { return Ok(()) };
     let checkpoint = Checkpoint { config: model.config, policy, tokenizer_files: model.tokenizer_files };
     target.write(|made| write(&checkpoint, made, form, numbers))?;
@@ -80,24 +69,44 @@ pub fn import(args: &ImportArgs) -> Result<()> {
     Ok(())
 }
 
+fn sizes(config: &TransformerConfig) -> String {
+    let TransformerConfig { layers, width, heads, vocabulary, context, .. } = config;
+    format!("{layers} layers of width {width}, {heads} heads, {vocabulary} tokens, context {context}")
+}
+
+/// Prints what a model is, with its tokenizer, and which of its settings are not used; `score` says where a reward model has its score.
+fn describe(from: &Path, what: &str, score: &str, model: &Pretrained, tokenizer: Option<&TextTokenizer>) -> Result<()> {
+    let files = &model.tokenizer_files;
+    print(&format!(
+        "{what}{}{}{score}\n",
+        if files.tokenizer.is_some() { ", with its tokenizer" } else { ", without a tokenizer" },
+        if files.template.is_some() { " and chat template" } else { "" },
+    ));
+    print(&format!("  family: {}; numbers: {}\n", model.config.architecture.family, model.dtypes().join(", ")));
+    for line in tokenizer.iter().flat_map(|tokenizer| world::tokenizer_summary(model, tokenizer)) {
+        print(&format!("  {line}\n"));
+    }
+    if let Some(problem) =
+        tokenizer.map(|tokenizer| world::template_problem(from, model, tokenizer)).transpose()?.flatten()
+    {
+        print(&format!("  {problem}\n"));
+    }
+    for setting in &model.ignored {
+        print(&format!("  not used: {setting}\n"));
+    }
+    Ok(())
+}
+
 /// The same of a sequence classifier.
 fn import_classifier(from: &Path, target: Option<ImportTarget<'_>>) -> Result<()> {
     let classifier = Classifier::open(from)?;
-    world::tokenizer(from, &classifier.model)?;
-    let TransformerConfig { layers, width, heads, vocabulary, context, .. } = classifier.model.config;
-    let model = classifier.scalar_model(context.min(64), &duel_model::device::open("flex")?)?;
-    print(&format!(
-        "{}: a reward model (a sequence classifier with one label): {layers} layers of width {width}, {heads} heads, {vocabulary} \
-         tokens, context {context}{}{}; its score is on the last token{}\n",
-        from.display(),
-        if classifier.model.tokenizer_files.tokenizer.is_some() {
-            ", with its tokenizer"
-        } else {
-            ", without a tokenizer"
-        },
-        if classifier.model.tokenizer_files.template.is_some() { " and chat template" } else { "" },
-        classifier.pad.map_or(String::new(), |pad| format!(" that is not {pad}")),
-    ));
+    let tokenizer = world::tokenizer(from, &classifier.model)?;
+    let model = classifier.scalar_model(classifier.model.config.context.min(64), &duel_model::device::open("flex")?)?;
+    let (name, sizes) = (from.display(), sizes(&classifier.model.config));
+    let what = format!("{name}: a reward model (a sequence classifier with one label): {sizes}");
+    let last = classifier.pad.map_or(String::new(), |pad| format!(" that is not {pad}"));
+    let score = format!("; its score is on the last token{last}");
+    describe(from, &what, &score, &classifier.model, tokenizer.as_ref())?;
     let Some((to, form, numbers, target)) = target else { return Ok(()) };
     if form == ExportAs::Gguf {
         return Err(unused(&format!("--to {}", to.display()), "GGUF files hold no head of a classifier"));

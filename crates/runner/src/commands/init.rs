@@ -17,9 +17,9 @@ use toml_edit::{DocumentMut, Item};
 pub struct InitArgs {
     /// Where experiment.toml goes; its name is the experiment's
     pub folder: PathBuf,
-    /// The rows, as `duel data check` reads them
-    #[arg(long, value_name = "FILE")]
-    pub rows: PathBuf,
+    /// The rows, as `duel data check` reads them: files, folders or patterns
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    pub rows: Vec<PathBuf>,
     /// The model: a Hugging Face directory, a .gguf file, or its name on the hub
     #[arg(long, value_name = "DIR|FILE.gguf|NAME")]
     pub model: PathBuf,
@@ -101,6 +101,21 @@ fn write_new(folder: &Path, text: &str) -> Result<PathBuf> {
     Ok(to)
 }
 
+/// A path from the root, or a name on the hub, as text.
+fn absolute(path: &Path, what: &'static str) -> Result<String> {
+    let absolute = std::path::absolute(path).ok().filter(|_| !sources::is_hub_name(path));
+    as_text(absolute.as_deref().unwrap_or(path), what).map(String::from)
+}
+
+/// Paths of rows as `world.rows.train` has them: one by itself, several as a list.
+fn rows_value(rows: &[PathBuf]) -> Result<toml_edit::Value> {
+    let paths = rows.iter().map(|path| absolute(path, "file of rows")).collect::<Result<Vec<_>>>()?;
+    Ok(match paths.as_slice() {
+        [one] => one.into(),
+        several => several.iter().collect::<toml_edit::Array>().into(),
+    })
+}
+
 /// Writes an experiment fitted to rows and a model.
 ///
 /// # Errors
@@ -108,16 +123,16 @@ fn write_new(folder: &Path, text: &str) -> Result<PathBuf> {
 pub fn init(args: &InitArgs) -> Result<()> {
     // 1. What the rows are like, with nothing left out for its length.
     let input = CheckInput::unlimited(&args.rows, &args.model, &args.columns)?;
-    let (report, name) = (input.check(0)?, args.rows.display().to_string());
+    let report = input.check(0)?;
     if report.stats.has_only_prompts() {
-        print(&text(&report, &name, &input.source));
+        print(&text(&report, &input.name, &input.source));
         return Err(Error::OnlyPrompts { what: "an experiment fitted to rows", hint: INIT_HINT });
     }
     let lengths = (report.prompt, report.chosen, report.rejected);
     let (Some(prompt), Some(chosen), Some(rejected), true) = (lengths.0, lengths.1, lengths.2, report.stats.kept > 0)
     else {
-        print(&text(&report, &name, &input.source));
-        return Err(Error::Rows { path: args.rows.clone(), needs_fixing: true });
+        print(&text(&report, &input.name, &input.source));
+        return Err(Error::Rows { of: input.name, needs_fixing: true });
     };
 
     // 2. Sizes that hold nine of ten, or as many as the model's context does, and the hold-out, in round numbers.
@@ -136,17 +151,12 @@ pub fn init(args: &InitArgs) -> Result<()> {
     let holdout = (usable / 10).clamp(2, 256);
     let rows = usable.saturating_sub(2 * holdout).clamp(2, 4096);
     let batch = if rows >= 64 { 16 } else { 4 };
-    let absolute = |path: &Path, what| {
-        let absolute = std::path::absolute(path).ok().filter(|_| !sources::is_hub_name(path));
-        let absolute = absolute.unwrap_or_else(|| path.into());
-        as_text(&absolute, what).map(String::from)
-    };
     let folder = absolute(&args.folder, "folder")?;
-    let columns = args.columns.names().map(|(key, name)| (format!("world.rows.{key}"), name.into()));
+    let columns = args.columns.0.iter().map(|(role, name)| (format!("world.rows.{role}"), name.into()));
     let number = |n: usize| i64::try_from(n).unwrap_or(i64::MAX).into();
     let values: [(&str, toml_edit::Value); 11] = [
         ("name", name_of(Path::new(&folder)).into()),
-        ("world.rows.train", absolute(&args.rows, "file of rows")?.into()),
+        ("world.rows.train", rows_value(&args.rows)?),
         ("world.rows.prompt_tokens", number(prompt_tokens)),
         ("world.rows.response_tokens", number(response_tokens)),
         ("model.from", absolute(&args.model, "model")?.into()),
@@ -165,7 +175,8 @@ pub fn init(args: &InitArgs) -> Result<()> {
 
     // 3. The file, where none is; and what a run of it would use.
     let to = write_new(&args.folder, &fitted)?;
-    let input = CheckInput::of_experiment(experiment)?;
+    let name = input.name;
+    let input = CheckInput::of_experiment(experiment, &to)?;
     let report = input.check(0)?;
     print(&text(&report, &name, &input.source));
     print(&format!(
@@ -178,7 +189,7 @@ pub fn init(args: &InitArgs) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use duel_spec::RowPaths;
+    use duel_spec::{ColumnRole, RowPaths};
 
     #[test]
     fn sizes_are_within_the_context() {
@@ -214,8 +225,8 @@ mod tests {
             let experiment = read.unwrap_or_else(|e| panic!("{text:?}: {e}\n{written}"));
             let rows = &experiment.world.rows;
             assert_eq!(rows.train, RowPaths::One(text.into()));
-            assert_eq!([&rows.chosen, &experiment.model.from], [text; 2]);
-            assert_eq!((experiment.stages.pairs.rows, rows.prompt.as_str()), (77, ""));
+            assert_eq!([rows.column(ColumnRole::Chosen), Some(&experiment.model.from)], [Some(text); 2]);
+            assert_eq!((experiment.stages.pairs.rows, rows.column(ColumnRole::Prompt)), (77, None));
             assert!(
                 written.contains("\nrows = 77                       # of the training rows, at most\n"),
                 "{written}"

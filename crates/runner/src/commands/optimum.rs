@@ -24,7 +24,7 @@ pub enum ExactWorld {
     Bandit,
 }
 
-/// A reward that is climbed in place of gold.
+/// A reward that is maximized in place of gold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ProxyKind {
     /// What a reward model learns from pairs that never show the trap: "more is better"
@@ -110,7 +110,7 @@ fn of_run(args: &OptimumArgs, path: &Path) -> Result<WorldTables> {
 fn positive(text: &str) -> std::result::Result<f64, String> {
     match text.parse::<f64>() {
         Ok(x) if (1e-6..=1e6).contains(&x) => Ok(x),
-        _ => Err("a number from 1e-6 to 1e6 is wanted".into()),
+        _ => Err("expected a number from 1e-6 to 1e6".into()),
     }
 }
 
@@ -118,5 +118,5 @@ fn split(text: &str) -> std::result::Result<Split, String> {
     [Split::Train, Split::Validation, Split::Test]
         .into_iter()
         .find(|split| split.name() == text)
-        .ok_or_else(|| "train, validation or test is wanted".into())
+        .ok_or_else(|| "expected train, validation or test".into())
 }

@@ -1,4 +1,4 @@
-//! `duel plan`: what a run will do and cost, before anything is spent.
+//! `duel plan`: what a run will do and cost, before it is run.
 
 use crate::commands::args::{ExperimentArgs, OutputFormat, concurrent_stages};
 use crate::error::Result;
@@ -32,14 +32,14 @@ const FEWEST_SEEDS: u64 = 5;
 /// Seconds from which on a run is called long.
 const LONG: f64 = 3600.0;
 
-/// The answer as a machine reads it.
+/// The output as JSON.
 #[derive(Debug, Serialize)]
 struct PlanReport<'a> {
     name: &'a str,
     question: &'a str,
     jobs: usize,
     stages: Vec<StageRow>,
-    /// Of what is to be done.
+    /// Of the unfinished stages.
     flops: f64,
     seconds: f64,
     /// Of the stages that may run at once; bytes.
@@ -62,7 +62,7 @@ struct StageRow {
     cost: StageCost,
 }
 
-/// Prints the plan; makes nothing but the note of how fast the machine is.
+/// Prints the plan; writes only a record of the machine's speed.
 pub fn plan(args: &PlanArgs) -> Result<()> {
     let (experiment, document) = args.experiment.load()?;
     let plan = args.experiment.whole_plan(&experiment)?;
@@ -82,7 +82,7 @@ pub fn plan(args: &PlanArgs) -> Result<()> {
     Ok(())
 }
 
-/// What there is to run on.
+/// The machine.
 #[derive(Debug, Clone, Copy)]
 struct Machine {
     cores: usize,
@@ -129,7 +129,7 @@ fn answer<'a>(
     })
 }
 
-/// What a person would want to know before hours are spent.
+/// Warnings to read before a long run.
 fn warnings(experiment: &Experiment, memory: f64, seconds: f64, machine: Machine) -> Vec<String> {
     let mut warnings = vec![];
     if experiment.seeds < FEWEST_SEEDS {
@@ -233,7 +233,7 @@ fn text(answer: &PlanReport<'_>, experiment: &Experiment, plan: &Plan) -> String
     text
 }
 
-/// The sum of some numbers; of none, 0 and not the -0 that adding floats begins with.
+/// The sum of some numbers; an empty sum is 0, not the -0 of `f64::sum`.
 fn total(numbers: impl Iterator<Item = f64>) -> f64 {
     numbers.fold(0.0, |sum, x| sum + x)
 }

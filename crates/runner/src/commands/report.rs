@@ -31,7 +31,7 @@ pub struct ReportArgs {
     pub output: Option<PathBuf>,
 }
 
-/// Says where a page is, and what to know before it is believed.
+/// Prints the path of a page, and its warnings.
 pub fn announce_files(ReportSummary { page, warnings }: ReportSummary) {
     let warnings: String = warnings.iter().map(|warning| format!("warning: {warning}\n")).collect();
     print(&format!("{warnings}{}\n", page.display()));

@@ -141,7 +141,8 @@ pub fn text(report: &DataReport, name: &str, source: &RowSource) -> String {
     ];
     let kinds: Vec<String> =
         kinds.iter().filter(|(n, _)| *n > 0).map(|(n, kind)| format!("{} {kind}", with_commas(*n))).collect();
-    let mut lines = vec![format!("{name}: {} rows: {}", with_commas(stats.read), kinds.join(", "))];
+    let kinds = if kinds.is_empty() { String::new() } else { format!(": {}", kinds.join(", ")) };
+    let mut lines = vec![format!("{name}: {} rows{kinds}", with_commas(stats.read))];
     lines.extend(columns(report));
     if stats.with_margin + stats.with_scores > 0 {
         let [margin, scores] = [stats.with_margin, stats.with_scores].map(with_commas);

@@ -4,8 +4,9 @@ use crate::commands::args::{ExperimentArgs, concurrent_stages, seconds};
 use crate::commands::report::announce_files;
 use crate::error::{Error, Result, StageFailure};
 use crate::executors::{EXECUTORS, ExecutorEntry, RunEvent, RunOptions, RunSummary, execute};
+use crate::judge_files::{judge_files, judge_inputs};
 use crate::log;
-use crate::plan::{Plan, Stage, experiment_hash, judge_files, judge_inputs};
+use crate::plan::{Plan, Stage, experiment_hash};
 use crate::progress::ProgressReporter;
 use crate::search;
 use crate::sources;
@@ -34,10 +35,10 @@ pub struct RunArgs {
     pub executor: &'static ExecutorEntry,
     /// End at the first stage that fails
     ///
-    /// Without it a failed stage costs itself and what needs it; the rest goes on, and the exit code says so at the end.
+    /// Without it, only stages that need the failed one are skipped; the others run, and the exit code reports the failure at the end.
     #[arg(long, conflicts_with = "keep_going")]
     pub fail_fast: bool,
-    /// Go on after a stage has failed, which is the default
+    /// Continue after a stage has failed, which is the default
     #[arg(long)]
     pub keep_going: bool,
     /// Seconds between checkpoints of a training: no more than this much work is lost to a kill, and none of the result
@@ -45,7 +46,7 @@ pub struct RunArgs {
     pub checkpoint_seconds: f64,
 }
 
-/// What a run needs from its first moment on: the stages of all rounds that it has come to before, else of its first one.
+/// The stages that a run needs at its start: those of all earlier rounds, or of its first one.
 fn first_stages(args: &ExperimentArgs, experiment: &Experiment) -> Result<BTreeMap<String, String>> {
     let cells = duel_ledger::cells_of(&args.out.join(&experiment.name), experiment).unwrap_or_default();
     let cells = match cells.is_empty() {
@@ -79,14 +80,11 @@ pub fn run(args: &RunArgs) -> Result<()> {
         jobs,
         "run"
     );
-    let before = Manifest::read(run.path()).ok();
+    let before = Manifest::read(run.path());
     let mut manifest = Manifest { stages: needed, ..manifest(&experiment, &document, &args.experiment.device, jobs)? };
 
     let mut reporter = ProgressReporter::new(jobs);
-    reporter.print_line(&format!("{}: {}", experiment.name, experiment.question));
-    for warning in warnings::warnings(&experiment) {
-        reporter.print_line(&format!("warning: {warning}"));
-    }
+    print_heading(&reporter, &experiment, before.as_ref().err());
     let options = RunOptions {
         run: &run,
         device: &args.experiment.device,
@@ -97,7 +95,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         stop: &stop,
     };
     let mut summary = RunSummary::default();
-    let ran = rounds(&experiment, args.executor, &options, (&mut manifest, before), &mut reporter, &mut summary);
+    let ran = rounds(&experiment, args.executor, &options, (&mut manifest, before.ok()), &mut reporter, &mut summary);
     let ran = ran.and_then(|plan| {
         reporter.print_line("merging and reporting");
         duel_ledger::merge(run.path(), &manifest, RunSubset::Comparison)?;
@@ -121,7 +119,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
         peak_memory as f64 / 1e6,
     ));
     let written = match duel_report::write(run.path()) {
-        // what failed is the answer: why there is nothing to report follows from it
+        // the failed stages are the cause: there is nothing to report
         Err(_) if !failures.is_empty() => return Err(Error::Stages { failures, left_out: left_out.len() }),
         written => written?,
     };
@@ -129,6 +127,17 @@ pub fn run(args: &RunArgs) -> Result<()> {
     manifest.write(run.path())?;
     announce_files(written);
     if failures.is_empty() { Ok(()) } else { Err(Error::Stages { failures, left_out: left_out.len() }) }
+}
+
+/// Prints the experiment's question and its warnings.
+fn print_heading(reporter: &ProgressReporter, experiment: &Experiment, manifest_error: Option<&duel_ledger::Error>) {
+    reporter.print_line(&format!("{}: {}", experiment.name, experiment.question));
+    for warning in warnings::warnings(experiment) {
+        reporter.print_line(&format!("warning: {warning}"));
+    }
+    if let Some(damage @ duel_ledger::Error::Damaged { .. }) = manifest_error {
+        reporter.print_line(&format!("warning: {damage}; its claims count as added after the run"));
+    }
 }
 
 /// Set by a signal that asks this process to end. The first asks for a clean stop, the second ends at once.
@@ -142,7 +151,7 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-/// Runs what an experiment asks for, round after round: one where nothing is searched. The manifest of an earlier invocation
+/// Runs the rounds of an experiment: one if nothing is searched. The manifest of an earlier invocation
 /// says which of the same stages have diverged.
 fn rounds(
     experiment: &Experiment,
@@ -194,8 +203,8 @@ fn rounds(
     Ok(plan)
 }
 
-/// Writes down what is run, once it is known that it can be planned: an experiment that cannot leaves the run of an earlier one
-/// as it was. What a search of other settings asked for is no part of this one.
+/// Records the experiment once it can be planned: one that cannot be planned leaves the run of an earlier one
+/// unchanged. The rounds of a search over other settings are removed.
 fn begin(run: &RunDir, experiment: &Experiment, manifest: &mut Manifest, before: Option<&Manifest>) -> Result<()> {
     manifest.claims = Some(standing_claims(run, experiment, manifest, before));
     if before.is_none_or(|before| before.experiment != manifest.experiment) {
@@ -204,8 +213,8 @@ fn begin(run: &RunDir, experiment: &Experiment, manifest: &mut Manifest, before:
     Ok(write_atomically(&run.path().join("experiment.toml"), manifest.experiment.as_bytes())?)
 }
 
-/// The claims that stood before their answer could be known: all of them where this run has no finished cell; else those that
-/// it has on record. Where every cell is another run's, those that stood there too.
+/// The claims made before any result was known: all of them if this run has no finished cell; otherwise those that
+/// it has recorded. If every cell is from another run, those recorded there too.
 fn standing_claims(
     run: &RunDir,
     experiment: &Experiment,
@@ -298,8 +307,8 @@ fn finish(manifest: &mut Manifest, summary: &RunSummary, ended_by: Option<&Error
         let line = tail.lines().find(|line| line.contains('×')).or(tail.lines().last()).unwrap_or_default();
         line.trim_matches([' ', '×']).to_string()
     };
-    let words = |f: &StageFailure| f.ended.as_ref().map_or_else(|| last(&f.tail), |ended| ended.words.clone());
-    manifest.failed = summary.failures.iter().map(|f| (f.stage.clone(), words(f))).collect();
+    let message = |f: &StageFailure| f.ended.as_ref().map_or_else(|| last(&f.tail), |ended| ended.message.clone());
+    manifest.failed = summary.failures.iter().map(|f| (f.stage.clone(), message(f))).collect();
     manifest.failed.extend(summary.left_out.iter().map(|stage| (stage.clone(), "needs what failed".into())));
     manifest.diverged.extend(
         summary

@@ -1,8 +1,9 @@
-//! `duel sample`: what every arm of a run responds, side by side, token by token.
+//! `duel sample`: the responses of every arm of a run, side by side, token by token.
 
 use crate::commands::args::OutputFormat;
 use crate::error::{Error, Result};
-use crate::plan::{Plan, Stage, StageKind, judge_files, recorded_judge};
+use crate::judge_files::{judge_files, recorded_judge};
+use crate::plan::{Plan, Stage, StageKind};
 use crate::stages::{StageContext, learned_reward};
 use crate::terminal::{is_colored, print_styled, warn};
 use crate::terminal::{json, sanitize};
@@ -52,7 +53,7 @@ pub struct SampleArgs {
     pub format: OutputFormat,
 }
 
-/// Test prompts that are answered where none is given.
+/// Number of test prompts if no prompt is given.
 const PROMPTS: usize = 3;
 /// Log-ratio at which a token's colour is at its strongest, nats.
 const STRONGEST: f64 = 2.0;
@@ -71,9 +72,9 @@ pub fn sample(args: &SampleArgs) -> Result<()> {
     Ok(())
 }
 
-/// Every response that is asked for, prompt by prompt.
+/// All requested responses, prompt by prompt.
 fn responses(args: &SampleArgs) -> Result<Vec<SampledResponse>> {
-    // 1. The run, and whose policies speak.
+    // 1. The run and the policies.
     let (manifest, experiment, plan) = Plan::of_run(&args.run)?;
     let (report, run) = (Run::read(&args.run)?, RunDir::open(&args.run)?);
     warn(&report.notes());
@@ -84,7 +85,7 @@ fn responses(args: &SampleArgs) -> Result<Vec<SampledResponse>> {
     let (device, stop) = (duel_model::device::open(&manifest.device)?, AtomicBool::new(false));
     let context = |stage| StageContext::new(&experiment, &plan, stage, &run, device.clone(), &stop);
     let mut policies = policies(args, &plan, &report, seed)?;
-    // of an arm that was not asked for by name, what is not finished is left out
+    // unfinished cells are left out, unless their arm was named
     let finished =
         |(arm, _, stage): &(String, String, &Stage)| plan.check_finished(&run, &manifest, stage, arm != REFERENCE);
     let missing = policies.iter().find_map(|source| finished(source).err());
@@ -95,7 +96,7 @@ fn responses(args: &SampleArgs) -> Result<Vec<SampledResponse>> {
         None => {}
     }
 
-    // 2. What they are asked: the same prompts and random numbers for all.
+    // 2. The same prompts and random numbers for all.
     let shared = context(policies[0].2);
     let loaded = shared.load_world()?;
     let world = loaded.world.as_ref();
@@ -104,12 +105,12 @@ fn responses(args: &SampleArgs) -> Result<Vec<SampledResponse>> {
         texts => texts.iter().map(|text| Ok(world.read_prompt(text)?)).collect::<Result<Vec<_>>>()?,
     };
     let reference = shared.sft_policy(world)?;
-    // a program of somebody else's run is run only when that is asked for
+    // the program of another person's run is executed on request only
     let runs_judge =
         args.judge || experiment.judge.kind != JudgeKind::Command || experiment.world.kind == WorldKind::Grammar;
     let (gold, proxy) = (runs_judge.then(|| loaded.gold.clone()), learned_reward(&shared, &loaded)?);
 
-    // 3. What they say.
+    // 3. The responses.
     let mut all_responses = vec![];
     for (arm, point, stage) in &policies {
         let policy = if *arm == REFERENCE { reference.clone() } else { context(stage).trained_policy(world)? };
@@ -166,7 +167,7 @@ fn policies<'a>(
     Ok(selected)
 }
 
-/// What every arm is asked.
+/// The prompts and settings of every arm.
 struct SampleRequest<'a> {
     context: &'a StageContext<'a>,
     world: &'a dyn World,
@@ -176,7 +177,7 @@ struct SampleRequest<'a> {
 }
 
 impl SampleRequest<'_> {
-    /// One arm's answers, each with the place of its prompt.
+    /// One arm's responses, each with the index of its prompt.
     fn answers(
         &self,
         (arm, point, seed): (&str, &str, u64),
@@ -259,7 +260,7 @@ fn render(all_responses: &[SampledResponse], in_colour: bool) -> String {
     text
 }
 
-/// Likelier than under the reference on blue, less likely on orange, the more the stronger.
+/// Blue where a token is more likely than under the reference, orange where less; stronger for a larger difference.
 fn coloured(piece: &TokenSpan) -> String {
     let strength = (piece.log_ratio.abs() / STRONGEST).min(1.0);
     let text = sanitize(&piece.text);

@@ -75,7 +75,7 @@ fn render(result: &ClaimResult) -> String {
     let claim = &result.claim;
     let source = if claim.source.is_empty() { String::new() } else { format!(" ({})", claim.source) };
     let added = if result.added_after_run { " (added after the run)" } else { "" };
-    let mut text = format!("{} {}{added}: {}{source}\n", claim.id, result.judgement, result.words);
+    let mut text = format!("{} {}{added}: {}{source}\n", claim.id, result.judgement, result.description);
     let number = |x: Option<f64>, places: usize| x.map_or("–".into(), |x| fixed(x, places));
     for test in &result.tests {
         let interval = test
@@ -94,7 +94,7 @@ fn render(result: &ClaimResult) -> String {
             let _ = writeln!(text, "      p of the test that flips signs {p:.4}");
         }
     }
-    let _ = writeln!(text, "      {}", result.asked);
+    let _ = writeln!(text, "      {}", result.requirement);
     for (arm, budget) in &result.budgets {
         let (points, trainings, flops) = (budget.points, budget.trainings, budget.flops / 1e9);
         let _ = writeln!(text, "      {arm}: {points} points, {trainings} trainings, {} GFLOP", fixed(flops, 1));

@@ -306,7 +306,7 @@ fn status_line(view: &RunView) -> String {
             _ => 0,
         })
         .sum();
-    let mut line = format!("{finished} of {all} stages, {running} at work");
+    let mut line = format!("{finished} of {all} stages, {running} running");
     if failed > 0 {
         line += &format!(", {failed} failed");
     }
@@ -382,7 +382,7 @@ fn draw_cells(frame: &mut Frame<'_>, area: Rect, view: &RunView, state: &ViewSta
                 Line::from(format!(
                     "▶ {label} {:>3.0}%  {left} left  {}",
                     share * 100.0,
-                    sanitize(&live.progress.words)
+                    sanitize(&live.progress.message)
                 ))
                 .bold()
             }

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// Does one stage of a run; where that fails, the parent is told, or, where there is none, it is written down.
+/// Runs one stage. A failure is reported to the parent or, if the worker is detached, written to a file.
 pub fn worker(run: &Path, stage: usize, device: &str, checkpoint_seconds: f64, detached: bool) -> Result<()> {
     let done = work(run, stage, device, Duration::from_secs_f64(checkpoint_seconds), detached);
     match &done {
@@ -74,17 +74,17 @@ fn work(run: &Path, index: usize, device: &str, checkpoints: Duration, detached:
         None => (SHARED_ARM, stage.kind.name(), NO_POINT),
     };
     let mut last = Instant::now() - PAUSE;
-    let report = move |done, total, words: &str| {
+    let report = move |done, total, message: &str| {
         if detached || (last.elapsed() < PAUSE && done < total) {
-            return; // nobody reads it, or the last line was just now
+            return; // nobody reads it, or the last line is recent
         }
         last = Instant::now();
-        let line = serde_json::to_string(&Progress { done, total, words: words.into() }).expect("plain data");
+        let line = serde_json::to_string(&Progress { done, total, message: message.into() }).expect("plain data");
         let _ = writeln!(std::io::stdout(), "{line}");
     };
     let tag = format!("{FORMAT_VERSION} {} {device}", sysinfo::COMMIT);
     let resumes = run.stages().join(stage.id.checkpoint_dir()).is_dir();
-    tracing::debug!(stage = stage.label(), process = std::process::id(), kept = resumes, "at work");
+    tracing::debug!(stage = stage.label(), process = std::process::id(), resumes, "running");
     let mut recorder = StageRecorder::new(arm, method, point, stage.seed, Box::new(report)).with_checkpoints(
         &run.stages(),
         &stage.id,
@@ -92,7 +92,7 @@ fn work(run: &Path, index: usize, device: &str, checkpoints: Duration, detached:
         checkpoints,
     );
     recorder = recorder.with_live_file(run.path(), &stage.id.folder());
-    recorder.progress(0, 1, "begun");
+    recorder.progress(0, 1, "started");
     let context = StageContext::new(&experiment, &plan, stage, &run, duel_model::device::open(device)?, &stop);
     StageDir::make(&run.stages(), &stage.id, &stage.key, |to| {
         duel_model::catching(|| run_stage(&context, to, &mut recorder))
@@ -100,9 +100,9 @@ fn work(run: &Path, index: usize, device: &str, checkpoints: Duration, detached:
     Ok(())
 }
 
-/// Waits for the lease of a stage: another process that is at it may finish first.
+/// Waits for the lease of a stage: another process that runs it may finish first.
 fn take_lease(run: &RunDir, stage: &Stage, stop: &Arc<AtomicBool>) -> Result<Lease> {
-    tracing::debug!(stage = stage.label(), process = std::process::id(), "asks for the lease");
+    tracing::debug!(stage = stage.label(), process = std::process::id(), "waits for the lease");
     loop {
         if let Some(lease) = Lease::take(&run.stages(), &stage.id, stop.clone())? {
             return Ok(lease);

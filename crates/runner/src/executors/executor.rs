@@ -36,7 +36,7 @@ pub struct Resources {
     pub retries: usize,
     /// Seconds between two polls.
     pub poll_seconds: f64,
-    /// Whether tasks go on when this process ends.
+    /// Whether tasks continue when this process ends.
     pub is_detached: bool,
 }
 

@@ -13,4 +13,7 @@ pub use schedule::{RunSummary, execute};
 pub use script::shell_quoted;
 
 /// Every executor, the default first: `--executor` and its help come from here.
-pub static EXECUTORS: [ExecutorEntry; 2] = [local::ENTRY, slurm::ENTRY];
+pub static EXECUTORS: &[ExecutorEntry] = &[
+    local::ENTRY, // the default
+    slurm::ENTRY,
+];

@@ -13,8 +13,9 @@ use std::path::{Path, PathBuf};
 pub struct WorkerExitReport {
     pub exit: u8,
     pub tail: String,
-    /// Whether only a stage that it needs was missing.
-    pub in_vain: bool,
+    /// Whether only a stage that it needs was missing; `in_vain` in earlier versions.
+    #[serde(alias = "in_vain")]
+    pub needs_missing: bool,
     pub ended: Option<WorkerEnd>,
 }
 
@@ -40,7 +41,7 @@ impl WorkerExitReport {
             let report = Self {
                 exit: error.exit(),
                 tail: render(error),
-                in_vain: matches!(error, Error::Missing { .. }),
+                needs_missing: matches!(error, Error::Missing { .. }),
                 ended: Some(WorkerEnd::by(error)),
             };
             let json = serde_json::to_vec_pretty(&report).expect("plain data");

@@ -40,7 +40,7 @@ const MAX_SLEEP: Duration = Duration::from_millis(100);
 /// index `from` were run by an earlier round: those that are not finished have failed. `summary` is filled even on an error.
 ///
 /// # Errors
-/// On Ctrl-C [`Error::Detached`] where the tasks go on, else [`Error::Interrupted`]; a run directory that cannot be used; a
+/// On Ctrl-C [`Error::Detached`] if the tasks continue, else [`Error::Interrupted`]; a run directory that cannot be used; a
 /// cluster that refuses a job.
 pub fn execute(
     plan: &Plan,

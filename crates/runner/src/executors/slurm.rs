@@ -5,10 +5,9 @@
 
 use super::executor::{
     Events, Executor, ExecutorEntry, Resources, RunEvent, RunOptions, TaskFailure, TaskState, is_finished,
-    worker_program,
 };
 use super::protocol::{EXIT_REPORTS, WorkerExitReport};
-use super::script::{scriptable, shell_quoted};
+use super::script::{WorkerCommand, scriptable};
 use crate::error::{Error, Result, StageFailure};
 use crate::plan::{Plan, Stage};
 use duel_ledger::{Live, RunDir, write_atomically};
@@ -128,20 +127,13 @@ impl<'a> SlurmExecutor<'a> {
     fn submit_array(&mut self, stages: &[usize], cores: usize, after: &[u64]) -> Result<u64> {
         let number = self.jobs.jobs.len();
         let path = self.run().join(format!("slurm/{number}.sbatch"));
-        let run = std::fs::canonicalize(self.run()).map_err(|source| {
-            let path = self.run().to_path_buf();
-            Error::Io { action: "find", path, source }
-        })?;
         let text = script(&JobArrayRequest {
             number,
             stages,
             cores,
             after,
             jobs: self.options.requested_jobs,
-            run: &run,
-            program: &worker_program()?,
-            device: self.options.device,
-            checkpoint_seconds: self.options.checkpoint_seconds,
+            worker: &WorkerCommand::new(self.options)?,
             slurm: self.slurm,
         })?;
         write_atomically(&path, text.as_bytes())?;
@@ -161,7 +153,7 @@ impl<'a> SlurmExecutor<'a> {
         if ids.is_empty() {
             return Ok(BTreeMap::new());
         }
-        // squeue reports jobs that it has forgotten as an error, where it is asked for no other
+        // squeue reports an error if it has forgotten all of the requested jobs
         let answer = match call(
             "squeue",
             &["--noheader", "--array", "--states=all", "--format=%i %T", &format!("--jobs={}", ids.join(","))],
@@ -267,7 +259,7 @@ impl Executor for SlurmExecutor<'_> {
         let label = self.stage(stage).label();
         let message = format!("{label}: its job {task} ended ({reason}); submitted again from its last checkpoint");
         Ok(match WorkerExitReport::take(self.run(), &self.stage(stage).id.folder()) {
-            Some(report) if report.in_vain => TaskFailure::MissingInput,
+            Some(report) if report.needs_missing => TaskFailure::MissingInput,
             Some(WorkerExitReport { exit, tail, ended, .. }) => {
                 TaskFailure::Failed(StageFailure { stage: label, tail, exit, ended })
             }
@@ -303,10 +295,7 @@ struct JobArrayRequest<'a> {
     after: &'a [u64],
     /// Most tasks at once ([`RunOptions::requested_jobs`]).
     jobs: Option<usize>,
-    run: &'a Path,
-    program: &'a Path,
-    device: &'a str,
-    checkpoint_seconds: f64,
+    worker: &'a WorkerCommand<'a>,
     slurm: &'a SlurmSettings,
 }
 
@@ -315,10 +304,8 @@ struct JobArrayRequest<'a> {
 /// # Errors
 /// A path with a control character, or that is not text.
 fn script(request: &JobArrayRequest<'_>) -> Result<String> {
-    let JobArrayRequest { number, stages, cores, after, jobs, run, program, device, checkpoint_seconds, slurm } =
-        *request;
-    let run = scriptable("the run directory", run)?;
-    let program = scriptable("the program", program)?;
+    let JobArrayRequest { number, stages, cores, after, jobs, worker, slurm } = *request;
+    let run = scriptable("the run directory", &worker.run)?;
     let SlurmSettings { partition, time, memory, setup, extra, .. } = slurm;
     let last = stages.len() - 1;
     let limit = jobs.map_or(String::new(), |jobs| format!("%{jobs}"));
@@ -345,12 +332,9 @@ fn script(request: &JobArrayRequest<'_>) -> Result<String> {
     let numbers: Vec<String> = stages.iter().map(usize::to_string).collect();
     Ok(format!(
         "#!/bin/bash\n{options}\n{setup}\nstages=({})\nexport RAYON_NUM_THREADS={cores}\n\
-         exec {} worker --detached --run {} --stage \"${{stages[$SLURM_ARRAY_TASK_ID]}}\" --device {} --checkpoint-seconds {}\n",
+         exec {}\n",
         numbers.join(" "),
-        shell_quoted(program),
-        shell_quoted(run),
-        shell_quoted(device),
-        checkpoint_seconds,
+        worker.line(r#""${stages[$SLURM_ARRAY_TASK_ID]}""#)?,
     ))
 }
 
@@ -416,26 +400,17 @@ mod tests {
         Experiment::from_document(&document).expect("valid").slurm
     }
 
-    fn request<'a>(run: &'a Path, slurm: &'a SlurmSettings) -> JobArrayRequest<'a> {
-        JobArrayRequest {
-            number: 0,
-            stages: &[3, 5],
-            cores: 8,
-            after: &[17],
-            jobs: Some(2),
-            run,
-            program: Path::new("/opt/my programs/duel"),
-            device: "flex",
-            checkpoint_seconds: 30.0,
-            slurm,
-        }
+    fn script_of(run: &str, slurm: &SlurmSettings) -> Result<String> {
+        let (program, run) = ("/opt/my programs/duel".into(), run.into());
+        let worker = &WorkerCommand { program, run, device: "flex", checkpoint_seconds: 30.0 };
+        script(&JobArrayRequest { number: 0, stages: &[3, 5], cores: 8, after: &[17], jobs: Some(2), worker, slurm })
     }
 
     #[test]
     fn each_value_is_one_word_of_the_script() {
         let slurm = slurm("partition = \"big\"\nextra = [\"--account=lab\"]\nsetup = \"module load x\"");
         let run = "/data/it's 50% \"new\" \\ $(touch x) `y`/run";
-        let text = script(&request(Path::new(run), &slurm)).expect("a script");
+        let text = script_of(run, &slurm).expect("a script");
         let expected = r##"#!/bin/bash
 #SBATCH --job-name=duel-0
 #SBATCH --array=0-1%2
@@ -478,7 +453,7 @@ exec '/opt/my programs/duel' worker --detached --run '/data/it'\''s 50% "new" \ 
     fn a_path_that_would_end_a_line_is_refused() {
         let slurm = slurm("");
         for run in ["/data/a\nb", "/data/a\rb", "/data/\u{1b}[2J", "/data/\u{85}"] {
-            assert!(matches!(script(&request(Path::new(run), &slurm)), Err(Error::Unscriptable { .. })), "{run:?}");
+            assert!(matches!(script_of(run, &slurm), Err(Error::Unscriptable { .. })), "{run:?}");
         }
     }
 }

@@ -55,12 +55,12 @@ pub fn preview(experiment: &Experiment) -> Vec<Vec<Trial>> {
     let no_results = TuningResults::default();
     let all =
         |arm: &String| ArmSearch::new(experiment, arm, &no_results).random_or_grid(experiment.tuning.configurations);
-    let tried: Vec<Trial> = experiment.arms.keys().flat_map(all).collect();
-    let first = |arm: &String| tried.iter().find(|trial| trial.arm == *arm);
+    let trials: Vec<Trial> = experiment.arms.keys().flat_map(all).collect();
+    let first = |arm: &String| trials.iter().find(|trial| trial.arm == *arm);
     let seeds = experiment.seed_list();
     let compared = experiment.arms.keys().filter_map(first);
     let compared = compared.map(|trial| Trial { seeds: seeds.clone(), tuning: false, ..trial.clone() }).collect();
-    vec![tried, compared]
+    vec![trials, compared]
 }
 
 /// The search of one arm.
@@ -69,25 +69,25 @@ struct ArmSearch<'a> {
     name: &'a str,
     arm: &'a Arm,
     results: &'a TuningResults,
-    tried: Vec<&'a TrialResult>,
+    trials: Vec<&'a TrialResult>,
     seeds: Vec<u64>,
 }
 
 impl<'a> ArmSearch<'a> {
     fn new(experiment: &'a Experiment, name: &'a str, results: &'a TuningResults) -> Self {
-        let tried = results.tried.iter().filter(|tried| tried.arm == name).collect();
-        Self { experiment, name, arm: &experiment.arms[name], results, tried, seeds: experiment.tuning_seeds() }
+        let trials = results.trials.iter().filter(|trial| trial.arm == name).collect();
+        Self { experiment, name, arm: &experiment.arms[name], results, trials, seeds: experiment.tuning_seeds() }
     }
 
     /// The arm's next trials; none once its budget is spent.
     fn proposals(&self) -> Vec<Trial> {
         let tuning = &self.experiment.tuning;
-        let remaining = tuning.configurations.saturating_sub(self.tried.len());
+        let remaining = tuning.configurations.saturating_sub(self.trials.len());
         match self.arm.search {
             Search::Grid => self.random_or_grid(remaining),
             Search::Random => self.random_or_grid(remaining.min(self.affordable())),
             // the first third is random: the estimate needs points that are not good, too
-            Search::Tpe if self.tried.is_empty() => {
+            Search::Tpe if self.trials.is_empty() => {
                 let first = (tuning.configurations / 3).max(tuning.at_once);
                 self.random_or_grid(remaining.min(first).min(self.affordable()))
             }
@@ -106,7 +106,7 @@ impl<'a> ArmSearch<'a> {
         if spent <= 0.0 {
             return self.experiment.tuning.at_once; // the cost of a point is not known yet
         }
-        let trainings: usize = self.tried.iter().map(|tried| tried.seeds.len()).sum();
+        let trainings: usize = self.trials.iter().map(|trial| trial.seeds.len()).sum();
         let cost_of_point = spent / trainings as f64 * self.seeds.len() as f64;
         ((budget - spent).max(0.0) / cost_of_point) as usize
     }
@@ -135,13 +135,13 @@ impl<'a> ArmSearch<'a> {
     /// Points that were not tried before; `draw` gets the index of each.
     fn fresh(&self, count: usize, mut draw: impl FnMut(u64) -> SampledSettings) -> Vec<SampledSettings> {
         let mut fresh: Vec<SampledSettings> = vec![];
-        let first = self.tried.len() as u64;
+        let first = self.trials.len() as u64;
         for index in (0..).map(|i| first + i).take(count.saturating_mul(MISSES)) {
             if fresh.len() == count {
                 break;
             }
             let settings = draw(index);
-            if !fresh.contains(&settings) && !self.tried.iter().any(|tried| tried.settings == settings) {
+            if !fresh.contains(&settings) && !self.trials.iter().any(|trial| trial.settings == settings) {
                 fresh.push(settings);
             }
         }
@@ -151,7 +151,7 @@ impl<'a> ArmSearch<'a> {
     /// Points by tree-structured Parzen estimation, each setting independently (Bergstra et al. 2011).
     fn estimated(&self, count: usize) -> Vec<Trial> {
         let choose = self.experiment.tuning.choose;
-        let mut ranked = self.tried.clone();
+        let mut ranked = self.trials.clone();
         ranked.sort_by(|a, b| b.merit(choose).total_cmp(&a.merit(choose)));
         let (good, others) = ranked.split_at((ranked.len() as f64 * BETTER).ceil() as usize);
         let mut proposed: Vec<SampledSettings> = vec![];
@@ -159,7 +159,7 @@ impl<'a> ArmSearch<'a> {
             let mut rng = seeds::stream(self.experiment.seed, Stream::Tpe(self.name), index);
             let settings = self.arm.draw(|name, axis| {
                 let shares = |trials: &[&TrialResult]| -> Vec<f64> {
-                    trials.iter().filter_map(|tried| axis.share(tried.settings.get(name)?)).collect()
+                    trials.iter().filter_map(|trial| axis.share(trial.settings.get(name)?)).collect()
                 };
                 // the other points of this round count as bad, so that proposals do not crowd (Ginsbourger et al. 2010)
                 let pending = proposed.iter().filter_map(|settings| axis.share(settings.get(name)?));
@@ -175,24 +175,24 @@ impl<'a> ArmSearch<'a> {
     /// ran on. The trainings that this saves go to new points.
     fn race(&self) -> Vec<Trial> {
         let tuning = &self.experiment.tuning;
-        let spent: usize = self.tried.iter().map(|tried| tried.seeds.len()).sum();
+        let spent: usize = self.trials.iter().map(|trial| trial.seeds.len()).sum();
         let remaining = (tuning.configurations * self.seeds.len())
             .saturating_sub(spent)
             .min(self.affordable().saturating_mul(self.seeds.len()));
-        if self.tried.is_empty() {
+        if self.trials.is_empty() {
             let first = self.random_points(tuning.configurations.min(remaining));
             return first.into_iter().map(|settings| self.trial(settings, vec![self.seeds[0]])).collect();
         }
-        let alive = survivors(&self.tried, tuning.choose);
+        let alive = survivors(&self.trials, tuning.choose);
         let mut running: Vec<&&TrialResult> =
-            alive.iter().filter(|tried| tried.seeds.len() < self.seeds.len()).collect();
+            alive.iter().filter(|trial| trial.seeds.len() < self.seeds.len()).collect();
         if running.is_empty() {
             // only as many as the budget can run on every seed
             let fresh = self.random_points(remaining / self.seeds.len());
             return fresh.into_iter().map(|settings| self.trial(settings, vec![self.seeds[0]])).collect();
         }
         running.sort_by(|a, b| b.merit(tuning.choose).total_cmp(&a.merit(tuning.choose)));
-        let next = |tried: &&&TrialResult| self.trial(tried.settings.clone(), vec![self.seeds[tried.seeds.len()]]);
+        let next = |trial: &&&TrialResult| self.trial(trial.settings.clone(), vec![self.seeds[trial.seeds.len()]]);
         running.iter().take(remaining).map(next).collect()
     }
 }
@@ -201,11 +201,11 @@ impl<'a> ArmSearch<'a> {
 const MISSES: usize = 50;
 
 /// The points that are not behind the leader, which is the best of those that ran on the most seeds.
-fn survivors<'a>(tried: &[&'a TrialResult], choose: SelectionMetric) -> Vec<&'a TrialResult> {
-    let max_seeds = tried.iter().map(|tried| tried.seeds.len()).max().unwrap_or(0);
-    let furthest = tried.iter().filter(|tried| tried.seeds.len() == max_seeds);
+fn survivors<'a>(trials: &[&'a TrialResult], choose: SelectionMetric) -> Vec<&'a TrialResult> {
+    let max_seeds = trials.iter().map(|trial| trial.seeds.len()).max().unwrap_or(0);
+    let furthest = trials.iter().filter(|trial| trial.seeds.len() == max_seeds);
     let Some(leader) = furthest.max_by(|a, b| a.merit(choose).total_cmp(&b.merit(choose))) else { return vec![] };
-    tried.iter().filter(|tried| !tried.is_behind(leader, choose)).copied().collect()
+    trials.iter().filter(|trial| !trial.is_behind(leader, choose)).copied().collect()
 }
 
 /// The share of points that count as good. A quarter, where Bergstra et al. have 15%: searches here have tens of points.
@@ -237,15 +237,15 @@ mod tests {
         {
             for cell in experiment.cells_for(&round).iter().filter(|cell| cell.tuning) {
                 let is_point = |t: &TrialResult| t.label == cell.point.label;
-                let index = results.tried.iter().position(is_point).unwrap_or_else(|| {
+                let index = results.trials.iter().position(is_point).unwrap_or_else(|| {
                     let (arm, label) = (cell.arm.clone(), cell.point.label.clone());
                     let settings = cell.point.settings.clone();
-                    results.tried.push(TrialResult { arm, label, settings, seeds: BTreeMap::new() });
-                    results.tried.len() - 1
+                    results.trials.push(TrialResult { arm, label, settings, seeds: BTreeMap::new() });
+                    results.trials.len() - 1
                 });
                 let worth =
                     worth(&cell.point.settings, cell.seed).map(|gold| TrialScore { gold, proxy: 0.0, flops: 10.0 });
-                assert_eq!(results.tried[index].seeds.insert(cell.seed, worth), None, "a cell is run once");
+                assert_eq!(results.trials[index].seeds.insert(cell.seed, worth), None, "a cell is run once");
             }
             rounds.push(round);
         }
@@ -271,7 +271,7 @@ mod tests {
         for kind in ["random", "tpe", "halving"] {
             let experiment = experiment(kind, "");
             let (rounds, results) = search(&experiment, bowl);
-            let spent: usize = results.tried.iter().map(|t| t.seeds.len()).sum();
+            let spent: usize = results.trials.iter().map(|t| t.seeds.len()).sum();
             assert!((34..=36).contains(&spent), "{kind} spent {spent}");
             let [last] = &rounds.last().expect("rounds")[..] else { panic!("one arm, one point") };
             assert!(!last.tuning && last.seeds == [0, 1]);
@@ -305,12 +305,16 @@ mod tests {
         let (rounds, results) = search(&experiment, bowl);
         assert!(rounds[0].iter().all(|trial| trial.seeds == [100]));
         let full = |t: &&TrialResult| t.seeds.len() == 6;
-        let dropped: Vec<&TrialResult> = results.tried.iter().filter(|t| !full(t)).collect();
-        assert!(results.tried.len() > 12 && !dropped.is_empty(), "{} tried", results.tried.len());
-        for tried in dropped.iter().filter(|t| t.seeds.len() > 1) {
-            assert!(results.tried.iter().any(|other| tried.is_behind(other, SelectionMetric::Gold)), "{}", tried.label);
+        let dropped: Vec<&TrialResult> = results.trials.iter().filter(|t| !full(t)).collect();
+        assert!(results.trials.len() > 12 && !dropped.is_empty(), "{} tried", results.trials.len());
+        for trial in dropped.iter().filter(|t| t.seeds.len() > 1) {
+            assert!(
+                results.trials.iter().any(|other| trial.is_behind(other, SelectionMetric::Gold)),
+                "{}",
+                trial.label
+            );
         }
-        let best = results.tried.iter().filter(full).map(|t| t.merit(SelectionMetric::Gold)).fold(f64::MIN, f64::max);
+        let best = results.trials.iter().filter(full).map(|t| t.merit(SelectionMetric::Gold)).fold(f64::MIN, f64::max);
         assert_eq!(
             results.ranked("d", &experiment.tuning_seeds(), SelectionMetric::Gold)[0].merit(SelectionMetric::Gold),
             best
@@ -321,7 +325,7 @@ mod tests {
     fn flops_bound_a_search_and_failures_are_never_chosen() {
         let experiment = experiment("random", "flops = 200.0");
         let (_, results) = search(&experiment, |_, _| Some(1.0));
-        assert_eq!(results.tried.len(), 6, "each costs 3 × 10");
+        assert_eq!(results.trials.len(), 6, "each costs 3 × 10");
         let (rounds, _) = search(&experiment, |settings, seed| {
             bowl(settings, seed).filter(|_| settings["beta"].as_float().is_some_and(|beta| beta < 0.1))
         });
@@ -335,6 +339,6 @@ mod tests {
         let text = "[tuning]\nconfigurations = 12\n[arms.d]\nmethod = \"dpo\"\nsearch = \"tpe\"\n[arms.d.space]\nepochs = { low = 1, high = 5 }\n";
         let experiment = Experiment::from_document(&Document::parse("t", text, &[]).expect("parses")).expect("valid");
         let (_, results) = search(&experiment, |settings, _| settings["epochs"].as_integer().map(|n| n as f64));
-        assert_eq!(results.tried.len(), 5);
+        assert_eq!(results.trials.len(), 5);
     }
 }

@@ -19,12 +19,12 @@ impl EpochSampler {
         Self { rows, batch_size, seed, stream, epoch: None, batches: vec![] }
     }
 
-    /// Share of the rows that are in no batch of an epoch, other ones in each.
+    /// Share of the rows that are in no batch of an epoch; they differ between epochs.
     pub fn left_out(&self) -> f64 {
         (self.rows % self.batch_size.min(self.rows)) as f64 / self.rows as f64
     }
 
-    /// The batch of a step; the same one whenever it is asked.
+    /// The batch of a step: always the same one.
     pub fn at(&mut self, step: u64) -> &[usize] {
         let an_epoch = (self.rows / self.batch_size.min(self.rows)) as u64;
         let (epoch, place) = (step / an_epoch, (step % an_epoch) as usize);

@@ -38,7 +38,7 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
         learner: &context.experiment.learner,
         reference: reference.clone(),
         start: context.on_train_device(reference.clone()),
-        // loaded anew: clones of a module share their parameters' ids, and with them their gradients
+        // loaded again: clones of a module share their parameters' ids, and with them their gradients
         critic_start: context.on_train_device(context.sft_policy(world)?),
         reader: context.reader(world),
         train_reader: context.train_reader(world),
@@ -87,7 +87,7 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     context.save_policy(trained, world, to)
 }
 
-/// Responses of validation rows, on which it is checked that the policy is read soundly.
+/// Responses of validation rows, on which invariants of the policy are checked.
 fn probe(rows: &[PreferenceRow], world: &dyn World) -> Responses {
     let validation = (0..rows.len()).filter(|&i| rows[i].split == Split::Validation);
     let probe: Vec<usize> = validation.take(duel_training::probes::probe_rows(world.space())).collect();

@@ -1,4 +1,4 @@
-//! What every stage can reach: the experiment, its plan, the run directory and the models that are in memory.
+//! The surroundings of every stage: the experiment, its plan, the run directory and the models that are in memory.
 
 use super::files::{POLICY, ROWS};
 use crate::error::{Error, Result};
@@ -20,7 +20,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// Everything a stage may look at.
+/// Everything a stage may read.
 pub struct StageContext<'a> {
     pub experiment: &'a Experiment,
     pub plan: &'a Plan,
@@ -29,11 +29,11 @@ pub struct StageContext<'a> {
     pub device: Device,
     pub stop: &'a AtomicBool,
     models: ModelCache,
-    /// Judges that the stage may have asked.
+    /// Judges that the stage may have started.
     judges: RefCell<Vec<Arc<dyn Scorer>>>,
 }
 
-/// Models that several parts of a stage share: one copy in memory, under however many adapters.
+/// Models that several parts of a stage share: one copy in memory, under any number of adapters.
 #[derive(Debug, Default)]
 struct ModelCache {
     config: OnceCell<TransformerConfig>,
@@ -42,7 +42,7 @@ struct ModelCache {
     reward: OnceCell<RewardStart>,
 }
 
-/// A reward model that somebody else has trained, before it is trained further.
+/// A pretrained reward model, before it is trained further.
 #[derive(Debug)]
 pub(crate) struct RewardStart {
     pub(crate) model: PretrainedReward,
@@ -66,7 +66,7 @@ impl<'a> StageContext<'a> {
 }
 
 impl StageContext<'_> {
-    /// Trains without a look on the way.
+    /// Trains without evaluations on the way.
     pub fn train_alone<M: Method>(
         &self,
         stage: &str,
@@ -88,7 +88,7 @@ impl StageContext<'_> {
         Ok(loaded)
     }
 
-    /// Ends the judges that the stage may have asked.
+    /// Ends the judges that the stage may have started.
     pub fn finish_judges(&self) -> Result<()> {
         Ok(self.judges.borrow().iter().try_for_each(|gold| gold.finish())?)
     }
@@ -102,7 +102,7 @@ impl StageContext<'_> {
         Ok(self.models.config.get_or_init(|| config).clone())
     }
 
-    /// A fresh policy, ready to train.
+    /// A new policy, ready to train.
     pub fn fresh_policy(&self, world: &dyn World, rng: &mut seeds::Rng) -> Result<Policy> {
         Ok(self.with_recompute(Policy::new(&self.config(world)?, rng, &self.train_device())))
     }
@@ -166,7 +166,7 @@ impl StageContext<'_> {
         self.read_policy(self.stage, || self.sft_policy(world), world)
     }
 
-    /// The SFT policy of this seed, without gradient. Where it is a pretrained model it is held once, whoever asks.
+    /// The SFT policy of this seed, without gradient. A pretrained model is in memory once.
     pub fn sft_policy(&self, world: &dyn World) -> Result<Policy> {
         if let Some(policy) = self.models.sft.get() {
             return Ok(policy.clone());
@@ -182,7 +182,7 @@ impl StageContext<'_> {
         Ok(self.models.sft.get_or_init(|| policy.no_grad()).clone())
     }
 
-    /// What SFT starts from, without gradient: the pretrained model, or what the stage `base` has trained.
+    /// The start of SFT, without gradient: the pretrained model, or the model of the stage `base`.
     pub fn base_policy(&self, world: &dyn World) -> Result<Policy> {
         if self.experiment.is_pretrained() { self.pretrained(world) } else { self.policy_of(StageKind::Base, world) }
     }
@@ -193,7 +193,7 @@ impl StageContext<'_> {
         self.read_policy(stage, || self.pretrained(world), world)
     }
 
-    /// Reads what [`Self::save_policy`] wrote; adapters are put onto `under`.
+    /// Reads what [`Self::save_policy`] wrote; adapters are added to `under`.
     fn read_policy(&self, stage: &Stage, under: impl FnOnce() -> Result<Policy>, world: &dyn World) -> Result<Policy> {
         let folder = self.folder(stage)?;
         if self.experiment.is_pretrained() && !folder.file(POLICY).is_file() {
@@ -203,7 +203,7 @@ impl StageContext<'_> {
         Ok(weights::load(shape, &folder.file(POLICY))?)
     }
 
-    /// Writes a policy: its adapters alone, as PEFT does, where they stand on a pretrained model; else all weights.
+    /// Writes a policy: only its adapters, in PEFT's format, if it is a pretrained model; else all weights.
     pub fn save_policy(&self, policy: Policy, world: &dyn World, to: &Path) -> Result<()> {
         if self.experiment.is_pretrained() && policy.has_lora() {
             let base = sources::public_name(&self.experiment.model.from);
@@ -233,8 +233,8 @@ impl StageContext<'_> {
     }
 }
 
-/// Where single completions with a label stand in twos, each to a prompt of its own, only losses that look at each alone, or at
-/// all together, may read them.
+/// If single completions with a label are paired, each with its own prompt, only losses that read each of them alone, or
+/// all of them together, may be used.
 pub(super) fn check_unpaired(experiment: &Experiment, rows: &[PreferenceRow]) -> Result<()> {
     let unpaired = rows.iter().filter(|row| row.rejected_prompt.is_some()).count();
     let compares = |point: &ArmPoint| match &point.method {

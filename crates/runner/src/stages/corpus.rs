@@ -1,4 +1,4 @@
-//! The stage `corpus`: tokenizer, prompts and rows as ids, and what a judge learns.
+//! The stage `corpus`: tokenizer, prompts and rows as ids, and the learned judge.
 
 use super::context::StageContext;
 use crate::error::{Error, Result};
@@ -18,11 +18,11 @@ use duel_training::PairBatch;
 use rand::RngExt;
 use std::path::{Path, PathBuf};
 
-/// Pairs of rated sentences that a taste is learned from, and the share of sentences kept to measure it.
+/// Pairs of rated sentences that the preference judge is learned from, and the share of sentences held out to measure it.
 const RATED_PAIRS: usize = 40_000;
 const RATED_HELDOUT: f64 = 0.2;
 
-/// The stage `corpus`: tokenizer, prompts and rows as ids, and whatever the judge has to learn.
+/// The stage `corpus`: tokenizer, prompts and rows as ids, and the learned judge.
 pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
     let experiment = context.experiment;
     let settings = &experiment.world.reviews;
@@ -76,7 +76,7 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     Ok(())
 }
 
-/// A person's rows as ids, split by a hash of the prompt.
+/// The user's rows as ids, split by a hash of the prompt.
 fn prepare_rows(
     experiment: &Experiment,
     pretrained: &PretrainedModel,
@@ -104,7 +104,7 @@ fn prepare_rows(
     Ok(())
 }
 
-/// What became of the rows that were not used as they stand.
+/// Records how many rows were changed or left out.
 const ROW_METRICS: [(Metric, FindingKind); 9] = [
     (metrics::ROWS_UNREADABLE, FindingKind::Unreadable),
     (metrics::ROWS_SAME, FindingKind::Same),
@@ -117,12 +117,12 @@ const ROW_METRICS: [(Metric, FindingKind); 9] = [
     (metrics::ROWS_MERGED, FindingKind::Merged),
 ];
 
-/// A taste learned from single ratings of film sentences, two raters a pair, so that their noise is in it; returns how often it
-/// orders held-out sentences as the means do.
+/// A preference judge learned from single ratings of film sentences, two raters per pair, so that it has their noise; also
+/// returns how often it orders held-out sentences as the means do.
 fn from_ratings(folder: &Path, to: &Path) -> Result<f64> {
     let raters = reviews::load_raters(folder)?;
     let rated = reviews::load_ratings(folder)?;
-    // neighbours are of one film: the end is held out in one piece
+    // neighbours are of the same film: the end is held out as a whole
     let train_count = (raters.len() as f64 * (1.0 - RATED_HELDOUT)) as usize;
     let texts: Vec<&str> = raters[..train_count].iter().map(|one| one.text.as_str()).collect();
     let mut rng = seeds::stream(0, Stream::RatedPairs, 0);
@@ -142,7 +142,7 @@ fn from_ratings(folder: &Path, to: &Path) -> Result<f64> {
     Ok(taste.agreement(&rated[train_count..], &mut rng))
 }
 
-/// A taste learned from the rows on validation and test prompts, which no method sees.
+/// A preference judge learned from the rows on validation and test prompts, which no method sees.
 fn from_rows(world: &RowsWorld, to: &Path) -> Result<()> {
     let held_out: Vec<PreferenceRow> = world.rows().iter().filter(|row| row.split != Split::Train).cloned().collect();
     let responses = PairBatch::new(&held_out, &(0..held_out.len()).collect::<Vec<_>>()).both;
@@ -153,7 +153,7 @@ fn from_rows(world: &RowsWorld, to: &Path) -> Result<()> {
     Ok(BagOfWordsPreference::fit(&texts, &pairs).save(to)?)
 }
 
-/// Prompts alone can do without rows to learn a taste or an SFT policy from only where neither is asked for.
+/// Prompts alone are enough only if neither a judge nor an SFT policy is learned from the rows.
 fn check_prompts_alone(experiment: &Experiment) -> Result<()> {
     let refuse = |what, hint| Err(Error::OnlyPrompts { what, hint });
     if experiment.judge.kind == JudgeKind::World {

@@ -1,4 +1,5 @@
-//! The stage `yardstick`, and the evaluator that measures every policy of a seed.
+//! The stage `yardstick`, which evaluates what the policies of a seed are compared with: the reference and the exact optima;
+//! and the evaluator of all policies.
 
 use super::context::StageContext;
 use super::files::{PROXY, load_json};
@@ -15,7 +16,7 @@ use std::sync::Arc;
 
 /// Prompts and samples of a curve point where evaluation samples.
 const CURVE_EFFORT: SampleSize = SampleSize { prompts: 128, samples_per_prompt: 1 };
-/// Marks and completions of the reference; on grammar, of the exact optima too.
+/// Metrics and completions of the reference; on grammar, of the exact optima too.
 pub(super) fn run(context: &StageContext<'_>, recorder: &mut StageRecorder) -> Result<()> {
     let loaded = context.load_world()?;
     let world = loaded.world.as_ref();

@@ -1,4 +1,4 @@
-//! What each kind of stage does: the experiment's settings put together with the crates. No mathematics here.
+//! What each kind of stage does: the experiment's settings passed to the crates. No mathematics here.
 
 mod base;
 mod batches;
@@ -27,7 +27,7 @@ use duel_ledger::StageRecorder;
 use duel_spec::{Clocks, MethodSettings, Recorder, metrics};
 use std::path::Path;
 
-/// Does the stage; its files go to `to`.
+/// Runs the stage; its files are written to `to`.
 pub fn run_stage(context: &StageContext<'_>, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
     let done = match context.stage.kind {
         StageKind::Corpus => corpus::run(context, to, recorder),

@@ -57,7 +57,7 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     save_rows(all, to)
 }
 
-/// A person's rows with what the judge says of both completions.
+/// The user's rows with the judge's scores of both completions.
 fn judge_rows(rows: &[PreferenceRow], gold: &dyn Scorer) -> Result<Vec<PreferenceRow>> {
     let all: Vec<usize> = (0..rows.len()).collect();
     let mut chosen = gold.score(&PairBatch::new(rows, &all).both)?;

@@ -24,19 +24,19 @@ use rand::RngExt;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-/// What every method is given: the same start, rows, prompts and judges.
+/// The inputs of every method: the same start, rows, prompts and judges.
 pub struct TrainingInputs<'a> {
     pub seed: u64,
     pub world: Arc<dyn World>,
     pub config: TransformerConfig,
-    /// Whether the model is one that somebody else has trained, and held once for all.
+    /// Whether the model is pretrained, with one copy of its weights for all.
     pub pretrained: bool,
     pub learner: &'a LearnerSettings,
     /// The SFT policy, without gradient.
     pub reference: Policy,
     /// The same, ready to train.
     pub start: Policy,
-    /// The same once more with parameters of its own, for a critic where no reward model gives one.
+    /// A separate copy with its own parameters, for a critic if there is no reward model to start it from.
     pub critic_start: Policy,
     pub reader: ResponseReader,
     pub train_reader: ResponseReader,
@@ -55,11 +55,11 @@ pub struct TrainingInputs<'a> {
     pub stop: &'a AtomicBool,
 }
 
-/// Called on the policy without gradient at points of the curve; gives its marks on validation prompts.
+/// Called on the policy without gradient at points of the curve; returns its score on validation prompts.
 pub type EvalCallback<'a> = &'a mut dyn FnMut(&Policy, Clocks, &mut dyn Recorder, EvalKind) -> Result<EvalResult>;
 
-/// Trains one point; returns the policy without gradient, its adapters on, and its clocks. The last curve point is left to
-/// the caller, who measures it in full.
+/// Trains one point; returns the policy without gradient, its adapters on, and its clocks. The last curve point is evaluated by
+/// the caller.
 pub fn run(
     method: &MethodSettings,
     inputs: TrainingInputs<'_>,
@@ -102,7 +102,7 @@ fn start(common: &CommonSettings, inputs: &TrainingInputs<'_>) -> Policy {
     }
 }
 
-/// A policy under fresh adapters, frozen beneath them; as it is where its arm asks for none.
+/// A frozen policy with new adapters; unchanged if the arm has none.
 fn with_adapters(policy: Policy, common: &CommonSettings, stream: Stream<'_>, inputs: &TrainingInputs<'_>) -> Policy {
     if !common.lora {
         return policy;
@@ -128,8 +128,8 @@ fn learner<M: Module>(
     Learner::new(module, inputs.learner, learning_rate, updates).with_dropout(common.lora_dropout, inputs.seed)
 }
 
-/// By what a policy is chosen among those at the points of the curve: marks on validation prompts, or what its method's
-/// loss is there. `None` where the last one is kept.
+/// The score by which one of the policies at the points of the curve is selected: on validation prompts, or its method's
+/// validation loss. `None` if the last one is kept.
 fn merit(common: &CommonSettings, result: &EvalResult, loss: Option<f64>, step: u64) -> Result<Option<f64>> {
     if result.split != Split::Validation {
         let (actual, expected) = (result.split.name().into(), Split::Validation.name().into());
@@ -154,7 +154,7 @@ fn selected_module<M: Module>(best: BestCheckpoint, module: M, clocks: Clocks, r
     module
 }
 
-/// What a method on rollouts is given, by whose score it climbs.
+/// The inputs of a method on rollouts, with its reward.
 fn setting(reward: RewardSource, inputs: &TrainingInputs<'_>) -> RolloutContext {
     let (scorer, scorer_flops): (Arc<dyn Scorer>, f64) = match reward {
         RewardSource::Rm => {
@@ -174,7 +174,7 @@ fn setting(reward: RewardSource, inputs: &TrainingInputs<'_>) -> RolloutContext 
     }
 }
 
-/// The prompts of an iteration, drawn from the training split; each `group` times in a row.
+/// The prompts of an iteration, drawn from the training split; each repeated `group` times.
 fn prompts_of(inputs: &TrainingInputs<'_>, iteration: u64, episodes: usize, group: usize) -> Vec<Vec<u32>> {
     let prompts = inputs.world.prompts(Split::Train);
     let mut rng = seeds::stream(inputs.seed, Stream::Prompts, iteration); // the same for every method on rollouts
@@ -229,7 +229,7 @@ fn policy_gradient(
     actor_alone(&mut method, shared, group, inputs, evaluate, recorder)
 }
 
-/// A method on rollouts that trains nothing but the policy.
+/// A method on rollouts that trains only the policy.
 fn actor_alone<M: duel_training::Method<Module = Policy, Batch = Vec<Vec<u32>>>>(
     method: &mut M,
     shared: &RolloutSettings,
@@ -331,8 +331,8 @@ fn dpo(
     Ok((policy, clocks))
 }
 
-/// When a training is looked at. Its end is measured in full by the caller, and needs a look only where policies are held
-/// against each other.
+/// When a training is evaluated. Its end is evaluated in full by the caller, and is included here only if policies are compared
+/// with each other.
 fn points(common: &CommonSettings, iterations: u64, points: usize) -> Vec<u64> {
     let mut steps = curve_steps(iterations, points);
     if common.keep == CheckpointSelection::Last {

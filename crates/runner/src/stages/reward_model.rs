@@ -21,21 +21,21 @@ use duel_training::{BestCheckpoint, Learner, PairBatch, Splits, TrainContext, Tr
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// What a learned reward is beside the networks' weights.
+/// A learned reward without the networks' weights.
 #[derive(Serialize, Deserialize)]
 struct RewardModelMeta {
     /// Of each judge's raw scores over samples of the SFT policy.
     centres: Vec<f64>,
     linear: Option<Linear>,
-    /// Of what all say together.
+    /// Of the combined score.
     centre: f64,
     scale: f64,
 }
 
 const KEPT: &str = "rm.json";
 
-/// Train rows at most that a trained model reads again for its accuracy on them: a large model would take as long for all of
-/// them as for half of its training.
+/// The most train rows that the training accuracy is measured on: for a large model all of them would take as long as
+/// half of its training.
 const ROWS_READ_AGAIN: usize = 512;
 
 /// The file of the `i`-th network's weights.
@@ -78,7 +78,7 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
         }
     }
 
-    // 2. Centre and scale on what the SFT policy says.
+    // 2. Centre and scale on responses of the SFT policy.
     let sft_policy = context.sft_policy(world)?;
     let prompts = world.prompts(Split::Train);
     let ids = (0..settings.samples).map(|i| prompts[i % prompts.len()].ids.clone()).collect();
@@ -88,7 +88,7 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     let reader = reward_reader(context, &loaded, &context.device)?;
     let reward = LearnedReward::normalized_on(judges, settings.ensemble_score, reader, &samples)?;
 
-    // 3. Say how good it is.
+    // 3. Measure its quality.
     let mut record = |metric, value| recorder.record("rm", clocks, metric, value);
     let (on_validation, on_test) = (quality(&reward, &validation)?, quality(&reward, &test)?);
     let some = &train_rows[..train_rows.len().min(ROWS_READ_AGAIN)];
@@ -107,7 +107,7 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     }
     record_curve(&on_test.calibration, recorder);
 
-    // 4. Keep it.
+    // 4. Save it.
     if let Some(grammar) = &loaded.grammar {
         let table = [Split::Validation, Split::Test].map(|split| {
             let prompts: Vec<Vec<u32>> = grammar.prompts(split).iter().map(|p| p.ids.clone()).collect();
@@ -119,7 +119,7 @@ pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRec
     save(&reward, settings, to)
 }
 
-/// How the reward model reads responses: the policy's ids, or, where it has a tokenizer of its own, their text.
+/// How the reward model reads responses: the policy's ids, or, if it has its own tokenizer, their text.
 fn reward_reader(context: &StageContext<'_>, loaded: &LoadedWorld, device: &Device) -> Result<RewardReader> {
     let Some(start) = context.reward_start()? else {
         return Ok(ResponseReader::new(loaded.world.space(), device).into());
@@ -133,7 +133,7 @@ pub(super) fn reward_config(context: &StageContext<'_>, world: &dyn World) -> Re
     context.reward_start()?.map_or_else(|| context.config(world), |start| Ok(start.config.clone()))
 }
 
-/// Writes the weights of all networks, or of their adapters, and how their scores are put together.
+/// Writes the weights of all networks, or of their adapters, and how their scores are combined.
 fn save(reward: &LearnedReward, settings: &RmStage, to: &Path) -> Result<()> {
     let mut linear = None;
     for (i, (judge, _)) in reward.judges().iter().enumerate() {
@@ -150,7 +150,7 @@ fn save(reward: &LearnedReward, settings: &RmStage, to: &Path) -> Result<()> {
     save_json(&to.join(KEPT), &RewardModelMeta { centres, linear, centre: reward.centre, scale: reward.scale })
 }
 
-/// One network, without gradient, and the clocks after it; `before` is what the others have cost.
+/// One network, without gradient, and the clocks after it; `before` is the cost of the others.
 fn network(
     context: &StageContext<'_>,
     member: usize,
@@ -183,7 +183,7 @@ fn network(
     let left_out = sampler.left_out();
     let batch = |step| -> Result<_> { Ok(PairBatch::new(rows, sampler.at(step))) };
 
-    // the most accurate step on validation rows, where that is asked for
+    // the most accurate step on validation rows, if the settings select it
     let mut best_checkpoint = BestCheckpoint::new(settings.patience);
     let keeps_best = settings.keep == RmCheckpointSelection::Best;
     let eval_at = if keeps_best { curve_steps(steps, settings.checks) } else { vec![] };
@@ -222,7 +222,7 @@ fn network(
     Ok((model, clocks))
 }
 
-/// What a reward model's training begins from, without its head and without gradient.
+/// The start of a reward model's training, without its head and without gradient.
 fn body(context: &StageContext<'_>, world: &dyn World) -> Result<Policy> {
     match (context.reward_start()?, context.experiment.stages.rm.start) {
         (Some(start), _) => Ok(start.body.clone()),
@@ -231,7 +231,7 @@ fn body(context: &StageContext<'_>, world: &dyn World) -> Result<Policy> {
     }
 }
 
-/// A scalar head on a body, and adapters on the body where they are what is trained.
+/// A scalar head on a body, and adapters on the body if only they are trained.
 fn scalar_on(context: &StageContext<'_>, body: Policy, member: usize) -> Result<ScalarModel> {
     let settings = &context.experiment.stages.rm;
     let device = context.train_device();
@@ -282,7 +282,7 @@ pub fn learned_reward(context: &StageContext<'_>, loaded: &LoadedWorld) -> Resul
     Ok(LearnedReward::new(judges, settings.ensemble_score, reader, centre, scale))
 }
 
-/// The calibration curve, a bin a step.
+/// The calibration curve, one bin per step.
 fn record_curve(curve: &Calibration, recorder: &mut StageRecorder) {
     for (i, bin) in curve.bins.iter().enumerate().filter(|(_, bin)| bin.pairs > 0.0) {
         let clocks = Clocks { step: i as u64, ..Clocks::default() };

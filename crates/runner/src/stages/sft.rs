@@ -1,4 +1,4 @@
-//! The stage `sft`: the policy that all arms start from and are measured against.
+//! The stage `sft`: the policy that all arms start from and are compared with.
 
 use super::batches::EpochSampler;
 use super::context::StageContext;
@@ -16,10 +16,10 @@ use duel_training::sft::Sft;
 use duel_training::{Learner, invariants};
 use std::path::Path;
 
-/// Held-out rows that the language model's loss is read on.
+/// Held-out rows that the language model's loss is measured on.
 const HELDOUT_ROWS: usize = 2048;
 
-/// The policy that both arms start from and are measured against.
+/// The policy that all arms start from and are compared with.
 pub(super) fn run(context: &StageContext<'_>, to: &Path, recorder: &mut StageRecorder) -> Result<()> {
     let (settings, seed) = (&context.experiment.stages.sft, context.stage.seed);
     let loaded = context.load_world()?;

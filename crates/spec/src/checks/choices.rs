@@ -9,7 +9,7 @@ use crate::{Error, Result};
 
 const SCALINGS: [&str; 3] = ["raw", "scaled", "white"];
 
-/// The choices of each key; `*` stands for an arm's name.
+/// The choices of each key; `*` is any arm's name.
 const CHOICES: &[(&str, &[&str])] = &[
     ("world.kind", &["grammar", "reviews", "rows"]),
     ("judge.kind", &["world", "sentiment", "ratings", "rules", "command", "model"]),

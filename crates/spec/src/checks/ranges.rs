@@ -97,7 +97,7 @@ impl Constraint {
     }
 }
 
-/// Ranges by key; `*` stands for an arm's name, and the axes of its grid and space have the range of their setting.
+/// Ranges by key; `*` is any arm's name, and the axes of its grid and space have the range of their setting.
 const RANGES: &[(&str, Constraint)] = &[
     ("seeds", Constraint::Seeds),
     ("seed", Constraint::Seed),

@@ -1,5 +1,6 @@
 //! The name, the world, the judge, and the model against them.
 
+use crate::columns::ColumnRole;
 use crate::document::Document;
 use crate::experiment::Experiment;
 use crate::stages::SftStage;
@@ -96,17 +97,24 @@ fn check_paths(key: &str, paths: &RowPaths, document: &Document) -> Result<()> {
 
 /// Each column has one meaning, and those that belong together are named together.
 fn check_columns(rows: &RowsSettings, document: &Document) -> Result<()> {
-    let names = rows.column_names();
-    let name = |key: &str| names.iter().find(|(other, _)| *other == key).map_or("", |(_, name)| name);
-    for (index, (key, column)) in names.iter().enumerate() {
-        let is_named = !column.is_empty() && *column != "none";
-        if let Some((other, _)) = names[..index].iter().find(|(_, earlier)| is_named && earlier == column) {
+    let named: Vec<(ColumnRole, &str)> = rows
+        .columns
+        .iter()
+        .map(|(role, name)| (*role, name.as_str()))
+        .filter(|(_, name)| !["", "none"].contains(name))
+        .collect();
+    for (index, (role, column)) in named.iter().enumerate() {
+        if let Some((other, _)) = named[..index].iter().find(|(_, earlier)| earlier == column) {
             let why = format!("both name the column `{column}`, which has one meaning");
-            return Err(document.clash(format!("world.rows.{key}"), format!("world.rows.{other}"), why));
+            return Err(document.clash(format!("world.rows.{role}"), format!("world.rows.{other}"), why));
         }
     }
-    for (one, other) in [("chosen", "rejected"), ("first", "second"), ("score_chosen", "score_rejected")] {
-        if (name(one) == "none") != (name(other) == "none") {
+    use ColumnRole as Role;
+    let is_none = |role| rows.column(role) == Some("none");
+    for (one, other) in
+        [(Role::Chosen, Role::Rejected), (Role::First, Role::Second), (Role::ScoreChosen, Role::ScoreRejected)]
+    {
+        if is_none(one) != is_none(other) {
             let why = "one without the other has no meaning";
             return Err(document.clash(format!("world.rows.{one}"), format!("world.rows.{other}"), why));
         }
