@@ -402,7 +402,7 @@ mod tests {
     #[test]
     fn a_panic_of_the_library_is_an_error() {
         let failed = fenced(|| -> tokenizers::Result<()> { panic!("as it does on some files") });
-        assert!(failed.expect_err("fenced").to_string().contains("is inconsistent"));
+        assert!(failed.expect_err("fenced").to_string().contains("contradict each other"));
     }
 
     #[test]

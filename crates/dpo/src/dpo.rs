@@ -120,12 +120,12 @@ impl Dpo {
         let tied = pairs.ties.contains(&true).then(|| column(pairs.ties.iter().map(|&tie| f32::from(tie)).collect()));
         let mismatched = mismatched.map(column);
         let mut logp = PairLogp { policy, reference, lengths, mismatched, tied, margin: None };
-        if s.margin > 0.0 {
+        if s.margin != 0.0 {
             let margin = column(pairs.strengths.iter().map(|strength| (s.margin * strength) as f32).collect());
             logp = logp.with_margin(margin, s.beta);
         }
         let mut outcome = preference_loss(&self.loss, &logp, s.beta);
-        if s.nll_coef > 0.0 {
+        if s.nll_coef != 0.0 {
             outcome.loss = outcome.loss + chosen_sequence_nll(&logp) * s.nll_coef;
         }
         outcome
@@ -346,5 +346,97 @@ mod tests {
             "a case that shows its sides: {loss}, {right}"
         );
         assert_eq!(cache.tokens, (2 * PAIRS * (P + T)) as u64);
+    }
+
+    /// A loss of u − margin · strength (Amini et al. 2024, eq. 8) and the NLL per token of the chosen responses (Pang et al.
+    /// 2024, eq. 1), each by its setting.
+    #[test]
+    fn a_margin_and_an_nll_by_hand() {
+        let method = |margin, nll_coef| {
+            let method = dpo(PairLoss::Sigmoid, &policy(1).no_grad());
+            Dpo { settings: Settings { margin, nll_coef, ..method.settings.clone() }, ..method }
+        };
+        let pairs = PairBatch { strengths: vec![0.5, 1.0], ..PairBatch::new(&rows(), &[0, 1]) };
+        let reader = reader(&Device::flex());
+        let column = |x: [f32; 2]| Tensor::<1>::from_data(x, reader.device());
+        let outcome = |margin, nll_coef| {
+            let policy = ChosenRejected { chosen: column([-3.0, -6.0]), rejected: column([-4.0, -4.0]) };
+            let reference = policy.clone().map(|_| column([-4.0, -4.0]));
+            method(margin, nll_coef).pair_loss(&reader, policy, reference, &pairs, None)
+        };
+        // β = 0.7: u is 0.7 and −1.4
+        let logistic = |u: f64| (1.0 + (-u).exp()).ln();
+        let nll = (3.0 / T as f64 + 6.0 / T as f64) / 2.0;
+        for (margin, nll_coef) in [(0.0, 0.0), (0.4, 0.0), (0.0, 0.25), (0.4, 0.25)] {
+            let outcome = outcome(margin, nll_coef);
+            let expected = (logistic(0.7 - 0.5 * margin) + logistic(-1.4 - margin)) / 2.0 + nll_coef * nll;
+            let actual = f64::from(host(outcome.loss.clone())[0]);
+            assert!((actual - expected).abs() < 1e-6, "margin {margin}, nll {nll_coef}: {actual}, by hand {expected}");
+            let margins = host(outcome.margins());
+            assert!((margins[0] - 0.7).abs() < 1e-6 && (margins[1] + 1.4).abs() < 1e-6, "{margins:?}");
+        }
+    }
+
+    /// KTO's z is the mean log-ratio of the responses as answers to the next prompt (Ethayarajh et al. 2024, eq. 7–8).
+    #[test]
+    fn validation_of_kto_by_hand() {
+        let (policy_to_train, reference) = (policy(2), policy(1).no_grad());
+        let plain = reader(&Device::flex());
+        let both = PairBatch::new(&rows(), &(0..PAIRS).collect::<Vec<_>>()).both;
+        let n = both.len();
+        let mismatched_batch = Responses {
+            responses: (0..n).map(|row| both.responses[(row + n - 1) % n].clone()).collect(),
+            ..both.clone()
+        };
+        let log_ratios = |[policy, reference]: [&Policy; 2], batch: &Responses| -> Vec<f64> {
+            let [logp, ref_logp] = [policy, reference].map(|policy| logprobs::sequence_logp(&plain, policy, batch));
+            logp.iter().zip(ref_logp).map(|(logp, ref_logp)| f64::from(logp - ref_logp)).collect()
+        };
+        let mut kls = vec![];
+        for models in [[&policy_to_train, &reference], [&reference, &policy_to_train]] {
+            let (ratios, mismatched) = (log_ratios(models, &both), log_ratios(models, &mismatched_batch));
+            let kl = (mismatched.iter().sum::<f64>() / n as f64).max(0.0);
+            let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+            let chosen = ratios[..PAIRS].iter().map(|ratio| 1.0 - sigmoid(0.7 * (ratio - kl)));
+            let rejected = ratios[PAIRS..].iter().map(|ratio| 1.0 - sigmoid(0.7 * (kl - ratio)));
+            let expected = chosen.chain(rejected).sum::<f64>() / n as f64;
+            let method = dpo(PairLoss::Kto, models[1]);
+            let method = Dpo {
+                settings: Settings { kto_desirable: 1.0, kto_undesirable: 1.0, ..method.settings.clone() },
+                ..method
+            };
+            let cache = ReferenceLogp::compute(&plain, models[1], &rows());
+            let validation = method.validate(&plain, models[0], &rows(), &cache);
+            assert!((validation.loss - expected).abs() < 1e-5, "{} by hand {expected}", validation.loss);
+            kls.push(kl);
+        }
+        assert!(kls.contains(&0.0) && kls.iter().any(|&kl| kl > 0.02), "one that counts and one below zero: {kls:?}");
+    }
+
+    #[test]
+    fn statistics_of_a_batch_by_hand() {
+        // σ(−4) is .018, σ(−4.6) .00995; deviations from the mean −2.9, −1.9, 2.1 and 2.7
+        let stats = BatchStats {
+            margins: vec![-1.0, 0.0, 4.0, 4.6],
+            rewards: [vec![1.0, 3.0], vec![-2.0, 0.0]],
+            logp: [vec![-7.0, -8.0], vec![-9.0, -12.0]],
+        };
+        let mut metrics = Metrics::default();
+        stats.record(&mut metrics);
+        let by_hand = [
+            (metrics::DPO_MARGIN, 1.9),
+            (metrics::DPO_MARGIN_SD, 5.93f64.sqrt()),
+            (metrics::DPO_ACCURACY, 0.625),
+            (metrics::DPO_SATURATED, 0.25),
+            (metrics::REWARD_CHOSEN, 2.0),
+            (metrics::REWARD_REJECTED, -1.0),
+            (metrics::LOGP_CHOSEN, -7.5),
+            (metrics::LOGP_REJECTED, -10.5),
+        ];
+        assert_eq!(metrics.values.len(), by_hand.len());
+        for ((metric, actual), (expected_metric, expected)) in metrics.values.into_iter().zip(by_hand) {
+            assert_eq!(metric, expected_metric);
+            assert!((actual - expected).abs() < 1e-6, "{metric}: {actual}, by hand {expected}");
+        }
     }
 }

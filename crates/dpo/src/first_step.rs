@@ -41,10 +41,8 @@ impl<L: Fn(&ResponseReader, ChosenRejected, ChosenRejected, &PairBatch) -> Prefe
         invariants::a_swap_flips_the_margin(0, &margins, &swapped, self.scale(&live, pairs))?;
 
         let properties = self.loss.properties(self.settings.beta);
-        let (beta, longest) = (self.settings.beta, largest(live.iter().map(|x| x.abs())));
-        let step = (1.0 / beta).min(10.0); // a margin of 2, unless that takes too many nats
-        let resolved = step * beta > 1e-5 && step > 4.0 * f64::from(f32::EPSILON) * longest;
-        if properties.falls_towards_the_chosen && resolved {
+        let step = probe_step(self.settings.beta, largest(live.iter().map(|x| x.abs())));
+        if let Some(step) = step.filter(|_| properties.falls_towards_the_chosen) {
             let [towards, away] = [step, -step].map(|step| self.loss_apart(&reader, &policy, step, pairs));
             invariants::the_chosen_is_preferred(0, towards, away)?;
         }
@@ -123,5 +121,200 @@ impl<L: Fn(&ResponseReader, ChosenRejected, ChosenRejected, &PairBatch) -> Prefe
     /// The size of the largest reward: margins are differences of rewards, and a `margin` is added to one.
     fn scale(&self, logp: &[f32], pairs: &PairBatch) -> f64 {
         self.settings.beta * self.sizes(logp, pairs).into_iter().fold(0.0, f64::max) + self.settings.margin
+    }
+}
+
+/// The nats by which responses are moved to see which way the loss falls: for a margin of 2, but at most 10. `None` where f32
+/// does not resolve the margin or, next to the `longest` log-prob, the step.
+fn probe_step(beta: f64, longest: f64) -> Option<f64> {
+    let step = (1.0 / beta).min(10.0);
+    (step * beta > 1e-5 && step > 4.0 * f64::from(f32::EPSILON) * longest).then_some(step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::loss::preference_loss_of;
+    use burn::tensor::Device;
+    use duel_data::pairs::PreferenceRow;
+    use duel_model::TransformerConfig;
+    use duel_objectives::{PairLogp, preference_loss};
+    use duel_spec::{LearnerSettings, PairLoss, Split, seeds};
+    use duel_testing_tensors::trajectory;
+    use duel_training::{Error, logprobs};
+    use std::f64::consts::LN_2;
+
+    const VOCABULARY: usize = 12;
+    /// Tokens of a prompt, of a chosen response, which is the longer one, and of a rejected one.
+    const P: usize = 2;
+    const T: usize = 4;
+    const T_REJECTED: usize = 3;
+    const PAIRS: usize = 4;
+
+    fn reader() -> ResponseReader {
+        ResponseReader::new(&trajectory::space(VOCABULARY, [0, 2], P, T), &Device::flex().autodiff())
+    }
+
+    /// Four pairs, the first `ties` of them tied.
+    fn pairs(ties: usize) -> PairBatch {
+        let row = |i: usize| {
+            let id = i as u32;
+            let row = PreferenceRow::new(Split::Train, vec![1, 3 + id], vec![3 + id, 7, 8, 2], vec![9, 3 + id, 2]);
+            PreferenceRow { tie: i < ties, ..row }
+        };
+        PairBatch::new(&(0..PAIRS).map(row).collect::<Vec<_>>(), &(0..PAIRS).collect::<Vec<_>>())
+    }
+
+    fn settings(loss: PairLoss, beta: f64) -> Settings {
+        Settings { loss, beta, label_smoothing: 0.0, ..Settings::defaults() }
+    }
+
+    /// Calls `check` with the first step of these settings; `spoil` changes the outcome of each batch, with its log-probs.
+    fn at_first_step<R>(
+        settings: &Settings,
+        spoil: impl Fn(PreferenceOutcome, &PairLogp) -> PreferenceOutcome,
+        check: impl FnOnce(
+            &FirstStep<'_, &dyn Fn(&ResponseReader, ChosenRejected, ChosenRejected, &PairBatch) -> PreferenceOutcome>,
+        ) -> R,
+    ) -> R {
+        let loss = preference_loss_of(settings);
+        let outcome = |reader: &ResponseReader, policy, reference, pairs: &PairBatch| {
+            let lengths = halves(logprobs::mask(reader, &pairs.both).lengths());
+            let logp = PairLogp { policy, reference, lengths, mismatched: None, tied: None, margin: None };
+            spoil(preference_loss(&loss, &logp, settings.beta), &logp)
+        };
+        check(&FirstStep { settings, loss, reader: &reader(), outcome: &outcome })
+    }
+
+    fn as_it_is(outcome: PreferenceOutcome, _: &PairLogp) -> PreferenceOutcome {
+        outcome
+    }
+
+    fn breaks(name: &str, result: Result<()>) {
+        assert!(matches!(result, Err(Error::Invariant { name: actual, .. }) if actual == name), "{name}: {result:?}");
+    }
+
+    #[test]
+    fn the_first_loss_is_known_from_the_loss_and_the_ties() {
+        let first =
+            |settings: &Settings, ties| at_first_step(settings, as_it_is, |start| start.first_loss(&pairs(ties)));
+        let sigmoid = || settings(PairLoss::Sigmoid, 0.1);
+        assert_eq!(first(&sigmoid(), 0), Some(LN_2));
+        assert_eq!(first(&sigmoid(), 3), Some(LN_2), "a tie is as any other pair");
+        // −log σ(−α) = log(1 + e^α), of a tie twice
+        let rao_kupper = Settings { tie_margin: 0.4, ..settings(PairLoss::RaoKupper, 0.1) };
+        let once = (1.0 + 0.4f64.exp()).ln();
+        for (ties, expected) in [(0, once), (1, 1.25 * once), (3, 1.75 * once)] {
+            let actual = first(&rao_kupper, ties).expect("known");
+            assert!((actual - expected).abs() < 1e-12, "{ties} ties of 4: {actual}, expected {expected}");
+        }
+        for unknown in [
+            Settings { reference_free: true, ..sigmoid() },
+            Settings { nll_coef: 0.1, ..sigmoid() },
+            Settings { margin: 0.1, ..sigmoid() },
+            settings(PairLoss::SimPo, 0.1),
+        ] {
+            assert_eq!(first(&unknown, 0), None, "{unknown:?}");
+        }
+    }
+
+    /// IPO's loss (Δ − 1/2β)² at Δ = ±2s differs from that at 0 by 4s² ∓ 2s/β.
+    #[test]
+    fn rounded_log_probs_move_the_loss_as_its_equation_says() {
+        let settings = Settings { margin: 0.5, ..settings(PairLoss::Ipo, 0.2) };
+        let logp = [-5.0, -6.0, -7.0, -6.0, -1.0, -2.0, -3.0, -8.0];
+        at_first_step(&settings, as_it_is, |start| {
+            // a response's log-prob is a difference of numbers as large as itself and a uniform policy's
+            let uniform = |tokens: usize| tokens as f64 * (VOCABULARY as f64).ln();
+            let sizes: Vec<f64> = logp
+                .iter()
+                .zip([[T; PAIRS], [T_REJECTED; PAIRS]].concat())
+                .map(|(x, t)| uniform(t) - f64::from(*x))
+                .collect();
+            assert_eq!(start.sizes(&logp, &pairs(0)), sizes);
+            assert_eq!(start.scale(&logp, &pairs(0)), 0.2 * sizes[2] + 0.5);
+
+            // 1e-6 of a scale of 1e6 is a reward of 1: 5 nats
+            let rounded = start.rounding(&logp, 1e6, &pairs(0), 2.5 * 2.5);
+            assert!((rounded - (4.0 * 25.0 + 10.0 / 0.2)).abs() < 1e-3, "{rounded}");
+        });
+    }
+
+    /// The loss may be off by 1e-5 and by what 1e-6 of the largest reward makes of it: half of that, on either side of the margin.
+    #[test]
+    fn the_first_loss_is_checked_to_the_precision_of_f32() {
+        let (beta, logp) = (0.5, [-5.0; 2 * PAIRS]);
+        let scale = beta * (5.0 + T as f64 * (VOCABULARY as f64).ln());
+        let tolerance = 1e-5 + 1e-6 * scale;
+        at_first_step(&settings(PairLoss::Sigmoid, beta), as_it_is, |start| {
+            let check = |loss, margin: f64| start.check_loss(loss, &pairs(0), &logp, &[0.0, 0.0, margin as f32, 0.0]);
+            for side in [-1.0, 1.0] {
+                assert!(check(LN_2 + side * 0.97 * tolerance, 0.0).is_ok());
+                breaks("starts_at_the_reference", check(LN_2 + side * 1.03 * tolerance, 0.0));
+                assert!(check(LN_2, side * 0.99e-6 * scale).is_ok());
+                breaks("starts_at_the_reference", check(LN_2, side * 1.01e-6 * scale));
+            }
+        });
+        let unknown = Settings { nll_coef: 1.0, ..settings(PairLoss::Sigmoid, beta) };
+        let result = at_first_step(&unknown, as_it_is, |start| start.check_loss(99.0, &pairs(0), &logp, &[0.0; PAIRS]));
+        assert!(result.is_ok(), "a loss whose first value is not known");
+    }
+
+    #[test]
+    fn a_step_is_a_margin_of_two_that_f32_resolves() {
+        assert_eq!(probe_step(4.0, 100.0), Some(0.25));
+        assert_eq!(probe_step(0.1, 100.0), Some(10.0));
+        assert_eq!(probe_step(1e-3, 100.0), Some(10.0), "10 nats at most");
+        assert_eq!([0.9e-6, 1.1e-6].map(|beta| probe_step(beta, 100.0)), [None, Some(10.0)]);
+        // 1 nat more or less than 2^21: four units in the last place of an f32
+        let longest = 2f64.powi(21);
+        assert_eq!([longest - 1.0, longest].map(|longest| probe_step(1.0, longest)), [Some(1.0), None]);
+    }
+
+    fn check_batch(
+        settings: &Settings,
+        spoil: impl Fn(PreferenceOutcome, &PairLogp) -> PreferenceOutcome,
+    ) -> Result<()> {
+        let config = TransformerConfig::small(VOCABULARY, P + T, 1, 16, 2, true);
+        let device = Device::flex().autodiff();
+        let policy = Policy::new(&config, &mut seeds::derive(1, "test", 0, "init"), &device);
+        let rows: Vec<usize> = (0..PAIRS).collect();
+        let (plain, without_gradient) = probes::without_graph(&reader(), &policy);
+        let logp = logprobs::sequence_logp(&plain, &without_gradient, &pairs(0).both);
+        let cached = ReferenceLogp {
+            reference: String::new(),
+            rows: String::new(),
+            chosen: logp[..PAIRS].to_vec(),
+            rejected: logp[PAIRS..].to_vec(),
+            tokens: 0,
+        };
+        assert_eq!(pairs(0).rows, rows);
+        let learner = Learner::new(policy, &LearnerSettings::defaults(), 1e-3, 10);
+        at_first_step(settings, spoil, |start| start.check_batch(&pairs(0), &cached, &learner))
+    }
+
+    #[test]
+    fn a_loss_that_falls_the_wrong_way_is_named() {
+        let reversed =
+            |outcome: PreferenceOutcome, _: &PairLogp| PreferenceOutcome { loss: outcome.loss.neg(), ..outcome };
+        for beta in [1e-3, 0.1, 50.0] {
+            assert!(check_batch(&settings(PairLoss::Sigmoid, beta), as_it_is).is_ok());
+            breaks("the_chosen_is_preferred", check_batch(&settings(PairLoss::Sigmoid, beta), reversed));
+        }
+        for beta in [1e-7, 1e9] {
+            let result = check_batch(&settings(PairLoss::Sigmoid, beta), reversed);
+            assert!(result.is_ok(), "f32 does not resolve the step: {result:?}");
+        }
+    }
+
+    #[test]
+    fn a_loss_that_moves_equal_pairs_is_named() {
+        let one_sided = |outcome: PreferenceOutcome, logp: &PairLogp| PreferenceOutcome {
+            loss: outcome.loss - logp.policy.chosen.clone().mean() * 0.01,
+            ..outcome
+        };
+        breaks("equal_pairs_have_no_gradient", check_batch(&settings(PairLoss::Sigmoid, 0.1), one_sided));
+        let with_nll = Settings { nll_coef: 0.01, ..settings(PairLoss::Sigmoid, 0.1) };
+        assert!(check_batch(&with_nll, one_sided).is_ok(), "the likelihood of the chosen response is what it adds");
     }
 }

@@ -121,6 +121,7 @@ mod tests {
         breaks("a_swap_flips_the_margin", a_swap_flips_the_margin(0, &[3000.0], &[-2970.0], 4e4));
         assert!(the_chosen_is_preferred(0, 0.6, 0.7).is_ok());
         breaks("the_chosen_is_preferred", the_chosen_is_preferred(0, 0.7, 0.6));
+        breaks("the_chosen_is_preferred", the_chosen_is_preferred(0, 0.6, 0.6));
         for beta in [1e-3, 0.1, 1e3] {
             assert!(equal_pairs_have_no_gradient(0, 1e-6 * beta, beta).is_ok());
             breaks("equal_pairs_have_no_gradient", equal_pairs_have_no_gradient(0, 1e-2 * beta, beta));
@@ -137,5 +138,23 @@ mod tests {
         assert!(diverged(starts(f64::NAN, &[0.0], 0.5)) && diverged(starts(ln_2, &[f32::NAN], 0.5)));
         assert!(diverged(equal_pairs_have_no_gradient(0, f64::INFINITY, 1.0)));
         assert!(diverged(live(&[f32::NAN, 0.0], &[0.0, 0.0])) && diverged(the_chosen_is_preferred(0, f64::NAN, 0.0)));
+    }
+
+    /// One per cent inside its tolerance each holds, one per cent outside it breaks.
+    #[test]
+    fn each_is_as_strict_as_its_scale_says() {
+        for (factor, holds) in [(0.99, true), (1.01, false)] {
+            let of = |share: f64, scale: f64| factor * share * scale;
+            let reward = of(LOGP_SHARE, 4.0) as f32;
+            assert_eq!(a_swap_flips_the_margin(0, &[0.0, 0.0], &[0.0, -reward], 4.0).is_ok(), holds);
+            assert_eq!(equal_pairs_have_no_gradient(0, of(1e-5, 0.3), 0.3).is_ok(), holds);
+            let nats = of(LOGP_SHARE, 40.0) as f32;
+            assert_eq!(cached_reference_is_live(&[0.0, 0.0], &[0.0, nats], &[20.0, 40.0]).is_ok(), holds);
+            // of a loss of 2.5e-7 that rounded log-probs move by 1e-12: both are allowed
+            let loss = 2.5e-7 + factor * (1e-5 * 2.5e-7 + 1e-12);
+            let starts = |loss, margin| starts_at_the_reference(loss, 2.5e-7, [2.5e-7, 1e-12], &[margin], 4.0, 0.5);
+            assert_eq!(starts(loss, 0.0).is_ok(), holds);
+            assert_eq!(starts(2.5e-7, reward).is_ok(), holds);
+        }
     }
 }

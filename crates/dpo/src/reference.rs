@@ -68,3 +68,26 @@ impl ReferenceLogp {
         invariants::cache_is_of("the rows", &self.rows, &hash(rows))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use duel_spec::Split;
+    use duel_training::Error;
+
+    #[test]
+    fn a_cache_is_of_one_reference_and_of_the_rows_in_their_order() {
+        let row = |id| PreferenceRow::new(Split::Train, vec![1], vec![id, 2], vec![5, 2]);
+        let rows = [row(3), row(4)];
+        let cache =
+            ReferenceLogp { reference: "ab".into(), rows: hash(&rows), chosen: vec![], rejected: vec![], tokens: 0 };
+        assert!(cache.check_origin("ab", &rows).is_ok());
+        for (reference, rows, of) in [("cd", rows.clone(), "the reference"), ("ab", [row(4), row(3)], "the rows")] {
+            let result = cache.check_origin(reference, &rows);
+            assert!(
+                matches!(&result, Err(Error::Invariant { name: "cache_is_of", what, .. }) if what.contains(of)),
+                "{of}: {result:?}"
+            );
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use burn::tensor::Tensor;
 use duel_model::weights::host;
-use duel_objectives::{ResponseMask, WHITEN_EPS, gae};
+use duel_objectives::{ResponseMask, WHITEN_EPS};
 use duel_training::invariants::{Tolerance, breach, check_close, largest};
 use duel_training::rounding::unless_rounding;
 use duel_training::{Error, Result};
@@ -131,17 +131,18 @@ pub fn reward_enters_once(
     Ok(())
 }
 
-/// GAE at γ = λ = 1 is the return minus the value.
+/// GAE at γ = λ = 1, `advantages`, is the return minus the value.
 pub fn gae_at_one_is_return_minus_value(
     step: u64,
+    advantages: &Tensor<2>,
     rewards: &Tensor<2>,
     values: &Tensor<2>,
     mask: &ResponseMask,
 ) -> Result<()> {
     let [_, columns] = rewards.dims();
-    let advantages = host(gae(rewards.clone(), values.clone(), 1.0, 1.0, mask).advantages);
-    let (rewards, values, counts) = (host(rewards.clone()), host(values.clone()), host(mask.tensor()));
-    let mut worst = 0f32;
+    let [advantages, rewards, values, counts] =
+        [advantages.clone(), rewards.clone(), values.clone(), mask.tensor()].map(host);
+    let mut errors = vec![];
     for row in 0..counts.len() / columns {
         let (mut to_go, mut size) = (0f32, 0f32);
         for t in (0..columns).rev() {
@@ -149,13 +150,19 @@ pub fn gae_at_one_is_return_minus_value(
             if counts[index] > 0.0 {
                 to_go += rewards[index];
                 size += rewards[index].abs() + values[index].abs();
-                let error = (advantages[index] - (to_go - values[index])).abs() / size.max(1.0);
-                worst = if error.is_nan() || error > worst { error } else { worst };
+                errors.push((advantages[index] - (to_go - values[index])).abs() / size.max(1.0));
             }
         }
     }
     let what = "the largest difference of GAE(1, 1) from return − value, over the sizes of what they sum (at least 1)";
-    check_close("gae_at_one_is_return_minus_value", step, what, f64::from(worst), 0.0, Tolerance::absolute(1e-4))
+    check_close(
+        "gae_at_one_is_return_minus_value",
+        step,
+        what,
+        largest(errors.into_iter()),
+        0.0,
+        Tolerance::absolute(1e-4),
+    )
 }
 
 #[cfg(test)]
@@ -223,6 +230,76 @@ mod tests {
         breaks("reward_enters_once", entered([1.9, 0.0, 0.0])); // on the first token: the sum is the same
         breaks("reward_enters_once", entered([0.1, 2.0, 0.0])); // the penalty paid out
         breaks("reward_enters_once", entered([-0.1, 2.0, -1.8])); // padding is penalized too
-        assert!(gae_at_one_is_return_minus_value(0, &row([0.1, 1.0, 0.0]), &row([0.3, 0.6, 7.0]), &mask).is_ok());
+    }
+
+    #[test]
+    fn every_response_is_read_again_at_its_own_tokens() {
+        let sampled = [vec![-1.0, -2.0], vec![-3.0, -5.0]];
+        let check = |logp: [f32; 6], nudge: f32| {
+            // rounding moves the second response alone
+            let reread = || logp.iter().enumerate().map(|(i, x)| if i < 3 { *x } else { x + nudge }).collect();
+            sampled_logp_is_the_policys(0, &sampled, &logp, 3, reread)
+        };
+        assert!(check([-1.0, -2.0, 9.0, -3.000_9, -5.0, 9.0], 0.0).is_ok());
+        breaks("sampled_logp_is_the_policys", check([-1.0, -2.0, 9.0, -3.001_1, -5.0, 9.0], 0.0));
+        assert!(check([-1.0, -2.0, 9.0, -3.001_1, -5.0, 9.0], 1e-4).is_ok(), "rounding does a sixteenth of it");
+    }
+
+    /// Whitened advantages of this mean and standard deviation, of raw ones that are ±`size` and whose spread is `raw_sd`.
+    fn white(mean: f32, sd: f32, size: f32, raw_sd: f64) -> Result<()> {
+        let mask = ResponseMask::from_lengths(&[2], 3, &Device::flex());
+        let x = sd * 0.5f32.sqrt();
+        advantages_are_white(0, &row([x + mean, -x + mean, 0.0]), &row([size, -size, 9.0]), raw_sd, &mask)
+    }
+
+    #[test]
+    fn the_mean_of_white_advantages_is_as_precise_as_f32_has_it() {
+        // in units of the spread: 2e-5 of 1 + 1/1, and of 1 + 2000/.1 (whose standard deviation is rounding)
+        for (size, raw_sd, tolerance) in [(1.0, 1.0, 4e-5), (2000.0, 0.1, 0.400_02)] {
+            for side in [-1.0, 1.0] {
+                assert!(white(side * 0.98 * tolerance, 1.0, size, raw_sd).is_ok());
+                breaks("advantages_are_white", white(side * 1.02 * tolerance, 1.0, size, raw_sd));
+            }
+        }
+    }
+
+    #[test]
+    fn the_spread_of_white_advantages_is_checked_where_it_is_not_rounding() {
+        // raw advantages spread by 1e-4, by 1e-4 of the largest, and by less than either
+        for (size, raw_sd, is_checked) in
+            [(0.5, 0.99e-4, false), (0.5, 1e-4, true), (2.0, 1.99e-4, false), (2.0, 2e-4, true), (0.5, 2e-4, true)]
+        {
+            let result = white(0.0, 3.0, size, raw_sd);
+            assert_eq!(result.is_err(), is_checked, "{size}, {raw_sd}: {result:?}");
+        }
+        for (sd, holds) in [(0.998, false), (0.999_1, true), (1.000_9, true), (1.002, false)] {
+            assert_eq!(white(0.0, sd, 1.0, 1.0).is_ok(), holds, "{sd}");
+        }
+    }
+
+    #[test]
+    fn rewards_and_returns_are_as_precise_as_their_terms() {
+        for (factor, holds) in [(0.97, true), (1.03, false)] {
+            // a penalty of −.2 · 50 and a score of 3: 1e-5 of 2 + 10, and of 2 + 3
+            for (t, tolerance) in [(0, 1.2e-4), (1, 5e-5)] {
+                let mut rewards = [-10.0, 3.0, 0.0];
+                rewards[t] += factor * tolerance;
+                let result = reward_enters_once(0, &row(rewards), &[3.0], &[50.0, 0.0, 9.0], 0.2, &[2]);
+                assert_eq!(result.is_ok(), holds, "token {t}: {result:?}");
+            }
+            // 1e-4 of the sizes from a token to the end: of 2 + 4 + 1 + 3, and of 2 + 4
+            let mask = ResponseMask::from_lengths(&[2], 3, &Device::flex());
+            for (t, tolerance) in [(0, 1e-3), (1, 6e-4)] {
+                let mut advantages = [-4.0, -6.0, 0.0];
+                advantages[t] -= factor * tolerance;
+                let (rewards, values) = (row([1.0, -2.0, 9.0]), row([3.0, 4.0, 9.0]));
+                let result = gae_at_one_is_return_minus_value(0, &row(advantages), &rewards, &values, &mask);
+                assert_eq!(result.is_ok(), holds, "token {t}: {result:?}");
+            }
+            // sizes below 1 count as 1
+            let (rewards, values) = (row([0.0, 0.1, 9.0]), row([0.2, 0.2, 9.0]));
+            let advantages = row([-0.1 + factor * 1e-4, -0.1, 0.0]);
+            assert_eq!(gae_at_one_is_return_minus_value(0, &advantages, &rewards, &values, &mask).is_ok(), holds);
+        }
     }
 }

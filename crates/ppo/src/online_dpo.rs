@@ -130,3 +130,55 @@ impl Method for OnlineDpo {
         self.collector.resume(state);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wiring::{ROWS, T, context, online_dpo, rollout, settings};
+
+    /// The first response is preferred with probability σ(difference / temperature); at temperature 0 where its score is higher.
+    #[test]
+    fn labels_are_drawn_from_bradley_terry() {
+        let labels = |label_temperature, pair: [f64; 2], pairs: usize| {
+            let settings = Settings { shared: settings(), pair_loss: OnlineLoss::Sigmoid, label_temperature };
+            let scores = pair.repeat(pairs);
+            OnlineDpo::new(settings, context()).labels(&Rollout { scores, ..rollout([0.0; ROWS], [0.0; ROWS], 0.1) })
+        };
+        let share = |labels: Vec<bool>| labels.iter().filter(|&&first| first).count() as f64 / labels.len() as f64;
+        // σ(½) and σ(−2), to three standard errors
+        for (temperature, pair, expected) in [(2.0, [3.0, 2.0], 0.622_5), (0.5, [2.0, 3.0], 0.119_2)] {
+            let actual = share(labels(temperature, pair, 10_000));
+            assert!((actual - expected).abs() < 0.015, "{pair:?} at {temperature}: {actual}, expected {expected}");
+        }
+        assert_eq!([[3.0, 2.0], [2.0, 3.0], [2.0, 2.0]].map(|pair| share(labels(0.0, pair, 10))), [1.0, 0.0, 0.0]);
+    }
+
+    /// Pairs of a minibatch find their own labels, which say which response is chosen.
+    #[test]
+    fn losses_of_some_pairs_by_hand() {
+        // β = ½; log π_ref of rows 2 to 5 is −6, −8, −5 and −4
+        let rollout = rollout([0.0; ROWS], [0.0, 0.0, 0.5, 1.0, 0.25, 0.0, 0.0, 0.0], 0.5);
+        let (rows, labels) = ([4, 5, 2, 3], [false, false, true, true]);
+        let device = context().train_reader.device().clone();
+        let logp = || {
+            let tokens = [-1.5f32, -0.5, -1.5, -1.0].map(|logp| [logp; T]); // Δ = −1, 2, 0 and 4
+            Tensor::<2>::from_data(tokens, &device)
+        };
+        // row 4 is chosen over 5, and 3 over 2: u = ½(−1 − 2) and ½(4 − 0)
+        let [low, high] = [-1.5f64, 2.0];
+        let logistic = |u: f64| (1.0 + (-u).exp()).ln();
+        for (pair_loss, expected) in [
+            (OnlineLoss::Sigmoid, (logistic(low) + logistic(high)) / 2.0),
+            (OnlineLoss::Hinge, 2.5 / 2.0),
+            (OnlineLoss::Ipo, (16.0 + 9.0) / 2.0), // (−3 − 1)² and (4 − 1)²
+        ] {
+            let method = online_dpo();
+            let method = OnlineDpo { settings: Settings { pair_loss, ..method.settings.clone() }, ..method };
+            let outcome = method.outcome(&rollout, &labels, &rows, logp());
+            let margins = host(outcome.margins().inner());
+            assert!((margins[0] + 1.5).abs() < 1e-6 && (margins[1] - 2.0).abs() < 1e-6, "{margins:?}");
+            let actual = f64::from(host(outcome.loss.inner())[0]);
+            assert!((actual - expected).abs() < 1e-5, "{pair_loss:?}: {actual}, by hand {expected}");
+        }
+    }
+}

@@ -74,3 +74,73 @@ pub fn with_kl_and_entropy(
     }
     policy
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wiring::{ROWS, T, context, policy, rollout, settings};
+    use burn::module::Module;
+    use duel_model::weights::host;
+
+    const ROWS_READ: [usize; 2] = [1, 4];
+
+    /// Log-probs of every token, `[b][T][V]`.
+    fn log_softmax(reader: &ResponseReader, policy: &Policy, tokens: &Tokens) -> Vec<Vec<f64>> {
+        let logits = reader.logits(policy, tokens);
+        let vocabulary = logits.dims()[2];
+        let normalized = |logits: &[f32]| {
+            let sum: f64 = logits.iter().map(|&logit| f64::from(logit).exp()).sum();
+            logits.iter().map(|&logit| f64::from(logit) - sum.ln()).collect()
+        };
+        host(logits).chunks(vocabulary).map(normalized).collect()
+    }
+
+    /// `−Σ p log p` and `Σ p (log p − log q)`, in f64.
+    #[test]
+    fn the_kl_and_the_entropy_of_a_loss_by_hand() {
+        let context = context();
+        let rollout = Rollout {
+            reference: Some(policy(1).no_grad()),
+            ..rollout([0.0; ROWS], [0.0, 0.5, 0.0, 0.0, -0.25, 0.0, 0.0, 0.0], 0.2)
+        };
+        let responses = rollout.responses.select(&ROWS_READ);
+        let tokens = context.reader.tokens(&responses);
+        let [log_p, log_q] = [policy(2), policy(1)].map(|policy| log_softmax(&context.reader, &policy, &tokens));
+        let mean = |of: &dyn Fn(usize) -> f64| (0..2 * T).map(of).sum::<f64>() / (2 * T) as f64;
+        let expectation = |cell: usize, of: &dyn Fn(usize) -> f64| -> f64 {
+            let is_possible = |id: &usize| log_p[cell][*id] > -100.0;
+            (0..log_p[cell].len()).filter(is_possible).map(|id| log_p[cell][id].exp() * of(id)).sum()
+        };
+        // of a sampled token: log π_ref is −1.5 in the first row, −.75 in the second
+        let log_ratio = |cell: usize| {
+            log_p[cell][responses.responses[cell / T][cell % T] as usize] - if cell < T { -1.5 } else { -0.75 }
+        };
+        let kl = |estimator| match estimator {
+            KlEstimator::K1 => mean(&log_ratio),
+            KlEstimator::K2 => mean(&|cell| 0.5 * log_ratio(cell).powi(2)),
+            KlEstimator::K3 => mean(&|cell| (-log_ratio(cell)).exp() - 1.0 + log_ratio(cell)),
+            KlEstimator::Full => mean(&|cell| expectation(cell, &|id| log_p[cell][id] - log_q[cell][id])),
+        };
+        let entropy = mean(&|cell| -expectation(cell, &|id| log_p[cell][id]));
+        let (reader, actor) = (&context.train_reader, policy(2).train());
+        let estimators = [KlEstimator::K1, KlEstimator::K2, KlEstimator::K3, KlEstimator::Full];
+        for kl_estimator in estimators {
+            for (penalty, entropy_coef) in
+                [(KlPenalty::Reward, 0.0), (KlPenalty::Loss, 0.0), (KlPenalty::Reward, 0.3), (KlPenalty::Loss, 0.3)]
+            {
+                let s = RolloutSettings { kl: penalty, kl_estimator, entropy_coef, ..settings() };
+                let output = PolicyOutput::of(&s, reader, &actor, &reader.tokens(&responses));
+                let loss = Tensor::from_data([2.0f32], reader.device());
+                let old_logp = rows_of(&rollout.logp, &ROWS_READ);
+                let plain = PolicyLoss::unclipped(loss, output.logp.clone(), old_logp, &rollout.mask_of(&ROWS_READ));
+                let loss = with_kl_and_entropy(plain, &s, &rollout, &ROWS_READ, output, reader).loss;
+                let actual = f64::from(host(loss.inner())[0]);
+                let penalty = if penalty == KlPenalty::Loss { 0.2 * kl(kl_estimator) } else { 0.0 };
+                let expected = 2.0 + penalty - entropy_coef * entropy;
+                assert!((actual - expected).abs() < 1e-5, "{s:?}: {actual}, by hand {expected}");
+            }
+        }
+        let kls = estimators.map(kl);
+        assert!(kls.iter().enumerate().all(|(i, a)| kls[..i].iter().all(|b| (a - b).abs() > 1e-3)), "{kls:?}");
+    }
+}

@@ -90,9 +90,7 @@ impl Method for Ppo {
         };
         let actor = |learner: &Learner<ActorCritic>| flatten_trained(&learner.module().actor);
         let resting = warms_up.then(|| actor(learner));
-        if s.critic_warmup > 0 {
-            learner.freeze_first_group(warms_up);
-        }
+        learner.freeze_first_group(warms_up);
         updater.run(learner, &experience.rollout, losses, &mut metrics)?;
         if let Some(before) = resting {
             metrics.check(|| {
@@ -226,7 +224,8 @@ impl Ppo {
             let lengths: Vec<usize> = lengths.into_iter().map(|n| n as usize).collect();
             invariants::reward_enters_once(step, rewards, &rollout.scores, &kl, kl_coef(s, rollout), &lengths)?;
             if self.collector.iteration == 0 {
-                invariants::gae_at_one_is_return_minus_value(step, rewards, values, mask)?;
+                let at_one = gae(rewards.clone(), values.clone(), 1.0, 1.0, mask).advantages; // [B, T]
+                invariants::gae_at_one_is_return_minus_value(step, &at_one, rewards, values, mask)?;
             }
             if s.advantages == Normalization::White {
                 let sd = variance(raw_advantages, mask).sqrt();
@@ -250,5 +249,98 @@ impl Ppo {
             metrics.cost.scored_tokens += tokens;
             metrics.cost.flops += Flops::scalar(&self.collector.context.config).forward(tokens);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wiring::{P, ROWS, T, ppo, rollout, settings, value_of};
+    use burn::tensor::{Device, TensorData};
+    use duel_training::Error;
+
+    const SCORES: [f64; ROWS] = [1.0, 3.0, 2.0, 2.0, 0.0, 4.0, 5.0, 1.0];
+
+    fn method(advantages: Normalization) -> Ppo {
+        let method = ppo(settings(), CriticBody::Separate);
+        let settings =
+            Settings { advantages, rewards: Normalization::Raw, gamma: 1.0, lambda: 1.0, ..method.settings.clone() };
+        Ppo { settings, ..method }
+    }
+
+    /// A KL of 1 nat per token in the second response, at β = ½; the critic says half the score, and less towards the end.
+    fn value(row: usize, t: usize) -> f64 {
+        0.5 * SCORES[row] - 0.25 * t as f64
+    }
+
+    fn experience(method: &Ppo) -> Experience {
+        let rollout = rollout(SCORES, [0.0, 1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0], 0.5);
+        let values = (0..ROWS).flat_map(|row| (0..T).map(move |t| value(row, t) as f32)).collect();
+        let values = Tensor::from_data(TensorData::new(values, [ROWS, T]), &Device::flex());
+        Experience::new(&method.settings, rollout.clone(), shaped_rewards(&method.settings, &rollout), values)
+    }
+
+    /// At γ = λ = 1 a return is the score less the penalties to come, and an advantage the return less the value.
+    #[test]
+    fn statistics_of_an_experience_by_hand() {
+        let method = method(Normalization::White);
+        let mut metrics = Metrics::default();
+        method.record(&experience(&method), &mut metrics);
+        let cells = || (0..ROWS).flat_map(|row| (0..T).map(move |t| (row, t)));
+        let to_come = |row: usize, t: usize| SCORES[row] - if row == 1 { 0.5 * (T - t) as f64 } else { 0.0 };
+        let variance = |of: &dyn Fn(usize, usize) -> f64| {
+            let n = (ROWS * T) as f64;
+            let mean = cells().map(|(row, t)| of(row, t)).sum::<f64>() / n;
+            cells().map(|(row, t)| (of(row, t) - mean).powi(2)).sum::<f64>() / n
+        };
+        let errors = variance(&|row, t| to_come(row, t) - value(row, t));
+        for (metric, expected) in [
+            (metrics::ROLLOUT_RETURN, 18.0 / 8.0 - 0.5 * 4.0 / 8.0),
+            (metrics::ADVANTAGE_SD, errors.sqrt()),
+            (metrics::EXPLAINED_VARIANCE, 1.0 - errors / variance(&to_come)),
+        ] {
+            let actual = value_of(&metrics, metric);
+            assert!((actual - expected).abs() < 1e-5, "{metric}: {actual}, by hand {expected}");
+        }
+        assert_eq!(metrics.cost.scored_tokens, (ROWS * (P + T)) as u64);
+    }
+
+    #[test]
+    fn an_experience_is_checked_in_every_iteration() {
+        let check = |method: &Ppo, experience: &Experience| method.check(experience, 3, &mut Metrics::default());
+        let breaks = |name: &str, result: Result<()>| {
+            assert!(
+                matches!(&result, Err(Error::Invariant { name: actual, .. }) if *actual == name),
+                "{name}: {result:?}"
+            );
+        };
+        for iteration in [0, 1] {
+            for normalization in [Normalization::Raw, Normalization::Scaled, Normalization::White] {
+                let mut method = method(normalization);
+                method.collector.iteration = iteration;
+                let sound = experience(&method);
+                let result = check(&method, &sound);
+                assert!(result.is_ok(), "{normalization:?}: {result:?}");
+                let paid_twice = Experience { rewards: sound.rewards.clone() * 2.0, ..sound.clone() };
+                breaks("reward_enters_once", check(&method, &paid_twice));
+                let unwhitened = check(&method, &Experience { advantages: sound.raw_advantages.clone(), ..sound });
+                match normalization {
+                    Normalization::White => breaks("advantages_are_white", unwhitened),
+                    _ => assert!(unwhitened.is_ok()),
+                }
+            }
+        }
+    }
+
+    /// GAE is worked out again in the first iteration; values that are no numbers make it none.
+    #[test]
+    fn gae_is_checked_in_the_first_iteration() {
+        let mut method = method(Normalization::Raw);
+        let sound = experience(&method);
+        let broken = Experience { values: sound.values.clone() * f32::NAN, ..sound };
+        let result = method.check(&broken, 0, &mut Metrics::default());
+        assert!(matches!(&result, Err(Error::Diverged { what, .. }) if what.contains("GAE(1, 1)")), "{result:?}");
+        method.collector.iteration = 1;
+        assert!(method.check(&broken, 0, &mut Metrics::default()).is_ok());
     }
 }

@@ -333,4 +333,53 @@ mod tests {
         assert_eq!((rollout.weight(&[0, 1]), rollout.tokens(&[0, 1])), (1.0, 2.0));
         assert_eq!((rollout.weight(&[1]), rollout.tokens(&[1])), (0.0, 0.0));
     }
+
+    #[test]
+    fn statistics_of_a_rollout_by_hand() {
+        let device = Device::flex();
+        // of four responses two are the same, and one has no EOS
+        let responses = Responses {
+            prompts: vec![vec![1]; 4],
+            responses: vec![vec![5, 2], vec![5, 2], vec![6, 7, 8], vec![2]],
+            logp: vec![],
+            masks: vec![],
+        };
+        let logp = Tensor::<2>::from_data(
+            [[-1.0f32, -2.0, 9.0], [-1.0, -2.0, 9.0], [-3.0, -4.0, -2.0], [-1.0, 9.0, 9.0]],
+            &device,
+        );
+        let rollout = Rollout {
+            mask: ResponseMask::from_lengths(&[2, 2, 0, 1], 3, &device),
+            token_kl: logp.zeros_like(),
+            ref_logp: logp.clone() - 0.5,
+            logp,
+            responses,
+            beta: 0.25,
+            scores: vec![0.0; 4],
+            reference: None,
+        };
+        let space = TokenSpec {
+            vocabulary: 12,
+            pad: 0,
+            bos: 1,
+            eos: 2,
+            other_eos: vec![],
+            prompt_tokens: 1,
+            response_tokens: 3,
+            allowed_tokens: None,
+            force_eos: false,
+        };
+        let mut metrics = Metrics::default();
+        rollout.record(&[1.0, 2.0, 3.0, 6.0], &ResponseReader::new(&space, &device), &mut metrics);
+        let by_hand = [
+            (metrics::ROLLOUT_PROXY, 3.0),
+            (metrics::KL_PRICE, 0.25),
+            (metrics::ROLLOUT_KL, 1.0),      // .5 · 8 tokens / 4
+            (metrics::ROLLOUT_LENGTH, 2.0),  // 8 tokens
+            (metrics::ROLLOUT_ENTROPY, 2.0), // (3 + 3 + 9 + 1) / 8
+            (metrics::ROLLOUT_UNENDED, 0.25),
+            (metrics::ROLLOUT_UNIQUE, 0.75),
+        ];
+        assert_eq!(metrics.values, by_hand);
+    }
 }

@@ -33,3 +33,17 @@ pub fn variance(x: &Tensor<2>, mask: &ResponseMask) -> f64 {
     let mean = mask.mean(x.clone()).unsqueeze::<2>();
     f64::from(host(mask.mean((x.clone() - mean).square()))[0])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    #[test]
+    fn a_variance_is_of_what_counts() {
+        let device = Device::flex();
+        let x = Tensor::<2>::from_data([[1.0f32, 2.0], [6.0, 99.0]], &device);
+        let mask = ResponseMask::from_lengths(&[2, 1], 2, &device);
+        assert!((variance(&x, &mask) - 14.0 / 3.0).abs() < 1e-6); // (4 + 1 + 9) / 3
+    }
+}

@@ -94,6 +94,9 @@ mod tests {
         moments.add(&[1.0, 2.0]);
         moments.add(&[6.0]);
         assert!((moments.mean - 3.0).abs() < 1e-12 && (moments.sd() - 7f64.sqrt()).abs() < 1e-12); // (4 + 1 + 9) / 2
+        moments.add(&[7.0, 9.0, 5.0]);
+        let sd = (46f64 / 5.0).sqrt(); // 16 + 9 + 1 + 4 + 16 + 0
+        assert!((moments.mean - 5.0).abs() < 1e-12 && (moments.sd() - sd).abs() < 1e-12);
     }
 
     #[test]

@@ -254,3 +254,161 @@ impl UpdateStats {
         metrics.put(metrics::RATIO_MAX, self.ratio_max);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wiring::{ROWS, T, config, context, learner, policy, rollout, settings, value_of};
+    use burn::tensor::Device;
+    use duel_model::Policy;
+    use duel_objectives::ResponseMask;
+    use duel_training::{Error, logprobs};
+    use std::cell::RefCell;
+
+    fn number(x: f64) -> Tensor<1> {
+        Tensor::from_data([x as f32], &Device::flex().autodiff())
+    }
+
+    /// Losses with these diagnostics, the ratio being 1.
+    fn losses(loss: Tensor<1>, value: Option<(f64, f64)>, [clip_share, kl, ratio_max]: [f64; 3]) -> MinibatchLosses {
+        let policy = PolicyLoss {
+            loss,
+            clip_share: number(clip_share),
+            kl: number(kl),
+            ratio_max: number(ratio_max),
+            ratio_deviation: number(0.0),
+        };
+        MinibatchLosses { policy, value: value.map(|(loss, weight)| (number(loss), weight)) }
+    }
+
+    #[test]
+    fn the_value_loss_has_its_weight() {
+        let total = |value| first(losses(number(1.0), value, [0.0; 3]).total());
+        assert_eq!([total(None), total(Some((2.0, 0.25)))], [1.0, 1.5]);
+    }
+
+    #[test]
+    fn statistics_of_the_updates_by_hand() {
+        let of_parts = |parts: &[(f64, f64, f64, [f64; 3])]| {
+            let mut stats = MinibatchStats::default();
+            for &(share, share_of_tokens, value, diagnostics) in parts {
+                stats.add(&losses(number(0.0), Some((value, 9.0)), diagnostics), share, share_of_tokens);
+            }
+            stats
+        };
+        let update =
+            |loss, grad_norm, learning_rate, update_ratio| Update { loss, grad_norm, learning_rate, update_ratio };
+        let mut sums = UpdateStats { empty: 1.0, stopped: 2.0, ..UpdateStats::default() };
+        let parts = [(0.25, 0.4, 2.0, [0.5, 0.1, 1.5]), (0.75, 0.6, 4.0, [1.0, 0.2, 1.2])];
+        sums.add(&update(1.0, 3.0, 0.1, 0.01), &of_parts(&parts)); // value loss 3.5, clip share .8, KL .16
+        sums.add(&update(2.0, 5.0, 0.05, 0.03), &of_parts(&[(1.0, 1.0, 1.5, [0.2, 0.3, 1.1])]));
+        let mut metrics = Metrics::default();
+        sums.into_metrics(5.0, &mut metrics);
+        let by_hand = [
+            (metrics::UPDATES_SKIPPED, 0.4),
+            (metrics::UPDATES_EMPTY, 0.2),
+            (metrics::LOSS, 1.5),
+            (metrics::GRAD_NORM, 4.0),
+            (metrics::UPDATE_RATIO, 0.02),
+            (metrics::LEARNING_RATE, 0.05),
+            (metrics::VALUE_LOSS, 2.5),
+            (metrics::CLIP_SHARE, 0.5),
+            (metrics::KL_STEP, 0.3),
+            (metrics::RATIO_MAX, 1.5),
+        ];
+        assert_eq!(metrics.values.len(), by_hand.len());
+        for (metric, expected) in by_hand {
+            let actual = value_of(&metrics, metric);
+            assert!((actual - expected).abs() < 1e-6, "{metric}: {actual}, by hand {expected}");
+        }
+
+        let mut metrics = Metrics::default();
+        UpdateStats { empty: 4.0, ..UpdateStats::default() }.into_metrics(4.0, &mut metrics);
+        assert_eq!(metrics.values, [(metrics::UPDATES_SKIPPED, 0.0), (metrics::UPDATES_EMPTY, 1.0)]);
+    }
+
+    /// A rollout of which the responses 2 and 3 do not count.
+    fn rollout_with_an_empty_pair() -> Rollout {
+        let lengths: Vec<usize> = (0..ROWS).map(|row| if row / 2 == 1 { 0 } else { T }).collect();
+        let mask = ResponseMask::from_lengths(&lengths, T, &Device::flex());
+        Rollout { mask, ..rollout([0.0; ROWS], [0.0; ROWS], 0.1) }
+    }
+
+    /// Two epochs of minibatches of pairs, which stop above half a nat.
+    fn updater(minibatches: usize) -> MinibatchUpdater {
+        let settings = RolloutSettings { minibatches, epochs: 2, target_kl: 0.5, ..settings() };
+        let rng = seeds::derive(1, "test", 0, "minibatches");
+        MinibatchUpdater::new(&settings, ROWS, 2, Flops::policy(&config()), 0.0, rng)
+    }
+
+    /// −log π, the mean over the counted tokens of some rows.
+    fn nll(rollout: &Rollout, module: &Policy, rows: &[usize]) -> Tensor<1> {
+        let logp = logprobs::response_logp(&context().train_reader, module, &rollout.responses.select(rows)); // [b, T]
+        rollout.mask_of(rows).mean(logp).neg()
+    }
+
+    #[test]
+    fn the_first_epoch_is_made_of_all_units() {
+        let (updater, rollout) = (updater(2), rollout([0.0; ROWS], [0.0; ROWS], 0.1));
+        let first_epoch = updater.first_epoch().to_vec();
+        assert_eq!(first_epoch.iter().map(Vec::len).collect::<Vec<_>>(), [4, 4]);
+        let mut rows = first_epoch.concat();
+        assert!(rows.chunks(2).all(|unit| unit[0] % 2 == 0 && unit[1] == unit[0] + 1), "{rows:?}");
+        rows.sort_unstable();
+        assert_eq!(rows, (0..ROWS).collect::<Vec<_>>());
+
+        let minibatches = RefCell::new(vec![]);
+        let record = |module: &Policy, rows: &[usize]| {
+            if rows.len() == 4 {
+                minibatches.borrow_mut().push(rows.to_vec());
+            }
+            losses(nll(&rollout, module, rows), None, [0.0, 0.0, 1.0])
+        };
+        updater.run(&mut learner(policy(2).train()), &rollout, record, &mut Metrics::default()).expect("updates");
+        let mut minibatches = minibatches.into_inner();
+        minibatches.dedup(); // the first is read twice, for a check
+        assert_eq!(minibatches[..2], first_epoch);
+    }
+
+    /// Updates stop above `target_kl`; of those that were planned, the rest is skipped, and what was empty before is not counted again.
+    #[test]
+    fn a_stop_skips_what_is_left() {
+        let (rollout, mut learner) = (rollout_with_an_empty_pair(), learner(policy(2).train()));
+        // a check reads the first minibatch twice; the sixth of those that count is one too far, all others are at the bound
+        let readings = RefCell::new(0);
+        let at_bound_until_the_fifth = |module: &Policy, rows: &[usize]| {
+            *readings.borrow_mut() += 1;
+            let kl = if *readings.borrow() == 2 + 5 { 0.6 } else { 0.5 };
+            losses(nll(&rollout, module, rows), None, [0.0, kl, 1.0])
+        };
+        let mut metrics = Metrics::default();
+        updater(4).run(&mut learner, &rollout, at_bound_until_the_fifth, &mut metrics).expect("updates");
+        assert_eq!((learner.updates_made(), learner.skipped()), (4, 4));
+        let [empty, stopped] =
+            [metrics::UPDATES_EMPTY, metrics::UPDATES_SKIPPED].map(|metric| value_of(&metrics, metric));
+        assert!(empty >= 1.0 / 8.0 && empty + stopped == 0.5, "{empty} empty, {stopped} after the stop");
+    }
+
+    /// The first minibatch is read in parts too, of units that count: their gradients add up to its own.
+    #[test]
+    fn a_loss_that_is_no_mean_is_named() {
+        let (rollout, learner) = (rollout_with_an_empty_pair(), learner(policy(2).train()));
+        let mean = |module: &Policy, rows: &[usize]| {
+            assert!(rollout.weight(rows) > 0.0, "{rows:?} do not count");
+            losses(nll(&rollout, module, rows), None, [0.0, 0.0, 1.0])
+        };
+        let sum = |module: &Policy, rows: &[usize]| {
+            losses(nll(&rollout, module, rows) * rows.len() as f64, None, [0.0, 0.0, 1.0])
+        };
+        let rows: Vec<usize> = (0..ROWS).collect();
+        updater(1).check_parts(&learner, &rollout, &rows, mean).expect("a mean");
+        let breaks = |result: Result<()>| {
+            let name = "parts_make_the_same_gradient";
+            assert!(matches!(&result, Err(Error::Invariant { name: actual, .. }) if *actual == name), "{result:?}");
+        };
+        breaks(updater(1).check_parts(&learner, &rollout, &rows, sum));
+        let mut learner = learner;
+        breaks(updater(1).run(&mut learner, &rollout, sum, &mut Metrics::default()));
+        assert_eq!(learner.updates_made(), 0, "before the first update");
+    }
+}

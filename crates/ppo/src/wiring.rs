@@ -1,7 +1,7 @@
 //! How the parts of the methods on rollouts are connected: their cost by a second count, the random streams that they draw
 //! from, the policies that they read, and when they start to learn.
 
-use crate::rollout::{Rollout, RolloutCollector, RolloutContext};
+use crate::rollout::{BehaviorAndCurrent, Rollout, RolloutCollector, RolloutContext};
 use crate::{ActorCritic, Baseline, Critic, OnlineDpo, PolicyGradient, Ppo, Raft};
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
@@ -9,22 +9,23 @@ use duel_model::{CountedFlops, Flops, Policy, ResponseReader, Responses, ScalarM
 use duel_model::{count_flops, generate, weights};
 use duel_objectives::{ResponseMask, k1};
 use duel_reward::{LearnedReward, RewardNetwork};
+use duel_spec::ids::prompt_hash;
 use duel_spec::metrics::{self, Metric};
 use duel_spec::seeds::{self, Stream};
 use duel_spec::{
-    CriticBody, EnsembleScore, KlEstimator, KlPenalty, LearnerSettings, OnlineLoss, ReferenceMode, RewardSource,
-    RolloutSettings, TokenSpec,
+    CriticBody, EnsembleScore, KlControl, KlEstimator, KlPenalty, LearnerSettings, Normalization, OnlineLoss,
+    ReferenceMode, RewardSource, RolloutSettings, TokenSpec,
 };
 use duel_testing_tensors::trajectory;
-use duel_training::{Learner, Method, Metrics, Result, logprobs};
+use duel_training::{Error, IterationCost, Learner, Method, Metrics, Result, logprobs};
 use std::collections::HashSet;
 use std::sync::Arc;
 
 /// Tokens of a prompt and of a response.
-const P: usize = 5;
-const T: usize = 4;
+pub(crate) const P: usize = 5;
+pub(crate) const T: usize = 4;
 /// Responses of a rollout, in groups of two where there are groups.
-const ROWS: usize = 8;
+pub(crate) const ROWS: usize = 8;
 const SEED: u64 = 11;
 
 /// No response can end early, so that each has `T` tokens and all passes are of one size.
@@ -32,11 +33,11 @@ fn space() -> TokenSpec {
     TokenSpec { allowed_tokens: Some((3..12).collect()), ..trajectory::space(12, [0, 2], P, T) }
 }
 
-fn config() -> TransformerConfig {
+pub(crate) fn config() -> TransformerConfig {
     TransformerConfig::small(12, P + T, 2, 16, 2, true)
 }
 
-fn policy(seed: u64) -> Policy {
+pub(crate) fn policy(seed: u64) -> Policy {
     Policy::new(&config(), &mut seeds::derive(seed, "test", 0, "init"), &Device::flex())
 }
 
@@ -52,7 +53,7 @@ fn reader() -> ResponseReader {
 }
 
 /// The reference is another policy than the one that trains.
-fn context() -> RolloutContext {
+pub(crate) fn context() -> RolloutContext {
     RolloutContext {
         reference: policy(1).no_grad(),
         scorer: Arc::new(reward()),
@@ -64,7 +65,7 @@ fn context() -> RolloutContext {
     }
 }
 
-fn settings() -> RolloutSettings {
+pub(crate) fn settings() -> RolloutSettings {
     RolloutSettings {
         beta: 0.1,
         reward: RewardSource::Rm,
@@ -82,7 +83,7 @@ fn prompts(group: usize) -> Vec<Vec<u32>> {
     (0..ROWS).map(|row| vec![1, 3 + (row / group) as u32, 4, 5, 6]).collect()
 }
 
-fn learner<M: Module>(module: M) -> Learner<M> {
+pub(crate) fn learner<M: Module>(module: M) -> Learner<M> {
     Learner::new(module, &LearnerSettings { warmup: 0.0, ..LearnerSettings::defaults() }, 1e-2, 100)
 }
 
@@ -95,14 +96,14 @@ fn actor_critic(critic: CriticBody) -> ActorCritic {
     ActorCritic { actor: policy(2).train(), critic }
 }
 
-fn ppo(shared: RolloutSettings, critic: CriticBody) -> Ppo {
+pub(crate) fn ppo(shared: RolloutSettings, critic: CriticBody) -> Ppo {
     Ppo::new(
         duel_spec::PpoSettings { shared, critic, critic_warmup: 0, ..duel_spec::PpoSettings::defaults() },
         context(),
     )
 }
 
-fn online_dpo() -> OnlineDpo {
+pub(crate) fn online_dpo() -> OnlineDpo {
     OnlineDpo::new(
         duel_spec::OnlineDpoSettings { shared: settings(), pair_loss: OnlineLoss::Sigmoid, label_temperature: 0.0 },
         context(),
@@ -167,6 +168,114 @@ fn every_method_costs_what_its_models_count() {
     costs_what_is_counted("REINFORCE on gold", PolicyGradient::new(past, settings(), free), actor(), 1, 0.0);
 }
 
+/// Tokens that are sampled, trained on and only read, in passes over all responses.
+#[test]
+fn every_method_counts_its_tokens() {
+    fn cost_of<M: Method<Batch = Prompts>>(mut method: M, module: M::Module, group: usize) -> IterationCost {
+        let metrics = method.iteration(&prompts(group), &mut learner(module)).unwrap_or_else(|e| panic!("{e}"));
+        metrics.cost
+    }
+    let actor = || policy(2).train();
+    let of_ppo = |shared, critic| cost_of(ppo(shared, critic), actor_critic(critic), 1);
+    let group = |baseline, context| cost_of(PolicyGradient::new(baseline, settings(), context), actor(), 2);
+    let (separate, shared) = (CriticBody::Separate, CriticBody::Shared);
+    let full = RolloutSettings { kl_estimator: KlEstimator::Full, ..settings() };
+    let in_loss = RolloutSettings { kl: KlPenalty::Loss, ..settings() };
+    let free = RolloutContext { scorer: Arc::new(CountFives), scorer_flops: 0.0, ..context() };
+    let others = Baseline::LeaveOneOut { group: 2 };
+    for (what, cost, read) in [
+        // the policy itself, the reference, the reward model and the critic
+        ("PPO", of_ppo(settings(), separate), 4),
+        ("PPO, shared critic", of_ppo(settings(), shared), 3),
+        // policy and reference once more, for all their logits; in the loss the reference, in both epochs
+        ("PPO, whole KL", of_ppo(full.clone(), separate), 6),
+        ("PPO, KL in the loss", of_ppo(in_loss.clone(), separate), 4),
+        ("PPO, whole KL in the loss", of_ppo(RolloutSettings { kl: KlPenalty::Loss, ..full }, separate), 6),
+        ("RLOO", group(others, context()), 3),
+        ("RLOO on gold", group(others, free), 2),
+        ("online DPO", cost_of(online_dpo(), actor(), 2), 3),
+        ("RAFT", cost_of(raft(), actor(), 2), 3),
+    ] {
+        let pass = ((P + T) * ROWS) as u64;
+        let tokens = [cost.sampled_tokens, cost.trained_tokens, cost.scored_tokens];
+        assert_eq!(tokens, [(T * ROWS) as u64, 2 * pass, read * pass], "{what}");
+    }
+}
+
+#[test]
+fn every_method_knows_its_prompts() {
+    let prompts = prompts(2);
+    let hashes: Vec<u64> = prompts.iter().map(|prompt| prompt_hash(prompt)).collect();
+    for actual in [
+        Ppo::prompts(&prompts),
+        PolicyGradient::prompts(&prompts),
+        OnlineDpo::prompts(&prompts),
+        Raft::prompts(&prompts),
+    ] {
+        assert_eq!(actual, hashes);
+    }
+}
+
+/// A method that resumes from its state continues as one that never stopped: with its number of rollouts, the KL coefficient,
+/// the reference, the moments of scores and the mean return.
+#[test]
+fn every_method_resumes_from_its_state() {
+    fn resumes<M: Method<Batch = Prompts>>(what: &str, new: impl Fn() -> M, module: M::Module) {
+        let (mut method, mut learner_so_far) = (new(), learner(module));
+        for _ in 0..2 {
+            method.iteration(&prompts(2), &mut learner_so_far).unwrap_or_else(|e| panic!("{what}: {e}"));
+        }
+        let module = learner_so_far.into_module();
+        let mut resumed = new();
+        resumed.resume(method.state());
+        let next = |mut method: M| {
+            let mut learner = learner(module.clone());
+            let metrics = method.iteration(&prompts(2), &mut learner).unwrap_or_else(|e| panic!("{what}: {e}"));
+            (metrics.values, metrics.cost, serde_json::to_string(&method.state()).expect("a state"))
+        };
+        assert_eq!(next(method), next(resumed), "{what}");
+    }
+    let settings = || RolloutSettings {
+        reference: ReferenceMode::Ema,
+        reference_decay: 0.5,
+        kl_control: KlControl::Target,
+        scores: Normalization::White,
+        ..settings()
+    };
+    let actor = || policy(2).train();
+    resumes("PPO", || ppo(settings(), CriticBody::Separate), actor_critic(CriticBody::Separate));
+    let past = Baseline::Past { sum: 0.0, n: 0.0 };
+    resumes("REINFORCE", || PolicyGradient::new(past, settings(), context()), actor());
+    let online =
+        || duel_spec::OnlineDpoSettings { shared: settings(), pair_loss: OnlineLoss::Sigmoid, label_temperature: 1.0 };
+    resumes("online DPO", || OnlineDpo::new(online(), context()), actor());
+    resumes("RAFT", || Raft::new(duel_spec::RaftSettings { shared: settings(), group: 2 }, context()), actor());
+}
+
+/// EOS must differ from PAD, or be told from it by the tokens that may be sampled: seen at the first rollout.
+#[test]
+fn the_first_rollout_is_checked() {
+    let space = trajectory::space(12, [2, 2], P, T);
+    let context = RolloutContext {
+        reader: ResponseReader::new(&space, &Device::flex()),
+        train_reader: ResponseReader::new(&space, &Device::flex().autodiff()),
+        ..context()
+    };
+    assert!(format!("{context:?}").contains("seed 11"));
+    let mut collector = RolloutCollector::new(context, settings());
+    let current = policy(2).train();
+    let behavior = current.valid();
+    let mut roll_out = |iteration| {
+        collector.iteration = iteration;
+        let actors = BehaviorAndCurrent { behavior: &behavior, current: &current };
+        collector.roll_out(actors, &prompts(1), &[], 0, &mut Metrics::default()).map(|_| ())
+    };
+    let result = roll_out(0);
+    let name = "eos_counts_and_pad_does_not";
+    assert!(matches!(&result, Err(Error::Invariant { name: broken, .. }) if *broken == name), "{result:?}");
+    assert!(roll_out(1).is_ok());
+}
+
 /// The share of a response that is the token 5.
 struct CountFives;
 
@@ -210,7 +319,7 @@ fn no_stream_is_drawn_twice() {
     }
 }
 
-fn value_of(metrics: &Metrics, metric: Metric) -> f64 {
+pub(crate) fn value_of(metrics: &Metrics, metric: Metric) -> f64 {
     metrics.values.iter().find(|(m, _)| *m == metric).unwrap_or_else(|| panic!("no {metric}")).1
 }
 
@@ -271,7 +380,7 @@ fn the_policy_waits_for_its_critic() -> Result<()> {
 }
 
 /// A rollout of eight responses whose every token has log-probs −1, and −1 − `apart` under the reference.
-fn rollout(scores: [f64; ROWS], apart: [f64; ROWS], beta: f64) -> Rollout {
+pub(crate) fn rollout(scores: [f64; ROWS], apart: [f64; ROWS], beta: f64) -> Rollout {
     let device = Device::flex();
     let flat: Vec<f32> = apart.iter().flat_map(|&apart| [-1.0 - apart as f32; T]).collect();
     let logp = Tensor::<2>::ones([ROWS, T], &device).neg();
@@ -301,6 +410,9 @@ fn the_best_of_a_group_has_the_largest_return() {
     let winners = raft().winners(rollout(scores, apart, 1.0));
     let lengths = weights::host(winners.mask.lengths());
     assert_eq!(lengths, [0.0, 4.0, 4.0, 0.0, 4.0, 0.0, 0.0, 4.0]);
+    // at β = ⅛ it does not
+    let winners = raft().winners(rollout(scores, apart, 0.125));
+    assert_eq!(weights::host(winners.mask.lengths())[4..6], [0.0, 4.0]);
 }
 
 /// Online DPO's label is whether the first of two has the higher score.
@@ -330,6 +442,17 @@ fn advantages_by_hand() {
     let past = advantages(Baseline::Past { sum: 0.0, n: 0.0 }, &[penalized, next]);
     assert_eq!(past[0], returns.map(|x| x - 2.0));
     assert_eq!(past[1], [4.0; ROWS]);
+}
+
+/// GRPO's advantages in groups of two are ±√½: half a difference over its standard deviation.
+#[test]
+fn the_spread_of_scaled_advantages_is_that_of_their_groups() -> Result<()> {
+    let in_loss = RolloutSettings { kl: KlPenalty::Loss, ..settings() };
+    let mut method = PolicyGradient::new(Baseline::Group { group: 2, scale: true }, in_loss, context());
+    let metrics = method.iteration(&prompts(2), &mut learner(policy(2).train()))?;
+    let sd = value_of(&metrics, metrics::ADVANTAGE_SD);
+    assert!((sd - 0.5f64.sqrt()).abs() < 0.01, "{sd}");
+    Ok(())
 }
 
 /// A reference that follows keeps `reference_decay` of itself at each step, and takes the rest from the policy; one that does

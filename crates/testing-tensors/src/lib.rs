@@ -2,3 +2,4 @@
 
 pub mod precision;
 pub mod trajectory;
+pub mod unigram;

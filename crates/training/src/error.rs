@@ -65,3 +65,31 @@ impl Error {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_divergence_names_step_value_and_rate_and_what_to_lower() {
+        let diverged = |step| Error::Diverged { step, what: "the loss".into(), value: f64::NAN, learning_rate: None };
+        assert_eq!(diverged(7).to_string(), "training diverged at step 7: the loss is NaN");
+        let rated = diverged(7).at_rate(0.5);
+        assert_eq!(rated.to_string(), "training diverged at step 7: the loss is NaN, at a learning rate of 0.5");
+        assert_eq!(rated.at_rate(2.0).at_step(9).to_string().split(", ").last(), Some("at a learning rate of 0.5"));
+        let hint = |step| diverged(step).hint().unwrap_or_default();
+        assert!(hint(1).contains("`learner.clip_norm`") && hint(0).contains("the stages before it"));
+    }
+
+    #[test]
+    fn an_invariant_names_its_step_and_hints_are_those_of_the_cause() {
+        let invariant =
+            Error::Invariant { name: "sums", step: 0, what: "a sum".into(), actual: "1".into(), expected: "2".into() };
+        assert_eq!(invariant.hint().as_deref(), Some(FAULT_OF_DUEL));
+        let moved = invariant.at_rate(0.5).at_step(9).to_string();
+        assert_eq!(moved, "invariant `sums` failed at step 9: a sum is 1, expected 2");
+        let cause = || duel_data::Error::BadRows { count: 1, lines: vec![], hint: "mend the row".into() };
+        assert_eq!(Error::from(cause()).hint().as_deref(), Some("mend the row"));
+        assert_eq!(Error::Interrupted.hint(), None);
+    }
+}

@@ -477,11 +477,32 @@ mod tests {
     fn unfrozen_groups_change_nothing() {
         let settings = LearnerSettings { weight_decay: 0.3, ..LearnerSettings::defaults() };
         let (mut one, mut two) = (two(false, &settings), two(true, &settings));
+        assert_eq!(two.state.optimizers, vec![Optimizer::new(&settings, 2); 2], "each has moments of its own weights");
         for _ in 0..3 {
             let [a, b] = [step(&mut one), step(&mut two)];
             assert!((a.update_ratio - b.update_ratio).abs() < 1e-12 && a.grad_norm == b.grad_norm);
         }
         assert_eq!(weights_of(&one), weights_of(&two));
         assert_eq!(one.updates_made(), 2, "the first update is at rate 0");
+    }
+
+    #[test]
+    fn a_state_of_other_weights_or_other_groups_is_refused() {
+        let settings = LearnerSettings::defaults();
+        let mut trained = two(false, &settings);
+        for _ in 0..2 {
+            step(&mut trained);
+        }
+        let (state, start) = (trained.state().clone(), two(false, &settings));
+        let mut more = state.clone();
+        more.weights.push(0.0);
+        for (own_optimizer, state) in [(false, more), (true, state.clone())] {
+            let mut other = two(own_optimizer, &settings);
+            assert!(!other.resume(state));
+            assert!(other.step() == 0 && weights_of(&other) == weights_of(&start));
+        }
+        let mut same = start;
+        assert!(same.resume(state));
+        assert!(same.step() == 2 && weights_of(&same) == weights_of(&trained));
     }
 }

@@ -205,6 +205,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn norms_are_those_of_the_step_and_of_the_weights_before_it() {
+        let norm = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
+        for (optimizer, rms_centred) in
+            [(Kind::Adamw, false), (Kind::Rmsprop, false), (Kind::Rmsprop, true), (Kind::Lion, false)]
+        {
+            let settings = LearnerSettings { optimizer, rms_centred, rms_momentum: 0.9, ..LearnerSettings::defaults() };
+            let (mut state, mut weights) = (Optimizer::new(&settings, 3), vec![1.0f32, -2.0, 0.5]);
+            for gradient in [[4.0, -1.0, 0.5], [-0.5, 3.0, 0.25]] {
+                let before = weights.clone();
+                let norms = state.step(&mut weights, &gradient, 0.5, &[0.1; 3], 0.01);
+                let update = norm(&mut weights.iter().zip(&before).map(|(a, b)| f64::from(a - b)));
+                let size = norm(&mut before.iter().map(|w| f64::from(*w)));
+                assert!(
+                    update > 0.0 && (norms.update / update - 1.0).abs() < 1e-5,
+                    "{optimizer:?}: {norms:?}, {update}"
+                );
+                assert!((norms.weights / size - 1.0).abs() < 1e-6, "{optimizer:?}: {norms:?}, {size}");
+            }
+        }
+    }
+
+    #[test]
     fn lion_by_hand() {
         let mut lion = Lion::new(0.9, 0.5, 3);
         let mut weights = vec![1.0, -2.0, 0.5];

@@ -95,10 +95,68 @@ pub fn accuracy(margins: &[f32]) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use super::accuracy;
+    use super::*;
+    use burn::tensor::Device;
+    use duel_model::weights;
+    use duel_spec::{LossMask, Split, seeds};
 
     #[test]
     fn ties_count_half() {
         assert_eq!(accuracy(&[1.0, -1.0, 0.0, 2.0]), 0.625);
+    }
+
+    /// Three rows; all ids of row `i` are `10 i` and a little.
+    fn rows() -> Vec<PreferenceRow> {
+        let row = |i: u32| PreferenceRow {
+            rejected_prompt: (i == 2).then(|| vec![10 * i + 4]),
+            chosen_mask: (i == 1).then(|| LossMask::new([[0, 1]], 2)).flatten(),
+            p_label: [0.5, 0.75, 1.0][i as usize],
+            tie: i == 1,
+            ..PreferenceRow::new(Split::Train, vec![10 * i + 1], vec![10 * i + 2, 2], vec![10 * i + 3, 2])
+        };
+        (0..3).map(row).collect()
+    }
+
+    #[test]
+    fn chosen_responses_come_before_rejected_ones_and_parts_stay_pairs() {
+        let all = rows();
+        let batch = PairBatch::new(&all, &[2, 0, 1]);
+        let first_ids = |batch: &PairBatch| batch.both.responses.iter().map(|ids| ids[0]).collect::<Vec<_>>();
+        assert_eq!((batch.len(), batch.is_empty()), (3, false));
+        assert_eq!(first_ids(&batch), [22, 2, 12, 23, 3, 13]);
+        assert_eq!(batch.both.prompts.concat(), [21, 1, 11, 24, 1, 11]);
+        assert_eq!(batch.both.masks.iter().filter(|mask| mask.is_some()).count(), 1);
+        assert!(batch.both.mask(2).is_some(), "of the chosen response of row 1");
+        // |ln(p / (1 − p))| / 3, at most 1
+        let strength = 3f64.ln() / 3.0;
+        assert!(batch.strengths.iter().zip([1.0, 0.0, strength]).all(|(a, b)| (a - b).abs() < 1e-12));
+        assert_eq!((batch.rows.as_slice(), batch.ties.as_slice()), (&[2, 0, 1][..], &[false, false, true][..]));
+
+        let part = batch.select(&[2, 0]);
+        assert_eq!(first_ids(&part), [12, 22, 13, 23]);
+        assert_eq!((part.rows.as_slice(), part.ties.as_slice()), (&[1, 2][..], &[true, false][..]));
+        assert_eq!(part.strengths, [batch.strengths[2], 1.0]);
+        assert_eq!(first_ids(&batch.swapped()), [23, 3, 13, 22, 2, 12]);
+        assert_eq!(batch.swapped().both.prompts.concat(), [24, 1, 11, 21, 1, 11]);
+        assert_eq!(first_ids(&batch.tied()), [22, 2, 12, 22, 2, 12]);
+        assert!(batch.select(&[]).is_empty());
+
+        let ChosenRejected { chosen, rejected } = halves(Tensor::from_data([1.0f32, 2.0, 3.0, 4.0], &Device::flex()));
+        assert_eq!((weights::host(chosen), weights::host(rejected)), (vec![1.0, 2.0], vec![3.0, 4.0]));
+    }
+
+    #[test]
+    fn an_epoch_has_full_batches_of_distinct_rows() {
+        let mut rng = seeds::derive(1, "test", 0, "epoch");
+        for (rows, batch_size, batches, size) in [(10, 3, 3, 3), (9, 3, 3, 3), (2, 3, 1, 2), (1, 1, 1, 1)] {
+            let epoch = shuffled_batches(rows, batch_size, &mut rng);
+            assert!(epoch.len() == batches && epoch.iter().all(|batch| batch.len() == size), "{epoch:?}");
+            let mut seen = epoch.concat();
+            seen.sort_unstable();
+            seen.dedup();
+            assert!(seen.len() == batches * size && seen.iter().all(|&row| row < rows), "{epoch:?}");
+        }
+        let [one, other] = [(); 2].map(|()| shuffled_batches(50, 50, &mut rng));
+        assert_ne!(one, other, "another order each epoch");
     }
 }

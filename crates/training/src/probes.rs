@@ -224,3 +224,266 @@ impl<const D: usize> InnerIfAutodiff for Tensor<D> {
         if self.is_autodiff() { self.inner() } else { self }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+    use burn::module::Param;
+    use burn::tensor::Device;
+    use duel_model::TransformerConfig;
+    use duel_spec::{LearnerSettings, seeds};
+    use duel_testing_tensors::{trajectory, unigram::unigram};
+    use std::cell::RefCell;
+
+    fn space() -> TokenSpec {
+        trajectory::space(6, [0, 2], 3, 4)
+    }
+
+    fn batch() -> Responses {
+        Responses {
+            prompts: vec![vec![1, 3, 4], vec![1, 5]],
+            responses: vec![vec![3, 4, 2], vec![5, 2]],
+            ..Responses::default()
+        }
+    }
+
+    /// Whether an invariant of this name is violated; any other error fails the test.
+    fn is_violated(result: Result<()>, expected: &str) -> bool {
+        match result {
+            Ok(()) => false,
+            Err(Error::Invariant { name, .. }) if name == expected => true,
+            Err(error) => panic!("{error:?}"),
+        }
+    }
+
+    #[test]
+    fn as_many_rows_are_read_as_have_2_to_the_24_logits() {
+        let rows = |vocabulary, prompt_tokens, response_tokens| {
+            probe_rows(&trajectory::space(vocabulary, [0, 2], prompt_tokens, response_tokens))
+        };
+        assert_eq!(rows(1 << 10, 8, 8), 16);
+        assert_eq!(rows(1 << 17, 8, 8), 8);
+        assert_eq!(rows(1 << 21, 8, 8), 2);
+    }
+
+    #[derive(Module, Debug)]
+    struct Scalar {
+        w: Param<Tensor<1>>,
+    }
+
+    /// A learner of w = 1.
+    fn scalar() -> Learner<Scalar> {
+        let w = Tensor::from_data([1.0f32], &Device::flex().autodiff()).require_grad();
+        Learner::new(Scalar { w: Param::from_tensor(w) }, &LearnerSettings::defaults(), 0.1, 4)
+    }
+
+    #[test]
+    fn gradients_of_parts_may_differ_by_1e_5_of_both_norms() {
+        let learner = scalar();
+        // the whole has gradient 1, the parts together 1 + `error`; a nudge of w changes both by `curvature` times 2⁻²³
+        let check = |error: f32, curvature: f32| {
+            parts_make_the_same_gradient(&learner, 40, |module: &Scalar, rows| {
+                let w = module.w.val();
+                let slope = if rows.len() == PROBE_ROWS { 1.0 } else { 1.0 + error };
+                (w.clone() * slope + (w - 1.0).square() * (0.5 * curvature), rows.len() as f64)
+            })
+        };
+        let name = "parts_make_the_same_gradient";
+        for sign in [1.0, -1.0] {
+            assert!(!is_violated(check(sign * 1.9e-5, 0.0), name));
+            assert!(is_violated(check(sign * 2.1e-5, 0.0), name));
+        }
+        assert!(!is_violated(check(1e-4, 1e3), name), "rounding explains it");
+        assert!(matches!(check(1e-4, 1e6), Err(Error::Diverged { step: 0, .. })), "w has no digits left");
+    }
+
+    #[test]
+    fn the_first_16_rows_are_read_whole_and_in_eight_parts() {
+        let learner = scalar();
+        let reads = RefCell::new(vec![]);
+        // means weighted by 1, 2, 3, … of slopes 0, 1, 4, …
+        let loss = |module: &Scalar, rows: &[usize]| {
+            reads.borrow_mut().push(rows.to_vec());
+            let weight: f64 = rows.iter().map(|&row| row as f64 + 1.0).sum();
+            let slope: f64 = rows.iter().map(|&row| (row as f64 + 1.0) * (row * row) as f64).sum();
+            (module.w.val() * (slope / weight), weight)
+        };
+        for (rows, sizes) in [(40, vec![16, 2, 2, 2, 2, 2, 2, 2, 2]), (5, vec![5, 1, 1, 1, 1, 1])] {
+            assert!(!is_violated(parts_make_the_same_gradient(&learner, rows, loss), "parts_make_the_same_gradient"));
+            assert_eq!(reads.take().iter().map(Vec::len).collect::<Vec<_>>(), sizes);
+        }
+        let nothing = |module: &Scalar, rows: &[usize]| (module.w.val() * rows.len() as f64, 0.0);
+        assert!(parts_make_the_same_gradient(&learner, 16, nothing).is_ok(), "a mean over nothing");
+    }
+
+    /// A policy that nothing is read from.
+    fn unread() -> Policy {
+        unigram(&[0.0; 6], 10, &Device::flex())
+    }
+
+    #[test]
+    fn padding_may_change_a_counted_number_by_1e_5() {
+        let reader = ResponseReader::new(&space(), &Device::flex());
+        // reads `value` of each counted token, of one with a change; of the others the tokens' width
+        let check = |size: f64, value: f32, [of_ids, of_width]: [f32; 2]| {
+            padding_is_inert(7, &reader, &unread(), &batch(), size, |reader, _, tokens| {
+                let width = tokens.ids.dims()[1];
+                let last = tokens.ids.clone().into_data().iter::<i32>().nth(width - 1);
+                let change = if width == 10 {
+                    of_width
+                } else if last == Some(1) {
+                    of_ids
+                } else {
+                    0.0
+                };
+                let (other, changed) = (width as f32 + 100.0 * change, value + change);
+                let numbers = [[value, value, value, other], [value, changed, other, other]];
+                Tensor::from_data(numbers, reader.device())
+            })
+        };
+        let name = "padding_is_inert";
+        for (size, value, bound) in [(5.0, 3.0, 5e-5), (5.0, -10.0, 1e-4), (0.1, 0.5, 1e-5)] {
+            for sign in [1.0, -1.0] {
+                for side in [[sign * bound, 0.0], [0.0, sign * bound]] {
+                    assert!(!is_violated(check(size, value, side.map(|change| 0.9 * change)), name), "{value}");
+                    assert!(is_violated(check(size, value, side.map(|change| 1.1 * change)), name), "{value}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn other_ids_stand_on_pad_and_more_pad_before_prompts() {
+        let reader = ResponseReader::new(&space(), &Device::flex());
+        let tokens_read = |batch: &Responses| {
+            let reads = RefCell::new(vec![]);
+            let zeros = |_: &ResponseReader, _: &Policy, tokens: &Tokens| {
+                let ids: Vec<i32> = tokens.ids.clone().into_data().iter::<i32>().collect();
+                let rows: Vec<Vec<i32>> = ids.chunks(tokens.ids.dims()[1]).map(<[i32]>::to_vec).collect();
+                reads.borrow_mut().push((rows, tokens.left_padding.clone()));
+                Tensor::zeros([2, 4], &Device::flex())
+            };
+            assert!(padding_is_inert(7, &reader, &unread(), batch, 1.0, zeros).is_ok());
+            reads.take()
+        };
+        let expected = [
+            (vec![vec![1, 3, 4, 3, 4, 2, 0], vec![0, 1, 5, 5, 2, 0, 0]], Some(vec![0, 1])),
+            (vec![vec![1, 3, 4, 3, 4, 2, 1], vec![0, 1, 5, 5, 2, 1, 1]], Some(vec![0, 1])),
+            (vec![vec![0, 0, 0, 1, 3, 4, 3, 4, 2, 0], vec![0, 0, 0, 0, 1, 5, 5, 2, 0, 0]], Some(vec![3, 4])),
+        ];
+        assert_eq!(tokens_read(&batch()), expected);
+        let level = Responses { prompts: vec![vec![1, 3]; 2], ..batch() };
+        let paddings: Vec<Option<Vec<usize>>> = tokens_read(&level).into_iter().map(|(_, left)| left).collect();
+        assert_eq!(paddings, [None, None, Some(vec![3, 3])]);
+    }
+
+    const LOGITS: [f32; 6] = [0.0, -4.0, 1.0, 2.0, 3.0, 0.5];
+
+    /// The log-prob of a token among those allowed.
+    fn logp(id: u32, allowed: &[u32]) -> f64 {
+        let logit = |id: u32| f64::from(LOGITS[id as usize]);
+        logit(id) - allowed.iter().map(|&id| logit(id).exp()).sum::<f64>().ln()
+    }
+
+    #[test]
+    fn reference_log_probs_are_a_softmax_over_allowed_tokens() {
+        let device = Device::flex();
+        let policy = unigram(&LOGITS, 10, &device);
+        let forward = |space: &TokenSpec, responses: &[&[u32]]| {
+            let responses = responses.iter().map(|ids| ids.to_vec()).collect();
+            let batch = Responses { responses, ..batch() };
+            ReferenceForward::new(0, &ResponseReader::new(space, &device), &policy, &batch).expect("finite")
+        };
+        let close = |forward: &ReferenceForward, expected: &[(usize, usize, f64)]| {
+            assert_eq!(forward.counted.len(), expected.len());
+            for ((row, t, logp), expected) in forward.counted().zip(expected) {
+                assert!(
+                    (row, t) == (expected.0, expected.1) && (logp - expected.2).abs() < 1e-6,
+                    "{logp}, {expected:?}"
+                );
+            }
+        };
+        let all = |id| logp(id, &[0, 1, 2, 3, 4, 5]);
+        let free = forward(&space(), &[&[3, 4, 2], &[5, 2]]);
+        close(&free, &[(0, 0, all(3)), (0, 1, all(4)), (0, 2, all(2)), (1, 0, all(5)), (1, 1, all(2))]);
+        assert_eq!(free.logit, 4.0);
+
+        // 4 has the largest logit of all, and is not allowed; the last token can only be EOS
+        let allowed = [2, 3, 5];
+        let restricted = TokenSpec { allowed_tokens: Some(allowed.to_vec()), force_eos: true, ..space() };
+        let forced = forward(&restricted, &[&[3, 5, 3, 2], &[2]]);
+        let of = |id| logp(id, &allowed);
+        close(&forced, &[(0, 0, of(3)), (0, 1, of(5)), (0, 2, of(3)), (0, 3, 0.0), (1, 0, of(2))]);
+        assert_eq!(forced.logit, 2.0);
+    }
+
+    #[test]
+    fn odds_beyond_f64_and_logits_that_are_not_finite_are_a_divergence() {
+        let read = |logit: f32| {
+            let device = Device::flex().autodiff();
+            let mut logits = [0.0; 6];
+            logits[2] = logit;
+            let policy = unigram(&logits, 10, &device);
+            reads_are_sound(3, &ResponseReader::new(&space(), &device), &policy, &batch())
+        };
+        assert!(read(709.0).is_ok());
+        for (logit, expected) in
+            [(709.5, "the log-odds"), (f32::NAN, "the largest logit"), (f32::INFINITY, "the largest logit")]
+        {
+            match read(logit) {
+                Err(Error::Diverged { step: 3, what, value, .. }) => {
+                    assert!(
+                        what.starts_with(expected) && (value.is_nan() || value == f64::from(logit)),
+                        "{what}: {value}"
+                    );
+                }
+                other => panic!("{logit}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn a_log_prob_may_differ_from_its_reference_by_1e_4() {
+        let device = Device::flex();
+        let reader = ResponseReader::new(&space(), &device);
+        let config = TransformerConfig::small(6, 10, 1, 8, 2, true);
+        let policy = Policy::new(&config, &mut seeds::derive(3, "test", 0, "init"), &device);
+        let check = |index: usize, error: f64, logit: f64| {
+            let mut reference = ReferenceForward::new(2, &reader, &policy, &batch()).expect("finite");
+            reference.logit = logit;
+            let logp = &mut reference.counted[index].2;
+            *logp += error * logp.abs().max(logit).max(1.0);
+            is_violated(labels_are_shifted(2, &reader, &policy, &batch(), &reference), "labels_are_shifted")
+        };
+        for index in 0..5 {
+            for (sign, logit) in [(1.0, 0.5), (-1.0, 0.5), (1.0, 10.0), (-1.0, 10.0)] {
+                assert!(!check(index, sign * 0.95e-4, logit), "{index}");
+                assert!(check(index, sign * 1.05e-4, logit), "{index}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_loss_may_differ_from_the_mean_of_log_probs_by_1e_4() {
+        let device = Device::flex();
+        let reader = ResponseReader::new(&space(), &device);
+        let check = |logits: &[f32; 6], batch: &Responses, loss: f64| {
+            let result = only_responses_carry_loss(2, loss, &reader, &unigram(logits, 10, &device), batch);
+            is_violated(result, "only_responses_carry_loss")
+        };
+        let large = -[3, 4, 2, 5, 2].map(|id| logp(id, &[0, 1, 2, 3, 4, 5])).iter().sum::<f64>() / 5.0;
+        // EOS has probability 2/3, and 3 the rest
+        let (sure, few) = ([-50.0, -50.0, 2f32.ln(), 0.0, -50.0, -50.0], vec![vec![3, 2], vec![2]]);
+        let small = (3f64.ln() + 2.0 * 1.5f64.ln()) / 3.0;
+        assert!(large > 1.0 && small < 1.0);
+        let few = Responses { responses: few, ..batch() };
+        for (logits, batch, mean) in [(LOGITS, batch(), large), (sure, few, small)] {
+            let bound = 1e-4 * mean.max(1.0);
+            for sign in [1.0, -1.0] {
+                assert!(!check(&logits, &batch, mean + sign * 0.95 * bound));
+                assert!(check(&logits, &batch, mean + sign * 1.05 * bound));
+            }
+        }
+    }
+}

@@ -42,6 +42,8 @@ pub fn unless_rounding(result: Result<()>, error: f64, nudge_change: impl FnOnce
 mod tests {
     use super::*;
     use crate::invariants::{Tolerance, check_close};
+    use burn::module::Param;
+    use burn::tensor::{Device, Tensor, TensorData};
 
     #[test]
     fn a_breach_is_rounding_a_divergence_or_a_breach() {
@@ -55,5 +57,40 @@ mod tests {
         assert!(matches!(check(0.3, 0.1), Err(Error::Diverged { step: 3, .. })));
         assert!(matches!(check(0.3, f64::NAN), Err(Error::Diverged { .. })), "a nudge makes it NaN");
         assert!(matches!(check(f64::NAN, 0.0), Err(Error::Diverged { .. })), "finite first");
+        // 16 times the change is excused and no more; so is a change of .01 and no larger one
+        let change = 2f64.powi(-10);
+        assert!(check(16.0 * change, change).is_ok());
+        assert!(matches!(check(16.001 * change, change), Err(Error::Invariant { .. })));
+        assert!(check(0.1, 0.01).is_ok());
+        match check(0.1, 0.0101) {
+            Err(Error::Diverged { value, what, .. }) => {
+                assert!(value == 0.0101 && what.starts_with("a reading, already"))
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[derive(Module, Debug)]
+    struct Square {
+        w: Param<Tensor<2>>,
+    }
+
+    #[test]
+    fn a_nudge_moves_every_weight_by_its_last_bit_in_no_regular_pattern() {
+        let n = 16;
+        let before: Vec<f32> = (0..n * n).map(|i| [1.0, -3.0, 0.5, 1e-3][i % 4] * (1.0 + i as f32)).collect();
+        let data = TensorData::new(before.clone(), [n, n]);
+        let module = nudged(&Square { w: Param::from_tensor(Tensor::from_data(data, &Device::flex())) });
+        let after = weights::flatten(&module);
+        let steps = before.iter().zip(&after).map(|(a, b)| i64::from(b.to_bits()) - i64::from(a.to_bits()));
+        let steps: Vec<i64> = steps.collect();
+        assert!(steps.iter().all(|step| (1..=2).contains(&step.abs())), "{steps:?}");
+        let is_mixed = |line: &[i64]| line.iter().any(|&step| step > 0) && line.iter().any(|&step| step < 0);
+        let columns: Vec<Vec<i64>> = (0..n).map(|j| (0..n).map(|i| steps[i * n + j]).collect()).collect();
+        assert!(steps.chunks(n).all(is_mixed) && columns.iter().all(|column| is_mixed(column)), "{steps:?}");
+        let up = steps.iter().filter(|&&step| step > 0).count();
+        assert!((96..=160).contains(&up), "{up} of 256 up");
+        let zero = Square { w: Param::from_tensor(Tensor::zeros([2, 2], &Device::flex())) };
+        assert_eq!(weights::flatten(&nudged(&zero)), [0.0; 4]);
     }
 }

@@ -11,7 +11,7 @@ use duel_training::sft::Sft;
 use duel_training::{BestCheckpoint, Error, Learner, TrainContext, TrainSchedule, train};
 use std::sync::atomic::AtomicBool;
 
-/// Rows in memory; asks for a checkpoint after every iteration.
+/// Rows in memory, and the last checkpoint.
 #[derive(Default)]
 struct Memory {
     rows: Vec<(u64, &'static str, u64)>,
