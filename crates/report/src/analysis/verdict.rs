@@ -330,8 +330,8 @@ fn test(claim: &Claim, kl: Option<f64>, sample: &PairedSample, level: f64) -> Cl
         (Some(effect), PairedSample::Spread(_)) if effect.value.is_infinite() => {
             (Verdict::Inconclusive, Some("one arm has no spread at all, so that the ratio is undefined".into()))
         }
-        (_, PairedSample::Mean(_)) if sample.infinite() > 0 => {
-            let (infinite, one) = (sample.infinite(), "one of the two is zero");
+        (_, PairedSample::Mean(values)) if values.iter().any(|x| x.is_infinite()) => {
+            let (infinite, one) = (values.iter().filter(|x| x.is_infinite()).count(), "one of the two is zero");
             (Verdict::Inconclusive, Some(format!("{one} at {infinite} of {seeds} seeds: such ratios have no mean")))
         }
         (Some(effect), _) => decide(claim.rule, &effect, claim.smallest),
