@@ -51,14 +51,15 @@ fn tests_of_a_family_have_holms_levels() {
         .map(|claim| format!("{claim}\nmetric = 'gain'\nkl = [1.0]\nfamily = 'f'\nsmallest = 0.05"));
     let count = "id = 'count'\narms = ['a', 'b']\nmetric = 'models'\nfamily = 'f'".to_string();
     let alone = family[0].replace("family = 'f'\n", "").replace("unclear", "alone");
-    let run = hand_made(5, &TWO_ARMS, &[&family[0], &family[1], &count, &alone]);
+    let other = family[1].replace("family = 'f'\n", "").replace("clear", "other");
+    let run = hand_made(5, &TWO_ARMS, &[&family[0], &family[1], &count, &alone, &other]);
     let gains = |cell: &Cell| match cell.arm.as_str() {
         "a" => [0.3, -0.1, 0.4, 0.2, 0.5][cell.seed as usize],
         _ => [1.0, 1.1, 0.9, 1.05, 0.95][cell.seed as usize],
     };
     let results = results(trained(run, |cell| 2.0 * gains(cell)));
-    let levels = [1.0 - 0.05 / 3.0, 0.975, 0.975, 0.95];
-    let tests = [&results[1].tests[0], &results[0].tests[0], &results[2].tests[0], &results[3].tests[0]];
+    let levels = [1.0 - 0.05 / 3.0, 0.975, 0.975, 0.95, 0.95];
+    let tests = [1, 0, 2, 3, 4].map(|index| &results[index].tests[0]);
     for (test, level) in tests.into_iter().zip(levels) {
         assert!((test.level - level).abs() < 1e-12, "{test:?}, expected {level}");
     }
@@ -71,11 +72,11 @@ fn tests_of_a_family_have_holms_levels() {
     }
     let judgements: Vec<Verdict> = results.iter().map(|result| result.judgement).collect();
     use Verdict::{Contradicted as No, Inconclusive as Open, Reproduced as Yes};
-    assert_eq!(judgements, [Open, Yes, No, Open]);
+    assert_eq!(judgements, [Open, Yes, No, Open, Yes]);
     assert_eq!((results[2].tests[0].p, results[2].tests[0].p_sign_flip), (None, None));
 }
 
-/// The claim in words and what it requires; at KL 4, which no arm reaches, there are no seeds.
+/// The claim in words and what it requires; at KL 4 and 5, which no arm reaches, there are no seeds.
 #[test]
 fn a_claim_is_put_into_words() {
     let two = "arms = ['a', 'b']\nsmallest = 0.05";
@@ -85,7 +86,7 @@ fn a_claim_is_put_into_words() {
         &TWO_ARMS,
         &[
             &format!("id = '0'\nmetric = 'win_rate_at_length'\n{two}\nkl = [1.0]"),
-            &format!("id = '1'\nmetric = 'gain'\nrule = 'equal'\n{two}\nkl = [0.5, 1.0, 4.0]\nat_least = 2"),
+            &format!("id = '1'\nmetric = 'gain'\nrule = 'equal'\n{two}\nkl = [0.5, 1.0, 4.0, 5.0]\nat_least = 2"),
             &format!("id = '2'\n{one}"),
             &format!("id = '3'\n{one}\nrule = 'equal'\nstatement = 'nothing is lost'"),
             &format!("id = '4'\n{one}\nrule = 'equal'"),
@@ -108,11 +109,11 @@ fn a_claim_is_put_into_words() {
         requirements[..3],
         [
             "0 seeds; required: at least 0.05 share",
-            "0 to 5 seeds; required: within ±0.05 of the optimum's gain, at 2 of 3 distances",
+            "0 to 5 seeds; required: within ±0.05 of the optimum's gain, at 2 of 4 distances",
             "0 seeds; required: at least 0.05 sd of the reference's gold",
         ]
     );
-    assert_eq!(results[1].reasons, ["at KL 4: 0 seeds with both arms there, and 5 are needed"]);
+    assert_eq!(results[1].reasons, ["at KL 4, 5: 0 seeds with both arms there, and 5 are needed"]);
     assert_eq!(results[1].judgement, Verdict::Reproduced);
     assert!(results[0].reasons.contains(&"0 seeds with both arms there, and 5 are needed".to_string()), "{results:?}");
     assert!(results[2].reasons.contains(&"0 seeds measured, and 5 are needed".to_string()), "{results:?}");
@@ -311,6 +312,13 @@ fn the_budget_of_a_search_is_what_it_tried() {
         [(2, 11, 92.0), (1, 8, 71.0)].map(|(points, trainings, flops)| TrainingBudget { points, trainings, flops });
     assert_eq!(result.budgets, BTreeMap::from([("a".to_string(), a), ("b".to_string(), b)]));
     assert!(result.reasons.contains(&"unequal budgets: 2 points of a, 1 of b".to_string()), "{:?}", result.reasons);
+    // nothing spent is 0, not −0
+    let mut untrained = hand_made(5, &TWO_ARMS, &[&claim("models")]);
+    untrained.run().experiment.tuning.configurations = 2;
+    let budgets = judge(&untrained.finish(), &TuningResults::default()).remove(0).budgets;
+    assert!(
+        budgets.len() == 2 && budgets.values().all(|budget| budget.flops == 0.0 && budget.flops.is_sign_positive())
+    );
 }
 
 /// The manifest has the claims that were there before any training was finished.
@@ -322,21 +330,48 @@ fn a_claim_that_the_manifest_lacks_was_added_after_the_run() {
     assert_eq!(results(run).iter().map(|result| result.added_after_run).collect::<Vec<_>>(), [false, true]);
 }
 
-/// A sibling folder must have the run that it is named after.
+/// A sibling folder must have the run that it is named after; one that does is read, and lacks its training.
 #[test]
 fn a_run_in_a_folder_of_another_name_is_refused() {
-    let runs = tempfile::tempdir().expect("a folder");
-    let folder = runs.path().join("other");
-    std::fs::create_dir(&folder).expect("a folder");
-    std::fs::write(folder.join("experiment.toml"), "name = 'stranger'\nseeds = 1\n[arms.b]\nmethod = 'dpo'\n")
-        .expect("written");
-    let text = std::fs::read_to_string(folder.join("experiment.toml")).expect("read");
-    let document = duel_spec::Document::parse("experiment.toml", &text, &[]).expect("a document");
-    let manifest = Manifest { exit: "complete".into(), experiment: document.to_toml(), ..Manifest::default() };
-    manifest.write(&folder).expect("written");
-    let mut run = trained(hand_made(5, &TWO_ARMS, &[&claim("models").replace("'b'", "'b@other'")]), |_| 1.0);
-    run.run().folder = runs.path().join("own");
-    let result = results(run).remove(0);
-    assert_eq!(result.reasons[0], "the folder `other` beside this one holds the run `stranger`");
-    assert_eq!((result.judgement, result.tests[0].seeds), (Verdict::Inconclusive, 0));
+    for (name, missing) in [("stranger", 0), ("other", 1)] {
+        let runs = tempfile::tempdir().expect("a folder");
+        let folder = runs.path().join("other");
+        std::fs::create_dir(&folder).expect("a folder");
+        let text = format!("name = '{name}'\nseeds = 1\n[arms.b]\nmethod = 'dpo'\nbeta = 0.3\n");
+        std::fs::write(folder.join("experiment.toml"), &text).expect("written");
+        let document = duel_spec::Document::parse("experiment.toml", &text, &[]).expect("a document");
+        let manifest = Manifest { exit: "complete".into(), experiment: document.to_toml(), ..Manifest::default() };
+        manifest.write(&folder).expect("written");
+        let mut run = trained(hand_made(5, &TWO_ARMS, &[&claim("models").replace("'b'", "'b@other'")]), |_| 1.0);
+        run.run().folder = runs.path().join("own");
+        let result = results(run).remove(0);
+        assert_eq!((result.judgement, result.tests[0].seeds), (Verdict::Inconclusive, 0));
+        let is_refused = result.reasons[0] == format!("the folder `other` beside this one holds the run `{name}`");
+        assert_eq!((is_refused, result.missing.len()), (name == "stranger", missing), "{result:?}");
+    }
+}
+
+/// A claim lists the missing trainings of its own arms: here `c` has none of its five.
+#[test]
+fn missing_trainings_of_other_arms_are_not_listed() {
+    let claims = [claim("models"), claim("peak").replace("'b'", "'c'")];
+    let run = hand_made(5, &[("a", ""), ("b", ""), ("c", "")], &claims.each_ref().map(String::as_str));
+    let mut run = trained(run, |_| 1.0);
+    run.run().manifest.exit = "interrupted".into();
+    for cell in &mut run.run().cells {
+        if cell.arm == "c" {
+            cell.point.label = "never trained".into();
+        }
+    }
+    let missing: Vec<usize> = results(run).iter().map(|result| result.missing.len()).collect();
+    assert_eq!(missing, [0, 5]);
+}
+
+/// The gains of `a` do not vary.
+#[test]
+fn a_spread_beside_none_is_undefined() {
+    let run = hand_made(5, &TWO_ARMS, &[&claim("spread")]);
+    let result = results(trained(run, |cell| if cell.arm == "a" { 1.0 } else { cell.seed as f64 })).remove(0);
+    assert_eq!(result.reasons, ["one arm has no spread at all, so that the ratio is undefined"]);
+    assert_eq!(result.tests[0].effect, Some(f64::INFINITY));
 }

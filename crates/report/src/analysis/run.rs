@@ -452,6 +452,20 @@ mod tests {
         assert_eq!(run.last_value(point, "cell", metrics::KL_STEP, 0), Some(9.0));
     }
 
+    /// Of an arm that maximizes gold, one that maximizes a reward model, and one that learns from pairs.
+    #[test]
+    fn a_point_that_is_trained_on_gold_is_known_by_its_settings() {
+        let arms = ["method = 'ppo'\nreward = 'gold'", "method = 'ppo'\nreward = 'rm'", "method = 'dpo'"];
+        let arms: String = (0..).zip(arms).map(|(index, keys)| format!("[arms.a{index}]\n{keys}\n")).collect();
+        let mut run = HandMadeRun::new(&format!("name = 'gold'\n{arms}"));
+        for cell in run.run().cells.clone() {
+            run.evaluation(&cell.arm, &cell.point.label, cell.seed, Clocks::default(), &[(metrics::KL, 1.0)]);
+        }
+        let run = run.finish();
+        assert_eq!(run.points.iter().map(|point| run.optimizes_gold(point)).collect::<Vec<_>>(), [true, false, false]);
+        assert_eq!(run.name(), "gold");
+    }
+
     /// Every setting with its full key.
     #[test]
     fn settings_are_named_by_their_keys() {

@@ -182,8 +182,8 @@ fn score_points(points: &[MeasuredPoint], cells: &[&Cell], experiment: &Experime
 mod tests {
     use super::*;
     use crate::analysis::hand_made_run::HandMadeRun;
-    use duel_ledger::write_metrics;
-    use duel_spec::{Clocks, MetricRow, NO_POINT};
+    use duel_ledger::{write_metrics, write_rounds};
+    use duel_spec::{Clocks, MetricRow, NO_POINT, Trial};
 
     fn tried(score: &[Option<f64>]) -> TrialResult {
         let score_of = |gold: &Option<f64>| gold.map(|gold| TrialScore { gold, proxy: -gold, flops: 1.0 });
@@ -216,6 +216,17 @@ mod tests {
         assert!(!tried(&[None, Some(0.5), Some(0.6)]).is_behind(&tried(&[None, Some(0.5), Some(0.6)]), gold));
         assert!(tried(&[None, Some(0.5), Some(0.6)]).is_behind(&tried(&[None, Some(0.9), Some(1.0)]), gold));
         assert_eq!(tried(&[Some(f64::NAN), Some(1.0)]).merit(gold), f64::NEG_INFINITY);
+        // of the first seed, at which one did not run, nothing is compared
+        let without_first = |score: &[Option<f64>]| {
+            let mut trial = tried(score);
+            trial.seeds.remove(&0);
+            trial
+        };
+        let lower = [Some(0.5), Some(0.5), Some(0.6)];
+        assert!(without_first(&lower).is_behind(&tried(&[Some(0.5), Some(0.9), Some(1.0)]), gold));
+        assert!(
+            tried(&[Some(9.0), Some(0.5), Some(0.6)]).is_behind(&without_first(&[None, Some(0.9), Some(1.0)]), gold)
+        );
         assert_eq!([tried(&[Some(3.0), Some(1.0)]).merit(gold), tried(&[]).merit(gold)], [2.0, f64::NEG_INFINITY]);
         assert_eq!(tried(&[Some(3.0), Some(1.0)]).merit(SelectionMetric::Proxy), -2.0);
     }
@@ -232,15 +243,15 @@ mod tests {
         grid.beta = [0.1, 0.2]
     ";
 
-    /// A training at these KL, gold and proxy; the reference has proxy 1, and gold 1 with the first seed and 2 with the second.
-    fn scored(optimum: bool, training: &[[f64; 3]]) -> TuningResults {
+    /// A training at these KL, gold and proxy, beside an optimum that gains this much at KL 2; the reference has proxy 1, and gold 1 with the first seed and 2 with the second.
+    fn scored(optimum: Option<f64>, training: &[[f64; 3]]) -> TuningResults {
         let mut run = HandMadeRun::new(EXPERIMENT);
         let clocks = |step: u64| Clocks { step, flops: 10.0 * step as f64, ..Clocks::default() };
         let values = |[kl, gold, proxy]: [f64; 3]| [(metrics::KL, kl), (metrics::GOLD, gold), (metrics::PROXY, proxy)];
         for (seed, base) in [(0, 1.0), (1, 2.0)] {
             run.evaluation("reference", "sft", seed, clocks(0), &values([0.0, base, 1.0]));
-            if optimum {
-                run.evaluation("optimum", "beta=1", seed, clocks(0), &values([2.0, base + 8.0, 0.0])[..2]);
+            if let Some(gain) = optimum {
+                run.evaluation("optimum", "beta=1", seed, clocks(0), &values([2.0, base + gain, 0.0])[..2]);
             }
         }
         for cell in run.run().cells.clone().into_iter().filter(|cell| cell.arm == "p") {
@@ -251,13 +262,14 @@ mod tests {
         TuningResults::of(&run.finish())
     }
 
-    /// By hand, at KL 1: gold 3 at KL .5 and 5 at KL 2 have 3 + 2/3 between them, proxies 2 and 5 have 3; the optimum gains 4 there.
+    /// By hand, at KL 1: gold 3 at KL .5 and 5 at KL 2 have 3 + 2/3 between them, proxies 2 and 5 have 3; an optimum
+    /// gains 4 there, or nothing, of which no gain is a share.
     #[test]
     fn a_score_is_what_a_mixture_gains_within_the_kl() {
         let training = [[0.5, 3.0, 2.0], [2.0, 5.0, 5.0]];
-        for (optimum, scale) in [(false, 1.0), (true, 4.0)] {
+        for (optimum, scale) in [(None, 1.0), (Some(0.0), 1.0), (Some(8.0), 4.0)] {
             let tuning = scored(optimum, &training);
-            assert_eq!(tuning.is_share, optimum);
+            assert_eq!(tuning.is_share, optimum == Some(8.0));
             let cells: Vec<(&str, &str)> = tuning.tried.iter().map(|t| (t.arm.as_str(), t.label.as_str())).collect();
             assert_eq!(cells.iter().map(|cell| cell.0).collect::<Vec<_>>(), ["d", "p", "p"]);
             assert_eq!(cells[1..], [("p", "beta=0.1"), ("p", "beta=0.2")]);
@@ -276,7 +288,7 @@ mod tests {
     /// Four trainings of 20 FLOPs, and one reward model for each of their seeds; `d` needs none.
     #[test]
     fn a_reward_model_is_paid_for_once_a_seed() {
-        let mut tuning = scored(false, &[[0.5, 3.0, 2.0], [2.0, 5.0, 5.0]]);
+        let mut tuning = scored(None, &[[0.5, 3.0, 2.0], [2.0, 5.0, 5.0]]);
         tuning.reward_model = BTreeMap::from([(0, 100.0), (1, 300.0), (7, 900.0)]);
         let experiment = HandMadeRun::new(EXPERIMENT).run().experiment.clone();
         assert_eq!([tuning.spent("p", &experiment), tuning.spent("d", &experiment)], [480.0, 0.0]);
@@ -327,6 +339,19 @@ mod tests {
         let golds: Vec<_> =
             tuning.tried.iter().map(|t| (t.label.as_str(), t.seeds[&0].map(|score| score.gold))).collect();
         assert_eq!(golds, [("beta=0.1", Some(2.0)), ("beta=0.2", None)]);
+        // a tuned run is scored by the search's table, any other by what it compared
+        let settings = |beta: f64| BTreeMap::from([("beta".to_string(), toml::Value::Float(beta))]);
+        let trial = |beta| Trial { arm: "p".into(), settings: settings(beta), seeds: vec![0], tuning: true };
+        write_rounds(folder.path(), &[vec![trial(0.1)]]).expect("written");
+        run.folder = folder.path().into();
+        let golds = |run: &Run| {
+            let scores: Vec<_> =
+                TuningResults::for_run(run).expect("read").tried.into_iter().flat_map(|tried| tried.seeds).collect();
+            scores.into_iter().map(|(_, score)| score.map(|score| score.gold)).collect::<Vec<_>>()
+        };
+        assert_eq!(golds(run), [None; 6]);
+        run.experiment.tuning.configurations = 1;
+        assert_eq!(golds(run), [Some(2.0)]);
     }
 
     #[test]

@@ -125,6 +125,8 @@ mod tests {
             assert_eq!(chances(&at(0.0), &at(tie)), [0.0, 1.0], "{tie}");
         }
         assert_eq!([chances(&at(0.0), &at(2e-9)), chances(&at(0.0), &at(-2e-9))], [[0.0, 0.0], [1.0, 0.0]]);
+        let of_two = |low: f64, high: f64| vec![(low, 1, 0.25), (high, 1, 0.75)];
+        assert_eq!([chances(&of_two(-1.0, 1.0), &at(0.0)), chances(&of_two(-2.0, -1.0), &at(-1.5))], [[0.75, 0.0]; 2]);
         // golds of one response that are further apart are not one
         let apart = vec![(0.0, 1, 0.25), (TIE, 1, 0.75)];
         assert_eq!(chances(&apart, &at(2.0 * TIE)), [0.0, 0.75]);
