@@ -47,8 +47,11 @@ mod tests {
     use duel_spec::metrics::{CALIBRATION_PAIRS, CALIBRATION_SAID, CALIBRATION_WAS, PAIR_ACCURACY_TEST};
     use duel_spec::{Clocks, NO_POINT, SHARED_ARM};
 
-    /// A run with the accuracy of the reward model and its bins, `(bin, pairs, predicted, observed)`, at each seed.
-    fn calibrated(by_seed: &[(f64, &[(u64, f64, f64, f64)])]) -> Run {
+    /// Bin, pairs, predicted and observed share.
+    type Bin = (u64, f64, f64, f64);
+
+    /// A run with the accuracy of the reward model and its bins at each seed.
+    fn calibrated(by_seed: &[(f64, &[Bin])]) -> Run {
         let mut run = HandMadeRun::new("name = 'bins'\nseeds = 2\n[arms.a]\nmethod = 'ppo'");
         for (seed, (accuracy, bins)) in (0..).zip(by_seed) {
             run.row([SHARED_ARM, NO_POINT, "rm"], seed, Clocks::default(), PAIR_ACCURACY_TEST, *accuracy);
@@ -83,7 +86,7 @@ mod tests {
     /// `binomtest(27, 50).proportion_ci(.95, "wilson")` of scipy 1.17 is .404 to .670, and that of 45 begins at .786.
     #[test]
     fn the_warning_names_the_seeds_whose_reward_model_is_at_chance() {
-        let weak: &[(u64, f64, f64, f64)] = &[(0, 20.0, 0.6, 0.5), (1, 30.0, 0.7, 0.5)];
+        let weak: &[Bin] = &[(0, 20.0, 0.6, 0.5), (1, 30.0, 0.7, 0.5)];
         let warnings = at_chance(&calibrated(&[(0.9, &[(0, 50.0, 0.9, 0.9)]), (0.54, weak)]));
         assert_eq!(warnings.len(), 1);
         assert!(
