@@ -15,9 +15,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-#[cfg(test)]
-mod tests;
-
 /// Seeds of both arms below which nothing is judged.
 const FEWEST_SEEDS: usize = 5;
 /// Error rate that a family of claims shares.
@@ -509,3 +506,6 @@ fn budget(evidence: &RunEvidence, arm: &str) -> TrainingBudget {
     let spent = if run.experiment.is_tuned() { tuning.spent(arm, &run.experiment) } else { 0.0 };
     TrainingBudget { points, trainings: searched + trained, flops: flops + spent + 0.0 } // the sum of nothing is −0
 }
+
+#[cfg(test)]
+mod tests;
